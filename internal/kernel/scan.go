@@ -1,0 +1,116 @@
+package kernel
+
+// Scan is one selective scan (S6; Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
+// algorithm 2 with the zero-order hold of A and the simplified one of B): for each batch b, channel d and state n,
+//
+//	Δ_t = Delta_t + DeltaBias_d, through softplus if asked
+//	h_t = exp(Δ_t A_dn) h_{t-1} + Δ_t B_tn u_t
+//	y_t = (Σ_n C_tn h_t + D_d u_t) · silu(Z_t)
+//
+// Absent operands are nil. The caller has checked the sizes.
+type Scan[T Float] struct {
+	Batch, Length, Channels, State int
+
+	U, Delta []T // (batch, length, channels)
+	A        []T // (channels, state)
+	B, C     Projection[T]
+
+	D         []T    // (channels)
+	Z         []T    // (batch, length, channels)
+	DeltaBias []T    // (channels)
+	Initial   []T    // (batch, channels, state): the state before the first step scanned
+	Start     []bool // (batch, length): a new sequence starts here
+
+	Softplus bool // Δ goes through softplus
+	Reverse  bool // the last step is scanned first
+}
+
+// Projection is an operand B or C: (batch, length, groups, state), of which channel d reads group d/(channels/groups);
+// or, with no groups, constant over time and batch: (channels, state).
+type Projection[T Float] struct {
+	Data   []T
+	Groups int
+}
+
+// ScanGrad takes the gradients of a Scan's operands, in their shapes. Those of absent operands are nil.
+type ScanGrad[T Float] struct {
+	U, Delta, A, B, C        []T
+	D, Z, DeltaBias, Initial []T
+}
+
+const (
+	// lanes is the number of channels that are scanned side by side: one AVX-512 register of float32.
+	lanes = 16
+	// tileSteps is the number of steps between two checkpoints of the backward pass. A tile's states and decays
+	// (2·64·16 lanes·16 states, 128 KiB of float32) stay in the second-level cache while they are used; and the
+	// checkpoints take 1/64 of the memory of all states.
+	tileSteps = 64
+	// maxBlock is the number of channels of a task. Rows are read 64 channels, four cache lines, at a time.
+	maxBlock = 64
+)
+
+// block is a run of channels that share one group of B and one of C, and that one task scans.
+type block struct{ first, width int }
+
+func (b block) strips() int { return (b.width + lanes - 1) / lanes }
+
+// groupOf returns the group of p that channel d reads.
+func (p Projection[T]) groupOf(d, channels int) int {
+	if p.Groups == 0 {
+		return 0
+	}
+	return d / (channels / p.Groups)
+}
+
+// sections cuts the channels where the group of B or that of C changes.
+func (s *Scan[T]) sections() []block {
+	var cut []block
+	for d := 0; d < s.Channels; {
+		end := s.Channels
+		for _, p := range []Projection[T]{s.B, s.C} {
+			if p.Groups > 0 {
+				size := s.Channels / p.Groups
+				end = min(end, (d/size+1)*size)
+			}
+		}
+		cut = append(cut, block{d, end - d})
+		d = end
+	}
+	return cut
+}
+
+// blocks cuts a section into blocks: narrower ones where batch and channels are few, so that every core has work.
+func (s *Scan[T]) blocks(section block) []block {
+	width := maxBlock
+	for width > lanes && s.Batch*((s.Channels+width-1)/width) < 8 {
+		width /= 2
+	}
+	var cut []block
+	for d := 0; d < section.width; d += width {
+		cut = append(cut, block{section.first + d, min(width, section.width-d)})
+	}
+	return cut
+}
+
+// Forward writes y (batch, length, channels) and, unless it is nil, the state after the last step scanned,
+// final (batch, channels, state).
+func (s *Scan[T]) Forward(y, final []T) {
+	var all []block
+	for _, section := range s.sections() {
+		all = append(all, s.blocks(section)...)
+	}
+	Parallel(s.Batch*len(all), func(i int) {
+		run := newScanRun(s, i/len(all), all[i%len(all)])
+		for strip := range run.block.strips() {
+			run.enter(strip)
+		}
+		for from := 0; from < s.Length; from += tileSteps {
+			for strip := range run.block.strips() {
+				run.forward(strip, from, min(from+tileSteps, s.Length), y)
+			}
+		}
+		if final != nil {
+			run.leave(final)
+		}
+	})
+}

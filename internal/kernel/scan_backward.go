@@ -1,0 +1,301 @@
+package kernel
+
+// The backward pass, with g_t the gradient of h_t, a_t = exp(Δ_t A), and ȳ that of the ungated output (docs/selective_scan.md
+// derives it):
+//
+//	ȳ_t = dy_t silu(z_t)              dz_t = dy_t (Σ C h + D u) silu'(z_t)
+//	g_t = C_t ȳ_t + a_{t+1} g_{t+1}   the final state's gradient enters as a_{t+1} g_{t+1} at the last step
+//	dC = ȳ h      dB = g Δ u          du = D ȳ + Δ Σ_n g B
+//	dΔ = Σ_n g (B u + A a h_{t-1})    dA = Σ_t g Δ a h_{t-1}
+//	dD = Σ ȳ u    dinitial = a_0 g_0
+//
+// Per task, one walk forward keeps a checkpoint of the state every tileSteps steps; then the tiles are taken from the last
+// to the first, their states recomputed from the checkpoint, and the gradients carried through.
+
+// Backward writes every element of grad's slices, from the gradient dy of the output and, unless it is nil, dfinal of the
+// final state.
+func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
+	stripes := s.stripes()
+	tasks := s.Batch * len(stripes)
+	rows := s.Length * s.State
+
+	// dB and dC are sums over channels, the gradients of the parameters sums over the batch: every task has a place
+	// of its own for its part, and the parts are added in the order of the tasks.
+	part := &scanParts[T]{param: newParamParts[T](s)}
+	if s.B.Groups > 0 {
+		part.b = make([]T, tasks*rows)
+	}
+	if s.C.Groups > 0 {
+		part.c = make([]T, tasks*rows)
+	}
+	Parallel(tasks, func(i int) {
+		batch, stripe := i/len(stripes), stripes[i%len(stripes)]
+		for _, blk := range stripe {
+			r := &scanBack[T]{scanRun: newScanRun(s, batch, blk), dy: dy, grad: grad}
+			r.states = make([]T, tileSteps*s.State*lanes)
+			r.decays = make([]T, tileSteps*s.State*lanes)
+			if s.B.Groups > 0 {
+				r.dB = part.b[i*rows : (i+1)*rows]
+			}
+			if s.C.Groups > 0 {
+				r.dC = part.c[i*rows : (i+1)*rows]
+			}
+			r.run(dfinal, part.param)
+		}
+	})
+	sumProjection(s, s.B, stripes, part.b, grad.B)
+	sumProjection(s, s.C, stripes, part.c, grad.C)
+	part.param.sum(s, grad)
+}
+
+// scanParts are the tasks' parts of the gradients that are sums over channels or over the batch.
+type scanParts[T Float] struct {
+	b, c  []T // (batch, stripe, length, state)
+	param *paramParts[T]
+}
+
+// stripes cuts the channels into runs of blocks: a task of the backward pass each. More stripes feed more cores, but each
+// holds a dB and a dC of its own.
+func (s *Scan[T]) stripes() [][]block {
+	sections := s.sections()
+	var stripes [][]block
+	for _, section := range sections {
+		blocks := s.blocks(section)
+		// 32 tasks are enough for the cores of today; and stripes·2·state floats per step are to stay below half
+		// of what U has, unless that would leave a core without work.
+		n := (32 + s.Batch*len(sections) - 1) / (s.Batch * len(sections))
+		n = min(n, max(section.width/(4*s.State), 4), len(blocks))
+		for i := range n {
+			stripes = append(stripes, blocks[i*len(blocks)/n:(i+1)*len(blocks)/n])
+		}
+	}
+	return stripes
+}
+
+// sumProjection adds the stripes' parts of the gradient of B or C.
+func sumProjection[T Float](s *Scan[T], p Projection[T], stripes [][]block, part, grad []T) {
+	if p.Groups == 0 {
+		return
+	}
+	group := make([]int, len(stripes))
+	for i, stripe := range stripes {
+		group[i] = p.groupOf(stripe[0].first, s.Channels)
+	}
+	ParallelRange(s.Batch*s.Length, 256, func(from, to int) {
+		for row := from; row < to; row++ {
+			sum := grad[row*p.Groups*s.State : (row+1)*p.Groups*s.State]
+			clear(sum)
+			batch, t := row/s.Length, row%s.Length
+			for i, g := range group {
+				at := ((batch*len(stripes)+i)*s.Length + t) * s.State
+				to := sum[g*s.State : (g+1)*s.State]
+				for n, v := range part[at : at+s.State] {
+					to[n] += v
+				}
+			}
+		}
+	})
+}
+
+// scanBack is the backward pass over one block of channels in one batch.
+type scanBack[T Float] struct {
+	*scanRun[T]
+	dy   []T
+	grad *ScanGrad[T]
+
+	checkpoints []T // (tile, strip, state, lanes): the state that enters the tile
+	states      []T // (step of the tile, state, lanes): a_t h_{t-1}
+	decays      []T // (step of the tile, state, lanes): a_t
+	dB, dC      []T // (length, state): this stripe's part, or nil where constant
+	carry       [][]T
+	sums        []stripSums[T]
+}
+
+func (r *scanBack[T]) run(dfinal []T, param *paramParts[T]) {
+	size := r.State * lanes
+	strips := r.block.strips()
+	tiles := (r.Length + tileSteps - 1) / tileSteps
+	r.checkpoints = make([]T, tiles*strips*size)
+	r.sums = make([]stripSums[T], strips)
+	for i := range strips {
+		r.enter(i)
+		carry := make([]T, size)
+		if dfinal != nil {
+			st := &r.strips[i]
+			for l := range st.width {
+				at := (r.batch*r.Channels + st.first + l) * r.State
+				for n, v := range dfinal[at : at+r.State] {
+					carry[n*lanes+l] = v
+				}
+			}
+		}
+		r.carry = append(r.carry, carry)
+		r.sums[i] = newStripSums(r.Scan)
+	}
+	for tile := range tiles {
+		from := tile * tileSteps
+		for i := range strips {
+			copy(r.checkpoints[(tile*strips+i)*size:], r.strips[i].h)
+			if tile < tiles-1 {
+				r.forward(i, from, from+tileSteps, nil)
+			}
+		}
+	}
+	for tile := tiles - 1; tile >= 0; tile-- {
+		from, to := tile*tileSteps, min((tile+1)*tileSteps, r.Length)
+		for i := range strips {
+			copy(r.strips[i].h, r.checkpoints[(tile*strips+i)*size:][:size])
+			r.recompute(i, from, to)
+			r.backward(i, from, to)
+		}
+	}
+	for i := range strips {
+		st := &r.strips[i]
+		if r.Initial != nil {
+			st.store(r.carry[i], r.grad.Initial[r.batch*r.Channels*r.State:], r.State)
+		}
+		param.take(r.Scan, r.batch, st, &r.sums[i])
+	}
+}
+
+// recompute runs the steps [from, to) of a strip again and keeps decays, decayed states and Σ C h.
+func (r *scanBack[T]) recompute(strip, from, to int) {
+	st := &r.strips[strip]
+	r.prepare(st, from, to)
+	w := st.width
+	for i := from; i < to; i++ {
+		at := (i - from) * lanes
+		dt, du, acc := r.dt[at:at+w], r.du[at:at+w], r.y[at:at+w]
+		clear(acc)
+		fresh := r.fresh(i)
+		for n := range r.State {
+			a, h := st.a[n*lanes:][:w], st.h[n*lanes:][:w]
+			keep := ((i-from)*r.State + n) * lanes
+			decay, state := r.decays[keep:][:w], r.states[keep:][:w]
+			b := r.spread(r.B, st.b, r.b, r.bGroup, i, n)[:w]
+			if fresh {
+				clear(decay)
+				clear(state)
+				for l := range h {
+					h[l] = du[l] * b[l]
+				}
+			} else {
+				for l := range h {
+					e := exp(dt[l] * a[l])
+					decay[l] = e
+					state[l] = e * h[l]
+					h[l] = state[l] + du[l]*b[l]
+				}
+			}
+			if r.Z != nil { // only dz needs the output
+				c := r.spread(r.C, st.c, r.c, r.cGroup, i, n)[:w]
+				for l := range acc {
+					acc[l] += c[l] * h[l]
+				}
+			}
+		}
+	}
+}
+
+// backward carries the gradient through the steps [from, to) of a strip, last to first, and writes those of u, Δ and z.
+//
+// This, with recompute, is where assembly goes in.
+func (r *scanBack[T]) backward(strip, from, to int) {
+	st, sums := &r.strips[strip], &r.sums[strip]
+	w := st.width
+	var dOut, gB, dDelta [lanes]T
+	for i := to - 1; i >= from; i-- {
+		at := (i - from) * lanes
+		dt, du, u := r.dt[at:at+w], r.du[at:at+w], r.u[at:at+w]
+		dOut, gB, dDelta := dOut[:w], gB[:w], dDelta[:w]
+		r.ungate(st, i, r.y[at:at+w], u, dOut)
+		clear(gB)
+		clear(dDelta)
+		fresh := r.fresh(i)
+		for n := range r.State {
+			keep := ((i-from)*r.State + n) * lanes
+			decay, state := r.decays[keep:][:w], r.states[keep:][:w]
+			a, carry := st.a[n*lanes:][:w], r.carry[strip][n*lanes:][:w]
+			b := r.spread(r.B, st.b, r.b, r.bGroup, i, n)[:w]
+			c := r.spread(r.C, st.c, r.c, r.cGroup, i, n)[:w]
+			dA := sums.a[n*lanes:][:w]
+			var sumB, sumC T
+			if r.dB == nil {
+				constB := sums.b[n*lanes:][:w]
+				for l := range constB {
+					constB[l] += (c[l]*dOut[l] + carry[l]) * du[l]
+				}
+			}
+			if r.dC == nil {
+				constC := sums.c[n*lanes:][:w]
+				for l := range constC {
+					constC[l] += dOut[l] * (state[l] + du[l]*b[l])
+				}
+			}
+			for l := range carry {
+				g := c[l]*dOut[l] + carry[l]
+				sumB += g * du[l]
+				sumC += dOut[l] * (state[l] + du[l]*b[l])
+				q := g * state[l]
+				gB[l] += g * b[l]
+				dDelta[l] += a[l] * q
+				dA[l] += dt[l] * q
+				carry[l] = decay[l] * g
+			}
+			if fresh { // not even a NaN crosses a start
+				clear(carry)
+			}
+			row := r.step(i)*r.State + n
+			if r.dB != nil {
+				r.dB[row] += sumB
+			}
+			if r.dC != nil {
+				r.dC[row] += sumC
+			}
+		}
+		r.writeStep(st, sums, i, dOut, gB, dDelta, dt, u)
+	}
+	sums.flush()
+}
+
+// ungate turns the gradient of the output into that of the output before the gate, and writes dz.
+func (r *scanBack[T]) ungate(st *strip[T], i int, y, u, dOut []T) {
+	dy := r.row(r.dy, st, i)
+	copy(dOut, dy)
+	if r.Z == nil {
+		return
+	}
+	z, dz := r.row(r.Z, st, i), r.row(r.grad.Z, st, i)
+	for l := range dy {
+		out := y[l]
+		if r.D != nil {
+			out += r.D[st.first+l] * u[l]
+		}
+		dz[l] = dy[l] * out * siluSlope(z[l])
+		dOut[l] = dy[l] * silu(z[l])
+	}
+}
+
+// writeStep writes the gradients of u and Δ at the i-th step scanned and adds to those of D and the bias of Δ.
+func (r *scanBack[T]) writeStep(st *strip[T], sums *stripSums[T], i int, dOut, gB, dDelta, dt, u []T) {
+	gu, gd := r.row(r.grad.U, st, i), r.row(r.grad.Delta, st, i)
+	delta := r.row(r.Delta, st, i)
+	for l := range dOut {
+		v := dt[l] * gB[l]
+		if r.D != nil {
+			v += r.D[st.first+l] * dOut[l]
+			sums.d[l] += dOut[l] * u[l]
+		}
+		gu[l] = v
+		v = dDelta[l] + u[l]*gB[l]
+		if r.Softplus {
+			raw := delta[l]
+			if r.DeltaBias != nil {
+				raw += r.DeltaBias[st.first+l]
+			}
+			v *= softplusSlope(raw)
+		}
+		gd[l] = v
+		sums.bias[l] += v
+	}
+}

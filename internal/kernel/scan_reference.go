@@ -1,0 +1,141 @@
+package kernel
+
+// Reference computes what Forward does, as the formulas read: one channel after another, one step after another, every
+// state kept. The tests hold the other kernels against it. States is (batch, channels, length+1, state) in the order
+// scanned, the first being the one that enters.
+func (s *Scan[T]) Reference(y, final []T) (states []T) {
+	states = make([]T, s.Batch*s.Channels*(s.Length+1)*s.State)
+	for b := range s.Batch {
+		for d := range s.Channels {
+			channel := (b*s.Channels + d)
+			h := states[channel*(s.Length+1)*s.State:][:(s.Length+1)*s.State]
+			if s.Initial != nil {
+				copy(h, s.Initial[channel*s.State:(channel+1)*s.State])
+			}
+			for i := range s.Length {
+				t := s.step(i)
+				at := (b*s.Length+t)*s.Channels + d
+				delta := s.delta(at, d)
+				var out T
+				for n := range s.State {
+					before := h[i*s.State+n]
+					if s.separated(b, i) {
+						before = 0
+					}
+					now := exp(delta*s.A[d*s.State+n])*before + delta*s.U[at]*s.B.at(s, b, t, d, n)
+					h[(i+1)*s.State+n] = now
+					out += s.C.at(s, b, t, d, n) * now
+				}
+				if s.D != nil {
+					out += s.D[d] * s.U[at]
+				}
+				if s.Z != nil {
+					out *= silu(s.Z[at])
+				}
+				y[at] = out
+			}
+			if final != nil {
+				copy(final[channel*s.State:(channel+1)*s.State], h[s.Length*s.State:])
+			}
+		}
+	}
+	return states
+}
+
+// ReferenceBackward computes what Backward does, from the states that Reference returned.
+func (s *Scan[T]) ReferenceBackward(states, dy, dfinal []T, grad *ScanGrad[T]) {
+	for _, sum := range [][]T{grad.A, grad.B, grad.C, grad.D, grad.DeltaBias} {
+		clear(sum)
+	}
+	for b := range s.Batch {
+		for d := range s.Channels {
+			channel := (b*s.Channels + d)
+			h := states[channel*(s.Length+1)*s.State:][:(s.Length+1)*s.State]
+			carry := make([]T, s.State) // a_{t+1} g_{t+1}
+			if dfinal != nil {
+				copy(carry, dfinal[channel*s.State:(channel+1)*s.State])
+			}
+			for i := s.Length - 1; i >= 0; i-- {
+				t := s.step(i)
+				at := (b*s.Length+t)*s.Channels + d
+				delta, dOut := s.delta(at, d), dy[at]
+				if s.Z != nil {
+					var out T
+					for n := range s.State {
+						out += s.C.at(s, b, t, d, n) * h[(i+1)*s.State+n]
+					}
+					if s.D != nil {
+						out += s.D[d] * s.U[at]
+					}
+					grad.Z[at] = dOut * out * siluSlope(s.Z[at])
+					dOut *= silu(s.Z[at])
+				}
+				var du, dDelta T
+				if s.D != nil {
+					du = dOut * s.D[d]
+					grad.D[d] += dOut * s.U[at]
+				}
+				for n := range s.State {
+					a, bn := s.A[d*s.State+n], s.B.at(s, b, t, d, n)
+					decay, before := exp(delta*a), h[i*s.State+n]
+					if s.separated(b, i) {
+						decay, before = 0, 0
+					}
+					g := s.C.at(s, b, t, d, n)*dOut + carry[n]
+					grad.C[s.C.index(s, b, t, d, n)] += dOut * h[(i+1)*s.State+n]
+					grad.B[s.B.index(s, b, t, d, n)] += g * delta * s.U[at]
+					du += g * delta * bn
+					dDelta += g * (bn*s.U[at] + a*decay*before)
+					grad.A[d*s.State+n] += g * delta * decay * before
+					carry[n] = decay * g
+				}
+				grad.U[at] = du
+				if s.Softplus {
+					raw := s.Delta[at]
+					if s.DeltaBias != nil {
+						raw += s.DeltaBias[d]
+					}
+					dDelta *= softplusSlope(raw)
+				}
+				grad.Delta[at] = dDelta
+				if s.DeltaBias != nil {
+					grad.DeltaBias[d] += dDelta
+				}
+			}
+			if s.Initial != nil {
+				copy(grad.Initial[channel*s.State:(channel+1)*s.State], carry)
+			}
+		}
+	}
+}
+
+// delta returns Δ at an offset into (batch, length, channels) that belongs to channel d.
+func (s *Scan[T]) delta(at, d int) T {
+	v := s.Delta[at]
+	if s.DeltaBias != nil {
+		v += s.DeltaBias[d]
+	}
+	if s.Softplus {
+		v = softplus(v)
+	}
+	return v
+}
+
+// separated reports whether a start lies between the i-th step scanned and the one scanned before it.
+func (s *Scan[T]) separated(b, i int) bool {
+	t := s.step(i)
+	if s.Reverse {
+		t++
+	}
+	return s.Start != nil && t < s.Length && s.Start[b*s.Length+t]
+}
+
+// at returns the element of p that channel d reads at time t of batch b for state n.
+func (p Projection[T]) at(s *Scan[T], b, t, d, n int) T { return p.Data[p.index(s, b, t, d, n)] }
+
+func (p Projection[T]) index(s *Scan[T], b, t, d, n int) int {
+	if p.Groups == 0 {
+		return d*s.State + n
+	}
+	return ((b*s.Length+t)*p.Groups+p.groupOf(d, s.Channels))*s.State + n
+}

@@ -1,0 +1,204 @@
+package kernel
+
+// scanRun is the scan of one block of channels in one batch: the operands that do not change over time, transposed to
+// (state, lanes), and the running state.
+type scanRun[T Float] struct {
+	*Scan[T]
+	batch  int
+	block  block
+	strips []strip[T]
+
+	dt, du, u []T // (tile, lanes): Δ, Δ·u and u of the current tile
+	y         []T // (tile, lanes): Σ C h
+	b, c      []T // (lanes): a value of B or C, once for each lane
+	bGroup    int
+	cGroup    int
+}
+
+// strip is a run of at most 16 channels, one for each lane.
+type strip[T Float] struct {
+	first, width int
+	a, b, c      []T // (state, lanes); b and c only where they are constant
+	h            []T // (state, lanes)
+}
+
+func newScanRun[T Float](s *Scan[T], batch int, blk block) *scanRun[T] {
+	r := &scanRun[T]{
+		Scan: s, batch: batch, block: blk,
+		dt: make([]T, tileSteps*lanes), du: make([]T, tileSteps*lanes), u: make([]T, tileSteps*lanes),
+		y: make([]T, tileSteps*lanes),
+		b: make([]T, lanes), c: make([]T, lanes),
+		bGroup: s.B.groupOf(blk.first, s.Channels),
+		cGroup: s.C.groupOf(blk.first, s.Channels),
+	}
+	for d := 0; d < blk.width; d += lanes {
+		st := strip[T]{first: blk.first + d, width: min(lanes, blk.width-d)}
+		st.a = s.transpose(s.A, st.first, st.width)
+		if s.B.Groups == 0 {
+			st.b = s.transpose(s.B.Data, st.first, st.width)
+		}
+		if s.C.Groups == 0 {
+			st.c = s.transpose(s.C.Data, st.first, st.width)
+		}
+		st.h = make([]T, s.State*lanes)
+		r.strips = append(r.strips, st)
+	}
+	return r
+}
+
+// transpose copies the rows of m (channels, state) for the channels of a strip to (state, lanes).
+func (s *Scan[T]) transpose(m []T, first, width int) []T {
+	t := make([]T, s.State*lanes)
+	for i := range width {
+		for n, v := range m[(first+i)*s.State : (first+i+1)*s.State] {
+			t[n*lanes+i] = v
+		}
+	}
+	return t
+}
+
+// step returns the time of the i-th step scanned.
+func (s *Scan[T]) step(i int) int {
+	if s.Reverse {
+		return s.Length - 1 - i
+	}
+	return i
+}
+
+// fresh reports whether no state enters the i-th step scanned: the state before it is zero, whatever it was.
+//
+// A start at time t separates t-1 from t. Forward, nothing enters t; in reverse, nothing enters t-1.
+func (r *scanRun[T]) fresh(i int) bool {
+	if i == 0 && r.Initial == nil {
+		return true
+	}
+	if r.Start == nil {
+		return false
+	}
+	t := r.step(i)
+	if r.Reverse {
+		t++
+	}
+	return t < r.Length && r.Start[r.batch*r.Length+t]
+}
+
+// enter sets a strip's state to the initial one.
+func (r *scanRun[T]) enter(strip int) {
+	if r.Initial == nil {
+		return
+	}
+	st := &r.strips[strip]
+	for l := range st.width {
+		at := (r.batch*r.Channels + st.first + l) * r.State
+		for n, v := range r.Initial[at : at+r.State] {
+			st.h[n*lanes+l] = v
+		}
+	}
+}
+
+// leave copies the state of every strip to final (batch, channels, state).
+func (r *scanRun[T]) leave(final []T) {
+	for i := range r.strips {
+		r.strips[i].store(r.strips[i].h, final[r.batch*r.Channels*r.State:], r.State)
+	}
+}
+
+// store transposes m (state, lanes) to the strip's rows of a matrix (channels, state).
+func (st *strip[T]) store(m, to []T, state int) {
+	for l := range st.width {
+		row := to[(st.first+l)*state : (st.first+l+1)*state]
+		for n := range row {
+			row[n] = m[n*lanes+l]
+		}
+	}
+}
+
+// row returns the strip's part of the row at the i-th step scanned of m (batch, length, channels).
+func (r *scanRun[T]) row(m []T, st *strip[T], i int) []T {
+	at := (r.batch*r.Length+r.step(i))*r.Channels + st.first
+	return m[at : at+st.width]
+}
+
+// prepare computes Δ and Δ·u for the steps [from, to).
+func (r *scanRun[T]) prepare(st *strip[T], from, to int) {
+	for i := from; i < to; i++ {
+		at := (i - from) * lanes
+		u, delta := r.row(r.U, st, i), r.row(r.Delta, st, i)
+		for l, v := range delta {
+			if r.DeltaBias != nil {
+				v += r.DeltaBias[st.first+l]
+			}
+			if r.Softplus {
+				v = softplus(v)
+			}
+			r.dt[at+l] = v
+			r.u[at+l] = u[l]
+			r.du[at+l] = v * u[l]
+		}
+	}
+}
+
+// spread returns B or C at the i-th step scanned for state n, a value for each lane.
+func (r *scanRun[T]) spread(p Projection[T], constant, buf []T, group, i, n int) []T {
+	if p.Groups == 0 {
+		return constant[n*lanes : (n+1)*lanes]
+	}
+	v := p.Data[((r.batch*r.Length+r.step(i))*p.Groups+group)*r.State+n]
+	for l := range buf {
+		buf[l] = v
+	}
+	return buf
+}
+
+// forward scans the steps [from, to) of a strip and writes their y; with a nil y it only advances the state.
+//
+// This is where assembly goes in: one strip, one tile, the state in registers.
+func (r *scanRun[T]) forward(strip, from, to int, y []T) {
+	st := &r.strips[strip]
+	r.prepare(st, from, to)
+	w := st.width
+	for i := from; i < to; i++ {
+		at := (i - from) * lanes
+		dt, du, acc := r.dt[at:at+w], r.du[at:at+w], r.y[at:at+w]
+		clear(acc)
+		fresh := r.fresh(i)
+		for n := range r.State {
+			a, h := st.a[n*lanes:][:w], st.h[n*lanes:][:w]
+			b := r.spread(r.B, st.b, r.b, r.bGroup, i, n)[:w]
+			if fresh {
+				for l := range h {
+					h[l] = du[l] * b[l]
+				}
+			} else {
+				for l := range h {
+					h[l] = exp(dt[l]*a[l])*h[l] + du[l]*b[l]
+				}
+			}
+			if y != nil {
+				c := r.spread(r.C, st.c, r.c, r.cGroup, i, n)[:w]
+				for l := range acc {
+					acc[l] += c[l] * h[l]
+				}
+			}
+		}
+		if y != nil {
+			r.finish(st, i, acc, r.u[at:at+w], r.row(y, st, i))
+		}
+	}
+}
+
+// finish adds D·u to acc and writes it, gated, to y.
+func (r *scanRun[T]) finish(st *strip[T], i int, acc, u, y []T) {
+	if r.D != nil {
+		for l := range acc {
+			acc[l] += r.D[st.first+l] * u[l]
+		}
+	}
+	if r.Z == nil {
+		copy(y, acc)
+		return
+	}
+	for l, z := range r.row(r.Z, st, i) {
+		y[l] = acc[l] * silu(z)
+	}
+}

@@ -1,0 +1,110 @@
+package kernel
+
+// stripSums are a strip's sums over time. A tile is summed in T; the tiles are added in float64, so that the error does
+// not grow with the length.
+type stripSums[T Float] struct {
+	a, b, c, d, bias                []T // the current tile's; a, b, c (state, lanes), d and bias (lanes)
+	aAll, bAll, cAll, dAll, biasAll []float64
+}
+
+func newStripSums[T Float](s *Scan[T]) stripSums[T] {
+	size := s.State * lanes
+	sums := stripSums[T]{
+		a: make([]T, size), aAll: make([]float64, size),
+		d: make([]T, lanes), dAll: make([]float64, lanes),
+		bias: make([]T, lanes), biasAll: make([]float64, lanes),
+	}
+	if s.B.Groups == 0 {
+		sums.b, sums.bAll = make([]T, size), make([]float64, size)
+	}
+	if s.C.Groups == 0 {
+		sums.c, sums.cAll = make([]T, size), make([]float64, size)
+	}
+	return sums
+}
+
+// flush adds the current tile's sums to those of all tiles, and starts new ones.
+func (s *stripSums[T]) flush() {
+	for _, p := range []struct {
+		tile []T
+		all  []float64
+	}{{s.a, s.aAll}, {s.b, s.bAll}, {s.c, s.cAll}, {s.d, s.dAll}, {s.bias, s.biasAll}} {
+		for i, v := range p.tile {
+			p.all[i] += float64(v)
+		}
+		clear(p.tile)
+	}
+}
+
+// paramParts holds each batch's part of the gradients that are sums over the batch.
+type paramParts[T Float] struct {
+	a, b, c []float64 // (batch, channels, state); b and c only where they are constant
+	d, bias []float64 // (batch, channels)
+}
+
+func newParamParts[T Float](s *Scan[T]) *paramParts[T] {
+	size := s.Batch * s.Channels
+	p := &paramParts[T]{a: make([]float64, size*s.State)}
+	if s.B.Groups == 0 {
+		p.b = make([]float64, size*s.State)
+	}
+	if s.C.Groups == 0 {
+		p.c = make([]float64, size*s.State)
+	}
+	if s.D != nil {
+		p.d = make([]float64, size)
+	}
+	if s.DeltaBias != nil {
+		p.bias = make([]float64, size)
+	}
+	return p
+}
+
+// take stores the sums of a strip.
+func (p *paramParts[T]) take(s *Scan[T], batch int, st *strip[T], sums *stripSums[T]) {
+	for l := range st.width {
+		row := batch*s.Channels + st.first + l
+		for n := range s.State {
+			p.a[row*s.State+n] = sums.aAll[n*lanes+l]
+			if p.b != nil {
+				p.b[row*s.State+n] = sums.bAll[n*lanes+l]
+			}
+			if p.c != nil {
+				p.c[row*s.State+n] = sums.cAll[n*lanes+l]
+			}
+		}
+		if p.d != nil {
+			p.d[row] = sums.dAll[l]
+		}
+		if p.bias != nil {
+			p.bias[row] = sums.biasAll[l]
+		}
+	}
+}
+
+// sum adds the batches' parts, in their order.
+func (p *paramParts[T]) sum(s *Scan[T], grad *ScanGrad[T]) {
+	sumBatches(s.Batch, p.a, grad.A)
+	if p.b != nil {
+		sumBatches(s.Batch, p.b, grad.B)
+	}
+	if p.c != nil {
+		sumBatches(s.Batch, p.c, grad.C)
+	}
+	if p.d != nil {
+		sumBatches(s.Batch, p.d, grad.D)
+	}
+	if p.bias != nil {
+		sumBatches(s.Batch, p.bias, grad.DeltaBias)
+	}
+}
+
+func sumBatches[T Float](batch int, part []float64, grad []T) {
+	for i := range grad {
+		var sum float64
+		for b := range batch {
+			sum += part[b*len(grad)+i]
+		}
+		grad[i] = T(sum)
+	}
+}

@@ -1,0 +1,160 @@
+package op
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/golden"
+)
+
+// TestGoldenScan holds the operator against numbers made with the reference implementation of state-spaces/mamba, in both
+// precisions and on both machines. With MAMBA_GOLDEN set it also checks every *_scan.safetensors in that directory.
+func TestGoldenScan(t *testing.T) {
+	if n := goldenScanFile(t, "../testdata/golden_scan.safetensors"); n != 35 {
+		t.Errorf("%d cases, want 35", n)
+	}
+	dir := os.Getenv("MAMBA_GOLDEN")
+	if dir == "" {
+		return
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*_scan.safetensors"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("MAMBA_GOLDEN names %s, which has no *_scan.safetensors (%v)", dir, err)
+	}
+	for _, f := range files {
+		if goldenScanFile(t, f) == 0 {
+			t.Errorf("%s has no case", f)
+		}
+	}
+}
+
+// goldenScanFile checks all cases of a file and returns their number.
+func goldenScanFile(t *testing.T, path string) int {
+	t.Helper()
+	file, err := golden.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := map[string]goldenScan{}
+	for key, x := range file.Tensors {
+		name, rest, _ := strings.Cut(key, ".")
+		if cases[name] == nil {
+			cases[name] = goldenScan{}
+		}
+		cases[name][rest] = x
+	}
+	for _, name := range slices.Sorted(maps.Keys(cases)) {
+		options := map[string]bool{}
+		for _, o := range strings.Fields(file.Metadata[name]) {
+			key, value, _ := strings.Cut(o, "=")
+			options[key] = value == "1"
+		}
+		for _, dt := range []tensor.Dtype{tensor.Float64, tensor.Float32} {
+			for _, lisp := range []bool{false, true} {
+				if err := cases[name].check(dt, lisp, options["delta_softplus"]); err != nil {
+					t.Errorf("%s, %s, %v, lisp machine %t: %v", filepath.Base(path), name, dt, lisp, err)
+				}
+			}
+		}
+	}
+	t.Logf("%s: %d cases checked", filepath.Base(path), len(cases))
+	fmt.Printf("%s: %d cases checked\n", filepath.Base(path), len(cases))
+	return len(cases)
+}
+
+// goldenScan is one case: the part of the key behind the case's name, and its tensor.
+type goldenScan map[string]golden.Tensor
+
+// layout brings a golden tensor from the reference's order of axes to ours.
+func (c goldenScan) layout(name string, x golden.Tensor) golden.Tensor {
+	switch {
+	case len(x.Shape) == 3 && name != "last_state":
+		return x.Transpose(0, 2, 1) // (batch, dim, length)
+	case len(x.Shape) == 4:
+		x = x.Transpose(0, 3, 1, 2) // (batch, groups, state, length)
+		if x.Shape[2] == 1 {
+			x.Shape = []int{x.Shape[0], x.Shape[1], x.Shape[3]}
+		}
+	}
+	return x
+}
+
+func (c goldenScan) check(dt tensor.Dtype, lisp, softplus bool) error {
+	g := G.NewGraph()
+	nodes := map[string]*G.Node{}
+	known := []string{"u", "delta", "A", "B", "C", "D", "z", "delta_bias"}
+	for key := range c {
+		if name, ok := strings.CutPrefix(key, "in."); ok {
+			if !slices.Contains(known, name) {
+				return fmt.Errorf("an input %s, which this test does not know", key)
+			}
+			x := c.layout(name, c[key])
+			nodes[name] = leaf(g, name, dt, x.Shape, x.Data)
+		}
+	}
+	y, final, err := SelectiveScanWithState(ScanInputs{
+		U: nodes["u"], Delta: nodes["delta"], A: nodes["A"], B: nodes["B"], C: nodes["C"],
+		D: nodes["D"], Z: nodes["z"], DeltaBias: nodes["delta_bias"],
+	}, ScanConfig{DeltaSoftplus: softplus})
+	if err != nil {
+		return err
+	}
+	out, last, dout := c.layout("out", c["out"]), c["last_state"], c.layout("dout", c["dout"])
+	zero := make([]float64, len(last.Data)) // the final state takes no part in the golden loss
+	loss := G.Must(G.Add(dot(y, dout.Data), dot(final, zero)))
+
+	got := map[string]G.Value{}
+	var gotY, gotFinal G.Value
+	G.Read(y, &gotY)
+	G.Read(final, &gotFinal)
+	if err := runGradients(g, loss, nodes, lisp, got); err != nil {
+		return err
+	}
+	if err := near(gotY, out.Data, dt); err != nil {
+		return fmt.Errorf("output: %w", err)
+	}
+	if err := near(gotFinal, last.Data, dt); err != nil {
+		return fmt.Errorf("final state: %w", err)
+	}
+	for name := range nodes {
+		want, ok := c["grad."+name]
+		if !ok {
+			return fmt.Errorf("no gradient of %s in the file", name)
+		}
+		if err := near(got[name], c.layout(name, want).Data, dt); err != nil {
+			return fmt.Errorf("gradient of %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// near is the tolerance of golden numbers: 1e-9 relative in float64, 1e-5 of the largest magnitude in float32.
+func near(v G.Value, want []float64, dt tensor.Dtype) error {
+	got := elements(v)
+	if len(got) != len(want) {
+		return fmt.Errorf("%d elements, want %d", len(got), len(want))
+	}
+	var scale float64
+	for _, x := range want {
+		scale = max(scale, math.Abs(x))
+	}
+	for i, x := range want {
+		tol := 1e-9*math.Abs(x) + 1e-13*scale // the second term is for what cancels to nothing
+		if dt == tensor.Float32 {
+			tol = 1e-5 * scale
+		}
+		if d := math.Abs(got[i] - x); !(d <= tol) {
+			return fmt.Errorf("element %d is %v, want %v (largest magnitude %g)", i, got[i], x, scale)
+		}
+	}
+	return nil
+}

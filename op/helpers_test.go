@@ -1,0 +1,109 @@
+package op
+
+import (
+	"fmt"
+	"math/rand/v2"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// leaf makes an input node with a value.
+func leaf(g *G.ExprGraph, name string, dt tensor.Dtype, shape []int, data []float64) *G.Node {
+	return G.NewTensor(g, dt, len(shape), G.WithShape(shape...), G.WithName(name), G.WithValue(dense(dt, shape, data)))
+}
+
+func dense(dt tensor.Dtype, shape []int, data []float64) *tensor.Dense {
+	var backing any
+	switch dt {
+	case tensor.Float32:
+		d := make([]float32, len(data))
+		for i, v := range data {
+			d[i] = float32(v)
+		}
+		backing = d
+	case tensor.Float64:
+		backing = append([]float64(nil), data...)
+	case tensor.Int:
+		d := make([]int, len(data))
+		for i, v := range data {
+			d[i] = int(v)
+		}
+		backing = d
+	}
+	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(backing))
+}
+
+// dot returns the sum of x's elements times weights, a scalar: a loss whose gradient is the weights.
+func dot(x *G.Node, weights []float64) *G.Node {
+	w := leaf(x.Graph(), "weights of "+x.Name(), x.Dtype(), x.Shape(), weights)
+	return G.Must(G.Sum(G.Must(G.HadamardProd(x, w))))
+}
+
+func normal(r *rand.Rand, n int) []float64 {
+	v := make([]float64, n)
+	for i := range v {
+		v[i] = r.NormFloat64()
+	}
+	return v
+}
+
+// elements returns a value's elements as float64.
+func elements(v G.Value) []float64 {
+	switch d := v.Data().(type) {
+	case []float64:
+		return append([]float64(nil), d...)
+	case []float32:
+		s := make([]float64, len(d))
+		for i, x := range d {
+			s[i] = float64(x)
+		}
+		return s
+	case float64:
+		return []float64{d}
+	case float32:
+		return []float64{float64(d)}
+	}
+	panic(fmt.Sprintf("elements of %T", v.Data()))
+}
+
+// runGradients runs a graph on the tape or the lisp machine and reads the gradient of each of the nodes.
+func runGradients(g *G.ExprGraph, loss *G.Node, nodes map[string]*G.Node, lisp bool, got map[string]G.Value) error {
+	if lisp {
+		m := G.NewLispMachine(g)
+		defer m.Close()
+		if err := m.RunAll(); err != nil {
+			return err
+		}
+		for name, n := range nodes {
+			v, err := n.Grad()
+			if err != nil {
+				return err
+			}
+			got[name] = v
+		}
+		return nil
+	}
+	var names []string
+	var with G.Nodes
+	for name, n := range nodes {
+		names, with = append(names, name), append(with, n)
+	}
+	grads, err := G.Grad(loss, with...)
+	if err != nil {
+		return err
+	}
+	values := make([]G.Value, len(grads))
+	for i, n := range grads {
+		G.Read(n, &values[i])
+	}
+	m := G.NewTapeMachine(g)
+	defer m.Close()
+	if err := m.RunAll(); err != nil {
+		return err
+	}
+	for i, name := range names {
+		got[name] = values[i]
+	}
+	return nil
+}

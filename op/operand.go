@@ -1,0 +1,211 @@
+package op
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// operand is a value as the kernels take it: a shape and a row-major slice of float32, float64 or int. The zero operand
+// is an absent one.
+type operand struct {
+	shape tensor.Shape
+	data  any
+}
+
+func (o operand) present() bool { return o.data != nil }
+
+// is32 reports whether the operand is a float32 one.
+func (o operand) is32() bool { _, ok := o.data.([]float32); return ok }
+
+// floats returns the operand's elements, nil for an absent operand.
+func floats[T kernel.Float](o operand) []T {
+	if o.data == nil {
+		return nil
+	}
+	return o.data.([]T)
+}
+
+func newOperand(dt tensor.Dtype, shape tensor.Shape) operand {
+	if dt == tensor.Float32 {
+		return operand{shape, make([]float32, shape.TotalSize())}
+	}
+	return operand{shape, make([]float64, shape.TotalSize())}
+}
+
+// slice returns the elements from offset on as an operand of the given shape, sharing memory. Its capacity ends with it,
+// so that nothing can be appended into the next part.
+func (o operand) slice(offset int, shape tensor.Shape) operand {
+	end := offset + shape.TotalSize()
+	if d, ok := o.data.([]float32); ok {
+		return operand{shape, d[offset:end:end]}
+	}
+	return operand{shape, o.data.([]float64)[offset:end:end]}
+}
+
+// unpack cuts a packed operand into its parts.
+func unpack(o operand, shapes []tensor.Shape) []operand {
+	if len(shapes) == 1 {
+		return []operand{{shapes[0], o.data}}
+	}
+	parts, offset := make([]operand, len(shapes)), 0
+	for i, s := range shapes {
+		parts[i] = o.slice(offset, s)
+		offset += s.TotalSize()
+	}
+	return parts
+}
+
+func (o operand) clear() {
+	switch d := o.data.(type) {
+	case []float32:
+		clear(d)
+	case []float64:
+		clear(d)
+	}
+}
+
+func (o operand) copy(from operand) {
+	switch d := o.data.(type) {
+	case []float32:
+		copy(d, from.data.([]float32))
+	case []float64:
+		copy(d, from.data.([]float64))
+	}
+}
+
+func (o operand) add(v operand) {
+	switch d := o.data.(type) {
+	case []float32:
+		kernel.Add(d, v.data.([]float32))
+	case []float64:
+		kernel.Add(d, v.data.([]float64))
+	}
+}
+
+// dense returns the operand as a tensor, sharing memory.
+func (o operand) dense() *tensor.Dense {
+	return tensor.New(tensor.WithShape(o.shape.Clone()...), tensor.WithBacking(o.data))
+}
+
+// operandOf returns a value as an operand of the given type and shape: in place if it lies in memory row by row, else
+// copied. The errors continue a sentence that begins with the operand's name.
+func operandOf(v G.Value, dt tensor.Dtype, shape tensor.Shape) (operand, error) {
+	switch v := v.(type) {
+	case nil:
+		return operand{}, fmt.Errorf("has no value; it should be %v of shape %v", dt, shape)
+	case *G.F32:
+		if dt == tensor.Float32 && shape.TotalSize() == 1 {
+			return operand{shape, []float32{float32(*v)}}, nil
+		}
+	case *G.F64:
+		if dt == tensor.Float64 && shape.TotalSize() == 1 {
+			return operand{shape, []float64{float64(*v)}}, nil
+		}
+	case *tensor.Dense:
+		if v.Dtype() == dt && (v.Shape().Eq(shape) || shape.TotalSize() == 1 && v.Shape().TotalSize() == 1) {
+			return operand{shape, rowMajor(v)}, nil
+		}
+	}
+	return operand{}, fmt.Errorf("has a value of %v and shape %v; it should be %v of shape %v", v.Dtype(), v.Shape(), dt, shape)
+}
+
+// rowMajor returns the elements of d in the order of its axes, without a copy if that is how they lie.
+func rowMajor(d *tensor.Dense) any {
+	if !d.RequiresIterator() && d.DataOrder().IsRowMajor() && !d.DataOrder().IsTransposed() {
+		switch data := d.Data().(type) {
+		case []float32, []float64, []int:
+			return data
+		case float32:
+			return []float32{data}
+		case float64:
+			return []float64{data}
+		case int:
+			return []int{data}
+		}
+	}
+	// A lazily transposed tensor, a strided slice or one in column order. These are rare; what counts is that they are
+	// right, so the elements are asked for one by one.
+	switch d.Dtype() {
+	case tensor.Float32:
+		return gather[float32](d)
+	case tensor.Float64:
+		return gather[float64](d)
+	default:
+		return gather[int](d)
+	}
+}
+
+func gather[T any](d *tensor.Dense) []T {
+	var s []T
+	eachIndex(d.Shape(), func(at []int) {
+		v, err := d.At(at...)
+		if err != nil {
+			panic(err) // at is inside the shape
+		}
+		s = append(s, v.(T))
+	})
+	return s
+}
+
+// eachIndex calls f with every index of a shape, the last axis fastest.
+func eachIndex(shape tensor.Shape, f func(at []int)) {
+	at := make([]int, shape.Dims())
+	for range shape.TotalSize() {
+		f(at)
+		for axis := len(at) - 1; axis >= 0; axis-- {
+			if at[axis]++; at[axis] < shape[axis] {
+				break
+			}
+			at[axis] = 0
+		}
+	}
+}
+
+// resultFor returns an operand to write a result to, in prealloc's memory where that fits, and a function that returns the
+// result as a value once it is written.
+func resultFor(prealloc G.Value, dt tensor.Dtype, shape tensor.Shape) (result func() G.Value, to operand) {
+	if shape.IsScalar() {
+		to = newOperand(dt, shape)
+		return func() G.Value {
+			if to.is32() {
+				return G.NewF32(to.data.([]float32)[0])
+			}
+			return G.NewF64(to.data.([]float64)[0])
+		}, to
+	}
+	if d, ok := prealloc.(*tensor.Dense); ok && d.Dtype() == dt && d.Shape().Eq(shape) &&
+		!d.RequiresIterator() && d.DataOrder().IsRowMajor() {
+		return func() G.Value { return d }, operand{shape, rowMajor(d)}
+	}
+	to = newOperand(dt, shape)
+	return func() G.Value { return to.dense() }, to
+}
+
+// gradientOf returns the gradient that the lisp machine keeps with a node. Writing to it is seen by the machine.
+func gradientOf(n *G.Node, dt tensor.Dtype, shape tensor.Shape) (operand, error) {
+	v, err := n.Grad()
+	if err != nil {
+		return operand{}, fmt.Errorf("has no gradient: %w", err)
+	}
+	return operandOf(v, dt, shape)
+}
+
+func addToGradient(n *G.Node, grad operand) error {
+	into, err := gradientOf(n, dtypeOf(grad), grad.shape)
+	if err != nil {
+		return err
+	}
+	into.add(grad)
+	return nil
+}
+
+func dtypeOf(o operand) tensor.Dtype {
+	if o.is32() {
+		return tensor.Float32
+	}
+	return tensor.Float64
+}

@@ -1,0 +1,343 @@
+package op
+
+import (
+	"fmt"
+	"hash"
+	"hash/fnv"
+	"slices"
+
+	"github.com/chewxy/hm"
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// function is what is particular to one of our operators; operator, gradients, view and scatter make Gorgonia's
+// operators of it. A function has a fixed list of operands, some of which may be absent, and one or more results.
+//
+// It keeps no reference to a value: a machine may overwrite any of them before the backward pass runs.
+type function interface {
+	// String is the operator's name with every parameter that changes its result: Gorgonia merges operators that
+	// have the same name, shapes and operands.
+	String() string
+	// differentiable tells which operands have a gradient.
+	differentiable() []bool
+	// forward writes every element of every result.
+	forward(in, out []operand)
+	// backward writes every element of every gradient, from the operands and the gradients of the results.
+	backward(in, dout, grad []operand)
+}
+
+// operands are a function's operands as nodes, nil where absent, with the names that errors give them.
+type operands struct {
+	names []string
+	nodes G.Nodes
+}
+
+// apply adds f to the graph of its operands and returns a node for each of its results.
+func apply(f function, in operands, dt tensor.Dtype, results ...tensor.Shape) (G.Nodes, error) {
+	o := &operator{f: f, names: in.names, dt: dt, out: results}
+	var children G.Nodes
+	for _, n := range in.nodes {
+		if n == nil {
+			o.in = append(o.in, slot{})
+			continue
+		}
+		o.in = append(o.in, slot{shape: n.Shape(), dt: n.Dtype(), present: true})
+		children = append(children, n)
+	}
+	for i, differentiable := range f.differentiable() {
+		o.in[i].differentiable = differentiable && o.in[i].present
+	}
+	n, err := G.ApplyOp(o, children...)
+	if err != nil {
+		return nil, fmt.Errorf("op: %v: %w", f, err)
+	}
+	if len(results) == 1 {
+		return G.Nodes{n}, nil
+	}
+	return views(n, results)
+}
+
+func apply1(f function, in operands, dt tensor.Dtype, result tensor.Shape) (*G.Node, error) {
+	nodes, err := apply(f, in, dt, result)
+	if err != nil {
+		return nil, err
+	}
+	return nodes[0], nil
+}
+
+// slot is the place of an operand.
+type slot struct {
+	shape          tensor.Shape
+	dt             tensor.Dtype
+	present        bool
+	differentiable bool // present, and with a gradient
+}
+
+// operator runs a function forward. Several results are packed: laid one after another in one vector, since an
+// operator of Gorgonia has one result.
+type operator struct {
+	f     function
+	names []string
+	dt    tensor.Dtype
+	in    []slot
+	out   []tensor.Shape
+}
+
+var (
+	_ G.SDOp            = (*operator)(nil)
+	_ G.ADOp            = (*operator)(nil)
+	_ G.UsePreallocDoer = (*operator)(nil)
+)
+
+// resultShape is the shape of the packed results.
+func resultShape(shapes []tensor.Shape) tensor.Shape {
+	if len(shapes) == 1 {
+		return shapes[0].Clone()
+	}
+	return tensor.Shape{totalSize(shapes)}
+}
+
+func totalSize(shapes []tensor.Shape) (n int) {
+	for _, s := range shapes {
+		n += s.TotalSize()
+	}
+	return n
+}
+
+func typeOf(dt tensor.Dtype, s tensor.Shape) hm.Type {
+	if s.IsScalar() {
+		return dt
+	}
+	return G.TensorType{Dims: s.Dims(), Of: dt}
+}
+
+// Arity is the number of operands that are there.
+func (o *operator) Arity() (n int) {
+	for _, s := range o.in {
+		if s.present {
+			n++
+		}
+	}
+	return n
+}
+
+// Type is concrete: an operator belongs to the operands that it was made for.
+func (o *operator) Type() hm.Type {
+	var types []hm.Type
+	for _, s := range o.in {
+		if s.present {
+			types = append(types, typeOf(s.dt, s.shape))
+		}
+	}
+	return hm.NewFnType(append(types, typeOf(o.dt, resultShape(o.out)))...)
+}
+
+// InferShape returns the shape of the packed results.
+func (o *operator) InferShape(...G.DimSizer) (tensor.Shape, error) { return resultShape(o.out), nil }
+
+// Do runs the operator and returns a new value.
+func (o *operator) Do(values ...G.Value) (G.Value, error) { return o.UsePreallocDo(nil, values...) }
+
+// UsePreallocDo runs the operator and writes to prealloc, where that fits.
+func (o *operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, error) {
+	in, err := o.operands(values)
+	if err != nil {
+		return nil, err
+	}
+	result, flat := resultFor(prealloc, o.dt, resultShape(o.out))
+	o.f.forward(in, unpack(flat, o.out))
+	return result(), nil
+}
+
+// operands returns the values as operands, in the function's slots.
+func (o *operator) operands(values []G.Value) ([]operand, error) {
+	if len(values) != o.Arity() {
+		return nil, fmt.Errorf("op: %v: %d operands, want %d", o.f, len(values), o.Arity())
+	}
+	in := make([]operand, len(o.in))
+	for i, s := range o.in {
+		if !s.present {
+			continue
+		}
+		var err error
+		if in[i], err = operandOf(values[0], s.dt, s.shape); err != nil {
+			return nil, fmt.Errorf("op: %v: %s %w", o.f, o.names[i], err)
+		}
+		values = values[1:]
+	}
+	return in, nil
+}
+
+// ReturnsPtr is true: the result is a tensor, and the tape machine may prepare it.
+func (o *operator) ReturnsPtr() bool { return !resultShape(o.out).IsScalar() }
+
+// CallsExtern is what asks the tape machine to prepare the result.
+func (o *operator) CallsExtern() bool { return o.ReturnsPtr() }
+
+// OverwritesInput is -1: no operand is overwritten.
+func (o *operator) OverwritesInput() int { return -1 }
+
+// WriteHash writes all that distinguishes the operator.
+func (o *operator) WriteHash(h hash.Hash) {
+	fmt.Fprintf(h, "mamba %v %v", o.f, o.dt)
+	for _, s := range o.in {
+		fmt.Fprintf(h, " %v%v%v", s.present, s.dt, s.shape)
+	}
+	fmt.Fprintf(h, " %v", o.out)
+}
+
+// Hashcode is the hash of what WriteHash writes.
+func (o *operator) Hashcode() uint32 { return hashcode(o) }
+
+func (o *operator) String() string { return o.f.String() }
+
+func hashcode(o G.Op) uint32 {
+	h := fnv.New32a()
+	o.WriteHash(h)
+	return h.Sum32()
+}
+
+// DiffWRT tells which of the operands that are there have a gradient.
+func (o *operator) DiffWRT(int) []bool {
+	var with []bool
+	for _, s := range o.in {
+		if s.present {
+			with = append(with, s.differentiable)
+		}
+	}
+	return with
+}
+
+// SymDiff adds one operator that computes all gradients, packed, and a view of it for each operand.
+func (o *operator) SymDiff(in G.Nodes, _, grad *G.Node) (G.Nodes, error) {
+	packed, err := G.ApplyOp(&gradients{o}, append(slices.Clone(in), grad)...)
+	if err != nil {
+		return nil, fmt.Errorf("op: gradient of %v: %w", o.f, err)
+	}
+	shapes := o.gradientShapes()
+	each := G.Nodes{packed}
+	if len(shapes) > 1 {
+		if each, err = views(packed, shapes); err != nil {
+			return nil, err
+		}
+	}
+	result := make(G.Nodes, len(in))
+	for i, with := range o.DiffWRT(len(in)) {
+		if with {
+			result[i], each = each[0], each[1:]
+		}
+	}
+	return result, nil
+}
+
+func (o *operator) gradientShapes() (shapes []tensor.Shape) {
+	for _, s := range o.in {
+		if s.differentiable {
+			shapes = append(shapes, s.shape)
+		}
+	}
+	return shapes
+}
+
+// backward computes the gradients into flat, packed.
+func (o *operator) backward(in []operand, grad operand, flat operand) {
+	each := unpack(flat, o.gradientShapes())
+	into := make([]operand, len(o.in))
+	for i, s := range o.in {
+		if s.differentiable {
+			into[i], each = each[0], each[1:]
+		}
+	}
+	o.f.backward(in, unpack(grad, o.out), into)
+}
+
+// DoDiff adds the operator's gradients to those of its inputs; the lisp machine calls it.
+func (o *operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) error {
+	values := make([]G.Value, len(inputs))
+	for i, n := range inputs {
+		values[i] = n.Value()
+	}
+	in, err := o.operands(values)
+	if err != nil {
+		return err
+	}
+	grad, err := gradientOf(output, o.dt, resultShape(o.out))
+	if err != nil {
+		return fmt.Errorf("op: gradient of %v: result %w", o.f, err)
+	}
+	flat := newOperand(o.dt, tensor.Shape{totalSize(o.gradientShapes())})
+	o.backward(in, grad, flat)
+	each := unpack(flat, o.gradientShapes())
+	for i, with := range o.DiffWRT(len(inputs)) {
+		if !with {
+			continue
+		}
+		if err := addToGradient(inputs[i], each[0]); err != nil {
+			return fmt.Errorf("op: gradient of %v: operand %d %w", o.f, i, err)
+		}
+		each = each[1:]
+	}
+	return nil
+}
+
+// gradients runs a function backward. Its operands are those of the operator, and the gradient of its result.
+type gradients struct{ of *operator }
+
+var (
+	_ G.SDOp            = (*gradients)(nil)
+	_ G.UsePreallocDoer = (*gradients)(nil)
+)
+
+func (o *gradients) Arity() int { return o.of.Arity() + 1 }
+
+func (o *gradients) Type() hm.Type {
+	var types []hm.Type
+	for _, s := range o.of.in {
+		if s.present {
+			types = append(types, typeOf(s.dt, s.shape))
+		}
+	}
+	return hm.NewFnType(append(types, typeOf(o.of.dt, resultShape(o.of.out)), typeOf(o.of.dt, o.shape()))...)
+}
+
+func (o *gradients) shape() tensor.Shape { return resultShape(o.of.gradientShapes()) }
+
+func (o *gradients) InferShape(...G.DimSizer) (tensor.Shape, error) { return o.shape(), nil }
+
+func (o *gradients) Do(values ...G.Value) (G.Value, error) { return o.UsePreallocDo(nil, values...) }
+
+func (o *gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, error) {
+	last := len(values) - 1
+	in, err := o.of.operands(values[:last])
+	if err != nil {
+		return nil, err
+	}
+	grad, err := operandOf(values[last], o.of.dt, resultShape(o.of.out))
+	if err != nil {
+		return nil, fmt.Errorf("op: gradient of %v: result %w", o.of.f, err)
+	}
+	result, flat := resultFor(prealloc, o.of.dt, o.shape())
+	o.of.backward(in, grad, flat)
+	return result(), nil
+}
+
+func (o *gradients) ReturnsPtr() bool     { return true }
+func (o *gradients) CallsExtern() bool    { return true }
+func (o *gradients) OverwritesInput() int { return -1 }
+
+func (o *gradients) WriteHash(h hash.Hash) {
+	fmt.Fprint(h, "gradients of ")
+	o.of.WriteHash(h)
+}
+
+func (o *gradients) Hashcode() uint32 { return hashcode(o) }
+func (o *gradients) String() string   { return "∇" + o.of.String() }
+
+// DiffWRT is all false: second derivatives are not offered. It is not nil, since Gorgonia then refuses to differentiate a
+// second loss in the same graph.
+func (o *gradients) DiffWRT(inputs int) []bool { return make([]bool, inputs) }
+
+func (o *gradients) SymDiff(G.Nodes, *G.Node, *G.Node) (G.Nodes, error) {
+	return nil, fmt.Errorf("op: %v has no second derivative", o.of.f)
+}

@@ -1,0 +1,215 @@
+package op
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// ScanInputs are the operands of a selective scan; the optional ones may be nil.
+type ScanInputs struct {
+	U, Delta *G.Node // (batch, length, channels)
+	A        *G.Node // (channels, state)
+	B, C     *G.Node // (batch, length, state), (batch, length, groups, state), or constant (channels, state)
+
+	D            *G.Node // optional: (channels)
+	Z            *G.Node // optional: (batch, length, channels)
+	DeltaBias    *G.Node // optional: (channels)
+	InitialState *G.Node // optional: (batch, channels, state)
+	Start        *G.Node // optional: (batch, length); where it is non-zero a new sequence starts from a zero state
+}
+
+// ScanConfig are the options of a selective scan.
+type ScanConfig struct {
+	DeltaSoftplus bool // Δ = softplus(Delta + DeltaBias)
+	Reverse       bool // scan from the last step to the first, without copying or flipping anything;
+	// the initial state then enters at the last step, and no state crosses a Start either
+}
+
+// SelectiveScan is the selective scan (S6) of Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State
+// Spaces", algorithm 2. For each batch b, channel d and state n, over time t:
+//
+//	Δ_t = Delta_t + DeltaBias_d, through softplus if asked
+//	h_t = exp(Δ_t A_dn) h_{t-1} + Δ_t B_tn u_t
+//	y_t = (Σ_n C_tn h_t + D_d u_t) · silu(Z_t)
+//
+// The result y is (batch, length, channels). All operands are float32, or all float64; Start may also be of int. B and C
+// are variable or constant independently of each other; channel d reads group d/(channels/groups).
+//
+// Every operand but Start has a gradient. The backward pass recomputes the states from checkpoints; no value of shape
+// (batch, length, channels, state) is ever held (docs/selective_scan.md). Result and gradients are the same bit for bit
+// for any number of processors.
+//
+// A Start at a step cuts what comes before it from what follows, for the initial state too. The errors name the operand
+// that is missing or does not fit.
+func SelectiveScan(in ScanInputs, cfg ScanConfig) (y *G.Node, err error) {
+	f, err := newScan(in, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return apply1(f, f.operands(in), in.U.Dtype(), in.U.Shape())
+}
+
+// SelectiveScanWithState is SelectiveScan that also returns the state after the last step scanned,
+// final (batch, channels, state). A gradient that flows into final is passed back through the scan.
+//
+// Feed final as the InitialState of the next piece, and the pieces are one scan. (In reverse the next piece is the one
+// before in time; if the piece that was scanned begins with a Start, its final state belongs to the sequence that begins
+// there: do not hand it on.)
+func SelectiveScanWithState(in ScanInputs, cfg ScanConfig) (y, final *G.Node, err error) {
+	f, err := newScan(in, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	f.withState = true
+	state := tensor.Shape{f.batch, f.channels, f.state}
+	nodes, err := apply(f, f.operands(in), in.U.Dtype(), in.U.Shape(), state)
+	if err != nil {
+		return nil, nil, err
+	}
+	return nodes[0], nodes[1], nil
+}
+
+// scan is the function of both operators.
+type scan struct {
+	ScanConfig
+	withState                      bool
+	batch, length, channels, state int
+	bGroups, cGroups               int // 0 where constant
+}
+
+// The places of a scan's operands.
+const (
+	scanU = iota
+	scanDelta
+	scanA
+	scanB
+	scanC
+	scanD
+	scanZ
+	scanDeltaBias
+	scanInitial
+	scanStart
+	scanOperands
+)
+
+func (f *scan) operands(in ScanInputs) operands {
+	return operands{
+		names: []string{"U", "Delta", "A", "B", "C", "D", "Z", "DeltaBias", "InitialState", "Start"},
+		nodes: G.Nodes{in.U, in.Delta, in.A, in.B, in.C, in.D, in.Z, in.DeltaBias, in.InitialState, in.Start},
+	}
+}
+
+func newScan(in ScanInputs, cfg ScanConfig) (*scan, error) {
+	const row = "(batch, length, channels)"
+	c := newChecker("selective scan", "U", in.U)
+	c.required("U", in.U, row, 0, 0, 0)
+	if c.err != nil {
+		return nil, c.err
+	}
+	s := in.U.Shape()
+	f := &scan{ScanConfig: cfg, batch: s[0], length: s[1], channels: s[2]}
+	c.required("Delta", in.Delta, row, s...)
+	c.required("A", in.A, "(channels, state)", f.channels, 0)
+	if c.err != nil {
+		return nil, c.err
+	}
+	f.state = in.A.Shape()[1]
+	f.bGroups = f.groups(c, "B", in.B)
+	f.cGroups = f.groups(c, "C", in.C)
+	c.optional("D", in.D, "(channels)", f.channels)
+	c.optional("Z", in.Z, row, s...)
+	c.optional("DeltaBias", in.DeltaBias, "(channels)", f.channels)
+	c.optional("InitialState", in.InitialState, "(batch, channels, state)", f.batch, f.channels, f.state)
+	c.start(in.Start, f.batch, f.length)
+	return f, c.err
+}
+
+// groups returns the number of groups of B or C, 0 if it is constant.
+func (f *scan) groups(c *checker, name string, n *G.Node) int {
+	if n == nil {
+		c.errorf("%s is missing, want a node of shape (batch, length, state), (batch, length, groups, state) or (channels, state)", name)
+		return 0
+	}
+	switch s := n.Shape(); len(s) {
+	case 2:
+		c.required(name, n, "(channels, state)", f.channels, f.state)
+		return 0
+	case 3:
+		c.required(name, n, "(batch, length, state)", f.batch, f.length, f.state)
+		return 1
+	case 4:
+		c.required(name, n, "(batch, length, groups, state)", f.batch, f.length, 0, f.state)
+		if c.err == nil && f.channels%s[2] != 0 {
+			c.errorf("%s has %d groups, which does not divide %d channels", name, s[2], f.channels)
+		}
+		return s[2]
+	default:
+		c.errorf("%s has shape %v, want (batch, length, state), (batch, length, groups, state) or (channels, state)", name, s)
+		return 0
+	}
+}
+
+func (f *scan) String() string {
+	return fmt.Sprintf("selective scan{softplus: %t, reverse: %t, state: %t}", f.DeltaSoftplus, f.Reverse, f.withState)
+}
+
+func (f *scan) differentiable() []bool {
+	with := make([]bool, scanOperands)
+	for i := range with {
+		with[i] = i != scanStart
+	}
+	return with
+}
+
+func (f *scan) forward(in, out []operand) {
+	if out[0].is32() {
+		scanForward[float32](f, in, out)
+	} else {
+		scanForward[float64](f, in, out)
+	}
+}
+
+func (f *scan) backward(in, dout, grad []operand) {
+	if dout[0].is32() {
+		scanBackward[float32](f, in, dout, grad)
+	} else {
+		scanBackward[float64](f, in, dout, grad)
+	}
+}
+
+func scanForward[T kernel.Float](f *scan, in, out []operand) {
+	var final []T
+	if f.withState {
+		final = floats[T](out[1])
+	}
+	scanKernel[T](f, in).Forward(floats[T](out[0]), final)
+}
+
+func scanBackward[T kernel.Float](f *scan, in, dout, grad []operand) {
+	var final []T
+	if f.withState {
+		final = floats[T](dout[1])
+	}
+	scanKernel[T](f, in).Backward(floats[T](dout[0]), final, &kernel.ScanGrad[T]{
+		U: floats[T](grad[scanU]), Delta: floats[T](grad[scanDelta]), A: floats[T](grad[scanA]),
+		B: floats[T](grad[scanB]), C: floats[T](grad[scanC]),
+		D: floats[T](grad[scanD]), Z: floats[T](grad[scanZ]), DeltaBias: floats[T](grad[scanDeltaBias]),
+		Initial: floats[T](grad[scanInitial]),
+	})
+}
+
+func scanKernel[T kernel.Float](f *scan, in []operand) *kernel.Scan[T] {
+	return &kernel.Scan[T]{
+		Batch: f.batch, Length: f.length, Channels: f.channels, State: f.state,
+		U: floats[T](in[scanU]), Delta: floats[T](in[scanDelta]), A: floats[T](in[scanA]),
+		B: kernel.Projection[T]{Data: floats[T](in[scanB]), Groups: f.bGroups},
+		C: kernel.Projection[T]{Data: floats[T](in[scanC]), Groups: f.cGroups},
+		D: floats[T](in[scanD]), Z: floats[T](in[scanZ]), DeltaBias: floats[T](in[scanDeltaBias]),
+		Initial: floats[T](in[scanInitial]), Start: starts(in[scanStart]),
+		Softplus: f.DeltaSoftplus, Reverse: f.Reverse,
+	}
+}
