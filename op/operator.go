@@ -27,6 +27,13 @@ type function interface {
 	backward(in, dout, grad []operand)
 }
 
+// valueChecker is a function that not every value of its operands suits, such as an index that may be out of range.
+type valueChecker interface {
+	function
+	// check returns an error that names the operand and the element; it is called before forward and backward.
+	check(in []operand) error
+}
+
 // operands are a function's operands as nodes, nil where absent, with the names that errors give them.
 type operands struct {
 	names []string
@@ -150,7 +157,7 @@ func (o *operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, 
 	return result(), nil
 }
 
-// operands returns the values as operands, in the function's slots.
+// operands returns the values as operands, in the function's slots, checked.
 func (o *operator) operands(values []G.Value) ([]operand, error) {
 	if len(values) != o.Arity() {
 		return nil, fmt.Errorf("op: %v: %d operands, want %d", o.f, len(values), o.Arity())
@@ -165,6 +172,11 @@ func (o *operator) operands(values []G.Value) ([]operand, error) {
 			return nil, fmt.Errorf("op: %v: %s %w", o.f, o.names[i], err)
 		}
 		values = values[1:]
+	}
+	if f, ok := o.f.(valueChecker); ok {
+		if err := f.check(in); err != nil {
+			return nil, fmt.Errorf("op: %v: %w", o.f, err)
+		}
 	}
 	return in, nil
 }

@@ -1,0 +1,150 @@
+package kernel
+
+import (
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// referenceCrossEntropy takes probabilities from the definition, in float64. It is for logits of moderate size.
+func referenceCrossEntropy(c *CrossEntropy[float64], dloss float64) (loss float64, dlogits []float64) {
+	dlogits = make([]float64, len(c.Logits))
+	n := 0.0
+	for i, target := range c.Targets {
+		if target == c.Ignore {
+			continue
+		}
+		n++
+		var sum float64
+		for j := range c.Vocabulary {
+			sum += math.Exp(c.Logits[i*c.Vocabulary+j])
+		}
+		for j := range c.Vocabulary {
+			dlogits[i*c.Vocabulary+j] = math.Exp(c.Logits[i*c.Vocabulary+j]) / sum * dloss
+		}
+		loss -= math.Log(math.Exp(c.Logits[i*c.Vocabulary+target]) / sum)
+		dlogits[i*c.Vocabulary+target] -= dloss
+	}
+	if n > 0 {
+		loss /= n
+		for i := range dlogits {
+			dlogits[i] /= n
+		}
+	}
+	return loss, dlogits
+}
+
+func makeCrossEntropy(seed uint64, rows, vocabulary, ignore int, ignored float64) *CrossEntropy[float64] {
+	r := rand.New(rand.NewPCG(seed, 3))
+	c := &CrossEntropy[float64]{Vocabulary: vocabulary, Logits: normals(r, rows*vocabulary), Ignore: ignore}
+	for i := range c.Logits {
+		c.Logits[i] *= 3
+	}
+	for range rows {
+		target := r.IntN(vocabulary)
+		if r.Float64() < ignored {
+			target = ignore
+		}
+		c.Targets = append(c.Targets, target)
+	}
+	return c
+}
+
+func narrowCrossEntropy(c *CrossEntropy[float64]) *CrossEntropy[float32] {
+	return &CrossEntropy[float32]{Vocabulary: c.Vocabulary, Logits: narrow(c.Logits), Targets: c.Targets, Ignore: c.Ignore}
+}
+
+func TestCrossEntropyAgainstReference(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		vocabulary := rapid.SampledFrom([]int{1, 2, 3, 17, 256, 20000}).Draw(t, "vocabulary")
+		c := makeCrossEntropy(rapid.Uint64().Draw(t, "seed"),
+			rapid.SampledFrom([]int{1, 2, 5, 70}).Draw(t, "rows"), vocabulary,
+			rapid.SampledFrom([]int{-100, -1, 0, vocabulary}).Draw(t, "ignore"),
+			rapid.SampledFrom([]float64{0, 0.5, 1}).Draw(t, "ignored"))
+		want, wantGrad := referenceCrossEntropy(c, 1.5)
+
+		grad := like(c.Logits)
+		c.Backward(1.5, grad)
+		if got := c.Forward(); !(math.Abs(got-want) <= 1e-13*(1+want)) {
+			t.Fatalf("loss %v, want %v", got, want)
+		}
+		if err := far(grad, wantGrad, 1e-13); err != nil {
+			t.Fatalf("gradient: %v", err)
+		}
+
+		c32 := narrowCrossEntropy(c)
+		grad32 := like(c32.Logits)
+		c32.Backward(1.5, grad32)
+		if got := float64(c32.Forward()); !(math.Abs(got-want) <= 1e-6*(1+want)) {
+			t.Fatalf("float32: loss %v, want %v", got, want)
+		}
+		if err := far(grad32, wantGrad, 2e-6); err != nil {
+			t.Fatalf("float32: gradient: %v", err)
+		}
+	})
+}
+
+// A logit of any size: only differences count, and the loss is near the largest of them.
+func TestCrossEntropyLargeLogits(t *testing.T) {
+	c := &CrossEntropy[float32]{Vocabulary: 3, Logits: []float32{1e30, 0, -1e30, 3e4, 3e4, -3e4}, Targets: []int{0, 2}, Ignore: -1}
+	if got, want := float64(c.Forward()), (0+6e4+math.Ln2)/2; math.Abs(got-want) > 1e-7*want {
+		t.Errorf("loss %v, want %v", got, want)
+	}
+	grad := make([]float32, 6)
+	c.Backward(2, grad)
+	if want := []float32{0, 0, 0, 0.5, 0.5, -1}; !slices.Equal(grad, want) {
+		t.Errorf("gradient %v, want %v", grad, want)
+	}
+
+	minus := math.Inf(-1) // a logit that has been masked out
+	d := &CrossEntropy[float64]{Vocabulary: 3, Logits: []float64{1, minus, 1}, Targets: []int{0}, Ignore: -1}
+	if got := d.Forward(); math.Abs(got-math.Ln2) > 1e-15 {
+		t.Errorf("with a masked logit: loss %v, want ln 2", got)
+	}
+}
+
+// A NaN or an infinity makes the loss NaN and spoils the gradient of its own row alone; in a row that is ignored it does
+// nothing.
+func TestCrossEntropyNaN(t *testing.T) {
+	for _, bad := range []float64{math.NaN(), math.Inf(1)} {
+		for position := range 3 {
+			c := &CrossEntropy[float64]{Vocabulary: 3, Logits: make([]float64, 9), Targets: []int{0, -1, 2}, Ignore: -1}
+			c.Logits[position] = bad
+			grad := make([]float64, 9)
+			c.Backward(1, grad)
+			if !math.IsNaN(c.Forward()) {
+				t.Errorf("%v: loss is %v", bad, c.Forward())
+			}
+			wantNumbers(t, "gradient", grad, []bool{false, false, false, true, true, true, true, true, true})
+
+			c.Logits[position], c.Logits[3+position] = 0, bad
+			c.Backward(1, grad)
+			if got := c.Forward(); math.Abs(got-math.Log(3)) > 1e-15 || slices.ContainsFunc(grad, math.IsNaN) {
+				t.Errorf("%v in a row that is ignored: loss %v, gradient %v", bad, got, grad)
+			}
+		}
+	}
+}
+
+func TestCrossEntropyBitIdentical(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	c := narrowCrossEntropy(makeCrossEntropy(1, 500, 256, -100, 0.1))
+	run := func() []float32 {
+		grad := make([]float32, len(c.Logits))
+		c.Backward(0.7, grad)
+		return append(grad, c.Forward())
+	}
+	want := run()
+	for _, procs := range []int{1, 2, 3, 8} {
+		runtime.GOMAXPROCS(procs)
+		for i := range 5 {
+			if !slices.Equal(run(), want) {
+				t.Fatalf("GOMAXPROCS %d, run %d: the results differ", procs, i)
+			}
+		}
+	}
+}

@@ -1,0 +1,24 @@
+package kernel
+
+// Embedding copies the rows of weight (vocabulary, width) that ids name to y (ids, width).
+func Embedding[T Float](y, weight []T, ids []int, width int) {
+	ParallelRange(len(ids), 256, func(from, to int) {
+		for i := from; i < to; i++ {
+			copy(y[i*width:(i+1)*width], weight[ids[i]*width:(ids[i]+1)*width])
+		}
+	})
+}
+
+// EmbeddingBackward writes the gradient of the weight: each row the sum of the rows of dy (ids, width) that it went to.
+// Tasks are runs of columns, so that every sum is taken in the order of the ids.
+func EmbeddingBackward[T Float](dWeight, dy []T, ids []int, width int) {
+	clear(dWeight)
+	ParallelRange(width, 64, func(from, to int) {
+		for i, id := range ids {
+			sum := dWeight[id*width+from : id*width+to]
+			for j, v := range dy[i*width+from : i*width+to] {
+				sum[j] += v
+			}
+		}
+	})
+}

@@ -1,0 +1,44 @@
+package kernel
+
+import "gonum.org/v1/gonum/blas"
+
+// Gemm is a matrix product with BLAS's arguments: C = alpha·op(A)·op(B) + beta·C, row-major.
+type Gemm[T Float] func(tA, tB blas.Transpose, m, n, k int, alpha T, a []T, lda int, b []T, ldb int, beta T, c []T, ldc int)
+
+// Linear is y = x·Wᵀ + bias, for Rows vectors x.
+type Linear[T Float] struct {
+	Rows, In, Out int
+	X             []T // (rows, in)
+	Weight        []T // (out, in)
+	Bias          []T // (out), or nil
+	Gemm          Gemm[T]
+}
+
+// Forward writes y (rows, out).
+func (l *Linear[T]) Forward(y []T) {
+	var beta T
+	if l.Bias != nil {
+		beta = 1
+		for i := 0; i < len(y); i += l.Out {
+			copy(y[i:i+l.Out], l.Bias)
+		}
+	}
+	l.Gemm(blas.NoTrans, blas.Trans, l.Rows, l.Out, l.In, 1, l.X, l.In, l.Weight, l.In, beta, y, l.Out)
+}
+
+// Backward writes the gradients of x, the weight and, unless it is nil, the bias.
+func (l *Linear[T]) Backward(dy, dx, dWeight, dBias []T) {
+	l.Gemm(blas.NoTrans, blas.NoTrans, l.Rows, l.In, l.Out, 1, dy, l.Out, l.Weight, l.In, 0, dx, l.In)
+	l.Gemm(blas.Trans, blas.NoTrans, l.Out, l.In, l.Rows, 1, dy, l.Out, l.X, l.In, 0, dWeight, l.In)
+	if dBias != nil {
+		sum := make([]float64, l.Out)
+		for i := 0; i < len(dy); i += l.Out {
+			for j, v := range dy[i : i+l.Out] {
+				sum[j] += float64(v)
+			}
+		}
+		for j, v := range sum {
+			dBias[j] = T(v)
+		}
+	}
+}

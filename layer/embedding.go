@@ -1,0 +1,39 @@
+package layer
+
+import (
+	G "gorgonia.org/gorgonia"
+
+	"github.com/gomamba/mamba/op"
+)
+
+// Embedding maps tokens (batch, length) of int to rows of its weight, (batch, length, width). Weights start normal with a
+// standard deviation of 0.02.
+type Embedding struct {
+	Base
+	Weight *Param // "weight" (vocabulary, width)
+}
+
+// NewEmbedding returns an embedding.
+func NewEmbedding(vocabulary, width int, opts ...Option) *Embedding {
+	l := new(Embedding)
+	o, err := collect("embedding", opts, false, positive("embedding", "vocabulary", vocabulary, "width", width))
+	if err == nil {
+		name := Join(o.Name, "weight")
+		r := o.Rand(name)
+		l.Weight = NewParam(name, o.New(func() float64 { return 0.02 * r.NormFloat64() }, vocabulary, width), true)
+		l.params = Params{l.Weight}
+	}
+	l.Init(nameOr(o.Name, "embedding"), err, l.params...)
+	return l
+}
+
+// Apply looks up ids (batch, length) of int.
+func (l *Embedding) Apply(ids *G.Node) (*G.Node, error) {
+	if err := l.Use(ids); err != nil {
+		return nil, err
+	}
+	return op.Embedding(l.Weight.Node(ids.Graph()), ids)
+}
+
+// Fwd is Apply as golgi has it.
+func (l *Embedding) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }

@@ -1,0 +1,39 @@
+package layer
+
+import (
+	"hash/fnv"
+	"math/rand/v2"
+
+	"gorgonia.org/tensor"
+)
+
+// Rand returns the source of randomness of the weight of that name.
+func (o Options) Rand(name string) *rand.Rand {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return rand.New(rand.NewPCG(o.Seed, h.Sum64()))
+}
+
+// New returns a tensor whose elements are drawn one after another.
+func (o Options) New(draw func() float64, shape ...int) *tensor.Dense {
+	size := tensor.Shape(shape).TotalSize()
+	if o.Dtype == tensor.Float32 {
+		return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(fill(make([]float32, size), draw)))
+	}
+	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(fill(make([]float64, size), draw)))
+}
+
+func fill[T float32 | float64](v []T, draw func() float64) []T {
+	for i := range v {
+		v[i] = T(draw())
+	}
+	return v
+}
+
+// Uniform draws between -bound and bound.
+func Uniform(r *rand.Rand, bound float64) func() float64 {
+	return func() float64 { return bound * (2*r.Float64() - 1) }
+}
+
+// Constant draws the same value again and again.
+func Constant(v float64) func() float64 { return func() float64 { return v } }

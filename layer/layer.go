@@ -1,0 +1,92 @@
+package layer
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+
+	G "gorgonia.org/gorgonia"
+)
+
+// Base is what every layer has: a name, weights, and the error of its configuration. Layers embed it.
+type Base struct {
+	name   string
+	params Params
+	err    error
+	last   atomic.Pointer[G.ExprGraph]
+}
+
+// Init sets the layer up; err is what is wrong with its configuration, if anything.
+func (b *Base) Init(name string, err error, params ...*Param) {
+	b.name, b.err, b.params = name, err, params
+	if err != nil {
+		b.params = nil
+	}
+}
+
+// Params returns the layer's weights, in order.
+func (b *Base) Params() Params { return b.params }
+
+// Name returns the layer's name.
+func (b *Base) Name() string { return b.name }
+
+// Err returns what is wrong with the layer's configuration, or nil.
+func (b *Base) Err() error { return b.err }
+
+// Model returns the nodes of the weights in the graph that the layer was last applied in; none if it was in none yet.
+// Params().Nodes(g) returns those of a graph that you name.
+func (b *Base) Model() G.Nodes {
+	g := b.last.Load()
+	if g == nil {
+		return nil
+	}
+	return b.params.Nodes(g)
+}
+
+// Describe prints the layer's weights.
+func (b *Base) Describe() { describe(os.Stdout, b.name, b.params) }
+
+// Use notes that the layer is applied to a node, and returns an error if it cannot be.
+func (b *Base) Use(x *G.Node) error {
+	if b.err != nil {
+		return b.err
+	}
+	if x == nil {
+		return fmt.Errorf("%s: the input is missing, want a node", b.name)
+	}
+	b.last.Store(x.Graph())
+	return nil
+}
+
+// Lift makes golgi's Fwd of an Apply.
+func Lift(x G.Input, apply func(*G.Node) (*G.Node, error)) G.Result {
+	if err := G.CheckOne(x); err != nil {
+		return G.Err(err)
+	}
+	return G.LiftResult(apply(x.Node()))
+}
+
+// positive checks sizes, given as name and value in turn.
+func positive(what string, sizes ...any) error {
+	for i := 0; i < len(sizes); i += 2 {
+		if n := sizes[i+1].(int); n < 1 {
+			return fmt.Errorf("layer: %s: %s is %d, want at least 1", what, sizes[i], n)
+		}
+	}
+	return nil
+}
+
+func collect(what string, opts []Option, bias bool, err error) (Options, error) {
+	o, wrong := Collect(opts, bias)
+	if err == nil && wrong != nil {
+		err = fmt.Errorf("layer: %s: %w", what, wrong)
+	}
+	return o, err
+}
+
+func nameOr(name, what string) string {
+	if name == "" {
+		return what
+	}
+	return name
+}

@@ -1,0 +1,92 @@
+package layer
+
+import (
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// Param is a weight: a tensor with a name, apart from any graph.
+type Param struct {
+	Name  string        // the key of the Hugging Face layout: "backbone.layers.0.mixer.in_proj.weight"; not to be changed
+	Value *tensor.Dense // shared by every graph that the weight is used in; solvers update it in place
+	Decay bool          // whether weight decay applies
+
+	id uint64
+}
+
+var params atomic.Uint64
+
+// NewParam returns a weight with a value.
+func NewParam(name string, value *tensor.Dense, decay bool) *Param {
+	return &Param{Name: name, Value: value, Decay: decay, id: params.Add(1)}
+}
+
+// Node returns the weight's node in a graph: made at the first call, the same from then on. Its name is the weight's, made
+// unique, since Gorgonia takes two leaves of one name, type and shape for one.
+func (p *Param) Node(g *G.ExprGraph) *G.Node {
+	name := p.nodeName()
+	for _, n := range g.ByName(name) {
+		return n
+	}
+	return G.NodeFromAny(g, p.Value, G.WithName(name))
+}
+
+func (p *Param) nodeName() string { return fmt.Sprintf("%s#%d", p.Name, p.id) }
+
+// Params are weights in the order of the model.
+type Params []*Param
+
+// Nodes returns the weights' nodes in a graph, in order: what a solver steps and gorgonia.Grad differentiates by.
+func (p Params) Nodes(g *G.ExprGraph) G.Nodes {
+	nodes := make(G.Nodes, len(p))
+	for i, w := range p {
+		nodes[i] = w.Node(g)
+	}
+	return nodes
+}
+
+// ByName returns the weight of that name, or nil.
+func (p Params) ByName(name string) *Param {
+	for _, w := range p {
+		if w.Name == name {
+			return w
+		}
+	}
+	return nil
+}
+
+// Decayed returns the weights that weight decay applies to, and the others, each in order.
+func (p Params) Decayed() (decayed, others Params) {
+	for _, w := range p {
+		if w.Decay {
+			decayed = append(decayed, w)
+		} else {
+			others = append(others, w)
+		}
+	}
+	return decayed, others
+}
+
+// Count returns the number of elements of all weights.
+func (p Params) Count() (n int) {
+	for _, w := range p {
+		n += w.Value.Shape().TotalSize()
+	}
+	return n
+}
+
+// describe writes a line for each weight.
+func describe(w io.Writer, name string, p Params) {
+	fmt.Fprintf(w, "%s: %d parameters\n", name, p.Count())
+	for _, param := range p {
+		decay := ""
+		if !param.Decay {
+			decay = "  no weight decay"
+		}
+		fmt.Fprintf(w, "  %-40s %-16v %v%s\n", param.Name, param.Value.Shape(), param.Value.Dtype(), decay)
+	}
+}

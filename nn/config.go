@@ -1,0 +1,104 @@
+package nn
+
+import (
+	"fmt"
+	"math"
+
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/layer"
+)
+
+// Config is the shape of a Mamba block or stack, by the paper's names. A zero field stands for the default.
+type Config struct {
+	DModel int // width of the residual stream; required
+	NLayer int // blocks of a stack; 1 by default. It also scales the start of a block's output, by 1/√NLayer
+	DState int // N, the size of a channel's state; 16
+	DConv  int // width of the causal convolution; 4
+	Expand int // channels inside a block, as a multiple of DModel; 2
+	DtRank int // rank of the projection that Δ comes from; DModel/16, rounded up
+
+	DtMin, DtMax float64 // the range that the steps Δ start in; 0.001 to 0.1
+	DtScale      float64 // scale of the start of dt_proj's weight; 1
+	DtInitFloor  float64 // no step starts smaller; 1e-4
+	NormEps      float64 // what the norms add to the mean of squares; 1e-5
+
+	Bias       bool // in_proj and out_proj have a bias
+	NoConvBias bool // the convolution has no bias
+}
+
+// withDefaults fills in the defaults, or returns what is wrong.
+func (c Config) withDefaults() (Config, error) {
+	fill := func(field *int, value int) {
+		if *field == 0 {
+			*field = value
+		}
+	}
+	fillFloat := func(field *float64, value float64) {
+		if *field == 0 {
+			*field = value
+		}
+	}
+	fill(&c.NLayer, 1)
+	fill(&c.DState, 16)
+	fill(&c.DConv, 4)
+	fill(&c.Expand, 2)
+	fill(&c.DtRank, (c.DModel+15)/16)
+	fillFloat(&c.DtMin, 0.001)
+	fillFloat(&c.DtMax, 0.1)
+	fillFloat(&c.DtScale, 1)
+	fillFloat(&c.DtInitFloor, 1e-4)
+	fillFloat(&c.NormEps, 1e-5)
+	for _, f := range []struct {
+		name  string
+		value int
+	}{{"DModel", c.DModel}, {"NLayer", c.NLayer}, {"DState", c.DState}, {"DConv", c.DConv}, {"Expand", c.Expand}, {"DtRank", c.DtRank}} {
+		if f.value < 1 {
+			return c, fmt.Errorf("nn: %s is %d, want at least 1", f.name, f.value)
+		}
+	}
+	for _, f := range []struct {
+		name  string
+		value float64
+	}{{"DtMin", c.DtMin}, {"DtMax", c.DtMax}, {"DtScale", c.DtScale}, {"DtInitFloor", c.DtInitFloor}, {"NormEps", c.NormEps}} {
+		if !(f.value > 0) || math.IsInf(f.value, 1) {
+			return c, fmt.Errorf("nn: %s is %v, want a positive number", f.name, f.value)
+		}
+	}
+	if c.DtMin > c.DtMax {
+		return c, fmt.Errorf("nn: DtMin is %v, want at most DtMax, %v", c.DtMin, c.DtMax)
+	}
+	return c, nil
+}
+
+func (c Config) inner() int { return c.Expand * c.DModel }
+
+// Option configures how a model is made: its name, its type, its seed.
+type Option = layer.Option
+
+// WithName puts a name in front of the names of the weights: with "encoder", "layers.0.norm.weight" becomes
+// "encoder.layers.0.norm.weight".
+func WithName(name string) Option { return layer.WithName(name) }
+
+// WithDtype sets the type of the weights and so of the model: tensor.Float32 (the default) or tensor.Float64.
+func WithDtype(dt tensor.Dtype) Option { return layer.WithDtype(dt) }
+
+// WithSeed sets the seed of the initial weights.
+func WithSeed(seed uint64) Option { return layer.WithSeed(seed) }
+
+// collect returns options and configuration with their defaults, or what is wrong with them.
+func collect(cfg Config, opts []Option) (Config, layer.Options, error) {
+	o, err := layer.Collect(opts, false)
+	if err != nil {
+		return cfg, o, fmt.Errorf("nn: %w", err)
+	}
+	cfg, err = cfg.withDefaults()
+	return cfg, o, err
+}
+
+// part returns the options of a part of what is called name.
+func part(o layer.Options, name string, more ...Option) []Option {
+	return append([]Option{
+		layer.WithName(layer.Join(o.Name, name)), layer.WithDtype(o.Dtype), layer.WithSeed(o.Seed),
+	}, more...)
+}

@@ -1,0 +1,121 @@
+package nn
+
+import (
+	"math"
+
+	G "gorgonia.org/gorgonia"
+
+	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/op"
+)
+
+// mixer is the part of a block that mixes over time (figure 3 of the paper, and section 3.4):
+//
+//	x → in_proj → split x, z → causal convolution, SiLU → x_proj → split dt, B, C;  dt → dt_proj → Δ
+//	  → scan(u = x, Δ, A = -exp(A_log), B, C, D, z) → out_proj
+type mixer struct {
+	cfg                            Config
+	inProj, xProj, dtProj, outProj *layer.Linear
+	conv                           *layer.Conv1D
+	aLog, d                        *layer.Param
+}
+
+func newMixer(cfg Config, o layer.Options) *mixer {
+	inner := cfg.inner()
+	m := &mixer{
+		cfg:     cfg,
+		inProj:  layer.NewLinear(cfg.DModel, 2*inner, part(o, "in_proj", layer.WithBias(cfg.Bias))...),
+		conv:    layer.NewConv1D(inner, cfg.DConv, part(o, "conv1d", layer.WithBias(!cfg.NoConvBias))...),
+		xProj:   layer.NewLinear(inner, cfg.DtRank+2*cfg.DState, part(o, "x_proj")...),
+		dtProj:  layer.NewLinear(cfg.DtRank, inner, part(o, "dt_proj", layer.WithBias(true))...),
+		outProj: layer.NewLinear(inner, cfg.DModel, part(o, "out_proj", layer.WithBias(cfg.Bias))...),
+	}
+	n := 0
+	m.aLog = layer.NewParam(layer.Join(o.Name, "A_log"), o.New(func() float64 {
+		n = n%cfg.DState + 1
+		return math.Log(float64(n)) // S4D-Real: A_n = -n
+	}, inner, cfg.DState), false)
+	m.d = layer.NewParam(layer.Join(o.Name, "D"), o.New(layer.Constant(1), inner), false)
+	m.start(o)
+	return m
+}
+
+// start draws the weights that do not start like those of any linear layer.
+func (m *mixer) start(o layer.Options) {
+	// The bias of dt_proj is the inverse of softplus of steps that are uniform in their logarithm; so Δ starts in
+	// [DtMin, DtMax], whatever the input.
+	weight, bias, out := m.dtProj.Weight, m.dtProj.Bias, m.outProj.Weight
+	weight.Value = o.New(layer.Uniform(o.Rand(weight.Name), m.cfg.DtScale/math.Sqrt(float64(m.cfg.DtRank))), weight.Value.Shape()...)
+	r := o.Rand(bias.Name)
+	low, high := math.Log(m.cfg.DtMin), math.Log(m.cfg.DtMax)
+	bias.Value = o.New(func() float64 {
+		dt := max(math.Exp(low+r.Float64()*(high-low)), m.cfg.DtInitFloor)
+		return dt + math.Log(-math.Expm1(-dt))
+	}, bias.Value.Shape()...)
+
+	// Every layer adds to the residual stream: dividing by √NLayer keeps its start independent of the depth.
+	r = o.Rand(out.Name)
+	bound := 1 / math.Sqrt(float64(m.cfg.inner())) / math.Sqrt(float64(m.cfg.NLayer))
+	out.Value = o.New(layer.Uniform(r, bound), out.Value.Shape()...)
+}
+
+// params returns the weights in the order of the Hugging Face layout.
+func (m *mixer) params() layer.Params {
+	p := layer.Params{m.aLog, m.d}
+	for _, part := range []layer.Params{m.inProj.Params(), m.conv.Params(), m.xProj.Params(), m.dtProj.Params(), m.outProj.Params()} {
+		p = append(p, part...)
+	}
+	return p
+}
+
+// apply returns the mixer's output and, if withState, the state after it.
+func (m *mixer) apply(x *G.Node, state LayerState, withState bool, start *G.Node) (y *G.Node, next LayerState, err error) {
+	g := x.Graph()
+	xz, err := m.inProj.Apply(x)
+	if err != nil {
+		return nil, next, err
+	}
+	parts, err := op.Split(xz, m.cfg.inner(), m.cfg.inner())
+	if err != nil {
+		return nil, next, err
+	}
+	u, z := parts[0], parts[1]
+	if withState {
+		u, next.Conv, err = m.conv.ApplyWithContext(u, state.Conv, start)
+	} else {
+		u, err = m.conv.ApplyStart(u, start)
+	}
+	if err != nil {
+		return nil, next, err
+	}
+	dtBC, err := m.xProj.Apply(u)
+	if err != nil {
+		return nil, next, err
+	}
+	if parts, err = op.Split(dtBC, m.cfg.DtRank, m.cfg.DState, m.cfg.DState); err != nil {
+		return nil, next, err
+	}
+	// The bias of dt_proj is added in the scan, as its delta_bias.
+	delta, err := op.Linear(parts[0], m.dtProj.Weight.Node(g), nil)
+	if err != nil {
+		return nil, next, err
+	}
+	a, err := op.NegExp(m.aLog.Node(g))
+	if err != nil {
+		return nil, next, err
+	}
+	in := op.ScanInputs{
+		U: u, Delta: delta, A: a, B: parts[1], C: parts[2], D: m.d.Node(g), Z: z,
+		DeltaBias: m.dtProj.Bias.Node(g), InitialState: state.Scan, Start: start,
+	}
+	if withState {
+		y, next.Scan, err = op.SelectiveScanWithState(in, op.ScanConfig{DeltaSoftplus: true})
+	} else {
+		y, err = op.SelectiveScan(in, op.ScanConfig{DeltaSoftplus: true})
+	}
+	if err != nil {
+		return nil, next, err
+	}
+	y, err = m.outProj.Apply(y)
+	return y, next, err
+}

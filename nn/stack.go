@@ -1,0 +1,95 @@
+package nn
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+
+	"github.com/gomamba/mamba/layer"
+)
+
+// MambaStack is NLayer blocks and a final norm, from (batch, length, d_model) to the same. Its weights are those of the
+// blocks, behind layers.0, layers.1, …, and norm_f.weight.
+type MambaStack struct {
+	layer.Base
+	cfg    Config
+	opts   layer.Options
+	blocks []*MambaBlock
+	norm   *layer.RMSNorm
+}
+
+// NewMambaStack returns a stack with the paper's initial weights. An invalid configuration is reported by Err and by every
+// use.
+func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
+	s := new(MambaStack)
+	cfg, o, err := collect(cfg, opts)
+	s.cfg, s.opts = cfg, o
+	var params layer.Params
+	if err == nil {
+		for i := range cfg.NLayer {
+			b := NewMambaBlock(cfg, part(o, fmt.Sprintf("layers.%d", i))...)
+			s.blocks = append(s.blocks, b)
+			params = append(params, b.Params()...)
+		}
+		s.norm = layer.NewRMSNorm(cfg.DModel, part(o, "norm_f", layer.WithEps(cfg.NormEps))...)
+		params = append(params, s.norm.Params()...)
+	}
+	s.Init(nameOr(o.Name, "MambaStack"), err, params...)
+	return s
+}
+
+// Config returns the configuration, defaults filled in.
+func (s *MambaStack) Config() Config { return s.cfg }
+
+// Blocks returns the blocks, first to last.
+func (s *MambaStack) Blocks() []*MambaBlock { return s.blocks }
+
+// Apply applies the stack to x (batch, length, d_model).
+func (s *MambaStack) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
+	y, _, err := s.apply(x, nil, false, opts)
+	return y, err
+}
+
+// ApplyWithState continues from a state, nil for the beginning, and returns the one after x beside the result. Both are
+// differentiable: whole == pieces == one step at a time, gradients included.
+func (s *MambaStack) ApplyWithState(x *G.Node, state State, opts ...CallOption) (y *G.Node, next State, err error) {
+	return s.apply(x, state, true, opts)
+}
+
+// ZeroState returns input nodes with zeros, the state before a sequence. Set their values to those of a state that a run
+// returned, and the next run continues from there.
+func (s *MambaStack) ZeroState(g *G.ExprGraph, batch int) State {
+	state := make(State, len(s.blocks))
+	for i, b := range s.blocks {
+		state[i] = b.ZeroState(g, batch)
+	}
+	return state
+}
+
+func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOption) (y *G.Node, next State, err error) {
+	if err := s.Use(x); err != nil {
+		return nil, nil, err
+	}
+	if state != nil && len(state) != len(s.blocks) {
+		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.blocks))
+	}
+	if withState {
+		next = make(State, len(s.blocks))
+	}
+	for i, b := range s.blocks {
+		var after LayerState
+		if x, after, err = b.apply(x, state.layer(i), withState, opts); err != nil {
+			return nil, nil, fmt.Errorf("nn: layer %d: %w", i, err)
+		}
+		if withState {
+			next[i] = after
+		}
+	}
+	y, err = s.norm.Apply(x)
+	return y, next, err
+}
+
+// Fwd is Apply as golgi has it.
+func (s *MambaStack) Fwd(x G.Input) G.Result {
+	return layer.Lift(x, func(x *G.Node) (*G.Node, error) { return s.Apply(x) })
+}

@@ -1,0 +1,71 @@
+package nn
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	G "gorgonia.org/gorgonia"
+
+	"github.com/gomamba/mamba/layer"
+)
+
+// LayerState is what a block carries from one piece of a sequence to the next. A nil field stands for zeros.
+type LayerState struct {
+	Conv *G.Node // (batch, d_conv-1, d_inner): the last inputs of the convolution; always nil if d_conv is 1
+	Scan *G.Node // (batch, d_inner, d_state): the state of the scan
+}
+
+// State is what a stack carries, a LayerState for each block.
+type State []LayerState
+
+// Nodes returns the nodes of the state, in order.
+func (s State) Nodes() (nodes G.Nodes) {
+	for _, l := range s {
+		for _, n := range []*G.Node{l.Conv, l.Scan} {
+			if n != nil {
+				nodes = append(nodes, n)
+			}
+		}
+	}
+	return nodes
+}
+
+// layer returns the state of block i, zeros in a nil State.
+func (s State) layer(i int) LayerState {
+	if s == nil {
+		return LayerState{}
+	}
+	return s[i]
+}
+
+var states atomic.Uint64
+
+// zeroState returns new input nodes with zeros for a block's state.
+func (c Config) zeroState(g *G.ExprGraph, o layer.Options, batch int) LayerState {
+	id := states.Add(1) // Gorgonia merges leaves of one name
+	leaf := func(name string, shape ...int) *G.Node {
+		return G.NodeFromAny(g, o.New(layer.Constant(0), shape...), G.WithName(fmt.Sprintf("state.%s#%d", name, id)))
+	}
+	var s LayerState
+	if c.DConv > 1 {
+		s.Conv = leaf("conv", batch, c.DConv-1, c.inner())
+	}
+	s.Scan = leaf("scan", batch, c.inner(), c.DState)
+	return s
+}
+
+// CallOption is an option of a single application of a block, stack or model.
+type CallOption func(*call)
+
+type call struct{ start *G.Node }
+
+// WithStart packs several sequences into one: where start (batch, length) is non-zero, a new sequence starts, which sees
+// nothing of what came before. Its type is that of the model, or int.
+func WithStart(start *G.Node) CallOption { return func(c *call) { c.start = start } }
+
+func callOf(opts []CallOption) (c call) {
+	for _, o := range opts {
+		o(&c)
+	}
+	return c
+}

@@ -1,0 +1,163 @@
+package op
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// ConvInputs are the operands of a causal convolution; the optional ones may be nil.
+type ConvInputs struct {
+	X      *G.Node // (batch, length, channels)
+	Weight *G.Node // (channels, 1, width), the last tap for the step itself
+
+	Bias    *G.Node // optional: (channels)
+	Context *G.Node // optional: (batch, width-1, channels); the steps before the first one, the oldest first
+	Start   *G.Node // optional: (batch, length); where it is non-zero a new sequence starts
+}
+
+// ConvConfig are the options of a causal convolution.
+type ConvConfig struct {
+	SiLU bool // the result goes through silu(x) = x·sigmoid(x)
+}
+
+// CausalConv is the causal depthwise convolution over time in front of the scan of a Mamba block (Gu and Dao, "Mamba:
+// Linear-Time Sequence Modeling with Selective State Spaces", section 3.4); the weight has the layout of Hugging Face's
+// conv1d.weight. For each batch b and channel d, over time t:
+//
+//	y_t = Σ_k Weight_dk · X_{t-(width-1)+k} + Bias_d, through silu if asked
+//
+// The result y is (batch, length, channels). All operands are float32, or all float64; Start may also be of int. Steps
+// before the first are those of the Context, or zero without one. A Start at a step cuts what comes before it from what
+// follows, the Context too: it reads as zero, whatever it is.
+//
+// Every operand but Start has a gradient; the backward pass computes the output before silu again. Result and gradients
+// are the same bit for bit for any number of processors. The errors name the operand that is missing or does not fit.
+func CausalConv(in ConvInputs, cfg ConvConfig) (y *G.Node, err error) {
+	f, err := newConv(in, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return apply1(f, f.operands(in), in.X.Dtype(), in.X.Shape())
+}
+
+// CausalConvWithContext is CausalConv that also returns the Context of what comes next, context (batch, width-1,
+// channels): the last width-1 steps of Context and X, zero where a sequence starts after them. A gradient that flows into
+// context is passed back.
+//
+// Feed context as the Context of the next piece, and the pieces are one convolution. A width of 1 remembers nothing:
+// context is then nil, as the Context has to be.
+func CausalConvWithContext(in ConvInputs, cfg ConvConfig) (y, context *G.Node, err error) {
+	f, err := newConv(in, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.width == 1 {
+		y, err = apply1(f, f.operands(in), in.X.Dtype(), in.X.Shape())
+		return y, nil, err
+	}
+	f.withContext = true
+	nodes, err := apply(f, f.operands(in), in.X.Dtype(), in.X.Shape(), tensor.Shape{f.batch, f.width - 1, f.channels})
+	if err != nil {
+		return nil, nil, err
+	}
+	return nodes[0], nodes[1], nil
+}
+
+// conv is the function of both operators.
+type conv struct {
+	ConvConfig
+	withContext                    bool
+	batch, length, channels, width int
+}
+
+// The places of a convolution's operands.
+const (
+	convX = iota
+	convWeight
+	convBias
+	convContext
+	convStart
+)
+
+func (f *conv) operands(in ConvInputs) operands {
+	return operands{
+		names: []string{"X", "Weight", "Bias", "Context", "Start"},
+		nodes: G.Nodes{in.X, in.Weight, in.Bias, in.Context, in.Start},
+	}
+}
+
+func newConv(in ConvInputs, cfg ConvConfig) (*conv, error) {
+	c := newChecker("causal convolution", "X", in.X)
+	c.required("X", in.X, "(batch, length, channels)", 0, 0, 0)
+	if c.err != nil {
+		return nil, c.err
+	}
+	s := in.X.Shape()
+	f := &conv{ConvConfig: cfg, batch: s[0], length: s[1], channels: s[2]}
+	c.required("Weight", in.Weight, "(channels, 1, width)", f.channels, 1, 0)
+	if c.err != nil {
+		return nil, c.err
+	}
+	f.width = in.Weight.Shape()[2]
+	c.optional("Bias", in.Bias, "(channels)", f.channels)
+	if f.width > 1 {
+		c.optional("Context", in.Context, "(batch, width-1, channels)", f.batch, f.width-1, f.channels)
+	} else if in.Context != nil {
+		c.errorf("Context has shape %v, want none: a width of 1 reads no earlier step", in.Context.Shape())
+	}
+	c.start(in.Start, f.batch, f.length)
+	return f, c.err
+}
+
+func (f *conv) String() string {
+	return fmt.Sprintf("causal convolution{SiLU: %t, context: %t}", f.SiLU, f.withContext)
+}
+
+func (f *conv) differentiable() []bool { return []bool{true, true, true, true, false} }
+
+func (f *conv) forward(in, out []operand) {
+	if out[0].is32() {
+		convForward[float32](f, in, out)
+	} else {
+		convForward[float64](f, in, out)
+	}
+}
+
+func (f *conv) backward(in, dout, grad []operand) {
+	if dout[0].is32() {
+		convBackward[float32](f, in, dout, grad)
+	} else {
+		convBackward[float64](f, in, dout, grad)
+	}
+}
+
+func convForward[T kernel.Float](f *conv, in, out []operand) {
+	var context []T
+	if f.withContext {
+		context = floats[T](out[1])
+	}
+	convKernel[T](f, in).Forward(floats[T](out[0]), context)
+}
+
+func convBackward[T kernel.Float](f *conv, in, dout, grad []operand) {
+	var dcontext []T
+	if f.withContext {
+		dcontext = floats[T](dout[1])
+	}
+	convKernel[T](f, in).Backward(floats[T](dout[0]), dcontext, &kernel.ConvGrad[T]{
+		X: floats[T](grad[convX]), Weight: floats[T](grad[convWeight]),
+		Bias: floats[T](grad[convBias]), Context: floats[T](grad[convContext]),
+	})
+}
+
+func convKernel[T kernel.Float](f *conv, in []operand) *kernel.Conv[T] {
+	return &kernel.Conv[T]{
+		Batch: f.batch, Length: f.length, Channels: f.channels, Width: f.width,
+		X: floats[T](in[convX]), Weight: floats[T](in[convWeight]), Bias: floats[T](in[convBias]),
+		Context: floats[T](in[convContext]), Start: starts(in[convStart]), SiLU: f.SiLU,
+	}
+}

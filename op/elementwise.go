@@ -1,0 +1,85 @@
+package op
+
+import (
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// Add returns a + b, of the same shape and type.
+//
+// gorgonia.Add writes to its first operand where it believes that nobody reads it again; for a reshaped value that is the
+// memory of what was reshaped, a parameter perhaps. This one writes to neither.
+func Add(a, b *G.Node) (*G.Node, error) {
+	c := newChecker("add", "a", a)
+	if c.err == nil {
+		c.required("b", b, "that of a", a.Shape()...)
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	shape := a.Shape()
+	o := &addition{operator{
+		f: add{}, names: []string{"a", "b"}, dt: c.dt,
+		in: []slot{{shape, c.dt, true, true}, {shape, c.dt, true, true}}, out: []tensor.Shape{shape},
+	}}
+	return G.ApplyOp(o, a, b)
+}
+
+// addition passes its gradient on as it is, to both operands, where operator would make a copy for each.
+type addition struct{ operator }
+
+var _ G.SDOp = (*addition)(nil)
+
+func (*addition) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
+	return G.Nodes{grad, grad}, nil
+}
+
+type add struct{}
+
+func (add) String() string         { return "add" }
+func (add) differentiable() []bool { return []bool{true, true} }
+
+func (add) forward(in, out []operand) {
+	if out[0].is32() {
+		kernel.Sum(floats[float32](out[0]), floats[float32](in[0]), floats[float32](in[1]))
+	} else {
+		kernel.Sum(floats[float64](out[0]), floats[float64](in[0]), floats[float64](in[1]))
+	}
+}
+
+func (add) backward(_, dout, grad []operand) {
+	grad[0].copy(dout[0])
+	grad[1].copy(dout[0])
+}
+
+// NegExp returns -exp(x): the A of a selective scan from its parameter A_log.
+func NegExp(x *G.Node) (*G.Node, error) {
+	c := newChecker("negative exponential", "x", x)
+	if c.err != nil {
+		return nil, c.err
+	}
+	return apply1(negExp{}, operands{[]string{"x"}, G.Nodes{x}}, c.dt, x.Shape())
+}
+
+type negExp struct{}
+
+func (negExp) String() string         { return "negative exponential" }
+func (negExp) differentiable() []bool { return []bool{true} }
+
+func (negExp) forward(in, out []operand) {
+	if out[0].is32() {
+		kernel.NegExp(floats[float32](out[0]), floats[float32](in[0]))
+	} else {
+		kernel.NegExp(floats[float64](out[0]), floats[float64](in[0]))
+	}
+}
+
+func (negExp) backward(in, dout, grad []operand) {
+	if dout[0].is32() {
+		kernel.NegExpBackward(floats[float32](grad[0]), floats[float32](dout[0]), floats[float32](in[0]))
+	} else {
+		kernel.NegExpBackward(floats[float64](grad[0]), floats[float64](dout[0]), floats[float64](in[0]))
+	}
+}

@@ -1,0 +1,112 @@
+package task
+
+import (
+	"fmt"
+	"math/rand/v2"
+)
+
+// Ignore marks a target that is not to be predicted: a place in a batch that the text did not fill. It is the value of
+// nn.Ignore.
+const Ignore = -100
+
+// Batch holds windows of text, ready for a language model: both slices have the order (batch, length), and each target
+// is the byte that follows its id in the text.
+type Batch struct {
+	IDs     []int
+	Targets []int
+}
+
+// Count returns the number of targets that are to be predicted.
+func (b Batch) Count() int {
+	n := 0
+	for _, target := range b.Targets {
+		if target != Ignore {
+			n++
+		}
+	}
+	return n
+}
+
+// fill copies text[at:] and its targets into one row, as far as they reach.
+func (b Batch) fill(row, length int, text []byte, at int) {
+	for k := 0; k < length && at+k+1 < len(text); k++ {
+		b.IDs[row*length+k] = int(text[at+k])
+		b.Targets[row*length+k] = int(text[at+k+1])
+	}
+}
+
+// Sampler draws random windows of a text, for training. The same seed gives the same windows.
+type Sampler struct {
+	text          []byte
+	batch, length int
+	random        *rand.Rand
+}
+
+// NewSampler returns a sampler of batches of batch windows of length bytes. It is an error if the text does not hold a
+// window and the byte after it.
+func NewSampler(text []byte, batch, length int, seed int64) (*Sampler, error) {
+	if err := checkBatch("sampler", batch, length); err != nil {
+		return nil, err
+	}
+	if len(text) < length+1 {
+		return nil, fmt.Errorf("task: sampler: text has %d bytes, should have at least %d for windows of length %d",
+			len(text), length+1, length)
+	}
+	return &Sampler{text: text, batch: batch, length: length, random: rand.New(rand.NewPCG(uint64(seed), 0))}, nil
+}
+
+// Next returns the next batch. Every window of the text is equally likely, in every row.
+func (s *Sampler) Next() Batch {
+	b := newBatch(s.batch, s.length)
+	for row := range s.batch {
+		b.fill(row, s.length, s.text, s.random.IntN(len(s.text)-s.length))
+	}
+	return b
+}
+
+// Windows cuts a text into consecutive windows of length bytes, batch of them at a time, for evaluation. Every byte but
+// the first is a target exactly once. Where the last window or the last batch is not full, targets are Ignore and ids
+// are zero.
+//
+// A limit above zero takes no more than that many windows, spread evenly over the text. It is an error if the text has
+// fewer than two bytes.
+func Windows(text []byte, batch, length, limit int) ([]Batch, error) {
+	if err := checkBatch("windows", batch, length); err != nil {
+		return nil, err
+	}
+	if len(text) < 2 {
+		return nil, fmt.Errorf("task: windows: text has %d bytes, should have at least 2", len(text))
+	}
+	all := (len(text)-1-1)/length + 1
+	windows := all
+	if limit > 0 {
+		windows = min(all, limit)
+	}
+	batches := make([]Batch, (windows-1)/batch+1)
+	for i := range batches {
+		batches[i] = newBatch(batch, length)
+	}
+	for w := range windows {
+		start := int(int64(w) * int64(all) / int64(windows))
+		batches[w/batch].fill(w%batch, length, text, start*length)
+	}
+	return batches, nil
+}
+
+func newBatch(batch, length int) Batch {
+	b := Batch{IDs: make([]int, batch*length), Targets: make([]int, batch*length)}
+	for i := range b.Targets {
+		b.Targets[i] = Ignore
+	}
+	return b
+}
+
+func checkBatch(thing string, batch, length int) error {
+	if batch < 1 {
+		return fmt.Errorf("task: %s: batch is %d, should be at least 1", thing, batch)
+	}
+	if length < 1 {
+		return fmt.Errorf("task: %s: length is %d, should be at least 1", thing, length)
+	}
+	return nil
+}

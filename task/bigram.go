@@ -1,0 +1,113 @@
+package task
+
+import (
+	"fmt"
+	"math"
+)
+
+// Bigram predicts a byte from the byte before it, by counting pairs in a training text: the baseline that a model with a
+// memory has to beat. With c the counts of pairs ab and of first bytes a, k(a) the number of different bytes seen after a,
+//
+//	p(b|a) = (max(c(ab) - discount, 0) + (discount·k(a) + prior)·p(b)) / (c(a) + prior)
+//
+// which is absolute discounting (Ney, Essen and Kneser, 1994) together with a Dirichlet prior (MacKay and Peto, 1995),
+// both falling back on the frequencies of single bytes, p(b) = (c(b) + 1) / (n + 256). Discount and prior are those of a
+// few that predict the last tenth of the training text best from the rest of it; the counts are then those of all of it.
+type Bigram struct {
+	Discount, Prior float64
+
+	pairs  [256][256]float64 // c(ab)
+	firsts [256]float64      // c(a)
+	kinds  [256]float64      // k(a)
+	single [256]float64      // p(b)
+}
+
+// NewBigram counts the pairs of a training text. It is an error if there is none.
+func NewBigram(text []byte) (*Bigram, error) {
+	if len(text) < 2 {
+		return nil, fmt.Errorf("task: bigram: text has %d bytes, should have at least 2", len(text))
+	}
+	cut := len(text) - len(text)/10
+	trial, unseen := count(text[:cut]), count(text[cut-1:])
+	full := count(text)
+	best := math.Inf(1)
+	for _, discount := range []float64{0, 0.25, 0.5, 0.75, 0.9} {
+		for _, prior := range []float64{0.1, 1, 4, 16, 64, 256} {
+			trial.Discount, trial.Prior = discount, prior
+			if bits := trial.bits(&unseen.pairs); bits < best {
+				best, full.Discount, full.Prior = bits, discount, prior
+			}
+		}
+	}
+	return full, nil
+}
+
+func count(text []byte) *Bigram {
+	b := new(Bigram)
+	for i := range b.single {
+		b.single[i] = 1 / float64(len(text)+256)
+	}
+	for i, next := range text {
+		b.single[next] += 1 / float64(len(text)+256)
+		if i == 0 {
+			continue
+		}
+		previous := text[i-1]
+		if b.pairs[previous][next] == 0 {
+			b.kinds[previous]++
+		}
+		b.pairs[previous][next]++
+		b.firsts[previous]++
+	}
+	return b
+}
+
+// Probability returns p(next|previous). Over all next bytes it sums to 1, and it is never 0.
+func (b *Bigram) Probability(previous, next byte) float64 {
+	seen := max(b.pairs[previous][next]-b.Discount, 0)
+	rest := b.Discount*b.kinds[previous] + b.Prior
+	return (seen + rest*b.single[next]) / (b.firsts[previous] + b.Prior)
+}
+
+// bits returns the bits that all pairs cost together.
+func (b *Bigram) bits(pairs *[256][256]float64) float64 {
+	sum := 0.0
+	for previous := range pairs {
+		for next, n := range pairs[previous] {
+			if n > 0 {
+				sum -= n * math.Log2(b.Probability(byte(previous), byte(next)))
+			}
+		}
+	}
+	return sum
+}
+
+// BitsPerByte returns the mean of -log2 p(target|id) over all targets that are not Ignore: what a model that sees the
+// same batches reaches too if it knows no more than the byte before. It is an error if there are no targets, or if an id
+// or target is no byte.
+func (b *Bigram) BitsPerByte(batches []Batch) (float64, error) {
+	var pairs [256][256]float64
+	targets := 0
+	for i, batch := range batches {
+		if len(batch.IDs) != len(batch.Targets) {
+			return 0, fmt.Errorf("task: bigram: batch %d has %d ids and %d targets, should have as many of both",
+				i, len(batch.IDs), len(batch.Targets))
+		}
+		for k, target := range batch.Targets {
+			if target == Ignore {
+				continue
+			}
+			id := batch.IDs[k]
+			if id < 0 || id > 255 || target < 0 || target > 255 {
+				return 0, fmt.Errorf("task: bigram: batch %d has id %d and target %d at %d, should be from 0 to 255",
+					i, id, target, k)
+			}
+			pairs[id][target]++
+			targets++
+		}
+	}
+	if targets == 0 {
+		return 0, fmt.Errorf("task: bigram: no targets in %d batches", len(batches))
+	}
+	return b.bits(&pairs) / float64(targets), nil
+}

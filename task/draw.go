@@ -1,0 +1,51 @@
+package task
+
+import (
+	"math"
+	"math/rand/v2"
+	"strings"
+	"unicode"
+)
+
+// Draw picks an index with probability softmax(logits / temperature). At temperature 0 it picks the largest logit, the
+// first of them if there are several. A logit that is not a number is never picked, unless there is no other.
+func Draw(logits []float64, temperature float64, random *rand.Rand) int {
+	best := 0
+	for i, v := range logits {
+		if v > logits[best] || math.IsNaN(logits[best]) {
+			best = i
+		}
+	}
+	if temperature == 0 {
+		return best
+	}
+	weights := make([]float64, len(logits))
+	sum := 0.0
+	for i, v := range logits {
+		// The largest logit is subtracted so that the exponential cannot overflow.
+		if weight := math.Exp((v - logits[best]) / temperature); !math.IsNaN(weight) {
+			weights[i] = weight
+			sum += weight
+		}
+	}
+	left := random.Float64() * sum
+	for i, weight := range weights {
+		if left -= weight; left < 0 {
+			return i
+		}
+	}
+	// Rounding may leave a little of the sum over.
+	return best
+}
+
+// Printable makes bytes that a model wrote safe for a terminal: what is not UTF-8, and control characters other than
+// line ends and tabs, become U+FFFD.
+func Printable(text []byte) string {
+	lines := strings.ReplaceAll(string(text), "\r\n", "\n")
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsGraphic(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, lines)
+}
