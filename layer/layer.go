@@ -60,6 +60,9 @@ func (b *Base) Use(x *G.Node) error {
 
 // Lift makes golgi's Fwd of an Apply.
 func Lift(x G.Input, apply func(*G.Node) (*G.Node, error)) G.Result {
+	if x == nil {
+		return G.LiftResult(apply(nil))
+	}
 	if err := G.CheckOne(x); err != nil {
 		return G.Err(err)
 	}

@@ -87,6 +87,6 @@ func describe(w io.Writer, name string, p Params) {
 		if !param.Decay {
 			decay = "  no weight decay"
 		}
-		fmt.Fprintf(w, "  %-40s %-16v %v%s\n", param.Name, param.Value.Shape(), param.Value.Dtype(), decay)
+		fmt.Fprintf(w, "  %-40s %-16s %v%s\n", param.Name, fmt.Sprint(param.Value.Shape()), param.Value.Dtype(), decay)
 	}
 }

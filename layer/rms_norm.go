@@ -1,6 +1,9 @@
 package layer
 
 import (
+	"fmt"
+	"math"
+
 	G "gorgonia.org/gorgonia"
 
 	"github.com/gomamba/mamba/op"
@@ -17,6 +20,9 @@ type RMSNorm struct {
 func NewRMSNorm(width int, opts ...Option) *RMSNorm {
 	l := new(RMSNorm)
 	o, err := collect("RMS norm", opts, false, positive("RMS norm", "width", width))
+	if err == nil && (!(o.Eps >= 0) || math.IsInf(o.Eps, 1)) {
+		err = fmt.Errorf("layer: RMS norm: eps is %v, want a number that is not negative", o.Eps)
+	}
 	if err == nil {
 		l.Weight = NewParam(Join(o.Name, "weight"), o.New(Constant(1), width), false)
 		l.params = Params{l.Weight}

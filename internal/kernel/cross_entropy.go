@@ -69,18 +69,26 @@ func (c *CrossEntropy[T]) Backward(dloss T, dlogits []T) {
 				clear(dx)
 				continue
 			}
-			top, sum := largest(x), 0.0
-			for j, v := range x {
-				dx[j] = exp(v - top)
-				sum += float64(dx[j])
-			}
-			scale := T(each / sum)
+			// The others are added up without the target: of a probability near 1, what is missing to 1 keeps its digits.
+			top := largest(x)
+			others := exps(dx[:target], x[:target], top) + exps(dx[target+1:], x[target+1:], top)
+			scale := each / (others + float64(exp(x[target]-top)))
+			factor := T(scale)
 			for j := range dx {
-				dx[j] *= scale
+				dx[j] *= factor
 			}
-			dx[target] -= T(each)
+			dx[target] = T(-others * scale)
 		}
 	})
+}
+
+// exps writes exp(x - top) to y, and returns the sum.
+func exps[T Float](y, x []T, top T) (sum float64) {
+	for j, v := range x {
+		y[j] = exp(v - top)
+		sum += float64(y[j])
+	}
+	return sum
 }
 
 // largest returns the largest element, NaN if one is.
