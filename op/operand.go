@@ -16,8 +16,6 @@ type operand struct {
 	data  any
 }
 
-func (o operand) present() bool { return o.data != nil }
-
 // is32 reports whether the operand is a float32 one.
 func (o operand) is32() bool { _, ok := o.data.([]float32); return ok }
 
@@ -57,6 +55,13 @@ func unpack(o operand, shapes []tensor.Shape) []operand {
 		offset += s.TotalSize()
 	}
 	return parts
+}
+
+func (o operand) at(i int) any {
+	if d, ok := o.data.([]float32); ok {
+		return d[i]
+	}
+	return o.data.([]float64)[i]
 }
 
 func (o operand) clear() {
@@ -115,7 +120,7 @@ func operandOf(v G.Value, dt tensor.Dtype, shape tensor.Shape) (operand, error) 
 
 // rowMajor returns the elements of d in the order of its axes, without a copy if that is how they lie.
 func rowMajor(d *tensor.Dense) any {
-	if !d.RequiresIterator() && d.DataOrder().IsRowMajor() && !d.DataOrder().IsTransposed() {
+	if isRowMajor(d) {
 		switch data := d.Data().(type) {
 		case []float32, []float64, []int:
 			return data
@@ -137,6 +142,10 @@ func rowMajor(d *tensor.Dense) any {
 	default:
 		return gather[int](d)
 	}
+}
+
+func isRowMajor(d *tensor.Dense) bool {
+	return !d.RequiresIterator() && d.DataOrder().IsRowMajor() && !d.DataOrder().IsTransposed()
 }
 
 func gather[T any](d *tensor.Dense) []T {
@@ -185,7 +194,7 @@ func resultFor(prealloc G.Value, dt tensor.Dtype, shape tensor.Shape) (result fu
 	return func() G.Value { return to.dense() }, to
 }
 
-// gradientOf returns the gradient that the lisp machine keeps with a node. Writing to it is seen by the machine.
+// gradientOf returns the gradient that the lisp machine keeps with a node.
 func gradientOf(n *G.Node, dt tensor.Dtype, shape tensor.Shape) (operand, error) {
 	v, err := n.Grad()
 	if err != nil {
@@ -194,13 +203,36 @@ func gradientOf(n *G.Node, dt tensor.Dtype, shape tensor.Shape) (operand, error)
 	return operandOf(v, dt, shape)
 }
 
+// addToGradient adds to the gradient that the lisp machine keeps with a node, wherever its elements lie: Gorgonia gives it
+// the layout of the node's value.
 func addToGradient(n *G.Node, grad operand) error {
-	into, err := gradientOf(n, dtypeOf(grad), grad.shape)
+	sum, err := gradientOf(n, dtypeOf(grad), grad.shape)
 	if err != nil {
 		return err
 	}
-	into.add(grad)
-	return nil
+	sum.add(grad)
+	v, err := n.Grad()
+	if err != nil {
+		return err
+	}
+	switch v := v.(type) {
+	case *G.F32:
+		*v = G.F32(sum.data.([]float32)[0])
+	case *G.F64:
+		*v = G.F64(sum.data.([]float64)[0])
+	case *tensor.Dense:
+		if isRowMajor(v) && !v.IsScalar() {
+			return nil // sum is where v is
+		}
+		i := 0
+		eachIndex(v.Shape(), func(at []int) {
+			if err == nil {
+				err = v.SetAt(sum.at(i), at...)
+			}
+			i++
+		})
+	}
+	return err
 }
 
 func dtypeOf(o operand) tensor.Dtype {
