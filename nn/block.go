@@ -60,13 +60,19 @@ func (b *MambaBlock) ApplyWithState(x *G.Node, state LayerState, opts ...CallOpt
 	return b.apply(x, state, true, opts)
 }
 
-// ZeroState returns input nodes with zeros, the state before a sequence.
+// ZeroState returns input nodes with zeros, the state before a sequence. That of an invalid block is empty.
 func (b *MambaBlock) ZeroState(g *G.ExprGraph, batch int) LayerState {
+	if b.Err() != nil {
+		return LayerState{}
+	}
 	return b.cfg.zeroState(g, b.opts, batch)
 }
 
 func (b *MambaBlock) apply(x *G.Node, state LayerState, withState bool, opts []CallOption) (y *G.Node, next LayerState, err error) {
 	if err = b.Use(x); err != nil {
+		return nil, next, err
+	}
+	if err = b.cfg.fits(x, b.opts.Dtype); err != nil {
 		return nil, next, err
 	}
 	h, err := b.norm.Apply(x)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/layer"
@@ -72,6 +73,17 @@ func (c Config) withDefaults() (Config, error) {
 }
 
 func (c Config) inner() int { return c.Expand * c.DModel }
+
+// fits returns what is wrong with the input of a block or stack.
+func (c Config) fits(x *G.Node, dt tensor.Dtype) error {
+	if s := x.Shape(); len(s) != 3 || s[2] != c.DModel {
+		return fmt.Errorf("nn: x has shape %v, want (batch, length, d_model) = (any, any, %d)", s, c.DModel)
+	}
+	if x.Dtype() != dt {
+		return fmt.Errorf("nn: x is of %v, want %v like the weights", x.Dtype(), dt)
+	}
+	return nil
+}
 
 // Option configures how a model is made: its name, its type, its seed.
 type Option = layer.Option

@@ -42,10 +42,10 @@ func NewLM(cfg LMConfig, opts ...Option) *LM {
 		err = fmt.Errorf("nn: Vocab is %d, want at least 1", cfg.Vocab)
 	}
 	m.cfg = cfg
+	m.stack = NewMambaStack(cfg.Config, part(o, "backbone")...) // an invalid one too, so that Stack is never nil
 	var params layer.Params
 	if err == nil {
 		m.embed = layer.NewEmbedding(cfg.Vocab, cfg.DModel, part(o, "backbone.embeddings")...)
-		m.stack = NewMambaStack(cfg.Config, part(o, "backbone")...)
 		m.head = m.embed.Weight
 		params = append(m.embed.Params(), m.stack.Params()...)
 		if cfg.UntiedHead {

@@ -70,6 +70,9 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	if err := s.Use(x); err != nil {
 		return nil, nil, err
 	}
+	if err := s.cfg.fits(x, s.opts.Dtype); err != nil {
+		return nil, nil, err
+	}
 	if state != nil && len(state) != len(s.blocks) {
 		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.blocks))
 	}

@@ -42,7 +42,8 @@ var states atomic.Uint64
 
 // zeroState returns new input nodes with zeros for a block's state.
 func (c Config) zeroState(g *G.ExprGraph, o layer.Options, batch int) LayerState {
-	id := states.Add(1) // Gorgonia merges leaves of one name
+	batch = max(batch, 0) // which fits no input: a wrong batch is an error where the state is used
+	id := states.Add(1)   // Gorgonia merges leaves of one name
 	leaf := func(name string, shape ...int) *G.Node {
 		return G.NodeFromAny(g, o.New(layer.Constant(0), shape...), G.WithName(fmt.Sprintf("state.%s#%d", name, id)))
 	}

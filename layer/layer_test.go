@@ -1,0 +1,240 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// golgi is the interface of the layers of gorgonia.org/golgi.
+type golgi interface {
+	Model() G.Nodes
+	Fwd(x G.Input) G.Result
+	Name() string
+	Describe()
+}
+
+// any layer of ours.
+type anyLayer interface {
+	golgi
+	Params() Params
+	Err() error
+	Apply(x *G.Node) (*G.Node, error)
+}
+
+var (
+	_ anyLayer = (*Linear)(nil)
+	_ anyLayer = (*Conv1D)(nil)
+	_ anyLayer = (*RMSNorm)(nil)
+	_ anyLayer = (*Embedding)(nil)
+)
+
+// Names, shapes, order and weight decay of the weights.
+func TestLayerParams(t *testing.T) {
+	for _, c := range []struct {
+		layer  anyLayer
+		name   string
+		params string
+	}{
+		{NewLinear(3, 5), "linear", "weight (5, 3) decay"},
+		{NewLinear(3, 5, WithBias(true)), "linear", "weight (5, 3) decay, bias (5)"},
+		{NewLinear(3, 5, WithName("mixer.in_proj"), WithBias(true)), "mixer.in_proj",
+			"mixer.in_proj.weight (5, 3) decay, mixer.in_proj.bias (5)"},
+		{NewConv1D(6, 4), "convolution", "weight (6, 1, 4) decay, bias (6)"},
+		{NewConv1D(6, 4, WithBias(false)), "convolution", "weight (6, 1, 4) decay"},
+		{NewConv1D(6, 4, WithName("conv1d")), "conv1d", "conv1d.weight (6, 1, 4) decay, conv1d.bias (6)"},
+		{NewRMSNorm(7), "RMS norm", "weight (7)"},
+		{NewRMSNorm(7, WithName("norm_f")), "norm_f", "norm_f.weight (7)"},
+		{NewEmbedding(11, 3), "embedding", "weight (11, 3) decay"},
+		{NewEmbedding(11, 3, WithName("backbone.embeddings")), "backbone.embeddings", "backbone.embeddings.weight (11, 3) decay"},
+	} {
+		var s []string
+		for _, p := range c.layer.Params() {
+			w := fmt.Sprintf("%s %v", p.Name, p.Value.Shape())
+			if p.Decay {
+				w += " decay"
+			}
+			s = append(s, w)
+			if p.Value.Dtype() != tensor.Float32 {
+				t.Errorf("%s is of %v, want float32", p.Name, p.Value.Dtype())
+			}
+		}
+		if got := strings.Join(s, ", "); got != c.params {
+			t.Errorf("weights of %T are %q, want %q", c.layer, got, c.params)
+		}
+		if got := c.layer.Name(); got != c.name {
+			t.Errorf("the name of %T is %q, want %q", c.layer, got, c.name)
+		}
+		if err := c.layer.Err(); err != nil {
+			t.Errorf("%T: %v", c.layer, err)
+		}
+	}
+}
+
+// What is wrong with a configuration is what Err says, and Apply, and Fwd.
+func TestInvalidLayers(t *testing.T) {
+	g := G.NewGraph()
+	x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(1, 2, 3), G.WithName("x"))
+	for _, c := range []struct {
+		layer anyLayer
+		want  string
+	}{
+		{NewLinear(0, 5), "layer: linear: in is 0, want at least 1"},
+		{NewLinear(3, -1), "layer: linear: out is -1, want at least 1"},
+		{NewLinear(-2, -1), "layer: linear: in is -2, want at least 1"},
+		{NewLinear(3, 5, WithDtype(tensor.Int)), "layer: linear: dtype is int, want float32 or float64"},
+		{NewConv1D(0, 4), "layer: convolution: channels is 0, want at least 1"},
+		{NewConv1D(6, 0), "layer: convolution: width is 0, want at least 1"},
+		{NewConv1D(6, 4, WithDtype(tensor.Bool)), "layer: convolution: dtype is bool, want float32 or float64"},
+		{NewRMSNorm(0), "layer: RMS norm: width is 0, want at least 1"},
+		{NewRMSNorm(3, WithEps(-1)), "layer: RMS norm: eps is -1, want a number that is not negative"},
+		{NewEmbedding(0, 3), "layer: embedding: vocabulary is 0, want at least 1"},
+		{NewEmbedding(11, 0), "layer: embedding: width is 0, want at least 1"},
+	} {
+		if err := c.layer.Err(); err == nil || err.Error() != c.want {
+			t.Errorf("Err of %T is %v, want %s", c.layer, err, c.want)
+			continue
+		}
+		if n, err := c.layer.Apply(x); n != nil || err != c.layer.Err() {
+			t.Errorf("Apply of %T returns %v, %v, want its Err", c.layer, n, err)
+		}
+		if r := c.layer.Fwd(x); !errors.Is(r.Err(), c.layer.Err()) {
+			t.Errorf("Fwd of %T returns %v, want its Err", c.layer, r.Err())
+		}
+		if n := len(c.layer.Params()); n != 0 {
+			t.Errorf("%T has %d weights", c.layer, n)
+		}
+		if n := c.layer.Model(); len(n) != 0 {
+			t.Errorf("Model of %T is %v", c.layer, n)
+		}
+		if got, want := stdout(t, c.layer.Describe), c.layer.Name()+": 0 parameters\n"; got != want {
+			t.Errorf("Describe of %T prints %q, want %q", c.layer, got, want)
+		}
+	}
+	c := NewConv1D(6, 0)
+	if _, _, err := c.ApplyWithContext(x, nil, nil); err != c.Err() {
+		t.Errorf("ApplyWithContext returns %v, want Err", err)
+	}
+}
+
+func TestMissingInput(t *testing.T) {
+	for _, c := range []struct {
+		layer anyLayer
+		want  string
+	}{
+		{NewLinear(3, 5, WithName("head")), "head: the input is missing, want a node"},
+		{NewConv1D(3, 2), "convolution: the input is missing, want a node"},
+		{NewRMSNorm(3), "RMS norm: the input is missing, want a node"},
+		{NewEmbedding(3, 2), "embedding: the input is missing, want a node"},
+	} {
+		if _, err := c.layer.Apply(nil); err == nil || err.Error() != c.want {
+			t.Errorf("Apply(nil) of %T returns %v, want %s", c.layer, err, c.want)
+		}
+		if r := c.layer.Fwd(nil); r.Err() == nil || r.Err().Error() != c.want {
+			t.Errorf("Fwd(nil) of %T returns %v, want %s", c.layer, r.Err(), c.want)
+		}
+	}
+}
+
+// failed is a node that carries an error.
+type failed struct {
+	n   *G.Node
+	err error
+}
+
+func (f failed) Node() *G.Node  { return f.n }
+func (f failed) Nodes() G.Nodes { return G.Nodes{f.n} }
+func (f failed) Err() error     { return f.err }
+
+// Fwd is Apply; it passes on what went wrong before it.
+func TestFwd(t *testing.T) {
+	g := G.NewGraph()
+	x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(1, 2, 3), G.WithName("x"))
+	ids := G.NewTensor(g, tensor.Int, 2, G.WithShape(1, 2), G.WithName("ids"))
+	wrong := errors.New("no data today")
+	for _, c := range []struct {
+		layer anyLayer
+		in    *G.Node
+		shape string
+	}{
+		{NewLinear(3, 5), x, "(1, 2, 5)"},
+		{NewConv1D(3, 2), x, "(1, 2, 3)"},
+		{NewRMSNorm(3), x, "(1, 2, 3)"},
+		{NewEmbedding(7, 4), ids, "(1, 2, 4)"},
+	} {
+		if n := c.layer.Model(); len(n) != 0 {
+			t.Errorf("Model of %T before its first use is %v", c.layer, n)
+		}
+		r := c.layer.Fwd(c.in)
+		if r.Err() != nil {
+			t.Errorf("Fwd of %T: %v", c.layer, r.Err())
+			continue
+		}
+		if s := fmt.Sprint(r.Node().Shape()); s != c.shape {
+			t.Errorf("Fwd of %T has shape %s, want %s", c.layer, s, c.shape)
+		}
+		want := c.layer.Params().Nodes(g)
+		if got := c.layer.Model(); len(got) != len(want) || got[0] != want[0] {
+			t.Errorf("Model of %T is %v, want %v", c.layer, got, want)
+		}
+		if r := c.layer.Fwd(G.Err(wrong)); !errors.Is(r.Err(), wrong) {
+			t.Errorf("Fwd of %T after an error returns %v, want it", c.layer, r.Err())
+		}
+		if r := c.layer.Fwd(failed{c.in, wrong}); !errors.Is(r.Err(), wrong) {
+			t.Errorf("Fwd of %T on a node with an error returns %v, want it", c.layer, r.Err())
+		}
+	}
+	if r := NewLinear(4, 5).Fwd(x); r.Err() == nil || r.Node() != nil {
+		t.Errorf("Fwd of an input that does not fit returns %v, %v", r.Node(), r.Err())
+	}
+}
+
+// Model follows the layer from graph to graph.
+func TestModelOfLastGraph(t *testing.T) {
+	l := NewLinear(3, 2, WithBias(true))
+	for range 2 {
+		g := G.NewGraph()
+		if _, err := l.Apply(G.NewTensor(g, tensor.Float32, 3, G.WithShape(1, 1, 3), G.WithName("x"))); err != nil {
+			t.Fatal(err)
+		}
+		m := l.Model()
+		if len(m) != 2 || m[0] != l.Weight.Node(g) || m[1] != l.Bias.Node(g) {
+			t.Errorf("Model is %v", m)
+		}
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	got := stdout(t, NewConv1D(6, 4, WithName("conv1d"), WithDtype(tensor.Float64)).Describe)
+	want := "conv1d: 30 parameters\n" +
+		"  conv1d.weight                            (6, 1, 4)        float64\n" +
+		"  conv1d.bias                              (6)              float64  no weight decay\n"
+	if got != want {
+		t.Errorf("Describe prints\n%swant\n%s", got, want)
+	}
+}
+
+// stdout returns what f prints.
+func stdout(t *testing.T, f func()) string {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := os.Stdout
+	os.Stdout = w
+	f()
+	os.Stdout = old
+	w.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
