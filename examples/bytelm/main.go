@@ -1,0 +1,135 @@
+// Bytelm trains a byte-level Mamba language model on real text, and then lets it continue a prompt.
+//
+//	go run ./examples/bytelm                       # the source of Go's standard library
+//	go run ./examples/bytelm -text FILE_OR_DIR     # any other text
+//	go run ./examples/bytelm -h                    # everything that can be set
+//
+// A tenth of the text is held out. Its bits per byte are shown beside those of the training text, and at the end beside
+// those of a bigram model on the same held-out windows. Ctrl-C stops after the current step and still writes everything;
+// a second Ctrl-C ends the program at once. The same flags give the same model.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+
+	"github.com/gomamba/mamba/task"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	// From the first signal on, the next one has its usual effect.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program, with its exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	set, err := parse(args, stdout)
+	if err == nil {
+		err = train(ctx, set, stdout)
+	}
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(stderr, "bytelm:", err)
+		return 1
+	}
+	return 0
+}
+
+// train does all of the work, in the order in which it is printed.
+func train(ctx context.Context, set settings, out io.Writer) error {
+	if err := checkCurve(set.out); err != nil {
+		return err
+	}
+	d, err := readData(set)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "text      %s: %s, files: %d\n", d.path, size(len(d.train)+len(d.heldOut)), d.files)
+	fmt.Fprintf(out, "split     %s for training, %s held out, of which %s are scored\n",
+		size(len(d.train)), size(len(d.heldOut)), size(d.scored))
+	record := curve{bigram: d.bigram}
+	fmt.Fprintf(out, "bigram    %.3f bits per byte held out\n", record.bigram)
+
+	m, err := newModel(set)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	fmt.Fprintf(out, "model     Mamba, parameters: %d, layers: %d, d_model: %d\n", m.parameters(), set.layers, set.dmodel)
+	fmt.Fprintf(out, "training  steps: %d, batch: %d, length: %d, learn rate: %v, seed: %d\n",
+		set.steps, set.batch, set.length, set.lr, set.seed)
+	if err := loop(ctx, set, m, d, &record, newProgress(out, set)); err != nil {
+		return err
+	}
+
+	if done := len(record.training); done < set.steps {
+		fmt.Fprintf(out, "stopped   after step %d of %d\n", done, set.steps)
+	}
+	mamba := record.heldOut[len(record.heldOut)-1].bits
+	verdict := "Mamba is better"
+	if mamba >= record.bigram {
+		verdict = "the bigram model is better"
+	}
+	fmt.Fprintf(out, "held out  Mamba %.3f bits per byte, bigram %.3f bits per byte: %s\n", mamba, record.bigram, verdict)
+	if set.generate > 0 {
+		text, err := m.write(d.prompt, set.generate, set.temperature, rand.New(rand.NewPCG(uint64(set.seed), 1)))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "prompt    %q, continued by %d bytes at temperature %v:\n\n%s\n\n", d.prompt, set.generate,
+			set.temperature, task.Printable(append(d.prompt, text...)))
+	}
+	if set.out == "" {
+		return nil
+	}
+	if err := record.write(set.out); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "curve     %s\n", set.out)
+	return nil
+}
+
+// loop trains step by step until the last one or the context's end, and scores the held-out windows now and then.
+func loop(ctx context.Context, set settings, m *model, d *data, record *curve, show progress) error {
+	defer show.finish()
+	for step := 1; step <= set.steps; step++ {
+		bits, err := m.step(d.sampler.Next(), learnRate(set, step))
+		if err != nil {
+			return err
+		}
+		record.training = append(record.training, point{step, bits})
+		last := step == set.steps || ctx.Err() != nil
+		if last || step%max(set.steps/10, 1) == 0 {
+			if bits, err = m.evaluate(d.windows); err != nil {
+				return err
+			}
+			record.heldOut = append(record.heldOut, point{step, bits})
+		}
+		if math.IsNaN(bits) || math.IsInf(bits, 0) {
+			return fmt.Errorf("the loss is %v at step %d: -lr is %v, should be lower", bits, step, set.lr)
+		}
+		show.update(record)
+		if last {
+			break
+		}
+	}
+	return nil
+}
+
+// learnRate rises over the first steps, while Adam's averages mean little, and falls along half a cosine to a tenth.
+func learnRate(set settings, step int) float64 {
+	warm := min(50, set.steps/10)
+	if step <= warm {
+		return set.lr * float64(step) / float64(warm)
+	}
+	done := float64(step-warm) / float64(set.steps-warm)
+	return set.lr * (0.1 + 0.9*(1+math.Cos(math.Pi*done))/2)
+}
