@@ -28,6 +28,9 @@ func newChecker(op, name string, n *G.Node) *checker {
 	if c.dt != tensor.Float32 && c.dt != tensor.Float64 {
 		c.errorf("%s is of %v, want float32 or float64", name, c.dt)
 	}
+	if c.g == nil {
+		c.errorf("%s belongs to no graph", name)
+	}
 	return c
 }
 
@@ -63,7 +66,11 @@ func (c *checker) float(name string, n *G.Node) {
 }
 
 func (c *checker) graph(name string, n *G.Node) {
-	if c.err == nil && n.Graph() != c.g {
+	switch {
+	case c.err != nil || n.Graph() == c.g:
+	case n.Graph() == nil:
+		c.errorf("%s belongs to no graph, want that of the other operands", name)
+	default:
 		c.errorf("%s belongs to another graph than the other operands", name)
 	}
 }

@@ -1,6 +1,8 @@
 package op
 
 import (
+	"slices"
+
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
@@ -13,13 +15,18 @@ import (
 // memory of what was reshaped, a parameter perhaps. This one writes to neither.
 func Add(a, b *G.Node) (*G.Node, error) {
 	c := newChecker("add", "a", a)
-	if c.err == nil {
-		c.required("b", b, "that of a", a.Shape()...)
-	}
 	if c.err != nil {
 		return nil, c.err
 	}
 	shape := a.Shape()
+	if b == nil {
+		c.errorf("b is missing, want a node of shape %v like a", shape)
+	} else if c.float("b", b); !slices.Equal(b.Shape(), shape) {
+		c.errorf("b has shape %v, want %v like a", b.Shape(), shape)
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
 	o := &addition{operator{
 		f: add{}, names: []string{"a", "b"}, dt: c.dt,
 		in: []slot{{shape, c.dt, true, true}, {shape, c.dt, true, true}}, out: []tensor.Shape{shape},

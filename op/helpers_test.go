@@ -3,6 +3,8 @@ package op
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
+	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -48,8 +50,19 @@ func normal(r *rand.Rand, n int) []float64 {
 	return v
 }
 
-// elements returns a value's elements as float64.
+// elements returns a value's elements as float64, in the order of its axes.
 func elements(v G.Value) []float64 {
+	if d, ok := v.(*tensor.Dense); ok && (d.RequiresIterator() || !d.DataOrder().IsRowMajor()) {
+		var s []float64
+		eachIndex(d.Shape(), func(at []int) {
+			e, err := d.At(at...)
+			if err != nil {
+				panic(err)
+			}
+			s = append(s, reflect.ValueOf(e).Float())
+		})
+		return s
+	}
 	switch d := v.Data().(type) {
 	case []float64:
 		return append([]float64(nil), d...)
@@ -106,4 +119,73 @@ func runGradients(g *G.ExprGraph, loss *G.Node, nodes map[string]*G.Node, lisp b
 		got[name] = values[i]
 	}
 	return nil
+}
+
+// runForward runs a graph without gradients. On the lisp machine only so can an operator fail: with gradients, that machine
+// goes on to its backward pass, in another goroutine, while it clears what that one reads.
+func runForward(g *G.ExprGraph, lisp bool) error {
+	var m G.VM
+	if lisp {
+		m = G.NewLispMachine(g, G.ExecuteFwdOnly())
+	} else {
+		m = G.NewTapeMachine(g)
+	}
+	defer m.Close()
+	return m.RunAll()
+}
+
+// everywhere are the machines and types that an identity is to hold on, with the tolerance of the type.
+func everywhere(check func(dt tensor.Dtype, lisp bool, tol float64) error) error {
+	for _, lisp := range []bool{false, true} {
+		for dt, tol := range map[tensor.Dtype]float64{tensor.Float64: 1e-12, tensor.Float32: 2e-5} {
+			if err := check(dt, lisp, tol); err != nil {
+				return fmt.Errorf("%v, lisp machine %t: %w", dt, lisp, err)
+			}
+		}
+	}
+	return nil
+}
+
+// The layouts make a copy of a tensor that is equal to it and lies in memory another way.
+var layouts = map[string]func(*tensor.Dense) *tensor.Dense{
+	"column-major": func(d *tensor.Dense) *tensor.Dense {
+		return copyTo(tensor.New(tensor.Of(d.Dtype()), tensor.WithShape(d.Shape()...), tensor.AsFortran(nil)), d)
+	},
+	"transposed": func(d *tensor.Dense) *tensor.Dense {
+		shape := d.Shape().Clone()
+		slices.Reverse(shape)
+		t := tensor.New(tensor.Of(d.Dtype()), tensor.WithShape(shape...))
+		if err := t.T(); err != nil {
+			panic(err)
+		}
+		return copyTo(t, d)
+	},
+	"sliced": func(d *tensor.Dense) *tensor.Dense {
+		shape := d.Shape().Clone()
+		cut := make([]tensor.Slice, len(shape))
+		for i, n := range shape {
+			if n > 1 { // Slice drops an axis of which it takes one
+				shape[i], cut[i] = n+3, G.S(2, n+2)
+			}
+		}
+		v, err := tensor.New(tensor.Of(d.Dtype()), tensor.WithShape(shape...)).Slice(cut...)
+		if err != nil {
+			panic(err)
+		}
+		return copyTo(v.(*tensor.Dense), d)
+	},
+}
+
+// copyTo sets the elements of a tensor to those of one of its shape, one by one.
+func copyTo(to, from *tensor.Dense) *tensor.Dense {
+	eachIndex(from.Shape(), func(at []int) {
+		v, err := from.At(at...)
+		if err == nil {
+			err = to.SetAt(v, at...)
+		}
+		if err != nil {
+			panic(err)
+		}
+	})
+	return to
 }

@@ -20,7 +20,7 @@ func RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 	s := x.Shape()
 	c.required("weight", weight, "(width)", s[2])
 	if !(eps >= 0) || math.IsInf(eps, 1) {
-		c.errorf("eps is %v, want a number that is not negative", eps)
+		c.errorf("eps is %v, want a finite number that is not negative", eps)
 	}
 	if c.err != nil {
 		return nil, c.err

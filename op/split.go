@@ -19,8 +19,8 @@ func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 	}
 	s, sum := x.Shape(), 0
 	for i, n := range sizes {
-		if n < 1 {
-			c.errorf("size %d is %d, want at least 1", i, n)
+		if n < 1 || n > s[2] {
+			c.errorf("size %d is %d, want 1 to %d, the width", i, n, s[2])
 		}
 		sum += n
 	}

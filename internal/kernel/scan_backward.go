@@ -173,8 +173,7 @@ func (r *scanBack[T]) recompute(strip, from, to int) {
 			keep := ((i-from)*r.State + n) * lanes
 			decay, state := r.decays[keep:][:w], r.states[keep:][:w]
 			b := r.spread(r.B, st.b, r.b, r.bGroup, i, n)[:w]
-			if fresh {
-				clear(decay)
+			if fresh { // the decay is then of no use either
 				clear(state)
 				for l := range h {
 					h[l] = du[l] * b[l]

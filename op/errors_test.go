@@ -1,0 +1,224 @@
+package op
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+var f32, f64 = tensor.Float32, tensor.Float64
+
+// The errors of CausalConv and CrossEntropy are tested in files of their own.
+
+func TestSelectiveScanErrors(t *testing.T) {
+	g := G.NewGraph()
+	node := unbound(g)
+	for _, test := range []struct {
+		change func(in *ScanInputs)
+		want   string
+	}{
+		{func(in *ScanInputs) { in.U = nil }, "U is missing"},
+		{func(in *ScanInputs) { in.U = node(tensor.Int, 2, 5, 6) }, "U is of int, want float32 or float64"},
+		{func(in *ScanInputs) { in.U = node(f64, 5, 6) }, "U has shape (5, 6), want (batch, length, channels)"},
+		{func(in *ScanInputs) { in.U = node(f64, 2, 5, 6, 1) }, "U has shape (2, 5, 6, 1), want (batch, length, channels)"},
+		{func(in *ScanInputs) { in.U = node(f32, 2, 5, 6) }, "Delta is of float64, want float32 like the other operands"},
+		{func(in *ScanInputs) { in.Delta = nil }, "Delta is missing, want a node of shape (batch, length, channels)"},
+		{func(in *ScanInputs) { in.Delta = node(f64, 2, 5, 7) },
+			"Delta has shape (2, 5, 7), want (batch, length, channels) = (2, 5, 6)"},
+		{func(in *ScanInputs) { in.A = nil }, "A is missing, want a node of shape (channels, state)"},
+		{func(in *ScanInputs) { in.A = node(f64, 6) }, "A has shape (6), want (channels, state) = (6, any)"},
+		{func(in *ScanInputs) { in.A = node(f64, 3, 6) }, "A has shape (3, 6), want (channels, state) = (6, any)"},
+		{func(in *ScanInputs) { in.B = nil },
+			"B is missing, want a node of shape (batch, length, state), (batch, length, groups, state) or (channels, state)"},
+		{func(in *ScanInputs) { in.B = node(f64, 3) },
+			"B has shape (3), want (batch, length, state), (batch, length, groups, state) or (channels, state)"},
+		{func(in *ScanInputs) { in.B = node(f64, 2, 5, 4) }, "B has shape (2, 5, 4), want (batch, length, state) = (2, 5, 3)"},
+		{func(in *ScanInputs) { in.B = node(f64, 3, 6) }, "B has shape (3, 6), want (channels, state) = (6, 3)"},
+		{func(in *ScanInputs) { in.B = node(f64, 2, 5, 4, 3) }, "B has 4 groups, which does not divide 6 channels"},
+		{func(in *ScanInputs) { in.B = node(f64, 2, 5, 12, 3) }, "B has 12 groups, which does not divide 6 channels"},
+		{func(in *ScanInputs) { in.B = node(f64, 2, 4, 2, 3) },
+			"B has shape (2, 4, 2, 3), want (batch, length, groups, state) = (2, 5, any, 3)"},
+		{func(in *ScanInputs) { in.B = node(f32, 2, 5, 3) }, "B is of float32, want float64 like the other operands"},
+		{func(in *ScanInputs) { in.C = nil },
+			"C is missing, want a node of shape (batch, length, state), (batch, length, groups, state) or (channels, state)"},
+		{func(in *ScanInputs) { in.C = node(f64, 2, 5, 4, 3) }, "C has 4 groups, which does not divide 6 channels"},
+		{func(in *ScanInputs) { in.C = node(tensor.Int, 2, 5, 3) }, "C is of int, want float64 like the other operands"},
+		{func(in *ScanInputs) { in.D = node(f64, 5) }, "D has shape (5), want (channels) = (6)"},
+		{func(in *ScanInputs) { in.D = node(f64, 6, 1) }, "D has shape (6, 1), want (channels) = (6)"},
+		{func(in *ScanInputs) { in.Z = node(f64, 2, 4, 6) }, "Z has shape (2, 4, 6), want (batch, length, channels) = (2, 5, 6)"},
+		{func(in *ScanInputs) { in.Z = node(f32, 2, 5, 6) }, "Z is of float32, want float64 like the other operands"},
+		{func(in *ScanInputs) { in.DeltaBias = node(f64, 3) }, "DeltaBias has shape (3), want (channels) = (6)"},
+		{func(in *ScanInputs) { in.InitialState = node(f64, 2, 3, 6) },
+			"InitialState has shape (2, 3, 6), want (batch, channels, state) = (2, 6, 3)"},
+		{func(in *ScanInputs) { in.InitialState = node(f64, 6, 3) },
+			"InitialState has shape (6, 3), want (batch, channels, state) = (2, 6, 3)"},
+		{func(in *ScanInputs) { in.Start = node(f64, 2, 6) }, "Start has shape (2, 6), want (batch, length) = (2, 5)"},
+		{func(in *ScanInputs) { in.Start = node(tensor.Bool, 2, 5) }, "Start is of bool, want float32, float64 or int"},
+		{func(in *ScanInputs) { in.Start = unbound(G.NewGraph())(f64, 2, 5) }, "Start belongs to another graph than the other operands"},
+		{func(in *ScanInputs) { in.D = unbound(G.NewGraph())(f64, 6) }, "D belongs to another graph than the other operands"},
+	} {
+		in := ScanInputs{U: node(f64, 2, 5, 6), Delta: node(f64, 2, 5, 6), A: node(f64, 6, 3), B: node(f64, 2, 5, 3), C: node(f64, 2, 5, 2, 3)}
+		if _, err := SelectiveScan(in, ScanConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		test.change(&in)
+		y, err := SelectiveScan(in, ScanConfig{})
+		if want := "op: selective scan: " + test.want; y != nil || err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+		y, final, again := SelectiveScanWithState(in, ScanConfig{})
+		if y != nil || final != nil || again == nil || again.Error() != err.Error() {
+			t.Errorf("with state: error %v, want %v", again, err)
+		}
+	}
+}
+
+// unbound makes input nodes without a value.
+func unbound(g *G.ExprGraph) func(dt tensor.Dtype, shape ...int) *G.Node {
+	return func(dt tensor.Dtype, shape ...int) *G.Node {
+		return G.NewTensor(g, dt, len(shape), G.WithShape(shape...), G.WithName(fmt.Sprint(dt, shape)))
+	}
+}
+
+func TestErrors(t *testing.T) {
+	g := G.NewGraph()
+	node, elsewhere := unbound(g), unbound(G.NewGraph())
+	x, weight, vector := node(f64, 2, 5, 6), node(f64, 4, 6), node(f64, 6)
+	ids := node(tensor.Int, 2, 5)
+	scalar := G.NewScalar(g, f64, G.WithName("scalar"))
+	for _, test := range []struct {
+		nodes G.Nodes
+		err   error
+		want  string
+	}{
+		failure(Linear(nil, weight, nil))("linear: x is missing"),
+		failure(Linear(ids, weight, nil))("linear: x is of int, want float32 or float64"),
+		failure(Linear(weight, weight, nil))("linear: x has shape (4, 6), want (batch, length, in)"),
+		failure(Linear(scalar, weight, nil))("linear: x has shape (), want (batch, length, in)"),
+		failure(Linear(x, nil, nil))("linear: weight is missing, want a node of shape (out, in)"),
+		failure(Linear(x, node(f64, 6, 4), nil))("linear: weight has shape (6, 4), want (out, in) = (any, 6)"),
+		failure(Linear(x, vector, nil))("linear: weight has shape (6), want (out, in) = (any, 6)"),
+		failure(Linear(x, node(f32, 4, 6), nil))("linear: weight is of float32, want float64 like the other operands"),
+		failure(Linear(x, elsewhere(f64, 4, 6), nil))("linear: weight belongs to another graph than the other operands"),
+		failure(Linear(x, weight, vector))("linear: bias has shape (6), want (out) = (4)"),
+		failure(Linear(x, weight, node(f32, 4)))("linear: bias is of float32, want float64 like the other operands"),
+
+		failure(RMSNorm(nil, vector, 0))("RMS norm: x is missing"),
+		failure(RMSNorm(ids, vector, 0))("RMS norm: x is of int, want float32 or float64"),
+		failure(RMSNorm(weight, vector, 0))("RMS norm: x has shape (4, 6), want (batch, length, width)"),
+		failure(RMSNorm(x, nil, 0))("RMS norm: weight is missing, want a node of shape (width)"),
+		failure(RMSNorm(x, node(f64, 5), 0))("RMS norm: weight has shape (5), want (width) = (6)"),
+		failure(RMSNorm(x, node(f32, 6), 0))("RMS norm: weight is of float32, want float64 like the other operands"),
+		failure(RMSNorm(x, elsewhere(f64, 6), 0))("RMS norm: weight belongs to another graph than the other operands"),
+		failure(RMSNorm(x, vector, -1e-5))("RMS norm: eps is -1e-05, want a finite number that is not negative"),
+		failure(RMSNorm(x, vector, math.NaN()))("RMS norm: eps is NaN, want a finite number that is not negative"),
+		failure(RMSNorm(x, vector, math.Inf(1)))("RMS norm: eps is +Inf, want a finite number that is not negative"),
+
+		failure(Embedding(nil, ids))("embedding: weight is missing"),
+		failure(Embedding(ids, ids))("embedding: weight is of int, want float32 or float64"),
+		failure(Embedding(x, ids))("embedding: weight has shape (2, 5, 6), want (vocabulary, width)"),
+		failure(Embedding(weight, nil))("embedding: ids is missing, want a node of int of shape (batch, length)"),
+		failure(Embedding(weight, node(f64, 2, 5)))("embedding: ids is of float64, want int"),
+		failure(Embedding(weight, node(tensor.Int, 5)))("embedding: ids has shape (5), want (batch, length)"),
+		failure(Embedding(weight, elsewhere(tensor.Int, 2, 5)))("embedding: ids belongs to another graph than the other operands"),
+
+		failures(Split(nil, 6))("split: x is missing"),
+		failures(Split(ids, 5))("split: x is of int, want float32 or float64"),
+		failures(Split(weight, 6))("split: x has shape (4, 6), want (batch, length, width)"),
+		failures(Split(x))("split: sizes [] add up to 0, want the width, 6"),
+		failures(Split(x, 3, 2))("split: sizes [3 2] add up to 5, want the width, 6"),
+		failures(Split(x, 3, 4))("split: sizes [3 4] add up to 7, want the width, 6"),
+		failures(Split(x, 0, 6))("split: size 0 is 0, want 1 to 6, the width"),
+		failures(Split(x, 7, -1))("split: size 0 is 7, want 1 to 6, the width"),
+		failures(Split(x, math.MaxInt, math.MaxInt, 8))("split: size 0 is 9223372036854775807, want 1 to 6, the width"),
+
+		failure(Add(nil, x))("add: a is missing"),
+		failure(Add(ids, ids))("add: a is of int, want float32 or float64"),
+		failure(Add(x, nil))("add: b is missing, want a node of shape (2, 5, 6) like a"),
+		failure(Add(x, node(f64, 2, 5, 1)))("add: b has shape (2, 5, 1), want (2, 5, 6) like a"),
+		failure(Add(x, vector))("add: b has shape (6), want (2, 5, 6) like a"),
+		failure(Add(scalar, x))("add: b has shape (2, 5, 6), want () like a"),
+		failure(Add(x, node(f32, 2, 5, 6)))("add: b is of float32, want float64 like the other operands"),
+		failure(Add(x, elsewhere(f64, 2, 5, 6)))("add: b belongs to another graph than the other operands"),
+
+		failure(NegExp(nil))("negative exponential: x is missing"),
+		failure(NegExp(ids))("negative exponential: x is of int, want float32 or float64"),
+		failure(NegExp(G.NewConstant(2.0)))("negative exponential: x belongs to no graph"),
+		failure(Add(scalar, G.NewConstant(2.0)))("add: b belongs to no graph, want that of the other operands"),
+	} {
+		if want := "op: " + test.want; test.err == nil || test.err.Error() != want || test.nodes != nil {
+			t.Errorf("error %v, want %s", test.err, want)
+		}
+	}
+}
+
+type failed = struct {
+	nodes G.Nodes
+	err   error
+	want  string
+}
+
+func failures(nodes G.Nodes, err error) func(string) failed {
+	return func(want string) failed { return failed{nodes, err, want} }
+}
+
+func failure(n *G.Node, err error) func(string) failed {
+	if n == nil {
+		return failures(nil, err)
+	}
+	return failures(G.Nodes{n}, err)
+}
+
+// A value that is missing, or is no longer what it was when the graph was made, is an error of the run that names the
+// operand.
+func TestValueErrors(t *testing.T) {
+	for _, u := range uses(1) {
+		for _, in := range u.in {
+			for _, lisp := range []bool{false, true} {
+				g := G.NewGraph()
+				if _, _, _, err := u.build(g, f64, nil); err != nil {
+					t.Fatal(err)
+				}
+				n := g.ByName(in.Name)[0]
+				for _, v := range []*tensor.Dense{
+					tensor.New(tensor.Of(tensor.Bool), tensor.WithShape(n.Shape()...)),
+					tensor.New(tensor.Of(n.Dtype()), tensor.WithShape(append(n.Shape(), 2)...)),
+				} {
+					if err := G.Let(n, v); err == nil {
+						t.Errorf("%s: %s takes a value of %v and shape %v", u.name, in.Name, v.Dtype(), v.Shape())
+					}
+				}
+				// What Let refuses can still happen to the tensor itself, behind the graph's back.
+				if err := n.Value().(*tensor.Dense).Reshape(n.Shape().TotalSize(), 1, 1, 1, 1); err != nil {
+					t.Fatal(err)
+				}
+				err := runForward(g, lisp)
+				want := fmt.Sprintf("%s has a value of %v and shape %v; it should be %[2]v of shape %[4]v",
+					in.Name, n.Dtype(), n.Value().Shape(), in.Value.Shape())
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s, lisp machine %t: error %v, want %s", u.name, lisp, err, want)
+				}
+			}
+		}
+	}
+}
+
+func TestNoValue(t *testing.T) {
+	for _, u := range uses(1) {
+		g := G.NewGraph()
+		var in G.Nodes
+		for _, i := range u.in {
+			in = append(in, G.NewTensor(g, i.Value.Dtype(), i.Value.Dims(), G.WithShape(i.Value.Shape()...), G.WithName(i.Name)))
+		}
+		if _, err := u.f(in); err != nil {
+			t.Fatal(err)
+		}
+		if err := runForward(g, false); err == nil {
+			t.Errorf("%s: runs without operands", u.name)
+		}
+	}
+}

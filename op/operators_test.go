@@ -1,0 +1,300 @@
+package op
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+	"pgregory.net/rapid"
+
+	"github.com/gomamba/mamba/grad"
+)
+
+// use is a use of an operator, for what holds of all of them.
+type use struct {
+	name string
+	f    grad.Func
+	in   []grad.Input
+}
+
+// uses are uses of every operator, on operands whose sizes grow with scale.
+func uses(scale int) []use {
+	r := rand.New(rand.NewPCG(20, 11))
+	input := func(name string, shape ...int) grad.Input {
+		return grad.Input{Name: name, Value: dense(tensor.Float64, shape, normal(r, tensor.Shape(shape).TotalSize()))}
+	}
+	integers := func(name string, below int, shape ...int) grad.Input {
+		v := make([]float64, tensor.Shape(shape).TotalSize())
+		for i := range v {
+			v[i] = float64(r.IntN(below))
+		}
+		return grad.Input{Name: name, Value: dense(tensor.Int, shape, v), Constant: true}
+	}
+	batch, length, channels, state := 2, 5*scale, 4*scale, 3
+	sequence := input("", batch, length, channels).Value
+	x := grad.Input{Name: "x", Value: sequence}
+	all := []use{
+		{"linear", func(in G.Nodes) (G.Nodes, error) { return one(Linear(in[0], in[1], in[2])) },
+			[]grad.Input{x, input("weight", 3*scale, channels), input("bias", 3*scale)}},
+		{"linear without bias", func(in G.Nodes) (G.Nodes, error) { return one(Linear(in[0], in[1], nil)) },
+			[]grad.Input{x, input("weight", 3*scale, channels)}},
+		{"RMS norm", func(in G.Nodes) (G.Nodes, error) { return one(RMSNorm(in[0], in[1], 1e-5)) },
+			[]grad.Input{x, input("weight", channels)}},
+		{"embedding", func(in G.Nodes) (G.Nodes, error) { return one(Embedding(in[0], in[1])) },
+			[]grad.Input{input("weight", 7, channels), integers("ids", 7, batch, length)}},
+		{"split", func(in G.Nodes) (G.Nodes, error) { return Split(in[0], scale, 2*scale, scale) }, []grad.Input{x}},
+		{"add", func(in G.Nodes) (G.Nodes, error) { return one(Add(in[0], in[1])) },
+			[]grad.Input{{Name: "a", Value: sequence}, input("b", batch, length, channels)}},
+		{"negative exponential", func(in G.Nodes) (G.Nodes, error) { return one(NegExp(in[0])) }, []grad.Input{x}},
+		{"causal convolution", func(in G.Nodes) (G.Nodes, error) {
+			y, context, err := CausalConvWithContext(
+				ConvInputs{X: in[0], Weight: in[1], Bias: in[2], Context: in[3], Start: in[4]}, ConvConfig{SiLU: true})
+			return G.Nodes{y, context}, err
+		}, []grad.Input{{Name: "X", Value: sequence}, input("Weight", channels, 1, 3), input("Bias", channels),
+			input("Context", batch, 2, channels), integers("Start", 2, batch, length)}},
+		{"cross-entropy", func(in G.Nodes) (G.Nodes, error) { return one(CrossEntropy(in[0], in[1], 0)) },
+			[]grad.Input{{Name: "logits", Value: sequence}, integers("targets", channels, batch, length)}},
+	}
+	for _, reverse := range []bool{false, true} {
+		p := &scanProblem{batch: batch, length: length, channels: channels, state: state, bGroups: 2, cGroups: 1,
+			cfg: ScanConfig{DeltaSoftplus: true, Reverse: reverse}}
+		p.fill(21, scanOptional...)
+		f, in := p.function(!reverse)
+		all = append(all, use{fmt.Sprintf("selective scan %+v", p.cfg), f, in})
+	}
+	return all
+}
+
+func one(n *G.Node, err error) (G.Nodes, error) { return G.Nodes{n}, err }
+
+// build adds the operator to a graph, and a loss that weights each element of its results with a number of its own.
+func (u use) build(g *G.ExprGraph, dt tensor.Dtype, layout func(*tensor.Dense) *tensor.Dense) (nodes map[string]*G.Node, out G.Nodes, loss *G.Node, err error) {
+	var in G.Nodes
+	nodes = map[string]*G.Node{}
+	for _, i := range u.in {
+		value := i.Value.Clone().(*tensor.Dense)
+		if !i.Constant {
+			value = dense(dt, i.Value.Shape(), elements(i.Value))
+		}
+		if layout != nil {
+			value = layout(value)
+		}
+		n := G.NewTensor(g, value.Dtype(), value.Dims(), G.WithShape(value.Shape()...), G.WithName(i.Name), G.WithValue(value))
+		if in = append(in, n); !i.Constant {
+			nodes[i.Name] = n
+		}
+	}
+	if out, err = u.f(in); err != nil {
+		return nil, nil, nil, err
+	}
+	r := rand.New(rand.NewPCG(22, 12))
+	for i, n := range out {
+		if n.IsScalar() {
+			loss = plus(loss, n)
+			continue
+		}
+		w := leaf(g, fmt.Sprint(u.in[0].Name, ": weights of result ", i), dt, n.Shape(), normal(r, n.Shape().TotalSize()))
+		loss = plus(loss, G.Must(G.Sum(G.Must(G.HadamardProd(n, w)))))
+	}
+	return nodes, out, loss, nil
+}
+
+// run returns the operator's results and the gradients of its operands.
+func (u use) run(dt tensor.Dtype, lisp bool, layout func(*tensor.Dense) *tensor.Dense) (map[string][]float64, error) {
+	g := G.NewGraph()
+	nodes, out, loss, err := u.build(g, dt, layout)
+	if err != nil {
+		return nil, err
+	}
+	values, grads := make([]G.Value, len(out)), map[string]G.Value{}
+	for i, n := range out {
+		G.Read(n, &values[i])
+	}
+	if err := runGradients(g, loss, nodes, lisp, grads); err != nil {
+		return nil, err
+	}
+	var e [][]float64
+	for _, v := range values {
+		e = append(e, elements(v))
+	}
+	got := results(e)
+	for name, v := range grads {
+		got["gradient of "+name] = elements(v)
+	}
+	return got, nil
+}
+
+// results gives an operator's results their names.
+func results(values [][]float64) map[string][]float64 {
+	named := map[string][]float64{}
+	for i, v := range values {
+		named[fmt.Sprint("result ", i)] = v
+	}
+	return named
+}
+
+func drawInput(t *rapid.T, name string, shape ...int) grad.Input {
+	n := tensor.Shape(shape).TotalSize()
+	v := rapid.SliceOfN(rapid.Float64Range(-3, 3), n, n).Draw(t, name)
+	return grad.Input{Name: name, Value: dense(tensor.Float64, shape, v)}
+}
+
+// size is the size of an axis: often 1.
+func size(t *rapid.T, name string, most int) int { return rapid.IntRange(1, most).Draw(t, name) }
+
+// holds checks that a use of an operator computes what is wanted, on both machines and in both types, and its gradient.
+func (u use) holds(t *rapid.T, want ...[]float64) {
+	t.Helper()
+	err := everywhere(func(dt tensor.Dtype, lisp bool, tol float64) error {
+		all, err := u.run(dt, lisp, nil)
+		if err != nil {
+			return err
+		}
+		got := map[string][]float64{}
+		for name := range results(want) {
+			got[name] = all[name]
+		}
+		return sameResults(got, results(want), tol)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	grad.MustCheck(t, u.f, u.in, grad.Sample(3, 4))
+}
+
+// with is the use with another value of one element.
+func (u use) with(input, element int, change func(float64) float64) use {
+	u.in = slices.Clone(u.in)
+	v := u.in[input].Value.Clone().(*tensor.Dense)
+	data := v.Data().([]float64)
+	data[element] = change(data[element])
+	u.in[input].Value = v
+	return u
+}
+
+// labelled is the use with a label behind the names of its operands.
+func (u use) labelled(label string) use {
+	u.in = slices.Clone(u.in)
+	for i := range u.in {
+		u.in[i].Name += label
+	}
+	return u
+}
+
+// Both machines and both types agree, however the operands lie in memory, and no gradient is zero.
+func TestOperatorsAgree(t *testing.T) {
+	for _, u := range uses(1) {
+		want, err := u.run(tensor.Float64, false, nil)
+		if err != nil {
+			t.Errorf("%s: %v", u.name, err)
+			continue
+		}
+		for name, v := range want {
+			if !slices.ContainsFunc(v, func(x float64) bool { return x != 0 }) {
+				t.Errorf("%s: %s is zero", u.name, name)
+			}
+		}
+		everyLayout := map[string]func(*tensor.Dense) *tensor.Dense{"row-major": nil}
+		for name, layout := range layouts {
+			everyLayout[name] = layout
+		}
+		for name, layout := range everyLayout {
+			err := everywhere(func(dt tensor.Dtype, lisp bool, tol float64) error {
+				got, err := u.run(dt, lisp, layout)
+				if err != nil {
+					return err
+				}
+				return sameResults(got, want, tol)
+			})
+			if err != nil {
+				t.Errorf("%s, %s, %v", u.name, name, err)
+			}
+		}
+	}
+}
+
+func TestOperatorsGradients(t *testing.T) {
+	for _, u := range uses(1) {
+		t.Run(u.name, func(t *testing.T) { grad.MustCheck(t, u.f, u.in, grad.Sample(10, 3)) })
+	}
+}
+
+func TestOperatorsBitIdentical(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for _, u := range uses(40) {
+		want, err := u.run(tensor.Float32, false, nil)
+		if err != nil {
+			t.Errorf("%s: %v", u.name, err)
+			continue
+		}
+		for _, procs := range []int{1, 2, 3, 8} {
+			runtime.GOMAXPROCS(procs)
+			for _, lisp := range []bool{false, true} {
+				got, err := u.run(tensor.Float32, lisp, nil)
+				if err == nil {
+					err = sameResults(got, want, 0)
+				}
+				if err != nil {
+					t.Errorf("%s, GOMAXPROCS %d, lisp machine %t: %v", u.name, procs, lisp, err)
+				}
+			}
+		}
+	}
+}
+
+// A NaN goes where a number would have had an effect, and nowhere else; so does what an infinity does.
+func TestOperatorsNaN(t *testing.T) {
+	for _, u := range uses(1) {
+		base, err := u.run(tensor.Float64, false, nil)
+		if err != nil {
+			t.Errorf("%s: %v", u.name, err)
+			continue
+		}
+		for i, in := range u.in {
+			if in.Constant {
+				continue
+			}
+			size := in.Value.Shape().TotalSize()
+			for _, element := range []int{0, size / 2, size - 1} {
+				moved, err := u.with(i, element, func(x float64) float64 { return x + 0.5 }).run(tensor.Float64, false, nil)
+				if err != nil {
+					t.Fatalf("%s: %v", u.name, err)
+				}
+				for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+					for _, lisp := range []bool{false, true} {
+						got, err := u.with(i, element, func(float64) float64 { return bad }).run(tensor.Float64, lisp, nil)
+						if err == nil {
+							err = sameEffect(got, moved, base, bad)
+						}
+						if err != nil {
+							t.Errorf("%s: element %d of %s is %v, lisp machine %t: %v", u.name, element, in.Name, bad, lisp, err)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// sameEffect holds the effect of a bad number against that of a small change.
+func sameEffect(got, moved, base map[string][]float64, bad float64) error {
+	for name, v := range base {
+		for i, x := range v {
+			depends, is := moved[name][i] != x, got[name][i]
+			if depends && math.IsNaN(bad) && !math.IsNaN(is) {
+				return fmt.Errorf("element %d of %s is %v, want NaN", i, name, is)
+			}
+			// At the first step of a sequence the scan multiplies with a state that is zero, and zero times NaN is NaN.
+			timesZero := math.IsNaN(is) && (name == "gradient of A" || name == "gradient of Delta")
+			if !depends && is != x && !timesZero {
+				return fmt.Errorf("element %d of %s is %v, want %v, what it was", i, name, is, x)
+			}
+		}
+	}
+	return nil
+}
