@@ -102,7 +102,7 @@ func TestScanMemory(t *testing.T) {
 }
 
 func BenchmarkScanMemory(b *testing.B) {
-	run, u := scanTraining(b, 2048, 1536, false, "D", "Z", "DeltaBias")
+	run, u := scanTraining(b, 16384, 1536, false, "D", "Z", "DeltaBias")
 	b.ReportAllocs()
 	var bytes int
 	for b.Loop() {
