@@ -10,21 +10,18 @@ import (
 //
 // Which processor runs a task, and when, is left to chance: a task writes only what no other task reads or writes.
 func Parallel(n int, task func(i int)) {
+	ParallelWith(n, func() struct{} { return struct{}{} }, func(_ struct{}, i int) { task(i) })
+}
+
+// ParallelWith is Parallel for tasks that need a workspace: each processor makes one and hands it from task to task. What a
+// task finds in it is left to chance too.
+func ParallelWith[W any](n int, workspace func() W, task func(w W, i int)) {
 	workers := min(n, runtime.GOMAXPROCS(0))
-	if workers <= 1 {
-		for i := range n {
-			task(i)
-		}
-		return
-	}
 	var next atomic.Int64
 	work := func() {
-		for {
-			i := int(next.Add(1)) - 1
-			if i >= n {
-				return
-			}
-			task(i)
+		w := workspace()
+		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+			task(w, i)
 		}
 	}
 	var wait sync.WaitGroup

@@ -99,8 +99,8 @@ func (s *Scan[T]) Forward(y, final []T) {
 	for _, section := range s.sections() {
 		all = append(all, s.blocks(section)...)
 	}
-	Parallel(s.Batch*len(all), func(i int) {
-		run := newScanRun(s, i/len(all), all[i%len(all)])
+	ParallelWith(s.Batch*len(all), s.newRun, func(run *scanRun[T], i int) {
+		run.begin(i/len(all), all[i%len(all)])
 		for strip := range run.block.strips() {
 			run.enter(strip)
 		}

@@ -28,19 +28,16 @@ func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 	if s.C.Groups > 0 {
 		part.c = make([]T, tasks*rows)
 	}
-	Parallel(tasks, func(i int) {
-		batch, stripe := i/len(stripes), stripes[i%len(stripes)]
-		for _, blk := range stripe {
-			r := &scanBack[T]{scanRun: newScanRun(s, batch, blk), dy: dy, grad: grad}
-			r.states = make([]T, tileSteps*s.State*lanes)
-			r.decays = make([]T, tileSteps*s.State*lanes)
-			if s.B.Groups > 0 {
-				r.dB = part.b[i*rows : (i+1)*rows]
-			}
-			if s.C.Groups > 0 {
-				r.dC = part.c[i*rows : (i+1)*rows]
-			}
-			r.run(dfinal, part.param)
+	ParallelWith(tasks, func() *scanBack[T] { return s.newBack(dy, dfinal, grad) }, func(r *scanBack[T], i int) {
+		if s.B.Groups > 0 {
+			r.dB = part.b[i*rows : (i+1)*rows]
+		}
+		if s.C.Groups > 0 {
+			r.dC = part.c[i*rows : (i+1)*rows]
+		}
+		for _, blk := range stripes[i%len(stripes)] {
+			r.begin(i/len(stripes), blk)
+			r.run(part.param)
 		}
 	})
 	sumProjection(s, s.B, stripes, part.b, grad.B)
@@ -100,42 +97,47 @@ func sumProjection[T Float](s *Scan[T], p Projection[T], stripes [][]block, part
 // scanBack is the backward pass over one block of channels in one batch.
 type scanBack[T Float] struct {
 	*scanRun[T]
-	dy   []T
-	grad *ScanGrad[T]
+	dy, dfinal []T
+	grad       *ScanGrad[T]
 
 	checkpoints []T // (tile, strip, state, lanes): the state that enters the tile
 	states      []T // (step of the tile, state, lanes): a_t h_{t-1}
 	decays      []T // (step of the tile, state, lanes): a_t
-	dB, dC      []T // (length, state): this stripe's part, or nil where constant
+	dB, dC      []T // (length, state): the stripe's part, or nil where constant
 	carry       [][]T
 	sums        []stripSums[T]
 }
 
-func (r *scanBack[T]) run(dfinal []T, param *paramParts[T]) {
-	size := r.State * lanes
+func (s *Scan[T]) newBack(dy, dfinal []T, grad *ScanGrad[T]) *scanBack[T] {
+	r := &scanBack[T]{scanRun: s.newRun(), dy: dy, dfinal: dfinal, grad: grad}
+	size := s.State * lanes
+	r.checkpoints = make([]T, s.tiles()*len(r.strips)*size)
+	r.states, r.decays = make([]T, tileSteps*size), make([]T, tileSteps*size)
+	for range r.strips {
+		r.carry = append(r.carry, make([]T, size))
+		r.sums = append(r.sums, newStripSums(s))
+	}
+	return r
+}
+
+// tiles is the number of tiles that the length is cut into.
+func (s *Scan[T]) tiles() int { return (s.Length + tileSteps - 1) / tileSteps }
+
+func (r *scanBack[T]) run(param *paramParts[T]) {
 	strips := r.block.strips()
-	tiles := (r.Length + tileSteps - 1) / tileSteps
-	r.checkpoints = make([]T, tiles*strips*size)
-	r.sums = make([]stripSums[T], strips)
+	size, tiles := r.State*lanes, r.tiles()
+	checkpoint := func(tile, strip int) []T { return r.checkpoints[(tile*strips+strip)*size:][:size] }
 	for i := range strips {
 		r.enter(i)
-		carry := make([]T, size)
-		if dfinal != nil {
-			st := &r.strips[i]
-			for l := range st.width {
-				at := (r.batch*r.Channels + st.first + l) * r.State
-				for n, v := range dfinal[at : at+r.State] {
-					carry[n*lanes+l] = v
-				}
-			}
+		clear(r.carry[i])
+		if r.dfinal != nil {
+			r.strips[i].load(r.carry[i], r.ofBatch(r.dfinal), r.State)
 		}
-		r.carry = append(r.carry, carry)
-		r.sums[i] = newStripSums(r.Scan)
 	}
 	for tile := range tiles {
 		from := tile * tileSteps
 		for i := range strips {
-			copy(r.checkpoints[(tile*strips+i)*size:], r.strips[i].h)
+			copy(checkpoint(tile, i), r.strips[i].h)
 			if tile < tiles-1 {
 				r.forward(i, from, from+tileSteps, nil)
 			}
@@ -144,7 +146,7 @@ func (r *scanBack[T]) run(dfinal []T, param *paramParts[T]) {
 	for tile := tiles - 1; tile >= 0; tile-- {
 		from, to := tile*tileSteps, min((tile+1)*tileSteps, r.Length)
 		for i := range strips {
-			copy(r.strips[i].h, r.checkpoints[(tile*strips+i)*size:][:size])
+			copy(r.strips[i].h, checkpoint(tile, i))
 			r.recompute(i, from, to)
 			r.backward(i, from, to)
 		}
@@ -152,7 +154,7 @@ func (r *scanBack[T]) run(dfinal []T, param *paramParts[T]) {
 	for i := range strips {
 		st := &r.strips[i]
 		if r.Initial != nil {
-			st.store(r.carry[i], r.grad.Initial[r.batch*r.Channels*r.State:], r.State)
+			st.store(r.ofBatch(r.grad.Initial), r.carry[i], r.State)
 		}
 		param.take(r.Scan, r.batch, st, &r.sums[i])
 	}

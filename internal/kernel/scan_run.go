@@ -1,12 +1,12 @@
 package kernel
 
 // scanRun is the scan of one block of channels in one batch: the operands that do not change over time, transposed to
-// (state, lanes), and the running state.
+// (state, lanes), and the running state. It is made once for each processor and begins anew with each block.
 type scanRun[T Float] struct {
 	*Scan[T]
 	batch  int
 	block  block
-	strips []strip[T]
+	strips []strip[T] // as many as the widest block has
 
 	dt, du, u []T // (tile, lanes): Δ, Δ·u and u of the current tile
 	y         []T // (tile, lanes): Σ C h
@@ -22,39 +22,61 @@ type strip[T Float] struct {
 	h            []T // (state, lanes)
 }
 
-func newScanRun[T Float](s *Scan[T], batch int, blk block) *scanRun[T] {
+func (s *Scan[T]) newRun() *scanRun[T] {
 	r := &scanRun[T]{
-		Scan: s, batch: batch, block: blk,
-		dt: make([]T, tileSteps*lanes), du: make([]T, tileSteps*lanes), u: make([]T, tileSteps*lanes),
+		Scan: s,
+		dt:   make([]T, tileSteps*lanes), du: make([]T, tileSteps*lanes), u: make([]T, tileSteps*lanes),
 		y: make([]T, tileSteps*lanes),
 		b: make([]T, lanes), c: make([]T, lanes),
-		bGroup: s.B.groupOf(blk.first, s.Channels),
-		cGroup: s.C.groupOf(blk.first, s.Channels),
 	}
-	for d := 0; d < blk.width; d += lanes {
-		st := strip[T]{first: blk.first + d, width: min(lanes, blk.width-d)}
-		st.a = s.transpose(s.A, st.first, st.width)
+	size := s.State * lanes
+	for range (min(s.Channels, maxBlock) + lanes - 1) / lanes {
+		st := strip[T]{a: make([]T, size), h: make([]T, size)}
 		if s.B.Groups == 0 {
-			st.b = s.transpose(s.B.Data, st.first, st.width)
+			st.b = make([]T, size)
 		}
 		if s.C.Groups == 0 {
-			st.c = s.transpose(s.C.Data, st.first, st.width)
+			st.c = make([]T, size)
 		}
-		st.h = make([]T, s.State*lanes)
 		r.strips = append(r.strips, st)
 	}
 	return r
 }
 
-// transpose copies the rows of m (channels, state) for the channels of a strip to (state, lanes).
-func (s *Scan[T]) transpose(m []T, first, width int) []T {
-	t := make([]T, s.State*lanes)
-	for i := range width {
-		for n, v := range m[(first+i)*s.State : (first+i+1)*s.State] {
-			t[n*lanes+i] = v
+// begin goes to the beginning of a block.
+func (r *scanRun[T]) begin(batch int, blk block) {
+	r.batch, r.block = batch, blk
+	r.bGroup, r.cGroup = r.B.groupOf(blk.first, r.Channels), r.C.groupOf(blk.first, r.Channels)
+	for i := range blk.strips() {
+		st := &r.strips[i]
+		st.first, st.width = blk.first+i*lanes, min(lanes, blk.width-i*lanes)
+		st.load(st.a, r.A, r.State)
+		if r.B.Groups == 0 {
+			st.load(st.b, r.B.Data, r.State)
+		}
+		if r.C.Groups == 0 {
+			st.load(st.c, r.C.Data, r.State)
 		}
 	}
-	return t
+}
+
+// load transposes the strip's rows of from (channels, state) to (state, lanes).
+func (st *strip[T]) load(to, from []T, state int) {
+	for l := range st.width {
+		for n, v := range from[(st.first+l)*state : (st.first+l+1)*state] {
+			to[n*lanes+l] = v
+		}
+	}
+}
+
+// store transposes from (state, lanes) to the strip's rows of to (channels, state).
+func (st *strip[T]) store(to, from []T, state int) {
+	for l := range st.width {
+		row := to[(st.first+l)*state : (st.first+l+1)*state]
+		for n := range row {
+			row[n] = from[n*lanes+l]
+		}
+	}
 }
 
 // step returns the time of the i-th step scanned.
@@ -82,34 +104,20 @@ func (r *scanRun[T]) fresh(i int) bool {
 	return t < r.Length && r.Start[r.batch*r.Length+t]
 }
 
-// enter sets a strip's state to the initial one.
+// ofBatch returns the batch's part of m (batch, channels, state).
+func (r *scanRun[T]) ofBatch(m []T) []T { return m[r.batch*r.Channels*r.State:] }
+
+// enter sets a strip's state to the initial one. Without one the first step is fresh, and sets the state itself.
 func (r *scanRun[T]) enter(strip int) {
-	if r.Initial == nil {
-		return
-	}
-	st := &r.strips[strip]
-	for l := range st.width {
-		at := (r.batch*r.Channels + st.first + l) * r.State
-		for n, v := range r.Initial[at : at+r.State] {
-			st.h[n*lanes+l] = v
-		}
+	if r.Initial != nil {
+		r.strips[strip].load(r.strips[strip].h, r.ofBatch(r.Initial), r.State)
 	}
 }
 
 // leave copies the state of every strip to final (batch, channels, state).
 func (r *scanRun[T]) leave(final []T) {
-	for i := range r.strips {
-		r.strips[i].store(r.strips[i].h, final[r.batch*r.Channels*r.State:], r.State)
-	}
-}
-
-// store transposes m (state, lanes) to the strip's rows of a matrix (channels, state).
-func (st *strip[T]) store(m, to []T, state int) {
-	for l := range st.width {
-		row := to[(st.first+l)*state : (st.first+l+1)*state]
-		for n := range row {
-			row[n] = m[n*lanes+l]
-		}
+	for i := range r.block.strips() {
+		r.strips[i].store(r.ofBatch(final), r.strips[i].h, r.State)
 	}
 }
 

@@ -60,7 +60,7 @@ func newParamParts[T Float](s *Scan[T]) *paramParts[T] {
 	return p
 }
 
-// take stores the sums of a strip.
+// take moves the sums of a strip here, and leaves zeros.
 func (p *paramParts[T]) take(s *Scan[T], batch int, st *strip[T], sums *stripSums[T]) {
 	for l := range st.width {
 		row := batch*s.Channels + st.first + l
@@ -79,6 +79,9 @@ func (p *paramParts[T]) take(s *Scan[T], batch int, st *strip[T], sums *stripSum
 		if p.bias != nil {
 			p.bias[row] = sums.biasAll[l]
 		}
+	}
+	for _, all := range [][]float64{sums.aAll, sums.bAll, sums.cAll, sums.dAll, sums.biasAll} {
+		clear(all)
 	}
 }
 
