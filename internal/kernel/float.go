@@ -18,12 +18,16 @@ func exp[T Float](x T) T {
 	return T(math.Exp(float64(x)))
 }
 
+// ln 2 in two parts, the first exact in a few bits, so that an integer times it has no error.
+const (
+	ln2Hi = 0.693359375
+	ln2Lo = -2.12194440e-4
+)
+
 // exp32 reduces x to k·ln 2 + r with |r| at most half of ln 2, and evaluates Cephes' polynomial for e to the power of r.
 func exp32(x float32) float32 {
 	const (
 		log2e = 1.44269504088896341
-		ln2Hi = 0.693359375 // exact in a few bits, so that k·ln2Hi has no error
-		ln2Lo = -2.12194440e-4
 		// Adding 1.5·2^23 leaves no room for a fraction: the sum's low bits are x·log2e, rounded to an integer.
 		toInteger = 12582912
 	)
@@ -46,7 +50,35 @@ func softplus[T Float](x T) T {
 	if x > 20 {
 		return x
 	}
-	return T(math.Log1p(float64(exp(x))))
+	if unsafe.Sizeof(x) == 4 {
+		return T(log1p32(exp32(float32(x))))
+	}
+	return T(math.Log1p(math.Exp(float64(x))))
+}
+
+// log1p32 returns log(1 + x) for x from 0 to 2^30, within three units in the last place: Cephes' polynomial for the logarithm
+// of the sum, and to first order what the sum lost by rounding.
+func log1p32(x float32) float32 {
+	if !(x < 1<<30) { // out of range, or not a number
+		return float32(math.Log1p(float64(x)))
+	}
+	sum := 1 + x
+	lost := (x - (sum - 1)) / sum
+	// sum = m·2^k with m from √½ to √2: adding the difference of 1 and √½ carries into the exponent where m would be larger.
+	bits := math.Float32bits(sum) + 0x3f800000 - 0x3f3504f3
+	k := float32(int32(bits>>23) - 127)
+	m := math.Float32frombits(bits&0x7fffff+0x3f3504f3) - 1
+	p := float32(7.0376836292e-2)
+	p = p*m - 1.1514610310e-1
+	p = p*m + 1.1676998740e-1
+	p = p*m - 1.2420140846e-1
+	p = p*m + 1.4249322787e-1
+	p = p*m - 1.6668057665e-1
+	p = p*m + 2.0000714765e-1
+	p = p*m - 2.4999993993e-1
+	p = p*m + 3.3333331174e-1
+	m2 := m * m
+	return k*ln2Hi + (m + (p*m*m2 - 0.5*m2 + k*ln2Lo + lost))
 }
 
 // softplusSlope returns the derivative of softplus at x.

@@ -291,6 +291,39 @@ func TestExp32(t *testing.T) {
 	}
 }
 
+func TestSoftplus32(t *testing.T) {
+	worst, at := 0.0, float32(0)
+	for x := float32(-87); x < 20.5; x += 0.000913 {
+		want := math.Log1p(math.Exp(float64(x)))
+		if x > 20 {
+			want = float64(x)
+		}
+		if d := math.Abs(float64(softplus(x))-want) / want; d > worst {
+			worst, at = d, x
+		}
+	}
+	if worst > 3.6e-7 { // three units in the last place
+		t.Errorf("worst relative error %g, at %v", worst, at)
+	}
+	for _, x := range []float32{float32(math.Inf(-1)), -104, -100, -88, 20, 21, 1e30, float32(math.Inf(1))} {
+		want := float64(x)
+		if x <= 20 {
+			want = math.Log1p(math.Exp(want))
+		}
+		if got := float64(softplus(x)); got != want && !(math.Abs(got-want) <= 3.6e-7*want+1.5e-45) {
+			t.Errorf("softplus(%v) = %v, want %v", x, got, want)
+		}
+	}
+	if got := softplus(float32(math.NaN())); got == got {
+		t.Errorf("softplus(NaN) = %v", got)
+	}
+	for _, x := range []float32{1 << 30, 1e30, float32(math.Inf(1))} {
+		if got, want := log1p32(x), float32(math.Log1p(float64(x))); math.Abs(float64(got-want)) > 3.6e-7*math.Abs(float64(want)) {
+			t.Errorf("log1p32(%v) = %v, want %v", x, got, want)
+		}
+	}
+}
+
 func BenchmarkScan(b *testing.B) {
 	c := scanCase{batch: 1, length: 1024, channels: 256, state: 16, bGroups: 1, cGroups: 1, d: true, z: true, bias: true, softplus: true}
 	var s *Scan[float32]
