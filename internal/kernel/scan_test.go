@@ -115,17 +115,18 @@ func (g *ScanGrad[T]) named() map[string][]T {
 	}
 }
 
-// far reports where got is further from want than tol times want's largest magnitude.
+// far reports where got is further from want than tol times want's largest magnitude, or times 1 if that is larger: the
+// operands are of magnitude 1, and a sum of many terms of that size may come out as next to nothing, but not its error.
 func far[T, U Float](got []T, want []U, tol float64) error {
 	if len(got) != len(want) {
 		return fmt.Errorf("%d elements, want %d", len(got), len(want))
 	}
-	var scale float64
+	scale := 1.0
 	for _, v := range want {
 		scale = max(scale, math.Abs(float64(v)))
 	}
 	for i := range got {
-		if d := math.Abs(float64(got[i]) - float64(want[i])); !(d <= tol*max(scale, 1e-30)) {
+		if d := math.Abs(float64(got[i]) - float64(want[i])); !(d <= tol*scale) {
 			return fmt.Errorf("element %d is %v, want %v (largest magnitude %g)", i, got[i], want[i], scale)
 		}
 	}
