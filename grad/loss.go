@@ -170,7 +170,7 @@ type scaledWeights struct {
 
 func (o *scaledWeights) Arity() int                                     { return 1 }
 func (o *scaledWeights) Type() hm.Type                                  { return hm.NewFnType(tensor.Float64, o.typ) }
-func (o *scaledWeights) InferShape(...G.DimSizer) (tensor.Shape, error) { return o.shape, nil }
+func (o *scaledWeights) InferShape(...G.DimSizer) (tensor.Shape, error) { return o.shape.Clone(), nil }
 func (o *scaledWeights) ReturnsPtr() bool                               { return true }
 func (o *scaledWeights) CallsExtern() bool                              { return false }
 func (o *scaledWeights) OverwritesInput() int                           { return -1 }
