@@ -10,6 +10,7 @@ type Conv[T Float] struct {
 	Batch, Length, Channels, Width int
 
 	X       []T    // (batch, length, channels)
+	XStride int    // between the steps of X, which may lie in a wider matrix; 0 where they lie one behind the other
 	Weight  []T    // (channels, width)
 	Bias    []T    // (channels)
 	Context []T    // (batch, width-1, channels): the steps before the first, the oldest first
@@ -17,7 +18,7 @@ type Conv[T Float] struct {
 	SiLU    bool
 }
 
-// ConvGrad takes the gradients of a Conv's operands, in their shapes. Those of absent operands are nil.
+// ConvGrad takes the gradients of a Conv's operands, in their shapes, that of X with its stride. Those of absent operands are nil.
 type ConvGrad[T Float] struct {
 	X, Weight, Bias, Context []T
 }
@@ -53,6 +54,15 @@ func (c *Conv[T]) row(x []T, p convPart, t int) []T {
 	return x[(p.batch*c.Length+t)*c.Channels+p.first:][:p.size]
 }
 
+// rowX is row for X and its gradient.
+func (c *Conv[T]) rowX(x []T, p convPart, t int) []T {
+	stride := c.Channels
+	if c.XStride > 0 {
+		stride = c.XStride
+	}
+	return x[(p.batch*c.Length+t)*stride+p.first:][:p.size]
+}
+
 // contextRow is row for a context (batch, width-1, channels).
 func (c *Conv[T]) contextRow(context []T, p convPart, row int) []T {
 	return context[(p.batch*(c.Width-1)+row)*c.Channels+p.first:][:p.size]
@@ -62,7 +72,7 @@ func (c *Conv[T]) contextRow(context []T, p convPart, row int) []T {
 func (c *Conv[T]) input(p convPart, t int) []T {
 	switch {
 	case t >= 0:
-		return c.row(c.X, p, t)
+		return c.rowX(c.X, p, t)
 	case c.Context != nil:
 		return c.contextRow(c.Context, p, t+c.Width-1)
 	}
@@ -170,7 +180,7 @@ func (c *Conv[T]) Backward(dy, dcontext []T, grad *ConvGrad[T]) {
 		for t := first; t < p.to; t++ {
 			var dx []T
 			if t >= 0 {
-				dx = c.row(grad.X, p, t)
+				dx = c.rowX(grad.X, p, t)
 			} else {
 				dx = c.contextRow(grad.Context, p, t+c.Width-1)
 			}

@@ -17,6 +17,7 @@ type Scan[T Float] struct {
 
 	D         []T    // (channels)
 	Z         []T    // (batch, length, channels)
+	ZStride   int    // between the steps of Z, which may lie in a wider matrix; 0 where they lie one behind the other
 	DeltaBias []T    // (channels)
 	Initial   []T    // (batch, channels, state): the state before the first step scanned
 	Start     []bool // (batch, length): a new sequence starts here
@@ -30,12 +31,24 @@ type Scan[T Float] struct {
 type Projection[T Float] struct {
 	Data   []T
 	Groups int
+	Stride int // between the steps of Data, which may lie in a wider matrix; 0 where they lie one behind the other
 }
 
-// ScanGrad takes the gradients of a Scan's operands, in their shapes. Those of absent operands are nil.
+// stride returns the distance between two steps.
+func (p Projection[T]) stride(state int) int {
+	if p.Stride > 0 {
+		return p.Stride
+	}
+	return p.Groups * state
+}
+
+// ScanGrad takes the gradients of a Scan's operands, in their shapes, and where those have a stride, with the same one.
+// Those of absent operands are nil.
 type ScanGrad[T Float] struct {
 	U, Delta, A, B, C        []T
 	D, Z, DeltaBias, Initial []T
+
+	Y []T // optional: takes the output y (batch, length, channels), which the backward pass recomputes
 }
 
 const (

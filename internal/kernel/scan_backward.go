@@ -80,7 +80,7 @@ func sumProjection[T Float](s *Scan[T], p Projection[T], stripes [][]block, part
 	}
 	ParallelRange(s.Batch*s.Length, 256, func(from, to int) {
 		for row := from; row < to; row++ {
-			sum := grad[row*p.Groups*s.State : (row+1)*p.Groups*s.State]
+			sum := grad[row*p.stride(s.State):][:p.Groups*s.State]
 			clear(sum)
 			batch, t := row/s.Length, row%s.Length
 			for i, g := range group {
@@ -188,7 +188,7 @@ func (r *scanBack[T]) recompute(strip, from, to int) {
 					h[l] = state[l] + du[l]*b[l]
 				}
 			}
-			if r.Z != nil { // only dz needs the output
+			if r.Z != nil || r.grad.Y != nil { // only they need the output
 				c := r.spread(r.C, st.c, r.c, r.cGroup, i, n)[:w]
 				for l := range acc {
 					acc[l] += c[l] * h[l]
@@ -263,13 +263,16 @@ func (r *scanBack[T]) backward(strip, from, to int) {
 func (r *scanBack[T]) ungate(st *strip[T], i int, y, u, dOut []T) {
 	dy := r.row(r.dy, st, i)
 	copy(dOut, dy)
+	if r.grad.Y != nil {
+		r.finish(st, i, y, u, r.row(r.grad.Y, st, i))
+	}
 	if r.Z == nil {
 		return
 	}
-	z, dz := r.row(r.Z, st, i), r.row(r.grad.Z, st, i)
+	z, dz := r.rowZ(r.Z, st, i), r.rowZ(r.grad.Z, st, i)
 	for l := range dy {
 		out := y[l]
-		if r.D != nil {
+		if r.D != nil && r.grad.Y == nil { // finish has added it otherwise
 			out += r.D[st.first+l] * u[l]
 		}
 		dz[l] = dy[l] * out * siluSlope(z[l])

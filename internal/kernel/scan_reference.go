@@ -29,8 +29,8 @@ func (s *Scan[T]) Reference(y, final []T) (states []T) {
 				if s.D != nil {
 					out += s.D[d] * s.U[at]
 				}
-				if s.Z != nil {
-					out *= silu(s.Z[at])
+				if z := s.zAt(b, t, d); s.Z != nil {
+					out *= silu(s.Z[z])
 				}
 				y[at] = out
 			}
@@ -59,7 +59,7 @@ func (s *Scan[T]) ReferenceBackward(states, dy, dfinal []T, grad *ScanGrad[T]) {
 				t := s.step(i)
 				at := (b*s.Length+t)*s.Channels + d
 				delta, dOut := s.delta(at, d), dy[at]
-				if s.Z != nil {
+				if z := s.zAt(b, t, d); s.Z != nil {
 					var out T
 					for n := range s.State {
 						out += s.C.at(s, b, t, d, n) * h[(i+1)*s.State+n]
@@ -67,8 +67,8 @@ func (s *Scan[T]) ReferenceBackward(states, dy, dfinal []T, grad *ScanGrad[T]) {
 					if s.D != nil {
 						out += s.D[d] * s.U[at]
 					}
-					grad.Z[at] = dOut * out * siluSlope(s.Z[at])
-					dOut *= silu(s.Z[at])
+					grad.Z[z] = dOut * out * siluSlope(s.Z[z])
+					dOut *= silu(s.Z[z])
 				}
 				var du, dDelta T
 				if s.D != nil {
@@ -121,6 +121,14 @@ func (s *Scan[T]) delta(at, d int) T {
 	return v
 }
 
+// zAt is the place of an element of Z.
+func (s *Scan[T]) zAt(b, t, d int) int {
+	if s.ZStride > 0 {
+		return (b*s.Length+t)*s.ZStride + d
+	}
+	return (b*s.Length+t)*s.Channels + d
+}
+
 // separated reports whether a start lies between the i-th step scanned and the one scanned before it.
 func (s *Scan[T]) separated(b, i int) bool {
 	t := s.step(i)
@@ -137,5 +145,5 @@ func (p Projection[T]) index(s *Scan[T], b, t, d, n int) int {
 	if p.Groups == 0 {
 		return d*s.State + n
 	}
-	return ((b*s.Length+t)*p.Groups+p.groupOf(d, s.Channels))*s.State + n
+	return (b*s.Length+t)*p.stride(s.State) + p.groupOf(d, s.Channels)*s.State + n
 }

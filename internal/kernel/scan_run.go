@@ -127,6 +127,16 @@ func (r *scanRun[T]) row(m []T, st *strip[T], i int) []T {
 	return m[at : at+st.width]
 }
 
+// rowZ is row for z and its gradient.
+func (r *scanRun[T]) rowZ(m []T, st *strip[T], i int) []T {
+	stride := r.Channels
+	if r.ZStride > 0 {
+		stride = r.ZStride
+	}
+	at := (r.batch*r.Length+r.step(i))*stride + st.first
+	return m[at : at+st.width]
+}
+
 // prepare computes Δ and Δ·u for the steps [from, to).
 func (r *scanRun[T]) prepare(st *strip[T], from, to int) {
 	for i := from; i < to; i++ {
@@ -151,7 +161,7 @@ func (r *scanRun[T]) spread(p Projection[T], constant, buf []T, group, i, n int)
 	if p.Groups == 0 {
 		return constant[n*lanes : (n+1)*lanes]
 	}
-	v := p.Data[((r.batch*r.Length+r.step(i))*p.Groups+group)*r.State+n]
+	v := p.Data[(r.batch*r.Length+r.step(i))*p.stride(r.State)+group*r.State+n]
 	for l := range buf {
 		buf[l] = v
 	}
@@ -206,7 +216,7 @@ func (r *scanRun[T]) finish(st *strip[T], i int, acc, u, y []T) {
 		copy(y, acc)
 		return
 	}
-	for l, z := range r.row(r.Z, st, i) {
+	for l, z := range r.rowZ(r.Z, st, i) {
 		y[l] = acc[l] * silu(z)
 	}
 }

@@ -31,9 +31,9 @@ func (c scanCase) make64(seed uint64) *Scan[float64] {
 	size := c.batch * c.length * c.channels
 	projection := func(groups int) Projection[float64] {
 		if groups == 0 {
-			return Projection[float64]{normal(c.channels*c.state, 1), 0}
+			return Projection[float64]{Data: normal(c.channels*c.state, 1)}
 		}
-		return Projection[float64]{normal(c.batch*c.length*groups*c.state, 1), groups}
+		return Projection[float64]{Data: normal(c.batch*c.length*groups*c.state, 1), Groups: groups}
 	}
 	s := &Scan[float64]{
 		Batch: c.batch, Length: c.length, Channels: c.channels, State: c.state,
@@ -84,8 +84,8 @@ func (s *Scan[T]) narrow(v *Scan[float64]) *Scan[float32] {
 	return &Scan[float32]{
 		Batch: v.Batch, Length: v.Length, Channels: v.Channels, State: v.State,
 		U: narrow(v.U), Delta: narrow(v.Delta), A: narrow(v.A),
-		B: Projection[float32]{narrow(v.B.Data), v.B.Groups}, C: Projection[float32]{narrow(v.C.Data), v.C.Groups},
-		D: narrow(v.D), Z: narrow(v.Z), DeltaBias: narrow(v.DeltaBias), Initial: narrow(v.Initial),
+		B: Projection[float32]{narrow(v.B.Data), v.B.Groups, v.B.Stride}, C: Projection[float32]{narrow(v.C.Data), v.C.Groups, v.C.Stride},
+		D: narrow(v.D), Z: narrow(v.Z), ZStride: v.ZStride, DeltaBias: narrow(v.DeltaBias), Initial: narrow(v.Initial),
 		Start: v.Start, Softplus: v.Softplus, Reverse: v.Reverse,
 	}
 }

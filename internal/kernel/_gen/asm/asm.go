@@ -1,0 +1,246 @@
+// Package asm writes a kernel once for AVX-512 and AVX2: a thin layer over avo in which a vector is a ZMM or a YMM register
+// of float32, 16 or 8 of them.
+//
+// A kernel that needs what only one of the two can do asks File.ISA, and uses avo's own instructions, which are embedded.
+// Operands are in avo's (and Go's) order: the destination last.
+package asm
+
+import (
+	"fmt"
+	"log"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/mmcloughlin/avo/attr"
+	"github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/gotypes"
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/pass"
+	"github.com/mmcloughlin/avo/printer"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// ISA is a set of instructions.
+type ISA int
+
+// The sets.
+const (
+	AVX2 ISA = iota
+	AVX512
+)
+
+func (i ISA) String() string { return [...]string{"AVX2", "AVX512"}[i] }
+
+// File is an assembly file for one ISA, with the Go file that declares its functions.
+type File struct {
+	*build.Context
+	ISA     ISA
+	pkg     string
+	consts  map[uint32]operand.Mem
+	vectors map[string]operand.Mem
+}
+
+// NewFile begins a file of a package.
+func NewFile(pkg string, isa ISA) *File {
+	f := &File{Context: build.NewContext(), ISA: isa, pkg: pkg, consts: map[uint32]operand.Mem{}, vectors: map[string]operand.Mem{}}
+	f.ConstraintExpr("amd64,!noasm")
+	return f
+}
+
+// Lanes is the number of float32 in a vector.
+func (f *File) Lanes() int { return f.Bytes() / 4 }
+
+// Bytes is the size of a vector.
+func (f *File) Bytes() int {
+	if f.ISA == AVX512 {
+		return 64
+	}
+	return 32
+}
+
+// Write assembles the file and writes name_avx512_amd64.s and name_avx512_amd64.go (or avx2) to a folder.
+func (f *File) Write(folder, name string) {
+	file, err := f.Result()
+	if err != nil {
+		log.Fatalf("%s: %v", name, err)
+	}
+	if err := pass.Compile.Execute(file); err != nil {
+		log.Fatalf("%s: %v", name, err)
+	}
+	base := filepath.Join(folder, name+"_"+strings.ToLower(f.ISA.String())+"_amd64")
+	cfg := printer.Config{Name: "internal/kernel/_gen", Pkg: f.pkg, Argv: []string{"internal/kernel/_gen"}}
+	for ext, p := range map[string]printer.Printer{".s": printer.NewGoAsm(cfg), ".go": printer.NewStubs(cfg)} {
+		text, err := p.Print(file)
+		if err != nil {
+			log.Fatalf("%s: %v", name, err)
+		}
+		if err := os.WriteFile(base+ext, text, 0o644); err != nil {
+			log.Fatal(err)
+		}
+	}
+}
+
+// Func begins a function; the name is followed by that of the ISA. It must not keep a pointer: its arguments do not escape.
+func (f *File) Func(name, signature, doc string) *Func {
+	f.Function(name + f.ISA.String())
+	f.Attributes(attr.NOSPLIT | attr.NOFRAME)
+	f.SignatureExpr(signature)
+	f.Doc(name + f.ISA.String() + strings.TrimPrefix(doc, name))
+	f.Pragma("noescape")
+	return &Func{File: f}
+}
+
+// Func is a function being written.
+type Func struct{ *File }
+
+// Ptr loads a pointer argument.
+func (k *Func) Ptr(name string) reg.GPVirtual { return k.arg(name) }
+
+// Int loads an int argument.
+func (k *Func) Int(name string) reg.GPVirtual { return k.arg(name) }
+
+func (k *Func) arg(name string) reg.GPVirtual {
+	r := k.GP64()
+	k.Load64(name, r)
+	return r
+}
+
+// Load64 loads an argument of eight bytes into a register.
+func (k *Func) Load64(name string, to reg.Register) { k.Context.Load(k.Param(name), to) }
+
+// Param returns an argument.
+func (k *Func) Param(name string) gotypes.Component { return k.Context.Param(name) }
+
+// Return ends the function. Without VZEROUPPER, the SSE instructions of Go's own code would each wait for the upper halves
+// of their registers: math.Exp was up to 190 times slower.
+func (k *Func) Return() {
+	k.VZEROUPPER()
+	k.RET()
+}
+
+// Vec returns a new vector register.
+func (f *File) Vec() reg.VecVirtual {
+	if f.ISA == AVX512 {
+		return f.ZMM()
+	}
+	return f.YMM()
+}
+
+// Vecs returns n of them.
+func (f *File) Vecs(n int) []reg.VecVirtual {
+	v := make([]reg.VecVirtual, n)
+	for i := range v {
+		v[i] = f.Vec()
+	}
+	return v
+}
+
+// Imm is a constant operand of 32 bits, for ADDQ and the like.
+func (f *File) Imm(n int) operand.Op { return operand.I32(int32(n)) }
+
+// Label refers to a label.
+func Label(name string) operand.LabelRef { return operand.LabelRef(name) }
+
+// At is the memory at a register plus an offset in bytes.
+func At(base reg.Register, offset int) operand.Mem { return operand.Mem{Base: base, Disp: offset} }
+
+// AtIndex is the memory at base + index·scale + offset.
+func AtIndex(base, index reg.Register, scale uint8, offset int) operand.Mem {
+	return operand.Mem{Base: base, Index: index, Scale: scale, Disp: offset}
+}
+
+// Const returns a float32 in read-only memory, once for a file.
+func (f *File) Const(v float32) operand.Mem { return f.Bits(math.Float32bits(v)) }
+
+// Bits is Const for the bits of any 32-bit value.
+func (f *File) Bits(b uint32) operand.Mem {
+	m, ok := f.consts[b]
+	if !ok {
+		m = f.ConstData(fmt.Sprintf("c%s_%08x", f.ISA, b), operand.U32(b))
+		f.consts[b] = m
+	}
+	return m
+}
+
+// Table returns float32s in read-only memory.
+func (f *File) Table(name string, v []float32) operand.Mem {
+	m, ok := f.vectors[name]
+	if !ok {
+		m = f.StaticGlobal(name + f.ISA.String())
+		f.DataAttributes(attr.RODATA | attr.NOPTR)
+		for i, x := range v {
+			f.AddDatum(4*i, operand.U32(math.Float32bits(x)))
+		}
+		f.vectors[name] = m
+	}
+	return m
+}
+
+// BroadcastConst returns a new register with v in every lane.
+func (f *File) BroadcastConst(v float32) reg.VecVirtual {
+	r := f.Vec()
+	f.VBROADCASTSS(f.Const(v), r)
+	return r
+}
+
+// Load, Store, Broadcast move vectors; addresses need not be aligned.
+func (f *File) Load(from operand.Op, to reg.Register)      { f.VMOVUPS(from, to) }
+func (f *File) Store(v reg.Register, to operand.Op)        { f.VMOVUPS(v, to) }
+func (f *File) Broadcast(from operand.Op, to reg.Register) { f.VBROADCASTSS(from, to) }
+func (f *File) Add(a, b operand.Op, to reg.Register)       { f.VADDPS(a, b, to) }
+func (f *File) Mul(a, b operand.Op, to reg.Register)       { f.VMULPS(a, b, to) }
+func (f *File) Max(a, b operand.Op, to reg.Register)       { f.VMAXPS(a, b, to) }
+func (f *File) Min(a, b operand.Op, to reg.Register)       { f.VMINPS(a, b, to) }
+
+// Sub is to = b - a, in avo's order.
+func (f *File) Sub(a, b operand.Op, to reg.Register) { f.VSUBPS(a, b, to) }
+
+// Zero clears a vector.
+func (f *File) Zero(v reg.Register) {
+	if f.ISA == AVX512 {
+		f.VPXORD(v, v, v)
+	} else {
+		f.VXORPS(v, v, v)
+	}
+}
+
+// MulAdd is acc += a·b; a may be memory.
+func (f *File) MulAdd(a operand.Op, b, acc reg.Register) { f.VFMADD231PS(a, b, acc) }
+
+// Horner is p = p·x + c; c may be memory.
+func (f *File) Horner(c operand.Op, x, p reg.Register) { f.VFMADD213PS(c, x, p) }
+
+// MulAddScalar is acc += s·b, where s is one float32 in memory; AVX2 needs a register for it.
+func (f *File) MulAddScalar(s operand.Mem, b, acc reg.Register) {
+	if f.ISA == AVX512 {
+		f.VFMADD231PS_BCST(s, b, acc)
+		return
+	}
+	t := f.Vec()
+	f.VBROADCASTSS(s, t)
+	f.VFMADD231PS(t, b, acc)
+}
+
+// HornerScalar is p = p·x + c, where c is one float32 in memory.
+func (f *File) HornerScalar(c operand.Mem, x, p reg.Register) {
+	if f.ISA == AVX512 {
+		f.VFMADD213PS_BCST(c, x, p)
+		return
+	}
+	t := f.Vec()
+	f.VBROADCASTSS(c, t)
+	f.VFMADD213PS(t, x, p)
+}
+
+// MulScalar is to = s·b, where s is one float32 in memory.
+func (f *File) MulScalar(s operand.Mem, b, to reg.Register) {
+	if f.ISA == AVX512 {
+		f.VMULPS_BCST(s, b, to)
+		return
+	}
+	t := f.Vec()
+	f.VBROADCASTSS(s, t)
+	f.VMULPS(t, b, to)
+}

@@ -1,0 +1,12 @@
+// The generator of the assembly, in a module of its own: nobody who imports the library downloads what it needs.
+module github.com/gomamba/mamba/internal/kernel/_gen
+
+go 1.26.0
+
+require github.com/mmcloughlin/avo v0.6.0
+
+require (
+	golang.org/x/mod v0.42.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+	golang.org/x/tools v0.52.0 // indirect
+)

@@ -1,0 +1,14 @@
+// Command _gen writes the assembly of internal/kernel and blas: go generate ./internal/kernel.
+//
+// Each file of this folder writes one story, for both instruction sets, from the layer in asm.
+package main
+
+import "github.com/gomamba/mamba/internal/kernel/_gen/asm"
+
+func main() {
+	for _, isa := range []asm.ISA{asm.AVX512, asm.AVX2} {
+		for _, write := range []func(asm.ISA){} {
+			write(isa)
+		}
+	}
+}
