@@ -12,6 +12,8 @@ import (
 
 var f32, f64 = tensor.Float32, tensor.Float64
 
+var everyDtype = []tensor.Dtype{f32, f64}
+
 // The errors of CausalConv and CrossEntropy are tested in files of their own.
 
 func TestSelectiveScanErrors(t *testing.T) {
