@@ -37,49 +37,56 @@ func (o *operator) keeps() int {
 // either. Should a machine copy the value, the copy is a plain tensor: what was kept is computed again.
 type keeping struct {
 	*tensor.Dense
-	kept atomic.Pointer[operand]
+	kept atomic.Pointer[loan]
 }
 
-func newKeeping(result G.Value, kept operand) *keeping {
+func newKeeping(result G.Value, kept loan) *keeping {
 	k := &keeping{Dense: result.(*tensor.Dense)}
 	k.kept.Store(&kept)
 	return k
 }
 
 // keptBy returns what a value carries, absent if nothing.
-func keptBy(v G.Value) operand {
+func keptBy(v G.Value) (kept loan) {
 	if k, ok := v.(*keeping); ok {
-		if kept := k.kept.Load(); kept != nil {
-			return *kept
+		if l := k.kept.Load(); l != nil {
+			return *l
 		}
 	}
-	return operand{}
+	return kept
 }
 
 // takeKept is keptBy for the only reader, who gives back what he takes: nobody finds it in the value from then on.
-func takeKept(v G.Value) operand {
+func takeKept(v G.Value) (kept loan) {
 	if k, ok := v.(*keeping); ok {
-		if kept := k.kept.Swap(nil); kept != nil {
-			return *kept
+		if l := k.kept.Swap(nil); l != nil {
+			return *l
 		}
 	}
-	return operand{}
+	return kept
 }
 
-// borrow returns a vector in memory to be given back.
-func borrow(dt tensor.Dtype, n int) operand {
+// loan is a vector in borrowed memory.
+type loan struct {
+	operand
+	space32 kernel.Space[float32]
+	space64 kernel.Space[float64]
+}
+
+func borrow(dt tensor.Dtype, n int) (l loan) {
+	l.shape = tensor.Shape{n}
 	if dt == tensor.Float32 {
-		return operand{tensor.Shape{n}, kernel.Borrow[float32](n)}
+		l.space32 = kernel.Borrow[float32](n)
+		l.data = l.space32.Data
+	} else {
+		l.space64 = kernel.Borrow[float64](n)
+		l.data = l.space64.Data
 	}
-	return operand{tensor.Shape{n}, kernel.Borrow[float64](n)}
+	return l
 }
 
-// giveBack ends the loan of a borrowed vector; that of an absent one is nothing.
-func (o operand) giveBack() {
-	switch d := o.data.(type) {
-	case []float32:
-		kernel.GiveBack(d)
-	case []float64:
-		kernel.GiveBack(d)
-	}
+// giveBack ends the loan; nobody may use the vector from then on.
+func (l loan) giveBack() {
+	l.space32.Return()
+	l.space64.Return()
 }

@@ -158,7 +158,7 @@ func (o *operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, 
 	result, flat := resultFor(prealloc, o.dt, resultShape(o.out))
 	if o.readers.Load() > 0 {
 		kept := borrow(o.dt, o.keeps())
-		o.f.(keeper).forwardKeeping(in, unpack(flat, o.out), kept)
+		o.f.(keeper).forwardKeeping(in, unpack(flat, o.out), kept.operand)
 		return newKeeping(result(), kept), nil
 	}
 	o.f.forward(in, unpack(flat, o.out))
@@ -298,8 +298,8 @@ func (o *operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) 
 	}
 	flat := borrow(o.dt, totalSize(o.gradientShapes()))
 	defer flat.giveBack()
-	o.backward(in, grad, keptBy(output.Value()), flat)
-	each := unpack(flat, o.gradientShapes())
+	o.backward(in, grad, keptBy(output.Value()).operand, flat.operand)
+	each := unpack(flat.operand, o.gradientShapes())
 	for i, with := range o.DiffWRT(len(inputs)) {
 		if !with {
 			continue
@@ -362,7 +362,7 @@ func (o *gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value,
 	if err != nil {
 		return nil, fmt.Errorf("op: gradient of %v: result %w", o.of.f, err)
 	}
-	var kept operand
+	var kept loan
 	if n+1 < len(values) {
 		if kept = keptBy(values[n+1]); o.of.readers.Load() == 1 {
 			kept = takeKept(values[n+1])
@@ -370,7 +370,7 @@ func (o *gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value,
 		}
 	}
 	result, flat := resultFor(prealloc, o.of.dt, o.shape())
-	o.of.backward(in, grad, kept, flat)
+	o.of.backward(in, grad, kept.operand, flat)
 	return result(), nil
 }
 

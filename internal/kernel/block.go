@@ -82,10 +82,29 @@ func (b *Block[T]) scan(v *BlockValues[T], a []T) *Scan[T] {
 	}
 }
 
+// spaces are what a pass over a block has borrowed.
+type spaces[T Float] struct {
+	all  [16]Space[T]
+	used int
+}
+
+func (w *spaces[T]) take(n int) []T {
+	s := Borrow[T](n)
+	w.all[w.used] = s
+	w.used++
+	return s.Data
+}
+
+func (w *spaces[T]) giveBack() {
+	for _, s := range w.all[:w.used] {
+		s.Return()
+	}
+}
+
 // compute fills v. What is nil in it is computed in memory of w; what is there holds its values if kept, and is written
 // otherwise. The context of what comes next is written unless it is nil. Whoever keeps what, the same operations compute it,
 // so that the result is the same bit for bit.
-func (b *Block[T]) compute(v *BlockValues[T], kept bool, context []T, w *workspace[T]) {
+func (b *Block[T]) compute(v *BlockValues[T], kept bool, context []T, w *spaces[T]) {
 	missing := func(s *[]T, width int) bool {
 		if *s != nil {
 			return !kept
@@ -114,7 +133,7 @@ func (b *Block[T]) compute(v *BlockValues[T], kept bool, context []T, w *workspa
 // Forward writes y (batch, length, model) and, unless they are nil, the context (batch, width-1, channels) and the state
 // final (batch, channels, state) of what comes next; and to the slices of keep the values for the backward pass.
 func (b *Block[T]) Forward(y, context, final []T, keep BlockValues[T]) {
-	var w workspace[T]
+	var w spaces[T]
 	defer w.giveBack()
 	if keep.Normed == nil {
 		keep.Normed = y // which is written last

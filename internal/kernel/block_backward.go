@@ -15,7 +15,7 @@ type BlockGrad[T Float] struct {
 // As in the forward pass, v and z have one matrix of gradients, of which the convolution writes one half and the scan the
 // other; and r, B and C have one.
 func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad *BlockGrad[T]) {
-	var w workspace[T]
+	var w spaces[T]
 	defer w.giveBack()
 	v := &kept
 	b.compute(v, true, nil, &w)
