@@ -115,7 +115,9 @@ func (s *Scan[T]) Forward(y, final []T) {
 	for _, section := range s.sections() {
 		all = append(all, s.blocks(section)...)
 	}
-	ParallelWith(s.Batch*len(all), func() *scanRun[T] { return s.newRun(tileSteps, y) }, func(run *scanRun[T], i int) {
+	Parallel(s.Batch*len(all), func(i int) {
+		run := s.newRun(tileSteps, y)
+		defer run.release()
 		run.begin(i/len(all), all[i%len(all)])
 		for strip := range run.block.strips() {
 			run.enter(strip)

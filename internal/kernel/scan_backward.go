@@ -21,19 +21,24 @@ func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 
 	// dB and dC are sums over channels, the gradients of the parameters sums over the batch: every task has a place
 	// of its own for its part, and the parts are added in the order of the tasks.
-	part := &scanParts[T]{param: newParamParts[T](s)}
-	if s.B.Groups > 0 {
-		part.b = make([]T, tasks*rows)
-	}
-	if s.C.Groups > 0 {
-		part.c = make([]T, tasks*rows)
-	}
-	ParallelWith(tasks, func() *scanBack[T] { return s.newBack(dy, dfinal, grad) }, func(r *scanBack[T], i int) {
+	part := &scanParts[T]{param: newParamParts(s)}
+	defer part.param.layout.space.Return()
+	var places layout[T]
+	places.lay(func(l *layout[T]) {
+		part.b = l.arrayIf(s.B.Groups > 0, tasks*rows)
+		part.c = l.arrayIf(s.C.Groups > 0, tasks*rows)
+	})
+	defer places.space.Return()
+	Parallel(tasks, func(i int) {
+		r := s.newBack(dy, dfinal, grad)
+		defer r.releaseBack()
 		if s.B.Groups > 0 {
 			r.dB = part.b[i*rows : (i+1)*rows]
+			clear(r.dB)
 		}
 		if s.C.Groups > 0 {
 			r.dC = part.c[i*rows : (i+1)*rows]
+			clear(r.dC)
 		}
 		for _, blk := range stripes[i%len(stripes)] {
 			r.begin(i/len(stripes), blk)
@@ -96,7 +101,7 @@ func sumProjection[T Float](s *Scan[T], p Projection[T], stripes [][]block, part
 
 // scanBack is the backward pass over one block of channels in one batch.
 type scanBack[T Float] struct {
-	*scanRun[T]
+	scanRun[T]
 	dy, dfinal []T
 	grad       *ScanGrad[T]
 
@@ -105,32 +110,55 @@ type scanBack[T Float] struct {
 	dOut        []T // (tile, lanes): the gradient of Σ C h
 	gB, dDelta  []T // (tile, lanes): Σ_n g B, and Σ_n g A a h_{t-1}
 	dB, dC      []T // (length, state): the stripe's part, or nil where constant
-	carry       [][]T
-	sums        []stripSums[T]
+	carry       [maxBlock / lanes][]T
+	sums        [maxBlock / lanes]stripSums[T]
+	totals      layout[float64]
 }
 
+// newBack returns a backward pass for one stripe at a time; releaseBack gives it back.
 func (s *Scan[T]) newBack(dy, dfinal []T, grad *ScanGrad[T]) *scanBack[T] {
-	r := &scanBack[T]{scanRun: s.newRun(backSteps, nil), dy: dy, dfinal: dfinal, grad: grad}
-	size := s.State * lanes
-	r.checkpoints = make([]T, s.tiles()*len(r.strips)*size)
+	r := recycle[T, scanBack[T]](&scanBacks)
+	r.init(s, nil)
+	r.dy, r.dfinal, r.grad = dy, dfinal, grad
+	if r.asm != nil {
+		r.asm.back = any(r).(*scanBack[float32])
+	}
+	r.layout.lay(r.layBack)
+	r.totals.lay(func(l *layout[float64]) {
+		for i := range r.width() {
+			r.sums[i].layTotals(s, l)
+		}
+	})
+	for i := range r.width() {
+		r.sums[i].reset()
+	}
+	return r
+}
+
+func (r *scanBack[T]) releaseBack() {
+	r.layout.space.Return()
+	r.totals.space.Return()
+	r.Scan, r.dy, r.dfinal, r.grad, r.dB, r.dC = nil, nil, nil, nil, nil, nil
+	scanBacks[poolOf[T]()].Put(r)
+}
+
+func (r *scanBack[T]) layBack(l *layout[T]) {
+	// One behind the other, as the assembly knows them: a row of 16 lanes fills whole cache lines.
+	for _, row := range []*[]T{&r.dt, &r.du, &r.dOut, &r.gB, &r.dDelta, &r.u, &r.y} {
+		*row = l.array(backSteps * lanes)
+	}
+	r.layStrips(l, backSteps)
+	size := r.State * lanes
+	r.checkpoints = l.array(r.tiles() * r.width() * size)
 	most := 0
 	for _, n := range r.states {
 		most = max(most, n.count)
 	}
-	r.keep = make([]T, backSteps*most*2*lanes)
-	for range r.strips {
-		r.carry = append(r.carry, make([]T, size))
-		r.sums = append(r.sums, newStripSums(s))
+	r.keep = l.array(backSteps * most * 2 * lanes)
+	for i := range r.width() {
+		r.carry[i] = l.array(size)
+		r.sums[i].lay(r.Scan, l)
 	}
-	// One behind the other, as the assembly knows them.
-	rows := make([]T, 7*backSteps*lanes)
-	for i, row := range []*[]T{&r.dt, &r.du, &r.dOut, &r.gB, &r.dDelta, &r.u, &r.y} {
-		*row = rows[i*backSteps*lanes : (i+1)*backSteps*lanes]
-	}
-	if r.asm != nil {
-		r.asm.newBack(r)
-	}
-	return r
 }
 
 // tiles is the number of tiles that the backward pass cuts the length into.
