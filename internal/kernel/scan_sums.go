@@ -7,20 +7,26 @@ type stripSums[T Float] struct {
 	aAll, bAll, cAll, dAll, biasAll []float64
 }
 
-func newStripSums[T Float](s *Scan[T]) stripSums[T] {
-	size := s.State * lanes
-	sums := stripSums[T]{
-		a: make([]T, size), aAll: make([]float64, size),
-		d: make([]T, lanes), dAll: make([]float64, lanes),
-		bias: make([]T, lanes), biasAll: make([]float64, lanes),
+// lay takes the tile's sums from a layout, and layTotals those of all tiles; reset sets them to zero.
+func (s *stripSums[T]) lay(scan *Scan[T], l *layout[T]) {
+	size := scan.State * lanes
+	s.a, s.d, s.bias = l.array(size), l.array(lanes), l.array(lanes)
+	s.b, s.c = l.arrayIf(scan.B.Groups == 0, size), l.arrayIf(scan.C.Groups == 0, size)
+}
+
+func (s *stripSums[T]) layTotals(scan *Scan[T], l *layout[float64]) {
+	size := scan.State * lanes
+	s.aAll, s.dAll, s.biasAll = l.array(size), l.array(lanes), l.array(lanes)
+	s.bAll, s.cAll = l.arrayIf(scan.B.Groups == 0, size), l.arrayIf(scan.C.Groups == 0, size)
+}
+
+func (s *stripSums[T]) reset() {
+	for _, tile := range [][]T{s.a, s.b, s.c, s.d, s.bias} {
+		clear(tile)
 	}
-	if s.B.Groups == 0 {
-		sums.b, sums.bAll = make([]T, size), make([]float64, size)
+	for _, all := range [][]float64{s.aAll, s.bAll, s.cAll, s.dAll, s.biasAll} {
+		clear(all)
 	}
-	if s.C.Groups == 0 {
-		sums.c, sums.cAll = make([]T, size), make([]float64, size)
-	}
-	return sums
 }
 
 // flush adds the current tile's sums to those of all tiles, and starts new ones.
@@ -38,25 +44,19 @@ func (s *stripSums[T]) flush() {
 
 // paramParts holds each batch's part of the gradients that are sums over the batch.
 type paramParts[T Float] struct {
+	layout  layout[float64]
 	a, b, c []float64 // (batch, channels, state); b and c only where they are constant
 	d, bias []float64 // (batch, channels)
 }
 
 func newParamParts[T Float](s *Scan[T]) *paramParts[T] {
 	size := s.Batch * s.Channels
-	p := &paramParts[T]{a: make([]float64, size*s.State)}
-	if s.B.Groups == 0 {
-		p.b = make([]float64, size*s.State)
-	}
-	if s.C.Groups == 0 {
-		p.c = make([]float64, size*s.State)
-	}
-	if s.D != nil {
-		p.d = make([]float64, size)
-	}
-	if s.DeltaBias != nil {
-		p.bias = make([]float64, size)
-	}
+	p := new(paramParts[T])
+	p.layout.lay(func(l *layout[float64]) {
+		p.a = l.array(size * s.State)
+		p.b, p.c = l.arrayIf(s.B.Groups == 0, size*s.State), l.arrayIf(s.C.Groups == 0, size*s.State)
+		p.d, p.bias = l.arrayIf(s.D != nil, size), l.arrayIf(s.DeltaBias != nil, size)
+	})
 	return p
 }
 
