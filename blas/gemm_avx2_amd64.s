@@ -1298,6 +1298,150 @@ done:
 	VZEROUPPER
 	RET
 
+// func packRowsAVX2(k int, from *float32, ldFrom int, to *float32, rows int)
+// Requires: AVX, CMOV
+TEXT ·packRowsAVX2(SB), NOSPLIT|NOFRAME, $0-40
+	MOVQ k+0(FP), AX
+	MOVQ from+8(FP), CX
+	MOVQ rows+32(FP), DX
+	MOVQ to+24(FP), BX
+	MOVQ ldFrom+16(FP), SI
+	SHLQ $0x02, SI
+	LEAQ (SI)(SI*2), DI
+	LEAQ (DI)(SI*2), R8
+	LEAQ (R8)(SI*2), R9
+
+loop:
+	MOVQ       $0x00000008, R10
+	CMPQ       AX, R10
+	CMOVQLT    AX, R10
+	LEAQ       masksAVX2<>+0(SB), R11
+	NEGQ       R10
+	VMOVUPS    32(R11)(R10*4), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	CMPQ       DX, $0x01
+	JE         zero1
+	VMASKMOVPS (CX)(SI*1), Y0, Y2
+	CMPQ       DX, $0x02
+	JE         zero2
+	VMASKMOVPS (CX)(SI*2), Y0, Y3
+	CMPQ       DX, $0x03
+	JE         zero3
+	VMASKMOVPS (CX)(DI*1), Y0, Y4
+	CMPQ       DX, $0x04
+	JE         zero4
+	VMASKMOVPS (CX)(SI*4), Y0, Y5
+	CMPQ       DX, $0x05
+	JE         zero5
+	VMASKMOVPS (CX)(R8*1), Y0, Y6
+	CMPQ       DX, $0x06
+	JE         zero6
+	VMASKMOVPS (CX)(DI*2), Y0, Y7
+	CMPQ       DX, $0x07
+	JE         zero7
+	VMASKMOVPS (CX)(R9*1), Y0, Y0
+	JMP        shuffle
+
+zero1:
+	VXORPS Y2, Y2, Y2
+
+zero2:
+	VXORPS Y3, Y3, Y3
+
+zero3:
+	VXORPS Y4, Y4, Y4
+
+zero4:
+	VXORPS Y5, Y5, Y5
+
+zero5:
+	VXORPS Y6, Y6, Y6
+
+zero6:
+	VXORPS Y7, Y7, Y7
+
+zero7:
+	VXORPS Y0, Y0, Y0
+
+shuffle:
+	VUNPCKLPS    Y2, Y1, Y8
+	VUNPCKHPS    Y2, Y1, Y9
+	VUNPCKLPS    Y4, Y3, Y2
+	VUNPCKHPS    Y4, Y3, Y4
+	VUNPCKLPD    Y2, Y8, Y1
+	VUNPCKHPD    Y2, Y8, Y2
+	VUNPCKLPD    Y4, Y9, Y3
+	VUNPCKHPD    Y4, Y9, Y4
+	VUNPCKLPS    Y6, Y5, Y8
+	VUNPCKHPS    Y6, Y5, Y9
+	VUNPCKLPS    Y0, Y7, Y6
+	VUNPCKHPS    Y0, Y7, Y0
+	VUNPCKLPD    Y6, Y8, Y5
+	VUNPCKHPD    Y6, Y8, Y6
+	VUNPCKLPD    Y0, Y9, Y7
+	VUNPCKHPD    Y0, Y9, Y0
+	VMOVUPS      X1, (BX)
+	VMOVUPS      X5, 16(BX)
+	CMPQ         AX, $0x01
+	JE           done
+	VMOVUPS      X2, 32(BX)
+	VMOVUPS      X6, 48(BX)
+	CMPQ         AX, $0x02
+	JE           done
+	VMOVUPS      X3, 64(BX)
+	VMOVUPS      X7, 80(BX)
+	CMPQ         AX, $0x03
+	JE           done
+	VMOVUPS      X4, 96(BX)
+	VMOVUPS      X0, 112(BX)
+	CMPQ         AX, $0x04
+	JE           done
+	VEXTRACTF128 $0x01, Y1, 128(BX)
+	VEXTRACTF128 $0x01, Y5, 144(BX)
+	CMPQ         AX, $0x05
+	JE           done
+	VEXTRACTF128 $0x01, Y2, 160(BX)
+	VEXTRACTF128 $0x01, Y6, 176(BX)
+	CMPQ         AX, $0x06
+	JE           done
+	VEXTRACTF128 $0x01, Y3, 192(BX)
+	VEXTRACTF128 $0x01, Y7, 208(BX)
+	CMPQ         AX, $0x07
+	JE           done
+	VEXTRACTF128 $0x01, Y4, 224(BX)
+	VEXTRACTF128 $0x01, Y0, 240(BX)
+	ADDQ         $0x20, CX
+	ADDQ         $0x00000100, BX
+	SUBQ         $0x08, AX
+	JNE          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func packColumnsAVX2(k int, from *float32, ldFrom int, to *float32, width int)
+// Requires: AVX
+TEXT ·packColumnsAVX2(SB), NOSPLIT|NOFRAME, $0-40
+	MOVQ    width+32(FP), AX
+	LEAQ    masksAVX2<>+0(SB), CX
+	NEGQ    AX
+	VMOVUPS 32(CX)(AX*4), Y0
+	MOVQ    k+0(FP), AX
+	MOVQ    from+8(FP), CX
+	MOVQ    ldFrom+16(FP), DX
+	SHLQ    $0x02, DX
+	MOVQ    to+24(FP), BX
+
+loop:
+	VMASKMOVPS (CX), Y0, Y1
+	VMOVUPS    Y1, (BX)
+	ADDQ       DX, CX
+	ADDQ       $0x20, BX
+	DECQ       AX
+	JNE        loop
+	VZEROUPPER
+	RET
+
 // func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
 // Requires: AVX, CMOV, FMA3
 TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-72

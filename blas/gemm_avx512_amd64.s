@@ -3163,6 +3163,180 @@ done:
 	VZEROUPPER
 	RET
 
+// func packRowsAVX512(k int, from *float32, ldFrom int, to *float32, rows int)
+// Requires: AVX, AVX512F, CMOV
+TEXT ·packRowsAVX512(SB), NOSPLIT|NOFRAME, $0-40
+	MOVQ k+0(FP), AX
+	MOVQ from+8(FP), CX
+	MOVQ rows+32(FP), DX
+	MOVQ to+24(FP), BX
+	MOVQ ldFrom+16(FP), SI
+	SHLQ $0x02, SI
+	LEAQ (SI)(SI*2), DI
+	LEAQ (DI)(SI*2), R8
+	LEAQ (R8)(SI*2), R9
+
+loop:
+	MOVQ      $0x00000010, R10
+	CMPQ      AX, R10
+	CMOVQLT   AX, R10
+	LEAQ      masksAVX512<>+0(SB), R11
+	KMOVW     (R11)(R10*2), K1
+	VMOVUPS.Z (CX), K1, Z0
+	CMPQ      DX, $0x01
+	JE        zero1
+	VMOVUPS.Z (CX)(SI*1), K1, Z1
+	CMPQ      DX, $0x02
+	JE        zero2
+	VMOVUPS.Z (CX)(SI*2), K1, Z2
+	CMPQ      DX, $0x03
+	JE        zero3
+	VMOVUPS.Z (CX)(DI*1), K1, Z3
+	CMPQ      DX, $0x04
+	JE        zero4
+	VMOVUPS.Z (CX)(SI*4), K1, Z4
+	CMPQ      DX, $0x05
+	JE        zero5
+	VMOVUPS.Z (CX)(R8*1), K1, Z5
+	CMPQ      DX, $0x06
+	JE        zero6
+	VMOVUPS.Z (CX)(DI*2), K1, Z6
+	CMPQ      DX, $0x07
+	JE        zero7
+	VMOVUPS.Z (CX)(R9*1), K1, Z7
+	JMP       shuffle
+
+zero1:
+	VPXORD Z1, Z1, Z1
+
+zero2:
+	VPXORD Z2, Z2, Z2
+
+zero3:
+	VPXORD Z3, Z3, Z3
+
+zero4:
+	VPXORD Z4, Z4, Z4
+
+zero5:
+	VPXORD Z5, Z5, Z5
+
+zero6:
+	VPXORD Z6, Z6, Z6
+
+zero7:
+	VPXORD Z7, Z7, Z7
+
+shuffle:
+	VUNPCKLPS     Z1, Z0, Z8
+	VUNPCKHPS     Z1, Z0, Z9
+	VUNPCKLPS     Z3, Z2, Z1
+	VUNPCKHPS     Z3, Z2, Z3
+	VUNPCKLPD     Z1, Z8, Z0
+	VUNPCKHPD     Z1, Z8, Z1
+	VUNPCKLPD     Z3, Z9, Z2
+	VUNPCKHPD     Z3, Z9, Z3
+	VUNPCKLPS     Z5, Z4, Z8
+	VUNPCKHPS     Z5, Z4, Z9
+	VUNPCKLPS     Z7, Z6, Z5
+	VUNPCKHPS     Z7, Z6, Z7
+	VUNPCKLPD     Z5, Z8, Z4
+	VUNPCKHPD     Z5, Z8, Z5
+	VUNPCKLPD     Z7, Z9, Z6
+	VUNPCKHPD     Z7, Z9, Z7
+	VMOVUPS       X0, (BX)
+	VMOVUPS       X4, 16(BX)
+	CMPQ          AX, $0x01
+	JE            done
+	VMOVUPS       X1, 32(BX)
+	VMOVUPS       X5, 48(BX)
+	CMPQ          AX, $0x02
+	JE            done
+	VMOVUPS       X2, 64(BX)
+	VMOVUPS       X6, 80(BX)
+	CMPQ          AX, $0x03
+	JE            done
+	VMOVUPS       X3, 96(BX)
+	VMOVUPS       X7, 112(BX)
+	CMPQ          AX, $0x04
+	JE            done
+	VEXTRACTF32X4 $0x01, Z0, 128(BX)
+	VEXTRACTF32X4 $0x01, Z4, 144(BX)
+	CMPQ          AX, $0x05
+	JE            done
+	VEXTRACTF32X4 $0x01, Z1, 160(BX)
+	VEXTRACTF32X4 $0x01, Z5, 176(BX)
+	CMPQ          AX, $0x06
+	JE            done
+	VEXTRACTF32X4 $0x01, Z2, 192(BX)
+	VEXTRACTF32X4 $0x01, Z6, 208(BX)
+	CMPQ          AX, $0x07
+	JE            done
+	VEXTRACTF32X4 $0x01, Z3, 224(BX)
+	VEXTRACTF32X4 $0x01, Z7, 240(BX)
+	CMPQ          AX, $0x08
+	JE            done
+	VEXTRACTF32X4 $0x02, Z0, 256(BX)
+	VEXTRACTF32X4 $0x02, Z4, 272(BX)
+	CMPQ          AX, $0x09
+	JE            done
+	VEXTRACTF32X4 $0x02, Z1, 288(BX)
+	VEXTRACTF32X4 $0x02, Z5, 304(BX)
+	CMPQ          AX, $0x0a
+	JE            done
+	VEXTRACTF32X4 $0x02, Z2, 320(BX)
+	VEXTRACTF32X4 $0x02, Z6, 336(BX)
+	CMPQ          AX, $0x0b
+	JE            done
+	VEXTRACTF32X4 $0x02, Z3, 352(BX)
+	VEXTRACTF32X4 $0x02, Z7, 368(BX)
+	CMPQ          AX, $0x0c
+	JE            done
+	VEXTRACTF32X4 $0x03, Z0, 384(BX)
+	VEXTRACTF32X4 $0x03, Z4, 400(BX)
+	CMPQ          AX, $0x0d
+	JE            done
+	VEXTRACTF32X4 $0x03, Z1, 416(BX)
+	VEXTRACTF32X4 $0x03, Z5, 432(BX)
+	CMPQ          AX, $0x0e
+	JE            done
+	VEXTRACTF32X4 $0x03, Z2, 448(BX)
+	VEXTRACTF32X4 $0x03, Z6, 464(BX)
+	CMPQ          AX, $0x0f
+	JE            done
+	VEXTRACTF32X4 $0x03, Z3, 480(BX)
+	VEXTRACTF32X4 $0x03, Z7, 496(BX)
+	ADDQ          $0x40, CX
+	ADDQ          $0x00000200, BX
+	SUBQ          $0x10, AX
+	JNE           loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func packColumnsAVX512(k int, from *float32, ldFrom int, to *float32, width int)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·packColumnsAVX512(SB), NOSPLIT|NOFRAME, $0-40
+	MOVQ  width+32(FP), AX
+	LEAQ  masksAVX512<>+0(SB), CX
+	KMOVW (CX)(AX*2), K1
+	MOVQ  k+0(FP), AX
+	MOVQ  from+8(FP), CX
+	MOVQ  ldFrom+16(FP), DX
+	SHLQ  $0x02, DX
+	MOVQ  to+24(FP), BX
+
+loop:
+	VMOVUPS.Z (CX), K1, Y0
+	VMOVUPS   Y0, (BX)
+	ADDQ      DX, CX
+	ADDQ      $0x20, BX
+	DECQ      AX
+	JNE       loop
+	VZEROUPPER
+	RET
+
 // func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, FMA3
 TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-72

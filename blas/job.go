@@ -41,8 +41,8 @@ var jobs = sync.Pool{New: func() any {
 	return j
 }}
 
-// scratch holds what a worker needs for A, and for B's last copy to write past its end.
-type scratch [(depth + 1) * 16]float32
+// scratch holds a worker's rows of A.
+type scratch [depth * packedRows]float32
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
@@ -99,10 +99,10 @@ func (j *job) run(alone bool) {
 
 func (j *job) work() {
 	var s *scratch
-	var transposed []float32
-	if !j.dots && j.aCol != 1 {
+	var packedA []float32
+	if !j.dots && j.panels() > 1 {
 		s = scratches.Get().(*scratch)
-		transposed = s[:]
+		packedA = s[:]
 	}
 	for i := int(j.next.Add(1)) - 1; i < j.tasks; i = int(j.next.Add(1)) - 1 {
 		switch {
@@ -115,7 +115,7 @@ func (j *job) work() {
 			perStep := j.packTasks + j.blocks*j.rowBlocks
 			step, i := i/perStep, i%perStep
 			if i >= j.packTasks {
-				j.multiplyTask(step, i-j.packTasks, transposed)
+				j.multiplyTask(step, i-j.packTasks, packedA)
 			} else if step+1 < j.steps {
 				j.packTask(step+1, i)
 			}
@@ -155,7 +155,7 @@ func (j *job) packTask(s, i int) {
 	j.packsDone.Add(1)
 }
 
-func (j *job) multiplyTask(s, i int, transposed []float32) {
+func (j *job) multiplyTask(s, i int, packedA []float32) {
 	await(&j.packsDone, (s+1)*j.packTasks)
 	await(&j.multiplies, s*j.blocks*j.rowBlocks)
 	panels, k := j.step(s)
@@ -168,7 +168,7 @@ func (j *job) multiplyTask(s, i int, transposed []float32) {
 	if !j.direct {
 		packed = j.packed[s%2][j.offset(panels.from, b.panels.from, k.len()):]
 	}
-	j.multiply(b, packed, transposed)
+	j.multiply(b, packed, packedA)
 	j.multiplies.Add(1)
 }
 

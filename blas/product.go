@@ -93,43 +93,46 @@ func (p *product) width() int { return (p.n + p.lanes - 1) / p.lanes }
 // panel returns the vectors of a panel.
 func (p *product) panel(i int) span { return cut(p.width(), p.panels(), i) }
 
+// packedRows is the distance of columns in packed rows of A.
+const packedRows = 8
+
 // block is a part of the product: rows and panels of C, and what of k is summed.
 type block struct{ rows, panels, k span }
 
 // multiply computes a block. packed is B as pack left it, from the first of these panels on, or nil to read B as it lies;
-// transposed has room for a vector of A's columns for each k, or is nil to read A as it lies.
-func (p *product) multiply(x block, packed, transposed []float32) {
+// packedA has room to pack a tile's rows of A, or is nil to read A as it lies.
+func (p *product) multiply(x block, packed, packedA []float32) {
 	k, beta := x.k.len(), p.beta
 	if x.k.from > 0 {
 		beta = 1
 	}
-	group, aRow, aCol := p.rows, p.aRow, p.aCol
-	if transposed != nil {
-		group, aRow, aCol = p.lanes/p.rows*p.rows, 1, p.lanes
+	aRow, aCol := p.aRow, p.aCol
+	if packedA != nil {
+		aRow, aCol = 1, packedRows
 	}
-	for i := x.rows.from; i < x.rows.to; i += group {
-		end := min(i+group, x.rows.to)
+	for i := x.rows.from; i < x.rows.to; i += p.rows {
+		rows := min(p.rows, x.rows.to-i)
 		a := p.a[i*p.aRow+x.k.from*p.aCol:]
-		if transposed != nil {
-			p.copyRows[1](k, &a[0], p.aCol, &transposed[0], p.lanes, end-i)
-			a = transposed
+		if packedA != nil {
+			if p.aCol == 1 {
+				p.packRows(k, &a[0], p.aRow, &packedA[0], rows)
+			} else {
+				p.packColumns(k, &a[0], p.aCol, &packedA[0], rows)
+			}
+			a = packedA
 		}
 		b := packed
 		for q := x.panels.from; q < x.panels.to; q++ {
 			v := p.panel(q)
 			j := v.from * p.lanes
-			width := min(p.lanes, p.n-(v.to-1)*p.lanes)
-			ldb := v.len() * p.lanes
-			bq := b
+			bq, ldb := b, v.len()*p.lanes
 			if packed == nil {
 				bq, ldb = p.b[x.k.from*p.ldb+j:], p.ldb
 			} else {
 				b = b[k*ldb:]
 			}
-			for r := i; r < end; r += p.rows {
-				rows := min(p.rows, end-r)
-				p.tile[rows][v.len()](k, &a[(r-i)*aRow], aRow, aCol, &bq[0], ldb, &p.c[r*p.ldc+j], p.ldc, p.alpha, beta, width)
-			}
+			width := min(p.lanes, p.n-(v.to-1)*p.lanes)
+			p.tile[rows][v.len()](k, &a[0], aRow, aCol, &bq[0], ldb, &p.c[i*p.ldc+j], p.ldc, p.alpha, beta, width)
 		}
 	}
 }

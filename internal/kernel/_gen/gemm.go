@@ -27,6 +27,8 @@ func writeGemm(isa asm.ISA) {
 		g.copyRows(v)
 	}
 	g.transpose()
+	g.packRows()
+	g.packColumns()
 	g.dots(1)
 	if isa == asm.AVX512 {
 		g.dots(2)

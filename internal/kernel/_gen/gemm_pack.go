@@ -58,31 +58,13 @@ func (g gemm) transpose() {
 		g.LEAQ(asm.AtIndex(from, ldFrom, 8, 0), upper.base)
 	}
 	g.Label("loop")
-	count := g.GP64()
-	g.MOVQ(operand.U32(n), count)
-	g.CMPQ(k, count)
-	g.CMOVQLT(k, count)
-	m := g.mask(count)
-
-	v := g.Vecs(n)
-	for i := range n {
-		if i > 0 {
-			g.CMPQ(rows, operand.U8(i))
-			g.JE(asm.Label(fmt.Sprintf("zero%d", i)))
-		}
+	m := g.maskUpTo(k)
+	columns := g.shuffled(g.loadRows(m, rows, n, func(i int) operand.Mem {
 		if i < 8 {
-			g.loadMasked(m, at.at(i), v[i])
-		} else {
-			g.loadMasked(m, upper.at(i-8), v[i])
+			return at.at(i)
 		}
-	}
-	g.JMP(asm.Label("shuffle"))
-	for i := 1; i < n; i++ {
-		g.Label(fmt.Sprintf("zero%d", i))
-		g.Zero(v[i])
-	}
-	g.Label("shuffle")
-	columns := g.shuffled(v)
+		return upper.at(i - 8)
+	}))
 	for i, c := range columns {
 		if i > 0 {
 			g.CMPQ(k, operand.U8(i))
@@ -101,21 +83,103 @@ func (g gemm) transpose() {
 	f.Return()
 }
 
+// maskUpTo is the mask for a vector's lanes, or k if that is less.
+func (g gemm) maskUpTo(k reg.Register) gemmMask {
+	count := g.GP64()
+	g.MOVQ(operand.U32(g.Lanes()), count)
+	g.CMPQ(k, count)
+	g.CMOVQLT(k, count)
+	return g.mask(count)
+}
+
+// loadRows loads a vector from each of at least one and at most n rows, and zeros for the others.
+func (g gemm) loadRows(m gemmMask, rows reg.Register, n int, at func(i int) operand.Mem) []reg.VecVirtual {
+	v := g.Vecs(n)
+	for i := range n {
+		if i > 0 {
+			g.CMPQ(rows, operand.U8(i))
+			g.JE(asm.Label(fmt.Sprintf("zero%d", i)))
+		}
+		g.loadMasked(m, at(i), v[i])
+	}
+	g.JMP(asm.Label("shuffle"))
+	for i := 1; i < n; i++ {
+		g.Label(fmt.Sprintf("zero%d", i))
+		g.Zero(v[i])
+	}
+	g.Label("shuffle")
+	return v
+}
+
+// packRows packs rows of A, packColumns rows of a transposed A: eight for each k.
+func (g gemm) packRows() {
+	f := g.Func("packRows", "func(k int, from *float32, ldFrom int, to *float32, rows int)",
+		`packRows copies 1 to 8 rows of k ≥ 1 elements into columns of eight, with zeros for missing rows:
+
+	for l := range k {
+		for i := range 8 {
+			to[8*l+i] = from[i*ldFrom+l] // 0 for i ≥ rows
+		}
+	}`)
+	k, from, rows, to := f.Int("k"), f.Ptr("from"), f.Int("rows"), f.Ptr("to")
+	at := g.strided(from, g.bytes(f, "ldFrom"), 8)
+	g.Label("loop")
+	v := g.loadRows(g.maskUpTo(k), rows, 8, at.at)
+	g.quarters(v)
+	for i := range g.Lanes() {
+		if i > 0 {
+			g.CMPQ(k, operand.U8(i))
+			g.JE(asm.Label("done"))
+		}
+		g.storeQuarter(i/4, v[i%4], asm.At(to, 32*i))
+		g.storeQuarter(i/4, v[4+i%4], asm.At(to, 32*i+16))
+	}
+	g.ADDQ(operand.U8(g.Bytes()), from)
+	g.ADDQ(operand.U32(8*g.Bytes()), to)
+	g.SUBQ(operand.U8(g.Lanes()), k)
+	g.JNE(asm.Label("loop"))
+	g.Label("done")
+	f.Return()
+}
+
+// storeQuarter stores 128 bits of a vector.
+func (g gemm) storeQuarter(i int, v reg.VecVirtual, to operand.Mem) {
+	switch {
+	case i == 0:
+		g.VMOVUPS(v.AsX(), to)
+	case g.ISA == asm.AVX512:
+		g.VEXTRACTF32X4(operand.U8(i), v, to)
+	default:
+		g.VEXTRACTF128(operand.U8(i), v, to)
+	}
+}
+
+func (g gemm) packColumns() {
+	f := g.Func("packColumns", "func(k int, from *float32, ldFrom int, to *float32, width int)",
+		`packColumns copies k ≥ 1 rows of 1 to 8 elements into rows of eight, with zeros for missing elements:
+
+	for l := range k {
+		for i := range 8 {
+			to[8*l+i] = from[l*ldFrom+i] // 0 for i ≥ width
+		}
+	}`)
+	m := g.mask(f.Int("width"))
+	k, from, ldFrom, to := f.Int("k"), f.Ptr("from"), g.bytes(f, "ldFrom"), f.Ptr("to")
+	v := g.YMM()
+	g.Label("loop")
+	g.loadMasked(m, asm.At(from, 0), v)
+	g.VMOVUPS(v, asm.At(to, 0))
+	g.ADDQ(ldFrom, from)
+	g.ADDQ(operand.U8(32), to)
+	g.DECQ(k)
+	g.JNE(asm.Label("loop"))
+	f.Return()
+}
+
 // shuffled returns the transpose of a square of registers: within quarters first, then the quarters themselves.
 func (g gemm) shuffled(v []reg.VecVirtual) []reg.VecVirtual {
 	n := len(v)
-	// Four rows: 4×4 transposes in each 128 bits; afterwards v[4q+j] holds, in 128 bits number p, column 4p+j of rows 4q…4q+3.
-	for q := 0; q < n; q += 4 {
-		ab0, ab1, cd0, cd1 := g.Vec(), g.Vec(), g.Vec(), g.Vec()
-		g.VUNPCKLPS(v[q+1], v[q], ab0)
-		g.VUNPCKHPS(v[q+1], v[q], ab1)
-		g.VUNPCKLPS(v[q+3], v[q+2], cd0)
-		g.VUNPCKHPS(v[q+3], v[q+2], cd1)
-		g.VUNPCKLPD(cd0, ab0, v[q])
-		g.VUNPCKHPD(cd0, ab0, v[q+1])
-		g.VUNPCKLPD(cd1, ab1, v[q+2])
-		g.VUNPCKHPD(cd1, ab1, v[q+3])
-	}
+	g.quarters(v)
 	columns := make([]reg.VecVirtual, n)
 	if g.ISA == asm.AVX2 {
 		for j := range 4 {
@@ -139,4 +203,19 @@ func (g gemm) shuffled(v []reg.VecVirtual) []reg.VecVirtual {
 		columns[j], columns[4+j], columns[8+j], columns[12+j] = a, b, c, d
 	}
 	return columns
+}
+
+// quarters transposes 4×4 in each 128 bits of four rows: then v[4q+j] holds, in 128 bits number p, column 4p+j of rows 4q…4q+3.
+func (g gemm) quarters(v []reg.VecVirtual) {
+	for q := 0; q < len(v); q += 4 {
+		ab0, ab1, cd0, cd1 := g.Vec(), g.Vec(), g.Vec(), g.Vec()
+		g.VUNPCKLPS(v[q+1], v[q], ab0)
+		g.VUNPCKHPS(v[q+1], v[q], ab1)
+		g.VUNPCKLPS(v[q+3], v[q+2], cd0)
+		g.VUNPCKHPS(v[q+3], v[q+2], cd1)
+		g.VUNPCKLPD(cd0, ab0, v[q])
+		g.VUNPCKHPD(cd0, ab0, v[q+1])
+		g.VUNPCKLPD(cd1, ab1, v[q+2])
+		g.VUNPCKHPD(cd1, ab1, v[q+3])
+	}
 }
