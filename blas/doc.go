@@ -1,0 +1,2 @@
+// Package blas is a draft.
+package blas
