@@ -88,7 +88,11 @@ func (p *blockProblem) fill(seed uint64, optional ...string) *blockProblem {
 	required := []string{"X", "NormWeight", "InProj", "ConvWeight", "XProj", "DtProj", "DtBias", "ALog", "D", "OutProj"}
 	for _, name := range append(required, optional...) {
 		if name != "Context" || p.width > 1 {
-			p.in[name] = normal(r, tensor.Shape(p.shape(name)).TotalSize())
+			v := normal(r, tensor.Shape(p.shape(name)).TotalSize())
+			for i := range v {
+				v[i] *= 0.6 // so many products make large results otherwise, whose rounding hides small gradients
+			}
+			p.in[name] = v
 		}
 	}
 	for i := range p.in["Start"] {

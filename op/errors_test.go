@@ -118,7 +118,9 @@ func TestMambaBlockErrors(t *testing.T) {
 		{func(in *BlockInputs, _ *BlockConfig) { in.OutBias = node(f64, 6) }, "OutBias has shape (6), want (model) = (3)"},
 		{func(in *BlockInputs, _ *BlockConfig) { in.Context = node(f64, 2, 4, 6) },
 			"Context has shape (2, 4, 6), want (batch, width-1, channels) = (2, 3, 6)"},
-		{func(in *BlockInputs, _ *BlockConfig) { in.ConvWeight, in.Context = node(f64, 6, 1, 1), node(f64, 2, 3, 6) },
+		{func(in *BlockInputs, _ *BlockConfig) {
+			in.ConvWeight, in.Context = node(f64, 6, 1, 1), node(f64, 2, 3, 6)
+		},
 			"Context has shape (2, 3, 6), want none: a width of 1 reads no earlier step"},
 		{func(in *BlockInputs, _ *BlockConfig) { in.InitialState = node(f64, 6, 4) },
 			"InitialState has shape (6, 4), want (batch, channels, state) = (2, 6, 4)"},
