@@ -23,7 +23,6 @@ type job struct {
 	packTasks     int // of a step
 	blocks        int // of a step's panels
 	rowBlocks     int
-	room          int // of one step's packed B
 	packed        [2][]float32
 
 	next                  atomic.Int64
@@ -55,30 +54,36 @@ func newJob(p *product) *job {
 	j.dots = p.bTrans && p.aCol == 1 && p.m <= fewRows
 	if j.dots {
 		j.columns = max(1, streamSize/p.k/dotRows) * dotRows
-		j.tasks = (p.n + j.columns - 1) / j.columns
+		j.tasks = parts(p.n, j.columns)
 		return j
 	}
 	j.direct = !p.bTrans && (p.m <= fewRows || p.k*p.n <= directSize || p.n <= p.vectors*p.lanes)
-	panels := p.panels()
-	j.kSteps = (p.k + depth - 1) / depth
-	j.stepCount = (p.n + stepColumns - 1) / stepColumns
+	j.kSteps = parts(p.k, stepDepth)
+	stepK := parts(p.k, j.kSteps)
+	panel := p.vectors * p.lanes
+	j.stepCount = parts(p.panels(), max(1, stepSize/(panel*stepK)))
+	stepPanels := parts(p.panels(), j.stepCount)
 	j.steps = j.kSteps * j.stepCount
-	stepPanels := (panels + j.stepCount - 1) / j.stepCount
-	stepK := (p.k + j.kSteps - 1) / j.kSteps
-	j.room = stepPanels * p.vectors * p.lanes * stepK
 	j.packTasks = 0
 	if !j.direct {
-		j.packTasks = min(stepPanels, max(1, j.room/streamSize))
+		room := stepPanels * panel * stepK
+		j.packTasks = min(stepPanels, max(1, room/streamSize))
 		for i := range min(2, j.steps) {
-			if cap(j.packed[i]) < j.room {
-				j.packed[i] = make([]float32, j.room)
+			if len(j.packed[i]) < room {
+				j.packed[i] = make([]float32, room)
 			}
 		}
 	}
-	columns := stepPanels * p.vectors * p.lanes
-	j.blocks = (columns + blockColumns - 1) / blockColumns
-	perRow := stepK * (columns / j.blocks)
-	j.rowBlocks = max(1, min(p.m*perRow/taskSize, p.m/p.rows))
+	// Tasks of as many rows as make good use of the part of B that the second cache holds; if they are few, narrower ones.
+	strips := parts(p.m, p.rows)
+	leastStrips := 4
+	if stepPanels*panel*stepK > cached && stepK > depth {
+		leastStrips = 16
+	}
+	wanted := max(1, p.m*stepPanels*panel*stepK/taskSize)
+	most := max(1, strips/leastStrips)
+	j.blocks = max(parts(stepPanels*panel, blockColumns), min(parts(min(wanted, 8), most), parts(stepPanels, 2)))
+	j.rowBlocks = min(most, parts(wanted, j.blocks))
 	j.tasks = j.packTasks + j.steps*(j.packTasks+j.blocks*j.rowBlocks)
 	return j
 }
@@ -131,12 +136,6 @@ func (j *job) step(s int) (panels, k span) {
 	return cut(j.panels(), j.stepCount, s/j.kSteps), cut(j.k, j.kSteps, s%j.kSteps)
 }
 
-// within is cut for a part of a range.
-func (s span) cut(parts, i int) span {
-	c := cut(s.len(), parts, i)
-	return span{s.from + c.from, s.from + c.to}
-}
-
 // offset is where a panel lies in a step's packed B.
 func (j *job) offset(first, panel, k int) int {
 	if panel == first {
@@ -161,7 +160,7 @@ func (j *job) multiplyTask(s, i int, packedA []float32) {
 	panels, k := j.step(s)
 	// Tasks of the same panels follow each other: processors that share a cache share what they read of B.
 	b := block{panels: panels.cut(j.blocks, i/j.rowBlocks), k: k}
-	strips := (j.m + j.rows - 1) / j.rows
+	strips := parts(j.m, j.rows)
 	rows := cut(strips, j.rowBlocks, i%j.rowBlocks)
 	b.rows = span{rows.from * j.rows, min(rows.to*j.rows, j.m)}
 	var packed []float32

@@ -3,11 +3,15 @@ package blas
 // Sizes of the blocks, in float32. They decide the order of the sums, and depend on nothing but the sizes of a product.
 const (
 	// depth is the most that a tile sums before it goes back to C: a tile's rows of A of this depth stay in the first cache,
-	// and blockColumns columns of B in the second, while all rows of A pass by.
+	// and blockColumns columns of B in the second, while a task's rows of A pass by.
 	depth        = 384
 	blockColumns = 384
-	// stepColumns bounds what is packed of B at a time.
-	stepColumns = 3072
+	// cached is how much of B the second cache holds for sure.
+	cached = depth * blockColumns
+
+	// stepDepth and stepSize bound what is packed of B at a time.
+	stepDepth = 4096
+	stepSize  = 3 << 20
 
 	// fewRows is up to where B's rows, if they are what is summed over, are read as they lie.
 	fewRows = 24
@@ -52,8 +56,7 @@ func (p *product) run() {
 		}
 	case !p.bTrans && (p.m <= fewRows || p.k*p.n <= directSize || p.n <= p.vectors*p.lanes):
 		if small && p.k <= depth {
-			all := block{rows: span{0, p.m}, panels: span{0, p.panels()}, k: span{0, p.k}}
-			p.multiply(all, nil, nil)
+			p.multiply(block{rows: span{0, p.m}, panels: span{0, p.panels()}, k: span{0, p.k}}, nil, nil)
 			return
 		}
 	}
@@ -66,7 +69,7 @@ const dotRows = 8
 // dotColumns computes columns of C in one walk over B's rows.
 func (p *product) dotColumns(from, to int) {
 	most := len(p.dots) - 1
-	groups := (p.m + most - 1) / most
+	groups := parts(p.m, most)
 	for j := from; j < to; j += dotRows {
 		for g := range groups {
 			rows := cut(p.m, groups, g)
@@ -81,14 +84,23 @@ type span struct{ from, to int }
 
 func (s span) len() int { return s.to - s.from }
 
+// parts is how many parts of at most size make n.
+func parts(n, size int) int { return (n + size - 1) / size }
+
 // cut returns part i of n things in parts that differ by at most one.
 func cut(n, parts, i int) span { return span{i * n / parts, (i + 1) * n / parts} }
 
+// cut is cut for a range.
+func (s span) cut(parts, i int) span {
+	c := cut(s.len(), parts, i)
+	return span{s.from + c.from, s.from + c.to}
+}
+
 // panels is the number of panels: columns of B as wide as a tile, cut evenly in whole vectors.
-func (p *product) panels() int { return (p.width() + p.vectors - 1) / p.vectors }
+func (p *product) panels() int { return parts(p.width(), p.vectors) }
 
 // width is the number of vectors in a row of C.
-func (p *product) width() int { return (p.n + p.lanes - 1) / p.lanes }
+func (p *product) width() int { return parts(p.n, p.lanes) }
 
 // panel returns the vectors of a panel.
 func (p *product) panel(i int) span { return cut(p.width(), p.panels(), i) }
@@ -102,17 +114,26 @@ type block struct{ rows, panels, k span }
 // multiply computes a block. packed is B as pack left it, from the first of these panels on, or nil to read B as it lies;
 // packedA has room to pack a tile's rows of A, or is nil to read A as it lies.
 func (p *product) multiply(x block, packed, packedA []float32) {
-	k, beta := x.k.len(), p.beta
-	if x.k.from > 0 {
+	pieces := parts(x.k.len(), depth)
+	for i := range pieces {
+		p.multiplyPiece(x, x.k.cut(pieces, i), packed, packedA)
+	}
+}
+
+// multiplyPiece adds a piece of the block's sums.
+func (p *product) multiplyPiece(x block, piece span, packed, packedA []float32) {
+	k, beta := piece.len(), p.beta
+	if piece.from > 0 {
 		beta = 1
 	}
 	aRow, aCol := p.aRow, p.aCol
 	if packedA != nil {
 		aRow, aCol = 1, packedRows
 	}
+	first := p.panel(x.panels.from).from
 	for i := x.rows.from; i < x.rows.to; i += p.rows {
 		rows := min(p.rows, x.rows.to-i)
-		a := p.a[i*p.aRow+x.k.from*p.aCol:]
+		a := p.a[i*p.aRow+piece.from*p.aCol:]
 		if packedA != nil {
 			if p.aCol == 1 {
 				p.packRows(k, &a[0], p.aRow, &packedA[0], rows)
@@ -121,18 +142,20 @@ func (p *product) multiply(x block, packed, packedA []float32) {
 			}
 			a = packedA
 		}
-		b := packed
 		for q := x.panels.from; q < x.panels.to; q++ {
 			v := p.panel(q)
 			j := v.from * p.lanes
-			bq, ldb := b, v.len()*p.lanes
-			if packed == nil {
-				bq, ldb = p.b[x.k.from*p.ldb+j:], p.ldb
+			var b []float32
+			var ldb int
+			if packed != nil {
+				ldb = v.len() * p.lanes
+				b = packed[(v.from-first)*p.lanes*x.k.len()+(piece.from-x.k.from)*ldb:]
 			} else {
-				b = b[k*ldb:]
+				ldb = p.ldb
+				b = p.b[piece.from*ldb+j:]
 			}
 			width := min(p.lanes, p.n-(v.to-1)*p.lanes)
-			p.tile[rows][v.len()](k, &a[0], aRow, aCol, &bq[0], ldb, &p.c[i*p.ldc+j], p.ldc, p.alpha, beta, width)
+			p.tile[rows][v.len()](k, &a[0], aRow, aCol, &b[0], ldb, &p.c[i*p.ldc+j], p.ldc, p.alpha, beta, width)
 		}
 	}
 }
