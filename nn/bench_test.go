@@ -8,8 +8,6 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
-
-	"github.com/gomamba/mamba/blas"
 )
 
 // forms are the ways in which a block can be computed.
@@ -27,9 +25,6 @@ var forms = []struct {
 // kept for the backward pass add up. MB-held is what graph, machine and workspace hold when all is done: run one form at a
 // time for it, since a workspace stays for a while.
 func BenchmarkBlock(b *testing.B) {
-	old := G.WhichBLAS()
-	defer G.Use(old)
-	G.Use(blas.Implementation{})
 	for _, size := range []struct{ batch, length, width, layers int }{{1, 512, 768, 1}, {8, 512, 256, 4}, {1, 1, 768, 1}} {
 		stack := NewMambaStack(Config{DModel: size.width, NLayer: size.layers})
 		r := rand.New(rand.NewPCG(1, 1))

@@ -80,7 +80,7 @@ type BlockConfig struct {
 // All operands are float32, or all float64; Start may also be of int, and works as in CausalConv and SelectiveScan.
 //
 // Every operand but Start has a gradient. Result and gradients are the same bit for bit for any number of processors, if the
-// matrix products of gorgonia.Use are. The errors name the operand that is missing or does not fit.
+// matrix products are. The errors name the operand that is missing or does not fit.
 func MambaBlock(in BlockInputs, cfg BlockConfig) (y *G.Node, err error) {
 	f, err := newBlock(in, cfg)
 	if err != nil {
@@ -219,17 +219,17 @@ func (f *mambaBlock) backward(in, dout, grad []operand) { f.backwardKept(in, dou
 
 func (f *mambaBlock) forwardKeeping(in, out []operand, kept operand) {
 	if out[0].is32() {
-		blockForward(f, in, out, kept, G.WhichBLAS().Sgemm)
+		blockForward(f, in, out, kept, product().Sgemm)
 	} else {
-		blockForward(f, in, out, kept, G.WhichBLAS().Dgemm)
+		blockForward(f, in, out, kept, product().Dgemm)
 	}
 }
 
 func (f *mambaBlock) backwardKept(in, dout, grad []operand, kept operand) {
 	if dout[0].is32() {
-		blockBackward(f, in, dout, grad, kept, G.WhichBLAS().Sgemm)
+		blockBackward(f, in, dout, grad, kept, product().Sgemm)
 	} else {
-		blockBackward(f, in, dout, grad, kept, G.WhichBLAS().Dgemm)
+		blockBackward(f, in, dout, grad, kept, product().Dgemm)
 	}
 }
 
