@@ -1,0 +1,57 @@
+package nn
+
+import (
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+)
+
+// A training step of a language model allocates the values that Gorgonia's machine makes anew in every run, those of all
+// nodes but inputs, constants and views, and little else. What its solver allocates is not ours, and not counted.
+func TestTrainingSteadyState(t *testing.T) {
+	if poolsForget {
+		t.Skip("pools forget")
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // what a collection takes from Go's own pools is no matter of ours
+	defer runtime.GC()
+	const batch, length, vocab = 4, 100, 64
+	lm := NewLM(LMConfig{Config: Config{DModel: 64, NLayer: 3}, Vocab: vocab})
+	ids, targets := counting(batch, length, vocab)
+	g := G.NewGraph()
+	loss := must(lm.Loss(intLeaf(g, "ids", ids, batch, length), intLeaf(g, "targets", targets, batch, length)))
+	tr := newTraining(t, loss, lm.Params())
+
+	held := 0
+	for _, n := range g.AllNodes() {
+		if n.Op() == nil || n.Type() == nil || n.IsScalar() || g.From(n.ID()).Len() == 0 || strings.HasPrefix(n.Op().String(), "view") {
+			continue
+		}
+		held += 4 * n.Shape().TotalSize()
+	}
+	solver := G.NewAdamSolver(G.WithLearnRate(0.01))
+	least := 0
+	for i := range 6 {
+		tr.machine.Reset()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if err := tr.machine.RunAll(); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		if err := solver.Step(G.NodesToValueGrads(tr.nodes)); err != nil {
+			t.Fatal(err)
+		}
+		if n := int(after.TotalAlloc - before.TotalAlloc); i == 1 || i > 1 && n < least {
+			least = n
+		}
+	}
+	t.Logf("a step allocates %d bytes, its values are %d", least, held)
+	if most := held + 128<<10; least > most {
+		t.Errorf("a step allocates %d bytes, want at most %d: its values are %d", least, most, held)
+	}
+}
+
+var poolsForget bool
