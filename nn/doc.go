@@ -11,5 +11,8 @@
 //	Δ, delta            the step size of the discretisation, one per step and channel
 //	A, B, C, D, z       the state space's matrices, and the gate
 //
+// A block is one operator, op.MambaBlock, in both types, with state and with starts. WithRecompute says what its backward pass
+// computes again instead of keeping it; WithComposed builds the block of an operator for each operation.
+//
 // Weights live apart from graphs (package layer): build as many graphs as you like, of any batch and length, on one model.
 package nn

@@ -75,8 +75,8 @@ type Recompute = op.Recompute
 
 const (
 	RecomputeCheap = op.RecomputeCheap // keeps the results of in_proj and x_proj; the default
-	RecomputeNone  = op.RecomputeNone  // keeps all that would be computed again: somewhat faster, twice the memory
-	RecomputeAll   = op.RecomputeAll   // keeps nothing: slower by in_proj and x_proj, least memory
+	RecomputeNone  = op.RecomputeNone  // keeps all values between the operations
+	RecomputeAll   = op.RecomputeAll   // keeps nothing
 )
 
 // WithRecompute sets what the backward pass of the blocks computes again. It makes a difference only in a graph that has
