@@ -35,7 +35,9 @@ func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 		Y: s,
 	})
 	b.Gemm(blas.Trans, blas.NoTrans, b.Model, b.Channels, rows, 1, dy, b.Model, s, b.Channels, 0, grad.OutProj, b.Channels)
-	sumRows(grad.OutBias, dy)
+	if grad.OutBias != nil {
+		sumRows(grad.OutBias, dy)
+	}
 	for i, v := range a { // A = -exp(ALog) is its own derivative
 		grad.ALog[i] *= v
 	}
@@ -52,26 +54,7 @@ func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 
 	// v, z = n·InProjᵀ + InBias, n = norm(x)
 	dNormed := w.take(rows * b.Model)
-	b.linear(v.Normed, b.InProj, nil, b.Model, 2*b.Channels).Backward(dVZ, dNormed, grad.InProj, nil)
-	sumRows(grad.InBias, dVZ)
+	b.linear(v.Normed, b.InProj, nil, b.Model, 2*b.Channels).Backward(dVZ, dNormed, grad.InProj, grad.InBias)
 	b.norm().Backward(dNormed, grad.X, grad.Norm)
 	Add(grad.X, dy)
-}
-
-// sumRows writes to sum the sum of m's rows, or nothing if it is nil. It is taken in float64, so that the error does not
-// grow with their number.
-func sumRows[T Float](sum, m []T) {
-	const columns = 256
-	width := len(sum)
-	ParallelRange(width, columns, func(from, to int) {
-		var all [columns]float64
-		for row := 0; row < len(m); row += width {
-			for i, v := range m[row+from : row+to] {
-				all[i] += float64(v)
-			}
-		}
-		for i := range sum[from:to] {
-			sum[from+i] = T(all[i])
-		}
-	})
 }
