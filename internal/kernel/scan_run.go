@@ -203,6 +203,15 @@ func (r *scanRun[T]) enter(strip int) {
 	}
 }
 
+// enterChunk sets a strip's state to the one that enters a chunk.
+func (r *scanRun[T]) enterChunk(c *chunks[T], chunk, strip int) {
+	if chunk == 0 {
+		r.enter(strip)
+		return
+	}
+	r.strips[strip].load(r.strips[strip].h, r.ofBatch(r.ofChunk(c.enter, chunk)), r.State)
+}
+
 // leave copies the state of every strip to final (batch, channels, state).
 func (r *scanRun[T]) leave(final []T) {
 	for i := range r.block.strips() {
