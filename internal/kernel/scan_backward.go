@@ -95,21 +95,23 @@ func sumProjection[T Float](s *Scan[T], p Projection[T], stripes [][]block, part
 	if p.Groups == 0 {
 		return
 	}
-	group := make([]int, len(stripes))
-	for i, stripe := range stripes {
-		group[i] = p.groupOf(stripe[0].first, s.Channels)
-	}
-	ParallelRange(s.Batch*s.Length, 256, func(from, to int) {
-		for row := from; row < to; row++ {
-			sum := grad[row*p.stride(s.State):][:p.Groups*s.State]
+	const steps = 256
+	pieces := (s.Length + steps - 1) / steps
+	Parallel(s.Batch*pieces, func(i int) {
+		batch, from := i/pieces, i%pieces*steps
+		count := min(steps, s.Length-from)
+		space := Borrow[T](count * s.State)
+		defer space.Return()
+		for g := range p.Groups {
+			sum := space.Data
 			clear(sum)
-			batch, t := row/s.Length, row%s.Length
-			for i, g := range group {
-				at := ((batch*len(stripes)+i)*s.Length + t) * s.State
-				to := sum[g*s.State : (g+1)*s.State]
-				for n, v := range part[at : at+s.State] {
-					to[n] += v
+			for j, stripe := range stripes {
+				if p.groupOf(stripe[0].first, s.Channels) == g {
+					sumOf(sum, sum, part[((batch*len(stripes)+j)*s.Length+from)*s.State:][:len(sum)])
 				}
+			}
+			for t := range count {
+				copy(grad[(batch*s.Length+from+t)*p.stride(s.State)+g*s.State:][:s.State], sum[t*s.State:])
 			}
 		}
 	})
