@@ -35,9 +35,7 @@ func (s *stripSums[T]) flush() {
 		tile []T
 		all  []float64
 	}{{s.a, s.aAll}, {s.b, s.bAll}, {s.c, s.cAll}, {s.d, s.dAll}, {s.bias, s.biasAll}} {
-		for i, v := range p.tile {
-			p.all[i] += float64(v)
-		}
+		add64(p.all, p.tile)
 		clear(p.tile)
 	}
 }
