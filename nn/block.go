@@ -75,11 +75,28 @@ func (b *MambaBlock) apply(x *G.Node, state LayerState, withState bool, opts []C
 	if err = b.cfg.fits(x, b.opts.Dtype); err != nil {
 		return nil, next, err
 	}
+	c := callOf(opts)
+	if c.composed {
+		return b.compose(x, state, withState, c)
+	}
+	in := b.mixer.inputs(x, state, c.start)
+	in.NormWeight = b.norm.Weight.Node(x.Graph())
+	cfg := op.BlockConfig{Eps: b.cfg.NormEps, Recompute: c.recompute}
+	if withState {
+		y, next.Conv, next.Scan, err = op.MambaBlockWithState(in, cfg)
+	} else {
+		y, err = op.MambaBlock(in, cfg)
+	}
+	return y, next, err
+}
+
+// compose applies the block operation by operation.
+func (b *MambaBlock) compose(x *G.Node, state LayerState, withState bool, c call) (y *G.Node, next LayerState, err error) {
 	h, err := b.norm.Apply(x)
 	if err != nil {
 		return nil, next, err
 	}
-	if h, next, err = b.mixer.apply(h, state, withState, callOf(opts).start); err != nil {
+	if h, next, err = b.mixer.apply(h, state, withState, c.start); err != nil {
 		return nil, next, err
 	}
 	y, err = op.Add(x, h)

@@ -13,6 +13,8 @@ import (
 //
 //	x → in_proj → split x, z → causal convolution, SiLU → x_proj → split dt, B, C;  dt → dt_proj → Δ
 //	  → scan(u = x, Δ, A = -exp(A_log), B, C, D, z) → out_proj
+//
+// A block is one operator, op.MambaBlock. The operations one by one, in apply, are its readable definition.
 type mixer struct {
 	cfg                            Config
 	inProj, xProj, dtProj, outProj *layer.Linear
@@ -68,7 +70,24 @@ func (m *mixer) params() layer.Params {
 	return p
 }
 
-// apply returns the mixer's output and, if withState, the state after it.
+// inputs are the operands of the mixer in one operator.
+func (m *mixer) inputs(x *G.Node, state LayerState, start *G.Node) op.BlockInputs {
+	node := func(p *layer.Param) *G.Node {
+		if p == nil {
+			return nil
+		}
+		return p.Node(x.Graph())
+	}
+	return op.BlockInputs{
+		X: x, InProj: node(m.inProj.Weight), InBias: node(m.inProj.Bias),
+		ConvWeight: node(m.conv.Weight), ConvBias: node(m.conv.Bias),
+		XProj: node(m.xProj.Weight), DtProj: node(m.dtProj.Weight), DtBias: node(m.dtProj.Bias),
+		ALog: node(m.aLog), D: node(m.d), OutProj: node(m.outProj.Weight), OutBias: node(m.outProj.Bias),
+		Context: state.Conv, InitialState: state.Scan, Start: start,
+	}
+}
+
+// apply returns the mixer's output and, if withState, the state after it, operation by operation.
 func (m *mixer) apply(x *G.Node, state LayerState, withState bool, start *G.Node) (y *G.Node, next LayerState, err error) {
 	g := x.Graph()
 	xz, err := m.inProj.Apply(x)

@@ -7,6 +7,7 @@ import (
 	G "gorgonia.org/gorgonia"
 
 	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/op"
 )
 
 // LayerState is what a block carries from one piece of a sequence to the next. A nil field stands for zeros.
@@ -58,11 +59,33 @@ func (c Config) zeroState(g *G.ExprGraph, o layer.Options, batch int) LayerState
 // CallOption is an option of a single application of a block, stack or model.
 type CallOption func(*call)
 
-type call struct{ start *G.Node }
+type call struct {
+	start     *G.Node
+	composed  bool
+	recompute Recompute
+}
 
 // WithStart packs several sequences into one: where start (batch, length) is non-zero, a new sequence starts, which sees
 // nothing of what came before. Its type is that of the model, or int.
 func WithStart(start *G.Node) CallOption { return func(c *call) { c.start = start } }
+
+// Recompute says what the backward pass of a block computes again instead of keeping it from the forward pass; results and
+// gradients are the same bit for bit. docs/recompute.md has memory and time.
+type Recompute = op.Recompute
+
+const (
+	RecomputeCheap = op.RecomputeCheap // keeps the results of in_proj and x_proj; the default
+	RecomputeNone  = op.RecomputeNone  // keeps all that would be computed again: somewhat faster, twice the memory
+	RecomputeAll   = op.RecomputeAll   // keeps nothing: slower by in_proj and x_proj, least memory
+)
+
+// WithRecompute sets what the backward pass of the blocks computes again. It makes a difference only in a graph that has
+// gradients; one that has none keeps nothing.
+func WithRecompute(level Recompute) CallOption { return func(c *call) { c.recompute = level } }
+
+// WithComposed builds the blocks of one operator for each operation, instead of one for each block: slower, with every
+// value between the operations in the graph to look at. It is the definition that the one operator is tested against.
+func WithComposed() CallOption { return func(c *call) { c.composed = true } }
 
 func callOf(opts []CallOption) (c call) {
 	for _, o := range opts {

@@ -19,7 +19,7 @@ type Stepper struct {
 }
 
 // NewStepper returns a Stepper for a batch of sequences, at their beginning.
-func NewStepper(lm *LM, batch int) (*Stepper, error) {
+func NewStepper(lm *LM, batch int, opts ...CallOption) (*Stepper, error) {
 	if batch < 1 {
 		return nil, fmt.Errorf("nn: stepper: batch is %d, want at least 1", batch)
 	}
@@ -29,7 +29,7 @@ func NewStepper(lm *LM, batch int) (*Stepper, error) {
 	s := &Stepper{lm: lm, ids: tensor.New(tensor.WithShape(batch, 1), tensor.Of(tensor.Int))}
 	g := G.NewGraph()
 	state := lm.stack.ZeroState(g, batch)
-	logits, next, err := lm.ApplyWithState(G.NodeFromAny(g, s.ids, G.WithName("ids")), state)
+	logits, next, err := lm.ApplyWithState(G.NodeFromAny(g, s.ids, G.WithName("ids")), state, opts...)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,8 @@ import (
 
 var f32, f64 = tensor.Float32, tensor.Float64
 
+var everyDtype = []tensor.Dtype{f32, f64}
+
 // The errors of CausalConv and CrossEntropy are tested in files of their own.
 
 func TestSelectiveScanErrors(t *testing.T) {
@@ -72,6 +74,82 @@ func TestSelectiveScanErrors(t *testing.T) {
 		}
 		y, final, again := SelectiveScanWithState(in, ScanConfig{})
 		if y != nil || final != nil || again == nil || again.Error() != err.Error() {
+			t.Errorf("with state: error %v, want %v", again, err)
+		}
+	}
+}
+
+func TestMambaBlockErrors(t *testing.T) {
+	g := G.NewGraph()
+	node := unbound(g)
+	for _, test := range []struct {
+		change func(in *BlockInputs, cfg *BlockConfig)
+		want   string
+	}{
+		{func(in *BlockInputs, _ *BlockConfig) { in.X = nil }, "X is missing"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.X = node(tensor.Int, 2, 5, 3) }, "X is of int, want float32 or float64"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.X = node(f64, 5, 3) }, "X has shape (5, 3), want (batch, length, model)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.NormWeight = nil }, "NormWeight is missing, want a node of shape (model)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.NormWeight = node(f64, 4) }, "NormWeight has shape (4), want (model) = (3)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.ALog = nil }, "ALog is missing, want a node of shape (channels, state)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.ALog = node(f64, 6) }, "ALog has shape (6), want (channels, state)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.InProj = nil },
+			"InProj is missing, want a node of shape (2·channels, model)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.InProj = node(f64, 6, 3) },
+			"InProj has shape (6, 3), want (2·channels, model) = (12, 3)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.ConvWeight = nil },
+			"ConvWeight is missing, want a node of shape (channels, 1, width)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.ConvWeight = node(f64, 6, 4) },
+			"ConvWeight has shape (6, 4), want (channels, 1, width) = (6, 1, any)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.DtProj = nil }, "DtProj is missing, want a node of shape (channels, rank)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.DtProj = node(f64, 7, 2) },
+			"DtProj has shape (7, 2), want (channels, rank) = (6, any)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.XProj = nil },
+			"XProj is missing, want a node of shape (rank + 2·state, channels)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.XProj = node(f64, 9, 6) },
+			"XProj has shape (9, 6), want (rank + 2·state, channels) = (10, 6)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.DtBias = nil }, "DtBias is missing, want a node of shape (channels)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.D = node(f64, 6, 1) }, "D has shape (6, 1), want (channels) = (6)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.D = node(f32, 6) }, "D is of float32, want float64 like the other operands"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.OutProj = node(f64, 6, 3) },
+			"OutProj has shape (6, 3), want (model, channels) = (3, 6)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.InBias = node(f64, 6) }, "InBias has shape (6), want (2·channels) = (12)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.ConvBias = node(f64, 3) }, "ConvBias has shape (3), want (channels) = (6)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.OutBias = node(f64, 6) }, "OutBias has shape (6), want (model) = (3)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.Context = node(f64, 2, 4, 6) },
+			"Context has shape (2, 4, 6), want (batch, width-1, channels) = (2, 3, 6)"},
+		{func(in *BlockInputs, _ *BlockConfig) {
+			in.ConvWeight, in.Context = node(f64, 6, 1, 1), node(f64, 2, 3, 6)
+		},
+			"Context has shape (2, 3, 6), want none: a width of 1 reads no earlier step"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.InitialState = node(f64, 6, 4) },
+			"InitialState has shape (6, 4), want (batch, channels, state) = (2, 6, 4)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.Start = node(f64, 2, 6) }, "Start has shape (2, 6), want (batch, length) = (2, 5)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.Start = node(tensor.Bool, 2, 5) }, "Start is of bool, want float32, float64 or int"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.D = unbound(G.NewGraph())(f64, 6) }, "D belongs to another graph than the other operands"},
+		{func(_ *BlockInputs, cfg *BlockConfig) { cfg.Eps = -1 }, "Eps is -1, want a finite number that is not negative"},
+		{func(_ *BlockInputs, cfg *BlockConfig) { cfg.Eps = math.NaN() }, "Eps is NaN, want a finite number that is not negative"},
+		{func(_ *BlockInputs, cfg *BlockConfig) { cfg.Recompute = 3 },
+			"Recompute is 3, want RecomputeCheap, RecomputeNone or RecomputeAll"},
+		{func(_ *BlockInputs, cfg *BlockConfig) { cfg.Recompute = -1 },
+			"Recompute is -1, want RecomputeCheap, RecomputeNone or RecomputeAll"},
+	} {
+		in := BlockInputs{
+			X: node(f64, 2, 5, 3), NormWeight: node(f64, 3), InProj: node(f64, 12, 3), ConvWeight: node(f64, 6, 1, 4),
+			XProj: node(f64, 10, 6), DtProj: node(f64, 6, 2), DtBias: node(f64, 6), ALog: node(f64, 6, 4), D: node(f64, 6),
+			OutProj: node(f64, 3, 6),
+		}
+		cfg := BlockConfig{Eps: 1e-5}
+		if _, err := MambaBlock(in, cfg); err != nil {
+			t.Fatal(err)
+		}
+		test.change(&in, &cfg)
+		y, err := MambaBlock(in, cfg)
+		if want := "op: Mamba block: " + test.want; y != nil || err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+		y, context, final, again := MambaBlockWithState(in, cfg)
+		if y != nil || context != nil || final != nil || again == nil || again.Error() != err.Error() {
 			t.Errorf("with state: error %v, want %v", again, err)
 		}
 	}

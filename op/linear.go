@@ -1,13 +1,16 @@
 package op
 
 import (
+	"gonum.org/v1/gonum/blas/gonum"
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/blas"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
 // Linear returns x·Wᵀ + bias: x (batch, length, in), weight (out, in), bias (out) or nil, and the result
-// (batch, length, out). The products are those of the BLAS that gorgonia.Use has chosen.
+// (batch, length, out). The products are package blas's, or those of the BLAS that
+// gorgonia.Use has put in place of gonum's.
 func Linear(x, weight, bias *G.Node) (*G.Node, error) {
 	c := newChecker("linear", "x", x)
 	c.required("x", x, "(batch, length, in)", 0, 0, 0)
@@ -27,6 +30,15 @@ func Linear(x, weight, bias *G.Node) (*G.Node, error) {
 	return apply1(linear{}, operands{[]string{"x", "weight", "bias"}, G.Nodes{x, weight, bias}}, c.dt, s)
 }
 
+// product is the BLAS of our operators: ours, unless the user has chosen another.
+func product() G.BLAS {
+	chosen := G.WhichBLAS()
+	if _, isDefault := chosen.(gonum.Implementation); isDefault {
+		return blas.Implementation{}
+	}
+	return chosen
+}
+
 type linear struct{}
 
 func (linear) String() string         { return "linear" }
@@ -34,17 +46,17 @@ func (linear) differentiable() []bool { return []bool{true, true, true} }
 
 func (linear) forward(in, out []operand) {
 	if out[0].is32() {
-		linearKernel(in, G.WhichBLAS().Sgemm).Forward(floats[float32](out[0]))
+		linearKernel(in, product().Sgemm).Forward(floats[float32](out[0]))
 	} else {
-		linearKernel(in, G.WhichBLAS().Dgemm).Forward(floats[float64](out[0]))
+		linearKernel(in, product().Dgemm).Forward(floats[float64](out[0]))
 	}
 }
 
 func (linear) backward(in, dout, grad []operand) {
 	if dout[0].is32() {
-		linearBackward(in, dout, grad, G.WhichBLAS().Sgemm)
+		linearBackward(in, dout, grad, product().Sgemm)
 	} else {
-		linearBackward(in, dout, grad, G.WhichBLAS().Dgemm)
+		linearBackward(in, dout, grad, product().Dgemm)
 	}
 }
 

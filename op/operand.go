@@ -110,6 +110,8 @@ func operandOf(v G.Value, dt tensor.Dtype, shape tensor.Shape) (operand, error) 
 		if dt == tensor.Float64 && shape.TotalSize() == 1 {
 			return operand{shape, []float64{float64(*v)}}, nil
 		}
+	case *keeping:
+		return operandOf(v.Dense, dt, shape)
 	case *tensor.Dense:
 		if v.Dtype() == dt && (v.Shape().Eq(shape) || shape.TotalSize() == 1 && v.Shape().TotalSize() == 1) {
 			return operand{shape, rowMajor(v)}, nil

@@ -5,6 +5,7 @@ import (
 	"hash"
 	"hash/fnv"
 	"slices"
+	"sync/atomic"
 
 	"github.com/chewxy/hm"
 	G "gorgonia.org/gorgonia"
@@ -59,7 +60,7 @@ func apply(f function, in operands, dt tensor.Dtype, results ...tensor.Shape) (G
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: %w", f, err)
 	}
-	if len(results) == 1 {
+	if len(results) == 1 && o.keeps() == 0 {
 		return G.Nodes{n}, nil
 	}
 	return views(n, results)
@@ -89,6 +90,8 @@ type operator struct {
 	dt    tensor.Dtype
 	in    []slot
 	out   []tensor.Shape
+
+	readers atomic.Int32 // operators that compute gradients and read what a keeper keeps
 }
 
 var (
@@ -153,6 +156,11 @@ func (o *operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, 
 		return nil, err
 	}
 	result, flat := resultFor(prealloc, o.dt, resultShape(o.out))
+	if o.readers.Load() > 0 {
+		kept := borrow(o.dt, o.keeps())
+		o.f.(keeper).forwardKeeping(in, unpack(flat, o.out), kept.operand)
+		return newKeeping(result(), kept), nil
+	}
 	o.f.forward(in, unpack(flat, o.out))
 	return result(), nil
 }
@@ -222,8 +230,13 @@ func (o *operator) DiffWRT(int) []bool {
 }
 
 // SymDiff adds one operator that computes all gradients, packed, and a view of it for each operand.
-func (o *operator) SymDiff(in G.Nodes, _, grad *G.Node) (G.Nodes, error) {
-	packed, err := G.ApplyOp(&gradients{o}, append(slices.Clone(in), grad)...)
+func (o *operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
+	children := append(slices.Clone(in), grad)
+	if o.keeps() > 0 {
+		children = append(children, output)
+		o.readers.Add(1)
+	}
+	packed, err := G.ApplyOp(&gradients{o}, children...)
 	if err != nil {
 		return nil, fmt.Errorf("op: gradient of %v: %w", o.f, err)
 	}
@@ -252,8 +265,8 @@ func (o *operator) gradientShapes() (shapes []tensor.Shape) {
 	return shapes
 }
 
-// backward computes the gradients into flat, packed.
-func (o *operator) backward(in []operand, grad operand, flat operand) {
+// backward computes the gradients into flat, packed. What the forward pass has kept may be absent.
+func (o *operator) backward(in []operand, grad, kept, flat operand) {
 	each := unpack(flat, o.gradientShapes())
 	into := make([]operand, len(o.in))
 	for i, s := range o.in {
@@ -261,7 +274,12 @@ func (o *operator) backward(in []operand, grad operand, flat operand) {
 			into[i], each = each[0], each[1:]
 		}
 	}
-	o.f.backward(in, unpack(grad, o.out), into)
+	dout := unpack(grad, o.out)
+	if k, ok := o.f.(keeper); ok && kept.data != nil {
+		k.backwardKept(in, dout, into, kept)
+		return
+	}
+	o.f.backward(in, dout, into)
 }
 
 // DoDiff adds the operator's gradients to those of its inputs; the lisp machine calls it.
@@ -278,9 +296,10 @@ func (o *operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) 
 	if err != nil {
 		return fmt.Errorf("op: gradient of %v: result %w", o.f, err)
 	}
-	flat := newOperand(o.dt, tensor.Shape{totalSize(o.gradientShapes())})
-	o.backward(in, grad, flat)
-	each := unpack(flat, o.gradientShapes())
+	flat := borrow(o.dt, totalSize(o.gradientShapes()))
+	defer flat.giveBack()
+	o.backward(in, grad, keptBy(output.Value()).operand, flat.operand)
+	each := unpack(flat.operand, o.gradientShapes())
 	for i, with := range o.DiffWRT(len(inputs)) {
 		if !with {
 			continue
@@ -293,7 +312,8 @@ func (o *operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) 
 	return nil
 }
 
-// gradients runs a function backward. Its operands are those of the operator, and the gradient of its result.
+// gradients runs a function backward. Its operands are those of the operator, the gradient of its result, and for a keeper
+// the result itself, with what is kept: of its elements it reads none.
 type gradients struct{ of *operator }
 
 var (
@@ -301,7 +321,16 @@ var (
 	_ G.UsePreallocDoer = (*gradients)(nil)
 )
 
-func (o *gradients) Arity() int { return o.of.Arity() + 1 }
+func (o *gradients) Arity() int { return o.of.Arity() + len(o.results()) }
+
+// results are the types of the operands beside those of the operator.
+func (o *gradients) results() []hm.Type {
+	result := typeOf(o.of.dt, resultShape(o.of.out))
+	if o.of.keeps() > 0 {
+		return []hm.Type{result, result}
+	}
+	return []hm.Type{result}
+}
 
 func (o *gradients) Type() hm.Type {
 	var types []hm.Type
@@ -310,7 +339,8 @@ func (o *gradients) Type() hm.Type {
 			types = append(types, typeOf(s.dt, s.shape))
 		}
 	}
-	return hm.NewFnType(append(types, typeOf(o.of.dt, resultShape(o.of.out)), typeOf(o.of.dt, o.shape()))...)
+	types = append(types, o.results()...)
+	return hm.NewFnType(append(types, typeOf(o.of.dt, o.shape()))...)
 }
 
 func (o *gradients) shape() tensor.Shape { return resultShape(o.of.gradientShapes()) }
@@ -320,17 +350,27 @@ func (o *gradients) InferShape(...G.DimSizer) (tensor.Shape, error) { return o.s
 func (o *gradients) Do(values ...G.Value) (G.Value, error) { return o.UsePreallocDo(nil, values...) }
 
 func (o *gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, error) {
-	last := len(values) - 1
-	in, err := o.of.operands(values[:last])
+	if len(values) != o.Arity() {
+		return nil, fmt.Errorf("op: gradient of %v: %d operands, want %d", o.of.f, len(values), o.Arity())
+	}
+	n := o.of.Arity()
+	in, err := o.of.operands(values[:n])
 	if err != nil {
 		return nil, err
 	}
-	grad, err := operandOf(values[last], o.of.dt, resultShape(o.of.out))
+	grad, err := operandOf(values[n], o.of.dt, resultShape(o.of.out))
 	if err != nil {
 		return nil, fmt.Errorf("op: gradient of %v: result %w", o.of.f, err)
 	}
+	var kept loan
+	if n+1 < len(values) {
+		if kept = keptBy(values[n+1]); o.of.readers.Load() == 1 {
+			kept = takeKept(values[n+1])
+			defer kept.giveBack()
+		}
+	}
 	result, flat := resultFor(prealloc, o.of.dt, o.shape())
-	o.of.backward(in, grad, flat)
+	o.of.backward(in, grad, kept.operand, flat)
 	return result(), nil
 }
 

@@ -9,9 +9,9 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// views returns a node for each of the values that are packed in a vector.
+// views returns a node for each of the values that are packed in a vector; or for the only one, which is packed in nothing.
 func views(packed *G.Node, shapes []tensor.Shape) (G.Nodes, error) {
-	p := part{dt: packed.Dtype(), of: packed.Shape()[0]}
+	p := part{dt: packed.Dtype(), of: packed.Shape().Clone()}
 	nodes := make(G.Nodes, len(shapes))
 	for i, s := range shapes {
 		p.shape = s.Clone()
@@ -28,7 +28,7 @@ func views(packed *G.Node, shapes []tensor.Shape) (G.Nodes, error) {
 // part is a value packed in a vector.
 type part struct {
 	dt     tensor.Dtype
-	of     int // the size of the vector
+	of     tensor.Shape // of the vector; of the value itself if it is the only one
 	offset int
 	shape  tensor.Shape
 }
@@ -36,7 +36,7 @@ type part struct {
 func (p part) end() int { return p.offset + p.shape.TotalSize() }
 
 func (p part) String() string {
-	return fmt.Sprintf("[%d:%d]%v of %d", p.offset, p.end(), p.shape, p.of)
+	return fmt.Sprintf("[%d:%d]%v of %v", p.offset, p.end(), p.shape, p.of)
 }
 
 // view points at a part of a packed vector.
@@ -53,13 +53,13 @@ var (
 func (v *view) Arity() int { return 1 }
 
 func (v *view) Type() hm.Type {
-	return hm.NewFnType(typeOf(v.dt, tensor.Shape{v.of}), typeOf(v.dt, v.shape))
+	return hm.NewFnType(typeOf(v.dt, v.of), typeOf(v.dt, v.shape))
 }
 
 func (v *view) InferShape(...G.DimSizer) (tensor.Shape, error) { return v.shape.Clone(), nil }
 
 func (v *view) Do(values ...G.Value) (G.Value, error) {
-	packed, err := operandOf(values[0], v.dt, tensor.Shape{v.of})
+	packed, err := operandOf(values[0], v.dt, v.of)
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: packed value %w", v, err)
 	}
@@ -75,6 +75,9 @@ func (v *view) String() string            { return "view" + v.part.String() }
 func (v *view) DiffWRT(inputs int) []bool { return []bool{true} }
 
 func (v *view) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
+	if v.of.Eq(v.shape) {
+		return G.Nodes{grad}, nil
+	}
 	n, err := G.ApplyOp(&scatter{v.part}, grad)
 	if err != nil {
 		return nil, fmt.Errorf("op: gradient of %v: %w", v, err)
@@ -87,7 +90,7 @@ func (v *view) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) erro
 	if err != nil {
 		return fmt.Errorf("op: gradient of %v: result %w", v, err)
 	}
-	into, err := gradientOf(inputs[0], v.dt, tensor.Shape{v.of})
+	into, err := gradientOf(inputs[0], v.dt, v.of)
 	if err != nil {
 		return fmt.Errorf("op: gradient of %v: packed value %w", v, err)
 	}
@@ -106,10 +109,10 @@ var (
 func (s *scatter) Arity() int { return 1 }
 
 func (s *scatter) Type() hm.Type {
-	return hm.NewFnType(typeOf(s.dt, s.shape), typeOf(s.dt, tensor.Shape{s.of}))
+	return hm.NewFnType(typeOf(s.dt, s.shape), typeOf(s.dt, s.of))
 }
 
-func (s *scatter) InferShape(...G.DimSizer) (tensor.Shape, error) { return tensor.Shape{s.of}, nil }
+func (s *scatter) InferShape(...G.DimSizer) (tensor.Shape, error) { return s.of.Clone(), nil }
 
 func (s *scatter) Do(values ...G.Value) (G.Value, error) { return s.UsePreallocDo(nil, values...) }
 
@@ -118,7 +121,7 @@ func (s *scatter) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, e
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: gradient %w", s, err)
 	}
-	result, flat := resultFor(prealloc, s.dt, tensor.Shape{s.of})
+	result, flat := resultFor(prealloc, s.dt, s.of)
 	flat.clear()
 	flat.slice(s.offset, s.shape).copy(grad)
 	return result(), nil

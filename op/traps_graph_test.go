@@ -80,6 +80,12 @@ func TestTrapOptionsNotMerged(t *testing.T) {
 		}
 		return parts[part]
 	}
+	block := func(cfg BlockConfig) *G.Node {
+		return G.Must(MambaBlock(BlockInputs{
+			X: x, NormWeight: vector, InProj: node("in", 12, 6), ConvWeight: taps, XProj: node("x_proj", 10, 6),
+			DtProj: node("dt", 6, 2), DtBias: vector, ALog: matrix, D: vector, OutProj: node("out", 6, 6),
+		}, cfg))
+	}
 	withD := scan(func(in *ScanInputs) { in.D = vector }, ScanConfig{})
 	_, lastContext, err := CausalConvWithContext(ConvInputs{X: x, Weight: taps, Context: context}, ConvConfig{})
 	if err != nil {
@@ -105,6 +111,7 @@ func TestTrapOptionsNotMerged(t *testing.T) {
 		{"split widths", split(0, 2, 4), split(0, 3, 3)},
 		{"ignore", G.Must(CrossEntropy(x, ids, 0)), G.Must(CrossEntropy(x, ids, 1))},
 		{"operators", G.Must(Add(x, x)), G.Must(Add(x, z))},
+		{"eps of a block", block(BlockConfig{Eps: 1e-5}), block(BlockConfig{Eps: 1e-2})},
 	} {
 		if pair.a == pair.b {
 			t.Errorf("%s: one node", pair.name)
@@ -119,6 +126,9 @@ func TestTrapOptionsNotMerged(t *testing.T) {
 		if slices.Equal(elements(a), elements(b)) {
 			t.Errorf("%s: one result", pair.name)
 		}
+	}
+	if block(BlockConfig{}) == block(BlockConfig{Recompute: RecomputeNone}) {
+		t.Error("blocks that keep different values are one node")
 	}
 	if first, second := scan(nil, ScanConfig{}), scan(nil, ScanConfig{}); first != second {
 		t.Error("the same scan, twice, is two nodes")

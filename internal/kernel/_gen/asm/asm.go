@@ -87,7 +87,7 @@ func (f *File) Func(name, signature, doc string) *Func {
 	f.Function(name + f.ISA.String())
 	f.Attributes(attr.NOSPLIT | attr.NOFRAME)
 	f.SignatureExpr(signature)
-	f.Doc(name + f.ISA.String() + strings.TrimPrefix(doc, name))
+	f.Doc(strings.Split(name+f.ISA.String()+strings.TrimPrefix(doc, name), "\n")...)
 	f.Pragma("noescape")
 	return &Func{File: f}
 }

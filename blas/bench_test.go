@@ -1,0 +1,62 @@
+package blas
+
+import (
+	"fmt"
+	"testing"
+
+	"gonum.org/v1/gonum/blas"
+)
+
+// BenchmarkSgemm is the products of a 130M model's block at length 512, forward and backward, and squares.
+func BenchmarkSgemm(b *testing.B) {
+	const no, yes = blas.NoTrans, blas.Trans
+	type shape struct {
+		name    string
+		tA, tB  blas.Transpose
+		m, n, k int
+	}
+	shapes := []shape{}
+	for _, n := range []int{16, 32, 64, 128, 256, 512, 1024} {
+		shapes = append(shapes, shape{"square", no, no, n, n, n})
+	}
+	for _, l := range []struct {
+		name    string
+		out, in int
+	}{{"in_proj", 3072, 768}, {"out_proj", 768, 1536}, {"x_proj", 80, 1536}, {"dt_proj", 1536, 48}} {
+		shapes = append(shapes,
+			shape{l.name + "/forward", no, yes, 512, l.out, l.in},
+			shape{l.name + "/dx", no, no, 512, l.in, l.out},
+			shape{l.name + "/dW", yes, no, l.out, l.in, 512})
+	}
+	for _, s := range shapes {
+		b.Run(fmt.Sprintf("%s/%d×%d×%d", s.name, s.m, s.n, s.k), func(b *testing.B) {
+			x, y, c := normal(s.m*s.k), normal(s.k*s.n), make([]float32, s.m*s.n)
+			_, lda, _ := stored(s.tA, s.m, s.k)
+			_, ldb, _ := stored(s.tB, s.k, s.n)
+			b.ReportAllocs()
+			for b.Loop() {
+				Implementation{}.Sgemm(s.tA, s.tB, s.m, s.n, s.k, 1, x, lda, y, ldb, 0, c, s.n)
+			}
+			b.ReportMetric(2*float64(s.m)*float64(s.n)*float64(s.k)*float64(b.N)/float64(b.Elapsed().Nanoseconds()), "GFLOP/s")
+		})
+	}
+}
+
+// BenchmarkStep is generation's products: each weight is read once, and from memory, since many matrices take turns.
+func BenchmarkStep(b *testing.B) {
+	const memory = 256 << 20 / 4
+	for _, s := range []struct{ batch, out, in int }{
+		{1, 3072, 768}, {2, 3072, 768}, {4, 3072, 768}, {8, 3072, 768}, {16, 3072, 768}, {1, 768, 1536}, {1, 50280, 768},
+	} {
+		b.Run(fmt.Sprintf("%d×%d×%d", s.batch, s.out, s.in), func(b *testing.B) {
+			copies := max(1, memory/(s.out*s.in))
+			x, w, y := normal(s.batch*s.in), normal(copies*s.out*s.in), make([]float32, s.batch*s.out)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				w := w[i%copies*s.out*s.in:][:s.out*s.in]
+				Implementation{}.Sgemm(blas.NoTrans, blas.Trans, s.batch, s.out, s.in, 1, x, s.in, w, s.in, 0, y, s.out)
+			}
+			b.ReportMetric(4*float64(s.out)*float64(s.in)*float64(b.N)/float64(b.Elapsed().Nanoseconds()), "GB/s")
+		})
+	}
+}

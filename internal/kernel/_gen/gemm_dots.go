@@ -1,0 +1,157 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
+)
+
+// dots is the kernel for few rows: it reads eight rows of a big matrix once, in their own order, for one to three vectors.
+func (g gemm) dots(vectors int) {
+	const rows = 8
+	name := fmt.Sprintf("dots%d", vectors)
+	f := g.Func(name, "func(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha, beta float32, rows int)",
+		fmt.Sprintf(`%s multiplies 1 to 8 rows of w by %d rows of x, all of k ≥ 1 elements:
+
+	for i := range %d {
+		for j := range rows {
+			y[i*ldy+j] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j] // y is not read if beta is 0
+		}
+	}
+
+A sum is taken in as many parts as a vector has lanes.`, name, vectors, vectors))
+	// The rows' pointers; those of missing rows point to the last. All point past the last whole vector, and at counts up to 0.
+	rest, at := f.Int("k"), g.GP64()
+	g.MOVQ(rest, at)
+	g.ANDQ(operand.U8(g.Lanes()-1), rest)
+	g.SUBQ(rest, at)
+	tail := g.mask(rest)
+	g.SHLQ(operand.U8(2), at)
+	pointers := func(first, distance string, n int, left reg.Register) []reg.GPVirtual {
+		p, ld := make([]reg.GPVirtual, n), g.bytes(f, distance)
+		p[0] = f.Ptr(first)
+		g.ADDQ(at, p[0])
+		for j := 1; j < n; j++ {
+			if left != nil {
+				none := g.GP64()
+				g.MOVQ(operand.U32(0), none)
+				g.CMPQ(left, operand.U8(j+1))
+				g.CMOVQLT(none, ld)
+			}
+			p[j] = g.GP64()
+			g.LEAQ(asm.AtIndex(p[j-1], ld, 1, 0), p[j])
+		}
+		return p
+	}
+	w := pointers("w", "ldw", rows, f.Int("rows"))
+	x := pointers("x", "ldx", vectors, nil)
+	g.NEGQ(at)
+
+	acc := make([][]reg.VecVirtual, vectors)
+	for i := range acc {
+		acc[i] = g.Vecs(rows)
+		for _, r := range acc[i] {
+			g.Zero(r)
+		}
+	}
+	g.JE(asm.Label("tail")) // the flags of NEGQ: clearing registers changes none
+	g.Label("loop")
+	xv := g.Vecs(vectors)
+	for i := range xv {
+		g.Load(asm.AtIndex(x[i], at, 1, 0), xv[i])
+	}
+	for j := range rows {
+		from := asm.AtIndex(w[j], at, 1, 0)
+		if vectors == 1 {
+			g.MulAdd(from, xv[0], acc[0][j])
+			continue
+		}
+		wv := g.Vec()
+		g.Load(from, wv)
+		for i := range vectors {
+			g.MulAdd(wv, xv[i], acc[i][j])
+		}
+	}
+	g.ADDQ(operand.U8(g.Bytes()), at)
+	g.JNE(asm.Label("loop"))
+
+	g.Label("tail")
+	for i := range xv {
+		g.loadMasked(tail, asm.At(x[i], 0), xv[i])
+	}
+	for j := range rows {
+		wv := g.Vec()
+		g.loadMasked(tail, asm.At(w[j], 0), wv)
+		for i := range vectors {
+			g.MulAdd(wv, xv[i], acc[i][j])
+		}
+	}
+
+	sums := make([]reg.VecVirtual, vectors)
+	for i := range sums {
+		sums[i] = g.sums(acc[i])
+	}
+	m := g.mask(f.Int("rows"))
+	y, ldy := f.Ptr("y"), g.bytes(f, "ldy")
+	alpha, beta, bits := g.YMM(), g.YMM(), g.GP32()
+	g.VBROADCASTSS(g.argument(f, "alpha"), alpha)
+	g.VBROADCASTSS(g.argument(f, "beta"), beta)
+	for _, s := range sums {
+		g.Mul(alpha, s, s)
+	}
+	g.MOVL(g.argument(f, "beta"), bits)
+	g.ADDL(bits, bits) // drops the sign
+	g.JE(asm.Label("store"))
+	for i, s := range sums {
+		old := g.YMM()
+		g.loadMasked(m, asm.At(y, 0), old)
+		g.MulAdd(old, beta, s)
+		if i < vectors-1 {
+			g.ADDQ(ldy, y)
+		}
+	}
+	f.Load64("y", y)
+	g.Label("store")
+	for i, s := range sums {
+		g.storeMasked(m, s, asm.At(y, 0))
+		if i < vectors-1 {
+			g.ADDQ(ldy, y)
+		}
+	}
+	f.Return()
+}
+
+// sums returns eight sums over lanes in one YMM register: halves are added, then pairs of registers side by side.
+func (g gemm) sums(v []reg.VecVirtual) reg.VecVirtual {
+	half := make([]reg.VecVirtual, len(v))
+	for i, z := range v {
+		half[i] = z
+		if g.ISA == asm.AVX512 {
+			y := g.YMM()
+			g.VEXTRACTF64X4(operand.U8(1), z, y)
+			half[i] = g.YMM()
+			g.Add(y, z.AsY(), half[i])
+		}
+	}
+	pairs := func(a, b reg.VecVirtual, low, high func(...operand.Op)) reg.VecVirtual {
+		l, h := g.YMM(), g.YMM()
+		low(b, a, l)
+		high(b, a, h)
+		g.Add(h, l, l)
+		return l
+	}
+	var four [2]reg.VecVirtual
+	for i := range four {
+		ab := pairs(half[4*i], half[4*i+1], g.VUNPCKLPS, g.VUNPCKHPS)
+		cd := pairs(half[4*i+2], half[4*i+3], g.VUNPCKLPS, g.VUNPCKHPS)
+		four[i] = pairs(ab, cd, g.VUNPCKLPD, g.VUNPCKHPD)
+	}
+	low, high := g.YMM(), g.YMM()
+	g.VPERM2F128(operand.U8(0x20), four[1], four[0], low)
+	g.VPERM2F128(operand.U8(0x31), four[1], four[0], high)
+	g.Add(high, low, low)
+	return low
+}

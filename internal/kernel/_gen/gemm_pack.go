@@ -1,0 +1,221 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
+)
+
+// copyRows packs a matrix that already has the order the kernel wants.
+func (g gemm) copyRows(vectors int) {
+	name := fmt.Sprintf("copyRows%d", vectors)
+	f := g.Func(name, "func(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)",
+		fmt.Sprintf(`%s copies at least one row of %d vectors, reading width lanes of the last and writing zeros in the others:
+
+	for i := range rows {
+		copy(to[i*ldTo:], from[i*ldFrom:][:columns])
+		clear(to[i*ldTo:][columns:vectors])
+	}`, name, vectors))
+	m := g.mask(f.Int("width"))
+	rows, from, to := f.Int("rows"), f.Ptr("from"), f.Ptr("to")
+	ldFrom, ldTo := g.bytes(f, "ldFrom"), g.bytes(f, "ldTo")
+	g.Label("loop")
+	v := g.Vecs(vectors)
+	for i := range vectors - 1 {
+		g.Load(asm.At(from, i*g.Bytes()), v[i])
+	}
+	g.loadMasked(m, asm.At(from, (vectors-1)*g.Bytes()), v[vectors-1])
+	for i := range vectors {
+		g.Store(v[i], asm.At(to, i*g.Bytes()))
+	}
+	g.ADDQ(ldFrom, from)
+	g.ADDQ(ldTo, to)
+	g.DECQ(rows)
+	g.JNE(asm.Label("loop"))
+	f.Return()
+}
+
+// transpose packs a matrix whose rows are the columns that the kernel wants side by side.
+func (g gemm) transpose() {
+	n := g.Lanes()
+	f := g.Func("transpose", "func(k int, from *float32, ldFrom int, rows int, to *float32, ldTo int)",
+		`transpose copies 1 to a vector's lanes of rows of k ≥ 1 elements into columns, with zeros for missing rows:
+
+	for l := range k {
+		for i := range lanes {
+			to[l*ldTo+i] = from[i*ldFrom+l] // 0 for i ≥ rows
+		}
+	}`)
+	k, from, rows, to := f.Int("k"), f.Ptr("from"), f.Int("rows"), f.Ptr("to")
+	ldFrom, ldTo := g.bytes(f, "ldFrom"), g.bytes(f, "ldTo")
+	at := g.strided(from, ldFrom, 8)
+	upper := at
+	if n > 8 {
+		upper.base = g.GP64()
+		g.LEAQ(asm.AtIndex(from, ldFrom, 8, 0), upper.base)
+	}
+	g.Label("loop")
+	m := g.maskUpTo(k)
+	columns := g.shuffled(g.loadRows(m, rows, n, func(i int) operand.Mem {
+		if i < 8 {
+			return at.at(i)
+		}
+		return upper.at(i - 8)
+	}))
+	for i, c := range columns {
+		if i > 0 {
+			g.CMPQ(k, operand.U8(i))
+			g.JE(asm.Label("done"))
+		}
+		g.Store(c, asm.At(to, 0))
+		g.ADDQ(ldTo, to)
+	}
+	g.ADDQ(operand.U8(g.Bytes()), from)
+	if n > 8 {
+		g.ADDQ(operand.U8(g.Bytes()), upper.base)
+	}
+	g.SUBQ(operand.U8(n), k)
+	g.JNE(asm.Label("loop"))
+	g.Label("done")
+	f.Return()
+}
+
+// maskUpTo is the mask for a vector's lanes, or k if that is less.
+func (g gemm) maskUpTo(k reg.Register) gemmMask {
+	count := g.GP64()
+	g.MOVQ(operand.U32(g.Lanes()), count)
+	g.CMPQ(k, count)
+	g.CMOVQLT(k, count)
+	return g.mask(count)
+}
+
+// loadRows loads a vector from each of at least one and at most n rows, and zeros for the others.
+func (g gemm) loadRows(m gemmMask, rows reg.Register, n int, at func(i int) operand.Mem) []reg.VecVirtual {
+	v := g.Vecs(n)
+	for i := range n {
+		if i > 0 {
+			g.CMPQ(rows, operand.U8(i))
+			g.JE(asm.Label(fmt.Sprintf("zero%d", i)))
+		}
+		g.loadMasked(m, at(i), v[i])
+	}
+	g.JMP(asm.Label("shuffle"))
+	for i := 1; i < n; i++ {
+		g.Label(fmt.Sprintf("zero%d", i))
+		g.Zero(v[i])
+	}
+	g.Label("shuffle")
+	return v
+}
+
+// packRows packs rows of A, packColumns rows of a transposed A: eight for each k.
+func (g gemm) packRows() {
+	f := g.Func("packRows", "func(k int, from *float32, ldFrom int, to *float32, rows int)",
+		`packRows copies 1 to 8 rows of k ≥ 1 elements into columns of eight, with zeros for missing rows:
+
+	for l := range k {
+		for i := range 8 {
+			to[8*l+i] = from[i*ldFrom+l] // 0 for i ≥ rows
+		}
+	}`)
+	k, from, rows, to := f.Int("k"), f.Ptr("from"), f.Int("rows"), f.Ptr("to")
+	at := g.strided(from, g.bytes(f, "ldFrom"), 8)
+	g.Label("loop")
+	v := g.loadRows(g.maskUpTo(k), rows, 8, at.at)
+	g.quarters(v)
+	for i := range g.Lanes() {
+		if i > 0 {
+			g.CMPQ(k, operand.U8(i))
+			g.JE(asm.Label("done"))
+		}
+		g.storeQuarter(i/4, v[i%4], asm.At(to, 32*i))
+		g.storeQuarter(i/4, v[4+i%4], asm.At(to, 32*i+16))
+	}
+	g.ADDQ(operand.U8(g.Bytes()), from)
+	g.ADDQ(operand.U32(8*g.Bytes()), to)
+	g.SUBQ(operand.U8(g.Lanes()), k)
+	g.JNE(asm.Label("loop"))
+	g.Label("done")
+	f.Return()
+}
+
+// storeQuarter stores 128 bits of a vector.
+func (g gemm) storeQuarter(i int, v reg.VecVirtual, to operand.Mem) {
+	switch {
+	case i == 0:
+		g.VMOVUPS(v.AsX(), to)
+	case g.ISA == asm.AVX512:
+		g.VEXTRACTF32X4(operand.U8(i), v, to)
+	default:
+		g.VEXTRACTF128(operand.U8(i), v, to)
+	}
+}
+
+func (g gemm) packColumns() {
+	f := g.Func("packColumns", "func(k int, from *float32, ldFrom int, to *float32, width int)",
+		`packColumns copies k ≥ 1 rows of 1 to 8 elements into rows of eight, with zeros for missing elements:
+
+	for l := range k {
+		for i := range 8 {
+			to[8*l+i] = from[l*ldFrom+i] // 0 for i ≥ width
+		}
+	}`)
+	m := g.mask(f.Int("width"))
+	k, from, ldFrom, to := f.Int("k"), f.Ptr("from"), g.bytes(f, "ldFrom"), f.Ptr("to")
+	v := g.YMM()
+	g.Label("loop")
+	g.loadMasked(m, asm.At(from, 0), v)
+	g.VMOVUPS(v, asm.At(to, 0))
+	g.ADDQ(ldFrom, from)
+	g.ADDQ(operand.U8(32), to)
+	g.DECQ(k)
+	g.JNE(asm.Label("loop"))
+	f.Return()
+}
+
+// shuffled returns the transpose of a square of registers: within quarters first, then the quarters themselves.
+func (g gemm) shuffled(v []reg.VecVirtual) []reg.VecVirtual {
+	n := len(v)
+	g.quarters(v)
+	columns := make([]reg.VecVirtual, n)
+	if g.ISA == asm.AVX2 {
+		for j := range 4 {
+			columns[j], columns[4+j] = g.Vec(), v[4+j]
+			g.VPERM2F128(operand.U8(0x20), v[4+j], v[j], columns[j])
+			g.VPERM2F128(operand.U8(0x31), v[4+j], v[j], columns[4+j])
+		}
+		return columns
+	}
+	for j := range 4 {
+		a, b, c, d := v[j], v[4+j], v[8+j], v[12+j]
+		even0, odd0, even1, odd1 := g.Vec(), g.Vec(), g.Vec(), g.Vec()
+		g.VSHUFF32X4(operand.U8(0x88), b, a, even0)
+		g.VSHUFF32X4(operand.U8(0xdd), b, a, odd0)
+		g.VSHUFF32X4(operand.U8(0x88), d, c, even1)
+		g.VSHUFF32X4(operand.U8(0xdd), d, c, odd1)
+		g.VSHUFF32X4(operand.U8(0x88), even1, even0, a)
+		g.VSHUFF32X4(operand.U8(0x88), odd1, odd0, b)
+		g.VSHUFF32X4(operand.U8(0xdd), even1, even0, c)
+		g.VSHUFF32X4(operand.U8(0xdd), odd1, odd0, d)
+		columns[j], columns[4+j], columns[8+j], columns[12+j] = a, b, c, d
+	}
+	return columns
+}
+
+// quarters transposes 4×4 in each 128 bits of four rows: then v[4q+j] holds, in 128 bits number p, column 4p+j of rows 4q…4q+3.
+func (g gemm) quarters(v []reg.VecVirtual) {
+	for q := 0; q < len(v); q += 4 {
+		ab0, ab1, cd0, cd1 := g.Vec(), g.Vec(), g.Vec(), g.Vec()
+		g.VUNPCKLPS(v[q+1], v[q], ab0)
+		g.VUNPCKHPS(v[q+1], v[q], ab1)
+		g.VUNPCKLPS(v[q+3], v[q+2], cd0)
+		g.VUNPCKHPS(v[q+3], v[q+2], cd1)
+		g.VUNPCKLPD(cd0, ab0, v[q])
+		g.VUNPCKHPD(cd0, ab0, v[q+1])
+		g.VUNPCKLPD(cd1, ab1, v[q+2])
+		g.VUNPCKHPD(cd1, ab1, v[q+3])
+	}
+}

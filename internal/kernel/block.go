@@ -1,0 +1,163 @@
+package kernel
+
+import "gonum.org/v1/gonum/blas"
+
+// Block is one Mamba block (Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", figure 3 and
+// section 3.4), over rows of steps:
+//
+//	n       = norm(x)
+//	v, z    = n·InProjᵀ + InBias           one matrix (rows, 2·channels)
+//	u       = silu(conv(v))
+//	r, B, C = u·XProjᵀ                     one matrix (rows, rank + 2·state)
+//	Δ       = r·DtProjᵀ
+//	s       = scan(u, Δ, A, B, C, D, z)    A = -exp(ALog), Δ through softplus with DtBias
+//	y       = x + s·OutProjᵀ + OutBias
+//
+// The parts of a matrix are read, and their gradients written, where they lie in it. Absent operands are nil. The caller has
+// checked the sizes.
+type Block[T Float] struct {
+	Batch, Length                       int
+	Model, Channels, State, Width, Rank int
+	Eps                                 float64
+
+	X       []T // (batch, length, model)
+	Norm    []T // (model)
+	InProj  []T // (2·channels, model)
+	Conv    []T // (channels, width)
+	XProj   []T // (rank + 2·state, channels)
+	DtProj  []T // (channels, rank)
+	DtBias  []T // (channels)
+	ALog    []T // (channels, state)
+	D       []T // (channels)
+	OutProj []T // (model, channels)
+
+	InBias   []T    // optional: (2·channels)
+	ConvBias []T    // optional: (channels)
+	OutBias  []T    // optional: (model)
+	Context  []T    // optional: (batch, width-1, channels): what the convolution reads before the first step
+	Initial  []T    // optional: (batch, channels, state): the state before the first step
+	Start    []bool // optional: (batch, length): a new sequence starts here
+
+	Gemm Gemm[T]
+}
+
+// BlockValues are the values between the operations of a block, which its backward pass needs again: kept by the forward
+// pass, or computed again where they are nil.
+type BlockValues[T Float] struct {
+	Normed []T // (rows, model): n
+	VZ     []T // (rows, 2·channels)
+	U      []T // (rows, channels)
+	RBC    []T // (rows, rank + 2·state)
+	Delta  []T // (rows, channels): Δ before bias and softplus
+}
+
+func (b *Block[T]) rows() int { return b.Batch * b.Length }
+
+// columns is the width of r, B and C.
+func (b *Block[T]) columns() int { return b.Rank + 2*b.State }
+
+func (b *Block[T]) norm() *RMSNorm[T] {
+	return &RMSNorm[T]{Width: b.Model, Eps: b.Eps, X: b.X, Weight: b.Norm}
+}
+
+func (b *Block[T]) linear(x, weight, bias []T, in, out int) *Linear[T] {
+	return &Linear[T]{Rows: b.rows(), In: in, Out: out, X: x, Weight: weight, Bias: bias, Gemm: b.Gemm}
+}
+
+func (b *Block[T]) conv(v *BlockValues[T]) *Conv[T] {
+	return &Conv[T]{
+		Batch: b.Batch, Length: b.Length, Channels: b.Channels, Width: b.Width,
+		X: v.VZ, XStride: 2 * b.Channels, Weight: b.Conv, Bias: b.ConvBias, Context: b.Context, Start: b.Start, SiLU: true,
+	}
+}
+
+func (b *Block[T]) scan(v *BlockValues[T], a []T) *Scan[T] {
+	return &Scan[T]{
+		Batch: b.Batch, Length: b.Length, Channels: b.Channels, State: b.State,
+		U: v.U, Delta: v.Delta, A: a,
+		B: Projection[T]{Data: v.RBC[b.Rank:], Groups: 1, Stride: b.columns()},
+		C: Projection[T]{Data: v.RBC[b.Rank+b.State:], Groups: 1, Stride: b.columns()},
+		D: b.D, Z: v.VZ[b.Channels:], ZStride: 2 * b.Channels, DeltaBias: b.DtBias,
+		Initial: b.Initial, Start: b.Start, Softplus: true,
+	}
+}
+
+// spaces are what a pass over a block has borrowed.
+type spaces[T Float] struct {
+	all  [16]Space[T]
+	used int
+}
+
+func (w *spaces[T]) take(n int) []T {
+	s := Borrow[T](n)
+	w.all[w.used] = s
+	w.used++
+	return s.Data
+}
+
+func (w *spaces[T]) giveBack() {
+	for _, s := range w.all[:w.used] {
+		s.Return()
+	}
+}
+
+// compute fills v. What is nil in it is computed in memory of w; what is there holds its values if kept, and is written
+// otherwise. The context of what comes next is written unless it is nil. Whoever keeps what, the same operations compute it,
+// so that the result is the same bit for bit.
+func (b *Block[T]) compute(v *BlockValues[T], kept bool, context []T, w *spaces[T]) {
+	missing := func(s *[]T, width int) bool {
+		if *s != nil {
+			return !kept
+		}
+		*s = w.take(b.rows() * width)
+		return true
+	}
+	if missing(&v.Normed, b.Model) {
+		b.norm().Forward(v.Normed)
+	}
+	if missing(&v.VZ, 2*b.Channels) {
+		b.linear(v.Normed, b.InProj, b.InBias, b.Model, 2*b.Channels).Forward(v.VZ)
+	}
+	if missing(&v.U, b.Channels) {
+		b.conv(v).Forward(v.U, context)
+	}
+	if missing(&v.RBC, b.columns()) {
+		b.linear(v.U, b.XProj, nil, b.Channels, b.columns()).Forward(v.RBC)
+	}
+	if missing(&v.Delta, b.Channels) {
+		b.Gemm(blas.NoTrans, blas.Trans, b.rows(), b.Channels, b.Rank,
+			1, v.RBC, b.columns(), b.DtProj, b.Rank, 0, v.Delta, b.Channels)
+	}
+}
+
+// Forward writes y (batch, length, model) and, unless they are nil, the context (batch, width-1, channels) and the state
+// final (batch, channels, state) of what comes next; and to the slices of keep the values for the backward pass.
+func (b *Block[T]) Forward(y, context, final []T, keep BlockValues[T]) {
+	var w spaces[T]
+	defer w.giveBack()
+	if keep.Normed == nil {
+		keep.Normed = y // which is written last
+	}
+	b.compute(&keep, false, context, &w)
+	a, s := w.take(len(b.ALog)), w.take(len(keep.U))
+	NegExp(a, b.ALog)
+	b.scan(&keep, a).Forward(s, final)
+
+	ParallelRange(b.rows(), max(piece/b.Model, 1), func(from, to int) {
+		copy(y[from*b.Model:to*b.Model], b.X[from*b.Model:])
+		if b.OutBias != nil {
+			for row := from; row < to; row++ {
+				addTo(y[row*b.Model:(row+1)*b.Model], b.OutBias)
+			}
+		}
+	})
+	b.Gemm(blas.NoTrans, blas.Trans, b.rows(), b.Model, b.Channels, 1, s, b.Channels, b.OutProj, b.Channels, 1, y, b.Model)
+}
+
+// addTo adds v to sum, element by element.
+func addTo[T Float](sum, v []T) {
+	v = v[:len(sum)]
+	for i := range sum {
+		sum[i] += v[i]
+	}
+}

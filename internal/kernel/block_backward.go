@@ -1,0 +1,77 @@
+package kernel
+
+import "gonum.org/v1/gonum/blas"
+
+// BlockGrad takes the gradients of a Block's operands, in their shapes. Those of absent operands are nil.
+type BlockGrad[T Float] struct {
+	X, Norm, InProj, Conv, XProj, DtProj, DtBias, ALog, D, OutProj []T
+	InBias, ConvBias, OutBias, Context, Initial                    []T
+}
+
+// Backward writes every element of grad's slices, from the gradient dy of the output and, unless they are nil, dcontext and
+// dfinal of the context and the state of what comes next. Values that the forward pass has kept are read from kept, the
+// others computed again.
+//
+// As in the forward pass, v and z have one matrix of gradients, of which the convolution writes one half and the scan the
+// other; and r, B and C have one.
+func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad *BlockGrad[T]) {
+	var w spaces[T]
+	defer w.giveBack()
+	v := &kept
+	b.compute(v, true, nil, &w)
+	a := w.take(len(b.ALog))
+	NegExp(a, b.ALog)
+
+	rows, columns := b.rows(), b.columns()
+	s, ds := w.take(rows*b.Channels), w.take(rows*b.Channels)
+	du, dDelta := w.take(rows*b.Channels), w.take(rows*b.Channels)
+	dVZ, dRBC := w.take(rows*2*b.Channels), w.take(rows*columns)
+
+	// y = x + s·OutProjᵀ + OutBias
+	b.Gemm(blas.NoTrans, blas.NoTrans, rows, b.Channels, b.Model, 1, dy, b.Model, b.OutProj, b.Channels, 0, ds, b.Channels)
+	b.scan(v, a).Backward(ds, dfinal, &ScanGrad[T]{
+		U: du, Delta: dDelta, A: grad.ALog, B: dRBC[b.Rank:], C: dRBC[b.Rank+b.State:],
+		D: grad.D, Z: dVZ[b.Channels:], DeltaBias: grad.DtBias, Initial: grad.Initial,
+		Y: s,
+	})
+	b.Gemm(blas.Trans, blas.NoTrans, b.Model, b.Channels, rows, 1, dy, b.Model, s, b.Channels, 0, grad.OutProj, b.Channels)
+	sumRows(grad.OutBias, dy)
+	for i, v := range a { // A = -exp(ALog) is its own derivative
+		grad.ALog[i] *= v
+	}
+
+	// Δ = r·DtProjᵀ
+	b.Gemm(blas.NoTrans, blas.NoTrans, rows, b.Rank, b.Channels, 1, dDelta, b.Channels, b.DtProj, b.Rank, 0, dRBC, columns)
+	b.Gemm(blas.Trans, blas.NoTrans, b.Channels, b.Rank, rows, 1, dDelta, b.Channels, v.RBC, columns, 0, grad.DtProj, b.Rank)
+
+	// r, B, C = u·XProjᵀ; u has a gradient from the scan already.
+	b.Gemm(blas.NoTrans, blas.NoTrans, rows, b.Channels, columns, 1, dRBC, columns, b.XProj, b.Channels, 1, du, b.Channels)
+	b.Gemm(blas.Trans, blas.NoTrans, columns, b.Channels, rows, 1, dRBC, columns, v.U, b.Channels, 0, grad.XProj, b.Channels)
+
+	b.conv(v).Backward(du, dcontext, &ConvGrad[T]{X: dVZ, Weight: grad.Conv, Bias: grad.ConvBias, Context: grad.Context})
+
+	// v, z = n·InProjᵀ + InBias, n = norm(x)
+	dNormed := w.take(rows * b.Model)
+	b.linear(v.Normed, b.InProj, nil, b.Model, 2*b.Channels).Backward(dVZ, dNormed, grad.InProj, nil)
+	sumRows(grad.InBias, dVZ)
+	b.norm().Backward(dNormed, grad.X, grad.Norm)
+	Add(grad.X, dy)
+}
+
+// sumRows writes to sum the sum of m's rows, or nothing if it is nil. It is taken in float64, so that the error does not
+// grow with their number.
+func sumRows[T Float](sum, m []T) {
+	const columns = 256
+	width := len(sum)
+	ParallelRange(width, columns, func(from, to int) {
+		var all [columns]float64
+		for row := 0; row < len(m); row += width {
+			for i, v := range m[row+from : row+to] {
+				all[i] += float64(v)
+			}
+		}
+		for i := range sum[from:to] {
+			sum[from+i] = T(all[i])
+		}
+	})
+}

@@ -1,0 +1,168 @@
+package kernel
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"gonum.org/v1/gonum/blas/gonum"
+)
+
+// blockCase is a block with random operands, and the gradients of its results.
+type blockCase struct {
+	Block[float32]
+	dy, dcontext, dfinal []float32
+}
+
+func newBlockCase(seed uint64, batch, length, model, channels, state, width, rank int) *blockCase {
+	r := rand.New(rand.NewPCG(seed, 1))
+	v := func(sizes ...int) []float32 {
+		n := 1
+		for _, size := range sizes {
+			n *= size
+		}
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = float32(r.NormFloat64())
+		}
+		return x
+	}
+	c := &blockCase{Block: Block[float32]{
+		Batch: batch, Length: length, Model: model, Channels: channels, State: state, Width: width, Rank: rank, Eps: 0.1,
+		X: v(batch, length, model), Norm: v(model), InProj: v(2*channels, model), Conv: v(channels, width),
+		XProj: v(rank+2*state, channels), DtProj: v(channels, rank), DtBias: v(channels), ALog: v(channels, state), D: v(channels),
+		OutProj: v(model, channels), InBias: v(2 * channels), ConvBias: v(channels), OutBias: v(model),
+		Context: v(batch, width-1, channels), Initial: v(batch, channels, state), Start: make([]bool, batch*length),
+		Gemm: gonum.Implementation{}.Sgemm,
+	}}
+	for i := range c.Start {
+		c.Start[i] = r.IntN(5) == 0
+	}
+	c.dy, c.dcontext, c.dfinal = v(batch, length, model), v(batch, width-1, channels), v(batch, channels, state)
+	return c
+}
+
+// run returns results and gradients by name, with the values of the forward pass that keep asks for.
+func (c *blockCase) run(keep BlockValues[float32]) map[string][]float32 {
+	y, context, final := like(c.X), like(c.Context), like(c.Initial)
+	c.Forward(y, context, final, keep)
+	g := &BlockGrad[float32]{
+		X: like(c.X), Norm: like(c.Norm), InProj: like(c.InProj), Conv: like(c.Conv), XProj: like(c.XProj), DtProj: like(c.DtProj),
+		DtBias: like(c.DtBias), ALog: like(c.ALog), D: like(c.D), OutProj: like(c.OutProj), InBias: like(c.InBias),
+		ConvBias: like(c.ConvBias), OutBias: like(c.OutBias), Context: like(c.Context), Initial: like(c.Initial),
+	}
+	c.Backward(c.dy, c.dcontext, c.dfinal, keep, g)
+	return map[string][]float32{
+		"y": y, "context": context, "final": final,
+		"X": g.X, "Norm": g.Norm, "InProj": g.InProj, "Conv": g.Conv, "XProj": g.XProj, "DtProj": g.DtProj, "DtBias": g.DtBias,
+		"ALog": g.ALog, "D": g.D, "OutProj": g.OutProj, "InBias": g.InBias, "ConvBias": g.ConvBias, "OutBias": g.OutBias,
+		"Context": g.Context, "Initial": g.Initial,
+	}
+}
+
+// keepings are all sets of values that a block can keep.
+func (c *blockCase) keepings() (all []BlockValues[float32]) {
+	nan := func(width int) []float32 {
+		v := make([]float32, c.rows()*width)
+		for i := range v {
+			v[i] = float32(math.NaN())
+		}
+		return v
+	}
+	for set := range 32 {
+		var k BlockValues[float32]
+		for i, s := range []struct {
+			values *[]float32
+			width  int
+		}{{&k.Normed, c.Model}, {&k.VZ, 2 * c.Channels}, {&k.U, c.Channels}, {&k.RBC, c.columns()}, {&k.Delta, c.Channels}} {
+			if set>>i&1 == 1 {
+				*s.values = nan(s.width)
+			}
+		}
+		all = append(all, k)
+	}
+	return all
+}
+
+// spoil fills what the pool holds, and what it gets, with NaN.
+func spoil(sizes ...int) {
+	var all []Space[float32]
+	for _, n := range sizes {
+		for range 16 {
+			s := Borrow[float32](n)
+			for i := range s.Data {
+				s.Data[i] = float32(math.NaN())
+			}
+			all = append(all, s)
+		}
+	}
+	for _, s := range all {
+		s.Return()
+	}
+}
+
+// Whatever is kept, and whatever borrowed memory holds, results and gradients are the same bit for bit.
+func TestBlockKeeping(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for i, c := range []*blockCase{
+			newBlockCase(1, 2, 70, 9, 35, 5, 4, 3), newBlockCase(2, 1, 1, 16, 32, 16, 4, 1), newBlockCase(3, 3, 5, 1, 1, 1, 1, 1),
+		} {
+			want := c.run(BlockValues[float32]{})
+			for name, v := range want {
+				if slices.ContainsFunc(v, func(x float32) bool { return x != x }) {
+					t.Fatalf("case %d: %s has a NaN", i, name)
+				}
+			}
+			rows := c.rows()
+			for set, keep := range c.keepings() {
+				spoil(rows*c.Model, rows*c.Channels, rows*2*c.Channels, rows*c.columns(), c.Channels*c.State, c.Channels*c.Width)
+				for name, v := range c.run(keep) {
+					if !slices.Equal(v, want[name]) {
+						t.Errorf("case %d, set %05b of kept values: %s differs", i, set, name)
+					}
+				}
+			}
+		}
+	})
+}
+
+// A block without optional operands is one in which they are zero.
+func TestBlockOptional(t *testing.T) {
+	c := newBlockCase(4, 2, 9, 5, 7, 3, 3, 2)
+	for _, v := range [][]float32{c.InBias, c.ConvBias, c.OutBias, c.Context, c.Initial, c.dcontext, c.dfinal} {
+		clear(v)
+	}
+	clear(c.Start)
+	want := c.run(BlockValues[float32]{})
+	y, grad := like(c.X), &BlockGrad[float32]{
+		X: like(c.X), Norm: like(c.Norm), InProj: like(c.InProj), Conv: like(c.Conv), XProj: like(c.XProj), DtProj: like(c.DtProj),
+		DtBias: like(c.DtBias), ALog: like(c.ALog), D: like(c.D), OutProj: like(c.OutProj),
+	}
+	c.InBias, c.ConvBias, c.OutBias, c.Context, c.Initial, c.Start = nil, nil, nil, nil, nil, nil
+	c.Forward(y, nil, nil, BlockValues[float32]{})
+	c.Backward(c.dy, nil, nil, BlockValues[float32]{}, grad)
+	for name, v := range map[string][]float32{
+		"y": y, "X": grad.X, "Norm": grad.Norm, "InProj": grad.InProj, "Conv": grad.Conv, "XProj": grad.XProj,
+		"DtProj": grad.DtProj, "DtBias": grad.DtBias, "ALog": grad.ALog, "D": grad.D, "OutProj": grad.OutProj,
+	} {
+		if err := within(v, want[name], 1e-5); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// within reports where v is further from want than tol times the largest magnitude.
+func within(v, want []float32, tol float64) error {
+	var scale float64
+	for _, x := range want {
+		scale = max(scale, math.Abs(float64(x)))
+	}
+	for i, x := range want {
+		if d := math.Abs(float64(v[i] - x)); !(d <= tol*scale) {
+			return fmt.Errorf("element %d is %v, want %v", i, v[i], x)
+		}
+	}
+	return nil
+}

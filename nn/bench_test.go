@@ -1,0 +1,74 @@
+package nn
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// forms are the ways in which a block can be computed.
+var forms = []struct {
+	name string
+	opts []CallOption
+}{
+	{"fused", nil},
+	{"fused,recompute=none", []CallOption{WithRecompute(RecomputeNone)}},
+	{"fused,recompute=all", []CallOption{WithRecompute(RecomputeAll)}},
+	{"composed", []CallOption{WithComposed()}},
+}
+
+// BenchmarkBlock compares the forms of a block, forward and in training; with a stack of them, where the values that are
+// kept for the backward pass add up. MB-held is what graph, machine and workspace hold when all is done: run one form at a
+// time for it, since a workspace stays for a while.
+func BenchmarkBlock(b *testing.B) {
+	for _, size := range []struct{ batch, length, width, layers int }{{1, 512, 768, 1}, {8, 512, 256, 4}, {1, 1, 768, 1}} {
+		stack := NewMambaStack(Config{DModel: size.width, NLayer: size.layers})
+		r := rand.New(rand.NewPCG(1, 1))
+		x := normal(r, size.batch*size.length*size.width)
+		for _, train := range []bool{false, true} {
+			what := "forward"
+			if train {
+				what = "train"
+			}
+			for _, form := range forms {
+				if !train && len(form.opts) > 0 && form.name != "composed" {
+					continue
+				}
+				name := fmt.Sprintf("B=%d,L=%d,d_model=%d,layers=%d/%s/%s", size.batch, size.length, size.width, size.layers, what, form.name)
+				b.Run(name, func(b *testing.B) {
+					before := live()
+					g := G.NewGraph()
+					in := leaf(g, "x", tensor.Float32, x, size.batch, size.length, size.width)
+					y := G.Must(stack.Apply(in, form.opts...))
+					if train {
+						if _, err := G.Grad(G.Must(G.Sum(y)), stack.Params().Nodes(g)...); err != nil {
+							b.Fatal(err)
+						}
+					}
+					m := G.NewTapeMachine(g)
+					defer m.Close()
+					b.ReportAllocs()
+					for b.Loop() {
+						if err := m.RunAll(); err != nil {
+							b.Fatal(err)
+						}
+						m.Reset()
+					}
+					b.ReportMetric(float64(live()-before)/1e6, "MB-held")
+				})
+			}
+		}
+	}
+}
+
+// live is the number of bytes in use.
+func live() int {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}

@@ -1,0 +1,310 @@
+package op
+
+import (
+	"fmt"
+	"math"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// BlockInputs are the operands of a Mamba block; the optional ones may be nil. Its channels are what is called d_inner
+// elsewhere, expand · d_model.
+type BlockInputs struct {
+	X          *G.Node // (batch, length, model)
+	NormWeight *G.Node // (model)
+	InProj     *G.Node // (2·channels, model)
+	ConvWeight *G.Node // (channels, 1, width), the last tap for the step itself
+	XProj      *G.Node // (rank + 2·state, channels)
+	DtProj     *G.Node // (channels, rank)
+	DtBias     *G.Node // (channels)
+	ALog       *G.Node // (channels, state); A = -exp(ALog)
+	D          *G.Node // (channels)
+	OutProj    *G.Node // (model, channels)
+
+	InBias       *G.Node // optional: (2·channels)
+	ConvBias     *G.Node // optional: (channels)
+	OutBias      *G.Node // optional: (model)
+	Context      *G.Node // optional: (batch, width-1, channels); what the convolution reads before the first step, the oldest first
+	InitialState *G.Node // optional: (batch, channels, state)
+	Start        *G.Node // optional: (batch, length); where it is non-zero a new sequence starts
+}
+
+// Recompute says what the backward pass of a block computes again instead of keeping it from the forward pass. Results and
+// gradients are the same bit for bit. Only a graph that has gradients keeps anything; on the lisp machine, none does.
+//
+// The numbers are what each block of a graph keeps for each step, beside its result, in float32 for a model of 768 (channels
+// 1536, rank 48, state 16).
+type Recompute int
+
+const (
+	// RecomputeCheap keeps the results of the projections from the model's width and to rank and state, which are dear
+	// to compute, 2·channels + rank + 2·state numbers, 12.3 KiB; and computes norm, convolution and Δ again, which are not.
+	RecomputeCheap Recompute = iota
+	// RecomputeNone keeps them all, 4·channels + model + rank + 2·state numbers, 27 KiB.
+	RecomputeNone
+	// RecomputeAll keeps nothing, and computes the block up to its scan again.
+	RecomputeAll
+)
+
+func (r Recompute) String() string {
+	switch r {
+	case RecomputeCheap:
+		return "cheap"
+	case RecomputeNone:
+		return "none"
+	case RecomputeAll:
+		return "all"
+	}
+	return fmt.Sprintf("Recompute(%d)", int(r))
+}
+
+// BlockConfig are the options of a Mamba block.
+type BlockConfig struct {
+	Eps       float64   // what the norm adds to the mean of squares
+	Recompute Recompute // what the backward pass computes again
+}
+
+// MambaBlock is a Mamba block in one operator (Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State
+// Spaces", figure 3 and section 3.4):
+//
+//	v, z    = RMSNorm(X)·InProjᵀ + InBias
+//	u       = silu(causal convolution of v)
+//	r, B, C = u·XProjᵀ
+//	y       = X + SelectiveScan(u, r·DtProjᵀ, A, B, C, D, z)·OutProjᵀ + OutBias
+//
+// with Δ through softplus, DtBias added. The result y has X's shape. It is the composition of Linear, RMSNorm, CausalConv
+// and SelectiveScan, with no value between them that the machine would hold; the weights have the layout of Hugging Face's.
+// All operands are float32, or all float64; Start may also be of int, and works as in CausalConv and SelectiveScan.
+//
+// Every operand but Start has a gradient. Result and gradients are the same bit for bit for any number of processors, if the
+// matrix products are. The errors name the operand that is missing or does not fit.
+func MambaBlock(in BlockInputs, cfg BlockConfig) (y *G.Node, err error) {
+	f, err := newBlock(in, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return apply1(f, f.operands(in), in.X.Dtype(), in.X.Shape())
+}
+
+// MambaBlockWithState is MambaBlock that also returns the Context and the InitialState of what comes next, context
+// (batch, width-1, channels) and final (batch, channels, state). Gradients that flow into them are passed back. A width of 1
+// remembers nothing: context is then nil, as the Context has to be.
+func MambaBlockWithState(in BlockInputs, cfg BlockConfig) (y, context, final *G.Node, err error) {
+	f, err := newBlock(in, cfg)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	f.withState = true
+	nodes, err := apply(f, f.operands(in), in.X.Dtype(), f.results()...)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if f.width > 1 {
+		context = nodes[1]
+	}
+	return nodes[0], context, nodes[len(nodes)-1], nil
+}
+
+// mambaBlock is the function of both operators.
+type mambaBlock struct {
+	BlockConfig
+	withState                           bool
+	batch, length                       int
+	model, channels, state, width, rank int
+}
+
+// The places of a block's operands.
+const (
+	blockX = iota
+	blockNorm
+	blockInProj
+	blockConv
+	blockXProj
+	blockDtProj
+	blockDtBias
+	blockALog
+	blockD
+	blockOutProj
+	blockInBias
+	blockConvBias
+	blockOutBias
+	blockContext
+	blockInitial
+	blockStart
+	blockOperands
+)
+
+func (f *mambaBlock) operands(in BlockInputs) operands {
+	return operands{
+		names: []string{"X", "NormWeight", "InProj", "ConvWeight", "XProj", "DtProj", "DtBias", "ALog", "D", "OutProj",
+			"InBias", "ConvBias", "OutBias", "Context", "InitialState", "Start"},
+		nodes: G.Nodes{in.X, in.NormWeight, in.InProj, in.ConvWeight, in.XProj, in.DtProj, in.DtBias, in.ALog, in.D, in.OutProj,
+			in.InBias, in.ConvBias, in.OutBias, in.Context, in.InitialState, in.Start},
+	}
+}
+
+func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock, error) {
+	c := newChecker("Mamba block", "X", in.X)
+	c.required("X", in.X, "(batch, length, model)", 0, 0, 0)
+	if c.err != nil {
+		return nil, c.err
+	}
+	s := in.X.Shape()
+	f := &mambaBlock{BlockConfig: cfg, batch: s[0], length: s[1], model: s[2]}
+	c.required("NormWeight", in.NormWeight, "(model)", f.model)
+	c.required("ALog", in.ALog, "(channels, state)", 0, 0)
+	if c.err != nil {
+		return nil, c.err
+	}
+	f.channels, f.state = in.ALog.Shape()[0], in.ALog.Shape()[1]
+	c.required("InProj", in.InProj, "(2·channels, model)", 2*f.channels, f.model)
+	c.required("ConvWeight", in.ConvWeight, "(channels, 1, width)", f.channels, 1, 0)
+	c.required("DtProj", in.DtProj, "(channels, rank)", f.channels, 0)
+	if c.err != nil {
+		return nil, c.err
+	}
+	f.width, f.rank = in.ConvWeight.Shape()[2], in.DtProj.Shape()[1]
+	c.required("XProj", in.XProj, "(rank + 2·state, channels)", f.rank+2*f.state, f.channels)
+	c.required("DtBias", in.DtBias, "(channels)", f.channels)
+	c.required("D", in.D, "(channels)", f.channels)
+	c.required("OutProj", in.OutProj, "(model, channels)", f.model, f.channels)
+	c.optional("InBias", in.InBias, "(2·channels)", 2*f.channels)
+	c.optional("ConvBias", in.ConvBias, "(channels)", f.channels)
+	c.optional("OutBias", in.OutBias, "(model)", f.model)
+	if f.width > 1 {
+		c.optional("Context", in.Context, "(batch, width-1, channels)", f.batch, f.width-1, f.channels)
+	} else if in.Context != nil {
+		c.errorf("Context has shape %v, want none: a width of 1 reads no earlier step", in.Context.Shape())
+	}
+	c.optional("InitialState", in.InitialState, "(batch, channels, state)", f.batch, f.channels, f.state)
+	c.start(in.Start, f.batch, f.length)
+	if !(cfg.Eps >= 0) || math.IsInf(cfg.Eps, 1) {
+		c.errorf("Eps is %v, want a finite number that is not negative", cfg.Eps)
+	}
+	if cfg.Recompute < RecomputeCheap || cfg.Recompute > RecomputeAll {
+		c.errorf("Recompute is %d, want RecomputeCheap, RecomputeNone or RecomputeAll", int(cfg.Recompute))
+	}
+	return f, c.err
+}
+
+// results are the shapes of y, context and final.
+func (f *mambaBlock) results() []tensor.Shape {
+	shapes := []tensor.Shape{{f.batch, f.length, f.model}}
+	if f.withState && f.width > 1 {
+		shapes = append(shapes, tensor.Shape{f.batch, f.width - 1, f.channels})
+	}
+	if f.withState {
+		shapes = append(shapes, tensor.Shape{f.batch, f.channels, f.state})
+	}
+	return shapes
+}
+
+func (f *mambaBlock) String() string {
+	return fmt.Sprintf("Mamba block{eps: %v, recompute: %v, state: %t}", f.Eps, f.Recompute, f.withState)
+}
+
+func (f *mambaBlock) differentiable() []bool {
+	with := make([]bool, blockOperands)
+	for i := range with {
+		with[i] = i != blockStart
+	}
+	return with
+}
+
+func (f *mambaBlock) forward(in, out []operand)         { f.forwardKeeping(in, out, operand{}) }
+func (f *mambaBlock) backward(in, dout, grad []operand) { f.backwardKept(in, dout, grad, operand{}) }
+
+func (f *mambaBlock) forwardKeeping(in, out []operand, kept operand) {
+	if out[0].is32() {
+		blockForward(f, in, out, kept, product().Sgemm)
+	} else {
+		blockForward(f, in, out, kept, product().Dgemm)
+	}
+}
+
+func (f *mambaBlock) backwardKept(in, dout, grad []operand, kept operand) {
+	if dout[0].is32() {
+		blockBackward(f, in, dout, grad, kept, product().Sgemm)
+	} else {
+		blockBackward(f, in, dout, grad, kept, product().Dgemm)
+	}
+}
+
+// states returns context and final, or their gradients, of the results or theirs.
+func states[T kernel.Float](f *mambaBlock, results []operand) (context, final []T) {
+	if f.withState && f.width > 1 {
+		context = floats[T](results[1])
+	}
+	if f.withState {
+		final = floats[T](results[len(results)-1])
+	}
+	return context, final
+}
+
+func blockForward[T kernel.Float](f *mambaBlock, in, out []operand, kept operand, gemm kernel.Gemm[T]) {
+	context, final := states[T](f, out)
+	blockKernel(f, in, gemm).Forward(floats[T](out[0]), context, final, keptValues[T](f, kept))
+}
+
+func blockBackward[T kernel.Float](f *mambaBlock, in, dout, grad []operand, kept operand, gemm kernel.Gemm[T]) {
+	dcontext, dfinal := states[T](f, dout)
+	blockKernel(f, in, gemm).Backward(floats[T](dout[0]), dcontext, dfinal, keptValues[T](f, kept), &kernel.BlockGrad[T]{
+		X: floats[T](grad[blockX]), Norm: floats[T](grad[blockNorm]), InProj: floats[T](grad[blockInProj]),
+		Conv: floats[T](grad[blockConv]), XProj: floats[T](grad[blockXProj]), DtProj: floats[T](grad[blockDtProj]),
+		DtBias: floats[T](grad[blockDtBias]), ALog: floats[T](grad[blockALog]), D: floats[T](grad[blockD]),
+		OutProj: floats[T](grad[blockOutProj]), InBias: floats[T](grad[blockInBias]), ConvBias: floats[T](grad[blockConvBias]),
+		OutBias: floats[T](grad[blockOutBias]), Context: floats[T](grad[blockContext]), Initial: floats[T](grad[blockInitial]),
+	})
+}
+
+func blockKernel[T kernel.Float](f *mambaBlock, in []operand, gemm kernel.Gemm[T]) *kernel.Block[T] {
+	return &kernel.Block[T]{
+		Batch: f.batch, Length: f.length,
+		Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank, Eps: f.Eps,
+		X: floats[T](in[blockX]), Norm: floats[T](in[blockNorm]), InProj: floats[T](in[blockInProj]),
+		Conv: floats[T](in[blockConv]), XProj: floats[T](in[blockXProj]), DtProj: floats[T](in[blockDtProj]),
+		DtBias: floats[T](in[blockDtBias]), ALog: floats[T](in[blockALog]), D: floats[T](in[blockD]),
+		OutProj: floats[T](in[blockOutProj]), InBias: floats[T](in[blockInBias]), ConvBias: floats[T](in[blockConvBias]),
+		OutBias: floats[T](in[blockOutBias]), Context: floats[T](in[blockContext]), Initial: floats[T](in[blockInitial]),
+		Start: starts(in[blockStart]), Gemm: gemm,
+	}
+}
+
+// keptWidths are the numbers of elements that are kept for each step, in the order of a block's values.
+func (f *mambaBlock) keptWidths() (normed, vz, u, rbc, delta int) {
+	switch f.Recompute {
+	case RecomputeNone:
+		return f.model, 2 * f.channels, f.channels, f.rank + 2*f.state, f.channels
+	case RecomputeCheap:
+		return 0, 2 * f.channels, 0, f.rank + 2*f.state, 0
+	}
+	return 0, 0, 0, 0, 0
+}
+
+func (f *mambaBlock) keeps() int {
+	normed, vz, u, rbc, delta := f.keptWidths()
+	return f.batch * f.length * (normed + vz + u + rbc + delta)
+}
+
+// keptValues cuts what is kept into a block's values.
+func keptValues[T kernel.Float](f *mambaBlock, kept operand) (v kernel.BlockValues[T]) {
+	rest := floats[T](kept)
+	if rest == nil {
+		return v
+	}
+	cut := func(width int) []T {
+		if width == 0 {
+			return nil
+		}
+		n := f.batch * f.length * width
+		s := rest[:n:n]
+		rest = rest[n:]
+		return s
+	}
+	normed, vz, u, rbc, delta := f.keptWidths()
+	v.Normed, v.VZ, v.U, v.RBC, v.Delta = cut(normed), cut(vz), cut(u), cut(rbc), cut(delta)
+	return v
+}
