@@ -57,21 +57,3 @@ func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 	b.norm().Backward(dNormed, grad.X, grad.Norm)
 	Add(grad.X, dy)
 }
-
-// sumRows writes to sum the sum of m's rows, or nothing if it is nil. It is taken in float64, so that the error does not
-// grow with their number.
-func sumRows[T Float](sum, m []T) {
-	const columns = 256
-	width := len(sum)
-	ParallelRange(width, columns, func(from, to int) {
-		var all [columns]float64
-		for row := 0; row < len(m); row += width {
-			for i, v := range m[row+from : row+to] {
-				all[i] += float64(v)
-			}
-		}
-		for i := range sum[from:to] {
-			sum[from+i] = T(all[i])
-		}
-	})
-}

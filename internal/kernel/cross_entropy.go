@@ -31,7 +31,10 @@ func (c *CrossEntropy[T]) count() (n int) {
 // Forward returns the loss. The exponentials are those of the distance to the row's largest logit, so that none
 // overflows; the sums are taken in float64, in the order of the rows.
 func (c *CrossEntropy[T]) Forward() T {
-	losses := make([]float64, len(c.Targets))
+	space := Borrow[float64](len(c.Targets))
+	defer space.Return()
+	losses := space.Data
+	clear(losses)
 	c.rows(func(from, to int) {
 		for i := from; i < to; i++ {
 			target := c.Targets[i]
@@ -39,11 +42,8 @@ func (c *CrossEntropy[T]) Forward() T {
 				continue
 			}
 			x := c.row(c.Logits, i)
-			top, sum := largest(x), 0.0
-			for _, v := range x {
-				sum += float64(exp(v - top))
-			}
-			losses[i] = math.Log(sum) - (float64(x[target]) - float64(top))
+			top := largest(x)
+			losses[i] = math.Log(expSum(x, top)) - (float64(x[target]) - float64(top))
 		}
 	})
 	n := c.count()
@@ -71,31 +71,10 @@ func (c *CrossEntropy[T]) Backward(dloss T, dlogits []T) {
 			}
 			// The others are added up without the target: of a probability near 1, what is missing to 1 keeps its digits.
 			top := largest(x)
-			others := exps(dx[:target], x[:target], top) + exps(dx[target+1:], x[target+1:], top)
+			others := expSumTo(dx[:target], x[:target], top) + expSumTo(dx[target+1:], x[target+1:], top)
 			scale := each / (others + float64(exp(x[target]-top)))
-			factor := T(scale)
-			for j := range dx {
-				dx[j] *= factor
-			}
+			scaleOf(dx, dx, T(scale))
 			dx[target] = T(-others * scale)
 		}
 	})
-}
-
-// exps writes exp(x - top) to y, and returns the sum.
-func exps[T Float](y, x []T, top T) (sum float64) {
-	for j, v := range x {
-		y[j] = exp(v - top)
-		sum += float64(y[j])
-	}
-	return sum
-}
-
-// largest returns the largest element, NaN if one is.
-func largest[T Float](x []T) T {
-	top := x[0]
-	for _, v := range x[1:] {
-		top = max(top, v)
-	}
-	return top
 }

@@ -60,7 +60,9 @@ func narrowCrossEntropy(c *CrossEntropy[float64]) *CrossEntropy[float32] {
 	return &CrossEntropy[float32]{Vocabulary: c.Vocabulary, Logits: narrow(c.Logits), Targets: c.Targets, Ignore: c.Ignore}
 }
 
-func TestCrossEntropyAgainstReference(t *testing.T) {
+func TestCrossEntropyAgainstReference(t *testing.T) { eachLevel(t, testCrossEntropyAgainstReference) }
+
+func testCrossEntropyAgainstReference(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		vocabulary := rapid.SampledFrom([]int{1, 2, 3, 17, 256, 20000}).Draw(t, "vocabulary")
 		c := makeCrossEntropy(rapid.Uint64().Draw(t, "seed"),
@@ -91,7 +93,9 @@ func TestCrossEntropyAgainstReference(t *testing.T) {
 }
 
 // A logit of any size: only differences count, and the loss is near the largest of them.
-func TestCrossEntropyLargeLogits(t *testing.T) {
+func TestCrossEntropyLargeLogits(t *testing.T) { eachLevel(t, testCrossEntropyLargeLogits) }
+
+func testCrossEntropyLargeLogits(t *testing.T) {
 	c := &CrossEntropy[float32]{Vocabulary: 3, Logits: []float32{1e30, 0, -1e30, 3e4, 3e4, -3e4}, Targets: []int{0, 2}, Ignore: -1}
 	if got, want := float64(c.Forward()), (0+6e4+math.Ln2)/2; math.Abs(got-want) > 1e-7*want {
 		t.Errorf("loss %v, want %v", got, want)
@@ -111,7 +115,25 @@ func TestCrossEntropyLargeLogits(t *testing.T) {
 
 // A NaN or an infinity makes the loss NaN and spoils the gradient of its own row alone; in a row that is ignored it does
 // nothing.
-func TestCrossEntropyNaN(t *testing.T) {
+func TestCrossEntropyNaN(t *testing.T) { eachLevel(t, testCrossEntropyNaN) }
+
+func testCrossEntropyNaN(t *testing.T) {
+	for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(1))} {
+		for position := range 70 {
+			c := &CrossEntropy[float32]{Vocabulary: 70, Logits: make([]float32, 140), Targets: []int{1, 2}, Ignore: -1}
+			c.Logits[position] = bad
+			grad := make([]float32, 140)
+			c.Backward(1, grad)
+			finite := make([]bool, 140)
+			for i := 70; i < 140; i++ {
+				finite[i] = true
+			}
+			if loss := c.Forward(); loss == loss {
+				t.Errorf("float32: %v at %d: loss is %v", bad, position, loss)
+			}
+			wantNumbers(t, "gradient in float32", grad, finite)
+		}
+	}
 	for _, bad := range []float64{math.NaN(), math.Inf(1)} {
 		for position := range 3 {
 			c := &CrossEntropy[float64]{Vocabulary: 3, Logits: make([]float64, 9), Targets: []int{0, -1, 2}, Ignore: -1}
@@ -132,7 +154,9 @@ func TestCrossEntropyNaN(t *testing.T) {
 	}
 }
 
-func TestCrossEntropyBitIdentical(t *testing.T) {
+func TestCrossEntropyBitIdentical(t *testing.T) { eachLevel(t, testCrossEntropyBitIdentical) }
+
+func testCrossEntropyBitIdentical(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	c := narrowCrossEntropy(makeCrossEntropy(1, 500, 256, -100, 0.1))
 	run := func() []float32 {
@@ -149,4 +173,25 @@ func TestCrossEntropyBitIdentical(t *testing.T) {
 			}
 		}
 	}
+}
+
+func BenchmarkCrossEntropy(b *testing.B) {
+	const rows, vocabulary = 64, 50280
+	c := narrowCrossEntropy(makeCrossEntropy(1, rows, vocabulary, -1, 0))
+	grad := like(c.Logits)
+	run := func(name string, bytes int, f func()) {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(bytes * len(grad)))
+			b.ReportAllocs()
+			for b.Loop() {
+				f()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(grad)), "ns/element")
+		})
+	}
+	run("copy", 8, func() {
+		ParallelRange(len(grad), piece, func(from, to int) { copy(grad[from:to], c.Logits[from:to]) })
+	})
+	run("forward", 4, func() { c.Forward() })
+	run("backward", 8, func() { c.Backward(1, grad) })
 }

@@ -12,13 +12,11 @@ func Embedding[T Float](y, weight []T, ids []int, width int) {
 // EmbeddingBackward writes the gradient of the weight: each row the sum of the rows of dy (ids, width) that it went to.
 // Tasks are runs of columns, so that every sum is taken in the order of the ids.
 func EmbeddingBackward[T Float](dWeight, dy []T, ids []int, width int) {
-	clear(dWeight)
+	ParallelRange(len(dWeight), 16*piece, func(from, to int) { clear(dWeight[from:to]) })
 	ParallelRange(width, 64, func(from, to int) {
 		for i, id := range ids {
 			sum := dWeight[id*width+from : id*width+to]
-			for j, v := range dy[i*width+from : i*width+to] {
-				sum[j] += v
-			}
+			sumOf(sum, sum, dy[i*width+from:i*width+to])
 		}
 	})
 }

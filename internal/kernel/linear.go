@@ -19,9 +19,11 @@ func (l *Linear[T]) Forward(y []T) {
 	var beta T
 	if l.Bias != nil {
 		beta = 1
-		for i := 0; i < len(y); i += l.Out {
-			copy(y[i:i+l.Out], l.Bias)
-		}
+		ParallelRange(l.Rows, max(piece/l.Out, 1), func(from, to int) {
+			for i := from; i < to; i++ {
+				copy(y[i*l.Out:(i+1)*l.Out], l.Bias)
+			}
+		})
 	}
 	l.Gemm(blas.NoTrans, blas.Trans, l.Rows, l.Out, l.In, 1, l.X, l.In, l.Weight, l.In, beta, y, l.Out)
 }
@@ -31,14 +33,6 @@ func (l *Linear[T]) Backward(dy, dx, dWeight, dBias []T) {
 	l.Gemm(blas.NoTrans, blas.NoTrans, l.Rows, l.In, l.Out, 1, dy, l.Out, l.Weight, l.In, 0, dx, l.In)
 	l.Gemm(blas.Trans, blas.NoTrans, l.Out, l.In, l.Rows, 1, dy, l.Out, l.X, l.In, 0, dWeight, l.In)
 	if dBias != nil {
-		sum := make([]float64, l.Out)
-		for i := 0; i < len(dy); i += l.Out {
-			for j, v := range dy[i : i+l.Out] {
-				sum[j] += float64(v)
-			}
-		}
-		for j, v := range sum {
-			dBias[j] = T(v)
-		}
+		sumRows(dBias, dy)
 	}
 }

@@ -10,6 +10,7 @@ func main() {
 		vector,
 		writeScan,
 		conv,
+		rows,
 		writeGemm,
 	}
 	for _, isa := range []asm.ISA{asm.AVX512, asm.AVX2} {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
@@ -49,21 +48,6 @@ func vector(isa asm.ISA) {
 
 	scaled(f, "vecAxpy", "y[i] += a·x[i]", true)
 	scaled(f, "vecScale", "y[i] = a·x[i]", false)
-
-	k = f.Func("vecAdd64", "func(sum *float64, x *float32, n int)", "vecAdd64 is sum[i] += float64(x[i]), for n elements.")
-	y, b, n = k.Ptr("sum"), k.Ptr("x"), k.Int("n")
-	k.EachHalf("add64", n, func(at reg.Register, single bool) {
-		v, to := k.Vec(), asm.AtIndex(y, at, 2, 0)
-		k.Widen(asm.AtIndex(b, at, 1, 0), single, v)
-		if single {
-			k.VADDSD(to, v.AsX(), v.AsX())
-			k.VMOVSD(v.AsX(), to)
-		} else {
-			k.VADDPD(to, v, v)
-			k.VMOVUPD(v, to)
-		}
-	})
-	k.Return()
 	f.Write("..", "vector")
 }
 
@@ -108,12 +92,7 @@ func registers(f *asm.File, keep int) int {
 // scaled writes a·x, added to y or not.
 func scaled(f *asm.File, name, what string, add bool) {
 	k := f.Func(name, "func(y, x *float32, a float32, n int)", name+" is "+what+", for n elements.")
-	yp, xp, n, a := k.Ptr("y"), k.Ptr("x"), k.Int("n"), k.Vec()
-	arg, err := k.Param("a").Resolve()
-	if err != nil {
-		panic(err)
-	}
-	k.Broadcast(arg.Addr, a)
+	yp, xp, n, a := k.Ptr("y"), k.Ptr("x"), k.Int("n"), k.Scalar("a")
 	k.EachVector(name, n, 4, func(at reg.Register, vectors int, mask *asm.Mask) {
 		for i := range vectors {
 			x := k.Vec()
@@ -124,8 +103,7 @@ func scaled(f *asm.File, name, what string, add bool) {
 				k.MulAdd(x, a, y)
 				k.StoreMasked(y, mask, to)
 			} else {
-				var scale operand.Op = a
-				k.Mul(scale, x, x)
+				k.Mul(a, x, x)
 				k.StoreMasked(x, mask, to)
 			}
 		}

@@ -1,0 +1,161 @@
+package asm
+
+import (
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// Half is a part of a loop over float32 that are converted to float64, of which a vector holds half as many: half a vector,
+// or a single one of the rest.
+type Half struct {
+	*File
+	Single bool
+}
+
+// EachHalf writes a loop over the n elements of rows: body for so many halves of vectors at a time, for one, and for each
+// element of the rest. The body takes the offset in bytes of the float32 in a register, and the number of the half.
+func (f *File) EachHalf(label string, n reg.Register, unroll int, body func(h Half, at reg.Register, offset, i int)) {
+	at, left := f.GP64(), f.GP64()
+	f.XORQ(at, at)
+	f.MOVQ(n, left)
+	loop := func(name, next string, h Half, size, times int) {
+		f.Label(label + name)
+		f.CMPQ(left, f.Imm(size*times))
+		f.JL(Label(label + next))
+		for i := range times {
+			body(h, at, 4*size*i, i)
+		}
+		f.ADDQ(f.Imm(4*size*times), at)
+		f.SUBQ(f.Imm(size*times), left)
+		f.JMP(Label(label + name))
+	}
+	if unroll > 1 {
+		loop("Many", "One", Half{f, false}, f.Lanes()/2, unroll)
+	}
+	loop("One", "Single", Half{f, false}, f.Lanes()/2, 1)
+	loop("Single", "Done", Half{f, true}, 1, 1)
+	f.Label(label + "Done")
+}
+
+// Narrow returns the register of the float32: a part of v.
+func (h Half) Narrow(v reg.VecVirtual) reg.Register {
+	if h.ISA == AVX512 && !h.Single {
+		return v.AsY()
+	}
+	return v.AsX()
+}
+
+// Load and Store move the float32, Store64 and Add64 the float64 of memory.
+func (h Half) Load(from operand.Mem, to reg.VecVirtual) {
+	if h.Single {
+		h.VMOVSS(from, to.AsX())
+	} else {
+		h.VMOVUPS(from, h.Narrow(to))
+	}
+}
+
+func (h Half) Store(v reg.VecVirtual, to operand.Mem) {
+	if h.Single {
+		h.VMOVSS(v.AsX(), to)
+	} else {
+		h.VMOVUPS(h.Narrow(v), to)
+	}
+}
+
+func (h Half) Store64(v reg.VecVirtual, to operand.Mem) {
+	if h.Single {
+		h.VMOVSD(v.AsX(), to)
+	} else {
+		h.VMOVUPD(v, to)
+	}
+}
+
+// Add64 is to += from.
+func (h Half) Add64(from operand.Mem, to reg.VecVirtual) {
+	if h.Single {
+		h.VADDSD(from, to.AsX(), to.AsX())
+	} else {
+		h.VADDPD(from, to, to)
+	}
+}
+
+// Widen converts to float64. Of a single one, the other lanes are zero.
+func (h Half) Widen(v, to reg.VecVirtual) {
+	if h.Single {
+		h.VMOVQ(v.AsX(), to.AsX()) // and zero above
+		h.VCVTPS2PD(to.AsX(), to.AsX())
+	} else {
+		h.VCVTPS2PD(h.Narrow(v), to)
+	}
+}
+
+// MulAdd64 is acc += a·b.
+func (h Half) MulAdd64(a, b, acc reg.VecVirtual) { h.VFMADD231PD(a, b, acc) }
+
+// WidenAdd adds all lanes of v to two vectors of float64; it overwrites v.
+func (f *File) WidenAdd(v, low, high reg.VecVirtual) {
+	t := f.Vec()
+	if f.ISA == AVX512 {
+		f.VCVTPS2PD(v.AsY(), t)
+		f.VEXTRACTF64X4(operand.U8(1), v, v.AsY())
+		f.VADDPD(t, low, low)
+		f.VCVTPS2PD(v.AsY(), t)
+	} else {
+		f.VCVTPS2PD(v.AsX(), t)
+		f.VEXTRACTF128(operand.U8(1), v, v.AsX())
+		f.VADDPD(t, low, low)
+		f.VCVTPS2PD(v.AsX(), t)
+	}
+	f.VADDPD(t, high, high)
+}
+
+// ReturnSum64 ends a function whose result is the sum of all lanes of vectors of float64.
+func (k *Func) ReturnSum64(v []reg.VecVirtual) {
+	for n := len(v); n > 1; n = (n + 1) / 2 {
+		for i := range n / 2 {
+			k.VADDPD(v[n-1-i], v[i], v[i])
+		}
+	}
+	sum, t := v[0], k.Vec()
+	if k.ISA == AVX512 {
+		k.VEXTRACTF64X4(operand.U8(1), sum, t.AsY())
+		k.VADDPD(t.AsY(), sum.AsY(), sum.AsY())
+	}
+	k.VEXTRACTF128(operand.U8(1), sum.AsY(), t.AsX())
+	k.VADDPD(t.AsX(), sum.AsX(), sum.AsX())
+	k.VUNPCKHPD(sum.AsX(), sum.AsX(), t.AsX())
+	k.VADDSD(t.AsX(), sum.AsX(), sum.AsX())
+	k.Context.Store(sum.AsX(), k.Context.ReturnIndex(0))
+	k.Return()
+}
+
+// ReturnMax ends a function whose result is the largest lane of vectors of float32.
+func (k *Func) ReturnMax(v []reg.VecVirtual) {
+	for _, w := range v[1:] {
+		k.Max(v[0], w, v[0])
+	}
+	top, t := v[0], k.Vec()
+	if k.ISA == AVX512 {
+		k.VEXTRACTF64X4(operand.U8(1), top, t.AsY())
+		k.VMAXPS(t.AsY(), top.AsY(), top.AsY())
+	}
+	k.VEXTRACTF128(operand.U8(1), top.AsY(), t.AsX())
+	k.VMAXPS(t.AsX(), top.AsX(), top.AsX())
+	for _, shuffle := range []uint8{0b1110, 0b0001} {
+		k.VPERMILPS(operand.U8(shuffle), top.AsX(), t.AsX())
+		k.VMAXPS(t.AsX(), top.AsX(), top.AsX())
+	}
+	k.Context.Store(top.AsX(), k.Context.ReturnIndex(0))
+	k.Return()
+}
+
+// Scalar returns a vector with a float32 argument in every lane.
+func (k *Func) Scalar(name string) reg.VecVirtual {
+	arg, err := k.Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	v := k.Vec()
+	k.Broadcast(arg.Addr, v)
+	return v
+}

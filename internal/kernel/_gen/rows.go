@@ -1,0 +1,144 @@
+package main
+
+import (
+	"math"
+
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
+)
+
+// rows writes what RMSNorm and cross-entropy do with a row, and sums in float64.
+func rows(isa asm.ISA) {
+	f := asm.NewFile("kernel", isa)
+
+	k := f.Func("rowAdd64", "func(sum *float64, x *float32, n int)", "rowAdd64 is sum[i] += float64(x[i]), for n elements.")
+	sum, x, n := k.Ptr("sum"), k.Ptr("x"), k.Int("n")
+	k.EachHalf("add64", n, 2, func(h asm.Half, at reg.Register, offset, _ int) {
+		v, w := k.Vec(), k.Vec()
+		h.Load(asm.AtIndex(x, at, 1, offset), v)
+		h.Widen(v, w)
+		h.Add64(asm.AtIndex(sum, at, 2, 2*offset), w)
+		h.Store64(w, asm.AtIndex(sum, at, 2, 2*offset))
+	})
+	k.Return()
+
+	k = f.Func("rowSquares", "func(x *float32, n int) float64", "rowSquares returns Σ float64(x[i])², of n elements.")
+	x, n = k.Ptr("x"), k.Int("n")
+	accs := zeros(k, 4)
+	k.EachHalf("squares", n, len(accs), func(h asm.Half, at reg.Register, offset, i int) {
+		v, w := k.Vec(), k.Vec()
+		h.Load(asm.AtIndex(x, at, 1, offset), v)
+		h.Widen(v, w)
+		h.MulAdd64(w, w, accs[i])
+	})
+	k.ReturnSum64(accs)
+
+	k = f.Func("rowNorm", "func(y, x, w *float32, s float32, n int)", "rowNorm is y[i] = x[i]·s·w[i], for n elements.")
+	y, x, w, n := k.Ptr("y"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
+	s := k.Scalar("s")
+	k.EachVector("norm", n, 2, func(at reg.Register, vectors int, mask *asm.Mask) {
+		for i := range vectors {
+			v, u := k.Vec(), k.Vec()
+			k.LoadMasked(asm.AtIndex(x, at, 1, i*k.Bytes()), mask, v)
+			k.LoadMasked(asm.AtIndex(w, at, 1, i*k.Bytes()), mask, u)
+			k.Mul(s, v, v)
+			k.Mul(u, v, v)
+			k.StoreMasked(v, mask, asm.AtIndex(y, at, 1, i*k.Bytes()))
+		}
+	})
+	k.Return()
+
+	k = f.Func("rowNormSums", "func(dw, dy, x, w *float32, s float32, n int) float64",
+		"rowNormSums is dw[i] += dy[i]·x[i]·s, and returns Σ dy[i]·w[i]·x[i]·s in float64, for n elements.")
+	dw, dy, x, w, n := k.Ptr("dw"), k.Ptr("dy"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
+	s = k.Scalar("s")
+	accs = zeros(k, 4)
+	k.EachHalf("normSums", n, len(accs), func(h asm.Half, at reg.Register, offset, i int) {
+		hat, g, sum, wide, wideHat := k.Vec(), k.Vec(), k.Vec(), k.Vec(), k.Vec()
+		h.Load(asm.AtIndex(x, at, 1, offset), hat)
+		h.Load(asm.AtIndex(dy, at, 1, offset), g)
+		h.Load(asm.AtIndex(dw, at, 1, offset), sum)
+		k.VMULPS(h.Narrow(s), h.Narrow(hat), h.Narrow(hat))
+		k.VFMADD231PS(h.Narrow(hat), h.Narrow(g), h.Narrow(sum))
+		h.Store(sum, asm.AtIndex(dw, at, 1, offset))
+		h.Load(asm.AtIndex(w, at, 1, offset), sum)
+		k.VMULPS(h.Narrow(sum), h.Narrow(g), h.Narrow(g))
+		h.Widen(g, wide)
+		h.Widen(hat, wideHat)
+		h.MulAdd64(wide, wideHat, accs[i])
+	})
+	k.ReturnSum64(accs)
+
+	k = f.Func("rowNormBack", "func(dx, dy, x, w *float32, s, mean float32, n int)",
+		"rowNormBack is dx[i] = s·(dy[i]·w[i] - x[i]·s·mean), for n elements.")
+	dx, dy, x, w, n := k.Ptr("dx"), k.Ptr("dy"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
+	s, mean := k.Scalar("s"), k.Scalar("mean")
+	k.EachVector("normBack", n, 2, func(at reg.Register, vectors int, mask *asm.Mask) {
+		for i := range vectors {
+			hat, g, u := k.Vec(), k.Vec(), k.Vec()
+			k.LoadMasked(asm.AtIndex(x, at, 1, i*k.Bytes()), mask, hat)
+			k.LoadMasked(asm.AtIndex(dy, at, 1, i*k.Bytes()), mask, g)
+			k.LoadMasked(asm.AtIndex(w, at, 1, i*k.Bytes()), mask, u)
+			k.Mul(s, hat, hat)
+			k.Mul(u, g, g)
+			k.VFNMADD231PS(mean, hat, g)
+			k.Mul(s, g, g)
+			k.StoreMasked(g, mask, asm.AtIndex(dx, at, 1, i*k.Bytes()))
+		}
+	})
+	k.Return()
+
+	k = f.Func("rowMax", "func(x *float32, n int) float32",
+		"rowMax returns the largest of n elements, of which NaN is none: -Inf if there is none.")
+	x, n = k.Ptr("x"), k.Int("n")
+	tops := k.Vecs(4)
+	for _, v := range tops {
+		k.Broadcast(k.Const(float32(math.Inf(-1))), v)
+	}
+	k.EachVector("max", n, len(tops), func(at reg.Register, vectors int, mask *asm.Mask) {
+		for i := range vectors {
+			v := k.Vec()
+			k.VMOVAPS(tops[0], v)
+			k.LoadOver(asm.AtIndex(x, at, 1, i*k.Bytes()), mask, v)
+			k.Max(tops[i], v, tops[i]) // the first, if one is NaN
+		}
+	})
+	k.ReturnMax(tops)
+
+	expSum(f, "rowExpSum", "func(x *float32, top float32, n int) float64", "rowExpSum returns Σ e^(x[i]-top) in float64, of n elements.", false)
+	expSum(f, "rowExpSumTo", "func(y, x *float32, top float32, n int) float64",
+		"rowExpSumTo is y[i] = e^(x[i]-top), and returns their sum in float64, for n elements.", true)
+	f.Write("..", "rows")
+}
+
+func zeros(k *asm.Func, n int) []reg.VecVirtual {
+	v := k.Vecs(n)
+	for _, r := range v {
+		k.Zero(r)
+	}
+	return v
+}
+
+func expSum(f *asm.File, name, signature, doc string, write bool) {
+	k := f.Func(name, signature, doc)
+	x, n, top := k.Ptr("x"), k.Int("n"), k.Scalar("top")
+	var y reg.Register
+	if write {
+		y = k.Ptr("y")
+	}
+	m := k.Math(registers(f, asm.KeepExp))
+	accs := zeros(k, 2)
+	k.EachVector(name, n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
+		v := k.Vec()
+		k.LoadMasked(asm.AtIndex(x, at, 1, 0), mask, v)
+		k.Sub(top, v, v)
+		m.Exp(v, v)
+		k.ClearOthers(v, mask)
+		if write {
+			k.StoreMasked(v, mask, asm.AtIndex(y, at, 1, 0))
+		}
+		k.WidenAdd(v, accs[0], accs[1])
+	})
+	k.ReturnSum64(accs)
+}

@@ -1,0 +1,114 @@
+package kernel
+
+import "math"
+
+// What RMSNorm, cross-entropy and the gradients of parameters do with rows. Sums of a row are in float64: nothing overflows
+// that the elements' own type can hold. All slices of a call have one length.
+
+// add64 adds x to sum.
+func add64[T Float](sum []float64, x []T) {
+	if x32, ok := asm32(x); ok {
+		addTo64s(sum, x32)
+		return
+	}
+	for i, v := range x {
+		sum[i] += float64(v)
+	}
+}
+
+// squares returns Σ x².
+func squares[T Float](x []T) (sum float64) {
+	if x32, ok := asm32(x); ok {
+		return squares32s(x32)
+	}
+	for _, v := range x {
+		sum += float64(v) * float64(v)
+	}
+	return sum
+}
+
+// norm writes y = x·s·w.
+func norm[T Float](y, x, w []T, s T) {
+	if y32, ok := asm32(y); ok {
+		norm32s(y32, any(x).([]float32), any(w).([]float32), float32(s))
+		return
+	}
+	for i, v := range x {
+		y[i] = v * s * w[i]
+	}
+}
+
+// normSums adds dy·x·s to dw, and returns Σ dy·w·x·s.
+func normSums[T Float](dw, dy, x, w []T, s T) (dot float64) {
+	if dw32, ok := asm32(dw); ok {
+		return normSums32s(dw32, any(dy).([]float32), any(x).([]float32), any(w).([]float32), float32(s))
+	}
+	for i, v := range x {
+		hat := v * s
+		dw[i] += dy[i] * hat
+		dot += float64(dy[i]*w[i]) * float64(hat)
+	}
+	return dot
+}
+
+// normBack writes dx = s·(dy·w - x·s·mean).
+func normBack[T Float](dx, dy, x, w []T, s, mean T) {
+	if dx32, ok := asm32(dx); ok {
+		normBack32s(dx32, any(dy).([]float32), any(x).([]float32), any(w).([]float32), float32(s), float32(mean))
+		return
+	}
+	for i, v := range x {
+		dx[i] = s * (dy[i]*w[i] - v*s*mean)
+	}
+}
+
+// largest returns the largest element that is a number, -Inf if there is none.
+func largest[T Float](x []T) T {
+	if x32, ok := asm32(x); ok {
+		return T(largest32s(x32))
+	}
+	top := T(math.Inf(-1))
+	for _, v := range x {
+		if v > top {
+			top = v
+		}
+	}
+	return top
+}
+
+// expSum returns Σ exp(x - top).
+func expSum[T Float](x []T, top T) (sum float64) {
+	if x32, ok := asm32(x); ok {
+		return expSum32s(x32, float32(top))
+	}
+	for _, v := range x {
+		sum += float64(exp(v - top))
+	}
+	return sum
+}
+
+// expSumTo writes y = exp(x - top), and returns the sum.
+func expSumTo[T Float](y, x []T, top T) (sum float64) {
+	if y32, ok := asm32(y); ok {
+		return expSumTo32s(y32, any(x).([]float32), float32(top))
+	}
+	for j, v := range x {
+		y[j] = exp(v - top)
+		sum += float64(y[j])
+	}
+	return sum
+}
+
+// sumRows writes the sum of rows of len(sum) numbers, in float64; nothing if sum is nil.
+func sumRows[T Float](sum, rows []T) {
+	const chunk = 256
+	ParallelRange(len(sum), chunk, func(from, to int) {
+		var all [chunk]float64
+		for at := 0; at < len(rows); at += len(sum) {
+			add64(all[:to-from], rows[at+from:at+to])
+		}
+		for i, v := range all[:to-from] {
+			sum[from+i] = T(v)
+		}
+	})
+}

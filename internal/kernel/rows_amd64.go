@@ -1,0 +1,99 @@
+//go:build amd64 && !noasm
+
+package kernel
+
+import (
+	"math"
+
+	"github.com/gomamba/mamba/internal/cpu"
+)
+
+// Each of these is the loop of rows.go that calls it, at a level that has assembly.
+
+func addTo64s(sum []float64, x []float32) {
+	if len(x) == 0 {
+		return
+	}
+	_ = sum[len(x)-1]
+	if level == cpu.AVX512 {
+		rowAdd64AVX512(&sum[0], &x[0], len(x))
+	} else {
+		rowAdd64AVX2(&sum[0], &x[0], len(x))
+	}
+}
+
+func squares32s(x []float32) float64 {
+	if len(x) == 0 {
+		return 0
+	}
+	if level == cpu.AVX512 {
+		return rowSquaresAVX512(&x[0], len(x))
+	}
+	return rowSquaresAVX2(&x[0], len(x))
+}
+
+func norm32s(y, x, w []float32, s float32) {
+	if len(y) == 0 {
+		return
+	}
+	_, _ = x[len(y)-1], w[len(y)-1]
+	if level == cpu.AVX512 {
+		rowNormAVX512(&y[0], &x[0], &w[0], s, len(y))
+	} else {
+		rowNormAVX2(&y[0], &x[0], &w[0], s, len(y))
+	}
+}
+
+func normSums32s(dw, dy, x, w []float32, s float32) float64 {
+	if len(dw) == 0 {
+		return 0
+	}
+	_, _, _ = dy[len(dw)-1], x[len(dw)-1], w[len(dw)-1]
+	if level == cpu.AVX512 {
+		return rowNormSumsAVX512(&dw[0], &dy[0], &x[0], &w[0], s, len(dw))
+	}
+	return rowNormSumsAVX2(&dw[0], &dy[0], &x[0], &w[0], s, len(dw))
+}
+
+func normBack32s(dx, dy, x, w []float32, s, mean float32) {
+	if len(dx) == 0 {
+		return
+	}
+	_, _, _ = dy[len(dx)-1], x[len(dx)-1], w[len(dx)-1]
+	if level == cpu.AVX512 {
+		rowNormBackAVX512(&dx[0], &dy[0], &x[0], &w[0], s, mean, len(dx))
+	} else {
+		rowNormBackAVX2(&dx[0], &dy[0], &x[0], &w[0], s, mean, len(dx))
+	}
+}
+
+func largest32s(x []float32) float32 {
+	if len(x) == 0 {
+		return float32(math.Inf(-1))
+	}
+	if level == cpu.AVX512 {
+		return rowMaxAVX512(&x[0], len(x))
+	}
+	return rowMaxAVX2(&x[0], len(x))
+}
+
+func expSum32s(x []float32, top float32) float64 {
+	if len(x) == 0 {
+		return 0
+	}
+	if level == cpu.AVX512 {
+		return rowExpSumAVX512(&x[0], top, len(x))
+	}
+	return rowExpSumAVX2(&x[0], top, len(x))
+}
+
+func expSumTo32s(y, x []float32, top float32) float64 {
+	if len(y) == 0 {
+		return 0
+	}
+	_ = x[len(y)-1]
+	if level == cpu.AVX512 {
+		return rowExpSumToAVX512(&y[0], &x[0], top, len(y))
+	}
+	return rowExpSumToAVX2(&y[0], &x[0], top, len(y))
+}

@@ -1,0 +1,19 @@
+//go:build !amd64 || noasm
+
+package kernel
+
+func addTo64s(sum []float64, x []float32) { panic(noAssembly) }
+
+func squares32s(x []float32) float64 { panic(noAssembly) }
+
+func norm32s(y, x, w []float32, s float32) { panic(noAssembly) }
+
+func normSums32s(dw, dy, x, w []float32, s float32) float64 { panic(noAssembly) }
+
+func normBack32s(dx, dy, x, w []float32, s, mean float32) { panic(noAssembly) }
+
+func largest32s(x []float32) float32 { panic(noAssembly) }
+
+func expSum32s(x []float32, top float32) float64 { panic(noAssembly) }
+
+func expSumTo32s(y, x []float32, top float32) float64 { panic(noAssembly) }

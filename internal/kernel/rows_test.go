@@ -1,0 +1,227 @@
+package kernel
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// Every function of rows against its definition in float64, at any length and alignment, with values of any size that
+// float32 has; nothing beside the results is written.
+func TestRowsAnyLength(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			n := rapid.OneOf(rapid.IntRange(1, 70), rapid.IntRange(1, 300)).Draw(t, "n")
+			size := rapid.SampledFrom([]float32{1, 1e-40, 1e-20, 1e18, 1e37}).Draw(t, "size")
+			r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+			var intact []func()
+			row := func(name string) []float32 {
+				v, check := window(t, r, n, name)
+				intact = append(intact, check)
+				return v
+			}
+			x, w, dy, y, dw := row("x"), row("w"), row("dy"), row("y"), row("dw")
+			for i := range x {
+				x[i] *= size
+			}
+			near := func(name string, got, want, tol float64) {
+				if !(math.Abs(got-want) <= tol) {
+					t.Fatalf("%s of %d: %v, want %v", name, n, got, want)
+				}
+			}
+
+			sum, square := slices.Repeat([]float64{1e3}, n+1), 0.0
+			add64(sum[:n], x)
+			for i, v := range x {
+				near("add64", sum[i], 1e3+float64(v), 0)
+				square += float64(v) * float64(v)
+			}
+			near("add64 past the end", sum[n], 1e3, 0)
+			near("squares", squares(x), square, 1e-12*square)
+
+			s := float32(1 / math.Sqrt(square/float64(n)+1e-30))
+			norm(y, x, w, s)
+			for i, v := range x {
+				near("norm", float64(y[i]), float64(v)*float64(s)*float64(w[i]), 3e-7*math.Abs(float64(w[i]))*math.Sqrt(float64(n)))
+			}
+
+			before := slices.Clone(dw)
+			dot, terms := 0.0, 0.0
+			for i, v := range x {
+				term := float64(dy[i]) * float64(w[i]) * float64(v) * float64(s)
+				dot, terms = dot+term, terms+math.Abs(term)
+			}
+			near("dot", normSums(dw, dy, x, w, s), dot, 3e-7*terms+1e-30)
+			for i, v := range x {
+				want := float64(before[i]) + float64(dy[i])*float64(v)*float64(s)
+				near("dw", float64(dw[i]), want, 3e-7*(math.Abs(want)+math.Abs(float64(before[i]))+1e-30))
+			}
+
+			mean := float32(dot / float64(n))
+			normBack(y, dy, x, w, s, mean)
+			for i, v := range x {
+				g, h := float64(dy[i])*float64(w[i]), float64(v)*float64(s)*float64(mean)
+				near("dx", float64(y[i]), float64(s)*(g-h), 4e-7*float64(s)*(math.Abs(g)+math.Abs(h))+3e-45)
+			}
+
+			for i := range x {
+				x[i] /= size
+			}
+			if n > 2 {
+				x[r.IntN(n)] = float32(math.Inf(-1))
+			}
+			top := x[0]
+			for _, v := range x {
+				top = max(top, v)
+			}
+			if got := largest(x); got != top {
+				t.Fatalf("largest of %d is %v, want %v", n, got, top)
+			}
+			var all float64
+			got := expSumTo(y, x, top)
+			for i, v := range x {
+				e := math.Exp(float64(v) - float64(top))
+				near("exp", float64(y[i]), e, 5e-7*e)
+				all += e
+			}
+			near("expSum", expSum(x, top), all, 3e-7*all)
+			near("expSumTo", got, all, 3e-7*all)
+			for _, check := range intact {
+				check()
+			}
+		})
+	})
+}
+
+func TestLargest(t *testing.T) {
+	nan, minus := float32(math.NaN()), float32(math.Inf(-1))
+	eachLevel(t, func(t *testing.T) {
+		for n := 1; n < 80; n++ {
+			for i := range n {
+				x := slices.Repeat([]float32{-3}, n)
+				x[i] = -2
+				if got := largest(x); got != -2 {
+					t.Fatalf("largest of %d with -2 at %d is %v", n, i, got)
+				}
+				if x[i] = nan; n > 1 && largest(x) != -3 {
+					t.Fatalf("largest of %d with a NaN at %d is %v", n, i, largest(x))
+				}
+			}
+			if got := largest(slices.Repeat([]float32{nan}, n)); got != minus {
+				t.Fatalf("largest of NaNs is %v", got)
+			}
+		}
+	})
+}
+
+func TestSumRows(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for _, width := range []int{1, 7, 256, 257, 600} {
+			rows := narrow(normals(rand.New(rand.NewPCG(1, 2)), 37*width))
+			sum := make([]float32, width)
+			sumRows(sum, rows)
+			for j, got := range sum {
+				var want float64
+				for i := range 37 {
+					want += float64(rows[i*width+j])
+				}
+				if got != float32(want) {
+					t.Fatalf("width %d, column %d: %v, want %v", width, j, got, want)
+				}
+			}
+		}
+	})
+}
+
+// RMSNorm against its definition.
+func TestRMSNormAgainstReference(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			rows, width := rapid.SampledFrom([]int{1, 2, 63, 64, 65, 200}).Draw(t, "rows"), rapid.SampledFrom([]int{1, 2, 7, 16, 33, 300}).Draw(t, "width")
+			r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 4))
+			// With a smaller eps a row of small numbers would magnify what it loses by rounding.
+			n := &RMSNorm[float64]{Width: width, Eps: 0.1, X: normals(r, rows*width), Weight: normals(r, width)}
+			dy := normals(r, rows*width)
+			y, dx, dWeight := referenceRMSNorm(n, dy)
+			gotY, gotDX, gotDWeight := like(y), like(dx), like(dWeight)
+			n.Forward(gotY)
+			n.Backward(dy, gotDX, gotDWeight)
+			for i, got := range [][]float64{gotY, gotDX, gotDWeight} {
+				if err := far(got, [][]float64{y, dx, dWeight}[i], 1e-12); err != nil {
+					t.Fatalf("result %d: %v", i, err)
+				}
+			}
+			n32 := &RMSNorm[float32]{Width: width, Eps: 0.1, X: narrow(n.X), Weight: narrow(n.Weight)}
+			y32, dx32, dWeight32 := make([]float32, len(y)), make([]float32, len(dx)), make([]float32, width)
+			n32.Forward(y32)
+			n32.Backward(narrow(dy), dx32, dWeight32)
+			for i, got := range [][]float32{y32, dx32, dWeight32} {
+				if err := far(got, [][]float64{y, dx, dWeight}[i], 3e-6); err != nil {
+					t.Fatalf("float32: result %d: %v", i, err)
+				}
+			}
+		})
+	})
+}
+
+func referenceRMSNorm(n *RMSNorm[float64], dy []float64) (y, dx, dWeight []float64) {
+	y, dx, dWeight = like(dy), like(dy), make([]float64, n.Width)
+	clear(dx)
+	for at := 0; at < len(dy); at += n.Width {
+		var square, dot float64
+		for i := range n.Width {
+			square += n.X[at+i] * n.X[at+i]
+		}
+		s := 1 / math.Sqrt(square/float64(n.Width)+n.Eps)
+		for i := range n.Width {
+			y[at+i] = n.X[at+i] * s * n.Weight[i]
+			dWeight[i] += dy[at+i] * n.X[at+i] * s
+			dot += dy[at+i] * n.Weight[i] * n.X[at+i] * s
+		}
+		for i := range n.Width {
+			dx[at+i] = s * (dy[at+i]*n.Weight[i] - n.X[at+i]*s*dot/float64(n.Width))
+		}
+	}
+	return y, dx, dWeight
+}
+
+// No row overflows, or vanishes, that float32 can hold.
+func TestRMSNormSizes(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for _, size := range []float32{1e-38, 1e-20, 1e19, 3e38} {
+			x, y, weight := slices.Repeat([]float32{size}, 50), make([]float32, 50), slices.Repeat([]float32{1}, 50)
+			n := &RMSNorm[float32]{Width: 50, X: x, Weight: weight}
+			n.Forward(y)
+			for _, v := range y {
+				if !(math.Abs(float64(v)-1) < 1e-6) {
+					t.Fatalf("the norm of a row of %v is %v", size, v)
+				}
+			}
+		}
+	})
+}
+
+func BenchmarkRMSNorm(b *testing.B) {
+	const rows, width = 2048, 768
+	r := rand.New(rand.NewPCG(1, 1))
+	n := &RMSNorm[float32]{Width: width, Eps: 1e-5, X: narrow(normals(r, rows*width)), Weight: narrow(normals(r, width))}
+	y, dx, dWeight := like(n.X), like(n.X), like(n.Weight)
+	run := func(name string, bytes int, f func()) {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(bytes * len(y)))
+			b.ReportAllocs()
+			for b.Loop() {
+				f()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(y)), "ns/element")
+		})
+	}
+	run("copy", 8, func() {
+		ParallelRange(len(y), piece, func(from, to int) { copy(y[from:to], n.X[from:to]) })
+	})
+	run("forward", 8, func() { n.Forward(y) })
+	run("backward", 12, func() { n.Backward(n.X, dx, dWeight) })
+}
