@@ -128,14 +128,6 @@ func (c *Conv[T]) filter(y, taps []T, p convPart, t int) {
 	}
 }
 
-// addProduct adds w·x to y, element by element.
-func addProduct[T Float](y, w, x []T) {
-	w, x = w[:len(y)], x[:len(y)]
-	for i := range y {
-		y[i] += w[i] * x[i]
-	}
-}
-
 // Forward writes y (batch, length, channels) and, unless it is nil, the context (batch, width-1, channels) of what comes
 // next: the last width-1 steps of the context and x, zero where a sequence starts after them.
 func (c *Conv[T]) Forward(y, context []T) {

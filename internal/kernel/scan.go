@@ -54,10 +54,13 @@ type ScanGrad[T Float] struct {
 const (
 	// lanes is the number of channels that are scanned side by side: one AVX-512 register of float32.
 	lanes = 16
-	// tileSteps is the number of steps between two checkpoints of the backward pass. A tile's states and decays
-	// (2·64·16 lanes·16 states, 128 KiB of float32) stay in the second-level cache while they are used; and the
-	// checkpoints take 1/64 of the memory of all states.
+	// tileSteps is the number of steps of a tile of the forward pass: its rows (four, 16 KiB) stay in the first-level
+	// cache, and what a call of a kernel costs is spread over 64 steps.
 	tileSteps = 64
+	// backSteps is the number of steps between two checkpoints of the backward pass. A tile's states and decays of 16
+	// states (2·16·16·16 lanes, 32 KiB of float32) stay in the first-level cache while they are used; and the checkpoints
+	// of the channels at work take 1/16 of the memory of their states. The generator knows this number.
+	backSteps = 16
 	// maxBlock is the number of channels of a task. Rows are read 64 channels, four cache lines, at a time.
 	maxBlock = 64
 )
@@ -112,14 +115,14 @@ func (s *Scan[T]) Forward(y, final []T) {
 	for _, section := range s.sections() {
 		all = append(all, s.blocks(section)...)
 	}
-	ParallelWith(s.Batch*len(all), s.newRun, func(run *scanRun[T], i int) {
+	ParallelWith(s.Batch*len(all), func() *scanRun[T] { return s.newRun(tileSteps, y) }, func(run *scanRun[T], i int) {
 		run.begin(i/len(all), all[i%len(all)])
 		for strip := range run.block.strips() {
 			run.enter(strip)
 		}
 		for from := 0; from < s.Length; from += tileSteps {
 			for strip := range run.block.strips() {
-				run.forward(strip, from, min(from+tileSteps, s.Length), y)
+				run.advance(strip, from, min(from+tileSteps, s.Length))
 			}
 		}
 		if final != nil {

@@ -9,7 +9,7 @@ package kernel
 //	dΔ = Σ_n g (B u + A a h_{t-1})    dA = Σ_t g Δ a h_{t-1}
 //	dD = Σ ȳ u    dinitial = a_0 g_0
 //
-// Per task, one walk forward keeps a checkpoint of the state every tileSteps steps; then the tiles are taken from the last
+// Per task, one walk forward keeps a checkpoint of the state every backSteps steps; then the tiles are taken from the last
 // to the first, their states recomputed from the checkpoint, and the gradients carried through.
 
 // Backward writes every element of grad's slices, from the gradient dy of the output and, unless it is nil, dfinal of the
@@ -101,27 +101,40 @@ type scanBack[T Float] struct {
 	grad       *ScanGrad[T]
 
 	checkpoints []T // (tile, strip, state, lanes): the state that enters the tile
-	states      []T // (step of the tile, state, lanes): a_t h_{t-1}
-	decays      []T // (step of the tile, state, lanes): a_t
+	keep        []T // (step of the tile, state, two, lanes): a_t and a_t h_{t-1}
+	dOut        []T // (tile, lanes): the gradient of Σ C h
+	gB, dDelta  []T // (tile, lanes): Σ_n g B, and Σ_n g A a h_{t-1}
 	dB, dC      []T // (length, state): the stripe's part, or nil where constant
 	carry       [][]T
 	sums        []stripSums[T]
 }
 
 func (s *Scan[T]) newBack(dy, dfinal []T, grad *ScanGrad[T]) *scanBack[T] {
-	r := &scanBack[T]{scanRun: s.newRun(), dy: dy, dfinal: dfinal, grad: grad}
+	r := &scanBack[T]{scanRun: s.newRun(backSteps, nil), dy: dy, dfinal: dfinal, grad: grad}
 	size := s.State * lanes
 	r.checkpoints = make([]T, s.tiles()*len(r.strips)*size)
-	r.states, r.decays = make([]T, tileSteps*size), make([]T, tileSteps*size)
+	most := 0
+	for _, n := range r.states {
+		most = max(most, n.count)
+	}
+	r.keep = make([]T, backSteps*most*2*lanes)
 	for range r.strips {
 		r.carry = append(r.carry, make([]T, size))
 		r.sums = append(r.sums, newStripSums(s))
 	}
+	// One behind the other, as the assembly knows them.
+	rows := make([]T, 7*backSteps*lanes)
+	for i, row := range []*[]T{&r.dt, &r.du, &r.dOut, &r.gB, &r.dDelta, &r.u, &r.y} {
+		*row = rows[i*backSteps*lanes : (i+1)*backSteps*lanes]
+	}
+	if r.asm != nil {
+		r.asm.newBack(r)
+	}
 	return r
 }
 
-// tiles is the number of tiles that the length is cut into.
-func (s *Scan[T]) tiles() int { return (s.Length + tileSteps - 1) / tileSteps }
+// tiles is the number of tiles that the backward pass cuts the length into.
+func (s *Scan[T]) tiles() int { return (s.Length + backSteps - 1) / backSteps }
 
 func (r *scanBack[T]) run(param *paramParts[T]) {
 	strips := r.block.strips()
@@ -135,20 +148,22 @@ func (r *scanBack[T]) run(param *paramParts[T]) {
 		}
 	}
 	for tile := range tiles {
-		from := tile * tileSteps
+		from := tile * backSteps
 		for i := range strips {
 			copy(checkpoint(tile, i), r.strips[i].h)
 			if tile < tiles-1 {
-				r.forward(i, from, from+tileSteps, nil)
+				r.advance(i, from, from+backSteps)
 			}
 		}
 	}
 	for tile := tiles - 1; tile >= 0; tile-- {
-		from, to := tile*tileSteps, min((tile+1)*tileSteps, r.Length)
+		from, to := tile*backSteps, min((tile+1)*backSteps, r.Length)
 		for i := range strips {
 			copy(r.strips[i].h, checkpoint(tile, i))
-			r.recompute(i, from, to)
 			r.backward(i, from, to)
+			if tile%(tileSteps/backSteps) == 0 {
+				r.sums[i].flush()
+			}
 		}
 	}
 	for i := range strips {
@@ -160,62 +175,66 @@ func (r *scanBack[T]) run(param *paramParts[T]) {
 	}
 }
 
-// recompute runs the steps [from, to) of a strip again and keeps decays, decayed states and Σ C h.
-func (r *scanBack[T]) recompute(strip, from, to int) {
-	st := &r.strips[strip]
-	r.prepare(st, from, to)
-	w := st.width
-	for i := from; i < to; i++ {
-		at := (i - from) * lanes
-		dt, du, acc := r.dt[at:at+w], r.du[at:at+w], r.y[at:at+w]
-		clear(acc)
-		fresh := r.fresh(i)
-		for n := range r.State {
-			a, h := st.a[n*lanes:][:w], st.h[n*lanes:][:w]
-			keep := ((i-from)*r.State + n) * lanes
-			decay, state := r.decays[keep:][:w], r.states[keep:][:w]
-			b := r.spread(r.B, st.b, r.b, r.bGroup, i, n)[:w]
-			if fresh { // the decay is then of no use either
-				clear(state)
-				for l := range h {
-					h[l] = du[l] * b[l]
-				}
-			} else {
-				for l := range h {
-					e := exp(dt[l] * a[l])
-					decay[l] = e
-					state[l] = e * h[l]
-					h[l] = state[l] + du[l]*b[l]
-				}
+// backward carries the gradient through the steps [from, to) of a strip, last to first. Some states at a time run forward
+// again from the checkpoint, and back.
+func (r *scanBack[T]) backward(strip, from, to int) {
+	used := (to - from) * lanes
+	r.prepare(strip, from, to)
+	r.ungate(strip, from, to)
+	clear(r.y[:used])
+	clear(r.gB[:used])
+	clear(r.dDelta[:used])
+	for _, n := range r.states {
+		for i := from; i < to; {
+			s := r.segment(i, to)
+			r.scan(scanRecompute, strip, n, from, s, r.keep)
+			i = s.to
+		}
+		for i := to; i > from; {
+			s := r.segmentBefore(from, i)
+			r.scanBack(strip, n, from, s)
+			if s.fresh { // not even a NaN crosses a start
+				clear(r.carry[strip][n.first*lanes : (n.first+n.count)*lanes])
 			}
-			if r.Z != nil || r.grad.Y != nil { // only they need the output
-				c := r.spread(r.C, st.c, r.c, r.cGroup, i, n)[:w]
-				for l := range acc {
-					acc[l] += c[l] * h[l]
-				}
+			i = s.from
+		}
+	}
+	r.finishBack(strip, from, to)
+}
+
+// ungate turns the gradient of the output into that of the output before the gate.
+func (r *scanBack[T]) ungate(strip, from, to int) {
+	if r.asm != nil {
+		r.asm.ungate(strip, from, to)
+		return
+	}
+	st := &r.strips[strip]
+	for i := from; i < to; i++ {
+		dOut := r.dOut[(i-from)*lanes:][:st.width]
+		copy(dOut, r.row(r.dy, st, i))
+		if r.Z != nil {
+			for l, z := range r.rowZ(r.Z, st, i) {
+				dOut[l] *= silu(z)
 			}
 		}
 	}
 }
 
-// backward carries the gradient through the steps [from, to) of a strip, last to first, and writes those of u, Δ and z.
-//
-// This, with recompute, is where assembly goes in.
-func (r *scanBack[T]) backward(strip, from, to int) {
+// scanBack carries the gradient of some states of a strip back through a segment of the tile that begins at from.
+func (r *scanBack[T]) scanBack(strip int, ns states, from int, s segment) {
+	if r.asm != nil {
+		r.asm.scanBack(strip, ns, from, s)
+		return
+	}
 	st, sums := &r.strips[strip], &r.sums[strip]
 	w := st.width
-	var dOut, gB, dDelta [lanes]T
-	for i := to - 1; i >= from; i-- {
+	for i := s.to - 1; i >= s.from; i-- {
 		at := (i - from) * lanes
-		dt, du, u := r.dt[at:at+w], r.du[at:at+w], r.u[at:at+w]
-		dOut, gB, dDelta := dOut[:w], gB[:w], dDelta[:w]
-		r.ungate(st, i, r.y[at:at+w], u, dOut)
-		clear(gB)
-		clear(dDelta)
-		fresh := r.fresh(i)
-		for n := range r.State {
-			keep := ((i-from)*r.State + n) * lanes
-			decay, state := r.decays[keep:][:w], r.states[keep:][:w]
+		dt, du, dOut := r.dt[at:at+w], r.du[at:at+w], r.dOut[at:at+w]
+		gB, dDelta := r.gB[at:at+w], r.dDelta[at:at+w]
+		for n := ns.first; n < ns.first+ns.count; n++ {
+			kept := r.keep[((i-from)*ns.count+n-ns.first)*2*lanes:]
+			decay, state := kept[:w], kept[lanes:lanes+w]
 			a, carry := st.a[n*lanes:][:w], r.carry[strip][n*lanes:][:w]
 			b := r.spread(r.B, st.b, r.b, r.bGroup, i, n)[:w]
 			c := r.spread(r.C, st.c, r.c, r.cGroup, i, n)[:w]
@@ -243,9 +262,6 @@ func (r *scanBack[T]) backward(strip, from, to int) {
 				dA[l] += dt[l] * q
 				carry[l] = decay[l] * g
 			}
-			if fresh { // not even a NaN crosses a start
-				clear(carry)
-			}
 			row := r.step(i)*r.State + n
 			if r.dB != nil {
 				r.dB[row] += sumB
@@ -254,52 +270,59 @@ func (r *scanBack[T]) backward(strip, from, to int) {
 				r.dC[row] += sumC
 			}
 		}
-		r.writeStep(st, sums, i, dOut, gB, dDelta, dt, u)
 	}
-	sums.flush()
 }
 
-// ungate turns the gradient of the output into that of the output before the gate, and writes dz.
-func (r *scanBack[T]) ungate(st *strip[T], i int, y, u, dOut []T) {
-	dy := r.row(r.dy, st, i)
-	copy(dOut, dy)
-	if r.grad.Y != nil {
-		r.finish(st, i, y, u, r.row(r.grad.Y, st, i))
-	}
-	if r.Z == nil {
+// finishBack writes the gradients of u, Δ and z for the steps [from, to) of a strip, and the output if asked, and adds to
+// the gradients of D and of Δ's bias.
+func (r *scanBack[T]) finishBack(strip, from, to int) {
+	if r.asm != nil {
+		r.asm.finishBack(strip, from, to)
 		return
 	}
-	z, dz := r.rowZ(r.Z, st, i), r.rowZ(r.grad.Z, st, i)
-	for l := range dy {
-		out := y[l]
-		if r.D != nil && r.grad.Y == nil { // finish has added it otherwise
-			out += r.D[st.first+l] * u[l]
-		}
-		dz[l] = dy[l] * out * siluSlope(z[l])
-		dOut[l] = dy[l] * silu(z[l])
-	}
-}
-
-// writeStep writes the gradients of u and Δ at the i-th step scanned and adds to those of D and the bias of Δ.
-func (r *scanBack[T]) writeStep(st *strip[T], sums *stripSums[T], i int, dOut, gB, dDelta, dt, u []T) {
-	gu, gd := r.row(r.grad.U, st, i), r.row(r.grad.Delta, st, i)
-	delta := r.row(r.Delta, st, i)
-	for l := range dOut {
-		v := dt[l] * gB[l]
-		if r.D != nil {
-			v += r.D[st.first+l] * dOut[l]
-			sums.d[l] += dOut[l] * u[l]
-		}
-		gu[l] = v
-		v = dDelta[l] + u[l]*gB[l]
-		if r.Softplus {
-			raw := delta[l]
-			if r.DeltaBias != nil {
-				raw += r.DeltaBias[st.first+l]
+	st, sums := &r.strips[strip], &r.sums[strip]
+	for i := from; i < to; i++ {
+		at := (i - from) * lanes
+		dt, u, y := r.dt[at:at+st.width], r.u[at:at+st.width], r.y[at:at+st.width]
+		dOut, gB, dDelta := r.dOut[at:at+st.width], r.gB[at:at+st.width], r.dDelta[at:at+st.width]
+		gu, gd, delta := r.row(r.grad.U, st, i), r.row(r.grad.Delta, st, i), r.row(r.Delta, st, i)
+		for l := range dOut {
+			v := dt[l] * gB[l]
+			if r.D != nil {
+				v += r.D[st.first+l] * dOut[l]
+				sums.d[l] += dOut[l] * u[l]
 			}
-			v *= softplusSlope(raw)
+			gu[l] = v
+			v = dDelta[l] + u[l]*gB[l]
+			if r.Softplus {
+				raw := delta[l]
+				if r.DeltaBias != nil {
+					raw += r.DeltaBias[st.first+l]
+				}
+				v *= softplusSlope(raw)
+			}
+			gd[l] = v
+			sums.bias[l] += v
 		}
-		gd[l] = v
-		sums.bias[l] += v
+		if r.D != nil && (r.Z != nil || r.grad.Y != nil) {
+			for l := range y {
+				y[l] += r.D[st.first+l] * u[l]
+			}
+		}
+		if r.Z != nil {
+			dy, dz := r.row(r.dy, st, i), r.rowZ(r.grad.Z, st, i)
+			for l, z := range r.rowZ(r.Z, st, i) {
+				dz[l] = dy[l] * y[l] * siluSlope(z)
+			}
+		}
+		if r.grad.Y != nil {
+			out := r.row(r.grad.Y, st, i)
+			copy(out, y)
+			if r.Z != nil {
+				for l, z := range r.rowZ(r.Z, st, i) {
+					out[l] *= silu(z)
+				}
+			}
+		}
 	}
 }

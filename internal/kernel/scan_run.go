@@ -2,17 +2,24 @@ package kernel
 
 // scanRun is the scan of one block of channels in one batch: the operands that do not change over time, transposed to
 // (state, lanes), and the running state. It is made once for each processor and begins anew with each block.
+//
+// A strip goes through a tile in three phases: prepare computes Δ and Δ·u, scan carries the states on, finish adds D·u and
+// gates. Each phase has assembly for float32 (scan_amd64.go); the loops here are its definition.
 type scanRun[T Float] struct {
 	*Scan[T]
 	batch  int
 	block  block
 	strips []strip[T] // as many as the widest block has
+	states []states   // how the states are cut into what the kernels take at a time
 
 	dt, du, u []T // (tile, lanes): Δ, Δ·u and u of the current tile
 	y         []T // (tile, lanes): Σ C h
+	out       []T // (batch, length, channels): takes the output of a forward pass; nil in the backward pass
 	b, c      []T // (lanes): a value of B or C, once for each lane
 	bGroup    int
 	cGroup    int
+
+	asm *scanAsm // what the assembly needs besides; nil where it does not run
 }
 
 // strip is a run of at most 16 channels, one for each lane.
@@ -22,11 +29,20 @@ type strip[T Float] struct {
 	h            []T // (state, lanes)
 }
 
-func (s *Scan[T]) newRun() *scanRun[T] {
+// states is a run of states that are scanned together.
+type states struct{ first, count int }
+
+// segment is a run of steps, the first of which may be fresh: with no past.
+type segment struct {
+	from, to int
+	fresh    bool
+}
+
+func (s *Scan[T]) newRun(steps int, out []T) *scanRun[T] {
 	r := &scanRun[T]{
-		Scan: s,
-		dt:   make([]T, tileSteps*lanes), du: make([]T, tileSteps*lanes), u: make([]T, tileSteps*lanes),
-		y: make([]T, tileSteps*lanes),
+		Scan: s, out: out,
+		dt: make([]T, steps*lanes), du: make([]T, steps*lanes), u: make([]T, steps*lanes),
+		y: make([]T, steps*lanes),
 		b: make([]T, lanes), c: make([]T, lanes),
 	}
 	size := s.State * lanes
@@ -39,6 +55,11 @@ func (s *Scan[T]) newRun() *scanRun[T] {
 			st.c = make([]T, size)
 		}
 		r.strips = append(r.strips, st)
+	}
+	r.asm = newScanAsm(r, steps)
+	r.states = []states{{0, s.State}}
+	if r.asm != nil {
+		r.states = r.asm.states
 	}
 	return r
 }
@@ -57,11 +78,17 @@ func (r *scanRun[T]) begin(batch int, blk block) {
 		if r.C.Groups == 0 {
 			st.load(st.c, r.C.Data, r.State)
 		}
+		if r.asm != nil {
+			r.asm.begin(i, st.width)
+		}
 	}
 }
 
-// load transposes the strip's rows of from (channels, state) to (state, lanes).
+// load transposes the strip's rows of from (channels, state) to (state, lanes); lanes without a channel are zero.
 func (st *strip[T]) load(to, from []T, state int) {
+	if st.width < lanes {
+		clear(to)
+	}
 	for l := range st.width {
 		for n, v := range from[(st.first+l)*state : (st.first+l+1)*state] {
 			to[n*lanes+l] = v
@@ -104,6 +131,26 @@ func (r *scanRun[T]) fresh(i int) bool {
 	return t < r.Length && r.Start[r.batch*r.Length+t]
 }
 
+// segment returns the steps from i on, before to, of which only the first may be fresh.
+func (r *scanRun[T]) segment(i, to int) segment {
+	s := segment{i, to, r.fresh(i)}
+	if r.Start != nil {
+		for s.to = i + 1; s.to < to && !r.fresh(s.to); s.to++ {
+		}
+	}
+	return s
+}
+
+// segmentBefore returns the segment that ends before to, as segment cuts them from on.
+func (r *scanRun[T]) segmentBefore(from, to int) segment {
+	i := from
+	if r.Start != nil {
+		for i = to - 1; i > from && !r.fresh(i); i-- {
+		}
+	}
+	return segment{i, to, r.fresh(i)}
+}
+
 // ofBatch returns the batch's part of m (batch, channels, state).
 func (r *scanRun[T]) ofBatch(m []T) []T { return m[r.batch*r.Channels*r.State:] }
 
@@ -121,24 +168,72 @@ func (r *scanRun[T]) leave(final []T) {
 	}
 }
 
+// at returns the place of the strip's part of the row at the i-th step scanned, in rows that are stride apart.
+func (r *scanRun[T]) at(st *strip[T], i, stride int) int {
+	return (r.batch*r.Length+r.step(i))*stride + st.first
+}
+
 // row returns the strip's part of the row at the i-th step scanned of m (batch, length, channels).
 func (r *scanRun[T]) row(m []T, st *strip[T], i int) []T {
-	at := (r.batch*r.Length+r.step(i))*r.Channels + st.first
-	return m[at : at+st.width]
+	return m[r.at(st, i, r.Channels):][:st.width]
 }
 
 // rowZ is row for z and its gradient.
 func (r *scanRun[T]) rowZ(m []T, st *strip[T], i int) []T {
-	stride := r.Channels
-	if r.ZStride > 0 {
-		stride = r.ZStride
+	return m[r.at(st, i, r.zStride()):][:st.width]
+}
+
+func (s *Scan[T]) zStride() int {
+	if s.ZStride > 0 {
+		return s.ZStride
 	}
-	at := (r.batch*r.Length+r.step(i))*stride + st.first
-	return m[at : at+st.width]
+	return s.Channels
+}
+
+// projectionAt returns the place of the states of B or C at the i-th step scanned.
+func (r *scanRun[T]) projectionAt(p Projection[T], group, i int) int {
+	return (r.batch*r.Length+r.step(i))*p.stride(r.State) + group*r.State
+}
+
+// spread returns B or C at the i-th step scanned for state n, a value for each lane.
+func (r *scanRun[T]) spread(p Projection[T], constant, buf []T, group, i, n int) []T {
+	if p.Groups == 0 {
+		return constant[n*lanes : (n+1)*lanes]
+	}
+	v := p.Data[r.projectionAt(p, group, i)+n]
+	for l := range buf {
+		buf[l] = v
+	}
+	return buf
+}
+
+// advance takes a strip through the steps [from, to); without an output it only carries the state on.
+func (r *scanRun[T]) advance(strip, from, to int) {
+	r.prepare(strip, from, to)
+	pass := scanForward
+	if r.out == nil {
+		pass = scanAdvance
+	}
+	clear(r.y[:(to-from)*lanes])
+	for i := from; i < to; {
+		s := r.segment(i, to)
+		for _, n := range r.states {
+			r.scan(pass, strip, n, from, s, nil)
+		}
+		i = s.to
+	}
+	if r.out != nil {
+		r.finish(strip, from, to)
+	}
 }
 
 // prepare computes Δ and Δ·u for the steps [from, to).
-func (r *scanRun[T]) prepare(st *strip[T], from, to int) {
+func (r *scanRun[T]) prepare(strip, from, to int) {
+	if r.asm != nil {
+		r.asm.prepare(strip, from, to)
+		return
+	}
+	st := &r.strips[strip]
 	for i := from; i < to; i++ {
 		at := (i - from) * lanes
 		u, delta := r.row(r.U, st, i), r.row(r.Delta, st, i)
@@ -156,67 +251,86 @@ func (r *scanRun[T]) prepare(st *strip[T], from, to int) {
 	}
 }
 
-// spread returns B or C at the i-th step scanned for state n, a value for each lane.
-func (r *scanRun[T]) spread(p Projection[T], constant, buf []T, group, i, n int) []T {
-	if p.Groups == 0 {
-		return constant[n*lanes : (n+1)*lanes]
-	}
-	v := p.Data[(r.batch*r.Length+r.step(i))*p.stride(r.State)+group*r.State+n]
-	for l := range buf {
-		buf[l] = v
-	}
-	return buf
-}
+// scanPass is what scan does besides carrying the state on.
+type scanPass int
 
-// forward scans the steps [from, to) of a strip and writes their y; with a nil y it only advances the state.
-//
-// This is where assembly goes in: one strip, one tile, the state in registers.
-func (r *scanRun[T]) forward(strip, from, to int, y []T) {
+const (
+	scanAdvance   scanPass = iota // nothing
+	scanForward                   // adds Σ C h to y
+	scanRecompute                 // that, and keeps the decay a_t and the decayed state a_t h_{t-1}
+)
+
+// scan carries some states of a strip through a segment of the tile that begins at from. keep is (step of the tile, state,
+// two, lanes).
+func (r *scanRun[T]) scan(pass scanPass, strip int, ns states, from int, s segment, keep []T) {
+	if r.asm != nil {
+		r.asm.scan(pass, strip, ns, from, s)
+		return
+	}
 	st := &r.strips[strip]
-	r.prepare(st, from, to)
 	w := st.width
-	for i := from; i < to; i++ {
+	for i := s.from; i < s.to; i++ {
 		at := (i - from) * lanes
 		dt, du, acc := r.dt[at:at+w], r.du[at:at+w], r.y[at:at+w]
-		clear(acc)
-		fresh := r.fresh(i)
-		for n := range r.State {
+		fresh := s.fresh && i == s.from
+		for n := ns.first; n < ns.first+ns.count; n++ {
 			a, h := st.a[n*lanes:][:w], st.h[n*lanes:][:w]
 			b := r.spread(r.B, st.b, r.b, r.bGroup, i, n)[:w]
-			if fresh {
+			switch {
+			case pass == scanRecompute:
+				kept := keep[((i-from)*ns.count+n-ns.first)*2*lanes:]
+				decay, state := kept[:w], kept[lanes:lanes+w]
+				if fresh { // the decay is then of no use either
+					clear(decay)
+					clear(state)
+				} else {
+					for l := range h {
+						decay[l] = exp(dt[l] * a[l])
+						state[l] = decay[l] * h[l]
+					}
+				}
+				for l := range h {
+					h[l] = state[l] + du[l]*b[l]
+				}
+			case fresh:
 				for l := range h {
 					h[l] = du[l] * b[l]
 				}
-			} else {
+			default:
 				for l := range h {
 					h[l] = exp(dt[l]*a[l])*h[l] + du[l]*b[l]
 				}
 			}
-			if y != nil {
+			if pass != scanAdvance {
 				c := r.spread(r.C, st.c, r.c, r.cGroup, i, n)[:w]
 				for l := range acc {
 					acc[l] += c[l] * h[l]
 				}
 			}
 		}
-		if y != nil {
-			r.finish(st, i, acc, r.u[at:at+w], r.row(y, st, i))
-		}
 	}
 }
 
-// finish adds D·u to acc and writes it, gated, to y.
-func (r *scanRun[T]) finish(st *strip[T], i int, acc, u, y []T) {
-	if r.D != nil {
-		for l := range acc {
-			acc[l] += r.D[st.first+l] * u[l]
-		}
-	}
-	if r.Z == nil {
-		copy(y, acc)
+// finish adds D·u to Σ C h and writes it, gated, to the output.
+func (r *scanRun[T]) finish(strip, from, to int) {
+	if r.asm != nil {
+		r.asm.finish(strip, from, to)
 		return
 	}
-	for l, z := range r.rowZ(r.Z, st, i) {
-		y[l] = acc[l] * silu(z)
+	st := &r.strips[strip]
+	for i := from; i < to; i++ {
+		at := (i - from) * lanes
+		acc, u, y := r.y[at:at+st.width], r.u[at:at+st.width], r.row(r.out, st, i)
+		copy(y, acc)
+		if r.D != nil {
+			for l := range y {
+				y[l] += r.D[st.first+l] * u[l]
+			}
+		}
+		if r.Z != nil {
+			for l, z := range r.rowZ(r.Z, st, i) {
+				y[l] *= silu(z)
+			}
+		}
 	}
 }

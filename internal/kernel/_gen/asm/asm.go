@@ -164,14 +164,23 @@ func (f *File) Bits(b uint32) operand.Mem {
 	return m
 }
 
-// Table returns float32s in read-only memory.
+// Table returns float32s in read-only memory, once for a file and name.
 func (f *File) Table(name string, v []float32) operand.Mem {
+	bits := make([]uint32, len(v))
+	for i, x := range v {
+		bits[i] = math.Float32bits(x)
+	}
+	return f.TableBits(name, bits)
+}
+
+// TableBits is Table for any 32-bit values.
+func (f *File) TableBits(name string, v []uint32) operand.Mem {
 	m, ok := f.vectors[name]
 	if !ok {
 		m = f.StaticGlobal(name + f.ISA.String())
 		f.DataAttributes(attr.RODATA | attr.NOPTR)
 		for i, x := range v {
-			f.AddDatum(4*i, operand.U32(math.Float32bits(x)))
+			f.AddDatum(4*i, operand.U32(x))
 		}
 		f.vectors[name] = m
 	}

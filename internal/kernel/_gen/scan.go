@@ -1,0 +1,511 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
+)
+
+// The scan's kernels work on one strip of 16 channels, one for each lane, and a tile of time. Every row of a strip is 16
+// float32 long: an AVX-512 vector, or two AVX2 vectors that are two calls. Up to 16 states (AVX2: 8) stay in registers;
+// more are scanned a block at a time.
+
+const (
+	row = 64 // bytes of a strip's row
+
+	// tileSteps is the length of the backward pass's tiles, as in scan.go.
+	tileSteps = 16
+)
+
+// stateBlocks are the numbers of states that there are kernels for.
+func stateBlocks(isa asm.ISA) []int {
+	if isa == asm.AVX512 {
+		return []int{16, 8, 4, 2, 1}
+	}
+	return []int{8, 4, 2, 1}
+}
+
+func writeScan(isa asm.ISA) {
+	f := asm.NewFile("kernel", isa)
+	for _, n := range stateBlocks(isa) {
+		for _, vectors := range []bool{false, true} {
+			for _, kind := range []scanKind{scanAdvance, scanForward, scanRecompute} {
+				scanStates(f, n, vectors, kind)
+			}
+			scanBackward(f, n, vectors)
+		}
+	}
+	scanPrepare(f)
+	scanFinish(f)
+	scanUngate(f)
+	scanFinishBack(f)
+	f.Write("..", "scan")
+}
+
+// variant names a kernel for B and C of one float32 a state, or of a vector.
+func variant(name string, n int, vectors bool) string {
+	if vectors {
+		name += "Vectors"
+	}
+	return fmt.Sprint(name, n)
+}
+
+// decay computes e to the power of Δ·A from Δ and A·log2(e). Its error is below 2 units in the last place, plus what the
+// rounding of Δ·A·log2(e) makes of it: |Δ·A| units.
+type decay struct {
+	f          *asm.File
+	magic      reg.VecVirtual
+	low, high  reg.VecVirtual // AVX-512: 2^(i/32) for i in 0…31
+	c1, c2, c0 reg.VecVirtual
+	least      reg.VecVirtual
+}
+
+func newDecay(f *asm.File) *decay {
+	d := &decay{f: f}
+	if f.ISA == asm.AVX2 {
+		// Adding 1.5·2^23 leaves no room for a fraction; 127 is the exponent's bias.
+		d.magic = f.BroadcastConst(12582912 + 127)
+		return d
+	}
+	table := make([]float32, 32)
+	for i := range table {
+		table[i] = float32(math.Exp2(float64(i) / 32))
+	}
+	t := f.Table("exp2", table)
+	d.low, d.high = f.Vec(), f.Vec()
+	f.Load(t, d.low)
+	f.Load(t.Offset(64), d.high)
+	d.magic = f.BroadcastConst(12582912.0 / 32)
+	d.c1 = f.BroadcastConst(0.6931237316010141)
+	d.c2 = f.BroadcastConst(0.24265269251775118)
+	d.c0 = f.BroadcastConst(1)
+	return d
+}
+
+// exp returns e to the power of Δ·A; a is in memory.
+func (d *decay) exp(dt reg.Register, a operand.Mem) reg.VecVirtual {
+	f := d.f
+	x, t, r := f.Vec(), f.Vec(), f.Vec()
+	f.Mul(a, dt, x)
+	if f.ISA == asm.AVX512 {
+		// 2^x = 2^k · 2^(i/32) · 2^r, with k + i/32 the multiple of 1/32 below x: k and i are the low bits of x + magic,
+		// rounded down. VSCALEFPS takes the k of x by itself, and does what is right for infinities and NaN.
+		p := f.Vec()
+		f.VADDPS_RD_SAE(d.magic, x, t)
+		f.VREDUCEPS(operand.U8(5<<4|1<<3|1), x, r)
+		f.VPERMI2PS(d.high, d.low, t)
+		f.Load(d.c2, p)
+		f.Horner(d.c1, r, p)
+		f.Horner(d.c0, r, p)
+		f.Mul(t, p, p)
+		f.VSCALEFPS(x, p, p)
+		return p
+	}
+	// 2^x = 2^k · 2^r with k the integer next to x. Below 2^-126 the result is zero, above 2^128 infinity. VMAXPS and
+	// VMINPS return their first operand, as written here, when it is not a number.
+	f.Load(wide(f, -127), t)
+	f.Max(x, t, x)
+	f.Load(wide(f, 128), r)
+	f.Min(x, r, x)
+	f.Add(d.magic, x, t)
+	f.Sub(d.magic, t, r)
+	f.Sub(r, x, r) // x - k
+	p := f.Vec()
+	f.Load(wide(f, 0.0013276467799312258), p)
+	for _, c := range []float32{0.009675541248286255, 0.05550713286647641, 0.24022119726572633, 0.6931469670586844, 1} {
+		f.Horner(wide(f, c), r, p)
+	}
+	f.VPSLLD(operand.U8(23), t, t)
+	f.Mul(t, p, p)
+	return p
+}
+
+// wide returns a vector in memory with v in every lane: AVX2 has no broadcasting operands, and few registers.
+func wide(f *asm.File, v float32) operand.Mem {
+	all := make([]float32, f.Lanes())
+	for i := range all {
+		all[i] = v
+	}
+	return f.Table(fmt.Sprintf("wide_%08x", math.Float32bits(v)), all)
+}
+
+type scanKind string
+
+const (
+	scanAdvance   scanKind = "scanAdvance"
+	scanForward   scanKind = "scanForward"
+	scanRecompute scanKind = "scanRecompute"
+)
+
+var scanDocs = map[scanKind]string{
+	scanAdvance:   "%s scans a tile of %d states: for each step, h = exp(dt·a)·h + du·b.",
+	scanForward:   "%s scans a tile of %d states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.",
+	scanRecompute: "%s is scanForward%[2]d that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.",
+}
+
+// scanStates writes a kernel that goes through a tile with n states in registers.
+//
+// With fresh the first step has no past: h = du·b there, whatever h was.
+func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
+	name := variant(string(kind), n, vectors)
+	doc := fmt.Sprintf(scanDocs[kind], name, n) +
+		"\n// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past."
+	k := f.Func(name, "func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps, fresh int, ahead *int)", doc)
+	h := f.Vecs(n)
+	hPtr, a, dtPtr, duPtr, b := k.Ptr("h"), k.Ptr("a"), k.Ptr("dt"), k.Ptr("du"), k.Ptr("b")
+	var c, y, keep reg.GPVirtual
+	if kind != scanAdvance {
+		c, y = k.Ptr("c"), k.Ptr("y")
+	}
+	if kind == scanRecompute {
+		keep = k.Ptr("keep")
+	}
+	steps := k.Int("steps")
+	bStep, cStep := k.Int("bStep"), reg.GPVirtual(nil)
+	if kind != scanAdvance {
+		cStep = k.Int("cStep")
+	}
+
+	for i := range h {
+		f.Load(asm.At(hPtr, i*row), h[i])
+	}
+	p := newPrefetch(k, kind)
+	d := newDecay(f)
+	du := f.Vec()
+	acc := f.Vecs(2) // two sums wait less for each other than one
+	operandAt := func(p reg.GPVirtual, i int) operand.Mem {
+		if vectors {
+			return asm.At(p, i*row)
+		}
+		return asm.At(p, 4*i)
+	}
+	mulB := func(i int, to reg.VecVirtual) {
+		if vectors {
+			f.Mul(operandAt(b, i), du, to)
+		} else {
+			f.MulScalar(operandAt(b, i), du, to)
+		}
+	}
+	addC := func(i int) {
+		if kind == scanAdvance {
+			return
+		}
+		if vectors {
+			f.MulAdd(operandAt(c, i), h[i], acc[i%2])
+		} else {
+			f.MulAddScalar(operandAt(c, i), h[i], acc[i%2])
+		}
+	}
+	begin := func() {
+		f.Load(asm.At(duPtr, 0), du)
+		if kind != scanAdvance {
+			f.Load(asm.At(y, 0), acc[0])
+			if n > 1 {
+				f.Zero(acc[1])
+			}
+		}
+	}
+	end := func() {
+		if kind != scanAdvance {
+			if n > 1 {
+				f.Add(acc[1], acc[0], acc[0])
+			}
+			f.Store(acc[0], asm.At(y, 0))
+			k.ADDQ(k.Imm(row), y)
+			k.ADDQ(cStep, c)
+		}
+		if kind == scanRecompute {
+			k.ADDQ(k.Imm(2*row*n), keep)
+		}
+		k.ADDQ(k.Imm(row), dtPtr)
+		k.ADDQ(k.Imm(row), duPtr)
+		k.ADDQ(bStep, b)
+		k.DECQ(steps)
+	}
+
+	fresh := k.Int("fresh")
+	k.TESTQ(fresh, fresh)
+	k.JE(asm.Label("loop"))
+	begin()
+	if kind == scanRecompute {
+		zero := f.Vec()
+		f.Zero(zero)
+		for i := range h {
+			f.Store(zero, asm.At(keep, 2*row*i))
+			f.Store(zero, asm.At(keep, 2*row*i+row))
+		}
+	}
+	for i := range h {
+		mulB(i, h[i])
+		addC(i)
+	}
+	end()
+	k.JE(asm.Label("done"))
+
+	k.Label("loop")
+	begin()
+	dt := f.Vec()
+	f.Load(asm.At(dtPtr, 0), dt)
+	for i := range h {
+		e := d.exp(dt, asm.At(a, i*row))
+		if kind == scanRecompute {
+			f.Store(e, asm.At(keep, 2*row*i))
+			t := f.Vec()
+			f.Mul(h[i], e, t)
+			f.Store(t, asm.At(keep, 2*row*i+row))
+		}
+		t := f.Vec() // in one way for all, so that a state that is recomputed is the same bit for bit
+		mulB(i, t)
+		f.Horner(t, e, h[i])
+		addC(i)
+		if i == 0 {
+			p.step()
+		}
+	}
+	end()
+	k.JNE(asm.Label("loop"))
+
+	k.Label("done")
+	hPtr = k.Ptr("h")
+	for i := range h {
+		f.Store(h[i], asm.At(hPtr, i*row))
+	}
+	k.Return()
+}
+
+// prefetch asks for the rows that a strip will read and write next, while the states of the one before it are computed: at a
+// model's width every row lies on a page of its own, where the processor does not foresee what is read next.
+type prefetch struct {
+	k              *asm.Func
+	kind           scanKind
+	ahead, at, zAt reg.GPVirtual
+}
+
+// Places in scanAhead of scan_amd64.go.
+const (
+	aheadAt    = 0
+	aheadZAt   = 8
+	aheadStep  = 16
+	aheadZStep = 24
+	aheadZ     = 32
+	aheadRows  = 48
+)
+
+func newPrefetch(k *asm.Func, kind scanKind) *prefetch {
+	p := &prefetch{k, kind, k.GP64(), k.GP64(), k.GP64()}
+	k.Load64("ahead", p.ahead)
+	k.TESTQ(p.ahead, p.ahead)
+	k.JE(asm.Label("alone"))
+	k.MOVQ(asm.At(p.ahead, aheadAt), p.at)
+	k.MOVQ(asm.At(p.ahead, aheadZAt), p.zAt)
+	k.Label("alone")
+	return p
+}
+
+// step asks for the rows of a step.
+func (p *prefetch) step() {
+	k := p.k
+	k.TESTQ(p.ahead, p.ahead)
+	k.JE(asm.Label("asked"))
+	rows, zRows := 2, 0 // u and Δ
+	switch p.kind {
+	case scanForward: // and y, z
+		rows, zRows = 3, 1
+	case scanRecompute: // and dy, the gradients of u and Δ; z and its gradient
+		rows, zRows = 5, 2
+	}
+	t := k.GP64()
+	ask := func(from, n int, at reg.Register) {
+		for i := range n {
+			k.MOVQ(asm.At(p.ahead, from+8*i), t)
+			k.PREFETCHT0(asm.AtIndex(t, at, 1, 0))
+		}
+	}
+	ask(aheadRows, rows, p.at)
+	ask(aheadZ, zRows, p.zAt)
+	k.ADDQ(asm.At(p.ahead, aheadStep), p.at)
+	if zRows > 0 {
+		k.ADDQ(asm.At(p.ahead, aheadZStep), p.zAt)
+	}
+	k.Label("asked")
+}
+
+// Places in the rows of the backward pass, as newBack in scan_backward.go lays them: tileSteps rows each.
+const (
+	rowsDt     = iota * tileSteps * row // Δ
+	rowsDu                              // Δ·u
+	rowsDOut                            // the gradient of Σ C h
+	rowsGB                              // Σ_n g B
+	rowsDDelta                          // Σ_n g A a h_{t-1}
+	rowsU                               // u
+	rowsY                               // Σ C h
+)
+
+// scanBackward writes a kernel that carries the gradient through a tile from the last step to the first, n states at a
+// time.
+//
+// dB and dC are sums over channels: the lanes of n vectors are added up in a tree of shuffles, in an order that is always
+// the same. With vectors they are not added up, and belong to a lane each.
+func scanBackward(f *asm.File, n int, vectors bool) {
+	name := variant("scanBackward", n, vectors)
+	doc := fmt.Sprintf("%s goes back through a tile of %d states, from its last step on: with g = carry + c·dOut,\n"+
+		"//\n//\tdB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g\n//\n"+
+		"// where keep has decay and state as scanRecompute%[2]d left them. rows and keep point to the last step's; the steps of b, c,\n"+
+		"// dB and dC are bytes from a step to the one before it.", name, n)
+	k := f.Func(name, "func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int)", doc)
+	rows, keep, carryPtr, a, dA := k.Ptr("rows"), k.Ptr("keep"), k.Ptr("carry"), k.Ptr("a"), k.Ptr("dA")
+	b, c, dB, dC := k.Ptr("b"), k.Ptr("c"), k.Ptr("dB"), k.Ptr("dC")
+	steps := k.Int("steps")
+	step := k.GP64()
+
+	k.Label("loop")
+	dt, du, dOut, gB, dDelta := f.Vec(), f.Vec(), f.Vec(), f.Vec(), f.Vec()
+	f.Load(asm.At(rows, rowsDt), dt)
+	f.Load(asm.At(rows, rowsDu), du)
+	f.Load(asm.At(rows, rowsDOut), dOut)
+	f.Load(asm.At(rows, rowsGB), gB)
+	f.Load(asm.At(rows, rowsDDelta), dDelta)
+	sumB, sumC := &laneSums{f: f}, &laneSums{f: f}
+	for i := range n {
+		g, bv := f.Vec(), f.Vec()
+		f.Load(asm.At(carryPtr, i*row), g)
+		if vectors {
+			f.Load(asm.At(b, i*row), bv)
+			f.MulAdd(asm.At(c, i*row), dOut, g)
+		} else {
+			f.Broadcast(asm.At(b, 4*i), bv)
+			f.MulAddScalar(asm.At(c, 4*i), dOut, g)
+		}
+		// carry
+		next := f.Vec()
+		f.Mul(asm.At(keep, 2*row*i), g, next)
+		f.Store(next, asm.At(carryPtr, i*row))
+		// dC
+		state := f.Vec()
+		f.Load(asm.At(keep, 2*row*i+row), state)
+		q := f.Vec()
+		f.Mul(state, g, q)
+		f.MulAdd(bv, du, state)
+		if vectors {
+			v := f.Vec()
+			f.Load(asm.At(dC, i*row), v)
+			f.MulAdd(state, dOut, v)
+			f.Store(v, asm.At(dC, i*row))
+		} else {
+			f.Mul(dOut, state, state)
+			sumC.push(state)
+		}
+		f.MulAdd(g, bv, gB)
+		// dB
+		if vectors {
+			v := f.Vec()
+			f.Load(asm.At(dB, i*row), v)
+			f.MulAdd(du, g, v)
+			f.Store(v, asm.At(dB, i*row))
+		} else {
+			f.Mul(du, g, g)
+			sumB.push(g)
+		}
+		f.MulAdd(asm.At(a, i*row), q, dDelta)
+		v := f.Vec()
+		f.Load(asm.At(dA, i*row), v)
+		f.MulAdd(dt, q, v)
+		f.Store(v, asm.At(dA, i*row))
+	}
+	if !vectors {
+		sumB.addTo(dB, n)
+		sumC.addTo(dC, n)
+	}
+	f.Store(gB, asm.At(rows, rowsGB))
+	f.Store(dDelta, asm.At(rows, rowsDDelta))
+	for _, p := range []struct {
+		by  string
+		ptr reg.GPVirtual
+	}{{"bStep", b}, {"cStep", c}, {"dBStep", dB}, {"dCStep", dC}} {
+		k.Load64(p.by, step)
+		k.ADDQ(step, p.ptr)
+	}
+	k.SUBQ(k.Imm(row), rows)
+	k.SUBQ(k.Imm(2*row*n), keep)
+	k.DECQ(steps)
+	k.JNE(asm.Label("loop"))
+	k.Return()
+}
+
+// laneSums adds up the lanes of up to 16 vectors (AVX2: 8), so that the sum of vector i comes to lie in lane i. Vectors are
+// joined two by two as they come, like the digits of a binary counter: half as many vectors with twice as many sums in each.
+type laneSums struct {
+	f      *asm.File
+	levels [5]reg.VecVirtual // the vector that waits for its partner
+}
+
+func (s *laneSums) push(v reg.VecVirtual) {
+	for level := range s.levels {
+		if s.levels[level] == nil {
+			s.levels[level] = v
+			return
+		}
+		v = s.join(level, s.levels[level], v)
+		s.levels[level] = nil
+	}
+	panic("too many vectors")
+}
+
+// join adds up pairs of lanes of v and w, so that those of v come to lie before those of w, in groups of 2^level.
+func (s *laneSums) join(level int, v, w reg.VecVirtual) reg.VecVirtual {
+	f := s.f
+	low, high := f.Vec(), f.Vec()
+	switch {
+	case level == 0:
+		f.VUNPCKLPS(w, v, low)
+		f.VUNPCKHPS(w, v, high)
+	case level == 1:
+		f.VUNPCKLPD(w, v, low)
+		f.VUNPCKHPD(w, v, high)
+	case f.ISA == asm.AVX2: // level 2, the last
+		f.VPERM2F128(operand.U8(0x20), w, v, low)
+		f.VPERM2F128(operand.U8(0x31), w, v, high)
+	case level == 2: // quarters 0 and 1 of both, and quarters 2 and 3
+		f.VSHUFF32X4(operand.U8(0<<0|1<<2|0<<4|1<<6), w, v, low)
+		f.VSHUFF32X4(operand.U8(2<<0|3<<2|2<<4|3<<6), w, v, high)
+	default: // quarters 0 and 2 of both, and quarters 1 and 3
+		f.VSHUFF32X4(operand.U8(0<<0|2<<2|0<<4|2<<6), w, v, low)
+		f.VSHUFF32X4(operand.U8(1<<0|3<<2|1<<4|3<<6), w, v, high)
+	}
+	f.Add(high, low, low)
+	return low
+}
+
+// addTo adds the n sums, n a power of two, to memory.
+func (s *laneSums) addTo(p reg.Register, n int) {
+	f := s.f
+	level := bits.TrailingZeros(uint(n)) // where the one vector waits that all were joined into
+	v := s.levels[level]
+	for ; 1<<level < f.Lanes(); level++ { // with no partner left, it is joined with itself
+		v = s.join(level, v, v)
+	}
+	switch n {
+	case 16:
+		f.VADDPS(asm.At(p, 0), v, v)
+		f.VMOVUPS(v, asm.At(p, 0))
+	case 8:
+		f.VADDPS(asm.At(p, 0), v.AsY(), v.AsY())
+		f.VMOVUPS(v.AsY(), asm.At(p, 0))
+	case 4:
+		f.VADDPS(asm.At(p, 0), v.AsX(), v.AsX())
+		f.VMOVUPS(v.AsX(), asm.At(p, 0))
+	case 2:
+		t := f.XMM()
+		f.VMOVQ(asm.At(p, 0), t)
+		f.VADDPS(v.AsX(), t, t)
+		f.VMOVQ(t, asm.At(p, 0))
+	case 1:
+		f.VADDSS(asm.At(p, 0), v.AsX(), v.AsX())
+		f.VMOVSS(v.AsX(), asm.At(p, 0))
+	}
+}

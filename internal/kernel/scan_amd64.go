@@ -1,0 +1,360 @@
+//go:build amd64 && !noasm
+
+package kernel
+
+import (
+	"math"
+	"math/bits"
+	"unsafe"
+
+	"github.com/gomamba/mamba/internal/cpu"
+)
+
+// scanKernels are the assembly of one level: by pass, by whether B and C are vectors, and by the number of states, 1 << i.
+type scanKernels struct {
+	lanes  int // of a vector: a strip is one or two
+	states [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps, fresh int, ahead *int)
+	back   [2][]func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int)
+	rows   scanRowKernels
+}
+
+// scanAhead tells a kernel which rows the next strip will read and write, to be fetched into the cache meanwhile.
+type scanAhead struct {
+	at, zAt, step, zStep int         // bytes: where the rows of the first step are, and from a step to the next
+	z                    [2]*float32 // z and its gradient
+	rows                 [5]*float32 // u, Δ; y, or dy and the gradients of u and Δ
+}
+
+// scanRowKernels are what is done with rows before and after the states.
+type scanRowKernels struct {
+	prepare    func(dt, du, u, delta, from, bias *float32, step, steps, width, softplus int)
+	finish     func(y, acc, u, d, z *float32, yStep, zStep, steps, width int)
+	ungate     func(dOut, dy, z *float32, step, zStep, steps, width int)
+	finishBack func(rows, delta, bias, d, dy, z, gu, gd, dz, out, sumD, sumBias *float32, step, zStep, steps, width, softplus int)
+}
+
+var scanAVX512 = scanKernels{
+	lanes: 16,
+	states: [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps, fresh int, ahead *int){
+		scanAdvance: {
+			{scanAdvance1AVX512, scanAdvance2AVX512, scanAdvance4AVX512, scanAdvance8AVX512, scanAdvance16AVX512},
+			{scanAdvanceVectors1AVX512, scanAdvanceVectors2AVX512, scanAdvanceVectors4AVX512, scanAdvanceVectors8AVX512, scanAdvanceVectors16AVX512},
+		},
+		scanForward: {
+			{scanForward1AVX512, scanForward2AVX512, scanForward4AVX512, scanForward8AVX512, scanForward16AVX512},
+			{scanForwardVectors1AVX512, scanForwardVectors2AVX512, scanForwardVectors4AVX512, scanForwardVectors8AVX512, scanForwardVectors16AVX512},
+		},
+		scanRecompute: {
+			{scanRecompute1AVX512, scanRecompute2AVX512, scanRecompute4AVX512, scanRecompute8AVX512, scanRecompute16AVX512},
+			{scanRecomputeVectors1AVX512, scanRecomputeVectors2AVX512, scanRecomputeVectors4AVX512, scanRecomputeVectors8AVX512, scanRecomputeVectors16AVX512},
+		},
+	},
+	back: [2][]func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int){
+		{scanBackward1AVX512, scanBackward2AVX512, scanBackward4AVX512, scanBackward8AVX512, scanBackward16AVX512},
+		{scanBackwardVectors1AVX512, scanBackwardVectors2AVX512, scanBackwardVectors4AVX512, scanBackwardVectors8AVX512, scanBackwardVectors16AVX512},
+	},
+	rows: scanRowKernels{scanPrepareAVX512, scanFinishAVX512, scanUngateAVX512, scanFinishBackAVX512},
+}
+
+var scanAVX2 = scanKernels{
+	lanes: 8,
+	states: [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps, fresh int, ahead *int){
+		scanAdvance: {
+			{scanAdvance1AVX2, scanAdvance2AVX2, scanAdvance4AVX2, scanAdvance8AVX2},
+			{scanAdvanceVectors1AVX2, scanAdvanceVectors2AVX2, scanAdvanceVectors4AVX2, scanAdvanceVectors8AVX2},
+		},
+		scanForward: {
+			{scanForward1AVX2, scanForward2AVX2, scanForward4AVX2, scanForward8AVX2},
+			{scanForwardVectors1AVX2, scanForwardVectors2AVX2, scanForwardVectors4AVX2, scanForwardVectors8AVX2},
+		},
+		scanRecompute: {
+			{scanRecompute1AVX2, scanRecompute2AVX2, scanRecompute4AVX2, scanRecompute8AVX2},
+			{scanRecomputeVectors1AVX2, scanRecomputeVectors2AVX2, scanRecomputeVectors4AVX2, scanRecomputeVectors8AVX2},
+		},
+	},
+	back: [2][]func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int){
+		{scanBackward1AVX2, scanBackward2AVX2, scanBackward4AVX2, scanBackward8AVX2},
+		{scanBackwardVectors1AVX2, scanBackwardVectors2AVX2, scanBackwardVectors4AVX2, scanBackwardVectors8AVX2},
+	},
+	rows: scanRowKernels{scanPrepareAVX2, scanFinishAVX2, scanUngateAVX2, scanFinishBackAVX2},
+}
+
+// scanAsm runs a scan's phases in assembly.
+type scanAsm struct {
+	*scanKernels
+	run    *scanRun[float32]
+	back   *scanBack[float32]
+	states []states
+	a      [][]float32 // for each strip (state, lanes): A·log2(e)
+
+	// Where B or C is constant the kernels take vectors of both, and the one that is not is widened to (tile, state,
+	// lanes), once for a block's tile; and so is its gradient.
+	vectors bool
+	b, c    []float32
+	dB, dC  []float32
+	wide    wideTile
+
+	ahead scanAhead
+}
+
+// wideTile says which tile B and C are widened for.
+type wideTile struct{ batch, first, from, to int }
+
+func newScanAsm[T Float](r *scanRun[T], steps int) *scanAsm {
+	run, ok := any(r).(*scanRun[float32])
+	if !ok || level == cpu.Generic {
+		return nil
+	}
+	s := &scanAsm{scanKernels: &scanAVX512, run: run, vectors: r.B.Groups == 0 || r.C.Groups == 0}
+	if level == cpu.AVX2 {
+		s.scanKernels = &scanAVX2
+	}
+	for n := 0; n < r.State; {
+		count := min(len(s.scanKernels.back[0]), bits.Len(uint(r.State-n)))
+		s.states = append(s.states, states{n, 1 << (count - 1)})
+		n += 1 << (count - 1)
+	}
+	for range r.strips {
+		s.a = append(s.a, make([]float32, r.State*lanes))
+	}
+	if s.vectors && r.B.Groups > 0 {
+		s.b = make([]float32, steps*r.State*lanes)
+	}
+	if s.vectors && r.C.Groups > 0 {
+		s.c = make([]float32, steps*r.State*lanes)
+	}
+	return s
+}
+
+// begin takes over a strip of a new block.
+func (s *scanAsm) begin(strip, width int) {
+	for i, a := range s.run.strips[strip].a {
+		s.a[strip][i] = a * math.Log2E
+	}
+	s.wide = wideTile{}
+}
+
+// widen brings B and C of a tile up to date.
+func (s *scanAsm) widen(from, to int) {
+	tile := wideTile{s.run.batch, s.run.block.first, from, to}
+	if s.wide == tile {
+		return
+	}
+	s.wide = tile
+	widen := func(wide []float32, p Projection[float32], group int) {
+		if wide == nil {
+			return
+		}
+		for i := from; i < to; i++ {
+			for n, v := range p.Data[s.run.projectionAt(p, group, i):][:s.run.State] {
+				lane := wide[((i-from)*s.run.State+n)*lanes:][:lanes]
+				for l := range lane {
+					lane[l] = v
+				}
+			}
+		}
+	}
+	widen(s.b, s.run.B, s.run.bGroup)
+	widen(s.c, s.run.C, s.run.cGroup)
+}
+
+// projection returns where a kernel reads B or C for states from n on at the i-th step scanned of the tile that begins at
+// from, and the bytes to the next step.
+func (s *scanAsm) projection(p Projection[float32], constant, wide []float32, group, from, i, n int) (*float32, int) {
+	r := s.run
+	switch {
+	case p.Groups == 0:
+		return &constant[n*lanes], 0
+	case s.vectors:
+		return &wide[((i-from)*r.State+n)*lanes], 4 * r.State * lanes
+	}
+	return &p.Data[r.projectionAt(p, group, i)+n], s.bytes(p.stride(r.State))
+}
+
+// lane is the place of a strip's l-th channel at p, which it shares with the other channels unless there are vectors.
+func (s *scanAsm) lane(p *float32, l int) *float32 {
+	if !s.vectors {
+		return p
+	}
+	return (*float32)(unsafe.Add(unsafe.Pointer(p), 4*l))
+}
+
+func (s *scanAsm) scan(pass scanPass, strip int, ns states, from int, seg segment) {
+	r := s.run
+	st := &r.strips[strip]
+	if s.vectors {
+		s.widen(from, min(from+len(r.dt)/lanes, r.Length))
+	}
+	b, bStep := s.projection(r.B, st.b, s.b, r.bGroup, from, seg.from, ns.first)
+	c, cStep := s.projection(r.C, st.c, s.c, r.cGroup, from, seg.from, ns.first)
+	at, state := (seg.from-from)*lanes, ns.first*lanes
+	keep, keepAt := r.u, 0 // not used
+	if pass == scanRecompute {
+		keep, keepAt = s.back.keep, (seg.from-from)*ns.count*2*lanes
+	}
+	kernel := s.scanKernels.states[pass][flag(s.vectors)][bits.TrailingZeros(uint(ns.count))]
+	ahead := s.lookAhead(pass, strip, ns, from, seg)
+	for l := 0; l < st.width; l += s.lanes {
+		kernel(&st.h[state+l], &s.a[strip][state+l], &r.dt[at+l], &r.du[at+l], s.lane(b, l), s.lane(c, l), &r.y[at+l],
+			&keep[keepAt+l], bStep, cStep, seg.to-seg.from, flag(seg.fresh), ahead)
+		ahead = nil
+	}
+}
+
+// lookAhead returns what the next strip will need, nil where there is none or it has been fetched.
+func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg segment) *int {
+	r := s.run
+	tile := len(r.dt) / lanes
+	next, at := strip+1, from
+	if next == r.block.strips() {
+		next, at = 0, from+tile
+		if pass == scanRecompute {
+			at = from - tile
+		}
+	}
+	if ns.first > 0 || at < 0 || at >= r.Length {
+		return nil
+	}
+	a := &s.ahead
+	st := &r.strips[next]
+	a.step, a.zStep = s.bytes(r.Channels), s.bytes(r.zStride())
+	a.at, a.zAt = (seg.from-from)*a.step, (seg.from-from)*a.zStep
+	row, rowZ := r.at(st, at, r.Channels), r.at(st, at, r.zStride())
+	u, delta := &r.U[row], &r.Delta[row]
+	a.rows = [5]*float32{u, delta, u, u, u}
+	a.z = [2]*float32{u, u}
+	switch {
+	case pass == scanForward:
+		a.rows[2] = &r.out[row]
+	case pass == scanRecompute:
+		a.rows[2], a.rows[3], a.rows[4] = &s.back.dy[row], &s.back.grad.U[row], &s.back.grad.Delta[row]
+		if r.Z != nil {
+			a.z[1] = &s.back.grad.Z[rowZ]
+		}
+	}
+	if r.Z != nil {
+		a.z[0] = &r.Z[rowZ]
+	}
+	return &a.at // the kernel takes it for the beginning of all
+}
+
+func (s *scanAsm) newBack(back any) {
+	s.back = back.(*scanBack[float32])
+	if s.b != nil {
+		s.dB = make([]float32, len(s.b))
+	}
+	if s.c != nil {
+		s.dC = make([]float32, len(s.c))
+	}
+}
+
+func (s *scanAsm) scanBack(strip int, ns states, from int, seg segment) {
+	r, back := s.run, s.back
+	st, sums := &r.strips[strip], &back.sums[strip]
+	last := seg.to - 1
+	b, bStep := s.projection(r.B, st.b, s.b, r.bGroup, from, last, ns.first)
+	c, cStep := s.projection(r.C, st.c, s.c, r.cGroup, from, last, ns.first)
+	dB, dBStep := s.gradient(r.B, sums.b, s.dB, back.dB, from, last, ns)
+	dC, dCStep := s.gradient(r.C, sums.c, s.dC, back.dC, from, last, ns)
+	at, state := (last-from)*lanes, ns.first*lanes
+	kernel := s.scanKernels.back[flag(s.vectors)][bits.TrailingZeros(uint(ns.count))]
+	for l := 0; l < st.width; l += s.lanes {
+		kernel(&r.dt[at+l], &back.keep[(last-from)*ns.count*2*lanes+l], &back.carry[strip][state+l], &st.a[state+l],
+			&sums.a[state+l], s.lane(b, l), s.lane(c, l), s.lane(dB, l), s.lane(dC, l),
+			-bStep, -cStep, -dBStep, -dCStep, seg.to-seg.from)
+	}
+	s.narrow(s.dB, back.dB, from, seg, ns)
+	s.narrow(s.dC, back.dC, from, seg, ns)
+}
+
+// gradient is projection for the gradient of B or C.
+func (s *scanAsm) gradient(p Projection[float32], constant, wide, part []float32, from, i int, ns states) (*float32, int) {
+	r := s.run
+	switch {
+	case p.Groups == 0:
+		return &constant[ns.first*lanes], 0
+	case s.vectors:
+		clear(wide[:(i-from+1)*ns.count*lanes])
+		return &wide[(i-from)*ns.count*lanes], 4 * ns.count * lanes
+	}
+	return &part[r.step(i)*r.State+ns.first], s.bytes(r.State)
+}
+
+// narrow adds up the lanes of a widened gradient.
+func (s *scanAsm) narrow(wide, part []float32, from int, seg segment, ns states) {
+	if wide == nil {
+		return
+	}
+	for i := seg.from; i < seg.to; i++ {
+		row := part[s.run.step(i)*s.run.State+ns.first:]
+		for n := range ns.count {
+			for _, v := range wide[((i-from)*ns.count+n)*lanes:][:lanes] {
+				row[n] += v
+			}
+		}
+	}
+}
+
+// at returns the address of element i of v, or nil where there is no v.
+func at(v []float32, i int) *float32 {
+	if v == nil {
+		return nil
+	}
+	return &v[i]
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// bytes returns the bytes between two steps of rows that are stride apart.
+func (s *scanAsm) bytes(stride int) int {
+	if s.run.Reverse { // the next step scanned is the one before in time
+		return -4 * stride
+	}
+	return 4 * stride
+}
+
+func (s *scanAsm) prepare(strip, from, to int) {
+	r := s.run
+	st := &r.strips[strip]
+	row := r.at(st, from, r.Channels)
+	for l := 0; l < st.width; l += s.lanes {
+		s.rows.prepare(&r.dt[l], &r.du[l], &r.u[l], &r.Delta[row+l], &r.U[row+l], at(r.DeltaBias, st.first+l),
+			s.bytes(r.Channels), to-from, min(s.lanes, st.width-l), flag(r.Softplus))
+	}
+}
+
+func (s *scanAsm) finish(strip, from, to int) {
+	r := s.run
+	st := &r.strips[strip]
+	row, rowZ := r.at(st, from, r.Channels), r.at(st, from, r.zStride())
+	for l := 0; l < st.width; l += s.lanes {
+		s.rows.finish(&r.out[row+l], &r.y[l], &r.u[l], at(r.D, st.first+l), at(r.Z, rowZ+l),
+			s.bytes(r.Channels), s.bytes(r.zStride()), to-from, min(s.lanes, st.width-l))
+	}
+}
+
+func (s *scanAsm) ungate(strip, from, to int) {
+	r, back := s.run, s.back
+	st := &r.strips[strip]
+	row, rowZ := r.at(st, from, r.Channels), r.at(st, from, r.zStride())
+	for l := 0; l < st.width; l += s.lanes {
+		s.rows.ungate(&back.dOut[l], &back.dy[row+l], at(r.Z, rowZ+l),
+			s.bytes(r.Channels), s.bytes(r.zStride()), to-from, min(s.lanes, st.width-l))
+	}
+}
+
+func (s *scanAsm) finishBack(strip, from, to int) {
+	r, back, grad := s.run, s.back, s.back.grad
+	st, sums := &r.strips[strip], &back.sums[strip]
+	row, rowZ := r.at(st, from, r.Channels), r.at(st, from, r.zStride())
+	for l := 0; l < st.width; l += s.lanes {
+		s.rows.finishBack(&r.dt[l], &r.Delta[row+l], at(r.DeltaBias, st.first+l), at(r.D, st.first+l), &back.dy[row+l],
+			at(r.Z, rowZ+l), &grad.U[row+l], &grad.Delta[row+l], at(grad.Z, rowZ+l), at(grad.Y, row+l), &sums.d[l], &sums.bias[l],
+			s.bytes(r.Channels), s.bytes(r.zStride()), to-from, min(s.lanes, st.width-l), flag(r.Softplus))
+	}
+}

@@ -1,0 +1,151 @@
+//go:build amd64 && !noasm
+
+package kernel
+
+import "github.com/gomamba/mamba/internal/cpu"
+
+// Each of these is the loop of vector.go that calls it, at a level that has assembly.
+
+func exp32s(y, x []float32) {
+	if len(y) == 0 {
+		return
+	}
+	_ = x[len(y)-1]
+	if level == cpu.AVX512 {
+		vecExpAVX512(&y[0], &x[0], len(y))
+	} else {
+		vecExpAVX2(&y[0], &x[0], len(y))
+	}
+}
+
+func negExp32s(y, x []float32) {
+	if len(y) == 0 {
+		return
+	}
+	_ = x[len(y)-1]
+	if level == cpu.AVX512 {
+		vecNegExpAVX512(&y[0], &x[0], len(y))
+	} else {
+		vecNegExpAVX2(&y[0], &x[0], len(y))
+	}
+}
+
+func sigmoid32s(y, x []float32) {
+	if len(y) == 0 {
+		return
+	}
+	_ = x[len(y)-1]
+	if level == cpu.AVX512 {
+		vecSigmoidAVX512(&y[0], &x[0], len(y))
+	} else {
+		vecSigmoidAVX2(&y[0], &x[0], len(y))
+	}
+}
+
+func silu32s(y, x []float32) {
+	if len(y) == 0 {
+		return
+	}
+	_ = x[len(y)-1]
+	if level == cpu.AVX512 {
+		vecSiLUAVX512(&y[0], &x[0], len(y))
+	} else {
+		vecSiLUAVX2(&y[0], &x[0], len(y))
+	}
+}
+
+func softplus32s(y, x []float32) {
+	if len(y) == 0 {
+		return
+	}
+	_ = x[len(y)-1]
+	if level == cpu.AVX512 {
+		vecSoftplusAVX512(&y[0], &x[0], len(y))
+	} else {
+		vecSoftplusAVX2(&y[0], &x[0], len(y))
+	}
+}
+
+func negExpBack32s(dx, dy, x []float32) {
+	if len(dx) == 0 {
+		return
+	}
+	_, _ = dy[len(dx)-1], x[len(dx)-1]
+	if level == cpu.AVX512 {
+		vecNegExpBackAVX512(&dx[0], &dy[0], &x[0], len(dx))
+	} else {
+		vecNegExpBackAVX2(&dx[0], &dy[0], &x[0], len(dx))
+	}
+}
+
+func siluBack32s(dx, dy, x []float32) {
+	if len(dx) == 0 {
+		return
+	}
+	_, _ = dy[len(dx)-1], x[len(dx)-1]
+	if level == cpu.AVX512 {
+		vecSiLUBackAVX512(&dx[0], &dy[0], &x[0], len(dx))
+	} else {
+		vecSiLUBackAVX2(&dx[0], &dy[0], &x[0], len(dx))
+	}
+}
+
+func softplusBack32s(dx, dy, x []float32) {
+	if len(dx) == 0 {
+		return
+	}
+	_, _ = dy[len(dx)-1], x[len(dx)-1]
+	if level == cpu.AVX512 {
+		vecSoftplusBackAVX512(&dx[0], &dy[0], &x[0], len(dx))
+	} else {
+		vecSoftplusBackAVX2(&dx[0], &dy[0], &x[0], len(dx))
+	}
+}
+
+func sum32s(y, a, b []float32) {
+	if len(y) == 0 {
+		return
+	}
+	_, _ = a[len(y)-1], b[len(y)-1]
+	if level == cpu.AVX512 {
+		vecSumAVX512(&y[0], &a[0], &b[0], len(y))
+	} else {
+		vecSumAVX2(&y[0], &a[0], &b[0], len(y))
+	}
+}
+
+func addProduct32s(y, w, x []float32) {
+	if len(y) == 0 {
+		return
+	}
+	_, _ = w[len(y)-1], x[len(y)-1]
+	if level == cpu.AVX512 {
+		vecAddProductAVX512(&y[0], &w[0], &x[0], len(y))
+	} else {
+		vecAddProductAVX2(&y[0], &w[0], &x[0], len(y))
+	}
+}
+
+func axpy32s(y, x []float32, a float32) {
+	if len(y) == 0 {
+		return
+	}
+	_ = x[len(y)-1]
+	if level == cpu.AVX512 {
+		vecAxpyAVX512(&y[0], &x[0], a, len(y))
+	} else {
+		vecAxpyAVX2(&y[0], &x[0], a, len(y))
+	}
+}
+
+func scale32s(y, x []float32, a float32) {
+	if len(y) == 0 {
+		return
+	}
+	_ = x[len(y)-1]
+	if level == cpu.AVX512 {
+		vecScaleAVX512(&y[0], &x[0], a, len(y))
+	} else {
+		vecScaleAVX2(&y[0], &x[0], a, len(y))
+	}
+}

@@ -1,0 +1,31 @@
+//go:build !amd64 || noasm
+
+package kernel
+
+// There is no assembly here, and no level at which these are called.
+
+const noAssembly = "kernel: a level that this program has no assembly for"
+
+func exp32s(y, x []float32) { panic(noAssembly) }
+
+func negExp32s(y, x []float32) { panic(noAssembly) }
+
+func sigmoid32s(y, x []float32) { panic(noAssembly) }
+
+func silu32s(y, x []float32) { panic(noAssembly) }
+
+func softplus32s(y, x []float32) { panic(noAssembly) }
+
+func negExpBack32s(dx, dy, x []float32) { panic(noAssembly) }
+
+func siluBack32s(dx, dy, x []float32) { panic(noAssembly) }
+
+func softplusBack32s(dx, dy, x []float32) { panic(noAssembly) }
+
+func sum32s(y, a, b []float32) { panic(noAssembly) }
+
+func addProduct32s(y, w, x []float32) { panic(noAssembly) }
+
+func axpy32s(y, x []float32, a float32) { panic(noAssembly) }
+
+func scale32s(y, x []float32, a float32) { panic(noAssembly) }
