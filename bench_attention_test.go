@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"gonum.org/v1/gonum/blas/gonum"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
@@ -24,36 +25,52 @@ func attentionLengths() []int {
 	return []int{256, 512, 1024, 2048, 4096, 8192, 16384}
 }
 
+// matrixProducts are what Gorgonia computes attention with; gonum's is its default.
+var matrixProducts = []struct {
+	name string
+	blas G.BLAS
+}{{"gonum", gonum.Implementation{}}}
+
 // BenchmarkAttention is causal attention of one head as a layer of Gorgonia's own operators, batch 1. Time and memory grow
 // with the square of the length; BenchmarkMamba beside it is a block of the same width, and grows with the length.
 func BenchmarkAttention(b *testing.B) {
-	for _, pass := range passes {
-		for _, length := range attentionLengths() {
-			name := fmt.Sprintf("pass=%s/M=%d/L=%d/B=1", pass.name, attentionWidth, length)
-			if pass.backward && length > 8192 {
-				leftOut(b, name, "it takes more than a minute and about 11 GB")
-				continue
+	before := G.WhichBLAS()
+	defer G.Use(before)
+	for _, p := range matrixProducts {
+		G.Use(p.blas)
+		for _, pass := range passes {
+			for _, length := range attentionLengths() {
+				name := fmt.Sprintf("blas=%s/pass=%s/M=%d/L=%d/B=1", p.name, pass.name, attentionWidth, length)
+				if pass.backward && length > 8192 {
+					leftOut(b, name, "it takes more than a minute and about 11 GB")
+					continue
+				}
+				measureAttention(b, name, length, pass.runs, pass.backward)
 			}
-			// Four projections; scores and their use, above the diagonal too, as Gorgonia computes them.
-			const width = attentionWidth
-			products := 2 * float64(length) * width * float64(4*width+2*length)
-			measure(b, name, work{tokens: length, flop: products}.times(pass.runs), func() program {
-				g := G.NewGraph()
-				in := G.Nodes{input(g, "x", length, width)}
-				for _, name := range []string{"query", "key", "value", "out"} {
-					in = append(in, input(g, name, width, width))
-				}
-				y, err := attention(in)
-				if err != nil {
-					return failed(err)
-				}
-				if !pass.backward {
-					in = nil
-				}
-				return newProgram(y, tensor.Shape{length, width}, in...)
-			})
 		}
 	}
+}
+
+func measureAttention(b *testing.B, name string, length, runs int, backward bool) {
+	b.Helper()
+	const width = attentionWidth
+	// Four projections; scores and their use, above the diagonal too, as Gorgonia computes them.
+	products := 2 * float64(length) * width * float64(4*width+2*length)
+	measure(b, name, work{tokens: length, flop: products}.times(runs), func() program {
+		g := G.NewGraph()
+		in := G.Nodes{input(g, "x", length, width)}
+		for _, name := range []string{"query", "key", "value", "out"} {
+			in = append(in, input(g, name, width, width))
+		}
+		y, err := attention(in)
+		if err != nil {
+			return failed(err)
+		}
+		if !backward {
+			in = nil
+		}
+		return newProgram(y, tensor.Shape{length, width}, in...)
+	})
 }
 
 // BenchmarkMamba is one block at the sizes of BenchmarkAttention.

@@ -142,17 +142,23 @@ func sane(v G.Value, shape tensor.Shape) error {
 	if !ok {
 		return fmt.Errorf("it is of %T, want float32", v.Data())
 	}
-	low, high := x[0], x[0]
+	low, high, err := bounds(x)
+	if err == nil && low == high && len(x) > 1 {
+		err = fmt.Errorf("all elements are %v", low)
+	}
+	return err
+}
+
+// bounds returns the smallest and the largest element, and an error if one is not finite.
+func bounds(x []float32) (low, high float32, err error) {
+	low, high = x[0], x[0]
 	for i, e := range x {
 		if e := float64(e); math.IsNaN(e) || math.IsInf(e, 0) {
-			return fmt.Errorf("element %d is %v", i, e)
+			return low, high, fmt.Errorf("element %d is %v", i, e)
 		}
 		low, high = min(low, e), max(high, e)
 	}
-	if low == high && len(x) > 1 {
-		return fmt.Errorf("all elements are %v", low)
-	}
-	return nil
+	return low, high, nil
 }
 
 func total(n *G.Node) *G.Node { return G.Must(G.Sum(n)) }
