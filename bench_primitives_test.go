@@ -165,7 +165,7 @@ func valueAndGradient(t *testing.T, x, y *G.Node) [2][]float32 {
 	var value, gradient G.Value
 	G.Read(y, &value)
 	// The sum of squares: all elements of the gradient matter, and differ.
-	grads, err := G.Grad(total(G.Must(G.Square(y))), x)
+	grads, err := G.Grad(G.Must(G.Sum(G.Must(G.Square(y)))), x)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -88,30 +88,29 @@ func leftOut(b *testing.B, name, why string) {
 	fmt.Printf("# left out: %s/%s: %s\n", b.Name(), name, why)
 }
 
-// passes are what a benchmark of a layer runs: forward alone, and with the gradients of the result's sum.
+// passes are what a benchmark of a layer runs: forward alone, and with the gradients.
 var passes = []struct {
 	name     string
 	backward bool
 	runs     int // as multiples of the work of the forward pass
 }{{"forward", false, 1}, {"forward+backward", true, 3}}
 
-// newProgram runs the graph of y, of the shape given, and the gradients of its sum by the nodes, if there are any.
+// newProgram runs the graph of y, of the shape given, and the gradients by the nodes, if there are any. The gradient that
+// comes in is a leaf: a loss of Gorgonia's would cost as much as a fast layer.
 func newProgram(y *G.Node, shape tensor.Shape, by ...*G.Node) program {
-	values := []G.Value{nil}
+	values := make([]G.Value, 1+len(by))
 	shapes := []tensor.Shape{shape}
-	G.Read(y, &values[0])
 	if len(by) > 0 {
-		grads, err := G.Grad(total(y), by...)
+		grads, err := G.Backpropagate(G.Nodes{y}, G.Nodes{input(y.Graph(), "gradient", shape...)}, by)
 		if err != nil {
 			return failed(err)
 		}
-		values = make([]G.Value, 1+len(grads))
 		for i, n := range grads {
 			G.Read(n, &values[1+i])
 			shapes = append(shapes, by[i].Shape())
 		}
-		G.Read(y, &values[0])
 	}
+	G.Read(y, &values[0])
 	m := G.NewTapeMachine(y.Graph())
 	return program{
 		run: func() error {
@@ -160,8 +159,6 @@ func bounds(x []float32) (low, high float32, err error) {
 	}
 	return low, high, nil
 }
-
-func total(n *G.Node) *G.Node { return G.Must(G.Sum(n)) }
 
 // input makes a leaf of normally distributed elements.
 func input(g *G.ExprGraph, name string, shape ...int) *G.Node {
