@@ -49,38 +49,70 @@ func (c *Conv[T]) parts(task func(p convPart)) {
 	})
 }
 
-// row returns a part's channels of row t of x (batch, length, channels).
-func (c *Conv[T]) row(x []T, p convPart, t int) []T {
-	return x[(p.batch*c.Length+t)*c.Channels+p.first:][:p.size]
+// rows returns a part's channels of x (batch, length, channels), from step t on.
+func (c *Conv[T]) rows(x []T, p convPart, t int) rowsOf[T] {
+	return rowsOf[T]{x, (p.batch*c.Length+t)*c.Channels + p.first, c.Channels}
 }
 
-// rowX is row for X and its gradient.
-func (c *Conv[T]) rowX(x []T, p convPart, t int) []T {
+// rowsX is rows for X and its gradient.
+func (c *Conv[T]) rowsX(x []T, p convPart, t int) rowsOf[T] {
 	stride := c.Channels
 	if c.XStride > 0 {
 		stride = c.XStride
 	}
-	return x[(p.batch*c.Length+t)*stride+p.first:][:p.size]
+	return rowsOf[T]{x, (p.batch*c.Length+t)*stride + p.first, stride}
 }
 
-// contextRow is row for a context (batch, width-1, channels).
-func (c *Conv[T]) contextRow(context []T, p convPart, row int) []T {
-	return context[(p.batch*(c.Width-1)+row)*c.Channels+p.first:][:p.size]
+// rowsContext is rows for a context (batch, width-1, channels), from step t on, which is before the first.
+func (c *Conv[T]) rowsContext(context []T, p convPart, t int) rowsOf[T] {
+	return rowsOf[T]{context, (p.batch*(c.Width-1)+t+c.Width-1)*c.Channels + p.first, c.Channels}
 }
 
 // input returns the input of step t, at most width-1 before the first; nil where there is none.
 func (c *Conv[T]) input(p convPart, t int) []T {
 	switch {
 	case t >= 0:
-		return c.rowX(c.X, p, t)
+		return c.rowsX(c.X, p, t).row(0, p.size)
 	case c.Context != nil:
-		return c.contextRow(c.Context, p, t+c.Width-1)
+		return c.rowsContext(c.Context, p, t).row(0, p.size)
 	}
 	return nil
 }
 
 func (c *Conv[T]) starts(batch, t int) bool {
 	return c.Start != nil && t >= 0 && c.Start[batch*c.Length+t]
+}
+
+// reach returns the number of taps that read something at step t: back to the start of its sequence, or to where there is
+// nothing before. Of these, the first x read X, the rest the context.
+//
+// Steps that are out of reach are left out, not multiplied by zero: they may be NaN.
+func (c *Conv[T]) reach(batch, t int) (taps, x int) {
+	taps = c.Width
+	if c.Context == nil {
+		taps = min(taps, t+1)
+	}
+	if c.Start != nil {
+		for back := range taps {
+			if c.starts(batch, t-back) {
+				taps = back + 1
+				break
+			}
+		}
+	}
+	return taps, min(taps, t+1)
+}
+
+// reachAhead is reach for the gradient of the input at step t, which may be before the first: the steps that read it are
+// t+from to t+to-1.
+func (c *Conv[T]) reachAhead(batch, t int) (from, to int) {
+	to = min(c.Width, c.Length-t)
+	for ahead := 1; ahead < to && c.Start != nil; ahead++ {
+		if c.starts(batch, t+ahead) {
+			to = ahead
+		}
+	}
+	return max(0, -t), to
 }
 
 // reachesEnd reports whether step t belongs to the sequence that the last step belongs to.
@@ -93,56 +125,82 @@ func (c *Conv[T]) reachesEnd(batch, t int) bool {
 	return true
 }
 
-// taps returns the weight as (width, channels), so that the loops run over channels.
-func (c *Conv[T]) taps() []T {
-	taps := make([]T, len(c.Weight))
+// taps borrows the weight as (width, channels), so that the loops run over channels.
+func (c *Conv[T]) taps() Space[T] {
+	w := Borrow[T](len(c.Weight))
+	taps := w.Data
+	if c.Width == 4 { // the usual width, without an inner loop
+		n := c.Channels
+		t0, t1, t2, t3 := taps[:n], taps[n:2*n], taps[2*n:3*n], taps[3*n:4*n]
+		for d := range t0 {
+			row := c.Weight[4*d : 4*d+4]
+			t0[d], t1[d], t2[d], t3[d] = row[0], row[1], row[2], row[3]
+		}
+		return w
+	}
 	for d := range c.Channels {
-		for k, w := range c.Weight[d*c.Width : (d+1)*c.Width] {
-			taps[k*c.Channels+d] = w
+		for k, v := range c.Weight[d*c.Width : (d+1)*c.Width] {
+			taps[k*c.Channels+d] = v
 		}
 	}
-	return taps
+	return w
 }
 
-// tap returns a part's channels of the tap that reads the step that many steps back.
-func (c *Conv[T]) tap(taps []T, p convPart, back int) []T {
-	return taps[(c.Width-1-back)*c.Channels+p.first:][:p.size]
+// tapsBack returns a part's channels of the taps, or of the sums of their gradients: first the one that reads the step that
+// many steps back, then those that read further back.
+func (c *Conv[T]) tapsBack(taps []T, p convPart, back int) rowsOf[T] {
+	return rowsOf[T]{taps, (c.Width-1-back)*c.Channels + p.first, -c.Channels}
 }
 
-// filter writes y_t before silu. Steps that are out of reach are left out, not multiplied by zero: they may be NaN.
-func (c *Conv[T]) filter(y, taps []T, p convPart, t int) {
+// eachRun calls do for the runs of steps from t to to that reach equally far, with a step's taps, those that read X, and
+// the number of steps.
+func (c *Conv[T]) eachRun(batch, t, to int, do func(t, steps, taps, x int)) {
+	for t < to {
+		taps, x := c.reach(batch, t)
+		steps := 1
+		for ; t+steps < to && x == taps; steps++ {
+			if nextTaps, nextX := c.reach(batch, t+steps); nextTaps != taps || nextX != x {
+				break
+			}
+		}
+		do(t, steps, taps, x)
+		t += steps
+	}
+}
+
+// filter writes y for the steps from t to to, whose y begins at the row given: f of the sums, or if dy is there, dy·f' of
+// them.
+func (c *Conv[T]) filter(y, dy rowsOf[T], taps []T, p convPart, t, to int) {
+	var bias []T
 	if c.Bias != nil {
-		copy(y, c.Bias[p.first:])
-	} else {
-		clear(y)
+		bias = c.Bias[p.first:][:p.size]
 	}
-	for back := range c.Width {
-		x := c.input(p, t-back)
-		if x == nil {
-			return
+	begin := t
+	c.eachRun(p.batch, t, to, func(t, steps, reach, inX int) {
+		x := c.rowsX(c.X, p, t)
+		r := convRows[T]{steps: steps, width: inX, n: p.size, y: y.from(t - begin), x: x, next: -x.step,
+			taps: c.tapsBack(taps, p, 0), bias: bias}
+		if reach > inX {
+			// One step, the rest of whose sum comes from the context.
+			r.run()
+			before := c.rowsContext(c.Context, p, -1)
+			r = convRows[T]{steps: 1, width: reach - inX, n: p.size, y: r.y, x: before, next: -before.step,
+				taps: c.tapsBack(taps, p, inX), bias: r.y.row(0, p.size)}
 		}
-		addProduct(y, c.tap(taps, p, back), x)
-		if c.starts(p.batch, t-back) {
-			return
+		r.silu = c.SiLU
+		if dy.data != nil {
+			r.dy = dy.from(t - begin)
 		}
-	}
+		r.run()
+	})
 }
 
 // Forward writes y (batch, length, channels) and, unless it is nil, the context (batch, width-1, channels) of what comes
 // next: the last width-1 steps of the context and x, zero where a sequence starts after them.
 func (c *Conv[T]) Forward(y, context []T) {
 	taps := c.taps()
-	c.parts(func(p convPart) {
-		for t := p.from; t < p.to; t++ {
-			row := c.row(y, p, t)
-			c.filter(row, taps, p, t)
-			if c.SiLU {
-				for i, v := range row {
-					row[i] = silu(v)
-				}
-			}
-		}
-	})
+	defer taps.Return()
+	c.parts(func(p convPart) { c.filter(c.rows(y, p, p.from), rowsOf[T]{}, taps.Data, p, p.from, p.to) })
 	if context == nil {
 		return
 	}
@@ -151,7 +209,7 @@ func (c *Conv[T]) Forward(y, context []T) {
 		p := convPart{batch: b, size: c.Channels}
 		for i := range c.Width - 1 {
 			if t := c.Length - (c.Width - 1) + i; c.reachesEnd(b, t) {
-				copy(c.contextRow(context, p, i), c.input(p, t))
+				copy(c.rowsContext(context, p, i-(c.Width-1)).row(0, p.size), c.input(p, t))
 			}
 		}
 	}
@@ -161,117 +219,120 @@ func (c *Conv[T]) Forward(y, context []T) {
 // the context of what comes next. The output before silu is computed again.
 func (c *Conv[T]) Backward(dy, dcontext []T, grad *ConvGrad[T]) {
 	taps := c.taps()
-	sums := c.newConvSums()
+	defer taps.Return()
+	sums := Borrow[T](c.Batch * c.tiles() * c.sumsSize())
+	defer sums.Return()
 	c.parts(func(p convPart) {
-		d := c.beforeSiLU(dy, taps, p)
-		c.sumWeight(sums, d, p)
-		first := p.from
-		if p.from == 0 && grad.Context != nil {
-			first = -(c.Width - 1)
+		d := c.rows(dy, p, p.from)
+		if c.SiLU { // the gradients before silu, of the part's steps and of those behind it that read it
+			to := min(p.to+c.Width-1, c.Length)
+			w := Borrow[T]((to - p.from) * p.size)
+			defer w.Return()
+			dy := d
+			d = rowsOf[T]{w.Data, 0, p.size}
+			c.filter(d, dy, taps.Data, p, p.from, to)
 		}
-		for t := first; t < p.to; t++ {
-			var dx []T
-			if t >= 0 {
-				dx = c.rowX(grad.X, p, t)
-			} else {
-				dx = c.contextRow(grad.Context, p, t+c.Width-1)
-			}
-			c.filterBack(dx, d, taps, p, t)
-			if i := t + c.Width - 1 - c.Length; dcontext != nil && i >= 0 && c.reachesEnd(p.batch, t) {
-				Add(dx, c.contextRow(dcontext, p, i))
+		c.sumWeight(sums.Data, d, p)
+		c.filterBack(grad, d, taps.Data, p)
+		if dcontext == nil {
+			return
+		}
+		for i := range c.Width - 1 {
+			t := c.Length - (c.Width - 1) + i
+			if (t >= p.from || t < 0 && p.from == 0) && t < p.to && c.reachesEnd(p.batch, t) {
+				if dx := c.inputGrad(grad, p, t); dx.data != nil {
+					row := dx.row(0, p.size)
+					sumOf(row, row, c.rowsContext(dcontext, p, i-(c.Width-1)).row(0, p.size))
+				}
 			}
 		}
 	})
-	c.sumTiles(sums, grad)
+	c.sumTiles(sums.Data, grad)
 }
 
-// convRows are the gradients of the outputs before silu, of a part's channels.
-type convRows[T Float] struct {
-	data                []T
-	from, stride, first int
-}
-
-func (r convRows[T]) row(t, size int) []T { return r.data[(t-r.from)*r.stride+r.first:][:size] }
-
-// beforeSiLU returns the gradients of the outputs before silu, for a part's steps and for those behind it that read it.
-func (c *Conv[T]) beforeSiLU(dy, taps []T, p convPart) convRows[T] {
-	if !c.SiLU {
-		return convRows[T]{data: dy[p.batch*c.Length*c.Channels:], stride: c.Channels, first: p.first}
+// inputGrad returns the gradient of the input from step t on; nothing, where the input has none.
+func (c *Conv[T]) inputGrad(grad *ConvGrad[T], p convPart, t int) rowsOf[T] {
+	switch {
+	case t >= 0:
+		return c.rowsX(grad.X, p, t)
+	case grad.Context != nil:
+		return c.rowsContext(grad.Context, p, t)
 	}
-	to := min(p.to+c.Width-1, c.Length)
-	d := convRows[T]{data: make([]T, (to-p.from)*p.size), from: p.from, stride: p.size}
-	for t := p.from; t < to; t++ {
-		row := d.row(t, p.size)
-		c.filter(row, taps, p, t)
-		for i, g := range c.row(dy, p, t) {
-			row[i] = g * siluSlope(row[i])
-		}
-	}
-	return d
+	return rowsOf[T]{}
 }
 
-// filterBack writes the gradient of the input of step t: the sum over the steps that read it.
-func (c *Conv[T]) filterBack(dx []T, d convRows[T], taps []T, p convPart, t int) {
-	clear(dx)
-	for ahead := range min(c.Width, c.Length-t) {
-		if ahead > 0 && c.starts(p.batch, t+ahead) {
-			return
-		}
-		if t+ahead >= 0 {
-			addProduct(dx, c.tap(taps, p, ahead), d.row(t+ahead, p.size))
-		}
+// filterBack writes the gradients of a part's inputs, and of the context before the first: each the sum over the steps that
+// read it. The rows of d are those of the part's steps and of the ones behind it.
+func (c *Conv[T]) filterBack(grad *ConvGrad[T], d rowsOf[T], taps []T, p convPart) {
+	t := p.from
+	if p.from == 0 && grad.Context != nil {
+		t = -(c.Width - 1)
 	}
-}
-
-// convSums holds each tile's part of the gradients of weight and bias, in float64 so that the error does not grow with
-// the length: (batch, tile, width, channels) and (batch, tile, channels).
-type convSums struct{ weight, bias []float64 }
-
-func (c *Conv[T]) newConvSums() *convSums {
-	s := &convSums{weight: make([]float64, c.Batch*c.tiles()*c.Width*c.Channels)}
-	if c.Bias != nil {
-		s.bias = make([]float64, c.Batch*c.tiles()*c.Channels)
-	}
-	return s
-}
-
-func (c *Conv[T]) sumWeight(s *convSums, d convRows[T], p convPart) {
-	tile := p.batch*c.tiles() + p.tile
-	for t := p.from; t < p.to; t++ {
-		g := d.row(t, p.size)
-		if s.bias != nil {
-			sum := s.bias[tile*c.Channels+p.first:][:p.size]
-			for i, v := range g {
-				sum[i] += float64(v)
-			}
-		}
-		for back := range c.Width {
-			x := c.input(p, t-back)
-			if x == nil {
-				break
-			}
-			sum := s.weight[(tile*c.Width+c.Width-1-back)*c.Channels+p.first:][:p.size]
-			for i, v := range g {
-				sum[i] += float64(v) * float64(x[i])
-			}
-			if c.starts(p.batch, t-back) {
+	for t < p.to {
+		from, to := c.reachAhead(p.batch, t)
+		steps := 1
+		for ; t >= 0 && t+steps < p.to; steps++ {
+			if _, next := c.reachAhead(p.batch, t+steps); next != to {
 				break
 			}
 		}
+		dx := c.inputGrad(grad, p, t)
+		if to <= from {
+			clear(dx.row(0, p.size))
+		} else {
+			r := convRows[T]{steps: steps, width: to - from, n: p.size, y: dx, x: d.from(t + from - p.from), next: d.step,
+				taps: c.tapsBack(taps, p, from)}
+			r.run()
+		}
+		t += steps
 	}
+}
+
+// sumsSize is the size of a tile's part of the gradients of weight and bias: (width+1, channels), the bias behind the taps.
+//
+// A tile is summed in T, the tiles in float64, so that the error does not grow with the length.
+func (c *Conv[T]) sumsSize() int { return (c.Width + 1) * c.Channels }
+
+// sumWeight writes a part's sums.
+func (c *Conv[T]) sumWeight(sums []T, d rowsOf[T], p convPart) {
+	tile := sums[(p.batch*c.tiles()+p.tile)*c.sumsSize():][:c.sumsSize()]
+	for k := range c.Width + 1 {
+		clear(tile[k*c.Channels+p.first:][:p.size])
+	}
+	c.eachRun(p.batch, p.from, p.to, func(t, steps, reach, inX int) {
+		x := c.rowsX(c.X, p, t)
+		r := convRows[T]{steps: steps, width: inX, n: p.size, x: x, next: -x.step, taps: c.tapsBack(tile, p, 0),
+			bias: tile[c.Width*c.Channels+p.first:][:p.size], dy: d.from(t - p.from)}
+		r.sum()
+		if reach > inX {
+			before := c.rowsContext(c.Context, p, -1)
+			r = convRows[T]{steps: 1, width: reach - inX, n: p.size, x: before, next: -before.step,
+				taps: c.tapsBack(tile, p, inX), dy: r.dy}
+			r.sum()
+		}
+	})
 }
 
 // sumTiles adds the tiles' parts, in their order.
-func (c *Conv[T]) sumTiles(s *convSums, grad *ConvGrad[T]) {
-	tiles := c.Batch * c.tiles()
-	taps := make([]T, len(c.Weight)) // (width, channels)
-	sumBatches(tiles, s.weight, taps)
-	for d := range c.Channels {
-		for k := range c.Width {
-			grad.Weight[d*c.Width+k] = taps[k*c.Channels+d]
+func (c *Conv[T]) sumTiles(sums []T, grad *ConvGrad[T]) {
+	const chunk = 256
+	across := (c.Channels + chunk - 1) / chunk
+	Parallel((c.Width+1)*across, func(i int) {
+		k, first := i/across, i%across*chunk
+		size := min(chunk, c.Channels-first)
+		var sum [chunk]float64
+		for tile := range c.Batch * c.tiles() {
+			add64(sum[:size], sums[tile*c.sumsSize()+k*c.Channels+first:][:size])
 		}
-	}
-	if grad.Bias != nil {
-		sumBatches(tiles, s.bias, grad.Bias)
-	}
+		switch {
+		case k < c.Width:
+			for d, v := range sum[:size] {
+				grad.Weight[(first+d)*c.Width+k] = T(v)
+			}
+		case grad.Bias != nil:
+			for d, v := range sum[:size] {
+				grad.Bias[first+d] = T(v)
+			}
+		}
+	})
 }

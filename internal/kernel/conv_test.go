@@ -183,17 +183,21 @@ func farFromSum[T Float](got []T, want []float64, tol float64) error {
 }
 
 func TestConvAgainstReference(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		c := drawConv(t)
-		compareConv(t, c.make64(rapid.Uint64().Draw(t, "seed")), rapid.Bool().Draw(t, "with context"))
+	eachLevel(t, func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			c := drawConv(t)
+			compareConv(t, c.make64(rapid.Uint64().Draw(t, "seed")), rapid.Bool().Draw(t, "with context"))
+		})
 	})
 }
 
 // Many tasks: several tiles of time, and more channels than one task takes.
 func TestConvAgainstReferenceWide(t *testing.T) {
-	compareConv(t, convCase{batch: 2, length: 300, channels: 300, width: 4, bias: true, context: true, start: true,
-		silu: true}.make64(1), true)
-	compareConv(t, convCase{batch: 1, length: 2, channels: 20000, width: 4, bias: true, context: true}.make64(2), true)
+	eachLevel(t, func(t *testing.T) {
+		compareConv(t, convCase{batch: 2, length: 300, channels: 300, width: 4, bias: true, context: true, start: true,
+			silu: true}.make64(1), true)
+		compareConv(t, convCase{batch: 1, length: 2, channels: 20000, width: 4, bias: true, context: true}.make64(2), true)
+	})
 }
 
 func TestConvByHand(t *testing.T) {
@@ -219,7 +223,9 @@ func TestConvByHand(t *testing.T) {
 	}
 }
 
-func TestConvBitIdentical(t *testing.T) {
+func TestConvBitIdentical(t *testing.T) { eachLevel(t, testConvBitIdentical) }
+
+func testConvBitIdentical(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	c64 := convCase{batch: 2, length: 300, channels: 300, width: 4, bias: true, context: true, start: true, silu: true}.make64(3)
 	c := narrowConv(c64)
@@ -238,30 +244,76 @@ func TestConvBitIdentical(t *testing.T) {
 	}
 }
 
+// Nothing beside the results is written, at any alignment, and the sums of steps taken together are those of each alone.
+func TestConvRowsCanaries(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			n, steps, width := rapid.IntRange(1, 70).Draw(t, "n"), rapid.IntRange(1, 9).Draw(t, "steps"), rapid.IntRange(1, 8).Draw(t, "width")
+			r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+			y, yIntact := window(t, r, steps*n, "y")
+			x, xIntact := window(t, r, (steps+width)*n, "x")
+			taps, tapsIntact := window(t, r, width*n, "taps")
+			bias, biasIntact := window(t, r, n, "bias")
+			dy, dyIntact := window(t, r, steps*n, "dy")
+			run := func(y []float32, first, steps int) {
+				c := convRows[float32]{steps: steps, width: width, n: n, y: rowsOf[float32]{y, 0, n}, x: rowsOf[float32]{x, first * n, n},
+					next: n, taps: rowsOf[float32]{taps, (width - 1) * n, -n}, bias: bias, silu: true}
+				if width%2 == 0 {
+					c.dy = rowsOf[float32]{dy, first * n, n}
+				}
+				c.run()
+			}
+			run(y, 0, steps)
+			one := make([]float32, n)
+			for s := range steps {
+				if run(one, s, 1); !slices.Equal(one, y[s*n:(s+1)*n]) {
+					t.Fatalf("step %d differs from the same alone", s)
+				}
+			}
+			c := convRows[float32]{steps: steps, width: width, n: n, x: rowsOf[float32]{x, 0, n}, next: n,
+				taps: rowsOf[float32]{taps, 0, n}, bias: bias, dy: rowsOf[float32]{dy, 0, n}}
+			c.sum()
+			for _, intact := range []func(){yIntact, xIntact, tapsIntact, biasIntact, dyIntact} {
+				intact()
+			}
+		})
+	})
+}
+
 // A NaN is seen by width steps, and by none of another sequence.
 func TestConvNaN(t *testing.T) {
-	c := convCase{batch: 1, length: 8, channels: 1, width: 3, bias: true, context: true, silu: true}.make64(4)
-	c.Start = []bool{false, false, false, true, false, false, false, false}
-	c.Context[1] = math.NaN()
-	c.X[2], c.X[4] = math.NaN(), math.Inf(1)
-	y, context := make([]float64, 8), make([]float64, 2)
-	c.Forward(y, context)
-	wantNumbers(t, "y", y, []bool{false, false, false, true, false, false, false, true})
-	wantNumbers(t, "context", context, []bool{true, true})
+	eachLevel(t, func(t *testing.T) {
+		c := convCase{batch: 1, length: 8, channels: 1, width: 3, bias: true, context: true, silu: true}.make64(4)
+		c.Start = []bool{false, false, false, true, false, false, false, false}
+		c.Context[1] = math.NaN()
+		c.X[2], c.X[4] = math.NaN(), math.Inf(1)
+		finite := []bool{false, false, false, true, false, false, false, true}
+		y, context := make([]float64, 8), make([]float64, 2)
+		c.Forward(y, context)
+		wantNumbers(t, "y", y, finite)
+		wantNumbers(t, "context", context, []bool{true, true})
+		y32 := make([]float32, 8)
+		narrowConv(c).Forward(y32, nil)
+		wantNumbers(t, "y in float32", y32, finite)
 
-	c = convCase{batch: 1, length: 8, channels: 1, width: 3, context: true, silu: true}.make64(4)
-	c.Start = []bool{false, false, false, true, false, false, false, true}
-	dy := []float64{math.NaN(), 1, 1, math.NaN(), 1, 1, 1, 1}
-	grad := runConv(c, dy, []float64{math.NaN(), 1}).ConvGrad
-	wantNumbers(t, "gradient of Context", grad.Context, []bool{false, false})
-	wantNumbers(t, "gradient of X", grad.X, []bool{false, true, true, false, true, true, true, true})
+		c = convCase{batch: 1, length: 8, channels: 1, width: 3, context: true, silu: true}.make64(4)
+		c.Start = []bool{false, false, false, true, false, false, false, true}
+		dy, dcontext := []float64{math.NaN(), 1, 1, math.NaN(), 1, 1, 1, 1}, []float64{math.NaN(), 1}
+		finite = []bool{false, true, true, false, true, true, true, true}
+		grad := runConv(c, dy, dcontext).ConvGrad
+		wantNumbers(t, "gradient of Context", grad.Context, []bool{false, false})
+		wantNumbers(t, "gradient of X", grad.X, finite)
+		grad32 := runConv(narrowConv(c), narrow(dy), narrow(dcontext)).ConvGrad
+		wantNumbers(t, "gradient of Context in float32", grad32.Context, []bool{false, false})
+		wantNumbers(t, "gradient of X in float32", grad32.X, finite)
+	})
 }
 
 // wantNumbers checks which elements are finite.
-func wantNumbers(t *testing.T, name string, v []float64, finite []bool) {
+func wantNumbers[T Float](t *testing.T, name string, v []T, finite []bool) {
 	t.Helper()
 	for i, x := range v {
-		if got := !math.IsNaN(x) && !math.IsInf(x, 0); got != finite[i] {
+		if got := x-x == 0; got != finite[i] {
 			t.Errorf("%s = %v, want finite: %v", name, v, finite)
 			return
 		}
@@ -271,17 +323,22 @@ func wantNumbers(t *testing.T, name string, v []float64, finite []bool) {
 func BenchmarkConv(b *testing.B) {
 	c := narrowConv(convCase{batch: 1, length: 1024, channels: 1536, width: 4, bias: true, silu: true}.make64(1))
 	y, grad := make([]float32, len(c.X)), &ConvGrad[float32]{X: like(c.X), Weight: like(c.Weight), Bias: like(c.Bias)}
-	per := float64(len(c.X))
-	b.Run("forward", func(b *testing.B) {
-		for b.Loop() {
-			c.Forward(y, nil)
-		}
-		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/per, "ns/td")
+	step := narrowConv(convCase{batch: 1, length: 1, channels: 1536, width: 4, bias: true, context: true, silu: true}.make64(1))
+	context := like(step.Context)
+	run := func(name string, numbers, bytes int, f func()) {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(numbers * bytes))
+			b.ReportAllocs()
+			for b.Loop() {
+				f()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(numbers), "ns/td")
+		})
+	}
+	run("copy", len(c.X), 8, func() {
+		ParallelRange(len(c.X), piece, func(from, to int) { copy(y[from:to], c.X[from:to]) })
 	})
-	b.Run("backward", func(b *testing.B) {
-		for b.Loop() {
-			c.Backward(y, nil, grad)
-		}
-		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/per, "ns/td")
-	})
+	run("forward", len(c.X), 8, func() { c.Forward(y, nil) })
+	run("backward", len(c.X), 12, func() { c.Backward(y, nil, grad) })
+	run("step", step.Channels, 8, func() { step.Forward(y[:step.Channels], context) })
 }

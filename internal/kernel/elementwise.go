@@ -8,30 +8,17 @@ func Add[T Float](sum, v []T) { Sum(sum, sum, v) }
 
 // Sum writes a + b.
 func Sum[T Float](sum, a, b []T) {
-	ParallelRange(len(sum), piece, func(from, to int) {
-		s, a, b := sum[from:to], a[from:to], b[from:to]
-		for i := range s {
-			s[i] = a[i] + b[i]
-		}
-	})
+	ParallelRange(len(sum), piece, func(from, to int) { sumOf(sum[from:to], a[from:to], b[from:to]) })
 }
 
 // NegExp writes -exp(x).
 func NegExp[T Float](y, x []T) {
-	ParallelRange(len(x), piece, func(from, to int) {
-		for i := from; i < to; i++ {
-			y[i] = -exp(x[i])
-		}
-	})
+	ParallelRange(len(x), piece, func(from, to int) { negExpOf(y[from:to], x[from:to]) })
 }
 
 // NegExpBackward writes the gradient of x: that of y times y.
 func NegExpBackward[T Float](dx, dy, x []T) {
-	ParallelRange(len(x), piece, func(from, to int) {
-		for i := from; i < to; i++ {
-			dx[i] = -exp(x[i]) * dy[i]
-		}
-	})
+	ParallelRange(len(x), piece, func(from, to int) { negExpBack(dx[from:to], dy[from:to], x[from:to]) })
 }
 
 // CopyColumns copies the columns [from, from+width) of x, rows of the given stride, to y, rows of width.

@@ -6,33 +6,122 @@ import (
 	"sync/atomic"
 )
 
-// Parallel calls task(0) … task(n-1), spread over the processors, and returns when all are done.
+// Parallel calls task(0) … task(n-1), spread over the processors, and returns when all are done. One task, or one
+// processor, costs a call.
 //
 // Which processor runs a task, and when, is left to chance: a task writes only what no other task reads or writes.
 func Parallel(n int, task func(i int)) {
-	ParallelWith(n, func() struct{} { return struct{}{} }, func(_ struct{}, i int) { task(i) })
+	processors := runtime.GOMAXPROCS(0)
+	helpers := min(n, processors) - 1
+	if helpers < 1 {
+		for i := range n {
+			task(i)
+		}
+		return
+	}
+	j, ok := jobs.Get().(*job)
+	if !ok {
+		j = newJob()
+	}
+	j.task, j.n = task, int64(n)
+	j.next.Store(0)
+	j.left.Store(int64(n) + 1) // one is the caller's own
+	j.users.Store(int64(helpers) + 1)
+	for range helpers {
+		if helping.Load() >= int64(2*processors) {
+			j.users.Add(-1)
+			continue
+		}
+		helping.Add(1)
+		go j.help()
+	}
+	done := j.work() + 1
+	if j.left.Add(-done) > 0 {
+		<-j.finished
+	}
+	j.leave()
+}
+
+// job is a call of Parallel. It waits for its tasks alone, not for the goroutines that help it: one that starts when all
+// tasks are taken finds nothing to do, and nobody waits for it.
+type job struct {
+	task     func(i int)
+	n        int64
+	next     atomic.Int64 // the first task that nobody has taken
+	left     atomic.Int64 // tasks that are not done, and one
+	users    atomic.Int64 // the caller, and the goroutines that help it: the last makes the job free for another call
+	finished chan struct{}
+	help     func() // made once: a go statement with an argument allocates
+}
+
+var (
+	// jobs holds those without users: a call allocates nothing.
+	jobs sync.Pool
+	// helping is the number of goroutines that help a job, or are about to. Small jobs one after the other would otherwise
+	// pile them up: the first job is done before the first helper starts.
+	helping atomic.Int64
+)
+
+func newJob() *job {
+	j := &job{finished: make(chan struct{}, 1)}
+	j.help = func() {
+		if done := j.work(); done > 0 && j.left.Add(-done) == 0 {
+			j.finished <- struct{}{}
+		}
+		j.leave()
+		helping.Add(-1)
+	}
+	return j
+}
+
+// work runs tasks while there are any, and returns how many it ran.
+func (j *job) work() (done int64) {
+	for i := j.next.Add(1) - 1; i < j.n; i = j.next.Add(1) - 1 {
+		j.task(int(i))
+		done++
+	}
+	return done
+}
+
+func (j *job) leave() {
+	if j.users.Add(-1) == 0 {
+		j.task = nil
+		jobs.Put(j)
+	}
 }
 
 // ParallelWith is Parallel for tasks that need a workspace: each processor makes one and hands it from task to task. What a
 // task finds in it is left to chance too.
 func ParallelWith[W any](n int, workspace func() W, task func(w W, i int)) {
 	workers := min(n, runtime.GOMAXPROCS(0))
+	if workers <= 1 {
+		if n > 0 {
+			w := workspace()
+			for i := range n {
+				task(w, i)
+			}
+		}
+		return
+	}
 	var next atomic.Int64
-	work := func() {
-		w := workspace()
-		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+	Parallel(workers, func(int) {
+		i := int(next.Add(1)) - 1
+		if i >= n {
+			return
+		}
+		for w := workspace(); i < n; i = int(next.Add(1)) - 1 {
 			task(w, i)
 		}
-	}
-	var wait sync.WaitGroup
-	for range workers - 1 {
-		wait.Go(work)
-	}
-	work()
-	wait.Wait()
+	})
 }
 
 // ParallelRange cuts [0, n) into pieces of at most size and calls task for each, spread over the processors.
 func ParallelRange(n, size int, task func(from, to int)) {
+	if n <= size {
+		if n > 0 {
+			task(0, n)
+		}
+		return
+	}
 	Parallel((n+size-1)/size, func(i int) { task(i*size, min((i+1)*size, n)) })
 }

@@ -82,10 +82,9 @@ var scanAVX2 = scanKernels{
 // scanAsm runs a scan's phases in assembly.
 type scanAsm struct {
 	*scanKernels
-	run    *scanRun[float32]
-	back   *scanBack[float32]
-	states []states
-	a      [][]float32 // for each strip (state, lanes): A·log2(e)
+	run  *scanRun[float32]
+	back *scanBack[float32]
+	a    [maxBlock / lanes][]float32 // for each strip (state, lanes): A·log2(e)
 
 	// Where B or C is constant the kernels take vectors of both, and the one that is not is widened to (tile, state,
 	// lanes), once for a block's tile; and so is its gradient.
@@ -100,30 +99,41 @@ type scanAsm struct {
 // wideTile says which tile B and C are widened for.
 type wideTile struct{ batch, first, from, to int }
 
-func newScanAsm[T Float](r *scanRun[T], steps int) *scanAsm {
+func newScanAsm[T Float](r *scanRun[T]) *scanAsm {
 	run, ok := any(r).(*scanRun[float32])
 	if !ok || level == cpu.Generic {
 		return nil
 	}
-	s := &scanAsm{scanKernels: &scanAVX512, run: run, vectors: r.B.Groups == 0 || r.C.Groups == 0}
+	if run.own == nil {
+		run.own = &scanAsm{run: run}
+	}
+	s := run.own
+	s.scanKernels, s.vectors = &scanAVX512, r.B.Groups == 0 || r.C.Groups == 0
 	if level == cpu.AVX2 {
 		s.scanKernels = &scanAVX2
 	}
-	for n := 0; n < r.State; {
-		count := min(len(s.scanKernels.back[0]), bits.Len(uint(r.State-n)))
-		s.states = append(s.states, states{n, 1 << (count - 1)})
-		n += 1 << (count - 1)
-	}
-	for range r.strips {
-		s.a = append(s.a, make([]float32, r.State*lanes))
-	}
-	if s.vectors && r.B.Groups > 0 {
-		s.b = make([]float32, steps*r.State*lanes)
-	}
-	if s.vectors && r.C.Groups > 0 {
-		s.c = make([]float32, steps*r.State*lanes)
-	}
 	return s
+}
+
+// cut appends the states that the kernels take at a time.
+func (s *scanAsm) cut(all []states) []states {
+	for n := 0; n < s.run.State; {
+		count := 1 << (min(len(s.scanKernels.back[0]), bits.Len(uint(s.run.State-n))) - 1)
+		all = append(all, states{n, count})
+		n += count
+	}
+	return all
+}
+
+// lay takes the arrays from a layout for tiles of so many steps.
+func (s *scanAsm) lay(from any, steps int) {
+	r, l := s.run, from.(*layout[float32])
+	for i := range r.width() {
+		s.a[i] = l.array(r.State * lanes)
+	}
+	wide, wideB, wideC := steps*r.State*lanes, s.vectors && r.B.Groups > 0, s.vectors && r.C.Groups > 0
+	s.b, s.c = l.arrayIf(wideB, wide), l.arrayIf(wideC, wide)
+	s.dB, s.dC = l.arrayIf(wideB && s.back != nil, wide), l.arrayIf(wideC && s.back != nil, wide)
 }
 
 // begin takes over a strip of a new block.
@@ -236,16 +246,6 @@ func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg s
 		a.z[0] = &r.Z[rowZ]
 	}
 	return &a.at // the kernel takes it for the beginning of all
-}
-
-func (s *scanAsm) newBack(back any) {
-	s.back = back.(*scanBack[float32])
-	if s.b != nil {
-		s.dB = make([]float32, len(s.b))
-	}
-	if s.c != nil {
-		s.dC = make([]float32, len(s.c))
-	}
 }
 
 func (s *scanAsm) scanBack(strip int, ns states, from int, seg segment) {

@@ -3,15 +3,16 @@
 package kernel
 
 // scanAsm is the scan's assembly, of which there is none here: a scan's asm is always nil.
-type scanAsm struct{ states []states }
+type scanAsm struct{ back *scanBack[float32] }
 
-func newScanAsm[T Float](*scanRun[T], int) *scanAsm { return nil }
+func newScanAsm[T Float](*scanRun[T]) *scanAsm { return nil }
 
-func (*scanAsm) begin(strip, width int)                             {}
-func (*scanAsm) newBack(back any)                                   {}
-func (*scanAsm) prepare(strip, from, to int)                        {}
-func (*scanAsm) scan(scanPass, int, states, int, segment)           {}
-func (*scanAsm) finish(strip, from, to int)                         {}
-func (*scanAsm) ungate(strip, from, to int)                         {}
-func (*scanAsm) scanBack(strip int, ns states, from int, s segment) {}
-func (*scanAsm) finishBack(strip, from, to int)                     {}
+func (*scanAsm) cut([]states) []states                    { return nil }
+func (*scanAsm) lay(layout any, steps int)                {}
+func (*scanAsm) begin(strip, width int)                   {}
+func (*scanAsm) prepare(strip, from, to int)              {}
+func (*scanAsm) scan(scanPass, int, states, int, segment) {}
+func (*scanAsm) finish(strip, from, to int)               {}
+func (*scanAsm) ungate(strip, from, to int)               {}
+func (*scanAsm) scanBack(int, states, int, segment)       {}
+func (*scanAsm) finishBack(strip, from, to int)           {}

@@ -1,16 +1,22 @@
 package kernel
 
+import (
+	"sync"
+	"unsafe"
+)
+
 // scanRun is the scan of one block of channels in one batch: the operands that do not change over time, transposed to
-// (state, lanes), and the running state. It is made once for each processor and begins anew with each block.
+// (state, lanes), and the running state. It is used again and again, for one task at a time.
 //
 // A strip goes through a tile in three phases: prepare computes Δ and Δ·u, scan carries the states on, finish adds D·u and
 // gates. Each phase has assembly for float32 (scan_amd64.go); the loops here are its definition.
 type scanRun[T Float] struct {
 	*Scan[T]
+	layout layout[T]
 	batch  int
 	block  block
-	strips []strip[T] // as many as the widest block has
-	states []states   // how the states are cut into what the kernels take at a time
+	strips [maxBlock / lanes]strip[T] // of which a block has block.strips()
+	states []states                   // how the states are cut into what the kernels take at a time
 
 	dt, du, u []T // (tile, lanes): Δ, Δ·u and u of the current tile
 	y         []T // (tile, lanes): Σ C h
@@ -20,6 +26,7 @@ type scanRun[T Float] struct {
 	cGroup    int
 
 	asm *scanAsm // what the assembly needs besides; nil where it does not run
+	own *scanAsm // kept for the next use
 }
 
 // strip is a run of at most 16 channels, one for each lane.
@@ -38,30 +45,65 @@ type segment struct {
 	fresh    bool
 }
 
+// scanRuns holds the runs that are not in use, of float32 and of float64.
+var scanRuns, scanBacks [2]sync.Pool
+
+// recycle returns a value that was put into the pool for T, or a new one.
+func recycle[T Float, V any](pools *[2]sync.Pool) *V {
+	if v, ok := pools[poolOf[T]()].Get().(*V); ok {
+		return v
+	}
+	return new(V)
+}
+
+func poolOf[T Float]() int {
+	var zero T
+	return int(unsafe.Sizeof(zero)/4 - 1)
+}
+
+// newRun returns a run for tiles of so many steps; release gives it back.
 func (s *Scan[T]) newRun(steps int, out []T) *scanRun[T] {
-	r := &scanRun[T]{
-		Scan: s, out: out,
-		dt: make([]T, steps*lanes), du: make([]T, steps*lanes), u: make([]T, steps*lanes),
-		y: make([]T, steps*lanes),
-		b: make([]T, lanes), c: make([]T, lanes),
-	}
-	size := s.State * lanes
-	for range (min(s.Channels, maxBlock) + lanes - 1) / lanes {
-		st := strip[T]{a: make([]T, size), h: make([]T, size)}
-		if s.B.Groups == 0 {
-			st.b = make([]T, size)
-		}
-		if s.C.Groups == 0 {
-			st.c = make([]T, size)
-		}
-		r.strips = append(r.strips, st)
-	}
-	r.asm = newScanAsm(r, steps)
-	r.states = []states{{0, s.State}}
-	if r.asm != nil {
-		r.states = r.asm.states
-	}
+	r := recycle[T, scanRun[T]](&scanRuns)
+	r.init(s, out)
+	r.layout.lay(func(l *layout[T]) { r.lay(l, steps) })
 	return r
+}
+
+func (r *scanRun[T]) init(s *Scan[T], out []T) {
+	r.Scan, r.out = s, out
+	r.asm = newScanAsm(r)
+	r.states = append(r.states[:0], states{0, s.State})
+	if r.asm != nil {
+		r.states = r.asm.cut(r.states[:0])
+	}
+}
+
+func (r *scanRun[T]) release() {
+	r.layout.space.Return()
+	r.Scan, r.out = nil, nil
+	scanRuns[poolOf[T]()].Put(r)
+}
+
+// width is the number of strips that the widest block has.
+func (s *Scan[T]) width() int { return (min(s.Channels, maxBlock) + lanes - 1) / lanes }
+
+// lay takes the run's arrays from a layout.
+func (r *scanRun[T]) lay(l *layout[T], steps int) {
+	for _, row := range []*[]T{&r.dt, &r.du, &r.u, &r.y} {
+		*row = l.array(steps * lanes)
+	}
+	r.layStrips(l, steps)
+}
+
+func (r *scanRun[T]) layStrips(l *layout[T], steps int) {
+	r.b, r.c = l.array(lanes), l.array(lanes)
+	size := r.State * lanes
+	for i := range r.width() {
+		r.strips[i] = strip[T]{a: l.array(size), h: l.array(size), b: l.arrayIf(r.B.Groups == 0, size), c: l.arrayIf(r.C.Groups == 0, size)}
+	}
+	if r.asm != nil {
+		r.asm.lay(any(l), steps)
+	}
 }
 
 // begin goes to the beginning of a block.
@@ -159,6 +201,15 @@ func (r *scanRun[T]) enter(strip int) {
 	if r.Initial != nil {
 		r.strips[strip].load(r.strips[strip].h, r.ofBatch(r.Initial), r.State)
 	}
+}
+
+// enterChunk sets a strip's state to the one that enters a chunk.
+func (r *scanRun[T]) enterChunk(c *chunks[T], chunk, strip int) {
+	if chunk == 0 {
+		r.enter(strip)
+		return
+	}
+	r.strips[strip].load(r.strips[strip].h, r.ofBatch(r.ofChunk(c.enter, chunk)), r.State)
 }
 
 // leave copies the state of every strip to final (batch, channels, state).

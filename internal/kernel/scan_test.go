@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/gomamba/mamba/internal/cpu"
 )
 
 // scanCase describes a scan to be filled with random operands.
@@ -69,23 +71,27 @@ func (c scanCase) make64(seed uint64) *Scan[float64] {
 	return s
 }
 
-func narrow(v []float64) []float32 {
+func convertAll[T Float](v []float64) []T {
 	if v == nil {
 		return nil
 	}
-	w := make([]float32, len(v))
+	w := make([]T, len(v))
 	for i, x := range v {
-		w[i] = float32(x)
+		w[i] = T(x)
 	}
 	return w
 }
 
-func (s *Scan[T]) narrow(v *Scan[float64]) *Scan[float32] {
-	return &Scan[float32]{
+func narrow(v []float64) []float32 { return convertAll[float32](v) }
+
+func (s *Scan[T]) narrow(v *Scan[float64]) *Scan[float32] { return convert[float32](v) }
+
+func convert[T Float](v *Scan[float64]) *Scan[T] {
+	return &Scan[T]{
 		Batch: v.Batch, Length: v.Length, Channels: v.Channels, State: v.State,
-		U: narrow(v.U), Delta: narrow(v.Delta), A: narrow(v.A),
-		B: Projection[float32]{narrow(v.B.Data), v.B.Groups, v.B.Stride}, C: Projection[float32]{narrow(v.C.Data), v.C.Groups, v.C.Stride},
-		D: narrow(v.D), Z: narrow(v.Z), ZStride: v.ZStride, DeltaBias: narrow(v.DeltaBias), Initial: narrow(v.Initial),
+		U: convertAll[T](v.U), Delta: convertAll[T](v.Delta), A: convertAll[T](v.A),
+		B: Projection[T]{convertAll[T](v.B.Data), v.B.Groups, v.B.Stride}, C: Projection[T]{convertAll[T](v.C.Data), v.C.Groups, v.C.Stride},
+		D: convertAll[T](v.D), Z: convertAll[T](v.Z), ZStride: v.ZStride, DeltaBias: convertAll[T](v.DeltaBias), Initial: convertAll[T](v.Initial),
 		Start: v.Start, Softplus: v.Softplus, Reverse: v.Reverse,
 	}
 }
@@ -137,7 +143,7 @@ func drawScan(t *rapid.T) scanCase {
 	c := scanCase{
 		batch:   rapid.IntRange(1, 3).Draw(t, "batch"),
 		length:  rapid.SampledFrom([]int{1, 2, 3, 7, 63, 64, 65, 130}).Draw(t, "length"),
-		state:   rapid.SampledFrom([]int{1, 2, 3, 8, 16, 17}).Draw(t, "state"),
+		state:   rapid.SampledFrom([]int{1, 2, 3, 5, 8, 15, 16, 17, 32, 64, 128}).Draw(t, "state"),
 		d:       rapid.Bool().Draw(t, "D"),
 		z:       rapid.Bool().Draw(t, "Z"),
 		bias:    rapid.Bool().Draw(t, "bias"),
@@ -156,11 +162,19 @@ func drawScan(t *rapid.T) scanCase {
 }
 
 func TestScanAgainstReference(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		c := drawScan(t)
-		s := c.make64(rapid.Uint64().Draw(t, "seed"))
-		compareWithReference(t, s, s, 1e-12)
-		compareWithReference(t, s.narrow(s), s, 2e-5)
+	eachLevel(t, func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			c := drawScan(t)
+			if c.state > 17 { // they are slow
+				c.length, c.channels = min(c.length, 40), min(c.channels, 70)
+				c.bGroups, c.cGroups = min(c.bGroups, 1), min(c.cGroups, 1)
+			}
+			s := c.make64(rapid.Uint64().Draw(t, "seed"))
+			if level == cpu.Generic { // float64 has no other
+				compareWithReference(t, s, s, 1e-12)
+			}
+			compareWithReference(t, s.narrow(s), s, 2e-5)
+		})
 	})
 }
 
@@ -202,7 +216,9 @@ func compareWithReference[T Float](t interface{ Fatalf(string, ...any) }, s *Sca
 }
 
 // A long scan with many blocks: the sums that run over stripes, tiles and batches.
-func TestScanAgainstReferenceLong(t *testing.T) {
+func TestScanAgainstReferenceLong(t *testing.T) { eachLevel(t, scanAgainstReferenceLong) }
+
+func scanAgainstReferenceLong(t *testing.T) {
 	c := scanCase{batch: 2, length: 700, channels: 200, state: 4, bGroups: 1, cGroups: 2, d: true, z: true, bias: true,
 		initial: true, start: true, softplus: true}
 	s := c.make64(3)
@@ -213,9 +229,11 @@ func TestScanAgainstReferenceLong(t *testing.T) {
 	compareWithReference(t, s, s, 1e-12)
 }
 
-func TestScanBitIdentical(t *testing.T) {
+func TestScanBitIdentical(t *testing.T) { eachLevel(t, scanBitIdentical) }
+
+func scanBitIdentical(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
-	c := scanCase{batch: 2, length: 150, channels: 100, state: 5, bGroups: 1, cGroups: 0, d: true, z: true, bias: true,
+	c := scanCase{batch: 2, length: 150, channels: 100, state: 21, bGroups: 1, cGroups: 0, d: true, z: true, bias: true,
 		initial: true, softplus: true}
 	var s *Scan[float32]
 	s = s.narrow(c.make64(5))
@@ -241,29 +259,34 @@ func TestScanBitIdentical(t *testing.T) {
 
 // Neither a NaN nor an infinity crosses a start, in either direction or pass.
 func TestScanStartStopsNaN(t *testing.T) {
+	t.Run("float64", scanStartStopsNaN[float64])
+	eachLevel(t, scanStartStopsNaN[float32])
+}
+
+func scanStartStopsNaN[T Float](t *testing.T) {
 	for _, reverse := range []bool{false, true} {
 		c := scanCase{batch: 1, length: 6, channels: 3, state: 2, bGroups: 1, cGroups: 1, softplus: true, reverse: reverse}
-		s := c.make64(1)
+		s := convert[T](c.make64(1))
 		s.Start = []bool{true, false, false, true, false, false}
 		bad, clean := 1, 4 // steps of the sequence with a NaN and of the one without
 		if reverse {
 			bad, clean = clean, bad
 		}
-		s.U[bad*3] = math.NaN()
-		y := make([]float64, 18)
+		s.U[bad*3] = T(math.NaN())
+		y := make([]T, 18)
 		s.Forward(y, nil)
-		if math.IsNaN(y[clean*3]) || !math.IsNaN(y[bad*3]) {
+		if y[clean*3] != y[clean*3] || y[bad*3] == y[bad*3] {
 			t.Errorf("reverse %v: y = %v", reverse, y)
 		}
 		s.U[bad*3] = 1
-		dy := make([]float64, 18)
+		dy := make([]T, 18)
 		for i := range dy {
 			dy[i] = 1
 		}
-		dy[clean*3] = math.NaN()
+		dy[clean*3] = T(math.NaN())
 		g := s.newGrad()
 		s.Backward(dy, nil, g)
-		if math.IsNaN(g.U[bad*3]) || !math.IsNaN(g.U[clean*3]) {
+		if g.U[bad*3] != g.U[bad*3] || g.U[clean*3] == g.U[clean*3] {
 			t.Errorf("reverse %v: gradient of U = %v", reverse, g.U)
 		}
 	}

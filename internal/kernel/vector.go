@@ -139,3 +139,14 @@ func scaleOf[T Float](y, x []T, a T) {
 		y[i] = a * v
 	}
 }
+
+// add64 adds x to sum, which is in float64: for sums of many.
+func add64[T Float](sum []float64, x []T) {
+	if x32, ok := asm32(x); ok {
+		addTo64s(sum, x32)
+		return
+	}
+	for i, v := range x {
+		sum[i] += float64(v)
+	}
+}

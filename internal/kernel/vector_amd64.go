@@ -149,3 +149,15 @@ func scale32s(y, x []float32, a float32) {
 		vecScaleAVX2(&y[0], &x[0], a, len(y))
 	}
 }
+
+func addTo64s(sum []float64, x []float32) {
+	if len(x) == 0 {
+		return
+	}
+	_ = sum[len(x)-1]
+	if level == cpu.AVX512 {
+		vecAdd64AVX512(&sum[0], &x[0], len(x))
+	} else {
+		vecAdd64AVX2(&sum[0], &x[0], len(x))
+	}
+}

@@ -63,3 +63,8 @@ func vecAxpyAVX2(y *float32, x *float32, a float32, n int)
 //
 //go:noescape
 func vecScaleAVX2(y *float32, x *float32, a float32, n int)
+
+// vecAdd64AVX2 is sum[i] += float64(x[i]), for n elements.
+//
+//go:noescape
+func vecAdd64AVX2(sum *float64, x *float32, n int)

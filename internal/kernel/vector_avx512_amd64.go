@@ -63,3 +63,8 @@ func vecAxpyAVX512(y *float32, x *float32, a float32, n int)
 //
 //go:noescape
 func vecScaleAVX512(y *float32, x *float32, a float32, n int)
+
+// vecAdd64AVX512 is sum[i] += float64(x[i]), for n elements.
+//
+//go:noescape
+func vecAdd64AVX512(sum *float64, x *float32, n int)

@@ -953,3 +953,36 @@ vecScaleRest:
 vecScaleDone:
 	VZEROUPPER
 	RET
+
+// func vecAdd64AVX512(sum *float64, x *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·vecAdd64AVX512(SB), NOSPLIT|NOFRAME, $0-24
+	MOVQ sum+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+	XORQ BX, BX
+
+add64Half:
+	CMPQ      DX, $+8
+	JL        add64Single
+	VCVTPS2PD (CX)(BX*1), Z0
+	VADDPD    (AX)(BX*2), Z0, Z0
+	VMOVUPD   Z0, (AX)(BX*2)
+	ADDQ      $+32, BX
+	SUBQ      $+8, DX
+	JMP       add64Half
+
+add64Single:
+	CMPQ      DX, $+1
+	JL        add64Done
+	VMOVSS    (CX)(BX*1), X0
+	VCVTPS2PD X0, X0
+	VADDSD    (AX)(BX*2), X0, X0
+	VMOVSD    X0, (AX)(BX*2)
+	ADDQ      $+4, BX
+	SUBQ      $+1, DX
+	JMP       add64Single
+
+add64Done:
+	VZEROUPPER
+	RET

@@ -29,3 +29,5 @@ func addProduct32s(y, w, x []float32) { panic(noAssembly) }
 func axpy32s(y, x []float32, a float32) { panic(noAssembly) }
 
 func scale32s(y, x []float32, a float32) { panic(noAssembly) }
+
+func addTo64s(sum []float64, x []float32) { panic(noAssembly) }

@@ -7,7 +7,7 @@ import "github.com/gomamba/mamba/internal/kernel/_gen/asm"
 
 func main() {
 	for _, isa := range []asm.ISA{asm.AVX512, asm.AVX2} {
-		for _, write := range []func(asm.ISA){vector, writeScan} {
+		for _, write := range []func(asm.ISA){vector, writeScan, conv} {
 			write(isa)
 		}
 	}

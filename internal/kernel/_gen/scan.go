@@ -106,7 +106,7 @@ func (d *decay) exp(dt reg.Register, a operand.Mem) reg.VecVirtual {
 		f.VSCALEFPS(x, p, p)
 		return p
 	}
-	// 2^x = 2^k · 2^r with k the integer next to x. Below 2^-126 the result is zero, above 2^128 infinity. VMAXPS and
+	// 2^x = 2^k · 2^r with k the integer next to x. Below 2^-126 the result is zero, above 2^127.5 infinity. VMAXPS and
 	// VMINPS return their first operand, as written here, when it is not a number.
 	f.Load(wide(f, -127), t)
 	f.Max(x, t, x)

@@ -49,6 +49,21 @@ func vector(isa asm.ISA) {
 
 	scaled(f, "vecAxpy", "y[i] += a·x[i]", true)
 	scaled(f, "vecScale", "y[i] = a·x[i]", false)
+
+	k = f.Func("vecAdd64", "func(sum *float64, x *float32, n int)", "vecAdd64 is sum[i] += float64(x[i]), for n elements.")
+	y, b, n = k.Ptr("sum"), k.Ptr("x"), k.Int("n")
+	k.EachHalf("add64", n, func(at reg.Register, single bool) {
+		v, to := k.Vec(), asm.AtIndex(y, at, 2, 0)
+		k.Widen(asm.AtIndex(b, at, 1, 0), single, v)
+		if single {
+			k.VADDSD(to, v.AsX(), v.AsX())
+			k.VMOVSD(v.AsX(), to)
+		} else {
+			k.VADDPD(to, v, v)
+			k.VMOVUPD(v, to)
+		}
+	})
+	k.Return()
 	f.Write("..", "vector")
 }
 

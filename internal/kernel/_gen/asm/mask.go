@@ -58,6 +58,41 @@ func (f *File) StoreMasked(v reg.Register, m *Mask, to operand.Op) {
 	}
 }
 
+// EachHalf is EachVector for kernels that convert to float64, of which a register holds half as many: once for each half of
+// a vector, and once for each element of the rest. The body takes the offset in bytes of the float32 in a register, and
+// whether it is a single one.
+func (f *File) EachHalf(label string, n reg.Register, body func(at reg.Register, single bool)) {
+	at, left := f.GP64(), f.GP64()
+	f.XORQ(at, at)
+	f.MOVQ(n, left)
+	for _, single := range []bool{false, true} {
+		size, name, next := f.Lanes()/2, label+"Half", label+"Single"
+		if single {
+			size, name, next = 1, label+"Single", label+"Done"
+		}
+		f.Label(name)
+		f.CMPQ(left, f.Imm(size))
+		f.JL(Label(next))
+		body(at, single)
+		f.ADDQ(f.Imm(4*size), at)
+		f.SUBQ(f.Imm(size), left)
+		f.JMP(Label(name))
+	}
+	f.Label(label + "Done")
+}
+
+// Widen converts half a vector of float32 to a vector of float64, or a single one to the lowest lane of one whose others are
+// zero.
+func (f *File) Widen(from operand.Mem, single bool, to reg.VecVirtual) {
+	switch {
+	case single:
+		f.VMOVSS(from, to.AsX())
+		f.VCVTPS2PD(to.AsX(), to.AsX())
+	default:
+		f.VCVTPS2PD(from, to)
+	}
+}
+
 // EachVector writes a loop over the n elements of rows: body once for so many vectors at a time, once for a vector, and once
 // for the rest, which is masked. The body takes the offset in bytes of its vectors from each row's beginning, in a register,
 // which operands add to a base with scale 1, and how many vectors it is; it keeps n.

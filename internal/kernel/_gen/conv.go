@@ -1,0 +1,186 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
+)
+
+// convSteps is the number of steps that the convolution's kernels take at a time: a filter's tap is then loaded once for four
+// products.
+const convSteps = 4
+
+// conv writes the kernels of the causal convolution.
+//
+// They walk along the channels of a few steps, not along the steps of a few channels, whose addresses would all lie in pages
+// of their own.
+func conv(isa asm.ISA) {
+	f := asm.NewFile("kernel", isa)
+	convFilter(f, "convRows", convSteps)
+	convFilter(f, "convRow", 1)
+	convSum(f)
+	f.Write("..", "conv")
+}
+
+// convFields are the fields of convArgs, of eight bytes each.
+var convFields = []string{"y", "x", "taps", "bias", "dy", "yStep", "xStep", "xNext", "tapNext", "dyStep", "n", "width", "silu"}
+
+// field is a field of the arguments in memory, load brings it to a register.
+func field(args reg.Register, name string) operand.Mem {
+	return asm.At(args, 8*slices.Index(convFields, name))
+}
+
+func load(k *asm.Func, args reg.Register, name string) reg.GPVirtual {
+	r := k.GP64()
+	k.MOVQ(field(args, name), r)
+	return r
+}
+
+func convFilter(f *asm.File, name string, steps int) {
+	k := f.Func(name, "func(args *byte)", fmt.Sprintf("%s is convRows.run, %d steps at a time.", name, steps))
+	args := k.Ptr("args")
+	n := load(k, args, "n")
+	keep := asm.KeepExp
+	if f.ISA == asm.AVX2 {
+		keep = asm.KeepNone // four sums, and a mask, take up what is there
+	}
+	m := k.Math(keep)
+	k.EachVector(name, n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
+		label := name + "Vector"
+		if mask != nil {
+			label = name + "Tail"
+		}
+		sums := k.Vecs(steps)
+		bias := load(k, args, "bias")
+		for _, v := range sums {
+			k.Zero(v)
+		}
+		k.TESTQ(bias, bias)
+		k.JZ(asm.Label(label + "NoBias"))
+		k.LoadMasked(asm.AtIndex(bias, at, 1, 0), mask, sums[0])
+		for _, v := range sums[1:] {
+			k.VMOVAPS(sums[0], v)
+		}
+		k.Label(label + "NoBias")
+
+		x, taps, left := load(k, args, "x"), load(k, args, "taps"), load(k, args, "width")
+		k.ADDQ(at, x)
+		k.ADDQ(at, taps)
+		step, next, tapNext := load(k, args, "xStep"), load(k, args, "xNext"), load(k, args, "tapNext")
+		tap := k.Vec()
+		k.Label(label + "Taps")
+		k.LoadMasked(asm.At(taps, 0), mask, tap)
+		row := k.GP64()
+		k.MOVQ(x, row)
+		for i, v := range sums {
+			if mask == nil {
+				k.MulAdd(asm.At(row, 0), tap, v)
+			} else {
+				t := k.Vec()
+				k.LoadMasked(asm.At(row, 0), mask, t)
+				k.MulAdd(t, tap, v)
+			}
+			if i < steps-1 {
+				k.ADDQ(step, row)
+			}
+		}
+		k.ADDQ(next, x)
+		k.ADDQ(tapNext, taps)
+		k.DECQ(left)
+		k.JNZ(asm.Label(label + "Taps"))
+
+		// What becomes of the sums.
+		y, yStep, dy := load(k, args, "y"), load(k, args, "yStep"), load(k, args, "dy")
+		k.ADDQ(at, y)
+		store := func(of func(v reg.VecVirtual) reg.Register) {
+			for i, v := range sums {
+				k.StoreMasked(of(v), mask, asm.At(y, 0))
+				if i < steps-1 {
+					k.ADDQ(yStep, y)
+				}
+			}
+			k.JMP(asm.Label(label + "Stored"))
+		}
+		k.TESTQ(dy, dy)
+		k.JNZ(asm.Label(label + "Back"))
+		k.CMPQ(field(args, "silu"), operand.U8(0))
+		k.JNE(asm.Label(label + "SiLU"))
+		store(func(v reg.VecVirtual) reg.Register { return v })
+		k.Label(label + "SiLU")
+		store(func(v reg.VecVirtual) reg.Register {
+			to := k.Vec()
+			m.SiLU(v, to)
+			return to
+		})
+		k.Label(label + "Back")
+		dyStep := load(k, args, "dyStep")
+		k.ADDQ(at, dy)
+		store(func(v reg.VecVirtual) reg.Register {
+			to, d := k.Vec(), k.Vec()
+			m.SiLUSlope(v, to)
+			k.LoadMasked(asm.At(dy, 0), mask, d)
+			k.ADDQ(dyStep, dy)
+			k.Mul(d, to, to)
+			return to
+		})
+		k.Label(label + "Stored")
+	})
+	k.Return()
+}
+
+// convSum writes the sums of the weight's gradient.
+func convSum(f *asm.File) {
+	k := f.Func("convSum", "func(args *byte)", fmt.Sprintf("convSum is convRows.sum, %d steps at a time.", convSteps))
+	args := k.Ptr("args")
+	n := load(k, args, "n")
+	k.EachVector("convSum", n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
+		label := "convSumVector"
+		if mask != nil {
+			label = "convSumTail"
+		}
+		next := func(row reg.Register, step reg.Register, to reg.Register) {
+			k.LoadMasked(asm.At(row, 0), mask, to)
+			k.ADDQ(step, row)
+		}
+		d, dStep, sum, sumNext := load(k, args, "dy"), load(k, args, "dyStep"), load(k, args, "taps"), load(k, args, "tapNext")
+		k.ADDQ(at, d)
+		k.ADDQ(at, sum)
+		g := k.Vecs(convSteps)
+		for _, v := range g {
+			next(d, dStep, v)
+		}
+		bias := load(k, args, "bias")
+		k.TESTQ(bias, bias)
+		k.JZ(asm.Label(label + "NoBias"))
+		total := k.Vec()
+		k.ADDQ(at, bias)
+		k.LoadMasked(asm.At(bias, 0), mask, total)
+		for _, v := range g {
+			k.Add(total, v, total)
+		}
+		k.StoreMasked(total, mask, asm.At(bias, 0))
+		k.Label(label + "NoBias")
+
+		x, step, xNext, left := load(k, args, "x"), load(k, args, "xStep"), load(k, args, "xNext"), load(k, args, "width")
+		k.ADDQ(at, x)
+		k.Label(label + "Taps")
+		row, acc := k.GP64(), k.Vec()
+		k.MOVQ(x, row)
+		k.LoadMasked(asm.At(sum, 0), mask, acc)
+		for _, v := range g {
+			t := k.Vec()
+			next(row, step, t)
+			k.MulAdd(t, v, acc)
+		}
+		k.StoreMasked(acc, mask, asm.At(sum, 0))
+		k.ADDQ(xNext, x)
+		k.ADDQ(sumNext, sum)
+		k.DECQ(left)
+		k.JNZ(asm.Label(label + "Taps"))
+	})
+	k.Return()
+}

@@ -1,0 +1,101 @@
+package kernel
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// Every task runs once, and before Parallel returns: from many goroutines at once, and within tasks.
+func TestParallel(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for _, processors := range []int{1, 2, 5} {
+		runtime.GOMAXPROCS(processors)
+		var wait sync.WaitGroup
+		for range 4 {
+			wait.Go(func() {
+				for n := range 40 {
+					ran := make([]int, n)
+					var inner atomic.Int64
+					Parallel(n, func(i int) {
+						ran[i]++
+						Parallel(i%4, func(int) { inner.Add(1) })
+						runtime.Gosched()
+					})
+					want := 0
+					for i, r := range ran {
+						if r != 1 {
+							t.Errorf("task %d of %d ran %d times", i, n, r)
+						}
+						want += i % 4
+					}
+					if inner.Load() != int64(want) {
+						t.Errorf("%d inner tasks, want %d", inner.Load(), want)
+					}
+				}
+			})
+		}
+		wait.Wait()
+	}
+}
+
+func TestParallelRange(t *testing.T) {
+	for n := range 30 {
+		for size := 1; size < 12; size++ {
+			ran := make([]int, n)
+			ParallelRange(n, size, func(from, to int) {
+				if from%size != 0 || to-from > size || to <= from {
+					t.Errorf("piece [%d, %d) of %d by %d", from, to, n, size)
+				}
+				for i := from; i < to; i++ {
+					ran[i]++
+				}
+			})
+			for i, r := range ran {
+				if r != 1 {
+					t.Errorf("element %d of %d by %d: %d times", i, n, size, r)
+				}
+			}
+		}
+	}
+}
+
+// No two tasks have one workspace at the same time.
+func TestParallelWith(t *testing.T) {
+	for n := range 40 {
+		var made, ran atomic.Int64
+		ParallelWith(n, func() *int { made.Add(1); return new(int) }, func(w *int, i int) {
+			*w++
+			runtime.Gosched()
+			ran.Add(int64(*w))
+			*w--
+		})
+		if ran.Load() != int64(n) || made.Load() > int64(min(n, runtime.GOMAXPROCS(0))) {
+			t.Errorf("%d tasks: %d ran, %d workspaces", n, ran.Load(), made.Load())
+		}
+	}
+}
+
+func TestParallelMakesNoGarbage(t *testing.T) {
+	task := func(int) {}
+	if n := testing.AllocsPerRun(1000, func() { Parallel(8, task) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// What a hand-over costs beside the work: tasks of no work, and of about two and twenty microseconds.
+func BenchmarkParallel(b *testing.B) {
+	x := make([]float32, 1<<20)
+	for _, elements := range []int{1, 16384, 131072} {
+		for _, n := range []int{1, 2, 8} {
+			b.Run(fmt.Sprintf("elements=%d/tasks=%d", elements, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					Parallel(n, func(i int) { v := x[i*131072:][:elements]; scaleOf(v, v, 1) })
+				}
+			})
+		}
+	}
+}
