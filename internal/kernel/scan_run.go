@@ -26,6 +26,7 @@ type scanRun[T Float] struct {
 	cGroup    int
 
 	asm *scanAsm // what the assembly needs besides; nil where it does not run
+	//lint:ignore U1000 a build without assembly has no use for it
 	own *scanAsm // kept for the next use
 }
 

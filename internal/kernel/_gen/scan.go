@@ -62,7 +62,6 @@ type decay struct {
 	magic      reg.VecVirtual
 	low, high  reg.VecVirtual // AVX-512: 2^(i/32) for i in 0…31
 	c1, c2, c0 reg.VecVirtual
-	least      reg.VecVirtual
 }
 
 func newDecay(f *asm.File) *decay {
