@@ -1,139 +1,175 @@
 package mamba_test
 
 import (
+	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
-
-	"github.com/gomamba/mamba/nn"
-	"github.com/gomamba/mamba/op"
 )
 
-// The benchmarks that a user would run: go test -bench . -benchmem . (docs/benchmarks.md). Everything is float32.
+// The benchmarks that a user would run: make bench prints the table, docs/benchmarks.md explains its rows. Everything is
+// float32. A row's name says its sizes by the letters of benchstat's keys: B batch, L length, M d_model, D channels, N state.
 
-func random(g *G.ExprGraph, name string, shape ...int) *G.Node {
+// work is what one run of a benchmark does. What is zero is not reported.
+type work struct {
+	tokens int     // rows of the input, batch × length: ns/token and tokens/s
+	tdn    int     // steps × channels × states: ns/tdn
+	flop   float64 // multiplications and additions: GFLOP/s
+}
+
+// times is the work of n runs. A training step counts as three runs forward: the products of the two gradients are as large.
+func (w work) times(n int) work {
+	w.flop *= float64(n)
+	return w
+}
+
+func (w work) report(b *testing.B) {
+	ns := float64(b.Elapsed().Nanoseconds()) / float64(b.N)
+	if w.tdn > 0 {
+		b.ReportMetric(ns/float64(w.tdn), "ns/tdn")
+	}
+	if w.tokens > 0 {
+		b.ReportMetric(ns/float64(w.tokens), "ns/token")
+		b.ReportMetric(float64(w.tokens)*1e9/ns, "tokens/s")
+	}
+	if w.flop > 0 {
+		b.ReportMetric(w.flop/ns, "GFLOP/s")
+	}
+}
+
+// program is what a benchmark measures.
+type program struct {
+	run   func() error
+	check func() error // whether the results of a run are sane: a benchmark must not measure nothing
+	close func() error
+}
+
+// start makes a program and runs it once: what only the first run does is not measured, and its results are checked.
+func start(b *testing.B, build func() program) program {
+	b.Helper()
+	p := build()
+	if err := p.run(); err != nil {
+		b.Fatal(err)
+	}
+	if err := p.check(); err != nil {
+		b.Fatal(err)
+	}
+	return p
+}
+
+// measure is one row of the table. The program is made once for all of -count's runs.
+func measure(b *testing.B, name string, w work, build func() program) {
+	b.Helper()
+	var p program
+	b.Run(name, func(b *testing.B) {
+		if p.run == nil {
+			p = start(b, build)
+		}
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := p.run(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		w.report(b)
+	})
+	if p.close != nil {
+		if err := p.close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// leftOut says in the table that a row is missing, and why.
+func leftOut(b *testing.B, name, why string) {
+	fmt.Printf("# left out: %s/%s: %s\n", b.Name(), name, why)
+}
+
+// passes are what a benchmark of a layer runs: forward alone, and with the gradients.
+var passes = []struct {
+	name     string
+	backward bool
+	runs     int // as multiples of the work of the forward pass
+}{{"forward", false, 1}, {"forward+backward", true, 3}}
+
+// newProgram runs the graph of y, of the shape given, and the gradients by the nodes, if there are any. The gradient that
+// comes in is a leaf: a loss of Gorgonia's would cost as much as a fast layer.
+func newProgram(y *G.Node, shape tensor.Shape, by ...*G.Node) program {
+	values := make([]G.Value, 1+len(by))
+	shapes := []tensor.Shape{shape}
+	if len(by) > 0 {
+		grads, err := G.Backpropagate(G.Nodes{y}, G.Nodes{input(y.Graph(), "gradient", shape...)}, by)
+		if err != nil {
+			return failed(err)
+		}
+		for i, n := range grads {
+			G.Read(n, &values[1+i])
+			shapes = append(shapes, by[i].Shape())
+		}
+	}
+	G.Read(y, &values[0])
+	m := G.NewTapeMachine(y.Graph())
+	return program{
+		run: func() error {
+			defer m.Reset()
+			return m.RunAll()
+		},
+		check: func() error {
+			for i, v := range values {
+				if err := sane(v, shapes[i]); err != nil {
+					return fmt.Errorf("result %d: %w", i, err)
+				}
+			}
+			return nil
+		},
+		close: m.Close,
+	}
+}
+
+func failed(err error) program { return program{run: func() error { return err }} }
+
+// sane reports a value that is not of the shape, that is not finite, or that is the same everywhere, as what was never
+// computed would be.
+func sane(v G.Value, shape tensor.Shape) error {
+	if v == nil || !v.Shape().Eq(shape) {
+		return fmt.Errorf("it is %v, want a value of shape %v", v, shape)
+	}
+	x, ok := v.Data().([]float32)
+	if !ok {
+		return fmt.Errorf("it is of %T, want float32", v.Data())
+	}
+	low, high, err := bounds(x)
+	if err == nil && low == high && len(x) > 1 {
+		err = fmt.Errorf("all elements are %v", low)
+	}
+	return err
+}
+
+// bounds returns the smallest and the largest element, and an error if one is not finite.
+func bounds(x []float32) (low, high float32, err error) {
+	low, high = x[0], x[0]
+	for i, e := range x {
+		if e := float64(e); math.IsNaN(e) || math.IsInf(e, 0) {
+			return low, high, fmt.Errorf("element %d is %v", i, e)
+		}
+		low, high = min(low, e), max(high, e)
+	}
+	return low, high, nil
+}
+
+// input makes a leaf of normally distributed elements.
+func input(g *G.ExprGraph, name string, shape ...int) *G.Node {
 	r := rand.New(rand.NewPCG(1, uint64(len(name))))
+	return leaf(g, name, func() float32 { return float32(r.NormFloat64()) }, shape...)
+}
+
+func leaf(g *G.ExprGraph, name string, draw func() float32, shape ...int) *G.Node {
 	v := make([]float32, tensor.Shape(shape).TotalSize())
 	for i := range v {
-		v[i] = float32(r.NormFloat64())
+		v[i] = draw()
 	}
 	return G.NodeFromAny(g, tensor.New(tensor.WithShape(shape...), tensor.WithBacking(v)), G.WithName(name))
-}
-
-// run measures whole runs of a graph, for a loss with its gradients.
-func run(b *testing.B, g *G.ExprGraph, loss *G.Node, with G.Nodes, unit string, perRun int) {
-	b.Helper()
-	if loss != nil {
-		if _, err := G.Grad(loss, with...); err != nil {
-			b.Fatal(err)
-		}
-	}
-	m := G.NewTapeMachine(g)
-	defer m.Close()
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := m.RunAll(); err != nil {
-			b.Fatal(err)
-		}
-		m.Reset()
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(perRun), unit)
-}
-
-func total(n *G.Node) *G.Node { return G.Must(G.Sum(n)) }
-
-// BenchmarkScan is the operator at the size of a 130M model's layer, with D, z, delta_bias and softplus; ns/tdn is the time
-// per step, channel and state.
-func BenchmarkScan(b *testing.B) {
-	const batch, length, channels, state = 1, 1024, 1536, 16
-	build := func() (*G.ExprGraph, *G.Node, G.Nodes) {
-		g := G.NewGraph()
-		in := op.ScanInputs{
-			U: random(g, "u", batch, length, channels), Delta: random(g, "delta", batch, length, channels),
-			B: random(g, "B", batch, length, state), C: random(g, "C", batch, length, state),
-			D: random(g, "D", channels), Z: random(g, "z", batch, length, channels), DeltaBias: random(g, "bias", channels),
-		}
-		a := random(g, "A_log", channels, state)
-		in.A = G.Must(op.NegExp(a))
-		return g, G.Must(op.SelectiveScan(in, op.ScanConfig{DeltaSoftplus: true})),
-			G.Nodes{in.U, in.Delta, a, in.B, in.C, in.D, in.Z, in.DeltaBias}
-	}
-	const tdn = batch * length * channels * state
-	b.Run("forward", func(b *testing.B) {
-		g, _, _ := build()
-		run(b, g, nil, nil, "ns/tdn", tdn)
-	})
-	b.Run("forward+backward", func(b *testing.B) {
-		g, y, with := build()
-		run(b, g, total(y), with, "ns/tdn", tdn)
-	})
-}
-
-// BenchmarkBlock is one block of a 130M model; ns/step is the time per token.
-func BenchmarkBlock(b *testing.B) {
-	const batch, length, width = 1, 512, 768
-	build := func() (*G.ExprGraph, *G.Node, G.Nodes) {
-		g := G.NewGraph()
-		block := nn.NewMambaBlock(nn.Config{DModel: width})
-		y := G.Must(block.Apply(random(g, "x", batch, length, width)))
-		return g, y, block.Params().Nodes(g)
-	}
-	b.Run("forward", func(b *testing.B) {
-		g, _, _ := build()
-		run(b, g, nil, nil, "ns/step", batch*length)
-	})
-	b.Run("forward+backward", func(b *testing.B) {
-		g, y, with := build()
-		run(b, g, total(y), with, "ns/step", batch*length)
-	})
-}
-
-// BenchmarkTrain is a training step of examples/bytelm's model, the solver's step included.
-func BenchmarkTrain(b *testing.B) {
-	const batch, length = 8, 128
-	lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 256})
-	g := G.NewGraph()
-	tokens := make([]int, batch*length)
-	for i := range tokens {
-		tokens[i] = i * i % 256
-	}
-	leaf := func(name string) *G.Node {
-		return G.NodeFromAny(g, tensor.New(tensor.WithShape(batch, length), tensor.WithBacking(tokens)), G.WithName(name))
-	}
-	loss := G.Must(lm.Loss(leaf("ids"), leaf("targets")))
-	weights := lm.Params().Nodes(g)
-	if _, err := G.Grad(loss, weights...); err != nil {
-		b.Fatal(err)
-	}
-	m, solver := G.NewTapeMachine(g, G.BindDualValues(weights...)), G.NewAdamSolver()
-	defer m.Close()
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := m.RunAll(); err != nil {
-			b.Fatal(err)
-		}
-		if err := solver.Step(G.NodesToValueGrads(weights)); err != nil {
-			b.Fatal(err)
-		}
-		m.Reset()
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/(batch*length), "ns/token")
-}
-
-// BenchmarkStep is one token of that model's generation.
-func BenchmarkStep(b *testing.B) {
-	lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 256})
-	s, err := nn.NewStepper(lm, 1)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer s.Close()
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		if _, err := s.Step([]int{i % 256}); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

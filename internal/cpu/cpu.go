@@ -1,7 +1,8 @@
 // Package cpu tells which of the assembly kernels this processor can run.
 //
-// The choice is made once, when the program starts. GODEBUG=cpu.avx512=off and cpu.avx2=off in the environment take a
-// set of instructions away, as they do for Go's own libraries; the build tag noasm takes away all assembly.
+// The choice is made once, when the program starts. GODEBUG=cpu.avx512f=off and cpu.avx2=off in the environment take a
+// set of instructions away, as they do for Go's own libraries; the build tag noasm takes away all assembly. (The runtime
+// of Go prints a warning for cpu.avx512=off, which works too.)
 package cpu
 
 // Level is a set of instructions that kernels are written for.

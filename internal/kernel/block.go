@@ -147,17 +147,10 @@ func (b *Block[T]) Forward(y, context, final []T, keep BlockValues[T]) {
 		copy(y[from*b.Model:to*b.Model], b.X[from*b.Model:])
 		if b.OutBias != nil {
 			for row := from; row < to; row++ {
-				addTo(y[row*b.Model:(row+1)*b.Model], b.OutBias)
+				y := y[row*b.Model : (row+1)*b.Model]
+				sumOf(y, y, b.OutBias)
 			}
 		}
 	})
 	b.Gemm(blas.NoTrans, blas.Trans, b.rows(), b.Model, b.Channels, 1, s, b.Channels, b.OutProj, b.Channels, 1, y, b.Model)
-}
-
-// addTo adds v to sum, element by element.
-func addTo[T Float](sum, v []T) {
-	v = v[:len(sum)]
-	for i := range sum {
-		sum[i] += v[i]
-	}
 }

@@ -99,7 +99,7 @@ func expSumTo[T Float](y, x []T, top T) (sum float64) {
 	return sum
 }
 
-// sumRows writes the sum of rows of len(sum) numbers, in float64.
+// sumRows writes the sum of rows of len(sum) numbers, in float64; nothing if sum is nil.
 func sumRows[T Float](sum, rows []T) {
 	const chunk = 256
 	ParallelRange(len(sum), chunk, func(from, to int) {

@@ -115,19 +115,25 @@ func (s *Scan[T]) Forward(y, final []T) {
 	for _, section := range s.sections() {
 		all = append(all, s.blocks(section)...)
 	}
-	Parallel(s.Batch*len(all), func(i int) {
+	c := s.newChunks()
+	defer func() { c.layout.space.Return() }()
+	s.enterStates(c, all)
+	tasks := s.Batch * len(all)
+	Parallel(c.count*tasks, func(i int) {
+		chunk := i / tasks
 		run := s.newRun(tileSteps, y)
 		defer run.release()
-		run.begin(i/len(all), all[i%len(all)])
+		run.begin(i%tasks/len(all), all[i%len(all)])
 		for strip := range run.block.strips() {
-			run.enter(strip)
+			run.enterChunk(c, chunk, strip)
 		}
-		for from := 0; from < s.Length; from += tileSteps {
+		from, to := c.bounds(chunk, s.Length)
+		for at := from; at < to; at += tileSteps {
 			for strip := range run.block.strips() {
-				run.advance(strip, from, min(from+tileSteps, s.Length))
+				run.advance(strip, at, min(at+tileSteps, to))
 			}
 		}
-		if final != nil {
+		if final != nil && chunk == c.count-1 {
 			run.leave(final)
 		}
 	})

@@ -1,5 +1,7 @@
 package kernel
 
+import "slices"
+
 // The backward pass, with g_t the gradient of h_t, a_t = exp(Δ_t A), and ȳ that of the ungated output (docs/selective_scan.md
 // derives it):
 //
@@ -18,10 +20,13 @@ func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 	stripes := s.stripes()
 	tasks := s.Batch * len(stripes)
 	rows := s.Length * s.State
+	c := s.newChunks()
+	defer func() { c.layout.space.Return() }()
+	s.enterStates(c, slices.Concat(stripes...))
 
 	// dB and dC are sums over channels, the gradients of the parameters sums over the batch: every task has a place
 	// of its own for its part, and the parts are added in the order of the tasks.
-	part := &scanParts[T]{param: newParamParts(s)}
+	part := &scanParts[T]{param: newParamParts(s, c.count)}
 	defer part.param.layout.space.Return()
 	var places layout[T]
 	places.lay(func(l *layout[T]) {
@@ -29,20 +34,31 @@ func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 		part.c = l.arrayIf(s.C.Groups > 0, tasks*rows)
 	})
 	defer places.space.Return()
-	Parallel(tasks, func(i int) {
-		r := s.newBack(dy, dfinal, grad)
+	newBack := func(stripe, chunk int) *scanBack[T] {
+		r := s.newBack(c, dy, dfinal, grad)
+		from, to := c.bounds(chunk, s.Length)
+		if s.Reverse {
+			from, to = s.Length-to, s.Length-from
+		}
+		for _, p := range []struct {
+			own  *[]T
+			part []T
+		}{{&r.dB, part.b}, {&r.dC, part.c}} {
+			if p.part != nil {
+				*p.own = p.part[stripe*rows : (stripe+1)*rows]
+				clear((*p.own)[from*s.State : to*s.State])
+			}
+		}
+		return r
+	}
+	s.carryGradients(c, stripes, newBack)
+	Parallel(c.count*tasks, func(i int) {
+		chunk := i / tasks
+		r := newBack(i%tasks, chunk)
 		defer r.releaseBack()
-		if s.B.Groups > 0 {
-			r.dB = part.b[i*rows : (i+1)*rows]
-			clear(r.dB)
-		}
-		if s.C.Groups > 0 {
-			r.dC = part.c[i*rows : (i+1)*rows]
-			clear(r.dC)
-		}
 		for _, blk := range stripes[i%len(stripes)] {
-			r.begin(i/len(stripes), blk)
-			r.run(part.param)
+			r.begin(i%tasks/len(stripes), blk)
+			r.run(c, chunk, part.param)
 		}
 	})
 	sumProjection(s, s.B, stripes, part.b, grad.B)
@@ -79,21 +95,23 @@ func sumProjection[T Float](s *Scan[T], p Projection[T], stripes [][]block, part
 	if p.Groups == 0 {
 		return
 	}
-	group := make([]int, len(stripes))
-	for i, stripe := range stripes {
-		group[i] = p.groupOf(stripe[0].first, s.Channels)
-	}
-	ParallelRange(s.Batch*s.Length, 256, func(from, to int) {
-		for row := from; row < to; row++ {
-			sum := grad[row*p.stride(s.State):][:p.Groups*s.State]
+	const steps = 256
+	pieces := (s.Length + steps - 1) / steps
+	Parallel(s.Batch*pieces, func(i int) {
+		batch, from := i/pieces, i%pieces*steps
+		count := min(steps, s.Length-from)
+		space := Borrow[T](count * s.State)
+		defer space.Return()
+		for g := range p.Groups {
+			sum := space.Data
 			clear(sum)
-			batch, t := row/s.Length, row%s.Length
-			for i, g := range group {
-				at := ((batch*len(stripes)+i)*s.Length + t) * s.State
-				to := sum[g*s.State : (g+1)*s.State]
-				for n, v := range part[at : at+s.State] {
-					to[n] += v
+			for j, stripe := range stripes {
+				if p.groupOf(stripe[0].first, s.Channels) == g {
+					sumOf(sum, sum, part[((batch*len(stripes)+j)*s.Length+from)*s.State:][:len(sum)])
 				}
+			}
+			for t := range count {
+				copy(grad[(batch*s.Length+from+t)*p.stride(s.State)+g*s.State:][:s.State], sum[t*s.State:])
 			}
 		}
 	})
@@ -116,22 +134,19 @@ type scanBack[T Float] struct {
 }
 
 // newBack returns a backward pass for one stripe at a time; releaseBack gives it back.
-func (s *Scan[T]) newBack(dy, dfinal []T, grad *ScanGrad[T]) *scanBack[T] {
+func (s *Scan[T]) newBack(c *chunks[T], dy, dfinal []T, grad *ScanGrad[T]) *scanBack[T] {
 	r := recycle[T, scanBack[T]](&scanBacks)
 	r.init(s, nil)
 	r.dy, r.dfinal, r.grad = dy, dfinal, grad
 	if r.asm != nil {
 		r.asm.back = any(r).(*scanBack[float32])
 	}
-	r.layout.lay(r.layBack)
+	r.layout.lay(func(l *layout[T]) { r.layBack(l, c.steps) })
 	r.totals.lay(func(l *layout[float64]) {
 		for i := range r.width() {
 			r.sums[i].layTotals(s, l)
 		}
 	})
-	for i := range r.width() {
-		r.sums[i].reset()
-	}
 	return r
 }
 
@@ -142,14 +157,14 @@ func (r *scanBack[T]) releaseBack() {
 	scanBacks[poolOf[T]()].Put(r)
 }
 
-func (r *scanBack[T]) layBack(l *layout[T]) {
+func (r *scanBack[T]) layBack(l *layout[T], steps int) {
 	// One behind the other, as the assembly knows them: a row of 16 lanes fills whole cache lines.
 	for _, row := range []*[]T{&r.dt, &r.du, &r.dOut, &r.gB, &r.dDelta, &r.u, &r.y} {
 		*row = l.array(backSteps * lanes)
 	}
 	r.layStrips(l, backSteps)
 	size := r.State * lanes
-	r.checkpoints = l.array(r.tiles() * r.width() * size)
+	r.checkpoints = l.array((steps + backSteps - 1) / backSteps * r.width() * size)
 	most := 0
 	for _, n := range r.states {
 		most = max(most, n.count)
@@ -161,34 +176,42 @@ func (r *scanBack[T]) layBack(l *layout[T]) {
 	}
 }
 
-// tiles is the number of tiles that the backward pass cuts the length into.
-func (s *Scan[T]) tiles() int { return (s.Length + backSteps - 1) / backSteps }
+// enterBack sets the gradient of a strip's state after the last step: that of the final state for the last chunk.
+func (r *scanBack[T]) enterBack(strip int, last bool) {
+	clear(r.carry[strip])
+	if last && r.dfinal != nil {
+		r.strips[strip].load(r.carry[strip], r.ofBatch(r.dfinal), r.State)
+	}
+}
 
-func (r *scanBack[T]) run(param *paramParts[T]) {
+// run goes through a chunk of a block.
+func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 	strips := r.block.strips()
-	size, tiles := r.State*lanes, r.tiles()
+	from, to := c.bounds(chunk, r.Length)
+	size, tiles := r.State*lanes, (to-from+backSteps-1)/backSteps
 	checkpoint := func(tile, strip int) []T { return r.checkpoints[(tile*strips+strip)*size:][:size] }
 	for i := range strips {
-		r.enter(i)
-		clear(r.carry[i])
-		if r.dfinal != nil {
-			r.strips[i].load(r.carry[i], r.ofBatch(r.dfinal), r.State)
+		r.enterChunk(c, chunk, i)
+		r.enterBack(i, chunk == c.count-1)
+		if chunk < c.count-1 {
+			r.strips[i].load(r.carry[i], r.ofBatch(r.ofChunk(c.carry, chunk)), r.State)
 		}
+		r.sums[i].reset()
 	}
 	for tile := range tiles {
-		from := tile * backSteps
+		at := from + tile*backSteps
 		for i := range strips {
 			copy(checkpoint(tile, i), r.strips[i].h)
 			if tile < tiles-1 {
-				r.advance(i, from, from+backSteps)
+				r.advance(i, at, at+backSteps)
 			}
 		}
 	}
 	for tile := tiles - 1; tile >= 0; tile-- {
-		from, to := tile*backSteps, min((tile+1)*backSteps, r.Length)
+		at := from + tile*backSteps
 		for i := range strips {
 			copy(r.strips[i].h, checkpoint(tile, i))
-			r.backward(i, from, to)
+			r.backward(i, at, min(at+backSteps, to))
 			if tile%(tileSteps/backSteps) == 0 {
 				r.sums[i].flush()
 			}
@@ -196,10 +219,10 @@ func (r *scanBack[T]) run(param *paramParts[T]) {
 	}
 	for i := range strips {
 		st := &r.strips[i]
-		if r.Initial != nil {
+		if r.Initial != nil && chunk == 0 {
 			st.store(r.ofBatch(r.grad.Initial), r.carry[i], r.State)
 		}
-		param.take(r.Scan, r.batch, st, &r.sums[i])
+		param.take(r.Scan, r.batch*c.count+chunk, st, &r.sums[i])
 	}
 }
 

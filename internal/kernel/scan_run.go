@@ -26,6 +26,7 @@ type scanRun[T Float] struct {
 	cGroup    int
 
 	asm *scanAsm // what the assembly needs besides; nil where it does not run
+	//lint:ignore U1000 a build without assembly has no use for it
 	own *scanAsm // kept for the next use
 }
 
@@ -201,6 +202,15 @@ func (r *scanRun[T]) enter(strip int) {
 	if r.Initial != nil {
 		r.strips[strip].load(r.strips[strip].h, r.ofBatch(r.Initial), r.State)
 	}
+}
+
+// enterChunk sets a strip's state to the one that enters a chunk.
+func (r *scanRun[T]) enterChunk(c *chunks[T], chunk, strip int) {
+	if chunk == 0 {
+		r.enter(strip)
+		return
+	}
+	r.strips[strip].load(r.strips[strip].h, r.ofBatch(r.ofChunk(c.enter, chunk)), r.State)
 }
 
 // leave copies the state of every strip to final (batch, channels, state).

@@ -35,23 +35,22 @@ func (s *stripSums[T]) flush() {
 		tile []T
 		all  []float64
 	}{{s.a, s.aAll}, {s.b, s.bAll}, {s.c, s.cAll}, {s.d, s.dAll}, {s.bias, s.biasAll}} {
-		for i, v := range p.tile {
-			p.all[i] += float64(v)
-		}
+		add64(p.all, p.tile)
 		clear(p.tile)
 	}
 }
 
-// paramParts holds each batch's part of the gradients that are sums over the batch.
+// paramParts holds the parts of the gradients that are sums over batch and time: one for each batch and chunk.
 type paramParts[T Float] struct {
 	layout  layout[float64]
-	a, b, c []float64 // (batch, channels, state); b and c only where they are constant
-	d, bias []float64 // (batch, channels)
+	count   int
+	a, b, c []float64 // (part, channels, state); b and c only where they are constant
+	d, bias []float64 // (part, channels)
 }
 
-func newParamParts[T Float](s *Scan[T]) *paramParts[T] {
-	size := s.Batch * s.Channels
-	p := new(paramParts[T])
+func newParamParts[T Float](s *Scan[T], chunks int) *paramParts[T] {
+	p := &paramParts[T]{count: s.Batch * chunks}
+	size := p.count * s.Channels
 	p.layout.lay(func(l *layout[float64]) {
 		p.a = l.array(size * s.State)
 		p.b, p.c = l.arrayIf(s.B.Groups == 0, size*s.State), l.arrayIf(s.C.Groups == 0, size*s.State)
@@ -60,10 +59,10 @@ func newParamParts[T Float](s *Scan[T]) *paramParts[T] {
 	return p
 }
 
-// take moves the sums of a strip here, and leaves zeros.
-func (p *paramParts[T]) take(s *Scan[T], batch int, st *strip[T], sums *stripSums[T]) {
+// take copies the sums of a strip here.
+func (p *paramParts[T]) take(s *Scan[T], part int, st *strip[T], sums *stripSums[T]) {
 	for l := range st.width {
-		row := batch*s.Channels + st.first + l
+		row := part*s.Channels + st.first + l
 		for n := range s.State {
 			p.a[row*s.State+n] = sums.aAll[n*lanes+l]
 			if p.b != nil {
@@ -80,25 +79,22 @@ func (p *paramParts[T]) take(s *Scan[T], batch int, st *strip[T], sums *stripSum
 			p.bias[row] = sums.biasAll[l]
 		}
 	}
-	for _, all := range [][]float64{sums.aAll, sums.bAll, sums.cAll, sums.dAll, sums.biasAll} {
-		clear(all)
-	}
 }
 
-// sum adds the batches' parts, in their order.
+// sum adds the parts, in their order.
 func (p *paramParts[T]) sum(s *Scan[T], grad *ScanGrad[T]) {
-	sumBatches(s.Batch, p.a, grad.A)
+	sumBatches(p.count, p.a, grad.A)
 	if p.b != nil {
-		sumBatches(s.Batch, p.b, grad.B)
+		sumBatches(p.count, p.b, grad.B)
 	}
 	if p.c != nil {
-		sumBatches(s.Batch, p.c, grad.C)
+		sumBatches(p.count, p.c, grad.C)
 	}
 	if p.d != nil {
-		sumBatches(s.Batch, p.d, grad.D)
+		sumBatches(p.count, p.d, grad.D)
 	}
 	if p.bias != nil {
-		sumBatches(s.Batch, p.bias, grad.DeltaBias)
+		sumBatches(p.count, p.bias, grad.DeltaBias)
 	}
 }
 

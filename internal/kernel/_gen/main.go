@@ -6,8 +6,15 @@ package main
 import "github.com/gomamba/mamba/internal/kernel/_gen/asm"
 
 func main() {
+	writers := []func(asm.ISA){
+		vector,
+		writeScan,
+		conv,
+		rows,
+		writeGemm,
+	}
 	for _, isa := range []asm.ISA{asm.AVX512, asm.AVX2} {
-		for _, write := range []func(asm.ISA){vector, conv, rows, writeScan, writeGemm} {
+		for _, write := range writers {
 			write(isa)
 		}
 	}

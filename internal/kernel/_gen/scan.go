@@ -62,7 +62,6 @@ type decay struct {
 	magic      reg.VecVirtual
 	low, high  reg.VecVirtual // AVX-512: 2^(i/32) for i in 0…31
 	c1, c2, c0 reg.VecVirtual
-	least      reg.VecVirtual
 }
 
 func newDecay(f *asm.File) *decay {
@@ -154,7 +153,7 @@ var scanDocs = map[scanKind]string{
 func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 	name := variant(string(kind), n, vectors)
 	doc := fmt.Sprintf(scanDocs[kind], name, n) +
-		"\n// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past."
+		"\na is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past."
 	k := f.Func(name, "func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps, fresh int, ahead *int)", doc)
 	h := f.Vecs(n)
 	hPtr, a, dtPtr, duPtr, b := k.Ptr("h"), k.Ptr("a"), k.Ptr("dt"), k.Ptr("du"), k.Ptr("b")
@@ -354,9 +353,9 @@ const (
 func scanBackward(f *asm.File, n int, vectors bool) {
 	name := variant("scanBackward", n, vectors)
 	doc := fmt.Sprintf("%s goes back through a tile of %d states, from its last step on: with g = carry + c·dOut,\n"+
-		"//\n//\tdB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g\n//\n"+
-		"// where keep has decay and state as scanRecompute%[2]d left them. rows and keep point to the last step's; the steps of b, c,\n"+
-		"// dB and dC are bytes from a step to the one before it.", name, n)
+		"\n\tdB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g\n\n"+
+		"where keep has decay and state as scanRecompute%[2]d left them. rows and keep point to the last step's; the steps of b, c,\n"+
+		"dB and dC are bytes from a step to the one before it.", name, n)
 	k := f.Func(name, "func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int)", doc)
 	rows, keep, carryPtr, a, dA := k.Ptr("rows"), k.Ptr("keep"), k.Ptr("carry"), k.Ptr("a"), k.Ptr("dA")
 	b, c, dB, dC := k.Ptr("b"), k.Ptr("c"), k.Ptr("dB"), k.Ptr("dC")

@@ -45,7 +45,7 @@ func ifThere(k *asm.Func, label string, r reg.Register, then func()) {
 func scanPrepare(f *asm.File) {
 	k := f.Func("scanPrepare", "func(dt, du, u, delta, from, bias *float32, step, steps, width, softplus int)",
 		"scanPrepare copies rows of the input to u, and computes dt, delta + bias through softplus if that is 1, and du = dt·u.\n"+
-			"// bias may be nil; delta and from move by step bytes.")
+			"bias may be nil; delta and from move by step bytes.")
 	dt, du, u, delta, from, bias := k.Ptr("dt"), k.Ptr("du"), k.Ptr("u"), k.Ptr("delta"), k.Ptr("from"), k.Ptr("bias")
 	step, steps, width, softplus := k.Int("step"), k.Int("steps"), k.Int("width"), k.Int("softplus")
 	mask := f.FirstLanes(width)
@@ -123,9 +123,9 @@ func scanUngate(f *asm.File) {
 func scanFinishBack(f *asm.File) {
 	k := f.Func("scanFinishBack", "func(rows, delta, bias, d, dy, z, gu, gd, dz, out, sumD, sumBias *float32, step, zStep, steps, width, softplus int)",
 		"scanFinishBack writes the gradients of a tile's rows, gu = dt·gB + d·dOut, gd = (dDelta + u·gB)·sigmoid(delta + bias)\n"+
-			"// with softplus, else without the slope, and dz = dy·(y + d·u)·silu'(z); and the output out = (y + d·u)·silu(z). It adds\n"+
-			"// dOut·u to sumD and gd to sumBias. bias, d, z with dz, and out may be nil; delta, dy, gu, gd and out move by step bytes,\n"+
-			"// z and dz by zStep.")
+			"with softplus, else without the slope, and dz = dy·(y + d·u)·silu'(z); and the output out = (y + d·u)·silu(z). It adds\n"+
+			"dOut·u to sumD and gd to sumBias. bias, d, z with dz, and out may be nil; delta, dy, gu, gd and out move by step bytes,\n"+
+			"z and dz by zStep.")
 	rows, delta, dy, z := k.Ptr("rows"), k.Ptr("delta"), k.Ptr("dy"), k.Ptr("z")
 	gu, gd, dz, out := k.Ptr("gu"), k.Ptr("gd"), k.Ptr("dz"), k.Ptr("out")
 	steps := k.Int("steps")

@@ -1,0 +1,94 @@
+package mamba_test
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Every way out of a function in assembly executes VZEROUPPER. A function that leaves the upper halves of its registers in
+// use makes the SSE instructions of Go's own code wait for them: math.Exp was up to 190 times slower. (BenchmarkExpAfter of
+// internal/kernel measures it.)
+func TestAssemblyEndsWithVZEROUPPER(t *testing.T) {
+	functions := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".s" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		n, err := checkExits(string(text))
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		functions += n
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if functions == 0 {
+		t.Error("there is no assembly to check")
+	}
+}
+
+// checkExits returns the number of functions in a file of Go assembly, and an error if one can be left without VZEROUPPER
+// as the last instruction before.
+func checkExits(text string) (functions int, err error) {
+	var function, last string // the last instruction, or label
+	end := func() error {
+		if function != "" && last != "RET" && !strings.HasPrefix(last, "JMP") {
+			return fmt.Errorf("%s ends with %q, not with RET", function, last)
+		}
+		return nil
+	}
+	for line := range strings.Lines(text) {
+		code, _, _ := strings.Cut(line, "//")
+		code = strings.TrimSpace(code)
+		fields := strings.Fields(code)
+		switch {
+		case code == "" || strings.HasPrefix(code, "#"):
+			continue
+		case strings.Contains(code, ";"):
+			return functions, fmt.Errorf("%q: one instruction a line, or this test does not see them", code)
+		case fields[0] == "DATA" || fields[0] == "GLOBL":
+			continue
+		case fields[0] == "TEXT":
+			if err := end(); err != nil {
+				return functions, err
+			}
+			functions++
+			function, _, _ = strings.Cut(fields[1], "(SB)")
+		case fields[0] == "RET" && last != "VZEROUPPER":
+			return functions, fmt.Errorf("%s: RET comes after %q, not after VZEROUPPER", function, last)
+		case fields[0][0] == 'J' && strings.Contains(code, "(SB)"):
+			return functions, fmt.Errorf("%s: %q leaves the function", function, code)
+		}
+		last = strings.Join(fields, " ")
+	}
+	return functions, end()
+}
+
+// The test above would see it.
+func TestCheckExits(t *testing.T) {
+	for text, want := range map[string]string{
+		"TEXT ·f(SB), NOSPLIT, $0-8\n\tMOVQ a+0(FP), AX\n\tVZEROUPPER\n\tRET // done\n":             "",
+		"TEXT ·f(SB), $0\n\tVZEROUPPER\n\tRET\n\nDATA x<>+0(SB)/4, $1\nGLOBL x<>(SB), RODATA, $4\n": "",
+		"TEXT ·f(SB), $0\nback:\n\tVZEROUPPER\n\tRET\nloop:\n\tADDQ AX, BX\n\tJMP back\n":           "",
+		"TEXT ·f(SB), $0\n\tRET\n":                              "·f: RET comes after \"TEXT ·f(SB), $0\", not after VZEROUPPER",
+		"TEXT ·f(SB), $0\n\tVZEROUPPER\ndone:\n\tRET\n":         "·f: RET comes after \"done:\", not after VZEROUPPER",
+		"TEXT ·f(SB), $0\n\tJE out\n\tVZEROUPPER\n\tJMP ·g(SB)": "·f: \"JMP ·g(SB)\" leaves the function",
+		"TEXT ·f(SB), $0\n\tVZEROUPPER\n":                       "·f ends with \"VZEROUPPER\", not with RET",
+		"TEXT ·f(SB), $0\n\tVZEROUPPER; RET\n":                  "\"VZEROUPPER; RET\": one instruction a line, or this test does not see them",
+	} {
+		_, err := checkExits(text)
+		if got := fmt.Sprint(err); got != want && !(want == "" && err == nil) {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}

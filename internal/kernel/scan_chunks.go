@@ -1,0 +1,143 @@
+package kernel
+
+// A scan of few channels is cut into chunks of time, so that more cores than it has strips can work on it. What a chunk
+// makes of the state that enters it needs only two things, which can be had without that state: the state h' that it
+// would leave if none entered, and the sum of its Δ. Then
+//
+//	h_leave = h' + exp(A ΣΔ) h_enter
+//
+// for one chunk after another, and after that every chunk can be scanned by itself. The gradient of the state goes back
+// through the chunks in the same way. It costs a second pass over the exponentials: only scans of less than minStrips
+// strips are cut, into as many chunks as make maxChunks tasks. The cut depends on the sizes alone, so results are the same
+// for any number of processors.
+const (
+	minStrips = 4
+	maxChunks = 8
+	minChunk  = 1024 // steps
+)
+
+// chunks are the cut of a scan's length. There is one chunk in most scans.
+type chunks[T Float] struct {
+	count, steps int // all but the last have so many steps, a multiple of a tile
+
+	layout layout[T]
+	enter  []T // (chunk, batch, channels, state): the state that enters; nil with one chunk
+	carry  []T // (chunk, batch, channels, state): the gradient of the state that leaves
+	decay  []T // (chunk, batch, channels, state): exp(A ΣΔ), zero where a sequence starts in between
+}
+
+func (s *Scan[T]) newChunks() *chunks[T] {
+	strips := 0
+	for _, section := range s.sections() {
+		strips += s.Batch * section.strips()
+	}
+	c := &chunks[T]{count: 1, steps: s.Length}
+	if strips >= minStrips || s.Length < 2*minChunk {
+		return c
+	}
+	c.count = min(maxChunks/strips, s.Length/minChunk)
+	c.steps = (s.Length/c.count + tileSteps - 1) / tileSteps * tileSteps
+	c.count = (s.Length + c.steps - 1) / c.steps
+	return c
+}
+
+// bounds returns the steps of a chunk.
+func (c *chunks[T]) bounds(chunk, length int) (from, to int) {
+	return chunk * c.steps, min((chunk+1)*c.steps, length)
+}
+
+// of returns a chunk's part of m (chunk, batch, channels, state).
+func (s *Scan[T]) ofChunk(m []T, chunk int) []T {
+	size := s.Batch * s.Channels * s.State
+	return m[chunk*size : (chunk+1)*size]
+}
+
+// enterStates finds the states that enter the chunks. It does nothing for one chunk.
+func (s *Scan[T]) enterStates(c *chunks[T], blocks []block) {
+	if c.count == 1 {
+		return
+	}
+	size := c.count * s.Batch * s.Channels * s.State
+	c.layout.lay(func(l *layout[T]) { c.enter, c.carry, c.decay = l.array(size), l.array(size), l.array(size) })
+	// In the place of the state that enters a chunk, first what the chunk before it leaves by itself.
+	tasks := s.Batch * len(blocks)
+	Parallel(c.count*tasks, func(i int) {
+		chunk := i / tasks
+		run := s.newRun(tileSteps, nil)
+		defer run.release()
+		run.begin(i%tasks/len(blocks), blocks[i%len(blocks)])
+		from, to := c.bounds(chunk, s.Length)
+		for strip := range run.block.strips() {
+			st := &run.strips[strip]
+			if clear(st.h); chunk == 0 {
+				run.enter(strip)
+			}
+			var sum [lanes]float64
+			cut := false
+			for at := from; at < to; at += tileSteps {
+				next := min(at+tileSteps, to)
+				run.advance(strip, at, next)
+				for i := at; i < next; i++ {
+					cut = cut || run.fresh(i)
+					for l, dt := range run.dt[(i-at)*lanes:][:st.width] {
+						sum[l] += float64(dt)
+					}
+				}
+			}
+			if chunk+1 < c.count {
+				st.store(run.ofBatch(s.ofChunk(c.enter, chunk+1)), st.h, s.State)
+			}
+			for n := range s.State { // the states are not needed any more
+				for l := range st.width {
+					h := &st.h[n*lanes+l]
+					if *h = 0; !cut {
+						*h = exp(st.a[n*lanes+l] * T(sum[l]))
+					}
+				}
+			}
+			st.store(run.ofBatch(s.ofChunk(c.decay, chunk)), st.h, s.State)
+		}
+	})
+	for chunk := 1; chunk+1 < c.count; chunk++ { // the first chunk had what enters it
+		combine(s.ofChunk(c.enter, chunk+1), s.ofChunk(c.decay, chunk), s.ofChunk(c.enter, chunk))
+	}
+}
+
+// combine adds to what a chunk makes by itself what comes through it from the chunk before. Where nothing comes through,
+// not even a NaN does.
+func combine[T Float](own, decay, before []T) {
+	for i, d := range decay {
+		if d != 0 {
+			own[i] += d * before[i]
+		}
+	}
+}
+
+// carryGradients finds the gradients of the states that leave the chunks, from that of the final state and the chunks'
+// outputs.
+func (s *Scan[T]) carryGradients(c *chunks[T], stripes [][]block, newBack func(stripe, chunk int) *scanBack[T]) {
+	if c.count == 1 {
+		return
+	}
+	tasks := s.Batch * len(stripes)
+	Parallel((c.count-1)*tasks, func(i int) {
+		chunk := 1 + i/tasks
+		r := newBack(i%tasks, chunk)
+		defer r.releaseBack()
+		from, to := c.bounds(chunk, s.Length)
+		for _, blk := range stripes[i%len(stripes)] {
+			r.begin(i%tasks/len(stripes), blk)
+			for strip := range blk.strips() {
+				r.enterBack(strip, chunk == c.count-1)
+				for at := to; at > from; at = (at - 1) / backSteps * backSteps {
+					clear(r.strips[strip].h) // of the states only the decays matter
+					r.backward(strip, (at-1)/backSteps*backSteps, at)
+				}
+				r.strips[strip].store(r.ofBatch(s.ofChunk(c.carry, chunk-1)), r.carry[strip], s.State)
+			}
+		}
+	})
+	for chunk := c.count - 2; chunk > 0; chunk-- {
+		combine(s.ofChunk(c.carry, chunk-1), s.ofChunk(c.decay, chunk), s.ofChunk(c.carry, chunk))
+	}
+}
