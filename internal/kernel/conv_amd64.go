@@ -11,28 +11,24 @@ import (
 // convFilter32 is convRows.run.
 func convFilter32(a *convArgs, steps int) {
 	for {
-		now := 1
-		if steps >= convSteps {
-			now = convSteps
-		}
-		if b, ok := a.usual(); ok && now == convSteps {
-			if level == cpu.AVX512 {
-				convRows4AVX512(b.address())
-			} else {
-				convRows4AVX2(b.address())
-			}
-		} else if now == convSteps {
-			if level == cpu.AVX512 {
-				convRowsAVX512(a.address())
-			} else {
-				convRowsAVX2(a.address())
-			}
-		} else {
+		now := convSteps
+		if steps < convSteps {
+			now = 1
 			if level == cpu.AVX512 {
 				convRowAVX512(a.address())
 			} else {
 				convRowAVX2(a.address())
 			}
+		} else if b, ok := a.usual(); ok {
+			if level == cpu.AVX512 {
+				convRows4AVX512(b.address())
+			} else {
+				convRows4AVX2(b.address())
+			}
+		} else if level == cpu.AVX512 {
+			convRowsAVX512(a.address())
+		} else {
+			convRowsAVX2(a.address())
 		}
 		if steps -= now; steps == 0 {
 			return
@@ -65,7 +61,7 @@ func convSum32(a *convArgs, steps int) {
 func (a *convArgs) address() *byte { return (*byte)(unsafe.Pointer(a)) }
 
 // usual returns the arguments for the kernels of the usual width, if it is that: where the taps go the other way than the
-// steps, the same convSteps steps from the last to the first.
+// steps, the same convSteps steps from the last to the first. There must be so many.
 func (a *convArgs) usual() (b convArgs, ok bool) {
 	switch {
 	case a.width != convSteps || a.xNext != a.xStep && a.xNext != -a.xStep:
