@@ -29,17 +29,19 @@ type convPart struct {
 }
 
 // tileSteps is the number of steps of a task. A task of the backward pass recomputes width-1 steps of the next one and
-// holds a part of the weight's gradient, width rows of float64; so the steps grow with the width.
-func (c *Conv[T]) tileSteps() int { return max(128, 8*c.Width) }
+// holds a part of the weight's gradient, width+1 rows; so the steps grow with the width.
+func (c *Conv[T]) tileSteps() int { return max(64, 8*c.Width) }
 
 // tiles is the number of parts that the length is cut into.
 func (c *Conv[T]) tiles() int { return (c.Length + c.tileSteps() - 1) / c.tileSteps() }
 
 // parts runs a task for each part of the problem.
 func (c *Conv[T]) parts(task func(p convPart)) {
-	// 256 channels make rows of at least a kilobyte; short inputs take more, so that a task is worth a hand-over.
-	size := max(256, piece/min(c.Length, c.tileSteps()))
+	// Long rows are read as fast as memory can; short inputs take more of them, so that a task is worth a hand-over.
+	size := max(1024, piece/min(c.Length, c.tileSteps()))
 	across := (c.Channels + size - 1) / size
+	size = ((c.Channels+across-1)/across + 15) / 16 * 16 // all tasks alike
+	across = (c.Channels + size - 1) / size
 	Parallel(c.Batch*c.tiles()*across, func(i int) {
 		p := convPart{batch: i / across / c.tiles(), tile: i / across % c.tiles(), first: i % across * size}
 		p.from = p.tile * c.tileSteps()

@@ -10,52 +10,80 @@ import (
 
 // convFilter32 is convRows.run.
 func convFilter32(a *convArgs, steps int) {
-	for ; steps >= convSteps; steps -= convSteps {
-		if level == cpu.AVX512 {
-			convRowsAVX512((*byte)(unsafe.Pointer(a)))
+	for {
+		now := convSteps
+		if steps < convSteps {
+			now = 1
+			if level == cpu.AVX512 {
+				convRowAVX512(a.address())
+			} else {
+				convRowAVX2(a.address())
+			}
+		} else if b, ok := a.usual(); ok {
+			if level == cpu.AVX512 {
+				convRows4AVX512(b.address())
+			} else {
+				convRows4AVX2(b.address())
+			}
+		} else if level == cpu.AVX512 {
+			convRowsAVX512(a.address())
 		} else {
-			convRowsAVX2((*byte)(unsafe.Pointer(a)))
+			convRowsAVX2(a.address())
 		}
-		if steps > convSteps { // an address past the last row might be of other memory
-			a.skip(convSteps)
-		} else {
+		if steps -= now; steps == 0 {
 			return
 		}
-	}
-	for ; steps > 0; steps-- {
-		if level == cpu.AVX512 {
-			convRowAVX512((*byte)(unsafe.Pointer(a)))
-		} else {
-			convRowAVX2((*byte)(unsafe.Pointer(a)))
-		}
-		if steps > 1 {
-			a.skip(1)
-		}
+		a.skip(now)
 	}
 }
 
 // convSum32 is convRows.sum, for a multiple of convSteps.
 func convSum32(a *convArgs, steps int) {
-	for ; steps > 0; steps -= convSteps {
-		if level == cpu.AVX512 {
-			convSumAVX512((*byte)(unsafe.Pointer(a)))
+	for {
+		if b, ok := a.usual(); ok {
+			if level == cpu.AVX512 {
+				convSum4AVX512(b.address())
+			} else {
+				convSum4AVX2(b.address())
+			}
+		} else if level == cpu.AVX512 {
+			convSumAVX512(a.address())
 		} else {
-			convSumAVX2((*byte)(unsafe.Pointer(a)))
+			convSumAVX2(a.address())
 		}
-		if steps > convSteps {
-			a.skip(convSteps)
+		if steps -= convSteps; steps == 0 {
+			return
 		}
+		a.skip(convSteps)
 	}
 }
 
-// skip goes some steps on.
-func (a *convArgs) skip(steps int) {
-	move := func(p **float32, step int) {
-		if *p != nil {
-			*p = (*float32)(unsafe.Add(unsafe.Pointer(*p), steps*step))
-		}
+func (a *convArgs) address() *byte { return (*byte)(unsafe.Pointer(a)) }
+
+// usual returns the arguments for the kernels of the usual width, if it is that: where the taps go the other way than the
+// steps, the same convSteps steps from the last to the first. There must be so many.
+func (a *convArgs) usual() (b convArgs, ok bool) {
+	switch {
+	case a.width != convSteps || a.xNext != a.xStep && a.xNext != -a.xStep:
+		return b, false
+	case a.xNext == a.xStep:
+		return *a, true
 	}
-	move(&a.y, a.yStep)
-	move(&a.x, a.xStep)
-	move(&a.dy, a.dyStep)
+	b = *a
+	b.skip(convSteps - 1)
+	b.yStep, b.xStep, b.dyStep = -a.yStep, -a.xStep, -a.dyStep
+	return b, true
+}
+
+// skip goes some steps on. The caller knows that there are so many: an address past the last row might be of other memory.
+func (a *convArgs) skip(steps int) {
+	move(&a.y, steps*a.yStep)
+	move(&a.x, steps*a.xStep)
+	move(&a.dy, steps*a.dyStep)
+}
+
+func move(p **float32, bytes int) {
+	if *p != nil {
+		*p = (*float32)(unsafe.Add(unsafe.Pointer(*p), bytes))
+	}
 }

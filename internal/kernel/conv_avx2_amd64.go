@@ -18,3 +18,13 @@ func convRowAVX2(args *byte)
 //
 //go:noescape
 func convSumAVX2(args *byte)
+
+// convRows4AVX2 is convRows.run for 4 steps and 4 taps, if x.step and next are the same.
+//
+//go:noescape
+func convRows4AVX2(args *byte)
+
+// convSum4AVX2 is convRows.sum for 4 steps and 4 taps, if x.step and next are the same.
+//
+//go:noescape
+func convSum4AVX2(args *byte)

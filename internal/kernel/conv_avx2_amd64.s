@@ -1050,21 +1050,17 @@ TEXT ·convSumAVX2(SB), NOSPLIT|NOFRAME, $0-8
 convSumOne:
 	CMPQ    CX, $+8
 	JL      convSumRest
-	MOVQ    32(AX), BX
-	MOVQ    72(AX), SI
-	MOVQ    16(AX), DI
-	MOVQ    64(AX), R8
-	ADDQ    DX, BX
-	ADDQ    DX, DI
-	VMOVUPS (BX), Y0
-	ADDQ    SI, BX
-	VMOVUPS (BX), Y1
-	ADDQ    SI, BX
-	VMOVUPS (BX), Y2
-	ADDQ    SI, BX
-	VMOVUPS (BX), Y3
-	ADDQ    SI, BX
 	MOVQ    24(AX), BX
+	MOVQ    32(AX), SI
+	MOVQ    72(AX), DI
+	ADDQ    DX, SI
+	VMOVUPS (SI), Y0
+	ADDQ    DI, SI
+	VMOVUPS (SI), Y1
+	ADDQ    DI, SI
+	VMOVUPS (SI), Y2
+	ADDQ    DI, SI
+	VMOVUPS (SI), Y3
 	TESTQ   BX, BX
 	JZ      convSumVectorNoBias
 	ADDQ    DX, BX
@@ -1076,30 +1072,33 @@ convSumOne:
 	VMOVUPS Y4, (BX)
 
 convSumVectorNoBias:
-	MOVQ 8(AX), BX
-	MOVQ 48(AX), SI
+	MOVQ 16(AX), BX
+	MOVQ 64(AX), SI
+	ADDQ DX, BX
+	MOVQ 8(AX), DI
+	MOVQ 48(AX), R8
 	MOVQ 56(AX), R9
 	MOVQ 88(AX), R10
-	ADDQ DX, BX
+	ADDQ DX, DI
 
 convSumVectorTaps:
-	MOVQ        BX, R11
-	VMOVUPS     (DI), Y4
+	MOVQ        DI, R11
+	VMOVUPS     (BX), Y4
 	VMOVUPS     (R11), Y5
-	ADDQ        SI, R11
+	ADDQ        R8, R11
 	VFMADD231PS Y5, Y0, Y4
 	VMOVUPS     (R11), Y5
-	ADDQ        SI, R11
+	ADDQ        R8, R11
 	VFMADD231PS Y5, Y1, Y4
 	VMOVUPS     (R11), Y5
-	ADDQ        SI, R11
+	ADDQ        R8, R11
 	VFMADD231PS Y5, Y2, Y4
 	VMOVUPS     (R11), Y5
-	ADDQ        SI, R11
+	ADDQ        R8, R11
 	VFMADD231PS Y5, Y3, Y4
-	VMOVUPS     Y4, (DI)
-	ADDQ        R9, BX
-	ADDQ        R8, DI
+	VMOVUPS     Y4, (BX)
+	ADDQ        R9, DI
+	ADDQ        SI, BX
 	DECQ        R10
 	JNZ         convSumVectorTaps
 	ADDQ        $+32, DX
@@ -1112,21 +1111,17 @@ convSumRest:
 	LEAQ       lanesAVX2<>+32(SB), BX
 	NEGQ       CX
 	VMOVUPS    (BX)(CX*4), Y0
-	MOVQ       32(AX), CX
-	MOVQ       72(AX), BX
-	MOVQ       16(AX), SI
-	MOVQ       64(AX), DI
-	ADDQ       DX, CX
-	ADDQ       DX, SI
-	VMASKMOVPS (CX), Y0, Y1
-	ADDQ       BX, CX
-	VMASKMOVPS (CX), Y0, Y2
-	ADDQ       BX, CX
-	VMASKMOVPS (CX), Y0, Y3
-	ADDQ       BX, CX
-	VMASKMOVPS (CX), Y0, Y4
-	ADDQ       BX, CX
 	MOVQ       24(AX), CX
+	MOVQ       32(AX), BX
+	MOVQ       72(AX), SI
+	ADDQ       DX, BX
+	VMASKMOVPS (BX), Y0, Y1
+	ADDQ       SI, BX
+	VMASKMOVPS (BX), Y0, Y2
+	ADDQ       SI, BX
+	VMASKMOVPS (BX), Y0, Y3
+	ADDQ       SI, BX
+	VMASKMOVPS (BX), Y0, Y4
 	TESTQ      CX, CX
 	JZ         convSumTailNoBias
 	ADDQ       DX, CX
@@ -1138,33 +1133,895 @@ convSumRest:
 	VMASKMOVPS Y5, Y0, (CX)
 
 convSumTailNoBias:
-	MOVQ 8(AX), CX
-	MOVQ 48(AX), BX
+	MOVQ 16(AX), CX
+	MOVQ 64(AX), BX
+	ADDQ DX, CX
+	MOVQ 8(AX), SI
+	MOVQ 48(AX), DI
 	MOVQ 56(AX), R8
 	MOVQ 88(AX), AX
-	ADDQ DX, CX
+	ADDQ DX, SI
 
 convSumTailTaps:
-	MOVQ        CX, DX
-	VMASKMOVPS  (SI), Y0, Y5
+	MOVQ        SI, DX
+	VMASKMOVPS  (CX), Y0, Y5
 	VMASKMOVPS  (DX), Y0, Y6
-	ADDQ        BX, DX
+	ADDQ        DI, DX
 	VFMADD231PS Y6, Y1, Y5
 	VMASKMOVPS  (DX), Y0, Y6
-	ADDQ        BX, DX
+	ADDQ        DI, DX
 	VFMADD231PS Y6, Y2, Y5
 	VMASKMOVPS  (DX), Y0, Y6
-	ADDQ        BX, DX
+	ADDQ        DI, DX
 	VFMADD231PS Y6, Y3, Y5
 	VMASKMOVPS  (DX), Y0, Y6
-	ADDQ        BX, DX
+	ADDQ        DI, DX
 	VFMADD231PS Y6, Y4, Y5
-	VMASKMOVPS  Y5, Y0, (SI)
-	ADDQ        R8, CX
-	ADDQ        DI, SI
+	VMASKMOVPS  Y5, Y0, (CX)
+	ADDQ        R8, SI
+	ADDQ        BX, CX
 	DECQ        AX
 	JNZ         convSumTailTaps
 
 convSumDone:
+	VZEROUPPER
+	RET
+
+// func convRows4AVX2(args *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·convRows4AVX2(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ args+0(FP), AX
+	MOVQ 80(AX), CX
+	XORQ DX, DX
+
+convRows4One:
+	CMPQ    CX, $+8
+	JL      convRows4Rest
+	MOVQ    24(AX), BX
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	TESTQ   BX, BX
+	JZ      convRows4VectorNoBias
+	VMOVUPS (BX)(DX*1), Y0
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+
+convRows4VectorNoBias:
+	MOVQ        16(AX), BX
+	MOVQ        64(AX), SI
+	ADDQ        DX, BX
+	VMOVUPS     (BX), Y4
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y5
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y6
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y7
+	MOVQ        8(AX), BX
+	MOVQ        48(AX), SI
+	ADDQ        DX, BX
+	VMOVUPS     (BX), Y8
+	VFMADD231PS Y8, Y4, Y0
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y8
+	VFMADD231PS Y8, Y5, Y0
+	VFMADD231PS Y8, Y4, Y1
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y8
+	VFMADD231PS Y8, Y6, Y0
+	VFMADD231PS Y8, Y5, Y1
+	VFMADD231PS Y8, Y4, Y2
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y8
+	VFMADD231PS Y8, Y7, Y0
+	VFMADD231PS Y8, Y6, Y1
+	VFMADD231PS Y8, Y5, Y2
+	VFMADD231PS Y8, Y4, Y3
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y4
+	VFMADD231PS Y4, Y7, Y1
+	VFMADD231PS Y4, Y6, Y2
+	VFMADD231PS Y4, Y5, Y3
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y4
+	VFMADD231PS Y4, Y7, Y2
+	VFMADD231PS Y4, Y6, Y3
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y4
+	VFMADD231PS Y4, Y7, Y3
+	MOVQ        (AX), BX
+	MOVQ        40(AX), SI
+	MOVQ        32(AX), DI
+	ADDQ        DX, BX
+	TESTQ       DI, DI
+	JNZ         convRows4VectorBack
+	CMPQ        96(AX), $0x00
+	JNE         convRows4VectorSiLU
+	VMOVUPS     Y0, (BX)
+	ADDQ        SI, BX
+	VMOVUPS     Y1, (BX)
+	ADDQ        SI, BX
+	VMOVUPS     Y2, (BX)
+	ADDQ        SI, BX
+	VMOVUPS     Y3, (BX)
+	JMP         convRows4VectorStored
+
+convRows4VectorSiLU:
+	VXORPS       math_signAVX2<>+0(SB), Y0, Y4
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
+	VMAXPS       Y4, Y6, Y4
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y6
+	VMINPS       Y4, Y6, Y4
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y4, Y5
+	VSUBPS       math_shiftAVX2<>+0(SB), Y5, Y6
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y4
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y4
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y6
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y6
+	VPSUBD       math_biasAVX2<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y4
+	VPSUBD       Y4, Y5, Y5
+	VPSLLD       $0x17, Y4, Y4
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y6, Y6
+	VMULPS       Y4, Y6, Y4
+	VADDPS       math_oneAVX2<>+0(SB), Y4, Y4
+	VDIVPS       Y4, Y0, Y4
+	VMOVUPS      Y4, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y1, Y0
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y5
+	VMAXPS       Y0, Y5, Y0
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y5
+	VMINPS       Y0, Y5, Y0
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y4
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y0, Y4
+	VSUBPS       math_shiftAVX2<>+0(SB), Y4, Y5
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y5, Y0
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y5, Y0
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y5
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y5
+	VPSUBD       math_biasAVX2<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y0
+	VPSUBD       Y0, Y4, Y4
+	VPSLLD       $0x17, Y0, Y0
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VMULPS       Y0, Y5, Y0
+	VADDPS       math_oneAVX2<>+0(SB), Y0, Y0
+	VDIVPS       Y0, Y1, Y0
+	VMOVUPS      Y0, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y2, Y0
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y4
+	VMINPS       Y0, Y4, Y0
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y1
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y0, Y1
+	VSUBPS       math_shiftAVX2<>+0(SB), Y1, Y4
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y4, Y0
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y4, Y0
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y4
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y4
+	VPSUBD       math_biasAVX2<>+0(SB), Y1, Y1
+	VPSRAD       $0x01, Y1, Y0
+	VPSUBD       Y0, Y1, Y1
+	VPSLLD       $0x17, Y0, Y0
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y4, Y4
+	VMULPS       Y0, Y4, Y0
+	VADDPS       math_oneAVX2<>+0(SB), Y0, Y0
+	VDIVPS       Y0, Y2, Y0
+	VMOVUPS      Y0, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y3, Y0
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y2
+	VMAXPS       Y0, Y2, Y0
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y2
+	VMINPS       Y0, Y2, Y0
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y1
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y0, Y1
+	VSUBPS       math_shiftAVX2<>+0(SB), Y1, Y2
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y2, Y0
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y2, Y0
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y2
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y2
+	VPSUBD       math_biasAVX2<>+0(SB), Y1, Y1
+	VPSRAD       $0x01, Y1, Y0
+	VPSUBD       Y0, Y1, Y1
+	VPSLLD       $0x17, Y0, Y0
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y2, Y2
+	VMULPS       Y0, Y2, Y0
+	VADDPS       math_oneAVX2<>+0(SB), Y0, Y0
+	VDIVPS       Y0, Y3, Y0
+	VMOVUPS      Y0, (BX)
+	JMP          convRows4VectorStored
+
+convRows4VectorBack:
+	MOVQ         72(AX), R8
+	ADDQ         DX, DI
+	VXORPS       math_signAVX2<>+0(SB), Y0, Y5
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
+	VMAXPS       Y5, Y6, Y5
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y6
+	VMINPS       Y5, Y6, Y5
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y4
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y4
+	VSUBPS       math_shiftAVX2<>+0(SB), Y4, Y6
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y5
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y5
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y6
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y6
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y6
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y6
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y6
+	VPSUBD       math_biasAVX2<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y5
+	VPSUBD       Y5, Y4, Y4
+	VPSLLD       $0x17, Y5, Y5
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y6, Y6
+	VMULPS       Y5, Y6, Y5
+	VADDPS       math_oneAVX2<>+0(SB), Y5, Y5
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y4
+	VDIVPS       Y5, Y4, Y5
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y4
+	VSUBPS       Y5, Y4, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y4
+	VMULPS       Y5, Y4, Y4
+	VMOVUPS      (DI), Y0
+	ADDQ         R8, DI
+	VMULPS       Y0, Y4, Y4
+	VMOVUPS      Y4, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y1, Y4
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y5
+	VMAXPS       Y4, Y5, Y4
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y5
+	VMINPS       Y4, Y5, Y4
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y0
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y4, Y0
+	VSUBPS       math_shiftAVX2<>+0(SB), Y0, Y5
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y5, Y4
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y5, Y4
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y5
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y4, Y5
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y4, Y5
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y4, Y5
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y4, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y5
+	VPSUBD       math_biasAVX2<>+0(SB), Y0, Y0
+	VPSRAD       $0x01, Y0, Y4
+	VPSUBD       Y4, Y0, Y0
+	VPSLLD       $0x17, Y4, Y4
+	VPSLLD       $0x17, Y0, Y0
+	VMULPS       Y0, Y5, Y5
+	VMULPS       Y4, Y5, Y4
+	VADDPS       math_oneAVX2<>+0(SB), Y4, Y4
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y0
+	VDIVPS       Y4, Y0, Y4
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y0
+	VSUBPS       Y4, Y0, Y0
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y0
+	VMULPS       Y4, Y0, Y0
+	VMOVUPS      (DI), Y1
+	ADDQ         R8, DI
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y2, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y4
+	VMAXPS       Y1, Y4, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y4
+	VMINPS       Y1, Y4, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y0
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y0
+	VSUBPS       math_shiftAVX2<>+0(SB), Y0, Y4
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y4, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y4, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y4
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y4
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y4
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y4
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y4
+	VPSUBD       math_biasAVX2<>+0(SB), Y0, Y0
+	VPSRAD       $0x01, Y0, Y1
+	VPSUBD       Y1, Y0, Y0
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y0, Y0
+	VMULPS       Y0, Y4, Y4
+	VMULPS       Y1, Y4, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y0
+	VDIVPS       Y1, Y0, Y1
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y0
+	VSUBPS       Y1, Y0, Y0
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y0
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      (DI), Y1
+	ADDQ         R8, DI
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y3, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y2
+	VMAXPS       Y1, Y2, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y0
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y0
+	VSUBPS       math_shiftAVX2<>+0(SB), Y0, Y2
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y2, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y2, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y2
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y2
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y2
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y2
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y2
+	VPSUBD       math_biasAVX2<>+0(SB), Y0, Y0
+	VPSRAD       $0x01, Y0, Y1
+	VPSUBD       Y1, Y0, Y0
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y0, Y0
+	VMULPS       Y0, Y2, Y2
+	VMULPS       Y1, Y2, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y0
+	VDIVPS       Y1, Y0, Y1
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y0
+	VSUBPS       Y1, Y0, Y0
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y0
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      (DI), Y1
+	ADDQ         R8, DI
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (BX)
+
+convRows4VectorStored:
+	ADDQ $+32, DX
+	SUBQ $+8, CX
+	JMP  convRows4One
+
+convRows4Rest:
+	TESTQ      CX, CX
+	JZ         convRows4Done
+	LEAQ       lanesAVX2<>+32(SB), BX
+	NEGQ       CX
+	VMOVUPS    (BX)(CX*4), Y0
+	MOVQ       24(AX), CX
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	TESTQ      CX, CX
+	JZ         convRows4TailNoBias
+	VMASKMOVPS (CX)(DX*1), Y0, Y1
+	VMOVAPS    Y1, Y2
+	VMOVAPS    Y1, Y3
+	VMOVAPS    Y1, Y4
+
+convRows4TailNoBias:
+	MOVQ        16(AX), CX
+	MOVQ        64(AX), BX
+	ADDQ        DX, CX
+	VMASKMOVPS  (CX), Y0, Y5
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y6
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y7
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y8
+	MOVQ        8(AX), CX
+	MOVQ        48(AX), BX
+	ADDQ        DX, CX
+	VMASKMOVPS  (CX), Y0, Y9
+	VFMADD231PS Y9, Y5, Y1
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y9
+	VFMADD231PS Y9, Y6, Y1
+	VFMADD231PS Y9, Y5, Y2
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y9
+	VFMADD231PS Y9, Y7, Y1
+	VFMADD231PS Y9, Y6, Y2
+	VFMADD231PS Y9, Y5, Y3
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y9
+	VFMADD231PS Y9, Y8, Y1
+	VFMADD231PS Y9, Y7, Y2
+	VFMADD231PS Y9, Y6, Y3
+	VFMADD231PS Y9, Y5, Y4
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y5
+	VFMADD231PS Y5, Y8, Y2
+	VFMADD231PS Y5, Y7, Y3
+	VFMADD231PS Y5, Y6, Y4
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y5
+	VFMADD231PS Y5, Y8, Y3
+	VFMADD231PS Y5, Y7, Y4
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y5
+	VFMADD231PS Y5, Y8, Y4
+	MOVQ        (AX), CX
+	MOVQ        40(AX), BX
+	MOVQ        32(AX), SI
+	ADDQ        DX, CX
+	TESTQ       SI, SI
+	JNZ         convRows4TailBack
+	CMPQ        96(AX), $0x00
+	JNE         convRows4TailSiLU
+	VMASKMOVPS  Y1, Y0, (CX)
+	ADDQ        BX, CX
+	VMASKMOVPS  Y2, Y0, (CX)
+	ADDQ        BX, CX
+	VMASKMOVPS  Y3, Y0, (CX)
+	ADDQ        BX, CX
+	VMASKMOVPS  Y4, Y0, (CX)
+	JMP         convRows4TailStored
+
+convRows4TailSiLU:
+	VXORPS       math_signAVX2<>+0(SB), Y1, Y5
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
+	VMAXPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y7
+	VMINPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y6
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y6
+	VSUBPS       math_shiftAVX2<>+0(SB), Y6, Y7
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y5
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y5
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y7
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y5
+	VPSUBD       Y5, Y6, Y6
+	VPSLLD       $0x17, Y5, Y5
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VMULPS       Y5, Y7, Y5
+	VADDPS       math_oneAVX2<>+0(SB), Y5, Y5
+	VDIVPS       Y5, Y1, Y5
+	VMASKMOVPS   Y5, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y2, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
+	VMAXPS       Y1, Y6, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y6
+	VMINPS       Y1, Y6, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y5
+	VSUBPS       math_shiftAVX2<>+0(SB), Y5, Y6
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y6
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y6
+	VPSUBD       math_biasAVX2<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y1
+	VPSUBD       Y1, Y5, Y5
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y6, Y6
+	VMULPS       Y1, Y6, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VDIVPS       Y1, Y2, Y1
+	VMASKMOVPS   Y1, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y3, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y5
+	VMAXPS       Y1, Y5, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y5
+	VMINPS       Y1, Y5, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y2
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y2
+	VSUBPS       math_shiftAVX2<>+0(SB), Y2, Y5
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y5, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y5, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y5
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y5
+	VPSUBD       math_biasAVX2<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y1
+	VPSUBD       Y1, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y5, Y5
+	VMULPS       Y1, Y5, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VDIVPS       Y1, Y3, Y1
+	VMASKMOVPS   Y1, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y4, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y3
+	VMAXPS       Y1, Y3, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y3
+	VMINPS       Y1, Y3, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y2
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y2
+	VSUBPS       math_shiftAVX2<>+0(SB), Y2, Y3
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y3, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y3, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y3
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y3
+	VPSUBD       math_biasAVX2<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y1
+	VPSUBD       Y1, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VMULPS       Y1, Y3, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VDIVPS       Y1, Y4, Y1
+	VMASKMOVPS   Y1, Y0, (CX)
+	JMP          convRows4TailStored
+
+convRows4TailBack:
+	MOVQ         72(AX), AX
+	ADDQ         DX, SI
+	VXORPS       math_signAVX2<>+0(SB), Y1, Y6
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
+	VMAXPS       Y6, Y7, Y6
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y7
+	VMINPS       Y6, Y7, Y6
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y6, Y5
+	VSUBPS       math_shiftAVX2<>+0(SB), Y5, Y7
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y6
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y6
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y7
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y6, Y7
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y6, Y7
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y6, Y7
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y6, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y6, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y6, Y7
+	VPSUBD       math_biasAVX2<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y6
+	VPSUBD       Y6, Y5, Y5
+	VPSLLD       $0x17, Y6, Y6
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y7, Y7
+	VMULPS       Y6, Y7, Y6
+	VADDPS       math_oneAVX2<>+0(SB), Y6, Y6
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y5
+	VDIVPS       Y6, Y5, Y6
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y5
+	VSUBPS       Y6, Y5, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y5
+	VMULPS       Y6, Y5, Y5
+	VMASKMOVPS   (SI), Y0, Y1
+	ADDQ         AX, SI
+	VMULPS       Y1, Y5, Y5
+	VMASKMOVPS   Y5, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y2, Y5
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
+	VMAXPS       Y5, Y6, Y5
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y6
+	VMINPS       Y5, Y6, Y5
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y1
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y1
+	VSUBPS       math_shiftAVX2<>+0(SB), Y1, Y6
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y5
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y5
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y6
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y6
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y6
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y6
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y6
+	VPSUBD       math_biasAVX2<>+0(SB), Y1, Y1
+	VPSRAD       $0x01, Y1, Y5
+	VPSUBD       Y5, Y1, Y1
+	VPSLLD       $0x17, Y5, Y5
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y6, Y6
+	VMULPS       Y5, Y6, Y5
+	VADDPS       math_oneAVX2<>+0(SB), Y5, Y5
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y1
+	VDIVPS       Y5, Y1, Y5
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y1
+	VSUBPS       Y5, Y1, Y1
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y1
+	VMULPS       Y5, Y1, Y1
+	VMASKMOVPS   (SI), Y0, Y2
+	ADDQ         AX, SI
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y3, Y2
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y5
+	VMAXPS       Y2, Y5, Y2
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y5
+	VMINPS       Y2, Y5, Y2
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y1
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y2, Y1
+	VSUBPS       math_shiftAVX2<>+0(SB), Y1, Y5
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y5, Y2
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y5, Y2
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y5
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y2, Y5
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y2, Y5
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y2, Y5
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y2, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y5
+	VPSUBD       math_biasAVX2<>+0(SB), Y1, Y1
+	VPSRAD       $0x01, Y1, Y2
+	VPSUBD       Y2, Y1, Y1
+	VPSLLD       $0x17, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y5, Y5
+	VMULPS       Y2, Y5, Y2
+	VADDPS       math_oneAVX2<>+0(SB), Y2, Y2
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y1
+	VDIVPS       Y2, Y1, Y2
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y1
+	VSUBPS       Y2, Y1, Y1
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y1
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   (SI), Y0, Y2
+	ADDQ         AX, SI
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y4, Y2
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y1
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y2, Y1
+	VSUBPS       math_shiftAVX2<>+0(SB), Y1, Y3
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y3, Y2
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y3, Y2
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y3
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y2, Y3
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y2, Y3
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y2, Y3
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y2, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y3
+	VPSUBD       math_biasAVX2<>+0(SB), Y1, Y1
+	VPSRAD       $0x01, Y1, Y2
+	VPSUBD       Y2, Y1, Y1
+	VPSLLD       $0x17, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y3, Y3
+	VMULPS       Y2, Y3, Y2
+	VADDPS       math_oneAVX2<>+0(SB), Y2, Y2
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y1
+	VDIVPS       Y2, Y1, Y2
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y1
+	VSUBPS       Y2, Y1, Y1
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y1
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   (SI), Y0, Y2
+	ADDQ         AX, SI
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (CX)
+
+convRows4TailStored:
+convRows4Done:
+	VZEROUPPER
+	RET
+
+// func convSum4AVX2(args *byte)
+// Requires: AVX, FMA3
+TEXT ·convSum4AVX2(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ args+0(FP), AX
+	MOVQ 80(AX), CX
+	XORQ DX, DX
+
+convSum4One:
+	CMPQ    CX, $+8
+	JL      convSum4Rest
+	MOVQ    24(AX), BX
+	MOVQ    32(AX), SI
+	MOVQ    72(AX), DI
+	ADDQ    DX, SI
+	VMOVUPS (SI), Y0
+	ADDQ    DI, SI
+	VMOVUPS (SI), Y1
+	ADDQ    DI, SI
+	VMOVUPS (SI), Y2
+	ADDQ    DI, SI
+	VMOVUPS (SI), Y3
+	TESTQ   BX, BX
+	JZ      convSum4VectorNoBias
+	ADDQ    DX, BX
+	VMOVUPS (BX), Y4
+	VADDPS  Y4, Y0, Y4
+	VADDPS  Y4, Y1, Y4
+	VADDPS  Y4, Y2, Y4
+	VADDPS  Y4, Y3, Y4
+	VMOVUPS Y4, (BX)
+
+convSum4VectorNoBias:
+	MOVQ        16(AX), BX
+	MOVQ        64(AX), SI
+	ADDQ        DX, BX
+	VMOVUPS     (BX), Y4
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y5
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y6
+	ADDQ        SI, BX
+	VMOVUPS     (BX), Y7
+	MOVQ        8(AX), DI
+	MOVQ        48(AX), R8
+	ADDQ        DX, DI
+	VMOVUPS     (DI), Y8
+	VFMADD231PS Y8, Y0, Y4
+	ADDQ        R8, DI
+	VMOVUPS     (DI), Y8
+	VFMADD231PS Y8, Y0, Y5
+	VFMADD231PS Y8, Y1, Y4
+	ADDQ        R8, DI
+	VMOVUPS     (DI), Y8
+	VFMADD231PS Y8, Y0, Y6
+	VFMADD231PS Y8, Y1, Y5
+	VFMADD231PS Y8, Y2, Y4
+	ADDQ        R8, DI
+	VMOVUPS     (DI), Y8
+	VFMADD231PS Y8, Y0, Y7
+	VFMADD231PS Y8, Y1, Y6
+	VFMADD231PS Y8, Y2, Y5
+	VFMADD231PS Y8, Y3, Y4
+	ADDQ        R8, DI
+	VMOVUPS     (DI), Y0
+	VFMADD231PS Y0, Y1, Y7
+	VFMADD231PS Y0, Y2, Y6
+	VFMADD231PS Y0, Y3, Y5
+	ADDQ        R8, DI
+	VMOVUPS     (DI), Y0
+	VFMADD231PS Y0, Y2, Y7
+	VFMADD231PS Y0, Y3, Y6
+	ADDQ        R8, DI
+	VMOVUPS     (DI), Y0
+	VFMADD231PS Y0, Y3, Y7
+	VMOVUPS     Y7, (BX)
+	SUBQ        SI, BX
+	VMOVUPS     Y6, (BX)
+	SUBQ        SI, BX
+	VMOVUPS     Y5, (BX)
+	SUBQ        SI, BX
+	VMOVUPS     Y4, (BX)
+	ADDQ        $+32, DX
+	SUBQ        $+8, CX
+	JMP         convSum4One
+
+convSum4Rest:
+	TESTQ      CX, CX
+	JZ         convSum4Done
+	LEAQ       lanesAVX2<>+32(SB), BX
+	NEGQ       CX
+	VMOVUPS    (BX)(CX*4), Y0
+	MOVQ       24(AX), CX
+	MOVQ       32(AX), BX
+	MOVQ       72(AX), SI
+	ADDQ       DX, BX
+	VMASKMOVPS (BX), Y0, Y1
+	ADDQ       SI, BX
+	VMASKMOVPS (BX), Y0, Y2
+	ADDQ       SI, BX
+	VMASKMOVPS (BX), Y0, Y3
+	ADDQ       SI, BX
+	VMASKMOVPS (BX), Y0, Y4
+	TESTQ      CX, CX
+	JZ         convSum4TailNoBias
+	ADDQ       DX, CX
+	VMASKMOVPS (CX), Y0, Y5
+	VADDPS     Y5, Y1, Y5
+	VADDPS     Y5, Y2, Y5
+	VADDPS     Y5, Y3, Y5
+	VADDPS     Y5, Y4, Y5
+	VMASKMOVPS Y5, Y0, (CX)
+
+convSum4TailNoBias:
+	MOVQ        16(AX), CX
+	MOVQ        64(AX), BX
+	ADDQ        DX, CX
+	VMASKMOVPS  (CX), Y0, Y5
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y6
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y7
+	ADDQ        BX, CX
+	VMASKMOVPS  (CX), Y0, Y8
+	MOVQ        8(AX), SI
+	MOVQ        48(AX), AX
+	ADDQ        DX, SI
+	VMASKMOVPS  (SI), Y0, Y9
+	VFMADD231PS Y9, Y1, Y5
+	ADDQ        AX, SI
+	VMASKMOVPS  (SI), Y0, Y9
+	VFMADD231PS Y9, Y1, Y6
+	VFMADD231PS Y9, Y2, Y5
+	ADDQ        AX, SI
+	VMASKMOVPS  (SI), Y0, Y9
+	VFMADD231PS Y9, Y1, Y7
+	VFMADD231PS Y9, Y2, Y6
+	VFMADD231PS Y9, Y3, Y5
+	ADDQ        AX, SI
+	VMASKMOVPS  (SI), Y0, Y9
+	VFMADD231PS Y9, Y1, Y8
+	VFMADD231PS Y9, Y2, Y7
+	VFMADD231PS Y9, Y3, Y6
+	VFMADD231PS Y9, Y4, Y5
+	ADDQ        AX, SI
+	VMASKMOVPS  (SI), Y0, Y1
+	VFMADD231PS Y1, Y2, Y8
+	VFMADD231PS Y1, Y3, Y7
+	VFMADD231PS Y1, Y4, Y6
+	ADDQ        AX, SI
+	VMASKMOVPS  (SI), Y0, Y1
+	VFMADD231PS Y1, Y3, Y8
+	VFMADD231PS Y1, Y4, Y7
+	ADDQ        AX, SI
+	VMASKMOVPS  (SI), Y0, Y1
+	VFMADD231PS Y1, Y4, Y8
+	VMASKMOVPS  Y8, Y0, (CX)
+	SUBQ        BX, CX
+	VMASKMOVPS  Y7, Y0, (CX)
+	SUBQ        BX, CX
+	VMASKMOVPS  Y6, Y0, (CX)
+	SUBQ        BX, CX
+	VMASKMOVPS  Y5, Y0, (CX)
+
+convSum4Done:
 	VZEROUPPER
 	RET

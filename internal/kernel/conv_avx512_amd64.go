@@ -18,3 +18,13 @@ func convRowAVX512(args *byte)
 //
 //go:noescape
 func convSumAVX512(args *byte)
+
+// convRows4AVX512 is convRows.run for 4 steps and 4 taps, if x.step and next are the same.
+//
+//go:noescape
+func convRows4AVX512(args *byte)
+
+// convSum4AVX512 is convRows.sum for 4 steps and 4 taps, if x.step and next are the same.
+//
+//go:noescape
+func convSum4AVX512(args *byte)

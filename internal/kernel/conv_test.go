@@ -19,7 +19,7 @@ type convCase struct {
 func drawConv(t *rapid.T) convCase {
 	return convCase{
 		batch:    rapid.IntRange(1, 3).Draw(t, "batch"),
-		length:   rapid.SampledFrom([]int{1, 2, 3, 7, 127, 128, 129, 300}).Draw(t, "length"),
+		length:   rapid.SampledFrom([]int{1, 2, 3, 7, 63, 64, 65, 300}).Draw(t, "length"),
 		channels: rapid.SampledFrom([]int{1, 2, 3, 17, 64}).Draw(t, "channels"),
 		width:    rapid.SampledFrom([]int{1, 2, 3, 4, 5, 9, 40}).Draw(t, "width"),
 		bias:     rapid.Bool().Draw(t, "bias"),
@@ -194,7 +194,7 @@ func TestConvAgainstReference(t *testing.T) {
 // Many tasks: several tiles of time, and more channels than one task takes.
 func TestConvAgainstReferenceWide(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
-		compareConv(t, convCase{batch: 2, length: 300, channels: 300, width: 4, bias: true, context: true, start: true,
+		compareConv(t, convCase{batch: 2, length: 70, channels: 2100, width: 4, bias: true, context: true, start: true,
 			silu: true}.make64(1), true)
 		compareConv(t, convCase{batch: 1, length: 2, channels: 20000, width: 4, bias: true, context: true}.make64(2), true)
 	})
@@ -227,7 +227,7 @@ func TestConvBitIdentical(t *testing.T) { eachLevel(t, testConvBitIdentical) }
 
 func testConvBitIdentical(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
-	c64 := convCase{batch: 2, length: 300, channels: 300, width: 4, bias: true, context: true, start: true, silu: true}.make64(3)
+	c64 := convCase{batch: 2, length: 150, channels: 1100, width: 4, bias: true, context: true, start: true, silu: true}.make64(3)
 	c := narrowConv(c64)
 	r := rand.New(rand.NewPCG(5, 5))
 	dy, dcontext := narrow(normals(r, len(c.X))), narrow(normals(r, len(c.Context)))

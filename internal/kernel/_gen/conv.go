@@ -23,6 +23,7 @@ func conv(isa asm.ISA) {
 	convFilter(f, "convRows", convSteps)
 	convFilter(f, "convRow", 1)
 	convSum(f)
+	convUsual(f)
 	f.Write("..", "conv")
 }
 
@@ -44,28 +45,14 @@ func convFilter(f *asm.File, name string, steps int) {
 	k := f.Func(name, "func(args *byte)", fmt.Sprintf("%s is convRows.run, %d steps at a time.", name, steps))
 	args := k.Ptr("args")
 	n := load(k, args, "n")
-	keep := asm.KeepExp
-	if f.ISA == asm.AVX2 {
-		keep = asm.KeepNone // four sums, and a mask, take up what is there
-	}
-	m := k.Math(keep)
+	m := k.Math(convKeep(f))
 	k.EachVector(name, n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
 		label := name + "Vector"
 		if mask != nil {
 			label = name + "Tail"
 		}
 		sums := k.Vecs(steps)
-		bias := load(k, args, "bias")
-		for _, v := range sums {
-			k.Zero(v)
-		}
-		k.TESTQ(bias, bias)
-		k.JZ(asm.Label(label + "NoBias"))
-		k.LoadMasked(asm.AtIndex(bias, at, 1, 0), mask, sums[0])
-		for _, v := range sums[1:] {
-			k.VMOVAPS(sums[0], v)
-		}
-		k.Label(label + "NoBias")
+		convBias(k, label, at, mask, sums, load(k, args, "bias"))
 
 		x, taps, left := load(k, args, "x"), load(k, args, "taps"), load(k, args, "width")
 		k.ADDQ(at, x)
@@ -93,43 +80,160 @@ func convFilter(f *asm.File, name string, steps int) {
 		k.DECQ(left)
 		k.JNZ(asm.Label(label + "Taps"))
 
-		// What becomes of the sums.
-		y, yStep, dy := load(k, args, "y"), load(k, args, "yStep"), load(k, args, "dy")
-		k.ADDQ(at, y)
-		store := func(of func(v reg.VecVirtual) reg.Register) {
-			for i, v := range sums {
-				k.StoreMasked(of(v), mask, asm.At(y, 0))
-				if i < steps-1 {
-					k.ADDQ(yStep, y)
-				}
-			}
-			k.JMP(asm.Label(label + "Stored"))
-		}
-		k.TESTQ(dy, dy)
-		k.JNZ(asm.Label(label + "Back"))
-		k.CMPQ(field(args, "silu"), operand.U8(0))
-		k.JNE(asm.Label(label + "SiLU"))
-		store(func(v reg.VecVirtual) reg.Register { return v })
-		k.Label(label + "SiLU")
-		store(func(v reg.VecVirtual) reg.Register {
-			to := k.Vec()
-			m.SiLU(v, to)
-			return to
-		})
-		k.Label(label + "Back")
-		dyStep := load(k, args, "dyStep")
-		k.ADDQ(at, dy)
-		store(func(v reg.VecVirtual) reg.Register {
-			to, d := k.Vec(), k.Vec()
-			m.SiLUSlope(v, to)
-			k.LoadMasked(asm.At(dy, 0), mask, d)
-			k.ADDQ(dyStep, dy)
-			k.Mul(d, to, to)
-			return to
-		})
-		k.Label(label + "Stored")
+		convFinish(k, m, args, label, at, mask, sums)
 	})
 	k.Return()
+}
+
+// convFinish writes what becomes of the sums.
+func convFinish(k *asm.Func, m *asm.Math, args reg.Register, label string, at reg.Register, mask *asm.Mask, sums []reg.VecVirtual) {
+	y, yStep, dy := load(k, args, "y"), load(k, args, "yStep"), load(k, args, "dy")
+	k.ADDQ(at, y)
+	store := func(of func(v reg.VecVirtual) reg.Register) {
+		for i, v := range sums {
+			k.StoreMasked(of(v), mask, asm.At(y, 0))
+			if i < len(sums)-1 {
+				k.ADDQ(yStep, y)
+			}
+		}
+		k.JMP(asm.Label(label + "Stored"))
+	}
+	k.TESTQ(dy, dy)
+	k.JNZ(asm.Label(label + "Back"))
+	k.CMPQ(field(args, "silu"), operand.U8(0))
+	k.JNE(asm.Label(label + "SiLU"))
+	store(func(v reg.VecVirtual) reg.Register { return v })
+	k.Label(label + "SiLU")
+	store(func(v reg.VecVirtual) reg.Register {
+		to := k.Vec()
+		m.SiLU(v, to)
+		return to
+	})
+	k.Label(label + "Back")
+	dyStep := load(k, args, "dyStep")
+	k.ADDQ(at, dy)
+	store(func(v reg.VecVirtual) reg.Register {
+		to, d := k.Vec(), k.Vec()
+		m.SiLUSlope(v, to)
+		k.LoadMasked(asm.At(dy, 0), mask, d)
+		k.ADDQ(dyStep, dy)
+		k.Mul(d, to, to)
+		return to
+	})
+	k.Label(label + "Stored")
+}
+
+// convUsual writes both for the usual width, in which each row of x is loaded once for all the steps that read it.
+// Here the rows that a step's taps read go the same way as the steps, and a step and a tap further is the same row.
+func convUsual(f *asm.File) {
+	for _, sum := range []bool{false, true} {
+		name, what := "convRows4", "run"
+		if sum {
+			name, what = "convSum4", "sum"
+		}
+		k := f.Func(name, "func(args *byte)", fmt.Sprintf("%s is convRows.%s for %d steps and %d taps, if x.step and next are the same.",
+			name, what, convSteps, convSteps))
+		args := k.Ptr("args")
+		n := load(k, args, "n")
+		var m *asm.Math
+		if !sum {
+			m = k.Math(convKeep(f))
+		}
+		k.EachVector(name, n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
+			label := name + "Vector"
+			if mask != nil {
+				label = name + "Tail"
+			}
+			// The sums of steps, and rows of taps; or the gradients of steps, and sums of taps.
+			steps, taps := k.Vecs(convSteps), k.Vecs(convSteps)
+			if bias := load(k, args, "bias"); sum {
+				convGradients(k, args, label, at, mask, steps, bias)
+			} else {
+				convBias(k, label, at, mask, steps, bias)
+			}
+			tap, tapNext := load(k, args, "taps"), load(k, args, "tapNext")
+			k.ADDQ(at, tap)
+			for i, v := range taps {
+				if i > 0 {
+					k.ADDQ(tapNext, tap)
+				}
+				k.LoadMasked(asm.At(tap, 0), mask, v)
+			}
+			x, next := load(k, args, "x"), load(k, args, "xStep")
+			k.ADDQ(at, x)
+			for row := range 2*convSteps - 1 {
+				v := k.Vec()
+				if row > 0 {
+					k.ADDQ(next, x)
+				}
+				k.LoadMasked(asm.At(x, 0), mask, v)
+				for s, step := range steps {
+					switch t := row - s; {
+					case t < 0 || t >= convSteps:
+					case sum:
+						k.MulAdd(v, step, taps[t])
+					default:
+						k.MulAdd(v, taps[t], step)
+					}
+				}
+			}
+			if !sum {
+				convFinish(k, m, args, label, at, mask, steps)
+				return
+			}
+			for i := range taps { // from the last, which is where tap is
+				if i > 0 {
+					k.SUBQ(tapNext, tap)
+				}
+				k.StoreMasked(taps[convSteps-1-i], mask, asm.At(tap, 0))
+			}
+		})
+		k.Return()
+	}
+}
+
+// convBias makes all sums the bias, or zero.
+func convBias(k *asm.Func, label string, at reg.Register, mask *asm.Mask, sums []reg.VecVirtual, bias reg.Register) {
+	for _, v := range sums {
+		k.Zero(v)
+	}
+	k.TESTQ(bias, bias)
+	k.JZ(asm.Label(label + "NoBias"))
+	k.LoadMasked(asm.AtIndex(bias, at, 1, 0), mask, sums[0])
+	for _, v := range sums[1:] {
+		k.VMOVAPS(sums[0], v)
+	}
+	k.Label(label + "NoBias")
+}
+
+// convGradients loads the gradients of the steps, and adds them to the bias if there is one.
+func convGradients(k *asm.Func, args reg.Register, label string, at reg.Register, mask *asm.Mask, g []reg.VecVirtual, bias reg.Register) {
+	d, dStep := load(k, args, "dy"), load(k, args, "dyStep")
+	k.ADDQ(at, d)
+	for i, v := range g {
+		if i > 0 {
+			k.ADDQ(dStep, d)
+		}
+		k.LoadMasked(asm.At(d, 0), mask, v)
+	}
+	k.TESTQ(bias, bias)
+	k.JZ(asm.Label(label + "NoBias"))
+	total := k.Vec()
+	k.ADDQ(at, bias)
+	k.LoadMasked(asm.At(bias, 0), mask, total)
+	for _, v := range g {
+		k.Add(total, v, total)
+	}
+	k.StoreMasked(total, mask, asm.At(bias, 0))
+	k.Label(label + "NoBias")
+}
+
+// convKeep is how many of the constants of SiLU stay in registers: AVX2 needs all it has for the sums, the taps and a mask.
+func convKeep(f *asm.File) int {
+	if f.ISA == asm.AVX2 {
+		return asm.KeepNone
+	}
+	return asm.KeepExp
 }
 
 // convSum writes the sums of the weight's gradient.
@@ -142,28 +246,10 @@ func convSum(f *asm.File) {
 		if mask != nil {
 			label = "convSumTail"
 		}
-		next := func(row reg.Register, step reg.Register, to reg.Register) {
-			k.LoadMasked(asm.At(row, 0), mask, to)
-			k.ADDQ(step, row)
-		}
-		d, dStep, sum, sumNext := load(k, args, "dy"), load(k, args, "dyStep"), load(k, args, "taps"), load(k, args, "tapNext")
-		k.ADDQ(at, d)
-		k.ADDQ(at, sum)
 		g := k.Vecs(convSteps)
-		for _, v := range g {
-			next(d, dStep, v)
-		}
-		bias := load(k, args, "bias")
-		k.TESTQ(bias, bias)
-		k.JZ(asm.Label(label + "NoBias"))
-		total := k.Vec()
-		k.ADDQ(at, bias)
-		k.LoadMasked(asm.At(bias, 0), mask, total)
-		for _, v := range g {
-			k.Add(total, v, total)
-		}
-		k.StoreMasked(total, mask, asm.At(bias, 0))
-		k.Label(label + "NoBias")
+		convGradients(k, args, label, at, mask, g, load(k, args, "bias"))
+		sum, sumNext := load(k, args, "taps"), load(k, args, "tapNext")
+		k.ADDQ(at, sum)
 
 		x, step, xNext, left := load(k, args, "x"), load(k, args, "xStep"), load(k, args, "xNext"), load(k, args, "width")
 		k.ADDQ(at, x)
@@ -173,7 +259,8 @@ func convSum(f *asm.File) {
 		k.LoadMasked(asm.At(sum, 0), mask, acc)
 		for _, v := range g {
 			t := k.Vec()
-			next(row, step, t)
+			k.LoadMasked(asm.At(row, 0), mask, t)
+			k.ADDQ(step, row)
 			k.MulAdd(t, v, acc)
 		}
 		k.StoreMasked(acc, mask, asm.At(sum, 0))
