@@ -43,10 +43,13 @@ TEXT ·tile1x1AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	SHLQ       $0x02, R8
 	PREFETCHT0 (DI)
 	VXORPS     Y1, Y1, Y1
+	LEAQ       (DX)(SI*8), DI
 	TESTQ      AX, AX
 	JE         done
 
 loop:
+	PREFETCHT0   (DI)
+	ADDQ         SI, DI
 	VMASKMOVPS   (DX), Y0, Y2
 	VBROADCASTSS (CX), Y3
 	VFMADD231PS  Y3, Y2, Y1
@@ -97,10 +100,13 @@ TEXT ·tile1x2AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	PREFETCHT0 32(DI)
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
+	LEAQ       (DX)(SI*8), DI
 	TESTQ      AX, AX
 	JE         done
 
 loop:
+	PREFETCHT0   (DI)
+	ADDQ         SI, DI
 	VMOVUPS      (DX), Y3
 	VMASKMOVPS   32(DX), Y0, Y4
 	VBROADCASTSS (CX), Y5
@@ -157,10 +163,13 @@ TEXT ·tile2x1AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	PREFETCHT0 (R8)
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
+	LEAQ       (DX)(DI*8), R8
 	TESTQ      AX, AX
 	JE         done
 
 loop:
+	PREFETCHT0   (R8)
+	ADDQ         DI, R8
 	VMASKMOVPS   (DX), Y0, Y3
 	VBROADCASTSS (CX), Y4
 	VFMADD231PS  Y4, Y3, Y1
@@ -224,10 +233,13 @@ TEXT ·tile2x2AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	VXORPS     Y2, Y2, Y2
 	VXORPS     Y3, Y3, Y3
 	VXORPS     Y4, Y4, Y4
+	LEAQ       (DX)(DI*8), R8
 	TESTQ      AX, AX
 	JE         done
 
 loop:
+	PREFETCHT0   (R8)
+	ADDQ         DI, R8
 	VMOVUPS      (DX), Y5
 	VMASKMOVPS   32(DX), Y0, Y6
 	VBROADCASTSS (CX), Y7
@@ -1117,7 +1129,7 @@ store:
 	RET
 
 // func copyRows1AVX2(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)
-// Requires: AVX
+// Requires: AVX, MMX+
 TEXT ·copyRows1AVX2(SB), NOSPLIT|NOFRAME, $0-48
 	MOVQ    width+40(FP), AX
 	LEAQ    masksAVX2<>+0(SB), CX
@@ -1130,11 +1142,14 @@ TEXT ·copyRows1AVX2(SB), NOSPLIT|NOFRAME, $0-48
 	SHLQ    $0x02, BX
 	MOVQ    ldTo+32(FP), SI
 	SHLQ    $0x02, SI
+	LEAQ    (CX)(BX*8), DI
 
 loop:
+	PREFETCHT0 (DI)
 	VMASKMOVPS (CX), Y0, Y1
 	VMOVUPS    Y1, (DX)
 	ADDQ       BX, CX
+	ADDQ       BX, DI
 	ADDQ       SI, DX
 	DECQ       AX
 	JNE        loop
@@ -1142,7 +1157,7 @@ loop:
 	RET
 
 // func copyRows2AVX2(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)
-// Requires: AVX
+// Requires: AVX, MMX+
 TEXT ·copyRows2AVX2(SB), NOSPLIT|NOFRAME, $0-48
 	MOVQ    width+40(FP), AX
 	LEAQ    masksAVX2<>+0(SB), CX
@@ -1155,13 +1170,16 @@ TEXT ·copyRows2AVX2(SB), NOSPLIT|NOFRAME, $0-48
 	SHLQ    $0x02, BX
 	MOVQ    ldTo+32(FP), SI
 	SHLQ    $0x02, SI
+	LEAQ    (CX)(BX*8), DI
 
 loop:
+	PREFETCHT0 (DI)
 	VMOVUPS    (CX), Y1
 	VMASKMOVPS 32(CX), Y0, Y2
 	VMOVUPS    Y1, (DX)
 	VMOVUPS    Y2, 32(DX)
 	ADDQ       BX, CX
+	ADDQ       BX, DI
 	ADDQ       SI, DX
 	DECQ       AX
 	JNE        loop
@@ -1299,7 +1317,7 @@ done:
 	RET
 
 // func packRowsAVX2(k int, from *float32, ldFrom int, to *float32, rows int)
-// Requires: AVX, CMOV
+// Requires: AVX, CMOV, MMX+
 TEXT ·packRowsAVX2(SB), NOSPLIT|NOFRAME, $0-40
 	MOVQ k+0(FP), AX
 	MOVQ from+8(FP), CX
@@ -1310,14 +1328,23 @@ TEXT ·packRowsAVX2(SB), NOSPLIT|NOFRAME, $0-40
 	LEAQ (SI)(SI*2), DI
 	LEAQ (DI)(SI*2), R8
 	LEAQ (R8)(SI*2), R9
+	LEAQ (CX)(SI*8), R10
 
 loop:
-	MOVQ       $0x00000008, R10
-	CMPQ       AX, R10
-	CMOVQLT    AX, R10
-	LEAQ       masksAVX2<>+0(SB), R11
-	NEGQ       R10
-	VMOVUPS    32(R11)(R10*4), Y0
+	PREFETCHT1 (R10)
+	PREFETCHT1 (R10)(SI*1)
+	PREFETCHT1 (R10)(SI*2)
+	PREFETCHT1 (R10)(DI*1)
+	PREFETCHT1 (R10)(SI*4)
+	PREFETCHT1 (R10)(R8*1)
+	PREFETCHT1 (R10)(DI*2)
+	PREFETCHT1 (R10)(R9*1)
+	MOVQ       $0x00000008, R11
+	CMPQ       AX, R11
+	CMOVQLT    AX, R11
+	LEAQ       masksAVX2<>+0(SB), R12
+	NEGQ       R11
+	VMOVUPS    32(R12)(R11*4), Y0
 	VMASKMOVPS (CX), Y0, Y1
 	CMPQ       DX, $0x01
 	JE         zero1
@@ -1411,6 +1438,7 @@ shuffle:
 	VEXTRACTF128 $0x01, Y4, 224(BX)
 	VEXTRACTF128 $0x01, Y0, 240(BX)
 	ADDQ         $0x20, CX
+	ADDQ         $0x20, R10
 	ADDQ         $0x00000100, BX
 	SUBQ         $0x08, AX
 	JNE          loop
@@ -1420,7 +1448,7 @@ done:
 	RET
 
 // func packColumnsAVX2(k int, from *float32, ldFrom int, to *float32, width int)
-// Requires: AVX
+// Requires: AVX, MMX+
 TEXT ·packColumnsAVX2(SB), NOSPLIT|NOFRAME, $0-40
 	MOVQ    width+32(FP), AX
 	LEAQ    masksAVX2<>+0(SB), CX
@@ -1433,6 +1461,7 @@ TEXT ·packColumnsAVX2(SB), NOSPLIT|NOFRAME, $0-40
 	MOVQ    to+24(FP), BX
 
 loop:
+	PREFETCHT1 64(CX)
 	VMASKMOVPS (CX), Y0, Y1
 	VMOVUPS    Y1, (BX)
 	ADDQ       DX, CX
@@ -1443,7 +1472,7 @@ loop:
 	RET
 
 // func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
-// Requires: AVX, CMOV, FMA3
+// Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-72
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
@@ -1490,6 +1519,9 @@ TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-72
 	SHLQ    $0x02, DX
 	MOVQ    x+8(FP), DX
 	ADDQ    CX, DX
+	MOVQ    ldw+32(FP), R12
+	SHLQ    $0x05, R12
+	SUBQ    CX, R12
 	NEGQ    CX
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -1503,14 +1535,23 @@ TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-72
 
 loop:
 	VMOVUPS     (DX)(CX*1), Y9
+	PREFETCHT0  (BX)(R12*1)
 	VFMADD231PS (BX)(CX*1), Y9, Y1
+	PREFETCHT0  (SI)(R12*1)
 	VFMADD231PS (SI)(CX*1), Y9, Y2
+	PREFETCHT0  (DI)(R12*1)
 	VFMADD231PS (DI)(CX*1), Y9, Y3
+	PREFETCHT0  (R8)(R12*1)
 	VFMADD231PS (R8)(CX*1), Y9, Y4
+	PREFETCHT0  (R9)(R12*1)
 	VFMADD231PS (R9)(CX*1), Y9, Y5
+	PREFETCHT0  (R10)(R12*1)
 	VFMADD231PS (R10)(CX*1), Y9, Y6
+	PREFETCHT0  (R11)(R12*1)
 	VFMADD231PS (R11)(CX*1), Y9, Y7
+	PREFETCHT0  (AX)(R12*1)
 	VFMADD231PS (AX)(CX*1), Y9, Y8
+	ADDQ        $0x20, R12
 	ADDQ        $0x20, CX
 	JNE         loop
 

@@ -43,10 +43,13 @@ TEXT ·tile1x1AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	SHLQ       $0x02, R8
 	PREFETCHT0 (DI)
 	VPXORD     Z0, Z0, Z0
+	LEAQ       (DX)(SI*8), DI
 	TESTQ      AX, AX
 	JE         done
 
 loop:
+	PREFETCHT0       (DI)
+	ADDQ             SI, DI
 	VMOVUPS.Z        (DX), K1, Z1
 	VFMADD231PS.BCST (CX), Z1, Z0
 	ADDQ             BX, CX
@@ -95,10 +98,14 @@ TEXT ·tile1x2AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	PREFETCHT0 64(DI)
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
+	LEAQ       (DX)(SI*8), DI
 	TESTQ      AX, AX
 	JE         done
 
 loop:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	ADDQ         SI, DI
 	VMOVUPS      (DX), Z2
 	VMOVUPS.Z    64(DX), K1, Z3
 	VBROADCASTSS (CX), Z4
@@ -155,10 +162,15 @@ TEXT ·tile1x3AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
+	LEAQ       (DX)(SI*8), DI
 	TESTQ      AX, AX
 	JE         done
 
 loop:
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	PREFETCHT0   128(DI)
+	ADDQ         SI, DI
 	VMOVUPS      (DX), Z3
 	VMOVUPS      64(DX), Z4
 	VMOVUPS.Z    128(DX), K1, Z5
@@ -219,10 +231,13 @@ TEXT ·tile2x1AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	PREFETCHT0 (R8)
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
+	LEAQ       (DX)(DI*8), R8
 	TESTQ      AX, AX
 	JE         done
 
 loop:
+	PREFETCHT0       (R8)
+	ADDQ             DI, R8
 	VMOVUPS.Z        (DX), K1, Z2
 	VFMADD231PS.BCST (CX), Z2, Z0
 	VFMADD231PS.BCST (CX)(BX*1), Z2, Z1
@@ -283,10 +298,14 @@ TEXT ·tile2x2AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
 	VPXORD     Z3, Z3, Z3
+	LEAQ       (DX)(DI*8), R8
 	TESTQ      AX, AX
 	JE         done
 
 loop:
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+	ADDQ         DI, R8
 	VMOVUPS      (DX), Z4
 	VMOVUPS.Z    64(DX), K1, Z5
 	VBROADCASTSS (CX), Z6
@@ -362,10 +381,15 @@ TEXT ·tile2x3AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	VPXORD     Z3, Z3, Z3
 	VPXORD     Z4, Z4, Z4
 	VPXORD     Z5, Z5, Z5
+	LEAQ       (DX)(DI*8), R8
 	TESTQ      AX, AX
 	JE         done
 
 loop:
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+	PREFETCHT0   128(R8)
+	ADDQ         DI, R8
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VMOVUPS.Z    128(DX), K1, Z8
@@ -2835,7 +2859,7 @@ store:
 	RET
 
 // func copyRows1AVX512(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·copyRows1AVX512(SB), NOSPLIT|NOFRAME, $0-48
 	MOVQ  width+40(FP), AX
 	LEAQ  masksAVX512<>+0(SB), CX
@@ -2847,19 +2871,22 @@ TEXT ·copyRows1AVX512(SB), NOSPLIT|NOFRAME, $0-48
 	SHLQ  $0x02, BX
 	MOVQ  ldTo+32(FP), SI
 	SHLQ  $0x02, SI
+	LEAQ  (CX)(BX*8), DI
 
 loop:
-	VMOVUPS.Z (CX), K1, Z0
-	VMOVUPS   Z0, (DX)
-	ADDQ      BX, CX
-	ADDQ      SI, DX
-	DECQ      AX
-	JNE       loop
+	PREFETCHT0 (DI)
+	VMOVUPS.Z  (CX), K1, Z0
+	VMOVUPS    Z0, (DX)
+	ADDQ       BX, CX
+	ADDQ       BX, DI
+	ADDQ       SI, DX
+	DECQ       AX
+	JNE        loop
 	VZEROUPPER
 	RET
 
 // func copyRows2AVX512(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·copyRows2AVX512(SB), NOSPLIT|NOFRAME, $0-48
 	MOVQ  width+40(FP), AX
 	LEAQ  masksAVX512<>+0(SB), CX
@@ -2871,21 +2898,25 @@ TEXT ·copyRows2AVX512(SB), NOSPLIT|NOFRAME, $0-48
 	SHLQ  $0x02, BX
 	MOVQ  ldTo+32(FP), SI
 	SHLQ  $0x02, SI
+	LEAQ  (CX)(BX*8), DI
 
 loop:
-	VMOVUPS   (CX), Z0
-	VMOVUPS.Z 64(CX), K1, Z1
-	VMOVUPS   Z0, (DX)
-	VMOVUPS   Z1, 64(DX)
-	ADDQ      BX, CX
-	ADDQ      SI, DX
-	DECQ      AX
-	JNE       loop
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	VMOVUPS    (CX), Z0
+	VMOVUPS.Z  64(CX), K1, Z1
+	VMOVUPS    Z0, (DX)
+	VMOVUPS    Z1, 64(DX)
+	ADDQ       BX, CX
+	ADDQ       BX, DI
+	ADDQ       SI, DX
+	DECQ       AX
+	JNE        loop
 	VZEROUPPER
 	RET
 
 // func copyRows3AVX512(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·copyRows3AVX512(SB), NOSPLIT|NOFRAME, $0-48
 	MOVQ  width+40(FP), AX
 	LEAQ  masksAVX512<>+0(SB), CX
@@ -2897,18 +2928,23 @@ TEXT ·copyRows3AVX512(SB), NOSPLIT|NOFRAME, $0-48
 	SHLQ  $0x02, BX
 	MOVQ  ldTo+32(FP), SI
 	SHLQ  $0x02, SI
+	LEAQ  (CX)(BX*8), DI
 
 loop:
-	VMOVUPS   (CX), Z0
-	VMOVUPS   64(CX), Z1
-	VMOVUPS.Z 128(CX), K1, Z2
-	VMOVUPS   Z0, (DX)
-	VMOVUPS   Z1, 64(DX)
-	VMOVUPS   Z2, 128(DX)
-	ADDQ      BX, CX
-	ADDQ      SI, DX
-	DECQ      AX
-	JNE       loop
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	VMOVUPS    (CX), Z0
+	VMOVUPS    64(CX), Z1
+	VMOVUPS.Z  128(CX), K1, Z2
+	VMOVUPS    Z0, (DX)
+	VMOVUPS    Z1, 64(DX)
+	VMOVUPS    Z2, 128(DX)
+	ADDQ       BX, CX
+	ADDQ       BX, DI
+	ADDQ       SI, DX
+	DECQ       AX
+	JNE        loop
 	VZEROUPPER
 	RET
 
@@ -3164,7 +3200,7 @@ done:
 	RET
 
 // func packRowsAVX512(k int, from *float32, ldFrom int, to *float32, rows int)
-// Requires: AVX, AVX512F, CMOV
+// Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·packRowsAVX512(SB), NOSPLIT|NOFRAME, $0-40
 	MOVQ k+0(FP), AX
 	MOVQ from+8(FP), CX
@@ -3175,36 +3211,45 @@ TEXT ·packRowsAVX512(SB), NOSPLIT|NOFRAME, $0-40
 	LEAQ (SI)(SI*2), DI
 	LEAQ (DI)(SI*2), R8
 	LEAQ (R8)(SI*2), R9
+	LEAQ (CX)(SI*8), R10
 
 loop:
-	MOVQ      $0x00000010, R10
-	CMPQ      AX, R10
-	CMOVQLT   AX, R10
-	LEAQ      masksAVX512<>+0(SB), R11
-	KMOVW     (R11)(R10*2), K1
-	VMOVUPS.Z (CX), K1, Z0
-	CMPQ      DX, $0x01
-	JE        zero1
-	VMOVUPS.Z (CX)(SI*1), K1, Z1
-	CMPQ      DX, $0x02
-	JE        zero2
-	VMOVUPS.Z (CX)(SI*2), K1, Z2
-	CMPQ      DX, $0x03
-	JE        zero3
-	VMOVUPS.Z (CX)(DI*1), K1, Z3
-	CMPQ      DX, $0x04
-	JE        zero4
-	VMOVUPS.Z (CX)(SI*4), K1, Z4
-	CMPQ      DX, $0x05
-	JE        zero5
-	VMOVUPS.Z (CX)(R8*1), K1, Z5
-	CMPQ      DX, $0x06
-	JE        zero6
-	VMOVUPS.Z (CX)(DI*2), K1, Z6
-	CMPQ      DX, $0x07
-	JE        zero7
-	VMOVUPS.Z (CX)(R9*1), K1, Z7
-	JMP       shuffle
+	PREFETCHT1 (R10)
+	PREFETCHT1 (R10)(SI*1)
+	PREFETCHT1 (R10)(SI*2)
+	PREFETCHT1 (R10)(DI*1)
+	PREFETCHT1 (R10)(SI*4)
+	PREFETCHT1 (R10)(R8*1)
+	PREFETCHT1 (R10)(DI*2)
+	PREFETCHT1 (R10)(R9*1)
+	MOVQ       $0x00000010, R11
+	CMPQ       AX, R11
+	CMOVQLT    AX, R11
+	LEAQ       masksAVX512<>+0(SB), R12
+	KMOVW      (R12)(R11*2), K1
+	VMOVUPS.Z  (CX), K1, Z0
+	CMPQ       DX, $0x01
+	JE         zero1
+	VMOVUPS.Z  (CX)(SI*1), K1, Z1
+	CMPQ       DX, $0x02
+	JE         zero2
+	VMOVUPS.Z  (CX)(SI*2), K1, Z2
+	CMPQ       DX, $0x03
+	JE         zero3
+	VMOVUPS.Z  (CX)(DI*1), K1, Z3
+	CMPQ       DX, $0x04
+	JE         zero4
+	VMOVUPS.Z  (CX)(SI*4), K1, Z4
+	CMPQ       DX, $0x05
+	JE         zero5
+	VMOVUPS.Z  (CX)(R8*1), K1, Z5
+	CMPQ       DX, $0x06
+	JE         zero6
+	VMOVUPS.Z  (CX)(DI*2), K1, Z6
+	CMPQ       DX, $0x07
+	JE         zero7
+	VMOVUPS.Z  (CX)(R9*1), K1, Z7
+	JMP        shuffle
 
 zero1:
 	VPXORD Z1, Z1, Z1
@@ -3307,6 +3352,7 @@ shuffle:
 	VEXTRACTF32X4 $0x03, Z3, 480(BX)
 	VEXTRACTF32X4 $0x03, Z7, 496(BX)
 	ADDQ          $0x40, CX
+	ADDQ          $0x40, R10
 	ADDQ          $0x00000200, BX
 	SUBQ          $0x10, AX
 	JNE           loop
@@ -3316,7 +3362,7 @@ done:
 	RET
 
 // func packColumnsAVX512(k int, from *float32, ldFrom int, to *float32, width int)
-// Requires: AVX, AVX512F, AVX512VL
+// Requires: AVX, AVX512F, AVX512VL, MMX+
 TEXT ·packColumnsAVX512(SB), NOSPLIT|NOFRAME, $0-40
 	MOVQ  width+32(FP), AX
 	LEAQ  masksAVX512<>+0(SB), CX
@@ -3328,17 +3374,18 @@ TEXT ·packColumnsAVX512(SB), NOSPLIT|NOFRAME, $0-40
 	MOVQ  to+24(FP), BX
 
 loop:
-	VMOVUPS.Z (CX), K1, Y0
-	VMOVUPS   Y0, (BX)
-	ADDQ      DX, CX
-	ADDQ      $0x20, BX
-	DECQ      AX
-	JNE       loop
+	PREFETCHT1 64(CX)
+	VMOVUPS.Z  (CX), K1, Y0
+	VMOVUPS    Y0, (BX)
+	ADDQ       DX, CX
+	ADDQ       $0x20, BX
+	DECQ       AX
+	JNE        loop
 	VZEROUPPER
 	RET
 
 // func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV, FMA3
+// Requires: AVX, AVX512F, AVX512VL, CMOV, FMA3, MMX+
 TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-72
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
@@ -3384,6 +3431,9 @@ TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-72
 	SHLQ    $0x02, DX
 	MOVQ    x+8(FP), DX
 	ADDQ    CX, DX
+	MOVQ    ldw+32(FP), R12
+	SHLQ    $0x05, R12
+	SUBQ    CX, R12
 	NEGQ    CX
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
@@ -3397,14 +3447,23 @@ TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-72
 
 loop:
 	VMOVUPS     (DX)(CX*1), Z8
+	PREFETCHT0  (BX)(R12*1)
 	VFMADD231PS (BX)(CX*1), Z8, Z0
+	PREFETCHT0  (SI)(R12*1)
 	VFMADD231PS (SI)(CX*1), Z8, Z1
+	PREFETCHT0  (DI)(R12*1)
 	VFMADD231PS (DI)(CX*1), Z8, Z2
+	PREFETCHT0  (R8)(R12*1)
 	VFMADD231PS (R8)(CX*1), Z8, Z3
+	PREFETCHT0  (R9)(R12*1)
 	VFMADD231PS (R9)(CX*1), Z8, Z4
+	PREFETCHT0  (R10)(R12*1)
 	VFMADD231PS (R10)(CX*1), Z8, Z5
+	PREFETCHT0  (R11)(R12*1)
 	VFMADD231PS (R11)(CX*1), Z8, Z6
+	PREFETCHT0  (AX)(R12*1)
 	VFMADD231PS (AX)(CX*1), Z8, Z7
+	ADDQ        $0x40, R12
 	ADDQ        $0x40, CX
 	JNE         loop
 
@@ -3485,7 +3544,7 @@ store:
 	RET
 
 // func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV, FMA3
+// Requires: AVX, AVX512F, AVX512VL, CMOV, FMA3, MMX+
 TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-72
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
@@ -3532,6 +3591,9 @@ TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-72
 	MOVQ    x+8(FP), R12
 	ADDQ    CX, R12
 	LEAQ    (R12)(DX*1), DX
+	MOVQ    ldw+32(FP), R13
+	SHLQ    $0x05, R13
+	SUBQ    CX, R13
 	NEGQ    CX
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
@@ -3554,30 +3616,39 @@ TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-72
 loop:
 	VMOVUPS     (R12)(CX*1), Z16
 	VMOVUPS     (DX)(CX*1), Z17
+	PREFETCHT0  (BX)(R13*1)
 	VMOVUPS     (BX)(CX*1), Z18
 	VFMADD231PS Z18, Z16, Z0
 	VFMADD231PS Z18, Z17, Z8
+	PREFETCHT0  (SI)(R13*1)
 	VMOVUPS     (SI)(CX*1), Z18
 	VFMADD231PS Z18, Z16, Z1
 	VFMADD231PS Z18, Z17, Z9
+	PREFETCHT0  (DI)(R13*1)
 	VMOVUPS     (DI)(CX*1), Z18
 	VFMADD231PS Z18, Z16, Z2
 	VFMADD231PS Z18, Z17, Z10
+	PREFETCHT0  (R8)(R13*1)
 	VMOVUPS     (R8)(CX*1), Z18
 	VFMADD231PS Z18, Z16, Z3
 	VFMADD231PS Z18, Z17, Z11
+	PREFETCHT0  (R9)(R13*1)
 	VMOVUPS     (R9)(CX*1), Z18
 	VFMADD231PS Z18, Z16, Z4
 	VFMADD231PS Z18, Z17, Z12
+	PREFETCHT0  (R10)(R13*1)
 	VMOVUPS     (R10)(CX*1), Z18
 	VFMADD231PS Z18, Z16, Z5
 	VFMADD231PS Z18, Z17, Z13
+	PREFETCHT0  (R11)(R13*1)
 	VMOVUPS     (R11)(CX*1), Z18
 	VFMADD231PS Z18, Z16, Z6
 	VFMADD231PS Z18, Z17, Z14
+	PREFETCHT0  (AX)(R13*1)
 	VMOVUPS     (AX)(CX*1), Z18
 	VFMADD231PS Z18, Z16, Z7
 	VFMADD231PS Z18, Z17, Z15
+	ADDQ        $0x40, R13
 	ADDQ        $0x40, CX
 	JNE         loop
 
@@ -3710,7 +3781,7 @@ store:
 	RET
 
 // func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV, FMA3
+// Requires: AVX, AVX512F, AVX512VL, CMOV, FMA3, MMX+
 TEXT ·dots3AVX512(SB), NOSPLIT|NOFRAME, $0-72
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
@@ -3758,6 +3829,9 @@ TEXT ·dots3AVX512(SB), NOSPLIT|NOFRAME, $0-72
 	ADDQ    CX, R12
 	LEAQ    (R12)(DX*1), R13
 	LEAQ    (R13)(DX*1), DX
+	MOVQ    ldw+32(FP), R14
+	SHLQ    $0x05, R14
+	SUBQ    CX, R14
 	NEGQ    CX
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
@@ -3789,38 +3863,47 @@ loop:
 	VMOVUPS     (R12)(CX*1), Z24
 	VMOVUPS     (R13)(CX*1), Z25
 	VMOVUPS     (DX)(CX*1), Z26
+	PREFETCHT0  (BX)(R14*1)
 	VMOVUPS     (BX)(CX*1), Z27
 	VFMADD231PS Z27, Z24, Z0
 	VFMADD231PS Z27, Z25, Z8
 	VFMADD231PS Z27, Z26, Z16
+	PREFETCHT0  (SI)(R14*1)
 	VMOVUPS     (SI)(CX*1), Z27
 	VFMADD231PS Z27, Z24, Z1
 	VFMADD231PS Z27, Z25, Z9
 	VFMADD231PS Z27, Z26, Z17
+	PREFETCHT0  (DI)(R14*1)
 	VMOVUPS     (DI)(CX*1), Z27
 	VFMADD231PS Z27, Z24, Z2
 	VFMADD231PS Z27, Z25, Z10
 	VFMADD231PS Z27, Z26, Z18
+	PREFETCHT0  (R8)(R14*1)
 	VMOVUPS     (R8)(CX*1), Z27
 	VFMADD231PS Z27, Z24, Z3
 	VFMADD231PS Z27, Z25, Z11
 	VFMADD231PS Z27, Z26, Z19
+	PREFETCHT0  (R9)(R14*1)
 	VMOVUPS     (R9)(CX*1), Z27
 	VFMADD231PS Z27, Z24, Z4
 	VFMADD231PS Z27, Z25, Z12
 	VFMADD231PS Z27, Z26, Z20
+	PREFETCHT0  (R10)(R14*1)
 	VMOVUPS     (R10)(CX*1), Z27
 	VFMADD231PS Z27, Z24, Z5
 	VFMADD231PS Z27, Z25, Z13
 	VFMADD231PS Z27, Z26, Z21
+	PREFETCHT0  (R11)(R14*1)
 	VMOVUPS     (R11)(CX*1), Z27
 	VFMADD231PS Z27, Z24, Z6
 	VFMADD231PS Z27, Z25, Z14
 	VFMADD231PS Z27, Z26, Z22
+	PREFETCHT0  (AX)(R14*1)
 	VMOVUPS     (AX)(CX*1), Z27
 	VFMADD231PS Z27, Z24, Z7
 	VFMADD231PS Z27, Z25, Z15
 	VFMADD231PS Z27, Z26, Z23
+	ADDQ        $0x40, R14
 	ADDQ        $0x40, CX
 	JNE         loop
 

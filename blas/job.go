@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // job is a product cut into tasks, handed out in order to whoever is free. B is taken in steps, each packed by some tasks
@@ -171,11 +172,14 @@ func (j *job) multiplyTask(s, i int, packedA []float32) {
 	j.multiplies.Add(1)
 }
 
-// await returns when a count is reached. What it counts is being done by others at this moment, in less than the time that
-// it takes to put a processor to sleep and wake it.
+// await returns when a count is reached. What it counts is being done by others at this moment, mostly in less than the time
+// that it takes to put a processor to sleep and wake it. If not, another program has their processor, and may want this one.
 func await(count *atomic.Int64, n int) {
 	for i := 0; count.Load() < int64(n); i++ {
-		if i > 100 {
+		switch {
+		case i > 1000:
+			time.Sleep(50 * time.Microsecond)
+		case i > 100:
 			runtime.Gosched()
 		}
 	}

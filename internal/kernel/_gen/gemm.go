@@ -187,9 +187,21 @@ func (g gemm) tile(rows, vectors int) {
 			g.Zero(r)
 		}
 	}
+	// A tile of few rows waits for B, and the processor does not see that its rows, often pages apart, follow each other.
+	var ahead reg.GPVirtual
+	if rows <= 2 {
+		ahead = g.GP64()
+		g.LEAQ(asm.AtIndex(b, ldb, 8, 0), ahead)
+	}
 	g.TESTQ(k, k)
 	g.JE(asm.Label("done"))
 	g.Label("loop")
+	if rows <= 2 {
+		for i := 0; i < vectors*g.Bytes(); i += 64 {
+			g.PREFETCHT0(asm.At(ahead, i))
+		}
+		g.ADDQ(ldb, ahead)
+	}
 	bv := g.Vecs(vectors)
 	for v := range vectors - 1 {
 		g.Load(asm.At(b, v*g.Bytes()), bv[v])

@@ -48,6 +48,10 @@ A sum is taken in as many parts as a vector has lanes.`, name, vectors, vectors)
 	}
 	w := pointers("w", "ldw", rows, f.Int("rows"))
 	x := pointers("x", "ldx", vectors, nil)
+	next := g.GP64() // the same place in the eight rows after these, which come next
+	f.Load64("ldw", next)
+	g.SHLQ(operand.U8(5), next)
+	g.SUBQ(at, next)
 	g.NEGQ(at)
 
 	acc := make([][]reg.VecVirtual, vectors)
@@ -65,6 +69,7 @@ A sum is taken in as many parts as a vector has lanes.`, name, vectors, vectors)
 	}
 	for j := range rows {
 		from := asm.AtIndex(w[j], at, 1, 0)
+		g.PREFETCHT0(asm.AtIndex(w[j], next, 1, 0))
 		if vectors == 1 {
 			g.MulAdd(from, xv[0], acc[0][j])
 			continue
@@ -75,6 +80,7 @@ A sum is taken in as many parts as a vector has lanes.`, name, vectors, vectors)
 			g.MulAdd(wv, xv[i], acc[i][j])
 		}
 	}
+	g.ADDQ(operand.U8(g.Bytes()), next)
 	g.ADDQ(operand.U8(g.Bytes()), at)
 	g.JNE(asm.Label("loop"))
 

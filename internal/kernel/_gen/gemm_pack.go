@@ -22,7 +22,13 @@ func (g gemm) copyRows(vectors int) {
 	m := g.mask(f.Int("width"))
 	rows, from, to := f.Int("rows"), f.Ptr("from"), f.Ptr("to")
 	ldFrom, ldTo := g.bytes(f, "ldFrom"), g.bytes(f, "ldTo")
+	// The processor does not see that the rows, often pages apart, follow each other.
+	ahead := g.GP64()
+	g.LEAQ(asm.AtIndex(from, ldFrom, 8, 0), ahead)
 	g.Label("loop")
+	for i := 0; i < vectors*g.Bytes(); i += 64 {
+		g.PREFETCHT0(asm.At(ahead, i))
+	}
 	v := g.Vecs(vectors)
 	for i := range vectors - 1 {
 		g.Load(asm.At(from, i*g.Bytes()), v[i])
@@ -32,6 +38,7 @@ func (g gemm) copyRows(vectors int) {
 		g.Store(v[i], asm.At(to, i*g.Bytes()))
 	}
 	g.ADDQ(ldFrom, from)
+	g.ADDQ(ldFrom, ahead)
 	g.ADDQ(ldTo, to)
 	g.DECQ(rows)
 	g.JNE(asm.Label("loop"))
@@ -123,7 +130,13 @@ func (g gemm) packRows() {
 	}`)
 	k, from, rows, to := f.Int("k"), f.Ptr("from"), f.Int("rows"), f.Ptr("to")
 	at := g.strided(from, g.bytes(f, "ldFrom"), 8)
+	next := at // the rows of the call after this one
+	next.base = g.GP64()
+	g.LEAQ(asm.AtIndex(from, at.by1, 8, 0), next.base)
 	g.Label("loop")
+	for i := range 8 {
+		g.PREFETCHT1(next.at(i))
+	}
 	v := g.loadRows(g.maskUpTo(k), rows, 8, at.at)
 	g.quarters(v)
 	for i := range g.Lanes() {
@@ -135,6 +148,7 @@ func (g gemm) packRows() {
 		g.storeQuarter(i/4, v[4+i%4], asm.At(to, 32*i+16))
 	}
 	g.ADDQ(operand.U8(g.Bytes()), from)
+	g.ADDQ(operand.U8(g.Bytes()), next.base)
 	g.ADDQ(operand.U32(8*g.Bytes()), to)
 	g.SUBQ(operand.U8(g.Lanes()), k)
 	g.JNE(asm.Label("loop"))
@@ -167,6 +181,7 @@ func (g gemm) packColumns() {
 	k, from, ldFrom, to := f.Int("k"), f.Ptr("from"), g.bytes(f, "ldFrom"), f.Ptr("to")
 	v := g.YMM()
 	g.Label("loop")
+	g.PREFETCHT1(asm.At(from, 64)) // for the calls after this one
 	g.loadMasked(m, asm.At(from, 0), v)
 	g.VMOVUPS(v, asm.At(to, 0))
 	g.ADDQ(ldFrom, from)
