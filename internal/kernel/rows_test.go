@@ -159,7 +159,9 @@ func TestRMSNormAgainstReference(t *testing.T) {
 			n32.Forward(y32)
 			n32.Backward(narrow(dy), dx32, dWeight32)
 			for i, got := range [][]float32{y32, dx32, dWeight32} {
-				if err := far(got, [][]float64{y, dx, dWeight}[i], 3e-6); err != nil {
+				// The last is a sum over the rows of terms of about 1 in size, which may cancel.
+				tol := []float64{3e-6, 3e-6, 3e-6 + 1e-7*float64(rows)}[i]
+				if err := far(got, [][]float64{y, dx, dWeight}[i], tol); err != nil {
 					t.Fatalf("float32: result %d: %v", i, err)
 				}
 			}
