@@ -121,18 +121,18 @@ func (p product) compare(rounds int) {
 			})
 		}
 	}
-	// Enough calls for 5 ms, so that the clock does not matter.
+	// Enough calls for 20 ms, so that the clock does not matter.
 	calls := make([]int, len(run))
 	for i, f := range run {
 		f()
 		begin := time.Now()
 		f()
-		calls[i] = max(p.copies, int(5*time.Millisecond/max(time.Since(begin), 1)))
+		calls[i] = max(p.copies, int(20*time.Millisecond/max(time.Since(begin), 1)))
 	}
 	times := make([][]float64, len(run))
 	for range rounds {
 		for i, f := range run {
-			time.Sleep(40 * time.Millisecond) // OpenBLAS's threads look for work that long, on the processors that we need
+			time.Sleep(150 * time.Millisecond) // OpenBLAS's threads look for work for longer than 40, on the processors that we need
 			f()
 			begin := time.Now()
 			for range calls[i] {
