@@ -1,5 +1,7 @@
 package kernel
 
+import "runtime"
+
 // Scan is one selective scan (S6; Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
 // algorithm 2 with the zero-order hold of A and the simplified one of B): for each batch b, channel d and state n,
 //
@@ -54,15 +56,22 @@ type ScanGrad[T Float] struct {
 const (
 	// lanes is the number of channels that are scanned side by side: one AVX-512 register of float32.
 	lanes = 16
-	// tileSteps is the number of steps of a tile of the forward pass: its rows (four, 16 KiB) stay in the first-level
-	// cache, and what a call of a kernel costs is spread over 64 steps.
+	// tileSteps is the number of steps of a tile of the forward pass, at most: what a call of a kernel costs is spread over
+	// 64 steps, and the strip's rows (four, 16 KiB) stay in the first-level cache. A wide block has fewer, so that what
+	// it fetches ahead stays in the second-level cache.
 	tileSteps = 64
 	// backSteps is the number of steps between two checkpoints of the backward pass. A tile's states and decays of 16
 	// states (2·16·16·16 lanes, 32 KiB of float32) stay in the first-level cache while they are used; and the checkpoints
 	// of the channels at work take 1/16 of the memory of their states. The generator knows this number.
 	backSteps = 16
-	// maxBlock is the number of channels of a task. Rows are read 64 channels, four cache lines, at a time.
-	maxBlock = 64
+	// maxBlock is the number of channels of a task, at most. The wider, the more of a memory page is used while the
+	// processor knows where it lies; that counts where the pages are more than it can know of, in matrices of largeMatrix
+	// numbers. There, at 1536 channels, blocks of 256 took 1.3 times as long; in smaller ones their longer tiles win.
+	maxBlock    = 1536
+	smallBlock  = 256
+	largeMatrix = 1 << 22
+	// backBlock is the same for the backward pass, which has more rows to hold in its caches, and checkpoints.
+	backBlock = 128
 )
 
 // block is a run of channels that share one group of B and one of C, and that one task scans.
@@ -95,12 +104,8 @@ func (s *Scan[T]) sections() []block {
 	return cut
 }
 
-// blocks cuts a section into blocks: narrower ones where batch and channels are few, so that every core has work.
-func (s *Scan[T]) blocks(section block) []block {
-	width := maxBlock
-	for width > lanes && s.Batch*((s.Channels+width-1)/width) < 8 {
-		width /= 2
-	}
+// blocks cuts a section into blocks of at most so many channels, a multiple of lanes.
+func (section block) blocks(width int) []block {
 	var cut []block
 	for d := 0; d < section.width; d += width {
 		cut = append(cut, block{section.first + d, min(width, section.width-d)})
@@ -108,29 +113,47 @@ func (s *Scan[T]) blocks(section block) []block {
 	return cut
 }
 
+// blockWidth is the width of blocks that makes so many tasks, if there are enough channels.
+func (s *Scan[T]) blockWidth(most, tasks int) int {
+	return min(max(s.Batch*s.Channels/tasks/lanes, 1)*lanes, most)
+}
+
+// forwardSteps is the number of steps of a tile of blocks of that width.
+func forwardSteps(width int) int { return max(min(tileSteps, tileSteps*256/width), backSteps) }
+
 // Forward writes y (batch, length, channels) and, unless it is nil, the state after the last step scanned,
 // final (batch, channels, state).
 func (s *Scan[T]) Forward(y, final []T) {
+	// No sum runs over channels, so the cut may depend on the number of processors.
+	tasks := 1
+	if procs := runtime.GOMAXPROCS(0); procs > 1 {
+		tasks = 2 * procs
+	}
+	width := s.blockWidth(smallBlock, tasks)
+	if s.Length*s.Channels >= largeMatrix {
+		width = s.blockWidth(maxBlock, tasks)
+	}
+	steps := forwardSteps(width)
 	var all []block
 	for _, section := range s.sections() {
-		all = append(all, s.blocks(section)...)
+		all = append(all, section.blocks(width)...)
 	}
 	c := s.newChunks()
 	defer func() { c.layout.space.Return() }()
 	s.enterStates(c, all)
-	tasks := s.Batch * len(all)
+	tasks = s.Batch * len(all)
 	Parallel(c.count*tasks, func(i int) {
 		chunk := i / tasks
-		run := s.newRun(tileSteps, y)
+		run := s.newRun(steps, width, y)
 		defer run.release()
 		run.begin(i%tasks/len(all), all[i%len(all)])
 		for strip := range run.block.strips() {
 			run.enterChunk(c, chunk, strip)
 		}
 		from, to := c.bounds(chunk, s.Length)
-		for at := from; at < to; at += tileSteps {
+		for at := from; at < to; at += steps {
 			for strip := range run.block.strips() {
-				run.advance(strip, at, min(at+tileSteps, to))
+				run.advance(strip, at, min(at+steps, to))
 			}
 		}
 		if final != nil && chunk == c.count-1 {

@@ -5,6 +5,7 @@ package kernel
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"unsafe"
 
 	"github.com/gomamba/mamba/internal/cpu"
@@ -18,11 +19,14 @@ type scanKernels struct {
 	rows   scanRowKernels
 }
 
-// scanAhead tells a kernel which rows the next strip will read and write, to be fetched into the cache meanwhile.
+// scanAhead tells a kernel which rows the block's next tile will read and write, to be fetched into the second-level cache
+// meanwhile. The strips of a block share them out, and go through them row by row.
 type scanAhead struct {
-	at, zAt, step, zStep int         // bytes: where the rows of the first step are, and from a step to the next
-	z                    [2]*float32 // z and its gradient
-	rows                 [5]*float32 // u, Δ; y, or dy and the gradients of u and Δ
+	at, zAt     int         // bytes from the first row to the line that is next, and the same for z
+	left, lines int         // of a row: those to come, and all
+	jump, zJump int         // bytes from a row's end to the next row
+	z           [2]*float32 // z and its gradient
+	rows        [5]*float32 // u, Δ; y, or dy and the gradients of u and Δ
 }
 
 // scanRowKernels are what is done with rows before and after the states.
@@ -84,7 +88,7 @@ type scanAsm struct {
 	*scanKernels
 	run  *scanRun[float32]
 	back *scanBack[float32]
-	a    [maxBlock / lanes][]float32 // for each strip (state, lanes): A·log2(e)
+	a    [][]float32 // for each strip (state, lanes): A·log2(e)
 
 	// Where B or C is constant the kernels take vectors of both, and the one that is not is widened to (tile, state,
 	// lanes), once for a block's tile; and so is its gradient.
@@ -128,7 +132,8 @@ func (s *scanAsm) cut(all []states) []states {
 // lay takes the arrays from a layout for tiles of so many steps.
 func (s *scanAsm) lay(from any, steps int) {
 	r, l := s.run, from.(*layout[float32])
-	for i := range r.width() {
+	s.a = slices.Grow(s.a[:0], r.width())[:r.width()]
+	for i := range s.a {
 		s.a[i] = l.array(r.State * lanes)
 	}
 	wide, wideB, wideC := steps*r.State*lanes, s.vectors && r.B.Groups > 0, s.vectors && r.C.Groups > 0
@@ -211,24 +216,25 @@ func (s *scanAsm) scan(pass scanPass, strip int, ns states, from int, seg segmen
 	}
 }
 
-// lookAhead returns what the next strip will need, nil where there is none or it has been fetched.
+// lookAhead returns what the next tile will need of which this strip is to ask, nil where there is none.
 func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg segment) *int {
 	r := s.run
 	tile := len(r.dt) / lanes
-	next, at := strip+1, from
-	if next == r.block.strips() {
-		next, at = 0, from+tile
-		if pass == scanRecompute {
-			at = from - tile
-		}
+	at := from + tile
+	if pass == scanRecompute {
+		at = from - tile
 	}
 	if ns.first > 0 || at < 0 || at >= r.Length {
 		return nil
 	}
 	a := &s.ahead
-	st := &r.strips[next]
-	a.step, a.zStep = s.bytes(r.Channels), s.bytes(r.zStride())
-	a.at, a.zAt = (seg.from-from)*a.step, (seg.from-from)*a.zStep
+	step, zStep := s.bytes(r.Channels), s.bytes(r.zStride())
+	a.lines = r.block.strips()
+	next := strip*tile + seg.from - from // of the lines, at one a step
+	a.at, a.zAt = next/a.lines*step+next%a.lines*64, next/a.lines*zStep+next%a.lines*64
+	a.left = a.lines - next%a.lines
+	a.jump, a.zJump = step-64*a.lines, zStep-64*a.lines
+	st := &r.strips[0]
 	row, rowZ := r.at(st, at, r.Channels), r.at(st, at, r.zStride())
 	u, delta := &r.U[row], &r.Delta[row]
 	a.rows = [5]*float32{u, delta, u, u, u}

@@ -13,7 +13,6 @@ TEXT ·scanAdvance8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
@@ -22,16 +21,17 @@ TEXT ·scanAdvance8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y9
 	VBROADCASTSS (SI), Y0
@@ -52,7 +52,8 @@ alone:
 	VMULPS       Y7, Y9, Y7
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -78,13 +79,19 @@ loop:
 	VBROADCASTSS (SI), Y12
 	VMULPS       Y12, Y9, Y12
 	VFMADD213PS  Y12, Y11, Y0
-	TESTQ        AX, AX
+	TESTQ        R11, R11
 	JE           asked
-	MOVQ         48(AX), R10
-	PREFETCHT0   (R10)(R9*1)
-	MOVQ         56(AX), R10
-	PREFETCHT0   (R10)(R9*1)
-	ADDQ         16(AX), R9
+	MOVQ         64(R11), AX
+	PREFETCHT0   (AX)(R8*1)
+	MOVQ         72(R11), AX
+	PREFETCHT0   (AX)(R8*1)
+	ADDQ         $+64, R8
+	ADDQ         $+64, R9
+	DECQ         R10
+	JNE          asked
+	ADDQ         32(R11), R8
+	ADDQ         40(R11), R9
+	MOVQ         24(R11), R10
 
 asked:
 	VMULPS       64(CX), Y10, Y11
@@ -222,7 +229,8 @@ asked:
 	VFMADD213PS  Y9, Y10, Y7
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JNE          loop
 
@@ -333,8 +341,6 @@ TEXT ·scanForward8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
@@ -343,16 +349,17 @@ TEXT ·scanForward8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y9
 	VMOVUPS      (R8), Y10
@@ -392,10 +399,12 @@ alone:
 	VADDPS       Y11, Y10, Y10
 	VMOVUPS      Y10, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -425,18 +434,23 @@ loop:
 	VFMADD213PS  Y14, Y13, Y0
 	VBROADCASTSS (DI), Y13
 	VFMADD231PS  Y13, Y0, Y10
-	TESTQ        AX, AX
+	TESTQ        R13, R13
 	JE           asked
-	MOVQ         48(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         56(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         64(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         32(AX), R14
-	PREFETCHT0   (R14)(R13*1)
-	ADDQ         16(AX), R12
-	ADDQ         24(AX), R13
+	MOVQ         64(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         72(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         80(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         48(R13), AX
+	PREFETCHT0   (AX)(R11*1)
+	ADDQ         $+64, R10
+	ADDQ         $+64, R11
+	DECQ         R12
+	JNE          asked
+	ADDQ         32(R13), R10
+	ADDQ         40(R13), R11
+	MOVQ         24(R13), R12
 
 asked:
 	VMULPS       64(CX), Y12, Y13
@@ -589,10 +603,12 @@ asked:
 	VADDPS       Y11, Y10, Y10
 	VMOVUPS      Y10, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JNE          loop
 
@@ -621,8 +637,6 @@ TEXT ·scanRecompute8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
@@ -631,16 +645,17 @@ TEXT ·scanRecompute8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y9
 	VMOVUPS      (R8), Y10
@@ -697,11 +712,13 @@ alone:
 	VADDPS       Y11, Y10, Y10
 	VMOVUPS      Y10, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+1024, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -734,24 +751,29 @@ loop:
 	VFMADD213PS  Y14, Y13, Y0
 	VBROADCASTSS (DI), Y13
 	VFMADD231PS  Y13, Y0, Y10
-	TESTQ        AX, AX
+	TESTQ        R14, R14
 	JE           asked
-	MOVQ         48(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         56(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         64(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         72(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         80(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         32(AX), R15
-	PREFETCHT0   (R15)(R14*1)
-	MOVQ         40(AX), R15
-	PREFETCHT0   (R15)(R14*1)
-	ADDQ         16(AX), R13
-	ADDQ         24(AX), R14
+	MOVQ         64(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         72(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         80(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         88(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         96(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         48(R14), AX
+	PREFETCHT0   (AX)(R12*1)
+	MOVQ         56(R14), AX
+	PREFETCHT0   (AX)(R12*1)
+	ADDQ         $+64, R11
+	ADDQ         $+64, R12
+	DECQ         R13
+	JNE          asked
+	ADDQ         32(R14), R11
+	ADDQ         40(R14), R12
+	MOVQ         24(R14), R13
 
 asked:
 	VMULPS       64(CX), Y12, Y13
@@ -925,11 +947,13 @@ asked:
 	VADDPS       Y11, Y10, Y10
 	VMOVUPS      Y10, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+1024, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JNE          loop
 
@@ -1166,7 +1190,6 @@ TEXT ·scanAdvanceVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
@@ -1175,16 +1198,17 @@ TEXT ·scanAdvanceVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y9
 	VMULPS       (SI), Y9, Y0
@@ -1197,7 +1221,8 @@ alone:
 	VMULPS       448(SI), Y9, Y7
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -1222,13 +1247,19 @@ loop:
 	VMULPS      Y12, Y11, Y11
 	VMULPS      (SI), Y9, Y12
 	VFMADD213PS Y12, Y11, Y0
-	TESTQ       AX, AX
+	TESTQ       R11, R11
 	JE          asked
-	MOVQ        48(AX), R10
-	PREFETCHT0  (R10)(R9*1)
-	MOVQ        56(AX), R10
-	PREFETCHT0  (R10)(R9*1)
-	ADDQ        16(AX), R9
+	MOVQ        64(R11), AX
+	PREFETCHT0  (AX)(R8*1)
+	MOVQ        72(R11), AX
+	PREFETCHT0  (AX)(R8*1)
+	ADDQ        $+64, R8
+	ADDQ        $+64, R9
+	DECQ        R10
+	JNE         asked
+	ADDQ        32(R11), R8
+	ADDQ        40(R11), R9
+	MOVQ        24(R11), R10
 
 asked:
 	VMULPS      64(CX), Y10, Y11
@@ -1359,7 +1390,8 @@ asked:
 	VFMADD213PS Y9, Y10, Y7
 	ADDQ        $+64, DX
 	ADDQ        $+64, BX
-	ADDQ        R8, SI
+	MOVQ        bStep+64(FP), AX
+	ADDQ        AX, SI
 	DECQ        DI
 	JNE         loop
 
@@ -1387,8 +1419,6 @@ TEXT ·scanForwardVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
@@ -1397,16 +1427,17 @@ TEXT ·scanForwardVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y9
 	VMOVUPS      (R8), Y10
@@ -1430,10 +1461,12 @@ alone:
 	VADDPS       Y11, Y10, Y10
 	VMOVUPS      Y10, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -1461,18 +1494,23 @@ loop:
 	VMULPS      (SI), Y9, Y14
 	VFMADD213PS Y14, Y13, Y0
 	VFMADD231PS (DI), Y0, Y10
-	TESTQ       AX, AX
+	TESTQ       R13, R13
 	JE          asked
-	MOVQ        48(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        56(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        64(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        32(AX), R14
-	PREFETCHT0  (R14)(R13*1)
-	ADDQ        16(AX), R12
-	ADDQ        24(AX), R13
+	MOVQ        64(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        72(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        80(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        48(R13), AX
+	PREFETCHT0  (AX)(R11*1)
+	ADDQ        $+64, R10
+	ADDQ        $+64, R11
+	DECQ        R12
+	JNE         asked
+	ADDQ        32(R13), R10
+	ADDQ        40(R13), R11
+	MOVQ        24(R13), R12
 
 asked:
 	VMULPS      64(CX), Y12, Y13
@@ -1611,10 +1649,12 @@ asked:
 	VADDPS      Y11, Y10, Y10
 	VMOVUPS     Y10, (R8)
 	ADDQ        $+64, R8
-	ADDQ        R11, DI
+	MOVQ        cStep+72(FP), AX
+	ADDQ        AX, DI
 	ADDQ        $+64, DX
 	ADDQ        $+64, BX
-	ADDQ        R10, SI
+	MOVQ        bStep+64(FP), AX
+	ADDQ        AX, SI
 	DECQ        R9
 	JNE         loop
 
@@ -1643,8 +1683,6 @@ TEXT ·scanRecomputeVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
@@ -1653,16 +1691,17 @@ TEXT ·scanRecomputeVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y9
 	VMOVUPS      (R8), Y10
@@ -1703,11 +1742,13 @@ alone:
 	VADDPS       Y11, Y10, Y10
 	VMOVUPS      Y10, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+1024, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -1738,24 +1779,29 @@ loop:
 	VMULPS      (SI), Y9, Y14
 	VFMADD213PS Y14, Y13, Y0
 	VFMADD231PS (DI), Y0, Y10
-	TESTQ       AX, AX
+	TESTQ       R14, R14
 	JE          asked
-	MOVQ        48(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        56(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        64(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        72(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        80(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        32(AX), R15
-	PREFETCHT0  (R15)(R14*1)
-	MOVQ        40(AX), R15
-	PREFETCHT0  (R15)(R14*1)
-	ADDQ        16(AX), R13
-	ADDQ        24(AX), R14
+	MOVQ        64(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        72(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        80(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        88(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        96(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        48(R14), AX
+	PREFETCHT0  (AX)(R12*1)
+	MOVQ        56(R14), AX
+	PREFETCHT0  (AX)(R12*1)
+	ADDQ        $+64, R11
+	ADDQ        $+64, R12
+	DECQ        R13
+	JNE         asked
+	ADDQ        32(R14), R11
+	ADDQ        40(R14), R12
+	MOVQ        24(R14), R13
 
 asked:
 	VMULPS      64(CX), Y12, Y13
@@ -1915,11 +1961,13 @@ asked:
 	VADDPS      Y11, Y10, Y10
 	VMOVUPS     Y10, (R8)
 	ADDQ        $+64, R8
-	ADDQ        R12, DI
+	MOVQ        cStep+72(FP), AX
+	ADDQ        AX, DI
 	ADDQ        $+1024, R9
 	ADDQ        $+64, DX
 	ADDQ        $+64, BX
-	ADDQ        R11, SI
+	MOVQ        bStep+64(FP), AX
+	ADDQ        AX, SI
 	DECQ        R10
 	JNE         loop
 
@@ -2134,21 +2182,21 @@ TEXT ·scanAdvance4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y5
 	VBROADCASTSS (SI), Y0
@@ -2161,7 +2209,8 @@ alone:
 	VMULPS       Y3, Y5, Y3
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -2187,13 +2236,19 @@ loop:
 	VBROADCASTSS (SI), Y8
 	VMULPS       Y8, Y5, Y8
 	VFMADD213PS  Y8, Y7, Y0
-	TESTQ        AX, AX
+	TESTQ        R11, R11
 	JE           asked
-	MOVQ         48(AX), R10
-	PREFETCHT0   (R10)(R9*1)
-	MOVQ         56(AX), R10
-	PREFETCHT0   (R10)(R9*1)
-	ADDQ         16(AX), R9
+	MOVQ         64(R11), AX
+	PREFETCHT0   (AX)(R8*1)
+	MOVQ         72(R11), AX
+	PREFETCHT0   (AX)(R8*1)
+	ADDQ         $+64, R8
+	ADDQ         $+64, R9
+	DECQ         R10
+	JNE          asked
+	ADDQ         32(R11), R8
+	ADDQ         40(R11), R9
+	MOVQ         24(R11), R10
 
 asked:
 	VMULPS       64(CX), Y6, Y7
@@ -2255,7 +2310,8 @@ asked:
 	VFMADD213PS  Y5, Y6, Y3
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JNE          loop
 
@@ -2279,22 +2335,21 @@ TEXT ·scanForward4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y5
 	VMOVUPS      (R8), Y6
@@ -2318,10 +2373,12 @@ alone:
 	VADDPS       Y7, Y6, Y6
 	VMOVUPS      Y6, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -2351,18 +2408,23 @@ loop:
 	VFMADD213PS  Y10, Y9, Y0
 	VBROADCASTSS (DI), Y9
 	VFMADD231PS  Y9, Y0, Y6
-	TESTQ        AX, AX
+	TESTQ        R13, R13
 	JE           asked
-	MOVQ         48(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         56(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         64(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         32(AX), R14
-	PREFETCHT0   (R14)(R13*1)
-	ADDQ         16(AX), R12
-	ADDQ         24(AX), R13
+	MOVQ         64(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         72(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         80(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         48(R13), AX
+	PREFETCHT0   (AX)(R11*1)
+	ADDQ         $+64, R10
+	ADDQ         $+64, R11
+	DECQ         R12
+	JNE          asked
+	ADDQ         32(R13), R10
+	ADDQ         40(R13), R11
+	MOVQ         24(R13), R12
 
 asked:
 	VMULPS       64(CX), Y8, Y9
@@ -2431,10 +2493,12 @@ asked:
 	VADDPS       Y7, Y6, Y6
 	VMOVUPS      Y6, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JNE          loop
 
@@ -2459,22 +2523,21 @@ TEXT ·scanRecompute4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y5
 	VMOVUPS      (R8), Y6
@@ -2507,11 +2570,13 @@ alone:
 	VADDPS       Y7, Y6, Y6
 	VMOVUPS      Y6, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+512, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -2544,24 +2609,29 @@ loop:
 	VFMADD213PS  Y10, Y9, Y0
 	VBROADCASTSS (DI), Y9
 	VFMADD231PS  Y9, Y0, Y6
-	TESTQ        AX, AX
+	TESTQ        R14, R14
 	JE           asked
-	MOVQ         48(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         56(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         64(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         72(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         80(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         32(AX), R15
-	PREFETCHT0   (R15)(R14*1)
-	MOVQ         40(AX), R15
-	PREFETCHT0   (R15)(R14*1)
-	ADDQ         16(AX), R13
-	ADDQ         24(AX), R14
+	MOVQ         64(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         72(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         80(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         88(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         96(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         48(R14), AX
+	PREFETCHT0   (AX)(R12*1)
+	MOVQ         56(R14), AX
+	PREFETCHT0   (AX)(R12*1)
+	ADDQ         $+64, R11
+	ADDQ         $+64, R12
+	DECQ         R13
+	JNE          asked
+	ADDQ         32(R14), R11
+	ADDQ         40(R14), R12
+	MOVQ         24(R14), R13
 
 asked:
 	VMULPS       64(CX), Y8, Y9
@@ -2639,11 +2709,13 @@ asked:
 	VADDPS       Y7, Y6, Y6
 	VMOVUPS      Y6, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+512, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JNE          loop
 
@@ -2794,21 +2866,21 @@ TEXT ·scanAdvanceVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y5
 	VMULPS       (SI), Y5, Y0
@@ -2817,7 +2889,8 @@ alone:
 	VMULPS       192(SI), Y5, Y3
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -2842,13 +2915,19 @@ loop:
 	VMULPS      Y8, Y7, Y7
 	VMULPS      (SI), Y5, Y8
 	VFMADD213PS Y8, Y7, Y0
-	TESTQ       AX, AX
+	TESTQ       R11, R11
 	JE          asked
-	MOVQ        48(AX), R10
-	PREFETCHT0  (R10)(R9*1)
-	MOVQ        56(AX), R10
-	PREFETCHT0  (R10)(R9*1)
-	ADDQ        16(AX), R9
+	MOVQ        64(R11), AX
+	PREFETCHT0  (AX)(R8*1)
+	MOVQ        72(R11), AX
+	PREFETCHT0  (AX)(R8*1)
+	ADDQ        $+64, R8
+	ADDQ        $+64, R9
+	DECQ        R10
+	JNE         asked
+	ADDQ        32(R11), R8
+	ADDQ        40(R11), R9
+	MOVQ        24(R11), R10
 
 asked:
 	VMULPS      64(CX), Y6, Y7
@@ -2907,7 +2986,8 @@ asked:
 	VFMADD213PS Y5, Y6, Y3
 	ADDQ        $+64, DX
 	ADDQ        $+64, BX
-	ADDQ        R8, SI
+	MOVQ        bStep+64(FP), AX
+	ADDQ        AX, SI
 	DECQ        DI
 	JNE         loop
 
@@ -2931,22 +3011,21 @@ TEXT ·scanForwardVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y5
 	VMOVUPS      (R8), Y6
@@ -2962,10 +3041,12 @@ alone:
 	VADDPS       Y7, Y6, Y6
 	VMOVUPS      Y6, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -2993,18 +3074,23 @@ loop:
 	VMULPS      (SI), Y5, Y10
 	VFMADD213PS Y10, Y9, Y0
 	VFMADD231PS (DI), Y0, Y6
-	TESTQ       AX, AX
+	TESTQ       R13, R13
 	JE          asked
-	MOVQ        48(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        56(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        64(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        32(AX), R14
-	PREFETCHT0  (R14)(R13*1)
-	ADDQ        16(AX), R12
-	ADDQ        24(AX), R13
+	MOVQ        64(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        72(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        80(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        48(R13), AX
+	PREFETCHT0  (AX)(R11*1)
+	ADDQ        $+64, R10
+	ADDQ        $+64, R11
+	DECQ        R12
+	JNE         asked
+	ADDQ        32(R13), R10
+	ADDQ        40(R13), R11
+	MOVQ        24(R13), R12
 
 asked:
 	VMULPS      64(CX), Y8, Y9
@@ -3067,10 +3153,12 @@ asked:
 	VADDPS      Y7, Y6, Y6
 	VMOVUPS     Y6, (R8)
 	ADDQ        $+64, R8
-	ADDQ        R11, DI
+	MOVQ        cStep+72(FP), AX
+	ADDQ        AX, DI
 	ADDQ        $+64, DX
 	ADDQ        $+64, BX
-	ADDQ        R10, SI
+	MOVQ        bStep+64(FP), AX
+	ADDQ        AX, SI
 	DECQ        R9
 	JNE         loop
 
@@ -3095,22 +3183,21 @@ TEXT ·scanRecomputeVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y5
 	VMOVUPS      (R8), Y6
@@ -3135,11 +3222,13 @@ alone:
 	VADDPS       Y7, Y6, Y6
 	VMOVUPS      Y6, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+512, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -3170,24 +3259,29 @@ loop:
 	VMULPS      (SI), Y5, Y10
 	VFMADD213PS Y10, Y9, Y0
 	VFMADD231PS (DI), Y0, Y6
-	TESTQ       AX, AX
+	TESTQ       R14, R14
 	JE          asked
-	MOVQ        48(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        56(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        64(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        72(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        80(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        32(AX), R15
-	PREFETCHT0  (R15)(R14*1)
-	MOVQ        40(AX), R15
-	PREFETCHT0  (R15)(R14*1)
-	ADDQ        16(AX), R13
-	ADDQ        24(AX), R14
+	MOVQ        64(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        72(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        80(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        88(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        96(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        48(R14), AX
+	PREFETCHT0  (AX)(R12*1)
+	MOVQ        56(R14), AX
+	PREFETCHT0  (AX)(R12*1)
+	ADDQ        $+64, R11
+	ADDQ        $+64, R12
+	DECQ        R13
+	JNE         asked
+	ADDQ        32(R14), R11
+	ADDQ        40(R14), R12
+	MOVQ        24(R14), R13
 
 asked:
 	VMULPS      64(CX), Y8, Y9
@@ -3259,11 +3353,13 @@ asked:
 	VADDPS      Y7, Y6, Y6
 	VMOVUPS     Y6, (R8)
 	ADDQ        $+64, R8
-	ADDQ        R12, DI
+	MOVQ        cStep+72(FP), AX
+	ADDQ        AX, DI
 	ADDQ        $+512, R9
 	ADDQ        $+64, DX
 	ADDQ        $+64, BX
-	ADDQ        R11, SI
+	MOVQ        bStep+64(FP), AX
+	ADDQ        AX, SI
 	DECQ        R10
 	JNE         loop
 
@@ -3398,19 +3494,19 @@ TEXT ·scanAdvance2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y3
 	VBROADCASTSS (SI), Y0
@@ -3419,7 +3515,8 @@ alone:
 	VMULPS       Y1, Y3, Y1
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -3445,13 +3542,19 @@ loop:
 	VBROADCASTSS (SI), Y6
 	VMULPS       Y6, Y3, Y6
 	VFMADD213PS  Y6, Y5, Y0
-	TESTQ        AX, AX
+	TESTQ        R11, R11
 	JE           asked
-	MOVQ         48(AX), R10
-	PREFETCHT0   (R10)(R9*1)
-	MOVQ         56(AX), R10
-	PREFETCHT0   (R10)(R9*1)
-	ADDQ         16(AX), R9
+	MOVQ         64(R11), AX
+	PREFETCHT0   (AX)(R8*1)
+	MOVQ         72(R11), AX
+	PREFETCHT0   (AX)(R8*1)
+	ADDQ         $+64, R8
+	ADDQ         $+64, R9
+	DECQ         R10
+	JNE          asked
+	ADDQ         32(R11), R8
+	ADDQ         40(R11), R9
+	MOVQ         24(R11), R10
 
 asked:
 	VMULPS       64(CX), Y4, Y4
@@ -3475,7 +3578,8 @@ asked:
 	VFMADD213PS  Y3, Y4, Y1
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JNE          loop
 
@@ -3497,20 +3601,19 @@ TEXT ·scanForward2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y3
 	VMOVUPS      (R8), Y4
@@ -3526,10 +3629,12 @@ alone:
 	VADDPS       Y5, Y4, Y4
 	VMOVUPS      Y4, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -3559,18 +3664,23 @@ loop:
 	VFMADD213PS  Y8, Y7, Y0
 	VBROADCASTSS (DI), Y7
 	VFMADD231PS  Y7, Y0, Y4
-	TESTQ        AX, AX
+	TESTQ        R13, R13
 	JE           asked
-	MOVQ         48(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         56(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         64(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         32(AX), R14
-	PREFETCHT0   (R14)(R13*1)
-	ADDQ         16(AX), R12
-	ADDQ         24(AX), R13
+	MOVQ         64(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         72(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         80(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         48(R13), AX
+	PREFETCHT0   (AX)(R11*1)
+	ADDQ         $+64, R10
+	ADDQ         $+64, R11
+	DECQ         R12
+	JNE          asked
+	ADDQ         32(R13), R10
+	ADDQ         40(R13), R11
+	MOVQ         24(R13), R12
 
 asked:
 	VMULPS       64(CX), Y6, Y6
@@ -3597,10 +3707,12 @@ asked:
 	VADDPS       Y5, Y4, Y4
 	VMOVUPS      Y4, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JNE          loop
 
@@ -3623,20 +3735,19 @@ TEXT ·scanRecompute2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y3
 	VMOVUPS      (R8), Y4
@@ -3657,11 +3768,13 @@ alone:
 	VADDPS       Y5, Y4, Y4
 	VMOVUPS      Y4, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+256, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -3694,24 +3807,29 @@ loop:
 	VFMADD213PS  Y8, Y7, Y0
 	VBROADCASTSS (DI), Y7
 	VFMADD231PS  Y7, Y0, Y4
-	TESTQ        AX, AX
+	TESTQ        R14, R14
 	JE           asked
-	MOVQ         48(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         56(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         64(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         72(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         80(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         32(AX), R15
-	PREFETCHT0   (R15)(R14*1)
-	MOVQ         40(AX), R15
-	PREFETCHT0   (R15)(R14*1)
-	ADDQ         16(AX), R13
-	ADDQ         24(AX), R14
+	MOVQ         64(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         72(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         80(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         88(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         96(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         48(R14), AX
+	PREFETCHT0   (AX)(R12*1)
+	MOVQ         56(R14), AX
+	PREFETCHT0   (AX)(R12*1)
+	ADDQ         $+64, R11
+	ADDQ         $+64, R12
+	DECQ         R13
+	JNE          asked
+	ADDQ         32(R14), R11
+	ADDQ         40(R14), R12
+	MOVQ         24(R14), R13
 
 asked:
 	VMULPS       64(CX), Y6, Y6
@@ -3741,11 +3859,13 @@ asked:
 	VADDPS       Y5, Y4, Y4
 	VMOVUPS      Y4, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+256, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JNE          loop
 
@@ -3858,26 +3978,27 @@ TEXT ·scanAdvanceVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y3
 	VMULPS       (SI), Y3, Y0
 	VMULPS       64(SI), Y3, Y1
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -3902,13 +4023,19 @@ loop:
 	VMULPS      Y6, Y5, Y5
 	VMULPS      (SI), Y3, Y6
 	VFMADD213PS Y6, Y5, Y0
-	TESTQ       AX, AX
+	TESTQ       R11, R11
 	JE          asked
-	MOVQ        48(AX), R10
-	PREFETCHT0  (R10)(R9*1)
-	MOVQ        56(AX), R10
-	PREFETCHT0  (R10)(R9*1)
-	ADDQ        16(AX), R9
+	MOVQ        64(R11), AX
+	PREFETCHT0  (AX)(R8*1)
+	MOVQ        72(R11), AX
+	PREFETCHT0  (AX)(R8*1)
+	ADDQ        $+64, R8
+	ADDQ        $+64, R9
+	DECQ        R10
+	JNE         asked
+	ADDQ        32(R11), R8
+	ADDQ        40(R11), R9
+	MOVQ        24(R11), R10
 
 asked:
 	VMULPS      64(CX), Y4, Y4
@@ -3931,7 +4058,8 @@ asked:
 	VFMADD213PS Y3, Y4, Y1
 	ADDQ        $+64, DX
 	ADDQ        $+64, BX
-	ADDQ        R8, SI
+	MOVQ        bStep+64(FP), AX
+	ADDQ        AX, SI
 	DECQ        DI
 	JNE         loop
 
@@ -3953,20 +4081,19 @@ TEXT ·scanForwardVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y3
 	VMOVUPS      (R8), Y4
@@ -3978,10 +4105,12 @@ alone:
 	VADDPS       Y5, Y4, Y4
 	VMOVUPS      Y4, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -4009,18 +4138,23 @@ loop:
 	VMULPS      (SI), Y3, Y8
 	VFMADD213PS Y8, Y7, Y0
 	VFMADD231PS (DI), Y0, Y4
-	TESTQ       AX, AX
+	TESTQ       R13, R13
 	JE          asked
-	MOVQ        48(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        56(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        64(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        32(AX), R14
-	PREFETCHT0  (R14)(R13*1)
-	ADDQ        16(AX), R12
-	ADDQ        24(AX), R13
+	MOVQ        64(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        72(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        80(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        48(R13), AX
+	PREFETCHT0  (AX)(R11*1)
+	ADDQ        $+64, R10
+	ADDQ        $+64, R11
+	DECQ        R12
+	JNE         asked
+	ADDQ        32(R13), R10
+	ADDQ        40(R13), R11
+	MOVQ        24(R13), R12
 
 asked:
 	VMULPS      64(CX), Y6, Y6
@@ -4045,10 +4179,12 @@ asked:
 	VADDPS      Y5, Y4, Y4
 	VMOVUPS     Y4, (R8)
 	ADDQ        $+64, R8
-	ADDQ        R11, DI
+	MOVQ        cStep+72(FP), AX
+	ADDQ        AX, DI
 	ADDQ        $+64, DX
 	ADDQ        $+64, BX
-	ADDQ        R10, SI
+	MOVQ        bStep+64(FP), AX
+	ADDQ        AX, SI
 	DECQ        R9
 	JNE         loop
 
@@ -4071,20 +4207,19 @@ TEXT ·scanRecomputeVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y3
 	VMOVUPS      (R8), Y4
@@ -4101,11 +4236,13 @@ alone:
 	VADDPS       Y5, Y4, Y4
 	VMOVUPS      Y4, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+256, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -4136,24 +4273,29 @@ loop:
 	VMULPS      (SI), Y3, Y8
 	VFMADD213PS Y8, Y7, Y0
 	VFMADD231PS (DI), Y0, Y4
-	TESTQ       AX, AX
+	TESTQ       R14, R14
 	JE          asked
-	MOVQ        48(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        56(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        64(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        72(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        80(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        32(AX), R15
-	PREFETCHT0  (R15)(R14*1)
-	MOVQ        40(AX), R15
-	PREFETCHT0  (R15)(R14*1)
-	ADDQ        16(AX), R13
-	ADDQ        24(AX), R14
+	MOVQ        64(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        72(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        80(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        88(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        96(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        48(R14), AX
+	PREFETCHT0  (AX)(R12*1)
+	MOVQ        56(R14), AX
+	PREFETCHT0  (AX)(R12*1)
+	ADDQ        $+64, R11
+	ADDQ        $+64, R12
+	DECQ        R13
+	JNE         asked
+	ADDQ        32(R14), R11
+	ADDQ        40(R14), R12
+	MOVQ        24(R14), R13
 
 asked:
 	VMULPS      64(CX), Y6, Y6
@@ -4181,11 +4323,13 @@ asked:
 	VADDPS      Y5, Y4, Y4
 	VMOVUPS     Y4, (R8)
 	ADDQ        $+64, R8
-	ADDQ        R12, DI
+	MOVQ        cStep+72(FP), AX
+	ADDQ        AX, DI
 	ADDQ        $+256, R9
 	ADDQ        $+64, DX
 	ADDQ        $+64, BX
-	ADDQ        R11, SI
+	MOVQ        bStep+64(FP), AX
+	ADDQ        AX, SI
 	DECQ        R10
 	JNE         loop
 
@@ -4280,25 +4424,26 @@ TEXT ·scanAdvance1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y2
 	VBROADCASTSS (SI), Y0
 	VMULPS       Y0, Y2, Y0
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -4324,18 +4469,25 @@ loop:
 	VBROADCASTSS (SI), Y4
 	VMULPS       Y4, Y2, Y2
 	VFMADD213PS  Y2, Y3, Y0
-	TESTQ        AX, AX
+	TESTQ        R11, R11
 	JE           asked
-	MOVQ         48(AX), R10
-	PREFETCHT0   (R10)(R9*1)
-	MOVQ         56(AX), R10
-	PREFETCHT0   (R10)(R9*1)
-	ADDQ         16(AX), R9
+	MOVQ         64(R11), AX
+	PREFETCHT0   (AX)(R8*1)
+	MOVQ         72(R11), AX
+	PREFETCHT0   (AX)(R8*1)
+	ADDQ         $+64, R8
+	ADDQ         $+64, R9
+	DECQ         R10
+	JNE          asked
+	ADDQ         32(R11), R8
+	ADDQ         40(R11), R9
+	MOVQ         24(R11), R10
 
 asked:
 	ADDQ $+64, DX
 	ADDQ $+64, BX
-	ADDQ R8, SI
+	MOVQ bStep+64(FP), AX
+	ADDQ AX, SI
 	DECQ DI
 	JNE  loop
 
@@ -4356,19 +4508,18 @@ TEXT ·scanForward1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y2
 	VMOVUPS      (R8), Y3
@@ -4378,10 +4529,12 @@ alone:
 	VFMADD231PS  Y2, Y0, Y3
 	VMOVUPS      Y3, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -4410,26 +4563,33 @@ loop:
 	VFMADD213PS  Y2, Y4, Y0
 	VBROADCASTSS (DI), Y2
 	VFMADD231PS  Y2, Y0, Y3
-	TESTQ        AX, AX
+	TESTQ        R13, R13
 	JE           asked
-	MOVQ         48(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         56(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         64(AX), R14
-	PREFETCHT0   (R14)(R12*1)
-	MOVQ         32(AX), R14
-	PREFETCHT0   (R14)(R13*1)
-	ADDQ         16(AX), R12
-	ADDQ         24(AX), R13
+	MOVQ         64(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         72(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         80(R13), AX
+	PREFETCHT0   (AX)(R10*1)
+	MOVQ         48(R13), AX
+	PREFETCHT0   (AX)(R11*1)
+	ADDQ         $+64, R10
+	ADDQ         $+64, R11
+	DECQ         R12
+	JNE          asked
+	ADDQ         32(R13), R10
+	ADDQ         40(R13), R11
+	MOVQ         24(R13), R12
 
 asked:
 	VMOVUPS Y3, (R8)
 	ADDQ    $+64, R8
-	ADDQ    R11, DI
+	MOVQ    cStep+72(FP), AX
+	ADDQ    AX, DI
 	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    R10, SI
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
 	DECQ    R9
 	JNE     loop
 
@@ -4451,19 +4611,18 @@ TEXT ·scanRecompute1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y2
 	VMOVUPS      (R8), Y3
@@ -4476,11 +4635,13 @@ alone:
 	VFMADD231PS  Y2, Y0, Y3
 	VMOVUPS      Y3, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+128, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -4512,33 +4673,40 @@ loop:
 	VFMADD213PS  Y2, Y4, Y0
 	VBROADCASTSS (DI), Y2
 	VFMADD231PS  Y2, Y0, Y3
-	TESTQ        AX, AX
+	TESTQ        R14, R14
 	JE           asked
-	MOVQ         48(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         56(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         64(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         72(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         80(AX), R15
-	PREFETCHT0   (R15)(R13*1)
-	MOVQ         32(AX), R15
-	PREFETCHT0   (R15)(R14*1)
-	MOVQ         40(AX), R15
-	PREFETCHT0   (R15)(R14*1)
-	ADDQ         16(AX), R13
-	ADDQ         24(AX), R14
+	MOVQ         64(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         72(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         80(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         88(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         96(R14), AX
+	PREFETCHT0   (AX)(R11*1)
+	MOVQ         48(R14), AX
+	PREFETCHT0   (AX)(R12*1)
+	MOVQ         56(R14), AX
+	PREFETCHT0   (AX)(R12*1)
+	ADDQ         $+64, R11
+	ADDQ         $+64, R12
+	DECQ         R13
+	JNE          asked
+	ADDQ         32(R14), R11
+	ADDQ         40(R14), R12
+	MOVQ         24(R14), R13
 
 asked:
 	VMOVUPS Y3, (R8)
 	ADDQ    $+64, R8
-	ADDQ    R12, DI
+	MOVQ    cStep+72(FP), AX
+	ADDQ    AX, DI
 	ADDQ    $+128, R9
 	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    R11, SI
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
 	DECQ    R10
 	JNE     loop
 
@@ -4632,24 +4800,25 @@ TEXT ·scanAdvanceVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y2
 	VMULPS       (SI), Y2, Y0
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -4674,18 +4843,25 @@ loop:
 	VMULPS      Y4, Y3, Y3
 	VMULPS      (SI), Y2, Y2
 	VFMADD213PS Y2, Y3, Y0
-	TESTQ       AX, AX
+	TESTQ       R11, R11
 	JE          asked
-	MOVQ        48(AX), R10
-	PREFETCHT0  (R10)(R9*1)
-	MOVQ        56(AX), R10
-	PREFETCHT0  (R10)(R9*1)
-	ADDQ        16(AX), R9
+	MOVQ        64(R11), AX
+	PREFETCHT0  (AX)(R8*1)
+	MOVQ        72(R11), AX
+	PREFETCHT0  (AX)(R8*1)
+	ADDQ        $+64, R8
+	ADDQ        $+64, R9
+	DECQ        R10
+	JNE         asked
+	ADDQ        32(R11), R8
+	ADDQ        40(R11), R9
+	MOVQ        24(R11), R10
 
 asked:
 	ADDQ $+64, DX
 	ADDQ $+64, BX
-	ADDQ R8, SI
+	MOVQ bStep+64(FP), AX
+	ADDQ AX, SI
 	DECQ DI
 	JNE  loop
 
@@ -4706,19 +4882,18 @@ TEXT ·scanForwardVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y2
 	VMOVUPS      (R8), Y3
@@ -4726,10 +4901,12 @@ alone:
 	VFMADD231PS  (DI), Y0, Y3
 	VMOVUPS      Y3, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -4756,26 +4933,33 @@ loop:
 	VMULPS      (SI), Y2, Y2
 	VFMADD213PS Y2, Y4, Y0
 	VFMADD231PS (DI), Y0, Y3
-	TESTQ       AX, AX
+	TESTQ       R13, R13
 	JE          asked
-	MOVQ        48(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        56(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        64(AX), R14
-	PREFETCHT0  (R14)(R12*1)
-	MOVQ        32(AX), R14
-	PREFETCHT0  (R14)(R13*1)
-	ADDQ        16(AX), R12
-	ADDQ        24(AX), R13
+	MOVQ        64(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        72(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        80(R13), AX
+	PREFETCHT0  (AX)(R10*1)
+	MOVQ        48(R13), AX
+	PREFETCHT0  (AX)(R11*1)
+	ADDQ        $+64, R10
+	ADDQ        $+64, R11
+	DECQ        R12
+	JNE         asked
+	ADDQ        32(R13), R10
+	ADDQ        40(R13), R11
+	MOVQ        24(R13), R12
 
 asked:
 	VMOVUPS Y3, (R8)
 	ADDQ    $+64, R8
-	ADDQ    R11, DI
+	MOVQ    cStep+72(FP), AX
+	ADDQ    AX, DI
 	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    R10, SI
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
 	DECQ    R9
 	JNE     loop
 
@@ -4797,19 +4981,18 @@ TEXT ·scanRecomputeVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Y2
 	VMOVUPS      (R8), Y3
@@ -4820,11 +5003,13 @@ alone:
 	VFMADD231PS  (DI), Y0, Y3
 	VMOVUPS      Y3, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+128, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -4854,33 +5039,40 @@ loop:
 	VMULPS      (SI), Y2, Y2
 	VFMADD213PS Y2, Y4, Y0
 	VFMADD231PS (DI), Y0, Y3
-	TESTQ       AX, AX
+	TESTQ       R14, R14
 	JE          asked
-	MOVQ        48(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        56(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        64(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        72(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        80(AX), R15
-	PREFETCHT0  (R15)(R13*1)
-	MOVQ        32(AX), R15
-	PREFETCHT0  (R15)(R14*1)
-	MOVQ        40(AX), R15
-	PREFETCHT0  (R15)(R14*1)
-	ADDQ        16(AX), R13
-	ADDQ        24(AX), R14
+	MOVQ        64(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        72(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        80(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        88(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        96(R14), AX
+	PREFETCHT0  (AX)(R11*1)
+	MOVQ        48(R14), AX
+	PREFETCHT0  (AX)(R12*1)
+	MOVQ        56(R14), AX
+	PREFETCHT0  (AX)(R12*1)
+	ADDQ        $+64, R11
+	ADDQ        $+64, R12
+	DECQ        R13
+	JNE         asked
+	ADDQ        32(R14), R11
+	ADDQ        40(R14), R12
+	MOVQ        24(R14), R13
 
 asked:
 	VMOVUPS Y3, (R8)
 	ADDQ    $+64, R8
-	ADDQ    R12, DI
+	MOVQ    cStep+72(FP), AX
+	ADDQ    AX, DI
 	ADDQ    $+128, R9
 	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    R11, SI
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
 	DECQ    R10
 	JNE     loop
 

@@ -13,7 +13,6 @@ TEXT ·scanAdvance16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -30,11 +29,12 @@ TEXT ·scanAdvance16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z16
@@ -43,8 +43,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z19
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z20
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z22
 	VMULPS.BCST  (SI), Z22, Z0
@@ -65,7 +65,8 @@ alone:
 	VMULPS.BCST  60(SI), Z22, Z15
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -83,13 +84,19 @@ loop:
 	VSCALEFPS     Z24, Z27, Z27
 	VMULPS.BCST   (SI), Z22, Z24
 	VFMADD213PS   Z24, Z27, Z0
-	TESTQ         AX, AX
+	TESTQ         R11, R11
 	JE            asked
-	MOVQ          48(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	MOVQ          56(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	ADDQ          16(AX), R9
+	MOVQ          64(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	MOVQ          72(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	ADDQ          $+64, R8
+	ADDQ          $+64, R9
+	DECQ          R10
+	JNE           asked
+	ADDQ          32(R11), R8
+	ADDQ          40(R11), R9
+	MOVQ          24(R11), R10
 
 asked:
 	VMULPS        64(CX), Z23, Z24
@@ -259,7 +266,8 @@ asked:
 	VFMADD213PS   Z22, Z26, Z15
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R8, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
 
@@ -341,8 +349,6 @@ TEXT ·scanForward16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -359,11 +365,12 @@ TEXT ·scanForward16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VMOVUPS          exp2AVX512<>+0(SB), Z16
@@ -372,8 +379,8 @@ alone:
 	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z19
 	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z20
 	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z21
-	MOVQ             fresh+88(FP), R14
-	TESTQ            R14, R14
+	MOVQ             fresh+88(FP), AX
+	TESTQ            AX, AX
 	JE               loop
 	VMOVUPS          (BX), Z22
 	VMOVUPS          (R8), Z23
@@ -413,10 +420,12 @@ alone:
 	VADDPS           Z24, Z23, Z23
 	VMOVUPS          Z23, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R11, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R10, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R9
 	JE               done
 
@@ -437,18 +446,23 @@ loop:
 	VMULPS.BCST      (SI), Z22, Z26
 	VFMADD213PS      Z26, Z29, Z0
 	VFMADD231PS.BCST (DI), Z0, Z23
-	TESTQ            AX, AX
+	TESTQ            R13, R13
 	JE               asked
-	MOVQ             48(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             56(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             64(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             32(AX), R14
-	PREFETCHT0       (R14)(R13*1)
-	ADDQ             16(AX), R12
-	ADDQ             24(AX), R13
+	MOVQ             64(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             72(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             80(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             48(R13), AX
+	PREFETCHT0       (AX)(R11*1)
+	ADDQ             $+64, R10
+	ADDQ             $+64, R11
+	DECQ             R12
+	JNE              asked
+	ADDQ             32(R13), R10
+	ADDQ             40(R13), R11
+	MOVQ             24(R13), R12
 
 asked:
 	VMULPS           64(CX), Z25, Z26
@@ -634,10 +648,12 @@ asked:
 	VADDPS           Z24, Z23, Z23
 	VMOVUPS          Z23, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R11, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R10, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R9
 	JNE              loop
 
@@ -674,8 +690,6 @@ TEXT ·scanRecompute16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -692,11 +706,12 @@ TEXT ·scanRecompute16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VMOVUPS          exp2AVX512<>+0(SB), Z16
@@ -705,8 +720,8 @@ alone:
 	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z19
 	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z20
 	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z21
-	MOVQ             fresh+88(FP), R15
-	TESTQ            R15, R15
+	MOVQ             fresh+88(FP), AX
+	TESTQ            AX, AX
 	JE               loop
 	VMOVUPS          (BX), Z22
 	VMOVUPS          (R8), Z23
@@ -779,11 +794,13 @@ alone:
 	VADDPS           Z24, Z23, Z23
 	VMOVUPS          Z23, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R12, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+2048, R9
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R11, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R10
 	JE               done
 
@@ -807,24 +824,29 @@ loop:
 	VMULPS.BCST      (SI), Z22, Z26
 	VFMADD213PS      Z26, Z29, Z0
 	VFMADD231PS.BCST (DI), Z0, Z23
-	TESTQ            AX, AX
+	TESTQ            R14, R14
 	JE               asked
-	MOVQ             48(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             56(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             64(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             72(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             80(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             32(AX), R15
-	PREFETCHT0       (R15)(R14*1)
-	MOVQ             40(AX), R15
-	PREFETCHT0       (R15)(R14*1)
-	ADDQ             16(AX), R13
-	ADDQ             24(AX), R14
+	MOVQ             64(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             72(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             80(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             88(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             96(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             48(R14), AX
+	PREFETCHT0       (AX)(R12*1)
+	MOVQ             56(R14), AX
+	PREFETCHT0       (AX)(R12*1)
+	ADDQ             $+64, R11
+	ADDQ             $+64, R12
+	DECQ             R13
+	JNE              asked
+	ADDQ             32(R14), R11
+	ADDQ             40(R14), R12
+	MOVQ             24(R14), R13
 
 asked:
 	VMULPS           64(CX), Z25, Z26
@@ -1055,11 +1077,13 @@ asked:
 	VADDPS           Z24, Z23, Z23
 	VMOVUPS          Z23, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R12, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+2048, R9
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R11, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R10
 	JNE              loop
 
@@ -1464,7 +1488,6 @@ TEXT ·scanAdvanceVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -1481,11 +1504,12 @@ TEXT ·scanAdvanceVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z16
@@ -1494,8 +1518,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z19
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z20
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z22
 	VMULPS       (SI), Z22, Z0
@@ -1516,7 +1540,8 @@ alone:
 	VMULPS       960(SI), Z22, Z15
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -1534,13 +1559,19 @@ loop:
 	VSCALEFPS     Z24, Z27, Z27
 	VMULPS        (SI), Z22, Z24
 	VFMADD213PS   Z24, Z27, Z0
-	TESTQ         AX, AX
+	TESTQ         R11, R11
 	JE            asked
-	MOVQ          48(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	MOVQ          56(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	ADDQ          16(AX), R9
+	MOVQ          64(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	MOVQ          72(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	ADDQ          $+64, R8
+	ADDQ          $+64, R9
+	DECQ          R10
+	JNE           asked
+	ADDQ          32(R11), R8
+	ADDQ          40(R11), R9
+	MOVQ          24(R11), R10
 
 asked:
 	VMULPS        64(CX), Z23, Z24
@@ -1710,7 +1741,8 @@ asked:
 	VFMADD213PS   Z22, Z26, Z15
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R8, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
 
@@ -1746,8 +1778,6 @@ TEXT ·scanForwardVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -1764,11 +1794,12 @@ TEXT ·scanForwardVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z16
@@ -1777,8 +1808,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z19
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z20
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z22
 	VMOVUPS      (R8), Z23
@@ -1818,10 +1849,12 @@ alone:
 	VADDPS       Z24, Z23, Z23
 	VMOVUPS      Z23, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -1842,18 +1875,23 @@ loop:
 	VMULPS        (SI), Z22, Z26
 	VFMADD213PS   Z26, Z29, Z0
 	VFMADD231PS   (DI), Z0, Z23
-	TESTQ         AX, AX
+	TESTQ         R13, R13
 	JE            asked
-	MOVQ          48(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          56(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          64(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          32(AX), R14
-	PREFETCHT0    (R14)(R13*1)
-	ADDQ          16(AX), R12
-	ADDQ          24(AX), R13
+	MOVQ          64(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          72(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          80(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          48(R13), AX
+	PREFETCHT0    (AX)(R11*1)
+	ADDQ          $+64, R10
+	ADDQ          $+64, R11
+	DECQ          R12
+	JNE           asked
+	ADDQ          32(R13), R10
+	ADDQ          40(R13), R11
+	MOVQ          24(R13), R12
 
 asked:
 	VMULPS        64(CX), Z25, Z26
@@ -2039,10 +2077,12 @@ asked:
 	VADDPS        Z24, Z23, Z23
 	VMOVUPS       Z23, (R8)
 	ADDQ          $+64, R8
-	ADDQ          R11, DI
+	MOVQ          cStep+72(FP), AX
+	ADDQ          AX, DI
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R10, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          R9
 	JNE           loop
 
@@ -2079,8 +2119,6 @@ TEXT ·scanRecomputeVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -2097,11 +2135,12 @@ TEXT ·scanRecomputeVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z16
@@ -2110,8 +2149,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z19
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z20
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z22
 	VMOVUPS      (R8), Z23
@@ -2184,11 +2223,13 @@ alone:
 	VADDPS       Z24, Z23, Z23
 	VMOVUPS      Z23, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+2048, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -2212,24 +2253,29 @@ loop:
 	VMULPS        (SI), Z22, Z26
 	VFMADD213PS   Z26, Z29, Z0
 	VFMADD231PS   (DI), Z0, Z23
-	TESTQ         AX, AX
+	TESTQ         R14, R14
 	JE            asked
-	MOVQ          48(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          56(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          64(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          72(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          80(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          32(AX), R15
-	PREFETCHT0    (R15)(R14*1)
-	MOVQ          40(AX), R15
-	PREFETCHT0    (R15)(R14*1)
-	ADDQ          16(AX), R13
-	ADDQ          24(AX), R14
+	MOVQ          64(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          72(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          80(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          88(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          96(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          48(R14), AX
+	PREFETCHT0    (AX)(R12*1)
+	MOVQ          56(R14), AX
+	PREFETCHT0    (AX)(R12*1)
+	ADDQ          $+64, R11
+	ADDQ          $+64, R12
+	DECQ          R13
+	JNE           asked
+	ADDQ          32(R14), R11
+	ADDQ          40(R14), R12
+	MOVQ          24(R14), R13
 
 asked:
 	VMULPS        64(CX), Z25, Z26
@@ -2460,11 +2506,13 @@ asked:
 	VADDPS        Z24, Z23, Z23
 	VMOVUPS       Z23, (R8)
 	ADDQ          $+64, R8
-	ADDQ          R12, DI
+	MOVQ          cStep+72(FP), AX
+	ADDQ          AX, DI
 	ADDQ          $+2048, R9
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R11, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          R10
 	JNE           loop
 
@@ -2839,7 +2887,6 @@ TEXT ·scanAdvance8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -2848,11 +2895,12 @@ TEXT ·scanAdvance8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z8
@@ -2861,8 +2909,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z11
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z12
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z14
 	VMULPS.BCST  (SI), Z14, Z0
@@ -2875,7 +2923,8 @@ alone:
 	VMULPS.BCST  28(SI), Z14, Z7
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -2893,13 +2942,19 @@ loop:
 	VSCALEFPS     Z16, Z19, Z19
 	VMULPS.BCST   (SI), Z14, Z16
 	VFMADD213PS   Z16, Z19, Z0
-	TESTQ         AX, AX
+	TESTQ         R11, R11
 	JE            asked
-	MOVQ          48(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	MOVQ          56(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	ADDQ          16(AX), R9
+	MOVQ          64(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	MOVQ          72(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	ADDQ          $+64, R8
+	ADDQ          $+64, R9
+	DECQ          R10
+	JNE           asked
+	ADDQ          32(R11), R8
+	ADDQ          40(R11), R9
+	MOVQ          24(R11), R10
 
 asked:
 	VMULPS        64(CX), Z15, Z16
@@ -2981,7 +3036,8 @@ asked:
 	VFMADD213PS   Z14, Z18, Z7
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R8, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
 
@@ -3009,8 +3065,6 @@ TEXT ·scanForward8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -3019,11 +3073,12 @@ TEXT ·scanForward8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VMOVUPS          exp2AVX512<>+0(SB), Z8
@@ -3032,8 +3087,8 @@ alone:
 	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z11
 	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z12
 	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z13
-	MOVQ             fresh+88(FP), R14
-	TESTQ            R14, R14
+	MOVQ             fresh+88(FP), AX
+	TESTQ            AX, AX
 	JE               loop
 	VMOVUPS          (BX), Z14
 	VMOVUPS          (R8), Z15
@@ -3057,10 +3112,12 @@ alone:
 	VADDPS           Z16, Z15, Z15
 	VMOVUPS          Z15, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R11, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R10, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R9
 	JE               done
 
@@ -3081,18 +3138,23 @@ loop:
 	VMULPS.BCST      (SI), Z14, Z18
 	VFMADD213PS      Z18, Z21, Z0
 	VFMADD231PS.BCST (DI), Z0, Z15
-	TESTQ            AX, AX
+	TESTQ            R13, R13
 	JE               asked
-	MOVQ             48(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             56(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             64(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             32(AX), R14
-	PREFETCHT0       (R14)(R13*1)
-	ADDQ             16(AX), R12
-	ADDQ             24(AX), R13
+	MOVQ             64(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             72(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             80(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             48(R13), AX
+	PREFETCHT0       (AX)(R11*1)
+	ADDQ             $+64, R10
+	ADDQ             $+64, R11
+	DECQ             R12
+	JNE              asked
+	ADDQ             32(R13), R10
+	ADDQ             40(R13), R11
+	MOVQ             24(R13), R12
 
 asked:
 	VMULPS           64(CX), Z17, Z18
@@ -3182,10 +3244,12 @@ asked:
 	VADDPS           Z16, Z15, Z15
 	VMOVUPS          Z15, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R11, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R10, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R9
 	JNE              loop
 
@@ -3214,8 +3278,6 @@ TEXT ·scanRecompute8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -3224,11 +3286,12 @@ TEXT ·scanRecompute8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VMOVUPS          exp2AVX512<>+0(SB), Z8
@@ -3237,8 +3300,8 @@ alone:
 	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z11
 	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z12
 	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z13
-	MOVQ             fresh+88(FP), R15
-	TESTQ            R15, R15
+	MOVQ             fresh+88(FP), AX
+	TESTQ            AX, AX
 	JE               loop
 	VMOVUPS          (BX), Z14
 	VMOVUPS          (R8), Z15
@@ -3279,11 +3342,13 @@ alone:
 	VADDPS           Z16, Z15, Z15
 	VMOVUPS          Z15, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R12, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+1024, R9
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R11, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R10
 	JE               done
 
@@ -3307,24 +3372,29 @@ loop:
 	VMULPS.BCST      (SI), Z14, Z18
 	VFMADD213PS      Z18, Z21, Z0
 	VFMADD231PS.BCST (DI), Z0, Z15
-	TESTQ            AX, AX
+	TESTQ            R14, R14
 	JE               asked
-	MOVQ             48(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             56(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             64(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             72(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             80(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             32(AX), R15
-	PREFETCHT0       (R15)(R14*1)
-	MOVQ             40(AX), R15
-	PREFETCHT0       (R15)(R14*1)
-	ADDQ             16(AX), R13
-	ADDQ             24(AX), R14
+	MOVQ             64(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             72(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             80(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             88(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             96(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             48(R14), AX
+	PREFETCHT0       (AX)(R12*1)
+	MOVQ             56(R14), AX
+	PREFETCHT0       (AX)(R12*1)
+	ADDQ             $+64, R11
+	ADDQ             $+64, R12
+	DECQ             R13
+	JNE              asked
+	ADDQ             32(R14), R11
+	ADDQ             40(R14), R12
+	MOVQ             24(R14), R13
 
 asked:
 	VMULPS           64(CX), Z17, Z18
@@ -3435,11 +3505,13 @@ asked:
 	VADDPS           Z16, Z15, Z15
 	VMOVUPS          Z15, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R12, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+1024, R9
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R11, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R10
 	JNE              loop
 
@@ -3674,7 +3746,6 @@ TEXT ·scanAdvanceVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -3683,11 +3754,12 @@ TEXT ·scanAdvanceVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z8
@@ -3696,8 +3768,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z11
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z12
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z14
 	VMULPS       (SI), Z14, Z0
@@ -3710,7 +3782,8 @@ alone:
 	VMULPS       448(SI), Z14, Z7
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -3728,13 +3801,19 @@ loop:
 	VSCALEFPS     Z16, Z19, Z19
 	VMULPS        (SI), Z14, Z16
 	VFMADD213PS   Z16, Z19, Z0
-	TESTQ         AX, AX
+	TESTQ         R11, R11
 	JE            asked
-	MOVQ          48(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	MOVQ          56(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	ADDQ          16(AX), R9
+	MOVQ          64(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	MOVQ          72(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	ADDQ          $+64, R8
+	ADDQ          $+64, R9
+	DECQ          R10
+	JNE           asked
+	ADDQ          32(R11), R8
+	ADDQ          40(R11), R9
+	MOVQ          24(R11), R10
 
 asked:
 	VMULPS        64(CX), Z15, Z16
@@ -3816,7 +3895,8 @@ asked:
 	VFMADD213PS   Z14, Z18, Z7
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R8, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
 
@@ -3844,8 +3924,6 @@ TEXT ·scanForwardVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -3854,11 +3932,12 @@ TEXT ·scanForwardVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z8
@@ -3867,8 +3946,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z11
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z12
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z14
 	VMOVUPS      (R8), Z15
@@ -3892,10 +3971,12 @@ alone:
 	VADDPS       Z16, Z15, Z15
 	VMOVUPS      Z15, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -3916,18 +3997,23 @@ loop:
 	VMULPS        (SI), Z14, Z18
 	VFMADD213PS   Z18, Z21, Z0
 	VFMADD231PS   (DI), Z0, Z15
-	TESTQ         AX, AX
+	TESTQ         R13, R13
 	JE            asked
-	MOVQ          48(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          56(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          64(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          32(AX), R14
-	PREFETCHT0    (R14)(R13*1)
-	ADDQ          16(AX), R12
-	ADDQ          24(AX), R13
+	MOVQ          64(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          72(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          80(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          48(R13), AX
+	PREFETCHT0    (AX)(R11*1)
+	ADDQ          $+64, R10
+	ADDQ          $+64, R11
+	DECQ          R12
+	JNE           asked
+	ADDQ          32(R13), R10
+	ADDQ          40(R13), R11
+	MOVQ          24(R13), R12
 
 asked:
 	VMULPS        64(CX), Z17, Z18
@@ -4017,10 +4103,12 @@ asked:
 	VADDPS        Z16, Z15, Z15
 	VMOVUPS       Z15, (R8)
 	ADDQ          $+64, R8
-	ADDQ          R11, DI
+	MOVQ          cStep+72(FP), AX
+	ADDQ          AX, DI
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R10, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          R9
 	JNE           loop
 
@@ -4049,8 +4137,6 @@ TEXT ·scanRecomputeVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
@@ -4059,11 +4145,12 @@ TEXT ·scanRecomputeVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z8
@@ -4072,8 +4159,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z11
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z12
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z14
 	VMOVUPS      (R8), Z15
@@ -4114,11 +4201,13 @@ alone:
 	VADDPS       Z16, Z15, Z15
 	VMOVUPS      Z15, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+1024, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -4142,24 +4231,29 @@ loop:
 	VMULPS        (SI), Z14, Z18
 	VFMADD213PS   Z18, Z21, Z0
 	VFMADD231PS   (DI), Z0, Z15
-	TESTQ         AX, AX
+	TESTQ         R14, R14
 	JE            asked
-	MOVQ          48(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          56(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          64(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          72(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          80(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          32(AX), R15
-	PREFETCHT0    (R15)(R14*1)
-	MOVQ          40(AX), R15
-	PREFETCHT0    (R15)(R14*1)
-	ADDQ          16(AX), R13
-	ADDQ          24(AX), R14
+	MOVQ          64(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          72(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          80(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          88(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          96(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          48(R14), AX
+	PREFETCHT0    (AX)(R12*1)
+	MOVQ          56(R14), AX
+	PREFETCHT0    (AX)(R12*1)
+	ADDQ          $+64, R11
+	ADDQ          $+64, R12
+	DECQ          R13
+	JNE           asked
+	ADDQ          32(R14), R11
+	ADDQ          40(R14), R12
+	MOVQ          24(R14), R13
 
 asked:
 	VMULPS        64(CX), Z17, Z18
@@ -4270,11 +4364,13 @@ asked:
 	VADDPS        Z16, Z15, Z15
 	VMOVUPS       Z15, (R8)
 	ADDQ          $+64, R8
-	ADDQ          R12, DI
+	MOVQ          cStep+72(FP), AX
+	ADDQ          AX, DI
 	ADDQ          $+1024, R9
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R11, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          R10
 	JNE           loop
 
@@ -4489,16 +4585,16 @@ TEXT ·scanAdvance4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z4
@@ -4507,8 +4603,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z7
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z8
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z10
 	VMULPS.BCST  (SI), Z10, Z0
@@ -4517,7 +4613,8 @@ alone:
 	VMULPS.BCST  12(SI), Z10, Z3
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -4535,13 +4632,19 @@ loop:
 	VSCALEFPS     Z12, Z15, Z15
 	VMULPS.BCST   (SI), Z10, Z12
 	VFMADD213PS   Z12, Z15, Z0
-	TESTQ         AX, AX
+	TESTQ         R11, R11
 	JE            asked
-	MOVQ          48(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	MOVQ          56(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	ADDQ          16(AX), R9
+	MOVQ          64(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	MOVQ          72(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	ADDQ          $+64, R8
+	ADDQ          $+64, R9
+	DECQ          R10
+	JNE           asked
+	ADDQ          32(R11), R8
+	ADDQ          40(R11), R9
+	MOVQ          24(R11), R10
 
 asked:
 	VMULPS        64(CX), Z11, Z12
@@ -4579,7 +4682,8 @@ asked:
 	VFMADD213PS   Z10, Z14, Z3
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R8, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
 
@@ -4603,17 +4707,16 @@ TEXT ·scanForward4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VMOVUPS          exp2AVX512<>+0(SB), Z4
@@ -4622,8 +4725,8 @@ alone:
 	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z7
 	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z8
 	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z9
-	MOVQ             fresh+88(FP), R14
-	TESTQ            R14, R14
+	MOVQ             fresh+88(FP), AX
+	TESTQ            AX, AX
 	JE               loop
 	VMOVUPS          (BX), Z10
 	VMOVUPS          (R8), Z11
@@ -4639,10 +4742,12 @@ alone:
 	VADDPS           Z12, Z11, Z11
 	VMOVUPS          Z11, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R11, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R10, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R9
 	JE               done
 
@@ -4663,18 +4768,23 @@ loop:
 	VMULPS.BCST      (SI), Z10, Z14
 	VFMADD213PS      Z14, Z17, Z0
 	VFMADD231PS.BCST (DI), Z0, Z11
-	TESTQ            AX, AX
+	TESTQ            R13, R13
 	JE               asked
-	MOVQ             48(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             56(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             64(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             32(AX), R14
-	PREFETCHT0       (R14)(R13*1)
-	ADDQ             16(AX), R12
-	ADDQ             24(AX), R13
+	MOVQ             64(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             72(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             80(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             48(R13), AX
+	PREFETCHT0       (AX)(R11*1)
+	ADDQ             $+64, R10
+	ADDQ             $+64, R11
+	DECQ             R12
+	JNE              asked
+	ADDQ             32(R13), R10
+	ADDQ             40(R13), R11
+	MOVQ             24(R13), R12
 
 asked:
 	VMULPS           64(CX), Z13, Z14
@@ -4716,10 +4826,12 @@ asked:
 	VADDPS           Z12, Z11, Z11
 	VMOVUPS          Z11, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R11, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R10, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R9
 	JNE              loop
 
@@ -4744,17 +4856,16 @@ TEXT ·scanRecompute4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VMOVUPS          exp2AVX512<>+0(SB), Z4
@@ -4763,8 +4874,8 @@ alone:
 	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z7
 	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z8
 	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z9
-	MOVQ             fresh+88(FP), R15
-	TESTQ            R15, R15
+	MOVQ             fresh+88(FP), AX
+	TESTQ            AX, AX
 	JE               loop
 	VMOVUPS          (BX), Z10
 	VMOVUPS          (R8), Z11
@@ -4789,11 +4900,13 @@ alone:
 	VADDPS           Z12, Z11, Z11
 	VMOVUPS          Z11, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R12, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+512, R9
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R11, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R10
 	JE               done
 
@@ -4817,24 +4930,29 @@ loop:
 	VMULPS.BCST      (SI), Z10, Z14
 	VFMADD213PS      Z14, Z17, Z0
 	VFMADD231PS.BCST (DI), Z0, Z11
-	TESTQ            AX, AX
+	TESTQ            R14, R14
 	JE               asked
-	MOVQ             48(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             56(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             64(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             72(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             80(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             32(AX), R15
-	PREFETCHT0       (R15)(R14*1)
-	MOVQ             40(AX), R15
-	PREFETCHT0       (R15)(R14*1)
-	ADDQ             16(AX), R13
-	ADDQ             24(AX), R14
+	MOVQ             64(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             72(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             80(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             88(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             96(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             48(R14), AX
+	PREFETCHT0       (AX)(R12*1)
+	MOVQ             56(R14), AX
+	PREFETCHT0       (AX)(R12*1)
+	ADDQ             $+64, R11
+	ADDQ             $+64, R12
+	DECQ             R13
+	JNE              asked
+	ADDQ             32(R14), R11
+	ADDQ             40(R14), R12
+	MOVQ             24(R14), R13
 
 asked:
 	VMULPS           64(CX), Z13, Z14
@@ -4885,11 +5003,13 @@ asked:
 	VADDPS           Z12, Z11, Z11
 	VMOVUPS          Z11, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R12, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+512, R9
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R11, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R10
 	JNE              loop
 
@@ -5042,16 +5162,16 @@ TEXT ·scanAdvanceVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z4
@@ -5060,8 +5180,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z7
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z8
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z10
 	VMULPS       (SI), Z10, Z0
@@ -5070,7 +5190,8 @@ alone:
 	VMULPS       192(SI), Z10, Z3
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -5088,13 +5209,19 @@ loop:
 	VSCALEFPS     Z12, Z15, Z15
 	VMULPS        (SI), Z10, Z12
 	VFMADD213PS   Z12, Z15, Z0
-	TESTQ         AX, AX
+	TESTQ         R11, R11
 	JE            asked
-	MOVQ          48(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	MOVQ          56(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	ADDQ          16(AX), R9
+	MOVQ          64(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	MOVQ          72(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	ADDQ          $+64, R8
+	ADDQ          $+64, R9
+	DECQ          R10
+	JNE           asked
+	ADDQ          32(R11), R8
+	ADDQ          40(R11), R9
+	MOVQ          24(R11), R10
 
 asked:
 	VMULPS        64(CX), Z11, Z12
@@ -5132,7 +5259,8 @@ asked:
 	VFMADD213PS   Z10, Z14, Z3
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R8, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
 
@@ -5156,17 +5284,16 @@ TEXT ·scanForwardVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z4
@@ -5175,8 +5302,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z7
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z8
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z10
 	VMOVUPS      (R8), Z11
@@ -5192,10 +5319,12 @@ alone:
 	VADDPS       Z12, Z11, Z11
 	VMOVUPS      Z11, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -5216,18 +5345,23 @@ loop:
 	VMULPS        (SI), Z10, Z14
 	VFMADD213PS   Z14, Z17, Z0
 	VFMADD231PS   (DI), Z0, Z11
-	TESTQ         AX, AX
+	TESTQ         R13, R13
 	JE            asked
-	MOVQ          48(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          56(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          64(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          32(AX), R14
-	PREFETCHT0    (R14)(R13*1)
-	ADDQ          16(AX), R12
-	ADDQ          24(AX), R13
+	MOVQ          64(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          72(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          80(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          48(R13), AX
+	PREFETCHT0    (AX)(R11*1)
+	ADDQ          $+64, R10
+	ADDQ          $+64, R11
+	DECQ          R12
+	JNE           asked
+	ADDQ          32(R13), R10
+	ADDQ          40(R13), R11
+	MOVQ          24(R13), R12
 
 asked:
 	VMULPS        64(CX), Z13, Z14
@@ -5269,10 +5403,12 @@ asked:
 	VADDPS        Z12, Z11, Z11
 	VMOVUPS       Z11, (R8)
 	ADDQ          $+64, R8
-	ADDQ          R11, DI
+	MOVQ          cStep+72(FP), AX
+	ADDQ          AX, DI
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R10, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          R9
 	JNE           loop
 
@@ -5297,17 +5433,16 @@ TEXT ·scanRecomputeVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z4
@@ -5316,8 +5451,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z7
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z8
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z10
 	VMOVUPS      (R8), Z11
@@ -5342,11 +5477,13 @@ alone:
 	VADDPS       Z12, Z11, Z11
 	VMOVUPS      Z11, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+512, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -5370,24 +5507,29 @@ loop:
 	VMULPS        (SI), Z10, Z14
 	VFMADD213PS   Z14, Z17, Z0
 	VFMADD231PS   (DI), Z0, Z11
-	TESTQ         AX, AX
+	TESTQ         R14, R14
 	JE            asked
-	MOVQ          48(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          56(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          64(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          72(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          80(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          32(AX), R15
-	PREFETCHT0    (R15)(R14*1)
-	MOVQ          40(AX), R15
-	PREFETCHT0    (R15)(R14*1)
-	ADDQ          16(AX), R13
-	ADDQ          24(AX), R14
+	MOVQ          64(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          72(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          80(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          88(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          96(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          48(R14), AX
+	PREFETCHT0    (AX)(R12*1)
+	MOVQ          56(R14), AX
+	PREFETCHT0    (AX)(R12*1)
+	ADDQ          $+64, R11
+	ADDQ          $+64, R12
+	DECQ          R13
+	JNE           asked
+	ADDQ          32(R14), R11
+	ADDQ          40(R14), R12
+	MOVQ          24(R14), R13
 
 asked:
 	VMULPS        64(CX), Z13, Z14
@@ -5438,11 +5580,13 @@ asked:
 	VADDPS        Z12, Z11, Z11
 	VMOVUPS       Z11, (R8)
 	ADDQ          $+64, R8
-	ADDQ          R12, DI
+	MOVQ          cStep+72(FP), AX
+	ADDQ          AX, DI
 	ADDQ          $+512, R9
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R11, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          R10
 	JNE           loop
 
@@ -5577,14 +5721,14 @@ TEXT ·scanAdvance2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z2
@@ -5593,15 +5737,16 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z6
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z8
 	VMULPS.BCST  (SI), Z8, Z0
 	VMULPS.BCST  4(SI), Z8, Z1
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -5619,13 +5764,19 @@ loop:
 	VSCALEFPS     Z10, Z13, Z13
 	VMULPS.BCST   (SI), Z8, Z10
 	VFMADD213PS   Z10, Z13, Z0
-	TESTQ         AX, AX
+	TESTQ         R11, R11
 	JE            asked
-	MOVQ          48(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	MOVQ          56(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	ADDQ          16(AX), R9
+	MOVQ          64(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	MOVQ          72(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	ADDQ          $+64, R8
+	ADDQ          $+64, R9
+	DECQ          R10
+	JNE           asked
+	ADDQ          32(R11), R8
+	ADDQ          40(R11), R9
+	MOVQ          24(R11), R10
 
 asked:
 	VMULPS        64(CX), Z9, Z9
@@ -5641,7 +5792,8 @@ asked:
 	VFMADD213PS   Z8, Z12, Z1
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R8, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
 
@@ -5663,15 +5815,14 @@ TEXT ·scanForward2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VMOVUPS          exp2AVX512<>+0(SB), Z2
@@ -5680,8 +5831,8 @@ alone:
 	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z5
 	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z6
 	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z7
-	MOVQ             fresh+88(FP), R14
-	TESTQ            R14, R14
+	MOVQ             fresh+88(FP), AX
+	TESTQ            AX, AX
 	JE               loop
 	VMOVUPS          (BX), Z8
 	VMOVUPS          (R8), Z9
@@ -5693,10 +5844,12 @@ alone:
 	VADDPS           Z10, Z9, Z9
 	VMOVUPS          Z9, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R11, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R10, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R9
 	JE               done
 
@@ -5717,18 +5870,23 @@ loop:
 	VMULPS.BCST      (SI), Z8, Z12
 	VFMADD213PS      Z12, Z15, Z0
 	VFMADD231PS.BCST (DI), Z0, Z9
-	TESTQ            AX, AX
+	TESTQ            R13, R13
 	JE               asked
-	MOVQ             48(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             56(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             64(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             32(AX), R14
-	PREFETCHT0       (R14)(R13*1)
-	ADDQ             16(AX), R12
-	ADDQ             24(AX), R13
+	MOVQ             64(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             72(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             80(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             48(R13), AX
+	PREFETCHT0       (AX)(R11*1)
+	ADDQ             $+64, R10
+	ADDQ             $+64, R11
+	DECQ             R12
+	JNE              asked
+	ADDQ             32(R13), R10
+	ADDQ             40(R13), R11
+	MOVQ             24(R13), R12
 
 asked:
 	VMULPS           64(CX), Z11, Z11
@@ -5746,10 +5904,12 @@ asked:
 	VADDPS           Z10, Z9, Z9
 	VMOVUPS          Z9, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R11, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R10, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R9
 	JNE              loop
 
@@ -5772,15 +5932,14 @@ TEXT ·scanRecompute2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VMOVUPS          exp2AVX512<>+0(SB), Z2
@@ -5789,8 +5948,8 @@ alone:
 	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z5
 	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z6
 	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z7
-	MOVQ             fresh+88(FP), R15
-	TESTQ            R15, R15
+	MOVQ             fresh+88(FP), AX
+	TESTQ            AX, AX
 	JE               loop
 	VMOVUPS          (BX), Z8
 	VMOVUPS          (R8), Z9
@@ -5807,11 +5966,13 @@ alone:
 	VADDPS           Z10, Z9, Z9
 	VMOVUPS          Z9, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R12, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+256, R9
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R11, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R10
 	JE               done
 
@@ -5835,24 +5996,29 @@ loop:
 	VMULPS.BCST      (SI), Z8, Z12
 	VFMADD213PS      Z12, Z15, Z0
 	VFMADD231PS.BCST (DI), Z0, Z9
-	TESTQ            AX, AX
+	TESTQ            R14, R14
 	JE               asked
-	MOVQ             48(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             56(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             64(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             72(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             80(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             32(AX), R15
-	PREFETCHT0       (R15)(R14*1)
-	MOVQ             40(AX), R15
-	PREFETCHT0       (R15)(R14*1)
-	ADDQ             16(AX), R13
-	ADDQ             24(AX), R14
+	MOVQ             64(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             72(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             80(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             88(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             96(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             48(R14), AX
+	PREFETCHT0       (AX)(R12*1)
+	MOVQ             56(R14), AX
+	PREFETCHT0       (AX)(R12*1)
+	ADDQ             $+64, R11
+	ADDQ             $+64, R12
+	DECQ             R13
+	JNE              asked
+	ADDQ             32(R14), R11
+	ADDQ             40(R14), R12
+	MOVQ             24(R14), R13
 
 asked:
 	VMULPS           64(CX), Z11, Z11
@@ -5873,11 +6039,13 @@ asked:
 	VADDPS           Z10, Z9, Z9
 	VMOVUPS          Z9, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R12, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+256, R9
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R11, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R10
 	JNE              loop
 
@@ -5994,14 +6162,14 @@ TEXT ·scanAdvanceVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z2
@@ -6010,15 +6178,16 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z6
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z8
 	VMULPS       (SI), Z8, Z0
 	VMULPS       64(SI), Z8, Z1
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -6036,13 +6205,19 @@ loop:
 	VSCALEFPS     Z10, Z13, Z13
 	VMULPS        (SI), Z8, Z10
 	VFMADD213PS   Z10, Z13, Z0
-	TESTQ         AX, AX
+	TESTQ         R11, R11
 	JE            asked
-	MOVQ          48(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	MOVQ          56(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	ADDQ          16(AX), R9
+	MOVQ          64(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	MOVQ          72(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	ADDQ          $+64, R8
+	ADDQ          $+64, R9
+	DECQ          R10
+	JNE           asked
+	ADDQ          32(R11), R8
+	ADDQ          40(R11), R9
+	MOVQ          24(R11), R10
 
 asked:
 	VMULPS        64(CX), Z9, Z9
@@ -6058,7 +6233,8 @@ asked:
 	VFMADD213PS   Z8, Z12, Z1
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R8, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
 
@@ -6080,15 +6256,14 @@ TEXT ·scanForwardVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z2
@@ -6097,8 +6272,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z6
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z8
 	VMOVUPS      (R8), Z9
@@ -6110,10 +6285,12 @@ alone:
 	VADDPS       Z10, Z9, Z9
 	VMOVUPS      Z9, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -6134,18 +6311,23 @@ loop:
 	VMULPS        (SI), Z8, Z12
 	VFMADD213PS   Z12, Z15, Z0
 	VFMADD231PS   (DI), Z0, Z9
-	TESTQ         AX, AX
+	TESTQ         R13, R13
 	JE            asked
-	MOVQ          48(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          56(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          64(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          32(AX), R14
-	PREFETCHT0    (R14)(R13*1)
-	ADDQ          16(AX), R12
-	ADDQ          24(AX), R13
+	MOVQ          64(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          72(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          80(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          48(R13), AX
+	PREFETCHT0    (AX)(R11*1)
+	ADDQ          $+64, R10
+	ADDQ          $+64, R11
+	DECQ          R12
+	JNE           asked
+	ADDQ          32(R13), R10
+	ADDQ          40(R13), R11
+	MOVQ          24(R13), R12
 
 asked:
 	VMULPS        64(CX), Z11, Z11
@@ -6163,10 +6345,12 @@ asked:
 	VADDPS        Z10, Z9, Z9
 	VMOVUPS       Z9, (R8)
 	ADDQ          $+64, R8
-	ADDQ          R11, DI
+	MOVQ          cStep+72(FP), AX
+	ADDQ          AX, DI
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R10, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          R9
 	JNE           loop
 
@@ -6189,15 +6373,14 @@ TEXT ·scanRecomputeVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z2
@@ -6206,8 +6389,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z6
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z8
 	VMOVUPS      (R8), Z9
@@ -6224,11 +6407,13 @@ alone:
 	VADDPS       Z10, Z9, Z9
 	VMOVUPS      Z9, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+256, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -6252,24 +6437,29 @@ loop:
 	VMULPS        (SI), Z8, Z12
 	VFMADD213PS   Z12, Z15, Z0
 	VFMADD231PS   (DI), Z0, Z9
-	TESTQ         AX, AX
+	TESTQ         R14, R14
 	JE            asked
-	MOVQ          48(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          56(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          64(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          72(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          80(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          32(AX), R15
-	PREFETCHT0    (R15)(R14*1)
-	MOVQ          40(AX), R15
-	PREFETCHT0    (R15)(R14*1)
-	ADDQ          16(AX), R13
-	ADDQ          24(AX), R14
+	MOVQ          64(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          72(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          80(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          88(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          96(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          48(R14), AX
+	PREFETCHT0    (AX)(R12*1)
+	MOVQ          56(R14), AX
+	PREFETCHT0    (AX)(R12*1)
+	ADDQ          $+64, R11
+	ADDQ          $+64, R12
+	DECQ          R13
+	JNE           asked
+	ADDQ          32(R14), R11
+	ADDQ          40(R14), R12
+	MOVQ          24(R14), R13
 
 asked:
 	VMULPS        64(CX), Z11, Z11
@@ -6290,11 +6480,13 @@ asked:
 	VADDPS        Z10, Z9, Z9
 	VMOVUPS       Z9, (R8)
 	ADDQ          $+64, R8
-	ADDQ          R12, DI
+	MOVQ          cStep+72(FP), AX
+	ADDQ          AX, DI
 	ADDQ          $+256, R9
 	ADDQ          $+64, DX
 	ADDQ          $+64, BX
-	ADDQ          R11, SI
+	MOVQ          bStep+64(FP), AX
+	ADDQ          AX, SI
 	DECQ          R10
 	JNE           loop
 
@@ -6389,13 +6581,13 @@ TEXT ·scanAdvance1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z1
@@ -6404,14 +6596,15 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z4
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z7
 	VMULPS.BCST  (SI), Z7, Z0
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -6429,18 +6622,25 @@ loop:
 	VSCALEFPS     Z8, Z11, Z11
 	VMULPS.BCST   (SI), Z7, Z7
 	VFMADD213PS   Z7, Z11, Z0
-	TESTQ         AX, AX
+	TESTQ         R11, R11
 	JE            asked
-	MOVQ          48(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	MOVQ          56(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	ADDQ          16(AX), R9
+	MOVQ          64(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	MOVQ          72(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	ADDQ          $+64, R8
+	ADDQ          $+64, R9
+	DECQ          R10
+	JNE           asked
+	ADDQ          32(R11), R8
+	ADDQ          40(R11), R9
+	MOVQ          24(R11), R10
 
 asked:
 	ADDQ $+64, DX
 	ADDQ $+64, BX
-	ADDQ R8, SI
+	MOVQ bStep+64(FP), AX
+	ADDQ AX, SI
 	DECQ DI
 	JNE  loop
 
@@ -6461,14 +6661,13 @@ TEXT ·scanForward1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VMOVUPS          exp2AVX512<>+0(SB), Z1
@@ -6477,8 +6676,8 @@ alone:
 	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z4
 	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z5
 	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z6
-	MOVQ             fresh+88(FP), R14
-	TESTQ            R14, R14
+	MOVQ             fresh+88(FP), AX
+	TESTQ            AX, AX
 	JE               loop
 	VMOVUPS          (BX), Z7
 	VMOVUPS          (R8), Z8
@@ -6486,10 +6685,12 @@ alone:
 	VFMADD231PS.BCST (DI), Z0, Z8
 	VMOVUPS          Z8, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R11, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R10, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R9
 	JE               done
 
@@ -6509,26 +6710,33 @@ loop:
 	VMULPS.BCST      (SI), Z7, Z7
 	VFMADD213PS      Z7, Z12, Z0
 	VFMADD231PS.BCST (DI), Z0, Z8
-	TESTQ            AX, AX
+	TESTQ            R13, R13
 	JE               asked
-	MOVQ             48(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             56(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             64(AX), R14
-	PREFETCHT0       (R14)(R12*1)
-	MOVQ             32(AX), R14
-	PREFETCHT0       (R14)(R13*1)
-	ADDQ             16(AX), R12
-	ADDQ             24(AX), R13
+	MOVQ             64(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             72(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             80(R13), AX
+	PREFETCHT0       (AX)(R10*1)
+	MOVQ             48(R13), AX
+	PREFETCHT0       (AX)(R11*1)
+	ADDQ             $+64, R10
+	ADDQ             $+64, R11
+	DECQ             R12
+	JNE              asked
+	ADDQ             32(R13), R10
+	ADDQ             40(R13), R11
+	MOVQ             24(R13), R12
 
 asked:
 	VMOVUPS Z8, (R8)
 	ADDQ    $+64, R8
-	ADDQ    R11, DI
+	MOVQ    cStep+72(FP), AX
+	ADDQ    AX, DI
 	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    R10, SI
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
 	DECQ    R9
 	JNE     loop
 
@@ -6550,14 +6758,13 @@ TEXT ·scanRecompute1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VMOVUPS          exp2AVX512<>+0(SB), Z1
@@ -6566,8 +6773,8 @@ alone:
 	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z4
 	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z5
 	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z6
-	MOVQ             fresh+88(FP), R15
-	TESTQ            R15, R15
+	MOVQ             fresh+88(FP), AX
+	TESTQ            AX, AX
 	JE               loop
 	VMOVUPS          (BX), Z7
 	VMOVUPS          (R8), Z8
@@ -6578,11 +6785,13 @@ alone:
 	VFMADD231PS.BCST (DI), Z0, Z8
 	VMOVUPS          Z8, (R8)
 	ADDQ             $+64, R8
-	ADDQ             R12, DI
+	MOVQ             cStep+72(FP), AX
+	ADDQ             AX, DI
 	ADDQ             $+128, R9
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
-	ADDQ             R11, SI
+	MOVQ             bStep+64(FP), AX
+	ADDQ             AX, SI
 	DECQ             R10
 	JE               done
 
@@ -6605,33 +6814,40 @@ loop:
 	VMULPS.BCST      (SI), Z7, Z7
 	VFMADD213PS      Z7, Z12, Z0
 	VFMADD231PS.BCST (DI), Z0, Z8
-	TESTQ            AX, AX
+	TESTQ            R14, R14
 	JE               asked
-	MOVQ             48(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             56(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             64(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             72(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             80(AX), R15
-	PREFETCHT0       (R15)(R13*1)
-	MOVQ             32(AX), R15
-	PREFETCHT0       (R15)(R14*1)
-	MOVQ             40(AX), R15
-	PREFETCHT0       (R15)(R14*1)
-	ADDQ             16(AX), R13
-	ADDQ             24(AX), R14
+	MOVQ             64(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             72(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             80(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             88(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             96(R14), AX
+	PREFETCHT0       (AX)(R11*1)
+	MOVQ             48(R14), AX
+	PREFETCHT0       (AX)(R12*1)
+	MOVQ             56(R14), AX
+	PREFETCHT0       (AX)(R12*1)
+	ADDQ             $+64, R11
+	ADDQ             $+64, R12
+	DECQ             R13
+	JNE              asked
+	ADDQ             32(R14), R11
+	ADDQ             40(R14), R12
+	MOVQ             24(R14), R13
 
 asked:
 	VMOVUPS Z8, (R8)
 	ADDQ    $+64, R8
-	ADDQ    R12, DI
+	MOVQ    cStep+72(FP), AX
+	ADDQ    AX, DI
 	ADDQ    $+128, R9
 	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    R11, SI
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
 	DECQ    R10
 	JNE     loop
 
@@ -6730,13 +6946,13 @@ TEXT ·scanAdvanceVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    du+24(FP), BX
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
-	MOVQ    bStep+64(FP), R8
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R11
+	TESTQ   R11, R11
 	JE      alone
-	MOVQ    (AX), R9
-	MOVQ    8(AX), R10
+	MOVQ    (R11), R8
+	MOVQ    8(R11), R9
+	MOVQ    16(R11), R10
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z1
@@ -6745,14 +6961,15 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z4
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
-	MOVQ         fresh+88(FP), R10
-	TESTQ        R10, R10
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z7
 	VMULPS       (SI), Z7, Z0
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R8, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         DI
 	JE           done
 
@@ -6770,18 +6987,25 @@ loop:
 	VSCALEFPS     Z8, Z11, Z11
 	VMULPS        (SI), Z7, Z7
 	VFMADD213PS   Z7, Z11, Z0
-	TESTQ         AX, AX
+	TESTQ         R11, R11
 	JE            asked
-	MOVQ          48(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	MOVQ          56(AX), R10
-	PREFETCHT0    (R10)(R9*1)
-	ADDQ          16(AX), R9
+	MOVQ          64(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	MOVQ          72(R11), AX
+	PREFETCHT0    (AX)(R8*1)
+	ADDQ          $+64, R8
+	ADDQ          $+64, R9
+	DECQ          R10
+	JNE           asked
+	ADDQ          32(R11), R8
+	ADDQ          40(R11), R9
+	MOVQ          24(R11), R10
 
 asked:
 	ADDQ $+64, DX
 	ADDQ $+64, BX
-	ADDQ R8, SI
+	MOVQ bStep+64(FP), AX
+	ADDQ AX, SI
 	DECQ DI
 	JNE  loop
 
@@ -6802,14 +7026,13 @@ TEXT ·scanForwardVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    c+40(FP), DI
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
-	MOVQ    bStep+64(FP), R10
-	MOVQ    cStep+72(FP), R11
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R13
+	TESTQ   R13, R13
 	JE      alone
-	MOVQ    (AX), R12
-	MOVQ    8(AX), R13
+	MOVQ    (R13), R10
+	MOVQ    8(R13), R11
+	MOVQ    16(R13), R12
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z1
@@ -6818,8 +7041,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z4
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
-	MOVQ         fresh+88(FP), R14
-	TESTQ        R14, R14
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z7
 	VMOVUPS      (R8), Z8
@@ -6827,10 +7050,12 @@ alone:
 	VFMADD231PS  (DI), Z0, Z8
 	VMOVUPS      Z8, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R11, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R10, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R9
 	JE           done
 
@@ -6850,26 +7075,33 @@ loop:
 	VMULPS        (SI), Z7, Z7
 	VFMADD213PS   Z7, Z12, Z0
 	VFMADD231PS   (DI), Z0, Z8
-	TESTQ         AX, AX
+	TESTQ         R13, R13
 	JE            asked
-	MOVQ          48(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          56(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          64(AX), R14
-	PREFETCHT0    (R14)(R12*1)
-	MOVQ          32(AX), R14
-	PREFETCHT0    (R14)(R13*1)
-	ADDQ          16(AX), R12
-	ADDQ          24(AX), R13
+	MOVQ          64(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          72(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          80(R13), AX
+	PREFETCHT0    (AX)(R10*1)
+	MOVQ          48(R13), AX
+	PREFETCHT0    (AX)(R11*1)
+	ADDQ          $+64, R10
+	ADDQ          $+64, R11
+	DECQ          R12
+	JNE           asked
+	ADDQ          32(R13), R10
+	ADDQ          40(R13), R11
+	MOVQ          24(R13), R12
 
 asked:
 	VMOVUPS Z8, (R8)
 	ADDQ    $+64, R8
-	ADDQ    R11, DI
+	MOVQ    cStep+72(FP), AX
+	ADDQ    AX, DI
 	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    R10, SI
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
 	DECQ    R9
 	JNE     loop
 
@@ -6891,14 +7123,13 @@ TEXT ·scanRecomputeVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
-	MOVQ    bStep+64(FP), R11
-	MOVQ    cStep+72(FP), R12
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), AX
-	TESTQ   AX, AX
+	MOVQ    ahead+96(FP), R14
+	TESTQ   R14, R14
 	JE      alone
-	MOVQ    (AX), R13
-	MOVQ    8(AX), R14
+	MOVQ    (R14), R11
+	MOVQ    8(R14), R12
+	MOVQ    16(R14), R13
 
 alone:
 	VMOVUPS      exp2AVX512<>+0(SB), Z1
@@ -6907,8 +7138,8 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z4
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
-	MOVQ         fresh+88(FP), R15
-	TESTQ        R15, R15
+	MOVQ         fresh+88(FP), AX
+	TESTQ        AX, AX
 	JE           loop
 	VMOVUPS      (BX), Z7
 	VMOVUPS      (R8), Z8
@@ -6919,11 +7150,13 @@ alone:
 	VFMADD231PS  (DI), Z0, Z8
 	VMOVUPS      Z8, (R8)
 	ADDQ         $+64, R8
-	ADDQ         R12, DI
+	MOVQ         cStep+72(FP), AX
+	ADDQ         AX, DI
 	ADDQ         $+128, R9
 	ADDQ         $+64, DX
 	ADDQ         $+64, BX
-	ADDQ         R11, SI
+	MOVQ         bStep+64(FP), AX
+	ADDQ         AX, SI
 	DECQ         R10
 	JE           done
 
@@ -6946,33 +7179,40 @@ loop:
 	VMULPS        (SI), Z7, Z7
 	VFMADD213PS   Z7, Z12, Z0
 	VFMADD231PS   (DI), Z0, Z8
-	TESTQ         AX, AX
+	TESTQ         R14, R14
 	JE            asked
-	MOVQ          48(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          56(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          64(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          72(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          80(AX), R15
-	PREFETCHT0    (R15)(R13*1)
-	MOVQ          32(AX), R15
-	PREFETCHT0    (R15)(R14*1)
-	MOVQ          40(AX), R15
-	PREFETCHT0    (R15)(R14*1)
-	ADDQ          16(AX), R13
-	ADDQ          24(AX), R14
+	MOVQ          64(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          72(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          80(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          88(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          96(R14), AX
+	PREFETCHT0    (AX)(R11*1)
+	MOVQ          48(R14), AX
+	PREFETCHT0    (AX)(R12*1)
+	MOVQ          56(R14), AX
+	PREFETCHT0    (AX)(R12*1)
+	ADDQ          $+64, R11
+	ADDQ          $+64, R12
+	DECQ          R13
+	JNE           asked
+	ADDQ          32(R14), R11
+	ADDQ          40(R14), R12
+	MOVQ          24(R14), R13
 
 asked:
 	VMOVUPS Z8, (R8)
 	ADDQ    $+64, R8
-	ADDQ    R12, DI
+	MOVQ    cStep+72(FP), AX
+	ADDQ    AX, DI
 	ADDQ    $+128, R9
 	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    R11, SI
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
 	DECQ    R10
 	JNE     loop
 

@@ -78,10 +78,10 @@ func (s *Scan[T]) stripes() [][]block {
 	sections := s.sections()
 	var stripes [][]block
 	for _, section := range sections {
-		blocks := s.blocks(section)
-		// 32 tasks are enough for the cores of today; and stripes·2·state floats per step are to stay below half
+		blocks := section.blocks(s.blockWidth(backBlock, 8))
+		// 16 tasks are enough for the cores of most; and stripes·2·state floats per step are to stay below half
 		// of what U has, unless that would leave a core without work.
-		n := (32 + s.Batch*len(sections) - 1) / (s.Batch * len(sections))
+		n := (16 + s.Batch*len(sections) - 1) / (s.Batch * len(sections))
 		n = min(n, max(section.width/(4*s.State), 4), len(blocks))
 		for i := range n {
 			stripes = append(stripes, blocks[i*len(blocks)/n:(i+1)*len(blocks)/n])
@@ -128,15 +128,15 @@ type scanBack[T Float] struct {
 	dOut        []T // (tile, lanes): the gradient of Σ C h
 	gB, dDelta  []T // (tile, lanes): Σ_n g B, and Σ_n g A a h_{t-1}
 	dB, dC      []T // (length, state): the stripe's part, or nil where constant
-	carry       [maxBlock / lanes][]T
-	sums        [maxBlock / lanes]stripSums[T]
+	carry       [backBlock / lanes][]T
+	sums        [backBlock / lanes]stripSums[T]
 	totals      layout[float64]
 }
 
 // newBack returns a backward pass for one stripe at a time; releaseBack gives it back.
 func (s *Scan[T]) newBack(c *chunks[T], dy, dfinal []T, grad *ScanGrad[T]) *scanBack[T] {
 	r := recycle[T, scanBack[T]](&scanBacks)
-	r.init(s, nil)
+	r.init(s, backBlock, nil)
 	r.dy, r.dfinal, r.grad = dy, dfinal, grad
 	if r.asm != nil {
 		r.asm.back = any(r).(*scanBack[float32])

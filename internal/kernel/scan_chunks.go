@@ -63,7 +63,7 @@ func (s *Scan[T]) enterStates(c *chunks[T], blocks []block) {
 	tasks := s.Batch * len(blocks)
 	Parallel(c.count*tasks, func(i int) {
 		chunk := i / tasks
-		run := s.newRun(tileSteps, nil)
+		run := s.newRun(tileSteps, maxBlock, nil)
 		defer run.release()
 		run.begin(i%tasks/len(blocks), blocks[i%len(blocks)])
 		from, to := c.bounds(chunk, s.Length)

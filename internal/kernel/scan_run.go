@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"slices"
 	"sync"
 	"unsafe"
 )
@@ -13,10 +14,11 @@ import (
 type scanRun[T Float] struct {
 	*Scan[T]
 	layout layout[T]
+	widest int // channels of a block at most
 	batch  int
 	block  block
-	strips [maxBlock / lanes]strip[T] // of which a block has block.strips()
-	states []states                   // how the states are cut into what the kernels take at a time
+	strips []strip[T] // of which a block has block.strips()
+	states []states   // how the states are cut into what the kernels take at a time
 
 	dt, du, u []T // (tile, lanes): Δ, Δ·u and u of the current tile
 	y         []T // (tile, lanes): Σ C h
@@ -62,16 +64,16 @@ func poolOf[T Float]() int {
 	return int(unsafe.Sizeof(zero)/4 - 1)
 }
 
-// newRun returns a run for tiles of so many steps; release gives it back.
-func (s *Scan[T]) newRun(steps int, out []T) *scanRun[T] {
+// newRun returns a run for tiles of so many steps and blocks of at most that width; release gives it back.
+func (s *Scan[T]) newRun(steps, width int, out []T) *scanRun[T] {
 	r := recycle[T, scanRun[T]](&scanRuns)
-	r.init(s, out)
+	r.init(s, width, out)
 	r.layout.lay(func(l *layout[T]) { r.lay(l, steps) })
 	return r
 }
 
-func (r *scanRun[T]) init(s *Scan[T], out []T) {
-	r.Scan, r.out = s, out
+func (r *scanRun[T]) init(s *Scan[T], widest int, out []T) {
+	r.Scan, r.out, r.widest = s, out, widest
 	r.asm = newScanAsm(r)
 	r.states = append(r.states[:0], states{0, s.State})
 	if r.asm != nil {
@@ -86,7 +88,7 @@ func (r *scanRun[T]) release() {
 }
 
 // width is the number of strips that the widest block has.
-func (s *Scan[T]) width() int { return (min(s.Channels, maxBlock) + lanes - 1) / lanes }
+func (r *scanRun[T]) width() int { return (min(r.Channels, r.widest) + lanes - 1) / lanes }
 
 // lay takes the run's arrays from a layout.
 func (r *scanRun[T]) lay(l *layout[T], steps int) {
@@ -99,7 +101,8 @@ func (r *scanRun[T]) lay(l *layout[T], steps int) {
 func (r *scanRun[T]) layStrips(l *layout[T], steps int) {
 	r.b, r.c = l.array(lanes), l.array(lanes)
 	size := r.State * lanes
-	for i := range r.width() {
+	r.strips = slices.Grow(r.strips[:0], r.width())[:r.width()]
+	for i := range r.strips {
 		r.strips[i] = strip[T]{a: l.array(size), h: l.array(size), b: l.arrayIf(r.B.Groups == 0, size), c: l.arrayIf(r.C.Groups == 0, size)}
 	}
 	if r.asm != nil {

@@ -165,10 +165,7 @@ func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 		keep = k.Ptr("keep")
 	}
 	steps := k.Int("steps")
-	bStep, cStep := k.Int("bStep"), reg.GPVirtual(nil)
-	if kind != scanAdvance {
-		cStep = k.Int("cStep")
-	}
+	move := k.GP64()
 
 	for i := range h {
 		f.Load(asm.At(hPtr, i*row), h[i])
@@ -216,14 +213,16 @@ func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 			}
 			f.Store(acc[0], asm.At(y, 0))
 			k.ADDQ(k.Imm(row), y)
-			k.ADDQ(cStep, c)
+			k.Load64("cStep", move)
+			k.ADDQ(move, c)
 		}
 		if kind == scanRecompute {
 			k.ADDQ(k.Imm(2*row*n), keep)
 		}
 		k.ADDQ(k.Imm(row), dtPtr)
 		k.ADDQ(k.Imm(row), duPtr)
-		k.ADDQ(bStep, b)
+		k.Load64("bStep", move)
+		k.ADDQ(move, b)
 		k.DECQ(steps)
 	}
 
@@ -280,33 +279,36 @@ func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 // prefetch asks for the rows that a strip will read and write next, while the states of the one before it are computed: at a
 // model's width every row lies on a page of its own, where the processor does not foresee what is read next.
 type prefetch struct {
-	k              *asm.Func
-	kind           scanKind
-	ahead, at, zAt reg.GPVirtual
+	k                    *asm.Func
+	kind                 scanKind
+	ahead, at, zAt, left reg.GPVirtual
 }
 
 // Places in scanAhead of scan_amd64.go.
 const (
-	aheadAt    = 0
-	aheadZAt   = 8
-	aheadStep  = 16
-	aheadZStep = 24
-	aheadZ     = 32
-	aheadRows  = 48
+	aheadAt    = 8 * iota // bytes from the first row to the line that is next
+	aheadZAt              // the same for z
+	aheadLeft             // lines of that row
+	aheadLines            // of a row
+	aheadJump             // bytes from a row's end to the next row
+	aheadZJump            // the same for z
+	aheadZ                // two rows
+	aheadRows  = aheadZ + 16
 )
 
 func newPrefetch(k *asm.Func, kind scanKind) *prefetch {
-	p := &prefetch{k, kind, k.GP64(), k.GP64(), k.GP64()}
+	p := &prefetch{k, kind, k.GP64(), k.GP64(), k.GP64(), k.GP64()}
 	k.Load64("ahead", p.ahead)
 	k.TESTQ(p.ahead, p.ahead)
 	k.JE(asm.Label("alone"))
 	k.MOVQ(asm.At(p.ahead, aheadAt), p.at)
 	k.MOVQ(asm.At(p.ahead, aheadZAt), p.zAt)
+	k.MOVQ(asm.At(p.ahead, aheadLeft), p.left)
 	k.Label("alone")
 	return p
 }
 
-// step asks for the rows of a step.
+// step asks for one line of each matrix. A row's lines follow each other, as the memory likes it.
 func (p *prefetch) step() {
 	k := p.k
 	k.TESTQ(p.ahead, p.ahead)
@@ -327,10 +329,13 @@ func (p *prefetch) step() {
 	}
 	ask(aheadRows, rows, p.at)
 	ask(aheadZ, zRows, p.zAt)
-	k.ADDQ(asm.At(p.ahead, aheadStep), p.at)
-	if zRows > 0 {
-		k.ADDQ(asm.At(p.ahead, aheadZStep), p.zAt)
-	}
+	k.ADDQ(k.Imm(64), p.at)
+	k.ADDQ(k.Imm(64), p.zAt)
+	k.DECQ(p.left)
+	k.JNE(asm.Label("asked"))
+	k.ADDQ(asm.At(p.ahead, aheadJump), p.at)
+	k.ADDQ(asm.At(p.ahead, aheadZJump), p.zAt)
+	k.MOVQ(asm.At(p.ahead, aheadLines), p.left)
 	k.Label("asked")
 }
 
