@@ -22,8 +22,12 @@ const (
 	taskSize = 1 << 22
 	// serialSize is up to where a product is not worth a second processor.
 	serialSize = 1 << 20
-	// streamSize is the number of elements of B that are worth a task when they are only read, or packed.
+	// streamSize is the number of elements of B that are worth a task when they are only read.
 	streamSize = 1 << 16
+	// packSize is that for packing.
+	packSize = 1 << 15
+	// tail is how many times smaller the last tasks are.
+	tail = 4
 )
 
 // product is C = alpha·A·B + beta·C.
@@ -49,18 +53,26 @@ func (p *product) run() {
 	}
 	small := p.m*p.n*p.k <= serialSize
 	switch {
-	case p.bTrans && p.aCol == 1 && p.m <= fewRows:
-		if small = p.n*p.k < 2*streamSize; small {
+	case p.dotsApply():
+		if p.n*p.k < 2*streamSize {
 			p.dotColumns(0, p.n)
 			return
 		}
-	case !p.bTrans && (p.m <= fewRows || p.k*p.n <= directSize || p.n <= p.vectors*p.lanes):
+		small = false
+	case p.direct():
 		if small && p.k <= depth {
 			p.multiply(block{rows: span{0, p.m}, panels: span{0, p.panels()}, k: span{0, p.k}}, nil, nil)
 			return
 		}
 	}
-	newJob(p).run(small)
+	p.inTasks(small)
+}
+
+// dotsApply is whether B's rows are read as they lie, direct whether its columns are.
+func (p *product) dotsApply() bool { return p.bTrans && p.aCol == 1 && p.m <= fewRows }
+
+func (p *product) direct() bool {
+	return !p.bTrans && (p.m <= fewRows || p.k*p.n <= directSize || p.n <= p.vectors*p.lanes)
 }
 
 // dotRows is the number of B's rows that a kernel reads at a time.
