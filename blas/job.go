@@ -6,29 +6,24 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// job is a product that is cut into tasks, which the processors take in order. Of B, a step at a time is packed, by tasks of
-// its own; when they are done it meets the rows of A.
+// job is a product that is cut into tasks, which the processors take in order.
 //
 // An element of C is summed in the same order whatever task it falls into, so neither the cut nor chance changes a result.
 type job struct {
 	product
 	columns int // of a task that reads B's rows as they lie
 
-	// The step: what it covers, and B packed, or nil.
-	x      block
-	packed []float32
+	strips            int // rows of tiles
+	blocks, rowBlocks int // that C is cut into, of columns and of rows
+	whole             int // tasks that are blocks; the others are
+	pieces            int // so many for a block
 
-	packTasks    int
-	blocks       int // of the step's panels
-	rowBlocks    int // of each of them
-	dotTask      func(i int)
-	packTask     func(i int) // these are made once: a method's value allocates
-	multiplyTask func(i int)
+	dotTask, multiplyTask func(i int) // made once: a method's value allocates
 }
 
 var jobs = sync.Pool{New: func() any {
 	j := new(job)
-	j.dotTask, j.packTask, j.multiplyTask = j.dot, j.packPart, j.multiplyPart
+	j.dotTask, j.multiplyTask = j.dot, j.multiplyBlock
 	return j
 }}
 
@@ -36,92 +31,57 @@ var jobs = sync.Pool{New: func() any {
 func (p *product) inTasks(alone bool) {
 	j := jobs.Get().(*job)
 	j.product = *p
-	do := kernel.Parallel
-	if alone {
-		do = func(n int, task func(int)) {
-			for i := range n {
-				task(i)
-			}
-		}
-	}
+	var tasks int
+	task := j.multiplyTask
 	if p.dotsApply() {
 		j.columns = max(1, streamSize/p.k/dotRows) * dotRows
-		do(parts(p.n, j.columns), j.dotTask)
+		tasks, task = parts(p.n, j.columns), j.dotTask
 	} else {
-		j.steps(do)
+		// A task packs its part of B for itself, so it has as many rows as are worth that.
+		j.strips = parts(p.m, p.rows)
+		wanted := max(1, p.m*p.n*p.k/taskSize)
+		most := max(1, p.m/blockRows)
+		j.blocks = max(parts(p.n, blockColumns), min(parts(min(wanted, 8), most), parts(p.panels(), 2)))
+		j.rowBlocks = min(most, parts(wanted, j.blocks))
+		// The last tasks are small, for the processors to finish together.
+		blocks := j.blocks * j.rowBlocks
+		j.whole = blocks - (blocks+2)/4
+		j.pieces = min(4, j.strips/j.rowBlocks)
+		tasks = j.whole + (blocks-j.whole)*j.pieces
 	}
-	j.product, j.x, j.packed = product{}, block{}, nil
+	if alone {
+		for i := range tasks {
+			task(i)
+		}
+	} else {
+		kernel.Parallel(tasks, task)
+	}
+	j.product = product{}
 	jobs.Put(j)
 }
 
 func (j *job) dot(i int) { j.dotColumns(i*j.columns, min((i+1)*j.columns, j.n)) }
 
-func (j *job) steps(do func(n int, task func(int))) {
-	kSteps := parts(j.k, stepDepth)
-	most := parts(j.k, kSteps)
-	panel := j.vectors * j.lanes
-	columnSteps := parts(j.panels(), max(1, stepSize/(panel*most)))
-	var room kernel.Space[float32]
-	if !j.direct() {
-		room = kernel.Borrow[float32](parts(j.panels(), columnSteps) * panel * most)
-		defer room.Return()
+func (j *job) multiplyBlock(i int) {
+	piece, pieces := 0, 1
+	if i >= j.whole {
+		pieces = j.pieces
+		i, piece = j.whole+(i-j.whole)/pieces, (i-j.whole)%pieces
 	}
-	for s := range columnSteps * kSteps {
-		j.x = block{
-			rows:   span{0, parts(j.m, j.rows)},
-			panels: cut(j.panels(), columnSteps, s/kSteps),
-			k:      cut(j.k, kSteps, s%kSteps),
-		}
-		j.packed = room.Data
-		panels := j.x.panels.len()
-		size := panels * panel * j.x.k.len()
-		if j.packed != nil {
-			j.packTasks = min(panels, max(1, size/packSize))
-			do(j.packTasks, j.packTask)
-		}
-		// Tasks of as many rows as make good use of the part of B that the second cache holds; if they are few, narrower ones.
-		least := 4
-		if size > cached && j.x.k.len() > depth {
-			least = 16
-		}
-		wanted := max(1, j.m*size/taskSize)
-		mostRows := max(1, j.x.rows.len()/least)
-		j.blocks = max(parts(panels*panel, blockColumns), min(parts(min(wanted, 8), mostRows), parts(panels, 2)))
-		j.rowBlocks = min(mostRows, parts(wanted, j.blocks))
-		do((j.blocks-1)*j.rowBlocks+min(tail*j.rowBlocks, j.x.rows.len()), j.multiplyTask)
+	strips := cut(j.strips, j.rowBlocks, i%j.rowBlocks).cut(pieces, piece)
+	x := block{
+		rows:   span{strips.from * j.rows, min(strips.to*j.rows, j.m)},
+		panels: cut(j.panels(), j.blocks, i/j.rowBlocks),
 	}
-}
-
-// offset is where a panel lies in the step's packed B.
-func (j *job) offset(panel int) int {
-	return (j.panel(panel).from - j.panel(j.x.panels.from).from) * j.lanes * j.x.k.len()
-}
-
-func (j *job) packPart(i int) {
-	panels := j.x.panels.cut(j.packTasks, i)
-	j.pack(panels, j.x.k, j.packed[j.offset(panels.from):])
-}
-
-// multiplyPart multiplies a block of panels with a block of rows. Tasks of the same panels follow each other: processors that
-// share a cache share what they read of B. Those of the last panels are small, for the processors to finish together.
-func (j *job) multiplyPart(i int) {
-	q, i, n := i/j.rowBlocks, i%j.rowBlocks, j.rowBlocks
-	if q >= j.blocks-1 {
-		i, n = i+(q-j.blocks+1)*j.rowBlocks, min(tail*j.rowBlocks, j.x.rows.len())
-		q = j.blocks - 1
-	}
-	b := block{panels: j.x.panels.cut(j.blocks, q), k: j.x.k}
-	strips := j.x.rows.cut(n, i)
-	b.rows = span{strips.from * j.rows, min(strips.to*j.rows, j.m)}
-	packed := j.packed
-	if packed != nil {
-		packed = packed[j.offset(b.panels.from):]
-	}
-	var packedA []float32
+	const roomA = depth * packedRows
+	w := kernel.Borrow[float32](roomA + depth*blockColumns)
+	defer w.Return()
+	var packedA, packedB []float32
 	if j.panels() > 1 {
-		w := kernel.Borrow[float32](depth * packedRows)
-		defer w.Return()
-		packedA = w.Data
+		packedA = w.Data[:roomA]
 	}
-	j.multiply(b, packed, packedA)
+	if !j.direct() {
+		packedB = w.Data[roomA:]
+	}
+	j.multiply(x, packedB, packedA)
 }
