@@ -3,15 +3,10 @@ package blas
 // Sizes of the blocks, in float32. They decide the order of the sums, and depend on nothing but the sizes of a product.
 const (
 	// depth is the most that a tile sums before it goes back to C: a tile's rows of A of this depth stay in the first cache,
-	// and blockColumns columns of B in the second, while a task's rows of A pass by.
+	// and blockColumns columns of B in the second, while a task's rows of A pass by, at least blockRows of them if C has them.
 	depth        = 384
 	blockColumns = 384
-	// cached is how much of B the second cache holds for sure.
-	cached = depth * blockColumns
-
-	// stepDepth and stepSize bound what is packed of B at a time.
-	stepDepth = 4096
-	stepSize  = 3 << 20
+	blockRows    = 256
 
 	// fewRows is up to where B's rows, if they are what is summed over, are read as they lie.
 	fewRows = 24
@@ -22,7 +17,7 @@ const (
 	taskSize = 1 << 22
 	// serialSize is up to where a product is not worth a second processor.
 	serialSize = 1 << 20
-	// streamSize is the number of elements of B that are worth a task when they are only read, or packed.
+	// streamSize is the number of elements of B that are worth a task when they are only read.
 	streamSize = 1 << 16
 )
 
@@ -49,18 +44,26 @@ func (p *product) run() {
 	}
 	small := p.m*p.n*p.k <= serialSize
 	switch {
-	case p.bTrans && p.aCol == 1 && p.m <= fewRows:
-		if small = p.n*p.k < 2*streamSize; small {
+	case p.dotsApply():
+		if p.n*p.k < 2*streamSize {
 			p.dotColumns(0, p.n)
 			return
 		}
-	case !p.bTrans && (p.m <= fewRows || p.k*p.n <= directSize || p.n <= p.vectors*p.lanes):
+		small = false
+	case p.direct():
 		if small && p.k <= depth {
-			p.multiply(block{rows: span{0, p.m}, panels: span{0, p.panels()}, k: span{0, p.k}}, nil, nil)
+			p.multiply(block{rows: span{0, p.m}, panels: span{0, p.panels()}}, nil, nil)
 			return
 		}
 	}
-	newJob(p).run(small)
+	p.inTasks(small)
+}
+
+// dotsApply is whether B's rows are read as they lie, direct whether its columns are.
+func (p *product) dotsApply() bool { return p.bTrans && p.aCol == 1 && p.m <= fewRows }
+
+func (p *product) direct() bool {
+	return !p.bTrans && (p.m <= fewRows || p.k*p.n <= directSize || p.n <= p.vectors*p.lanes)
 }
 
 // dotRows is the number of B's rows that a kernel reads at a time.
@@ -108,20 +111,24 @@ func (p *product) panel(i int) span { return cut(p.width(), p.panels(), i) }
 // packedRows is the distance of columns in packed rows of A.
 const packedRows = 8
 
-// block is a part of the product: rows and panels of C, and what of k is summed.
-type block struct{ rows, panels, k span }
+// block is a part of C.
+type block struct{ rows, panels span }
 
-// multiply computes a block. packed is B as pack left it, from the first of these panels on, or nil to read B as it lies;
-// packedA has room to pack a tile's rows of A, or is nil to read A as it lies.
-func (p *product) multiply(x block, packed, packedA []float32) {
-	pieces := parts(x.k.len(), depth)
+// multiply computes a block. packedB has room to pack a piece of B, or is nil to read B as it lies; packedA has room to pack a
+// tile's rows of A, or is nil to read A as it lies.
+func (p *product) multiply(x block, packedB, packedA []float32) {
+	pieces := parts(p.k, depth)
 	for i := range pieces {
-		p.multiplyPiece(x, x.k.cut(pieces, i), packed, packedA)
+		k := cut(p.k, pieces, i)
+		if packedB != nil {
+			p.pack(x.panels, k, packedB)
+		}
+		p.multiplyPiece(x, k, packedB, packedA)
 	}
 }
 
 // multiplyPiece adds a piece of the block's sums.
-func (p *product) multiplyPiece(x block, piece span, packed, packedA []float32) {
+func (p *product) multiplyPiece(x block, piece span, packedB, packedA []float32) {
 	k, beta := piece.len(), p.beta
 	if piece.from > 0 {
 		beta = 1
@@ -130,7 +137,6 @@ func (p *product) multiplyPiece(x block, piece span, packed, packedA []float32) 
 	if packedA != nil {
 		aRow, aCol = 1, packedRows
 	}
-	first := p.panel(x.panels.from).from
 	for i := x.rows.from; i < x.rows.to; i += p.rows {
 		rows := min(p.rows, x.rows.to-i)
 		a := p.a[i*p.aRow+piece.from*p.aCol:]
@@ -142,14 +148,13 @@ func (p *product) multiplyPiece(x block, piece span, packed, packedA []float32) 
 			}
 			a = packedA
 		}
+		packed := packedB
 		for q := x.panels.from; q < x.panels.to; q++ {
 			v := p.panel(q)
 			j := v.from * p.lanes
-			var b []float32
-			var ldb int
+			b, ldb := packed, v.len()*p.lanes
 			if packed != nil {
-				ldb = v.len() * p.lanes
-				b = packed[(v.from-first)*p.lanes*x.k.len()+(piece.from-x.k.from)*ldb:]
+				packed = packed[k*ldb:]
 			} else {
 				ldb = p.ldb
 				b = p.b[piece.from*ldb+j:]
