@@ -5,6 +5,8 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/op"
 )
 
 // Stepper runs a language model one token at a time, in constant time and memory per token: it holds a graph of one step
@@ -40,6 +42,7 @@ func NewStepper(lm *LM, batch int, opts ...CallOption) (*Stepper, error) {
 		s.state = append(s.state, n.Value().(*tensor.Dense))
 		G.Read(after[i], &s.next[i])
 	}
+	op.ReuseResults(g) // they are copied, or handed out as a copy, before the next step
 	s.machine = G.NewTapeMachine(g)
 	return s, nil
 }

@@ -92,6 +92,9 @@ type operator struct {
 	out   []tensor.Shape
 
 	readers atomic.Int32 // operators that compute gradients and read what a keeper keeps
+
+	own  bool    // the result is written where the last one was
+	last G.Value // that one
 }
 
 var (
@@ -155,7 +158,13 @@ func (o *operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, 
 	if err != nil {
 		return nil, err
 	}
+	if o.own {
+		prealloc = o.last
+	}
 	result, flat := resultFor(prealloc, o.dt, resultShape(o.out))
+	if o.own {
+		o.last = result()
+	}
 	if o.readers.Load() > 0 {
 		kept := borrow(o.dt, o.keeps())
 		o.f.(keeper).forwardKeeping(in, unpack(flat, o.out), kept.operand)
@@ -193,7 +202,7 @@ func (o *operator) operands(values []G.Value) ([]operand, error) {
 func (o *operator) ReturnsPtr() bool { return !resultShape(o.out).IsScalar() }
 
 // CallsExtern is what asks the tape machine to prepare the result.
-func (o *operator) CallsExtern() bool { return o.ReturnsPtr() }
+func (o *operator) CallsExtern() bool { return o.ReturnsPtr() && !o.own }
 
 // OverwritesInput is -1: no operand is overwritten.
 func (o *operator) OverwritesInput() int { return -1 }

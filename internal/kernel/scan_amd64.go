@@ -143,9 +143,7 @@ func (s *scanAsm) lay(from any, steps int) {
 
 // begin takes over a strip of a new block.
 func (s *scanAsm) begin(strip, width int) {
-	for i, a := range s.run.strips[strip].a {
-		s.a[strip][i] = a * math.Log2E
-	}
+	scaleOf(s.a[strip], s.run.strips[strip].a, math.Log2E)
 	s.wide = wideTile{}
 }
 
