@@ -20,6 +20,10 @@
 // tile reads it in one direction, and a part of it that the second cache holds meets many tiles of rows, packed one at a
 // time into the first cache. All sizes and transposes run the same tile: masks cut its columns, and there is one for each
 // number of rows. Few rows against a transposed B, as in generating text, need no tiles: the rows of B are read once, as
-// they lie, at the speed of memory. Small products are done in place; large ones are cut into tasks by their sizes, never
-// by the number of processors. The folder _openblas, a module of its own, compares with OpenBLAS.
+// they lie, at the speed of memory.
+//
+// Small products are done in place; large ones are cut into blocks of C by their sizes, never by the number of processors,
+// the last of them smaller so that all processors finish together. A block's task packs for itself, in memory that is kept:
+// the processors share nothing that is written, and never wait for each other. The folder _openblas, a module of its own,
+// compares with OpenBLAS.
 package blas

@@ -70,8 +70,8 @@ func TestSgemmSpecialValues(t *testing.T) {
 	})
 }
 
-// Products that are cut into steps, over k and over columns; and those too large for random sizes.
-func TestSgemmSteps(t *testing.T) {
+// Products of many blocks and long sums, too large for random sizes.
+func TestSgemmLarge(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long sums in float64")
 	}
@@ -106,7 +106,8 @@ func TestSgemmDeterministic(t *testing.T) {
 			{tA: blas.NoTrans, tB: blas.NoTrans, m: 5, n: 2001, k: 999},    // B not packed
 			{tA: blas.NoTrans, tB: blas.NoTrans, m: 301, n: 407, k: 1203},  // packed
 			{tA: blas.Trans, tB: blas.NoTrans, m: 807, n: 401, k: 203},     //
-			{tA: blas.NoTrans, tB: blas.NoTrans, m: 100, n: 1600, k: 4100}, // in steps
+			{tA: blas.NoTrans, tB: blas.NoTrans, m: 100, n: 1600, k: 4100}, // long sums
+			{tA: blas.NoTrans, tB: blas.Trans, m: 1030, n: 1200, k: 90},    // several blocks of rows
 		} {
 			a, b := normal(x.m*x.k), normal(x.k*x.n)
 			var first []float32
@@ -227,11 +228,22 @@ func TestNoGarbage(t *testing.T) {
 	}
 	a, c := normal(300*300), make([]float32, 300*300)
 	for _, m := range []int{1, 8, 300} {
-		// Another test's garbage collection may empty the pools, hence an average below one.
-		if n := testing.AllocsPerRun(20, func() {
+		product := func() {
 			Implementation{}.Sgemm(blas.NoTrans, blas.Trans, m, 300, 300, 1, a, 300, a, 300, 0, c, 300)
-		}); n >= 1 {
+		}
+		// Another test's garbage collection may empty the pool of jobs, hence an average below one.
+		if n := testing.AllocsPerRun(20, product); n >= 1 {
 			t.Errorf("%d rows: %v allocations", m, n)
+		}
+		// What is packed into is kept over collections, between which a training step may use it once.
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		product()
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 16<<10 {
+			t.Errorf("%d rows: %d bytes after garbage collections", m, n)
 		}
 	}
 }

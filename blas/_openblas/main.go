@@ -133,7 +133,11 @@ func (p product) compare(rounds int) {
 	for range rounds {
 		for i, f := range run {
 			time.Sleep(150 * time.Millisecond) // OpenBLAS's threads look for work for longer than 40, on the processors that we need
-			f()
+			// As many calls again to warm up: after a sleep the system may take some milliseconds to see that two threads on
+			// one processor are better on two.
+			for range calls[i] {
+				f()
+			}
 			begin := time.Now()
 			for range calls[i] {
 				f()

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // Every task runs once, and before Parallel returns: from many goroutines at once, and within tasks.
@@ -74,6 +75,25 @@ func TestParallelWith(t *testing.T) {
 		})
 		if ran.Load() != int64(n) || made.Load() > int64(min(n, runtime.GOMAXPROCS(0))) {
 			t.Errorf("%d tasks: %d ran, %d workspaces", n, ran.Load(), made.Load())
+		}
+	}
+}
+
+// Helpers wait for a next job, find it, and go when none comes.
+func TestHelpersGo(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for range 3 {
+		for range 100 {
+			Parallel(4, func(int) { runtime.Gosched() })
+		}
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			n, looking := runtime.NumGoroutine(), idle.Load()
+			if n <= before && looking == 0 && len(offers) == 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%d goroutines more, %d look for offers, of which there are %d", n-before, looking, len(offers))
+			}
 		}
 	}
 }
