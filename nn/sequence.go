@@ -57,7 +57,7 @@ func (s *Sequence) fits(lm *LM) error {
 		return fmt.Errorf("has no token to read, want at least one")
 	}
 	if i := outside(s.pending, lm.cfg.Vocab); i >= 0 {
-		return fmt.Errorf("token %d is %d, want 0 to %d", i, s.pending[i], lm.cfg.Vocab-1)
+		return fmt.Errorf("has token %d at %d, want 0 to %d", s.pending[i], i, lm.cfg.Vocab-1)
 	}
 	if s.state == nil {
 		return nil
