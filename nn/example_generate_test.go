@@ -56,17 +56,20 @@ func ExampleGenerator() {
 
 	tokens, err := generator.Generate(context.Background(), [][]int{{0}, {0, 1, 2}}, func(prompt, token int) error {
 		if prompt == 0 {
-			fmt.Print(token, " ") // as soon as it is chosen
+			fmt.Println("chosen:", token) // at once
 		}
 		return nil
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println()
 	fmt.Println(tokens)
 	// Output:
-	// 1 2 3 4 0
+	// chosen: 1
+	// chosen: 2
+	// chosen: 3
+	// chosen: 4
+	// chosen: 0
 	// [[1 2 3 4 0] [3 4 0]]
 }
 
