@@ -101,7 +101,7 @@ var (
 	// Hashes are names of files in the cache, which must not lead out of it.
 	hexadecimal = regexp.MustCompile(`^[0-9a-f]{40,64}$`)
 
-	shard  = regexp.MustCompile(`^model-\d+-of-\d+\.safetensors$`)
+	shard  = regexp.MustCompile(`^(model-\d+-of-\d+\.safetensors|pytorch_model-\d+-of-\d+\.bin)$`)
 	always = []string{"config.json", "generation_config.json", "tokenizer.json"}
 )
 
@@ -110,15 +110,18 @@ func wanted(files []*hub.FileInfo) (w []*hub.FileInfo) {
 	has := func(name string) bool {
 		return slices.ContainsFunc(files, func(f *hub.FileInfo) bool { return f.Name == name })
 	}
-	weights := func(name string) bool { return name == "pytorch_model.bin" }
-	switch {
-	case has("model.safetensors"):
-		weights = func(name string) bool { return name == "model.safetensors" }
-	case has("model.safetensors.index.json"):
-		weights = func(name string) bool { return name == "model.safetensors.index.json" || shard.MatchString(name) }
+	weights := ""
+	for _, name := range []string{"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"} {
+		if weights == "" && has(name) {
+			weights = name
+		}
+	}
+	isShard := func(name string) bool {
+		return strings.HasSuffix(weights, ".index.json") && shard.MatchString(name) &&
+			filepath.Ext(name) == filepath.Ext(strings.TrimSuffix(weights, ".index.json"))
 	}
 	for _, f := range files {
-		if slices.Contains(always, f.Name) || weights(f.Name) {
+		if slices.Contains(always, f.Name) || f.Name == weights || isShard(f.Name) {
 			w = append(w, f)
 		}
 	}

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/gomlx/go-huggingface/hub"
 )
 
 const commit = "0123456789abcdef0123456789abcdef01234567"
@@ -251,6 +253,35 @@ func TestHostileNames(t *testing.T) {
 			t.Errorf("%s: %v", answer, err)
 		}
 		h.Close()
+	}
+}
+
+// Of the weights that a repository has in several formats, one is downloaded.
+func TestWanted(t *testing.T) {
+	for _, c := range []struct{ has, want string }{
+		{"README.md config.json model.safetensors pytorch_model.bin", "config.json model.safetensors"},
+		{"config.json pytorch_model.bin tokenizer_config.json tokenizer.json", "config.json pytorch_model.bin tokenizer.json"},
+		{
+			"model-00001-of-00002.safetensors model-00002-of-00002.safetensors model.safetensors.index.json pytorch_model-00001-of-00001.bin pytorch_model.bin.index.json",
+			"model-00001-of-00002.safetensors model-00002-of-00002.safetensors model.safetensors.index.json",
+		},
+		{
+			"generation_config.json model-00001-of-00002.safetensors pytorch_model-00001-of-00001.bin pytorch_model.bin.index.json",
+			"generation_config.json pytorch_model-00001-of-00001.bin pytorch_model.bin.index.json",
+		},
+		{"sub/config.json ../config.json model-00001-of-00002.safetensors", ""},
+	} {
+		var files []*hub.FileInfo
+		for _, name := range strings.Fields(c.has) {
+			files = append(files, &hub.FileInfo{Name: name})
+		}
+		var got []string
+		for _, f := range wanted(files) {
+			got = append(got, f.Name)
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("of %s: %q, want %s", c.has, got, c.want)
+		}
 	}
 }
 

@@ -32,7 +32,7 @@ func Open(dir string, vocab int) (*Tokenizer, error) {
 		if vocab == 256 {
 			return new(Tokenizer), nil
 		}
-		return nil, fmt.Errorf("%s is not there, and a vocabulary of %d is not one of bytes, which would be 256", path, vocab)
+		return nil, fmt.Errorf("%w, and a vocabulary of %d is not one of bytes, which would be 256", err, vocab)
 	}
 	if err != nil {
 		return nil, err
