@@ -1,0 +1,232 @@
+package checkpoint
+
+import (
+	"encoding/binary"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/nn"
+)
+
+func open(t testing.TB, dir string) *Reader {
+	t.Helper()
+	r, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// A block, a stack, a shorter stack, one layer: each takes its weights by prefix, whatever its own name.
+func TestLoadParts(t *testing.T) {
+	r := open(t, tiny)
+	cfg, err := r.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := Load(tiny)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := cfg.Config
+	short.NLayer = 2
+	for _, c := range []struct {
+		part   Part
+		prefix string
+		strip  string // the part's own name
+	}{
+		{nn.NewMambaBlock(cfg.Config), "backbone.layers.1", ""},
+		{nn.NewMambaBlock(cfg.Config, nn.WithName("my.block")), "backbone.layers.2", "my.block."},
+		{nn.NewMambaStack(cfg.Config), "backbone", ""},
+		{nn.NewMambaStack(cfg.Config, nn.WithName("encoder")), "backbone", "encoder."},
+		{nn.NewMambaStack(short), "backbone", ""},
+		{nn.NewLM(cfg), "", ""},
+		{layer.NewRMSNorm(32), "backbone.norm_f", ""},
+		{layer.NewConv1D(64, 4, layer.WithName("conv")), "backbone.layers.0.mixer.conv1d", "conv."},
+	} {
+		if err := r.LoadInto(c.part, c.prefix); err != nil {
+			t.Errorf("%s: %v", c.part.Name(), err)
+			continue
+		}
+		var want layer.Params
+		for _, p := range c.part.Params() {
+			want = append(want, whole.Params().ByName(layer.Join(c.prefix, strings.TrimPrefix(p.Name, c.strip))))
+		}
+		sameWeights(t, c.part.Params(), want)
+	}
+}
+
+// A model of float64 takes the same numbers.
+func TestLoadFloat64(t *testing.T) {
+	single, err := Load(tiny)
+	if err != nil {
+		t.Fatal(err)
+	}
+	double, err := Load(tiny, nn.WithDtype(tensor.Float64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range double.Params() {
+		for j, v := range single.Params()[i].Value.Data().([]float32) {
+			if got := p.Value.Data().([]float64)[j]; got != float64(v) {
+				t.Fatalf("%s: element %d is %v, want %v", p.Name, j, got, v)
+			}
+		}
+	}
+}
+
+func TestLoadPartsThatDoNotFit(t *testing.T) {
+	r := open(t, tiny)
+	cfg, err := r.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := func(change func(c *nn.Config)) nn.Config {
+		c := cfg.Config
+		change(&c)
+		return c
+	}
+	for _, c := range []struct {
+		part   Part
+		prefix string
+		want   string
+	}{
+		{nn.NewMambaBlock(cfg.Config), "backbone.layers.3", "missing: backbone.layers.3.norm.weight (32)"},
+		{nn.NewMambaBlock(cfg.Config), "", "missing: mixer.A_log (64, 8)"},
+		{nn.NewMambaBlock(other(func(c *nn.Config) { c.Bias = true })), "backbone.layers.0", "missing: backbone.layers.0.mixer.in_proj.bias (128)"},
+		{nn.NewMambaBlock(other(func(c *nn.Config) { c.NoConvBias = true })), "backbone.layers.0", "superfluous: backbone.layers.0.mixer.conv1d.bias (64)"},
+		{nn.NewMambaBlock(other(func(c *nn.Config) { c.DConv = 3 })), "backbone.layers.0", "misshapen: backbone.layers.0.mixer.conv1d.weight is (64, 1, 4), want (64, 1, 3)"},
+		{nn.NewMambaBlock(other(func(c *nn.Config) { c.NormEps = 1e-6 })), "backbone.layers.0", "layer_norm_epsilon of 1e-05, the model one of 1e-06"},
+		{nn.NewMambaStack(other(func(c *nn.Config) { c.NLayer = 4 })), "backbone", "missing: backbone.layers.3.norm.weight (32)"},
+		{nn.NewLM(nn.LMConfig{Config: cfg.Config, Vocab: 96, UntiedHead: true}), "", "config.json has an untied head: false, the model: true"},
+		{layer.NewLinear(0, 3), "x", "layer: linear: in is 0, want at least 1"},
+	} {
+		var before [][]byte
+		for _, p := range c.part.Params() {
+			before = append(before, bits(p))
+		}
+		err := r.LoadInto(c.part, c.prefix)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %s", c.part.Name(), err, c.want)
+		}
+		for i, p := range c.part.Params() {
+			if string(before[i]) != string(bits(p)) {
+				t.Errorf("%s: %s has changed", c.part.Name(), p.Name)
+			}
+		}
+	}
+}
+
+// Without a configuration a part can be loaded, a whole model cannot.
+func TestNoConfig(t *testing.T) {
+	dir := copyOf(t, tiny)
+	if err := os.Remove(filepath.Join(dir, configFile)); err != nil {
+		t.Fatal(err)
+	}
+	r := open(t, dir)
+	if err := r.LoadInto(layer.NewRMSNorm(32, layer.WithEps(1)), "backbone.norm_f"); err != nil {
+		t.Error(err)
+	}
+	if _, err := r.Config(); err == nil || !strings.Contains(err.Error(), configFile) {
+		t.Errorf("%v, want an error that names %s", err, configFile)
+	}
+}
+
+func TestNames(t *testing.T) {
+	for _, dir := range []string{tiny, sharded, original} {
+		r := open(t, dir)
+		cfg, err := r.Config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := r.Names()
+		want := len(lmTensors(cfg))
+		if dir == original {
+			want++ // its head is on file, tied though it is
+		}
+		if len(names) != want || names[0] != embedding {
+			t.Errorf("%s: %d names from %s on, want %d from %s on", dir, len(names), names[0], want, embedding)
+		}
+	}
+}
+
+// A head on file that is to be tied must be the embedding.
+func TestTiedHeadOnFile(t *testing.T) {
+	dir := t.TempDir()
+	untied := newLM(t, nn.LMConfig{Config: nn.Config{DModel: 4}, Vocab: 5, UntiedHead: true})
+	head := untied.Params().ByName(head).Value.Data().([]float32)
+	embedding := untied.Params().ByName(embedding).Value.Data().([]float32)
+	copy(head, embedding)
+	save := func() {
+		if err := Save(dir, untied); err != nil {
+			t.Fatal(err)
+		}
+		setOptions(t, dir, map[string]any{"tie_word_embeddings": true})
+	}
+	save()
+	lm, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameWeights(t, lm.Params(), untied.Params()[:len(untied.Params())-1])
+	head[7] = math.Nextafter32(head[7], 2)
+	save()
+	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "lm_head.weight differs from backbone.embeddings.weight") {
+		t.Errorf("%v, want one about the head", err)
+	}
+}
+
+// All of float16, against a definition; bfloat16 is the upper half of float32.
+func TestHalves(t *testing.T) {
+	for i := range 1 << 16 {
+		h := uint16(i)
+		sign, exponent, fraction := 1-2*float64(h>>15), int(h>>10&31), float64(h&0x3ff)/1024
+		want := sign * math.Ldexp(1+fraction, exponent-15)
+		switch {
+		case exponent == 0:
+			want = sign * math.Ldexp(fraction, -14)
+		case exponent == 31 && fraction == 0:
+			want = sign * math.Inf(1)
+		case exponent == 31:
+			want = math.NaN()
+		}
+		from := binary.LittleEndian.AppendUint16(nil, h)
+		var got [1]float32
+		_, err := decode(got[:], from, float16s)
+		if math.IsNaN(want) {
+			if err == nil {
+				t.Fatalf("%#04x is %v, want an error", h, got[0])
+			}
+		} else if err != nil || math.Float64bits(float64(got[0])) != math.Float64bits(want) {
+			t.Fatalf("%#04x is %v (%v), want %v", h, got[0], err, want)
+		}
+		_, err = decode(got[:], from, bfloat16s)
+		if b := math.Float32frombits(uint32(h) << 16); (err == nil) != (b == b) || b == b && math.Float32bits(got[0]) != math.Float32bits(b) {
+			t.Fatalf("%#04x in bfloat16 is %v (%v), want %v", h, got[0], err, b)
+		}
+	}
+}
+
+// A float64 on file that float32 cannot hold is an error.
+func TestTooLarge(t *testing.T) {
+	b := binary.LittleEndian.AppendUint64(nil, math.Float64bits(1e300))
+	var single [1]float32
+	if _, err := decode(single[:], b, float64s); err == nil || err.Error() != "is 1e+300, too large for float32" {
+		t.Errorf("%v", err)
+	}
+	var double [1]float64
+	if _, err := decode(double[:], b, float64s); err != nil || double[0] != 1e300 {
+		t.Errorf("%v, %v", double[0], err)
+	}
+	inf := binary.LittleEndian.AppendUint64(nil, math.Float64bits(math.Inf(-1)))
+	if _, err := decode(single[:], inf, float64s); err != nil || !math.IsInf(float64(single[0]), -1) {
+		t.Errorf("%v, %v", single[0], err)
+	}
+}

@@ -1,0 +1,185 @@
+// Generate continues a prompt with a pretrained Mamba checkpoint, and writes the text as it comes.
+//
+//	go run ./examples/generate -model DIR -prompt TEXT
+//	go run ./examples/generate -model OWNER/NAME -prompt TEXT     # downloaded from the Hugging Face hub
+//	go run ./examples/generate -h                                 # everything that can be set
+//
+// DIR holds a checkpoint in the Hugging Face or the original layout, with its tokenizer.json. The text goes to the standard
+// output, and all else to the standard error: first what the model is, and at the end how many tokens a second were read and
+// written. Ctrl-C stops after the current token and still shows them; a second Ctrl-C ends the program at once.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/gomamba/mamba/checkpoint"
+	"github.com/gomamba/mamba/examples/internal/download"
+	"github.com/gomamba/mamba/examples/internal/text"
+	"github.com/gomamba/mamba/nn"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	// From the first signal on, the next one has its usual effect.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program, with its exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	set, err := parse(args, stdout)
+	if err == nil {
+		err = generate(ctx, set, stdout, stderr)
+	}
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(stderr, "generate:", err)
+		return 1
+	}
+	return 0
+}
+
+// generate does all of the work, in the order in which it is shown.
+func generate(ctx context.Context, set settings, stdout, stderr io.Writer) error {
+	dir, err := directory(ctx, "-model", set.model, stderr)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	lm, err := checkpoint.Load(dir)
+	if err != nil {
+		return err
+	}
+	cfg := lm.Config()
+	fmt.Fprintf(stderr, "model    Mamba, parameters: %d, layers: %d, d_model: %d, loaded in %.1f s\n",
+		lm.Params().Count(), cfg.NLayer, cfg.DModel, time.Since(start).Seconds())
+	tokenizer, err := openTokenizer(ctx, set, dir, cfg.Vocab, stderr)
+	if err != nil {
+		return err
+	}
+	sequence, err := beginning(set, tokenizer)
+	if err != nil {
+		return err
+	}
+	set.generation.StopTokens = tokenizer.End()
+	generator, err := nn.NewGenerator(lm, set.generation)
+	if err != nil {
+		return err
+	}
+	defer generator.Close()
+
+	prompt, out := len(sequence.Pending()), text.NewStream(tokenizer, stdout)
+	if _, err := io.WriteString(stdout, set.prompt); err != nil {
+		return err
+	}
+	clock := newClock(prompt)
+	_, err = generator.Continue(ctx, []*nn.Sequence{sequence}, func(_, token int) error {
+		clock.token()
+		return out.Write(token)
+	})
+	stopped := errors.Is(err, context.Canceled)
+	if err != nil && !stopped {
+		return err
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(stdout)
+	clock.report(stderr, stopped)
+	if set.state != "" {
+		return sequence.Save(set.state)
+	}
+	return nil
+}
+
+// directory returns that of a model: a directory, or a repository of the hub in the cache.
+func directory(ctx context.Context, flag, name string, stderr io.Writer) (string, error) {
+	info, err := os.Stat(name)
+	if err == nil && info.IsDir() {
+		return name, nil
+	}
+	if err == nil || !download.IsRepository(name) {
+		return "", fmt.Errorf("%s is %q, should be a directory, or OWNER/NAME of the Hugging Face hub", flag, name)
+	}
+	dir, err := download.Model(ctx, name, stderr)
+	if err != nil {
+		return "", fmt.Errorf("%s is %q, which is no directory here, and not to be had from the Hugging Face hub: %w", flag, name, err)
+	}
+	return dir, nil
+}
+
+// openTokenizer returns the tokenizer of -tokenizer or else of the model.
+func openTokenizer(ctx context.Context, set settings, dir string, vocab int, stderr io.Writer) (*text.Tokenizer, error) {
+	if set.tokenizer != "" {
+		var err error
+		if dir, err = directory(ctx, "-tokenizer", set.tokenizer, stderr); err != nil {
+			return nil, err
+		}
+	}
+	t, err := text.Open(dir, vocab)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: name another directory with -tokenizer", err)
+	}
+	if err == nil && t.Bytes() {
+		fmt.Fprintln(stderr, "tokens   bytes: there is no tokenizer.json, and a vocabulary of 256")
+	}
+	return t, err
+}
+
+// beginning returns the sequence to go on with: that of -state, or a new one, with the prompt behind it.
+func beginning(set settings, tokenizer *text.Tokenizer) (*nn.Sequence, error) {
+	sequence := nn.NewSequence(set.generation.Seed)
+	if set.state != "" {
+		loaded, err := nn.LoadSequence(set.state)
+		if err == nil {
+			sequence = loaded
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	sequence.Append(tokenizer.Encode(set.prompt)...)
+	if len(sequence.Pending()) == 0 {
+		return nil, errors.New("-prompt is empty, should be a text to continue")
+	}
+	return sequence, nil
+}
+
+// clock measures reading, which ends with the first token, and writing.
+type clock struct {
+	start, first, last time.Time
+	read, written      int
+}
+
+func newClock(prompt int) *clock { return &clock{start: time.Now(), read: prompt} }
+
+func (c *clock) token() {
+	c.last = time.Now()
+	if c.written == 0 {
+		c.first = c.last
+	}
+	c.written++
+}
+
+func (c *clock) report(out io.Writer, stopped bool) {
+	note := ""
+	if stopped {
+		note = ", stopped"
+	}
+	if c.written == 0 {
+		fmt.Fprintf(out, "written  nothing%s\n", note)
+		return
+	}
+	fmt.Fprintf(out, "prompt   tokens: %d, %.1f tokens/s\n", c.read, float64(c.read)/c.first.Sub(c.start).Seconds())
+	rate := ""
+	if took := c.last.Sub(c.first).Seconds(); c.written > 1 && took > 0 {
+		rate = fmt.Sprintf(", %.1f tokens/s", float64(c.written-1)/took) // the first belongs to the prompt's time
+	}
+	fmt.Fprintf(out, "written  tokens: %d%s%s\n", c.written, rate, note)
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/gomamba/mamba/checkpoint"
+	"github.com/gomamba/mamba/nn"
+)
+
+// call runs the program and returns its exit code and what it wrote.
+func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
+	var out, problems bytes.Buffer
+	code = run(ctx, args, &out, &problems)
+	return code, out.String(), problems.String()
+}
+
+// model saves a model of random weights with a tokenizer, or none for a vocabulary of bytes.
+func model(t *testing.T, vocab int) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := checkpoint.Save(dir, nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8, NLayer: 2}, Vocab: vocab})); err != nil {
+		t.Fatal(err)
+	}
+	if vocab != 256 {
+		tokenizer, err := os.ReadFile("../../testdata/neox-tokenizer-tiny/tokenizer.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "tokenizer.json"), tokenizer, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// The text goes on from the prompt, in plain text, the same for the same flags; the rates come behind it.
+func TestGenerate(t *testing.T) {
+	for vocab, first := range map[int]string{464: "model    ", 256: "tokens   bytes: there is no tokenizer.json, and a vocabulary of 256"} {
+		args := []string{"-model", model(t, vocab), "-prompt", "The selective scan\n\nis", "-max", "30", "-temperature", "1.5"}
+		code, stdout, stderr := call(t.Context(), args...)
+		if code != 0 || !strings.HasPrefix(stdout, "The selective scan\n\nis") || len(stdout) < 30 || !strings.HasSuffix(stdout, "\n") {
+			t.Fatalf("exit code %d, %q, %s", code, stdout, stderr)
+		}
+		if !utf8.ValidString(stdout) || strings.ContainsFunc(stdout+stderr, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }) {
+			t.Errorf("there are control characters in %q and %q", stdout, stderr)
+		}
+		for _, want := range []string{
+			`(?m)^model    Mamba, parameters: \d+, layers: 2, d_model: 8, loaded in \d+\.\d s$`,
+			`(?m)^prompt   tokens: \d+, \d+\.\d tokens/s$`, `(?m)^written  tokens: \d+, \d+\.\d tokens/s$`, `(?m)^` + first,
+		} {
+			if !regexp.MustCompile(want).MatchString(stderr) {
+				t.Errorf("no match for %q in:\n%s", want, stderr)
+			}
+		}
+		if _, again, _ := call(t.Context(), args...); again != stdout {
+			t.Errorf("the same flags gave %q and then %q", stdout, again)
+		}
+		if _, other, _ := call(t.Context(), append(args, "-seed", "2")...); other == stdout {
+			t.Errorf("another seed gave %q, too", other)
+		}
+		for _, flags := range [][]string{{"-temperature", "0"}, {"-top-k", "1"}} {
+			if _, greedy, _ := call(t.Context(), append(args, flags...)...); greedy == stdout {
+				t.Errorf("%v makes no difference", flags)
+			}
+		}
+	}
+}
+
+// What -state has kept goes on as if it had not been interrupted.
+func TestState(t *testing.T) {
+	dir, state := model(t, 464), filepath.Join(t.TempDir(), "state")
+	flags := []string{"-model", dir, "-temperature", "2"}
+	_, whole, _ := call(t.Context(), append(flags, "-prompt", "one two", "-max", "20")...)
+	code, first, stderr := call(t.Context(), append(flags, "-prompt", "one two", "-max", "8", "-state", state)...)
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	code, second, stderr := call(t.Context(), append(flags, "-max", "12", "-state", state)...)
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	// A character may have been cut in two.
+	if got, want := strings.TrimSuffix(first, "\n")+second, whole; got != want && !strings.Contains(got, "\uFFFD") {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// A context that ends is what Ctrl-C does: the exit code is 0, and what there was is said.
+func TestInterrupted(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	code, stdout, stderr := call(ctx, "-model", model(t, 464), "-prompt", "Hello")
+	if code != 0 || stdout != "Hello\n" || !strings.HasSuffix(stderr, "written  nothing, stopped\n") {
+		t.Errorf("exit code %d, %q, %s", code, stdout, stderr)
+	}
+	ctx, stop = context.WithCancel(t.Context())
+	defer stop()
+	out := writerFunc(func(p []byte) (int, error) { stop(); return len(p), nil }) // at the prompt
+	var problems bytes.Buffer
+	if code := run(ctx, []string{"-model", model(t, 464), "-prompt", "Hello"}, out, &problems); code != 0 || !strings.Contains(problems.String(), ", stopped\n") {
+		t.Errorf("exit code %d, %s", code, problems.String())
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// What is wrong is one line that says so, and exit code 1.
+func TestErrors(t *testing.T) {
+	// There is no network: nobody listens at the hub's address.
+	hub := httptest.NewServer(nil)
+	hub.Close()
+	t.Setenv("HF_ENDPOINT", hub.URL)
+	t.Setenv("HF_HUB_CACHE", t.TempDir())
+	dir := model(t, 464)
+	bare := t.TempDir()
+	if err := checkpoint.Save(bare, nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 4}, Vocab: 10})); err != nil {
+		t.Fatal(err)
+	}
+	notState := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(notState, []byte("nothing of the kind"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "-model is missing, should be a directory, or OWNER/NAME of the Hugging Face hub"},
+		{[]string{"-model", "./none"}, `-model is "./none", should be a directory, or OWNER/NAME of the Hugging Face hub`},
+		{[]string{"-model", "owner/name"}, `-model is "owner/name", which is no directory here, and not to be had from the Hugging Face hub: Get "` + hub.URL + `/api/models/owner/name/`},
+		{[]string{"-model", t.TempDir(), "-prompt", "x"}, "no weights: none of model.safetensors, "},
+		{[]string{"-model", bare, "-prompt", "x"}, "tokenizer.json: no such file or directory, and a vocabulary of 10 is not one of bytes, which would be 256: name another directory with -tokenizer"},
+		{[]string{"-model", bare, "-prompt", "x", "-tokenizer", dir}, "the model's are 0 to 9"},
+		{[]string{"-model", bare, "-prompt", "x", "-tokenizer", "/none"}, `-tokenizer is "/none", should be a directory`},
+		{[]string{"-model", dir}, "-prompt is empty, should be a text to continue"},
+		{[]string{"-model", dir, "-prompt", "x", "-state", notState}, "nn: load sequence: " + notState},
+		{[]string{"-model", dir, "-prompt", "x", "-state", filepath.Join(notState, "x")}, "nn: "},
+		{[]string{"-model", dir, "Hello"}, `unexpected argument "Hello": quote the prompt`},
+		{[]string{"-model", dir, "-max", "0"}, `invalid value "0" for flag -max: should be a whole number, at least 1`},
+		{[]string{"-model", dir, "-temperature", "-1"}, `invalid value "-1" for flag -temperature: should be a number, at least 0`},
+		{[]string{"-model", dir, "-top-p", "1.5"}, "-top-p is more than 1, should be 0 to 1"},
+		{[]string{"-model", dir, "-min-p", "2"}, "-min-p is more than 1, should be 0 to 1"},
+		{[]string{"-model", dir, "-repetition-penalty", "0"}, `invalid value "0" for flag -repetition-penalty: should be a number above 0`},
+	} {
+		code, _, stderr := call(t.Context(), c.args...)
+		last := stderr[strings.LastIndex(strings.TrimSuffix(stderr, "\n"), "\n")+1:]
+		if code != 1 || !strings.HasPrefix(last, "generate: ") || !strings.Contains(last, c.want) {
+			t.Errorf("%q: exit code %d, %q, want %s", c.args, code, stderr, c.want)
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	code, stdout, stderr := call(t.Context(), "-h")
+	if code != 0 || stderr != "" {
+		t.Errorf("exit code %d, %s", code, stderr)
+	}
+	for _, name := range []string{"model", "prompt", "tokenizer", "state", "max", "seed", "temperature", "top-k", "top-p", "min-p", "repetition-penalty"} {
+		if !strings.Contains(stdout, "\n  -"+name+" ") {
+			t.Errorf("usage does not tell of -%s", name)
+		}
+	}
+}
