@@ -9,10 +9,11 @@
 //
 // The packages, from the model down to the arithmetic:
 //
-//	nn      MambaBlock, MambaStack, LM (a language model), Stepper (one token at a time)
-//	layer   parts with parameters; weights live apart from graphs
-//	op      the operators: SelectiveScan above all, and its neighbours
-//	grad    Check compares symbolic gradients with finite differences, for any function of nodes
+//	nn          MambaBlock, MambaStack, LM (a language model), Stepper (one token at a time)
+//	checkpoint  pretrained weights: Load, Save, and parts by prefix
+//	layer       parts with parameters; weights live apart from graphs
+//	op          the operators: SelectiveScan above all, and its neighbours
+//	grad        Check compares symbolic gradients with finite differences, for any function of nodes
 //
 // The README shows them at work, ARCHITECTURE.md how they fit together, and docs/selective_scan.md derives the scan's
 // backward pass.

@@ -132,6 +132,12 @@ func fill(jobs []job) error {
 	const chunk = 4 << 20 // elements: enough to be worth a task, and a large embedding is many of them
 	var tasks []task
 	for _, j := range jobs {
+		switch data := j.to.Data().(type) {
+		case []float32:
+			hugePages(data)
+		case []float64:
+			hugePages(data)
+		}
 		total := j.from.size / j.from.dtype.size()
 		for first := int64(0); first < total; first += chunk {
 			tasks = append(tasks, task{j, first, min(chunk, total-first)})
