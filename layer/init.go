@@ -14,8 +14,11 @@ func (o Options) Rand(name string) *rand.Rand {
 	return rand.New(rand.NewPCG(o.Seed, h.Sum64()))
 }
 
-// New returns a tensor whose elements are drawn one after another.
+// New returns a tensor whose elements are drawn one after another, or zeros with WithZeros.
 func (o Options) New(draw func() float64, shape ...int) *tensor.Dense {
+	if o.Zeros {
+		draw = nil
+	}
 	size := tensor.Shape(shape).TotalSize()
 	if o.Dtype == tensor.Float32 {
 		return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(fill(make([]float32, size), draw)))
@@ -24,6 +27,9 @@ func (o Options) New(draw func() float64, shape ...int) *tensor.Dense {
 }
 
 func fill[T float32 | float64](v []T, draw func() float64) []T {
+	if draw == nil {
+		return v
+	}
 	for i := range v {
 		v[i] = T(draw())
 	}

@@ -130,3 +130,14 @@ func TestStartIsIndependentOfOrder(t *testing.T) {
 		t.Error("a bias changes the weight's start")
 	}
 }
+
+// WithZeros draws nothing.
+func TestZeros(t *testing.T) {
+	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
+		for _, x := range doubles(NewLinear(3, 4, WithZeros(), WithDtype(dt)).Weight.Value) {
+			if x != 0 {
+				t.Fatalf("a weight of %v starts at %v, want 0", dt, x)
+			}
+		}
+	}
+}

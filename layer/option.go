@@ -16,6 +16,7 @@ type Options struct {
 	Seed  uint64
 	Bias  bool
 	Eps   float64
+	Zeros bool
 }
 
 // WithName puts a name in front of the names of the layer's weights: with "head", "weight" becomes "head.weight".
@@ -33,6 +34,9 @@ func WithBias(bias bool) Option { return func(o *Options) { o.Bias = bias } }
 
 // WithEps sets the number that a norm adds to the mean of squares, 1e-5 by default.
 func WithEps(eps float64) Option { return func(o *Options) { o.Eps = eps } }
+
+// WithZeros starts all weights at zero instead of drawing them: for a model whose weights are about to be read.
+func WithZeros() Option { return func(o *Options) { o.Zeros = true } }
 
 // Collect applies options to the defaults, and reports what is wrong with them.
 func Collect(opts []Option, bias bool) (Options, error) {

@@ -15,6 +15,10 @@ type Param struct {
 	Value *tensor.Dense // shared by every graph that the weight is used in; solvers update it in place
 	Decay bool          // whether weight decay applies
 
+	// Frozen says that training leaves the weight as it is: Params.Trainable leaves it out. A weight that
+	// gorgonia.Grad is not given has no gradient, and a solver that is not given it does not change it.
+	Frozen bool
+
 	id uint64
 }
 
@@ -71,6 +75,28 @@ func (p Params) Decayed() (decayed, others Params) {
 	return decayed, others
 }
 
+// Freeze marks the weights as frozen, so that Trainable leaves them out.
+func (p Params) Freeze() { p.setFrozen(true) }
+
+// Unfreeze undoes Freeze.
+func (p Params) Unfreeze() { p.setFrozen(false) }
+
+func (p Params) setFrozen(frozen bool) {
+	for _, w := range p {
+		w.Frozen = frozen
+	}
+}
+
+// Trainable returns the weights that are not frozen, in order: give their nodes to gorgonia.Grad and to the solver.
+func (p Params) Trainable() (trainable Params) {
+	for _, w := range p {
+		if !w.Frozen {
+			trainable = append(trainable, w)
+		}
+	}
+	return trainable
+}
+
 // Count returns the number of elements of all weights.
 func (p Params) Count() (n int) {
 	for _, w := range p {
@@ -83,10 +109,13 @@ func (p Params) Count() (n int) {
 func describe(w io.Writer, name string, p Params) {
 	fmt.Fprintf(w, "%s: %d parameters\n", name, p.Count())
 	for _, param := range p {
-		decay := ""
+		notes := ""
 		if !param.Decay {
-			decay = "  no weight decay"
+			notes = "  no weight decay"
 		}
-		fmt.Fprintf(w, "  %-40s %-16s %v%s\n", param.Name, fmt.Sprint(param.Value.Shape()), param.Value.Dtype(), decay)
+		if param.Frozen {
+			notes += "  frozen"
+		}
+		fmt.Fprintf(w, "  %-40s %-16s %v%s\n", param.Name, fmt.Sprint(param.Value.Shape()), param.Value.Dtype(), notes)
 	}
 }

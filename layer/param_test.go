@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,5 +115,58 @@ func sameElements(t *testing.T, what string, v G.Value, want ...float64) {
 		if d := got[i] - x; !(d <= 1e-6 && d >= -1e-6) {
 			t.Errorf("%s: element %d is %v, want %v", what, i, got[i], x)
 		}
+	}
+}
+
+// What is frozen is left out of Trainable and keeps its value; the rest trains as before.
+func TestFreeze(t *testing.T) {
+	a, b := NewLinear(2, 2, WithName("a"), WithBias(true)), NewLinear(2, 1, WithName("b"))
+	all := append(append(Params{}, a.Params()...), b.Params()...)
+	a.Params().Freeze()
+	if got := all.Trainable(); len(got) != 1 || got[0] != b.Weight {
+		t.Fatalf("Trainable is %v, want b.weight alone", got)
+	}
+	g := G.NewGraph()
+	x := G.NodeFromAny(g, tensor.New(tensor.WithShape(1, 1, 2), tensor.WithBacking([]float32{1, 2})), G.WithName("x"))
+	h, err := a.Apply(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, err := b.Apply(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := all.Trainable().Nodes(g)
+	if _, err := G.Grad(G.Must(G.Sum(G.Must(G.Square(y)))), nodes...); err != nil {
+		t.Fatal(err)
+	}
+	before := make([][]float32, len(all))
+	for i, p := range all {
+		before[i] = slices.Clone(p.Value.Data().([]float32))
+	}
+	m := G.NewTapeMachine(g, G.BindDualValues(nodes...))
+	defer m.Close()
+	if err := m.RunAll(); err != nil {
+		t.Fatal(err)
+	}
+	if err := G.NewVanillaSolver(G.WithLearnRate(1)).Step(G.NodesToValueGrads(nodes)); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range all {
+		if same := slices.Equal(before[i], p.Value.Data().([]float32)); same != p.Frozen {
+			t.Errorf("%s: frozen %t, unchanged %t", p.Name, p.Frozen, same)
+		}
+	}
+	a.Params().Unfreeze()
+	if got := all.Trainable(); len(got) != len(all) {
+		t.Errorf("after Unfreeze Trainable is %v, want all", got)
+	}
+}
+
+func TestDescribeFrozen(t *testing.T) {
+	l := NewLinear(3, 2, WithName("head"))
+	l.Params().Freeze()
+	if got, want := stdout(t, l.Describe), "frozen\n"; !strings.HasSuffix(got, want) {
+		t.Errorf("Describe prints %q, want %q at the end", got, want)
 	}
 }

@@ -17,6 +17,7 @@ type Config struct {
 	DState int // N, the size of a channel's state; 16
 	DConv  int // width of the causal convolution; 4
 	Expand int // channels inside a block, as a multiple of DModel; 2
+	DInner int // channels inside a block, where they are no such multiple; 0 leaves them to Expand
 	DtRank int // rank of the projection that Δ comes from; DModel/16, rounded up
 
 	DtMin, DtMax float64 // the range that the steps Δ start in; 0.001 to 0.1
@@ -58,6 +59,9 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("nn: %s is %d, want at least 1", f.name, f.value)
 		}
 	}
+	if c.DInner < 0 {
+		return c, fmt.Errorf("nn: DInner is %d, want at least 1, or 0 for Expand·DModel", c.DInner)
+	}
 	for _, f := range []struct {
 		name  string
 		value float64
@@ -72,7 +76,12 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-func (c Config) inner() int { return c.Expand * c.DModel }
+func (c Config) inner() int {
+	if c.DInner > 0 {
+		return c.DInner
+	}
+	return c.Expand * c.DModel
+}
 
 // fits returns what is wrong with the input of a block or stack.
 func (c Config) fits(x *G.Node, dt tensor.Dtype) error {
@@ -110,7 +119,9 @@ func collect(cfg Config, opts []Option) (Config, layer.Options, error) {
 
 // part returns the options of a part of what is called name.
 func part(o layer.Options, name string, more ...Option) []Option {
-	return append([]Option{
-		layer.WithName(layer.Join(o.Name, name)), layer.WithDtype(o.Dtype), layer.WithSeed(o.Seed),
-	}, more...)
+	opts := []Option{layer.WithName(layer.Join(o.Name, name)), layer.WithDtype(o.Dtype), layer.WithSeed(o.Seed)}
+	if o.Zeros {
+		opts = append(opts, layer.WithZeros())
+	}
+	return append(opts, more...)
 }

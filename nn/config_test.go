@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,6 +73,7 @@ func TestInvalidConfigs(t *testing.T) {
 		{Config{DModel: 4, DState: -1}, "nn: DState is -1, want at least 1"},
 		{Config{DModel: 4, DConv: -1}, "nn: DConv is -1, want at least 1"},
 		{Config{DModel: 4, Expand: -1}, "nn: Expand is -1, want at least 1"},
+		{Config{DModel: 4, DInner: -1}, "nn: DInner is -1, want at least 1, or 0 for Expand·DModel"},
 		{Config{DModel: 4, DtRank: -1}, "nn: DtRank is -1, want at least 1"},
 		{Config{DModel: 4, DtMin: -1}, "nn: DtMin is -1, want a positive number"},
 		{Config{DModel: 4, DtMax: inf}, "nn: DtMax is +Inf, want a positive number"},
@@ -258,4 +260,42 @@ func stdout(t *testing.T, f func()) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// DInner sets the channels where Expand cannot: the same as Expand where both can.
+func TestInnerChannels(t *testing.T) {
+	expand, inner := NewMambaBlock(Config{DModel: 4, Expand: 3}), NewMambaBlock(Config{DModel: 4, DInner: 12})
+	for i, p := range expand.Params() {
+		if got := inner.Params()[i].Value; !slices.Equal(elements(got), elements(p.Value)) {
+			t.Errorf("%s differs", p.Name)
+		}
+	}
+	odd := NewMambaBlock(Config{DModel: 4, DInner: 7})
+	g := G.NewGraph()
+	x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(1, 3, 4), G.WithName("x"), G.WithInit(G.Gaussian(0, 1)))
+	y, err := odd.Apply(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !y.Shape().Eq(x.Shape()) {
+		t.Errorf("the result has shape %v, want %v", y.Shape(), x.Shape())
+	}
+	if got := odd.Params().ByName("mixer.in_proj.weight").Value.Shape(); !got.Eq(tensor.Shape{14, 4}) {
+		t.Errorf("in_proj has shape %v, want (14, 4)", got)
+	}
+}
+
+// WithZeros reaches every weight of a model.
+func TestZeros(t *testing.T) {
+	lm := NewLM(LMConfig{Config: Config{DModel: 4, NLayer: 2, Bias: true}, Vocab: 5, UntiedHead: true}, layer.WithZeros())
+	if len(lm.Params()) != 2+2*12+1 {
+		t.Fatalf("%d weights", len(lm.Params()))
+	}
+	for _, p := range lm.Params() {
+		for _, v := range elements(p.Value) {
+			if v != 0 {
+				t.Fatalf("%s has an element %v, want zeros", p.Name, v)
+			}
+		}
+	}
 }

@@ -38,7 +38,9 @@ func newMixer(cfg Config, o layer.Options) *mixer {
 		return math.Log(float64(n)) // S4D-Real: A_n = -n
 	}, inner, cfg.DState), false)
 	m.d = layer.NewParam(layer.Join(o.Name, "D"), o.New(layer.Constant(1), inner), false)
-	m.start(o)
+	if !o.Zeros {
+		m.start(o)
+	}
 	return m
 }
 
