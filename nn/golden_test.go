@@ -3,7 +3,6 @@ package nn
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -97,22 +96,13 @@ func TestGoldenModel(t *testing.T) {
 }
 
 func checkGoldenInput(t *testing.T, lm *LM, expected *golden.File, machine string, input int) {
-	ids := expected.Tensors[fmt.Sprintf("ids%d", input)]
-	wantLogits := expected.Tensors[fmt.Sprintf("logits%d", input)]
-	wantLoss := expected.Tensors[fmt.Sprintf("loss%d", input)]
-	batch, length := ids.Shape[0], ids.Shape[1]
-
-	// transformers shifts the labels by one: the last position has nothing to predict.
-	tokens, targets := make([]int, len(ids.Data)), make([]int, len(ids.Data))
-	for i, v := range ids.Data {
-		tokens[i] = int(v)
-		targets[i] = Ignore
-		if i%length < length-1 {
-			targets[i] = int(ids.Data[i+1])
-		}
+	in, ok := expected.Input(input)
+	if !ok {
+		t.Fatalf("no input %d in the file", input)
 	}
+	batch, length := in.Batch, in.Length
 	g := G.NewGraph()
-	x, y := intLeaf(g, "ids", tokens, batch, length), intLeaf(g, "targets", targets, batch, length)
+	x, y := intLeaf(g, "ids", in.IDs, batch, length), intLeaf(g, "targets", in.Targets(Ignore), batch, length)
 	logits, err := lm.Apply(x)
 	if err != nil {
 		t.Fatal(err)
@@ -151,11 +141,11 @@ func checkGoldenInput(t *testing.T, lm *LM, expected *golden.File, machine strin
 			}
 		}
 	}
-	if err := near(gotLogits, wantLogits.Data, 1e-4); err != nil {
+	if err := near(gotLogits, in.Logits, 1e-4); err != nil {
 		t.Errorf("logits: %v", err)
 	}
 	if length > 1 { // with one token there is nothing to predict
-		if err := near(gotLoss, wantLoss.Data, 1e-4); err != nil {
+		if err := near(gotLoss, []float64{in.Loss}, 1e-4); err != nil {
 			t.Errorf("loss: %v", err)
 		}
 	}
@@ -176,38 +166,9 @@ func intLeaf(g *G.ExprGraph, name string, v []int, shape ...int) *G.Node {
 	return G.NodeFromAny(g, tensor.New(tensor.WithShape(shape...), tensor.WithBacking(v)), G.WithName(name))
 }
 
-func elements(v G.Value) []float64 {
-	switch d := v.Data().(type) {
-	case []float64:
-		return append([]float64(nil), d...)
-	case []float32:
-		s := make([]float64, len(d))
-		for i, x := range d {
-			s[i] = float64(x)
-		}
-		return s
-	case float64:
-		return []float64{d}
-	case float32:
-		return []float64{float64(d)}
-	}
-	panic(fmt.Sprintf("elements of %T", v.Data()))
-}
+func elements(v G.Value) []float64 { return golden.Elements(v.Data()) }
 
 // near reports where a value is further from want than tol times want's largest magnitude.
 func near(v G.Value, want []float64, tol float64) error {
-	got := elements(v)
-	if len(got) != len(want) {
-		return fmt.Errorf("%d elements, want %d", len(got), len(want))
-	}
-	var scale float64
-	for _, x := range want {
-		scale = max(scale, math.Abs(x))
-	}
-	for i, x := range want {
-		if d := math.Abs(got[i] - x); !(d <= tol*scale) {
-			return fmt.Errorf("element %d is %v, want %v (largest magnitude %g)", i, got[i], x, scale)
-		}
-	}
-	return nil
+	return golden.Near(elements(v), want, tol)
 }

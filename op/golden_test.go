@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,26 +16,20 @@ import (
 )
 
 // TestGoldenScan holds the operator against numbers made with the reference implementation of state-spaces/mamba, in both
-// precisions and on both machines. With MAMBA_GOLDEN set it also checks every *_scan.safetensors in that directory.
+// precisions and on both machines. With MAMBA_GOLDEN set it also checks every *_scan.safetensors in that directory; one that
+// has checkpoints alone is left to TestGoldenCheckpoint.
 func TestGoldenScan(t *testing.T) {
 	if n := goldenScanFile(t, "../testdata/golden_scan.safetensors"); n != 35 {
 		t.Errorf("%d cases, want 35", n)
 	}
-	dir := os.Getenv("MAMBA_GOLDEN")
-	if dir == "" {
-		return
-	}
-	if !filepath.IsAbs(dir) {
-		dir = filepath.Join("..", dir) // go test runs in the package's folder; the name was given in the module's root
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*_scan.safetensors"))
+	given, err := golden.FromEnvironment()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) == 0 {
-		t.Fatalf("MAMBA_GOLDEN names %s, which has no *_scan.safetensors", dir)
+	if given.Dir != "" && len(given.Scans) == 0 {
+		fmt.Printf("%s has no *_scan.safetensors; its %d checkpoints are for TestGoldenCheckpoint\n", given.Dir, len(given.Checkpoints))
 	}
-	for _, f := range files {
+	for _, f := range given.Scans {
 		if goldenScanFile(t, f) == 0 {
 			t.Errorf("%s has no case", f)
 		}

@@ -1,0 +1,199 @@
+package checkpoint
+
+import (
+	"archive/zip"
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+)
+
+// maxDirectory is how much of a zip file may be its directory, and maxPickle how long the pickle in it: both are a hundredth
+// of it in the largest Mamba published.
+const (
+	maxDirectory = 4 << 20
+	maxPickle    = 4 << 20
+)
+
+// readTorch returns the tensors of a file that torch.save wrote: a zip file, nothing in it compressed, of a pickle that
+// describes the tensors and one file of raw numbers for each storage.
+//
+// The pickle is read by our own unpickler, as data, and the numbers stay where they are in the file. A library was looked at,
+// github.com/nlpodyssey/gopickle v0.3.0: it reads every storage into memory first, which makes two copies of the model, and
+// allocates what a pickle says before it has seen that the file has it.
+func readTorch(c contents, size int64) ([]*entry, error) {
+	if err := notBeforeZip(c); err != nil {
+		return nil, err
+	}
+	within := &budget{c, maxDirectory + 1<<17} // the search for the directory reads up to 65 KiB
+	archive, err := zip.NewReader(within, size)
+	if err != nil {
+		return nil, err
+	}
+	records := make(map[string]*zip.File, len(archive.File))
+	pickle := ""
+	for _, f := range archive.File {
+		if f.Method != zip.Store || f.CompressedSize64 != f.UncompressedSize64 {
+			return nil, fmt.Errorf("%s is compressed, which PyTorch does not do", f.Name)
+		}
+		if records[f.Name] != nil {
+			return nil, fmt.Errorf("%s is there twice", f.Name)
+		}
+		records[f.Name] = f
+		if path.Base(f.Name) == "data.pkl" {
+			if pickle != "" {
+				return nil, fmt.Errorf("it has two pickles, %s and %s", pickle, f.Name)
+			}
+			pickle = f.Name
+		}
+	}
+	if pickle == "" {
+		return nil, fmt.Errorf("it has no data.pkl: no file of torch.save")
+	}
+	within.left = maxDirectory + maxPickle
+	z := &torchZip{c, size, within, records, strings.TrimSuffix(pickle, "data.pkl")}
+	if z.records[z.folder+"byteorder"] != nil { // files of older versions have none
+		text, err := z.read("byteorder", 16)
+		if err != nil {
+			return nil, err
+		}
+		if string(text) != "little" {
+			return nil, fmt.Errorf("its byte order is %q, want little", text)
+		}
+	}
+	text, err := z.read("data.pkl", maxPickle)
+	if err != nil {
+		return nil, err
+	}
+	views, err := unpickle(text, 4096+size/16)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", pickle, err)
+	}
+	entries := make([]*entry, 0, len(views))
+	for _, v := range views {
+		e, err := z.entry(v)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", v.name, err)
+		}
+		entries = append(entries, e)
+	}
+	return entries, apart(entries)
+}
+
+// notBeforeZip recognises what torch.save wrote before PyTorch 1.6: several pickles in a row.
+func notBeforeZip(c contents) error {
+	var start [14]byte
+	if _, err := c.ReadAt(start[:], 0); err != nil && err != io.EOF {
+		return err
+	}
+	if bytes.Equal(start[:], []byte("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")) {
+		return fmt.Errorf("it is in the format of PyTorch before 1.6: load it in PyTorch and save it again")
+	}
+	return nil
+}
+
+// budget is a reader that ends when more is read than anyone should need.
+type budget struct {
+	from io.ReaderAt
+	left int64
+}
+
+var errBudget = errors.New("the directory of the zip file is too large")
+
+func (b *budget) ReadAt(p []byte, off int64) (int, error) {
+	if b.left -= int64(len(p)); b.left < 0 {
+		return 0, errBudget
+	}
+	return b.from.ReadAt(p, off)
+}
+
+type torchZip struct {
+	contents contents
+	size     int64
+	within   *budget
+	records  map[string]*zip.File
+	folder   string
+}
+
+// find returns where in the file a record lies.
+func (z *torchZip) find(name string) (offset, size int64, err error) {
+	f := z.records[z.folder+name]
+	if f == nil {
+		return 0, 0, fmt.Errorf("%s is missing in the zip file", z.folder+name)
+	}
+	if offset, err = f.DataOffset(); err != nil {
+		return 0, 0, fmt.Errorf("%s: %w", f.Name, err)
+	}
+	if offset < 0 || offset > z.size || f.UncompressedSize64 > uint64(z.size-offset) {
+		return 0, 0, fmt.Errorf("%s is said to have %d bytes at %d, but the file has %d", f.Name, f.UncompressedSize64, offset, z.size)
+	}
+	return offset, int64(f.UncompressedSize64), nil
+}
+
+func (z *torchZip) read(name string, limit int64) ([]byte, error) {
+	offset, size, err := z.find(name)
+	if err != nil {
+		return nil, err
+	}
+	if size > limit {
+		return nil, fmt.Errorf("%s has %d bytes, want at most %d", z.folder+name, size, limit)
+	}
+	text := make([]byte, size)
+	if _, err := z.contents.ReadAt(text, offset); err != nil && size > 0 {
+		return nil, err
+	}
+	return text, nil
+}
+
+// entry finds the numbers of a tensor.
+func (z *torchZip) entry(v view) (*entry, error) {
+	offset, size, err := z.find("data/" + v.storage.key)
+	if err != nil {
+		return nil, err
+	}
+	width := v.storage.dtype.size()
+	if v.storage.n < 0 || v.storage.n > size/width {
+		return nil, fmt.Errorf("storage %s is said to have %d elements, but there are %d bytes of it", v.storage.key, v.storage.n, size)
+	}
+	e := &entry{name: v.name, dtype: v.storage.dtype, file: z.contents, shape: v.shape}
+	n, ok := product(v.shape, 1)
+	if !ok || v.offset < 0 || v.offset > v.storage.n || n > v.storage.n-v.offset {
+		return nil, fmt.Errorf("shape %v at element %d does not fit its storage of %d", v.shape, v.offset, v.storage.n)
+	}
+	stride := int64(1)
+	for i := len(v.shape) - 1; i >= 0; i-- {
+		if v.shape[i] != 1 && v.stride[i] != stride {
+			return nil, fmt.Errorf("shape %v has strides %v; only tensors whose elements lie one after another can be read", v.shape, v.stride)
+		}
+		stride *= int64(max(v.shape[i], 1))
+	}
+	e.offset, e.size = offset+v.offset*width, n*width
+	return e, nil
+}
+
+// apart returns an error if two tensors share bytes, unless they are the head and the embedding that it is tied to. Otherwise
+// a small file could describe a large model.
+func apart(entries []*entry) error {
+	sorted := slices.Clone(entries)
+	slices.SortFunc(sorted, func(a, b *entry) int {
+		return cmp.Or(cmp.Compare(a.offset, b.offset), cmp.Compare(a.size, b.size), strings.Compare(a.name, b.name))
+	})
+	var before *entry
+	for _, e := range sorted {
+		if e.size == 0 {
+			continue
+		}
+		if before != nil && e.offset < before.offset+before.size {
+			tied := canonical(before.name) == embedding && e.name == head
+			if !tied || e.offset != before.offset || e.size != before.size {
+				return fmt.Errorf("%s and %s overlap", before.name, e.name)
+			}
+		}
+		before = e
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package golden
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Input is one input of a language model and what the model makes of it, from an expected.safetensors.
+type Input struct {
+	Batch, Length int
+	IDs           []int
+	Logits        []float64
+	Loss          float64 // NaN where Length is 1
+}
+
+// Input returns the input of that number, if there is one.
+func (f *File) Input(i int) (in Input, ok bool) {
+	ids, ok := f.Tensors[fmt.Sprintf("ids%d", i)]
+	if !ok || len(ids.Shape) != 2 {
+		return in, false
+	}
+	in.Batch, in.Length = ids.Shape[0], ids.Shape[1]
+	in.IDs = Ints(ids)
+	in.Logits = f.Tensors[fmt.Sprintf("logits%d", i)].Data
+	loss := f.Tensors[fmt.Sprintf("loss%d", i)].Data
+	if len(loss) != 1 {
+		return in, false
+	}
+	in.Loss = loss[0]
+	return in, true
+}
+
+// Ints returns the elements of a tensor of whole numbers.
+func Ints(t Tensor) []int {
+	s := make([]int, len(t.Data))
+	for i, x := range t.Data {
+		s[i] = int(x)
+	}
+	return s
+}
+
+// Targets returns the labels of transformers' loss: the next token, and ignore at the end of each sequence.
+func (in Input) Targets(ignore int) []int {
+	targets := make([]int, len(in.IDs))
+	for i := range targets {
+		targets[i] = ignore
+		if i%in.Length < in.Length-1 {
+			targets[i] = in.IDs[i+1]
+		}
+	}
+	return targets
+}
+
+// Given is what the directory named by MAMBA_GOLDEN holds.
+type Given struct {
+	Dir         string   // empty if the variable is not set
+	Scans       []string // its *_scan.safetensors
+	Checkpoints []string // its subdirectories with an expected.safetensors
+}
+
+// FromEnvironment returns what the directory named by MAMBA_GOLDEN holds; one that holds nothing of either kind is an error.
+// A relative name is taken from the module's root, one folder above the packages that the tests run in.
+func FromEnvironment() (Given, error) {
+	g := Given{Dir: os.Getenv("MAMBA_GOLDEN")}
+	if g.Dir == "" {
+		return g, nil
+	}
+	if !filepath.IsAbs(g.Dir) {
+		g.Dir = filepath.Join("..", g.Dir)
+	}
+	entries, err := os.ReadDir(g.Dir)
+	if err != nil {
+		return g, fmt.Errorf("MAMBA_GOLDEN: %w", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(g.Dir, e.Name())
+		if _, err := os.Stat(filepath.Join(path, "expected.safetensors")); err == nil {
+			g.Checkpoints = append(g.Checkpoints, path)
+		} else if ok, _ := filepath.Match("*_scan.safetensors", e.Name()); ok {
+			g.Scans = append(g.Scans, path)
+		}
+	}
+	if len(g.Scans)+len(g.Checkpoints) == 0 {
+		return g, fmt.Errorf("MAMBA_GOLDEN names %s, which has neither a *_scan.safetensors nor a folder with an expected.safetensors", g.Dir)
+	}
+	return g, nil
+}
