@@ -124,6 +124,13 @@ func (p Params) MergeLoRA() (merged int, err error) {
 	return merged, nil
 }
 
+// RemoveLoRA removes the updates without a trace: the weights are what they were, and not frozen any more.
+func (p Params) RemoveLoRA() {
+	for _, w := range p {
+		w.lora, w.Frozen = nil, false
+	}
+}
+
 // merge runs the operator that the model would: so the sums are the same.
 func (p *Param) merge() error {
 	g := G.NewGraph()

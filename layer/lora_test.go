@@ -45,6 +45,10 @@ func TestAddLoRA(t *testing.T) {
 	if got := stdout(t, l.Describe); !strings.Contains(got, "LoRA of rank 2") {
 		t.Errorf("Describe prints %q, want the rank", got)
 	}
+	all.RemoveLoRA()
+	if got := all.Trainable(); !slices.Equal(got, all) || l.Weight.LoRA() != nil {
+		t.Errorf("after RemoveLoRA Trainable is %v, want all weights", got)
+	}
 }
 
 // An error changes nothing.

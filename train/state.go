@@ -142,7 +142,7 @@ type saved struct {
 	start   int64 // of the data
 }
 
-// openTensors reads the header of a file that writeTensors wrote, and decodes its note.
+// openTensors reads the header of a file that writeTensors wrote, and decodes its note unless note is nil.
 func openTensors(path string, note any) (s *saved, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -172,12 +172,14 @@ func openTensors(path string, note any) (s *saved, err error) {
 	if err := json.Unmarshal(text, &header); err != nil {
 		return nil, fmt.Errorf("the header: %w", err)
 	}
-	var metadata map[string]string
-	if err := json.Unmarshal(header["__metadata__"], &metadata); err != nil {
-		return nil, fmt.Errorf("the header's metadata: %w", err)
-	}
-	if err := json.Unmarshal([]byte(metadata[noteKey]), note); err != nil {
-		return nil, fmt.Errorf("the header's note %s: %w", noteKey, err)
+	if note != nil {
+		var metadata map[string]string
+		if err := json.Unmarshal(header["__metadata__"], &metadata); err != nil {
+			return nil, fmt.Errorf("the header's metadata: %w", err)
+		}
+		if err := json.Unmarshal([]byte(metadata[noteKey]), note); err != nil {
+			return nil, fmt.Errorf("the header's note %s: %w", noteKey, err)
+		}
 	}
 	delete(header, "__metadata__")
 	s = &saved{file: f, tensors: map[string]described{}, start: int64(8 + length)}
