@@ -138,7 +138,11 @@ func prepare(set settings) error {
 	if set.model != "" && sameFolder(set.model, set.out) {
 		return fmt.Errorf("-out is %q, the directory of -model: should be another", set.out)
 	}
-	if err := os.MkdirAll(baseDir(set), 0o777); err != nil {
+	dir := set.out
+	if set.model == "" {
+		dir = baseDir(set)
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return outError(set.out, err)
 	}
 	if set.resume {

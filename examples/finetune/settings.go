@@ -28,7 +28,7 @@ type settings struct {
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{
 		out: "finetuned", steps: 300, batch: 4, length: 256, accumulate: 1, decay: 0.01, clip: 1, heldout: 0.1,
-		evaltokens: 16 << 10, seed: 1, basesteps: 400, layers: 2, dmodel: 64, warmup: -1,
+		evaltokens: 16 << 10, seed: 1, basesteps: 800, layers: 2, dmodel: 128, warmup: -1,
 	}
 	flags := flag.NewFlagSet("finetune", flag.ContinueOnError)
 	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint to start from (default a small one, trained for a moment on Go code)")
@@ -42,7 +42,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.batch, 1, "batch", "sequences in a batch")
 	options.Whole(flags, &set.length, 1, "length", "tokens in a sequence")
 	options.Whole(flags, &set.accumulate, 1, "accumulate", "batches in a step")
-	options.Number(flags, &set.lr, 0, "lr", "peak learn rate (default 0.001, 0.01 with -lora)")
+	options.Number(flags, &set.lr, 0, "lr", "peak learn rate (default 0.0002, with -lora 0.002; for the small model 0.003, with -lora 0.01)")
 	options.Whole(flags, &set.warmup, 0, "warmup", "steps until the peak of the learn rate, which then falls to a tenth along half a cosine (default a tenth of the steps)")
 	options.Number(flags, &set.decay, 0, "decay", "weight decay")
 	options.Number(flags, &set.clip, 0, "clip", "longest gradient, 0 for any")
@@ -68,9 +68,15 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		err = fmt.Errorf("-merge and -alpha need -lora")
 	}
 	if set.lr == 0 {
-		set.lr = 1e-3
-		if set.lora > 0 {
+		switch {
+		case set.model != "" && set.lora > 0:
+			set.lr = 2e-3
+		case set.model != "":
+			set.lr = 2e-4
+		case set.lora > 0:
 			set.lr = 1e-2
+		default:
+			set.lr = 3e-3
 		}
 	}
 	tenth := max(set.steps/10, 1)
