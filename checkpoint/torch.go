@@ -69,6 +69,7 @@ func readTorch(c contents, size int64) ([]*entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A tensor takes about twenty objects of fifty bytes, and at least half a kilobyte of the file.
 	views, err := unpickle(text, 4096+size/16)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", pickle, err)

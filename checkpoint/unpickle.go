@@ -49,7 +49,7 @@ var storages = map[global]dtype{
 }
 
 // maxStack is far above what torch.save writes: it stores a dictionary a thousand items at a time.
-const maxStack = 1 << 14
+const maxStack = 1 << 12
 
 // unpickler reads the pickle of a state_dict. It knows the opcodes that torch.save writes (protocol 2), and it makes data
 // alone. What it allocates is bounded: strings by the pickle, everything else by the number of objects allowed.

@@ -1,0 +1,281 @@
+package download
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+const commit = "0123456789abcdef0123456789abcdef01234567"
+
+// server is a hub of one repository, on this machine.
+type server struct {
+	*httptest.Server
+	files map[string][]byte
+	large map[string]bool // kept in LFS
+	send  map[string][]byte
+	cut   int // bytes after which the connection breaks, once
+	mu    sync.Mutex
+	asked []string
+}
+
+// newServer makes it the hub of this test, with a cache of its own.
+func newServer(t *testing.T) (s *server, cacheDir string) {
+	t.Helper()
+	weights := make([]byte, 100_000)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range weights {
+		weights[i] = byte(r.Uint32())
+	}
+	s = &server{
+		files: map[string][]byte{
+			"config.json": []byte(`{"model_type":"mamba"}`), "tokenizer.json": []byte("{}"), "model.safetensors": weights,
+			"README.md": []byte("read me"), "pytorch_model.bin": []byte("the same weights again"),
+		},
+		large: map[string]bool{"model.safetensors": true, "pytorch_model.bin": true},
+		send:  map[string][]byte{},
+	}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(s.Close)
+	cacheDir = t.TempDir()
+	t.Setenv("HF_ENDPOINT", s.URL)
+	t.Setenv("HF_HUB_CACHE", cacheDir)
+	return s, cacheDir
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = append(s.asked, strings.TrimSpace(r.URL.Path+" "+r.Header.Get("Range")))
+	switch name, isFile := strings.CutPrefix(r.URL.Path, "/owner/name/resolve/"+commit+"/"); {
+	case r.URL.Path == "/api/models/owner/name/revision/main":
+		var siblings []map[string]any
+		for name, data := range s.files {
+			file := map[string]any{"rfilename": name, "size": len(data), "blobId": fmt.Sprintf("%x", sha1.Sum(append(fmt.Appendf(nil, "blob %d\x00", len(data)), data...)))}
+			if s.large[name] {
+				file["lfs"] = map[string]any{"sha256": fmt.Sprintf("%x", sha256.Sum256(data)), "size": len(data)}
+			}
+			siblings = append(siblings, file)
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"id": "owner/name", "sha": commit, "siblings": siblings})
+	case isFile && s.files[name] != nil:
+		data := s.files[name]
+		if s.send[name] != nil {
+			data = s.send[name]
+		}
+		if s.cut > 0 && len(data) > s.cut {
+			w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+			_, _ = w.Write(data[:s.cut])
+			s.cut = 0
+			panic(http.ErrAbortHandler)
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	default:
+		http.Error(w, "no such repository", http.StatusNotFound)
+	}
+}
+
+// requests returns what was asked for since the last call.
+func (s *server) requests() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	asked := s.asked
+	s.asked = nil
+	return asked
+}
+
+func expect(t *testing.T, s *server, dir string) {
+	t.Helper()
+	for _, name := range []string{"config.json", "tokenizer.json", "model.safetensors"} {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(got, s.files[name]) {
+			t.Errorf("%s has %d bytes, %v", name, len(got), err)
+		}
+	}
+	for _, name := range []string{"README.md", "pytorch_model.bin"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			t.Errorf("%s was downloaded", name)
+		}
+	}
+}
+
+// A model comes into the cache as Hugging Face's programs lay it out, and is not asked for again.
+func TestModel(t *testing.T) {
+	s, cacheDir := newServer(t)
+	var out strings.Builder
+	dir, err := Model(t.Context(), "owner/name", &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Join(cacheDir, "models--owner--name")
+	if want := filepath.Join(root, "snapshots", commit); dir != want {
+		t.Errorf("the directory is %s, want %s", dir, want)
+	}
+	expect(t, s, dir)
+	link, err := os.Readlink(filepath.Join(dir, "model.safetensors"))
+	if want := fmt.Sprintf("../../blobs/%x", sha256.Sum256(s.files["model.safetensors"])); err != nil || filepath.ToSlash(link) != want {
+		t.Errorf("the weights link to %s, %v, want %s", link, err, want)
+	}
+	if ref, err := os.ReadFile(filepath.Join(root, "refs", "main")); err != nil || string(ref) != commit {
+		t.Errorf("refs/main is %q, %v", ref, err)
+	}
+	if !strings.Contains(out.String(), "downloading model.safetensors, 0.1 MB\n") || strings.ContainsAny(out.String(), "\r\x1b") {
+		t.Errorf("progress is %q", out.String())
+	}
+
+	s.requests()
+	s.Close() // there is no network any more
+	out.Reset()
+	again, err := Model(t.Context(), "owner/name", &out)
+	if err != nil || again != dir || out.Len() > 0 || len(s.requests()) > 0 {
+		t.Errorf("again: %s, %v, %q", again, err, out.String())
+	}
+}
+
+// A download that breaks off goes on where it was, at once, and in another process that finds what the first has left.
+func TestResume(t *testing.T) {
+	s, cacheDir := newServer(t)
+	s.cut = 30_000
+	dir, err := Model(t.Context(), "owner/name", new(strings.Builder))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, s, dir)
+	weights := "/owner/name/resolve/" + commit + "/model.safetensors"
+	if got := s.requests(); !slices.ContainsFunc(got, func(r string) bool { return strings.HasPrefix(r, weights+" bytes=") }) {
+		t.Errorf("no request for a part among %q", got)
+	}
+
+	for _, left := range []int{40_000, 99_999, 100_000, 100_001} {
+		if err := os.RemoveAll(cacheDir); err != nil {
+			t.Fatal(err)
+		}
+		blobs := filepath.Join(cacheDir, "models--owner--name", "blobs")
+		if err := os.MkdirAll(blobs, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		data := append(slices.Clone(s.files["model.safetensors"]), 1)[:left]
+		if err := os.WriteFile(filepath.Join(blobs, fmt.Sprintf("%x.incomplete", sha256.Sum256(s.files["model.safetensors"]))), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if dir, err = Model(t.Context(), "owner/name", new(strings.Builder)); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, s, dir)
+		got := slices.DeleteFunc(s.requests(), func(r string) bool { return !strings.HasPrefix(r, weights) })
+		want := []string{fmt.Sprintf("%s bytes=%d-", weights, left)}
+		switch {
+		case left == 100_000: // only its name was missing
+			want = nil
+		case left > 100_000: // that is something else
+			want = []string{weights}
+		}
+		if len(got) != len(want) || len(got) > 0 && got[0] != want[0] {
+			t.Errorf("%d bytes were there: asked for %q, want %q", left, got, want)
+		}
+	}
+}
+
+// Bytes that are not the file's are an error, and are not kept.
+func TestCorrupt(t *testing.T) {
+	for _, change := range []func(data []byte) []byte{
+		func(data []byte) []byte { data[5]++; return data },
+		func(data []byte) []byte { return append(data, data...) },
+		func(data []byte) []byte { return data[:len(data)-1] },
+	} {
+		for _, name := range []string{"model.safetensors", "config.json"} {
+			s, cacheDir := newServer(t)
+			s.send[name] = change(slices.Clone(s.files[name]))
+			if _, err := Model(t.Context(), "owner/name", new(strings.Builder)); err == nil || !strings.HasPrefix(err.Error(), name+": ") {
+				t.Fatalf("%s: %v", name, err)
+			}
+			delete(s.send, name)
+			dir, err := Model(t.Context(), "owner/name", new(strings.Builder))
+			if err != nil {
+				t.Fatal(err)
+			}
+			expect(t, s, dir)
+			if err := os.RemoveAll(cacheDir); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestCancel(t *testing.T) {
+	newServer(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Model(ctx, "owner/name", new(strings.Builder)); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+}
+
+// Without a network, and for a repository that is not there, the error is one line that says what was asked for.
+func TestModelErrors(t *testing.T) {
+	s, _ := newServer(t)
+	if _, err := Model(t.Context(), "owner/other", new(strings.Builder)); err == nil || !strings.Contains(err.Error(), "no such repository") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("no such repository: %v", err)
+	}
+	s.Close()
+	if _, err := Model(t.Context(), "owner/name", new(strings.Builder)); err == nil || !strings.HasPrefix(err.Error(), `Get "`+s.URL+`/api/models/owner/name/revision/main`) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("no network: %v", err)
+	}
+}
+
+// Names from the hub do not lead out of the cache.
+func TestHostileNames(t *testing.T) {
+	for _, answer := range []string{
+		`{"sha":"../../../x","siblings":[{"rfilename":"config.json","size":1,"blobId":"` + commit + `"}]}`,
+		`{"sha":"","siblings":[]}`,
+		`{"sha":"` + commit + `","siblings":[{"rfilename":"config.json","size":1,"blobId":"../../../x"}]}`,
+		`{"sha":"` + commit + `","siblings":[{"rfilename":"config.json","size":1,"lfs":{"sha256":""}}]}`,
+	} {
+		h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, answer) }))
+		t.Setenv("HF_ENDPOINT", h.URL)
+		t.Setenv("HF_HUB_CACHE", t.TempDir())
+		if _, err := Model(t.Context(), "owner/name", new(strings.Builder)); err == nil || !strings.Contains(err.Error(), "the hub names the ") {
+			t.Errorf("%s: %v", answer, err)
+		}
+		h.Close()
+	}
+}
+
+func TestIsRepository(t *testing.T) {
+	for name, want := range map[string]bool{
+		"state-spaces/mamba-130m-hf": true, "a/b.c_d": true,
+		"": false, "name": false, "/a/b": false, "./a": false, "../a": false, "a/..": false, "a/b/c": false, "a//b": false, "a/b c": false,
+	} {
+		if got := IsRepository(name); got != want {
+			t.Errorf("%q: %t, want %t", name, got, want)
+		}
+	}
+}
+
+// The cache is where Hugging Face's programs have it.
+func TestCache(t *testing.T) {
+	t.Setenv("HOME", "/h")
+	for _, c := range []struct{ hub, home, xdg, want string }{
+		{"/a", "/b", "/c", "/a"}, {"", "/b", "/c", "/b/hub"}, {"", "", "/c", "/c/huggingface/hub"}, {"", "", "", "/h/.cache/huggingface/hub"},
+	} {
+		t.Setenv("HF_HUB_CACHE", c.hub)
+		t.Setenv("HF_HOME", c.home)
+		t.Setenv("XDG_CACHE_HOME", c.xdg)
+		if got := filepath.ToSlash(cache()); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
+	}
+}

@@ -1,0 +1,149 @@
+package download
+
+import (
+	"context"
+	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gomlx/go-huggingface/hub"
+)
+
+// client gives up on a server that does not answer, but not on one that is slow.
+var client = func() *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.ResponseHeaderTimeout = time.Minute
+	return &http.Client{Transport: transport}
+}()
+
+// blobName is a file's name in the cache: the hash that it is checked by.
+func blobName(file *hub.FileInfo) string {
+	if file.LFS != nil {
+		return file.LFS.SHA256
+	}
+	return file.BlobID
+}
+
+// fetch downloads a file to path. It goes on with what an earlier attempt has left, here or in another process, and tries
+// again for as long as something comes. add is told of the bytes that are there.
+//
+// The hub package would begin again from the start, with half a gigabyte and more.
+func fetch(ctx context.Context, from, path string, file *hub.FileInfo, add func(bytes int64)) error {
+	if _, err := os.Stat(path); err == nil {
+		add(file.Size)
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	part, err := os.OpenFile(path+".incomplete", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer part.Close()
+	have, err := part.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	add(have)
+	for have != file.Size {
+		n, err := request(ctx, from, part, have, file.Size, add)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && n <= have {
+			return err
+		}
+		have = n
+	}
+	if err := check(part, file); err != nil {
+		return errors.Join(err, part.Truncate(0))
+	}
+	if err := part.Sync(); err != nil {
+		return err
+	}
+	if err := part.Close(); err != nil {
+		return err
+	}
+	return os.Rename(part.Name(), path)
+}
+
+// request asks for what is missing behind the first bytes that are there, and returns how many there are then.
+func request(ctx context.Context, from string, part *os.File, have, size int64, add func(bytes int64)) (int64, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return have, err
+	}
+	if have > 0 && have < size {
+		r.Header.Set("Range", fmt.Sprintf("bytes=%d-", have))
+	}
+	answer, err := client.Do(r)
+	if err != nil {
+		return have, err
+	}
+	defer answer.Body.Close()
+	var first int64
+	switch answer.StatusCode {
+	case http.StatusOK: // all of it
+	case http.StatusPartialContent:
+		if _, err := fmt.Sscanf(answer.Header.Get("Content-Range"), "bytes %d-", &first); err != nil || first != have {
+			return have, fmt.Errorf("the server sends %q, was asked for bytes from %d", answer.Header.Get("Content-Range"), have)
+		}
+	default:
+		return have, fmt.Errorf("GET %s: %s", from, answer.Status)
+	}
+	if first == 0 && have > 0 {
+		add(-have)
+		if err := part.Truncate(0); err != nil {
+			return 0, err
+		}
+	}
+	if _, err := part.Seek(first, io.SeekStart); err != nil {
+		return first, err
+	}
+	// No more than one byte too many: a server that sends another file must not fill the disk.
+	n, err := io.Copy(io.MultiWriter(part, counter(add)), io.LimitReader(answer.Body, size-first+1))
+	if err == nil && first+n != size {
+		err = fmt.Errorf("%d bytes came, should be %d", first+n, size)
+	}
+	if first+n > size {
+		return 0, errors.Join(err, part.Truncate(0))
+	}
+	return first + n, err
+}
+
+type counter func(bytes int64)
+
+func (c counter) Write(p []byte) (int, error) {
+	c(int64(len(p)))
+	return len(p), nil
+}
+
+// check holds the whole file against its hash: of large files SHA-256, of others git's.
+func check(part *os.File, file *hub.FileInfo) error {
+	var h hash.Hash
+	if file.LFS != nil {
+		h = sha256.New()
+	} else {
+		h = sha1.New()
+		fmt.Fprintf(h, "blob %d\x00", file.Size)
+	}
+	if _, err := part.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if _, err := io.Copy(h, part); err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != blobName(file) {
+		return fmt.Errorf("its hash is %s, should be %s: download it again", got, blobName(file))
+	}
+	return nil
+}

@@ -1,0 +1,289 @@
+package nn
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// probabilities is the definition of Sampling, written like Hugging Face's processors: each sets the scores of what it drops
+// to minus infinity.
+func probabilities(logits []float64, s Sampling, seen map[int]bool) []float64 {
+	scores := slices.Clone(logits)
+	if p := s.RepetitionPenalty; p != 0 {
+		for token := range seen {
+			if scores[token] < 0 {
+				scores[token] *= p
+			} else {
+				scores[token] /= p
+			}
+		}
+	}
+	for i := range scores {
+		scores[i] /= s.Temperature
+	}
+	drop := math.Inf(-1)
+	if s.TopK > 0 {
+		sorted := slices.Sorted(slices.Values(scores))
+		kth := sorted[max(len(sorted)-s.TopK, 0)]
+		for i, v := range scores {
+			if v < kth {
+				scores[i] = drop
+			}
+		}
+	}
+	if s.TopP > 0 && s.TopP < 1 {
+		order := make([]int, len(scores))
+		for i := range order {
+			order[i] = i
+		}
+		slices.SortFunc(order, func(a, b int) int { // ascending, as there
+			if scores[a] < scores[b] {
+				return -1
+			}
+			return 1
+		})
+		p, cumulative := softmax(scores), 0.0
+		for _, i := range order[:len(order)-1] { // at least one is left
+			if cumulative += p[i]; cumulative <= 1-s.TopP {
+				scores[i] = drop
+			}
+		}
+	}
+	if s.MinP > 0 {
+		p := softmax(scores)
+		top := slices.Max(p)
+		for i := range p {
+			if p[i] < s.MinP*top {
+				scores[i] = drop
+			}
+		}
+	}
+	return softmax(scores)
+}
+
+func softmax(scores []float64) []float64 {
+	top, sum := slices.Max(scores), 0.0
+	p := make([]float64, len(scores))
+	for i, v := range scores {
+		p[i] = math.Exp(v - top)
+		sum += p[i]
+	}
+	for i := range p {
+		p[i] /= sum
+	}
+	return p
+}
+
+func setOf(tokens ...int) (s tokenSet) {
+	for _, token := range tokens {
+		s.add(token)
+	}
+	return s
+}
+
+// The probabilities that tokens are drawn with are those of the definition, for any options.
+func TestSamplingProbabilities(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 70).Draw(t, "vocabulary")
+		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+		logits := normal(r, n)
+		for i := range logits {
+			logits[i] *= 4
+		}
+		s := &sampler{Sampling: Sampling{
+			Temperature:       rapid.Float64Range(0.05, 5).Draw(t, "temperature"),
+			TopK:              rapid.SampledFrom([]int{0, 0, 2, 3, 7, n, n + 5}).Draw(t, "top-k"),
+			TopP:              rapid.SampledFrom([]float64{0, 1e-9, 0.3, 0.77, 0.95, 1}).Draw(t, "top-p"),
+			MinP:              rapid.SampledFrom([]float64{0, 0.01, 0.2, 1}).Draw(t, "min-p"),
+			RepetitionPenalty: rapid.SampledFrom([]float64{0, 1, 1.3, 0.7}).Draw(t, "penalty"),
+		}}
+		seen := map[int]bool{}
+		var set tokenSet
+		for range r.IntN(n) {
+			token := r.IntN(n)
+			seen[token] = true
+			set.add(token)
+		}
+		want := probabilities(logits, s.Sampling, seen)
+
+		s.scores = slices.Clone(logits)
+		if s.RepetitionPenalty != 0 {
+			s.penalize(set)
+		}
+		left, got, sum := s.left(), make([]float64, n), 0.0
+		for _, c := range left {
+			sum += c.score
+		}
+		for _, c := range left {
+			got[c.token] += c.score / sum
+		}
+		for i := range want {
+			if math.Abs(got[i]-want[i]) > 1e-12 {
+				t.Fatalf("token %d has probability %v, want %v", i, got[i], want[i])
+			}
+		}
+	})
+}
+
+// Tokens come up as often as their probabilities say: Pearson's statistic is within six deviations of what it should be. The
+// draws are those of one sequence, and the first ones of many sequences whose seeds follow one another, as in a batch.
+func TestSamplingDraws(t *testing.T) {
+	const draws = 40000
+	logits := []float32{1.5, -0.5, 2, 0, 1.9, -3, 0.3, 1}
+	wide := make([]float64, len(logits))
+	widen(wide, logits)
+	for _, options := range []Sampling{
+		{Temperature: 1}, {Temperature: 0.6}, {Temperature: 2.5}, {Temperature: 1, TopK: 3}, {Temperature: 1, TopP: 0.8},
+		{Temperature: 1, MinP: 0.2}, {Temperature: 1, RepetitionPenalty: 2},
+		{Temperature: 0.9, TopK: 6, TopP: 0.95, MinP: 0.05, RepetitionPenalty: 1.4},
+	} {
+		want := probabilities(wide, options, map[int]bool{2: true, 5: true})
+		for _, manySeeds := range []bool{false, true} {
+			s, counts, random := &sampler{Sampling: options}, make([]int, len(logits)), rand.NewPCG(1, 0)
+			for i := range draws {
+				if manySeeds {
+					random.Seed(uint64(i), 0)
+				}
+				token, err := choose(s, logits, setOf(2, 5), random)
+				if err != nil {
+					t.Fatal(err)
+				}
+				counts[token]++
+			}
+			statistic, freedom := 0.0, -1.0
+			for i, p := range want {
+				if p == 0 {
+					if counts[i] > 0 {
+						t.Errorf("%+v: token %d was drawn %d times, want never", options, i, counts[i])
+					}
+					continue
+				}
+				d := float64(counts[i]) - draws*p
+				statistic += d * d / (draws * p)
+				freedom++
+			}
+			if limit := freedom + 6*math.Sqrt(2*freedom); !(statistic < limit) {
+				t.Errorf("%+v, many seeds %t: chi-square is %.1f, want less than %.1f; %v for %v", options, manySeeds, statistic, limit, counts, want)
+			}
+		}
+	}
+}
+
+// Equal tokens are ranked by number: greedy takes the first, top-k and top-p leave the first, and no more than asked for.
+func TestSamplingTies(t *testing.T) {
+	logits := []float64{0, 3, 1, 3, 3, 1}
+	chosen := func(s Sampling, seen ...int) (tokens []int) {
+		random := rand.NewPCG(1, 2)
+		for range 300 {
+			token, err := choose(&sampler{Sampling: s}, logits, setOf(seen...), random)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tokens = append(tokens, token)
+		}
+		slices.Sort(tokens)
+		return slices.Compact(tokens)
+	}
+	for _, c := range []struct {
+		s    Sampling
+		seen []int
+		want []int
+	}{
+		{Sampling{}, nil, []int{1}},
+		{Sampling{RepetitionPenalty: 1.5}, []int{1, 5}, []int{3}},
+		{Sampling{RepetitionPenalty: 1.5}, []int{3}, []int{1}},
+		{Sampling{RepetitionPenalty: 9}, []int{1, 3, 4}, []int{2}},
+		{Sampling{Temperature: 2, TopK: 1}, nil, []int{1}},
+		{Sampling{Temperature: 2, TopK: 2}, nil, []int{1, 3}},
+		{Sampling{Temperature: 2, TopK: 4}, nil, []int{1, 2, 3, 4}},
+		{Sampling{Temperature: 0.1, TopP: 0.5}, nil, []int{1, 3}},
+		{Sampling{Temperature: 0.1, TopP: 0.1}, nil, []int{1}},
+		{Sampling{Temperature: 2, MinP: 1}, nil, []int{1, 3, 4}},
+	} {
+		if got := chosen(c.s, c.seen...); !slices.Equal(got, c.want) {
+			t.Errorf("%+v chooses among %v, want %v", c.s, got, c.want)
+		}
+	}
+}
+
+// Options at the ends of their ranges choose something that may be chosen.
+func TestSamplingExtremes(t *testing.T) {
+	logits := []float64{-1e300, 5, math.Inf(-1), 4, -2}
+	for _, temperature := range []float64{math.SmallestNonzeroFloat64, 1e-300, 1, 1e300, math.MaxFloat64} {
+		for _, penalty := range []float64{math.SmallestNonzeroFloat64, 1, math.MaxFloat64} {
+			for _, p := range []float64{math.SmallestNonzeroFloat64, 0.5, 1 - 1e-16} {
+				for _, k := range []int{0, 2, math.MaxInt} {
+					s := &sampler{Sampling: Sampling{Temperature: temperature, TopK: k, TopP: p, MinP: p / 2, RepetitionPenalty: penalty}}
+					for seed := range uint64(20) {
+						token, err := choose(s, logits, setOf(1), rand.NewPCG(seed, 0))
+						if err != nil || token < 0 || token >= len(logits) || math.IsInf(logits[token], -1) {
+							t.Fatalf("%+v chooses %d, %v", s.Sampling, token, err)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// Logits that are no numbers are an error that names the token.
+func TestSamplingOfNoNumbers(t *testing.T) {
+	nan, inf := math.NaN(), math.Inf(1)
+	for _, c := range []struct {
+		logits []float64
+		want   string
+	}{
+		{[]float64{nan, 1}, "the logit of token 0 is not a number"},
+		{[]float64{1, 2, nan}, "the logit of token 2 is not a number"},
+		{[]float64{1, inf, 0}, "the logit of token 1, the largest, is +Inf"},
+		{[]float64{-inf, -inf}, "the logit of token 0, the largest, is -Inf"},
+	} {
+		if _, err := choose(new(sampler), c.logits, nil, new(rand.PCG)); err == nil || err.Error() != c.want {
+			t.Errorf("%v returns %v, want %s", c.logits, err, c.want)
+		}
+	}
+}
+
+// What is ranked is in order, and the rest is still there.
+func TestRank(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(0, 40).Draw(t, "candidates")
+		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+		c := make([]candidate, n)
+		for i, token := range r.Perm(n) {
+			c[i] = candidate{token, float64(r.IntN(8))}
+		}
+		want := slices.SortedFunc(slices.Values(c), func(a, b candidate) int {
+			if before(a, b) {
+				return -1
+			}
+			return 1
+		})
+		wanted := rapid.IntRange(0, n+1).Draw(t, "wanted")
+		got := rank(c, func(ranked []candidate) bool { return len(ranked) < wanted })
+		if !slices.Equal(got, want[:min(wanted, n)]) {
+			t.Fatalf("the first %d are %v, want %v", wanted, got, want[:min(wanted, n)])
+		}
+		slices.SortFunc(c, func(a, b candidate) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		slices.SortFunc(want, func(a, b candidate) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		if !slices.Equal(c, want) {
+			t.Fatalf("the candidates are %v, want %v", c, want)
+		}
+	})
+}
+
+func TestTokenSet(t *testing.T) {
+	s := setOf(0, 63, 64, 200, 64)
+	if got, want := s.tokens(), []int{0, 63, 64, 200}; !slices.Equal(got, want) {
+		t.Errorf("the set is %v, want %v", got, want)
+	}
+	if s.has(1) || s.has(199) || s.has(5000) || !s.has(200) {
+		t.Error("the set has what was not added, or lacks what was")
+	}
+}

@@ -1,0 +1,141 @@
+package nn
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+
+	"gorgonia.org/tensor"
+)
+
+// Sequence is a sequence of tokens as a Generator sees it: the model's state behind the tokens that it has read, and the
+// tokens that it has yet to read. Its size depends on the model, not on how many tokens there were.
+//
+// It goes on where a call of Generator.Continue has left it, in this process or, with Save and LoadSequence, in another one,
+// and with any Generator of the same model. A Sequence is not safe for concurrent use.
+type Sequence struct {
+	pending []int                    // to be read, the last of them by the step that gives the next token
+	state   map[string]*tensor.Dense // as stateShapes names them; nil at the beginning
+	seen    tokenSet                 // read or pending, for the repetition penalty
+	random  rand.PCG
+}
+
+// NewSequence returns a sequence that begins with a prompt. The seed is that of the random choices of its tokens: sequences
+// of equal prompts and seeds go on equally, alone or in a batch.
+func NewSequence(seed uint64, prompt ...int) *Sequence {
+	s := new(Sequence)
+	s.Reseed(seed)
+	s.Append(prompt...)
+	return s
+}
+
+// Append adds tokens to the sequence that the model did not choose: what a user says next.
+//
+// Tokens outside the vocabulary are an error when a Generator reads them.
+func (s *Sequence) Append(tokens ...int) { s.pending = append(s.pending, tokens...) }
+
+// Pending returns the tokens that the model has yet to read: after Generator.Continue, the last one that it chose; after
+// one that was interrupted, also what is left of the prompt.
+func (s *Sequence) Pending() []int { return slices.Clone(s.pending) }
+
+// Clone returns a copy, to go on from here in more than one way. It would choose the same tokens; see Reseed.
+func (s *Sequence) Clone() *Sequence {
+	c := &Sequence{pending: slices.Clone(s.pending), seen: slices.Clone(s.seen), random: s.random, state: maps.Clone(s.state)}
+	for name, v := range c.state {
+		c.state[name] = v.Clone().(*tensor.Dense)
+	}
+	return c
+}
+
+// Reseed sets the seed of the random choices from here on.
+func (s *Sequence) Reseed(seed uint64) { s.random.Seed(seed, 0) }
+
+// fits returns what keeps a model from going on with the sequence.
+func (s *Sequence) fits(lm *LM) error {
+	if len(s.pending) == 0 {
+		return fmt.Errorf("has no token to read, want at least one")
+	}
+	if i := outside(s.pending, lm.cfg.Vocab); i >= 0 {
+		return fmt.Errorf("has token %d at %d, want 0 to %d", s.pending[i], i, lm.cfg.Vocab-1)
+	}
+	if s.state == nil {
+		return nil
+	}
+	want, dt := stateShapes(lm.cfg.Config), lm.stack.opts.Dtype
+	for _, w := range want {
+		v := s.state[w.name]
+		if v == nil {
+			return fmt.Errorf("has no state %s, which the model has", w.name)
+		}
+		if !v.Shape().Eq(w.shape) || v.Dtype() != dt {
+			return fmt.Errorf("has state %s of %v %v, want %v %v as the model", w.name, v.Dtype(), v.Shape(), dt, w.shape)
+		}
+	}
+	if len(s.state) > len(want) {
+		return fmt.Errorf("has a state of %d tensors, want %d as the model", len(s.state), len(want))
+	}
+	return nil
+}
+
+// stateShape is a part of a sequence's state.
+type stateShape struct {
+	name  string
+	shape tensor.Shape
+}
+
+// stateShapes are those of a stack's state for one sequence, in the order of State.Nodes: for each layer (d_conv-1, d_inner),
+// which is absent if d_conv is 1, and (d_inner, d_state).
+func stateShapes(c Config) (shapes []stateShape) {
+	for i := range c.NLayer {
+		if c.DConv > 1 {
+			shapes = append(shapes, stateShape{fmt.Sprintf("layers.%d.conv", i), tensor.Shape{c.DConv - 1, c.inner()}})
+		}
+		shapes = append(shapes, stateShape{fmt.Sprintf("layers.%d.scan", i), tensor.Shape{c.inner(), c.DState}})
+	}
+	return shapes
+}
+
+// load sets a reader's row to the sequence's state.
+func (s *Sequence) load(r *reader, row int) {
+	for i, w := range stateShapes(r.lm.cfg.Config) {
+		n := w.shape.TotalSize()
+		if s.state == nil {
+			zeroPart(r.state[i], row*n, n)
+		} else {
+			copyPart(r.state[i], row*n, s.state[w.name], 0, n)
+		}
+	}
+}
+
+// store sets the sequence's state to that of a reader's row.
+func (s *Sequence) store(r *reader, row int) {
+	if s.state == nil {
+		s.state = map[string]*tensor.Dense{}
+	}
+	for i, w := range stateShapes(r.lm.cfg.Config) {
+		if s.state[w.name] == nil {
+			s.state[w.name] = tensor.New(tensor.WithShape(w.shape...), tensor.Of(r.state[i].Dtype()))
+		}
+		n := w.shape.TotalSize()
+		copyPart(s.state[w.name], 0, r.state[i], row*n, n)
+	}
+}
+
+func copyPart(to *tensor.Dense, i int, from *tensor.Dense, j, n int) {
+	switch d := to.Data().(type) {
+	case []float32:
+		copy(d[i:i+n], from.Data().([]float32)[j:j+n])
+	case []float64:
+		copy(d[i:i+n], from.Data().([]float64)[j:j+n])
+	}
+}
+
+func zeroPart(v *tensor.Dense, i, n int) {
+	switch d := v.Data().(type) {
+	case []float32:
+		clear(d[i : i+n])
+	case []float64:
+		clear(d[i : i+n])
+	}
+}

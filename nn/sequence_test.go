@@ -1,0 +1,233 @@
+package nn
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"gorgonia.org/tensor"
+)
+
+// A sequence that goes on from its state, in memory or from a file, with the same Generator or another, is the one that was
+// never interrupted: tokens and states, bit for bit.
+func TestContinue(t *testing.T) {
+	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
+		for _, width := range []int{1, 4} {
+			lm := smallLM(dt, width)
+			for name, options := range samplings {
+				whole := NewSequence(5, prompts[1]...)
+				want := must(newGenerator(t, lm, GenerateConfig{Sampling: options, MaxTokens: 12}).Continue(t.Context(), []*Sequence{whole}, nil))[0]
+				for _, saved := range []bool{false, true} {
+					s, tokens := NewSequence(5, prompts[1]...), []int(nil)
+					for _, n := range []int{1, 4, 7} {
+						g := newGenerator(t, lm, GenerateConfig{Sampling: options, MaxTokens: n})
+						tokens = append(tokens, must(g.Continue(t.Context(), []*Sequence{s}, nil))[0]...)
+						if saved {
+							s = reload(t, s)
+						}
+					}
+					if !slices.Equal(tokens, want) {
+						t.Errorf("%v, d_conv %d, %s, saved %t: %v, want %v", dt, width, name, saved, tokens, want)
+					} else if err := differ(s, whole); err != nil {
+						t.Errorf("%v, d_conv %d, %s, saved %t: %v", dt, width, name, saved, err)
+					}
+				}
+			}
+		}
+	}
+}
+
+// reload saves a sequence and loads it.
+func reload(t *testing.T, s *Sequence) *Sequence {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "sequence.safetensors")
+	if err := s.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := LoadSequence(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := differ(loaded, s); err != nil {
+		t.Errorf("loaded: %v", err)
+	}
+	return loaded
+}
+
+// A sequence with tokens appended is the whole of them: prompt, what was generated, and what was said then.
+func TestAppend(t *testing.T) {
+	lm := smallLM(tensor.Float64, 4)
+	g := newGenerator(t, lm, GenerateConfig{MaxTokens: 5, Piece: 3})
+	s := NewSequence(0, 1, 2, 3)
+	first := must(g.Continue(t.Context(), []*Sequence{s}, nil))[0]
+	if got := s.Pending(); !slices.Equal(got, first[4:]) {
+		t.Errorf("pending is %v, want the last of %v", got, first)
+	}
+	s.Append(4, 5, 6, 7, 8)
+	if n := len(s.Pending()); n != 6 {
+		t.Errorf("%d tokens are pending, want 6", n)
+	}
+	got := must(g.Continue(t.Context(), []*Sequence{s}, nil))[0]
+	whole := NewSequence(0, slices.Concat([]int{1, 2, 3}, first, []int{4, 5, 6, 7, 8})...)
+	if want := must(g.Continue(t.Context(), []*Sequence{whole}, nil))[0]; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if err := values(s).near(values(whole), 1e-12); err != nil {
+		t.Error(err)
+	}
+}
+
+// A clone goes on as the original would, and leaves it alone; with another seed it goes elsewhere.
+func TestClone(t *testing.T) {
+	lm := smallLM(tensor.Float64, 4)
+	g := newGenerator(t, lm, GenerateConfig{Sampling: Sampling{Temperature: 2}, MaxTokens: 10})
+	s := NewSequence(3, 1, 2)
+	must(g.Continue(t.Context(), []*Sequence{s}, nil))
+	kept, same, other := s.Clone(), s.Clone(), s.Clone()
+	other.Reseed(77)
+	got := must(g.Continue(t.Context(), []*Sequence{same, other}, nil))
+	if err := differ(kept, s); err != nil {
+		t.Errorf("the original has changed: %v", err)
+	}
+	want := must(g.Continue(t.Context(), []*Sequence{s}, nil))[0]
+	if !slices.Equal(got[0], want) || slices.Equal(got[1], want) {
+		t.Errorf("the clones go on with %v, the original with %v", got, want)
+	}
+}
+
+// The user's prompt is not the sequence's memory.
+func TestPromptIsCopied(t *testing.T) {
+	prompt := []int{1, 2, 3}
+	s := NewSequence(0, prompt...)
+	prompt[0] = 9
+	if got := s.Pending(); !slices.Equal(got, []int{1, 2, 3}) {
+		t.Errorf("pending is %v", got)
+	}
+}
+
+// A sequence does not grow with its length.
+func TestSequenceSize(t *testing.T) {
+	lm := smallLM(tensor.Float32, 4)
+	g := newGenerator(t, lm, GenerateConfig{Sampling: Sampling{Temperature: 50}, MaxTokens: 200}) // nearly uniform: all tokens come up
+	s := NewSequence(0, 1)
+	var sizes []int
+	for range 2 {
+		must(g.Continue(t.Context(), []*Sequence{s}, nil))
+		var file bytes.Buffer
+		if err := s.write(&file); err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, file.Len())
+	}
+	if sizes[0] != sizes[1] || cap(s.pending) > 4 {
+		t.Errorf("files of %v bytes, room for %d pending tokens", sizes, cap(s.pending))
+	}
+}
+
+// A file is replaced as a whole, and only if it can be.
+func TestSaveReplaces(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	for _, prompt := range [][]int{{1, 2}, {3}} {
+		if err := NewSequence(1, prompt...).Save(path); err != nil {
+			t.Fatal(err)
+		}
+		if got := must(LoadSequence(path)).Pending(); !slices.Equal(got, prompt) {
+			t.Errorf("loaded %v, want %v", got, prompt)
+		}
+	}
+	if files := must(os.ReadDir(dir)); len(files) != 1 {
+		t.Errorf("the folder holds %v", files)
+	}
+	if err := NewSequence(1, 2).Save(filepath.Join(dir, "none", "s")); err == nil || !strings.HasPrefix(err.Error(), "nn: save sequence: ") {
+		t.Errorf("a folder that is not there: %v", err)
+	}
+	if err := NewSequence(1, 2).Save(dir); err == nil {
+		t.Error("saved over a folder")
+	}
+	if files := must(os.ReadDir(filepath.Dir(dir))); len(files) != 1 {
+		t.Errorf("a failed Save left %v", files)
+	}
+}
+
+// sequenceFile returns a file that Save has written.
+func sequenceFile(t testing.TB) []byte {
+	lm := smallLM(tensor.Float32, 2)
+	g := must(NewGenerator(lm, GenerateConfig{MaxTokens: 3}))
+	defer g.Close()
+	s := NewSequence(1, 2, 3)
+	must(g.Continue(t.Context(), []*Sequence{s}, nil))
+	var file bytes.Buffer
+	if err := s.write(&file); err != nil {
+		t.Fatal(err)
+	}
+	return file.Bytes()
+}
+
+// A file that is cut off anywhere, or something else, is an error.
+func TestLoadSequenceErrors(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	load := func(data []byte) error {
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := LoadSequence(path)
+		return err
+	}
+	file := sequenceFile(t)
+	if err := load(file); err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(file) {
+		if load(file[:n]) == nil {
+			t.Fatalf("%d of %d bytes are no error", n, len(file))
+		}
+	}
+	change := func(from, to string) []byte {
+		if len(from) != len(to) || bytes.Count(file, []byte(from)) != 1 {
+			t.Fatalf("%q is there %d times", from, bytes.Count(file, []byte(from)))
+		}
+		return bytes.ReplaceAll(file, []byte(from), []byte(to))
+	}
+	random := file[bytes.Index(file, []byte(`"random":"`))+10:][:8]
+	for _, c := range []struct {
+		data []byte
+		want string
+	}{
+		{change("gomamba sequence 1", "gomamba sequence 9"), `: its format is "gomamba sequence 9", want "gomamba sequence 1"`},
+		{change(string(random), "zzzzzzzz"), ": random is "},
+		{change(`"layers.0.scan":{"dtype":"F32"`, `"layers.0.scan":{"dtype":"I32"`), ": layers.0.scan is of I32, want float32 or float64"},
+		{change(`"pending":{"dtype":"I64"`, `"pending":{"dtype":"F64"`), ": pending is of F64 [1], want a vector of int64"},
+		{must(os.ReadFile(filepath.Join(tiny, "expected.safetensors"))), `: its format is "", want "gomamba sequence 1"`},
+		{nil, "header too small"},
+	} {
+		if err := load(c.data); err == nil || !strings.HasPrefix(err.Error(), "nn: load sequence: "+path) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, want %s", err, c.want)
+		}
+	}
+	if _, err := LoadSequence(path + ".none"); err == nil || !strings.HasPrefix(err.Error(), "nn: load sequence: ") {
+		t.Errorf("no file: %v", err)
+	}
+}
+
+// Whatever a file holds, it is a sequence or an error, and what a Generator takes it can go on with.
+func FuzzLoadSequence(f *testing.F) {
+	f.Add(sequenceFile(f))
+	lm := smallLM(tensor.Float32, 2)
+	g := must(NewGenerator(lm, GenerateConfig{MaxTokens: 1}))
+	f.Cleanup(func() { g.Close() })
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s := new(Sequence)
+		if s.parse(data) != nil {
+			return
+		}
+		_, _ = g.Continue(t.Context(), []*Sequence{s}, nil) // a state of no numbers is an error, too
+		var file bytes.Buffer
+		if err := s.write(&file); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
