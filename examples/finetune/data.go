@@ -112,15 +112,8 @@ func newCorpus(docs []document, enc encoding, share float64, evalTokens int) (*c
 	c, all, total := new(corpus), make([]hashed, len(docs)), sha256.New()
 	for i, d := range docs {
 		var h hashed
-		prompt, err := enc.encode(d.prompt)
-		if err != nil {
-			return nil, fmt.Errorf("document %d: %w", i+1, err)
-		}
-		text, err := enc.encode(d.text)
-		if err != nil {
-			return nil, fmt.Errorf("document %d: %w", i+1, err)
-		}
-		h.Tokens, h.Prompt = append(append(prompt, text...), enc.end()...), len(prompt)
+		prompt := enc.Encode(d.prompt)
+		h.Tokens, h.Prompt = slices.Concat(prompt, enc.Encode(d.text), enc.end()), len(prompt)
 		h.hash = sha256.Sum256([]byte(d.prompt + "\x00" + d.text))
 		c.tokens += len(h.Tokens)
 		all[i] = h

@@ -1,25 +1,25 @@
 package main
 
-// encoding makes tokens of text.
-type encoding interface {
-	// encode returns the tokens of a text, none for an empty one.
-	encode(text string) ([]int, error)
-	// end is what marks the end of a document.
-	end() []int
-	// unit is what a token is called.
-	unit() string
-}
+import tokens "github.com/gomamba/mamba/examples/internal/text"
 
-// byBytes takes bytes for tokens, and the byte 0, which is in no text, for the end of a document.
-type byBytes struct{}
+// encoding makes tokens of documents.
+type encoding struct{ *tokens.Tokenizer }
 
-func (byBytes) encode(text string) ([]int, error) {
-	tokens := make([]int, len(text))
-	for i, b := range []byte(text) {
-		tokens[i] = int(b)
+// byBytes takes bytes for tokens.
+var byBytes = encoding{new(tokens.Tokenizer)}
+
+// end is what marks the end of a document: among bytes the byte 0, which is in no text.
+func (e encoding) end() []int {
+	if e.Bytes() {
+		return []int{0}
 	}
-	return tokens, nil
+	return e.End()[:min(len(e.End()), 1)]
 }
 
-func (byBytes) end() []int   { return []int{0} }
-func (byBytes) unit() string { return "byte" }
+// unit is what a token is called.
+func (e encoding) unit() string {
+	if e.Bytes() {
+		return "byte"
+	}
+	return "token"
+}

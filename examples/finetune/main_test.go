@@ -162,6 +162,38 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// A checkpoint with a tokenizer is trained on its tokens, and the result has the tokenizer as well.
+func TestTokenizer(t *testing.T) {
+	file, err := os.ReadFile("../../testdata/neox-tokenizer-tiny/tokenizer.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	model := writeModel(t, 600)
+	if err := os.WriteFile(filepath.Join(model, "tokenizer.json"), file, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	code, stdout, stderr := call(context.Background(), append([]string{"-model", model, "-data", writeLines(t, 20), "-out", out}, tiny...)...)
+	if code != 0 || !regexp.MustCompile(`documents: 20, tokens: \d+, held out`).MatchString(stdout) || !strings.Contains(stdout, "perplexity per token, held out") {
+		t.Errorf("exit code %d, %s\n%s", code, stderr, stdout)
+	}
+	if copied, err := os.ReadFile(filepath.Join(out, "tokenizer.json")); err != nil || !bytes.Equal(copied, file) {
+		t.Errorf("the result has no tokenizer: %v", err)
+	}
+	enc := encoding{}
+	if _, enc, err = load(model); err != nil {
+		t.Fatal(err)
+	}
+	c, err := newCorpus([]document{{prompt: "one two ", text: "three"}, {text: "four"}}, enc, 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := c.train[0]
+	if want := enc.Encode("one two "); first.Prompt != len(want) || !slices.Equal(first.Tokens[:first.Prompt], want) || first.Tokens[len(first.Tokens)-1] != enc.End()[0] {
+		t.Errorf("the document is %v, want the prompt's tokens %v first, and %v at the end", first, want, enc.End())
+	}
+}
+
 // Prompts are not learned, and what is held out is not trained on.
 func TestCorpus(t *testing.T) {
 	docs, err := readDocuments(writeFile(t, "data.jsonl", `{"prompt": "2+2=", "completion": "4", "id": 7}
@@ -171,7 +203,7 @@ func TestCorpus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := newCorpus(docs, byBytes{}, 0, 100)
+	c, err := newCorpus(docs, byBytes, 0, 100)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +222,7 @@ func TestCorpus(t *testing.T) {
 		least      int
 		most       int
 	}{{0.2, 1000, 16, 20}, {0.5, 1000, 44, 50}, {0.5, 60, 2, 8}, {0.001, 1000, 2, 2}, {0.999, 10000, 96, 98}} {
-		got, err := newCorpus(docs, byBytes{}, c.share, c.evalTokens)
+		got, err := newCorpus(docs, byBytes, c.share, c.evalTokens)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +235,7 @@ func TestCorpus(t *testing.T) {
 			}
 		}
 	}
-	one, err := newCorpus([]document{{text: "0123456789"}}, byBytes{}, 0.3, 100)
+	one, err := newCorpus([]document{{text: "0123456789"}}, byBytes, 0.3, 100)
 	if err != nil || len(one.train[0].Tokens) != 7 || len(one.heldOut[0].Tokens) != 4 {
 		t.Errorf("a single document is divided into %v and %v, %v", one.train, one.heldOut, err)
 	}
@@ -233,7 +265,7 @@ func TestErrors(t *testing.T) {
 		{[]string{"-model", none, "-data", lines}, none},
 		{[]string{"-model", model, "-data", none}, none + ": "},
 		{[]string{"-model", model, "-data", writeFile(t, "empty.txt", "\n \n")}, "empty.txt: there is no document in it"},
-		{[]string{"-model", writeModel(t, 300), "-data", lines}, "no tokenizer.json in it, and the vocabulary is 300, should be 256 to be bytes"},
+		{[]string{"-model", writeModel(t, 300), "-data", lines}, "tokenizer.json is not there, and a vocabulary of 300 is not one of bytes, which would be 256"},
 		{[]string{"-model", model, "-data", lines, "-out", file}, "-out is \"" + file + "\", should be a directory that can be written"},
 		{[]string{"-model", model, "-data", lines, "-out", model}, "the directory of -model: should be another"},
 		{jsonl("{\"text\": \"a\"}\n\n{\"text\": \"b\""), "data.jsonl:3: no JSON object with text, or prompt and completion: unexpected end of JSON input"},

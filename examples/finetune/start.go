@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/gomamba/mamba/checkpoint"
+	tokens "github.com/gomamba/mamba/examples/internal/text"
 	"github.com/gomamba/mamba/nn"
 )
 
@@ -21,13 +22,13 @@ func start(ctx context.Context, set settings, out io.Writer) (lm *nn.LM, enc enc
 	name := set.data
 	if set.data != "" {
 		if tuned, err = readDocuments(set.data); err != nil {
-			return nil, nil, nil, err
+			return nil, enc, nil, err
 		}
 	}
 	if set.data == "" || set.model == "" {
 		var comments []document
 		if code, comments, err = goTexts(); err != nil {
-			return nil, nil, nil, err
+			return nil, enc, nil, err
 		}
 		if set.data == "" {
 			tuned, name = comments, "Go's comments"
@@ -35,20 +36,20 @@ func start(ctx context.Context, set settings, out io.Writer) (lm *nn.LM, enc enc
 	}
 	if set.model != "" {
 		if lm, enc, err = load(set.model); err != nil {
-			return nil, nil, nil, err
+			return nil, enc, nil, err
 		}
 		describe(out, set.model, lm)
 	} else {
-		enc = byBytes{}
+		enc = byBytes
 	}
 	c, err := newCorpus(tuned, enc, set.heldout, set.evaltokens)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, enc, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if set.model == "" {
 		base := text{name: "Go's code, the text of the small model"}
 		if lm, base.corpus, err = trainBase(ctx, set, code, out); err != nil {
-			return nil, nil, nil, err
+			return nil, enc, nil, err
 		}
 		texts = append(texts, base)
 	}
@@ -62,7 +63,7 @@ func describe(out io.Writer, name string, lm *nn.LM) {
 
 // trainBase makes a small model and trains it on Go code for a moment.
 func trainBase(ctx context.Context, set settings, code []document, out io.Writer) (*nn.LM, *corpus, error) {
-	c, err := newCorpus(code, byBytes{}, 0.1, set.evaltokens)
+	c, err := newCorpus(code, byBytes, 0.1, set.evaltokens)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -87,25 +88,15 @@ func trainBase(ctx context.Context, set settings, code []document, out io.Writer
 func load(dir string) (*nn.LM, encoding, error) {
 	lm, err := checkpoint.Load(dir)
 	if err != nil {
-		return nil, nil, err
+		return nil, encoding{}, err
 	}
-	_, err = os.Stat(filepath.Join(dir, tokenizerFile))
-	switch {
-	case err == nil:
-		return nil, nil, fmt.Errorf("%s: tokenizers are not read yet", filepath.Join(dir, tokenizerFile))
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, nil, err
-	case lm.Config().Vocab == 256:
-		return lm, byBytes{}, nil
-	}
-	return nil, nil, fmt.Errorf("%s: no %s in it, and the vocabulary is %d, should be 256 to be bytes", dir, tokenizerFile, lm.Config().Vocab)
+	tokenizer, err := tokens.Open(dir, lm.Config().Vocab)
+	return lm, encoding{tokenizer}, err
 }
-
-const tokenizerFile = "tokenizer.json"
 
 // copyTokenizer copies the files of the tokenizer, so that the result is complete.
 func copyTokenizer(from, to string) error {
-	for _, name := range []string{tokenizerFile, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"} {
+	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"} {
 		data, err := os.ReadFile(filepath.Join(from, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
