@@ -39,6 +39,11 @@ func Save(dir string, lm *nn.LM) error {
 	if err := lm.Err(); err != nil {
 		return err
 	}
+	for _, p := range lm.Params() {
+		if p.LoRA() != nil { // it would be lost without a word
+			return fmt.Errorf("checkpoint: save to %s: %s has a LoRA: merge or remove it first", dir, p.Name)
+		}
+	}
 	if err := save(dir, lm); err != nil {
 		return fmt.Errorf("checkpoint: save to %s: %w", dir, err)
 	}

@@ -32,7 +32,11 @@ func (l *Embedding) Apply(ids *G.Node) (*G.Node, error) {
 	if err := l.Use(ids); err != nil {
 		return nil, err
 	}
-	return op.Embedding(l.Weight.Node(ids.Graph()), ids)
+	w, err := l.Weight.Effective(ids.Graph())
+	if err != nil {
+		return nil, err
+	}
+	return op.Embedding(w, ids)
 }
 
 // Fwd is Apply as golgi has it.

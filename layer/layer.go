@@ -69,6 +69,21 @@ func Lift(x G.Input, apply func(*G.Node) (*G.Node, error)) G.Result {
 	return G.LiftResult(apply(x.Node()))
 }
 
+// Effective returns the nodes of weights as a layer is to use them, nil for a weight that is nil.
+func Effective(g *G.ExprGraph, weights ...*Param) (G.Nodes, error) {
+	nodes := make(G.Nodes, len(weights))
+	for i, w := range weights {
+		if w == nil {
+			continue
+		}
+		var err error
+		if nodes[i], err = w.Effective(g); err != nil {
+			return nil, fmt.Errorf("layer: %s: %w", w.Name, err)
+		}
+	}
+	return nodes, nil
+}
+
 // positive checks sizes, given as name and value in turn.
 func positive(what string, sizes ...any) error {
 	for i := 0; i < len(sizes); i += 2 {

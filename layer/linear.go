@@ -38,11 +38,11 @@ func (l *Linear) Apply(x *G.Node) (*G.Node, error) {
 	if err := l.Use(x); err != nil {
 		return nil, err
 	}
-	var bias *G.Node
-	if l.Bias != nil {
-		bias = l.Bias.Node(x.Graph())
+	w, err := Effective(x.Graph(), l.Weight, l.Bias)
+	if err != nil {
+		return nil, err
 	}
-	return op.Linear(x, l.Weight.Node(x.Graph()), bias)
+	return op.Linear(x, w[0], w[1])
 }
 
 // Fwd is Apply as golgi has it.

@@ -19,7 +19,8 @@ type Param struct {
 	// gorgonia.Grad is not given has no gradient, and a solver that is not given it does not change it.
 	Frozen bool
 
-	id uint64
+	lora *LoRA // the weight's update, or nil
+	id   uint64
 }
 
 var params atomic.Uint64
@@ -29,7 +30,7 @@ func NewParam(name string, value *tensor.Dense, decay bool) *Param {
 	return &Param{Name: name, Value: value, Decay: decay, id: params.Add(1)}
 }
 
-// Node returns the weight's node in a graph: made at the first call, the same from then on. Its name is the weight's, made
+// Node returns the weight's node in a graph, an input: made at the first call, the same from then on. Its name is the weight's, made
 // unique, since Gorgonia takes two leaves of one name, type and shape for one.
 func (p *Param) Node(g *G.ExprGraph) *G.Node {
 	name := p.nodeName()
@@ -87,11 +88,18 @@ func (p Params) setFrozen(frozen bool) {
 	}
 }
 
-// Trainable returns the weights that are not frozen, in order: give their nodes to gorgonia.Grad and to the solver.
+// Trainable returns the weights that are not frozen, in order, each followed by the A and B of its LoRA if it has one: give
+// their nodes to gorgonia.Grad and to the solver.
 func (p Params) Trainable() (trainable Params) {
 	for _, w := range p {
-		if !w.Frozen {
-			trainable = append(trainable, w)
+		all := Params{w}
+		if w.lora != nil {
+			all = append(all, w.lora.A, w.lora.B)
+		}
+		for _, w := range all {
+			if !w.Frozen {
+				trainable = append(trainable, w)
+			}
 		}
 	}
 	return trainable
@@ -115,6 +123,9 @@ func describe(w io.Writer, name string, p Params) {
 		}
 		if param.Frozen {
 			notes += "  frozen"
+		}
+		if l := param.lora; l != nil {
+			notes += fmt.Sprintf("  LoRA of rank %d", l.A.Value.Shape()[0])
 		}
 		fmt.Fprintf(w, "  %-40s %-16s %v%s\n", param.Name, fmt.Sprint(param.Value.Shape()), param.Value.Dtype(), notes)
 	}

@@ -79,7 +79,10 @@ func (b *MambaBlock) apply(x *G.Node, state LayerState, withState bool, opts []C
 	if c.composed {
 		return b.compose(x, state, withState, c)
 	}
-	in := b.mixer.inputs(x, state, c.start)
+	in, err := b.mixer.inputs(x, state, c.start)
+	if err != nil {
+		return nil, next, err
+	}
 	in.NormWeight = b.norm.Weight.Node(x.Graph())
 	cfg := op.BlockConfig{Eps: b.cfg.NormEps, Recompute: c.recompute}
 	if withState {

@@ -96,7 +96,11 @@ func (m *LM) apply(ids *G.Node, state State, withState bool, opts []CallOption) 
 	if x, next, err = m.stack.apply(x, state, withState, opts); err != nil {
 		return nil, nil, err
 	}
-	logits, err = op.Linear(x, m.head.Node(ids.Graph()), nil)
+	head, err := m.head.Effective(ids.Graph())
+	if err != nil {
+		return nil, nil, err
+	}
+	logits, err = op.Linear(x, head, nil)
 	return logits, next, err
 }
 

@@ -73,20 +73,17 @@ func (m *mixer) params() layer.Params {
 }
 
 // inputs are the operands of the mixer in one operator.
-func (m *mixer) inputs(x *G.Node, state LayerState, start *G.Node) op.BlockInputs {
-	node := func(p *layer.Param) *G.Node {
-		if p == nil {
-			return nil
-		}
-		return p.Node(x.Graph())
+func (m *mixer) inputs(x *G.Node, state LayerState, start *G.Node) (in op.BlockInputs, err error) {
+	w, err := layer.Effective(x.Graph(), m.inProj.Weight, m.inProj.Bias, m.conv.Weight, m.conv.Bias,
+		m.xProj.Weight, m.dtProj.Weight, m.dtProj.Bias, m.aLog, m.d, m.outProj.Weight, m.outProj.Bias)
+	if err != nil {
+		return in, err
 	}
 	return op.BlockInputs{
-		X: x, InProj: node(m.inProj.Weight), InBias: node(m.inProj.Bias),
-		ConvWeight: node(m.conv.Weight), ConvBias: node(m.conv.Bias),
-		XProj: node(m.xProj.Weight), DtProj: node(m.dtProj.Weight), DtBias: node(m.dtProj.Bias),
-		ALog: node(m.aLog), D: node(m.d), OutProj: node(m.outProj.Weight), OutBias: node(m.outProj.Bias),
+		X: x, InProj: w[0], InBias: w[1], ConvWeight: w[2], ConvBias: w[3],
+		XProj: w[4], DtProj: w[5], DtBias: w[6], ALog: w[7], D: w[8], OutProj: w[9], OutBias: w[10],
 		Context: state.Conv, InitialState: state.Scan, Start: start,
-	}
+	}, nil
 }
 
 // apply returns the mixer's output and, if withState, the state after it, operation by operation.
@@ -117,7 +114,11 @@ func (m *mixer) apply(x *G.Node, state LayerState, withState bool, start *G.Node
 		return nil, next, err
 	}
 	// The bias of dt_proj is added in the scan, as its delta_bias.
-	delta, err := op.Linear(parts[0], m.dtProj.Weight.Node(g), nil)
+	w, err := m.dtProj.Weight.Effective(g)
+	if err != nil {
+		return nil, next, err
+	}
+	delta, err := op.Linear(parts[0], w, nil)
 	if err != nil {
 		return nil, next, err
 	}

@@ -43,6 +43,8 @@ func uses(scale int) []use {
 			[]grad.Input{x, input("weight", 3*scale, channels), input("bias", 3*scale)}},
 		{"linear without bias", func(in G.Nodes) (G.Nodes, error) { return one(Linear(in[0], in[1], nil)) },
 			[]grad.Input{x, input("weight", 3*scale, channels)}},
+		{"low rank", func(in G.Nodes) (G.Nodes, error) { return one(LowRank(in[0], in[1], in[2], 0.5)) },
+			[]grad.Input{input("weight", 3*scale, channels), input("a", 2, channels), input("b", 3*scale, 2)}},
 		{"RMS norm", func(in G.Nodes) (G.Nodes, error) { return one(RMSNorm(in[0], in[1], 1e-5)) },
 			[]grad.Input{x, input("weight", channels)}},
 		{"embedding", func(in G.Nodes) (G.Nodes, error) { return one(Embedding(in[0], in[1])) },

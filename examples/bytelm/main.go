@@ -21,6 +21,7 @@ import (
 	"os/signal"
 
 	"github.com/gomamba/mamba/task"
+	"github.com/gomamba/mamba/train"
 )
 
 func main() {
@@ -34,7 +35,7 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	set, err := parse(args, stdout)
 	if err == nil {
-		err = train(ctx, set, stdout)
+		err = work(ctx, set, stdout)
 	}
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(stderr, "bytelm:", err)
@@ -43,8 +44,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// train does all of the work, in the order in which it is printed.
-func train(ctx context.Context, set settings, out io.Writer) error {
+// work does all of it, in the order in which it is printed.
+func work(ctx context.Context, set settings, out io.Writer) error {
 	if err := checkCurve(set.out); err != nil {
 		return err
 	}
@@ -55,8 +56,7 @@ func train(ctx context.Context, set settings, out io.Writer) error {
 	fmt.Fprintf(out, "text      %s: %s, files: %d\n", d.path, size(len(d.train)+len(d.heldOut)), d.files)
 	fmt.Fprintf(out, "split     %s for training, %s held out, of which %s are scored\n",
 		size(len(d.train)), size(len(d.heldOut)), size(d.scored))
-	record := curve{bigram: d.bigram}
-	fmt.Fprintf(out, "bigram    %.3f bits per byte held out\n", record.bigram)
+	fmt.Fprintf(out, "bigram    %.3f bits per byte held out\n", d.bigram)
 
 	m, err := newModel(set)
 	if err != nil {
@@ -66,19 +66,20 @@ func train(ctx context.Context, set settings, out io.Writer) error {
 	fmt.Fprintf(out, "model     Mamba, parameters: %d, layers: %d, d_model: %d\n", m.parameters(), set.layers, set.dmodel)
 	fmt.Fprintf(out, "training  steps: %d, batch: %d, length: %d, learn rate: %v, seed: %d\n",
 		set.steps, set.batch, set.length, set.lr, set.seed)
-	if err := loop(ctx, set, m, d, &record, newProgress(out, set)); err != nil {
+	record := new(train.Curve)
+	if err := loop(ctx, set, m, d, record, newProgress(out, set)); err != nil {
 		return err
 	}
 
-	if done := len(record.training); done < set.steps {
+	if done := len(record.Training); done < set.steps {
 		fmt.Fprintf(out, "stopped   after step %d of %d\n", done, set.steps)
 	}
-	mamba := record.heldOut[len(record.heldOut)-1].bits
+	mamba := bits(record.HeldOut[len(record.HeldOut)-1].Loss)
 	verdict := "Mamba is better"
-	if mamba >= record.bigram {
+	if mamba >= d.bigram {
 		verdict = "the bigram model is better"
 	}
-	fmt.Fprintf(out, "held out  Mamba %.3f bits per byte, bigram %.3f bits per byte: %s\n", mamba, record.bigram, verdict)
+	fmt.Fprintf(out, "held out  Mamba %.3f bits per byte, bigram %.3f bits per byte: %s\n", mamba, d.bigram, verdict)
 	if set.generate > 0 {
 		text, err := m.write(d.prompt, set.generate, set.temperature, rand.New(rand.NewPCG(uint64(set.seed), 1)))
 		if err != nil {
@@ -90,33 +91,35 @@ func train(ctx context.Context, set settings, out io.Writer) error {
 	if set.out == "" {
 		return nil
 	}
-	if err := record.write(set.out); err != nil {
-		return err
+	how := train.Plot{Label: "bits per byte", Scale: math.Log2E, Lines: []train.Line{{Name: "bigram, held out", Value: d.bigram}}}
+	if err := record.WritePNG(set.out, how); err != nil {
+		return outError(set.out, err)
 	}
 	fmt.Fprintf(out, "curve     %s\n", set.out)
 	return nil
 }
 
 // loop trains step by step until the last one or the context's end, and scores the held-out windows now and then.
-func loop(ctx context.Context, set settings, m *model, d *data, record *curve, show progress) error {
-	defer show.finish()
+func loop(ctx context.Context, set settings, m *model, d *data, record *train.Curve, show *train.Progress) error {
+	show.Start(0)
+	defer show.Finish()
 	for step := 1; step <= set.steps; step++ {
-		bits, err := m.step(d.sampler.Next(), learnRate(set, step))
+		loss, err := m.step(d.sampler.Next(), learnRate(set, step))
 		if err != nil {
 			return err
 		}
-		record.training = append(record.training, point{step, bits})
+		record.Training = append(record.Training, train.Point{Step: step, Loss: loss})
 		last := step == set.steps || ctx.Err() != nil
 		if last || step%max(set.steps/10, 1) == 0 {
-			if bits, err = m.evaluate(d.windows); err != nil {
+			if loss, err = m.evaluate(d.windows); err != nil {
 				return err
 			}
-			record.heldOut = append(record.heldOut, point{step, bits})
+			record.HeldOut = append(record.HeldOut, train.Point{Step: step, Loss: loss})
 		}
-		if math.IsNaN(bits) || math.IsInf(bits, 0) {
-			return fmt.Errorf("the loss is %v at step %d: -lr is %v, should be lower", bits, step, set.lr)
+		if math.IsNaN(loss) || math.IsInf(loss, 0) {
+			return fmt.Errorf("the loss is %v at step %d: -lr is %v, should be lower", loss, step, set.lr)
 		}
-		show.update(record)
+		show.Update(record)
 		if last {
 			break
 		}
@@ -124,12 +127,7 @@ func loop(ctx context.Context, set settings, m *model, d *data, record *curve, s
 	return nil
 }
 
-// learnRate rises over the first steps, while Adam's averages mean little, and falls along half a cosine to a tenth.
+// learnRate rises over the first steps and falls along half a cosine to a tenth.
 func learnRate(set settings, step int) float64 {
-	warm := min(50, set.steps/10)
-	if step <= warm {
-		return set.lr * float64(step) / float64(warm)
-	}
-	done := float64(step-warm) / float64(set.steps-warm)
-	return set.lr * (0.1 + 0.9*(1+math.Cos(math.Pi*done))/2)
+	return set.lr * train.WarmupCosine(min(50, set.steps/10), set.steps, 0.1)(step)
 }

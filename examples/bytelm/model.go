@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 
 	"github.com/gomamba/mamba/nn"
@@ -67,7 +66,7 @@ func newLossGraph(lm *nn.LM, set settings) (*G.ExprGraph, *G.Node, *lossGraph, e
 	return graph, loss, l, nil
 }
 
-// run computes the loss of a batch in bits per byte.
+// run computes the loss of a batch in nats per byte.
 func (l *lossGraph) run(batch task.Batch) (float64, error) {
 	shape := l.ids.Shape()
 	for node, data := range map[*G.Node][]int{l.ids: batch.IDs, l.targets: batch.Targets} {
@@ -81,34 +80,34 @@ func (l *lossGraph) run(batch task.Batch) (float64, error) {
 	}
 	switch nats := l.loss.Data().(type) {
 	case float32:
-		return float64(nats) * math.Log2E, nil
+		return float64(nats), nil
 	case float64:
-		return nats * math.Log2E, nil
+		return nats, nil
 	}
 	return 0, fmt.Errorf("the loss is a %T, should be a float32 or float64", l.loss.Data())
 }
 
-// step trains on one batch and returns its loss in bits per byte, as it was before the step.
+// step trains on one batch and returns its loss in nats per byte, as it was before the step.
 func (m *model) step(batch task.Batch, rate float64) (float64, error) {
-	bits, err := m.train.run(batch)
+	loss, err := m.train.run(batch)
 	if err != nil {
 		return 0, err
 	}
 	// Gorgonia's solvers have no schedule, but their options can be set again at any time.
 	G.WithLearnRate(rate)(m.solver)
-	return bits, m.solver.Step(G.NodesToValueGrads(m.weightNodes))
+	return loss, m.solver.Step(G.NodesToValueGrads(m.weightNodes))
 }
 
-// evaluate returns the mean bits per byte over all targets.
+// evaluate returns the mean loss over all targets.
 func (m *model) evaluate(batches []task.Batch) (float64, error) {
 	sum, targets := 0.0, 0
 	for _, batch := range batches {
-		bits, err := m.scorer.run(batch)
+		loss, err := m.scorer.run(batch)
 		if err != nil {
 			return 0, err
 		}
 		// The loss of a batch is the mean over its targets, and the last batch may have fewer.
-		sum += bits * float64(batch.Count())
+		sum += loss * float64(batch.Count())
 		targets += batch.Count()
 	}
 	return sum / float64(targets), nil

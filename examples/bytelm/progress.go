@@ -3,80 +3,25 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
-	"time"
+	"math"
 
-	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
+	"github.com/gomamba/mamba/train"
 )
 
-// progress shows how far the training is.
-type progress interface {
-	update(*curve)
-	finish()
-}
-
-// newProgress is a bar on a terminal, and otherwise lines, which a log can hold.
-func newProgress(out io.Writer, set settings) progress {
-	bytes := set.batch * set.length
-	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		return &bar{out: out, bytes: bytes, bar: progressbar.NewOptions64(int64(set.steps)*int64(bytes),
-			progressbar.OptionSetWriter(out),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionSetPredictTime(true),
-			progressbar.OptionFullWidth(),
-			progressbar.OptionThrottle(100*time.Millisecond),
-		)}
+// newProgress shows losses in bits per byte.
+func newProgress(out io.Writer, set settings) *train.Progress {
+	return &train.Progress{
+		Out: out, Steps: set.steps, Tokens: set.batch * set.length,
+		Summary: func(c *train.Curve, last int) string {
+			text := fmt.Sprintf("training %.3f", bits(c.Mean(last)))
+			if n := len(c.HeldOut); n > 0 {
+				text += fmt.Sprintf("  held out %.3f", bits(c.HeldOut[n-1].Loss))
+			}
+			return text + " bits per byte"
+		},
+		Rate: func(bytes float64) string { return size(int(bytes)) + "/s" },
 	}
-	return &lines{out: out, steps: set.steps, bytes: bytes, start: time.Now()}
 }
 
-// latest describes the loss of the last steps and the last held-out score, in bits per byte.
-func latest(c *curve, steps int) string {
-	text := fmt.Sprintf("training %.3f", c.mean(steps))
-	if n := len(c.heldOut); n > 0 {
-		text += fmt.Sprintf("  held out %.3f", c.heldOut[n-1].bits)
-	}
-	return text
-}
-
-type bar struct {
-	out   io.Writer
-	bytes int
-	bar   *progressbar.ProgressBar
-}
-
-// The bar is decoration: where it cannot be drawn, training goes on.
-func (b *bar) update(c *curve) {
-	b.bar.Describe(latest(c, 20))
-	_ = b.bar.Add(b.bytes)
-}
-
-func (b *bar) finish() {
-	_ = b.bar.Exit()
-	fmt.Fprintln(b.out)
-}
-
-type lines struct {
-	out          io.Writer
-	steps, bytes int
-	start        time.Time
-}
-
-// update prints about twenty lines in all: after each twentieth of the steps, and after the last one.
-func (l *lines) update(c *curve) {
-	every := max(l.steps/20, 1)
-	step, scored := len(c.training), 0
-	if n := len(c.heldOut); n > 0 {
-		scored = c.heldOut[n-1].step
-	}
-	if step%every != 0 && step != scored {
-		return
-	}
-	elapsed := time.Since(l.start)
-	left := time.Duration(float64(elapsed) / float64(step) * float64(l.steps-step))
-	fmt.Fprintf(l.out, "step %*d of %d  %s bits per byte  %s/s  %v left\n", len(fmt.Sprint(l.steps)), step, l.steps,
-		latest(c, every), size(int(float64(step*l.bytes)/elapsed.Seconds())), left.Round(time.Second))
-}
-
-func (l *lines) finish() {}
+// bits are what so many nats are.
+func bits(nats float64) float64 { return nats * math.Log2E }

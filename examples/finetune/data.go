@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/gomamba/mamba/task"
+	"github.com/gomamba/mamba/train"
+)
+
+// document is a text, whose prompt is not learned.
+type document struct{ prompt, text string }
+
+// readDocuments reads the file that -data names.
+func readDocuments(path string) ([]document, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		var pathError *fs.PathError
+		if errors.As(err, &pathError) {
+			err = pathError.Err
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	parse := func(line []byte) (document, error) { return document{text: string(line)}, nil }
+	if ext := strings.ToLower(filepath.Ext(path)); ext == ".jsonl" || ext == ".ndjson" || ext == ".json" {
+		parse = parseJSON
+	}
+	var docs []document
+	number := 0
+	for line := range bytes.Lines(data) {
+		number++
+		if line = bytes.TrimRight(line, "\r\n"); len(bytes.TrimSpace(line)) == 0 {
+			continue
+		}
+		d, err := parse(line)
+		if err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", path, number, err)
+		}
+		docs = append(docs, d)
+	}
+	if len(docs) == 0 {
+		return nil, fmt.Errorf("%s: there is no document in it", path)
+	}
+	return docs, nil
+}
+
+func parseJSON(line []byte) (d document, err error) {
+	var fields struct{ Text, Prompt, Completion *string }
+	if err := json.Unmarshal(line, &fields); err != nil {
+		return d, fmt.Errorf("no JSON object with text, or prompt and completion: %w", err)
+	}
+	switch {
+	case fields.Text != nil && fields.Prompt == nil && fields.Completion == nil:
+		d.text = *fields.Text
+	case fields.Text == nil && fields.Prompt != nil && fields.Completion != nil:
+		d.prompt, d.text = *fields.Prompt, *fields.Completion
+	default:
+		return d, fmt.Errorf("should have either text, or prompt and completion")
+	}
+	if d.text == "" {
+		return d, fmt.Errorf("the text to learn is empty")
+	}
+	return d, nil
+}
+
+// goTexts are the code, declaration by declaration, and the comments of Go's standard library, which every machine has that can run this from source.
+func goTexts() (code, comments []document, err error) {
+	const limit = 6 << 20 // many times what the default run sees
+	source, err := task.GoSource(limit)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w; name a checkpoint with -model and a text with -data", err)
+	}
+	codeText, commentText := task.Comments(source, 80)
+	for _, f := range codeText.Files {
+		for _, declaration := range strings.SplitAfter(string(f.Data), "\n}\n") {
+			if declaration = strings.TrimLeft(declaration, "\n"); declaration != "" {
+				code = append(code, document{text: declaration})
+			}
+		}
+	}
+	for _, f := range commentText.Files {
+		comments = append(comments, document{text: string(f.Data)})
+	}
+	return code, comments, nil
+}
+
+// corpus is documents in tokens.
+type corpus struct {
+	train, heldOut []train.Document
+	tokens         int // of both
+	sum            string
+}
+
+// newCorpus encodes documents and holds a share of them out, but no more than evalTokens: those that come first by a hash of
+// what they say, so that they are a fair sample, the same ones every time, and none has its like in the other part. Of a single
+// document, the end is held out.
+func newCorpus(docs []document, enc encoding, share float64, evalTokens int) (*corpus, error) {
+	type hashed struct {
+		train.Document
+		hash [sha256.Size]byte
+	}
+	c, all, total := new(corpus), make([]hashed, len(docs)), sha256.New()
+	for i, d := range docs {
+		var h hashed
+		prompt := enc.Encode(d.prompt)
+		h.Tokens, h.Prompt = slices.Concat(prompt, enc.Encode(d.text), enc.end()), len(prompt)
+		h.hash = sha256.Sum256([]byte(d.prompt + "\x00" + d.text))
+		c.tokens += len(h.Tokens)
+		all[i] = h
+		if err := binary.Write(total, binary.LittleEndian, h.hash[:]); err != nil {
+			return nil, err
+		}
+	}
+	c.sum = fmt.Sprintf("%x", total.Sum(nil)[:8])
+	if share == 0 {
+		for _, h := range all {
+			c.train = append(c.train, h.Document)
+		}
+		return c, nil
+	}
+	slices.SortStableFunc(all, func(a, b hashed) int { return bytes.Compare(a.hash[:], b.hash[:]) })
+	if last := len(all) - 1; all[0].hash == all[last].hash { // one document, however often
+		d := all[0].Document
+		cut := len(d.Tokens) - int(math.Ceil(share*float64(len(d.Tokens))))
+		if d.Prompt > 0 || cut < 2 || len(d.Tokens)-cut < 2 {
+			return nil, fmt.Errorf("a single document: should have another one to hold out, or -heldout 0")
+		}
+		c.train = []train.Document{{Tokens: d.Tokens[:cut]}}
+		c.heldOut = []train.Document{{Tokens: d.Tokens[cut:][:min(len(d.Tokens)-cut, evalTokens)]}}
+		return c, nil
+	}
+	budget, held, at := min(int(share*float64(c.tokens)), evalTokens), 0, 0
+	for at < len(all) {
+		next, n := at, 0
+		for ; next < len(all) && all[next].hash == all[at].hash; next++ {
+			n += len(all[next].Tokens)
+		}
+		if at > 0 && held+n > budget || next == len(all) { // at least one for either part
+			break
+		}
+		at, held = next, held+n
+	}
+	for i, h := range all {
+		if i < at {
+			c.heldOut = append(c.heldOut, h.Document)
+		} else {
+			c.train = append(c.train, h.Document)
+		}
+	}
+	return c, nil
+}

@@ -1,0 +1,267 @@
+// Finetune goes on training a Mamba language model on text.
+//
+//	go run ./examples/finetune                                      # a small model of its own
+//	go run ./examples/finetune -model DIR -data FILE                # all weights of a checkpoint
+//	go run ./examples/finetune -model DIR -data FILE -lora 8 -merge # LoRA on the projections
+//	go run ./examples/finetune -h                                   # everything that can be set
+//
+// The model is a directory in the Hugging Face layout. The data is one document per line, or JSON Lines (.jsonl) with text, or
+// with prompt and completion: prompts are not learned. A tenth of the documents is held out; their perplexity before and after
+// is shown. The result, the loss curve and what -resume needs are in the directory that -out names.
+//
+// A run that is stopped, by Ctrl-C or by a kill at any moment, and goes on with -resume ends with the same weights, bit for bit.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/gomamba/mamba/checkpoint"
+	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/train"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// From the first signal on, the next one has its usual effect.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program, with its exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	set, err := parse(args, stdout)
+	if err == nil {
+		err = work(ctx, set, stdout)
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintf(stdout, "stopped     and saved: the same command with -resume goes on\n")
+		return 0
+	case err != nil && !errors.Is(err, flag.ErrHelp):
+		fmt.Fprintln(stderr, "finetune:", err)
+		return 1
+	}
+	return 0
+}
+
+// text is a corpus with a name, and its perplexity before and after.
+type text struct {
+	name string
+	*corpus
+	batches       []train.Batch
+	before, after float64
+}
+
+// work does all of it, in the order in which it is printed.
+func work(ctx context.Context, set settings, out io.Writer) error {
+	if err := prepare(set); err != nil {
+		return err
+	}
+	lm, enc, texts, err := start(ctx, set, out)
+	if err != nil {
+		return err
+	}
+	tuned := texts[len(texts)-1]
+	fmt.Fprintf(out, "data        %s: documents: %d, %ss: %d, held out: %d\n", tuned.name, len(tuned.train)+len(tuned.heldOut), enc.unit(),
+		tuned.tokens, len(tuned.heldOut))
+	model := fingerprint(lm)
+	what := "all weights"
+	if set.lora > 0 {
+		if _, err := lm.Params().AddLoRA(layer.LoRAConfig{Rank: set.lora, Alpha: set.alpha, Seed: uint64(set.seed)}); err != nil {
+			return err
+		}
+		what = fmt.Sprintf("LoRA of rank %d", set.lora)
+	}
+	fmt.Fprintf(out, "finetune    %s: %d of %d parameters, steps: %d, batch: %d x %d, length: %d, learn rate: %v\n", what,
+		lm.Params().Trainable().Count(), lm.Params().Count(), set.steps, set.accumulate, set.batch, set.length, set.lr)
+
+	t, show, err := newTrainer(lm, set, tuned.corpus, stateFile(set), set.saved(map[string]string{"-model": model, "-data": tuned.sum}), out)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	for i := range texts {
+		if texts[i].before, err = texts[i].perplexity(t, set); err != nil {
+			return err
+		}
+	}
+	if err := loop(ctx, t, show, set, out); err != nil {
+		return err
+	}
+	for i := range texts {
+		if texts[i].after, err = texts[i].perplexity(t, set); err != nil {
+			return err
+		}
+	}
+	if set.heldout > 0 {
+		fmt.Fprintf(out, "\nperplexity per %-28s before     after\n", enc.unit()+", held out")
+		for _, x := range texts {
+			fmt.Fprintf(out, "  %-36s %10.3f %10.3f\n", x.name, x.before, x.after)
+		}
+		fmt.Fprintln(out)
+	}
+	return finish(set, lm, t.Curve(), enc, out)
+}
+
+// perplexity is that of what is held out.
+func (x *text) perplexity(t *train.Trainer, set settings) (float64, error) {
+	if len(x.heldOut) == 0 {
+		return math.NaN(), nil
+	}
+	if x.batches == nil {
+		var err error
+		if x.batches, err = train.Pack(x.heldOut, set.batch, set.length); err != nil {
+			return 0, fmt.Errorf("%s, held out: %w", x.name, err)
+		}
+	}
+	loss, err := t.Evaluate(x.batches)
+	return perplexity(loss), err
+}
+
+func stateFile(set settings) string { return filepath.Join(set.out, "train.safetensors") }
+func baseDir(set settings) string   { return filepath.Join(set.out, "base") }
+func baseFile(set settings) string  { return filepath.Join(baseDir(set), "train.safetensors") }
+
+// prepare makes the directory. A run in it that is not at its end is not thrown away; one that is, makes room.
+func prepare(set settings) error {
+	if set.model != "" && sameFolder(set.model, set.out) {
+		return fmt.Errorf("-out is %q, the directory of -model: should be another", set.out)
+	}
+	dir := set.out
+	if set.model == "" {
+		dir = baseDir(set)
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return outError(set.out, err)
+	}
+	if set.resume {
+		return nil
+	}
+	file := stateFile(set)
+	steps, settings, err := train.Saved(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		file = baseFile(set)
+		steps, settings, err = train.Saved(file)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w; remove it to start anew", err)
+	case file == baseFile(set) || fmt.Sprint(steps) != settings["-steps"]:
+		return fmt.Errorf("-out is %q, which holds a run that is not at its end: -resume goes on with it, and without %s all starts anew", set.out, file)
+	}
+	for _, f := range []string{stateFile(set), baseFile(set)} {
+		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return outError(set.out, err)
+		}
+	}
+	return nil
+}
+
+func sameFolder(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
+func outError(path string, err error) error {
+	var pathError *fs.PathError
+	if errors.As(err, &pathError) {
+		err = pathError.Err
+	}
+	return fmt.Errorf("-out is %q, should be a directory that can be written: %w", path, err)
+}
+
+// newTrainer returns a trainer on a corpus, and what shows its progress.
+func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[string]string, out io.Writer) (*train.Trainer, *train.Progress, error) {
+	show := &train.Progress{
+		Out: out, Steps: set.steps, Tokens: set.accumulate * set.batch * set.length,
+		Summary: func(c *train.Curve, last int) string {
+			text := fmt.Sprintf("loss %.3f  perplexity %.3f", c.Mean(last), perplexity(c.Mean(last)))
+			if n := len(c.HeldOut); n > 0 {
+				text += fmt.Sprintf("  held out %.3f", perplexity(c.HeldOut[n-1].Loss))
+			}
+			return text
+		},
+		Rate: func(tokens float64) string { return fmt.Sprintf("%.0f tokens/s", tokens) },
+	}
+	t, err := train.New(lm, train.Config{
+		Batch: set.batch, Length: set.length, Steps: set.steps, Accumulate: set.accumulate,
+		Data: c.train, HeldOut: c.heldOut, Seed: uint64(set.seed),
+		AdamW: train.AdamWConfig{LearnRate: set.lr, Decay: set.decay, Clip: set.clip, Schedule: train.WarmupCosine(set.warmup, set.steps, 0.1)},
+		File:  file, SaveEvery: set.save, EvalEvery: set.eval, Settings: saved, Report: show.Update,
+	})
+	return t, show, err
+}
+
+// loop trains, from where a resumed run was.
+func loop(ctx context.Context, t *train.Trainer, show *train.Progress, set settings, out io.Writer) error {
+	if set.resume {
+		resumed, err := t.Resume()
+		if err != nil {
+			return err
+		}
+		if resumed {
+			fmt.Fprintf(out, "resumed     after step %d of %d\n", t.Done(), show.Steps)
+		}
+	}
+	show.Start(t.Done())
+	err := t.Run(ctx)
+	show.Finish()
+	return err
+}
+
+// finish writes the result.
+func finish(set settings, lm *nn.LM, curve *train.Curve, enc encoding, out io.Writer) error {
+	what := "model"
+	if set.merge {
+		if _, err := lm.Params().MergeLoRA(); err != nil {
+			return err
+		}
+		what = "model, LoRA merged"
+	}
+	var err error
+	if set.lora > 0 && !set.merge {
+		what = "LoRA"
+		err = train.SaveLoRA(set.out, baseName(set), lm.Params())
+	} else {
+		err = checkpoint.Save(set.out, lm)
+	}
+	if err != nil {
+		return err
+	}
+	if set.model != "" {
+		if err := copyTokenizer(set.model, set.out); err != nil {
+			return err
+		}
+	}
+	png := filepath.Join(set.out, "loss.png")
+	if err := curve.WritePNG(png, train.Plot{Label: "loss, nats per " + enc.unit()}); err != nil {
+		return outError(set.out, err)
+	}
+	fmt.Fprintf(out, "%-11s %s\ncurve       %s\n", what, set.out, png)
+	return nil
+}
+
+// baseName is the model that a LoRA belongs to.
+func baseName(set settings) string {
+	if set.model != "" {
+		return set.model
+	}
+	return baseDir(set)
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/gomamba/mamba/examples/internal/options"
+)
+
+// settings are the values of the flags.
+type settings struct {
+	model, data, out                 string
+	lora                             int
+	alpha                            float64
+	merge, resume                    bool
+	steps, batch, length, accumulate int
+	lr, decay, clip                  float64
+	warmup                           int
+	heldout                          float64
+	evaltokens, eval, save           int
+	seed                             int
+	basesteps, layers, dmodel        int
+}
+
+// parse reads the flags. Its errors name the flag, what it was and what it should be.
+func parse(args []string, usage io.Writer) (settings, error) {
+	set := settings{
+		out: "finetuned", steps: 300, batch: 4, length: 256, accumulate: 1, decay: 0.01, clip: 1, heldout: 0.1,
+		evaltokens: 16 << 10, seed: 1, basesteps: 800, layers: 2, dmodel: 128, warmup: -1,
+	}
+	flags := flag.NewFlagSet("finetune", flag.ContinueOnError)
+	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint to start from (default a small one, trained for a moment on Go code)")
+	flags.StringVar(&set.data, "data", "", "`file` to train on: one document per line, or, if its name ends in .jsonl, JSON Lines with text, or prompt and completion (default the comments of Go's standard library)")
+	flags.StringVar(&set.out, "out", set.out, "`directory` for the result, the loss curve, and what -resume needs")
+	flags.BoolVar(&set.resume, "resume", false, "go on with the run in -out, the other flags being the same")
+	options.Whole(flags, &set.lora, 0, "lora", "train LoRA of this `rank` on the projections instead of all weights")
+	options.Number(flags, &set.alpha, 0, "alpha", "of LoRA, whose scale is alpha/rank (default the rank)")
+	flags.BoolVar(&set.merge, "merge", false, "merge LoRA into the weights, and save the whole model")
+	options.Whole(flags, &set.steps, 1, "steps", "training steps")
+	options.Whole(flags, &set.batch, 1, "batch", "sequences in a batch")
+	options.Whole(flags, &set.length, 1, "length", "tokens in a sequence")
+	options.Whole(flags, &set.accumulate, 1, "accumulate", "batches in a step")
+	options.Number(flags, &set.lr, 0, "lr", "peak learn rate (default 0.0002, with -lora 0.002; for the small model 0.003, with -lora 0.01)")
+	options.Whole(flags, &set.warmup, 0, "warmup", "steps until the peak of the learn rate, which then falls to a tenth along half a cosine (default a tenth of the steps)")
+	options.Number(flags, &set.decay, 0, "decay", "weight decay")
+	options.Number(flags, &set.clip, 0, "clip", "longest gradient, 0 for any")
+	options.Number(flags, &set.heldout, 0, "heldout", "share of the documents that is held out for evaluation, 0 for none")
+	options.Whole(flags, &set.evaltokens, 1, "evaltokens", "tokens to evaluate on, at most")
+	options.Whole(flags, &set.eval, 0, "eval", "steps between evaluations (default a tenth of the steps)")
+	options.Whole(flags, &set.save, 0, "save", "steps between saves (default a tenth of the steps)")
+	options.Whole(flags, &set.seed, 0, "seed", "seed of the order of the data, of LoRA and of the small model")
+	options.Whole(flags, &set.basesteps, 1, "basesteps", "training steps of the small model")
+	options.Whole(flags, &set.layers, 1, "layers", "Mamba blocks of the small model")
+	options.Whole(flags, &set.dmodel, 1, "dmodel", "channels between the blocks of the small model")
+	err := options.Parse(flags, args, usage, "Finetune goes on training a Mamba language model on text.",
+		"name the checkpoint with -model and the text with -data")
+	if err != nil {
+		return set, err
+	}
+	switch {
+	case set.out == "":
+		err = fmt.Errorf(`invalid value "" for flag -out: should be a directory`)
+	case set.heldout >= 1:
+		err = fmt.Errorf("invalid value %v for flag -heldout: should be below 1", set.heldout)
+	case set.lora == 0 && (set.merge || set.alpha != 0):
+		err = fmt.Errorf("-merge and -alpha need -lora")
+	}
+	if set.lr == 0 {
+		switch {
+		case set.model != "" && set.lora > 0:
+			set.lr = 2e-3
+		case set.model != "":
+			set.lr = 2e-4
+		case set.lora > 0:
+			set.lr = 1e-2
+		default:
+			set.lr = 3e-3
+		}
+	}
+	tenth := max(set.steps/10, 1)
+	if set.warmup < 0 {
+		set.warmup = tenth
+	}
+	if set.eval == 0 {
+		set.eval = tenth
+	}
+	if set.save == 0 {
+		set.save = tenth
+	}
+	return set, err
+}
+
+// saved are the settings that a run depends on, by the names of their flags: it goes on only if they are the same.
+func (set settings) saved(more map[string]string) map[string]string {
+	all := map[string]string{
+		"-lora": fmt.Sprint(set.lora), "-alpha": fmt.Sprint(set.alpha), "-steps": fmt.Sprint(set.steps),
+		"-batch": fmt.Sprint(set.batch), "-length": fmt.Sprint(set.length), "-accumulate": fmt.Sprint(set.accumulate),
+		"-lr": fmt.Sprint(set.lr), "-warmup": fmt.Sprint(set.warmup), "-decay": fmt.Sprint(set.decay), "-clip": fmt.Sprint(set.clip),
+		"-seed": fmt.Sprint(set.seed),
+	}
+	for name, value := range more {
+		all[name] = value
+	}
+	return all
+}
+
+// perplexity is e to the power of a loss in nats.
+func perplexity(loss float64) float64 { return math.Exp(loss) }

@@ -1,0 +1,49 @@
+package kernel
+
+import "math"
+
+// AdamW is one step of Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
+// algorithm 2), for each element w of a weight with gradient g:
+//
+//	g = Scale·g
+//	m = Beta1·m + Rest1·g
+//	v = Beta2·v + Rest2·g²
+//	w = Keep·w - Rate·m / (√v·Root + Eps)
+//
+// and the gradient is cleared. Rest1 is 1-Beta1 and Rest2 1-Beta2, which lose digits when the type's own Beta is taken from 1.
+// The corrections for the moments' start at zero are the caller's: Rate is the learn rate over
+// 1-Beta1^t, Root is 1/√(1-Beta2^t). Keep is 1 - learn rate · decay.
+type AdamW[T Float] struct {
+	Scale, Beta1, Rest1, Beta2, Rest2, Rate, Root, Eps, Keep T
+}
+
+// Step makes the step, in one walk over memory.
+func (a *AdamW[T]) Step(w, g, m, v []T) {
+	ParallelRange(len(w), piece, func(from, to int) { a.step(w[from:to], g[from:to], m[from:to], v[from:to]) })
+}
+
+func (a *AdamW[T]) step(w, g, m, v []T) {
+	g, m, v = g[:len(w)], m[:len(w)], v[:len(w)]
+	c := *a
+	for i := range w {
+		d := c.Scale * g[i]
+		mean := c.Beta1*m[i] + c.Rest1*d
+		square := c.Beta2*v[i] + c.Rest2*d*d
+		w[i] = c.Keep*w[i] - c.Rate*mean/(sqrt(square)*c.Root+c.Eps)
+		m[i], v[i], g[i] = mean, square, 0
+	}
+}
+
+// sqrt compiles to one instruction for either type: a square root of a float32 is right whether taken in 32 or in 64 bits.
+func sqrt[T Float](x T) T { return T(math.Sqrt(float64(x))) }
+
+// SquareSum returns Σ x². Parts are summed side by side, and their sums in order.
+func SquareSum[T Float](x []T) (sum float64) {
+	parts := Borrow[float64]((len(x) + piece - 1) / piece)
+	defer parts.Return()
+	ParallelRange(len(x), piece, func(from, to int) { parts.Data[from/piece] = squares(x[from:to]) })
+	for _, part := range parts.Data {
+		sum += part
+	}
+	return sum
+}

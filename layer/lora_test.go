@@ -1,0 +1,125 @@
+package layer
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+func TestAddLoRA(t *testing.T) {
+	l := NewLinear(4, 6, WithName("mixer.in_proj"), WithBias(true), WithSeed(3))
+	norm := NewRMSNorm(4, WithName("norm"))
+	all := append(append(Params{}, l.Params()...), norm.Params()...)
+	added, err := all.AddLoRA(LoRAConfig{Rank: 2, Alpha: 6, Seed: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, p := range added {
+		names = append(names, p.Name)
+	}
+	if want := []string{"mixer.in_proj.lora_A.weight", "mixer.in_proj.lora_B.weight"}; !slices.Equal(names, want) {
+		t.Fatalf("the update's weights are %v, want %v", names, want)
+	}
+	if got := all.Trainable(); !slices.Equal(got, added) {
+		t.Errorf("Trainable is %v, want the update alone", got)
+	}
+	u := l.Weight.LoRA()
+	if u.Scale != 3 || !u.A.Value.Shape().Eq(tensor.Shape{2, 4}) || !u.B.Value.Shape().Eq(tensor.Shape{6, 2}) {
+		t.Errorf("scale %v, A %v, B %v, want 3, (2, 4), (6, 2)", u.Scale, u.A.Value.Shape(), u.B.Value.Shape())
+	}
+	for _, v := range doubles(u.A.Value) {
+		if v == 0 || math.Abs(v) > 0.5 {
+			t.Errorf("an element of A starts at %v, want within 1/√4 and not 0", v)
+		}
+	}
+	for _, v := range doubles(u.B.Value) {
+		if v != 0 {
+			t.Errorf("an element of B starts at %v, want 0", v)
+		}
+	}
+	if got := stdout(t, l.Describe); !strings.Contains(got, "LoRA of rank 2") {
+		t.Errorf("Describe prints %q, want the rank", got)
+	}
+	all.RemoveLoRA()
+	if got := all.Trainable(); !slices.Equal(got, all) || l.Weight.LoRA() != nil {
+		t.Errorf("after RemoveLoRA Trainable is %v, want all weights", got)
+	}
+}
+
+// An error changes nothing.
+func TestAddLoRAErrors(t *testing.T) {
+	twice := NewLinear(2, 2, WithName("x_proj"))
+	if _, err := twice.Params().AddLoRA(LoRAConfig{Rank: 1}); err != nil {
+		t.Fatal(err)
+	}
+	conv := NewConv1D(2, 2, WithName("conv1d"))
+	plain := NewLinear(2, 2, WithName("x_proj"))
+	for _, test := range []struct {
+		p    Params
+		cfg  LoRAConfig
+		want string
+	}{
+		{plain.Params(), LoRAConfig{}, "layer: LoRA: Rank is 0, want at least 1"},
+		{plain.Params(), LoRAConfig{Rank: 1, Alpha: -1}, "layer: LoRA: Alpha is -1, want a positive number"},
+		{plain.Params(), LoRAConfig{Rank: 1, Alpha: math.NaN()}, "layer: LoRA: Alpha is NaN, want a positive number"},
+		{plain.Params(), LoRAConfig{Rank: 1, Targets: []string{"q", "v"}}, "none of 1 weights belongs to a layer of the names q, v"},
+		{append(plain.Params(), conv.Params()...), LoRAConfig{Rank: 1, Targets: []string{"x_proj", "conv1d"}}, "conv1d.weight has shape (2, 1, 2), want (out, in)"},
+		{append(plain.Params(), twice.Params()...), LoRAConfig{Rank: 1}, "x_proj.weight has an update already"},
+	} {
+		if _, err := test.p.AddLoRA(test.cfg); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("error %v, want %q", err, test.want)
+		}
+		if plain.Weight.LoRA() != nil || plain.Weight.Frozen {
+			t.Fatal("the error left an update or a frozen weight behind")
+		}
+	}
+}
+
+// Merging is exact, and a graph of before the merge computes the same after it.
+func TestMergeLoRA(t *testing.T) {
+	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
+		l := NewLinear(5, 7, WithName("in_proj"), WithDtype(dt))
+		if _, err := l.Params().AddLoRA(LoRAConfig{Rank: 3, Alpha: 2}); err != nil {
+			t.Fatal(err)
+		}
+		o := Options{Dtype: dt}
+		l.Weight.LoRA().B.Value = o.New(Uniform(o.Rand("B"), 1), 7, 3)
+		x := o.New(Uniform(o.Rand("x"), 1), 2, 4, 5)
+		graph := func() func() []float64 {
+			g := G.NewGraph()
+			y, err := l.Apply(G.NodeFromAny(g, x, G.WithName("x")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var v G.Value
+			G.Read(y, &v)
+			return func() []float64 {
+				m := G.NewTapeMachine(g)
+				defer m.Close()
+				if err := m.RunAll(); err != nil {
+					t.Fatal(err)
+				}
+				return slices.Clone(doubles(v.(*tensor.Dense)))
+			}
+		}
+		before := graph()
+		want := before()
+		if n, err := l.Params().MergeLoRA(); err != nil || n != 1 {
+			t.Fatalf("%d merged, %v, want 1", n, err)
+		}
+		if got := graph()(); !slices.Equal(got, want) {
+			t.Errorf("%v: merged %v, want %v", dt, got, want)
+		}
+		if got := before(); !slices.Equal(got, want) {
+			t.Errorf("%v: the graph of before the merge gives %v, want %v", dt, got, want)
+		}
+		if l.Weight.LoRA() != nil || len(l.Params().Trainable()) != 0 {
+			t.Error("the update is still there")
+		}
+	}
+}

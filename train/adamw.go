@@ -1,0 +1,225 @@
+package train
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/layer"
+)
+
+// AdamWConfig configures AdamW. A zero field stands for the default.
+type AdamWConfig struct {
+	LearnRate    float64  // required
+	Beta1, Beta2 float64  // decay of the means of gradients and of their squares; 0.9 and 0.999
+	Eps          float64  // what is added to the root of the mean of squares; 1e-8
+	Decay        float64  // weight decay, of the weights whose Param says so; none
+	Clip         float64  // a longer gradient, over all weights together, is scaled down to this length; it is not clipped
+	Schedule     Schedule // factor on the learn rate; 1
+}
+
+// AdamW is Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2),
+// corrected for the start of its moments at zero (Kingma and Ba, "Adam", algorithm 1). It is one of Gorgonia's solvers, for
+// weights of float32 or float64, and computes in their type.
+//
+// It knows the weights by their Params: decay applies where Param.Decay says so, and a frozen one stays as it is. A machine
+// with gorgonia.BindDualValues adds gradients up from run to run, and a step clears them: run it several times before a step
+// to accumulate gradients.
+//
+// A step is the same bit for bit for any number of processors.
+type AdamW struct {
+	cfg   AdamWConfig
+	all   []*moments
+	of    map[*tensor.Dense]*moments
+	steps int
+	norm  float64
+}
+
+var _ G.Solver = (*AdamW)(nil)
+
+// moments are a weight's means of gradients and of their squares, nil until it is first trained.
+type moments struct {
+	param *layer.Param
+	m, v  *tensor.Dense
+}
+
+// NewAdamW returns a solver for weights. It holds two numbers of memory for each element of those that are not frozen.
+func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
+	fill := func(field *float64, value float64) {
+		if *field == 0 {
+			*field = value
+		}
+	}
+	fill(&cfg.Beta1, 0.9)
+	fill(&cfg.Beta2, 0.999)
+	fill(&cfg.Eps, 1e-8)
+	if cfg.Schedule == nil {
+		cfg.Schedule = func(int) float64 { return 1 }
+	}
+	finite := func(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
+	for _, c := range []struct {
+		name  string
+		value float64
+		ok    bool
+		want  string
+	}{
+		{"LearnRate", cfg.LearnRate, cfg.LearnRate > 0, "a positive number"},
+		{"Beta1", cfg.Beta1, cfg.Beta1 > 0 && cfg.Beta1 < 1, "a number between 0 and 1"},
+		{"Beta2", cfg.Beta2, cfg.Beta2 > 0 && cfg.Beta2 < 1, "a number between 0 and 1"},
+		{"Eps", cfg.Eps, cfg.Eps > 0, "a positive number"},
+		{"Decay", cfg.Decay, cfg.Decay >= 0, "a number that is not negative"},
+		{"Clip", cfg.Clip, cfg.Clip >= 0, "a number that is not negative"},
+	} {
+		if !c.ok || !finite(c.value) {
+			return nil, fmt.Errorf("train: AdamW: %s is %v, want %s", c.name, c.value, c.want)
+		}
+	}
+	s := &AdamW{cfg: cfg, of: map[*tensor.Dense]*moments{}}
+	for _, p := range params {
+		if dt := p.Value.Dtype(); dt != tensor.Float32 && dt != tensor.Float64 {
+			return nil, fmt.Errorf("train: AdamW: %s is of %v, want float32 or float64", p.Name, dt)
+		}
+		if p.Value.IsScalar() {
+			return nil, fmt.Errorf("train: AdamW: %s has no axes, want at least one", p.Name)
+		}
+		if s.of[p.Value] != nil {
+			return nil, fmt.Errorf("train: AdamW: %s is there twice", p.Name)
+		}
+		w := &moments{param: p}
+		if !p.Frozen {
+			w.allocate()
+		}
+		s.all = append(s.all, w)
+		s.of[p.Value] = w
+	}
+	return s, nil
+}
+
+func (w *moments) allocate() {
+	if w.m == nil {
+		v := w.param.Value
+		w.m = tensor.New(tensor.WithShape(v.Shape().Clone()...), tensor.Of(v.Dtype()))
+		w.v = tensor.New(tensor.WithShape(v.Shape().Clone()...), tensor.Of(v.Dtype()))
+	}
+}
+
+// Steps returns how many steps were made.
+func (s *AdamW) Steps() int { return s.steps }
+
+// SetSteps goes to another step: that of moments which were read into those of Moments.
+func (s *AdamW) SetSteps(n int) { s.steps = n }
+
+// Norm returns the length of the gradient of the last step, over all weights together and before it was clipped.
+func (s *AdamW) Norm() float64 { return s.norm }
+
+// LearnRate returns the learn rate of a step, counted from 1.
+func (s *AdamW) LearnRate(step int) float64 { return s.cfg.LearnRate * s.cfg.Schedule(step) }
+
+// Moment is a tensor of the solver's state, by a name that comes of the weight's.
+type Moment struct {
+	Name  string
+	Value *tensor.Dense
+}
+
+// Moments returns the solver's tensors themselves, in the order of the weights: save them and Steps, and read them back into
+// those of a new solver, and it goes on as the old one would have.
+func (s *AdamW) Moments() (all []Moment) {
+	for _, w := range s.all {
+		if w.m != nil {
+			all = append(all, Moment{w.param.Name + ".exp_avg", w.m}, Moment{w.param.Name + ".exp_avg_sq", w.v})
+		}
+	}
+	return all
+}
+
+// Step moves the weights by their gradients, and clears these. It takes the nodes of any of the solver's weights:
+//
+//	solver.Step(gorgonia.NodesToValueGrads(params.Trainable().Nodes(g)))
+//
+// An error leaves the weights as they were: a value that is no weight of the solver's, one that is there twice or has no
+// gradient, and gradients that are not finite.
+func (s *AdamW) Step(model []G.ValueGrad) error {
+	type pair struct {
+		*moments
+		grad *tensor.Dense
+	}
+	pairs := make([]pair, 0, len(model))
+	sum := 0.0
+	for i, n := range model {
+		value, ok := n.Value().(*tensor.Dense)
+		w := s.of[value]
+		if !ok || w == nil {
+			return fmt.Errorf("train: AdamW: value %d is none of the solver's weights", i)
+		}
+		if slices.ContainsFunc(pairs, func(p pair) bool { return p.moments == w }) {
+			return fmt.Errorf("train: AdamW: %s is there twice", w.param.Name)
+		}
+		v, err := n.Grad()
+		if err != nil {
+			return fmt.Errorf("train: AdamW: %s has no gradient: %w", w.param.Name, err)
+		}
+		grad, ok := v.(*tensor.Dense)
+		if !ok || grad.Dtype() != value.Dtype() || !grad.Shape().Eq(value.Shape()) || !plain(grad) || !plain(value) {
+			return fmt.Errorf("train: AdamW: %s of %v %v has a gradient of %v %v, want one like it, row by row in memory",
+				w.param.Name, value.Dtype(), value.Shape(), v.Dtype(), v.Shape())
+		}
+		pairs = append(pairs, pair{w, grad})
+		if !w.param.Frozen {
+			sum += squareSum(grad)
+		}
+	}
+	norm := math.Sqrt(sum)
+	if math.IsNaN(norm) || math.IsInf(norm, 0) {
+		return fmt.Errorf("train: AdamW: the gradient has length %v at step %d", norm, s.steps+1)
+	}
+	s.norm = norm
+	s.steps++
+	scale := 1.0
+	if s.cfg.Clip > 0 && norm > s.cfg.Clip {
+		scale = s.cfg.Clip / norm
+	}
+	for _, p := range pairs {
+		if p.param.Frozen {
+			p.grad.Zero()
+			continue
+		}
+		p.allocate()
+		if p.grad.Dtype() == tensor.Float32 {
+			step[float32](s, p.moments, p.grad, scale)
+		} else {
+			step[float64](s, p.moments, p.grad, scale)
+		}
+	}
+	return nil
+}
+
+func plain(d *tensor.Dense) bool {
+	return !d.RequiresIterator() && d.DataOrder().IsRowMajor() && !d.DataOrder().IsTransposed()
+}
+
+func slice[T kernel.Float](d *tensor.Dense) []T { return d.Data().([]T) }
+
+func squareSum(d *tensor.Dense) float64 {
+	if d.Dtype() == tensor.Float32 {
+		return kernel.SquareSum(slice[float32](d))
+	}
+	return kernel.SquareSum(slice[float64](d))
+}
+
+func step[T kernel.Float](s *AdamW, w *moments, grad *tensor.Dense, scale float64) {
+	rate, decay := s.LearnRate(s.steps), 0.0
+	if w.param.Decay {
+		decay = s.cfg.Decay
+	}
+	a := kernel.AdamW[T]{
+		Scale: T(scale), Eps: T(s.cfg.Eps), Keep: T(1 - rate*decay),
+		Beta1: T(s.cfg.Beta1), Rest1: T(1 - s.cfg.Beta1), Beta2: T(s.cfg.Beta2), Rest2: T(1 - s.cfg.Beta2),
+		Rate: T(rate / (1 - math.Pow(s.cfg.Beta1, float64(s.steps)))),
+		Root: T(1 / math.Sqrt(1-math.Pow(s.cfg.Beta2, float64(s.steps)))),
+	}
+	a.Step(slice[T](w.param.Value), slice[T](grad), slice[T](w.m), slice[T](w.v))
+}

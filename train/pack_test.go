@@ -1,0 +1,182 @@
+package train
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/gomamba/mamba/nn"
+)
+
+// drawDocuments makes documents whose tokens are all different, so that a token tells where it is from.
+func drawDocuments(t *rapid.T) (docs []Document) {
+	next := 0
+	for range rapid.IntRange(1, 12).Draw(t, "documents") {
+		var d Document
+		for range rapid.IntRange(0, 20).Draw(t, "tokens") {
+			d.Tokens = append(d.Tokens, next)
+			next++
+		}
+		d.Prompt = rapid.IntRange(0, len(d.Tokens)).Draw(t, "prompt")
+		docs = append(docs, d)
+	}
+	return docs
+}
+
+// learnable are the tokens that a document teaches: all but the first and those of the prompt.
+func learnable(docs []Document) (tokens []int) {
+	for _, d := range docs {
+		if n := max(d.Prompt, 1); n < len(d.Tokens) {
+			tokens = append(tokens, d.Tokens[n:]...)
+		}
+	}
+	return tokens
+}
+
+// checkBatch checks what holds of every batch, and returns its targets.
+func checkBatch(t *rapid.T, docs []Document, b Batch, batch, length int) (targets []int) {
+	whole := map[int]int{} // from the first token of a document that fits a sequence to its last that has a target
+	for _, d := range docs {
+		if n := len(d.Tokens) - 1; n > 0 && n <= length {
+			whole[d.Tokens[0]] = d.Tokens[n-1]
+		}
+	}
+	filled := func(i int) bool { return b.IDs[i] != 0 || b.Targets[i] != nn.Ignore || b.Start[i] == 0 }
+	for i, id := range b.IDs {
+		if i%length == 0 && b.Start[i] != 1 {
+			t.Fatalf("no document starts with sequence %d", i/length)
+		}
+		if target := b.Targets[i]; target != nn.Ignore {
+			targets = append(targets, target)
+			if target != id+1 {
+				t.Fatalf("position %d: token %d with target %d", i, id, target)
+			}
+		}
+		if b.Start[i] == 0 && b.IDs[i-1]+1 != id && (id != 0 || b.Targets[i] != nn.Ignore) {
+			t.Fatalf("position %d: token %d after %d without a start", i, id, b.IDs[i-1])
+		}
+		if last, ok := whole[id]; ok && b.Start[i] == 1 && filled(i) && b.Targets[i] != nn.Ignore {
+			end := i + last - id
+			if end/length != i/length || b.IDs[end] != last {
+				t.Fatalf("the document at position %d fits a sequence, but is cut", i)
+			}
+		}
+	}
+	if b.Learned != len(targets) || len(b.IDs) != batch*length {
+		t.Fatalf("%d learned and %d tokens, want %d and %d", b.Learned, len(b.IDs), len(targets), batch*length)
+	}
+	return targets
+}
+
+// Each token that can be learned is a target once, and no prompt is one.
+func TestPack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		docs := drawDocuments(t)
+		batch, length := rapid.IntRange(1, 3).Draw(t, "batch"), rapid.IntRange(1, 12).Draw(t, "length")
+		batches, err := Pack(docs, batch, length)
+		want := learnable(docs)
+		if (err != nil) != (len(want) == 0) {
+			t.Fatalf("%d tokens to learn, error %v", len(want), err)
+		}
+		var got []int
+		for _, b := range batches {
+			got = append(got, checkBatch(t, docs, b, batch, length)...)
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Fatalf("targets %v, want %v", got, want)
+		}
+	})
+}
+
+// So it is in every epoch of a Packer, whose orders differ; and from each position it goes on as it would have.
+func TestPacker(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		docs := drawDocuments(t)
+		length := rapid.IntRange(1, 12).Draw(t, "length")
+		want := learnable(docs)
+		if len(want) == 0 {
+			t.Skip("nothing to learn")
+		}
+		p, err := NewPacker(docs, 1, length, 7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			var got []int
+			for done := false; !done; done = p.Position().Row == p.Rows() {
+				got = append(got, checkBatch(t, docs, p.Next(), 1, length)...)
+			}
+			if slices.Sort(got); !slices.Equal(got, want) {
+				t.Fatalf("targets %v, want %v", got, want)
+			}
+		}
+
+		batch := rapid.IntRange(1, 3).Draw(t, "batch")
+		whole, _ := NewPacker(docs, batch, length, 8)
+		for range rapid.IntRange(0, 9).Draw(t, "batches") {
+			whole.Next()
+		}
+		other, _ := NewPacker(docs, batch, length, 8)
+		if err := other.Go(whole.Position()); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			if a, b := whole.Next(), other.Next(); !reflect.DeepEqual(a, b) {
+				t.Fatalf("%v after a jump, want %v", b, a)
+			}
+		}
+	})
+}
+
+func TestPackerOrders(t *testing.T) {
+	var docs []Document
+	for i := range 40 {
+		docs = append(docs, Document{Tokens: []int{i, i + 1, i + 2}})
+	}
+	order := func(p *Packer) (ids []int) {
+		for range 20 { // two documents each fill a sequence
+			ids = append(ids, p.Next().IDs...)
+		}
+		return ids
+	}
+	a, _ := NewPacker(docs, 1, 4, 1)
+	b, _ := NewPacker(docs, 1, 4, 2)
+	first := order(a)
+	if slices.Equal(first, order(a)) || slices.Equal(first, order(b)) {
+		t.Error("two epochs or seeds have the same order")
+	}
+}
+
+func TestPackErrors(t *testing.T) {
+	doc := Document{Tokens: []int{1, 2}}
+	for _, test := range []struct {
+		docs          []Document
+		batch, length int
+		want          string
+	}{
+		{[]Document{doc}, 0, 4, "train: pack: batch is 0, want at least 1"},
+		{[]Document{doc}, 1, -1, "train: pack: length is -1, want at least 1"},
+		{[]Document{doc, {Tokens: []int{1}, Prompt: 2}}, 1, 4, "document 1 has a prompt of 2 tokens, want 0 to 1, all that there are"},
+		{[]Document{{Tokens: []int{1}}, {}}, 1, 4, "none of 2 documents has a token to learn"},
+		{nil, 1, 4, "none of 0 documents has a token to learn"},
+	} {
+		if _, err := Pack(test.docs, test.batch, test.length); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("error %v, want %q", err, test.want)
+		}
+		if _, err := NewPacker(test.docs, test.batch, test.length, 0); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("error %v, want %q", err, test.want)
+		}
+	}
+	p, err := NewPacker([]Document{doc}, 1, 4, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []Position{{-1, 0}, {0, 2}, {3, -1}} {
+		if err := p.Go(at); err == nil {
+			t.Errorf("no error at position %v", at)
+		}
+	}
+}

@@ -1,0 +1,363 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math"
+	"slices"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/nn"
+)
+
+// Config is a training run of a language model. A zero field stands for the default.
+type Config struct {
+	Batch, Length int // of the sequences; required
+	Steps         int // required
+	Accumulate    int // batches whose gradients a step adds up; 1. The loss is the mean over the tokens of all of them
+
+	Data    []Document // required
+	HeldOut []Document // for evaluation; none
+	Seed    uint64     // of the order of the data
+
+	AdamW AdamWConfig // LearnRate is required
+
+	EvalEvery int    // steps between evaluations, which are made before the first step and after the last one in any case
+	File      string // what the run depends on is saved here; nowhere by default
+	SaveEvery int    // steps between saves; after the last one in any case
+
+	// Settings are what the caller has set by name, to be saved. A run is resumed with the same settings only.
+	Settings map[string]string
+
+	// Report is called after each step.
+	Report func(*Curve)
+	// Options are those of the model's calls, such as nn.WithRecompute.
+	Options []nn.CallOption
+}
+
+// Trainer trains the weights of a language model that are not frozen (layer.Params.Trainable).
+type Trainer struct {
+	cfg     Config
+	params  layer.Params
+	packer  *Packer
+	heldOut []Batch
+	solver  *AdamW
+	train   *lossGraph
+	scorer  *lossGraph
+	nodes   []G.ValueGrad
+	curve   Curve
+}
+
+// lossGraph computes the loss of a batch.
+type lossGraph struct {
+	ids, targets, start, share *G.Node
+	dt                         tensor.Dtype
+	loss                       G.Value
+	vm                         G.VM
+}
+
+// New returns a trainer at the first step. Close it.
+func New(lm *nn.LM, cfg Config) (*Trainer, error) {
+	if err := lm.Err(); err != nil {
+		return nil, err
+	}
+	if cfg.Accumulate == 0 {
+		cfg.Accumulate = 1
+	}
+	for _, c := range []struct {
+		name         string
+		value, least int
+	}{{"Batch", cfg.Batch, 1}, {"Length", cfg.Length, 1}, {"Steps", cfg.Steps, 1}, {"Accumulate", cfg.Accumulate, 1},
+		{"EvalEvery", cfg.EvalEvery, 0}, {"SaveEvery", cfg.SaveEvery, 0}} {
+		if c.value < c.least {
+			return nil, fmt.Errorf("train: %s is %d, want at least %d", c.name, c.value, c.least)
+		}
+	}
+	for name, docs := range map[string][]Document{"Data": cfg.Data, "HeldOut": cfg.HeldOut} {
+		for i, d := range docs {
+			for j, token := range d.Tokens {
+				if token < 0 || token >= lm.Config().Vocab {
+					return nil, fmt.Errorf("train: token %d of document %d of %s is %d, want 0 to %d, the model's vocabulary",
+						j, i, name, token, lm.Config().Vocab-1)
+				}
+			}
+		}
+	}
+	t := &Trainer{cfg: cfg, params: lm.Params().Trainable()}
+	if len(t.params) == 0 {
+		return nil, fmt.Errorf("train: all of the model's weights are frozen")
+	}
+	var err error
+	if t.packer, err = NewPacker(cfg.Data, cfg.Batch, cfg.Length, cfg.Seed); err != nil {
+		return nil, err
+	}
+	if len(cfg.HeldOut) > 0 {
+		if t.heldOut, err = Pack(cfg.HeldOut, cfg.Batch, cfg.Length); err != nil {
+			return nil, fmt.Errorf("%w, of those held out", err)
+		}
+	}
+	if t.solver, err = NewAdamW(t.params, cfg.AdamW); err != nil {
+		return nil, err
+	}
+	if err := t.build(lm); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *Trainer) build(lm *nn.LM) error {
+	g, loss, train, err := newLossGraph(lm, t.cfg)
+	if err != nil {
+		return err
+	}
+	nodes := t.params.Nodes(g)
+	if _, err := G.Grad(loss, nodes...); err != nil {
+		return err
+	}
+	train.vm = G.NewTapeMachine(g, G.BindDualValues(nodes...))
+	t.train, t.nodes = train, G.NodesToValueGrads(nodes)
+
+	if g, _, t.scorer, err = newLossGraph(lm, t.cfg); err != nil {
+		return err
+	}
+	t.scorer.vm = G.NewTapeMachine(g)
+	return nil
+}
+
+// newLossGraph returns a graph of the loss, times share: the part that a batch has in the mean over several.
+func newLossGraph(lm *nn.LM, cfg Config) (*G.ExprGraph, *G.Node, *lossGraph, error) {
+	g := G.NewGraph()
+	input := func(name string) *G.Node {
+		return G.NewMatrix(g, tensor.Int, G.WithShape(cfg.Batch, cfg.Length), G.WithName(name))
+	}
+	l := &lossGraph{ids: input("ids"), targets: input("targets"), start: input("start"), dt: lm.Params()[0].Value.Dtype()}
+	l.share = G.NewScalar(g, l.dt, G.WithName("share"))
+	loss, err := lm.Loss(l.ids, l.targets, append(slices.Clone(cfg.Options), nn.WithStart(l.start))...)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if loss, err = G.Mul(loss, l.share); err != nil {
+		return nil, nil, nil, err
+	}
+	G.Read(loss, &l.loss)
+	return g, loss, l, nil
+}
+
+// run returns the loss of a batch, times its share.
+func (l *lossGraph) run(b Batch, share float64) (float64, error) {
+	shape := l.ids.Shape()
+	for _, in := range []struct {
+		node *G.Node
+		data []int
+	}{{l.ids, b.IDs}, {l.targets, b.Targets}, {l.start, b.Start}} {
+		if err := G.Let(in.node, tensor.New(tensor.WithShape(shape...), tensor.WithBacking(in.data))); err != nil {
+			return 0, err
+		}
+	}
+	var v any = share
+	if l.dt == tensor.Float32 {
+		v = float32(share)
+	}
+	if err := G.Let(l.share, v); err != nil {
+		return 0, err
+	}
+	l.vm.Reset()
+	if err := l.vm.RunAll(); err != nil {
+		return 0, err
+	}
+	if nats, ok := l.loss.Data().(float32); ok {
+		return float64(nats), nil
+	}
+	return l.loss.Data().(float64), nil
+}
+
+// Close frees what the trainer holds.
+func (t *Trainer) Close() error { return errors.Join(t.train.vm.Close(), t.scorer.vm.Close()) }
+
+// Curve returns the losses so far.
+func (t *Trainer) Curve() *Curve { return &t.curve }
+
+// Done returns how many steps were made.
+func (t *Trainer) Done() int { return t.solver.Steps() }
+
+// Tokens returns the number of tokens that a step goes through.
+func (t *Trainer) Tokens() int { return t.cfg.Accumulate * t.cfg.Batch * t.cfg.Length }
+
+// Evaluate returns the mean loss of batches, in nats per token. They are of the trainer's batch and length, as Pack makes them.
+func (t *Trainer) Evaluate(batches []Batch) (float64, error) {
+	sum, learned := 0.0, 0
+	for _, b := range batches {
+		loss, err := t.scorer.run(b, 1)
+		if err != nil {
+			return 0, err
+		}
+		sum += loss * float64(b.Learned)
+		learned += b.Learned
+	}
+	if learned == 0 {
+		return 0, fmt.Errorf("train: evaluate: none of %d batches has a token to learn", len(batches))
+	}
+	return sum / float64(learned), nil
+}
+
+// Run trains until the last step, or until the context ends: then it stops after the step that it is at, saves, and returns
+// the context's error. A loss or gradient that is not finite is an error too; what was saved before it stays.
+func (t *Trainer) Run(ctx context.Context) error {
+	if len(t.curve.HeldOut) == 0 {
+		if err := t.evaluate(); err != nil {
+			return err
+		}
+	}
+	for t.Done() < t.cfg.Steps {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(t.Save(), err)
+		}
+		if err := t.step(); err != nil {
+			return err
+		}
+		done, last := t.Done(), t.Done() == t.cfg.Steps
+		if last || t.cfg.EvalEvery > 0 && done%t.cfg.EvalEvery == 0 {
+			if err := t.evaluate(); err != nil {
+				return err
+			}
+		}
+		if last || t.cfg.SaveEvery > 0 && done%t.cfg.SaveEvery == 0 {
+			if err := t.Save(); err != nil {
+				return err
+			}
+		}
+		if t.cfg.Report != nil {
+			t.cfg.Report(&t.curve)
+		}
+	}
+	return nil
+}
+
+func (t *Trainer) evaluate() error {
+	if t.heldOut == nil {
+		return nil
+	}
+	loss, err := t.Evaluate(t.heldOut)
+	if err != nil {
+		return err
+	}
+	t.curve.HeldOut = append(t.curve.HeldOut, Point{t.Done(), loss})
+	return t.finite(loss)
+}
+
+// finite returns an error for a loss that is not.
+func (t *Trainer) finite(loss float64) error {
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return fmt.Errorf("train: the loss is %v at step %d: the learn rate of %v is perhaps too high", loss, t.Done()+1, t.cfg.AdamW.LearnRate)
+	}
+	return nil
+}
+
+func (t *Trainer) step() error {
+	batches, learned := make([]Batch, t.cfg.Accumulate), 0
+	for i := range batches {
+		batches[i] = t.packer.Next()
+		learned += batches[i].Learned
+	}
+	loss := 0.0
+	for _, b := range batches {
+		part, err := t.train.run(b, float64(b.Learned)/float64(learned))
+		if err != nil {
+			return err
+		}
+		loss += part
+	}
+	if err := t.finite(loss); err != nil {
+		return err
+	}
+	if err := t.solver.Step(t.nodes); err != nil {
+		return err
+	}
+	t.curve.Training = append(t.curve.Training, Point{t.Done(), loss})
+	return nil
+}
+
+// note is what is saved beside the tensors.
+type note struct {
+	Steps    int               `json:"steps"`
+	Position Position          `json:"position"`
+	Curve    Curve             `json:"curve"`
+	Settings map[string]string `json:"settings"`
+}
+
+// tensors are the weights that are trained, and the solver's.
+func (t *Trainer) tensors() (all []Moment) {
+	for _, p := range t.params {
+		all = append(all, Moment{p.Name, p.Value})
+	}
+	return append(all, t.solver.Moments()...)
+}
+
+// Save writes all that the run depends on to Config.File: weights, moments, step, position in the data, curve, settings. A
+// program or machine that dies while it does leaves the file as it was.
+func (t *Trainer) Save() error {
+	if t.cfg.File == "" {
+		return nil
+	}
+	if err := writeTensors(t.cfg.File, note{t.Done(), t.packer.Position(), t.curve, t.cfg.Settings}, t.tensors()); err != nil {
+		return fmt.Errorf("train: save: %w", err)
+	}
+	return nil
+}
+
+// Saved reports how many steps a file was saved after, and of which settings. An error that is fs.ErrNotExist says that there
+// is no file.
+func Saved(file string) (steps int, settings map[string]string, err error) {
+	var n note
+	s, err := openTensors(file, &n)
+	if err != nil {
+		return 0, nil, err
+	}
+	return n.Steps, n.Settings, s.close()
+}
+
+// Resume continues from Config.File, if it is there; resumed says so. From then on everything goes as it would have gone in
+// the run that saved it, bit for bit. It is an error if that run had other settings or another model.
+func (t *Trainer) Resume() (resumed bool, err error) {
+	var n note
+	s, err := openTensors(t.cfg.File, &n)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := sameSettings(t.cfg.File, n.Settings, t.cfg.Settings); err != nil {
+		return false, err
+	}
+	if err := t.packer.Go(n.Position); err != nil {
+		return false, fmt.Errorf("train: %s: %w", t.cfg.File, err)
+	}
+	if err := s.read(t.tensors()); err != nil {
+		return false, err
+	}
+	t.solver.SetSteps(n.Steps)
+	t.curve = n.Curve
+	return true, nil
+}
+
+func sameSettings(file string, old, now map[string]string) error {
+	all := maps.Clone(old)
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, now)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if a, b := old[name], now[name]; a != b {
+			return fmt.Errorf("train: %s was saved with %s %q, want the same to go on, not %q", file, name, a, b)
+		}
+	}
+	return nil
+}
