@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -27,17 +28,28 @@ type savedConfig struct {
 	Expand           int      `json:"expand"`
 	IntermediateSize int      `json:"intermediate_size"`
 	TimeStepRank     int      `json:"time_step_rank"`
-	TimeStepMin      float64  `json:"time_step_min"`
-	TimeStepMax      float64  `json:"time_step_max"`
-	TimeStepScale    float64  `json:"time_step_scale"`
-	TimeStepFloor    float64  `json:"time_step_floor"`
-	LayerNormEpsilon float64  `json:"layer_norm_epsilon"`
+	TimeStepMin      decimal  `json:"time_step_min"`
+	TimeStepMax      decimal  `json:"time_step_max"`
+	TimeStepScale    decimal  `json:"time_step_scale"`
+	TimeStepFloor    decimal  `json:"time_step_floor"`
+	LayerNormEpsilon decimal  `json:"layer_norm_epsilon"`
 	UseBias          bool     `json:"use_bias"`
 	UseConvBias      bool     `json:"use_conv_bias"`
 	HiddenAct        string   `json:"hidden_act"`
 	ResidualInFP32   bool     `json:"residual_in_fp32"`
 	TieWordEmbedding bool     `json:"tie_word_embeddings"`
 	UseCache         bool     `json:"use_cache"`
+}
+
+// decimal is a number that is written with a point: transformers takes 1 for an integer, and refuses it.
+type decimal float64
+
+func (d decimal) MarshalJSON() ([]byte, error) {
+	text, err := json.Marshal(float64(d))
+	if err == nil && !bytes.ContainsAny(text, ".eE") {
+		text = append(text, ".0"...)
+	}
+	return text, err
 }
 
 func savedConfigOf(lm *nn.LM) savedConfig {
@@ -47,8 +59,8 @@ func savedConfigOf(lm *nn.LM) savedConfig {
 		Architectures: []string{"MambaForCausalLM"}, ModelType: "mamba", Dtype: dt, TorchDtype: dt,
 		VocabSize: c.Vocab, HiddenSize: c.DModel, NumHiddenLayers: c.NLayer, StateSize: c.DState, ConvKernel: c.DConv,
 		Expand: c.Expand, IntermediateSize: inner(c.Config), TimeStepRank: c.DtRank,
-		TimeStepMin: c.DtMin, TimeStepMax: c.DtMax, TimeStepScale: c.DtScale, TimeStepFloor: c.DtInitFloor,
-		LayerNormEpsilon: c.NormEps, UseBias: c.Bias, UseConvBias: !c.NoConvBias, HiddenAct: "silu",
+		TimeStepMin: decimal(c.DtMin), TimeStepMax: decimal(c.DtMax), TimeStepScale: decimal(c.DtScale), TimeStepFloor: decimal(c.DtInitFloor),
+		LayerNormEpsilon: decimal(c.NormEps), UseBias: c.Bias, UseConvBias: !c.NoConvBias, HiddenAct: "silu",
 		ResidualInFP32: true, TieWordEmbedding: !c.UntiedHead, UseCache: true,
 	}
 }

@@ -265,7 +265,7 @@ func TestErrors(t *testing.T) {
 		{[]string{"-model", none, "-data", lines}, none},
 		{[]string{"-model", model, "-data", none}, none + ": "},
 		{[]string{"-model", model, "-data", writeFile(t, "empty.txt", "\n \n")}, "empty.txt: there is no document in it"},
-		{[]string{"-model", writeModel(t, 300), "-data", lines}, "tokenizer.json is not there, and a vocabulary of 300 is not one of bytes, which would be 256"},
+		{[]string{"-model", writeModel(t, 300), "-data", lines}, "tokenizer.json: no such file or directory, and a vocabulary of 300 is not one of bytes, which would be 256"},
 		{[]string{"-model", model, "-data", lines, "-out", file}, "-out is \"" + file + "\", should be a directory that can be written"},
 		{[]string{"-model", model, "-data", lines, "-out", model}, "the directory of -model: should be another"},
 		{jsonl("{\"text\": \"a\"}\n\n{\"text\": \"b\""), "data.jsonl:3: no JSON object with text, or prompt and completion: unexpected end of JSON input"},
