@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	G "gorgonia.org/gorgonia"
+
+	"github.com/gomamba/mamba/internal/cpu"
 )
 
 // A training step of a language model allocates the values that Gorgonia's machine makes anew in every run, those of all
@@ -49,7 +51,11 @@ func TestTrainingSteadyState(t *testing.T) {
 		}
 	}
 	t.Logf("a step allocates %d bytes, its values are %d", least, held)
-	if most := held + 128<<10; least > most {
+	most := held + 128<<10
+	if cpu.Best == cpu.Generic {
+		most += 128 << 10 // without assembly the products are gonum's, which allocates in each
+	}
+	if least > most {
 		t.Errorf("a step allocates %d bytes, want at most %d: its values are %d", least, most, held)
 	}
 }
