@@ -13,6 +13,8 @@ import "math"
 // and the gradient is cleared. Rest1 is 1-Beta1 and Rest2 1-Beta2, which lose digits when the type's own Beta is taken from 1.
 // The corrections for the moments' start at zero are the caller's: Rate is the learn rate over
 // 1-Beta1^t, Root is 1/√(1-Beta2^t). Keep is 1 - learn rate · decay.
+//
+// The assembly reads the fields in their order.
 type AdamW[T Float] struct {
 	Scale, Beta1, Rest1, Beta2, Rest2, Rate, Root, Eps, Keep T
 }
@@ -24,6 +26,15 @@ func (a *AdamW[T]) Step(w, g, m, v []T) {
 
 func (a *AdamW[T]) step(w, g, m, v []T) {
 	g, m, v = g[:len(w)], m[:len(w)], v[:len(w)]
+	if w32, ok := asm32(w); ok {
+		adamW32(any(a).(*AdamW[float32]), w32, any(g).([]float32), any(m).([]float32), any(v).([]float32))
+		return
+	}
+	a.loop(w, g, m, v)
+}
+
+// loop is the definition. The assembly rounds where it does, and so makes the same bits.
+func (a *AdamW[T]) loop(w, g, m, v []T) {
 	c := *a
 	for i := range w {
 		d := c.Scale * g[i]

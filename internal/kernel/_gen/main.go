@@ -8,6 +8,7 @@ import "github.com/gomamba/mamba/internal/kernel/_gen/asm"
 func main() {
 	writers := []func(asm.ISA){
 		vector,
+		adamW,
 		writeScan,
 		conv,
 		rows,
