@@ -23,6 +23,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/gomamba/mamba/checkpoint"
@@ -35,6 +36,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// From the first signal on, the next one has its usual effect.
 	context.AfterFunc(ctx, stop)
+	if os.Getenv("GOGC") == "" {
+		// Nearly all of the heap is numbers, which the collector does not look into: to collect often costs next to nothing,
+		// and a large model is trained in a quarter to a third less memory, and faster.
+		debug.SetGCPercent(20)
+	}
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
