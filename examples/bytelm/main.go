@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 
+	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/task"
 	"github.com/gomamba/mamba/train"
 )
@@ -46,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // work does all of it, in the order in which it is printed.
 func work(ctx context.Context, set settings, out io.Writer) error {
-	if err := checkCurve(set.out); err != nil {
+	if err := options.CheckPNG(set.out); err != nil {
 		return err
 	}
 	d, err := readData(set)
@@ -93,7 +94,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	}
 	how := train.Plot{Label: "bits per byte", Scale: math.Log2E, Lines: []train.Line{{Name: "bigram, held out", Value: d.bigram}}}
 	if err := record.WritePNG(set.out, how); err != nil {
-		return outError(set.out, err)
+		return options.OutError(set.out, err)
 	}
 	fmt.Fprintf(out, "curve     %s\n", set.out)
 	return nil

@@ -2,10 +2,7 @@ package main
 
 import (
 	"flag"
-	"fmt"
 	"io"
-	"path/filepath"
-	"strings"
 
 	"github.com/gomamba/mamba/examples/internal/options"
 )
@@ -43,9 +40,6 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	if err := options.Parse(flags, args, usage, "Bytelm trains a byte-level Mamba language model on text and lets it continue a prompt.",
 		"name the text with -text"); err != nil {
 		return set, err
-	}
-	if set.out != "" && !strings.EqualFold(filepath.Ext(set.out), ".png") {
-		return set, fmt.Errorf("invalid value %q for flag -out: should end in .png", set.out)
 	}
 	return set, nil
 }

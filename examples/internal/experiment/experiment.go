@@ -1,0 +1,198 @@
+// Package experiment trains language models on synthetic tasks, for the examples that compare them.
+package experiment
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/task"
+	"github.com/gomamba/mamba/train"
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// Config is one model on one task.
+type Config struct {
+	Model     nn.Config // its vocabulary is the task's
+	Task      task.Task
+	Batch     int
+	Steps     int
+	LearnRate float64 // the peak: it rises over a tenth of the steps, 100 at most, and falls along half a cosine to a tenth
+	Clip      float64 // longest gradient; any if zero
+	Decay     float64 // weight decay
+	Seed      uint64  // of the weights and of the data
+
+	EvalEvery int // steps between evaluations
+	Held      int // sequences of an evaluation, which no training sequence is among
+	Enough    int // training ends early after so many evaluations in a row without a wrong token; never if zero
+
+	Progress *train.Progress // shows the run; Summary is set here
+}
+
+// Point is an evaluation on sequences that were not trained on.
+type Point struct {
+	Step int
+	task.Accuracy
+}
+
+// heldOut is the seed of the data of evaluations, far from those that a person chooses for training.
+const heldOut = 1 << 40
+
+// Train returns a trained model and its evaluations, the last one after the last step. When the context ends it stops after the
+// step that it is at, evaluates, and returns what there is.
+func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err error) {
+	lm = nn.NewLM(nn.LMConfig{Config: cfg.Model, Vocab: cfg.Task.Vocab()}, nn.WithSeed(cfg.Seed))
+	if err := lm.Err(); err != nil {
+		return nil, nil, err
+	}
+	scorer, err := NewScorer(lm, cfg.Batch, cfg.Task.Length())
+	if err != nil {
+		return nil, nil, err
+	}
+	defer scorer.Close()
+	learner, err := newLearner(lm, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer learner.vm.Close()
+
+	curve := new(train.Curve)
+	if p := cfg.Progress; p != nil {
+		p.Steps, p.Tokens = cfg.Steps, cfg.Batch*cfg.Task.Length()
+		p.Summary = func(c *train.Curve, last int) string {
+			text := fmt.Sprintf("loss %.3f", c.Mean(last))
+			if n := len(points); n > 0 {
+				text += fmt.Sprintf("  right %.1f%%", 100*points[n-1].OfTokens())
+			}
+			return text
+		}
+		p.Start(0)
+		defer p.Finish()
+	}
+	data, perfect := task.NewStream(cfg.Task, cfg.Seed), 0
+	for step := 1; step <= cfg.Steps; step++ {
+		loss, err := learner.step(data.Next(cfg.Batch))
+		if err != nil {
+			return nil, points, err
+		}
+		if math.IsNaN(loss) || math.IsInf(loss, 0) {
+			return nil, points, fmt.Errorf("the loss is %v at step %d: -lr is %v, should be lower", loss, step, cfg.LearnRate)
+		}
+		curve.Training = append(curve.Training, train.Point{Step: step, Loss: loss})
+		last := step == cfg.Steps || ctx.Err() != nil
+		if last || step%cfg.EvalEvery == 0 {
+			a, err := scorer.Score(cfg.Task, cfg.Held)
+			if err != nil {
+				return nil, points, err
+			}
+			points = append(points, Point{step, a})
+			if perfect++; a.RightTokens < a.Tokens {
+				perfect = 0
+			}
+		}
+		if cfg.Progress != nil {
+			cfg.Progress.Update(curve)
+		}
+		if last || cfg.Enough > 0 && perfect >= cfg.Enough {
+			break
+		}
+	}
+	return lm, points, nil
+}
+
+// learner takes steps.
+type learner struct {
+	ids, targets *G.Node
+	loss         G.Value
+	vm           G.VM
+	nodes        []G.ValueGrad
+	solver       *train.AdamW
+}
+
+func newLearner(lm *nn.LM, cfg Config) (*learner, error) {
+	g := G.NewGraph()
+	l := &learner{ids: input(g, "ids", cfg.Batch, cfg.Task.Length()), targets: input(g, "targets", cfg.Batch, cfg.Task.Length())}
+	loss, err := lm.Loss(l.ids, l.targets)
+	if err != nil {
+		return nil, err
+	}
+	G.Read(loss, &l.loss)
+	nodes := lm.Params().Nodes(g)
+	if _, err := G.Grad(loss, nodes...); err != nil {
+		return nil, err
+	}
+	l.solver, err = train.NewAdamW(lm.Params(), train.AdamWConfig{
+		LearnRate: cfg.LearnRate, Clip: cfg.Clip, Decay: cfg.Decay,
+		Schedule: train.WarmupCosine(min(100, cfg.Steps/10), cfg.Steps, 0.1),
+	})
+	if err != nil {
+		return nil, err
+	}
+	l.vm, l.nodes = G.NewTapeMachine(g, G.BindDualValues(nodes...)), G.NodesToValueGrads(nodes)
+	return l, nil
+}
+
+func (l *learner) step(b task.Batch) (float64, error) {
+	if err := let(l.ids, b.IDs); err != nil {
+		return 0, err
+	}
+	if err := let(l.targets, b.Targets); err != nil {
+		return 0, err
+	}
+	l.vm.Reset()
+	if err := l.vm.RunAll(); err != nil {
+		return 0, err
+	}
+	return float64(l.loss.Data().(float32)), l.solver.Step(l.nodes)
+}
+
+func input(g *G.ExprGraph, name string, batch, length int) *G.Node {
+	return G.NewMatrix(g, tensor.Int, G.WithShape(batch, length), G.WithName(name))
+}
+
+func let(n *G.Node, data []int) error {
+	return G.Let(n, tensor.New(tensor.WithShape(n.Shape()...), tensor.WithBacking(data)))
+}
+
+// Scorer counts what a model has right, on whole sequences.
+type Scorer struct {
+	ids    *G.Node
+	vocab  int
+	logits G.Value
+	vm     G.VM
+}
+
+// NewScorer returns a scorer for batches of sequences of a length. Close it.
+func NewScorer(lm *nn.LM, batch, length int) (*Scorer, error) {
+	g := G.NewGraph()
+	s := &Scorer{ids: input(g, "ids", batch, length), vocab: lm.Config().Vocab}
+	logits, err := lm.Apply(s.ids)
+	if err != nil {
+		return nil, err
+	}
+	G.Read(logits, &s.logits)
+	s.vm = G.NewTapeMachine(g)
+	return s, nil
+}
+
+// Score counts on held-out sequences of a task, so many or as many more as fill the last batch.
+func (s *Scorer) Score(t task.Task, sequences int) (a task.Accuracy, err error) {
+	data, batch := task.NewStream(t, heldOut), s.ids.Shape()[0]
+	for a.Sequences < sequences {
+		b := data.Next(batch)
+		if err := let(s.ids, b.IDs); err != nil {
+			return a, err
+		}
+		s.vm.Reset()
+		if err := s.vm.RunAll(); err != nil {
+			return a, err
+		}
+		a.Add(task.Best(s.logits.Data().([]float32), s.vocab), b.Targets, t.Length())
+	}
+	return a, nil
+}
+
+// Close frees what the scorer holds.
+func (s *Scorer) Close() error { return s.vm.Close() }
