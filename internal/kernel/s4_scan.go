@@ -1,0 +1,140 @@
+package kernel
+
+import "math/cmplx"
+
+// Scan writes y step by step, and, unless it is nil, the state after the last step, final (batch, channels, state).
+func (s *S4[T]) Scan(y, final []T) {
+	Parallel(s.Channels, func(d int) {
+		m, h := make([]mode, s.Modes), make([]complex128, s.Modes)
+		s.modes(m, d)
+		for b := range s.Batch {
+			s.enter(h, b, d)
+			s.walk(m, h, b, d, 0, s.Length, func(t, at int) {
+				sum := complex128(0)
+				for n := range m {
+					sum += m[n].c * h[n]
+				}
+				v := s.scale() * real(sum)
+				if s.D != nil {
+					v += float64(s.D[d]) * float64(s.U[at])
+				}
+				y[at] = T(v)
+			})
+			if final != nil {
+				for n := range h {
+					s.setComplex(final, b*s.Channels+d, n, h[n])
+				}
+			}
+		}
+	})
+}
+
+// enter writes the state before the first step.
+func (s *S4[T]) enter(h []complex128, b, d int) {
+	clear(h)
+	if s.Initial != nil {
+		for n := range h {
+			h[n] = s.complexAt(s.Initial, b*s.Channels+d, n)
+		}
+	}
+}
+
+// walk carries a state through steps, and calls visit after each with its place in (batch, length, channels).
+func (s *S4[T]) walk(m []mode, h []complex128, b, d, from, to int, visit func(t, at int)) {
+	for t := from; t < to; t++ {
+		at := (b*s.Length+t)*s.Channels + d
+		if s.starts(b, t) {
+			clear(h)
+		}
+		u := complex(float64(s.U[at]), 0)
+		for n := range h {
+			h[n] = m[n].w*h[n] + m[n].b*u
+		}
+		visit(t, at)
+	}
+}
+
+func (s *S4[T]) starts(b, t int) bool { return s.Start != nil && s.Start[b*s.Length+t] }
+
+// s4Tile is the steps between two states that the backward pass keeps; those between are computed again.
+const s4Tile = 64
+
+// ScanBackward writes the gradients of all operands of Scan. dfinal is the gradient by the final state, nil for zeros.
+func (s *S4[T]) ScanBackward(dy, dfinal []T, grad *S4Grad[T]) {
+	tiles := (s.Length + s4Tile - 1) / s4Tile
+	Parallel(s.Channels, func(d int) {
+		m, g := make([]mode, s.Modes), make([]modeGrad, s.Modes)
+		s.modes(m, d)
+		entering := make([]complex128, tiles*s.Modes)    // the state before each tile
+		states := make([]complex128, (s4Tile+1)*s.Modes) // those before the tile's steps, and after the last
+		by := make([]complex128, s.Modes)                // the gradient by the state
+		dD := 0.0
+		for b := range s.Batch {
+			s.enter(states[:s.Modes], b, d)
+			for tile := range tiles {
+				copy(entering[tile*s.Modes:], states[:s.Modes])
+				s.walk(m, states[:s.Modes], b, d, tile*s4Tile, min((tile+1)*s4Tile, s.Length), func(int, int) {})
+			}
+			clear(by)
+			if dfinal != nil {
+				for n := range by {
+					by[n] = s.complexAt(dfinal, b*s.Channels+d, n)
+				}
+			}
+			for tile := tiles - 1; tile >= 0; tile-- {
+				from, to := tile*s4Tile, min((tile+1)*s4Tile, s.Length)
+				h := states[:s.Modes]
+				copy(h, entering[tile*s.Modes:])
+				for t := from; t < to; t++ {
+					next := states[(t-from+1)*s.Modes:][:s.Modes]
+					copy(next, h)
+					s.walk(m, next, b, d, t, t+1, func(int, int) {})
+					h = next
+				}
+				for t := to - 1; t >= from; t-- {
+					dD += s.stepBack(m, g, by, states[(t-from)*s.Modes:], dy, grad, b, d, t)
+				}
+			}
+			if grad.Initial != nil {
+				for n := range by {
+					s.setComplex(grad.Initial, b*s.Channels+d, n, by[n])
+				}
+			}
+		}
+		if s.D != nil {
+			grad.D[d] = T(dD)
+		}
+		s.writeGrad(grad, d, m, g)
+	})
+}
+
+// stepBack takes the gradient by the state after a step to that by the state before it. states are the one before and the one
+// after. It returns the step's part in the gradient by D.
+func (s *S4[T]) stepBack(m []mode, g []modeGrad, by, states []complex128, dy []T, grad *S4Grad[T], b, d, t int) (dD float64) {
+	at := (b*s.Length+t)*s.Channels + d
+	u, out := float64(s.U[at]), float64(dy[at])
+	start := s.starts(b, t)
+	du := 0.0
+	for n := range m {
+		before, after := states[n], states[s.Modes+n]
+		if start {
+			before = 0
+		}
+		weight := complex(s.scale()*out, 0)
+		g[n].c += weight * cmplx.Conj(after)
+		by[n] += weight * cmplx.Conj(m[n].c)
+		g[n].w += cmplx.Conj(before) * by[n]
+		g[n].b += complex(u, 0) * by[n]
+		du += real(cmplx.Conj(m[n].b) * by[n])
+		if start {
+			by[n] = 0
+		} else {
+			by[n] *= cmplx.Conj(m[n].w)
+		}
+	}
+	if s.D != nil {
+		du += float64(s.D[d]) * out
+	}
+	grad.U[at] = T(du)
+	return u * out
+}
