@@ -2,6 +2,7 @@ package layer
 
 import (
 	"hash/fnv"
+	"math"
 	"math/rand/v2"
 
 	"gorgonia.org/tensor"
@@ -43,3 +44,12 @@ func Uniform(r *rand.Rand, bound float64) func() float64 {
 
 // Constant draws the same value again and again.
 func Constant(v float64) func() float64 { return func() float64 { return v } }
+
+// LogUniform draws between low and high, uniform in the logarithm.
+func LogUniform(r *rand.Rand, low, high float64) func() float64 {
+	low, high = math.Log(low), math.Log(high)
+	return func() float64 { return math.Exp(low + r.Float64()*(high-low)) }
+}
+
+// InverseSoftplus returns the x whose softplus, log(1 + exp(x)), is y.
+func InverseSoftplus(y float64) float64 { return y + math.Log(-math.Expm1(-y)) }

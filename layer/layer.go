@@ -102,6 +102,14 @@ func collect(what string, opts []Option, bias bool, err error) (Options, error) 
 	return o, err
 }
 
+// orDefault returns n, or a default for 0.
+func orDefault(n, byDefault int) int {
+	if n == 0 {
+		return byDefault
+	}
+	return n
+}
+
 func nameOr(name, what string) string {
 	if name == "" {
 		return what

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"fmt"
+	"math"
 
 	"gorgonia.org/tensor"
 )
@@ -17,6 +18,10 @@ type Options struct {
 	Bias  bool
 	Eps   float64
 	Zeros bool
+
+	// 0 where the layer's own default is meant.
+	StateSize, DtRank int
+	DtMin, DtMax      float64
 }
 
 // WithName puts a name in front of the names of the layer's weights: with "head", "weight" becomes "head.weight".
@@ -38,6 +43,17 @@ func WithEps(eps float64) Option { return func(o *Options) { o.Eps = eps } }
 // WithZeros starts all weights at zero instead of drawing them: for a model whose weights are about to be read.
 func WithZeros() Option { return func(o *Options) { o.Zeros = true } }
 
+// WithStateSize sets N, the size of the state of each channel of a state space.
+func WithStateSize(n int) Option { return func(o *Options) { o.StateSize = n } }
+
+// WithDtRank sets the rank of the projection that the steps Δ of S6 come from.
+func WithDtRank(rank int) Option { return func(o *Options) { o.DtRank = rank } }
+
+// WithDtRange sets the range that the steps Δ of a state space start in, 0.001 to 0.1 by default.
+func WithDtRange(low, high float64) Option {
+	return func(o *Options) { o.DtMin, o.DtMax = low, high }
+}
+
 // Collect applies options to the defaults, and reports what is wrong with them.
 func Collect(opts []Option, bias bool) (Options, error) {
 	o := Options{Dtype: tensor.Float32, Bias: bias, Eps: 1e-5}
@@ -48,6 +64,26 @@ func Collect(opts []Option, bias bool) (Options, error) {
 		return o, fmt.Errorf("dtype is %v, want float32 or float64", o.Dtype)
 	}
 	return o, nil
+}
+
+// dtRange returns the range of the steps, and what is wrong with it.
+func (o Options) dtRange() (low, high float64, err error) {
+	if o.DtMin == 0 && o.DtMax == 0 {
+		return 0.001, 0.1, nil
+	}
+	if !(0 < o.DtMin && o.DtMin <= o.DtMax && !math.IsInf(o.DtMax, 1)) {
+		err = fmt.Errorf("the range of Δ is %v to %v, want finite numbers above 0, the first not above the second", o.DtMin, o.DtMax)
+	}
+	return o.DtMin, o.DtMax, err
+}
+
+// Part returns the options of a part of the layer, which has their type, seed and name in front of its own.
+func (o Options) Part(name string, more ...Option) []Option {
+	opts := []Option{WithName(Join(o.Name, name)), WithDtype(o.Dtype), WithSeed(o.Seed)}
+	if o.Zeros {
+		opts = append(opts, WithZeros())
+	}
+	return append(opts, more...)
 }
 
 // Join returns the name of a part of what is called name.

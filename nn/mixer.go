@@ -50,15 +50,13 @@ func (m *mixer) start(o layer.Options) {
 	// [DtMin, DtMax], whatever the input.
 	weight, bias, out := m.dtProj.Weight, m.dtProj.Bias, m.outProj.Weight
 	weight.Value = o.New(layer.Uniform(o.Rand(weight.Name), m.cfg.DtScale/math.Sqrt(float64(m.cfg.DtRank))), weight.Value.Shape()...)
-	r := o.Rand(bias.Name)
-	low, high := math.Log(m.cfg.DtMin), math.Log(m.cfg.DtMax)
+	step := layer.LogUniform(o.Rand(bias.Name), m.cfg.DtMin, m.cfg.DtMax)
 	bias.Value = o.New(func() float64 {
-		dt := max(math.Exp(low+r.Float64()*(high-low)), m.cfg.DtInitFloor)
-		return dt + math.Log(-math.Expm1(-dt))
+		return layer.InverseSoftplus(max(step(), m.cfg.DtInitFloor))
 	}, bias.Value.Shape()...)
 
 	// Every layer adds to the residual stream: dividing by √NLayer keeps its start independent of the depth.
-	r = o.Rand(out.Name)
+	r := o.Rand(out.Name)
 	bound := 1 / math.Sqrt(float64(m.cfg.inner())) / math.Sqrt(float64(m.cfg.NLayer))
 	out.Value = o.New(layer.Uniform(r, bound), out.Value.Shape()...)
 }
