@@ -58,14 +58,16 @@ func transformLength(length int) int {
 	return best
 }
 
-// transform writes the transform of a channel of v, (batch, length, channels).
-func (s *S4[T]) transform(c *convolver, to []complex128, v []T, b, d int) {
-	row := v[b*s.Length*s.Channels+d:]
+// transform writes the transform of a channel of v, (batch, length, channels), and reports whether all of it is finite.
+func (s *S4[T]) transform(c *convolver, to []complex128, v []T, b, d int) bool {
+	row, check := v[b*s.Length*s.Channels+d:], 0.0
 	for t := range s.Length {
 		c.time[t] = float64(row[t*s.Channels])
+		check += 0 * c.time[t]
 	}
 	clear(c.time[s.Length:])
 	c.fft.Coefficients(to, c.time)
+	return check == 0
 }
 
 // impulse writes K_j = s·Re Σ_n c_n b_n w_n^j for every step j (the Vandermonde product), and its transform.
@@ -97,7 +99,11 @@ func (s *S4[T]) Convolve(y []T) {
 		s.modes(c.modes, d)
 		s.impulse(c)
 		for b := range s.Batch {
-			s.transform(c, c.u, s.U, b, d)
+			if !s.transform(c, c.u, s.U, b, d) {
+				// A transform would carry what is no number back in time, too.
+				s.scanChannel(c.modes, make([]complex128, s.Modes), b, d, y)
+				continue
+			}
 			for i := range c.u {
 				c.u[i] *= c.kernel[i]
 			}

@@ -9,23 +9,28 @@ func (s *S4[T]) Scan(y, final []T) {
 		s.modes(m, d)
 		for b := range s.Batch {
 			s.enter(h, b, d)
-			s.walk(m, h, b, d, 0, s.Length, func(t, at int) {
-				sum := complex128(0)
-				for n := range m {
-					sum += m[n].c * h[n]
-				}
-				v := s.scale() * real(sum)
-				if s.D != nil {
-					v += float64(s.D[d]) * float64(s.U[at])
-				}
-				y[at] = T(v)
-			})
+			s.scanChannel(m, h, b, d, y)
 			if final != nil {
 				for n := range h {
 					s.setComplex(final, b*s.Channels+d, n, h[n])
 				}
 			}
 		}
+	})
+}
+
+// scanChannel writes a channel of y, and carries its state h from the first step to the last.
+func (s *S4[T]) scanChannel(m []mode, h []complex128, b, d int, y []T) {
+	s.walk(m, h, b, d, 0, s.Length, func(t, at int) {
+		sum := complex128(0)
+		for n := range m {
+			sum += m[n].c * h[n]
+		}
+		v := s.scale() * real(sum)
+		if s.D != nil {
+			v += float64(s.D[d]) * float64(s.U[at])
+		}
+		y[at] = T(v)
 	})
 }
 
