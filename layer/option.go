@@ -22,6 +22,8 @@ type Options struct {
 	// 0 where the layer's own default is meant.
 	StateSize, DtRank int
 	DtMin, DtMax      float64
+	A                 StartA
+	Bilinear          bool
 }
 
 // WithName puts a name in front of the names of the layer's weights: with "head", "weight" becomes "head.weight".
