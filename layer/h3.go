@@ -99,13 +99,13 @@ func (l *H3) ApplyWithState(x *G.Node, state H3State, start *G.Node) (y *G.Node,
 }
 
 func (l *H3) apply(x *G.Node, state H3State, withState bool, start *G.Node) (y *G.Node, next H3State, err error) {
-	if err := l.Use(x); err != nil {
-		return nil, next, err
+	if err := l.useSequence(x, "width", l.width); err != nil {
+		return nil, H3State{}, err
 	}
 	var qkv [3]*G.Node
 	for i, p := range []*Linear{l.QProj, l.KProj, l.VProj} {
 		if qkv[i], err = p.Apply(x); err != nil {
-			return nil, next, err
+			return nil, H3State{}, err
 		}
 	}
 	q, k, v := qkv[0], qkv[1], qkv[2]
@@ -115,11 +115,11 @@ func (l *H3) apply(x *G.Node, state H3State, withState bool, start *G.Node) (y *
 		k, err = l.Shift.ApplyStart(k, start)
 	}
 	if err != nil {
-		return nil, next, err
+		return nil, H3State{}, fmt.Errorf("%s: shift: %w", l.Name(), err)
 	}
 	s, err := op.OuterProduct(k, v, l.heads)
 	if err != nil {
-		return nil, next, err
+		return nil, H3State{}, err
 	}
 	if withState {
 		s, next.Inner, err = l.Inner.ApplyWithState(s, state.Inner, start)
@@ -127,11 +127,11 @@ func (l *H3) apply(x *G.Node, state H3State, withState bool, start *G.Node) (y *
 		s, err = l.Inner.ApplyStart(s, start)
 	}
 	if err != nil {
-		return nil, next, err
+		return nil, H3State{}, fmt.Errorf("%s: inner layer: %w", l.Name(), err)
 	}
 	o, err := op.Contract(q, s, l.heads)
 	if err != nil {
-		return nil, next, err
+		return nil, H3State{}, err
 	}
 	y, err = l.OutProj.Apply(o)
 	return y, next, err
