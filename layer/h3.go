@@ -67,7 +67,8 @@ func NewH3[S Sequence](width int, inner func(channels int, opts ...Option) S, op
 		l.VProj = NewLinear(width, width, o.Part("v_proj", WithBias(o.Bias))...)
 		l.OutProj = NewLinear(width, width, o.Part("out_proj", WithBias(o.Bias))...)
 		l.Shift = NewConv1D(width, shift, o.Part("shift", WithBias(false), WithoutSiLU())...)
-		l.params = slices.Concat(l.QProj.Params(), l.KProj.Params(), l.VProj.Params(), l.Shift.Params(), l.Inner.Params(), l.OutProj.Params())
+		l.params = slices.Concat(l.QProj.Params(), l.KProj.Params(), l.VProj.Params(), l.Shift.Params(), l.Inner.Params(),
+			l.OutProj.Params())
 	}
 	l.Init(nameOr(o.Name, "H3"), err, l.params...)
 	return l

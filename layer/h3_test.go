@@ -16,7 +16,8 @@ func h3(l *H3, x, keys, h []float64) (y []float64) {
 	size, taps, inner := l.width/l.heads, value(l.Shift.Weight), l.Inner.(*S6)
 	width := len(taps) / l.width
 	for ; len(x) > 0; x = x[l.width:] {
-		q, k, v := times(value(l.QProj.Weight), x[:l.width]), times(value(l.KProj.Weight), x[:l.width]), times(value(l.VProj.Weight), x[:l.width])
+		now := x[:l.width]
+		q, k, v := times(value(l.QProj.Weight), now), times(value(l.KProj.Weight), now), times(value(l.VProj.Weight), now)
 		keys = append(keys, k...)
 		var products []float64
 		for i := range l.width {
@@ -99,9 +100,12 @@ func TestH3Errors(t *testing.T) {
 		{node(5, 4), H3State{}, nil, "H3: x has shape (5, 4), want (batch, length, width) = (any, any, 4)"},
 		{G.NewTensor(g, tensor.Float64, 3, G.WithShape(2, 5, 4), G.WithName("x")), H3State{}, nil,
 			"H3: x is of float64, want float32 like the weights"},
-		{node(2, 5, 4), H3State{Shift: node(2, 4, 4)}, nil, "H3: shift: op: causal convolution: Context has shape (2, 4, 4), want (batch, width-1, channels) = (2, 3, 4)"},
-		{node(2, 5, 4), H3State{Inner: node(2, 4, 3)}, nil, "H3: inner layer: op: selective scan: InitialState has shape (2, 4, 3), want (batch, channels, state) = (2, 4, 2)"},
-		{node(2, 5, 4), H3State{}, node(2, 4), "H3: shift: op: causal convolution: Start has shape (2, 4), want (batch, length) = (2, 5)"},
+		{node(2, 5, 4), H3State{Shift: node(2, 4, 4)}, nil,
+			"H3: shift: op: causal convolution: Context has shape (2, 4, 4), want (batch, width-1, channels) = (2, 3, 4)"},
+		{node(2, 5, 4), H3State{Inner: node(2, 4, 3)}, nil,
+			"H3: inner layer: op: selective scan: InitialState has shape (2, 4, 3), want (batch, channels, state) = (2, 4, 2)"},
+		{node(2, 5, 4), H3State{}, node(2, 4),
+			"H3: shift: op: causal convolution: Start has shape (2, 4), want (batch, length) = (2, 5)"},
 	} {
 		y, next, err := l.ApplyWithState(c.x, c.state, c.start)
 		if err == nil || err.Error() != c.want || y != nil || next != (H3State{}) {
