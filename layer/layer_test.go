@@ -33,6 +33,7 @@ var (
 	_ anyLayer = (*Conv1D)(nil)
 	_ anyLayer = (*RMSNorm)(nil)
 	_ anyLayer = (*Embedding)(nil)
+	_ anyLayer = (*S4)(nil)
 )
 
 // Names, shapes, order and weight decay of the weights.
@@ -167,6 +168,7 @@ func TestFwd(t *testing.T) {
 		{NewConv1D(3, 2), x, "(1, 2, 3)"},
 		{NewRMSNorm(3), x, "(1, 2, 3)"},
 		{NewEmbedding(7, 4), ids, "(1, 2, 4)"},
+		{NewS4(3), x, "(1, 2, 3)"},
 	} {
 		if n := c.layer.Model(); len(n) != 0 {
 			t.Errorf("Model of %T before its first use is %v", c.layer, n)
