@@ -36,6 +36,7 @@ var (
 	_ anyLayer = (*Embedding)(nil)
 	_ anyLayer = (*S6)(nil)
 	_ anyLayer = (*H3)(nil)
+	_ anyLayer = (*S4)(nil)
 )
 
 // Names, shapes, order and weight decay of the weights.
@@ -217,6 +218,7 @@ func TestFwd(t *testing.T) {
 		{NewEmbedding(7, 4), ids, "(1, 2, 4)"},
 		{NewS6(3), x, "(1, 2, 3)"},
 		{NewH3(3, NewS6, WithHeads(1)), x, "(1, 2, 3)"},
+		{NewS4(3), x, "(1, 2, 3)"},
 	} {
 		if n := c.layer.Model(); len(n) != 0 {
 			t.Errorf("Model of %T before its first use is %v", c.layer, n)

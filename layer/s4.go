@@ -106,6 +106,9 @@ func (l *S4) inputs(x, state, start *G.Node) (in op.S4Inputs, cfg op.S4Config, e
 	if err := l.Use(x); err != nil {
 		return in, cfg, err
 	}
+	if s := x.Shape(); len(s) != 3 || s[2] != l.channels {
+		return in, cfg, fmt.Errorf("%s: the input has shape %v, want (batch, length, channels) with %d channels", l.Name(), s, l.channels)
+	}
 	w, err := Effective(x.Graph(), l.LogDelta, l.LogDecay, l.Frequency, l.C, l.D)
 	if err != nil {
 		return in, cfg, err

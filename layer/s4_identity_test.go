@@ -1,0 +1,268 @@
+package layer
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// everyS4 are the kinds of S4.
+var everyS4 = map[string][]Option{
+	"S4D-Lin": {WithStateSize(8)}, "S4D-Inv": {WithStateSize(8), WithA(S4DInv)}, "S4D-Real": {WithStateSize(5), WithA(S4DReal)},
+	"S4D-LegS": {WithStateSize(8), WithA(S4DLegS)}, "bilinear": {WithStateSize(8), WithBilinear()},
+}
+
+func in64(opts []Option) []Option {
+	return append(slices.Clone(opts), WithDtype(tensor.Float64), WithSeed(3))
+}
+
+func normals(seed uint64, n int) []float64 {
+	r, v := rand.New(rand.NewPCG(seed, 1)), make([]float64, n)
+	for i := range v {
+		v[i] = r.NormFloat64()
+	}
+	return v
+}
+
+// results returns y and the gradients by x and by all weights of the sum of dy·y.
+func (l *S4) results(t *testing.T, x, dy []float64, batch int, apply func(x *G.Node) (*G.Node, error)) map[string][]float64 {
+	t.Helper()
+	g := G.NewGraph()
+	length := len(x) / batch / l.channels
+	in := leaf(g, "x", x, batch, length, l.channels)
+	y, err := apply(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loss := G.Must(G.Sum(G.Must(G.HadamardProd(y, leaf(g, "dy", dy, batch, length, l.channels)))))
+	grads, err := G.Grad(loss, append(G.Nodes{in}, l.Params().Nodes(g)...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"y", "x"}
+	for _, p := range l.Params() {
+		names = append(names, p.Name)
+	}
+	all := make(map[string][]float64)
+	for i, v := range run(t, append(G.Nodes{y}, grads...)...) {
+		all[names[i]] = slices.Clone(v.Data().([]float64))
+	}
+	return all
+}
+
+func compare(t *testing.T, what string, got, want map[string][]float64, tolerance float64) {
+	t.Helper()
+	for name, w := range want {
+		largest := 0.0
+		for _, v := range w {
+			largest = max(largest, math.Abs(v))
+		}
+		if len(got[name]) != len(w) || largest == 0 {
+			t.Errorf("%s: %s: %d numbers, want %d, not all 0", what, name, len(got[name]), len(w))
+			continue
+		}
+		for i, v := range w {
+			if d := math.Abs(got[name][i] - v); !(d <= tolerance*largest) {
+				t.Errorf("%s: %s: element %d is off by %g of %g", what, name, i, d, largest)
+				break
+			}
+		}
+	}
+}
+
+// Convolution, recurrence, and pieces with a state between them are one function, gradients included.
+func TestS4ConvolutionRecurrencePieces(t *testing.T) {
+	for name, opts := range everyS4 {
+		for _, length := range []int{1, 2, 255, 4096} {
+			const batch = 2
+			l := NewS4(2, in64(opts)...)
+			x, dy := normals(1, batch*length*2), normals(2, batch*length*2)
+			want := l.results(t, x, dy, batch, l.Apply)
+			got := l.results(t, x, dy, batch, func(x *G.Node) (*G.Node, error) {
+				y, _, err := l.ApplyWithState(x, nil, nil)
+				return y, err
+			})
+			compare(t, fmt.Sprintf("%s, %d steps, by recurrence", name, length), got, want, 1e-9)
+		}
+		testS4Pieces(t, name, NewS4(3, in64(opts)...))
+	}
+}
+
+// testS4Pieces feeds a sequence in pieces, the last of them of one step.
+func testS4Pieces(t *testing.T, name string, l *S4) {
+	const length = 70
+	x := normals(3, length*3)
+	g := G.NewGraph()
+	whole, last, err := l.ApplyWithState(leaf(g, "x", x, 1, length, 3), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := run(t, whole, last)
+	var state *tensor.Dense
+	var y []float64
+	for _, piece := range [][2]int{{0, 1}, {1, 30}, {30, 69}, {69, 70}} {
+		g := G.NewGraph()
+		var before *G.Node
+		if state != nil {
+			before = G.NodeFromAny(g, state, G.WithName("state"))
+		}
+		part, next, err := l.ApplyWithState(leaf(g, "x", x[3*piece[0]:3*piece[1]], 1, piece[1]-piece[0], 3), before, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := run(t, part, next)
+		y, state = append(y, v[0].Data().([]float64)...), v[1].(*tensor.Dense)
+		if !state.Shape().Eq(l.StateShape(1)) {
+			t.Errorf("%s: the state has shape %v, want %v", name, state.Shape(), l.StateShape(1))
+		}
+	}
+	compare(t, name+" in pieces", map[string][]float64{"y": y, "state": state.Data().([]float64)},
+		map[string][]float64{"y": v[0].Data().([]float64), "state": v[1].Data().([]float64)}, 1e-12)
+}
+
+// A sequence that starts in the middle sees nothing of what came before, nor of the state.
+func TestS4Start(t *testing.T) {
+	l := NewS4(2, WithStateSize(4), WithDtype(tensor.Float64))
+	g := G.NewGraph()
+	x := normals(4, 2*9)
+	start := make([]float64, 9)
+	start[4] = 1
+	packed, err := l.ApplyStart(leaf(g, "x", x, 1, 9, 2), leaf(g, "start", start, 1, 9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := l.Apply(leaf(g, "first", x[:8], 1, 4, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := l.Apply(leaf(g, "second", x[8:], 1, 5, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := run(t, packed, first, second)
+	compare(t, "packed", map[string][]float64{"y": v[0].Data().([]float64)},
+		map[string][]float64{"y": slices.Concat(v[1].Data().([]float64), v[2].Data().([]float64))}, 1e-12)
+}
+
+// float32 weights and data give what float64 ones give; on any number of processors the same bits.
+func TestS4Float32AndProcessors(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	x := normals(7, 2*300*17)
+	narrow := make([]float32, len(x))
+	for i, v := range x {
+		narrow[i] = float32(v)
+		x[i] = float64(narrow[i])
+	}
+	wide, l := NewS4(17, WithDtype(tensor.Float64)), NewS4(17)
+	for i, p := range l.Params() {
+		for j, v := range p.Value.Data().([]float32) {
+			wide.Params()[i].Value.Data().([]float64)[j] = float64(v)
+		}
+	}
+	y, err := wide.Apply(leaf(G.NewGraph(), "x", x, 2, 300, 17))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := run(t, y)[0].Data().([]float64)
+	var first []float32
+	for _, processors := range []int{1, 2, 5} {
+		runtime.GOMAXPROCS(processors)
+		g := G.NewGraph()
+		y, err := l.Apply(G.NodeFromAny(g, tensor.New(tensor.WithShape(2, 300, 17), tensor.WithBacking(narrow)), G.WithName("x")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := run(t, y)[0].Data().([]float32)
+		if first == nil {
+			first = slices.Clone(got)
+		}
+		if !slices.Equal(got, first) {
+			t.Errorf("%d processors give other bits than 1", processors)
+		}
+	}
+	for i, v := range want {
+		if math.Abs(float64(first[i])-v) > 1e-6*max(1, math.Abs(v)) {
+			t.Fatalf("element %d is %v of float32, %v of float64", i, first[i], v)
+		}
+	}
+}
+
+func TestS4Weights(t *testing.T) {
+	l := NewS4(3, WithName("s4"))
+	var s []string
+	for _, p := range l.Params() {
+		s = append(s, fmt.Sprintf("%s%v%t", p.Name, p.Value.Shape(), p.Decay))
+	}
+	want := "s4.log_dt(3)false s4.log_A_real(3, 32)false s4.A_imag(3, 32)false s4.C(3, 64)false s4.D(3)false"
+	if got := strings.Join(s, " "); got != want {
+		t.Errorf("weights are %s, want %s", got, want)
+	}
+	l = NewS4(3, WithA(S4DReal), WithStateSize(5))
+	if l.Frequency != nil || l.C.Value.Shape()[1] != 5 || len(l.Params()) != 4 {
+		t.Errorf("real modes have weights %v", l.Params())
+	}
+}
+
+func TestS4Errors(t *testing.T) {
+	l := NewS4(2, WithStateSize(4), WithDtype(tensor.Float64))
+	g := G.NewGraph()
+	x := leaf(g, "x", make([]float64, 6), 1, 3, 2)
+	for _, c := range []struct {
+		x, state, start *G.Node
+		want            string
+	}{
+		{nil, nil, nil, "S4: the input is missing, want a node"},
+		{leaf(g, "wide", make([]float64, 9), 1, 3, 3), nil, nil,
+			"S4: the input has shape (1, 3, 3), want (batch, length, channels) with 2 channels"},
+		{x, leaf(g, "state", make([]float64, 4), 1, 2, 2), nil,
+			"op: S4: InitialState has shape (1, 2, 2), want (batch, channels, state) = (1, 2, 4)"},
+		{x, nil, leaf(g, "start", make([]float64, 4), 1, 4), "op: S4: Start has shape (1, 4), want (batch, length) = (1, 3)"},
+	} {
+		if _, _, err := l.ApplyWithState(c.x, c.state, c.start); err == nil || err.Error() != c.want {
+			t.Errorf("error %v, want %s", err, c.want)
+		}
+	}
+}
+
+// A training step's two passes by either way, against the length.
+func BenchmarkS4(b *testing.B) {
+	const batch, channels = 4, 64
+	for _, length := range []int{256, 1024, 4096} {
+		if testing.Short() && length > 256 {
+			continue
+		}
+		for _, way := range []string{"convolution", "recurrence"} {
+			b.Run(fmt.Sprintf("%s/B=%d/L=%d/D=%d/N=64", way, batch, length, channels), func(b *testing.B) {
+				l, g := NewS4(channels), G.NewGraph()
+				x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(batch, length, channels), G.WithName("x"), G.WithInit(G.Gaussian(0, 1)))
+				y, err := l.Apply(x)
+				if way == "recurrence" {
+					y, _, err = l.ApplyWithState(x, nil, nil)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := G.Grad(G.Must(G.Sum(y)), append(G.Nodes{x}, l.Params().Nodes(g)...)...); err != nil {
+					b.Fatal(err)
+				}
+				m := G.NewTapeMachine(g)
+				defer m.Close()
+				b.ReportAllocs()
+				for b.Loop() {
+					m.Reset()
+					if err := m.RunAll(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batch*length*channels), "ns/td")
+			})
+		}
+	}
+}
