@@ -35,6 +35,7 @@ var (
 	_ anyLayer = (*RMSNorm)(nil)
 	_ anyLayer = (*Embedding)(nil)
 	_ anyLayer = (*S6)(nil)
+	_ anyLayer = (*GatedMLP)(nil)
 	_ anyLayer = (*H3)(nil)
 	_ anyLayer = (*S4)(nil)
 )
@@ -217,6 +218,7 @@ func TestFwd(t *testing.T) {
 		{NewRMSNorm(3), x, "(1, 2, 3)"},
 		{NewEmbedding(7, 4), ids, "(1, 2, 4)"},
 		{NewS6(3), x, "(1, 2, 3)"},
+		{NewGatedMLP(3, 5), x, "(1, 2, 3)"},
 		{NewH3(3, NewS6, WithHeads(1)), x, "(1, 2, 3)"},
 		{NewS4(3), x, "(1, 2, 3)"},
 	} {

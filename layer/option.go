@@ -5,6 +5,8 @@ import (
 	"math"
 
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/op"
 )
 
 // Option configures a layer.
@@ -26,7 +28,8 @@ type Options struct {
 	Bilinear          bool
 	Heads, Shift      int
 
-	NoSiLU bool
+	NoSiLU     bool
+	Activation op.Activation // SiLU is the default
 }
 
 // WithName puts a name in front of the names of the layer's weights: with "head", "weight" becomes "head.weight".
@@ -67,6 +70,9 @@ func WithShift(steps int) Option { return func(o *Options) { o.Shift = steps } }
 
 // WithoutSiLU leaves a convolution without the SiLU that otherwise follows it.
 func WithoutSiLU() Option { return func(o *Options) { o.NoSiLU = true } }
+
+// WithActivation sets the activation of a gated MLP.
+func WithActivation(f op.Activation) Option { return func(o *Options) { o.Activation = f } }
 
 // Collect applies options to the defaults, and reports what is wrong with them.
 func Collect(opts []Option, bias bool) (Options, error) {

@@ -38,6 +38,10 @@ func uses(scale int) []use {
 	batch, length, channels, state := 2, 5*scale, 4*scale, 3
 	sequence := input("", batch, length, channels).Value
 	x := grad.Input{Name: "x", Value: sequence}
+	logDelta := input("LogDelta", channels)
+	for i := range channels { // steps around 1: after long ones a state has forgotten everything
+		logDelta.Value.Data().([]float64)[i] *= 0.1
+	}
 	start := integers("Start", 2, batch, length)
 	start.Value.Data().([]int)[0] = 0 // so that an initial state has an effect
 	all := []use{
@@ -65,18 +69,24 @@ func uses(scale int) []use {
 			return G.Nodes{y, context}, err
 		}, []grad.Input{{Name: "X", Value: sequence}, input("Weight", channels, 1, 3), input("Bias", channels),
 			input("Context", batch, 2, channels), integers("Start", 2, batch, length)}},
+		{"SiLU", func(in G.Nodes) (G.Nodes, error) { return one(Activate(in[0], SiLU)) }, []grad.Input{x}},
+		{"GELU", func(in G.Nodes) (G.Nodes, error) { return one(Activate(in[0], GELU)) }, []grad.Input{x}},
+		{"gate of SiLU", func(in G.Nodes) (G.Nodes, error) { return one(Gate(in[0], in[1], SiLU)) },
+			[]grad.Input{{Name: "gate", Value: sequence}, input("x", batch, length, channels)}},
+		{"gate of GELU", func(in G.Nodes) (G.Nodes, error) { return one(Gate(in[0], in[1], GELU)) },
+			[]grad.Input{{Name: "gate", Value: sequence}, input("x", batch, length, channels)}},
 		{"S4", func(in G.Nodes) (G.Nodes, error) {
 			return one(S4(S4Inputs{U: in[0], LogDelta: in[1], LogDecay: in[2], Frequency: in[3], C: in[4], D: in[5]}, S4Config{}))
-		}, []grad.Input{{Name: "U", Value: sequence}, input("LogDelta", channels), input("LogDecay", channels, state),
+		}, []grad.Input{{Name: "U", Value: sequence}, logDelta, input("LogDecay", channels, state),
 			input("Frequency", channels, state), input("C", channels, 2*state), input("D", channels)}},
 		{"S4 of real modes", func(in G.Nodes) (G.Nodes, error) {
 			return one(S4(S4Inputs{U: in[0], LogDelta: in[1], LogDecay: in[2], C: in[3]}, S4Config{Bilinear: true}))
-		}, []grad.Input{{Name: "U", Value: sequence}, input("LogDelta", channels), input("LogDecay", channels, state), input("C", channels, state)}},
+		}, []grad.Input{{Name: "U", Value: sequence}, logDelta, input("LogDecay", channels, state), input("C", channels, state)}},
 		{"S4 with state", func(in G.Nodes) (G.Nodes, error) {
 			y, final, err := S4WithState(S4Inputs{U: in[0], LogDelta: in[1], LogDecay: in[2], Frequency: in[3], C: in[4], D: in[5],
 				InitialState: in[6], Start: in[7]}, S4Config{})
 			return G.Nodes{y, final}, err
-		}, []grad.Input{{Name: "U", Value: sequence}, input("LogDelta", channels), input("LogDecay", channels, state),
+		}, []grad.Input{{Name: "U", Value: sequence}, logDelta, input("LogDecay", channels, state),
 			input("Frequency", channels, state), input("C", channels, 2*state), input("D", channels),
 			input("InitialState", batch, channels, 2*state), start}},
 		{"cross-entropy", func(in G.Nodes) (G.Nodes, error) { return one(CrossEntropy(in[0], in[1], 0)) },

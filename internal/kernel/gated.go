@@ -1,0 +1,83 @@
+package kernel
+
+import "math"
+
+// Activation is a function of one number.
+type Activation int
+
+// The activations.
+const (
+	SiLU Activation = iota // x·sigmoid(x)
+	GELU                   // x·Φ(x), Φ the normal distribution: Hendrycks and Gimpel, "Gaussian Error Linear Units"
+)
+
+func (a Activation) String() string { return [...]string{"SiLU", "GELU"}[a] }
+
+// Activate writes y = f(x).
+func Activate[T Float](f Activation, y, x []T) {
+	ParallelRange(len(x), piece, func(from, to int) { activate(f, y[from:to], x[from:to]) })
+}
+
+func activate[T Float](f Activation, y, x []T) {
+	if f == SiLU {
+		siluOf(y, x)
+		return
+	}
+	for i, v := range x {
+		y[i] = gelu(v)
+	}
+}
+
+// ActivateBackward writes dx = f'(x)·dy.
+func ActivateBackward[T Float](f Activation, dx, dy, x []T) {
+	ParallelRange(len(x), piece, func(from, to int) { activateBack(f, dx[from:to], dy[from:to], x[from:to]) })
+}
+
+func activateBack[T Float](f Activation, dx, dy, x []T) {
+	if f == SiLU {
+		siluBack(dx, dy, x)
+		return
+	}
+	for i, v := range x {
+		dx[i] = geluSlope(v) * dy[i]
+	}
+}
+
+// Gate writes y = f(gate)·x.
+func Gate[T Float](f Activation, y, gate, x []T) {
+	ParallelRange(len(x), piece, func(from, to int) {
+		y, x := y[from:to], x[from:to]
+		activate(f, y, gate[from:to])
+		for i, v := range x {
+			y[i] *= v
+		}
+	})
+}
+
+// GateBackward writes the gradients of Gate's operands.
+func GateBackward[T Float](f Activation, dgate, dx, dy, gate, x []T) {
+	ParallelRange(len(x), piece, func(from, to int) {
+		dgate, dx, dy, gate, x := dgate[from:to], dx[from:to], dy[from:to], gate[from:to], x[from:to]
+		for i, v := range dy {
+			dx[i] = v * x[i] // for a moment, the gradient by f(gate)
+		}
+		activateBack(f, dgate, dx, gate)
+		activate(f, dx, gate)
+		for i, v := range dy {
+			dx[i] *= v
+		}
+	})
+}
+
+// gelu and its slope are computed in float64 for either type: there is no other error function.
+func gelu[T Float](x T) T { return T(float64(x) * normalCDF(float64(x))) }
+
+func geluSlope[T Float](x T) T {
+	v := float64(x)
+	if math.IsInf(v, 0) {
+		return T(normalCDF(v)) // where v·exp(-v²/2) is no number
+	}
+	return T(normalCDF(v) + v*math.Exp(-v*v/2)/math.Sqrt(2*math.Pi))
+}
+
+func normalCDF(x float64) float64 { return math.Erfc(-x/math.Sqrt2) / 2 }
