@@ -8,19 +8,21 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// Conv1D is a causal depthwise convolution over time, followed by SiLU: each channel of (batch, length, channels) is a
-// weighted sum of its last width values. Weights and bias start uniform within ±1/√width.
+// Conv1D is a causal depthwise convolution over time, followed by SiLU unless WithoutSiLU is given: each channel of (batch,
+// length, channels) is a weighted sum of its last width values. Weights and bias start uniform within ±1/√width.
 type Conv1D struct {
 	Base
 	Weight *Param // "weight" (channels, 1, width)
 	Bias   *Param // "bias" (channels), or nil
 	width  int
+	cfg    op.ConvConfig
 }
 
 // NewConv1D returns a convolution, with a bias unless WithBias(false) says otherwise.
 func NewConv1D(channels, width int, opts ...Option) *Conv1D {
 	l := &Conv1D{width: width}
 	o, err := collect("convolution", opts, true, positive("convolution", "channels", channels, "width", width))
+	l.cfg.SiLU = !o.NoSiLU
 	if err == nil {
 		name, bound := Join(o.Name, "weight"), 1/math.Sqrt(float64(width))
 		l.Weight = NewParam(name, o.New(Uniform(o.Rand(name), bound), channels, 1, width), true)
@@ -51,7 +53,7 @@ func (l *Conv1D) ApplyStart(x, start *G.Node) (*G.Node, error) {
 	if err := l.Use(x); err != nil {
 		return nil, err
 	}
-	return op.CausalConv(l.inputs(x, nil, start), op.ConvConfig{SiLU: true})
+	return op.CausalConv(l.inputs(x, nil, start), l.cfg)
 }
 
 // ApplyWithContext continues from the last width-1 inputs of what came before, context (batch, width-1, channels), nil for
@@ -64,7 +66,7 @@ func (l *Conv1D) ApplyWithContext(x, context, start *G.Node) (y, next *G.Node, e
 	if err := l.Use(x); err != nil {
 		return nil, nil, err
 	}
-	return op.CausalConvWithContext(l.inputs(x, context, start), op.ConvConfig{SiLU: true})
+	return op.CausalConvWithContext(l.inputs(x, context, start), l.cfg)
 }
 
 // Fwd is Apply as golgi has it.

@@ -58,6 +58,20 @@ func (b *Base) Use(x *G.Node) error {
 	return nil
 }
 
+// useSequence is Use for a layer that takes (batch, length, axis), the last of a given size.
+func (b *Base) useSequence(x *G.Node, axis string, size int) error {
+	if err := b.Use(x); err != nil {
+		return err
+	}
+	if s := x.Shape(); len(s) != 3 || s[2] != size {
+		return fmt.Errorf("%s: x has shape %v, want (batch, length, %s) = (any, any, %d)", b.name, s, axis, size)
+	}
+	if dt := b.params[0].Value.Dtype(); x.Dtype() != dt {
+		return fmt.Errorf("%s: x is of %v, want %v like the weights", b.name, x.Dtype(), dt)
+	}
+	return nil
+}
+
 // Lift makes golgi's Fwd of an Apply.
 func Lift(x G.Input, apply func(*G.Node) (*G.Node, error)) G.Result {
 	if x == nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -34,6 +35,8 @@ var (
 	_ anyLayer = (*RMSNorm)(nil)
 	_ anyLayer = (*Embedding)(nil)
 	_ anyLayer = (*S4)(nil)
+	_ anyLayer = (*S6)(nil)
+	_ anyLayer = (*H3)(nil)
 )
 
 // Names, shapes, order and weight decay of the weights.
@@ -53,6 +56,18 @@ func TestLayerParams(t *testing.T) {
 		{NewRMSNorm(7), "RMS norm", "weight (7)"},
 		{NewRMSNorm(7, WithName("norm_f")), "norm_f", "norm_f.weight (7)"},
 		{NewEmbedding(11, 3), "embedding", "weight (11, 3) decay"},
+		{NewS6(17), "S6", "A_log (17, 16), D (17), x_proj.weight (34, 17) decay, dt_proj.weight (17, 2) decay, dt_proj.bias (17)"},
+		{NewS6(3, WithName("ssm"), WithStateSize(5), WithDtRank(4)), "ssm", "ssm.A_log (3, 5), ssm.D (3), " +
+			"ssm.x_proj.weight (14, 3) decay, ssm.dt_proj.weight (3, 4) decay, ssm.dt_proj.bias (3)"},
+		{NewH3(4, NewS6), "H3", "q_proj.weight (4, 4) decay, k_proj.weight (4, 4) decay, v_proj.weight (4, 4) decay, " +
+			"shift.weight (4, 1, 4) decay, inner.A_log (4, 16), inner.D (4), inner.x_proj.weight (33, 4) decay, " +
+			"inner.dt_proj.weight (4, 1) decay, inner.dt_proj.bias (4), out_proj.weight (4, 4) decay"},
+		{NewH3(2, NewS6, WithName("mixer"), WithHeads(1), WithShift(3), WithStateSize(2), WithBias(true)), "mixer",
+			"mixer.q_proj.weight (2, 2) decay, mixer.q_proj.bias (2), mixer.k_proj.weight (2, 2) decay, mixer.k_proj.bias (2), " +
+				"mixer.v_proj.weight (2, 2) decay, mixer.v_proj.bias (2), mixer.shift.weight (2, 1, 3) decay, " +
+				"mixer.inner.A_log (4, 2), mixer.inner.D (4), mixer.inner.x_proj.weight (5, 4) decay, " +
+				"mixer.inner.dt_proj.weight (4, 1) decay, mixer.inner.dt_proj.bias (4), " +
+				"mixer.out_proj.weight (2, 2) decay, mixer.out_proj.bias (2)"},
 		{NewEmbedding(11, 3, WithName("backbone.embeddings")), "backbone.embeddings", "backbone.embeddings.weight (11, 3) decay"},
 	} {
 		var s []string
@@ -97,6 +112,26 @@ func TestInvalidLayers(t *testing.T) {
 		{NewRMSNorm(3, WithEps(-1)), "layer: RMS norm: eps is -1, want a number that is not negative"},
 		{NewEmbedding(0, 3), "layer: embedding: vocabulary is 0, want at least 1"},
 		{NewEmbedding(11, 0), "layer: embedding: width is 0, want at least 1"},
+		{NewS6(0), "layer: S6: channels is 0, want at least 1"},
+		{NewS6(3, WithStateSize(-1)), "layer: S6: state size is -1, want at least 1"},
+		{NewS6(3, WithDtRank(-2)), "layer: S6: rank of Δ is -2, want at least 1"},
+		{NewS6(3, WithDtype(tensor.Int)), "layer: S6: dtype is int, want float32 or float64"},
+		{NewS6(3, WithDtRange(0.1, 0.01)),
+			"layer: S6: the range of Δ is 0.1 to 0.01, want finite numbers above 0, the first not above the second"},
+		{NewS6(3, WithDtRange(0, 0.01)),
+			"layer: S6: the range of Δ is 0 to 0.01, want finite numbers above 0, the first not above the second"},
+		{NewS6(3, WithDtRange(math.NaN(), math.NaN())),
+			"layer: S6: the range of Δ is NaN to NaN, want finite numbers above 0, the first not above the second"},
+		{NewS6(3, WithDtRange(1, math.Inf(1))),
+			"layer: S6: the range of Δ is 1 to +Inf, want finite numbers above 0, the first not above the second"},
+		{NewH3(0, NewS6), "layer: H3: width is 0, want at least 1"},
+		{NewH3(6, NewS6, WithHeads(-1)), "layer: H3: heads is -1, want at least 1"},
+		{NewH3(6, NewS6, WithShift(-1)), "layer: H3: shift is -1, want at least 1"},
+		{NewH3(6, NewS6, WithHeads(4)), "layer: H3: heads is 4, want a number that divides the width, 6"},
+		{NewH3(6, NewS6, WithStateSize(-1)), "layer: H3: inner layer: layer: S6: state size is -1, want at least 1"},
+		{NewH3[Sequence](6, nil), "layer: H3: the inner layer is missing, want its constructor"},
+		{NewH3(6, func(int, ...Option) Sequence { return nil }),
+			"layer: H3: the inner layer's constructor returns nil, want a layer"},
 	} {
 		if err := c.layer.Err(); err == nil || err.Error() != c.want {
 			t.Errorf("Err of %T is %v, want %s", c.layer, err, c.want)
@@ -122,6 +157,17 @@ func TestInvalidLayers(t *testing.T) {
 	if _, _, err := c.ApplyWithContext(x, nil, nil); err != c.Err() {
 		t.Errorf("ApplyWithContext returns %v, want Err", err)
 	}
+	s := NewS6(0)
+	if _, _, err := s.ApplyWithState(x, nil, nil); err != s.Err() {
+		t.Errorf("ApplyWithState of S6 returns %v, want Err", err)
+	}
+	h := NewH3(0, NewS6)
+	if _, _, err := h.ApplyWithState(x, H3State{}, nil); err != h.Err() {
+		t.Errorf("ApplyWithState of H3 returns %v, want Err", err)
+	}
+	if shift, inner := h.StateShapes(2); shift != nil || inner != nil {
+		t.Errorf("StateShapes of an invalid H3 are %v, %v, want none", shift, inner)
+	}
 }
 
 func TestMissingInput(t *testing.T) {
@@ -133,6 +179,8 @@ func TestMissingInput(t *testing.T) {
 		{NewConv1D(3, 2), "convolution: the input is missing, want a node"},
 		{NewRMSNorm(3), "RMS norm: the input is missing, want a node"},
 		{NewEmbedding(3, 2), "embedding: the input is missing, want a node"},
+		{NewS6(3), "S6: the input is missing, want a node"},
+		{NewH3(3, NewS6), "H3: the input is missing, want a node"},
 	} {
 		if _, err := c.layer.Apply(nil); err == nil || err.Error() != c.want {
 			t.Errorf("Apply(nil) of %T returns %v, want %s", c.layer, err, c.want)
@@ -169,6 +217,8 @@ func TestFwd(t *testing.T) {
 		{NewRMSNorm(3), x, "(1, 2, 3)"},
 		{NewEmbedding(7, 4), ids, "(1, 2, 4)"},
 		{NewS4(3), x, "(1, 2, 3)"},
+		{NewS6(3), x, "(1, 2, 3)"},
+		{NewH3(3, NewS6, WithHeads(1)), x, "(1, 2, 3)"},
 	} {
 		if n := c.layer.Model(); len(n) != 0 {
 			t.Errorf("Model of %T before its first use is %v", c.layer, n)

@@ -24,6 +24,9 @@ type Options struct {
 	DtMin, DtMax      float64
 	A                 StartA
 	Bilinear          bool
+	Heads, Shift      int
+
+	NoSiLU bool
 }
 
 // WithName puts a name in front of the names of the layer's weights: with "head", "weight" becomes "head.weight".
@@ -55,6 +58,15 @@ func WithDtRank(rank int) Option { return func(o *Options) { o.DtRank = rank } }
 func WithDtRange(low, high float64) Option {
 	return func(o *Options) { o.DtMin, o.DtMax = low, high }
 }
+
+// WithHeads sets the number of heads that the channels are cut into.
+func WithHeads(heads int) Option { return func(o *Options) { o.Heads = heads } }
+
+// WithShift sets the number of steps that the shift state space of H3 reads, 4 by default.
+func WithShift(steps int) Option { return func(o *Options) { o.Shift = steps } }
+
+// WithoutSiLU leaves a convolution without the SiLU that otherwise follows it.
+func WithoutSiLU() Option { return func(o *Options) { o.NoSiLU = true } }
 
 // Collect applies options to the defaults, and reports what is wrong with them.
 func Collect(opts []Option, bias bool) (Options, error) {

@@ -53,6 +53,10 @@ func uses(scale int) []use {
 		{"add", func(in G.Nodes) (G.Nodes, error) { return one(Add(in[0], in[1])) },
 			[]grad.Input{{Name: "a", Value: sequence}, input("b", batch, length, channels)}},
 		{"negative exponential", func(in G.Nodes) (G.Nodes, error) { return one(NegExp(in[0])) }, []grad.Input{x}},
+		{"outer product", func(in G.Nodes) (G.Nodes, error) { return one(OuterProduct(in[0], in[1], 2)) },
+			[]grad.Input{{Name: "k", Value: sequence}, input("v", batch, length, channels)}},
+		{"contraction", func(in G.Nodes) (G.Nodes, error) { return one(Contract(in[0], in[1], 2)) },
+			[]grad.Input{{Name: "q", Value: sequence}, input("s", batch, length, 2*scale*channels)}},
 		{"causal convolution", func(in G.Nodes) (G.Nodes, error) {
 			y, context, err := CausalConvWithContext(
 				ConvInputs{X: in[0], Weight: in[1], Bias: in[2], Context: in[3], Start: in[4]}, ConvConfig{SiLU: true})

@@ -1,0 +1,67 @@
+package kernel
+
+// Products of vectors of size and of matrices (size, size), any number of them one after another, each result its own. With a
+// size of 1 all of them are the product element by element.
+
+// OuterProduct writes s = k vᵀ.
+func OuterProduct[T Float](s, k, v []T, size int) {
+	eachMatrix(len(k), size, func(from, to int) {
+		if size == 1 {
+			product(s[from:to], k[from:to], v[from:to])
+			return
+		}
+		for at := from; at < to; at += size {
+			for i, a := range k[at : at+size] {
+				scaleOf(s[(at+i)*size:][:size], v[at:at+size], a)
+			}
+		}
+	})
+}
+
+// VectorMatrix writes y = qᵀ s, the sums over the rows of s in order.
+func VectorMatrix[T Float](y, q, s []T, size int) {
+	eachMatrix(len(q), size, func(from, to int) {
+		if size == 1 {
+			product(y[from:to], q[from:to], s[from:to])
+			return
+		}
+		for at := from; at < to; at += size {
+			y := y[at : at+size]
+			clear(y)
+			for i, a := range q[at : at+size] {
+				axpy(y, s[(at+i)*size:][:size], a)
+			}
+		}
+	})
+}
+
+// MatrixVector writes y = s v, the sums over the columns of s in order.
+func MatrixVector[T Float](y, s, v []T, size int) {
+	eachMatrix(len(v), size, func(from, to int) {
+		if size == 1 {
+			product(y[from:to], s[from:to], v[from:to])
+			return
+		}
+		for at := from; at < to; at += size {
+			v := v[at : at+size]
+			for i := range v {
+				var sum T
+				for j, a := range s[(at+i)*size:][:size] {
+					sum += a * v[j]
+				}
+				y[at+i] = sum
+			}
+		}
+	})
+}
+
+// product writes y = a·b, element by element.
+func product[T Float](y, a, b []T) {
+	clear(y)
+	addProduct(y, a, b)
+}
+
+// eachMatrix runs task for all ranges of n elements of vectors, whole vectors each.
+func eachMatrix(n, size int, task func(from, to int)) {
+	ParallelRange(n/size, max(piece/(size*size), 1), func(from, to int) { task(from*size, to*size) })
+}

@@ -1,0 +1,112 @@
+package op
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// OuterProduct multiplies every element of k with every one of v within each head, at each step: k and v (batch, length,
+// width), cut into heads of size = width/heads, to (batch, length, heads·size·size), whose channel (h, i, j) is
+//
+//	s_hij = k_hi v_hj
+//
+// With as many heads as channels it is the product element by element. gorgonia.OuterProd has wrong gradients.
+func OuterProduct(k, v *G.Node, heads int) (*G.Node, error) {
+	c := newChecker("outer product", "k", k)
+	size, s := headSize(c, "k", k, heads)
+	if c.err == nil {
+		c.required("v", v, "(batch, length, width)", s...)
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	return apply1(outer{size}, operands{[]string{"k", "v"}, G.Nodes{k, v}}, c.dt, tensor.Shape{s[0], s[1], s[2] * size})
+}
+
+// Contract takes outer products back to channels: q (batch, length, width) and s (batch, length, heads·size·size) as
+// OuterProduct has it, to (batch, length, width),
+//
+//	y_hj = Σ_i q_hi s_hij
+func Contract(q, s *G.Node, heads int) (*G.Node, error) {
+	c := newChecker("contraction", "q", q)
+	size, shape := headSize(c, "q", q, heads)
+	if c.err == nil {
+		c.required("s", s, "(batch, length, heads·size·size)", shape[0], shape[1], shape[2]*size)
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	return apply1(contraction{size}, operands{[]string{"q", "s"}, G.Nodes{q, s}}, c.dt, shape)
+}
+
+// headSize returns the size of a head of n, and the shape of n.
+func headSize(c *checker, name string, n *G.Node, heads int) (size int, shape tensor.Shape) {
+	if c.err == nil {
+		c.required(name, n, "(batch, length, width)", 0, 0, 0)
+	}
+	if c.err != nil {
+		return 0, nil
+	}
+	shape = n.Shape()
+	if heads < 1 || shape[2]%heads != 0 {
+		c.errorf("heads is %d, want a number that divides the width, %d", heads, shape[2])
+		return 0, nil
+	}
+	return shape[2] / heads, shape
+}
+
+type outer struct{ size int }
+
+func (f outer) String() string       { return fmt.Sprintf("outer product{size: %d}", f.size) }
+func (outer) differentiable() []bool { return []bool{true, true} }
+
+func (f outer) forward(in, out []operand) {
+	if out[0].is32() {
+		kernel.OuterProduct(floats[float32](out[0]), floats[float32](in[0]), floats[float32](in[1]), f.size)
+	} else {
+		kernel.OuterProduct(floats[float64](out[0]), floats[float64](in[0]), floats[float64](in[1]), f.size)
+	}
+}
+
+func (f outer) backward(in, dout, grad []operand) {
+	if dout[0].is32() {
+		outerBackward[float32](f, in, dout, grad)
+	} else {
+		outerBackward[float64](f, in, dout, grad)
+	}
+}
+
+func outerBackward[T kernel.Float](f outer, in, dout, grad []operand) {
+	kernel.MatrixVector(floats[T](grad[0]), floats[T](dout[0]), floats[T](in[1]), f.size)
+	kernel.VectorMatrix(floats[T](grad[1]), floats[T](in[0]), floats[T](dout[0]), f.size)
+}
+
+type contraction struct{ size int }
+
+func (f contraction) String() string       { return fmt.Sprintf("contraction{size: %d}", f.size) }
+func (contraction) differentiable() []bool { return []bool{true, true} }
+
+func (f contraction) forward(in, out []operand) {
+	if out[0].is32() {
+		kernel.VectorMatrix(floats[float32](out[0]), floats[float32](in[0]), floats[float32](in[1]), f.size)
+	} else {
+		kernel.VectorMatrix(floats[float64](out[0]), floats[float64](in[0]), floats[float64](in[1]), f.size)
+	}
+}
+
+func (f contraction) backward(in, dout, grad []operand) {
+	if dout[0].is32() {
+		contractionBackward[float32](f, in, dout, grad)
+	} else {
+		contractionBackward[float64](f, in, dout, grad)
+	}
+}
+
+func contractionBackward[T kernel.Float](f contraction, in, dout, grad []operand) {
+	kernel.MatrixVector(floats[T](grad[0]), floats[T](in[1]), floats[T](dout[0]), f.size)
+	kernel.OuterProduct(floats[T](grad[1]), floats[T](in[0]), floats[T](dout[0]), f.size)
+}
