@@ -34,9 +34,9 @@ var (
 	_ anyLayer = (*Conv1D)(nil)
 	_ anyLayer = (*RMSNorm)(nil)
 	_ anyLayer = (*Embedding)(nil)
-	_ anyLayer = (*S4)(nil)
 	_ anyLayer = (*S6)(nil)
 	_ anyLayer = (*H3)(nil)
+	_ anyLayer = (*S4)(nil)
 )
 
 // Names, shapes, order and weight decay of the weights.
@@ -216,9 +216,9 @@ func TestFwd(t *testing.T) {
 		{NewConv1D(3, 2), x, "(1, 2, 3)"},
 		{NewRMSNorm(3), x, "(1, 2, 3)"},
 		{NewEmbedding(7, 4), ids, "(1, 2, 4)"},
-		{NewS4(3), x, "(1, 2, 3)"},
 		{NewS6(3), x, "(1, 2, 3)"},
 		{NewH3(3, NewS6, WithHeads(1)), x, "(1, 2, 3)"},
+		{NewS4(3), x, "(1, 2, 3)"},
 	} {
 		if n := c.layer.Model(); len(n) != 0 {
 			t.Errorf("Model of %T before its first use is %v", c.layer, n)

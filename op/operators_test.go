@@ -38,6 +38,8 @@ func uses(scale int) []use {
 	batch, length, channels, state := 2, 5*scale, 4*scale, 3
 	sequence := input("", batch, length, channels).Value
 	x := grad.Input{Name: "x", Value: sequence}
+	start := integers("Start", 2, batch, length)
+	start.Value.Data().([]int)[0] = 0 // so that an initial state has an effect
 	all := []use{
 		{"linear", func(in G.Nodes) (G.Nodes, error) { return one(Linear(in[0], in[1], in[2])) },
 			[]grad.Input{x, input("weight", 3*scale, channels), input("bias", 3*scale)}},
@@ -76,7 +78,7 @@ func uses(scale int) []use {
 			return G.Nodes{y, final}, err
 		}, []grad.Input{{Name: "U", Value: sequence}, input("LogDelta", channels), input("LogDecay", channels, state),
 			input("Frequency", channels, state), input("C", channels, 2*state), input("D", channels),
-			input("InitialState", batch, channels, 2*state), integers("Start", 2, batch, length)}},
+			input("InitialState", batch, channels, 2*state), start}},
 		{"cross-entropy", func(in G.Nodes) (G.Nodes, error) { return one(CrossEntropy(in[0], in[1], 0)) },
 			[]grad.Input{{Name: "logits", Value: sequence}, integers("targets", channels, batch, length)}},
 	}
