@@ -205,6 +205,7 @@ func TestSequenceProcessors(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, s := range []stateful{
 		statefulSequence("S6", 48, NewS6(48)),
+		statefulSequence("S4", 48, NewS4(48)),
 		statefulH3("H3", NewH3(48, NewS6)),
 		statefulH3("H3 of twelve heads", NewH3(48, NewS6, WithHeads(12), WithStateSize(4))),
 	} {

@@ -66,7 +66,10 @@ func sequences(dt tensor.Dtype) []stateful {
 	all := []stateful{
 		statefulSequence("S6", 4, NewS6(4, o...)),
 		statefulSequence("S6 of rank 2", 3, NewS6(3, with(WithDtRank(2))...)),
+		statefulSequence("S4", 3, NewS4(3, with(WithStateSize(4))...)),
+		statefulSequence("S4, real and bilinear", 2, NewS4(2, with(WithA(S4DReal), WithBilinear())...)),
 		statefulH3("H3", NewH3(3, NewS6, o...)),
+		statefulH3("H3 of S4", NewH3(3, NewS4, o...)),
 		statefulH3("H3 of two heads", NewH3(4, NewS6, with(WithHeads(2), WithBias(true))...)),
 		statefulH3("H3 of one head, no shift", NewH3(2, NewS6, with(WithHeads(1), WithShift(1))...)),
 	}
