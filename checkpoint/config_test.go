@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -76,7 +77,7 @@ func TestConfig(t *testing.T) {
 		c, err := parseConfig([]byte(text))
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
-		} else if c.lm != want {
+		} else if !reflect.DeepEqual(c.lm, want) {
 			t.Errorf("%s:\n%+v, want\n%+v", text, c.lm, want)
 		}
 	}

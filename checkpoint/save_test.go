@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ func TestSaveThenLoad(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got.Config() != want.Config() {
+				if !reflect.DeepEqual(got.Config(), want.Config()) {
 					t.Errorf("%+v, want %+v", got.Config(), want.Config())
 				}
 				sameWeights(t, got.Params(), want.Params())
@@ -126,7 +127,7 @@ func TestSaveWhatWasLoaded(t *testing.T) {
 			t.Fatal(err)
 		}
 		sameWeights(t, got.Params(), want.Params())
-		if got.Config() != want.Config() {
+		if !reflect.DeepEqual(got.Config(), want.Config()) {
 			t.Errorf("%+v, want %+v", got.Config(), want.Config())
 		}
 		others := []string{configFile, weightsFile, "tokenizer.json"} // shards and their index are gone
@@ -298,7 +299,7 @@ func TestKilledSave(t *testing.T) {
 		if err != nil {
 			t.Fatalf("after kill %d: %v", kill, err)
 		}
-		which := slices.IndexFunc(models, func(m *nn.LM) bool { return m.Config() == got.Config() })
+		which := slices.IndexFunc(models, func(m *nn.LM) bool { return reflect.DeepEqual(m.Config(), got.Config()) })
 		if which < 0 {
 			t.Fatalf("after kill %d the configuration is %+v", kill, got.Config())
 		}

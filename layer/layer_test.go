@@ -36,6 +36,7 @@ var (
 	_ anyLayer = (*Embedding)(nil)
 	_ anyLayer = (*S6)(nil)
 	_ anyLayer = (*GatedMLP)(nil)
+	_ anyLayer = (*Attention)(nil)
 	_ anyLayer = (*H3)(nil)
 	_ anyLayer = (*S4)(nil)
 )
@@ -219,6 +220,7 @@ func TestFwd(t *testing.T) {
 		{NewEmbedding(7, 4), ids, "(1, 2, 4)"},
 		{NewS6(3), x, "(1, 2, 3)"},
 		{NewGatedMLP(3, 5), x, "(1, 2, 3)"},
+		{NewAttention(3, WithRotary(0)), x, "(1, 2, 3)"},
 		{NewH3(3, NewS6, WithHeads(1)), x, "(1, 2, 3)"},
 		{NewS4(3), x, "(1, 2, 3)"},
 	} {

@@ -27,6 +27,8 @@ type Options struct {
 	A                 StartA
 	Bilinear          bool
 	Heads, Shift      int
+	Window            int
+	Rotary            float64
 
 	NoSiLU     bool
 	Activation op.Activation // SiLU is the default
@@ -70,6 +72,12 @@ func WithShift(steps int) Option { return func(o *Options) { o.Shift = steps } }
 
 // WithoutSiLU leaves a convolution without the SiLU that otherwise follows it.
 func WithoutSiLU() Option { return func(o *Options) { o.NoSiLU = true } }
+
+// WithWindow sets how many steps attention sees, itself among them, at least 2.
+func WithWindow(steps int) Option { return func(o *Options) { o.Window = steps } }
+
+// WithRotary sets the base of the rotary positions of attention; 0 is none.
+func WithRotary(base float64) Option { return func(o *Options) { o.Rotary = base } }
 
 // WithActivation sets the activation of a gated MLP.
 func WithActivation(f op.Activation) Option { return func(o *Options) { o.Activation = f } }

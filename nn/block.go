@@ -2,6 +2,7 @@ package nn
 
 import (
 	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
@@ -65,7 +66,16 @@ func (b *MambaBlock) ZeroState(g *G.ExprGraph, batch int) LayerState {
 	if b.Err() != nil {
 		return LayerState{}
 	}
-	return b.cfg.zeroState(g, b.opts, batch)
+	conv, scan := b.shapes(max(batch, 0)) // 0 fits no input: a wrong batch is an error where the state is used
+	return zeroStates(g, b.opts, conv, scan)
+}
+
+// shapes are those of the two parts of a batch's state, nil for one that there is not.
+func (b *MambaBlock) shapes(batch int) (conv, scan tensor.Shape) {
+	if b.cfg.DConv > 1 {
+		conv = tensor.Shape{batch, b.cfg.DConv - 1, b.cfg.inner()}
+	}
+	return conv, tensor.Shape{batch, b.cfg.inner(), b.cfg.DState}
 }
 
 func (b *MambaBlock) apply(x *G.Node, state LayerState, withState bool, opts []CallOption) (y *G.Node, next LayerState, err error) {

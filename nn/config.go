@@ -25,8 +25,14 @@ type Config struct {
 	DtInitFloor  float64 // no step starts smaller; 1e-4
 	NormEps      float64 // what the norms add to the mean of squares; 1e-5
 
-	Bias       bool // in_proj and out_proj have a bias
+	Bias       bool // in_proj and out_proj have a bias; of other kinds of layers, all projections
 	NoConvBias bool // the convolution has no bias
+
+	// What the layers of a stack are: layer i is Pattern[i % len(Pattern)]; without a pattern, all are Mamba blocks.
+	Pattern []Kind
+	NHead   int // heads of attention, DModel/64 by default and at least 1; and of H3, by default as many as channels
+	Window  int // steps that attention sees, itself among them; 0 for all. Only a window has a state of fixed size
+	DHidden int // channels inside SwiGLU and GeGLU; 8/3 of DModel, rounded up to a multiple of 8
 }
 
 // withDefaults fills in the defaults, or returns what is wrong.
@@ -59,8 +65,19 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("nn: %s is %d, want at least 1", f.name, f.value)
 		}
 	}
-	if c.DInner < 0 {
-		return c, fmt.Errorf("nn: DInner is %d, want at least 1, or 0 for Expand·DModel", c.DInner)
+	for _, f := range []struct {
+		name  string
+		value int
+		zero  string
+	}{{"DInner", c.DInner, "Expand·DModel"}, {"NHead", c.NHead, "the default"}, {"Window", c.Window, "no window"}, {"DHidden", c.DHidden, "the default"}} {
+		if f.value < 0 {
+			return c, fmt.Errorf("nn: %s is %d, want at least 1, or 0 for %s", f.name, f.value, f.zero)
+		}
+	}
+	for _, kind := range c.Pattern {
+		if err := kind.check(); err != nil {
+			return c, err
+		}
 	}
 	for _, f := range []struct {
 		name  string

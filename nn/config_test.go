@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +39,7 @@ func TestDefaults(t *testing.T) {
 		DModel: 768, NLayer: 1, DState: 16, DConv: 4, Expand: 2, DtRank: 48,
 		DtMin: 0.001, DtMax: 0.1, DtScale: 1, DtInitFloor: 1e-4, NormEps: 1e-5,
 	}
-	if got, err := (Config{DModel: 768}).withDefaults(); got != want || err != nil {
+	if got, err := (Config{DModel: 768}).withDefaults(); !reflect.DeepEqual(got, want) || err != nil {
 		t.Errorf("defaults are %+v, %v, want %+v", got, err, want)
 	}
 	for model, rank := range map[int]int{1: 1, 15: 1, 16: 1, 17: 2, 32: 2, 33: 3, 1024: 64} {
@@ -51,11 +52,11 @@ func TestDefaults(t *testing.T) {
 		DModel: 6, NLayer: 2, DState: 3, DConv: 2, Expand: 1, DtRank: 5,
 		DtMin: 0.01, DtMax: 0.2, DtScale: 2, DtInitFloor: 1e-3, NormEps: 1e-6, Bias: true, NoConvBias: true,
 	}
-	if got := NewMambaStack(given).Config(); got != given {
+	if got := NewMambaStack(given).Config(); !reflect.DeepEqual(got, given) {
 		t.Errorf("the configuration %+v became %+v", given, got)
 	}
 	lm := LMConfig{Config: given, Vocab: 7, UntiedHead: true}
-	if got := NewLM(lm).Config(); got != lm {
+	if got := NewLM(lm).Config(); !reflect.DeepEqual(got, lm) {
 		t.Errorf("the configuration %+v became %+v", lm, got)
 	}
 }

@@ -40,6 +40,21 @@ func TestGradients(t *testing.T) {
 	}
 }
 
+// The same for a stack of every kind, and of several, the first of which has heads.
+func TestGradientsOfKinds(t *testing.T) {
+	base := Config{DModel: 4, NLayer: 1, DState: 2, DtRank: 2, DConv: 3, Window: 3, DHidden: 3}
+	for _, kind := range Kinds() {
+		t.Run(string(kind), func(t *testing.T) {
+			cfg := base
+			cfg.Pattern = []Kind{kind}
+			mixesTime := kind != SwiGLU && kind != GeGLU
+			checkGradients(t, newModel("stack", cfg, 0, false), mixesTime, mixesTime)
+		})
+	}
+	base.NLayer, base.NHead, base.Pattern = 3, 2, []Kind{H3, Attention, SwiGLU}
+	t.Run("several", func(t *testing.T) { checkGradients(t, newModel("LM", base, 5, true), true, false) })
+}
+
 func checkGradients(t *testing.T, m model, state, start bool) {
 	const batch, length = 2, 5
 	r := rand.New(rand.NewPCG(1, 2))
@@ -71,12 +86,14 @@ func checkGradients(t *testing.T, m model, state, start bool) {
 		var before State
 		if state {
 			nodes := in[first:]
-			for range m.zero(G.NewGraph(), batch) {
+			for _, zero := range m.zero(G.NewGraph(), batch) {
 				var l LayerState
-				if m.cfg.DConv > 1 {
+				if zero.Conv != nil {
 					l.Conv, nodes = nodes[0], nodes[1:]
 				}
-				l.Scan, nodes = nodes[0], nodes[1:]
+				if zero.Scan != nil {
+					l.Scan, nodes = nodes[0], nodes[1:]
+				}
 				before = append(before, l)
 			}
 		}

@@ -62,7 +62,7 @@ func (s *Sequence) fits(lm *LM) error {
 	if s.state == nil {
 		return nil
 	}
-	want, dt := stateShapes(lm.cfg.Config), lm.stack.opts.Dtype
+	want, dt := lm.stack.stateShapes(), lm.stack.opts.Dtype
 	for _, w := range want {
 		v := s.state[w.name]
 		if v == nil {
@@ -84,21 +84,23 @@ type stateShape struct {
 	shape tensor.Shape
 }
 
-// stateShapes are those of a stack's state for one sequence, in the order of State.Nodes: for each layer (d_conv-1, d_inner),
-// which is absent if d_conv is 1, and (d_inner, d_state).
-func stateShapes(c Config) (shapes []stateShape) {
-	for i := range c.NLayer {
-		if c.DConv > 1 {
-			shapes = append(shapes, stateShape{fmt.Sprintf("layers.%d.conv", i), tensor.Shape{c.DConv - 1, c.inner()}})
+// stateShapes are those of the stack's state for one sequence, in the order of State.Nodes: for each layer its conv and its scan,
+// where it has them.
+func (s *MambaStack) stateShapes() (shapes []stateShape) {
+	for i, l := range s.layers {
+		conv, scan := l.shapes(1)
+		for _, part := range []stateShape{{"conv", conv}, {"scan", scan}} {
+			if part.shape != nil {
+				shapes = append(shapes, stateShape{fmt.Sprintf("layers.%d.%s", i, part.name), part.shape[1:]})
+			}
 		}
-		shapes = append(shapes, stateShape{fmt.Sprintf("layers.%d.scan", i), tensor.Shape{c.inner(), c.DState}})
 	}
 	return shapes
 }
 
 // load sets a reader's row to the sequence's state.
 func (s *Sequence) load(r *reader, row int) {
-	for i, w := range stateShapes(r.lm.cfg.Config) {
+	for i, w := range r.lm.stack.stateShapes() {
 		n := w.shape.TotalSize()
 		if s.state == nil {
 			zeroPart(r.state[i], row*n, n)
@@ -113,7 +115,7 @@ func (s *Sequence) store(r *reader, row int) {
 	if s.state == nil {
 		s.state = map[string]*tensor.Dense{}
 	}
-	for i, w := range stateShapes(r.lm.cfg.Config) {
+	for i, w := range r.lm.stack.stateShapes() {
 		if s.state[w.name] == nil {
 			s.state[w.name] = tensor.New(tensor.WithShape(w.shape...), tensor.Of(r.state[i].Dtype()))
 		}

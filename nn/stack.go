@@ -8,13 +8,13 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// MambaStack is NLayer blocks and a final norm, from (batch, length, d_model) to the same. Its weights are those of the
-// blocks, behind layers.0, layers.1, …, and norm_f.weight.
+// MambaStack is NLayer layers and a final norm, from (batch, length, d_model) to the same. The layers are Mamba blocks, or what
+// Config.Pattern says. Its weights are those of the layers, behind layers.0, layers.1, …, and norm_f.weight.
 type MambaStack struct {
 	layer.Base
 	cfg    Config
 	opts   layer.Options
-	blocks []*MambaBlock
+	layers []stackLayer
 	norm   *layer.RMSNorm
 }
 
@@ -27,9 +27,12 @@ func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
 	var params layer.Params
 	if err == nil {
 		for i := range cfg.NLayer {
-			b := NewMambaBlock(cfg, part(o, fmt.Sprintf("layers.%d", i))...)
-			s.blocks = append(s.blocks, b)
-			params = append(params, b.Params()...)
+			l := newStackLayer(cfg.kind(i), cfg, part(o, fmt.Sprintf("layers.%d", i))...)
+			if wrong := l.Err(); wrong != nil && err == nil {
+				err = fmt.Errorf("nn: layer %d, %s: %w", i, cfg.kind(i), wrong)
+			}
+			s.layers = append(s.layers, l)
+			params = append(params, l.Params()...)
 		}
 		s.norm = layer.NewRMSNorm(cfg.DModel, part(o, "norm_f", layer.WithEps(cfg.NormEps))...)
 		params = append(params, s.norm.Params()...)
@@ -41,8 +44,15 @@ func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
 // Config returns the configuration, defaults filled in.
 func (s *MambaStack) Config() Config { return s.cfg }
 
-// Blocks returns the blocks, first to last.
-func (s *MambaStack) Blocks() []*MambaBlock { return s.blocks }
+// Blocks returns the layers that are Mamba blocks, first to last.
+func (s *MambaStack) Blocks() (blocks []*MambaBlock) {
+	for _, l := range s.layers {
+		if b, ok := l.(*MambaBlock); ok {
+			blocks = append(blocks, b)
+		}
+	}
+	return blocks
+}
 
 // Apply applies the stack to x (batch, length, d_model).
 func (s *MambaStack) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
@@ -59,9 +69,9 @@ func (s *MambaStack) ApplyWithState(x *G.Node, state State, opts ...CallOption) 
 // ZeroState returns input nodes with zeros, the state before a sequence. Set their values to those of a state that a run
 // returned, and the next run continues from there.
 func (s *MambaStack) ZeroState(g *G.ExprGraph, batch int) State {
-	state := make(State, len(s.blocks))
-	for i, b := range s.blocks {
-		state[i] = b.ZeroState(g, batch)
+	state := make(State, len(s.layers))
+	for i, l := range s.layers {
+		state[i] = l.ZeroState(g, batch)
 	}
 	return state
 }
@@ -73,15 +83,15 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	if err := s.cfg.fits(x, s.opts.Dtype); err != nil {
 		return nil, nil, err
 	}
-	if state != nil && len(state) != len(s.blocks) {
-		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.blocks))
+	if state != nil && len(state) != len(s.layers) {
+		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.layers))
 	}
 	if withState {
-		next = make(State, len(s.blocks))
+		next = make(State, len(s.layers))
 	}
-	for i, b := range s.blocks {
+	for i, l := range s.layers {
 		var after LayerState
-		if x, after, err = b.apply(x, state.layer(i), withState, opts); err != nil {
+		if x, after, err = l.apply(x, state.layer(i), withState, opts); err != nil {
 			return nil, nil, fmt.Errorf("nn: layer %d: %w", i, err)
 		}
 		if withState {

@@ -5,18 +5,21 @@ import (
 	"sync/atomic"
 
 	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
 )
 
-// LayerState is what a block carries from one piece of a sequence to the next. A nil field stands for zeros.
+// LayerState is what a layer carries from one piece of a sequence to the next. A nil field stands for zeros. The shapes are those of
+// a Mamba block; H3 has its shift's state in Conv and its inner layer's in Scan, S4 and S6 have Scan alone, and a gated MLP
+// has none.
 type LayerState struct {
 	Conv *G.Node // (batch, d_conv-1, d_inner): the last inputs of the convolution; always nil if d_conv is 1
 	Scan *G.Node // (batch, d_inner, d_state): the state of the scan
 }
 
-// State is what a stack carries, a LayerState for each block.
+// State is what a stack carries, a LayerState for each layer.
 type State []LayerState
 
 // Nodes returns the nodes of the state, in order.
@@ -31,7 +34,7 @@ func (s State) Nodes() (nodes G.Nodes) {
 	return nodes
 }
 
-// layer returns the state of block i, zeros in a nil State.
+// layer returns the state of layer i, zeros in a nil State.
 func (s State) layer(i int) LayerState {
 	if s == nil {
 		return LayerState{}
@@ -41,19 +44,16 @@ func (s State) layer(i int) LayerState {
 
 var states atomic.Uint64
 
-// zeroState returns new input nodes with zeros for a block's state.
-func (c Config) zeroState(g *G.ExprGraph, o layer.Options, batch int) LayerState {
-	batch = max(batch, 0) // which fits no input: a wrong batch is an error where the state is used
-	id := states.Add(1)   // Gorgonia merges leaves of one name
-	leaf := func(name string, shape ...int) *G.Node {
+// zeroStates returns new input nodes with zeros, none for a shape that is nil.
+func zeroStates(g *G.ExprGraph, o layer.Options, conv, scan tensor.Shape) LayerState {
+	id := states.Add(1) // Gorgonia merges leaves of one name
+	leaf := func(name string, shape tensor.Shape) *G.Node {
+		if shape == nil {
+			return nil
+		}
 		return G.NodeFromAny(g, o.New(layer.Constant(0), shape...), G.WithName(fmt.Sprintf("state.%s#%d", name, id)))
 	}
-	var s LayerState
-	if c.DConv > 1 {
-		s.Conv = leaf("conv", batch, c.DConv-1, c.inner())
-	}
-	s.Scan = leaf("scan", batch, c.inner(), c.DState)
-	return s
+	return LayerState{Conv: leaf("conv", conv), Scan: leaf("scan", scan)}
 }
 
 // CallOption is an option of a single application of a block, stack or model.

@@ -1,0 +1,113 @@
+package kernel
+
+import "gonum.org/v1/gonum/blas"
+
+// Backward writes the gradients of all operands. dnext is the gradient by the next context, nil for zeros. The probabilities are
+// computed again, tile by tile, from the sums that the forward pass of the tile's queries finds.
+func (a *Attention[T]) Backward(dy, dnext []T, grad *AttentionGrad[T]) {
+	cos, sin := a.angles()
+	if grad.Context != nil {
+		clear(grad.Context)
+	}
+	Parallel(a.Batch*a.Heads, func(i int) {
+		h := a.newHead(i, cos, sin)
+		defer h.release()
+		h.backward(dy, grad)
+	})
+	if dnext != nil {
+		a.nextBack(dnext, grad)
+	}
+}
+
+// backward takes the queries tile by tile, in order; so sums over them are the same for any number of processors.
+func (h *head[T]) backward(dy []T, grad *AttentionGrad[T]) {
+	dim := h.dim
+	y, out, dq := h.borrow(queryTile*dim), h.borrow(queryTile*dim), h.borrow(queryTile*dim)
+	dk, dv, ds := h.borrow(h.steps*dim), h.borrow(h.steps*dim), h.borrow(queryTile*keyTile)
+	clear(dk)
+	clear(dv)
+	var inner [queryTile]T // dy·y of each query
+	for from := 0; from < h.Length; from += queryTile {
+		to := min(from+queryTile, h.Length)
+		n := to - from
+		h.queries(y[:n*dim], from, to)
+		for i := range n {
+			row := out[i*dim:][:dim]
+			copy(row, h.row(dy, from+i))
+			inner[i] = 0
+			for j, v := range row {
+				inner[i] += v * y[i*dim+j]
+			}
+		}
+		clear(dq[:n*dim])
+		h.keys(from, to, func(low, high int) {
+			width := high - low
+			h.scoresOf(from, to, low, high)
+			for i := range n {
+				p := h.seen(h.scores[i*width:][:width], from+i, low)
+				expFrom(p, h.largest[i])
+				for j := range p {
+					p[j] /= h.sum[i]
+				}
+			}
+			k, v := h.k[low*dim:], h.v[low*dim:]
+			h.Gemm(blas.Trans, blas.NoTrans, width, dim, n, 1, h.scores, width, out, dim, 1, dv[low*dim:], dim)
+			h.Gemm(blas.NoTrans, blas.Trans, n, width, dim, 1, out, dim, v, dim, 0, ds, width)
+			for i := range n {
+				row := ds[i*width:][:width]
+				for j, p := range h.scores[i*width:][:width] {
+					if p == 0 { // also where it is not seen, and what was computed for it may be no number
+						row[j] = 0
+						continue
+					}
+					row[j] = p * (row[j] - inner[i])
+				}
+			}
+			h.Gemm(blas.NoTrans, blas.NoTrans, n, dim, width, 1, ds, width, k, dim, 1, dq, dim)
+			h.Gemm(blas.Trans, blas.NoTrans, width, dim, n, 1, ds, width, h.q[from*dim:], dim, 1, dk[low*dim:], dim)
+		})
+		scale := h.scale()
+		for i := range n {
+			row := dq[i*dim:][:dim]
+			h.turn(row, h.before+from+i, true)
+			for j, v := range row {
+				h.row(grad.Q, from+i)[j] = scale * v
+			}
+		}
+	}
+	for s := range h.steps {
+		k, v := dk[s*dim:][:dim], dv[s*dim:][:dim]
+		h.turn(k, s, true)
+		if s >= h.before {
+			copy(h.row(grad.K, s-h.before), k)
+			copy(h.row(grad.V, s-h.before), v)
+		} else if grad.Context != nil {
+			row := h.contextOf(grad.Context, h.b, s)
+			copy(row[h.h*dim:], k)
+			copy(row[h.Width+h.h*dim:], v)
+		}
+	}
+}
+
+// nextBack adds the gradient by the next context to those of what is in it.
+func (a *Attention[T]) nextBack(dnext []T, grad *AttentionGrad[T]) {
+	before := a.before()
+	for b := range a.Batch {
+		first := a.begins(b)[a.Length-1]
+		for i := range a.Window - 1 {
+			s := before + a.Length - (a.Window - 1) + i
+			row := a.contextOf(dnext, b, i)[:2*a.Width]
+			switch {
+			case s < first:
+			case s < before:
+				if grad.Context != nil {
+					Add(a.contextOf(grad.Context, b, s)[:2*a.Width], row)
+				}
+			default:
+				at := (b*a.Length + s - before) * a.Width
+				Add(grad.K[at:at+a.Width], row[:a.Width])
+				Add(grad.V[at:at+a.Width], row[a.Width:])
+			}
+		}
+	}
+}

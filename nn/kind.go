@@ -1,0 +1,183 @@
+package nn
+
+import (
+	"fmt"
+	"strings"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/op"
+)
+
+// Kind is what a layer of a stack is. Each is y = x + mixer(norm(x)). The first six are the rows of the Mamba paper's table of
+// architectures (section 4.6.1), each with a time-invariant or a selective state space inside.
+type Kind string
+
+// The kinds.
+const (
+	Mamba     Kind = "mamba"     // a MambaBlock: the Mamba architecture, S6 inside; the default
+	MambaS4   Kind = "mamba-s4"  // the Mamba architecture, S4 inside
+	H3        Kind = "h3"        // layer.H3, S4 inside
+	H3S6      Kind = "h3-s6"     // layer.H3, S6 inside
+	S4        Kind = "s4"        // no gate: layer.S4, GELU, a linear layer
+	S6        Kind = "s6"        // no gate: layer.S6, GELU, a linear layer
+	Attention Kind = "attention" // layer.Attention
+	SwiGLU    Kind = "swiglu"    // layer.GatedMLP with SiLU
+	GeGLU     Kind = "geglu"     // layer.GatedMLP with GELU
+)
+
+// Kinds returns all kinds.
+func Kinds() []Kind {
+	return []Kind{Mamba, MambaS4, H3, H3S6, S4, S6, Attention, SwiGLU, GeGLU}
+}
+
+// ParseKinds reads a pattern: names of kinds with commas between them, as "mamba,mamba,attention,swiglu".
+func ParseKinds(text string) ([]Kind, error) {
+	var pattern []Kind
+	for name := range strings.SplitSeq(text, ",") {
+		k := Kind(strings.TrimSpace(name))
+		if err := k.check(); err != nil {
+			return nil, err
+		}
+		pattern = append(pattern, k)
+	}
+	return pattern, nil
+}
+
+func (k Kind) check() error {
+	var names []string
+	for _, known := range Kinds() {
+		if k == known {
+			return nil
+		}
+		names = append(names, string(known))
+	}
+	return fmt.Errorf("nn: %q is no kind of layer, want one of %s", string(k), strings.Join(names, ", "))
+}
+
+// kind returns what layer i of a stack is.
+func (c Config) kind(i int) Kind {
+	if len(c.Pattern) == 0 {
+		return Mamba
+	}
+	return c.Pattern[i%len(c.Pattern)]
+}
+
+// allMamba reports whether all layers of a stack are Mamba blocks.
+func (c Config) allMamba() bool {
+	for i := range c.NLayer {
+		if c.kind(i) != Mamba {
+			return false
+		}
+	}
+	return true
+}
+
+// stackLayer is a layer of a stack.
+type stackLayer interface {
+	Params() layer.Params
+	Err() error
+	ZeroState(g *G.ExprGraph, batch int) LayerState
+	shapes(batch int) (conv, scan tensor.Shape)
+	apply(x *G.Node, state LayerState, withState bool, opts []CallOption) (y *G.Node, next LayerState, err error)
+}
+
+func newStackLayer(kind Kind, cfg Config, opts ...Option) stackLayer {
+	if kind == Mamba {
+		return NewMambaBlock(cfg, opts...)
+	}
+	return newResidual(kind, cfg, opts...)
+}
+
+// residual is a layer of any kind but Mamba: norm, mixer and residual.
+type residual struct {
+	layer.Base
+	opts  layer.Options
+	norm  *layer.RMSNorm
+	mixer timeMixer
+}
+
+// timeMixer is what stands between norm and residual.
+type timeMixer interface {
+	Params() layer.Params
+	Err() error
+	// shapes are those of the two states of a batch, nil for one that there is not.
+	shapes(batch int) (conv, scan tensor.Shape)
+	mix(x *G.Node, state LayerState, withState bool, start *G.Node) (y *G.Node, next LayerState, err error)
+}
+
+func newResidual(kind Kind, cfg Config, opts ...Option) *residual {
+	r := new(residual)
+	cfg, o, err := collect(cfg, opts)
+	r.opts = o
+	var params layer.Params
+	if err == nil {
+		r.norm = layer.NewRMSNorm(cfg.DModel, part(o, "norm", layer.WithEps(cfg.NormEps))...)
+		r.mixer = newTimeMixer(kind, cfg, o)
+		params, err = append(r.norm.Params(), r.mixer.Params()...), r.mixer.Err()
+	}
+	r.Init(nameOr(o.Name, string(kind)), err, params...)
+	return r
+}
+
+// newTimeMixer returns the mixer of a kind that is not Mamba.
+func newTimeMixer(kind Kind, cfg Config, o layer.Options) timeMixer {
+	opts := func(more ...Option) []Option { return part(o, "mixer", more...) }
+	// DState is counted in real numbers: S4's complex modes have two each.
+	inner := []Option{layer.WithStateSize(cfg.DState), layer.WithDtRange(cfg.DtMin, cfg.DtMax)}
+	s6 := append(inner[:2:2], layer.WithDtRank(cfg.DtRank))
+	switch kind {
+	case S4:
+		return newNoGate(cfg, o, layer.NewS4(cfg.DModel, part(o, "mixer.s4", inner...)...))
+	case S6:
+		return newNoGate(cfg, o, layer.NewS6(cfg.DModel, part(o, "mixer.s6", s6...)...))
+	case H3:
+		return h3{layer.NewH3(cfg.DModel, layer.NewS4, opts(append(inner, h3Options(cfg)...)...)...)}
+	case H3S6:
+		return h3{layer.NewH3(cfg.DModel, layer.NewS6, opts(append(inner, h3Options(cfg)...)...)...)}
+	case MambaS4:
+		return newMambaS4(cfg, o, inner)
+	case SwiGLU:
+		return mlp{layer.NewGatedMLP(cfg.DModel, cfg.DHidden, opts(layer.WithBias(cfg.Bias))...)}
+	case GeGLU:
+		return mlp{layer.NewGatedMLP(cfg.DModel, cfg.DHidden, opts(layer.WithBias(cfg.Bias), layer.WithActivation(op.GELU))...)}
+	default:
+		return newAttention(cfg, opts())
+	}
+}
+
+func h3Options(cfg Config) []Option {
+	o := []Option{layer.WithShift(cfg.DConv), layer.WithBias(cfg.Bias)}
+	if cfg.NHead > 0 {
+		o = append(o, layer.WithHeads(cfg.NHead))
+	}
+	return o
+}
+
+// ZeroState returns input nodes with zeros.
+func (r *residual) ZeroState(g *G.ExprGraph, batch int) LayerState {
+	if r.Err() != nil {
+		return LayerState{}
+	}
+	conv, scan := r.shapes(max(batch, 0))
+	return zeroStates(g, r.opts, conv, scan)
+}
+
+func (r *residual) shapes(batch int) (conv, scan tensor.Shape) { return r.mixer.shapes(batch) }
+
+func (r *residual) apply(x *G.Node, state LayerState, withState bool, opts []CallOption) (y *G.Node, next LayerState, err error) {
+	if err = r.Use(x); err != nil {
+		return nil, next, err
+	}
+	h, err := r.norm.Apply(x)
+	if err != nil {
+		return nil, next, err
+	}
+	if h, next, err = r.mixer.mix(h, state, withState, callOf(opts).start); err != nil {
+		return nil, next, err
+	}
+	y, err = op.Add(x, h)
+	return y, next, err
+}
