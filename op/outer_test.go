@@ -57,3 +57,20 @@ func TestOuterProductWithItself(t *testing.T) {
 		use{f: func(in G.Nodes) (G.Nodes, error) { return one(OuterProduct(in[0], in[0], 1)) }, in: []grad.Input{k}}.holds(t, want)
 	})
 }
+
+// Products of the same operands in other heads are other nodes.
+func TestOuterProductsOfOtherHeads(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		k, v := drawInput(t, "k", 1, 1, 2), drawInput(t, "v", 1, 1, 2)
+		a, b := elements(k.Value), elements(v.Value)
+		use{f: func(in G.Nodes) (G.Nodes, error) {
+			two, err := OuterProduct(in[0], in[1], 2)
+			if err != nil {
+				return nil, err
+			}
+			one, err := OuterProduct(in[0], in[1], 1)
+			return G.Nodes{two, one}, err
+		}, in: []grad.Input{k, v}}.
+			holds(t, []float64{a[0] * b[0], a[1] * b[1]}, []float64{a[0] * b[0], a[0] * b[1], a[1] * b[0], a[1] * b[1]})
+	})
+}
