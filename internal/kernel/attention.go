@@ -93,7 +93,8 @@ type head[T Float] struct {
 	k, v                     []T // (steps, dim)
 	scores                   []T // a tile
 	cos, sin                 []T // (steps, dim/2)
-	largest, sum             [queryTile]T
+	largest                  [queryTile]T
+	sum                      [queryTile]float64
 	space                    []Space[T]
 }
 
@@ -219,41 +220,20 @@ func (h *head[T]) queries(y []T, from, to int) {
 			if p == nil {
 				continue
 			}
-			largest := h.largest[i]
-			for _, v := range p {
-				if v > largest || v != v {
-					largest = v
-				}
+			if top := largest(p); top > h.largest[i] { // what is there is scaled to the new largest score
+				scale, row := exp(h.largest[i]-top), y[i*h.dim:][:h.dim]
+				h.sum[i] *= float64(scale)
+				scaleOf(row, row, scale)
+				h.largest[i] = top
 			}
-			if largest != h.largest[i] { // what is there is scaled to the new largest score
-				scale := exp(h.largest[i] - largest)
-				h.sum[i] *= scale
-				for j := range h.dim {
-					y[i*h.dim+j] *= scale
-				}
-				h.largest[i] = largest
-			}
-			h.sum[i] += expFrom(p, largest)
+			h.sum[i] += expSumTo(p, p, h.largest[i])
 		}
 		h.Gemm(blas.NoTrans, blas.NoTrans, to-from, h.dim, width, 1, h.scores, width, h.v[low*h.dim:], h.dim, 1, y, h.dim)
 	})
 	for i := range to - from {
-		for j := range h.dim {
-			y[i*h.dim+j] /= h.sum[i]
-		}
+		row := y[i*h.dim:][:h.dim]
+		scaleOf(row, row, T(1/h.sum[i]))
 	}
-}
-
-// expFrom writes p = exp(p - largest), and returns the sum.
-func expFrom[T Float](p []T, largest T) (sum T) {
-	for i := range p {
-		p[i] -= largest
-	}
-	expOf(p, p)
-	for _, v := range p {
-		sum += v
-	}
-	return sum
 }
 
 // Forward writes y, and unless it is nil the context of what comes next.

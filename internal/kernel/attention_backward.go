@@ -45,10 +45,8 @@ func (h *head[T]) backward(dy []T, grad *AttentionGrad[T]) {
 			h.scoresOf(from, to, low, high)
 			for i := range n {
 				p := h.seen(h.scores[i*width:][:width], from+i, low)
-				expFrom(p, h.largest[i])
-				for j := range p {
-					p[j] /= h.sum[i]
-				}
+				expSumTo(p, p, h.largest[i])
+				scaleOf(p, p, T(1/h.sum[i]))
 			}
 			k, v := h.k[low*dim:], h.v[low*dim:]
 			h.Gemm(blas.Trans, blas.NoTrans, width, dim, n, 1, h.scores, width, out, dim, 1, dv[low*dim:], dim)
