@@ -30,6 +30,7 @@ const (
 // Save writes a language model to a directory in the Hugging Face layout, config.json and model.safetensors, so that Load and
 // transformers (MambaForCausalLM) load it. The directory is made if need be; its other files, a tokenizer say, stay. A float32
 // model is written in float32, a float64 one in float64: loading it again in its type gives the same weights, bit for bit.
+// A model with layers of other kinds than Mamba is an error.
 //
 // A program or machine that dies at any moment leaves a directory that Load reads: with the old checkpoint, or the new one.
 // (Other programs find them mixed if it dies between two renames at the very end and the configuration has changed; the next
@@ -45,6 +46,11 @@ func Save(dir string, lm *nn.LM) error {
 	for _, p := range lm.Params() {
 		if p.LoRA() != nil { // it would be lost without a word
 			return fmt.Errorf("checkpoint: save to %s: %s has a LoRA: merge or remove it first", dir, p.Name)
+		}
+	}
+	for i, kind := range lm.Config().Pattern {
+		if kind != nn.Mamba {
+			return fmt.Errorf("checkpoint: save to %s: Pattern[%d] is %s, want mamba: the layout has no other layers", dir, i, kind)
 		}
 	}
 	if err := save(dir, lm); err != nil {

@@ -370,3 +370,20 @@ func TestStreamed(t *testing.T) {
 		t.Error("more bytes than the file has were read")
 	}
 }
+
+// The layout has Mamba blocks alone. A stack that only says so in words is one of them.
+func TestSaveKinds(t *testing.T) {
+	dir := t.TempDir()
+	cfg := nn.LMConfig{Config: nn.Config{DModel: 4, NLayer: 2, Pattern: []nn.Kind{nn.Mamba, nn.SwiGLU}}, Vocab: 5}
+	err := Save(dir, nn.NewLM(cfg))
+	if err == nil || !strings.Contains(err.Error(), "Pattern[1] is swiglu, want mamba") {
+		t.Errorf("error %v", err)
+	}
+	cfg.Pattern = []nn.Kind{nn.Mamba}
+	if err := Save(dir, nn.NewLM(cfg)); err != nil {
+		t.Error(err)
+	}
+	if _, err := Load(dir); err != nil {
+		t.Error(err)
+	}
+}

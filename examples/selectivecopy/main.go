@@ -1,0 +1,130 @@
+// Selectivecopy trains six architectures on selective copying, and shows which of them can do it: no gate, H3 and Mamba, each with
+// a time-invariant state space (S4) and with a selective one (S6) inside.
+//
+//	go run ./examples/selectivecopy                 # some minutes on two cores
+//	go run ./examples/selectivecopy -only s4,mamba  # some of them
+//	go run ./examples/selectivecopy -paper          # the paper's own setting, days
+//	go run ./examples/selectivecopy -h              # everything that can be set
+//
+// The task: tokens stand at random places among noise, and are to be said again behind it, in order (task.NewSelectiveCopying;
+// Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", section 4.1.1 and table 1). Ctrl-C stops the
+// training that is at work and still shows what there is; a second Ctrl-C ends the program at once. The same flags give the
+// same models.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/gomamba/mamba/examples/internal/experiment"
+	"github.com/gomamba/mamba/examples/internal/options"
+	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/task"
+	"github.com/gomamba/mamba/train"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	// From the first signal on, the next one has its usual effect.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program, with its exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	set, err := parse(args, stdout)
+	if err == nil {
+		err = work(ctx, set, stdout)
+	}
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(stderr, "selectivecopy:", err)
+		return 1
+	}
+	return 0
+}
+
+// result is what became of a combination.
+type result struct {
+	combination
+	points []experiment.Point
+	done   int // steps
+}
+
+func (r result) last() task.Accuracy { return r.points[len(r.points)-1].Accuracy }
+
+func work(ctx context.Context, set settings, out io.Writer) error {
+	if err := options.CheckPNG(set.out); err != nil {
+		return err
+	}
+	problem, err := task.NewSelectiveCopying(set.length, set.memory, set.vocab)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "task      selective copying: %d tokens of %d among %d places, guessing is right %.1f%% of the time\n",
+		set.memory, set.vocab-2, set.length, 100/float64(set.vocab-2))
+	fmt.Fprintf(out, "training  steps: %d, batch: %d, layers: %d, d_model: %d, learn rate: %v, seed: %d\n",
+		set.steps, set.batch, set.layers, set.dmodel, set.lr, set.seed)
+	var results []result
+	for _, c := range set.only {
+		if ctx.Err() != nil {
+			break
+		}
+		fmt.Fprintf(out, "model     %s: %s with %s\n", c.kind, c.architecture, c.inner)
+		points, err := learn(ctx, set, c, problem, out)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.kind, err)
+		}
+		r := result{c, points, points[len(points)-1].Step}
+		if r.done < set.steps {
+			fmt.Fprintf(out, "stopped   after step %d of %d\n", r.done, set.steps)
+		}
+		results = append(results, r)
+	}
+	table(out, results)
+	if set.out == "" || len(results) == 0 {
+		return nil
+	}
+	if err := draw(set.out, results); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "curves    %s\n", set.out)
+	return nil
+}
+
+// learn trains a combination and returns its accuracies.
+func learn(ctx context.Context, set settings, c combination, problem task.Task, out io.Writer) ([]experiment.Point, error) {
+	_, points, err := experiment.Train(ctx, experiment.Config{
+		Model: nn.Config{DModel: set.dmodel, NLayer: set.layers, Pattern: []nn.Kind{c.kind}},
+		Task:  problem, Batch: set.batch, Steps: set.steps, LearnRate: set.lr, Clip: 1, Seed: uint64(set.seed),
+		EvalEvery: max(set.steps/20, 1), Held: set.held,
+		Progress: &train.Progress{Out: out, Rate: func(tokens float64) string { return fmt.Sprintf("%.0f tokens/s", tokens) }},
+	})
+	return points, err
+}
+
+// table prints the paper's table beside ours.
+func table(out io.Writer, results []result) {
+	fmt.Fprintf(out, "\n%-10s %-6s %12s %15s %12s\n", "", "inside", "tokens right", "sequences right", "paper")
+	for _, r := range results {
+		a := r.last()
+		fmt.Fprintf(out, "%-10s %-6s %11.2f%% %14.2f%% %11.1f%%\n", r.architecture, r.inner, 100*a.OfTokens(), 100*a.OfSequences(), r.paperAccuracy)
+	}
+	fmt.Fprintf(out, "The paper's column is for length 4096 with 16 tokens (-paper).\n\n")
+}
+
+func draw(path string, results []result) error {
+	var series []experiment.Series
+	for _, r := range results {
+		s := experiment.Series{Name: r.architecture + ", " + r.inner, Dashed: r.inner == "S4"}
+		for _, p := range r.points {
+			s.X, s.Y = append(s.X, float64(p.Step)), append(s.Y, 100*p.OfTokens())
+		}
+		series = append(series, s)
+	}
+	return experiment.Picture{X: "step", Y: "tokens right, %", Percent: true}.WritePNG(path, series)
+}

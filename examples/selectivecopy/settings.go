@@ -1,0 +1,97 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/gomamba/mamba/examples/internal/options"
+	"github.com/gomamba/mamba/nn"
+)
+
+// settings are the values of the flags.
+type settings struct {
+	length, memory, vocab int
+	steps, batch          int
+	layers, dmodel        int
+	lr                    float64
+	seed, held            int
+	out                   string
+	only                  []combination
+}
+
+// combination is an architecture with a state space inside, and what the paper's table says of it.
+type combination struct {
+	kind          nn.Kind
+	architecture  string
+	inner         string
+	paperAccuracy float64 // in percent
+}
+
+// combinations are the rows of the paper's table 1.
+var combinations = []combination{
+	{nn.S4, "no gate", "S4", 18.3},
+	{nn.S6, "no gate", "S6", 97.0},
+	{nn.H3, "H3", "S4", 57.0},
+	{nn.H3S6, "H3", "S6", 99.7},
+	{nn.MambaS4, "Mamba", "S4", 56.4},
+	{nn.Mamba, "Mamba", "S6", 99.8},
+}
+
+// parse reads the flags. Its errors name the flag, what it was and what it should be.
+func parse(args []string, usage io.Writer) (settings, error) {
+	set := settings{length: 64, memory: 8, vocab: 16, steps: 4000, batch: 16, layers: 2, dmodel: 64, lr: 3e-3, seed: 1, held: 512, only: combinations}
+	flags := flag.NewFlagSet("selectivecopy", flag.ContinueOnError)
+	options.Whole(flags, &set.length, 1, "length", "places of tokens and noise")
+	options.Whole(flags, &set.memory, 1, "memory", "tokens among them, to be said again")
+	options.Whole(flags, &set.vocab, 4, "vocab", "tokens there are: noise, the mark, and those that carry data")
+	options.Whole(flags, &set.steps, 1, "steps", "training steps of each model")
+	options.Whole(flags, &set.batch, 1, "batch", "sequences in a training step")
+	options.Whole(flags, &set.layers, 1, "layers", "layers of each model")
+	options.Whole(flags, &set.dmodel, 1, "dmodel", "channels between the layers")
+	options.Number(flags, &set.lr, options.Positive, "lr", "peak learn rate")
+	options.Whole(flags, &set.seed, 0, "seed", "seed of the weights and of the sequences")
+	options.Whole(flags, &set.held, 1, "held", "sequences to test on, which are not trained on")
+	flags.StringVar(&set.out, "out", "selectivecopy.png", "PNG `file` for the accuracy curves, none if empty")
+	only := flags.String("only", "", "`kinds` to train, with commas between them (default all: "+strings.Join(names(combinations), ",")+")")
+	paper := flags.Bool("paper", false, "the paper's own setting: length 4096, memory 16, batch 64, lr 1e-4, 400000 steps; flags beside it count")
+
+	if err := options.Parse(flags, args, usage,
+		"Selectivecopy trains six architectures on selective copying, and shows which of them can do it.", "there are only flags"); err != nil {
+		return set, err
+	}
+	if *paper {
+		given := map[string]bool{}
+		flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+		for name, value := range map[string]string{"length": "4096", "memory": "16", "batch": "64", "lr": "1e-4", "steps": "400000"} {
+			if !given[name] {
+				if err := flags.Set(name, value); err != nil {
+					return set, err
+				}
+			}
+		}
+	}
+	if set.memory > set.length {
+		return set, fmt.Errorf("invalid value %q for flag -memory: should be at most -length, %d", fmt.Sprint(set.memory), set.length)
+	}
+	if *only != "" {
+		set.only = nil
+		for name := range strings.SplitSeq(*only, ",") {
+			i := slices.Index(names(combinations), strings.TrimSpace(name))
+			if i < 0 {
+				return set, fmt.Errorf("invalid value %q for flag -only: should be some of %s", *only, strings.Join(names(combinations), ","))
+			}
+			set.only = append(set.only, combinations[i])
+		}
+	}
+	return set, nil
+}
+
+func names(of []combination) (names []string) {
+	for _, c := range of {
+		names = append(names, string(c.kind))
+	}
+	return names
+}
