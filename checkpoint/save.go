@@ -34,14 +34,11 @@ const (
 //
 // A program or machine that dies at any moment leaves a directory that Load reads: with the old checkpoint, or the new one.
 // (Other programs find them mixed if it dies between two renames at the very end and the configuration has changed; the next
-// Save repairs that.) A weight that is not a number is an error, and so is a layer that is no Mamba block, which the layout does
-// not have; the old checkpoint stays. One Save at a time may write to a directory.
+// Save repairs that.) A weight that is not a number is an error, and the old checkpoint stays. One Save at a time may write to
+// a directory.
 func Save(dir string, lm *nn.LM) error {
 	if err := lm.Err(); err != nil {
 		return err
-	}
-	if kind := otherKind(lm); kind != "" {
-		return fmt.Errorf("checkpoint: save to %s: the model has a layer of kind %s, want %s alone: the Hugging Face layout has no other", dir, kind, nn.Mamba)
 	}
 	for _, p := range lm.Params() {
 		if p.LoRA() != nil { // it would be lost without a word
@@ -57,17 +54,6 @@ func Save(dir string, lm *nn.LM) error {
 		return fmt.Errorf("checkpoint: save to %s: %w", dir, err)
 	}
 	return nil
-}
-
-// otherKind returns the first kind of a model's layers that is not a Mamba block, or nothing.
-func otherKind(lm *nn.LM) nn.Kind {
-	c := lm.Config()
-	for _, kind := range c.Pattern[:min(c.NLayer, len(c.Pattern))] {
-		if kind != nn.Mamba {
-			return kind
-		}
-	}
-	return ""
 }
 
 func save(dir string, lm *nn.LM) error {
