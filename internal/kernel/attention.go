@@ -171,12 +171,15 @@ func (a *Attention[T]) angles() (cos, sin []T) {
 	}
 	half, steps := a.Width/a.Heads/2, a.before()+a.Length
 	cos, sin = make([]T, steps*half), make([]T, steps*half)
-	ParallelRange(steps, 256, func(from, to int) {
+	// A turn by each angle is that by the last one and one step more: after 64 steps, no more than their rounding in float64.
+	ParallelRange(steps, 64, func(from, to int) {
 		for j := range half {
 			frequency := math.Pow(a.Base, -float64(j)/float64(half))
+			y, x := math.Sincos(float64(from) * frequency)
+			dy, dx := math.Sincos(frequency)
 			for s := from; s < to; s++ {
-				y, x := math.Sincos(float64(s) * frequency)
 				cos[s*half+j], sin[s*half+j] = T(x), T(y)
+				x, y = x*dx-y*dy, x*dy+y*dx
 			}
 		}
 	})
