@@ -22,12 +22,13 @@ type Attention struct {
 	cfg                          op.AttentionConfig
 }
 
-// NewAttention returns attention. WithHeads sets the number of heads, width/64 by default and at least 1; WithWindow a window;
-// WithRotary the base of the rotary positions, 10000 by default, or 0 for none; WithBias(true) gives the projections a bias.
+// NewAttention returns attention. WithHeads sets the number of heads, by default width/64, or the next smaller number that
+// cuts the width into heads of even dimension, and at least 1; WithWindow a window; WithRotary the base of the rotary positions,
+// 10000 by default, or 0 for none; WithBias(true) gives the projections a bias.
 func NewAttention(width int, opts ...Option) *Attention {
 	l := &Attention{width: width}
 	o, err := collect("attention", append([]Option{WithRotary(10000)}, opts...), false, positive("attention", "width", width))
-	l.cfg = op.AttentionConfig{Heads: orDefault(o.Heads, max(width/64, 1)), Window: o.Window, Rotary: o.Rotary}
+	l.cfg = op.AttentionConfig{Heads: orDefault(o.Heads, defaultHeads(width)), Window: o.Window, Rotary: o.Rotary}
 	if err == nil {
 		switch h := l.cfg.Heads; {
 		case h < 1 || width%h != 0:
@@ -51,6 +52,14 @@ func NewAttention(width int, opts ...Option) *Attention {
 	}
 	l.Init(nameOr(o.Name, "attention"), err, l.params...)
 	return l
+}
+
+func defaultHeads(width int) int {
+	heads := max(width/64, 1)
+	for heads > 1 && width%(2*heads) != 0 {
+		heads--
+	}
+	return heads
 }
 
 // StateShape is (batch, window-1, 2·width + 1): for each step key, value, and 1 where there was one. Without a window it is nil.

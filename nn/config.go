@@ -30,7 +30,7 @@ type Config struct {
 
 	// What the layers of a stack are: layer i is Pattern[i % len(Pattern)]; without a pattern, all are Mamba blocks.
 	Pattern []Kind
-	NHead   int // heads of attention, DModel/64 by default and at least 1; and of H3, by default as many as channels
+	NHead   int // heads of attention, about DModel/64 by default; and of H3, by default as many as channels
 	Window  int // steps that attention sees, itself among them; 0 for all. Only a window has a state of fixed size
 	DHidden int // channels inside SwiGLU and GeGLU; 8/3 of DModel, rounded up to a multiple of 8
 }

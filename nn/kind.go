@@ -65,16 +65,6 @@ func (c Config) kind(i int) Kind {
 	return c.Pattern[i%len(c.Pattern)]
 }
 
-// allMamba reports whether all layers of a stack are Mamba blocks.
-func (c Config) allMamba() bool {
-	for i := range c.NLayer {
-		if c.kind(i) != Mamba {
-			return false
-		}
-	}
-	return true
-}
-
 // stackLayer is a layer of a stack.
 type stackLayer interface {
 	Params() layer.Params

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"math"
+	"slices"
 
 	"gonum.org/v1/gonum/blas"
 )
@@ -84,17 +85,24 @@ func (a *Attention[T]) firsts(b int) []int {
 	return f
 }
 
-// head is the work on a head of a sequence: its rows one after another, turned.
+// head is a head of a sequence: its rows one after another, turned.
 type head[T Float] struct {
 	*Attention[T]
 	b, h, dim, before, steps int // steps is those of the context and of the sequence
 	first                    []int
 	q                        []T // (length, dim), times 1/√dim
 	k, v                     []T // (steps, dim)
-	scores                   []T // a tile
 	cos, sin                 []T // (steps, dim/2)
-	largest, sum             [queryTile]T
 	space                    []Space[T]
+}
+
+// tile is the work on queries [from, to) of a head.
+type tile[T Float] struct {
+	*head[T]
+	from, to int
+	scores   []T // those of a tile of keys
+	largest  [queryTile]T
+	sum      [queryTile]float64
 }
 
 func (a *Attention[T]) newHead(i int, cos, sin []T) *head[T] {
@@ -102,7 +110,6 @@ func (a *Attention[T]) newHead(i int, cos, sin []T) *head[T] {
 	h.steps = h.before + a.Length
 	h.first = a.firsts(h.b)
 	h.q, h.k, h.v = h.borrow(a.Length*h.dim), h.borrow(h.steps*h.dim), h.borrow(h.steps*h.dim)
-	h.scores = h.borrow(queryTile * keyTile)
 	scale := h.scale()
 	for t := range a.Length {
 		q := h.q[t*h.dim:][:h.dim]
@@ -164,37 +171,37 @@ func (a *Attention[T]) angles() (cos, sin []T) {
 	}
 	half, steps := a.Width/a.Heads/2, a.before()+a.Length
 	cos, sin = make([]T, steps*half), make([]T, steps*half)
-	ParallelRange(steps, 256, func(from, to int) {
+	// A turn by each angle is that by the last one and one step more: after 64 steps, no more than their rounding in float64.
+	ParallelRange(steps, 64, func(from, to int) {
 		for j := range half {
 			frequency := math.Pow(a.Base, -float64(j)/float64(half))
+			y, x := math.Sincos(float64(from) * frequency)
+			dy, dx := math.Sincos(frequency)
 			for s := from; s < to; s++ {
-				y, x := math.Sincos(float64(s) * frequency)
 				cos[s*half+j], sin[s*half+j] = T(x), T(y)
+				x, y = x*dx-y*dy, x*dy+y*dx
 			}
 		}
 	})
 	return cos, sin
 }
 
-// keys calls visit for the tiles of keys that queries [from, to) see any of.
-func (h *head[T]) keys(from, to int, visit func(low, high int)) {
-	first := h.first[from]
-	for _, f := range h.first[from:to] {
-		first = min(first, f)
-	}
-	for low := first; low < h.before+to; low += keyTile {
-		visit(low, min(low+keyTile, h.before+to))
+// keys calls visit for the tiles of keys that the queries see any of.
+func (t *tile[T]) keys(visit func(low, high int)) {
+	for low := slices.Min(t.first[t.from:t.to]); low < t.before+t.to; low += keyTile {
+		visit(low, min(low+keyTile, t.before+t.to))
 	}
 }
 
-// scoresOf writes q·k for a tile.
-func (h *head[T]) scoresOf(from, to, low, high int) {
-	h.Gemm(blas.NoTrans, blas.Trans, to-from, high-low, h.dim, 1, h.q[from*h.dim:], h.dim, h.k[low*h.dim:], h.dim, 0, h.scores, high-low)
+// products writes q·k for a tile of keys.
+func (t *tile[T]) products(low, high int) {
+	t.Gemm(blas.NoTrans, blas.Trans, t.to-t.from, high-low, t.dim, 1, t.q[t.from*t.dim:], t.dim, t.k[low*t.dim:], t.dim, 0, t.scores, high-low)
 }
 
-// seen returns the part of a tile's row that query t sees; the rest is set to zero.
-func (h *head[T]) seen(row []T, t, low int) []T {
-	left, right := max(h.first[t]-low, 0), min(h.before+t+1-low, len(row))
+// seen returns the part of the scores of query i of the tile that it sees, of keys [low, high); the rest is set to zero.
+func (t *tile[T]) seen(i, low, high int) []T {
+	row, query := t.scores[i*(high-low):][:high-low], t.from+i
+	left, right := max(t.first[query]-low, 0), min(t.before+query+1-low, len(row))
 	if left >= right {
 		clear(row)
 		return nil
@@ -204,77 +211,63 @@ func (h *head[T]) seen(row []T, t, low int) []T {
 	return row[left:right]
 }
 
-// queries writes y (to - from, dim) for a tile of queries, and leaves in sum what their probabilities are divided by, in largest
-// what is subtracted from their scores.
-func (h *head[T]) queries(y []T, from, to int) {
-	clear(y)
-	for i := range to - from {
-		h.largest[i], h.sum[i] = T(math.Inf(-1)), 0
+// forward writes y (to - from, dim), rows of the given stride, and leaves in sum what the probabilities are divided by, in
+// largest what is subtracted from their scores.
+func (t *tile[T]) forward(y []T, stride int) {
+	rows := t.to - t.from
+	for i := range rows {
+		clear(y[i*stride:][:t.dim])
+		t.largest[i], t.sum[i] = T(math.Inf(-1)), 0
 	}
-	h.keys(from, to, func(low, high int) {
-		h.scoresOf(from, to, low, high)
-		width := high - low
-		for i := range to - from {
-			p := h.seen(h.scores[i*width:][:width], from+i, low)
+	t.keys(func(low, high int) {
+		t.products(low, high)
+		for i := range rows {
+			p := t.seen(i, low, high)
 			if p == nil {
 				continue
 			}
-			largest := h.largest[i]
-			for _, v := range p {
-				if v > largest || v != v {
-					largest = v
-				}
+			if top := largest(p); top > t.largest[i] { // what is there is scaled to the new largest score
+				scale, row := exp(t.largest[i]-top), y[i*stride:][:t.dim]
+				t.sum[i] *= float64(scale)
+				scaleOf(row, row, scale)
+				t.largest[i] = top
 			}
-			if largest != h.largest[i] { // what is there is scaled to the new largest score
-				scale := exp(h.largest[i] - largest)
-				h.sum[i] *= scale
-				for j := range h.dim {
-					y[i*h.dim+j] *= scale
-				}
-				h.largest[i] = largest
-			}
-			h.sum[i] += expFrom(p, largest)
+			t.sum[i] += expSumTo(p, p, t.largest[i])
 		}
-		h.Gemm(blas.NoTrans, blas.NoTrans, to-from, h.dim, width, 1, h.scores, width, h.v[low*h.dim:], h.dim, 1, y, h.dim)
+		t.Gemm(blas.NoTrans, blas.NoTrans, rows, t.dim, high-low, 1, t.scores, high-low, t.v[low*t.dim:], t.dim, 1, y, stride)
 	})
-	for i := range to - from {
-		for j := range h.dim {
-			y[i*h.dim+j] /= h.sum[i]
-		}
+	for i := range rows {
+		row := y[i*stride:][:t.dim]
+		scaleOf(row, row, T(1/t.sum[i]))
 	}
-}
-
-// expFrom writes p = exp(p - largest), and returns the sum.
-func expFrom[T Float](p []T, largest T) (sum T) {
-	for i := range p {
-		p[i] -= largest
-	}
-	expOf(p, p)
-	for _, v := range p {
-		sum += v
-	}
-	return sum
 }
 
 // Forward writes y, and unless it is nil the context of what comes next.
 func (a *Attention[T]) Forward(y, next []T) {
 	cos, sin := a.angles()
-	Parallel(a.Batch*a.Heads, func(i int) {
-		h := a.newHead(i, cos, sin)
-		defer h.release()
-		if !h.finite() {
-			h.reference(y)
-			return
-		}
-		tile := h.borrow(queryTile * h.dim)
-		for from := 0; from < a.Length; from += queryTile {
-			to := min(from+queryTile, a.Length)
-			h.queries(tile[:(to-from)*h.dim], from, to)
-			for t := from; t < to; t++ {
-				copy(h.row(y, t), tile[(t-from)*h.dim:])
-			}
+	heads := make([]*head[T], a.Batch*a.Heads)
+	plain := make([]bool, len(heads))
+	Parallel(len(heads), func(i int) {
+		heads[i] = a.newHead(i, cos, sin)
+		if plain[i] = !heads[i].finite(); plain[i] {
+			heads[i].reference(y)
 		}
 	})
+	tiles := (a.Length + queryTile - 1) / queryTile
+	Parallel(len(heads)*tiles, func(i int) {
+		h := heads[i/tiles]
+		if plain[i/tiles] {
+			return
+		}
+		from := (tiles - 1 - i%tiles) * queryTile // the last see most, and take longest
+		scores := Borrow[T](queryTile * keyTile)
+		defer scores.Return()
+		t := &tile[T]{head: h, from: from, to: min(from+queryTile, a.Length), scores: scores.Data}
+		t.forward(y[(h.b*a.Length+from)*a.Width+h.h*h.dim:], a.Width)
+	})
+	for _, h := range heads {
+		h.release()
+	}
 	if next != nil {
 		a.next(next)
 	}

@@ -22,40 +22,37 @@ func (a *Attention[T]) Backward(dy, dnext []T, grad *AttentionGrad[T]) {
 // backward takes the queries tile by tile, in order; so sums over them are the same for any number of processors.
 func (h *head[T]) backward(dy []T, grad *AttentionGrad[T]) {
 	dim := h.dim
-	y, out, dq := h.borrow(queryTile*dim), h.borrow(queryTile*dim), h.borrow(queryTile*dim)
-	dk, dv, ds := h.borrow(h.steps*dim), h.borrow(h.steps*dim), h.borrow(queryTile*keyTile)
+	y, dq := h.borrow(queryTile*dim), h.borrow(queryTile*dim)
+	dk, dv, dp := h.borrow(h.steps*dim), h.borrow(h.steps*dim), h.borrow(queryTile*keyTile)
 	clear(dk)
 	clear(dv)
+	t := &tile[T]{head: h, scores: h.borrow(queryTile * keyTile)}
 	var inner [queryTile]T // dy·y of each query
 	for from := 0; from < h.Length; from += queryTile {
-		to := min(from+queryTile, h.Length)
-		n := to - from
-		h.queries(y[:n*dim], from, to)
+		t.from, t.to = from, min(from+queryTile, h.Length)
+		n, out := t.to-from, dy[(h.b*h.Length+from)*h.Width+h.h*dim:] // the head's part of dy, rows of Width
+		t.forward(y, dim)
 		for i := range n {
-			row := out[i*dim:][:dim]
-			copy(row, h.row(dy, from+i))
 			inner[i] = 0
-			for j, v := range row {
+			for j, v := range h.row(dy, from+i) {
 				inner[i] += v * y[i*dim+j]
 			}
 		}
 		clear(dq[:n*dim])
-		h.keys(from, to, func(low, high int) {
+		t.keys(func(low, high int) {
 			width := high - low
-			h.scoresOf(from, to, low, high)
+			t.products(low, high)
 			for i := range n {
-				p := h.seen(h.scores[i*width:][:width], from+i, low)
-				expFrom(p, h.largest[i])
-				for j := range p {
-					p[j] /= h.sum[i]
+				if p := t.seen(i, low, high); p != nil {
+					expSumTo(p, p, t.largest[i])
+					scaleOf(p, p, T(1/t.sum[i]))
 				}
 			}
-			k, v := h.k[low*dim:], h.v[low*dim:]
-			h.Gemm(blas.Trans, blas.NoTrans, width, dim, n, 1, h.scores, width, out, dim, 1, dv[low*dim:], dim)
-			h.Gemm(blas.NoTrans, blas.Trans, n, width, dim, 1, out, dim, v, dim, 0, ds, width)
+			h.Gemm(blas.Trans, blas.NoTrans, width, dim, n, 1, t.scores, width, out, h.Width, 1, dv[low*dim:], dim)
+			h.Gemm(blas.NoTrans, blas.Trans, n, width, dim, 1, out, h.Width, h.v[low*dim:], dim, 0, dp, width)
 			for i := range n {
-				row := ds[i*width:][:width]
-				for j, p := range h.scores[i*width:][:width] {
+				row := dp[i*width:][:width]
+				for j, p := range t.scores[i*width:][:width] {
 					if p == 0 { // also where it is not seen, and what was computed for it may be no number
 						row[j] = 0
 						continue
@@ -63,8 +60,8 @@ func (h *head[T]) backward(dy []T, grad *AttentionGrad[T]) {
 					row[j] = p * (row[j] - inner[i])
 				}
 			}
-			h.Gemm(blas.NoTrans, blas.NoTrans, n, dim, width, 1, ds, width, k, dim, 1, dq, dim)
-			h.Gemm(blas.Trans, blas.NoTrans, width, dim, n, 1, ds, width, h.q[from*dim:], dim, 1, dk[low*dim:], dim)
+			h.Gemm(blas.NoTrans, blas.NoTrans, n, dim, width, 1, dp, width, h.k[low*dim:], dim, 1, dq, dim)
+			h.Gemm(blas.Trans, blas.NoTrans, width, dim, n, 1, dp, width, h.q[from*dim:], dim, 1, dk[low*dim:], dim)
 		})
 		scale := h.scale()
 		for i := range n {

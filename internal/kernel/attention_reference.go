@@ -30,13 +30,8 @@ func (h *head[T]) reference(y []T) {
 	}
 }
 
-// finite reports whether all keys and values are.
+// finite reports whether all keys and values are; those whose squares are not are taken for others.
 func (h *head[T]) finite() bool {
-	var check T
-	for _, v := range [][]T{h.k, h.v} {
-		for _, x := range v {
-			check += 0 * x
-		}
-	}
-	return check == 0
+	sum := squares(h.k) + squares(h.v)
+	return sum-sum == 0
 }

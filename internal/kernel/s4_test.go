@@ -51,9 +51,11 @@ func (g *S4Grad[T]) all() map[string][]T {
 func farthest(got, want []float64) float64 {
 	worst, largest := 0.0, 1e-300
 	for i := range want {
-		if d := math.Abs(got[i] - want[i]); !(d <= worst) {
-			worst = d
+		d := math.Abs(got[i] - want[i])
+		if math.IsNaN(d) {
+			return math.Inf(1)
 		}
+		worst = max(worst, d)
 		largest = max(largest, math.Abs(want[i]))
 	}
 	return worst / largest
