@@ -28,10 +28,13 @@ func WithA(start StartA) Option { return func(o *Options) { o.A = start } }
 func WithBilinear() Option { return func(o *Options) { o.Bilinear = true } }
 
 // Values returns the diagonal for state size N: one of each conjugate pair, N/2 numbers with an imaginary part above zero or at it; or
-// N real ones. An odd N, which makes no pairs, and an unknown name are errors.
+// N real ones. An N below 1, an odd one where there are to be pairs, and an unknown name are errors.
 func (s StartA) Values(n int) ([]complex128, error) {
 	switch s {
 	case S4DReal:
+		if err := positive("S4", "state size", n); err != nil {
+			return nil, err
+		}
 	case S4DLin, S4DInv, S4DLegS, "":
 		if n < 2 || n%2 != 0 {
 			return nil, fmt.Errorf("layer: S4: state size is %d, want an even number, two for each complex mode; or WithA(S4DReal)", n)
@@ -41,7 +44,7 @@ func (s StartA) Values(n int) ([]complex128, error) {
 	}
 	switch s {
 	case S4DLegS:
-		return legS(n), nil
+		return legS(n)
 	case S4DReal:
 		a := make([]complex128, n)
 		for i := range a {
@@ -60,11 +63,11 @@ func (s StartA) Values(n int) ([]complex128, error) {
 	return a, nil
 }
 
-// HiPPO returns the matrix LegS of size N, with which a state keeps the coefficients of the Legendre polynomials that fit the
+// hippo returns the matrix LegS of size N, with which a state keeps the coefficients of the Legendre polynomials that fit the
 // whole past best (Gu et al., "HiPPO: Recurrent Memory with Optimal Polynomial Projections", theorem 2):
 //
 //	A_nk = -√(2n+1)·√(2k+1) for n > k,  -(n+1) for n = k,  0 for n < k
-func HiPPO(n int) *mat.Dense {
+func hippo(n int) *mat.Dense {
 	a := mat.NewDense(n, n, nil)
 	for i := range n {
 		for k := range i {
@@ -77,8 +80,8 @@ func HiPPO(n int) *mat.Dense {
 
 // legS returns the eigenvalues of the normal part of LegS, one of each conjugate pair. LegS is no normal matrix, and so cannot
 // be made diagonal in a stable way; but A + p pᵀ with p_n = √(n+1/2) is one: -1/2 on the diagonal, antisymmetric beside it.
-func legS(n int) []complex128 {
-	normal := HiPPO(n)
+func legS(n int) ([]complex128, error) {
+	normal := hippo(n)
 	for i := range n {
 		for k := range n {
 			normal.Set(i, k, normal.At(i, k)+math.Sqrt(float64(2*i+1)*float64(2*k+1))/2)
@@ -86,9 +89,9 @@ func legS(n int) []complex128 {
 	}
 	var eigen mat.Eigen
 	if !eigen.Factorize(normal, mat.EigenNone) {
-		panic("layer: the eigenvalues of the HiPPO matrix do not converge") // they do, for every n
+		return nil, fmt.Errorf("layer: S4: the eigenvalues of LegS do not converge for state size %d; another size, or WithA(S4DInv), is close", n)
 	}
 	values := slices.DeleteFunc(eigen.Values(nil), func(z complex128) bool { return imag(z) <= 0 })
 	slices.SortFunc(values, func(a, b complex128) int { return cmp.Compare(imag(a), imag(b)) })
-	return values
+	return values, nil
 }

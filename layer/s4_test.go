@@ -18,8 +18,8 @@ import (
 // smallest singular value is zero, their real part -1/2, their sum the trace.
 func TestHiPPO(t *testing.T) {
 	want := mat.NewDense(3, 3, []float64{-1, 0, 0, -math.Sqrt(3), -2, 0, -math.Sqrt(5), -math.Sqrt(15), -3})
-	if !mat.EqualApprox(HiPPO(3), want, 1e-14) {
-		t.Errorf("LegS is\n%v", mat.Formatted(HiPPO(3)))
+	if !mat.EqualApprox(hippo(3), want, 1e-14) {
+		t.Errorf("LegS is\n%v", mat.Formatted(hippo(3)))
 	}
 	// N = 2: [[-1/2, √3/2], [-√3/2, -1/2]], whose eigenvalues are -1/2 ± i√3/2.
 	if a, err := S4DLegS.Values(2); err != nil || len(a) != 1 || cmplx.Abs(a[0]-complex(-0.5, math.Sqrt(3)/2)) > 1e-14 {
@@ -89,6 +89,8 @@ func TestStartA(t *testing.T) {
 		`start as "LegT", want "S4D-Lin"`:      func() error { return NewS4(2, WithA("LegT")).Err() },
 		"channels is 0":                        func() error { return NewS4(0).Err() },
 		"state size is -2":                     func() error { return NewS4(2, WithStateSize(-2)).Err() },
+		"state size is 0, want at least 1":     func() error { _, err := S4DReal.Values(0); return err },
+		"state size is -1, want an even":       func() error { _, err := S4DLegS.Values(-1); return err },
 		"the range of Δ is 1 to 0.1":           func() error { return NewS4(2, WithDtRange(1, 0.1)).Err() },
 	} {
 		if err := of(); err == nil || !strings.Contains(err.Error(), want) {
