@@ -4,8 +4,13 @@ import "math/cmplx"
 
 // Scan writes y step by step, and, unless it is nil, the state after the last step, final (batch, channels, state).
 func (s *S4[T]) Scan(y, final []T) {
-	Parallel(s.Channels, func(d int) {
-		m, h := make([]mode, s.Modes), make([]complex128, s.Modes)
+	type channel struct {
+		m []mode
+		h []complex128
+	}
+	workspace := func() channel { return channel{make([]mode, s.Modes), make([]complex128, s.Modes)} }
+	ParallelWith(s.Channels, workspace, func(c channel, d int) {
+		m, h := c.m, c.h
 		s.modes(m, d)
 		for b := range s.Batch {
 			s.enter(h, b, d)
