@@ -1,0 +1,87 @@
+package op
+
+import (
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// LSTMInputs are the operands of a long short-term memory; the optional ones may be nil.
+type LSTMInputs struct {
+	Z      *G.Node // (batch, length, 4·width): what the input adds to the gates, in the order i, f, g, o
+	Weight *G.Node // (4·width, width): from h to the gates
+
+	InitialState *G.Node // optional: (batch, 2·width): h, and c behind it
+	Start        *G.Node // optional: (batch, length); where it is non-zero a new sequence starts from a zero state
+}
+
+// LSTM is the recurrence of a long short-term memory (Hochreiter and Schmidhuber, "Long Short-Term Memory", with the forget gate
+// of Gers et al., "Learning to Forget"). For each batch, over time t:
+//
+//	i, f, o = σ(Z_t + Weight·h_{t-1}),  g = tanh(Z_t + Weight·h_{t-1}),  each of its rows
+//	c_t = f c_{t-1} + i g
+//	h_t = o tanh(c_t)
+//
+// The results are h (batch, length, width) and the state after the last step (batch, 2·width). Feed that as the InitialState of
+// the next piece, and the pieces are one sequence. All operands are float32, or all float64; Start may also be of int.
+//
+// Every operand but Start has a gradient, and a gradient that flows into the final state is passed back. Result and gradients
+// are the same bit for bit for any number of processors. The errors name the operand that is missing or does not fit.
+func LSTM(in LSTMInputs) (h, final *G.Node, err error) {
+	c := newChecker("LSTM", "Z", in.Z)
+	c.required("Z", in.Z, "(batch, length, 4·width)", 0, 0, 0)
+	if c.err != nil {
+		return nil, nil, c.err
+	}
+	s := in.Z.Shape()
+	f := &lstm{batch: s[0], length: s[1], width: s[2] / 4}
+	if s[2]%4 != 0 {
+		c.errorf("Z has %d channels, want 4 for each of the width", s[2])
+		return nil, nil, c.err
+	}
+	c.required("Weight", in.Weight, "(4·width, width)", s[2], f.width)
+	c.optional("InitialState", in.InitialState, "(batch, 2·width)", f.batch, 2*f.width)
+	c.start(in.Start, f.batch, f.length)
+	if c.err != nil {
+		return nil, nil, c.err
+	}
+	operands := operands{[]string{"Z", "Weight", "InitialState", "Start"}, G.Nodes{in.Z, in.Weight, in.InitialState, in.Start}}
+	nodes, err := apply(f, operands, c.dt, tensor.Shape{f.batch, f.length, f.width}, tensor.Shape{f.batch, 2 * f.width})
+	if err != nil {
+		return nil, nil, err
+	}
+	return nodes[0], nodes[1], nil
+}
+
+type lstm struct{ batch, length, width int }
+
+func (*lstm) String() string         { return "LSTM" }
+func (*lstm) differentiable() []bool { return []bool{true, true, true, false} }
+
+func (f *lstm) forward(in, out []operand) {
+	if out[0].is32() {
+		lstmKernel[float32](f, in).Forward(floats[float32](out[0]), floats[float32](out[1]))
+	} else {
+		lstmKernel[float64](f, in).Forward(floats[float64](out[0]), floats[float64](out[1]))
+	}
+}
+
+func (f *lstm) backward(in, dout, grad []operand) {
+	if dout[0].is32() {
+		lstmBackward[float32](f, in, dout, grad)
+	} else {
+		lstmBackward[float64](f, in, dout, grad)
+	}
+}
+
+func lstmBackward[T kernel.Float](f *lstm, in, dout, grad []operand) {
+	lstmKernel[T](f, in).Backward(floats[T](dout[0]), floats[T](dout[1]), floats[T](grad[0]), floats[T](grad[1]), floats[T](grad[2]))
+}
+
+func lstmKernel[T kernel.Float](f *lstm, in []operand) *kernel.LSTM[T] {
+	return &kernel.LSTM[T]{
+		Batch: f.batch, Length: f.length, Width: f.width,
+		Z: floats[T](in[0]), R: floats[T](in[1]), State: floats[T](in[2]), Start: starts(in[3]),
+	}
+}
