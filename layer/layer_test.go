@@ -61,6 +61,7 @@ func TestLayerParams(t *testing.T) {
 		{NewS6(17), "S6", "A_log (17, 16), D (17), x_proj.weight (34, 17) decay, dt_proj.weight (17, 2) decay, dt_proj.bias (17)"},
 		{NewS6(3, WithName("ssm"), WithStateSize(5), WithDtRank(4)), "ssm", "ssm.A_log (3, 5), ssm.D (3), " +
 			"ssm.x_proj.weight (14, 3) decay, ssm.dt_proj.weight (3, 4) decay, ssm.dt_proj.bias (3)"},
+		{NewLSTM(3), "LSTM", "weight_ih (12, 3) decay, weight_hh (12, 3) decay, bias (12)"},
 		{NewH3(4, NewS6), "H3", "q_proj.weight (4, 4) decay, k_proj.weight (4, 4) decay, v_proj.weight (4, 4) decay, " +
 			"shift.weight (4, 1, 4) decay, inner.A_log (4, 16), inner.D (4), inner.x_proj.weight (33, 4) decay, " +
 			"inner.dt_proj.weight (4, 1) decay, inner.dt_proj.bias (4), out_proj.weight (4, 4) decay"},
@@ -126,6 +127,7 @@ func TestInvalidLayers(t *testing.T) {
 			"layer: S6: the range of Δ is NaN to NaN, want finite numbers above 0, the first not above the second"},
 		{NewS6(3, WithDtRange(1, math.Inf(1))),
 			"layer: S6: the range of Δ is 1 to +Inf, want finite numbers above 0, the first not above the second"},
+		{NewLSTM(0), "layer: LSTM: channels is 0, want at least 1"},
 		{NewH3(0, NewS6), "layer: H3: width is 0, want at least 1"},
 		{NewH3(6, NewS6, WithHeads(-1)), "layer: H3: heads is -1, want at least 1"},
 		{NewH3(6, NewS6, WithShift(-1)), "layer: H3: shift is -1, want at least 1"},

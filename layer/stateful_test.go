@@ -68,6 +68,7 @@ func sequences(dt tensor.Dtype) []stateful {
 		statefulSequence("S6 of rank 2", 3, NewS6(3, with(WithDtRank(2))...)),
 		statefulSequence("S4", 3, NewS4(3, with(WithStateSize(4))...)),
 		statefulSequence("S4, real and bilinear", 2, NewS4(2, with(WithA(S4DReal), WithBilinear())...)),
+		statefulSequence("LSTM", 3, NewLSTM(3, o...)),
 		statefulSequence("attention", 8, NewAttention(8, with(WithHeads(2), WithWindow(4))...)),
 		statefulSequence("attention to the step before", 3, NewAttention(3, with(WithHeads(3), WithWindow(2), WithRotary(0), WithBias(true))...)),
 		statefulH3("H3", NewH3(3, NewS6, o...)),
