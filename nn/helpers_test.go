@@ -132,7 +132,7 @@ func (r results) near(want results, tol float64) error {
 		if len(r[name]) != len(want[name]) {
 			return fmt.Errorf("%s has %d elements, want %d", name, len(r[name]), len(want[name]))
 		}
-		scale := 0.0
+		scale := 1e-4 // in problems of numbers around 1, much smaller ones are what rounding leaves of zero
 		for _, v := range want[name] {
 			scale = max(scale, math.Abs(v))
 		}

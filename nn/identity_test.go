@@ -175,7 +175,7 @@ func drawConfig(t *rapid.T) Config {
 			DModel: rapid.SampledFrom([]int{2, 4}).Draw(t, "d_model"), NLayer: 2, DState: 2, DtRank: 1,
 			DConv: rapid.SampledFrom([]int{1, 3}).Draw(t, "d_conv"),
 			// The first one mixes over time: a lisp machine does not take a Start that no operator reads.
-			Pattern: []Kind{rapid.SampledFrom(Kinds()[:7]).Draw(t, "first"), rapid.SampledFrom(Kinds()).Draw(t, "second")},
+			Pattern: []Kind{rapid.SampledFrom(Kinds()[:8]).Draw(t, "first"), rapid.SampledFrom(Kinds()).Draw(t, "second")},
 			Window:  rapid.IntRange(2, 5).Draw(t, "window"), NHead: rapid.IntRange(0, 1).Draw(t, "heads"),
 			Bias: rapid.Bool().Draw(t, "bias"),
 		}

@@ -24,13 +24,14 @@ const (
 	S4        Kind = "s4"        // no gate: layer.S4, GELU, a linear layer
 	S6        Kind = "s6"        // no gate: layer.S6, GELU, a linear layer
 	Attention Kind = "attention" // layer.Attention
+	LSTM      Kind = "lstm"      // layer.LSTM, a linear layer: the recurrence before state spaces, to compare with
 	SwiGLU    Kind = "swiglu"    // layer.GatedMLP with SiLU
 	GeGLU     Kind = "geglu"     // layer.GatedMLP with GELU
 )
 
 // Kinds returns all kinds.
 func Kinds() []Kind {
-	return []Kind{Mamba, MambaS4, H3, H3S6, S4, S6, Attention, SwiGLU, GeGLU}
+	return []Kind{Mamba, MambaS4, H3, H3S6, S4, S6, Attention, LSTM, SwiGLU, GeGLU}
 }
 
 // ParseKinds reads a pattern: names of kinds with commas between them, as "mamba,mamba,attention,swiglu".
@@ -120,9 +121,11 @@ func newTimeMixer(kind Kind, cfg Config, o layer.Options) timeMixer {
 	s6 := append(inner[:2:2], layer.WithDtRank(cfg.DtRank))
 	switch kind {
 	case S4:
-		return newNoGate(cfg, o, layer.NewS4(cfg.DModel, part(o, "mixer.s4", inner...)...))
+		return newNoGate(cfg, o, layer.NewS4(cfg.DModel, part(o, "mixer.s4", inner...)...), true)
 	case S6:
-		return newNoGate(cfg, o, layer.NewS6(cfg.DModel, part(o, "mixer.s6", s6...)...))
+		return newNoGate(cfg, o, layer.NewS6(cfg.DModel, part(o, "mixer.s6", s6...)...), true)
+	case LSTM:
+		return newNoGate(cfg, o, layer.NewLSTM(cfg.DModel, part(o, "mixer.lstm")...), false)
 	case H3:
 		return h3{layer.NewH3(cfg.DModel, layer.NewS4, opts(append(inner, h3Options(cfg)...)...)...)}
 	case H3S6:

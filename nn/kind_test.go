@@ -35,8 +35,8 @@ func TestKindsParams(t *testing.T) {
 		"backbone.layers.0.mixer.A_log", "backbone.layers.1.mixer.s4.log_A_real", "backbone.layers.1.mixer.conv1d.weight",
 		"backbone.layers.2.mixer.inner.A_imag", "backbone.layers.3.mixer.inner.x_proj.weight", "backbone.layers.4.mixer.s4.C",
 		"backbone.layers.4.mixer.out_proj.weight", "backbone.layers.5.mixer.s6.dt_proj.bias", "backbone.layers.6.mixer.q_proj.weight",
-		"backbone.layers.7.mixer.gate_proj.weight", "backbone.layers.8.mixer.down_proj.weight", "backbone.layers.8.norm.weight",
-		"backbone.layers.9.mixer.A_log",
+		"backbone.layers.7.mixer.lstm.weight_hh", "backbone.layers.8.mixer.gate_proj.weight", "backbone.layers.9.mixer.down_proj.weight",
+		"backbone.layers.9.norm.weight", "backbone.layers.10.mixer.A_log",
 	} {
 		if !seen[name] {
 			t.Errorf("no weight %s", name)

@@ -17,15 +17,16 @@ func sequence(l layer.Sequence, x *G.Node, state LayerState, withState bool, sta
 	return y, nil, err
 }
 
-// noGate is the architecture without a gate: out_proj(GELU(inner(x))).
+// noGate is the architecture without a gate: out_proj(GELU(inner(x))). What is not linear itself goes without the GELU.
 type noGate struct {
 	layer.Base
 	inner   layer.Sequence
 	outProj *layer.Linear
+	linear  bool
 }
 
-func newNoGate(cfg Config, o layer.Options, inner layer.Sequence) *noGate {
-	m := &noGate{inner: inner, outProj: layer.NewLinear(cfg.DModel, cfg.DModel, part(o, "mixer.out_proj", layer.WithBias(cfg.Bias))...)}
+func newNoGate(cfg Config, o layer.Options, inner layer.Sequence, linear bool) *noGate {
+	m := &noGate{inner: inner, linear: linear, outProj: layer.NewLinear(cfg.DModel, cfg.DModel, part(o, "mixer.out_proj", layer.WithBias(cfg.Bias))...)}
 	m.Init("no gate", inner.Err(), append(append(layer.Params{}, inner.Params()...), m.outProj.Params()...)...)
 	return m
 }
@@ -36,8 +37,10 @@ func (m *noGate) mix(x *G.Node, state LayerState, withState bool, start *G.Node)
 	if y, next.Scan, err = sequence(m.inner, x, state, withState, start); err != nil {
 		return nil, next, err
 	}
-	if y, err = op.Activate(y, op.GELU); err != nil {
-		return nil, next, err
+	if m.linear {
+		if y, err = op.Activate(y, op.GELU); err != nil {
+			return nil, next, err
+		}
 	}
 	y, err = m.outProj.Apply(y)
 	return y, next, err

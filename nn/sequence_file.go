@@ -157,10 +157,13 @@ func parseTokens(name string, t safetensors.TensorView) (tokens []int, err error
 }
 
 func (s *Sequence) parseState(name string, t safetensors.TensorView) error {
-	if len(t.Shape()) != 2 || len(t.Data()) == 0 {
-		return fmt.Errorf("%s has shape %v, want two axes", name, t.Shape())
+	if n := len(t.Shape()); n < 1 || n > 2 || len(t.Data()) == 0 {
+		return fmt.Errorf("%s has shape %v, want one axis or two", name, t.Shape())
 	}
-	shape := tensor.Shape{int(t.Shape()[0]), int(t.Shape()[1])}
+	var shape tensor.Shape
+	for _, size := range t.Shape() {
+		shape = append(shape, int(size))
+	}
 	var backing any
 	switch t.DType() {
 	case safetensors.F32:

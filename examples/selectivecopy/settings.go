@@ -42,7 +42,7 @@ var combinations = []combination{
 
 // parse reads the flags. Its errors name the flag, what it was and what it should be.
 func parse(args []string, usage io.Writer) (settings, error) {
-	set := settings{length: 64, memory: 8, vocab: 16, steps: 4000, batch: 16, layers: 2, dmodel: 64, lr: 3e-3, seed: 1, held: 512, only: combinations}
+	set := settings{length: 64, memory: 8, vocab: 16, steps: 4000, batch: 16, layers: 2, dmodel: 64, lr: 2e-3, seed: 1, held: 512, only: combinations}
 	flags := flag.NewFlagSet("selectivecopy", flag.ContinueOnError)
 	options.Whole(flags, &set.length, 1, "length", "places of tokens and noise")
 	options.Whole(flags, &set.memory, 1, "memory", "tokens among them, to be said again")

@@ -16,10 +16,12 @@ import (
 // Config is one model on one task.
 type Config struct {
 	Model     nn.Config // its vocabulary is the task's
+	From      *nn.LM    // a model to go on with instead
 	Task      task.Task
 	Batch     int
 	Steps     int
 	LearnRate float64 // the peak: it rises over a tenth of the steps, 100 at most, and falls along half a cosine to a tenth
+	Constant  bool    // it does not fall
 	Clip      float64 // longest gradient; any if zero
 	Decay     float64 // weight decay
 	Seed      uint64  // of the weights and of the data
@@ -37,13 +39,15 @@ type Point struct {
 	task.Accuracy
 }
 
-// heldOut is the seed of the data of evaluations, far from those that a person chooses for training.
-const heldOut = 1 << 40
+// HeldOut is the seed of the data of evaluations, far from those that a person chooses for training.
+const HeldOut = 1 << 40
 
 // Train returns a trained model and its evaluations, the last one after the last step. When the context ends it stops after the
 // step that it is at, evaluates, and returns what there is.
 func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err error) {
-	lm = nn.NewLM(nn.LMConfig{Config: cfg.Model, Vocab: cfg.Task.Vocab()}, nn.WithSeed(cfg.Seed))
+	if lm = cfg.From; lm == nil {
+		lm = nn.NewLM(nn.LMConfig{Config: cfg.Model, Vocab: cfg.Task.Vocab()}, nn.WithSeed(cfg.Seed))
+	}
 	if err := lm.Err(); err != nil {
 		return nil, nil, err
 	}
@@ -123,9 +127,13 @@ func newLearner(lm *nn.LM, cfg Config) (*learner, error) {
 	if _, err := G.Grad(loss, nodes...); err != nil {
 		return nil, err
 	}
+	end := 0.1
+	if cfg.Constant {
+		end = 1
+	}
 	l.solver, err = train.NewAdamW(lm.Params(), train.AdamWConfig{
 		LearnRate: cfg.LearnRate, Clip: cfg.Clip, Decay: cfg.Decay,
-		Schedule: train.WarmupCosine(min(100, cfg.Steps/10), cfg.Steps, 0.1),
+		Schedule: train.WarmupCosine(min(100, cfg.Steps/10), cfg.Steps, end),
 	})
 	if err != nil {
 		return nil, err
@@ -179,19 +187,26 @@ func NewScorer(lm *nn.LM, batch, length int) (*Scorer, error) {
 
 // Score counts on held-out sequences of a task, so many or as many more as fill the last batch.
 func (s *Scorer) Score(t task.Task, sequences int) (a task.Accuracy, err error) {
-	data, batch := task.NewStream(t, heldOut), s.ids.Shape()[0]
+	data, batch := task.NewStream(t, HeldOut), s.ids.Shape()[0]
 	for a.Sequences < sequences {
-		b := data.Next(batch)
-		if err := let(s.ids, b.IDs); err != nil {
+		if err := s.Add(&a, data.Next(batch)); err != nil {
 			return a, err
 		}
-		s.vm.Reset()
-		if err := s.vm.RunAll(); err != nil {
-			return a, err
-		}
-		a.Add(task.Best(s.logits.Data().([]float32), s.vocab), b.Targets, t.Length())
 	}
 	return a, nil
+}
+
+// Add counts on a batch.
+func (s *Scorer) Add(a *task.Accuracy, b task.Batch) error {
+	if err := let(s.ids, b.IDs); err != nil {
+		return err
+	}
+	s.vm.Reset()
+	if err := s.vm.RunAll(); err != nil {
+		return err
+	}
+	a.Add(task.Best(s.logits.Data().([]float32), s.vocab), b.Targets, s.ids.Shape()[1])
+	return nil
 }
 
 // Close frees what the scorer holds.

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/gomamba/mamba/examples/internal/experiment"
+	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/task"
+)
+
+// answer is how a model does at a length.
+type answer struct {
+	length int
+	task.Accuracy
+	took time.Duration
+}
+
+// wholeLength is up to which length sequences are read at once, several together. Longer ones are read in pieces, with the state
+// carried on, in memory that does not grow; attention, which has no such state, reads all of them at once.
+const wholeLength = 2048
+
+// ask tests a model at a length, until so many sequences are done or the time is over; one sequence at least.
+func ask(ctx context.Context, set settings, m model, lm *nn.LM, length int) (a answer, err error) {
+	problem, err := task.NewInductionHeads(length, set.vocab)
+	if err != nil {
+		return a, err
+	}
+	a.length = length
+	start := time.Now()
+	// done reports whether n more sequences would take too long.
+	done := func(n int) bool {
+		a.took = time.Since(start)
+		if a.Sequences >= set.sequences || ctx.Err() != nil {
+			return true
+		}
+		return a.Sequences > 0 && a.took.Seconds()*float64(a.Sequences+n)/float64(a.Sequences) > set.limit
+	}
+	data := task.NewStream(problem, experiment.HeldOut)
+	if length > wholeLength && m.kind != nn.Attention {
+		g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: 1, Piece: wholeLength})
+		if err != nil {
+			return a, err
+		}
+		defer g.Close()
+		for !done(1) {
+			b := data.Next(1)
+			next, err := g.Generate(ctx, [][]int{b.IDs}, nil)
+			if err != nil {
+				return a, err
+			}
+			predicted := make([]int, length)
+			predicted[length-1] = next[0][0]
+			a.Add(predicted, b.Targets, length)
+		}
+		return a, nil
+	}
+	batch := max(min(wholeLength/length, set.sequences), 1)
+	s, err := experiment.NewScorer(lm, batch, length)
+	if err != nil {
+		return a, err
+	}
+	defer s.Close()
+	for !done(batch) {
+		if err := s.Add(&a.Accuracy, data.Next(batch)); err != nil {
+			return a, err
+		}
+	}
+	return a, nil
+}
