@@ -98,7 +98,7 @@ func (l *LSTM[T]) backward(b int, hidden, dy, dnext, dz, dstate []T) {
 			dcell := dc[j] + e*o*(1-c*c)
 			d[j], d[w+j] = dcell*g*i*(1-i), dcell*past*f*(1-f)
 			if starts || t == 0 && l.State == nil {
-				d[w+j] = 0 // even where f is NaN
+				d[w+j] = 0 // even where its gradient is NaN
 			}
 			d[2*w+j], d[3*w+j] = dcell*i*(1-g*g), e*c*o*(1-o)
 			dc[j] = dcell * f
@@ -135,6 +135,9 @@ func (l *LSTM[T]) gates(b, t int, h, gates []T) {
 		} else {
 			gates[k] = sigmoid(sum)
 		}
+	}
+	if h == nil {
+		clear(gates[w : 2*w]) // there is nothing to forget
 	}
 }
 
