@@ -99,6 +99,10 @@ func uses(scale int) []use {
 		}, []grad.Input{{Name: "U", Value: sequence}, logDelta, input("LogDecay", channels, state),
 			input("Frequency", channels, state), input("C", channels, 2*state), input("D", channels),
 			input("InitialState", batch, channels, 2*state), start}},
+		{"LSTM", func(in G.Nodes) (G.Nodes, error) {
+			h, final, err := LSTM(LSTMInputs{Z: in[0], Weight: in[1], InitialState: in[2], Start: in[3]})
+			return G.Nodes{h, final}, err
+		}, []grad.Input{input("Z", batch, length, 4*state), input("Weight", 4*state, state), input("InitialState", batch, 2*state), start}},
 		{"cross-entropy", func(in G.Nodes) (G.Nodes, error) { return one(CrossEntropy(in[0], in[1], 0)) },
 			[]grad.Input{{Name: "logits", Value: sequence}, integers("targets", channels, batch, length)}},
 	}

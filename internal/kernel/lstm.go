@@ -19,12 +19,11 @@ type LSTM[T Float] struct {
 func (l *LSTM[T]) Forward(y, next []T) {
 	Parallel(l.Batch, func(b int) {
 		w := l.Width
-		space := Borrow[T](6 * w)
-		gates, c, zero := space.Data[:4*w], space.Data[4*w:5*w], space.Data[5*w:]
-		clear(zero)
+		space := Borrow[T](5 * w)
+		gates, c := space.Data[:4*w], space.Data[4*w:]
 		l.firstCell(b, c)
 		for t := range l.Length {
-			h := l.before(b, t, y, zero)
+			h := l.before(b, t, y)
 			if l.starts(b, t) {
 				clear(c)
 			}
@@ -36,7 +35,7 @@ func (l *LSTM[T]) Forward(y, next []T) {
 			}
 		}
 		if next != nil {
-			copy(next[2*b*w:][:w], l.before(b, l.Length, y, zero))
+			copy(next[2*b*w:][:w], l.before(b, l.Length, y))
 			copy(next[(2*b+1)*w:][:w], c)
 		}
 		space.Return()
@@ -49,33 +48,30 @@ func (l *LSTM[T]) Backward(dy, dnext, dz, dr, dstate []T) {
 	w := l.Width
 	hidden := Borrow[T](l.Batch * l.Length * w)
 	l.Forward(hidden.Data, nil)
-	zeros := Borrow[T](w)
-	clear(zeros.Data)
-	Parallel(l.Batch, func(b int) { l.backward(b, hidden.Data, zeros.Data, dy, dnext, dz, dstate) })
+	Parallel(l.Batch, func(b int) { l.backward(b, hidden.Data, dy, dnext, dz, dstate) })
 	Parallel(4*w, func(k int) {
 		row := dr[k*w:][:w]
 		clear(row)
 		for b := range l.Batch {
 			for t := range l.Length {
 				d := dz[(b*l.Length+t)*4*w+k]
-				for j, h := range l.before(b, t, hidden.Data, zeros.Data) {
+				for j, h := range l.before(b, t, hidden.Data) {
 					row[j] += d * h
 				}
 			}
 		}
 	})
-	zeros.Return()
 	hidden.Return()
 }
 
-func (l *LSTM[T]) backward(b int, hidden, zero, dy, dnext, dz, dstate []T) {
+func (l *LSTM[T]) backward(b int, hidden, dy, dnext, dz, dstate []T) {
 	w := l.Width
 	space := Borrow[T]((l.Length+1)*w + 2*w)
 	cells, dh, dc := space.Data[:(l.Length+1)*w], space.Data[(l.Length+1)*w:][:w], space.Data[(l.Length+2)*w:][:w]
 	l.firstCell(b, cells[:w])
 	for t := range l.Length {
 		gates := dz[(b*l.Length+t)*4*w:][:4*w]
-		l.gates(b, t, l.before(b, t, hidden, zero), gates)
+		l.gates(b, t, l.before(b, t, hidden), gates)
 		for j := range w {
 			past := cells[t*w+j]
 			if l.starts(b, t) {
@@ -101,6 +97,9 @@ func (l *LSTM[T]) backward(b int, hidden, zero, dy, dnext, dz, dstate []T) {
 			e := dh[j] + dy[(b*l.Length+t)*w+j]
 			dcell := dc[j] + e*o*(1-c*c)
 			d[j], d[w+j] = dcell*g*i*(1-i), dcell*past*f*(1-f)
+			if starts || t == 0 && l.State == nil {
+				d[w+j] = 0 // even where its gradient is NaN
+			}
 			d[2*w+j], d[3*w+j] = dcell*i*(1-g*g), e*c*o*(1-o)
 			dc[j] = dcell * f
 		}
@@ -128,8 +127,8 @@ func (l *LSTM[T]) gates(b, t int, h, gates []T) {
 	z := l.Z[(b*l.Length+t)*4*w:][:4*w]
 	for k := range gates {
 		sum := z[k]
-		for j, r := range l.R[k*w:][:w] {
-			sum += r * h[j]
+		for j, v := range h {
+			sum += l.R[k*w+j] * v
 		}
 		if k/w == 2 {
 			gates[k] = tanh(sum)
@@ -137,20 +136,23 @@ func (l *LSTM[T]) gates(b, t int, h, gates []T) {
 			gates[k] = sigmoid(sum)
 		}
 	}
+	if h == nil {
+		clear(gates[w : 2*w]) // there is nothing to forget
+	}
 }
 
-// before is h as step t finds it.
-func (l *LSTM[T]) before(b, t int, y, zero []T) []T {
+// before is h as step t finds it, nil for zeros: they are not multiplied, since a NaN times zero is one.
+func (l *LSTM[T]) before(b, t int, y []T) []T {
 	w := l.Width
 	switch {
 	case t < l.Length && l.starts(b, t):
-		return zero
+		return nil
 	case t > 0:
 		return y[(b*l.Length+t-1)*w:][:w]
 	case l.State != nil:
 		return l.State[2*b*w:][:w]
 	}
-	return zero
+	return nil
 }
 
 func (l *LSTM[T]) firstCell(b int, c []T) {
