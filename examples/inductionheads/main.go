@@ -111,23 +111,25 @@ func learn(ctx context.Context, set settings, m model, out io.Writer) (result, e
 }
 
 // train trains on sequences of one length after another, the last of which is -length. Each begins when nothing is wrong at the
-// one before: at a length of 256 at once, all of a batch's answers are chance for a very long time.
+// one before, or after a quarter of the steps: at a length of 256 at once, all answers are chance for a very long time.
 func (set settings) train(ctx context.Context, m model, out io.Writer) (lm *nn.LM, err error) {
 	for _, length := range set.lengths() {
 		problem, err := task.NewInductionHeads(length, set.vocab)
 		if err != nil {
 			return nil, err
 		}
+		// At -length itself training goes on when nothing is wrong any more: a model that forgets a little in 256 steps forgets
+		// all in 65536, and only the last digits of the loss tell it.
 		var points []experiment.Point
-		enough := 3
+		steps, enough := max(set.steps/4, 1), 3
 		if length == set.length {
-			enough = 0
+			steps, enough = set.steps, 0
 		}
 		lm, points, err = experiment.Train(ctx, experiment.Config{
 			Model: nn.Config{DModel: set.dmodel, NLayer: set.layers, NHead: set.heads, Pattern: []nn.Kind{m.kind},
 				DtMin: set.dtmin, DtMax: max(0.1, set.dtmin), DtInitFloor: min(set.dtmin, 1e-4)}, From: lm, Decay: set.decay,
-			Task: problem, Batch: set.batch * set.length / length, Steps: set.steps, LearnRate: set.lr, Clip: 1, Constant: true, Seed: uint64(set.seed),
-			EvalEvery: max(set.steps/40, 1), Held: set.sequences, Enough: enough,
+			Task: problem, Batch: set.batch * set.length / length, Steps: steps, LearnRate: set.lr, Clip: 1, Constant: true, Seed: uint64(set.seed),
+			EvalEvery: max(steps/20, 1), Held: set.sequences, Enough: enough,
 			Progress: &train.Progress{Out: out, Rate: func(tokens float64) string { return fmt.Sprintf("%.0f tokens/s", tokens) }},
 		})
 		if err != nil {

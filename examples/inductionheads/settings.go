@@ -35,18 +35,18 @@ var models = []model{{nn.Mamba, "Mamba"}, {nn.S4, "S4"}, {nn.Attention, "attenti
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{
 		length: 256, vocab: 16, longest: 1 << 16, steps: 4000, batch: 8, layers: 2, dmodel: 64, heads: 8,
-		lr: 2e-3, dtmin: 1e-3, limit: 20, seed: 1, sequences: 256, only: models,
+		lr: 4e-3, dtmin: 1e-5, limit: 20, seed: 1, sequences: 256, only: models,
 	}
 	flags := flag.NewFlagSet("inductionheads", flag.ContinueOnError)
 	options.Whole(flags, &set.length, 3, "length", "tokens of the sequences to train on")
 	options.Whole(flags, &set.vocab, 3, "vocab", "tokens there are, the last one is the special one")
 	options.Whole(flags, &set.longest, 64, "longest", "most tokens of the sequences to test on, which double from 64 on; the paper has 1048576")
-	options.Whole(flags, &set.steps, 1, "steps", "most training steps at each length: they end when nothing is wrong any more")
+	options.Whole(flags, &set.steps, 1, "steps", "training steps at -length; at each shorter one a quarter of them, or fewer when nothing is wrong any more")
 	options.Whole(flags, &set.batch, 1, "batch", "sequences in a training step")
 	options.Whole(flags, &set.layers, 1, "layers", "layers of each model")
 	options.Whole(flags, &set.dmodel, 1, "dmodel", "channels between the layers")
 	options.Whole(flags, &set.heads, 1, "heads", "heads of attention")
-	options.Number(flags, &set.lr, options.Positive, "lr", "peak learn rate")
+	options.Number(flags, &set.lr, options.Positive, "lr", "learn rate, after a rise over the first steps")
 	options.Number(flags, &set.dtmin, options.Positive, "dtmin", "smallest step that Δ starts at: the largest is 0.1, and small ones remember long")
 	options.Number(flags, &set.decay, 0, "decay", "weight decay")
 	options.Number(flags, &set.limit, options.Positive, "limit", "seconds for a test of a model at a length: fewer sequences, and no longer ones, if it took longer")
