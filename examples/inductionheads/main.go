@@ -127,7 +127,7 @@ func (set settings) train(ctx context.Context, m model, out io.Writer) (lm *nn.L
 		}
 		lm, points, err = experiment.Train(ctx, experiment.Config{
 			Model: nn.Config{DModel: set.dmodel, NLayer: set.layers, NHead: set.heads, Pattern: []nn.Kind{m.kind},
-				DtMin: set.dtmin, DtMax: max(0.1, set.dtmin), DtInitFloor: min(set.dtmin, 1e-4)}, From: lm, Decay: set.decay,
+				DtMin: set.dtmin, DtMax: set.dtmax, DtInitFloor: min(set.dtmin, 1e-4)}, From: lm, Decay: set.decay,
 			Task: problem, Batch: set.batch * set.length / length, Steps: steps, LearnRate: set.lr, Clip: 1, Constant: true, Seed: uint64(set.seed),
 			EvalEvery: max(steps/20, 1), Held: set.sequences, Enough: enough,
 			Progress: &train.Progress{Out: out, Rate: func(tokens float64) string { return fmt.Sprintf("%.0f tokens/s", tokens) }},

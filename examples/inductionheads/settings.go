@@ -16,7 +16,7 @@ type settings struct {
 	length, vocab, longest  int
 	steps, batch            int
 	layers, dmodel, heads   int
-	lr, limit, dtmin, decay float64
+	lr, limit, dtmin, dtmax, decay float64
 	seed, sequences         int
 	out                     string
 	only                    []model
@@ -35,7 +35,7 @@ var models = []model{{nn.Mamba, "Mamba"}, {nn.S4, "S4"}, {nn.Attention, "attenti
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{
 		length: 256, vocab: 16, longest: 1 << 16, steps: 4000, batch: 8, layers: 2, dmodel: 64, heads: 8,
-		lr: 4e-3, dtmin: 1e-5, limit: 20, seed: 1, sequences: 256, only: models,
+		lr: 4e-3, dtmin: 1e-5, dtmax: 0.1, limit: 20, seed: 1, sequences: 256, only: models,
 	}
 	flags := flag.NewFlagSet("inductionheads", flag.ContinueOnError)
 	options.Whole(flags, &set.length, 3, "length", "tokens of the sequences to train on")
@@ -47,7 +47,8 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.dmodel, 1, "dmodel", "channels between the layers")
 	options.Whole(flags, &set.heads, 1, "heads", "heads of attention")
 	options.Number(flags, &set.lr, options.Positive, "lr", "learn rate, after a rise over the first steps")
-	options.Number(flags, &set.dtmin, options.Positive, "dtmin", "smallest step that Δ starts at: the largest is 0.1, and small ones remember long")
+	options.Number(flags, &set.dtmin, options.Positive, "dtmin", "smallest step that Δ starts at: small ones remember long")
+	options.Number(flags, &set.dtmax, options.Positive, "dtmax", "largest step that Δ starts at")
 	options.Number(flags, &set.decay, 0, "decay", "weight decay")
 	options.Number(flags, &set.limit, options.Positive, "limit", "seconds for a test of a model at a length: fewer sequences, and no longer ones, if it took longer")
 	options.Whole(flags, &set.seed, 0, "seed", "seed of the weights and of the sequences")

@@ -26,17 +26,17 @@ type Picture struct {
 	X, Y       string // labels of the axes
 	LogX, LogY bool
 	Percent    bool // the vertical axis is 0 to 100
-	Below      bool // the legend is at the bottom
+	TopLeft    bool // the legend is at the top left instead of the top right
 }
 
 // WritePNG draws series to a file, which it replaces once the picture is whole. Series without a point are left out.
 func (how Picture) WritePNG(path string, series []Series) error {
 	p := plot.New()
 	p.X.Label.Text, p.Y.Label.Text = how.X, how.Y
-	p.Legend.Top = !how.Below
+	p.Legend.Top, p.Legend.Left = true, how.TopLeft
 	p.Legend.XOffs, p.Legend.YOffs = -vg.Points(8), -vg.Points(4)
-	if how.Below {
-		p.Legend.YOffs = vg.Points(4)
+	if how.TopLeft {
+		p.Legend.XOffs = vg.Points(8)
 	}
 	if how.LogX {
 		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, powers{2}

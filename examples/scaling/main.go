@@ -1,0 +1,131 @@
+// Scaling measures time and memory of Mamba and of attention of the same width against the length of a sequence.
+//
+//	go run ./examples/scaling                              # some minutes on two cores
+//	go run ./examples/scaling -kinds mamba,s4,lstm -longest 16384
+//	go run ./examples/scaling -h                           # everything that can be set
+//
+// Each point is one sequence, forward, and forward and backward: the median of some runs. Memory is what the values of the graph
+// take up when a run ends. An exponent of 1 means that twice the length costs twice as much; of 2, four times as much. A model
+// whose runs take longer than -limit gets no longer lengths.
+//
+// Ctrl-C stops behind the point that is measured and still shows what there is; a second Ctrl-C ends the program at once.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/signal"
+
+	"github.com/gomamba/mamba/examples/internal/experiment"
+	"github.com/gomamba/mamba/examples/internal/options"
+	"github.com/gomamba/mamba/nn"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	// From the first signal on, the next one has its usual effect.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program, with its exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	set, err := parse(args, stdout)
+	if err == nil {
+		err = work(ctx, set, stdout)
+	}
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(stderr, "scaling:", err)
+		return 1
+	}
+	return 0
+}
+
+// result is the points of a kind and a pass.
+type result struct {
+	kind nn.Kind
+	pass
+	points []point
+}
+
+func work(ctx context.Context, set settings, out io.Writer) error {
+	if err := options.CheckPNG(set.out); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%d layers of d_model %d, batch 1, float32; median of %d runs\n\n", set.layers, set.dmodel, set.runs)
+	fmt.Fprintf(out, "%-10s %-9s %8s %12s %14s %12s\n", "kind", "pass", "length", "time", "per step", "memory")
+	var results []result
+	for _, kind := range set.kinds {
+		stack := nn.NewMambaStack(nn.Config{DModel: set.dmodel, NLayer: set.layers, NHead: set.heads, Pattern: []nn.Kind{kind}})
+		if err := stack.Err(); err != nil {
+			return err
+		}
+		for _, p := range passes {
+			r := result{kind: kind, pass: p}
+			for length := set.shortest; length <= set.longest && ctx.Err() == nil; length *= 2 {
+				at, err := measure(set, stack, p, length)
+				if err != nil {
+					return fmt.Errorf("%s, length %d: %w", kind, length, err)
+				}
+				r.points = append(r.points, at)
+				fmt.Fprintf(out, "%-10s %-9s %8d %9.2f ms %11.3f µs %9.1f MB\n", kind, p.name, length, 1e3*at.seconds, 1e6*at.seconds/float64(length), at.bytes/1e6)
+				if at.seconds > set.limit && length < set.longest {
+					fmt.Fprintf(out, "%s, %s: stopped behind length %d, which took longer than -limit, %v s\n", kind, p.name, length, set.limit)
+					break
+				}
+			}
+			results = append(results, r)
+		}
+	}
+	if ctx.Err() != nil {
+		fmt.Fprintln(out, "stopped")
+	}
+	fmt.Fprintln(out)
+	for _, r := range results {
+		time := exponent(r.points, set.fit, func(p point) float64 { return p.seconds })
+		memory := exponent(r.points, set.fit, func(p point) float64 { return p.bytes })
+		if math.IsNaN(time) {
+			continue
+		}
+		fmt.Fprintf(out, "exponent  %s, %s: time %.2f, memory %.2f, from length %d to %d\n",
+			r.kind, r.name, time, memory, max(set.fit, set.shortest), r.points[len(r.points)-1].length)
+	}
+	if set.out == "" || len(results) == 0 {
+		return nil
+	}
+	if err := draw(set.out, results); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "curves    %s\n", set.out)
+	return nil
+}
+
+func draw(path string, results []result) error {
+	var series []experiment.Series
+	for _, r := range results {
+		s := experiment.Series{Name: fmt.Sprintf("%s, %s", r.kind, r.name), Dashed: !r.backward}
+		for _, p := range r.points {
+			s.X, s.Y = append(s.X, float64(p.length)), append(s.Y, 1e3*p.seconds)
+		}
+		series = append(series, s)
+	}
+	for _, r := range results {
+		if !r.backward {
+			continue
+		}
+		s := experiment.Series{Name: fmt.Sprintf("%s, memory in MB", r.kind)}
+		for _, p := range r.points {
+			if p.bytes <= 0 { // has no place on the axis
+				continue
+			}
+			s.X, s.Y = append(s.X, float64(p.length)), append(s.Y, p.bytes/1e6)
+		}
+		series = append(series, s)
+	}
+	return experiment.Picture{X: "length", Y: "time, ms; memory, MB", LogX: true, LogY: true, TopLeft: true}.WritePNG(path, series)
+}

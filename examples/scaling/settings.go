@@ -1,0 +1,54 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/gomamba/mamba/examples/internal/options"
+	"github.com/gomamba/mamba/nn"
+)
+
+// settings are the values of the flags.
+type settings struct {
+	dmodel, layers, heads  int
+	shortest, longest, fit int
+	runs                   int
+	limit                  float64
+	out                    string
+	kinds                  []nn.Kind
+}
+
+// parse reads the flags. Its errors name the flag, what it was and what it should be.
+func parse(args []string, usage io.Writer) (settings, error) {
+	set := settings{dmodel: 64, layers: 1, heads: 1, shortest: 256, longest: 65536, fit: 1024, runs: 3, limit: 20}
+	flags := flag.NewFlagSet("scaling", flag.ContinueOnError)
+	options.Whole(flags, &set.dmodel, 1, "dmodel", "channels, of both")
+	options.Whole(flags, &set.layers, 1, "layers", "layers, of both")
+	options.Whole(flags, &set.heads, 1, "heads", "heads of attention")
+	options.Whole(flags, &set.shortest, 1, "shortest", "shortest length; the next ones double")
+	options.Whole(flags, &set.longest, 1, "longest", "longest length")
+	options.Whole(flags, &set.fit, 1, "fit", "shortest length that the exponents are fitted to")
+	options.Whole(flags, &set.runs, 1, "runs", "runs of each point, of which the median counts")
+	options.Number(flags, &set.limit, options.Positive, "limit", "seconds of a run, behind which a model gets no longer lengths")
+	kinds := flags.String("kinds", "mamba,attention", "`kinds` of layers to measure, with commas between them")
+	flags.StringVar(&set.out, "out", "scaling.png", "PNG `file` for time and memory against length, none if empty")
+	if err := options.Parse(flags, args, usage, "Scaling measures time and memory against the length of a sequence.", "there are only flags"); err != nil {
+		return set, err
+	}
+	if set.longest < set.shortest {
+		return set, fmt.Errorf("invalid value %q for flag -longest: should be at least -shortest, %d", fmt.Sprint(set.longest), set.shortest)
+	}
+	var err error
+	if set.kinds, err = nn.ParseKinds(*kinds); err != nil {
+		return set, fmt.Errorf("invalid value %q for flag -kinds: %s", *kinds, strings.TrimPrefix(err.Error(), "nn: "))
+	}
+	for i, kind := range set.kinds {
+		if slices.Contains(set.kinds[:i], kind) {
+			return set, fmt.Errorf("invalid value %q for flag -kinds: %s is there twice", *kinds, kind)
+		}
+	}
+	return set, nil
+}
