@@ -13,14 +13,14 @@ import (
 
 // settings are the values of the flags.
 type settings struct {
-	length, vocab, longest  int
-	steps, batch            int
-	layers, dmodel, heads   int
+	length, vocab, longest         int
+	steps, batch                   int
+	layers, dmodel, heads          int
 	lr, limit, dtmin, dtmax, decay float64
-	seed, sequences         int
-	out                     string
-	only                    []model
-	direct                  bool
+	seed, sequences                int
+	out                            string
+	only                           []model
+	direct                         bool
 }
 
 // model is one of those that are compared.
@@ -34,8 +34,8 @@ var models = []model{{nn.Mamba, "Mamba"}, {nn.S4, "S4"}, {nn.Attention, "attenti
 // parse reads the flags. Its errors name the flag, what it was and what it should be.
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{
-		length: 256, vocab: 16, longest: 1 << 16, steps: 4000, batch: 8, layers: 2, dmodel: 64, heads: 8,
-		lr: 4e-3, dtmin: 1e-5, dtmax: 0.1, limit: 20, seed: 1, sequences: 256, only: models,
+		length: 256, vocab: 16, longest: 1 << 16, steps: 5000, batch: 8, layers: 2, dmodel: 32, heads: 4,
+		lr: 8e-3, dtmin: 1e-5, dtmax: 1e-3, limit: 20, seed: 1, sequences: 256, only: models,
 	}
 	flags := flag.NewFlagSet("inductionheads", flag.ContinueOnError)
 	options.Whole(flags, &set.length, 3, "length", "tokens of the sequences to train on")

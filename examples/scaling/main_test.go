@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"image/png"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// tiny are the settings under which a run takes a moment.
+var tiny = []string{"-shortest", "16", "-longest", "64", "-fit", "16", "-dmodel", "4", "-runs", "1"}
+
+// call runs the program and returns its exit code and what it wrote.
+func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
+	var out, problems bytes.Buffer
+	code = run(ctx, args, &out, &problems)
+	return code, out.String(), problems.String()
+}
+
+func TestRun(t *testing.T) {
+	curves := filepath.Join(t.TempDir(), "curves.png")
+	code, stdout, stderr := call(context.Background(), append([]string{"-out", curves}, tiny...)...)
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit code %d, %s", code, stderr)
+	}
+	for _, want := range []string{
+		`1 layers of d_model 4, batch 1, float32; median of 1 runs\n`, `mamba      forward +16 +\d+\.\d\d ms +\d+\.\d{3} µs +-?\d+\.\d MB\n`,
+		`attention  training +64 `, `exponent  mamba, forward: time -?\d+\.\d\d, memory .*, from length 16 to 64\n`, `curves    .*curves\.png\n`,
+	} {
+		if !regexp.MustCompile(want).MatchString(stdout) {
+			t.Errorf("no match for %q in:\n%s", want, stdout)
+		}
+	}
+	checkPNG(t, curves)
+}
+
+// A kind whose runs take too long gets no longer lengths, and says so.
+func TestLimit(t *testing.T) {
+	_, stdout, _ := call(context.Background(), append([]string{"-out", "", "-limit", "1e-9"}, tiny...)...)
+	if !strings.Contains(stdout, "mamba, forward: stopped behind length 16, which took longer than -limit") || strings.Contains(stdout, " 32 ") {
+		t.Errorf("%s", stdout)
+	}
+}
+
+func TestExponent(t *testing.T) {
+	var points []point
+	for length := 16; length <= 4096; length *= 2 {
+		seconds := 3e-6 * math.Pow(float64(length), 1.5)
+		if length < 64 {
+			seconds = 1 // what is below the fit does not count
+		}
+		points = append(points, point{length: length, seconds: seconds})
+	}
+	seconds := func(p point) float64 { return p.seconds }
+	if got := exponent(points, 64, seconds); math.Abs(got-1.5) > 1e-9 {
+		t.Errorf("the exponent is %v, want 1.5", got)
+	}
+	if got := exponent(points[:3], 64, seconds); !math.IsNaN(got) {
+		t.Errorf("the exponent of one point is %v, want none", got)
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	stop()
+	code, stdout, stderr := call(ctx, append([]string{"-out", filepath.Join(t.TempDir(), "curves.png")}, tiny...)...)
+	if code != 0 || stderr != "" || !strings.Contains(stdout, "stopped\n") || strings.Contains(stdout, "exponent") {
+		t.Errorf("exit code %d, %s\n%s", code, stderr, stdout)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	dir := t.TempDir()
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-longest", "15"}, `invalid value "15" for flag -longest: should be at least -shortest, 16`},
+		{[]string{"-runs", "0"}, `invalid value "0" for flag -runs: should be a whole number, at least 1`},
+		{[]string{"-limit", "0"}, `invalid value "0" for flag -limit: should be a number above 0`},
+		{[]string{"-kinds", "mamba,lstn"}, `invalid value "mamba,lstn" for flag -kinds: "lstn" is no kind of layer, want one of mamba, `},
+		{[]string{"-kinds", "mamba,mamba"}, `invalid value "mamba,mamba" for flag -kinds: mamba is there twice`},
+		{[]string{"-nothing"}, "flag provided but not defined: -nothing"},
+		{[]string{"long"}, `unexpected argument "long": there are only flags`},
+		{[]string{"-out", filepath.Join(dir, "curves.jpg")}, "should end in .png"},
+		{[]string{"-out", filepath.Join(dir, "none", "curves.png")}, "-out is "},
+	} {
+		code, stdout, stderr := call(context.Background(), append(append([]string{"-out", ""}, tiny...), test.args...)...)
+		if code != 1 || stdout != "" {
+			t.Errorf("%q: exit code %d, output %q", test.args, code, stdout)
+		}
+		if !strings.HasPrefix(stderr, "scaling: ") || !strings.Contains(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%q: %q should be one line with %q", test.args, stderr, test.want)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("failed runs left %v behind, %v", left, err)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	code, stdout, stderr := call(context.Background(), "-h")
+	if code != 0 || stderr != "" || !strings.Contains(stdout, "\n  -limit") {
+		t.Errorf("exit code %d, %s\n%s", code, stderr, stdout)
+	}
+}
+
+func checkPNG(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	picture, err := png.Decode(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size := picture.Bounds().Size(); size.X < 300 || size.Y < 200 {
+		t.Errorf("the picture is %v pixels large", size)
+	}
+}
