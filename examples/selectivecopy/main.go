@@ -71,9 +71,6 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 		set.steps, set.batch, set.layers, set.dmodel, set.lr, set.seed)
 	var results []result
 	for _, c := range set.only {
-		if ctx.Err() != nil {
-			break
-		}
 		fmt.Fprintf(out, "model     %s: %s with %s\n", c.kind, c.architecture, c.inner)
 		points, err := learn(ctx, set, c, problem, out)
 		if err != nil {
@@ -84,9 +81,12 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 			fmt.Fprintf(out, "stopped   after step %d of %d\n", r.done, set.steps)
 		}
 		results = append(results, r)
+		if ctx.Err() != nil { // at the end, so that even the first moment of a run has something to show
+			break
+		}
 	}
 	table(out, results)
-	if set.out == "" || len(results) == 0 {
+	if set.out == "" {
 		return nil
 	}
 	if err := draw(set.out, results); err != nil {

@@ -79,10 +79,7 @@ func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err erro
 	for step := 1; step <= cfg.Steps; step++ {
 		loss, err := learner.step(data.Next(cfg.Batch))
 		if err != nil {
-			return nil, points, err
-		}
-		if math.IsNaN(loss) || math.IsInf(loss, 0) {
-			return nil, points, fmt.Errorf("the loss is %v at step %d: -lr is %v, should be lower", loss, step, cfg.LearnRate)
+			return nil, points, fmt.Errorf("step %d: %w", step, err)
 		}
 		curve.Training = append(curve.Training, train.Point{Step: step, Loss: loss})
 		last := step == cfg.Steps || ctx.Err() != nil
@@ -113,11 +110,15 @@ type learner struct {
 	vm           G.VM
 	nodes        []G.ValueGrad
 	solver       *train.AdamW
+	rate         float64 // its peak
 }
 
 func newLearner(lm *nn.LM, cfg Config) (*learner, error) {
 	g := G.NewGraph()
-	l := &learner{ids: input(g, "ids", cfg.Batch, cfg.Task.Length()), targets: input(g, "targets", cfg.Batch, cfg.Task.Length())}
+	l := &learner{
+		ids: input(g, "ids", cfg.Batch, cfg.Task.Length()), targets: input(g, "targets", cfg.Batch, cfg.Task.Length()),
+		rate: cfg.LearnRate,
+	}
 	loss, err := lm.Loss(l.ids, l.targets)
 	if err != nil {
 		return nil, err
@@ -153,7 +154,11 @@ func (l *learner) step(b task.Batch) (float64, error) {
 	if err := l.vm.RunAll(); err != nil {
 		return 0, err
 	}
-	return float64(l.loss.Data().(float32)), l.solver.Step(l.nodes)
+	loss := float64(l.loss.Data().(float32))
+	if math.IsNaN(loss) || math.IsInf(loss, 0) { // before the solver, which only sees what that makes of the gradients
+		return loss, fmt.Errorf("the loss is %v: -lr is %v, should be lower", loss, l.rate)
+	}
+	return loss, l.solver.Step(l.nodes)
 }
 
 func input(g *G.ExprGraph, name string, batch, length int) *G.Node {

@@ -29,7 +29,8 @@ type Picture struct {
 	TopLeft    bool // the legend is at the top left instead of the top right
 }
 
-// WritePNG draws series to a file, which it replaces once the picture is whole. Series without a point are left out.
+// WritePNG draws series to a file, which it replaces once the picture is whole. What has no place on a logarithmic axis, a number
+// that is not above 0, is left out, and so is a series without a point.
 func (how Picture) WritePNG(path string, series []Series) error {
 	p := plot.New()
 	p.X.Label.Text, p.Y.Label.Text = how.X, how.Y
@@ -38,20 +39,16 @@ func (how Picture) WritePNG(path string, series []Series) error {
 	if how.TopLeft {
 		p.Legend.XOffs = vg.Points(8)
 	}
-	if how.LogX {
-		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, powers{2}
-	}
-	if how.LogY {
-		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
-	}
 	p.Add(plotter.NewGrid())
 	for i, s := range series {
-		if len(s.X) == 0 {
-			continue
+		var xys plotter.XYs
+		for j, x := range s.X {
+			if y := s.Y[j]; (x > 0 || !how.LogX) && (y > 0 || !how.LogY) {
+				xys = append(xys, plotter.XY{X: x, Y: y})
+			}
 		}
-		xys := make(plotter.XYs, len(s.X))
-		for j := range xys {
-			xys[j] = plotter.XY{X: s.X[j], Y: s.Y[j]}
+		if len(xys) == 0 {
+			continue
 		}
 		line, dots, err := plotter.NewLinePoints(xys)
 		if err != nil {
@@ -67,6 +64,12 @@ func (how Picture) WritePNG(path string, series []Series) error {
 		p.Add(line, dots)
 		p.Legend.Add(s.Name, line, dots)
 	}
+	if how.LogX {
+		logarithmic(&p.X, powers{2})
+	}
+	if how.LogY {
+		logarithmic(&p.Y, plot.LogTicks{Prec: -1})
+	}
 	if how.Percent {
 		p.Y.Min, p.Y.Max = 0, 102
 	}
@@ -78,11 +81,23 @@ func (how Picture) WritePNG(path string, series []Series) error {
 	if _, err := picture.WriteTo(&b); err != nil {
 		return err
 	}
-	beside := path + ".new"
-	if err := os.WriteFile(beside, b.Bytes(), 0o644); err != nil {
+	// Straight to the file, as options.CheckPNG tried: one beside it might be forbidden where this one is not.
+	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
 		return options.OutError(path, err)
 	}
-	return os.Rename(beside, path)
+	return nil
+}
+
+// logarithmic makes an axis that knows its numbers logarithmic. An axis of one number alone would be widened by 1 to both sides,
+// so to 0 and below, where there is no logarithm; one without numbers stays as it is.
+func logarithmic(a *plot.Axis, ticks plot.Ticker) {
+	if a.Min > a.Max {
+		return
+	}
+	if a.Min == a.Max {
+		a.Min, a.Max = a.Min/2, a.Max*2
+	}
+	a.Scale, a.Tick.Marker = plot.LogScale{}, ticks
 }
 
 // powers are ticks at the powers of a base.
