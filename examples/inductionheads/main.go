@@ -59,7 +59,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(out, "task      induction heads: one of %d tokens, guessing is right %.1f%% of the time\n", set.vocab-1, 100/float64(set.vocab-1))
-	fmt.Fprintf(out, "training  length: %d, steps: at most %d, batch: %d, layers: %d, d_model: %d, learn rate: %v, seed: %d\n",
+	fmt.Fprintf(out, "training  length: %d, steps: %d, batch: %d, layers: %d, d_model: %d, learn rate: %v, seed: %d\n",
 		set.length, set.steps, set.batch, set.layers, set.dmodel, set.lr, set.seed)
 	var results []result
 	for _, m := range set.only {
@@ -72,8 +72,12 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 		}
 		results = append(results, r)
 	}
+	if len(results) == 0 {
+		fmt.Fprintln(out, "stopped   before the first model")
+		return nil
+	}
 	table(out, results)
-	if set.out == "" || len(results) == 0 {
+	if set.out == "" {
 		return nil
 	}
 	if err := draw(set.out, results); err != nil {

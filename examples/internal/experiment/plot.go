@@ -71,7 +71,8 @@ func (how Picture) WritePNG(path string, series []Series) error {
 		logarithmic(&p.Y, plot.LogTicks{Prec: -1})
 	}
 	if how.Percent {
-		p.Y.Min, p.Y.Max = 0, 102
+		// Room for the legend, above what a good model's curve reaches.
+		p.Y.Min, p.Y.Max, p.Y.Tick.Marker = 0, 105+7*float64(len(series)), hundred{}
 	}
 	picture, err := p.WriterTo(18*vg.Centimeter, 11*vg.Centimeter, "png")
 	if err != nil {
@@ -115,6 +116,16 @@ func (t powers) Ticks(low, high float64) (ticks []plot.Tick) {
 				ticks[i].Label = ""
 			}
 		}
+	}
+	return ticks
+}
+
+// hundred are ticks from 0 to 100.
+type hundred struct{}
+
+func (hundred) Ticks(float64, float64) (ticks []plot.Tick) {
+	for v := 0; v <= 100; v += 20 {
+		ticks = append(ticks, plot.Tick{Value: float64(v), Label: fmt.Sprint(v)})
 	}
 	return ticks
 }
