@@ -3,6 +3,7 @@ module github.com/gomamba/mamba
 go 1.26.0
 
 require (
+	github.com/ebitengine/purego v0.11.3
 	github.com/nlpodyssey/safetensors v0.0.0-20250209183917-bfb01cc25f7c
 	github.com/schollz/progressbar/v3 v3.19.1
 	go4.org/unsafe/assume-no-moving-gc v0.0.0-20231121144256-b99613f794b6 // indirect; the version that Gorgonia v0.9.18 names panics on a current Go

@@ -1,0 +1,95 @@
+package cuda
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// Element is what arrays are of.
+type Element interface {
+	~float32 | ~float64 | ~int32 | ~uint8
+}
+
+// Array is numbers in the device's memory, in the order of the stream that it was made on. The zero Array is no array: an
+// operand that is absent. Copies of an Array are the same array.
+type Array[T Element] struct {
+	stream  *Stream
+	address uintptr
+	n       int
+}
+
+// NewArray returns n elements of any value.
+func NewArray[T Element](s *Stream, n int) (Array[T], error) {
+	if n < 0 {
+		return Array[T]{}, fmt.Errorf("cuda: array of %d elements", n)
+	}
+	address, err := s.pool.alloc(int64(n) * size[T]())
+	return Array[T]{s, address, n}, err
+}
+
+// Upload returns an array of what is on the host.
+func Upload[T Element](s *Stream, host []T) (Array[T], error) {
+	a, err := NewArray[T](s, len(host))
+	if err != nil {
+		return a, err
+	}
+	if err := a.CopyFrom(s, host); err != nil {
+		a.Free()
+		return Array[T]{}, err
+	}
+	return a, nil
+}
+
+func size[T Element]() int64 {
+	var v T
+	return int64(unsafe.Sizeof(v))
+}
+
+// Len is the number of elements.
+func (a Array[T]) Len() int { return a.n }
+
+// Absent reports whether there is no array.
+func (a Array[T]) Absent() bool { return a.stream == nil }
+
+// Free hands the memory on to whoever next asks for some on the array's stream. Free an array once; a zero one needs none.
+func (a Array[T]) Free() {
+	if a.stream != nil {
+		a.stream.pool.put(a.address)
+	}
+}
+
+// CopyFrom copies from the host, which may change its numbers as soon as CopyFrom returns.
+func (a Array[T]) CopyFrom(s *Stream, host []T) error {
+	if len(host) != a.n {
+		return fmt.Errorf("cuda: copy: the host has %d elements, want %d", len(host), a.n)
+	}
+	return s.stage.up(a.address, bytesOf(host))
+}
+
+// CopyTo copies to the host, and returns when the numbers are there.
+func (a Array[T]) CopyTo(s *Stream, host []T) error {
+	if len(host) != a.n {
+		return fmt.Errorf("cuda: copy: the host has %d elements, want %d", len(host), a.n)
+	}
+	return s.stage.down(bytesOf(host), a.address)
+}
+
+// Fill sets every byte.
+func (a Array[T]) Fill(s *Stream, value byte) error {
+	if a.n == 0 {
+		return nil
+	}
+	return s.device.do(cuMemsetD8Async, a.address, uintptr(value), uintptr(int64(a.n)*size[T]()), s.handle)
+}
+
+func bytesOf[T Element](v []T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), int64(len(v))*size[T]())
+}
+
+// copy queues a copy on the device.
+func (a Array[T]) copy(s *Stream, from Array[T]) error {
+	if from.n == 0 {
+		return nil
+	}
+	return s.device.do(cuMemcpyDtoDAsync, a.address, from.address, uintptr(int64(from.n)*size[T]()), s.handle)
+}

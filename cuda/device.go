@@ -1,0 +1,113 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"unsafe"
+)
+
+// Device is an opened GPU.
+type Device struct {
+	driver  *driver
+	ordinal int
+	name    string
+	handle  int32
+	context uintptr
+
+	multiprocessors int
+
+	mu      sync.Mutex
+	closed  bool
+	streams map[*Stream]struct{}
+	modules map[string]*module
+	memory  usage
+}
+
+// Attributes of a device, as the driver numbers them.
+const (
+	attributeMultiprocessors = 16
+	attributeMajor           = 75
+	attributeMinor           = 76
+)
+
+// Open opens a GPU by its number, 0 being the first. The error says what is missing: the driver, a GPU, this one, or one that is
+// new enough (compute capability 7.0, Volta).
+func Open(ordinal int) (*Device, error) {
+	dr, err := loadDriver()
+	if err != nil {
+		return nil, err
+	}
+	var count int32
+	if err := dr.call(cuDeviceGetCount, uintptr(unsafe.Pointer(&count))); err != nil {
+		return nil, err
+	}
+	if ordinal < 0 || ordinal >= int(count) {
+		return nil, fmt.Errorf("cuda: device %d: there are %d", ordinal, count)
+	}
+	d := &Device{driver: dr, ordinal: ordinal, streams: map[*Stream]struct{}{}, modules: map[string]*module{}}
+	if err := dr.call(cuDeviceGet, uintptr(unsafe.Pointer(&d.handle)), uintptr(ordinal)); err != nil {
+		return nil, err
+	}
+	var name [256]byte
+	if err := dr.call(cuDeviceGetName, uintptr(unsafe.Pointer(&name)), uintptr(len(name)), uintptr(d.handle)); err != nil {
+		return nil, err
+	}
+	for d.name = ""; len(d.name) < len(name) && name[len(d.name)] != 0; {
+		d.name += string(name[len(d.name)])
+	}
+	var major, minor, processors int32
+	for attribute, to := range map[uintptr]*int32{
+		attributeMajor: &major, attributeMinor: &minor, attributeMultiprocessors: &processors,
+	} {
+		if err := dr.call(cuDeviceGetAttribute, uintptr(unsafe.Pointer(to)), attribute, uintptr(d.handle)); err != nil {
+			return nil, err
+		}
+	}
+	if major < 7 {
+		return nil, fmt.Errorf("cuda: device %d, %s, has compute capability %d.%d, want 7.0 or newer", ordinal, d.name, major, minor)
+	}
+	d.multiprocessors = int(processors)
+	if err := dr.call(cuDevicePrimaryCtxRetain, uintptr(unsafe.Pointer(&d.context)), uintptr(d.handle)); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Name is what the maker calls the device.
+func (d *Device) Name() string { return d.name }
+
+// Close waits for the work that is queued, and frees all streams, memory and modules. What was made on the device is of no
+// use afterwards. Closing twice does nothing.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	streams, modules, closed := d.streams, d.modules, d.closed
+	d.streams, d.modules, d.closed = nil, nil, true
+	d.mu.Unlock()
+	if closed {
+		return nil
+	}
+	var errs []error
+	for s := range streams {
+		errs = append(errs, s.release())
+	}
+	for _, m := range modules {
+		errs = append(errs, d.do(cuModuleUnload, m.handle))
+	}
+	errs = append(errs, d.driver.call(cuDevicePrimaryCtxRelease, uintptr(d.handle)))
+	return errors.Join(errs...)
+}
+
+// do calls the driver with the device's context. A goroutine may move between threads, and the context is a thread's, so it is
+// set before every call.
+//
+//go:uintptrescapes
+func (d *Device) do(f call, args ...uintptr) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := d.driver.call(cuCtxSetCurrent, d.context); err != nil {
+		return err
+	}
+	return d.driver.call(f, args...)
+}

@@ -1,0 +1,167 @@
+package cuda
+
+import (
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// open returns a device and a stream, and closes them at the end; without a GPU the test is skipped.
+func open(t *testing.T) *Stream {
+	t.Helper()
+	d, err := Open(0)
+	if err != nil {
+		t.Skipf("no GPU: %v", err)
+	}
+	s, err := d.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Errorf("closing: %v", err)
+		}
+		if used, held := d.Memory(); used != 0 || held != 0 {
+			t.Errorf("after Close %d bytes are in use, %d held", used, held)
+		}
+	})
+	return s
+}
+
+func TestOpenErrors(t *testing.T) {
+	for _, ordinal := range []int{-1, 1 << 20} {
+		d, err := Open(ordinal)
+		if d != nil || err == nil || !strings.HasPrefix(err.Error(), "cuda: ") {
+			t.Errorf("Open(%d) is %v, %v", ordinal, d, err)
+		}
+	}
+}
+
+func TestCopies(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(1, 1))
+	for _, n := range []int{0, 1, 1000, stageBytes / 4, stageBytes/4 + 1, 3*stageBytes/4 - 7} {
+		host := make([]float32, n)
+		for i := range host {
+			host[i] = r.Float32()
+		}
+		a, err := Upload(s, host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := slices.Clone(host)
+		for i := range host {
+			host[i] = -1 // Upload has read it
+		}
+		got := make([]float32, n)
+		if err := a.CopyTo(s, got); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%d elements came back changed", n)
+		}
+		a.Free()
+	}
+	a, err := NewArray[float32](s, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.CopyFrom(s, make([]float32, 2)) == nil || a.CopyTo(s, make([]float32, 4)) == nil {
+		t.Error("a copy of another length succeeded")
+	}
+}
+
+func TestOutOfMemory(t *testing.T) {
+	s := open(t)
+	small, err := Upload(s, []float32{1, 2, 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const asked = 1 << 50
+	_, err = NewArray[uint8](s, asked)
+	var e *OutOfMemory
+	if !errors.As(err, &e) || e.Asked != asked || e.InUse != 512 || e.Free <= 0 {
+		t.Fatalf("the error is %v", err)
+	}
+	got := make([]float32, 3)
+	if err := small.CopyTo(s, got); err != nil || !slices.Equal(got, []float32{1, 2, 3}) {
+		t.Fatalf("afterwards a copy gives %v, %v", got, err)
+	}
+}
+
+func TestMemoryIsUsedAgain(t *testing.T) {
+	s := open(t)
+	var first uintptr
+	for i := range 1000 {
+		a, err := NewArray[float32](s, 100_000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			first = a.address
+		}
+		if a.address != first {
+			t.Fatalf("allocation %d is elsewhere", i)
+		}
+		a.Free()
+	}
+	used, held := s.device.Memory()
+	if used != 0 || held != sizeOf(400_000) {
+		t.Fatalf("%d bytes used, %d held", used, held)
+	}
+	if err := s.Trim(); err != nil {
+		t.Fatal(err)
+	}
+	if _, held := s.device.Memory(); held != 0 {
+		t.Fatalf("%d bytes held after Trim", held)
+	}
+}
+
+func TestSizeOf(t *testing.T) {
+	for bytes := int64(0); bytes < 1<<40; bytes += bytes/7 + 1 {
+		size := sizeOf(bytes)
+		if size < bytes || size%512 != 0 || size > max(512, bytes+max(bytes/8, 512)) || sizeOf(size) != size {
+			t.Fatalf("%d bytes take %d", bytes, size)
+		}
+	}
+}
+
+func TestEvents(t *testing.T) {
+	s := open(t)
+	other, err := s.device.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin, err := s.device.NewEvent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, err := s.device.NewEvent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := NewArray[uint8](s, 1<<28)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Record(begin), a.Fill(s, 1), s.Record(end), other.Wait(end), a.Fill(other, 2), other.Synchronize()); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := end.Since(begin); err != nil || d <= 0 {
+		t.Errorf("between the marks %v, %v", d, err)
+	}
+	got := make([]uint8, a.Len())
+	if err := a.CopyTo(s, got); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range got {
+		if v != 2 {
+			t.Fatalf("element %d is %d, want what the other stream wrote after waiting", i, v)
+		}
+	}
+	if err := errors.Join(begin.Close(), end.Close(), other.Close(), other.Close()); err != nil {
+		t.Fatal(err)
+	}
+}

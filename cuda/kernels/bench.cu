@@ -1,0 +1,369 @@
+// Holds variants of the scan's kernels against a reference in double precision, over random problems with every option, and
+// times them. A tool for whoever changes a kernel; the tests of package cuda need no compiler.
+//   nvcc -std=c++17 -O3 -arch=sm_90 -o bench bench.cu && ./bench
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "scan_backward.cuh"
+#include "scan_forward.cuh"
+
+#define CHECK(call)                                                                              \
+  do {                                                                                           \
+    cudaError_t e = (call);                                                                      \
+    if (e != cudaSuccess) { printf("%s: %s\n", #call, cudaGetErrorString(e)); fflush(stdout); exit(1); } \
+  } while (0)
+
+typedef std::vector<float> Floats;
+typedef std::vector<double> Doubles;
+
+struct Problem {
+  int64_t B, L, D, N, gB, gC;  // groups, 0 where constant
+  bool d, z, bias, initial, final, start, softplus, reverse;
+  Floats u, delta, A, Bv, Cv, Dv, zv, bv, h0, dy, dfin;
+  std::vector<uint8_t> st;
+  int64_t rows() const { return B * L; }
+};
+
+static uint64_t seed = 1;
+static float uniform() {
+  seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+  return (seed >> 40) / 16777216.f;
+}
+static Floats draw(int64_t n, float lo, float hi) {
+  Floats v(n);
+  for (auto &x : v) x = lo + (hi - lo) * uniform();
+  return v;
+}
+
+static void fill(Problem &p) {
+  const int64_t n = p.rows() * p.D;
+  p.u = draw(n, -1, 1), p.delta = p.softplus ? draw(n, -4, 1) : draw(n, 0, 0.5f), p.A = draw(p.D * p.N, -1.1f, -0.1f);
+  p.Bv = draw(p.gB ? p.rows() * p.gB * p.N : p.D * p.N, -1, 1), p.Cv = draw(p.gC ? p.rows() * p.gC * p.N : p.D * p.N, -1, 1);
+  if (p.d) p.Dv = draw(p.D, -1, 1);
+  if (p.z) p.zv = draw(n, -2, 2);
+  if (p.bias) p.bv = draw(p.D, -.5f, .5f);
+  if (p.initial) p.h0 = draw(p.B * p.D * p.N, -1, 1);
+  if (p.start) {
+    p.st.resize(p.rows());
+    for (auto &x : p.st) x = uniform() < .2f;
+  }
+  p.dy = draw(n, -1, 1);
+  if (p.final) p.dfin = draw(p.B * p.D * p.N, -1, 1);
+}
+
+// Result has what the kernels write, or the reference for a selection of channels.
+template <class V> struct Result { V y, fin, du, ddelta, dA, dB, dC, dD, dz, dbias, dh0; };
+
+// reference computes all for the channels d with d % every == 0, the others' places stay 0. Sums over channels are then of
+// those alone.
+static void reference(const Problem &p, Result<Doubles> &r, int64_t every) {
+  const int64_t n = p.rows() * p.D, DN = p.D * p.N;
+  r.y.assign(n, 0), r.fin.assign(p.B * DN, 0), r.du.assign(n, 0), r.ddelta.assign(n, 0), r.dA.assign(DN, 0);
+  r.dB.assign(p.Bv.size(), 0), r.dC.assign(p.Cv.size(), 0), r.dD.assign(p.D, 0), r.dz.assign(n, 0), r.dbias.assign(p.D, 0);
+  r.dh0.assign(p.B * DN, 0);
+  std::vector<double> hs((p.L + 1) * p.N);
+  for (int64_t b = 0; b < p.B; b++)
+    for (int64_t d = 0; d < p.D; d += every) {
+      auto time = [&](int64_t i) { return p.reverse ? p.L - 1 - i : i; };
+      auto cut = [&](int64_t i) { int64_t t = time(i) + p.reverse; return p.start && t < p.L && p.st[b * p.L + t]; };
+      auto bAt = [&](int64_t t, int64_t k) { return p.gB ? ((b * p.L + t) * p.gB + d / (p.D / p.gB)) * p.N + k : d * p.N + k; };
+      auto cAt = [&](int64_t t, int64_t k) { return p.gC ? ((b * p.L + t) * p.gC + d / (p.D / p.gC)) * p.N + k : d * p.N + k; };
+      auto rawAt = [&](int64_t o) { return (double)p.delta[o] + (p.bias ? p.bv[d] : 0.f); };
+      auto dtAt = [&](int64_t o) { double x = rawAt(o); return p.softplus ? (x > 20 ? x : log1p(exp(x))) : x; };
+      for (int64_t k = 0; k < p.N; k++) hs[k] = p.initial ? p.h0[(b * p.D + d) * p.N + k] : 0;
+      std::vector<double> outs(p.L);
+      for (int64_t i = 0; i < p.L; i++) {
+        int64_t t = time(i), o = (b * p.L + t) * p.D + d;
+        double dt = dtAt(o), y = p.d ? (double)p.Dv[d] * p.u[o] : 0;
+        for (int64_t k = 0; k < p.N; k++) {
+          double before = cut(i) ? 0 : hs[i * p.N + k];
+          double h = exp(dt * p.A[d * p.N + k]) * before + dt * p.u[o] * p.Bv[bAt(t, k)];
+          hs[(i + 1) * p.N + k] = h, y += h * p.Cv[cAt(t, k)];
+        }
+        outs[i] = y;
+        r.y[o] = p.z ? y * p.zv[o] / (1 + exp(-(double)p.zv[o])) : y;
+      }
+      std::vector<double> carry(p.N);
+      for (int64_t k = 0; k < p.N; k++) {
+        r.fin[(b * p.D + d) * p.N + k] = hs[p.L * p.N + k];
+        carry[k] = p.final ? p.dfin[(b * p.D + d) * p.N + k] : 0;
+      }
+      for (int64_t i = p.L - 1; i >= 0; i--) {
+        int64_t t = time(i), o = (b * p.L + t) * p.D + d;
+        double dt = dtAt(o), g0 = p.dy[o], u = p.u[o], du = 0, dd = 0;
+        if (p.z) {
+          double sg = 1 / (1 + exp(-(double)p.zv[o]));
+          r.dz[o] = g0 * outs[i] * sg * (1 + p.zv[o] * (1 - sg)), g0 *= p.zv[o] * sg;
+        }
+        if (p.d) du += g0 * p.Dv[d], r.dD[d] += g0 * u;
+        for (int64_t k = 0; k < p.N; k++) {
+          double a = p.A[d * p.N + k], dec = cut(i) ? 0 : exp(dt * a), h = hs[i * p.N + k], g = carry[k] + g0 * p.Cv[cAt(t, k)];
+          r.dC[cAt(t, k)] += g0 * hs[(i + 1) * p.N + k], r.dB[bAt(t, k)] += g * dt * u;
+          du += g * dt * p.Bv[bAt(t, k)], dd += g * (p.Bv[bAt(t, k)] * u + a * dec * h), r.dA[d * p.N + k] += g * dt * dec * h;
+          carry[k] = dec * g;
+        }
+        if (p.softplus) { double x = rawAt(o); dd *= x > 20 ? 1 : 1 / (1 + exp(-x)); }
+        r.du[o] = du, r.ddelta[o] = dd, r.dbias[d] += dd;
+      }
+      for (int64_t k = 0; k < p.N; k++) r.dh0[(b * p.D + d) * p.N + k] = carry[k];
+    }
+}
+
+struct Variant {
+  std::string name;
+  int S, K, T, TH, every, vb, vc, st;
+  const void *kernel;
+  bool backward;
+};
+static std::vector<Variant> variants;
+
+template <int S, int K, int T, int TH, int M, int EV, int POLY, bool VB, bool VC, bool ST> __global__ __launch_bounds__(TH, M) void fwd(Scan s) {
+  scanForward<S, K, T, TH, EV, POLY, VB, VC, ST>(s);
+}
+template <int S, int K, int T, int TH, int M, int POLY, bool VB, bool VC, bool ST> __global__ __launch_bounds__(TH, M) void bwd(Scan s) {
+  scanBackward<S, K, T, TH, POLY, VB, VC, ST>(s);
+}
+__global__ void sumParts(float *to, const float *parts, int64_t count, int64_t size, int64_t width, int64_t step) {
+  sumPartsOf(to, parts, count, size, width, step);
+}
+template <int S, int K, int T, int TH, int M, int EV, int POLY, bool VB = true, bool VC = true, bool ST = false> static void addF() {
+  char n[96];
+  snprintf(n, 96, "F S%d K%d T%d TH%d M%d EV%d P%d%s", S, K, T, TH, M, EV, POLY, VB && VC && !ST ? "" : VB ? VC ? " st" : " c" : " b");
+  variants.push_back({n, S, K, T, TH, EV, VB, VC, ST, (const void *)fwd<S, K, T, TH, M, EV, POLY, VB, VC, ST>, false});
+}
+template <int S, int K, int T, int TH, int M, int POLY, bool VB = true, bool VC = true, bool ST = false> static void addB() {
+  char n[96];
+  snprintf(n, 96, "B S%d K%d T%d TH%d M%d P%d%s", S, K, T, TH, M, POLY, VB && VC && !ST ? "" : VB ? VC ? " st" : " c" : " b");
+  variants.push_back({n, S, K, T, TH, T, VB, VC, ST, (const void *)bwd<S, K, T, TH, M, POLY, VB, VC, ST>, true});
+}
+
+static float *up(const void *v, size_t bytes) {
+  if (!bytes) return nullptr;
+  float *p;
+  CHECK(cudaMalloc(&p, bytes));
+  if (v) CHECK(cudaMemcpy(p, v, bytes, cudaMemcpyHostToDevice));
+  else CHECK(cudaMemset(p, 0xff, bytes));  // NaN: every element must be written
+  return p;
+}
+static float *up(const Floats &v) { return up(v.data(), v.size() * 4); }
+// Device has a problem's operands and results on the device.
+struct Device {
+  Scan s{};
+  float *dA, *dB, *dC, *dD, *dbias;
+  std::vector<void *> all;
+  int64_t sections;
+  const Problem &p;
+  Device(const Problem &p, int minCH) : p(p) {
+    const int64_t n = p.rows() * p.D, DN = p.D * p.N;
+    s.batch = p.B, s.length = p.L, s.channels = p.D, s.state = p.N;
+    s.zStep = p.D, s.bStep = p.gB * p.N, s.cStep = p.gC * p.N;
+    s.bChannels = p.gB ? p.D / p.gB : p.D, s.cChannels = p.gC ? p.D / p.gC : p.D;
+    int64_t a = s.bChannels, b = s.cChannels;
+    while (b) { int64_t t = a % b; a = b, b = t; }
+    s.section = a, sections = p.D / a, s.softplus = p.softplus, s.reverse = p.reverse;
+    auto keep = [&](float *q) { all.push_back(q); return q; };
+    s.u = keep(up(p.u)), s.delta = keep(up(p.delta)), s.A = keep(up(p.A)), s.B = keep(up(p.Bv)), s.C = keep(up(p.Cv));
+    s.D = keep(up(p.Dv)), s.z = keep(up(p.zv)), s.bias = keep(up(p.bv)), s.initial = keep(up(p.h0));
+    s.start = (uint8_t *)keep(up(p.st.data(), p.st.size())), s.dy = keep(up(p.dy)), s.dfinal = keep(up(p.dfin));
+    s.y = keep(up(0, n * 4)), s.final = p.final ? keep(up(0, p.B * DN * 4)) : 0;
+    const int64_t every = n > 1 << 20 ? 8 : 4;  // the least of the variants' that are tried
+    s.checkpoints = keep(up(0, p.B * ((p.L + every - 1) / every) * DN * 4));
+    s.du = keep(up(0, n * 4)), s.ddelta = keep(up(0, n * 4)), s.dz = p.z ? keep(up(0, n * 4)) : 0;
+    s.dinitial = p.initial ? keep(up(0, p.B * DN * 4)) : 0;
+    s.dA = keep(up(0, p.B * DN * 4)), s.dD = p.d ? keep(up(0, p.B * p.D * 4)) : 0, s.dbias = p.bias ? keep(up(0, p.B * p.D * 4)) : 0;
+    const int64_t most = sections * ((s.section + minCH - 1) / minCH);
+    s.dB = keep(up(0, (p.gB ? most * p.rows() * p.N : p.B * DN) * 4)), s.dC = keep(up(0, (p.gC ? most * p.rows() * p.N : p.B * DN) * 4));
+    dA = keep(up(0, DN * 4)), dB = keep(up(0, p.Bv.size() * 4)), dC = keep(up(0, p.Cv.size() * 4));
+    dD = keep(up(0, p.D * 4)), dbias = keep(up(0, p.D * 4));
+  }
+  ~Device() { for (auto q : all) cudaFree(q); }
+  int64_t perSection(const Variant &v) const { return (s.section + v.TH / v.S - 1) / (v.TH / v.S); }
+  cudaError_t launch(const Variant &v) {
+    void *args[] = {&s};
+    cudaError_t e = cudaLaunchKernel(v.kernel, dim3(p.B * sections * perSection(v)), dim3(v.TH), args, 0, 0);
+    if (v.backward) {
+      sum(dA, s.dA, p.B, p.D * p.N, p.D * p.N, p.D * p.N);
+      if (p.d) sum(dD, s.dD, p.B, p.D, p.D, p.D);
+      if (p.bias) sum(dbias, s.dbias, p.B, p.D, p.D, p.D);
+      spread(v, dB, s.dB, p.gB), spread(v, dC, s.dC, p.gC);
+    }
+    return e;
+  }
+  void sum(float *to, const float *from, int64_t count, int64_t size, int64_t width, int64_t step) {
+    void *args[] = {&to, &from, &count, &size, &width, &step};
+    CHECK(cudaLaunchKernel((const void *)sumParts, dim3((size + 255) / 256), dim3(256), args, 0, 0));
+  }
+  void spread(const Variant &v, float *to, const float *from, int64_t groups) {
+    const int64_t size = p.rows() * p.N;
+    if (!groups) return sum(to, from, p.B, p.D * p.N, p.D * p.N, p.D * p.N);
+    const int64_t count = sections / groups * perSection(v);
+    for (int64_t g = 0; g < groups; g++) sum(to + g * p.N, from + g * count * size, count, size, p.N, groups * p.N);
+  }
+};
+
+static bool fits(const Variant &v, const Problem &p) {
+  return v.vb == (p.gB > 0) && v.vc == (p.gC > 0) && v.st == p.start && p.N <= v.S * v.K;
+}
+
+static double worst(const char *what, const float *q, const Doubles &want, int64_t D, int64_t N, int64_t every, std::string &where) {
+  double scale = 0.1, far = 0;  // a problem of few numbers may have small ones alone, each left over from large ones
+  const int64_t rows = want.size() / (D * N);
+  for (int64_t d = 0; d < D; d += every) {  // the columns of a channel; with all channels, all at once
+    const int64_t width = every == 1 ? D * N : N;
+    Floats got(rows * width);
+    CHECK(cudaMemcpy2D(got.data(), width * 4, q + d * N, D * N * 4, width * 4, rows, cudaMemcpyDeviceToHost));
+    for (int64_t i = 0; i < rows * width; i++) {
+      const double w = want[i / width * D * N + d * N + i % width];
+      scale = std::max(scale, fabs(w)), far = std::max(far, std::isfinite(got[i]) ? fabs(got[i] - w) : 1e30);
+    }
+    if (every == 1) break;
+  }
+  far /= scale;
+  if (far > 2e-5) { char b[64]; snprintf(b, 64, " %s:%.1e", what, far); where += b; }
+  return far;
+}
+
+// compare returns the largest error of a variant, each as a part of the largest magnitude of its kind.
+static double compare(const Variant &v, Device &dev, const Result<Doubles> &r, int64_t every, std::string &where) {
+  const Problem &p = dev.p;
+  const Scan &s = dev.s;
+  double e = 0;
+  auto see = [&](const char *what, const float *q, const Doubles &want, int64_t N) {
+    if (q) e = std::max(e, worst(what, q, want, p.D, N, every, where));
+  };
+  // dB and dC: as if all their groups were channels.
+  auto seeAll = [&](const char *what, const float *q, const Doubles &want) {
+    e = std::max(e, worst(what, q, want, want.size(), 1, 1, where));
+  };
+  if (!v.backward) {
+    see("y", s.y, r.y, 1), see("final", s.final, r.fin, p.N);
+    return e;
+  }
+  see("du", s.du, r.du, 1), see("ddelta", s.ddelta, r.ddelta, 1), see("dz", s.dz, r.dz, 1), see("dA", dev.dA, r.dA, p.N);
+  if (p.d) see("dD", dev.dD, r.dD, 1);
+  if (p.bias) see("dbias", dev.dbias, r.dbias, 1);
+  see("dh0", s.dinitial, r.dh0, p.N);
+  if (every == 1) seeAll("dB", dev.dB, r.dB), seeAll("dC", dev.dC, r.dC);
+  return e;
+}
+
+// forwardFor launches a forward pass that leaves checkpoints as a backward variant wants them.
+static const Variant *forwardFor(const Variant &b, const Problem &p) {
+  for (auto &v : variants)
+    if (!v.backward && fits(v, p) && v.every == b.every) return &v;
+  return nullptr;
+}
+
+static float median(std::vector<float> v) { std::sort(v.begin(), v.end()); return v[v.size() / 2]; }
+static float timed(int count, const std::function<void()> &f) {
+  static cudaEvent_t e0, e1;
+  if (!e0) cudaEventCreate(&e0), cudaEventCreate(&e1);
+  std::vector<float> ts;
+  for (int i = 0; i < count + 3; i++) {
+    cudaEventRecord(e0), f(), cudaEventRecord(e1), cudaEventSynchronize(e1);
+    float ms;
+    cudaEventElapsedTime(&ms, e0, e1);
+    if (i >= 3) ts.push_back(ms);
+  }
+  return median(ts);
+}
+
+#include "variants.h"
+
+int main(int argc, char **argv) {
+  int trials = argc > 1 && !strcmp(argv[1], "check") ? 2 : 6;
+  addVariants();
+  for (auto &v : variants) {
+    cudaFuncAttributes a;
+    CHECK(cudaFuncGetAttributes(&a, v.kernel));
+    int blocks;
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, v.kernel, v.TH, 0);
+    printf("%-30s regs %3d local %4zu shared %6zu blocks/SM %d\n", v.name.c_str(), a.numRegs, a.localSizeBytes, a.sharedSizeBytes, blocks);
+  }
+  if (argc > 1 && !strcmp(argv[1], "once")) trials = 0;
+  // Correctness: small problems with random options, for each variant some that it fits.
+  std::vector<double> err(variants.size());
+  std::vector<int> tried(variants.size());
+  std::vector<std::string> where(variants.size());
+  const int64_t lengths[] = {1, 7, 8, 33, 64, 65, 131};
+  for (size_t i = 0; i < variants.size(); i++) {
+    const Variant &v = variants[i];
+    for (int trial = 0; trial < trials; trial++) {
+      Problem p{};
+      auto flip = [] { return uniform() < .5f; };
+      const int64_t per = 1 + (int64_t)(uniform() * 80), groups = 1 + (int64_t)(uniform() * 3);
+      p.B = 1 + (int64_t)(uniform() * 3), p.L = lengths[(int)(uniform() * 7)], p.D = per * groups;
+      p.N = trial < 2 ? std::min(16, v.S * v.K) : 1 + (int64_t)(uniform() * v.S * v.K * .999f);
+      p.gB = v.vb ? flip() ? 1 : groups : 0, p.gC = v.vc ? flip() ? 1 : groups : 0;
+      p.d = flip(), p.z = flip(), p.bias = flip(), p.initial = flip(), p.final = flip(), p.softplus = flip(), p.reverse = flip();
+      p.start = v.st;
+      fill(p);
+      Result<Doubles> r;
+      reference(p, r, 1);
+      Device dev(p, v.TH / v.S);
+      if (v.backward) {
+        const Variant *f = forwardFor(v, p);
+        if (!f) continue;
+        dev.launch(*f);
+      }
+      dev.launch(v);
+      CHECK(cudaDeviceSynchronize());
+      CHECK(cudaGetLastError());
+      err[i] = std::max(err[i], compare(v, dev, r, 1, where[i])), tried[i]++;
+    }
+  }
+  for (size_t i = 0; i < variants.size(); i++)
+    if (err[i] > 2e-5 || (trials && !tried[i])) printf("%-30s WRONG %.1e in %d%.120s\n", variants[i].name.c_str(), err[i], tried[i], where[i].c_str());
+  printf("checked %zu variants\n", variants.size());
+  fflush(stdout);
+  const std::string mode = argc > 1 ? argv[1] : "";  // check: no times; small: not of large problems; once: for a profiler
+  if (mode == "check") return 0;
+
+  const int shapes[][3] = {{8, 2048, 512}, {8, 2048, 2048}, {8, 2048, 8192}, {1, 2048, 32768}, {1, 1536, 2048}, {64, 1536, 512}, {2, 64, 128}};
+  for (auto &sh : shapes) {
+    Problem p{};
+    p.B = sh[0], p.D = sh[1], p.L = sh[2], p.N = 16, p.gB = p.gC = 1, p.d = p.z = p.bias = p.softplus = true;
+    const int64_t n = p.rows() * p.D;
+    if ((mode == "small" && n > 60000000) || (mode == "once" && n != 8 * 2048 * 512)) continue;
+    fill(p);
+    const int64_t every = p.D / 2 + 1;
+    Result<Doubles> r;
+    reference(p, r, every);
+    Device dev(p, 8);
+    printf("== B %d D %d L %d\n", sh[0], sh[1], sh[2]);
+    for (auto &v : variants) {
+      if (!fits(v, p) || v.S * v.K > 16) continue;
+      if (v.backward) {
+        const Variant *f = forwardFor(v, p);
+        if (!f) continue;
+        dev.launch(*f);
+      }
+      std::string where;
+      dev.launch(v);
+      cudaError_t e = cudaDeviceSynchronize();
+      if (e != cudaSuccess) { printf("%s: %s\n", v.name.c_str(), cudaGetErrorString(e)); return 1; }
+      const double far = compare(v, dev, r, every, where);
+      if (mode == "once") continue;
+      const int count = n > 60000000 ? 11 : 31;
+      float ms = timed(count, [&] { dev.launch(v); }), other = 0;
+      if (v.backward) {
+        void *args[] = {&dev.s};
+        other = timed(count, [&] { cudaLaunchKernel(v.kernel, dim3(p.B * dev.sections * dev.perSection(v)), dim3(v.TH), args, 0, 0); });
+      } else {
+        float *keep = dev.s.checkpoints;
+        dev.s.checkpoints = nullptr, other = timed(count, [&] { dev.launch(v); }), dev.s.checkpoints = keep;
+      }
+      printf("  %-30s %.4f ms, %s %.4f, err %.0e%s\n", v.name.c_str(), ms, v.backward ? "scan alone" : "no checkpoints", other, far, where.c_str());
+    }
+    fflush(stdout);
+  }
+}

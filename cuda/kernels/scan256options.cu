@@ -1,0 +1,4 @@
+// Up to 256 states, everything else.
+#include "entries.cuh"
+
+SCAN256(OPTIONS)

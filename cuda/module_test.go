@@ -1,0 +1,81 @@
+package cuda
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestPTXIsOfTheSources fails when a source changed and the PTX was not made again: run go generate ./cuda.
+func TestPTXIsOfTheSources(t *testing.T) {
+	if _, err := os.Stat("kernels"); err != nil {
+		t.Skip("the sources are not here: ", err)
+	}
+	var files []string
+	for _, pattern := range []string{"*.cuh", "scan*.cu", "generate.sh"} {
+		some, err := filepath.Glob(filepath.Join("kernels", pattern))
+		if err != nil || len(some) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, some, err)
+		}
+		slices.Sort(some)
+		files = append(files, some...)
+	}
+	h := sha256.New()
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Write(text)
+	}
+	recorded, err := os.ReadFile("kernels/sources.sha256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != strings.TrimSpace(string(recorded)) {
+		t.Errorf("the sources' hash is %s, the PTX was made from %s: run go generate ./cuda", got, recorded)
+	}
+}
+
+// TestPTXHasTheKernels: every kernel that a scan can ask for is there, and the struct of arguments has the size that they
+// expect.
+func TestPTXHasTheKernels(t *testing.T) {
+	sizes := slices.Clone(scanSizes)
+	for _, few := range scanFew {
+		sizes = append(sizes, few.scanSize)
+	}
+	for _, size := range sizes {
+		for _, groups := range [][2]int{{1, 1}, {0, 1}, {1, 0}, {0, 0}} {
+			for _, start := range []Array[uint8]{{}, {stream: new(Stream)}} {
+				s := Scan{B: Projection{Groups: groups[0]}, C: Projection{Groups: groups[1]}, Start: start}
+				if !size.options && !s.usual() {
+					continue
+				}
+				for direction, pass := range map[string]scanPass{"forward": size.forward, "backward": size.backward} {
+					file, name := s.kernel(pass, direction, size)
+					text, err := readPTX(file)
+					if err != nil {
+						t.Fatal(err)
+					}
+					entry := regexp.MustCompile(`\.entry ` + name + `\(\s*\.param \.align 8 \.b8 ` + name + `_param_0\[(\d+)\]\s*\)\s*\.maxntid (\d+), 1, 1`)
+					m := entry.FindStringSubmatch(string(text))
+					if m == nil {
+						t.Errorf("%s is not in %s", name, file)
+						continue
+					}
+					if want := sizeOfScanArgs(); m[1] != want {
+						t.Errorf("%s takes %s bytes, want %s", name, m[1], want)
+					}
+					if want := itoa(pass.threads); m[2] != want {
+						t.Errorf("%s runs on %s threads, want %s", name, m[2], want)
+					}
+				}
+			}
+		}
+	}
+}

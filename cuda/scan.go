@@ -1,0 +1,172 @@
+package cuda
+
+import (
+	"fmt"
+)
+
+// Scan is a selective scan on the device; op.SelectiveScan says what it computes. Absent operands are zero Arrays.
+type Scan struct {
+	Batch, Length, Channels, State int
+
+	U, Delta Array[float32] // (batch, length, channels)
+	A        Array[float32] // (channels, state)
+	B, C     Projection
+
+	D         Array[float32] // (channels)
+	Z         Array[float32] // (batch, length, channels)
+	ZStride   int            // between the steps of Z, which may lie in a wider matrix; 0 where they lie one behind the other
+	DeltaBias Array[float32] // (channels)
+	Initial   Array[float32] // (batch, channels, state): the state before the first step scanned
+	Start     Array[uint8]   // (batch, length): where it is not 0 a new sequence starts
+
+	Softplus bool // Δ goes through softplus
+	Reverse  bool // the last step is scanned first
+}
+
+// Projection is an operand B or C: (batch, length, groups, state), of which channel d reads group d/(channels/groups);
+// or, with no groups, constant over time and batch: (channels, state).
+type Projection struct {
+	Data   Array[float32]
+	Groups int
+	Stride int // between the steps of Data, which may lie in a wider matrix; 0 where they lie one behind the other
+}
+
+// ScanGrad takes the gradients of a Scan's operands, in their shapes, and where those have a stride, with the same one.
+// Those of absent operands are absent.
+type ScanGrad struct {
+	U, Delta, A, B, C        Array[float32]
+	D, Z, DeltaBias, Initial Array[float32]
+}
+
+// Forward queues the scan. It writes y (batch, length, channels) and, unless they are absent, final (batch, channels, state),
+// the state after the last step scanned, and checkpoints, of CheckpointLen elements, which Backward wants. A wrong operand is
+// an error, and nothing is queued.
+func (s *Scan) Forward(stream *Stream, y, final, checkpoints Array[float32]) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	rows := s.Batch * s.Length * s.Channels
+	if err := firstError(
+		s.want("y", y.n, rows),
+		s.wantIf(final, "final", s.Batch*s.Channels*s.State),
+		s.wantIf(checkpoints, "checkpoints", s.CheckpointLen()),
+	); err != nil {
+		return err
+	}
+	if rows == 0 {
+		return s.emptyForward(stream, final)
+	}
+	size := s.size()
+	args := s.args()
+	args.y, args.final, args.checkpoints = y.address, final.address, checkpoints.address
+	return s.launch(stream, size.forward, "forward", size, &args)
+}
+
+// CheckpointLen is the number of elements of the checkpoints: the state before every few steps.
+func (s *Scan) CheckpointLen() int {
+	every := s.size().every
+	return s.Batch * ((s.Length + every - 1) / every) * s.Channels * s.State
+}
+
+// emptyForward is Forward without steps: the state stays.
+func (s *Scan) emptyForward(stream *Stream, final Array[float32]) error {
+	switch {
+	case final.Absent() || final.n == 0:
+		return nil
+	case s.Initial.Absent():
+		return final.Fill(stream, 0)
+	}
+	return final.copy(stream, s.Initial)
+}
+
+// check reports an operand that does not fit.
+func (s *Scan) check() error {
+	for _, size := range []struct {
+		name string
+		n    int
+	}{{"Batch", s.Batch}, {"Length", s.Length}, {"Channels", s.Channels}, {"State", s.State}} {
+		if size.n < 0 {
+			return fmt.Errorf("cuda: scan: %s is %d, want at least 0", size.name, size.n)
+		}
+	}
+	if most := scanSizes[len(scanSizes)-1].states(); s.State < 1 || s.State > most {
+		return fmt.Errorf("cuda: scan: State is %d, want 1 to %d", s.State, most)
+	}
+	rows := s.Batch * s.Length
+	zStride := s.zStride()
+	if zStride < s.Channels {
+		return fmt.Errorf("cuda: scan: ZStride is %d, want at least the %d channels", zStride, s.Channels)
+	}
+	return firstError(
+		s.want("U", s.U.n, rows*s.Channels),
+		s.want("Delta", s.Delta.n, rows*s.Channels),
+		s.want("A", s.A.n, s.Channels*s.State),
+		s.checkProjection("B", s.B), s.checkProjection("C", s.C),
+		s.wantIf(s.D, "D", s.Channels),
+		s.wantIf(s.Z, "Z", strided(rows, zStride, s.Channels)),
+		s.wantIf(s.DeltaBias, "DeltaBias", s.Channels),
+		s.wantIf(s.Initial, "Initial", s.Batch*s.Channels*s.State),
+		s.wantStart(),
+	)
+}
+
+func (s *Scan) checkProjection(name string, p Projection) error {
+	if p.Groups == 0 {
+		return s.want(name, p.Data.n, s.Channels*s.State)
+	}
+	if p.Groups < 0 || s.Channels%p.Groups != 0 {
+		return fmt.Errorf("cuda: scan: %s has %d groups, which does not divide %d channels", name, p.Groups, s.Channels)
+	}
+	row := p.Groups * s.State
+	if p.stride(s.State) < row {
+		return fmt.Errorf("cuda: scan: %s has a stride of %d, want at least %d groups of %d states", name, p.Stride, p.Groups, s.State)
+	}
+	return s.want(name, p.Data.n, strided(s.Batch*s.Length, p.stride(s.State), row))
+}
+
+// strided is the number of elements that rows of that width take, if only what is read must be there.
+func strided(rows, stride, width int) int { return max(0, (rows-1)*stride+width) }
+
+func (s *Scan) want(name string, n, want int) error {
+	if n < want {
+		return fmt.Errorf("cuda: scan: %s has %d elements, want %d", name, n, want)
+	}
+	return nil
+}
+
+func (s *Scan) wantIf(a Array[float32], name string, want int) error {
+	if a.Absent() {
+		return nil
+	}
+	return s.want(name, a.n, want)
+}
+
+func (s *Scan) wantStart() error {
+	if s.Start.Absent() {
+		return nil
+	}
+	return s.want("Start", s.Start.n, s.Batch*s.Length)
+}
+
+func (s *Scan) zStride() int {
+	if s.ZStride > 0 {
+		return s.ZStride
+	}
+	return s.Channels
+}
+
+func (p Projection) stride(state int) int {
+	if p.Stride > 0 {
+		return p.Stride
+	}
+	return p.Groups * state
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package cuda
+
+// Backward queues the gradients of every operand, from the checkpoints that Forward left, dy (batch, length, channels) of the
+// output and, unless it is absent, dfinal (batch, channels, state) of the final state. It writes every element of grad's
+// arrays, but for what lies between strided rows. Sums are made in a fixed order: the same scan has the same gradients, bit
+// for bit.
+func (s *Scan) Backward(stream *Stream, checkpoints, dy, dfinal Array[float32], grad *ScanGrad) error {
+	if err := s.checkBackward(checkpoints, dy, dfinal, grad); err != nil {
+		return err
+	}
+	if s.Batch*s.Length*s.Channels == 0 {
+		return s.emptyBackward(stream, dfinal, grad)
+	}
+	size := s.size()
+	pass, rows, states := size.backward, s.Batch*s.Length*s.State, s.Channels*s.State
+	sections := s.Channels / s.section()
+	args := s.args()
+	args.checkpoints, args.dy, args.dfinal = checkpoints.address, dy.address, dfinal.address
+	args.du, args.ddelta, args.dz, args.dinitial = grad.U.address, grad.Delta.address, grad.Z.address, grad.Initial.address
+
+	var work []Array[float32]
+	defer func() {
+		for _, a := range work {
+			a.Free()
+		}
+	}()
+	// parts makes room for a gradient's parts, which are added up after the pass; a part alone is the gradient.
+	type sum struct {
+		to, parts                uintptr
+		count, size, width, step int
+	}
+	var sums []sum
+	parts := func(of Array[float32], count, size int) (uintptr, error) {
+		if of.Absent() || count == 1 {
+			return of.address, nil
+		}
+		a, err := NewArray[float32](stream, count*size)
+		if err != nil {
+			return 0, err
+		}
+		work = append(work, a)
+		sums = append(sums, sum{of.address, a.address, count, size, size, size})
+		return a.address, nil
+	}
+	projection := func(p Projection, of Array[float32]) (uintptr, error) {
+		if p.Groups == 0 {
+			return parts(of, s.Batch, states)
+		}
+		count := sections / p.Groups * s.blocks(pass)
+		a, err := NewArray[float32](stream, p.Groups*count*rows)
+		if err != nil {
+			return 0, err
+		}
+		work = append(work, a)
+		for g := range p.Groups {
+			to, from := of.address+uintptr(4*g*s.State), a.address+uintptr(4*g*count*rows)
+			sums = append(sums, sum{to, from, count, rows, s.State, p.stride(s.State)})
+		}
+		return a.address, nil
+	}
+	var errs [5]error
+	args.dA, errs[0] = parts(grad.A, s.Batch, states)
+	args.dD, errs[1] = parts(grad.D, s.Batch, s.Channels)
+	args.dBias, errs[2] = parts(grad.DeltaBias, s.Batch, s.Channels)
+	args.dB, errs[3] = projection(s.B, grad.B)
+	args.dC, errs[4] = projection(s.C, grad.C)
+	if err := firstError(errs[:]...); err != nil {
+		return err
+	}
+	if err := s.launch(stream, pass, "backward", size, &args); err != nil {
+		return err
+	}
+	for _, p := range sums {
+		if err := stream.sumParts(p.to, p.parts, p.count, p.size, p.width, p.step); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Scan) checkBackward(checkpoints, dy, dfinal Array[float32], grad *ScanGrad) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	if err := firstError(
+		s.want("checkpoints", checkpoints.n, s.CheckpointLen()),
+		s.want("dy", dy.n, s.Batch*s.Length*s.Channels),
+		s.wantIf(dfinal, "dfinal", s.Batch*s.Channels*s.State),
+	); err != nil {
+		return err
+	}
+	for _, p := range []struct {
+		name     string
+		of, grad Array[float32]
+	}{
+		{"U", s.U, grad.U}, {"Delta", s.Delta, grad.Delta}, {"A", s.A, grad.A}, {"B", s.B.Data, grad.B}, {"C", s.C.Data, grad.C},
+		{"D", s.D, grad.D}, {"Z", s.Z, grad.Z}, {"DeltaBias", s.DeltaBias, grad.DeltaBias}, {"Initial", s.Initial, grad.Initial},
+	} {
+		if !p.of.Absent() {
+			if err := s.want("the gradient of "+p.name, p.grad.n, p.of.n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// emptyBackward is Backward without steps: the final state is the initial one.
+func (s *Scan) emptyBackward(stream *Stream, dfinal Array[float32], grad *ScanGrad) error {
+	for _, sum := range []Array[float32]{grad.A, grad.B, grad.C, grad.D, grad.DeltaBias, grad.Initial} {
+		if err := sum.Fill(stream, 0); err != nil {
+			return err
+		}
+	}
+	if grad.Initial.Absent() || dfinal.Absent() {
+		return nil
+	}
+	return grad.Initial.copy(stream, dfinal)
+}
