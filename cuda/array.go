@@ -7,7 +7,7 @@ import (
 
 // Element is what arrays are of.
 type Element interface {
-	~float32 | ~float64 | ~int32 | ~uint8
+	~float32 | ~float64 | ~int32 | ~uint8 | BFloat16
 }
 
 // Array is numbers in the device's memory, in the order of the stream that it was made on. The zero Array is no array: an
@@ -58,6 +58,14 @@ func (a Array[T]) Free() {
 	}
 }
 
+// Slice is n elements of the array, from an index on: the same memory. It is not freed itself.
+func (a Array[T]) Slice(from, n int) Array[T] {
+	if from < 0 || n < 0 || from+n > a.n {
+		panic(fmt.Sprintf("cuda: elements %d to %d of an array of %d", from, from+n, a.n)) // like a slice's
+	}
+	return Array[T]{a.stream, a.address + uintptr(int64(from)*size[T]()), n}
+}
+
 // CopyFrom copies from the host, which may change its numbers as soon as CopyFrom returns.
 func (a Array[T]) CopyFrom(s *Stream, host []T) error {
 	if len(host) != a.n {
@@ -84,6 +92,14 @@ func (a Array[T]) Fill(s *Stream, value byte) error {
 
 func bytesOf[T Element](v []T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), int64(len(v))*size[T]())
+}
+
+// CopyOf queues a copy on the device, from an array of the same length.
+func (a Array[T]) CopyOf(s *Stream, from Array[T]) error {
+	if a.n != from.n {
+		return fmt.Errorf("cuda: copy: %d elements, want %d", from.n, a.n)
+	}
+	return a.copy(s, from)
 }
 
 // copy queues a copy on the device.

@@ -11,6 +11,7 @@ import (
 // Device is an opened GPU.
 type Device struct {
 	driver  *driver
+	blas    *blasLibrary
 	ordinal int
 	name    string
 	handle  int32
@@ -23,6 +24,7 @@ type Device struct {
 	streams map[*Stream]struct{}
 	modules map[string]*module
 	memory  usage
+	onClose []func()
 }
 
 // Attributes of a device, as the driver numbers them.
@@ -32,7 +34,7 @@ const (
 	attributeMinor           = 76
 )
 
-// Open opens a GPU by its number, 0 being the first. The error says what is missing: the driver, a GPU, this one, or one that is
+// Open opens a GPU by its number, 0 being the first. The error says what is missing: the driver, cuBLAS, a GPU, this one, or one that is
 // new enough (compute capability 7.0, Volta).
 func Open(ordinal int) (*Device, error) {
 	dr, err := loadDriver()
@@ -46,7 +48,11 @@ func Open(ordinal int) (*Device, error) {
 	if ordinal < 0 || ordinal >= int(count) {
 		return nil, fmt.Errorf("cuda: device %d: there are %d", ordinal, count)
 	}
-	d := &Device{driver: dr, ordinal: ordinal, streams: map[*Stream]struct{}{}, modules: map[string]*module{}}
+	blas, err := loadBLAS()
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{driver: dr, blas: blas, ordinal: ordinal, streams: map[*Stream]struct{}{}, modules: map[string]*module{}}
 	if err := dr.call(cuDeviceGet, uintptr(unsafe.Pointer(&d.handle)), uintptr(ordinal)); err != nil {
 		return nil, err
 	}
@@ -78,15 +84,25 @@ func Open(ordinal int) (*Device, error) {
 // Name is what the maker calls the device.
 func (d *Device) Name() string { return d.name }
 
+// OnClose has a function called when the device is closed, before its memory is freed.
+func (d *Device) OnClose(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.onClose = append(d.onClose, f)
+}
+
 // Close waits for the work that is queued, and frees all streams, memory and modules. What was made on the device is of no
 // use afterwards. Closing twice does nothing.
 func (d *Device) Close() error {
 	d.mu.Lock()
-	streams, modules, closed := d.streams, d.modules, d.closed
+	streams, modules, closed, onClose := d.streams, d.modules, d.closed, d.onClose
 	d.streams, d.modules, d.closed = nil, nil, true
 	d.mu.Unlock()
 	if closed {
 		return nil
+	}
+	for _, f := range onClose {
+		f()
 	}
 	var errs []error
 	for s := range streams {
@@ -104,10 +120,14 @@ func (d *Device) Close() error {
 //
 //go:uintptrescapes
 func (d *Device) do(f call, args ...uintptr) error {
+	return d.withContext(func() error { return d.driver.call(f, args...) })
+}
+
+func (d *Device) withContext(f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := d.driver.call(cuCtxSetCurrent, d.context); err != nil {
 		return err
 	}
-	return d.driver.call(f, args...)
+	return f()
 }

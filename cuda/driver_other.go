@@ -9,10 +9,16 @@ import (
 
 type driver struct{}
 
-func loadDriver() (*driver, error) {
-	return nil, fmt.Errorf("cuda: not on this platform: %s/%s, want linux/amd64 or linux/arm64", runtime.GOOS, runtime.GOARCH)
-}
+var errNoDriver = fmt.Errorf("cuda: not on this platform: %s/%s, want linux/amd64 or linux/arm64", runtime.GOOS, runtime.GOARCH)
+
+func loadDriver() (*driver, error) { return nil, errNoDriver }
 
 func (*driver) call(f call, _ ...uintptr) error {
 	return &Error{Call: symbols[f], Name: "not on this platform"}
 }
+
+type blasLibrary struct{}
+
+func loadBLAS() (*blasLibrary, error) { return nil, errNoDriver }
+
+func (*blasLibrary) call(blasCall, ...uintptr) int { panic("unreachable: there is no driver") }

@@ -6,6 +6,7 @@ import (
 	"embed"
 	"fmt"
 	"io"
+	"math"
 	"unsafe"
 )
 
@@ -67,14 +68,65 @@ func readPTX(file string) ([]byte, error) {
 }
 
 // maxArgs is the number of arguments of a kernel, at most.
-const maxArgs = 6
+const maxArgs = 12
+
+// grid is how many blocks of how many threads a kernel runs in, and its bytes of shared memory besides those that it declares.
+type grid struct {
+	x, y, z         int64
+	threads, shared int
+}
+
+// blocksOf is the grid of n threads in blocks of so many.
+func blocksOf(n, threads int) grid {
+	return grid{x: (int64(n) + int64(threads) - 1) / int64(threads), threads: threads}
+}
 
 // launch queues a kernel: blocks times threads of it, with the arguments at those addresses.
 func (s *Stream) launch(f uintptr, blocks int64, threads int, args ...unsafe.Pointer) error {
-	if blocks > 1<<31-1 {
-		return fmt.Errorf("cuda: %d blocks, want at most 2^31-1", blocks)
+	return s.launchGrid(f, grid{x: blocks, threads: threads}, args...)
+}
+
+func (s *Stream) launchGrid(f uintptr, g grid, args ...unsafe.Pointer) error {
+	g.y, g.z = max(g.y, 1), max(g.z, 1)
+	if g.x > 1<<31-1 || g.y > 1<<16-1 || g.z > 1<<16-1 {
+		return fmt.Errorf("cuda: %d x %d x %d blocks, want at most 2^31-1 x 65535 x 65535", g.x, g.y, g.z)
+	}
+	if g.x == 0 {
+		return nil
 	}
 	var list [maxArgs]unsafe.Pointer
-	copy(list[:], args)
-	return s.device.do(cuLaunchKernel, f, uintptr(blocks), 1, 1, uintptr(threads), 1, 1, 0, s.handle, uintptr(unsafe.Pointer(&list)), 0)
+	if copy(list[:], args) < len(args) {
+		return fmt.Errorf("cuda: a kernel of %d arguments, want at most %d", len(args), maxArgs)
+	}
+	return s.device.do(cuLaunchKernel, f, uintptr(g.x), uintptr(g.y), uintptr(g.z), uintptr(g.threads), 1, 1, uintptr(g.shared), s.handle,
+		uintptr(unsafe.Pointer(&list)), 0)
+}
+
+// run queues the kernel of that name with values as its arguments: int64, int32, float32 and addresses, in its own order. A struct
+// goes by its address.
+func (s *Stream) run(file, name string, g grid, args ...any) error {
+	f, err := s.device.function(file, name)
+	if err != nil {
+		return err
+	}
+	var words [maxArgs]uint64
+	var list [maxArgs]unsafe.Pointer
+	for i, arg := range args {
+		list[i] = unsafe.Pointer(&words[i])
+		switch v := arg.(type) {
+		case int:
+			words[i] = uint64(v)
+		case int32:
+			words[i] = uint64(uint32(v))
+		case float32:
+			words[i] = uint64(math.Float32bits(v))
+		case uintptr:
+			words[i] = uint64(v)
+		case unsafe.Pointer:
+			list[i] = v
+		default:
+			return fmt.Errorf("cuda: %s: argument %d is a %T", name, i, arg)
+		}
+	}
+	return s.launchGrid(f, g, list[:len(args)]...)
 }

@@ -4,16 +4,18 @@ import (
 	"fmt"
 )
 
-// Scan is a selective scan on the device; op.SelectiveScan says what it computes. Absent operands are zero Arrays.
-type Scan struct {
+// Scan is a selective scan on the device, of activations T; op.SelectiveScan says what it computes. States and sums are float32
+// for either type. Absent operands are zero Arrays.
+type Scan[T Activation] struct {
 	Batch, Length, Channels, State int
 
-	U, Delta Array[float32] // (batch, length, channels)
+	U, Delta Array[T]       // (batch, length, channels)
 	A        Array[float32] // (channels, state)
-	B, C     Projection
+	ALog     bool           // A holds log(-A), as Mamba's parameter does; its gradient is that of what it holds
+	B, C     Projection[T]
 
 	D         Array[float32] // (channels)
-	Z         Array[float32] // (batch, length, channels)
+	Z         Array[T]       // (batch, length, channels)
 	ZStride   int            // between the steps of Z, which may lie in a wider matrix; 0 where they lie one behind the other
 	DeltaBias Array[float32] // (channels)
 	Initial   Array[float32] // (batch, channels, state): the state before the first step scanned
@@ -25,23 +27,23 @@ type Scan struct {
 
 // Projection is an operand B or C: (batch, length, groups, state), of which channel d reads group d/(channels/groups);
 // or, with no groups, constant over time and batch: (channels, state).
-type Projection struct {
-	Data   Array[float32]
+type Projection[T Activation] struct {
+	Data   Array[T]
 	Groups int
 	Stride int // between the steps of Data, which may lie in a wider matrix; 0 where they lie one behind the other
 }
 
 // ScanGrad takes the gradients of a Scan's operands, in their shapes, and where those have a stride, with the same one.
 // Those of absent operands are absent.
-type ScanGrad struct {
-	U, Delta, A, B, C        Array[float32]
-	D, Z, DeltaBias, Initial Array[float32]
+type ScanGrad[T Activation] struct {
+	U, Delta, B, C, Z        Array[T]
+	A, D, DeltaBias, Initial Array[float32]
 }
 
 // Forward queues the scan. It writes y (batch, length, channels) and, unless they are absent, final (batch, channels, state),
 // the state after the last step scanned, and checkpoints, of CheckpointLen elements, which Backward wants. A wrong operand is
 // an error, and nothing is queued.
-func (s *Scan) Forward(stream *Stream, y, final, checkpoints Array[float32]) error {
+func (s *Scan[T]) Forward(stream *Stream, y Array[T], final, checkpoints Array[float32]) error {
 	if err := s.check(); err != nil {
 		return err
 	}
@@ -63,13 +65,13 @@ func (s *Scan) Forward(stream *Stream, y, final, checkpoints Array[float32]) err
 }
 
 // CheckpointLen is the number of elements of the checkpoints: the state before every few steps.
-func (s *Scan) CheckpointLen() int {
+func (s *Scan[T]) CheckpointLen() int {
 	every := s.size().every
 	return s.Batch * ((s.Length + every - 1) / every) * s.Channels * s.State
 }
 
 // emptyForward is Forward without steps: the state stays.
-func (s *Scan) emptyForward(stream *Stream, final Array[float32]) error {
+func (s *Scan[T]) emptyForward(stream *Stream, final Array[float32]) error {
 	switch {
 	case final.Absent() || final.n == 0:
 		return nil
@@ -80,7 +82,7 @@ func (s *Scan) emptyForward(stream *Stream, final Array[float32]) error {
 }
 
 // check reports an operand that does not fit.
-func (s *Scan) check() error {
+func (s *Scan[T]) check() error {
 	for _, size := range []struct {
 		name string
 		n    int
@@ -91,6 +93,10 @@ func (s *Scan) check() error {
 	}
 	if most := scanSizes[len(scanSizes)-1].states(); s.State < 1 || s.State > most {
 		return fmt.Errorf("cuda: scan: State is %d, want 1 to %d", s.State, most)
+	}
+	if typeName[T]() == "bf16" && (s.State > 16 || s.B.Groups == 0 || s.C.Groups == 0) {
+		return fmt.Errorf("cuda: scan: State is %d, B has %d groups and C %d; with activations of bfloat16, want at most 16 states, and B "+
+			"and C that vary with time", s.State, s.B.Groups, s.C.Groups)
 	}
 	rows := s.Batch * s.Length
 	zStride := s.zStride()
@@ -110,7 +116,7 @@ func (s *Scan) check() error {
 	)
 }
 
-func (s *Scan) checkProjection(name string, p Projection) error {
+func (s *Scan[T]) checkProjection(name string, p Projection[T]) error {
 	if p.Groups == 0 {
 		return s.want(name, p.Data.n, s.Channels*s.State)
 	}
@@ -127,35 +133,38 @@ func (s *Scan) checkProjection(name string, p Projection) error {
 // strided is the number of elements that rows of that width take, if only what is read must be there.
 func strided(rows, stride, width int) int { return max(0, (rows-1)*stride+width) }
 
-func (s *Scan) want(name string, n, want int) error {
+func (s *Scan[T]) want(name string, n, want int) error {
 	if n < want {
 		return fmt.Errorf("cuda: scan: %s has %d elements, want %d", name, n, want)
 	}
 	return nil
 }
 
-func (s *Scan) wantIf(a Array[float32], name string, want int) error {
+func (s *Scan[T]) wantIf(a interface {
+	Absent() bool
+	Len() int
+}, name string, want int) error {
 	if a.Absent() {
 		return nil
 	}
-	return s.want(name, a.n, want)
+	return s.want(name, a.Len(), want)
 }
 
-func (s *Scan) wantStart() error {
+func (s *Scan[T]) wantStart() error {
 	if s.Start.Absent() {
 		return nil
 	}
 	return s.want("Start", s.Start.n, s.Batch*s.Length)
 }
 
-func (s *Scan) zStride() int {
+func (s *Scan[T]) zStride() int {
 	if s.ZStride > 0 {
 		return s.ZStride
 	}
 	return s.Channels
 }
 
-func (p Projection) stride(state int) int {
+func (p Projection[T]) stride(state int) int {
 	if p.Stride > 0 {
 		return p.Stride
 	}

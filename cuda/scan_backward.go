@@ -4,15 +4,15 @@ package cuda
 // output and, unless it is absent, dfinal (batch, channels, state) of the final state. It writes every element of grad's
 // arrays, but for what lies between strided rows. Sums are made in a fixed order: the same scan has the same gradients, bit
 // for bit.
-func (s *Scan) Backward(stream *Stream, checkpoints, dy, dfinal Array[float32], grad *ScanGrad) error {
+func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[T], dfinal Array[float32], grad *ScanGrad[T]) error {
 	if err := s.checkBackward(checkpoints, dy, dfinal, grad); err != nil {
 		return err
 	}
 	if s.Batch*s.Length*s.Channels == 0 {
 		return s.emptyBackward(stream, dfinal, grad)
 	}
-	size := s.size()
-	pass, rows, states := size.backward, s.Batch*s.Length*s.State, s.Channels*s.State
+	kernels := s.size()
+	pass, rows, states := kernels.backward, s.Batch*s.Length*s.State, s.Channels*s.State
 	sections := s.Channels / s.section()
 	args := s.args()
 	args.checkpoints, args.dy, args.dfinal = checkpoints.address, dy.address, dfinal.address
@@ -28,23 +28,25 @@ func (s *Scan) Backward(stream *Stream, checkpoints, dy, dfinal Array[float32], 
 	type sum struct {
 		to, parts                uintptr
 		count, size, width, step int
+		as                       string
 	}
 	var sums []sum
-	parts := func(of Array[float32], count, size int) (uintptr, error) {
+	parts := func(of Array[float32], count, n int) (uintptr, error) {
 		if of.Absent() || count == 1 {
 			return of.address, nil
 		}
-		a, err := NewArray[float32](stream, count*size)
+		a, err := NewArray[float32](stream, count*n)
 		if err != nil {
 			return 0, err
 		}
 		work = append(work, a)
-		sums = append(sums, sum{of.address, a.address, count, size, size, size})
+		sums = append(sums, sum{of.address, a.address, count, n, n, n, "float"})
 		return a.address, nil
 	}
-	projection := func(p Projection, of Array[float32]) (uintptr, error) {
+	projection := func(p Projection[T], of Array[T]) (uintptr, error) {
 		if p.Groups == 0 {
-			return parts(of, s.Batch, states)
+			// Constant B and C come in float32 alone.
+			return parts(any(of).(Array[float32]), s.Batch, states)
 		}
 		count := sections / p.Groups * s.blocks(pass)
 		a, err := NewArray[float32](stream, p.Groups*count*rows)
@@ -53,8 +55,8 @@ func (s *Scan) Backward(stream *Stream, checkpoints, dy, dfinal Array[float32], 
 		}
 		work = append(work, a)
 		for g := range p.Groups {
-			to, from := of.address+uintptr(4*g*s.State), a.address+uintptr(4*g*count*rows)
-			sums = append(sums, sum{to, from, count, rows, s.State, p.stride(s.State)})
+			to, from := of.address+uintptr(size[T]())*uintptr(g*s.State), a.address+uintptr(4*g*count*rows)
+			sums = append(sums, sum{to, from, count, rows, s.State, p.stride(s.State), typeName[T]()})
 		}
 		return a.address, nil
 	}
@@ -67,18 +69,18 @@ func (s *Scan) Backward(stream *Stream, checkpoints, dy, dfinal Array[float32], 
 	if err := firstError(errs[:]...); err != nil {
 		return err
 	}
-	if err := s.launch(stream, pass, "backward", size, &args); err != nil {
+	if err := s.launch(stream, pass, "backward", kernels, &args); err != nil {
 		return err
 	}
 	for _, p := range sums {
-		if err := stream.sumParts(p.to, p.parts, p.count, p.size, p.width, p.step); err != nil {
+		if err := stream.sumParts(p.as, p.to, p.parts, p.count, p.size, p.width, p.step); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Scan) checkBackward(checkpoints, dy, dfinal Array[float32], grad *ScanGrad) error {
+func (s *Scan[T]) checkBackward(checkpoints Array[float32], dy Array[T], dfinal Array[float32], grad *ScanGrad[T]) error {
 	if err := s.check(); err != nil {
 		return err
 	}
@@ -91,13 +93,16 @@ func (s *Scan) checkBackward(checkpoints, dy, dfinal Array[float32], grad *ScanG
 	}
 	for _, p := range []struct {
 		name     string
-		of, grad Array[float32]
+		of, grad interface {
+			Absent() bool
+			Len() int
+		}
 	}{
 		{"U", s.U, grad.U}, {"Delta", s.Delta, grad.Delta}, {"A", s.A, grad.A}, {"B", s.B.Data, grad.B}, {"C", s.C.Data, grad.C},
 		{"D", s.D, grad.D}, {"Z", s.Z, grad.Z}, {"DeltaBias", s.DeltaBias, grad.DeltaBias}, {"Initial", s.Initial, grad.Initial},
 	} {
 		if !p.of.Absent() {
-			if err := s.want("the gradient of "+p.name, p.grad.n, p.of.n); err != nil {
+			if err := s.want("the gradient of "+p.name, p.grad.Len(), p.of.Len()); err != nil {
 				return err
 			}
 		}
@@ -106,8 +111,11 @@ func (s *Scan) checkBackward(checkpoints, dy, dfinal Array[float32], grad *ScanG
 }
 
 // emptyBackward is Backward without steps: the final state is the initial one.
-func (s *Scan) emptyBackward(stream *Stream, dfinal Array[float32], grad *ScanGrad) error {
-	for _, sum := range []Array[float32]{grad.A, grad.B, grad.C, grad.D, grad.DeltaBias, grad.Initial} {
+func (s *Scan[T]) emptyBackward(stream *Stream, dfinal Array[float32], grad *ScanGrad[T]) error {
+	if err := firstError(grad.B.Fill(stream, 0), grad.C.Fill(stream, 0)); err != nil {
+		return err
+	}
+	for _, sum := range []Array[float32]{grad.A, grad.D, grad.DeltaBias, grad.Initial} {
 		if err := sum.Fill(stream, 0); err != nil {
 			return err
 		}

@@ -10,7 +10,7 @@ type scanArgs struct {
 	batch, length, channels, state                      int64
 	zStep, bStep, cStep                                 int64
 	section, bChannels, cChannels                       int64
-	softplus, reverse                                   int64
+	softplus, reverse, alog                             int64
 	u, delta, a, b, c, d, z, bias, initial, start       uintptr
 	y, final, checkpoints                               uintptr
 	dy, dfinal, du, ddelta, dz, dinitial, dA, dD, dBias uintptr
@@ -49,7 +49,7 @@ var (
 )
 
 // size returns the kernels for the scan.
-func (s *Scan) size() scanSize {
+func (s *Scan[T]) size() scanSize {
 	if s.usual() && s.State <= 16 && !s.U.Absent() {
 		for _, few := range scanFew {
 			if s.Batch*s.Channels <= few.channels*s.U.stream.device.multiprocessors {
@@ -65,10 +65,10 @@ func (s *Scan) size() scanSize {
 	return scanSizes[len(scanSizes)-1]
 }
 
-func (s *Scan) usual() bool { return s.B.Groups > 0 && s.C.Groups > 0 && s.Start.Absent() }
+func (s *Scan[T]) usual() bool { return s.B.Groups > 0 && s.C.Groups > 0 && s.Start.Absent() }
 
 // args are the operands' arguments.
-func (s *Scan) args() scanArgs {
+func (s *Scan[T]) args() scanArgs {
 	a := scanArgs{
 		batch: int64(s.Batch), length: int64(s.Length), channels: int64(s.Channels), state: int64(s.State),
 		zStep: int64(s.zStride()), bStep: int64(s.B.stride(s.State)), cStep: int64(s.C.stride(s.State)),
@@ -82,11 +82,14 @@ func (s *Scan) args() scanArgs {
 	if s.Reverse {
 		a.reverse = 1
 	}
+	if s.ALog {
+		a.alog = 1
+	}
 	return a
 }
 
 // channelsOf is the number of channels that share a group.
-func (s *Scan) channelsOf(p Projection) int {
+func (s *Scan[T]) channelsOf(p Projection[T]) int {
 	if p.Groups == 0 {
 		return s.Channels
 	}
@@ -94,7 +97,7 @@ func (s *Scan) channelsOf(p Projection) int {
 }
 
 // section is the number of channels, side by side, that share a group of B and one of C.
-func (s *Scan) section() int {
+func (s *Scan[T]) section() int {
 	a, b := s.channelsOf(s.B), s.channelsOf(s.C)
 	for b > 0 {
 		a, b = b, a%b
@@ -103,13 +106,13 @@ func (s *Scan) section() int {
 }
 
 // blocks is the number of a pass's blocks of a section's channels.
-func (s *Scan) blocks(p scanPass) int {
+func (s *Scan[T]) blocks(p scanPass) int {
 	width := p.threads / p.split
 	return (s.section() + width - 1) / width
 }
 
 // kernel names a pass's kernel and its file.
-func (s *Scan) kernel(p scanPass, direction string, size scanSize) (file, name string) {
+func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, name string) {
 	kind := func(groups int) byte {
 		if groups == 0 {
 			return 'c'
@@ -120,6 +123,9 @@ func (s *Scan) kernel(p scanPass, direction string, size scanSize) (file, name s
 	if !s.Start.Absent() {
 		options[2] = 's'
 	}
+	if typeName[T]() == "bf16" {
+		return "scan16bf16", fmt.Sprintf("scan_%s_bf16_%dx%d_%s", direction, p.split, p.states, options)
+	}
 	file = size.file
 	if !s.usual() {
 		file += "options"
@@ -128,7 +134,7 @@ func (s *Scan) kernel(p scanPass, direction string, size scanSize) (file, name s
 }
 
 // launch queues a pass.
-func (s *Scan) launch(stream *Stream, p scanPass, direction string, size scanSize, args *scanArgs) error {
+func (s *Scan[T]) launch(stream *Stream, p scanPass, direction string, size scanSize, args *scanArgs) error {
 	f, err := stream.device.function(s.kernel(p, direction, size))
 	if err != nil {
 		return err
@@ -138,13 +144,6 @@ func (s *Scan) launch(stream *Stream, p scanPass, direction string, size scanSiz
 }
 
 // sumParts queues the sum of count parts of so many numbers each, whose rows of that width go to rows that are step apart.
-func (s *Stream) sumParts(to, parts uintptr, count, size, width, step int) error {
-	f, err := s.device.function("scan16", "sum_parts")
-	if err != nil {
-		return err
-	}
-	const threads = 256
-	n, z, w, st := int64(count), int64(size), int64(width), int64(step)
-	return s.launch(f, (z+threads-1)/threads, threads, unsafe.Pointer(&to), unsafe.Pointer(&parts), unsafe.Pointer(&n),
-		unsafe.Pointer(&z), unsafe.Pointer(&w), unsafe.Pointer(&st))
+func (s *Stream) sumParts(as string, to, parts uintptr, count, size, width, step int) error {
+	return s.run("scan16", "sum_parts_"+as, blocksOf(size, 256), to, parts, count, size, width, step)
 }

@@ -131,9 +131,9 @@ func (p *problem) onHost() *results[float64] {
 // rig is a problem on the device.
 type rig struct {
 	stream                         *Stream
-	scan                           Scan
+	scan                           Scan[float32]
 	y, final, checkpoints, dy, dfi Array[float32]
-	grad                           ScanGrad
+	grad                           ScanGrad[float32]
 	arrays                         []Array[float32]
 }
 
@@ -180,10 +180,10 @@ func (p *problem) onDevice(t *testing.T, s *Stream) *rig {
 		}
 		return g
 	}
-	r.scan = Scan{
+	r.scan = Scan[float32]{
 		Batch: p.Batch, Length: p.Length, Channels: p.Channels, State: p.State,
-		U: up(p.U), Delta: up(p.Delta), A: up(p.A), B: Projection{up(p.B.Data), p.B.Groups, p.B.Stride},
-		C: Projection{up(p.C.Data), p.C.Groups, p.C.Stride}, D: up(p.D), Z: up(p.Z), ZStride: p.ZStride,
+		U: up(p.U), Delta: up(p.Delta), A: up(p.A), B: Projection[float32]{up(p.B.Data), p.B.Groups, p.B.Stride},
+		C: Projection[float32]{up(p.C.Data), p.C.Groups, p.C.Stride}, D: up(p.D), Z: up(p.Z), ZStride: p.ZStride,
 		DeltaBias: up(p.DeltaBias), Initial: up(p.Initial), Softplus: p.Softplus, Reverse: p.Reverse,
 	}
 	if p.Start != nil {
@@ -202,7 +202,7 @@ func (p *problem) onDevice(t *testing.T, s *Stream) *rig {
 	}
 	r.dy, r.dfi = up(p.dy), up(p.dfinal)
 	r.y, r.final, r.checkpoints = blank(len(p.U)), blank(p.Batch*p.Channels*p.State), blank(r.scan.CheckpointLen())
-	r.grad = ScanGrad{
+	r.grad = ScanGrad[float32]{
 		U: like(r.scan.U), Delta: like(r.scan.Delta), A: like(r.scan.A), B: likeProjection(r.scan.B, like, likeStrided),
 		C: likeProjection(r.scan.C, like, likeStrided), D: like(r.scan.D), Z: like(r.scan.Z), DeltaBias: like(r.scan.DeltaBias),
 		Initial: like(r.scan.Initial),
@@ -213,7 +213,7 @@ func (p *problem) onDevice(t *testing.T, s *Stream) *rig {
 	return r
 }
 
-func likeProjection(p Projection, like, likeStrided func(Array[float32]) Array[float32]) Array[float32] {
+func likeProjection(p Projection[float32], like, likeStrided func(Array[float32]) Array[float32]) Array[float32] {
 	if p.Stride > 0 {
 		return likeStrided(p.Data)
 	}
@@ -376,26 +376,26 @@ func TestScanLeavesNothing(t *testing.T) {
 func TestScanErrors(t *testing.T) {
 	s := new(Stream)
 	array := func(n int) Array[float32] { return Array[float32]{stream: s, n: n} }
-	good := func() Scan {
-		return Scan{
-			Batch: 2, Length: 3, Channels: 4, State: 5, U: array(24), Delta: array(24), A: array(20), B: Projection{array(30), 1, 0},
-			C: Projection{array(60), 2, 0}, D: array(4), Z: array(24), DeltaBias: array(4), Initial: array(40),
+	good := func() Scan[float32] {
+		return Scan[float32]{
+			Batch: 2, Length: 3, Channels: 4, State: 5, U: array(24), Delta: array(24), A: array(20), B: Projection[float32]{array(30), 1, 0},
+			C: Projection[float32]{array(60), 2, 0}, D: array(4), Z: array(24), DeltaBias: array(4), Initial: array(40),
 		}
 	}
 	fine := good()
 	if err := fine.check(); err != nil {
 		t.Fatal(err)
 	}
-	for want, spoil := range map[string]func(*Scan){
-		"State is 257, want 1 to 256":             func(s *Scan) { s.State = 257 },
-		"Length is -1, want at least 0":           func(s *Scan) { s.Length = -1 },
-		"U has 23 elements, want 24":              func(s *Scan) { s.U = array(23) },
-		"Delta has 0 elements, want 24":           func(s *Scan) { s.Delta = Array[float32]{} },
-		"B has 3 groups, which does not divide 4": func(s *Scan) { s.B.Groups = 3 },
-		"C has a stride of 9, want at least 2":    func(s *Scan) { s.C.Stride = 9 },
-		"ZStride is 3, want at least the 4":       func(s *Scan) { s.ZStride = 3 },
-		"Z has 24 elements, want 29":              func(s *Scan) { s.ZStride = 5 },
-		"Initial has 39 elements, want 40":        func(s *Scan) { s.Initial = array(39) },
+	for want, spoil := range map[string]func(*Scan[float32]){
+		"State is 257, want 1 to 256":             func(s *Scan[float32]) { s.State = 257 },
+		"Length is -1, want at least 0":           func(s *Scan[float32]) { s.Length = -1 },
+		"U has 23 elements, want 24":              func(s *Scan[float32]) { s.U = array(23) },
+		"Delta has 0 elements, want 24":           func(s *Scan[float32]) { s.Delta = Array[float32]{} },
+		"B has 3 groups, which does not divide 4": func(s *Scan[float32]) { s.B.Groups = 3 },
+		"C has a stride of 9, want at least 2":    func(s *Scan[float32]) { s.C.Stride = 9 },
+		"ZStride is 3, want at least the 4":       func(s *Scan[float32]) { s.ZStride = 3 },
+		"Z has 24 elements, want 29":              func(s *Scan[float32]) { s.ZStride = 5 },
+		"Initial has 39 elements, want 40":        func(s *Scan[float32]) { s.Initial = array(39) },
 	} {
 		s := good()
 		spoil(&s)

@@ -13,6 +13,9 @@ type Stream struct {
 	handle uintptr
 	pool   pool
 	stage  staging
+
+	adam, norm adamTable // the last ones
+	blas       blasHandle
 }
 
 // NewStream returns a queue. Work on several of them may be done side by side.
@@ -53,7 +56,7 @@ func (s *Stream) Close() error {
 }
 
 func (s *Stream) release() error {
-	return errors.Join(s.Synchronize(), s.stage.release(), s.pool.release(), s.device.do(cuStreamDestroy, s.handle))
+	return errors.Join(s.Synchronize(), s.blas.release(s.device), s.stage.release(), s.pool.release(), s.device.do(cuStreamDestroy, s.handle))
 }
 
 // Event is a mark in a stream.

@@ -110,6 +110,9 @@ func positive(what string, sizes ...any) error {
 
 func collect(what string, opts []Option, bias bool, err error) (Options, error) {
 	o, wrong := Collect(opts, bias)
+	if wrong == nil && o.Device != nil {
+		wrong = fmt.Errorf("a layer by itself is not offered on a device, want nn.MambaBlock, nn.MambaStack or nn.LM")
+	}
 	if err == nil && wrong != nil {
 		err = fmt.Errorf("layer: %s: %w", what, wrong)
 	}

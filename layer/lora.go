@@ -58,6 +58,9 @@ func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 		if w.lora != nil {
 			return nil, fmt.Errorf("layer: LoRA: %s has an update already", w.Name)
 		}
+		if w.device != nil {
+			return nil, fmt.Errorf("layer: LoRA: %s is on a device, where there is no LoRA yet: make the model without OnDevice", w.Name)
+		}
 		if s := w.Value.Shape(); len(s) != 2 {
 			return nil, fmt.Errorf("layer: LoRA: %s has shape %v, want (out, in)", w.Name, s)
 		}

@@ -6,6 +6,8 @@ import (
 
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/cuda/graph"
 	"github.com/gomamba/mamba/op"
 )
 
@@ -21,6 +23,9 @@ type Options struct {
 	Eps   float64
 	Zeros bool
 
+	Device    *graph.Context // nil for the host
+	Precision cuda.Precision
+
 	// 0 where the layer's own default is meant.
 	StateSize, DtRank int
 	DtMin, DtMax      float64
@@ -32,6 +37,8 @@ type Options struct {
 
 	NoSiLU     bool
 	Activation op.Activation // SiLU is the default
+
+	deviceErr error
 }
 
 // WithName puts a name in front of the names of the layer's weights: with "head", "weight" becomes "head.weight".
@@ -52,6 +59,18 @@ func WithEps(eps float64) Option { return func(o *Options) { o.Eps = eps } }
 
 // WithZeros starts all weights at zero instead of drawing them: for a model whose weights are about to be read.
 func WithZeros() Option { return func(o *Options) { o.Zeros = true } }
+
+// OnDevice has a model compute on a GPU; see nn.OnDevice.
+func OnDevice(device *cuda.Device) Option {
+	return func(o *Options) {
+		if o.Device, o.deviceErr = graph.On(device); o.deviceErr != nil {
+			o.Device = nil
+		}
+	}
+}
+
+// WithPrecision sets how a model on a device computes; see nn.WithPrecision.
+func WithPrecision(p cuda.Precision) Option { return func(o *Options) { o.Precision = p } }
 
 // WithStateSize sets N, the size of the state of each channel of a state space.
 func WithStateSize(n int) Option { return func(o *Options) { o.StateSize = n } }
@@ -91,6 +110,16 @@ func Collect(opts []Option, bias bool) (Options, error) {
 	if o.Dtype != tensor.Float32 && o.Dtype != tensor.Float64 {
 		return o, fmt.Errorf("dtype is %v, want float32 or float64", o.Dtype)
 	}
+	switch {
+	case o.deviceErr != nil:
+		return o, o.deviceErr
+	case o.Precision < cuda.Strict || o.Precision > cuda.BF16:
+		return o, fmt.Errorf("precision is %d, want cuda.Strict, cuda.TF32 or cuda.BF16", int(o.Precision))
+	case o.Precision != cuda.Strict && o.Device == nil:
+		return o, fmt.Errorf("precision is %v, which wants a device: OnDevice", o.Precision)
+	case o.Device != nil && o.Dtype != tensor.Float32:
+		return o, fmt.Errorf("dtype is %v, want float32 on a device", o.Dtype)
+	}
 	return o, nil
 }
 
@@ -112,6 +141,11 @@ func (o Options) Part(name string, more ...Option) []Option {
 		opts = append(opts, WithZeros())
 	}
 	return append(opts, more...)
+}
+
+// Placed is where and how the layer computes, as an option for its parts.
+func (o Options) Placed() Option {
+	return func(part *Options) { part.Device, part.Precision = o.Device, o.Precision }
 }
 
 // Join returns the name of a part of what is called name.

@@ -7,20 +7,23 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda/graph"
 )
 
 // Param is a weight: a tensor with a name, apart from any graph.
 type Param struct {
 	Name  string        // the key of the Hugging Face layout: "backbone.layers.0.mixer.in_proj.weight"; not to be changed
-	Value *tensor.Dense // shared by every graph that the weight is used in; solvers update it in place
+	Value *tensor.Dense // shared by every graph that the weight is used in; solvers update it in place, unless it is OnDevice
 	Decay bool          // whether weight decay applies
 
 	// Frozen says that training leaves the weight as it is: Params.Trainable leaves it out. A weight that
 	// gorgonia.Grad is not given has no gradient, and a solver that is not given it does not change it.
 	Frozen bool
 
-	lora *LoRA // the weight's update, or nil
-	id   uint64
+	lora   *LoRA         // the weight's update, or nil
+	device *graph.Weight // its copy on a device, or nil
+	id     uint64
 }
 
 var params atomic.Uint64
@@ -37,7 +40,51 @@ func (p *Param) Node(g *G.ExprGraph) *G.Node {
 	for _, n := range g.ByName(name) {
 		return n
 	}
+	if p.device != nil {
+		return G.NodeFromAny(g, p.device, G.WithName(name))
+	}
 	return G.NodeFromAny(g, p.Value, G.WithName(name))
+}
+
+// OnDevice returns the weight's copy on a device, nil for a weight of the host.
+func (p *Param) OnDevice() *graph.Weight { return p.device }
+
+// ToDevice puts the weights on a device, where graphs made from then on find them, and solvers step them. Value is as old as the
+// last ToHost from then on.
+func (p Params) ToDevice(c *graph.Context) error {
+	for _, w := range p {
+		if w.device != nil && w.device.Context() == c {
+			continue
+		}
+		d, err := c.NewWeight(w.Value)
+		if err != nil {
+			return fmt.Errorf("layer: %s: %w", w.Name, err)
+		}
+		w.device = d
+	}
+	return nil
+}
+
+// ToHost brings the Values of weights that are on a device up to date.
+func (p Params) ToHost() error {
+	for _, w := range p {
+		if w.device == nil {
+			continue
+		}
+		if _, err := w.device.ToHost(); err != nil {
+			return fmt.Errorf("layer: %s: %w", w.Name, err)
+		}
+	}
+	return nil
+}
+
+// ValuesChanged says that the Values of weights that are on a device were written: what is on the device is older.
+func (p Params) ValuesChanged() {
+	for _, w := range p {
+		if w.device != nil {
+			w.device.HostChanged()
+		}
+	}
 }
 
 func (p *Param) nodeName() string { return fmt.Sprintf("%s#%d", p.Name, p.id) }

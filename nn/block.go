@@ -34,6 +34,7 @@ func NewMambaBlock(cfg Config, opts ...Option) *MambaBlock {
 		mixerOpts.Name = layer.Join(o.Name, "mixer")
 		b.mixer = newMixer(cfg, mixerOpts)
 		params = append(b.norm.Params(), b.mixer.params()...)
+		err = place(o, params)
 	}
 	b.Init(nameOr(o.Name, "MambaBlock"), err, params...)
 	return b
@@ -86,6 +87,9 @@ func (b *MambaBlock) apply(x *G.Node, state LayerState, withState bool, opts []C
 		return nil, next, err
 	}
 	c := callOf(opts)
+	if b.opts.Device != nil {
+		return b.applyOnDevice(x, state, withState, c)
+	}
 	if c.composed {
 		return b.compose(x, state, withState, c)
 	}

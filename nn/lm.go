@@ -27,6 +27,7 @@ type LMConfig struct {
 type LM struct {
 	layer.Base
 	cfg   LMConfig
+	opts  layer.Options
 	embed *layer.Embedding
 	stack *MambaStack
 	head  *layer.Param // the embedding's weight where tied
@@ -41,8 +42,8 @@ func NewLM(cfg LMConfig, opts ...Option) *LM {
 	if err == nil && cfg.Vocab < 1 {
 		err = fmt.Errorf("nn: Vocab is %d, want at least 1", cfg.Vocab)
 	}
-	m.cfg = cfg
-	m.stack = NewMambaStack(cfg.Config, part(o, "backbone")...) // an invalid one too, so that Stack is never nil
+	m.cfg, m.opts = cfg, o
+	m.stack = NewMambaStack(cfg.Config, part(o, "backbone", o.Placed())...) // an invalid one too, so that Stack is never nil
 	var params layer.Params
 	if err == nil {
 		m.embed = layer.NewEmbedding(cfg.Vocab, cfg.DModel, part(o, "backbone.embeddings")...)
@@ -52,6 +53,9 @@ func NewLM(cfg LMConfig, opts ...Option) *LM {
 			head := layer.NewLinear(cfg.DModel, cfg.Vocab, part(o, "lm_head")...)
 			m.head = head.Weight
 			params = append(params, m.head)
+		}
+		if err = place(o, params); err == nil {
+			err = m.stack.Err()
 		}
 	}
 	m.Init(nameOr(o.Name, "LM"), err, params...)
@@ -78,6 +82,12 @@ func (m *LM) ApplyWithState(ids *G.Node, state State, opts ...CallOption) (logit
 // Loss returns the mean cross-entropy, in nats, of the logits of ids against targets (batch, length) of int: for each
 // position the token to predict there, usually the next one, or Ignore.
 func (m *LM) Loss(ids, targets *G.Node, opts ...CallOption) (*G.Node, error) {
+	if m.opts.Device != nil {
+		if err := m.Use(ids); err != nil {
+			return nil, err
+		}
+		return m.lossOnDevice(ids, targets, opts)
+	}
 	logits, err := m.Apply(ids, opts...)
 	if err != nil {
 		return nil, err
@@ -88,6 +98,9 @@ func (m *LM) Loss(ids, targets *G.Node, opts ...CallOption) (*G.Node, error) {
 func (m *LM) apply(ids *G.Node, state State, withState bool, opts []CallOption) (logits *G.Node, next State, err error) {
 	if err := m.Use(ids); err != nil {
 		return nil, nil, err
+	}
+	if m.opts.Device != nil {
+		return m.applyOnDevice(ids, state, withState, opts)
 	}
 	x, err := m.embed.Apply(ids)
 	if err != nil {

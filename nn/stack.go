@@ -27,7 +27,10 @@ func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
 	var params layer.Params
 	if err == nil {
 		for i := range cfg.NLayer {
-			l := newStackLayer(cfg.kind(i), cfg, part(o, fmt.Sprintf("layers.%d", i))...)
+			if wrong := deviceKind(o, cfg.kind(i)); wrong != nil && err == nil {
+				err = wrong
+			}
+			l := newStackLayer(cfg.kind(i), cfg, part(o, fmt.Sprintf("layers.%d", i), o.Placed())...)
 			if wrong := l.Err(); wrong != nil && err == nil {
 				err = fmt.Errorf("nn: layer %d, %s: %w", i, cfg.kind(i), wrong)
 			}
@@ -36,6 +39,9 @@ func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
 		}
 		s.norm = layer.NewRMSNorm(cfg.DModel, part(o, "norm_f", layer.WithEps(cfg.NormEps))...)
 		params = append(params, s.norm.Params()...)
+		if err == nil {
+			err = place(o, s.norm.Params())
+		}
 	}
 	s.Init(nameOr(o.Name, "MambaStack"), err, params...)
 	return s
@@ -82,6 +88,9 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	}
 	if err := s.cfg.fits(x, s.opts.Dtype); err != nil {
 		return nil, nil, err
+	}
+	if s.opts.Device != nil {
+		return s.applyOnDevice(x, state, withState, opts)
 	}
 	if state != nil && len(state) != len(s.layers) {
 		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.layers))

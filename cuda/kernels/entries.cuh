@@ -5,11 +5,20 @@
 
 #define FORWARD(S, K, T, TH, M, EVERY, POLY, NAME, VB, VC, STARTS)                                          \
   extern "C" __global__ __launch_bounds__(TH, M) void scan_forward_##S##x##K##_##NAME(const Scan s) {       \
-    scanForward<S, K, T, TH, EVERY, POLY, VB, VC, STARTS>(s);                                               \
+    scanForward<float, S, K, T, TH, EVERY, POLY, VB, VC, STARTS>(s);                                               \
   }
 #define BACKWARD(S, K, T, TH, M, POLY, NAME, VB, VC, STARTS)                                                \
   extern "C" __global__ __launch_bounds__(TH, M) void scan_backward_##S##x##K##_##NAME(const Scan s) {      \
-    scanBackward<S, K, T, TH, POLY, VB, VC, STARTS>(s);                                                     \
+    scanBackward<float, S, K, T, TH, POLY, VB, VC, STARTS>(s);                                                     \
+  }
+
+#define FORWARD_HALF(S, K, T, TH, M, EVERY, POLY, NAME, VB, VC, STARTS)                                     \
+  extern "C" __global__ __launch_bounds__(TH, M) void scan_forward_bf16_##S##x##K##_##NAME(const Scan s) {  \
+    scanForward<bf16, S, K, T, TH, EVERY, POLY, VB, VC, STARTS>(s);                                         \
+  }
+#define BACKWARD_HALF(S, K, T, TH, M, POLY, NAME, VB, VC, STARTS)                                           \
+  extern "C" __global__ __launch_bounds__(TH, M) void scan_backward_bf16_##S##x##K##_##NAME(const Scan s) { \
+    scanBackward<bf16, S, K, T, TH, POLY, VB, VC, STARTS>(s);                                               \
   }
 
 // USUAL is what Mamba asks for, OPTIONS is the rest. EACH(kernel...) of the sizes goes with each of them.

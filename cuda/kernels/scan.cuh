@@ -4,7 +4,7 @@
 // tiles of T steps. What is per (step, channel) alone, the step size through softplus and the gate, is computed once by the
 // whole block and handed on in shared memory. Order of axes: (batch, length, channels), as everywhere.
 #pragma once
-#include <stdint.h>
+#include "types.cuh"
 
 // Scan has the sizes and addresses of a scan; cuda/scan.go has its twin. Absent operands are null. Steps are counted in the
 // order scanned.
@@ -14,12 +14,21 @@ struct Scan {
   int64_t section;                // channels that share a group of B and one of C, side by side: blocks do not cross sections
   int64_t bChannels, cChannels;   // channels of a group; not used where constant
   int64_t softplus, reverse;
-  const float *u, *delta, *A, *B, *C, *D, *z, *bias, *initial;
+  int64_t alog;                   // A holds log(-A)
+  const void *u, *delta;          // of activations, as are B, C, z, y and their gradients, but for the parts of those of B and C
+  const float *A;
+  const void *B, *C;
+  const float *D;
+  const void *z;
+  const float *bias, *initial;
   const uint8_t *start;
-  float *y, *final, *checkpoints;  // checkpoints: (batch, ceil(length / every), channels, state)
+  void *y;
+  float *final, *checkpoints;  // checkpoints: (batch, ceil(length / every), channels, state)
   // The backward pass.
-  const float *dy, *dfinal;
-  float *du, *ddelta, *dz, *dinitial;
+  const void *dy;
+  const float *dfinal;
+  void *du, *ddelta, *dz;
+  float *dinitial;
   float *dA, *dD, *dbias;  // a part for each batch: (batch, channels, state), (batch, channels)
   float *dB, *dC;          // where variable a part for each block of channels: (block, batch, length, state); else like dA
 };
@@ -31,16 +40,17 @@ __device__ __forceinline__ float exp2Approx(float x) {
 }
 
 // exp2Poly is exp2 on the multiply-add pipes, since the unit for exp2 is the scan's narrowest: it takes an eighth of the work.
-// Cut off to what a normal number holds; exact at 0, where steps beyond the end must not change a state.
+// Within 1.5e-7 relative (fitted for the largest
+// error to be smallest). Cut off to what a normal number holds; exact at 0, where steps beyond the end must not change a state.
 __device__ __forceinline__ float exp2Poly(float x) {
   x = fminf(fmaxf(x, -126.f), 127.f);
   const float shifted = x + 12582912.f;  // no room for a fraction: the low bits are the nearest integer
   const float f = x - (shifted - 12582912.f);
-  float p = 1.3390870e-3f;
-  p = fmaf(p, f, 9.6184370e-3f);
-  p = fmaf(p, f, 5.5503324e-2f);
-  p = fmaf(p, f, 2.4022651e-1f);
-  p = fmaf(p, f, 6.9314718e-1f);
+  float p = 1.326460042e-03f;
+  p = fmaf(p, f, 9.671511129e-03f);
+  p = fmaf(p, f, 5.550733954e-02f);
+  p = fmaf(p, f, 2.402224243e-01f);
+  p = fmaf(p, f, 6.931470037e-01f);
   p = fmaf(p, f, 1.f);
   return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
 }
@@ -63,6 +73,14 @@ __device__ __forceinline__ float softplusOf(float x) {
 __device__ __forceinline__ float sigmoidOf(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }
 
 constexpr float log2e = 1.44269504088896341f, ln2 = 0.693147180559945309f;
+
+// Activations are read and written once.
+__device__ __forceinline__ float readOnce(const float *p) { return __ldcs(p); }
+__device__ __forceinline__ float readOnce(const bf16 *p) { return value(bf16{__ldcs(&p->bits)}); }
+__device__ __forceinline__ void writeOnce(float *p, float v) { __stcs(p, v); }
+__device__ __forceinline__ void writeOnce(bf16 *p, float v) { __stcs(&p->bits, to<bf16>(v).bits); }
+
+__device__ __forceinline__ float decayRate(const Scan &s, int64_t at) { return s.alog ? -__expf(s.A[at]) : s.A[at]; }
 
 // Place is where a block works.
 struct Place {

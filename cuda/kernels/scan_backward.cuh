@@ -18,7 +18,7 @@ struct Sum {
   }
 };
 
-template <int S, int K, int T, int TH, int POLY, bool VB, bool VC, bool STARTS>
+template <class X, int S, int K, int T, int TH, int POLY, bool VB, bool VC, bool STARTS>
 __device__ __forceinline__ void scanBackward(const Scan &s) {
   constexpr int CH = TH / S, NP = S * K, RS = TH / CH, E = (T + RS - 1) / RS;
   constexpr int W = 32 / S, P = K < W ? K : W, KP = K / P;  // channels of a warp; orders of the states; sums a thread ends with
@@ -40,9 +40,9 @@ __device__ __forceinline__ void scanBackward(const Scan &s) {
   for (int k = 0; k < K; k++) {
     const int n = n0 + (k ^ order);
     const bool ok = here && n < N;
-    a[k] = ok ? s.A[d * N + n] * log2e : 0.f;
-    bConst[k] = !VB && ok ? s.B[d * N + n] : 0.f;
-    cConst[k] = !VC && ok ? s.C[d * N + n] : 0.f;
+    a[k] = ok ? decayRate(s, d * N + n) * log2e : 0.f;
+    bConst[k] = !VB && ok ? ((const float *)s.B)[d * N + n] : 0.f;
+    cConst[k] = !VC && ok ? ((const float *)s.C)[d * N + n] : 0.f;
     carry[k] = ok && s.dfinal ? s.dfinal[own + n] : 0.f;
     dA[k].clear(), dBConst[k].clear(), dCConst[k].clear();
   }
@@ -51,7 +51,7 @@ __device__ __forceinline__ void scanBackward(const Scan &s) {
   const int64_t ld = p.first + lc;
   const bool lhere = ld < p.last;
   const float bias = lhere && s.bias ? s.bias[ld] : 0.f, skip = lhere && s.D ? s.D[ld] : 0.f;
-  const float *B = VB ? s.B + p.first / s.bChannels * N : nullptr, *C = VC ? s.C + p.first / s.cChannels * N : nullptr;
+  const X *B = VB ? (const X *)s.B + p.first / s.bChannels * N : nullptr, *C = VC ? (const X *)s.C + p.first / s.cChannels * N : nullptr;
   float ru[E], rd[E], rz[E], ry[E], rb[NB], rc[NB];  // on their way
   float u[E], raw[E], z[E], dy[E];                   // of the tile at work
   Sum dD, dbias;
@@ -65,10 +65,10 @@ __device__ __forceinline__ void scanBackward(const Scan &s) {
       ru[e] = rd[e] = rz[e] = ry[e] = 0.f;
       if (lhere && i < L && lt + e * RS < T) {
         const int64_t row = rowOf(s, p.b, i);
-        ru[e] = __ldcs(s.u + row * s.channels + ld);
-        rd[e] = __ldcs(s.delta + row * s.channels + ld);
-        ry[e] = __ldcs(s.dy + row * s.channels + ld);
-        if (s.z) rz[e] = __ldcs(s.z + row * s.zStep + ld);
+        ru[e] = readOnce((const X *)s.u + row * s.channels + ld);
+        rd[e] = readOnce((const X *)s.delta + row * s.channels + ld);
+        ry[e] = readOnce((const X *)s.dy + row * s.channels + ld);
+        if (s.z) rz[e] = readOnce((const X *)s.z + row * s.zStep + ld);
       }
     }
 #pragma unroll
@@ -78,8 +78,8 @@ __device__ __forceinline__ void scanBackward(const Scan &s) {
       rb[j] = rc[j] = 0.f;
       if (at < T * NP && n < N && i < L) {
         const int64_t row = rowOf(s, p.b, i);
-        if (VB) rb[j] = B[row * s.bStep + n];
-        if (VC) rc[j] = C[row * s.cStep + n];
+        if (VB) rb[j] = value(B[row * s.bStep + n]);
+        if (VC) rc[j] = value(C[row * s.cStep + n]);
       }
     }
     const float *from0 = s.checkpoints + ((p.b * tiles + tile) * s.channels + d) * N;
@@ -233,11 +233,11 @@ __device__ __forceinline__ void scanBackward(const Scan &s) {
       const float ddelta = fmaf(gB, u[e], gA) * slope;
       if (lhere && i < L) {
         const int64_t row = rowOf(s, p.b, i);
-        __stcs(s.du + row * s.channels + ld, fmaf(skip, v.z, v.x * gB));
-        __stcs(s.ddelta + row * s.channels + ld, ddelta);
+        writeOnce((X *)s.du + row * s.channels + ld, fmaf(skip, v.z, v.x * gB));
+        writeOnce((X *)s.ddelta + row * s.channels + ld, ddelta);
         if (s.z) {
           const float sig = sigmoidOf(z[e]);
-          __stcs(s.dz + row * s.zStep + ld, dy[e] * fmaf(skip, u[e], y) * (sig * fmaf(z[e], 1.f - sig, 1.f)));
+          writeOnce((X *)s.dz + row * s.zStep + ld, dy[e] * fmaf(skip, u[e], y) * (sig * fmaf(z[e], 1.f - sig, 1.f)));
         }
         tileBias += ddelta;
         tileD = fmaf(v.z, u[e], tileD);
@@ -265,7 +265,7 @@ __device__ __forceinline__ void scanBackward(const Scan &s) {
   for (int k = 0; k < K; k++) {
     const int n = n0 + (k ^ order);
     if (here && n < N) {
-      s.dA[own + n] = dA[k].sum;
+      s.dA[own + n] = s.alog ? dA[k].sum * decayRate(s, d * N + n) : dA[k].sum;
       if (!VB) s.dB[own + n] = dBConst[k].sum;
       if (!VC) s.dC[own + n] = dCConst[k].sum;
       if (s.dinitial) s.dinitial[own + n] = carry[k];
@@ -284,10 +284,10 @@ __device__ __forceinline__ void scanBackward(const Scan &s) {
 
 // sumParts adds up parts of size numbers each, in their order, and spreads the rows of width numbers to step apart: parts of
 // dB and dC from a section's blocks, or of a parameter from the batch.
-__device__ __forceinline__ void sumPartsOf(float *to, const float *parts, int64_t count, int64_t size, int64_t width, int64_t step) {
+template <class X> __device__ __forceinline__ void sumPartsOf(X *result, const float *parts, int64_t count, int64_t size, int64_t width, int64_t step) {
   const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
   if (i >= size) return;
   float sum = 0.f;
   for (int64_t k = 0; k < count; k++) sum += __ldcs(parts + k * size + i);
-  to[i / width * step + i % width] = sum;
+  result[i / width * step + i % width] = to<X>(sum);
 }

@@ -18,7 +18,7 @@ template <int K, int NP> __device__ __forceinline__ void statesOf(float (&v)[4][
 
 // S, K, T, TH: see scan.cuh. EVERY: steps between checkpoints. POLY: one exponential in so many goes to the multiply-add pipes; 0
 // for none. VB, VC: B, C vary with time. STARTS: sequences may start inside.
-template <int S, int K, int T, int TH, int EVERY, int POLY, bool VB, bool VC, bool STARTS>
+template <class X, int S, int K, int T, int TH, int EVERY, int POLY, bool VB, bool VC, bool STARTS>
 __device__ __forceinline__ void scanForward(const Scan &s) {
   constexpr int CH = TH / S, NP = S * K, RS = TH / CH, E = (T + RS - 1) / RS;  // a thread prepares E steps, RS apart, of one channel
   constexpr int G = NP > 128 ? 8 : S > 4 ? S : 4, GS = S < G ? S : G;  // the sums of G steps are made together
@@ -40,9 +40,9 @@ __device__ __forceinline__ void scanForward(const Scan &s) {
   for (int k = 0; k < K; k++) {
     const bool ok = here && n0 + k < N;
     const int64_t at = d * N + n0 + k;
-    a[k] = ok ? s.A[at] * log2e : 0.f;
-    bConst[k] = !VB && ok ? s.B[at] : 0.f;
-    cConst[k] = !VC && ok ? s.C[at] : 0.f;
+    a[k] = ok ? decayRate(s, at) * log2e : 0.f;
+    bConst[k] = !VB && ok ? ((const float *)s.B)[at] : 0.f;
+    cConst[k] = !VC && ok ? ((const float *)s.C)[at] : 0.f;
     h[k] = ok && s.initial ? s.initial[p.b * s.channels * N + at] : 0.f;
   }
 
@@ -50,7 +50,7 @@ __device__ __forceinline__ void scanForward(const Scan &s) {
   const int64_t ld = p.first + lc;
   const bool lhere = ld < p.last;
   const float bias = lhere && s.bias ? s.bias[ld] : 0.f, skip = lhere && s.D ? s.D[ld] : 0.f;
-  const float *B = VB ? s.B + p.first / s.bChannels * N : nullptr, *C = VC ? s.C + p.first / s.cChannels * N : nullptr;
+  const X *B = VB ? (const X *)s.B + p.first / s.bChannels * N : nullptr, *C = VC ? (const X *)s.C + p.first / s.cChannels * N : nullptr;
   float ru[E], rd[E], rz[E], rb[NB], rc[NB];      // on their way
   float gate[E] = {}, add[E] = {}, lastGate[E] = {}, lastAdd[E] = {};  // of the tile that is scanned, and of the one before
 
@@ -59,9 +59,9 @@ __device__ __forceinline__ void scanForward(const Scan &s) {
     ru[e] = rd[e] = rz[e] = 0.f;
     if (lhere && i < L && lt + e * RS < T) {
       const int64_t row = rowOf(s, p.b, i);
-      ru[e] = __ldcs(s.u + row * s.channels + ld);
-      rd[e] = __ldcs(s.delta + row * s.channels + ld);
-      if (s.z) rz[e] = __ldcs(s.z + row * s.zStep + ld);
+      ru[e] = readOnce((const X *)s.u + row * s.channels + ld);
+      rd[e] = readOnce((const X *)s.delta + row * s.channels + ld);
+      if (s.z) rz[e] = readOnce((const X *)s.z + row * s.zStep + ld);
     }
   };
   auto loadBC = [&](int64_t from) {
@@ -72,8 +72,8 @@ __device__ __forceinline__ void scanForward(const Scan &s) {
       rb[j] = rc[j] = 0.f;
       if (at < T * NP && n < N && i < L) {
         const int64_t row = rowOf(s, p.b, i);
-        if (VB) rb[j] = B[row * s.bStep + n];
-        if (VC) rc[j] = C[row * s.cStep + n];
+        if (VB) rb[j] = value(B[row * s.bStep + n]);
+        if (VC) rc[j] = value(C[row * s.cStep + n]);
       }
     }
   };
@@ -104,7 +104,7 @@ __device__ __forceinline__ void scanForward(const Scan &s) {
   auto finish = [&](int q, int e, int64_t from) {
     const int64_t i = from + lt + e * RS;
     if (lhere && i < L && lt + e * RS < T) {
-      s.y[rowOf(s, p.b, i) * s.channels + ld] = fmaf(sy[q][(lt + e * RS) * CH + lc], lastGate[e], lastAdd[e]);
+      ((X *)s.y)[rowOf(s, p.b, i) * s.channels + ld] = to<X>(fmaf(sy[q][(lt + e * RS) * CH + lc], lastGate[e], lastAdd[e]));
     }
   };
 

@@ -1,0 +1,313 @@
+package cuda
+
+import "fmt"
+
+// Block is one Mamba block on the device, of activations T (internal/kernel.Block is its twin on the host):
+//
+//	n       = norm(x)
+//	v, z    = n·InProjᵀ + InBias           one matrix (rows, 2·channels)
+//	u       = silu(conv(v))
+//	r, B, C = u·XProjᵀ                     one matrix (rows, rank + 2·state)
+//	Δ       = r·DtProjᵀ
+//	s       = scan(u, Δ, A, B, C, D, z)    A = -exp(ALog), Δ through softplus with DtBias
+//	y       = x + s·OutProjᵀ + OutBias
+//
+// The parts of a matrix are read, and their gradients written, where they lie in it. Absent operands are zero Arrays. With
+// activations of bfloat16 the residual stream x and y, states, sums and gradients of weights are float32 all the same.
+type Block[T Activation] struct {
+	Batch, Length                       int
+	Model, Channels, State, Width, Rank int
+	Eps                                 float32
+	Precision                           Precision // of the matrix products
+
+	X       Array[float32] // (batch, length, model)
+	Norm    Array[float32] // (model)
+	InProj  Array[T]       // (2·channels, model)
+	Conv    Array[float32] // (channels, width)
+	XProj   Array[T]       // (rank + 2·state, channels)
+	DtProj  Array[T]       // (channels, rank)
+	DtBias  Array[float32] // (channels)
+	ALog    Array[float32] // (channels, state)
+	D       Array[float32] // (channels)
+	OutProj Array[T]       // (model, channels)
+
+	InBias   Array[float32] // optional: (2·channels)
+	ConvBias Array[float32] // optional: (channels)
+	OutBias  Array[float32] // optional: (model)
+	Context  Array[float32] // optional: (batch, width-1, channels): what the convolution reads before the first step
+	Initial  Array[float32] // optional: (batch, channels, state): the state before the first step
+	Start    Array[uint8]   // optional: (batch, length): where it is not 0 a new sequence starts
+}
+
+// BlockKept is what the forward pass of a Block leaves for the backward one. Free it once.
+type BlockKept[T Activation] struct {
+	vz, u, rbc, delta, y Array[T]
+	checkpoints          Array[float32]
+}
+
+// Free hands the memory on.
+func (k *BlockKept[T]) Free() {
+	for _, a := range []Array[T]{k.vz, k.u, k.rbc, k.delta, k.y} {
+		a.Free()
+	}
+	k.checkpoints.Free()
+	*k = BlockKept[T]{}
+}
+
+// BlockGrad takes the gradients of a Block's operands, in their shapes. Those of absent operands are absent.
+type BlockGrad struct {
+	X, Norm, InProj, Conv, XProj, DtProj, DtBias, ALog, D, OutProj Array[float32]
+	InBias, ConvBias, OutBias, Context, Initial                    Array[float32]
+}
+
+// temporaries is memory that a function takes and gives back together.
+type temporaries []interface{ Free() }
+
+func (t *temporaries) free() {
+	for _, a := range *t {
+		a.Free()
+	}
+}
+
+// take allocates unless an earlier call failed.
+func take[T Element](s *Stream, t *temporaries, n int, err *error) Array[T] {
+	if *err != nil {
+		return Array[T]{}
+	}
+	a, wrong := NewArray[T](s, n)
+	if wrong != nil {
+		*err = wrong
+		return a
+	}
+	*t = append(*t, a)
+	return a
+}
+
+// as returns float32 as activations: itself, or a copy in bfloat16.
+func as[T Activation](s *Stream, t *temporaries, a Array[float32], err *error) Array[T] {
+	if same, ok := any(a).(Array[T]); ok {
+		return same
+	}
+	c := take[T](s, t, a.Len(), err)
+	if *err == nil {
+		*err = Convert(s, a, c)
+	}
+	return c
+}
+
+func (b *Block[T]) rows() int { return b.Batch * b.Length }
+
+// columns is the width of r, B and C.
+func (b *Block[T]) columns() int { return b.Rank + 2*b.State }
+
+// check reports a weight that does not fit; the parts check the rest.
+func (b *Block[T]) check() error {
+	for _, size := range []struct {
+		name     string
+		n, least int
+	}{
+		{"Batch", b.Batch, 0}, {"Length", b.Length, 0}, {"Model", b.Model, 1}, {"Channels", b.Channels, 1}, {"State", b.State, 1},
+		{"Width", b.Width, 1}, {"Rank", b.Rank, 1},
+	} {
+		if size.n < size.least {
+			return fmt.Errorf("cuda: block: %s is %d, want at least %d", size.name, size.n, size.least)
+		}
+	}
+	for _, w := range []struct {
+		name    string
+		n, want int
+	}{
+		{"X", b.X.n, b.rows() * b.Model}, {"Norm", b.Norm.n, b.Model}, {"InProj", b.InProj.n, 2 * b.Channels * b.Model},
+		{"Conv", b.Conv.n, b.Channels * b.Width}, {"XProj", b.XProj.n, b.columns() * b.Channels},
+		{"DtProj", b.DtProj.n, b.Channels * b.Rank}, {"DtBias", b.DtBias.n, b.Channels}, {"ALog", b.ALog.n, b.Channels * b.State},
+		{"D", b.D.n, b.Channels}, {"OutProj", b.OutProj.n, b.Model * b.Channels},
+	} {
+		if w.n != w.want {
+			return fmt.Errorf("cuda: block: %s has %d elements, want %d", w.name, w.n, w.want)
+		}
+	}
+	return nil
+}
+
+func (b *Block[T]) conv(vz Array[T]) *Conv[T] {
+	return &Conv[T]{
+		Batch: b.Batch, Length: b.Length, Channels: b.Channels, Width: b.Width, X: vz, XStride: 2 * b.Channels,
+		Weight: b.Conv, Bias: b.ConvBias, Context: b.Context, Start: b.Start,
+	}
+}
+
+// part is what lies behind the first elements of each row of a matrix.
+func part[T Element](a Array[T], from int) Array[T] { return a.Slice(from, a.Len()-from) }
+
+func (b *Block[T]) scan(k *BlockKept[T]) *Scan[T] {
+	return &Scan[T]{
+		Batch: b.Batch, Length: b.Length, Channels: b.Channels, State: b.State, U: k.u, Delta: k.delta, A: b.ALog, ALog: true,
+		B: Projection[T]{Data: part(k.rbc, b.Rank), Groups: 1, Stride: b.columns()},
+		C: Projection[T]{Data: part(k.rbc, b.Rank+b.State), Groups: 1, Stride: b.columns()},
+		D: b.D, Z: part(k.vz, b.Channels), ZStride: 2 * b.Channels, DeltaBias: b.DtBias, Softplus: true,
+		Initial: b.Initial, Start: b.Start,
+	}
+}
+
+// Forward queues the block. It writes y (batch, length, model), which must not be X, and unless they are absent the context
+// (batch, width-1, channels) and the state (batch, channels, state) of what comes next. If keep, it returns what Backward needs.
+func (b *Block[T]) Forward(s *Stream, y, context, final Array[float32], keep bool) (*BlockKept[T], error) {
+	if err := b.check(); err != nil {
+		return nil, err
+	}
+	if y.n != b.X.n {
+		return nil, fmt.Errorf("cuda: block: y has %d elements, want %d", y.n, b.X.n)
+	}
+	var work temporaries
+	var err error
+	rows, channels := b.rows(), b.Channels
+	k := &BlockKept[T]{
+		vz: take[T](s, &work, rows*2*channels, &err), u: take[T](s, &work, rows*channels, &err),
+		rbc: take[T](s, &work, rows*b.columns(), &err), delta: take[T](s, &work, rows*channels, &err),
+		y: take[T](s, &work, rows*channels, &err),
+	}
+	if keep && err == nil {
+		k.checkpoints = take[float32](s, &work, b.scan(k).CheckpointLen(), &err)
+	}
+	kept := len(work)
+	if err == nil {
+		err = b.forward(s, &work, k, y, context, final)
+	}
+	if !keep || err != nil {
+		work.free()
+		return nil, err
+	}
+	rest := work[kept:]
+	rest.free()
+	return k, nil
+}
+
+func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, context, final Array[float32]) (err error) {
+	rows, channels := b.rows(), b.Channels
+	n := take[T](s, work, rows*b.Model, &err)
+	if err != nil {
+		return err
+	}
+	if err := RMSNormForward(s, rows, b.Model, b.Eps, b.X, b.Norm, n); err != nil {
+		return err
+	}
+	if err := b.product(s, n, b.Model, b.InProj, 2*channels, k.vz); err != nil {
+		return err
+	}
+	if !b.InBias.Absent() {
+		if err := AddBias(s, rows, 2*channels, k.vz, 2*channels, b.InBias); err != nil {
+			return err
+		}
+	}
+	if err := b.conv(k.vz).Forward(s, k.u, context); err != nil {
+		return err
+	}
+	if err := b.product(s, k.u, channels, b.XProj, b.columns(), k.rbc); err != nil {
+		return err
+	}
+	r := Matrix[T]{Data: k.rbc, Stride: b.columns()}
+	if err := MatMul(s, b.Precision, rows, channels, b.Rank, r, transposed(b.DtProj, b.Rank), 0, matrix(k.delta, channels)); err != nil {
+		return err
+	}
+	if err := b.scan(k).Forward(s, k.y, final, k.checkpoints); err != nil {
+		return err
+	}
+	if err := y.copy(s, b.X); err != nil {
+		return err
+	}
+	if err := MatMul(s, b.Precision, rows, b.Model, channels, matrix(k.y, channels), transposed(b.OutProj, channels), 1, matrix(y, b.Model)); err != nil {
+		return err
+	}
+	if !b.OutBias.Absent() {
+		return AddBias(s, rows, b.Model, y, b.Model, b.OutBias)
+	}
+	return nil
+}
+
+func matrix[T Element](a Array[T], stride int) Matrix[T] { return Matrix[T]{Data: a, Stride: stride} }
+
+func transposed[T Element](a Array[T], stride int) Matrix[T] {
+	return Matrix[T]{Data: a, Stride: stride, Transposed: true}
+}
+
+// product is to (rows, out) = x (rows, in) · weightᵀ.
+func (b *Block[T]) product(s *Stream, x Array[T], in int, weight Array[T], out int, to Array[T]) error {
+	return MatMul(s, b.Precision, b.rows(), out, in, matrix(x, in), transposed(weight, in), 0, matrix(to, out))
+}
+
+// productGrad is the gradient of a weight (out, in) whose product with x has the gradient dy.
+func (b *Block[T]) productGrad(s *Stream, x Matrix[T], in int, dy Matrix[T], out int, grad Array[float32]) error {
+	dy.Transposed = true
+	return MatMul(s, b.Precision, out, in, b.rows(), dy, x, 0, matrix(grad, in))
+}
+
+// Backward queues the gradients of every operand, from what Forward kept, dy of its result and, unless they are absent, those of
+// the context and the state. It writes every element of grad's arrays. The same block has the same gradients, bit for bit.
+func (b *Block[T]) Backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Array[float32], grad *BlockGrad) error {
+	if err := b.check(); err != nil {
+		return err
+	}
+	if dy.n != b.X.n {
+		return fmt.Errorf("cuda: block: dy has %d elements, want %d", dy.n, b.X.n)
+	}
+	var work temporaries
+	defer work.free()
+	var err error
+	rows, channels, columns := b.rows(), b.Channels, b.columns()
+	d := as[T](s, &work, dy, &err)
+	ds := take[T](s, &work, rows*channels, &err) // of the scan's result, then of the convolution's
+	du, ddelta := take[T](s, &work, rows*channels, &err), take[T](s, &work, rows*channels, &err)
+	dvz, drbc := take[T](s, &work, rows*2*channels, &err), take[T](s, &work, rows*columns, &err)
+	n, dn := take[T](s, &work, rows*b.Model, &err), take[T](s, &work, rows*b.Model, &err)
+	if err != nil {
+		return err
+	}
+	if !b.OutBias.Absent() {
+		if err := ColumnSums(s, rows, b.Model, dy, b.Model, grad.OutBias); err != nil {
+			return err
+		}
+	}
+	if err := b.productGrad(s, matrix(k.y, channels), channels, matrix(d, b.Model), b.Model, grad.OutProj); err != nil {
+		return err
+	}
+	if err := MatMul(s, b.Precision, rows, channels, b.Model, matrix(d, b.Model), matrix(b.OutProj, channels), 0, matrix(ds, channels)); err != nil {
+		return err
+	}
+	if err := b.scan(k).Backward(s, k.checkpoints, ds, dfinal, &ScanGrad[T]{
+		U: du, Delta: ddelta, A: grad.ALog, B: part(drbc, b.Rank), C: part(drbc, b.Rank+b.State),
+		D: grad.D, Z: part(dvz, channels), DeltaBias: grad.DtBias, Initial: grad.Initial,
+	}); err != nil {
+		return err
+	}
+	r := Matrix[T]{Data: k.rbc, Stride: columns}
+	if err := b.productGrad(s, r, b.Rank, matrix(ddelta, channels), channels, grad.DtProj); err != nil {
+		return err
+	}
+	if err := MatMul(s, b.Precision, rows, b.Rank, channels, matrix(ddelta, channels), matrix(b.DtProj, b.Rank), 0, matrix(drbc, columns)); err != nil {
+		return err
+	}
+	if err := b.productGrad(s, matrix(k.u, channels), channels, matrix(drbc, columns), columns, grad.XProj); err != nil {
+		return err
+	}
+	if err := MatMul(s, b.Precision, rows, channels, columns, matrix(drbc, columns), matrix(b.XProj, channels), 1, matrix(du, channels)); err != nil {
+		return err
+	}
+	if err := b.conv(k.vz).Backward(s, du, dcontext, dvz, 2*channels, grad.Conv, grad.ConvBias, grad.Context); err != nil {
+		return err
+	}
+	if !b.InBias.Absent() {
+		if err := ColumnSums(s, rows, 2*channels, dvz, 2*channels, grad.InBias); err != nil {
+			return err
+		}
+	}
+	if err := RMSNormForward(s, rows, b.Model, b.Eps, b.X, b.Norm, n); err != nil {
+		return err
+	}
+	if err := b.productGrad(s, matrix(n, b.Model), b.Model, matrix(dvz, 2*channels), 2*channels, grad.InProj); err != nil {
+		return err
+	}
+	if err := MatMul(s, b.Precision, rows, b.Model, 2*channels, matrix(dvz, 2*channels), matrix(b.InProj, b.Model), 0, matrix(dn, b.Model)); err != nil {
+		return err
+	}
+	return RMSNormBackward(s, rows, b.Model, b.Eps, b.X, b.Norm, dn, dy, grad.X, grad.Norm)
+}

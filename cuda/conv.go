@@ -1,0 +1,135 @@
+package cuda
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// Conv is the causal depthwise convolution of a Mamba block, with SiLU behind it; op.CausalConv says what it computes.
+type Conv[T Activation] struct {
+	Batch, Length, Channels, Width int
+
+	X       Array[T]       // (batch, length, channels)
+	XStride int            // between the steps of X, which may lie in a wider matrix
+	Weight  Array[float32] // (channels, width)
+	Bias    Array[float32] // optional: (channels)
+	Context Array[float32] // optional: (batch, width-1, channels): the steps before the first
+	Start   Array[uint8]   // optional: (batch, length): where it is not 0 a new sequence starts
+}
+
+// convArgs is the kernels' struct Conv (kernels/conv.cu), field for field.
+type convArgs struct {
+	batch, length, channels, width, step, dstep, steps int64
+	x, weight, bias, context, start, y, next           uintptr
+	dy, dnext, dx, parts, dcontext                     uintptr
+}
+
+// widestConv is the width of the kernels' registers.
+const widestConv = 16
+
+func (c *Conv[T]) check() error {
+	if c.Width < 1 || c.Width > widestConv {
+		return fmt.Errorf("cuda: convolution: Width is %d, want 1 to %d", c.Width, widestConv)
+	}
+	if c.XStride < c.Channels {
+		return fmt.Errorf("cuda: convolution: XStride is %d, want at least the %d channels", c.XStride, c.Channels)
+	}
+	if err := expect("convolution", "X", c.X.n, strided(c.Batch*c.Length, c.XStride, c.Channels), "Weight", c.Weight.n, c.Channels*c.Width); err != nil {
+		return err
+	}
+	for _, o := range []struct {
+		name    string
+		absent  bool
+		n, want int
+	}{
+		{"Bias", c.Bias.Absent(), c.Bias.n, c.Channels}, {"Context", c.Context.Absent(), c.Context.n, c.contextLen()},
+		{"Start", c.Start.Absent(), c.Start.n, c.Batch * c.Length},
+	} {
+		if !o.absent && o.n < o.want {
+			return fmt.Errorf("cuda: convolution: %s has %d elements, want %d", o.name, o.n, o.want)
+		}
+	}
+	return nil
+}
+
+func (c *Conv[T]) contextLen() int { return c.Batch * (c.Width - 1) * c.Channels }
+
+func (c *Conv[T]) args() convArgs {
+	return convArgs{
+		batch: int64(c.Batch), length: int64(c.Length), channels: int64(c.Channels), width: int64(c.Width), step: int64(c.XStride),
+		steps: int64(max(32, (c.Length+65534)/65535)), x: c.X.address, weight: c.Weight.address, bias: c.Bias.address,
+		context: c.Context.address, start: c.Start.address,
+	}
+}
+
+// tiles is the number of tiles of the length.
+func (c *Conv[T]) tiles(a *convArgs) int { return int((a.length + a.steps - 1) / a.steps) }
+
+func (c *Conv[T]) kernel(direction string) string {
+	if c.Width == 4 {
+		return "conv_" + direction + "_" + typeName[T]() + "_4"
+	}
+	return "conv_" + direction + "_" + typeName[T]() + "_any"
+}
+
+// grid is a thread for each channel of each of so many parts of the length.
+func (c *Conv[T]) grid(parts int) grid {
+	g := blocksOf(c.Channels, 128)
+	g.y, g.z = int64(parts), int64(c.Batch)
+	return g
+}
+
+// Forward queues y (batch, length, channels) and, unless it is absent, next (batch, width-1, channels), the Context of what
+// comes next.
+func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if err := expect("convolution", "y", y.n, c.Batch*c.Length*c.Channels); err != nil {
+		return err
+	}
+	a := c.args()
+	a.y, a.next = y.address, next.address
+	if c.Batch*c.Length > 0 {
+		if err := s.run("conv", c.kernel("forward"), c.grid(c.tiles(&a)), unsafe.Pointer(&a)); err != nil {
+			return err
+		}
+	}
+	if next.Absent() || c.contextLen() == 0 {
+		return nil
+	}
+	if err := expect("convolution", "next", next.n, c.contextLen()); err != nil {
+		return err
+	}
+	return s.run("conv", "conv_next_"+typeName[T](), c.grid(c.Width-1), unsafe.Pointer(&a))
+}
+
+// Backward queues the gradients of every operand: dx, whose steps are dxStride apart, dweight, and those of the operands that are
+// there; from dy and, unless it is absent, dnext.
+func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Array[T], dxStride int, dweight, dbias, dcontext Array[float32]) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if dxStride < c.Channels {
+		return fmt.Errorf("cuda: convolution: dxStride is %d, want at least the %d channels", dxStride, c.Channels)
+	}
+	if err := expect("convolution", "dy", dy.n, c.Batch*c.Length*c.Channels, "dx", dx.n, strided(c.Batch*c.Length, dxStride, c.Channels),
+		"dweight", dweight.n, c.Channels*c.Width); err != nil {
+		return err
+	}
+	a := c.args()
+	a.steps = int64(max(64, (c.Length+65534)/65535))
+	a.dstep, a.dy, a.dnext, a.dx, a.dcontext = int64(dxStride), dy.address, dnext.address, dx.address, dcontext.address
+	count := c.Batch * c.tiles(&a)
+	parts, err := NewArray[float32](s, count*(c.Width+1)*c.Channels)
+	if err != nil {
+		return err
+	}
+	defer parts.Free()
+	if a.parts = parts.address; count > 0 {
+		if err := s.run("conv", c.kernel("backward"), c.grid(c.tiles(&a)), unsafe.Pointer(&a)); err != nil {
+			return err
+		}
+	}
+	return s.run("conv", "conv_weights", blocksOf((c.Width+1)*c.Channels, 64), parts.address, count, c.Channels, c.Width, dweight.address, dbias.address)
+}

@@ -1,0 +1,172 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+)
+
+// blasCall is a function of cuBLAS.
+type blasCall int
+
+const (
+	cublasCreate blasCall = iota
+	cublasDestroy
+	cublasSetStream
+	cublasSetWorkspace
+	cublasGemmEx
+	blasCalls
+)
+
+var blasSymbols = [blasCalls]string{"cublasCreate_v2", "cublasDestroy_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmEx"}
+
+// blasCodes are cuBLAS's names of its return codes.
+var blasCodes = map[int]string{
+	1: "CUBLAS_STATUS_NOT_INITIALIZED", 3: "CUBLAS_STATUS_ALLOC_FAILED", 7: "CUBLAS_STATUS_INVALID_VALUE",
+	8: "CUBLAS_STATUS_ARCH_MISMATCH", 11: "CUBLAS_STATUS_MAPPING_ERROR", 13: "CUBLAS_STATUS_EXECUTION_FAILED",
+	14: "CUBLAS_STATUS_INTERNAL_ERROR", 15: "CUBLAS_STATUS_NOT_SUPPORTED", 16: "CUBLAS_STATUS_LICENSE_ERROR",
+}
+
+// blasHandle is a stream's cuBLAS.
+type blasHandle struct {
+	handle    uintptr
+	workspace Array[uint8]
+}
+
+// blasWorkspace is what NVIDIA recommends for Hopper. It is ours, and not cuBLAS's own, so that a product's bits do not depend on
+// what else runs, and so that work can be captured.
+const blasWorkspace = 32 << 20
+
+// blas returns the stream's handle, made at its first product.
+func (s *Stream) cublas() (uintptr, error) {
+	if s.blas.handle != 0 {
+		return s.blas.handle, nil
+	}
+	d := s.device
+	w, err := NewArray[uint8](s, blasWorkspace)
+	if err != nil {
+		return 0, err
+	}
+	var h uintptr
+	err = d.doBLAS(cublasCreate, uintptr(unsafe.Pointer(&h)))
+	if err == nil {
+		err = d.doBLAS(cublasSetStream, h, s.handle)
+	}
+	if err == nil {
+		err = d.doBLAS(cublasSetWorkspace, h, w.address, blasWorkspace)
+	}
+	if err != nil {
+		w.Free()
+		return 0, err
+	}
+	s.blas = blasHandle{h, w}
+	return h, nil
+}
+
+func (b *blasHandle) release(d *Device) error {
+	if b.handle == 0 {
+		return nil
+	}
+	h := b.handle
+	*b = blasHandle{}
+	return d.doBLAS(cublasDestroy, h)
+}
+
+// Matrix is rows that are Stride apart, in row-major order.
+type Matrix[T Element] struct {
+	Data       Array[T]
+	Stride     int
+	Transposed bool // it stands for its transpose
+}
+
+// rowsAndWidth are those that lie in memory.
+func (m Matrix[T]) rowsAndWidth(rows, width int) (int, int) {
+	if m.Transposed {
+		return width, rows
+	}
+	return rows, width
+}
+
+func (m Matrix[T]) check(name string, rows, width int) error {
+	rows, width = m.rowsAndWidth(rows, width)
+	if m.Stride < width {
+		return fmt.Errorf("cuda: product: %s has a stride of %d, want at least %d", name, m.Stride, width)
+	}
+	if want := strided(rows, m.Stride, width); m.Data.n < want {
+		return fmt.Errorf("cuda: product: %s has %d elements, want %d", name, m.Data.n, want)
+	}
+	return nil
+}
+
+// operation is what cuBLAS calls whether a matrix is transposed.
+func (m Matrix[T]) operation() uintptr {
+	if m.Transposed {
+		return 1
+	}
+	return 0
+}
+
+// Types and ways to compute as cuBLAS numbers them.
+const (
+	blasFloat    = 0
+	blasBFloat16 = 14
+	computeFloat = 68
+	computeTF32  = 77
+	defaultAlgo  = ^uintptr(0) // -1
+)
+
+func blasType[T Activation]() uintptr {
+	if typeName[T]() == "bf16" {
+		return blasBFloat16
+	}
+	return blasFloat
+}
+
+// MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c, through cuBLAS, summed up in float32. TF32 makes a difference for
+// operands of float32 alone.
+func MatMul[A, C Activation](s *Stream, p Precision, m, n, k int, a, b Matrix[A], beta float32, c Matrix[C]) error {
+	if m < 0 || n < 0 || k < 0 || max(m, n, k) > 1<<31-1 {
+		return fmt.Errorf("cuda: product: (%d, %d) by (%d, %d), want sizes of 0 to 2^31-1", m, k, k, n)
+	}
+	if c.Transposed {
+		return errors.New("cuda: product: c is transposed, want a matrix as it lies in memory")
+	}
+	if err := firstError(a.check("a", m, k), b.check("b", k, n), c.check("c", m, n)); err != nil {
+		return err
+	}
+	if m == 0 || n == 0 {
+		return nil
+	}
+	if k == 0 {
+		return fmt.Errorf("cuda: product: k is 0, want at least 1")
+	}
+	h, err := s.cublas()
+	if err != nil {
+		return err
+	}
+	compute := uintptr(computeFloat)
+	if p == TF32 && blasType[A]() == blasFloat {
+		compute = computeTF32
+	}
+	alpha := float32(1)
+	// cuBLAS counts in columns: what lies there as rows of c is its transpose, b'·a'.
+	return s.device.doBLAS(cublasGemmEx, h, b.operation(), a.operation(), uintptr(n), uintptr(m), uintptr(k),
+		uintptr(unsafe.Pointer(&alpha)), b.Data.address, blasType[A](), uintptr(b.Stride), a.Data.address, blasType[A](), uintptr(a.Stride),
+		uintptr(unsafe.Pointer(&beta)), c.Data.address, blasType[C](), uintptr(c.Stride), compute, defaultAlgo)
+}
+
+// doBLAS calls cuBLAS with the device's context.
+//
+//go:uintptrescapes
+func (d *Device) doBLAS(f blasCall, args ...uintptr) error {
+	return d.withContext(func() error {
+		if code := d.blas.call(f, args...); code != 0 {
+			name := blasCodes[code]
+			if name == "" {
+				name = "unknown"
+			}
+			return &Error{Call: blasSymbols[f], Code: code, Name: name, Text: "cuBLAS"}
+		}
+		return nil
+	})
+}

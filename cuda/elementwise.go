@@ -1,0 +1,51 @@
+package cuda
+
+// Add writes sum = a + b, which may be one of them.
+func Add(s *Stream, a, b, sum Array[float32]) error {
+	if err := expect("add", "b", b.n, a.n, "sum", sum.n, a.n); err != nil {
+		return err
+	}
+	return s.run("elementwise", "add", blocksOf(a.n, 256), a.address, b.address, sum.address, a.n)
+}
+
+// Convert rounds, or widens, or copies.
+func Convert[A, B Activation](s *Stream, from Array[A], to Array[B]) error {
+	if err := expect("convert", "to", to.n, from.n); err != nil {
+		return err
+	}
+	a, b := typeName[A](), typeName[B]()
+	if a == b {
+		return s.device.do(cuMemcpyDtoDAsync, to.address, from.address, uintptr(int64(from.n)*size[A]()), s.handle)
+	}
+	return s.run("elementwise", "convert_"+a+"_"+b, blocksOf(from.n, 256), from.address, to.address, from.n)
+}
+
+// AddBias adds bias (width) to each of the rows of x, which are stride apart.
+func AddBias[T Activation](s *Stream, rows, width int, x Array[T], stride int, bias Array[float32]) error {
+	if err := expect("bias", "x", x.n, strided(rows, stride, width), "bias", bias.n, width); err != nil {
+		return err
+	}
+	return s.run("elementwise", "add_bias_"+typeName[T](), blocksOf(rows*width, 256), x.address, bias.address, rows, width, stride)
+}
+
+// ColumnSums writes the sums (width) of the columns of x, whose rows are stride apart, in a fixed order.
+func ColumnSums[T Activation](s *Stream, rows, width int, x Array[T], stride int, sums Array[float32]) error {
+	if err := expect("column sums", "x", x.n, strided(rows, stride, width), "sums", sums.n, width); err != nil {
+		return err
+	}
+	each := max(64, (rows+255)/256)
+	count := (rows + each - 1) / each
+	parts, err := NewArray[float32](s, count*width)
+	if err != nil {
+		return err
+	}
+	defer parts.Free()
+	g := blocksOf(width, 64)
+	g.y = int64(count)
+	if count > 0 {
+		if err := s.run("elementwise", "column_sums_"+typeName[T](), g, x.address, parts.address, rows, width, stride, each); err != nil {
+			return err
+		}
+	}
+	return s.rowSums(parts, sums, count, width)
+}

@@ -1,0 +1,86 @@
+package cuda
+
+import "fmt"
+
+// EmbeddingForward writes x (rows, width), the rows of w of the ids, which the caller has checked.
+func EmbeddingForward(s *Stream, rows, width int, w Array[float32], ids Array[int32], x Array[float32]) error {
+	if err := expect("embedding", "ids", ids.n, rows, "x", x.n, rows*width); err != nil {
+		return err
+	}
+	return s.run("embedding", "embedding_forward", blocksOf(rows*width, 256), w.address, ids.address, x.address, rows, width)
+}
+
+// EmbeddingBackward adds the gradient of w (vocabulary, width) to dw, from dx (rows, width) and the ids on the host. The rows of
+// a token are added up in their order, in chunks.
+func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids []int32, dx, dw Array[float32]) error {
+	if err := expect("embedding", "ids", len(ids), rows, "dx", dx.n, rows*width, "dw", dw.n, vocabulary*width); err != nil {
+		return err
+	}
+	if rows == 0 {
+		return nil
+	}
+	plan, chunks, sums, slots, err := embeddingPlan(ids[:rows], vocabulary)
+	if err != nil {
+		return err
+	}
+	there, err := Upload(s, plan)
+	if err != nil {
+		return err
+	}
+	defer there.Free()
+	parts, err := NewArray[float32](s, slots*width)
+	if err != nil {
+		return err
+	}
+	defer parts.Free()
+	threads := min(256, (width+31)/32*32)
+	at := func(i int) uintptr { return there.address + uintptr(4*i) }
+	if err := s.run("embedding", "embedding_backward", grid{x: int64(chunks), threads: threads}, dx.address, at(0), at(rows),
+		parts.address, dw.address, width); err != nil {
+		return err
+	}
+	return s.run("embedding", "embedding_sums", grid{x: int64(sums), threads: threads}, at(rows+4*chunks), parts.address, dw.address, width)
+}
+
+// embeddingChunk is the number of rows that a block adds up.
+const embeddingChunk = 32
+
+// embeddingPlan is the positions sorted by token, then chunks of them, then the sums of the tokens that have several, four numbers
+// each (kernels/embedding.cu), and the number of parts that are summed.
+func embeddingPlan(ids []int32, vocabulary int) (plan []int32, chunks, sums, slots int, err error) {
+	begin := make([]int32, vocabulary+1)
+	for i, id := range ids {
+		if id < 0 || int(id) >= vocabulary {
+			return nil, 0, 0, 0, fmt.Errorf("cuda: embedding: ids[%d] is %d, want 0 to %d", i, id, vocabulary-1)
+		}
+		begin[id+1]++
+	}
+	for id := range vocabulary {
+		begin[id+1] += begin[id]
+	}
+	plan = make([]int32, len(ids), 6*len(ids))
+	next := append([]int32(nil), begin...)
+	for i, id := range ids {
+		plan[next[id]] = int32(i)
+		next[id]++
+	}
+	var several []int32
+	for id := range vocabulary {
+		from, to := begin[id], begin[id+1]
+		first := slots
+		for at := from; at < to; at += embeddingChunk {
+			slot := int32(-1)
+			if to-from > embeddingChunk {
+				slot = int32(slots)
+				slots++
+			}
+			plan = append(plan, int32(id), at, min(at+embeddingChunk, to), slot)
+			chunks++
+		}
+		if slots > first {
+			several = append(several, int32(id), int32(first), int32(slots), 0)
+			sums++
+		}
+	}
+	return append(plan, several...), chunks, sums, slots, nil
+}

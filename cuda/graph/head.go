@@ -1,0 +1,228 @@
+package graph
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+)
+
+// Logits is x·weightᵀ on a device: x (batch, length, width), weight (vocabulary, width), to (batch, length, vocabulary).
+func (c *Context) Logits(x, weight *G.Node, p cuda.Precision) (*G.Node, error) {
+	in := operands{{"x", onDevice, x}, {"weight", onDevice, weight}}
+	f, err := newHead("logits", in, p)
+	if err != nil {
+		return nil, err
+	}
+	s := x.Shape()
+	n, err := c.apply(logits{f}, in, tensor.Shape{s[0], s[1], f.vocabulary})
+	if err != nil {
+		return nil, err
+	}
+	return n[0], nil
+}
+
+// head is the product that makes logits.
+type head struct {
+	rows, width, vocabulary int
+	precision               cuda.Precision
+}
+
+func newHead(what string, in operands, p cuda.Precision) (h head, err error) {
+	if err := in.check(what); err != nil {
+		return h, err
+	}
+	s, w := in[0].node.Shape(), in[1].node.Shape()
+	if len(s) != 3 || len(w) != 2 || s[2] != w[1] {
+		return h, fmt.Errorf("graph: %s: x has shape %v and weight %v, want (batch, length, width) and (vocabulary, width)", what, s, w)
+	}
+	return head{s[0] * s[1], s[2], w[0], p}, nil
+}
+
+// halves returns operands in bfloat16.
+func halves(s *cuda.Stream, list ...operand) (half []cuda.Array[cuda.BFloat16], free func(), err error) {
+	var work []cuda.Array[cuda.BFloat16]
+	free = func() {
+		for _, a := range work {
+			a.Free()
+		}
+	}
+	for _, o := range list {
+		if o.weight != nil {
+			a, err := o.half()
+			if err != nil {
+				free()
+				return nil, nil, err
+			}
+			half = append(half, a)
+			continue
+		}
+		a, err := cuda.NewArray[cuda.BFloat16](s, o.Len())
+		if err == nil {
+			work = append(work, a)
+			err = cuda.Convert(s, o.Array, a)
+		}
+		if err != nil {
+			free()
+			return nil, nil, err
+		}
+		half = append(half, a)
+	}
+	return half, free, nil
+}
+
+// product writes the logits of x, of type C.
+func product[C, T cuda.Activation](s *cuda.Stream, h head, x, weight cuda.Array[T], to cuda.Array[C]) error {
+	return cuda.MatMul(s, h.precision, h.rows, h.vocabulary, h.width, cuda.Matrix[T]{Data: x, Stride: h.width},
+		cuda.Matrix[T]{Data: weight, Stride: h.width, Transposed: true}, 0, cuda.Matrix[C]{Data: to, Stride: h.vocabulary})
+}
+
+// backward writes the gradients of x and weight, from that of the logits.
+func (h head) backward(s *cuda.Stream, x, weight operand, dy, dx, dweight cuda.Array[float32]) error {
+	if h.precision != cuda.BF16 {
+		return gradientsOf(s, h, x.Array, weight.Array, dy, dx, dweight)
+	}
+	half, free, err := halves(s, x, weight, operand{Array: dy})
+	if err != nil {
+		return err
+	}
+	defer free()
+	return gradientsOf(s, h, half[0], half[1], half[2], dx, dweight)
+}
+
+func gradientsOf[T cuda.Activation](s *cuda.Stream, h head, x, weight, dy cuda.Array[T], dx, dweight cuda.Array[float32]) error {
+	d := cuda.Matrix[T]{Data: dy, Stride: h.vocabulary}
+	err := cuda.MatMul(s, h.precision, h.rows, h.width, h.vocabulary, d, cuda.Matrix[T]{Data: weight, Stride: h.width},
+		0, cuda.Matrix[float32]{Data: dx, Stride: h.width})
+	if err != nil {
+		return err
+	}
+	d.Transposed = true
+	return cuda.MatMul(s, h.precision, h.vocabulary, h.width, h.rows, d, cuda.Matrix[T]{Data: x, Stride: h.width},
+		0, cuda.Matrix[float32]{Data: dweight, Stride: h.width})
+}
+
+type logits struct{ head }
+
+func (f logits) String() string       { return fmt.Sprintf("logits{precision: %v}", f.precision) }
+func (logits) differentiable() []bool { return []bool{true, true} }
+
+func (f logits) forward(s *cuda.Stream, in []operand, out []cuda.Array[float32], keep bool) (*kept, error) {
+	if f.precision != cuda.BF16 {
+		return nothing(keep), product(s, f.head, in[0].Array, in[1].Array, out[0])
+	}
+	half, free, err := halves(s, in...)
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	return nothing(keep), product(s, f.head, half[0], half[1], out[0])
+}
+
+func (f logits) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[float32], _ any) error {
+	return f.head.backward(s, in[0], in[1], dout[0], grad[0], grad[1])
+}
+
+// Loss is op.CrossEntropy of the Logits of x against targets (batch, length) of int on the host; a scalar, on the host too.
+func (c *Context) Loss(x, weight, targets *G.Node, ignore int, p cuda.Precision) (*G.Node, error) {
+	in := operands{{"x", onDevice, x}, {"weight", onDevice, weight}, {"targets", onHost, targets}}
+	f, err := newHead("loss", in, p)
+	if err != nil {
+		return nil, err
+	}
+	if s := x.Shape(); !targets.Shape().Eq(tensor.Shape{s[0], s[1]}) || targets.Dtype() != tensor.Int {
+		return nil, fmt.Errorf("graph: loss: targets are %v %v, want int of shape (%d, %d)", targets.Dtype(), targets.Shape(), s[0], s[1])
+	}
+	n, err := c.apply(&loss{f, ignore}, in, tensor.Shape{1})
+	if err != nil {
+		return nil, err
+	}
+	return G.ApplyOp(&scalar{c}, n[0])
+}
+
+type loss struct {
+	head
+	ignore int
+}
+
+func (f *loss) String() string {
+	return fmt.Sprintf("loss{ignore: %d, precision: %v}", f.ignore, f.precision)
+}
+func (f *loss) differentiable() []bool { return []bool{true, true, false} }
+
+// lossKept are the logits, and what a row of them needs to become its gradient.
+type lossKept[T cuda.Activation] struct {
+	logits  cuda.Array[T]
+	state   cuda.Array[float32]
+	targets cuda.Array[int32]
+}
+
+func (k *lossKept[T]) free() {
+	k.logits.Free()
+	k.state.Free()
+	k.targets.Free()
+}
+
+func (f *loss) forward(s *cuda.Stream, in []operand, out []cuda.Array[float32], keep bool) (*kept, error) {
+	if f.precision != cuda.BF16 {
+		return lossForward(f, s, in[0].Array, in[1].Array, in[2].ints, out[0], keep)
+	}
+	half, free, err := halves(s, in[0], in[1])
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	return lossForward(f, s, half[0], half[1], in[2].ints, out[0], keep)
+}
+
+func lossForward[T cuda.Activation](f *loss, s *cuda.Stream, x, weight cuda.Array[T], ints []int, out cuda.Array[float32], keep bool) (_ *kept, err error) {
+	targets, err := small(ints, "targets", f.vocabulary, f.ignore)
+	if err != nil {
+		return nil, err
+	}
+	k := new(lossKept[T])
+	defer func() {
+		if err != nil || !keep {
+			k.free()
+		}
+	}()
+	if k.targets, err = cuda.Upload(s, targets); err != nil {
+		return nil, err
+	}
+	if k.logits, err = cuda.NewArray[T](s, f.rows*f.vocabulary); err != nil {
+		return nil, err
+	}
+	if k.state, err = cuda.NewArray[float32](s, cuda.CrossEntropyState(f.rows)); err != nil {
+		return nil, err
+	}
+	if err = product(s, f.head, x, weight, k.logits); err != nil {
+		return nil, err
+	}
+	err = cuda.CrossEntropyForward(s, f.rows, f.vocabulary, int32(f.ignore), k.logits, k.targets, k.state, out)
+	if err != nil || !keep {
+		return nil, err
+	}
+	return &kept{k, k.free}, nil
+}
+
+func (f *loss) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[float32], values any) error {
+	if f.precision != cuda.BF16 {
+		return lossBackward(f, s, in[0].Array, in[1].Array, values.(*lossKept[float32]), dout[0], grad)
+	}
+	half, free, err := halves(s, in[0], in[1])
+	if err != nil {
+		return err
+	}
+	defer free()
+	return lossBackward(f, s, half[0], half[1], values.(*lossKept[cuda.BFloat16]), dout[0], grad)
+}
+
+func lossBackward[T cuda.Activation](f *loss, s *cuda.Stream, x, weight cuda.Array[T], k *lossKept[T], dout cuda.Array[float32], grad []cuda.Array[float32]) error {
+	err := cuda.CrossEntropyBackward(s, f.rows, f.vocabulary, int32(f.ignore), k.logits, k.targets, k.state, dout)
+	if err != nil {
+		return err
+	}
+	return gradientsOf(s, f.head, x, weight, k.logits, grad[0], grad[1])
+}

@@ -1,0 +1,128 @@
+package graph
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+)
+
+// RMSNorm is op.RMSNorm on a device: x (batch, length, width), weight (width).
+func (c *Context) RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
+	in := operands{{"x", onDevice, x}, {"weight", onDevice, weight}}
+	if err := in.check("RMS norm"); err != nil {
+		return nil, err
+	}
+	s := x.Shape()
+	if len(s) != 3 || !weight.Shape().Eq(tensor.Shape{s[2]}) {
+		return nil, fmt.Errorf("graph: RMS norm: x has shape %v and weight %v, want (batch, length, width) and (width)", s, weight.Shape())
+	}
+	n, err := c.apply(norm{s[0] * s[1], s[2], float32(eps)}, in, s)
+	if err != nil {
+		return nil, err
+	}
+	return n[0], nil
+}
+
+// check reports an operand that is missing.
+func (in operands) check(what string) error {
+	for _, x := range in {
+		if x.node == nil {
+			return fmt.Errorf("graph: %s: %s is missing", what, x.name)
+		}
+	}
+	return nil
+}
+
+type norm struct {
+	rows, width int
+	eps         float32
+}
+
+func (f norm) String() string       { return fmt.Sprintf("RMS norm{eps: %v}", f.eps) }
+func (norm) differentiable() []bool { return []bool{true, true} }
+
+func (f norm) forward(s *cuda.Stream, in []operand, out []cuda.Array[float32], keep bool) (*kept, error) {
+	return nothing(keep), cuda.RMSNormForward(s, f.rows, f.width, f.eps, in[0].Array, in[1].Array, out[0])
+}
+
+func (f norm) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[float32], _ any) error {
+	return cuda.RMSNormBackward(s, f.rows, f.width, f.eps, in[0].Array, in[1].Array, dout[0], cuda.Array[float32]{}, grad[0], grad[1])
+}
+
+// nothing is what a function keeps that needs nothing but its operands.
+func nothing(keep bool) *kept {
+	if !keep {
+		return nil
+	}
+	return &kept{nil, func() {}}
+}
+
+// Embedding is op.Embedding on a device: the rows of weight (vocabulary, width) of ids (batch, length) of int on the host. It
+// also hands the weight on, for a head that is tied to it: their gradients are then one.
+func (c *Context) Embedding(weight, ids *G.Node) (x, tied *G.Node, err error) {
+	in := operands{{"weight", onDevice, weight}, {"ids", onHost, ids}}
+	if err := in.check("embedding"); err != nil {
+		return nil, nil, err
+	}
+	w, s := weight.Shape(), ids.Shape()
+	if len(w) != 2 || len(s) != 2 || ids.Dtype() != tensor.Int {
+		return nil, nil, fmt.Errorf("graph: embedding: weight has shape %v and ids are %v %v, want (vocabulary, width) and (batch, length) of int",
+			w, ids.Dtype(), s)
+	}
+	n, err := c.apply(&embedding{rows: s[0] * s[1], vocabulary: w[0], width: w[1]}, in, tensor.Shape{s[0], s[1], w[1]}, w)
+	if err != nil {
+		return nil, nil, err
+	}
+	return n[0], n[1], nil
+}
+
+type embedding struct{ rows, vocabulary, width int }
+
+func (f *embedding) String() string         { return "embedding" }
+func (f *embedding) differentiable() []bool { return []bool{true, false} }
+func (f *embedding) passed() (int, int)     { return 1, 0 }
+
+// small returns ints as the device takes them, all of them 0 to below-1, or also.
+func small(ints []int, name string, below, also int) ([]int32, error) {
+	v := make([]int32, len(ints))
+	for i, x := range ints {
+		if (x < 0 || x >= below) && x != also {
+			return nil, fmt.Errorf("%s: element %d is %d, want 0 to %d", name, i, x, below-1)
+		}
+		v[i] = int32(x)
+	}
+	return v, nil
+}
+
+func (f *embedding) forward(s *cuda.Stream, in []operand, out []cuda.Array[float32], keep bool) (*kept, error) {
+	ids, err := small(in[1].ints, "ids", f.vocabulary, 0)
+	if err != nil {
+		return nil, err
+	}
+	there, err := cuda.Upload(s, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer there.Free()
+	if err := cuda.EmbeddingForward(s, f.rows, f.width, in[0].Array, there, out[0]); err != nil || !keep {
+		return nil, err
+	}
+	return &kept{ids, func() {}}, nil
+}
+
+func (f *embedding) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[float32], values any) error {
+	if dout[1].Absent() {
+		if err := grad[0].Fill(s, 0); err != nil {
+			return err
+		}
+	} else if err := grad[0].CopyOf(s, dout[1]); err != nil {
+		return err
+	}
+	if dout[0].Absent() {
+		return nil
+	}
+	return cuda.EmbeddingBackward(s, f.rows, f.width, f.vocabulary, values.([]int32), dout[0], grad[0])
+}

@@ -1,0 +1,323 @@
+package graph
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/chewxy/hm"
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+)
+
+// buffer is memory of the device that several values may share. It goes back to the stream when nobody holds it, or, since
+// Gorgonia drops values without a word, when nobody can reach it.
+type buffer struct {
+	array cuda.Array[float32]
+	refs  atomic.Int32
+	undo  runtime.Cleanup
+}
+
+// newBuffer takes memory of n elements; the context is locked.
+func (c *Context) newBuffer(n int) (*buffer, error) {
+	a, err := cuda.NewArray[float32](c.stream, n)
+	if err != nil {
+		return nil, err
+	}
+	b := &buffer{array: a}
+	b.refs.Store(1)
+	b.undo = runtime.AddCleanup(b, func(a cuda.Array[float32]) {
+		c.deadMu.Lock()
+		defer c.deadMu.Unlock()
+		c.dead = append(c.dead, a)
+	}, a)
+	return b, nil
+}
+
+func (b *buffer) release() {
+	if b != nil && b.refs.Add(-1) == 0 {
+		b.undo.Stop()
+		b.array.Free()
+	}
+}
+
+// Tensor is numbers of float32 in a device's memory, a value of Gorgonia's. It is a tensor.Tensor as far as Gorgonia's machines
+// need it: they add gradients up, which is done on the device. Everything else that a tensor can do is an error.
+type Tensor struct {
+	*tensor.Dense // nothing: it is here for the methods of tensor.Tensor that nobody outside can write
+	context       *Context
+	shape         tensor.Shape
+	buffer        *buffer             // nil for zeros, which take no memory, and for an alias
+	alias         cuda.Array[float32] // memory of another value
+	weight        *Weight             // whose memory it is, if it is a weight's
+	parts         []*Tensor           // of several values in one, nil for zeros
+	kept          atomic.Pointer[kept]
+	gone          bool
+}
+
+// kept is what a forward pass leaves for the backward one.
+type kept struct {
+	values any
+	free   func()
+}
+
+// shell is nothing with our engine, so that package tensor asks that for sums.
+var shell = func() *tensor.Dense {
+	d := tensor.New(tensor.Of(tensor.Float32), tensor.WithShape(1))
+	tensor.WithEngine(engine{})(d)
+	return d
+}()
+
+var _ tensor.Tensor = (*Tensor)(nil)
+
+func (c *Context) newTensor(shape tensor.Shape) *Tensor {
+	return &Tensor{Dense: shell, context: c, shape: shape.Clone()}
+}
+
+// allocate returns a tensor with memory; the context is locked.
+func (c *Context) allocate(shape tensor.Shape) (*Tensor, error) {
+	t := c.newTensor(shape)
+	var err error
+	t.buffer, err = c.newBuffer(shape.TotalSize())
+	return t, err
+}
+
+// drop gives the tensor's memory back, if nobody else holds it; the context is locked.
+func (t *Tensor) drop() {
+	if t == nil {
+		return
+	}
+	t.buffer.release()
+	t.buffer, t.alias, t.gone = nil, cuda.Array[float32]{}, true
+	if k := t.kept.Swap(nil); k != nil {
+		k.free()
+	}
+	for _, p := range t.parts {
+		p.drop()
+	}
+}
+
+// share returns another tensor of the same memory.
+func (t *Tensor) share() *Tensor {
+	if t == nil {
+		return nil
+	}
+	s := t.context.newTensor(t.shape)
+	if s.alias, s.gone = t.alias, t.gone; t.buffer != nil {
+		t.buffer.refs.Add(1)
+		s.buffer = t.buffer
+	}
+	return s
+}
+
+// array returns the tensor's memory, made of zeros if there is none yet; the context is locked.
+func (t *Tensor) array() (cuda.Array[float32], error) {
+	switch {
+	case t.gone:
+		return cuda.Array[float32]{}, fmt.Errorf("was overwritten when its operator ran again; run one machine of a graph at a time")
+	case t.buffer != nil:
+		return t.buffer.array, nil
+	case !t.alias.Absent():
+		return t.alias, nil
+	}
+	b, err := t.context.newBuffer(t.shape.TotalSize())
+	if err != nil {
+		return cuda.Array[float32]{}, err
+	}
+	t.buffer = b
+	return b.array, b.array.Fill(t.context.stream, 0)
+}
+
+// zero reports whether the tensor is zero without memory.
+func (t *Tensor) zero() bool {
+	return t == nil || !t.gone && t.buffer == nil && t.alias.Absent() && t.parts == nil
+}
+
+// add adds v; the context is locked.
+func (t *Tensor) add(v *Tensor) error {
+	if v.zero() {
+		return nil
+	}
+	if t.parts != nil || v.parts != nil {
+		for i, p := range v.parts {
+			if t.parts == nil {
+				t.parts = make([]*Tensor, len(v.parts))
+			}
+			switch {
+			case p == nil:
+			case t.parts[i] == nil:
+				t.parts[i] = p.share()
+			default:
+				if err := t.parts[i].add(p); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	if t.zero() && v.buffer != nil {
+		v.buffer.refs.Add(1) // the sum is v
+		t.buffer = v.buffer
+		return nil
+	}
+	a, err := t.array()
+	if err != nil {
+		return err
+	}
+	b, err := v.array()
+	if err != nil {
+		return err
+	}
+	to := t.buffer
+	if to == nil || to.refs.Load() > 1 { // others hold what t was
+		if to, err = t.context.newBuffer(t.shape.TotalSize()); err != nil {
+			return err
+		}
+	}
+	if err := cuda.Add(t.context.stream, a, b, to.array); err != nil {
+		return err
+	}
+	if to != t.buffer {
+		t.buffer.release()
+		t.buffer, t.alias = to, cuda.Array[float32]{}
+	}
+	return nil
+}
+
+// ToHost copies the tensor to the host.
+func (t *Tensor) ToHost() (*tensor.Dense, error) {
+	d := tensor.New(tensor.Of(tensor.Float32), tensor.WithShape(t.shape.Clone()...))
+	if t.zero() {
+		return d, nil
+	}
+	return d, t.context.Do(func(s *cuda.Stream) error {
+		a, err := t.array()
+		if err != nil {
+			return err
+		}
+		return a.CopyTo(s, floats(d))
+	})
+}
+
+// Array is the tensor's memory. Use it inside the context's Do, and until the operator that made the tensor runs again.
+func (t *Tensor) Array() (cuda.Array[float32], error) { return t.array() }
+
+// What follows is Gorgonia's idea of a value.
+
+func (t *Tensor) Shape() tensor.Shape           { return t.shape }
+func (t *Tensor) Dims() int                     { return t.shape.Dims() }
+func (t *Tensor) Size() int                     { return t.shape.TotalSize() }
+func (t *Tensor) DataSize() int                 { return t.shape.TotalSize() }
+func (t *Tensor) Strides() []int                { return t.shape.CalcStrides() }
+func (t *Tensor) Dtype() tensor.Dtype           { return tensor.Float32 }
+func (t *Tensor) IsScalar() bool                { return false }
+func (t *Tensor) ScalarValue() any              { return nil }
+func (t *Tensor) Engine() tensor.Engine         { return engine{t.context} }
+func (t *Tensor) IsNativelyAccessible() bool    { return false }
+func (t *Tensor) IsManuallyManaged() bool       { return true }
+func (t *Tensor) RequiresIterator() bool        { return false }
+func (t *Tensor) MemSize() uintptr              { return uintptr(4 * t.shape.TotalSize()) }
+func (t *Tensor) Uintptr() uintptr              { return 0 }
+func (t *Tensor) Format(s fmt.State, verb rune) { fmt.Fprint(s, t.String()) }
+func (t *Tensor) String() string {
+	return fmt.Sprintf("%v of float32 on %s", t.shape, t.context.device.Name())
+}
+func (t *Tensor) Eq(other any) bool { return t == other }
+
+// Data copies the tensor to the host: a []float32, of numbers that are none where that fails.
+func (t *Tensor) Data() any { return t.Clone().(*tensor.Dense).Data() }
+
+// Clone copies the tensor to the host, for gorgonia.Read.
+func (t *Tensor) Clone() any {
+	d, err := t.ToHost()
+	if err != nil { // there is no way to return it, and the next operator on the device has it too
+		for i := range floats(d) {
+			floats(d)[i] = float32(math.NaN())
+		}
+	}
+	return d
+}
+
+// Zero makes the tensor zero, which takes no memory.
+func (t *Tensor) Zero() {
+	t.context.mu.Lock()
+	defer t.context.mu.Unlock()
+	t.drop()
+	t.parts, t.gone = nil, false
+}
+
+var errOnDevice = fmt.Errorf("graph: the tensor is on a device; Download it first")
+
+func (t *Tensor) At(...int) (any, error)                              { return nil, errOnDevice }
+func (t *Tensor) SetAt(any, ...int) error                             { return errOnDevice }
+func (t *Tensor) Reshape(...int) error                                { return errOnDevice }
+func (t *Tensor) T(...int) error                                      { return errOnDevice }
+func (t *Tensor) UT()                                                 {}
+func (t *Tensor) Transpose() error                                    { return errOnDevice }
+func (t *Tensor) Apply(any, ...tensor.FuncOpt) (tensor.Tensor, error) { return nil, errOnDevice }
+func (t *Tensor) Slice(...tensor.Slice) (tensor.View, error)          { return nil, errOnDevice }
+func (t *Tensor) Memset(any) error                                    { return errOnDevice }
+func (t *Tensor) WriteNpy(io.Writer) error                            { return errOnDevice }
+func (t *Tensor) ReadNpy(io.Reader) error                             { return errOnDevice }
+func (t *Tensor) GobEncode() ([]byte, error)                          { return nil, errOnDevice }
+func (t *Tensor) GobDecode([]byte) error                              { return errOnDevice }
+
+// engine is what Gorgonia finds behind a Tensor. It adds; there is nothing else that it is asked for.
+type engine struct{ context *Context }
+
+var _ tensor.Adder = engine{}
+
+// Add adds two tensors of the device, in place where that is asked for.
+func (e engine) Add(a, b tensor.Tensor, opts ...tensor.FuncOpt) (tensor.Tensor, error) {
+	x, ok := a.(*Tensor)
+	y, ok2 := b.(*Tensor)
+	if !ok || !ok2 || x.context != y.context || !x.shape.Eq(y.shape) {
+		return nil, fmt.Errorf("graph: sum of %T %v and %T %v, want two tensors of one device and shape", a, a.Shape(), b, b.Shape())
+	}
+	e.context.mu.Lock()
+	defer e.context.mu.Unlock()
+	e.context.bury()
+	if o := tensor.ParseFuncOpts(opts...); o.Safe() {
+		z := x.share()
+		for _, p := range x.parts {
+			z.parts = append(z.parts, p.share())
+		}
+		x = z
+	}
+	return x, x.add(y)
+}
+
+// AddScalar is an error.
+func (engine) AddScalar(tensor.Tensor, any, bool, ...tensor.FuncOpt) (tensor.Tensor, error) {
+	return nil, errOnDevice
+}
+
+func (engine) AllocAccessible() bool                           { return false }
+func (engine) Alloc(int64) (tensor.Memory, error)              { return nil, errOnDevice }
+func (engine) Free(tensor.Memory, int64) error                 { return errOnDevice }
+func (engine) Memset(tensor.Memory, any) error                 { return errOnDevice }
+func (engine) Memclr(tensor.Memory)                            {}
+func (engine) Memcpy(tensor.Memory, tensor.Memory) error       { return errOnDevice }
+func (engine) Accessible(tensor.Memory) (tensor.Memory, error) { return nil, errOnDevice }
+func (engine) WorksWith(tensor.DataOrder) bool                 { return false }
+
+func floats(d *tensor.Dense) []float32 {
+	switch v := d.Data().(type) {
+	case []float32:
+		return v
+	case float32:
+		return []float32{v}
+	}
+	return nil
+}
+
+func typeOf(dt tensor.Dtype, s tensor.Shape) hm.Type {
+	if s.IsScalar() {
+		return dt
+	}
+	return G.TensorType{Dims: s.Dims(), Of: dt}
+}

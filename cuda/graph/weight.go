@@ -1,0 +1,160 @@
+package graph
+
+import (
+	"fmt"
+
+	"github.com/chewxy/hm"
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+)
+
+// Weight is a tensor of float32 with a copy on a device, a value of Gorgonia's for weights and solvers' moments. Each copy is
+// brought up to date when it is asked for.
+type Weight struct {
+	context *Context
+	host    *tensor.Dense
+	device  *buffer
+	half    cuda.Array[cuda.BFloat16]
+
+	hostOld, deviceOld, halfOld bool
+}
+
+var (
+	_ G.Value        = (*Weight)(nil)
+	_ G.Typer        = (*Weight)(nil)
+	_ G.CloneErrorer = (*Weight)(nil)
+)
+
+// NewWeight returns a weight whose value is on the host.
+func (c *Context) NewWeight(host *tensor.Dense) (*Weight, error) {
+	if host == nil || host.Dtype() != tensor.Float32 || host.IsScalar() || host.RequiresIterator() || !host.DataOrder().IsRowMajor() {
+		return nil, fmt.Errorf("graph: weight: %v, want a tensor of float32, row by row in memory", describe(host))
+	}
+	return &Weight{context: c, host: host, deviceOld: true, halfOld: true}, nil
+}
+
+func describe(d *tensor.Dense) string {
+	if d == nil {
+		return "nothing"
+	}
+	return fmt.Sprintf("a tensor of %v %v", d.Dtype(), d.Shape())
+}
+
+// Array is the copy on the device, for reading. Use it inside the context's Do.
+func (w *Weight) Array() (cuda.Array[float32], error) {
+	if w.device == nil {
+		b, err := w.context.newBuffer(w.host.Shape().TotalSize())
+		if err != nil {
+			return cuda.Array[float32]{}, err
+		}
+		w.device = b
+	}
+	if w.deviceOld {
+		if err := w.device.array.CopyFrom(w.context.stream, floats(w.host)); err != nil {
+			return cuda.Array[float32]{}, err
+		}
+		w.deviceOld, w.halfOld = false, true
+	}
+	return w.device.array, nil
+}
+
+// Half is the copy on the device in bfloat16.
+func (w *Weight) Half() (cuda.Array[cuda.BFloat16], error) {
+	a, err := w.Array()
+	if err != nil {
+		return w.half, err
+	}
+	if w.half.Absent() {
+		if w.half, err = cuda.NewArray[cuda.BFloat16](w.context.stream, a.Len()); err != nil {
+			return w.half, err
+		}
+		w.halfOld = true
+	}
+	if w.halfOld {
+		if err := cuda.Convert(w.context.stream, a, w.half); err != nil {
+			return w.half, err
+		}
+		w.halfOld = false
+	}
+	return w.half, nil
+}
+
+// HalfIfAny is the copy in bfloat16 if there is one, which whoever writes the weight on the device writes too.
+func (w *Weight) HalfIfAny() cuda.Array[cuda.BFloat16] { return w.half }
+
+// Written says that the copy on the device has been written, and that in bfloat16 too if there is one.
+func (w *Weight) Written() { w.hostOld, w.deviceOld, w.halfOld = true, false, false }
+
+// Dense is the tensor on the host as it is, perhaps older than that on the device.
+func (w *Weight) Dense() *tensor.Dense { return w.host }
+
+// Context is the weight's device.
+func (w *Weight) Context() *Context { return w.context }
+
+// ToHost brings the tensor on the host up to date, and returns it.
+func (w *Weight) ToHost() (*tensor.Dense, error) {
+	if !w.hostOld {
+		return w.host, nil
+	}
+	err := w.context.Do(func(s *cuda.Stream) error { return w.device.array.CopyTo(s, floats(w.host)) })
+	w.hostOld = err != nil
+	return w.host, err
+}
+
+// HostChanged says that the tensor on the host has other numbers now; what is on the device is written over with them.
+func (w *Weight) HostChanged() { w.hostOld, w.deviceOld = false, true }
+
+// Free gives the memory on the device back. The weight can be used again, from its value on the host.
+func (w *Weight) Free() {
+	_ = w.context.Do(func(*cuda.Stream) error {
+		w.device.release()
+		w.half.Free()
+		w.device, w.half, w.deviceOld, w.halfOld = nil, cuda.Array[cuda.BFloat16]{}, true, true
+		return nil
+	})
+}
+
+func (w *Weight) Shape() tensor.Shape           { return w.host.Shape() }
+func (w *Weight) Size() int                     { return w.host.Shape().TotalSize() }
+func (w *Weight) Dtype() tensor.Dtype           { return tensor.Float32 }
+func (w *Weight) Type() hm.Type                 { return typeOf(tensor.Float32, w.host.Shape()) }
+func (w *Weight) Uintptr() uintptr              { return 0 }
+func (w *Weight) MemSize() uintptr              { return uintptr(4 * w.Size()) }
+func (w *Weight) Format(s fmt.State, verb rune) { fmt.Fprint(s, w.String()) }
+func (w *Weight) String() string {
+	return fmt.Sprintf("weight %v of float32 on %s", w.Shape(), w.context.device.Name())
+}
+
+// Data is the value, up to date, on the host; nil if it cannot be copied there.
+func (w *Weight) Data() any {
+	d, err := w.ToHost()
+	if err != nil {
+		return nil
+	}
+	return d.Data()
+}
+
+// Clone returns a tensor on the device that is zero: Gorgonia clones a weight to add up its gradients, and clears the clone.
+func (w *Weight) Clone() (any, error) { return w.context.newTensor(w.Shape()), nil }
+
+// marks are the starts of sequences on the device.
+type marks struct {
+	shape tensor.Shape
+	array cuda.Array[uint8]
+}
+
+var (
+	_ G.Value = (*marks)(nil)
+	_ G.Typer = (*marks)(nil)
+)
+
+func (m *marks) Shape() tensor.Shape           { return m.shape }
+func (m *marks) Size() int                     { return m.shape.TotalSize() }
+func (m *marks) Data() any                     { return nil }
+func (m *marks) Dtype() tensor.Dtype           { return tensor.Int }
+func (m *marks) Type() hm.Type                 { return typeOf(tensor.Int, m.shape) }
+func (m *marks) Uintptr() uintptr              { return 0 }
+func (m *marks) MemSize() uintptr              { return uintptr(m.Size()) }
+func (m *marks) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "starts %v on a device", m.shape) }

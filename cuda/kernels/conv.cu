@@ -1,0 +1,164 @@
+// The causal depthwise convolution with SiLU behind it. A thread walks one channel through a tile of steps; the taps, the last
+// inputs and, going backward, the gradients of the last inputs are in registers.
+#include "types.cuh"
+
+struct Conv {
+  int64_t batch, length, channels, width, step, dstep, steps;  // step and dstep: between two steps of x and dx; steps of a tile
+  const void *x;
+  const float *weight, *bias, *context;
+  const uint8_t *start;
+  void *y;
+  float *next;
+  // The backward pass.
+  const void *dy;
+  const float *dnext;
+  void *dx;
+  float *parts, *dcontext;  // parts: for each tile of each batch (width + 1, channels), the bias behind the taps
+};
+
+// MAX is the width, or for FIXED = false the widest that fits.
+template <class T, int MAX, bool FIXED> struct Walk {
+  const Conv &c;
+  int64_t b, d, from, to;
+  int width;
+  float w[MAX], x[MAX];  // x[j] is the input j steps back
+  int live;              // so many of them belong to the sequence
+
+  __device__ __forceinline__ Walk(const Conv &conv) : c(conv) {
+    width = FIXED ? MAX : (int)c.width;
+    d = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, from = blockIdx.y * c.steps, b = blockIdx.z;
+    to = min(from + c.steps, c.length);
+  }
+  __device__ __forceinline__ bool begins(int64_t t) const { return c.start && t >= 0 && t < c.length && c.start[b * c.length + t]; }
+  __device__ __forceinline__ float input(int64_t t) const {
+    if (t >= 0) return value(((const T *)c.x)[(b * c.length + t) * c.step + d]);
+    return c.context[(b * (width - 1) + width - 1 + t) * c.channels + d];
+  }
+  // prepare reads what lies before the tile.
+  __device__ __forceinline__ void prepare() {
+    int64_t back = c.context ? width - 1 : min((int64_t)width - 1, from);
+    live = 0;
+#pragma unroll
+    for (int j = 0; j < MAX; j++) {
+      w[j] = x[j] = 0.f;
+      if (!FIXED && j >= width) continue;
+      w[j] = c.weight[d * width + width - 1 - j];
+      if (j < back && live == j) {
+        x[j] = input(from - 1 - j);
+        live = j + 1;
+        if (begins(from - 1 - j)) back = 0;
+      }
+    }
+  }
+  // go moves on to step t and returns the sum there.
+  __device__ __forceinline__ float go(int64_t t, float bias) {
+#pragma unroll
+    for (int j = MAX - 1; j > 0; j--) x[j] = x[j - 1];
+    x[0] = input(t);
+    live = begins(t) ? 1 : min(live + 1, width);
+    float sum = bias;
+#pragma unroll
+    for (int j = 0; j < MAX; j++)
+      if (j < live) sum = fmaf(w[j], x[j], sum);
+    return sum;
+  }
+};
+
+template <class T, int MAX, bool FIXED> __device__ __forceinline__ void convForward(const Conv &c) {
+  Walk<T, MAX, FIXED> walk(c);
+  if (walk.d >= c.channels) return;
+  walk.prepare();
+  const float bias = c.bias ? c.bias[walk.d] : 0.f;
+#pragma unroll 4
+  for (int64_t t = walk.from; t < walk.to; t++) {
+    const float sum = walk.go(t, bias);
+    ((T *)c.y)[(walk.b * c.length + t) * c.channels + walk.d] = to<T>(sum * sigmoid(sum));
+  }
+}
+
+template <class T, int MAX, bool FIXED> __device__ __forceinline__ void convBackward(const Conv &c) {
+  Walk<T, MAX, FIXED> walk(c);
+  if (walk.d >= c.channels) return;
+  walk.prepare();
+  const int64_t b = walk.b, d = walk.d;
+  const int width = walk.width;
+  const float bias = c.bias ? c.bias[d] : 0.f;
+  float dw[MAX], dx[MAX], dbias = 0.f;
+#pragma unroll
+  for (int j = 0; j < MAX; j++) dw[j] = dx[j] = 0.f;
+  for (int64_t t = walk.from; t < walk.to + width - 1; t++) {
+    float g = 0.f;
+    int live = 0;
+    if (t < c.length) {
+      const float sum = walk.go(t, bias), s = sigmoid(sum);
+      g = value(((const T *)c.dy)[(b * c.length + t) * c.channels + d]) * (s * fmaf(sum, 1.f - s, 1.f));
+      live = walk.live;
+    }
+#pragma unroll
+    for (int j = MAX - 1; j > 0; j--) dx[j] = dx[j - 1];
+    dx[0] = 0.f;
+    const bool own = t < walk.to;
+    if (own) dbias += g;
+#pragma unroll
+    for (int j = 0; j < MAX; j++) {
+      if (j < live) {
+        dx[j] = fmaf(walk.w[j], g, dx[j]);
+        if (own) dw[j] = fmaf(g, walk.x[j], dw[j]);
+      }
+    }
+    const int64_t done = t - (width - 1);
+    if (done >= walk.from || walk.from == 0) {
+      float v = 0.f;
+#pragma unroll
+      for (int j = 0; j < MAX; j++)
+        if (j == width - 1) v = dx[j];
+      if (c.dnext && done >= c.length - (width - 1)) {
+        bool reaches = true;
+        for (int64_t i = max(done + 1, (int64_t)0); i < c.length; i++) reaches = reaches && !walk.begins(i);
+        if (reaches) v += c.dnext[(b * (width - 1) + done - c.length + width - 1) * c.channels + d];
+      }
+      if (done >= 0)
+        ((T *)c.dx)[(b * c.length + done) * c.dstep + d] = to<T>(v);
+      else if (c.dcontext)
+        c.dcontext[(b * (width - 1) + width - 1 + done) * c.channels + d] = v;
+    }
+  }
+  float *part = c.parts + (b * gridDim.y + blockIdx.y) * (width + 1) * c.channels + d;
+#pragma unroll
+  for (int j = 0; j < MAX; j++)
+    if (j < width) part[(width - 1 - j) * c.channels] = dw[j];
+  part[width * c.channels] = dbias;
+}
+
+// conv_next writes what the next piece reads before its first step: zero where a sequence starts after it.
+template <class T> __device__ __forceinline__ void convNext(const Conv &c) {
+  Walk<T, 1, false> walk(c);
+  if (walk.d >= c.channels) return;
+  const int64_t i = blockIdx.y, t = c.length - (walk.width - 1) + i;
+  bool reaches = t >= 0 || c.context;
+  for (int64_t k = max(t + 1, (int64_t)0); k < c.length; k++) reaches = reaches && !walk.begins(k);
+  c.next[(walk.b * (walk.width - 1) + i) * c.channels + walk.d] = reaches ? walk.input(t) : 0.f;
+}
+
+// conv_weights adds up the parts, and turns the taps to (channels, width).
+extern "C" __global__ void conv_weights(const float *parts, int64_t count, int64_t channels, int64_t width, float *dweight, float *dbias) {
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, size = (width + 1) * channels;
+  if (i >= size) return;
+  double sum = 0;
+#pragma unroll 8
+  for (int64_t k = 0; k < count; k++) sum += parts[k * size + i];
+  const int64_t tap = i / channels, d = i % channels;
+  if (tap < width)
+    dweight[d * width + tap] = (float)sum;
+  else if (dbias)
+    dbias[d] = (float)sum;
+}
+
+#define CONV(NAME, T)                                                                                           \
+  extern "C" __global__ void conv_forward_##NAME##_4(const Conv c) { convForward<T, 4, true>(c); }              \
+  extern "C" __global__ void conv_forward_##NAME##_any(const Conv c) { convForward<T, 16, false>(c); }          \
+  extern "C" __global__ void conv_backward_##NAME##_4(const Conv c) { convBackward<T, 4, true>(c); }            \
+  extern "C" __global__ void conv_backward_##NAME##_any(const Conv c) { convBackward<T, 16, false>(c); }        \
+  extern "C" __global__ void conv_next_##NAME(const Conv c) { convNext<T>(c); }
+CONV(float, float)
+CONV(bf16, bf16)

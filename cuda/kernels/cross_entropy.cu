@@ -1,0 +1,123 @@
+// The mean of -log softmax(logits)_target over the targets that are not ignore. GROUP threads take a row.
+#include "types.cuh"
+
+// Sum is Σ e^(x - most) over what was seen.
+struct Sum {
+  float most, sum;
+  __device__ __forceinline__ void add(float m, float s) {
+    const float top = fmaxf(most, m);
+    if (top == -INFINITY) return;
+    sum = sum * __expf(most - top) + s * __expf(m - top), most = top;
+  }
+};
+
+template <int GROUP> __device__ __forceinline__ Sum groupSum(Sum v) {
+#pragma unroll
+  for (int m = 16; m > 0; m /= 2) {
+    const Sum o = {__shfl_xor_sync(~0u, v.most, m), __shfl_xor_sync(~0u, v.sum, m)};
+    // The same order in both lanes, so that both have the same bits.
+    Sum low = threadIdx.x & m ? o : v;
+    const Sum high = threadIdx.x & m ? v : o;
+    low.add(high.most, high.sum);
+    v = low;
+  }
+  if constexpr (GROUP > 32) {
+    __shared__ Sum warps[GROUP / 32];
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = warps[0];
+    for (int i = 1; i < GROUP / 32; i++) v.add(warps[i].most, warps[i].sum);
+  }
+  return v;
+}
+
+template <class T, int GROUP>
+__device__ __forceinline__ void entropyForward(const T *logits, const int32_t *targets, float *state, int64_t rows, int64_t vocabulary, int32_t ignore) {
+  const int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP;
+  if (row >= rows) return;
+  const T *x = logits + row * vocabulary;
+  const int lane = threadIdx.x % GROUP;
+  Sum s = {-INFINITY, 0.f};
+  int64_t i = lane;
+  for (; i + 3 * GROUP < vocabulary; i += 4 * GROUP) {  // one rescaling for four
+    const float a = value(x[i]), b = value(x[i + GROUP]), c = value(x[i + 2 * GROUP]), d = value(x[i + 3 * GROUP]);
+    const float m = fmaxf(fmaxf(a, b), fmaxf(c, d));
+    if (m != m || a != a || b != b || c != c || d != d)
+      s = {NAN, NAN};
+    else if (m > -INFINITY)
+      s.add(m, __expf(a - m) + __expf(b - m) + __expf(c - m) + __expf(d - m));
+  }
+  for (; i < vocabulary; i += GROUP) {
+    const float a = value(x[i]);
+    if (a != a)
+      s = {NAN, NAN};
+    else
+      s.add(a, 1.f);
+  }
+  s = groupSum<GROUP>(s);
+  if (lane == 0) {
+    const int32_t target = targets[row];
+    const float lse = s.most + logf(s.sum);
+    state[row] = lse;
+    state[rows + row] = target == ignore ? 0.f : lse - value(x[target]);
+  }
+}
+
+// entropy_mean adds up in double, in a fixed order. state[2·rows] becomes one over the number of targets.
+extern "C" __global__ void entropy_mean(const int32_t *targets, float *state, float *loss, int64_t rows, int32_t ignore) {
+  __shared__ double sums[1024];
+  __shared__ int64_t counts[1024];
+  const int tid = threadIdx.x;
+  double sum = 0;
+  int64_t count = 0;
+  for (int64_t i = tid; i < rows; i += 1024) sum += state[rows + i], count += targets[i] != ignore;
+  sums[tid] = sum, counts[tid] = count;
+  for (int m = 512; m > 0; m /= 2) {
+    __syncthreads();
+    if (tid < m) sums[tid] += sums[tid + m], counts[tid] += counts[tid + m];
+  }
+  if (tid == 0) {
+    loss[0] = counts[0] ? (float)(sums[0] / counts[0]) : 0.f;
+    state[2 * rows] = counts[0] ? (float)(1. / counts[0]) : 0.f;
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void entropyBackward(T *logits, const int32_t *targets, const float *state, const float *dloss, int64_t rows, int64_t vocabulary, int32_t ignore, int64_t blocks) {
+  const int64_t row = blockIdx.x / blocks;
+  const int32_t target = targets[row];
+  const float lse = state[row], scale = dloss[0] * state[2 * rows];
+  T *x = logits + row * vocabulary;
+  const int64_t stride = blocks * blockDim.x;
+#pragma unroll 4
+  for (int64_t i = blockIdx.x % blocks * blockDim.x + threadIdx.x; i < vocabulary; i += stride)
+    x[i] = to<T>(target == ignore ? 0.f : (__expf(value(x[i]) - lse) - (i == target ? 1.f : 0.f)) * scale);
+}
+
+// Of a small vocabulary a thread takes one logit, and a block several rows.
+template <class T>
+__device__ __forceinline__ void entropyBackwardSmall(T *logits, const int32_t *targets, const float *state, const float *dloss, int64_t rows, int64_t vocabulary, int32_t ignore) {
+  const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (at >= rows * vocabulary) return;
+  const int64_t row = at / vocabulary, i = at % vocabulary;
+  const int32_t target = targets[row];
+  logits[at] = to<T>(target == ignore ? 0.f : (__expf(value(logits[at]) - state[row]) - (i == target ? 1.f : 0.f)) * dloss[0] * state[2 * rows]);
+}
+
+#define ENTROPY(NAME, T)                                                                                                              \
+  extern "C" __global__ void entropy_forward_##NAME##_32(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int32_t i) {   \
+    entropyForward<T, 32>(x, t, s, r, v, i);                                                                                          \
+  }                                                                                                                                   \
+  extern "C" __global__ void entropy_forward_##NAME##_512(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int32_t i) {  \
+    entropyForward<T, 512>(x, t, s, r, v, i);                                                                                         \
+  }                                                                                                                                   \
+  extern "C" __global__ void entropy_backward_##NAME(T *x, const int32_t *t, const float *s, const float *d, int64_t r, int64_t v,    \
+                                                     int32_t i, int64_t blocks) {                                                     \
+    entropyBackward<T>(x, t, s, d, r, v, i, blocks);                                                                                  \
+  }                                                                                                                                   \
+  extern "C" __global__ void entropy_backward_small_##NAME(T *x, const int32_t *t, const float *s, const float *d, int64_t r,         \
+                                                           int64_t v, int32_t i) {                                                    \
+    entropyBackwardSmall<T>(x, t, s, d, r, v, i);                                                                                     \
+  }
+ENTROPY(float, float)
+ENTROPY(bf16, bf16)

@@ -1,0 +1,56 @@
+// Sums, conversions, biases.
+#include "types.cuh"
+
+#define EACH(N)                                                                        \
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;                    \
+  if (i >= (N)) return;
+
+extern "C" __global__ void add(const float *a, const float *b, float *sum, int64_t n) {
+  EACH(n)
+  sum[i] = a[i] + b[i];
+}
+
+extern "C" __global__ void convert_float_bf16(const float *from, bf16 *result, int64_t n) {
+  EACH(n)
+  result[i] = to<bf16>(from[i]);
+}
+
+extern "C" __global__ void convert_bf16_float(const bf16 *from, float *result, int64_t n) {
+  EACH(n)
+  result[i] = value(from[i]);
+}
+
+template <class T> __device__ __forceinline__ void addBias(T *x, const float *bias, int64_t rows, int64_t width, int64_t stride) {
+  EACH(rows * width)
+  T *at = x + i / width * stride + i % width;
+  *at = to<T>(value(*at) + bias[i % width]);
+}
+
+// columnSums adds up the columns of each rows of so many, in their order.
+template <class T> __device__ __forceinline__ void columnSums(const T *x, float *parts, int64_t rows, int64_t width, int64_t stride, int64_t each) {
+  const int64_t column = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, first = blockIdx.y * each;
+  if (column >= width) return;
+  float sum = 0;
+#pragma unroll 8
+  for (int64_t row = first; row < min(first + each, rows); row++) sum += value(x[row * stride + column]);
+  parts[blockIdx.y * width + column] = sum;
+}
+
+// row_sums adds up count rows of size numbers, in their order.
+extern "C" __global__ void row_sums(const float *parts, float *sum, int64_t count, int64_t size) {
+  EACH(size)
+  double s = 0;
+#pragma unroll 8
+  for (int64_t k = 0; k < count; k++) s += parts[k * size + i];
+  sum[i] = (float)s;
+}
+
+#define TYPED(NAME, T)                                                                                                     \
+  extern "C" __global__ void add_bias_##NAME(T *x, const float *bias, int64_t rows, int64_t width, int64_t stride) {       \
+    addBias<T>(x, bias, rows, width, stride);                                                                              \
+  }                                                                                                                        \
+  extern "C" __global__ void column_sums_##NAME(const T *x, float *parts, int64_t rows, int64_t width, int64_t stride, int64_t each) { \
+    columnSums<T>(x, parts, rows, width, stride, each);                                                                    \
+  }
+TYPED(float, float)
+TYPED(bf16, bf16)

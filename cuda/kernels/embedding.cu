@@ -1,0 +1,37 @@
+// Rows of a table, and the gradient of the table: the sum of the rows of a token, in their order. Positions come sorted by token,
+// cut into chunks; a token of several chunks is added up in two passes.
+#include "types.cuh"
+
+extern "C" __global__ void embedding_forward(const float *w, const int32_t *ids, float *x, int64_t rows, int64_t width) {
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < rows * width) x[i] = w[ids[i / width] * width + i % width];
+}
+
+// Chunk: positions [from, to) of a token; slot is where its sum goes in parts, or negative: straight to the table.
+struct Chunk {
+  int32_t token, from, to, slot;
+};
+
+extern "C" __global__ void embedding_backward(const float *dx, const int32_t *positions, const Chunk *chunks, float *parts, float *dw, int64_t width) {
+  const Chunk c = chunks[blockIdx.x];
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+    float sum = 0;
+#pragma unroll 8
+    for (int k = c.from; k < c.to; k++) sum += dx[positions[k] * width + i];
+    if (c.slot < 0)
+      dw[c.token * width + i] += sum;
+    else
+      parts[c.slot * width + i] = sum;
+  }
+}
+
+// embedding_sums: here from and to are slots.
+extern "C" __global__ void embedding_sums(const Chunk *sums, const float *parts, float *dw, int64_t width) {
+  const Chunk c = sums[blockIdx.x];
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+    float sum = 0;
+#pragma unroll 8
+    for (int k = c.from; k < c.to; k++) sum += parts[k * width + i];
+    dw[c.token * width + i] += sum;
+  }
+}

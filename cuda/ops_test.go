@@ -1,0 +1,428 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// numbers are random ones that T holds exactly, so that both sides begin with the same.
+func numbers[T Activation](r *rand.Rand, n int, scale float64) []float64 {
+	v := make([]float64, n)
+	for i := range v {
+		v[i] = float64(toFloat(fromFloat[T](float32(r.NormFloat64() * scale))))
+	}
+	return v
+}
+
+func fromFloat[T Activation](x float32) T {
+	var v T
+	switch p := any(&v).(type) {
+	case *BFloat16:
+		*p = ToBFloat16(x)
+	case *float32:
+		*p = x
+	}
+	return v
+}
+
+func toFloat[T Activation](x T) float32 {
+	if b, ok := any(x).(BFloat16); ok {
+		return b.Float32()
+	}
+	return float32(any(x).(float32))
+}
+
+// put uploads numbers as T; nil is no array.
+func put[T Activation](t *testing.T, s *Stream, v []float64) Array[T] {
+	t.Helper()
+	if v == nil {
+		return Array[T]{}
+	}
+	host := make([]T, len(v))
+	for i := range v {
+		host[i] = fromFloat[T](float32(v[i]))
+	}
+	a, err := Upload(s, host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.Free)
+	return a
+}
+
+// blank is n elements that are no numbers: every one must be written.
+func blank[T Activation](t *testing.T, s *Stream, n int) Array[T] {
+	t.Helper()
+	a, err := NewArray[T](s, n)
+	if err == nil {
+		err = a.Fill(s, 0xff)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.Free)
+	return a
+}
+
+func putInts[T Element](t *testing.T, s *Stream, v []T) Array[T] {
+	t.Helper()
+	a, err := Upload(s, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.Free)
+	return a
+}
+
+func get[T Activation](t *testing.T, s *Stream, a Array[T]) []float64 {
+	t.Helper()
+	if a.Absent() {
+		return nil
+	}
+	host, v := make([]T, a.n), make([]float64, a.n)
+	if err := a.CopyTo(s, host); err != nil {
+		t.Fatal(err)
+	}
+	for i := range v {
+		v[i] = float64(toFloat(host[i]))
+	}
+	return v
+}
+
+// near reports where got is further from want than tol times the largest magnitude, or 1 if that is larger.
+func near(t *testing.T, what string, got, want []float64, tol float64) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Errorf("%s: %d numbers, want %d", what, len(got), len(want))
+		return
+	}
+	scale, far, at := 1.0, 0.0, 0
+	for _, w := range want {
+		scale = max(scale, math.Abs(w))
+	}
+	for i, w := range want {
+		if d := math.Abs(got[i] - w); !(d <= far) {
+			far, at = d, i
+		}
+	}
+	if !(far <= tol*scale) {
+		t.Errorf("%s: element %d of %d is %v, want %v (largest %g)", what, at, len(want), got[at], want[at], scale)
+	}
+}
+
+// do fails the test for an error of what was queued.
+func do(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := firstError(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tolerance is what rounding may do to a sum of some terms: bfloat16 has 8 bits.
+func tolerance[T Activation](exact float64) float64 {
+	if typeName[T]() == "bf16" {
+		return 1.0 / 128
+	}
+	return exact
+}
+
+func both(t *testing.T, f func(t *testing.T), g func(t *testing.T)) {
+	t.Run("float32", f)
+	t.Run("bfloat16", g)
+}
+
+func TestMatMul(t *testing.T) {
+	s := open(t)
+	both(t, func(t *testing.T) { testMatMul[float32, float32](t, s) }, func(t *testing.T) {
+		testMatMul[BFloat16, BFloat16](t, s)
+		testMatMul[BFloat16, float32](t, s)
+	})
+}
+
+func testMatMul[A, C Activation](t *testing.T, s *Stream) {
+	r := rand.New(rand.NewPCG(5, 5))
+	for range 40 {
+		m, n, k := 1+r.IntN(70), 1+r.IntN(70), 1+r.IntN(90)
+		draw := func(rows, width int) (Matrix[A], []float64, func(i, j int) float64) {
+			x := Matrix[A]{Transposed: r.IntN(2) == 0}
+			lr, lw := x.rowsAndWidth(rows, width)
+			x.Stride = lw + r.IntN(5)
+			v := numbers[A](r, lr*x.Stride, 1)
+			x.Data = put[A](t, s, v)
+			return x, v, func(i, j int) float64 {
+				if x.Transposed {
+					i, j = j, i
+				}
+				return v[i*x.Stride+j]
+			}
+		}
+		a, _, atA := draw(m, k)
+		b, _, atB := draw(k, n)
+		beta, stride := float32(r.IntN(2)), n+r.IntN(4)
+		before := numbers[C](r, m*stride, 1)
+		c := put[C](t, s, before)
+		do(t, MatMul(s, Strict, m, n, k, a, b, beta, Matrix[C]{Data: c, Stride: stride}))
+		want := slices.Clone(before)
+		for i := range m {
+			for j := range n {
+				sum := float64(beta) * before[i*stride+j]
+				for l := range k {
+					sum += atA(i, l) * atB(l, j)
+				}
+				want[i*stride+j] = sum
+			}
+		}
+		near(t, fmt.Sprint(m, n, k, beta), get(t, s, c), want, tolerance[C](1e-6))
+	}
+}
+
+func TestRMSNorm(t *testing.T) {
+	s := open(t)
+	both(t, func(t *testing.T) { testNorm[float32](t, s) }, func(t *testing.T) { testNorm[BFloat16](t, s) })
+}
+
+func testNorm[T Activation](t *testing.T, s *Stream) {
+	r := rand.New(rand.NewPCG(6, 6))
+	for _, size := range [][2]int{{1, 1}, {3, 5}, {70, 33}, {1000, 64}, {300, 768}, {5, 3000}} {
+		rows, width := size[0], size[1]
+		x, w, dy := numbers[float32](r, rows*width, 3), numbers[float32](r, width, 1), numbers[T](r, rows*width, 1)
+		residual := numbers[float32](r, rows*width, 1)
+		n := kernel.RMSNorm[float64]{Width: width, Eps: 1e-5, X: x, Weight: w}
+		y, dx, dw := make([]float64, rows*width), make([]float64, rows*width), make([]float64, width)
+		n.Forward(y)
+		n.Backward(dy, dx, dw)
+		ax, aw, ay, ady := put[float32](t, s, x), put[float32](t, s, w), blank[T](t, s, rows*width), put[T](t, s, dy)
+		adx, adw, res := blank[float32](t, s, rows*width), blank[float32](t, s, width), put[float32](t, s, residual)
+		do(t, RMSNormForward(s, rows, width, 1e-5, ax, aw, ay),
+			RMSNormBackward(s, rows, width, 1e-5, ax, aw, ady, Array[float32]{}, adx, adw))
+		near(t, fmt.Sprint("y ", size), get(t, s, ay), y, tolerance[T](1e-6))
+		near(t, fmt.Sprint("dx ", size), get(t, s, adx), dx, 2e-6)
+		near(t, fmt.Sprint("dw ", size), get(t, s, adw), dw, 2e-6)
+		do(t, RMSNormBackward(s, rows, width, 1e-5, ax, aw, ady, res, adx, adw))
+		for i := range dx {
+			dx[i] += residual[i]
+		}
+		near(t, fmt.Sprint("dx with residual ", size), get(t, s, adx), dx, 2e-6)
+	}
+	// A row whose squares overflow float32.
+	x := []float64{1e25, -1e25, 2e25, 0}
+	y := blank[T](t, s, 4)
+	do(t, RMSNormForward(s, 1, 4, 1e-5, put[float32](t, s, x), put[float32](t, s, []float64{1, 1, 1, 1}), y))
+	near(t, "large", get(t, s, y), []float64{0.81649658, -0.81649658, 1.6329932, 0}, tolerance[T](1e-6))
+}
+
+func TestConv(t *testing.T) {
+	s := open(t)
+	both(t, func(t *testing.T) { testConv[float32](t, s) }, func(t *testing.T) { testConv[BFloat16](t, s) })
+}
+
+func testConv[T Activation](t *testing.T, s *Stream) {
+	r := rand.New(rand.NewPCG(7, 7))
+	coin := func() bool { return r.IntN(2) == 0 }
+	for range 60 {
+		batch, length, channels, width := 1+r.IntN(3), 1+r.IntN(150), 1+r.IntN(200), []int{4, 4, 4, 1, 2, 3, 7, 16}[r.IntN(8)]
+		stride, rows := channels+r.IntN(3)*channels, batch*length
+		c := kernel.Conv[float64]{Batch: batch, Length: length, Channels: channels, Width: width, XStride: stride,
+			X: numbers[T](r, rows*stride, 1), Weight: numbers[float32](r, channels*width, 1), SiLU: true}
+		if coin() {
+			c.Bias = numbers[float32](r, channels, 1)
+		}
+		if coin() && width > 1 {
+			c.Context = numbers[float32](r, batch*(width-1)*channels, 1)
+		}
+		var start []uint8
+		if coin() {
+			c.Start, start = make([]bool, rows), make([]uint8, rows)
+			for i := range start {
+				if r.IntN(6) == 0 {
+					c.Start[i], start[i] = true, 1
+				}
+			}
+		}
+		dy, dnext := numbers[T](r, rows*channels, 1), []float64(nil)
+		if coin() && width > 1 {
+			dnext = numbers[float32](r, batch*(width-1)*channels, 1)
+		}
+		y, next := make([]float64, rows*channels), make([]float64, batch*(width-1)*channels)
+		dx := make([]float64, rows*stride)
+		g := kernel.ConvGrad[float64]{X: dx, Weight: make([]float64, channels*width), Bias: like[float64](c.Bias), Context: like[float64](c.Context)}
+		c.Forward(y, next)
+		c.Backward(dy, dnext, &g)
+
+		on := &Conv[T]{Batch: batch, Length: length, Channels: channels, Width: width, XStride: stride, X: put[T](t, s, c.X),
+			Weight: put[float32](t, s, c.Weight), Bias: put[float32](t, s, c.Bias), Context: put[float32](t, s, c.Context)}
+		if start != nil {
+			on.Start = putInts(t, s, start)
+		}
+		ay, anext, adx := blank[T](t, s, rows*channels), blank[float32](t, s, len(next)), put[T](t, s, make([]float64, rows*stride))
+		adw, adb, adc := blank[float32](t, s, channels*width), Array[float32]{}, Array[float32]{}
+		if c.Bias != nil {
+			adb = blank[float32](t, s, channels)
+		}
+		if c.Context != nil {
+			adc = blank[float32](t, s, len(c.Context))
+		}
+		do(t, on.Forward(s, ay, anext), on.Backward(s, put[T](t, s, dy), put[float32](t, s, dnext), adx, stride, adw, adb, adc))
+		what := fmt.Sprintf("batch %d, length %d, channels %d, width %d, stride %d, bias %v, context %v, start %v, dnext %v: ", batch,
+			length, channels, width, stride, c.Bias != nil, c.Context != nil, c.Start != nil, dnext != nil)
+		near(t, what+"y", get(t, s, ay), y, tolerance[T](2e-6))
+		near(t, what+"next", get(t, s, anext), next, 0)
+		near(t, what+"dx", get(t, s, adx), dx, tolerance[T](4e-6))
+		near(t, what+"dweight", get(t, s, adw), g.Weight, 1e-5)
+		near(t, what+"dbias", get(t, s, adb), g.Bias, 1e-5)
+		near(t, what+"dcontext", get(t, s, adc), g.Context, 4e-6)
+	}
+}
+
+func TestEmbedding(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(8, 8))
+	for _, size := range [][3]int{{1, 1, 1}, {500, 16, 64}, {77, 300, 33}, {4000, 5, 100}} {
+		rows, vocabulary, width := size[0], size[1], size[2]
+		ids, ids32 := make([]int, rows), make([]int32, rows)
+		for i := range ids {
+			ids[i] = r.IntN(vocabulary)
+			ids32[i] = int32(ids[i])
+		}
+		w, dx, before := numbers[float32](r, vocabulary*width, 1), numbers[float32](r, rows*width, 1), numbers[float32](r, vocabulary*width, 1)
+		x, dw := make([]float64, rows*width), make([]float64, vocabulary*width)
+		kernel.Embedding(x, w, ids, width)
+		kernel.EmbeddingBackward(dw, dx, ids, width)
+		for i := range dw {
+			dw[i] += before[i]
+		}
+		ax, adw := blank[float32](t, s, rows*width), put[float32](t, s, before)
+		do(t, EmbeddingForward(s, rows, width, put[float32](t, s, w), putInts(t, s, ids32), ax),
+			EmbeddingBackward(s, rows, width, vocabulary, ids32, put[float32](t, s, dx), adw))
+		near(t, fmt.Sprint("x ", size), get(t, s, ax), x, 0)
+		near(t, fmt.Sprint("dw ", size), get(t, s, adw), dw, 1e-6)
+	}
+	err := EmbeddingBackward(s, 2, 1, 3, []int32{0, 3}, put[float32](t, s, []float64{1, 1}), put[float32](t, s, []float64{1, 1, 1}))
+	if err == nil || !strings.Contains(err.Error(), "ids[1] is 3, want 0 to 2") {
+		t.Errorf("a token outside: %v", err)
+	}
+}
+
+func TestCrossEntropy(t *testing.T) {
+	s := open(t)
+	both(t, func(t *testing.T) { testCrossEntropy[float32](t, s) }, func(t *testing.T) { testCrossEntropy[BFloat16](t, s) })
+}
+
+func testCrossEntropy[T Activation](t *testing.T, s *Stream) {
+	r := rand.New(rand.NewPCG(9, 9))
+	for _, size := range [][2]int{{1, 1}, {40, 16}, {33, 2049}, {9, 50277}, {1500, 257}} {
+		for _, scale := range []float64{1, 60} {
+			rows, vocabulary := size[0], size[1]
+			logits, targets, targets32 := numbers[T](r, rows*vocabulary, scale), make([]int, rows), make([]int32, rows)
+			for i := range targets {
+				if targets[i] = r.IntN(vocabulary); r.IntN(4) == 0 && rows > 1 {
+					targets[i] = -100
+				}
+				targets32[i] = int32(targets[i])
+			}
+			c := kernel.CrossEntropy[float64]{Vocabulary: vocabulary, Logits: logits, Targets: targets, Ignore: -100}
+			want := []float64{c.Forward()}
+			d := make([]float64, len(logits))
+			c.Backward(0.75, d)
+			a, state, loss := put[T](t, s, logits), blank[float32](t, s, CrossEntropyState(rows)), blank[float32](t, s, 1)
+			on := putInts(t, s, targets32)
+			do(t, CrossEntropyForward(s, rows, vocabulary, -100, a, on, state, loss),
+				CrossEntropyBackward(s, rows, vocabulary, -100, a, on, state, put[float32](t, s, []float64{0.75})))
+			what := fmt.Sprintf("%v, scale %v: ", size, scale)
+			near(t, what+"loss", get(t, s, loss), want, 2e-6)
+			near(t, what+"dlogits", get(t, s, a), d, 2e-6+tolerance[T](0)/float64(rows))
+		}
+	}
+	// Every target is ignored.
+	a, state, loss := put[T](t, s, []float64{1, 2}), blank[float32](t, s, 3), blank[float32](t, s, 1)
+	on := putInts(t, s, []int32{-100})
+	do(t, CrossEntropyForward(s, 1, 2, -100, a, on, state, loss), CrossEntropyBackward(s, 1, 2, -100, a, on, state, put[float32](t, s, []float64{1})))
+	near(t, "loss of nothing", append(get(t, s, loss), get(t, s, a)...), []float64{0, 0, 0}, 0)
+}
+
+func TestAdamW(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(10, 10))
+	var on []AdamWeight
+	var host [][4][]float64
+	var grads []Array[float32]
+	sum := 0.0
+	for i, n := range []int{1, 100, adamPiece, adamPiece + 1, 3*adamPiece - 5} {
+		w := [4][]float64{numbers[float32](r, n, 1), numbers[float32](r, n, 1), numbers[float32](r, n, 1), numbers[float32](r, n, 1)}
+		for j := range w[3] {
+			w[3][j] *= w[3][j]
+			sum += w[1][j] * w[1][j]
+		}
+		d := AdamWeight{Weight: put[float32](t, s, w[0]), Grad: put[float32](t, s, w[1]), M: put[float32](t, s, w[2]), V: put[float32](t, s, w[3]), Decay: i%2 == 0}
+		if i > 2 {
+			d.Half = blank[BFloat16](t, s, n)
+		}
+		host, on, grads = append(host, w), append(on, d), append(grads, d.Grad)
+	}
+	norm, err := GradientNorm(s, grads)
+	do(t, err)
+	near(t, "norm", []float64{norm}, []float64{math.Sqrt(sum)}, 1e-12)
+	a := AdamW{Scale: 0.5, Beta1: 0.9, Rest1: 0.1, Beta2: 0.99, Rest2: 0.01, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 0.98}
+	for range 2 { // the second time with the table of the first
+		do(t, a.Step(s, on, true))
+		for i, w := range host {
+			k := kernel.AdamW[float64]{Scale: 0.5, Beta1: 0.9, Rest1: 0.1, Beta2: 0.99, Rest2: 0.01, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 1}
+			if on[i].Decay {
+				k.Keep = 0.98
+			}
+			k.Step(w[0], w[1], w[2], w[3])
+			for j, x := range []Array[float32]{on[i].Weight, on[i].Grad, on[i].M, on[i].V} {
+				near(t, fmt.Sprint("weight ", i, " array ", j), get(t, s, x), w[j], 1e-6)
+			}
+			if i > 2 {
+				near(t, "half", get(t, s, on[i].Half), w[0], 1.0/256)
+			}
+		}
+	}
+	on[0].M = on[1].M
+	if err := a.Step(s, on, false); err == nil || !strings.Contains(err.Error(), "weight 0 has 1 elements") {
+		t.Errorf("moments of another length: %v", err)
+	}
+}
+
+func TestElementwise(t *testing.T) {
+	s := open(t)
+	both(t, func(t *testing.T) { testElementwise[float32](t, s) }, func(t *testing.T) { testElementwise[BFloat16](t, s) })
+}
+
+func testElementwise[T Activation](t *testing.T, s *Stream) {
+	r := rand.New(rand.NewPCG(11, 11))
+	for _, size := range [][3]int{{1, 1, 1}, {1000, 33, 40}, {17, 300, 300}, {20000, 3, 7}} {
+		rows, width, stride := size[0], size[1], size[2]
+		x, bias := numbers[T](r, rows*stride, 1), numbers[float32](r, width, 1)
+		a, sums := put[T](t, s, x), blank[float32](t, s, width)
+		do(t, AddBias(s, rows, width, a, stride, put[float32](t, s, bias)))
+		for i := range rows {
+			for j := range width {
+				x[i*stride+j] += bias[j]
+			}
+		}
+		got := get(t, s, a)
+		near(t, fmt.Sprint("bias ", size), got, x, tolerance[T](1e-6))
+		want := make([]float64, width)
+		for i := range rows {
+			for j := range width {
+				want[j] += got[i*stride+j]
+			}
+		}
+		do(t, ColumnSums(s, rows, width, a, stride, sums))
+		near(t, fmt.Sprint("column sums ", size), get(t, s, sums), want, 1e-5)
+		there, back := blank[BFloat16](t, s, len(x)), blank[T](t, s, len(x))
+		do(t, Convert(s, a, there), Convert(s, there, back))
+		near(t, "converted", get(t, s, back), got, 1.0/256)
+	}
+	a, b := put[float32](t, s, []float64{1, 2, 3}), put[float32](t, s, []float64{10, 20, 30})
+	do(t, Add(s, a, b, a))
+	near(t, "sum", get(t, s, a), []float64{11, 22, 33}, 0)
+}

@@ -1,0 +1,192 @@
+package nn
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/cuda/graph"
+	"github.com/gomamba/mamba/layer"
+)
+
+// OnDevice has a block, stack or model compute on a GPU: weights, gradients and everything between the layers stay in its memory.
+// What goes in and comes out lies on the host as ever: inputs, results, states, and the loss. Graphs are built, differentiated by
+// gorgonia.Grad and run by a tape machine as before, one machine of a graph at a time; the lisp machine returns an error. The
+// solver is train.AdamW, or any that knows a graph.Weight.
+//
+// All layers must be Mamba blocks of float32, without LoRA. A weight's layer.Param.Value is as old as the last
+// layer.Params.ToHost; checkpoints and the trainer see to that themselves.
+func OnDevice(device *cuda.Device) Option { return layer.OnDevice(device) }
+
+// WithPrecision sets how a model on a device computes: cuda.Strict (the default), in float32 throughout; cuda.TF32, whose matrix
+// products round their operands to 10 bits behind the point; or cuda.BF16, with activations and matrix products in bfloat16, and
+// weights, residual stream, states and all sums in float32.
+func WithPrecision(p cuda.Precision) Option { return layer.WithPrecision(p) }
+
+// place puts weights where the options say.
+func place(o layer.Options, params layer.Params) error {
+	if o.Device == nil {
+		return nil
+	}
+	return params.ToDevice(o.Device)
+}
+
+// deviceKind returns an error for a kind of layer that has no operators on a device.
+func deviceKind(o layer.Options, k Kind) error {
+	if o.Device != nil && k != Mamba {
+		return fmt.Errorf("nn: a layer of kind %s is not offered on a device, want %s", k, Mamba)
+	}
+	return nil
+}
+
+// starts puts the marks of a call on the device.
+func (c call) starts(d *graph.Context) (*G.Node, error) {
+	if c.start == nil {
+		return nil, nil
+	}
+	return d.Starts(c.start)
+}
+
+// onDevice applies the block to x, a node on the device, as are the states; start is one of graph.Starts.
+func (b *MambaBlock) onDevice(x *G.Node, state LayerState, withState bool, c call, start *G.Node) (y *G.Node, next LayerState, err error) {
+	if c.composed {
+		return nil, next, fmt.Errorf("nn: WithComposed is not offered on a device: it is the definition that the one operator is tested against")
+	}
+	in, err := b.mixer.inputs(x, state, nil)
+	if err != nil {
+		return nil, next, err
+	}
+	cfg := graph.BlockConfig{Eps: b.cfg.NormEps, Precision: b.opts.Precision}
+	y, next.Conv, next.Scan, err = b.opts.Device.MambaBlock(graph.BlockInputs{
+		X: x, NormWeight: b.norm.Weight.Node(x.Graph()), InProj: in.InProj, ConvWeight: in.ConvWeight, XProj: in.XProj,
+		DtProj: in.DtProj, DtBias: in.DtBias, ALog: in.ALog, D: in.D, OutProj: in.OutProj, InBias: in.InBias, ConvBias: in.ConvBias,
+		OutBias: in.OutBias, Context: state.Conv, InitialState: state.Scan, Start: start,
+	}, cfg, withState)
+	return y, next, err
+}
+
+// moved is a state whose nodes went through move, Upload or Download.
+func (s LayerState) moved(move func(*G.Node) (*G.Node, error)) (to LayerState, err error) {
+	if s.Conv != nil {
+		if to.Conv, err = move(s.Conv); err != nil {
+			return to, err
+		}
+	}
+	if s.Scan != nil {
+		to.Scan, err = move(s.Scan)
+	}
+	return to, err
+}
+
+// applyOnDevice applies the block to x, a node on the host.
+func (b *MambaBlock) applyOnDevice(x *G.Node, state LayerState, withState bool, c call) (y *G.Node, next LayerState, err error) {
+	d := b.opts.Device
+	start, err := c.starts(d)
+	if err != nil {
+		return nil, next, err
+	}
+	if state, err = state.moved(d.Upload); err != nil {
+		return nil, next, err
+	}
+	if x, err = d.Upload(x); err != nil {
+		return nil, next, err
+	}
+	if y, next, err = b.onDevice(x, state, withState, c, start); err != nil {
+		return nil, next, err
+	}
+	if next, err = next.moved(d.Download); err != nil {
+		return nil, next, err
+	}
+	y, err = d.Download(y)
+	return y, next, err
+}
+
+// onDevice applies the stack but for its last norm to x, a node on the device. The states are on the host.
+func (s *MambaStack) onDevice(x *G.Node, state State, withState bool, opts []CallOption) (y *G.Node, next State, err error) {
+	d, c := s.opts.Device, callOf(opts)
+	if state != nil && len(state) != len(s.layers) {
+		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.layers))
+	}
+	start, err := c.starts(d)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, l := range s.layers {
+		before, err := state.layer(i).moved(d.Upload)
+		if err != nil {
+			return nil, nil, fmt.Errorf("nn: layer %d: %w", i, err)
+		}
+		var after LayerState
+		if x, after, err = l.(*MambaBlock).onDevice(x, before, withState, c, start); err != nil {
+			return nil, nil, fmt.Errorf("nn: layer %d: %w", i, err)
+		}
+		if withState {
+			if after, err = after.moved(d.Download); err != nil {
+				return nil, nil, fmt.Errorf("nn: layer %d: %w", i, err)
+			}
+			next = append(next, after)
+		}
+	}
+	return x, next, nil
+}
+
+// normOnDevice is the stack's last norm.
+func (s *MambaStack) normOnDevice(x *G.Node) (*G.Node, error) {
+	return s.opts.Device.RMSNorm(x, s.norm.Weight.Node(x.Graph()), s.cfg.NormEps)
+}
+
+// applyOnDevice applies the stack to x, a node on the host.
+func (s *MambaStack) applyOnDevice(x *G.Node, state State, withState bool, opts []CallOption) (y *G.Node, next State, err error) {
+	if x, err = s.opts.Device.Upload(x); err != nil {
+		return nil, nil, err
+	}
+	if x, next, err = s.onDevice(x, state, withState, opts); err != nil {
+		return nil, nil, err
+	}
+	if x, err = s.normOnDevice(x); err != nil {
+		return nil, nil, err
+	}
+	y, err = s.opts.Device.Download(x)
+	return y, next, err
+}
+
+// hidden returns the result of the model's stack, and the head's weight, both on the device.
+func (m *LM) hidden(ids *G.Node, state State, withState bool, opts []CallOption) (x, head *G.Node, next State, err error) {
+	g, d := ids.Graph(), m.opts.Device
+	x, head, err = d.Embedding(m.embed.Weight.Node(g), ids)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if m.cfg.UntiedHead {
+		head = m.head.Node(g)
+	}
+	if x, next, err = m.stack.onDevice(x, state, withState, opts); err != nil {
+		return nil, nil, nil, err
+	}
+	x, err = m.stack.normOnDevice(x)
+	return x, head, next, err
+}
+
+func (m *LM) applyOnDevice(ids *G.Node, state State, withState bool, opts []CallOption) (logits *G.Node, next State, err error) {
+	x, head, next, err := m.hidden(ids, state, withState, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	if logits, err = m.opts.Device.Logits(x, head, m.opts.Precision); err != nil {
+		return nil, nil, err
+	}
+	logits, err = m.opts.Device.Download(logits)
+	return logits, next, err
+}
+
+func (m *LM) lossOnDevice(ids, targets *G.Node, opts []CallOption) (*G.Node, error) {
+	if targets == nil {
+		return nil, fmt.Errorf("nn: loss: the targets are missing, want (batch, length) of int")
+	}
+	x, head, _, err := m.hidden(ids, nil, false, opts)
+	if err != nil {
+		return nil, err
+	}
+	return m.opts.Device.Loss(x, head, targets, Ignore, m.opts.Precision)
+}
