@@ -261,6 +261,7 @@ func (r *Reader) LoadInto(part Part, prefix string) error {
 	if err := fill(jobs); err != nil {
 		return r.fail(err)
 	}
+	part.Params().ValuesChanged()
 	return nil
 }
 

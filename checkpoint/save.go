@@ -57,6 +57,9 @@ func Save(dir string, lm *nn.LM) error {
 }
 
 func save(dir string, lm *nn.LM) error {
+	if err := lm.Params().ToHost(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}

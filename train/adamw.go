@@ -1,6 +1,7 @@
 package train
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda/graph"
 	"github.com/gomamba/mamba/internal/kernel"
 	"github.com/gomamba/mamba/layer"
 )
@@ -30,6 +32,8 @@ type AdamWConfig struct {
 // with gorgonia.BindDualValues adds gradients up from run to run, and a step clears them: run it several times before a step
 // to accumulate gradients.
 //
+// Weights of a model on a device are stepped there, in one launch; their moments stay there.
+//
 // A step is the same bit for bit for any number of processors.
 type AdamW struct {
 	cfg   AdamWConfig
@@ -37,14 +41,16 @@ type AdamW struct {
 	of    map[*tensor.Dense]*moments
 	steps int
 	norm  float64
+	err   error // of copies from the device
 }
 
 var _ G.Solver = (*AdamW)(nil)
 
 // moments are a weight's means of gradients and of their squares, nil until it is first trained.
 type moments struct {
-	param *layer.Param
-	m, v  *tensor.Dense
+	param  *layer.Param
+	m, v   *tensor.Dense
+	device *deviceMoments // nil for a weight of the host
 }
 
 // NewAdamW returns a solver for weights. It holds two numbers of memory for each element of those that are not frozen.
@@ -126,9 +132,13 @@ type Moment struct {
 }
 
 // Moments returns the solver's tensors themselves, in the order of the weights: save them and Steps, and read them back into
-// those of a new solver, and it goes on as the old one would have.
+// those of a new solver, and it goes on as the old one would have. Those on a device are copied to the host, and back by the
+// next step, which returns the error if that fails.
 func (s *AdamW) Moments() (all []Moment) {
 	for _, w := range s.all {
+		if w.device != nil {
+			s.err = errors.Join(s.err, w.device.toHost())
+		}
 		if w.m != nil {
 			all = append(all, Moment{w.param.Name + ".exp_avg", w.m}, Moment{w.param.Name + ".exp_avg_sq", w.v})
 		}
@@ -143,36 +153,48 @@ func (s *AdamW) Moments() (all []Moment) {
 // An error leaves the weights as they were: a value that is no weight of the solver's, one that is there twice or has no
 // gradient, and gradients that are not finite.
 func (s *AdamW) Step(model []G.ValueGrad) error {
-	type pair struct {
-		*moments
-		grad *tensor.Dense
+	if s.err != nil {
+		return fmt.Errorf("train: AdamW: %w", s.err)
 	}
-	pairs := make([]pair, 0, len(model))
-	sum := 0.0
+	pairs := make([]trained, 0, len(model))
 	for i, n := range model {
-		value, ok := n.Value().(*tensor.Dense)
-		w := s.of[value]
-		if !ok || w == nil {
+		p := trained{value: n.Value()}
+		switch v := p.value.(type) {
+		case *tensor.Dense:
+			p.moments = s.of[v]
+		case *graph.Weight:
+			p.moments = s.of[v.Dense()]
+		}
+		if p.moments == nil {
 			return fmt.Errorf("train: AdamW: value %d is none of the solver's weights", i)
 		}
-		if slices.ContainsFunc(pairs, func(p pair) bool { return p.moments == w }) {
-			return fmt.Errorf("train: AdamW: %s is there twice", w.param.Name)
+		if slices.ContainsFunc(pairs, func(q trained) bool { return q.moments == p.moments }) {
+			return fmt.Errorf("train: AdamW: %s is there twice", p.param.Name)
 		}
-		v, err := n.Grad()
-		if err != nil {
-			return fmt.Errorf("train: AdamW: %s has no gradient: %w", w.param.Name, err)
+		var err error
+		if p.grad, err = n.Grad(); err != nil {
+			return fmt.Errorf("train: AdamW: %s has no gradient: %w", p.param.Name, err)
 		}
-		grad, ok := v.(*tensor.Dense)
-		if !ok || grad.Dtype() != value.Dtype() || !grad.Shape().Eq(value.Shape()) || !plain(grad) || !plain(value) {
-			return fmt.Errorf("train: AdamW: %s of %v %v has a gradient of %v %v, want one like it, row by row in memory",
-				w.param.Name, value.Dtype(), value.Shape(), v.Dtype(), v.Shape())
+		if !p.fits() {
+			return fmt.Errorf("train: AdamW: %s of %v %v has a gradient of %v %v, want one like it, row by row in memory or on the device",
+				p.param.Name, p.value.Dtype(), p.value.Shape(), p.grad.Dtype(), p.grad.Shape())
 		}
-		pairs = append(pairs, pair{w, grad})
-		if !w.param.Frozen {
-			sum += squareSum(grad)
+		pairs = append(pairs, p)
+	}
+	var device []trained
+	sum := 0.0
+	for _, p := range pairs {
+		if d, ok := p.grad.(*tensor.Dense); !ok {
+			device = append(device, p)
+		} else if !p.param.Frozen {
+			sum += squareSum(d)
 		}
 	}
-	norm := math.Sqrt(sum)
+	there, err := deviceNorm(device)
+	if err != nil {
+		return fmt.Errorf("train: AdamW: %w", err)
+	}
+	norm := math.Sqrt(sum + there*there)
 	if math.IsNaN(norm) || math.IsInf(norm, 0) {
 		return fmt.Errorf("train: AdamW: the gradient has length %v at step %d", norm, s.steps+1)
 	}
@@ -183,18 +205,43 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 		scale = s.cfg.Clip / norm
 	}
 	for _, p := range pairs {
-		if p.param.Frozen {
-			p.grad.Zero()
-			continue
-		}
-		p.allocate()
-		if p.grad.Dtype() == tensor.Float32 {
-			step[float32](s, p.moments, p.grad, scale)
-		} else {
-			step[float64](s, p.moments, p.grad, scale)
+		d, ok := p.grad.(*tensor.Dense)
+		switch {
+		case !ok:
+		case p.param.Frozen:
+			d.Zero()
+		case p.grad.Dtype() == tensor.Float32:
+			p.allocate()
+			step[float32](s, p.moments, d, scale)
+		default:
+			p.allocate()
+			step[float64](s, p.moments, d, scale)
 		}
 	}
+	if err := s.deviceStep(device, scale); err != nil {
+		return fmt.Errorf("train: AdamW: %w", err)
+	}
 	return nil
+}
+
+// trained is a weight with its gradient: a tensor, or a graph.Weight with a graph.Tensor.
+type trained struct {
+	*moments
+	value, grad G.Value
+}
+
+func (p trained) fits() bool {
+	if p.grad == nil || p.grad.Dtype() != p.value.Dtype() || !p.grad.Shape().Eq(p.value.Shape()) {
+		return false
+	}
+	switch v := p.value.(type) {
+	case *tensor.Dense:
+		d, ok := p.grad.(*tensor.Dense)
+		return ok && plain(d) && plain(v)
+	default:
+		_, ok := p.grad.(*graph.Tensor)
+		return ok
+	}
 }
 
 func plain(d *tensor.Dense) bool {
@@ -211,15 +258,20 @@ func squareSum(d *tensor.Dense) float64 {
 }
 
 func step[T kernel.Float](s *AdamW, w *moments, grad *tensor.Dense, scale float64) {
-	rate, decay := s.LearnRate(s.steps), 0.0
-	if w.param.Decay {
-		decay = s.cfg.Decay
+	a := factors[T](s, scale)
+	if !w.param.Decay {
+		a.Keep = 1
 	}
-	a := kernel.AdamW[T]{
-		Scale: T(scale), Eps: T(s.cfg.Eps), Keep: T(1 - rate*decay),
+	a.Step(slice[T](w.param.Value), slice[T](grad), slice[T](w.m), slice[T](w.v))
+}
+
+// factors are those of the step that is being made, for weights that decay.
+func factors[T kernel.Float](s *AdamW, scale float64) kernel.AdamW[T] {
+	rate := s.LearnRate(s.steps)
+	return kernel.AdamW[T]{
+		Scale: T(scale), Eps: T(s.cfg.Eps), Keep: T(1 - rate*s.cfg.Decay),
 		Beta1: T(s.cfg.Beta1), Rest1: T(1 - s.cfg.Beta1), Beta2: T(s.cfg.Beta2), Rest2: T(1 - s.cfg.Beta2),
 		Rate: T(rate / (1 - math.Pow(s.cfg.Beta1, float64(s.steps)))),
 		Root: T(1 / math.Sqrt(1-math.Pow(s.cfg.Beta2, float64(s.steps)))),
 	}
-	a.Step(slice[T](w.param.Value), slice[T](grad), slice[T](w.m), slice[T](w.v))
 }

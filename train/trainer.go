@@ -291,12 +291,16 @@ type note struct {
 	Settings map[string]string `json:"settings"`
 }
 
-// tensors are the weights that are trained, and the solver's.
-func (t *Trainer) tensors() (all []Moment) {
+// tensors are the weights that are trained, and the solver's, up to date.
+func (t *Trainer) tensors() (all []Moment, err error) {
+	if err := t.params.ToHost(); err != nil {
+		return nil, err
+	}
 	for _, p := range t.params {
 		all = append(all, Moment{p.Name, p.Value})
 	}
-	return append(all, t.solver.Moments()...)
+	all = append(all, t.solver.Moments()...)
+	return all, t.solver.err
 }
 
 // Save writes all that the run depends on to Config.File: weights, moments, step, position in the data, curve, settings. A
@@ -305,7 +309,11 @@ func (t *Trainer) Save() error {
 	if t.cfg.File == "" {
 		return nil
 	}
-	if err := writeTensors(t.cfg.File, note{t.Done(), t.packer.Position(), t.curve, t.cfg.Settings}, t.tensors()); err != nil {
+	tensors, err := t.tensors()
+	if err == nil {
+		err = writeTensors(t.cfg.File, note{t.Done(), t.packer.Position(), t.curve, t.cfg.Settings}, tensors)
+	}
+	if err != nil {
 		return fmt.Errorf("train: save: %w", err)
 	}
 	return nil
@@ -340,9 +348,14 @@ func (t *Trainer) Resume() (resumed bool, err error) {
 	if err := t.packer.Go(n.Position); err != nil {
 		return false, fmt.Errorf("train: %s: %w", t.cfg.File, err)
 	}
-	if err := s.read(t.tensors()); err != nil {
+	tensors, err := t.tensors()
+	if err != nil {
 		return false, err
 	}
+	if err := s.read(tensors); err != nil {
+		return false, err
+	}
+	t.params.ValuesChanged()
 	t.solver.SetSteps(n.Steps)
 	t.curve = n.Curve
 	return true, nil

@@ -1,0 +1,95 @@
+package mamba_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/train"
+)
+
+// gpu returns a GPU, or skips the benchmark.
+func gpu(b *testing.B) *cuda.Device {
+	b.Helper()
+	d, err := cuda.Open(0)
+	if err != nil {
+		b.Skipf("no GPU: %v", err)
+	}
+	b.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	return d
+}
+
+// BenchmarkCUDATraining is a whole training step of a language model on a GPU, from the Gorgonia graph: forward, backward, AdamW,
+// the tokens' way up and the loss's way down. The median, and the device's memory.
+func BenchmarkCUDATraining(b *testing.B) {
+	for _, m := range []struct {
+		name          string
+		cfg           nn.LMConfig
+		batch, length int
+	}{
+		{"130M/B8L1024", nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50277}, 8, 1024},
+		{"small/B64L256", nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 16}, 64, 256},
+		{"small/B64L4096", nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 16}, 64, 4096},
+	} {
+		for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {
+			b.Run(m.name+"/"+p.String(), func(b *testing.B) {
+				d := gpu(b)
+				lm := nn.NewLM(m.cfg, nn.OnDevice(d), nn.WithPrecision(p))
+				g := G.NewGraph()
+				ints := func(name string, step int) *G.Node {
+					v := make([]int, m.batch*m.length)
+					for i := range v {
+						v[i] = i * step % m.cfg.Vocab
+					}
+					return G.NodeFromAny(g, tensor.New(tensor.WithShape(m.batch, m.length), tensor.WithBacking(v)), G.WithName(name))
+				}
+				loss, err := lm.Loss(ints("ids", 7919), ints("targets", 104729))
+				if err != nil {
+					b.Fatal(err)
+				}
+				nodes := lm.Params().Trainable().Nodes(g)
+				if _, err := G.Grad(loss, nodes...); err != nil {
+					b.Fatal(err)
+				}
+				vm := G.NewTapeMachine(g, G.BindDualValues(nodes...))
+				defer vm.Close()
+				solver, err := train.NewAdamW(lm.Params().Trainable(), train.AdamWConfig{LearnRate: 1e-4, Decay: 0.1})
+				if err != nil {
+					b.Fatal(err)
+				}
+				model := G.NodesToValueGrads(nodes)
+				step := func() {
+					vm.Reset()
+					if err := vm.RunAll(); err != nil {
+						b.Fatal(err)
+					}
+					if err := solver.Step(model); err != nil {
+						b.Fatal(err)
+					}
+				}
+				for range 3 {
+					step()
+				}
+				var times []time.Duration
+				for b.Loop() {
+					began := time.Now()
+					step()
+					times = append(times, time.Since(began))
+				}
+				slices.Sort(times)
+				_, held := d.Memory()
+				b.ReportMetric(float64(times[len(times)/2].Microseconds())/1e3, "ms/step")
+				b.ReportMetric(float64(held)/(1<<30), "GiB")
+			})
+		}
+	}
+}

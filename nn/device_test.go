@@ -1,0 +1,301 @@
+package nn_test
+
+import (
+	"fmt"
+	"math"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/cuda/graph"
+	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/nn"
+)
+
+// openDevice returns a GPU, or skips the test.
+func openDevice(t testing.TB) *cuda.Device {
+	t.Helper()
+	d, err := cuda.Open(0)
+	if err != nil {
+		t.Skipf("no GPU: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Errorf("closing: %v", err)
+		}
+	})
+	return d
+}
+
+// lossAndGradients runs a language model's loss on packed sequences, and returns it and the gradients of the weights.
+func lossAndGradients(t *testing.T, lm *nn.LM, batch, length int, bound bool) (float64, [][]float32) {
+	t.Helper()
+	g := G.NewGraph()
+	ints := func(name string, f func(i int) int) *G.Node {
+		v := make([]int, batch*length)
+		for i := range v {
+			v[i] = f(i)
+		}
+		return G.NodeFromAny(g, tensor.New(tensor.WithShape(batch, length), tensor.WithBacking(v)), G.WithName(name))
+	}
+	vocab := lm.Config().Vocab
+	ids := ints("ids", func(i int) int { return i * 7 % vocab })
+	targets := ints("targets", func(i int) int {
+		if i%5 == 0 {
+			return nn.Ignore
+		}
+		return i * 3 % vocab
+	})
+	start := ints("start", func(i int) int { return i % 11 / 10 })
+	loss, err := lm.Loss(ids, targets, nn.WithStart(start))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := lm.Params().Nodes(g)
+	grads, err := G.Grad(loss, nodes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var value G.Value
+	G.Read(loss, &value)
+	values := make([]G.Value, len(grads))
+	var opts []G.VMOpt
+	if bound {
+		opts = append(opts, G.BindDualValues(nodes...))
+	} else {
+		for i, n := range grads {
+			G.Read(n, &values[i])
+		}
+	}
+	m := G.NewTapeMachine(g, opts...)
+	defer m.Close()
+	if err := m.RunAll(); err != nil {
+		t.Fatal(err)
+	}
+	all := make([][]float32, len(nodes))
+	for i, n := range nodes {
+		v := values[i]
+		if bound {
+			if v, err = n.Grad(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all[i] = v.Data().([]float32)
+	}
+	return float64(value.Data().(float32)), all
+}
+
+func relative(got, want []float32) float64 {
+	far, scale := 0.0, 1e-30
+	for i, w := range want {
+		far, scale = max(far, math.Abs(float64(got[i]-w))), max(scale, math.Abs(float64(w)))
+		if math.IsNaN(float64(got[i])) {
+			return math.Inf(1)
+		}
+	}
+	return far / scale
+}
+
+// TestDeviceIsHost: the loss and all gradients of a model on a device are those of the model on the host.
+func TestDeviceIsHost(t *testing.T) {
+	d := openDevice(t)
+	for _, untied := range []bool{false, true} {
+		for _, p := range []struct {
+			cuda.Precision
+			loss, grad float64
+		}{{cuda.Strict, 1e-5, 1e-4}, {cuda.TF32, 2e-3, 0.02}, {cuda.BF16, 0.02, 0.1}} {
+			t.Run(fmt.Sprintf("untied %v, %v", untied, p.Precision), func(t *testing.T) {
+				cfg := nn.LMConfig{Config: nn.Config{DModel: 32, NLayer: 2, Bias: true}, Vocab: 50, UntiedHead: untied}
+				loss, grads := lossAndGradients(t, nn.NewLM(cfg, nn.WithSeed(1)), 3, 37, false)
+				lm := nn.NewLM(cfg, nn.WithSeed(1), nn.OnDevice(d), nn.WithPrecision(p.Precision))
+				for _, bound := range []bool{false, true} {
+					got, there := lossAndGradients(t, lm, 3, 37, bound)
+					if math.Abs(got-loss) > p.loss*loss {
+						t.Errorf("the loss is %v, want %v", got, loss)
+					}
+					for i, w := range lm.Params() {
+						if far := relative(there[i], grads[i]); !(far <= p.grad) {
+							t.Errorf("bound %v: the gradient of %s is %.2g off, want at most %.2g", bound, w.Name, far, p.grad)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// stackRun is a stack's results and gradients on a device or the host, whole or in two pieces, with everything that is
+// differentiable weighed by fixed numbers.
+func stackRun(t *testing.T, s *nn.MambaStack, pieces []int) (y, dx, dw []float32) {
+	t.Helper()
+	const batch, width = 2, 24
+	g := G.NewGraph()
+	var state nn.State
+	var cost *G.Node
+	var results []*G.Node
+	var inputs G.Nodes
+	at := 0
+	for _, length := range pieces {
+		v, c := make([]float32, batch*length*width), make([]float32, batch*length*width)
+		for b := range batch {
+			for i := range length * width {
+				k := float64((b*100+at)*width + i)
+				v[b*length*width+i], c[b*length*width+i] = float32(math.Sin(k*0.7)), float32(math.Cos(k*1.3))
+			}
+		}
+		at += length
+		node := func(v []float32, name string) *G.Node {
+			return G.NodeFromAny(g, tensor.New(tensor.WithShape(batch, length, width), tensor.WithBacking(v)), G.WithName(fmt.Sprint(name, at)))
+		}
+		x := node(v, "x")
+		inputs = append(inputs, x)
+		out, next, err := s.ApplyWithState(x, state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state = next
+		results = append(results, out)
+		part := G.Must(G.Sum(G.Must(G.HadamardProd(out, node(c, "c")))))
+		if cost == nil {
+			cost = part
+		} else {
+			cost = G.Must(G.Add(cost, part))
+		}
+	}
+	for _, n := range state.Nodes() {
+		cost = G.Must(G.Add(cost, G.Must(G.Sum(n))))
+	}
+	nodes := append(inputs, s.Params().Nodes(g)...)
+	grads, err := G.Grad(cost, nodes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := append(append(G.Nodes{}, results...), grads...)
+	values := make([]G.Value, len(read))
+	for i, n := range read {
+		G.Read(n, &values[i])
+	}
+	m := G.NewTapeMachine(g)
+	defer m.Close()
+	if err := m.RunAll(); err != nil {
+		t.Fatal(err)
+	}
+	// By batch, so that pieces are put together as the whole is.
+	join := func(values []G.Value) (all []float32) {
+		for b := range batch {
+			for _, v := range values {
+				d := v.Data().([]float32)
+				n := len(d) / batch
+				all = append(all, d[b*n:(b+1)*n]...)
+			}
+		}
+		return all
+	}
+	n := len(pieces)
+	for _, v := range values[2*n:] {
+		dw = append(dw, v.Data().([]float32)...)
+	}
+	return join(values[:n]), join(values[n : 2*n]), dw
+}
+
+// TestDeviceStates: whole == pieces == host, states and their gradients included.
+func TestDeviceStates(t *testing.T) {
+	d := openDevice(t)
+	cfg := nn.Config{DModel: 24, NLayer: 2}
+	y, dx, dw := stackRun(t, nn.NewMambaStack(cfg, nn.WithSeed(3)), []int{29})
+	on := nn.NewMambaStack(cfg, nn.WithSeed(3), nn.OnDevice(d))
+	for _, pieces := range [][]int{{29}, {13, 16}, {28, 1}} {
+		gy, gdx, gdw := stackRun(t, on, pieces)
+		for name, v := range map[string][2][]float32{"y": {gy, y}, "dx": {gdx, dx}, "dw": {gdw, dw}} {
+			if far := relative(v[0], v[1]); !(far <= 2e-5) {
+				t.Errorf("pieces %v: %s is %.2g off", pieces, name, far)
+			}
+		}
+	}
+}
+
+func TestDeviceErrors(t *testing.T) {
+	if err := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8}, Vocab: 3}, nn.OnDevice(nil)).Err(); err == nil {
+		t.Error("no device: no error")
+	}
+	if err := nn.NewMambaStack(nn.Config{DModel: 8}, nn.WithPrecision(cuda.BF16)).Err(); err == nil {
+		t.Error("a precision without a device: no error")
+	}
+	d := openDevice(t)
+	for what, err := range map[string]error{
+		"float64":   nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithDtype(tensor.Float64)).Err(),
+		"precision": nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithPrecision(7)).Err(),
+		"pattern":   nn.NewMambaStack(nn.Config{DModel: 8, Pattern: []nn.Kind{nn.S4}}, nn.OnDevice(d)).Err(),
+		"layer":     layer.NewLinear(2, 2, layer.OnDevice(d)).Err(),
+	} {
+		if err == nil {
+			t.Errorf("%s: no error", what)
+		}
+	}
+	s := nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d))
+	g := G.NewGraph()
+	x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(1, 2, 8), G.WithName("x"), G.WithInit(G.Ones()))
+	if _, err := s.Apply(x, nn.WithComposed()); err == nil {
+		t.Error("composed: no error")
+	}
+	y, err := s.Apply(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cost := G.Must(G.Sum(y))
+	if err := G.NewLispMachine(g).RunAll(); err == nil {
+		t.Errorf("the lisp machine: no error for the gradients of %v", cost)
+	}
+}
+
+// TestDeviceWeights: a weight is on the device, and comes to the host when it is asked for.
+func TestDeviceWeights(t *testing.T) {
+	d := openDevice(t)
+	c, err := graph.On(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := tensor.New(tensor.WithShape(2, 2), tensor.WithBacking([]float32{1, 2, 3, 4}))
+	w, err := c.NewWeight(host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.Do(func(s *cuda.Stream) error {
+		a, err := w.Array()
+		if err != nil {
+			return err
+		}
+		if err := cuda.Add(s, a, a, a); err != nil {
+			return err
+		}
+		w.Written()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := w.Data().([]float32); got[3] != 8 {
+		t.Errorf("the host has %v, want what was written on the device", got)
+	}
+	host.Data().([]float32)[0] = 7
+	w.HostChanged()
+	w.Free()
+	if err := c.Do(func(s *cuda.Stream) error {
+		a, err := w.Array()
+		if err != nil {
+			return err
+		}
+		got := make([]float32, 4)
+		if err := a.CopyTo(s, got); err == nil && got[0] != 7 {
+			t.Errorf("the device has %v, want what was written on the host", got)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.NewWeight(tensor.New(tensor.WithShape(2), tensor.Of(tensor.Float64))); err == nil {
+		t.Error("a weight of float64: no error")
+	}
+}

@@ -1,0 +1,122 @@
+package train
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/cuda/graph"
+)
+
+// deviceMoments are moments on a device.
+type deviceMoments struct{ m, v *graph.Weight }
+
+// toHost brings the tensors on the host up to date; they may be written there from then on.
+func (d *deviceMoments) toHost() error {
+	_, err := d.m.ToHost()
+	_, err2 := d.v.ToHost()
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	d.m.HostChanged()
+	d.v.HostChanged()
+	return nil
+}
+
+// deviceOf returns the context of weights on a device, nil if there are none.
+func deviceOf(all []trained) (*graph.Context, error) {
+	var c *graph.Context
+	for _, p := range all {
+		other := p.value.(*graph.Weight).Context()
+		if c != nil && other != c {
+			return nil, fmt.Errorf("%s is on another device than %s, want all on one", p.param.Name, all[0].param.Name)
+		}
+		c = other
+	}
+	return c, nil
+}
+
+// deviceNorm returns the length of all gradients of weights that are not frozen.
+func deviceNorm(all []trained) (norm float64, err error) {
+	c, err := deviceOf(all)
+	if c == nil {
+		return 0, err
+	}
+	err = c.Do(func(s *cuda.Stream) (err error) {
+		var grads []cuda.Array[float32]
+		for _, p := range all {
+			if p.param.Frozen {
+				continue
+			}
+			a, err := p.grad.(*graph.Tensor).Array()
+			if err != nil {
+				return fmt.Errorf("the gradient of %s %w", p.param.Name, err)
+			}
+			grads = append(grads, a)
+		}
+		norm, err = cuda.GradientNorm(s, grads)
+		return err
+	})
+	return norm, err
+}
+
+// deviceStep moves the weights, in one launch, and clears the gradients.
+func (s *AdamW) deviceStep(all []trained, scale float64) error {
+	c, err := deviceOf(all)
+	if c == nil {
+		return err
+	}
+	for _, p := range all {
+		if p.param.Frozen || p.device != nil {
+			continue
+		}
+		p.allocate()
+		m, err := c.NewWeight(p.m)
+		if err != nil {
+			return err
+		}
+		v, err := c.NewWeight(p.v)
+		if err != nil {
+			return err
+		}
+		p.device = &deviceMoments{m, v}
+	}
+	err = c.Do(func(stream *cuda.Stream) error {
+		var list []cuda.AdamWeight
+		for _, p := range all {
+			if p.param.Frozen {
+				continue
+			}
+			w := p.value.(*graph.Weight)
+			a := cuda.AdamWeight{Decay: p.param.Decay, Half: w.HalfIfAny()}
+			var errs [4]error
+			a.Weight, errs[0] = w.Array()
+			a.Grad, errs[1] = p.grad.(*graph.Tensor).Array()
+			a.M, errs[2] = p.device.m.Array()
+			a.V, errs[3] = p.device.v.Array()
+			if err := errors.Join(errs[:]...); err != nil {
+				return err
+			}
+			list = append(list, a)
+		}
+		if err := cuda.AdamW(factors[float32](s, scale)).Step(stream, list, false); err != nil {
+			return err
+		}
+		for _, p := range all {
+			if p.param.Frozen {
+				continue
+			}
+			p.value.(*graph.Weight).Written()
+			p.device.m.Written()
+			p.device.v.Written()
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		p.grad.(*graph.Tensor).Zero()
+	}
+	return nil
+}
