@@ -228,6 +228,11 @@ func (t *Tensor) String() string {
 }
 func (t *Tensor) Eq(other any) bool { return t == other }
 
+// IsView, IsMaterializable and Materialize are what makes a tensor.View, which package tensor would replace by its Dense.
+func (t *Tensor) IsView() bool               { return false }
+func (t *Tensor) IsMaterializable() bool     { return false }
+func (t *Tensor) Materialize() tensor.Tensor { return t }
+
 // Data copies the tensor to the host: a []float32, of numbers that are none where that fails.
 func (t *Tensor) Data() any { return t.Clone().(*tensor.Dense).Data() }
 
