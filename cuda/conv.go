@@ -66,8 +66,11 @@ func (c *Conv[T]) args() convArgs {
 func (c *Conv[T]) tiles(a *convArgs) int { return int((a.length + a.steps - 1) / a.steps) }
 
 func (c *Conv[T]) kernel(direction string) string {
-	if c.Width == 4 {
+	switch {
+	case c.Width == 4 && c.Start.Absent():
 		return "conv_" + direction + "_" + typeName[T]() + "_4"
+	case c.Width == 4:
+		return "conv_" + direction + "_" + typeName[T]() + "_4_starts"
 	}
 	return "conv_" + direction + "_" + typeName[T]() + "_any"
 }
