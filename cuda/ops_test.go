@@ -145,6 +145,19 @@ func TestMatMul(t *testing.T) {
 	})
 }
 
+func TestMatrixErrors(t *testing.T) {
+	m := Matrix[float32]{Data: Array[float32]{n: 11}, Stride: 4}
+	for want, err := range map[string]error{
+		"a has a stride of 4, want 5 to 2^31-1": m.check("a", 2, 5),
+		"a has 11 elements, want 12":            m.check("a", 3, 4),
+		"a has a stride of 2147483648, want 4":  Matrix[float32]{Stride: 1 << 31}.check("a", 1, 4),
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %v, want %q", err, want)
+		}
+	}
+}
+
 func testMatMul[A, C Activation](t *testing.T, s *Stream) {
 	r := rand.New(rand.NewPCG(5, 5))
 	for range 40 {
