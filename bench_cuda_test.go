@@ -1,6 +1,7 @@
 package mamba_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -90,6 +91,44 @@ func BenchmarkCUDATraining(b *testing.B) {
 				b.ReportMetric(float64(times[len(times)/2].Microseconds())/1e3, "ms/step")
 				b.ReportMetric(float64(held)/(1<<30), "GiB")
 				b.ReportMetric(float64(used)/(1<<30), "GiB-between-steps")
+			})
+		}
+	}
+}
+
+// BenchmarkCUDAGenerate is what nn.Generator does with a model of 130M parameters, random ones, on a GPU.
+func BenchmarkCUDAGenerate(b *testing.B) {
+	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
+		d := gpu(b)
+		lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50277}, nn.OnDevice(d), nn.WithPrecision(p))
+		for _, m := range []struct{ batch, prompt, tokens int }{{1, 1, 200}, {8, 1, 100}, {1, 1024, 1}} {
+			b.Run(fmt.Sprintf("%v/batch=%d/prompt=%d/tokens=%d", p, m.batch, m.prompt, m.tokens), func(b *testing.B) {
+				g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: m.tokens})
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer g.Close()
+				prompts := make([][]int, m.batch)
+				for i := range prompts {
+					for j := range m.prompt {
+						prompts[i] = append(prompts[i], 7919*(i+j)%50277)
+					}
+				}
+				run := func() {
+					if _, err := g.Generate(b.Context(), prompts, nil); err != nil {
+						b.Fatal(err)
+					}
+				}
+				run()
+				var times []time.Duration
+				for b.Loop() {
+					began := time.Now()
+					run()
+					times = append(times, time.Since(began))
+				}
+				slices.Sort(times)
+				tokens := m.batch * (m.tokens + m.prompt - 1)
+				b.ReportMetric(float64(tokens)/times[len(times)/2].Seconds(), "tokens/s")
 			})
 		}
 	}

@@ -68,7 +68,7 @@ func readPTX(file string) ([]byte, error) {
 }
 
 // maxArgs is the number of arguments of a kernel, at most.
-const maxArgs = 12
+const maxArgs = 16
 
 // grid is how many blocks of how many threads a kernel runs in, and its bytes of shared memory besides those that it declares.
 type grid struct {

@@ -130,7 +130,9 @@ func (g *Generator) prefill(ctx context.Context, s *Sequence) error {
 		if err := r.read(s.pending[:n]); err != nil {
 			return fmt.Errorf("nn: generate: %w", err)
 		}
-		s.store(r, 0)
+		if err := s.store(r, 0); err != nil {
+			return fmt.Errorf("nn: generate: %w", err)
+		}
 		s.pending = s.pending[n:]
 	}
 	s.pending = slices.Clip(slices.Clone(s.pending)) // lets go of a long prompt
@@ -164,7 +166,9 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 	}
 	defer func() {
 		for row, i := range active {
-			sequences[i].store(r, row)
+			if wrong := sequences[i].store(r, row); wrong != nil {
+				err = errors.Join(err, fmt.Errorf("nn: generate: sequence %d: %w", i, wrong))
+			}
 		}
 	}()
 	last := make([]int, len(active))

@@ -108,10 +108,14 @@ func (s *Sequence) load(r *reader, row int) {
 			copyPart(r.state[i], row*n, s.state[w.name], 0, n)
 		}
 	}
+	r.stateWritten()
 }
 
 // store sets the sequence's state to that of a reader's row.
-func (s *Sequence) store(r *reader, row int) {
+func (s *Sequence) store(r *reader, row int) error {
+	if err := r.bringState(); err != nil {
+		return err
+	}
 	if s.state == nil {
 		s.state = map[string]*tensor.Dense{}
 	}
@@ -122,6 +126,7 @@ func (s *Sequence) store(r *reader, row int) {
 		n := w.shape.TotalSize()
 		copyPart(s.state[w.name], 0, r.state[i], row*n, n)
 	}
+	return nil
 }
 
 func copyPart(to *tensor.Dense, i int, from *tensor.Dense, j, n int) {

@@ -83,6 +83,7 @@ type reader struct {
 	logits  G.Value         // (batch, length, vocabulary), where they are asked for
 	state   []*tensor.Dense // the values of the graph's input nodes, (batch, …) each
 	next    []G.Value       // the state after the last run
+	device  *deviceReader   // of a model on a device, which has no machine
 }
 
 // newReader returns a reader at the beginning of its sequences. Without logits, which take a product with the largest
@@ -90,6 +91,9 @@ type reader struct {
 func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*reader, error) {
 	if err := lm.Err(); err != nil {
 		return nil, err
+	}
+	if lm.opts.Device != nil {
+		return newDeviceReader(lm, batch, length, opts)
 	}
 	r := &reader{lm: lm, ids: tensor.New(tensor.WithShape(batch, length), tensor.Of(tensor.Int))}
 	g := G.NewGraph()
@@ -127,6 +131,9 @@ func (r *reader) length() int { return r.ids.Shape()[1] }
 
 // read reads tokens (batch, length), all of the vocabulary. After an error the state is as it was.
 func (r *reader) read(tokens []int) error {
+	if r.device != nil {
+		return r.device.read(r, tokens)
+	}
 	copy(r.ids.Data().([]int), tokens)
 	r.machine.Reset()
 	if err := r.machine.RunAll(); err != nil {
@@ -144,6 +151,12 @@ func (r *reader) reset() {
 	for _, v := range r.state {
 		v.Zero()
 	}
+	r.stateWritten()
 }
 
-func (r *reader) close() error { return r.machine.Close() }
+func (r *reader) close() error {
+	if r.device != nil {
+		return r.device.decoder.Close()
+	}
+	return r.machine.Close()
+}

@@ -1,0 +1,40 @@
+package cuda
+
+import (
+	"errors"
+	"unsafe"
+)
+
+// Capture is work that was recorded once and is queued with one call.
+type Capture struct {
+	device *Device
+	handle uintptr
+}
+
+// Capture records what f queues on the stream, which is not done. f may neither allocate nor wait, nor use a kernel for the first
+// time.
+func (s *Stream) Capture(f func() error) (*Capture, error) {
+	const relaxed = 2 // a goroutine may move between threads
+	d := s.device
+	if err := d.do(cuStreamBeginCapture, s.handle, relaxed); err != nil {
+		return nil, err
+	}
+	wrong := f()
+	var graph uintptr
+	err := d.do(cuStreamEndCapture, s.handle, uintptr(unsafe.Pointer(&graph)))
+	if err = errors.Join(wrong, err); err != nil {
+		if graph != 0 {
+			err = errors.Join(err, d.do(cuGraphDestroy, graph))
+		}
+		return nil, err
+	}
+	c := &Capture{device: d}
+	err = d.do(cuGraphInstantiateWithFlags, uintptr(unsafe.Pointer(&c.handle)), graph, 0)
+	return c, errors.Join(err, d.do(cuGraphDestroy, graph))
+}
+
+// Launch queues the work. The arrays that it was recorded with must still be there.
+func (c *Capture) Launch(s *Stream) error { return s.device.do(cuGraphLaunch, c.handle, s.handle) }
+
+// Close frees the record.
+func (c *Capture) Close() error { return c.device.do(cuGraphExecDestroy, c.handle) }

@@ -1,0 +1,317 @@
+package graph
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/gomamba/mamba/cuda"
+)
+
+// DecoderLayer are the weights of a Mamba block, as BlockInputs has them.
+type DecoderLayer struct {
+	NormWeight, InProj, ConvWeight, XProj, DtProj, DtBias, ALog, D, OutProj *Weight
+	InBias, ConvBias, OutBias                                               *Weight // optional
+}
+
+// DecoderModel is a language model of Mamba blocks.
+type DecoderModel struct {
+	Vocab, Model, Channels, State, Width, Rank int
+	Eps                                        float64
+	Precision                                  cuda.Precision
+	Embedding, NormF, Head                     *Weight // Head (vocab, model), perhaps the embedding's
+	Layers                                     []DecoderLayer
+}
+
+// Decoder reads tokens without a graph of Gorgonia's: a fixed number of each sequence of a batch at a time, with the states between
+// them on the device. One token each goes through a captured step; more go through the blocks, side by side in time.
+type Decoder struct {
+	context       *Context
+	model         DecoderModel
+	batch, length int
+	states        [][2]*buffer // for each layer context and state
+
+	ids     cuda.Array[int32]
+	x, last *buffer // the residual stream; another one, for pieces
+	logits  *buffer // of steps
+	work    *cuda.StepWork
+	capture *cuda.Capture
+	of      []cuda.Array[float32] // the weights that were captured
+	halves  []cuda.Array[cuda.BFloat16]
+}
+
+// NewDecoder returns a decoder whose sequences are at their beginning. Only one for single tokens has logits.
+func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error) {
+	if batch < 1 || length < 1 {
+		return nil, fmt.Errorf("graph: decoder: batch is %d and length %d, want at least 1", batch, length)
+	}
+	if !cuda.StepFits(m.Model) || !cuda.StepFits(m.Channels) {
+		return nil, fmt.Errorf("graph: decoder: width is %d and channels %d, too many for a step on a device", m.Model, m.Channels)
+	}
+	d := &Decoder{context: c, model: m, batch: batch, length: length}
+	err := c.Do(func(s *cuda.Stream) (err error) {
+		take := func(n int) *buffer {
+			if err != nil {
+				return nil
+			}
+			var b *buffer
+			if b, err = c.newBuffer(n); err == nil {
+				err = b.array.Fill(s, 0)
+			}
+			return b
+		}
+		for range m.Layers {
+			d.states = append(d.states, [2]*buffer{take(batch * (m.Width - 1) * m.Channels), take(batch * m.Channels * m.State)})
+		}
+		d.x = take(batch * length * m.Model)
+		if length == 1 {
+			d.logits = take(batch * m.Vocab)
+		} else {
+			d.last = take(batch * length * m.Model)
+		}
+		if err == nil {
+			d.ids, err = cuda.NewArray[int32](s, batch*length)
+		}
+		if err == nil && length == 1 {
+			d.work, err = (&cuda.Step[float32]{Batch: batch, Channels: m.Channels, State: m.State, Rank: m.Rank}).NewStepWork(s)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// Close frees what the decoder holds.
+func (d *Decoder) Close() error {
+	return d.context.Do(func(*cuda.Stream) error {
+		for _, s := range d.states {
+			s[0].release()
+			s[1].release()
+		}
+		for _, b := range []*buffer{d.x, d.last, d.logits} {
+			b.release()
+		}
+		d.states, d.x, d.last, d.logits = nil, nil, nil, nil
+		d.ids.Free()
+		d.ids = cuda.Array[int32]{}
+		if d.work != nil {
+			d.work.Free()
+			d.work = nil
+		}
+		c := d.capture
+		if d.capture = nil; c != nil {
+			return c.Close()
+		}
+		return nil
+	})
+}
+
+// SetStates copies states from the host: for each layer context (batch, width-1, channels), if there is one, and state (batch,
+// channels, state).
+func (d *Decoder) SetStates(host [][]float32) error {
+	return d.moveStates(host, func(s *cuda.Stream, a cuda.Array[float32], v []float32) error { return a.CopyFrom(s, v) })
+}
+
+// States copies the states to the host.
+func (d *Decoder) States(host [][]float32) error {
+	return d.moveStates(host, func(s *cuda.Stream, a cuda.Array[float32], v []float32) error { return a.CopyTo(s, v) })
+}
+
+func (d *Decoder) moveStates(host [][]float32, move func(*cuda.Stream, cuda.Array[float32], []float32) error) error {
+	return d.context.Do(func(s *cuda.Stream) error {
+		i := 0
+		for _, layer := range d.states {
+			for _, b := range layer {
+				if b.array.Len() == 0 {
+					continue
+				}
+				if i >= len(host) {
+					return fmt.Errorf("graph: decoder: %d states, want more", len(host))
+				}
+				if err := move(s, b.array, host[i]); err != nil {
+					return err
+				}
+				i++
+			}
+		}
+		return nil
+	})
+}
+
+// Read reads tokens (batch, length), which the caller has checked. One for single tokens writes the logits (batch, vocabulary) of
+// what follows, and waits for them. After an error the states may be those of before or after.
+func (d *Decoder) Read(tokens []int32, logits []float32) error {
+	return d.context.Do(func(s *cuda.Stream) error {
+		if err := d.ids.CopyFrom(s, tokens); err != nil {
+			return err
+		}
+		if d.length > 1 {
+			if d.model.Precision == cuda.BF16 {
+				return piece(d, s, (*Weight).Half)
+			}
+			return piece(d, s, (*Weight).Array)
+		}
+		if err := d.step(s); err != nil {
+			return err
+		}
+		return d.logits.array.CopyTo(s, logits)
+	})
+}
+
+// weights are all of the model's.
+func (d *Decoder) weights() []*Weight {
+	all := []*Weight{d.model.Embedding, d.model.NormF, d.model.Head}
+	for _, l := range d.model.Layers {
+		all = append(all, l.NormWeight, l.InProj, l.ConvWeight, l.XProj, l.DtProj, l.DtBias, l.ALog, l.D, l.OutProj, l.InBias, l.ConvBias, l.OutBias)
+	}
+	return all
+}
+
+// step queues a step of one token each: the captured one, if the weights are where they were.
+func (d *Decoder) step(s *cuda.Stream) error {
+	var of []cuda.Array[float32]
+	var halves []cuda.Array[cuda.BFloat16]
+	for _, w := range d.weights() {
+		if w == nil {
+			continue
+		}
+		a, err := w.Array() // brings the device's copy up to date
+		if err != nil {
+			return err
+		}
+		of = append(of, a)
+		if d.model.Precision == cuda.BF16 {
+			h, err := w.Half()
+			if err != nil {
+				return err
+			}
+			halves = append(halves, h)
+		}
+	}
+	if d.capture != nil && slices.Equal(of, d.of) && slices.Equal(halves, d.halves) {
+		return d.capture.Launch(s)
+	}
+	run := func() error {
+		if d.model.Precision == cuda.BF16 {
+			return stepOf(d, s, (*Weight).Half)
+		}
+		return stepOf(d, s, (*Weight).Array)
+	}
+	if d.capture != nil {
+		if err := d.capture.Close(); err != nil {
+			return err
+		}
+		d.capture = nil
+	}
+	if d.of == nil { // the first step loads the kernels, and is the step
+		d.of = []cuda.Array[float32]{}
+		return run()
+	}
+	c, err := s.Capture(run)
+	if err != nil {
+		return err
+	}
+	d.capture, d.of, d.halves = c, of, halves
+	return c.Launch(s)
+}
+
+// arrays fetches weights, until the first error.
+type arrays struct{ err error }
+
+func fetch[T cuda.Element](a *arrays, w *Weight, get func(*Weight) (cuda.Array[T], error)) (v cuda.Array[T]) {
+	if w == nil || a.err != nil {
+		return v
+	}
+	v, a.err = get(w)
+	return v
+}
+
+func stepOf[T cuda.Activation](d *Decoder, s *cuda.Stream, get func(*Weight) (cuda.Array[T], error)) error {
+	m := &d.model
+	var a arrays
+	plain := func(w *Weight) cuda.Array[float32] { return fetch(&a, w, (*Weight).Array) }
+	product := func(w *Weight) cuda.Array[T] { return fetch(&a, w, get) }
+	embedding := plain(m.Embedding)
+	if a.err != nil {
+		return a.err
+	}
+	x := d.x.array
+	if err := cuda.EmbeddingForward(s, d.batch, m.Model, embedding, d.ids, x); err != nil {
+		return err
+	}
+	for i, l := range m.Layers {
+		step := cuda.Step[T]{
+			Batch: d.batch, Model: m.Model, Channels: m.Channels, State: m.State, Width: m.Width, Rank: m.Rank, Eps: float32(m.Eps),
+			Norm: plain(l.NormWeight), Conv: plain(l.ConvWeight), DtBias: plain(l.DtBias), ALog: plain(l.ALog), D: plain(l.D),
+			InProj: product(l.InProj), XProj: product(l.XProj), DtProj: product(l.DtProj), OutProj: product(l.OutProj),
+			InBias: plain(l.InBias), ConvBias: plain(l.ConvBias), OutBias: plain(l.OutBias),
+			Context: d.states[i][0].array, Scan: d.states[i][1].array,
+		}
+		if a.err != nil {
+			return a.err
+		}
+		if err := step.Run(s, d.work, x); err != nil {
+			return err
+		}
+	}
+	norm, head := plain(m.NormF), product(m.Head)
+	if a.err != nil {
+		return a.err
+	}
+	return cuda.StepProduct(s, d.batch, m.Model, m.Vocab, x, norm, float32(m.Eps), head, cuda.Array[float32]{}, d.logits.array, false)
+}
+
+// piece queues the blocks over several tokens of each sequence, for their states alone.
+func piece[T cuda.Activation](d *Decoder, s *cuda.Stream, get func(*Weight) (cuda.Array[T], error)) error {
+	m := &d.model
+	var a arrays
+	plain := func(w *Weight) cuda.Array[float32] { return fetch(&a, w, (*Weight).Array) }
+	product := func(w *Weight) cuda.Array[T] { return fetch(&a, w, get) }
+	embedding := plain(m.Embedding)
+	if a.err != nil {
+		return a.err
+	}
+	if err := cuda.EmbeddingForward(s, d.batch*d.length, m.Model, embedding, d.ids, d.x.array); err != nil {
+		return err
+	}
+	for i, l := range m.Layers {
+		b := cuda.Block[T]{
+			Batch: d.batch, Length: d.length, Model: m.Model, Channels: m.Channels, State: m.State, Width: m.Width, Rank: m.Rank,
+			Eps: float32(m.Eps), Precision: m.Precision, X: d.x.array,
+			Norm: plain(l.NormWeight), Conv: plain(l.ConvWeight), DtBias: plain(l.DtBias), ALog: plain(l.ALog), D: plain(l.D),
+			InProj: product(l.InProj), XProj: product(l.XProj), DtProj: product(l.DtProj), OutProj: product(l.OutProj),
+			InBias: plain(l.InBias), ConvBias: plain(l.ConvBias), OutBias: plain(l.OutBias), Initial: d.states[i][1].array,
+		}
+		if m.Width > 1 {
+			b.Context = d.states[i][0].array
+		}
+		if a.err != nil {
+			return a.err
+		}
+		var next [2]*buffer
+		for j, old := range d.states[i] {
+			n, err := d.context.newBuffer(old.array.Len())
+			if err != nil {
+				next[0].release()
+				return err
+			}
+			next[j] = n
+		}
+		var context cuda.Array[float32]
+		if m.Width > 1 {
+			context = next[0].array
+		}
+		if _, err := b.Forward(s, d.last.array, context, next[1].array, false); err != nil {
+			next[0].release()
+			next[1].release()
+			return err
+		}
+		d.states[i][0].release()
+		d.states[i][1].release()
+		d.states[i] = next
+		d.x, d.last = d.last, d.x
+	}
+	return nil
+}

@@ -1,0 +1,107 @@
+package cuda
+
+import "fmt"
+
+// Step is one step of one token for each sequence of a batch: what Block computes at a length of one, with the states changed in
+// place, in few launches that read each weight once for up to eight sequences. T is what the weights of products are of;
+// activations are float32. Arrays are as those of Block.
+type Step[T Activation] struct {
+	Batch, Model, Channels, State, Width, Rank int
+	Eps                                        float32
+
+	Norm, Conv, DtBias, ALog, D    Array[float32]
+	InProj, XProj, DtProj, OutProj Array[T]
+	InBias, ConvBias, OutBias      Array[float32] // optional
+
+	Context Array[float32] // (batch, width-1, channels); absent for a width of 1
+	Scan    Array[float32] // (batch, channels, state)
+}
+
+// StepWork is memory for the steps of any layers of one shape.
+type StepWork struct{ vz, u, rbc, y Array[float32] }
+
+// NewStepWork returns memory for steps like s.
+func (s *Step[T]) NewStepWork(stream *Stream) (*StepWork, error) {
+	var all temporaries
+	var err error
+	w := &StepWork{
+		vz:  take[float32](stream, &all, s.Batch*2*s.Channels, &err),
+		u:   take[float32](stream, &all, s.Batch*s.Channels, &err),
+		rbc: take[float32](stream, &all, s.Batch*(s.Rank+2*s.State), &err),
+		y:   take[float32](stream, &all, s.Batch*s.Channels, &err),
+	}
+	if err != nil {
+		all.free()
+		return nil, err
+	}
+	return w, nil
+}
+
+// Free hands the memory on.
+func (w *StepWork) Free() {
+	for _, a := range []Array[float32]{w.vz, w.u, w.rbc, w.y} {
+		a.Free()
+	}
+}
+
+// stepRoom is the shared memory that a kernel may ask for on any device, in numbers.
+const stepRoom = 48 << 10 / 4
+
+// stepGroup is how many sequences a block of a product over in numbers goes through together: 0 if there is no room for one.
+func stepGroup(batch, in int) int {
+	for _, g := range []int{8, 4, 2, 1} {
+		if g*in <= stepRoom-16 && (g == 1 || g < 2*batch) {
+			return g
+		}
+	}
+	return 0
+}
+
+// StepFits reports whether vectors of n numbers are short enough for Step and StepProduct.
+func StepFits(n int) bool { return stepGroup(1, n) > 0 }
+
+// StepProduct queues y (batch, out) = weight (out, in) · x (batch, in), x through RMSNorm unless norm is absent, plus bias unless
+// that is absent, plus y if add.
+func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[float32], eps float32, weight Array[T], bias, y Array[float32], add bool) error {
+	g := stepGroup(batch, in)
+	if g == 0 {
+		return fmt.Errorf("cuda: step: in is %d, want at most %d", in, stepRoom-16)
+	}
+	if err := expect("step", "x", x.n, batch*in, "weight", weight.n, out*in, "y", y.n, batch*out); err != nil {
+		return err
+	}
+	const warps = 8
+	each := max(1, out/(warps*8*s.device.multiprocessors)) // rows of a warp, enough to be worth the way to x
+	sum := int32(0)
+	if add {
+		sum = 1
+	}
+	where := grid{x: int64((out + warps*each - 1) / (warps * each)), y: int64((batch + g - 1) / g), threads: 32 * warps, shared: 4 * g * in}
+	return s.run("step", fmt.Sprintf("step_product_%s_%d", typeName[T](), g), where, x.address, norm.address, weight.address, bias.address,
+		y.address, batch, in, out, eps, sum, each)
+}
+
+// Run queues the step: x (batch, model) becomes the block's result.
+func (s *Step[T]) Run(stream *Stream, w *StepWork, x Array[float32]) error {
+	columns := s.Rank + 2*s.State
+	g := stepGroup(s.Batch, s.Channels)
+	if g == 0 {
+		return fmt.Errorf("cuda: step: Channels is %d, want at most %d", s.Channels, stepRoom-16)
+	}
+	if err := StepProduct(stream, s.Batch, s.Model, 2*s.Channels, x, s.Norm, s.Eps, s.InProj, s.InBias, w.vz, false); err != nil {
+		return err
+	}
+	const warps = 8
+	where := grid{x: int64((columns + warps - 1) / warps), y: int64((s.Batch + g - 1) / g), threads: 32 * warps, shared: 4 * g * s.Channels}
+	if err := stream.run("step", fmt.Sprintf("step_conv_%s_%d", typeName[T](), g), where, w.vz.address, s.Context.address, s.Conv.address,
+		s.ConvBias.address, s.XProj.address, w.u.address, w.rbc.address, s.Batch, s.Channels, s.Width, columns); err != nil {
+		return err
+	}
+	over := blocksOf(s.Channels*16, 128)
+	over.y = int64(s.Batch)
+	if err := stream.run("step", "step_scan_"+typeName[T](), over, w.vz.address, w.u.address, w.rbc.address, s.DtProj.address,
+		s.DtBias.address, s.ALog.address, s.D.address, s.Scan.address, s.Context.address, w.y.address, s.Channels, s.State, s.Width, s.Rank); err != nil {
+		return err
+	}
+	return StepProduct(stream, s.Batch, s.Channels, s.Model, w.y, Array[float32]{}, 0, s.OutProj, s.OutBias, x, true)
+}

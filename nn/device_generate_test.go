@@ -1,0 +1,116 @@
+package nn_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/nn"
+)
+
+func onBoth(t *testing.T, opts ...nn.Option) (host, device *nn.LM) {
+	t.Helper()
+	d := openDevice(t)
+	cfg := nn.LMConfig{Config: nn.Config{DModel: 40, NLayer: 3}, Vocab: 61}
+	opts = append(opts, nn.WithSeed(5))
+	return nn.NewLM(cfg, nn.WithSeed(5)), nn.NewLM(cfg, append(opts, nn.OnDevice(d))...)
+}
+
+// TestDeviceStepper: the logits of steps on a device are those on the host.
+func TestDeviceStepper(t *testing.T) {
+	for _, p := range []struct {
+		cuda.Precision
+		tol float64
+	}{{cuda.Strict, 1e-5}, {cuda.BF16, 0.02}} {
+		host, device := onBoth(t, nn.WithPrecision(p.Precision))
+		for _, batch := range []int{1, 2, 3, 7, 20} {
+			var steppers [2]*nn.Stepper
+			for i, lm := range []*nn.LM{host, device} {
+				s, err := nn.NewStepper(lm, batch)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				steppers[i] = s
+			}
+			for step := range 9 {
+				if step == 6 {
+					steppers[0].Reset()
+					steppers[1].Reset()
+				}
+				tokens := make([]int, batch)
+				for i := range tokens {
+					tokens[i] = (step*13 + i*5) % 61
+				}
+				want, err := steppers[0].Step(tokens)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := steppers[1].Step(tokens)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range want {
+					for j, w := range want[i] {
+						if !(math.Abs(got[i][j]-w) <= p.tol) {
+							t.Fatalf("%v, batch %d, step %d: logit %d of sequence %d is %v, want %v", p.Precision, batch, step, j, i, got[i][j], w)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestDeviceGenerate: the same prompts give the same tokens, and a sequence goes on from the device on the host and the other way
+// round.
+func TestDeviceGenerate(t *testing.T) {
+	host, device := onBoth(t)
+	prompts := [][]int{{1}, {2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37}, {4, 4, 4, 4, 4, 4, 4, 4}}
+	cfg := nn.GenerateConfig{MaxTokens: 12, Piece: 4}
+	run := func(lm *nn.LM, sequences []*nn.Sequence) [][]int {
+		g, err := nn.NewGenerator(lm, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer g.Close()
+		tokens, err := g.Continue(context.Background(), sequences, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tokens
+	}
+	sequences := func() (all []*nn.Sequence) {
+		for i, p := range prompts {
+			all = append(all, nn.NewSequence(uint64(i), p...))
+		}
+		return all
+	}
+	a, b := sequences(), sequences()
+	if want, got := fmt.Sprint(run(host, a)), fmt.Sprint(run(device, b)); got != want {
+		t.Errorf("on the device\n%s, want\n%s", got, want)
+	}
+	for i := range a { // through a file each, to the other side
+		for _, s := range []**nn.Sequence{&a[i], &b[i]} {
+			file := filepath.Join(t.TempDir(), "sequence")
+			if err := (*s).Save(file); err != nil {
+				t.Fatal(err)
+			}
+			loaded, err := nn.LoadSequence(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			*s = loaded
+		}
+	}
+	x, y := run(device, a), run(host, b)
+	for i := range x {
+		if !slices.Equal(x[i], y[i]) {
+			t.Errorf("sequence %d, from the host on the device: %v; from the device on the host: %v", i, x[i], y[i])
+		}
+	}
+}

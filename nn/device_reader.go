@@ -1,0 +1,107 @@
+package nn
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda/graph"
+	"github.com/gomamba/mamba/layer"
+)
+
+// newDeviceReader is newReader for a model on a device. The states are there; r.state holds them on the host when somebody asks.
+func newDeviceReader(lm *LM, batch, length int, opts []CallOption) (*reader, error) {
+	if c := callOf(opts); c.start != nil || c.composed {
+		return nil, fmt.Errorf("nn: a reader on a device takes no options of calls")
+	}
+	cfg := lm.cfg
+	m := graph.DecoderModel{
+		Vocab: cfg.Vocab, Model: cfg.DModel, Channels: cfg.inner(), State: cfg.DState, Width: cfg.DConv, Rank: cfg.DtRank,
+		Eps: cfg.NormEps, Precision: lm.opts.Precision,
+		Embedding: lm.embed.Weight.OnDevice(), NormF: lm.stack.norm.Weight.OnDevice(), Head: lm.head.OnDevice(),
+	}
+	for _, b := range lm.stack.Blocks() {
+		x := b.mixer
+		optional := func(p *layer.Param) *graph.Weight {
+			if p == nil {
+				return nil
+			}
+			return p.OnDevice()
+		}
+		m.Layers = append(m.Layers, graph.DecoderLayer{
+			NormWeight: b.norm.Weight.OnDevice(), InProj: x.inProj.Weight.OnDevice(), ConvWeight: x.conv.Weight.OnDevice(),
+			XProj: x.xProj.Weight.OnDevice(), DtProj: x.dtProj.Weight.OnDevice(), DtBias: x.dtProj.Bias.OnDevice(),
+			ALog: x.aLog.OnDevice(), D: x.d.OnDevice(), OutProj: x.outProj.Weight.OnDevice(),
+			InBias: optional(x.inProj.Bias), ConvBias: optional(x.conv.Bias), OutBias: optional(x.outProj.Bias),
+		})
+	}
+	d, err := lm.opts.Device.NewDecoder(m, batch, length)
+	if err != nil {
+		return nil, fmt.Errorf("nn: %w", err)
+	}
+	r := &reader{lm: lm, ids: tensor.New(tensor.WithShape(batch, length), tensor.Of(tensor.Int)), device: &deviceReader{decoder: d}}
+	for _, s := range lm.stack.stateShapes() {
+		r.state = append(r.state, tensor.New(tensor.WithShape(append(tensor.Shape{batch}, s.shape...)...), tensor.Of(tensor.Float32)))
+	}
+	if length == 1 {
+		logits := tensor.New(tensor.WithShape(batch, 1, cfg.Vocab), tensor.Of(tensor.Float32))
+		r.logits = G.Value(logits)
+		r.device.logits = numbers(logits)
+	}
+	return r, nil
+}
+
+// deviceReader is what a reader has on a device.
+type deviceReader struct {
+	decoder  *graph.Decoder
+	logits   []float32
+	hostNew  bool // the states on the host were written
+	hostOld  bool // those on the device went on
+	tokens32 []int32
+}
+
+// numbers are a tensor's, of float32 and row by row.
+func numbers(d *tensor.Dense) []float32 { return d.Data().([]float32) }
+
+func hostStates(state []*tensor.Dense) [][]float32 {
+	all := make([][]float32, len(state))
+	for i, v := range state {
+		all[i] = numbers(v)
+	}
+	return all
+}
+
+func (d *deviceReader) read(r *reader, tokens []int) error {
+	if d.hostNew {
+		if err := d.decoder.SetStates(hostStates(r.state)); err != nil {
+			return err
+		}
+		d.hostNew = false
+	}
+	d.tokens32 = d.tokens32[:0]
+	for _, token := range tokens {
+		d.tokens32 = append(d.tokens32, int32(token))
+	}
+	d.hostOld = true
+	return d.decoder.Read(d.tokens32, d.logits)
+}
+
+// stateWritten says that r.state was written.
+func (r *reader) stateWritten() {
+	if r.device != nil {
+		r.device.hostNew, r.device.hostOld = true, false
+	}
+}
+
+// bringState brings r.state up to date.
+func (r *reader) bringState() error {
+	if r.device == nil || !r.device.hostOld {
+		return nil
+	}
+	if err := r.device.decoder.States(hostStates(r.state)); err != nil {
+		return err
+	}
+	r.device.hostOld = false
+	return nil
+}
