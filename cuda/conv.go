@@ -132,5 +132,5 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 			return err
 		}
 	}
-	return s.run("conv", "conv_weights", blocksOf((c.Width+1)*c.Channels, 64), parts.address, count, c.Channels, c.Width, dweight.address, dbias.address)
+	return s.run("conv", "conv_weights", columnBlocks((c.Width+1)*c.Channels), parts.address, count, c.Channels, c.Width, dweight.address, dbias.address)
 }

@@ -4,9 +4,9 @@ package cuda
 func CrossEntropyState(rows int) int { return 2*rows + 1 }
 
 // CrossEntropyForward writes loss, one number: the mean of -log softmax(logits)_target over the targets that are not ignore, 0 if
-// all are; logits (rows, vocabulary), targets (rows), which the caller has checked. The state is for CrossEntropyBackward.
-func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary int, ignore int32, logits Array[T], targets Array[int32], state, loss Array[float32]) error {
-	if err := expect("cross-entropy", "logits", logits.n, rows*vocabulary, "targets", targets.n, rows,
+// all are; logits (rows, vocabulary), whose rows are stride apart, targets (rows), which the caller has checked. The state is for CrossEntropyBackward.
+func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, loss Array[float32]) error {
+	if err := expect("cross-entropy", "logits", logits.n, strided(rows, stride, vocabulary), "targets", targets.n, rows,
 		"state", state.n, CrossEntropyState(rows), "loss", loss.n, 1); err != nil {
 		return err
 	}
@@ -14,23 +14,23 @@ func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary int, ignore i
 	if vocabulary <= 2048 {
 		name, g = "entropy_forward_"+typeName[T]()+"_32", blocksOf(rows*32, 256)
 	}
-	if err := s.run("cross_entropy", name, g, logits.address, targets.address, state.address, rows, vocabulary, ignore); err != nil {
+	if err := s.run("cross_entropy", name, g, logits.address, targets.address, state.address, rows, vocabulary, stride, ignore); err != nil {
 		return err
 	}
 	return s.run("cross_entropy", "entropy_mean", grid{x: 1, threads: 1024}, targets.address, state.address, loss.address, rows, ignore)
 }
 
 // CrossEntropyBackward overwrites the logits with their gradient, times dloss, a number on the device.
-func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary int, ignore int32, logits Array[T], targets Array[int32], state, dloss Array[float32]) error {
-	if err := expect("cross-entropy", "logits", logits.n, rows*vocabulary, "targets", targets.n, rows,
+func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, dloss Array[float32]) error {
+	if err := expect("cross-entropy", "logits", logits.n, strided(rows, stride, vocabulary), "targets", targets.n, rows,
 		"state", state.n, CrossEntropyState(rows), "dloss", dloss.n, 1); err != nil {
 		return err
 	}
 	if vocabulary <= 2048 {
 		return s.run("cross_entropy", "entropy_backward_small_"+typeName[T](), blocksOf(rows*vocabulary, 256), logits.address,
-			targets.address, state.address, dloss.address, rows, vocabulary, ignore)
+			targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore)
 	}
 	blocks := (vocabulary + 4095) / 4096 // of a row, each thread 16 logits
 	return s.run("cross_entropy", "entropy_backward_"+typeName[T](), grid{x: int64(rows) * int64(blocks), threads: 256}, logits.address,
-		targets.address, state.address, dloss.address, rows, vocabulary, ignore, blocks)
+		targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore, blocks)
 }

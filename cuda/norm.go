@@ -55,7 +55,10 @@ func RMSNormBackward[T Activation](s *Stream, rows, width int, eps float32, x, w
 	return s.rowSums(parts, dw, blocks, width)
 }
 
+// columnBlocks is the grid of the kernels' columnSum.
+func columnBlocks(size int) grid { return grid{x: (int64(size) + 31) / 32, threads: 256} }
+
 // rowSums adds up count rows of size numbers, in their order.
 func (s *Stream) rowSums(parts, sum Array[float32], count, size int) error {
-	return s.run("elementwise", "row_sums", blocksOf(size, 64), parts.address, sum.address, count, size)
+	return s.run("elementwise", "row_sums", columnBlocks(size), parts.address, sum.address, count, size)
 }

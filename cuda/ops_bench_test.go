@@ -34,8 +34,8 @@ func TestOpsAreDeterministic(t *testing.T) {
 		do(t, RMSNormBackward(s, rows, width, 1e-5, x, w, dy, Array[float32]{}, dx, dw))
 		got := [][]float64{get(t, s, dx), get(t, s, dw)}
 		do(t, ColumnSums(s, rows, width, dy, width, dw), embedded.Fill(s, 0), EmbeddingBackward(s, rows, width, 9, ids, dy, embedded),
-			Convert(s, drawn, a), CrossEntropyForward(s, rows, vocabulary, 3, a, targets, state, loss),
-			CrossEntropyBackward(s, rows, vocabulary, 3, a, targets, state, one),
+			Convert(s, drawn, a), CrossEntropyForward(s, rows, vocabulary, vocabulary, 3, a, targets, state, loss),
+			CrossEntropyBackward(s, rows, vocabulary, vocabulary, 3, a, targets, state, one),
 			c.Backward(s, dy, Array[float32]{}, cdx, width, cdw, cdb, Array[float32]{}),
 			MatMul(s, Strict, width, width, rows, Matrix[float32]{x, width, true}, Matrix[float32]{dy, width, false}, 0,
 				Matrix[float32]{product, width, false}))
@@ -157,12 +157,12 @@ func benchCrossEntropy[T Activation](b *testing.B, size int) {
 	state, loss := zeros[float32](b, s, CrossEntropyState(benchRows)), zeros[float32](b, s, 1)
 	b.Run("forward", func(b *testing.B) {
 		measure(b, s, n*size, func() error {
-			return CrossEntropyForward(s, benchRows, benchVocabulary, -1, logits, targets, state, loss)
+			return CrossEntropyForward(s, benchRows, benchVocabulary, benchVocabulary, -1, logits, targets, state, loss)
 		})
 	})
 	b.Run("backward", func(b *testing.B) {
 		measure(b, s, 2*n*size, func() error {
-			return CrossEntropyBackward(s, benchRows, benchVocabulary, -1, logits, targets, state, one)
+			return CrossEntropyBackward(s, benchRows, benchVocabulary, benchVocabulary, -1, logits, targets, state, one)
 		})
 	})
 }

@@ -345,8 +345,8 @@ func testCrossEntropy[T Activation](t *testing.T, s *Stream) {
 			c.Backward(0.75, d)
 			a, state, loss := put[T](t, s, logits), blank[float32](t, s, CrossEntropyState(rows)), blank[float32](t, s, 1)
 			on := putInts(t, s, targets32)
-			do(t, CrossEntropyForward(s, rows, vocabulary, -100, a, on, state, loss),
-				CrossEntropyBackward(s, rows, vocabulary, -100, a, on, state, put[float32](t, s, []float64{0.75})))
+			do(t, CrossEntropyForward(s, rows, vocabulary, vocabulary, -100, a, on, state, loss),
+				CrossEntropyBackward(s, rows, vocabulary, vocabulary, -100, a, on, state, put[float32](t, s, []float64{0.75})))
 			what := fmt.Sprintf("%v, scale %v: ", size, scale)
 			near(t, what+"loss", get(t, s, loss), want, 2e-6)
 			near(t, what+"dlogits", get(t, s, a), d, 2e-6+tolerance[T](0)/float64(rows))
@@ -355,7 +355,7 @@ func testCrossEntropy[T Activation](t *testing.T, s *Stream) {
 	// Every target is ignored.
 	a, state, loss := put[T](t, s, []float64{1, 2}), blank[float32](t, s, 3), blank[float32](t, s, 1)
 	on := putInts(t, s, []int32{-100})
-	do(t, CrossEntropyForward(s, 1, 2, -100, a, on, state, loss), CrossEntropyBackward(s, 1, 2, -100, a, on, state, put[float32](t, s, []float64{1})))
+	do(t, CrossEntropyForward(s, 1, 2, 2, -100, a, on, state, loss), CrossEntropyBackward(s, 1, 2, 2, -100, a, on, state, put[float32](t, s, []float64{1})))
 	near(t, "loss of nothing", append(get(t, s, loss), get(t, s, a)...), []float64{0, 0, 0}, 0)
 }
 

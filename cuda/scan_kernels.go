@@ -39,7 +39,7 @@ func (z scanSize) states() int { return z.forward.split * z.forward.states }
 
 var (
 	scanSizes = []scanSize{
-		{"scan16", scanPass{4, 4, 128, 4}, scanPass{4, 4, 256, 2}, 16, true},
+		{"scan16", scanPass{4, 4, 128, 4}, scanPass{4, 4, 128, 4}, 16, true},
 		{"scan64", scanPass{16, 4, 128, 2}, scanPass{16, 4, 64, 4}, 16, false},
 		{"scan256", scanPass{32, 8, 128, 2}, scanPass{32, 8, 128, 2}, 4, false},
 	}

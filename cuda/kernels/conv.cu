@@ -92,11 +92,13 @@ template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ 
   for (int j = 0; j < MAX; j++) dw[j] = dx[j] = 0.f;
   const T *dy = (const T *)c.dy + (b * c.length + walk.from) * c.channels + d;
   T *out = (T *)c.dx + (b * c.length + walk.from - (width - 1)) * c.dstep + d;  // of the step that is done
+  const int steps = (int)(walk.to - walk.from), left = (int)min(c.length - walk.from, (int64_t)steps + MAX);
 #pragma unroll 4
-  for (int64_t t = walk.from; t < walk.to + width - 1; t++, dy += c.channels, out += c.dstep) {
+  for (int i = 0; i < steps + width - 1; i++, dy += c.channels, out += c.dstep) {
+    const int64_t t = walk.from + i;
     float g = 0.f;
     int live = 0;
-    if (t < c.length) {
+    if (i < left) {
       const float sum = walk.go(t, bias), s = sigmoid(sum);
       g = value(*dy) * (s * fmaf(sum, 1.f - s, 1.f));
       live = walk.live;
@@ -104,7 +106,7 @@ template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ 
 #pragma unroll
     for (int j = MAX - 1; j > 0; j--) dx[j] = dx[j - 1];
     dx[0] = 0.f;
-    const bool own = t < walk.to;
+    const bool own = i < steps;
     if (own) dbias += g;
 #pragma unroll
     for (int j = 0; j < MAX; j++) {
@@ -113,8 +115,8 @@ template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ 
         if (own) dw[j] = fmaf(g, walk.x[j], dw[j]);
       }
     }
-    const int64_t done = t - (width - 1);
-    if (done >= walk.from || walk.from == 0) {
+    if (i >= width - 1 || walk.from == 0) {
+      const int64_t done = t - (width - 1);
       float v = 0.f;
 #pragma unroll
       for (int j = 0; j < MAX; j++)
@@ -149,11 +151,9 @@ template <class T, bool STARTS> __device__ __forceinline__ void convNext(const C
 
 // conv_weights adds up the parts, and turns the taps to (channels, width).
 extern "C" __global__ void conv_weights(const float *parts, int64_t count, int64_t channels, int64_t width, float *dweight, float *dbias) {
-  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, size = (width + 1) * channels;
-  if (i >= size) return;
-  double sum = 0;
-#pragma unroll 8
-  for (int64_t k = 0; k < count; k++) sum += parts[k * size + i];
+  const int64_t i = (int64_t)blockIdx.x * 32 + threadIdx.x % 32, size = (width + 1) * channels;
+  const double sum = columnSum(parts, count, size, i);
+  if (threadIdx.x >= 32 || i >= size) return;
   const int64_t tap = i / channels, d = i % channels;
   if (tap < width)
     dweight[d * width + tap] = (float)sum;

@@ -32,10 +32,10 @@ template <int GROUP> __device__ __forceinline__ Sum groupSum(Sum v) {
 }
 
 template <class T, int GROUP>
-__device__ __forceinline__ void entropyForward(const T *logits, const int32_t *targets, float *state, int64_t rows, int64_t vocabulary, int32_t ignore) {
+__device__ __forceinline__ void entropyForward(const T *logits, const int32_t *targets, float *state, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
   const int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP;
   if (row >= rows) return;
-  const T *x = logits + row * vocabulary;
+  const T *x = logits + row * stride;
   const int lane = threadIdx.x % GROUP;
   Sum s = {-INFINITY, 0.f};
   int64_t i = lane;
@@ -83,41 +83,44 @@ extern "C" __global__ void entropy_mean(const int32_t *targets, float *state, fl
 }
 
 template <class T>
-__device__ __forceinline__ void entropyBackward(T *logits, const int32_t *targets, const float *state, const float *dloss, int64_t rows, int64_t vocabulary, int32_t ignore, int64_t blocks) {
+__device__ __forceinline__ void entropyBackward(T *logits, const int32_t *targets, const float *state, const float *dloss, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore, int64_t blocks) {
   const int64_t row = blockIdx.x / blocks;
   const int32_t target = targets[row];
   const float lse = state[row], scale = dloss[0] * state[2 * rows];
-  T *x = logits + row * vocabulary;
-  const int64_t stride = blocks * blockDim.x;
+  T *x = logits + row * stride;
+  const int64_t step = blocks * blockDim.x;
 #pragma unroll 4
-  for (int64_t i = blockIdx.x % blocks * blockDim.x + threadIdx.x; i < vocabulary; i += stride)
+  for (int64_t i = blockIdx.x % blocks * blockDim.x + threadIdx.x; i < vocabulary; i += step)
     x[i] = to<T>(target == ignore ? 0.f : (__expf(value(x[i]) - lse) - (i == target ? 1.f : 0.f)) * scale);
 }
 
 // Of a small vocabulary a thread takes one logit, and a block several rows.
 template <class T>
-__device__ __forceinline__ void entropyBackwardSmall(T *logits, const int32_t *targets, const float *state, const float *dloss, int64_t rows, int64_t vocabulary, int32_t ignore) {
+__device__ __forceinline__ void entropyBackwardSmall(T *logits, const int32_t *targets, const float *state, const float *dloss, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
   const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= rows * vocabulary) return;
   const int64_t row = at / vocabulary, i = at % vocabulary;
   const int32_t target = targets[row];
-  logits[at] = to<T>(target == ignore ? 0.f : (__expf(value(logits[at]) - state[row]) - (i == target ? 1.f : 0.f)) * dloss[0] * state[2 * rows]);
+  T *x = logits + row * stride + i;
+  *x = to<T>(target == ignore ? 0.f : (__expf(value(*x) - state[row]) - (i == target ? 1.f : 0.f)) * dloss[0] * state[2 * rows]);
 }
 
-#define ENTROPY(NAME, T)                                                                                                              \
-  extern "C" __global__ void entropy_forward_##NAME##_32(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int32_t i) {   \
-    entropyForward<T, 32>(x, t, s, r, v, i);                                                                                          \
-  }                                                                                                                                   \
-  extern "C" __global__ void entropy_forward_##NAME##_512(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int32_t i) {  \
-    entropyForward<T, 512>(x, t, s, r, v, i);                                                                                         \
-  }                                                                                                                                   \
-  extern "C" __global__ void entropy_backward_##NAME(T *x, const int32_t *t, const float *s, const float *d, int64_t r, int64_t v,    \
-                                                     int32_t i, int64_t blocks) {                                                     \
-    entropyBackward<T>(x, t, s, d, r, v, i, blocks);                                                                                  \
-  }                                                                                                                                   \
-  extern "C" __global__ void entropy_backward_small_##NAME(T *x, const int32_t *t, const float *s, const float *d, int64_t r,         \
-                                                           int64_t v, int32_t i) {                                                    \
-    entropyBackwardSmall<T>(x, t, s, d, r, v, i);                                                                                     \
+#define ENTROPY(NAME, T)                                                                                                         \
+  extern "C" __global__ void entropy_forward_##NAME##_32(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int64_t p,  \
+                                                         int32_t i) {                                                              \
+    entropyForward<T, 32>(x, t, s, r, v, p, i);                                                                                    \
+  }                                                                                                                                \
+  extern "C" __global__ void entropy_forward_##NAME##_512(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int64_t p, \
+                                                          int32_t i) {                                                             \
+    entropyForward<T, 512>(x, t, s, r, v, p, i);                                                                                   \
+  }                                                                                                                                \
+  extern "C" __global__ void entropy_backward_##NAME(T *x, const int32_t *t, const float *s, const float *d, int64_t r, int64_t v, \
+                                                     int64_t p, int32_t i, int64_t blocks) {                                       \
+    entropyBackward<T>(x, t, s, d, r, v, p, i, blocks);                                                                            \
+  }                                                                                                                                \
+  extern "C" __global__ void entropy_backward_small_##NAME(T *x, const int32_t *t, const float *s, const float *d, int64_t r,      \
+                                                           int64_t v, int64_t p, int32_t i) {                                      \
+    entropyBackwardSmall<T>(x, t, s, d, r, v, p, i);                                                                               \
   }
 ENTROPY(float, float)
 ENTROPY(bf16, bf16)

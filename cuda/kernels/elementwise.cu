@@ -38,11 +38,9 @@ template <class T> __device__ __forceinline__ void columnSums(const T *x, float 
 
 // row_sums adds up count rows of size numbers, in their order.
 extern "C" __global__ void row_sums(const float *parts, float *sum, int64_t count, int64_t size) {
-  EACH(size)
-  double s = 0;
-#pragma unroll 8
-  for (int64_t k = 0; k < count; k++) s += parts[k * size + i];
-  sum[i] = (float)s;
+  const int64_t i = (int64_t)blockIdx.x * 32 + threadIdx.x % 32;
+  const double s = columnSum(parts, count, size, i);
+  if (threadIdx.x < 32 && i < size) sum[i] = (float)s;
 }
 
 #define TYPED(NAME, T)                                                                                                     \
