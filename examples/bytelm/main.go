@@ -2,6 +2,7 @@
 //
 //	go run ./examples/bytelm                       # the source of Go's standard library
 //	go run ./examples/bytelm -text FILE_OR_DIR     # any other text
+//	go run ./examples/bytelm -device cuda          # on a GPU
 //	go run ./examples/bytelm -h                    # everything that can be set
 //
 // A tenth of the text is held out. Its bits per byte are shown beside those of the training text, and at the end beside
@@ -20,7 +21,9 @@ import (
 	"os"
 	"os/signal"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/examples/internal/options"
+	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/task"
 	"github.com/gomamba/mamba/train"
 )
@@ -50,6 +53,16 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if err := options.CheckPNG(set.out); err != nil {
 		return err
 	}
+	var where []nn.Option
+	if set.device == "cuda" {
+		device, err := cuda.Open(0)
+		if err != nil {
+			return err
+		}
+		defer device.Close()
+		fmt.Fprintf(out, "device    %s, %v\n", device.Name(), set.precision)
+		where = append(where, nn.OnDevice(device), nn.WithPrecision(set.precision))
+	}
 	d, err := readData(set)
 	if err != nil {
 		return err
@@ -59,7 +72,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 		size(len(d.train)), size(len(d.heldOut)), size(d.scored))
 	fmt.Fprintf(out, "bigram    %.3f bits per byte held out\n", d.bigram)
 
-	m, err := newModel(set)
+	m, err := newModel(set, where)
 	if err != nil {
 		return err
 	}
@@ -105,7 +118,7 @@ func loop(ctx context.Context, set settings, m *model, d *data, record *train.Cu
 	show.Start(0)
 	defer show.Finish()
 	for step := 1; step <= set.steps; step++ {
-		loss, err := m.step(d.sampler.Next(), learnRate(set, step))
+		loss, err := m.step(d.sampler.Next())
 		if err != nil {
 			return err
 		}
@@ -126,9 +139,4 @@ func loop(ctx context.Context, set settings, m *model, d *data, record *train.Cu
 		}
 	}
 	return nil
-}
-
-// learnRate rises over the first steps and falls along half a cosine to a tenth.
-func learnRate(set settings, step int) float64 {
-	return set.lr * train.WarmupCosine(min(50, set.steps/10), set.steps, 0.1)(step)
 }

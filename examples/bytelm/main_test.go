@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/gomamba/mamba/cuda"
 )
 
 // tiny are the settings under which a run takes a moment.
@@ -167,7 +169,7 @@ func TestUsage(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
-	for _, name := range []string{"steps", "layers", "dmodel", "length", "batch", "lr", "seed", "prompt", "text", "out"} {
+	for _, name := range []string{"steps", "layers", "dmodel", "length", "batch", "lr", "seed", "prompt", "text", "out", "device", "precision"} {
 		if !strings.Contains(stdout, "\n  -"+name+" ") {
 			t.Errorf("usage does not tell of -%s", name)
 		}
@@ -176,10 +178,15 @@ func TestUsage(t *testing.T) {
 
 func TestLearnRate(t *testing.T) {
 	for _, steps := range []int{1, 2, 10, 1000} {
-		set := settings{steps: steps, lr: 0.5}
+		set := settings{steps: steps, lr: 0.5, layers: 1, dmodel: 4, length: 2, batch: 1}
+		m, err := newModel(set, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.close()
 		highest := 0.0
 		for step := 1; step <= steps; step++ {
-			rate := learnRate(set, step)
+			rate := m.solver.LearnRate(step)
 			if !(rate > 0 && rate <= set.lr) {
 				t.Fatalf("%d steps: the rate at step %d is %v", steps, step, rate)
 			}
@@ -187,6 +194,27 @@ func TestLearnRate(t *testing.T) {
 		}
 		if steps >= 10 && highest != set.lr {
 			t.Errorf("%d steps: the highest rate is %v, want %v", steps, highest, set.lr)
+		}
+	}
+}
+
+// TestDevice: on a GPU the same progress; without one a line that says so, and code 1.
+func TestDevice(t *testing.T) {
+	args := append([]string{"-text", writeText(t), "-out", "", "-device", "cuda"}, tiny...)
+	code, stdout, stderr := call(context.Background(), args...)
+	if d, err := cuda.Open(0); err == nil {
+		d.Close()
+		if code != 0 || !strings.Contains(stdout, "step 4 of 4") || !strings.HasPrefix(stdout, "device ") {
+			t.Errorf("exit code %d, %s%s", code, stdout, stderr)
+		}
+		return
+	}
+	if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "bytelm: cuda: ") {
+		t.Errorf("exit code %d, output %q, error %q, want 1, nothing, and one line that begins with bytelm: cuda:", code, stdout, stderr)
+	}
+	for flag, want := range map[string]string{"-device": "should be cpu or cuda", "-precision": "should be float32, tf32 or bf16"} {
+		if code, _, stderr := call(context.Background(), flag, "other"); code != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("%s other: exit code %d, %s", flag, code, stderr)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/task"
+	"github.com/gomamba/mamba/train"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 )
@@ -16,7 +17,7 @@ type model struct {
 	lm            *nn.LM
 	train, scorer *lossGraph
 	weightNodes   G.Nodes
-	solver        *G.AdamSolver
+	solver        *train.AdamW
 }
 
 // lossGraph computes the loss of one batch.
@@ -26,23 +27,31 @@ type lossGraph struct {
 	vm           G.VM
 }
 
-func newModel(set settings) (*model, error) {
-	lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: set.dmodel, NLayer: set.layers}, Vocab: 256}, nn.WithSeed(uint64(set.seed)))
+func newModel(set settings, where []nn.Option) (*model, error) {
+	lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: set.dmodel, NLayer: set.layers}, Vocab: 256},
+		append(where, nn.WithSeed(uint64(set.seed)))...)
 	if err := lm.Err(); err != nil {
 		return nil, err
 	}
-	m := &model{lm: lm, solver: G.NewAdamSolver()}
-
-	graph, loss, train, err := newLossGraph(lm, set)
+	// The learn rate rises over the first steps and falls along half a cosine to a tenth.
+	solver, err := train.NewAdamW(lm.Params(), train.AdamWConfig{
+		LearnRate: set.lr, Schedule: train.WarmupCosine(min(50, set.steps/10), set.steps, 0.1),
+	})
 	if err != nil {
 		return nil, err
 	}
-	m.train = train
+	m := &model{lm: lm, solver: solver}
+
+	graph, loss, trained, err := newLossGraph(lm, set)
+	if err != nil {
+		return nil, err
+	}
+	m.train = trained
 	m.weightNodes = lm.Params().Nodes(graph)
 	if _, err := G.Grad(loss, m.weightNodes...); err != nil {
 		return nil, err
 	}
-	train.vm = G.NewTapeMachine(graph, G.BindDualValues(m.weightNodes...))
+	trained.vm = G.NewTapeMachine(graph, G.BindDualValues(m.weightNodes...))
 
 	graph, _, m.scorer, err = newLossGraph(lm, set)
 	if err != nil {
@@ -88,13 +97,11 @@ func (l *lossGraph) run(batch task.Batch) (float64, error) {
 }
 
 // step trains on one batch and returns its loss in nats per byte, as it was before the step.
-func (m *model) step(batch task.Batch, rate float64) (float64, error) {
+func (m *model) step(batch task.Batch) (float64, error) {
 	loss, err := m.train.run(batch)
 	if err != nil {
 		return 0, err
 	}
-	// Gorgonia's solvers have no schedule, but their options can be set again at any time.
-	G.WithLearnRate(rate)(m.solver)
 	return loss, m.solver.Step(G.NodesToValueGrads(m.weightNodes))
 }
 
