@@ -49,8 +49,8 @@ const stepRoom = 48 << 10 / 4
 
 // stepGroup is how many sequences a block of a product over in numbers goes through together: 0 if there is no room for one.
 func stepGroup(batch, in int) int {
-	for _, g := range []int{8, 4, 2, 1} {
-		if g*in <= stepRoom-16 && (g == 1 || g < 2*batch) {
+	for _, g := range []int{8, 4, 1} {
+		if g*in <= stepRoom-16 && (g == 1 || g/2 < batch && batch > 1) {
 			return g
 		}
 	}
@@ -77,7 +77,7 @@ func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[floa
 		sum = 1
 	}
 	where := grid{x: int64((out + warps*each - 1) / (warps * each)), y: int64((batch + g - 1) / g), threads: 32 * warps, shared: 4 * g * in}
-	return s.run("step", fmt.Sprintf("step_product_%s_%d", typeName[T](), g), where, x.address, norm.address, weight.address, bias.address,
+	return s.run("step"+typeName[T](), fmt.Sprintf("step_product_%s_%d", typeName[T](), g), where, x.address, norm.address, weight.address, bias.address,
 		y.address, batch, in, out, eps, sum, each)
 }
 
@@ -93,13 +93,13 @@ func (s *Step[T]) Run(stream *Stream, w *StepWork, x Array[float32]) error {
 	}
 	const warps = 8
 	where := grid{x: int64((columns + warps - 1) / warps), y: int64((s.Batch + g - 1) / g), threads: 32 * warps, shared: 4 * g * s.Channels}
-	if err := stream.run("step", fmt.Sprintf("step_conv_%s_%d", typeName[T](), g), where, w.vz.address, s.Context.address, s.Conv.address,
+	if err := stream.run("step"+typeName[T](), fmt.Sprintf("step_conv_%s_%d", typeName[T](), g), where, w.vz.address, s.Context.address, s.Conv.address,
 		s.ConvBias.address, s.XProj.address, w.u.address, w.rbc.address, s.Batch, s.Channels, s.Width, columns); err != nil {
 		return err
 	}
 	over := blocksOf(s.Channels*16, 128)
 	over.y = int64(s.Batch)
-	if err := stream.run("step", "step_scan_"+typeName[T](), over, w.vz.address, w.u.address, w.rbc.address, s.DtProj.address,
+	if err := stream.run("step"+typeName[T](), "step_scan_"+typeName[T](), over, w.vz.address, w.u.address, w.rbc.address, s.DtProj.address,
 		s.DtBias.address, s.ALog.address, s.D.address, s.Scan.address, s.Context.address, w.y.address, s.Channels, s.State, s.Width, s.Rank); err != nil {
 		return err
 	}

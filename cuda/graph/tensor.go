@@ -286,12 +286,9 @@ func (e engine) Add(a, b tensor.Tensor, opts ...tensor.FuncOpt) (tensor.Tensor, 
 	e.context.mu.Lock()
 	defer e.context.mu.Unlock()
 	e.context.bury()
-	if o := tensor.ParseFuncOpts(opts...); o.Safe() {
-		z := x.share()
-		for _, p := range x.parts {
-			z.parts = append(z.parts, p.share())
-		}
-		x = z
+	// Several values in one come of a scatter, whose result nothing but this sum reads, and which gives the memory back.
+	if o := tensor.ParseFuncOpts(opts...); o.Safe() && x.parts == nil {
+		x = x.share()
 	}
 	return x, x.add(y)
 }

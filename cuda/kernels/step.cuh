@@ -1,5 +1,6 @@
 // One step of one token for each sequence of a batch, as generation makes them: matrix-vector products that read each weight once
 // for up to G sequences, with what stands between them at their ends. Activations are float; weights float or bfloat16.
+#pragma once
 #include "types.cuh"
 
 // Four numbers of a weight.
@@ -9,62 +10,98 @@ __device__ __forceinline__ float4 four(const bf16 *p) {
   return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u));
 }
 
-// rowTimes adds a row of the weight times each of G vectors, which lie in shared memory, over a warp.
-template <class W, int G> __device__ __forceinline__ void rowTimes(const W *row, const float *x, int64_t in, float (&sum)[G]) {
-  const int lane = threadIdx.x % 32;
+// Row is a thread's share of a row of the weight. Its beginning is read ahead, while the vectors are still being made: what a step
+// waits for is memory, again and again.
+template <class W> struct Row {
+  static constexpr int AHEAD = 6;
+  const W *row;
+  int64_t in;
+  bool vectors;
+  float4 first[AHEAD];
+
+  __device__ __forceinline__ Row(const W *row, int64_t in, bool there) : row(row), in(in) {
+    vectors = in % 4 == 0 && (uint64_t)row % (4 * sizeof(W)) == 0;
 #pragma unroll
-  for (int g = 0; g < G; g++) sum[g] = 0.f;
-  if (in % 4 == 0 && (uint64_t)row % (4 * sizeof(W)) == 0) {
-#pragma unroll 4
-    for (int64_t i = 4 * lane; i < in; i += 128) {
-      const float4 w = four(row + i);
+    for (int j = 0; j < AHEAD; j++) {
+      const int64_t i = 4 * (threadIdx.x % 32) + 128 * j;
+      if (there && vectors && i < in) first[j] = four(row + i);
+    }
+  }
+  // times adds the row times each of G vectors, which lie in shared memory, over a warp.
+  template <int G> __device__ __forceinline__ void times(const float *x, float (&sum)[G]) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int g = 0; g < G; g++) sum[g] = 0.f;
+    auto add = [&](float4 w, int64_t i) {
 #pragma unroll
       for (int g = 0; g < G; g++) {
         const float4 v = *(const float4 *)(x + g * in + i);
         sum[g] = fmaf(w.x, v.x, fmaf(w.y, v.y, fmaf(w.z, v.z, fmaf(w.w, v.w, sum[g]))));
       }
-    }
-  } else {
-    for (int64_t i = lane; i < in; i += 32) {
+    };
+    if (vectors) {
 #pragma unroll
-      for (int g = 0; g < G; g++) sum[g] = fmaf(value(row[i]), x[g * in + i], sum[g]);
+      for (int j = 0; j < AHEAD; j++)
+        if (4 * lane + 128 * j < in) add(first[j], 4 * lane + 128 * j);
+#pragma unroll 6
+      for (int64_t i = 4 * lane + 128 * AHEAD; i < in; i += 128) add(four(row + i), i);
+    } else {
+      for (int64_t i = lane; i < in; i += 32) {
+#pragma unroll
+        for (int g = 0; g < G; g++) sum[g] = fmaf(value(row[i]), x[g * in + i], sum[g]);
+      }
     }
+#pragma unroll
+    for (int g = 0; g < G; g++) sum[g] = warpSum(sum[g]);
   }
-#pragma unroll
-  for (int g = 0; g < G; g++) sum[g] = warpSum(sum[g]);
-}
+};
 
 // stepProduct: y (batch, out) = weight (out, in) · x (batch, in), x through RMSNorm if norm is there, plus bias and, if add, y.
 template <class W, int G>
 __device__ __forceinline__ void stepProduct(const float *x, const float *norm, const W *weight, const float *bias, float *y, int64_t batch,
                                             int64_t in, int64_t out, float eps, int32_t add, int64_t each) {
   extern __shared__ __align__(16) float shared[];
+  __shared__ double squares[G][32];
   __shared__ float scale[G];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  const int64_t first = (int64_t)blockIdx.y * G;
-  for (int64_t i = threadIdx.x; i < G * in; i += blockDim.x) shared[i] = first + i / in < batch ? x[first * in + i] : 0.f;
-  if (norm) {
-    __syncthreads();
-    for (int g = warp; g < G; g += warps) {
-      double sum = 0;
-      for (int64_t i = lane; i < in; i += 32) sum += (double)shared[g * in + i] * shared[g * in + i];
-      sum = warpSum(sum);
-      if (lane == 0) scale[g] = (float)(1 / sqrt(sum / in + eps));
+  const int64_t first = (int64_t)blockIdx.y * G, begin = (int64_t)blockIdx.x * each * warps + warp;
+  Row<W> row(weight + begin * in, in, begin < out);
+#pragma unroll
+  for (int g = 0; g < G; g++) {
+    double sum = 0;
+#pragma unroll 3
+    for (int64_t i = threadIdx.x; i < in; i += blockDim.x) {
+      const float v = first + g < batch ? x[(first + g) * in + i] : 0.f;
+      shared[g * in + i] = norm ? v * norm[i] : v;
+      sum += (double)v * v;
     }
-    __syncthreads();
-    for (int64_t i = threadIdx.x; i < G * in; i += blockDim.x) shared[i] *= scale[i / in] * norm[i % in];
+    if (norm) {
+      sum = warpSum(sum);
+      if (lane == 0) squares[g][warp] = sum;
+    }
   }
   __syncthreads();
+  if (norm) {
+    if (threadIdx.x < G) {
+      double sum = 0;
+      for (int w = 0; w < warps; w++) sum += squares[threadIdx.x][w];
+      scale[threadIdx.x] = (float)rsqrt(sum / in + eps);
+    }
+    __syncthreads();
+  }
   for (int64_t r = 0; r < each; r++) {
-    const int64_t o = ((int64_t)blockIdx.x * each + r) * warps + warp;
+    const int64_t o = begin + r * warps;
     if (o >= out) return;
     float sum[G];
-    rowTimes<W, G>(weight + o * in, shared, in, sum);
+    if (r == 0)
+      row.times(shared, sum);
+    else
+      Row<W>(weight + o * in, in, true).times(shared, sum);
 #pragma unroll
     for (int g = 0; g < G; g++) {
       if (lane == g && first + g < batch) {
         float *to = y + (first + g) * out + o;
-        *to = sum[g] + (bias ? bias[o] : 0.f) + (add ? *to : 0.f);
+        *to = (norm ? sum[g] * scale[g] : sum[g]) + (bias ? bias[o] : 0.f) + (add ? *to : 0.f);
       }
     }
   }
@@ -76,24 +113,34 @@ __device__ __forceinline__ void stepConv(const float *vz, const float *context, 
                                          float *rbc, int64_t batch, int64_t channels, int64_t width, int64_t columns) {
   extern __shared__ __align__(16) float shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  const int64_t first = (int64_t)blockIdx.y * G;
-  for (int64_t i = threadIdx.x; i < G * channels; i += blockDim.x) {
-    const int64_t b = first + i / channels, d = i % channels;
-    float sum = 0.f;
-    if (b < batch) {
-      sum = bias ? bias[d] : 0.f;
-      for (int64_t k = 0; k < width - 1; k++) sum = fmaf(taps[d * width + k], context[(b * (width - 1) + k) * channels + d], sum);
-      sum = fmaf(taps[d * width + width - 1], vz[b * 2 * channels + d], sum);
-      sum *= sigmoid(sum);
-      if (blockIdx.x == 0) u[b * channels + d] = sum;
-    }
-    shared[i] = sum;
+  const int64_t first = (int64_t)blockIdx.y * G, o = (int64_t)blockIdx.x * warps + warp;
+  Row<W> row(weight + o * channels, channels, o < columns);
+#pragma unroll
+  for (int g = 0; g < G; g++) {
+    const int64_t b = first + g;
+    auto one = [&](int64_t d) {
+      float sum = 0.f;
+      if (b < batch) {
+        sum = bias ? bias[d] : 0.f;
+        if (width == 4) {
+          const float *c = context + b * 3 * channels + d, *w = taps + 4 * d;
+          sum = fmaf(w[0], c[0], fmaf(w[1], c[channels], fmaf(w[2], c[2 * channels], fmaf(w[3], vz[b * 2 * channels + d], sum))));
+        } else {
+          for (int64_t k = 0; k < width - 1; k++) sum = fmaf(taps[d * width + k], context[(b * (width - 1) + k) * channels + d], sum);
+          sum = fmaf(taps[d * width + width - 1], vz[b * 2 * channels + d], sum);
+        }
+        sum *= sigmoid(sum);
+        if (blockIdx.x == 0) u[b * channels + d] = sum;
+      }
+      shared[g * channels + d] = sum;
+    };
+#pragma unroll 6
+    for (int64_t d = threadIdx.x; d < channels; d += blockDim.x) one(d);
   }
   __syncthreads();
-  const int64_t o = (int64_t)blockIdx.x * warps + warp;
   if (o >= columns) return;
   float sum[G];
-  rowTimes<W, G>(weight + o * channels, shared, channels, sum);
+  row.times(shared, sum);
 #pragma unroll
   for (int g = 0; g < G; g++)
     if (lane == g && first + g < batch) rbc[(first + g) * columns + o] = sum[g];
@@ -108,28 +155,33 @@ __device__ __forceinline__ void stepScan(const float *vz, const float *u, const 
   const int64_t d = (int64_t)blockIdx.x * (blockDim.x / 16) + threadIdx.x / 16, b = blockIdx.y, columns = rank + 2 * states;
   const bool here = d < channels;
   const float *r = rbc + b * columns, *B = r + rank, *C = B + states;
-  float dt = 0.f, sum = 0.f;
-  if (here)
+  float dt = 0.f, sum = 0.f, a = 0.f, before = 0.f, in = 0.f, out = 0.f, x = 0.f, z = 0.f, skipped = 0.f, bias = 0.f;
+  if (here) {  // all that is read, before anything waits for it
+    x = u[b * channels + d], z = vz[b * 2 * channels + channels + d], skipped = skip[d], bias = dtBias[d];
+    if (lane < states) a = alog[d * states + lane], before = h[(b * channels + d) * states + lane], in = B[lane], out = C[lane];
+#pragma unroll 4
     for (int64_t i = lane; i < rank; i += 16) dt = fmaf(value(dtProj[d * rank + i]), r[i], dt);
+  }
 #pragma unroll
   for (int m = 8; m > 0; m /= 2) dt += __shfl_xor_sync(~0u, dt, m);
+  dt += bias;
+  dt = fmaxf(dt, 0.f) + log1pf(expf(-fabsf(dt)));
   if (here) {
-    dt += dtBias[d];
-    dt = fmaxf(dt, 0.f) + log1pf(expf(-fabsf(dt)));
-    const float in = dt * u[b * channels + d];
     for (int64_t n = lane; n < states; n += 16) {
       float *at = h + (b * channels + d) * states + n;
-      const float v = fmaf(expf(-dt * expf(alog[d * states + n])), *at, in * B[n]);
-      *at = v, sum = fmaf(v, C[n], sum);
+      if (n > lane) a = alog[d * states + n], before = *at, in = B[n], out = C[n];
+      const float v = fmaf(expf(-dt * expf(a)), before, dt * x * in);
+      *at = v, sum = fmaf(v, out, sum);
     }
   }
 #pragma unroll
   for (int m = 8; m > 0; m /= 2) sum += __shfl_xor_sync(~0u, sum, m);
-  if (here && lane == 0) {
-    const float z = vz[b * 2 * channels + channels + d];
-    y[b * channels + d] = fmaf(skip[d], u[b * channels + d], sum) * (z * sigmoid(z));
-    for (int64_t k = 0; k + 1 < width; k++)
-      context[(b * (width - 1) + k) * channels + d] = k + 2 < width ? context[(b * (width - 1) + k + 1) * channels + d] : vz[b * 2 * channels + d];
+  if (here && lane == 0) y[b * channels + d] = fmaf(skipped, x, sum) * (z * sigmoid(z));
+  // The context moves on: each thread reads what it writes over elsewhere, so all read first.
+  if (here && lane < width - 1 && width <= 17) {
+    const float next = lane + 2 < width ? context[(b * (width - 1) + lane + 1) * channels + d] : vz[b * 2 * channels + d];
+    __syncwarp(__activemask());
+    context[(b * (width - 1) + lane) * channels + d] = next;
   }
 }
 
@@ -144,11 +196,9 @@ __device__ __forceinline__ void stepScan(const float *vz, const float *u, const 
     stepConv<W, G>(vz, context, taps, bias, weight, u, rbc, batch, channels, width, columns);                                             \
   }
 #define STEPS(NAME, W)                                                                                                                      \
-  STEP(NAME, W, 1) STEP(NAME, W, 2) STEP(NAME, W, 4) STEP(NAME, W, 8)                                                                       \
+  STEP(NAME, W, 1) STEP(NAME, W, 4) STEP(NAME, W, 8)                                                                            \
   extern "C" __global__ void step_scan_##NAME(const float *vz, const float *u, const float *rbc, const W *dtProj, const float *dtBias,      \
                                               const float *alog, const float *skip, float *h, float *context, float *y, int64_t channels,   \
                                               int64_t states, int64_t width, int64_t rank) {                                                \
     stepScan<W>(vz, u, rbc, dtProj, dtBias, alog, skip, h, context, y, channels, states, width, rank);                                      \
   }
-STEPS(float, float)
-STEPS(bf16, bf16)

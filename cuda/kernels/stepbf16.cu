@@ -1,0 +1,4 @@
+// Steps with weights of bfloat16.
+#include "step.cuh"
+
+STEPS(bf16, bf16)

@@ -1,0 +1,4 @@
+// Steps with weights of float.
+#include "step.cuh"
+
+STEPS(float, float)
