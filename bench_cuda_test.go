@@ -86,9 +86,10 @@ func BenchmarkCUDATraining(b *testing.B) {
 					times = append(times, time.Since(began))
 				}
 				slices.Sort(times)
-				_, held := d.Memory()
+				used, held := d.Memory()
 				b.ReportMetric(float64(times[len(times)/2].Microseconds())/1e3, "ms/step")
 				b.ReportMetric(float64(held)/(1<<30), "GiB")
+				b.ReportMetric(float64(used)/(1<<30), "GiB-between-steps")
 			})
 		}
 	}

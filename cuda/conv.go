@@ -37,19 +37,16 @@ func (c *Conv[T]) check() error {
 	if err := expect("convolution", "X", c.X.n, strided(c.Batch*c.Length, c.XStride, c.Channels), "Weight", c.Weight.n, c.Channels*c.Width); err != nil {
 		return err
 	}
-	for _, o := range []struct {
-		name    string
-		absent  bool
-		n, want int
-	}{
-		{"Bias", c.Bias.Absent(), c.Bias.n, c.Channels}, {"Context", c.Context.Absent(), c.Context.n, c.contextLen()},
-		{"Start", c.Start.Absent(), c.Start.n, c.Batch * c.Length},
-	} {
-		if !o.absent && o.n < o.want {
-			return fmt.Errorf("cuda: convolution: %s has %d elements, want %d", o.name, o.n, o.want)
-		}
+	return firstError(optional("Bias", c.Bias, c.Channels), optional("Context", c.Context, c.contextLen()),
+		optional("Start", c.Start, c.Batch*c.Length))
+}
+
+// optional reports an array that is there and too short.
+func optional[T Element](name string, a Array[T], want int) error {
+	if a.Absent() {
+		return nil
 	}
-	return nil
+	return expect("convolution", name, a.n, want)
 }
 
 func (c *Conv[T]) contextLen() int { return c.Batch * (c.Width - 1) * c.Channels }
@@ -66,8 +63,11 @@ func (c *Conv[T]) args() convArgs {
 func (c *Conv[T]) tiles(a *convArgs) int { return int((a.length + a.steps - 1) / a.steps) }
 
 func (c *Conv[T]) kernel(direction string) string {
-	if c.Width == 4 {
+	switch {
+	case c.Width == 4 && c.Start.Absent():
 		return "conv_" + direction + "_" + typeName[T]() + "_4"
+	case c.Width == 4:
+		return "conv_" + direction + "_" + typeName[T]() + "_4_starts"
 	}
 	return "conv_" + direction + "_" + typeName[T]() + "_any"
 }
@@ -85,7 +85,7 @@ func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	if err := expect("convolution", "y", y.n, c.Batch*c.Length*c.Channels); err != nil {
+	if err := firstError(expect("convolution", "y", y.n, c.Batch*c.Length*c.Channels), optional("next", next, c.contextLen())); err != nil {
 		return err
 	}
 	a := c.args()
@@ -97,9 +97,6 @@ func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
 	}
 	if next.Absent() || c.contextLen() == 0 {
 		return nil
-	}
-	if err := expect("convolution", "next", next.n, c.contextLen()); err != nil {
-		return err
 	}
 	return s.run("conv", "conv_next_"+typeName[T](), c.grid(c.Width-1), unsafe.Pointer(&a))
 }
@@ -115,6 +112,10 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 	}
 	if err := expect("convolution", "dy", dy.n, c.Batch*c.Length*c.Channels, "dx", dx.n, strided(c.Batch*c.Length, dxStride, c.Channels),
 		"dweight", dweight.n, c.Channels*c.Width); err != nil {
+		return err
+	}
+	if err := firstError(optional("dnext", dnext, c.contextLen()), optional("dbias", dbias, c.Channels),
+		optional("dcontext", dcontext, c.contextLen())); err != nil {
 		return err
 	}
 	a := c.args()

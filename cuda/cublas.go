@@ -89,8 +89,8 @@ func (m Matrix[T]) rowsAndWidth(rows, width int) (int, int) {
 
 func (m Matrix[T]) check(name string, rows, width int) error {
 	rows, width = m.rowsAndWidth(rows, width)
-	if m.Stride < width {
-		return fmt.Errorf("cuda: product: %s has a stride of %d, want at least %d", name, m.Stride, width)
+	if m.Stride < width || m.Stride > 1<<31-1 { // cuBLAS counts in 32 bits
+		return fmt.Errorf("cuda: product: %s has a stride of %d, want %d to 2^31-1", name, m.Stride, width)
 	}
 	if want := strided(rows, m.Stride, width); m.Data.n < want {
 		return fmt.Errorf("cuda: product: %s has %d elements, want %d", name, m.Data.n, want)

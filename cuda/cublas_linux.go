@@ -41,7 +41,9 @@ func blasFolders() []string {
 	return folders
 }
 
-var loadBLAS = sync.OnceValues(func() (*blasLibrary, error) {
+var loadBLAS = sync.OnceValues(findBLAS)
+
+func findBLAS() (*blasLibrary, error) {
 	open := func(file string) (*blasLibrary, error) {
 		// It looks for its own other half, which may be beside it and nowhere the loader looks.
 		if dir := filepath.Dir(file); dir != "." {
@@ -88,7 +90,7 @@ var loadBLAS = sync.OnceValues(func() (*blasLibrary, error) {
 	}
 	return nil, fmt.Errorf("cuda: no cuBLAS (libcublas.so.13, .12 or .11) where the loader looks, in $CUDA_HOME, $CUDA_PATH or the usual "+
 		"folders; install it, or name its file in $MAMBA_CUBLAS: %w", wrong)
-})
+}
 
 func (b *blasLibrary) call(f blasCall, args ...uintptr) int {
 	code, _, _ := purego.SyscallN(b.address[f], args...)

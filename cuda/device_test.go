@@ -9,7 +9,7 @@ import (
 )
 
 // open returns a device and a stream, and closes them at the end; without a GPU the test is skipped.
-func open(t *testing.T) *Stream {
+func open(t testing.TB) *Stream {
 	t.Helper()
 	d, err := Open(0)
 	if err != nil {

@@ -46,18 +46,20 @@ func TestPTXIsOfTheSources(t *testing.T) {
 // TestPTXHasTheKernels: every kernel that a scan can ask for is there, and the struct of arguments has the size that they
 // expect.
 func TestPTXHasTheKernels(t *testing.T) {
-	sizes := slices.Clone(scanSizes)
-	for _, few := range scanFew {
-		sizes = append(sizes, few.scanSize)
-	}
+	sizes := append(slices.Clone(scanSizes), scanFew)
 	for _, size := range sizes {
 		for _, groups := range [][2]int{{1, 1}, {0, 1}, {1, 0}, {0, 0}} {
 			for _, start := range []Array[uint8]{{}, {stream: new(Stream)}} {
 				s := Scan[float32]{B: Projection[float32]{Groups: groups[0]}, C: Projection[float32]{Groups: groups[1]}, Start: start}
-				if !size.options && !s.usual() {
+				if size == scanFew && !s.usual() {
 					continue
 				}
-				for direction, pass := range map[string]scanPass{"forward": size.forward, "backward": size.backward} {
+				passes := map[string]scanPass{"forward": size.forward, "backward": size.backward}
+				if size.chunked {
+					passes["ends"] = size.forward
+					passes["carries"] = scanPass{size.backward.split, size.backward.states, 256, 0}
+				}
+				for direction, pass := range passes {
 					file, name := s.kernel(pass, direction, size)
 					text, err := readPTX(file)
 					if err != nil {

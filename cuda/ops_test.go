@@ -39,7 +39,7 @@ func toFloat[T Activation](x T) float32 {
 }
 
 // put uploads numbers as T; nil is no array.
-func put[T Activation](t *testing.T, s *Stream, v []float64) Array[T] {
+func put[T Activation](t testing.TB, s *Stream, v []float64) Array[T] {
 	t.Helper()
 	if v == nil {
 		return Array[T]{}
@@ -57,7 +57,7 @@ func put[T Activation](t *testing.T, s *Stream, v []float64) Array[T] {
 }
 
 // blank is n elements that are no numbers: every one must be written.
-func blank[T Activation](t *testing.T, s *Stream, n int) Array[T] {
+func blank[T Activation](t testing.TB, s *Stream, n int) Array[T] {
 	t.Helper()
 	a, err := NewArray[T](s, n)
 	if err == nil {
@@ -70,7 +70,7 @@ func blank[T Activation](t *testing.T, s *Stream, n int) Array[T] {
 	return a
 }
 
-func putInts[T Element](t *testing.T, s *Stream, v []T) Array[T] {
+func putInts[T Element](t testing.TB, s *Stream, v []T) Array[T] {
 	t.Helper()
 	a, err := Upload(s, v)
 	if err != nil {
@@ -80,7 +80,7 @@ func putInts[T Element](t *testing.T, s *Stream, v []T) Array[T] {
 	return a
 }
 
-func get[T Activation](t *testing.T, s *Stream, a Array[T]) []float64 {
+func get[T Activation](t testing.TB, s *Stream, a Array[T]) []float64 {
 	t.Helper()
 	if a.Absent() {
 		return nil
@@ -117,7 +117,7 @@ func near(t *testing.T, what string, got, want []float64, tol float64) {
 }
 
 // do fails the test for an error of what was queued.
-func do(t *testing.T, errs ...error) {
+func do(t testing.TB, errs ...error) {
 	t.Helper()
 	if err := firstError(errs...); err != nil {
 		t.Fatal(err)
@@ -143,6 +143,19 @@ func TestMatMul(t *testing.T) {
 		testMatMul[BFloat16, BFloat16](t, s)
 		testMatMul[BFloat16, float32](t, s)
 	})
+}
+
+func TestMatrixErrors(t *testing.T) {
+	m := Matrix[float32]{Data: Array[float32]{n: 11}, Stride: 4}
+	for want, err := range map[string]error{
+		"a has a stride of 4, want 5 to 2^31-1": m.check("a", 2, 5),
+		"a has 11 elements, want 12":            m.check("a", 3, 4),
+		"a has a stride of 2147483648, want 4":  Matrix[float32]{Stride: 1 << 31}.check("a", 1, 4),
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %v, want %q", err, want)
+		}
+	}
 }
 
 func testMatMul[A, C Activation](t *testing.T, s *Stream) {

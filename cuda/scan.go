@@ -58,10 +58,13 @@ func (s *Scan[T]) Forward(stream *Stream, y Array[T], final, checkpoints Array[f
 	if rows == 0 {
 		return s.emptyForward(stream, final)
 	}
-	size := s.size()
+	z := s.size()
 	args := s.args()
 	args.y, args.final, args.checkpoints = y.address, final.address, checkpoints.address
-	return s.launch(stream, size.forward, "forward", size, &args)
+	args.alsoAligned(y.address / uintptr(size[T]()))
+	var work temporaries
+	defer work.free()
+	return s.launch(stream, z.forward, "forward", "ends", "scan_beginnings", z, &args, &work)
 }
 
 // CheckpointLen is the number of elements of the checkpoints: the state before every few steps.
@@ -100,6 +103,10 @@ func (s *Scan[T]) check() error {
 	}
 	rows := s.Batch * s.Length
 	zStride := s.zStride()
+	if most := 1 << 25; max(s.Channels, zStride, s.B.stride(s.State), s.C.stride(s.State)) > most {
+		return fmt.Errorf("cuda: scan: steps are up to %d elements apart, want at most %d",
+			max(s.Channels, zStride, s.B.stride(s.State), s.C.stride(s.State)), most)
+	}
 	if zStride < s.Channels {
 		return fmt.Errorf("cuda: scan: ZStride is %d, want at least the %d channels", zStride, s.Channels)
 	}

@@ -12,18 +12,17 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 		return s.emptyBackward(stream, dfinal, grad)
 	}
 	kernels := s.size()
+	chunks := s.chunks(kernels, kernels.backward)
 	pass, rows, states := kernels.backward, s.Batch*s.Length*s.State, s.Channels*s.State
 	sections := s.Channels / s.section()
 	args := s.args()
 	args.checkpoints, args.dy, args.dfinal = checkpoints.address, dy.address, dfinal.address
 	args.du, args.ddelta, args.dz, args.dinitial = grad.U.address, grad.Delta.address, grad.Z.address, grad.Initial.address
 
-	var work []Array[float32]
-	defer func() {
-		for _, a := range work {
-			a.Free()
-		}
-	}()
+	args.alsoAligned((dy.address | grad.U.address | grad.Delta.address | grad.Z.address) / uintptr(size[T]()))
+
+	var work temporaries
+	defer work.free()
 	// parts makes room for a gradient's parts, which are added up after the pass; a part alone is the gradient.
 	type sum struct {
 		to, parts                uintptr
@@ -46,7 +45,7 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	projection := func(p Projection[T], of Array[T]) (uintptr, error) {
 		if p.Groups == 0 {
 			// Constant B and C come in float32 alone.
-			return parts(any(of).(Array[float32]), s.Batch, states)
+			return parts(any(of).(Array[float32]), s.Batch*chunks, states)
 		}
 		count := sections / p.Groups * s.blocks(pass)
 		a, err := NewArray[float32](stream, p.Groups*count*rows)
@@ -61,15 +60,15 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 		return a.address, nil
 	}
 	var errs [5]error
-	args.dA, errs[0] = parts(grad.A, s.Batch, states)
-	args.dD, errs[1] = parts(grad.D, s.Batch, s.Channels)
-	args.dBias, errs[2] = parts(grad.DeltaBias, s.Batch, s.Channels)
+	args.dA, errs[0] = parts(grad.A, s.Batch*chunks, states)
+	args.dD, errs[1] = parts(grad.D, s.Batch*chunks, s.Channels)
+	args.dBias, errs[2] = parts(grad.DeltaBias, s.Batch*chunks, s.Channels)
 	args.dB, errs[3] = projection(s.B, grad.B)
 	args.dC, errs[4] = projection(s.C, grad.C)
 	if err := firstError(errs[:]...); err != nil {
 		return err
 	}
-	if err := s.launch(stream, pass, "backward", kernels, &args); err != nil {
+	if err := s.launch(stream, pass, "backward", "carries", "scan_carries_in", kernels, &args, &work); err != nil {
 		return err
 	}
 	for _, p := range sums {

@@ -10,52 +10,56 @@ type scanArgs struct {
 	batch, length, channels, state                      int64
 	zStep, bStep, cStep                                 int64
 	section, bChannels, cChannels                       int64
-	softplus, reverse, alog                             int64
+	softplus, reverse, alog, vectors                    int64
 	u, delta, a, b, c, d, z, bias, initial, start       uintptr
 	y, final, checkpoints                               uintptr
+	chunks, chunkSteps                                  int64
+	states, sums                                        uintptr
 	dy, dfinal, du, ddelta, dz, dinitial, dA, dD, dBias uintptr
 	dB, dC                                              uintptr
 }
 
-// scanPass is a kernel's cut of a scan: so many threads for a channel, states for a thread, threads for a block.
-type scanPass struct{ split, states, threads int }
+// scanPass is a kernel's cut of a scan: so many threads for a channel, states for a thread, threads for a block, and blocks that a
+// multiprocessor holds.
+type scanPass struct{ split, states, threads, blocks int }
 
-// scanSize is the kernels for scans of up to so many states (kernels/entries.cuh has the same numbers): in the file, with a
-// checkpoint every so many steps. If options are missing, it is only for variable B and C without starts.
+// channels is the number of channels of a block.
+func (p scanPass) channels() int { return p.threads / p.split }
+
+// scanSize is the kernels for scans of up to so many states (kernels/entries.cuh has the same numbers), with a checkpoint every so
+// many steps.
 type scanSize struct {
 	file              string
-	options           bool
 	forward, backward scanPass
 	every             int
+	chunked           bool // it can be cut into chunks of the length
 }
 
 func (z scanSize) states() int { return z.forward.split * z.forward.states }
 
 var (
 	scanSizes = []scanSize{
-		{"scan16", true, scanPass{4, 4, 128}, scanPass{4, 4, 128}, 16},
-		{"scan64", true, scanPass{16, 4, 128}, scanPass{16, 4, 64}, 16},
-		{"scan256", true, scanPass{32, 8, 64}, scanPass{32, 8, 64}, 4},
+		{"scan16", scanPass{4, 4, 128, 4}, scanPass{4, 4, 256, 2}, 16, true},
+		{"scan64", scanPass{16, 4, 128, 2}, scanPass{16, 4, 64, 4}, 16, false},
+		{"scan256", scanPass{32, 8, 128, 2}, scanPass{32, 8, 128, 2}, 4, false},
 	}
-	// Few channels are split among more threads, or most of the device would wait: below so many channels of the batch for
-	// each multiprocessor.
-	scanFew = []struct {
-		channels int
-		scanSize
-	}{
-		{32, scanSize{"scan16", false, scanPass{16, 1, 128}, scanPass{16, 1, 128}, 16}},
-		{64, scanSize{"scan16", false, scanPass{8, 2, 128}, scanPass{8, 2, 128}, 16}},
-	}
+	// scanFew is for scans of few channels that are too short to be cut: their channels are split among more threads.
+	scanFew = scanSize{"scan16", scanPass{16, 1, 128, 4}, scanPass{16, 1, 128, 4}, 16, false}
+)
+
+// Few channels leave most of the device idle, unless the length is cut into chunks that run side by side. That costs a pass more,
+// and so pays from fewChunks chunks on, each of them of chunkSteps or more.
+const (
+	fewChunks  = 3
+	mostChunks = 64
+	chunkSteps = 64 // and the chunks' length is a multiple of it
 )
 
 // size returns the kernels for the scan.
 func (s *Scan[T]) size() scanSize {
-	if s.usual() && s.State <= 16 && !s.U.Absent() {
-		for _, few := range scanFew {
-			if s.Batch*s.Channels <= few.channels*s.U.stream.device.multiprocessors {
-				return few.scanSize
-			}
-		}
+	if s.usual() && s.State <= 16 && !s.U.Absent() && s.chunks(scanSizes[0], scanSizes[0].forward) == 1 &&
+		s.Batch*s.Channels <= 32*s.U.stream.device.multiprocessors {
+		return scanFew
 	}
 	for _, z := range scanSizes {
 		if s.State <= z.states() {
@@ -63,6 +67,25 @@ func (s *Scan[T]) size() scanSize {
 		}
 	}
 	return scanSizes[len(scanSizes)-1]
+}
+
+// chunks is the number of chunks that a pass cuts the length into: as many as fill the device.
+func (s *Scan[T]) chunks(z scanSize, p scanPass) int {
+	if !z.chunked || s.U.Absent() {
+		return 1
+	}
+	room := s.U.stream.device.multiprocessors * p.blocks * p.channels()
+	n := min(room/max(s.Batch*s.Channels, 1), s.Length/chunkSteps, mostChunks)
+	if n < fewChunks {
+		return 1
+	}
+	steps := s.chunkSteps(n)
+	return (s.Length + steps - 1) / steps
+}
+
+// chunkSteps is the length of n chunks but the last.
+func (s *Scan[T]) chunkSteps(n int) int {
+	return (s.Length + n*chunkSteps - 1) / (n * chunkSteps) * chunkSteps
 }
 
 func (s *Scan[T]) usual() bool { return s.B.Groups > 0 && s.C.Groups > 0 && s.Start.Absent() }
@@ -76,6 +99,14 @@ func (s *Scan[T]) args() scanArgs {
 		u: s.U.address, delta: s.Delta.address, a: s.A.address, b: s.B.Data.address, c: s.C.Data.address,
 		d: s.D.address, z: s.Z.address, bias: s.DeltaBias.address, initial: s.Initial.address, start: s.Start.address,
 	}
+	// Four activations are read as one where all of them lie so.
+	together := uintptr(s.Channels | s.section() | s.zStride())
+	for _, address := range []uintptr{a.u, a.delta, a.z} {
+		together |= address / uintptr(size[T]())
+	}
+	if together%4 == 0 {
+		a.vectors = 1
+	}
 	if s.Softplus {
 		a.softplus = 1
 	}
@@ -86,6 +117,13 @@ func (s *Scan[T]) args() scanArgs {
 		a.alog = 1
 	}
 	return a
+}
+
+// alsoAligned says where other activations begin, in elements.
+func (a *scanArgs) alsoAligned(at uintptr) {
+	if at%4 != 0 {
+		a.vectors = 0
+	}
 }
 
 // channelsOf is the number of channels that share a group.
@@ -107,8 +145,7 @@ func (s *Scan[T]) section() int {
 
 // blocks is the number of a pass's blocks of a section's channels.
 func (s *Scan[T]) blocks(p scanPass) int {
-	width := p.threads / p.split
-	return (s.section() + width - 1) / width
+	return (s.section() + p.channels() - 1) / p.channels()
 }
 
 // kernel names a pass's kernel and its file.
@@ -123,27 +160,54 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 	if !s.Start.Absent() {
 		options[2] = 's'
 	}
-	if typeName[T]() == "bf16" {
-		return "scan16bf16", fmt.Sprintf("scan_%s_bf16_%dx%d_%s", direction, p.split, p.states, options)
+	mark := ""
+	file = size.file + "forward"
+	if direction == "backward" || direction == "carries" {
+		file = size.file + "backward"
 	}
-	file = size.file
-	if !s.usual() {
+	if typeName[T]() == "bf16" {
+		file, mark = file+"bf16", "bf16_"
+	} else if !s.usual() {
 		file += "options"
 	}
-	return file, fmt.Sprintf("scan_%s_%dx%d_%s", direction, p.split, p.states, options)
+	return file, fmt.Sprintf("scan_%s_%s%dx%d_%s", direction, mark, p.split, p.states, options)
 }
 
-// launch queues a pass.
-func (s *Scan[T]) launch(stream *Stream, p scanPass, direction string, size scanSize, args *scanArgs) error {
-	f, err := stream.device.function(s.kernel(p, direction, size))
-	if err != nil {
-		return err
+// launch queues a pass, and before it, where the length is cut, what finds out where chunks begin: first is the pass over them, and
+// combine puts them together. It takes memory for that from work.
+func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine string, z scanSize, args *scanArgs, work *temporaries) error {
+	blocks := func(p scanPass) int64 {
+		return int64(s.Batch) * int64(s.Channels/s.section()) * int64(s.blocks(p))
 	}
-	blocks := int64(s.Batch) * int64(s.Channels/s.section()) * int64(s.blocks(p))
-	return stream.launch(f, blocks, p.threads, unsafe.Pointer(args))
+	queue := func(direction string, p, in scanPass, chunks int) error {
+		file, name := s.kernel(p, direction, z)
+		return stream.run(file, name, grid{x: blocks(in), y: int64(chunks), threads: in.threads}, unsafe.Pointer(args))
+	}
+	chunks := s.chunks(z, p)
+	args.chunks, args.chunkSteps = int64(chunks), int64(s.chunkSteps(chunks))
+	if chunks > 1 {
+		var err error
+		args.states = take[float32](stream, work, s.Batch*chunks*s.Channels*s.State, &err).address
+		args.sums = take[float32](stream, work, s.Batch*chunks*s.Channels, &err).address
+		if err != nil {
+			return err
+		}
+		over := p
+		if direction == "backward" { // a thread for each state
+			over = scanPass{split: p.split * p.states, states: 1, threads: 256}
+		}
+		if err := queue(first, p, over, chunks-1); err != nil {
+			return err
+		}
+		file, _ := (&Scan[float32]{B: Projection[float32]{Groups: 1}, C: Projection[float32]{Groups: 1}}).kernel(p, direction, z)
+		if err := stream.run(file, combine, blocksOf(s.Batch*s.Channels*s.State, 128), unsafe.Pointer(args)); err != nil {
+			return err
+		}
+	}
+	return queue(direction, p, p, chunks)
 }
 
 // sumParts queues the sum of count parts of so many numbers each, whose rows of that width go to rows that are step apart.
 func (s *Stream) sumParts(as string, to, parts uintptr, count, size, width, step int) error {
-	return s.run("scan16", "sum_parts_"+as, blocksOf(size, 256), to, parts, count, size, width, step)
+	return s.run("scan16backward", "sum_parts_"+as, blocksOf(size, 256), to, parts, count, size, width, step)
 }

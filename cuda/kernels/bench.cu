@@ -1,6 +1,7 @@
 // Holds variants of the scan's kernels against a reference in double precision, over random problems with every option, and
 // times them. A tool for whoever changes a kernel; the tests of package cuda need no compiler.
 //   nvcc -std=c++17 -O3 -arch=sm_90 -o bench bench.cu && ./bench
+// With -DGROUP=n only the variants of that group are built, so that groups can be compiled side by side.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -123,27 +124,39 @@ struct Variant {
   int S, K, T, TH, every, vb, vc, st;
   const void *kernel;
   bool backward;
+  int chunks;          // 1, or the number of chunks of the length
+  const void *first;   // the first pass over chunks
+  int firstTH, firstCH;
 };
 static std::vector<Variant> variants;
 
-template <int S, int K, int T, int TH, int M, int EV, int POLY, bool VB, bool VC, bool ST> __global__ __launch_bounds__(TH, M) void fwd(Scan s) {
-  scanForward<S, K, T, TH, EV, POLY, VB, VC, ST>(s);
+template <int S, int K, int T, int TH, int M, int EV, int POLY, bool VB, bool VC, bool ST, bool ENDS> __global__ __launch_bounds__(TH, M) void fwd(Scan s) {
+  scanForward<float, S, K, T, TH, EV, POLY, VB, VC, ST, ENDS>(s);
 }
-template <int S, int K, int T, int TH, int M, int POLY, bool VB, bool VC, bool ST> __global__ __launch_bounds__(TH, M) void bwd(Scan s) {
-  scanBackward<S, K, T, TH, POLY, VB, VC, ST>(s);
+template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool VB, bool VC, bool ST> __global__ __launch_bounds__(TH, M) void bwd(Scan s) {
+  scanBackward<float, S, K, T, Q, TH, POLY, AHEAD, VB, VC, ST>(s);
 }
+template <int NP, bool VC, bool ST> __global__ void carries(Scan s) { scanCarries<float, NP, 256, VC, ST>(s); }
+__global__ void beginnings(Scan s) { scanBeginnings(s); }
+__global__ void carriesIn(Scan s) { scanCarriesIn(s); }
 __global__ void sumParts(float *to, const float *parts, int64_t count, int64_t size, int64_t width, int64_t step) {
   sumPartsOf(to, parts, count, size, width, step);
 }
-template <int S, int K, int T, int TH, int M, int EV, int POLY, bool VB = true, bool VC = true, bool ST = false> static void addF() {
-  char n[96];
-  snprintf(n, 96, "F S%d K%d T%d TH%d M%d EV%d P%d%s", S, K, T, TH, M, EV, POLY, VB && VC && !ST ? "" : VB ? VC ? " st" : " c" : " b");
-  variants.push_back({n, S, K, T, TH, EV, VB, VC, ST, (const void *)fwd<S, K, T, TH, M, EV, POLY, VB, VC, ST>, false});
+template <int S, int K, int T, int TH, int M, int EV, int POLY, bool VB = true, bool VC = true, bool ST = false> static void addF(std::vector<int> chunks = {1}) {
+  for (int c : chunks) {
+    char n[96];
+    snprintf(n, 96, "F S%d K%d T%d TH%d M%d EV%d P%d C%d%s", S, K, T, TH, M, EV, POLY, c, VB && VC && !ST ? "" : VB ? VC ? " st" : " c" : " b");
+    variants.push_back({n, S, K, T, TH, EV, VB, VC, ST, (const void *)fwd<S, K, T, TH, M, EV, POLY, VB, VC, ST, false>, false, c,
+                        (const void *)fwd<S, K, T, TH, M, EV, POLY, VB, VC, ST, true>, TH, TH / S});
+  }
 }
-template <int S, int K, int T, int TH, int M, int POLY, bool VB = true, bool VC = true, bool ST = false> static void addB() {
-  char n[96];
-  snprintf(n, 96, "B S%d K%d T%d TH%d M%d P%d%s", S, K, T, TH, M, POLY, VB && VC && !ST ? "" : VB ? VC ? " st" : " c" : " b");
-  variants.push_back({n, S, K, T, TH, T, VB, VC, ST, (const void *)bwd<S, K, T, TH, M, POLY, VB, VC, ST>, true});
+template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool VB = true, bool VC = true, bool ST = false> static void addB(std::vector<int> chunks = {1}) {
+  for (int c : chunks) {
+    char n[96];
+    snprintf(n, 96, "B S%d K%d T%d Q%d TH%d M%d P%d%s C%d%s", S, K, T, Q, TH, M, POLY, AHEAD ? " ahead" : "", c, VB && VC && !ST ? "" : VB ? VC ? " st" : " c" : " b");
+    constexpr int NP = S * K < 16 ? 16 : S * K;
+    variants.push_back({n, S, K, T, TH, T, VB, VC, ST, (const void *)bwd<S, K, T, Q, TH, M, POLY, AHEAD, VB, VC, ST>, true, c, (const void *)carries<NP, VC, ST>, 256, 256 / NP});
+  }
 }
 
 static float *up(const void *v, size_t bytes) {
@@ -169,7 +182,7 @@ struct Device {
     s.bChannels = p.gB ? p.D / p.gB : p.D, s.cChannels = p.gC ? p.D / p.gC : p.D;
     int64_t a = s.bChannels, b = s.cChannels;
     while (b) { int64_t t = a % b; a = b, b = t; }
-    s.section = a, sections = p.D / a, s.softplus = p.softplus, s.reverse = p.reverse;
+    s.vectors = p.D % 4 == 0 && a % 4 == 0, s.section = a, sections = p.D / a, s.softplus = p.softplus, s.reverse = p.reverse;
     auto keep = [&](float *q) { all.push_back(q); return q; };
     s.u = keep(up(p.u)), s.delta = keep(up(p.delta)), s.A = keep(up(p.A)), s.B = keep(up(p.Bv)), s.C = keep(up(p.Cv));
     s.D = keep(up(p.Dv)), s.z = keep(up(p.zv)), s.bias = keep(up(p.bv)), s.initial = keep(up(p.h0));
@@ -179,21 +192,39 @@ struct Device {
     s.checkpoints = keep(up(0, p.B * ((p.L + every - 1) / every) * DN * 4));
     s.du = keep(up(0, n * 4)), s.ddelta = keep(up(0, n * 4)), s.dz = p.z ? keep(up(0, n * 4)) : 0;
     s.dinitial = p.initial ? keep(up(0, p.B * DN * 4)) : 0;
-    s.dA = keep(up(0, p.B * DN * 4)), s.dD = p.d ? keep(up(0, p.B * p.D * 4)) : 0, s.dbias = p.bias ? keep(up(0, p.B * p.D * 4)) : 0;
+    int64_t chunks = 1;
+    for (auto &v : variants) chunks = std::max(chunks, (int64_t)v.chunks);
+    s.states = keep(up(0, p.B * chunks * DN * 4)), s.sums = keep(up(0, p.B * chunks * p.D * 4));
+    s.dA = keep(up(0, p.B * chunks * DN * 4)), s.dD = p.d ? keep(up(0, p.B * chunks * p.D * 4)) : 0;
+    s.dbias = p.bias ? keep(up(0, p.B * chunks * p.D * 4)) : 0;
     const int64_t most = sections * ((s.section + minCH - 1) / minCH);
-    s.dB = keep(up(0, (p.gB ? most * p.rows() * p.N : p.B * DN) * 4)), s.dC = keep(up(0, (p.gC ? most * p.rows() * p.N : p.B * DN) * 4));
+    s.dB = keep(up(0, (p.gB ? most * p.rows() * p.N : p.B * chunks * DN) * 4)), s.dC = keep(up(0, (p.gC ? most * p.rows() * p.N : p.B * chunks * DN) * 4));
     dA = keep(up(0, DN * 4)), dB = keep(up(0, p.Bv.size() * 4)), dC = keep(up(0, p.Cv.size() * 4));
     dD = keep(up(0, p.D * 4)), dbias = keep(up(0, p.D * 4));
   }
   ~Device() { for (auto q : all) cudaFree(q); }
   int64_t perSection(const Variant &v) const { return (s.section + v.TH / v.S - 1) / (v.TH / v.S); }
+  // cut sets the chunks of a variant, as package cuda does.
+  void cut(const Variant &v) {
+    const int64_t least = 64;
+    s.chunkSteps = std::max((p.L + v.chunks - 1) / v.chunks, least), s.chunkSteps = (s.chunkSteps + 63) / 64 * 64;
+    s.chunks = (p.L + s.chunkSteps - 1) / s.chunkSteps;
+  }
   cudaError_t launch(const Variant &v) {
+    cut(v);
     void *args[] = {&s};
-    cudaError_t e = cudaLaunchKernel(v.kernel, dim3(p.B * sections * perSection(v)), dim3(v.TH), args, 0, 0);
+    if (s.chunks > 1) {
+      const int64_t blocks = p.B * sections * ((s.section + v.firstCH - 1) / v.firstCH);
+      CHECK(cudaLaunchKernel(v.first, dim3(blocks, s.chunks - 1), dim3(v.firstTH), args, 0, 0));
+      const void *combine = v.backward ? (const void *)carriesIn : (const void *)beginnings;
+      CHECK(cudaLaunchKernel(combine, dim3((p.B * p.D * p.N + 127) / 128), dim3(128), args, 0, 0));
+    }
+    cudaError_t e = cudaLaunchKernel(v.kernel, dim3(p.B * sections * perSection(v), s.chunks), dim3(v.TH), args, 0, 0);
     if (v.backward) {
-      sum(dA, s.dA, p.B, p.D * p.N, p.D * p.N, p.D * p.N);
-      if (p.d) sum(dD, s.dD, p.B, p.D, p.D, p.D);
-      if (p.bias) sum(dbias, s.dbias, p.B, p.D, p.D, p.D);
+      const int64_t parts = p.B * s.chunks;
+      sum(dA, s.dA, parts, p.D * p.N, p.D * p.N, p.D * p.N);
+      if (p.d) sum(dD, s.dD, parts, p.D, p.D, p.D);
+      if (p.bias) sum(dbias, s.dbias, parts, p.D, p.D, p.D);
       spread(v, dB, s.dB, p.gB), spread(v, dC, s.dC, p.gC);
     }
     return e;
@@ -204,7 +235,7 @@ struct Device {
   }
   void spread(const Variant &v, float *to, const float *from, int64_t groups) {
     const int64_t size = p.rows() * p.N;
-    if (!groups) return sum(to, from, p.B, p.D * p.N, p.D * p.N, p.D * p.N);
+    if (!groups) return sum(to, from, p.B * s.chunks, p.D * p.N, p.D * p.N, p.D * p.N);
     const int64_t count = sections / groups * perSection(v);
     for (int64_t g = 0; g < groups; g++) sum(to + g * p.N, from + g * count * size, count, size, p.N, groups * p.N);
   }
@@ -237,8 +268,8 @@ static double compare(const Variant &v, Device &dev, const Result<Doubles> &r, i
   const Problem &p = dev.p;
   const Scan &s = dev.s;
   double e = 0;
-  auto see = [&](const char *what, const float *q, const Doubles &want, int64_t N) {
-    if (q) e = std::max(e, worst(what, q, want, p.D, N, every, where));
+  auto see = [&](const char *what, const void *q, const Doubles &want, int64_t N) {
+    if (q) e = std::max(e, worst(what, (const float *)q, want, p.D, N, every, where));
   };
   // dB and dC: as if all their groups were channels.
   auto seeAll = [&](const char *what, const float *q, const Doubles &want) {
@@ -259,7 +290,7 @@ static double compare(const Variant &v, Device &dev, const Result<Doubles> &r, i
 // forwardFor launches a forward pass that leaves checkpoints as a backward variant wants them.
 static const Variant *forwardFor(const Variant &b, const Problem &p) {
   for (auto &v : variants)
-    if (!v.backward && fits(v, p) && v.every == b.every) return &v;
+    if (!v.backward && fits(v, p) && v.every == b.every && v.chunks == 1) return &v;
   return nullptr;
 }
 
@@ -294,14 +325,14 @@ int main(int argc, char **argv) {
   std::vector<double> err(variants.size());
   std::vector<int> tried(variants.size());
   std::vector<std::string> where(variants.size());
-  const int64_t lengths[] = {1, 7, 8, 33, 64, 65, 131};
+  const int64_t lengths[] = {1, 7, 33, 64, 65, 131, 400};
   for (size_t i = 0; i < variants.size(); i++) {
     const Variant &v = variants[i];
     for (int trial = 0; trial < trials; trial++) {
       Problem p{};
       auto flip = [] { return uniform() < .5f; };
       const int64_t per = 1 + (int64_t)(uniform() * 80), groups = 1 + (int64_t)(uniform() * 3);
-      p.B = 1 + (int64_t)(uniform() * 3), p.L = lengths[(int)(uniform() * 7)], p.D = per * groups;
+      p.B = 1 + (int64_t)(uniform() * 3), p.L = v.chunks > 1 ? 131 + 269 * flip() : lengths[(int)(uniform() * 7)], p.D = per * groups;
       p.N = trial < 2 ? std::min(16, v.S * v.K) : 1 + (int64_t)(uniform() * v.S * v.K * .999f);
       p.gB = v.vb ? flip() ? 1 : groups : 0, p.gC = v.vc ? flip() ? 1 : groups : 0;
       p.d = flip(), p.z = flip(), p.bias = flip(), p.initial = flip(), p.final = flip(), p.softplus = flip(), p.reverse = flip();
@@ -333,15 +364,19 @@ int main(int argc, char **argv) {
     Problem p{};
     p.B = sh[0], p.D = sh[1], p.L = sh[2], p.N = 16, p.gB = p.gC = 1, p.d = p.z = p.bias = p.softplus = true;
     const int64_t n = p.rows() * p.D;
-    if ((mode == "small" && n > 60000000) || (mode == "once" && n != 8 * 2048 * 512)) continue;
+    if ((mode == "small" && n > 70000000) || (mode == "once" && n != 8 * 2048 * 512)) continue;
     fill(p);
     const int64_t every = p.D / 2 + 1;
     Result<Doubles> r;
     reference(p, r, every);
-    Device dev(p, 8);
+    int few = 1 << 20;
+    for (auto &v : variants) few = std::min(few, v.TH / v.S);
+    Device dev(p, few);
     printf("== B %d D %d L %d\n", sh[0], sh[1], sh[2]);
     for (auto &v : variants) {
       if (!fits(v, p) || v.S * v.K > 16) continue;
+      if (v.chunks > 1 && p.B * p.D > 4096) continue;
+      if (v.chunks == 1 && p.L >= 32768 && mode != "all") continue;
       if (v.backward) {
         const Variant *f = forwardFor(v, p);
         if (!f) continue;
@@ -357,7 +392,7 @@ int main(int argc, char **argv) {
       float ms = timed(count, [&] { dev.launch(v); }), other = 0;
       if (v.backward) {
         void *args[] = {&dev.s};
-        other = timed(count, [&] { cudaLaunchKernel(v.kernel, dim3(p.B * dev.sections * dev.perSection(v)), dim3(v.TH), args, 0, 0); });
+        other = timed(count, [&] { cudaLaunchKernel(v.kernel, dim3(p.B * dev.sections * dev.perSection(v), dev.s.chunks), dim3(v.TH), args, 0, 0); });
       } else {
         float *keep = dev.s.checkpoints;
         dev.s.checkpoints = nullptr, other = timed(count, [&] { dev.launch(v); }), dev.s.checkpoints = keep;

@@ -16,20 +16,22 @@ struct Conv {
   float *parts, *dcontext;  // parts: for each tile of each batch (width + 1, channels), the bias behind the taps
 };
 
-// MAX is the width, or for FIXED = false the widest that fits.
-template <class T, int MAX, bool FIXED> struct Walk {
+// MAX is the width, or for FIXED = false the widest that fits. STARTS: sequences may start inside.
+template <class T, int MAX, bool FIXED, bool STARTS> struct Walk {
   const Conv &c;
   int64_t b, d, from, to;
   int width;
   float w[MAX], x[MAX];  // x[j] is the input j steps back
   int live;              // so many of them belong to the sequence
+  const T *ahead;        // the input of the step to go to
 
   __device__ __forceinline__ Walk(const Conv &conv) : c(conv) {
     width = FIXED ? MAX : (int)c.width;
     d = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, from = blockIdx.y * c.steps, b = blockIdx.z;
     to = min(from + c.steps, c.length);
+    ahead = (const T *)c.x + (b * c.length + from) * c.step + d;
   }
-  __device__ __forceinline__ bool begins(int64_t t) const { return c.start && t >= 0 && t < c.length && c.start[b * c.length + t]; }
+  __device__ __forceinline__ bool begins(int64_t t) const { return STARTS && c.start && t >= 0 && t < c.length && c.start[b * c.length + t]; }
   __device__ __forceinline__ float input(int64_t t) const {
     if (t >= 0) return value(((const T *)c.x)[(b * c.length + t) * c.step + d]);
     return c.context[(b * (width - 1) + width - 1 + t) * c.channels + d];
@@ -54,7 +56,8 @@ template <class T, int MAX, bool FIXED> struct Walk {
   __device__ __forceinline__ float go(int64_t t, float bias) {
 #pragma unroll
     for (int j = MAX - 1; j > 0; j--) x[j] = x[j - 1];
-    x[0] = input(t);
+    x[0] = value(*ahead);
+    ahead += c.step;
     live = begins(t) ? 1 : min(live + 1, width);
     float sum = bias;
 #pragma unroll
@@ -64,20 +67,21 @@ template <class T, int MAX, bool FIXED> struct Walk {
   }
 };
 
-template <class T, int MAX, bool FIXED> __device__ __forceinline__ void convForward(const Conv &c) {
-  Walk<T, MAX, FIXED> walk(c);
+template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ void convForward(const Conv &c) {
+  Walk<T, MAX, FIXED, STARTS> walk(c);
   if (walk.d >= c.channels) return;
   walk.prepare();
   const float bias = c.bias ? c.bias[walk.d] : 0.f;
+  T *y = (T *)c.y + (walk.b * c.length + walk.from) * c.channels + walk.d;
 #pragma unroll 4
-  for (int64_t t = walk.from; t < walk.to; t++) {
+  for (int64_t t = walk.from; t < walk.to; t++, y += c.channels) {
     const float sum = walk.go(t, bias);
-    ((T *)c.y)[(walk.b * c.length + t) * c.channels + walk.d] = to<T>(sum * sigmoid(sum));
+    *y = to<T>(sum * sigmoid(sum));
   }
 }
 
-template <class T, int MAX, bool FIXED> __device__ __forceinline__ void convBackward(const Conv &c) {
-  Walk<T, MAX, FIXED> walk(c);
+template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ void convBackward(const Conv &c) {
+  Walk<T, MAX, FIXED, STARTS> walk(c);
   if (walk.d >= c.channels) return;
   walk.prepare();
   const int64_t b = walk.b, d = walk.d;
@@ -86,12 +90,15 @@ template <class T, int MAX, bool FIXED> __device__ __forceinline__ void convBack
   float dw[MAX], dx[MAX], dbias = 0.f;
 #pragma unroll
   for (int j = 0; j < MAX; j++) dw[j] = dx[j] = 0.f;
-  for (int64_t t = walk.from; t < walk.to + width - 1; t++) {
+  const T *dy = (const T *)c.dy + (b * c.length + walk.from) * c.channels + d;
+  T *out = (T *)c.dx + (b * c.length + walk.from - (width - 1)) * c.dstep + d;  // of the step that is done
+#pragma unroll 4
+  for (int64_t t = walk.from; t < walk.to + width - 1; t++, dy += c.channels, out += c.dstep) {
     float g = 0.f;
     int live = 0;
     if (t < c.length) {
       const float sum = walk.go(t, bias), s = sigmoid(sum);
-      g = value(((const T *)c.dy)[(b * c.length + t) * c.channels + d]) * (s * fmaf(sum, 1.f - s, 1.f));
+      g = value(*dy) * (s * fmaf(sum, 1.f - s, 1.f));
       live = walk.live;
     }
 #pragma unroll
@@ -118,7 +125,7 @@ template <class T, int MAX, bool FIXED> __device__ __forceinline__ void convBack
         if (reaches) v += c.dnext[(b * (width - 1) + done - c.length + width - 1) * c.channels + d];
       }
       if (done >= 0)
-        ((T *)c.dx)[(b * c.length + done) * c.dstep + d] = to<T>(v);
+        *out = to<T>(v);
       else if (c.dcontext)
         c.dcontext[(b * (width - 1) + width - 1 + done) * c.channels + d] = v;
     }
@@ -131,8 +138,8 @@ template <class T, int MAX, bool FIXED> __device__ __forceinline__ void convBack
 }
 
 // conv_next writes what the next piece reads before its first step: zero where a sequence starts after it.
-template <class T> __device__ __forceinline__ void convNext(const Conv &c) {
-  Walk<T, 1, false> walk(c);
+template <class T, bool STARTS> __device__ __forceinline__ void convNext(const Conv &c) {
+  Walk<T, 1, false, STARTS> walk(c);
   if (walk.d >= c.channels) return;
   const int64_t i = blockIdx.y, t = c.length - (walk.width - 1) + i;
   bool reaches = t >= 0 || c.context;
@@ -154,11 +161,13 @@ extern "C" __global__ void conv_weights(const float *parts, int64_t count, int64
     dbias[d] = (float)sum;
 }
 
-#define CONV(NAME, T)                                                                                           \
-  extern "C" __global__ void conv_forward_##NAME##_4(const Conv c) { convForward<T, 4, true>(c); }              \
-  extern "C" __global__ void conv_forward_##NAME##_any(const Conv c) { convForward<T, 16, false>(c); }          \
-  extern "C" __global__ void conv_backward_##NAME##_4(const Conv c) { convBackward<T, 4, true>(c); }            \
-  extern "C" __global__ void conv_backward_##NAME##_any(const Conv c) { convBackward<T, 16, false>(c); }        \
-  extern "C" __global__ void conv_next_##NAME(const Conv c) { convNext<T>(c); }
+#define CONV(NAME, T)                                                                                                                   \
+  extern "C" __global__ void conv_forward_##NAME##_4(const Conv c) { convForward<T, 4, true, false>(c); }                               \
+  extern "C" __global__ void conv_forward_##NAME##_any(const Conv c) { convForward<T, 16, false, true>(c); }                            \
+  extern "C" __global__ void conv_forward_##NAME##_4_starts(const Conv c) { convForward<T, 4, true, true>(c); }                         \
+  extern "C" __global__ void conv_backward_##NAME##_4(const Conv c) { convBackward<T, 4, true, false>(c); }                             \
+  extern "C" __global__ void conv_backward_##NAME##_any(const Conv c) { convBackward<T, 16, false, true>(c); }                          \
+  extern "C" __global__ void conv_backward_##NAME##_4_starts(const Conv c) { convBackward<T, 4, true, true>(c); }                       \
+  extern "C" __global__ void conv_next_##NAME(const Conv c) { convNext<T, true>(c); }
 CONV(float, float)
 CONV(bf16, bf16)

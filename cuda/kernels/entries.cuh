@@ -1,30 +1,33 @@
-// The kernels by name: scan_forward_SxK_BCs, where B and C are v (variable) or c (constant), and s is s with starts, n without.
+// The kernels by name: scan_forward_SxK_BCs, where B and C are v (variable) or c (constant), and s is s with starts, n without;
+// scan_ends and scan_carries are the first passes over chunks. Each direction and size has a file of its own, since the driver
+// compiles a whole file when it first needs a kernel of it.
 #pragma once
-#include "scan_backward.cuh"
-#include "scan_forward.cuh"
 
-#define FORWARD(S, K, T, TH, M, EVERY, POLY, NAME, VB, VC, STARTS)                                          \
-  extern "C" __global__ __launch_bounds__(TH, M) void scan_forward_##S##x##K##_##NAME(const Scan s) {       \
-    scanForward<float, S, K, T, TH, EVERY, POLY, VB, VC, STARTS>(s);                                               \
+// X: the type of activations, and its mark in the names.
+#define FORWARD(X, MARK, S, K, T, TH, M, EVERY, NAME, VB, VC, STARTS)                                            \
+  extern "C" __global__ __launch_bounds__(TH, M) void scan_forward_##MARK##S##x##K##_##NAME(const Scan s) {      \
+    scanForward<X, S, K, T, TH, EVERY, 0, VB, VC, STARTS, false>(s);                                             \
   }
-#define BACKWARD(S, K, T, TH, M, POLY, NAME, VB, VC, STARTS)                                                \
-  extern "C" __global__ __launch_bounds__(TH, M) void scan_backward_##S##x##K##_##NAME(const Scan s) {      \
-    scanBackward<float, S, K, T, TH, POLY, VB, VC, STARTS>(s);                                                     \
+#define CHUNKED_FORWARD(X, MARK, S, K, T, TH, M, EVERY, NAME, VB, VC, STARTS)                                    \
+  FORWARD(X, MARK, S, K, T, TH, M, EVERY, NAME, VB, VC, STARTS)                                                  \
+  extern "C" __global__ __launch_bounds__(TH, M) void scan_ends_##MARK##S##x##K##_##NAME(const Scan s) {         \
+    scanForward<X, S, K, T, TH, EVERY, 0, VB, VC, STARTS, true>(s);                                              \
+  }
+#define BACKWARD(X, MARK, S, K, T, Q, TH, M, NAME, VB, VC, STARTS)                                               \
+  extern "C" __global__ __launch_bounds__(TH, M) void scan_backward_##MARK##S##x##K##_##NAME(const Scan s) {     \
+    scanBackward<X, S, K, T, Q, TH, 0, false, VB, VC, STARTS>(s);                                                \
+  }
+#define CHUNKED_BACKWARD(X, MARK, S, K, T, Q, TH, M, NAME, VB, VC, STARTS)                                       \
+  BACKWARD(X, MARK, S, K, T, Q, TH, M, NAME, VB, VC, STARTS)                                                     \
+  extern "C" __global__ __launch_bounds__(256) void scan_carries_##MARK##S##x##K##_##NAME(const Scan s) {        \
+    scanCarries<X, S * K, 256, VC, STARTS>(s);                                                                   \
   }
 
-#define FORWARD_HALF(S, K, T, TH, M, EVERY, POLY, NAME, VB, VC, STARTS)                                     \
-  extern "C" __global__ __launch_bounds__(TH, M) void scan_forward_bf16_##S##x##K##_##NAME(const Scan s) {  \
-    scanForward<bf16, S, K, T, TH, EVERY, POLY, VB, VC, STARTS>(s);                                         \
-  }
-#define BACKWARD_HALF(S, K, T, TH, M, POLY, NAME, VB, VC, STARTS)                                           \
-  extern "C" __global__ __launch_bounds__(TH, M) void scan_backward_bf16_##S##x##K##_##NAME(const Scan s) { \
-    scanBackward<bf16, S, K, T, TH, POLY, VB, VC, STARTS>(s);                                               \
-  }
-
-// USUAL is what Mamba asks for, OPTIONS is the rest. EACH(kernel...) of the sizes goes with each of them.
+// USUAL is what Mamba asks for, OPTIONS is the rest. The sizes go with each of them.
 #define USUAL(KERNEL, ...) KERNEL(__VA_ARGS__, vvn, true, true, false)
+#define STARTED(KERNEL, ...) KERNEL(__VA_ARGS__, vvs, true, true, true)
 #define OPTIONS(KERNEL, ...)                    \
-  KERNEL(__VA_ARGS__, vvs, true, true, true)    \
+  STARTED(KERNEL, __VA_ARGS__)                  \
   KERNEL(__VA_ARGS__, vcn, true, false, false)  \
   KERNEL(__VA_ARGS__, vcs, true, false, true)   \
   KERNEL(__VA_ARGS__, cvn, false, true, false)  \
@@ -32,14 +35,13 @@
   KERNEL(__VA_ARGS__, ccn, false, false, false) \
   KERNEL(__VA_ARGS__, ccs, false, false, true)
 
-// The sizes, by the states that fit: threads of a channel, states of a thread, steps of a tile, threads of a block, blocks of a
-// multiprocessor, steps between checkpoints, one polynomial exponential in so many. cuda/scan_sizes.go has their twins.
-#define SCAN16(EACH)                               \
-  EACH(FORWARD, 4, 4, 16, 128, 4, 16, 8)           \
-  EACH(BACKWARD, 4, 4, 16, 128, 2, 0)
-#define SCAN64(EACH)                               \
-  EACH(FORWARD, 16, 4, 16, 128, 2, 16, 0)          \
-  EACH(BACKWARD, 16, 4, 16, 64, 4, 0)
-#define SCAN256(EACH)                              \
-  EACH(FORWARD, 32, 8, 8, 64, 2, 4, 0)             \
-  EACH(BACKWARD, 32, 8, 4, 64, 2, 0)
+// The sizes: threads of a channel, states of a thread, steps of a tile, of a part of one in the backward pass, threads of a block,
+// blocks of a multiprocessor, steps between checkpoints. cuda/scan_kernels.go has their twins.
+#define FORWARD16(EACH, X, MARK) EACH(CHUNKED_FORWARD, X, MARK, 4, 4, 16, 128, 4, 16)
+#define FORWARD16FEW(EACH, X, MARK) EACH(FORWARD, X, MARK, 16, 1, 32, 128, 4, 16)
+#define FORWARD64(EACH, X, MARK) EACH(FORWARD, X, MARK, 16, 4, 16, 128, 2, 16)
+#define FORWARD256(EACH, X, MARK) EACH(FORWARD, X, MARK, 32, 8, 8, 128, 2, 4)
+#define BACKWARD16(EACH, X, MARK) EACH(CHUNKED_BACKWARD, X, MARK, 4, 4, 16, 8, 256, 2)
+#define BACKWARD16FEW(EACH, X, MARK) EACH(BACKWARD, X, MARK, 16, 1, 16, 16, 128, 4)
+#define BACKWARD64(EACH, X, MARK) EACH(BACKWARD, X, MARK, 16, 4, 16, 8, 64, 4)
+#define BACKWARD256(EACH, X, MARK) EACH(BACKWARD, X, MARK, 32, 8, 4, 4, 128, 2)

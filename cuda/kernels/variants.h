@@ -1,59 +1,50 @@
+// The variants that are tried, in groups that can be compiled apart. F: S, K, T, TH, M, EVERY, POLY; B: S, K, T, Q, TH, M, POLY, AHEAD.
+#ifndef GROUP
+#define GROUP 0
+#endif
 static void addVariants() {
-  // S, K, T, TH, M, EVERY, POLY
+  const std::vector<int> cuts = {1, 8, 16, 32};
+#if GROUP == 0 || GROUP == 1
+  addF<4, 4, 16, 128, 4, 16, 0>(cuts);
   addF<2, 8, 16, 128, 2, 16, 0>();
-  addF<2, 8, 16, 128, 2, 8, 8>();
-  addF<2, 8, 16, 128, 4, 16, 8>();
-  addF<2, 8, 16, 64, 4, 16, 8>();
-  addF<2, 8, 8, 128, 2, 8, 8>();
-  addF<2, 8, 16, 128, 2, 16, 4>();
+  addF<2, 8, 16, 128, 3, 16, 0>();
+#endif
+#if GROUP == 0 || GROUP == 2
+  addF<8, 2, 32, 128, 4, 16, 0>({1, 4, 8});
+  addF<16, 1, 32, 128, 4, 16, 0>();
+  addF<4, 4, 16, 64, 8, 16, 0>();
+#endif
+#if GROUP == 0 || GROUP == 3
   addF<4, 4, 16, 128, 4, 16, 0>();
-  addF<4, 4, 8, 128, 4, 8, 8>();
-  addF<4, 4, 16, 256, 2, 16, 8>();
-  addF<4, 4, 16, 128, 4, 16, 8>();
-  addF<4, 4, 32, 128, 4, 16, 8>();
-  addF<4, 4, 16, 64, 8, 16, 8>();
-  addF<8, 2, 32, 128, 2, 16, 0>();
-  addF<8, 2, 32, 128, 4, 16, 8>();
-  addF<8, 2, 32, 64, 4, 16, 8>();
-  addF<16, 1, 32, 128, 2, 16, 0>();
-  addF<16, 1, 32, 128, 4, 16, 8>();
-  addF<16, 1, 64, 128, 2, 16, 8>();
-  addF<16, 1, 16, 128, 4, 16, 8>();
-  addF<16, 1, 64, 64, 4, 16, 8>();
-  addF<8, 2, 16, 64, 8, 16, 8>();
-  addF<16, 1, 32, 64, 4, 16, 8>();
-  addF<4, 4, 16, 128, 4, 16, 4>();
-  addF<16, 8, 16, 128, 2, 8, 0>();
-  addF<32, 8, 8, 64, 2, 4, 0>();
-  addF<4, 4, 16, 128, 4, 16, 8, true, true, true>();
-  addF<4, 4, 16, 128, 4, 16, 8, false, true, false>();
-  addF<4, 4, 16, 128, 4, 16, 8, true, false, false>();
-  addF<4, 4, 16, 128, 4, 8, 8, false, true, false>();
-  addF<16, 8, 16, 128, 2, 8, 0, true, true, true>();
-  // S, K, T, TH, M, POLY
-  addB<4, 4, 16, 128, 2, 0>();
-  addB<4, 4, 16, 128, 3, 0>();
-  addB<4, 4, 8, 128, 4, 0>();
-  addB<4, 4, 8, 128, 3, 0>();
-  addB<4, 4, 8, 256, 2, 0>();
-  addB<4, 4, 16, 128, 2, 8>();
-  addB<2, 8, 8, 128, 2, 0>();
-  addB<2, 8, 8, 64, 4, 0>();
-  addB<4, 4, 16, 64, 4, 0>();
-  addB<8, 2, 16, 64, 8, 0>();
-  addB<16, 1, 16, 64, 8, 0>();
-  addB<4, 4, 8, 128, 4, 8>();
-  addB<8, 2, 16, 128, 3, 0>();
-  addB<8, 2, 16, 128, 4, 0>();
-  addB<8, 2, 16, 256, 2, 0>();
-  addB<8, 2, 8, 128, 5, 0>();
-  addB<16, 1, 16, 128, 4, 0>();
-  addB<16, 1, 16, 256, 2, 0>();
-  addB<16, 1, 16, 128, 5, 0>();
-  addB<16, 8, 8, 64, 2, 0>();
-  addB<32, 8, 4, 64, 2, 0>();
-  addB<4, 4, 16, 128, 2, 0, true, true, true>();
-  addB<4, 4, 16, 128, 2, 0, false, true, false>();
-  addB<4, 4, 16, 128, 2, 0, true, false, false>();
-  addB<16, 8, 8, 64, 2, 0, true, true, true>();
+  addB<4, 4, 16, 16, 128, 2, 0, true>(cuts);
+  addB<4, 4, 16, 16, 128, 2, 0, false>();
+#endif
+#if GROUP == 0 || GROUP == 4
+  addF<4, 4, 16, 128, 4, 16, 0>();
+  addB<4, 4, 16, 8, 256, 2, 0, false>({1, 16});
+  addB<4, 4, 16, 8, 128, 3, 0, true>();
+#endif
+#if GROUP == 0 || GROUP == 5
+  addF<4, 4, 16, 128, 4, 16, 0>();
+  addB<4, 4, 16, 8, 128, 4, 0, false>({1, 16});
+  addB<4, 4, 16, 8, 128, 3, 0, false>();
+#endif
+#if GROUP == 0 || GROUP == 6
+  addF<4, 4, 16, 128, 4, 16, 0>();
+  addB<8, 2, 16, 16, 128, 4, 0, false>({1, 8});
+  addB<8, 2, 16, 16, 128, 3, 0, true>();
+  addB<16, 1, 16, 16, 128, 4, 0, true>();
+#endif
+#if GROUP == 0 || GROUP == 8
+  addF<4, 4, 16, 128, 4, 16, 8, true, true, true>({1, 4});
+  addF<4, 4, 16, 128, 4, 16, 8, false, true, false>({1, 4});
+  addF<4, 4, 16, 128, 4, 16, 8, true, false, false>({1, 4});
+  addF<16, 4, 16, 128, 2, 16, 0>();
+  addF<32, 8, 8, 128, 2, 4, 0>();
+  addB<4, 4, 16, 8, 128, 2, 0, true, true, true, true>({1, 4});
+  addB<4, 4, 16, 8, 128, 2, 0, false, false, true, false>({1, 4});
+  addB<4, 4, 16, 8, 128, 2, 0, true, true, false, false>({1, 4});
+  addB<16, 4, 16, 8, 64, 4, 0, false>();
+  addB<32, 8, 4, 4, 128, 2, 0, false>();
+#endif
 }

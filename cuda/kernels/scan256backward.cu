@@ -1,4 +1,6 @@
 // Up to 256 states, B and C variable, no starts.
+#include "scan_backward.cuh"
+
 #include "entries.cuh"
 
-SCAN256(USUAL)
+BACKWARD256(USUAL, float, )

@@ -1,4 +1,6 @@
 // Up to 64 states, B and C variable, no starts.
+#include "scan_forward.cuh"
+
 #include "entries.cuh"
 
-SCAN64(USUAL)
+FORWARD64(USUAL, float, )

@@ -1,0 +1,40 @@
+//go:build linux && (amd64 || arm64)
+
+package cuda
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestNoCuBLAS(t *testing.T) {
+	root := t.TempDir()
+	file := filepath.Join(root, "lib64", "libcublas.so.12")
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("no library"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("named", func(t *testing.T) {
+		t.Setenv("MAMBA_CUBLAS", file)
+		if _, err := findBLAS(); err == nil || !strings.HasPrefix(err.Error(), "cuda: cuBLAS: MAMBA_CUBLAS is "+file) {
+			t.Errorf("the error is %v", err)
+		}
+	})
+	t.Run("looked for", func(t *testing.T) {
+		t.Setenv("MAMBA_CUBLAS", "")
+		t.Setenv("CUDA_HOME", root)
+		_, err := findBLAS()
+		if err == nil {
+			t.Skip("this machine has cuBLAS")
+		}
+		for _, want := range []string{"libcublas.so.13, .12 or .11", "$MAMBA_CUBLAS", file} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("the error is %v, want it to name %s", err, want)
+			}
+		}
+	})
+}

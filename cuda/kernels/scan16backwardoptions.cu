@@ -1,0 +1,6 @@
+// Up to 16 states, the other options.
+#include "scan_backward.cuh"
+
+#include "entries.cuh"
+
+BACKWARD16(OPTIONS, float, )

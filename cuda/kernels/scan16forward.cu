@@ -1,0 +1,9 @@
+// Up to 16 states, B and C variable, no starts; and what puts chunks together.
+#include "scan_forward.cuh"
+
+#include "entries.cuh"
+
+FORWARD16(USUAL, float, )
+FORWARD16FEW(USUAL, float, )
+
+extern "C" __global__ void scan_beginnings(const Scan s) { scanBeginnings(s); }

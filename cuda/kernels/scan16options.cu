@@ -1,4 +1,0 @@
-// Up to 16 states, everything else.
-#include "entries.cuh"
-
-SCAN16(OPTIONS)

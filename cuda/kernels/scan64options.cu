@@ -1,4 +1,0 @@
-// Up to 64 states, everything else.
-#include "entries.cuh"
-
-SCAN64(OPTIONS)

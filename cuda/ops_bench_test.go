@@ -1,0 +1,210 @@
+package cuda
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestOpsAreDeterministic runs each kernel that sums across blocks twenty times over the same operands.
+func TestOpsAreDeterministic(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(12, 12))
+	const rows, width, vocabulary = 1537, 321, 2500
+	x, dy, w := put[float32](t, s, numbers[float32](r, rows*width, 1)), put[float32](t, s, numbers[float32](r, rows*width, 1)),
+		put[float32](t, s, numbers[float32](r, width, 1))
+	dx, dw := blank[float32](t, s, rows*width), blank[float32](t, s, width)
+	ids := make([]int32, rows)
+	for i := range ids {
+		ids[i] = r.Int32N(9)
+	}
+	embedded := blank[float32](t, s, 9*width)
+	logits, targets := numbers[float32](r, rows*vocabulary, 3), putInts(t, s, ids)
+	state, loss, one := blank[float32](t, s, CrossEntropyState(rows)), blank[float32](t, s, 1), put[float32](t, s, []float64{1})
+	drawn, a := put[float32](t, s, logits), blank[float32](t, s, rows*vocabulary)
+	c := &Conv[float32]{Batch: 1, Length: rows, Channels: width, Width: 4, XStride: width, X: x, Weight: put[float32](t, s, numbers[float32](r, 4*width, 1)),
+		Bias: w}
+	cdx, cdw, cdb := blank[float32](t, s, rows*width), blank[float32](t, s, 4*width), blank[float32](t, s, width)
+	product := blank[float32](t, s, width*width)
+	var first [][]float64
+	for run := range 20 {
+		do(t, RMSNormBackward(s, rows, width, 1e-5, x, w, dy, Array[float32]{}, dx, dw))
+		got := [][]float64{get(t, s, dx), get(t, s, dw)}
+		do(t, ColumnSums(s, rows, width, dy, width, dw), embedded.Fill(s, 0), EmbeddingBackward(s, rows, width, 9, ids, dy, embedded),
+			Convert(s, drawn, a), CrossEntropyForward(s, rows, vocabulary, 3, a, targets, state, loss),
+			CrossEntropyBackward(s, rows, vocabulary, 3, a, targets, state, one),
+			c.Backward(s, dy, Array[float32]{}, cdx, width, cdw, cdb, Array[float32]{}),
+			MatMul(s, Strict, width, width, rows, Matrix[float32]{x, width, true}, Matrix[float32]{dy, width, false}, 0,
+				Matrix[float32]{product, width, false}))
+		norm, err := GradientNorm(s, []Array[float32]{x, dy, drawn})
+		do(t, err)
+		for _, o := range []Array[float32]{dw, embedded, loss, a, cdx, cdw, cdb, product} {
+			got = append(got, get(t, s, o))
+		}
+		got = append(got, []float64{norm})
+		if run == 0 {
+			first = got
+		}
+		for i := range got {
+			if !slices.Equal(got[i], first[i]) {
+				t.Fatalf("run %d: result %d differs from the first run's", run, i)
+			}
+		}
+	}
+}
+
+func TestConvErrors(t *testing.T) {
+	s := open(t)
+	some := func(n int) Array[float32] { return blank[float32](t, s, n) }
+	c := &Conv[float32]{Batch: 1, Length: 4, Channels: 2, Width: 3, XStride: 2, X: some(8), Weight: some(6)}
+	none := Array[float32]{}
+	for want, err := range map[string]error{
+		"next has 1 elements, want 4":     c.Forward(s, some(8), some(1)),
+		"dnext has 1 elements, want 4":    c.Backward(s, some(8), some(1), some(8), 2, some(6), none, none),
+		"dbias has 1 elements, want 2":    c.Backward(s, some(8), none, some(8), 2, some(6), some(1), none),
+		"dcontext has 1 elements, want 4": c.Backward(s, some(8), none, some(8), 2, some(6), none, some(1)),
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %v, want %q", err, want)
+		}
+	}
+}
+
+// measure reports the median of the device's times, and the share of it that moving those bytes at the speed of a copy would take.
+func measure(b *testing.B, s *Stream, bytes int, f func() error) {
+	b.Helper()
+	begin, err := s.device.NewEvent()
+	do(b, err)
+	defer begin.Close()
+	end, err := s.device.NewEvent()
+	do(b, err)
+	defer end.Close()
+	median := func(f func() error) float64 {
+		var times []time.Duration
+		for i := range 25 {
+			do(b, s.Record(begin), f(), s.Record(end), end.Synchronize())
+			d, err := end.Since(begin)
+			do(b, err)
+			if i >= 4 {
+				times = append(times, d)
+			}
+		}
+		sort.Slice(times, func(i, j int) bool { return times[i] < times[j] })
+		return times[len(times)/2].Seconds()
+	}
+	const n = 64 << 20
+	from, to := blank[float32](b, s, n), blank[float32](b, s, n)
+	floor := float64(bytes) * median(func() error { return Convert(s, from, to) }) / (8 * n)
+	var took float64
+	for b.Loop() {
+		took = median(f)
+	}
+	b.ReportMetric(took*1e6, "µs")
+	b.ReportMetric(floor*1e6, "floor-µs")
+	b.ReportMetric(floor/took, "of-floor")
+}
+
+// The sizes are those of the model of 130M parameters, batch 8, length 1024.
+const benchRows, benchWidth, benchInner, benchVocabulary = 8192, 768, 1536, 50277
+
+func zeros[T Activation](b *testing.B, s *Stream, n int) Array[T] {
+	a := blank[T](b, s, n)
+	do(b, a.Fill(s, 0))
+	return a
+}
+
+func BenchmarkNorm(b *testing.B)         { benchNorm[float32](b, 4) }
+func BenchmarkNormBFloat16(b *testing.B) { benchNorm[BFloat16](b, 2) }
+
+func benchNorm[T Activation](b *testing.B, size int) {
+	s := open(b)
+	const n = benchRows * benchWidth
+	x, w, y, dx, dw := zeros[float32](b, s, n), zeros[float32](b, s, benchWidth), zeros[T](b, s, n), zeros[float32](b, s, n), zeros[float32](b, s, benchWidth)
+	b.Run("forward", func(b *testing.B) {
+		measure(b, s, n*(4+size), func() error { return RMSNormForward(s, benchRows, benchWidth, 1e-5, x, w, y) })
+	})
+	b.Run("backward", func(b *testing.B) {
+		measure(b, s, n*(12+size), func() error { return RMSNormBackward(s, benchRows, benchWidth, 1e-5, x, w, y, dx, dx, dw) })
+	})
+}
+
+func BenchmarkConv(b *testing.B)         { benchConv[float32](b, 4) }
+func BenchmarkConvBFloat16(b *testing.B) { benchConv[BFloat16](b, 2) }
+
+func benchConv[T Activation](b *testing.B, size int) {
+	s := open(b)
+	const n = benchRows * benchInner
+	c := &Conv[T]{Batch: 8, Length: benchRows / 8, Channels: benchInner, Width: 4, XStride: 2 * benchInner, X: zeros[T](b, s, 2*n),
+		Weight: zeros[float32](b, s, 4*benchInner), Bias: zeros[float32](b, s, benchInner)}
+	y, dx, dw, db := zeros[T](b, s, n), zeros[T](b, s, 2*n), zeros[float32](b, s, 4*benchInner), zeros[float32](b, s, benchInner)
+	none := Array[float32]{}
+	b.Run("forward", func(b *testing.B) { measure(b, s, 2*n*size, func() error { return c.Forward(s, y, none) }) })
+	b.Run("backward", func(b *testing.B) {
+		measure(b, s, 3*n*size, func() error { return c.Backward(s, y, none, dx, 2*benchInner, dw, db, none) })
+	})
+}
+
+func BenchmarkCrossEntropy(b *testing.B)         { benchCrossEntropy[float32](b, 4) }
+func BenchmarkCrossEntropyBFloat16(b *testing.B) { benchCrossEntropy[BFloat16](b, 2) }
+
+func benchCrossEntropy[T Activation](b *testing.B, size int) {
+	s := open(b)
+	const n = benchRows * benchVocabulary
+	logits, targets, one := zeros[T](b, s, n), putInts(b, s, make([]int32, benchRows)), zeros[float32](b, s, 1)
+	state, loss := zeros[float32](b, s, CrossEntropyState(benchRows)), zeros[float32](b, s, 1)
+	b.Run("forward", func(b *testing.B) {
+		measure(b, s, n*size, func() error {
+			return CrossEntropyForward(s, benchRows, benchVocabulary, -1, logits, targets, state, loss)
+		})
+	})
+	b.Run("backward", func(b *testing.B) {
+		measure(b, s, 2*n*size, func() error {
+			return CrossEntropyBackward(s, benchRows, benchVocabulary, -1, logits, targets, state, one)
+		})
+	})
+}
+
+func BenchmarkEmbedding(b *testing.B) {
+	s := open(b)
+	r := rand.New(rand.NewPCG(13, 13))
+	const n = benchRows * benchWidth
+	ids := make([]int32, benchRows)
+	for i := range ids {
+		ids[i] = r.Int32N(benchVocabulary)
+	}
+	w, x, on := zeros[float32](b, s, benchVocabulary*benchWidth), zeros[float32](b, s, n), putInts(b, s, ids)
+	b.Run("forward", func(b *testing.B) {
+		measure(b, s, 8*n, func() error { return EmbeddingForward(s, benchRows, benchWidth, w, on, x) })
+	})
+	b.Run("backward", func(b *testing.B) { // with the plan that the host makes
+		measure(b, s, 12*n, func() error { return EmbeddingBackward(s, benchRows, benchWidth, benchVocabulary, ids, x, w) })
+	})
+}
+
+func BenchmarkAdamW(b *testing.B) {
+	s := open(b)
+	const n = 129 << 20
+	w := []AdamWeight{{Weight: zeros[float32](b, s, n), Grad: zeros[float32](b, s, n), M: zeros[float32](b, s, n), V: zeros[float32](b, s, n)}}
+	a := AdamW{Scale: 1, Beta1: 0.9, Rest1: 0.1, Beta2: 0.99, Rest2: 0.01, Rate: 0.01, Root: 1, Eps: 1e-8, Keep: 1}
+	b.Run("step", func(b *testing.B) { measure(b, s, 32*n, func() error { return a.Step(s, w, true) }) })
+	b.Run("norm", func(b *testing.B) {
+		measure(b, s, 4*n, func() error { _, err := GradientNorm(s, []Array[float32]{w[0].Grad}); return err })
+	})
+}
+
+func BenchmarkElementwise(b *testing.B) {
+	s := open(b)
+	const n = benchRows * benchInner
+	x, half, bias := zeros[float32](b, s, n), zeros[BFloat16](b, s, n), zeros[float32](b, s, benchInner)
+	b.Run("add", func(b *testing.B) { measure(b, s, 8*n, func() error { return Add(s, x, x, x) }) })
+	b.Run("convert", func(b *testing.B) { measure(b, s, 6*n, func() error { return Convert(s, x, half) }) })
+	b.Run("bias", func(b *testing.B) {
+		measure(b, s, 8*n, func() error { return AddBias(s, benchRows, benchInner, x, benchInner, bias) })
+	})
+	b.Run("sums", func(b *testing.B) {
+		measure(b, s, 4*n, func() error { return ColumnSums(s, benchRows, benchInner, x, benchInner, bias) })
+	})
+}
