@@ -40,7 +40,8 @@ func Upload[T Element](s *Stream, host []T) (Array[T], error) {
 	return a, nil
 }
 
-// ArrayAt is n elements at an address in the device's memory that someone else allocated, and frees.
+// ArrayAt is n elements at an address in the device's memory that someone else allocated, and frees. The kernels may read and
+// write sixteen bytes at once, and want operands at a multiple of that.
 func ArrayAt[T Element](s *Stream, address uintptr, n int) Array[T] { return Array[T]{s, address, n} }
 
 func size[T Element]() int64 {

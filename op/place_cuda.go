@@ -64,8 +64,18 @@ func (o *deviceOperator) CUDADo(extern G.External, dev G.Device, prealloc G.Valu
 		if err != nil {
 			return err
 		}
-		results := r.packed(prealloc, o.out)
-		return s.Forward(r.stream, results[0], results[1], cuda.Array[float32]{})
+		into := r.packed(prealloc, o.out)
+		y, final := r.take(into[0].Len()), cuda.Array[float32]{}
+		if !into[1].Absent() {
+			final = r.take(into[1].Len())
+		}
+		if r.err != nil {
+			return r.err
+		}
+		if err := s.Forward(r.stream, y, final, cuda.Array[float32]{}); err != nil {
+			return err
+		}
+		return r.pack(into, y, final)
 	})
 	return prealloc, err
 }
@@ -98,17 +108,7 @@ func (o *deviceGradients) CUDADo(extern G.External, dev G.Device, prealloc G.Val
 		}); err != nil {
 			return err
 		}
-		into := r.packed(prealloc, o.of.gradientShapes())
-		for _, grad := range each {
-			if grad.Absent() {
-				continue
-			}
-			if err := into[0].CopyOf(r.stream, grad); err != nil {
-				return err
-			}
-			into = into[1:]
-		}
-		return nil
+		return r.pack(r.packed(prealloc, o.of.gradientShapes()), each...)
 	})
 	return prealloc, err
 }
@@ -232,6 +232,20 @@ func (r *scanRun) packed(v G.Value, shapes []tensor.Shape) []cuda.Array[float32]
 		offset += s.TotalSize()
 	}
 	return parts
+}
+
+// pack copies the arrays that there are into the parts of a packed value: not every part is aligned.
+func (r *scanRun) pack(into []cuda.Array[float32], each ...cuda.Array[float32]) error {
+	for _, a := range each {
+		if a.Absent() {
+			continue
+		}
+		if err := into[0].CopyOf(r.stream, a); err != nil {
+			return err
+		}
+		into = into[1:]
+	}
+	return nil
 }
 
 // scan returns the scan of the operands that are there.
