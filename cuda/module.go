@@ -53,6 +53,12 @@ func (d *Device) function(file, name string) (uintptr, error) {
 	return f, nil
 }
 
+// GorgoniaPTX is the text of the kernels that Gorgonia's own CUDA machine asks for by name: add_vv_f32 and add_vv_f64.
+func GorgoniaPTX() (string, error) {
+	ptx, err := readPTX("gorgonia")
+	return string(bytes.TrimSuffix(ptx, []byte{0})), err
+}
+
 // readPTX returns a file's text, closed by a zero byte as the driver wants it.
 func readPTX(file string) ([]byte, error) {
 	packed, err := ptxFiles.ReadFile("kernels/" + file + ".ptx.gz")

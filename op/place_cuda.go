@@ -20,6 +20,16 @@ import (
 // maxDeviceState is the largest state that the kernels take.
 const maxDeviceState = 256
 
+// The machine adds up the gradients of a node with several users, as those of a scan's two results, with a kernel that Gorgonia's
+// release lacks.
+func init() {
+	ptx, err := cuda.GorgoniaPTX()
+	if err != nil {
+		panic(err) // it is part of the program
+	}
+	G.AddToStdLib("elembinop", ptx, []string{"add_vv_f32", "add_vv_f64"})
+}
+
 // place returns a scan of float32 as an operator for the device of Gorgonia's CUDA machine, and all else as it is.
 func place(o *operator) G.Op {
 	if o.onDevice() {
@@ -42,10 +52,10 @@ func (o *operator) onDevice() bool {
 
 // deviceOperator is a scan for Gorgonia's tape machine of the build tag cuda, with the kernels of package cuda.
 //
-// The machine copies operands to the device as they lie in memory, so they must lie there row by row. Its own arithmetic
-// needs kernels that the released module does not contain: a sum or a product of scans' results (and so a node that gets gradients
-// from two users) is an error when the graph runs, unless it is an operator of this package, which runs on the CPU. The node of a
-// result on the device has a value there: read it with gorgonia.Read.
+// The machine copies operands to the device as they lie in memory, so they must lie there row by row. Of Gorgonia's own
+// arithmetic it has kernels for no operator but the sum of two tensors, given here: its other elementwise operators are errors when
+// the graph runs, the operators of this package run on the CPU. The node of a result on the device has a value there: read it
+// with gorgonia.Read. A machine that is closed before its first run may never return from Close: that is Gorgonia's.
 type deviceOperator struct{ *operator }
 
 // deviceGradients is the gradient operator of a deviceOperator. Its packed result is copied to the CPU once, where the views
@@ -279,7 +289,7 @@ func (r *scanRun) scan(o *operator, inputs []G.Value) (*cuda.Scan[float32], erro
 func (r *scanRun) start(v G.Value, slot slot) cuda.Array[uint8] {
 	o, err := operandOf(v, slot.dt, slot.shape)
 	if err != nil {
-		r.err = errors.Join(r.err, fmt.Errorf("Start %w", err))
+		r.err = errors.Join(r.err, fmt.Errorf("operand Start %w", err))
 		return cuda.Array[uint8]{}
 	}
 	flags := make([]uint8, slot.shape.TotalSize())
