@@ -112,8 +112,8 @@ func (p *scanProblem) onDevice(t *testing.T, withState bool, runs int) (all []ma
 		}
 		read("y", y)
 		read("final", final)
-		loss, err = apply1(weighted{[][]float64{p.dy, p.dfinal}}, operands{[]string{"y", "final"}, G.Nodes{y, final}}, tensor.Float32, nil)
-		if err != nil {
+		both := operands{[]string{"y", "final"}, G.Nodes{y, final}}
+		if loss, err = apply1(weighted{[][]float64{p.dy, p.dfinal}}, both, tensor.Float32, nil); err != nil {
 			t.Fatal(err)
 		}
 	} else {
