@@ -20,16 +20,6 @@ import (
 // maxDeviceState is the largest state that the kernels take.
 const maxDeviceState = 256
 
-// The machine adds up the gradients of a node with several users, as those of a scan's two results, with a kernel that Gorgonia's
-// release lacks.
-func init() {
-	ptx, err := cuda.GorgoniaPTX()
-	if err != nil {
-		panic(err) // it is part of the program
-	}
-	G.AddToStdLib("elembinop", ptx, []string{"add_vv_f32", "add_vv_f64"})
-}
-
 // place returns a scan of float32 as an operator for the device of Gorgonia's CUDA machine, and all else as it is.
 func place(o *operator) G.Op {
 	if o.onDevice() {
@@ -180,6 +170,9 @@ func streamOf(e *engine.Engine) (*cuda.Stream, error) {
 	if s := streams.of[key]; s != nil {
 		return s, nil
 	}
+	if err := loadSum(e); err != nil {
+		return nil, err
+	}
 	d, err := cuda.Current()
 	if err != nil {
 		return nil, err
@@ -195,6 +188,20 @@ func streamOf(e *engine.Engine) (*cuda.Stream, error) {
 		delete(streams.of, key)
 	}, key)
 	return s, nil
+}
+
+// loadSum gives the engine the kernel by which the machine adds up the gradients of a node with several users, as those of a scan's
+// two results; Gorgonia's release lacks it. (What gorgonia.AddToStdLib names is loaded when a machine is made, on a goroutine that
+// may move to another thread, with another context, halfway.)
+func loadSum(e *engine.Engine) error {
+	if e.HasFunc("elembinop.add_vv_f32") {
+		return nil
+	}
+	ptx, err := cuda.GorgoniaPTX()
+	if err != nil {
+		return err
+	}
+	return e.LoadCUDAFunc("elembinop", ptx, []string{"add_vv_f32", "add_vv_f64"})
 }
 
 // scanRun is an operator's one run. It remembers its first error.
