@@ -40,6 +40,10 @@ func Upload[T Element](s *Stream, host []T) (Array[T], error) {
 	return a, nil
 }
 
+// ArrayAt is n elements at an address in the device's memory that someone else allocated, and frees. The kernels may read and
+// write sixteen bytes at once, and want operands at a multiple of that.
+func ArrayAt[T Element](s *Stream, address uintptr, n int) Array[T] { return Array[T]{s, address, n} }
+
 func size[T Element]() int64 {
 	var v T
 	return int64(unsafe.Sizeof(v))
@@ -47,6 +51,9 @@ func size[T Element]() int64 {
 
 // Len is the number of elements.
 func (a Array[T]) Len() int { return a.n }
+
+// Address is where the elements are, in the device's memory.
+func (a Array[T]) Address() uintptr { return a.address }
 
 // Absent reports whether there is no array.
 func (a Array[T]) Absent() bool { return a.stream == nil }

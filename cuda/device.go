@@ -12,10 +12,10 @@ import (
 type Device struct {
 	driver  *driver
 	blas    *blasLibrary
-	ordinal int
 	name    string
 	handle  int32
 	context uintptr
+	foreign bool // the context is someone else's
 
 	multiprocessors int
 
@@ -48,14 +48,54 @@ func Open(ordinal int) (*Device, error) {
 	if ordinal < 0 || ordinal >= int(count) {
 		return nil, fmt.Errorf("cuda: device %d: there are %d", ordinal, count)
 	}
+	var handle int32
+	if err := dr.call(cuDeviceGet, uintptr(unsafe.Pointer(&handle)), uintptr(ordinal)); err != nil {
+		return nil, err
+	}
+	d, err := newDevice(dr, handle)
+	if err != nil {
+		return nil, err
+	}
+	if err := dr.call(cuDevicePrimaryCtxRetain, uintptr(unsafe.Pointer(&d.context)), uintptr(d.handle)); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Current returns a device on the context that is current on the calling thread, to which the goroutine is locked. It is for a
+// program that has a context already, and arrays in it ([ArrayAt]). Whoever made the context destroys it, after Close or instead
+// of it. The error says what is missing, as Open's does, or that there is no context.
+func Current() (*Device, error) {
+	dr, err := loadDriver()
+	if err != nil {
+		return nil, err
+	}
+	var context uintptr
+	if err := dr.call(cuCtxGetCurrent, uintptr(unsafe.Pointer(&context))); err != nil {
+		return nil, err
+	}
+	if context == 0 {
+		return nil, errors.New("cuda: no context is current on this thread, want one")
+	}
+	var handle int32
+	if err := dr.call(cuCtxGetDevice, uintptr(unsafe.Pointer(&handle))); err != nil {
+		return nil, err
+	}
+	d, err := newDevice(dr, handle)
+	if err != nil {
+		return nil, err
+	}
+	d.context, d.foreign = context, true
+	return d, nil
+}
+
+// newDevice asks the driver about a device; what it returns has no context yet.
+func newDevice(dr *driver, handle int32) (*Device, error) {
 	blas, err := loadBLAS()
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{driver: dr, blas: blas, ordinal: ordinal, streams: map[*Stream]struct{}{}, modules: map[string]*module{}}
-	if err := dr.call(cuDeviceGet, uintptr(unsafe.Pointer(&d.handle)), uintptr(ordinal)); err != nil {
-		return nil, err
-	}
+	d := &Device{driver: dr, blas: blas, handle: handle, streams: map[*Stream]struct{}{}, modules: map[string]*module{}}
 	var name [256]byte
 	if err := dr.call(cuDeviceGetName, uintptr(unsafe.Pointer(&name)), uintptr(len(name)), uintptr(d.handle)); err != nil {
 		return nil, err
@@ -72,12 +112,9 @@ func Open(ordinal int) (*Device, error) {
 		}
 	}
 	if major < 7 {
-		return nil, fmt.Errorf("cuda: device %d, %s, has compute capability %d.%d, want 7.0 or newer", ordinal, d.name, major, minor)
+		return nil, fmt.Errorf("cuda: device %d, %s, has compute capability %d.%d, want 7.0 or newer", handle, d.name, major, minor)
 	}
 	d.multiprocessors = int(processors)
-	if err := dr.call(cuDevicePrimaryCtxRetain, uintptr(unsafe.Pointer(&d.context)), uintptr(d.handle)); err != nil {
-		return nil, err
-	}
 	return d, nil
 }
 
@@ -111,7 +148,9 @@ func (d *Device) Close() error {
 	for _, m := range modules {
 		errs = append(errs, d.do(cuModuleUnload, m.handle))
 	}
-	errs = append(errs, d.driver.call(cuDevicePrimaryCtxRelease, uintptr(d.handle)))
+	if !d.foreign {
+		errs = append(errs, d.driver.call(cuDevicePrimaryCtxRelease, uintptr(d.handle)))
+	}
 	return errors.Join(errs...)
 }
 

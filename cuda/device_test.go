@@ -165,3 +165,48 @@ func TestEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A device on someone else's context sees that one's arrays, computes with them, and leaves the context whole.
+func TestCurrent(t *testing.T) {
+	s := open(t)
+	host := []float32{1, 2, 3}
+	a, err := Upload(s, host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Free()
+	if err := s.Synchronize(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.device.withContext(func() error {
+		d, err := Current()
+		if err != nil {
+			return err
+		}
+		other, err := d.NewStream()
+		if err != nil {
+			return err
+		}
+		b, err := NewArray[float32](other, len(host))
+		if err != nil {
+			return err
+		}
+		if err := b.CopyOf(other, ArrayAt[float32](other, a.Address(), a.Len())); err != nil {
+			return err
+		}
+		got := make([]float32, len(host))
+		if err := b.CopyTo(other, got); err != nil {
+			return err
+		}
+		if !slices.Equal(got, host) {
+			t.Errorf("copied %v, want %v", got, host)
+		}
+		return d.Close()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]float32, len(host))
+	if err := a.CopyTo(s, got); err != nil || !slices.Equal(got, host) {
+		t.Errorf("after Close of the other device %v, %v, want %v", got, err, host)
+	}
+}

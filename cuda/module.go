@@ -53,6 +53,12 @@ func (d *Device) function(file, name string) (uintptr, error) {
 	return f, nil
 }
 
+// GorgoniaPTX is the text of the kernels that Gorgonia's own CUDA machine asks for by name: add_vv_f32 and add_vv_f64.
+func GorgoniaPTX() (string, error) {
+	ptx, err := readPTX("gorgonia")
+	return string(bytes.TrimSuffix(ptx, []byte{0})), err
+}
+
 // readPTX returns a file's text, closed by a zero byte as the driver wants it.
 func readPTX(file string) ([]byte, error) {
 	packed, err := ptxFiles.ReadFile("kernels/" + file + ".ptx.gz")
@@ -81,10 +87,6 @@ func blocksOf(n, threads int) grid {
 	return grid{x: (int64(n) + int64(threads) - 1) / int64(threads), threads: threads}
 }
 
-// launch queues a kernel: blocks times threads of it, with the arguments at those addresses.
-func (s *Stream) launch(f uintptr, blocks int64, threads int, args ...unsafe.Pointer) error {
-	return s.launchGrid(f, grid{x: blocks, threads: threads}, args...)
-}
 
 func (s *Stream) launchGrid(f uintptr, g grid, args ...unsafe.Pointer) error {
 	g.y, g.z = max(g.y, 1), max(g.z, 1)

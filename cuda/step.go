@@ -47,14 +47,16 @@ func (w *StepWork) Free() {
 // stepRoom is the shared memory that a kernel may ask for on any device, in numbers.
 const stepRoom = 48 << 10 / 4
 
-// stepGroup is how many sequences a block of a product over in numbers goes through together: 0 if there is no room for one.
+// stepGroup is how many sequences a block of a product over in numbers goes through together, of the sizes that there are kernels
+// for: the least that takes the batch, or the largest; and what there is room for. 0 if there is none for a single one.
 func stepGroup(batch, in int) int {
-	for _, g := range []int{8, 4, 1} {
-		if g*in <= stepRoom-16 && (g == 1 || g/2 < batch && batch > 1) {
-			return g
+	group := 0
+	for _, g := range []int{1, 4, 8} {
+		if g*in <= stepRoom-1024 && (group == 0 || group < batch) {
+			group = g
 		}
 	}
-	return 0
+	return group
 }
 
 // StepFits reports whether vectors of n numbers are short enough for Step and StepProduct.
@@ -65,7 +67,7 @@ func StepFits(n int) bool { return stepGroup(1, n) > 0 }
 func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[float32], eps float32, weight Array[T], bias, y Array[float32], add bool) error {
 	g := stepGroup(batch, in)
 	if g == 0 {
-		return fmt.Errorf("cuda: step: in is %d, want at most %d", in, stepRoom-16)
+		return fmt.Errorf("cuda: step: in is %d, want at most %d", in, stepRoom-1024)
 	}
 	if err := expect("step", "x", x.n, batch*in, "weight", weight.n, out*in, "y", y.n, batch*out); err != nil {
 		return err
@@ -86,7 +88,7 @@ func (s *Step[T]) Run(stream *Stream, w *StepWork, x Array[float32]) error {
 	columns := s.Rank + 2*s.State
 	g := stepGroup(s.Batch, s.Channels)
 	if g == 0 {
-		return fmt.Errorf("cuda: step: Channels is %d, want at most %d", s.Channels, stepRoom-16)
+		return fmt.Errorf("cuda: step: Channels is %d, want at most %d", s.Channels, stepRoom-1024)
 	}
 	if err := StepProduct(stream, s.Batch, s.Model, 2*s.Channels, x, s.Norm, s.Eps, s.InProj, s.InBias, w.vz, false); err != nil {
 		return err

@@ -56,7 +56,7 @@ func apply(f function, in operands, dt tensor.Dtype, results ...tensor.Shape) (G
 	for i, differentiable := range f.differentiable() {
 		o.in[i].differentiable = differentiable && o.in[i].present
 	}
-	n, err := G.ApplyOp(o, children...)
+	n, err := G.ApplyOp(place(o), children...)
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: %w", f, err)
 	}
@@ -245,7 +245,7 @@ func (o *operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
 		children = append(children, output)
 		o.readers.Add(1)
 	}
-	packed, err := G.ApplyOp(&gradients{o}, children...)
+	packed, err := G.ApplyOp(placeGradients(&gradients{o}), children...)
 	if err != nil {
 		return nil, fmt.Errorf("op: gradient of %v: %w", o.f, err)
 	}

@@ -1,0 +1,221 @@
+//go:build cuda
+
+package op
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// weighted is the sum of its operands' elements, each with a weight. It is an operator of ours because Gorgonia's product asks
+// for a kernel that its release does not contain.
+type weighted struct{ weights [][]float64 }
+
+func (w weighted) String() string { return fmt.Sprintf("weighted %v", w.weights) }
+
+func (w weighted) differentiable() []bool { return slices.Repeat([]bool{true}, len(w.weights)) }
+
+func (w weighted) forward(in, out []operand) {
+	var sum float64
+	for i, weights := range w.weights {
+		for j, v := range floats[float32](in[i]) {
+			sum += weights[j] * float64(v)
+		}
+	}
+	floats[float32](out[0])[0] = float32(sum)
+}
+
+func (w weighted) backward(_, dout, grad []operand) {
+	for i, weights := range w.weights {
+		for j := range floats[float32](grad[i]) {
+			floats[float32](grad[i])[j] = float32(weights[j]) * floats[float32](dout[0])[0]
+		}
+	}
+}
+
+// onCPU is the problem's results by the CPU's kernels, without any machine.
+func (p *scanProblem) onCPU(withState bool) map[string][]float64 {
+	g := G.NewGraph()
+	in := map[string]*G.Node{}
+	for name := range p.in {
+		in[name] = p.node(g, name, name, tensor.Float32)
+	}
+	f, err := newScan(scanInputs(in), p.cfg)
+	if err != nil {
+		panic(err)
+	}
+	f.withState = withState
+	list := f.operands(scanInputs(in))
+	values, grads := make([]operand, scanOperands), make([]operand, scanOperands)
+	for i, n := range list.nodes {
+		if n == nil {
+			continue
+		}
+		if values[i], err = operandOf(n.Value(), n.Dtype(), n.Shape()); err != nil {
+			panic(err)
+		}
+		if i != scanStart {
+			grads[i] = newOperand(tensor.Float32, n.Shape())
+		}
+	}
+	y, final := newOperand(tensor.Float32, p.shape("U")), newOperand(tensor.Float32, p.shape("InitialState"))
+	dy, err := operandOf(dense(tensor.Float32, p.shape("U"), p.dy), tensor.Float32, p.shape("U"))
+	if err != nil {
+		panic(err)
+	}
+	dfinal, err := operandOf(dense(tensor.Float32, p.shape("InitialState"), p.dfinal), tensor.Float32, p.shape("InitialState"))
+	if err != nil {
+		panic(err)
+	}
+	out, dout := []operand{y}, []operand{dy}
+	if withState {
+		out, dout = append(out, final), append(dout, dfinal)
+	}
+	f.forward(values, out)
+	f.backward(values, dout, grads)
+	results := map[string][]float64{"y": elements(y.dense())}
+	if withState {
+		results["final"] = elements(final.dense())
+	}
+	for i, name := range list.names {
+		if grads[i].data != nil {
+			results["gradient of "+name] = elements(grads[i].dense())
+		}
+	}
+	return results
+}
+
+// onDevice runs the problem several times in Gorgonia's CUDA machine, and returns what each run gives.
+func (p *scanProblem) onDevice(t *testing.T, withState bool, runs int) (all []map[string][]float64) {
+	g := G.NewGraph()
+	nodes := map[string]*G.Node{}
+	for _, name := range slices.Sorted(maps.Keys(p.in)) {
+		nodes[name] = p.node(g, name, name, tensor.Float32)
+	}
+	in := scanInputs(nodes)
+	delete(nodes, "Start")
+	values := map[string]*G.Value{}
+	read := func(name string, n *G.Node) {
+		values[name] = new(G.Value)
+		G.Read(n, values[name])
+	}
+	var loss *G.Node
+	if withState {
+		y, final, err := SelectiveScanWithState(in, p.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read("y", y)
+		read("final", final)
+		both := operands{[]string{"y", "final"}, G.Nodes{y, final}}
+		if loss, err = apply1(weighted{[][]float64{p.dy, p.dfinal}}, both, tensor.Float32, nil); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		y, err := SelectiveScan(in, p.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read("y", y)
+		if loss, err = apply1(weighted{[][]float64{p.dy}}, operands{[]string{"y"}, G.Nodes{y}}, tensor.Float32, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := slices.Sorted(maps.Keys(nodes))
+	var with G.Nodes
+	for _, name := range names {
+		with = append(with, nodes[name])
+	}
+	grads, err := G.Grad(loss, with...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range names {
+		read("gradient of "+name, grads[i])
+	}
+	m := G.NewTapeMachine(g)
+	defer m.Close()
+	for range runs {
+		if err := m.RunAll(); err != nil {
+			t.Fatal(err)
+		}
+		got := map[string][]float64{}
+		for name, v := range values {
+			got[name] = elements(*v)
+			*v = nil
+		}
+		all = append(all, got)
+		m.Reset()
+	}
+	placed := 0
+	for _, n := range g.AllNodes() {
+		switch n.Op().(type) {
+		case *deviceOperator, *deviceGradients:
+			if n.Device() != G.CPU {
+				placed++
+			}
+		}
+	}
+	if placed != 2 {
+		t.Errorf("%d operators are on the device, want the scan and its gradients", placed)
+	}
+	return all
+}
+
+// Scan and gradients in Gorgonia's CUDA machine are those of the CPU, and the same in every run, bit for bit.
+func TestCUDAMachine(t *testing.T) {
+	all := append([]string(nil), scanOptional...)
+	for _, p := range []*scanProblem{
+		{batch: 2, length: 37, channels: 6, state: 16, bGroups: 1, cGroups: 1},
+		{batch: 1, length: 3, channels: 1, state: 1, bGroups: 1, cGroups: 1},
+		{batch: 2, length: 65, channels: 12, state: 5, bGroups: 2, cGroups: 3, cfg: ScanConfig{DeltaSoftplus: true}},
+		{batch: 2, length: 40, channels: 10, state: 33, bGroups: 0, cGroups: 1, cfg: ScanConfig{DeltaSoftplus: true, Reverse: true}},
+		{batch: 1, length: 20, channels: 7, state: 200, bGroups: 1, cGroups: 0, cfg: ScanConfig{Reverse: true}},
+	} {
+		for _, optional := range [][]string{nil, {"D", "Z", "DeltaBias"}, all} {
+			for _, withState := range []bool{false, true} {
+				name := fmt.Sprintf("%d x %d x %d x %d, %v, state %t", p.batch, p.length, p.channels, p.state, optional, withState)
+				t.Run(name, func(t *testing.T) {
+					p.fill(7, optional...)
+					want := p.onCPU(withState)
+					got := p.onDevice(t, withState, 3)
+					if err := sameResults(got[0], want, 2e-5); err != nil {
+						t.Error(err)
+					}
+					for _, again := range got[1:] {
+						if err := sameResults(again, got[0], 0); err != nil {
+							t.Errorf("another run: %v", err)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// What the kernels are not for stays on the CPU.
+func TestCUDAPlace(t *testing.T) {
+	for _, c := range []struct {
+		dt    tensor.Dtype
+		state int
+		want  bool
+	}{{tensor.Float32, 256, true}, {tensor.Float32, 257, false}, {tensor.Float64, 16, false}} {
+		p := (&scanProblem{batch: 1, length: 1, channels: 1, state: c.state, bGroups: 1, cGroups: 1}).fill(1)
+		g, in := G.NewGraph(), map[string]*G.Node{}
+		for name := range p.in {
+			in[name] = p.node(g, name, name, c.dt)
+		}
+		y, err := SelectiveScan(scanInputs(in), p.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, got := y.Op().(G.CUDADoer); got != c.want {
+			t.Errorf("%v, %d states: on the device is %t, want %t", c.dt, c.state, got, c.want)
+		}
+	}
+}
