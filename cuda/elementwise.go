@@ -28,6 +28,15 @@ func AddBias[T Activation](s *Stream, rows, width int, x Array[T], stride int, b
 	return s.run("elementwise", "add_bias_"+typeName[T](), blocksOf(rows*width, 256), x.address, bias.address, rows, width, stride)
 }
 
+// Largest writes the index of the largest number of each of the rows of x (rows, width), the lowest of several; -1 where that is
+// infinite, or where a number is none.
+func Largest(s *Stream, rows, width int, x Array[float32], index Array[int32]) error {
+	if err := expect("largest", "x", x.n, rows*width, "index", index.n, rows); err != nil {
+		return err
+	}
+	return s.run("elementwise", "largest", grid{x: int64(rows), threads: 1024}, x.address, index.address, width)
+}
+
 // ColumnSums writes the sums (width) of the columns of x, whose rows are stride apart, in a fixed order.
 func ColumnSums[T Activation](s *Stream, rows, width int, x Array[T], stride int, sums Array[float32]) error {
 	if err := expect("column sums", "x", x.n, strided(rows, stride, width), "sums", sums.n, width); err != nil {

@@ -87,7 +87,6 @@ func blocksOf(n, threads int) grid {
 	return grid{x: (int64(n) + int64(threads) - 1) / int64(threads), threads: threads}
 }
 
-
 func (s *Stream) launchGrid(f uintptr, g grid, args ...unsafe.Pointer) error {
 	g.y, g.z = max(g.y, 1), max(g.z, 1)
 	if g.x > 1<<31-1 || g.y > 1<<16-1 || g.z > 1<<16-1 {

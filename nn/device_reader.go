@@ -56,8 +56,10 @@ func newDeviceReader(lm *LM, batch, length int, opts []CallOption) (*reader, err
 type deviceReader struct {
 	decoder  *graph.Decoder
 	logits   []float32
-	hostNew  bool // the states on the host were written
-	hostOld  bool // those on the device went on
+	greedy   bool    // only the tokens of the largest logits are wanted
+	best     []int32 // they
+	hostNew  bool    // the states on the host were written
+	hostOld  bool    // those on the device went on
 	tokens32 []int32
 }
 
@@ -84,7 +86,33 @@ func (d *deviceReader) read(r *reader, tokens []int) error {
 		d.tokens32 = append(d.tokens32, int32(token))
 	}
 	d.hostOld = true
-	return d.decoder.Read(d.tokens32, d.logits)
+	if err := d.decoder.Read(d.tokens32); err != nil || d.logits == nil {
+		return err
+	}
+	if d.greedy {
+		return d.decoder.Best(d.best)
+	}
+	return d.decoder.Logits(d.logits)
+}
+
+// chooseGreedily has only the tokens of the largest logits brought to the host from now on, or all logits.
+func (r *reader) chooseGreedily(greedy bool) {
+	if d := r.device; d != nil {
+		d.greedy, d.best = greedy, make([]int32, r.batch())
+	}
+}
+
+// best returns the token of a row's largest logit, if it is there. Where the logits are wrong they are brought to the host, to
+// say how.
+func (r *reader) best(row int) (token int, ok bool, err error) {
+	d := r.device
+	if d == nil || !d.greedy {
+		return 0, false, nil
+	}
+	if d.best[row] >= 0 {
+		return int(d.best[row]), true, nil
+	}
+	return 0, false, d.decoder.Logits(d.logits)
 }
 
 // stateWritten says that r.state was written.

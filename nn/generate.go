@@ -171,6 +171,7 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 			}
 		}
 	}()
+	r.chooseGreedily(g.takesLargest())
 	last := make([]int, len(active))
 	for {
 		if err := ctx.Err(); err != nil {
@@ -215,9 +216,16 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 // choose chooses the next token of the sequence in a row of a reader.
 func (g *Generator) choose(r *reader, row int, s *Sequence) (token int, err error) {
 	s.pending = s.pending[:0]
+	token, ok, err := r.best(row)
+	if err != nil {
+		return 0, err
+	}
 	vocab := g.lm.cfg.Vocab
 	switch d := r.logits.Data().(type) {
 	case []float32:
+		if ok {
+			break
+		}
 		token, err = choose(&g.sampler, d[row*vocab:(row+1)*vocab], s.seen, &s.random)
 	case []float64:
 		token, err = choose(&g.sampler, d[row*vocab:(row+1)*vocab], s.seen, &s.random)

@@ -68,6 +68,11 @@ type candidate struct {
 	score float64 // the logit; then the weight that it is drawn with
 }
 
+// takesLargest reports whether the choice is the largest logit as it is.
+func (s *sampler) takesLargest() bool {
+	return (s.Temperature == 0 || s.TopK == 1) && (s.RepetitionPenalty == 0 || s.RepetitionPenalty == 1)
+}
+
 // choose returns the next token by a row of logits. seen are the tokens of the sequence so far.
 func choose[T float32 | float64](s *sampler, logits []T, seen tokenSet, random *rand.PCG) (int, error) {
 	best := 0
@@ -81,10 +86,10 @@ func choose[T float32 | float64](s *sampler, logits []T, seen tokenSet, random *
 	if v := float64(logits[best]); math.IsInf(v, 0) {
 		return 0, fmt.Errorf("the logit of token %d, the largest, is %v", best, v)
 	}
-	greedy, penalty := s.Temperature == 0 || s.TopK == 1, s.RepetitionPenalty != 0 && s.RepetitionPenalty != 1
-	if greedy && !penalty {
+	if s.takesLargest() {
 		return best, nil
 	}
+	greedy, penalty := s.Temperature == 0 || s.TopK == 1, s.RepetitionPenalty != 0 && s.RepetitionPenalty != 1
 	s.scores = s.scores[:0]
 	for _, v := range logits {
 		s.scores = append(s.scores, float64(v))

@@ -32,8 +32,9 @@ type Decoder struct {
 	states        [][2]*buffer // for each layer context and state
 
 	ids     cuda.Array[int32]
-	x, last *buffer // the residual stream; another one, for pieces
-	logits  *buffer // of steps
+	best    cuda.Array[int32] // the tokens of the largest logits
+	x, last *buffer           // the residual stream; another one, for pieces
+	logits  *buffer           // of steps
 	work    *cuda.StepWork
 	capture *cuda.Capture
 	of      []cuda.Array[float32] // the weights that were captured
@@ -73,6 +74,9 @@ func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error
 			d.ids, err = cuda.NewArray[int32](s, batch*length)
 		}
 		if err == nil && length == 1 {
+			d.best, err = cuda.NewArray[int32](s, batch)
+		}
+		if err == nil && length == 1 {
 			d.work, err = (&cuda.Step[float32]{Batch: batch, Channels: m.Channels, State: m.State, Rank: m.Rank}).NewStepWork(s)
 		}
 		return err
@@ -95,7 +99,8 @@ func (d *Decoder) Close() error {
 		}
 		d.states, d.x, d.last, d.logits = nil, nil, nil, nil
 		d.ids.Free()
-		d.ids = cuda.Array[int32]{}
+		d.best.Free()
+		d.ids, d.best = cuda.Array[int32]{}, cuda.Array[int32]{}
 		if d.work != nil {
 			d.work.Free()
 			d.work = nil
@@ -140,9 +145,8 @@ func (d *Decoder) moveStates(host [][]float32, move func(*cuda.Stream, cuda.Arra
 	})
 }
 
-// Read reads tokens (batch, length), which the caller has checked. One for single tokens writes the logits (batch, vocabulary) of
-// what follows, and waits for them. After an error the states may be those of before or after.
-func (d *Decoder) Read(tokens []int32, logits []float32) error {
+// Read reads tokens (batch, length), which the caller has checked. After an error the states may be those of before or after.
+func (d *Decoder) Read(tokens []int32) error {
 	return d.context.Do(func(s *cuda.Stream) error {
 		if err := d.ids.CopyFrom(s, tokens); err != nil {
 			return err
@@ -153,11 +157,19 @@ func (d *Decoder) Read(tokens []int32, logits []float32) error {
 			}
 			return piece(d, s, (*Weight).Array)
 		}
-		if err := d.step(s); err != nil {
-			return err
-		}
-		return d.logits.array.CopyTo(s, logits)
+		return d.step(s)
 	})
+}
+
+// Logits waits for the logits (batch, vocabulary) of what follows the tokens that were read, one of each sequence.
+func (d *Decoder) Logits(logits []float32) error {
+	return d.context.Do(func(s *cuda.Stream) error { return d.logits.array.CopyTo(s, logits) })
+}
+
+// Best waits for the tokens (batch) of the largest logits, the lowest of several; -1 where the largest is infinite, or a logit is not
+// a number.
+func (d *Decoder) Best(tokens []int32) error {
+	return d.context.Do(func(s *cuda.Stream) error { return d.best.CopyTo(s, tokens) })
 }
 
 // weights are all of the model's.
@@ -260,7 +272,11 @@ func stepOf[T cuda.Activation](d *Decoder, s *cuda.Stream, get func(*Weight) (cu
 	if a.err != nil {
 		return a.err
 	}
-	return cuda.StepProduct(s, d.batch, m.Model, m.Vocab, x, norm, float32(m.Eps), head, cuda.Array[float32]{}, d.logits.array, false)
+	err := cuda.StepProduct(s, d.batch, m.Model, m.Vocab, x, norm, float32(m.Eps), head, cuda.Array[float32]{}, d.logits.array, false)
+	if err != nil {
+		return err
+	}
+	return cuda.Largest(s, d.batch, m.Vocab, d.logits.array, d.best)
 }
 
 // piece queues the blocks over several tokens of each sequence, for their states alone.

@@ -427,5 +427,7 @@ func (o *gradients) run(s *cuda.Stream, values []G.Value) (*Tensor, error) {
 			into[i], arrays = arrays[0], arrays[1:]
 		}
 	}
-	return t, o.of.f.backward(s, in, dout, into, k.values)
+	err = o.of.f.backward(s, in, dout, into, k.values)
+	grad.drop() // nobody else reads it: every value on the device has one reader
+	return t, err
 }

@@ -43,6 +43,36 @@ extern "C" __global__ void row_sums(const float *parts, float *sum, int64_t coun
   if (threadIdx.x < 32 && i < size) sum[i] = (float)s;
 }
 
+// largest finds the largest of each row's numbers, the lowest of several: its index, or -1 where that is infinite or a number is none.
+extern "C" __global__ void largest(const float *x, int32_t *index, int64_t width) {
+  __shared__ float best[32];
+  __shared__ int32_t where[32];
+  float top = -INFINITY;
+  int32_t at = 0x7fffffff;
+  bool bad = false;
+  x += blockIdx.x * width;
+#pragma unroll 8
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+    const float v = x[i];
+    bad = bad || v != v;
+    if (v > top) top = v, at = (int32_t)i;
+  }
+  auto take = [&](float v, int32_t i) {
+    if (v > top || (v == top && i < at)) top = v, at = i;
+  };
+#pragma unroll
+  for (int m = 16; m > 0; m /= 2) {
+    const float v = __shfl_xor_sync(~0u, top, m);
+    take(v, __shfl_xor_sync(~0u, at, m));
+  }
+  if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = top, where[threadIdx.x / 32] = at;
+  bad = __syncthreads_or(bad);
+  if (threadIdx.x == 0) {
+    for (int i = 1; i < blockDim.x / 32; i++) take(best[i], where[i]);
+    index[blockIdx.x] = bad || isinf(top) ? -1 : at;
+  }
+}
+
 #define TYPED(NAME, T)                                                                                                     \
   extern "C" __global__ void add_bias_##NAME(T *x, const float *bias, int64_t rows, int64_t width, int64_t stride) {       \
     addBias<T>(x, bias, rows, width, stride);                                                                              \
