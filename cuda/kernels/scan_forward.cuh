@@ -128,13 +128,18 @@ __device__ __forceinline__ void scanForward(const Scan &s) {
       for (int i = 0; i < G; i += 4) {
         float b[4][K], cc[4][K];
         float2 v[4];
-        if (VB) statesOf<K, NP>(b, sB, g * G + i, n0);
-        if (VC && !ENDS) statesOf<K, NP>(cc, sC, g * G + i, n0);
-#pragma unroll
-        for (int j = 0; j < 4; j++) v[j] = sd[(g * G + i + j) * CH + c];
+        if (K == 1) {
+          if (VB) statesOf<K, NP>(b, sB, g * G + i, n0);
+          if (VC && !ENDS) statesOf<K, NP>(cc, sC, g * G + i, n0);
+        }
 #pragma unroll
         for (int j = 0; j < 4; j++) {
           const int at = g * G + i + j;
+          v[j] = sd[at * CH + c];
+          if (K > 1) {
+            if (VB) rowOfStates<K>(b[j], sB + at * NP + n0);
+            if (VC && !ENDS) rowOfStates<K>(cc[j], sC + at * NP + n0);
+          }
           if (!ENDS && at % EVERY == 0 && s.checkpoints && here && at < left && (EVERY <= T || from % EVERY == 0)) {
             float *to = checkpoint + at / EVERY * checkpointStep;
             if (K % 4 == 0 && N % 4 == 0) {
