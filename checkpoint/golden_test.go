@@ -11,6 +11,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/golden"
 	"github.com/gomamba/mamba/nn"
 )
@@ -44,6 +45,28 @@ func TestGoldenCheckpoint(t *testing.T) {
 				t.Fatal(err)
 			}
 			fmt.Printf("%s: %s\n", dir, checkGolden(t, lm, expected))
+		})
+	}
+}
+
+// TestGoldenOnDevice is the same for models on a GPU.
+func TestGoldenOnDevice(t *testing.T) {
+	d, err := cuda.Open(0)
+	if err != nil {
+		t.Skipf("no GPU: %v", err)
+	}
+	defer d.Close()
+	for _, dir := range []string{tiny, sharded, original} {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			lm, err := Load(dir, nn.OnDevice(d))
+			if err != nil {
+				t.Fatal(err)
+			}
+			expected, err := golden.Read(filepath.Join(dir, "expected.safetensors"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Printf("%s on %s: %s\n", dir, d.Name(), checkGolden(t, lm, expected))
 		})
 	}
 }
