@@ -57,7 +57,7 @@ func TestPTXHasTheKernels(t *testing.T) {
 				passes := map[string]scanPass{"forward": size.forward, "backward": size.backward}
 				if size.chunked {
 					passes["ends"] = size.forward
-					passes["carries"] = scanPass{size.backward.split, size.backward.states, 256, 0}
+					passes["carries"] = scanPass{size.backward.split, size.backward.states, 1, 256, 0}
 				}
 				for direction, pass := range passes {
 					file, name := s.kernel(pass, direction, size)

@@ -19,12 +19,12 @@ type scanArgs struct {
 	dB, dC                                              uintptr
 }
 
-// scanPass is a kernel's cut of a scan: so many threads for a channel, states for a thread, threads for a block, and blocks that a
-// multiprocessor holds.
-type scanPass struct{ split, states, threads, blocks int }
+// scanPass is a kernel's cut of a scan: so many threads for a channel, states and channels for a thread, threads for a block, and
+// blocks that a multiprocessor holds.
+type scanPass struct{ split, states, wide, threads, blocks int }
 
 // channels is the number of channels of a block.
-func (p scanPass) channels() int { return p.threads / p.split }
+func (p scanPass) channels() int { return p.threads / p.split * p.wide }
 
 // scanSize is the kernels for scans of up to so many states (kernels/entries.cuh has the same numbers), with a checkpoint every so
 // many steps.
@@ -39,12 +39,12 @@ func (z scanSize) states() int { return z.forward.split * z.forward.states }
 
 var (
 	scanSizes = []scanSize{
-		{"scan16", scanPass{4, 4, 128, 4}, scanPass{4, 4, 128, 4}, 16, true},
-		{"scan64", scanPass{16, 4, 128, 2}, scanPass{16, 4, 64, 4}, 16, false},
-		{"scan256", scanPass{32, 8, 128, 2}, scanPass{32, 8, 128, 2}, 4, false},
+		{"scan16", scanPass{4, 4, 1, 128, 4}, scanPass{4, 4, 1, 128, 4}, 16, true},
+		{"scan64", scanPass{16, 4, 1, 128, 2}, scanPass{16, 4, 1, 64, 4}, 16, false},
+		{"scan256", scanPass{32, 8, 1, 128, 2}, scanPass{32, 8, 1, 128, 2}, 4, false},
 	}
 	// scanFew is for scans of few channels that are too short to be cut: their channels are split among more threads.
-	scanFew = scanSize{"scan16", scanPass{16, 1, 128, 4}, scanPass{16, 1, 128, 4}, 16, false}
+	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4}, scanPass{16, 1, 1, 128, 4}, 16, false}
 )
 
 // Few channels leave most of the device idle, unless the length is cut into chunks that run side by side. That costs a pass more,
@@ -175,7 +175,8 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 
 // launch queues a pass, and before it, where the length is cut, what finds out where chunks begin: first is the pass over them, and
 // combine puts them together. It takes memory for that from work.
-func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine string, z scanSize, args *scanArgs, work *temporaries) error {
+func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine string, z scanSize, args *scanArgs,
+	work *temporaries) error {
 	blocks := func(p scanPass) int64 {
 		return int64(s.Batch) * int64(s.Channels/s.section()) * int64(s.blocks(p))
 	}
@@ -194,7 +195,7 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 		}
 		over := p
 		if direction == "backward" { // a thread for each state
-			over = scanPass{split: p.split * p.states, states: 1, threads: 256}
+			over = scanPass{split: p.split * p.states, states: 1, wide: 1, threads: 256}
 		}
 		if err := queue(first, p, over, chunks-1); err != nil {
 			return err

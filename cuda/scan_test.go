@@ -19,23 +19,22 @@ func itoa(n int) string      { return strconv.Itoa(n) }
 // problem is a scan on the host, in float64 for the reference.
 type problem struct {
 	kernel.Scan[float64]
+	alog       []float64 // what the device is given for A, if not A
 	dy, dfinal []float64
 }
 
-// draw makes a random problem of those sizes, with each of the options as chosen by a coin.
-func draw(r *rand.Rand, batch, length, perGroup, groups, state int) *problem {
+// draw makes a random problem of those sizes, with each of the options as chosen by a coin, of numbers that activations T hold.
+func draw[T Activation](r *rand.Rand, batch, length, perGroup, groups, state int) *problem {
 	channels := perGroup * groups
-	normal := func(n int, scale float64) []float64 {
-		v := make([]float64, n)
-		for i := range v {
-			v[i] = float64(float32(r.NormFloat64() * scale)) // so that both sides begin with the same
-		}
-		return v
-	}
+	normal := func(n int, scale float64) []float64 { return numbers[float32](r, n, scale) }
+	activations := func(n int, scale float64) []float64 { return numbers[T](r, n, scale) }
 	coin := func() bool { return r.IntN(2) == 0 }
 	rows := batch * length
 	projection := func() kernel.Projection[float64] {
 		p := kernel.Projection[float64]{Groups: []int{0, 1, groups, 1}[r.IntN(4)]}
+		if typeName[T]() == "bf16" {
+			p.Groups = max(p.Groups, 1) // constant ones come in float32 alone
+		}
 		if p.Groups == 0 {
 			p.Data = normal(channels*state, 1)
 			return p
@@ -43,16 +42,22 @@ func draw(r *rand.Rand, batch, length, perGroup, groups, state int) *problem {
 		if coin() {
 			p.Stride = p.Groups*state + r.IntN(5)
 		}
-		p.Data = normal(rows*max(p.Stride, p.Groups*state), 1)
+		p.Data = activations(rows*max(p.Stride, p.Groups*state), 1)
 		return p
 	}
 	p := &problem{Scan: kernel.Scan[float64]{
 		Batch: batch, Length: length, Channels: channels, State: state,
-		U: normal(rows*channels, 1), Delta: normal(rows*channels, 0.5), A: normal(channels*state, 1),
+		U: activations(rows*channels, 1), Delta: activations(rows*channels, 0.5), A: normal(channels*state, 1),
 		B: projection(), C: projection(), Softplus: coin(), Reverse: coin(),
 	}}
 	for i, v := range p.A {
 		p.A[i] = -math.Abs(v)
+	}
+	if coin() {
+		p.alog = normal(channels*state, 1)
+		for i, v := range p.alog {
+			p.A[i] = -math.Exp(v)
+		}
 	}
 	if !p.Softplus {
 		for i, v := range p.Delta {
@@ -66,7 +71,7 @@ func draw(r *rand.Rand, batch, length, perGroup, groups, state int) *problem {
 		if coin() {
 			p.ZStride = channels + r.IntN(9)
 		}
-		p.Z = normal(rows*max(p.ZStride, channels), 1)
+		p.Z = activations(rows*max(p.ZStride, channels), 1)
 	}
 	if coin() && p.Softplus {
 		p.DeltaBias = normal(channels, 0.1)
@@ -80,7 +85,7 @@ func draw(r *rand.Rand, batch, length, perGroup, groups, state int) *problem {
 			p.Start[i] = r.IntN(5) == 0
 		}
 	}
-	p.dy = normal(rows*channels, 1)
+	p.dy = activations(rows*channels, 1)
 	if coin() {
 		p.dfinal = normal(batch*channels*state, 1)
 	}
@@ -89,20 +94,18 @@ func draw(r *rand.Rand, batch, length, perGroup, groups, state int) *problem {
 
 func (p *problem) String() string {
 	return fmt.Sprintf("batch %d, length %d, channels %d, state %d, groups %d and %d, strides %d, %d and %d, D %v, Z %v, bias %v, "+
-		"initial %v, dfinal %v, start %v, softplus %v, reverse %v", p.Batch, p.Length, p.Channels, p.State, p.B.Groups, p.C.Groups,
-		p.B.Stride, p.C.Stride, p.ZStride, p.D != nil, p.Z != nil, p.DeltaBias != nil, p.Initial != nil, p.dfinal != nil,
-		p.Start != nil, p.Softplus, p.Reverse)
+		"initial %v, dfinal %v, start %v, softplus %v, reverse %v, log A %v", p.Batch, p.Length, p.Channels, p.State, p.B.Groups,
+		p.C.Groups, p.B.Stride, p.C.Stride, p.ZStride, p.D != nil, p.Z != nil, p.DeltaBias != nil, p.Initial != nil, p.dfinal != nil,
+		p.Start != nil, p.Softplus, p.Reverse, p.alog != nil)
 }
 
-// results are y, the final state and the gradients, in either precision.
-type results[T kernel.Float] struct {
-	y, final                      []T
-	u, delta, a, b, c, d, z, bias []T
-	initial                       []T
+// results are y, the final state and the gradients.
+type results struct {
+	y, final, u, delta, a, b, c, d, z, bias, initial []float64
 }
 
-func (r *results[T]) each(f func(name string, v *[]T)) {
-	for i, v := range []*[]T{&r.y, &r.final, &r.u, &r.delta, &r.a, &r.b, &r.c, &r.d, &r.z, &r.bias, &r.initial} {
+func (r *results) each(f func(name string, v []float64)) {
+	for i, v := range [][]float64{r.y, r.final, r.u, r.delta, r.a, r.b, r.c, r.d, r.z, r.bias, r.initial} {
 		f([]string{"y", "final", "U", "Delta", "A", "B", "C", "D", "Z", "DeltaBias", "Initial"}[i], v)
 	}
 }
@@ -115,8 +118,8 @@ func like[T kernel.Float](v []float64) []T {
 }
 
 // onHost computes a problem on the CPU.
-func (p *problem) onHost() *results[float64] {
-	r := &results[float64]{
+func (p *problem) onHost() *results {
+	r := &results{
 		y: like[float64](p.U), final: make([]float64, p.Batch*p.Channels*p.State),
 		u: like[float64](p.U), delta: like[float64](p.U), a: like[float64](p.A), b: like[float64](p.B.Data), c: like[float64](p.C.Data),
 		d: like[float64](p.D), z: like[float64](p.Z), bias: like[float64](p.DeltaBias), initial: like[float64](p.Initial),
@@ -125,66 +128,39 @@ func (p *problem) onHost() *results[float64] {
 	p.Scan.Backward(p.dy, p.dfinal, &kernel.ScanGrad[float64]{
 		U: r.u, Delta: r.delta, A: r.a, B: r.b, C: r.c, D: r.d, Z: r.z, DeltaBias: r.bias, Initial: r.initial,
 	})
+	if p.alog != nil {
+		for i, a := range p.A {
+			r.a[i] *= a // d(-exp(x))/dx
+		}
+	}
 	return r
 }
 
 // rig is a problem on the device.
-type rig struct {
-	stream                         *Stream
-	scan                           Scan[float32]
-	y, final, checkpoints, dy, dfi Array[float32]
-	grad                           ScanGrad[float32]
-	arrays                         []Array[float32]
+type rig[T Activation] struct {
+	stream             *Stream
+	scan               Scan[T]
+	y, dy              Array[T]
+	final, checkpoints Array[float32]
+	dfinal             Array[float32]
+	grad               ScanGrad[T]
+	arrays             []interface{ Free() }
 }
 
-func (p *problem) onDevice(t *testing.T, s *Stream) *rig {
+func onDevice[T Activation](t *testing.T, s *Stream, p *problem) *rig[T] {
 	t.Helper()
-	r := &rig{stream: s}
-	up := func(v []float64) Array[float32] {
-		if v == nil {
-			return Array[float32]{}
-		}
-		host := make([]float32, len(v))
-		for i := range v {
-			host[i] = float32(v[i])
-		}
-		a, err := Upload(s, host)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.arrays = append(r.arrays, a)
-		return a
+	r := &rig[T]{stream: s}
+	a := p.A
+	if p.alog != nil {
+		a = p.alog
 	}
-	blank := func(n int) Array[float32] {
-		a, err := NewArray[float32](s, n)
-		if err == nil {
-			err = a.Fill(s, 0xff) // NaN: every element must be written
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.arrays = append(r.arrays, a)
-		return a
-	}
-	like := func(a Array[float32]) Array[float32] {
-		if a.Absent() {
-			return a
-		}
-		return blank(a.n)
-	}
-	// Between strided rows nothing is written.
-	likeStrided := func(a Array[float32]) Array[float32] {
-		g := like(a)
-		if err := g.Fill(s, 0); err != nil {
-			t.Fatal(err)
-		}
-		return g
-	}
-	r.scan = Scan[float32]{
+	r.scan = Scan[T]{
 		Batch: p.Batch, Length: p.Length, Channels: p.Channels, State: p.State,
-		U: up(p.U), Delta: up(p.Delta), A: up(p.A), B: Projection[float32]{up(p.B.Data), p.B.Groups, p.B.Stride},
-		C: Projection[float32]{up(p.C.Data), p.C.Groups, p.C.Stride}, D: up(p.D), Z: up(p.Z), ZStride: p.ZStride,
-		DeltaBias: up(p.DeltaBias), Initial: up(p.Initial), Softplus: p.Softplus, Reverse: p.Reverse,
+		U: keep[T](t, r, p.U), Delta: keep[T](t, r, p.Delta), A: keep[float32](t, r, a), ALog: p.alog != nil,
+		B: Projection[T]{keep[T](t, r, p.B.Data), p.B.Groups, p.B.Stride},
+		C: Projection[T]{keep[T](t, r, p.C.Data), p.C.Groups, p.C.Stride},
+		D: keep[float32](t, r, p.D), Z: keep[T](t, r, p.Z), ZStride: p.ZStride, DeltaBias: keep[float32](t, r, p.DeltaBias),
+		Initial: keep[float32](t, r, p.Initial), Softplus: p.Softplus, Reverse: p.Reverse,
 	}
 	if p.Start != nil {
 		start := make([]uint8, len(p.Start))
@@ -194,83 +170,117 @@ func (p *problem) onDevice(t *testing.T, s *Stream) *rig {
 			}
 		}
 		a, err := Upload(s, start)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(a.Free)
+		do(t, err)
+		r.arrays = append(r.arrays, a)
 		r.scan.Start = a
 	}
-	r.dy, r.dfi = up(p.dy), up(p.dfinal)
-	r.y, r.final, r.checkpoints = blank(len(p.U)), blank(p.Batch*p.Channels*p.State), blank(r.scan.CheckpointLen())
-	r.grad = ScanGrad[float32]{
-		U: like(r.scan.U), Delta: like(r.scan.Delta), A: like(r.scan.A), B: likeProjection(r.scan.B, like, likeStrided),
-		C: likeProjection(r.scan.C, like, likeStrided), D: like(r.scan.D), Z: like(r.scan.Z), DeltaBias: like(r.scan.DeltaBias),
-		Initial: like(r.scan.Initial),
-	}
-	if p.ZStride > 0 && p.Z != nil {
-		r.grad.Z = likeStrided(r.scan.Z)
+	g := &r.scan
+	r.dy, r.dfinal = keep[T](t, r, p.dy), keep[float32](t, r, p.dfinal)
+	r.y, r.final = room[T](t, r, len(p.U), false), room[float32](t, r, p.Batch*p.Channels*p.State, false)
+	r.checkpoints = room[float32](t, r, g.CheckpointLen(), false)
+	r.grad = ScanGrad[T]{
+		U: room[T](t, r, g.U.n, false), Delta: room[T](t, r, g.Delta.n, false), A: room[float32](t, r, g.A.n, false),
+		B: room[T](t, r, g.B.Data.n, p.B.Stride > 0), C: room[T](t, r, g.C.Data.n, p.C.Stride > 0), D: room[float32](t, r, g.D.n, false),
+		Z: room[T](t, r, g.Z.n, p.ZStride > 0), DeltaBias: room[float32](t, r, g.DeltaBias.n, false),
+		Initial: room[float32](t, r, g.Initial.n, false),
 	}
 	return r
 }
 
-func likeProjection(p Projection[float32], like, likeStrided func(Array[float32]) Array[float32]) Array[float32] {
-	if p.Stride > 0 {
-		return likeStrided(p.Data)
+// keep is numbers on the device, for as long as the rig.
+func keep[X, T Activation](t *testing.T, r *rig[T], v []float64) Array[X] {
+	t.Helper()
+	if v == nil {
+		return Array[X]{}
 	}
-	return like(p.Data)
+	host := make([]X, len(v))
+	for i := range v {
+		host[i] = fromFloat[X](float32(v[i]))
+	}
+	a, err := Upload(r.stream, host)
+	do(t, err)
+	r.arrays = append(r.arrays, a)
+	return a
 }
 
-func (r *rig) run() error {
+// room is an array for a result, of which every element must be written: they are NaN. Between strided rows nothing is.
+func room[X, T Activation](t *testing.T, r *rig[T], n int, strided bool) Array[X] {
+	t.Helper()
+	if n == 0 {
+		return Array[X]{}
+	}
+	a, err := NewArray[X](r.stream, n)
+	do(t, err)
+	fill := byte(0xff)
+	if strided {
+		fill = 0
+	}
+	do(t, a.Fill(r.stream, fill))
+	r.arrays = append(r.arrays, a)
+	return a
+}
+
+func (r *rig[T]) run() error {
 	return firstError(
 		r.scan.Forward(r.stream, r.y, r.final, r.checkpoints),
-		r.scan.Backward(r.stream, r.checkpoints, r.dy, r.dfi, &r.grad),
+		r.scan.Backward(r.stream, r.checkpoints, r.dy, r.dfinal, &r.grad),
 	)
 }
 
-func (r *rig) results(t *testing.T) *results[float32] {
+func (r *rig[T]) results(t *testing.T) *results {
 	t.Helper()
-	down := func(a Array[float32]) []float32 {
-		if a.Absent() {
-			return nil
-		}
-		v := make([]float32, a.n)
-		if err := a.CopyTo(r.stream, v); err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
 	g := &r.grad
-	return &results[float32]{
-		y: down(r.y), final: down(r.final), u: down(g.U), delta: down(g.Delta), a: down(g.A), b: down(g.B), c: down(g.C), d: down(g.D),
-		z: down(g.Z), bias: down(g.DeltaBias), initial: down(g.Initial),
+	return &results{
+		y: get(t, r.stream, r.y), final: get(t, r.stream, r.final), u: get(t, r.stream, g.U), delta: get(t, r.stream, g.Delta),
+		a: get(t, r.stream, g.A), b: get(t, r.stream, g.B), c: get(t, r.stream, g.C), d: get(t, r.stream, g.D), z: get(t, r.stream, g.Z),
+		bias: get(t, r.stream, g.DeltaBias), initial: get(t, r.stream, g.Initial),
 	}
 }
 
-func (r *rig) free() {
+func (r *rig[T]) free() {
 	for _, a := range r.arrays {
 		a.Free()
 	}
 }
 
-// compare reports where the device is further from the host than tol times the largest magnitude, or 1 if that is larger.
-func compare(t *testing.T, p *problem, got *results[float32], want *results[float64], tol float64) {
+// against runs a problem on the device and holds it against the host.
+func against[T Activation](t *testing.T, s *Stream, p *problem) {
+	t.Helper()
+	r := onDevice[T](t, s, p)
+	defer r.free()
+	if err := r.run(); err != nil {
+		t.Fatalf("%v: %v", p, err)
+	}
+	compare[T](t, p, r.results(t), p.onHost())
+}
+
+// compare reports where the device is further from the host than float32 explains, as a part of the largest magnitude, or of 1 if
+// that is larger: 2e-5. Results that are activations are rounded to those besides: bfloat16's nearest is within 2^-9.
+func compare[T Activation](t *testing.T, p *problem, got, want *results) {
 	t.Helper()
 	wants := map[string][]float64{}
-	want.each(func(name string, v *[]float64) { wants[name] = *v })
+	want.each(func(name string, v []float64) { wants[name] = v })
 	var bad []string
-	got.each(func(name string, v *[]float32) {
+	got.each(func(name string, v []float64) {
+		tol := 2e-5
+		if typeName[T]() == "bf16" && slices.Contains([]string{"y", "U", "Delta", "B", "C", "Z"}, name) {
+			tol += 1.0 / 256
+		}
 		want := wants[name]
 		scale, far, at := 1.0, 0.0, -1
 		for _, w := range want {
 			scale = max(scale, math.Abs(w))
 		}
 		for i, w := range want {
-			if d := math.Abs(float64((*v)[i]) - w); !(d <= far) {
+			if d := math.Abs(v[i] - w); !(d <= far) {
 				far, at = d, i
+				if d != d {
+					break
+				}
 			}
 		}
 		if !(far <= tol*scale) {
-			bad = append(bad, fmt.Sprintf("%s[%d] is %v, want %v (largest %g)", name, at, (*v)[at], want[at], scale))
+			bad = append(bad, fmt.Sprintf("%s[%d] is %v, want %v (largest %g)", name, at, v[at], want[at], scale))
 		}
 	})
 	if bad != nil {
@@ -280,63 +290,298 @@ func compare(t *testing.T, p *problem, got *results[float32], want *results[floa
 
 func TestScanAgainstHost(t *testing.T) {
 	s := open(t)
+	both(t, func(t *testing.T) { againstHost[float32](t, s) }, func(t *testing.T) { againstHost[BFloat16](t, s) })
+}
+
+func againstHost[T Activation](t *testing.T, s *Stream) {
 	r := rand.New(rand.NewPCG(3, 3))
-	lengths := []int{1, 2, 7, 15, 16, 17, 31, 33, 64, 65, 130, 257}
+	lengths := []int{1, 2, 7, 15, 16, 17, 31, 33, 64, 65, 130, 257, 700}
 	states := []int{1, 2, 3, 4, 8, 15, 16, 16, 16, 16, 17, 32, 64, 65, 128, 256}
+	if typeName[T]() == "bf16" {
+		states = states[:10]
+	}
 	count := 150
 	if testing.Short() {
 		count = 40
 	}
 	for range count {
-		p := draw(r, 1+r.IntN(3), lengths[r.IntN(len(lengths))], 1+r.IntN(90), 1+r.IntN(3), states[r.IntN(len(states))])
-		rig := p.onDevice(t, s)
-		if err := rig.run(); err != nil {
-			t.Fatalf("%v: %v", p, err)
+		against[T](t, s, draw[T](r, 1+r.IntN(3), lengths[r.IntN(len(lengths))], 1+r.IntN(90), 1+r.IntN(3), states[r.IntN(len(states))]))
+	}
+}
+
+// TestScanChunks: lengths that are cut, the last chunk of a few steps or whole, with every kind of B, C and starts.
+func TestScanChunks(t *testing.T) {
+	s := open(t)
+	both(t, func(t *testing.T) { chunks[float32](t, s) }, func(t *testing.T) { chunks[BFloat16](t, s) })
+}
+
+func chunks[T Activation](t *testing.T, s *Stream) {
+	r := rand.New(rand.NewPCG(8, 8))
+	seen := map[string]bool{}
+	for i := range 24 {
+		p := draw[T](r, 1+r.IntN(2), []int{256, 257, 1000, 1024, 4097}[i%5], 1+r.IntN(30), 1+r.IntN(2), 1+r.IntN(16))
+		scan := Scan[T]{Batch: p.Batch, Length: p.Length, Channels: p.Channels, State: p.State, U: Array[T]{stream: s}}
+		if z := scanSizes[0]; scan.chunks(z, z.forward) < fewChunks || scan.chunks(z, z.backward) < fewChunks {
+			t.Fatalf("%v is cut into %d and %d chunks", p, scan.chunks(z, z.forward), scan.chunks(z, z.backward))
 		}
-		compare(t, p, rig.results(t), p.onHost(), 2e-5)
-		rig.free()
+		seen[fmt.Sprint(p.B.Groups > 0, p.C.Groups > 0, p.Start != nil)] = true
+		against[T](t, s, p)
+	}
+	if len(seen) < 2 {
+		t.Errorf("the problems were all of %v", seen)
 	}
 }
 
 // TestScanSizes runs every cut of channels, which small problems do not reach.
 func TestScanSizes(t *testing.T) {
 	s := open(t)
+	both(t, func(t *testing.T) { everySize[float32](t, s) }, func(t *testing.T) { everySize[BFloat16](t, s) })
+}
+
+func everySize[T Activation](t *testing.T, s *Stream) {
 	r := rand.New(rand.NewPCG(4, 4))
 	for _, channels := range []int{1536, 48 * s.device.multiprocessors, 130 * s.device.multiprocessors} {
-		p := draw(r, 1, 40, channels, 1, 16)
+		p := draw[T](r, 1, 40, channels, 1, 16)
 		for p.B.Groups == 0 || p.C.Groups == 0 || p.Start != nil {
-			p = draw(r, 1, 40, channels, 1, 16)
+			p = draw[T](r, 1, 40, channels, 1, 16)
 		}
-		rig := p.onDevice(t, s)
-		if err := rig.run(); err != nil {
-			t.Fatalf("%v: %v", p, err)
-		}
-		compare(t, p, rig.results(t), p.onHost(), 2e-5)
-		rig.free()
+		against[T](t, s, p)
 	}
 }
 
 func TestScanIsDeterministic(t *testing.T) {
 	s := open(t)
-	p := draw(rand.New(rand.NewPCG(5, 5)), 2, 300, 200, 1, 16)
-	rig := p.onDevice(t, s)
-	var first *results[float32]
+	both(t, func(t *testing.T) { sameAgain[float32](t, s, 200) }, func(t *testing.T) { sameAgain[BFloat16](t, s, 5000) })
+}
+
+func sameAgain[T Activation](t *testing.T, s *Stream, channels int) {
+	p := draw[T](rand.New(rand.NewPCG(5, 5)), 2, 300, channels, 1, 16)
+	rig := onDevice[T](t, s, p)
+	defer rig.free()
+	firsts := map[string][]float64{}
 	for i := range 20 {
-		if err := rig.run(); err != nil {
-			t.Fatal(err)
-		}
-		got := rig.results(t)
-		if i == 0 {
-			first = got
-			continue
-		}
-		firsts := map[string][]float32{}
-		first.each(func(name string, v *[]float32) { firsts[name] = *v })
-		got.each(func(name string, v *[]float32) {
-			if !slices.EqualFunc(*v, firsts[name], func(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }) {
+		do(t, rig.run())
+		rig.results(t).each(func(name string, v []float64) {
+			if i == 0 {
+				firsts[name] = v
+			} else if !slices.EqualFunc(v, firsts[name], func(a, b float64) bool { return math.Float64bits(a) == math.Float64bits(b) }) {
 				t.Fatalf("run %d has another %s", i, name)
 			}
 		})
+	}
+}
+
+// TestScanStreams: two scans at once, on a stream each, do not touch each other.
+func TestScanStreams(t *testing.T) {
+	s := open(t)
+	other, err := s.device.NewStream()
+	do(t, err)
+	r := rand.New(rand.NewPCG(9, 9))
+	problems := [2]*problem{draw[float32](r, 2, 400, 70, 1, 16), draw[float32](r, 3, 300, 50, 2, 9)}
+	var rigs [2]*rig[float32]
+	for i, s := range []*Stream{s, other} {
+		rigs[i] = onDevice[float32](t, s, problems[i])
+	}
+	for range 20 {
+		do(t, rigs[0].run(), rigs[1].run())
+	}
+	for i, p := range problems {
+		compare[float32](t, p, rigs[i].results(t), p.onHost())
+	}
+}
+
+// TestScanExtremes: step sizes and rates at the ends of what float32 holds.
+func TestScanExtremes(t *testing.T) {
+	s := open(t)
+	const length, channels, state = 200, 12, 16
+	r := rand.New(rand.NewPCG(10, 10))
+	for name, change := range map[string]func(p *problem){
+		"large Δ":       func(p *problem) { scale(p.Delta, 3e4) },
+		"softplus":      func(p *problem) { p.Softplus = true; scale(p.Delta, 300) },
+		"tiny Δ":        func(p *problem) { scale(p.Delta, 1e-30) },
+		"Δ 0":           func(p *problem) { scale(p.Delta, 0) },
+		"A very small":  func(p *problem) { scale(p.A, 1e30) },
+		"A nearly 0":    func(p *problem) { scale(p.A, 1e-30) },
+		"A 0":           func(p *problem) { scale(p.A, 0) },
+		"A of log -100": func(p *problem) { p.alog = make([]float64, len(p.A)); setLog(p, -100) },
+		"A of log 80":   func(p *problem) { p.alog = make([]float64, len(p.A)); setLog(p, 80) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &problem{Scan: kernel.Scan[float64]{
+				Batch: 1, Length: length, Channels: channels, State: state, U: numbers[float32](r, length*channels, 1),
+				Delta: numbers[float32](r, length*channels, 0.5), A: numbers[float32](r, channels*state, 1),
+				B: kernel.Projection[float64]{Data: numbers[float32](r, length*state, 1), Groups: 1},
+				C: kernel.Projection[float64]{Data: numbers[float32](r, length*state, 1), Groups: 1},
+			}, dy: numbers[float32](r, length*channels, 1)}
+			for i, v := range p.Delta {
+				p.Delta[i] = math.Abs(v)
+			}
+			for i, v := range p.A {
+				p.A[i] = -math.Abs(v)
+			}
+			change(p)
+			against[float32](t, s, p)
+		})
+	}
+}
+
+func scale(v []float64, by float64) {
+	for i := range v {
+		v[i] = float64(float32(v[i] * by))
+	}
+}
+
+func setLog(p *problem, log float64) {
+	for i := range p.alog {
+		p.alog[i], p.A[i] = log, -math.Exp(log)
+	}
+}
+
+// TestScanNaNStays: a NaN in one channel is in that channel's output from then on, and in no other's, forward and backward.
+func TestScanNaNStays(t *testing.T) {
+	s := open(t)
+	for _, length := range []int{100, 1000} { // whole, and in chunks
+		const channels, at, bad = 70, 40, 33
+		r := rand.New(rand.NewPCG(11, 11))
+		p := draw[float32](r, 1, length, channels, 1, 16)
+		p.Start, p.Reverse, p.Z, p.ZStride = nil, false, nil, 0
+		p.Delta[at*channels+bad] = math.NaN()
+		rig := onDevice[float32](t, s, p)
+		do(t, rig.run())
+		got := rig.results(t)
+		for i, y := range got.y {
+			if step, d := i/channels, i%channels; (y != y) != (d == bad && step >= at) {
+				t.Fatalf("of %d steps, with NaN at step %d of channel %d, y at step %d of channel %d is %v", length, at, bad, step, d, y)
+			}
+		}
+		for i, v := range got.u {
+			if d := i % channels; d != bad && v != v {
+				t.Fatalf("of %d steps, with NaN in channel %d, the gradient of U at step %d of channel %d is %v", length, bad, i/channels, d, v)
+			}
+		}
+		rig.free()
+	}
+}
+
+// TestScanFarApart: rows of B, C and Z so far apart that their elements are counted past 2^31.
+func TestScanFarApart(t *testing.T) {
+	s := open(t)
+	const length, stride = 70, 1 << 25
+	r := rand.New(rand.NewPCG(13, 13))
+	for _, reverse := range []bool{false, true} {
+		p := draw[float32](r, 1, length, 40, 1, 16)
+		p.B, p.C = kernel.Projection[float64]{Data: numbers[float32](r, length*16, 1), Groups: 1},
+			kernel.Projection[float64]{Data: numbers[float32](r, length*16, 1), Groups: 1}
+		p.Z, p.ZStride, p.Reverse = numbers[float32](r, length*40, 1), 0, reverse
+		rig := onDevice[float32](t, s, p)
+		wide, gradients := roomy[float32](t, s, length*stride), roomy[float32](t, s, length*stride)
+		// part is a slice of each row of the wide matrix, and its place in the gradients'.
+		part := func(a Array[float32], from, width int) (Array[float32], Array[float32]) {
+			for i := range length {
+				do(t, wide.Slice(i*stride+from, width).CopyOf(s, a.Slice(i*width, width)))
+			}
+			n := (length-1)*stride + width
+			return wide.Slice(from, n), gradients.Slice(from, n)
+		}
+		collect := func(from, width int) []float64 {
+			var v []float64
+			for i := range length {
+				v = append(v, get(t, s, gradients.Slice(i*stride+from, width))...)
+			}
+			return v
+		}
+		scan, grad := &rig.scan, &rig.grad
+		scan.B.Data, grad.B = part(scan.B.Data, 0, 16)
+		scan.C.Data, grad.C = part(scan.C.Data, stride-16, 16)
+		scan.Z, grad.Z = part(scan.Z, 100, 40)
+		scan.B.Stride, scan.C.Stride, scan.ZStride = stride, stride, stride
+		do(t, rig.run())
+		grad.B, grad.C, grad.Z = Array[float32]{}, Array[float32]{}, Array[float32]{} // too large for the host
+		got := rig.results(t)
+		got.b, got.c, got.z = collect(0, 16), collect(stride-16, 16), collect(100, 40)
+		compare[float32](t, p, got, p.onHost())
+		rig.free()
+		wide.Free()
+		gradients.Free()
+	}
+}
+
+// roomy is an array that a device may have no memory for.
+func roomy[T Activation](t *testing.T, s *Stream, n int) Array[T] {
+	t.Helper()
+	a, err := NewArray[T](s, n)
+	if err != nil {
+		t.Skipf("%d elements of %d bytes: %v", n, size[T](), err)
+	}
+	do(t, a.Fill(s, 0xff))
+	return a
+}
+
+// TestScanOfMany: a batch of more than 2^31 activations, all sequences the same, so that the last has the first's results.
+func TestScanOfMany(t *testing.T) {
+	s := open(t)
+	const batch, length, channels, state = 1<<14 + 1, 64, 2048, 2
+	const row = length * channels
+	r := rand.New(rand.NewPCG(14, 14))
+	one := &problem{Scan: kernel.Scan[float64]{
+		Batch: 1, Length: length, Channels: channels, State: state, U: numbers[BFloat16](r, row, 1),
+		Delta: numbers[BFloat16](r, row, 0.5), A: numbers[float32](r, channels*state, 1),
+		B: kernel.Projection[float64]{Data: numbers[BFloat16](r, length*state, 1), Groups: 1},
+		C: kernel.Projection[float64]{Data: numbers[BFloat16](r, length*state, 1), Groups: 1}, Softplus: true,
+	}, dy: numbers[BFloat16](r, row, 1)}
+	for i, v := range one.A {
+		one.A[i] = -math.Abs(v)
+	}
+	var arrays []interface{ Free() }
+	defer func() {
+		for _, a := range arrays {
+			a.Free()
+		}
+	}()
+	blank := func(n int) Array[BFloat16] {
+		a := roomy[BFloat16](t, s, n)
+		arrays = append(arrays, a)
+		return a
+	}
+	many := func(v []float64) Array[BFloat16] {
+		a, part := blank(batch*len(v)), put[BFloat16](t, s, v)
+		do(t, a.Slice(0, len(v)).CopyOf(s, part))
+		for n := 1; n < batch; n *= 2 { // twice as many each time
+			some := min(n, batch-n) * len(v)
+			do(t, a.Slice(n*len(v), some).CopyOf(s, a.Slice(0, some)))
+		}
+		return a
+	}
+	scan := Scan[BFloat16]{
+		Batch: batch, Length: length, Channels: channels, State: state, U: many(one.U), Delta: many(one.Delta),
+		A: put[float32](t, s, one.A), Softplus: true,
+		B: Projection[BFloat16]{Data: many(one.B.Data), Groups: 1}, C: Projection[BFloat16]{Data: many(one.C.Data), Groups: 1},
+	}
+	checkpoints := roomy[float32](t, s, scan.CheckpointLen())
+	arrays = append(arrays, checkpoints)
+	dy, y := many(one.dy), blank(batch*row)
+	grad := ScanGrad[BFloat16]{U: blank(batch * row), Delta: blank(batch * row), A: put[float32](t, s, one.A),
+		B: blank(batch * length * state), C: blank(batch * length * state)}
+	do(t, scan.Forward(s, y, Array[float32]{}, checkpoints), scan.Backward(s, checkpoints, dy, Array[float32]{}, &grad))
+	want := one.onHost()
+	for name, v := range map[string]struct {
+		got  Array[BFloat16]
+		want []float64
+	}{"y": {y, want.y}, "U": {grad.U, want.u}, "Delta": {grad.Delta, want.delta}, "B": {grad.B, want.b}, "C": {grad.C, want.c}} {
+		n := len(v.want)
+		first, last := get(t, s, v.got.Slice(0, n)), get(t, s, v.got.Slice((batch-1)*n, n))
+		if !slices.Equal(first, last) {
+			t.Errorf("%s of the last sequence is not that of the first", name)
+		}
+		largest := 1.0
+		for _, w := range v.want {
+			largest = max(largest, math.Abs(w))
+		}
+		for i, w := range v.want {
+			if d := math.Abs(last[i] - w); !(d <= (1.0/256+2e-5)*largest) {
+				t.Fatalf("%s[%d] of the last sequence is %v, want %v", name, i, last[i], w)
+			}
+		}
 	}
 }
 
@@ -346,30 +591,50 @@ func TestScanLong(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long")
 	}
-	p := draw(rand.New(rand.NewPCG(6, 6)), 1, 1<<20, 4, 1, 2)
-	rig := p.onDevice(t, s)
-	if err := rig.run(); err != nil {
-		t.Fatal(err)
-	}
-	compare(t, p, rig.results(t), p.onHost(), 2e-5)
+	against[float32](t, s, draw[float32](rand.New(rand.NewPCG(6, 6)), 1, 1<<20, 4, 1, 2))
 }
 
 // TestScanLeavesNothing: the memory is the same after a thousand steps.
 func TestScanLeavesNothing(t *testing.T) {
 	s := open(t)
-	p := draw(rand.New(rand.NewPCG(7, 7)), 2, 64, 64, 1, 16)
-	rig := p.onDevice(t, s)
+	p := draw[float32](rand.New(rand.NewPCG(7, 7)), 2, 64, 64, 1, 16)
+	rig := onDevice[float32](t, s, p)
 	var used, held int64
 	for i := range 1000 {
-		if err := rig.run(); err != nil {
-			t.Fatal(err)
-		}
+		do(t, rig.run())
 		u, h := s.device.Memory()
 		if i == 0 {
 			used, held = u, h
 		} else if u != used || h != held {
 			t.Fatalf("after step %d %d bytes used and %d held, after the first %d and %d", i, u, h, used, held)
 		}
+	}
+}
+
+func BenchmarkScanForward(b *testing.B)         { benchScan[float32](b) }
+func BenchmarkScanForwardBFloat16(b *testing.B) { benchScan[BFloat16](b) }
+
+// benchScan times what a Mamba block asks for, without checkpoints, and the time of a copy of as many bytes.
+func benchScan[T Activation](b *testing.B) {
+	s := open(b)
+	const state = 16
+	for _, n := range []struct{ batch, channels, length int }{
+		{8, 2048, 512}, {8, 2048, 2048}, {8, 2048, 8192}, {1, 2048, 32768}, {1, 1536, 2048}, {64, 1536, 512}, {2, 64, 128},
+	} {
+		b.Run(fmt.Sprintf("B%dD%dL%d", n.batch, n.channels, n.length), func(b *testing.B) {
+			rows := n.batch * n.length
+			scan := Scan[T]{
+				Batch: n.batch, Length: n.length, Channels: n.channels, State: state, U: zeros[T](b, s, rows*n.channels),
+				Delta: zeros[T](b, s, rows*n.channels), A: zeros[float32](b, s, n.channels*state), ALog: true,
+				B: Projection[T]{Data: zeros[T](b, s, rows*state), Groups: 1}, C: Projection[T]{Data: zeros[T](b, s, rows*state), Groups: 1},
+				D: zeros[float32](b, s, n.channels), Z: zeros[T](b, s, rows*n.channels), DeltaBias: zeros[float32](b, s, n.channels),
+				Softplus: true,
+			}
+			y := zeros[T](b, s, rows*n.channels)
+			measure(b, s, (4*rows*n.channels+2*rows*state)*int(size[T]()), func() error {
+				return scan.Forward(s, y, Array[float32]{}, Array[float32]{})
+			})
+		})
 	}
 }
 

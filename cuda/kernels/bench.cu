@@ -121,7 +121,7 @@ static void reference(const Problem &p, Result<Doubles> &r, int64_t every) {
 
 struct Variant {
   std::string name;
-  int S, K, T, TH, every, vb, vc, st;
+  int S, K, CH, TH, every, vb, vc, st;  // CH: channels of a block
   const void *kernel;
   bool backward;
   int chunks;          // 1, or the number of chunks of the length
@@ -130,8 +130,8 @@ struct Variant {
 };
 static std::vector<Variant> variants;
 
-template <int S, int K, int T, int TH, int M, int EV, int POLY, bool VB, bool VC, bool ST, bool ENDS> __global__ __launch_bounds__(TH, M) void fwd(Scan s) {
-  scanForward<float, S, K, T, TH, EV, POLY, VB, VC, ST, ENDS>(s);
+template <int S, int K, int W, int T, int TH, int M, int EV, int POLY, bool VB, bool VC, bool ST, bool ENDS> __global__ __launch_bounds__(TH, M) void fwd(Scan s) {
+  scanForward<float, S, K, W, T, TH, EV, POLY, VB, VC, ST, ENDS>(s);
 }
 template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool VB, bool VC, bool ST> __global__ __launch_bounds__(TH, M) void bwd(Scan s) {
   scanBackward<float, S, K, T, Q, TH, POLY, AHEAD, VB, VC, ST>(s);
@@ -142,12 +142,12 @@ __global__ void carriesIn(Scan s) { scanCarriesIn(s); }
 __global__ void sumParts(float *to, const float *parts, int64_t count, int64_t size, int64_t width, int64_t step) {
   sumPartsOf(to, parts, count, size, width, step);
 }
-template <int S, int K, int T, int TH, int M, int EV, int POLY, bool VB = true, bool VC = true, bool ST = false> static void addF(std::vector<int> chunks = {1}) {
+template <int S, int K, int W, int T, int TH, int M, int EV, int POLY, bool VB = true, bool VC = true, bool ST = false> static void addF(std::vector<int> chunks = {1}) {
   for (int c : chunks) {
     char n[96];
-    snprintf(n, 96, "F S%d K%d T%d TH%d M%d EV%d P%d C%d%s", S, K, T, TH, M, EV, POLY, c, VB && VC && !ST ? "" : VB ? VC ? " st" : " c" : " b");
-    variants.push_back({n, S, K, T, TH, EV, VB, VC, ST, (const void *)fwd<S, K, T, TH, M, EV, POLY, VB, VC, ST, false>, false, c,
-                        (const void *)fwd<S, K, T, TH, M, EV, POLY, VB, VC, ST, true>, TH, TH / S});
+    snprintf(n, 96, "F S%d K%d W%d T%d TH%d M%d EV%d P%d C%d%s", S, K, W, T, TH, M, EV, POLY, c, VB && VC && !ST ? "" : VB ? VC ? " st" : " c" : " b");
+    variants.push_back({n, S, K, TH / S * W, TH, EV, VB, VC, ST, (const void *)fwd<S, K, W, T, TH, M, EV, POLY, VB, VC, ST, false>, false, c,
+                        (const void *)fwd<S, K, W, T, TH, M, EV, POLY, VB, VC, ST, true>, TH, TH / S * W});
   }
 }
 template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool VB = true, bool VC = true, bool ST = false> static void addB(std::vector<int> chunks = {1}) {
@@ -155,7 +155,7 @@ template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool 
     char n[96];
     snprintf(n, 96, "B S%d K%d T%d Q%d TH%d M%d P%d%s C%d%s", S, K, T, Q, TH, M, POLY, AHEAD ? " ahead" : "", c, VB && VC && !ST ? "" : VB ? VC ? " st" : " c" : " b");
     constexpr int NP = S * K < 16 ? 16 : S * K;
-    variants.push_back({n, S, K, T, TH, T, VB, VC, ST, (const void *)bwd<S, K, T, Q, TH, M, POLY, AHEAD, VB, VC, ST>, true, c, (const void *)carries<NP, VC, ST>, 256, 256 / NP});
+    variants.push_back({n, S, K, TH / S, TH, T, VB, VC, ST, (const void *)bwd<S, K, T, Q, TH, M, POLY, AHEAD, VB, VC, ST>, true, c, (const void *)carries<NP, VC, ST>, 256, 256 / NP});
   }
 }
 
@@ -203,7 +203,7 @@ struct Device {
     dD = keep(up(0, p.D * 4)), dbias = keep(up(0, p.D * 4));
   }
   ~Device() { for (auto q : all) cudaFree(q); }
-  int64_t perSection(const Variant &v) const { return (s.section + v.TH / v.S - 1) / (v.TH / v.S); }
+  int64_t perSection(const Variant &v) const { return (s.section + v.CH - 1) / v.CH; }
   // cut sets the chunks of a variant, as package cuda does.
   void cut(const Variant &v) {
     const int64_t least = 64;
@@ -340,7 +340,7 @@ int main(int argc, char **argv) {
       fill(p);
       Result<Doubles> r;
       reference(p, r, 1);
-      Device dev(p, v.TH / v.S);
+      Device dev(p, v.CH);
       if (v.backward) {
         const Variant *f = forwardFor(v, p);
         if (!f) continue;
@@ -370,7 +370,7 @@ int main(int argc, char **argv) {
     Result<Doubles> r;
     reference(p, r, every);
     int few = 1 << 20;
-    for (auto &v : variants) few = std::min(few, v.TH / v.S);
+    for (auto &v : variants) few = std::min(few, v.CH);
     Device dev(p, few);
     printf("== B %d D %d L %d\n", sh[0], sh[1], sh[2]);
     for (auto &v : variants) {

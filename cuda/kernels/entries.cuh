@@ -4,14 +4,14 @@
 #pragma once
 
 // X: the type of activations, and its mark in the names.
-#define FORWARD(X, MARK, S, K, T, TH, M, EVERY, NAME, VB, VC, STARTS)                                            \
+#define FORWARD(X, MARK, S, K, W, T, TH, M, EVERY, NAME, VB, VC, STARTS)                                            \
   extern "C" __global__ __launch_bounds__(TH, M) void scan_forward_##MARK##S##x##K##_##NAME(const Scan s) {      \
-    scanForward<X, S, K, T, TH, EVERY, 0, VB, VC, STARTS, false>(s);                                             \
+    scanForward<X, S, K, W, T, TH, EVERY, 0, VB, VC, STARTS, false>(s);                                             \
   }
-#define CHUNKED_FORWARD(X, MARK, S, K, T, TH, M, EVERY, NAME, VB, VC, STARTS)                                    \
-  FORWARD(X, MARK, S, K, T, TH, M, EVERY, NAME, VB, VC, STARTS)                                                  \
+#define CHUNKED_FORWARD(X, MARK, S, K, W, T, TH, M, EVERY, NAME, VB, VC, STARTS)                                    \
+  FORWARD(X, MARK, S, K, W, T, TH, M, EVERY, NAME, VB, VC, STARTS)                                                  \
   extern "C" __global__ __launch_bounds__(TH, M) void scan_ends_##MARK##S##x##K##_##NAME(const Scan s) {         \
-    scanForward<X, S, K, T, TH, EVERY, 0, VB, VC, STARTS, true>(s);                                              \
+    scanForward<X, S, K, W, T, TH, EVERY, 0, VB, VC, STARTS, true>(s);                                              \
   }
 #define BACKWARD(X, MARK, S, K, T, Q, TH, M, NAME, VB, VC, STARTS)                                               \
   extern "C" __global__ __launch_bounds__(TH, M) void scan_backward_##MARK##S##x##K##_##NAME(const Scan s) {     \
@@ -35,12 +35,12 @@
   KERNEL(__VA_ARGS__, ccn, false, false, false) \
   KERNEL(__VA_ARGS__, ccs, false, false, true)
 
-// The sizes: threads of a channel, states of a thread, steps of a tile, of a part of one in the backward pass, threads of a block,
+// The sizes: threads of a channel, states of a thread, in the forward pass channels of a thread, steps of a tile, of a part of one in the backward pass, threads of a block,
 // blocks of a multiprocessor, steps between checkpoints. cuda/scan_kernels.go has their twins.
-#define FORWARD16(EACH, X, MARK) EACH(CHUNKED_FORWARD, X, MARK, 4, 4, 16, 128, 4, 16)
-#define FORWARD16FEW(EACH, X, MARK) EACH(FORWARD, X, MARK, 16, 1, 32, 128, 4, 16)
-#define FORWARD64(EACH, X, MARK) EACH(FORWARD, X, MARK, 16, 4, 16, 128, 2, 16)
-#define FORWARD256(EACH, X, MARK) EACH(FORWARD, X, MARK, 32, 8, 8, 128, 2, 4)
+#define FORWARD16(EACH, X, MARK) EACH(CHUNKED_FORWARD, X, MARK, 4, 4, 1, 16, 128, 4, 16)
+#define FORWARD16FEW(EACH, X, MARK) EACH(FORWARD, X, MARK, 16, 1, 1, 32, 128, 4, 16)
+#define FORWARD64(EACH, X, MARK) EACH(FORWARD, X, MARK, 16, 4, 1, 16, 128, 2, 16)
+#define FORWARD256(EACH, X, MARK) EACH(FORWARD, X, MARK, 32, 8, 1, 8, 128, 2, 4)
 #define BACKWARD16(EACH, X, MARK) EACH(CHUNKED_BACKWARD, X, MARK, 4, 4, 16, 8, 128, 4)
 #define BACKWARD16FEW(EACH, X, MARK) EACH(BACKWARD, X, MARK, 16, 1, 16, 16, 128, 4)
 #define BACKWARD64(EACH, X, MARK) EACH(BACKWARD, X, MARK, 16, 4, 16, 8, 64, 4)

@@ -1,46 +1,46 @@
-// The variants that are tried, in groups that can be compiled apart. F: S, K, T, TH, M, EVERY, POLY; B: S, K, T, Q, TH, M, POLY, AHEAD.
+// The variants that are tried, in groups that can be compiled apart. F: S, K, W, T, TH, M, EVERY, POLY; B: S, K, T, Q, TH, M, POLY, AHEAD.
 #ifndef GROUP
 #define GROUP 0
 #endif
 static void addVariants() {
   const std::vector<int> cuts = {1, 8, 16, 32};
 #if GROUP == 0 || GROUP == 1
-  addF<4, 4, 16, 128, 4, 16, 0>(cuts);
-  addF<2, 8, 16, 128, 2, 16, 0>();
-  addF<2, 8, 16, 128, 3, 16, 0>();
+  addF<4, 4, 1, 16, 128, 4, 16, 0>(cuts);
+  addF<4, 4, 2, 16, 128, 2, 16, 0>(cuts);
+  addF<2, 8, 1, 16, 128, 3, 16, 0>();
 #endif
 #if GROUP == 0 || GROUP == 2
-  addF<8, 2, 32, 128, 4, 16, 0>({1, 4, 8});
-  addF<16, 1, 32, 128, 4, 16, 0>();
-  addF<4, 4, 16, 64, 8, 16, 0>();
+  addF<8, 2, 1, 32, 128, 4, 16, 0>({1, 4, 8});
+  addF<16, 1, 1, 32, 128, 4, 16, 0>();
+  addF<4, 4, 1, 16, 64, 8, 16, 0>();
 #endif
 #if GROUP == 0 || GROUP == 3
-  addF<4, 4, 16, 128, 4, 16, 0>();
+  addF<4, 4, 1, 16, 128, 4, 16, 0>();
   addB<4, 4, 16, 16, 128, 2, 0, true>(cuts);
   addB<4, 4, 16, 16, 128, 2, 0, false>();
 #endif
 #if GROUP == 0 || GROUP == 4
-  addF<4, 4, 16, 128, 4, 16, 0>();
+  addF<4, 4, 1, 16, 128, 4, 16, 0>();
   addB<4, 4, 16, 8, 256, 2, 0, false>({1, 16});
   addB<4, 4, 16, 8, 128, 3, 0, true>();
 #endif
 #if GROUP == 0 || GROUP == 5
-  addF<4, 4, 16, 128, 4, 16, 0>();
+  addF<4, 4, 1, 16, 128, 4, 16, 0>();
   addB<4, 4, 16, 8, 128, 4, 0, false>({1, 16});
   addB<4, 4, 16, 8, 128, 3, 0, false>();
 #endif
 #if GROUP == 0 || GROUP == 6
-  addF<4, 4, 16, 128, 4, 16, 0>();
+  addF<4, 4, 1, 16, 128, 4, 16, 0>();
   addB<8, 2, 16, 16, 128, 4, 0, false>({1, 8});
   addB<8, 2, 16, 16, 128, 3, 0, true>();
   addB<16, 1, 16, 16, 128, 4, 0, true>();
 #endif
 #if GROUP == 0 || GROUP == 8
-  addF<4, 4, 16, 128, 4, 16, 8, true, true, true>({1, 4});
-  addF<4, 4, 16, 128, 4, 16, 8, false, true, false>({1, 4});
-  addF<4, 4, 16, 128, 4, 16, 8, true, false, false>({1, 4});
-  addF<16, 4, 16, 128, 2, 16, 0>();
-  addF<32, 8, 8, 128, 2, 4, 0>();
+  addF<4, 4, 1, 16, 128, 4, 16, 8, true, true, true>({1, 4});
+  addF<4, 4, 1, 16, 128, 4, 16, 8, false, true, false>({1, 4});
+  addF<4, 4, 1, 16, 128, 4, 16, 8, true, false, false>({1, 4});
+  addF<16, 4, 1, 16, 128, 2, 16, 0>();
+  addF<32, 8, 1, 8, 128, 2, 4, 0>();
   addB<4, 4, 16, 8, 128, 2, 0, true, true, true, true>({1, 4});
   addB<4, 4, 16, 8, 128, 2, 0, false, false, true, false>({1, 4});
   addB<4, 4, 16, 8, 128, 2, 0, true, true, false, false>({1, 4});
