@@ -3,7 +3,6 @@
 package cuda
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -84,7 +83,7 @@ func findBLAS() (*blasLibrary, error) {
 				return b, nil
 			}
 			if folder != "" || wrong == nil {
-				wrong = errors.Join(wrong, err)
+				wrong = err // a file that does not load tells more than the loader that finds none
 			}
 		}
 	}

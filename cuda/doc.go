@@ -1,5 +1,7 @@
-// Package cuda runs the selective scan on an NVIDIA GPU. It finds the driver when a device is opened, so that a program built
-// with a plain go build, without cgo, headers or a toolkit, uses the GPU if one is there; where none is, [Open] says why.
+// Package cuda computes on an NVIDIA GPU: devices, streams, memory, and the kernels of a Mamba model as calls on arrays. It finds
+// driver and cuBLAS when a device is opened, so that a program built with a plain go build, without cgo, headers or a toolkit, uses
+// the GPU if one is there; where none is, [Open] says why. It knows nothing of Gorgonia: package cuda/graph does, and nn.OnDevice
+// builds models of that.
 //
 //	device, err := cuda.Open(0)
 //	stream, err := device.NewStream()
