@@ -24,12 +24,7 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	var work temporaries
 	defer work.free()
 	// parts makes room for a gradient's parts, which are added up after the pass; a part alone is the gradient.
-	type sum struct {
-		to, parts                uintptr
-		count, size, width, step int
-		as                       string
-	}
-	var sums []sum
+	var sums []partSum
 	parts := func(of Array[float32], count, n int) (uintptr, error) {
 		if of.Absent() || count == 1 {
 			return of.address, nil
@@ -39,7 +34,7 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 			return 0, err
 		}
 		work = append(work, a)
-		sums = append(sums, sum{of.address, a.address, count, n, n, n, "float"})
+		sums = append(sums, partSum{of.address, a.address, int64(count), int64(n), int64(n), int64(n), 0})
 		return a.address, nil
 	}
 	projection := func(p Projection[T], of Array[T]) (uintptr, error) {
@@ -47,7 +42,10 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 			// Constant B and C come in float32 alone.
 			return parts(any(of).(Array[float32]), s.Batch*chunks, states)
 		}
-		count := sections / p.Groups * s.blocks(pass)
+		count, half := sections/p.Groups*s.blocks(pass), int64(0)
+		if typeName[T]() == "bf16" {
+			half = 1
+		}
 		a, err := NewArray[float32](stream, p.Groups*count*rows)
 		if err != nil {
 			return 0, err
@@ -55,7 +53,7 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 		work = append(work, a)
 		for g := range p.Groups {
 			to, from := of.address+uintptr(size[T]())*uintptr(g*s.State), a.address+uintptr(4*g*count*rows)
-			sums = append(sums, sum{to, from, count, rows, s.State, p.stride(s.State), typeName[T]()})
+			sums = append(sums, partSum{to, from, int64(count), int64(rows), int64(s.State), int64(p.stride(s.State)), half})
 		}
 		return a.address, nil
 	}
@@ -71,12 +69,7 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	if err := s.launch(stream, pass, "backward", "carries", "scan_carries_in", kernels, &args, &work); err != nil {
 		return err
 	}
-	for _, p := range sums {
-		if err := stream.sumParts(p.as, p.to, p.parts, p.count, p.size, p.width, p.step); err != nil {
-			return err
-		}
-	}
-	return nil
+	return stream.sumParts(sums)
 }
 
 func (s *Scan[T]) checkBackward(checkpoints Array[float32], dy Array[T], dfinal Array[float32], grad *ScanGrad[T]) error {

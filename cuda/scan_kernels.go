@@ -208,7 +208,27 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 	return queue(direction, p, p, chunks)
 }
 
-// sumParts queues the sum of count parts of so many numbers each, whose rows of that width go to rows that are step apart.
-func (s *Stream) sumParts(as string, to, parts uintptr, count, size, width, step int) error {
-	return s.run("scan16backward", "sum_parts_"+as, blocksOf(size, 256), to, parts, count, size, width, step)
+// partSum is the sum of count parts of size numbers each, whose rows of width go to rows that are step apart (kernels/
+// scan16backward.cu has its twin).
+type partSum struct {
+	to, parts                      uintptr
+	count, size, width, step, half int64 // half is 1 for a result of bfloat16
+}
+
+// sumParts queues sums, several in a launch.
+func (s *Stream) sumParts(sums []partSum) error {
+	for len(sums) > 0 {
+		var together [8]partSum
+		n, most := copy(together[:], sums), int64(0)
+		for _, p := range sums[:n] {
+			most = max(most, p.size)
+		}
+		g := blocksOf(int(most), 256)
+		g.y = int64(n)
+		if err := s.run("scan16backward", "sum_parts", g, unsafe.Pointer(&together)); err != nil {
+			return err
+		}
+		sums = sums[n:]
+	}
+	return nil
 }

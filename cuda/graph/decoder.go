@@ -31,8 +31,8 @@ type Decoder struct {
 	batch, length int
 	states        [][2]*buffer // for each layer context and state
 
-	ids     cuda.Array[int32]
-	best    cuda.Array[int32] // the tokens of the largest logits
+	ids     cuda.Array[int32] // the tokens to read; behind a step, those of the largest logits
+	there   []int32           // what is in ids, as far as it is known
 	x, last *buffer           // the residual stream; another one, for pieces
 	logits  *buffer           // of steps
 	work    *cuda.StepWork
@@ -74,9 +74,6 @@ func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error
 			d.ids, err = cuda.NewArray[int32](s, batch*length)
 		}
 		if err == nil && length == 1 {
-			d.best, err = cuda.NewArray[int32](s, batch)
-		}
-		if err == nil && length == 1 {
 			d.work, err = (&cuda.Step[float32]{Batch: batch, Channels: m.Channels, State: m.State, Rank: m.Rank}).NewStepWork(s)
 		}
 		return err
@@ -99,8 +96,7 @@ func (d *Decoder) Close() error {
 		}
 		d.states, d.x, d.last, d.logits = nil, nil, nil, nil
 		d.ids.Free()
-		d.best.Free()
-		d.ids, d.best = cuda.Array[int32]{}, cuda.Array[int32]{}
+		d.ids = cuda.Array[int32]{}
 		if d.work != nil {
 			d.work.Free()
 			d.work = nil
@@ -148,9 +144,13 @@ func (d *Decoder) moveStates(host [][]float32, move func(*cuda.Stream, cuda.Arra
 // Read reads tokens (batch, length), which the caller has checked. After an error the states may be those of before or after.
 func (d *Decoder) Read(tokens []int32) error {
 	return d.context.Do(func(s *cuda.Stream) error {
-		if err := d.ids.CopyFrom(s, tokens); err != nil {
-			return err
+		// Greedy generation reads what the step before has found, which is there already.
+		if !slices.Equal(tokens, d.there) {
+			if err := d.ids.CopyFrom(s, tokens); err != nil {
+				return err
+			}
 		}
+		d.there = nil
 		if d.length > 1 {
 			if d.model.Precision == cuda.BF16 {
 				return piece(d, s, (*Weight).Half)
@@ -169,7 +169,11 @@ func (d *Decoder) Logits(logits []float32) error {
 // Best waits for the tokens (batch) of the largest logits, the lowest of several; -1 where the largest is infinite, or a logit is not
 // a number.
 func (d *Decoder) Best(tokens []int32) error {
-	return d.context.Do(func(s *cuda.Stream) error { return d.best.CopyTo(s, tokens) })
+	err := d.context.Do(func(s *cuda.Stream) error { return d.ids.CopyTo(s, tokens) })
+	if err == nil {
+		d.there = append([]int32(nil), tokens...)
+	}
+	return err
 }
 
 // weights are all of the model's.
@@ -276,7 +280,7 @@ func stepOf[T cuda.Activation](d *Decoder, s *cuda.Stream, get func(*Weight) (cu
 	if err != nil {
 		return err
 	}
-	return cuda.Largest(s, d.batch, m.Vocab, d.logits.array, d.best)
+	return cuda.Largest(s, d.batch, m.Vocab, d.logits.array, d.ids)
 }
 
 // piece queues the blocks over several tokens of each sequence, for their states alone.

@@ -8,9 +8,19 @@ BACKWARD16FEW(USUAL, float, )
 
 extern "C" __global__ void scan_carries_in(const Scan s) { scanCarriesIn(s); }
 
-#define SUM_PARTS(NAME, X)                                                                                                           \
-  extern "C" __global__ void sum_parts_##NAME(X *to, const float *parts, int64_t count, int64_t size, int64_t width, int64_t step) { \
-    sumPartsOf(to, parts, count, size, width, step);                                                                                 \
-  }
-SUM_PARTS(float, float)
-SUM_PARTS(bf16, bf16)
+// Sums of parts that are added up in one launch; cuda/scan_kernels.go has its twin.
+struct Sums {
+  struct {
+    void *to;
+    const float *parts;
+    int64_t count, size, width, step, half;  // half: to is of bfloat16
+  } of[8];
+};
+
+extern "C" __global__ void sum_parts(const Sums sums) {
+  const auto &s = sums.of[blockIdx.y];
+  if (s.half)
+    sumPartsOf((bf16 *)s.to, s.parts, s.count, s.size, s.width, s.step);
+  else
+    sumPartsOf((float *)s.to, s.parts, s.count, s.size, s.width, s.step);
+}
