@@ -21,9 +21,7 @@ import (
 	"os"
 	"os/signal"
 
-	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/examples/internal/options"
-	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/task"
 	"github.com/gomamba/mamba/train"
 )
@@ -53,15 +51,13 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if err := options.CheckPNG(set.out); err != nil {
 		return err
 	}
-	var where []nn.Option
-	if set.device == "cuda" {
-		device, err := cuda.Open(0)
-		if err != nil {
-			return err
-		}
-		defer device.Close()
-		fmt.Fprintf(out, "device    %s, %v\n", device.Name(), set.precision)
-		where = append(where, nn.OnDevice(device), nn.WithPrecision(set.precision))
+	where, device, closeDevice, err := set.device.Open()
+	if err != nil {
+		return err
+	}
+	defer closeDevice()
+	if device != "" {
+		fmt.Fprintf(out, "device    %s\n", device)
 	}
 	d, err := readData(set)
 	if err != nil {

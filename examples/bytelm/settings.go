@@ -2,10 +2,8 @@ package main
 
 import (
 	"flag"
-	"fmt"
 	"io"
 
-	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/examples/internal/options"
 )
 
@@ -17,8 +15,7 @@ type settings struct {
 	text, prompt, out                    string
 	generate                             int
 	temperature                          float64
-	device                               string
-	precision                            cuda.Precision
+	device                               options.Device
 }
 
 // parse reads the flags. Its errors name the flag, what it was and what it should be.
@@ -41,23 +38,11 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.generate, 0, "generate", "bytes to write after the prompt")
 	options.Number(flags, &set.temperature, 0, "temperature", "of the continuation: 0 always takes the likeliest byte")
 
-	flags.StringVar(&set.device, "device", "cpu", "`cpu or cuda`, an NVIDIA GPU, to train on")
-	precision := flags.String("precision", "float32", "`float32, tf32 or bf16` on a GPU")
+	set.device.Flags(flags)
 
 	if err := options.Parse(flags, args, usage, "Bytelm trains a byte-level Mamba language model on text and lets it continue a prompt.",
 		"name the text with -text"); err != nil {
 		return set, err
 	}
-	if set.device != "cpu" && set.device != "cuda" {
-		return set, fmt.Errorf("-device is %q, should be cpu or cuda", set.device)
-	}
-	for set.precision.String() != *precision {
-		if set.precision++; set.precision > cuda.BF16 {
-			return set, fmt.Errorf("-precision is %q, should be float32, tf32 or bf16", *precision)
-		}
-	}
-	if set.precision != cuda.Strict && set.device != "cuda" {
-		return set, fmt.Errorf("-precision is %q, should be float32 without -device cuda", *precision)
-	}
-	return set, nil
+	return set, set.device.Check()
 }

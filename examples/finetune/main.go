@@ -74,6 +74,14 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if err := prepare(set); err != nil {
 		return err
 	}
+	where, device, closeDevice, err := set.device.Open()
+	if err != nil {
+		return err
+	}
+	defer closeDevice()
+	if set.where = where; device != "" {
+		fmt.Fprintf(out, "device      %s\n", device)
+	}
 	lm, enc, texts, err := start(ctx, set, out)
 	if err != nil {
 		return err

@@ -181,7 +181,7 @@ func TestTokenizer(t *testing.T) {
 		t.Errorf("the result has no tokenizer: %v", err)
 	}
 	enc := encoding{}
-	if _, enc, err = load(model); err != nil {
+	if _, enc, err = load(model, nil); err != nil {
 		t.Fatal(err)
 	}
 	c, err := newCorpus([]document{{prompt: "one two ", text: "three"}, {text: "four"}}, enc, 0, 100)

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/gomamba/mamba/examples/internal/options"
+	"github.com/gomamba/mamba/nn"
 )
 
 // settings are the values of the flags.
@@ -22,6 +23,9 @@ type settings struct {
 	evaltokens, eval, save           int
 	seed                             int
 	basesteps, layers, dmodel        int
+
+	device options.Device
+	where  []nn.Option // of the model: that device
 }
 
 // parse reads the flags. Its errors name the flag, what it was and what it should be.
@@ -54,6 +58,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.basesteps, 1, "basesteps", "training steps of the small model")
 	options.Whole(flags, &set.layers, 1, "layers", "Mamba blocks of the small model")
 	options.Whole(flags, &set.dmodel, 1, "dmodel", "channels between the blocks of the small model")
+	set.device.Flags(flags)
 	err := options.Parse(flags, args, usage, "Finetune goes on training a Mamba language model on text.",
 		"name the checkpoint with -model and the text with -data")
 	if err != nil {
@@ -66,6 +71,10 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		err = fmt.Errorf("invalid value %v for flag -heldout: should be below 1", set.heldout)
 	case set.lora == 0 && (set.merge || set.alpha != 0):
 		err = fmt.Errorf("-merge and -alpha need -lora")
+	case set.lora > 0 && set.device.GPU():
+		err = fmt.Errorf("-lora is %d, should be 0 with -device cuda, where there is no LoRA yet", set.lora)
+	default:
+		err = set.device.Check()
 	}
 	if set.lr == 0 {
 		switch {
@@ -99,6 +108,9 @@ func (set settings) saved(more map[string]string) map[string]string {
 		"-batch": fmt.Sprint(set.batch), "-length": fmt.Sprint(set.length), "-accumulate": fmt.Sprint(set.accumulate),
 		"-lr": fmt.Sprint(set.lr), "-warmup": fmt.Sprint(set.warmup), "-decay": fmt.Sprint(set.decay), "-clip": fmt.Sprint(set.clip),
 		"-seed": fmt.Sprint(set.seed),
+	}
+	if set.device.GPU() { // which rounds otherwise
+		all["-device"] = set.device.String()
 	}
 	for name, value := range more {
 		all[name] = value

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/gomamba/mamba/checkpoint"
 	tokens "github.com/gomamba/mamba/examples/internal/text"
@@ -35,7 +36,7 @@ func start(ctx context.Context, set settings, out io.Writer) (lm *nn.LM, enc enc
 		}
 	}
 	if set.model != "" {
-		if lm, enc, err = load(set.model); err != nil {
+		if lm, enc, err = load(set.model, set.where); err != nil {
 			return nil, enc, nil, err
 		}
 		describe(out, set.model, lm)
@@ -67,10 +68,11 @@ func trainBase(ctx context.Context, set settings, code []document, out io.Writer
 	if err != nil {
 		return nil, nil, err
 	}
-	lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: set.dmodel, NLayer: set.layers}, Vocab: 256}, nn.WithSeed(uint64(set.seed)))
+	lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: set.dmodel, NLayer: set.layers}, Vocab: 256},
+		append(slices.Clone(set.where), nn.WithSeed(uint64(set.seed)))...)
 	describe(out, "a small one", lm)
 	own := settings{steps: set.basesteps, batch: set.batch, length: set.length, accumulate: 1, lr: 5e-3, clip: 1, decay: 0.01,
-		warmup: max(set.basesteps/20, 1), seed: set.seed, save: max(set.basesteps/10, 1), eval: max(set.basesteps/10, 1), resume: set.resume}
+		warmup: max(set.basesteps/20, 1), seed: set.seed, device: set.device, save: max(set.basesteps/10, 1), eval: max(set.basesteps/10, 1), resume: set.resume}
 	fmt.Fprintf(out, "base        Go's code: documents: %d, bytes: %d, held out: %d, steps: %d\n", len(c.train)+len(c.heldOut), c.tokens, len(c.heldOut), own.steps)
 	saved := own.saved(map[string]string{"-layers": fmt.Sprint(set.layers), "-dmodel": fmt.Sprint(set.dmodel), "the code": c.sum})
 	t, show, err := newTrainer(lm, own, c, baseFile(set), saved, out)
@@ -85,8 +87,8 @@ func trainBase(ctx context.Context, set settings, code []document, out io.Writer
 }
 
 // load reads a checkpoint, and how it makes tokens of text.
-func load(dir string) (*nn.LM, encoding, error) {
-	lm, err := checkpoint.Load(dir)
+func load(dir string, where []nn.Option) (*nn.LM, encoding, error) {
+	lm, err := checkpoint.Load(dir, where...)
 	if err != nil {
 		return nil, encoding{}, err
 	}

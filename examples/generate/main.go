@@ -2,6 +2,7 @@
 //
 //	go run ./examples/generate -model DIR -prompt TEXT
 //	go run ./examples/generate -model OWNER/NAME -prompt TEXT     # downloaded from the Hugging Face hub
+//	go run ./examples/generate -device cuda …                     # on a GPU
 //	go run ./examples/generate -h                                 # everything that can be set
 //
 // DIR holds a checkpoint in the Hugging Face or the original layout, with its tokenizer.json. The text goes to the standard
@@ -48,12 +49,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // generate does all of the work, in the order in which it is shown.
 func generate(ctx context.Context, set settings, stdout, stderr io.Writer) error {
+	where, device, closeDevice, err := set.device.Open()
+	if err != nil {
+		return err
+	}
+	defer closeDevice()
+	if device != "" {
+		fmt.Fprintf(stderr, "device   %s\n", device)
+	}
 	dir, err := directory(ctx, "-model", set.model, stderr)
 	if err != nil {
 		return err
 	}
 	start := time.Now()
-	lm, err := checkpoint.Load(dir)
+	lm, err := checkpoint.Load(dir, where...)
 	if err != nil {
 		return err
 	}

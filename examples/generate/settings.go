@@ -13,6 +13,7 @@ import (
 type settings struct {
 	model, tokenizer, prompt, state string
 	generation                      nn.GenerateConfig
+	device                          options.Device
 }
 
 // parse reads the flags. Its errors name the flag, what it was and what it should be.
@@ -32,6 +33,7 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 	options.Number(flags, &g.TopP, 0, "top-p", "choose among the fewest tokens whose probabilities add up to this, 1 for all")
 	options.Number(flags, &g.MinP, 0, "min-p", "choose among tokens at least so many times as probable as the likeliest, 0 for all")
 	options.Number(flags, &g.RepetitionPenalty, options.Positive, "repetition-penalty", "divides the logits of tokens that were there before, 1 for none")
+	set.device.Flags(flags)
 	err = options.Parse(flags, args, usage, "Generate continues a prompt with a pretrained Mamba checkpoint.", "quote the prompt: -prompt \"some text\"")
 	if err != nil {
 		return set, err
@@ -45,5 +47,5 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 	case g.MinP > 1:
 		return set, errors.New("-min-p is more than 1, should be 0 to 1")
 	}
-	return set, nil
+	return set, set.device.Check()
 }
