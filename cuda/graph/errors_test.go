@@ -1,0 +1,107 @@
+package graph
+
+import (
+	"strings"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+)
+
+// Graphs are built, and what is wrong with one is found, without a GPU.
+func noDevice() *Context { return &Context{device: new(cuda.Device)} }
+
+func node(g *G.ExprGraph, name string, dt tensor.Dtype, shape ...int) *G.Node {
+	return G.NewTensor(g, dt, len(shape), G.WithShape(shape...), G.WithName(name))
+}
+
+func TestErrorsNameTheOperand(t *testing.T) {
+	c, g := noDevice(), G.NewGraph()
+	f := func(name string, shape ...int) *G.Node { return node(g, name, tensor.Float32, shape...) }
+	ints := func(name string, shape ...int) *G.Node { return node(g, name, tensor.Int, shape...) }
+	x := f("x", 2, 3, 8)
+	block := func(spoil func(*BlockInputs)) func() error {
+		return func() error {
+			in := BlockInputs{
+				X: x, NormWeight: f("norm", 8), InProj: f("in", 32, 8), ConvWeight: f("conv", 16, 1, 4), XProj: f("xp", 9, 16),
+				DtProj: f("dt", 16, 1), DtBias: f("bias", 16), ALog: f("a", 16, 4), D: f("d", 16), OutProj: f("out", 8, 16),
+			}
+			spoil(&in)
+			_, _, _, err := c.MambaBlock(in, BlockConfig{Eps: 1e-5}, true)
+			return err
+		}
+	}
+	for want, do := range map[string]func() error{
+		"":                                                     block(func(*BlockInputs) {}),
+		"block: DtBias is missing":                             block(func(in *BlockInputs) { in.DtBias = nil }),
+		"block: X has shape (2, 8)":                            block(func(in *BlockInputs) { in.X = f("x2", 2, 8) }),
+		"block: OutProj has shape (8, 17)":                     block(func(in *BlockInputs) { in.OutProj = f("out2", 8, 17) }),
+		"block: XProj has shape (8, 16)":                       block(func(in *BlockInputs) { in.XProj = f("xp2", 8, 16) }),
+		"block: Context has shape (2, 4, 16)":                  block(func(in *BlockInputs) { in.Context = f("context", 2, 4, 16) }),
+		"block: Start has shape (3, 2)":                        block(func(in *BlockInputs) { in.Start = ints("start", 3, 2) }),
+		"block: InitialState has shape (1, 16,":                block(func(in *BlockInputs) { in.InitialState = f("h", 1, 16, 4) }),
+		"RMS norm: weight is missing":                          func() error { _, err := c.RMSNorm(x, nil, 0); return err },
+		"RMS norm: x has shape (2, 3, 8) and weight (7)":       func() error { _, err := c.RMSNorm(x, f("w7", 7), 0); return err },
+		"embedding: weight has shape (5, 8) and ids are float": func() error { _, _, err := c.Embedding(f("e", 5, 8), f("ids", 2, 3)); return err },
+		"logits: x has shape (2, 3, 8) and weight (5, 7)":      func() error { _, err := c.Logits(x, f("h57", 5, 7), cuda.Strict); return err },
+		"loss: targets are int (2, 4)":                         func() error { _, err := c.Loss(x, f("h58", 5, 8), ints("t", 2, 4), -100, cuda.Strict); return err },
+		"loss: targets is missing":                             func() error { _, err := c.Loss(x, f("h58b", 5, 8), nil, -100, cuda.Strict); return err },
+		"upload: int (2, 3), want a tensor of float32":         func() error { _, err := c.Upload(ints("up", 2, 3)); return err },
+		"download: the node is missing":                        func() error { _, err := c.Download(nil); return err },
+		"the device is missing":                                func() error { _, err := On(nil); return err },
+		"weight: a tensor of float64 (2)": func() error {
+			_, err := c.NewWeight(tensor.New(tensor.WithShape(2), tensor.Of(tensor.Float64)))
+			return err
+		},
+		"decoder: batch is 0": func() error { _, err := c.NewDecoder(DecoderModel{Model: 8, Channels: 16}, 0, 1); return err },
+		"too many for a step": func() error { _, err := c.NewDecoder(DecoderModel{Model: 8, Channels: 1 << 20}, 1, 1); return err },
+	} {
+		switch err := do(); {
+		case want == "" && err != nil:
+			t.Errorf("a block that fits: %v", err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("the error is %v, want one that contains %q", err, want)
+		}
+	}
+}
+
+// TestHostValues: what lies on the host is no operand of an operator on the device, and the error says so.
+func TestHostValues(t *testing.T) {
+	c, g := noDevice(), G.NewGraph()
+	x := G.NodeFromAny(g, tensor.New(tensor.WithShape(1, 2, 4), tensor.Of(tensor.Float32)), G.WithName("x"))
+	w := G.NodeFromAny(g, tensor.New(tensor.WithShape(4), tensor.Of(tensor.Float32)), G.WithName("w"))
+	if _, err := c.RMSNorm(x, w, 1e-5); err != nil {
+		t.Fatal(err)
+	}
+	m := G.NewTapeMachine(g)
+	defer m.Close()
+	if err := m.RunAll(); err == nil || !strings.Contains(err.Error(), "x has a value *tensor.Dense") {
+		t.Errorf("a tensor of the host: %v", err)
+	}
+}
+
+// TestZeros: zeros have no memory, sums are the engine's, and a value that a run has overwritten says so.
+func TestZeros(t *testing.T) {
+	c := noDevice()
+	a, b := c.newTensor(tensor.Shape{3}), c.newTensor(tensor.Shape{3})
+	if !a.zero() || a.add(b) != nil || !a.zero() {
+		t.Error("nothing and nothing is something")
+	}
+	sum, err := tensor.Add(a, b, tensor.UseUnsafe())
+	if err != nil || sum != tensor.Tensor(a) {
+		t.Errorf("package tensor adds %v, %v, want the engine's sum in place", sum, err)
+	}
+	if _, err := tensor.Mul(a, b); err == nil {
+		t.Error("a product of tensors on a device: no error")
+	}
+	other := noDevice().newTensor(tensor.Shape{3})
+	if _, err := tensor.Add(a, other); err == nil {
+		t.Error("a sum over two devices: no error")
+	}
+	a.drop()
+	if _, err := a.array(); err == nil || !strings.Contains(err.Error(), "run one machine of a graph at a time") {
+		t.Errorf("a value that was overwritten: %v", err)
+	}
+}
