@@ -59,8 +59,18 @@ func stepGroup(batch, in int) int {
 	return group
 }
 
-// StepFits reports whether vectors of n numbers are short enough for Step and StepProduct.
-func StepFits(n int) bool { return stepGroup(1, n) > 0 }
+// Fits reports a size that there are no kernels for.
+func (s *Step[T]) Fits() error {
+	for _, size := range []struct {
+		name    string
+		n, most int
+	}{{"Model", s.Model, stepRoom - 1024}, {"Channels", s.Channels, stepRoom - 1024}, {"Width", s.Width, widestConv}} {
+		if size.n < 1 || size.n > size.most {
+			return fmt.Errorf("cuda: step: %s is %d, want 1 to %d", size.name, size.n, size.most)
+		}
+	}
+	return nil
+}
 
 // StepProduct queues y (batch, out) = weight (out, in) · x (batch, in), x through RMSNorm unless norm is absent, plus bias unless
 // that is absent, plus y if add.
@@ -86,14 +96,19 @@ func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[floa
 // Run queues the step: x (batch, model) becomes the block's result.
 func (s *Step[T]) Run(stream *Stream, w *StepWork, x Array[float32]) error {
 	columns := s.Rank + 2*s.State
-	g := stepGroup(s.Batch, s.Channels)
-	if g == 0 {
-		return fmt.Errorf("cuda: step: Channels is %d, want at most %d", s.Channels, stepRoom-1024)
+	if err := s.Fits(); err != nil {
+		return err
+	}
+	if err := expect("step", "Conv", s.Conv.n, s.Channels*s.Width, "XProj", s.XProj.n, columns*s.Channels,
+		"DtProj", s.DtProj.n, s.Channels*s.Rank, "DtBias", s.DtBias.n, s.Channels, "ALog", s.ALog.n, s.Channels*s.State, "D", s.D.n, s.Channels,
+		"Context", s.Context.n, s.Batch*(s.Width-1)*s.Channels, "Scan", s.Scan.n, s.Batch*s.Channels*s.State); err != nil {
+		return err
 	}
 	if err := StepProduct(stream, s.Batch, s.Model, 2*s.Channels, x, s.Norm, s.Eps, s.InProj, s.InBias, w.vz, false); err != nil {
 		return err
 	}
 	const warps = 8
+	g := stepGroup(s.Batch, s.Channels)
 	where := grid{x: int64((columns + warps - 1) / warps), y: int64((s.Batch + g - 1) / g), threads: 32 * warps, shared: 4 * g * s.Channels}
 	if err := stream.run("step"+typeName[T](), fmt.Sprintf("step_conv_%s_%d", typeName[T](), g), where, w.vz.address, s.Context.address, s.Conv.address,
 		s.ConvBias.address, s.XProj.address, w.u.address, w.rbc.address, s.Batch, s.Channels, s.Width, columns); err != nil {

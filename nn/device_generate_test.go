@@ -8,6 +8,9 @@ import (
 	"slices"
 	"testing"
 
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/nn"
 )
@@ -111,6 +114,108 @@ func TestDeviceGenerate(t *testing.T) {
 	for i := range x {
 		if !slices.Equal(x[i], y[i]) {
 			t.Errorf("sequence %d, from the host on the device: %v; from the device on the host: %v", i, x[i], y[i])
+		}
+	}
+}
+
+// TestDeviceStepperWhole: steps give what the whole sequence gives.
+func TestDeviceStepperWhole(t *testing.T) {
+	_, device := onBoth(t)
+	ids := []int{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8}
+	g := G.NewGraph()
+	out, err := device.Apply(G.NodeFromAny(g, tensor.New(tensor.WithShape(1, len(ids)), tensor.WithBacking(slices.Clone(ids))), G.WithName("ids")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole G.Value
+	G.Read(out, &whole)
+	m := G.NewTapeMachine(g)
+	defer m.Close()
+	if err := m.RunAll(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := nn.NewStepper(device, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	want := whole.Data().([]float32)
+	for i, id := range ids {
+		got, err := s.Step([]int{id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j, v := range got[0] {
+			if w := float64(want[i*61+j]); !(math.Abs(v-w) <= 1e-5) {
+				t.Fatalf("step %d: logit %d is %v, want %v", i, j, v, w)
+			}
+		}
+	}
+}
+
+// TestDeviceStepperWeights: a captured step sees weights that change, written over where they are and moved elsewhere.
+func TestDeviceStepperWeights(t *testing.T) {
+	for _, p := range []struct {
+		cuda.Precision
+		tol float64
+	}{{cuda.Strict, 1e-5}, {cuda.TF32, 1e-5}, {cuda.BF16, 0.02}} {
+		host, device := onBoth(t, nn.WithPrecision(p.Precision))
+		var steppers [2]*nn.Stepper
+		for i, lm := range []*nn.LM{host, device} {
+			s, err := nn.NewStepper(lm, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			steppers[i] = s
+		}
+		for step := range 9 {
+			if step%3 == 2 { // two steps before: one that loads the kernels, one that is captured
+				for i, lm := range []*nn.LM{host, device} {
+					for _, w := range lm.Params() {
+						d := w.Value.Data().([]float32)
+						for j := range d {
+							d[j] += 0.05 * float32(math.Sin(float64(j+step)))
+						}
+						if i == 1 && step == 5 {
+							w.OnDevice().Free()
+						}
+					}
+				}
+				device.Params().ValuesChanged()
+			}
+			var rows [2][][]float64
+			for i, s := range steppers {
+				r, err := s.Step([]int{step * 7 % 61, step * 11 % 61})
+				if err != nil {
+					t.Fatal(err)
+				}
+				rows[i] = r
+			}
+			for b, row := range rows[0] {
+				for j, want := range row {
+					if got := rows[1][b][j]; !(math.Abs(got-want) <= p.tol*max(1, math.Abs(want))) {
+						t.Fatalf("%v, step %d: logit %d of sequence %d is %v, want %v", p.Precision, step, j, b, got, want)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestDeviceStepperWidth: a convolution that there are no kernels for is an error, and no other number.
+func TestDeviceStepperWidth(t *testing.T) {
+	d := openDevice(t)
+	for width, fits := range map[int]bool{1: true, 16: true, 17: false, 20: false} {
+		lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8, DConv: width}, Vocab: 5}, nn.OnDevice(d))
+		s, err := nn.NewStepper(lm, 1)
+		if (err == nil) != fits {
+			t.Errorf("a width of %d: %v", width, err)
+		}
+		if err == nil {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }

@@ -46,8 +46,9 @@ func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error
 	if batch < 1 || length < 1 {
 		return nil, fmt.Errorf("graph: decoder: batch is %d and length %d, want at least 1", batch, length)
 	}
-	if !cuda.StepFits(m.Model) || !cuda.StepFits(m.Channels) {
-		return nil, fmt.Errorf("graph: decoder: width is %d and channels %d, too many for a step on a device", m.Model, m.Channels)
+	step := cuda.Step[float32]{Batch: batch, Model: m.Model, Channels: m.Channels, State: m.State, Width: m.Width, Rank: m.Rank}
+	if err := step.Fits(); err != nil {
+		return nil, fmt.Errorf("graph: decoder: %w", err)
 	}
 	d := &Decoder{context: c, model: m, batch: batch, length: length}
 	err := c.Do(func(s *cuda.Stream) (err error) {
@@ -74,7 +75,7 @@ func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error
 			d.ids, err = cuda.NewArray[int32](s, batch*length)
 		}
 		if err == nil && length == 1 {
-			d.work, err = (&cuda.Step[float32]{Batch: batch, Channels: m.Channels, State: m.State, Rank: m.Rank}).NewStepWork(s)
+			d.work, err = step.NewStepWork(s)
 		}
 		return err
 	})

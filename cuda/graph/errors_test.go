@@ -56,7 +56,7 @@ func TestErrorsNameTheOperand(t *testing.T) {
 			return err
 		},
 		"decoder: batch is 0": func() error { _, err := c.NewDecoder(DecoderModel{Model: 8, Channels: 16}, 0, 1); return err },
-		"too many for a step": func() error { _, err := c.NewDecoder(DecoderModel{Model: 8, Channels: 1 << 20}, 1, 1); return err },
+		"Channels is 1048576": func() error { _, err := c.NewDecoder(DecoderModel{Model: 8, Channels: 1 << 20}, 1, 1); return err },
 	} {
 		switch err := do(); {
 		case want == "" && err != nil:
