@@ -1,6 +1,9 @@
 package cuda
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // Block is one Mamba block on the device, of activations T (internal/kernel.Block is its twin on the host):
 //
@@ -100,18 +103,34 @@ func (b *Block[T]) rows() int { return b.Batch * b.Length }
 // columns is the width of r, B and C.
 func (b *Block[T]) columns() int { return b.Rank + 2*b.State }
 
-// check reports a weight that does not fit; the parts check the rest.
-func (b *Block[T]) check() error {
+// Fits reports a size that there are no kernels for.
+func (b *Block[T]) Fits() error {
+	state, states := "State", maxState
+	if typeName[T]() == "bf16" {
+		state, states = "State in bfloat16", maxStateBF16
+	}
 	for _, size := range []struct {
-		name     string
-		n, least int
+		name           string
+		n, least, most int
 	}{
-		{"Batch", b.Batch, 0}, {"Length", b.Length, 0}, {"Model", b.Model, 1}, {"Channels", b.Channels, 1}, {"State", b.State, 1},
-		{"Width", b.Width, 1}, {"Rank", b.Rank, 1},
+		{"Batch", b.Batch, 0, math.MaxInt}, {"Length", b.Length, 0, math.MaxInt}, {"Model", b.Model, 1, math.MaxInt},
+		{"Channels", b.Channels, 1, math.MaxInt}, {state, b.State, 1, states}, {"Width", b.Width, 1, maxConvWidth},
+		{"Rank", b.Rank, 1, math.MaxInt},
 	} {
-		if size.n < size.least {
+		switch {
+		case size.n < size.least:
 			return fmt.Errorf("cuda: block: %s is %d, want at least %d", size.name, size.n, size.least)
+		case size.n > size.most:
+			return fmt.Errorf("cuda: block: %s is %d, want at most %d", size.name, size.n, size.most)
 		}
+	}
+	return nil
+}
+
+// check reports a size or a weight that does not fit; the parts check the rest.
+func (b *Block[T]) check() error {
+	if err := b.Fits(); err != nil {
+		return err
 	}
 	for _, w := range []struct {
 		name    string

@@ -24,12 +24,12 @@ type convArgs struct {
 	dy, dnext, dx, parts, dcontext                     uintptr
 }
 
-// widestConv is the width of the kernels' registers.
-const widestConv = 16
+// maxConvWidth is the width of the kernels' registers.
+const maxConvWidth = 16
 
 func (c *Conv[T]) check() error {
-	if c.Width < 1 || c.Width > widestConv {
-		return fmt.Errorf("cuda: convolution: Width is %d, want 1 to %d", c.Width, widestConv)
+	if c.Width < 1 || c.Width > maxConvWidth {
+		return fmt.Errorf("cuda: convolution: Width is %d, want 1 to %d", c.Width, maxConvWidth)
 	}
 	if c.XStride < c.Channels {
 		return fmt.Errorf("cuda: convolution: XStride is %d, want at least the %d channels", c.XStride, c.Channels)

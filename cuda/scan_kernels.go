@@ -35,6 +35,12 @@ type scanSize struct {
 	chunked           bool // it can be cut into chunks of the length
 }
 
+// The most states that there are kernels for.
+const (
+	maxState     = 256
+	maxStateBF16 = 16
+)
+
 func (z scanSize) states() int { return z.forward.split * z.forward.states }
 
 var (

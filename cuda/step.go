@@ -64,7 +64,7 @@ func (s *Step[T]) Fits() error {
 	for _, size := range []struct {
 		name    string
 		n, most int
-	}{{"Model", s.Model, stepRoom - 1024}, {"Channels", s.Channels, stepRoom - 1024}, {"Width", s.Width, widestConv}} {
+	}{{"Model", s.Model, stepRoom - 1024}, {"Channels", s.Channels, stepRoom - 1024}, {"Width", s.Width, maxConvWidth}} {
 		if size.n < 1 || size.n > size.most {
 			return fmt.Errorf("cuda: step: %s is %d, want 1 to %d", size.name, size.n, size.most)
 		}

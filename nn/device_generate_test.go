@@ -178,7 +178,9 @@ func TestDeviceStepperWeights(t *testing.T) {
 							d[j] += 0.05 * float32(math.Sin(float64(j+step)))
 						}
 						if i == 1 && step == 5 {
-							w.OnDevice().Free()
+							if err := w.OnDevice().Free(); err != nil {
+								t.Fatal(err)
+							}
 						}
 					}
 				}

@@ -262,7 +262,7 @@ func TestDeviceWeights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = c.Do(func(s *cuda.Stream) error {
+	double := func(s *cuda.Stream) error {
 		a, err := w.Array()
 		if err != nil {
 			return err
@@ -272,8 +272,8 @@ func TestDeviceWeights(t *testing.T) {
 		}
 		w.Written()
 		return nil
-	})
-	if err != nil {
+	}
+	if err := c.Do(double); err != nil {
 		t.Fatal(err)
 	}
 	if got := w.Data().([]float32); got[3] != 8 {
@@ -281,7 +281,6 @@ func TestDeviceWeights(t *testing.T) {
 	}
 	host.Data().([]float32)[0] = 7
 	w.HostChanged()
-	w.Free()
 	if err := c.Do(func(s *cuda.Stream) error {
 		a, err := w.Array()
 		if err != nil {
@@ -294,6 +293,15 @@ func TestDeviceWeights(t *testing.T) {
 		return err
 	}); err != nil {
 		t.Fatal(err)
+	}
+	if err := c.Do(double); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Free(); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.Data().([]float32); got[0] != 14 {
+		t.Errorf("a weight whose memory was given back: the host has %v, want what was written on the device", got)
 	}
 	if _, err := c.NewWeight(tensor.New(tensor.WithShape(2), tensor.Of(tensor.Float64))); err == nil {
 		t.Error("a weight of float64: no error")

@@ -141,6 +141,13 @@ func newBlock(in operands, cfg BlockConfig) (*block, error) {
 			return nil, err
 		}
 	}
+	err := (&cuda.Block[float32]{Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank}).Fits()
+	if f.Precision == cuda.BF16 {
+		err = (&cuda.Block[cuda.BFloat16]{Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank}).Fits()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("graph: %w", err)
+	}
 	return f, nil
 }
 

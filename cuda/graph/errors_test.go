@@ -34,14 +34,25 @@ func TestErrorsNameTheOperand(t *testing.T) {
 		}
 	}
 	for want, do := range map[string]func() error{
-		"":                                                     block(func(*BlockInputs) {}),
-		"block: DtBias is missing":                             block(func(in *BlockInputs) { in.DtBias = nil }),
-		"block: X has shape (2, 8)":                            block(func(in *BlockInputs) { in.X = f("x2", 2, 8) }),
-		"block: OutProj has shape (8, 17)":                     block(func(in *BlockInputs) { in.OutProj = f("out2", 8, 17) }),
-		"block: XProj has shape (8, 16)":                       block(func(in *BlockInputs) { in.XProj = f("xp2", 8, 16) }),
-		"block: Context has shape (2, 4, 16)":                  block(func(in *BlockInputs) { in.Context = f("context", 2, 4, 16) }),
-		"block: Start has shape (3, 2)":                        block(func(in *BlockInputs) { in.Start = ints("start", 3, 2) }),
-		"block: InitialState has shape (1, 16,":                block(func(in *BlockInputs) { in.InitialState = f("h", 1, 16, 4) }),
+		"":                                      block(func(*BlockInputs) {}),
+		"block: DtBias is missing":              block(func(in *BlockInputs) { in.DtBias = nil }),
+		"block: X has shape (2, 8)":             block(func(in *BlockInputs) { in.X = f("x2", 2, 8) }),
+		"block: OutProj has shape (8, 17)":      block(func(in *BlockInputs) { in.OutProj = f("out2", 8, 17) }),
+		"block: XProj has shape (8, 16)":        block(func(in *BlockInputs) { in.XProj = f("xp2", 8, 16) }),
+		"block: Context has shape (2, 4, 16)":   block(func(in *BlockInputs) { in.Context = f("context", 2, 4, 16) }),
+		"block: Start has shape (3, 2)":         block(func(in *BlockInputs) { in.Start = ints("start", 3, 2) }),
+		"block: InitialState has shape (1, 16,": block(func(in *BlockInputs) { in.InitialState = f("h", 1, 16, 4) }),
+		"Width is 17, want at most 16":          block(func(in *BlockInputs) { in.ConvWeight = f("wide", 16, 1, 17) }),
+		"State is 257, want at most 256": block(func(in *BlockInputs) {
+			in.XProj, in.ALog = f("xp257", 515, 16), f("a257", 16, 257)
+		}),
+		"State in bfloat16 is 17, want at most 16": func() error {
+			_, _, _, err := c.MambaBlock(BlockInputs{
+				X: x, NormWeight: f("n17", 8), InProj: f("in17", 32, 8), ConvWeight: f("conv17", 16, 1, 4), XProj: f("xp17", 35, 16),
+				DtProj: f("dt17", 16, 1), DtBias: f("bias17", 16), ALog: f("a17", 16, 17), D: f("d17", 16), OutProj: f("out17", 8, 16),
+			}, BlockConfig{Eps: 1e-5, Precision: cuda.BF16}, true)
+			return err
+		},
 		"RMS norm: weight is missing":                          func() error { _, err := c.RMSNorm(x, nil, 0); return err },
 		"RMS norm: x has shape (2, 3, 8) and weight (7)":       func() error { _, err := c.RMSNorm(x, f("w7", 7), 0); return err },
 		"embedding: weight has shape (5, 8) and ids are float": func() error { _, _, err := c.Embedding(f("e", 5, 8), f("ids", 2, 3)); return err },

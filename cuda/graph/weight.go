@@ -106,9 +106,13 @@ func (w *Weight) ToHost() (*tensor.Dense, error) {
 // HostChanged says that the tensor on the host has other numbers now; what is on the device is written over with them.
 func (w *Weight) HostChanged() { w.hostOld, w.deviceOld = false, true }
 
-// Free gives the memory on the device back. The weight can be used again, from its value on the host.
-func (w *Weight) Free() {
-	_ = w.context.Do(func(*cuda.Stream) error {
+// Free brings the tensor on the host up to date, and gives the memory on the device back. The weight can be used again, from its
+// value on the host. After an error nothing was given back.
+func (w *Weight) Free() error {
+	if _, err := w.ToHost(); err != nil {
+		return err
+	}
+	return w.context.Do(func(*cuda.Stream) error {
 		w.device.release()
 		w.half.Free()
 		w.device, w.half, w.deviceOld, w.halfOld = nil, cuda.Array[cuda.BFloat16]{}, true, true

@@ -177,12 +177,12 @@ __device__ __forceinline__ void stepScan(const float *vz, const float *u, const 
 #pragma unroll
   for (int m = 8; m > 0; m /= 2) sum += __shfl_xor_sync(~0u, sum, m);
   if (here && lane == 0) y[b * channels + d] = fmaf(skipped, x, sum) * (z * sigmoid(z));
-  // The context moves on: each thread reads what it writes over elsewhere, so all read first.
-  if (here && lane < width - 1 && width <= 17) {
-    const float next = lane + 2 < width ? context[(b * (width - 1) + lane + 1) * channels + d] : vz[b * 2 * channels + d];
-    __syncwarp(__activemask());
-    context[(b * (width - 1) + lane) * channels + d] = next;
-  }
+  // The context moves on. Each thread reads what another of the warp writes over, so all read first.
+  const bool moves = here && lane < width - 1;  // all of a width of up to 17; Step.Fits sees to that
+  float next = 0.f;
+  if (moves) next = lane + 2 < width ? context[(b * (width - 1) + lane + 1) * channels + d] : vz[b * 2 * channels + d];
+  __syncwarp();
+  if (moves) context[(b * (width - 1) + lane) * channels + d] = next;
 }
 
 #define STEP(NAME, W, G)                                                                                                                  \
