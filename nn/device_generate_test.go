@@ -205,18 +205,40 @@ func TestDeviceStepperWeights(t *testing.T) {
 	}
 }
 
-// TestDeviceStepperWidth: a convolution that there are no kernels for is an error, and no other number.
+// TestDeviceStepperWidth: steps of convolutions of any width that there are kernels for; a wider one is an error.
 func TestDeviceStepperWidth(t *testing.T) {
 	d := openDevice(t)
-	for width, fits := range map[int]bool{1: true, 16: true, 17: false, 20: false} {
-		lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8, DConv: width}, Vocab: 5}, nn.OnDevice(d))
-		s, err := nn.NewStepper(lm, 1)
-		if (err == nil) != fits {
+	for _, width := range []int{1, 2, 3, 4, 5, 16, 17, 20} {
+		cfg := nn.LMConfig{Config: nn.Config{DModel: 8, DConv: width, DState: width + 3}, Vocab: 5}
+		device, err := nn.NewStepper(nn.NewLM(cfg, nn.WithSeed(5), nn.OnDevice(d)), 2)
+		if (err == nil) != (width <= 16) {
 			t.Errorf("a width of %d: %v", width, err)
 		}
-		if err == nil {
-			if err := s.Close(); err != nil {
-				t.Error(err)
+		if err != nil {
+			continue
+		}
+		defer device.Close()
+		host, err := nn.NewStepper(nn.NewLM(cfg, nn.WithSeed(5)), 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer host.Close()
+		for step := range 20 {
+			tokens := []int{step % 5, step * step % 5}
+			got, err := device.Step(tokens)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := host.Step(tokens)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range want {
+				for j, w := range want[i] {
+					if !(math.Abs(got[i][j]-w) <= 1e-5) {
+						t.Fatalf("a width of %d, step %d: logit %d of sequence %d is %v, want %v", width, step, j, i, got[i][j], w)
+					}
+				}
 			}
 		}
 	}
