@@ -53,16 +53,13 @@ func (b *MambaBlock) onDevice(x *G.Node, state LayerState, withState bool, c cal
 	if c.composed {
 		return nil, next, fmt.Errorf("nn: WithComposed is not offered on a device: it is the definition that the one operator is tested against")
 	}
-	in, err := b.mixer.inputs(x, state, nil)
+	in, err := b.mixer.inputs(x, state, start)
 	if err != nil {
 		return nil, next, err
 	}
+	in.NormWeight = b.norm.Weight.Node(x.Graph())
 	cfg := graph.BlockConfig{Eps: b.cfg.NormEps, Precision: b.opts.Precision}
-	y, next.Conv, next.Scan, err = b.opts.Device.MambaBlock(graph.BlockInputs{
-		X: x, NormWeight: b.norm.Weight.Node(x.Graph()), InProj: in.InProj, ConvWeight: in.ConvWeight, XProj: in.XProj,
-		DtProj: in.DtProj, DtBias: in.DtBias, ALog: in.ALog, D: in.D, OutProj: in.OutProj, InBias: in.InBias, ConvBias: in.ConvBias,
-		OutBias: in.OutBias, Context: state.Conv, InitialState: state.Scan, Start: start,
-	}, cfg, withState)
+	y, next.Conv, next.Scan, err = b.opts.Device.MambaBlock(in, cfg, withState)
 	return y, next, err
 }
 

@@ -146,48 +146,64 @@ func (f *mambaBlock) operands(in BlockInputs) operands {
 	}
 }
 
-func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock, error) {
-	c := newChecker("Mamba block", "X", in.X)
+// BlockSizes are the sizes of a Mamba block.
+type BlockSizes struct{ Batch, Length, Model, Channels, State, Width, Rank int }
+
+// Sizes returns the sizes of a block of those operands. The errors name the operand that is missing or does not fit.
+func (in BlockInputs) Sizes() (s BlockSizes, err error) {
+	c := newChecker(blockName, "X", in.X)
 	c.required("X", in.X, "(batch, length, model)", 0, 0, 0)
 	if c.err != nil {
-		return nil, c.err
+		return s, c.err
 	}
-	s := in.X.Shape()
-	f := &mambaBlock{BlockConfig: cfg, batch: s[0], length: s[1], model: s[2]}
-	c.required("NormWeight", in.NormWeight, "(model)", f.model)
+	s.Batch, s.Length, s.Model = in.X.Shape()[0], in.X.Shape()[1], in.X.Shape()[2]
+	c.required("NormWeight", in.NormWeight, "(model)", s.Model)
 	c.required("ALog", in.ALog, "(channels, state)", 0, 0)
 	if c.err != nil {
-		return nil, c.err
+		return s, c.err
 	}
-	f.channels, f.state = in.ALog.Shape()[0], in.ALog.Shape()[1]
-	c.required("InProj", in.InProj, "(2·channels, model)", 2*f.channels, f.model)
-	c.required("ConvWeight", in.ConvWeight, "(channels, 1, width)", f.channels, 1, 0)
-	c.required("DtProj", in.DtProj, "(channels, rank)", f.channels, 0)
+	s.Channels, s.State = in.ALog.Shape()[0], in.ALog.Shape()[1]
+	c.required("InProj", in.InProj, "(2·channels, model)", 2*s.Channels, s.Model)
+	c.required("ConvWeight", in.ConvWeight, "(channels, 1, width)", s.Channels, 1, 0)
+	c.required("DtProj", in.DtProj, "(channels, rank)", s.Channels, 0)
 	if c.err != nil {
-		return nil, c.err
+		return s, c.err
 	}
-	f.width, f.rank = in.ConvWeight.Shape()[2], in.DtProj.Shape()[1]
-	c.required("XProj", in.XProj, "(rank + 2·state, channels)", f.rank+2*f.state, f.channels)
-	c.required("DtBias", in.DtBias, "(channels)", f.channels)
-	c.required("D", in.D, "(channels)", f.channels)
-	c.required("OutProj", in.OutProj, "(model, channels)", f.model, f.channels)
-	c.optional("InBias", in.InBias, "(2·channels)", 2*f.channels)
-	c.optional("ConvBias", in.ConvBias, "(channels)", f.channels)
-	c.optional("OutBias", in.OutBias, "(model)", f.model)
-	if f.width > 1 {
-		c.optional("Context", in.Context, "(batch, width-1, channels)", f.batch, f.width-1, f.channels)
+	s.Width, s.Rank = in.ConvWeight.Shape()[2], in.DtProj.Shape()[1]
+	c.required("XProj", in.XProj, "(rank + 2·state, channels)", s.Rank+2*s.State, s.Channels)
+	c.required("DtBias", in.DtBias, "(channels)", s.Channels)
+	c.required("D", in.D, "(channels)", s.Channels)
+	c.required("OutProj", in.OutProj, "(model, channels)", s.Model, s.Channels)
+	c.optional("InBias", in.InBias, "(2·channels)", 2*s.Channels)
+	c.optional("ConvBias", in.ConvBias, "(channels)", s.Channels)
+	c.optional("OutBias", in.OutBias, "(model)", s.Model)
+	if s.Width > 1 {
+		c.optional("Context", in.Context, "(batch, width-1, channels)", s.Batch, s.Width-1, s.Channels)
 	} else if in.Context != nil {
 		c.errorf("Context has shape %v, want none: a width of 1 reads no earlier step", in.Context.Shape())
 	}
-	c.optional("InitialState", in.InitialState, "(batch, channels, state)", f.batch, f.channels, f.state)
-	c.start(in.Start, f.batch, f.length)
+	c.optional("InitialState", in.InitialState, "(batch, channels, state)", s.Batch, s.Channels, s.State)
+	c.start(in.Start, s.Batch, s.Length)
+	return s, c.err
+}
+
+const blockName = "Mamba block"
+
+func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock, error) {
+	s, err := in.Sizes()
+	c := &checker{op: blockName, err: err}
 	if !(cfg.Eps >= 0) || math.IsInf(cfg.Eps, 1) {
 		c.errorf("Eps is %v, want a finite number that is not negative", cfg.Eps)
 	}
 	if cfg.Recompute < RecomputeCheap || cfg.Recompute > RecomputeAll {
 		c.errorf("Recompute is %d, want RecomputeCheap, RecomputeNone or RecomputeAll", int(cfg.Recompute))
 	}
-	return f, c.err
+	if c.err != nil {
+		return nil, c.err
+	}
+	return &mambaBlock{
+		BlockConfig: cfg, batch: s.Batch, length: s.Length, model: s.Model, channels: s.Channels, state: s.State, width: s.Width, rank: s.Rank,
+	}, nil
 }
 
 // results are the shapes of y, context and final.

@@ -7,15 +7,8 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/op"
 )
-
-// BlockInputs are the operands of a Mamba block, as op.BlockInputs has them; all but Start, which is a node of Starts, are on the
-// device: weights, or nodes of this package.
-type BlockInputs struct {
-	X                                                                       *G.Node
-	NormWeight, InProj, ConvWeight, XProj, DtProj, DtBias, ALog, D, OutProj *G.Node
-	InBias, ConvBias, OutBias, Context, InitialState, Start                 *G.Node // optional
-}
 
 // BlockConfig are the options of a Mamba block.
 type BlockConfig struct {
@@ -23,8 +16,13 @@ type BlockConfig struct {
 	Precision cuda.Precision
 }
 
-// MambaBlock is op.MambaBlockWithState on a device; without withState, context and final are nil.
-func (c *Context) MambaBlock(in BlockInputs, cfg BlockConfig, withState bool) (y, context, final *G.Node, err error) {
+// MambaBlock is op.MambaBlockWithState on a device; without withState, context and final are nil. The operands are on the device,
+// weights or nodes of this package; Start is a node of Starts.
+func (c *Context) MambaBlock(in op.BlockInputs, cfg BlockConfig, withState bool) (y, context, final *G.Node, err error) {
+	f, err := newBlock(in, cfg)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	list := operands{
 		{"X", onDevice, in.X}, {"NormWeight", onDevice, in.NormWeight}, {"InProj", onDevice, in.InProj},
 		{"ConvWeight", onDevice, in.ConvWeight}, {"XProj", onDevice, in.XProj}, {"DtProj", onDevice, in.DtProj},
@@ -32,16 +30,12 @@ func (c *Context) MambaBlock(in BlockInputs, cfg BlockConfig, withState bool) (y
 		{"InBias", onDevice, in.InBias}, {"ConvBias", onDevice, in.ConvBias}, {"OutBias", onDevice, in.OutBias},
 		{"Context", onDevice, in.Context}, {"InitialState", onDevice, in.InitialState}, {"Start", asStarts, in.Start},
 	}
-	f, err := newBlock(list, cfg)
-	if err != nil {
-		return nil, nil, nil, err
-	}
 	results := []tensor.Shape{in.X.Shape()}
 	if withState {
-		if f.width > 1 {
-			results = append(results, tensor.Shape{f.batch, f.width - 1, f.channels})
+		if f.Width > 1 {
+			results = append(results, tensor.Shape{f.Batch, f.Width - 1, f.Channels})
 		}
-		results = append(results, tensor.Shape{f.batch, f.channels, f.state})
+		results = append(results, tensor.Shape{f.Batch, f.Channels, f.State})
 	}
 	nodes, err := c.apply(f, list, results...)
 	if err != nil {
@@ -49,7 +43,7 @@ func (c *Context) MambaBlock(in BlockInputs, cfg BlockConfig, withState bool) (y
 	}
 	if y = nodes[0]; withState {
 		final = nodes[len(nodes)-1]
-		if f.width > 1 {
+		if f.Width > 1 {
 			context = nodes[1]
 		}
 	}
@@ -58,7 +52,7 @@ func (c *Context) MambaBlock(in BlockInputs, cfg BlockConfig, withState bool) (y
 
 type block struct {
 	BlockConfig
-	batch, length, model, channels, state, width, rank int
+	op.BlockSizes
 }
 
 // The places of a block's operands.
@@ -82,68 +76,19 @@ const (
 	blockOperands
 )
 
-func newBlock(in operands, cfg BlockConfig) (*block, error) {
-	f := &block{BlockConfig: cfg}
-	shape := func(i int, axes string, want ...*int) error {
-		n := in[i].node
-		if n == nil {
-			if i >= blockInBias {
-				return nil
-			}
-			return fmt.Errorf("graph: block: %s is missing, want a node of shape %s", in[i].name, axes)
-		}
-		s := n.Shape()
-		ok := len(s) == len(want)
-		for axis := range want {
-			if ok && *want[axis] == 0 {
-				*want[axis] = s[axis]
-			}
-			ok = ok && s[axis] == *want[axis]
-		}
-		if !ok {
-			return fmt.Errorf("graph: block: %s has shape %v, want %s", in[i].name, s, axes)
-		}
-		return nil
+func newBlock(in op.BlockInputs, cfg BlockConfig) (*block, error) {
+	sizes, err := in.Sizes()
+	if err != nil {
+		return nil, fmt.Errorf("graph: %w", err)
 	}
-	one, two, columns, context := 1, 0, 0, 0
-	if err := shape(blockX, "(batch, length, model)", &f.batch, &f.length, &f.model); err != nil {
-		return nil, err
+	if dt := in.X.Dtype(); dt != tensor.Float32 {
+		return nil, fmt.Errorf("graph: block: X is of %v, want float32", dt)
 	}
-	if err := shape(blockALog, "(channels, state)", &f.channels, &f.state); err != nil {
-		return nil, err
-	}
-	if err := shape(blockConv, "(channels, 1, width)", &f.channels, &one, &f.width); err != nil {
-		return nil, err
-	}
-	if err := shape(blockDtProj, "(channels, rank)", &f.channels, &f.rank); err != nil {
-		return nil, err
-	}
-	two, columns, context = 2*f.channels, f.rank+2*f.state, f.width-1
-	for _, s := range []struct {
-		i    int
-		axes string
-		want []*int
-	}{
-		{blockNorm, "(model)", []*int{&f.model}},
-		{blockInProj, "(2·channels, model)", []*int{&two, &f.model}},
-		{blockXProj, "(rank + 2·state, channels)", []*int{&columns, &f.channels}},
-		{blockDtBias, "(channels)", []*int{&f.channels}},
-		{blockD, "(channels)", []*int{&f.channels}},
-		{blockOutProj, "(model, channels)", []*int{&f.model, &f.channels}},
-		{blockInBias, "(2·channels)", []*int{&two}},
-		{blockConvBias, "(channels)", []*int{&f.channels}},
-		{blockOutBias, "(model)", []*int{&f.model}},
-		{blockContext, "(batch, width-1, channels)", []*int{&f.batch, &context, &f.channels}},
-		{blockInitial, "(batch, channels, state)", []*int{&f.batch, &f.channels, &f.state}},
-		{blockStart, "(batch, length)", []*int{&f.batch, &f.length}},
-	} {
-		if err := shape(s.i, s.axes, s.want...); err != nil {
-			return nil, err
-		}
-	}
-	err := (&cuda.Block[float32]{Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank}).Fits()
-	if f.Precision == cuda.BF16 {
-		err = (&cuda.Block[cuda.BFloat16]{Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank}).Fits()
+	f := &block{cfg, sizes}
+	if cfg.Precision == cuda.BF16 {
+		err = sized[cuda.BFloat16](f).Fits()
+	} else {
+		err = sized[float32](f).Fits()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("graph: %w", err)
@@ -163,25 +108,31 @@ func (f *block) differentiable() []bool {
 	return with
 }
 
-// sized sets all of a block but the weights that are of its activations' type.
-func sized[T cuda.Activation](f *block, in []operand) *cuda.Block[T] {
+// sized is a block without operands.
+func sized[T cuda.Activation](f *block) *cuda.Block[T] {
 	return &cuda.Block[T]{
-		Batch: f.batch, Length: f.length, Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank,
+		Batch: f.Batch, Length: f.Length, Model: f.Model, Channels: f.Channels, State: f.State, Width: f.Width, Rank: f.Rank,
 		Eps: float32(f.Eps), Precision: f.Precision,
-		X: in[blockX].Array, Norm: in[blockNorm].Array, Conv: in[blockConv].Array, DtBias: in[blockDtBias].Array,
-		ALog: in[blockALog].Array, D: in[blockD].Array, InBias: in[blockInBias].Array, ConvBias: in[blockConvBias].Array,
-		OutBias: in[blockOutBias].Array, Context: in[blockContext].Array, Initial: in[blockInitial].Array, Start: in[blockStart].starts,
 	}
 }
 
+// blockOf sets all of a block but the weights that are of its activations' type.
+func blockOf[T cuda.Activation](f *block, in []operand) *cuda.Block[T] {
+	b := sized[T](f)
+	b.X, b.Norm, b.Conv, b.DtBias = in[blockX].Array, in[blockNorm].Array, in[blockConv].Array, in[blockDtBias].Array
+	b.ALog, b.D, b.InBias, b.ConvBias = in[blockALog].Array, in[blockD].Array, in[blockInBias].Array, in[blockConvBias].Array
+	b.OutBias, b.Context, b.Initial, b.Start = in[blockOutBias].Array, in[blockContext].Array, in[blockInitial].Array, in[blockStart].starts
+	return b
+}
+
 func (f *block) strict(in []operand) *cuda.Block[float32] {
-	b := sized[float32](f, in)
+	b := blockOf[float32](f, in)
 	b.InProj, b.XProj, b.DtProj, b.OutProj = in[blockInProj].Array, in[blockXProj].Array, in[blockDtProj].Array, in[blockOutProj].Array
 	return b
 }
 
 func (f *block) half(in []operand) (*cuda.Block[cuda.BFloat16], error) {
-	b := sized[cuda.BFloat16](f, in)
+	b := blockOf[cuda.BFloat16](f, in)
 	for _, w := range []struct {
 		i  int
 		to *cuda.Array[cuda.BFloat16]
@@ -198,7 +149,7 @@ func (f *block) half(in []operand) (*cuda.Block[cuda.BFloat16], error) {
 func (f *block) states(results []cuda.Array[float32]) (context, final cuda.Array[float32]) {
 	if len(results) > 1 {
 		final = results[len(results)-1]
-		if f.width > 1 {
+		if f.Width > 1 {
 			context = results[1]
 		}
 	}

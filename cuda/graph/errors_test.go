@@ -8,6 +8,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/op"
 )
 
 // Graphs are built, and what is wrong with one is found, without a GPU.
@@ -22,9 +23,9 @@ func TestErrorsNameTheOperand(t *testing.T) {
 	f := func(name string, shape ...int) *G.Node { return node(g, name, tensor.Float32, shape...) }
 	ints := func(name string, shape ...int) *G.Node { return node(g, name, tensor.Int, shape...) }
 	x := f("x", 2, 3, 8)
-	block := func(spoil func(*BlockInputs)) func() error {
+	block := func(spoil func(*op.BlockInputs)) func() error {
 		return func() error {
-			in := BlockInputs{
+			in := op.BlockInputs{
 				X: x, NormWeight: f("norm", 8), InProj: f("in", 32, 8), ConvWeight: f("conv", 16, 1, 4), XProj: f("xp", 9, 16),
 				DtProj: f("dt", 16, 1), DtBias: f("bias", 16), ALog: f("a", 16, 4), D: f("d", 16), OutProj: f("out", 8, 16),
 			}
@@ -34,20 +35,31 @@ func TestErrorsNameTheOperand(t *testing.T) {
 		}
 	}
 	for want, do := range map[string]func() error{
-		"":                                      block(func(*BlockInputs) {}),
-		"block: DtBias is missing":              block(func(in *BlockInputs) { in.DtBias = nil }),
-		"block: X has shape (2, 8)":             block(func(in *BlockInputs) { in.X = f("x2", 2, 8) }),
-		"block: OutProj has shape (8, 17)":      block(func(in *BlockInputs) { in.OutProj = f("out2", 8, 17) }),
-		"block: XProj has shape (8, 16)":        block(func(in *BlockInputs) { in.XProj = f("xp2", 8, 16) }),
-		"block: Context has shape (2, 4, 16)":   block(func(in *BlockInputs) { in.Context = f("context", 2, 4, 16) }),
-		"block: Start has shape (3, 2)":         block(func(in *BlockInputs) { in.Start = ints("start", 3, 2) }),
-		"block: InitialState has shape (1, 16,": block(func(in *BlockInputs) { in.InitialState = f("h", 1, 16, 4) }),
-		"Width is 17, want at most 16":          block(func(in *BlockInputs) { in.ConvWeight = f("wide", 16, 1, 17) }),
-		"State is 257, want at most 256": block(func(in *BlockInputs) {
+		"":                                      block(func(*op.BlockInputs) {}),
+		"block: DtBias is missing":              block(func(in *op.BlockInputs) { in.DtBias = nil }),
+		"block: X has shape (2, 8)":             block(func(in *op.BlockInputs) { in.X = f("x2", 2, 8) }),
+		"block: OutProj has shape (8, 17)":      block(func(in *op.BlockInputs) { in.OutProj = f("out2", 8, 17) }),
+		"block: XProj has shape (8, 16)":        block(func(in *op.BlockInputs) { in.XProj = f("xp2", 8, 16) }),
+		"block: Context has shape (2, 4, 16)":   block(func(in *op.BlockInputs) { in.Context = f("context", 2, 4, 16) }),
+		"block: Start has shape (3, 2)":         block(func(in *op.BlockInputs) { in.Start = ints("start", 3, 2) }),
+		"block: InitialState has shape (1, 16,": block(func(in *op.BlockInputs) { in.InitialState = f("h", 1, 16, 4) }),
+		"block: Context has shape (2, 3, 16), want none": block(func(in *op.BlockInputs) {
+			in.ConvWeight, in.Context = f("narrow", 16, 1, 1), f("context1", 2, 3, 16)
+		}),
+		"block: X is of float64": func() error {
+			d := func(name string, shape ...int) *G.Node { return node(g, name, tensor.Float64, shape...) }
+			_, _, _, err := c.MambaBlock(op.BlockInputs{
+				X: d("xd", 2, 3, 8), NormWeight: d("nd", 8), InProj: d("ind", 32, 8), ConvWeight: d("convd", 16, 1, 4), XProj: d("xpd", 9, 16),
+				DtProj: d("dtd", 16, 1), DtBias: d("biasd", 16), ALog: d("ad", 16, 4), D: d("dd", 16), OutProj: d("outd", 8, 16),
+			}, BlockConfig{Eps: 1e-5}, true)
+			return err
+		},
+		"Width is 17, want at most 16": block(func(in *op.BlockInputs) { in.ConvWeight = f("wide", 16, 1, 17) }),
+		"State is 257, want at most 256": block(func(in *op.BlockInputs) {
 			in.XProj, in.ALog = f("xp257", 515, 16), f("a257", 16, 257)
 		}),
 		"State in bfloat16 is 17, want at most 16": func() error {
-			_, _, _, err := c.MambaBlock(BlockInputs{
+			_, _, _, err := c.MambaBlock(op.BlockInputs{
 				X: x, NormWeight: f("n17", 8), InProj: f("in17", 32, 8), ConvWeight: f("conv17", 16, 1, 4), XProj: f("xp17", 35, 16),
 				DtProj: f("dt17", 16, 1), DtBias: f("bias17", 16), ALog: f("a17", 16, 17), D: f("d17", 16), OutProj: f("out17", 8, 16),
 			}, BlockConfig{Eps: 1e-5, Precision: cuda.BF16}, true)
@@ -74,6 +86,48 @@ func TestErrorsNameTheOperand(t *testing.T) {
 			t.Errorf("a block that fits: %v", err)
 		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
 			t.Errorf("the error is %v, want one that contains %q", err, want)
+		}
+	}
+}
+
+// TestBlockOfEverything: a block with all that is optional has the results and gradients that it should.
+func TestBlockOfEverything(t *testing.T) {
+	c, g := noDevice(), G.NewGraph()
+	f := func(name string, shape ...int) *G.Node { return node(g, name, tensor.Float32, shape...) }
+	start, err := c.Starts(node(g, "start", tensor.Int, 2, 3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := op.BlockInputs{
+		X: f("x", 2, 3, 8), NormWeight: f("norm", 8), InProj: f("in", 32, 8), ConvWeight: f("conv", 16, 1, 4), XProj: f("xp", 9, 16),
+		DtProj: f("dt", 16, 1), DtBias: f("bias", 16), ALog: f("a", 16, 4), D: f("d", 16), OutProj: f("out", 8, 16),
+		InBias: f("inb", 32), ConvBias: f("convb", 16), OutBias: f("outb", 8), Context: f("context", 2, 3, 16), InitialState: f("h", 2, 16, 4),
+		Start: start,
+	}
+	y, context, final, err := c.MambaBlock(in, BlockConfig{Eps: 1e-5, Precision: cuda.BF16}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []struct {
+		n    *G.Node
+		want tensor.Shape
+	}{{y, tensor.Shape{2, 3, 8}}, {context, tensor.Shape{2, 3, 16}}, {final, tensor.Shape{2, 16, 4}}} {
+		if !r.n.Shape().Eq(r.want) {
+			t.Errorf("%v has shape %v, want %v", r.n, r.n.Shape(), r.want)
+		}
+	}
+	loss, err := c.Loss(y, f("head", 5, 8), node(g, "targets", tensor.Int, 2, 3), -100, cuda.BF16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrt := G.Nodes{in.X, in.InBias, in.InitialState, in.ALog}
+	grads, err := G.Grad(loss, wrt...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range grads {
+		if !n.Shape().Eq(wrt[i].Shape()) {
+			t.Errorf("the gradient of %v has shape %v, want %v", wrt[i], n.Shape(), wrt[i].Shape())
 		}
 	}
 }
