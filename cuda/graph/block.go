@@ -173,7 +173,7 @@ func blockForward[T cuda.Activation](f *block, b *cuda.Block[T], s *cuda.Stream,
 	if k == nil || err != nil {
 		return nil, err
 	}
-	return &kept{k, k.Free}, nil
+	return &kept{values: k, free: k.Free}, nil
 }
 
 func (f *block) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[float32], values any) error {

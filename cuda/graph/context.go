@@ -11,6 +11,7 @@ package graph
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 
 	"github.com/gomamba/mamba/cuda"
@@ -23,7 +24,7 @@ type Context struct {
 	stream *cuda.Stream
 
 	deadMu sync.Mutex
-	dead   []cuda.Array[float32] // of values that nobody can reach any more
+	dead   []func() // free what belonged to values that nobody can reach any more
 }
 
 var (
@@ -78,7 +79,17 @@ func (c *Context) bury() {
 	dead := c.dead
 	c.dead = nil
 	c.deadMu.Unlock()
-	for _, a := range dead {
-		a.Free()
+	for _, free := range dead {
+		free()
 	}
+}
+
+// own has free called when nobody can reach the owner any more, unless the cleanup is stopped: Gorgonia drops values without a
+// word. What free holds must not lead to the owner.
+func own[T any](c *Context, owner *T, free func()) runtime.Cleanup {
+	return runtime.AddCleanup(owner, func(free func()) {
+		c.deadMu.Lock()
+		defer c.deadMu.Unlock()
+		c.dead = append(c.dead, free)
+	}, free)
 }

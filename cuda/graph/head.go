@@ -222,7 +222,7 @@ func lossForward[T cuda.Activation](f *loss, s *cuda.Stream, x, weight cuda.Arra
 	if err != nil || !keep {
 		return nil, err
 	}
-	return &kept{k, k.free}, nil
+	return &kept{values: k, free: k.free}, nil
 }
 
 func (f *loss) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[float32], values any) error {

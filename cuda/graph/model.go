@@ -57,7 +57,7 @@ func nothing(keep bool) *kept {
 	if !keep {
 		return nil
 	}
-	return &kept{nil, func() {}}
+	return new(kept)
 }
 
 // Embedding is op.Embedding on a device: the rows of weight (vocabulary, width) of ids (batch, length) of int on the host. It
@@ -110,7 +110,7 @@ func (f *embedding) forward(s *cuda.Stream, in []operand, out []cuda.Array[float
 	if err := cuda.EmbeddingForward(s, f.rows, f.width, in[0].Array, there, out[0]); err != nil || !keep {
 		return nil, err
 	}
-	return &kept{ids, func() {}}, nil
+	return &kept{values: ids}, nil
 }
 
 func (f *embedding) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[float32], values any) error {

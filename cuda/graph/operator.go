@@ -182,9 +182,10 @@ func (o *operator) Do(values ...G.Value) (G.Value, error) {
 		}
 		o.last = t
 		k, err := o.f.forward(s, in, arrays, o.readers.Load() > 0)
-		if k != nil {
-			t.kept.Store(k)
+		if k != nil && k.free != nil {
+			k.undo = own(o.context, k, k.free)
 		}
+		t.kept.Store(k)
 		return err
 	})
 	if err != nil {
@@ -413,7 +414,7 @@ func (o *gradients) run(s *cuda.Stream, values []G.Value) (*Tensor, error) {
 		return nil, fmt.Errorf("the values that the forward pass kept are gone: each run of the machine can be differentiated once")
 	}
 	if o.of.readers.Load() == 1 {
-		defer k.free()
+		defer k.release()
 	}
 	shapes := o.of.gradientShapes()
 	t, arrays, err := o.of.context.results(shapes, nil)

@@ -30,11 +30,7 @@ func (c *Context) newBuffer(n int) (*buffer, error) {
 	}
 	b := &buffer{array: a}
 	b.refs.Store(1)
-	b.undo = runtime.AddCleanup(b, func(a cuda.Array[float32]) {
-		c.deadMu.Lock()
-		defer c.deadMu.Unlock()
-		c.dead = append(c.dead, a)
-	}, a)
+	b.undo = own(c, b, a.Free)
 	return b, nil
 }
 
@@ -62,7 +58,16 @@ type Tensor struct {
 // kept is what a forward pass leaves for the backward one.
 type kept struct {
 	values any
-	free   func()
+	free   func() // nil if there is no memory of the device
+	undo   runtime.Cleanup
+}
+
+// release frees what is kept; the context is locked.
+func (k *kept) release() {
+	if k.free != nil {
+		k.undo.Stop()
+		k.free()
+	}
 }
 
 // shell is nothing with our engine, so that package tensor asks that for sums.
@@ -94,7 +99,7 @@ func (t *Tensor) drop() {
 	t.buffer.release()
 	t.buffer, t.alias, t.gone = nil, cuda.Array[float32]{}, true
 	if k := t.kept.Swap(nil); k != nil {
-		k.free()
+		k.release()
 	}
 	for _, p := range t.parts {
 		p.drop()

@@ -182,6 +182,7 @@ func (o *starts) Do(values ...G.Value) (G.Value, error) {
 				return err
 			}
 			o.last = &marks{o.shape, a}
+			own(o.context, o.last, a.Free)
 		}
 		return o.last.array.CopyFrom(s, o.bytes)
 	})

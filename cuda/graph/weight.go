@@ -2,6 +2,7 @@ package graph
 
 import (
 	"fmt"
+	"runtime"
 
 	"github.com/chewxy/hm"
 	G "gorgonia.org/gorgonia"
@@ -17,6 +18,7 @@ type Weight struct {
 	host    *tensor.Dense
 	device  *buffer
 	half    cuda.Array[cuda.BFloat16]
+	undo    runtime.Cleanup // of half
 
 	hostOld, deviceOld, halfOld bool
 }
@@ -70,6 +72,7 @@ func (w *Weight) Half() (cuda.Array[cuda.BFloat16], error) {
 		if w.half, err = cuda.NewArray[cuda.BFloat16](w.context.stream, a.Len()); err != nil {
 			return w.half, err
 		}
+		w.undo = own(w.context, w, w.half.Free)
 		w.halfOld = true
 	}
 	if w.halfOld {
@@ -114,6 +117,7 @@ func (w *Weight) Free() error {
 	}
 	return w.context.Do(func(*cuda.Stream) error {
 		w.device.release()
+		w.undo.Stop()
 		w.half.Free()
 		w.device, w.half, w.deviceOld, w.halfOld = nil, cuda.Array[cuda.BFloat16]{}, true, true
 		return nil

@@ -1,0 +1,52 @@
+package graph
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/gomamba/mamba/cuda"
+)
+
+// TestOwn: what belongs to a value that nobody can reach is freed, while the context is locked, and what was freed before is not.
+func TestOwn(t *testing.T) {
+	c := noDevice()
+	freed := make([]int, 3)
+	held := new(kept)
+	for i := range freed {
+		k := held
+		if i > 0 {
+			k = new(kept)
+		}
+		k.values, k.free = i, func() {
+			if c.mu.TryLock() {
+				t.Errorf("%d is freed while the context is not locked", i)
+			}
+			freed[i]++
+		}
+		k.undo = own(c, k, k.free)
+		if i == 2 {
+			if err := c.Do(func(*cuda.Stream) error { k.release(); return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for range 500 { // the collector needs some time for cleanups
+		runtime.GC()
+		if err := c.Do(func(*cuda.Stream) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if freed[1] > 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	runtime.GC()
+	if err := c.Do(func(*cuda.Stream) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if freed[0] != 0 || freed[1] != 1 || freed[2] != 1 {
+		t.Errorf("freed %v times, want 0 of what is held, 1 of what nobody can reach, 1 of what was released", freed)
+	}
+	runtime.KeepAlive(held)
+}
