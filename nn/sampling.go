@@ -68,10 +68,11 @@ type candidate struct {
 	score float64 // the logit; then the weight that it is drawn with
 }
 
+func (s *sampler) greedy() bool    { return s.Temperature == 0 || s.TopK == 1 }
+func (s *sampler) penalizes() bool { return s.RepetitionPenalty != 0 && s.RepetitionPenalty != 1 }
+
 // takesLargest reports whether the choice is the largest logit as it is.
-func (s *sampler) takesLargest() bool {
-	return (s.Temperature == 0 || s.TopK == 1) && (s.RepetitionPenalty == 0 || s.RepetitionPenalty == 1)
-}
+func (s *sampler) takesLargest() bool { return s.greedy() && !s.penalizes() }
 
 // choose returns the next token by a row of logits. seen are the tokens of the sequence so far.
 func choose[T float32 | float64](s *sampler, logits []T, seen tokenSet, random *rand.PCG) (int, error) {
@@ -89,15 +90,14 @@ func choose[T float32 | float64](s *sampler, logits []T, seen tokenSet, random *
 	if s.takesLargest() {
 		return best, nil
 	}
-	greedy, penalty := s.Temperature == 0 || s.TopK == 1, s.RepetitionPenalty != 0 && s.RepetitionPenalty != 1
 	s.scores = s.scores[:0]
 	for _, v := range logits {
 		s.scores = append(s.scores, float64(v))
 	}
-	if penalty {
+	if s.penalizes() {
 		s.penalize(seen)
 	}
-	if greedy {
+	if s.greedy() {
 		best = 0
 		for i, v := range s.scores {
 			if v > s.scores[best] {

@@ -36,9 +36,17 @@ type Decoder struct {
 	x, last *buffer           // the residual stream; another one, for pieces
 	logits  *buffer           // of steps
 	work    *cuda.StepWork
+	began   bool // a step was made
 	capture *cuda.Capture
-	of      []cuda.Array[float32] // the weights that were captured
-	halves  []cuda.Array[cuda.BFloat16]
+	of, now places // where the weights were when the step was captured, and are
+
+	weights, products []*Weight // all of the model's, and those of matrix products
+}
+
+// places are where weights are on the device.
+type places struct {
+	whole []cuda.Array[float32]
+	half  []cuda.Array[cuda.BFloat16]
 }
 
 // NewDecoder returns a decoder whose sequences are at their beginning. Only one for single tokens has logits.
@@ -51,6 +59,7 @@ func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error
 		return nil, fmt.Errorf("graph: decoder: %w", err)
 	}
 	d := &Decoder{context: c, model: m, batch: batch, length: length}
+	d.weights, d.products = m.weights()
 	err := c.Do(func(s *cuda.Stream) (err error) {
 		take := func(n int) *buffer {
 			if err != nil {
@@ -177,37 +186,39 @@ func (d *Decoder) Best(tokens []int32) error {
 	return err
 }
 
-// weights are all of the model's.
-func (d *Decoder) weights() []*Weight {
-	all := []*Weight{d.model.Embedding, d.model.NormF, d.model.Head}
-	for _, l := range d.model.Layers {
-		all = append(all, l.NormWeight, l.InProj, l.ConvWeight, l.XProj, l.DtProj, l.DtBias, l.ALog, l.D, l.OutProj, l.InBias, l.ConvBias, l.OutBias)
+// weights are all that there are, and of these the ones of matrix products.
+func (m *DecoderModel) weights() (all, products []*Weight) {
+	products = []*Weight{m.Head}
+	for _, l := range m.Layers {
+		products = append(products, l.InProj, l.XProj, l.DtProj, l.OutProj)
 	}
-	return all
+	all = append(slices.Clone(products), m.Embedding, m.NormF)
+	for _, l := range m.Layers {
+		all = append(all, l.NormWeight, l.ConvWeight, l.DtBias, l.ALog, l.D, l.InBias, l.ConvBias, l.OutBias)
+	}
+	return slices.DeleteFunc(all, func(w *Weight) bool { return w == nil }), products
 }
 
 // step queues a step of one token each: the captured one, if the weights are where they were.
 func (d *Decoder) step(s *cuda.Stream) error {
-	var of []cuda.Array[float32]
-	var halves []cuda.Array[cuda.BFloat16]
-	for _, w := range d.weights() {
-		if w == nil {
-			continue
-		}
+	d.now.whole, d.now.half = d.now.whole[:0], d.now.half[:0]
+	for _, w := range d.weights {
 		a, err := w.Array() // brings the device's copy up to date
 		if err != nil {
 			return err
 		}
-		of = append(of, a)
-		if d.model.Precision == cuda.BF16 {
+		d.now.whole = append(d.now.whole, a)
+	}
+	if d.model.Precision == cuda.BF16 {
+		for _, w := range d.products {
 			h, err := w.Half()
 			if err != nil {
 				return err
 			}
-			halves = append(halves, h)
+			d.now.half = append(d.now.half, h)
 		}
 	}
-	if d.capture != nil && slices.Equal(of, d.of) && slices.Equal(halves, d.halves) {
+	if d.capture != nil && slices.Equal(d.now.whole, d.of.whole) && slices.Equal(d.now.half, d.of.half) {
 		return d.capture.Launch(s)
 	}
 	run := func() error {
@@ -222,15 +233,16 @@ func (d *Decoder) step(s *cuda.Stream) error {
 		}
 		d.capture = nil
 	}
-	if d.of == nil { // the first step loads the kernels, and is the step
-		d.of = []cuda.Array[float32]{}
-		return run()
+	if !d.began { // the first step loads the kernels, and is the step
+		err := run()
+		d.began = err == nil
+		return err
 	}
 	c, err := s.Capture(run)
 	if err != nil {
 		return err
 	}
-	d.capture, d.of, d.halves = c, of, halves
+	d.capture, d.of, d.now = c, d.now, d.of
 	return c.Launch(s)
 }
 
