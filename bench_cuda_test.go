@@ -10,24 +10,10 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/train"
 )
-
-// gpu returns a GPU, or skips the benchmark.
-func gpu(b *testing.B) *cuda.Device {
-	b.Helper()
-	d, err := cuda.Open(0)
-	if err != nil {
-		b.Skipf("no GPU: %v", err)
-	}
-	b.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			b.Error(err)
-		}
-	})
-	return d
-}
 
 // BenchmarkCUDATraining is a whole training step of a language model on a GPU, from the Gorgonia graph: forward, backward, AdamW,
 // the tokens' way up and the loss's way down. The median, and the device's memory.
@@ -43,7 +29,7 @@ func BenchmarkCUDATraining(b *testing.B) {
 	} {
 		for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {
 			b.Run(m.name+"/"+p.String(), func(b *testing.B) {
-				d := gpu(b)
+				d := gputest.Open(b)
 				lm := nn.NewLM(m.cfg, nn.OnDevice(d), nn.WithPrecision(p))
 				g := G.NewGraph()
 				ints := func(name string, step int) *G.Node {
@@ -99,7 +85,7 @@ func BenchmarkCUDATraining(b *testing.B) {
 // BenchmarkCUDAGenerate is what nn.Generator does with a model of 130M parameters, random ones, on a GPU.
 func BenchmarkCUDAGenerate(b *testing.B) {
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
-		d := gpu(b)
+		d := gputest.Open(b)
 		lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50277}, nn.OnDevice(d), nn.WithPrecision(p))
 		for _, m := range []struct{ batch, prompt, tokens int }{{1, 1, 200}, {8, 1, 100}, {1, 1024, 1}} {
 			b.Run(fmt.Sprintf("%v/batch=%d/prompt=%d/tokens=%d", p, m.batch, m.prompt, m.tokens), func(b *testing.B) {

@@ -11,8 +11,8 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
-	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/golden"
+	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/nn"
 )
 
@@ -51,11 +51,7 @@ func TestGoldenCheckpoint(t *testing.T) {
 
 // TestGoldenOnDevice is the same for models on a GPU.
 func TestGoldenOnDevice(t *testing.T) {
-	d, err := cuda.Open(0)
-	if err != nil {
-		t.Skipf("no GPU: %v", err)
-	}
-	defer d.Close()
+	d := gputest.Open(t)
 	for _, dir := range []string{tiny, sharded, original} {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			lm, err := Load(dir, nn.OnDevice(d))

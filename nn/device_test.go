@@ -10,24 +10,10 @@ import (
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/cuda/graph"
+	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 )
-
-// openDevice returns a GPU, or skips the test.
-func openDevice(t testing.TB) *cuda.Device {
-	t.Helper()
-	d, err := cuda.Open(0)
-	if err != nil {
-		t.Skipf("no GPU: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Errorf("closing: %v", err)
-		}
-	})
-	return d
-}
 
 // lossAndGradients runs a language model's loss on packed sequences, and returns it and the gradients of the weights.
 func lossAndGradients(t *testing.T, lm *nn.LM, batch, length int, bound bool) (float64, [][]float32) {
@@ -100,7 +86,7 @@ func relative(got, want []float32) float64 {
 
 // TestDeviceIsHost: the loss and all gradients of a model on a device are those of the model on the host.
 func TestDeviceIsHost(t *testing.T) {
-	d := openDevice(t)
+	d := gputest.Open(t)
 	for _, untied := range []bool{false, true} {
 		for _, p := range []struct {
 			cuda.Precision
@@ -202,7 +188,7 @@ func stackRun(t *testing.T, s *nn.MambaStack, pieces []int) (y, dx, dw []float32
 
 // TestDeviceStates: whole == pieces == host, states and their gradients included.
 func TestDeviceStates(t *testing.T) {
-	d := openDevice(t)
+	d := gputest.Open(t)
 	cfg := nn.Config{DModel: 24, NLayer: 2}
 	y, dx, dw := stackRun(t, nn.NewMambaStack(cfg, nn.WithSeed(3)), []int{29})
 	on := nn.NewMambaStack(cfg, nn.WithSeed(3), nn.OnDevice(d))
@@ -223,7 +209,7 @@ func TestDeviceErrors(t *testing.T) {
 	if err := nn.NewMambaStack(nn.Config{DModel: 8}, nn.WithPrecision(cuda.BF16)).Err(); err == nil {
 		t.Error("a precision without a device: no error")
 	}
-	d := openDevice(t)
+	d := gputest.Open(t)
 	for what, err := range map[string]error{
 		"float64":   nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithDtype(tensor.Float64)).Err(),
 		"precision": nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithPrecision(7)).Err(),
@@ -252,7 +238,7 @@ func TestDeviceErrors(t *testing.T) {
 
 // TestDeviceWeights: a weight is on the device, and comes to the host when it is asked for.
 func TestDeviceWeights(t *testing.T) {
-	d := openDevice(t)
+	d := gputest.Open(t)
 	c, err := graph.On(d)
 	if err != nil {
 		t.Fatal(err)

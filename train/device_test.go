@@ -12,22 +12,9 @@ import (
 
 	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/nn"
 )
-
-func openDevice(t *testing.T) *cuda.Device {
-	t.Helper()
-	d, err := cuda.Open(0)
-	if err != nil {
-		t.Skipf("no GPU: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Errorf("closing: %v", err)
-		}
-	})
-	return d
-}
 
 func deviceLM(d *cuda.Device, p cuda.Precision) *nn.LM {
 	return nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8, NLayer: 2, DState: 4}, Vocab: vocab, UntiedHead: true}, nn.WithSeed(3),
@@ -36,7 +23,7 @@ func deviceLM(d *cuda.Device, p cuda.Precision) *nn.LM {
 
 // TestDeviceTraining: a run on a device goes as on the host, also when it was stopped and resumed, and again to the same bits.
 func TestDeviceTraining(t *testing.T) {
-	d := openDevice(t)
+	d := gputest.Open(t)
 	host := newLM(tensor.Float32, false)
 	want := newTrainer(t, host, config())
 	if err := want.Run(context.Background()); err != nil {
@@ -104,7 +91,7 @@ func TestDeviceTraining(t *testing.T) {
 // TestDeviceRepeats: twenty runs of a training graph on a device have the same loss and gradients, bit for bit, in every precision;
 // and a thousand steps leave no memory behind.
 func TestDeviceRepeats(t *testing.T) {
-	d := openDevice(t)
+	d := gputest.Open(t)
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {
 		lm := deviceLM(d, p)
 		g := G.NewGraph()
@@ -175,7 +162,7 @@ func TestDeviceRepeats(t *testing.T) {
 
 // TestDeviceOutOfMemory: a graph that does not fit is an error that says so, and the program goes on.
 func TestDeviceOutOfMemory(t *testing.T) {
-	d := openDevice(t)
+	d := gputest.Open(t)
 	lm := deviceLM(d, cuda.Strict)
 	run := func(batch int) error {
 		g := G.NewGraph()
