@@ -204,6 +204,10 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 	if s.cfg.Clip > 0 && norm > s.cfg.Clip {
 		scale = s.cfg.Clip / norm
 	}
+	if err := s.deviceStep(device, scale); err != nil { // before the host's weights, so that nothing moved
+		s.steps--
+		return fmt.Errorf("train: AdamW: %w", err)
+	}
 	for _, p := range pairs {
 		d, ok := p.grad.(*tensor.Dense)
 		switch {
@@ -217,9 +221,6 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 			p.allocate()
 			step[float64](s, p.moments, d, scale)
 		}
-	}
-	if err := s.deviceStep(device, scale); err != nil {
-		return fmt.Errorf("train: AdamW: %w", err)
 	}
 	return nil
 }
