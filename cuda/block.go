@@ -105,7 +105,7 @@ func (b *Block[T]) columns() int { return b.Rank + 2*b.State }
 
 // Fits reports a size that there are no kernels for.
 func (b *Block[T]) Fits() error {
-	state, states := "State", maxState
+	state, states := "State", MaxState
 	if typeName[T]() == "bf16" {
 		state, states = "State in bfloat16", maxStateBF16
 	}

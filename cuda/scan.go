@@ -94,8 +94,8 @@ func (s *Scan[T]) check() error {
 			return fmt.Errorf("cuda: scan: %s is %d, want at least 0", size.name, size.n)
 		}
 	}
-	if s.State < 1 || s.State > maxState {
-		return fmt.Errorf("cuda: scan: State is %d, want 1 to %d", s.State, maxState)
+	if s.State < 1 || s.State > MaxState {
+		return fmt.Errorf("cuda: scan: State is %d, want 1 to %d", s.State, MaxState)
 	}
 	if typeName[T]() == "bf16" && (s.State > maxStateBF16 || s.B.Groups == 0 || s.C.Groups == 0) {
 		return fmt.Errorf("cuda: scan: State is %d, B has %d groups and C %d; with activations of bfloat16, want at most 16 states, and B "+

@@ -35,11 +35,11 @@ type scanSize struct {
 	chunked           bool // it can be cut into chunks of the length
 }
 
-// The most states that there are kernels for.
-const (
-	maxState     = 256
-	maxStateBF16 = 16
-)
+// MaxState is the largest State of a Scan or Block of float32.
+const MaxState = 256
+
+// maxStateBF16 is that of bfloat16.
+const maxStateBF16 = 16
 
 func (z scanSize) states() int { return z.forward.split * z.forward.states }
 

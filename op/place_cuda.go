@@ -17,9 +17,6 @@ import (
 	"github.com/gomamba/mamba/cuda"
 )
 
-// maxDeviceState is the largest state that the kernels take.
-const maxDeviceState = 256
-
 // place returns a scan of float32 as an operator for the device of Gorgonia's CUDA machine, and all else as it is.
 func place(o *operator) G.Op {
 	if o.onDevice() {
@@ -37,7 +34,7 @@ func placeGradients(o *gradients) G.Op {
 
 func (o *operator) onDevice() bool {
 	f, ok := o.f.(*scan)
-	return ok && o.dt == tensor.Float32 && f.state <= maxDeviceState
+	return ok && o.dt == tensor.Float32 && f.state <= cuda.MaxState
 }
 
 // deviceOperator is a scan for Gorgonia's tape machine of the build tag cuda, with the kernels of package cuda.
