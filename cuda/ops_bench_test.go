@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TestOpsAreDeterministic runs each kernel that sums across blocks twenty times over the same operands.
+// TestOpsAreDeterministic runs each kernel that sums across blocks twenty times, with -short three, over the same operands.
 func TestOpsAreDeterministic(t *testing.T) {
 	s := open(t)
 	r := rand.New(rand.NewPCG(12, 12))
@@ -30,7 +30,7 @@ func TestOpsAreDeterministic(t *testing.T) {
 	cdx, cdw, cdb := blank[float32](t, s, rows*width), blank[float32](t, s, 4*width), blank[float32](t, s, width)
 	product := blank[float32](t, s, width*width)
 	var first [][]float64
-	for run := range 20 {
+	for run := range times(20, 3) {
 		do(t, RMSNormBackward(s, rows, width, 1e-5, x, w, dy, Array[float32]{}, dx, dw))
 		got := [][]float64{get(t, s, dx), get(t, s, dw)}
 		do(t, ColumnSums(s, rows, width, dy, width, dw), embedded.Fill(s, 0), EmbeddingBackward(s, rows, width, 9, ids, dy, embedded),

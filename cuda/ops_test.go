@@ -381,6 +381,15 @@ func TestAdamW(t *testing.T) {
 	norm, err := GradientNorm(s, grads)
 	do(t, err)
 	near(t, "norm", []float64{norm}, []float64{math.Sqrt(sum)}, 1e-12)
+	sum = 0
+	for range 1500 { // more parts than threads that add them up
+		v := numbers[float32](r, 3, 1)
+		grads = append(grads, put[float32](t, s, v))
+		sum += v[0]*v[0] + v[1]*v[1] + v[2]*v[2]
+	}
+	norm, err = GradientNorm(s, grads[5:])
+	do(t, err)
+	near(t, "norm of many", []float64{norm}, []float64{math.Sqrt(sum)}, 1e-12)
 	a := AdamW{Scale: 0.5, Beta1: 0.9, Rest1: 0.1, Beta2: 0.99, Rest2: 0.01, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 0.98}
 	for range 2 { // the second time with the table of the first
 		do(t, a.Step(s, on, true))

@@ -351,7 +351,15 @@ func everySize[T Activation](t *testing.T, s *Stream) {
 
 func TestScanIsDeterministic(t *testing.T) {
 	s := open(t)
-	both(t, func(t *testing.T) { sameAgain[float32](t, s, 200) }, func(t *testing.T) { sameAgain[BFloat16](t, s, 5000) })
+	both(t, func(t *testing.T) { sameAgain[float32](t, s, 200) }, func(t *testing.T) { sameAgain[BFloat16](t, s, times(5000, 300)) })
+}
+
+// times is how much of a thing a test does, and how much with -short.
+func times(long, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return long
 }
 
 func sameAgain[T Activation](t *testing.T, s *Stream, channels int) {
@@ -359,7 +367,7 @@ func sameAgain[T Activation](t *testing.T, s *Stream, channels int) {
 	rig := onDevice[T](t, s, p)
 	defer rig.free()
 	firsts := map[string][]float64{}
-	for i := range 20 {
+	for i := range times(20, 5) {
 		do(t, rig.run())
 		rig.results(t).each(func(name string, v []float64) {
 			if i == 0 {
@@ -382,7 +390,7 @@ func TestScanStreams(t *testing.T) {
 	for i, s := range []*Stream{s, other} {
 		rigs[i] = onDevice[float32](t, s, problems[i])
 	}
-	for range 20 {
+	for range times(20, 4) {
 		do(t, rigs[0].run(), rigs[1].run())
 	}
 	for i, p := range problems {
@@ -594,13 +602,13 @@ func TestScanLong(t *testing.T) {
 	against[float32](t, s, draw[float32](rand.New(rand.NewPCG(6, 6)), 1, 1<<20, 4, 1, 2))
 }
 
-// TestScanLeavesNothing: the memory is the same after a thousand steps.
+// TestScanLeavesNothing: the memory is the same after a thousand steps, with -short fifty.
 func TestScanLeavesNothing(t *testing.T) {
 	s := open(t)
 	p := draw[float32](rand.New(rand.NewPCG(7, 7)), 2, 64, 64, 1, 16)
 	rig := onDevice[float32](t, s, p)
 	var used, held int64
-	for i := range 1000 {
+	for i := range times(1000, 50) {
 		do(t, rig.run())
 		u, h := s.device.Memory()
 		if i == 0 {

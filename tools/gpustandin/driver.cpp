@@ -1,0 +1,229 @@
+// The functions of the CUDA driver that package cuda calls. Everything is done at once, when it is called, in the calling thread.
+#include "driver.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "fibers.h"
+
+standin::Kernel *standin::Kernel::first;
+
+namespace {
+enum {
+  success = 0,
+  invalidValue = 1,
+  outOfMemory = 2,
+  invalidDevice = 101,
+  invalidContext = 201,
+  illegalState = 401,
+  notFound = 500,
+  launchFailed = 719,
+};
+
+constexpr size_t totalMemory = (size_t)4 << 30;
+
+std::mutex mutex; // of what follows
+std::map<char *, size_t> memory;
+size_t used;
+int retained;
+
+thread_local void *current;
+char context;
+
+size_t pages(size_t n) {
+  const size_t page = sysconf(_SC_PAGESIZE);
+  return (n + page - 1) / page * page;
+}
+
+void unmap(char *p, size_t n) {
+  const size_t page = pages(1);
+  munmap((char *)((size_t)p / page * page) - page, pages(n) + 2 * page);
+}
+
+// inside is whether n bytes at p are of one allocation.
+bool inside(const void *p, size_t n) {
+  std::lock_guard<std::mutex> lock(mutex);
+  auto next = memory.upper_bound((char *)p);
+  if (next == memory.begin()) return false;
+  auto &at = *--next;
+  return (char *)p + n <= at.first + at.second;
+}
+
+struct Event {
+  std::chrono::steady_clock::time_point at;
+};
+
+struct Graph {
+  std::vector<std::function<int()>> work;
+};
+
+struct Module {
+  std::string text;
+};
+}  // namespace
+
+int Stream::queue(std::function<int()> f) {
+  if (recording) {
+    recording->push_back(std::move(f));
+    return success;
+  }
+  return f();
+}
+
+extern "C" {
+int cuInit(unsigned) { return success; }
+int cuDriverGetVersion(int *v) { return *v = 13000, success; }
+
+int cuGetErrorName(int code, const char **name) {
+  static const std::map<int, const char *> names = {
+      {invalidValue, "CUDA_ERROR_INVALID_VALUE"},     {outOfMemory, "CUDA_ERROR_OUT_OF_MEMORY"},   {invalidDevice, "CUDA_ERROR_INVALID_DEVICE"},
+      {invalidContext, "CUDA_ERROR_INVALID_CONTEXT"}, {illegalState, "CUDA_ERROR_ILLEGAL_STATE"}, {notFound, "CUDA_ERROR_NOT_FOUND"},
+      {launchFailed, "CUDA_ERROR_LAUNCH_FAILED"}};
+  auto at = names.find(code);
+  if (at == names.end()) return invalidValue;
+  return *name = at->second, success;
+}
+int cuGetErrorString(int code, const char **text) { return cuGetErrorName(code, text); }
+
+int cuDeviceGetCount(int *n) { return *n = 1, success; }
+int cuDeviceGet(int *device, int ordinal) { return ordinal == 0 ? *device = 0, success : invalidDevice; }
+int cuDeviceGetName(char *name, int n, int) { return snprintf(name, n, "stand-in for a GPU"), success; }
+int cuDeviceGetAttribute(int *v, int attribute, int) {
+  static const std::map<int, int> attributes = {{16, 132}, {75, 9}, {76, 0}}; // an H100's
+  auto at = attributes.find(attribute);
+  if (at == attributes.end()) return invalidValue;
+  return *v = at->second, success;
+}
+
+int cuDevicePrimaryCtxRetain(void **c, int) {
+  std::lock_guard<std::mutex> lock(mutex);
+  retained++;
+  return *c = &context, success;
+}
+int cuDevicePrimaryCtxRelease_v2(int) {
+  std::lock_guard<std::mutex> lock(mutex);
+  if (retained == 0) return invalidContext;
+  if (--retained > 0) return success;
+  for (auto &m : memory) unmap(m.first, m.second);
+  memory.clear(), used = 0;
+  return success;
+}
+int cuCtxSetCurrent(void *c) { return current = c, success; }
+int cuCtxGetCurrent(void **c) { return *c = current, success; }
+int cuCtxGetDevice(int *d) { return current ? *d = 0, success : invalidContext; }
+
+int cuStreamCreate(Stream **s, unsigned) { return current ? *s = new Stream, success : invalidContext; }
+int cuStreamDestroy_v2(Stream *s) { return delete s, success; }
+int cuStreamSynchronize(Stream *s) { return s->recording ? illegalState : s->wrong; }
+int cuStreamWaitEvent(Stream *, Event *, unsigned) { return success; }
+
+int cuEventCreate(Event **e, unsigned) { return *e = new Event, success; }
+int cuEventDestroy_v2(Event *e) { return delete e, success; }
+int cuEventRecord(Event *e, Stream *s) {
+  return s->queue([e] { return e->at = std::chrono::steady_clock::now(), success; });
+}
+int cuEventSynchronize(Event *) { return success; }
+int cuEventElapsedTime(float *ms, Event *from, Event *to) {
+  return *ms = std::chrono::duration<float, std::milli>(to->at - from->at).count(), success;
+}
+
+int cuMemGetInfo_v2(size_t *free, size_t *total) {
+  std::lock_guard<std::mutex> lock(mutex);
+  return *free = totalMemory - used, *total = totalMemory, success;
+}
+// Before and behind an allocation are pages that nobody may touch. All its numbers are NaN.
+int cuMemAlloc_v2(char **p, size_t n) {
+  std::lock_guard<std::mutex> lock(mutex);
+  if (n == 0) return invalidValue;
+  if (!current) return invalidContext;
+  if (n > totalMemory - used) return outOfMemory;
+  const size_t all = pages(n);
+  char *base = (char *)mmap(nullptr, all + 2 * pages(1), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) return outOfMemory;
+  base += pages(1);
+  if (mprotect(base, all, PROT_READ | PROT_WRITE)) return outOfMemory;
+  *p = base + (all - n) / 256 * 256; // a real one begins at a multiple of 256
+  memset(base, 0xff, all);
+  memory[*p] = n, used += n;
+  return success;
+}
+int cuMemFree_v2(char *p) {
+  std::lock_guard<std::mutex> lock(mutex);
+  auto at = memory.find(p);
+  if (at == memory.end()) return invalidValue;
+  unmap(p, at->second);
+  used -= at->second;
+  memory.erase(at);
+  return success;
+}
+int cuMemAllocHost_v2(void **p, size_t n) { return (*p = malloc(n)) ? success : outOfMemory; }
+int cuMemFreeHost(void *p) { return free(p), success; }
+
+int cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t n, Stream *s) {
+  if (!inside(to, n)) return invalidValue;
+  return s->queue([=] { return memcpy(to, from, n), success; });
+}
+int cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t n, Stream *s) {
+  if (!inside(from, n)) return invalidValue;
+  return s->queue([=] { return memcpy(to, from, n), success; });
+}
+int cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t n, Stream *s) {
+  if (!inside(from, n) || !inside(to, n)) return invalidValue;
+  return s->queue([=] { return memmove(to, from, n), success; });
+}
+int cuMemsetD8Async(void *to, unsigned char value, size_t n, Stream *s) {
+  if (!inside(to, n)) return invalidValue;
+  return s->queue([=] { return memset(to, value, n), success; });
+}
+
+// A module is the text of its PTX, which says by name which kernels are in it.
+int cuModuleLoadData(Module **m, const char *image) { return *m = new Module{image}, success; }
+int cuModuleUnload(Module *m) { return delete m, success; }
+int cuModuleGetFunction(standin::Kernel **f, Module *m, const char *name) {
+  if (m->text.find(std::string(".entry ") + name + "(") == std::string::npos) return notFound;
+  for (*f = standin::Kernel::first; *f; *f = (*f)->next)
+    if (!strcmp((*f)->name, name)) return success;
+  return notFound;
+}
+
+int cuLaunchKernel(standin::Kernel *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned sharedBytes, Stream *s,
+                   void **arguments, void **) {
+  if (!gx || !gy || !gz || gx > 0x7fffffff || gy > 0xffff || gz > 0xffff || !bx || (uint64_t)bx * by * bz - 1 >= 1024 || sharedBytes > 48 << 10)
+    return invalidValue;
+  return s->queue([=, kernel = f->bind(arguments)] {
+    if (const char *wrong = standin::run(kernel, {gx, gy, gz}, {bx, by, bz}, f->flush)) {
+      fprintf(stderr, "stand-in: %s: %s\n", f->name, wrong);
+      s->wrong = launchFailed;
+    }
+    return s->wrong;
+  });
+}
+
+int cuStreamBeginCapture_v2(Stream *s, int) {
+  if (s->recording) return illegalState;
+  s->recording = new std::vector<std::function<int()>>;
+  return success;
+}
+int cuStreamEndCapture(Stream *s, Graph **g) {
+  if (!s->recording) return illegalState;
+  *g = new Graph{std::move(*s->recording)};
+  delete s->recording;
+  s->recording = nullptr;
+  return success;
+}
+int cuGraphInstantiateWithFlags(Graph **exec, Graph *g, uint64_t) { return *exec = new Graph(*g), success; }
+int cuGraphLaunch(Graph *g, Stream *s) {
+  for (auto &f : g->work)
+    if (int code = s->queue(f)) return code;
+  return success;
+}
+int cuGraphDestroy(Graph *g) { return delete g, success; }
+int cuGraphExecDestroy(Graph *g) { return delete g, success; }
+}

@@ -1,0 +1,8 @@
+// A kernel's blocks one after another, each of fibers that take turns.
+#pragma once
+#include "language.h"
+
+namespace standin {
+// run does a launch: a grid of blocks of so many threads. The error is what is wrong, or null.
+const char *run(const std::function<void()> &kernel, Index grid, Index block, bool flush);
+}
