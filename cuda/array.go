@@ -24,7 +24,10 @@ func NewArray[T Element](s *Stream, n int) (Array[T], error) {
 		return Array[T]{}, fmt.Errorf("cuda: array of %d elements", n)
 	}
 	address, err := s.pool.alloc(int64(n) * size[T]())
-	return Array[T]{s, address, n}, err
+	if err != nil {
+		return Array[T]{}, err
+	}
+	return Array[T]{s, address, n}, nil
 }
 
 // Upload returns an array of what is on the host.

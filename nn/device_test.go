@@ -7,6 +7,7 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+	"pgregory.net/rapid"
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/cuda/graph"
@@ -16,7 +17,7 @@ import (
 )
 
 // lossAndGradients runs a language model's loss on packed sequences, and returns it and the gradients of the weights.
-func lossAndGradients(t *testing.T, lm *nn.LM, batch, length int, bound bool) (float64, [][]float32) {
+func lossAndGradients(t rapid.TB, lm *nn.LM, batch, length int, bound bool) (float64, [][]float32) {
 	t.Helper()
 	g := G.NewGraph()
 	ints := func(name string, f func(i int) int) *G.Node {

@@ -211,7 +211,11 @@ func (o *operator) OverwritesInput() int { return -1 }
 func (o *operator) WriteHash(h hash.Hash) {
 	fmt.Fprintf(h, "mamba %v %v", o.f, o.dt)
 	for _, s := range o.in {
-		fmt.Fprintf(h, " %v%v%v", s.present, s.dt, s.shape)
+		if s.present { // a Dtype of nothing panics when it is printed
+			fmt.Fprintf(h, " %v%v", s.dt, s.shape)
+		} else {
+			fmt.Fprint(h, " absent")
+		}
 	}
 	fmt.Fprintf(h, " %v", o.out)
 }

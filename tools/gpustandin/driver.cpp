@@ -29,9 +29,18 @@ enum {
 
 constexpr size_t totalMemory = (size_t)4 << 30;
 
+struct Memory {
+  size_t size;
+  bool guarded; // by pages that nobody may touch
+};
+
+// A process may have 65530 pieces of memory of different rights; one that is guarded takes two or three.
+constexpr size_t mostGuarded = 15000;
+
 std::mutex mutex; // of what follows
-std::map<char *, size_t> memory;
-size_t used;
+std::map<char *, Memory> memory;
+size_t used, guarded;
+int64_t granted = -1; // allocations until all are refused, if not negative
 int retained;
 
 thread_local void *current;
@@ -42,9 +51,20 @@ size_t pages(size_t n) {
   return (n + page - 1) / page * page;
 }
 
-void unmap(char *p, size_t n) {
+char *take(size_t n) {
+  if (guarded >= mostGuarded) return (char *)aligned_alloc(256, (n + 255) / 256 * 256);
+  const size_t all = pages(n), page = pages(1);
+  char *base = (char *)mmap(nullptr, all + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED || mprotect(base + page, all, PROT_READ | PROT_WRITE)) return nullptr;
+  return base + page + (all - n) / 256 * 256; // a real one begins at a multiple of 256
+}
+
+void giveBack(char *p, Memory m) {
+  used -= m.size;
+  if (!m.guarded) return free(p);
+  guarded--;
   const size_t page = pages(1);
-  munmap((char *)((size_t)p / page * page) - page, pages(n) + 2 * page);
+  munmap((char *)((size_t)p / page * page) - page, pages(m.size) + 2 * page);
 }
 
 // inside is whether n bytes at p are of one allocation.
@@ -53,7 +73,7 @@ bool inside(const void *p, size_t n) {
   auto next = memory.upper_bound((char *)p);
   if (next == memory.begin()) return false;
   auto &at = *--next;
-  return (char *)p + n <= at.first + at.second;
+  return (char *)p + n <= at.first + at.second.size;
 }
 
 struct Event {
@@ -111,8 +131,8 @@ int cuDevicePrimaryCtxRelease_v2(int) {
   std::lock_guard<std::mutex> lock(mutex);
   if (retained == 0) return invalidContext;
   if (--retained > 0) return success;
-  for (auto &m : memory) unmap(m.first, m.second);
-  memory.clear(), used = 0;
+  for (auto &m : memory) giveBack(m.first, m.second);
+  memory.clear();
   return success;
 }
 int cuCtxSetCurrent(void *c) { return current = c, success; }
@@ -143,23 +163,24 @@ int cuMemAlloc_v2(char **p, size_t n) {
   std::lock_guard<std::mutex> lock(mutex);
   if (n == 0) return invalidValue;
   if (!current) return invalidContext;
-  if (n > totalMemory - used) return outOfMemory;
-  const size_t all = pages(n);
-  char *base = (char *)mmap(nullptr, all + 2 * pages(1), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) return outOfMemory;
-  base += pages(1);
-  if (mprotect(base, all, PROT_READ | PROT_WRITE)) return outOfMemory;
-  *p = base + (all - n) / 256 * 256; // a real one begins at a multiple of 256
-  memset(base, 0xff, all);
-  memory[*p] = n, used += n;
+  if (granted == 0) return outOfMemory;
+  if (granted > 0) granted--;
+  if (n > totalMemory - used || !(*p = take(n))) return outOfMemory;
+  memset(*p, 0xff, n);
+  const bool fenced = guarded < mostGuarded;
+  memory[*p] = {n, fenced}, used += n, guarded += fenced;
   return success;
+}
+// For tests: so many more allocations succeed, and then none, until this is called again. A negative number is no limit.
+void standinGrant(int64_t n) {
+  std::lock_guard<std::mutex> lock(mutex);
+  granted = n;
 }
 int cuMemFree_v2(char *p) {
   std::lock_guard<std::mutex> lock(mutex);
   auto at = memory.find(p);
   if (at == memory.end()) return invalidValue;
-  unmap(p, at->second);
-  used -= at->second;
+  giveBack(p, at->second);
   memory.erase(at);
   return success;
 }

@@ -1,0 +1,96 @@
+package nn_test
+
+import (
+	"math"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/gputest"
+	"github.com/gomamba/mamba/nn"
+)
+
+// TestDeviceAnyModel: models of any sizes and options have the host's loss, gradients and steps on a device.
+func TestDeviceAnyModel(t *testing.T) {
+	d := gputest.Open(t)
+	rapid.Check(t, func(t *rapid.T) {
+		precision := rapid.SampledFrom([]cuda.Precision{cuda.Strict, cuda.Strict, cuda.TF32, cuda.BF16}).Draw(t, "precision")
+		upTo := func(most int, name string) int { return rapid.IntRange(1, most).Draw(t, name) }
+		states := map[cuda.Precision]int{cuda.Strict: 70, cuda.TF32: 70, cuda.BF16: 16}[precision]
+		cfg := nn.LMConfig{
+			Config: nn.Config{
+				// A norm of very few numbers is ill-conditioned: of one it is its sign.
+				DModel: 3 + upTo(40, "DModel over 3"), NLayer: upTo(2, "NLayer"), DState: upTo(states, "DState"), DConv: upTo(16, "DConv"),
+				DInner: upTo(80, "DInner"), DtRank: upTo(9, "DtRank"), Bias: rapid.Bool().Draw(t, "Bias"), NoConvBias: rapid.Bool().Draw(t, "NoConvBias"),
+			},
+			Vocab: upTo(70, "Vocab"), UntiedHead: rapid.Bool().Draw(t, "UntiedHead"),
+		}
+		batch, length := upTo(4, "batch"), 1+upTo(90, "length")
+		// small: as large a part of the largest gradient is what a weight's is measured by at least.
+		tol := map[cuda.Precision]struct{ loss, grad, small, logit float64 }{
+			cuda.Strict: {1e-5, 1e-4, 0.01, 1e-5}, cuda.TF32: {2e-3, 0.03, 0.1, 1e-5}, cuda.BF16: {0.02, 0.2, 0.1, 0.02},
+		}[precision]
+		host, device := nn.NewLM(cfg, nn.WithSeed(1)), nn.NewLM(cfg, nn.WithSeed(1), nn.OnDevice(d), nn.WithPrecision(precision))
+
+		loss, want := lossAndGradients(t, host, batch, length, false)
+		there, got := lossAndGradients(t, device, batch, length, rapid.Bool().Draw(t, "bound"))
+		if !(math.Abs(there-loss) <= tol.loss*max(loss, 1e-3)) {
+			t.Errorf("the loss is %v, want %v", there, loss)
+		}
+		most := 0.0
+		for _, w := range want {
+			most = max(most, largest(w))
+		}
+		for i, w := range device.Params() {
+			far := 0.0
+			for j, x := range want[i] {
+				if diff := math.Abs(float64(got[i][j] - x)); !(diff <= far) {
+					far = diff
+				}
+			}
+			if scale := max(largest(want[i]), most*tol.small); !(far <= tol.grad*scale) {
+				t.Errorf("the gradient of %s is %.2g off, want at most %.2g of %.2g", w.Name, far, tol.grad, scale)
+			}
+		}
+
+		rows := upTo(12, "rows")
+		var steppers [2]*nn.Stepper
+		for i, lm := range []*nn.LM{host, device} {
+			s, err := nn.NewStepper(lm, rows)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			steppers[i] = s
+		}
+		for step := range 4 {
+			tokens := make([]int, rows)
+			for i := range tokens {
+				tokens[i] = (step*13 + i*5) % cfg.Vocab
+			}
+			want, err := steppers[0].Step(tokens)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := steppers[1].Step(tokens)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, row := range want {
+				for j, w := range row {
+					if !(math.Abs(got[i][j]-w) <= tol.logit*max(1, math.Abs(w))) {
+						t.Fatalf("step %d: logit %d of sequence %d is %v, want %v", step, j, i, got[i][j], w)
+					}
+				}
+			}
+		}
+	})
+}
+
+func largest(v []float32) (most float64) {
+	for _, x := range v {
+		most = max(most, math.Abs(float64(x)))
+	}
+	return most
+}

@@ -1,0 +1,117 @@
+package train
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/gputest"
+	"github.com/gomamba/mamba/nn"
+)
+
+// TestDeviceOutOfMemoryAnywhere: whichever allocation of generation or a training step is the first without memory, the error says so,
+// and once there is memory again the same model generates and trains to the same bits as one that never was without.
+func TestDeviceOutOfMemoryAnywhere(t *testing.T) {
+	grant := gputest.Grant(t)
+	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
+		t.Run(fmt.Sprint(p), func(t *testing.T) {
+			want, _ := withMemoryFor(t, p, grant, -1)
+			stride := 1
+			if testing.Short() {
+				stride = 7
+			}
+			n := 0
+			for ; ; n += stride {
+				got, failed := withMemoryFor(t, p, grant, n)
+				if !failed {
+					break
+				}
+				if !slices.Equal(got, want) {
+					t.Errorf("after no memory for allocation %d: other results", n)
+				}
+			}
+			t.Logf("no memory for any of %d allocations", n)
+		})
+	}
+}
+
+// withMemoryFor generates and takes a training step with memory for so many allocations, if n is not negative; and does both
+// on the same model with all that there is, which it returns the results of.
+func withMemoryFor(t *testing.T, p cuda.Precision, grant func(int), n int) (results []float32, failed bool) {
+	t.Helper()
+	d, err := cuda.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	cfg := nn.LMConfig{Config: nn.Config{DModel: 8, NLayer: 2, DState: 4}, Vocab: 11}
+	lm := nn.NewLM(cfg, nn.WithSeed(1), nn.OnDevice(d), nn.WithPrecision(p))
+	solver, err := NewAdamW(lm.Params(), AdamWConfig{LearnRate: 0.01, Clip: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := func() error {
+		gen, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: 4})
+		if err != nil {
+			return err
+		}
+		defer gen.Close()
+		tokens, err := gen.Generate(context.Background(), [][]int{{1, 2, 3}, {4}}, nil)
+		if err != nil {
+			return err
+		}
+		loss, err := deviceStep(lm, solver)
+		results = []float32{loss}
+		for _, v := range slices.Concat(tokens...) {
+			results = append(results, float32(v))
+		}
+		return err
+	}
+	if n >= 0 {
+		grant(n)
+		err := work()
+		grant(-1)
+		if err == nil {
+			return nil, false
+		}
+		if !strings.Contains(err.Error(), "out of memory") { // a machine's error does not unwrap
+			t.Fatalf("no memory for allocation %d: the error is %v", n, err)
+		}
+	}
+	if err := work(); err != nil {
+		t.Fatalf("after no memory for allocation %d: %v", n, err)
+	}
+	if err := lm.Params().ToHost(); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range lm.Params() {
+		results = append(results, w.Value.Data().([]float32)...)
+	}
+	return results, true
+}
+
+func deviceStep(lm *nn.LM, solver *AdamW) (float32, error) {
+	g := G.NewGraph()
+	ids := tensor.New(tensor.WithShape(2, 9), tensor.WithBacking([]int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 1, 2, 3, 4, 5, 6, 7}))
+	x := G.NodeFromAny(g, ids, G.WithName("ids"))
+	loss, err := lm.Loss(x, x)
+	if err != nil {
+		return 0, err
+	}
+	weights := lm.Params().Nodes(g)
+	if _, err := G.Grad(loss, weights...); err != nil {
+		return 0, err
+	}
+	m := G.NewTapeMachine(g, G.BindDualValues(weights...))
+	defer m.Close()
+	if err := m.RunAll(); err != nil {
+		return 0, err
+	}
+	return loss.Value().Data().(float32), solver.Step(G.NodesToValueGrads(weights))
+}
