@@ -1,6 +1,9 @@
 package cuda
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // EmbeddingForward writes x (rows, width), the rows of w of the ids, which the caller has checked.
 func EmbeddingForward(s *Stream, rows, width int, w Array[float32], ids Array[int32], x Array[float32]) error {
@@ -19,10 +22,11 @@ func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids []int32, dx, 
 	if rows == 0 {
 		return nil
 	}
-	plan, chunks, sums, slots, err := embeddingPlan(ids[:rows], vocabulary)
+	plan, chunks, sums, slots, err := embeddingPlan(s.plan[:0], ids[:rows], vocabulary)
 	if err != nil {
 		return err
 	}
+	s.plan = plan
 	there, err := Upload(s, plan)
 	if err != nil {
 		return err
@@ -46,8 +50,8 @@ func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids []int32, dx, 
 const embeddingChunk = 32
 
 // embeddingPlan is the positions sorted by token, then chunks of them, then the sums of the tokens that have several, four numbers
-// each (kernels/embedding.cu), and the number of parts that are summed.
-func embeddingPlan(ids []int32, vocabulary int) (plan []int32, chunks, sums, slots int, err error) {
+// each (kernels/embedding.cu), and the number of parts that are summed. It lies in memory, if there is enough of it.
+func embeddingPlan(memory, ids []int32, vocabulary int) (plan []int32, chunks, sums, slots int, err error) {
 	begin := make([]int32, vocabulary+1)
 	for i, id := range ids {
 		if id < 0 || int(id) >= vocabulary {
@@ -58,7 +62,7 @@ func embeddingPlan(ids []int32, vocabulary int) (plan []int32, chunks, sums, slo
 	for id := range vocabulary {
 		begin[id+1] += begin[id]
 	}
-	plan = make([]int32, len(ids), 6*len(ids))
+	plan = slices.Grow(memory[:0], 6*len(ids))[:len(ids)]
 	next := append([]int32(nil), begin...)
 	for i, id := range ids {
 		plan[next[id]] = int32(i)

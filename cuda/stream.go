@@ -16,6 +16,7 @@ type Stream struct {
 
 	adam, norm adamTable // the last ones
 	blas       blasHandle
+	plan       []int32 // the last embedding's, whose memory the next one takes
 }
 
 // NewStream returns a queue. Work on several of them may be done side by side.

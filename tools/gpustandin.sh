@@ -5,7 +5,8 @@
 #
 # tools/gpustandin is a driver that runs the kernels of cuda/kernels on the host, compiled by a C++ compiler: all of the Go side and
 # the kernels' own logic, but neither their PTX, nor the arithmetic's last bits, nor speed. GPUSTANDIN_SEED is a number by which the
-# order is drawn in which threads run. It needs g++ on Linux, amd64; with -if-present, a machine without is said and is no error.
+# order is drawn in which threads run; with GPUSTANDIN_IDLE=1 nothing is computed, which leaves the host's part of a program's time
+# but for what a real driver takes. It needs g++ on Linux, amd64; with -if-present, a machine without is said and is no error.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
