@@ -125,6 +125,11 @@ func blasType[T Activation]() uintptr {
 // MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c, through cuBLAS, summed up in float32. TF32 makes a difference for
 // operands of float32 alone.
 func MatMul[A, C Activation](s *Stream, p Precision, m, n, k int, a, b Matrix[A], beta float32, c Matrix[C]) error {
+	return MatMulScaled(s, p, m, n, k, 1, a, b, beta, c)
+}
+
+// MatMulScaled queues c (m, n) = alpha·a (m, k) · b (k, n) + beta·c, as MatMul does.
+func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha float32, a, b Matrix[A], beta float32, c Matrix[C]) error {
 	if m < 0 || n < 0 || k < 0 || max(m, n, k) > 1<<31-1 {
 		return fmt.Errorf("cuda: product: (%d, %d) by (%d, %d), want sizes of 0 to 2^31-1", m, k, k, n)
 	}
@@ -148,7 +153,6 @@ func MatMul[A, C Activation](s *Stream, p Precision, m, n, k int, a, b Matrix[A]
 	if p == TF32 && blasType[A]() == blasFloat {
 		compute = computeTF32
 	}
-	alpha := float32(1)
 	// cuBLAS counts in columns: what lies there as rows of c is its transpose, b'·a'.
 	return s.device.doBLAS(cublasGemmEx, h, b.operation(), a.operation(), uintptr(n), uintptr(m), uintptr(k),
 		uintptr(unsafe.Pointer(&alpha)), b.Data.address, blasType[A](), uintptr(b.Stride), a.Data.address, blasType[A](), uintptr(a.Stride),

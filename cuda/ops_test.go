@@ -177,21 +177,21 @@ func testMatMul[A, C Activation](t *testing.T, s *Stream) {
 		}
 		a, _, atA := draw(m, k)
 		b, _, atB := draw(k, n)
-		beta, stride := float32(r.IntN(2)), n+r.IntN(4)
+		alpha, beta, stride := []float32{1, -0.75}[r.IntN(2)], float32(r.IntN(2)), n+r.IntN(4)
 		before := numbers[C](r, m*stride, 1)
 		c := put[C](t, s, before)
-		do(t, MatMul(s, Strict, m, n, k, a, b, beta, Matrix[C]{Data: c, Stride: stride}))
+		do(t, MatMulScaled(s, Strict, m, n, k, alpha, a, b, beta, Matrix[C]{Data: c, Stride: stride}))
 		want := slices.Clone(before)
 		for i := range m {
 			for j := range n {
 				sum := float64(beta) * before[i*stride+j]
 				for l := range k {
-					sum += atA(i, l) * atB(l, j)
+					sum += float64(alpha) * atA(i, l) * atB(l, j)
 				}
 				want[i*stride+j] = sum
 			}
 		}
-		near(t, fmt.Sprint(m, n, k, beta), get(t, s, c), want, tolerance[C](1e-6))
+		near(t, fmt.Sprint(m, n, k, alpha, beta), get(t, s, c), want, tolerance[C](1e-6))
 	}
 }
 

@@ -58,9 +58,6 @@ func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 		if w.lora != nil {
 			return nil, fmt.Errorf("layer: LoRA: %s has an update already", w.Name)
 		}
-		if w.device != nil {
-			return nil, fmt.Errorf("layer: LoRA: %s is on a device, where there is no LoRA yet: make the model without OnDevice", w.Name)
-		}
 		if s := w.Value.Shape(); len(s) != 2 {
 			return nil, fmt.Errorf("layer: LoRA: %s has shape %v, want (out, in)", w.Name, s)
 		}
@@ -70,9 +67,19 @@ func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 		return nil, fmt.Errorf("layer: LoRA: none of %d weights belongs to a layer of the names %s", len(p), strings.Join(cfg.Targets, ", "))
 	}
 	var added Params
-	for _, w := range targets {
-		w.lora = newLoRA(w, cfg)
-		added = append(added, w.lora.A, w.lora.B)
+	updates := make([]*LoRA, len(targets))
+	for i, w := range targets {
+		l := newLoRA(w, cfg)
+		both := Params{l.A, l.B}
+		if w.device != nil {
+			if err := both.ToDevice(w.device.Context()); err != nil {
+				return nil, err
+			}
+		}
+		updates[i], added = l, append(added, both...)
+	}
+	for i, w := range targets {
+		w.lora = updates[i]
 	}
 	p.Freeze()
 	return added, nil
@@ -102,13 +109,17 @@ func newLoRA(w *Param, cfg LoRAConfig) *LoRA {
 func (p *Param) LoRA() *LoRA { return p.lora }
 
 // Effective returns the node of the weight as a layer is to use it: the weight's own, or that of its sum with its update.
-// Layers ask for this one; solvers, for those of Trainable.
+// Layers ask for this one; solvers, for those of Trainable. On a device the node of an updated weight that is Frozen by now passes no
+// gradient on to the weight.
 func (p *Param) Effective(g *G.ExprGraph) (*G.Node, error) {
-	w := p.Node(g)
-	if p.lora == nil {
+	w, l := p.Node(g), p.lora
+	switch {
+	case l == nil:
 		return w, nil
+	case p.device != nil:
+		return p.device.Context().LowRank(w, l.A.Node(g), l.B.Node(g), l.Scale, p.Frozen)
 	}
-	return op.LowRank(w, p.lora.A.Node(g), p.lora.B.Node(g), p.lora.Scale)
+	return op.LowRank(w, l.A.Node(g), l.B.Node(g), l.Scale)
 }
 
 // MergeLoRA adds the updates to their weights, and removes them: the model computes the same as before, bit for bit, without
@@ -138,6 +149,9 @@ func (p Params) RemoveLoRA() {
 func (p *Param) merge() error {
 	g := G.NewGraph()
 	n, err := p.Effective(g)
+	if err == nil && p.device != nil {
+		n, err = p.device.Context().Download(n)
+	}
 	if err != nil {
 		return err
 	}
@@ -152,6 +166,7 @@ func (p *Param) merge() error {
 		return err
 	}
 	p.lora.B.Value.Zero() // for the graphs that have it
+	Params{p}.ValuesChanged()
 	p.lora = nil
 	return nil
 }

@@ -49,10 +49,10 @@ func (p *Param) Node(g *G.ExprGraph) *G.Node {
 // OnDevice returns the weight's copy on a device, nil for a weight of the host.
 func (p *Param) OnDevice() *graph.Weight { return p.device }
 
-// ToDevice puts the weights on a device, where graphs made from then on find them, and solvers step them. Value is as old as the
+// ToDevice puts the weights on a device, and their LoRA, where graphs made from then on find them, and solvers step them. Value is as old as the
 // last ToHost from then on.
 func (p Params) ToDevice(c *graph.Context) error {
-	for _, w := range p {
+	for _, w := range p.withLoRA() {
 		if w.device != nil && w.device.Context() == c {
 			continue
 		}
@@ -65,9 +65,9 @@ func (p Params) ToDevice(c *graph.Context) error {
 	return nil
 }
 
-// ToHost brings the Values of weights that are on a device up to date.
+// ToHost brings the Values of weights that are on a device up to date, and those of their LoRA.
 func (p Params) ToHost() error {
-	for _, w := range p {
+	for _, w := range p.withLoRA() {
 		if w.device == nil {
 			continue
 		}
@@ -78,9 +78,9 @@ func (p Params) ToHost() error {
 	return nil
 }
 
-// ValuesChanged says that the Values of weights that are on a device were written: what is on the device is older.
+// ValuesChanged says that the Values of weights that are on a device, or of their LoRA, were written: what is on the device is older.
 func (p Params) ValuesChanged() {
-	for _, w := range p {
+	for _, w := range p.withLoRA() {
 		if w.device != nil {
 			w.device.HostChanged()
 		}
@@ -138,18 +138,23 @@ func (p Params) setFrozen(frozen bool) {
 // Trainable returns the weights that are not frozen, in order, each followed by the A and B of its LoRA if it has one: give
 // their nodes to gorgonia.Grad and to the solver.
 func (p Params) Trainable() (trainable Params) {
-	for _, w := range p {
-		all := Params{w}
-		if w.lora != nil {
-			all = append(all, w.lora.A, w.lora.B)
-		}
-		for _, w := range all {
-			if !w.Frozen {
-				trainable = append(trainable, w)
-			}
+	for _, w := range p.withLoRA() {
+		if !w.Frozen {
+			trainable = append(trainable, w)
 		}
 	}
 	return trainable
+}
+
+// withLoRA returns the weights in order, each followed by the A and B of its LoRA if it has one.
+func (p Params) withLoRA() (all Params) {
+	for _, w := range p {
+		all = append(all, w)
+		if w.lora != nil {
+			all = append(all, w.lora.A, w.lora.B)
+		}
+	}
+	return all
 }
 
 // Count returns the number of elements of all weights.

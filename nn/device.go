@@ -15,7 +15,7 @@ import (
 // gorgonia.Grad and run by a tape machine as before, one machine of a graph at a time; the lisp machine returns an error. The
 // solver is train.AdamW, or any that knows a graph.Weight.
 //
-// All layers must be Mamba blocks of float32, without LoRA. A weight's layer.Param.Value is as old as the last
+// All layers must be Mamba blocks of float32. Generation wants LoRA merged. A weight's layer.Param.Value is as old as the last
 // layer.Params.ToHost; checkpoints and the trainer see to that themselves.
 func OnDevice(device *cuda.Device) Option { return layer.OnDevice(device) }
 
@@ -151,12 +151,17 @@ func (s *MambaStack) applyOnDevice(x *G.Node, state State, withState bool, opts 
 // hidden returns the result of the model's stack, and the head's weight, both on the device.
 func (m *LM) hidden(ids *G.Node, state State, withState bool, opts []CallOption) (x, head *G.Node, next State, err error) {
 	g, d := ids.Graph(), m.opts.Device
-	x, head, err = d.Embedding(m.embed.Weight.Node(g), ids)
+	embedding, err := m.embed.Weight.Effective(g)
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	if x, head, err = d.Embedding(embedding, ids); err != nil {
+		return nil, nil, nil, err
+	}
 	if m.cfg.UntiedHead {
-		head = m.head.Node(g)
+		if head, err = m.head.Effective(g); err != nil {
+			return nil, nil, nil, err
+		}
 	}
 	if x, next, err = m.stack.onDevice(x, state, withState, opts); err != nil {
 		return nil, nil, nil, err

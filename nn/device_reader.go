@@ -15,6 +15,11 @@ func newDeviceReader(lm *LM, batch, length int, opts []CallOption) (*reader, err
 	if c := callOf(opts); c.start != nil || c.composed {
 		return nil, fmt.Errorf("nn: a reader on a device takes no options of calls")
 	}
+	for _, p := range lm.Params() {
+		if p.LoRA() != nil {
+			return nil, fmt.Errorf("nn: %s has a LoRA, which is not applied in generation on a device: merge it first, with MergeLoRA", p.Name)
+		}
+	}
 	cfg := lm.cfg
 	m := graph.DecoderModel{
 		Vocab: cfg.Vocab, Model: cfg.DModel, Channels: cfg.inner(), State: cfg.DState, Width: cfg.DConv, Rank: cfg.DtRank,

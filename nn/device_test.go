@@ -16,7 +16,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// lossAndGradients runs a language model's loss on packed sequences, and returns it and the gradients of the weights.
+// lossAndGradients runs a language model's loss on packed sequences, and returns it and the gradients of the weights that train.
 func lossAndGradients(t rapid.TB, lm *nn.LM, batch, length int, bound bool) (float64, [][]float32) {
 	t.Helper()
 	g := G.NewGraph()
@@ -40,7 +40,7 @@ func lossAndGradients(t rapid.TB, lm *nn.LM, batch, length int, bound bool) (flo
 	if err != nil {
 		t.Fatal(err)
 	}
-	nodes := lm.Params().Nodes(g)
+	nodes := lm.Params().Trainable().Nodes(g)
 	grads, err := G.Grad(loss, nodes...)
 	if err != nil {
 		t.Fatal(err)

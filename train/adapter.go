@@ -38,6 +38,9 @@ type adapter struct {
 // SaveLoRA writes the LoRA of weights to a directory in the layout of the peft library: adapter_config.json, which names the
 // model that it belongs to, and adapter_model.safetensors. Each is replaced once the new one is whole.
 func SaveLoRA(dir, base string, params layer.Params) error {
+	if err := params.ToHost(); err != nil {
+		return fmt.Errorf("train: save LoRA: %w", err)
+	}
 	a := adapter{PeftType: "LORA", TaskType: "CAUSAL_LM", BaseModel: base, Bias: "none", InferenceMode: true}
 	var tensors []Moment
 	for _, p := range params {
@@ -112,5 +115,6 @@ func LoadLoRA(dir string, params layer.Params) error {
 		params.RemoveLoRA()
 		return err
 	}
+	added.ValuesChanged()
 	return nil
 }

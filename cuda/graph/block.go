@@ -131,18 +131,14 @@ func (f *block) strict(in []operand) *cuda.Block[float32] {
 	return b
 }
 
-func (f *block) half(in []operand) (*cuda.Block[cuda.BFloat16], error) {
-	b := blockOf[cuda.BFloat16](f, in)
-	for _, w := range []struct {
-		i  int
-		to *cuda.Array[cuda.BFloat16]
-	}{{blockInProj, &b.InProj}, {blockXProj, &b.XProj}, {blockDtProj, &b.DtProj}, {blockOutProj, &b.OutProj}} {
-		var err error
-		if *w.to, err = in[w.i].half(); err != nil {
-			return nil, err
-		}
+func (f *block) half(s *cuda.Stream, in []operand) (b *cuda.Block[cuda.BFloat16], free func(), err error) {
+	half, free, err := halves(s, in[blockInProj], in[blockXProj], in[blockDtProj], in[blockOutProj])
+	if err != nil {
+		return nil, nil, err
 	}
-	return b, nil
+	b = blockOf[cuda.BFloat16](f, in)
+	b.InProj, b.XProj, b.DtProj, b.OutProj = half[0], half[1], half[2], half[3]
+	return b, free, nil
 }
 
 // states returns the results that are context and final, or their gradients.
@@ -158,10 +154,11 @@ func (f *block) states(results []cuda.Array[float32]) (context, final cuda.Array
 
 func (f *block) forward(s *cuda.Stream, in []operand, out []cuda.Array[float32], keep bool) (*kept, error) {
 	if f.Precision == cuda.BF16 {
-		b, err := f.half(in)
+		b, free, err := f.half(s, in)
 		if err != nil {
 			return nil, err
 		}
+		defer free()
 		return blockForward(f, b, s, out, keep)
 	}
 	return blockForward(f, f.strict(in), s, out, keep)
@@ -197,10 +194,11 @@ func (f *block) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[f
 		dy = zeros
 	}
 	if f.Precision == cuda.BF16 {
-		b, err := f.half(in)
+		b, free, err := f.half(s, in)
 		if err != nil {
 			return err
 		}
+		defer free()
 		return b.Backward(s, values.(*cuda.BlockKept[cuda.BFloat16]), dy, dcontext, dfinal, into)
 	}
 	return f.strict(in).Backward(s, values.(*cuda.BlockKept[float32]), dy, dcontext, dfinal, into)

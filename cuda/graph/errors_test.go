@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"math"
 	"strings"
 	"testing"
 
@@ -71,9 +72,18 @@ func TestErrorsNameTheOperand(t *testing.T) {
 		"logits: x has shape (2, 3, 8) and weight (5, 7)":      func() error { _, err := c.Logits(x, f("h57", 5, 7), cuda.Strict); return err },
 		"loss: targets are int (2, 4)":                         func() error { _, err := c.Loss(x, f("h58", 5, 8), ints("t", 2, 4), -100, cuda.Strict); return err },
 		"loss: targets is missing":                             func() error { _, err := c.Loss(x, f("h58b", 5, 8), nil, -100, cuda.Strict); return err },
-		"upload: int (2, 3), want a tensor of float32":         func() error { _, err := c.Upload(ints("up", 2, 3)); return err },
-		"download: the node is missing":                        func() error { _, err := c.Download(nil); return err },
-		"the device is missing":                                func() error { _, err := On(nil); return err },
+		"low rank: b is missing":                               func() error { _, err := c.LowRank(f("w1", 5, 8), f("a1", 2, 8), nil, 1, true); return err },
+		"low rank: weight has shape (5, 8), a (2, 8) and b (5, 3)": func() error {
+			_, err := c.LowRank(f("w2", 5, 8), f("a2", 2, 8), f("b2", 5, 3), 1, true)
+			return err
+		},
+		"low rank: scale is NaN": func() error {
+			_, err := c.LowRank(f("w3", 5, 8), f("a3", 2, 8), f("b3", 5, 2), math.NaN(), true)
+			return err
+		},
+		"upload: int (2, 3), want a tensor of float32": func() error { _, err := c.Upload(ints("up", 2, 3)); return err },
+		"download: the node is missing":                func() error { _, err := c.Download(nil); return err },
+		"the device is missing":                        func() error { _, err := On(nil); return err },
 		"weight: a tensor of float64 (2)": func() error {
 			_, err := c.NewWeight(tensor.New(tensor.WithShape(2), tensor.Of(tensor.Float64)))
 			return err

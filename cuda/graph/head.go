@@ -51,7 +51,7 @@ func halves(s *cuda.Stream, list ...operand) (half []cuda.Array[cuda.BFloat16], 
 	}
 	for _, o := range list {
 		if o.weight != nil {
-			a, err := o.half()
+			a, err := o.weight.Half()
 			if err != nil {
 				free()
 				return nil, nil, err

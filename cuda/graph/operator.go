@@ -35,14 +35,6 @@ type operand struct {
 	ints   []int
 }
 
-// half is a weight in bfloat16.
-func (o operand) half() (cuda.Array[cuda.BFloat16], error) {
-	if o.weight == nil {
-		return cuda.Array[cuda.BFloat16]{}, nil
-	}
-	return o.weight.Half()
-}
-
 // place is where an operator's operand or result is.
 type place int
 

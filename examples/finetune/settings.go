@@ -71,8 +71,6 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		err = fmt.Errorf("invalid value %v for flag -heldout: should be below 1", set.heldout)
 	case set.lora == 0 && (set.merge || set.alpha != 0):
 		err = fmt.Errorf("-merge and -alpha need -lora")
-	case set.lora > 0 && set.device.GPU():
-		err = fmt.Errorf("-lora is %d, should be 0 with -device cuda, where there is no LoRA yet", set.lora)
 	default:
 		err = set.device.Check()
 	}

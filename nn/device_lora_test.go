@@ -1,0 +1,116 @@
+package nn_test
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/gputest"
+	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/nn"
+)
+
+// adapted is a model with LoRA of some weights, none of it zero.
+func adapted(t *testing.T, opts ...nn.Option) *nn.LM {
+	t.Helper()
+	cfg := nn.LMConfig{Config: nn.Config{DModel: 32, NLayer: 2, Bias: true}, Vocab: 50}
+	lm := nn.NewLM(cfg, append(opts, nn.WithSeed(1))...)
+	added, err := lm.Params().AddLoRA(layer.LoRAConfig{Rank: 3, Alpha: 5, Targets: append(slices.Clone(layer.LoRATargets), "embeddings")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(added) != 2*(1+4*2) {
+		t.Fatalf("%d weights of LoRA, want those of the embedding and of four projections of two layers", len(added))
+	}
+	for i, p := range added {
+		v := p.Value.Data().([]float32)
+		for j := range v {
+			v[j] = 0.1 * float32(math.Sin(float64(i*100+j)))
+		}
+	}
+	added.ValuesChanged()
+	return lm
+}
+
+// TestDeviceLoRA: the loss and the gradients with LoRA on a device are those on the host, with and without those of the weights below.
+func TestDeviceLoRA(t *testing.T) {
+	d := gputest.Open(t)
+	for _, frozen := range []bool{true, false} {
+		for _, p := range []struct {
+			cuda.Precision
+			loss, grad float64
+		}{{cuda.Strict, 1e-5, 1e-4}, {cuda.TF32, 2e-3, 0.02}, {cuda.BF16, 0.02, 0.1}} {
+			t.Run(fmt.Sprintf("frozen %v, %v", frozen, p.Precision), func(t *testing.T) {
+				host, device := adapted(t), adapted(t, nn.OnDevice(d), nn.WithPrecision(p.Precision))
+				if !frozen {
+					host.Params().Unfreeze()
+					device.Params().Unfreeze()
+				}
+				loss, grads := lossAndGradients(t, host, 3, 37, false)
+				for _, bound := range []bool{false, true} {
+					got, there := lossAndGradients(t, device, 3, 37, bound)
+					if math.Abs(got-loss) > p.loss*loss {
+						t.Errorf("the loss is %v, want %v", got, loss)
+					}
+					for i, w := range device.Params().Trainable() {
+						if far := relative(there[i], grads[i]); !(far <= p.grad) {
+							t.Errorf("bound %v: the gradient of %s is %.2g off, want at most %.2g", bound, w.Name, far, p.grad)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestDeviceLoRAMerged: a merged model computes what it did, bit for bit, and generates; before, generation is an error.
+func TestDeviceLoRAMerged(t *testing.T) {
+	d := gputest.Open(t)
+	for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {
+		host, device := adapted(t), adapted(t, nn.OnDevice(d), nn.WithPrecision(p))
+		logits := func() []float32 {
+			g := G.NewGraph()
+			ids := tensor.New(tensor.WithShape(2, 5), tensor.WithBacking([]int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}))
+			out, err := device.Apply(G.NodeFromAny(g, ids, G.WithName("ids")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var v G.Value
+			G.Read(out, &v)
+			m := G.NewTapeMachine(g)
+			defer m.Close()
+			if err := m.RunAll(); err != nil {
+				t.Fatal(err)
+			}
+			return v.Data().([]float32)
+		}
+		want := logits()
+		if _, err := nn.NewStepper(device, 1); err == nil || !strings.Contains(err.Error(), "MergeLoRA") {
+			t.Errorf("generation before it is merged: %v", err)
+		}
+		for _, lm := range []*nn.LM{host, device} {
+			if n, err := lm.Params().MergeLoRA(); n != 9 || err != nil {
+				t.Fatalf("%d updates merged, want 9: %v", n, err)
+			}
+		}
+		if !slices.Equal(logits(), want) {
+			t.Errorf("%v: merged, the model computes something else", p)
+		}
+		for i, w := range device.Params() {
+			if far := relative(w.Value.Data().([]float32), host.Params()[i].Value.Data().([]float32)); far > 1e-6 {
+				t.Errorf("%v: the merged %s is %.2g off", p, w.Name, far)
+			}
+		}
+		s, err := nn.NewStepper(device, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+	}
+}
