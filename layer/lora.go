@@ -109,8 +109,8 @@ func newLoRA(w *Param, cfg LoRAConfig) *LoRA {
 func (p *Param) LoRA() *LoRA { return p.lora }
 
 // Effective returns the node of the weight as a layer is to use it: the weight's own, or that of its sum with its update.
-// Layers ask for this one; solvers, for those of Trainable. On a device the node of an updated weight that is Frozen by now passes no
-// gradient on to the weight.
+// Layers ask for this one; solvers, for those of Trainable. On a device a weight that has an update and is Frozen by now gets no
+// gradient.
 func (p *Param) Effective(g *G.ExprGraph) (*G.Node, error) {
 	w, l := p.Node(g), p.lora
 	switch {
@@ -165,8 +165,9 @@ func (p *Param) merge() error {
 	if err := tensor.Copy(p.Value, sum.(tensor.Tensor)); err != nil {
 		return err
 	}
-	p.lora.B.Value.Zero() // for the graphs that have it
-	Params{p}.ValuesChanged()
+	b := p.lora.B
+	b.Value.Zero() // for the graphs that have it
 	p.lora = nil
+	Params{p, b}.ValuesChanged()
 	return nil
 }

@@ -49,8 +49,8 @@ func (p *Param) Node(g *G.ExprGraph) *G.Node {
 // OnDevice returns the weight's copy on a device, nil for a weight of the host.
 func (p *Param) OnDevice() *graph.Weight { return p.device }
 
-// ToDevice puts the weights on a device, and their LoRA, where graphs made from then on find them, and solvers step them. Value is as old as the
-// last ToHost from then on.
+// ToDevice puts the weights on a device, and their LoRA, where graphs made from then on find them, and solvers step them. Value is
+// as old as the last ToHost from then on.
 func (p Params) ToDevice(c *graph.Context) error {
 	for _, w := range p.withLoRA() {
 		if w.device != nil && w.device.Context() == c {
