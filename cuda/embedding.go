@@ -22,7 +22,7 @@ func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids []int32, dx, 
 	if rows == 0 {
 		return nil
 	}
-	plan, chunks, sums, slots, err := embeddingPlan(s.plan[:0], ids[:rows], vocabulary)
+	plan, chunks, sums, slots, err := embeddingPlan(s.plan, ids[:rows], vocabulary)
 	if err != nil {
 		return err
 	}

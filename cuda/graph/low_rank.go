@@ -41,21 +41,13 @@ func (f lowRank) String() string {
 }
 func (f lowRank) differentiable() []bool { return []bool{!f.frozen, true, true} }
 
-func rowsOf(a cuda.Array[float32], width int) cuda.Matrix[float32] {
-	return cuda.Matrix[float32]{Data: a, Stride: width}
-}
-
-func turned(m cuda.Matrix[float32]) cuda.Matrix[float32] {
-	m.Transposed = true
-	return m
-}
-
 func (f lowRank) forward(s *cuda.Stream, in []operand, out []cuda.Array[float32], keep bool) (*kept, error) {
 	if err := out[0].CopyOf(s, in[0].Array); err != nil {
 		return nil, err
 	}
-	a, b := rowsOf(in[1].Array, f.in), rowsOf(in[2].Array, f.rank)
-	return nothing(keep), cuda.MatMulScaled(s, cuda.Strict, f.out, f.in, f.rank, f.scale, b, a, 1, rowsOf(out[0], f.in))
+	a, b, to := cuda.Matrix[float32]{Data: in[1].Array, Stride: f.in}, cuda.Matrix[float32]{Data: in[2].Array, Stride: f.rank},
+		cuda.Matrix[float32]{Data: out[0], Stride: f.in}
+	return nothing(keep), cuda.MatMulScaled(s, cuda.Strict, f.out, f.in, f.rank, f.scale, b, a, 1, to)
 }
 
 func (f lowRank) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[float32], _ any) error {
@@ -64,9 +56,11 @@ func (f lowRank) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[
 			return err
 		}
 	}
-	a, b, d := rowsOf(in[1].Array, f.in), rowsOf(in[2].Array, f.rank), rowsOf(dout[0], f.in)
-	if err := cuda.MatMulScaled(s, cuda.Strict, f.rank, f.in, f.out, f.scale, turned(b), d, 0, rowsOf(grad[1], f.in)); err != nil {
+	d := cuda.Matrix[float32]{Data: dout[0], Stride: f.in}
+	a, da := cuda.Matrix[float32]{Data: in[1].Array, Stride: f.in, Transposed: true}, cuda.Matrix[float32]{Data: grad[1], Stride: f.in}
+	b, db := cuda.Matrix[float32]{Data: in[2].Array, Stride: f.rank, Transposed: true}, cuda.Matrix[float32]{Data: grad[2], Stride: f.rank}
+	if err := cuda.MatMulScaled(s, cuda.Strict, f.rank, f.in, f.out, f.scale, b, d, 0, da); err != nil {
 		return err
 	}
-	return cuda.MatMulScaled(s, cuda.Strict, f.out, f.rank, f.in, f.scale, d, turned(a), 0, rowsOf(grad[2], f.rank))
+	return cuda.MatMulScaled(s, cuda.Strict, f.out, f.rank, f.in, f.scale, d, a, 0, db)
 }
