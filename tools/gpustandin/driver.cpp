@@ -52,11 +52,17 @@ size_t pages(size_t n) {
 }
 
 char *take(size_t n) {
-  if (guarded >= mostGuarded) return (char *)aligned_alloc(256, (n + 255) / 256 * 256);
   const size_t all = pages(n), page = pages(1);
-  char *base = (char *)mmap(nullptr, all + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED || mprotect(base + page, all, PROT_READ | PROT_WRITE)) return nullptr;
-  return base + page + (all - n) / 256 * 256; // a real one begins at a multiple of 256
+  const bool guard = guarded < mostGuarded;
+  char *p = nullptr;
+  if (!guard) {
+    p = (char *)aligned_alloc(256, (n + 255) / 256 * 256);
+  } else if (char *base = (char *)mmap(nullptr, all + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0); base != MAP_FAILED) {
+    if (mprotect(base + page, all, PROT_READ | PROT_WRITE)) munmap(base, all + 2 * page);
+    else p = base + page + (all - n) / 256 * 256; // a real one begins at a multiple of 256
+  }
+  if (p) memory[p] = {n, guard}, used += n, guarded += guard;
+  return p;
 }
 
 void giveBack(char *p, Memory m) {
@@ -169,8 +175,6 @@ int cuMemAlloc_v2(char **p, size_t n) {
   if (granted > 0) granted--;
   if (n > totalMemory - used || !(*p = take(n))) return outOfMemory;
   memset(*p, 0xff, n);
-  const bool fenced = guarded < mostGuarded;
-  memory[*p] = {n, fenced}, used += n, guarded += fenced;
   return success;
 }
 // For tests: so many more allocations succeed, and then none, until this is called again. A negative number is no limit.

@@ -1,5 +1,5 @@
 // CUDA C++ as far as the kernels use it, for a C++ compiler: a thread is a fiber, and what threads wait for one another at (barriers,
-// shuffles) goes through the scheduler in driver.cpp. Each source of cuda/kernels is compiled with this in front.
+// shuffles) goes through the scheduler in fibers.cpp. Each source of cuda/kernels is compiled with this in front.
 #pragma once
 #include <math.h>
 #include <stdint.h>
