@@ -10,6 +10,7 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+	"pgregory.net/rapid"
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/gputest"
@@ -24,6 +25,49 @@ func onBoth(t *testing.T, opts ...nn.Option) (host, device *nn.LM) {
 	return nn.NewLM(cfg, nn.WithSeed(5)), nn.NewLM(cfg, append(opts, nn.OnDevice(d))...)
 }
 
+// pair is a stepper on the host and one on a device, which are to do the same.
+type pair [2]*nn.Stepper
+
+func pairOf(t rapid.TB, host, device *nn.LM, batch int) (p pair) {
+	t.Helper()
+	for i, lm := range []*nn.LM{host, device} {
+		s, err := nn.NewStepper(lm, batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p[i] = s
+	}
+	return p
+}
+
+func (p pair) close() {
+	for _, s := range p {
+		s.Close()
+	}
+}
+
+// step takes a step with both, and compares the logits within a tolerance that may depend on them.
+func (p pair) step(t rapid.TB, tokens []int, tol func(logit float64) float64) {
+	t.Helper()
+	var rows [2][][]float64
+	for i, s := range p {
+		r, err := s.Step(tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows[i] = r
+	}
+	for i, row := range rows[0] {
+		for j, want := range row {
+			if got := rows[1][i][j]; !(math.Abs(got-want) <= tol(want)) {
+				t.Fatalf("tokens %v: logit %d of sequence %d is %v, want %v", tokens, j, i, got, want)
+			}
+		}
+	}
+}
+
+func within(tol float64) func(float64) float64 { return func(float64) float64 { return tol } }
+
 // TestDeviceStepper: the logits of steps on a device are those on the host.
 func TestDeviceStepper(t *testing.T) {
 	for _, p := range []struct {
@@ -32,39 +76,18 @@ func TestDeviceStepper(t *testing.T) {
 	}{{cuda.Strict, 1e-5}, {cuda.BF16, 0.02}} {
 		host, device := onBoth(t, nn.WithPrecision(p.Precision))
 		for _, batch := range []int{1, 2, 3, 7, 20} {
-			var steppers [2]*nn.Stepper
-			for i, lm := range []*nn.LM{host, device} {
-				s, err := nn.NewStepper(lm, batch)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer s.Close()
-				steppers[i] = s
-			}
+			pair := pairOf(t, host, device, batch)
+			defer pair.close()
 			for step := range 9 {
 				if step == 6 {
-					steppers[0].Reset()
-					steppers[1].Reset()
+					pair[0].Reset()
+					pair[1].Reset()
 				}
 				tokens := make([]int, batch)
 				for i := range tokens {
 					tokens[i] = (step*13 + i*5) % 61
 				}
-				want, err := steppers[0].Step(tokens)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got, err := steppers[1].Step(tokens)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for i := range want {
-					for j, w := range want[i] {
-						if !(math.Abs(got[i][j]-w) <= p.tol) {
-							t.Fatalf("%v, batch %d, step %d: logit %d of sequence %d is %v, want %v", p.Precision, batch, step, j, i, got[i][j], w)
-						}
-					}
-				}
+				pair.step(t, tokens, within(p.tol))
 			}
 		}
 	}
@@ -161,15 +184,8 @@ func TestDeviceStepperWeights(t *testing.T) {
 		tol float64
 	}{{cuda.Strict, 1e-5}, {cuda.TF32, 1e-5}, {cuda.BF16, 0.02}} {
 		host, device := onBoth(t, nn.WithPrecision(p.Precision))
-		var steppers [2]*nn.Stepper
-		for i, lm := range []*nn.LM{host, device} {
-			s, err := nn.NewStepper(lm, 2)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
-			steppers[i] = s
-		}
+		pair := pairOf(t, host, device, 2)
+		defer pair.close()
 		for step := range 9 {
 			if step%3 == 2 { // two steps before: one that loads the kernels, one that is captured
 				for i, lm := range []*nn.LM{host, device} {
@@ -187,21 +203,7 @@ func TestDeviceStepperWeights(t *testing.T) {
 				}
 				device.Params().ValuesChanged()
 			}
-			var rows [2][][]float64
-			for i, s := range steppers {
-				r, err := s.Step([]int{step * 7 % 61, step * 11 % 61})
-				if err != nil {
-					t.Fatal(err)
-				}
-				rows[i] = r
-			}
-			for b, row := range rows[0] {
-				for j, want := range row {
-					if got := rows[1][b][j]; !(math.Abs(got-want) <= p.tol*max(1, math.Abs(want))) {
-						t.Fatalf("%v, step %d: logit %d of sequence %d is %v, want %v", p.Precision, step, j, b, got, want)
-					}
-				}
-			}
+			pair.step(t, []int{step * 7 % 61, step * 11 % 61}, func(logit float64) float64 { return p.tol * max(1, math.Abs(logit)) })
 		}
 	}
 }
@@ -211,36 +213,19 @@ func TestDeviceStepperWidth(t *testing.T) {
 	d := gputest.Open(t)
 	for _, width := range []int{1, 2, 3, 4, 5, 16, 17, 20} {
 		cfg := nn.LMConfig{Config: nn.Config{DModel: 8, DConv: width, DState: width + 3}, Vocab: 5}
-		device, err := nn.NewStepper(nn.NewLM(cfg, nn.WithSeed(5), nn.OnDevice(d)), 2)
+		device := nn.NewLM(cfg, nn.WithSeed(5), nn.OnDevice(d))
+		s, err := nn.NewStepper(device, 2)
 		if (err == nil) != (width <= 16) {
 			t.Errorf("a width of %d: %v", width, err)
 		}
 		if err != nil {
 			continue
 		}
-		defer device.Close()
-		host, err := nn.NewStepper(nn.NewLM(cfg, nn.WithSeed(5)), 2)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer host.Close()
+		s.Close()
+		pair := pairOf(t, nn.NewLM(cfg, nn.WithSeed(5)), device, 2)
+		defer pair.close()
 		for step := range 20 {
-			tokens := []int{step % 5, step * step % 5}
-			got, err := device.Step(tokens)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want, err := host.Step(tokens)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i := range want {
-				for j, w := range want[i] {
-					if !(math.Abs(got[i][j]-w) <= 1e-5) {
-						t.Fatalf("a width of %d, step %d: logit %d of sequence %d is %v, want %v", width, step, j, i, got[i][j], w)
-					}
-				}
-			}
+			pair.step(t, []int{step % 5, step * step % 5}, within(1e-5))
 		}
 	}
 }

@@ -44,54 +44,20 @@ func TestDeviceAnyModel(t *testing.T) {
 			most = max(most, largest(w))
 		}
 		for i, w := range device.Params() {
-			far := 0.0
-			for j, x := range want[i] {
-				if diff := math.Abs(float64(got[i][j] - x)); !(diff <= far) {
-					far = diff
-				}
-			}
-			if scale := max(largest(want[i]), most*tol.small); !(far <= tol.grad*scale) {
-				t.Errorf("the gradient of %s is %.2g off, want at most %.2g of %.2g", w.Name, far, tol.grad, scale)
+			if far := relativeTo(max(1e-30, most*tol.small), got[i], want[i]); !(far <= tol.grad) {
+				t.Errorf("the gradient of %s is %.2g off, want at most %.2g", w.Name, far, tol.grad)
 			}
 		}
 
 		rows := upTo(12, "rows")
-		var steppers [2]*nn.Stepper
-		for i, lm := range []*nn.LM{host, device} {
-			s, err := nn.NewStepper(lm, rows)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
-			steppers[i] = s
-		}
+		p := pairOf(t, host, device, rows)
+		defer p.close()
 		for step := range 4 {
 			tokens := make([]int, rows)
 			for i := range tokens {
 				tokens[i] = (step*13 + i*5) % cfg.Vocab
 			}
-			want, err := steppers[0].Step(tokens)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := steppers[1].Step(tokens)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i, row := range want {
-				for j, w := range row {
-					if !(math.Abs(got[i][j]-w) <= tol.logit*max(1, math.Abs(w))) {
-						t.Fatalf("step %d: logit %d of sequence %d is %v, want %v", step, j, i, got[i][j], w)
-					}
-				}
-			}
+			p.step(t, tokens, func(logit float64) float64 { return tol.logit * max(1, math.Abs(logit)) })
 		}
 	})
-}
-
-func largest(v []float32) (most float64) {
-	for _, x := range v {
-		most = max(most, math.Abs(float64(x)))
-	}
-	return most
 }

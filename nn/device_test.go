@@ -74,15 +74,26 @@ func lossAndGradients(t rapid.TB, lm *nn.LM, batch, length int, bound bool) (flo
 	return float64(value.Data().(float32)), all
 }
 
-func relative(got, want []float32) float64 {
-	far, scale := 0.0, 1e-30
+// relative is how far numbers are off, as a part of the largest that they should be.
+func relative(got, want []float32) float64 { return relativeTo(1e-30, got, want) }
+
+// relativeTo is relative, or as a part of least if that is larger.
+func relativeTo(least float64, got, want []float32) float64 {
+	far := 0.0
 	for i, w := range want {
-		far, scale = max(far, math.Abs(float64(got[i]-w))), max(scale, math.Abs(float64(w)))
-		if math.IsNaN(float64(got[i])) {
-			return math.Inf(1)
-		}
+		far = max(far, math.Abs(float64(got[i]-w))) // a NaN stays
 	}
-	return far / scale
+	if math.IsNaN(far) {
+		return math.Inf(1)
+	}
+	return far / max(least, largest(want))
+}
+
+func largest(v []float32) (most float64) {
+	for _, x := range v {
+		most = max(most, math.Abs(float64(x)))
+	}
+	return most
 }
 
 // TestDeviceIsHost: the loss and all gradients of a model on a device are those of the model on the host.
