@@ -619,33 +619,6 @@ func TestScanLeavesNothing(t *testing.T) {
 	}
 }
 
-func BenchmarkScanForward(b *testing.B)         { benchScan[float32](b) }
-func BenchmarkScanForwardBFloat16(b *testing.B) { benchScan[BFloat16](b) }
-
-// benchScan times what a Mamba block asks for, without checkpoints, and the time of a copy of as many bytes.
-func benchScan[T Activation](b *testing.B) {
-	s := open(b)
-	const state = 16
-	for _, n := range []struct{ batch, channels, length int }{
-		{8, 2048, 512}, {8, 2048, 2048}, {8, 2048, 8192}, {1, 2048, 32768}, {1, 1536, 2048}, {64, 1536, 512}, {2, 64, 128},
-	} {
-		b.Run(fmt.Sprintf("B%dD%dL%d", n.batch, n.channels, n.length), func(b *testing.B) {
-			rows := n.batch * n.length
-			scan := Scan[T]{
-				Batch: n.batch, Length: n.length, Channels: n.channels, State: state, U: zeros[T](b, s, rows*n.channels),
-				Delta: zeros[T](b, s, rows*n.channels), A: zeros[float32](b, s, n.channels*state), ALog: true,
-				B: Projection[T]{Data: zeros[T](b, s, rows*state), Groups: 1}, C: Projection[T]{Data: zeros[T](b, s, rows*state), Groups: 1},
-				D: zeros[float32](b, s, n.channels), Z: zeros[T](b, s, rows*n.channels), DeltaBias: zeros[float32](b, s, n.channels),
-				Softplus: true,
-			}
-			y := zeros[T](b, s, rows*n.channels)
-			measure(b, s, (4*rows*n.channels+2*rows*state)*int(size[T]()), func() error {
-				return scan.Forward(s, y, Array[float32]{}, Array[float32]{})
-			})
-		})
-	}
-}
-
 func TestScanErrors(t *testing.T) {
 	s := new(Stream)
 	array := func(n int) Array[float32] { return Array[float32]{stream: s, n: n} }

@@ -1,0 +1,58 @@
+package cuda
+
+import (
+	"fmt"
+	"testing"
+)
+
+func BenchmarkScanForward(b *testing.B)          { benchScan[float32](b) }
+func BenchmarkScanForwardBFloat16(b *testing.B)  { benchScan[BFloat16](b) }
+func BenchmarkScanBackward(b *testing.B)         { benchScanBackward[float32](b) }
+func BenchmarkScanBackwardBFloat16(b *testing.B) { benchScanBackward[BFloat16](b) }
+
+// benchScans runs f over the scans that a Mamba block asks for, of the sizes in docs/cuda.md. wide and narrow make arrays like U and
+// like B, each makes so many numbers a channel.
+func benchScans[T Activation](b *testing.B, f func(b *testing.B, s *Stream, scan *Scan[T], wide, narrow func() Array[T], each func(int) Array[float32])) {
+	s := open(b)
+	const state = 16
+	for _, n := range []struct{ batch, channels, length int }{
+		{8, 2048, 512}, {8, 2048, 2048}, {8, 2048, 8192}, {1, 2048, 32768}, {1, 1536, 2048}, {64, 1536, 512}, {2, 64, 128},
+	} {
+		b.Run(fmt.Sprintf("B%dD%dL%d", n.batch, n.channels, n.length), func(b *testing.B) {
+			rows := n.batch * n.length
+			wide := func() Array[T] { return zeros[T](b, s, rows*n.channels) }
+			narrow := func() Array[T] { return zeros[T](b, s, rows*state) }
+			each := func(count int) Array[float32] { return zeros[float32](b, s, count*n.channels) }
+			f(b, s, &Scan[T]{
+				Batch: n.batch, Length: n.length, Channels: n.channels, State: state, U: wide(), Delta: wide(), A: each(state), ALog: true,
+				B: Projection[T]{Data: narrow(), Groups: 1}, C: Projection[T]{Data: narrow(), Groups: 1},
+				D: each(1), Z: wide(), DeltaBias: each(1), Softplus: true,
+			}, wide, narrow, each)
+		})
+	}
+}
+
+// benchScan times what a Mamba block asks for, without checkpoints, and the time of a copy of as many bytes.
+func benchScan[T Activation](b *testing.B) {
+	benchScans(b, func(b *testing.B, s *Stream, scan *Scan[T], wide, _ func() Array[T], _ func(int) Array[float32]) {
+		y := wide()
+		measure(b, s, (4*scan.U.n+2*scan.B.Data.n)*int(size[T]()), func() error {
+			return scan.Forward(s, y, Array[float32]{}, Array[float32]{})
+		})
+	})
+}
+
+// benchScanBackward times the gradients of what a Mamba block asks for, sums over the batch and over channels among them, and the
+// time of a copy of as many bytes.
+func benchScanBackward[T Activation](b *testing.B) {
+	benchScans(b, func(b *testing.B, s *Stream, scan *Scan[T], wide, narrow func() Array[T], each func(int) Array[float32]) {
+		grad := ScanGrad[T]{
+			U: wide(), Delta: wide(), B: narrow(), C: narrow(), Z: wide(), A: each(scan.State), D: each(1), DeltaBias: each(1),
+		}
+		dy, checkpoints := wide(), zeros[float32](b, s, scan.CheckpointLen())
+		do(b, scan.Forward(s, wide(), Array[float32]{}, checkpoints))
+		measure(b, s, (7*scan.U.n+4*scan.B.Data.n)*int(size[T]())+4*scan.CheckpointLen(), func() error {
+			return scan.Backward(s, checkpoints, dy, Array[float32]{}, &grad)
+		})
+	})
+}
