@@ -1,0 +1,213 @@
+package tensorfile
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+)
+
+var interceptor atomic.Pointer[func(op, name string) error]
+
+// Intercept calls f before every operation on a disk: lock, create, write, sync, close, rename, remove, mkdir and sync folder. If
+// f returns an error, the operation fails with it and does nothing. restore ends this.
+//
+// It is for tests, which record the order of the operations or make one of them fail.
+func Intercept(f func(op, name string) error) (restore func()) {
+	old := interceptor.Swap(&f)
+	return func() { interceptor.Store(old) }
+}
+
+func operation(op, name string) error {
+	if f := interceptor.Load(); f != nil {
+		return (*f)(op, name)
+	}
+	return nil
+}
+
+// Folder is an open folder to write to. Names are relative to it. A symbolic link that leads out of it is an error, even if the
+// link is made while the folder is open.
+type Folder struct{ root *os.Root }
+
+// OpenFolder opens a folder. Close it.
+func OpenFolder(path string) (*Folder, error) {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Folder{root}, nil
+}
+
+// Close closes the folder.
+func (d *Folder) Close() error { return d.root.Close() }
+
+// Open opens a folder within the folder. The name must not be a symbolic link.
+func (d *Folder) Open(name string) (*Folder, error) {
+	info, err := d.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("%s is %s, want a folder", filepath.Join(d.root.Name(), name), kindOf(info.Mode()))
+	}
+	root, err := d.root.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	return &Folder{root}, nil
+}
+
+// Lstat describes what has a name, without following a symbolic link.
+func (d *Folder) Lstat(name string) (os.FileInfo, error) { return d.root.Lstat(name) }
+
+// Names returns the names in the folder, sorted.
+func (d *Folder) Names() ([]string, error) {
+	f, err := d.root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	entries, err := f.ReadDir(-1)
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, errors.Join(err, f.Close())
+}
+
+// Create makes a file with what write writes, and syncs it. It is an error if the name exists. After an error there is no file.
+func (d *Folder) Create(name string, write func(io.Writer) error) error {
+	if err := operation("create", name); err != nil {
+		return err
+	}
+	f, err := d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(diskFile{f, name}, 1<<20)
+	if err = write(w); err == nil {
+		err = w.Flush()
+	}
+	if err == nil {
+		err = diskFile{f, name}.sync()
+	}
+	if err = errors.Join(err, diskFile{f, name}.close()); err != nil {
+		return errors.Join(err, d.Remove(name))
+	}
+	return nil
+}
+
+// diskFile is a file whose operations can be intercepted.
+type diskFile struct {
+	file *os.File
+	name string
+}
+
+func (f diskFile) Write(b []byte) (int, error) {
+	if err := operation("write", f.name); err != nil {
+		return 0, err
+	}
+	return f.file.Write(b)
+}
+
+func (f diskFile) sync() error {
+	if err := operation("sync", f.name); err != nil {
+		return err
+	}
+	return f.file.Sync()
+}
+
+func (f diskFile) close() error {
+	return errors.Join(operation("close", f.name), f.file.Close())
+}
+
+// Mkdir makes a folder within the folder. It is an error if the name exists.
+func (d *Folder) Mkdir(name string) error {
+	if err := operation("mkdir", name); err != nil {
+		return err
+	}
+	return d.root.Mkdir(name, 0o777)
+}
+
+// Rename gives a new name to a file or folder. It replaces a file of that name. Symbolic links are renamed, not followed.
+func (d *Folder) Rename(from, to string) error {
+	if err := operation("rename", to); err != nil {
+		return err
+	}
+	return d.root.Rename(from, to)
+}
+
+// Remove removes a file, a symbolic link or an empty folder.
+func (d *Folder) Remove(name string) error {
+	if err := operation("remove", name); err != nil {
+		return err
+	}
+	return d.root.Remove(name)
+}
+
+// RemoveAll removes a folder and everything in it. It does not follow symbolic links.
+func (d *Folder) RemoveAll(name string) error {
+	if err := operation("remove", name); err != nil {
+		return err
+	}
+	return d.root.RemoveAll(name)
+}
+
+// Sync writes the folder's list of names to the disk. Windows cannot do this, and does not need to.
+func (d *Folder) Sync() error {
+	if err := operation("sync folder", d.root.Name()); err != nil {
+		return err
+	}
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	f, err := d.root.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// openRegular opens a regular file. Anything else is an error at once: a named pipe would wait for its other end.
+func openRegular(path string, flag int) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is %s, want a file", path, kindOf(info.Mode()))
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, flag|nonBlock, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err = f.Stat(); err == nil && !info.Mode().IsRegular() { // it was replaced after Stat
+		err = fmt.Errorf("%s is %s, want a file", path, kindOf(info.Mode()))
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// kindOf returns what a file is, for an error.
+func kindOf(m os.FileMode) string {
+	switch {
+	case m.IsRegular():
+		return "a file"
+	case m.IsDir():
+		return "a folder"
+	case m&os.ModeSymlink != 0:
+		return "a symbolic link"
+	case m&os.ModeNamedPipe != 0:
+		return "a named pipe"
+	case m&os.ModeSocket != 0:
+		return "a socket"
+	case m&os.ModeDevice != 0:
+		return "a device"
+	}
+	return "a special file"
+}

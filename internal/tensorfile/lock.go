@@ -1,0 +1,183 @@
+package tensorfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync"
+
+	"github.com/gofrs/flock"
+)
+
+// ErrLocked is in the errors of Acquire and Replace if another process holds the lock.
+var ErrLocked = errors.New("another process is writing it")
+
+// Lock is this process's right to write a file. While it is held, no other process can acquire it. Any number of goroutines of
+// the process may hold it together. A lock ends with its process, even if the process is killed.
+type Lock struct {
+	*holder
+	once sync.Once
+	err  error
+}
+
+// holder is a lock file, held once for the whole process.
+type holder struct {
+	dir, name string // of what is locked
+	file      *flock.Flock
+	uses      int
+	writing   sync.Mutex // one goroutine writes at a time
+}
+
+var holders = struct {
+	sync.Mutex
+	of map[string]*holder
+}{of: map[string]*holder{}}
+
+// Acquire locks a path for this process. The path itself need not exist, but its folder must. Release the lock.
+//
+// The lock is a file beside the path, ".NAME.lock", which holds the number of the process and is removed by Release. If another
+// process has the lock, the error is ErrLocked and names that process. A file system without locks is used without them.
+func Acquire(path string) (*Lock, error) {
+	name := filepath.Base(path)
+	if name == "." || name == ".." || name == string(filepath.Separator) {
+		return nil, fmt.Errorf("path is %q, want the name of a file", path)
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	holders.Lock()
+	defer holders.Unlock()
+	key := filepath.Join(dir, name)
+	h := holders.of[key]
+	if h == nil {
+		h = &holder{dir: dir, name: name}
+		if err := h.acquire(path); err != nil {
+			return nil, err
+		}
+		holders.of[key] = h
+	}
+	h.uses++
+	return &Lock{holder: h}, nil
+}
+
+// Release ends the use of the lock. Further calls do nothing and return the same error.
+func (l *Lock) Release() error {
+	l.once.Do(func() {
+		holders.Lock()
+		defer holders.Unlock()
+		if l.uses--; l.uses == 0 {
+			delete(holders.of, filepath.Join(l.dir, l.name))
+			l.err = l.release()
+		}
+	})
+	return l.err
+}
+
+func (h *holder) lockFile() string { return filepath.Join(h.dir, "."+h.name+".lock") }
+
+func (h *holder) acquire(path string) error {
+	if err := operation("lock", h.name); errors.Is(err, errors.ErrUnsupported) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	file := h.lockFile()
+	for {
+		f := flock.New(file, flock.SetFlag(os.O_RDWR|os.O_CREATE|noFollow|nonBlock), flock.SetPermissions(0o666))
+		ok, err := f.TryLock()
+		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			return nil
+		case err != nil:
+			return err
+		case !ok:
+			return fmt.Errorf("%s: %w%s", path, ErrLocked, holderOf(file))
+		}
+		// The process that held the lock may have removed the file after this one opened it. Then this lock locks nothing.
+		opened, err := f.Stat()
+		if err == nil {
+			var there os.FileInfo
+			if there, err = os.Lstat(file); err == nil && os.SameFile(opened, there) {
+				h.file = f
+				break
+			}
+		}
+		if unlocked := f.Unlock(); unlocked != nil || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(err, unlocked)
+		}
+	}
+	if err := h.claim(file); err != nil {
+		return errors.Join(err, h.file.Unlock())
+	}
+	return nil
+}
+
+// claim writes the number of the process into the lock file, after it has removed what a killed process left.
+func (h *holder) claim(file string) error {
+	f, err := openRegular(file, os.O_RDWR|noFollow)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 64))
+	if err != nil {
+		return err
+	}
+	if len(text) > 0 {
+		// Release removes the file, so the process that wrote this number was killed.
+		if _, err := processOf(text); err != nil {
+			return fmt.Errorf("%s is no lock file of this package: remove it or save elsewhere", file)
+		}
+		folder, err := OpenFolder(h.dir)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(folder.sweep(h.name), folder.Close()); err != nil {
+			return err
+		}
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
+	return err
+}
+
+func (h *holder) release() error {
+	if h.file == nil {
+		return nil
+	}
+	var err error
+	if runtime.GOOS != "windows" { // where an open file cannot be removed
+		if err = operation("remove", filepath.Base(h.lockFile())); err == nil {
+			err = os.Remove(h.lockFile())
+		}
+	}
+	return errors.Join(err, h.file.Unlock())
+}
+
+func processOf(text []byte) (int, error) { return strconv.Atoi(string(bytes.TrimSpace(text))) }
+
+// holderOf returns ", process 123" if a lock file says so.
+func holderOf(file string) string {
+	f, err := openRegular(file, os.O_RDONLY|noFollow)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	text, _ := io.ReadAll(io.LimitReader(f, 64))
+	if process, err := processOf(text); err == nil {
+		return fmt.Sprintf(", process %d", process)
+	}
+	return ""
+}
