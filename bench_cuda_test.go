@@ -29,7 +29,7 @@ func BenchmarkCUDATraining(b *testing.B) {
 	} {
 		for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {
 			b.Run(m.name+"/"+p.String(), func(b *testing.B) {
-				d := gputest.Open(b)
+				d := gputest.Open(b, cuda.Open)
 				lm := nn.NewLM(m.cfg, nn.OnDevice(d), nn.WithPrecision(p))
 				g := G.NewGraph()
 				ints := func(name string, step int) *G.Node {
@@ -85,7 +85,7 @@ func BenchmarkCUDATraining(b *testing.B) {
 // BenchmarkCUDAGenerate is what nn.Generator does with a model of 130M parameters, random ones, on a GPU.
 func BenchmarkCUDAGenerate(b *testing.B) {
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
-		d := gputest.Open(b)
+		d := gputest.Open(b, cuda.Open)
 		lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50277}, nn.OnDevice(d), nn.WithPrecision(p))
 		for _, m := range []struct{ batch, prompt, tokens int }{{1, 1, 200}, {8, 1, 100}, {1, 1024, 1}} {
 			b.Run(fmt.Sprintf("%v/batch=%d/prompt=%d/tokens=%d", p, m.batch, m.prompt, m.tokens), func(b *testing.B) {

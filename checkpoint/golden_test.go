@@ -11,6 +11,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/golden"
 	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/nn"
@@ -51,7 +52,7 @@ func TestGoldenCheckpoint(t *testing.T) {
 
 // TestGoldenOnDevice is the same for models on a GPU.
 func TestGoldenOnDevice(t *testing.T) {
-	d := gputest.Open(t)
+	d := gputest.Open(t, cuda.Open)
 	for _, dir := range []string{tiny, sharded, original} {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			lm, err := Load(dir, nn.OnDevice(d))

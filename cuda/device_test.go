@@ -6,27 +6,27 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/gomamba/mamba/internal/gputest"
 )
 
-// open returns a device and a stream, and closes them at the end; without a GPU the test is skipped.
+// open returns a stream of a device, which is closed when the test ends.
 func open(t testing.TB) *Stream {
 	t.Helper()
-	d, err := Open(0)
-	if err != nil {
-		t.Skipf("no GPU: %v", err)
-	}
-	s, err := d.NewStream()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Errorf("closing: %v", err)
+	var d *Device
+	t.Cleanup(func() { // runs after that of gputest, which closes the device
+		if d == nil {
+			return
 		}
 		if used, held := d.Memory(); used != 0 || held != 0 {
 			t.Errorf("after Close %d bytes are in use, %d held", used, held)
 		}
 	})
+	d = gputest.Open(t, Open)
+	s, err := d.NewStream()
+	if err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 

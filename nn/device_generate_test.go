@@ -19,7 +19,7 @@ import (
 
 func onBoth(t *testing.T, opts ...nn.Option) (host, device *nn.LM) {
 	t.Helper()
-	d := gputest.Open(t)
+	d := gputest.Open(t, cuda.Open)
 	cfg := nn.LMConfig{Config: nn.Config{DModel: 40, NLayer: 3}, Vocab: 61}
 	opts = append(opts, nn.WithSeed(5))
 	return nn.NewLM(cfg, nn.WithSeed(5)), nn.NewLM(cfg, append(opts, nn.OnDevice(d))...)
@@ -210,7 +210,7 @@ func TestDeviceStepperWeights(t *testing.T) {
 
 // TestDeviceStepperWidth: steps of convolutions of any width that there are kernels for; a wider one is an error.
 func TestDeviceStepperWidth(t *testing.T) {
-	d := gputest.Open(t)
+	d := gputest.Open(t, cuda.Open)
 	for _, width := range []int{1, 2, 3, 4, 5, 16, 17, 20} {
 		cfg := nn.LMConfig{Config: nn.Config{DModel: 8, DConv: width, DState: width + 3}, Vocab: 5}
 		device := nn.NewLM(cfg, nn.WithSeed(5), nn.OnDevice(d))

@@ -40,7 +40,7 @@ func adapted(t *testing.T, opts ...nn.Option) *nn.LM {
 
 // TestDeviceLoRA: the loss and the gradients with LoRA on a device are those on the host, with and without those of the weights below.
 func TestDeviceLoRA(t *testing.T) {
-	d := gputest.Open(t)
+	d := gputest.Open(t, cuda.Open)
 	for _, frozen := range []bool{true, false} {
 		for _, p := range []struct {
 			cuda.Precision
@@ -71,7 +71,7 @@ func TestDeviceLoRA(t *testing.T) {
 
 // TestDeviceLoRAMerged: a merged model computes what it did, bit for bit, and generates; before, generation is an error.
 func TestDeviceLoRAMerged(t *testing.T) {
-	d := gputest.Open(t)
+	d := gputest.Open(t, cuda.Open)
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {
 		host, device := adapted(t), adapted(t, nn.OnDevice(d), nn.WithPrecision(p))
 		logits := func() []float32 {

@@ -13,7 +13,7 @@ import (
 
 // TestDeviceAnyModel: models of any sizes and options have the host's loss, gradients and steps on a device.
 func TestDeviceAnyModel(t *testing.T) {
-	d := gputest.Open(t)
+	d := gputest.Open(t, cuda.Open)
 	rapid.Check(t, func(t *rapid.T) {
 		precision := rapid.SampledFrom([]cuda.Precision{cuda.Strict, cuda.Strict, cuda.TF32, cuda.BF16}).Draw(t, "precision")
 		upTo := func(most int, name string) int { return rapid.IntRange(1, most).Draw(t, name) }

@@ -98,7 +98,7 @@ func largest(v []float32) (most float64) {
 
 // TestDeviceIsHost: the loss and all gradients of a model on a device are those of the model on the host.
 func TestDeviceIsHost(t *testing.T) {
-	d := gputest.Open(t)
+	d := gputest.Open(t, cuda.Open)
 	for _, untied := range []bool{false, true} {
 		for _, p := range []struct {
 			cuda.Precision
@@ -200,7 +200,7 @@ func stackRun(t *testing.T, s *nn.MambaStack, pieces []int) (y, dx, dw []float32
 
 // TestDeviceStates: whole == pieces == host, states and their gradients included.
 func TestDeviceStates(t *testing.T) {
-	d := gputest.Open(t)
+	d := gputest.Open(t, cuda.Open)
 	cfg := nn.Config{DModel: 24, NLayer: 2}
 	y, dx, dw := stackRun(t, nn.NewMambaStack(cfg, nn.WithSeed(3)), []int{29})
 	on := nn.NewMambaStack(cfg, nn.WithSeed(3), nn.OnDevice(d))
@@ -221,7 +221,7 @@ func TestDeviceErrors(t *testing.T) {
 	if err := nn.NewMambaStack(nn.Config{DModel: 8}, nn.WithPrecision(cuda.BF16)).Err(); err == nil {
 		t.Error("a precision without a device: no error")
 	}
-	d := gputest.Open(t)
+	d := gputest.Open(t, cuda.Open)
 	for what, err := range map[string]error{
 		"float64":   nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithDtype(tensor.Float64)).Err(),
 		"precision": nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithPrecision(7)).Err(),
@@ -250,7 +250,7 @@ func TestDeviceErrors(t *testing.T) {
 
 // TestDeviceWeights: a weight is on the device, and comes to the host when it is asked for.
 func TestDeviceWeights(t *testing.T) {
-	d := gputest.Open(t)
+	d := gputest.Open(t, cuda.Open)
 	c, err := graph.On(d)
 	if err != nil {
 		t.Fatal(err)

@@ -44,4 +44,4 @@ printf '%s\0' *.cpp | xargs -0 -n 1 -P "$(nproc)" g++ -std=c++17 -fno-extern-tls
 g++ -shared -Wl,-z,defs -o libcuda.so.1 *.o
 ln -s libcuda.so.1 libcublas.so.13
 cd "$OLDPWD"
-LD_LIBRARY_PATH=$out${LD_LIBRARY_PATH+:$LD_LIBRARY_PATH} "$@"
+MAMBA_TEST_DEVICE=standin LD_LIBRARY_PATH=$out${LD_LIBRARY_PATH+:$LD_LIBRARY_PATH} "$@"

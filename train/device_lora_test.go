@@ -19,7 +19,7 @@ import (
 // TestDeviceTrainingLoRA: LoRA trains on a device as on the host, also stopped and resumed; what is saved is what is on the device,
 // and is loaded on a device; the weights below stay as they were.
 func TestDeviceTrainingLoRA(t *testing.T) {
-	d := gputest.Open(t)
+	d := gputest.Open(t, cuda.Open)
 	adapt := func(lm *nn.LM) *nn.LM {
 		if _, err := lm.Params().AddLoRA(layer.LoRAConfig{Rank: 2, Alpha: 3, Seed: 9}); err != nil {
 			t.Fatal(err)

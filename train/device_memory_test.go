@@ -18,7 +18,7 @@ import (
 // TestDeviceOutOfMemoryAnywhere: whichever allocation of generation or a training step is the first without memory, the error says so,
 // and once there is memory again the same model generates and trains to the same bits as one that never was without.
 func TestDeviceOutOfMemoryAnywhere(t *testing.T) {
-	grant := gputest.Grant(t)
+	grant := gputest.Allocations(t)
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
 		t.Run(fmt.Sprint(p), func(t *testing.T) {
 			want, _ := withMemoryFor(t, p, grant, -1)
@@ -43,7 +43,7 @@ func TestDeviceOutOfMemoryAnywhere(t *testing.T) {
 
 // withMemoryFor generates and takes a training step with memory for so many allocations, if n is not negative; and does both
 // on the same model with all that there is, which it returns the results of.
-func withMemoryFor(t *testing.T, p cuda.Precision, grant func(int), n int) (results []float32, failed bool) {
+func withMemoryFor(t *testing.T, p cuda.Precision, grant gputest.Limit, n int) (results []float32, failed bool) {
 	t.Helper()
 	d, err := cuda.Open(0)
 	if err != nil {

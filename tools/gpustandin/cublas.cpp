@@ -8,7 +8,7 @@ namespace {
 enum { success = 0, invalidValue = 7, notSupported = 15, typeFloat = 0, typeBF16 = 14, computeFloat = 68, computeTF32 = 77 };
 
 struct Handle {
-  Stream *stream;
+  Stream *stream = nullptr;
 };
 
 float fromBits(uint32_t u) {
@@ -51,8 +51,8 @@ float dot(const float *a, const float *b, int64_t k) {
 }  // namespace
 
 extern "C" {
-int cublasCreate_v2(Handle **h) { return *h = new Handle{}, success; }
-int cublasDestroy_v2(Handle *h) { return delete h, success; }
+int cublasCreate_v2(Handle **h) { return *h = make<Handle>("cuBLAS handle"), success; }
+int cublasDestroy_v2(Handle *h) { return destroy("cuBLAS handle", h); }
 int cublasSetStream_v2(Handle *h, Stream *s) { return h->stream = s, success; }
 int cublasSetWorkspace_v2(Handle *, void *, size_t) { return success; }
 

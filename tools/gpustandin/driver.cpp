@@ -22,6 +22,8 @@ enum {
   outOfMemory = 2,
   invalidDevice = 101,
   invalidContext = 201,
+  unknown = 999,
+  contextIsDestroyed = 709,
   illegalState = 401,
   notFound = 500,
   launchFailed = 719,
@@ -40,8 +42,25 @@ constexpr size_t mostGuarded = 15000;
 std::mutex mutex; // of what follows
 std::map<char *, Memory> memory;
 size_t used, guarded;
-int64_t granted = -1; // allocations until all are refused, if not negative
 int retained;
+
+// Limit is how many calls of one kind still succeed. A test sets it, to see what becomes of an error.
+struct Limit {
+  int64_t left = -1, refused = 0; // no limit if left is negative
+
+  bool refuses() {
+    if (left != 0) return left -= left > 0, false;
+    return refused++, true;
+  }
+  int64_t set(int64_t n) {
+    const int64_t before = refused;
+    return left = n, refused = 0, before;
+  }
+};
+Limit allocations, copies;
+
+std::mutex countsMutex;
+std::map<std::string, int> counts;
 
 thread_local void *current;
 char context;
@@ -82,6 +101,12 @@ bool inside(const void *p, size_t n) {
   return (char *)p + n <= at.first + at.second.size;
 }
 
+// refusesCopy reports whether a copy between host and device is to fail.
+bool refusesCopy() {
+  std::lock_guard<std::mutex> lock(mutex);
+  return copies.refuses();
+}
+
 struct Event {
   std::chrono::steady_clock::time_point at;
 };
@@ -94,6 +119,11 @@ struct Module {
   std::string text;
 };
 }  // namespace
+
+void count(const char *kind, int change) {
+  std::lock_guard<std::mutex> lock(countsMutex);
+  counts[kind] += change;
+}
 
 int Stream::queue(std::function<int()> f) {
   static const bool idle = getenv("GPUSTANDIN_IDLE"); // nothing is done: what a program then takes is the host's part
@@ -113,12 +143,15 @@ int cuGetErrorName(int code, const char **name) {
   static const std::map<int, const char *> names = {
       {invalidValue, "CUDA_ERROR_INVALID_VALUE"},     {outOfMemory, "CUDA_ERROR_OUT_OF_MEMORY"},   {invalidDevice, "CUDA_ERROR_INVALID_DEVICE"},
       {invalidContext, "CUDA_ERROR_INVALID_CONTEXT"}, {illegalState, "CUDA_ERROR_ILLEGAL_STATE"}, {notFound, "CUDA_ERROR_NOT_FOUND"},
-      {launchFailed, "CUDA_ERROR_LAUNCH_FAILED"}};
+      {launchFailed, "CUDA_ERROR_LAUNCH_FAILED"},  {contextIsDestroyed, "CUDA_ERROR_CONTEXT_IS_DESTROYED"}, {unknown, "CUDA_ERROR_UNKNOWN"}};
   auto at = names.find(code);
   if (at == names.end()) return invalidValue;
   return *name = at->second, success;
 }
-int cuGetErrorString(int code, const char **text) { return cuGetErrorName(code, text); }
+int cuGetErrorString(int code, const char **text) {
+  if (code == outOfMemory) return *text = "out of memory", success;
+  return cuGetErrorName(code, text);
+}
 
 int cuDeviceGetCount(int *n) { return *n = 1, success; }
 int cuDeviceGet(int *device, int ordinal) { return ordinal == 0 ? *device = 0, success : invalidDevice; }
@@ -133,27 +166,31 @@ int cuDeviceGetAttribute(int *v, int attribute, int) {
 int cuDevicePrimaryCtxRetain(void **c, int) {
   std::lock_guard<std::mutex> lock(mutex);
   retained++;
+  count("context", 1);
   return *c = &context, success;
 }
 int cuDevicePrimaryCtxRelease_v2(int) {
   std::lock_guard<std::mutex> lock(mutex);
   if (retained == 0) return invalidContext;
-  if (--retained > 0) return success;
-  for (auto &m : memory) giveBack(m.first, m.second);
-  memory.clear();
-  return success;
+  retained--;
+  count("context", -1);
+  return success; // a real driver frees what is in the context; here standinAlive tells what is left
 }
-int cuCtxSetCurrent(void *c) { return current = c, success; }
+int cuCtxSetCurrent(void *c) {
+  std::lock_guard<std::mutex> lock(mutex);
+  if (c && retained == 0) return contextIsDestroyed;
+  return current = c, success;
+}
 int cuCtxGetCurrent(void **c) { return *c = current, success; }
 int cuCtxGetDevice(int *d) { return current ? *d = 0, success : invalidContext; }
 
-int cuStreamCreate(Stream **s, unsigned) { return current ? *s = new Stream, success : invalidContext; }
-int cuStreamDestroy_v2(Stream *s) { return delete s, success; }
+int cuStreamCreate(Stream **s, unsigned) { return current ? *s = make<Stream>("stream"), success : invalidContext; }
+int cuStreamDestroy_v2(Stream *s) { return destroy("stream", s); }
 int cuStreamSynchronize(Stream *s) { return s->recording ? illegalState : s->wrong; }
 int cuStreamWaitEvent(Stream *, Event *, unsigned) { return success; }
 
-int cuEventCreate(Event **e, unsigned) { return *e = new Event, success; }
-int cuEventDestroy_v2(Event *e) { return delete e, success; }
+int cuEventCreate(Event **e, unsigned) { return *e = make<Event>("event"), success; }
+int cuEventDestroy_v2(Event *e) { return destroy("event", e); }
 int cuEventRecord(Event *e, Stream *s) {
   return s->queue([e] { return e->at = std::chrono::steady_clock::now(), success; });
 }
@@ -171,16 +208,11 @@ int cuMemAlloc_v2(char **p, size_t n) {
   std::lock_guard<std::mutex> lock(mutex);
   if (n == 0) return invalidValue;
   if (!current) return invalidContext;
-  if (granted == 0) return outOfMemory;
-  if (granted > 0) granted--;
+  if (allocations.refuses()) return outOfMemory;
   if (n > totalMemory - used || !(*p = take(n))) return outOfMemory;
   memset(*p, 0xff, n);
+  count("array", 1);
   return success;
-}
-// For tests: so many more allocations succeed, and then none, until this is called again. A negative number is no limit.
-void standinGrant(int64_t n) {
-  std::lock_guard<std::mutex> lock(mutex);
-  granted = n;
 }
 int cuMemFree_v2(char *p) {
   std::lock_guard<std::mutex> lock(mutex);
@@ -188,17 +220,31 @@ int cuMemFree_v2(char *p) {
   if (at == memory.end()) return invalidValue;
   giveBack(p, at->second);
   memory.erase(at);
+  count("array", -1);
   return success;
 }
-int cuMemAllocHost_v2(void **p, size_t n) { return (*p = malloc(n)) ? success : outOfMemory; }
-int cuMemFreeHost(void *p) { return free(p), success; }
+int cuMemAllocHost_v2(void **p, size_t n) {
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (allocations.refuses()) return outOfMemory;
+  }
+  if (!(*p = malloc(n))) return outOfMemory;
+  count("pinned buffer", 1);
+  return success;
+}
+int cuMemFreeHost(void *p) {
+  count("pinned buffer", -1);
+  return free(p), success;
+}
 
 int cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t n, Stream *s) {
   if (!inside(to, n)) return invalidValue;
+  if (refusesCopy()) return unknown;
   return s->queue([=] { return memcpy(to, from, n), success; });
 }
 int cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t n, Stream *s) {
   if (!inside(from, n)) return invalidValue;
+  if (refusesCopy()) return unknown;
   return s->queue([=] { return memcpy(to, from, n), success; });
 }
 int cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t n, Stream *s) {
@@ -211,8 +257,8 @@ int cuMemsetD8Async(void *to, unsigned char value, size_t n, Stream *s) {
 }
 
 // A module is the text of its PTX, which says by name which kernels are in it.
-int cuModuleLoadData(Module **m, const char *image) { return *m = new Module{image}, success; }
-int cuModuleUnload(Module *m) { return delete m, success; }
+int cuModuleLoadData(Module **m, const char *image) { return *m = make<Module>("module"), (*m)->text = image, success; }
+int cuModuleUnload(Module *m) { return destroy("module", m); }
 int cuModuleGetFunction(standin::Kernel **f, Module *m, const char *name) {
   if (m->text.find(std::string(".entry ") + name + "(") == std::string::npos) return notFound;
   for (*f = standin::Kernel::first; *f; *f = (*f)->next)
@@ -240,17 +286,40 @@ int cuStreamBeginCapture_v2(Stream *s, int) {
 }
 int cuStreamEndCapture(Stream *s, Graph **g) {
   if (!s->recording) return illegalState;
-  *g = new Graph{std::move(*s->recording)};
+  *g = make<Graph>("graph");
+  (*g)->work = std::move(*s->recording);
   delete s->recording;
   s->recording = nullptr;
   return success;
 }
-int cuGraphInstantiateWithFlags(Graph **exec, Graph *g, uint64_t) { return *exec = new Graph(*g), success; }
+int cuGraphInstantiateWithFlags(Graph **exec, Graph *g, uint64_t) { return *exec = make<Graph>("graph"), **exec = *g, success; }
 int cuGraphLaunch(Graph *g, Stream *s) {
   for (auto &f : g->work)
     if (int code = s->queue(f)) return code;
   return success;
 }
-int cuGraphDestroy(Graph *g) { return delete g, success; }
-int cuGraphExecDestroy(Graph *g) { return delete g, success; }
+int cuGraphDestroy(Graph *g) { return destroy("graph", g); }
+int cuGraphExecDestroy(Graph *g) { return destroy("graph", g); }
+
+// What follows is for tests: internal/gputest calls it.
+
+// standinAllocations sets how many more allocations succeed: after them all fail, for lack of memory, until it is called again. A
+// negative number is no limit. It returns how many allocations were refused since its last call.
+int64_t standinAllocations(int64_t n) {
+  std::lock_guard<std::mutex> lock(mutex);
+  return allocations.set(n);
+}
+// standinCopies does the same for copies between host and device, which fail with CUDA_ERROR_UNKNOWN.
+int64_t standinCopies(int64_t n) {
+  std::lock_guard<std::mutex> lock(mutex);
+  return copies.set(n);
+}
+// standinAlive writes a list of the objects that were created and not yet destroyed, such as "1 context, 2 streams", into n bytes.
+void standinAlive(char *to, size_t n) {
+  std::lock_guard<std::mutex> lock(countsMutex);
+  std::string text;
+  for (auto &c : counts)
+    if (c.second) text += (text.empty() ? "" : ", ") + std::to_string(c.second) + " " + c.first + (c.second == 1 ? "" : "s");
+  snprintf(to, n, "%s", text.c_str());
+}
 }

@@ -8,3 +8,19 @@ struct Stream {
   int wrong = 0; // an error stays
   int queue(std::function<int()>);
 };
+
+// count adds to the number of objects of a kind that are alive.
+void count(const char *kind, int change);
+
+template <class T>
+T *make(const char *kind) {
+  count(kind, 1);
+  return new T;
+}
+
+template <class T>
+int destroy(const char *kind, T *object) {
+  count(kind, -1);
+  delete object;
+  return 0;
+}
