@@ -3,14 +3,11 @@ package train
 import (
 	"context"
 	"errors"
-	"fmt"
-	"image/png"
 	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
@@ -330,57 +327,5 @@ func TestTrainerErrors(t *testing.T) {
 	err := newTrainer(t, newLM(tensor.Float32, false), cfg).Run(context.Background())
 	if err == nil || !strings.Contains(err.Error(), "at step") {
 		t.Errorf("error %v, want one that names the step", err)
-	}
-}
-
-func TestCurve(t *testing.T) {
-	c := Curve{HeldOut: []Point{{0, 3}}}
-	path := filepath.Join(t.TempDir(), "curve.png")
-	for range 2 { // without a step, and with some
-		if err := c.WritePNG(path, Plot{Label: "bits", Scale: 2, Lines: []Line{{"other", 4}}}); err != nil {
-			t.Fatal(err)
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		picture, err := png.Decode(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if size := picture.Bounds().Size(); size.X < 300 || size.Y < 200 {
-			t.Errorf("the curve is %v pixels large", size)
-		}
-		f.Close()
-		c.Training = []Point{{1, 2}, {2, 1}, {3, 0.5}}
-	}
-	if got := c.Mean(2); got != 0.75 {
-		t.Errorf("the mean of the last two is %v, want 0.75", got)
-	}
-	if files, err := os.ReadDir(filepath.Dir(path)); len(files) != 1 || err != nil {
-		t.Errorf("%v, %v, want the curve alone", files, err)
-	}
-}
-
-// Without a terminal there is a line for each twentieth of the steps.
-func TestProgress(t *testing.T) {
-	var out strings.Builder
-	p := Progress{Out: &out, Steps: 40, Tokens: 10,
-		Summary: func(c *Curve, last int) string { return fmt.Sprintf("mean %.1f", c.Mean(last)) },
-		Rate:    func(float64) string { return "fast" }}
-	p.Start(2)
-	c := &Curve{Training: []Point{{1, 8}, {2, 4}}}
-	for step := 3; step <= 40; step++ {
-		c.Training = append(c.Training, Point{step, 4})
-		if step == 7 {
-			c.HeldOut = append(c.HeldOut, Point{7, 1})
-		}
-		p.Update(c)
-	}
-	p.Finish()
-	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if len(lines) != 20 || !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "step  7 of 40  mean 4.0  fast  ") }) ||
-		!strings.HasSuffix(lines[19], "0s left") {
-		t.Errorf("the progress is\n%s", out.String())
 	}
 }

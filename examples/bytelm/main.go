@@ -22,6 +22,7 @@ import (
 	"os/signal"
 
 	"github.com/gomamba/mamba/examples/internal/options"
+	"github.com/gomamba/mamba/report"
 	"github.com/gomamba/mamba/task"
 	"github.com/gomamba/mamba/train"
 )
@@ -101,8 +102,8 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if set.out == "" {
 		return nil
 	}
-	how := train.Plot{Label: "bits per byte", Scale: math.Log2E, Lines: []train.Line{{Name: "bigram, held out", Value: d.bigram}}}
-	if err := record.WritePNG(set.out, how); err != nil {
+	loss := report.Loss{Label: "bits per byte", Scale: math.Log2E, Levels: []report.Level{{Name: "bigram, held out", Value: d.bigram}}}
+	if err := report.WritePNG(set.out, loss.Panel(record)); err != nil {
 		return options.OutError(set.out, err)
 	}
 	fmt.Fprintf(out, "curve     %s\n", set.out)
@@ -110,7 +111,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 }
 
 // loop trains step by step until the last one or the context's end, and scores the held-out windows now and then.
-func loop(ctx context.Context, set settings, m *model, d *data, record *train.Curve, show *train.Progress) error {
+func loop(ctx context.Context, set settings, m *model, d *data, record *train.Curve, show *report.Progress) error {
 	show.Start(0)
 	defer show.Finish()
 	for step := 1; step <= set.steps; step++ {

@@ -5,12 +5,13 @@ import (
 	"io"
 	"math"
 
+	"github.com/gomamba/mamba/report"
 	"github.com/gomamba/mamba/train"
 )
 
 // newProgress shows losses in bits per byte.
-func newProgress(out io.Writer, set settings) *train.Progress {
-	return &train.Progress{
+func newProgress(out io.Writer, set settings) *report.Progress {
+	return &report.Progress{
 		Out: out, Steps: set.steps, Tokens: set.batch * set.length,
 		Summary: func(c *train.Curve, last int) string {
 			text := fmt.Sprintf("training %.3f", bits(c.Mean(last)))

@@ -29,6 +29,7 @@ import (
 	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/report"
 	"github.com/gomamba/mamba/train"
 )
 
@@ -202,8 +203,8 @@ func outError(path string, err error) error {
 }
 
 // newTrainer returns a trainer on a corpus, and what shows its progress.
-func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[string]string, out io.Writer) (*train.Trainer, *train.Progress, error) {
-	show := &train.Progress{
+func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[string]string, out io.Writer) (*train.Trainer, *report.Progress, error) {
+	show := &report.Progress{
 		Out: out, Steps: set.steps, Tokens: set.accumulate * set.batch * set.length,
 		Summary: func(c *train.Curve, last int) string {
 			text := fmt.Sprintf("loss %.3f  perplexity %.3f", c.Mean(last), perplexity(c.Mean(last)))
@@ -224,7 +225,7 @@ func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[strin
 }
 
 // loop trains, from where a resumed run was.
-func loop(ctx context.Context, t *train.Trainer, show *train.Progress, set settings, out io.Writer) error {
+func loop(ctx context.Context, t *train.Trainer, show *report.Progress, set settings, out io.Writer) error {
 	if set.resume {
 		resumed, err := t.Resume()
 		if err != nil {
@@ -265,7 +266,7 @@ func finish(set settings, lm *nn.LM, curve *train.Curve, enc encoding, out io.Wr
 		}
 	}
 	png := filepath.Join(set.out, "loss.png")
-	if err := curve.WritePNG(png, train.Plot{Label: "loss, nats per " + enc.unit()}); err != nil {
+	if err := report.WritePNG(png, report.Loss{Label: "loss, nats per " + enc.unit()}.Panel(curve)); err != nil {
 		return outError(set.out, err)
 	}
 	fmt.Fprintf(out, "%-11s %s\ncurve       %s\n", what, set.out, png)

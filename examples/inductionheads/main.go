@@ -24,8 +24,8 @@ import (
 	"github.com/gomamba/mamba/examples/internal/experiment"
 	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/report"
 	"github.com/gomamba/mamba/task"
-	"github.com/gomamba/mamba/train"
 )
 
 func main() {
@@ -80,8 +80,8 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if set.out == "" {
 		return nil
 	}
-	if err := draw(set.out, results); err != nil {
-		return err
+	if err := draw(set, results); err != nil {
+		return options.OutError(set.out, err)
 	}
 	fmt.Fprintf(out, "curves    %s\n", set.out)
 	return nil
@@ -134,7 +134,7 @@ func (set settings) train(ctx context.Context, m model, out io.Writer) (lm *nn.L
 				DtMin: set.dtmin, DtMax: set.dtmax, DtInitFloor: min(set.dtmin, 1e-4)}, From: lm, Decay: set.decay,
 			Task: problem, Batch: set.batch * set.length / length, Steps: steps, LearnRate: set.lr, Clip: 1, Constant: true, Seed: uint64(set.seed),
 			EvalEvery: max(steps/20, 1), Held: set.sequences, Enough: enough,
-			Progress: &train.Progress{Out: out, Rate: func(tokens float64) string { return fmt.Sprintf("%.0f tokens/s", tokens) }},
+			Progress: &report.Progress{Out: out},
 		})
 		if err != nil {
 			return nil, err
@@ -171,14 +171,15 @@ func table(out io.Writer, results []result) {
 	fmt.Fprintln(out)
 }
 
-func draw(path string, results []result) error {
-	var series []experiment.Series
+func draw(set settings, results []result) error {
+	panel := report.Panel{X: fmt.Sprintf("length of the test sequences, tokens (training: at most %d)", set.length), Y: "right, %",
+		LogX: true, Percent: true, Levels: []report.Level{{Name: "guessing", Value: 100 / float64(set.vocab-1)}}}
 	for _, r := range results {
-		s := experiment.Series{Name: r.name}
+		l := report.Line{Name: r.name, Dashed: r.kind == nn.LSTM} // so that Mamba's line shows under it
 		for _, a := range r.answers {
-			s.X, s.Y = append(s.X, float64(a.length)), append(s.Y, 100*a.OfTokens())
+			l.X, l.Y = append(l.X, float64(a.length)), append(l.Y, 100*a.OfTokens())
 		}
-		series = append(series, s)
+		panel.Lines = append(panel.Lines, l)
 	}
-	return experiment.Picture{X: "length", Y: "right, %", LogX: true, Percent: true}.WritePNG(path, series)
+	return report.WritePNG(set.out, panel)
 }

@@ -20,10 +20,11 @@ import (
 	"math"
 	"os"
 	"os/signal"
+	"slices"
 
-	"github.com/gomamba/mamba/examples/internal/experiment"
 	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/report"
 )
 
 func main() {
@@ -98,34 +99,27 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if set.out == "" || len(results) == 0 {
 		return nil
 	}
-	if err := draw(set.out, results); err != nil {
-		return err
+	if err := draw(set, results); err != nil {
+		return options.OutError(set.out, err)
 	}
 	fmt.Fprintf(out, "curves    %s\n", set.out)
 	return nil
 }
 
-func draw(path string, results []result) error {
-	var series []experiment.Series
+// draw draws time and memory against length, each on axes of its own. A kind of layer has one color.
+func draw(set settings, results []result) error {
+	time := report.Panel{X: "length, tokens", Y: "time of a run, ms", LogX: true, LogY: true}
+	memory := report.Panel{X: "length, tokens", Y: "memory of a run at its peak, MB", LogX: true, LogY: true}
 	for _, r := range results {
-		s := experiment.Series{Name: fmt.Sprintf("%s, %s", r.kind, r.name), Dashed: !r.backward}
+		var length, ms, mb []float64
 		for _, p := range r.points {
-			s.X, s.Y = append(s.X, float64(p.length)), append(s.Y, 1e3*p.seconds)
+			length, ms, mb = append(length, float64(p.length)), append(ms, 1e3*p.seconds), append(mb, p.bytes/1e6)
 		}
-		series = append(series, s)
+		l := report.Line{Name: fmt.Sprintf("%s, %s", r.kind, r.name), Color: report.Color(slices.Index(set.kinds, r.kind)), Dashed: !r.backward, X: length}
+		l.Y = ms
+		time.Lines = append(time.Lines, l)
+		l.Y = mb
+		memory.Lines = append(memory.Lines, l)
 	}
-	for _, r := range results {
-		if !r.backward {
-			continue
-		}
-		s := experiment.Series{Name: fmt.Sprintf("%s, memory in MB", r.kind)}
-		for _, p := range r.points {
-			if p.bytes <= 0 { // has no place on the axis
-				continue
-			}
-			s.X, s.Y = append(s.X, float64(p.length)), append(s.Y, p.bytes/1e6)
-		}
-		series = append(series, s)
-	}
-	return experiment.Picture{X: "length", Y: "time, ms; memory, MB", LogX: true, LogY: true, TopLeft: true}.WritePNG(path, series)
+	return report.WritePNG(set.out, time, memory)
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/gomamba/mamba/examples/internal/experiment"
 	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/report"
 	"github.com/gomamba/mamba/task"
-	"github.com/gomamba/mamba/train"
 )
 
 func main() {
@@ -89,8 +89,8 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if set.out == "" {
 		return nil
 	}
-	if err := draw(set.out, results); err != nil {
-		return err
+	if err := draw(set, results); err != nil {
+		return options.OutError(set.out, err)
 	}
 	fmt.Fprintf(out, "curves    %s\n", set.out)
 	return nil
@@ -102,7 +102,7 @@ func learn(ctx context.Context, set settings, c combination, problem task.Task, 
 		Model: nn.Config{DModel: set.dmodel, NLayer: set.layers, Pattern: []nn.Kind{c.kind}},
 		Task:  problem, Batch: set.batch, Steps: set.steps, LearnRate: set.lr, Clip: 1, Seed: uint64(set.seed),
 		EvalEvery: max(set.steps/20, 1), Held: set.held,
-		Progress: &train.Progress{Out: out, Rate: func(tokens float64) string { return fmt.Sprintf("%.0f tokens/s", tokens) }},
+		Progress: &report.Progress{Out: out},
 	})
 	return points, err
 }
@@ -117,14 +117,16 @@ func table(out io.Writer, results []result) {
 	fmt.Fprintf(out, "The paper's column is for length 4096 with 16 tokens (-paper).\n\n")
 }
 
-func draw(path string, results []result) error {
-	var series []experiment.Series
+// draw draws accuracy against steps. An architecture has one color; its line is dashed with S4 inside and solid with S6.
+func draw(set settings, results []result) error {
+	panel := report.Panel{X: "step", Y: "tokens right, %", Percent: true,
+		Levels: []report.Level{{Name: "guessing", Value: 100 / float64(set.vocab-2)}}}
 	for _, r := range results {
-		s := experiment.Series{Name: r.architecture + ", " + r.inner, Dashed: r.inner == "S4"}
+		l := report.Line{Name: r.architecture + ", " + r.inner, Color: report.Color(r.color), Dashed: r.inner == "S4"}
 		for _, p := range r.points {
-			s.X, s.Y = append(s.X, float64(p.Step)), append(s.Y, 100*p.OfTokens())
+			l.X, l.Y = append(l.X, float64(p.Step)), append(l.Y, 100*p.OfTokens())
 		}
-		series = append(series, s)
+		panel.Lines = append(panel.Lines, l)
 	}
-	return experiment.Picture{X: "step", Y: "tokens right, %", Percent: true}.WritePNG(path, series)
+	return report.WritePNG(set.out, panel)
 }

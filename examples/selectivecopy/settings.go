@@ -28,16 +28,17 @@ type combination struct {
 	architecture  string
 	inner         string
 	paperAccuracy float64 // in percent
+	color         int     // of its line, for report.Color
 }
 
 // combinations are the rows of the paper's table 1.
 var combinations = []combination{
-	{nn.S4, "no gate", "S4", 18.3},
-	{nn.S6, "no gate", "S6", 97.0},
-	{nn.H3, "H3", "S4", 57.0},
-	{nn.H3S6, "H3", "S6", 99.7},
-	{nn.MambaS4, "Mamba", "S4", 56.4},
-	{nn.Mamba, "Mamba", "S6", 99.8},
+	{nn.S4, "no gate", "S4", 18.3, 2},
+	{nn.S6, "no gate", "S6", 97.0, 2},
+	{nn.H3, "H3", "S4", 57.0, 1},
+	{nn.H3S6, "H3", "S6", 99.7, 1},
+	{nn.MambaS4, "Mamba", "S4", 56.4, 0},
+	{nn.Mamba, "Mamba", "S6", 99.8, 0},
 }
 
 // parse reads the flags. Its errors name the flag, what it was and what it should be.

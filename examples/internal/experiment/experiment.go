@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/report"
 	"github.com/gomamba/mamba/task"
 	"github.com/gomamba/mamba/train"
 	G "gorgonia.org/gorgonia"
@@ -30,7 +31,7 @@ type Config struct {
 	Held      int // sequences of an evaluation, which no training sequence is among
 	Enough    int // training ends early after so many evaluations in a row without a wrong token; never if zero
 
-	Progress *train.Progress // shows the run; Summary is set here
+	Progress *report.Progress // shows the run; Summary is set here
 }
 
 // Point is an evaluation on sequences that were not trained on.

@@ -13,8 +13,8 @@ import (
 	"testing"
 
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/report"
 	"github.com/gomamba/mamba/task"
-	"github.com/gomamba/mamba/train"
 )
 
 // easy is a task that a small model learns in a moment: two tokens at fixed places.
@@ -33,7 +33,7 @@ func easy() Config {
 var trained = sync.OnceValues(func() (*nn.LM, string) {
 	cfg := easy()
 	var out bytes.Buffer
-	cfg.Progress = &train.Progress{Out: &out, Rate: func(float64) string { return "" }}
+	cfg.Progress = &report.Progress{Out: &out, Rate: func(float64) string { return "" }}
 	lm, points, err := Train(context.Background(), cfg)
 	if err != nil {
 		return nil, err.Error()
@@ -142,7 +142,7 @@ func TestTrainInterrupted(t *testing.T) {
 			stop()
 		}
 		cfg, left := easy(), updates
-		cfg.Progress = &train.Progress{Out: new(bytes.Buffer), Rate: func(float64) string {
+		cfg.Progress = &report.Progress{Out: new(bytes.Buffer), Rate: func(float64) string {
 			if left--; left == 0 {
 				stop()
 			}
