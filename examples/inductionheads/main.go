@@ -77,7 +77,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 		return nil
 	}
 	table(out, results)
-	if set.out == "" {
+	if set.out == "" || len(results[0].answers) == 0 {
 		return nil
 	}
 	if err := draw(set, results); err != nil {

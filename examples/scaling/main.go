@@ -96,7 +96,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 		fmt.Fprintf(out, "exponent  %s, %s: time %.2f, memory %.2f, from length %d to %d\n",
 			r.kind, r.name, time, memory, max(set.fit, set.shortest), r.points[len(r.points)-1].length)
 	}
-	if set.out == "" || len(results) == 0 {
+	if set.out == "" || len(results) == 0 || len(results[0].points) == 0 {
 		return nil
 	}
 	if err := draw(set, results); err != nil {

@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// CheckPNG finds out before the work whether the picture that -out names can be written after it. No name is no picture.
+// CheckPNG returns an error, before the work, if the picture that -out names could not be written after it. An empty path means
+// no picture.
 func CheckPNG(path string) error {
 	if path == "" {
 		return nil
@@ -17,25 +18,31 @@ func CheckPNG(path string) error {
 	if !strings.EqualFold(filepath.Ext(path), ".png") {
 		return fmt.Errorf("invalid value %q for flag -out: should end in .png", path)
 	}
-	_, missing := os.Stat(path)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	// A picture is written beside the old one and renamed, so the folder must accept new files.
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return OutError(path, &fs.PathError{Err: errors.New("it is a directory or another special file")})
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".check-*")
 	if err != nil {
 		return OutError(path, err)
 	}
-	if err := f.Close(); err != nil {
+	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
 		return OutError(path, err)
-	}
-	if missing != nil {
-		return os.Remove(path)
 	}
 	return nil
 }
 
-// OutError is an error of the file that -out names.
+// OutError adds -out to an error of the file system, and what it should name. It returns other errors as they are.
 func OutError(path string, err error) error {
 	var pathError *fs.PathError
-	if errors.As(err, &pathError) {
+	var linkError *os.LinkError
+	switch {
+	case errors.As(err, &pathError):
 		err = pathError.Err
+	case errors.As(err, &linkError):
+		err = linkError.Err
+	default:
+		return err
 	}
 	return fmt.Errorf("-out is %q, should be a file that can be written: %w", path, err)
 }
