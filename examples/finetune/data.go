@@ -112,8 +112,15 @@ func newCorpus(docs []document, enc encoding, share float64, evalTokens int) (*c
 	c, all, total := new(corpus), make([]hashed, len(docs)), sha256.New()
 	for i, d := range docs {
 		var h hashed
-		prompt := enc.Encode(d.prompt)
-		h.Tokens, h.Prompt = slices.Concat(prompt, enc.Encode(d.text), enc.end()), len(prompt)
+		prompt, err := enc.Encode(d.prompt)
+		if err != nil {
+			return nil, err
+		}
+		learned, err := enc.Encode(d.text)
+		if err != nil {
+			return nil, err
+		}
+		h.Tokens, h.Prompt = slices.Concat(prompt, learned, enc.end()), len(prompt)
 		h.hash = sha256.Sum256([]byte(d.prompt + "\x00" + d.text))
 		c.tokens += len(h.Tokens)
 		all[i] = h

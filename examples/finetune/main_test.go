@@ -189,7 +189,11 @@ func TestTokenizer(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := c.train[0]
-	if want := enc.Encode("one two "); first.Prompt != len(want) || !slices.Equal(first.Tokens[:first.Prompt], want) || first.Tokens[len(first.Tokens)-1] != enc.End()[0] {
+	want, err := enc.Encode("one two ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Prompt != len(want) || !slices.Equal(first.Tokens[:first.Prompt], want) || first.Tokens[len(first.Tokens)-1] != enc.End()[0] {
 		t.Errorf("the document is %v, want the prompt's tokens %v first, and %v at the end", first, want, enc.End())
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"slices"
 
 	"github.com/gomamba/mamba/checkpoint"
-	tokens "github.com/gomamba/mamba/examples/internal/text"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/tokens"
 )
 
 // start returns the model to start from, and the texts to show perplexities of: the last one is to be trained on.

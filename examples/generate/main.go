@@ -22,9 +22,9 @@ import (
 	"time"
 
 	"github.com/gomamba/mamba/checkpoint"
-	"github.com/gomamba/mamba/examples/internal/download"
-	"github.com/gomamba/mamba/examples/internal/text"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/task"
+	"github.com/gomamba/mamba/tokens"
 )
 
 func main() {
@@ -84,23 +84,26 @@ func generate(ctx context.Context, set settings, stdout, stderr io.Writer) error
 	}
 	defer generator.Close()
 
-	prompt, out := len(sequence.Pending()), text.NewStream(tokenizer, stdout)
+	prompt, text := len(sequence.Pending()), tokenizer.NewStream()
 	if _, err := io.WriteString(stdout, set.prompt); err != nil {
 		return err
 	}
 	clock := newClock(prompt)
 	_, err = generator.Continue(ctx, []*nn.Sequence{sequence}, func(_, token int) error {
 		clock.token()
-		return out.Write(token)
+		part, err := text.Decode(token)
+		if err == nil {
+			_, err = io.WriteString(stdout, task.Printable([]byte(part)))
+		}
+		return err
 	})
 	stopped := errors.Is(err, context.Canceled)
 	if err != nil && !stopped {
 		return err
 	}
-	if err := out.Flush(); err != nil {
+	if _, err := fmt.Fprintln(stdout, text.Flush()); err != nil {
 		return err
 	}
-	fmt.Fprintln(stdout)
 	clock.report(stderr, stopped)
 	if set.state != "" {
 		return sequence.Save(set.state)
@@ -108,42 +111,44 @@ func generate(ctx context.Context, set settings, stdout, stderr io.Writer) error
 	return nil
 }
 
-// directory returns that of a model: a directory, or a repository of the hub in the cache.
+// directory returns the folder of a model: name itself, or a repository of the hub in the cache.
 func directory(ctx context.Context, flag, name string, stderr io.Writer) (string, error) {
 	info, err := os.Stat(name)
 	if err == nil && info.IsDir() {
 		return name, nil
 	}
-	if err == nil || !download.IsRepository(name) {
+	if err == nil || !tokens.IsRepository(name) {
 		return "", fmt.Errorf("%s is %q, should be a directory, or OWNER/NAME of the Hugging Face hub", flag, name)
 	}
-	dir, err := download.Model(ctx, name, stderr)
+	show := progress{out: stderr}
+	defer show.finish()
+	dir, err := tokens.Download(ctx, name, tokens.DownloadConfig{Progress: show.show})
 	if err != nil {
-		return "", fmt.Errorf("%s is %q, which is no directory here, and not to be had from the Hugging Face hub: %w", flag, name, err)
+		return "", fmt.Errorf("%s is %q, which is no directory here: %w", flag, name, err)
 	}
 	return dir, nil
 }
 
 // openTokenizer returns the tokenizer of -tokenizer or else of the model.
-func openTokenizer(ctx context.Context, set settings, dir string, vocab int, stderr io.Writer) (*text.Tokenizer, error) {
+func openTokenizer(ctx context.Context, set settings, dir string, vocab int, stderr io.Writer) (*tokens.Tokenizer, error) {
 	if set.tokenizer != "" {
 		var err error
 		if dir, err = directory(ctx, "-tokenizer", set.tokenizer, stderr); err != nil {
 			return nil, err
 		}
 	}
-	t, err := text.Open(dir, vocab)
+	t, err := tokens.Open(dir, vocab)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: name another directory with -tokenizer", err)
 	}
-	if err == nil && t.Bytes() {
+	if err == nil && t.IsBytes() {
 		fmt.Fprintln(stderr, "tokens   bytes: there is no tokenizer.json, and a vocabulary of 256")
 	}
 	return t, err
 }
 
 // beginning returns the sequence to go on with: that of -state, or a new one, with the prompt behind it.
-func beginning(set settings, tokenizer *text.Tokenizer) (*nn.Sequence, error) {
+func beginning(set settings, tokenizer *tokens.Tokenizer) (*nn.Sequence, error) {
 	sequence := nn.NewSequence(set.generation.Seed)
 	if set.state != "" {
 		loaded, err := nn.LoadSequence(set.state)
@@ -153,7 +158,11 @@ func beginning(set settings, tokenizer *text.Tokenizer) (*nn.Sequence, error) {
 			return nil, err
 		}
 	}
-	sequence.Append(tokenizer.Encode(set.prompt)...)
+	prompt, err := tokenizer.Encode(set.prompt)
+	if err != nil {
+		return nil, fmt.Errorf("-prompt: %w", err)
+	}
+	sequence.Append(prompt...)
 	if len(sequence.Pending()) == 0 {
 		return nil, errors.New("-prompt is empty, should be a text to continue")
 	}

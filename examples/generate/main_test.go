@@ -137,9 +137,9 @@ func TestErrors(t *testing.T) {
 	}{
 		{nil, "-model is missing, should be a directory, or OWNER/NAME of the Hugging Face hub"},
 		{[]string{"-model", "./none"}, `-model is "./none", should be a directory, or OWNER/NAME of the Hugging Face hub`},
-		{[]string{"-model", "owner/name"}, `-model is "owner/name", which is no directory here, and not to be had from the Hugging Face hub: Get "` + hub.URL + `/api/models/owner/name/`},
+		{[]string{"-model", "owner/name"}, `-model is "owner/name", which is no directory here: tokens: download owner/name: Get "` + hub.URL + `/api/models/owner/name/`},
 		{[]string{"-model", t.TempDir(), "-prompt", "x"}, "no weights: none of model.safetensors, "},
-		{[]string{"-model", bare, "-prompt", "x"}, "tokenizer.json: no such file or directory, and a vocabulary of 10 is not one of bytes, which would be 256: name another directory with -tokenizer"},
+		{[]string{"-model", bare, "-prompt", "x"}, "tokenizer.json: no such file or directory, and a vocabulary of 10 is not one of bytes, which has 256: name another directory with -tokenizer"},
 		{[]string{"-model", bare, "-prompt", "x", "-tokenizer", dir}, "the model's are 0 to 9"},
 		{[]string{"-model", bare, "-prompt", "x", "-tokenizer", "/none"}, `-tokenizer is "/none", should be a directory`},
 		{[]string{"-model", dir}, "-prompt is empty, should be a text to continue"},

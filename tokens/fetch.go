@@ -1,4 +1,4 @@
-package download
+package tokens
 
 import (
 	"context"
@@ -14,17 +14,18 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/gomlx/go-huggingface/hub"
 )
 
-// client gives up on a server that does not answer, but not on one that is slow.
+// client gives up on a server that does not answer within a minute, but not on one that sends slowly.
 var client = func() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.ResponseHeaderTimeout = time.Minute
 	return &http.Client{Transport: transport}
 }()
 
-// blobName is a file's name in the cache: the hash that it is checked by.
+// blobName returns a file's name in the cache: the hash that it is checked by.
 func blobName(file *hub.FileInfo) string {
 	if file.LFS != nil {
 		return file.LFS.SHA256
@@ -32,17 +33,24 @@ func blobName(file *hub.FileInfo) string {
 	return file.BlobID
 }
 
-// fetch downloads a file to path. It goes on with what an earlier attempt has left, here or in another process, and tries
-// again for as long as something comes. add is told of the bytes that are there.
+// fetch downloads a file to path. It continues what an earlier attempt has left, in this process or another one, and tries again as long
+// as bytes arrive. It calls add with the number of bytes that it has found or received.
 //
-// The hub package would begin again from the start, with half a gigabyte and more.
-func fetch(ctx context.Context, from, path string, file *hub.FileInfo, add func(bytes int64)) error {
+// The library would begin again from the start, with half a gigabyte and more.
+func fetch(ctx context.Context, from, path, locks string, file *hub.FileInfo, add func(bytes int64)) (err error) {
+	for _, dir := range []string{filepath.Dir(path), locks} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	lock := flock.New(filepath.Join(locks, filepath.Base(path)+".lock"))
+	if _, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	if _, err := os.Stat(path); err == nil {
 		add(file.Size)
 		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
 	}
 	part, err := os.OpenFile(path+".incomplete", os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -76,7 +84,7 @@ func fetch(ctx context.Context, from, path string, file *hub.FileInfo, add func(
 	return os.Rename(part.Name(), path)
 }
 
-// request asks for what is missing behind the first bytes that are there, and returns how many there are then.
+// request asks for the bytes after the first have ones, and returns how many there are afterwards.
 func request(ctx context.Context, from string, part *os.File, have, size int64, add func(bytes int64)) (int64, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
@@ -92,7 +100,7 @@ func request(ctx context.Context, from string, part *os.File, have, size int64, 
 	defer answer.Body.Close()
 	var first int64
 	switch answer.StatusCode {
-	case http.StatusOK: // all of it
+	case http.StatusOK: // the whole file
 	case http.StatusPartialContent:
 		if _, err := fmt.Sscanf(answer.Header.Get("Content-Range"), "bytes %d-", &first); err != nil || first != have {
 			return have, fmt.Errorf("the server sends %q, was asked for bytes from %d", answer.Header.Get("Content-Range"), have)
@@ -109,7 +117,7 @@ func request(ctx context.Context, from string, part *os.File, have, size int64, 
 	if _, err := part.Seek(first, io.SeekStart); err != nil {
 		return first, err
 	}
-	// No more than one byte too many: a server that sends another file must not fill the disk.
+	// At most one byte too many is read: a server that sends another file must not fill the disk.
 	n, err := io.Copy(io.MultiWriter(part, counter(add)), io.LimitReader(answer.Body, size-first+1))
 	if err == nil && first+n != size {
 		err = fmt.Errorf("%d bytes came, should be %d", first+n, size)
@@ -127,7 +135,7 @@ func (c counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// check holds the whole file against its hash: of large files SHA-256, of others git's.
+// check compares the hash of the whole file: SHA-256 for a large file, git's SHA-1 for another one.
 func check(part *os.File, file *hub.FileInfo) error {
 	var h hash.Hash
 	if file.LFS != nil {

@@ -1,4 +1,4 @@
-package download
+package tokens
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -19,13 +20,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/gomlx/go-huggingface/hub"
 )
 
 const commit = "0123456789abcdef0123456789abcdef01234567"
 
-// server is a hub of one repository, on this machine.
-type server struct {
+// fakeHub is a hub of one repository, on this machine.
+type fakeHub struct {
 	*httptest.Server
 	files map[string][]byte
 	large map[string]bool // kept in LFS
@@ -35,15 +37,15 @@ type server struct {
 	asked []string
 }
 
-// newServer makes it the hub of this test, with a cache of its own.
-func newServer(t *testing.T) (s *server, cacheDir string) {
+// newHub makes it the hub of this test, with a cache of its own.
+func newHub(t *testing.T) (s *fakeHub, cacheDir string) {
 	t.Helper()
 	weights := make([]byte, 100_000)
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range weights {
 		weights[i] = byte(r.Uint32())
 	}
-	s = &server{
+	s = &fakeHub{
 		files: map[string][]byte{
 			"config.json": []byte(`{"model_type":"mamba"}`), "tokenizer.json": []byte("{}"), "model.safetensors": weights,
 			"README.md": []byte("read me"), "pytorch_model.bin": []byte("the same weights again"),
@@ -59,7 +61,7 @@ func newServer(t *testing.T) (s *server, cacheDir string) {
 	return s, cacheDir
 }
 
-func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, strings.TrimSpace(r.URL.Path+" "+r.Header.Get("Range")))
@@ -92,7 +94,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // requests returns what was asked for since the last call.
-func (s *server) requests() []string {
+func (s *fakeHub) requests() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	asked := s.asked
@@ -100,7 +102,7 @@ func (s *server) requests() []string {
 	return asked
 }
 
-func expect(t *testing.T, s *server, dir string) {
+func expect(t *testing.T, s *fakeHub, dir string) {
 	t.Helper()
 	for _, name := range []string{"config.json", "tokenizer.json", "model.safetensors"} {
 		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(got, s.files[name]) {
@@ -115,10 +117,11 @@ func expect(t *testing.T, s *server, dir string) {
 }
 
 // A model comes into the cache as Hugging Face's programs lay it out, and is not asked for again.
-func TestModel(t *testing.T) {
-	s, cacheDir := newServer(t)
-	var out strings.Builder
-	dir, err := Model(t.Context(), "owner/name", &out)
+func TestDownload(t *testing.T) {
+	s, cacheDir := newHub(t)
+	var seen []Progress
+	cfg := DownloadConfig{Progress: func(p Progress) { seen = append(seen, p) }}
+	dir, err := Download(t.Context(), "owner/name", cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,24 +137,35 @@ func TestModel(t *testing.T) {
 	if ref, err := os.ReadFile(filepath.Join(root, "refs", "main")); err != nil || string(ref) != commit {
 		t.Errorf("refs/main is %q, %v", ref, err)
 	}
-	if !strings.Contains(out.String(), "downloading model.safetensors, 0.1 MB\n") || strings.ContainsAny(out.String(), "\r\x1b") {
-		t.Errorf("progress is %q", out.String())
+	total, sizes := int64(0), map[string]int64{}
+	for _, p := range seen {
+		if p.Done > p.Total || p.File == "" {
+			t.Errorf("progress is %+v", p)
+		}
+		total, sizes[p.File] = p.Total, p.Size
+	}
+	want := map[string]int64{}
+	for _, name := range []string{"config.json", "tokenizer.json", "model.safetensors"} {
+		want[name] = int64(len(s.files[name]))
+	}
+	if last := seen[len(seen)-1]; !maps.Equal(sizes, want) || last.Done != total || total <= sizes["model.safetensors"] {
+		t.Errorf("progress of %v ends at %+v, want all of %v", sizes, last, want)
 	}
 
 	s.requests()
 	s.Close() // there is no network any more
-	out.Reset()
-	again, err := Model(t.Context(), "owner/name", &out)
-	if err != nil || again != dir || out.Len() > 0 || len(s.requests()) > 0 {
-		t.Errorf("again: %s, %v, %q", again, err, out.String())
+	seen = nil
+	again, err := Download(t.Context(), "owner/name", cfg)
+	if err != nil || again != dir || seen != nil || len(s.requests()) > 0 {
+		t.Errorf("again: %s, %v, %v", again, err, seen)
 	}
 }
 
 // A download that breaks off goes on where it was, at once, and in another process that finds what the first has left.
 func TestResume(t *testing.T) {
-	s, cacheDir := newServer(t)
+	s, cacheDir := newHub(t)
 	s.cut = 30_000
-	dir, err := Model(t.Context(), "owner/name", new(strings.Builder))
+	dir, err := Download(t.Context(), "owner/name", DownloadConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +187,7 @@ func TestResume(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(blobs, fmt.Sprintf("%x.incomplete", sha256.Sum256(s.files["model.safetensors"]))), data, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if dir, err = Model(t.Context(), "owner/name", new(strings.Builder)); err != nil {
+		if dir, err = Download(t.Context(), "owner/name", DownloadConfig{}); err != nil {
 			t.Fatal(err)
 		}
 		expect(t, s, dir)
@@ -199,13 +213,13 @@ func TestCorrupt(t *testing.T) {
 		func(data []byte) []byte { return data[:len(data)-1] },
 	} {
 		for _, name := range []string{"model.safetensors", "config.json"} {
-			s, cacheDir := newServer(t)
+			s, cacheDir := newHub(t)
 			s.send[name] = change(slices.Clone(s.files[name]))
-			if _, err := Model(t.Context(), "owner/name", new(strings.Builder)); err == nil || !strings.HasPrefix(err.Error(), name+": ") {
+			if _, err := Download(t.Context(), "owner/name", DownloadConfig{}); err == nil || !strings.HasPrefix(err.Error(), "tokens: download owner/name: "+name+": ") {
 				t.Fatalf("%s: %v", name, err)
 			}
 			delete(s.send, name)
-			dir, err := Model(t.Context(), "owner/name", new(strings.Builder))
+			dir, err := Download(t.Context(), "owner/name", DownloadConfig{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -218,22 +232,107 @@ func TestCorrupt(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
-	newServer(t)
+	newHub(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Model(ctx, "owner/name", new(strings.Builder)); !errors.Is(err, context.Canceled) {
+	if _, err := Download(ctx, "owner/name", DownloadConfig{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
+	}
+	// A hub that takes a request and never answers, and one that sends the list of files and nothing else.
+	for name, list := range map[string]bool{"list": false, "file": true} {
+		s, cacheDir := newHub(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan struct{})
+		silent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if list && strings.HasPrefix(r.URL.Path, "/api/") {
+				s.ServeHTTP(w, r)
+				return
+			}
+			cancel()
+			<-over
+		}))
+		t.Setenv("HF_ENDPOINT", silent.URL)
+		if _, err := Download(ctx, "owner/name", DownloadConfig{CacheDir: cacheDir}); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", name, err)
+		}
+		close(over)
+		silent.Close()
+	}
+}
+
+// Of two downloads of one file, also in two processes, the second waits for the first; and no longer than its context.
+func TestLock(t *testing.T) {
+	s, cacheDir := newHub(t)
+	locks := filepath.Join(cacheDir, ".locks", "models--owner--name")
+	if err := os.MkdirAll(locks, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range s.files {
+		if s.large[name] {
+			lock := flock.New(filepath.Join(locks, fmt.Sprintf("%x.lock", sha256.Sum256(data))))
+			if ok, err := lock.TryLock(); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+			defer lock.Close()
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cfg := DownloadConfig{Progress: func(p Progress) {
+		if p.File == "model.safetensors" {
+			cancel()
+		}
+	}}
+	if _, err := Download(ctx, "owner/name", cfg); !errors.Is(err, context.Canceled) {
+		t.Errorf("the file is locked: %v, want that it waited until its context ended", err)
+	}
+	var wait sync.WaitGroup
+	other := t.TempDir()
+	for range 2 {
+		wait.Go(func() {
+			dir, err := Download(t.Context(), "owner/name", DownloadConfig{CacheDir: other})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			expect(t, s, dir)
+		})
+	}
+	wait.Wait()
+	weights := "/owner/name/resolve/" + commit + "/model.safetensors"
+	if n := len(slices.DeleteFunc(s.requests(), func(r string) bool { return r != weights })); n != 1 {
+		t.Errorf("two downloads asked for the weights %d times", n)
+	}
+}
+
+// What is no name, no context and no folder is an error.
+func TestDownloadArguments(t *testing.T) {
+	newHub(t)
+	var none context.Context
+	if _, err := Download(none, "owner/name", DownloadConfig{}); err == nil || err.Error() != "tokens: download: ctx is nil, should be a context" {
+		t.Errorf("%v", err)
+	}
+	for _, name := range []string{"", "name", "../..", "a/b/c", "/etc"} {
+		if _, err := Download(t.Context(), name, DownloadConfig{}); err == nil || !strings.HasSuffix(err.Error(), "should be OWNER/NAME of the Hugging Face hub") {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Download(t.Context(), "owner/name", DownloadConfig{CacheDir: file}); err == nil {
+		t.Error("no error with a file for the cache")
 	}
 }
 
 // Without a network, and for a repository that is not there, the error is one line that says what was asked for.
-func TestModelErrors(t *testing.T) {
-	s, _ := newServer(t)
-	if _, err := Model(t.Context(), "owner/other", new(strings.Builder)); err == nil || !strings.Contains(err.Error(), "no such repository") || strings.Contains(err.Error(), "\n") {
+func TestDownloadErrors(t *testing.T) {
+	s, _ := newHub(t)
+	if _, err := Download(t.Context(), "owner/other", DownloadConfig{}); err == nil || !strings.Contains(err.Error(), "no such repository") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("no such repository: %v", err)
 	}
 	s.Close()
-	if _, err := Model(t.Context(), "owner/name", new(strings.Builder)); err == nil || !strings.HasPrefix(err.Error(), `Get "`+s.URL+`/api/models/owner/name/revision/main`) || strings.Contains(err.Error(), "\n") {
+	if _, err := Download(t.Context(), "owner/name", DownloadConfig{}); err == nil || !strings.HasPrefix(err.Error(), `tokens: download owner/name: Get "`+s.URL+`/api/models/owner/name/revision/main`) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("no network: %v", err)
 	}
 }
@@ -249,7 +348,7 @@ func TestHostileNames(t *testing.T) {
 		h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, answer) }))
 		t.Setenv("HF_ENDPOINT", h.URL)
 		t.Setenv("HF_HUB_CACHE", t.TempDir())
-		if _, err := Model(t.Context(), "owner/name", new(strings.Builder)); err == nil || !strings.Contains(err.Error(), "the hub names the ") {
+		if _, err := Download(t.Context(), "owner/name", DownloadConfig{}); err == nil || !strings.Contains(err.Error(), "the hub names the ") {
 			t.Errorf("%s: %v", answer, err)
 		}
 		h.Close()
@@ -269,6 +368,7 @@ func TestWanted(t *testing.T) {
 			"generation_config.json model-00001-of-00002.safetensors pytorch_model-00001-of-00001.bin pytorch_model.bin.index.json",
 			"generation_config.json pytorch_model-00001-of-00001.bin pytorch_model.bin.index.json",
 		},
+		{"README.md adapter_config.json adapter_model.safetensors", "adapter_config.json adapter_model.safetensors"},
 		{"sub/config.json ../config.json model-00001-of-00002.safetensors", ""},
 	} {
 		var files []*hub.FileInfo
