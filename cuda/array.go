@@ -23,6 +23,9 @@ func NewArray[T Element](s *Stream, n int) (Array[T], error) {
 	if n < 0 {
 		return Array[T]{}, fmt.Errorf("cuda: array of %d elements", n)
 	}
+	if err := s.usable(); err != nil {
+		return Array[T]{}, err
+	}
 	address, err := s.pool.alloc(int64(n) * size[T]())
 	if err != nil {
 		return Array[T]{}, err
@@ -81,6 +84,9 @@ func (a Array[T]) CopyFrom(s *Stream, host []T) error {
 	if len(host) != a.n {
 		return fmt.Errorf("cuda: copy: the host has %d elements, want %d", len(host), a.n)
 	}
+	if err := s.usable(); err != nil {
+		return err
+	}
 	return s.stage.up(a.address, bytesOf(host))
 }
 
@@ -89,15 +95,18 @@ func (a Array[T]) CopyTo(s *Stream, host []T) error {
 	if len(host) != a.n {
 		return fmt.Errorf("cuda: copy: the host has %d elements, want %d", len(host), a.n)
 	}
+	if err := s.usable(); err != nil {
+		return err
+	}
 	return s.stage.down(bytesOf(host), a.address)
 }
 
 // Fill sets every byte.
 func (a Array[T]) Fill(s *Stream, value byte) error {
-	if a.n == 0 {
-		return nil
+	if err := s.usable(); err != nil || a.n == 0 {
+		return err
 	}
-	return s.device.do(cuMemsetD8Async, a.address, uintptr(value), uintptr(int64(a.n)*size[T]()), s.handle)
+	return s.do(cuMemsetD8Async, a.address, uintptr(value), uintptr(int64(a.n)*size[T]()), s.handle)
 }
 
 func bytesOf[T Element](v []T) []byte {
@@ -114,8 +123,8 @@ func (a Array[T]) CopyOf(s *Stream, from Array[T]) error {
 
 // copy queues a copy on the device.
 func (a Array[T]) copy(s *Stream, from Array[T]) error {
-	if from.n == 0 {
-		return nil
+	if err := s.usable(); err != nil || from.n == 0 {
+		return err
 	}
-	return s.device.do(cuMemcpyDtoDAsync, a.address, from.address, uintptr(int64(from.n)*size[T]()), s.handle)
+	return s.do(cuMemcpyDtoDAsync, a.address, from.address, uintptr(int64(from.n)*size[T]()), s.handle)
 }

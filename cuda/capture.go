@@ -15,6 +15,9 @@ type Capture struct {
 // time.
 func (s *Stream) Capture(f func() error) (*Capture, error) {
 	const relaxed = 2 // a goroutine may move between threads
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
 	d := s.device
 	if err := d.do(cuStreamBeginCapture, s.handle, relaxed); err != nil {
 		return nil, err
@@ -29,12 +32,26 @@ func (s *Stream) Capture(f func() error) (*Capture, error) {
 		return nil, err
 	}
 	c := &Capture{device: d}
-	err = d.do(cuGraphInstantiateWithFlags, uintptr(unsafe.Pointer(&c.handle)), graph, 0)
-	return c, errors.Join(err, d.do(cuGraphDestroy, graph))
+	err = d.create(c, func() error { return d.call(cuGraphInstantiateWithFlags, uintptr(unsafe.Pointer(&c.handle)), graph, 0) })
+	if err = errors.Join(err, d.do(cuGraphDestroy, graph)); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
 }
 
 // Launch queues the work. The arrays that it was recorded with must still be there.
-func (c *Capture) Launch(s *Stream) error { return s.device.do(cuGraphLaunch, c.handle, s.handle) }
+func (c *Capture) Launch(s *Stream) error {
+	if err := notClosed("capture", c.handle); err != nil {
+		return err
+	}
+	return s.do(cuGraphLaunch, c.handle, s.handle)
+}
 
 // Close frees the record.
-func (c *Capture) Close() error { return c.device.do(cuGraphExecDestroy, c.handle) }
+func (c *Capture) Close() error {
+	err := c.device.close(c)
+	c.handle = 0
+	return err
+}
+
+func (c *Capture) release() error { return c.device.call(cuGraphExecDestroy, c.handle) }

@@ -39,6 +39,9 @@ const blasWorkspace = 32 << 20
 
 // blas returns the stream's handle, made at its first product.
 func (s *Stream) cublas() (uintptr, error) {
+	if err := s.usable(); err != nil {
+		return 0, err
+	}
 	if s.blas.handle != 0 {
 		return s.blas.handle, nil
 	}
@@ -48,16 +51,17 @@ func (s *Stream) cublas() (uintptr, error) {
 		return 0, err
 	}
 	var h uintptr
-	err = d.doBLAS(cublasCreate, uintptr(unsafe.Pointer(&h)))
-	if err == nil {
-		err = d.doBLAS(cublasSetStream, h, s.handle)
+	if err := d.doBLAS(cublasCreate, uintptr(unsafe.Pointer(&h))); err != nil {
+		w.Free()
+		return 0, err
 	}
+	err = d.doBLAS(cublasSetStream, h, s.handle)
 	if err == nil {
 		err = d.doBLAS(cublasSetWorkspace, h, w.address, blasWorkspace)
 	}
 	if err != nil {
 		w.Free()
-		return 0, err
+		return 0, errors.Join(err, d.doBLAS(cublasDestroy, h))
 	}
 	s.blas = blasHandle{h, w}
 	return h, nil
@@ -69,7 +73,7 @@ func (b *blasHandle) release(d *Device) error {
 	}
 	h := b.handle
 	*b = blasHandle{}
-	return d.doBLAS(cublasDestroy, h)
+	return d.callBLAS(cublasDestroy, h)
 }
 
 // Matrix is rows that are Stride apart, in row-major order.
@@ -159,10 +163,17 @@ func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha fl
 		uintptr(unsafe.Pointer(&beta)), c.Data.address, blasType[C](), uintptr(c.Stride), compute, defaultAlgo)
 }
 
-// doBLAS calls cuBLAS with the device's context.
+// doBLAS calls cuBLAS with the device's context, unless the device is closed.
 //
 //go:uintptrescapes
 func (d *Device) doBLAS(f blasCall, args ...uintptr) error {
+	return d.whileOpen(func() error { return d.callBLAS(f, args...) })
+}
+
+// callBLAS is to doBLAS what call is to do.
+//
+//go:uintptrescapes
+func (d *Device) callBLAS(f blasCall, args ...uintptr) error {
 	return d.withContext(func() error {
 		if code := d.blas.call(f, args...); code != 0 {
 			name := blasCodes[code]

@@ -19,13 +19,25 @@ type Device struct {
 
 	multiprocessors int
 
-	mu      sync.Mutex
-	closed  bool
-	streams map[*Stream]struct{}
-	modules map[string]*module
-	memory  usage
-	onClose []func()
+	// Close waits for the calls that are running, and later calls fail. Lock calls before mu.
+	calls    sync.RWMutex
+	released bool
+
+	mu        sync.Mutex
+	closed    bool // Close was called
+	resources map[resource]struct{}
+	modules   map[string]*module
+	memory    usage
+	onClose   []func()
 }
+
+// resource is what Close releases, unless it was closed by itself before.
+type resource interface {
+	release() error
+}
+
+// errClosed is what every call returns after Close.
+var errClosed = errors.New("cuda: the device is closed")
 
 // Attributes of a device, as the driver numbers them.
 const (
@@ -95,7 +107,7 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{driver: dr, blas: blas, handle: handle, streams: map[*Stream]struct{}{}, modules: map[string]*module{}}
+	d := &Device{driver: dr, blas: blas, handle: handle, resources: map[resource]struct{}{}, modules: map[string]*module{}}
 	var name [256]byte
 	if err := dr.call(cuDeviceGetName, uintptr(unsafe.Pointer(&name)), uintptr(len(name)), uintptr(d.handle)); err != nil {
 		return nil, err
@@ -121,32 +133,43 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 // Name is what the maker calls the device.
 func (d *Device) Name() string { return d.name }
 
-// OnClose has a function called when the device is closed, before its memory is freed.
+// OnClose registers f to run when Close is called, before the device's memory is freed. Functions run in the order in which they were
+// registered. On a closed device f runs at once.
 func (d *Device) OnClose(f func()) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.onClose = append(d.onClose, f)
-}
-
-// Close waits for the work that is queued, and frees all streams, memory and modules. What was made on the device is of no
-// use afterwards. Closing twice does nothing.
-func (d *Device) Close() error {
-	d.mu.Lock()
-	streams, modules, closed, onClose := d.streams, d.modules, d.closed, d.onClose
-	d.streams, d.modules, d.closed = nil, nil, true
+	closed := d.closed
+	if !closed {
+		d.onClose = append(d.onClose, f)
+	}
 	d.mu.Unlock()
 	if closed {
+		f()
+	}
+}
+
+// Close runs the functions registered with OnClose, waits for the queued work, and frees all streams, events, captures, memory and
+// modules. Afterwards whatever was made on the device returns an error when it is used, and may still be closed. Closing twice
+// does nothing.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	resources, modules, closed, onClose := d.resources, d.modules, d.closed, d.onClose
+	d.resources, d.modules, d.onClose, d.closed = nil, nil, nil, true
+	d.mu.Unlock()
+	if closed || d.driver == nil {
 		return nil
 	}
 	for _, f := range onClose {
 		f()
 	}
+	d.calls.Lock()
+	defer d.calls.Unlock()
+	d.released = true
 	var errs []error
-	for s := range streams {
-		errs = append(errs, s.release())
+	for r := range resources {
+		errs = append(errs, r.release())
 	}
 	for _, m := range modules {
-		errs = append(errs, d.do(cuModuleUnload, m.handle))
+		errs = append(errs, d.call(cuModuleUnload, m.handle))
 	}
 	if !d.foreign {
 		errs = append(errs, d.driver.call(cuDevicePrimaryCtxRelease, uintptr(d.handle)))
@@ -154,11 +177,62 @@ func (d *Device) Close() error {
 	return errors.Join(errs...)
 }
 
-// do calls the driver with the device's context. A goroutine may move between threads, and the context is a thread's, so it is
-// set before every call.
+// do calls the driver with the device's context, unless the device is closed.
 //
 //go:uintptrescapes
 func (d *Device) do(f call, args ...uintptr) error {
+	return d.whileOpen(func() error { return d.call(f, args...) })
+}
+
+// whileOpen runs f, during which the device is not released.
+func (d *Device) whileOpen(f func() error) error {
+	d.calls.RLock()
+	defer d.calls.RUnlock()
+	if d.driver == nil || d.released {
+		return errClosed
+	}
+	return f()
+}
+
+// create runs f, which calls the driver with call, and registers what it made for Close.
+func (d *Device) create(r resource, f func() error) error {
+	return d.whileOpen(func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.closed {
+			return errClosed
+		}
+		if err := f(); err != nil {
+			return err
+		}
+		d.resources[r] = struct{}{}
+		return nil
+	})
+}
+
+// close releases r, unless it or the device was closed before.
+func (d *Device) close(r resource) error {
+	err := d.whileOpen(func() error {
+		d.mu.Lock()
+		_, open := d.resources[r]
+		delete(d.resources, r)
+		d.mu.Unlock()
+		if !open {
+			return nil
+		}
+		return r.release()
+	})
+	if err == errClosed {
+		return nil
+	}
+	return err
+}
+
+// call calls the driver with the device's context, also while Close releases it: only release methods and functions given to
+// create use it. A goroutine may move between threads, and the context is a thread's, so it is set before every call.
+//
+//go:uintptrescapes
+func (d *Device) call(f call, args ...uintptr) error {
 	return d.withContext(func() error { return d.driver.call(f, args...) })
 }
 

@@ -111,7 +111,7 @@ func (p *pool) release() error {
 	}
 	var errs []error
 	for address, size := range p.sizes {
-		errs = append(errs, p.stream.device.do(cuMemFree, address))
+		errs = append(errs, p.stream.device.call(cuMemFree, address))
 		used := size
 		if free[address] {
 			used = 0
@@ -130,4 +130,9 @@ func (d *Device) count(held, used int64) {
 }
 
 // Trim gives the stream's memory that no array uses back to the device.
-func (s *Stream) Trim() error { return s.pool.trim() }
+func (s *Stream) Trim() error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	return s.pool.trim()
+}

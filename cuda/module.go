@@ -24,7 +24,15 @@ type module struct {
 }
 
 // function returns a kernel of a file, which is loaded at its first use.
-func (d *Device) function(file, name string) (uintptr, error) {
+func (d *Device) function(file, name string) (f uintptr, err error) {
+	err = d.whileOpen(func() error {
+		f, err = d.load(file, name)
+		return err
+	})
+	return f, err
+}
+
+func (d *Device) load(file, name string) (uintptr, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -37,7 +45,7 @@ func (d *Device) function(file, name string) (uintptr, error) {
 			return 0, err
 		}
 		m = &module{functions: map[string]uintptr{}}
-		if err := d.do(cuModuleLoadData, uintptr(unsafe.Pointer(&m.handle)), uintptr(unsafe.Pointer(unsafe.SliceData(ptx)))); err != nil {
+		if err := d.call(cuModuleLoadData, uintptr(unsafe.Pointer(&m.handle)), uintptr(unsafe.Pointer(unsafe.SliceData(ptx)))); err != nil {
 			return 0, fmt.Errorf("%w (loading %s)", err, file)
 		}
 		d.modules[file] = m
@@ -45,7 +53,7 @@ func (d *Device) function(file, name string) (uintptr, error) {
 	f, ok := m.functions[name]
 	if !ok {
 		text := append([]byte(name), 0)
-		if err := d.do(cuModuleGetFunction, uintptr(unsafe.Pointer(&f)), m.handle, uintptr(unsafe.Pointer(&text[0]))); err != nil {
+		if err := d.call(cuModuleGetFunction, uintptr(unsafe.Pointer(&f)), m.handle, uintptr(unsafe.Pointer(&text[0]))); err != nil {
 			return 0, fmt.Errorf("%w (%s in %s)", err, name, file)
 		}
 		m.functions[name] = f
@@ -99,13 +107,16 @@ func (s *Stream) launchGrid(f uintptr, g grid, args ...unsafe.Pointer) error {
 	if copy(list[:], args) < len(args) {
 		return fmt.Errorf("cuda: a kernel of %d arguments, want at most %d", len(args), maxArgs)
 	}
-	return s.device.do(cuLaunchKernel, f, uintptr(g.x), uintptr(g.y), uintptr(g.z), uintptr(g.threads), 1, 1, uintptr(g.shared), s.handle,
+	return s.do(cuLaunchKernel, f, uintptr(g.x), uintptr(g.y), uintptr(g.z), uintptr(g.threads), 1, 1, uintptr(g.shared), s.handle,
 		uintptr(unsafe.Pointer(&list)), 0)
 }
 
 // run queues the kernel of that name with values as its arguments: int64, int32, float32 and addresses, in its own order. A struct
 // goes by its address.
 func (s *Stream) run(file, name string, g grid, args ...any) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
 	f, err := s.device.function(file, name)
 	if err != nil {
 		return err

@@ -21,12 +21,13 @@ func (g *staging) prepare() error {
 		if g.busy[i] != nil {
 			continue
 		}
-		if err := g.stream.device.do(cuMemAllocHost, uintptr(unsafe.Pointer(&g.buffer[i])), stageBytes); err != nil {
+		d := g.stream.device
+		if err := d.do(cuMemAllocHost, uintptr(unsafe.Pointer(&g.buffer[i])), stageBytes); err != nil {
 			return err
 		}
-		e, err := g.stream.device.NewEvent()
-		if err != nil {
-			return err
+		e := &Event{device: d} // not registered with the device: release destroys it
+		if err := d.do(cuEventCreate, uintptr(unsafe.Pointer(&e.handle)), 0); err != nil {
+			return errors.Join(err, d.do(cuMemFreeHost, uintptr(g.buffer[i])))
 		}
 		g.busy[i] = e
 	}
@@ -45,7 +46,7 @@ func (g *staging) up(to uintptr, from []byte) error {
 			return err
 		}
 		n := copy(g.host(i, stageBytes), from)
-		if err := g.stream.device.do(cuMemcpyHtoDAsync, to, uintptr(g.buffer[i]), uintptr(n), g.stream.handle); err != nil {
+		if err := g.stream.do(cuMemcpyHtoDAsync, to, uintptr(g.buffer[i]), uintptr(n), g.stream.handle); err != nil {
 			return err
 		}
 		if err := g.stream.Record(g.busy[i]); err != nil {
@@ -69,7 +70,7 @@ func (g *staging) down(to []byte, from uintptr) error {
 			return err
 		}
 		n := min(stageBytes, len(to)-at)
-		if err := g.stream.device.do(cuMemcpyDtoHAsync, uintptr(g.buffer[i]), from+uintptr(at), uintptr(n), g.stream.handle); err != nil {
+		if err := g.stream.do(cuMemcpyDtoHAsync, uintptr(g.buffer[i]), from+uintptr(at), uintptr(n), g.stream.handle); err != nil {
 			return err
 		}
 		return g.stream.Record(g.busy[i])
@@ -93,7 +94,7 @@ func (g *staging) release() error {
 	var errs []error
 	for i, e := range g.busy {
 		if e != nil {
-			errs = append(errs, e.Close(), g.stream.device.do(cuMemFreeHost, uintptr(g.buffer[i])))
+			errs = append(errs, e.release(), g.stream.device.call(cuMemFreeHost, uintptr(g.buffer[i])))
 		}
 	}
 	*g = staging{stream: g.stream}
