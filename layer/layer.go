@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"weak"
 
 	G "gorgonia.org/gorgonia"
 )
@@ -13,7 +14,7 @@ type Base struct {
 	name   string
 	params Params
 	err    error
-	last   atomic.Pointer[G.ExprGraph]
+	last   atomic.Pointer[weak.Pointer[G.ExprGraph]] // weak: a layer does not keep graphs alive
 }
 
 // Init sets the layer up; err is what is wrong with its configuration, if anything.
@@ -33,10 +34,17 @@ func (b *Base) Name() string { return b.name }
 // Err returns what is wrong with the layer's configuration, or nil.
 func (b *Base) Err() error { return b.err }
 
-// Model returns the nodes of the weights in the graph that the layer was last applied in; none if it was in none yet.
-// Params().Nodes(g) returns those of a graph that you name.
+// Model returns the nodes of the weights in the last graph that the layer was applied in, as golgi's layers do. It returns nil
+// if the layer was never applied, or if that graph is garbage by now: a layer keeps no graph alive.
+//
+// Model follows the layer. After the layer is applied in a second graph, for an evaluation say, Model returns the nodes of the
+// second graph, and these have no gradient. A training loop uses Params().Nodes(g), which names its graph.
 func (b *Base) Model() G.Nodes {
-	g := b.last.Load()
+	last := b.last.Load()
+	if last == nil {
+		return nil
+	}
+	g := last.Value()
 	if g == nil {
 		return nil
 	}
@@ -46,7 +54,7 @@ func (b *Base) Model() G.Nodes {
 // Describe prints the layer's weights.
 func (b *Base) Describe() { describe(os.Stdout, b.name, b.params) }
 
-// Use notes that the layer is applied to a node, and returns an error if it cannot be.
+// Use records the graph of x for Model. It returns an error if the layer cannot be applied to x.
 func (b *Base) Use(x *G.Node) error {
 	if b.err != nil {
 		return b.err
@@ -54,7 +62,8 @@ func (b *Base) Use(x *G.Node) error {
 	if x == nil {
 		return fmt.Errorf("%s: the input is missing, want a node", b.name)
 	}
-	b.last.Store(x.Graph())
+	g := weak.Make(x.Graph())
+	b.last.Store(&g)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -295,4 +296,24 @@ func stdout(t *testing.T, f func()) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// A layer does not keep the graph alive that it was applied in.
+func TestModelKeepsNoGraph(t *testing.T) {
+	l := NewLinear(3, 2)
+	func() {
+		x := G.NewTensor(G.NewGraph(), tensor.Float32, 3, G.WithShape(1, 1, 3), G.WithName("x"))
+		if _, err := l.Apply(x); err != nil {
+			t.Fatal(err)
+		}
+		if len(l.Model()) != 1 {
+			t.Error("Model has not the weight of the graph")
+		}
+		runtime.KeepAlive(x)
+	}()
+	runtime.GC()
+	runtime.GC()
+	if m := l.Model(); m != nil {
+		t.Errorf("Model is %v after the graph was dropped, want nil", m)
+	}
 }

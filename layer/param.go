@@ -33,8 +33,11 @@ func NewParam(name string, value *tensor.Dense, decay bool) *Param {
 	return &Param{Name: name, Value: value, Decay: decay, id: params.Add(1)}
 }
 
-// Node returns the weight's node in a graph, an input: made at the first call, the same from then on. Its name is the weight's, made
-// unique, since Gorgonia takes two leaves of one name, type and shape for one.
+// Node returns the weight's node in a graph. The first call adds an input to the graph; later calls return the same node. The
+// node's name is the weight's name and a number, because Gorgonia merges leaves that have the same name, type and shape.
+//
+// The node's value is a tensor of its own over the memory of Value: a Gorgonia machine writes its engine into the tensors of its
+// graph, and graphs of one weight may be run by several goroutines.
 func (p *Param) Node(g *G.ExprGraph) *G.Node {
 	name := p.nodeName()
 	for _, n := range g.ByName(name) {
@@ -43,7 +46,7 @@ func (p *Param) Node(g *G.ExprGraph) *G.Node {
 	if p.device != nil {
 		return G.NodeFromAny(g, p.device, G.WithName(name))
 	}
-	return G.NodeFromAny(g, p.Value, G.WithName(name))
+	return G.NodeFromAny(g, p.Value.ShallowClone(), G.WithName(name))
 }
 
 // OnDevice returns the weight's copy on a device, nil for a weight of the host.

@@ -28,7 +28,7 @@ func TestParamNode(t *testing.T) {
 		t.Error("a node is in the wrong graph")
 	}
 	for _, n := range []*G.Node{n1, n2} {
-		if n.Value() != G.Value(p.Value) {
+		if n.Value().Uintptr() != p.Value.Uintptr() {
 			t.Error("a node has a value of its own")
 		}
 	}

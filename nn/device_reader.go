@@ -45,13 +45,13 @@ func newDeviceReader(lm *LM, batch, length int, opts []CallOption) (*reader, err
 	if err != nil {
 		return nil, fmt.Errorf("nn: %w", err)
 	}
-	r := &reader{lm: lm, ids: tensor.New(tensor.WithShape(batch, length), tensor.Of(tensor.Int)), device: &deviceReader{decoder: d}}
+	r := &reader{lm: lm, ids: tensor.New(tensor.WithShape(batch, length), tensor.Of(tensor.Int)), out: new(outputs), device: &deviceReader{decoder: d}}
 	for _, s := range lm.stack.stateShapes() {
 		r.state = append(r.state, tensor.New(tensor.WithShape(append(tensor.Shape{batch}, s.shape...)...), tensor.Of(tensor.Float32)))
 	}
 	if length == 1 {
 		logits := tensor.New(tensor.WithShape(batch, 1, cfg.Vocab), tensor.Of(tensor.Float32))
-		r.logits = G.Value(logits)
+		r.out.logits = G.Value(logits)
 		r.device.logits = numbers(logits)
 	}
 	return r, nil
@@ -99,6 +99,8 @@ func (d *deviceReader) read(r *reader, tokens []int) error {
 	}
 	return d.decoder.Logits(d.logits)
 }
+
+func (d *deviceReader) commit() {}
 
 // chooseGreedily has only the tokens of the largest logits brought to the host from now on, or all logits.
 func (r *reader) chooseGreedily(greedy bool) {

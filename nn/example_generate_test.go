@@ -24,17 +24,17 @@ func counting() (*nn.LM, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := G.Grad(loss, lm.Model()...); err != nil {
+	if _, err := G.Grad(loss, lm.Params().Nodes(g)...); err != nil {
 		return nil, err
 	}
-	m := G.NewTapeMachine(g, G.BindDualValues(lm.Model()...))
+	m := G.NewTapeMachine(g, G.BindDualValues(lm.Params().Nodes(g)...))
 	defer m.Close()
 	solver := G.NewAdamSolver(G.WithLearnRate(0.02))
 	for range 60 {
 		if err := m.RunAll(); err != nil {
 			return nil, err
 		}
-		if err := solver.Step(G.NodesToValueGrads(lm.Model())); err != nil {
+		if err := solver.Step(G.NodesToValueGrads(lm.Params().Nodes(g))); err != nil {
 			return nil, err
 		}
 		m.Reset()

@@ -22,16 +22,17 @@ func ExampleMambaBlock() {
 		log.Fatal(err)
 	}
 	loss := G.Must(G.Mean(G.Must(G.Square(y))))
-	if _, err := G.Grad(loss, block.Model()...); err != nil {
+	nodes := block.Params().Nodes(g)
+	if _, err := G.Grad(loss, nodes...); err != nil {
 		log.Fatal(err)
 	}
 
-	m := G.NewTapeMachine(g, G.BindDualValues(block.Model()...))
+	m := G.NewTapeMachine(g, G.BindDualValues(nodes...))
 	defer m.Close()
 	if err := m.RunAll(); err != nil {
 		log.Fatal(err)
 	}
-	if err := G.NewAdamSolver().Step(G.NodesToValueGrads(block.Model())); err != nil {
+	if err := G.NewAdamSolver().Step(G.NodesToValueGrads(nodes)); err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println("output", y.Shape(), "of", y.Dtype())
@@ -108,10 +109,10 @@ func ExampleLM() {
 	}
 	var nats G.Value
 	G.Read(loss, &nats)
-	if _, err := G.Grad(loss, lm.Model()...); err != nil {
+	if _, err := G.Grad(loss, lm.Params().Nodes(g)...); err != nil {
 		log.Fatal(err)
 	}
-	m := G.NewTapeMachine(g, G.BindDualValues(lm.Model()...))
+	m := G.NewTapeMachine(g, G.BindDualValues(lm.Params().Nodes(g)...))
 	defer m.Close()
 	solver := G.NewAdamSolver(G.WithLearnRate(0.02))
 	for step := range 61 {
@@ -121,7 +122,7 @@ func ExampleLM() {
 		if step%60 == 0 {
 			fmt.Printf("step %d: loss %.1f\n", step, nats.Data())
 		}
-		if err := solver.Step(G.NodesToValueGrads(lm.Model())); err != nil {
+		if err := solver.Step(G.NodesToValueGrads(lm.Params().Nodes(g))); err != nil {
 			log.Fatal(err)
 		}
 		m.Reset()

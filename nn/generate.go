@@ -4,36 +4,41 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"sync"
 )
 
-// GenerateConfig says how a Generator goes on from a prompt. A zero field stands for the default.
+// GenerateConfig are the options of a Generator. A zero field stands for the default.
 type GenerateConfig struct {
 	Sampling // how a token is chosen; greedy by default
 
 	MaxTokens  int    // the most tokens that a call adds to a sequence; required
-	StopTokens []int  // a sequence ends behind any of these; none by default
-	Seed       uint64 // of the random choices: the i-th prompt of Generate has the seed Seed+i
-	Piece      int    // tokens of a prompt that are read at once, in a graph of that length; 512
+	StopTokens []int  // a sequence ends after any of these tokens; none by default
+	Seed       uint64 // of the random choices: prompt i of Generate has the seed Seed+i
+	Piece      int    // the most tokens of a prompt that one run reads; 512 by default
 }
 
-// Generator goes on from prompts: it reads them in parallel, and then generates one token after another, at a cost in time
-// and memory that does not grow with the length.
+// Generator continues prompts. It reads them in parallel, and then generates one token after another, at a cost in time and memory
+// per token that does not grow with the length.
 //
-// It uses the model's weights without copying them, and so sees every change to them. It is not safe for concurrent use;
-// several Generators may use one model at a time.
+// It uses the model's weights without copying them, so it sees every change to them. One goroutine may use a Generator at a time;
+// a second one gets an error. Several Generators may use one model at the same time.
 type Generator struct {
 	lm  *LM
 	cfg GenerateConfig
 	sampler
 
+	mu          sync.Mutex
+	closed      bool
 	step        *reader // of one token, for the last batch
-	piece, rest *reader // of whole pieces of a prompt, and of the last shorter one
+	piece, rest *reader // of whole pieces of a prompt, and of the last, shorter piece
 }
 
-// NewGenerator returns a Generator. What is wrong with the model or the options is an error that names it.
+// NewGenerator returns a Generator. An invalid model or option is an error that names it, and so is a model that has a layer
+// without a state of fixed size, such as attention without a window.
 func NewGenerator(lm *LM, cfg GenerateConfig) (*Generator, error) {
-	if err := lm.Err(); err != nil {
+	if err := lm.steps(); err != nil {
 		return nil, err
 	}
 	if err := cfg.check(); err != nil {
@@ -55,53 +60,93 @@ func NewGenerator(lm *LM, cfg GenerateConfig) (*Generator, error) {
 	return &Generator{lm: lm, cfg: cfg, sampler: sampler{Sampling: cfg.Sampling}}, nil
 }
 
-// Generate goes on from prompts of any lengths, at least one token each, and returns the new tokens of each: MaxTokens, or
-// fewer that end with a stop token. Each, unless it is nil, is called with every token as soon as it is chosen, and the
-// index of its prompt.
+// enter takes the Generator for a call. After nil, the call ends with g.mu.Unlock.
+func (g *Generator) enter() error {
+	switch {
+	case g == nil || g.lm == nil:
+		return errClosed
+	case !g.mu.TryLock():
+		return errInUse
+	case g.closed:
+		g.mu.Unlock()
+		return errClosed
+	}
+	return nil
+}
+
+// Generate continues prompts of any lengths, at least one token each. It returns the new tokens of each prompt: MaxTokens of them,
+// or fewer if the last one is a stop token. Each, unless it is nil, is called with the index of a prompt and a token, for every
+// token as soon as it is chosen.
 //
-// The prompts go on together, as a batch. Each of them is read by itself, so that there is no padding, and gives what it
-// gives alone, as NewSequence(Seed+i, prompt...): bit for bit with package blas and up to 24 prompts, and otherwise up to
-// the rounding of the matrix products.
+// The prompts are continued together, as a batch. Each of them is read by itself, so there is no padding. A prompt gives what it
+// gives alone, as NewSequence(Seed+i, prompt...): bit for bit with package blas and up to 24 prompts, and up to the rounding of the
+// matrix products otherwise.
 //
-// When the context ends, or each returns an error, Generate returns the tokens so far with that error; it looks at the
-// context between steps, and between pieces of a prompt. A prompt that is empty or has a token outside the vocabulary is an
-// error, before anything is computed.
+// When the context ends, or each returns an error, Generate returns the tokens so far and that error. It checks the context between
+// steps, and between pieces of a prompt. A prompt that is empty or has a token outside the vocabulary is an error before anything
+// is computed.
 func (g *Generator) Generate(ctx context.Context, prompts [][]int, each func(prompt, token int) error) ([][]int, error) {
+	if err := g.enter(); err != nil {
+		return nil, fmt.Errorf("nn: generate: the generator is %w", err)
+	}
+	defer g.mu.Unlock()
 	sequences := make([]*Sequence, len(prompts))
 	for i, p := range prompts {
 		sequences[i] = NewSequence(g.cfg.Seed+uint64(i), p...)
 	}
-	return g.Continue(ctx, sequences, each)
+	return g.proceed(ctx, sequences, each)
 }
 
-// Continue is Generate for sequences, which it leaves behind their new tokens, or behind what was read and generated before
-// an error: a later call goes on from there. A sequence that does not fit the model is an error, before anything is
-// computed.
+// Continue is Generate for sequences. Each sequence is then after its new tokens, and a later call continues from there.
+//
+// After an error too, a later call continues from there. A sequence is then after the last step in which all sequences of the batch
+// chose a token, or after the last piece of its prompt that was read; it has the state, the pending tokens, the random source and
+// the set of seen tokens of that moment. A sequence that does not fit the model is an error before anything is computed.
 func (g *Generator) Continue(ctx context.Context, sequences []*Sequence, each func(sequence, token int) error) ([][]int, error) {
+	if err := g.enter(); err != nil {
+		return nil, fmt.Errorf("nn: generate: the generator is %w", err)
+	}
+	defer g.mu.Unlock()
+	return g.proceed(ctx, sequences, each)
+}
+
+func (g *Generator) proceed(ctx context.Context, sequences []*Sequence, each func(sequence, token int) error) ([][]int, error) {
+	if ctx == nil {
+		return nil, fmt.Errorf("nn: generate: the context is missing, want one such as context.Background()")
+	}
 	for i, s := range sequences {
-		if slices.Contains(sequences[:i], s) {
+		switch {
+		case s == nil:
+			return nil, fmt.Errorf("nn: generate: sequence %d is missing, want one that NewSequence returned", i)
+		case slices.Contains(sequences[:i], s):
 			return nil, fmt.Errorf("nn: generate: sequence %d is sequence %d again, want a Clone", i, slices.Index(sequences, s))
+		case !s.using.TryLock():
+			return nil, fmt.Errorf("nn: generate: sequence %d is %w", i, errInUse)
 		}
+		defer s.using.Unlock()
 		if err := s.fits(g.lm); err != nil {
 			return nil, fmt.Errorf("nn: generate: sequence %d %w", i, err)
 		}
 	}
-	tokens := make([][]int, len(sequences))
 	for _, s := range sequences {
 		for _, token := range s.pending {
-			s.seen.add(token)
+			s.seen.add(token) // Append did it before, but a file may lack it
 		}
 	}
-	for _, s := range sequences {
-		if err := g.prefill(ctx, s); err != nil {
-			return tokens, err
-		}
-	}
+	tokens := make([][]int, len(sequences))
 	active := make([]int, len(sequences))
 	for i := range active {
 		active[i] = i
 	}
 	for len(active) > 0 {
+		for _, i := range active {
+			if err := sequences[i].fits(g.lm); err != nil { // each may have appended anything
+				return tokens, fmt.Errorf("nn: generate: sequence %d %w", i, err)
+			}
+			if err := g.prefill(ctx, sequences[i]); err != nil {
+				return tokens, err
+			}
+		}
 		var err error
 		if active, err = g.run(ctx, sequences, active, tokens, each); err != nil {
 			return tokens, err
@@ -110,8 +155,8 @@ func (g *Generator) Continue(ctx context.Context, sequences []*Sequence, each fu
 	return tokens, nil
 }
 
-// prefill reads all pending tokens of a sequence but the last, a piece at a time. No logits are computed: what comes behind
-// the last token is left to the step that reads it.
+// prefill reads all pending tokens of a sequence but the last, one piece at a time. It computes no logits: the step that reads the
+// last token computes those of the token that follows.
 func (g *Generator) prefill(ctx context.Context, s *Sequence) error {
 	for len(s.pending) > 1 {
 		if err := ctx.Err(); err != nil {
@@ -130,16 +175,16 @@ func (g *Generator) prefill(ctx context.Context, s *Sequence) error {
 		if err := r.read(s.pending[:n]); err != nil {
 			return fmt.Errorf("nn: generate: %w", err)
 		}
-		if err := s.store(r, 0); err != nil {
+		r.commit()
+		if err := r.bringState(); err != nil {
 			return fmt.Errorf("nn: generate: %w", err)
 		}
-		s.pending = s.pending[n:]
+		s.store(r, 0, n)
 	}
-	s.pending = slices.Clip(slices.Clone(s.pending)) // lets go of a long prompt
 	return nil
 }
 
-// reader returns a reader of the size, the one that is kept if it has it.
+// reader returns a reader of the size, the kept one if it has that size.
 func (g *Generator) reader(kept **reader, batch, length int, logits bool) (*reader, error) {
 	if r := *kept; r != nil {
 		if r.batch() == batch && r.length() == length {
@@ -155,7 +200,11 @@ func (g *Generator) reader(kept **reader, batch, length int, logits bool) (*read
 	return r, err
 }
 
-// run generates tokens of the active sequences until one of them ends, and returns those that have not.
+// run generates tokens of the active sequences, each of which has one pending token. It returns when a sequence ends, or has got
+// other pending tokens from each. The result are the sequences that have not ended.
+//
+// A sequence is consistent at any time, for each to look at and after any error: a token is appended to its pending tokens when it is
+// chosen, and removed when the state that has read it is stored.
 func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int, tokens [][]int, each func(sequence, token int) error) (left []int, err error) {
 	r, err := g.reader(&g.step, len(active), 1, true)
 	if err != nil {
@@ -164,39 +213,49 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 	for row, i := range active {
 		sequences[i].load(r, row)
 	}
+	steps := 0 // that the reader has committed
 	defer func() {
+		if steps == 0 {
+			return
+		}
+		if wrong := r.bringState(); wrong != nil {
+			err = errors.Join(err, fmt.Errorf("nn: generate: %w", wrong))
+			return
+		}
 		for row, i := range active {
-			if wrong := sequences[i].store(r, row); wrong != nil {
-				err = errors.Join(err, fmt.Errorf("nn: generate: sequence %d: %w", i, wrong))
-			}
+			sequences[i].store(r, row, steps)
 		}
 	}()
 	r.chooseGreedily(g.takesLargest())
-	last := make([]int, len(active))
+	last, chosen := make([]int, len(active)), make([]choice, len(active))
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		for row, i := range active {
-			last[row] = sequences[i].pending[0]
+			last[row] = sequences[i].pending[steps]
 		}
 		if err := r.read(last); err != nil {
 			return nil, fmt.Errorf("nn: generate: %w", err)
 		}
-		// All choose before anyone is told, who may want to stop: the logits are there but once.
 		for row, i := range active {
-			token, wrong := g.choose(r, row, sequences[i])
-			if wrong != nil {
+			var wrong error
+			if chosen[row], wrong = g.choose(r, row, sequences[i]); wrong != nil {
 				err = errors.Join(err, fmt.Errorf("nn: generate: sequence %d: %w", i, wrong))
-				continue
 			}
-			tokens[i] = append(tokens[i], token)
 		}
 		if err != nil {
 			return nil, err
 		}
-		for _, i := range active {
-			token := tokens[i][len(tokens[i])-1]
+		r.commit()
+		steps++
+		for row, i := range active {
+			sequences[i].take(chosen[row])
+			tokens[i] = append(tokens[i], chosen[row].token)
+		}
+		more := false
+		for row, i := range active {
+			token := chosen[row].token
 			if each != nil {
 				if err := each(i, token); err != nil {
 					return nil, err
@@ -206,40 +265,46 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 				left = append(left, i)
 			}
 		}
-		if len(left) < len(active) {
+		for _, i := range active {
+			more = more || len(sequences[i].pending) > steps+1
+		}
+		if more || len(left) < len(active) {
 			return left, nil
 		}
 		left = left[:0]
 	}
 }
 
-// choose chooses the next token of the sequence in a row of a reader.
-func (g *Generator) choose(r *reader, row int, s *Sequence) (token int, err error) {
-	s.pending = s.pending[:0]
-	token, ok, err := r.best(row)
-	if err != nil {
-		return 0, err
-	}
-	vocab := g.lm.cfg.Vocab
-	switch d := r.logits.Data().(type) {
-	case []float32:
-		if ok {
-			break
-		}
-		token, err = choose(&g.sampler, d[row*vocab:(row+1)*vocab], s.seen, &s.random)
-	case []float64:
-		token, err = choose(&g.sampler, d[row*vocab:(row+1)*vocab], s.seen, &s.random)
-	}
-	if err != nil {
-		return 0, err
-	}
-	s.pending = append(s.pending, token)
-	s.seen.add(token)
-	return token, nil
+// choice is a token and the sequence's random source after it was drawn.
+type choice struct {
+	token  int
+	random rand.PCG
 }
 
-// Close frees what the Generator holds.
+// choose returns the next token of the sequence in a row of a reader. It leaves the sequence as it is.
+func (g *Generator) choose(r *reader, row int, s *Sequence) (c choice, err error) {
+	c.random = s.random
+	var best bool
+	if c.token, best, err = r.best(row); best || err != nil {
+		return c, err
+	}
+	vocab := g.lm.cfg.Vocab
+	switch d := r.out.logits.Data().(type) {
+	case []float32:
+		c.token, err = choose(&g.sampler, d[row*vocab:(row+1)*vocab], s.seen, &c.random)
+	case []float64:
+		c.token, err = choose(&g.sampler, d[row*vocab:(row+1)*vocab], s.seen, &c.random)
+	}
+	return c, err
+}
+
+// Close frees the graphs and the memory on a device. Calls after Close return an error, a second Close too.
 func (g *Generator) Close() error {
+	if err := g.enter(); err != nil {
+		return fmt.Errorf("nn: close: the generator is %w", err)
+	}
+	defer g.mu.Unlock()
+	g.closed = true
 	var errs []error
 	for _, r := range []*reader{g.step, g.piece, g.rest} {
 		if r != nil {

@@ -5,24 +5,27 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 
 	"gorgonia.org/tensor"
 )
 
-// Sequence is a sequence of tokens as a Generator sees it: the model's state behind the tokens that it has read, and the
-// tokens that it has yet to read. Its size depends on the model, not on how many tokens there were.
+// Sequence is a sequence of tokens as a Generator sees it: the model's state after the tokens that it has read, and the tokens that
+// it has yet to read. Its size depends on the model, not on the number of tokens.
 //
-// It goes on where a call of Generator.Continue has left it, in this process or, with Save and LoadSequence, in another one,
-// and with any Generator of the same model. A Sequence is not safe for concurrent use.
+// A sequence continues where the last call of Generator.Continue left it: in the same process or, with Save and LoadSequence, in
+// another one, and with any Generator of the same model. A Sequence is not safe for concurrent use; two Generators that continue it
+// at the same time get an error.
 type Sequence struct {
-	pending []int                    // to be read, the last of them by the step that gives the next token
-	state   map[string]*tensor.Dense // as stateShapes names them; nil at the beginning
+	pending []int                    // tokens that state has not read; a step reads the last one and gives the next token
+	state   map[string]*tensor.Dense // by the names of stateShapes; nil at the beginning
 	seen    tokenSet                 // read or pending, for the repetition penalty
 	random  rand.PCG
+	using   sync.Mutex // held by the Generator that continues the sequence
 }
 
-// NewSequence returns a sequence that begins with a prompt. The seed is that of the random choices of its tokens: sequences
-// of equal prompts and seeds go on equally, alone or in a batch.
+// NewSequence returns a sequence that begins with a prompt. The seed is that of the random choices of its tokens. Sequences with
+// equal prompts and seeds get equal tokens, alone or in a batch.
 func NewSequence(seed uint64, prompt ...int) *Sequence {
 	s := new(Sequence)
 	s.Reseed(seed)
@@ -30,16 +33,22 @@ func NewSequence(seed uint64, prompt ...int) *Sequence {
 	return s
 }
 
-// Append adds tokens to the sequence that the model did not choose: what a user says next.
-//
-// Tokens outside the vocabulary are an error when a Generator reads them.
-func (s *Sequence) Append(tokens ...int) { s.pending = append(s.pending, tokens...) }
+// Append adds tokens that the model did not choose, such as what a user says next. Each, the function that Generator.Continue calls,
+// may append too. Tokens outside the vocabulary are an error when a Generator reads them.
+func (s *Sequence) Append(tokens ...int) {
+	s.pending = append(s.pending, tokens...)
+	for _, token := range tokens {
+		if token >= 0 && token < maxVocab {
+			s.seen.add(token)
+		}
+	}
+}
 
-// Pending returns the tokens that the model has yet to read: after Generator.Continue, the last one that it chose; after
-// one that was interrupted, also what is left of the prompt.
+// Pending returns the tokens that the state has not read. After Generator.Continue it is the last token that was chosen. After an
+// error it may be more: what is left of a prompt, or the tokens since the last state that could be copied from a device.
 func (s *Sequence) Pending() []int { return slices.Clone(s.pending) }
 
-// Clone returns a copy, to go on from here in more than one way. It would choose the same tokens; see Reseed.
+// Clone returns a copy, to continue in more than one way. The copy would get the same tokens; Reseed changes that.
 func (s *Sequence) Clone() *Sequence {
 	c := &Sequence{pending: slices.Clone(s.pending), seen: slices.Clone(s.seen), random: s.random, state: maps.Clone(s.state)}
 	for name, v := range c.state {
@@ -48,10 +57,10 @@ func (s *Sequence) Clone() *Sequence {
 	return c
 }
 
-// Reseed sets the seed of the random choices from here on.
+// Reseed sets the seed of all later random choices.
 func (s *Sequence) Reseed(seed uint64) { s.random.Seed(seed, 0) }
 
-// fits returns what keeps a model from going on with the sequence.
+// fits returns why a model cannot continue the sequence, or nil.
 func (s *Sequence) fits(lm *LM) error {
 	if len(s.pending) == 0 {
 		return fmt.Errorf("has no token to read, want at least one")
@@ -84,8 +93,8 @@ type stateShape struct {
 	shape tensor.Shape
 }
 
-// stateShapes are those of the stack's state for one sequence, in the order of State.Nodes: for each layer its conv and its scan,
-// where it has them.
+// stateShapes returns the shapes of the state of one sequence in the order of State.Nodes: conv and scan of each layer that has
+// them.
 func (s *MambaStack) stateShapes() (shapes []stateShape) {
 	for i, l := range s.layers {
 		conv, scan := l.shapes(1)
@@ -98,7 +107,7 @@ func (s *MambaStack) stateShapes() (shapes []stateShape) {
 	return shapes
 }
 
-// load sets a reader's row to the sequence's state.
+// load sets the state of a reader's row to that of the sequence.
 func (s *Sequence) load(r *reader, row int) {
 	for i, w := range r.lm.stack.stateShapes() {
 		n := w.shape.TotalSize()
@@ -111,11 +120,15 @@ func (s *Sequence) load(r *reader, row int) {
 	r.stateWritten()
 }
 
-// store sets the sequence's state to that of a reader's row.
-func (s *Sequence) store(r *reader, row int) error {
-	if err := r.bringState(); err != nil {
-		return err
-	}
+// take appends a token that the model chose.
+func (s *Sequence) take(c choice) {
+	s.random = c.random
+	s.Append(c.token)
+}
+
+// store sets the sequence's state to that of a reader's row, which has read the first tokens that were pending. The reader's state
+// is up to date on the host.
+func (s *Sequence) store(r *reader, row, read int) {
 	if s.state == nil {
 		s.state = map[string]*tensor.Dense{}
 	}
@@ -126,7 +139,9 @@ func (s *Sequence) store(r *reader, row int) error {
 		n := w.shape.TotalSize()
 		copyPart(s.state[w.name], 0, r.state[i], row*n, n)
 	}
-	return nil
+	if s.pending = s.pending[read:]; len(s.pending) <= read {
+		s.pending = slices.Clip(slices.Clone(s.pending)) // lets go of a long prompt
+	}
 }
 
 func copyPart(to *tensor.Dense, i int, from *tensor.Dense, j, n int) {

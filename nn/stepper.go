@@ -1,7 +1,9 @@
 package nn
 
 import (
+	"errors"
 	"fmt"
+	"sync"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -9,13 +11,28 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// Stepper runs a language model one token at a time, in constant time and memory per token: it holds a graph of one step
-// and the state between steps. It uses the model's weights, and so sees every change to them. It is what to build one's
-// own generation on; Generator is one, with prompts read in parallel.
-type Stepper struct{ *reader }
+var (
+	errInUse  = errors.New("in use by another goroutine, or by the call that this call was made from")
+	errClosed = errors.New("closed, or not made by its constructor")
+)
 
-// NewStepper returns a Stepper for a batch of sequences, at their beginning.
+// Stepper runs a language model one token at a time, in constant time and memory per token. It holds a graph of one step and the
+// state between steps. It uses the model's weights without copying them, so it sees every change to them.
+//
+// Use a Stepper to build your own generation. Generator is one that reads prompts in parallel.
+//
+// One goroutine may use a Stepper at a time; a second one gets an error. Several Steppers may use one model at the same time.
+type Stepper struct {
+	mu sync.Mutex
+	r  *reader // nil once closed
+}
+
+// NewStepper returns a Stepper for a batch of sequences, at their beginning. It returns an error if a layer of the model has no
+// state of fixed size.
 func NewStepper(lm *LM, batch int, opts ...CallOption) (*Stepper, error) {
+	if err := lm.steps(); err != nil {
+		return nil, err
+	}
 	if batch < 1 {
 		return nil, fmt.Errorf("nn: stepper: batch is %d, want at least 1", batch)
 	}
@@ -23,26 +40,45 @@ func NewStepper(lm *LM, batch int, opts ...CallOption) (*Stepper, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Stepper{r}, nil
+	return &Stepper{r: r}, nil
 }
 
-// Step takes one token for each sequence and returns the logits of what follows, a row for each sequence. A token outside
-// the vocabulary is an error, and the state stays as it was.
+// enter takes the Stepper for a call. After nil, the call ends with s.mu.Unlock.
+func (s *Stepper) enter() error {
+	switch {
+	case s == nil:
+		return errClosed
+	case !s.mu.TryLock():
+		return errInUse
+	case s.r == nil:
+		s.mu.Unlock()
+		return errClosed
+	}
+	return nil
+}
+
+// Step reads one token for each sequence. It returns the logits of the token that follows, a row for each sequence. The rows
+// belong to the caller. A token outside the vocabulary is an error. After any error the state is as it was before the call.
 func (s *Stepper) Step(tokens []int) ([][]float64, error) {
-	batch, vocab := s.batch(), s.lm.cfg.Vocab
+	if err := s.enter(); err != nil {
+		return nil, fmt.Errorf("nn: step: the stepper is %w", err)
+	}
+	defer s.mu.Unlock()
+	batch, vocab := s.r.batch(), s.r.lm.cfg.Vocab
 	if len(tokens) != batch {
 		return nil, fmt.Errorf("nn: step: %d tokens, want %d, one for each sequence", len(tokens), batch)
 	}
 	if i := outside(tokens, vocab); i >= 0 {
 		return nil, fmt.Errorf("nn: step: token %d is %d, want 0 to %d", i, tokens[i], vocab-1)
 	}
-	if err := s.read(tokens); err != nil {
+	if err := s.r.read(tokens); err != nil {
 		return nil, fmt.Errorf("nn: step: %w", err)
 	}
+	s.r.commit()
 	rows := make([][]float64, batch)
 	for i := range rows {
 		rows[i] = make([]float64, vocab)
-		switch d := s.logits.Data().(type) {
+		switch d := s.r.out.logits.Data().(type) {
 		case []float32:
 			widen(rows[i], d[i*vocab:(i+1)*vocab])
 		case []float64:
@@ -52,11 +88,28 @@ func (s *Stepper) Step(tokens []int) ([][]float64, error) {
 	return rows, nil
 }
 
-// Reset goes back to the beginning of the sequences.
-func (s *Stepper) Reset() { s.reset() }
+// Reset goes back to the beginning of the sequences. It waits for a call in another goroutine. It does nothing after Close.
+func (s *Stepper) Reset() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.r != nil {
+		s.r.reset()
+	}
+}
 
-// Close frees what the Stepper holds.
-func (s *Stepper) Close() error { return s.close() }
+// Close frees the graph, the state and the memory on a device. Calls after Close return an error, a second Close too.
+func (s *Stepper) Close() error {
+	if err := s.enter(); err != nil {
+		return fmt.Errorf("nn: close: the stepper is %w", err)
+	}
+	defer s.mu.Unlock()
+	r := s.r
+	s.r = nil
+	return r.close()
+}
 
 // outside returns the index of the first token that is not in the vocabulary, or -1.
 func outside(tokens []int, vocab int) int {
@@ -74,28 +127,50 @@ func widen(to []float64, from []float32) {
 	}
 }
 
-// reader is a graph that reads a fixed number of tokens of each sequence of a batch, and carries the state from one run to
-// the next.
-type reader struct {
-	lm      *LM
-	machine G.VM
-	ids     *tensor.Dense   // (batch, length)
-	logits  G.Value         // (batch, length, vocabulary), where they are asked for
-	state   []*tensor.Dense // the values of the graph's input nodes, (batch, …) each
-	next    []G.Value       // the state after the last run
-	device  *deviceReader   // of a model on a device, which has no machine
+// steps returns why the model cannot run step by step, or nil.
+func (m *LM) steps() error {
+	if m == nil {
+		return fmt.Errorf("nn: the model is missing, want one that NewLM returned")
+	}
+	if err := m.Err(); err != nil {
+		return err
+	}
+	for i, l := range m.stack.layers {
+		r, ok := l.(*residual)
+		if !ok {
+			continue
+		}
+		if a, ok := r.mixer.(attention); ok && a.StateShape(1) == nil {
+			return fmt.Errorf("nn: layer %d is attention without a window, whose state would grow with every token; want Config.Window of at least 2", i)
+		}
+	}
+	return nil
 }
 
-// newReader returns a reader at the beginning of its sequences. Without logits, which take a product with the largest
-// matrix of the model, only the state moves on.
+// reader reads a fixed number of tokens of each sequence of a batch. It holds the state between one run and the next.
+type reader struct {
+	lm      *LM
+	ids     *tensor.Dense   // (batch, length)
+	state   []*tensor.Dense // before the next run: the values of the graph's input nodes, (batch, …) each
+	machine G.VM            // nil on a device
+	out     *outputs
+	device  *deviceReader // nil on the host
+}
+
+// outputs are what a run writes. The machine reaches them through its graph, so they are no part of the reader: that would be a
+// cycle with the machine's finalizer in it, which Go never collects.
+type outputs struct {
+	logits G.Value   // (batch, length, vocabulary), or nil where no logits are asked for
+	next   []G.Value // the state after the run, in the order of reader.state
+}
+
+// newReader returns a reader at the beginning of its sequences. Without logits, whose product is the largest of the model, a run
+// computes the state alone.
 func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*reader, error) {
-	if err := lm.Err(); err != nil {
-		return nil, err
-	}
 	if lm.opts.Device != nil {
 		return newDeviceReader(lm, batch, length, opts)
 	}
-	r := &reader{lm: lm, ids: tensor.New(tensor.WithShape(batch, length), tensor.Of(tensor.Int))}
+	r := &reader{lm: lm, ids: tensor.New(tensor.WithShape(batch, length), tensor.Of(tensor.Int)), out: new(outputs)}
 	g := G.NewGraph()
 	ids, state := G.NodeFromAny(g, r.ids, G.WithName("ids")), lm.stack.ZeroState(g, batch)
 	var next State
@@ -104,7 +179,7 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 		if err != nil {
 			return nil, err
 		}
-		G.Read(out, &r.logits)
+		G.Read(out, &r.out.logits)
 		next = after
 	} else {
 		x, err := lm.embed.Apply(ids)
@@ -116,12 +191,12 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 		}
 	}
 	after := next.Nodes()
-	r.next = make([]G.Value, len(after))
+	r.out.next = make([]G.Value, len(after))
 	for i, n := range state.Nodes() {
 		r.state = append(r.state, n.Value().(*tensor.Dense))
-		G.Read(after[i], &r.next[i])
+		G.Read(after[i], &r.out.next[i])
 	}
-	op.ReuseResults(g) // they are copied before the next run
+	op.ReuseResults(g) // gorgonia.Read copies results before the next run
 	r.machine = G.NewTapeMachine(g)
 	return r, nil
 }
@@ -129,22 +204,26 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 func (r *reader) batch() int  { return r.ids.Shape()[0] }
 func (r *reader) length() int { return r.ids.Shape()[1] }
 
-// read reads tokens (batch, length), all of the vocabulary. After an error the state is as it was.
+// read reads tokens (batch, length), all of them in the vocabulary, and computes the logits and the next state. The reader stays
+// where it was until commit.
 func (r *reader) read(tokens []int) error {
 	if r.device != nil {
 		return r.device.read(r, tokens)
 	}
 	copy(r.ids.Data().([]int), tokens)
 	r.machine.Reset()
-	if err := r.machine.RunAll(); err != nil {
-		return err
+	return r.machine.RunAll()
+}
+
+// commit moves the reader to the state that the last read computed. Call it once after a read that returned nil.
+func (r *reader) commit() {
+	if r.device != nil {
+		r.device.commit()
+		return
 	}
-	for i, v := range r.next {
-		if err := tensor.Copy(r.state[i], v.(tensor.Tensor)); err != nil {
-			return err
-		}
+	for i, v := range r.out.next {
+		copyPart(r.state[i], 0, v.(*tensor.Dense), 0, r.state[i].Shape().TotalSize())
 	}
-	return nil
 }
 
 func (r *reader) reset() {
@@ -154,9 +233,12 @@ func (r *reader) reset() {
 	r.stateWritten()
 }
 
+// close frees what the reader holds. The reader cannot be used after it.
 func (r *reader) close() error {
-	if r.device != nil {
-		return r.device.decoder.Close()
+	machine, device := r.machine, r.device
+	*r = reader{}
+	if device != nil {
+		return device.decoder.Close()
 	}
-	return r.machine.Close()
+	return machine.Close()
 }

@@ -38,7 +38,7 @@ type AdamWConfig struct {
 type AdamW struct {
 	cfg   AdamWConfig
 	all   []*moments
-	of    map[*tensor.Dense]*moments
+	of    map[uintptr]*moments // by the address of the weight
 	steps int
 	norm  float64
 	err   error // of copies from the device
@@ -84,7 +84,7 @@ func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
 			return nil, fmt.Errorf("train: AdamW: %s is %v, want %s", c.name, c.value, c.want)
 		}
 	}
-	s := &AdamW{cfg: cfg, of: map[*tensor.Dense]*moments{}}
+	s := &AdamW{cfg: cfg, of: map[uintptr]*moments{}}
 	for _, p := range params {
 		if dt := p.Value.Dtype(); dt != tensor.Float32 && dt != tensor.Float64 {
 			return nil, fmt.Errorf("train: AdamW: %s is of %v, want float32 or float64", p.Name, dt)
@@ -92,7 +92,7 @@ func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
 		if p.Value.IsScalar() {
 			return nil, fmt.Errorf("train: AdamW: %s has no axes, want at least one", p.Name)
 		}
-		if s.of[p.Value] != nil {
+		if s.of[p.Value.Uintptr()] != nil {
 			return nil, fmt.Errorf("train: AdamW: %s is there twice", p.Name)
 		}
 		w := &moments{param: p}
@@ -100,7 +100,7 @@ func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
 			w.allocate()
 		}
 		s.all = append(s.all, w)
-		s.of[p.Value] = w
+		s.of[p.Value.Uintptr()] = w
 	}
 	return s, nil
 }
@@ -161,9 +161,9 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 		p := trained{value: n.Value()}
 		switch v := p.value.(type) {
 		case *tensor.Dense:
-			p.moments = s.of[v]
+			p.moments = s.of[v.Uintptr()]
 		case *graph.Weight:
-			p.moments = s.of[v.Dense()]
+			p.moments = s.of[v.Dense().Uintptr()]
 		}
 		if p.moments == nil {
 			return fmt.Errorf("train: AdamW: value %d is none of the solver's weights", i)

@@ -58,7 +58,7 @@ type Trainer struct {
 type lossGraph struct {
 	ids, targets, start, share *G.Node
 	dt                         tensor.Dtype
-	loss                       G.Value
+	loss                       *G.Value // not a part of lossGraph: a cycle through the machine's finalizer is never collected
 	vm                         G.VM
 }
 
@@ -145,7 +145,8 @@ func newLossGraph(lm *nn.LM, cfg Config) (*G.ExprGraph, *G.Node, *lossGraph, err
 	if loss, err = G.Mul(loss, l.share); err != nil {
 		return nil, nil, nil, err
 	}
-	G.Read(loss, &l.loss)
+	l.loss = new(G.Value)
+	G.Read(loss, l.loss)
 	return g, loss, l, nil
 }
 
@@ -171,10 +172,10 @@ func (l *lossGraph) run(b Batch, share float64) (float64, error) {
 	if err := l.vm.RunAll(); err != nil {
 		return 0, err
 	}
-	if nats, ok := l.loss.Data().(float32); ok {
+	if nats, ok := (*l.loss).Data().(float32); ok {
 		return float64(nats), nil
 	}
-	return l.loss.Data().(float64), nil
+	return (*l.loss).Data().(float64), nil
 }
 
 // Close frees what the trainer holds.

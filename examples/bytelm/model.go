@@ -23,7 +23,7 @@ type model struct {
 // lossGraph computes the loss of one batch.
 type lossGraph struct {
 	ids, targets *G.Node
-	loss         G.Value
+	loss         *G.Value // apart from the machine, whose finalizer would keep a cycle alive
 	vm           G.VM
 }
 
@@ -71,7 +71,8 @@ func newLossGraph(lm *nn.LM, set settings) (*G.ExprGraph, *G.Node, *lossGraph, e
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	G.Read(loss, &l.loss)
+	l.loss = new(G.Value)
+	G.Read(loss, l.loss)
 	return graph, loss, l, nil
 }
 
@@ -87,13 +88,13 @@ func (l *lossGraph) run(batch task.Batch) (float64, error) {
 	if err := l.vm.RunAll(); err != nil {
 		return 0, err
 	}
-	switch nats := l.loss.Data().(type) {
+	switch nats := (*l.loss).Data().(type) {
 	case float32:
 		return float64(nats), nil
 	case float64:
 		return nats, nil
 	}
-	return 0, fmt.Errorf("the loss is a %T, should be a float32 or float64", l.loss.Data())
+	return 0, fmt.Errorf("the loss is a %T, should be a float32 or float64", (*l.loss).Data())
 }
 
 // step trains on one batch and returns its loss in nats per byte, as it was before the step.

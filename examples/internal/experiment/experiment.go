@@ -107,7 +107,7 @@ func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err erro
 // learner takes steps.
 type learner struct {
 	ids, targets *G.Node
-	loss         G.Value
+	loss         *G.Value // apart from the machine, whose finalizer would keep a cycle alive
 	vm           G.VM
 	nodes        []G.ValueGrad
 	solver       *train.AdamW
@@ -124,7 +124,8 @@ func newLearner(lm *nn.LM, cfg Config) (*learner, error) {
 	if err != nil {
 		return nil, err
 	}
-	G.Read(loss, &l.loss)
+	l.loss = new(G.Value)
+	G.Read(loss, l.loss)
 	nodes := lm.Params().Nodes(g)
 	if _, err := G.Grad(loss, nodes...); err != nil {
 		return nil, err
@@ -155,7 +156,7 @@ func (l *learner) step(b task.Batch) (float64, error) {
 	if err := l.vm.RunAll(); err != nil {
 		return 0, err
 	}
-	loss := float64(l.loss.Data().(float32))
+	loss := float64((*l.loss).Data().(float32))
 	if math.IsNaN(loss) || math.IsInf(loss, 0) { // before the solver, which only sees what that makes of the gradients
 		return loss, fmt.Errorf("the loss is %v: -lr is %v, should be lower", loss, l.rate)
 	}
@@ -174,7 +175,7 @@ func let(n *G.Node, data []int) error {
 type Scorer struct {
 	ids    *G.Node
 	vocab  int
-	logits G.Value
+	logits *G.Value // apart from the machine
 	vm     G.VM
 }
 
@@ -186,7 +187,8 @@ func NewScorer(lm *nn.LM, batch, length int) (*Scorer, error) {
 	if err != nil {
 		return nil, err
 	}
-	G.Read(logits, &s.logits)
+	s.logits = new(G.Value)
+	G.Read(logits, s.logits)
 	s.vm = G.NewTapeMachine(g)
 	return s, nil
 }
@@ -211,7 +213,7 @@ func (s *Scorer) Add(a *task.Accuracy, b task.Batch) error {
 	if err := s.vm.RunAll(); err != nil {
 		return err
 	}
-	a.Add(task.Best(s.logits.Data().([]float32), s.vocab), b.Targets, s.ids.Shape()[1])
+	a.Add(task.Best((*s.logits).Data().([]float32), s.vocab), b.Targets, s.ids.Shape()[1])
 	return nil
 }
 
