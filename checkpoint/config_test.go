@@ -22,9 +22,9 @@ func TestLMTensors(t *testing.T) {
 			t.Errorf("%+v: %d tensors, want %d", cfg, len(wants), len(lm.Params()))
 		}
 		for _, w := range wants {
-			p := lm.Params().ByName(w.name)
-			if p == nil || !p.Value.Shape().Eq(tensor.Shape(w.shape)) {
-				t.Errorf("%+v: %s is %v, the model has %v", cfg, w.name, w.shape, p)
+			p := lm.Params().ByName(w.Name)
+			if p == nil || !p.Value.Shape().Eq(tensor.Shape(w.Shape)) {
+				t.Errorf("%+v: %s is %v, the model has %v", cfg, w.Name, w.Shape, p)
 			}
 		}
 	}

@@ -3,12 +3,13 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
 // folder is a checkpoint's directory. Nothing outside it is read: os.Root follows symbolic links that stay inside and refuses
@@ -33,54 +34,40 @@ func openFolder(dir string) (*folder, error) {
 
 func (f *folder) close() error { return f.root.Close() }
 
-// open returns a file of the directory and its size; an error that is fs.ErrNotExist if there is none.
+// open returns a file of the directory. The error is fs.ErrNotExist if there is none.
 //
 // A save that was interrupted after its commit has left files in the folder named committed: they are newer than those of
 // the same name in the directory itself.
-func (f *folder) open(name string) (*os.File, int64, error) {
+func (f *folder) open(name string) (*os.File, error) {
 	if name != path.Base(name) || strings.ContainsAny(name, `/\`) || !filepath.IsLocal(name) {
-		return nil, 0, fmt.Errorf("%q is no name of a file in the directory", name)
+		return nil, fmt.Errorf("%q is no name of a file in the directory", name)
 	}
-	for _, p := range []string{committed + "/" + name, name} {
-		file, size, err := f.openPath(p)
+	for _, folder := range f.folders() {
+		file, err := f.openPath(folder + name)
 		if !errors.Is(err, fs.ErrNotExist) {
-			return file, size, err
+			return file, err
 		}
 	}
-	return nil, 0, &fs.PathError{Op: "open", Path: filepath.Join(f.path, name), Err: fs.ErrNotExist}
+	return nil, &fs.PathError{Op: "open", Path: filepath.Join(f.path, name), Err: fs.ErrNotExist}
 }
 
-func (f *folder) openPath(p string) (*os.File, int64, error) {
+func (f *folder) openPath(p string) (*os.File, error) {
 	root := f.root
 	info, err := root.Lstat(p)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	if info.Mode()&fs.ModeSymlink != 0 {
 		if blob, ok := f.blob(p); ok {
 			blobs, err := os.OpenRoot(filepath.Join(f.path, "..", "..", "blobs"))
 			if err != nil {
-				return nil, 0, err
+				return nil, err
 			}
 			defer blobs.Close()
 			root, p = blobs, blob
 		}
-		if info, err = root.Stat(p); err != nil {
-			return nil, 0, err
-		}
 	}
-	if !info.Mode().IsRegular() { // opening a pipe would wait for its writer
-		return nil, 0, fmt.Errorf("%s is no regular file", p)
-	}
-	file, err := root.Open(p)
-	if err != nil {
-		return nil, 0, err
-	}
-	if info, err = file.Stat(); err != nil {
-		file.Close()
-		return nil, 0, err
-	}
-	return file, info.Size(), nil
+	return tensorfile.OpenRegular(root, p)
 }
 
 // blob returns the name within ../../blobs that a link of Hugging Face's cache points to.
@@ -93,6 +80,14 @@ func (f *folder) blob(link string) (string, bool) {
 	return name, ok && name == path.Base(name) && filepath.IsLocal(name)
 }
 
+// folders returns where files may be, the newest first, as beginnings of their paths.
+func (f *folder) folders() []string {
+	if info, err := f.root.Lstat(committed); err == nil && info.IsDir() { // a symbolic link is not ours
+		return []string{committed + "/", ""}
+	}
+	return []string{""}
+}
+
 func (f *folder) exists(p string) bool {
 	_, err := f.root.Lstat(p)
 	return err == nil
@@ -100,17 +95,10 @@ func (f *folder) exists(p string) bool {
 
 // read returns the contents of a file that is not to be large.
 func (f *folder) read(name string, limit int64) ([]byte, error) {
-	file, size, err := f.open(name)
+	file, err := f.open(name)
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
-	if size > limit {
-		return nil, fmt.Errorf("%s has %d bytes, want at most %d", name, size, limit)
-	}
-	text := make([]byte, size)
-	if _, err := io.ReadFull(file, text); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return text, nil
+	text, err := tensorfile.ReadAll(file, name, limit)
+	return text, errors.Join(err, file.Close())
 }

@@ -6,71 +6,37 @@ import (
 	"os"
 	"testing"
 
-	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
 // checkEntries reads everything that was found, and holds it against the file.
-func checkEntries(t *testing.T, entries []*entry, size int64) {
+func checkEntries(t *testing.T, entries []*tensorfile.Tensor, size int64) {
 	t.Helper()
 	var total int64
 	for _, e := range entries {
-		if e.offset < 0 || e.size < 0 || e.size > size-e.offset {
-			t.Fatalf("%s: %d bytes at %d of %d", e.name, e.size, e.offset, size)
+		if e.Offset < 0 || e.Size < 0 || e.Size > size-e.Offset {
+			t.Fatalf("%s: %d bytes at %d of %d", e.Name, e.Size, e.Offset, size)
 		}
-		width := e.dtype.size()
+		width := e.Dtype.Size()
 		if width == 0 {
 			continue
 		}
-		n, ok := product(e.shape, width)
-		if !ok || n != e.size {
-			t.Fatalf("%s: shape %v of %s in %d bytes", e.name, e.shape, e.dtype, e.size)
+		n, ok := tensorfile.Product(e.Shape, width)
+		if !ok || n != e.Size {
+			t.Fatalf("%s: shape %v of %s in %d bytes", e.Name, e.Shape, e.Dtype, e.Size)
 		}
-		if total += e.size; total > 2*size { // a tied head may be there twice
+		if total += e.Size; total > 2*size { // a tied head may be there twice
 			t.Fatalf("the tensors have %d bytes, the file %d", total, size)
 		}
-		_ = readElements(e, make([]float32, e.size/width), 0, e.size/width) // an error if a number is none
+		_ = tensorfile.Fill([]tensorfile.Job{{From: e, To: make([]float32, e.Size/width)}}) // an error if a number is none
 	}
-}
-
-// No file makes the reader of safetensors panic, or claim what the file does not have.
-func FuzzSafetensors(f *testing.F) {
-	var small bytes.Buffer // the fixtures are too large: mutating them is all that would be done
-	if err := writeSafetensors(&small, newLM(f, nn.LMConfig{Config: nn.Config{DModel: 1, DState: 1, Expand: 1}, Vocab: 2})); err != nil {
-		f.Fatal(err)
-	}
-	f.Add(small.Bytes())
-	f.Add(small.Bytes()[:small.Len()/2])
-	f.Add(safetensorsFile(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"__metadata__":{"a\"\\":"b"}}`, make([]byte, 4)))
-	f.Add(safetensorsFile(`{"a":{"dtype":"BF16","shape":[],"data_offsets":[0,2]},"b":{"shape":[0],"dtype":"F64","data_offsets":[2,2]}}  `, make([]byte, 2)))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		entries, err := readSafetensors(memory(b), int64(len(b)))
-		if err == nil {
-			checkEntries(t, entries, int64(len(b)))
-		}
-	})
-}
-
-// No header gets past scanHeader and then panics in the library or has another number of tensors there.
-func FuzzHeader(f *testing.F) {
-	f.Add([]byte(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"__metadata__":{"a\"\\":"b"}}`))
-	f.Add([]byte(`{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"shape":[],"dtype":"F64","data_offsets":[24,32]}}`))
-	f.Fuzz(func(t *testing.T, header []byte) {
-		if len(header) > 1<<12 {
-			return
-		}
-		b := safetensorsFile(string(header), make([]byte, 32))
-		entries, err := readSafetensors(memory(b), int64(len(b)))
-		if err == nil {
-			checkEntries(t, entries, int64(len(b)))
-		}
-	})
 }
 
 // No pickle makes the unpickler panic, and no file the reader of PyTorch's format.
 func FuzzTorch(f *testing.F) {
 	f.Add(torchFile(f, pDict(pString("a"), pTensor(pStorage("FloatStorage", "0", 6), 0, shape23(), stride31())), six))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		entries, err := readTorch(memory(b), int64(len(b)))
+		entries, err := readTorch(tensorfile.Memory(b), int64(len(b)))
 		if err == nil {
 			checkEntries(t, entries, int64(len(b)))
 		}

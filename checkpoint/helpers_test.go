@@ -16,21 +16,6 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// inMemory is the contents of a file that is none.
-type inMemory struct{ *bytes.Reader }
-
-func (inMemory) Close() error { return nil }
-
-func (m inMemory) pieces(off, n int64, f func([]byte) error) error {
-	b := make([]byte, n)
-	if _, err := m.ReadAt(b, off); err != nil && n > 0 {
-		return err
-	}
-	return f(b)
-}
-
-func memory(b []byte) inMemory { return inMemory{bytes.NewReader(b)} }
-
 // copyOf returns a directory with copies of a fixture's files, without the expected numbers.
 func copyOf(t testing.TB, fixture string) string {
 	t.Helper()

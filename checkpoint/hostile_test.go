@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
 // hostile is a checkpoint gone wrong.
@@ -290,7 +292,7 @@ func TestManyObjects(t *testing.T) {
 	} {
 		file := torchFile(t, "\x80\x02"+text+".")
 		n := allocated(func() {
-			if _, err := readTorch(memory(file), int64(len(file))); err == nil {
+			if _, err := readTorch(tensorfile.Memory(file), int64(len(file))); err == nil {
 				t.Errorf("%s: no error", name)
 			}
 		})

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
 	"slices"
 	"strings"
 
+	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 )
@@ -39,10 +41,11 @@ func Load(dir string, opts ...nn.Option) (*nn.LM, error) {
 
 // Reader is an open checkpoint. Its methods may be called at the same time, except for Close.
 type Reader struct {
-	dir     string
-	files   []contents
-	tensors map[string]*entry
-	config  *config // nil without a config.json
+	dir      string
+	files    []tensorfile.Contents
+	tensors  map[string]*tensorfile.Tensor
+	metadata map[string]string
+	config   *config // nil without a config.json
 }
 
 // Open opens the checkpoint in a directory: its configuration, and the description of its tensors, whose numbers stay on
@@ -51,7 +54,7 @@ type Reader struct {
 // A directory without config.json can be opened too, for the weights of a part: the caller then answers for the options
 // that no tensor shows.
 func Open(dir string) (*Reader, error) {
-	r := &Reader{dir: dir, tensors: map[string]*entry{}}
+	r := &Reader{dir: dir}
 	if err := r.open(); err != nil {
 		r.Close()
 		return nil, r.fail(err)
@@ -67,30 +70,67 @@ func (r *Reader) Close() error {
 	for _, f := range r.files {
 		errs = append(errs, f.Close())
 	}
-	r.files, r.tensors = nil, nil
+	r.files, r.tensors, r.metadata = nil, nil, nil
 	return errors.Join(errs...)
 }
 
+// open opens the files again if a Save has replaced them meanwhile, so that all of them belong together.
 func (r *Reader) open() error {
 	f, err := openFolder(r.dir)
 	if err != nil {
 		return err
 	}
 	defer f.close()
-	text, err := f.read("config.json", 1<<20)
-	if err == nil {
-		r.config, err = parseConfig(text)
-	} else if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+	for range 1000 { // each round but the last saw a whole Save
+		before, text, err := f.config()
+		if err != nil {
+			return err
+		}
+		opened := r.openAll(f, text)
+		after, _, err := f.config()
+		if err != nil {
+			return err
+		}
+		if before == nil && after == nil || before != nil && after != nil && os.SameFile(before, after) {
+			return opened
+		}
+		if err := r.Close(); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s changes all the time", configFile)
+}
+
+// config returns the configuration file and its text, nil if there is none.
+func (f *folder) config() (os.FileInfo, []byte, error) {
+	file, err := f.open(configFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, nil, err
+	}
+	info, err := file.Stat()
+	var text []byte
+	if err == nil {
+		text, err = tensorfile.ReadAll(file, configFile, 1<<20)
+	}
+	return info, text, errors.Join(err, file.Close())
+}
+
+// openAll opens the weights, for the configuration text, or nil if there is none.
+func (r *Reader) openAll(f *folder, text []byte) (err error) {
+	r.config = nil
+	if text != nil {
+		if r.config, err = parseConfig(text); err != nil {
+			return err
+		}
 	}
 	name, err := f.weights()
 	if err != nil {
 		return err
 	}
-	var entries []*entry
+	var entries []*tensorfile.Tensor
 	if strings.HasSuffix(name, ".index.json") {
 		entries, err = r.openShards(f, name)
 	} else {
@@ -99,24 +139,31 @@ func (r *Reader) open() error {
 	if err != nil {
 		return err
 	}
+	r.tensors = make(map[string]*tensorfile.Tensor, len(entries))
 	for _, e := range entries {
-		e.name = canonical(e.name)
-		if r.tensors[e.name] != nil {
-			return fmt.Errorf("%s is there twice", e.name)
+		e.Name = canonical(e.Name)
+		if r.tensors[e.Name] != nil {
+			return fmt.Errorf("%s is there twice", e.Name)
 		}
-		r.tensors[e.name] = e
+		r.tensors[e.Name] = e
 	}
 	return nil
 }
 
+// indexFile lists the files of a checkpoint in several files.
+const (
+	indexFile = weightsFile + ".index.json"
+	maxIndex  = 8 << 20
+)
+
 // weightFiles are the names that weights go by, the preferred one first.
 var weightFiles = []string{
-	"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+	weightsFile, indexFile, "pytorch_model.bin", "pytorch_model.bin.index.json",
 }
 
 // weights returns the file that has the weights, or the list of their files.
 func (f *folder) weights() (string, error) {
-	for _, folder := range []string{committed + "/", ""} {
+	for _, folder := range f.folders() {
 		for _, name := range weightFiles {
 			if f.exists(folder + name) {
 				return name, nil
@@ -127,18 +174,26 @@ func (f *folder) weights() (string, error) {
 }
 
 // openFile opens a file of weights.
-func (r *Reader) openFile(f *folder, name string) ([]*entry, error) {
-	file, size, err := f.open(name)
+func (r *Reader) openFile(f *folder, name string) ([]*tensorfile.Tensor, error) {
+	file, err := f.open(name)
 	if err != nil {
 		return nil, err
 	}
-	c := openContents(file, size)
+	info, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	c := tensorfile.Map(file, info.Size())
 	r.files = append(r.files, c)
-	var entries []*entry
+	var entries []*tensorfile.Tensor
 	if strings.HasSuffix(name, ".safetensors") {
-		entries, err = readSafetensors(c, size)
+		var s *tensorfile.File
+		if s, err = tensorfile.Read(c, info.Size()); err == nil {
+			entries = s.Tensors
+			r.note(s.Metadata)
+		}
 	} else {
-		entries, err = readTorch(c, size)
+		entries, err = readTorch(c, info.Size())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -147,8 +202,8 @@ func (r *Reader) openFile(f *folder, name string) ([]*entry, error) {
 }
 
 // openShards opens the files that an index names, and holds their tensors against it.
-func (r *Reader) openShards(f *folder, index string) ([]*entry, error) {
-	text, err := f.read(index, 8<<20)
+func (r *Reader) openShards(f *folder, index string) ([]*tensorfile.Tensor, error) {
+	text, err := f.read(index, maxIndex)
 	if err != nil {
 		return nil, err
 	}
@@ -166,35 +221,50 @@ func (r *Reader) openShards(f *folder, index string) ([]*entry, error) {
 		}
 		shards[shard] = true
 	}
-	var all []*entry
-	var m misfit
+	var all []*tensorfile.Tensor
+	var m tensorfile.Misfit
 	for _, shard := range slices.Sorted(maps.Keys(shards)) {
 		entries, err := r.openFile(f, shard)
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range entries {
-			if i.WeightMap[e.name] != shard {
-				m.superfluous = append(m.superfluous, fmt.Sprintf("%s in %s, where %s does not have it", e.name, shard, index))
+			if i.WeightMap[e.Name] != shard {
+				m.Superfluous = append(m.Superfluous, fmt.Sprintf("%s in %s, where %s does not have it", e.Name, shard, index))
 			}
 		}
 		all = append(all, entries...)
 	}
 	there := make(map[string]bool, len(all))
 	for _, e := range all {
-		there[e.name] = true
+		there[e.Name] = true
 	}
 	for _, name := range slices.Sorted(maps.Keys(i.WeightMap)) {
 		if !there[name] {
-			m.missing = append(m.missing, fmt.Sprintf("%s in %s", name, i.WeightMap[name]))
+			m.Missing = append(m.Missing, fmt.Sprintf("%s in %s", name, i.WeightMap[name]))
 		}
 	}
-	return all, m.err()
+	return all, m.Err()
 }
 
 // Names returns the names of the tensors, sorted, as the Hugging Face layout has them: backbone.embedding.weight of the
 // original layout is backbone.embeddings.weight here.
 func (r *Reader) Names() []string { return slices.Sorted(maps.Keys(r.tensors)) }
+
+// note adds the metadata of a file. The first of several shards that has a key counts.
+func (r *Reader) note(metadata map[string]string) {
+	if r.metadata == nil {
+		r.metadata = map[string]string{}
+	}
+	for key, value := range metadata {
+		if _, ok := r.metadata[key]; !ok && key != "format" { // every file of PyTorch's and of ours has it
+			r.metadata[key] = value
+		}
+	}
+}
+
+// Metadata returns a copy of what the weights' file says about itself: what SaveParams was given. Files of PyTorch (.bin) have none.
+func (r *Reader) Metadata() map[string]string { return maps.Clone(r.metadata) }
 
 // Config returns the configuration of the language model that the checkpoint holds. It is an error if the tensors are not
 // those of that model, so what it returns can be built: no size in it is larger than the files say.
@@ -210,7 +280,7 @@ func (r *Reader) Config() (nn.LMConfig, error) {
 	if cfg.NLayer > len(r.tensors) {
 		return nn.LMConfig{}, r.fail(fmt.Errorf("config.json has %d layers, but the files only %d tensors", cfg.NLayer, len(r.tensors)))
 	}
-	err := compare(r.tensors, lmTensors(cfg), func(name string) bool {
+	err := tensorfile.Match(r.tensors, lmTensors(cfg), func(name string) bool {
 		return name != head || cfg.UntiedHead // a tied head may be on file: LoadInto holds it against the embedding
 	})
 	if err != nil {
@@ -227,17 +297,17 @@ type Part interface {
 	Err() error
 }
 
-// LoadInto fills the weights of a part from the tensors behind a prefix: with "backbone.layers.3", the weight norm.weight
-// takes its value from backbone.layers.3.norm.weight. The part's own name, if it was made with one, is left away first. The
-// prefix of a language model's stack is "backbone", that of everything "".
+// LoadInto fills the weights of a part with the tensors after a prefix: with "backbone.layers.3", the weight norm.weight gets the
+// value of backbone.layers.3.norm.weight. If the part was made with a name, the names of its weights are taken without it. The
+// prefix of a language model's stack is "backbone". The prefix of everything is "".
 //
-// All tensors that do not fit are listed in one error, and nothing is changed: those that are missing, those of another
-// shape, and those that belong to a module of the part, which has no such weight (a bias, say). What else is behind the prefix
-// is for other parts: a stack of fewer layers takes the first ones. Where the part has a configuration (Config), its NormEps is
-// held against the checkpoint's, since no tensor shows it. A weight that is not a number is an error too, but other weights
-// may be filled by then.
+// It is an error, and nothing changes, if a tensor is missing or has another shape, or if a module of the part has a tensor for
+// which the part has no weight (a bias, say). All such tensors are listed in one error. Other tensors after the prefix belong to
+// other parts: a stack of fewer layers takes the first ones. If the part has a method Config, its NormEps must be that of
+// config.json, since no tensor shows it.
 //
-// The values are written in place, so graphs that the weights are in see them.
+// A weight that is not a number is an error too, but other weights may be filled by then. The values are written in place, so
+// graphs that have the weights see them.
 func (r *Reader) LoadInto(part Part, prefix string) error {
 	if err := part.Err(); err != nil {
 		return err
@@ -245,23 +315,43 @@ func (r *Reader) LoadInto(part Part, prefix string) error {
 	if err := r.agrees(part); err != nil {
 		return r.fail(err)
 	}
-	var wants []want
-	var jobs []job
-	modules := map[string]bool{}
-	for i, name := range ownNames(part) {
-		p := part.Params()[i]
+	return r.load(part.Params(), ownNames(part), prefix)
+}
+
+// LoadParams fills weights with the tensors of their full names after a prefix: what SaveParams wrote, with the prefix "". Errors are
+// those of LoadInto.
+func (r *Reader) LoadParams(params layer.Params, prefix string) error {
+	names := make([]string, len(params))
+	for i, p := range params {
+		names[i] = p.Name
+	}
+	return r.load(params, names, prefix)
+}
+
+func (r *Reader) load(params layer.Params, names []string, prefix string) error {
+	wants := make([]tensorfile.Want, len(params))
+	jobs := make([]tensorfile.Job, len(params))
+	modules, seen := map[string]bool{}, map[string]bool{}
+	for i, name := range names {
 		name = layer.Join(prefix, name)
-		modules[module(name)] = true
-		wants = append(wants, want{name, p.Value.Shape()})
-		jobs = append(jobs, job{r.tensors[name], p.Value})
+		if seen[name] {
+			return r.fail(fmt.Errorf("two weights have the name %s", name))
+		}
+		seen[name], modules[module(name)] = true, true
+		data, err := elements(params[i])
+		if err != nil {
+			return r.fail(err)
+		}
+		wants[i] = tensorfile.Want{Name: name, Shape: params[i].Value.Shape()}
+		jobs[i] = tensorfile.Job{From: r.tensors[name], To: data}
 	}
-	if err := compare(r.tensors, wants, func(name string) bool { return modules[module(name)] }); err != nil {
+	if err := tensorfile.Match(r.tensors, wants, func(name string) bool { return modules[module(name)] }); err != nil {
 		return r.fail(err)
 	}
-	if err := fill(jobs); err != nil {
+	if err := tensorfile.Fill(jobs); err != nil {
 		return r.fail(err)
 	}
-	part.Params().ValuesChanged()
+	params.ValuesChanged()
 	return nil
 }
 
@@ -305,7 +395,7 @@ func (r *Reader) agrees(part Part) error {
 		if r.config.lm.UntiedHead || a == nil || b == nil {
 			break
 		}
-		if same, err := equal(a, b); err != nil {
+		if same, err := tensorfile.Equal(a, b); err != nil {
 			return err
 		} else if !same {
 			return fmt.Errorf("%s differs from %s, but config.json says that the head is tied to the embedding", head, embedding)

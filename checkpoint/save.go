@@ -4,19 +4,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 
+	"github.com/gomamba/mamba/internal/tensorfile"
+	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 )
 
-// A save is prepared in a folder of its own within the directory, whose name starts with unfinished. Renaming that folder to
-// committed is the one step that makes it count: before, the old checkpoint is read, and after, whatever lies in committed
-// is read in place of the files of the same name (folder.open). Then its files are moved into place.
+// A save is prepared in a folder within the directory, whose name is unfinished and a random number. Renaming that folder to
+// committed is the one step that makes the save count. Before it, readers see the old checkpoint. After it, they take the files in
+// committed in place of those of the same name in the directory (folder.open). Then the files are moved into place.
 const (
 	unfinished = ".checkpoint.tmp-"
 	committed  = ".checkpoint.new"
@@ -27,135 +28,183 @@ const (
 	weightsFile = "model.safetensors"
 )
 
-// Save writes a language model to a directory in the Hugging Face layout, config.json and model.safetensors, so that Load and
-// transformers (MambaForCausalLM) load it. The directory is made if need be; its other files, a tokenizer say, stay. A float32
-// model is written in float32, a float64 one in float64: loading it again in its type gives the same weights, bit for bit.
-// A model with layers of other kinds than Mamba is an error.
+// Save writes a language model to a directory in the Hugging Face layout: config.json and model.safetensors. Load and transformers
+// (MambaForCausalLM) load it. Save makes the directory if it does not exist, and leaves other files in it, such as a tokenizer, as
+// they are. A float32 model is written in float32 and a float64 model in float64. Loading it in its type gives the same weights,
+// bit for bit.
 //
-// A program or machine that dies at any moment leaves a directory that Load reads: with the old checkpoint, or the new one.
-// (Other programs find them mixed if it dies between two renames at the very end and the configuration has changed; the next
-// Save repairs that.) A weight that is not a number is an error, and the old checkpoint stays. One Save at a time may write to
-// a directory.
+// A program or machine that stops at any moment leaves a directory that Load reads, with the old checkpoint or the new one. (Other
+// programs find old and new files mixed if it stops between the last two renames and the configuration has changed. The next Save
+// repairs that.)
+//
+// It is an error, and the old checkpoint stays, if a weight is not a number, if a weight has a LoRA, if the model has layers of
+// other kinds than Mamba (SaveParams saves those), or if another process is saving to the directory.
 func Save(dir string, lm *nn.LM) error {
 	if err := lm.Err(); err != nil {
 		return err
 	}
-	for _, p := range lm.Params() {
-		if p.LoRA() != nil { // it would be lost without a word
-			return fmt.Errorf("checkpoint: save to %s: %s has a LoRA: merge or remove it first", dir, p.Name)
-		}
-	}
 	for i, kind := range lm.Config().Pattern {
 		if kind != nn.Mamba {
-			return fmt.Errorf("checkpoint: save to %s: Pattern[%d] is %s, want mamba: the layout has no other layers", dir, i, kind)
+			return fmt.Errorf("checkpoint: save to %s: Pattern[%d] is %s, want mamba: the layout has no other layers; SaveParams saves them", dir, i, kind)
 		}
 	}
-	if err := save(dir, lm); err != nil {
+	text, err := json.MarshalIndent(savedConfigOf(lm), "", "  ")
+	if err == nil {
+		err = save(dir, append(text, '\n'), ownNames(lm), lm.Params(), nil)
+	}
+	if err != nil {
 		return fmt.Errorf("checkpoint: save to %s: %w", dir, err)
 	}
 	return nil
 }
 
-func save(dir string, lm *nn.LM) error {
-	if err := lm.Params().ToHost(); err != nil {
-		return err
+// SaveParams writes the weights of any model to a directory: a stack, a block, layers, or a model of yours. Reader.LoadParams and
+// Reader.LoadInto read them, and Reader.Metadata the metadata, which may be nil.
+//
+//	params := append(slices.Clone(block.Params()), layer.NewParam("scale", scale, false))
+//	err := checkpoint.SaveParams(dir, params, map[string]string{"tokenizer": "bytes"})
+//
+// The weights are in model.safetensors, under their names. The file is replaced as a whole, as by Save.
+//
+// It is an error, and the old file stays, if two weights have the same name, if a weight is not a number or has a LoRA, if the
+// metadata has the key "format", which the file's format needs, if another process is saving to the directory, or if the directory
+// has a config.json, which would describe another model.
+func SaveParams(dir string, params layer.Params, metadata map[string]string) error {
+	names := make([]string, len(params))
+	for i, p := range params {
+		names[i] = p.Name
 	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
+	err := error(nil)
+	if _, ok := metadata["format"]; ok {
+		err = fmt.Errorf(`the metadata has the key "format", want any other`)
+	} else {
+		err = save(dir, nil, names, params, metadata)
 	}
-	if err := finish(dir); err != nil { // what an earlier save committed and could not finish
-		return err
-	}
-	files, err := os.ReadDir(dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("checkpoint: save to %s: %w", dir, err)
 	}
-	for _, f := range files { // what earlier ones left behind without a commit
-		if !strings.HasPrefix(f.Name(), unfinished) {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(dir, f.Name())); err != nil {
-			return err
-		}
-	}
-	folder, err := os.MkdirTemp(dir, unfinished+"*")
-	if err != nil {
-		return err
-	}
-	if err := write(folder, lm); err != nil {
-		return errors.Join(err, os.RemoveAll(folder))
-	}
-	if err := os.Rename(folder, filepath.Join(dir, committed)); err != nil {
-		return errors.Join(err, os.RemoveAll(folder))
-	}
-	for _, d := range []string{dir, filepath.Dir(filepath.Clean(dir))} { // the directory itself may be new
-		if err := syncFolder(d); err != nil {
-			return err
-		}
-	}
-	return finish(dir)
+	return nil
 }
 
-// write writes the files of a checkpoint, down to the disk.
-func write(folder string, lm *nn.LM) error {
-	text, err := json.MarshalIndent(savedConfigOf(lm), "", "  ")
+// save writes weights, and a configuration unless it is nil.
+func save(dir string, config []byte, names []string, params layer.Params, metadata map[string]string) (err error) {
+	if len(params) == 0 {
+		return fmt.Errorf("there are no weights, want at least one")
+	}
+	for _, p := range params {
+		if p.LoRA() != nil { // it would be lost without a word
+			return fmt.Errorf("%s has a LoRA: merge or remove it first", p.Name)
+		}
+	}
+	if err := params.ToHost(); err != nil {
+		return err
+	}
+	weights, err := arrays(names, params)
 	if err != nil {
 		return err
 	}
-	err = writeFile(filepath.Join(folder, configFile), func(f *os.File) error {
-		_, err := f.Write(append(text, '\n'))
+	if err := tensorfile.MakeFolder(dir); err != nil {
 		return err
+	}
+	lock, err := tensorfile.Acquire(filepath.Join(dir, "checkpoint"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Release()) }()
+	return lock.Do(func(d *tensorfile.Folder) error {
+		if err := finish(d); err != nil { // what an earlier save committed and could not finish
+			return err
+		}
+		if config == nil {
+			if _, err := d.Lstat(configFile); err == nil {
+				return fmt.Errorf("%s exists and describes another model, want a directory without it", configFile)
+			}
+		}
+		all, err := d.Names()
+		if err != nil {
+			return err
+		}
+		for _, name := range all { // what earlier saves left without a commit
+			if strings.HasPrefix(name, unfinished) {
+				if err := d.RemoveAll(name); err != nil {
+					return err
+				}
+			}
+		}
+		prepared := unfinished + tensorfile.RandomName()
+		if err := d.Mkdir(prepared); err != nil {
+			return err
+		}
+		err = prepare(d, prepared, config, func(w io.Writer) error { return tensorfile.Write(w, metadata, weights) })
+		if err == nil {
+			err = d.Rename(prepared, committed)
+		}
+		if err != nil {
+			return errors.Join(err, d.RemoveAll(prepared))
+		}
+		if err := d.Sync(); err != nil {
+			return err
+		}
+		return finish(d)
 	})
-	if err != nil {
-		return err
-	}
-	err = writeFile(filepath.Join(folder, weightsFile), func(f *os.File) error { return writeSafetensors(f, lm) })
-	if err != nil {
-		return err
-	}
-	return syncFolder(folder)
 }
 
-func writeFile(path string, write func(*os.File) error) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+// prepare writes the files of a checkpoint to a folder and syncs them.
+func prepare(d *tensorfile.Folder, name string, config []byte, weights func(io.Writer) error) error {
+	in, err := d.Open(name)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(write(f), f.Sync()); err != nil {
-		return errors.Join(err, f.Close())
+	if config != nil {
+		err = in.Create(configFile, func(w io.Writer) error {
+			_, err := w.Write(config)
+			return err
+		})
 	}
-	return f.Close()
+	if err == nil {
+		err = in.Create(weightsFile, weights)
+	}
+	if err == nil {
+		err = in.Sync()
+	}
+	return errors.Join(err, in.Close())
 }
 
 // finish moves the files of a committed save into place. It may be interrupted and done again.
-func finish(dir string) error {
-	from := filepath.Join(dir, committed)
-	if _, err := os.Lstat(from); errors.Is(err, fs.ErrNotExist) {
+func finish(d *tensorfile.Folder) error {
+	in, err := d.Open(committed) // an error for a symbolic link, whose target is not ours
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if _, err := os.Lstat(filepath.Join(from, weightsFile)); err == nil {
-		if err := removeShards(dir); err != nil {
+	if err != nil {
+		return err
+	}
+	_, err = in.Lstat(weightsFile)
+	if err := in.Close(); err != nil {
+		return err
+	}
+	if err == nil {
+		if err := removeShards(d); err != nil {
 			return err
 		}
 	}
 	for _, name := range []string{weightsFile, configFile} {
-		err := os.Rename(filepath.Join(from, name), filepath.Join(dir, name))
+		err := d.Rename(committed+"/"+name, name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // moved already
 			return err
 		}
 	}
-	if err := syncFolder(dir); err != nil {
+	if err := d.Sync(); err != nil {
 		return err
 	}
-	return os.Remove(from)
+	return d.Remove(committed)
 }
 
 var shardName = regexp.MustCompile(`^model-\d+-of-\d+\.safetensors$`)
 
 // removeShards removes the shards of the checkpoint that is replaced, and their index.
-func removeShards(dir string) error {
-	index := filepath.Join(dir, weightsFile+".index.json")
-	text, err := os.ReadFile(index)
+func removeShards(d *tensorfile.Folder) error {
+	text, err := d.ReadFile(indexFile, maxIndex)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -170,22 +219,10 @@ func removeShards(dir string) error {
 			if !shardName.MatchString(shard) {
 				continue
 			}
-			if err := os.Remove(filepath.Join(dir, shard)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := d.Remove(shard); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
 	}
-	return os.Remove(index)
-}
-
-// syncFolder brings the names in a folder down to the disk. Windows cannot and need not.
-func syncFolder(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return d.Remove(indexFile)
 }

@@ -21,6 +21,7 @@ import (
 	"gorgonia.org/tensor"
 	"pgregory.net/rapid"
 
+	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 )
@@ -87,17 +88,18 @@ func TestSaveThenLoadAnyBits(t *testing.T) {
 			}
 		}
 		var file bytes.Buffer
-		if err := writeSafetensors(&file, want); err != nil {
-			rt.Fatal(err)
-		}
-		entries, err := readSafetensors(memory(file.Bytes()), int64(file.Len()))
+		weights, err := arrays(ownNames(want), want.Params())
 		if err != nil {
 			rt.Fatal(err)
 		}
-		r := &Reader{tensors: map[string]*entry{}}
-		for _, e := range entries {
-			r.tensors[e.name] = e
+		if err := tensorfile.Write(&file, nil, weights); err != nil {
+			rt.Fatal(err)
 		}
+		f, err := tensorfile.Read(tensorfile.Memory(file.Bytes()), int64(file.Len()))
+		if err != nil {
+			rt.Fatal(err)
+		}
+		r := &Reader{tensors: f.ByName()}
 		got := nn.NewLM(cfg, layer.WithZeros())
 		if err := r.LoadInto(got, ""); err != nil {
 			rt.Fatal(err)
@@ -233,7 +235,11 @@ func TestInterruptedSave(t *testing.T) {
 				t.Fatal(err)
 			}
 			sameWeights(t, got.Params(), c.want.Params())
-			if err := finish(dir); err != nil {
+			d, err := tensorfile.OpenFolder(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(finish(d), d.Close()); err != nil {
 				t.Fatal(err)
 			}
 			if got, err = Load(dir); err != nil {
@@ -344,22 +350,19 @@ func TestStreamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	for name, c := range map[string]contents{"streamed": streamed{file}, "in memory": memory(get(t, path))} {
-		entries, err := readSafetensors(c, int64(len(get(t, path))))
+	for name, c := range map[string]tensorfile.Contents{"streamed": tensorfile.Streamed{File: file}, "in memory": tensorfile.Memory(get(t, path))} {
+		f, err := tensorfile.Read(c, int64(len(get(t, path))))
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &Reader{tensors: map[string]*entry{}}
-		for _, e := range entries {
-			r.tensors[e.name] = e
-		}
+		r := &Reader{tensors: f.ByName()}
 		got := newLM(t, lm.Config(), layer.WithZeros())
 		if err := r.LoadInto(got, ""); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		sameWeights(t, got.Params(), lm.Params())
 	}
-	if err := (streamed{file}).pieces(0, 1<<30, func([]byte) error { return nil }); err == nil {
+	if err := (tensorfile.Streamed{File: file}).Pieces(0, 1<<30, func([]byte) error { return nil }); err == nil {
 		t.Error("more bytes than the file has were read")
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
 // maxDirectory is how much of a zip file may be its directory, and maxPickle how long the pickle in it: both are a hundredth
@@ -25,7 +27,7 @@ const (
 // The pickle is read by our own unpickler, as data, and the numbers stay where they are in the file. A library was looked at,
 // github.com/nlpodyssey/gopickle v0.3.0: it reads every storage into memory first, which makes two copies of the model, and
 // allocates what a pickle says before it has seen that the file has it.
-func readTorch(c contents, size int64) ([]*entry, error) {
+func readTorch(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) {
 	if err := notBeforeZip(c); err != nil {
 		return nil, err
 	}
@@ -74,7 +76,7 @@ func readTorch(c contents, size int64) ([]*entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", pickle, err)
 	}
-	entries := make([]*entry, 0, len(views))
+	entries := make([]*tensorfile.Tensor, 0, len(views))
 	for _, v := range views {
 		e, err := z.entry(v)
 		if err != nil {
@@ -86,7 +88,7 @@ func readTorch(c contents, size int64) ([]*entry, error) {
 }
 
 // notBeforeZip recognises what torch.save wrote before PyTorch 1.6: several pickles in a row.
-func notBeforeZip(c contents) error {
+func notBeforeZip(c tensorfile.Contents) error {
 	var start [14]byte
 	if _, err := c.ReadAt(start[:], 0); err != nil && err != io.EOF {
 		return err
@@ -113,7 +115,7 @@ func (b *budget) ReadAt(p []byte, off int64) (int, error) {
 }
 
 type torchZip struct {
-	contents contents
+	contents tensorfile.Contents
 	size     int64
 	within   *budget
 	records  map[string]*zip.File
@@ -151,17 +153,17 @@ func (z *torchZip) read(name string, limit int64) ([]byte, error) {
 }
 
 // entry finds the numbers of a tensor.
-func (z *torchZip) entry(v view) (*entry, error) {
+func (z *torchZip) entry(v view) (*tensorfile.Tensor, error) {
 	offset, size, err := z.find("data/" + v.storage.key)
 	if err != nil {
 		return nil, err
 	}
-	width := v.storage.dtype.size()
+	width := v.storage.dtype.Size()
 	if v.storage.n < 0 || v.storage.n > size/width {
 		return nil, fmt.Errorf("storage %s is said to have %d elements, but there are %d bytes of it", v.storage.key, v.storage.n, size)
 	}
-	e := &entry{name: v.name, dtype: v.storage.dtype, file: z.contents, shape: v.shape}
-	n, ok := product(v.shape, 1)
+	e := &tensorfile.Tensor{Name: v.name, Dtype: v.storage.dtype, File: z.contents, Shape: v.shape}
+	n, ok := tensorfile.Product(v.shape, 1)
 	if !ok || v.offset < 0 || v.offset > v.storage.n || n > v.storage.n-v.offset {
 		return nil, fmt.Errorf("shape %v at element %d does not fit its storage of %d", v.shape, v.offset, v.storage.n)
 	}
@@ -172,26 +174,26 @@ func (z *torchZip) entry(v view) (*entry, error) {
 		}
 		stride *= int64(max(v.shape[i], 1))
 	}
-	e.offset, e.size = offset+v.offset*width, n*width
+	e.Offset, e.Size = offset+v.offset*width, n*width
 	return e, nil
 }
 
 // apart returns an error if two tensors share bytes, unless they are the head and the embedding that it is tied to. Otherwise
 // a small file could describe a large model.
-func apart(entries []*entry) error {
+func apart(entries []*tensorfile.Tensor) error {
 	sorted := slices.Clone(entries)
-	slices.SortFunc(sorted, func(a, b *entry) int {
-		return cmp.Or(cmp.Compare(a.offset, b.offset), cmp.Compare(a.size, b.size), strings.Compare(a.name, b.name))
+	slices.SortFunc(sorted, func(a, b *tensorfile.Tensor) int {
+		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Size, b.Size), strings.Compare(a.Name, b.Name))
 	})
-	var before *entry
+	var before *tensorfile.Tensor
 	for _, e := range sorted {
-		if e.size == 0 {
+		if e.Size == 0 {
 			continue
 		}
-		if before != nil && e.offset < before.offset+before.size {
-			tied := canonical(before.name) == embedding && e.name == head
-			if !tied || e.offset != before.offset || e.size != before.size {
-				return fmt.Errorf("%s and %s overlap", before.name, e.name)
+		if before != nil && e.Offset < before.Offset+before.Size {
+			tied := canonical(before.Name) == embedding && e.Name == head
+			if !tied || e.Offset != before.Offset || e.Size != before.Size {
+				return fmt.Errorf("%s and %s overlap", before.Name, e.Name)
 			}
 		}
 		before = e

@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"testing"
+
+	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
 // Everything in a pickle that torch.save writes for a state_dict: tensors of all four types, parts of a storage, parameters,
@@ -27,17 +29,17 @@ func TestTorchFile(t *testing.T) {
 		storages[0] += string([]byte{byte(bits), byte(bits >> 8), byte(bits >> 16), byte(bits >> 24)})
 	}
 	file := torchFile(t, pickle, storages...)
-	entries, err := readTorch(memory(file), int64(len(file)))
+	entries, err := readTorch(tensorfile.Memory(file), int64(len(file)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	views := map[string][]float32{}
 	for _, e := range entries {
-		got := make([]float32, e.size/e.dtype.size())
-		if err := readElements(e, got, 0, int64(len(got))); err != nil {
+		got := make([]float32, e.Size/e.Dtype.Size())
+		if err := tensorfile.Fill([]tensorfile.Job{{From: e, To: got}}); err != nil {
 			t.Fatal(err)
 		}
-		views[e.name] = got
+		views[e.Name] = got
 	}
 	want := map[string][]float32{"a": {0, 1, 2, 3}, "b": {4, 5}, "c": {1}, "d": {1}, "e": {1}, "f": {}}
 	if len(views) != len(want) {

@@ -1,6 +1,8 @@
 package checkpoint
 
 import (
+	"encoding/binary"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -46,11 +48,9 @@ func TestSaveForTransformers(t *testing.T) {
 		}
 		put(t, filepath.Join(dir, "ids.bin"), ids)
 		logits, _, _ := evaluate(t, lm, in)
-		raw := make([]byte, 4*len(logits))
-		for i, v := range logits {
-			if _, err := encode(raw[4*i:], []float32{float32(v)}); err != nil {
-				t.Fatal(err)
-			}
+		var raw []byte
+		for _, v := range logits {
+			raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(float32(v)))
 		}
 		put(t, filepath.Join(dir, "logits.bin"), raw)
 		again, err := Load(dir)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 	"unicode/utf8"
+
+	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
 // view is a tensor as a pickle describes it: a part of a storage.
@@ -20,7 +22,7 @@ type view struct {
 // storage is a file of raw numbers within the zip file.
 type storage struct {
 	key   string
-	dtype dtype
+	dtype tensorfile.Dtype
 	n     int64 // elements
 }
 
@@ -41,11 +43,11 @@ const (
 	rebuildParameter global = "torch._utils._rebuild_parameter"
 )
 
-var storages = map[global]dtype{
-	"torch.FloatStorage":    float32s,
-	"torch.HalfStorage":     float16s,
-	"torch.BFloat16Storage": bfloat16s,
-	"torch.DoubleStorage":   float64s,
+var storages = map[global]tensorfile.Dtype{
+	"torch.FloatStorage":    tensorfile.Float32,
+	"torch.HalfStorage":     tensorfile.Float16,
+	"torch.BFloat16Storage": tensorfile.BFloat16,
+	"torch.DoubleStorage":   tensorfile.Float64,
 }
 
 // maxStack is far above what torch.save writes: it stores a dictionary a thousand items at a time.
@@ -156,7 +158,7 @@ func (u *unpickler) take(n int) ([]byte, error) {
 // line returns the bytes up to the end of the line.
 func (u *unpickler) line() ([]byte, error) {
 	n := bytes.IndexByte(u.text[u.at:], '\n')
-	if n < 0 || n > maxName {
+	if n < 0 || n > tensorfile.MaxName {
 		return nil, fmt.Errorf("a name does not end")
 	}
 	s, err := u.take(n + 1)
@@ -321,8 +323,8 @@ func (u *unpickler) pushString() error {
 	if err != nil {
 		return err
 	}
-	if n > maxName {
-		return fmt.Errorf("a string of %d bytes, want at most %d", n, maxName)
+	if n > tensorfile.MaxName {
+		return fmt.Errorf("a string of %d bytes, want at most %d", n, tensorfile.MaxName)
 	}
 	b, err := u.take(int(n))
 	if err != nil {
@@ -503,7 +505,7 @@ func tensorOf(args tuple) (*view, error) {
 	offset, isNumber := args[1].(int64)
 	shape, isShape := args[2].(tuple)
 	stride, isStride := args[3].(tuple)
-	if !isStorage || !isNumber || !isShape || !isStride || len(shape) != len(stride) || len(shape) > maxRank {
+	if !isStorage || !isNumber || !isShape || !isStride || len(shape) != len(stride) || len(shape) > tensorfile.MaxRank {
 		return nil, fmt.Errorf("a tensor that is not (storage, offset, shape, strides)")
 	}
 	v := &view{storage: s, offset: offset}

@@ -2,14 +2,12 @@ package checkpoint
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 
-	"github.com/nlpodyssey/safetensors"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 )
@@ -65,68 +63,30 @@ func savedConfigOf(lm *nn.LM) savedConfig {
 	}
 }
 
-// writeSafetensors writes the weights in the order of the model, converted a piece at a time.
-func writeSafetensors(w io.Writer, lm *nn.LM) error {
-	header := map[string]any{"__metadata__": map[string]string{"format": "pt"}} // transformers demands it
-	names := ownNames(lm)
-	var end uint64
-	for i, p := range lm.Params() {
-		info := safetensors.TensorInfo{DType: safetensors.F32, DataOffsets: [2]uint64{end}}
-		if p.Value.Dtype() == tensor.Float64 {
-			info.DType = safetensors.F64
+// arrays returns weights under the names that they have on file.
+func arrays(names []string, params layer.Params) ([]tensorfile.Array, error) {
+	all := make([]tensorfile.Array, len(params))
+	for i, p := range params {
+		data, err := elements(p)
+		if err != nil {
+			return nil, err
 		}
-		size := info.DType.Size()
-		for _, d := range p.Value.Shape() {
-			info.Shape = append(info.Shape, uint64(d))
-			size *= uint64(d)
-		}
-		end += size
-		info.DataOffsets[1] = end
-		header[names[i]] = info
+		all[i] = tensorfile.Array{Name: names[i], Shape: p.Value.Shape(), Data: data}
 	}
-	text, err := json.Marshal(header)
-	if err != nil {
-		return err
-	}
-	for len(text)%8 != 0 { // the data starts at a multiple of eight
-		text = append(text, ' ')
-	}
-	if _, err := w.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(text)))); err != nil {
-		return err
-	}
-	if _, err := w.Write(text); err != nil {
-		return err
-	}
-	for _, p := range lm.Params() {
-		if err := writeWeight(w, p); err != nil {
-			return fmt.Errorf("%s: %w", p.Name, err)
-		}
-	}
-	return nil
+	return all, nil
 }
 
-func writeWeight(w io.Writer, p *layer.Param) error {
-	switch data := p.Value.Data().(type) {
-	case []float32:
-		return writeElements(w, data, 4)
-	case []float64:
-		return writeElements(w, data, 8)
+// elements returns the elements of a weight as a slice that shares their memory.
+func elements(p *layer.Param) (any, error) {
+	v := p.Value
+	if o := v.DataOrder(); v.RequiresIterator() || o.IsColMajor() || o.IsTransposed() {
+		return nil, fmt.Errorf("%s is a view of another tensor, want a tensor of its own", p.Name)
 	}
-	return fmt.Errorf("it is of %v, want float32 or float64", p.Value.Dtype())
-}
-
-func writeElements[T float32 | float64](w io.Writer, data []T, width int) error {
-	buffer := buffers.Get().(*[pieceSize]byte)
-	defer buffers.Put(buffer)
-	for at := 0; at < len(data); {
-		part := data[at:min(len(data), at+pieceSize/width)]
-		if i, err := encode(buffer[:], part); err != nil {
-			return fmt.Errorf("element %d %w", at+i, err)
-		}
-		if _, err := w.Write(buffer[:len(part)*width]); err != nil {
-			return err
-		}
-		at += len(part)
+	switch v.Dtype() {
+	case tensor.Float32:
+		return v.Float32s(), nil
+	case tensor.Float64:
+		return v.Float64s(), nil
 	}
-	return nil
+	return nil, fmt.Errorf("%s is of %v, want float32 or float64", p.Name, v.Dtype())
 }

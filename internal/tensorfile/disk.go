@@ -13,8 +13,8 @@ import (
 
 var interceptor atomic.Pointer[func(op, name string) error]
 
-// Intercept calls f before every operation on a disk: lock, create, write, sync, close, rename, remove, mkdir and sync folder. If
-// f returns an error, the operation fails with it and does nothing. restore ends this.
+// Intercept calls f before every operation on a disk: lock, create, write, sync, close, rename, remove, mkdir, sync folder, open and
+// read. If f returns an error, the operation fails with it and does nothing. restore ends this.
 //
 // It is for tests, which record the order of the operations or make one of them fail.
 func Intercept(f func(op, name string) error) (restore func()) {
@@ -32,6 +32,35 @@ func operation(op, name string) error {
 // Folder is an open folder to write to. Names are relative to it. A symbolic link that leads out of it is an error, even if the
 // link is made while the folder is open.
 type Folder struct{ root *os.Root }
+
+// MakeFolder makes a folder, and those that it is in, if they do not exist. Their names are synced.
+func MakeFolder(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() {
+		return fmt.Errorf("%s is %s, want a folder", path, kindOf(info.Mode()))
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	in := filepath.Dir(path)
+	if in == path {
+		return err
+	}
+	if err := MakeFolder(in); err != nil {
+		return err
+	}
+	d, err := OpenFolder(in)
+	if err != nil {
+		return err
+	}
+	if err = d.Mkdir(filepath.Base(path)); errors.Is(err, os.ErrExist) { // another process has made it
+		err = nil
+	}
+	if err == nil {
+		err = d.Sync()
+	}
+	return errors.Join(err, d.Close())
+}
 
 // OpenFolder opens a folder. Close it.
 func OpenFolder(path string) (*Folder, error) {
@@ -59,6 +88,11 @@ func (d *Folder) Open(name string) (*Folder, error) {
 		return nil, err
 	}
 	return &Folder{root}, nil
+}
+
+// ReadFile returns the contents of a regular file of at most limit bytes.
+func (d *Folder) ReadFile(name string, limit int64) ([]byte, error) {
+	return readFile(d.root, name, limit)
 }
 
 // Lstat describes what has a name, without following a symbolic link.
@@ -171,21 +205,44 @@ func (d *Folder) Sync() error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// openRegular opens a regular file. Anything else is an error at once: a named pipe would wait for its other end.
-func openRegular(path string, flag int) (*os.File, error) {
-	info, err := os.Stat(path)
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is %s, want a file", path, kindOf(info.Mode()))
+// opener opens files: os.Root, or system.
+type opener interface {
+	Stat(name string) (os.FileInfo, error)
+	OpenFile(name string, flag int, perm os.FileMode) (*os.File, error)
+}
+
+// system opens any path.
+type system struct{}
+
+func (system) Stat(name string) (os.FileInfo, error) { return os.Stat(name) }
+
+func (system) OpenFile(name string, flag int, perm os.FileMode) (*os.File, error) {
+	return os.OpenFile(name, flag, perm)
+}
+
+// OpenRegular opens a regular file in a folder for reading. Anything else is an error at once: a named pipe would wait for its other
+// end, and a device might have no end.
+func OpenRegular(root *os.Root, name string) (*os.File, error) {
+	return openRegular(root, name, os.O_RDONLY)
+}
+
+func openRegular(o opener, name string, flag int) (*os.File, error) {
+	if err := operation("open", name); err != nil {
+		return nil, err
 	}
+	info, err := o.Stat(name)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, flag|nonBlock, 0)
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is %s, no regular file", name, kindOf(info.Mode()))
+	}
+	f, err := o.OpenFile(name, flag|nonBlock, 0)
 	if err != nil {
 		return nil, err
 	}
 	if info, err = f.Stat(); err == nil && !info.Mode().IsRegular() { // it was replaced after Stat
-		err = fmt.Errorf("%s is %s, want a file", path, kindOf(info.Mode()))
+		err = fmt.Errorf("%s is %s, no regular file", name, kindOf(info.Mode()))
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -16,7 +16,7 @@ func TestLockFileIsAPipe(t *testing.T) {
 	if err := unix.Mkfifo(filepath.Join(dir, ".s.lock"), 0o666); err != nil {
 		t.Skip("this file system has no named pipes: ", err)
 	}
-	if err := Replace(filepath.Join(dir, "s"), text("new")); err == nil || !strings.Contains(err.Error(), "is a named pipe, want a file") {
+	if err := Replace(filepath.Join(dir, "s"), text("new")); err == nil || !strings.Contains(err.Error(), "is a named pipe, no regular file") {
 		t.Errorf("error %v", err)
 	}
 }

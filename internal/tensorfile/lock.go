@@ -70,6 +70,17 @@ func Acquire(path string) (*Lock, error) {
 	return &Lock{holder: h}, nil
 }
 
+// Do opens the folder of the locked path and calls f. Goroutines wait for each other.
+func (l *Lock) Do(f func(*Folder) error) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	d, err := OpenFolder(l.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(d), d.Close())
+}
+
 // Release ends the use of the lock. Further calls do nothing and return the same error.
 func (l *Lock) Release() error {
 	l.once.Do(func() {
@@ -91,7 +102,7 @@ func (h *holder) acquire(path string) error {
 	} else if err != nil {
 		return err
 	}
-	file := h.lockFile()
+	file, created := h.lockFile(), false
 	for {
 		f := flock.New(file, flock.SetFlag(os.O_RDWR|os.O_CREATE|noFollow|nonBlock), flock.SetPermissions(0o666))
 		ok, err := f.TryLock()
@@ -108,7 +119,7 @@ func (h *holder) acquire(path string) error {
 		if err == nil {
 			var there os.FileInfo
 			if there, err = os.Lstat(file); err == nil && os.SameFile(opened, there) {
-				h.file = f
+				h.file, created = f, there.Mode().IsRegular() && there.Size() == 0
 				break
 			}
 		}
@@ -117,6 +128,9 @@ func (h *holder) acquire(path string) error {
 		}
 	}
 	if err := h.claim(file); err != nil {
+		if created {
+			err = errors.Join(err, os.Remove(file))
+		}
 		return errors.Join(err, h.file.Unlock())
 	}
 	return nil
@@ -124,7 +138,7 @@ func (h *holder) acquire(path string) error {
 
 // claim writes the number of the process into the lock file, after it has removed what a killed process left.
 func (h *holder) claim(file string) error {
-	f, err := openRegular(file, os.O_RDWR|noFollow)
+	f, err := openRegular(system{}, file, os.O_RDWR|noFollow)
 	if err != nil {
 		return err
 	}
@@ -170,7 +184,7 @@ func processOf(text []byte) (int, error) { return strconv.Atoi(string(bytes.Trim
 
 // holderOf returns ", process 123" if a lock file says so.
 func holderOf(file string) string {
-	f, err := openRegular(file, os.O_RDONLY|noFollow)
+	f, err := openRegular(system{}, file, os.O_RDONLY|noFollow)
 	if err != nil {
 		return ""
 	}

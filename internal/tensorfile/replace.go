@@ -22,14 +22,7 @@ func Replace(path string, write func(io.Writer) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
-	l.writing.Lock()
-	defer l.writing.Unlock()
-	folder, err := OpenFolder(l.dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, folder.Close()) }()
-	return folder.replace(l.name, write)
+	return l.Do(func(d *Folder) error { return d.replace(l.name, write) })
 }
 
 func (d *Folder) replace(name string, write func(io.Writer) error) error {

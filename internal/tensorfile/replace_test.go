@@ -119,7 +119,7 @@ func TestReplaceOrder(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	want := []string{"lock s", "create .s.*.tmp", "write .s.*.tmp", "sync .s.*.tmp", "close .s.*.tmp", "rename s", "sync folder " + filepath.Base(dir), "remove .s.lock"}
+	want := []string{"lock s", "open .s.lock", "create .s.*.tmp", "write .s.*.tmp", "sync .s.*.tmp", "close .s.*.tmp", "rename s", "sync folder " + filepath.Base(dir), "remove .s.lock"}
 	if !slices.Equal(got, want) {
 		t.Errorf("the operations are\n%q, want\n%q", got, want)
 	}

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package checkpoint
+package tensorfile
 
 // hugePages is a hint that only Linux takes.
 func hugePages[T float32 | float64]([]T) {}

@@ -1,6 +1,6 @@
 //go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
 
-package checkpoint
+package tensorfile
 
 import (
 	"fmt"
@@ -12,25 +12,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapped is a file in the address space. Its pages belong to the operating system's cache; they are given back as soon as
-// they are read, so that the process never holds a second copy of the model.
+// mapped is a file in the address space. Its pages belong to the operating system's cache. They are given back as soon as they are
+// read, so the process never holds a second copy of the model.
 type mapped struct {
 	*os.File
 	data []byte
 }
 
-// openContents takes the file over.
-func openContents(f *os.File, size int64) contents {
+// Map maps a file into memory where the system can. Closing what it returns closes the file.
+func Map(f *os.File, size int64) Contents {
 	if size < 1 || size > math.MaxInt {
-		return streamed{f}
+		return Streamed{f}
 	}
 	data, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil { // not every file system can
-		return streamed{f}
+		return Streamed{f}
 	}
 	return &mapped{f, data}
 }
 
+// Close unmaps and closes the file.
 func (m *mapped) Close() error {
 	if m.data != nil {
 		if err := unix.Munmap(m.data); err != nil {
@@ -41,7 +42,8 @@ func (m *mapped) Close() error {
 	return m.File.Close()
 }
 
-func (m *mapped) pieces(off, n int64, f func([]byte) error) (err error) {
+// Pieces implements Contents.
+func (m *mapped) Pieces(off, n int64, f func([]byte) error) (err error) {
 	// Where the file has been cut off since it was opened, reading its memory is a fault, which would end the program.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -53,6 +55,9 @@ func (m *mapped) pieces(off, n int64, f func([]byte) error) (err error) {
 		}
 	}()
 	for n > 0 {
+		if err := operation("read", m.Name()); err != nil {
+			return err
+		}
 		size := min(n, pieceSize)
 		if err := f(m.data[off : off+size : off+size]); err != nil {
 			return err
@@ -74,9 +79,9 @@ func (m *mapped) faulted(r any) bool {
 	return fault.Addr() >= start && fault.Addr()-start < uintptr(len(m.data))
 }
 
-// release gives the pages of data[from:to] back; they are read again if anyone looks at them again.
+// release gives the pages of data[from:to] back. They are read again when they are needed again.
 func (m *mapped) release(from, to int64) {
 	page := int64(os.Getpagesize())
 	from -= from % page
-	_ = unix.Madvise(m.data[from:to], unix.MADV_DONTNEED) // a hint: what cannot be given back is kept
+	_ = unix.Madvise(m.data[from:to], unix.MADV_DONTNEED) // a hint: pages that cannot be given back are kept
 }

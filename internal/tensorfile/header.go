@@ -1,4 +1,4 @@
-package checkpoint
+package tensorfile
 
 import (
 	"bytes"
@@ -6,15 +6,15 @@ import (
 	"unicode/utf8"
 )
 
-// scanHeader holds a safetensors header against the grammar of the format, without allocating, and returns the number of
-// its tensors:
+// scanHeader checks a header against the grammar of the format, without allocating. It returns how many tensors and how many entries
+// of metadata the header has:
 //
 //	{"__metadata__": {"key": "value", …}, "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, …}
 //
 // "__metadata__" may be missing, and the three keys of a tensor may come in any order.
-func scanHeader(header []byte) (tensors int, err error) {
+func scanHeader(header []byte) (tensors, entries int, err error) {
 	if !utf8.Valid(header) {
-		return 0, fmt.Errorf("not UTF-8")
+		return 0, 0, fmt.Errorf("not UTF-8")
 	}
 	s := &scanner{text: header}
 	metadata := false
@@ -23,15 +23,16 @@ func scanHeader(header []byte) (tensors int, err error) {
 		if err != nil {
 			return err
 		}
-		if len(name) > maxName {
-			return fmt.Errorf("a name has %d bytes, want at most %d", len(name), maxName)
+		if len(name) > MaxName {
+			return fmt.Errorf("a name has %d bytes, want at most %d", len(name), MaxName)
 		}
 		if string(name) == "__metadata__" {
 			if metadata {
 				return fmt.Errorf("__metadata__ is there twice")
 			}
 			metadata = true
-			return s.metadata()
+			entries, err = s.metadata()
+			return err
 		}
 		if tensors++; tensors > maxTensors {
 			return fmt.Errorf("more than %d tensors", maxTensors)
@@ -43,7 +44,7 @@ func scanHeader(header []byte) (tensors int, err error) {
 			err = s.unexpected()
 		}
 	}
-	return tensors, err
+	return tensors, entries, err
 }
 
 type scanner struct {
@@ -102,7 +103,7 @@ func (s *scanner) list(open, closing byte, item func() error) error {
 	}
 }
 
-// quoted returns what stands between quotes, escapes as they are written.
+// quoted returns the bytes between quotes. It does not replace escapes.
 func (s *scanner) quoted() ([]byte, error) {
 	if err := s.want('"'); err != nil {
 		return nil, err
@@ -131,9 +132,8 @@ func (s *scanner) key() ([]byte, error) {
 	return k, s.want(':')
 }
 
-func (s *scanner) metadata() error {
-	n := 0
-	return s.list('{', '}', func() error {
+func (s *scanner) metadata() (n int, err error) {
+	err = s.list('{', '}', func() error {
 		if n++; n > maxTensors {
 			return fmt.Errorf("__metadata__ has more than %d entries", maxTensors)
 		}
@@ -143,6 +143,7 @@ func (s *scanner) metadata() error {
 		_, err := s.quoted()
 		return err
 	})
+	return n, err
 }
 
 var tensorKeys = [][]byte{[]byte("dtype"), []byte("shape"), []byte("data_offsets")}
@@ -179,8 +180,8 @@ func (s *scanner) tensor() error {
 func (s *scanner) numbers() error {
 	n := 0
 	return s.list('[', ']', func() error {
-		if n++; n > maxRank {
-			return fmt.Errorf("a shape of more than %d dimensions", maxRank)
+		if n++; n > MaxRank {
+			return fmt.Errorf("a shape of more than %d dimensions", MaxRank)
 		}
 		s.space()
 		start := s.at

@@ -1,0 +1,118 @@
+package tensorfile
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+)
+
+// Dtype is the type of a tensor's elements on file, by the name that the safetensors format gives it. Other types than these
+// cannot be read.
+type Dtype string
+
+// The types that can be read. Float16 and BFloat16 are only read, not written.
+const (
+	Float64  Dtype = "F64"
+	Float32  Dtype = "F32"
+	Float16  Dtype = "F16"
+	BFloat16 Dtype = "BF16"
+	Int64    Dtype = "I64"
+)
+
+// Size returns the bytes of an element, 0 for a type that cannot be read.
+func (d Dtype) Size() int64 {
+	switch d {
+	case Float64, Int64:
+		return 8
+	case Float32:
+		return 4
+	case Float16, BFloat16:
+		return 2
+	}
+	return 0
+}
+
+// Float reports whether tensors of the type can be read as weights.
+func (d Dtype) Float() bool { return d.Size() > 0 && d != Int64 }
+
+// dtypeOf returns the type of a slice and its length. It is false for slices that have no type on file.
+func dtypeOf(data any) (d Dtype, n int, ok bool) {
+	switch data := data.(type) {
+	case []float32:
+		return Float32, len(data), true
+	case []float64:
+		return Float64, len(data), true
+	case []int64:
+		return Int64, len(data), true
+	}
+	return "", 0, false
+}
+
+// decode converts little-endian elements to another type. If one is not a number or is too large, it returns its index and an error.
+func decode[T float32 | float64](to []T, from []byte, d Dtype) (int, error) {
+	switch d {
+	case Float64:
+		for i := range to {
+			x := math.Float64frombits(binary.LittleEndian.Uint64(from[8*i:]))
+			to[i] = T(x)
+			if x != x {
+				return i, errNaN
+			}
+			if math.IsInf(float64(to[i]), 0) && !math.IsInf(x, 0) {
+				return i, fmt.Errorf("is %g, too large for %T", x, to[i])
+			}
+		}
+	case Float32:
+		for i := range to {
+			x := math.Float32frombits(binary.LittleEndian.Uint32(from[4*i:]))
+			to[i] = T(x)
+			if x != x {
+				return i, errNaN
+			}
+		}
+	case Float16:
+		for i := range to {
+			x := half(binary.LittleEndian.Uint16(from[2*i:]))
+			to[i] = T(x)
+			if x != x {
+				return i, errNaN
+			}
+		}
+	case BFloat16:
+		for i := range to {
+			x := math.Float32frombits(uint32(binary.LittleEndian.Uint16(from[2*i:])) << 16)
+			to[i] = T(x)
+			if x != x {
+				return i, errNaN
+			}
+		}
+	default:
+		panic("tensorfile: decode of " + string(d))
+	}
+	return 0, nil
+}
+
+var errNaN = errors.New("is not a number")
+
+// half widens a float16: 1 bit of sign, 5 of exponent with a bias of 15, 10 of fraction.
+func half(h uint16) float32 {
+	sign, rest := uint32(h&0x8000)<<16, uint32(h&0x7fff)
+	if rest >= 0x7c00 { // infinity or NaN
+		return math.Float32frombits(sign | 0x7f800000 | (rest&0x3ff)<<13)
+	}
+	// Exponent and fraction stand where float32 has them, and the biases differ by 112: exact, for denormals as well.
+	return math.Float32frombits(sign | math.Float32bits(math.Float32frombits(rest<<13)*0x1p112))
+}
+
+// nanIn returns the index of the first element that is not a number, or -1.
+func nanIn(data any) int {
+	switch data := data.(type) {
+	case []float32:
+		return slices.IndexFunc(data, func(x float32) bool { return x != x })
+	case []float64:
+		return slices.IndexFunc(data, func(x float64) bool { return x != x })
+	}
+	return -1
+}
