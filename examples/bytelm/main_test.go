@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"image/png"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/examples/internal/exampletest"
 )
 
 // tiny are the settings under which a run takes a moment.
@@ -58,7 +58,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("no match for %q in:\n%s", want, stdout)
 		}
 	}
-	checkPNG(t, curve)
+	exampletest.PNG(t, curve)
 
 	_, again, _ := call(context.Background(), args...)
 	timing := regexp.MustCompile(`  [^ ]+ [^ ]+/s  .* left\n`)
@@ -88,23 +88,7 @@ func TestInterrupted(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, stdout)
 		}
 	}
-	checkPNG(t, curve)
-}
-
-func checkPNG(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	picture, err := png.Decode(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if size := picture.Bounds().Size(); size.X < 300 || size.Y < 200 {
-		t.Errorf("the curve is %v pixels large", size)
-	}
+	exampletest.PNG(t, curve)
 }
 
 func TestErrors(t *testing.T) {
@@ -169,11 +153,7 @@ func TestUsage(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
-	for _, name := range []string{"steps", "layers", "dmodel", "length", "batch", "lr", "seed", "prompt", "text", "out", "device", "precision"} {
-		if !strings.Contains(stdout, "\n  -"+name+" ") {
-			t.Errorf("usage does not tell of -%s", name)
-		}
-	}
+	exampletest.Usage(t, stdout, "steps", "layers", "dmodel", "length", "batch", "lr", "seed", "prompt", "text", "out", "device", "precision")
 }
 
 func TestLearnRate(t *testing.T) {

@@ -18,43 +18,46 @@ import (
 )
 
 // start returns the model to start from, and the texts to show perplexities of: the last one is to be trained on.
+//
+// Without -model it trains a small model of bytes first: on Go's code, and then the comments are the new text; with -data, on the
+// training part of that data, so that no Go installation is needed.
 func start(ctx context.Context, set settings, out io.Writer) (lm *nn.LM, enc encoding, texts []text, err error) {
-	var code, tuned []document
-	name := set.data
-	if set.data != "" {
-		if tuned, err = readDocuments(set.data); err != nil {
-			return nil, enc, nil, err
-		}
-	}
-	if set.data == "" || set.model == "" {
-		var comments []document
-		if code, comments, err = goTexts(); err != nil {
-			return nil, enc, nil, err
-		}
-		if set.data == "" {
-			tuned, name = comments, "Go's comments"
-		}
-	}
+	enc = byBytes
 	if set.model != "" {
 		if lm, enc, err = load(set.model, set.where); err != nil {
 			return nil, enc, nil, err
 		}
 		describe(out, set.model, lm)
-	} else {
-		enc = byBytes
 	}
-	c, err := newCorpus(tuned, enc, set.heldout, set.evaltokens)
+	name := set.data
+	var code, tuned []document
+	if set.data != "" {
+		tuned, err = readDocuments(set.data)
+	} else {
+		name = "Go's comments"
+		code, tuned, err = goTexts()
+	}
+	if err != nil {
+		return nil, enc, nil, err
+	}
+	data, err := newCorpus(tuned, enc, set.heldout, set.evaltokens)
 	if err != nil {
 		return nil, enc, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if set.model == "" {
-		base := text{name: "Go's code, the text of the small model"}
-		if lm, base.corpus, err = trainBase(ctx, set, code, out); err != nil {
+		base := text{name: name, corpus: data}
+		if set.data == "" {
+			base.name = "Go's code"
+			if base.corpus, err = newCorpus(code, enc, 0.1, set.evaltokens); err != nil {
+				return nil, enc, nil, err
+			}
+			texts = append(texts, base)
+		}
+		if lm, err = trainBase(ctx, set, base, out); err != nil {
 			return nil, enc, nil, err
 		}
-		texts = append(texts, base)
 	}
-	return lm, enc, append(texts, text{name: name, corpus: c}), nil
+	return lm, enc, append(texts, text{name: name, corpus: data}), nil
 }
 
 func describe(out io.Writer, name string, lm *nn.LM) {
@@ -62,28 +65,25 @@ func describe(out io.Writer, name string, lm *nn.LM) {
 	fmt.Fprintf(out, "model       %s: Mamba, parameters: %d, layers: %d, d_model: %d, vocabulary: %d\n", name, lm.Params().Count(), c.NLayer, c.DModel, c.Vocab)
 }
 
-// trainBase makes a small model and trains it on Go code for a moment.
-func trainBase(ctx context.Context, set settings, code []document, out io.Writer) (*nn.LM, *corpus, error) {
-	c, err := newCorpus(code, byBytes, 0.1, set.evaltokens)
-	if err != nil {
-		return nil, nil, err
-	}
+// trainBase makes a small model of bytes and trains it on a text for a moment.
+func trainBase(ctx context.Context, set settings, base text, out io.Writer) (*nn.LM, error) {
+	c := base.corpus
 	lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: set.dmodel, NLayer: set.layers}, Vocab: 256},
 		append(slices.Clone(set.where), nn.WithSeed(uint64(set.seed)))...)
 	describe(out, "a small one", lm)
 	own := settings{steps: set.basesteps, batch: set.batch, length: set.length, accumulate: 1, lr: 5e-3, clip: 1, decay: 0.01,
 		warmup: max(set.basesteps/20, 1), seed: set.seed, device: set.device, save: max(set.basesteps/10, 1), eval: max(set.basesteps/10, 1), resume: set.resume}
-	fmt.Fprintf(out, "base        Go's code: documents: %d, bytes: %d, held out: %d, steps: %d\n", len(c.train)+len(c.heldOut), c.tokens, len(c.heldOut), own.steps)
-	saved := own.saved(map[string]string{"-layers": fmt.Sprint(set.layers), "-dmodel": fmt.Sprint(set.dmodel), "the code": c.sum})
+	fmt.Fprintf(out, "base        %s: documents: %d, bytes: %d, held out: %d, steps: %d\n", base.name, len(c.train)+len(c.heldOut), c.tokens, len(c.heldOut), own.steps)
+	saved := own.saved(map[string]string{"-layers": fmt.Sprint(set.layers), "-dmodel": fmt.Sprint(set.dmodel), "the text": c.sum})
 	t, show, err := newTrainer(lm, own, c, baseFile(set), saved, out)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer t.Close()
 	if err := loop(ctx, t, show, own, out); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return lm, c, checkpoint.Save(baseDir(set), lm)
+	return lm, checkpoint.Save(baseDir(set), lm)
 }
 
 // load reads a checkpoint, and how it makes tokens of text.

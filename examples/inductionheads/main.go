@@ -59,8 +59,8 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(out, "task      induction heads: one of %d tokens, guessing is right %.1f%% of the time\n", set.vocab-1, 100/float64(set.vocab-1))
-	fmt.Fprintf(out, "training  length: %d, steps: %d, batch: %d, layers: %d, d_model: %d, learn rate: %v, seed: %d\n",
-		set.length, set.steps, set.batch, set.layers, set.dmodel, set.lr, set.seed)
+	fmt.Fprintf(out, "training  length: %d, steps: %d, batch: %d, layers: %d, d_model: %d, seed: %d\n",
+		set.length, set.steps, set.batch, set.layers, set.dmodel, set.seed)
 	var results []result
 	for _, m := range set.only {
 		if ctx.Err() != nil {
@@ -89,7 +89,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 
 // learn trains a model and tests it, at one length after another.
 func learn(ctx context.Context, set settings, m model, out io.Writer) (result, error) {
-	fmt.Fprintf(out, "model     %s\n", m.name)
+	fmt.Fprintf(out, "model     %s, learn rate: %v\n", m.name, set.rate(m))
 	r := result{model: m}
 	lm, err := set.train(ctx, m, out)
 	if err != nil {
@@ -132,7 +132,7 @@ func (set settings) train(ctx context.Context, m model, out io.Writer) (lm *nn.L
 		lm, points, err = experiment.Train(ctx, experiment.Config{
 			Model: nn.Config{DModel: set.dmodel, NLayer: set.layers, NHead: set.heads, Pattern: []nn.Kind{m.kind},
 				DtMin: set.dtmin, DtMax: set.dtmax, DtInitFloor: min(set.dtmin, 1e-4)}, From: lm, Decay: set.decay,
-			Task: problem, Batch: set.batch * set.length / length, Steps: steps, LearnRate: set.lr, Clip: 1, Constant: true, Seed: uint64(set.seed),
+			Task: problem, Batch: set.batch * set.length / length, Steps: steps, LearnRate: set.rate(m), Clip: 1, Constant: true, Seed: uint64(set.seed),
 			EvalEvery: max(steps/20, 1), Held: set.sequences, Enough: enough,
 			Progress: &report.Progress{Out: out},
 		})

@@ -23,39 +23,49 @@ type settings struct {
 	direct                         bool
 }
 
-// model is one of those that are compared.
+// model is a model of the comparison.
 type model struct {
 	kind nn.Kind
 	name string
+	lr   float64 // learn rate without -lr: one at which the model learns at every length up to -length, if it does at any
 }
 
-var models = []model{{nn.Mamba, "Mamba"}, {nn.S4, "S4"}, {nn.Attention, "attention"}, {nn.LSTM, "LSTM"}}
+// Attention needs a lower learn rate than the others: at 0.008 it forgets, at longer lengths, what it has learned at shorter ones.
+var models = []model{{nn.Mamba, "Mamba", 8e-3}, {nn.S4, "S4", 8e-3}, {nn.Attention, "attention", 2e-3}, {nn.LSTM, "LSTM", 8e-3}}
+
+// rate returns the learn rate of a model.
+func (set settings) rate(m model) float64 {
+	if set.lr > 0 {
+		return set.lr
+	}
+	return m.lr
+}
 
 // parse reads the flags. Its errors name the flag, what it was and what it should be.
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{
 		length: 256, vocab: 16, longest: 1 << 16, steps: 5000, batch: 8, layers: 2, dmodel: 32, heads: 4,
-		lr: 8e-3, dtmin: 1e-5, dtmax: 1e-3, limit: 20, seed: 1, sequences: 256, only: models,
+		dtmin: 1e-5, dtmax: 1e-3, limit: 20, seed: 1, sequences: 256, only: models,
 	}
 	flags := flag.NewFlagSet("inductionheads", flag.ContinueOnError)
-	options.Whole(flags, &set.length, 3, "length", "tokens of the sequences to train on")
-	options.Whole(flags, &set.vocab, 3, "vocab", "tokens there are, the last one is the special one")
-	options.Whole(flags, &set.longest, 64, "longest", "most tokens of the sequences to test on, which double from 64 on; the paper has 1048576")
-	options.Whole(flags, &set.steps, 1, "steps", "training steps at -length; at each shorter one a quarter of them, or fewer when nothing is wrong any more")
-	options.Whole(flags, &set.batch, 1, "batch", "sequences in a training step")
-	options.Whole(flags, &set.layers, 1, "layers", "layers of each model")
-	options.Whole(flags, &set.dmodel, 1, "dmodel", "channels between the layers")
-	options.Whole(flags, &set.heads, 1, "heads", "heads of attention")
-	options.Number(flags, &set.lr, options.Positive, "lr", "learn rate, after a rise over the first steps")
-	options.Number(flags, &set.dtmin, options.Positive, "dtmin", "smallest step that Δ starts at: small ones remember long")
-	options.Number(flags, &set.dtmax, options.Positive, "dtmax", "largest step that Δ starts at")
+	options.Whole(flags, &set.length, 3, "length", "tokens of a training sequence")
+	options.Whole(flags, &set.vocab, 3, "vocab", "size of the vocabulary; the last token is the special one")
+	options.Whole(flags, &set.longest, 64, "longest", "longest test sequence in tokens; the tests begin at 64 and double. The paper goes to 1048576")
+	options.Whole(flags, &set.steps, 1, "steps", "training steps at -length; at each shorter length a quarter of this at most, fewer once every answer is right")
+	options.Whole(flags, &set.batch, 1, "batch", "sequences of a training step")
+	options.Whole(flags, &set.layers, 1, "layers", "number of layers of each model")
+	options.Whole(flags, &set.dmodel, 1, "dmodel", "width of each model: channels between the layers")
+	options.Whole(flags, &set.heads, 1, "heads", "number of heads of attention")
+	options.Number(flags, &set.lr, options.Positive, "lr", "learn rate, reached over the first steps (default 0.008, and 0.002 for attention)")
+	options.Number(flags, &set.dtmin, options.Positive, "dtmin", "smallest initial value of Δ; a small Δ remembers for long")
+	options.Number(flags, &set.dtmax, options.Positive, "dtmax", "largest initial value of Δ")
 	options.Number(flags, &set.decay, 0, "decay", "weight decay")
-	options.Number(flags, &set.limit, options.Positive, "limit", "seconds for a test of a model at a length: fewer sequences, and no longer ones, if it took longer")
+	options.Number(flags, &set.limit, options.Positive, "limit", "seconds for the test of a model at one length: it ends with fewer sequences when they are over, and longer lengths are left out")
 	options.Whole(flags, &set.seed, 0, "seed", "seed of the weights and of the sequences")
-	options.Whole(flags, &set.sequences, 1, "sequences", "most sequences of a test")
-	flags.StringVar(&set.out, "out", "inductionheads.png", "PNG `file` for accuracy against length, none if empty")
-	flags.BoolVar(&set.direct, "direct", false, "train at -length from the first step on, not at shorter lengths before")
-	only := flags.String("only", "", "`kinds` to train, with commas between them (default all: "+strings.Join(names(models), ",")+")")
+	options.Whole(flags, &set.sequences, 1, "sequences", "largest number of sequences of a test")
+	flags.StringVar(&set.out, "out", "inductionheads.png", "PNG `file` for accuracy against length; empty for none")
+	flags.BoolVar(&set.direct, "direct", false, "train at -length from the first step on, instead of at shorter lengths first")
+	only := flags.String("only", "", "models to train, with commas between them (default all: "+strings.Join(names(models), ",")+")")
 
 	if err := options.Parse(flags, args, usage,
 		"Inductionheads trains models on short sequences, and asks them about long ones.", "there are only flags"); err != nil {

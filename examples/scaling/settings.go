@@ -21,20 +21,29 @@ type settings struct {
 	kinds                  []nn.Kind
 }
 
+// kindNames returns the names of all kinds, with commas between them.
+func kindNames() string {
+	var names []string
+	for _, k := range nn.Kinds() {
+		names = append(names, string(k))
+	}
+	return strings.Join(names, ", ")
+}
+
 // parse reads the flags. Its errors name the flag, what it was and what it should be.
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{dmodel: 64, layers: 1, heads: 1, shortest: 256, longest: 65536, fit: 1024, runs: 3, limit: 20}
 	flags := flag.NewFlagSet("scaling", flag.ContinueOnError)
-	options.Whole(flags, &set.dmodel, 1, "dmodel", "channels, of both")
-	options.Whole(flags, &set.layers, 1, "layers", "layers, of both")
-	options.Whole(flags, &set.heads, 1, "heads", "heads of attention")
-	options.Whole(flags, &set.shortest, 1, "shortest", "shortest length; the next ones double")
-	options.Whole(flags, &set.longest, 1, "longest", "longest length")
-	options.Whole(flags, &set.fit, 1, "fit", "shortest length that the exponents are fitted to")
-	options.Whole(flags, &set.runs, 1, "runs", "runs of each point, of which the median counts")
-	options.Number(flags, &set.limit, options.Positive, "limit", "seconds of a run, behind which a model gets no longer lengths")
-	kinds := flags.String("kinds", "mamba,attention", "`kinds` of layers to measure, with commas between them")
-	flags.StringVar(&set.out, "out", "scaling.png", "PNG `file` for time and memory against length, none if empty")
+	options.Whole(flags, &set.dmodel, 1, "dmodel", "width of the layers: their channels")
+	options.Whole(flags, &set.layers, 1, "layers", "number of layers")
+	options.Whole(flags, &set.heads, 1, "heads", "number of heads of attention")
+	options.Whole(flags, &set.shortest, 1, "shortest", "shortest length in tokens; each following length is twice the one before")
+	options.Whole(flags, &set.longest, 1, "longest", "longest length in tokens")
+	options.Whole(flags, &set.fit, 1, "fit", "the exponents are fitted to the lengths from this one on")
+	options.Whole(flags, &set.runs, 1, "runs", "runs of each point; the median counts")
+	options.Number(flags, &set.limit, options.Positive, "limit", "seconds; a kind whose run takes longer is not run at longer lengths")
+	kinds := flags.String("kinds", "mamba,attention", "kinds of layers to measure, with commas between them: "+kindNames())
+	flags.StringVar(&set.out, "out", "scaling.png", "PNG `file` for time and memory against length; empty for none")
 	if err := options.Parse(flags, args, usage, "Scaling measures time and memory against the length of a sequence.", "there are only flags"); err != nil {
 		return set, err
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"image/png"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gomamba/mamba/examples/internal/exampletest"
 	"github.com/gomamba/mamba/nn"
 )
 
@@ -55,7 +55,7 @@ func TestRun(t *testing.T) {
 	if n := strings.Count(stdout, "\nmodel  "); n != 6 || strings.Contains(stdout, "stopped") {
 		t.Errorf("%d models, want 6, and none stopped:\n%s", n, stdout)
 	}
-	checkPNG(t, curves)
+	exampletest.PNG(t, curves)
 
 	_, again, _ := call(context.Background(), args...)
 	timing := regexp.MustCompile(`  \d+ tokens/s  .* left\n`)
@@ -92,23 +92,7 @@ func TestInterrupted(t *testing.T) {
 	if n := strings.Count(stdout, "\nmodel  "); n != 1 {
 		t.Errorf("%d models were begun, want 1:\n%s", n, stdout)
 	}
-	checkPNG(t, curves)
-}
-
-func checkPNG(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	picture, err := png.Decode(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if size := picture.Bounds().Size(); size.X < 300 || size.Y < 200 {
-		t.Errorf("the curves are %v pixels large", size)
-	}
+	exampletest.PNG(t, curves)
 }
 
 func TestErrors(t *testing.T) {
@@ -167,11 +151,7 @@ func TestUsage(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
-	for _, name := range []string{"length", "memory", "vocab", "steps", "batch", "layers", "dmodel", "lr", "seed", "held", "out", "only", "paper"} {
-		if !regexp.MustCompile(`(?m)^  -` + name + `( |$)`).MatchString(stdout) {
-			t.Errorf("usage does not tell of -%s", name)
-		}
-	}
+	exampletest.Usage(t, stdout, "length", "memory", "vocab", "steps", "batch", "layers", "dmodel", "lr", "seed", "held", "out", "only", "paper")
 }
 
 func TestPaper(t *testing.T) {

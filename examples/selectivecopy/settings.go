@@ -45,19 +45,19 @@ var combinations = []combination{
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{length: 64, memory: 8, vocab: 16, steps: 4000, batch: 16, layers: 2, dmodel: 64, lr: 2e-3, seed: 1, held: 512, only: combinations}
 	flags := flag.NewFlagSet("selectivecopy", flag.ContinueOnError)
-	options.Whole(flags, &set.length, 1, "length", "places of tokens and noise")
-	options.Whole(flags, &set.memory, 1, "memory", "tokens among them, to be said again")
-	options.Whole(flags, &set.vocab, 4, "vocab", "tokens there are: noise, the mark, and those that carry data")
+	options.Whole(flags, &set.length, 1, "length", "places for tokens and noise")
+	options.Whole(flags, &set.memory, 1, "memory", "tokens among the noise that the model has to repeat")
+	options.Whole(flags, &set.vocab, 4, "vocab", "size of the vocabulary: the noise token, the mark, and the tokens to repeat")
 	options.Whole(flags, &set.steps, 1, "steps", "training steps of each model")
-	options.Whole(flags, &set.batch, 1, "batch", "sequences in a training step")
-	options.Whole(flags, &set.layers, 1, "layers", "layers of each model")
-	options.Whole(flags, &set.dmodel, 1, "dmodel", "channels between the layers")
+	options.Whole(flags, &set.batch, 1, "batch", "sequences of a training step")
+	options.Whole(flags, &set.layers, 1, "layers", "number of layers of each model")
+	options.Whole(flags, &set.dmodel, 1, "dmodel", "width of each model: channels between the layers")
 	options.Number(flags, &set.lr, options.Positive, "lr", "peak learn rate")
 	options.Whole(flags, &set.seed, 0, "seed", "seed of the weights and of the sequences")
-	options.Whole(flags, &set.held, 1, "held", "sequences to test on, which are not trained on")
-	flags.StringVar(&set.out, "out", "selectivecopy.png", "PNG `file` for the accuracy curves, none if empty")
-	only := flags.String("only", "", "`kinds` to train, with commas between them (default all: "+strings.Join(names(combinations), ",")+")")
-	paper := flags.Bool("paper", false, "the paper's own setting: length 4096, memory 16, batch 64, lr 1e-4, 400000 steps; flags beside it count")
+	options.Whole(flags, &set.held, 1, "held", "held-out sequences to test on")
+	flags.StringVar(&set.out, "out", "selectivecopy.png", "PNG `file` for the accuracy curves; empty for none")
+	only := flags.String("only", "", "models to train, with commas between them (default all: "+strings.Join(names(combinations), ",")+")")
+	paper := flags.Bool("paper", false, "use the paper's setting: -length 4096 -memory 16 -batch 64 -lr 1e-4 -steps 400000; other flags can override it")
 
 	if err := options.Parse(flags, args, usage,
 		"Selectivecopy trains six architectures on selective copying, and shows which of them can do it.", "there are only flags"); err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// Device is where and how a model computes, as flags.
+// Device is the flags that say where and how a model computes.
 type Device struct {
 	name      string
 	precision string
@@ -16,17 +16,17 @@ type Device struct {
 
 // Flags adds -device and -precision.
 func (d *Device) Flags(flags *flag.FlagSet) {
-	flags.StringVar(&d.name, "device", "cpu", "`cpu or cuda`, an NVIDIA GPU")
-	flags.StringVar(&d.precision, "precision", "float32", "`float32, tf32 or bf16` on a GPU")
+	flags.StringVar(&d.name, "device", "cpu", "where to compute: cpu, or cuda for an NVIDIA GPU")
+	flags.StringVar(&d.precision, "precision", "float32", "precision of matrix products on a GPU: float32, tf32 or bf16")
 }
 
-// GPU reports whether the model is to compute on one.
+// GPU reports whether the model computes on a GPU.
 func (d *Device) GPU() bool { return d.name == "cuda" }
 
-// String is the flags as they are.
+// String returns the values of the flags.
 func (d *Device) String() string { return d.name + ", " + d.precision }
 
-// Check returns what is wrong with the flags.
+// Check returns an error if the flags are wrong.
 func (d *Device) Check() error {
 	if d.name != "cpu" && d.name != "cuda" {
 		return fmt.Errorf("-device is %q, should be cpu or cuda", d.name)
@@ -47,8 +47,8 @@ func (d *Device) parsed() (cuda.Precision, error) {
 	return 0, fmt.Errorf("-precision is %q, should be float32, tf32 or bf16", d.precision)
 }
 
-// Open opens the device: it returns the options of a model there, what it is called, and what closes it. For the CPU, none, "" and
-// a function that does nothing.
+// Open opens the device. It returns the options that put a model there, the device's name, and a function that closes it. For the
+// CPU these are no options, "" and a function that does nothing.
 func (d *Device) Open() (model []nn.Option, name string, close func(), err error) {
 	if !d.GPU() {
 		return nil, "", func() {}, nil

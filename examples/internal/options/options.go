@@ -1,4 +1,4 @@
-// Package options is what the examples' command lines share.
+// Package options has what the command lines of the examples share.
 package options
 
 import (
@@ -8,19 +8,19 @@ import (
 	"io"
 	"math"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 )
 
-// Parse reads the flags of a program. Its errors are one line that names the flag, what it was and what it should be. With -h
-// the program's purpose and its flags are written to usage, and the error is flag.ErrHelp. extra is what an argument that is no
-// flag is told.
+// Parse reads the flags of a program. Its errors are one line that names the flag, the value and what it should be. With -h, Parse
+// writes the program's purpose and its flags to usage, and returns flag.ErrHelp. extra is the advice for an argument that is not a
+// flag.
 func Parse(flags *flag.FlagSet, args []string, usage io.Writer, purpose, extra string) error {
-	// The flag package would print all flags after every error, where one clear line is enough.
+	// The flag package would print all flags after each error.
 	flags.SetOutput(io.Discard)
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(usage, purpose)
-			flags.SetOutput(usage)
-			flags.PrintDefaults()
+			describe(usage, flags, purpose)
 		}
 		return err
 	}
@@ -30,17 +30,54 @@ func Parse(flags *flag.FlagSet, args []string, usage io.Writer, purpose, extra s
 	return nil
 }
 
-// Whole is a flag for a whole number with a least value. Its default is the value beforehand.
+// describe writes a purpose and flags in lines of at most 80 columns. A flag has its type's name, or the name in back quotes in its
+// usage, and its default, unless the usage names a default itself.
+func describe(out io.Writer, flags *flag.FlagSet, purpose string) {
+	wrap(out, "", purpose)
+	flags.VisitAll(func(f *flag.Flag) {
+		kind, usage := flag.UnquoteUsage(f)
+		switch f.Value.(type) {
+		case whole:
+			kind = "int"
+		case number:
+			kind = "float"
+		}
+		fmt.Fprintln(out, strings.TrimRight("  -"+f.Name+" "+kind, " "))
+		if !strings.Contains(usage, "(default") && f.DefValue != "" && f.DefValue != "false" {
+			usage += fmt.Sprintf(" (default %s)", f.DefValue)
+		}
+		wrap(out, "        ", usage)
+	})
+}
+
+// wrap writes text in lines of at most 80 columns, each after an indent.
+func wrap(out io.Writer, indent, text string) {
+	line := indent
+	for i, word := range strings.Fields(text) {
+		if i > 0 {
+			if utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > 80 {
+				fmt.Fprintln(out, line)
+				line = indent
+			} else {
+				line += " "
+			}
+		}
+		line += word
+	}
+	fmt.Fprintln(out, line)
+}
+
+// Whole adds a flag for a whole number that is at least least. Its default is what value holds.
 func Whole(flags *flag.FlagSet, value *int, least int, name, usage string) {
 	flags.Var(whole{value, least}, name, usage)
 }
 
-// Number is a flag for a finite number with a least value.
+// Number adds a flag for a finite number that is at least least. Its default is what value holds.
 func Number(flags *flag.FlagSet, value *float64, least float64, name, usage string) {
 	flags.Var(number{value, least}, name, usage)
 }
 
-// Positive is the least value of a Number that is above 0.
+// Positive is the least value of a Number that must be above 0.
 const Positive = math.SmallestNonzeroFloat64
 
 type whole struct {
