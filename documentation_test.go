@@ -252,3 +252,55 @@ func TestDocumentationNames(t *testing.T) {
 		}
 	}
 }
+
+// ARCHITECTURE.md lists every package with what it imports of ours, and a package imports only packages further down.
+func TestDocumentationImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{join .Imports \" \"}}", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const module = "github.com/gomamba/mamba/"
+	imports := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		name, ours := strings.CutPrefix(f[0], module)
+		if !ours || strings.HasPrefix(name, "examples/") {
+			continue
+		}
+		imports[name] = []string{}
+		for _, path := range f[1:] {
+			if path, ours := strings.CutPrefix(path, module); ours {
+				imports[name] = append(imports[name], path)
+			}
+		}
+	}
+	text, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z/]+)` \\| .* \\| ([^|(]*?)(?: \\(.*)? \\|$").FindAllStringSubmatch(string(text), -1) {
+		name := row[1]
+		want, ok := imports[name]
+		if !ok {
+			continue // a row of another table, or another module
+		}
+		listed := []string{}
+		for _, q := range quoted.FindAllStringSubmatch(row[2], -1) {
+			listed = append(listed, q[1])
+			if seen[q[1]] {
+				t.Errorf("ARCHITECTURE.md: %s imports %s, which stands above it", name, q[1])
+			}
+		}
+		slices.Sort(listed)
+		if !slices.Equal(listed, want) {
+			t.Errorf("ARCHITECTURE.md: %s is listed as importing %v, but it imports %v", name, listed, want)
+		}
+		seen[name] = true
+	}
+	for name := range imports {
+		if !seen[name] {
+			t.Errorf("ARCHITECTURE.md does not list package %s", name)
+		}
+	}
+}
