@@ -1,13 +1,16 @@
-// Generate continues a prompt with a pretrained Mamba checkpoint, and writes the text as it comes.
+// Generate continues a prompt with a pretrained Mamba model, and writes the text as the model chooses it.
 //
 //	go run ./examples/generate -model DIR -prompt TEXT
 //	go run ./examples/generate -model OWNER/NAME -prompt TEXT     # downloaded from the Hugging Face hub
+//	go run ./examples/generate -model DIR -adapter DIR …          # with a LoRA adapter
 //	go run ./examples/generate -device cuda …                     # on a GPU
-//	go run ./examples/generate -h                                 # everything that can be set
+//	go run ./examples/generate -h                                 # all flags
 //
-// DIR holds a checkpoint in the Hugging Face or the original layout, with its tokenizer.json. The text goes to the standard
-// output, and all else to the standard error: first what the model is, and at the end how many tokens a second were read and
-// written. Ctrl-C stops after the current token and still shows them; a second Ctrl-C ends the program at once.
+// DIR has a checkpoint in the layout of Hugging Face or of state-spaces/mamba, with its tokenizer.json. The folder of -adapter is as the
+// peft library or examples/finetune -lora writes it.
+//
+// The text goes to the standard output. All else goes to the standard error: what the model is, and at the end the speed of reading and
+// writing. Ctrl-C stops after the current token and still shows the speed. A second Ctrl-C ends the program at once.
 package main
 
 import (
@@ -57,7 +60,7 @@ func generate(ctx context.Context, set settings, stdout, stderr io.Writer) error
 	if device != "" {
 		fmt.Fprintf(stderr, "device   %s\n", device)
 	}
-	dir, err := directory(ctx, "-model", set.model, stderr)
+	dir, adapter, err := folders(ctx, set, stderr)
 	if err != nil {
 		return err
 	}
@@ -69,6 +72,11 @@ func generate(ctx context.Context, set settings, stdout, stderr io.Writer) error
 	cfg := lm.Config()
 	fmt.Fprintf(stderr, "model    Mamba, parameters: %d, layers: %d, d_model: %d, loaded in %.1f s\n",
 		lm.Params().Count(), cfg.NLayer, cfg.DModel, time.Since(start).Seconds())
+	if adapter != "" {
+		if err := adapt(lm, set, adapter, stderr); err != nil {
+			return err
+		}
+	}
 	tokenizer, err := openTokenizer(ctx, set, dir, cfg.Vocab, stderr)
 	if err != nil {
 		return err

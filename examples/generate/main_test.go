@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"math"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -13,7 +14,11 @@ import (
 	"unicode/utf8"
 
 	"github.com/gomamba/mamba/checkpoint"
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/gputest"
+	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/train"
 )
 
 // call runs the program and returns its exit code and what it wrote.
@@ -115,6 +120,55 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
+// adapter saves a LoRA for model(t, 464), none of it zero.
+func adapter(t *testing.T) string {
+	t.Helper()
+	lm, err := checkpoint.Load(model(t, 464))
+	if err != nil {
+		t.Fatal(err)
+	}
+	added, err := lm.Params().AddLoRA(layer.LoRAConfig{Rank: 2, Alpha: 40})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range added {
+		for j, data := 0, p.Value.Data().([]float32); j < len(data); j++ {
+			data[j] = float32(math.Sin(float64(100*i + j)))
+		}
+	}
+	dir := t.TempDir()
+	if err := train.SaveLoRA(dir, "owner/base", lm.Params()); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// An adapter changes the text; merged and apart it is the same text.
+func TestAdapter(t *testing.T) {
+	lora := adapter(t)
+	flags := []string{"-model", model(t, 464), "-prompt", "one two", "-max", "20"}
+	_, plain, _ := call(t.Context(), flags...)
+	code, merged, stderr := call(t.Context(), append(flags, "-adapter", lora)...)
+	if code != 0 || merged == plain || !strings.Contains(stderr, "\nadapter  LoRA, weights: 8, merged\n") {
+		t.Fatalf("exit code %d, %q, without the adapter %q, %s", code, merged, plain, stderr)
+	}
+	code, apart, stderr := call(t.Context(), append(flags, "-adapter", lora, "-merge=false")...)
+	if code != 0 || apart != merged || !strings.Contains(stderr, "\nadapter  LoRA, weights: 8\n") {
+		t.Errorf("exit code %d, %q, merged %q, %s", code, apart, merged, stderr)
+	}
+}
+
+// On a device an adapter is merged, and the text is that of the host.
+func TestAdapterOnDevice(t *testing.T) {
+	gputest.Open(t, cuda.Open)
+	flags := []string{"-model", model(t, 464), "-prompt", "one two", "-max", "20", "-adapter", adapter(t), "-temperature", "0"}
+	_, host, _ := call(t.Context(), flags...)
+	code, device, stderr := call(t.Context(), append(flags, "-device", "cuda")...)
+	if code != 0 || device != host || !strings.Contains(stderr, ", merged\n") {
+		t.Errorf("exit code %d, %q, on the host %q, %s", code, device, host, stderr)
+	}
+}
+
 // What is wrong is one line that says so, and exit code 1.
 func TestErrors(t *testing.T) {
 	// There is no network: nobody listens at the hub's address.
@@ -127,6 +181,7 @@ func TestErrors(t *testing.T) {
 	if err := checkpoint.Save(bare, nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 4}, Vocab: 10})); err != nil {
 		t.Fatal(err)
 	}
+	lora := adapter(t)
 	notState := filepath.Join(t.TempDir(), "state")
 	if err := os.WriteFile(notState, []byte("nothing of the kind"), 0o644); err != nil {
 		t.Fatal(err)
@@ -135,6 +190,12 @@ func TestErrors(t *testing.T) {
 		args []string
 		want string
 	}{
+		{[]string{"-model", lora}, `-model is "` + lora + `", which is a LoRA adapter: give its base model ("owner/base") with -model, and this folder with -adapter`},
+		{[]string{"-adapter", lora}, `-model is missing, should be the base model of the adapter ("owner/base")`},
+		{[]string{"-model", dir, "-adapter", dir}, `-adapter is "` + dir + `", which has no adapter_config.json, should be the folder of a LoRA adapter`},
+		{[]string{"-model", dir, "-adapter", "./none"}, `-adapter is "./none", should be a directory, or OWNER/NAME`},
+		{[]string{"-model", bare, "-adapter", lora}, `-adapter is "` + lora + `", for the base model ("owner/base"): train: `},
+		{[]string{"-model", dir, "-adapter", lora, "-merge=false", "-device", "cuda"}, `-merge is false, should be true with -device cuda`},
 		{nil, "-model is missing, should be a directory, or OWNER/NAME of the Hugging Face hub"},
 		{[]string{"-model", "./none"}, `-model is "./none", should be a directory, or OWNER/NAME of the Hugging Face hub`},
 		{[]string{"-model", "owner/name"}, `-model is "owner/name", which is no directory here: tokens: download owner/name: Get "` + hub.URL + `/api/models/owner/name/`},
@@ -165,9 +226,17 @@ func TestUsage(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
-	for _, name := range []string{"model", "prompt", "tokenizer", "state", "max", "seed", "temperature", "top-k", "top-p", "min-p", "repetition-penalty"} {
-		if !strings.Contains(stdout, "\n  -"+name+" ") {
-			t.Errorf("usage does not tell of -%s", name)
+	for name, kind := range map[string]string{
+		"model": "directory", "adapter": "directory", "merge": "", "tokenizer": "directory", "prompt": "text", "state": "file", "max": "int", "seed": "int",
+		"temperature": "float", "top-k": "int", "top-p": "float", "min-p": "float", "repetition-penalty": "float", "device": "", "precision": "",
+	} {
+		if !regexp.MustCompile(`(?m)^  -` + strings.TrimSpace(name+" "+kind)).MatchString(stdout) {
+			t.Errorf("usage does not tell of -%s %s", name, kind)
+		}
+	}
+	for line := range strings.Lines(stdout) {
+		if utf8.RuneCountInString(line) > 81 || strings.Count(line, "(default") > 1 {
+			t.Errorf("a line of more than 80 columns, or of two defaults: %s", line)
 		}
 	}
 }

@@ -11,9 +11,10 @@ import (
 
 // settings are the values of the flags.
 type settings struct {
-	model, tokenizer, prompt, state string
-	generation                      nn.GenerateConfig
-	device                          options.Device
+	model, adapter, tokenizer, prompt, state string
+	merge                                    bool
+	generation                               nn.GenerateConfig
+	device                                   options.Device
 }
 
 // parse reads the flags. Its errors name the flag, what it was and what it should be.
@@ -23,25 +24,29 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 	seed := 1
 	flags := flag.NewFlagSet("generate", flag.ContinueOnError)
 	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint, or OWNER/NAME of the Hugging Face hub")
+	flags.StringVar(&set.adapter, "adapter", "", "`directory` of a LoRA adapter for the model, or OWNER/NAME")
+	flags.BoolVar(&set.merge, "merge", true, "merge the adapter into the weights; -merge=false keeps it apart, on the CPU only")
 	flags.StringVar(&set.tokenizer, "tokenizer", "", "`directory` of the tokenizer.json, or OWNER/NAME (default the model's)")
 	flags.StringVar(&set.prompt, "prompt", "", "`text` to continue")
-	flags.StringVar(&set.state, "state", "", "`file` for the state: goes on from what it holds, if it is there, and is written at the end")
-	options.Whole(flags, &g.MaxTokens, 1, "max", "tokens to write at most")
-	options.Whole(flags, &seed, 0, "seed", "seed of the choice of tokens")
-	options.Number(flags, &g.Temperature, 0, "temperature", "divides the logits: 0 always takes the likeliest token")
-	options.Whole(flags, &g.TopK, 0, "top-k", "choose among so many of the likeliest tokens, 0 for all")
-	options.Number(flags, &g.TopP, 0, "top-p", "choose among the fewest tokens whose probabilities add up to this, 1 for all")
-	options.Number(flags, &g.MinP, 0, "min-p", "choose among tokens at least so many times as probable as the likeliest, 0 for all")
-	options.Number(flags, &g.RepetitionPenalty, options.Positive, "repetition-penalty", "divides the logits of tokens that were there before, 1 for none")
+	flags.StringVar(&set.state, "state", "", "`file` to keep the state in: continues from it if it exists, and writes it at the end")
+	options.Whole(flags, &g.MaxTokens, 1, "max", "the most tokens to write")
+	options.Whole(flags, &seed, 0, "seed", "seed of the random choice of tokens")
+	options.Number(flags, &g.Temperature, 0, "temperature", "divides the logits; 0 takes the most probable token")
+	options.Whole(flags, &g.TopK, 0, "top-k", "choose among this number of the most probable tokens; 0 for all")
+	options.Number(flags, &g.TopP, 0, "top-p", "choose among the fewest tokens whose probabilities add up to this; 1 for all")
+	options.Number(flags, &g.MinP, 0, "min-p", "choose among tokens with at least this share of the highest probability; 0 for all")
+	options.Number(flags, &g.RepetitionPenalty, options.Positive, "repetition-penalty", "divides the logits of tokens that occurred before; 1 for no penalty")
 	set.device.Flags(flags)
-	err = options.Parse(flags, args, usage, "Generate continues a prompt with a pretrained Mamba checkpoint.", "quote the prompt: -prompt \"some text\"")
+	err = options.Parse(flags, args, usage, "Generate continues a prompt with a pretrained Mamba model.", "quote the prompt: -prompt \"some text\"")
 	if err != nil {
 		return set, err
 	}
 	g.Seed = uint64(seed)
 	switch {
-	case set.model == "":
+	case set.model == "" && set.adapter == "":
 		return set, errors.New("-model is missing, should be a directory, or OWNER/NAME of the Hugging Face hub")
+	case !set.merge && set.device.GPU():
+		return set, errors.New("-merge is false, should be true with -device cuda, where generation needs a merged adapter")
 	case g.TopP > 1:
 		return set, errors.New("-top-p is more than 1, should be 0 to 1")
 	case g.MinP > 1:
