@@ -1,20 +1,26 @@
-// Package mamba is the front page of Mamba for Gorgonia: selective state spaces as operators, layers and models of
-// gorgonia.org/gorgonia.
+// Package mamba is the front page of Mamba for Gorgonia: sequence models as operators, layers and models for gorgonia.org/gorgonia.
+// It has no code.
 //
-// If you have a model as a Gorgonia graph, package nn is what you are looking for: drop a MambaBlock or a MambaStack into
-// the graph and train it with Gorgonia's machines and solvers, as before.
+// If you have a model as a Gorgonia graph, begin with package nn: put a MambaBlock or a MambaStack into the graph, and train it with
+// Gorgonia's machines and solvers as before.
 //
 //	block := nn.NewMambaBlock(nn.Config{DModel: 64})
-//	y, err := block.Apply(x) // (batch, length, 64) to the same
+//	y, err := block.Apply(x) // (batch, length, 64) to the same shape
 //
-// The packages, from the model down to the arithmetic:
+// The packages for programs:
 //
-//	nn          MambaBlock, MambaStack, LM (a language model), Stepper (one token at a time)
+//	nn          MambaBlock, MambaStack, LM (a language model), Generator (prompts to tokens), Stepper (one token at a time)
+//	layer       layers with weights: linear, norms, S4, S6, H3, attention, LSTM; LoRA; frozen weights
+//	op          the operators: SelectiveScan and its neighbours
+//	train       AdamW, and a training loop that can be stopped and resumed; LoRA in files
 //	checkpoint  pretrained weights: Load, Save, and parts by prefix
-//	layer       parts with parameters; weights live apart from graphs
-//	op          the operators: SelectiveScan above all, and its neighbours
+//	tokens      tokenizers, and models from the Hugging Face hub
+//	task        data: text as bytes, and synthetic tasks
+//	report      progress and pictures of a training run
 //	grad        Check compares symbolic gradients with finite differences, for any function of nodes
+//	blas        float32 matrix products, for all of Gorgonia
+//	cuda        an NVIDIA GPU, without Gorgonia
+//	cuda/graph  values on the GPU in Gorgonia's graphs
 //
-// The README shows them at work, ARCHITECTURE.md how they fit together, and docs/selective_scan.md derives the scan's
-// backward pass.
+// The README shows them at work. ARCHITECTURE.md describes how they depend on each other. docs/guide.md explains the models.
 package mamba
