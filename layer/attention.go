@@ -2,19 +2,21 @@ package layer
 
 import (
 	"fmt"
+	"math"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/op"
 )
 
 // Attention is causal attention with several heads and rotary positions, from (batch, length, width) to the same: projections to
-// queries, keys and values, op.Attention, and a projection of the result. Each step looks at all before it, so its time grows
+// queries, keys and values, op.Attention, and a projection of the result. Each step sees all steps before it, so the time grows
 // with the square of the length.
 //
-// With a window (WithWindow) it sees the last steps only, and has a state of fixed size, like the other layers: the keys and
-// values of these steps. It is then a Sequence.
+// With a window (WithWindow) each step sees only the last steps. The layer then has a state of fixed size, like the other layers:
+// the keys and values of these steps. It can be used as a Sequence.
 type Attention struct {
 	Base
 	QProj, KProj, VProj, OutProj *Linear // "q_proj", "k_proj", "v_proj" and "out_proj" (width, width)
@@ -22,37 +24,37 @@ type Attention struct {
 	cfg                          op.AttentionConfig
 }
 
-// NewAttention returns attention. WithHeads sets the number of heads, by default width/64, or the next smaller number that
-// cuts the width into heads of even dimension, and at least 1; WithWindow a window; WithRotary the base of the rotary positions,
-// 10000 by default, or 0 for none; WithBias(true) gives the projections a bias.
+// NewAttention returns attention. WithHeads sets the number of heads. The default is width/64, at least 1, or the next smaller
+// number that divides the width into heads of even dimension. WithWindow sets a window. WithRotary sets the base of the rotary
+// positions: 10000 by default, 0 for none. WithBias(true) gives the projections a bias.
 func NewAttention(width int, opts ...Option) *Attention {
-	l := &Attention{width: width}
-	o, err := collect("attention", append([]Option{WithRotary(10000)}, opts...), false, positive("attention", "width", width))
-	l.cfg = op.AttentionConfig{Heads: orDefault(o.Heads, defaultHeads(width)), Window: o.Window, Rotary: o.Rotary}
-	if err == nil {
+	opts = append([]Option{WithRotary(10000)}, opts...)
+	return build("attention", opts, false, []any{"width", width}, func(l *Attention, o Options) (Params, error) {
+		l.width = width
+		l.cfg = op.AttentionConfig{Heads: orDefault(o.Heads, defaultHeads(width)), Window: o.Window, Rotary: o.Rotary}
 		switch h := l.cfg.Heads; {
 		case h < 1 || width%h != 0:
-			err = fmt.Errorf("layer: attention: heads is %d, want a number that divides the width, %d", h, width)
+			return nil, fmt.Errorf("heads is %d, want a number that divides the width, %d", h, width)
 		case o.Rotary != 0 && width/h%2 != 0:
-			err = fmt.Errorf("layer: attention: rotary positions need an even head dimension, and %d/%d is %d", width, h, width/h)
-		case !(o.Rotary == 0 || o.Rotary > 1):
-			err = fmt.Errorf("layer: attention: the rotary base is %v, want a number above 1, or 0 for none", o.Rotary)
+			return nil, fmt.Errorf("rotary positions need an even head dimension, and %d/%d is %d", width, h, width/h)
+		case !(o.Rotary == 0 || o.Rotary > 1 && !math.IsInf(o.Rotary, 1)):
+			return nil, fmt.Errorf("the rotary base is %v, want a number above 1, or 0 for none", o.Rotary)
 		case o.Window < 0 || o.Window == 1:
-			err = fmt.Errorf("layer: attention: the window is %d, want at least 2, or 0 for none", o.Window)
+			return nil, fmt.Errorf("the window is %d, want at least 2, or 0 for none", o.Window)
 		}
-	}
-	if err == nil {
-		for _, p := range []struct {
-			name string
-			to   **Linear
-		}{{"q_proj", &l.QProj}, {"k_proj", &l.KProj}, {"v_proj", &l.VProj}, {"out_proj", &l.OutProj}} {
-			*p.to = NewLinear(width, width, o.Part(p.name, WithBias(o.Bias))...)
-			l.params = append(l.params, (*p.to).Params()...)
+		if err := size.Of(o.Dtype.Size(), o.Window, 2*width+1).Fits("the keys and values of a sequence"); err != nil {
+			return nil, fmt.Errorf("the window is %d: %w", o.Window, err)
 		}
-	}
-	l.Init(nameOr(o.Name, "attention"), err, l.params...)
-	return l
+		l.QProj = NewLinear(width, width, o.Part("q_proj", WithBias(o.Bias))...)
+		l.KProj = NewLinear(width, width, o.Part("k_proj", WithBias(o.Bias))...)
+		l.VProj = NewLinear(width, width, o.Part("v_proj", WithBias(o.Bias))...)
+		l.OutProj = NewLinear(width, width, o.Part("out_proj", WithBias(o.Bias))...)
+		return Together(l.QProj, l.KProj, l.VProj, l.OutProj)
+	})
 }
+
+// Err returns what is wrong with the layer, or nil.
+func (l *Attention) Err() error { return Err(l) }
 
 func defaultHeads(width int) int {
 	heads := max(width/64, 1)
@@ -62,9 +64,10 @@ func defaultHeads(width int) int {
 	return heads
 }
 
-// StateShape is (batch, window-1, 2·width + 1): for each step key, value, and 1 where there was one. Without a window it is nil.
+// StateShape returns (batch, window-1, 2·width + 1): for each step its key, its value, and 1 if there was a step. It returns nil
+// without a window, or if the layer is invalid.
 func (l *Attention) StateShape(batch int) tensor.Shape {
-	if l.cfg.Window == 0 {
+	if l.Err() != nil || l.cfg.Window == 0 {
 		return nil
 	}
 	return tensor.Shape{batch, l.cfg.Window - 1, 2*l.width + 1}
@@ -73,23 +76,23 @@ func (l *Attention) StateShape(batch int) tensor.Shape {
 // Apply applies the layer to x (batch, length, width).
 func (l *Attention) Apply(x *G.Node) (*G.Node, error) { return l.ApplyStart(x, nil) }
 
-// ApplyStart is Apply for packed sequences: a new one starts where start (batch, length) is non-zero. Start may be nil.
+// ApplyStart is Apply for packed sequences: a new sequence starts where start (batch, length) is non-zero. start may be nil.
 func (l *Attention) ApplyStart(x, start *G.Node) (*G.Node, error) {
 	y, _, err := l.apply(x, nil, false, start)
 	return y, err
 }
 
-// ApplyWithState continues from a state, nil for nothing, and returns the one after x beside the result. It is an error without a
-// window: all keys and values would have to be kept, more with every step.
+// ApplyWithState continues from a state, nil for none. It returns the result and the state after x. It is an error without a
+// window, because a state of fixed size cannot hold all keys and values.
 func (l *Attention) ApplyWithState(x, state, start *G.Node) (y, next *G.Node, err error) {
-	if l.err == nil && l.cfg.Window == 0 {
+	if l.Err() == nil && l.cfg.Window == 0 {
 		return nil, nil, fmt.Errorf("%s: attention has no state of fixed size, want one with a window (WithWindow; in package nn, Config.Window)", l.Name())
 	}
 	return l.apply(x, state, true, start)
 }
 
 func (l *Attention) apply(x, state *G.Node, withState bool, start *G.Node) (y, next *G.Node, err error) {
-	if err := l.useSequence(x, "width", l.width); err != nil {
+	if err := useSequence(l, x, "width", l.width); err != nil {
 		return nil, nil, err
 	}
 	in := op.AttentionInputs{Context: state, Start: start}

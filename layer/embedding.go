@@ -6,8 +6,8 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// Embedding maps tokens (batch, length) of int to rows of its weight, (batch, length, width). Weights start normal with a
-// standard deviation of 0.02.
+// Embedding maps tokens (batch, length) of int to rows of its weight, (batch, length, width). The weight starts normally
+// distributed with a standard deviation of 0.02.
 type Embedding struct {
 	Base
 	Weight *Param // "weight" (vocabulary, width)
@@ -15,21 +15,20 @@ type Embedding struct {
 
 // NewEmbedding returns an embedding.
 func NewEmbedding(vocabulary, width int, opts ...Option) *Embedding {
-	l := new(Embedding)
-	o, err := collect("embedding", opts, false, positive("embedding", "vocabulary", vocabulary, "width", width))
-	if err == nil {
+	return build("embedding", opts, false, []any{"vocabulary", vocabulary, "width", width}, func(l *Embedding, o Options) (Params, error) {
 		name := Join(o.Name, "weight")
 		r := o.Rand(name)
 		l.Weight = NewParam(name, o.New(func() float64 { return 0.02 * r.NormFloat64() }, vocabulary, width), true)
-		l.params = Params{l.Weight}
-	}
-	l.Init(nameOr(o.Name, "embedding"), err, l.params...)
-	return l
+		return Params{l.Weight}, nil
+	})
 }
+
+// Err returns what is wrong with the layer, or nil.
+func (l *Embedding) Err() error { return Err(l) }
 
 // Apply looks up ids (batch, length) of int.
 func (l *Embedding) Apply(ids *G.Node) (*G.Node, error) {
-	if err := l.Use(ids); err != nil {
+	if err := Use(l, ids); err != nil {
 		return nil, err
 	}
 	w, err := l.Weight.Effective(ids.Graph())

@@ -2,11 +2,13 @@ package layer
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/op"
 )
 
@@ -17,8 +19,8 @@ import (
 //	for each head:  S = inner(k̄ vᵀ);  o = qᵀ S
 //	y = out_proj(o)
 //
-// The shift state space remembers the last inputs as they are; read by a learnt C it is a causal convolution, here with the
-// paper's D as a part of its last tap. The inner one, any layer, mixes each element of the products over time.
+// The shift state space stores the last inputs unchanged. With a learned C it is a causal convolution; the paper's D is part of
+// its last tap. The inner layer mixes each element of the products over time. Any Sequence can be the inner layer.
 type H3 struct {
 	Base
 	QProj, KProj, VProj, OutProj *Linear // "q_proj", "k_proj", "v_proj" and "out_proj" (width, width)
@@ -27,56 +29,61 @@ type H3 struct {
 	width, heads                 int
 }
 
-// H3State is what an H3 carries from one piece of a sequence to the next. What is nil is zeros.
+// H3State is the state that an H3 carries from one piece of a sequence to the next. A nil field stands for zeros.
 type H3State struct {
 	Shift *G.Node // (batch, shift-1, width): the last keys; nil with a shift of 1
-	Inner *G.Node // of the inner layer's StateShape
+	Inner *G.Node // of the shape that the inner layer's StateShape returns
 }
 
-// NewH3 returns an H3 with an inner layer of which the constructor is given, as NewH3(64, NewS6). It is called with the number
-// of channels that it is to have, and with the options of the H3 itself: so WithStateSize is that of the inner layer.
+// NewH3 returns an H3. inner is the constructor of the inner layer, as in NewH3(64, NewS6). NewH3 calls it with the number of
+// channels of the inner layer and with the options of the H3, so that WithStateSize sets the state size of the inner layer. It
+// calls inner twice: the first layer only counts the bytes of its weights (see Build).
 //
-// WithHeads sets the number of heads, width by default, where products are element by element; with fewer, the inner layer has
-// width·width/heads channels. WithShift sets the number of keys that the shift reads, the step's own among them: 4 by
-// default. The projections have a bias with WithBias(true).
+// WithHeads sets the number of heads. By default it is the width, and the products are element by element. With fewer heads, the
+// inner layer has width·width/heads channels. WithShift sets the number of keys that the shift reads, the current one included: 4
+// by default. WithBias(true) gives the projections a bias.
 func NewH3[S Sequence](width int, inner func(channels int, opts ...Option) S, opts ...Option) *H3 {
-	l := &H3{width: width}
-	o, err := collect("H3", opts, false, positive("H3", "width", width))
-	l.heads = orDefault(o.Heads, width)
-	shift := orDefault(o.Shift, 4)
-	if err == nil {
-		err = positive("H3", "heads", l.heads, "shift", shift)
-	}
-	if err == nil && width%l.heads != 0 {
-		err = fmt.Errorf("layer: H3: heads is %d, want a number that divides the width, %d", l.heads, width)
-	}
-	if err == nil && inner == nil {
-		err = fmt.Errorf("layer: H3: the inner layer is missing, want its constructor")
-	}
-	if err == nil {
-		l.Inner = inner(width*(width/l.heads), append(slices.Clip(opts), WithName(Join(o.Name, "inner")))...)
-		if l.Inner == nil {
-			err = fmt.Errorf("layer: H3: the inner layer's constructor returns nil, want a layer")
-		} else if wrong := l.Inner.Err(); wrong != nil {
-			err = fmt.Errorf("layer: H3: inner layer: %w", wrong)
+	return build("H3", opts, false, []any{"width", width}, func(l *H3, o Options) (Params, error) {
+		l.width, l.heads = width, orDefault(o.Heads, width)
+		shift := orDefault(o.Shift, 4)
+		if err := axes("heads", l.heads, "shift", shift); err != nil {
+			return nil, err
 		}
-	}
-	if err == nil {
+		if width%l.heads != 0 {
+			return nil, fmt.Errorf("heads is %d, want a number that divides the width, %d", l.heads, width)
+		}
+		if inner == nil {
+			return nil, fmt.Errorf("the inner layer is missing, want its constructor")
+		}
+		made := inner(size.Product(width, width/l.heads), append(slices.Clip(opts), o.Part("inner")...)...)
+		if isNil(made) {
+			return nil, fmt.Errorf("the inner layer's constructor returns nil, want a layer")
+		}
+		l.Inner = made
+		if err := l.Inner.Err(); err != nil {
+			return nil, fmt.Errorf("inner layer: %w", err)
+		}
 		l.QProj = NewLinear(width, width, o.Part("q_proj", WithBias(o.Bias))...)
 		l.KProj = NewLinear(width, width, o.Part("k_proj", WithBias(o.Bias))...)
 		l.VProj = NewLinear(width, width, o.Part("v_proj", WithBias(o.Bias))...)
 		l.OutProj = NewLinear(width, width, o.Part("out_proj", WithBias(o.Bias))...)
 		l.Shift = NewConv1D(width, shift, o.Part("shift", WithBias(false), WithoutSiLU())...)
-		l.params = slices.Concat(l.QProj.Params(), l.KProj.Params(), l.VProj.Params(), l.Shift.Params(), l.Inner.Params(),
-			l.OutProj.Params())
-	}
-	l.Init(nameOr(o.Name, "H3"), err, l.params...)
-	return l
+		return Together(l.QProj, l.KProj, l.VProj, l.Shift, l.Inner, l.OutProj)
+	})
 }
 
-// StateShapes are the shapes of the two states of a batch; shift is nil with a shift of 1.
+// isNil reports whether a layer is nil, or a nil pointer.
+func isNil(s Sequence) bool {
+	v := reflect.ValueOf(s)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
+}
+
+// Err returns what is wrong with the layer, or nil.
+func (l *H3) Err() error { return Err(l) }
+
+// StateShapes returns the shapes of the two states of a batch. shift is nil with a shift of 1. Both are nil if the layer is invalid.
 func (l *H3) StateShapes(batch int) (shift, inner tensor.Shape) {
-	if l.err != nil {
+	if l.Err() != nil {
 		return nil, nil
 	}
 	if l.Shift.width > 1 {
@@ -88,19 +95,19 @@ func (l *H3) StateShapes(batch int) (shift, inner tensor.Shape) {
 // Apply applies the layer to x (batch, length, width).
 func (l *H3) Apply(x *G.Node) (*G.Node, error) { return l.ApplyStart(x, nil) }
 
-// ApplyStart is Apply for packed sequences: a new one starts where start (batch, length) is non-zero. Start may be nil.
+// ApplyStart is Apply for packed sequences: a new sequence starts where start (batch, length) is non-zero. start may be nil.
 func (l *H3) ApplyStart(x, start *G.Node) (*G.Node, error) {
 	y, _, err := l.apply(x, H3State{}, false, start)
 	return y, err
 }
 
-// ApplyWithState continues from a state, and returns the one after x beside the result.
+// ApplyWithState continues from a state. It returns the result and the state after x.
 func (l *H3) ApplyWithState(x *G.Node, state H3State, start *G.Node) (y *G.Node, next H3State, err error) {
 	return l.apply(x, state, true, start)
 }
 
 func (l *H3) apply(x *G.Node, state H3State, withState bool, start *G.Node) (y *G.Node, next H3State, err error) {
-	if err := l.useSequence(x, "width", l.width); err != nil {
+	if err := useSequence(l, x, "width", l.width); err != nil {
 		return nil, H3State{}, err
 	}
 	var qkv [3]*G.Node

@@ -7,13 +7,15 @@ import (
 	"slices"
 
 	"gonum.org/v1/gonum/mat"
+
+	"github.com/gomamba/mamba/internal/size"
 )
 
-// StartA says how the diagonal of a state space starts. The names are those of S4D (Gu et al., "On the Parameterization and
+// StartA names the initial diagonal of a state space. The names are those of S4D (Gu et al., "On the Parameterization and
 // Initialization of Diagonal State Space Models", section 4).
 type StartA string
 
-// For state size N, and n from 0:
+// The initial diagonals, for state size N and n from 0:
 const (
 	S4DLin  StartA = "S4D-Lin"  // -1/2 + iπn, the frequencies of Fourier; the default
 	S4DInv  StartA = "S4D-Inv"  // -1/2 + i·N/π·(N/(2n+1) - 1), close to those of LegS
@@ -21,50 +23,61 @@ const (
 	S4DReal StartA = "S4D-Real" // -(n+1), real
 )
 
-// WithA says how the diagonal A of S4 starts.
+// WithA sets the initial diagonal A of S4.
 func WithA(start StartA) Option { return func(o *Options) { o.A = start } }
 
 // WithBilinear discretises S4 by the bilinear rule instead of the zero-order hold.
 func WithBilinear() Option { return func(o *Options) { o.Bilinear = true } }
 
-// Values returns the diagonal for state size N: one of each conjugate pair, N/2 numbers with an imaginary part above zero or at it; or
-// N real ones. An N below 1, an odd one where there are to be pairs, and an unknown name are errors.
-func (s StartA) Values(n int) ([]complex128, error) {
+// modes returns the number of values for state size N, or what is wrong with the name or with N.
+func (s StartA) modes(n int) (int, error) {
 	switch s {
 	case S4DReal:
-		if err := positive("S4", "state size", n); err != nil {
-			return nil, err
-		}
+		return n, axes("state size", n)
 	case S4DLin, S4DInv, S4DLegS, "":
 		if n < 2 || n%2 != 0 {
-			return nil, fmt.Errorf("layer: S4: state size is %d, want an even number, two for each complex mode; or WithA(S4DReal)", n)
+			return 0, fmt.Errorf("state size is %d, want an even number, two for each complex mode; or WithA(S4DReal)", n)
 		}
-	default:
-		return nil, fmt.Errorf("layer: S4: A is to start as %q, want %q, %q, %q or %q", string(s), S4DLin, S4DInv, S4DLegS, S4DReal)
+		return n / 2, axes("state size", n)
 	}
-	switch s {
-	case S4DLegS:
-		return legS(n)
-	case S4DReal:
-		a := make([]complex128, n)
-		for i := range a {
-			a[i] = complex(-float64(i+1), 0)
+	return 0, fmt.Errorf("the initial A is %q, want %q, %q, %q or %q", string(s), S4DLin, S4DInv, S4DLegS, S4DReal)
+}
+
+// Values returns the diagonal for state size N: N real numbers for S4DReal; for the others N/2 numbers, one of each conjugate pair,
+// with an imaginary part that is not negative. It is an error if n is below 1, if it is odd where the numbers come in pairs, if the
+// name is unknown, or if the machine's memory does not hold the numbers.
+func (s StartA) Values(n int) ([]complex128, error) {
+	modes, err := s.modes(n)
+	if err == nil {
+		need := size.Of(16, modes)
+		if s == S4DLegS {
+			need = need.Plus(size.Of(8, 4, n, n)) // the matrix, its Hessenberg form, and two work spaces
 		}
-		return a, nil
+		if err = need.Fits("its eigenvalues"); err != nil {
+			err = fmt.Errorf("state size is %d: %w", n, err)
+		}
 	}
-	a, size := make([]complex128, n/2), float64(n)
+	if err != nil {
+		return nil, fmt.Errorf("layer: S4: %w", err)
+	}
+	a, size := make([]complex128, modes), float64(n)
 	for i := range a {
-		frequency := math.Pi * float64(i)
-		if s == S4DInv {
-			frequency = size / math.Pi * (size/float64(2*i+1) - 1)
+		switch s {
+		case S4DLegS:
+			return legS(n)
+		case S4DReal:
+			a[i] = complex(-float64(i+1), 0)
+		case S4DInv:
+			a[i] = complex(-0.5, size/math.Pi*(size/float64(2*i+1)-1))
+		default:
+			a[i] = complex(-0.5, math.Pi*float64(i))
 		}
-		a[i] = complex(-0.5, frequency)
 	}
 	return a, nil
 }
 
-// hippo returns the matrix LegS of size N, with which a state keeps the coefficients of the Legendre polynomials that fit the
-// whole past best (Gu et al., "HiPPO: Recurrent Memory with Optimal Polynomial Projections", theorem 2):
+// hippo returns the matrix LegS of size N. With it, a state holds the coefficients of the Legendre polynomials that best fit the
+// whole past (Gu et al., "HiPPO: Recurrent Memory with Optimal Polynomial Projections", theorem 2):
 //
 //	A_nk = -√(2n+1)·√(2k+1) for n > k,  -(n+1) for n = k,  0 for n < k
 func hippo(n int) *mat.Dense {
@@ -78,8 +91,8 @@ func hippo(n int) *mat.Dense {
 	return a
 }
 
-// legS returns the eigenvalues of the normal part of LegS, one of each conjugate pair. LegS is no normal matrix, and so cannot
-// be made diagonal in a stable way; but A + p pᵀ with p_n = √(n+1/2) is one: -1/2 on the diagonal, antisymmetric beside it.
+// legS returns the eigenvalues of the normal part of LegS, one of each conjugate pair. LegS is not a normal matrix, so it has no
+// stable diagonal form. But A + p pᵀ with p_n = √(n+1/2) is normal: it is -1/2 on the diagonal, and antisymmetric off it.
 func legS(n int) ([]complex128, error) {
 	normal := hippo(n)
 	for i := range n {

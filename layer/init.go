@@ -1,30 +1,86 @@
 package layer
 
 import (
+	"fmt"
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
+	"strings"
 
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/size"
 )
 
-// Rand returns the source of randomness of the weight of that name.
+// Rand returns the source of random numbers for the weight of that name. It depends on the name and on the seed; or on the layer's
+// number if it has no name and no seed.
 func (o Options) Rand(name string) *rand.Rand {
 	h := fnv.New64a()
+	if o.number > 0 {
+		fmt.Fprintf(h, "%d\x00", o.number) // no weight of a named layer has such a name
+	}
 	h.Write([]byte(name))
 	return rand.New(rand.NewPCG(o.Seed, h.Sum64()))
 }
 
-// New returns a tensor whose elements are drawn one after another, or zeros with WithZeros.
+// New returns a tensor of a shape. Its elements are drawn in order, or are zeros with WithZeros or if draw is nil.
+//
+// It returns nil if the shape has a size below 1 or needs more memory than the machine has.
 func (o Options) New(draw func() float64, shape ...int) *tensor.Dense {
-	if o.Zeros {
+	dt := tensor.Float64
+	if o.Dtype == tensor.Float32 {
+		dt = tensor.Float32
+	}
+	bytes := size.Of(dt.Size(), shape...)
+	switch {
+	case o.counting():
+		*o.count = o.count.Plus(bytes.Plus(overhead).Times(o.times))
+		shape = []int{1}
+	case bytes == 0 || bytes.Fits("") != nil:
+		return nil
+	}
+	if o.Zeros || o.counting() {
 		draw = nil
 	}
-	size := tensor.Shape(shape).TotalSize()
-	if o.Dtype == tensor.Float32 {
-		return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(fill(make([]float32, size), draw)))
+	n := tensor.Shape(shape).TotalSize()
+	if dt == tensor.Float32 {
+		return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(fill(make([]float32, n), draw)))
 	}
-	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(fill(make([]float64, size), draw)))
+	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(fill(make([]float64, n), draw)))
+}
+
+// overhead is about what a weight needs beside its elements: a Param, a tensor, names.
+const overhead size.Bytes = 512
+
+// counting reports whether New counts bytes instead of drawing weights.
+func (o Options) counting() bool { return o.count != nil }
+
+// Repeated returns the options for one of n equal parts of the layer, and how many of them to make: 1 while Build counts bytes,
+// where it stands for all, and n otherwise.
+func (o Options) Repeated(n int) (part Options, parts int) {
+	if !o.counting() {
+		return o, n
+	}
+	o.times = size.Product(o.times, n)
+	return o, 1
+}
+
+// measure calls f with options that count the bytes of weights, and returns an error if they do not fit into memory.
+func (o Options) measure(what string, sizes []any, f func(Options) error) error {
+	var bytes size.Bytes
+	o.count, o.times, o.Zeros = &bytes, 1, true
+	o.Device, o.Precision = nil, 0 // nothing is to be put there
+	if err := f(o); err != nil {
+		return err
+	}
+	if err := bytes.Fits("the weights"); err != nil {
+		var list []string
+		for i := 0; i < len(sizes); i += 2 {
+			list = append(list, fmt.Sprintf("%v is %v", sizes[i], sizes[i+1]))
+		}
+		return fmt.Errorf("%s: %s: %w", what, strings.Join(list, ", "), err)
+	}
+	return nil
 }
 
 func fill[T float32 | float64](v []T, draw func() float64) []T {
@@ -37,15 +93,15 @@ func fill[T float32 | float64](v []T, draw func() float64) []T {
 	return v
 }
 
-// Uniform draws between -bound and bound.
+// Uniform returns a function that draws numbers between -bound and bound.
 func Uniform(r *rand.Rand, bound float64) func() float64 {
 	return func() float64 { return bound * (2*r.Float64() - 1) }
 }
 
-// Constant draws the same value again and again.
+// Constant returns a function that returns v.
 func Constant(v float64) func() float64 { return func() float64 { return v } }
 
-// LogUniform draws between low and high, uniform in the logarithm.
+// LogUniform returns a function that draws numbers between low and high whose logarithms are uniform.
 func LogUniform(r *rand.Rand, low, high float64) func() float64 {
 	low, high = math.Log(low), math.Log(high)
 	return func() float64 { return math.Exp(low + r.Float64()*(high-low)) }

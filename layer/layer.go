@@ -3,13 +3,16 @@ package layer
 import (
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"weak"
 
 	G "gorgonia.org/gorgonia"
+
+	"github.com/gomamba/mamba/internal/size"
 )
 
-// Base is what every layer has: a name, weights, and the error of its configuration. Layers embed it.
+// Base is what every layer has: a name, weights, and the error of its configuration. Layers embed it. Build sets it up.
 type Base struct {
 	name   string
 	params Params
@@ -17,7 +20,7 @@ type Base struct {
 	last   atomic.Pointer[weak.Pointer[G.ExprGraph]] // weak: a layer does not keep graphs alive
 }
 
-// Init sets the layer up; err is what is wrong with its configuration, if anything.
+// Init sets the layer up. err is what is wrong with its configuration, or nil; a layer with an error has no weights.
 func (b *Base) Init(name string, err error, params ...*Param) {
 	b.name, b.err, b.params = name, err, params
 	if err != nil {
@@ -31,8 +34,14 @@ func (b *Base) Params() Params { return b.params }
 // Name returns the layer's name.
 func (b *Base) Name() string { return b.name }
 
-// Err returns what is wrong with the layer's configuration, or nil.
-func (b *Base) Err() error { return b.err }
+// Err returns what is wrong with the layer, or nil. A layer that no constructor returned is invalid. Layers have a method of this name
+// that calls the function Err, which knows a nil layer too.
+func (b *Base) Err() error {
+	if b.err == nil && b.name == "" {
+		return fmt.Errorf("layer: the layer is a zero value, want one that its constructor returns")
+	}
+	return b.err
+}
 
 // Model returns the nodes of the weights in the last graph that the layer was applied in, as golgi's layers do. It returns nil
 // if the layer was never applied, or if that graph is garbage by now: a layer keeps no graph alive.
@@ -54,24 +63,47 @@ func (b *Base) Model() G.Nodes {
 // Describe prints the layer's weights.
 func (b *Base) Describe() { describe(os.Stdout, b.name, b.params) }
 
-// Use records the graph of x for Model. It returns an error if the layer cannot be applied to x.
-func (b *Base) Use(x *G.Node) error {
-	if b.err != nil {
-		return b.err
+func (b *Base) base() *Base { return b }
+
+// Layer is a pointer to a layer: a struct that embeds Base.
+type Layer[L any] interface {
+	*L
+	base() *Base
+}
+
+// Err returns what is wrong with a layer, which may be nil.
+func Err[L any, P Layer[L]](l P) error {
+	if l == nil {
+		return fmt.Errorf("layer: the %T is nil, want one that its constructor returns", l)
 	}
+	return l.base().Err()
+}
+
+// Use returns an error if the layer cannot be applied to x, and records the graph of x for Model. A layer calls it first whenever
+// it is applied.
+func Use[L any, P Layer[L]](l P, x *G.Node) error {
+	if err := Err(l); err != nil {
+		return err
+	}
+	b := l.base()
 	if x == nil {
 		return fmt.Errorf("%s: the input is missing, want a node", b.name)
 	}
-	g := weak.Make(x.Graph())
-	b.last.Store(&g)
+	g := x.Graph()
+	if g == nil {
+		return fmt.Errorf("%s: the input belongs to no graph", b.name)
+	}
+	last := weak.Make(g)
+	b.last.Store(&last)
 	return nil
 }
 
 // useSequence is Use for a layer that takes (batch, length, axis), the last of a given size.
-func (b *Base) useSequence(x *G.Node, axis string, size int) error {
-	if err := b.Use(x); err != nil {
+func useSequence[L any, P Layer[L]](l P, x *G.Node, axis string, size int) error {
+	if err := Use(l, x); err != nil {
 		return err
 	}
+	b := l.base()
 	if s := x.Shape(); len(s) != 3 || s[2] != size {
 		return fmt.Errorf("%s: x has shape %v, want (batch, length, %s) = (any, any, %d)", b.name, s, axis, size)
 	}
@@ -79,6 +111,84 @@ func (b *Base) useSequence(x *G.Node, axis string, size int) error {
 		return fmt.Errorf("%s: x is of %v, want %v like the weights", b.name, x.Dtype(), dt)
 	}
 	return nil
+}
+
+// Build makes a layer with the function f, which sets the fields of an empty layer and returns its weights. It keeps what is wrong
+// for Err: err, the error of the options, or that of f.
+//
+// Build calls f twice. The first call adds up the bytes of all weights, those of the layer's parts included, and its layer is
+// thrown away: Options.New draws nothing and returns a tensor of one element. If the machine's memory does not hold them, the
+// layer has an error that names the sizes, a list of name and value in turn.
+//
+// what is the package and the kind of layer, such as "nn: MambaBlock". The kind is the name of a layer that has none.
+func Build[L any, P Layer[L]](what string, sizes []any, o Options, err error, f func(l P, o Options) (Params, error)) P {
+	l, name := P(new(L)), o.Name
+	if name == "" {
+		_, name, _ = strings.Cut(what, ": ")
+	}
+	if err == nil && !o.counting() && !o.counted {
+		err = o.measure(what, sizes, func(o Options) error {
+			_, err := f(new(L), o)
+			return err
+		})
+		o.counted = true
+	}
+	var params Params
+	if err == nil {
+		params, err = f(l, o)
+	}
+	if err != nil {
+		l = new(L)
+	}
+	l.base().Init(name, err, params...)
+	return l
+}
+
+// build is Build for the layers of this package. It checks the sizes, a list of name and value in turn, and collects the options.
+func build[L any, P Layer[L]](what string, opts []Option, bias bool, sizes []any, f func(l P, o Options) (Params, error)) P {
+	err := axes(sizes...)
+	o, wrong := Collect(opts, bias)
+	if wrong == nil && o.Device != nil {
+		wrong = fmt.Errorf("a layer by itself is not offered on a device, want nn.MambaBlock, nn.MambaStack or nn.LM")
+	}
+	if err == nil {
+		err = wrong
+	}
+	what = "layer: " + what
+	named := func(err error) error {
+		if err == nil {
+			return nil
+		}
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return Build(what, sizes, o, named(err), func(l P, o Options) (Params, error) {
+		params, err := f(l, o)
+		return params, named(err)
+	})
+}
+
+// axes checks the sizes of axes, given as name and value in turn.
+func axes(sizes ...any) error {
+	for i := 0; i < len(sizes); i += 2 {
+		if err := size.Axis(sizes[i+1].(int)); err != nil {
+			return fmt.Errorf("%s %w", sizes[i], err)
+		}
+	}
+	return nil
+}
+
+// Together returns the weights of parts, in order, and the first error of a part.
+func Together(parts ...interface {
+	Params() Params
+	Err() error
+}) (params Params, err error) {
+	for _, p := range parts {
+		if err == nil {
+			err = p.Err()
+		}
+		params = append(params, p.Params()...)
+	}
+	return params, err
 }
 
 // Lift makes golgi's Fwd of an Apply.
@@ -107,38 +217,10 @@ func Effective(g *G.ExprGraph, weights ...*Param) (G.Nodes, error) {
 	return nodes, nil
 }
 
-// positive checks sizes, given as name and value in turn.
-func positive(what string, sizes ...any) error {
-	for i := 0; i < len(sizes); i += 2 {
-		if n := sizes[i+1].(int); n < 1 {
-			return fmt.Errorf("layer: %s: %s is %d, want at least 1", what, sizes[i], n)
-		}
-	}
-	return nil
-}
-
-func collect(what string, opts []Option, bias bool, err error) (Options, error) {
-	o, wrong := Collect(opts, bias)
-	if wrong == nil && o.Device != nil {
-		wrong = fmt.Errorf("a layer by itself is not offered on a device, want nn.MambaBlock, nn.MambaStack or nn.LM")
-	}
-	if err == nil && wrong != nil {
-		err = fmt.Errorf("layer: %s: %w", what, wrong)
-	}
-	return o, err
-}
-
 // orDefault returns n, or a default for 0.
 func orDefault(n, byDefault int) int {
 	if n == 0 {
 		return byDefault
 	}
 	return n
-}
-
-func nameOr(name, what string) string {
-	if name == "" {
-		return what
-	}
-	return name
 }

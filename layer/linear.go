@@ -8,34 +8,41 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// Linear is x·Wᵀ + bias: (batch, length, in) to (batch, length, out). Weights start uniform within ±1/√in.
+// Linear computes x·Wᵀ + bias, from (batch, length, in) to (batch, length, out). The weights start uniform within ±1/√in.
 type Linear struct {
 	Base
 	Weight *Param // "weight" (out, in)
 	Bias   *Param // "bias" (out), or nil
 }
 
-// NewLinear returns a linear layer, without a bias unless WithBias asks for one.
+// NewLinear returns a linear layer. It has a bias only with WithBias(true).
 func NewLinear(in, out int, opts ...Option) *Linear {
-	l := new(Linear)
-	o, err := collect("linear", opts, false, positive("linear", "in", in, "out", out))
-	if err == nil {
-		name, bound := Join(o.Name, "weight"), 1/math.Sqrt(float64(in))
-		l.Weight = NewParam(name, o.New(Uniform(o.Rand(name), bound), out, in), true)
-		l.params = Params{l.Weight}
-		if o.Bias {
-			name := Join(o.Name, "bias")
-			l.Bias = NewParam(name, o.New(Uniform(o.Rand(name), bound), out), false)
-			l.params = append(l.params, l.Bias)
-		}
-	}
-	l.Init(nameOr(o.Name, "linear"), err, l.params...)
-	return l
+	return build("linear", opts, false, []any{"in", in, "out", out}, func(l *Linear, o Options) (params Params, err error) {
+		l.Weight, l.Bias, params = o.affine(1/math.Sqrt(float64(in)), out, in)
+		return params, nil
+	})
 }
+
+// affine draws a weight of a shape and, with WithBias, a bias for its first axis, both uniform within ±bound.
+func (o Options) affine(bound float64, shape ...int) (weight, bias *Param, params Params) {
+	draw := func(name string, decay bool, shape ...int) *Param {
+		name = Join(o.Name, name)
+		return NewParam(name, o.New(Uniform(o.Rand(name), bound), shape...), decay)
+	}
+	weight = draw("weight", true, shape...)
+	if !o.Bias {
+		return weight, nil, Params{weight}
+	}
+	bias = draw("bias", false, shape[0])
+	return weight, bias, Params{weight, bias}
+}
+
+// Err returns what is wrong with the layer, or nil.
+func (l *Linear) Err() error { return Err(l) }
 
 // Apply applies the layer to x (batch, length, in).
 func (l *Linear) Apply(x *G.Node) (*G.Node, error) {
-	if err := l.Use(x); err != nil {
+	if err := Use(l, x); err != nil {
 		return nil, err
 	}
 	w, err := Effective(x.Graph(), l.Weight, l.Bias)

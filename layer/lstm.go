@@ -11,8 +11,8 @@ import (
 )
 
 // LSTM is a long short-term memory (Hochreiter and Schmidhuber, "Long Short-Term Memory", with the forget gate of Gers et al.,
-// "Learning to Forget"), from (batch, length, channels) to the same; op.LSTM has the equations. Weights start uniform within
-// ±1/√channels, the bias of the forget gate at 1, the other ones at 0.
+// "Learning to Forget"), from (batch, length, channels) to the same. op.LSTM has the equations. The weights start uniform within
+// ±1/√channels, the bias of the forget gate starts at 1, and the other biases start at 0.
 type LSTM struct {
 	Base
 	Input     *Param // "weight_ih" (4·channels, channels), in the order i, f, g, o
@@ -23,9 +23,8 @@ type LSTM struct {
 
 // NewLSTM returns a long short-term memory.
 func NewLSTM(channels int, opts ...Option) *LSTM {
-	l := &LSTM{channels: channels}
-	o, err := collect("LSTM", opts, false, positive("LSTM", "channels", channels))
-	if err == nil {
+	return build("LSTM", opts, false, []any{"channels", channels}, func(l *LSTM, o Options) (Params, error) {
+		l.channels = channels
 		weight := func(name string) *Param {
 			name = Join(o.Name, name)
 			return NewParam(name, o.New(Uniform(o.Rand(name), 1/math.Sqrt(float64(channels))), 4*channels, channels), true)
@@ -39,27 +38,33 @@ func NewLSTM(channels int, opts ...Option) *LSTM {
 		}
 		l.Input, l.Recurrent = weight("weight_ih"), weight("weight_hh")
 		l.Bias = NewParam(Join(o.Name, "bias"), o.New(forget, 4*channels), false)
-		l.params = Params{l.Input, l.Recurrent, l.Bias}
-	}
-	l.Init(nameOr(o.Name, "LSTM"), err, l.params...)
-	return l
+		return Params{l.Input, l.Recurrent, l.Bias}, nil
+	})
 }
 
-// StateShape is (batch, 2·channels): h, and c behind it.
-func (l *LSTM) StateShape(batch int) tensor.Shape { return tensor.Shape{batch, 2 * l.channels} }
+// Err returns what is wrong with the layer, or nil.
+func (l *LSTM) Err() error { return Err(l) }
+
+// StateShape returns (batch, 2·channels): h, followed by c. It returns nil if the layer is invalid.
+func (l *LSTM) StateShape(batch int) tensor.Shape {
+	if l.Err() != nil {
+		return nil
+	}
+	return tensor.Shape{batch, 2 * l.channels}
+}
 
 // Apply applies the layer to x (batch, length, channels).
 func (l *LSTM) Apply(x *G.Node) (*G.Node, error) { return l.ApplyStart(x, nil) }
 
-// ApplyStart is Apply for packed sequences: a new one starts where start (batch, length) is non-zero, or nil.
+// ApplyStart is Apply for packed sequences: a new sequence starts where start (batch, length) is non-zero. start may be nil.
 func (l *LSTM) ApplyStart(x, start *G.Node) (*G.Node, error) {
 	y, _, err := l.ApplyWithState(x, nil, start)
 	return y, err
 }
 
-// ApplyWithState continues from a state (batch, 2·channels), nil for zeros, and returns the one after x beside the result.
+// ApplyWithState continues from a state (batch, 2·channels), nil for zeros. It returns the result and the state after x.
 func (l *LSTM) ApplyWithState(x, state, start *G.Node) (y, next *G.Node, err error) {
-	if err := l.Use(x); err != nil {
+	if err := Use(l, x); err != nil {
 		return nil, nil, err
 	}
 	if s := x.Shape(); len(s) != 3 || s[2] != l.channels {

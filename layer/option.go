@@ -3,18 +3,20 @@ package layer
 import (
 	"fmt"
 	"math"
+	"sync/atomic"
 
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/cuda/graph"
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/op"
 )
 
 // Option configures a layer.
 type Option func(*Options)
 
-// Options is what the options of a layer amount to. Users write options; Options is for those who build layers.
+// Options holds the values that options set. Users of layers write options; Options is for those who build layers.
 type Options struct {
 	Name  string
 	Dtype tensor.Dtype
@@ -26,7 +28,7 @@ type Options struct {
 	Device    *graph.Context // nil for the host
 	Precision cuda.Precision
 
-	// 0 where the layer's own default is meant.
+	// Each of these is 0 for the layer's own default.
 	StateSize, DtRank int
 	DtMin, DtMax      float64
 	A                 StartA
@@ -36,31 +38,46 @@ type Options struct {
 	Rotary            float64
 
 	NoSiLU     bool
-	Activation op.Activation // SiLU is the default
+	Activation op.Activation // SiLU by default
 
 	deviceErr error
+
+	seeded bool   // WithSeed was given
+	number uint64 // of a layer that has neither a name nor a seed; 0 for all others
+
+	count   *size.Bytes // New adds to it instead of drawing weights; nil while weights are drawn
+	times   int         // how many times New adds
+	counted bool        // the weights fit into memory
 }
 
-// WithName puts a name in front of the names of the layer's weights: with "head", "weight" becomes "head.weight".
+// WithName puts a name in front of the names of the layer's weights. With "head", "weight" becomes "head.weight".
 func WithName(name string) Option { return func(o *Options) { o.Name = name } }
 
-// WithDtype sets the type of the weights, tensor.Float32 (the default) or tensor.Float64.
+// WithDtype sets the type of the weights: tensor.Float32 (the default) or tensor.Float64.
 func WithDtype(dt tensor.Dtype) Option { return func(o *Options) { o.Dtype = dt } }
 
-// WithSeed sets the seed of the initial weights. Each weight is drawn from the seed and its own name, so that adding a
-// layer changes no other.
-func WithSeed(seed uint64) Option { return func(o *Options) { o.Seed = seed } }
+// WithSeed sets the seed of the initial weights. Each weight is drawn from the seed and its own name, so adding a layer does not
+// change the weights of the others.
+//
+// The same seed and name give the same weights, in every program. So a model can be built twice, for example on the host and on a
+// device; and parallel branches need different names or different seeds, or they start equal and stay equal in training. This holds
+// for the seed 0 too.
+//
+// A layer, block or stack that has neither a name nor a seed gets a number instead, counted up from the start of the program. Two
+// such layers start with different weights, and a program that makes its layers in the same order gets the same weights in every
+// run. If several goroutines make layers, the order is not fixed: give these layers names. An nn.LM without a seed has the seed 0.
+func WithSeed(seed uint64) Option { return func(o *Options) { o.Seed, o.seeded = seed, true } }
 
-// WithBias says whether a layer has a bias.
+// WithBias sets whether a layer has a bias.
 func WithBias(bias bool) Option { return func(o *Options) { o.Bias = bias } }
 
 // WithEps sets the number that a norm adds to the mean of squares, 1e-5 by default.
 func WithEps(eps float64) Option { return func(o *Options) { o.Eps = eps } }
 
-// WithZeros starts all weights at zero instead of drawing them: for a model whose weights are about to be read.
+// WithZeros sets all weights to zero instead of drawing them. Use it for a model whose weights are read from a file next.
 func WithZeros() Option { return func(o *Options) { o.Zeros = true } }
 
-// OnDevice has a model compute on a GPU; see nn.OnDevice.
+// OnDevice makes a model compute on a GPU; see nn.OnDevice.
 func OnDevice(device *cuda.Device) Option {
 	return func(o *Options) {
 		if o.Device, o.deviceErr = graph.On(device); o.deviceErr != nil {
@@ -69,42 +86,47 @@ func OnDevice(device *cuda.Device) Option {
 	}
 }
 
-// WithPrecision sets how a model on a device computes; see nn.WithPrecision.
+// WithPrecision sets the precision of a model on a device; see nn.WithPrecision.
 func WithPrecision(p cuda.Precision) Option { return func(o *Options) { o.Precision = p } }
 
 // WithStateSize sets N, the size of the state of each channel of a state space.
 func WithStateSize(n int) Option { return func(o *Options) { o.StateSize = n } }
 
-// WithDtRank sets the rank of the projection that the steps Δ of S6 come from.
+// WithDtRank sets the rank of the projection that computes the steps Δ of S6.
 func WithDtRank(rank int) Option { return func(o *Options) { o.DtRank = rank } }
 
-// WithDtRange sets the range that the steps Δ of a state space start in, 0.001 to 0.1 by default.
+// WithDtRange sets the range of the initial steps Δ of a state space, 0.001 to 0.1 by default.
 func WithDtRange(low, high float64) Option {
 	return func(o *Options) { o.DtMin, o.DtMax = low, high }
 }
 
-// WithHeads sets the number of heads that the channels are cut into.
+// WithHeads sets the number of heads that the channels are divided into.
 func WithHeads(heads int) Option { return func(o *Options) { o.Heads = heads } }
 
 // WithShift sets the number of steps that the shift state space of H3 reads, 4 by default.
 func WithShift(steps int) Option { return func(o *Options) { o.Shift = steps } }
 
-// WithoutSiLU leaves a convolution without the SiLU that otherwise follows it.
+// WithoutSiLU removes the SiLU after a convolution.
 func WithoutSiLU() Option { return func(o *Options) { o.NoSiLU = true } }
 
-// WithWindow sets how many steps attention sees, itself among them, at least 2.
+// WithWindow sets the number of steps that attention sees, including the current step. It is at least 2.
 func WithWindow(steps int) Option { return func(o *Options) { o.Window = steps } }
 
-// WithRotary sets the base of the rotary positions of attention; 0 is none.
+// WithRotary sets the base of the rotary positions of attention; 0 turns them off.
 func WithRotary(base float64) Option { return func(o *Options) { o.Rotary = base } }
 
 // WithActivation sets the activation of a gated MLP.
 func WithActivation(f op.Activation) Option { return func(o *Options) { o.Activation = f } }
 
-// Collect applies options to the defaults, and reports what is wrong with them.
+var numbers atomic.Uint64
+
+// Collect applies options to the defaults. It returns an error if one of them is nil or invalid. bias is the default of WithBias.
 func Collect(opts []Option, bias bool) (Options, error) {
-	o := Options{Dtype: tensor.Float32, Bias: bias, Eps: 1e-5}
-	for _, opt := range opts {
+	o := Options{Dtype: tensor.Float32, Bias: bias, Eps: 1e-5, times: 1}
+	for i, opt := range opts {
+		if opt == nil {
+			return o, fmt.Errorf("option %d is nil", i)
+		}
 		opt(&o)
 	}
 	if o.Dtype != tensor.Float32 && o.Dtype != tensor.Float64 {
@@ -120,10 +142,13 @@ func Collect(opts []Option, bias bool) (Options, error) {
 	case o.Device != nil && o.Dtype != tensor.Float32:
 		return o, fmt.Errorf("dtype is %v, want float32 on a device", o.Dtype)
 	}
+	if o.Name == "" && !o.seeded {
+		o.number = numbers.Add(1)
+	}
 	return o, nil
 }
 
-// dtRange returns the range of the steps, and what is wrong with it.
+// dtRange returns the range of the initial steps.
 func (o Options) dtRange() (low, high float64, err error) {
 	if o.DtMin == 0 && o.DtMax == 0 {
 		return 0.001, 0.1, nil
@@ -134,21 +159,23 @@ func (o Options) dtRange() (low, high float64, err error) {
 	return o.DtMin, o.DtMax, err
 }
 
-// Part returns the options of a part of the layer, which has their type, seed and name in front of its own.
+// Part returns the options of a part of the layer: those of the layer that apply to its weights, and more. The part's name comes
+// after the layer's.
 func (o Options) Part(name string, more ...Option) []Option {
-	opts := []Option{WithName(Join(o.Name, name)), WithDtype(o.Dtype), WithSeed(o.Seed)}
-	if o.Zeros {
-		opts = append(opts, WithZeros())
-	}
-	return append(opts, more...)
+	name = Join(o.Name, name)
+	return append([]Option{func(part *Options) {
+		part.Name, part.Dtype, part.Zeros = name, o.Dtype, o.Zeros
+		part.Seed, part.seeded, part.number = o.Seed, o.seeded, o.number
+		part.count, part.times, part.counted = o.count, o.times, o.counted
+	}}, more...)
 }
 
-// Placed is where and how the layer computes, as an option for its parts.
+// Placed returns an option that puts a part of the layer on the layer's device, with its precision.
 func (o Options) Placed() Option {
 	return func(part *Options) { part.Device, part.Precision = o.Device, o.Precision }
 }
 
-// Join returns the name of a part of what is called name.
+// Join returns the name of a part: name, a dot and part, or part alone if name is empty.
 func Join(name, part string) string {
 	if name == "" {
 		return part

@@ -9,32 +9,31 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// RMSNorm scales each row of its input to a mean square of one, times a weight that starts at one.
+// RMSNorm scales each row of its input to a mean square of one, and multiplies it by a weight that starts at one.
 type RMSNorm struct {
 	Base
 	Weight *Param // "weight" (width)
 	eps    float64
 }
 
-// NewRMSNorm returns a norm over rows of the given width.
+// NewRMSNorm returns a norm of rows of the given width.
 func NewRMSNorm(width int, opts ...Option) *RMSNorm {
-	l := new(RMSNorm)
-	o, err := collect("RMS norm", opts, false, positive("RMS norm", "width", width))
-	if err == nil && (!(o.Eps >= 0) || math.IsInf(o.Eps, 1)) {
-		err = fmt.Errorf("layer: RMS norm: eps is %v, want a number that is not negative", o.Eps)
-	}
-	if err == nil {
+	return build("RMS norm", opts, false, []any{"width", width}, func(l *RMSNorm, o Options) (Params, error) {
+		if !(o.Eps >= 0) || math.IsInf(o.Eps, 1) {
+			return nil, fmt.Errorf("eps is %v, want a number that is not negative", o.Eps)
+		}
+		l.eps = o.Eps
 		l.Weight = NewParam(Join(o.Name, "weight"), o.New(Constant(1), width), false)
-		l.params = Params{l.Weight}
-	}
-	l.eps = o.Eps
-	l.Init(nameOr(o.Name, "RMS norm"), err, l.params...)
-	return l
+		return Params{l.Weight}, nil
+	})
 }
+
+// Err returns what is wrong with the layer, or nil.
+func (l *RMSNorm) Err() error { return Err(l) }
 
 // Apply applies the norm to x (batch, length, width).
 func (l *RMSNorm) Apply(x *G.Node) (*G.Node, error) {
-	if err := l.Use(x); err != nil {
+	if err := Use(l, x); err != nil {
 		return nil, err
 	}
 	return op.RMSNorm(x, l.Weight.Node(x.Graph()), l.eps)

@@ -1,7 +1,6 @@
 package layer
 
 import (
-	"fmt"
 	"math"
 
 	G "gorgonia.org/gorgonia"
@@ -11,12 +10,12 @@ import (
 )
 
 // S6 is the selective state space of Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
-// algorithm 2, from (batch, length, channels) to the same: the steps Δ and the matrices B and C come from the input.
+// algorithm 2, from (batch, length, channels) to the same. It computes the steps Δ and the matrices B and C from its input:
 //
 //	dt, B, C = split(x_proj(x));  Δ = softplus(dt_proj(dt));  y = scan(u = x, Δ, A = -exp(A_log), B, C, D)
 //
-// The scan is op.SelectiveScan. It is what a Mamba block has inside, without the block's convolution, gate and projections,
-// and its weights start like those of the block: A_n = -n (S4D-Real), D = 1, and Δ within the range of WithDtRange.
+// The scan is op.SelectiveScan. S6 is the inner part of a Mamba block, without the block's convolution, gate and projections. Its
+// weights start like those of the block: A_n = -n (S4D-Real), D = 1, and Δ within the range of WithDtRange.
 type S6 struct {
 	Base
 	ALog, D       *Param  // "A_log" (channels, state) and "D" (channels)
@@ -25,28 +24,24 @@ type S6 struct {
 	state, rank   int
 }
 
-// NewS6 returns a selective state space. WithStateSize sets its state's size for each channel, 16 by default, WithDtRank the
-// rank of Δ, channels/16 by default, rounded up.
+// NewS6 returns a selective state space. WithStateSize sets the size of the state of each channel, 16 by default. WithDtRank sets
+// the rank of Δ, channels/16 by default, rounded up.
 func NewS6(channels int, opts ...Option) *S6 {
-	l := &S6{channels: channels}
-	o, err := collect("S6", opts, false, positive("S6", "channels", channels))
-	l.state, l.rank = orDefault(o.StateSize, 16), orDefault(o.DtRank, (channels+15)/16)
-	if err == nil {
-		err = positive("S6", "state size", l.state, "rank of Δ", l.rank)
-	}
-	low, high, wrong := o.dtRange()
-	if err == nil && wrong != nil {
-		err = fmt.Errorf("layer: S6: %w", wrong)
-	}
-	if err == nil {
-		l.start(o, low, high)
-	}
-	l.Init(nameOr(o.Name, "S6"), err, l.params...)
-	return l
+	return build("S6", opts, false, []any{"channels", channels}, func(l *S6, o Options) (Params, error) {
+		l.channels, l.state, l.rank = channels, orDefault(o.StateSize, 16), orDefault(o.DtRank, (channels+15)/16)
+		if err := axes("state size", l.state, "rank of Δ", l.rank); err != nil {
+			return nil, err
+		}
+		low, high, err := o.dtRange()
+		if err != nil {
+			return nil, err
+		}
+		return l.start(o, low, high)
+	})
 }
 
-// start makes the weights.
-func (l *S6) start(o Options, low, high float64) {
+// start draws the weights.
+func (l *S6) start(o Options, low, high float64) (Params, error) {
 	n := 0
 	l.ALog = NewParam(Join(o.Name, "A_log"), o.New(func() float64 {
 		n = n%l.state + 1
@@ -55,20 +50,30 @@ func (l *S6) start(o Options, low, high float64) {
 	l.D = NewParam(Join(o.Name, "D"), o.New(Constant(1), l.channels), false)
 	l.XProj = NewLinear(l.channels, l.rank+2*l.state, o.Part("x_proj")...)
 	l.DtProj = NewLinear(l.rank, l.channels, o.Part("dt_proj", WithBias(true))...)
-
-	// The inverse of softplus, so that Δ starts in the range, whatever the input.
-	bias, step := l.DtProj.Bias, LogUniform(o.Rand(l.DtProj.Bias.Name), low, high)
-	bias.Value = o.New(func() float64 { return InverseSoftplus(step()) }, l.channels)
-	l.params = append(append(Params{l.ALog, l.D}, l.XProj.Params()...), l.DtProj.Params()...)
+	params, err := Together(l.XProj, l.DtProj)
+	if err == nil && !o.Zeros {
+		// The inverse of softplus, so that Δ starts in the range for any input.
+		bias, step := l.DtProj.Bias, LogUniform(o.Rand(l.DtProj.Bias.Name), low, high)
+		bias.Value = o.New(func() float64 { return InverseSoftplus(step()) }, l.channels)
+	}
+	return append(Params{l.ALog, l.D}, params...), err
 }
 
-// StateShape is (batch, channels, state).
-func (l *S6) StateShape(batch int) tensor.Shape { return tensor.Shape{batch, l.channels, l.state} }
+// Err returns what is wrong with the layer, or nil.
+func (l *S6) Err() error { return Err(l) }
+
+// StateShape returns (batch, channels, state), or nil if the layer is invalid.
+func (l *S6) StateShape(batch int) tensor.Shape {
+	if l.Err() != nil {
+		return nil
+	}
+	return tensor.Shape{batch, l.channels, l.state}
+}
 
 // Apply applies the layer to x (batch, length, channels).
 func (l *S6) Apply(x *G.Node) (*G.Node, error) { return l.ApplyStart(x, nil) }
 
-// ApplyStart is Apply for packed sequences: a new one starts where start (batch, length) is non-zero. Start may be nil.
+// ApplyStart is Apply for packed sequences: a new sequence starts where start (batch, length) is non-zero. start may be nil.
 func (l *S6) ApplyStart(x, start *G.Node) (*G.Node, error) {
 	in, err := l.inputs(x, nil, start)
 	if err != nil {
@@ -77,7 +82,7 @@ func (l *S6) ApplyStart(x, start *G.Node) (*G.Node, error) {
 	return op.SelectiveScan(in, op.ScanConfig{DeltaSoftplus: true})
 }
 
-// ApplyWithState continues from a state (batch, channels, state), nil for zeros, and returns the one after x beside the result.
+// ApplyWithState continues from a state (batch, channels, state), nil for zeros. It returns the result and the state after x.
 func (l *S6) ApplyWithState(x, state, start *G.Node) (y, next *G.Node, err error) {
 	in, err := l.inputs(x, state, start)
 	if err != nil {
@@ -86,9 +91,9 @@ func (l *S6) ApplyWithState(x, state, start *G.Node) (y, next *G.Node, err error
 	return op.SelectiveScanWithState(in, op.ScanConfig{DeltaSoftplus: true})
 }
 
-// inputs are the operands of the scan.
+// inputs returns the operands of the scan.
 func (l *S6) inputs(x, state, start *G.Node) (in op.ScanInputs, err error) {
-	if err := l.useSequence(x, "channels", l.channels); err != nil {
+	if err := useSequence(l, x, "channels", l.channels); err != nil {
 		return in, err
 	}
 	w, err := Effective(x.Graph(), l.XProj.Weight, l.DtProj.Weight, l.DtProj.Bias, l.ALog, l.D)

@@ -1,6 +1,8 @@
 package nn
 
 import (
+	"fmt"
+
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
@@ -8,11 +10,11 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// MambaBlock is norm, mixer and residual: y = x + mixer(norm(x)), from (batch, length, d_model) to the same.
+// MambaBlock is a norm, a mixer and a residual connection: y = x + mixer(norm(x)), from (batch, length, d_model) to the same.
 //
 // Its weights are named as in the Hugging Face layout: norm.weight, mixer.A_log, mixer.D, mixer.in_proj.weight,
 // mixer.conv1d.weight, mixer.conv1d.bias, mixer.x_proj.weight, mixer.dt_proj.weight, mixer.dt_proj.bias and
-// mixer.out_proj.weight, with the name given by WithName in front.
+// mixer.out_proj.weight. The name that WithName sets comes before them.
 type MambaBlock struct {
 	layer.Base
 	cfg   Config
@@ -21,33 +23,33 @@ type MambaBlock struct {
 	mixer *mixer
 }
 
-// NewMambaBlock returns a block with the paper's initial weights. An invalid configuration is reported by Err and by every
-// use.
+// NewMambaBlock returns a block with the paper's initial weights. If the configuration is invalid, or if its weights do not fit into
+// memory, Err and every use of the block return the error. A configuration with a Pattern is invalid: that is for a MambaStack.
 func NewMambaBlock(cfg Config, opts ...Option) *MambaBlock {
-	b := new(MambaBlock)
 	cfg, o, err := collect(cfg, opts)
-	b.cfg, b.opts = cfg, o
-	var params layer.Params
-	if err == nil {
-		b.norm = layer.NewRMSNorm(cfg.DModel, part(o, "norm", layer.WithEps(cfg.NormEps))...)
+	if err == nil && len(cfg.Pattern) > 0 {
+		err = fmt.Errorf("nn: MambaBlock: Pattern has %d layers, want none: a pattern is for NewMambaStack", len(cfg.Pattern))
+	}
+	b := layer.Build("nn: MambaBlock", cfg.sizes(), o, err, func(b *MambaBlock, o layer.Options) (layer.Params, error) {
+		b.norm = layer.NewRMSNorm(cfg.DModel, o.Part("norm", layer.WithEps(cfg.NormEps))...)
 		mixerOpts := o
 		mixerOpts.Name = layer.Join(o.Name, "mixer")
 		b.mixer = newMixer(cfg, mixerOpts)
-		params = append(b.norm.Params(), b.mixer.params()...)
-		err = place(o, params)
-	}
-	b.Init(nameOr(o.Name, "MambaBlock"), err, params...)
+		params, err := b.mixer.params()
+		if err == nil {
+			params = append(b.norm.Params(), params...)
+			err = place(o, params)
+		}
+		return params, err
+	})
+	b.cfg, b.opts = cfg, o
 	return b
 }
 
-func nameOr(name, what string) string {
-	if name == "" {
-		return what
-	}
-	return name
-}
+// Err returns what is wrong with the block, or nil.
+func (b *MambaBlock) Err() error { return layer.Err(b) }
 
-// Config returns the configuration, defaults filled in.
+// Config returns the configuration with its defaults filled in.
 func (b *MambaBlock) Config() Config { return b.cfg }
 
 // Apply applies the block to x (batch, length, d_model).
@@ -56,22 +58,22 @@ func (b *MambaBlock) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
 	return y, err
 }
 
-// ApplyWithState continues from a state and returns the one after x beside the result. Both are differentiable: a sequence
-// fed in pieces is one sequence, gradients included.
+// ApplyWithState continues from a state. It returns the result and the state after x. Both are differentiable: feeding a sequence
+// in pieces gives the same results and gradients as feeding it whole.
 func (b *MambaBlock) ApplyWithState(x *G.Node, state LayerState, opts ...CallOption) (y *G.Node, next LayerState, err error) {
 	return b.apply(x, state, true, opts)
 }
 
-// ZeroState returns input nodes with zeros, the state before a sequence. That of an invalid block is empty.
+// ZeroState returns input nodes with zeros, the state before a sequence. The state of an invalid block is empty. If the batch is
+// below 1 or does not fit into memory, or if g is nil, the state is an error wherever it is used.
 func (b *MambaBlock) ZeroState(g *G.ExprGraph, batch int) LayerState {
 	if b.Err() != nil {
 		return LayerState{}
 	}
-	conv, scan := b.shapes(max(batch, 0)) // 0 fits no input: a wrong batch is an error where the state is used
-	return zeroStates(g, b.opts, conv, scan)
+	return zeroState(g, b.opts, batch, b.shapes)
 }
 
-// shapes are those of the two parts of a batch's state, nil for one that there is not.
+// shapes returns the shapes of the two parts of the state of a batch, nil for a part that the block does not have.
 func (b *MambaBlock) shapes(batch int) (conv, scan tensor.Shape) {
 	if b.cfg.DConv > 1 {
 		conv = tensor.Shape{batch, b.cfg.DConv - 1, b.cfg.inner()}
@@ -80,13 +82,19 @@ func (b *MambaBlock) shapes(batch int) (conv, scan tensor.Shape) {
 }
 
 func (b *MambaBlock) apply(x *G.Node, state LayerState, withState bool, opts []CallOption) (y *G.Node, next LayerState, err error) {
-	if err = b.Use(x); err != nil {
+	if err = layer.Use(b, x); err != nil {
 		return nil, next, err
 	}
 	if err = b.cfg.fits(x, b.opts.Dtype); err != nil {
 		return nil, next, err
 	}
-	c := callOf(opts)
+	if state.err != nil {
+		return nil, next, state.err
+	}
+	c, err := callOf(opts)
+	if err != nil {
+		return nil, next, err
+	}
 	if b.opts.Device != nil {
 		return b.applyOnDevice(x, state, withState, c)
 	}

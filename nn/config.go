@@ -7,35 +7,37 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/layer"
 )
 
-// Config is the shape of a Mamba block or stack, by the paper's names. A zero field stands for the default.
+// Config is the shape of a Mamba block or stack, with the paper's names. A zero field stands for its default.
 type Config struct {
 	DModel int // width of the residual stream; required
-	NLayer int // blocks of a stack; 1 by default. It also scales the start of a block's output, by 1/√NLayer
-	DState int // N, the size of a channel's state; 16
+	NLayer int // layers of a stack; by default 1, or the length of Pattern. A block's output starts scaled by 1/√NLayer
+	DState int // N, the size of the state of each channel; 16
 	DConv  int // width of the causal convolution; 4
 	Expand int // channels inside a block, as a multiple of DModel; 2
-	DInner int // channels inside a block, where they are no such multiple; 0 leaves them to Expand
-	DtRank int // rank of the projection that Δ comes from; DModel/16, rounded up
+	DInner int // channels inside a block, if they are not a multiple of DModel; by default Expand·DModel
+	DtRank int // rank of the projection that computes Δ; DModel/16, rounded up
 
-	DtMin, DtMax float64 // the range that the steps Δ start in; 0.001 to 0.1
-	DtScale      float64 // scale of the start of dt_proj's weight; 1
-	DtInitFloor  float64 // no step starts smaller; 1e-4
-	NormEps      float64 // what the norms add to the mean of squares; 1e-5
+	DtMin, DtMax float64 // range of the initial steps Δ; 0.001 to 0.1
+	DtScale      float64 // scale of the initial weight of dt_proj; 1
+	DtInitFloor  float64 // the smallest initial step; 1e-4
+	NormEps      float64 // number that the norms add to the mean of squares; 1e-5
 
-	Bias       bool // in_proj and out_proj have a bias; of other kinds of layers, all projections
+	Bias       bool // in_proj and out_proj have a bias; in other kinds of layers, all projections
 	NoConvBias bool // the convolution has no bias
 
-	// What the layers of a stack are: layer i is Pattern[i % len(Pattern)]; without a pattern, all are Mamba blocks.
+	// Pattern holds the kinds of the layers of a stack, first to last. NLayer is the length of Pattern, or a multiple of it: the
+	// pattern then repeats. Without a pattern, all layers are Mamba blocks. A block by itself has no pattern.
 	Pattern []Kind
-	NHead   int // heads of attention, about DModel/64 by default; and of H3, by default as many as channels
-	Window  int // steps that attention sees, itself among them; 0 for all. Only a window has a state of fixed size
+	NHead   int // heads of attention, about DModel/64 by default; heads of H3, by default one for each channel
+	Window  int // steps that attention sees, the current one included; 0 for all. Only with a window its state has a fixed size
 	DHidden int // channels inside SwiGLU and GeGLU; 8/3 of DModel, rounded up to a multiple of 8
 }
 
-// withDefaults fills in the defaults, or returns what is wrong.
+// withDefaults returns the configuration with its defaults, or what is wrong with it.
 func (c Config) withDefaults() (Config, error) {
 	fill := func(field *int, value int) {
 		if *field == 0 {
@@ -47,7 +49,7 @@ func (c Config) withDefaults() (Config, error) {
 			*field = value
 		}
 	}
-	fill(&c.NLayer, 1)
+	fill(&c.NLayer, max(len(c.Pattern), 1))
 	fill(&c.DState, 16)
 	fill(&c.DConv, 4)
 	fill(&c.Expand, 2)
@@ -61,8 +63,8 @@ func (c Config) withDefaults() (Config, error) {
 		name  string
 		value int
 	}{{"DModel", c.DModel}, {"NLayer", c.NLayer}, {"DState", c.DState}, {"DConv", c.DConv}, {"Expand", c.Expand}, {"DtRank", c.DtRank}} {
-		if f.value < 1 {
-			return c, fmt.Errorf("nn: %s is %d, want at least 1", f.name, f.value)
+		if err := size.Axis(f.value); err != nil && (f.name != "NLayer" || f.value < 1) {
+			return c, fmt.Errorf("nn: %s %w", f.name, err)
 		}
 	}
 	for _, f := range []struct {
@@ -74,10 +76,16 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("nn: %s is %d, want at least 1, or 0 for %s", f.name, f.value, f.zero)
 		}
 	}
+	if err := size.Axis(c.inner()); err != nil {
+		return c, fmt.Errorf("nn: the channels inside a block, DInner or Expand·DModel = %d·%d: their number %w", c.Expand, c.DModel, err)
+	}
 	for _, kind := range c.Pattern {
 		if err := kind.check(); err != nil {
 			return c, err
 		}
+	}
+	if n := len(c.Pattern); n > 0 && c.NLayer%n != 0 {
+		return c, fmt.Errorf("nn: NLayer is %d, want a multiple of %d, the length of Pattern, or 0 for %d", c.NLayer, n, n)
 	}
 	for _, f := range []struct {
 		name  string
@@ -97,10 +105,24 @@ func (c Config) inner() int {
 	if c.DInner > 0 {
 		return c.DInner
 	}
-	return c.Expand * c.DModel
+	return size.Product(c.Expand, c.DModel)
 }
 
-// fits returns what is wrong with the input of a block or stack.
+// sizes returns the names and values of what the sizes of the weights depend on.
+func (c Config) sizes() []any {
+	sizes := []any{"DModel", c.DModel, "NLayer", c.NLayer, "DState", c.DState, "DConv", c.DConv, "DtRank", c.DtRank}
+	for _, f := range []struct {
+		name  string
+		value int
+	}{{"Expand", c.Expand}, {"DInner", c.DInner}, {"NHead", c.NHead}, {"DHidden", c.DHidden}} {
+		if f.value > 0 {
+			sizes = append(sizes, f.name, f.value)
+		}
+	}
+	return sizes
+}
+
+// fits returns what is wrong with x, the input of a block or stack.
 func (c Config) fits(x *G.Node, dt tensor.Dtype) error {
 	if s := x.Shape(); len(s) != 3 || s[2] != c.DModel {
 		return fmt.Errorf("nn: x has shape %v, want (batch, length, d_model) = (any, any, %d)", s, c.DModel)
@@ -111,17 +133,22 @@ func (c Config) fits(x *G.Node, dt tensor.Dtype) error {
 	return nil
 }
 
-// Option configures how a model is made: its name, its type, its seed.
+// Option configures how a model is made, for example its name, its type and its seed.
 type Option = layer.Option
 
-// WithName puts a name in front of the names of the weights: with "encoder", "layers.0.norm.weight" becomes
+// WithName puts a name in front of the names of the weights. With "encoder", "layers.0.norm.weight" becomes
 // "encoder.layers.0.norm.weight".
 func WithName(name string) Option { return layer.WithName(name) }
 
 // WithDtype sets the type of the weights and so of the model: tensor.Float32 (the default) or tensor.Float64.
 func WithDtype(dt tensor.Dtype) Option { return layer.WithDtype(dt) }
 
-// WithSeed sets the seed of the initial weights.
+// WithSeed sets the seed of the initial weights. The same seed and name give the same weights: so a model can be built twice, and
+// parallel branches need different names or different seeds.
+//
+// Blocks and stacks that have neither a name nor a seed start with different weights, the same in every run of a program that makes
+// them in the same order. If several goroutines make them, the order is not fixed: give them names. The weights of an LM depend
+// only on its seed, 0 by default, and its configuration.
 func WithSeed(seed uint64) Option { return layer.WithSeed(seed) }
 
 // collect returns options and configuration with their defaults, or what is wrong with them.
@@ -132,13 +159,4 @@ func collect(cfg Config, opts []Option) (Config, layer.Options, error) {
 	}
 	cfg, err = cfg.withDefaults()
 	return cfg, o, err
-}
-
-// part returns the options of a part of what is called name.
-func part(o layer.Options, name string, more ...Option) []Option {
-	opts := []Option{layer.WithName(layer.Join(o.Name, name)), layer.WithDtype(o.Dtype), layer.WithSeed(o.Seed)}
-	if o.Zeros {
-		opts = append(opts, layer.WithZeros())
-	}
-	return append(opts, more...)
 }

@@ -176,7 +176,7 @@ func TestInvalidInputs(t *testing.T) {
 		"batch of the state": {func() error { _, _, err := stack.ApplyWithState(x, stack.ZeroState(g, 3)); return err },
 			[]string{"nn: layer 0: ", "Context has shape (3, 3, 8), want (batch, width-1, channels) = (2, 3, 8)"}},
 		"negative batch of the state": {func() error { _, _, err := block.ApplyWithState(x, block.ZeroState(g, -1)); return err },
-			[]string{"Context has shape (0, 3, 8), want (batch, width-1, channels) = (2, 3, 8)"}},
+			[]string{"nn: ZeroState: batch is -1, want at least 1"}},
 		"scan state": {func() error { _, _, err := block.ApplyWithState(x, LayerState{Scan: f32(2, 8, 4)}); return err },
 			[]string{"InitialState has shape (2, 8, 4), want (batch, channels, state) = (2, 8, 3)"}},
 	} {
@@ -265,7 +265,7 @@ func stdout(t *testing.T, f func()) string {
 
 // DInner sets the channels where Expand cannot: the same as Expand where both can.
 func TestInnerChannels(t *testing.T) {
-	expand, inner := NewMambaBlock(Config{DModel: 4, Expand: 3}), NewMambaBlock(Config{DModel: 4, DInner: 12})
+	expand, inner := NewMambaBlock(Config{DModel: 4, Expand: 3}, WithSeed(0)), NewMambaBlock(Config{DModel: 4, DInner: 12}, WithSeed(0))
 	for i, p := range expand.Params() {
 		if got := inner.Params()[i].Value; !slices.Equal(elements(got), elements(p.Value)) {
 			t.Errorf("%s differs", p.Name)

@@ -101,7 +101,11 @@ func (b *MambaBlock) applyOnDevice(x *G.Node, state LayerState, withState bool, 
 
 // onDevice applies the stack but for its last norm to x, a node on the device. The states are on the host.
 func (s *MambaStack) onDevice(x *G.Node, state State, withState bool, opts []CallOption) (y *G.Node, next State, err error) {
-	d, c := s.opts.Device, callOf(opts)
+	d := s.opts.Device
+	c, err := callOf(opts)
+	if err != nil {
+		return nil, nil, err
+	}
 	if state != nil && len(state) != len(s.layers) {
 		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.layers))
 	}
@@ -110,7 +114,11 @@ func (s *MambaStack) onDevice(x *G.Node, state State, withState bool, opts []Cal
 		return nil, nil, err
 	}
 	for i, l := range s.layers {
-		before, err := state.layer(i).moved(d.Upload)
+		before := state.layer(i)
+		if before.err != nil {
+			return nil, nil, before.err
+		}
+		before, err := before.moved(d.Upload)
 		if err != nil {
 			return nil, nil, fmt.Errorf("nn: layer %d: %w", i, err)
 		}

@@ -12,7 +12,11 @@ import (
 
 // newDeviceReader is newReader for a model on a device. The states are there; r.state holds them on the host when somebody asks.
 func newDeviceReader(lm *LM, batch, length int, opts []CallOption) (*reader, error) {
-	if c := callOf(opts); c.start != nil || c.composed {
+	c, err := callOf(opts)
+	if err != nil {
+		return nil, err
+	}
+	if c.start != nil || c.composed {
 		return nil, fmt.Errorf("nn: a reader on a device takes no options of calls")
 	}
 	for _, p := range lm.Params() {

@@ -61,7 +61,7 @@ func ExampleMambaBlock_Describe() {
 
 // A long sequence in pieces: the state after the first goes into the second, and the result is that of the whole.
 func ExampleMambaStack_ApplyWithState() {
-	stack := nn.NewMambaStack(nn.Config{DModel: 2, NLayer: 2}, nn.WithDtype(tensor.Float64))
+	stack := nn.NewMambaStack(nn.Config{DModel: 2, NLayer: 2}, nn.WithDtype(tensor.Float64), nn.WithSeed(0))
 	g := G.NewGraph()
 	input := func(name string, values ...float64) *G.Node {
 		v := tensor.New(tensor.WithShape(1, len(values)/2, 2), tensor.WithBacking(values))

@@ -29,7 +29,8 @@ var kinds = []string{"block", "stack", "LM"}
 func newModel(kind string, cfg Config, vocab int, untied bool) model {
 	switch kind {
 	case "block":
-		b := NewMambaBlock(cfg, WithDtype(tensor.Float64))
+		cfg.Pattern = nil
+		b := NewMambaBlock(cfg, WithDtype(tensor.Float64), WithSeed(0))
 		return model{cfg: b.Config(), params: b.Params(),
 			apply: func(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
 				y, next, err := b.ApplyWithState(x, state.layer(0), opts...)
@@ -39,7 +40,7 @@ func newModel(kind string, cfg Config, vocab int, untied bool) model {
 			zero:  func(g *G.ExprGraph, batch int) State { return State{b.ZeroState(g, batch)} },
 		}
 	case "stack":
-		s := NewMambaStack(cfg, WithDtype(tensor.Float64))
+		s := NewMambaStack(cfg, WithDtype(tensor.Float64), WithSeed(0))
 		return model{cfg: s.Config(), params: s.Params(), apply: s.ApplyWithState, plain: s.Apply, zero: s.ZeroState}
 	default:
 		lm := NewLM(LMConfig{Config: cfg, Vocab: vocab, UntiedHead: untied}, WithDtype(tensor.Float64))

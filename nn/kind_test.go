@@ -19,7 +19,7 @@ func hybrid() LMConfig {
 // Weights are named like those of Mamba blocks, and no two alike; a pattern repeats down the stack.
 func TestKindsParams(t *testing.T) {
 	cfg := hybrid()
-	cfg.NLayer++
+	cfg.NLayer *= 2
 	lm := NewLM(cfg)
 	if err := lm.Err(); err != nil {
 		t.Fatal(err)

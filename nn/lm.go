@@ -5,6 +5,7 @@ import (
 
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
 )
@@ -19,53 +20,59 @@ type LMConfig struct {
 	UntiedHead bool // the head has a weight of its own instead of the embedding's
 }
 
-// LM is a language model: embedding, stack, and a head that is the embedding's weight unless UntiedHead. From tokens
-// (batch, length) of int to logits (batch, length, vocabulary).
+// LM is a language model: an embedding, a stack, and a head, from tokens (batch, length) of int to logits (batch, length,
+// vocabulary). The head's weight is that of the embedding unless UntiedHead is set.
 //
-// Its weights are named as in the Hugging Face layout: backbone.embeddings.weight, those of the stack behind backbone, and
-// lm_head.weight where the head is untied.
+// Its weights are named as in the Hugging Face layout: backbone.embeddings.weight, the weights of the stack after backbone, and
+// lm_head.weight if the head is untied.
 type LM struct {
 	layer.Base
 	cfg   LMConfig
 	opts  layer.Options
 	embed *layer.Embedding
 	stack *MambaStack
-	head  *layer.Param // the embedding's weight where tied
+	head  *layer.Param // the embedding's weight if it is tied
 }
 
-// NewLM returns a language model with the paper's initial weights. An invalid configuration is reported by Err and by every
-// use.
+// NewLM returns a language model with the paper's initial weights. If the configuration is invalid, or if its weights do not fit
+// into memory, Err and every use of the model return the error.
 func NewLM(cfg LMConfig, opts ...Option) *LM {
-	m := new(LM)
-	full, o, err := collect(cfg.Config, opts)
+	full, o, err := collect(cfg.Config, append([]Option{WithSeed(0)}, opts...))
 	cfg.Config = full
-	if err == nil && cfg.Vocab < 1 {
-		err = fmt.Errorf("nn: Vocab is %d, want at least 1", cfg.Vocab)
-	}
-	m.cfg, m.opts = cfg, o
-	m.stack = NewMambaStack(cfg.Config, part(o, "backbone", o.Placed())...) // an invalid one too, so that Stack is never nil
-	var params layer.Params
 	if err == nil {
-		m.embed = layer.NewEmbedding(cfg.Vocab, cfg.DModel, part(o, "backbone.embeddings")...)
+		if wrong := size.Axis(cfg.Vocab); wrong != nil {
+			err = fmt.Errorf("nn: Vocab %w", wrong)
+		}
+	}
+	m := layer.Build("nn: LM", append(cfg.sizes(), "Vocab", cfg.Vocab), o, err, func(m *LM, o layer.Options) (layer.Params, error) {
+		m.stack = NewMambaStack(cfg.Config, o.Part("backbone", o.Placed())...)
+		if err := m.stack.Err(); err != nil {
+			return nil, err
+		}
+		m.embed = layer.NewEmbedding(cfg.Vocab, cfg.DModel, o.Part("backbone.embeddings")...)
 		m.head = m.embed.Weight
-		params = append(m.embed.Params(), m.stack.Params()...)
+		params := append(m.embed.Params(), m.stack.Params()...)
 		if cfg.UntiedHead {
-			head := layer.NewLinear(cfg.DModel, cfg.Vocab, part(o, "lm_head")...)
-			m.head = head.Weight
+			m.head = layer.NewLinear(cfg.DModel, cfg.Vocab, o.Part("lm_head")...).Weight
 			params = append(params, m.head)
 		}
-		if err = place(o, params); err == nil {
-			err = m.stack.Err()
-		}
+		return params, place(o, params)
+	})
+	m.cfg, m.opts = cfg, o
+	if m.stack == nil {
+		m.stack = &MambaStack{cfg: cfg.Config, opts: o}
+		m.stack.Init("MambaStack", m.Err())
 	}
-	m.Init(nameOr(o.Name, "LM"), err, params...)
 	return m
 }
 
-// Config returns the configuration, defaults filled in.
+// Err returns what is wrong with the model, or nil.
+func (m *LM) Err() error { return layer.Err(m) }
+
+// Config returns the configuration with its defaults filled in.
 func (m *LM) Config() LMConfig { return m.cfg }
 
-// Stack returns the model's stack.
+// Stack returns the model's stack. The stack of an invalid model has the model's error.
 func (m *LM) Stack() *MambaStack { return m.stack }
 
 // Apply returns the logits of tokens ids (batch, length) of int.
@@ -74,18 +81,18 @@ func (m *LM) Apply(ids *G.Node, opts ...CallOption) (*G.Node, error) {
 	return logits, err
 }
 
-// ApplyWithState continues from a state, nil for the beginning, and returns the one after ids beside the logits.
+// ApplyWithState continues from a state, nil for the beginning. It returns the logits and the state after ids.
 func (m *LM) ApplyWithState(ids *G.Node, state State, opts ...CallOption) (logits *G.Node, next State, err error) {
 	return m.apply(ids, state, true, opts)
 }
 
-// Loss returns the mean cross-entropy, in nats, of the logits of ids against targets (batch, length) of int: for each
-// position the token to predict there, usually the next one, or Ignore.
+// Loss returns the mean cross-entropy, in nats, of the logits of ids and targets (batch, length) of int. A target is the token to
+// predict at its position, usually the next one, or Ignore.
 func (m *LM) Loss(ids, targets *G.Node, opts ...CallOption) (*G.Node, error) {
+	if err := layer.Use(m, ids); err != nil {
+		return nil, err
+	}
 	if m.opts.Device != nil {
-		if err := m.Use(ids); err != nil {
-			return nil, err
-		}
 		return m.lossOnDevice(ids, targets, opts)
 	}
 	logits, err := m.Apply(ids, opts...)
@@ -96,7 +103,7 @@ func (m *LM) Loss(ids, targets *G.Node, opts ...CallOption) (*G.Node, error) {
 }
 
 func (m *LM) apply(ids *G.Node, state State, withState bool, opts []CallOption) (logits *G.Node, next State, err error) {
-	if err := m.Use(ids); err != nil {
+	if err := layer.Use(m, ids); err != nil {
 		return nil, nil, err
 	}
 	if m.opts.Device != nil {
@@ -115,6 +122,21 @@ func (m *LM) apply(ids *G.Node, state State, withState bool, opts []CallOption) 
 	}
 	logits, err = op.Linear(x, head, nil)
 	return logits, next, err
+}
+
+// holds returns an error if the machine's memory does not hold the tokens, the states and the logits of a batch.
+func (m *LM) holds(batch, length int, logits bool) error {
+	need := size.Of(8, batch, length)
+	for _, s := range m.stack.stateShapes() {
+		need = need.Plus(stateBytes(m.opts.Dtype, s.shape).Times(batch))
+	}
+	if logits {
+		need = need.Plus(size.Of(m.opts.Dtype.Size(), batch, length, m.cfg.Vocab))
+	}
+	if err := need.Fits("its tokens, states and logits"); err != nil {
+		return fmt.Errorf("nn: batch is %d, length is %d: %w", batch, length, err)
+	}
+	return nil
 }
 
 // Fwd is Apply as golgi has it.

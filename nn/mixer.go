@@ -26,11 +26,11 @@ func newMixer(cfg Config, o layer.Options) *mixer {
 	inner := cfg.inner()
 	m := &mixer{
 		cfg:     cfg,
-		inProj:  layer.NewLinear(cfg.DModel, 2*inner, part(o, "in_proj", layer.WithBias(cfg.Bias))...),
-		conv:    layer.NewConv1D(inner, cfg.DConv, part(o, "conv1d", layer.WithBias(!cfg.NoConvBias))...),
-		xProj:   layer.NewLinear(inner, cfg.DtRank+2*cfg.DState, part(o, "x_proj")...),
-		dtProj:  layer.NewLinear(cfg.DtRank, inner, part(o, "dt_proj", layer.WithBias(true))...),
-		outProj: layer.NewLinear(inner, cfg.DModel, part(o, "out_proj", layer.WithBias(cfg.Bias))...),
+		inProj:  layer.NewLinear(cfg.DModel, 2*inner, o.Part("in_proj", layer.WithBias(cfg.Bias))...),
+		conv:    layer.NewConv1D(inner, cfg.DConv, o.Part("conv1d", layer.WithBias(!cfg.NoConvBias))...),
+		xProj:   layer.NewLinear(inner, cfg.DtRank+2*cfg.DState, o.Part("x_proj")...),
+		dtProj:  layer.NewLinear(cfg.DtRank, inner, o.Part("dt_proj", layer.WithBias(true))...),
+		outProj: layer.NewLinear(inner, cfg.DModel, o.Part("out_proj", layer.WithBias(cfg.Bias))...),
 	}
 	n := 0
 	m.aLog = layer.NewParam(layer.Join(o.Name, "A_log"), o.New(func() float64 {
@@ -62,12 +62,9 @@ func (m *mixer) start(o layer.Options) {
 }
 
 // params returns the weights in the order of the Hugging Face layout.
-func (m *mixer) params() layer.Params {
-	p := layer.Params{m.aLog, m.d}
-	for _, part := range []layer.Params{m.inProj.Params(), m.conv.Params(), m.xProj.Params(), m.dtProj.Params(), m.outProj.Params()} {
-		p = append(p, part...)
-	}
-	return p
+func (m *mixer) params() (layer.Params, error) {
+	params, err := layer.Together(m.inProj, m.conv, m.xProj, m.dtProj, m.outProj)
+	return append(layer.Params{m.aLog, m.d}, params...), err
 }
 
 // inputs are the operands of the mixer in one operator.

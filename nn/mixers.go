@@ -8,7 +8,7 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// sequence applies a layer that mixes over time, with its state in LayerState.Scan.
+// sequence applies a layer that mixes over time. Its state is in LayerState.Scan.
 func sequence(l layer.Sequence, x *G.Node, state LayerState, withState bool, start *G.Node) (y, next *G.Node, err error) {
 	if withState {
 		return l.ApplyWithState(x, state.Scan, start)
@@ -17,7 +17,7 @@ func sequence(l layer.Sequence, x *G.Node, state LayerState, withState bool, sta
 	return y, nil, err
 }
 
-// noGate is the architecture without a gate: out_proj(GELU(inner(x))). What is not linear itself goes without the GELU.
+// noGate is the architecture without a gate: out_proj(GELU(inner(x))). There is no GELU after an inner layer that is not linear.
 type noGate struct {
 	layer.Base
 	inner   layer.Sequence
@@ -26,8 +26,9 @@ type noGate struct {
 }
 
 func newNoGate(cfg Config, o layer.Options, inner layer.Sequence, linear bool) *noGate {
-	m := &noGate{inner: inner, linear: linear, outProj: layer.NewLinear(cfg.DModel, cfg.DModel, part(o, "mixer.out_proj", layer.WithBias(cfg.Bias))...)}
-	m.Init("no gate", inner.Err(), append(append(layer.Params{}, inner.Params()...), m.outProj.Params()...)...)
+	m := &noGate{inner: inner, linear: linear, outProj: layer.NewLinear(cfg.DModel, cfg.DModel, o.Part("mixer.out_proj", layer.WithBias(cfg.Bias))...)}
+	params, err := layer.Together(inner, m.outProj)
+	m.Init("no gate", err, params...)
 	return m
 }
 
@@ -46,7 +47,7 @@ func (m *noGate) mix(x *G.Node, state LayerState, withState bool, start *G.Node)
 	return y, next, err
 }
 
-// h3 has the shift's state in LayerState.Conv, the inner layer's in Scan.
+// h3 has the state of its shift in LayerState.Conv, and that of its inner layer in Scan.
 type h3 struct{ *layer.H3 }
 
 func (m h3) shapes(batch int) (conv, scan tensor.Shape) { return m.StateShapes(batch) }
@@ -60,7 +61,8 @@ func (m h3) mix(x *G.Node, state LayerState, withState bool, start *G.Node) (y *
 	return y, LayerState{Conv: after.Shift, Scan: after.Inner}, err
 }
 
-// mambaS4 is the Mamba architecture with S4 inside: out_proj(s4(silu(conv1d(x))) ⊙ silu(z)), x and z the halves of in_proj.
+// mambaS4 is the Mamba architecture with S4 inside: out_proj(s4(silu(conv1d(x))) ⊙ silu(z)), where x and z are the halves of the
+// result of in_proj.
 type mambaS4 struct {
 	layer.Base
 	cfg             Config
@@ -73,16 +75,13 @@ func newMambaS4(cfg Config, o layer.Options, opts []Option) *mambaS4 {
 	inner := cfg.inner()
 	m := &mambaS4{
 		cfg:     cfg,
-		inProj:  layer.NewLinear(cfg.DModel, 2*inner, part(o, "mixer.in_proj", layer.WithBias(cfg.Bias))...),
-		conv:    layer.NewConv1D(inner, cfg.DConv, part(o, "mixer.conv1d", layer.WithBias(!cfg.NoConvBias))...),
-		s4:      layer.NewS4(inner, part(o, "mixer.s4", opts...)...),
-		outProj: layer.NewLinear(inner, cfg.DModel, part(o, "mixer.out_proj", layer.WithBias(cfg.Bias))...),
+		inProj:  layer.NewLinear(cfg.DModel, 2*inner, o.Part("mixer.in_proj", layer.WithBias(cfg.Bias))...),
+		conv:    layer.NewConv1D(inner, cfg.DConv, o.Part("mixer.conv1d", layer.WithBias(!cfg.NoConvBias))...),
+		s4:      layer.NewS4(inner, o.Part("mixer.s4", opts...)...),
+		outProj: layer.NewLinear(inner, cfg.DModel, o.Part("mixer.out_proj", layer.WithBias(cfg.Bias))...),
 	}
-	var params layer.Params
-	for _, p := range []layer.Params{m.inProj.Params(), m.conv.Params(), m.s4.Params(), m.outProj.Params()} {
-		params = append(params, p...)
-	}
-	m.Init(string(MambaS4), m.s4.Err(), params...)
+	params, err := layer.Together(m.inProj, m.conv, m.s4, m.outProj)
+	m.Init(string(MambaS4), err, params...)
 	return m
 }
 
@@ -121,7 +120,7 @@ func (m *mambaS4) mix(x *G.Node, state LayerState, withState bool, start *G.Node
 	return y, next, err
 }
 
-// mlp has no state: each step is by itself.
+// mlp has no state: it computes each step by itself.
 type mlp struct{ *layer.GatedMLP }
 
 func (mlp) shapes(int) (conv, scan tensor.Shape) { return nil, nil }
@@ -131,7 +130,7 @@ func (m mlp) mix(x *G.Node, _ LayerState, _ bool, _ *G.Node) (y *G.Node, next La
 	return y, next, err
 }
 
-// attention has the window's keys and values in LayerState.Scan.
+// attention has the keys and values of its window in LayerState.Scan.
 type attention struct{ *layer.Attention }
 
 func newAttention(cfg Config, opts []Option) attention {

@@ -8,8 +8,8 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// MambaStack is NLayer layers and a final norm, from (batch, length, d_model) to the same. The layers are Mamba blocks, or what
-// Config.Pattern says. Its weights are those of the layers, behind layers.0, layers.1, …, and norm_f.weight.
+// MambaStack is NLayer layers and a final norm, from (batch, length, d_model) to the same. The layers are Mamba blocks, or of the
+// kinds that Config.Pattern names. Its weights are those of the layers, after layers.0, layers.1, …, and norm_f.weight.
 type MambaStack struct {
 	layer.Base
 	cfg    Config
@@ -18,36 +18,36 @@ type MambaStack struct {
 	norm   *layer.RMSNorm
 }
 
-// NewMambaStack returns a stack with the paper's initial weights. An invalid configuration is reported by Err and by every
-// use.
+// NewMambaStack returns a stack with the paper's initial weights. If the configuration is invalid, or if its weights do not fit into
+// memory, Err and every use of the stack return the error.
 func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
-	s := new(MambaStack)
 	cfg, o, err := collect(cfg, opts)
-	s.cfg, s.opts = cfg, o
-	var params layer.Params
-	if err == nil {
-		for i := range cfg.NLayer {
-			if wrong := deviceKind(o, cfg.kind(i)); wrong != nil && err == nil {
-				err = wrong
+	s := layer.Build("nn: MambaStack", cfg.sizes(), o, err, func(s *MambaStack, o layer.Options) (params layer.Params, err error) {
+		kinds := max(len(cfg.Pattern), 1)
+		each, repeats := o.Repeated(cfg.NLayer / kinds)
+		for i := range repeats * kinds {
+			kind := cfg.kind(i)
+			if err := deviceKind(o, kind); err != nil {
+				return nil, err
 			}
-			l := newStackLayer(cfg.kind(i), cfg, part(o, fmt.Sprintf("layers.%d", i), o.Placed())...)
-			if wrong := l.Err(); wrong != nil && err == nil {
-				err = fmt.Errorf("nn: layer %d, %s: %w", i, cfg.kind(i), wrong)
+			l := newStackLayer(kind, cfg, each.Part(fmt.Sprintf("layers.%d", i), o.Placed())...)
+			if err := l.Err(); err != nil {
+				return nil, fmt.Errorf("nn: layer %d, %s: %w", i, kind, err)
 			}
 			s.layers = append(s.layers, l)
 			params = append(params, l.Params()...)
 		}
-		s.norm = layer.NewRMSNorm(cfg.DModel, part(o, "norm_f", layer.WithEps(cfg.NormEps))...)
-		params = append(params, s.norm.Params()...)
-		if err == nil {
-			err = place(o, s.norm.Params())
-		}
-	}
-	s.Init(nameOr(o.Name, "MambaStack"), err, params...)
+		s.norm = layer.NewRMSNorm(cfg.DModel, o.Part("norm_f", layer.WithEps(cfg.NormEps))...)
+		return append(params, s.norm.Params()...), place(o, s.norm.Params())
+	})
+	s.cfg, s.opts = cfg, o
 	return s
 }
 
-// Config returns the configuration, defaults filled in.
+// Err returns what is wrong with the stack, or nil.
+func (s *MambaStack) Err() error { return layer.Err(s) }
+
+// Config returns the configuration with its defaults filled in.
 func (s *MambaStack) Config() Config { return s.cfg }
 
 // Blocks returns the layers that are Mamba blocks, first to last.
@@ -66,15 +66,19 @@ func (s *MambaStack) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
 	return y, err
 }
 
-// ApplyWithState continues from a state, nil for the beginning, and returns the one after x beside the result. Both are
-// differentiable: whole == pieces == one step at a time, gradients included.
+// ApplyWithState continues from a state, nil for the beginning. It returns the result and the state after x. Both are
+// differentiable: feeding a sequence in pieces, or step by step, gives the same results and gradients as feeding it whole.
 func (s *MambaStack) ApplyWithState(x *G.Node, state State, opts ...CallOption) (y *G.Node, next State, err error) {
 	return s.apply(x, state, true, opts)
 }
 
-// ZeroState returns input nodes with zeros, the state before a sequence. Set their values to those of a state that a run
-// returned, and the next run continues from there.
+// ZeroState returns input nodes with zeros, the state before a sequence. To continue from the state that a run returned, set their
+// values to it. The state of an invalid stack is empty. If the batch is below 1 or does not fit into memory, or if g is nil, the
+// state is an error wherever it is used.
 func (s *MambaStack) ZeroState(g *G.ExprGraph, batch int) State {
+	if s.Err() != nil {
+		return nil
+	}
 	state := make(State, len(s.layers))
 	for i, l := range s.layers {
 		state[i] = l.ZeroState(g, batch)
@@ -83,7 +87,7 @@ func (s *MambaStack) ZeroState(g *G.ExprGraph, batch int) State {
 }
 
 func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOption) (y *G.Node, next State, err error) {
-	if err := s.Use(x); err != nil {
+	if err := layer.Use(s, x); err != nil {
 		return nil, nil, err
 	}
 	if err := s.cfg.fits(x, s.opts.Dtype); err != nil {

@@ -7,19 +7,22 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
 )
 
-// LayerState is what a layer carries from one piece of a sequence to the next. A nil field stands for zeros. The shapes are those of
-// a Mamba block; H3 has its shift's state in Conv and its inner layer's in Scan, S4 and S6 have Scan alone, and a gated MLP
-// has none.
+// LayerState is the state that a layer carries from one piece of a sequence to the next. A nil field stands for zeros. The shapes
+// below are those of a Mamba block. H3 has the state of its shift in Conv and that of its inner layer in Scan; S4, S6, LSTM and
+// attention use Scan alone; a gated MLP has no state.
 type LayerState struct {
 	Conv *G.Node // (batch, d_conv-1, d_inner): the last inputs of the convolution; always nil if d_conv is 1
 	Scan *G.Node // (batch, d_inner, d_state): the state of the scan
+
+	err error // why ZeroState could not make it
 }
 
-// State is what a stack carries, a LayerState for each layer.
+// State is the state of a stack: a LayerState for each layer.
 type State []LayerState
 
 // Nodes returns the nodes of the state, in order.
@@ -44,16 +47,37 @@ func (s State) layer(i int) LayerState {
 
 var states atomic.Uint64
 
-// zeroStates returns new input nodes with zeros, none for a shape that is nil.
-func zeroStates(g *G.ExprGraph, o layer.Options, conv, scan tensor.Shape) LayerState {
+// zeroState returns new input nodes with zeros, of the shapes of a layer's state, nil for a shape that is nil.
+func zeroState(g *G.ExprGraph, o layer.Options, batch int, shapes func(batch int) (conv, scan tensor.Shape)) LayerState {
+	if g == nil {
+		return LayerState{err: fmt.Errorf("nn: ZeroState: the graph is missing")}
+	}
+	if batch < 1 {
+		return LayerState{err: fmt.Errorf("nn: ZeroState: batch is %d, want at least 1", batch)}
+	}
+	conv, scan := shapes(1)
+	if err := stateBytes(o.Dtype, conv, scan).Times(batch).Fits("its states"); err != nil {
+		return LayerState{err: fmt.Errorf("nn: ZeroState: batch is %d: %w", batch, err)}
+	}
+	conv, scan = shapes(batch)
 	id := states.Add(1) // Gorgonia merges leaves of one name
 	leaf := func(name string, shape tensor.Shape) *G.Node {
 		if shape == nil {
 			return nil
 		}
-		return G.NodeFromAny(g, o.New(layer.Constant(0), shape...), G.WithName(fmt.Sprintf("state.%s#%d", name, id)))
+		return G.NodeFromAny(g, o.New(nil, shape...), G.WithName(fmt.Sprintf("state.%s#%d", name, id)))
 	}
 	return LayerState{Conv: leaf("conv", conv), Scan: leaf("scan", scan)}
+}
+
+// stateBytes returns the bytes of states of these shapes.
+func stateBytes(dt tensor.Dtype, shapes ...tensor.Shape) (bytes size.Bytes) {
+	for _, s := range shapes {
+		if s != nil {
+			bytes = bytes.Plus(size.Of(dt.Size(), s...))
+		}
+	}
+	return bytes
 }
 
 // CallOption is an option of a single application of a block, stack or model.
@@ -65,12 +89,12 @@ type call struct {
 	recompute Recompute
 }
 
-// WithStart packs several sequences into one: where start (batch, length) is non-zero, a new sequence starts, which sees
-// nothing of what came before. Its type is that of the model, or int.
+// WithStart packs several sequences into one. Where start (batch, length) is non-zero, a new sequence starts, which sees nothing of
+// the steps before it. start is of the model's type, or of int.
 func WithStart(start *G.Node) CallOption { return func(c *call) { c.start = start } }
 
-// Recompute says what the backward pass of a block computes again instead of keeping it from the forward pass; results and
-// gradients are the same bit for bit. docs/recompute.md has memory and time.
+// Recompute says which values the backward pass of a block computes again instead of keeping them from the forward pass. Results and
+// gradients are the same bit for bit. docs/recompute.md has the memory and the time of each level.
 type Recompute = op.Recompute
 
 const (
@@ -79,17 +103,21 @@ const (
 	RecomputeAll   = op.RecomputeAll   // keeps nothing
 )
 
-// WithRecompute sets what the backward pass of the blocks computes again. It makes a difference only in a graph that has
-// gradients; one that has none keeps nothing.
+// WithRecompute sets which values the backward pass of the blocks computes again. It has an effect only in a graph with gradients:
+// without them, nothing is kept.
 func WithRecompute(level Recompute) CallOption { return func(c *call) { c.recompute = level } }
 
-// WithComposed builds the blocks of one operator for each operation, instead of one for each block: slower, with every
-// value between the operations in the graph to look at. It is the definition that the one operator is tested against.
+// WithComposed builds each block of one operator for each operation, instead of one operator for the block. It is slower, and every
+// value between the operations is a node of the graph. It is the definition that tests compare the one operator with.
 func WithComposed() CallOption { return func(c *call) { c.composed = true } }
 
-func callOf(opts []CallOption) (c call) {
-	for _, o := range opts {
+// callOf returns what the options say, or an error if one of them is nil.
+func callOf(opts []CallOption) (c call, err error) {
+	for i, o := range opts {
+		if o == nil {
+			return c, fmt.Errorf("nn: call option %d is nil", i)
+		}
 		o(&c)
 	}
-	return c
+	return c, nil
 }

@@ -167,6 +167,9 @@ type outputs struct {
 // newReader returns a reader at the beginning of its sequences. Without logits, whose product is the largest of the model, a run
 // computes the state alone.
 func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*reader, error) {
+	if err := lm.holds(batch, length, logits); err != nil {
+		return nil, err
+	}
 	if lm.opts.Device != nil {
 		return newDeviceReader(lm, batch, length, opts)
 	}
