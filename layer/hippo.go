@@ -40,7 +40,7 @@ func (s StartA) modes(n int) (int, error) {
 		}
 		return n / 2, axes("state size", n)
 	}
-	return 0, fmt.Errorf("the initial A is %q, want %q, %q, %q or %q", string(s), S4DLin, S4DInv, S4DLegS, S4DReal)
+	return 0, fmt.Errorf("no values start as %q, want %q, %q, %q or %q", string(s), S4DLin, S4DInv, S4DLegS, S4DReal)
 }
 
 // Values returns the diagonal for state size N: N real numbers for S4DReal; for the others N/2 numbers, one of each conjugate pair,
