@@ -30,7 +30,7 @@ func TestHugeModels(t *testing.T) {
 		want := "the weights need " + need.String() + ", more than this machine's memory of " + size.Machine().String()
 		for _, m := range []anyModel{NewMambaStack(cfg), NewLM(LMConfig{Config: cfg, Vocab: 5})} {
 			err := m.Err()
-			if err == nil || !strings.Contains(err.Error(), "NLayer is 1099511627776") || !strings.HasSuffix(err.Error(), want) {
+			if err == nil || !strings.Contains(err.Error(), "NLayer is ") || !strings.HasSuffix(err.Error(), want) {
 				t.Errorf("%T: error %v, want NLayer … %s", m, err, want)
 			}
 		}
