@@ -10,6 +10,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/benchtest"
 	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/train"
@@ -67,6 +68,7 @@ func BenchmarkCUDATraining(b *testing.B) {
 					step()
 				}
 				var times []time.Duration
+				benchtest.Processors(b)
 				for b.Loop() {
 					began := time.Now()
 					step()
@@ -107,6 +109,7 @@ func BenchmarkCUDAGenerate(b *testing.B) {
 				}
 				run()
 				var times []time.Duration
+				benchtest.Processors(b)
 				for b.Loop() {
 					began := time.Now()
 					run()

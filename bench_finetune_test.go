@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gomamba/mamba/internal/benchtest"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/train"
@@ -38,6 +39,7 @@ func measureFineTune(b *testing.B, lm *nn.LM, name string) {
 		document.Tokens[i] = 97 * i % lm.Config().Vocab
 	}
 	b.Run(fmt.Sprintf("%s/B=%d/L=%d/%s", name, batch, length, stepName(lm.Config())), func(b *testing.B) {
+		benchtest.Processors(b)
 		trainer, err := train.New(lm, train.Config{
 			Batch: batch, Length: length, Steps: 1 + b.N, Data: []train.Document{document}, AdamW: train.AdamWConfig{LearnRate: 1e-5},
 			Report: func(c *train.Curve) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/gomamba/mamba/internal/benchtest"
 	"github.com/gomamba/mamba/nn"
 )
 
@@ -67,6 +68,7 @@ func measureGenerate(b *testing.B, lm *nn.LM, name string, batch, length, tokens
 		}
 		forgetPeak()
 		b.ReportAllocs()
+		benchtest.Processors(b)
 		for b.Loop() {
 			if err := run(); err != nil {
 				b.Fatal(err)

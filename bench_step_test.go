@@ -8,6 +8,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/gomamba/mamba/internal/benchtest"
 	"github.com/gomamba/mamba/internal/kernel"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
@@ -51,6 +52,7 @@ func measureStep(b *testing.B, cfg nn.LMConfig, stream bool) {
 		}
 		var steps, readings []time.Duration
 		b.ReportAllocs()
+		benchtest.Processors(b)
 		for i := 0; b.Loop(); i++ {
 			start := time.Now()
 			if _, err := stepper.Step([]int{i % cfg.Vocab}); err != nil {

@@ -8,6 +8,8 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // The benchmarks that a user would run: make bench prints the table, docs/benchmarks.md explains its rows. Everything is
@@ -69,6 +71,7 @@ func measure(b *testing.B, name string, w work, build func() program) {
 			p = start(b, build)
 		}
 		b.ReportAllocs()
+		benchtest.Processors(b)
 		for b.Loop() {
 			if err := p.run(); err != nil {
 				b.Fatal(err)

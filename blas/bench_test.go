@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"gonum.org/v1/gonum/blas"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // BenchmarkSgemm is the products of a 130M model's block at length 512, forward and backward, and squares.
@@ -34,6 +36,7 @@ func BenchmarkSgemm(b *testing.B) {
 			_, lda, _ := stored(s.tA, s.m, s.k)
 			_, ldb, _ := stored(s.tB, s.k, s.n)
 			b.ReportAllocs()
+			benchtest.Processors(b)
 			for b.Loop() {
 				Implementation{}.Sgemm(s.tA, s.tB, s.m, s.n, s.k, 1, x, lda, y, ldb, 0, c, s.n)
 			}
@@ -52,6 +55,7 @@ func BenchmarkStep(b *testing.B) {
 			copies := max(1, memory/(s.out*s.in))
 			x, w, y := normal(s.batch*s.in), normal(copies*s.out*s.in), make([]float32, s.batch*s.out)
 			b.ReportAllocs()
+			benchtest.Processors(b)
 			for i := 0; b.Loop(); i++ {
 				w := w[i%copies*s.out*s.in:][:s.out*s.in]
 				Implementation{}.Sgemm(blas.NoTrans, blas.Trans, s.batch, s.out, s.in, 1, x, s.in, w, s.in, 0, y, s.out)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gomamba/mamba/internal/benchtest"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 )
@@ -69,6 +70,7 @@ func BenchmarkLoad130M(b *testing.B) {
 	size := make130M(b, dir)
 	b.SetBytes(size)
 	var total, bytes, rise, runs float64
+	benchtest.Processors(b)
 	for b.Loop() {
 		child := exec.Command(os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkLoad130M$", "-test.benchtime=1x")
 		child.Env = append(os.Environ(), "CHECKPOINT_TO_LOAD="+dir)
@@ -96,6 +98,7 @@ func BenchmarkSave130M(b *testing.B) {
 	dir := b.TempDir()
 	b.SetBytes(4 * int64(lm.Params().Count()))
 	b.ReportAllocs()
+	benchtest.Processors(b)
 	for b.Loop() {
 		if err := Save(dir, lm); err != nil {
 			b.Fatal(err)

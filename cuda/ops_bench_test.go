@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // TestOpsAreDeterministic runs each kernel that sums across blocks twenty times, with -short three, over the same operands.
@@ -99,6 +101,7 @@ func measure(b *testing.B, s *Stream, bytes int, f func() error) {
 	from, to := blank[float32](b, s, n), blank[float32](b, s, n)
 	floor := float64(bytes) * median(func() error { return Convert(s, from, to) }) / (8 * n)
 	var took float64
+	benchtest.Processors(b)
 	for b.Loop() {
 		took = median(f)
 	}

@@ -9,6 +9,8 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // everyS4 are the kinds of S4.
@@ -137,6 +139,7 @@ func BenchmarkS4(b *testing.B) {
 				m := G.NewTapeMachine(g)
 				defer m.Close()
 				b.ReportAllocs()
+				benchtest.Processors(b)
 				for b.Loop() {
 					m.Reset()
 					if err := m.RunAll(); err != nil {

@@ -8,6 +8,8 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // forms are the ways in which a block can be computed.
@@ -52,6 +54,7 @@ func BenchmarkBlock(b *testing.B) {
 					m := G.NewTapeMachine(g)
 					defer m.Close()
 					b.ReportAllocs()
+					benchtest.Processors(b)
 					for b.Loop() {
 						if err := m.RunAll(); err != nil {
 							b.Fatal(err)

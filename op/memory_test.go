@@ -7,6 +7,8 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // scanTraining is a graph as in a model that trains: a scan, what projects its output, a loss, and the gradients of all
@@ -105,6 +107,7 @@ func BenchmarkScanMemory(b *testing.B) {
 	run, u := scanTraining(b, 16384, 1536, false, "D", "Z", "DeltaBias")
 	b.ReportAllocs()
 	var bytes int
+	benchtest.Processors(b)
 	for b.Loop() {
 		bytes = allocated(run)
 	}

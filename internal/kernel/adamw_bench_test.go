@@ -1,6 +1,10 @@
 package kernel
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/gomamba/mamba/internal/benchtest"
+)
 
 // BenchmarkAdamW is a step of a million weights, in bytes of the four arrays that it walks over.
 func BenchmarkAdamW(b *testing.B) {
@@ -11,6 +15,7 @@ func BenchmarkAdamW(b *testing.B) {
 	w, g, m, v := make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)
 	a := AdamW[float32]{Scale: 1, Beta1: 0.9, Rest1: 0.1, Beta2: 0.999, Rest2: 0.001, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 0.999}
 	b.SetBytes(int64(4 * 4 * n))
+	benchtest.Processors(b)
 	for b.Loop() {
 		a.Step(w, g, m, v)
 	}

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"gonum.org/v1/gonum/blas/gonum"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 func newAttention(r *rand.Rand, batch, length, dim, heads, window int, base float64, context, start bool) *Attention[float64] {
@@ -241,11 +243,13 @@ func BenchmarkAttention(b *testing.B) {
 		y := make([]float64, len(a.Q))
 		grad := &AttentionGrad[float64]{Q: make([]float64, len(y)), K: make([]float64, len(y)), V: make([]float64, len(y))}
 		b.Run(fmt.Sprintf("forward/L=%d/heads=2/dim=32", length), func(b *testing.B) {
+			benchtest.Processors(b)
 			for b.Loop() {
 				a.Forward(y, nil)
 			}
 		})
 		b.Run(fmt.Sprintf("backward/L=%d/heads=2/dim=32", length), func(b *testing.B) {
+			benchtest.Processors(b)
 			for b.Loop() {
 				a.Backward(y, nil, grad)
 			}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // convCase describes a convolution to be filled with random operands.
@@ -333,6 +335,7 @@ func BenchmarkConv(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(numbers * bytes))
 			b.ReportAllocs()
+			benchtest.Processors(b)
 			for b.Loop() {
 				f()
 			}

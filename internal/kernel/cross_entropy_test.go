@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // referenceCrossEntropy takes probabilities from the definition, in float64. It is for logits of moderate size.
@@ -183,6 +185,7 @@ func BenchmarkCrossEntropy(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(bytes * len(grad)))
 			b.ReportAllocs()
+			benchtest.Processors(b)
 			for b.Loop() {
 				f()
 			}

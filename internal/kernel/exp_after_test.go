@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // BenchmarkExpAfter measures math.Exp right after each kernel, in the same goroutine; ns/exp is to be that after nothing.
@@ -17,6 +19,7 @@ func BenchmarkExpAfter(b *testing.B) {
 	for _, k := range kernelsToFollow() {
 		b.Run("kernel="+k.name, func(b *testing.B) {
 			var took []time.Duration
+			benchtest.Processors(b)
 			for b.Loop() {
 				k.run()
 				// Not the benchmark's own timer: it calls Go's runtime, which may clear the registers.

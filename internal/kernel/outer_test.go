@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // The products against their sums written out in float64, at any size and alignment; nothing beside the results is written.
@@ -58,6 +60,7 @@ func BenchmarkOuterProduct(b *testing.B) {
 			const n = 1 << 18
 			k, v, s := make([]float32, n/size), make([]float32, n/size), make([]float32, n)
 			b.SetBytes(4 * n)
+			benchtest.Processors(b)
 			for range b.N {
 				OuterProduct(s, k, v, size)
 				VectorMatrix(k, v, s, size)

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // Every task runs once, and before Parallel returns: from many goroutines at once, and within tasks.
@@ -112,6 +114,7 @@ func BenchmarkParallel(b *testing.B) {
 		for _, n := range []int{1, 2, 8} {
 			b.Run(fmt.Sprintf("elements=%d/tasks=%d", elements, n), func(b *testing.B) {
 				b.ReportAllocs()
+				benchtest.Processors(b)
 				for b.Loop() {
 					Parallel(n, func(i int) { v := x[i*131072:][:elements]; scaleOf(v, v, 1) })
 				}

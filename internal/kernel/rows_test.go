@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // Every function of rows against its definition in float64, at any length and alignment, with values of any size that
@@ -215,6 +217,7 @@ func BenchmarkRMSNorm(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(bytes * len(y)))
 			b.ReportAllocs()
+			benchtest.Processors(b)
 			for b.Loop() {
 				f()
 			}

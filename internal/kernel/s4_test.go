@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // newS4 draws a system like those that training makes: Δ from 0.001 to 0.1, decays around 1/2, frequencies up to modes·π.
@@ -292,6 +294,7 @@ func BenchmarkS4(b *testing.B) {
 			"scan": func() { s.Scan(y, nil) }, "scan/backward": func() { s.ScanBackward(s.U, nil, grad) },
 		} {
 			b.Run(fmt.Sprintf("%s/B=4/L=%d/D=64/N=64", name, length), func(b *testing.B) {
+				benchtest.Processors(b)
 				for b.Loop() {
 					run()
 				}

@@ -10,6 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/gomamba/mamba/internal/benchtest"
 	"github.com/gomamba/mamba/internal/cpu"
 )
 
@@ -363,12 +364,14 @@ func BenchmarkScan(b *testing.B) {
 		y, g := make([]float32, len(s.U)), s.newGrad()
 		per := float64(len(s.U) * s.State)
 		b.Run(bench.name+"/forward", func(b *testing.B) {
+			benchtest.Processors(b)
 			for b.Loop() {
 				s.Forward(y, nil)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/per, "ns/tdn")
 		})
 		b.Run(bench.name+"/backward", func(b *testing.B) {
+			benchtest.Processors(b)
 			for b.Loop() {
 				s.Backward(y, nil, g)
 			}

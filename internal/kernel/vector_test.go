@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // vectorFunctions are the elementwise functions of x, with their definitions in float64, and the largest errors allowed in
@@ -212,6 +214,7 @@ func BenchmarkVector(b *testing.B) {
 	run := func(name string, bytes int, of func()) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(bytes * len(x)))
+			benchtest.Processors(b)
 			for b.Loop() {
 				of()
 			}
