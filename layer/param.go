@@ -52,23 +52,37 @@ func (p *Param) Node(g *G.ExprGraph) *G.Node {
 // OnDevice returns the weight's copy on a device, nil for a weight of the host.
 func (p *Param) OnDevice() *graph.Weight { return p.device }
 
-// ToDevice puts the weights on a device, and their LoRA, where graphs made from then on find them, and solvers step them. Value is
-// as old as the last ToHost from then on.
+// ToDevice puts the weights and their LoRA on a device. Graphs that are made afterwards use them there, and solvers step them there.
+// From then on Value is as of the last ToHost. Weights on that device already stay as they are; weights on another device are first
+// copied to the host. After an error every weight is where it was.
 func (p Params) ToDevice(c *graph.Context) error {
-	for _, w := range p.withLoRA() {
-		if w.device != nil && w.device.Context() == c {
-			continue
+	if c == nil {
+		return fmt.Errorf("layer: the device is missing, want the context of one (graph.On)")
+	}
+	all := p.withLoRA()
+	devices := make([]*graph.Weight, len(all))
+	for i, w := range all {
+		if devices[i] = w.device; w.device != nil {
+			if w.device.Context() == c {
+				continue
+			}
+			if _, err := w.device.ToHost(); err != nil {
+				return fmt.Errorf("layer: %s: %w", w.Name, err)
+			}
 		}
-		d, err := c.NewWeight(w.Value)
-		if err != nil {
+		var err error
+		if devices[i], err = c.NewWeight(w.Value); err != nil {
 			return fmt.Errorf("layer: %s: %w", w.Name, err)
 		}
-		w.device = d
+	}
+	for i, w := range all {
+		w.device = devices[i]
 	}
 	return nil
 }
 
-// ToHost brings the Values of weights that are on a device up to date, and those of their LoRA.
+// ToHost copies the weights that are on a device, and their LoRA, to their Values. After an error some Values may be new and others
+// old; the weights on the device are unchanged, and ToHost can be called again.
 func (p Params) ToHost() error {
 	for _, w := range p.withLoRA() {
 		if w.device == nil {
@@ -81,7 +95,9 @@ func (p Params) ToHost() error {
 	return nil
 }
 
-// ValuesChanged says that the Values of weights that are on a device, or of their LoRA, were written: what is on the device is older.
+// ValuesChanged tells the weights that their Values, or those of their LoRA, were written. Call it after you write to the Value of a
+// weight on a device: the next use there copies it. Values that are older than the device's are also copied, so call ToHost before
+// you write.
 func (p Params) ValuesChanged() {
 	for _, w := range p.withLoRA() {
 		if w.device != nil {

@@ -133,7 +133,8 @@ type Moment struct {
 
 // Moments returns the solver's tensors themselves, in the order of the weights: save them and Steps, and read them back into
 // those of a new solver, and it goes on as the old one would have. Those on a device are copied to the host, and back by the
-// next step, which returns the error if that fails.
+// next step. If the copy to the host fails, the next call of Step returns the error and moves nothing; what was written into these
+// tensors is then lost, and the calls after it go on as if Moments had not been called.
 func (s *AdamW) Moments() (all []Moment) {
 	for _, w := range s.all {
 		if w.device != nil {
@@ -146,6 +147,13 @@ func (s *AdamW) Moments() (all []Moment) {
 	return all
 }
 
+// copyError returns the error of copies since it was last called.
+func (s *AdamW) copyError() error {
+	err := s.err
+	s.err = nil
+	return err
+}
+
 // Step moves the weights by their gradients, and clears these. It takes the nodes of any of the solver's weights:
 //
 //	solver.Step(gorgonia.NodesToValueGrads(params.Trainable().Nodes(g)))
@@ -153,8 +161,8 @@ func (s *AdamW) Moments() (all []Moment) {
 // An error leaves the weights as they were: a value that is no weight of the solver's, one that is there twice or has no
 // gradient, and gradients that are not finite.
 func (s *AdamW) Step(model []G.ValueGrad) error {
-	if s.err != nil {
-		return fmt.Errorf("train: AdamW: %w", s.err)
+	if err := s.copyError(); err != nil {
+		return fmt.Errorf("train: AdamW: %w", err)
 	}
 	pairs := make([]trained, 0, len(model))
 	for i, n := range model {

@@ -11,7 +11,8 @@ import (
 // deviceMoments are moments on a device.
 type deviceMoments struct{ m, v *graph.Weight }
 
-// toHost brings the tensors on the host up to date; they may be written there from then on.
+// toHost copies the moments to the tensors on the host. From then on the tensors count: the next step copies them to the device.
+// After an error the moments on the device count, as before.
 func (d *deviceMoments) toHost() error {
 	_, err := d.m.ToHost()
 	_, err2 := d.v.ToHost()
@@ -67,8 +68,13 @@ func (s *AdamW) deviceStep(all []trained, scale float64) error {
 		return err
 	}
 	for _, p := range all {
-		if p.param.Frozen || p.device != nil {
+		if p.param.Frozen || p.device != nil && p.device.m.Context() == c {
 			continue
+		}
+		if p.device != nil { // the weight has moved to another device
+			if err := p.device.toHost(); err != nil {
+				return err
+			}
 		}
 		p.allocate()
 		m, err := c.NewWeight(p.m)

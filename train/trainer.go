@@ -301,7 +301,7 @@ func (t *Trainer) tensors() (all []Moment, err error) {
 		all = append(all, Moment{p.Name, p.Value})
 	}
 	all = append(all, t.solver.Moments()...)
-	return all, t.solver.err
+	return all, t.solver.copyError()
 }
 
 // Save writes all that the run depends on to Config.File: weights, moments, step, position in the data, curve, settings. A
