@@ -14,7 +14,7 @@ import (
 // scanKernels are the assembly of one level: by pass, by whether B and C are vectors, and by the number of states, 1 << i.
 type scanKernels struct {
 	lanes  int // of a vector: a strip is one or two
-	states [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps, fresh int, ahead *int)
+	states [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps int, ahead *int)
 	back   [2][]func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int)
 	rows   scanRowKernels
 }
@@ -39,7 +39,7 @@ type scanRowKernels struct {
 
 var scanAVX512 = scanKernels{
 	lanes: 16,
-	states: [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps, fresh int, ahead *int){
+	states: [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps int, ahead *int){
 		scanAdvance: {
 			{scanAdvance1AVX512, scanAdvance2AVX512, scanAdvance4AVX512, scanAdvance8AVX512, scanAdvance16AVX512},
 			{scanAdvanceVectors1AVX512, scanAdvanceVectors2AVX512, scanAdvanceVectors4AVX512, scanAdvanceVectors8AVX512, scanAdvanceVectors16AVX512},
@@ -62,7 +62,7 @@ var scanAVX512 = scanKernels{
 
 var scanAVX2 = scanKernels{
 	lanes: 8,
-	states: [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps, fresh int, ahead *int){
+	states: [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps int, ahead *int){
 		scanAdvance: {
 			{scanAdvance1AVX2, scanAdvance2AVX2, scanAdvance4AVX2, scanAdvance8AVX2},
 			{scanAdvanceVectors1AVX2, scanAdvanceVectors2AVX2, scanAdvanceVectors4AVX2, scanAdvanceVectors8AVX2},
@@ -209,7 +209,7 @@ func (s *scanAsm) scan(pass scanPass, strip int, ns states, from int, seg segmen
 	ahead := s.lookAhead(pass, strip, ns, from, seg)
 	for l := 0; l < st.width; l += s.lanes {
 		kernel(&st.h[state+l], &s.a[strip][state+l], &r.dt[at+l], &r.du[at+l], s.lane(b, l), s.lane(c, l), &r.y[at+l],
-			&keep[keepAt+l], bStep, cStep, seg.to-seg.from, flag(seg.fresh), ahead)
+			&keep[keepAt+l], bStep, cStep, seg.to-seg.from, ahead)
 		ahead = nil
 	}
 }

@@ -5,22 +5,22 @@
 package kernel
 
 // scanAdvance8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvance8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvance8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForward8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForward8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecompute8AVX2 is scanForward8 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecompute8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecompute8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackward8AVX2 goes back through a tile of 8 states, from its last step on: with g = carry + c·dOut,
 //
@@ -33,22 +33,22 @@ func scanRecompute8AVX2(h *float32, a *float32, dt *float32, du *float32, b *flo
 func scanBackward8AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvanceVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvanceVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForwardVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForwardVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecomputeVectors8AVX2 is scanForward8 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecomputeVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecomputeVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackwardVectors8AVX2 goes back through a tile of 8 states, from its last step on: with g = carry + c·dOut,
 //
@@ -61,22 +61,22 @@ func scanRecomputeVectors8AVX2(h *float32, a *float32, dt *float32, du *float32,
 func scanBackwardVectors8AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvance4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvance4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvance4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForward4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForward4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecompute4AVX2 is scanForward4 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecompute4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecompute4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackward4AVX2 goes back through a tile of 4 states, from its last step on: with g = carry + c·dOut,
 //
@@ -89,22 +89,22 @@ func scanRecompute4AVX2(h *float32, a *float32, dt *float32, du *float32, b *flo
 func scanBackward4AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvanceVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvanceVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForwardVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForwardVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecomputeVectors4AVX2 is scanForward4 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecomputeVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecomputeVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackwardVectors4AVX2 goes back through a tile of 4 states, from its last step on: with g = carry + c·dOut,
 //
@@ -117,22 +117,22 @@ func scanRecomputeVectors4AVX2(h *float32, a *float32, dt *float32, du *float32,
 func scanBackwardVectors4AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvance2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvance2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvance2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForward2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForward2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecompute2AVX2 is scanForward2 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecompute2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecompute2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackward2AVX2 goes back through a tile of 2 states, from its last step on: with g = carry + c·dOut,
 //
@@ -145,22 +145,22 @@ func scanRecompute2AVX2(h *float32, a *float32, dt *float32, du *float32, b *flo
 func scanBackward2AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvanceVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvanceVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForwardVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForwardVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecomputeVectors2AVX2 is scanForward2 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecomputeVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecomputeVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackwardVectors2AVX2 goes back through a tile of 2 states, from its last step on: with g = carry + c·dOut,
 //
@@ -173,22 +173,22 @@ func scanRecomputeVectors2AVX2(h *float32, a *float32, dt *float32, du *float32,
 func scanBackwardVectors2AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvance1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvance1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvance1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForward1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForward1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecompute1AVX2 is scanForward1 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecompute1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecompute1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackward1AVX2 goes back through a tile of 1 states, from its last step on: with g = carry + c·dOut,
 //
@@ -201,22 +201,22 @@ func scanRecompute1AVX2(h *float32, a *float32, dt *float32, du *float32, b *flo
 func scanBackward1AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvanceVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvanceVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForwardVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForwardVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecomputeVectors1AVX2 is scanForward1 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecomputeVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecomputeVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackwardVectors1AVX2 goes back through a tile of 1 states, from its last step on: with g = carry + c·dOut,
 //

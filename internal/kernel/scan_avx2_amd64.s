@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func scanAdvance8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvance8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanAdvance8AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvance8AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -21,7 +21,7 @@ TEXT ·scanAdvance8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -30,32 +30,6 @@ TEXT ·scanAdvance8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y9
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y9, Y0
-	VBROADCASTSS 4(SI), Y1
-	VMULPS       Y1, Y9, Y1
-	VBROADCASTSS 8(SI), Y2
-	VMULPS       Y2, Y9, Y2
-	VBROADCASTSS 12(SI), Y3
-	VMULPS       Y3, Y9, Y3
-	VBROADCASTSS 16(SI), Y4
-	VMULPS       Y4, Y9, Y4
-	VBROADCASTSS 20(SI), Y5
-	VMULPS       Y5, Y9, Y5
-	VBROADCASTSS 24(SI), Y6
-	VMULPS       Y6, Y9, Y6
-	VBROADCASTSS 28(SI), Y7
-	VMULPS       Y7, Y9, Y7
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y9
@@ -233,17 +207,15 @@ asked:
 	ADDQ         AX, SI
 	DECQ         DI
 	JNE          loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
-	VMOVUPS Y4, 256(AX)
-	VMOVUPS Y5, 320(AX)
-	VMOVUPS Y6, 384(AX)
-	VMOVUPS Y7, 448(AX)
+	MOVQ         h+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      Y2, 128(AX)
+	VMOVUPS      Y3, 192(AX)
+	VMOVUPS      Y4, 256(AX)
+	VMOVUPS      Y5, 320(AX)
+	VMOVUPS      Y6, 384(AX)
+	VMOVUPS      Y7, 448(AX)
 	VZEROUPPER
 	RET
 
@@ -330,9 +302,9 @@ DATA wide_3f800000AVX2<>+24(SB)/4, $0x3f800000
 DATA wide_3f800000AVX2<>+28(SB)/4, $0x3f800000
 GLOBL wide_3f800000AVX2<>(SB), RODATA|NOPTR, $32
 
-// func scanForward8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForward8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanForward8AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForward8AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -349,7 +321,7 @@ TEXT ·scanForward8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -358,61 +330,12 @@ TEXT ·scanForward8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y9
-	VMOVUPS      (R8), Y10
-	VXORPS       Y11, Y11, Y11
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y9, Y0
-	VBROADCASTSS (DI), Y1
-	VFMADD231PS  Y1, Y0, Y10
-	VBROADCASTSS 4(SI), Y1
-	VMULPS       Y1, Y9, Y1
-	VBROADCASTSS 4(DI), Y2
-	VFMADD231PS  Y2, Y1, Y11
-	VBROADCASTSS 8(SI), Y2
-	VMULPS       Y2, Y9, Y2
-	VBROADCASTSS 8(DI), Y3
-	VFMADD231PS  Y3, Y2, Y10
-	VBROADCASTSS 12(SI), Y3
-	VMULPS       Y3, Y9, Y3
-	VBROADCASTSS 12(DI), Y4
-	VFMADD231PS  Y4, Y3, Y11
-	VBROADCASTSS 16(SI), Y4
-	VMULPS       Y4, Y9, Y4
-	VBROADCASTSS 16(DI), Y5
-	VFMADD231PS  Y5, Y4, Y10
-	VBROADCASTSS 20(SI), Y5
-	VMULPS       Y5, Y9, Y5
-	VBROADCASTSS 20(DI), Y6
-	VFMADD231PS  Y6, Y5, Y11
-	VBROADCASTSS 24(SI), Y6
-	VMULPS       Y6, Y9, Y6
-	VBROADCASTSS 24(DI), Y7
-	VFMADD231PS  Y7, Y6, Y10
-	VBROADCASTSS 28(SI), Y7
-	VMULPS       Y7, Y9, Y7
-	VBROADCASTSS 28(DI), Y9
-	VFMADD231PS  Y9, Y7, Y11
-	VADDPS       Y11, Y10, Y10
-	VMOVUPS      Y10, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y9
+	VMOVUPS      (DX), Y12
 	VMOVUPS      (R8), Y10
 	VXORPS       Y11, Y11, Y11
-	VMOVUPS      (DX), Y12
 	VMULPS       (CX), Y12, Y13
 	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y14
 	VMAXPS       Y13, Y14, Y13
@@ -611,23 +534,21 @@ asked:
 	ADDQ         AX, SI
 	DECQ         R9
 	JNE          loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
-	VMOVUPS Y4, 256(AX)
-	VMOVUPS Y5, 320(AX)
-	VMOVUPS Y6, 384(AX)
-	VMOVUPS Y7, 448(AX)
+	MOVQ         h+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      Y2, 128(AX)
+	VMOVUPS      Y3, 192(AX)
+	VMOVUPS      Y4, 256(AX)
+	VMOVUPS      Y5, 320(AX)
+	VMOVUPS      Y6, 384(AX)
+	VMOVUPS      Y7, 448(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecompute8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecompute8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanRecompute8AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecompute8AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -645,7 +566,7 @@ TEXT ·scanRecompute8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -654,79 +575,12 @@ TEXT ·scanRecompute8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y9
-	VMOVUPS      (R8), Y10
-	VXORPS       Y11, Y11, Y11
-	VXORPS       Y0, Y0, Y0
-	VMOVUPS      Y0, (R9)
-	VMOVUPS      Y0, 64(R9)
-	VMOVUPS      Y0, 128(R9)
-	VMOVUPS      Y0, 192(R9)
-	VMOVUPS      Y0, 256(R9)
-	VMOVUPS      Y0, 320(R9)
-	VMOVUPS      Y0, 384(R9)
-	VMOVUPS      Y0, 448(R9)
-	VMOVUPS      Y0, 512(R9)
-	VMOVUPS      Y0, 576(R9)
-	VMOVUPS      Y0, 640(R9)
-	VMOVUPS      Y0, 704(R9)
-	VMOVUPS      Y0, 768(R9)
-	VMOVUPS      Y0, 832(R9)
-	VMOVUPS      Y0, 896(R9)
-	VMOVUPS      Y0, 960(R9)
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y9, Y0
-	VBROADCASTSS (DI), Y1
-	VFMADD231PS  Y1, Y0, Y10
-	VBROADCASTSS 4(SI), Y1
-	VMULPS       Y1, Y9, Y1
-	VBROADCASTSS 4(DI), Y2
-	VFMADD231PS  Y2, Y1, Y11
-	VBROADCASTSS 8(SI), Y2
-	VMULPS       Y2, Y9, Y2
-	VBROADCASTSS 8(DI), Y3
-	VFMADD231PS  Y3, Y2, Y10
-	VBROADCASTSS 12(SI), Y3
-	VMULPS       Y3, Y9, Y3
-	VBROADCASTSS 12(DI), Y4
-	VFMADD231PS  Y4, Y3, Y11
-	VBROADCASTSS 16(SI), Y4
-	VMULPS       Y4, Y9, Y4
-	VBROADCASTSS 16(DI), Y5
-	VFMADD231PS  Y5, Y4, Y10
-	VBROADCASTSS 20(SI), Y5
-	VMULPS       Y5, Y9, Y5
-	VBROADCASTSS 20(DI), Y6
-	VFMADD231PS  Y6, Y5, Y11
-	VBROADCASTSS 24(SI), Y6
-	VMULPS       Y6, Y9, Y6
-	VBROADCASTSS 24(DI), Y7
-	VFMADD231PS  Y7, Y6, Y10
-	VBROADCASTSS 28(SI), Y7
-	VMULPS       Y7, Y9, Y7
-	VBROADCASTSS 28(DI), Y9
-	VFMADD231PS  Y9, Y7, Y11
-	VADDPS       Y11, Y10, Y10
-	VMOVUPS      Y10, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+1024, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y9
+	VMOVUPS      (DX), Y12
 	VMOVUPS      (R8), Y10
 	VXORPS       Y11, Y11, Y11
-	VMOVUPS      (DX), Y12
 	VMULPS       (CX), Y12, Y13
 	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y14
 	VMAXPS       Y13, Y14, Y13
@@ -956,17 +810,15 @@ asked:
 	ADDQ         AX, SI
 	DECQ         R10
 	JNE          loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
-	VMOVUPS Y4, 256(AX)
-	VMOVUPS Y5, 320(AX)
-	VMOVUPS Y6, 384(AX)
-	VMOVUPS Y7, 448(AX)
+	MOVQ         h+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      Y2, 128(AX)
+	VMOVUPS      Y3, 192(AX)
+	VMOVUPS      Y4, 256(AX)
+	VMOVUPS      Y5, 320(AX)
+	VMOVUPS      Y6, 384(AX)
+	VMOVUPS      Y7, 448(AX)
 	VZEROUPPER
 	RET
 
@@ -1181,9 +1033,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvanceVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvanceVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanAdvanceVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvanceVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -1198,7 +1050,7 @@ TEXT ·scanAdvanceVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -1207,24 +1059,6 @@ TEXT ·scanAdvanceVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y9
-	VMULPS       (SI), Y9, Y0
-	VMULPS       64(SI), Y9, Y1
-	VMULPS       128(SI), Y9, Y2
-	VMULPS       192(SI), Y9, Y3
-	VMULPS       256(SI), Y9, Y4
-	VMULPS       320(SI), Y9, Y5
-	VMULPS       384(SI), Y9, Y6
-	VMULPS       448(SI), Y9, Y7
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y9
@@ -1394,23 +1228,21 @@ asked:
 	ADDQ        AX, SI
 	DECQ        DI
 	JNE         loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
-	VMOVUPS Y4, 256(AX)
-	VMOVUPS Y5, 320(AX)
-	VMOVUPS Y6, 384(AX)
-	VMOVUPS Y7, 448(AX)
+	MOVQ        h+0(FP), AX
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     Y1, 64(AX)
+	VMOVUPS     Y2, 128(AX)
+	VMOVUPS     Y3, 192(AX)
+	VMOVUPS     Y4, 256(AX)
+	VMOVUPS     Y5, 320(AX)
+	VMOVUPS     Y6, 384(AX)
+	VMOVUPS     Y7, 448(AX)
 	VZEROUPPER
 	RET
 
-// func scanForwardVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForwardVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanForwardVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForwardVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -1427,7 +1259,7 @@ TEXT ·scanForwardVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -1436,45 +1268,12 @@ TEXT ·scanForwardVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y9
-	VMOVUPS      (R8), Y10
-	VXORPS       Y11, Y11, Y11
-	VMULPS       (SI), Y9, Y0
-	VFMADD231PS  (DI), Y0, Y10
-	VMULPS       64(SI), Y9, Y1
-	VFMADD231PS  64(DI), Y1, Y11
-	VMULPS       128(SI), Y9, Y2
-	VFMADD231PS  128(DI), Y2, Y10
-	VMULPS       192(SI), Y9, Y3
-	VFMADD231PS  192(DI), Y3, Y11
-	VMULPS       256(SI), Y9, Y4
-	VFMADD231PS  256(DI), Y4, Y10
-	VMULPS       320(SI), Y9, Y5
-	VFMADD231PS  320(DI), Y5, Y11
-	VMULPS       384(SI), Y9, Y6
-	VFMADD231PS  384(DI), Y6, Y10
-	VMULPS       448(SI), Y9, Y7
-	VFMADD231PS  448(DI), Y7, Y11
-	VADDPS       Y11, Y10, Y10
-	VMOVUPS      Y10, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y9
+	VMOVUPS     (DX), Y12
 	VMOVUPS     (R8), Y10
 	VXORPS      Y11, Y11, Y11
-	VMOVUPS     (DX), Y12
 	VMULPS      (CX), Y12, Y13
 	VMOVUPS     wide_c2fe0000AVX2<>+0(SB), Y14
 	VMAXPS      Y13, Y14, Y13
@@ -1657,23 +1456,21 @@ asked:
 	ADDQ        AX, SI
 	DECQ        R9
 	JNE         loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
-	VMOVUPS Y4, 256(AX)
-	VMOVUPS Y5, 320(AX)
-	VMOVUPS Y6, 384(AX)
-	VMOVUPS Y7, 448(AX)
+	MOVQ        h+0(FP), AX
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     Y1, 64(AX)
+	VMOVUPS     Y2, 128(AX)
+	VMOVUPS     Y3, 192(AX)
+	VMOVUPS     Y4, 256(AX)
+	VMOVUPS     Y5, 320(AX)
+	VMOVUPS     Y6, 384(AX)
+	VMOVUPS     Y7, 448(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecomputeVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecomputeVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanRecomputeVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecomputeVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -1691,7 +1488,7 @@ TEXT ·scanRecomputeVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Y5
 	VMOVUPS 384(AX), Y6
 	VMOVUPS 448(AX), Y7
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -1700,63 +1497,12 @@ TEXT ·scanRecomputeVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y9
-	VMOVUPS      (R8), Y10
-	VXORPS       Y11, Y11, Y11
-	VXORPS       Y0, Y0, Y0
-	VMOVUPS      Y0, (R9)
-	VMOVUPS      Y0, 64(R9)
-	VMOVUPS      Y0, 128(R9)
-	VMOVUPS      Y0, 192(R9)
-	VMOVUPS      Y0, 256(R9)
-	VMOVUPS      Y0, 320(R9)
-	VMOVUPS      Y0, 384(R9)
-	VMOVUPS      Y0, 448(R9)
-	VMOVUPS      Y0, 512(R9)
-	VMOVUPS      Y0, 576(R9)
-	VMOVUPS      Y0, 640(R9)
-	VMOVUPS      Y0, 704(R9)
-	VMOVUPS      Y0, 768(R9)
-	VMOVUPS      Y0, 832(R9)
-	VMOVUPS      Y0, 896(R9)
-	VMOVUPS      Y0, 960(R9)
-	VMULPS       (SI), Y9, Y0
-	VFMADD231PS  (DI), Y0, Y10
-	VMULPS       64(SI), Y9, Y1
-	VFMADD231PS  64(DI), Y1, Y11
-	VMULPS       128(SI), Y9, Y2
-	VFMADD231PS  128(DI), Y2, Y10
-	VMULPS       192(SI), Y9, Y3
-	VFMADD231PS  192(DI), Y3, Y11
-	VMULPS       256(SI), Y9, Y4
-	VFMADD231PS  256(DI), Y4, Y10
-	VMULPS       320(SI), Y9, Y5
-	VFMADD231PS  320(DI), Y5, Y11
-	VMULPS       384(SI), Y9, Y6
-	VFMADD231PS  384(DI), Y6, Y10
-	VMULPS       448(SI), Y9, Y7
-	VFMADD231PS  448(DI), Y7, Y11
-	VADDPS       Y11, Y10, Y10
-	VMOVUPS      Y10, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+1024, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y9
+	VMOVUPS     (DX), Y12
 	VMOVUPS     (R8), Y10
 	VXORPS      Y11, Y11, Y11
-	VMOVUPS     (DX), Y12
 	VMULPS      (CX), Y12, Y13
 	VMOVUPS     wide_c2fe0000AVX2<>+0(SB), Y14
 	VMAXPS      Y13, Y14, Y13
@@ -1970,17 +1716,15 @@ asked:
 	ADDQ        AX, SI
 	DECQ        R10
 	JNE         loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
-	VMOVUPS Y4, 256(AX)
-	VMOVUPS Y5, 320(AX)
-	VMOVUPS Y6, 384(AX)
-	VMOVUPS Y7, 448(AX)
+	MOVQ        h+0(FP), AX
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     Y1, 64(AX)
+	VMOVUPS     Y2, 128(AX)
+	VMOVUPS     Y3, 192(AX)
+	VMOVUPS     Y4, 256(AX)
+	VMOVUPS     Y5, 320(AX)
+	VMOVUPS     Y6, 384(AX)
+	VMOVUPS     Y7, 448(AX)
 	VZEROUPPER
 	RET
 
@@ -2173,9 +1917,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvance4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvance4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanAdvance4AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvance4AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -2186,7 +1930,7 @@ TEXT ·scanAdvance4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -2195,24 +1939,6 @@ TEXT ·scanAdvance4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y5
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y5, Y0
-	VBROADCASTSS 4(SI), Y1
-	VMULPS       Y1, Y5, Y1
-	VBROADCASTSS 8(SI), Y2
-	VMULPS       Y2, Y5, Y2
-	VBROADCASTSS 12(SI), Y3
-	VMULPS       Y3, Y5, Y3
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y5
@@ -2314,19 +2040,17 @@ asked:
 	ADDQ         AX, SI
 	DECQ         DI
 	JNE          loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
+	MOVQ         h+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      Y2, 128(AX)
+	VMOVUPS      Y3, 192(AX)
 	VZEROUPPER
 	RET
 
-// func scanForward4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForward4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanForward4AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForward4AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -2339,7 +2063,7 @@ TEXT ·scanForward4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -2348,45 +2072,12 @@ TEXT ·scanForward4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y5
-	VMOVUPS      (R8), Y6
-	VXORPS       Y7, Y7, Y7
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y5, Y0
-	VBROADCASTSS (DI), Y1
-	VFMADD231PS  Y1, Y0, Y6
-	VBROADCASTSS 4(SI), Y1
-	VMULPS       Y1, Y5, Y1
-	VBROADCASTSS 4(DI), Y2
-	VFMADD231PS  Y2, Y1, Y7
-	VBROADCASTSS 8(SI), Y2
-	VMULPS       Y2, Y5, Y2
-	VBROADCASTSS 8(DI), Y3
-	VFMADD231PS  Y3, Y2, Y6
-	VBROADCASTSS 12(SI), Y3
-	VMULPS       Y3, Y5, Y3
-	VBROADCASTSS 12(DI), Y5
-	VFMADD231PS  Y5, Y3, Y7
-	VADDPS       Y7, Y6, Y6
-	VMOVUPS      Y6, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y5
+	VMOVUPS      (DX), Y8
 	VMOVUPS      (R8), Y6
 	VXORPS       Y7, Y7, Y7
-	VMOVUPS      (DX), Y8
 	VMULPS       (CX), Y8, Y9
 	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y10
 	VMAXPS       Y9, Y10, Y9
@@ -2501,19 +2192,17 @@ asked:
 	ADDQ         AX, SI
 	DECQ         R9
 	JNE          loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
+	MOVQ         h+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      Y2, 128(AX)
+	VMOVUPS      Y3, 192(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecompute4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecompute4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanRecompute4AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecompute4AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -2527,7 +2216,7 @@ TEXT ·scanRecompute4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -2536,55 +2225,12 @@ TEXT ·scanRecompute4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y5
-	VMOVUPS      (R8), Y6
-	VXORPS       Y7, Y7, Y7
-	VXORPS       Y0, Y0, Y0
-	VMOVUPS      Y0, (R9)
-	VMOVUPS      Y0, 64(R9)
-	VMOVUPS      Y0, 128(R9)
-	VMOVUPS      Y0, 192(R9)
-	VMOVUPS      Y0, 256(R9)
-	VMOVUPS      Y0, 320(R9)
-	VMOVUPS      Y0, 384(R9)
-	VMOVUPS      Y0, 448(R9)
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y5, Y0
-	VBROADCASTSS (DI), Y1
-	VFMADD231PS  Y1, Y0, Y6
-	VBROADCASTSS 4(SI), Y1
-	VMULPS       Y1, Y5, Y1
-	VBROADCASTSS 4(DI), Y2
-	VFMADD231PS  Y2, Y1, Y7
-	VBROADCASTSS 8(SI), Y2
-	VMULPS       Y2, Y5, Y2
-	VBROADCASTSS 8(DI), Y3
-	VFMADD231PS  Y3, Y2, Y6
-	VBROADCASTSS 12(SI), Y3
-	VMULPS       Y3, Y5, Y3
-	VBROADCASTSS 12(DI), Y5
-	VFMADD231PS  Y5, Y3, Y7
-	VADDPS       Y7, Y6, Y6
-	VMOVUPS      Y6, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+512, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y5
+	VMOVUPS      (DX), Y8
 	VMOVUPS      (R8), Y6
 	VXORPS       Y7, Y7, Y7
-	VMOVUPS      (DX), Y8
 	VMULPS       (CX), Y8, Y9
 	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y10
 	VMAXPS       Y9, Y10, Y9
@@ -2718,13 +2364,11 @@ asked:
 	ADDQ         AX, SI
 	DECQ         R10
 	JNE          loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
+	MOVQ         h+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      Y2, 128(AX)
+	VMOVUPS      Y3, 192(AX)
 	VZEROUPPER
 	RET
 
@@ -2857,9 +2501,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvanceVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvanceVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanAdvanceVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvanceVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -2870,7 +2514,7 @@ TEXT ·scanAdvanceVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -2879,20 +2523,6 @@ TEXT ·scanAdvanceVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y5
-	VMULPS       (SI), Y5, Y0
-	VMULPS       64(SI), Y5, Y1
-	VMULPS       128(SI), Y5, Y2
-	VMULPS       192(SI), Y5, Y3
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y5
@@ -2990,19 +2620,17 @@ asked:
 	ADDQ        AX, SI
 	DECQ        DI
 	JNE         loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
+	MOVQ        h+0(FP), AX
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     Y1, 64(AX)
+	VMOVUPS     Y2, 128(AX)
+	VMOVUPS     Y3, 192(AX)
 	VZEROUPPER
 	RET
 
-// func scanForwardVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForwardVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanForwardVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForwardVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -3015,7 +2643,7 @@ TEXT ·scanForwardVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -3024,37 +2652,12 @@ TEXT ·scanForwardVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y5
-	VMOVUPS      (R8), Y6
-	VXORPS       Y7, Y7, Y7
-	VMULPS       (SI), Y5, Y0
-	VFMADD231PS  (DI), Y0, Y6
-	VMULPS       64(SI), Y5, Y1
-	VFMADD231PS  64(DI), Y1, Y7
-	VMULPS       128(SI), Y5, Y2
-	VFMADD231PS  128(DI), Y2, Y6
-	VMULPS       192(SI), Y5, Y3
-	VFMADD231PS  192(DI), Y3, Y7
-	VADDPS       Y7, Y6, Y6
-	VMOVUPS      Y6, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y5
+	VMOVUPS     (DX), Y8
 	VMOVUPS     (R8), Y6
 	VXORPS      Y7, Y7, Y7
-	VMOVUPS     (DX), Y8
 	VMULPS      (CX), Y8, Y9
 	VMOVUPS     wide_c2fe0000AVX2<>+0(SB), Y10
 	VMAXPS      Y9, Y10, Y9
@@ -3161,19 +2764,17 @@ asked:
 	ADDQ        AX, SI
 	DECQ        R9
 	JNE         loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
+	MOVQ        h+0(FP), AX
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     Y1, 64(AX)
+	VMOVUPS     Y2, 128(AX)
+	VMOVUPS     Y3, 192(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecomputeVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecomputeVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanRecomputeVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecomputeVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -3187,7 +2788,7 @@ TEXT ·scanRecomputeVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Y1
 	VMOVUPS 128(AX), Y2
 	VMOVUPS 192(AX), Y3
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -3196,47 +2797,12 @@ TEXT ·scanRecomputeVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y5
-	VMOVUPS      (R8), Y6
-	VXORPS       Y7, Y7, Y7
-	VXORPS       Y0, Y0, Y0
-	VMOVUPS      Y0, (R9)
-	VMOVUPS      Y0, 64(R9)
-	VMOVUPS      Y0, 128(R9)
-	VMOVUPS      Y0, 192(R9)
-	VMOVUPS      Y0, 256(R9)
-	VMOVUPS      Y0, 320(R9)
-	VMOVUPS      Y0, 384(R9)
-	VMOVUPS      Y0, 448(R9)
-	VMULPS       (SI), Y5, Y0
-	VFMADD231PS  (DI), Y0, Y6
-	VMULPS       64(SI), Y5, Y1
-	VFMADD231PS  64(DI), Y1, Y7
-	VMULPS       128(SI), Y5, Y2
-	VFMADD231PS  128(DI), Y2, Y6
-	VMULPS       192(SI), Y5, Y3
-	VFMADD231PS  192(DI), Y3, Y7
-	VADDPS       Y7, Y6, Y6
-	VMOVUPS      Y6, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+512, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y5
+	VMOVUPS     (DX), Y8
 	VMOVUPS     (R8), Y6
 	VXORPS      Y7, Y7, Y7
-	VMOVUPS     (DX), Y8
 	VMULPS      (CX), Y8, Y9
 	VMOVUPS     wide_c2fe0000AVX2<>+0(SB), Y10
 	VMAXPS      Y9, Y10, Y9
@@ -3362,13 +2928,11 @@ asked:
 	ADDQ        AX, SI
 	DECQ        R10
 	JNE         loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
-	VMOVUPS Y2, 128(AX)
-	VMOVUPS Y3, 192(AX)
+	MOVQ        h+0(FP), AX
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     Y1, 64(AX)
+	VMOVUPS     Y2, 128(AX)
+	VMOVUPS     Y3, 192(AX)
 	VZEROUPPER
 	RET
 
@@ -3485,9 +3049,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvance2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvance2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanAdvance2AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvance2AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -3496,7 +3060,7 @@ TEXT ·scanAdvance2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), DI
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -3505,20 +3069,6 @@ TEXT ·scanAdvance2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y3
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y3, Y0
-	VBROADCASTSS 4(SI), Y1
-	VMULPS       Y1, Y3, Y1
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y3
@@ -3582,17 +3132,15 @@ asked:
 	ADDQ         AX, SI
 	DECQ         DI
 	JNE          loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
+	MOVQ         h+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 64(AX)
 	VZEROUPPER
 	RET
 
-// func scanForward2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForward2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanForward2AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForward2AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -3603,7 +3151,7 @@ TEXT ·scanForward2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), R9
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -3612,37 +3160,12 @@ TEXT ·scanForward2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y3
-	VMOVUPS      (R8), Y4
-	VXORPS       Y5, Y5, Y5
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y3, Y0
-	VBROADCASTSS (DI), Y1
-	VFMADD231PS  Y1, Y0, Y4
-	VBROADCASTSS 4(SI), Y1
-	VMULPS       Y1, Y3, Y1
-	VBROADCASTSS 4(DI), Y3
-	VFMADD231PS  Y3, Y1, Y5
-	VADDPS       Y5, Y4, Y4
-	VMOVUPS      Y4, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y3
+	VMOVUPS      (DX), Y6
 	VMOVUPS      (R8), Y4
 	VXORPS       Y5, Y5, Y5
-	VMOVUPS      (DX), Y6
 	VMULPS       (CX), Y6, Y7
 	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y8
 	VMAXPS       Y7, Y8, Y7
@@ -3715,17 +3238,15 @@ asked:
 	ADDQ         AX, SI
 	DECQ         R9
 	JNE          loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
+	MOVQ         h+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 64(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecompute2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecompute2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanRecompute2AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecompute2AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -3737,7 +3258,7 @@ TEXT ·scanRecompute2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), R10
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -3746,43 +3267,12 @@ TEXT ·scanRecompute2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y3
-	VMOVUPS      (R8), Y4
-	VXORPS       Y5, Y5, Y5
-	VXORPS       Y0, Y0, Y0
-	VMOVUPS      Y0, (R9)
-	VMOVUPS      Y0, 64(R9)
-	VMOVUPS      Y0, 128(R9)
-	VMOVUPS      Y0, 192(R9)
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y3, Y0
-	VBROADCASTSS (DI), Y1
-	VFMADD231PS  Y1, Y0, Y4
-	VBROADCASTSS 4(SI), Y1
-	VMULPS       Y1, Y3, Y1
-	VBROADCASTSS 4(DI), Y3
-	VFMADD231PS  Y3, Y1, Y5
-	VADDPS       Y5, Y4, Y4
-	VMOVUPS      Y4, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+256, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y3
+	VMOVUPS      (DX), Y6
 	VMOVUPS      (R8), Y4
 	VXORPS       Y5, Y5, Y5
-	VMOVUPS      (DX), Y6
 	VMULPS       (CX), Y6, Y7
 	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y8
 	VMAXPS       Y7, Y8, Y7
@@ -3868,11 +3358,9 @@ asked:
 	ADDQ         AX, SI
 	DECQ         R10
 	JNE          loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
+	MOVQ         h+0(FP), AX
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 64(AX)
 	VZEROUPPER
 	RET
 
@@ -3969,9 +3457,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvanceVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvanceVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanAdvanceVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvanceVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -3980,7 +3468,7 @@ TEXT ·scanAdvanceVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), DI
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -3989,18 +3477,6 @@ TEXT ·scanAdvanceVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y3
-	VMULPS       (SI), Y3, Y0
-	VMULPS       64(SI), Y3, Y1
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y3
@@ -4062,17 +3538,15 @@ asked:
 	ADDQ        AX, SI
 	DECQ        DI
 	JNE         loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
+	MOVQ        h+0(FP), AX
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     Y1, 64(AX)
 	VZEROUPPER
 	RET
 
-// func scanForwardVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForwardVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanForwardVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForwardVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4083,7 +3557,7 @@ TEXT ·scanForwardVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), R9
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -4092,33 +3566,12 @@ TEXT ·scanForwardVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y3
-	VMOVUPS      (R8), Y4
-	VXORPS       Y5, Y5, Y5
-	VMULPS       (SI), Y3, Y0
-	VFMADD231PS  (DI), Y0, Y4
-	VMULPS       64(SI), Y3, Y1
-	VFMADD231PS  64(DI), Y1, Y5
-	VADDPS       Y5, Y4, Y4
-	VMOVUPS      Y4, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y3
+	VMOVUPS     (DX), Y6
 	VMOVUPS     (R8), Y4
 	VXORPS      Y5, Y5, Y5
-	VMOVUPS     (DX), Y6
 	VMULPS      (CX), Y6, Y7
 	VMOVUPS     wide_c2fe0000AVX2<>+0(SB), Y8
 	VMAXPS      Y7, Y8, Y7
@@ -4187,17 +3640,15 @@ asked:
 	ADDQ        AX, SI
 	DECQ        R9
 	JNE         loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
+	MOVQ        h+0(FP), AX
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     Y1, 64(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecomputeVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecomputeVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanRecomputeVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecomputeVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4209,7 +3660,7 @@ TEXT ·scanRecomputeVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), R10
 	VMOVUPS (AX), Y0
 	VMOVUPS 64(AX), Y1
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -4218,39 +3669,12 @@ TEXT ·scanRecomputeVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y3
-	VMOVUPS      (R8), Y4
-	VXORPS       Y5, Y5, Y5
-	VXORPS       Y0, Y0, Y0
-	VMOVUPS      Y0, (R9)
-	VMOVUPS      Y0, 64(R9)
-	VMOVUPS      Y0, 128(R9)
-	VMOVUPS      Y0, 192(R9)
-	VMULPS       (SI), Y3, Y0
-	VFMADD231PS  (DI), Y0, Y4
-	VMULPS       64(SI), Y3, Y1
-	VFMADD231PS  64(DI), Y1, Y5
-	VADDPS       Y5, Y4, Y4
-	VMOVUPS      Y4, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+256, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y3
+	VMOVUPS     (DX), Y6
 	VMOVUPS     (R8), Y4
 	VXORPS      Y5, Y5, Y5
-	VMOVUPS     (DX), Y6
 	VMULPS      (CX), Y6, Y7
 	VMOVUPS     wide_c2fe0000AVX2<>+0(SB), Y8
 	VMAXPS      Y7, Y8, Y7
@@ -4332,11 +3756,9 @@ asked:
 	ADDQ        AX, SI
 	DECQ        R10
 	JNE         loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 64(AX)
+	MOVQ        h+0(FP), AX
+	VMOVUPS     Y0, (AX)
+	VMOVUPS     Y1, 64(AX)
 	VZEROUPPER
 	RET
 
@@ -4415,9 +3837,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvance1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvance1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanAdvance1AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvance1AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4425,7 +3847,7 @@ TEXT ·scanAdvance1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -4434,18 +3856,6 @@ TEXT ·scanAdvance1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y2
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y2, Y0
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y2
@@ -4484,22 +3894,20 @@ loop:
 	MOVQ         24(R11), R10
 
 asked:
-	ADDQ $+64, DX
-	ADDQ $+64, BX
-	MOVQ bStep+64(FP), AX
-	ADDQ AX, SI
-	DECQ DI
-	JNE  loop
-
-done:
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
+	DECQ    DI
+	JNE     loop
 	MOVQ    h+0(FP), AX
 	VMOVUPS Y0, (AX)
 	VZEROUPPER
 	RET
 
-// func scanForward1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForward1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanForward1AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForward1AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4509,7 +3917,7 @@ TEXT ·scanForward1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -4518,30 +3926,11 @@ TEXT ·scanForward1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y2
-	VMOVUPS      (R8), Y3
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y2, Y0
-	VBROADCASTSS (DI), Y2
-	VFMADD231PS  Y2, Y0, Y3
-	VMOVUPS      Y3, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y2
-	VMOVUPS      (R8), Y3
 	VMOVUPS      (DX), Y4
+	VMOVUPS      (R8), Y3
 	VMULPS       (CX), Y4, Y4
 	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y5
 	VMAXPS       Y4, Y5, Y4
@@ -4592,16 +3981,14 @@ asked:
 	ADDQ    AX, SI
 	DECQ    R9
 	JNE     loop
-
-done:
 	MOVQ    h+0(FP), AX
 	VMOVUPS Y0, (AX)
 	VZEROUPPER
 	RET
 
-// func scanRecompute1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecompute1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanRecompute1AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecompute1AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4612,7 +3999,7 @@ TEXT ·scanRecompute1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -4621,34 +4008,11 @@ TEXT ·scanRecompute1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y2
-	VMOVUPS      (R8), Y3
-	VXORPS       Y0, Y0, Y0
-	VMOVUPS      Y0, (R9)
-	VMOVUPS      Y0, 64(R9)
-	VBROADCASTSS (SI), Y0
-	VMULPS       Y0, Y2, Y0
-	VBROADCASTSS (DI), Y2
-	VFMADD231PS  Y2, Y0, Y3
-	VMOVUPS      Y3, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+128, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS      (BX), Y2
-	VMOVUPS      (R8), Y3
 	VMOVUPS      (DX), Y4
+	VMOVUPS      (R8), Y3
 	VMULPS       (CX), Y4, Y4
 	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y5
 	VMAXPS       Y4, Y5, Y4
@@ -4709,8 +4073,6 @@ asked:
 	ADDQ    AX, SI
 	DECQ    R10
 	JNE     loop
-
-done:
 	MOVQ    h+0(FP), AX
 	VMOVUPS Y0, (AX)
 	VZEROUPPER
@@ -4791,9 +4153,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvanceVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvanceVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanAdvanceVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvanceVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4801,7 +4163,7 @@ TEXT ·scanAdvanceVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -4810,17 +4172,6 @@ TEXT ·scanAdvanceVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y2
-	VMULPS       (SI), Y2, Y0
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y2
@@ -4858,22 +4209,20 @@ loop:
 	MOVQ        24(R11), R10
 
 asked:
-	ADDQ $+64, DX
-	ADDQ $+64, BX
-	MOVQ bStep+64(FP), AX
-	ADDQ AX, SI
-	DECQ DI
-	JNE  loop
-
-done:
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
+	DECQ    DI
+	JNE     loop
 	MOVQ    h+0(FP), AX
 	VMOVUPS Y0, (AX)
 	VZEROUPPER
 	RET
 
-// func scanForwardVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForwardVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanForwardVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForwardVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4883,7 +4232,7 @@ TEXT ·scanForwardVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -4892,28 +4241,11 @@ TEXT ·scanForwardVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y2
-	VMOVUPS      (R8), Y3
-	VMULPS       (SI), Y2, Y0
-	VFMADD231PS  (DI), Y0, Y3
-	VMOVUPS      Y3, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y2
-	VMOVUPS     (R8), Y3
 	VMOVUPS     (DX), Y4
+	VMOVUPS     (R8), Y3
 	VMULPS      (CX), Y4, Y4
 	VMOVUPS     wide_c2fe0000AVX2<>+0(SB), Y5
 	VMAXPS      Y4, Y5, Y4
@@ -4962,16 +4294,14 @@ asked:
 	ADDQ    AX, SI
 	DECQ    R9
 	JNE     loop
-
-done:
 	MOVQ    h+0(FP), AX
 	VMOVUPS Y0, (AX)
 	VZEROUPPER
 	RET
 
-// func scanRecomputeVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecomputeVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanRecomputeVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecomputeVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4982,7 +4312,7 @@ TEXT ·scanRecomputeVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
 	VMOVUPS (AX), Y0
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -4991,32 +4321,11 @@ TEXT ·scanRecomputeVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-104
 
 alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Y2
-	VMOVUPS      (R8), Y3
-	VXORPS       Y0, Y0, Y0
-	VMOVUPS      Y0, (R9)
-	VMOVUPS      Y0, 64(R9)
-	VMULPS       (SI), Y2, Y0
-	VFMADD231PS  (DI), Y0, Y3
-	VMOVUPS      Y3, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+128, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS     (BX), Y2
-	VMOVUPS     (R8), Y3
 	VMOVUPS     (DX), Y4
+	VMOVUPS     (R8), Y3
 	VMULPS      (CX), Y4, Y4
 	VMOVUPS     wide_c2fe0000AVX2<>+0(SB), Y5
 	VMAXPS      Y4, Y5, Y4
@@ -5075,8 +4384,6 @@ asked:
 	ADDQ    AX, SI
 	DECQ    R10
 	JNE     loop
-
-done:
 	MOVQ    h+0(FP), AX
 	VMOVUPS Y0, (AX)
 	VZEROUPPER

@@ -5,22 +5,22 @@
 package kernel
 
 // scanAdvance16AVX512 scans a tile of 16 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvance16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvance16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward16AVX512 scans a tile of 16 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForward16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForward16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecompute16AVX512 is scanForward16 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecompute16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecompute16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackward16AVX512 goes back through a tile of 16 states, from its last step on: with g = carry + c·dOut,
 //
@@ -33,22 +33,22 @@ func scanRecompute16AVX512(h *float32, a *float32, dt *float32, du *float32, b *
 func scanBackward16AVX512(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors16AVX512 scans a tile of 16 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvanceVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvanceVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors16AVX512 scans a tile of 16 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForwardVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForwardVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecomputeVectors16AVX512 is scanForward16 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecomputeVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecomputeVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackwardVectors16AVX512 goes back through a tile of 16 states, from its last step on: with g = carry + c·dOut,
 //
@@ -61,22 +61,22 @@ func scanRecomputeVectors16AVX512(h *float32, a *float32, dt *float32, du *float
 func scanBackwardVectors16AVX512(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvance8AVX512 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvance8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvance8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward8AVX512 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForward8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForward8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecompute8AVX512 is scanForward8 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecompute8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecompute8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackward8AVX512 goes back through a tile of 8 states, from its last step on: with g = carry + c·dOut,
 //
@@ -89,22 +89,22 @@ func scanRecompute8AVX512(h *float32, a *float32, dt *float32, du *float32, b *f
 func scanBackward8AVX512(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors8AVX512 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvanceVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvanceVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors8AVX512 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForwardVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForwardVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecomputeVectors8AVX512 is scanForward8 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecomputeVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecomputeVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackwardVectors8AVX512 goes back through a tile of 8 states, from its last step on: with g = carry + c·dOut,
 //
@@ -117,22 +117,22 @@ func scanRecomputeVectors8AVX512(h *float32, a *float32, dt *float32, du *float3
 func scanBackwardVectors8AVX512(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvance4AVX512 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvance4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvance4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward4AVX512 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForward4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForward4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecompute4AVX512 is scanForward4 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecompute4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecompute4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackward4AVX512 goes back through a tile of 4 states, from its last step on: with g = carry + c·dOut,
 //
@@ -145,22 +145,22 @@ func scanRecompute4AVX512(h *float32, a *float32, dt *float32, du *float32, b *f
 func scanBackward4AVX512(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors4AVX512 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvanceVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvanceVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors4AVX512 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForwardVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForwardVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecomputeVectors4AVX512 is scanForward4 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecomputeVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecomputeVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackwardVectors4AVX512 goes back through a tile of 4 states, from its last step on: with g = carry + c·dOut,
 //
@@ -173,22 +173,22 @@ func scanRecomputeVectors4AVX512(h *float32, a *float32, dt *float32, du *float3
 func scanBackwardVectors4AVX512(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvance2AVX512 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvance2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvance2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward2AVX512 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForward2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForward2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecompute2AVX512 is scanForward2 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecompute2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecompute2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackward2AVX512 goes back through a tile of 2 states, from its last step on: with g = carry + c·dOut,
 //
@@ -201,22 +201,22 @@ func scanRecompute2AVX512(h *float32, a *float32, dt *float32, du *float32, b *f
 func scanBackward2AVX512(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors2AVX512 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvanceVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvanceVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors2AVX512 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForwardVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForwardVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecomputeVectors2AVX512 is scanForward2 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecomputeVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecomputeVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackwardVectors2AVX512 goes back through a tile of 2 states, from its last step on: with g = carry + c·dOut,
 //
@@ -229,22 +229,22 @@ func scanRecomputeVectors2AVX512(h *float32, a *float32, dt *float32, du *float3
 func scanBackwardVectors2AVX512(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvance1AVX512 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvance1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvance1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward1AVX512 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForward1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForward1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecompute1AVX512 is scanForward1 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecompute1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecompute1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackward1AVX512 goes back through a tile of 1 states, from its last step on: with g = carry + c·dOut,
 //
@@ -257,22 +257,22 @@ func scanRecompute1AVX512(h *float32, a *float32, dt *float32, du *float32, b *f
 func scanBackward1AVX512(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors1AVX512 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanAdvanceVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanAdvanceVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors1AVX512 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanForwardVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanForwardVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanRecomputeVectors1AVX512 is scanForward1 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past.
+// a is A·log2(e); bStep and cStep are bytes from step to step.
 //
 //go:noescape
-func scanRecomputeVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+func scanRecomputeVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanBackwardVectors1AVX512 goes back through a tile of 1 states, from its last step on: with g = carry + c·dOut,
 //

@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func scanAdvance16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvance16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanAdvance16AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvance16AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -29,7 +29,7 @@ TEXT ·scanAdvance16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -43,32 +43,6 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z19
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z20
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z22
-	VMULPS.BCST  (SI), Z22, Z0
-	VMULPS.BCST  4(SI), Z22, Z1
-	VMULPS.BCST  8(SI), Z22, Z2
-	VMULPS.BCST  12(SI), Z22, Z3
-	VMULPS.BCST  16(SI), Z22, Z4
-	VMULPS.BCST  20(SI), Z22, Z5
-	VMULPS.BCST  24(SI), Z22, Z6
-	VMULPS.BCST  28(SI), Z22, Z7
-	VMULPS.BCST  32(SI), Z22, Z8
-	VMULPS.BCST  36(SI), Z22, Z9
-	VMULPS.BCST  40(SI), Z22, Z10
-	VMULPS.BCST  44(SI), Z22, Z11
-	VMULPS.BCST  48(SI), Z22, Z12
-	VMULPS.BCST  52(SI), Z22, Z13
-	VMULPS.BCST  56(SI), Z22, Z14
-	VMULPS.BCST  60(SI), Z22, Z15
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z22
@@ -270,25 +244,23 @@ asked:
 	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
-	VMOVUPS Z12, 768(AX)
-	VMOVUPS Z13, 832(AX)
-	VMOVUPS Z14, 896(AX)
-	VMOVUPS Z15, 960(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VMOVUPS       Z4, 256(AX)
+	VMOVUPS       Z5, 320(AX)
+	VMOVUPS       Z6, 384(AX)
+	VMOVUPS       Z7, 448(AX)
+	VMOVUPS       Z8, 512(AX)
+	VMOVUPS       Z9, 576(AX)
+	VMOVUPS       Z10, 640(AX)
+	VMOVUPS       Z11, 704(AX)
+	VMOVUPS       Z12, 768(AX)
+	VMOVUPS       Z13, 832(AX)
+	VMOVUPS       Z14, 896(AX)
+	VMOVUPS       Z15, 960(AX)
 	VZEROUPPER
 	RET
 
@@ -338,9 +310,9 @@ GLOBL cAVX512_3e7879f3<>(SB), RODATA|NOPTR, $4
 DATA cAVX512_3f800000<>+0(SB)/4, $0x3f800000
 GLOBL cAVX512_3f800000<>(SB), RODATA|NOPTR, $4
 
-// func scanForward16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForward16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanForward16AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForward16AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -365,7 +337,7 @@ TEXT ·scanForward16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -373,67 +345,18 @@ TEXT ·scanForward16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    16(R13), R12
 
 alone:
-	VMOVUPS          exp2AVX512<>+0(SB), Z16
-	VMOVUPS          exp2AVX512<>+64(SB), Z17
-	VBROADCASTSS     cAVX512_48c00000<>+0(SB), Z18
-	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z19
-	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z20
-	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z21
-	MOVQ             fresh+88(FP), AX
-	TESTQ            AX, AX
-	JE               loop
-	VMOVUPS          (BX), Z22
-	VMOVUPS          (R8), Z23
-	VPXORD           Z24, Z24, Z24
-	VMULPS.BCST      (SI), Z22, Z0
-	VFMADD231PS.BCST (DI), Z0, Z23
-	VMULPS.BCST      4(SI), Z22, Z1
-	VFMADD231PS.BCST 4(DI), Z1, Z24
-	VMULPS.BCST      8(SI), Z22, Z2
-	VFMADD231PS.BCST 8(DI), Z2, Z23
-	VMULPS.BCST      12(SI), Z22, Z3
-	VFMADD231PS.BCST 12(DI), Z3, Z24
-	VMULPS.BCST      16(SI), Z22, Z4
-	VFMADD231PS.BCST 16(DI), Z4, Z23
-	VMULPS.BCST      20(SI), Z22, Z5
-	VFMADD231PS.BCST 20(DI), Z5, Z24
-	VMULPS.BCST      24(SI), Z22, Z6
-	VFMADD231PS.BCST 24(DI), Z6, Z23
-	VMULPS.BCST      28(SI), Z22, Z7
-	VFMADD231PS.BCST 28(DI), Z7, Z24
-	VMULPS.BCST      32(SI), Z22, Z8
-	VFMADD231PS.BCST 32(DI), Z8, Z23
-	VMULPS.BCST      36(SI), Z22, Z9
-	VFMADD231PS.BCST 36(DI), Z9, Z24
-	VMULPS.BCST      40(SI), Z22, Z10
-	VFMADD231PS.BCST 40(DI), Z10, Z23
-	VMULPS.BCST      44(SI), Z22, Z11
-	VFMADD231PS.BCST 44(DI), Z11, Z24
-	VMULPS.BCST      48(SI), Z22, Z12
-	VFMADD231PS.BCST 48(DI), Z12, Z23
-	VMULPS.BCST      52(SI), Z22, Z13
-	VFMADD231PS.BCST 52(DI), Z13, Z24
-	VMULPS.BCST      56(SI), Z22, Z14
-	VFMADD231PS.BCST 56(DI), Z14, Z23
-	VMULPS.BCST      60(SI), Z22, Z15
-	VFMADD231PS.BCST 60(DI), Z15, Z24
-	VADDPS           Z24, Z23, Z23
-	VMOVUPS          Z23, (R8)
-	ADDQ             $+64, R8
-	MOVQ             cStep+72(FP), AX
-	ADDQ             AX, DI
-	ADDQ             $+64, DX
-	ADDQ             $+64, BX
-	MOVQ             bStep+64(FP), AX
-	ADDQ             AX, SI
-	DECQ             R9
-	JE               done
+	VMOVUPS      exp2AVX512<>+0(SB), Z16
+	VMOVUPS      exp2AVX512<>+64(SB), Z17
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z18
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z19
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z20
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
 
 loop:
 	VMOVUPS          (BX), Z22
+	VMOVUPS          (DX), Z25
 	VMOVUPS          (R8), Z23
 	VPXORD           Z24, Z24, Z24
-	VMOVUPS          (DX), Z25
 	VMULPS           (CX), Z25, Z26
 	VADDPS.RD_SAE    Z18, Z26, Z27
 	VREDUCEPS        $0x59, Z26, Z28
@@ -656,31 +579,29 @@ asked:
 	ADDQ             AX, SI
 	DECQ             R9
 	JNE              loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
-	VMOVUPS Z12, 768(AX)
-	VMOVUPS Z13, 832(AX)
-	VMOVUPS Z14, 896(AX)
-	VMOVUPS Z15, 960(AX)
+	MOVQ             h+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	VMOVUPS          Z2, 128(AX)
+	VMOVUPS          Z3, 192(AX)
+	VMOVUPS          Z4, 256(AX)
+	VMOVUPS          Z5, 320(AX)
+	VMOVUPS          Z6, 384(AX)
+	VMOVUPS          Z7, 448(AX)
+	VMOVUPS          Z8, 512(AX)
+	VMOVUPS          Z9, 576(AX)
+	VMOVUPS          Z10, 640(AX)
+	VMOVUPS          Z11, 704(AX)
+	VMOVUPS          Z12, 768(AX)
+	VMOVUPS          Z13, 832(AX)
+	VMOVUPS          Z14, 896(AX)
+	VMOVUPS          Z15, 960(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecompute16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecompute16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanRecompute16AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecompute16AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -706,7 +627,7 @@ TEXT ·scanRecompute16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -714,101 +635,18 @@ TEXT ·scanRecompute16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    16(R14), R13
 
 alone:
-	VMOVUPS          exp2AVX512<>+0(SB), Z16
-	VMOVUPS          exp2AVX512<>+64(SB), Z17
-	VBROADCASTSS     cAVX512_48c00000<>+0(SB), Z18
-	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z19
-	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z20
-	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z21
-	MOVQ             fresh+88(FP), AX
-	TESTQ            AX, AX
-	JE               loop
-	VMOVUPS          (BX), Z22
-	VMOVUPS          (R8), Z23
-	VPXORD           Z24, Z24, Z24
-	VPXORD           Z25, Z25, Z25
-	VMOVUPS          Z25, (R9)
-	VMOVUPS          Z25, 64(R9)
-	VMOVUPS          Z25, 128(R9)
-	VMOVUPS          Z25, 192(R9)
-	VMOVUPS          Z25, 256(R9)
-	VMOVUPS          Z25, 320(R9)
-	VMOVUPS          Z25, 384(R9)
-	VMOVUPS          Z25, 448(R9)
-	VMOVUPS          Z25, 512(R9)
-	VMOVUPS          Z25, 576(R9)
-	VMOVUPS          Z25, 640(R9)
-	VMOVUPS          Z25, 704(R9)
-	VMOVUPS          Z25, 768(R9)
-	VMOVUPS          Z25, 832(R9)
-	VMOVUPS          Z25, 896(R9)
-	VMOVUPS          Z25, 960(R9)
-	VMOVUPS          Z25, 1024(R9)
-	VMOVUPS          Z25, 1088(R9)
-	VMOVUPS          Z25, 1152(R9)
-	VMOVUPS          Z25, 1216(R9)
-	VMOVUPS          Z25, 1280(R9)
-	VMOVUPS          Z25, 1344(R9)
-	VMOVUPS          Z25, 1408(R9)
-	VMOVUPS          Z25, 1472(R9)
-	VMOVUPS          Z25, 1536(R9)
-	VMOVUPS          Z25, 1600(R9)
-	VMOVUPS          Z25, 1664(R9)
-	VMOVUPS          Z25, 1728(R9)
-	VMOVUPS          Z25, 1792(R9)
-	VMOVUPS          Z25, 1856(R9)
-	VMOVUPS          Z25, 1920(R9)
-	VMOVUPS          Z25, 1984(R9)
-	VMULPS.BCST      (SI), Z22, Z0
-	VFMADD231PS.BCST (DI), Z0, Z23
-	VMULPS.BCST      4(SI), Z22, Z1
-	VFMADD231PS.BCST 4(DI), Z1, Z24
-	VMULPS.BCST      8(SI), Z22, Z2
-	VFMADD231PS.BCST 8(DI), Z2, Z23
-	VMULPS.BCST      12(SI), Z22, Z3
-	VFMADD231PS.BCST 12(DI), Z3, Z24
-	VMULPS.BCST      16(SI), Z22, Z4
-	VFMADD231PS.BCST 16(DI), Z4, Z23
-	VMULPS.BCST      20(SI), Z22, Z5
-	VFMADD231PS.BCST 20(DI), Z5, Z24
-	VMULPS.BCST      24(SI), Z22, Z6
-	VFMADD231PS.BCST 24(DI), Z6, Z23
-	VMULPS.BCST      28(SI), Z22, Z7
-	VFMADD231PS.BCST 28(DI), Z7, Z24
-	VMULPS.BCST      32(SI), Z22, Z8
-	VFMADD231PS.BCST 32(DI), Z8, Z23
-	VMULPS.BCST      36(SI), Z22, Z9
-	VFMADD231PS.BCST 36(DI), Z9, Z24
-	VMULPS.BCST      40(SI), Z22, Z10
-	VFMADD231PS.BCST 40(DI), Z10, Z23
-	VMULPS.BCST      44(SI), Z22, Z11
-	VFMADD231PS.BCST 44(DI), Z11, Z24
-	VMULPS.BCST      48(SI), Z22, Z12
-	VFMADD231PS.BCST 48(DI), Z12, Z23
-	VMULPS.BCST      52(SI), Z22, Z13
-	VFMADD231PS.BCST 52(DI), Z13, Z24
-	VMULPS.BCST      56(SI), Z22, Z14
-	VFMADD231PS.BCST 56(DI), Z14, Z23
-	VMULPS.BCST      60(SI), Z22, Z15
-	VFMADD231PS.BCST 60(DI), Z15, Z24
-	VADDPS           Z24, Z23, Z23
-	VMOVUPS          Z23, (R8)
-	ADDQ             $+64, R8
-	MOVQ             cStep+72(FP), AX
-	ADDQ             AX, DI
-	ADDQ             $+2048, R9
-	ADDQ             $+64, DX
-	ADDQ             $+64, BX
-	MOVQ             bStep+64(FP), AX
-	ADDQ             AX, SI
-	DECQ             R10
-	JE               done
+	VMOVUPS      exp2AVX512<>+0(SB), Z16
+	VMOVUPS      exp2AVX512<>+64(SB), Z17
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z18
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z19
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z20
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
 
 loop:
 	VMOVUPS          (BX), Z22
+	VMOVUPS          (DX), Z25
 	VMOVUPS          (R8), Z23
 	VPXORD           Z24, Z24, Z24
-	VMOVUPS          (DX), Z25
 	VMULPS           (CX), Z25, Z26
 	VADDPS.RD_SAE    Z18, Z26, Z27
 	VREDUCEPS        $0x59, Z26, Z28
@@ -1086,25 +924,23 @@ asked:
 	ADDQ             AX, SI
 	DECQ             R10
 	JNE              loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
-	VMOVUPS Z12, 768(AX)
-	VMOVUPS Z13, 832(AX)
-	VMOVUPS Z14, 896(AX)
-	VMOVUPS Z15, 960(AX)
+	MOVQ             h+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	VMOVUPS          Z2, 128(AX)
+	VMOVUPS          Z3, 192(AX)
+	VMOVUPS          Z4, 256(AX)
+	VMOVUPS          Z5, 320(AX)
+	VMOVUPS          Z6, 384(AX)
+	VMOVUPS          Z7, 448(AX)
+	VMOVUPS          Z8, 512(AX)
+	VMOVUPS          Z9, 576(AX)
+	VMOVUPS          Z10, 640(AX)
+	VMOVUPS          Z11, 704(AX)
+	VMOVUPS          Z12, 768(AX)
+	VMOVUPS          Z13, 832(AX)
+	VMOVUPS          Z14, 896(AX)
+	VMOVUPS          Z15, 960(AX)
 	VZEROUPPER
 	RET
 
@@ -1479,9 +1315,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvanceVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvanceVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanAdvanceVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvanceVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -1504,7 +1340,7 @@ TEXT ·scanAdvanceVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -1518,32 +1354,6 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z19
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z20
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z22
-	VMULPS       (SI), Z22, Z0
-	VMULPS       64(SI), Z22, Z1
-	VMULPS       128(SI), Z22, Z2
-	VMULPS       192(SI), Z22, Z3
-	VMULPS       256(SI), Z22, Z4
-	VMULPS       320(SI), Z22, Z5
-	VMULPS       384(SI), Z22, Z6
-	VMULPS       448(SI), Z22, Z7
-	VMULPS       512(SI), Z22, Z8
-	VMULPS       576(SI), Z22, Z9
-	VMULPS       640(SI), Z22, Z10
-	VMULPS       704(SI), Z22, Z11
-	VMULPS       768(SI), Z22, Z12
-	VMULPS       832(SI), Z22, Z13
-	VMULPS       896(SI), Z22, Z14
-	VMULPS       960(SI), Z22, Z15
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z22
@@ -1745,31 +1555,29 @@ asked:
 	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
-	VMOVUPS Z12, 768(AX)
-	VMOVUPS Z13, 832(AX)
-	VMOVUPS Z14, 896(AX)
-	VMOVUPS Z15, 960(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VMOVUPS       Z4, 256(AX)
+	VMOVUPS       Z5, 320(AX)
+	VMOVUPS       Z6, 384(AX)
+	VMOVUPS       Z7, 448(AX)
+	VMOVUPS       Z8, 512(AX)
+	VMOVUPS       Z9, 576(AX)
+	VMOVUPS       Z10, 640(AX)
+	VMOVUPS       Z11, 704(AX)
+	VMOVUPS       Z12, 768(AX)
+	VMOVUPS       Z13, 832(AX)
+	VMOVUPS       Z14, 896(AX)
+	VMOVUPS       Z15, 960(AX)
 	VZEROUPPER
 	RET
 
-// func scanForwardVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForwardVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanForwardVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForwardVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -1794,7 +1602,7 @@ TEXT ·scanForwardVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -1808,61 +1616,12 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z19
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z20
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z22
-	VMOVUPS      (R8), Z23
-	VPXORD       Z24, Z24, Z24
-	VMULPS       (SI), Z22, Z0
-	VFMADD231PS  (DI), Z0, Z23
-	VMULPS       64(SI), Z22, Z1
-	VFMADD231PS  64(DI), Z1, Z24
-	VMULPS       128(SI), Z22, Z2
-	VFMADD231PS  128(DI), Z2, Z23
-	VMULPS       192(SI), Z22, Z3
-	VFMADD231PS  192(DI), Z3, Z24
-	VMULPS       256(SI), Z22, Z4
-	VFMADD231PS  256(DI), Z4, Z23
-	VMULPS       320(SI), Z22, Z5
-	VFMADD231PS  320(DI), Z5, Z24
-	VMULPS       384(SI), Z22, Z6
-	VFMADD231PS  384(DI), Z6, Z23
-	VMULPS       448(SI), Z22, Z7
-	VFMADD231PS  448(DI), Z7, Z24
-	VMULPS       512(SI), Z22, Z8
-	VFMADD231PS  512(DI), Z8, Z23
-	VMULPS       576(SI), Z22, Z9
-	VFMADD231PS  576(DI), Z9, Z24
-	VMULPS       640(SI), Z22, Z10
-	VFMADD231PS  640(DI), Z10, Z23
-	VMULPS       704(SI), Z22, Z11
-	VFMADD231PS  704(DI), Z11, Z24
-	VMULPS       768(SI), Z22, Z12
-	VFMADD231PS  768(DI), Z12, Z23
-	VMULPS       832(SI), Z22, Z13
-	VFMADD231PS  832(DI), Z13, Z24
-	VMULPS       896(SI), Z22, Z14
-	VFMADD231PS  896(DI), Z14, Z23
-	VMULPS       960(SI), Z22, Z15
-	VFMADD231PS  960(DI), Z15, Z24
-	VADDPS       Z24, Z23, Z23
-	VMOVUPS      Z23, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z22
+	VMOVUPS       (DX), Z25
 	VMOVUPS       (R8), Z23
 	VPXORD        Z24, Z24, Z24
-	VMOVUPS       (DX), Z25
 	VMULPS        (CX), Z25, Z26
 	VADDPS.RD_SAE Z18, Z26, Z27
 	VREDUCEPS     $0x59, Z26, Z28
@@ -2085,31 +1844,29 @@ asked:
 	ADDQ          AX, SI
 	DECQ          R9
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
-	VMOVUPS Z12, 768(AX)
-	VMOVUPS Z13, 832(AX)
-	VMOVUPS Z14, 896(AX)
-	VMOVUPS Z15, 960(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VMOVUPS       Z4, 256(AX)
+	VMOVUPS       Z5, 320(AX)
+	VMOVUPS       Z6, 384(AX)
+	VMOVUPS       Z7, 448(AX)
+	VMOVUPS       Z8, 512(AX)
+	VMOVUPS       Z9, 576(AX)
+	VMOVUPS       Z10, 640(AX)
+	VMOVUPS       Z11, 704(AX)
+	VMOVUPS       Z12, 768(AX)
+	VMOVUPS       Z13, 832(AX)
+	VMOVUPS       Z14, 896(AX)
+	VMOVUPS       Z15, 960(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecomputeVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecomputeVectors16AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanRecomputeVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecomputeVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -2135,7 +1892,7 @@ TEXT ·scanRecomputeVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 832(AX), Z13
 	VMOVUPS 896(AX), Z14
 	VMOVUPS 960(AX), Z15
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -2149,95 +1906,12 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z19
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z20
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z22
-	VMOVUPS      (R8), Z23
-	VPXORD       Z24, Z24, Z24
-	VPXORD       Z25, Z25, Z25
-	VMOVUPS      Z25, (R9)
-	VMOVUPS      Z25, 64(R9)
-	VMOVUPS      Z25, 128(R9)
-	VMOVUPS      Z25, 192(R9)
-	VMOVUPS      Z25, 256(R9)
-	VMOVUPS      Z25, 320(R9)
-	VMOVUPS      Z25, 384(R9)
-	VMOVUPS      Z25, 448(R9)
-	VMOVUPS      Z25, 512(R9)
-	VMOVUPS      Z25, 576(R9)
-	VMOVUPS      Z25, 640(R9)
-	VMOVUPS      Z25, 704(R9)
-	VMOVUPS      Z25, 768(R9)
-	VMOVUPS      Z25, 832(R9)
-	VMOVUPS      Z25, 896(R9)
-	VMOVUPS      Z25, 960(R9)
-	VMOVUPS      Z25, 1024(R9)
-	VMOVUPS      Z25, 1088(R9)
-	VMOVUPS      Z25, 1152(R9)
-	VMOVUPS      Z25, 1216(R9)
-	VMOVUPS      Z25, 1280(R9)
-	VMOVUPS      Z25, 1344(R9)
-	VMOVUPS      Z25, 1408(R9)
-	VMOVUPS      Z25, 1472(R9)
-	VMOVUPS      Z25, 1536(R9)
-	VMOVUPS      Z25, 1600(R9)
-	VMOVUPS      Z25, 1664(R9)
-	VMOVUPS      Z25, 1728(R9)
-	VMOVUPS      Z25, 1792(R9)
-	VMOVUPS      Z25, 1856(R9)
-	VMOVUPS      Z25, 1920(R9)
-	VMOVUPS      Z25, 1984(R9)
-	VMULPS       (SI), Z22, Z0
-	VFMADD231PS  (DI), Z0, Z23
-	VMULPS       64(SI), Z22, Z1
-	VFMADD231PS  64(DI), Z1, Z24
-	VMULPS       128(SI), Z22, Z2
-	VFMADD231PS  128(DI), Z2, Z23
-	VMULPS       192(SI), Z22, Z3
-	VFMADD231PS  192(DI), Z3, Z24
-	VMULPS       256(SI), Z22, Z4
-	VFMADD231PS  256(DI), Z4, Z23
-	VMULPS       320(SI), Z22, Z5
-	VFMADD231PS  320(DI), Z5, Z24
-	VMULPS       384(SI), Z22, Z6
-	VFMADD231PS  384(DI), Z6, Z23
-	VMULPS       448(SI), Z22, Z7
-	VFMADD231PS  448(DI), Z7, Z24
-	VMULPS       512(SI), Z22, Z8
-	VFMADD231PS  512(DI), Z8, Z23
-	VMULPS       576(SI), Z22, Z9
-	VFMADD231PS  576(DI), Z9, Z24
-	VMULPS       640(SI), Z22, Z10
-	VFMADD231PS  640(DI), Z10, Z23
-	VMULPS       704(SI), Z22, Z11
-	VFMADD231PS  704(DI), Z11, Z24
-	VMULPS       768(SI), Z22, Z12
-	VFMADD231PS  768(DI), Z12, Z23
-	VMULPS       832(SI), Z22, Z13
-	VFMADD231PS  832(DI), Z13, Z24
-	VMULPS       896(SI), Z22, Z14
-	VFMADD231PS  896(DI), Z14, Z23
-	VMULPS       960(SI), Z22, Z15
-	VFMADD231PS  960(DI), Z15, Z24
-	VADDPS       Z24, Z23, Z23
-	VMOVUPS      Z23, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+2048, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z22
+	VMOVUPS       (DX), Z25
 	VMOVUPS       (R8), Z23
 	VPXORD        Z24, Z24, Z24
-	VMOVUPS       (DX), Z25
 	VMULPS        (CX), Z25, Z26
 	VADDPS.RD_SAE Z18, Z26, Z27
 	VREDUCEPS     $0x59, Z26, Z28
@@ -2515,25 +2189,23 @@ asked:
 	ADDQ          AX, SI
 	DECQ          R10
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
-	VMOVUPS Z12, 768(AX)
-	VMOVUPS Z13, 832(AX)
-	VMOVUPS Z14, 896(AX)
-	VMOVUPS Z15, 960(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VMOVUPS       Z4, 256(AX)
+	VMOVUPS       Z5, 320(AX)
+	VMOVUPS       Z6, 384(AX)
+	VMOVUPS       Z7, 448(AX)
+	VMOVUPS       Z8, 512(AX)
+	VMOVUPS       Z9, 576(AX)
+	VMOVUPS       Z10, 640(AX)
+	VMOVUPS       Z11, 704(AX)
+	VMOVUPS       Z12, 768(AX)
+	VMOVUPS       Z13, 832(AX)
+	VMOVUPS       Z14, 896(AX)
+	VMOVUPS       Z15, 960(AX)
 	VZEROUPPER
 	RET
 
@@ -2878,9 +2550,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvance8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvance8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanAdvance8AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvance8AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -2895,7 +2567,7 @@ TEXT ·scanAdvance8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -2909,24 +2581,6 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z11
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z12
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z14
-	VMULPS.BCST  (SI), Z14, Z0
-	VMULPS.BCST  4(SI), Z14, Z1
-	VMULPS.BCST  8(SI), Z14, Z2
-	VMULPS.BCST  12(SI), Z14, Z3
-	VMULPS.BCST  16(SI), Z14, Z4
-	VMULPS.BCST  20(SI), Z14, Z5
-	VMULPS.BCST  24(SI), Z14, Z6
-	VMULPS.BCST  28(SI), Z14, Z7
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z14
@@ -3040,23 +2694,21 @@ asked:
 	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VMOVUPS       Z4, 256(AX)
+	VMOVUPS       Z5, 320(AX)
+	VMOVUPS       Z6, 384(AX)
+	VMOVUPS       Z7, 448(AX)
 	VZEROUPPER
 	RET
 
-// func scanForward8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForward8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanForward8AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForward8AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -3073,7 +2725,7 @@ TEXT ·scanForward8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -3081,51 +2733,18 @@ TEXT ·scanForward8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    16(R13), R12
 
 alone:
-	VMOVUPS          exp2AVX512<>+0(SB), Z8
-	VMOVUPS          exp2AVX512<>+64(SB), Z9
-	VBROADCASTSS     cAVX512_48c00000<>+0(SB), Z10
-	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z11
-	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z12
-	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z13
-	MOVQ             fresh+88(FP), AX
-	TESTQ            AX, AX
-	JE               loop
-	VMOVUPS          (BX), Z14
-	VMOVUPS          (R8), Z15
-	VPXORD           Z16, Z16, Z16
-	VMULPS.BCST      (SI), Z14, Z0
-	VFMADD231PS.BCST (DI), Z0, Z15
-	VMULPS.BCST      4(SI), Z14, Z1
-	VFMADD231PS.BCST 4(DI), Z1, Z16
-	VMULPS.BCST      8(SI), Z14, Z2
-	VFMADD231PS.BCST 8(DI), Z2, Z15
-	VMULPS.BCST      12(SI), Z14, Z3
-	VFMADD231PS.BCST 12(DI), Z3, Z16
-	VMULPS.BCST      16(SI), Z14, Z4
-	VFMADD231PS.BCST 16(DI), Z4, Z15
-	VMULPS.BCST      20(SI), Z14, Z5
-	VFMADD231PS.BCST 20(DI), Z5, Z16
-	VMULPS.BCST      24(SI), Z14, Z6
-	VFMADD231PS.BCST 24(DI), Z6, Z15
-	VMULPS.BCST      28(SI), Z14, Z7
-	VFMADD231PS.BCST 28(DI), Z7, Z16
-	VADDPS           Z16, Z15, Z15
-	VMOVUPS          Z15, (R8)
-	ADDQ             $+64, R8
-	MOVQ             cStep+72(FP), AX
-	ADDQ             AX, DI
-	ADDQ             $+64, DX
-	ADDQ             $+64, BX
-	MOVQ             bStep+64(FP), AX
-	ADDQ             AX, SI
-	DECQ             R9
-	JE               done
+	VMOVUPS      exp2AVX512<>+0(SB), Z8
+	VMOVUPS      exp2AVX512<>+64(SB), Z9
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z10
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z11
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z12
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
 
 loop:
 	VMOVUPS          (BX), Z14
+	VMOVUPS          (DX), Z17
 	VMOVUPS          (R8), Z15
 	VPXORD           Z16, Z16, Z16
-	VMOVUPS          (DX), Z17
 	VMULPS           (CX), Z17, Z18
 	VADDPS.RD_SAE    Z10, Z18, Z19
 	VREDUCEPS        $0x59, Z18, Z20
@@ -3252,23 +2871,21 @@ asked:
 	ADDQ             AX, SI
 	DECQ             R9
 	JNE              loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
+	MOVQ             h+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	VMOVUPS          Z2, 128(AX)
+	VMOVUPS          Z3, 192(AX)
+	VMOVUPS          Z4, 256(AX)
+	VMOVUPS          Z5, 320(AX)
+	VMOVUPS          Z6, 384(AX)
+	VMOVUPS          Z7, 448(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecompute8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecompute8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanRecompute8AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecompute8AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -3286,7 +2903,7 @@ TEXT ·scanRecompute8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -3294,69 +2911,18 @@ TEXT ·scanRecompute8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    16(R14), R13
 
 alone:
-	VMOVUPS          exp2AVX512<>+0(SB), Z8
-	VMOVUPS          exp2AVX512<>+64(SB), Z9
-	VBROADCASTSS     cAVX512_48c00000<>+0(SB), Z10
-	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z11
-	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z12
-	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z13
-	MOVQ             fresh+88(FP), AX
-	TESTQ            AX, AX
-	JE               loop
-	VMOVUPS          (BX), Z14
-	VMOVUPS          (R8), Z15
-	VPXORD           Z16, Z16, Z16
-	VPXORD           Z17, Z17, Z17
-	VMOVUPS          Z17, (R9)
-	VMOVUPS          Z17, 64(R9)
-	VMOVUPS          Z17, 128(R9)
-	VMOVUPS          Z17, 192(R9)
-	VMOVUPS          Z17, 256(R9)
-	VMOVUPS          Z17, 320(R9)
-	VMOVUPS          Z17, 384(R9)
-	VMOVUPS          Z17, 448(R9)
-	VMOVUPS          Z17, 512(R9)
-	VMOVUPS          Z17, 576(R9)
-	VMOVUPS          Z17, 640(R9)
-	VMOVUPS          Z17, 704(R9)
-	VMOVUPS          Z17, 768(R9)
-	VMOVUPS          Z17, 832(R9)
-	VMOVUPS          Z17, 896(R9)
-	VMOVUPS          Z17, 960(R9)
-	VMULPS.BCST      (SI), Z14, Z0
-	VFMADD231PS.BCST (DI), Z0, Z15
-	VMULPS.BCST      4(SI), Z14, Z1
-	VFMADD231PS.BCST 4(DI), Z1, Z16
-	VMULPS.BCST      8(SI), Z14, Z2
-	VFMADD231PS.BCST 8(DI), Z2, Z15
-	VMULPS.BCST      12(SI), Z14, Z3
-	VFMADD231PS.BCST 12(DI), Z3, Z16
-	VMULPS.BCST      16(SI), Z14, Z4
-	VFMADD231PS.BCST 16(DI), Z4, Z15
-	VMULPS.BCST      20(SI), Z14, Z5
-	VFMADD231PS.BCST 20(DI), Z5, Z16
-	VMULPS.BCST      24(SI), Z14, Z6
-	VFMADD231PS.BCST 24(DI), Z6, Z15
-	VMULPS.BCST      28(SI), Z14, Z7
-	VFMADD231PS.BCST 28(DI), Z7, Z16
-	VADDPS           Z16, Z15, Z15
-	VMOVUPS          Z15, (R8)
-	ADDQ             $+64, R8
-	MOVQ             cStep+72(FP), AX
-	ADDQ             AX, DI
-	ADDQ             $+1024, R9
-	ADDQ             $+64, DX
-	ADDQ             $+64, BX
-	MOVQ             bStep+64(FP), AX
-	ADDQ             AX, SI
-	DECQ             R10
-	JE               done
+	VMOVUPS      exp2AVX512<>+0(SB), Z8
+	VMOVUPS      exp2AVX512<>+64(SB), Z9
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z10
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z11
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z12
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
 
 loop:
 	VMOVUPS          (BX), Z14
+	VMOVUPS          (DX), Z17
 	VMOVUPS          (R8), Z15
 	VPXORD           Z16, Z16, Z16
-	VMOVUPS          (DX), Z17
 	VMULPS           (CX), Z17, Z18
 	VADDPS.RD_SAE    Z10, Z18, Z19
 	VREDUCEPS        $0x59, Z18, Z20
@@ -3514,17 +3080,15 @@ asked:
 	ADDQ             AX, SI
 	DECQ             R10
 	JNE              loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
+	MOVQ             h+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	VMOVUPS          Z2, 128(AX)
+	VMOVUPS          Z3, 192(AX)
+	VMOVUPS          Z4, 256(AX)
+	VMOVUPS          Z5, 320(AX)
+	VMOVUPS          Z6, 384(AX)
+	VMOVUPS          Z7, 448(AX)
 	VZEROUPPER
 	RET
 
@@ -3737,9 +3301,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvanceVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvanceVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanAdvanceVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvanceVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -3754,7 +3318,7 @@ TEXT ·scanAdvanceVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -3768,24 +3332,6 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z11
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z12
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z14
-	VMULPS       (SI), Z14, Z0
-	VMULPS       64(SI), Z14, Z1
-	VMULPS       128(SI), Z14, Z2
-	VMULPS       192(SI), Z14, Z3
-	VMULPS       256(SI), Z14, Z4
-	VMULPS       320(SI), Z14, Z5
-	VMULPS       384(SI), Z14, Z6
-	VMULPS       448(SI), Z14, Z7
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z14
@@ -3899,23 +3445,21 @@ asked:
 	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VMOVUPS       Z4, 256(AX)
+	VMOVUPS       Z5, 320(AX)
+	VMOVUPS       Z6, 384(AX)
+	VMOVUPS       Z7, 448(AX)
 	VZEROUPPER
 	RET
 
-// func scanForwardVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForwardVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanForwardVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForwardVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -3932,7 +3476,7 @@ TEXT ·scanForwardVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -3946,45 +3490,12 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z11
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z12
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z14
-	VMOVUPS      (R8), Z15
-	VPXORD       Z16, Z16, Z16
-	VMULPS       (SI), Z14, Z0
-	VFMADD231PS  (DI), Z0, Z15
-	VMULPS       64(SI), Z14, Z1
-	VFMADD231PS  64(DI), Z1, Z16
-	VMULPS       128(SI), Z14, Z2
-	VFMADD231PS  128(DI), Z2, Z15
-	VMULPS       192(SI), Z14, Z3
-	VFMADD231PS  192(DI), Z3, Z16
-	VMULPS       256(SI), Z14, Z4
-	VFMADD231PS  256(DI), Z4, Z15
-	VMULPS       320(SI), Z14, Z5
-	VFMADD231PS  320(DI), Z5, Z16
-	VMULPS       384(SI), Z14, Z6
-	VFMADD231PS  384(DI), Z6, Z15
-	VMULPS       448(SI), Z14, Z7
-	VFMADD231PS  448(DI), Z7, Z16
-	VADDPS       Z16, Z15, Z15
-	VMOVUPS      Z15, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z14
+	VMOVUPS       (DX), Z17
 	VMOVUPS       (R8), Z15
 	VPXORD        Z16, Z16, Z16
-	VMOVUPS       (DX), Z17
 	VMULPS        (CX), Z17, Z18
 	VADDPS.RD_SAE Z10, Z18, Z19
 	VREDUCEPS     $0x59, Z18, Z20
@@ -4111,23 +3622,21 @@ asked:
 	ADDQ          AX, SI
 	DECQ          R9
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VMOVUPS       Z4, 256(AX)
+	VMOVUPS       Z5, 320(AX)
+	VMOVUPS       Z6, 384(AX)
+	VMOVUPS       Z7, 448(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecomputeVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecomputeVectors8AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanRecomputeVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecomputeVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4145,7 +3654,7 @@ TEXT ·scanRecomputeVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 320(AX), Z5
 	VMOVUPS 384(AX), Z6
 	VMOVUPS 448(AX), Z7
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -4159,63 +3668,12 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z11
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z12
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z14
-	VMOVUPS      (R8), Z15
-	VPXORD       Z16, Z16, Z16
-	VPXORD       Z17, Z17, Z17
-	VMOVUPS      Z17, (R9)
-	VMOVUPS      Z17, 64(R9)
-	VMOVUPS      Z17, 128(R9)
-	VMOVUPS      Z17, 192(R9)
-	VMOVUPS      Z17, 256(R9)
-	VMOVUPS      Z17, 320(R9)
-	VMOVUPS      Z17, 384(R9)
-	VMOVUPS      Z17, 448(R9)
-	VMOVUPS      Z17, 512(R9)
-	VMOVUPS      Z17, 576(R9)
-	VMOVUPS      Z17, 640(R9)
-	VMOVUPS      Z17, 704(R9)
-	VMOVUPS      Z17, 768(R9)
-	VMOVUPS      Z17, 832(R9)
-	VMOVUPS      Z17, 896(R9)
-	VMOVUPS      Z17, 960(R9)
-	VMULPS       (SI), Z14, Z0
-	VFMADD231PS  (DI), Z0, Z15
-	VMULPS       64(SI), Z14, Z1
-	VFMADD231PS  64(DI), Z1, Z16
-	VMULPS       128(SI), Z14, Z2
-	VFMADD231PS  128(DI), Z2, Z15
-	VMULPS       192(SI), Z14, Z3
-	VFMADD231PS  192(DI), Z3, Z16
-	VMULPS       256(SI), Z14, Z4
-	VFMADD231PS  256(DI), Z4, Z15
-	VMULPS       320(SI), Z14, Z5
-	VFMADD231PS  320(DI), Z5, Z16
-	VMULPS       384(SI), Z14, Z6
-	VFMADD231PS  384(DI), Z6, Z15
-	VMULPS       448(SI), Z14, Z7
-	VFMADD231PS  448(DI), Z7, Z16
-	VADDPS       Z16, Z15, Z15
-	VMOVUPS      Z15, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+1024, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z14
+	VMOVUPS       (DX), Z17
 	VMOVUPS       (R8), Z15
 	VPXORD        Z16, Z16, Z16
-	VMOVUPS       (DX), Z17
 	VMULPS        (CX), Z17, Z18
 	VADDPS.RD_SAE Z10, Z18, Z19
 	VREDUCEPS     $0x59, Z18, Z20
@@ -4373,17 +3831,15 @@ asked:
 	ADDQ          AX, SI
 	DECQ          R10
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
+	VMOVUPS       Z4, 256(AX)
+	VMOVUPS       Z5, 320(AX)
+	VMOVUPS       Z6, 384(AX)
+	VMOVUPS       Z7, 448(AX)
 	VZEROUPPER
 	RET
 
@@ -4576,9 +4032,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvance4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvance4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanAdvance4AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvance4AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4589,7 +4045,7 @@ TEXT ·scanAdvance4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -4603,20 +4059,6 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z7
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z8
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z10
-	VMULPS.BCST  (SI), Z10, Z0
-	VMULPS.BCST  4(SI), Z10, Z1
-	VMULPS.BCST  8(SI), Z10, Z2
-	VMULPS.BCST  12(SI), Z10, Z3
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z10
@@ -4686,19 +4128,17 @@ asked:
 	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
 	VZEROUPPER
 	RET
 
-// func scanForward4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForward4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanForward4AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForward4AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4711,7 +4151,7 @@ TEXT ·scanForward4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -4719,43 +4159,18 @@ TEXT ·scanForward4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    16(R13), R12
 
 alone:
-	VMOVUPS          exp2AVX512<>+0(SB), Z4
-	VMOVUPS          exp2AVX512<>+64(SB), Z5
-	VBROADCASTSS     cAVX512_48c00000<>+0(SB), Z6
-	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z7
-	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z8
-	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z9
-	MOVQ             fresh+88(FP), AX
-	TESTQ            AX, AX
-	JE               loop
-	VMOVUPS          (BX), Z10
-	VMOVUPS          (R8), Z11
-	VPXORD           Z12, Z12, Z12
-	VMULPS.BCST      (SI), Z10, Z0
-	VFMADD231PS.BCST (DI), Z0, Z11
-	VMULPS.BCST      4(SI), Z10, Z1
-	VFMADD231PS.BCST 4(DI), Z1, Z12
-	VMULPS.BCST      8(SI), Z10, Z2
-	VFMADD231PS.BCST 8(DI), Z2, Z11
-	VMULPS.BCST      12(SI), Z10, Z3
-	VFMADD231PS.BCST 12(DI), Z3, Z12
-	VADDPS           Z12, Z11, Z11
-	VMOVUPS          Z11, (R8)
-	ADDQ             $+64, R8
-	MOVQ             cStep+72(FP), AX
-	ADDQ             AX, DI
-	ADDQ             $+64, DX
-	ADDQ             $+64, BX
-	MOVQ             bStep+64(FP), AX
-	ADDQ             AX, SI
-	DECQ             R9
-	JE               done
+	VMOVUPS      exp2AVX512<>+0(SB), Z4
+	VMOVUPS      exp2AVX512<>+64(SB), Z5
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z6
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z7
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z8
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
 
 loop:
 	VMOVUPS          (BX), Z10
+	VMOVUPS          (DX), Z13
 	VMOVUPS          (R8), Z11
 	VPXORD           Z12, Z12, Z12
-	VMOVUPS          (DX), Z13
 	VMULPS           (CX), Z13, Z14
 	VADDPS.RD_SAE    Z6, Z14, Z15
 	VREDUCEPS        $0x59, Z14, Z16
@@ -4834,19 +4249,17 @@ asked:
 	ADDQ             AX, SI
 	DECQ             R9
 	JNE              loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
+	MOVQ             h+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	VMOVUPS          Z2, 128(AX)
+	VMOVUPS          Z3, 192(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecompute4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecompute4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanRecompute4AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecompute4AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -4860,7 +4273,7 @@ TEXT ·scanRecompute4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -4868,53 +4281,18 @@ TEXT ·scanRecompute4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    16(R14), R13
 
 alone:
-	VMOVUPS          exp2AVX512<>+0(SB), Z4
-	VMOVUPS          exp2AVX512<>+64(SB), Z5
-	VBROADCASTSS     cAVX512_48c00000<>+0(SB), Z6
-	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z7
-	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z8
-	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z9
-	MOVQ             fresh+88(FP), AX
-	TESTQ            AX, AX
-	JE               loop
-	VMOVUPS          (BX), Z10
-	VMOVUPS          (R8), Z11
-	VPXORD           Z12, Z12, Z12
-	VPXORD           Z13, Z13, Z13
-	VMOVUPS          Z13, (R9)
-	VMOVUPS          Z13, 64(R9)
-	VMOVUPS          Z13, 128(R9)
-	VMOVUPS          Z13, 192(R9)
-	VMOVUPS          Z13, 256(R9)
-	VMOVUPS          Z13, 320(R9)
-	VMOVUPS          Z13, 384(R9)
-	VMOVUPS          Z13, 448(R9)
-	VMULPS.BCST      (SI), Z10, Z0
-	VFMADD231PS.BCST (DI), Z0, Z11
-	VMULPS.BCST      4(SI), Z10, Z1
-	VFMADD231PS.BCST 4(DI), Z1, Z12
-	VMULPS.BCST      8(SI), Z10, Z2
-	VFMADD231PS.BCST 8(DI), Z2, Z11
-	VMULPS.BCST      12(SI), Z10, Z3
-	VFMADD231PS.BCST 12(DI), Z3, Z12
-	VADDPS           Z12, Z11, Z11
-	VMOVUPS          Z11, (R8)
-	ADDQ             $+64, R8
-	MOVQ             cStep+72(FP), AX
-	ADDQ             AX, DI
-	ADDQ             $+512, R9
-	ADDQ             $+64, DX
-	ADDQ             $+64, BX
-	MOVQ             bStep+64(FP), AX
-	ADDQ             AX, SI
-	DECQ             R10
-	JE               done
+	VMOVUPS      exp2AVX512<>+0(SB), Z4
+	VMOVUPS      exp2AVX512<>+64(SB), Z5
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z6
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z7
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z8
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
 
 loop:
 	VMOVUPS          (BX), Z10
+	VMOVUPS          (DX), Z13
 	VMOVUPS          (R8), Z11
 	VPXORD           Z12, Z12, Z12
-	VMOVUPS          (DX), Z13
 	VMULPS           (CX), Z13, Z14
 	VADDPS.RD_SAE    Z6, Z14, Z15
 	VREDUCEPS        $0x59, Z14, Z16
@@ -5012,13 +4390,11 @@ asked:
 	ADDQ             AX, SI
 	DECQ             R10
 	JNE              loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
+	MOVQ             h+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
+	VMOVUPS          Z2, 128(AX)
+	VMOVUPS          Z3, 192(AX)
 	VZEROUPPER
 	RET
 
@@ -5153,9 +4529,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvanceVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvanceVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanAdvanceVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvanceVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -5166,7 +4542,7 @@ TEXT ·scanAdvanceVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -5180,20 +4556,6 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z7
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z8
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z10
-	VMULPS       (SI), Z10, Z0
-	VMULPS       64(SI), Z10, Z1
-	VMULPS       128(SI), Z10, Z2
-	VMULPS       192(SI), Z10, Z3
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z10
@@ -5263,19 +4625,17 @@ asked:
 	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
 	VZEROUPPER
 	RET
 
-// func scanForwardVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForwardVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanForwardVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForwardVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -5288,7 +4648,7 @@ TEXT ·scanForwardVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -5302,37 +4662,12 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z7
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z8
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z10
-	VMOVUPS      (R8), Z11
-	VPXORD       Z12, Z12, Z12
-	VMULPS       (SI), Z10, Z0
-	VFMADD231PS  (DI), Z0, Z11
-	VMULPS       64(SI), Z10, Z1
-	VFMADD231PS  64(DI), Z1, Z12
-	VMULPS       128(SI), Z10, Z2
-	VFMADD231PS  128(DI), Z2, Z11
-	VMULPS       192(SI), Z10, Z3
-	VFMADD231PS  192(DI), Z3, Z12
-	VADDPS       Z12, Z11, Z11
-	VMOVUPS      Z11, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z10
+	VMOVUPS       (DX), Z13
 	VMOVUPS       (R8), Z11
 	VPXORD        Z12, Z12, Z12
-	VMOVUPS       (DX), Z13
 	VMULPS        (CX), Z13, Z14
 	VADDPS.RD_SAE Z6, Z14, Z15
 	VREDUCEPS     $0x59, Z14, Z16
@@ -5411,19 +4746,17 @@ asked:
 	ADDQ          AX, SI
 	DECQ          R9
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecomputeVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecomputeVectors4AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanRecomputeVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecomputeVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -5437,7 +4770,7 @@ TEXT ·scanRecomputeVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	VMOVUPS 64(AX), Z1
 	VMOVUPS 128(AX), Z2
 	VMOVUPS 192(AX), Z3
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -5451,47 +4784,12 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z7
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z8
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z10
-	VMOVUPS      (R8), Z11
-	VPXORD       Z12, Z12, Z12
-	VPXORD       Z13, Z13, Z13
-	VMOVUPS      Z13, (R9)
-	VMOVUPS      Z13, 64(R9)
-	VMOVUPS      Z13, 128(R9)
-	VMOVUPS      Z13, 192(R9)
-	VMOVUPS      Z13, 256(R9)
-	VMOVUPS      Z13, 320(R9)
-	VMOVUPS      Z13, 384(R9)
-	VMOVUPS      Z13, 448(R9)
-	VMULPS       (SI), Z10, Z0
-	VFMADD231PS  (DI), Z0, Z11
-	VMULPS       64(SI), Z10, Z1
-	VFMADD231PS  64(DI), Z1, Z12
-	VMULPS       128(SI), Z10, Z2
-	VFMADD231PS  128(DI), Z2, Z11
-	VMULPS       192(SI), Z10, Z3
-	VFMADD231PS  192(DI), Z3, Z12
-	VADDPS       Z12, Z11, Z11
-	VMOVUPS      Z11, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+512, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z10
+	VMOVUPS       (DX), Z13
 	VMOVUPS       (R8), Z11
 	VPXORD        Z12, Z12, Z12
-	VMOVUPS       (DX), Z13
 	VMULPS        (CX), Z13, Z14
 	VADDPS.RD_SAE Z6, Z14, Z15
 	VREDUCEPS     $0x59, Z14, Z16
@@ -5589,13 +4887,11 @@ asked:
 	ADDQ          AX, SI
 	DECQ          R10
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VMOVUPS       Z2, 128(AX)
+	VMOVUPS       Z3, 192(AX)
 	VZEROUPPER
 	RET
 
@@ -5712,9 +5008,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvance2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvance2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanAdvance2AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvance2AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -5723,7 +5019,7 @@ TEXT ·scanAdvance2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), DI
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -5737,18 +5033,6 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z6
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z8
-	VMULPS.BCST  (SI), Z8, Z0
-	VMULPS.BCST  4(SI), Z8, Z1
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z8
@@ -5796,17 +5080,15 @@ asked:
 	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
 	VZEROUPPER
 	RET
 
-// func scanForward2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForward2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanForward2AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForward2AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -5817,7 +5099,7 @@ TEXT ·scanForward2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), R9
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -5825,39 +5107,18 @@ TEXT ·scanForward2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    16(R13), R12
 
 alone:
-	VMOVUPS          exp2AVX512<>+0(SB), Z2
-	VMOVUPS          exp2AVX512<>+64(SB), Z3
-	VBROADCASTSS     cAVX512_48c00000<>+0(SB), Z4
-	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z5
-	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z6
-	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z7
-	MOVQ             fresh+88(FP), AX
-	TESTQ            AX, AX
-	JE               loop
-	VMOVUPS          (BX), Z8
-	VMOVUPS          (R8), Z9
-	VPXORD           Z10, Z10, Z10
-	VMULPS.BCST      (SI), Z8, Z0
-	VFMADD231PS.BCST (DI), Z0, Z9
-	VMULPS.BCST      4(SI), Z8, Z1
-	VFMADD231PS.BCST 4(DI), Z1, Z10
-	VADDPS           Z10, Z9, Z9
-	VMOVUPS          Z9, (R8)
-	ADDQ             $+64, R8
-	MOVQ             cStep+72(FP), AX
-	ADDQ             AX, DI
-	ADDQ             $+64, DX
-	ADDQ             $+64, BX
-	MOVQ             bStep+64(FP), AX
-	ADDQ             AX, SI
-	DECQ             R9
-	JE               done
+	VMOVUPS      exp2AVX512<>+0(SB), Z2
+	VMOVUPS      exp2AVX512<>+64(SB), Z3
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z4
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z5
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z6
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
 
 loop:
 	VMOVUPS          (BX), Z8
+	VMOVUPS          (DX), Z11
 	VMOVUPS          (R8), Z9
 	VPXORD           Z10, Z10, Z10
-	VMOVUPS          (DX), Z11
 	VMULPS           (CX), Z11, Z12
 	VADDPS.RD_SAE    Z4, Z12, Z13
 	VREDUCEPS        $0x59, Z12, Z14
@@ -5912,17 +5173,15 @@ asked:
 	ADDQ             AX, SI
 	DECQ             R9
 	JNE              loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
+	MOVQ             h+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecompute2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecompute2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanRecompute2AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecompute2AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -5934,7 +5193,7 @@ TEXT ·scanRecompute2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), R10
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -5942,45 +5201,18 @@ TEXT ·scanRecompute2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    16(R14), R13
 
 alone:
-	VMOVUPS          exp2AVX512<>+0(SB), Z2
-	VMOVUPS          exp2AVX512<>+64(SB), Z3
-	VBROADCASTSS     cAVX512_48c00000<>+0(SB), Z4
-	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z5
-	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z6
-	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z7
-	MOVQ             fresh+88(FP), AX
-	TESTQ            AX, AX
-	JE               loop
-	VMOVUPS          (BX), Z8
-	VMOVUPS          (R8), Z9
-	VPXORD           Z10, Z10, Z10
-	VPXORD           Z11, Z11, Z11
-	VMOVUPS          Z11, (R9)
-	VMOVUPS          Z11, 64(R9)
-	VMOVUPS          Z11, 128(R9)
-	VMOVUPS          Z11, 192(R9)
-	VMULPS.BCST      (SI), Z8, Z0
-	VFMADD231PS.BCST (DI), Z0, Z9
-	VMULPS.BCST      4(SI), Z8, Z1
-	VFMADD231PS.BCST 4(DI), Z1, Z10
-	VADDPS           Z10, Z9, Z9
-	VMOVUPS          Z9, (R8)
-	ADDQ             $+64, R8
-	MOVQ             cStep+72(FP), AX
-	ADDQ             AX, DI
-	ADDQ             $+256, R9
-	ADDQ             $+64, DX
-	ADDQ             $+64, BX
-	MOVQ             bStep+64(FP), AX
-	ADDQ             AX, SI
-	DECQ             R10
-	JE               done
+	VMOVUPS      exp2AVX512<>+0(SB), Z2
+	VMOVUPS      exp2AVX512<>+64(SB), Z3
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z4
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z5
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z6
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
 
 loop:
 	VMOVUPS          (BX), Z8
+	VMOVUPS          (DX), Z11
 	VMOVUPS          (R8), Z9
 	VPXORD           Z10, Z10, Z10
-	VMOVUPS          (DX), Z11
 	VMULPS           (CX), Z11, Z12
 	VADDPS.RD_SAE    Z4, Z12, Z13
 	VREDUCEPS        $0x59, Z12, Z14
@@ -6048,11 +5280,9 @@ asked:
 	ADDQ             AX, SI
 	DECQ             R10
 	JNE              loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
+	MOVQ             h+0(FP), AX
+	VMOVUPS          Z0, (AX)
+	VMOVUPS          Z1, 64(AX)
 	VZEROUPPER
 	RET
 
@@ -6153,9 +5383,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvanceVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvanceVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanAdvanceVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvanceVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -6164,7 +5394,7 @@ TEXT ·scanAdvanceVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), DI
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -6178,18 +5408,6 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z6
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z8
-	VMULPS       (SI), Z8, Z0
-	VMULPS       64(SI), Z8, Z1
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z8
@@ -6237,17 +5455,15 @@ asked:
 	ADDQ          AX, SI
 	DECQ          DI
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
 	VZEROUPPER
 	RET
 
-// func scanForwardVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForwardVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanForwardVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForwardVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -6258,7 +5474,7 @@ TEXT ·scanForwardVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), R9
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -6272,33 +5488,12 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z6
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z8
-	VMOVUPS      (R8), Z9
-	VPXORD       Z10, Z10, Z10
-	VMULPS       (SI), Z8, Z0
-	VFMADD231PS  (DI), Z0, Z9
-	VMULPS       64(SI), Z8, Z1
-	VFMADD231PS  64(DI), Z1, Z10
-	VADDPS       Z10, Z9, Z9
-	VMOVUPS      Z9, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z8
+	VMOVUPS       (DX), Z11
 	VMOVUPS       (R8), Z9
 	VPXORD        Z10, Z10, Z10
-	VMOVUPS       (DX), Z11
 	VMULPS        (CX), Z11, Z12
 	VADDPS.RD_SAE Z4, Z12, Z13
 	VREDUCEPS     $0x59, Z12, Z14
@@ -6353,17 +5548,15 @@ asked:
 	ADDQ          AX, SI
 	DECQ          R9
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
 	VZEROUPPER
 	RET
 
-// func scanRecomputeVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecomputeVectors2AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanRecomputeVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecomputeVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -6375,7 +5568,7 @@ TEXT ·scanRecomputeVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    steps+80(FP), R10
 	VMOVUPS (AX), Z0
 	VMOVUPS 64(AX), Z1
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -6389,39 +5582,12 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z6
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z8
-	VMOVUPS      (R8), Z9
-	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
-	VMOVUPS      Z11, (R9)
-	VMOVUPS      Z11, 64(R9)
-	VMOVUPS      Z11, 128(R9)
-	VMOVUPS      Z11, 192(R9)
-	VMULPS       (SI), Z8, Z0
-	VFMADD231PS  (DI), Z0, Z9
-	VMULPS       64(SI), Z8, Z1
-	VFMADD231PS  64(DI), Z1, Z10
-	VADDPS       Z10, Z9, Z9
-	VMOVUPS      Z9, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+256, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z8
+	VMOVUPS       (DX), Z11
 	VMOVUPS       (R8), Z9
 	VPXORD        Z10, Z10, Z10
-	VMOVUPS       (DX), Z11
 	VMULPS        (CX), Z11, Z12
 	VADDPS.RD_SAE Z4, Z12, Z13
 	VREDUCEPS     $0x59, Z12, Z14
@@ -6489,11 +5655,9 @@ asked:
 	ADDQ          AX, SI
 	DECQ          R10
 	JNE           loop
-
-done:
-	MOVQ    h+0(FP), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
+	MOVQ          h+0(FP), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
 	VZEROUPPER
 	RET
 
@@ -6572,9 +5736,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvance1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvance1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanAdvance1AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvance1AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -6582,7 +5746,7 @@ TEXT ·scanAdvance1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -6596,17 +5760,6 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z4
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z7
-	VMULPS.BCST  (SI), Z7, Z0
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z7
@@ -6637,22 +5790,20 @@ loop:
 	MOVQ          24(R11), R10
 
 asked:
-	ADDQ $+64, DX
-	ADDQ $+64, BX
-	MOVQ bStep+64(FP), AX
-	ADDQ AX, SI
-	DECQ DI
-	JNE  loop
-
-done:
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
+	DECQ    DI
+	JNE     loop
 	MOVQ    h+0(FP), AX
 	VMOVUPS Z0, (AX)
 	VZEROUPPER
 	RET
 
-// func scanForward1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForward1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanForward1AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForward1AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -6662,7 +5813,7 @@ TEXT ·scanForward1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -6670,34 +5821,17 @@ TEXT ·scanForward1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    16(R13), R12
 
 alone:
-	VMOVUPS          exp2AVX512<>+0(SB), Z1
-	VMOVUPS          exp2AVX512<>+64(SB), Z2
-	VBROADCASTSS     cAVX512_48c00000<>+0(SB), Z3
-	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z4
-	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z5
-	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z6
-	MOVQ             fresh+88(FP), AX
-	TESTQ            AX, AX
-	JE               loop
-	VMOVUPS          (BX), Z7
-	VMOVUPS          (R8), Z8
-	VMULPS.BCST      (SI), Z7, Z0
-	VFMADD231PS.BCST (DI), Z0, Z8
-	VMOVUPS          Z8, (R8)
-	ADDQ             $+64, R8
-	MOVQ             cStep+72(FP), AX
-	ADDQ             AX, DI
-	ADDQ             $+64, DX
-	ADDQ             $+64, BX
-	MOVQ             bStep+64(FP), AX
-	ADDQ             AX, SI
-	DECQ             R9
-	JE               done
+	VMOVUPS      exp2AVX512<>+0(SB), Z1
+	VMOVUPS      exp2AVX512<>+64(SB), Z2
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z3
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z4
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z5
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
 
 loop:
 	VMOVUPS          (BX), Z7
-	VMOVUPS          (R8), Z8
 	VMOVUPS          (DX), Z9
+	VMOVUPS          (R8), Z8
 	VMULPS           (CX), Z9, Z9
 	VADDPS.RD_SAE    Z3, Z9, Z10
 	VREDUCEPS        $0x59, Z9, Z11
@@ -6739,16 +5873,14 @@ asked:
 	ADDQ    AX, SI
 	DECQ    R9
 	JNE     loop
-
-done:
 	MOVQ    h+0(FP), AX
 	VMOVUPS Z0, (AX)
 	VZEROUPPER
 	RET
 
-// func scanRecompute1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecompute1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanRecompute1AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecompute1AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -6759,7 +5891,7 @@ TEXT ·scanRecompute1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -6767,38 +5899,17 @@ TEXT ·scanRecompute1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    16(R14), R13
 
 alone:
-	VMOVUPS          exp2AVX512<>+0(SB), Z1
-	VMOVUPS          exp2AVX512<>+64(SB), Z2
-	VBROADCASTSS     cAVX512_48c00000<>+0(SB), Z3
-	VBROADCASTSS     cAVX512_3f31708f<>+0(SB), Z4
-	VBROADCASTSS     cAVX512_3e7879f3<>+0(SB), Z5
-	VBROADCASTSS     cAVX512_3f800000<>+0(SB), Z6
-	MOVQ             fresh+88(FP), AX
-	TESTQ            AX, AX
-	JE               loop
-	VMOVUPS          (BX), Z7
-	VMOVUPS          (R8), Z8
-	VPXORD           Z9, Z9, Z9
-	VMOVUPS          Z9, (R9)
-	VMOVUPS          Z9, 64(R9)
-	VMULPS.BCST      (SI), Z7, Z0
-	VFMADD231PS.BCST (DI), Z0, Z8
-	VMOVUPS          Z8, (R8)
-	ADDQ             $+64, R8
-	MOVQ             cStep+72(FP), AX
-	ADDQ             AX, DI
-	ADDQ             $+128, R9
-	ADDQ             $+64, DX
-	ADDQ             $+64, BX
-	MOVQ             bStep+64(FP), AX
-	ADDQ             AX, SI
-	DECQ             R10
-	JE               done
+	VMOVUPS      exp2AVX512<>+0(SB), Z1
+	VMOVUPS      exp2AVX512<>+64(SB), Z2
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z3
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z4
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z5
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
 
 loop:
 	VMOVUPS          (BX), Z7
-	VMOVUPS          (R8), Z8
 	VMOVUPS          (DX), Z9
+	VMOVUPS          (R8), Z8
 	VMULPS           (CX), Z9, Z9
 	VADDPS.RD_SAE    Z3, Z9, Z10
 	VREDUCEPS        $0x59, Z9, Z11
@@ -6850,8 +5961,6 @@ asked:
 	ADDQ    AX, SI
 	DECQ    R10
 	JNE     loop
-
-done:
 	MOVQ    h+0(FP), AX
 	VMOVUPS Z0, (AX)
 	VZEROUPPER
@@ -6937,9 +6046,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanAdvanceVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanAdvanceVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanAdvanceVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanAdvanceVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -6947,7 +6056,7 @@ TEXT ·scanAdvanceVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    b+32(FP), SI
 	MOVQ    steps+80(FP), DI
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), R11
+	MOVQ    ahead+88(FP), R11
 	TESTQ   R11, R11
 	JE      alone
 	MOVQ    (R11), R8
@@ -6961,17 +6070,6 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z4
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z7
-	VMULPS       (SI), Z7, Z0
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         DI
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z7
@@ -7002,22 +6100,20 @@ loop:
 	MOVQ          24(R11), R10
 
 asked:
-	ADDQ $+64, DX
-	ADDQ $+64, BX
-	MOVQ bStep+64(FP), AX
-	ADDQ AX, SI
-	DECQ DI
-	JNE  loop
-
-done:
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	MOVQ    bStep+64(FP), AX
+	ADDQ    AX, SI
+	DECQ    DI
+	JNE     loop
 	MOVQ    h+0(FP), AX
 	VMOVUPS Z0, (AX)
 	VZEROUPPER
 	RET
 
-// func scanForwardVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanForwardVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanForwardVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanForwardVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -7027,7 +6123,7 @@ TEXT ·scanForwardVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    y+48(FP), R8
 	MOVQ    steps+80(FP), R9
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), R13
+	MOVQ    ahead+88(FP), R13
 	TESTQ   R13, R13
 	JE      alone
 	MOVQ    (R13), R10
@@ -7041,28 +6137,11 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z4
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z7
-	VMOVUPS      (R8), Z8
-	VMULPS       (SI), Z7, Z0
-	VFMADD231PS  (DI), Z0, Z8
-	VMOVUPS      Z8, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R9
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z7
-	VMOVUPS       (R8), Z8
 	VMOVUPS       (DX), Z9
+	VMOVUPS       (R8), Z8
 	VMULPS        (CX), Z9, Z9
 	VADDPS.RD_SAE Z3, Z9, Z10
 	VREDUCEPS     $0x59, Z9, Z11
@@ -7104,16 +6183,14 @@ asked:
 	ADDQ    AX, SI
 	DECQ    R9
 	JNE     loop
-
-done:
 	MOVQ    h+0(FP), AX
 	VMOVUPS Z0, (AX)
 	VZEROUPPER
 	RET
 
-// func scanRecomputeVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, fresh int, ahead *int)
+// func scanRecomputeVectors1AVX512(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·scanRecomputeVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-104
+TEXT ·scanRecomputeVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-96
 	MOVQ    h+0(FP), AX
 	MOVQ    a+8(FP), CX
 	MOVQ    dt+16(FP), DX
@@ -7124,7 +6201,7 @@ TEXT ·scanRecomputeVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-104
 	MOVQ    keep+56(FP), R9
 	MOVQ    steps+80(FP), R10
 	VMOVUPS (AX), Z0
-	MOVQ    ahead+96(FP), R14
+	MOVQ    ahead+88(FP), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -7138,32 +6215,11 @@ alone:
 	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z4
 	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
-	MOVQ         fresh+88(FP), AX
-	TESTQ        AX, AX
-	JE           loop
-	VMOVUPS      (BX), Z7
-	VMOVUPS      (R8), Z8
-	VPXORD       Z9, Z9, Z9
-	VMOVUPS      Z9, (R9)
-	VMOVUPS      Z9, 64(R9)
-	VMULPS       (SI), Z7, Z0
-	VFMADD231PS  (DI), Z0, Z8
-	VMOVUPS      Z8, (R8)
-	ADDQ         $+64, R8
-	MOVQ         cStep+72(FP), AX
-	ADDQ         AX, DI
-	ADDQ         $+128, R9
-	ADDQ         $+64, DX
-	ADDQ         $+64, BX
-	MOVQ         bStep+64(FP), AX
-	ADDQ         AX, SI
-	DECQ         R10
-	JE           done
 
 loop:
 	VMOVUPS       (BX), Z7
-	VMOVUPS       (R8), Z8
 	VMOVUPS       (DX), Z9
+	VMOVUPS       (R8), Z8
 	VMULPS        (CX), Z9, Z9
 	VADDPS.RD_SAE Z3, Z9, Z10
 	VREDUCEPS     $0x59, Z9, Z11
@@ -7215,8 +6271,6 @@ asked:
 	ADDQ    AX, SI
 	DECQ    R10
 	JNE     loop
-
-done:
 	MOVQ    h+0(FP), AX
 	VMOVUPS Z0, (AX)
 	VZEROUPPER

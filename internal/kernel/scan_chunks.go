@@ -23,7 +23,7 @@ type chunks[T Float] struct {
 	layout layout[T]
 	enter  []T // (chunk, batch, channels, state): the state that enters; nil with one chunk
 	carry  []T // (chunk, batch, channels, state): the gradient of the state that leaves
-	decay  []T // (chunk, batch, channels, state): exp(A ΣΔ), zero where a sequence starts in between
+	decay  []T // (chunk, batch, channels, state): exp(A ΣΔ)
 }
 
 func (s *Scan[T]) newChunks() *chunks[T] {
@@ -73,12 +73,10 @@ func (s *Scan[T]) enterStates(c *chunks[T], blocks []block) {
 				run.enter(strip)
 			}
 			var sum [lanes]float64
-			cut := false
 			for at := from; at < to; at += tileSteps {
 				next := min(at+tileSteps, to)
 				run.advance(strip, at, next)
 				for i := at; i < next; i++ {
-					cut = cut || run.fresh(i)
 					for l, dt := range run.dt[(i-at)*lanes:][:st.width] {
 						sum[l] += float64(dt)
 					}
@@ -89,28 +87,44 @@ func (s *Scan[T]) enterStates(c *chunks[T], blocks []block) {
 			}
 			for n := range s.State { // the states are not needed any more
 				for l := range st.width {
-					h := &st.h[n*lanes+l]
-					if *h = 0; !cut {
-						*h = exp(st.a[n*lanes+l] * T(sum[l]))
-					}
+					st.h[n*lanes+l] = exp(st.a[n*lanes+l] * T(sum[l]))
 				}
 			}
 			st.store(run.ofBatch(s.ofChunk(c.decay, chunk)), st.h, s.State)
 		}
 	})
 	for chunk := 1; chunk+1 < c.count; chunk++ { // the first chunk had what enters it
-		combine(s.ofChunk(c.enter, chunk+1), s.ofChunk(c.decay, chunk), s.ofChunk(c.enter, chunk))
+		s.combine(c, chunk, c.enter, chunk+1, chunk)
 	}
 }
 
-// combine adds to what a chunk makes by itself what comes through it from the chunk before. Where nothing comes through,
-// not even a NaN does.
-func combine[T Float](own, decay, before []T) {
-	for i, d := range decay {
-		if d != 0 {
-			own[i] += d * before[i]
+// combine adds to m (chunk, batch, channels, state) of chunk to, what it makes by itself, what comes through the chunk between
+// from m of chunk from. Through a chunk in which a sequence starts nothing comes, not even a NaN; through any other a NaN comes,
+// also where the chunk's decay is zero. A zero stays zero where the decays of all steps overflow only together.
+func (s *Scan[T]) combine(c *chunks[T], between int, m []T, to, from int) {
+	own, before, decay := s.ofChunk(m, to), s.ofChunk(m, from), s.ofChunk(c.decay, between)
+	size := s.Channels * s.State
+	for b := range s.Batch {
+		if s.starts(c, between, b) {
+			continue
+		}
+		for i := b * size; i < (b+1)*size; i++ {
+			if before[i] != 0 {
+				own[i] += decay[i] * before[i]
+			}
 		}
 	}
+}
+
+// starts reports whether a sequence of batch b starts in a chunk.
+func (s *Scan[T]) starts(c *chunks[T], chunk, b int) bool {
+	from, to := c.bounds(chunk, s.Length)
+	for i := from; i < to; i++ {
+		if s.fresh(b, i) {
+			return true
+		}
+	}
+	return false
 }
 
 // carryGradients finds the gradients of the states that leave the chunks, from that of the final state and the chunks'
@@ -138,6 +152,6 @@ func (s *Scan[T]) carryGradients(c *chunks[T], stripes [][]block, newBack func(s
 		}
 	})
 	for chunk := c.count - 2; chunk > 0; chunk-- {
-		combine(s.ofChunk(c.carry, chunk-1), s.ofChunk(c.decay, chunk), s.ofChunk(c.carry, chunk))
+		s.combine(c, chunk, c.carry, chunk-1, chunk)
 	}
 }

@@ -19,7 +19,7 @@ func (s *Scan[T]) Reference(y, final []T) (states []T) {
 				var out T
 				for n := range s.State {
 					before := h[i*s.State+n]
-					if s.separated(b, i) {
+					if s.fresh(b, i) {
 						before = 0
 					}
 					now := exp(delta*s.A[d*s.State+n])*before + delta*s.U[at]*s.B.at(s, b, t, d, n)
@@ -78,8 +78,8 @@ func (s *Scan[T]) ReferenceBackward(states, dy, dfinal []T, grad *ScanGrad[T]) {
 				for n := range s.State {
 					a, bn := s.A[d*s.State+n], s.B.at(s, b, t, d, n)
 					decay, before := exp(delta*a), h[i*s.State+n]
-					if s.separated(b, i) {
-						decay, before = 0, 0
+					if s.fresh(b, i) {
+						before = 0
 					}
 					g := s.C.at(s, b, t, d, n)*dOut + carry[n]
 					grad.C[s.C.index(s, b, t, d, n)] += dOut * h[(i+1)*s.State+n]
@@ -88,6 +88,9 @@ func (s *Scan[T]) ReferenceBackward(states, dy, dfinal []T, grad *ScanGrad[T]) {
 					dDelta += g * (bn*s.U[at] + a*decay*before)
 					grad.A[d*s.State+n] += g * delta * decay * before
 					carry[n] = decay * g
+					if s.fresh(b, i) { // the step before belongs to another sequence, and has no part in g, not even in a NaN
+						carry[n] = 0
+					}
 				}
 				grad.U[at] = du
 				if s.Softplus {
@@ -127,15 +130,6 @@ func (s *Scan[T]) zAt(b, t, d int) int {
 		return (b*s.Length+t)*s.ZStride + d
 	}
 	return (b*s.Length+t)*s.Channels + d
-}
-
-// separated reports whether a start lies between the i-th step scanned and the one scanned before it.
-func (s *Scan[T]) separated(b, i int) bool {
-	t := s.step(i)
-	if s.Reverse {
-		t++
-	}
-	return s.Start != nil && t < s.Length && s.Start[b*s.Length+t]
 }
 
 // at returns the element of p that channel d reads at time t of batch b for state n.

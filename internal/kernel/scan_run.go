@@ -42,7 +42,7 @@ type strip[T Float] struct {
 // states is a run of states that are scanned together.
 type states struct{ first, count int }
 
-// segment is a run of steps, the first of which may be fresh: with no past.
+// segment is a run of steps. Where fresh is set, its first step begins from a zero state.
 type segment struct {
 	from, to int
 	fresh    bool
@@ -160,28 +160,26 @@ func (s *Scan[T]) step(i int) int {
 	return i
 }
 
-// fresh reports whether no state enters the i-th step scanned: the state before it is zero, whatever it was.
+// fresh reports whether a sequence starts between the i-th step scanned of batch b and the step scanned before it. Then the
+// i-th step begins from a zero state, whatever the state was.
 //
-// A start at time t separates t-1 from t. Forward, nothing enters t; in reverse, nothing enters t-1.
-func (r *scanRun[T]) fresh(i int) bool {
-	if i == 0 && r.Initial == nil {
-		return true
-	}
-	if r.Start == nil {
+// A start at time t separates t-1 from t. Forward, t is fresh; in reverse, t-1 is.
+func (s *Scan[T]) fresh(b, i int) bool {
+	if s.Start == nil {
 		return false
 	}
-	t := r.step(i)
-	if r.Reverse {
+	t := s.step(i)
+	if s.Reverse {
 		t++
 	}
-	return t < r.Length && r.Start[r.batch*r.Length+t]
+	return t < s.Length && s.Start[b*s.Length+t]
 }
 
 // segment returns the steps from i on, before to, of which only the first may be fresh.
 func (r *scanRun[T]) segment(i, to int) segment {
-	s := segment{i, to, r.fresh(i)}
+	s := segment{i, to, r.fresh(r.batch, i)}
 	if r.Start != nil {
-		for s.to = i + 1; s.to < to && !r.fresh(s.to); s.to++ {
+		for s.to = i + 1; s.to < to && !r.fresh(r.batch, s.to); s.to++ {
 		}
 	}
 	return s
@@ -191,20 +189,23 @@ func (r *scanRun[T]) segment(i, to int) segment {
 func (r *scanRun[T]) segmentBefore(from, to int) segment {
 	i := from
 	if r.Start != nil {
-		for i = to - 1; i > from && !r.fresh(i); i-- {
+		for i = to - 1; i > from && !r.fresh(r.batch, i); i-- {
 		}
 	}
-	return segment{i, to, r.fresh(i)}
+	return segment{i, to, r.fresh(r.batch, i)}
 }
 
 // ofBatch returns the batch's part of m (batch, channels, state).
 func (r *scanRun[T]) ofBatch(m []T) []T { return m[r.batch*r.Channels*r.State:] }
 
-// enter sets a strip's state to the initial one. Without one the first step is fresh, and sets the state itself.
+// enter sets a strip's state to the initial one, or to zero where there is none.
 func (r *scanRun[T]) enter(strip int) {
-	if r.Initial != nil {
-		r.strips[strip].load(r.strips[strip].h, r.ofBatch(r.Initial), r.State)
+	st := &r.strips[strip]
+	if r.Initial == nil {
+		clear(st.h)
+		return
 	}
+	st.load(st.h, r.ofBatch(r.Initial), r.State)
 }
 
 // enterChunk sets a strip's state to the one that enters a chunk.
@@ -317,41 +318,34 @@ const (
 
 // scan carries some states of a strip through a segment of the tile that begins at from. keep is (step of the tile, state,
 // two, lanes).
+//
+// A step that begins from a zero state is a step like the others, so that A reaches the state where exp(Δ A)·0 is not 0: where
+// the exponential is infinite or not a number.
 func (r *scanRun[T]) scan(pass scanPass, strip int, ns states, from int, s segment, keep []T) {
+	st := &r.strips[strip]
+	if s.fresh {
+		clear(st.h[ns.first*lanes : (ns.first+ns.count)*lanes])
+	}
 	if r.asm != nil {
 		r.asm.scan(pass, strip, ns, from, s)
 		return
 	}
-	st := &r.strips[strip]
 	w := st.width
 	for i := s.from; i < s.to; i++ {
 		at := (i - from) * lanes
 		dt, du, acc := r.dt[at:at+w], r.du[at:at+w], r.y[at:at+w]
-		fresh := s.fresh && i == s.from
 		for n := ns.first; n < ns.first+ns.count; n++ {
 			a, h := st.a[n*lanes:][:w], st.h[n*lanes:][:w]
 			b := r.spread(r.B, st.b, r.b, r.bGroup, i, n)[:w]
-			switch {
-			case pass == scanRecompute:
+			if pass == scanRecompute {
 				kept := keep[((i-from)*ns.count+n-ns.first)*2*lanes:]
 				decay, state := kept[:w], kept[lanes:lanes+w]
-				if fresh { // the decay is then of no use either
-					clear(decay)
-					clear(state)
-				} else {
-					for l := range h {
-						decay[l] = exp(dt[l] * a[l])
-						state[l] = decay[l] * h[l]
-					}
-				}
 				for l := range h {
+					decay[l] = exp(dt[l] * a[l])
+					state[l] = decay[l] * h[l]
 					h[l] = state[l] + du[l]*b[l]
 				}
-			case fresh:
-				for l := range h {
-					h[l] = du[l] * b[l]
-				}
-			default:
+			} else {
 				for l := range h {
 					h[l] = exp(dt[l]*a[l])*h[l] + du[l]*b[l]
 				}

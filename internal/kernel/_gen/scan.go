@@ -148,13 +148,11 @@ var scanDocs = map[scanKind]string{
 }
 
 // scanStates writes a kernel that goes through a tile with n states in registers.
-//
-// With fresh the first step has no past: h = du·b there, whatever h was.
 func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 	name := variant(string(kind), n, vectors)
 	doc := fmt.Sprintf(scanDocs[kind], name, n) +
-		"\na is A·log2(e); bStep and cStep are bytes from step to step; fresh is 1 if the first step has no past."
-	k := f.Func(name, "func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps, fresh int, ahead *int)", doc)
+		"\na is A·log2(e); bStep and cStep are bytes from step to step."
+	k := f.Func(name, "func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps int, ahead *int)", doc)
 	h := f.Vecs(n)
 	hPtr, a, dtPtr, duPtr, b := k.Ptr("h"), k.Ptr("a"), k.Ptr("dt"), k.Ptr("du"), k.Ptr("b")
 	var c, y, keep reg.GPVirtual
@@ -197,58 +195,16 @@ func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 			f.MulAddScalar(operandAt(c, i), h[i], acc[i%2])
 		}
 	}
-	begin := func() {
-		f.Load(asm.At(duPtr, 0), du)
-		if kind != scanAdvance {
-			f.Load(asm.At(y, 0), acc[0])
-			if n > 1 {
-				f.Zero(acc[1])
-			}
-		}
-	}
-	end := func() {
-		if kind != scanAdvance {
-			if n > 1 {
-				f.Add(acc[1], acc[0], acc[0])
-			}
-			f.Store(acc[0], asm.At(y, 0))
-			k.ADDQ(k.Imm(row), y)
-			k.Load64("cStep", move)
-			k.ADDQ(move, c)
-		}
-		if kind == scanRecompute {
-			k.ADDQ(k.Imm(2*row*n), keep)
-		}
-		k.ADDQ(k.Imm(row), dtPtr)
-		k.ADDQ(k.Imm(row), duPtr)
-		k.Load64("bStep", move)
-		k.ADDQ(move, b)
-		k.DECQ(steps)
-	}
-
-	fresh := k.Int("fresh")
-	k.TESTQ(fresh, fresh)
-	k.JE(asm.Label("loop"))
-	begin()
-	if kind == scanRecompute {
-		zero := f.Vec()
-		f.Zero(zero)
-		for i := range h {
-			f.Store(zero, asm.At(keep, 2*row*i))
-			f.Store(zero, asm.At(keep, 2*row*i+row))
-		}
-	}
-	for i := range h {
-		mulB(i, h[i])
-		addC(i)
-	}
-	end()
-	k.JE(asm.Label("done"))
-
 	k.Label("loop")
-	begin()
 	dt := f.Vec()
+	f.Load(asm.At(duPtr, 0), du)
 	f.Load(asm.At(dtPtr, 0), dt)
+	if kind != scanAdvance {
+		f.Load(asm.At(y, 0), acc[0])
+		if n > 1 {
+			f.Zero(acc[1])
+		}
+	}
 	for i := range h {
 		e := d.exp(dt, asm.At(a, i*row))
 		if kind == scanRecompute {
@@ -265,10 +221,25 @@ func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 			p.step()
 		}
 	}
-	end()
+	if kind != scanAdvance {
+		if n > 1 {
+			f.Add(acc[1], acc[0], acc[0])
+		}
+		f.Store(acc[0], asm.At(y, 0))
+		k.ADDQ(k.Imm(row), y)
+		k.Load64("cStep", move)
+		k.ADDQ(move, c)
+	}
+	if kind == scanRecompute {
+		k.ADDQ(k.Imm(2*row*n), keep)
+	}
+	k.ADDQ(k.Imm(row), dtPtr)
+	k.ADDQ(k.Imm(row), duPtr)
+	k.Load64("bStep", move)
+	k.ADDQ(move, b)
+	k.DECQ(steps)
 	k.JNE(asm.Label("loop"))
 
-	k.Label("done")
 	hPtr = k.Ptr("h")
 	for i := range h {
 		f.Store(h[i], asm.At(hPtr, i*row))
