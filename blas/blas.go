@@ -10,15 +10,16 @@ import (
 type Implementation struct{ gonum.Implementation }
 
 // Sgemm is C = alpha·op(A)·op(B) + beta·C for op(A) (m, k), op(B) (k, n) and C (m, n), all row-major; op transposes what tA
-// and tB say. C is not read if beta is 0. Bad arguments are gonum's panics.
+// and tB say. C is not read if beta is 0, A and B are not read if
+// alpha is 0. Bad arguments are gonum's panics.
 func (i Implementation) Sgemm(tA, tB blas.Transpose, m, n, k int, alpha float32, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
-	set := current()
-	if set == nil || !validGemm(tA, tB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc) {
-		i.Implementation.Sgemm(tA, tB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
-		return
-	}
-	if alpha == 0 || k == 0 {
+	set, valid := current(), validGemm(tA, tB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc)
+	switch {
+	case valid && (alpha == 0 || k == 0): // gonum would multiply a NaN of A or B by alpha
 		scale(m, n, beta, c, ldc)
+		return
+	case set == nil || !valid:
+		i.Implementation.Sgemm(tA, tB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
 		return
 	}
 	p := product{

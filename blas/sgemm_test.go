@@ -70,6 +70,63 @@ func TestSgemmSpecialValues(t *testing.T) {
 	})
 }
 
+// With alpha 0, and with nothing to sum, A and B are not read: C is beta·C, whatever numbers they hold.
+func TestSgemmWithoutProduct(t *testing.T) {
+	nan := float32(math.NaN())
+	eachLevel(t, func(t *testing.T) {
+		for _, beta := range []float32{0, 1, -0.3} {
+			for _, k := range []int{0, 1, 40} {
+				for _, size := range [][2]int{{1, 1}, {1, 30}, {30, 1}, {5, 7}, {40, 50}} {
+					for _, tA := range transposes {
+						for _, tB := range transposes {
+							m, n := size[0], size[1]
+							a, b, c, want := make([]float32, m*max(k, 1)), make([]float32, max(k, 1)*n), normal(m*n), make([]float32, m*n)
+							alpha := float32(0)
+							if k == 0 {
+								alpha = 1
+							}
+							for _, v := range [][]float32{a, b} {
+								for i := range v {
+									v[i] = nan
+								}
+							}
+							for i := range c {
+								if want[i] = beta * c[i]; beta == 0 {
+									c[i] = nan
+								}
+							}
+							_, lda, _ := stored(tA, m, k)
+							_, ldb, _ := stored(tB, k, n)
+							Implementation{}.Sgemm(tA, tB, m, n, k, alpha, a, max(lda, 1), b, max(ldb, 1), beta, c, n)
+							if !slices.Equal(c, want) {
+								t.Fatalf("%c%c, (%d, %d) by (%d, %d), alpha %v, beta %v: C is %v, want %v", tA, tB, m, k, k, n, alpha, beta, c, want)
+							}
+						}
+					}
+				}
+			}
+			for _, tA := range transposes {
+				const m, n = 9, 20
+				in, out := n, m
+				if tA != blas.NoTrans {
+					in, out = m, n
+				}
+				x, y, want := make([]float32, in), normal(out), make([]float32, out)
+				x[0] = nan
+				for i := range y {
+					if want[i] = beta * y[i]; beta == 0 {
+						y[i] = nan
+					}
+				}
+				Implementation{}.Sgemv(tA, m, n, 0, normal(m*n), n, x, 1, beta, y, 1)
+				if !slices.Equal(y, want) {
+					t.Fatalf("Sgemv, %c, alpha 0, beta %v: y is %v, want %v", tA, beta, y, want)
+				}
+			}
+		}
+	})
+}
+
 // Products of many blocks and long sums, too large for random sizes.
 func TestSgemmLarge(t *testing.T) {
 	if testing.Short() {

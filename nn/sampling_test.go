@@ -175,6 +175,35 @@ func TestSamplingDraws(t *testing.T) {
 	}
 }
 
+// Where the probabilities of the first tokens add up to TopP exactly, no further token is left; equal tokens go by number.
+func TestSamplingTopPTies(t *testing.T) {
+	equal := func(n int) []float64 { return make([]float64, n) }
+	for _, test := range []struct {
+		logits []float64
+		Sampling
+		want []int
+	}{
+		{equal(4), Sampling{TopP: 0.5}, []int{0, 1}},
+		{equal(4), Sampling{TopP: 0.51}, []int{0, 1, 2}},
+		{equal(4), Sampling{TopP: 1e-9}, []int{0}},
+		{equal(64), Sampling{TopP: 0.125}, []int{0, 1, 2, 3, 4, 5, 6, 7}},
+		{equal(8), Sampling{TopK: 4, TopP: 0.5}, []int{0, 1}},
+		{equal(4), Sampling{TopP: 0.5, MinP: 1}, []int{0, 1}},
+		{[]float64{1, 2, 1, 2, 1, 1}, Sampling{TopP: 0.7}, []int{0, 1, 3}},
+		{[]float64{1, 2, 1, 2}, Sampling{MinP: 1}, []int{1, 3}},
+	} {
+		test.Temperature = 1
+		s := &sampler{Sampling: test.Sampling, scores: slices.Clone(test.logits)}
+		var got []int
+		for _, c := range s.left() {
+			got = append(got, c.token)
+		}
+		if slices.Sort(got); !slices.Equal(got, test.want) {
+			t.Errorf("%+v of logits %v leaves tokens %v, want %v", test.Sampling, test.logits, got, test.want)
+		}
+	}
+}
+
 // Equal tokens are ranked by number: greedy takes the first, top-k and top-p leave the first, and no more than asked for.
 func TestSamplingTies(t *testing.T) {
 	logits := []float64{0, 3, 1, 3, 3, 1}

@@ -92,6 +92,14 @@ func uses(scale int) []use {
 		{"S4 of real modes", func(in G.Nodes) (G.Nodes, error) {
 			return one(S4(S4Inputs{U: in[0], LogDelta: in[1], LogDecay: in[2], C: in[3]}, S4Config{Bilinear: true}))
 		}, []grad.Input{{Name: "U", Value: sequence}, logDelta, input("LogDecay", channels, state), input("C", channels, state)}},
+		{"S4 from a state", func(in G.Nodes) (G.Nodes, error) {
+			return one(S4(S4Inputs{U: in[0], LogDelta: in[1], LogDecay: in[2], C: in[3], InitialState: in[4]}, S4Config{}))
+		}, []grad.Input{{Name: "U", Value: sequence}, logDelta, input("LogDecay", channels, state), input("C", channels, state),
+			input("InitialState", batch, channels, state)}},
+		{"S4 with starts", func(in G.Nodes) (G.Nodes, error) {
+			return one(S4(S4Inputs{U: in[0], LogDelta: in[1], LogDecay: in[2], Frequency: in[3], C: in[4], Start: in[5]}, S4Config{}))
+		}, []grad.Input{{Name: "U", Value: sequence}, logDelta, input("LogDecay", channels, state),
+			input("Frequency", channels, state), input("C", channels, 2*state), start}},
 		{"S4 with state", func(in G.Nodes) (G.Nodes, error) {
 			y, final, err := S4WithState(S4Inputs{U: in[0], LogDelta: in[1], LogDecay: in[2], Frequency: in[3], C: in[4], D: in[5],
 				InitialState: in[6], Start: in[7]}, S4Config{})

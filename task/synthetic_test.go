@@ -194,8 +194,11 @@ func TestAccuracy(t *testing.T) {
 	if a.OfTokens() != 0.75 || a.OfSequences() != 0.5 {
 		t.Errorf("%v of the tokens and %v of the sequences, want 0.75 and 0.5", a.OfTokens(), a.OfSequences())
 	}
-	if got := Best([]float32{1, 3, 2, -1, -2, -1}, 3); !slices.Equal(got, []int{1, 0}) {
-		t.Errorf("the best are %v, want 1 and 0", got)
+	if got := Best([]float32{1, 3, 2, -1, -2, -1, 4, 4, 5}, 3); !slices.Equal(got, []int{1, 0, 2}) { // of two, the first
+		t.Errorf("the best are %v, want 1, 0 and 2", got)
+	}
+	if got := Best([]float64{-3, -2}, 1); !slices.Equal(got, []int{0, 0}) {
+		t.Errorf("of one token the best are %v, want 0 and 0", got)
 	}
 }
 
