@@ -9,10 +9,13 @@ import (
 type Scan[T Activation] struct {
 	Batch, Length, Channels, State int
 
-	U, Delta Array[T]       // (batch, length, channels)
-	A        Array[float32] // (channels, state)
-	ALog     bool           // A holds log(-A), as Mamba's parameter does; its gradient is that of what it holds
-	B, C     Projection[T]
+	U, Delta Array[T] // (batch, length, channels)
+	// A is (channels, state). The device scans whole tiles of up to 32 steps. So where an element of A is not finite, and Length is no
+	// multiple of 32, what lies at the end of the length may be NaN where the equation gives a number: the final state for an element
+	// that is -Inf, and gradients of the last steps. The output y is what the equation gives.
+	A    Array[float32]
+	ALog bool // A holds log(-A), as Mamba's parameter does; its gradient is that of what it holds
+	B, C Projection[T]
 
 	D         Array[float32] // (channels)
 	Z         Array[T]       // (batch, length, channels)
