@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/gomamba/mamba/examples/internal/exampletest"
+	"github.com/gomamba/mamba/nn"
 )
 
 // tiny are the settings under which a run takes a moment.
@@ -30,7 +31,7 @@ func TestRun(t *testing.T) {
 		t.Fatalf("exit code %d, %s", code, stderr)
 	}
 	for _, want := range []string{
-		`1 layers of d_model 4, batch 1, float32; median of 1 runs\n`, `mamba      forward +16 +\d+\.\d\d ms +\d+\.\d{3} µs +-?\d+\.\d MB\n`,
+		`1 layers of d_model 4, batch 1, float32; median of 1 runs\n`, `mamba      forward +16 +\d+\.\d\d ms +\d+\.\d{3} µs +\d+\.\d MB\n`,
 		`attention  training +64 `, `exponent  mamba, forward: time -?\d+\.\d\d, memory .*, from length 16 to 64\n`, `curves    .*curves\.png\n`,
 	} {
 		if !regexp.MustCompile(want).MatchString(stdout) {
@@ -45,6 +46,36 @@ func TestLimit(t *testing.T) {
 	_, stdout, _ := call(context.Background(), append([]string{"-out", "", "-limit", "1e-9"}, tiny...)...)
 	if !strings.Contains(stdout, "mamba, forward: stopped behind length 16, which took longer than -limit") || strings.Contains(stdout, " 32 ") {
 		t.Errorf("%s", stdout)
+	}
+}
+
+// The memory of a run has at least its result and, with gradients, what is kept for them. That of a short sequence does not depend on
+// a long one that was measured before.
+func TestMemory(t *testing.T) {
+	set := settings{dmodel: 16, layers: 1, heads: 1, runs: 1, limit: 20}
+	for _, kind := range []nn.Kind{nn.Mamba, nn.Attention, nn.S4} {
+		stack := nn.NewMambaStack(nn.Config{DModel: set.dmodel, NLayer: set.layers, NHead: set.heads, Pattern: []nn.Kind{kind}})
+		for _, p := range passes {
+			var bytes []float64
+			for _, length := range []int{8192, 1024, 8192, 1024} {
+				at, err := measure(set, stack, p, length)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if least := float64(4 * set.dmodel * length); at.bytes < least {
+					t.Errorf("%s, %s, length %d: %.0f bytes, want at least %.0f, those of the result", kind, p.name, length, at.bytes, least)
+				}
+				bytes = append(bytes, at.bytes)
+			}
+			for i := range 2 {
+				if r := bytes[i] / bytes[i+2]; r < 0.5 || r > 2 { // one or two workers may have had a workspace
+					t.Errorf("%s, %s: %.0f bytes once and %.0f again", kind, p.name, bytes[i], bytes[i+2])
+				}
+			}
+			if r := bytes[0] / bytes[1]; r < 3 || r > 12 {
+				t.Errorf("%s, %s: a sequence eight times as long takes %.1f times the memory: %.0f", kind, p.name, r, bytes)
+			}
+		}
 	}
 }
 
