@@ -10,14 +10,14 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// Func builds outputs from input nodes, in the graph of the inputs: the function whose gradient is checked. Check calls it
-// several times, each time with inputs in a new graph, and it must build the same thing each time.
+// Func is the function whose gradient is checked. It builds outputs from input nodes, in the graph of the inputs. Check calls it several
+// times, each time with inputs in a new graph. It must build the same function each time.
 //
-// The outputs are of float64 and of any shape. What is differentiated is a sum of all their elements, each weighted with a
-// fixed random number, so that errors in the gradients of different outputs or elements do not cancel.
+// The outputs are of float64 and of any shape. Check differentiates a sum of all their elements. Each element is weighted with a fixed
+// random number, so that errors in the gradients of different outputs or elements do not cancel.
 type Func func(in G.Nodes) (G.Nodes, error)
 
-// Single makes a Func of a function with one output.
+// Single returns a Func for a function with one output.
 func Single(f func(in G.Nodes) (*G.Node, error)) Func {
 	return func(in G.Nodes) (G.Nodes, error) {
 		n, err := f(in)
@@ -25,22 +25,22 @@ func Single(f func(in G.Nodes) (*G.Node, error)) Func {
 	}
 }
 
-// Input is one of a function's inputs, with the value at which the gradient is checked.
+// Input is an input of a function, with the value at which the gradient is checked.
 type Input struct {
 	Name  string        // unique among the inputs
-	Value *tensor.Dense // of float64, finite; copied, never written to
-	// Constant inputs are not differentiated, and may be of any type: indices, flags.
+	Value *tensor.Dense // of float64, finite; Check copies it and never writes to it
+	// Constant inputs are not differentiated, and can be of any type, such as indices or flags.
 	Constant bool
 	// Node is for inputs that the function does not take from its arguments, such as the weights of a layer that it
-	// calls: it returns the input's node in a graph, the same node whenever the function asks for it. In that graph the
-	// node is bound to a copy of Value. When Node is nil, Check makes the node.
+	// calls. It returns the node of the input in a graph: the same node for every call with that graph. Check binds this
+	// node to a copy of Value. If Node is nil, Check makes the node.
 	Node func(g *G.ExprGraph) *G.Node
 }
 
 // Machine is one of Gorgonia's machines.
 type Machine int
 
-// The machines that gradients are checked on.
+// The machines on which gradients are checked.
 const (
 	Tape Machine = iota // gorgonia.NewTapeMachine, with the gradients of gorgonia.Grad
 	Lisp                // gorgonia.NewLispMachine
@@ -68,42 +68,40 @@ type config struct {
 	machines []Machine
 }
 
-// Sample checks n elements of each input, chosen at random, instead of all of them. An element costs at least four runs of
-// the function forward.
+// Sample checks n random elements of each input instead of all. Each element costs at least four forward runs of the function.
 func Sample(n int, seed uint64) Option {
 	return func(c *config) { c.sample, c.seed, c.sampled = n, seed, true }
 }
 
-// Step is the largest step that is taken from an element x: h·max(1, |x|). The default is 1e-3. Steps of a quarter, a
-// sixteenth, ... of it follow, and their differences are extrapolated.
+// Step sets the largest step from an element x, h·max(1, |x|). The default for h is 1e-3. Smaller steps follow, each a quarter of the one
+// before, and their differences are extrapolated.
 func Step(h float64) Option { return func(c *config) { c.step = h } }
 
-// Tolerance is how far gradients may be apart: abs + rel·(the larger magnitude of the two). The defaults are 1e-6 and 1e-8.
-// An error smaller than abs is not seen, so choose inputs whose gradients are well above it.
+// Tolerance sets the largest difference between two gradients that is accepted: abs + rel·(the larger of their magnitudes). The defaults
+// are rel = 1e-6 and abs = 1e-8. Errors smaller than abs are not seen, so choose inputs with gradients well above abs.
 func Tolerance(rel, abs float64) Option { return func(c *config) { c.rel, c.abs = rel, abs } }
 
-// Machines are the machines to check on. The default is both.
+// Machines sets the machines to check on. The default is both.
 func Machines(m ...Machine) Option { return func(c *config) { c.machines = m } }
 
-// Check compares the gradients of f that Gorgonia's machines find with central differences, element by element, and returns
-// the worst element of each machine. The differences are extrapolated to a step of zero (Ridders, Accurate computation of
-// F'(x) and F'(x) F”(x), 1982), in float64.
+// Check compares the gradients of f that Gorgonia's machines find with central differences, element by element. It returns the worst
+// element of each machine. The differences are in float64 and extrapolated to a step of zero (Ridders, Accurate computation of
+// F'(x) and F'(x) F”(x), 1982).
 //
-// The error is not nil when the check fails. It has a line for each machine and input that is wrong, or for what stopped the
+// The error is not nil if the check fails. It has a line for each machine and input that is wrong, or for the reason that stopped the
 // check:
-//   - the gradient differs from the differences, with the worst element's index, or is NaN or infinite;
-//   - the input has no gradient, or one that is zero everywhere where the differences are not;
-//   - the gradient is another when the tape machine runs a second time, when it is read from the node's dual value as solvers
+//   - the gradient differs from the differences (the line has the index of the worst element), or is NaN or infinite;
+//   - the input has no gradient, or its gradient is zero everywhere and the differences are not;
+//   - the gradient changes when the tape machine runs a second time, when it is read from the node's dual value as solvers
 //     do (see gorgonia.BindDualValues), or when a second lisp machine runs on the same graph. Gorgonia's own SoftMax fails
-//     the last of these;
-//   - a run overwrites an input, or gives other outputs than the run before;
-//   - building, differentiating or running the function fails.
+//     with a second lisp machine;
+//   - a run overwrites an input, or its outputs differ from those of the run before;
+//   - the function cannot be built, differentiated or run.
 //
-// Where a function has a kink, its differences agree with no gradient, so keep inputs away from kinks by more than a
-// thousandth of the Step.
+// At a kink of the function, no gradient agrees with the differences. Keep inputs away from kinks by more than a thousandth of the Step.
 //
-// A panic in the code that adds gradients to the graph is returned as an error. A panic in an operator's Do or DoDiff is not,
-// since Gorgonia's machines run operators in a goroutine of their own.
+// Check returns a panic in the code that adds gradients to the graph as an error. It cannot recover a panic in an operator's Do or
+// DoDiff, since Gorgonia's machines run operators in a goroutine of their own.
 func Check(f Func, inputs []Input, opts ...Option) (Report, error) {
 	c := &checker{f: f, inputs: inputs, config: config{step: 1e-3, rel: 1e-6, abs: 1e-8, machines: []Machine{Tape, Lisp}}}
 	for _, o := range opts {
@@ -119,13 +117,13 @@ func Check(f Func, inputs []Input, opts ...Option) (Report, error) {
 	return report, errors.Join(failures...)
 }
 
-// TB is what MustCheck needs of a test: a *testing.T, or a *rapid.T.
+// TB has the methods of a test that MustCheck calls. *testing.T and *rapid.T have them.
 type TB interface {
 	Helper()
 	Fatalf(format string, args ...any)
 }
 
-// MustCheck is Check for tests: it ends the test when the check fails.
+// MustCheck calls Check, and ends the test if the check fails.
 func MustCheck(t TB, f Func, inputs []Input, opts ...Option) Report {
 	t.Helper()
 	report, err := Check(f, inputs, opts...)
@@ -193,7 +191,7 @@ func (c *checker) validate() error {
 	return nil
 }
 
-// check runs everything, and returns every failure that it can find.
+// check runs the whole check, and returns every failure that it can find.
 func (c *checker) check() (Report, []error) {
 	numeric, err := c.newNumeric()
 	if err != nil {
@@ -218,7 +216,7 @@ func (c *checker) check() (Report, []error) {
 	return report, append(failures, errs...)
 }
 
-// allowed is how far two gradients may be apart.
+// allowed returns the accepted difference of two gradients.
 func (c *checker) allowed(a, b float64) float64 { return c.abs + c.rel*max(math.Abs(a), math.Abs(b)) }
 
 func (c *checker) close(a, b float64) bool {

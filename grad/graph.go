@@ -13,8 +13,8 @@ type built struct {
 	inputs  []Input
 	g       *G.ExprGraph
 	in      G.Nodes
-	values  []G.Value // of the inputs, as the runs see them
-	before  []G.Value // what they must stay
+	values  []G.Value // of the inputs, in the runs
+	before  []G.Value // copies, to find what a run overwrites
 	outputs G.Nodes
 	loss    *G.Node
 }
@@ -80,10 +80,10 @@ func leaf(g *G.ExprGraph, in Input) (*G.Node, G.Value, error) {
 	return n, v, G.Let(n, v)
 }
 
-// isStatement reports whether n is a statement of Gorgonia's, such as what gorgonia.Read adds: it has no value.
+// isStatement reports whether n is a statement of Gorgonia's, which has no value. gorgonia.Read adds one.
 func isStatement(n *G.Node) bool { return n.Type() == nil }
 
-// bystanders returns the nodes with a value that nothing uses.
+// bystanders returns the nodes that have a value which no other node and no output uses.
 func (b *built) bystanders() (nodes G.Nodes) {
 	used := map[int64]bool{}
 	for _, n := range b.outputs {
@@ -118,7 +118,7 @@ func (b *built) operatorsWithout(lacks func(G.Op) bool) (names []string) {
 	return names
 }
 
-// changed returns an error that names the first input whose value is not what it was.
+// changed returns an error that names the first input whose value a run has changed.
 func (b *built) changed() error {
 	for i, v := range b.values {
 		if k := firstNotEqual(b.before[i], v); k >= 0 {
@@ -129,7 +129,7 @@ func (b *built) changed() error {
 	return nil
 }
 
-// differentiated returns the numbers of the inputs that are differentiated.
+// differentiated returns the indices of the inputs that are differentiated.
 func (c *checker) differentiated() (numbers []int) {
 	for i, in := range c.inputs {
 		if !in.Constant {

@@ -11,11 +11,11 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// weightedSum is an operator that sums the elements of its operands, each weighted with a number of its own. It stands in
-// for HadamardProd and Sum, which depend on Gorgonia's handling of tensors of one element and may overwrite their operands.
+// weightedSum is an operator that sums the elements of its operands, each with a weight of its own. It replaces HadamardProd and Sum,
+// which depend on Gorgonia's treatment of tensors with one element and can overwrite their operands.
 //
-// Operands without weights are bystanders, which have no influence. The lisp machine starts from every node that nothing
-// depends on, with a gradient of one, so those have to be tied to the root.
+// Operands without weights are bystanders, and do not change the sum. They are operands because the lisp machine starts, with a
+// gradient of one, from every node that no other node depends on.
 type weightedSum struct{ operands []operand }
 
 type operand struct {
@@ -35,7 +35,7 @@ func newWeightedSum(outputs, bystanders G.Nodes) *weightedSum {
 	for _, n := range outputs {
 		weights := make([]float64, n.Shape().TotalSize())
 		for i := range weights {
-			weights[i] = 0.5 + r.Float64() // away from zero, so that no element goes unseen
+			weights[i] = 0.5 + r.Float64() // away from zero, so that every element counts
 			if r.IntN(2) == 0 {
 				weights[i] = -weights[i]
 			}
@@ -141,7 +141,7 @@ func (o *weightedSum) DoDiff(_ G.ExecutionContext, in G.Nodes, out *G.Node) erro
 	return nil
 }
 
-// gradientOf returns a scalar's gradient in the lisp machine.
+// gradientOf returns the gradient of a scalar in the lisp machine.
 func gradientOf(n *G.Node) (float64, error) {
 	v, err := n.Grad()
 	if err != nil {
@@ -162,7 +162,7 @@ func scaled(v []float64, by float64) []float64 {
 	return s
 }
 
-// scaledWeights is the gradient of weightedSum by one of its operands: the weights, times the gradient of the sum.
+// scaledWeights is the gradient of weightedSum by one operand: its weights times the gradient of the sum.
 type scaledWeights struct {
 	i int
 	operand

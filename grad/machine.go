@@ -9,14 +9,14 @@ import (
 	G "gorgonia.org/gorgonia"
 )
 
-// gradients are what one machine found.
+// gradients has the gradients that one machine found.
 type gradients struct {
 	machine Machine
-	of      [][]float64 // by the number of the input; nil where there is none
-	missing []string    // why there is none
-	hint    string      // what may be the reason if a gradient is zero
+	of      [][]float64 // by the index of the input; nil if there is no gradient
+	missing []string    // why there is no gradient
+	hint    string      // a possible reason for a gradient of zero
 	loss    float64
-	ran     bool // whether there is a loss
+	ran     bool // loss is set
 }
 
 // gradients differentiates the function on a machine. It returns nil if the function cannot be built or run.
@@ -36,7 +36,7 @@ func (c *checker) gradients(m Machine) (*gradients, []error) {
 	return found, failures
 }
 
-// tape differentiates on the tape machine. The failures leave gradients to compare, the error does not.
+// tape differentiates on the tape machine. With failures there are gradients to compare, with an error there are none.
 func (c *checker) tape(found *gradients) (failures []error, err error) {
 	var b *built
 	var by []int // the inputs that have a gradient
@@ -68,7 +68,7 @@ func (c *checker) tape(found *gradients) (failures []error, err error) {
 	}
 	defer m.Close()
 	read := func() ([][]float64, error) {
-		clear(values) // a Read into a value that is there already would copy to it, and keep its type
+		clear(values) // Read copies into a value that exists, and would keep its type
 		if err := m.RunAll(); err != nil {
 			return nil, err
 		}
@@ -103,8 +103,8 @@ func (c *checker) tape(found *gradients) (failures []error, err error) {
 	return append(failures, c.same(by, first, third, "dual values that solvers read")...), nil
 }
 
-// differentiate adds the gradients by the wanted inputs to the graph. If some have none, it notes the reason and returns the
-// numbers of the others, for the caller to start again.
+// differentiate adds the gradients by the wanted inputs to the graph. If some inputs have no gradient, it records the reason and returns
+// the indices of the others; the caller then starts again with those.
 func (b *built) differentiate(wanted []int, found *gradients) (nodes G.Nodes, by []int, err error) {
 	var with G.Nodes
 	for _, i := range wanted {
@@ -129,7 +129,7 @@ func (b *built) differentiate(wanted []int, found *gradients) (nodes G.Nodes, by
 	return nil, nil, fmt.Errorf("gorgonia.Grad: %w%s", err, found.hint)
 }
 
-// symbolic is gorgonia.Grad, which panics if an operator returns no gradient where it says that there is one.
+// symbolic calls gorgonia.Grad, and returns its panic as an error. It panics if an operator announces a gradient and does not return it.
 func symbolic(loss *G.Node, with G.Nodes) (nodes G.Nodes, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -139,7 +139,7 @@ func symbolic(loss *G.Node, with G.Nodes) (nodes G.Nodes, err error) {
 	return G.Grad(loss, with...)
 }
 
-// newMachine calls a constructor of a machine, which panics if the graph does not compile.
+// newMachine calls the constructor of a machine, and returns its panic as an error. It panics if the graph does not compile.
 func newMachine(construct func() G.VM) (m G.VM, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -149,7 +149,7 @@ func newMachine(construct func() G.VM) (m G.VM, err error) {
 	return construct(), nil
 }
 
-// dualValues runs a new tape machine in the way of training, and returns the gradients that a solver would see.
+// dualValues runs a new tape machine as training does, and returns the gradients that a solver reads.
 func (c *checker) dualValues(b *built, by []int) ([][]float64, error) {
 	var with G.Nodes
 	for _, i := range by {
@@ -166,7 +166,7 @@ func (c *checker) dualValues(b *built, by []int) ([][]float64, error) {
 	return c.nodeGradients(b, by)
 }
 
-// lisp differentiates on the lisp machine, which adds the gradients to the nodes.
+// lisp differentiates on the lisp machine, which adds its gradients to those of the nodes.
 func (c *checker) lisp(found *gradients) (failures []error, err error) {
 	b, err := c.build()
 	if err != nil {
@@ -176,7 +176,7 @@ func (c *checker) lisp(found *gradients) (failures []error, err error) {
 	found.hint = hint("DoDiff", "gorgonia.ADOp", names)
 	by := c.differentiated()
 	run := func() ([][]float64, error) {
-		// A lisp machine that runs again gives zeros, so each run has its own.
+		// The second run of a lisp machine gives zeros, so each run has its own machine.
 		m, err := newMachine(func() G.VM { return G.NewLispMachine(b.g) })
 		if err != nil {
 			return nil, err

@@ -7,17 +7,17 @@ import (
 	G "gorgonia.org/gorgonia"
 )
 
-// numeric evaluates the function forward, on a tape machine.
+// numeric evaluates the function on a tape machine.
 type numeric struct {
 	*built
 	m       G.VM
 	values  []G.Value   // of the outputs, as read
 	weights [][]float64 // of the outputs' elements in the sum
 	step    float64
-	loss    float64 // with nothing perturbed
+	loss    float64 // at the inputs' values
 }
 
-// newNumeric builds the function, and runs it twice to see that it is a function.
+// newNumeric builds the function, and runs it twice to see that the outputs are the same.
 func (c *checker) newNumeric() (*numeric, error) {
 	b, err := c.build()
 	if err != nil {
@@ -95,8 +95,8 @@ func (n *numeric) at(i, k int, x float64) ([][]float64, error) {
 	return n.run()
 }
 
-// difference is the central difference of the weighted sum of the outputs. The outputs are subtracted first and summed
-// then, so that those that do not depend on the element add no rounding error.
+// difference returns the central difference of the weighted sum of the outputs. It subtracts the outputs first and sums then, so that
+// outputs that do not depend on the element add no rounding error.
 func (n *numeric) difference(i, k int, x, h float64) (float64, error) {
 	low, high := x-h, x+h
 	minus, err := n.at(i, k, low)
@@ -116,15 +116,15 @@ func (n *numeric) difference(i, k int, x, h float64) (float64, error) {
 	return sum / (high - low), nil // not 2h: the ends are rounded
 }
 
-// A step is shrink times smaller than the one before, and there are at most levels of them, so the smallest is a thousandth
-// of the first: small enough to step between most kinks, large enough to leave nine digits of the difference.
+// Each step is shrink times smaller than the one before, and there are at most levels steps. The smallest is a thousandth of the first:
+// small enough to stay between most kinks, large enough to leave nine digits of the difference.
 const (
 	shrink = 4
 	levels = 6
 )
 
-// derivative extrapolates differences to a step of zero by Ridders' method. It stops as soon as the result is good enough;
-// if it never is, the result is the one with the least estimated error. It is NaN if no two differences are finite.
+// derivative extrapolates differences to a step of zero by Ridders' method. It stops as soon as the result is good enough, and else
+// returns the result with the smallest estimated error. It returns NaN if no two differences are finite.
 func (n *numeric) derivative(i, k int, x float64, goodEnough func(float64) bool) (float64, error) {
 	best, bestError := math.NaN(), math.Inf(1)
 	var last []float64 // estimates from the steps so far, of increasing order
@@ -135,13 +135,13 @@ func (n *numeric) derivative(i, k int, x float64, goodEnough func(float64) bool)
 			return 0, err
 		}
 		h /= shrink
-		if !finite(d) { // the function may be defined closer to x
+		if !finite(d) { // perhaps the function is defined only closer to x
 			last = nil
 			continue
 		}
 		now, factor := []float64{d}, float64(shrink*shrink)
 		for j, coarse := range last {
-			// The error of a central difference is a series in h²; each order removes one more term.
+			// The error of a central difference is a series in h². Each order removes one more term.
 			now = append(now, now[j]+(now[j]-coarse)/(factor-1))
 			factor *= shrink * shrink
 			if e := max(math.Abs(now[j+1]-now[j]), math.Abs(now[j+1]-coarse)); e <= bestError {

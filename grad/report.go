@@ -8,25 +8,25 @@ import (
 	"strings"
 )
 
-// Report is what a check found.
+// Report is the result of a check.
 type Report struct {
-	Elements int       // how many elements of the inputs were compared, on each machine
-	Worst    []Element // the element of each machine whose gradients are furthest apart, compared with the tolerance
+	Elements int       // the number of elements of the inputs that were compared on each machine
+	Worst    []Element // for each machine, the element with the largest difference in units of the tolerance
 }
 
-// Element is an element of an input, with its two gradients.
+// Element is an element of an input with its two gradients.
 type Element struct {
 	Machine  Machine
 	Input    string
 	Index    []int
-	Gradient float64 // as the machine finds it
+	Gradient float64 // of the machine
 	Numeric  float64 // by finite differences
 }
 
-// Absolute is how far the gradients are apart.
+// Absolute returns the difference of the gradients.
 func (e Element) Absolute() float64 { return math.Abs(e.Gradient - e.Numeric) }
 
-// Relative is how far the gradients are apart in units of the larger of their magnitudes.
+// Relative returns the difference of the gradients divided by the larger of their magnitudes.
 func (e Element) Relative() float64 {
 	if e.Gradient == e.Numeric {
 		return 0
@@ -38,7 +38,7 @@ func (e Element) String() string {
 	return fmt.Sprintf("%v: %s: at %v the gradient is %v, finite differences give %v", e.Machine, e.Input, e.Index, e.Gradient, e.Numeric)
 }
 
-// String has a line for each machine.
+// String returns a line with the number of elements, and a line for each machine.
 func (r Report) String() string {
 	lines := []string{fmt.Sprintf("%d elements", r.Elements)}
 	for _, e := range r.Worst {
@@ -47,18 +47,18 @@ func (r Report) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// excess is how far the gradients are apart in units of what is allowed.
+// excess returns the difference of the gradients divided by the accepted difference.
 func (c *checker) excess(e Element) float64 {
 	if !finite(e.Gradient) || !finite(e.Numeric) {
 		return math.Inf(1)
 	}
 	if e.Gradient == e.Numeric {
-		return 0 // also where the tolerance for zeros is zero
+		return 0 // also if the tolerance for zeros is zero
 	}
 	return e.Absolute() / c.allowed(e.Gradient, e.Numeric)
 }
 
-// chosen returns the numbers of the elements to check of an input of the given size.
+// chosen returns the indices of the elements to check, of an input with size elements.
 func (c *checker) chosen(input, size int) (numbers []int) {
 	if !c.sampled || c.sample >= size {
 		for k := range size {
@@ -72,7 +72,7 @@ func (c *checker) chosen(input, size int) (numbers []int) {
 	return numbers
 }
 
-// compare takes the differences of each element, and compares them with what the machines found.
+// compare compares the difference at each element with the gradients of the machines.
 func (c *checker) compare(n *numeric, found []*gradients) (Report, []error) {
 	var report Report
 	var failures []error
@@ -85,7 +85,7 @@ func (c *checker) compare(n *numeric, found []*gradients) (Report, []error) {
 			at := index(k, in.Value.Shape())
 			d, err := n.derivative(i, k, values[k], func(d float64) bool {
 				for _, g := range found {
-					// A hundredth of what is allowed, so that what is reported is the gradient's error, not the difference's.
+					// A hundredth of the tolerance, so that the report has the error of the gradient and not that of the difference.
 					if g.of[i] != nil && !(c.excess(Element{Gradient: g.of[i][k], Numeric: d}) < 0.01) {
 						return false
 					}
@@ -124,11 +124,11 @@ func (c *checker) compare(n *numeric, found []*gradients) (Report, []error) {
 	return report, failures
 }
 
-// tally is what a machine's gradient by one input comes to.
+// tally counts the elements of one input for one machine.
 type tally struct {
 	checked, wrong int
 	worst          Element
-	zero           int // elements whose gradient is zero
+	zero           int // elements with a gradient of zero
 }
 
 func (t *tally) add(c *checker, e Element) {

@@ -9,8 +9,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// offsets returns where the elements of d, in the order of its axes, lie in its memory. They need not lie in a row: d may be
-// a view, transposed, or in column order.
+// offsets returns the offsets in memory of the elements of d, in the order of its axes. d can be a view, transposed, or in column order.
 func offsets(d *tensor.Dense) []int {
 	shape, strides := d.Shape(), d.Strides()
 	if len(strides) != len(shape) {
@@ -49,7 +48,7 @@ func elements(v G.Value, shape tensor.Shape) ([]float64, error) {
 			return []float64{float64(*v)}, nil
 		}
 	case *tensor.Dense:
-		// Gorgonia is of several minds about the shape of a single element.
+		// In Gorgonia, a value with one element can have one of several shapes.
 		if v.Dtype() == tensor.Float64 && (v.Shape().Eq(shape) || v.Shape().TotalSize() == 1 && shape.TotalSize() == 1) {
 			return denseElements(v), nil
 		}
@@ -76,8 +75,7 @@ func addTo(v G.Value, add []float64) error {
 	return fmt.Errorf("cannot add %d numbers of float64 to a %T", len(add), v)
 }
 
-// copyOf returns an input's value with memory of its own: a scalar of Gorgonia's for a tensor without axes, which is what
-// its operators expect.
+// copyOf returns a copy of an input's value. For a tensor without axes it is a scalar of Gorgonia's, which Gorgonia's operators expect.
 func copyOf(d *tensor.Dense) G.Value {
 	if d.Shape().IsScalar() {
 		return G.NewConstant(d.ScalarValue()).Value()
@@ -89,7 +87,7 @@ func copyOf(d *tensor.Dense) G.Value {
 	return c
 }
 
-// firstNotEqual returns the number of the first element at which two values of one type and shape differ in any bit, or -1.
+// firstNotEqual returns the index of the first element in which two values of the same type and shape differ in any bit, or -1.
 func firstNotEqual(a, b G.Value) int {
 	x, y := reflect.ValueOf(a.Data()), reflect.ValueOf(b.Data())
 	if x.Kind() != reflect.Slice {
@@ -113,7 +111,7 @@ func sameBits(x, y reflect.Value) bool {
 	return reflect.DeepEqual(x.Interface(), y.Interface())
 }
 
-// elementOf returns element i of a value whose elements lie in a row.
+// elementOf returns element i of a value that is contiguous in memory.
 func elementOf(v G.Value, i int) any {
 	if x := reflect.ValueOf(v.Data()); x.Kind() == reflect.Slice {
 		return x.Index(i).Interface()
@@ -132,7 +130,7 @@ func firstNotFinite(v []float64) int {
 
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 
-// index returns the index of element i in the order of the axes.
+// index returns the index, along each axis, of element i in the order of the axes.
 func index(i int, shape tensor.Shape) []int {
 	at := make([]int, len(shape))
 	for axis := len(shape) - 1; axis >= 0; axis-- {
