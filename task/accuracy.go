@@ -1,9 +1,9 @@
 package task
 
-// Accuracy counts how much of what was to be predicted was predicted right.
+// Accuracy counts the predictions that are right. Its zero value is ready to use.
 type Accuracy struct {
-	Tokens, RightTokens       int // targets that are not Ignore
-	Sequences, RightSequences int // sequences with such a target; right are those of which all are right
+	Tokens, RightTokens       int // targets that are not Ignore, and those that were predicted
+	Sequences, RightSequences int // sequences with such a target, and those in which every target was predicted
 }
 
 // Add counts predictions of whole sequences of a length, beside their targets.
@@ -30,10 +30,10 @@ func (a *Accuracy) Add(predicted, targets []int, length int) {
 	}
 }
 
-// OfTokens is the share of the tokens that is right; 0 if none was asked for.
+// OfTokens returns the share of the tokens that are right, or 0 if there is no token.
 func (a Accuracy) OfTokens() float64 { return share(a.RightTokens, a.Tokens) }
 
-// OfSequences is the share of the sequences that is right in all tokens; 0 if there is none.
+// OfSequences returns the share of the sequences in which all tokens are right, or 0 if there is no sequence.
 func (a Accuracy) OfSequences() float64 { return share(a.RightSequences, a.Sequences) }
 
 func share(part, of int) float64 {
@@ -43,7 +43,7 @@ func share(part, of int) float64 {
 	return float64(part) / float64(of)
 }
 
-// Best returns the index of the largest number in each row of logits, as predictions for Accuracy.
+// Best returns the index of the largest logit in each row of vocab logits, as predictions for Accuracy.
 func Best[T float32 | float64](logits []T, vocab int) []int {
 	best := make([]int, len(logits)/vocab)
 	for i := range best {

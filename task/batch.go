@@ -5,18 +5,18 @@ import (
 	"math/rand/v2"
 )
 
-// Ignore marks a target that is not to be predicted: a place in a batch that the text did not fill. It is the value of
-// nn.Ignore.
+// Ignore is the target of a position where nothing is to be predicted, such as the end of a row that the text does not fill. It has the
+// value of nn.Ignore.
 const Ignore = -100
 
-// Batch holds windows of text, ready for a language model: both slices have the order (batch, length), and each target
-// is the byte that follows its id in the text.
+// Batch has the input and the targets of a language model. Both slices are (batch, length). In a batch of text, each target is the byte
+// that follows its id.
 type Batch struct {
 	IDs     []int
 	Targets []int
 }
 
-// Count returns the number of targets that are to be predicted.
+// Count returns the number of targets that are not Ignore.
 func (b Batch) Count() int {
 	n := 0
 	for _, target := range b.Targets {
@@ -27,7 +27,7 @@ func (b Batch) Count() int {
 	return n
 }
 
-// fill copies text[at:] and its targets into one row, as far as they reach.
+// fill copies text[at:] and its targets into a row, up to the end of the row or of the text.
 func (b Batch) fill(row, length int, text []byte, at int) {
 	for k := 0; k < length && at+k+1 < len(text); k++ {
 		b.IDs[row*length+k] = int(text[at+k])
@@ -42,8 +42,7 @@ type Sampler struct {
 	random        *rand.Rand
 }
 
-// NewSampler returns a sampler of batches of batch windows of length bytes. It is an error if the text does not hold a
-// window and the byte after it.
+// NewSampler returns a sampler whose batches have batch windows of length bytes. It is an error if text has fewer than length + 1 bytes.
 func NewSampler(text []byte, batch, length int, seed int64) (*Sampler, error) {
 	if err := checkBatch("sampler", batch, length); err != nil {
 		return nil, err
@@ -55,7 +54,7 @@ func NewSampler(text []byte, batch, length int, seed int64) (*Sampler, error) {
 	return &Sampler{text: text, batch: batch, length: length, random: rand.New(rand.NewPCG(uint64(seed), 0))}, nil
 }
 
-// Next returns the next batch. Every window of the text is equally likely, in every row.
+// Next returns the next batch. In every row, every window of the text is equally likely.
 func (s *Sampler) Next() Batch {
 	b := newBatch(s.batch, s.length)
 	for row := range s.batch {
@@ -64,12 +63,11 @@ func (s *Sampler) Next() Batch {
 	return b
 }
 
-// Windows cuts a text into consecutive windows of length bytes, batch of them at a time, for evaluation. Every byte but
-// the first is a target exactly once. Where the last window or the last batch is not full, targets are Ignore and ids
-// are zero.
+// Windows cuts a text into consecutive windows of length bytes, with batch windows in each batch, for evaluation. Every byte but the first
+// is a target exactly once. Where the last window or the last batch is not full, targets are Ignore and ids are zero.
 //
-// A limit above zero takes no more than that many windows, spread evenly over the text. It is an error if the text has
-// fewer than two bytes.
+// With a limit above zero there are at most limit windows, spread evenly over the text. It is an error if the text has fewer than two
+// bytes.
 func Windows(text []byte, batch, length, limit int) ([]Batch, error) {
 	if err := checkBatch("windows", batch, length); err != nil {
 		return nil, err

@@ -5,10 +5,9 @@ import (
 	"strings"
 )
 
-// Comments divides Go source into code, and what comments say: two texts that look nothing alike. A file of comments is one
-// comment of lines that begin with // and a space or tab at the margin, without these marks: what documents a declaration or a package. Shorter
-// ones than least bytes are left out, and so are the authors' rights and second copies. The code is the files without any line
-// that is a comment.
+// Comments separates Go source into its code and the text of its comments, which look very different. Each file of comments is one comment
+// that documents a declaration or a package: lines at the margin that begin with // and a space or tab, without these marks. Comments of
+// fewer than least bytes, copyright notices and second copies are left out. The files of code have no line that is a comment.
 func Comments(source Text, least int) (code, comments Text) {
 	code, comments = Text{Path: source.Path}, Text{Path: source.Path}
 	seen := map[string]bool{}

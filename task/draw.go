@@ -7,8 +7,8 @@ import (
 	"unicode"
 )
 
-// Draw picks an index with probability softmax(logits / temperature). At temperature 0 it picks the largest logit, the
-// first of them if there are several. A logit that is not a number is never picked, unless there is no other.
+// Draw returns a random index, with probability softmax(logits / temperature). At temperature 0 it returns the index of the largest logit,
+// the first if there are several. It returns the index of a NaN only if all logits are NaN.
 func Draw(logits []float64, temperature float64, random *rand.Rand) int {
 	best := 0
 	for i, v := range logits {
@@ -34,11 +34,11 @@ func Draw(logits []float64, temperature float64, random *rand.Rand) int {
 			return i
 		}
 	}
-	// Rounding may leave a little of the sum over.
+	// Because of rounding, left can still be above zero.
 	return best
 }
 
-// Printable makes bytes that a model wrote safe for a terminal: what is not UTF-8, and control characters other than
+// Printable returns the text of a model in a form that is safe for a terminal. Bytes that are not UTF-8, and control characters other than
 // line ends and tabs, become U+FFFD.
 func Printable(text []byte) string {
 	lines := strings.ReplaceAll(string(text), "\r\n", "\n")

@@ -5,28 +5,27 @@ import (
 	"math/rand/v2"
 )
 
-// Task draws sequences that ask for one ability. Fill writes one of Length tokens and its targets: at each place the token to
-// predict there, or Ignore.
+// Task draws random sequences that test one ability of a model.
 type Task interface {
 	Name() string
 	Vocab() int // tokens are 0 to Vocab-1
 	Length() int
+	// Fill writes a sequence of Length tokens into ids. It writes the token to predict at each position into targets, or Ignore.
 	Fill(r *rand.Rand, ids, targets []int)
 }
 
-// Stream draws batches of a task without end. The sequence with a given number is always the same for a seed, whatever the
-// batches.
+// Stream draws batches of a task without end. A seed and the number of a sequence determine the sequence, whatever the size of the batches.
 type Stream struct {
 	task Task
 	seed uint64
 	next uint64
 }
 
-// NewStream returns a stream at its first sequence. Different seeds give sequences that have nothing to do with one another:
-// train with one, evaluate with another.
+// NewStream returns a stream at its first sequence. The sequences of different seeds are independent: train with one seed, and evaluate with
+// another.
 func NewStream(t Task, seed uint64) *Stream { return &Stream{task: t, seed: seed} }
 
-// Next returns the next sequences, (batch, length).
+// Next returns the next batch sequences.
 func (s *Stream) Next(batch int) Batch {
 	length := s.task.Length()
 	b := Batch{IDs: make([]int, batch*length), Targets: make([]int, batch*length)}
@@ -38,26 +37,26 @@ func (s *Stream) Next(batch int) Batch {
 	return b
 }
 
-// copying is both kinds of copying: Memory tokens among noise, and then as many marks; at each mark a token is to be said, in
-// order. Noise is token 0, the mark is the last token, those between carry data.
+// copying is the task of NewSelectiveCopying and of NewCopying. Noise is token 0, the mark is the last token of the vocabulary, and the tokens
+// between are data.
 type copying struct {
 	name                  string
 	length, memory, vocab int
-	places                func(r *rand.Rand, i, left int) bool // whether place i is that of a token, left of which have none
+	places                func(r *rand.Rand, i, left int) bool // reports whether position i gets one of the left tokens that have none
 }
 
-// NewSelectiveCopying is the selective copying of the Mamba paper (section 4.1.1): memory tokens at random places among
-// length - memory places of noise, followed by memory marks; so length counts the part that is to be remembered, and a
-// sequence has Length() = length + memory tokens. The paper has length 4096, memory 16, vocab 16.
+// NewSelectiveCopying returns the selective copying task of the Mamba paper (section 4.1.1). A sequence has memory data tokens at random
+// positions among noise, length tokens in all, and then memory marks. At the marks, the data tokens are to be predicted in their order. So
+// Length() is length + memory. The paper has length 4096, memory 16 and vocab 16.
 //
-// It is an error if a token would have no place, or if there are fewer than two tokens that carry data.
+// It is an error if length is less than memory, memory less than 1, or vocab less than 4: noise, the mark and two data tokens.
 func NewSelectiveCopying(length, memory, vocab int) (Task, error) {
-	// Each place is taken with the probability that makes all choices of places equally likely.
+	// With these probabilities, all choices of positions are equally likely.
 	return newCopying("selective copying", length, memory, vocab, func(r *rand.Rand, i, left int) bool { return r.IntN(length-i) < left })
 }
 
-// NewCopying is the same with the tokens at fixed places, as far apart from one another as they can be: one every
-// length/memory places. What is where is known beforehand, so a time-invariant model can do it.
+// NewCopying returns the same task with the data tokens at fixed positions, one every length/memory positions. A time-invariant model can
+// learn it, since the positions are known.
 func NewCopying(length, memory, vocab int) (Task, error) {
 	return newCopying("copying", length, memory, vocab, func(_ *rand.Rand, i, left int) bool {
 		return left > 0 && i%(length/memory) == 0
@@ -81,7 +80,7 @@ func (c *copying) Vocab() int   { return c.vocab }
 func (c *copying) Length() int  { return c.length + c.memory }
 
 func (c *copying) Fill(r *rand.Rand, ids, targets []int) {
-	said := c.length // where the next token is to be said
+	said := c.length // position of the next target
 	for i := range c.length {
 		ids[i], targets[i] = 0, Ignore
 		if c.places(r, i, c.Length()-said) {
@@ -95,11 +94,11 @@ func (c *copying) Fill(r *rand.Rand, ids, targets []int) {
 // inductionHeads is the task of NewInductionHeads.
 type inductionHeads struct{ length, vocab int }
 
-// NewInductionHeads is the induction heads of the Mamba paper (section 4.1.2): random tokens, among which a special one, the
-// last of the vocabulary, comes once. It comes again as the last token of the sequence, and what followed it the first time is
-// to be predicted, there alone. The paper trains at length 256 with vocab 16.
+// NewInductionHeads returns the induction heads task of the Mamba paper (section 4.1.2). A sequence has random tokens. The special token, the
+// last of the vocabulary, occurs once among them, and again at the end of the sequence. There, and only there, the token that followed it
+// the first time is to be predicted. The paper trains at length 256 with vocab 16.
 //
-// It is an error if the special token has no place and no follower before the end, or if there is nothing to choose from.
+// It is an error if length is less than 3, or vocab less than 3.
 func NewInductionHeads(length, vocab int) (Task, error) {
 	switch {
 	case length < 3:
@@ -127,11 +126,11 @@ func (h *inductionHeads) Fill(r *rand.Rand, ids, targets []int) {
 // recall is the task of NewAssociativeRecall.
 type recall struct{ pairs, vocab int }
 
-// NewAssociativeRecall is pairs of a key and its value, and then one of the keys, whose value is to be predicted; no key comes
-// twice. Keys are the lower half of the vocabulary, values the upper one. A sequence has 2·pairs + 1 tokens. (Ba et al., "Using
-// Fast Weights to Attend to the Recent Past", section 4.1; Fu et al., H3, section 3.1.)
+// NewAssociativeRecall returns a task of pairs of a key and a value. After the pairs comes one of the keys, and its value is to be predicted.
+// No key has two pairs. Keys are the lower half of the vocabulary, values the upper half. A sequence has 2·pairs + 1 tokens. (Ba et al.,
+// "Using Fast Weights to Attend to the Recent Past", section 4.1; Fu et al., H3, section 3.1.)
 //
-// It is an error if there are fewer keys than pairs.
+// It is an error if pairs is less than 1, or if there are fewer keys than pairs.
 func NewAssociativeRecall(pairs, vocab int) (Task, error) {
 	switch {
 	case pairs < 1:

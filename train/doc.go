@@ -1,6 +1,10 @@
-// Package train trains models: AdamW, a solver for Gorgonia's graphs, and a loop for language models around it.
+// Package train trains models.
 //
-// AdamW takes the place of one of Gorgonia's solvers in any program. Trainer is the loop: it packs documents into
-// sequences, adds up gradients over several batches, evaluates on what was held out, reports progress, and saves all that the
-// run depends on, so that one that was killed and resumed ends with the same weights, bit for bit.
+// AdamW is a solver for Gorgonia's graphs. It takes the place of one of Gorgonia's solvers in any program.
+//
+// Trainer is the training loop of a language model. It packs documents into sequences, adds up the gradients of several batches,
+// evaluates on held-out documents, and reports the losses. It saves everything that the run depends on. A run that is stopped or killed
+// and then resumed ends with the same weights, bit for bit.
+//
+// SaveLoRA and LoadLoRA keep the LoRA of a model (layer.Params.AddLoRA) in files of the peft library's layout.
 package train
