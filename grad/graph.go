@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	G "gorgonia.org/gorgonia"
+
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // built is the function in a graph of its own, with inputs bound to copies of their values.
@@ -49,7 +51,7 @@ func (c *checker) build() (*built, error) {
 		}
 	}
 	bystanders := b.bystanders()
-	b.loss, err = G.ApplyOp(newWeightedSum(b.outputs, bystanders), append(slices.Clone(b.outputs), bystanders...)...)
+	b.loss, err = node.Apply(newWeightedSum(b.outputs, bystanders), append(slices.Clone(b.outputs), bystanders...)...)
 	if err != nil {
 		return nil, fmt.Errorf("summing the outputs: %w", err)
 	}

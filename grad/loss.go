@@ -9,6 +9,8 @@ import (
 	"github.com/chewxy/hm"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // weightedSum is an operator that sums the elements of its operands, each with a weight of its own. It replaces HadamardProd and Sum,
@@ -112,7 +114,7 @@ func (o *weightedSum) SymDiff(in G.Nodes, _, grad *G.Node) (G.Nodes, error) {
 		if p.weights == nil {
 			continue
 		}
-		n, err := G.ApplyOp(&scaledWeights{i, p}, grad)
+		n, err := node.Apply(&scaledWeights{i, p}, grad)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	G "gorgonia.org/gorgonia"
+
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // gradients has the gradients that one machine found.
@@ -62,7 +64,7 @@ func (c *checker) tape(found *gradients) (failures []error, err error) {
 	for i, n := range append(nodes, b.loss) {
 		G.Read(n, &values[i])
 	}
-	m, err := newMachine(func() G.VM { return G.NewTapeMachine(b.g) })
+	m, err := newMachine(b.g, func() G.VM { return G.NewTapeMachine(b.g) })
 	if err != nil {
 		return nil, err
 	}
@@ -139,8 +141,11 @@ func symbolic(loss *G.Node, with G.Nodes) (nodes G.Nodes, err error) {
 	return G.Grad(loss, with...)
 }
 
-// newMachine calls the constructor of a machine, and returns its panic as an error. It panics if the graph does not compile.
-func newMachine(construct func() G.VM) (m G.VM, err error) {
+// newMachine calls a constructor of a machine of the graph. The constructor panics if the graph does not compile.
+func newMachine(g *G.ExprGraph, construct func() G.VM) (m G.VM, err error) {
+	if err := node.Check(g); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("making the machine: panic: %v", r)
@@ -155,7 +160,7 @@ func (c *checker) dualValues(b *built, by []int) ([][]float64, error) {
 	for _, i := range by {
 		with = append(with, b.in[i])
 	}
-	m, err := newMachine(func() G.VM { return G.NewTapeMachine(b.g, G.BindDualValues(with...)) })
+	m, err := newMachine(b.g, func() G.VM { return G.NewTapeMachine(b.g, G.BindDualValues(with...)) })
 	if err != nil {
 		return nil, err
 	}
@@ -176,8 +181,8 @@ func (c *checker) lisp(found *gradients) (failures []error, err error) {
 	found.hint = hint("DoDiff", "gorgonia.ADOp", names)
 	by := c.differentiated()
 	run := func() ([][]float64, error) {
-		// The second run of a lisp machine gives zeros, so each run has its own machine.
-		m, err := newMachine(func() G.VM { return G.NewLispMachine(b.g) })
+		// A lisp machine that runs again gives zeros, so each run has its own.
+		m, err := newMachine(b.g, func() G.VM { return G.NewLispMachine(b.g) })
 		if err != nil {
 			return nil, err
 		}

@@ -28,7 +28,7 @@ func (c *checker) newNumeric() (*numeric, error) {
 		n.weights = append(n.weights, p.weights)
 		G.Read(b.outputs[i], &n.values[i])
 	}
-	if n.m, err = newMachine(func() G.VM { return G.NewTapeMachine(b.g) }); err != nil {
+	if n.m, err = newMachine(b.g, func() G.VM { return G.NewTapeMachine(b.g) }); err != nil {
 		return nil, fmt.Errorf("forward: %w", err)
 	}
 	first, err := n.run()

@@ -199,6 +199,9 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 		r.state = append(r.state, n.Value().(*tensor.Dense))
 		G.Read(after[i], &r.out.next[i])
 	}
+	if err := op.CheckGraph(g); err != nil {
+		return nil, err
+	}
 	op.ReuseResults(g) // gorgonia.Read copies results before the next run
 	r.machine = G.NewTapeMachine(g)
 	return r, nil

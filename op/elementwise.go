@@ -1,12 +1,14 @@
 package op
 
 import (
+	"fmt"
 	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // Add returns a + b, of the same shape and type.
@@ -31,7 +33,11 @@ func Add(a, b *G.Node) (*G.Node, error) {
 		f: add{}, names: []string{"a", "b"}, dt: c.dt,
 		in: []slot{{shape, c.dt, true, true}, {shape, c.dt, true, true}}, out: []tensor.Shape{shape},
 	}}
-	return G.ApplyOp(o, a, b)
+	n, err := node.Apply(o, a, b)
+	if err != nil {
+		return nil, fmt.Errorf("op: add: %w", err)
+	}
+	return n, nil
 }
 
 // addition passes its gradient on as it is, to both operands, where operator would make a copy for each.

@@ -8,6 +8,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // LowRank returns weight + scale·b·a, a matrix and an update of low rank (Hu et al., "LoRA: Low-Rank Adaptation of Large
@@ -35,7 +36,11 @@ func LowRank(weight, a, b *G.Node, scale float64) (*G.Node, error) {
 	for _, n := range []*G.Node{weight, a, b} {
 		o.in = append(o.in, slot{n.Shape(), c.dt, true, true})
 	}
-	return G.ApplyOp(o, weight, a, b)
+	n, err := node.Apply(o, weight, a, b)
+	if err != nil {
+		return nil, fmt.Errorf("op: low rank: %w", err)
+	}
+	return n, nil
 }
 
 // lowRankUpdate passes its gradient on as it is to the weight, where operator would make a copy.

@@ -10,6 +10,8 @@ import (
 	"github.com/chewxy/hm"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // function is what is particular to one of our operators; operator, gradients, view and scatter make Gorgonia's
@@ -56,7 +58,7 @@ func apply(f function, in operands, dt tensor.Dtype, results ...tensor.Shape) (G
 	for i, differentiable := range f.differentiable() {
 		o.in[i].differentiable = differentiable && o.in[i].present
 	}
-	n, err := G.ApplyOp(place(o), children...)
+	n, err := node.Apply(place(o), children...)
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: %w", f, err)
 	}
@@ -249,7 +251,7 @@ func (o *operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
 		children = append(children, output)
 		o.readers.Add(1)
 	}
-	packed, err := G.ApplyOp(placeGradients(&gradients{o}), children...)
+	packed, err := node.Apply(placeGradients(&gradients{o}), children...)
 	if err != nil {
 		return nil, fmt.Errorf("op: gradient of %v: %w", o.f, err)
 	}

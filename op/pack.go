@@ -7,6 +7,8 @@ import (
 	"github.com/chewxy/hm"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // views returns a node for each of the values that are packed in a vector; or for the only one, which is packed in nothing.
@@ -15,7 +17,7 @@ func views(packed *G.Node, shapes []tensor.Shape) (G.Nodes, error) {
 	nodes := make(G.Nodes, len(shapes))
 	for i, s := range shapes {
 		p.shape = s.Clone()
-		n, err := G.ApplyOp(&view{p}, packed)
+		n, err := node.Apply(&view{p}, packed)
 		if err != nil {
 			return nil, fmt.Errorf("op: part %d of %v: %w", i, packed, err)
 		}
@@ -78,7 +80,7 @@ func (v *view) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
 	if v.of.Eq(v.shape) {
 		return G.Nodes{grad}, nil
 	}
-	n, err := G.ApplyOp(&scatter{v.part}, grad)
+	n, err := node.Apply(&scatter{v.part}, grad)
 	if err != nil {
 		return nil, fmt.Errorf("op: gradient of %v: %w", v, err)
 	}

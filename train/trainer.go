@@ -14,6 +14,7 @@ import (
 
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 )
 
 // Config is a training run of a language model. A zero field stands for the default.
@@ -120,10 +121,16 @@ func (t *Trainer) build(lm *nn.LM) error {
 	if _, err := G.Grad(loss, nodes...); err != nil {
 		return err
 	}
+	if err := op.CheckGraph(g); err != nil {
+		return err
+	}
 	train.vm = G.NewTapeMachine(g, G.BindDualValues(nodes...))
 	t.train, t.nodes = train, G.NodesToValueGrads(nodes)
 
 	if g, _, t.scorer, err = newLossGraph(lm, t.cfg); err != nil {
+		return err
+	}
+	if err := op.CheckGraph(g); err != nil {
 		return err
 	}
 	t.scorer.vm = G.NewTapeMachine(g)

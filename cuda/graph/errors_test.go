@@ -15,14 +15,14 @@ import (
 // Graphs are built, and what is wrong with one is found, without a GPU.
 func noDevice() *Context { return &Context{device: new(cuda.Device)} }
 
-func node(g *G.ExprGraph, name string, dt tensor.Dtype, shape ...int) *G.Node {
+func hostNode(g *G.ExprGraph, name string, dt tensor.Dtype, shape ...int) *G.Node {
 	return G.NewTensor(g, dt, len(shape), G.WithShape(shape...), G.WithName(name))
 }
 
 func TestErrorsNameTheOperand(t *testing.T) {
 	c, g := noDevice(), G.NewGraph()
-	f := func(name string, shape ...int) *G.Node { return node(g, name, tensor.Float32, shape...) }
-	ints := func(name string, shape ...int) *G.Node { return node(g, name, tensor.Int, shape...) }
+	f := func(name string, shape ...int) *G.Node { return hostNode(g, name, tensor.Float32, shape...) }
+	ints := func(name string, shape ...int) *G.Node { return hostNode(g, name, tensor.Int, shape...) }
 	x := f("x", 2, 3, 8)
 	block := func(spoil func(*op.BlockInputs)) func() error {
 		return func() error {
@@ -48,7 +48,7 @@ func TestErrorsNameTheOperand(t *testing.T) {
 			in.ConvWeight, in.Context = f("narrow", 16, 1, 1), f("context1", 2, 3, 16)
 		}),
 		"block: X is of float64": func() error {
-			d := func(name string, shape ...int) *G.Node { return node(g, name, tensor.Float64, shape...) }
+			d := func(name string, shape ...int) *G.Node { return hostNode(g, name, tensor.Float64, shape...) }
 			_, _, _, err := c.MambaBlock(op.BlockInputs{
 				X: d("xd", 2, 3, 8), NormWeight: d("nd", 8), InProj: d("ind", 32, 8), ConvWeight: d("convd", 16, 1, 4), XProj: d("xpd", 9, 16),
 				DtProj: d("dtd", 16, 1), DtBias: d("biasd", 16), ALog: d("ad", 16, 4), D: d("dd", 16), OutProj: d("outd", 8, 16),
@@ -103,8 +103,8 @@ func TestErrorsNameTheOperand(t *testing.T) {
 // TestBlockOfEverything: a block with all that is optional has the results and gradients that it should.
 func TestBlockOfEverything(t *testing.T) {
 	c, g := noDevice(), G.NewGraph()
-	f := func(name string, shape ...int) *G.Node { return node(g, name, tensor.Float32, shape...) }
-	start, err := c.Starts(node(g, "start", tensor.Int, 2, 3))
+	f := func(name string, shape ...int) *G.Node { return hostNode(g, name, tensor.Float32, shape...) }
+	start, err := c.Starts(hostNode(g, "start", tensor.Int, 2, 3))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestBlockOfEverything(t *testing.T) {
 			t.Errorf("%v has shape %v, want %v", r.n, r.n.Shape(), r.want)
 		}
 	}
-	loss, err := c.Loss(y, f("head", 5, 8), node(g, "targets", tensor.Int, 2, 3), -100, cuda.BF16)
+	loss, err := c.Loss(y, f("head", 5, 8), hostNode(g, "targets", tensor.Int, 2, 3), -100, cuda.BF16)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // Logits is x·weightᵀ on a device: x (batch, length, width), weight (vocabulary, width), to (batch, length, vocabulary).
@@ -157,7 +158,7 @@ func (c *Context) Loss(x, weight, targets *G.Node, ignore int, p cuda.Precision)
 	if err != nil {
 		return nil, err
 	}
-	return G.ApplyOp(&scalar{c}, n[0])
+	return node.Apply(&scalar{c}, n[0])
 }
 
 type loss struct {

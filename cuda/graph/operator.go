@@ -12,6 +12,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // function is what is particular to an operator; operator, gradients, view and scatter make Gorgonia's operators of it, as in
@@ -94,7 +95,7 @@ func (c *Context) apply(f function, in operands, results ...tensor.Shape) (G.Nod
 		o.in = append(o.in, slot{x.name, x.place, x.node.Shape(), true, f.differentiable()[i]})
 		children = append(children, x.node)
 	}
-	n, err := G.ApplyOp(o, children...)
+	n, err := node.Apply(o, children...)
 	if err != nil {
 		return nil, fmt.Errorf("graph: %v: %w", f, err)
 	}
@@ -289,7 +290,7 @@ func (o *operator) DiffWRT(int) []bool {
 // SymDiff adds one operator that computes all gradients, and a view of it for each operand.
 func (o *operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
 	o.readers.Add(1)
-	packed, err := G.ApplyOp(&gradients{of: o}, append(slices.Clone(in), grad, output)...)
+	packed, err := node.Apply(&gradients{of: o}, append(slices.Clone(in), grad, output)...)
 	if err != nil {
 		return nil, fmt.Errorf("graph: gradient of %v: %w", o.f, err)
 	}

@@ -7,13 +7,15 @@ import (
 	"github.com/chewxy/hm"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // views returns a node for each of several values in one.
 func views(packed *G.Node, shapes []tensor.Shape) (G.Nodes, error) {
 	nodes := make(G.Nodes, len(shapes))
 	for i := range shapes {
-		n, err := G.ApplyOp(&view{part{i, shapes}}, packed)
+		n, err := node.Apply(&view{part{i, shapes}}, packed)
 		if err != nil {
 			return nil, fmt.Errorf("graph: part %d of %v: %w", i, packed, err)
 		}
@@ -56,7 +58,7 @@ func (v *view) Do(values ...G.Value) (G.Value, error) {
 }
 
 func (v *view) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
-	n, err := G.ApplyOp(&scatter{part: v.part}, grad)
+	n, err := node.Apply(&scatter{part: v.part}, grad)
 	if err != nil {
 		return nil, fmt.Errorf("graph: gradient of %v: %w", v, err)
 	}

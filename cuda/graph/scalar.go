@@ -9,6 +9,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // scalar brings the only number of a tensor to the host; spread is its derivative.
@@ -31,7 +32,7 @@ func (o *scalar) Type() hm.Type {
 func (o *scalar) DoDiff(G.ExecutionContext, G.Nodes, *G.Node) error { return errLisp }
 
 func (o *scalar) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
-	n, err := G.ApplyOp(&spread{context: o.context}, grad)
+	n, err := node.Apply(&spread{context: o.context}, grad)
 	return G.Nodes{n}, err
 }
 

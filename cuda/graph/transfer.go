@@ -9,6 +9,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // Upload copies x, of float32 on the host, to the device. Its derivative is Download.
@@ -26,7 +27,7 @@ func (c *Context) transfer(x *G.Node, up bool) (*G.Node, error) {
 		return nil, fmt.Errorf("graph: %v: %v %v, want a tensor of float32", t, x.Dtype(), x.Shape())
 	}
 	t.shape = x.Shape().Clone()
-	return G.ApplyOp(t, x)
+	return node.Apply(t, x)
 }
 
 // transfer is both.
@@ -121,7 +122,7 @@ func (c *Context) Starts(start *G.Node) (*G.Node, error) {
 	if start == nil || start.Shape().Dims() != 2 || start.Dtype() != tensor.Int && start.Dtype() != tensor.Float32 {
 		return nil, fmt.Errorf("graph: Start is %v, want (batch, length) of int or float32", start)
 	}
-	return G.ApplyOp(&starts{context: c, shape: start.Shape().Clone(), of: start.Dtype()}, start)
+	return node.Apply(&starts{context: c, shape: start.Shape().Clone(), of: start.Dtype()}, start)
 }
 
 type starts struct {

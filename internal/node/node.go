@@ -1,0 +1,105 @@
+// Package node adds operators to Gorgonia's graphs, and finds the nodes that Gorgonia takes for one though they are different.
+//
+// Gorgonia knows a node by a 32-bit hash of its type, shape, operator and operands. It compares nothing but hashes, in two places:
+// ExprGraph.AddNode returns the node that is already there, and the tape machine computes only one of several nodes with one hash. Where
+// two hashes are equal by accident, a result is wrong without an error. Apply finds the first, Check the second.
+package node
+
+import (
+	"bytes"
+	"fmt"
+	"hash"
+	"slices"
+
+	G "gorgonia.org/gorgonia"
+)
+
+// Apply is gorgonia.ApplyOp. It returns an error if Gorgonia returns a node with another operator or other operands.
+func Apply(o G.Op, operands ...*G.Node) (*G.Node, error) {
+	n, err := G.ApplyOp(o, slices.Clone(operands)...) // a clone, since Gorgonia keeps the slice
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Equal(Operands(n), operands) || text(n.Op()) != text(o) {
+		return nil, collision(describe(o, operands), n)
+	}
+	return n, nil
+}
+
+// Check returns an error that names two different nodes of the graph with one hash, if there are any. Call it when the graph is
+// complete, before a tape machine is made of it.
+func Check(g *G.ExprGraph) error {
+	if g == nil {
+		return fmt.Errorf("the graph is missing, want one that gorgonia.NewGraph returned")
+	}
+	first := make(map[uint32]*G.Node, len(g.AllNodes()))
+	for _, n := range g.AllNodes() {
+		if m := first[n.Hashcode()]; m == nil {
+			first[n.Hashcode()] = n
+		} else if !same(m, n) {
+			return collision(name(m), n)
+		}
+	}
+	return nil
+}
+
+func collision(of string, n *G.Node) error {
+	return fmt.Errorf("the nodes %s and %s are different but have one 32-bit hash, and Gorgonia takes them for one; want another name for a leaf or layer that one of them depends on",
+		of, name(n))
+}
+
+// same reports whether two nodes compute the same.
+func same(a, b *G.Node) bool {
+	return fmt.Sprint(a.Type(), a.Shape()) == fmt.Sprint(b.Type(), b.Shape()) && text(a.Op()) == text(b.Op()) &&
+		slices.Equal(Operands(a), Operands(b)) && (a.Op() != nil || a.Name() == b.Name())
+}
+
+// Operands returns the operands of a node's operator, in order.
+func Operands(n *G.Node) (operands G.Nodes) {
+	for children := n.Graph().From(n.ID()); children.Next(); {
+		operands = append(operands, children.Node().(*G.Node))
+	}
+	return operands
+}
+
+// name returns a text that tells the node from others.
+func name(n *G.Node) string {
+	if n.Op() == nil {
+		return fmt.Sprintf("%s %v%v", n.Name(), n.Type(), n.Shape())
+	}
+	return describe(n.Op(), Operands(n))
+}
+
+func describe(o G.Op, operands G.Nodes) string {
+	s := o.String() + "("
+	for i, n := range operands {
+		if i > 0 {
+			s += ", "
+		}
+		if n.Op() == nil {
+			s += n.Name()
+		} else {
+			s += fmt.Sprintf("node %d", n.ID())
+		}
+	}
+	return s + ")"
+}
+
+// text returns what an operator writes into a hash.
+func text(o G.Op) string {
+	if o == nil {
+		return ""
+	}
+	var w writer
+	o.WriteHash(&w)
+	return w.String()
+}
+
+// writer is a hash that keeps what is written.
+type writer struct{ bytes.Buffer }
+
+var _ hash.Hash = (*writer)(nil)
+
+func (w *writer) Sum(b []byte) []byte { return append(b, w.Bytes()...) }
+func (w *writer) Size() int           { return w.Len() }
+func (w *writer) BlockSize() int      { return 1 }
