@@ -172,7 +172,7 @@ func newLibrary(t *testing.T, fset *token.FileSet) library {
 // given are what the pages' fragments use and do not declare: what a reader has already.
 const given = `
 	ctx context.Context, t *testing.T, dir, path string, cfg nn.Config, block *nn.MambaBlock, stack *nn.MambaStack, lm *nn.LM,
-	params layer.Params, x, y, start *G.Node, g *G.ExprGraph, prompts [][]int, solver *train.AdamW`
+	params layer.Params, x, y, start *G.Node, g *G.ExprGraph, prompts [][]int, documents []train.Document`
 
 // The Go programs and fragments of the pages compile. A fragment is compiled as the body of a function that returns an error,
 // with imports for the packages that it names.
