@@ -14,46 +14,49 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// AdamWConfig configures AdamW. A zero field stands for the default.
+// AdamWConfig configures AdamW.
 type AdamWConfig struct {
 	LearnRate    float64  // required
-	Beta1, Beta2 float64  // decay of the means of gradients and of their squares; 0.9 and 0.999
-	Eps          float64  // what is added to the root of the mean of squares; 1e-8
-	Decay        float64  // weight decay, of the weights whose Param says so; none
-	Clip         float64  // a longer gradient, over all weights together, is scaled down to this length; it is not clipped
-	Schedule     Schedule // factor on the learn rate; 1
+	Beta1, Beta2 float64  // decay of the means of gradients and of squared gradients; 0.9 and 0.999 if zero
+	Eps          float64  // added to the root of the mean of squares; 1e-8 if zero
+	Decay        float64  // weight decay of the weights whose Param.Decay is true
+	Clip         float64  // length to which a longer gradient, of all weights together, is scaled down; no limit if zero
+	Schedule     Schedule // factor for the learn rate; 1 if nil
 }
 
-// AdamW is Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2),
-// corrected for the start of its moments at zero (Kingma and Ba, "Adam", algorithm 1). It is one of Gorgonia's solvers, for
-// weights of float32 or float64, and computes in their type.
+// AdamW is Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2) and bias
+// correction (Kingma and Ba, "Adam", algorithm 1). It implements gorgonia.Solver for weights of float32 or float64, and computes in
+// their type.
 //
-// It knows the weights by their Params: decay applies where Param.Decay says so, and a frozen one stays as it is. A machine
-// with gorgonia.BindDualValues adds gradients up from run to run, and a step clears them: run it several times before a step
-// to accumulate gradients.
+// Decay applies only to weights whose Param.Decay is true. A frozen weight does not change.
 //
-// Weights of a model on a device are stepped there, in one launch; their moments stay there.
+// To accumulate gradients, run the machine several times before a step: with gorgonia.BindDualValues each run adds to the gradients,
+// and Step sets them to zero.
 //
-// A step is the same bit for bit for any number of processors.
+// The weights of a model on a device change on the device, in one launch, and their moments stay there.
+//
+// A step gives the same bits for any number of processors.
 type AdamW struct {
 	cfg   AdamWConfig
 	all   []*moments
 	of    map[uintptr]*moments // by the address of the weight
 	steps int
 	norm  float64
-	err   error // of copies from the device
+	err   error // of copying moments from the device
 }
 
 var _ G.Solver = (*AdamW)(nil)
 
-// moments are a weight's means of gradients and of their squares, nil until it is first trained.
+// moments holds the means of a weight's gradients and of their squares. They are nil until the weight is first trained.
 type moments struct {
 	param  *layer.Param
 	m, v   *tensor.Dense
 	device *deviceMoments // nil for a weight of the host
 }
 
-// NewAdamW returns a solver for weights. It holds two numbers of memory for each element of those that are not frozen.
+// NewAdamW returns a solver for weights. It needs memory for two numbers for each element of a weight that is not frozen.
+//
+// Errors: a field of the configuration out of its range; a weight that is not of float32 or float64, is a scalar, or is there twice.
 func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
 	fill := func(field *float64, value float64) {
 		if *field == 0 {
@@ -113,28 +116,30 @@ func (w *moments) allocate() {
 	}
 }
 
-// Steps returns how many steps were made.
+// Steps returns the number of steps made.
 func (s *AdamW) Steps() int { return s.steps }
 
-// SetSteps goes to another step: that of moments which were read into those of Moments.
+// SetSteps sets the number of steps made. Use it after you have read saved moments into the tensors of Moments.
 func (s *AdamW) SetSteps(n int) { s.steps = n }
 
-// Norm returns the length of the gradient of the last step, over all weights together and before it was clipped.
+// Norm returns the length of the gradient of the last step, of all weights together, before clipping.
 func (s *AdamW) Norm() float64 { return s.norm }
 
 // LearnRate returns the learn rate of a step, counted from 1.
 func (s *AdamW) LearnRate(step int) float64 { return s.cfg.LearnRate * s.cfg.Schedule(step) }
 
-// Moment is a tensor of the solver's state, by a name that comes of the weight's.
+// Moment is a tensor of the solver's state. Its name is the weight's name with ".exp_avg" or ".exp_avg_sq".
 type Moment struct {
 	Name  string
 	Value *tensor.Dense
 }
 
-// Moments returns the solver's tensors themselves, in the order of the weights: save them and Steps, and read them back into
-// those of a new solver, and it goes on as the old one would have. Those on a device are copied to the host, and back by the
-// next step. If the copy to the host fails, the next call of Step returns the error and moves nothing; what was written into these
-// tensors is then lost, and the calls after it go on as if Moments had not been called.
+// Moments returns the solver's own tensors, not copies, in the order of the weights. To save a solver, save them and Steps. To restore
+// it, read them into the tensors of a new solver, and call SetSteps: it then continues as the old one would have.
+//
+// Moments on a device are copied to the host, and the next step copies them back. If the copy to the host fails, the next Step returns
+// the error and changes nothing. What was written into the tensors is then lost, and later steps continue as if Moments had not been
+// called.
 func (s *AdamW) Moments() (all []Moment) {
 	for _, w := range s.all {
 		if w.device != nil {
@@ -154,12 +159,13 @@ func (s *AdamW) copyError() error {
 	return err
 }
 
-// Step moves the weights by their gradients, and clears these. It takes the nodes of any of the solver's weights:
+// Step changes the weights by their gradients and sets the gradients to zero. It takes the nodes of some or all of the solver's
+// weights:
 //
 //	solver.Step(gorgonia.NodesToValueGrads(params.Trainable().Nodes(g)))
 //
-// An error leaves the weights as they were: a value that is no weight of the solver's, one that is there twice or has no
-// gradient, and gradients that are not finite.
+// Errors: a value that is not a weight of the solver; a weight that is there twice or has no gradient; gradients that are not finite. An
+// error leaves the weights as they were.
 func (s *AdamW) Step(model []G.ValueGrad) error {
 	if err := s.copyError(); err != nil {
 		return fmt.Errorf("train: AdamW: %w", err)
@@ -174,7 +180,7 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 			p.moments = s.of[v.Dense().Uintptr()]
 		}
 		if p.moments == nil {
-			return fmt.Errorf("train: AdamW: value %d is none of the solver's weights", i)
+			return fmt.Errorf("train: AdamW: value %d is not a weight of the solver", i)
 		}
 		if slices.ContainsFunc(pairs, func(q trained) bool { return q.moments == p.moments }) {
 			return fmt.Errorf("train: AdamW: %s is there twice", p.param.Name)
@@ -233,7 +239,7 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 	return nil
 }
 
-// trained is a weight with its gradient: a tensor, or a graph.Weight with a graph.Tensor.
+// trained is a weight with its gradient: two tensors on the host, or a graph.Weight and a graph.Tensor on a device.
 type trained struct {
 	*moments
 	value, grad G.Value
@@ -274,7 +280,7 @@ func step[T kernel.Float](s *AdamW, w *moments, grad *tensor.Dense, scale float6
 	a.Step(slice[T](w.param.Value), slice[T](grad), slice[T](w.m), slice[T](w.v))
 }
 
-// factors are those of the step that is being made, for weights that decay.
+// factors returns the factors of the current step for weights with decay.
 func factors[T kernel.Float](s *AdamW, scale float64) kernel.AdamW[T] {
 	rate := s.LearnRate(s.steps)
 	return kernel.AdamW[T]{

@@ -307,7 +307,7 @@ func TestAdamWErrors(t *testing.T) {
 		model []G.ValueGrad
 		want  string
 	}{
-		{[]G.ValueGrad{s.model[0], pair{stranger, stranger}}, "value 1 is none of the solver's weights"},
+		{[]G.ValueGrad{s.model[0], pair{stranger, stranger}}, "value 1 is not a weight of the solver"},
 		{[]G.ValueGrad{s.model[0], s.model[0]}, "w0 is there twice"},
 		{[]G.ValueGrad{pair{s.params[0].Value, stranger}}, "w0 of float64 (3, 5) has a gradient of float64 (1)"},
 		{[]G.ValueGrad{s.model[0], pair{s.params[1].Value, dense(tensor.Float64, []float64{1, nan, 1, 1, 1, 1, 1}, 7)}}, "the gradient has length NaN at step 1"},

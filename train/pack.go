@@ -7,18 +7,18 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// Document is a text in tokens. Its first Prompt tokens are given and not learned: no loss is counted for them.
+// Document is a text as tokens. The first Prompt tokens are given and not learned: they add nothing to the loss.
 type Document struct {
 	Tokens []int
 	Prompt int
 }
 
-// Batch is sequences of tokens for a language model, (batch, length) each in all three slices. A target is the token that
-// follows in the same document, or nn.Ignore. Start is 1 where a document starts, 0 elsewhere: with nn.WithStart, documents in
-// one sequence never see each other.
+// Batch holds sequences of tokens for a language model. Each of its slices has shape (batch, length), row by row.
 type Batch struct {
-	IDs, Targets, Start []int
-	Learned             int // the targets that are not nn.Ignore
+	IDs     []int // the tokens
+	Targets []int // the token that follows in the same document, or nn.Ignore
+	Start   []int // 1 where a document starts, 0 elsewhere: with nn.WithStart, documents in one sequence do not see each other
+	Learned int   // number of targets that are not nn.Ignore
 }
 
 func newBatch(batch, length int) Batch {
@@ -33,10 +33,10 @@ func newBatch(batch, length int) Batch {
 	return b
 }
 
-// piece is a run of tokens of a document that each have one to predict after them.
+// piece is n tokens of a document, beginning at from. Each of them has a token after it to predict.
 type piece struct{ doc, from, n int }
 
-// row is the pieces of one sequence.
+// row holds the pieces of one sequence.
 type row []piece
 
 func (r row) room(length int) int {
@@ -46,13 +46,12 @@ func (r row) room(length int) int {
 	return length
 }
 
-// cut returns the pieces of documents that a sequence of the given length can hold: a whole document where it fits, without
-// those that would teach nothing.
+// cut divides documents into pieces of at most length tokens. It leaves out pieces in which every target is of the prompt.
 func cut(docs []Document, length int) (pieces []piece) {
 	for i, d := range docs {
 		for from := 0; from < len(d.Tokens)-1; from += length {
 			n := min(length, len(d.Tokens)-1-from)
-			if from+n >= d.Prompt { // the last target is not of the prompt
+			if from+n >= d.Prompt { // the last target, token from+n, is not of the prompt
 				pieces = append(pieces, piece{i, from, n})
 			}
 		}
@@ -60,11 +59,11 @@ func cut(docs []Document, length int) (pieces []piece) {
 	return pieces
 }
 
-// pack puts pieces into rows: each into the first that has room among the last few that are not full. That leaves little
-// empty, and cuts no document that fits.
+// pack puts pieces into rows: each into the first row with room, among the last 32 rows that are not full, or into a new row. This
+// leaves little of the rows empty, and divides no piece.
 func pack(pieces []piece, length int) (rows []row) {
 	const last = 32
-	var open []int // rows
+	var open []int // indices of the rows with room
 next:
 	for _, p := range pieces {
 		for i, r := range open {
@@ -86,7 +85,7 @@ next:
 	return rows
 }
 
-// fill writes a row of a batch.
+// fill writes the pieces of r into row at of the batch.
 func (b *Batch) fill(at, length int, r row, docs []Document) {
 	i := at * length
 	for _, p := range r {
@@ -102,7 +101,7 @@ func (b *Batch) fill(at, length int, r row, docs []Document) {
 		}
 	}
 	if i < (at+1)*length {
-		b.Start[i] = 1 // what fills the row up is a document of its own
+		b.Start[i] = 1 // the rest of the row is a document of its own
 	}
 }
 
@@ -117,7 +116,7 @@ func checkPack(docs []Document, batch, length int) ([]piece, error) {
 	}
 	for i, d := range docs {
 		if d.Prompt < 0 || d.Prompt > len(d.Tokens) {
-			return nil, fmt.Errorf("train: pack: document %d has a prompt of %d tokens, want 0 to %d, all that there are", i, d.Prompt, len(d.Tokens))
+			return nil, fmt.Errorf("train: pack: document %d has a prompt of %d tokens, want 0 to %d, its length", i, d.Prompt, len(d.Tokens))
 		}
 	}
 	pieces := cut(docs, length)
@@ -127,9 +126,10 @@ func checkPack(docs []Document, batch, length int) ([]piece, error) {
 	return pieces, nil
 }
 
-// Pack puts documents into as few batches as it can, each once, for evaluation. A document longer than a sequence is cut, and
-// goes on in another without what came before. Where documents do not fill a sequence, or sequences the last batch, there is
-// nothing to learn.
+// Pack returns all documents once, packed into few batches, for evaluation. A document that is longer than a sequence is divided: its
+// next part stands in another sequence, without the context before it. Places that no document fills have the target nn.Ignore.
+//
+// Errors: batch or length less than 1; a Prompt below 0 or above the number of tokens; no token to learn in any document.
 func Pack(docs []Document, batch, length int) ([]Batch, error) {
 	pieces, err := checkPack(docs, batch, length)
 	if err != nil {
@@ -145,7 +145,7 @@ func Pack(docs []Document, batch, length int) ([]Batch, error) {
 	return batches, nil
 }
 
-// Packer makes batches of documents without end: all of them in a random order, then all in another.
+// Packer makes batches of documents without end. Each epoch has all documents once, in a new random order.
 type Packer struct {
 	docs          []Document
 	pieces        []piece
@@ -155,13 +155,13 @@ type Packer struct {
 	rows          []row // of the epoch
 }
 
-// Position is a place in what a Packer makes.
+// Position is a place in the sequences that a Packer makes.
 type Position struct {
 	Epoch int `json:"epoch"`
-	Row   int `json:"row"` // sequences of the epoch that were handed out
+	Row   int `json:"row"` // number of sequences of the epoch that Next has returned
 }
 
-// NewPacker returns a Packer at its beginning. The same documents, sizes and seed give the same batches.
+// NewPacker returns a Packer at its beginning. The same documents, sizes and seed give the same batches. It has the errors of Pack.
 func NewPacker(docs []Document, batch, length int, seed uint64) (*Packer, error) {
 	pieces, err := checkPack(docs, batch, length)
 	if err != nil {
@@ -172,14 +172,14 @@ func NewPacker(docs []Document, batch, length int, seed uint64) (*Packer, error)
 	return p, nil
 }
 
-// shuffle makes the rows of the epoch.
+// shuffle makes the rows of the current epoch.
 func (p *Packer) shuffle() {
 	pieces := append([]piece(nil), p.pieces...)
 	rand.New(rand.NewPCG(p.seed, uint64(p.at.Epoch))).Shuffle(len(pieces), func(i, j int) { pieces[i], pieces[j] = pieces[j], pieces[i] })
 	p.rows = pack(pieces, p.length)
 }
 
-// Next returns the next batch. Its last sequences may be the first of another epoch.
+// Next returns the next batch. Its last sequences may belong to the next epoch.
 func (p *Packer) Next() Batch {
 	b := newBatch(p.batch, p.length)
 	for i := range p.batch {
@@ -193,10 +193,10 @@ func (p *Packer) Next() Batch {
 	return b
 }
 
-// Position returns where the Packer is.
+// Position returns the position after the last batch.
 func (p *Packer) Position() Position { return p.at }
 
-// Go moves the Packer to a position that it, or one like it, returned.
+// Go moves the Packer to a position that Position returned, of this Packer or of one with the same documents, sizes and seed.
 func (p *Packer) Go(to Position) error {
 	if to.Epoch < 0 {
 		return fmt.Errorf("train: pack: epoch is %d, want at least 0", to.Epoch)
@@ -206,11 +206,11 @@ func (p *Packer) Go(to Position) error {
 		p.shuffle()
 	}
 	if to.Row < 0 || to.Row > len(p.rows) {
-		return fmt.Errorf("train: pack: row is %d, want 0 to %d, those of epoch %d", to.Row, len(p.rows), to.Epoch)
+		return fmt.Errorf("train: pack: row is %d, want 0 to %d, the number of rows of epoch %d", to.Row, len(p.rows), to.Epoch)
 	}
 	p.at = to
 	return nil
 }
 
-// Rows returns how many sequences the current epoch has.
+// Rows returns the number of sequences of the current epoch.
 func (p *Packer) Rows() int { return len(p.rows) }

@@ -159,7 +159,7 @@ func TestPackErrors(t *testing.T) {
 	}{
 		{[]Document{doc}, 0, 4, "train: pack: batch is 0, want at least 1"},
 		{[]Document{doc}, 1, -1, "train: pack: length is -1, want at least 1"},
-		{[]Document{doc, {Tokens: []int{1}, Prompt: 2}}, 1, 4, "document 1 has a prompt of 2 tokens, want 0 to 1, all that there are"},
+		{[]Document{doc, {Tokens: []int{1}, Prompt: 2}}, 1, 4, "document 1 has a prompt of 2 tokens, want 0 to 1, its length"},
 		{[]Document{{Tokens: []int{1}}, {}}, 1, 4, "none of 2 documents has a token to learn"},
 		{nil, 1, 4, "none of 0 documents has a token to learn"},
 	} {

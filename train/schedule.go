@@ -2,11 +2,11 @@ package train
 
 import "math"
 
-// Schedule is a factor on the learn rate, for steps that are counted from 1.
+// Schedule returns a factor for the learn rate at a step. Steps are counted from 1.
 type Schedule func(step int) float64
 
-// WarmupCosine rises linearly to 1 over the first steps, while Adam's averages mean little, and falls along half a cosine to
-// floor at the last of steps, where it stays.
+// WarmupCosine returns a schedule that rises linearly to 1 during the first warmup steps, falls along half a cosine to floor at the
+// step steps, and stays there. The rise is for AdamW, whose means say little in the first steps.
 func WarmupCosine(warmup, steps int, floor float64) Schedule {
 	return func(step int) float64 {
 		if step < warmup {

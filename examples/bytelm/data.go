@@ -7,25 +7,25 @@ import (
 )
 
 const (
-	// Go's library is about twice as large; this is many times what the default run sees.
+	// Go's library is about twice as large. The default run reads only a small part of this.
 	textLimit = 8 << 20
-	// For text that a person names, as much as fits comfortably into memory.
+	// The limit for text from -text, so that it fits into memory.
 	namedTextLimit = 1 << 30
 	heldOutShare   = 0.1
-	// Scoring so much of the held-out part takes a second or two, and is done ten times in a run.
+	// So much of the held-out part is evaluated ten times in a run, which takes a second or two each time.
 	scoredWindows = 256
 	scoredBytes   = 32 << 10
 )
 
-// data is everything that is made from the text.
+// data is the text, divided and cut into windows.
 type data struct {
 	path           string
 	files          int
 	train, heldOut []byte
 	sampler        *task.Sampler // of the training part
 	windows        []task.Batch  // of the held-out part
-	scored         int           // bytes of it that are targets in the windows
-	bigram         float64       // bits per byte of a bigram model over the windows
+	scored         int           // number of held-out bytes that are targets in the windows
+	bigram         float64       // bits per byte of a bigram model on the windows
 	prompt         []byte
 }
 
@@ -64,12 +64,12 @@ func readText(path string) (task.Text, error) {
 	return text, err
 }
 
-// cut makes the windows of both parts, and counts the training part for the bigram model.
+// cut makes the windows of both parts, and the bigram model of the training part.
 func (d *data) cut(set settings) (err error) {
 	if d.sampler, err = task.NewSampler(d.train, set.batch, set.length, int64(set.seed)); err != nil {
 		return err
 	}
-	// A full batch costs as much as a part of it.
+	// At least one batch: a full batch costs as much as a part of it.
 	windows := max(min(scoredWindows, scoredBytes/set.length), set.batch)
 	if d.windows, err = task.Windows(d.heldOut, set.batch, set.length, windows); err != nil {
 		return err
@@ -85,7 +85,7 @@ func (d *data) cut(set settings) (err error) {
 	return err
 }
 
-// size writes a number of bytes as people do.
+// size returns a number of bytes with a unit, such as "1.2 MB".
 func size(bytes int) string {
 	switch {
 	case bytes >= 1e6:

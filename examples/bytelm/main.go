@@ -1,13 +1,13 @@
-// Bytelm trains a byte-level Mamba language model on real text, and then lets it continue a prompt.
+// Bytelm trains a byte-level Mamba language model on real text and lets it continue a prompt.
 //
 //	go run ./examples/bytelm                       # the source of Go's standard library
 //	go run ./examples/bytelm -text FILE_OR_DIR     # any other text
 //	go run ./examples/bytelm -device cuda          # on a GPU
 //	go run ./examples/bytelm -h                    # everything that can be set
 //
-// A tenth of the text is held out. Its bits per byte are shown beside those of the training text, and at the end beside
-// those of a bigram model on the same held-out windows. Ctrl-C stops after the current step and still writes everything;
-// a second Ctrl-C ends the program at once. The same flags give the same model.
+// A tenth of the text is held out. The program prints its bits per byte beside those of the training text, and at the end beside
+// those of a bigram model on the same held-out windows. After Ctrl-C it finishes the current step and writes everything; a second
+// Ctrl-C ends it at once. The same flags give the same model.
 package main
 
 import (
@@ -29,12 +29,12 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	// From the first signal on, the next one has its usual effect.
+	// After the first signal, the next one has its usual effect.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program, with its exit code.
+// run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	set, err := parse(args, stdout)
 	if err == nil {
@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// work does all of it, in the order in which it is printed.
+// work does everything, in the order of the output.
 func work(ctx context.Context, set settings, out io.Writer) error {
 	if err := options.CheckPNG(set.out); err != nil {
 		return err
@@ -88,9 +88,9 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	mamba := bits(record.HeldOut[len(record.HeldOut)-1].Loss)
 	verdict := "Mamba is better"
 	if mamba >= d.bigram {
-		verdict = "the bigram model is better"
+		verdict = "bigram is better"
 	}
-	fmt.Fprintf(out, "held out  Mamba %.3f bits per byte, bigram %.3f bits per byte: %s\n", mamba, d.bigram, verdict)
+	fmt.Fprintf(out, "held out  bits per byte: Mamba %.3f, bigram %.3f: %s\n", mamba, d.bigram, verdict)
 	if set.generate > 0 {
 		text, err := m.write(d.prompt, set.generate, set.temperature, rand.New(rand.NewPCG(uint64(set.seed), 1)))
 		if err != nil {
@@ -110,7 +110,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	return nil
 }
 
-// loop trains step by step until the last one or the context's end, and scores the held-out windows now and then.
+// loop trains until the last step or the end of the context. It evaluates the held-out windows about ten times.
 func loop(ctx context.Context, set settings, m *model, d *data, record *train.Curve, show *report.Progress) error {
 	show.Start(0)
 	defer show.Finish()

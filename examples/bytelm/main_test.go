@@ -14,7 +14,7 @@ import (
 	"github.com/gomamba/mamba/examples/internal/exampletest"
 )
 
-// tiny are the settings under which a run takes a moment.
+// tiny are settings with which a run takes a moment.
 var tiny = []string{"-steps", "4", "-layers", "1", "-dmodel", "8", "-length", "16", "-batch", "2", "-generate", "20"}
 
 // call runs the program and returns its exit code and what it wrote.
@@ -50,7 +50,7 @@ func TestRun(t *testing.T) {
 		`text      .*lines\.txt: 4\.8 kB, files: 1\n`,
 		`model     Mamba, parameters: \d+, layers: 1, d_model: 8\n`,
 		`step 4 of 4  training \d+\.\d+  held out \d+\.\d+ bits per byte  .*/s  0s left\n`,
-		`held out  Mamba \d+\.\d{3} bits per byte, bigram \d+\.\d{3} bits per byte: `,
+		`held out  bits per byte: Mamba \d+\.\d{3}, bigram \d+\.\d{3}: `,
 		`prompt    "line", continued by 20 bytes at temperature 0\.7:\n\nline`,
 		`curve     .*curve\.png\n`,
 	} {
@@ -83,7 +83,7 @@ func TestInterrupted(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit code %d, %s", code, stderr)
 	}
-	for _, want := range []string{"stopped   after step 1 of 4\n", "held out  Mamba ", "prompt    \"", "curve     "} {
+	for _, want := range []string{"stopped   after step 1 of 4\n", "held out  bits per byte: Mamba ", "prompt    \"", "curve     "} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("no %q in:\n%s", want, stdout)
 		}

@@ -11,8 +11,8 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// model is a language model over bytes, with one graph to train its weights and another, without gradients, to score
-// them. The weights belong to neither: both graphs and the stepper use the same ones.
+// model is a language model over bytes. One graph trains its weights; another, without gradients, evaluates them. Both graphs and
+// the stepper use the same weights.
 type model struct {
 	lm            *nn.LM
 	train, scorer *lossGraph

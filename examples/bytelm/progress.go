@@ -9,7 +9,7 @@ import (
 	"github.com/gomamba/mamba/train"
 )
 
-// newProgress shows losses in bits per byte.
+// newProgress returns a Progress that shows losses in bits per byte.
 func newProgress(out io.Writer, set settings) *report.Progress {
 	return &report.Progress{
 		Out: out, Steps: set.steps, Tokens: set.batch * set.length,
@@ -24,5 +24,5 @@ func newProgress(out io.Writer, set settings) *report.Progress {
 	}
 }
 
-// bits are what so many nats are.
+// bits converts nats to bits.
 func bits(nats float64) float64 { return nats * math.Log2E }

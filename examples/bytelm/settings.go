@@ -18,7 +18,7 @@ type settings struct {
 	device                               options.Device
 }
 
-// parse reads the flags. Its errors name the flag, what it was and what it should be.
+// parse reads the flags. Its errors name the flag, the value and what it should be.
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{
 		steps: 1600, layers: 2, dmodel: 64, length: 128, batch: 4,

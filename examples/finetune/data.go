@@ -18,7 +18,7 @@ import (
 	"github.com/gomamba/mamba/train"
 )
 
-// document is a text, whose prompt is not learned.
+// document is a text, and a prompt before it that is not learned.
 type document struct{ prompt, text string }
 
 // readDocuments reads the file that -data names.
@@ -49,7 +49,7 @@ func readDocuments(path string) ([]document, error) {
 		docs = append(docs, d)
 	}
 	if len(docs) == 0 {
-		return nil, fmt.Errorf("%s: there is no document in it", path)
+		return nil, fmt.Errorf("%s: the file has no document", path)
 	}
 	return docs, nil
 }
@@ -57,7 +57,7 @@ func readDocuments(path string) ([]document, error) {
 func parseJSON(line []byte) (d document, err error) {
 	var fields struct{ Text, Prompt, Completion *string }
 	if err := json.Unmarshal(line, &fields); err != nil {
-		return d, fmt.Errorf("no JSON object with text, or prompt and completion: %w", err)
+		return d, fmt.Errorf("want a JSON object with text, or with prompt and completion: %w", err)
 	}
 	switch {
 	case fields.Text != nil && fields.Prompt == nil && fields.Completion == nil:
@@ -65,7 +65,7 @@ func parseJSON(line []byte) (d document, err error) {
 	case fields.Text == nil && fields.Prompt != nil && fields.Completion != nil:
 		d.prompt, d.text = *fields.Prompt, *fields.Completion
 	default:
-		return d, fmt.Errorf("should have either text, or prompt and completion")
+		return d, fmt.Errorf("want either text, or prompt and completion")
 	}
 	if d.text == "" {
 		return d, fmt.Errorf("the text to learn is empty")
@@ -73,9 +73,9 @@ func parseJSON(line []byte) (d document, err error) {
 	return d, nil
 }
 
-// goTexts are the code, declaration by declaration, and the comments of Go's standard library, which every machine has that can run this from source.
+// goTexts returns the code of Go's standard library, a document for each declaration, and its comments. Every Go installation has them.
 func goTexts() (code, comments []document, err error) {
-	const limit = 6 << 20 // many times what the default run sees
+	const limit = 6 << 20 // bytes; the default run reads only a small part of them
 	source, err := task.GoSource(limit)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w; name a checkpoint with -model and a text with -data", err)
@@ -94,16 +94,17 @@ func goTexts() (code, comments []document, err error) {
 	return code, comments, nil
 }
 
-// corpus is documents in tokens.
+// corpus holds documents as tokens.
 type corpus struct {
 	train, heldOut []train.Document
-	tokens         int // of both
-	sum            string
+	tokens         int    // in both parts
+	sum            string // checksum of all documents
 }
 
-// newCorpus encodes documents and holds a share of them out, but no more than evalTokens: those that come first by a hash of
-// what they say, so that they are a fair sample, the same ones every time, and none has its like in the other part. Of a single
-// document, the end is held out.
+// newCorpus encodes documents and holds a share of them out, but at most evalTokens tokens.
+//
+// The held-out documents are the first in the order of a hash of their text. So they are a fair sample, the same in each run, and equal
+// documents are in the same part. If all documents are equal, the end of one of them is held out.
 func newCorpus(docs []document, enc encoding, share float64, evalTokens int) (*corpus, error) {
 	type hashed struct {
 		train.Document
@@ -136,11 +137,11 @@ func newCorpus(docs []document, enc encoding, share float64, evalTokens int) (*c
 		return c, nil
 	}
 	slices.SortStableFunc(all, func(a, b hashed) int { return bytes.Compare(a.hash[:], b.hash[:]) })
-	if last := len(all) - 1; all[0].hash == all[last].hash { // one document, however often
+	if last := len(all) - 1; all[0].hash == all[last].hash { // a single document, or copies of it
 		d := all[0].Document
 		cut := len(d.Tokens) - int(math.Ceil(share*float64(len(d.Tokens))))
 		if d.Prompt > 0 || cut < 2 || len(d.Tokens)-cut < 2 {
-			return nil, fmt.Errorf("a single document: should have another one to hold out, or -heldout 0")
+			return nil, fmt.Errorf("a single document: add another one to hold out, or set -heldout 0")
 		}
 		c.train = []train.Document{{Tokens: d.Tokens[:cut]}}
 		c.heldOut = []train.Document{{Tokens: d.Tokens[cut:][:min(len(d.Tokens)-cut, evalTokens)]}}
@@ -152,7 +153,7 @@ func newCorpus(docs []document, enc encoding, share float64, evalTokens int) (*c
 		for ; next < len(all) && all[next].hash == all[at].hash; next++ {
 			n += len(all[next].Tokens)
 		}
-		if at > 0 && held+n > budget || next == len(all) { // at least one for either part
+		if at > 0 && held+n > budget || next == len(all) { // at least one for each part
 			break
 		}
 		at, held = next, held+n

@@ -2,13 +2,13 @@ package main
 
 import "github.com/gomamba/mamba/tokens"
 
-// encoding makes tokens of documents.
+// encoding turns documents into tokens.
 type encoding struct{ *tokens.Tokenizer }
 
-// byBytes takes bytes for tokens.
+// byBytes is the encoding in which each byte is a token.
 var byBytes = encoding{tokens.Bytes()}
 
-// end is what marks the end of a document: among bytes the byte 0, which is in no text.
+// end returns the tokens that mark the end of a document. For bytes this is the byte 0, which no text has.
 func (e encoding) end() []int {
 	if e.IsBytes() {
 		return []int{0}
@@ -16,7 +16,7 @@ func (e encoding) end() []int {
 	return e.End()[:min(len(e.End()), 1)]
 }
 
-// unit is what a token is called.
+// unit returns the word for a token in the output.
 func (e encoding) unit() string {
 	if e.IsBytes() {
 		return "byte"

@@ -1,15 +1,16 @@
-// Finetune goes on training a Mamba language model on text.
+// Finetune trains a Mamba language model further on text.
 //
-//	go run ./examples/finetune                                      # a small model of its own
+//	go run ./examples/finetune                                      # a small model, which it trains first
+//	go run ./examples/finetune -data FILE                           # the same on your own text
 //	go run ./examples/finetune -model DIR -data FILE                # all weights of a checkpoint
 //	go run ./examples/finetune -model DIR -data FILE -lora 8 -merge # LoRA on the projections
-//	go run ./examples/finetune -h                                   # everything that can be set
+//	go run ./examples/finetune -h                                   # all flags
 //
-// The model is a directory in the Hugging Face layout. The data is one document per line, or JSON Lines (.jsonl) with text, or
-// with prompt and completion: prompts are not learned. A tenth of the documents is held out; their perplexity before and after
-// is shown. The result, the loss curve and what -resume needs are in the directory that -out names.
+// The model is a directory in the Hugging Face layout. The data has one document per line, or is JSON Lines (.jsonl) with text, or
+// with prompt and completion: prompts are not learned. A tenth of the documents is held out. The program prints their perplexity
+// before and after. It writes the result, the loss curve and the state for -resume into the directory that -out names.
 //
-// A run that is stopped, by Ctrl-C or by a kill at any moment, and goes on with -resume ends with the same weights, bit for bit.
+// A run can be stopped, by Ctrl-C or by a kill at any moment. With -resume it continues and ends with the same weights, bit for bit.
 package main
 
 import (
@@ -35,17 +36,17 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// From the first signal on, the next one has its usual effect.
+	// After the first signal, the next one has its usual effect.
 	context.AfterFunc(ctx, stop)
 	if os.Getenv("GOGC") == "" {
-		// Nearly all of the heap is numbers, which the collector does not look into: to collect often costs next to nothing,
-		// and a large model is trained in a quarter to a third less memory, and faster.
+		// Nearly all of the heap is numbers, which the collector does not scan. So frequent collections cost little, and a large
+		// model needs a quarter to a third less memory and trains faster.
 		debug.SetGCPercent(20)
 	}
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program, with its exit code.
+// run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	set, err := parse(args, stdout)
 	if err == nil {
@@ -53,7 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	switch {
 	case errors.Is(err, context.Canceled):
-		fmt.Fprintf(stdout, "stopped     and saved: the same command with -resume goes on\n")
+		fmt.Fprintf(stdout, "stopped     and saved: the same command with -resume continues\n")
 		return 0
 	case err != nil && !errors.Is(err, flag.ErrHelp):
 		fmt.Fprintln(stderr, "finetune:", err)
@@ -62,7 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// text is a corpus with a name, and its perplexity before and after.
+// text is a corpus with a name, and the perplexity of its held-out part before and after training.
 type text struct {
 	name string
 	*corpus
@@ -70,7 +71,7 @@ type text struct {
 	before, after float64
 }
 
-// work does all of it, in the order in which it is printed.
+// work does everything, in the order of the output.
 func work(ctx context.Context, set settings, out io.Writer) error {
 	if err := prepare(set); err != nil {
 		return err
@@ -98,8 +99,8 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 		}
 		what = fmt.Sprintf("LoRA of rank %d", set.lora)
 	}
-	fmt.Fprintf(out, "finetune    %s: %d of %d parameters, steps: %d, batch: %d x %d, length: %d, learn rate: %v\n", what,
-		lm.Params().Trainable().Count(), lm.Params().Count(), set.steps, set.accumulate, set.batch, set.length, set.lr)
+	fmt.Fprintf(out, "finetune    %s: %d of %d parameters\n", what, lm.Params().Trainable().Count(), lm.Params().Count())
+	fmt.Fprintf(out, "            steps: %d, batch: %d x %d, length: %d, learn rate: %v\n", set.steps, set.accumulate, set.batch, set.length, set.lr)
 
 	t, show, err := newTrainer(lm, set, tuned.corpus, stateFile(set), set.saved(map[string]string{"-model": model, "-data": tuned.sum}), out)
 	if err != nil {
@@ -129,7 +130,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	return finish(set, lm, t.Curve(), enc, out)
 }
 
-// perplexity is that of what is held out.
+// perplexity returns the perplexity of the held-out documents.
 func (x *text) perplexity(t *train.Trainer, set settings) (float64, error) {
 	if len(x.heldOut) == 0 {
 		return math.NaN(), nil
@@ -148,7 +149,7 @@ func stateFile(set settings) string { return filepath.Join(set.out, "train.safet
 func baseDir(set settings) string   { return filepath.Join(set.out, "base") }
 func baseFile(set settings) string  { return filepath.Join(baseDir(set), "train.safetensors") }
 
-// prepare makes the directory. A run in it that is not at its end is not thrown away; one that is, makes room.
+// prepare makes the directory of -out. It refuses to overwrite a run there that has not ended, and removes the state of one that has.
 func prepare(set settings) error {
 	if set.model != "" && sameFolder(set.model, set.out) {
 		return fmt.Errorf("-out is %q, the directory of -model: should be another", set.out)
@@ -173,9 +174,9 @@ func prepare(set settings) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("%w; remove it to start anew", err)
+		return fmt.Errorf("%w; remove it to start again", err)
 	case file == baseFile(set) || fmt.Sprint(steps) != settings["-steps"]:
-		return fmt.Errorf("-out is %q, which holds a run that is not at its end: -resume goes on with it, and without %s all starts anew", set.out, file)
+		return fmt.Errorf("-out is %q, which holds a run that has not ended: continue it with -resume, or remove %s to start again", set.out, file)
 	}
 	for _, f := range []string{stateFile(set), baseFile(set)} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -202,7 +203,7 @@ func outError(path string, err error) error {
 	return fmt.Errorf("-out is %q, should be a directory that can be written: %w", path, err)
 }
 
-// newTrainer returns a trainer on a corpus, and what shows its progress.
+// newTrainer returns a trainer on a corpus, and its progress.
 func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[string]string, out io.Writer) (*train.Trainer, *report.Progress, error) {
 	show := &report.Progress{
 		Out: out, Steps: set.steps, Tokens: set.accumulate * set.batch * set.length,
@@ -224,7 +225,7 @@ func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[strin
 	return t, show, err
 }
 
-// loop trains, from where a resumed run was.
+// loop trains, from the beginning or from where a resumed run stopped.
 func loop(ctx context.Context, t *train.Trainer, show *report.Progress, set settings, out io.Writer) error {
 	if set.resume {
 		resumed, err := t.Resume()
@@ -241,14 +242,14 @@ func loop(ctx context.Context, t *train.Trainer, show *report.Progress, set sett
 	return err
 }
 
-// finish writes the result.
+// finish writes the result, the tokenizer and the picture.
 func finish(set settings, lm *nn.LM, curve *train.Curve, enc encoding, out io.Writer) error {
 	what := "model"
 	if set.merge {
 		if _, err := lm.Params().MergeLoRA(); err != nil {
 			return err
 		}
-		what = "model, LoRA merged"
+		what = "merged"
 	}
 	var err error
 	if set.lora > 0 && !set.merge {
@@ -273,7 +274,7 @@ func finish(set settings, lm *nn.LM, curve *train.Curve, enc encoding, out io.Wr
 	return nil
 }
 
-// baseName is the model that a LoRA belongs to.
+// baseName returns the directory of the model that a LoRA belongs to.
 func baseName(set settings) string {
 	if set.model != "" {
 		return set.model

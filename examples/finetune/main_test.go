@@ -18,7 +18,7 @@ import (
 	"github.com/gomamba/mamba/train"
 )
 
-// call runs the program and returns its exit code and what it wrote.
+// call runs the program and returns its exit code and its output.
 func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, problems bytes.Buffer
 	code = run(ctx, args, &out, &problems)
@@ -54,7 +54,7 @@ func writeModel(t *testing.T, vocab int) string {
 	return dir
 }
 
-// tiny are settings under which a run takes a moment.
+// tiny are settings with which a run takes a moment.
 var tiny = []string{"-steps", "4", "-batch", "2", "-length", "32", "-evaltokens", "200"}
 
 // Without a model it makes its own, and the result is one to start from again.
@@ -69,7 +69,7 @@ func TestOwnModel(t *testing.T) {
 		`model       a small one: Mamba, parameters: \d+, layers: 1, d_model: 16, vocabulary: 256\n`,
 		`base        Go's code: documents: \d+, bytes: \d+, held out: \d+, steps: 3\n`,
 		`data        Go's comments: documents: \d+, bytes: \d+, held out: \d+\n`,
-		`finetune    all weights: (\d+) of \d+ parameters, steps: 4, batch: 1 x 2, length: 32, learn rate: 0.003\n`,
+		`finetune    all weights: (\d+) of \d+ parameters\n            steps: 4, batch: 1 x 2, length: 32, learn rate: 0\.003\n`,
 		`step 4 of 4  loss \d\.\d{3}  perplexity \d+\.\d{3}  held out \d+\.\d{3}  \d+ tokens/s  0s left\n`,
 		`perplexity per byte, held out  +before +after\n  Go's code +\d+\.\d{3} +\d+\.\d{3}\n  Go's comments +\d+\.\d{3} +\d+\.\d{3}\n`,
 	} {
@@ -162,10 +162,10 @@ func TestInterrupted(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	stop()
 	code, stdout, stderr := call(ctx, args...)
-	if code != 0 || stderr != "" || !strings.Contains(stdout, "the same command with -resume goes on") {
+	if code != 0 || stderr != "" || !strings.Contains(stdout, "the same command with -resume continues") {
 		t.Fatalf("exit code %d, %s\n%s", code, stderr, stdout)
 	}
-	if code, _, stderr := call(context.Background(), args...); code != 1 || !strings.Contains(stderr, "-resume goes on with it") {
+	if code, _, stderr := call(context.Background(), args...); code != 1 || !strings.Contains(stderr, "continue it with -resume") {
 		t.Errorf("exit code %d, %s, want that a run would be lost", code, stderr)
 	}
 	if code, _, stderr := call(context.Background(), append(args, "-resume", "-lr", "0.5")...); code != 1 || !strings.Contains(stderr, `was saved with -lr "0.0002", want the same to go on, not "0.5"`) {
@@ -282,17 +282,17 @@ func TestErrors(t *testing.T) {
 		{[]string{"text.txt"}, `unexpected argument "text.txt": name the checkpoint with -model and the text with -data`},
 		{[]string{"-model", none, "-data", lines}, none},
 		{[]string{"-model", model, "-data", none}, none + ": "},
-		{[]string{"-model", model, "-data", writeFile(t, "empty.txt", "\n \n")}, "empty.txt: there is no document in it"},
-		{[]string{"-model", writeModel(t, 300), "-data", lines}, "tokenizer.json: no such file or directory, and a vocabulary of 300 is not one of bytes, which would be 256"},
+		{[]string{"-model", model, "-data", writeFile(t, "empty.txt", "\n \n")}, "empty.txt: the file has no document"},
+		{[]string{"-model", writeModel(t, 300), "-data", lines}, "tokenizer.json: no such file or directory, and a vocabulary of 300 is not one of bytes, which has 256"},
 		{[]string{"-model", model, "-data", lines, "-out", file}, "-out is \"" + file + "\", should be a directory that can be written"},
 		{[]string{"-model", model, "-data", lines, "-out", model}, "the directory of -model: should be another"},
-		{jsonl("{\"text\": \"a\"}\n\n{\"text\": \"b\""), "data.jsonl:3: no JSON object with text, or prompt and completion: unexpected end of JSON input"},
-		{jsonl("[1]"), "data.jsonl:1: no JSON object"},
-		{jsonl(`{"text": 5}`), "data.jsonl:1: no JSON object"},
-		{jsonl(`{"text": "a"}` + "\n" + `{"prompt": "a"}`), "data.jsonl:2: should have either text, or prompt and completion"},
-		{jsonl(`{"text": "a", "prompt": "a", "completion": "b"}`), "data.jsonl:1: should have either text, or prompt and completion"},
+		{jsonl("{\"text\": \"a\"}\n\n{\"text\": \"b\""), "data.jsonl:3: want a JSON object with text, or with prompt and completion: unexpected end of JSON input"},
+		{jsonl("[1]"), "data.jsonl:1: want a JSON object"},
+		{jsonl(`{"text": 5}`), "data.jsonl:1: want a JSON object"},
+		{jsonl(`{"text": "a"}` + "\n" + `{"prompt": "a"}`), "data.jsonl:2: want either text, or prompt and completion"},
+		{jsonl(`{"text": "a", "prompt": "a", "completion": "b"}`), "data.jsonl:1: want either text, or prompt and completion"},
 		{jsonl(`{"prompt": "a", "completion": ""}`), "data.jsonl:1: the text to learn is empty"},
-		{jsonl(`{"prompt": "a", "completion": "b"}`), "data.jsonl: a single document: should have another one to hold out, or -heldout 0"},
+		{jsonl(`{"prompt": "a", "completion": "b"}`), "data.jsonl: a single document: add another one to hold out, or set -heldout 0"},
 		{[]string{"-model", model, "-data", lines, "-lr", "1e38"}, "at step "},
 	} {
 		args := append(slices.Clone(tiny), "-out", filepath.Join(t.TempDir(), "out"))

@@ -28,7 +28,7 @@ type settings struct {
 	where  []nn.Option // of the model: that device
 }
 
-// parse reads the flags. Its errors name the flag, what it was and what it should be.
+// parse reads the flags. Its errors name the flag, the value and what it should be.
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{
 		out: "finetuned", steps: 300, batch: 4, length: 256, accumulate: 1, decay: 0.01, clip: 1, heldout: 0.1,
@@ -59,7 +59,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.layers, 1, "layers", "number of Mamba blocks of the small model")
 	options.Whole(flags, &set.dmodel, 1, "dmodel", "width of the small model: channels between the blocks")
 	set.device.Flags(flags)
-	err := options.Parse(flags, args, usage, "Finetune goes on training a Mamba language model on text.",
+	err := options.Parse(flags, args, usage, "Finetune trains a Mamba language model further on text.",
 		"name the checkpoint with -model and the text with -data")
 	if err != nil {
 		return set, err
@@ -99,7 +99,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	return set, err
 }
 
-// saved are the settings that a run depends on, by the names of their flags: it goes on only if they are the same.
+// saved returns the settings that a run depends on, by the names of their flags. A run is resumed only with the same settings.
 func (set settings) saved(more map[string]string) map[string]string {
 	all := map[string]string{
 		"-lora": fmt.Sprint(set.lora), "-alpha": fmt.Sprint(set.alpha), "-steps": fmt.Sprint(set.steps),
@@ -107,7 +107,7 @@ func (set settings) saved(more map[string]string) map[string]string {
 		"-lr": fmt.Sprint(set.lr), "-warmup": fmt.Sprint(set.warmup), "-decay": fmt.Sprint(set.decay), "-clip": fmt.Sprint(set.clip),
 		"-seed": fmt.Sprint(set.seed),
 	}
-	if set.device.GPU() { // which rounds otherwise
+	if set.device.GPU() { // it rounds differently
 		all["-device"] = set.device.String()
 	}
 	for name, value := range more {
@@ -116,5 +116,5 @@ func (set settings) saved(more map[string]string) map[string]string {
 	return all
 }
 
-// perplexity is e to the power of a loss in nats.
+// perplexity returns e to the power of a loss in nats.
 func perplexity(loss float64) float64 { return math.Exp(loss) }

@@ -86,7 +86,7 @@ func trainBase(ctx context.Context, set settings, base text, out io.Writer) (*nn
 	return lm, checkpoint.Save(baseDir(set), lm)
 }
 
-// load reads a checkpoint, and how it makes tokens of text.
+// load reads a checkpoint and its tokenizer.
 func load(dir string, where []nn.Option) (*nn.LM, encoding, error) {
 	lm, err := checkpoint.Load(dir, where...)
 	if err != nil {
@@ -96,7 +96,7 @@ func load(dir string, where []nn.Option) (*nn.LM, encoding, error) {
 	return lm, encoding{tokenizer}, err
 }
 
-// copyTokenizer copies the files of the tokenizer, so that the result is complete.
+// copyTokenizer copies the files of the tokenizer into the directory of the result.
 func copyTokenizer(from, to string) error {
 	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"} {
 		data, err := os.ReadFile(filepath.Join(from, name))
@@ -113,7 +113,7 @@ func copyTokenizer(from, to string) error {
 	return nil
 }
 
-// fingerprint tells models apart: a run goes on only from the one that it started from.
+// fingerprint returns a checksum of a model's weights. A run is resumed only with the model that it started from.
 func fingerprint(lm *nn.LM) string {
 	h := sha256.New()
 	for _, p := range lm.Params() {
