@@ -267,7 +267,15 @@ func (t *Trainer) finite(loss float64) error {
 	return nil
 }
 
-func (t *Trainer) step() error {
+// step makes a step. After an error the trainer is where it was before.
+func (t *Trainer) step() (err error) {
+	at := t.packer.Position()
+	defer func() {
+		if err != nil {
+			t.clearGradients() // those of the batches before
+			err = errors.Join(err, t.packer.Go(at))
+		}
+	}()
 	batches, learned := make([]Batch, t.cfg.Accumulate), 0
 	for i := range batches {
 		batches[i] = t.packer.Next()
@@ -289,6 +297,14 @@ func (t *Trainer) step() error {
 	}
 	t.curve.Training = append(t.curve.Training, Point{t.Done(), loss})
 	return nil
+}
+
+func (t *Trainer) clearGradients() {
+	for _, n := range t.nodes {
+		if grad, err := n.Grad(); err == nil && grad != nil { // before the first step there is none
+			grad.(tensor.Tensor).Zero()
+		}
+	}
 }
 
 // note is what is saved beside the tensors.

@@ -54,15 +54,16 @@ func needStandin(t testing.TB) {
 	t.Skip(why)
 }
 
-// Limit sets how many more calls of a kind succeed: after them all fail, until it is called again. A negative number is no limit.
-// It returns how many calls have failed since it was last called.
+// Limit sets how many more calls of a kind succeed before one fails. A negative number is no limit. It returns how many calls have
+// failed since it was last called.
 type Limit func(n int) (failed int)
 
-// Allocations returns the limit on allocations of the device's memory and of pinned memory, which then fail as out of memory. It
-// needs the stand-in.
+// Allocations returns the limit on allocations of the device's memory and of pinned memory. After the limit every allocation fails
+// as out of memory, until the limit is set again. It needs the stand-in.
 func Allocations(t testing.TB) Limit { return limit(t, "standinAllocations") }
 
-// Copies returns the limit on copies between host and device. It needs the stand-in.
+// Copies returns the limit on copies between host and device. After the limit one copy fails; the copies after that one succeed.
+// It needs the stand-in.
 func Copies(t testing.TB) Limit { return limit(t, "standinCopies") }
 
 // Alive lists what was created on the stand-in and not yet destroyed, as "1 context, 2 streams". It needs the stand-in.

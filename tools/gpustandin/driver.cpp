@@ -44,12 +44,14 @@ std::map<char *, Memory> memory;
 size_t used, guarded;
 int retained;
 
-// Limit is how many calls of one kind still succeed. A test sets it, to see what becomes of an error.
+// Limit makes calls of one kind fail, after left of them have succeeded: all that follow, or only one. A negative left is no limit.
 struct Limit {
-  int64_t left = -1, refused = 0; // no limit if left is negative
+  bool one;
+  int64_t left = -1, refused = 0;
 
   bool refuses() {
     if (left != 0) return left -= left > 0, false;
+    if (one) left = -1;
     return refused++, true;
   }
   int64_t set(int64_t n) {
@@ -57,7 +59,7 @@ struct Limit {
     return left = n, refused = 0, before;
   }
 };
-Limit allocations, copies;
+Limit allocations{false}, copies{true}; // an allocation is tried again before it is an error
 
 std::mutex countsMutex;
 std::map<std::string, int> counts;
@@ -309,7 +311,7 @@ int64_t standinAllocations(int64_t n) {
   std::lock_guard<std::mutex> lock(mutex);
   return allocations.set(n);
 }
-// standinCopies does the same for copies between host and device, which fail with CUDA_ERROR_UNKNOWN.
+// standinCopies does the same for copies between host and device, of which only one fails, with CUDA_ERROR_UNKNOWN.
 int64_t standinCopies(int64_t n) {
   std::lock_guard<std::mutex> lock(mutex);
   return copies.set(n);
