@@ -32,12 +32,12 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	// From the first signal on, the next one has its usual effect.
+	// After the first signal, the next one has its usual effect.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program, with its exit code.
+// run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	set, err := parse(args, stdout)
 	if err == nil {
@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// generate does all of the work, in the order in which it is shown.
+// generate does the work, in the order in which the program shows it.
 func generate(ctx context.Context, set settings, stdout, stderr io.Writer) error {
 	where, device, closeDevice, err := set.device.Open()
 	if err != nil {
@@ -137,7 +137,7 @@ func directory(ctx context.Context, flag, name string, stderr io.Writer) (string
 	return dir, nil
 }
 
-// openTokenizer returns the tokenizer of -tokenizer or else of the model.
+// openTokenizer returns the tokenizer of -tokenizer, or else that of the model.
 func openTokenizer(ctx context.Context, set settings, dir string, vocab int, stderr io.Writer) (*tokens.Tokenizer, error) {
 	if set.tokenizer != "" {
 		var err error
@@ -150,12 +150,12 @@ func openTokenizer(ctx context.Context, set settings, dir string, vocab int, std
 		return nil, fmt.Errorf("%w: name another directory with -tokenizer", err)
 	}
 	if err == nil && t.IsBytes() {
-		fmt.Fprintln(stderr, "tokens   bytes: there is no tokenizer.json, and a vocabulary of 256")
+		fmt.Fprintln(stderr, "tokens   bytes: the vocabulary has 256, and there is no tokenizer.json")
 	}
 	return t, err
 }
 
-// beginning returns the sequence to go on with: that of -state, or a new one, with the prompt behind it.
+// beginning returns the sequence to continue: that of -state, or a new one, followed by the prompt.
 func beginning(set settings, tokenizer *tokens.Tokenizer) (*nn.Sequence, error) {
 	sequence := nn.NewSequence(set.generation.Seed)
 	if set.state != "" {
@@ -177,7 +177,7 @@ func beginning(set settings, tokenizer *tokens.Tokenizer) (*nn.Sequence, error) 
 	return sequence, nil
 }
 
-// clock measures reading, which ends with the first token, and writing.
+// clock measures the time for reading the prompt, which ends with the first token, and for writing.
 type clock struct {
 	start, first, last time.Time
 	read, written      int
@@ -205,7 +205,7 @@ func (c *clock) report(out io.Writer, stopped bool) {
 	fmt.Fprintf(out, "prompt   tokens: %d, %.1f tokens/s\n", c.read, float64(c.read)/c.first.Sub(c.start).Seconds())
 	rate := ""
 	if took := c.last.Sub(c.first).Seconds(); c.written > 1 && took > 0 {
-		rate = fmt.Sprintf(", %.1f tokens/s", float64(c.written-1)/took) // the first belongs to the prompt's time
+		rate = fmt.Sprintf(", %.1f tokens/s", float64(c.written-1)/took) // the time of the first token belongs to the prompt
 	}
 	fmt.Fprintf(out, "written  tokens: %d%s%s\n", c.written, rate, note)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/examples/internal/exampletest"
 	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
@@ -47,9 +48,9 @@ func model(t *testing.T, vocab int) string {
 	return dir
 }
 
-// The text goes on from the prompt, in plain text, the same for the same flags; the rates come behind it.
+// The text continues the prompt, without control characters, the same for the same flags. The speeds come at the end.
 func TestGenerate(t *testing.T) {
-	for vocab, first := range map[int]string{464: "model    ", 256: "tokens   bytes: there is no tokenizer.json, and a vocabulary of 256"} {
+	for vocab, first := range map[int]string{464: "model    ", 256: "tokens   bytes: the vocabulary has 256, and there is no tokenizer.json"} {
 		args := []string{"-model", model(t, vocab), "-prompt", "The selective scan\n\nis", "-max", "30", "-temperature", "1.5"}
 		code, stdout, stderr := call(t.Context(), args...)
 		if code != 0 || !strings.HasPrefix(stdout, "The selective scan\n\nis") || len(stdout) < 30 || !strings.HasSuffix(stdout, "\n") {
@@ -80,7 +81,7 @@ func TestGenerate(t *testing.T) {
 	}
 }
 
-// What -state has kept goes on as if it had not been interrupted.
+// A text that is continued from -state is the text that was not interrupted.
 func TestState(t *testing.T) {
 	dir, state := model(t, 464), filepath.Join(t.TempDir(), "state")
 	flags := []string{"-model", dir, "-temperature", "2"}
@@ -99,7 +100,7 @@ func TestState(t *testing.T) {
 	}
 }
 
-// A context that ends is what Ctrl-C does: the exit code is 0, and what there was is said.
+// A context that ends, as it does on Ctrl-C, gives exit code 0, and the speeds up to there.
 func TestInterrupted(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
@@ -169,7 +170,7 @@ func TestAdapterOnDevice(t *testing.T) {
 	}
 }
 
-// What is wrong is one line that says so, and exit code 1.
+// An error is one line, and exit code 1.
 func TestErrors(t *testing.T) {
 	// There is no network: nobody listens at the hub's address.
 	hub := httptest.NewServer(nil)
@@ -226,12 +227,6 @@ func TestUsage(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
-	for name, kind := range map[string]string{
-		"model": "directory", "adapter": "directory", "merge": "", "tokenizer": "directory", "prompt": "text", "state": "file", "max": "int", "seed": "int",
-		"temperature": "float", "top-k": "int", "top-p": "float", "min-p": "float", "repetition-penalty": "float", "device": "", "precision": "",
-	} {
-		if !strings.Contains(stdout, "\n  -"+name) {
-			t.Errorf("usage does not tell of -%s %s", name, kind)
-		}
-	}
+	exampletest.Usage(t, stdout, "model", "adapter", "merge", "tokenizer", "prompt", "state", "max", "seed", "temperature", "top-k", "top-p", "min-p",
+		"repetition-penalty", "device", "precision")
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// settings are the values of the flags.
+// settings has the values of the flags.
 type settings struct {
 	model, adapter, tokenizer, prompt, state string
 	merge                                    bool
@@ -17,7 +17,7 @@ type settings struct {
 	device                                   options.Device
 }
 
-// parse reads the flags. Its errors name the flag, what it was and what it should be.
+// parse reads the flags. Its errors name the flag, its value and what it should be.
 func parse(args []string, usage io.Writer) (set settings, err error) {
 	g := &set.generation
 	g.MaxTokens, g.Temperature, g.TopP, g.RepetitionPenalty = 200, 0.8, 0.95, 1
