@@ -29,11 +29,19 @@ type adamEntry struct {
 
 // Step moves the weights by their gradients, in one launch, and clears the gradients if asked to.
 func (a AdamW) Step(s *Stream, weights []AdamWeight, clear bool) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
 	entries := make([]adamEntry, len(weights))
 	for i, w := range weights {
 		n := w.Weight.n
-		if w.Grad.n != n || w.M.n != n || w.V.n != n || !w.Half.Absent() && w.Half.n != n {
-			return fmt.Errorf("cuda: AdamW: weight %d has %d elements, gradient %d, moments %d and %d, want as many", i, n, w.Grad.n, w.M.n, w.V.n)
+		for _, a := range []struct {
+			name string
+			n    int
+		}{{"Grad", w.Grad.n}, {"M", w.M.n}, {"V", w.V.n}, {"Half", w.Half.n}} {
+			if a.n != n && (a.name != "Half" || !w.Half.Absent()) {
+				return fmt.Errorf("cuda: AdamW: weight %d has %d elements, and its %s %d, want as many", i, n, a.name, a.n)
+			}
 		}
 		entries[i] = adamEntry{w.Weight.address, w.Grad.address, w.M.address, w.V.address, w.Half.address, int64(n), 0}
 		if w.Decay {
@@ -53,6 +61,9 @@ func (a AdamW) Step(s *Stream, weights []AdamWeight, clear bool) error {
 
 // GradientNorm returns the length of all gradients together, added up in a fixed order. It waits for them.
 func GradientNorm(s *Stream, grads []Array[float32]) (float64, error) {
+	if err := s.usable(); err != nil {
+		return 0, err
+	}
 	entries := make([]adamEntry, len(grads))
 	for i, g := range grads {
 		entries[i] = adamEntry{g: g.address, n: int64(g.n)}

@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"math"
 	"unsafe"
 )
 
@@ -22,6 +23,9 @@ type Array[T Element] struct {
 func NewArray[T Element](s *Stream, n int) (Array[T], error) {
 	if n < 0 {
 		return Array[T]{}, fmt.Errorf("cuda: array of %d elements", n)
+	}
+	if int64(n) > math.MaxInt64/size[T]() {
+		return Array[T]{}, fmt.Errorf("cuda: array of %d elements of %d bytes, want less than 2^63 bytes", n, size[T]())
 	}
 	if err := s.usable(); err != nil {
 		return Array[T]{}, err
@@ -73,8 +77,8 @@ func (a Array[T]) Free() {
 
 // Slice is n elements of the array, from an index on: the same memory. It is not freed itself.
 func (a Array[T]) Slice(from, n int) Array[T] {
-	if from < 0 || n < 0 || from+n > a.n {
-		panic(fmt.Sprintf("cuda: elements %d to %d of an array of %d", from, from+n, a.n)) // like a slice's
+	if from < 0 || n < 0 || n > a.n-from {
+		panic(fmt.Sprintf("cuda: %d elements from %d of an array of %d", n, from, a.n)) // like a slice's
 	}
 	return Array[T]{a.stream, a.address + uintptr(int64(from)*size[T]()), n}
 }

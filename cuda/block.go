@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"math"
 )
@@ -136,13 +137,49 @@ func (b *Block[T]) check() error {
 		name    string
 		n, want int
 	}{
-		{"X", b.X.n, b.rows() * b.Model}, {"Norm", b.Norm.n, b.Model}, {"InProj", b.InProj.n, 2 * b.Channels * b.Model},
+		{"X", b.X.n, count(b.Batch, b.Length, b.Model)}, {"Norm", b.Norm.n, b.Model}, {"InProj", b.InProj.n, 2 * b.Channels * b.Model},
 		{"Conv", b.Conv.n, b.Channels * b.Width}, {"XProj", b.XProj.n, b.columns() * b.Channels},
 		{"DtProj", b.DtProj.n, b.Channels * b.Rank}, {"DtBias", b.DtBias.n, b.Channels}, {"ALog", b.ALog.n, b.Channels * b.State},
 		{"D", b.D.n, b.Channels}, {"OutProj", b.OutProj.n, b.Model * b.Channels},
 	} {
 		if w.n != w.want {
 			return fmt.Errorf("cuda: block: %s has %d elements, want %d", w.name, w.n, w.want)
+		}
+	}
+	return optional("block", "InBias", b.InBias, 2*b.Channels, "ConvBias", b.ConvBias, b.Channels, "OutBias", b.OutBias, b.Model,
+		"Context", b.Context, b.contextLen(), "Initial", b.Initial, b.stateLen(), "Start", b.Start, b.rows())
+}
+
+func (b *Block[T]) contextLen() int { return count(b.Batch, b.Width-1, b.Channels) }
+func (b *Block[T]) stateLen() int   { return count(b.Batch, b.Channels, b.State) }
+
+// checkBackward is check for Backward's arguments.
+func (b *Block[T]) checkBackward(k *BlockKept[T], dy, dcontext, dfinal Array[float32], grad *BlockGrad) error {
+	if k == nil || grad == nil {
+		return errors.New("cuda: block: the kept values or the gradients are missing, want what Forward kept, and arrays for the gradients")
+	}
+	if dy.n != b.X.n {
+		return fmt.Errorf("cuda: block: dy has %d elements, want %d", dy.n, b.X.n)
+	}
+	rows := b.rows()
+	if err := firstError(
+		optional("block", "dcontext", dcontext, b.contextLen(), "dfinal", dfinal, b.stateLen()),
+		expect("block", "kept vz", k.vz.n, 2*rows*b.Channels, "kept u", k.u.n, rows*b.Channels, "kept rbc", k.rbc.n, rows*b.columns(),
+			"kept delta", k.delta.n, rows*b.Channels, "kept y", k.y.n, rows*b.Channels, "checkpoints", k.checkpoints.n, b.scan(k).CheckpointLen()),
+	); err != nil {
+		return err
+	}
+	for _, p := range []struct {
+		name     string
+		of, grad sized
+	}{
+		{"X", b.X, grad.X}, {"Norm", b.Norm, grad.Norm}, {"InProj", b.InProj, grad.InProj}, {"Conv", b.Conv, grad.Conv},
+		{"XProj", b.XProj, grad.XProj}, {"DtProj", b.DtProj, grad.DtProj}, {"DtBias", b.DtBias, grad.DtBias}, {"ALog", b.ALog, grad.ALog},
+		{"D", b.D, grad.D}, {"OutProj", b.OutProj, grad.OutProj}, {"InBias", b.InBias, grad.InBias}, {"ConvBias", b.ConvBias, grad.ConvBias},
+		{"OutBias", b.OutBias, grad.OutBias}, {"Context", b.Context, grad.Context}, {"Initial", b.Initial, grad.Initial},
+	} {
+		if err := expect("block", "the gradient of "+p.name, p.grad.Len(), p.of.Len()); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -176,6 +213,9 @@ func (b *Block[T]) Forward(s *Stream, y, context, final Array[float32], keep boo
 	}
 	if y.n != b.X.n {
 		return nil, fmt.Errorf("cuda: block: y has %d elements, want %d", y.n, b.X.n)
+	}
+	if err := optional("block", "context", context, b.contextLen(), "final", final, b.stateLen()); err != nil {
+		return nil, err
 	}
 	var work temporaries
 	var err error
@@ -266,8 +306,8 @@ func (b *Block[T]) Backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Arr
 	if err := b.check(); err != nil {
 		return err
 	}
-	if dy.n != b.X.n {
-		return fmt.Errorf("cuda: block: dy has %d elements, want %d", dy.n, b.X.n)
+	if err := b.checkBackward(k, dy, dcontext, dfinal, grad); err != nil {
+		return err
 	}
 	var work temporaries
 	defer work.free()

@@ -31,25 +31,20 @@ func (c *Conv[T]) check() error {
 	if c.Width < 1 || c.Width > maxConvWidth {
 		return fmt.Errorf("cuda: convolution: Width is %d, want 1 to %d", c.Width, maxConvWidth)
 	}
-	if c.XStride < c.Channels {
-		return fmt.Errorf("cuda: convolution: XStride is %d, want at least the %d channels", c.XStride, c.Channels)
-	}
-	if err := expect("convolution", "X", c.X.n, strided(c.Batch*c.Length, c.XStride, c.Channels), "Weight", c.Weight.n, c.Channels*c.Width); err != nil {
+	if err := firstError(
+		atLeast(0, "convolution", "Batch", c.Batch, "Length", c.Length, "Channels", c.Channels),
+		inRow("convolution", "XStride", c.XStride, c.Channels),
+	); err != nil {
 		return err
 	}
-	return firstError(optional("Bias", c.Bias, c.Channels), optional("Context", c.Context, c.contextLen()),
-		optional("Start", c.Start, c.Batch*c.Length))
+	rows := count(c.Batch, c.Length)
+	return firstError(
+		expect("convolution", "X", c.X.n, strided(rows, c.XStride, c.Channels), "Weight", c.Weight.n, count(c.Channels, c.Width)),
+		optional("convolution", "Bias", c.Bias, c.Channels, "Context", c.Context, c.contextLen(), "Start", c.Start, rows),
+	)
 }
 
-// optional reports an array that is there and too short.
-func optional[T Element](name string, a Array[T], want int) error {
-	if a.Absent() {
-		return nil
-	}
-	return expect("convolution", name, a.n, want)
-}
-
-func (c *Conv[T]) contextLen() int { return c.Batch * (c.Width - 1) * c.Channels }
+func (c *Conv[T]) contextLen() int { return count(c.Batch, c.Width-1, c.Channels) }
 
 func (c *Conv[T]) args() convArgs {
 	return convArgs{
@@ -85,7 +80,10 @@ func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	if err := firstError(expect("convolution", "y", y.n, c.Batch*c.Length*c.Channels), optional("next", next, c.contextLen())); err != nil {
+	if err := firstError(
+		expect("convolution", "y", y.n, count(c.Batch, c.Length, c.Channels)),
+		optional("convolution", "next", next, c.contextLen()),
+	); err != nil {
 		return err
 	}
 	a := c.args()
@@ -107,15 +105,12 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 	if err := c.check(); err != nil {
 		return err
 	}
-	if dxStride < c.Channels {
-		return fmt.Errorf("cuda: convolution: dxStride is %d, want at least the %d channels", dxStride, c.Channels)
-	}
-	if err := expect("convolution", "dy", dy.n, c.Batch*c.Length*c.Channels, "dx", dx.n, strided(c.Batch*c.Length, dxStride, c.Channels),
-		"dweight", dweight.n, c.Channels*c.Width); err != nil {
-		return err
-	}
-	if err := firstError(optional("dnext", dnext, c.contextLen()), optional("dbias", dbias, c.Channels),
-		optional("dcontext", dcontext, c.contextLen())); err != nil {
+	if err := firstError(
+		inRow("convolution", "dxStride", dxStride, c.Channels),
+		expect("convolution", "dy", dy.n, count(c.Batch, c.Length, c.Channels), "dx", dx.n,
+			strided(count(c.Batch, c.Length), dxStride, c.Channels), "dweight", dweight.n, c.Channels*c.Width),
+		optional("convolution", "dnext", dnext, c.contextLen(), "dbias", dbias, c.Channels, "dcontext", dcontext, c.contextLen()),
+	); err != nil {
 		return err
 	}
 	a := c.args()

@@ -3,11 +3,20 @@ package cuda
 // CrossEntropyState is the number of elements that CrossEntropyForward leaves for the gradient.
 func CrossEntropyState(rows int) int { return 2*rows + 1 }
 
+func checkLogits(rows, vocabulary, stride, n int) error {
+	return firstError(
+		atLeast(0, "cross-entropy", "rows", rows), atLeast(1, "cross-entropy", "vocabulary", vocabulary),
+		inRow("cross-entropy", "stride", stride, vocabulary), expect("cross-entropy", "logits", n, strided(rows, stride, vocabulary)),
+	)
+}
+
 // CrossEntropyForward writes loss, one number: the mean of -log softmax(logits)_target over the targets that are not ignore, 0 if
 // all are; logits (rows, vocabulary), whose rows are stride apart, targets (rows), which the caller has checked. The state is for CrossEntropyBackward.
 func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, loss Array[float32]) error {
-	if err := expect("cross-entropy", "logits", logits.n, strided(rows, stride, vocabulary), "targets", targets.n, rows,
-		"state", state.n, CrossEntropyState(rows), "loss", loss.n, 1); err != nil {
+	if err := firstError(
+		checkLogits(rows, vocabulary, stride, logits.n),
+		expect("cross-entropy", "targets", targets.n, rows, "state", state.n, CrossEntropyState(rows), "loss", loss.n, 1),
+	); err != nil {
 		return err
 	}
 	name, g := "entropy_forward_"+typeName[T]()+"_512", grid{x: int64(rows), threads: 512}
@@ -22,8 +31,10 @@ func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, 
 
 // CrossEntropyBackward overwrites the logits with their gradient, times dloss, a number on the device.
 func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, dloss Array[float32]) error {
-	if err := expect("cross-entropy", "logits", logits.n, strided(rows, stride, vocabulary), "targets", targets.n, rows,
-		"state", state.n, CrossEntropyState(rows), "dloss", dloss.n, 1); err != nil {
+	if err := firstError(
+		checkLogits(rows, vocabulary, stride, logits.n),
+		expect("cross-entropy", "targets", targets.n, rows, "state", state.n, CrossEntropyState(rows), "dloss", dloss.n, 1),
+	); err != nil {
 		return err
 	}
 	if vocabulary <= 2048 {

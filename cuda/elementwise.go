@@ -22,7 +22,10 @@ func Convert[A, B Activation](s *Stream, from Array[A], to Array[B]) error {
 
 // AddBias adds bias (width) to each of the rows of x, which are stride apart.
 func AddBias[T Activation](s *Stream, rows, width int, x Array[T], stride int, bias Array[float32]) error {
-	if err := expect("bias", "x", x.n, strided(rows, stride, width), "bias", bias.n, width); err != nil {
+	if err := firstError(
+		atLeast(0, "bias", "rows", rows, "width", width), inRow("bias", "stride", stride, width),
+		expect("bias", "x", x.n, strided(rows, stride, width), "bias", bias.n, width),
+	); err != nil {
 		return err
 	}
 	return s.run("elementwise", "add_bias_"+typeName[T](), blocksOf(rows*width, 256), x.address, bias.address, rows, width, stride)
@@ -31,7 +34,9 @@ func AddBias[T Activation](s *Stream, rows, width int, x Array[T], stride int, b
 // Largest writes the index of the largest number of each of the rows of x (rows, width), the lowest of several; -1 where that is
 // infinite, or where a number is none.
 func Largest(s *Stream, rows, width int, x Array[float32], index Array[int32]) error {
-	if err := expect("largest", "x", x.n, rows*width, "index", index.n, rows); err != nil {
+	if err := firstError(
+		atLeast(0, "largest", "rows", rows, "width", width), expect("largest", "x", x.n, count(rows, width), "index", index.n, rows),
+	); err != nil {
 		return err
 	}
 	return s.run("elementwise", "largest", grid{x: int64(rows), threads: 1024}, x.address, index.address, width)
@@ -39,7 +44,10 @@ func Largest(s *Stream, rows, width int, x Array[float32], index Array[int32]) e
 
 // ColumnSums writes the sums (width) of the columns of x, whose rows are stride apart, in a fixed order.
 func ColumnSums[T Activation](s *Stream, rows, width int, x Array[T], stride int, sums Array[float32]) error {
-	if err := expect("column sums", "x", x.n, strided(rows, stride, width), "sums", sums.n, width); err != nil {
+	if err := firstError(
+		atLeast(0, "column sums", "rows", rows, "width", width), inRow("column sums", "stride", stride, width),
+		expect("column sums", "x", x.n, strided(rows, stride, width), "sums", sums.n, width),
+	); err != nil {
 		return err
 	}
 	each := max(64, (rows+255)/256)

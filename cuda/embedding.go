@@ -7,7 +7,10 @@ import (
 
 // EmbeddingForward writes x (rows, width), the rows of w of the ids, which the caller has checked.
 func EmbeddingForward(s *Stream, rows, width int, w Array[float32], ids Array[int32], x Array[float32]) error {
-	if err := expect("embedding", "ids", ids.n, rows, "x", x.n, rows*width); err != nil {
+	if err := firstError(
+		atLeast(0, "embedding", "rows", rows, "width", width),
+		expect("embedding", "ids", ids.n, rows, "x", x.n, count(rows, width), "w", w.n, min(rows, 1)*width),
+	); err != nil {
 		return err
 	}
 	return s.run("embedding", "embedding_forward", blocksOf(rows*width, 256), w.address, ids.address, x.address, rows, width)
@@ -16,7 +19,11 @@ func EmbeddingForward(s *Stream, rows, width int, w Array[float32], ids Array[in
 // EmbeddingBackward adds the gradient of w (vocabulary, width) to dw, from dx (rows, width) and the ids on the host. The rows of
 // a token are added up in their order, in chunks.
 func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids []int32, dx, dw Array[float32]) error {
-	if err := expect("embedding", "ids", len(ids), rows, "dx", dx.n, rows*width, "dw", dw.n, vocabulary*width); err != nil {
+	if err := firstError(
+		atLeast(0, "embedding", "rows", rows, "width", width, "vocabulary", vocabulary),
+		expect("embedding", "ids", len(ids), rows, "dx", dx.n, count(rows, width), "dw", dw.n, count(vocabulary, width)),
+		s.usable(),
+	); err != nil {
 		return err
 	}
 	if rows == 0 {

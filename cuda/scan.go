@@ -52,9 +52,8 @@ func (s *Scan[T]) Forward(stream *Stream, y Array[T], final, checkpoints Array[f
 	}
 	rows := s.Batch * s.Length * s.Channels
 	if err := firstError(
-		s.want("y", y.n, rows),
-		s.wantIf(final, "final", s.Batch*s.Channels*s.State),
-		s.wantIf(checkpoints, "checkpoints", s.CheckpointLen()),
+		expect("scan", "y", y.n, rows),
+		optional("scan", "final", final, s.states(), "checkpoints", checkpoints, s.CheckpointLen()),
 	); err != nil {
 		return err
 	}
@@ -73,7 +72,7 @@ func (s *Scan[T]) Forward(stream *Stream, y Array[T], final, checkpoints Array[f
 // CheckpointLen is the number of elements of the checkpoints: the state before every few steps.
 func (s *Scan[T]) CheckpointLen() int {
 	every := s.size().every
-	return s.Batch * ((s.Length + every - 1) / every) * s.Channels * s.State
+	return count(s.Batch, (s.Length+every-1)/every, s.Channels, s.State)
 }
 
 // emptyForward is Forward without steps: the state stays.
@@ -84,18 +83,13 @@ func (s *Scan[T]) emptyForward(stream *Stream, final Array[float32]) error {
 	case s.Initial.Absent():
 		return final.Fill(stream, 0)
 	}
-	return final.copy(stream, s.Initial)
+	return final.copy(stream, s.Initial.Slice(0, s.states()))
 }
 
 // check reports an operand that does not fit.
 func (s *Scan[T]) check() error {
-	for _, size := range []struct {
-		name string
-		n    int
-	}{{"Batch", s.Batch}, {"Length", s.Length}, {"Channels", s.Channels}, {"State", s.State}} {
-		if size.n < 0 {
-			return fmt.Errorf("cuda: scan: %s is %d, want at least 0", size.name, size.n)
-		}
+	if err := atLeast(0, "scan", "Batch", s.Batch, "Length", s.Length, "Channels", s.Channels); err != nil {
+		return err
 	}
 	if s.State < 1 || s.State > MaxState {
 		return fmt.Errorf("cuda: scan: State is %d, want 1 to %d", s.State, MaxState)
@@ -104,7 +98,7 @@ func (s *Scan[T]) check() error {
 		return fmt.Errorf("cuda: scan: State is %d, B has %d groups and C %d; with activations of bfloat16, want at most 16 states, and B "+
 			"and C that vary with time", s.State, s.B.Groups, s.C.Groups)
 	}
-	rows := s.Batch * s.Length
+	rows := count(s.Batch, s.Length)
 	zStride := s.zStride()
 	if most := 1 << 25; max(s.Channels, zStride, s.B.stride(s.State), s.C.stride(s.State)) > most {
 		return fmt.Errorf("cuda: scan: steps are up to %d elements apart, want at most %d",
@@ -114,21 +108,19 @@ func (s *Scan[T]) check() error {
 		return fmt.Errorf("cuda: scan: ZStride is %d, want at least the %d channels", zStride, s.Channels)
 	}
 	return firstError(
-		s.want("U", s.U.n, rows*s.Channels),
-		s.want("Delta", s.Delta.n, rows*s.Channels),
-		s.want("A", s.A.n, s.Channels*s.State),
+		expect("scan", "U", s.U.n, count(rows, s.Channels), "Delta", s.Delta.n, count(rows, s.Channels), "A", s.A.n, s.Channels*s.State),
 		s.checkProjection("B", s.B), s.checkProjection("C", s.C),
-		s.wantIf(s.D, "D", s.Channels),
-		s.wantIf(s.Z, "Z", strided(rows, zStride, s.Channels)),
-		s.wantIf(s.DeltaBias, "DeltaBias", s.Channels),
-		s.wantIf(s.Initial, "Initial", s.Batch*s.Channels*s.State),
-		s.wantStart(),
+		optional("scan", "D", s.D, s.Channels, "Z", s.Z, strided(rows, zStride, s.Channels), "DeltaBias", s.DeltaBias, s.Channels,
+			"Initial", s.Initial, s.states(), "Start", s.Start, rows),
 	)
 }
 
+// states is the number of elements of a state of the whole batch.
+func (s *Scan[T]) states() int { return count(s.Batch, s.Channels, s.State) }
+
 func (s *Scan[T]) checkProjection(name string, p Projection[T]) error {
 	if p.Groups == 0 {
-		return s.want(name, p.Data.n, s.Channels*s.State)
+		return expect("scan", name, p.Data.n, s.Channels*s.State)
 	}
 	if p.Groups < 0 || s.Channels%p.Groups != 0 {
 		return fmt.Errorf("cuda: scan: %s has %d groups, which does not divide %d channels", name, p.Groups, s.Channels)
@@ -137,34 +129,7 @@ func (s *Scan[T]) checkProjection(name string, p Projection[T]) error {
 	if p.stride(s.State) < row {
 		return fmt.Errorf("cuda: scan: %s has a stride of %d, want at least %d groups of %d states", name, p.Stride, p.Groups, s.State)
 	}
-	return s.want(name, p.Data.n, strided(s.Batch*s.Length, p.stride(s.State), row))
-}
-
-// strided is the number of elements that rows of that width take, if only what is read must be there.
-func strided(rows, stride, width int) int { return max(0, (rows-1)*stride+width) }
-
-func (s *Scan[T]) want(name string, n, want int) error {
-	if n < want {
-		return fmt.Errorf("cuda: scan: %s has %d elements, want %d", name, n, want)
-	}
-	return nil
-}
-
-func (s *Scan[T]) wantIf(a interface {
-	Absent() bool
-	Len() int
-}, name string, want int) error {
-	if a.Absent() {
-		return nil
-	}
-	return s.want(name, a.Len(), want)
-}
-
-func (s *Scan[T]) wantStart() error {
-	if s.Start.Absent() {
-		return nil
-	}
-	return s.want("Start", s.Start.n, s.Batch*s.Length)
+	return expect("scan", name, p.Data.n, strided(count(s.Batch, s.Length), p.stride(s.State), row))
 }
 
 func (s *Scan[T]) zStride() int {
@@ -179,13 +144,4 @@ func (p Projection[T]) stride(state int) int {
 		return p.Stride
 	}
 	return p.Groups * state
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -1,5 +1,7 @@
 package cuda
 
+import "fmt"
+
 // Backward queues the gradients of every operand, from the checkpoints that Forward left, dy (batch, length, channels) of the
 // output and, unless it is absent, dfinal (batch, channels, state) of the final state. It writes every element of grad's
 // arrays, but for what lies between strided rows. Sums are made in a fixed order: the same scan has the same gradients, bit
@@ -18,7 +20,9 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	args := s.args()
 	args.checkpoints, args.dy, args.dfinal = checkpoints.address, dy.address, dfinal.address
 	args.du, args.ddelta, args.dz, args.dinitial = grad.U.address, grad.Delta.address, grad.Z.address, grad.Initial.address
-
+	if s.Initial.Absent() {
+		args.dinitial = 0
+	}
 	args.alsoAligned((dy.address | grad.U.address | grad.Delta.address | grad.Z.address) / uintptr(size[T]()))
 
 	var work temporaries
@@ -26,7 +30,10 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	// parts makes room for a gradient's parts, which are added up after the pass; a part alone is the gradient.
 	var sums []partSum
 	parts := func(of Array[float32], count, n int) (uintptr, error) {
-		if of.Absent() || count == 1 {
+		switch {
+		case of.n == 0: // of an operand that is absent
+			return 0, nil
+		case count == 1:
 			return of.address, nil
 		}
 		a, err := NewArray[float32](stream, count*n)
@@ -77,26 +84,23 @@ func (s *Scan[T]) checkBackward(checkpoints Array[float32], dy Array[T], dfinal 
 		return err
 	}
 	if err := firstError(
-		s.want("checkpoints", checkpoints.n, s.CheckpointLen()),
-		s.want("dy", dy.n, s.Batch*s.Length*s.Channels),
-		s.wantIf(dfinal, "dfinal", s.Batch*s.Channels*s.State),
+		expect("scan", "checkpoints", checkpoints.n, s.CheckpointLen(), "dy", dy.n, s.Batch*s.Length*s.Channels),
+		optional("scan", "dfinal", dfinal, s.states()),
 	); err != nil {
 		return err
 	}
 	for _, p := range []struct {
 		name     string
-		of, grad interface {
-			Absent() bool
-			Len() int
-		}
+		of, grad sized
 	}{
 		{"U", s.U, grad.U}, {"Delta", s.Delta, grad.Delta}, {"A", s.A, grad.A}, {"B", s.B.Data, grad.B}, {"C", s.C.Data, grad.C},
 		{"D", s.D, grad.D}, {"Z", s.Z, grad.Z}, {"DeltaBias", s.DeltaBias, grad.DeltaBias}, {"Initial", s.Initial, grad.Initial},
 	} {
-		if !p.of.Absent() {
-			if err := s.want("the gradient of "+p.name, p.grad.Len(), p.of.Len()); err != nil {
-				return err
-			}
+		if p.of.Absent() && p.grad.Len() > 0 {
+			return fmt.Errorf("cuda: scan: there is a gradient of %s, and no %s", p.name, p.name)
+		}
+		if err := expect("scan", "the gradient of "+p.name, p.grad.Len(), p.of.Len()); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -115,5 +119,5 @@ func (s *Scan[T]) emptyBackward(stream *Stream, dfinal Array[float32], grad *Sca
 	if grad.Initial.Absent() || dfinal.Absent() {
 		return nil
 	}
-	return grad.Initial.copy(stream, dfinal)
+	return grad.Initial.copy(stream, dfinal.Slice(0, s.states()))
 }

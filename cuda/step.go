@@ -69,17 +69,24 @@ func (s *Step[T]) Fits() error {
 			return fmt.Errorf("cuda: step: %s is %d, want 1 to %d", size.name, size.n, size.most)
 		}
 	}
-	return nil
+	return firstError(atLeast(0, "step", "Batch", s.Batch), atLeast(1, "step", "State", s.State, "Rank", s.Rank))
 }
 
 // StepProduct queues y (batch, out) = weight (out, in) · x (batch, in), x through RMSNorm unless norm is absent, plus bias unless
 // that is absent, plus y if add.
 func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[float32], eps float32, weight Array[T], bias, y Array[float32], add bool) error {
+	if err := atLeast(0, "step", "batch", batch, "in", in, "out", out); err != nil {
+		return err
+	}
 	g := stepGroup(batch, in)
 	if g == 0 {
 		return fmt.Errorf("cuda: step: in is %d, want at most %d", in, stepRoom-1024)
 	}
-	if err := expect("step", "x", x.n, batch*in, "weight", weight.n, out*in, "y", y.n, batch*out); err != nil {
+	if err := firstError(
+		expect("step", "x", x.n, count(batch, in), "weight", weight.n, count(out, in), "y", y.n, count(batch, out)),
+		optional("step", "norm", norm, in, "bias", bias, out),
+		s.usable(),
+	); err != nil {
 		return err
 	}
 	const warps = 8
@@ -99,9 +106,15 @@ func (s *Step[T]) Run(stream *Stream, w *StepWork, x Array[float32]) error {
 	if err := s.Fits(); err != nil {
 		return err
 	}
-	if err := expect("step", "Conv", s.Conv.n, s.Channels*s.Width, "XProj", s.XProj.n, columns*s.Channels,
-		"DtProj", s.DtProj.n, s.Channels*s.Rank, "DtBias", s.DtBias.n, s.Channels, "ALog", s.ALog.n, s.Channels*s.State, "D", s.D.n, s.Channels,
-		"Context", s.Context.n, s.Batch*(s.Width-1)*s.Channels, "Scan", s.Scan.n, s.Batch*s.Channels*s.State); err != nil {
+	inner := count(s.Batch, s.Channels)
+	if err := firstError(
+		expect("step", "x", x.n, count(s.Batch, s.Model), "Norm", s.Norm.n, s.Model, "InProj", s.InProj.n, 2*s.Channels*s.Model,
+			"Conv", s.Conv.n, s.Channels*s.Width, "XProj", s.XProj.n, count(columns, s.Channels), "DtProj", s.DtProj.n, count(s.Channels, s.Rank),
+			"DtBias", s.DtBias.n, s.Channels, "ALog", s.ALog.n, count(s.Channels, s.State), "D", s.D.n, s.Channels,
+			"OutProj", s.OutProj.n, s.Model*s.Channels, "Context", s.Context.n, count(inner, s.Width-1), "Scan", s.Scan.n, count(inner, s.State),
+			"work vz", w.vz.n, count(2, inner), "work u", w.u.n, inner, "work rbc", w.rbc.n, count(s.Batch, columns), "work y", w.y.n, inner),
+		optional("step", "InBias", s.InBias, 2*s.Channels, "ConvBias", s.ConvBias, s.Channels, "OutBias", s.OutBias, s.Model),
+	); err != nil {
 		return err
 	}
 	if err := StepProduct(stream, s.Batch, s.Model, 2*s.Channels, x, s.Norm, s.Eps, s.InProj, s.InBias, w.vz, false); err != nil {

@@ -1,0 +1,88 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+)
+
+// expect reports arrays that are shorter than what is read or written of them, given as name, length and least length in turn.
+func expect(what string, sizes ...any) error {
+	for i := 0; i < len(sizes); i += 3 {
+		if n, want := sizes[i+1].(int), sizes[i+2].(int); n < want {
+			return fmt.Errorf("cuda: %s: %s has %d elements, want %d", what, sizes[i], n, want)
+		}
+	}
+	return nil
+}
+
+// optional is expect for arrays that may be absent, given as name, array and least length in turn.
+func optional(what string, sizes ...any) error {
+	for i := 0; i < len(sizes); i += 3 {
+		if a := sizes[i+1].(sized); !a.Absent() {
+			if err := expect(what, sizes[i], a.Len(), sizes[i+2]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sized is an Array of any type.
+type sized interface {
+	Absent() bool
+	Len() int
+}
+
+// atLeast reports sizes that are less than least, given as name and size in turn.
+func atLeast(least int, what string, sizes ...any) error {
+	for i := 0; i < len(sizes); i += 2 {
+		if n := sizes[i+1].(int); n < least {
+			return fmt.Errorf("cuda: %s: %s is %d, want at least %d", what, sizes[i], n, least)
+		}
+	}
+	return nil
+}
+
+// inRow reports a distance between rows that is less than their width.
+func inRow(what, name string, stride, width int) error {
+	if stride < width {
+		return fmt.Errorf("cuda: %s: %s is %d, want at least the %d elements of a row", what, name, stride, width)
+	}
+	return nil
+}
+
+// count returns the product of sizes that are not negative, or the largest int where it is larger: no array is so long.
+func count(sizes ...int) int {
+	n := 1
+	for _, size := range sizes {
+		switch {
+		case size == 0:
+			return 0
+		case n > math.MaxInt/size:
+			n = math.MaxInt
+		default:
+			n *= size
+		}
+	}
+	return n
+}
+
+// strided returns the elements that rows of a width take, the last one without the gap after it; as count does where that overflows.
+func strided(rows, stride, width int) int {
+	if rows == 0 {
+		return 0
+	}
+	if n := count(rows-1, stride); n <= math.MaxInt-width {
+		return n + width
+	}
+	return math.MaxInt
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,331 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+)
+
+// lengths makes a function's arrays, which have no memory: a check that is missing would reach a device that is not there.
+type lengths struct {
+	stream *Stream
+	named  []string // the arrays asked for
+	n      map[string]int
+	short  string // the array that has one element too few
+	empty  bool   // all arrays are empty
+}
+
+func (l *lengths) array(name string, n int) Array[float32] {
+	if _, seen := l.n[name]; !seen {
+		l.named = append(l.named, name)
+		l.n[name] = n
+	}
+	switch {
+	case l.empty:
+		n = 0
+	case name == l.short:
+		n--
+	}
+	return Array[float32]{stream: l.stream, n: n}
+}
+
+func of[T Element](a Array[float32]) Array[T] { return Array[T]{stream: a.stream, n: a.n} }
+
+// TestLengths gives each function of the device each of its arrays one element too short: an error names the array, before anything
+// is computed. It needs no device.
+func TestLengths(t *testing.T) {
+	s := &Stream{device: &Device{multiprocessors: 132}}
+	const batch, length, channels, state, width, rank, model = 2, 3, 4, 5, 4, 2, 6
+	const rows, columns = batch * length, rank + 2*state
+	scan := func(l *lengths) *Scan[float32] {
+		return &Scan[float32]{
+			Batch: batch, Length: length, Channels: channels, State: state,
+			U: l.array("U", rows*channels), Delta: l.array("Delta", rows*channels), A: l.array("A", channels*state),
+			B: Projection[float32]{Data: l.array("B", (rows-1)*12+2*state), Groups: 2, Stride: 12},
+			C: Projection[float32]{Data: l.array("C", channels*state)},
+			D: l.array("D", channels), Z: l.array("Z", (rows-1)*7+channels), ZStride: 7, DeltaBias: l.array("DeltaBias", channels),
+			Initial: l.array("Initial", batch*channels*state), Start: of[uint8](l.array("Start", rows)),
+		}
+	}
+	conv := func(l *lengths) *Conv[float32] {
+		return &Conv[float32]{
+			Batch: batch, Length: length, Channels: channels, Width: width, X: l.array("X", (rows-1)*7+channels), XStride: 7,
+			Weight: l.array("Weight", channels*width), Bias: l.array("Bias", channels),
+			Context: l.array("Context", batch*(width-1)*channels), Start: of[uint8](l.array("Start", rows)),
+		}
+	}
+	block := func(l *lengths) *Block[float32] {
+		return &Block[float32]{
+			Batch: batch, Length: length, Model: model, Channels: channels, State: state, Width: width, Rank: rank,
+			X: l.array("X", rows*model), Norm: l.array("Norm", model), InProj: l.array("InProj", 2*channels*model),
+			Conv: l.array("Conv", channels*width), XProj: l.array("XProj", columns*channels), DtProj: l.array("DtProj", channels*rank),
+			DtBias: l.array("DtBias", channels), ALog: l.array("ALog", channels*state), D: l.array("D", channels),
+			OutProj: l.array("OutProj", model*channels), InBias: l.array("InBias", 2*channels), ConvBias: l.array("ConvBias", channels),
+			OutBias: l.array("OutBias", model), Context: l.array("Context", batch*(width-1)*channels),
+			Initial: l.array("Initial", batch*channels*state), Start: of[uint8](l.array("Start", rows)),
+		}
+	}
+	matrix := func(l *lengths, name string, rows, width int, transposed bool) Matrix[float32] {
+		m := Matrix[float32]{Transposed: transposed}
+		rows, width = m.rowsAndWidth(rows, width)
+		m.Stride = width + 3
+		m.Data = l.array(name, (rows-1)*m.Stride+width)
+		return m
+	}
+	for name, call := range map[string]func(l *lengths) error{
+		"Scan.Forward": func(l *lengths) error {
+			p := scan(l)
+			return p.Forward(s, l.array("y", rows*channels), l.array("final", batch*channels*state), l.array("checkpoints", batch*channels*state))
+		},
+		"Scan.Backward": func(l *lengths) error {
+			p := scan(l)
+			return p.Backward(s, l.array("checkpoints", batch*channels*state), l.array("dy", rows*channels), l.array("dfinal", batch*channels*state),
+				&ScanGrad[float32]{
+					U: l.array("the gradient of U", rows*channels), Delta: l.array("the gradient of Delta", rows*channels),
+					A: l.array("the gradient of A", channels*state), B: l.array("the gradient of B", (rows-1)*12+2*state),
+					C: l.array("the gradient of C", channels*state), D: l.array("the gradient of D", channels),
+					Z: l.array("the gradient of Z", (rows-1)*7+channels), DeltaBias: l.array("the gradient of DeltaBias", channels),
+					Initial: l.array("the gradient of Initial", batch*channels*state),
+				})
+		},
+		"Conv.Forward": func(l *lengths) error {
+			c := conv(l)
+			return c.Forward(s, l.array("y", rows*channels), l.array("next", batch*(width-1)*channels))
+		},
+		"Conv.Backward": func(l *lengths) error {
+			c := conv(l)
+			return c.Backward(s, l.array("dy", rows*channels), l.array("dnext", batch*(width-1)*channels), l.array("dx", (rows-1)*9+channels), 9,
+				l.array("dweight", channels*width), l.array("dbias", channels), l.array("dcontext", batch*(width-1)*channels))
+		},
+		"Block.Forward": func(l *lengths) error {
+			b := block(l)
+			_, err := b.Forward(s, l.array("y", rows*model), l.array("context", batch*(width-1)*channels), l.array("final", batch*channels*state), true)
+			return err
+		},
+		"Block.Backward": func(l *lengths) error {
+			b := block(l)
+			kept := &BlockKept[float32]{vz: l.array("kept vz", rows*2*channels), u: l.array("kept u", rows*channels), rbc: l.array("kept rbc", rows*columns),
+				delta: l.array("kept delta", rows*channels), y: l.array("kept y", rows*channels), checkpoints: l.array("checkpoints", batch*channels*state)}
+			return b.Backward(s, kept, l.array("dy", rows*model), l.array("dcontext", batch*(width-1)*channels), l.array("dfinal", batch*channels*state),
+				&BlockGrad{
+					X: l.array("the gradient of X", rows*model), Norm: l.array("the gradient of Norm", model),
+					InProj: l.array("the gradient of InProj", 2*channels*model), Conv: l.array("the gradient of Conv", channels*width),
+					XProj: l.array("the gradient of XProj", columns*channels), DtProj: l.array("the gradient of DtProj", channels*rank),
+					DtBias: l.array("the gradient of DtBias", channels), ALog: l.array("the gradient of ALog", channels*state),
+					D: l.array("the gradient of D", channels), OutProj: l.array("the gradient of OutProj", model*channels),
+					InBias: l.array("the gradient of InBias", 2*channels), ConvBias: l.array("the gradient of ConvBias", channels),
+					OutBias: l.array("the gradient of OutBias", model), Context: l.array("the gradient of Context", batch*(width-1)*channels),
+					Initial: l.array("the gradient of Initial", batch*channels*state),
+				})
+		},
+		"Step.Run": func(l *lengths) error {
+			p := &Step[float32]{
+				Batch: batch, Model: model, Channels: channels, State: state, Width: width, Rank: rank,
+				Norm: l.array("Norm", model), InProj: l.array("InProj", 2*channels*model), Conv: l.array("Conv", channels*width),
+				XProj: l.array("XProj", columns*channels), DtProj: l.array("DtProj", channels*rank), DtBias: l.array("DtBias", channels),
+				ALog: l.array("ALog", channels*state), D: l.array("D", channels), OutProj: l.array("OutProj", model*channels),
+				InBias: l.array("InBias", 2*channels), ConvBias: l.array("ConvBias", channels), OutBias: l.array("OutBias", model),
+				Context: l.array("Context", batch*(width-1)*channels), Scan: l.array("Scan", batch*channels*state),
+			}
+			return p.Run(s, &StepWork{vz: l.array("work vz", batch*2*channels), u: l.array("work u", batch*channels), rbc: l.array("work rbc", batch*columns),
+				y: l.array("work y", batch*channels)}, l.array("x", batch*model))
+		},
+		"StepProduct": func(l *lengths) error {
+			return StepProduct(s, batch, model, channels, l.array("x", batch*model), l.array("norm", model), 0, l.array("weight", channels*model),
+				l.array("bias", channels), l.array("y", batch*channels), false)
+		},
+		"MatMul": func(l *lengths) error {
+			return MatMul(s, Strict, 3, 4, 5, matrix(l, "a", 3, 5, false), matrix(l, "b", 5, 4, false), 0, matrix(l, "c", 3, 4, false))
+		},
+		"MatMul of transposes": func(l *lengths) error {
+			return MatMul(s, Strict, 3, 4, 5, matrix(l, "a", 3, 5, true), matrix(l, "b", 5, 4, true), 0, matrix(l, "c", 3, 4, false))
+		},
+		"RMSNormForward": func(l *lengths) error {
+			return RMSNormForward(s, rows, model, 0, l.array("x", rows*model), l.array("w", model), l.array("y", rows*model))
+		},
+		"RMSNormBackward": func(l *lengths) error {
+			return RMSNormBackward(s, rows, model, 0, l.array("x", rows*model), l.array("w", model), l.array("dy", rows*model),
+				l.array("residual", rows*model), l.array("dx", rows*model), l.array("dw", model))
+		},
+		"EmbeddingForward": func(l *lengths) error {
+			return EmbeddingForward(s, rows, model, l.array("w", model), of[int32](l.array("ids", rows)), l.array("x", rows*model))
+		},
+		"EmbeddingBackward": func(l *lengths) error {
+			return EmbeddingBackward(s, rows, model, 3, make([]int32, l.array("ids", rows).n), l.array("dx", rows*model), l.array("dw", 3*model))
+		},
+		"CrossEntropyForward": func(l *lengths) error {
+			return CrossEntropyForward(s, rows, 10, 12, 0, l.array("logits", (rows-1)*12+10), of[int32](l.array("targets", rows)),
+				l.array("state", 2*rows+1), l.array("loss", 1))
+		},
+		"CrossEntropyBackward": func(l *lengths) error {
+			return CrossEntropyBackward(s, rows, 10, 12, 0, l.array("logits", (rows-1)*12+10), of[int32](l.array("targets", rows)),
+				l.array("state", 2*rows+1), l.array("dloss", 1))
+		},
+		"Add": func(l *lengths) error {
+			return Add(s, Array[float32]{stream: s, n: 9}, l.array("b", 9), l.array("sum", 9))
+		},
+		"Convert": func(l *lengths) error { return Convert(s, Array[BFloat16]{stream: s, n: 9}, l.array("to", 9)) },
+		"AddBias": func(l *lengths) error {
+			return AddBias(s, rows, model, l.array("x", (rows-1)*8+model), 8, l.array("bias", model))
+		},
+		"Largest": func(l *lengths) error {
+			return Largest(s, rows, model, l.array("x", rows*model), of[int32](l.array("index", rows)))
+		},
+		"ColumnSums": func(l *lengths) error {
+			return ColumnSums(s, rows, model, l.array("x", (rows-1)*8+model), 8, l.array("sums", model))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			all := &lengths{stream: s, n: map[string]int{}, empty: true}
+			if err := refused(func() error { return call(all) }); err != nil {
+				t.Errorf("with empty arrays: %v", err)
+			}
+			for _, short := range all.named {
+				l := &lengths{stream: s, n: map[string]int{}, short: short}
+				if err := refused(func() error { return call(l) }, short+" has ", fmt.Sprint(all.n[short]-1), fmt.Sprint(all.n[short])); err != nil {
+					t.Errorf("%s: %v", short, err)
+				}
+			}
+		})
+	}
+}
+
+// refused reports a call that did not return an error with all those words: one that went on to the device.
+func refused(call func() error, want ...string) (wrong error) {
+	defer func() {
+		if p := recover(); p != nil {
+			wrong = fmt.Errorf("it was not refused, and then: %v", p)
+		}
+	}()
+	err := call()
+	if err == nil {
+		return fmt.Errorf("no error, want one with %q", want)
+	}
+	for _, part := range want {
+		if !strings.Contains(err.Error(), part) {
+			return fmt.Errorf("the error is %v, want one with %q", err, want)
+		}
+	}
+	return nil
+}
+
+// TestSizes gives each function sizes that are negative, that overflow when they are multiplied, and strides within a row.
+func TestSizes(t *testing.T) {
+	s := &Stream{device: &Device{multiprocessors: 132}}
+	some := Array[float32]{stream: s, n: 100}
+	ints := Array[int32]{stream: s, n: 100}
+	const huge = 1 << 40
+	scan := func(change func(p *Scan[float32])) error {
+		p := &Scan[float32]{Batch: 1, Length: 2, Channels: 3, State: 4, U: some, Delta: some, A: some,
+			B: Projection[float32]{Data: some, Groups: 1}, C: Projection[float32]{Data: some, Groups: 1}}
+		change(p)
+		return p.Forward(s, some, Array[float32]{}, Array[float32]{})
+	}
+	conv := func(batch, length, channels, stride int) error {
+		c := &Conv[float32]{Batch: batch, Length: length, Channels: channels, Width: 4, X: some, XStride: stride, Weight: some}
+		return c.Forward(s, some, Array[float32]{})
+	}
+	for want, call := range map[string]func() error{
+		"scan: Batch is -1, want at least 0":                 func() error { return scan(func(p *Scan[float32]) { p.Batch = -1 }) },
+		"scan: U has 100 elements, want 9223372036854775807": func() error { return scan(func(p *Scan[float32]) { p.Batch, p.Length = huge, huge }) },
+		"scan: there is a gradient of D, and no D": func() error {
+			p := Scan[float32]{Batch: 1, Length: 2, Channels: 3, State: 4, U: some, Delta: some, A: some,
+				B: Projection[float32]{Data: some, Groups: 1}, C: Projection[float32]{Data: some, Groups: 1}}
+			return p.Backward(s, some, some, Array[float32]{}, &ScanGrad[float32]{U: some, Delta: some, A: some, B: some, C: some, D: some})
+		},
+		"convolution: Batch is -1, want at least 0":      func() error { return conv(-1, 2, 3, 3) },
+		"convolution: Length is -2, want at least 0":     func() error { return conv(1, -2, 3, 3) },
+		"convolution: Channels is -3, want at least 0":   func() error { return conv(1, 2, -3, 3) },
+		"convolution: XStride is 2, want at least the 3": func() error { return conv(1, 2, 3, 2) },
+		"product: (-1, 2) by (2, 3)": func() error {
+			return MatMul(s, Strict, -1, 3, 2, Matrix[float32]{some, 5, false}, Matrix[float32]{some, 5, false}, 0, Matrix[float32]{some, 5, false})
+		},
+		"product: (1, -2) by (-2, 3)": func() error {
+			return MatMul(s, Strict, 1, 3, -2, Matrix[float32]{some, 5, false}, Matrix[float32]{some, 5, false}, 0, Matrix[float32]{some, 5, false})
+		},
+		"product: (1, 2) by (2, -3)": func() error {
+			return MatMul(s, Strict, 1, -3, 2, Matrix[float32]{some, 5, false}, Matrix[float32]{some, 5, false}, 0, Matrix[float32]{some, 5, false})
+		},
+		"product: (2147483648, 2)": func() error {
+			return MatMul(s, Strict, 1<<31, 3, 2, Matrix[float32]{some, 5, false}, Matrix[float32]{some, 5, false}, 0, Matrix[float32]{some, 5, false})
+		},
+		"product: k is 0, want at least 1": func() error {
+			return MatMul(s, Strict, 1, 3, 0, Matrix[float32]{some, 5, false}, Matrix[float32]{some, 5, false}, 0, Matrix[float32]{some, 5, false})
+		},
+		"product: a has a stride of 1, want 2": func() error {
+			return MatMul(s, Strict, 1, 3, 2, Matrix[float32]{some, 1, false}, Matrix[float32]{some, 5, false}, 0, Matrix[float32]{some, 5, false})
+		},
+		"product: c is transposed": func() error {
+			return MatMul(s, Strict, 1, 3, 2, Matrix[float32]{some, 5, false}, Matrix[float32]{some, 5, false}, 0, Matrix[float32]{some, 5, true})
+		},
+		"RMS norm: rows is -1, want at least 0":                  func() error { return RMSNormForward(s, -1, -1, 0, some, some, some) },
+		"RMS norm: width is -1, want at least 0":                 func() error { return RMSNormBackward(s, 1, -1, 0, some, some, some, some, some, some) },
+		"RMS norm: x has 100 elements, want 9223372036854775807": func() error { return RMSNormForward(s, huge, huge, 0, some, some, some) },
+		"embedding: rows is -1, want at least 0":                 func() error { return EmbeddingForward(s, -1, 2, some, ints, some) },
+		"embedding: vocabulary is -1, want at least 0":           func() error { return EmbeddingBackward(s, 0, 2, -1, nil, some, some) },
+		"embedding: dw has 100 elements, want 92233":             func() error { return EmbeddingBackward(s, 0, huge, huge, nil, some, some) },
+		"cross-entropy: rows is -1, want at least 0":             func() error { return CrossEntropyForward(s, -1, 5, 5, 0, some, ints, some, some) },
+		"cross-entropy: vocabulary is 0, want at least 1":        func() error { return CrossEntropyBackward(s, 1, 0, 5, 0, some, ints, some, some) },
+		"cross-entropy: stride is 4, want at least the 5":        func() error { return CrossEntropyForward(s, 2, 5, 4, 0, some, ints, some, some) },
+		"cross-entropy: stride is -4, want at least the 5":       func() error { return CrossEntropyBackward(s, 2, 5, -4, 0, some, ints, some, some) },
+		"bias: stride is 4, want at least the 5":                 func() error { return AddBias(s, 2, 5, some, 4, some) },
+		"bias: width is -5, want at least 0":                     func() error { return AddBias(s, 2, -5, some, 4, some) },
+		"column sums: stride is 4, want at least the 5":          func() error { return ColumnSums(s, 2, 5, some, 4, some) },
+		"column sums: rows is -2, want at least 0":               func() error { return ColumnSums(s, -2, 5, some, 5, some) },
+		"largest: rows is -2, want at least 0":                   func() error { return Largest(s, -2, -5, some, ints) },
+		"step: batch is -1, want at least 0": func() error {
+			return StepProduct(s, -1, 4, 4, some, Array[float32]{}, 0, some, Array[float32]{}, some, false)
+		},
+		"step: out is -4, want at least 0": func() error {
+			return StepProduct(s, 1, 4, -4, some, Array[float32]{}, 0, some, Array[float32]{}, some, false)
+		},
+		"array of 4611686018427387904 elements of 4 bytes": func() error {
+			_, err := NewArray[float32](s, 1<<62)
+			return err
+		},
+	} {
+		if err := refused(call, want); err != nil {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// TestAdamWLengths gives a step each array one element too long and too short.
+func TestAdamWLengths(t *testing.T) {
+	s := &Stream{handle: 1}
+	array := func(n int) Array[float32] { return Array[float32]{stream: s, n: n} }
+	for _, n := range []int{8, 10} {
+		for name, change := range map[string]func(w *AdamWeight){
+			"Grad": func(w *AdamWeight) { w.Grad = array(n) }, "M": func(w *AdamWeight) { w.M = array(n) },
+			"V": func(w *AdamWeight) { w.V = array(n) }, "Half": func(w *AdamWeight) { w.Half = of[BFloat16](array(n)) },
+		} {
+			w := AdamWeight{Weight: array(9), Grad: array(9), M: array(9), V: array(9), Half: of[BFloat16](array(9))}
+			change(&w)
+			want := fmt.Sprintf("weight 0 has 9 elements, and its %s %d, want as many", name, n)
+			if err := refused(func() error { return AdamW{}.Step(s, []AdamWeight{w}, false) }, want); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// TestSliceBounds: a slice beyond the array panics like Go's own, also where its end overflows.
+func TestSliceBounds(t *testing.T) {
+	a := Array[float32]{stream: new(Stream), address: 64, n: 10}
+	for _, fine := range [][2]int{{0, 0}, {0, 10}, {10, 0}, {3, 7}} {
+		if got := a.Slice(fine[0], fine[1]); got.n != fine[1] || got.address != 64+4*uintptr(fine[0]) {
+			t.Errorf("Slice(%d, %d) has %d elements at %d", fine[0], fine[1], got.n, got.address)
+		}
+	}
+	for _, bad := range [][2]int{{-1, 1}, {0, -1}, {0, 11}, {11, 0}, {4, 7}, {1 << 62, 1 << 62}, {math.MaxInt, 1}, {1, math.MaxInt}, {math.MinInt, math.MinInt}} {
+		func() {
+			defer func() {
+				if p := recover(); p == nil || !strings.Contains(fmt.Sprint(p), "of an array of 10") {
+					t.Errorf("Slice(%d, %d): panic %v, want one that names the array's 10 elements", bad[0], bad[1], p)
+				}
+			}()
+			a.Slice(bad[0], bad[1])
+		}()
+	}
+}
