@@ -329,3 +329,33 @@ func TestSliceBounds(t *testing.T) {
 		}()
 	}
 }
+
+// TestScanWithoutSteps: with no steps the final state is the initial one, and its gradient that of the final state; operands that are
+// longer than needed are not copied past the end.
+func TestScanWithoutSteps(t *testing.T) {
+	s := open(t)
+	const states, more = 6, 10
+	long := make([]float64, states+more)
+	for i := range long {
+		long[i] = float64(i + 1)
+	}
+	some := Array[float32]{stream: s}
+	p := &Scan[float32]{Batch: 1, Channels: 3, State: 2, U: some, Delta: some, A: blank[float32](t, s, states),
+		B: Projection[float32]{Data: some, Groups: 1}, C: Projection[float32]{Data: some, Groups: 1}, Initial: put[float32](t, s, long)}
+	for name, run := range map[string]func(result Array[float32]) error{
+		"forward": func(final Array[float32]) error { return p.Forward(s, some, final, some) },
+		"backward": func(initial Array[float32]) error {
+			p := *p
+			p.Initial = p.Initial.Slice(0, states)
+			return p.Backward(s, some, some, put[float32](t, s, long), &ScanGrad[float32]{A: blank[float32](t, s, states), Initial: initial})
+		},
+	} {
+		room := put[float32](t, s, make([]float64, states+more))
+		do(t, run(room.Slice(0, states)))
+		for i, got := range get(t, s, room) {
+			if want := float64(i + 1); i < states && got != want || i >= states && got != 0 {
+				t.Errorf("%s: element %d is %v", name, i, got)
+			}
+		}
+	}
+}
