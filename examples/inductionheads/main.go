@@ -1,15 +1,15 @@
-// Inductionheads trains models on short sequences, and asks them about long ones.
+// Inductionheads trains models on short sequences and tests them on long ones.
 //
-//	go run ./examples/inductionheads                            # some minutes on two cores
+//	go run ./examples/inductionheads                            # about a quarter of an hour on two cores
 //	go run ./examples/inductionheads -only mamba -longest 1048576 -limit 120
-//	go run ./examples/inductionheads -h                         # everything that can be set
+//	go run ./examples/inductionheads -h                         # all flags
 //
-// The task: among random tokens a special one comes once, somewhere. At the end it comes again, and what followed it the first
-// time is to be said (task.NewInductionHeads; Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
-// section 4.1.2). What has learned to do that, and not only to do it at one length, can do it at any.
+// The task: a special token comes once, somewhere among random tokens. At the end it comes again, and the model has to repeat the token
+// that followed it the first time (task.NewInductionHeads; Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State
+// Spaces", section 4.1.2). A model that has learned the rule, and not the length, is right at every length.
 //
-// Ctrl-C stops the training or the tests that are at work and still shows what there is; a second Ctrl-C ends the program at
-// once. The same flags give the same models.
+// After Ctrl-C the program stops training or testing and prints the results so far; a second Ctrl-C ends it at once. The same flags give
+// the same models.
 package main
 
 import (
@@ -30,12 +30,12 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	// From the first signal on, the next one has its usual effect.
+	// After the first signal, the next one has its usual effect.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program, with its exit code.
+// run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	set, err := parse(args, stdout)
 	if err == nil {
@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// result is what a model answers.
+// result holds the answers of a model.
 type result struct {
 	model
 	answers []answer
@@ -58,7 +58,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if err := options.CheckPNG(set.out); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "task      induction heads: one of %d tokens, guessing is right %.1f%% of the time\n", set.vocab-1, 100/float64(set.vocab-1))
+	fmt.Fprintf(out, "task      induction heads: one of %d tokens; a guess is right in %.1f%%\n", set.vocab-1, 100/float64(set.vocab-1))
 	fmt.Fprintf(out, "training  length: %d, steps: %d, batch: %d, layers: %d, d_model: %d, seed: %d\n",
 		set.length, set.steps, set.batch, set.layers, set.dmodel, set.seed)
 	var results []result
@@ -87,7 +87,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	return nil
 }
 
-// learn trains a model and tests it, at one length after another.
+// learn trains a model and tests it at one length after another.
 func learn(ctx context.Context, set settings, m model, out io.Writer) (result, error) {
 	fmt.Fprintf(out, "model     %s, learn rate: %v\n", m.name, set.rate(m))
 	r := result{model: m}
@@ -107,23 +107,23 @@ func learn(ctx context.Context, set settings, m model, out io.Writer) (result, e
 		r.answers = append(r.answers, a)
 		fmt.Fprintf(out, "test      %s at length %d: %.1f%% right of %d, %.1f s\n", m.kind, length, 100*a.OfTokens(), a.Sequences, a.took.Seconds())
 		if a.took.Seconds() > set.limit && length < set.longest {
-			fmt.Fprintf(out, "stopped   behind length %d: a test took longer than -limit, %v s\n", length, set.limit)
+			fmt.Fprintf(out, "stopped   after length %d: a test took longer than -limit, %v s\n", length, set.limit)
 			break
 		}
 	}
 	return r, nil
 }
 
-// train trains on sequences of one length after another, the last of which is -length. Each begins when nothing is wrong at the
-// one before, or after a quarter of the steps: at a length of 256 at once, all answers are chance for a very long time.
+// train trains on sequences of growing length, up to -length. It goes to the next length when all answers are right, or after a quarter of
+// -steps. With length 256 from the start, the answers stay at chance for a very long time.
 func (set settings) train(ctx context.Context, m model, out io.Writer) (lm *nn.LM, err error) {
 	for _, length := range set.lengths() {
 		problem, err := task.NewInductionHeads(length, set.vocab)
 		if err != nil {
 			return nil, err
 		}
-		// At -length itself training goes on when nothing is wrong any more: a model that forgets a little in 256 steps forgets
-		// all in 65536, and only the last digits of the loss tell it.
+		// At -length training continues when all answers are right: a model that forgets a little in 256 tokens forgets everything
+		// in 65536, and only the last digits of the loss show it.
 		var points []experiment.Point
 		steps, enough := max(set.steps/4, 1), 3
 		if length == set.length {
@@ -148,7 +148,7 @@ func (set settings) train(ctx context.Context, m model, out io.Writer) (lm *nn.L
 	return lm, nil
 }
 
-// table prints accuracy against length, a column for each model.
+// table prints accuracy against length, with a column for each model.
 func table(out io.Writer, results []result) {
 	fmt.Fprintf(out, "\n%8s", "length")
 	longest := 0

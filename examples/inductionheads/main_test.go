@@ -16,10 +16,10 @@ import (
 	"github.com/gomamba/mamba/task"
 )
 
-// tiny are the settings under which a run takes a moment.
+// tiny are settings with which a run takes a moment.
 var tiny = []string{"-steps", "4", "-length", "32", "-dmodel", "4", "-heads", "1", "-batch", "1", "-layers", "1", "-sequences", "2"}
 
-// call runs the program and returns its exit code and what it wrote.
+// call runs the program and returns its exit code and its output.
 func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, problems bytes.Buffer
 	code = run(ctx, args, &out, &problems)
@@ -34,7 +34,7 @@ func TestRun(t *testing.T) {
 		t.Fatalf("exit code %d, %s", code, stderr)
 	}
 	for _, want := range []string{
-		`task      induction heads: one of 15 tokens, guessing is right 6\.7% of the time\n`, `model     attention, learn rate: 0\.002\n`, `model     Mamba, learn rate: 0\.008\n`,
+		`task      induction heads: one of 15 tokens; a guess is right in 6\.7%\n`, `model     attention, learn rate: 0\.002\n`, `model     Mamba, learn rate: 0\.008\n`,
 		`trained   1 steps at length 16: \d+\.\d% right\n`, `trained   4 steps at length 32: \d+\.\d% right\n`,
 		`test      lstm at length 4096: \d+\.\d% right of 2, \d+\.\d s\n`,
 		`\n  length      Mamba         S4  attention       LSTM   right, %\n      64 `, `\n    4096 ( +\d+\.\d){4}\n`, `curves    .*curves\.png\n`,
@@ -46,7 +46,7 @@ func TestRun(t *testing.T) {
 	exampletest.PNG(t, curves)
 }
 
-// Sequences in pieces, with the state carried on, are answered as whole ones are.
+// A sequence that is read in pieces, with the state carried on, gets the same answer as a whole one.
 func TestPiecesAreWhole(t *testing.T) {
 	set, err := parse(append(slices.Clone(tiny), "-sequences", "6"), nil)
 	if err != nil {

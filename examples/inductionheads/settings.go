@@ -41,7 +41,7 @@ func (set settings) rate(m model) float64 {
 	return m.lr
 }
 
-// parse reads the flags. Its errors name the flag, what it was and what it should be.
+// parse reads the flags. Its errors name the flag, the value and what it should be.
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{
 		length: 256, vocab: 16, longest: 1 << 16, steps: 5000, batch: 8, layers: 2, dmodel: 32, heads: 4,
@@ -68,7 +68,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	only := flags.String("only", "", "models to train, with commas between them (default all: "+strings.Join(names(models), ",")+")")
 
 	if err := options.Parse(flags, args, usage,
-		"Inductionheads trains models on short sequences, and asks them about long ones.", "there are only flags"); err != nil {
+		"Inductionheads trains models on short sequences and tests them on long ones.", "there are only flags"); err != nil {
 		return set, err
 	}
 	if *only != "" {
@@ -84,7 +84,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	return set, nil
 }
 
-// lengths are those to train on: half, a quarter, … of the last one first, down to 16.
+// lengths returns the training lengths: -length, and before it its half, its quarter and so on, as long as they are at least 16.
 func (set settings) lengths() []int {
 	lengths := []int{set.length}
 	for !set.direct && lengths[0] >= 32 {

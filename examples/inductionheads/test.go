@@ -9,18 +9,18 @@ import (
 	"github.com/gomamba/mamba/task"
 )
 
-// answer is how a model does at a length.
+// answer is the accuracy of a model at a length.
 type answer struct {
 	length int
 	task.Accuracy
 	took time.Duration
 }
 
-// wholeLength is up to which length sequences are read at once, several together. Longer ones are read in pieces, with the state
-// carried on, in memory that does not grow; attention, which has no such state, reads all of them at once.
+// wholeLength is the largest length at which sequences are read as a whole, several in a batch. Longer sequences are read in pieces: the
+// state is carried on, and the memory does not grow. Attention has no such state and reads every sequence as a whole.
 const wholeLength = 2048
 
-// ask tests a model at a length, until so many sequences are done or the time is over; one sequence at least.
+// ask tests a model at a length, on -sequences sequences, or on fewer if that would take longer than -limit, but at least one.
 func ask(ctx context.Context, set settings, m model, lm *nn.LM, length int) (a answer, err error) {
 	problem, err := task.NewInductionHeads(length, set.vocab)
 	if err != nil {

@@ -1,14 +1,14 @@
-// Scaling measures time and memory of Mamba and of attention of the same width against the length of a sequence.
+// Scaling measures the time and memory of Mamba, and of attention of the same width, against the length of a sequence.
 //
-//	go run ./examples/scaling                              # some minutes on two cores
+//	go run ./examples/scaling                              # a few minutes on two cores
 //	go run ./examples/scaling -kinds mamba,s4,lstm -longest 16384
-//	go run ./examples/scaling -h                           # everything that can be set
+//	go run ./examples/scaling -h                           # all flags
 //
-// Each point is one sequence, forward, and forward and backward: the median of some runs. Memory is what the values of the graph
-// take up when a run ends. An exponent of 1 means that twice the length costs twice as much; of 2, four times as much. A model
-// whose runs take longer than -limit gets no longer lengths.
+// Each point is one sequence: a forward pass, or a forward and a backward pass (training). Time is the median of -runs runs. Memory is
+// what a run needs at its peak: the graph, its values, and the workspaces of the kernels. An exponent of 1 means that twice the length
+// costs twice as much; an exponent of 2, four times as much. A kind whose run takes longer than -limit is not run at longer lengths.
 //
-// Ctrl-C stops behind the point that is measured and still shows what there is; a second Ctrl-C ends the program at once.
+// After Ctrl-C the program finishes the current point and prints the results so far; a second Ctrl-C ends it at once.
 package main
 
 import (
@@ -29,12 +29,12 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	// From the first signal on, the next one has its usual effect.
+	// After the first signal, the next one has its usual effect.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program, with its exit code.
+// run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	set, err := parse(args, stdout)
 	if err == nil {
@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// result is the points of a kind and a pass.
+// result holds the points of a kind and a pass.
 type result struct {
 	kind nn.Kind
 	pass
@@ -58,7 +58,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if err := options.CheckPNG(set.out); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%d layers of d_model %d, batch 1, float32; median of %d runs\n\n", set.layers, set.dmodel, set.runs)
+	fmt.Fprintf(out, "layers: %d, d_model: %d, batch: 1, float32; median of %d runs\n\n", set.layers, set.dmodel, set.runs)
 	fmt.Fprintf(out, "%-10s %-9s %8s %12s %14s %12s\n", "kind", "pass", "length", "time", "per step", "memory")
 	var results []result
 	for _, kind := range set.kinds {
@@ -76,7 +76,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 				r.points = append(r.points, at)
 				fmt.Fprintf(out, "%-10s %-9s %8d %9.2f ms %11.3f µs %9.1f MB\n", kind, p.name, length, 1e3*at.seconds, 1e6*at.seconds/float64(length), at.bytes/1e6)
 				if at.seconds > set.limit && length < set.longest {
-					fmt.Fprintf(out, "%s, %s: stopped behind length %d, which took longer than -limit, %v s\n", kind, p.name, length, set.limit)
+					fmt.Fprintf(out, "%s, %s: stopped after length %d, which took longer than -limit, %v s\n", kind, p.name, length, set.limit)
 					break
 				}
 			}

@@ -14,10 +14,10 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// tiny are the settings under which a run takes a moment.
+// tiny are settings with which a run takes a moment.
 var tiny = []string{"-shortest", "16", "-longest", "64", "-fit", "16", "-dmodel", "4", "-runs", "1"}
 
-// call runs the program and returns its exit code and what it wrote.
+// call runs the program and returns its exit code and its output.
 func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, problems bytes.Buffer
 	code = run(ctx, args, &out, &problems)
@@ -31,7 +31,7 @@ func TestRun(t *testing.T) {
 		t.Fatalf("exit code %d, %s", code, stderr)
 	}
 	for _, want := range []string{
-		`1 layers of d_model 4, batch 1, float32; median of 1 runs\n`, `mamba      forward +16 +\d+\.\d\d ms +\d+\.\d{3} µs +\d+\.\d MB\n`,
+		`layers: 1, d_model: 4, batch: 1, float32; median of 1 runs\n`, `mamba      forward +16 +\d+\.\d\d ms +\d+\.\d{3} µs +\d+\.\d MB\n`,
 		`attention  training +64 `, `exponent  mamba, forward: time -?\d+\.\d\d, memory .*, from length 16 to 64\n`, `curves    .*curves\.png\n`,
 	} {
 		if !regexp.MustCompile(want).MatchString(stdout) {
@@ -41,10 +41,10 @@ func TestRun(t *testing.T) {
 	exampletest.PNG(t, curves)
 }
 
-// A kind whose runs take too long gets no longer lengths, and says so.
+// A kind whose run takes too long is not run at longer lengths, and the program says so.
 func TestLimit(t *testing.T) {
 	_, stdout, _ := call(context.Background(), append([]string{"-out", "", "-limit", "1e-9"}, tiny...)...)
-	if !strings.Contains(stdout, "mamba, forward: stopped behind length 16, which took longer than -limit") || strings.Contains(stdout, " 32 ") {
+	if !strings.Contains(stdout, "mamba, forward: stopped after length 16, which took longer than -limit") || strings.Contains(stdout, " 32 ") {
 		t.Errorf("%s", stdout)
 	}
 }

@@ -25,7 +25,7 @@ type point struct {
 	bytes   float64
 }
 
-// pass is what is measured.
+// pass is the part of training that is measured.
 type pass struct {
 	name     string
 	backward bool

@@ -30,7 +30,7 @@ func kindNames() string {
 	return strings.Join(names, ", ")
 }
 
-// parse reads the flags. Its errors name the flag, what it was and what it should be.
+// parse reads the flags. Its errors name the flag, the value and what it should be.
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{dmodel: 64, layers: 1, heads: 1, shortest: 256, longest: 65536, fit: 1024, runs: 3, limit: 20}
 	flags := flag.NewFlagSet("scaling", flag.ContinueOnError)

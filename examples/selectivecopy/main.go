@@ -1,15 +1,16 @@
-// Selectivecopy trains six architectures on selective copying, and shows which of them can do it: no gate, H3 and Mamba, each with
-// a time-invariant state space (S4) and with a selective one (S6) inside.
+// Selectivecopy trains six models on selective copying and shows which of them learn it. The architectures are no gate, H3 and Mamba,
+// each with a time-invariant state space (S4) and with a selective one (S6) inside.
 //
-//	go run ./examples/selectivecopy                 # some minutes on two cores
-//	go run ./examples/selectivecopy -only s4,mamba  # some of them
-//	go run ./examples/selectivecopy -paper          # the paper's own setting, days
-//	go run ./examples/selectivecopy -h              # everything that can be set
+//	go run ./examples/selectivecopy                 # about ten minutes on two cores
+//	go run ./examples/selectivecopy -only s4,mamba  # some of the models
+//	go run ./examples/selectivecopy -paper          # the setting of the paper: days
+//	go run ./examples/selectivecopy -h              # all flags
 //
-// The task: tokens stand at random places among noise, and are to be said again behind it, in order (task.NewSelectiveCopying;
-// Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", section 4.1.1 and table 1). Ctrl-C stops the
-// training that is at work and still shows what there is; a second Ctrl-C ends the program at once. The same flags give the
-// same models.
+// The task: tokens stand at random places among noise. After the noise the model has to repeat them in order (task.NewSelectiveCopying;
+// Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", section 4.1.1 and table 1).
+//
+// After Ctrl-C the program stops training and prints the results so far; a second Ctrl-C ends it at once. The same flags give the same
+// models.
 package main
 
 import (
@@ -30,12 +31,12 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	// From the first signal on, the next one has its usual effect.
+	// After the first signal, the next one has its usual effect.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program, with its exit code.
+// run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	set, err := parse(args, stdout)
 	if err == nil {
@@ -48,11 +49,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// result is what became of a combination.
+// result is the training of a combination.
 type result struct {
 	combination
 	points []experiment.Point
-	done   int // steps
+	done   int // number of steps
 }
 
 func (r result) last() task.Accuracy { return r.points[len(r.points)-1].Accuracy }
@@ -65,7 +66,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "task      selective copying: %d tokens of %d among %d places, guessing is right %.1f%% of the time\n",
+	fmt.Fprintf(out, "task      selective copying: %d of %d tokens at %d places; a guess is right in %.1f%%\n",
 		set.memory, set.vocab-2, set.length, 100/float64(set.vocab-2))
 	fmt.Fprintf(out, "training  steps: %d, batch: %d, layers: %d, d_model: %d, learn rate: %v, seed: %d\n",
 		set.steps, set.batch, set.layers, set.dmodel, set.lr, set.seed)
@@ -81,7 +82,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 			fmt.Fprintf(out, "stopped   after step %d of %d\n", r.done, set.steps)
 		}
 		results = append(results, r)
-		if ctx.Err() != nil { // at the end, so that even the first moment of a run has something to show
+		if ctx.Err() != nil { // after a result was added, so that there is one even if the context ended at once
 			break
 		}
 	}
@@ -96,7 +97,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	return nil
 }
 
-// learn trains a combination and returns its accuracies.
+// learn trains a combination and returns its evaluations.
 func learn(ctx context.Context, set settings, c combination, problem task.Task, out io.Writer) ([]experiment.Point, error) {
 	_, points, err := experiment.Train(ctx, experiment.Config{
 		Model: nn.Config{DModel: set.dmodel, NLayer: set.layers, Pattern: []nn.Kind{c.kind}},
@@ -107,7 +108,7 @@ func learn(ctx context.Context, set settings, c combination, problem task.Task, 
 	return points, err
 }
 
-// table prints the paper's table beside ours.
+// table prints our accuracies beside those of the paper.
 func table(out io.Writer, results []result) {
 	fmt.Fprintf(out, "\n%-10s %-6s %12s %15s %12s\n", "", "inside", "tokens right", "sequences right", "paper")
 	for _, r := range results {

@@ -16,10 +16,10 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// tiny are the settings under which a run takes a moment.
+// tiny are settings with which a run takes a moment.
 var tiny = []string{"-steps", "4", "-length", "8", "-memory", "2", "-dmodel", "4", "-batch", "2", "-held", "4"}
 
-// call runs the program and returns its exit code and what it wrote.
+// call runs the program and returns its exit code and its output.
 func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, problems bytes.Buffer
 	code = run(ctx, args, &out, &problems)
@@ -34,7 +34,7 @@ func TestRun(t *testing.T) {
 		t.Fatalf("exit code %d, %s", code, stderr)
 	}
 	for _, want := range []string{
-		`^task      selective copying: 2 tokens of 14 among 8 places, guessing is right 7\.1% of the time\n`,
+		`^task      selective copying: 2 of 14 tokens at 8 places; a guess is right in 7\.1%\n`,
 		`training  steps: 4, batch: 2, layers: 2, d_model: 4, learn rate: 0\.002, seed: 1\n`,
 		`model     s4: no gate with S4\n`,
 		`model     mamba: Mamba with S6\n`,

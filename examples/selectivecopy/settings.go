@@ -22,7 +22,7 @@ type settings struct {
 	only                  []combination
 }
 
-// combination is an architecture with a state space inside, and what the paper's table says of it.
+// combination is an architecture with a state space inside, and its accuracy in the paper.
 type combination struct {
 	kind          nn.Kind
 	architecture  string
@@ -31,7 +31,7 @@ type combination struct {
 	color         int     // of its line, for report.Color
 }
 
-// combinations are the rows of the paper's table 1.
+// combinations are the rows of table 1 of the paper.
 var combinations = []combination{
 	{nn.S4, "no gate", "S4", 18.3, 2},
 	{nn.S6, "no gate", "S6", 97.0, 2},
@@ -41,7 +41,7 @@ var combinations = []combination{
 	{nn.Mamba, "Mamba", "S6", 99.8, 0},
 }
 
-// parse reads the flags. Its errors name the flag, what it was and what it should be.
+// parse reads the flags. Its errors name the flag, the value and what it should be.
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{length: 64, memory: 8, vocab: 16, steps: 4000, batch: 16, layers: 2, dmodel: 64, lr: 2e-3, seed: 1, held: 512, only: combinations}
 	flags := flag.NewFlagSet("selectivecopy", flag.ContinueOnError)
@@ -60,7 +60,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	paper := flags.Bool("paper", false, "use the paper's setting: -length 4096 -memory 16 -batch 64 -lr 1e-4 -steps 400000; other flags can override it")
 
 	if err := options.Parse(flags, args, usage,
-		"Selectivecopy trains six architectures on selective copying, and shows which of them can do it.", "there are only flags"); err != nil {
+		"Selectivecopy trains six models on selective copying and shows which of them learn it.", "there are only flags"); err != nil {
 		return set, err
 	}
 	if *paper {

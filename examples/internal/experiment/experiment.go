@@ -16,35 +16,35 @@ import (
 
 // Config is one model on one task.
 type Config struct {
-	Model     nn.Config // its vocabulary is the task's
-	From      *nn.LM    // a model to go on with instead
+	Model     nn.Config // the vocabulary is the task's
+	From      *nn.LM    // if not nil, this model is trained further instead
 	Task      task.Task
 	Batch     int
 	Steps     int
-	LearnRate float64 // the peak: it rises over a tenth of the steps, 100 at most, and falls along half a cosine to a tenth
-	Constant  bool    // it does not fall
-	Clip      float64 // longest gradient; any if zero
+	LearnRate float64 // peak: the rate rises over a tenth of the steps, at most 100, and falls along half a cosine to a tenth
+	Constant  bool    // the learn rate does not fall
+	Clip      float64 // length to which a longer gradient is scaled down; no limit if zero
 	Decay     float64 // weight decay
 	Seed      uint64  // of the weights and of the data
 
 	EvalEvery int // steps between evaluations
-	Held      int // sequences of an evaluation, which no training sequence is among
-	Enough    int // training ends early after so many evaluations in a row without a wrong token; never if zero
+	Held      int // sequences of an evaluation; none of them is a training sequence
+	Enough    int // training ends early after this number of evaluations in a row with every token right; never if zero
 
-	Progress *report.Progress // shows the run; Summary is set here
+	Progress *report.Progress // shows the run if not nil; Train sets Steps, Tokens and Summary
 }
 
-// Point is an evaluation on sequences that were not trained on.
+// Point is an evaluation on held-out sequences.
 type Point struct {
 	Step int
 	task.Accuracy
 }
 
-// HeldOut is the seed of the data of evaluations, far from those that a person chooses for training.
+// HeldOut is the seed of the held-out data. It is far from the seeds that a person chooses for training.
 const HeldOut = 1 << 40
 
-// Train returns a trained model and its evaluations, the last one after the last step. When the context ends it stops after the
-// step that it is at, evaluates, and returns what there is.
+// Train returns a trained model and its evaluations, the last one after the last step. When the context ends, Train finishes the current
+// step, evaluates, and returns the results so far without an error.
 func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err error) {
 	if lm = cfg.From; lm == nil {
 		lm = nn.NewLM(nn.LMConfig{Config: cfg.Model, Vocab: cfg.Task.Vocab()}, nn.WithSeed(cfg.Seed))
@@ -104,14 +104,14 @@ func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err erro
 	return lm, points, nil
 }
 
-// learner takes steps.
+// learner makes training steps.
 type learner struct {
 	ids, targets *G.Node
 	loss         *G.Value // apart from the machine, whose finalizer would keep a cycle alive
 	vm           G.VM
 	nodes        []G.ValueGrad
 	solver       *train.AdamW
-	rate         float64 // its peak
+	rate         float64 // peak learn rate
 }
 
 func newLearner(lm *nn.LM, cfg Config) (*learner, error) {
@@ -157,7 +157,7 @@ func (l *learner) step(b task.Batch) (float64, error) {
 		return 0, err
 	}
 	loss := float64((*l.loss).Data().(float32))
-	if math.IsNaN(loss) || math.IsInf(loss, 0) { // before the solver, which only sees what that makes of the gradients
+	if math.IsNaN(loss) || math.IsInf(loss, 0) { // checked before the solver, which would only see the gradients
 		return loss, fmt.Errorf("the loss is %v: -lr is %v, should be lower", loss, l.rate)
 	}
 	return loss, l.solver.Step(l.nodes)
@@ -171,7 +171,7 @@ func let(n *G.Node, data []int) error {
 	return G.Let(n, tensor.New(tensor.WithShape(n.Shape()...), tensor.WithBacking(data)))
 }
 
-// Scorer counts what a model has right, on whole sequences.
+// Scorer counts the right answers of a model on whole sequences.
 type Scorer struct {
 	ids    *G.Node
 	vocab  int
@@ -179,7 +179,7 @@ type Scorer struct {
 	vm     G.VM
 }
 
-// NewScorer returns a scorer for batches of sequences of a length. Close it.
+// NewScorer returns a scorer for batches of sequences of a length. Close it after use.
 func NewScorer(lm *nn.LM, batch, length int) (*Scorer, error) {
 	g := G.NewGraph()
 	s := &Scorer{ids: input(g, "ids", batch, length), vocab: lm.Config().Vocab}
@@ -193,7 +193,7 @@ func NewScorer(lm *nn.LM, batch, length int) (*Scorer, error) {
 	return s, nil
 }
 
-// Score counts on held-out sequences of a task, so many or as many more as fill the last batch.
+// Score returns the accuracy on held-out sequences of a task. It rounds their number up to whole batches.
 func (s *Scorer) Score(t task.Task, sequences int) (a task.Accuracy, err error) {
 	data, batch := task.NewStream(t, HeldOut), s.ids.Shape()[0]
 	for a.Sequences < sequences {
@@ -204,7 +204,7 @@ func (s *Scorer) Score(t task.Task, sequences int) (a task.Accuracy, err error) 
 	return a, nil
 }
 
-// Add counts on a batch.
+// Add counts the answers of a batch.
 func (s *Scorer) Add(a *task.Accuracy, b task.Batch) error {
 	if err := let(s.ids, b.IDs); err != nil {
 		return err
@@ -217,5 +217,5 @@ func (s *Scorer) Add(a *task.Accuracy, b task.Batch) error {
 	return nil
 }
 
-// Close frees what the scorer holds.
+// Close frees the machine of the scorer.
 func (s *Scorer) Close() error { return s.vm.Close() }

@@ -153,7 +153,7 @@ func TestTrainInterrupted(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(points) != 1 || points[0].Step != updates+1 || points[0].Sequences != cfg.Held {
-			t.Errorf("stopped behind step %d: %+v, want one evaluation, of the step after", updates, points)
+			t.Errorf("stopped after step %d: %+v, want one evaluation, of the step after", updates, points)
 		}
 	}
 }
