@@ -30,10 +30,10 @@ func (p Panel) scale(pl *plot.Plot) {
 	}
 }
 
-// linear makes a linear axis, with a margin as a share of the range. An axis of a single number is widened.
+// linear makes a linear axis, with a margin as a share of the range. An axis of a single number, or of two that are nearly the same, is widened.
 func linear(a *plot.Axis, margin float64) {
-	if a.Min == a.Max {
-		half := max(math.Abs(a.Min)/2, 0.5)
+	if size := max(math.Abs(a.Min), math.Abs(a.Max)); a.Max-a.Min <= 1e-9*size {
+		half := max(size/2, 0.5)
 		a.Min, a.Max = a.Min-half, a.Max+half
 	}
 	margin *= a.Max - a.Min
@@ -41,9 +41,9 @@ func linear(a *plot.Axis, margin float64) {
 	a.Tick.Marker = plot.TickerFunc(evenNumbers)
 }
 
-// logarithmic makes a logarithmic axis. An axis of a single number is widened.
+// logarithmic makes a logarithmic axis. An axis of a single number, or of two that are nearly the same, is widened.
 func logarithmic(a *plot.Axis, ticks func(low, high float64) []plot.Tick) {
-	if a.Min == a.Max {
+	if a.Max <= a.Min*(1+1e-9) {
 		a.Min, a.Max = a.Min/2, a.Max*2
 	}
 	a.Scale, a.Tick.Marker = plot.LogScale{}, plot.TickerFunc(ticks)

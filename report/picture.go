@@ -58,13 +58,16 @@ const (
 	rowHeight = 1.2 * fontSize // of two names, one above the other
 	height    = 10.5 * vg.Centimeter
 	dpi       = 144
+
+	// The numbers that axes have room for: their ratios and differences are float64 as well.
+	most, least = 1e150, 1e-150
 )
 
 // WritePNG draws panels side by side into a PNG file. It replaces the file when the picture is whole. A point that has no place on
-// a logarithmic axis, since it is not above 0, is left out.
+// a logarithmic axis, since it is below 1e-150, is left out.
 //
-// Errors: no panel; a panel without a point; a line whose X and Y differ in length; a number that is not finite; and those of the
-// file. They leave an existing file as it was.
+// Errors: no panel; a panel without a point; a line whose X and Y differ in length; a number that is not finite or is beyond 1e150; and
+// those of the file. They leave an existing file as it was.
 func WritePNG(path string, panels ...Panel) error {
 	if len(panels) == 0 {
 		return fmt.Errorf("report: there is no panel, want at least one")
@@ -95,10 +98,10 @@ func (p Panel) points(l Line) (plotter.XYs, error) {
 	var xys plotter.XYs
 	for i, x := range l.X {
 		y := l.Y[i]
-		if sum := x + y; math.IsNaN(sum) || math.IsInf(sum, 0) {
-			return nil, fmt.Errorf("report: line %q: point %d is (%v, %v), want finite numbers", l.Name, i, x, y)
+		if !(math.Abs(x) <= most && math.Abs(y) <= most) {
+			return nil, fmt.Errorf("report: line %q: point %d is (%v, %v), want numbers from -%g to %[5]g", l.Name, i, x, y, most)
 		}
-		if (x > 0 || !p.LogX) && (y > 0 || !p.LogY) {
+		if (x >= least || !p.LogX) && (y >= least || !p.LogY) {
 			xys = append(xys, plotter.XY{X: x, Y: y})
 		}
 	}
@@ -149,8 +152,8 @@ func (p Panel) draw(c draw.Canvas) error {
 		return fmt.Errorf("report: panel %q has no point to draw, want at least one", p.Y)
 	}
 	for _, l := range p.Levels {
-		if math.IsNaN(l.Value) || math.IsInf(l.Value, 0) || p.LogY && l.Value <= 0 {
-			return fmt.Errorf("report: level %q is %v, want a finite number, above 0 on a logarithmic axis", l.Name, l.Value)
+		if !(math.Abs(l.Value) <= most) || p.LogY && l.Value < least {
+			return fmt.Errorf("report: level %q is %v, want a number from -%g to %[3]g, and on a logarithmic axis from %[4]g", l.Name, l.Value, most, least)
 		}
 		pl.Y.Min, pl.Y.Max = min(pl.Y.Min, l.Value), max(pl.Y.Max, l.Value)
 	}

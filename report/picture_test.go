@@ -167,7 +167,12 @@ func TestPanelOfLittle(t *testing.T) {
 			}
 		}
 	}
-	drawn(t, Panel{Lines: []Line{{X: []float64{0, 1}, Y: []float64{0, 0}}}})
+	for _, ys := range [][]float64{{0, 0}, {1, math.Nextafter(1, 2)}, {-1e150, 1e150}, {1e-150, 1e150}, {5e-324, 0}} {
+		drawn(t, Panel{Lines: []Line{{X: ys, Y: ys}}})
+		if ys[1] > 0 {
+			drawn(t, Panel{LogX: true, LogY: true, Lines: []Line{{X: ys, Y: []float64{1e-150, 1e150}}}})
+		}
+	}
 	picture := drawn(t, Panel{LogX: true, LogY: true, Lines: []Line{unfit, rising()}})
 	if pixels, _ := box(picture, Color(0)); pixels > 0 {
 		t.Errorf("numbers that are not above 0 have %d pixels on logarithmic axes", pixels)
@@ -196,10 +201,10 @@ func TestWritePNGErrors(t *testing.T) {
 		{[]Panel{Loss{Levels: []Level{{"other", 3}}}.Panel(new(train.Curve))}, "has no point to draw"},
 		{[]Panel{{LogY: true, Lines: []Line{{X: one, Y: []float64{0}}}}}, "has no point to draw"},
 		{[]Panel{{Lines: []Line{{Name: "a", X: one}}}}, `line "a": X has 1 numbers and Y has 0, want as many`},
-		{[]Panel{{Lines: []Line{{Name: "a", X: one, Y: []float64{math.NaN()}}}}}, `line "a": point 0 is (1, NaN), want finite numbers`},
-		{[]Panel{{Lines: []Line{{Name: "a", X: []float64{math.Inf(1)}, Y: one}}}}, `line "a": point 0 is (+Inf, 1), want finite numbers`},
-		{[]Panel{{Lines: []Line{rising()}, Levels: []Level{{"l", math.Inf(1)}}}}, `level "l" is +Inf, want a finite number`},
-		{[]Panel{{LogY: true, Lines: []Line{rising()}, Levels: []Level{{"l", 0}}}}, `level "l" is 0, want a finite number, above 0 on a logarithmic axis`},
+		{[]Panel{{Lines: []Line{{Name: "a", X: one, Y: []float64{math.NaN()}}}}}, `line "a": point 0 is (1, NaN), want numbers from -1e+150 to 1e+150`},
+		{[]Panel{{Lines: []Line{{Name: "a", X: []float64{math.Inf(1)}, Y: one}}}}, `line "a": point 0 is (+Inf, 1), want numbers from -1e+150 to 1e+150`},
+		{[]Panel{{Lines: []Line{rising()}, Levels: []Level{{"l", math.Inf(1)}}}}, `level "l" is +Inf, want a number from -1e+150 to 1e+150`},
+		{[]Panel{{LogY: true, Lines: []Line{rising()}, Levels: []Level{{"l", 0}}}}, `level "l" is 0, want a number from -1e+150 to 1e+150, and on a logarithmic axis from 1e-150`},
 	} {
 		if err := WritePNG(path, test.panels...); err == nil || !strings.HasPrefix(err.Error(), "report: ") || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%+v: %v, want %q", test.panels, err, test.want)

@@ -18,7 +18,7 @@ import (
 // Progress shows how far a training run is. On a terminal it draws a bar. Elsewhere, and on a terminal
 // that has fewer than 40 columns or does not tell its width, it prints about twenty lines, and a line for each evaluation.
 //
-// Every field may be left zero.
+// Every field may be left zero. The methods of a nil Progress do nothing.
 type Progress struct {
 	Out    io.Writer // os.Stderr if nil
 	Steps  int       // steps of the whole run; if zero, no bar, no time left, and a line for every step
@@ -46,6 +46,9 @@ const (
 
 // Start begins to measure time. done is the number of steps that an earlier run made. Without Start, the first Update starts.
 func (p *Progress) Start(done int) {
+	if p == nil {
+		return
+	}
 	if p.Out == nil {
 		p.Out = os.Stderr
 	}
@@ -80,7 +83,7 @@ func columns(out io.Writer) int {
 
 // Update shows a curve after each step. A curve without training points shows nothing.
 func (p *Progress) Update(c *train.Curve) {
-	if c == nil || len(c.Training) == 0 {
+	if p == nil || c == nil || len(c.Training) == 0 {
 		return
 	}
 	step := c.Training[len(c.Training)-1].Step
@@ -173,7 +176,7 @@ func join(parts ...string) string {
 
 // Finish ends the line of a bar, so that what the program prints next stands on a line of its own.
 func (p *Progress) Finish() {
-	if p.bar != nil {
+	if p != nil && p.bar != nil {
 		_ = p.bar.Exit()
 		fmt.Fprintln(p.Out)
 		p.bar = nil

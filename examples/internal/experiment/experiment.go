@@ -73,9 +73,9 @@ func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err erro
 			}
 			return text
 		}
-		p.Start(0)
-		defer p.Finish()
 	}
+	cfg.Progress.Start(0)
+	defer cfg.Progress.Finish()
 	data, perfect := task.NewStream(cfg.Task, cfg.Seed), 0
 	for step := 1; step <= cfg.Steps; step++ {
 		loss, err := learner.step(data.Next(cfg.Batch))
@@ -94,9 +94,7 @@ func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err erro
 				perfect = 0
 			}
 		}
-		if cfg.Progress != nil {
-			cfg.Progress.Update(curve)
-		}
+		cfg.Progress.Update(curve)
 		if last || cfg.Enough > 0 && perfect >= cfg.Enough {
 			break
 		}
