@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"fmt"
 
+	"github.com/gomamba/mamba/internal/jsonoptions"
 	"github.com/gomamba/mamba/nn"
 )
 
@@ -12,28 +13,41 @@ type config struct {
 	biasKnown bool // whether it says if there are biases; the weights say so otherwise
 }
 
+// options are the fields of a config.json.
+type options struct{ *jsonoptions.Options }
+
+// rank is a size that may be "auto".
+func (o options) rank(name string, model int) int {
+	auto := (model + 15) / 16
+	if o.Has(name) && o.Text(name) == `"auto"` {
+		return auto
+	}
+	return o.Size(name, auto, 1)
+}
+
 // parseConfig reads a configuration in the Hugging Face layout (MambaConfig of transformers) or in the original one
 // (MambaConfig of state-spaces/mamba).
 func parseConfig(text []byte) (*config, error) {
-	o, err := newOptions(text)
+	parsed, err := jsonoptions.Parse(configFile, text)
 	if err != nil {
-		return nil, fmt.Errorf("config.json: %w", err)
+		return nil, err
 	}
+	o := options{parsed}
 	// Another model's options would all be wrong: name the model alone.
-	if o.only("model_type", `"mamba"`); o.err() != nil {
-		return nil, o.err()
+	if o.Only("model_type", `"mamba"`); o.Err() != nil {
+		return nil, o.Err()
 	}
 	var c *config
 	switch {
-	case o.has("hidden_size") || o.has("model_type") && !o.has("d_model"):
+	case o.Has("hidden_size") || o.Has("model_type") && !o.Has("d_model"):
 		c = huggingFaceConfig(o)
-	case o.has("d_model"):
+	case o.Has("d_model"):
 		c = originalConfig(o)
 	default:
 		return nil, fmt.Errorf("config.json: neither hidden_size nor d_model is there: no configuration of a Mamba model")
 	}
-	o.unknown()
-	return c, o.err()
+	o.Unknown()
+	return c, o.Err()
 }
 
 // notes are the fields that any configuration of transformers may have, none of which enters the model's mathematics:
@@ -53,24 +67,24 @@ const notes = `architectures transformers_version torch_dtype dtype tokenizer_cl
 // without: both values are honoured.
 const residual = "residual_in_fp32"
 
-func huggingFaceConfig(o *options) *config {
-	o.ignore(notes)
-	c := &config{biasKnown: o.has("use_bias")}
-	c.lm.DModel = o.size("hidden_size", 768, 1)
-	c.lm.NLayer = o.size("num_hidden_layers", 32, 1)
-	c.lm.DState = o.size("state_size", 16, 1)
-	c.lm.DConv = o.size("conv_kernel", 4, 1)
+func huggingFaceConfig(o options) *config {
+	o.Ignore(notes)
+	c := &config{biasKnown: o.Has("use_bias")}
+	c.lm.DModel = o.Size("hidden_size", 768, 1)
+	c.lm.NLayer = o.Size("num_hidden_layers", 32, 1)
+	c.lm.DState = o.Size("state_size", 16, 1)
+	c.lm.DConv = o.Size("conv_kernel", 4, 1)
 	c.lm.DtRank = o.rank("time_step_rank", c.lm.DModel)
-	c.lm.Vocab = o.size("vocab_size", 50280, 1)
-	c.lm.NormEps = o.positive("layer_norm_epsilon", 1e-5)
-	c.lm.Bias = o.truth("use_bias", false)
-	c.lm.NoConvBias = !o.truth("use_conv_bias", true)
-	c.lm.UntiedHead = !o.truth("tie_word_embeddings", true)
-	o.truth(residual, true)
-	o.only("hidden_act", `"silu"`, `"swish"`)
+	c.lm.Vocab = o.Size("vocab_size", 50280, 1)
+	c.lm.NormEps = o.Positive("layer_norm_epsilon", 1e-5)
+	c.lm.Bias = o.Truth("use_bias", false)
+	c.lm.NoConvBias = !o.Truth("use_conv_bias", true)
+	c.lm.UntiedHead = !o.Truth("tie_word_embeddings", true)
+	o.Truth(residual, true)
+	o.Only("hidden_act", `"silu"`, `"swish"`)
 	o.expand(c)
-	if o.has("intermediate_size") {
-		c.lm.DInner = o.size("intermediate_size", 1, 1)
+	if o.Has("intermediate_size") {
+		c.lm.DInner = o.Size("intermediate_size", 1, 1)
 		if c.lm.DInner == c.lm.Expand*c.lm.DModel {
 			c.lm.DInner = 0
 		}
@@ -78,49 +92,49 @@ func huggingFaceConfig(o *options) *config {
 	o.steps(c, "time_step_min", "time_step_max", "time_step_scale", "time_step_floor")
 
 	// Converted checkpoints carry the original's options along; they must not say anything else.
-	o.only("rms_norm", "true")
-	o.truth("fused_add_norm", true)
-	o.size("pad_vocab_size_multiple", 8, 1) // vocab_size is padded already
+	o.Only("rms_norm", "true")
+	o.Truth("fused_add_norm", true)
+	o.Size("pad_vocab_size_multiple", 8, 1) // vocab_size is padded already
 	o.same("d_model", c.lm.DModel)
 	o.same("d_inner", inner(c.lm.Config))
 	o.same("n_layer", c.lm.NLayer)
-	o.only("tie_embeddings", fmt.Sprint(!c.lm.UntiedHead))
-	ssm := o.part("ssm_cfg")
+	o.Only("tie_embeddings", fmt.Sprint(!c.lm.UntiedHead))
+	ssm := options{o.Part("ssm_cfg")}
 	ssm.same("d_state", c.lm.DState)
 	ssm.same("d_conv", c.lm.DConv)
 	ssm.same("expand", c.lm.Expand)
-	if ssm.has("dt_rank") && string(ssm.raw["dt_rank"]) != `"auto"` {
+	if ssm.Has("dt_rank") && ssm.Text("dt_rank") != `"auto"` {
 		ssm.same("dt_rank", c.lm.DtRank)
 	}
-	ssm.only("bias", fmt.Sprint(c.lm.Bias))
-	ssm.only("conv_bias", fmt.Sprint(!c.lm.NoConvBias))
+	ssm.Only("bias", fmt.Sprint(c.lm.Bias))
+	ssm.Only("conv_bias", fmt.Sprint(!c.lm.NoConvBias))
 	ssm.finish()
 	return c
 }
 
-func originalConfig(o *options) *config {
-	o.ignore(notes)
+func originalConfig(o options) *config {
+	o.Ignore(notes)
 	c := &config{biasKnown: true}
-	c.lm.DModel = o.size("d_model", 2560, 1)
-	c.lm.NLayer = o.size("n_layer", 64, 1)
-	c.lm.UntiedHead = !o.truth("tie_embeddings", true)
+	c.lm.DModel = o.Size("d_model", 2560, 1)
+	c.lm.NLayer = o.Size("n_layer", 64, 1)
+	c.lm.UntiedHead = !o.Truth("tie_embeddings", true)
 	c.lm.NormEps = 1e-5 // it has no option for it
-	o.truth(residual, true)
-	o.truth("fused_add_norm", true) // how it is computed, not what
-	o.only("rms_norm", "true")
-	o.only("d_intermediate", "0")
-	o.only("attn_layer_idx", "[]")
-	o.only("attn_cfg", "{}")
-	c.lm.Vocab = o.size("vocab_size", 50277, 1)
-	if multiple := o.size("pad_vocab_size_multiple", 8, 1); c.lm.Vocab%multiple != 0 {
+	o.Truth(residual, true)
+	o.Truth("fused_add_norm", true) // how it is computed, not what
+	o.Only("rms_norm", "true")
+	o.Only("d_intermediate", "0")
+	o.Only("attn_layer_idx", "[]")
+	o.Only("attn_cfg", "{}")
+	c.lm.Vocab = o.Size("vocab_size", 50277, 1)
+	if multiple := o.Size("pad_vocab_size_multiple", 8, 1); c.lm.Vocab%multiple != 0 {
 		c.lm.Vocab += multiple - c.lm.Vocab%multiple
 	}
-	ssm := o.part("ssm_cfg")
-	c.lm.DState = ssm.size("d_state", 16, 1)
-	c.lm.DConv = ssm.size("d_conv", 4, 1)
+	ssm := options{o.Part("ssm_cfg")}
+	c.lm.DState = ssm.Size("d_state", 16, 1)
+	c.lm.DConv = ssm.Size("d_conv", 4, 1)
 	c.lm.DtRank = ssm.rank("dt_rank", c.lm.DModel)
-	c.lm.Bias = ssm.truth("bias", false)
-	c.lm.NoConvBias = !ssm.truth("conv_bias", true)
+	c.lm.Bias = ssm.Truth("bias", false)
+	c.lm.NoConvBias = !ssm.Truth("conv_bias", true)
 	ssm.expand(c)
 	ssm.steps(c, "dt_min", "dt_max", "dt_scale", "dt_init_floor")
 	ssm.finish()
@@ -128,36 +142,36 @@ func originalConfig(o *options) *config {
 }
 
 // finish reads what is left of an ssm_cfg.
-func (o *options) finish() {
-	o.only("layer", `"Mamba1"`)
-	o.ignore("dt_min dt_max dt_init dt_scale dt_init_floor use_fast_path")
-	o.unknown()
+func (o options) finish() {
+	o.Only("layer", `"Mamba1"`)
+	o.Ignore("dt_min dt_max dt_init dt_scale dt_init_floor use_fast_path")
+	o.Unknown()
 }
 
 // expand reads the channels inside a block, as a multiple of the model's width.
-func (o *options) expand(c *config) {
-	c.lm.Expand = o.size("expand", 2, 1)
-	if c.lm.Expand > maxSize/c.lm.DModel {
-		o.fail("expand", fmt.Sprintf("at most %d channels inside a block", maxSize))
+func (o options) expand(c *config) {
+	c.lm.Expand = o.Size("expand", 2, 1)
+	if c.lm.Expand > jsonoptions.MaxSize/c.lm.DModel {
+		o.Fail("expand", fmt.Sprintf("at most %d channels inside a block", jsonoptions.MaxSize))
 		c.lm.Expand = 1
 	}
 }
 
 // steps reads the range that the steps Δ start in, which a trained model has left behind.
-func (o *options) steps(c *config, low, high, scale, floor string) {
-	c.lm.DtMin = o.positive(low, 0.001)
-	c.lm.DtMax = o.positive(high, 0.1)
-	c.lm.DtScale = o.positive(scale, 1)
-	c.lm.DtInitFloor = o.positive(floor, 1e-4)
+func (o options) steps(c *config, low, high, scale, floor string) {
+	c.lm.DtMin = o.Positive(low, 0.001)
+	c.lm.DtMax = o.Positive(high, 0.1)
+	c.lm.DtScale = o.Positive(scale, 1)
+	c.lm.DtInitFloor = o.Positive(floor, 1e-4)
 	if c.lm.DtMin > c.lm.DtMax {
-		o.fail(low, "at most "+high)
+		o.Fail(low, "at most "+high)
 	}
 }
 
 // same holds a field, if it is there, against a size that is known already.
-func (o *options) same(name string, size int) {
-	if o.has(name) && o.size(name, size, 0) != size {
-		o.fail(name, fmt.Sprintf("%d as in the rest of the configuration", size))
+func (o options) same(name string, size int) {
+	if o.Has(name) && o.Size(name, size, 0) != size {
+		o.Fail(name, fmt.Sprintf("%d as in the rest of the configuration", size))
 	}
 }
 

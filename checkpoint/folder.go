@@ -36,13 +36,13 @@ func (f *folder) close() error { return f.root.Close() }
 
 // open returns a file of the directory. The error is fs.ErrNotExist if there is none.
 //
-// A save that was interrupted after its commit has left files in the folder named committed: they are newer than those of
-// the same name in the directory itself.
+// A save that was interrupted after its commit has left files in the folder tensorfile.Committed. They are newer than those of the
+// same name in the directory itself.
 func (f *folder) open(name string) (*os.File, error) {
 	if name != path.Base(name) || strings.ContainsAny(name, `/\`) || !filepath.IsLocal(name) {
 		return nil, fmt.Errorf("%q is no name of a file in the directory", name)
 	}
-	for _, folder := range f.folders() {
+	for _, folder := range tensorfile.Places(f.root) {
 		file, err := f.openPath(folder + name)
 		if !errors.Is(err, fs.ErrNotExist) {
 			return file, err
@@ -78,14 +78,6 @@ func (f *folder) blob(link string) (string, bool) {
 	}
 	name, ok := strings.CutPrefix(filepath.ToSlash(target), "../../blobs/")
 	return name, ok && name == path.Base(name) && filepath.IsLocal(name)
-}
-
-// folders returns where files may be, the newest first, as beginnings of their paths.
-func (f *folder) folders() []string {
-	if info, err := f.root.Lstat(committed); err == nil && info.IsDir() { // a symbolic link is not ours
-		return []string{committed + "/", ""}
-	}
-	return []string{""}
 }
 
 func (f *folder) exists(p string) bool {

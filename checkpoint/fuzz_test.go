@@ -6,6 +6,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/gomamba/mamba/internal/jsonoptions"
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
@@ -93,7 +94,7 @@ func FuzzConfig(f *testing.F) {
 			return
 		}
 		for _, n := range []int{c.lm.DModel, c.lm.NLayer, c.lm.DState, c.lm.DConv, c.lm.Expand, c.lm.DtRank, c.lm.Vocab, inner(c.lm.Config)} {
-			if n < 1 || n > 2*maxSize {
+			if n < 1 || n > 2*jsonoptions.MaxSize {
 				t.Fatalf("%+v", c.lm)
 			}
 		}

@@ -81,50 +81,36 @@ func (r *Reader) open() error {
 		return err
 	}
 	defer f.close()
-	for range 1000 { // each round but the last saw a whole Save
-		before, text, err := f.config()
-		if err != nil {
+	return tensorfile.Together(f.identity, func() error {
+		if err := r.Close(); err != nil { // the files of the round before
 			return err
 		}
-		opened := r.openAll(f, text)
-		after, _, err := f.config()
-		if err != nil {
-			return err
-		}
-		if before == nil && after == nil || before != nil && after != nil && os.SameFile(before, after) {
-			return opened
-		}
-		if err := r.Close(); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("%s changes all the time", configFile)
+		return r.openAll(f)
+	})
 }
 
-// config returns the configuration file and its text, nil if there is none.
-func (f *folder) config() (os.FileInfo, []byte, error) {
+// identity describes config.json, which every Save replaces. It returns nil if there is none.
+func (f *folder) identity() (os.FileInfo, error) {
 	file, err := f.open(configFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil
+		return nil, nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	info, err := file.Stat()
-	var text []byte
-	if err == nil {
-		text, err = tensorfile.ReadAll(file, configFile, 1<<20)
-	}
-	return info, text, errors.Join(err, file.Close())
+	return info, errors.Join(err, file.Close())
 }
 
-// openAll opens the weights, for the configuration text, or nil if there is none.
-func (r *Reader) openAll(f *folder, text []byte) (err error) {
-	r.config = nil
-	if text != nil {
-		if r.config, err = parseConfig(text); err != nil {
-			return err
-		}
+func (r *Reader) openAll(f *folder) error {
+	text, err := f.read(configFile, 1<<20)
+	if err == nil {
+		r.config, err = parseConfig(text)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		r.config, err = nil, nil
+	}
+	if err != nil {
+		return err
 	}
 	name, err := f.weights()
 	if err != nil {
@@ -163,7 +149,7 @@ var weightFiles = []string{
 
 // weights returns the file that has the weights, or the list of their files.
 func (f *folder) weights() (string, error) {
-	for _, folder := range f.folders() {
+	for _, folder := range tensorfile.Places(f.root) {
 		for _, name := range weightFiles {
 			if f.exists(folder + name) {
 				return name, nil

@@ -6,21 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 	"regexp"
-	"strings"
 
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
-)
-
-// A save is prepared in a folder within the directory, whose name is unfinished and a random number. Renaming that folder to
-// committed is the one step that makes the save count. Before it, readers see the old checkpoint. After it, they take the files in
-// committed in place of those of the same name in the directory (folder.open). Then the files are moved into place.
-const (
-	unfinished = ".checkpoint.tmp-"
-	committed  = ".checkpoint.new"
 )
 
 const (
@@ -103,106 +93,34 @@ func save(dir string, config []byte, names []string, params layer.Params, metada
 	if err != nil {
 		return err
 	}
-	if err := tensorfile.MakeFolder(dir); err != nil {
-		return err
+	files := []tensorfile.NewFile{{Name: weightsFile, Write: func(w io.Writer) error { return tensorfile.Write(w, metadata, weights) }}}
+	if config != nil {
+		files = append(files, tensorfile.NewFile{Name: configFile, Write: func(w io.Writer) error {
+			_, err := w.Write(config)
+			return err
+		}})
 	}
-	lock, err := tensorfile.Acquire(filepath.Join(dir, "checkpoint"))
+	lock, err := tensorfile.AcquireFolder(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Release()) }()
 	return lock.Do(func(d *tensorfile.Folder) error {
-		if err := finish(d); err != nil { // what an earlier save committed and could not finish
-			return err
-		}
-		if config == nil {
-			if _, err := d.Lstat(configFile); err == nil {
+		for _, name := range []string{configFile, tensorfile.Committed + "/" + configFile} {
+			if _, err := d.Lstat(name); err == nil && config == nil {
 				return fmt.Errorf("%s exists and describes another model, want a directory without it", configFile)
 			}
 		}
-		all, err := d.Names()
-		if err != nil {
+		if err := d.ReplaceAll(files...); err != nil {
 			return err
 		}
-		for _, name := range all { // what earlier saves left without a commit
-			if strings.HasPrefix(name, unfinished) {
-				if err := d.RemoveAll(name); err != nil {
-					return err
-				}
-			}
-		}
-		prepared := unfinished + tensorfile.RandomName()
-		if err := d.Mkdir(prepared); err != nil {
-			return err
-		}
-		err = prepare(d, prepared, config, func(w io.Writer) error { return tensorfile.Write(w, metadata, weights) })
-		if err == nil {
-			err = d.Rename(prepared, committed)
-		}
-		if err != nil {
-			return errors.Join(err, d.RemoveAll(prepared))
-		}
-		if err := d.Sync(); err != nil {
-			return err
-		}
-		return finish(d)
+		return removeShards(d)
 	})
-}
-
-// prepare writes the files of a checkpoint to a folder and syncs them.
-func prepare(d *tensorfile.Folder, name string, config []byte, weights func(io.Writer) error) error {
-	in, err := d.Open(name)
-	if err != nil {
-		return err
-	}
-	if config != nil {
-		err = in.Create(configFile, func(w io.Writer) error {
-			_, err := w.Write(config)
-			return err
-		})
-	}
-	if err == nil {
-		err = in.Create(weightsFile, weights)
-	}
-	if err == nil {
-		err = in.Sync()
-	}
-	return errors.Join(err, in.Close())
-}
-
-// finish moves the files of a committed save into place. It may be interrupted and done again.
-func finish(d *tensorfile.Folder) error {
-	in, err := d.Open(committed) // an error for a symbolic link, whose target is not ours
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	_, err = in.Lstat(weightsFile)
-	if err := in.Close(); err != nil {
-		return err
-	}
-	if err == nil {
-		if err := removeShards(d); err != nil {
-			return err
-		}
-	}
-	for _, name := range []string{weightsFile, configFile} {
-		err := d.Rename(committed+"/"+name, name)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // moved already
-			return err
-		}
-	}
-	if err := d.Sync(); err != nil {
-		return err
-	}
-	return d.Remove(committed)
 }
 
 var shardName = regexp.MustCompile(`^model-\d+-of-\d+\.safetensors$`)
 
-// removeShards removes the shards of the checkpoint that is replaced, and their index.
+// removeShards removes the shards of a checkpoint that was replaced, and their index. Until then readers prefer model.safetensors.
 func removeShards(d *tensorfile.Folder) error {
 	text, err := d.ReadFile(indexFile, maxIndex)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -191,29 +191,29 @@ func TestInterruptedSave(t *testing.T) {
 	}{
 		{"while it is written", map[string]string{
 			configFile: in(oldFiles, configFile), weightsFile: in(oldFiles, weightsFile),
-			in(unfinished+"1", configFile): in(freshFiles, configFile),
+			in(".checkpoint.tmp-1", configFile): in(freshFiles, configFile),
 		}, old},
 		{"before its commit", map[string]string{
 			configFile: in(oldFiles, configFile), weightsFile: in(oldFiles, weightsFile),
-			in(unfinished+"1", configFile): in(freshFiles, configFile), in(unfinished+"1", weightsFile): in(freshFiles, weightsFile),
+			in(".checkpoint.tmp-1", configFile): in(freshFiles, configFile), in(".checkpoint.tmp-1", weightsFile): in(freshFiles, weightsFile),
 		}, old},
 		{"after its commit", map[string]string{
 			configFile: in(oldFiles, configFile), weightsFile: in(oldFiles, weightsFile),
-			in(committed, configFile): in(freshFiles, configFile), in(committed, weightsFile): in(freshFiles, weightsFile),
+			in(tensorfile.Committed, configFile): in(freshFiles, configFile), in(tensorfile.Committed, weightsFile): in(freshFiles, weightsFile),
 		}, fresh},
 		{"after the first move", map[string]string{
 			configFile: in(oldFiles, configFile), weightsFile: in(freshFiles, weightsFile),
-			in(committed, configFile): in(freshFiles, configFile),
+			in(tensorfile.Committed, configFile): in(freshFiles, configFile),
 		}, fresh},
 		{"after the second move", map[string]string{
-			configFile: in(freshFiles, configFile), weightsFile: in(freshFiles, weightsFile), committed: "",
+			configFile: in(freshFiles, configFile), weightsFile: in(freshFiles, weightsFile), tensorfile.Committed: "",
 		}, fresh},
 		{"the first of all", map[string]string{
-			in(committed, configFile): in(freshFiles, configFile), in(committed, weightsFile): in(freshFiles, weightsFile),
+			in(tensorfile.Committed, configFile): in(freshFiles, configFile), in(tensorfile.Committed, weightsFile): in(freshFiles, weightsFile),
 		}, fresh},
 		{"over shards", map[string]string{
 			configFile: in(sharded, configFile), weightsFile + ".index.json": in(sharded, weightsFile+".index.json"),
-			in(committed, configFile): in(freshFiles, configFile), in(committed, weightsFile): in(freshFiles, weightsFile),
+			in(tensorfile.Committed, configFile): in(freshFiles, configFile), in(tensorfile.Committed, weightsFile): in(freshFiles, weightsFile),
 		}, fresh},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -239,7 +239,7 @@ func TestInterruptedSave(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := errors.Join(finish(d), d.Close()); err != nil {
+			if err := errors.Join(d.Finish(), d.Close()); err != nil {
 				t.Fatal(err)
 			}
 			if got, err = Load(dir); err != nil {

@@ -12,47 +12,82 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// LoRA is an update of low rank of a weight W (out, in), which the model uses as W + Scale·B·A (Hu et al., "LoRA: Low-Rank
+// LoRA is an update of low rank of a weight W (out, in). The model uses W + Scale·B·A in place of W (Hu et al., "LoRA: Low-Rank
 // Adaptation of Large Language Models", section 4.1).
 type LoRA struct {
-	A     *Param // "lora_A.weight" (rank, in); starts uniform within ±1/√in
-	B     *Param // "lora_B.weight" (out, rank); starts at zero, so that the model starts as it was
+	A     *Param // "lora_A.weight" (rank, in); starts uniform between -1/√in and 1/√in
+	B     *Param // "lora_B.weight" (out, rank); starts at zero, so the model starts as it was
 	Scale float64
 }
 
-// LoRAConfig says which weights get an update, and of what rank. The names are those of the peft library.
+// LoRAConfig says which weights get an update, and of which rank. The names are those of the peft library.
 type LoRAConfig struct {
 	Rank    int      // required
-	Alpha   float64  // Scale is Alpha/Rank; Rank by default
-	Targets []string // names of layers, the last part before ".weight"; by default LoRATargets
+	Alpha   float64  // Scale is Alpha/Rank; by default Rank
+	Targets []string // layers, by their full names or the last parts of them, as "in_proj" or "mixer.in_proj"; by default LoRATargets
 	Seed    uint64   // of A
+
+	// Start, if it is not nil, sets the values of A and B, which it gets in turn for each weight. An error of Start is returned, and
+	// the weights stay as they were.
+	Start func(added Params) error
 }
 
 // LoRATargets are the projections of a Mamba block.
 var LoRATargets = []string{"in_proj", "x_proj", "dt_proj", "out_proj"}
 
-// AddLoRA gives an update to each of the weights that belongs to a target, freezes all of the weights, and returns the
-// updates' own weights, A and B in turn, which Trainable returns as well. Graphs that are built from then on use the updated
-// weights wherever they used the weights; those built before do not change.
+// AddLoRA gives an update to each weight that belongs to a target, freezes all weights, and returns the weights of the updates, A
+// and B in turn. Trainable returns them too. Graphs that are built from then on use the updated weights. Graphs that were built
+// before do not change.
 //
-// It is an error, and nothing changes, if the rank is not positive, if no weight belongs to a target, or if one of those has
-// an update already or is no matrix.
+// It is an error, and nothing changes, if the rank or alpha is not positive, if no weight belongs to a target, or if a target's weight
+// has an update already or is not a matrix.
 func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
-	if cfg.Rank < 1 {
-		return nil, fmt.Errorf("layer: LoRA: Rank is %d, want at least 1", cfg.Rank)
+	targets, err := p.TargetsOf(cfg)
+	if err != nil {
+		return nil, err
 	}
 	if cfg.Alpha == 0 {
 		cfg.Alpha = float64(cfg.Rank)
 	}
-	if !(cfg.Alpha > 0) || math.IsInf(cfg.Alpha, 1) {
+	var added Params
+	updates := make([]*LoRA, len(targets))
+	for i, w := range targets {
+		updates[i] = newLoRA(w, cfg)
+		added = append(added, updates[i].A, updates[i].B)
+	}
+	if cfg.Start != nil {
+		if err := cfg.Start(added); err != nil {
+			return nil, err
+		}
+	}
+	for i, w := range targets {
+		if w.device != nil {
+			if err := added[2*i : 2*i+2].ToDevice(w.device.Context()); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for i, w := range targets {
+		w.lora = updates[i]
+	}
+	p.Freeze()
+	return added, nil
+}
+
+// TargetsOf returns the weights that AddLoRA would give an update to, or the error that it would return. It changes nothing.
+func (p Params) TargetsOf(cfg LoRAConfig) (targets Params, err error) {
+	if cfg.Rank < 1 {
+		return nil, fmt.Errorf("layer: LoRA: Rank is %d, want at least 1", cfg.Rank)
+	}
+	if !(cfg.Alpha >= 0) || math.IsInf(cfg.Alpha, 1) {
 		return nil, fmt.Errorf("layer: LoRA: Alpha is %v, want a positive number", cfg.Alpha)
 	}
 	if cfg.Targets == nil {
 		cfg.Targets = LoRATargets
 	}
-	var targets Params
 	for _, w := range p {
-		if !slices.Contains(cfg.Targets, target(w.Name)) {
+		l, ok := strings.CutSuffix(w.Name, ".weight")
+		if !ok || !slices.ContainsFunc(cfg.Targets, func(t string) bool { return l == t || strings.HasSuffix(l, "."+t) }) {
 			continue
 		}
 		if w.lora != nil {
@@ -66,41 +101,21 @@ func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 	if len(targets) == 0 {
 		return nil, fmt.Errorf("layer: LoRA: none of %d weights belongs to a layer of the names %s", len(p), strings.Join(cfg.Targets, ", "))
 	}
-	var added Params
-	updates := make([]*LoRA, len(targets))
-	for i, w := range targets {
-		l := newLoRA(w, cfg)
-		both := Params{l.A, l.B}
-		if w.device != nil {
-			if err := both.ToDevice(w.device.Context()); err != nil {
-				return nil, err
-			}
-		}
-		updates[i], added = l, append(added, both...)
-	}
-	for i, w := range targets {
-		w.lora = updates[i]
-	}
-	p.Freeze()
-	return added, nil
+	return targets, nil
 }
 
-// target returns the last part of the name of a weight's layer, "in_proj" for "layers.0.mixer.in_proj.weight".
-func target(name string) string {
-	l, ok := strings.CutSuffix(name, ".weight")
-	if !ok {
-		return ""
-	}
-	return l[strings.LastIndex(l, ".")+1:]
+// LoRAShapes returns the names and shapes of the A and B that a weight (out, in) gets from AddLoRA with a rank.
+func (p *Param) LoRAShapes(rank int) (names [2]string, shapes [2]tensor.Shape) {
+	l, s := strings.TrimSuffix(p.Name, ".weight"), p.Value.Shape()
+	return [2]string{Join(l, "lora_A.weight"), Join(l, "lora_B.weight")}, [2]tensor.Shape{{rank, s[1]}, {s[0], rank}}
 }
 
 func newLoRA(w *Param, cfg LoRAConfig) *LoRA {
-	l, s := strings.TrimSuffix(w.Name, ".weight"), w.Value.Shape()
-	a, b := Join(l, "lora_A.weight"), Join(l, "lora_B.weight")
+	names, shapes := w.LoRAShapes(cfg.Rank)
 	o := Options{Dtype: w.Value.Dtype(), Seed: cfg.Seed}
 	return &LoRA{
-		A:     NewParam(a, o.New(Uniform(o.Rand(a), 1/math.Sqrt(float64(s[1]))), cfg.Rank, s[1]), true),
-		B:     NewParam(b, o.New(Constant(0), s[0], cfg.Rank), true),
+		A:     NewParam(names[0], o.New(Uniform(o.Rand(names[0]), 1/math.Sqrt(float64(shapes[0][1]))), shapes[0]...), true),
+		B:     NewParam(names[1], o.New(Constant(0), shapes[1]...), true),
 		Scale: cfg.Alpha / float64(cfg.Rank),
 	}
 }
@@ -108,9 +123,8 @@ func newLoRA(w *Param, cfg LoRAConfig) *LoRA {
 // LoRA returns the weight's update, nil if it has none.
 func (p *Param) LoRA() *LoRA { return p.lora }
 
-// Effective returns the node of the weight as a layer is to use it: the weight's own, or that of its sum with its update.
-// Layers ask for this one; solvers, for those of Trainable. On a device a weight that has an update and is Frozen by now gets no
-// gradient.
+// Effective returns the node of the weight as layers use it: the weight itself, or its sum with its update. Solvers use the weights of
+// Trainable instead. On a device, a weight that has an update and is Frozen now gets no gradient.
 func (p *Param) Effective(g *G.ExprGraph) (*G.Node, error) {
 	w, l := p.Node(g), p.lora
 	switch {
@@ -122,9 +136,12 @@ func (p *Param) Effective(g *G.ExprGraph) (*G.Node, error) {
 	return op.LowRank(w, l.A.Node(g), l.B.Node(g), l.Scale)
 }
 
-// MergeLoRA adds the updates to their weights, and removes them: the model computes the same as before, bit for bit, without
-// the updates' cost, and can be saved like any other. The weights stay frozen. It returns how many there were. Graphs built
-// before go on as they are, their updates zero.
+// MergeLoRA adds the updates to their weights and removes them. The model computes the same as before, bit for bit, without the cost
+// of the updates, and can be saved like any other model. The weights stay frozen. MergeLoRA returns the number of merged updates.
+// Graphs that were built before compute the same too: their updates are zero.
+//
+// After an error each weight is as before the call or merged, as merged says in the order of the weights, and the model computes the
+// same as before. Call MergeLoRA again for the rest.
 func (p Params) MergeLoRA() (merged int, err error) {
 	for _, w := range p {
 		if w.lora == nil {
@@ -138,14 +155,14 @@ func (p Params) MergeLoRA() (merged int, err error) {
 	return merged, nil
 }
 
-// RemoveLoRA removes the updates without a trace: the weights are what they were, and not frozen any more.
+// RemoveLoRA removes the updates and unfreezes all weights. The weights have the values that they had before AddLoRA.
 func (p Params) RemoveLoRA() {
 	for _, w := range p {
 		w.lora, w.Frozen = nil, false
 	}
 }
 
-// merge runs the operator that the model would: so the sums are the same.
+// merge runs the operator that the model would run, so that the sums are the same.
 func (p *Param) merge() error {
 	g := G.NewGraph()
 	n, err := p.Effective(g)

@@ -1,111 +1,76 @@
 package nn
 
 import (
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"maps"
+	"slices"
 
-	"github.com/nlpodyssey/safetensors"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
 // sequenceFormat is what a file of a sequence says that it is.
-const sequenceFormat = "gomamba sequence 1"
+const sequenceFormat = "gomamba sequence 2"
 
-// Save writes the sequence to a file, for LoadSequence: beside it first, and renamed when it is complete. The file is in the
-// safetensors format. It holds the state of the layers as layers.i.conv (d_conv-1, d_inner) and layers.i.scan (d_inner,
-// d_state), the tokens pending and seen, and in its metadata the format and the random source.
+// Save writes the sequence to a file, for LoadSequence. The file is in the safetensors format, with a checksum. It holds the state of
+// the layers as layers.i.conv (d_conv-1, d_inner) and layers.i.scan (d_inner, d_state), the tokens pending and seen, and in its
+// metadata the format and the random source.
+//
+// The file is replaced as a whole: a program or machine that stops at any moment leaves the old file or the new one. It is an error
+// if another process is writing the file.
 func (s *Sequence) Save(path string) error {
-	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("nn: save sequence: %w", err)
-	}
-	if err = s.write(file); err == nil {
-		err = file.Chmod(0o644) // as any other file that a user makes
-	}
-	if err == nil {
-		err = file.Sync() // a name must not be on the disk before what it names
-	}
-	if wrong := file.Close(); err == nil {
-		err = wrong
-	}
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		os.Remove(file.Name())
+	if err := tensorfile.Replace(path, s.write); err != nil {
 		return fmt.Errorf("nn: save sequence: %w", err)
 	}
 	return nil
 }
 
 func (s *Sequence) write(w io.Writer) error {
-	views := map[string]safetensors.TensorView{}
-	add := func(name string, dt safetensors.DType, data []byte, shape ...int) error {
-		sizes := make([]uint64, len(shape))
-		for i, n := range shape {
-			sizes[i] = uint64(n)
-		}
-		view, err := safetensors.NewTensorView(dt, sizes, data)
-		views[name] = view
-		return err
+	var arrays []tensorfile.Array
+	for _, name := range slices.Sorted(maps.Keys(s.state)) {
+		v := s.state[name]
+		arrays = append(arrays, tensorfile.Array{Name: name, Shape: v.Shape(), Data: v.Data()})
 	}
-	for name, v := range s.state {
-		dt := safetensors.F32
-		if v.Dtype() == tensor.Float64 {
-			dt = safetensors.F64
+	for _, part := range []struct {
+		name   string
+		tokens []int
+	}{{"pending", s.pending}, {"seen", s.seen.tokens()}} {
+		tokens := make([]int64, len(part.tokens))
+		for i, token := range part.tokens {
+			tokens[i] = int64(token)
 		}
-		data, err := binary.Append(nil, binary.LittleEndian, v.Data())
-		if err == nil {
-			err = add(name, dt, data, v.Shape()...)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	for name, tokens := range map[string][]int{"pending": s.pending, "seen": s.seen.tokens()} {
-		var data []byte
-		for _, token := range tokens {
-			data = binary.LittleEndian.AppendUint64(data, uint64(token))
-		}
-		if err := add(name, safetensors.I64, data, len(tokens)); err != nil {
-			return err
-		}
+		arrays = append(arrays, tensorfile.Array{Name: part.name, Shape: []int{len(tokens)}, Data: tokens})
 	}
 	random, err := s.random.MarshalBinary()
 	if err != nil {
 		return err
 	}
-	return safetensors.SerializeToWriter(views, map[string]string{"format": sequenceFormat, "random": hex.EncodeToString(random)}, w)
+	return tensorfile.WriteSealed(w, map[string]string{"format": sequenceFormat, "random": hex.EncodeToString(random)}, arrays)
 }
 
-// LoadSequence reads what Save has written, bit for bit. A file that is something else, or not whole, is an error; whether
-// the sequence fits a model is found out when a Generator goes on with it.
+// LoadSequence reads a file that Save wrote, bit for bit. Any other file, or one that has changed since, is an error. Whether the
+// sequence fits a model is checked when a Generator continues it.
 func LoadSequence(path string) (*Sequence, error) {
-	data, err := os.ReadFile(path)
+	f, err := tensorfile.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("nn: load sequence: %w", err)
 	}
+	defer f.Close()
 	s := new(Sequence)
-	if err := s.parse(data); err != nil {
+	if err := s.parse(f); err != nil {
 		return nil, fmt.Errorf("nn: load sequence: %s: %w", path, err)
 	}
 	return s, nil
 }
 
-func (s *Sequence) parse(data []byte) error {
-	_, header, err := safetensors.ReadMetadata(data)
-	if err != nil {
+func (s *Sequence) parse(f *tensorfile.File) error {
+	if err := f.Check(); err != nil {
 		return err
 	}
-	file, err := safetensors.Deserialize(data)
-	if err != nil {
-		return err
-	}
-	meta := header.Metadata()
+	meta := f.Metadata
 	if meta["format"] != sequenceFormat {
 		return fmt.Errorf("its format is %q, want %q", meta["format"], sequenceFormat)
 	}
@@ -116,24 +81,23 @@ func (s *Sequence) parse(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("random is %q, want what a source of math/rand/v2 has written", meta["random"])
 	}
-	for _, t := range file.Tensors() {
-		switch t.Name {
-		case "pending":
-			if s.pending, err = parseTokens(t.Name, t.TensorView); err != nil {
-				return err
-			}
-		case "seen":
-			tokens, err := parseTokens(t.Name, t.TensorView)
-			if err != nil {
-				return err
-			}
-			for _, token := range tokens {
-				s.seen.add(token)
-			}
-		default:
-			if err := s.parseState(t.Name, t.TensorView); err != nil {
-				return err
-			}
+	tensors := f.ByName()
+	for _, name := range []string{"pending", "seen"} {
+		tokens, err := parseTokens(name, tensors[name])
+		if err != nil {
+			return err
+		}
+		if delete(tensors, name); name == "pending" {
+			s.pending = tokens
+			continue
+		}
+		for _, token := range tokens {
+			s.seen.add(token)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(tensors)) {
+		if err := s.parseState(tensors[name]); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -142,43 +106,46 @@ func (s *Sequence) parse(data []byte) error {
 // maxVocab bounds the set of tokens that are seen, whose size is that of the largest.
 const maxVocab = 1 << 28
 
-func parseTokens(name string, t safetensors.TensorView) (tokens []int, err error) {
-	if t.DType() != safetensors.I64 || len(t.Shape()) != 1 {
-		return nil, fmt.Errorf("%s is of %v %v, want a vector of int64", name, t.DType(), t.Shape())
+func parseTokens(name string, t *tensorfile.Tensor) ([]int, error) {
+	if t == nil {
+		return nil, fmt.Errorf("%s is missing", name)
 	}
-	for data := t.Data(); len(data) > 0; data = data[8:] {
-		token := binary.LittleEndian.Uint64(data)
-		if token >= maxVocab {
-			return nil, fmt.Errorf("%s[%d] is %d, want 0 to %d", name, len(tokens), int64(token), maxVocab-1)
+	if t.Dtype != tensorfile.Int64 || len(t.Shape) != 1 {
+		return nil, fmt.Errorf("%s is of %v %v, want a vector of int64", name, t.Dtype, t.Shape)
+	}
+	numbers := make([]int64, t.Shape[0])
+	if err := tensorfile.Copy([]tensorfile.Job{{From: t, To: numbers}}); err != nil {
+		return nil, err
+	}
+	var tokens []int
+	for i, token := range numbers {
+		if token < 0 || token >= maxVocab {
+			return nil, fmt.Errorf("%s[%d] is %d, want 0 to %d", name, i, token, maxVocab-1)
 		}
 		tokens = append(tokens, int(token))
 	}
 	return tokens, nil
 }
 
-func (s *Sequence) parseState(name string, t safetensors.TensorView) error {
-	if n := len(t.Shape()); n < 1 || n > 2 || len(t.Data()) == 0 {
-		return fmt.Errorf("%s has shape %v, want one axis or two", name, t.Shape())
+func (s *Sequence) parseState(t *tensorfile.Tensor) error {
+	if n := len(t.Shape); n < 1 || n > 2 || t.Size == 0 {
+		return fmt.Errorf("%s has shape %v, want one axis or two", t.Name, t.Shape)
 	}
-	var shape tensor.Shape
-	for _, size := range t.Shape() {
-		shape = append(shape, int(size))
-	}
-	var backing any
-	switch t.DType() {
-	case safetensors.F32:
-		backing = make([]float32, shape.TotalSize())
-	case safetensors.F64:
-		backing = make([]float64, shape.TotalSize())
+	dt := tensor.Float32
+	switch t.Dtype {
+	case tensorfile.Float32:
+	case tensorfile.Float64:
+		dt = tensor.Float64
 	default:
-		return fmt.Errorf("%s is of %v, want float32 or float64", name, t.DType())
+		return fmt.Errorf("%s is of %v, want float32 or float64", t.Name, t.Dtype)
 	}
-	if _, err := binary.Decode(t.Data(), binary.LittleEndian, backing); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	v := tensor.New(tensor.WithShape(t.Shape...), tensor.Of(dt))
+	if err := tensorfile.Copy([]tensorfile.Job{{From: t, To: v.Data()}}); err != nil {
+		return err
 	}
 	if s.state == nil {
 		s.state = map[string]*tensor.Dense{}
 	}
-	s.state[name] = tensor.New(tensor.WithShape(shape...), tensor.WithBacking(backing))
+	s.state[t.Name] = v
 	return nil
 }

@@ -2,6 +2,7 @@ package nn
 
 import (
 	"bytes"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"testing"
 
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
 // A sequence that goes on from its state, in memory or from a file, with the same Generator or another, is the one that was
@@ -186,23 +189,71 @@ func TestLoadSequenceErrors(t *testing.T) {
 			t.Fatalf("%d of %d bytes are no error", n, len(file))
 		}
 	}
-	change := func(from, to string) []byte {
-		if len(from) != len(to) || bytes.Count(file, []byte(from)) != 1 {
-			t.Fatalf("%q is there %d times", from, bytes.Count(file, []byte(from)))
+	for i := range file { // one bit, anywhere
+		damaged := bytes.Clone(file)
+		damaged[i] ^= 1 << (i % 8)
+		f, err := tensorfile.Read(tensorfile.Memory(damaged), int64(len(damaged)))
+		if err == nil {
+			err = new(Sequence).parse(f)
 		}
-		return bytes.ReplaceAll(file, []byte(from), []byte(to))
+		if err == nil {
+			t.Fatalf("bit %d of byte %d is turned, and there is no error", i%8, i)
+		}
 	}
-	random := file[bytes.Index(file, []byte(`"random":"`))+10:][:8]
+	good := must(tensorfile.Read(tensorfile.Memory(file), int64(len(file))))
+	// sealed returns a file with other contents, and with a checksum of them.
+	sealed := func(change func(metadata map[string]string, arrays map[string]*tensorfile.Array)) []byte {
+		metadata, arrays := maps.Clone(good.Metadata), map[string]*tensorfile.Array{}
+		delete(metadata, "sha256")
+		for name, f := range good.ByName() {
+			a := &tensorfile.Array{Name: name, Shape: f.Shape}
+			if f.Dtype == tensorfile.Int64 {
+				a.Data = make([]int64, f.Size/8)
+			} else {
+				a.Data = make([]float32, f.Size/4)
+			}
+			if err := tensorfile.Copy([]tensorfile.Job{{From: f, To: a.Data}}); err != nil {
+				t.Fatal(err)
+			}
+			arrays[name] = a
+		}
+		change(metadata, arrays)
+		var all []tensorfile.Array
+		for _, name := range slices.Sorted(maps.Keys(arrays)) {
+			all = append(all, *arrays[name])
+		}
+		var out bytes.Buffer
+		if err := tensorfile.WriteSealed(&out, metadata, all); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	type (
+		notes = map[string]string
+		parts = map[string]*tensorfile.Array
+	)
+	var unsealed bytes.Buffer
+	if err := tensorfile.Write(&unsealed, map[string]string{"format": "gomamba sequence 1", "random": good.Metadata["random"]}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := load(sealed(func(notes, parts) {})); err != nil {
+		t.Error(err)
+	}
 	for _, c := range []struct {
 		data []byte
 		want string
 	}{
-		{change("gomamba sequence 1", "gomamba sequence 9"), `: its format is "gomamba sequence 9", want "gomamba sequence 1"`},
-		{change(string(random), "zzzzzzzz"), ": random is "},
-		{change(`"layers.0.scan":{"dtype":"F32"`, `"layers.0.scan":{"dtype":"I32"`), ": layers.0.scan is of I32, want float32 or float64"},
-		{change(`"pending":{"dtype":"I64"`, `"pending":{"dtype":"F64"`), ": pending is of F64 [1], want a vector of int64"},
-		{must(os.ReadFile(filepath.Join(tiny, "expected.safetensors"))), `: its format is "", want "gomamba sequence 1"`},
-		{nil, "header too small"},
+		{sealed(func(m notes, _ parts) { m["format"] = "gomamba sequence 9" }), `: its format is "gomamba sequence 9", want "gomamba sequence 2"`},
+		{sealed(func(m notes, _ parts) { m["random"] = "zzzzzzzz" }), ": random is "},
+		{sealed(func(_ notes, p parts) { p["layers.0.scan"].Data = make([]int64, 12*3) }), ": layers.0.scan is of I64, want float32 or float64"},
+		{sealed(func(_ notes, p parts) { p["pending"].Data = []float64{1} }), ": pending is of F64 [1], want a vector of int64"},
+		{sealed(func(_ notes, p parts) { delete(p, "pending") }), ": pending is missing"},
+		{sealed(func(_ notes, p parts) { delete(p, "seen") }), ": seen is missing"},
+		{sealed(func(_ notes, p parts) { p["pending"].Data = []int64{-1} }), ": pending[0] is -1, want 0 to 268435455"},
+		{sealed(func(_ notes, p parts) { p["pending"].Data = []int64{1 << 40} }), ": pending[0] is 1099511627776, want 0 to 268435455"},
+		{unsealed.Bytes(), ": it has no checksum: it was written before checksums existed"},
+		{must(os.ReadFile(filepath.Join(tiny, "expected.safetensors"))), ": it has no checksum"},
+		{nil, "the file has 0 bytes, too few for a header"},
 	} {
 		if err := load(c.data); err == nil || !strings.HasPrefix(err.Error(), "nn: load sequence: "+path) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v, want %s", err, c.want)
@@ -221,7 +272,8 @@ func FuzzLoadSequence(f *testing.F) {
 	f.Cleanup(func() { g.Close() })
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := new(Sequence)
-		if s.parse(data) != nil {
+		f, err := tensorfile.Read(tensorfile.Memory(data), int64(len(data)))
+		if err != nil || s.parse(f) != nil {
 			return
 		}
 		_, _ = g.Continue(t.Context(), []*Sequence{s}, nil) // a state of no numbers is an error, too

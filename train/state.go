@@ -1,254 +1,410 @@
 package train
 
 import (
-	"bufio"
+	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
+	"io/fs"
+	"maps"
 	"math"
-	"os"
-	"path/filepath"
-	"runtime"
+	"reflect"
 	"slices"
+	"strings"
 
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/tensorfile"
+	"github.com/gomamba/mamba/layer"
 )
 
-// replace writes a file so that a program or machine that dies at any moment leaves the old one whole, or the new one: beside
-// it, down to the disk, and then in its place. The file beside it has one name, so that dying again and again leaves one.
-func replace(path string, write func(io.Writer) error) (err error) {
-	beside := path + ".new"
-	f, err := os.Create(beside)
+// stateFormat is what the metadata of a state's file says that it is.
+const stateFormat = "gomamba training state 2"
+
+// state is everything that the rest of a run depends on, beside its tensors.
+type state struct {
+	Steps    int               `json:"steps"`
+	Position Position          `json:"position"`
+	Settings map[string]string `json:"settings"`
+	Run      map[string]string `json:"run"` // the trainer's own configuration: see record
+}
+
+// The names of the curve's tensors. They are no names of weights, which have no colon.
+const (
+	trainingSteps = "curve:training.steps"
+	trainingLoss  = "curve:training.loss"
+	heldOutSteps  = "curve:heldout.steps"
+	heldOutLoss   = "curve:heldout.loss"
+)
+
+func array(m Moment) tensorfile.Array {
+	return tensorfile.Array{Name: m.Name, Shape: m.Value.Shape(), Data: m.Value.Data()}
+}
+
+// writeState replaces a state file.
+func writeState(file string, s state, curve Curve, tensors []Moment) error {
+	note, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	w := bufio.NewWriterSize(f, 1<<20)
-	if err := errors.Join(write(w), w.Flush(), f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(beside))
+	var arrays []tensorfile.Array
+	for _, m := range tensors {
+		arrays = append(arrays, array(m))
 	}
-	if err := os.Rename(beside, path); err != nil {
-		return err
+	for _, part := range []struct {
+		steps, loss string
+		points      []Point
+	}{{trainingSteps, trainingLoss, curve.Training}, {heldOutSteps, heldOutLoss, curve.HeldOut}} {
+		steps, loss := make([]int64, len(part.points)), make([]float64, len(part.points))
+		for i, p := range part.points {
+			steps[i], loss[i] = int64(p.Step), p.Loss
+		}
+		shape := []int{len(part.points)}
+		arrays = append(arrays, tensorfile.Array{Name: part.steps, Shape: shape, Data: steps}, tensorfile.Array{Name: part.loss, Shape: shape, Data: loss})
 	}
-	if runtime.GOOS == "windows" { // which cannot and need not
-		return nil
-	}
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	metadata := map[string]string{"format": stateFormat, "state": string(note)}
+	return tensorfile.Replace(file, func(w io.Writer) error { return tensorfile.WriteSealed(w, metadata, arrays) })
 }
 
-// described is a tensor in the header of a safetensors file.
-type described struct {
-	Dtype   string   `json:"dtype"`
-	Shape   []int    `json:"shape"`
-	Offsets [2]int64 `json:"data_offsets"`
-}
-
-// noteKey is where a file's header has what belongs to the tensors, as JSON.
-const noteKey = "mamba"
-
-func describe(tensors []Moment) (map[string]described, error) {
-	all, end := make(map[string]described, len(tensors)), int64(0)
-	for _, t := range tensors {
-		d := described{Dtype: "F32", Shape: slices.Clone([]int(t.Value.Shape()))}
-		size := int64(4)
-		if t.Value.Dtype() == tensor.Float64 {
-			d.Dtype, size = "F64", 8
-		}
-		d.Offsets = [2]int64{end, end + size*int64(t.Value.Shape().TotalSize())}
-		end = d.Offsets[1]
-		if _, twice := all[t.Name]; twice {
-			return nil, fmt.Errorf("train: %s is there twice", t.Name)
-		}
-		all[t.Name] = d
-	}
-	return all, nil
-}
-
-// writeTensors replaces a safetensors file, with a note in its header.
-func writeTensors(path string, note any, tensors []Moment) error {
-	text, err := json.Marshal(note)
-	if err != nil {
-		return err
-	}
-	all, err := describe(tensors)
-	if err != nil {
-		return err
-	}
-	header := map[string]any{"__metadata__": map[string]string{"format": "pt", noteKey: string(text)}}
-	for name, d := range all {
-		header[name] = d
-	}
-	if text, err = json.Marshal(header); err != nil {
-		return err
-	}
-	for len(text)%8 != 0 { // the data starts at a multiple of eight
-		text = append(text, ' ')
-	}
-	return replace(path, func(w io.Writer) error {
-		if _, err := w.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(text)))); err != nil {
-			return err
-		}
-		if _, err := w.Write(text); err != nil {
-			return err
-		}
-		buffer := make([]byte, 0, pieceBytes)
-		for _, t := range tensors {
-			if err := writeNumbers(w, t.Value, buffer); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// pieceBytes is what is converted at a time: it stays in the processor's cache.
-const pieceBytes = 1 << 18
-
-func writeNumbers(w io.Writer, t *tensor.Dense, buffer []byte) error {
-	switch data := t.Data().(type) {
-	case []float32:
-		for part := range slices.Chunk(data, pieceBytes/4) {
-			b := buffer
-			for _, x := range part {
-				b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
-			}
-			if _, err := w.Write(b); err != nil {
-				return err
-			}
-		}
-	case []float64:
-		for part := range slices.Chunk(data, pieceBytes/8) {
-			b := buffer
-			for _, x := range part {
-				b = binary.LittleEndian.AppendUint64(b, math.Float64bits(x))
-			}
-			if _, err := w.Write(b); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// saved is an open file of tensors.
+// saved is an open state file that was checked: it is what writeState wrote, bit for bit.
 type saved struct {
-	file    *os.File
-	tensors map[string]described
-	start   int64 // of the data
+	*tensorfile.File
+	state state
+	curve Curve
+	rest  map[string]*tensorfile.Tensor // the tensors that are not the curve's
 }
 
-// openTensors reads the header of a file that writeTensors wrote, and decodes its note unless note is nil.
-func openTensors(path string, note any) (s *saved, err error) {
-	f, err := os.Open(path)
+// openState opens a state file and reads it, except for its weights and moments. The error is fs.ErrNotExist if there is none.
+func openState(file string) (s *saved, err error) {
+	f, err := tensorfile.Open(file)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("train: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("train: %s: %w", path, errors.Join(err, f.Close()))
+			s, err = nil, fmt.Errorf("train: %s: %w", file, errors.Join(err, f.Close()))
 		}
 	}()
-	info, err := f.Stat()
-	if err != nil {
+	if err := f.Check(); err != nil {
 		return nil, err
 	}
-	var length uint64
-	if err := binary.Read(f, binary.LittleEndian, &length); err != nil {
-		return nil, fmt.Errorf("the file has %d bytes, too few for a header", info.Size())
+	s = &saved{File: f, rest: f.ByName()}
+	if format := f.Metadata["format"]; format != stateFormat {
+		return nil, fmt.Errorf("its format is %q, want %q", format, stateFormat)
 	}
-	if length > uint64(info.Size()-8) {
-		return nil, fmt.Errorf("the header is said to have %d bytes, but the file has %d", length, info.Size())
+	if err := s.state.parse(f.Metadata["state"]); err != nil {
+		return nil, fmt.Errorf("its note: %w", err)
 	}
-	text := make([]byte, length)
-	if _, err := io.ReadFull(f, text); err != nil {
+	if s.curve.Training, err = s.points(trainingSteps, trainingLoss); err != nil {
 		return nil, err
 	}
-	var header map[string]json.RawMessage
-	if err := json.Unmarshal(text, &header); err != nil {
-		return nil, fmt.Errorf("the header: %w", err)
+	if s.curve.HeldOut, err = s.points(heldOutSteps, heldOutLoss); err != nil {
+		return nil, err
 	}
-	if note != nil {
-		var metadata map[string]string
-		if err := json.Unmarshal(header["__metadata__"], &metadata); err != nil {
-			return nil, fmt.Errorf("the header's metadata: %w", err)
-		}
-		if err := json.Unmarshal([]byte(metadata[noteKey]), note); err != nil {
-			return nil, fmt.Errorf("the header's note %s: %w", noteKey, err)
-		}
-	}
-	delete(header, "__metadata__")
-	s = &saved{file: f, tensors: map[string]described{}, start: int64(8 + length)}
-	end := s.start
-	for name, text := range header {
-		var d described
-		if err := json.Unmarshal(text, &d); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		s.tensors[name] = d
-		end = max(end, s.start+d.Offsets[1])
-	}
-	if end != info.Size() {
-		return nil, fmt.Errorf("the tensors end at byte %d, but the file has %d", end, info.Size())
+	if n := len(s.curve.Training); n != s.state.Steps {
+		return nil, fmt.Errorf("its curve has %d steps, want %d as its note says", n, s.state.Steps)
 	}
 	return s, nil
 }
 
-// read fills tensors, which have to be those of the file, all of them. Nothing is written before that is known.
-func (s *saved) read(into []Moment) error {
-	want, err := describe(into)
+// parse decodes a note, of which every field must be there, and nothing else.
+func (s *state) parse(text string) error {
+	var there map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(text), &there); err != nil {
+		return err
+	}
+	for _, name := range []string{"steps", "position", "settings", "run"} {
+		if _, ok := there[name]; !ok {
+			return fmt.Errorf("%s is missing", name)
+		}
+	}
+	d := json.NewDecoder(strings.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(s); err != nil {
+		return err
+	}
+	if s.Steps < 0 {
+		return fmt.Errorf("steps is %d, want at least 0", s.Steps)
+	}
+	again, err := json.Marshal(s) // fields that are missing in position, that are there twice, or that are written in other letters
+	if err == nil && !bytes.Equal(again, []byte(text)) {
+		err = fmt.Errorf("it is not as a Trainer writes it")
+	}
+	return err
+}
+
+// points takes one of the curves out of the tensors.
+func (s *saved) points(steps, loss string) ([]Point, error) {
+	a, b := s.rest[steps], s.rest[loss]
+	if a == nil || b == nil || len(a.Shape) != 1 || !slices.Equal(a.Shape, b.Shape) {
+		return nil, fmt.Errorf("%s and %s are not two vectors of the same length", steps, loss)
+	}
+	delete(s.rest, steps)
+	delete(s.rest, loss)
+	x, y := make([]int64, a.Shape[0]), make([]float64, a.Shape[0])
+	if err := tensorfile.Copy([]tensorfile.Job{{From: a, To: x}, {From: b, To: y}}); err != nil {
+		return nil, err
+	}
+	var points []Point // nil without any, as at the beginning of a run
+	for i := range x {
+		if x[i] < 0 || x[i] > int64(s.state.Steps) || i > 0 && x[i] <= x[i-1] {
+			return nil, fmt.Errorf("%s[%d] is %d, want more than the one before and at most %d", steps, i, x[i], s.state.Steps)
+		}
+		points = append(points, Point{int(x[i]), y[i]})
+	}
+	return points, nil
+}
+
+// match returns an error unless the file has exactly these tensors.
+func (s *saved) match(tensors []Moment) error {
+	wants := make([]tensorfile.Want, len(tensors))
+	for i, m := range tensors {
+		d := tensorfile.Float32
+		if m.Value.Dtype() == tensor.Float64 {
+			d = tensorfile.Float64
+		}
+		wants[i] = tensorfile.Want{Name: m.Name, Shape: m.Value.Shape(), Dtype: d}
+	}
+	return tensorfile.Match(s.rest, wants, func(string) bool { return true })
+}
+
+// read fills tensors that match.
+func (s *saved) read(tensors []Moment) error {
+	jobs := make([]tensorfile.Job, len(tensors))
+	for i, m := range tensors {
+		jobs[i] = tensorfile.Job{From: s.rest[m.Name], To: m.Value.Data()}
+	}
+	return tensorfile.Copy(jobs)
+}
+
+// Saved returns how many steps a file was saved after, and with which Config.Settings. It reads the whole file, and returns an error
+// if the file is not what a Trainer saved, bit for bit. The error is fs.ErrNotExist if there is no file.
+func Saved(file string) (steps int, settings map[string]string, err error) {
+	s, err := openState(file)
+	if err != nil {
+		return 0, nil, err
+	}
+	return s.state.Steps, s.state.Settings, s.Close()
+}
+
+// Save writes everything that the rest of the run depends on to Config.File: weights, moments, step, position in the data, curve,
+// settings, and a description of configuration and data. It does nothing if Config.File is "".
+//
+// The file is replaced as a whole: a program or machine that stops at any moment leaves the old file or the new one. From the first
+// Run, Resume or Save on, the trainer holds a lock on the file until Close. It is an error if another process holds that lock.
+func (t *Trainer) Save() error {
+	if t.cfg.File == "" {
+		return nil
+	}
+	err := t.ready()
+	if err == nil {
+		err = t.save()
+	}
+	if err != nil {
+		return fmt.Errorf("train: save: %w", err)
+	}
+	return nil
+}
+
+func (t *Trainer) save() error {
+	tensors, err := t.tensors()
 	if err != nil {
 		return err
 	}
-	for _, t := range into {
-		got, ok := s.tensors[t.Name]
-		if !ok {
-			return fmt.Errorf("train: %s: no tensor %s", s.file.Name(), t.Name)
-		}
-		w := want[t.Name]
-		if got.Dtype != w.Dtype || !slices.Equal(got.Shape, w.Shape) || got.Offsets[0] < 0 || got.Offsets[1]-got.Offsets[0] != w.Offsets[1]-w.Offsets[0] {
-			return fmt.Errorf("train: %s: %s is %s %v, want %s %v", s.file.Name(), t.Name, got.Dtype, got.Shape, w.Dtype, w.Shape)
-		}
+	run, err := t.record()
+	if err != nil {
+		return err
 	}
-	if len(s.tensors) != len(into) {
-		return fmt.Errorf("train: %s: %d tensors, want %d", s.file.Name(), len(s.tensors), len(into))
+	return writeState(t.cfg.File, state{t.Done(), t.packer.Position(), t.cfg.Settings, run}, t.curve, tensors)
+}
+
+// Resume continues the run that was saved to Config.File. If there is no such file, resumed is false. From then on everything goes as
+// it would have gone in the run that saved the file, bit for bit on the same device.
+//
+// It is an error, and nothing changes, if the file is not what a Trainer saved, if another process is using it, or if anything that
+// the run depends on differs: Settings, the model's configuration and frozen weights, Data, HeldOut, or any field of Config but
+// EvalEvery, SaveEvery, Report and Options. The error names what differs. If the disk fails while the weights are read, the trainer
+// returns that error from then on.
+func (t *Trainer) Resume() (resumed bool, err error) {
+	if t.cfg.File == "" {
+		return false, nil
 	}
-	buffer := make([]byte, pieceBytes)
-	for _, t := range into {
-		o := s.tensors[t.Name].Offsets
-		if err := readNumbers(io.NewSectionReader(s.file, s.start+o[0], o[1]-o[0]), t.Value, buffer); err != nil {
-			return fmt.Errorf("train: %s: %s: %w", s.file.Name(), t.Name, err)
+	if err := t.ready(); err != nil {
+		if errors.Is(err, fs.ErrNotExist) { // not even a folder
+			return false, nil
 		}
+		return false, fmt.Errorf("train: resume: %w", err)
 	}
+	s, err := openState(t.cfg.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	if err := t.resume(s); err != nil {
+		return false, fmt.Errorf("train: %s: %w", t.cfg.File, err)
+	}
+	return true, nil
+}
+
+func (t *Trainer) resume(s *saved) error {
+	if diff := differences(s.state.Settings, t.cfg.Settings); len(diff) > 0 {
+		return fmt.Errorf("it was saved with other settings: %s; want the same to go on", strings.Join(diff, "; "))
+	}
+	run, err := t.record()
+	if err != nil {
+		return err
+	}
+	tensors, err := t.tensors()
+	if err != nil {
+		return err
+	}
+	err = s.match(tensors)
+	if diff := differences(s.state.Run, run); len(diff) > 0 {
+		err = errors.Join(fmt.Errorf("it was saved by another run: %s; want the same to go on", strings.Join(diff, "; ")), err)
+	}
+	if err != nil {
+		return err
+	}
+	if s.state.Steps > t.cfg.Steps {
+		return fmt.Errorf("it was saved after step %d, want at most %d", s.state.Steps, t.cfg.Steps)
+	}
+	before := t.packer.Position()
+	if err := t.packer.Go(s.state.Position); err != nil {
+		return errors.Join(err, t.packer.Go(before))
+	}
+	if err := s.read(tensors); err != nil {
+		t.broken = fmt.Errorf("the weights are incomplete after a failed Resume: %w", err)
+		return err
+	}
+	t.params.ValuesChanged()
+	t.solver.SetSteps(s.state.Steps)
+	t.curve = s.curve
 	return nil
 }
 
-func readNumbers(r io.Reader, t *tensor.Dense, buffer []byte) error {
-	switch data := t.Data().(type) {
-	case []float32:
-		for part := range slices.Chunk(data, pieceBytes/4) {
-			if _, err := io.ReadFull(r, buffer[:4*len(part)]); err != nil {
-				return err
-			}
-			for i := range part {
-				part[i] = math.Float32frombits(binary.LittleEndian.Uint32(buffer[4*i:]))
-			}
+// ready returns what keeps the trainer from going on, and locks its file.
+func (t *Trainer) ready() (err error) {
+	if t.broken != nil || t.cfg.File == "" || t.lock != nil {
+		return t.broken
+	}
+	t.lock, err = tensorfile.Acquire(t.cfg.File)
+	return err
+}
+
+// differences returns a sentence for each name that two maps do not have the same value for.
+func differences(was, is map[string]string) (all []string) {
+	names := maps.Clone(was)
+	if names == nil {
+		names = map[string]string{}
+	}
+	maps.Copy(names, is)
+	show := func(m map[string]string, name string) string {
+		if v, ok := m[name]; ok {
+			return fmt.Sprintf("%q", v)
 		}
-	case []float64:
-		for part := range slices.Chunk(data, pieceBytes/8) {
-			if _, err := io.ReadFull(r, buffer[:8*len(part)]); err != nil {
-				return err
-			}
-			for i := range part {
-				part[i] = math.Float64frombits(binary.LittleEndian.Uint64(buffer[8*i:]))
+		return "not set"
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if a, b := show(was, name), show(is, name); a != b {
+			all = append(all, fmt.Sprintf("%s was %s and is %s", name, a, b))
+		}
+	}
+	return all
+}
+
+// record describes everything that the run depends on and that is neither a setting nor among the saved tensors, by name. Large things
+// are described by a hash. It is computed once: frozen weights and data do not change during a run.
+func (t *Trainer) record() (map[string]string, error) {
+	if t.recorded != nil {
+		return t.recorded, nil
+	}
+	c := t.cfg
+	all := map[string]string{
+		"Batch": fmt.Sprint(c.Batch), "Length": fmt.Sprint(c.Length), "Steps": fmt.Sprint(c.Steps), "Accumulate": fmt.Sprint(c.Accumulate),
+		"Seed": fmt.Sprint(c.Seed), "Data": describeDocuments(c.Data), "HeldOut": describeDocuments(c.HeldOut),
+	}
+	addFields(all, "AdamW.", reflect.ValueOf(t.solver.cfg))
+	addFields(all, "model.", reflect.ValueOf(t.lm.Config()))
+	schedule := sha256.New()
+	for step := range c.Steps {
+		hashNumbers(schedule, int64(math.Float64bits(t.solver.cfg.Schedule(step+1))))
+	}
+	all["AdamW.Schedule"] = fmt.Sprintf("%d steps, hash %s", c.Steps, sum(schedule))
+
+	frozen, trained := []tensorfile.Array{}, sha256.New()
+	params := t.lm.Params()
+	if err := params.ToHost(); err != nil {
+		return nil, err
+	}
+	n := 0
+	for _, w := range params {
+		weights := layer.Params{w}
+		if l := w.LoRA(); l != nil {
+			weights = append(weights, l.A, l.B)
+			fmt.Fprintf(trained, "%q scale %x\n", w.Name, math.Float64bits(l.Scale))
+		}
+		for _, p := range weights {
+			if p.Frozen {
+				frozen = append(frozen, array(Moment{p.Name, p.Value}))
+			} else {
+				fmt.Fprintf(trained, "%q %v %v decay %t\n", p.Name, p.Value.Dtype(), p.Value.Shape(), p.Decay)
+				n++
 			}
 		}
 	}
-	return nil
+	all["trained weights"] = fmt.Sprintf("%d, hash %s", n, sum(trained)) // names, types, shapes, decay, scales of LoRA
+	hash, err := tensorfile.Hash(frozen)
+	if err != nil {
+		return nil, err
+	}
+	all["frozen weights"] = fmt.Sprintf("%d, hash %.16s", len(frozen), hash)
+	t.recorded = all
+	return all, nil
 }
 
-func (s *saved) close() error { return s.file.Close() }
+// addFields adds the fields of a configuration that are not functions.
+func addFields(all map[string]string, prefix string, v reflect.Value) {
+	for i := range v.NumField() {
+		switch f := v.Type().Field(i); {
+		case f.Anonymous:
+			addFields(all, prefix, v.Field(i))
+		case f.Type.Kind() != reflect.Func:
+			all[prefix+f.Name] = fmt.Sprint(v.Field(i).Interface())
+		}
+	}
+}
+
+func describeDocuments(docs []Document) string {
+	h, tokens := sha256.New(), 0
+	for _, d := range docs {
+		hashNumbers(h, int64(len(d.Tokens)), int64(d.Prompt))
+		for part := range slices.Chunk(d.Tokens, 512) {
+			numbers := make([]int64, len(part))
+			for i, token := range part {
+				numbers[i] = int64(token)
+			}
+			hashNumbers(h, numbers...)
+		}
+		tokens += len(d.Tokens)
+	}
+	return fmt.Sprintf("%d documents of %d tokens, hash %s", len(docs), tokens, sum(h))
+}
+
+func hashNumbers(h hash.Hash, numbers ...int64) {
+	b, err := binary.Append(nil, binary.LittleEndian, numbers)
+	if err != nil {
+		panic(err) // int64 has a size
+	}
+	h.Write(b)
+}
+
+// sum returns the beginning of a hash, which is enough to tell runs apart.
+func sum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)[:8]) }

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
 	"math"
 	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/op"
@@ -29,11 +28,12 @@ type Config struct {
 
 	AdamW AdamWConfig // LearnRate is required
 
-	EvalEvery int    // steps between evaluations, which are made before the first step and after the last one in any case
-	File      string // what the run depends on is saved here; nowhere by default
-	SaveEvery int    // steps between saves; after the last one in any case
+	EvalEvery int    // steps between evaluations; the trainer also evaluates before the first step and after the last one
+	File      string // where the run is saved, for Resume; by default nowhere
+	SaveEvery int    // steps between saves; the trainer also saves after the last step
 
-	// Settings are what the caller has set by name, to be saved. A run is resumed with the same settings only.
+	// Settings are saved with the run, by name, and are part of what Resume compares. Set what the run depends on and this
+	// configuration does not have, such as the flags of a program.
 	Settings map[string]string
 
 	// Report is called after each step.
@@ -45,6 +45,7 @@ type Config struct {
 // Trainer trains the weights of a language model that are not frozen (layer.Params.Trainable).
 type Trainer struct {
 	cfg     Config
+	lm      *nn.LM
 	params  layer.Params
 	packer  *Packer
 	heldOut []Batch
@@ -53,6 +54,10 @@ type Trainer struct {
 	scorer  *lossGraph
 	nodes   []G.ValueGrad
 	curve   Curve
+
+	lock     *tensorfile.Lock  // of File, from its first use on
+	recorded map[string]string // see record
+	broken   error             // of a Resume that failed in the middle
 }
 
 // lossGraph computes the loss of a batch.
@@ -90,7 +95,7 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 			}
 		}
 	}
-	t := &Trainer{cfg: cfg, params: lm.Params().Trainable()}
+	t := &Trainer{cfg: cfg, lm: lm, params: lm.Params().Trainable()}
 	if len(t.params) == 0 {
 		return nil, fmt.Errorf("train: all of the model's weights are frozen")
 	}
@@ -185,8 +190,15 @@ func (l *lossGraph) run(b Batch, share float64) (float64, error) {
 	return (*l.loss).Data().(float64), nil
 }
 
-// Close frees what the trainer holds.
-func (t *Trainer) Close() error { return errors.Join(t.train.vm.Close(), t.scorer.vm.Close()) }
+// Close frees what the trainer holds, among it the lock on Config.File.
+func (t *Trainer) Close() error {
+	err := errors.Join(t.train.vm.Close(), t.scorer.vm.Close())
+	if t.lock != nil {
+		err = errors.Join(err, t.lock.Release())
+		t.lock = nil
+	}
+	return err
+}
 
 // Curve returns the losses so far.
 func (t *Trainer) Curve() *Curve { return &t.curve }
@@ -199,6 +211,9 @@ func (t *Trainer) Tokens() int { return t.cfg.Accumulate * t.cfg.Batch * t.cfg.L
 
 // Evaluate returns the mean loss of batches, in nats per token. They are of the trainer's batch and length, as Pack makes them.
 func (t *Trainer) Evaluate(batches []Batch) (float64, error) {
+	if t.broken != nil {
+		return 0, fmt.Errorf("train: %w", t.broken)
+	}
 	sum, learned := 0.0, 0
 	for _, b := range batches {
 		loss, err := t.scorer.run(b, 1)
@@ -217,6 +232,9 @@ func (t *Trainer) Evaluate(batches []Batch) (float64, error) {
 // Run trains until the last step, or until the context ends: then it stops after the step that it is at, saves, and returns
 // the context's error. A loss or gradient that is not finite is an error too; what was saved before it stays.
 func (t *Trainer) Run(ctx context.Context) error {
+	if err := t.ready(); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
 	if len(t.curve.HeldOut) == 0 {
 		if err := t.evaluate(); err != nil {
 			return err
@@ -307,14 +325,6 @@ func (t *Trainer) clearGradients() {
 	}
 }
 
-// note is what is saved beside the tensors.
-type note struct {
-	Steps    int               `json:"steps"`
-	Position Position          `json:"position"`
-	Curve    Curve             `json:"curve"`
-	Settings map[string]string `json:"settings"`
-}
-
 // tensors are the weights that are trained, and the solver's, up to date.
 func (t *Trainer) tensors() (all []Moment, err error) {
 	if err := t.params.ToHost(); err != nil {
@@ -325,76 +335,4 @@ func (t *Trainer) tensors() (all []Moment, err error) {
 	}
 	all = append(all, t.solver.Moments()...)
 	return all, t.solver.copyError()
-}
-
-// Save writes all that the run depends on to Config.File: weights, moments, step, position in the data, curve, settings. A
-// program or machine that dies while it does leaves the file as it was.
-func (t *Trainer) Save() error {
-	if t.cfg.File == "" {
-		return nil
-	}
-	tensors, err := t.tensors()
-	if err == nil {
-		err = writeTensors(t.cfg.File, note{t.Done(), t.packer.Position(), t.curve, t.cfg.Settings}, tensors)
-	}
-	if err != nil {
-		return fmt.Errorf("train: save: %w", err)
-	}
-	return nil
-}
-
-// Saved reports how many steps a file was saved after, and of which settings. An error that is fs.ErrNotExist says that there
-// is no file.
-func Saved(file string) (steps int, settings map[string]string, err error) {
-	var n note
-	s, err := openTensors(file, &n)
-	if err != nil {
-		return 0, nil, err
-	}
-	return n.Steps, n.Settings, s.close()
-}
-
-// Resume continues from Config.File, if it is there; resumed says so. From then on everything goes as it would have gone in
-// the run that saved it, bit for bit. It is an error if that run had other settings or another model.
-func (t *Trainer) Resume() (resumed bool, err error) {
-	var n note
-	s, err := openTensors(t.cfg.File, &n)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if err := sameSettings(t.cfg.File, n.Settings, t.cfg.Settings); err != nil {
-		return false, err
-	}
-	if err := t.packer.Go(n.Position); err != nil {
-		return false, fmt.Errorf("train: %s: %w", t.cfg.File, err)
-	}
-	tensors, err := t.tensors()
-	if err != nil {
-		return false, err
-	}
-	if err := s.read(tensors); err != nil {
-		return false, err
-	}
-	t.params.ValuesChanged()
-	t.solver.SetSteps(n.Steps)
-	t.curve = n.Curve
-	return true, nil
-}
-
-func sameSettings(file string, old, now map[string]string) error {
-	all := maps.Clone(old)
-	if all == nil {
-		all = map[string]string{}
-	}
-	maps.Copy(all, now)
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if a, b := old[name], now[name]; a != b {
-			return fmt.Errorf("train: %s was saved with %s %q, want the same to go on, not %q", file, name, a, b)
-		}
-	}
-	return nil
 }

@@ -59,6 +59,19 @@ func WriteSealed(w io.Writer, metadata map[string]string, arrays []Array) error 
 	return write(w, header, arrays)
 }
 
+// Hash returns a hash of the names, types, shapes and bits of tensors, in their order.
+func Hash(arrays []Array) (string, error) {
+	header, err := headerOf(nil, arrays)
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	if err := write(h, header, arrays); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
 // headerOf returns the header with its length. What it writes, Read accepts.
 func headerOf(metadata map[string]string, arrays []Array) ([]byte, error) {
 	for _, key := range slices.Sorted(maps.Keys(metadata)) {
