@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
 // Tokenizer converts between text and the tokens of a model. Open makes one. The zero Tokenizer is that of a model of bytes, see Bytes.
@@ -33,7 +35,7 @@ func Bytes() *Tokenizer { return new(Tokenizer) }
 // vocabulary of 256 is that of Bytes.
 //
 // It is an error if dir is not a folder; if there is no tokenizer.json (errors.Is fs.ErrNotExist) and vocab is not 256; if a file is not a
-// regular file of 1 byte to 64 MiB; or if tokenizer.json contradicts itself, has a token outside of 0 to vocab-1, or needs something that
+// regular file of at most 64 MiB; or if tokenizer.json contradicts itself, has a token outside of 0 to vocab-1, or needs something that
 // this package does not do: another model than BPE, another normalizer than NFC, another split into words than GPT-2's, tokens that are
 // added to every text. The error names the part.
 func Open(dir string, vocab int) (*Tokenizer, error) {
@@ -46,7 +48,7 @@ func Open(dir string, vocab int) (*Tokenizer, error) {
 		return nil, fmt.Errorf("tokens: open: %s is a file, should be the folder of a model", dir)
 	}
 	path := filepath.Join(dir, "tokenizer.json")
-	file, err := readFile(path)
+	file, err := tensorfile.ReadFile(path, maxFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && vocab == 256:
 		return Bytes(), nil
@@ -152,7 +154,7 @@ func (t *Tokenizer) piece(token int) (string, error) {
 func endTokens(dir string) ([]int, error) {
 	for _, name := range []string{"generation_config.json", "config.json"} {
 		path := filepath.Join(dir, name)
-		file, err := readFile(path)
+		file, err := tensorfile.ReadFile(path, maxFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -185,19 +187,3 @@ func endTokens(dir string) ([]int, error) {
 
 // maxFile bounds the files that are read whole. The largest tokenizer.json in use, with a vocabulary of 262144, has about 33 MB.
 const maxFile = 64 << 20
-
-// readFile returns the content of a file. It does not open what is not a regular file: to open a pipe would wait for a writer.
-func readFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is %v, should be a regular file", path, info.Mode().Type())
-	case info.Size() == 0:
-		return nil, fmt.Errorf("%s has no content", path)
-	case info.Size() > maxFile:
-		return nil, fmt.Errorf("%s has %d bytes, should have at most %d", path, info.Size(), maxFile)
-	}
-	return os.ReadFile(path)
-}

@@ -464,17 +464,17 @@ func TestFile(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	refused("has no content")
+	refused("unexpected end of JSON input")
 	if err := os.WriteFile(path, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Truncate(path, 1<<40); err == nil { // where files can have holes
-		refused("has 1099511627776 bytes, should have at most")
+		refused("has 1099511627776 bytes, want at most")
 	}
 	if err := os.Mkdir(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	refused("should be a regular file")
+	refused("is a folder, no regular file")
 }
 
 // Whatever a tokenizer.json says, nothing panics or hangs, and tokens are the model's.

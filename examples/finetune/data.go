@@ -9,11 +9,11 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/task"
 	"github.com/gomamba/mamba/train"
 )
@@ -23,7 +23,7 @@ type document struct{ prompt, text string }
 
 // readDocuments reads the file that -data names.
 func readDocuments(path string) ([]document, error) {
-	data, err := os.ReadFile(path)
+	data, err := tensorfile.ReadFile(path, math.MaxInt64)
 	if err != nil {
 		var pathError *fs.PathError
 		if errors.As(err, &pathError) {

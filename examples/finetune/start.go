@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/gomamba/mamba/checkpoint"
+	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/tokens"
 )
@@ -99,7 +100,7 @@ func load(dir string, where []nn.Option) (*nn.LM, encoding, error) {
 // copyTokenizer copies the files of the tokenizer into the directory of the result.
 func copyTokenizer(from, to string) error {
 	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"} {
-		data, err := os.ReadFile(filepath.Join(from, name))
+		data, err := tensorfile.ReadFile(filepath.Join(from, name), 1<<30)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/train"
 )
@@ -42,11 +43,7 @@ func isAdapter(dir string) bool {
 
 // named returns the name of an adapter's base model in brackets, for an error, or "" if the adapter does not tell.
 func named(dir string) string {
-	path := filepath.Join(dir, "adapter_config.json")
-	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() || info.Size() > 1<<20 {
-		return ""
-	}
-	text, err := os.ReadFile(path)
+	text, err := tensorfile.ReadFile(filepath.Join(dir, "adapter_config.json"), 1<<20)
 	var config struct {
 		Base string `json:"base_model_name_or_path"`
 	}
