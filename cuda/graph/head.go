@@ -170,6 +170,7 @@ func (f *loss) String() string {
 	return fmt.Sprintf("loss{ignore: %d, precision: %v}", f.ignore, f.precision)
 }
 func (f *loss) differentiable() []bool { return []bool{true, true, false} }
+func (f *loss) overwritesKept()        {} // the logits become their gradient
 
 // lossKept are the logits, in rows of padded, and what a row of them needs to become its gradient.
 type lossKept[T cuda.Activation] struct {

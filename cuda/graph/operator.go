@@ -73,6 +73,9 @@ type passes interface {
 	passed() (result, operand int)
 }
 
+// overwrites is a function whose backward writes over the values that forward kept, so that it can be differentiated only once.
+type overwrites interface{ overwritesKept() }
+
 // operator runs a function forward.
 type operator struct {
 	context *Context
@@ -289,7 +292,9 @@ func (o *operator) DiffWRT(int) []bool {
 
 // SymDiff adds one operator that computes all gradients, and a view of it for each operand.
 func (o *operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
-	o.readers.Add(1)
+	if _, once := o.f.(overwrites); o.readers.Add(1) > 1 && once {
+		return nil, fmt.Errorf("graph: %v: the gradient is asked for twice, want once: add the costs up", o.f)
+	}
 	packed, err := node.Apply(&gradients{of: o}, append(slices.Clone(in), grad, output)...)
 	if err != nil {
 		return nil, fmt.Errorf("graph: gradient of %v: %w", o.f, err)
