@@ -6,14 +6,14 @@ import (
 	"unsafe"
 )
 
-// AdamWeight is a weight as AdamW steps it: arrays of one length.
+// AdamWeight is a weight with its gradient and moments. All arrays have the same length.
 type AdamWeight struct {
 	Weight, Grad, M, V Array[float32]
 	Decay              bool            // weight decay applies
-	Half               Array[BFloat16] // optional: takes a copy of the weight
+	Half               Array[BFloat16] // optional: gets a rounded copy of the weight
 }
 
-// AdamW is the factors of a step (internal/kernel.AdamW, which says what they are); Keep is for the weights that decay.
+// AdamW has the factors of a step, which internal/kernel.AdamW defines. Keep applies to the weights that decay.
 type AdamW struct {
 	Scale, Beta1, Rest1, Beta2, Rest2, Rate, Root, Eps, Keep float32
 }
@@ -27,7 +27,7 @@ type adamEntry struct {
 	n, decay         int64
 }
 
-// Step moves the weights by their gradients, in one launch, and clears the gradients if asked to.
+// Step queues one update of all weights in one launch. With clear, it also sets the gradients to zero.
 func (a AdamW) Step(s *Stream, weights []AdamWeight, clear bool) error {
 	if err := s.usable(); err != nil {
 		return err
@@ -59,7 +59,7 @@ func (a AdamW) Step(s *Stream, weights []AdamWeight, clear bool) error {
 	return s.run("adamw", "adamw_step", grid{x: int64(t.pieces), threads: 256}, t.table.address, t.numbers, unsafe.Pointer(&a), cleared)
 }
 
-// GradientNorm returns the length of all gradients together, added up in a fixed order. It waits for them.
+// GradientNorm returns the Euclidean norm of all gradients together, added in a fixed order. It waits for the result.
 func GradientNorm(s *Stream, grads []Array[float32]) (float64, error) {
 	if err := s.usable(); err != nil {
 		return 0, err
@@ -89,7 +89,7 @@ func GradientNorm(s *Stream, grads []Array[float32]) (float64, error) {
 	return norm[0], err
 }
 
-// adamTable is a table of weights on the device. A training step has the same one every time, as a rule, and it is not sent again.
+// adamTable is a table of weights on the device. It is uploaded again only when it changes, which is rare in training.
 type adamTable struct {
 	sent    []byte
 	table   Array[uint8]

@@ -6,20 +6,20 @@ import (
 	"unsafe"
 )
 
-// Element is what arrays are of.
+// Element is a type that the elements of an Array can have.
 type Element interface {
 	~float32 | ~float64 | ~int32 | ~uint8 | BFloat16
 }
 
-// Array is numbers in the device's memory, in the order of the stream that it was made on. The zero Array is no array: an
-// operand that is absent. Copies of an Array are the same array.
+// Array is an array of numbers in the device's memory. It belongs to the stream that it was made on, whose work runs in order. The zero
+// Array stands for an absent operand. A copy of an Array refers to the same memory.
 type Array[T Element] struct {
 	stream  *Stream
 	address uintptr
 	n       int
 }
 
-// NewArray returns n elements of any value.
+// NewArray allocates n elements. Their values are arbitrary. The error is an *OutOfMemory where the memory does not suffice.
 func NewArray[T Element](s *Stream, n int) (Array[T], error) {
 	if n < 0 {
 		return Array[T]{}, fmt.Errorf("cuda: array of %d elements", n)
@@ -37,7 +37,7 @@ func NewArray[T Element](s *Stream, n int) (Array[T], error) {
 	return Array[T]{s, address, n}, nil
 }
 
-// Upload returns an array of what is on the host.
+// Upload returns a new array with a copy of the host's numbers.
 func Upload[T Element](s *Stream, host []T) (Array[T], error) {
 	a, err := NewArray[T](s, len(host))
 	if err != nil {
@@ -50,8 +50,8 @@ func Upload[T Element](s *Stream, host []T) (Array[T], error) {
 	return a, nil
 }
 
-// ArrayAt is n elements at an address in the device's memory that someone else allocated, and frees. The kernels may read and
-// write sixteen bytes at once, and want operands at a multiple of that.
+// ArrayAt returns an array of n elements at an address in the device's memory. The caller allocates and frees that memory. The address
+// must be a multiple of 16, because kernels read and write 16 bytes at a time.
 func ArrayAt[T Element](s *Stream, address uintptr, n int) Array[T] { return Array[T]{s, address, n} }
 
 func size[T Element]() int64 {
@@ -59,23 +59,24 @@ func size[T Element]() int64 {
 	return int64(unsafe.Sizeof(v))
 }
 
-// Len is the number of elements.
+// Len returns the number of elements.
 func (a Array[T]) Len() int { return a.n }
 
-// Address is where the elements are, in the device's memory.
+// Address returns the address of the first element in the device's memory.
 func (a Array[T]) Address() uintptr { return a.address }
 
-// Absent reports whether there is no array.
+// Absent reports whether a is the zero Array, which stands for an absent operand.
 func (a Array[T]) Absent() bool { return a.stream == nil }
 
-// Free hands the memory on to whoever next asks for some on the array's stream. Free an array once; a zero one needs none.
+// Free returns the memory to the array's stream, which uses it for later arrays. Free an array once. Free of a zero Array does nothing.
 func (a Array[T]) Free() {
 	if a.stream != nil {
 		a.stream.pool.put(a.address)
 	}
 }
 
-// Slice is n elements of the array, from an index on: the same memory. It is not freed itself.
+// Slice returns the n elements from index from on. It shares the array's memory and must not be freed. Like a slice of Go's, it panics
+// when it reaches beyond the array.
 func (a Array[T]) Slice(from, n int) Array[T] {
 	if from < 0 || n < 0 || n > a.n-from {
 		panic(fmt.Sprintf("cuda: %d elements from %d of an array of %d", n, from, a.n)) // like a slice's
@@ -83,7 +84,7 @@ func (a Array[T]) Slice(from, n int) Array[T] {
 	return Array[T]{a.stream, a.address + uintptr(int64(from)*size[T]()), n}
 }
 
-// CopyFrom copies from the host, which may change its numbers as soon as CopyFrom returns.
+// CopyFrom copies host into the array. The lengths must be equal. The caller may change host as soon as CopyFrom returns.
 func (a Array[T]) CopyFrom(s *Stream, host []T) error {
 	if len(host) != a.n {
 		return fmt.Errorf("cuda: copy: the host has %d elements, want %d", len(host), a.n)
@@ -94,7 +95,7 @@ func (a Array[T]) CopyFrom(s *Stream, host []T) error {
 	return s.stage.up(a.address, bytesOf(host))
 }
 
-// CopyTo copies to the host, and returns when the numbers are there.
+// CopyTo copies the array to host. The lengths must be equal. It returns when the numbers are in host.
 func (a Array[T]) CopyTo(s *Stream, host []T) error {
 	if len(host) != a.n {
 		return fmt.Errorf("cuda: copy: the host has %d elements, want %d", len(host), a.n)
@@ -105,7 +106,7 @@ func (a Array[T]) CopyTo(s *Stream, host []T) error {
 	return s.stage.down(bytesOf(host), a.address)
 }
 
-// Fill sets every byte.
+// Fill queues setting every byte of the array to value.
 func (a Array[T]) Fill(s *Stream, value byte) error {
 	if err := s.usable(); err != nil || a.n == 0 {
 		return err
@@ -117,7 +118,7 @@ func bytesOf[T Element](v []T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), int64(len(v))*size[T]())
 }
 
-// CopyOf queues a copy on the device, from an array of the same length.
+// CopyOf queues a copy of from into the array. The lengths must be equal.
 func (a Array[T]) CopyOf(s *Stream, from Array[T]) error {
 	if a.n != from.n {
 		return fmt.Errorf("cuda: copy: %d elements, want %d", from.n, a.n)
@@ -125,7 +126,7 @@ func (a Array[T]) CopyOf(s *Stream, from Array[T]) error {
 	return a.copy(s, from)
 }
 
-// copy queues a copy on the device.
+// copy queues a copy of all elements of from, which must not be longer than the array.
 func (a Array[T]) copy(s *Stream, from Array[T]) error {
 	if err := s.usable(); err != nil || from.n == 0 {
 		return err

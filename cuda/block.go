@@ -16,8 +16,8 @@ import (
 //	s       = scan(u, Δ, A, B, C, D, z)    A = -exp(ALog), Δ through softplus with DtBias
 //	y       = x + s·OutProjᵀ + OutBias
 //
-// The parts of a matrix are read, and their gradients written, where they lie in it. Absent operands are zero Arrays. With
-// activations of bfloat16 the residual stream x and y, states, sums and gradients of weights are float32 all the same.
+// The parts of a matrix are read in place, and their gradients are written in place. Absent operands are zero Arrays. With activations
+// of bfloat16, the residual stream x and y, states, sums and gradients of weights are still float32.
 type Block[T Activation] struct {
 	Batch, Length                       int
 	Model, Channels, State, Width, Rank int
@@ -43,13 +43,13 @@ type Block[T Activation] struct {
 	Start    Array[uint8]   // optional: (batch, length): where it is not 0 a new sequence starts
 }
 
-// BlockKept is what the forward pass of a Block leaves for the backward one. Free it once.
+// BlockKept holds the values of a Block's forward pass that its backward pass needs. Free it once.
 type BlockKept[T Activation] struct {
 	vz, u, rbc, delta, y Array[T]
 	checkpoints          Array[float32]
 }
 
-// Free hands the memory on.
+// Free frees the arrays.
 func (k *BlockKept[T]) Free() {
 	for _, a := range []Array[T]{k.vz, k.u, k.rbc, k.delta, k.y} {
 		a.Free()
@@ -64,7 +64,7 @@ type BlockGrad struct {
 	InBias, ConvBias, OutBias, Context, Initial                    Array[float32]
 }
 
-// temporaries is memory that a function takes and gives back together.
+// temporaries is a list of arrays that a function frees together.
 type temporaries []interface{ Free() }
 
 func (t *temporaries) free() {
@@ -73,7 +73,7 @@ func (t *temporaries) free() {
 	}
 }
 
-// take allocates unless an earlier call failed.
+// take allocates n elements and appends them to t. It does nothing if *err is set, and sets it if it fails.
 func take[T Element](s *Stream, t *temporaries, n int, err *error) Array[T] {
 	if *err != nil {
 		return Array[T]{}
@@ -87,7 +87,7 @@ func take[T Element](s *Stream, t *temporaries, n int, err *error) Array[T] {
 	return a
 }
 
-// as returns float32 as activations: itself, or a copy in bfloat16.
+// as returns a as activations of type T: a itself, or a copy in bfloat16.
 func as[T Activation](s *Stream, t *temporaries, a Array[float32], err *error) Array[T] {
 	if same, ok := any(a).(Array[T]); ok {
 		return same
@@ -101,10 +101,10 @@ func as[T Activation](s *Stream, t *temporaries, a Array[float32], err *error) A
 
 func (b *Block[T]) rows() int { return b.Batch * b.Length }
 
-// columns is the width of r, B and C.
+// columns returns the width of the matrix of r, B and C.
 func (b *Block[T]) columns() int { return b.Rank + 2*b.State }
 
-// Fits reports a size that there are no kernels for.
+// Fits returns an error that names the first size that no kernel supports.
 func (b *Block[T]) Fits() error {
 	state, states := "State", MaxState
 	if typeName[T]() == "bf16" {
@@ -128,7 +128,7 @@ func (b *Block[T]) Fits() error {
 	return nil
 }
 
-// check reports a size or a weight that does not fit; the parts check the rest.
+// check returns an error that names the first size or operand that does not fit.
 func (b *Block[T]) check() error {
 	if err := b.Fits(); err != nil {
 		return err
@@ -192,7 +192,7 @@ func (b *Block[T]) conv(vz Array[T]) *Conv[T] {
 	}
 }
 
-// part is what lies behind the first elements of each row of a matrix.
+// part returns a matrix without the first from elements. Read with the matrix's stride, it is the columns from from on.
 func part[T Element](a Array[T], from int) Array[T] { return a.Slice(from, a.Len()-from) }
 
 func (b *Block[T]) scan(k *BlockKept[T]) *Scan[T] {
@@ -206,7 +206,7 @@ func (b *Block[T]) scan(k *BlockKept[T]) *Scan[T] {
 }
 
 // Forward queues the block. It writes y (batch, length, model), which must not be X, and unless they are absent the context
-// (batch, width-1, channels) and the state (batch, channels, state) of what comes next. If keep, it returns what Backward needs.
+// (batch, width-1, channels) and the state (batch, channels, state) after the last step. With keep, it returns the values that Backward needs.
 func (b *Block[T]) Forward(s *Stream, y, context, final Array[float32], keep bool) (*BlockKept[T], error) {
 	if err := b.check(); err != nil {
 		return nil, err
@@ -289,19 +289,20 @@ func transposed[T Element](a Array[T], stride int) Matrix[T] {
 	return Matrix[T]{Data: a, Stride: stride, Transposed: true}
 }
 
-// product is to (rows, out) = x (rows, in) · weightᵀ.
+// product queues to (rows, out) = x (rows, in) · weightᵀ.
 func (b *Block[T]) product(s *Stream, x Array[T], in int, weight Array[T], out int, to Array[T]) error {
 	return MatMul(s, b.Precision, b.rows(), out, in, matrix(x, in), transposed(weight, in), 0, matrix(to, out))
 }
 
-// productGrad is the gradient of a weight (out, in) whose product with x has the gradient dy.
+// productGrad queues the gradient of a weight (out, in). dy is the gradient of the weight's product with x.
 func (b *Block[T]) productGrad(s *Stream, x Matrix[T], in int, dy Matrix[T], out int, grad Array[float32]) error {
 	dy.Transposed = true
 	return MatMul(s, b.Precision, out, in, b.rows(), dy, x, 0, matrix(grad, in))
 }
 
-// Backward queues the gradients of every operand, from what Forward kept, dy of its result and, unless they are absent, those of
-// the context and the state. It writes every element of grad's arrays. The same block has the same gradients, bit for bit.
+// Backward queues the gradients of every operand. Its inputs are the values that Forward kept, the gradient dy of its result and, unless
+// they are absent, the gradients of the context and the state. It writes every element of grad's arrays. Two runs on the same operands
+// give the same gradients, bit for bit.
 func (b *Block[T]) Backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Array[float32], grad *BlockGrad) error {
 	if err := b.check(); err != nil {
 		return err

@@ -5,26 +5,26 @@ import (
 	"unsafe"
 )
 
-// Conv is the causal depthwise convolution of a Mamba block, with SiLU behind it; op.CausalConv says what it computes.
+// Conv is the causal depthwise convolution of a Mamba block, followed by SiLU. op.CausalConv defines it.
 type Conv[T Activation] struct {
 	Batch, Length, Channels, Width int
 
 	X       Array[T]       // (batch, length, channels)
-	XStride int            // between the steps of X, which may lie in a wider matrix
+	XStride int            // elements between two steps of X, which can be part of a wider matrix
 	Weight  Array[float32] // (channels, width)
 	Bias    Array[float32] // optional: (channels)
 	Context Array[float32] // optional: (batch, width-1, channels): the steps before the first
-	Start   Array[uint8]   // optional: (batch, length): where it is not 0 a new sequence starts
+	Start   Array[uint8]   // optional: (batch, length): a new sequence starts where it is not 0
 }
 
-// convArgs is the kernels' struct Conv (kernels/conv.cu), field for field.
+// convArgs has the same fields as the kernels' struct Conv (kernels/conv.cu).
 type convArgs struct {
 	batch, length, channels, width, step, dstep, steps int64
 	x, weight, bias, context, start, y, next           uintptr
 	dy, dnext, dx, parts, dcontext                     uintptr
 }
 
-// maxConvWidth is the width of the kernels' registers.
+// maxConvWidth is the largest width: the kernels keep that many inputs in registers.
 const maxConvWidth = 16
 
 func (c *Conv[T]) check() error {
@@ -54,7 +54,7 @@ func (c *Conv[T]) args() convArgs {
 	}
 }
 
-// tiles is the number of tiles of the length.
+// tiles returns the number of tiles that the length is cut into.
 func (c *Conv[T]) tiles(a *convArgs) int { return int((a.length + a.steps - 1) / a.steps) }
 
 func (c *Conv[T]) kernel(direction string) string {
@@ -67,15 +67,15 @@ func (c *Conv[T]) kernel(direction string) string {
 	return "conv_" + direction + "_" + typeName[T]() + "_any"
 }
 
-// grid is a thread for each channel of each of so many parts of the length.
+// grid returns a grid with one thread for each channel of each part of the length.
 func (c *Conv[T]) grid(parts int) grid {
 	g := blocksOf(c.Channels, 128)
 	g.y, g.z = int64(parts), int64(c.Batch)
 	return g
 }
 
-// Forward queues y (batch, length, channels) and, unless it is absent, next (batch, width-1, channels), the Context of what
-// comes next.
+// Forward queues y (batch, length, channels) and, unless it is absent, next (batch, width-1, channels): the Context for the steps after
+// the last.
 func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
 	if err := c.check(); err != nil {
 		return err
@@ -99,8 +99,8 @@ func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
 	return s.run("conv", "conv_next_"+typeName[T](), c.grid(c.Width-1), unsafe.Pointer(&a))
 }
 
-// Backward queues the gradients of every operand: dx, whose steps are dxStride apart, dweight, and those of the operands that are
-// there; from dy and, unless it is absent, dnext.
+// Backward queues the gradients of every operand, from dy and, unless it is absent, dnext. The steps of dx are dxStride elements apart.
+// dbias and dcontext may be absent.
 func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Array[T], dxStride int, dweight, dbias, dcontext Array[float32]) error {
 	if err := c.check(); err != nil {
 		return err

@@ -1,6 +1,6 @@
 package cuda
 
-// CrossEntropyState is the number of elements that CrossEntropyForward leaves for the gradient.
+// CrossEntropyState returns the length of the state that CrossEntropyForward writes and CrossEntropyBackward reads.
 func CrossEntropyState(rows int) int { return 2*rows + 1 }
 
 func checkLogits(rows, vocabulary, stride, n int) error {
@@ -29,7 +29,7 @@ func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, 
 	return s.run("cross_entropy", "entropy_mean", grid{x: 1, threads: 1024}, targets.address, state.address, loss.address, rows, ignore)
 }
 
-// CrossEntropyBackward overwrites the logits with their gradient, times dloss, a number on the device.
+// CrossEntropyBackward overwrites the logits with their gradient times dloss, one number.
 func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, dloss Array[float32]) error {
 	if err := firstError(
 		checkLogits(rows, vocabulary, stride, logits.n),

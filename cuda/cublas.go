@@ -6,7 +6,7 @@ import (
 	"unsafe"
 )
 
-// blasCall is a function of cuBLAS.
+// blasCall names a function of cuBLAS.
 type blasCall int
 
 const (
@@ -20,24 +20,24 @@ const (
 
 var blasSymbols = [blasCalls]string{"cublasCreate_v2", "cublasDestroy_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmEx"}
 
-// blasCodes are cuBLAS's names of its return codes.
+// blasCodes has the names of cuBLAS's return codes.
 var blasCodes = map[int]string{
 	1: "CUBLAS_STATUS_NOT_INITIALIZED", 3: "CUBLAS_STATUS_ALLOC_FAILED", 7: "CUBLAS_STATUS_INVALID_VALUE",
 	8: "CUBLAS_STATUS_ARCH_MISMATCH", 11: "CUBLAS_STATUS_MAPPING_ERROR", 13: "CUBLAS_STATUS_EXECUTION_FAILED",
 	14: "CUBLAS_STATUS_INTERNAL_ERROR", 15: "CUBLAS_STATUS_NOT_SUPPORTED", 16: "CUBLAS_STATUS_LICENSE_ERROR",
 }
 
-// blasHandle is a stream's cuBLAS.
+// blasHandle is the cuBLAS handle of a stream, with its workspace.
 type blasHandle struct {
 	handle    uintptr
 	workspace Array[uint8]
 }
 
-// blasWorkspace is what NVIDIA recommends for Hopper. It is ours, and not cuBLAS's own, so that a product's bits do not depend on
-// what else runs, and so that work can be captured.
+// blasWorkspace is the size in bytes that NVIDIA recommends for Hopper. We allocate the workspace ourselves, so that a product's bits do not
+// depend on other work, and so that products can be captured.
 const blasWorkspace = 32 << 20
 
-// blas returns the stream's handle, made at its first product.
+// cublas returns the stream's handle. The first call creates it.
 func (s *Stream) cublas() (uintptr, error) {
 	if err := s.usable(); err != nil {
 		return 0, err
@@ -76,14 +76,14 @@ func (b *blasHandle) release(d *Device) error {
 	return d.callBLAS(cublasDestroy, h)
 }
 
-// Matrix is rows that are Stride apart, in row-major order.
+// Matrix is a matrix in row-major order. Its rows are Stride elements apart.
 type Matrix[T Element] struct {
 	Data       Array[T]
 	Stride     int
-	Transposed bool // it stands for its transpose
+	Transposed bool // the operand is the transpose of the matrix in memory
 }
 
-// rowsAndWidth are those that lie in memory.
+// rowsAndWidth returns the rows and the width of the matrix in memory, for an operand of those sizes.
 func (m Matrix[T]) rowsAndWidth(rows, width int) (int, int) {
 	if m.Transposed {
 		return width, rows
@@ -102,7 +102,7 @@ func (m Matrix[T]) check(name string, rows, width int) error {
 	return nil
 }
 
-// operation is what cuBLAS calls whether a matrix is transposed.
+// operation returns cuBLAS's code for a transposed or an untransposed operand.
 func (m Matrix[T]) operation() uintptr {
 	if m.Transposed {
 		return 1
@@ -110,7 +110,7 @@ func (m Matrix[T]) operation() uintptr {
 	return 0
 }
 
-// Types and ways to compute as cuBLAS numbers them.
+// Codes of cuBLAS for types and for modes of computation.
 const (
 	blasFloat    = 0
 	blasBFloat16 = 14
@@ -126,8 +126,8 @@ func blasType[T Activation]() uintptr {
 	return blasFloat
 }
 
-// MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c, through cuBLAS, summed up in float32. TF32 makes a difference for
-// operands of float32 alone.
+// MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c through cuBLAS, with sums in float32. TF32 has an effect on operands of float32
+// alone.
 func MatMul[A, C Activation](s *Stream, p Precision, m, n, k int, a, b Matrix[A], beta float32, c Matrix[C]) error {
 	return MatMulScaled(s, p, m, n, k, 1, a, b, beta, c)
 }
@@ -157,7 +157,7 @@ func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha fl
 	if p == TF32 && blasType[A]() == blasFloat {
 		compute = computeTF32
 	}
-	// cuBLAS counts in columns: what lies there as rows of c is its transpose, b'·a'.
+	// cuBLAS is column-major. The rows of c are the columns of cᵀ = bᵀ·aᵀ.
 	return s.device.doBLAS(cublasGemmEx, h, b.operation(), a.operation(), uintptr(n), uintptr(m), uintptr(k),
 		uintptr(unsafe.Pointer(&alpha)), b.Data.address, blasType[A](), uintptr(b.Stride), a.Data.address, blasType[A](), uintptr(a.Stride),
 		uintptr(unsafe.Pointer(&beta)), c.Data.address, blasType[C](), uintptr(c.Stride), compute, defaultAlgo)

@@ -1,6 +1,6 @@
 package cuda
 
-// Add writes sum = a + b, which may be one of them.
+// Add queues sum = a + b. sum may be a or b.
 func Add(s *Stream, a, b, sum Array[float32]) error {
 	if err := expect("add", "b", b.n, a.n, "sum", sum.n, a.n); err != nil {
 		return err
@@ -8,7 +8,7 @@ func Add(s *Stream, a, b, sum Array[float32]) error {
 	return s.run("elementwise", "add", blocksOf(a.n, 256), a.address, b.address, sum.address, a.n)
 }
 
-// Convert rounds, or widens, or copies.
+// Convert queues a copy of from into to, converted to to's type: rounded to bfloat16, or widened to float32.
 func Convert[A, B Activation](s *Stream, from Array[A], to Array[B]) error {
 	if err := expect("convert", "to", to.n, from.n); err != nil {
 		return err
@@ -20,7 +20,7 @@ func Convert[A, B Activation](s *Stream, from Array[A], to Array[B]) error {
 	return s.run("elementwise", "convert_"+a+"_"+b, blocksOf(from.n, 256), from.address, to.address, from.n)
 }
 
-// AddBias adds bias (width) to each of the rows of x, which are stride apart.
+// AddBias queues the addition of bias (width) to each row of x. The rows are stride elements apart.
 func AddBias[T Activation](s *Stream, rows, width int, x Array[T], stride int, bias Array[float32]) error {
 	if err := firstError(
 		atLeast(0, "bias", "rows", rows, "width", width), inRow("bias", "stride", stride, width),
@@ -31,8 +31,8 @@ func AddBias[T Activation](s *Stream, rows, width int, x Array[T], stride int, b
 	return s.run("elementwise", "add_bias_"+typeName[T](), blocksOf(rows*width, 256), x.address, bias.address, rows, width, stride)
 }
 
-// Largest writes the index of the largest number of each of the rows of x (rows, width), the lowest of several; -1 where that is
-// infinite, or where a number is none.
+// Largest queues, for each row of x (rows, width), the index of its largest number. Of several equal ones it takes the lowest index. The
+// index is -1 if the largest number is infinite or if any number is NaN.
 func Largest(s *Stream, rows, width int, x Array[float32], index Array[int32]) error {
 	if err := firstError(
 		atLeast(0, "largest", "rows", rows, "width", width), expect("largest", "x", x.n, count(rows, width), "index", index.n, rows),
@@ -42,7 +42,7 @@ func Largest(s *Stream, rows, width int, x Array[float32], index Array[int32]) e
 	return s.run("elementwise", "largest", grid{x: int64(rows), threads: 1024}, x.address, index.address, width)
 }
 
-// ColumnSums writes the sums (width) of the columns of x, whose rows are stride apart, in a fixed order.
+// ColumnSums queues the sums (width) of the columns of x, added in a fixed order. The rows of x are stride elements apart.
 func ColumnSums[T Activation](s *Stream, rows, width int, x Array[T], stride int, sums Array[float32]) error {
 	if err := firstError(
 		atLeast(0, "column sums", "rows", rows, "width", width), inRow("column sums", "stride", stride, width),

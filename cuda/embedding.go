@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// EmbeddingForward writes x (rows, width), the rows of w of the ids, which the caller has checked.
+// EmbeddingForward queues x (rows, width): for each id, its row of w. The caller must have checked that the ids are rows of w.
 func EmbeddingForward(s *Stream, rows, width int, w Array[float32], ids Array[int32], x Array[float32]) error {
 	if err := firstError(
 		atLeast(0, "embedding", "rows", rows, "width", width),
@@ -16,8 +16,8 @@ func EmbeddingForward(s *Stream, rows, width int, w Array[float32], ids Array[in
 	return s.run("embedding", "embedding_forward", blocksOf(rows*width, 256), w.address, ids.address, x.address, rows, width)
 }
 
-// EmbeddingBackward adds the gradient of w (vocabulary, width) to dw, from dx (rows, width) and the ids on the host. The rows of
-// a token are added up in their order, in chunks.
+// EmbeddingBackward queues the addition of w's gradient to dw (vocabulary, width), from dx (rows, width) and the ids on the host. The rows
+// of a token are added in their order, in chunks. An id outside the vocabulary is an error.
 func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids []int32, dx, dw Array[float32]) error {
 	if err := firstError(
 		atLeast(0, "embedding", "rows", rows, "width", width, "vocabulary", vocabulary),
@@ -53,11 +53,11 @@ func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids []int32, dx, 
 	return s.run("embedding", "embedding_sums", grid{x: int64(sums), threads: threads}, at(rows+4*chunks), parts.address, dw.address, width)
 }
 
-// embeddingChunk is the number of rows that a block adds up.
+// embeddingChunk is the number of rows that one block of threads adds.
 const embeddingChunk = 32
 
-// embeddingPlan is the positions sorted by token, then chunks of them, then the sums of the tokens that have several, four numbers
-// each (kernels/embedding.cu), and the number of parts that are summed. It lies in memory, if there is enough of it.
+// embeddingPlan returns the positions sorted by token, then the chunks, then the sums of the tokens with several chunks: four numbers for
+// each chunk and sum (kernels/embedding.cu). slots is the number of partial sums. The plan uses memory where that is long enough.
 func embeddingPlan(memory, ids []int32, vocabulary int) (plan []int32, chunks, sums, slots int, err error) {
 	begin := make([]int32, vocabulary+1)
 	for i, id := range ids {

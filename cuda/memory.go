@@ -7,7 +7,7 @@ import (
 	"unsafe"
 )
 
-// OutOfMemory is the error of an allocation that does not fit. The device stays usable.
+// OutOfMemory is the error of an allocation that does not fit into the device's memory. The device stays usable.
 type OutOfMemory struct {
 	Asked, InUse, Free int64 // bytes: asked for, used by this program's arrays, and free on the device
 }
@@ -26,15 +26,15 @@ func (d *Device) Memory() (used, held int64) {
 	return d.memory.used, d.memory.held
 }
 
-// pool is a stream's memory: what is freed is kept by its size, since a training step asks for the same again, and the driver
-// takes long and waits for the device.
+// pool is a stream's memory. It keeps freed blocks by size, because a training step allocates the same sizes again, and because the
+// driver's own allocations are slow and wait for the device.
 type pool struct {
 	stream *Stream
 	free   map[int64][]uintptr
 	sizes  map[uintptr]int64 // of all that is held
 }
 
-// sizeOf rounds up to one of eight sizes for each power of two, and 512 bytes at least, so that blocks find takers.
+// sizeOf rounds up to one of eight sizes per power of two, at least 512 bytes, so that freed blocks are reused more often.
 func sizeOf(bytes int64) int64 {
 	step := int64(512)
 	if n := bits.Len64(uint64(max(bytes, 1) - 1)); n > 12 {
@@ -87,7 +87,7 @@ func (p *pool) put(address uintptr) {
 	p.stream.device.count(0, -size)
 }
 
-// trim gives what is free back to the device.
+// trim frees the blocks that no array uses.
 func (p *pool) trim() error {
 	errs := []error{p.stream.Synchronize()}
 	for size, list := range p.free {
@@ -101,7 +101,7 @@ func (p *pool) trim() error {
 	return errors.Join(errs...)
 }
 
-// release frees everything, also what is in use.
+// release frees all blocks, also those in use.
 func (p *pool) release() error {
 	free := map[uintptr]bool{}
 	for _, list := range p.free {

@@ -2,7 +2,7 @@ package cuda
 
 import "fmt"
 
-// RMSNormForward writes y (rows, width) = x / sqrt(mean(x²) + eps) · w (Zhang and Sennrich, "Root Mean Square Layer
+// RMSNormForward queues y (rows, width) = x / sqrt(mean(x²) + eps) · w (Zhang and Sennrich, "Root Mean Square Layer
 // Normalization"), of x (rows, width) and w (width).
 func RMSNormForward[T Activation](s *Stream, rows, width int, eps float32, x, w Array[float32], y Array[T]) error {
 	if err := firstError(
@@ -14,7 +14,7 @@ func RMSNormForward[T Activation](s *Stream, rows, width int, eps float32, x, w 
 	return s.run("norm", "norm_forward_"+typeName[T](), blocksOf(rows*32, 256), x.address, w.address, y.address, rows, width, eps)
 }
 
-// RMSNormBackward writes dx = residual + the gradient of x, and dw, from dy. The residual may be absent, or be dx itself.
+// RMSNormBackward queues dx = residual + the gradient of x, and dw, from dy. The residual may be absent, and it may be dx.
 func RMSNormBackward[T Activation](s *Stream, rows, width int, eps float32, x, w Array[float32], dy Array[T], residual, dx, dw Array[float32]) error {
 	size := count(rows, width)
 	if err := firstError(
@@ -48,10 +48,10 @@ func RMSNormBackward[T Activation](s *Stream, rows, width int, eps float32, x, w
 	return s.rowSums(parts, dw, blocks, width)
 }
 
-// columnBlocks is the grid of the kernels' columnSum.
+// columnBlocks returns the grid of the kernels that use columnSum.
 func columnBlocks(size int) grid { return grid{x: (int64(size) + 31) / 32, threads: 256} }
 
-// rowSums adds up count rows of size numbers, in their order.
+// rowSums queues the sum of count rows of size numbers, added in their order.
 func (s *Stream) rowSums(parts, sum Array[float32], count, size int) error {
 	return s.run("elementwise", "row_sums", columnBlocks(size), parts.address, sum.address, count, size)
 }

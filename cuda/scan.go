@@ -4,8 +4,8 @@ import (
 	"fmt"
 )
 
-// Scan is a selective scan on the device, of activations T; op.SelectiveScan says what it computes. States and sums are float32
-// for either type. Absent operands are zero Arrays.
+// Scan is a selective scan on the device, with activations of type T. op.SelectiveScan defines it. States and sums are float32 for either
+// type. Absent operands are zero Arrays.
 type Scan[T Activation] struct {
 	Batch, Length, Channels, State int
 
@@ -19,33 +19,33 @@ type Scan[T Activation] struct {
 
 	D         Array[float32] // (channels)
 	Z         Array[T]       // (batch, length, channels)
-	ZStride   int            // between the steps of Z, which may lie in a wider matrix; 0 where they lie one behind the other
+	ZStride   int            // elements between two steps of Z, which can be part of a wider matrix; 0 means channels
 	DeltaBias Array[float32] // (channels)
 	Initial   Array[float32] // (batch, channels, state): the state before the first step scanned
-	Start     Array[uint8]   // (batch, length): where it is not 0 a new sequence starts
+	Start     Array[uint8]   // (batch, length): a new sequence starts where it is not 0
 
 	Softplus bool // Δ goes through softplus
 	Reverse  bool // the last step is scanned first
 }
 
-// Projection is an operand B or C: (batch, length, groups, state), of which channel d reads group d/(channels/groups);
-// or, with no groups, constant over time and batch: (channels, state).
+// Projection is an operand B or C, of shape (batch, length, groups, state). Channel d reads group d/(channels/groups). With Groups 0 it is
+// constant over time and batch, of shape (channels, state).
 type Projection[T Activation] struct {
 	Data   Array[T]
 	Groups int
-	Stride int // between the steps of Data, which may lie in a wider matrix; 0 where they lie one behind the other
+	Stride int // elements between two steps of Data, which can be part of a wider matrix; 0 means groups·state
 }
 
-// ScanGrad takes the gradients of a Scan's operands, in their shapes, and where those have a stride, with the same one.
-// Those of absent operands are absent.
+// ScanGrad has the arrays for the gradients of a Scan's operands. Each has the shape and the stride of its operand, and is absent where the
+// operand is.
 type ScanGrad[T Activation] struct {
 	U, Delta, B, C, Z        Array[T]
 	A, D, DeltaBias, Initial Array[float32]
 }
 
-// Forward queues the scan. It writes y (batch, length, channels) and, unless they are absent, final (batch, channels, state),
-// the state after the last step scanned, and checkpoints, of CheckpointLen elements, which Backward wants. A wrong operand is
-// an error, and nothing is queued.
+// Forward queues the scan. It writes y (batch, length, channels). Unless they are absent, it also writes final (batch, channels, state),
+// the state after the last step scanned, and checkpoints, CheckpointLen elements that Backward needs. If an operand does not fit, Forward
+// returns an error that names it and queues nothing.
 func (s *Scan[T]) Forward(stream *Stream, y Array[T], final, checkpoints Array[float32]) error {
 	if err := s.check(); err != nil {
 		return err
@@ -69,13 +69,13 @@ func (s *Scan[T]) Forward(stream *Stream, y Array[T], final, checkpoints Array[f
 	return s.launch(stream, z.forward, "forward", "ends", "scan_beginnings", z, &args, &work)
 }
 
-// CheckpointLen is the number of elements of the checkpoints: the state before every few steps.
+// CheckpointLen returns the length of the checkpoints, which hold the state before every few steps.
 func (s *Scan[T]) CheckpointLen() int {
 	every := s.size().every
 	return count(s.Batch, (s.Length+every-1)/every, s.Channels, s.State)
 }
 
-// emptyForward is Forward without steps: the state stays.
+// emptyForward is Forward for a length of 0: the final state is the initial one.
 func (s *Scan[T]) emptyForward(stream *Stream, final Array[float32]) error {
 	switch {
 	case final.Absent() || final.n == 0:
@@ -86,7 +86,7 @@ func (s *Scan[T]) emptyForward(stream *Stream, final Array[float32]) error {
 	return final.copy(stream, s.Initial.Slice(0, s.states()))
 }
 
-// check reports an operand that does not fit.
+// check returns an error that names the first size or operand that does not fit.
 func (s *Scan[T]) check() error {
 	if err := atLeast(0, "scan", "Batch", s.Batch, "Length", s.Length, "Channels", s.Channels); err != nil {
 		return err
@@ -115,7 +115,7 @@ func (s *Scan[T]) check() error {
 	)
 }
 
-// states is the number of elements of a state of the whole batch.
+// states returns the number of elements of the state of the whole batch.
 func (s *Scan[T]) states() int { return count(s.Batch, s.Channels, s.State) }
 
 func (s *Scan[T]) checkProjection(name string, p Projection[T]) error {

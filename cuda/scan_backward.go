@@ -2,10 +2,10 @@ package cuda
 
 import "fmt"
 
-// Backward queues the gradients of every operand, from the checkpoints that Forward left, dy (batch, length, channels) of the
-// output and, unless it is absent, dfinal (batch, channels, state) of the final state. It writes every element of grad's
-// arrays, but for what lies between strided rows. Sums are made in a fixed order: the same scan has the same gradients, bit
-// for bit.
+// Backward queues the gradients of every operand. Its inputs are the checkpoints that Forward wrote, the gradient dy (batch, length,
+// channels) of the output and, unless it is absent, the gradient dfinal (batch, channels, state) of the final state. It writes every
+// element of grad's arrays except the gaps between strided rows. Sums are added in a fixed order, so two runs on the same operands give the
+// same gradients, bit for bit.
 func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[T], dfinal Array[float32], grad *ScanGrad[T]) error {
 	if err := s.checkBackward(checkpoints, dy, dfinal, grad); err != nil {
 		return err
@@ -27,7 +27,7 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 
 	var work temporaries
 	defer work.free()
-	// parts makes room for a gradient's parts, which are added up after the pass; a part alone is the gradient.
+	// parts allocates the partial sums of a gradient, which are added after the pass. A single partial sum is the gradient itself.
 	var sums []partSum
 	parts := func(of Array[float32], count, n int) (uintptr, error) {
 		switch {
@@ -106,7 +106,7 @@ func (s *Scan[T]) checkBackward(checkpoints Array[float32], dy Array[T], dfinal 
 	return nil
 }
 
-// emptyBackward is Backward without steps: the final state is the initial one.
+// emptyBackward is Backward for a length of 0: the final state is the initial one.
 func (s *Scan[T]) emptyBackward(stream *Stream, dfinal Array[float32], grad *ScanGrad[T]) error {
 	if err := firstError(grad.B.Fill(stream, 0), grad.C.Fill(stream, 0)); err != nil {
 		return err

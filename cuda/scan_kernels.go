@@ -5,7 +5,7 @@ import (
 	"unsafe"
 )
 
-// scanArgs is the kernels' struct Scan (kernels/scan.cuh), field for field.
+// scanArgs has the same fields as the kernels' struct Scan (kernels/scan.cuh).
 type scanArgs struct {
 	batch, length, channels, state                      int64
 	zStep, bStep, cStep                                 int64
@@ -19,26 +19,30 @@ type scanArgs struct {
 	dB, dC                                              uintptr
 }
 
-// scanPass is a kernel's cut of a scan: so many threads for a channel, states and channels for a thread, threads for a block, and
-// blocks that a multiprocessor holds.
-type scanPass struct{ split, states, wide, threads, blocks int }
+// scanPass says how a kernel divides a scan.
+type scanPass struct {
+	split   int // threads per channel
+	states  int // states per thread
+	wide    int // channels per thread
+	threads int // threads per block
+	blocks  int // blocks per multiprocessor
+}
 
-// channels is the number of channels of a block.
+// channels returns the number of channels of a block of threads.
 func (p scanPass) channels() int { return p.threads / p.split * p.wide }
 
-// scanSize is the kernels for scans of up to so many states (kernels/entries.cuh has the same numbers), with a checkpoint every so
-// many steps.
+// scanSize describes the kernels for scans of up to states() states. kernels/entries.cuh has the same numbers.
 type scanSize struct {
-	file              string
+	file              string // the kernels' PTX files begin with this
 	forward, backward scanPass
-	every             int
-	chunked           bool // it can be cut into chunks of the length
+	every             int  // steps from checkpoint to checkpoint
+	chunked           bool // the length can be cut into chunks
 }
 
 // MaxState is the largest State of a Scan or Block of float32.
 const MaxState = 256
 
-// maxStateBF16 is that of bfloat16.
+// maxStateBF16 is the largest State with activations of bfloat16.
 const maxStateBF16 = 16
 
 func (z scanSize) states() int { return z.forward.split * z.forward.states }
@@ -49,19 +53,19 @@ var (
 		{"scan64", scanPass{16, 4, 1, 128, 2}, scanPass{16, 4, 1, 64, 4}, 16, false},
 		{"scan256", scanPass{32, 8, 1, 128, 2}, scanPass{32, 8, 1, 128, 2}, 4, false},
 	}
-	// scanFew is for scans of few channels that are too short to be cut: their channels are split among more threads.
+	// scanFew is for scans of few channels that are too short to be cut into chunks. It uses more threads per channel.
 	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4}, scanPass{16, 1, 1, 128, 4}, 16, false}
 )
 
-// Few channels leave most of the device idle, unless the length is cut into chunks that run side by side. That costs a pass more,
-// and so pays from fewChunks chunks on, each of them of chunkSteps or more.
+// A scan of few channels leaves most of the device idle, unless its length is cut into chunks that run at the same time. Chunks cost one
+// more pass. So a scan is cut only if it gives at least fewChunks chunks of at least chunkSteps steps.
 const (
 	fewChunks  = 3
 	mostChunks = 64
 	chunkSteps = 64 // and the chunks' length is a multiple of it
 )
 
-// size returns the kernels for the scan.
+// size returns the kernels that the scan uses.
 func (s *Scan[T]) size() scanSize {
 	if s.usual() && s.State <= 16 && !s.U.Absent() && s.chunks(scanSizes[0], scanSizes[0].forward) == 1 &&
 		s.Batch*s.Channels <= 32*s.U.stream.device.multiprocessors {
@@ -75,7 +79,7 @@ func (s *Scan[T]) size() scanSize {
 	return scanSizes[len(scanSizes)-1]
 }
 
-// chunks is the number of chunks that a pass cuts the length into: as many as fill the device.
+// chunks returns the number of chunks that a pass cuts the length into: as many as fill the device, or 1.
 func (s *Scan[T]) chunks(z scanSize, p scanPass) int {
 	if !z.chunked || s.U.Absent() {
 		return 1
@@ -89,14 +93,14 @@ func (s *Scan[T]) chunks(z scanSize, p scanPass) int {
 	return (s.Length + steps - 1) / steps
 }
 
-// chunkSteps is the length of n chunks but the last.
+// chunkSteps returns the steps of a chunk, if the length is cut into n. The last chunk may be shorter.
 func (s *Scan[T]) chunkSteps(n int) int {
 	return (s.Length + n*chunkSteps - 1) / (n * chunkSteps) * chunkSteps
 }
 
 func (s *Scan[T]) usual() bool { return s.B.Groups > 0 && s.C.Groups > 0 && s.Start.Absent() }
 
-// args are the operands' arguments.
+// args returns the kernels' arguments for the operands.
 func (s *Scan[T]) args() scanArgs {
 	a := scanArgs{
 		batch: int64(s.Batch), length: int64(s.Length), channels: int64(s.Channels), state: int64(s.State),
@@ -105,7 +109,7 @@ func (s *Scan[T]) args() scanArgs {
 		u: s.U.address, delta: s.Delta.address, a: s.A.address, b: s.B.Data.address, c: s.C.Data.address,
 		d: s.D.address, z: s.Z.address, bias: s.DeltaBias.address, initial: s.Initial.address, start: s.Start.address,
 	}
-	// Four activations are read as one where all of them lie so.
+	// Kernels read four activations at a time where all rows begin at a multiple of four elements.
 	together := uintptr(s.Channels | s.section() | s.zStride())
 	for _, address := range []uintptr{a.u, a.delta, a.z} {
 		together |= address / uintptr(size[T]())
@@ -125,14 +129,14 @@ func (s *Scan[T]) args() scanArgs {
 	return a
 }
 
-// alsoAligned says where other activations begin, in elements.
+// alsoAligned takes the address of further activations, in elements, into account for vectors.
 func (a *scanArgs) alsoAligned(at uintptr) {
 	if at%4 != 0 {
 		a.vectors = 0
 	}
 }
 
-// channelsOf is the number of channels that share a group.
+// channelsOf returns the number of channels that share a group of p.
 func (s *Scan[T]) channelsOf(p Projection[T]) int {
 	if p.Groups == 0 {
 		return s.Channels
@@ -140,7 +144,7 @@ func (s *Scan[T]) channelsOf(p Projection[T]) int {
 	return s.Channels / p.Groups
 }
 
-// section is the number of channels, side by side, that share a group of B and one of C.
+// section returns the number of neighbouring channels that share both a group of B and a group of C.
 func (s *Scan[T]) section() int {
 	a, b := s.channelsOf(s.B), s.channelsOf(s.C)
 	for b > 0 {
@@ -149,12 +153,12 @@ func (s *Scan[T]) section() int {
 	return a
 }
 
-// blocks is the number of a pass's blocks of a section's channels.
+// blocks returns the number of blocks that a pass needs for the channels of a section.
 func (s *Scan[T]) blocks(p scanPass) int {
 	return (s.section() + p.channels() - 1) / p.channels()
 }
 
-// kernel names a pass's kernel and its file.
+// kernel returns the name of a pass's kernel and of its PTX file.
 func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, name string) {
 	kind := func(groups int) byte {
 		if groups == 0 {
@@ -179,8 +183,8 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 	return file, fmt.Sprintf("scan_%s_%s%dx%d_%s", direction, mark, p.split, p.states, options)
 }
 
-// launch queues a pass, and before it, where the length is cut, what finds out where chunks begin: first is the pass over them, and
-// combine puts them together. It takes memory for that from work.
+// launch queues a pass. Where the length is cut into chunks, it first queues the kernels that find the state at the beginning of each
+// chunk: the kernel first scans the chunks by themselves, and combine joins their results. Their memory is appended to work.
 func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine string, z scanSize, args *scanArgs,
 	work *temporaries) error {
 	blocks := func(p scanPass) int64 {

@@ -2,9 +2,9 @@ package cuda
 
 import "fmt"
 
-// Step is one step of one token for each sequence of a batch: what Block computes at a length of one, with the states changed in
-// place, in few launches that read each weight once for up to eight sequences. T is what the weights of products are of;
-// activations are float32. Arrays are as those of Block.
+// Step computes one token for each sequence of a batch: what Block computes for a length of 1. It updates the states in place. It uses few
+// launches, which read each weight once for up to eight sequences. T is the type of the weights of the matrix products. Activations are
+// float32. The arrays are those of Block.
 type Step[T Activation] struct {
 	Batch, Model, Channels, State, Width, Rank int
 	Eps                                        float32
@@ -17,10 +17,10 @@ type Step[T Activation] struct {
 	Scan    Array[float32] // (batch, channels, state)
 }
 
-// StepWork is memory for the steps of any layers of one shape.
+// StepWork is the workspace of Steps. Layers of the same sizes can share it.
 type StepWork struct{ vz, u, rbc, y Array[float32] }
 
-// NewStepWork returns memory for steps like s.
+// NewStepWork allocates the workspace for steps of s's sizes.
 func (s *Step[T]) NewStepWork(stream *Stream) (*StepWork, error) {
 	var all temporaries
 	var err error
@@ -37,18 +37,18 @@ func (s *Step[T]) NewStepWork(stream *Stream) (*StepWork, error) {
 	return w, nil
 }
 
-// Free hands the memory on.
+// Free frees the workspace.
 func (w *StepWork) Free() {
 	for _, a := range []Array[float32]{w.vz, w.u, w.rbc, w.y} {
 		a.Free()
 	}
 }
 
-// stepRoom is the shared memory that a kernel may ask for on any device, in numbers.
+// stepRoom is the shared memory that a kernel can use on every device, in float32.
 const stepRoom = 48 << 10 / 4
 
-// stepGroup is how many sequences a block of a product over in numbers goes through together, of the sizes that there are kernels
-// for: the least that takes the batch, or the largest; and what there is room for. 0 if there is none for a single one.
+// stepGroup returns the batch group size (1, 4 or 8) of the product kernel for inputs of length in: the smallest that covers batch and
+// whose inputs fit into shared memory, or the largest that fits. It returns 0 if none fits.
 func stepGroup(batch, in int) int {
 	group := 0
 	for _, g := range []int{1, 4, 8} {
@@ -59,7 +59,7 @@ func stepGroup(batch, in int) int {
 	return group
 }
 
-// Fits reports a size that there are no kernels for.
+// Fits returns an error that names the first size that no kernel supports.
 func (s *Step[T]) Fits() error {
 	for _, size := range []struct {
 		name    string
@@ -72,8 +72,8 @@ func (s *Step[T]) Fits() error {
 	return firstError(atLeast(0, "step", "Batch", s.Batch), atLeast(1, "step", "State", s.State, "Rank", s.Rank))
 }
 
-// StepProduct queues y (batch, out) = weight (out, in) · x (batch, in), x through RMSNorm unless norm is absent, plus bias unless
-// that is absent, plus y if add.
+// StepProduct queues y (batch, out) = weight (out, in) · x (batch, in). Unless norm is absent, x first goes through RMSNorm. Unless bias is
+// absent, it is added. With add, the old y is added.
 func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[float32], eps float32, weight Array[T], bias, y Array[float32], add bool) error {
 	if err := atLeast(0, "step", "batch", batch, "in", in, "out", out); err != nil {
 		return err
@@ -100,7 +100,7 @@ func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[floa
 		y.address, batch, in, out, eps, sum, each)
 }
 
-// Run queues the step: x (batch, model) becomes the block's result.
+// Run queues the step. It overwrites x (batch, model) with the block's result.
 func (s *Step[T]) Run(stream *Stream, w *StepWork, x Array[float32]) error {
 	columns := s.Rank + 2*s.State
 	if err := s.Fits(); err != nil {
