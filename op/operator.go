@@ -95,8 +95,8 @@ type operator struct {
 
 	readers atomic.Int32 // operators that compute gradients and read what a keeper keeps
 
-	own  bool    // the result is written where the last one was
-	last G.Value // that one
+	own  bool    // the result is written into last
+	last G.Value // the result of the last run, if own
 }
 
 var (
@@ -164,16 +164,17 @@ func (o *operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, 
 		prealloc = o.last
 	}
 	result, flat := resultFor(prealloc, o.dt, resultShape(o.out))
-	if o.own {
-		o.last = result()
-	}
 	if o.readers.Load() > 0 {
 		kept := borrow(o.dt, o.keeps())
 		o.f.(keeper).forwardKeeping(in, unpack(flat, o.out), kept.operand)
 		return newKeeping(result(), kept), nil
 	}
 	o.f.forward(in, unpack(flat, o.out))
-	return result(), nil
+	v := result()
+	if o.own {
+		o.last = v
+	}
+	return v, nil
 }
 
 // operands returns the values as operands, in the function's slots, checked.

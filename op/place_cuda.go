@@ -54,6 +54,9 @@ var (
 	_ G.CUDADoer = (*deviceGradients)(nil)
 )
 
+// reuse does nothing: the machine gives the result its memory on the device.
+func (*deviceOperator) reuse() {}
+
 // CUDADo runs the scan. The values are on the device, and so is prealloc, which takes the result.
 func (o *deviceOperator) CUDADo(extern G.External, dev G.Device, prealloc G.Value, inputs ...G.Value) (G.Value, error) {
 	err := o.onMachine(extern, dev, prealloc, resultShape(o.out), inputs, o.Arity(), func(r *scanRun) error {

@@ -5,6 +5,8 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // Every run writes its results where the last one's were, and they are right.
@@ -13,10 +15,11 @@ func TestReuseResults(t *testing.T) {
 		g := G.NewGraph()
 		x = tensor.New(tensor.WithShape(1, 2, 3), tensor.WithBacking([]float32{1, 2, 3, 4, 5, 6}))
 		w := tensor.New(tensor.WithShape(3, 3), tensor.WithBacking([]float32{1, 2, 0, 0, 1, 0, 3, 0, 1}))
-		node := G.Must(Linear(G.NodeFromAny(g, x, G.WithName("x")), G.NodeFromAny(g, w, G.WithName("w")), nil))
-		node = G.Must(Add(node, node))
+		n := G.Must(Linear(G.NodeFromAny(g, x, G.WithName("x")), G.NodeFromAny(g, w, G.WithName("w")), nil))
+		a, b := G.NodeFromAny(g, tensor.New(tensor.WithShape(1, 3), tensor.WithBacking([]float32{1, 2, 3})), G.WithName("a")), G.NodeFromAny(g, tensor.New(tensor.WithShape(3, 1), tensor.WithBacking([]float32{1, 2, 3})), G.WithName("b"))
+		n = G.Must(Linear(G.Must(Add(n, n)), G.Must(LowRank(G.NodeFromAny(g, w.Clone(), G.WithName("w2")), a, b, 2)), nil))
 		y = new(G.Value)
-		G.Read(node, y)
+		G.Read(n, y)
 		if reuse {
 			ReuseResults(g)
 		}
@@ -46,6 +49,29 @@ func TestReuseResults(t *testing.T) {
 			first = &got[0]
 		} else if first != &got[0] {
 			t.Errorf("run %d: the result is at another place", run)
+		}
+	}
+}
+
+// All operators of this package that return a tensor keep their result, those that embed operator too.
+func TestReuseResultsReachesAll(t *testing.T) {
+	g := G.NewGraph()
+	w := leaf(g, "w", tensor.Float32, []int{4, 4}, make([]float64, 16))
+	y := G.Must(Add(G.Must(LowRank(w, leaf(g, "a", tensor.Float32, []int{1, 4}, make([]float64, 4)), leaf(g, "b", tensor.Float32, []int{4, 1}, make([]float64, 4)), 1)), w))
+	ReuseResults(g)
+	m := G.NewTapeMachine(g)
+	defer m.Close()
+	var last [2]G.Value
+	for run := range 3 {
+		m.Reset()
+		if err := m.RunAll(); err != nil {
+			t.Fatal(err)
+		}
+		for i, n := range []*G.Node{y, node.Operands(y)[0]} {
+			if run > 0 && n.Value() != last[i] {
+				t.Errorf("run %d: %v has a new result", run, n)
+			}
+			last[i] = n.Value()
 		}
 	}
 }

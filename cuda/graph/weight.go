@@ -11,8 +11,8 @@ import (
 	"github.com/gomamba/mamba/cuda"
 )
 
-// Weight is a tensor of float32 with a copy on a device, a value of Gorgonia's for weights and solvers' moments. Each copy is
-// brought up to date when it is asked for.
+// Weight is a tensor of float32 with a copy on a device: a Gorgonia value for weights and the moments of solvers. A copy that is out of
+// date is updated when it is used. All methods but Array, Half, HalfIfAny and Written lock the context.
 type Weight struct {
 	context *Context
 	host    *tensor.Dense
@@ -20,7 +20,7 @@ type Weight struct {
 	half    cuda.Array[cuda.BFloat16]
 	undo    runtime.Cleanup // of half
 
-	hostOld, deviceOld, halfOld bool
+	hostOld, deviceOld, halfOld bool // these copies are out of date; guarded by the context's lock, as are the copies
 }
 
 var (
@@ -84,10 +84,12 @@ func (w *Weight) Half() (cuda.Array[cuda.BFloat16], error) {
 	return w.half, nil
 }
 
-// HalfIfAny is the copy in bfloat16 if there is one, which whoever writes the weight on the device writes too.
+// HalfIfAny returns the copy in bfloat16, absent if there is none. Code that writes the weight on the device writes this copy too. Use
+// it inside the context's Do.
 func (w *Weight) HalfIfAny() cuda.Array[cuda.BFloat16] { return w.half }
 
-// Written says that the copy on the device has been written, and that in bfloat16 too if there is one.
+// Written records that the copy on the device has new numbers, and so has the copy in bfloat16 if there is one. Use it inside the
+// context's Do.
 func (w *Weight) Written() { w.hostOld, w.deviceOld, w.halfOld = true, false, false }
 
 // Dense is the tensor on the host as it is, perhaps older than that on the device.
@@ -96,26 +98,38 @@ func (w *Weight) Dense() *tensor.Dense { return w.host }
 // Context is the weight's device.
 func (w *Weight) Context() *Context { return w.context }
 
-// ToHost brings the tensor on the host up to date, and returns it.
+// ToHost brings the tensor on the host up to date and returns it. Do not call it inside the context's Do.
 func (w *Weight) ToHost() (*tensor.Dense, error) {
-	if !w.hostOld {
-		return w.host, nil
-	}
-	err := w.context.Do(func(s *cuda.Stream) error { return w.device.array.CopyTo(s, floats(w.host)) })
-	w.hostOld = err != nil
-	return w.host, err
+	return w.host, w.context.Do(w.toHost)
 }
 
-// HostChanged says that the tensor on the host has other numbers now; what is on the device is written over with them.
-func (w *Weight) HostChanged() { w.hostOld, w.deviceOld = false, true }
-
-// Free brings the tensor on the host up to date, and gives the memory on the device back. The weight can be used again, from its
-// value on the host. After an error nothing was given back.
-func (w *Weight) Free() error {
-	if _, err := w.ToHost(); err != nil {
+// toHost brings the tensor on the host up to date. The context is locked.
+func (w *Weight) toHost(s *cuda.Stream) error {
+	if !w.hostOld {
+		return nil
+	}
+	if err := w.device.array.CopyTo(s, floats(w.host)); err != nil {
 		return err
 	}
-	return w.context.Do(func(*cuda.Stream) error {
+	w.hostOld = false
+	return nil
+}
+
+// HostChanged records that the tensor on the host has new numbers. They replace those on the device at the next use. Do not call it
+// inside the context's Do.
+func (w *Weight) HostChanged() {
+	w.context.mu.Lock()
+	defer w.context.mu.Unlock()
+	w.hostOld, w.deviceOld = false, true
+}
+
+// Free brings the tensor on the host up to date and frees the memory on the device. The weight can be used again: it is then uploaded
+// from the host. After an error nothing was freed. Do not call Free inside the context's Do.
+func (w *Weight) Free() error {
+	return w.context.Do(func(s *cuda.Stream) error {
+		if err := w.toHost(s); err != nil {
+			return err
+		}
 		w.device.release()
 		w.undo.Stop()
 		w.half.Free()

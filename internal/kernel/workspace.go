@@ -12,6 +12,7 @@ import (
 type Space[T Float] struct {
 	Data []T // begins at a cache line; what is in it is left to chance
 	from *memory
+	loan uint64 // of from, when it was borrowed
 }
 
 // Borrow returns n numbers.
@@ -25,7 +26,7 @@ func Borrow[T Float](n int) Space[T] {
 		return Space[T]{}
 	}
 	m := pool.take(words)
-	return Space[T]{Data: unsafe.Slice((*T)(unsafe.Pointer(&m.words[0])), n), from: m}
+	return Space[T]{Data: unsafe.Slice((*T)(unsafe.Pointer(&m.words[0])), n), from: m, loan: m.loan}
 }
 
 // Cut takes the next n numbers of the data, up to a cache line more: a space may be several arrays.
@@ -42,10 +43,11 @@ func Padded[T Float](n int) int {
 	return (n + line - 1) / line * line
 }
 
-// Return gives the memory back. Nothing may use it any more.
+// Return gives the memory back. Nothing may use it any more. A second Return of one Space, or of a copy of it, panics: somebody else may
+// have the memory by then.
 func (s Space[T]) Return() {
 	if s.from != nil {
-		pool.give(s.from)
+		pool.give(s.from, s.loan)
 	}
 }
 
@@ -53,6 +55,7 @@ func (s Space[T]) Return() {
 type memory struct {
 	words []uint64 // begins at a cache line
 	class int
+	loan  uint64 // the number of times that it was given back
 	since uint64 // the collection of garbage after which it was returned
 }
 
@@ -103,11 +106,15 @@ func (p *workspaces) take(words int) *memory {
 	return &memory{words: w[skip : skip+size : skip+size], class: class}
 }
 
-func (p *workspaces) give(m *memory) {
+func (p *workspaces) give(m *memory, loan uint64) {
 	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	if m.loan != loan {
+		panic("kernel: a workspace is returned twice")
+	}
+	m.loan++
 	m.since = p.collections
 	p.free[m.class] = append(p.free[m.class], m)
-	p.mutex.Unlock()
 }
 
 // ReleaseWorkspaces gives all memory of the pool that is not borrowed to the garbage collector, for programs that measure memory.

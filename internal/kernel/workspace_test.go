@@ -95,12 +95,12 @@ func TestSpaceMakesNoGarbage(t *testing.T) {
 func TestSpaceGoesBack(t *testing.T) {
 	var p workspaces
 	p.watching = true // no collection counts but those here
-	p.give(p.take(1000))
+	p.give(p.take(1000), 0)
 	a := p.take(2000)
 	for range keepFor {
 		p.collected()
 	}
-	p.give(a)
+	p.give(a, 0)
 	class, _ := classOf(1000)
 	if len(p.free[class]) != 1 {
 		t.Fatal("gone too early")
@@ -109,4 +109,25 @@ func TestSpaceGoesBack(t *testing.T) {
 	if other, _ := classOf(2000); len(p.free[class]) != 0 || len(p.free[other]) != 1 {
 		t.Error("what was not used is still there, or what was is gone")
 	}
+}
+
+// Memory that is returned twice would be lent to two kernels at a time.
+func TestSpaceReturnedTwice(t *testing.T) {
+	panics := func(f func()) (text any) {
+		defer func() { text = recover() }()
+		f()
+		return nil
+	}
+	s := Borrow[float32](100)
+	s.Return()
+	if got := panics(s.Return); got == nil {
+		t.Error("a second Return is silent")
+	}
+	again := Borrow[float32](100) // the same memory
+	if got := panics(s.Return); got == nil {
+		t.Error("a second Return is silent when the memory is lent again")
+	}
+	again.Return()
+	Space[float32]{}.Return()
+	Space[float32]{}.Return()
 }
