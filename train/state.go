@@ -198,6 +198,10 @@ func Saved(file string) (steps int, settings map[string]string, err error) {
 // The file is replaced as a whole: a program or machine that stops at any moment leaves the old file or the new one. From the first
 // Run, Resume or Save on, the trainer holds a lock on the file until Close. It is an error if another process holds that lock.
 func (t *Trainer) Save() error {
+	if err := t.enter("save"); err != nil {
+		return err
+	}
+	defer t.mu.Unlock()
 	if t.cfg.File == "" {
 		return nil
 	}
@@ -231,6 +235,10 @@ func (t *Trainer) save() error {
 // EvalEvery, SaveEvery, Report and Options. The error names what differs. If the disk fails while the weights are read, the trainer
 // returns that error from then on.
 func (t *Trainer) Resume() (resumed bool, err error) {
+	if err := t.enter("resume"); err != nil {
+		return false, err
+	}
+	defer t.mu.Unlock()
 	if t.cfg.File == "" {
 		return false, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -42,8 +43,11 @@ type Config struct {
 	Options []nn.CallOption
 }
 
-// Trainer trains the weights of a language model that are not frozen (layer.Params.Trainable).
+// Trainer trains the weights of a language model that are not frozen (layer.Params.Trainable). One goroutine may use a Trainer at a
+// time; a second one gets an error.
 type Trainer struct {
+	running, mu sync.Mutex // held by Run, and by each call that uses the graphs, the solver or the packer
+
 	cfg     Config
 	lm      *nn.LM
 	params  layer.Params
@@ -70,6 +74,9 @@ type lossGraph struct {
 
 // New returns a trainer at the first step. Close it.
 func New(lm *nn.LM, cfg Config) (*Trainer, error) {
+	if lm == nil {
+		return nil, fmt.Errorf("train: the model is missing, want one that nn.NewLM returned")
+	}
 	if err := lm.Err(); err != nil {
 		return nil, err
 	}
@@ -190,9 +197,29 @@ func (l *lossGraph) run(b Batch, share float64) (float64, error) {
 	return (*l.loss).Data().(float64), nil
 }
 
-// Close frees what the trainer holds, among it the lock on Config.File.
+// enter takes the trainer for a call. After nil, the call ends with t.mu.Unlock.
+func (t *Trainer) enter(call string) error {
+	switch {
+	case t == nil:
+	case !t.mu.TryLock():
+		return fmt.Errorf("train: %s: the trainer is in use by another goroutine", call)
+	case t.train != nil:
+		return nil
+	default:
+		t.mu.Unlock()
+	}
+	return fmt.Errorf("train: %s: the trainer is closed, or not made by New", call)
+}
+
+// Close frees the graphs and their values, and the lock on Config.File. Curve, Done and Tokens still answer after it; all other calls return an error, a second
+// Close too.
 func (t *Trainer) Close() error {
+	if err := t.enter("close"); err != nil {
+		return err
+	}
+	defer t.mu.Unlock()
 	err := errors.Join(t.train.vm.Close(), t.scorer.vm.Close())
+	t.train, t.scorer, t.nodes = nil, nil, nil
 	if t.lock != nil {
 		err = errors.Join(err, t.lock.Release())
 		t.lock = nil
@@ -201,16 +228,35 @@ func (t *Trainer) Close() error {
 }
 
 // Curve returns the losses so far.
-func (t *Trainer) Curve() *Curve { return &t.curve }
+func (t *Trainer) Curve() *Curve {
+	if t == nil {
+		return new(Curve)
+	}
+	return &t.curve
+}
 
 // Done returns how many steps were made.
-func (t *Trainer) Done() int { return t.solver.Steps() }
+func (t *Trainer) Done() int {
+	if t == nil || t.solver == nil {
+		return 0
+	}
+	return t.solver.Steps()
+}
 
 // Tokens returns the number of tokens that a step goes through.
-func (t *Trainer) Tokens() int { return t.cfg.Accumulate * t.cfg.Batch * t.cfg.Length }
+func (t *Trainer) Tokens() int {
+	if t == nil {
+		return 0
+	}
+	return t.cfg.Accumulate * t.cfg.Batch * t.cfg.Length
+}
 
 // Evaluate returns the mean loss of batches, in nats per token. They are of the trainer's batch and length, as Pack makes them.
 func (t *Trainer) Evaluate(batches []Batch) (float64, error) {
+	if err := t.enter("evaluate"); err != nil {
+		return 0, err
+	}
+	defer t.mu.Unlock()
 	if t.broken != nil {
 		return 0, fmt.Errorf("train: %w", t.broken)
 	}
@@ -232,8 +278,20 @@ func (t *Trainer) Evaluate(batches []Batch) (float64, error) {
 // Run trains until the last step, or until the context ends: then it stops after the step that it is at, saves, and returns
 // the context's error. A loss or gradient that is not finite is an error too; what was saved before it stays.
 func (t *Trainer) Run(ctx context.Context) error {
-	if err := t.ready(); err != nil {
+	if err := t.enter("run"); err != nil {
+		return err
+	}
+	err := t.ready()
+	t.mu.Unlock() // Report may use the trainer between steps
+	if !t.running.TryLock() {
+		return fmt.Errorf("train: run: the trainer runs already")
+	}
+	defer t.running.Unlock()
+	if err != nil {
 		return fmt.Errorf("train: %w", err)
+	}
+	if ctx == nil {
+		return fmt.Errorf("train: run: the context is missing, want one such as context.Background()")
 	}
 	if len(t.curve.HeldOut) == 0 {
 		if err := t.evaluate(); err != nil {
@@ -287,6 +345,10 @@ func (t *Trainer) finite(loss float64) error {
 
 // step makes a step. After an error the trainer is where it was before.
 func (t *Trainer) step() (err error) {
+	if err := t.enter("step"); err != nil {
+		return err
+	}
+	defer t.mu.Unlock()
 	at := t.packer.Position()
 	defer func() {
 		if err != nil {

@@ -1,0 +1,70 @@
+package train
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+
+	"gorgonia.org/tensor"
+)
+
+// A trainer in use answers a second caller with an error, and so does a closed one, a zero one and none.
+func TestTrainerInUseAndClosed(t *testing.T) {
+	is := func(err error, what string) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v, want an error with %q", err, what)
+		}
+	}
+	calls := func(tr *Trainer) (errs []error) {
+		_, evaluate := tr.Evaluate(nil)
+		_, resume := tr.Resume()
+		return []error{tr.Run(context.Background()), evaluate, tr.Save(), resume, tr.Close()}
+	}
+	cfg := config()
+	var tr *Trainer
+	reports := 0
+	cfg.Report = func(*Curve) {
+		if reports++; reports > 1 {
+			return
+		}
+		is(tr.Run(t.Context()), "the trainer runs already")
+		if _, err := tr.Evaluate(tr.heldOut); err != nil {
+			t.Errorf("Report may evaluate: %v", err)
+		}
+		var wait sync.WaitGroup
+		tr.mu.Lock() // as a step does
+		wait.Go(func() {
+			for _, err := range calls(tr) {
+				is(err, "the trainer is in use by another goroutine")
+			}
+		})
+		wait.Wait()
+		tr.mu.Unlock()
+	}
+	tr, err := New(newLM(tensor.Float32, false), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if tr.Done() != cfg.Steps || tr.Tokens() == 0 || len(tr.Curve().Training) != cfg.Steps {
+		t.Error("a closed trainer does not know what it did")
+	}
+	for _, x := range []*Trainer{tr, new(Trainer), nil} {
+		for _, err := range calls(x) {
+			is(err, "the trainer is closed, or not made by New")
+		}
+	}
+	var none *Trainer
+	if none.Done() != 0 || none.Tokens() != 0 || len(none.Curve().Training) != 0 || new(Trainer).Done() != 0 {
+		t.Error("no trainer has done something")
+	}
+	_, err = New(nil, cfg)
+	is(err, "the model is missing")
+}
