@@ -25,6 +25,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/gomamba/mamba/checkpoint"
@@ -149,7 +150,14 @@ func stateFile(set settings) string { return filepath.Join(set.out, "train.safet
 func baseDir(set settings) string   { return filepath.Join(set.out, "base") }
 func baseFile(set settings) string  { return filepath.Join(baseDir(set), "train.safetensors") }
 
-// prepare makes the directory of -out. It refuses to overwrite a run there that has not ended, and removes the state of one that has.
+// modelFiles and loraFiles are the two kinds of results.
+var (
+	modelFiles = []string{"config.json", "model.safetensors"}
+	loraFiles  = []string{"adapter_config.json", "adapter_model.safetensors"}
+)
+
+// prepare makes the directory of -out. It refuses to overwrite a run there that has not ended, or a model or LoRA that no run has
+// written, and removes the state of a run that has ended.
 func prepare(set settings) error {
 	if set.model != "" && sameFolder(set.model, set.out) {
 		return fmt.Errorf("-out is %q, the directory of -model: should be another", set.out)
@@ -160,6 +168,13 @@ func prepare(set settings) error {
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return outError(set.out, err)
+	}
+	if _, err := os.Lstat(stateFile(set)); errors.Is(err, fs.ErrNotExist) {
+		for _, name := range slices.Concat(modelFiles, loraFiles) {
+			if _, err := os.Lstat(filepath.Join(set.out, name)); err == nil {
+				return fmt.Errorf("-out is %q, which holds a %s that no run has written: should be a new directory, or that of an earlier run", set.out, name)
+			}
+		}
 	}
 	if set.resume {
 		return nil
@@ -252,14 +267,20 @@ func finish(set settings, lm *nn.LM, curve *train.Curve, enc encoding, out io.Wr
 		what = "merged"
 	}
 	var err error
+	stale := loraFiles // of an earlier run in the same directory
 	if set.lora > 0 && !set.merge {
-		what = "LoRA"
+		what, stale = "LoRA", modelFiles
 		err = train.SaveLoRA(set.out, baseName(set), lm.Params())
 	} else {
 		err = checkpoint.Save(set.out, lm)
 	}
 	if err != nil {
 		return err
+	}
+	for _, name := range stale {
+		if err := os.Remove(filepath.Join(set.out, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return outError(set.out, err)
+		}
 	}
 	if set.model != "" {
 		if err := copyTokenizer(set.model, set.out); err != nil {

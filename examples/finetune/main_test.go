@@ -155,6 +155,43 @@ func TestLoRA(t *testing.T) {
 	}
 }
 
+// A result in -out is the last run's and only that; a model that no run has written is not overwritten.
+func TestSameOut(t *testing.T) {
+	model, data, out := writeModel(t, 256), writeLines(t, 20), filepath.Join(t.TempDir(), "out")
+	args := append([]string{"-model", model, "-data", data, "-out", out}, tiny...)
+	for _, lora := range []bool{true, false, true} {
+		all, want, gone := slices.Clone(args), modelFiles, loraFiles
+		if lora {
+			all, want, gone = append(all, "-lora", "2"), loraFiles, modelFiles
+		}
+		if code, _, stderr := call(context.Background(), all...); code != 0 {
+			t.Fatalf("exit code %d, %s", code, stderr)
+		}
+		for i := range want {
+			if _, err := os.Stat(filepath.Join(out, want[i])); err != nil {
+				t.Errorf("LoRA %t: %v", lora, err)
+			}
+			if _, err := os.Stat(filepath.Join(out, gone[i])); err == nil {
+				t.Errorf("LoRA %t: there is still the %s of the run before", lora, gone[i])
+			}
+		}
+	}
+	other := writeModel(t, 256)
+	before, err := os.ReadFile(filepath.Join(other, "model.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, more := range [][]string{nil, {"-resume"}} {
+		code, _, stderr := call(context.Background(), slices.Concat(args, []string{"-out", other}, more)...)
+		if code != 1 || !strings.Contains(stderr, "which holds a config.json that no run has written: should be a new directory") {
+			t.Errorf("exit code %d, %s", code, stderr)
+		}
+	}
+	if after, err := os.ReadFile(filepath.Join(other, "model.safetensors")); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the other model was changed, %v", err)
+	}
+}
+
 // Ctrl-C stops after the step, saves, and says how to go on.
 func TestInterrupted(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
@@ -168,7 +205,7 @@ func TestInterrupted(t *testing.T) {
 	if code, _, stderr := call(context.Background(), args...); code != 1 || !strings.Contains(stderr, "continue it with -resume") {
 		t.Errorf("exit code %d, %s, want that a run would be lost", code, stderr)
 	}
-	if code, _, stderr := call(context.Background(), append(args, "-resume", "-lr", "0.5")...); code != 1 || !strings.Contains(stderr, `was saved with -lr "0.0002", want the same to go on, not "0.5"`) {
+	if code, _, stderr := call(context.Background(), append(args, "-resume", "-lr", "0.5")...); code != 1 || !strings.Contains(stderr, `-lr was "0.0002" and is "0.5"`) {
 		t.Errorf("exit code %d, %s, want that -lr was another", code, stderr)
 	}
 	if code, stdout, stderr := call(context.Background(), append(args, "-resume")...); code != 0 || !strings.Contains(stdout, "resumed     after step 0 of 4\n") {
