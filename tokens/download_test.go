@@ -267,23 +267,57 @@ func TestLock(t *testing.T) {
 	if err := os.MkdirAll(locks, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	var held []*flock.Flock
 	for name, data := range s.files {
 		if s.large[name] {
 			lock := flock.New(filepath.Join(locks, fmt.Sprintf("%x.lock", sha256.Sum256(data))))
 			if ok, err := lock.TryLock(); !ok || err != nil {
 				t.Fatal(ok, err)
 			}
-			defer lock.Close()
+			held = append(held, lock)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	waiting := make(chan struct{})
 	cfg := DownloadConfig{Progress: func(p Progress) {
-		if p.File == "model.safetensors" {
+		if p.File == "model.safetensors" && waiting != nil {
 			cancel()
+			close(waiting)
+			waiting = nil
 		}
 	}}
+	reached := waiting
 	if _, err := Download(ctx, "owner/name", cfg); !errors.Is(err, context.Canceled) {
 		t.Errorf("the file is locked: %v, want that it waited until its context ended", err)
+	}
+	<-reached
+
+	// The process with the lock finishes the file: then the other one does not download it.
+	weights := "/owner/name/resolve/" + commit + "/model.safetensors"
+	data := s.files["model.safetensors"]
+	blob := filepath.Join(cacheDir, "models--owner--name", "blobs", fmt.Sprintf("%x", sha256.Sum256(data)))
+	reached = make(chan struct{})
+	waiting = reached
+	cancel = func() {}
+	done := make(chan error)
+	go func() {
+		_, err := Download(t.Context(), "owner/name", cfg)
+		done <- err
+	}()
+	<-reached
+	if err := os.WriteFile(blob, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, lock := range held {
+		if err := lock.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if asked := s.requests(); slices.Contains(asked, weights) {
+		t.Errorf("the weights were locked, and asked for: %q", asked)
 	}
 	var wait sync.WaitGroup
 	other := t.TempDir()
@@ -298,7 +332,6 @@ func TestLock(t *testing.T) {
 		})
 	}
 	wait.Wait()
-	weights := "/owner/name/resolve/" + commit + "/model.safetensors"
 	if n := len(slices.DeleteFunc(s.requests(), func(r string) bool { return r != weights })); n != 1 {
 		t.Errorf("two downloads asked for the weights %d times", n)
 	}

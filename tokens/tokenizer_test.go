@@ -117,6 +117,21 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
+// White space before a word leaves its last character to the word. At the end of the text it is one word.
+func TestWords(t *testing.T) {
+	for text, want := range map[string][]string{
+		"a  b": {"a", " ", " b"}, "a \n\t": {"a", " \n\t"}, "  ": {"  "}, "\n\nb": {"\n", "\n", "b"}, "it's 12 —x!": {"it", "'s", " 12", " —", "x", "!"}, "'tis": {"'t", "is"},
+	} {
+		var got []string
+		for rest, word := text, ""; rest != ""; got = append(got, word) {
+			word, rest = nextWord(rest)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
 // The tokens of a word are those of go-huggingface.
 func TestLibrary(t *testing.T) {
 	file, err := os.ReadFile(filepath.Join(neox, "tokenizer.json"))
