@@ -92,7 +92,7 @@ func (l *Attention) ApplyWithState(x, state, start *G.Node) (y, next *G.Node, er
 }
 
 func (l *Attention) apply(x, state *G.Node, withState bool, start *G.Node) (y, next *G.Node, err error) {
-	if err := useSequence(l, x, "width", l.width); err != nil {
+	if err := useSequence(l, x, "width", func() int { return l.width }); err != nil {
 		return nil, nil, err
 	}
 	in := op.AttentionInputs{Context: state, Start: start}

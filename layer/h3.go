@@ -107,7 +107,7 @@ func (l *H3) ApplyWithState(x *G.Node, state H3State, start *G.Node) (y *G.Node,
 }
 
 func (l *H3) apply(x *G.Node, state H3State, withState bool, start *G.Node) (y *G.Node, next H3State, err error) {
-	if err := useSequence(l, x, "width", l.width); err != nil {
+	if err := useSequence(l, x, "width", func() int { return l.width }); err != nil {
 		return nil, H3State{}, err
 	}
 	var qkv [3]*G.Node

@@ -37,6 +37,9 @@ func (b *Base) Name() string { return b.name }
 // Err returns what is wrong with the layer, or nil. A layer that no constructor returned is invalid. Layers have a method of this name
 // that calls the function Err, which knows a nil layer too.
 func (b *Base) Err() error {
+	if b == nil {
+		return fmt.Errorf("layer: the layer is nil, want one that its constructor returns")
+	}
 	if b.err == nil && b.name == "" {
 		return fmt.Errorf("layer: the layer is a zero value, want one that its constructor returns")
 	}
@@ -98,14 +101,15 @@ func Use[L any, P Layer[L]](l P, x *G.Node) error {
 	return nil
 }
 
-// useSequence is Use for a layer that takes (batch, length, axis), the last of a given size.
-func useSequence[L any, P Layer[L]](l P, x *G.Node, axis string, size int) error {
+// useSequence is Use for a layer that takes (batch, length, axis). size returns the size of the last axis; it is called if the layer is
+// valid.
+func useSequence[L any, P Layer[L]](l P, x *G.Node, axis string, size func() int) error {
 	if err := Use(l, x); err != nil {
 		return err
 	}
 	b := l.base()
-	if s := x.Shape(); len(s) != 3 || s[2] != size {
-		return fmt.Errorf("%s: x has shape %v, want (batch, length, %s) = (any, any, %d)", b.name, s, axis, size)
+	if s := x.Shape(); len(s) != 3 || s[2] != size() {
+		return fmt.Errorf("%s: x has shape %v, want (batch, length, %s) = (any, any, %d)", b.name, s, axis, size())
 	}
 	if dt := b.params[0].Value.Dtype(); x.Dtype() != dt {
 		return fmt.Errorf("%s: x is of %v, want %v like the weights", b.name, x.Dtype(), dt)
@@ -125,6 +129,9 @@ func Build[L any, P Layer[L]](what string, sizes []any, o Options, err error, f 
 	l, name := P(new(L)), o.Name
 	if name == "" {
 		_, name, _ = strings.Cut(what, ": ")
+	}
+	if err == nil && f == nil {
+		err = fmt.Errorf("%s: the function that makes the layer is missing", what)
 	}
 	if err == nil && !o.counting() && !o.counted {
 		err = o.measure(what, sizes, func(o Options) error {
@@ -177,22 +184,25 @@ func axes(sizes ...any) error {
 	return nil
 }
 
-// Together returns the weights of parts, in order, and the first error of a part.
+// Together returns the weights of parts, in order, or the first error of a part.
 func Together(parts ...interface {
 	Params() Params
 	Err() error
 }) (params Params, err error) {
 	for _, p := range parts {
-		if err == nil {
-			err = p.Err()
+		if err := p.Err(); err != nil {
+			return nil, err
 		}
 		params = append(params, p.Params()...)
 	}
-	return params, err
+	return params, nil
 }
 
 // Lift makes golgi's Fwd of an Apply.
 func Lift(x G.Input, apply func(*G.Node) (*G.Node, error)) G.Result {
+	if apply == nil {
+		return G.Err(fmt.Errorf("layer: Lift: the function is missing, want the Apply of a layer"))
+	}
 	if x == nil {
 		return G.LiftResult(apply(nil))
 	}

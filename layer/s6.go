@@ -93,7 +93,7 @@ func (l *S6) ApplyWithState(x, state, start *G.Node) (y, next *G.Node, err error
 
 // inputs returns the operands of the scan.
 func (l *S6) inputs(x, state, start *G.Node) (in op.ScanInputs, err error) {
-	if err := useSequence(l, x, "channels", l.channels); err != nil {
+	if err := useSequence(l, x, "channels", func() int { return l.channels }); err != nil {
 		return in, err
 	}
 	w, err := Effective(x.Graph(), l.XProj.Weight, l.DtProj.Weight, l.DtProj.Bias, l.ALog, l.D)

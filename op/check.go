@@ -24,12 +24,12 @@ func newChecker(op, name string, n *G.Node) *checker {
 		c.errorf("%s is missing", name)
 		return c
 	}
-	c.g, c.dt = n.Graph(), n.Dtype()
-	if c.dt != tensor.Float32 && c.dt != tensor.Float64 {
-		c.errorf("%s is of %v, want float32 or float64", name, c.dt)
-	}
-	if c.g == nil {
+	if c.g = n.Graph(); c.g == nil {
 		c.errorf("%s belongs to no graph", name)
+		return c // and may have no type
+	}
+	if c.dt = n.Dtype(); c.dt != tensor.Float32 && c.dt != tensor.Float64 {
+		c.errorf("%s is of %v, want float32 or float64", name, c.dt)
 	}
 	return c
 }
@@ -112,8 +112,10 @@ func (c *checker) start(n *G.Node, batch, length int) {
 	if n == nil {
 		return
 	}
-	c.graph("Start", n)
-	if dt := n.Dtype(); c.err == nil && dt != tensor.Float32 && dt != tensor.Float64 && dt != tensor.Int {
+	if c.graph("Start", n); c.err != nil {
+		return
+	}
+	if dt := n.Dtype(); dt != tensor.Float32 && dt != tensor.Float64 && dt != tensor.Int {
 		c.errorf("Start is of %v, want float32, float64 or int", dt)
 	}
 	c.shape("Start", n, "(batch, length)", batch, length)
@@ -125,8 +127,10 @@ func (c *checker) ints(name string, n *G.Node, axes string, want ...int) {
 		c.errorf("%s is missing, want a node of int of shape %s", name, axes)
 		return
 	}
-	c.graph(name, n)
-	if dt := n.Dtype(); c.err == nil && dt != tensor.Int {
+	if c.graph(name, n); c.err != nil {
+		return
+	}
+	if dt := n.Dtype(); dt != tensor.Int {
 		c.errorf("%s is of %v, want int", name, dt)
 	}
 	c.shape(name, n, axes, want...)
