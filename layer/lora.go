@@ -9,6 +9,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/op"
 )
 
@@ -76,6 +77,9 @@ func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 
 // TargetsOf returns the weights that AddLoRA would give an update to, or the error that it would return. It changes nothing.
 func (p Params) TargetsOf(cfg LoRAConfig) (targets Params, err error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
 	if cfg.Rank < 1 {
 		return nil, fmt.Errorf("layer: LoRA: Rank is %d, want at least 1", cfg.Rank)
 	}
@@ -100,6 +104,14 @@ func (p Params) TargetsOf(cfg LoRAConfig) (targets Params, err error) {
 	}
 	if len(targets) == 0 {
 		return nil, fmt.Errorf("layer: LoRA: none of %d weights belongs to a layer of the names %s", len(p), strings.Join(cfg.Targets, ", "))
+	}
+	var need size.Bytes
+	for _, w := range targets {
+		s := w.Value.Shape()
+		need = need.Plus(size.Of(w.Value.Dtype().Size(), cfg.Rank, s[0]+s[1]))
+	}
+	if err := need.Fits("its weights"); err != nil {
+		return nil, fmt.Errorf("layer: LoRA: Rank is %d: %w", cfg.Rank, err)
 	}
 	return targets, nil
 }
@@ -126,6 +138,12 @@ func (p *Param) LoRA() *LoRA { return p.lora }
 // Effective returns the node of the weight as layers use it: the weight itself, or its sum with its update. Solvers use the weights of
 // Trainable instead. On a device, a weight that has an update and is Frozen now gets no gradient.
 func (p *Param) Effective(g *G.ExprGraph) (*G.Node, error) {
+	if err := (Params{p}).check(); err != nil {
+		return nil, err
+	}
+	if g == nil {
+		return nil, fmt.Errorf("layer: %s: the graph is missing", p.Name)
+	}
 	w, l := p.Node(g), p.lora
 	switch {
 	case l == nil:
@@ -143,6 +161,9 @@ func (p *Param) Effective(g *G.ExprGraph) (*G.Node, error) {
 // After an error each weight is as before the call or merged, as merged says in the order of the weights, and the model computes the
 // same as before. Call MergeLoRA again for the rest.
 func (p Params) MergeLoRA() (merged int, err error) {
+	if err := p.check(); err != nil {
+		return 0, err
+	}
 	for _, w := range p {
 		if w.lora == nil {
 			continue

@@ -59,6 +59,9 @@ func (p Params) ToDevice(c *graph.Context) error {
 	if c == nil {
 		return fmt.Errorf("layer: the device is missing, want the context of one (graph.On)")
 	}
+	if err := p.check(); err != nil {
+		return err
+	}
 	all := p.withLoRA()
 	devices := make([]*graph.Weight, len(all))
 	for i, w := range all {
@@ -84,6 +87,9 @@ func (p Params) ToDevice(c *graph.Context) error {
 // ToHost copies the weights that are on a device, and their LoRA, to their Values. After an error some Values may be new and others
 // old; the weights on the device are unchanged, and ToHost can be called again.
 func (p Params) ToHost() error {
+	if err := p.check(); err != nil {
+		return err
+	}
 	for _, w := range p.withLoRA() {
 		if w.device == nil {
 			continue
@@ -108,8 +114,19 @@ func (p Params) ValuesChanged() {
 
 func (p *Param) nodeName() string { return fmt.Sprintf("%s#%d", p.Name, p.id) }
 
-// Params are weights in the order of the model.
+// Params are weights in the order of the model. None of them is nil, and each has a Value: a method that returns an error says
+// which weight is not so, the others panic.
 type Params []*Param
+
+// check returns an error if a weight is nil or has no value.
+func (p Params) check() error {
+	for i, w := range p {
+		if w == nil || w.Value == nil {
+			return fmt.Errorf("layer: weight %d of %d is missing, want one that NewParam returned with a value", i, len(p))
+		}
+	}
+	return nil
+}
 
 // Nodes returns the weights' nodes in a graph, in order: what a solver steps and gorgonia.Grad differentiates by.
 func (p Params) Nodes(g *G.ExprGraph) G.Nodes {

@@ -22,6 +22,9 @@ const sequenceFormat = "gomamba sequence 2"
 // The file is replaced as a whole: a program or machine that stops at any moment leaves the old file or the new one. It is an error
 // if another process is writing the file.
 func (s *Sequence) Save(path string) error {
+	if s == nil {
+		return fmt.Errorf("nn: save sequence: the sequence is nil, want one that NewSequence or LoadSequence returned")
+	}
 	if err := tensorfile.Replace(path, s.write); err != nil {
 		return fmt.Errorf("nn: save sequence: %w", err)
 	}

@@ -6,6 +6,8 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	memory "github.com/gomamba/mamba/internal/size"
 )
 
 // checker looks at an operator's operands before anything is computed, and keeps the first error that it finds. Its
@@ -73,6 +75,15 @@ func (c *checker) graph(name string, n *G.Node) {
 	default:
 		c.errorf("%s belongs to another graph than the other operands", name)
 	}
+}
+
+// fits returns an error if the machine's memory does not hold an operator's results.
+func fits(dt tensor.Dtype, results []tensor.Shape) error {
+	var need memory.Bytes
+	for _, s := range results {
+		need = need.Plus(memory.Of(dt.Size(), s...))
+	}
+	return need.Fits(fmt.Sprintf("the results %v", results))
 }
 
 // shape checks a shape; a size of 0 stands for any.

@@ -46,6 +46,9 @@ type operands struct {
 // apply adds f to the graph of its operands and returns a node for each of its results.
 func apply(f function, in operands, dt tensor.Dtype, results ...tensor.Shape) (G.Nodes, error) {
 	o := &operator{f: f, names: in.names, dt: dt, out: results}
+	if err := fits(dt, results); err != nil {
+		return nil, fmt.Errorf("op: %v: %w", f, err)
+	}
 	var children G.Nodes
 	for _, n := range in.nodes {
 		if n == nil {

@@ -8,6 +8,9 @@ import G "gorgonia.org/gorgonia"
 // Call it before the machine is made, and only for a graph that one machine runs, one run after another, and whose results
 // are read or copied before the next run. Do not call it for a graph with gradients.
 func ReuseResults(g *G.ExprGraph) {
+	if g == nil {
+		return
+	}
 	for _, n := range g.AllNodes() {
 		if o, ok := n.Op().(interface{ reuse() }); ok {
 			o.reuse()

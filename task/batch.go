@@ -3,20 +3,22 @@ package task
 import (
 	"fmt"
 	"math/rand/v2"
+
+	"github.com/gomamba/mamba/internal/size"
 )
 
-// Ignore is the target of a position where nothing is to be predicted, such as the end of a row that the text does not fill. It has the
-// value of nn.Ignore.
+// Ignore is the target of a position at which nothing is to be predicted, such as one that the text did not fill. It has the value of
+// nn.Ignore.
 const Ignore = -100
 
-// Batch has the input and the targets of a language model. Both slices are (batch, length). In a batch of text, each target is the byte
-// that follows its id.
+// Batch holds windows of text for a language model. Both slices have the order (batch, length). Each target is the byte that follows
+// its id in the text.
 type Batch struct {
 	IDs     []int
 	Targets []int
 }
 
-// Count returns the number of targets that are not Ignore.
+// Count returns the number of targets that are to be predicted.
 func (b Batch) Count() int {
 	n := 0
 	for _, target := range b.Targets {
@@ -27,7 +29,7 @@ func (b Batch) Count() int {
 	return n
 }
 
-// fill copies text[at:] and its targets into a row, up to the end of the row or of the text.
+// fill copies text[at:] and its targets into one row, as far as they reach.
 func (b Batch) fill(row, length int, text []byte, at int) {
 	for k := 0; k < length && at+k+1 < len(text); k++ {
 		b.IDs[row*length+k] = int(text[at+k])
@@ -35,39 +37,44 @@ func (b Batch) fill(row, length int, text []byte, at int) {
 	}
 }
 
-// Sampler draws random windows of a text, for training. The same seed gives the same windows.
+// Sampler draws random windows of a text, for training. The same text, sizes and seed give the same windows. NewSampler makes one.
 type Sampler struct {
 	text          []byte
 	batch, length int
 	random        *rand.Rand
 }
 
-// NewSampler returns a sampler whose batches have batch windows of length bytes. It is an error if text has fewer than length + 1 bytes.
+// NewSampler returns a sampler of batches with batch windows of length bytes. It is an error if the text does not have a window and the
+// byte after it, or if the machine's memory does not hold a batch.
 func NewSampler(text []byte, batch, length int, seed int64) (*Sampler, error) {
 	if err := checkBatch("sampler", batch, length); err != nil {
 		return nil, err
 	}
-	if len(text) < length+1 {
+	if len(text) <= length {
 		return nil, fmt.Errorf("task: sampler: text has %d bytes, should have at least %d for windows of length %d",
 			len(text), length+1, length)
 	}
 	return &Sampler{text: text, batch: batch, length: length, random: rand.New(rand.NewPCG(uint64(seed), 0))}, nil
 }
 
-// Next returns the next batch. In every row, every window of the text is equally likely.
-func (s *Sampler) Next() Batch {
+// Next returns the next batch. Each window of the text is equally likely, in each row. It is an error if NewSampler did not make the
+// sampler.
+func (s *Sampler) Next() (Batch, error) {
+	if s == nil || s.random == nil {
+		return Batch{}, fmt.Errorf("task: sampler: the sampler is missing, want one that NewSampler returned")
+	}
 	b := newBatch(s.batch, s.length)
 	for row := range s.batch {
 		b.fill(row, s.length, s.text, s.random.IntN(len(s.text)-s.length))
 	}
-	return b
+	return b, nil
 }
 
-// Windows cuts a text into consecutive windows of length bytes, with batch windows in each batch, for evaluation. Every byte but the first
+// Windows cuts a text into consecutive windows of length bytes, in batches of batch windows, for evaluation. Every byte but the first
 // is a target exactly once. Where the last window or the last batch is not full, targets are Ignore and ids are zero.
 //
-// With a limit above zero there are at most limit windows, spread evenly over the text. It is an error if the text has fewer than two
-// bytes.
+// If limit is above zero, Windows returns at most that many windows, spread evenly over the text. It is an error if the text has fewer
+// than two bytes, or if the machine's memory does not hold a batch.
 func Windows(text []byte, batch, length, limit int) ([]Batch, error) {
 	if err := checkBatch("windows", batch, length); err != nil {
 		return nil, err
@@ -105,6 +112,9 @@ func checkBatch(thing string, batch, length int) error {
 	}
 	if length < 1 {
 		return fmt.Errorf("task: %s: length is %d, should be at least 1", thing, length)
+	}
+	if err := size.Of(16, batch, length).Fits("a batch"); err != nil {
+		return fmt.Errorf("task: %s: batch is %d, length is %d: %w", thing, batch, length, err)
 	}
 	return nil
 }

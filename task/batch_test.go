@@ -20,7 +20,7 @@ func TestSampler(t *testing.T) {
 		}
 		var batches []Batch
 		for range 200 {
-			batches = append(batches, s.Next())
+			batches = append(batches, next(t, s))
 		}
 		return batches
 	}
@@ -58,7 +58,7 @@ func TestSamplerShortestText(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Batch{IDs: []int{'a', 'b', 'c', 'a', 'b', 'c'}, Targets: []int{'b', 'c', 'd', 'b', 'c', 'd'}}
-	if got := s.Next(); !reflect.DeepEqual(got, want) {
+	if got := next(t, s); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
@@ -153,4 +153,13 @@ func TestBatchErrors(t *testing.T) {
 			t.Errorf("got %v, want %s", test.err, test.want)
 		}
 	}
+}
+
+func next(t *testing.T, s *Sampler) Batch {
+	t.Helper()
+	b, err := s.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

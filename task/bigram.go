@@ -5,14 +5,14 @@ import (
 	"math"
 )
 
-// Bigram predicts a byte from the byte before it, from counts of pairs in a training text. It is a baseline: a model with a memory should be
-// better. c(ab) is the count of the pair ab, c(a) the count of the byte a before another one, and k(a) the number of different bytes after a:
+// Bigram predicts a byte from the byte before it, by counting pairs in a training text. It is the baseline that a model with a memory
+// has to beat. c are the counts of pairs ab and of first bytes a, and k(a) is the number of different bytes seen after a:
 //
 //	p(b|a) = (max(c(ab) - discount, 0) + (discount·k(a) + prior)·p(b)) / (c(a) + prior)
 //
-// This is absolute discounting (Ney, Essen and Kneser, 1994) together with a Dirichlet prior (MacKay and Peto, 1995). Both fall back on the
-// frequencies of single bytes, p(b) = (c(b) + 1) / (n + 256). NewBigram tries a few values of discount and prior. It chooses those with
-// which the rest of the training text predicts its last tenth best, and then counts the whole text.
+// This is absolute discounting (Ney, Essen and Kneser, 1994) together with a Dirichlet prior (MacKay and Peto, 1995). Both fall back
+// on the frequencies of single bytes, p(b) = (c(b) + 1) / (n + 256). NewBigram tries several values of discount and prior, and takes
+// those that predict the last tenth of the training text best from the rest of it. The counts are then those of the whole text.
 type Bigram struct {
 	Discount, Prior float64
 
@@ -62,14 +62,14 @@ func count(text []byte) *Bigram {
 	return b
 }
 
-// Probability returns p(next|previous). It is never 0, and the sum over all next bytes is 1.
+// Probability returns p(next|previous). Over all next bytes it sums to 1, and it is never 0.
 func (b *Bigram) Probability(previous, next byte) float64 {
 	seen := max(b.pairs[previous][next]-b.Discount, 0)
 	rest := b.Discount*b.kinds[previous] + b.Prior
 	return (seen + rest*b.single[next]) / (b.firsts[previous] + b.Prior)
 }
 
-// bits returns the sum of -log2 p over all pairs.
+// bits returns the sum of the bits of all pairs.
 func (b *Bigram) bits(pairs *[256][256]float64) float64 {
 	sum := 0.0
 	for previous := range pairs {
@@ -82,9 +82,12 @@ func (b *Bigram) bits(pairs *[256][256]float64) float64 {
 	return sum
 }
 
-// BitsPerByte returns the mean of -log2 p(target|id) over all targets that are not Ignore. A model reaches the same value on these batches
-// if it knows only the byte before. It is an error if there are no targets, or if an id or target is not a byte.
+// BitsPerByte returns the mean of -log2 p(target|id) over all targets that are not Ignore. A model that uses only the byte before
+// reaches the same on these batches. It is an error if there are no targets, or if an id or target is not a byte.
 func (b *Bigram) BitsPerByte(batches []Batch) (float64, error) {
+	if b == nil || b.single == ([256]float64{}) {
+		return 0, fmt.Errorf("task: bigram: the bigram is missing, want one that NewBigram returned")
+	}
 	var pairs [256][256]float64
 	targets := 0
 	for i, batch := range batches {

@@ -1,15 +1,27 @@
 package task
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"strings"
 	"unicode"
 )
 
-// Draw returns a random index, with probability softmax(logits / temperature). At temperature 0 it returns the index of the largest logit,
-// the first if there are several. It returns the index of a NaN only if all logits are NaN.
-func Draw(logits []float64, temperature float64, random *rand.Rand) int {
+// Draw returns an index, drawn with the probabilities softmax(logits / temperature). At temperature 0 it returns the index of the
+// largest logit, the first of several, and does not use random. It never returns the index of a NaN, unless all logits are NaN.
+//
+// It is an error if there is no logit, if the temperature is negative or not finite, or if random is nil where it is used. random is
+// one that rand.New returned.
+func Draw(logits []float64, temperature float64, random *rand.Rand) (int, error) {
+	switch {
+	case len(logits) == 0:
+		return 0, fmt.Errorf("task: draw: there are no logits, want at least one")
+	case !(temperature >= 0) || math.IsInf(temperature, 1):
+		return 0, fmt.Errorf("task: draw: temperature is %v, want a finite number that is not negative", temperature)
+	case temperature > 0 && random == nil:
+		return 0, fmt.Errorf("task: draw: the source of random numbers is nil")
+	}
 	best := 0
 	for i, v := range logits {
 		if v > logits[best] || math.IsNaN(logits[best]) {
@@ -17,7 +29,7 @@ func Draw(logits []float64, temperature float64, random *rand.Rand) int {
 		}
 	}
 	if temperature == 0 {
-		return best
+		return best, nil
 	}
 	weights := make([]float64, len(logits))
 	sum := 0.0
@@ -31,14 +43,14 @@ func Draw(logits []float64, temperature float64, random *rand.Rand) int {
 	left := random.Float64() * sum
 	for i, weight := range weights {
 		if left -= weight; left < 0 {
-			return i
+			return i, nil
 		}
 	}
-	// Because of rounding, left can still be above zero.
-	return best
+	// Rounding may leave a small rest of the sum.
+	return best, nil
 }
 
-// Printable returns the text of a model in a form that is safe for a terminal. Bytes that are not UTF-8, and control characters other than
+// Printable makes the bytes that a model generated safe for a terminal. Bytes that are not UTF-8, and control characters other than
 // line ends and tabs, become U+FFFD.
 func Printable(text []byte) string {
 	lines := strings.ReplaceAll(string(text), "\r\n", "\n")

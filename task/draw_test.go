@@ -12,7 +12,11 @@ func TestDrawFollowsSoftmax(t *testing.T) {
 	const draws, temperature = 40_000, 0.5
 	var counts [5]float64
 	for range draws {
-		counts[Draw(logits, temperature, random)]++
+		i, err := Draw(logits, temperature, random)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[i]++
 	}
 	sum := 0.0
 	for _, v := range logits {
@@ -40,7 +44,7 @@ func TestDrawEdges(t *testing.T) {
 		{[]float64{7}, 1, 0},
 	} {
 		for range 20 {
-			if got := Draw(test.logits, test.temperature, random); got != test.want {
+			if got, err := Draw(test.logits, test.temperature, random); err != nil || got != test.want {
 				t.Errorf("Draw(%v, %v) = %d, want %d", test.logits, test.temperature, got, test.want)
 			}
 		}

@@ -14,7 +14,10 @@ func ExampleNewInductionHeads() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	b := task.NewStream(induction, 1).Next(2) // the same two sequences every time
+	b, err := task.NewStream(induction, 1).Next(2) // the same two sequences every time
+	if err != nil {
+		log.Fatal(err)
+	}
 	for i := range 2 {
 		fmt.Println("ids    ", b.IDs[10*i:][:10])
 		fmt.Println("targets", b.Targets[10*i:][:10])
@@ -33,14 +36,23 @@ func ExampleAccuracy() {
 		log.Fatal(err)
 	}
 	const batch = 1000
-	b := task.NewStream(copying, 1).Next(batch)
+	b, err := task.NewStream(copying, 1).Next(batch)
+	if err != nil {
+		log.Fatal(err)
+	}
 	logits := make([]float64, len(b.IDs)*copying.Vocab()) // of the model: (batch, length, vocab)
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range logits {
 		logits[i] = random.Float64()
 	}
 	var right task.Accuracy
-	right.Add(task.Best(logits, copying.Vocab()), b.Targets, copying.Length())
+	best, err := task.Best(logits, copying.Vocab())
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := right.Add(best, b.Targets, copying.Length()); err != nil {
+		log.Fatal(err)
+	}
 	fmt.Printf("%d tokens, %.2f of them right; %.2f of %d sequences right\n", right.Tokens, right.OfTokens(), right.OfSequences(), right.Sequences)
 	// Output:
 	// 4000 tokens, 0.07 of them right; 0.00 of 1000 sequences right
@@ -53,7 +65,10 @@ func ExampleBigram() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	batch := sampler.Next()
+	batch, err := sampler.Next()
+	if err != nil {
+		log.Fatal(err)
+	}
 	next := true // each target is the byte after its id
 	for i := range 7 {
 		next = next && batch.Targets[i] == batch.IDs[i+1]

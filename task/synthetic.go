@@ -3,60 +3,72 @@ package task
 import (
 	"fmt"
 	"math/rand/v2"
+
+	"github.com/gomamba/mamba/internal/size"
 )
 
-// Task draws random sequences that test one ability of a model.
+// Task draws sequences that test one ability of a model.
 type Task interface {
 	Name() string
-	Vocab() int // tokens are 0 to Vocab-1
-	Length() int
-	// Fill writes a sequence of Length tokens into ids. It writes the token to predict at each position into targets, or Ignore.
+	Vocab() int  // tokens are 0 to Vocab-1
+	Length() int // tokens of a sequence
+
+	// Fill writes one sequence and its targets, into slices of Length numbers. A target is the token to predict at its position, or
+	// Ignore. It panics if a slice is shorter.
 	Fill(r *rand.Rand, ids, targets []int)
 }
 
-// Stream draws batches of a task without end. A seed and the number of a sequence determine the sequence, whatever the size of the batches.
+// Stream draws batches of a task without end. A sequence depends only on the seed and on its number in the stream, not on the sizes of
+// the batches.
 type Stream struct {
 	task Task
 	seed uint64
 	next uint64
 }
 
-// NewStream returns a stream at its first sequence. The sequences of different seeds are independent: train with one seed, and evaluate with
+// NewStream returns a stream at its first sequence. Different seeds give independent sequences: train with one seed, and evaluate with
 // another.
 func NewStream(t Task, seed uint64) *Stream { return &Stream{task: t, seed: seed} }
 
-// Next returns the next batch sequences.
-func (s *Stream) Next(batch int) Batch {
+// Next returns the next batch sequences, (batch, length). It is an error if NewStream did not make the stream, if its task is nil, if
+// batch is below 1, or if the machine's memory does not hold the batch.
+func (s *Stream) Next(batch int) (Batch, error) {
+	if s == nil || s.task == nil {
+		return Batch{}, fmt.Errorf("task: stream: the stream or its task is missing, want NewStream with a task")
+	}
 	length := s.task.Length()
+	if err := checkBatch("stream", batch, length); err != nil {
+		return Batch{}, err
+	}
 	b := Batch{IDs: make([]int, batch*length), Targets: make([]int, batch*length)}
 	for i := range batch {
 		row := func(of []int) []int { return of[i*length : (i+1)*length] }
 		s.task.Fill(rand.New(rand.NewPCG(s.seed, s.next)), row(b.IDs), row(b.Targets))
 		s.next++
 	}
-	return b
+	return b, nil
 }
 
-// copying is the task of NewSelectiveCopying and of NewCopying. Noise is token 0, the mark is the last token of the vocabulary, and the tokens
-// between are data.
+// copying is the task of NewSelectiveCopying and NewCopying: memory tokens among noise, then as many marks. At each mark one of the
+// tokens is to be predicted, in order. Noise is token 0, the mark is the last token of the vocabulary, and the tokens between carry data.
 type copying struct {
 	name                  string
 	length, memory, vocab int
-	places                func(r *rand.Rand, i, left int) bool // reports whether position i gets one of the left tokens that have none
+	places                func(r *rand.Rand, i, left int) bool // whether place i gets a token, if left tokens have no place yet
 }
 
-// NewSelectiveCopying returns the selective copying task of the Mamba paper (section 4.1.1). A sequence has memory data tokens at random
-// positions among noise, length tokens in all, and then memory marks. At the marks, the data tokens are to be predicted in their order. So
-// Length() is length + memory. The paper has length 4096, memory 16 and vocab 16.
+// NewSelectiveCopying returns the selective copying task of the Mamba paper (section 4.1.1): memory tokens at random places among
+// length - memory places of noise, followed by memory marks. length counts the part before the marks, so a sequence has length + memory
+// tokens. The paper has length 4096, memory 16 and vocab 16.
 //
-// It is an error if length is less than memory, memory less than 1, or vocab less than 4: noise, the mark and two data tokens.
+// It is an error if length has no place for each token, if fewer than two tokens carry data, or if a sequence does not fit into memory.
 func NewSelectiveCopying(length, memory, vocab int) (Task, error) {
-	// With these probabilities, all choices of positions are equally likely.
+	// Each place is taken with the probability that makes all choices of places equally likely.
 	return newCopying("selective copying", length, memory, vocab, func(r *rand.Rand, i, left int) bool { return r.IntN(length-i) < left })
 }
 
-// NewCopying returns the same task with the data tokens at fixed positions, one every length/memory positions. A time-invariant model can
-// learn it, since the positions are known.
+// NewCopying returns the same task with the tokens at fixed places, as far apart as possible: one every length/memory places. The
+// places are known in advance, so a time-invariant model can learn it.
 func NewCopying(length, memory, vocab int) (Task, error) {
 	return newCopying("copying", length, memory, vocab, func(_ *rand.Rand, i, left int) bool {
 		return left > 0 && i%(length/memory) == 0
@@ -72,6 +84,12 @@ func newCopying(name string, length, memory, vocab int, places func(r *rand.Rand
 	case vocab < 4:
 		return nil, fmt.Errorf("task: %s: vocab is %d, want at least 4: noise, the mark, and two tokens", name, vocab)
 	}
+	if err := size.Of(16, length).Plus(size.Of(16, memory)).Fits("a sequence"); err != nil {
+		return nil, fmt.Errorf("task: %s: length is %d, memory is %d: %w", name, length, memory, err)
+	}
+	if err := size.Axis(vocab); err != nil {
+		return nil, fmt.Errorf("task: %s: vocab %w", name, err)
+	}
 	return &copying{name, length, memory, vocab, places}, nil
 }
 
@@ -80,7 +98,7 @@ func (c *copying) Vocab() int   { return c.vocab }
 func (c *copying) Length() int  { return c.length + c.memory }
 
 func (c *copying) Fill(r *rand.Rand, ids, targets []int) {
-	said := c.length // position of the next target
+	said := c.length // the position of the next mark
 	for i := range c.length {
 		ids[i], targets[i] = 0, Ignore
 		if c.places(r, i, c.Length()-said) {
@@ -94,17 +112,23 @@ func (c *copying) Fill(r *rand.Rand, ids, targets []int) {
 // inductionHeads is the task of NewInductionHeads.
 type inductionHeads struct{ length, vocab int }
 
-// NewInductionHeads returns the induction heads task of the Mamba paper (section 4.1.2). A sequence has random tokens. The special token, the
-// last of the vocabulary, occurs once among them, and again at the end of the sequence. There, and only there, the token that followed it
-// the first time is to be predicted. The paper trains at length 256 with vocab 16.
+// NewInductionHeads returns the induction heads task of the Mamba paper (section 4.1.2). A sequence has random tokens, and among them
+// once a special token, the last of the vocabulary. The special token is also the last token of the sequence. There, and only there, the
+// token that followed the first special token is to be predicted. The paper trains at length 256 with vocab 16.
 //
-// It is an error if length is less than 3, or vocab less than 3.
+// It is an error if length is below 3, if vocab is below 3, or if a sequence does not fit into memory.
 func NewInductionHeads(length, vocab int) (Task, error) {
 	switch {
 	case length < 3:
 		return nil, fmt.Errorf("task: induction heads: length is %d, want at least 3: the special token, what follows, and the special token", length)
 	case vocab < 3:
 		return nil, fmt.Errorf("task: induction heads: vocab is %d, want at least 3: the special token and two others", vocab)
+	}
+	if err := size.Of(16, length).Fits("a sequence"); err != nil {
+		return nil, fmt.Errorf("task: induction heads: length is %d: %w", length, err)
+	}
+	if err := size.Axis(vocab); err != nil {
+		return nil, fmt.Errorf("task: induction heads: vocab %w", err)
 	}
 	return &inductionHeads{length, vocab}, nil
 }
@@ -126,15 +150,21 @@ func (h *inductionHeads) Fill(r *rand.Rand, ids, targets []int) {
 // recall is the task of NewAssociativeRecall.
 type recall struct{ pairs, vocab int }
 
-// NewAssociativeRecall returns a task of pairs of a key and a value. After the pairs comes one of the keys, and its value is to be predicted.
-// No key has two pairs. Keys are the lower half of the vocabulary, values the upper half. A sequence has 2·pairs + 1 tokens. (Ba et al.,
-// "Using Fast Weights to Attend to the Recent Past", section 4.1; Fu et al., H3, section 3.1.)
+// NewAssociativeRecall returns the task of Ba et al., "Using Fast Weights to Attend to the Recent Past", section 4.1 (also Fu et al., H3,
+// section 3.1). A sequence has pairs of a key and its value, then one of the keys, whose value is to be predicted. No key is there
+// twice. Keys are the lower half of the vocabulary, values the upper half. A sequence has 2·pairs + 1 tokens.
 //
-// It is an error if pairs is less than 1, or if there are fewer keys than pairs.
+// It is an error if there are fewer keys than pairs, or if a sequence or the list of keys does not fit into memory.
 func NewAssociativeRecall(pairs, vocab int) (Task, error) {
+	if err := size.Axis(pairs); err != nil {
+		return nil, fmt.Errorf("task: associative recall: pairs %w", err)
+	}
+	if vocab > 0 {
+		if err := size.Of(8, vocab).Fits("its keys and values"); err != nil {
+			return nil, fmt.Errorf("task: associative recall: vocab is %d: %w", vocab, err)
+		}
+	}
 	switch {
-	case pairs < 1:
-		return nil, fmt.Errorf("task: associative recall: pairs is %d, want at least 1", pairs)
 	case vocab < max(2*pairs, 4):
 		return nil, fmt.Errorf("task: associative recall: vocab is %d, want at least %d: a key for each pair in its lower half", vocab, max(2*pairs, 4))
 	}

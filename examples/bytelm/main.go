@@ -115,7 +115,11 @@ func loop(ctx context.Context, set settings, m *model, d *data, record *train.Cu
 	show.Start(0)
 	defer show.Finish()
 	for step := 1; step <= set.steps; step++ {
-		loss, err := m.step(d.sampler.Next())
+		batch, err := d.sampler.Next()
+		if err != nil {
+			return err
+		}
+		loss, err := m.step(batch)
 		if err != nil {
 			return err
 		}

@@ -136,7 +136,10 @@ func (m *model) write(prompt []byte, bytes int, temperature float64, random *ran
 	}
 	var text []byte
 	for len(text) < bytes {
-		next := task.Draw(logits[0], temperature, random)
+		next, err := task.Draw(logits[0], temperature, random)
+		if err != nil {
+			return nil, err
+		}
 		text = append(text, byte(next))
 		if logits, err = stepper.Step([]int{next}); err != nil {
 			return nil, err

@@ -44,14 +44,19 @@ func ask(ctx context.Context, set settings, m model, lm *nn.LM, length int) (a a
 		}
 		defer g.Close()
 		for !done(1) {
-			b := data.Next(1)
+			b, err := data.Next(1)
+			if err != nil {
+				return a, err
+			}
 			next, err := g.Generate(ctx, [][]int{b.IDs}, nil)
 			if err != nil {
 				return a, err
 			}
 			predicted := make([]int, length)
 			predicted[length-1] = next[0][0]
-			a.Add(predicted, b.Targets, length)
+			if err := a.Add(predicted, b.Targets, length); err != nil {
+				return a, err
+			}
 		}
 		return a, nil
 	}
@@ -62,7 +67,11 @@ func ask(ctx context.Context, set settings, m model, lm *nn.LM, length int) (a a
 	}
 	defer s.Close()
 	for !done(batch) {
-		if err := s.Add(&a.Accuracy, data.Next(batch)); err != nil {
+		b, err := data.Next(batch)
+		if err != nil {
+			return a, err
+		}
+		if err := s.Add(&a.Accuracy, b); err != nil {
 			return a, err
 		}
 	}

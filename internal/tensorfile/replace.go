@@ -4,7 +4,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"strings"
 )
 
@@ -26,6 +28,9 @@ func Replace(path string, write func(io.Writer) error) (err error) {
 }
 
 func (d *Folder) replace(name string, write func(io.Writer) error) error {
+	if info, err := d.Lstat(name); err == nil && !info.Mode().IsRegular() && info.Mode()&os.ModeSymlink == 0 {
+		return fmt.Errorf("%s: this is not a regular file, and is not replaced", name)
+	}
 	temporary := "." + name + "." + RandomName() + ".tmp"
 	if err := d.Create(temporary, write); err != nil {
 		return err

@@ -78,7 +78,11 @@ func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err erro
 	defer cfg.Progress.Finish()
 	data, perfect := task.NewStream(cfg.Task, cfg.Seed), 0
 	for step := 1; step <= cfg.Steps; step++ {
-		loss, err := learner.step(data.Next(cfg.Batch))
+		batch, err := data.Next(cfg.Batch)
+		if err != nil {
+			return nil, points, err
+		}
+		loss, err := learner.step(batch)
 		if err != nil {
 			return nil, points, fmt.Errorf("step %d: %w", step, err)
 		}
@@ -195,7 +199,11 @@ func NewScorer(lm *nn.LM, batch, length int) (*Scorer, error) {
 func (s *Scorer) Score(t task.Task, sequences int) (a task.Accuracy, err error) {
 	data, batch := task.NewStream(t, HeldOut), s.ids.Shape()[0]
 	for a.Sequences < sequences {
-		if err := s.Add(&a, data.Next(batch)); err != nil {
+		b, err := data.Next(batch)
+		if err != nil {
+			return a, err
+		}
+		if err := s.Add(&a, b); err != nil {
 			return a, err
 		}
 	}
@@ -211,8 +219,11 @@ func (s *Scorer) Add(a *task.Accuracy, b task.Batch) error {
 	if err := s.vm.RunAll(); err != nil {
 		return err
 	}
-	a.Add(task.Best((*s.logits).Data().([]float32), s.vocab), b.Targets, s.ids.Shape()[1])
-	return nil
+	best, err := task.Best((*s.logits).Data().([]float32), s.vocab)
+	if err != nil {
+		return err
+	}
+	return a.Add(best, b.Targets, s.ids.Shape()[1])
 }
 
 // Close frees the machine of the scorer.
