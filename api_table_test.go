@@ -29,8 +29,6 @@ func calls(t *testing.T) []call {
 	return slices.Concat(layerCalls(), nnCalls(dir), opCalls(), taskCalls(dir))
 }
 
-
-
 // with returns a function that returns right arguments which nothing changes.
 func with(args ...any) func() []any { return func() []any { return args } }
 
@@ -49,7 +47,7 @@ func methods(name string, receiver func() any, rows map[string]call) (all []call
 		}
 		c, ok := rows[m.Name]
 		if !ok && m.Type.NumIn() > 1 && !(m.Type.NumIn() == 2 && m.Type.IsVariadic()) {
-			panic(name + "." + m.Name + " needs arguments")
+			continue // TestEveryNameIsCalled says that it is missing
 		}
 		args := c.args
 		c.name, c.f = name+"."+m.Name, m.Func.Interface()
@@ -166,12 +164,14 @@ func layerCalls() []call {
 		methods("layer.Params", params, map[string]call{
 			"Count": missing, "Decayed": missing, "Freeze": missing, "Unfreeze": missing, "RemoveLoRA": missing, "Trainable": missing, "ValuesChanged": missing,
 			"MergeLoRA": {fine: []string{"0=nil: nothing to merge"}}, "ToHost": {fine: []string{"0=nil: nothing to copy"}},
-			"ByName": {args: with("a"), panics: missing.panics}, "ToDevice": {args: with(nil), broken: true}, "Nodes": {args: func() []any { return []any{G.NewGraph()} }, panics: []string{"1=*: gorgonia.NewGraph makes graphs", "0[0]=*: a weight is not nil, and has a value"}},
-			"AddLoRA": {args: with(layer.LoRAConfig{Rank: 2, Alpha: 1, Targets: []string{"in_proj"}, Seed: 1}), fine: []string{"1.Alpha=0", "1.Targets=nil"}},
+			"ByName": {args: with("a"), panics: missing.panics}, "ToDevice": {args: with(nil), broken: true, fine: []string{"1=zero: the error is that of the first use"}}, "Nodes": {args: func() []any { return []any{G.NewGraph()} }, panics: []string{"1=*: gorgonia.NewGraph makes graphs", "0[0]=*: a weight is not nil, and has a value"}},
+			"AddLoRA":   {args: with(layer.LoRAConfig{Rank: 2, Alpha: 1, Targets: []string{"in_proj"}, Seed: 1}), fine: []string{"1.Alpha=0", "1.Targets=nil"}},
+			"TargetsOf": {args: with(layer.LoRAConfig{Rank: 2, Alpha: 1, Targets: []string{"in_proj"}, Seed: 1}), fine: []string{"1.Alpha=0", "1.Targets=nil"}},
 		}),
 		methods("layer.Param", func() any { return params().(layer.Params)[0] }, map[string]call{
-			"Node":      {args: func() []any { return []any{G.NewGraph()} }, panics: []string{"1=*: gorgonia.NewGraph makes graphs", "0=*: a weight is not nil, and has a value"}},
-			"Effective": {args: func() []any { return []any{G.NewGraph()} }, panics: []string{zeroGraph}},
+			"Node":       {args: func() []any { return []any{G.NewGraph()} }, panics: []string{"1=*: gorgonia.NewGraph makes graphs", "0=*: a weight is not nil, and has a value"}},
+			"LoRAShapes": {args: with(2), panics: []string{"0=zero: a weight has a value"}},
+			"Effective":  {args: func() []any { return []any{G.NewGraph()} }, panics: []string{zeroGraph}},
 		}),
 		methods("layer.StartA", func() any { return layer.S4DLin }, map[string]call{"Values": {args: with(4), fine: []string{`0=""`}}}),
 		[]call{
@@ -299,7 +299,10 @@ func nnCalls(dir string) []call {
 				return []any{lm(), nn.GenerateConfig{Sampling: nn.Sampling{Temperature: 1, TopK: 2, TopP: 0.5, MinP: 0.1, RepetitionPenalty: 1}, MaxTokens: 2, StopTokens: []int{1}, Piece: 3}}
 			}, fine: []string{"1.Sampling*=0", "1.Sampling=zero", "1.Sampling.TopK=*", "1.MaxTokens=1*", "1.MaxTokens=4*", "1.Piece=*", "1.StopTokens=nil", "1.StopTokens[0]=0"}},
 			{name: "nn.NewSequence", f: nn.NewSequence, args: with(uint64(1), 2, 3)},
-			{name: "nn.LoadSequence", f: nn.LoadSequence, args: func() []any { nn.NewSequence(1, 2).Save(filepath.Join(dir, "loaded")); return []any{filepath.Join(dir, "loaded")} }},
+			{name: "nn.LoadSequence", f: nn.LoadSequence, args: func() []any {
+				nn.NewSequence(1, 2).Save(filepath.Join(dir, "loaded"))
+				return []any{filepath.Join(dir, "loaded")}
+			}},
 			{name: "nn.Kinds", f: nn.Kinds},
 			{name: "nn.ParseKinds", f: nn.ParseKinds, args: with("mamba,s4")},
 			{name: "nn.OnDevice", f: func(d *cuda.Device) *nn.LM { return nn.NewLM(lmCfg, nn.OnDevice(d)) }, args: with(nil), broken: true},
@@ -383,6 +386,7 @@ func opCalls() []call {
 			{name: "op.Contract", f: op.Contract, args: func() []any { return append(nodesOf(x, shape{2, 3, 8})(), 2) }},
 			{name: "op.Embedding", f: op.Embedding, args: func() []any { f, ints := inputs(); return []any{f(5, 4), ints(2, 3)} }, fine: []string{"0=axis 0*"}},
 			{name: "op.CrossEntropy", f: op.CrossEntropy, args: func() []any { f, ints := inputs(); return []any{f(2, 3, 5), ints(2, 3), -100} }, fine: []string{"0=axis 2*", "2=*"}},
+			{name: "op.CheckGraph", f: op.CheckGraph, args: func() []any { return []any{G.NewGraph()} }, fine: []string{"0=zero: it has no nodes"}},
 			{name: "op.ReuseResults", f: op.ReuseResults, args: func() []any { return []any{G.NewGraph()} }},
 			struc("CausalConv", op.CausalConv, conv, op.ConvConfig{SiLU: true}, append(convFine, "1=zero")...),
 			struc("CausalConvWithContext", op.CausalConvWithContext, conv, op.ConvConfig{SiLU: true}, append(convFine, "1=zero")...),

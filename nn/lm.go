@@ -72,8 +72,13 @@ func (m *LM) Err() error { return layer.Err(m) }
 // Config returns the configuration with its defaults filled in.
 func (m *LM) Config() LMConfig { return m.cfg }
 
-// Stack returns the model's stack. The stack of an invalid model has the model's error.
-func (m *LM) Stack() *MambaStack { return m.stack }
+// Stack returns the model's stack. The stack of an invalid model has the model's error. That of a nil model is nil.
+func (m *LM) Stack() *MambaStack {
+	if m == nil {
+		return nil
+	}
+	return m.stack
+}
 
 // Apply returns the logits of tokens ids (batch, length) of int.
 func (m *LM) Apply(ids *G.Node, opts ...CallOption) (*G.Node, error) {

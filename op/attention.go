@@ -1,6 +1,8 @@
 package op
 
 import (
+	"math"
+
 	"fmt"
 
 	G "gorgonia.org/gorgonia"
@@ -99,7 +101,7 @@ func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention, error) {
 		c.errorf("Heads is %d, want a number that divides the width, %d", cfg.Heads, f.width)
 	case cfg.Window < 0:
 		c.errorf("Window is %d, want at least 1, or 0 for all steps", cfg.Window)
-	case !(cfg.Rotary == 0 || cfg.Rotary > 1):
+	case !(cfg.Rotary == 0 || cfg.Rotary > 1 && !math.IsInf(cfg.Rotary, 1)):
 		c.errorf("Rotary is %v, want a base above 1, or 0 for none", cfg.Rotary)
 	case cfg.Rotary > 0 && f.width/cfg.Heads%2 != 0:
 		c.errorf("Rotary needs an even head dimension, and width/Heads is %d", f.width/cfg.Heads)

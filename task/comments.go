@@ -5,11 +5,9 @@ import (
 	"strings"
 )
 
-// Comments divides Go source into its code and the text of its comments.
-//
-// Each file of comments is one comment that documents a declaration or a package: consecutive lines that begin in the first column
-// with // and a space or tab, without these marks. Comments leaves out comments of fewer than least bytes, copyright notices, and
-// second copies. The files of code are the source without the lines that are comments.
+// Comments separates Go source into its code and the text of its comments, which look very different. Each file of comments is one comment
+// that documents a declaration or a package: lines at the margin that begin with // and a space or tab, without these marks. Comments of
+// fewer than least bytes, copyright notices and second copies are left out. The files of code have no line that is a comment.
 func Comments(source Text, least int) (code, comments Text) {
 	code, comments = Text{Path: source.Path}, Text{Path: source.Path}
 	seen := map[string]bool{}

@@ -13,19 +13,18 @@ import (
 	"time"
 )
 
-// GoSource reads at most limit bytes of the source of Go's standard library from the Go installation of this machine. It is real text
-// that every machine with Go has. GoSource leaves out tests, test data, vendored packages, the commands, and files that were generated
-// by a program. It looks for the installation in the environment variable GOROOT, then in the output of `go env GOROOT`, and then in the
-// place of the installation that built this program.
+// GoSource reads at most limit bytes of the source of Go's standard library. It is real text, on every machine with a Go installation. Tests,
+// test data, vendored packages, the commands and generated files are left out. The installation is that of the environment variable
+// GOROOT, or else of the command `go env GOROOT`, or else the one that built this program.
 //
-// It is an error, which names these places, if none of them has the source.
+// It is an error if none of these has the source. The error names the folders.
 func GoSource(limit int) (Text, error) {
 	roots := []string{os.Getenv("GOROOT"), goEnvRoot(), build.Default.GOROOT}
 	return goSourceIn(roots, limit)
 }
 
-// goEnvRoot asks the go command, which knows its installation even where the program was built with -trimpath. It is
-// empty if there is no go command.
+// goEnvRoot asks the go command for its installation, which a program built with -trimpath does not know. It returns "" if there is no go
+// command.
 func goEnvRoot() string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -43,7 +42,7 @@ func goSourceIn(roots []string, limit int) (Text, error) {
 			continue
 		}
 		source := filepath.Join(root, "src")
-		// Any directory may be called src: the one we look for has a package that every release had.
+		// Any folder can be called src. That of Go has package fmt.
 		if _, err := os.Stat(filepath.Join(source, "fmt", "print.go")); err == nil {
 			return readText(source, limit, isLibraryFile, isWrittenByHand)
 		}
@@ -63,7 +62,7 @@ func isLibraryFile(name string, entry fs.DirEntry) bool {
 	return strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go")
 }
 
-// generated is the line by which Go's tools recognise generated files: https://go.dev/s/generatedcode.
+// generated matches the line that marks a generated file: https://go.dev/s/generatedcode.
 var generated = regexp.MustCompile(`(?m)^// Code generated .* DO NOT EDIT\.\r?$`)
 
 func isWrittenByHand(data []byte) bool {

@@ -5,14 +5,13 @@ import (
 	"math"
 )
 
-// Split divides a text into a training part and a held-out part. The held-out part has about the given fraction of the bytes. No byte
-// is in both.
+// Split separates a text into a training part and a held-out part with about the given fraction of the bytes. No byte is in both parts.
 //
-// If possible, Split holds out whole files. It chooses them by a hash of their names, so that they are a fair sample, and the same one
-// every time. If the files are so few or so large that the held-out part would miss the fraction by more than half of it, Split holds
-// out the end of every file. It does the same with a single file.
+// If possible, Split holds out whole files. It chooses them by a hash of their names, so that they are a fair sample and the same files
+// every time. If the files are too few or too large for that (the size of the held-out part would be wrong by more than half), Split holds
+// out the end of every file.
 //
-// It is an error, which names the text's path, if a part would have fewer than two bytes: one to predict from, and one to predict.
+// It is an error if a part would have fewer than two bytes, one to predict from and one to predict. The error names the text's path.
 func Split(text Text, fraction float64) (train, heldOut Text, err error) {
 	if !(fraction > 0 && fraction < 1) {
 		return Text{}, Text{}, fmt.Errorf("task: split: fraction is %v, should be between 0 and 1", fraction)
@@ -28,7 +27,7 @@ func Split(text Text, fraction float64) (train, heldOut Text, err error) {
 	return train, heldOut, nil
 }
 
-// splitFiles holds out whole files in the order of their hashes, passing over those that would take too much.
+// splitFiles holds out whole files in the order of their hashes. It leaves out files that are larger than what is still to hold out.
 func splitFiles(text Text, fraction float64) (train, heldOut Text) {
 	most := int(math.Round(fraction * float64(text.Size())))
 	names := make([]string, len(text.Files))

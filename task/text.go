@@ -1,13 +1,13 @@
-// Package task makes the data that models train on.
+// Package task makes data for training and evaluation.
 //
-// ReadText and GoSource read text from a file, a directory, or the source of Go's standard library. Split divides it into a training
-// part and a held-out part. Sampler and Windows cut these into windows of byte ids and their targets, for training and for evaluation.
-// Bigram is the baseline that a byte-level model has to beat on the same windows.
+// ReadText and GoSource read text from a file, a folder or Go's standard library. Split separates it into a training part and a held-out
+// part. Sampler (for training) and Windows (for evaluation) cut it into windows of bytes with their targets. Bigram is a baseline for
+// byte-level models on the same windows.
 //
-// NewSelectiveCopying, NewCopying, NewInductionHeads and NewAssociativeRecall return synthetic tasks. A Stream draws batches of one from
-// a seed, and Accuracy counts the right answers.
+// NewSelectiveCopying, NewCopying, NewInductionHeads and NewAssociativeRecall are synthetic tasks. A Stream draws their sequences from a seed,
+// without end. Accuracy counts the right predictions.
 //
-// The package does not use graphs or tensors. Ids and targets are plain slices in the order (batch, length).
+// The package does not know graphs or tensors: ids and targets are slices of int, (batch, length).
 package task
 
 import (
@@ -31,7 +31,7 @@ type File struct {
 	Data []byte
 }
 
-// Text is the text of one path: a single file, or the text files below a directory in the order of their names.
+// Text has the content of a file, or of the text files below a folder in the order of their names.
 type Text struct {
 	Path  string
 	Files []File
@@ -55,20 +55,19 @@ func (t Text) Join() []byte {
 	return joined
 }
 
-// ReadText reads at most limit bytes of text from a file or from the files below a directory.
+// ReadText reads at most limit bytes of text from a file or from the files below a folder.
 //
-// A single file is read up to the limit, whatever its bytes are. Below a directory, ReadText reads the regular files that look like text
-// (valid UTF-8 without a zero byte). It leaves out hidden files and directories, and second copies of the same bytes. If the files
-// exceed the limit, a hash of their names chooses among them, so that the choice is spread over the whole directory, and the same every
-// time.
+// A file is read up to the limit, whatever its bytes. Of a folder, ReadText takes the regular files that look like text: valid UTF-8 without
+// a zero byte. It leaves out hidden files and folders, and second copies of the same bytes. If there is more than limit bytes, it chooses
+// files by a hash of their names: from the whole folder, and the same files every time.
 //
-// It is an error, which names the path, if the path is neither a regular file nor a directory, if it or a file below it cannot be read,
-// or if there is no text in it.
+// It is an error if path is neither a regular file nor a folder, if path or anything below it cannot be read, or if it has no text. The
+// error names the path.
 func ReadText(path string, limit int) (Text, error) {
 	return readText(path, limit, func(string, fs.DirEntry) bool { return true }, func([]byte) bool { return true })
 }
 
-// readText is ReadText for the files and directories whose name below path, and then whose contents, are wanted.
+// readText is ReadText of the files and folders for which wantName, with the name below path, and wantData are true.
 func readText(path string, limit int, wantName func(string, fs.DirEntry) bool, wantData func([]byte) bool) (Text, error) {
 	if limit < 1 {
 		return Text{}, fmt.Errorf("task: read text: limit is %d bytes, should be at least 1", limit)
@@ -78,10 +77,11 @@ func readText(path string, limit int, wantName func(string, fs.DirEntry) bool, w
 		return Text{}, readError(path, err)
 	}
 	text := Text{Path: path}
+	if !info.IsDir() && !info.Mode().IsRegular() { // to open a pipe would wait for a writer
+		return Text{}, fmt.Errorf("task: read text: %s is %v, should be a regular file or a folder", path, info.Mode().Type())
+	}
 	if info.IsDir() {
 		text.Files, err = readDir(path, limit, wantName, wantData)
-	} else if !info.Mode().IsRegular() {
-		return Text{}, fmt.Errorf("task: read text: %s: this is neither a regular file nor a directory", path)
 	} else {
 		var data []byte
 		data, err = readFile(path, limit)
@@ -115,7 +115,7 @@ func readDir(path string, limit int, wantName func(string, fs.DirEntry) bool, wa
 		if err != nil {
 			return nil, err
 		}
-		// A copy that ended up on the other side of a split would test a model on what it was trained on.
+		// With a copy in the other part of a split, a model would be tested on its training text.
 		sum := sha256.Sum256(data)
 		if len(data) == 0 || seen[sum] || !looksLikeText(data) || !wantData(data) {
 			continue
@@ -130,7 +130,7 @@ func readDir(path string, limit int, wantName func(string, fs.DirEntry) bool, wa
 
 // listFiles returns the names of the wanted regular files below path.
 func listFiles(path string, want func(string, fs.DirEntry) bool) ([]string, error) {
-	// WalkDir does not enter a root that is a symbolic link, and distributions link Go's source.
+	// WalkDir does not enter a root that is a symbolic link. Distributions link Go's source.
 	root, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, readError(path, err)
@@ -160,8 +160,7 @@ func listFiles(path string, want func(string, fs.DirEntry) bool) ([]string, erro
 	return names, err
 }
 
-// sortByHash puts names into an order that has nothing to do with what they mean, so that the first of them are a fair
-// sample of all.
+// sortByHash sorts names by a hash, so that the first names are a fair sample of all.
 func sortByHash(names []string) {
 	slices.SortFunc(names, func(a, b string) int {
 		ha, hb := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
@@ -182,7 +181,7 @@ func readFile(path string, limit int) ([]byte, error) {
 	return data, nil
 }
 
-// readError says which path could not be read, and the system's reason, without the name of the system call.
+// readError returns an error with the path and the system's reason, without the name of the system call.
 func readError(path string, err error) error {
 	var pathError *fs.PathError
 	if errors.As(err, &pathError) {
@@ -191,7 +190,7 @@ func readError(path string, err error) error {
 	return fmt.Errorf("task: read text: %s: %w", path, err)
 }
 
-// looksLikeText tells whether the beginning of data is UTF-8 without zero bytes.
+// looksLikeText reports whether the beginning of data is UTF-8 without zero bytes.
 func looksLikeText(data []byte) bool {
 	head := data[:min(len(data), 8000)]
 	if bytes.IndexByte(head, 0) >= 0 {
@@ -200,7 +199,7 @@ func looksLikeText(data []byte) bool {
 	for len(head) > 0 {
 		r, size := utf8.DecodeRune(head)
 		if r == utf8.RuneError && size == 1 {
-			// The end of the head or the limit may have cut a rune in two.
+			// The head or the limit can end inside a rune.
 			return len(head) < utf8.UTFMax && !utf8.FullRune(head)
 		}
 		head = head[size:]

@@ -62,8 +62,22 @@ func (c *Context) Device() *cuda.Device { return c.device }
 // Stream is the stream that the work is queued on. Use it inside Do.
 func (c *Context) Stream() *cuda.Stream { return c.stream }
 
+// check returns an error if the context is nil. That of a zero context comes from its stream, which is nil.
+func (c *Context) check() error {
+	if c == nil {
+		return fmt.Errorf("graph: the context is missing, want one that On returned")
+	}
+	return nil
+}
+
 // Do calls f while no operator of the device runs.
 func (c *Context) Do(f func(*cuda.Stream) error) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if f == nil {
+		return fmt.Errorf("graph: the function is missing")
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.bury()

@@ -31,6 +31,9 @@ var (
 
 // NewWeight returns a weight whose value is on the host.
 func (c *Context) NewWeight(host *tensor.Dense) (*Weight, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
 	if host == nil || host.Dtype() != tensor.Float32 || host.IsScalar() || host.RequiresIterator() || !host.DataOrder().IsRowMajor() {
 		return nil, fmt.Errorf("graph: weight: %v, want a tensor of float32, row by row in memory", describe(host))
 	}
