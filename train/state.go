@@ -263,8 +263,9 @@ func (t *Trainer) Resume() (resumed bool, err error) {
 }
 
 func (t *Trainer) resume(s *saved) error {
-	if diff := differences(s.state.Settings, t.cfg.Settings); len(diff) > 0 {
-		return fmt.Errorf("it was saved with other settings: %s; want the same to go on", strings.Join(diff, "; "))
+	was, is := s.state.Settings, t.cfg.Settings
+	if names := differing(was, is); len(names) > 0 {
+		return fmt.Errorf("it was saved with %s %q, want the same to go on, not %q", names[0], was[names[0]], is[names[0]])
 	}
 	run, err := t.record()
 	if err != nil {
@@ -275,7 +276,11 @@ func (t *Trainer) resume(s *saved) error {
 		return err
 	}
 	err = s.match(tensors)
-	if diff := differences(s.state.Run, run); len(diff) > 0 {
+	var diff []string
+	for _, name := range differing(s.state.Run, run) {
+		diff = append(diff, fmt.Sprintf("%s was %q and is %q", name, s.state.Run[name], run[name]))
+	}
+	if diff != nil {
 		err = errors.Join(fmt.Errorf("it was saved by another run: %s; want the same to go on", strings.Join(diff, "; ")), err)
 	}
 	if err != nil {
@@ -307,25 +312,18 @@ func (t *Trainer) ready() (err error) {
 	return err
 }
 
-// differences returns a sentence for each name that two maps do not have the same value for.
-func differences(was, is map[string]string) (all []string) {
-	names := maps.Clone(was)
-	if names == nil {
-		names = map[string]string{}
-	}
-	maps.Copy(names, is)
-	show := func(m map[string]string, name string) string {
-		if v, ok := m[name]; ok {
-			return fmt.Sprintf("%q", v)
-		}
-		return "not set"
-	}
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		if a, b := show(was, name), show(is, name); a != b {
-			all = append(all, fmt.Sprintf("%s was %s and is %s", name, a, b))
+// differing returns the names that two maps do not have the same value for, sorted.
+func differing(a, b map[string]string) (names []string) {
+	all := slices.Collect(maps.Keys(a))
+	all = slices.AppendSeq(all, maps.Keys(b))
+	slices.Sort(all)
+	for _, name := range slices.Compact(all) {
+		x, inA := a[name]
+		if y, inB := b[name]; x != y || inA != inB {
+			names = append(names, name)
 		}
 	}
-	return all
+	return names
 }
 
 // record describes everything that the run depends on and that is neither a setting nor among the saved tensors, by name. Large things

@@ -249,7 +249,7 @@ func TestResumeNamesWhatDiffers(t *testing.T) {
 		{"the order of Data", lm(same), func(c *Config) { c.Data = append(slices.Clone(c.Data[1:]), c.Data[0]) }, "Data was"},
 		{"HeldOut", lm(same), func(c *Config) { c.HeldOut = c.HeldOut[:5] }, `HeldOut was "9 documents of`},
 		{"no HeldOut", lm(same), func(c *Config) { c.HeldOut = nil }, `and is "0 documents of 0 tokens`},
-		{"Settings", lm(same), func(c *Config) { c.Settings = map[string]string{"-x": "1"} }, `-x was not set and is "1"`},
+		{"Settings", lm(same), func(c *Config) { c.Settings = map[string]string{"-x": "1"} }, `it was saved with -x "", want the same to go on, not "1"`},
 		{"NormEps", lm(func(c *nn.LMConfig) { c.NormEps = 1e-6 }), func(*Config) {}, `model.NormEps was "1e-05" and is "1e-06"`},
 		{"DModel", lm(func(c *nn.LMConfig) { c.DModel = 4 }), func(*Config) {}, `model.DModel was "8" and is "4"`},
 		{"a value of a frozen weight", otherModel(func(p layer.Params) { p[1].Value.Data().([]float32)[0]++ }), func(*Config) {}, "frozen weights was"},

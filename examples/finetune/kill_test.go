@@ -135,6 +135,31 @@ func runAndKill(t *testing.T, args []string, lines int, later time.Duration) boo
 	return false
 }
 
+// A second run in one directory ends at once, with an error that names the process of the first, and disturbs nothing.
+func TestTwoRuns(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	args := []string{"-data", writeLines(t, 60), "-basesteps", "1000000", "-layers", "1", "-dmodel", "4", "-batch", "1", "-length", "16", "-out", out}
+	first := program(t, args...)
+	pipe, err := first.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = first.Wait() }() // it is killed
+	defer first.Process.Kill()
+	if line, err := bufio.NewReader(pipe).ReadString('\n'); err != nil {
+		t.Fatalf("the first run says %q, %v", line, err)
+	}
+	for _, more := range [][]string{nil, {"-resume"}} {
+		text, err := program(t, append(args, more...)...).CombinedOutput()
+		if err == nil || !strings.Contains(string(text), "which another run is using") || !strings.Contains(string(text), fmt.Sprint("process ", first.Process.Pid)) {
+			t.Errorf("%v: %v, %q, want an error with process %d", more, err, text, first.Process.Pid)
+		}
+	}
+}
+
 // readable fails if there is a file that the program, or a user, cannot read.
 func readable(t *testing.T, out string) {
 	t.Helper()

@@ -29,6 +29,7 @@ import (
 	"syscall"
 
 	"github.com/gomamba/mamba/checkpoint"
+	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/report"
@@ -73,10 +74,12 @@ type text struct {
 }
 
 // work does everything, in the order of the output.
-func work(ctx context.Context, set settings, out io.Writer) error {
-	if err := prepare(set); err != nil {
+func work(ctx context.Context, set settings, out io.Writer) (err error) {
+	lock, err := prepare(set)
+	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, lock.Release()) }()
 	where, device, closeDevice, err := set.device.Open()
 	if err != nil {
 		return err
@@ -156,19 +159,34 @@ var (
 	loraFiles  = []string{"adapter_config.json", "adapter_model.safetensors"}
 )
 
-// prepare makes the directory of -out. It refuses to overwrite a run there that has not ended, or a model or LoRA that no run has
-// written, and removes the state of a run that has ended.
-func prepare(set settings) error {
+// prepare makes the directory of -out and locks it. It refuses to overwrite a run there that has not ended, or a model or LoRA that no
+// run has written, and removes the state of a run that has ended.
+func prepare(set settings) (*tensorfile.Lock, error) {
 	if set.model != "" && sameFolder(set.model, set.out) {
-		return fmt.Errorf("-out is %q, the directory of -model: should be another", set.out)
+		return nil, fmt.Errorf("-out is %q, the directory of -model: should be another", set.out)
 	}
 	dir := set.out
 	if set.model == "" {
 		dir = baseDir(set)
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return outError(set.out, err)
+		return nil, outError(set.out, err)
 	}
+	lock, err := tensorfile.Acquire(filepath.Join(set.out, "finetune"))
+	if errors.Is(err, tensorfile.ErrLocked) {
+		return nil, fmt.Errorf("-out is %q, which another run is using: should be another directory: %w", set.out, err)
+	}
+	if err != nil {
+		return nil, outError(set.out, err)
+	}
+	if err := clearStates(set); err != nil {
+		return nil, errors.Join(err, lock.Release())
+	}
+	return lock, nil
+}
+
+// clearStates removes the state of a run that has ended.
+func clearStates(set settings) error {
 	if _, err := os.Lstat(stateFile(set)); errors.Is(err, fs.ErrNotExist) {
 		for _, name := range slices.Concat(modelFiles, loraFiles) {
 			if _, err := os.Lstat(filepath.Join(set.out, name)); err == nil {

@@ -205,8 +205,13 @@ func TestInterrupted(t *testing.T) {
 	if code, _, stderr := call(context.Background(), args...); code != 1 || !strings.Contains(stderr, "continue it with -resume") {
 		t.Errorf("exit code %d, %s, want that a run would be lost", code, stderr)
 	}
-	if code, _, stderr := call(context.Background(), append(args, "-resume", "-lr", "0.5")...); code != 1 || !strings.Contains(stderr, `-lr was "0.0002" and is "0.5"`) {
+	if code, _, stderr := call(context.Background(), append(args, "-resume", "-lr", "0.5")...); code != 1 || !strings.Contains(stderr, `was saved with -lr "0.0002", want the same to go on, not "0.5"`) {
 		t.Errorf("exit code %d, %s, want that -lr was another", code, stderr)
+	}
+	for flag, other := range map[string]string{"-heldout": "0.3", "-evaltokens": "17"} { // they choose the documents that are trained on
+		if code, _, stderr := call(context.Background(), append(args, "-resume", flag, other)...); code != 1 || !strings.Contains(stderr, "was saved with "+flag+" ") {
+			t.Errorf("%s %s: exit %d, %q, want an error that names the flag", flag, other, code, stderr)
+		}
 	}
 	if code, stdout, stderr := call(context.Background(), append(args, "-resume")...); code != 0 || !strings.Contains(stdout, "resumed     after step 0 of 4\n") {
 		t.Errorf("exit code %d, %s\n%s", code, stderr, stdout)

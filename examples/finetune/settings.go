@@ -105,7 +105,7 @@ func (set settings) saved(more map[string]string) map[string]string {
 		"-lora": fmt.Sprint(set.lora), "-alpha": fmt.Sprint(set.alpha), "-steps": fmt.Sprint(set.steps),
 		"-batch": fmt.Sprint(set.batch), "-length": fmt.Sprint(set.length), "-accumulate": fmt.Sprint(set.accumulate),
 		"-lr": fmt.Sprint(set.lr), "-warmup": fmt.Sprint(set.warmup), "-decay": fmt.Sprint(set.decay), "-clip": fmt.Sprint(set.clip),
-		"-seed": fmt.Sprint(set.seed),
+		"-seed": fmt.Sprint(set.seed), "-heldout": fmt.Sprint(set.heldout), "-evaltokens": fmt.Sprint(set.evaltokens),
 	}
 	if set.device.GPU() { // it rounds differently
 		all["-device"] = set.device.String()

@@ -73,7 +73,7 @@ func trainBase(ctx context.Context, set settings, base text, out io.Writer) (*nn
 		append(slices.Clone(set.where), nn.WithSeed(uint64(set.seed)))...)
 	describe(out, "a small one", lm)
 	own := settings{steps: set.basesteps, batch: set.batch, length: set.length, accumulate: 1, lr: 5e-3, clip: 1, decay: 0.01,
-		warmup: max(set.basesteps/20, 1), seed: set.seed, device: set.device, save: max(set.basesteps/10, 1), eval: max(set.basesteps/10, 1), resume: set.resume}
+		warmup: max(set.basesteps/20, 1), seed: set.seed, heldout: set.heldout, evaltokens: set.evaltokens, device: set.device, save: max(set.basesteps/10, 1), eval: max(set.basesteps/10, 1), resume: set.resume}
 	fmt.Fprintf(out, "base        %s: documents: %d, bytes: %d, held out: %d, steps: %d\n", base.name, len(c.train)+len(c.heldOut), c.tokens, len(c.heldOut), own.steps)
 	saved := own.saved(map[string]string{"-layers": fmt.Sprint(set.layers), "-dmodel": fmt.Sprint(set.dmodel), "the text": c.sum})
 	t, show, err := newTrainer(lm, own, c, baseFile(set), saved, out)
