@@ -9,9 +9,8 @@ import (
 // goroutines may use it.
 type Implementation struct{ gonum.Implementation }
 
-// Sgemm is C = alpha·op(A)·op(B) + beta·C for op(A) (m, k), op(B) (k, n) and C (m, n), all row-major; op transposes what tA
-// and tB say. C is not read if beta is 0, A and B are not read if
-// alpha is 0. Bad arguments are gonum's panics.
+// Sgemm is C = alpha·op(A)·op(B) + beta·C for op(A) (m, k), op(B) (k, n) and C (m, n), all row-major; tA and tB say
+// whether op transposes. If beta is 0, C is not read. If alpha is 0, A and B are not read. Invalid arguments panic as gonum's Sgemm does.
 func (i Implementation) Sgemm(tA, tB blas.Transpose, m, n, k int, alpha float32, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
 	set, valid := current(), validGemm(tA, tB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc)
 	switch {
@@ -32,8 +31,8 @@ func (i Implementation) Sgemm(tA, tB blas.Transpose, m, n, k int, alpha float32,
 	p.run()
 }
 
-// Sgemv is y = alpha·op(A)·x + beta·y for A (m, n), row-major; op transposes if tA says so. Vectors with a distance between
-// their elements are left to gonum, and so are the panics for bad arguments.
+// Sgemv is y = alpha·op(A)·x + beta·y for A (m, n), row-major. tA says whether op transposes. gonum's Sgemv computes products of vectors
+// with gaps between their elements, and panics for invalid arguments.
 func (i Implementation) Sgemv(tA blas.Transpose, m, n int, alpha float32, a []float32, lda int, x []float32, incX int, beta float32, y []float32, incY int) {
 	in, out, tB := n, m, blas.Trans
 	if tA != blas.NoTrans {
@@ -48,7 +47,7 @@ func (i Implementation) Sgemv(tA blas.Transpose, m, n int, alpha float32, a []fl
 	i.Sgemm(blas.NoTrans, tB, 1, out, in, alpha, x, in, a, lda, beta, y, out)
 }
 
-// validGemm reports whether gonum would compute the product, and there is one to compute.
+// validGemm reports whether gonum's Sgemm accepts the arguments, and C is not empty.
 func validGemm(tA, tB blas.Transpose, m, n, k, lenA, lda, lenB, ldb, lenC, ldc int) bool {
 	rowsA, colsA, okA := stored(tA, m, k)
 	rowsB, colsB, okB := stored(tB, k, n)
@@ -57,7 +56,7 @@ func validGemm(tA, tB blas.Transpose, m, n, k, lenA, lda, lenB, ldb, lenC, ldc i
 		lenA >= (rowsA-1)*lda+colsA && lenB >= (rowsB-1)*ldb+colsB && lenC >= (m-1)*ldc+n
 }
 
-// stored returns the size of a matrix as it lies in memory.
+// stored returns the size of a matrix in memory, before op.
 func stored(t blas.Transpose, rows, cols int) (int, int, bool) {
 	switch t {
 	case blas.NoTrans:
@@ -68,7 +67,7 @@ func stored(t blas.Transpose, rows, cols int) (int, int, bool) {
 	return 0, 0, false
 }
 
-// scale is C = beta·C, where 0 is written even over NaN.
+// scale computes C = beta·C. With beta 0 it sets C to zero, also where C is NaN.
 func scale(m, n int, beta float32, c []float32, ldc int) {
 	if beta == 1 {
 		return

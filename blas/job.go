@@ -6,9 +6,9 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// job is a product that is cut into tasks, which the processors take in order.
+// job is a product that is cut into tasks. The processors take the tasks in order.
 //
-// An element of C is summed in the same order whatever task it falls into, so neither the cut nor chance changes a result.
+// The order in which an element of C is summed does not depend on its task. So the result does not depend on the cut or on timing.
 type job struct {
 	product
 	columns int // of a task that reads B's rows as they lie
@@ -27,7 +27,7 @@ var jobs = sync.Pool{New: func() any {
 	return j
 }}
 
-// inTasks computes the product, on this processor alone or on all.
+// inTasks computes the product in tasks: on this goroutine if alone, otherwise on all processors.
 func (p *product) inTasks(alone bool) {
 	j := jobs.Get().(*job)
 	j.product = *p

@@ -5,7 +5,7 @@ import "github.com/gomamba/mamba/internal/cpu"
 // level is the set of instructions that the kernels use. Only tests change it.
 var level = cpu.Best
 
-// kernels are the assembly functions of one set of instructions. What each computes stands at its declaration.
+// kernels has the assembly functions of one set of instructions. Each function's declaration says what it computes.
 type kernels struct {
 	lanes   int // float32 in a vector
 	rows    int // of a full tile

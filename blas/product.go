@@ -1,23 +1,24 @@
 package blas
 
-// Sizes of the blocks, in float32. They decide the order of the sums, and depend on nothing but the sizes of a product.
+// Sizes of the blocks, in float32. They determine the order of the sums, so they depend on the sizes of a product alone.
 const (
-	// depth is the most that a tile sums before it goes back to C: a tile's rows of A of this depth stay in the first cache,
-	// and blockColumns columns of B in the second, while a task's rows of A pass by, at least blockRows of them if C has them.
+	// depth is the largest k that a tile sums before it adds to C. A tile's rows of A of this depth fit into the first-level cache.
+	// blockColumns columns of B of this depth fit into the second-level cache, and a task uses them for at least blockRows rows of A,
+	// if C has that many.
 	depth        = 384
 	blockColumns = 384
 	blockRows    = 256
 
-	// fewRows is up to where B's rows, if they are what is summed over, are read as they lie.
+	// fewRows is the largest number of rows of A for which a transposed B is read without packing.
 	fewRows = 24
-	// directSize is up to where a B that lies as the tiles want it is read as it lies, without packing.
+	// directSize is the largest size of an untransposed B that is read without packing.
 	directSize = 128 * 128
 
-	// taskSize is the number of multiplications that are worth a task: some 40 µs.
+	// taskSize is the number of multiplications of a task: about 40 µs.
 	taskSize = 1 << 22
-	// serialSize is up to where a product is not worth a second processor.
+	// serialSize is the largest number of multiplications that one processor does alone.
 	serialSize = 1 << 20
-	// streamSize is the number of elements of B that are worth a task when they are only read.
+	// streamSize is the number of elements of B of a task that reads B without packing.
 	streamSize = 1 << 16
 )
 
@@ -36,7 +37,7 @@ type product struct {
 }
 
 func (p *product) run() {
-	// A column is the same product with the matrices in each other's place.
+	// A product with one column is the transpose of one with one row.
 	if p.n == 1 && p.m > 1 && p.ldc == 1 && p.aCol == 1 && (p.bTrans || p.ldb == 1 || p.k == 1) {
 		p.m, p.n = 1, p.m
 		p.a, p.b, p.ldb, p.aRow, p.bTrans = p.b, p.a, p.aRow, p.k, true
@@ -59,9 +60,10 @@ func (p *product) run() {
 	p.inTasks(small)
 }
 
-// dotsApply is whether B's rows are read as they lie, direct whether its columns are.
+// dotsApply reports whether the rows of a transposed B are read without packing.
 func (p *product) dotsApply() bool { return p.bTrans && p.aCol == 1 && p.m <= fewRows }
 
+// direct reports whether an untransposed B is read without packing.
 func (p *product) direct() bool {
 	return !p.bTrans && (p.m <= fewRows || p.k*p.n <= directSize || p.n <= p.vectors*p.lanes)
 }
@@ -69,7 +71,7 @@ func (p *product) direct() bool {
 // dotRows is the number of B's rows that a kernel reads at a time.
 const dotRows = 8
 
-// dotColumns computes columns of C in one walk over B's rows.
+// dotColumns computes the columns [from, to) of C. It reads the rows of B once.
 func (p *product) dotColumns(from, to int) {
 	most := len(p.dots) - 1
 	groups := parts(p.m, most)
@@ -82,40 +84,40 @@ func (p *product) dotColumns(from, to int) {
 	}
 }
 
-// span is a range of whole numbers.
+// span is the range [from, to).
 type span struct{ from, to int }
 
 func (s span) len() int { return s.to - s.from }
 
-// parts is how many parts of at most size make n.
+// parts returns the number of parts of at most size elements that n elements make.
 func parts(n, size int) int { return (n + size - 1) / size }
 
-// cut returns part i of n things in parts that differ by at most one.
+// cut returns part i of n elements, cut into parts whose lengths differ by at most one.
 func cut(n, parts, i int) span { return span{i * n / parts, (i + 1) * n / parts} }
 
-// cut is cut for a range.
+// cut returns part i of the range.
 func (s span) cut(parts, i int) span {
 	c := cut(s.len(), parts, i)
 	return span{s.from + c.from, s.from + c.to}
 }
 
-// panels is the number of panels: columns of B as wide as a tile, cut evenly in whole vectors.
+// panels returns the number of panels that the columns are cut into. A panel is at most as wide as a tile, in whole vectors.
 func (p *product) panels() int { return parts(p.width(), p.vectors) }
 
-// width is the number of vectors in a row of C.
+// width returns the number of vectors in a row of C.
 func (p *product) width() int { return parts(p.n, p.lanes) }
 
 // panel returns the vectors of a panel.
 func (p *product) panel(i int) span { return cut(p.width(), p.panels(), i) }
 
-// packedRows is the distance of columns in packed rows of A.
+// packedRows is the stride between the columns of packed rows of A.
 const packedRows = 8
 
 // block is a part of C.
 type block struct{ rows, panels span }
 
-// multiply computes a block. packedB has room to pack a piece of B, or is nil to read B as it lies; packedA has room to pack a
-// tile's rows of A, or is nil to read A as it lies.
+// multiply computes a block of C. packedB is memory for a packed piece of B, or nil to read B without packing. packedA is the same for a
+// tile's rows of A.
 func (p *product) multiply(x block, packedB, packedA []float32) {
 	pieces := parts(p.k, depth)
 	for i := range pieces {
@@ -127,7 +129,7 @@ func (p *product) multiply(x block, packedB, packedA []float32) {
 	}
 }
 
-// multiplyPiece adds a piece of the block's sums.
+// multiplyPiece adds the sums over a piece of k to a block of C.
 func (p *product) multiplyPiece(x block, piece span, packedB, packedA []float32) {
 	k, beta := piece.len(), p.beta
 	if piece.from > 0 {
@@ -165,7 +167,7 @@ func (p *product) multiplyPiece(x block, piece span, packedB, packedA []float32)
 	}
 }
 
-// pack copies panels of B to where the tiles read them one after the other.
+// pack copies panels of B to to, in the order in which the tiles read them.
 func (p *product) pack(panels, k span, to []float32) {
 	for q := panels.from; q < panels.to; q++ {
 		v := p.panel(q)

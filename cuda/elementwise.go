@@ -15,7 +15,7 @@ func Convert[A, B Activation](s *Stream, from Array[A], to Array[B]) error {
 	}
 	a, b := typeName[A](), typeName[B]()
 	if a == b {
-		return Array[A]{to.stream, to.address, to.n}.copy(s, from)
+		return Array[A](to).copy(s, from)
 	}
 	return s.run("elementwise", "convert_"+a+"_"+b, blocksOf(from.n, 256), from.address, to.address, from.n)
 }

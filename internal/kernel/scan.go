@@ -19,7 +19,7 @@ type Scan[T Float] struct {
 
 	D         []T    // (channels)
 	Z         []T    // (batch, length, channels)
-	ZStride   int    // between the steps of Z, which may lie in a wider matrix; 0 where they lie one behind the other
+	ZStride   int    // elements between two steps of Z, which can be part of a wider matrix; 0 means channels
 	DeltaBias []T    // (channels)
 	Initial   []T    // (batch, channels, state): the state before the first step scanned
 	Start     []bool // (batch, length): a new sequence starts here
@@ -28,12 +28,12 @@ type Scan[T Float] struct {
 	Reverse  bool // the last step is scanned first
 }
 
-// Projection is an operand B or C: (batch, length, groups, state), of which channel d reads group d/(channels/groups);
-// or, with no groups, constant over time and batch: (channels, state).
+// Projection is an operand B or C, of shape (batch, length, groups, state). Channel d reads group d/(channels/groups). With Groups 0 it is
+// constant over time and batch, of shape (channels, state).
 type Projection[T Float] struct {
 	Data   []T
 	Groups int
-	Stride int // between the steps of Data, which may lie in a wider matrix; 0 where they lie one behind the other
+	Stride int // elements between two steps of Data, which can be part of a wider matrix; 0 means groups·state
 }
 
 // stride returns the distance between two steps.
@@ -44,37 +44,37 @@ func (p Projection[T]) stride(state int) int {
 	return p.Groups * state
 }
 
-// ScanGrad takes the gradients of a Scan's operands, in their shapes, and where those have a stride, with the same one.
-// Those of absent operands are nil.
+// ScanGrad has the slices for the gradients of a Scan's operands. Each has the shape and the stride of its operand, and is nil where the
+// operand is.
 type ScanGrad[T Float] struct {
 	U, Delta, A, B, C        []T
 	D, Z, DeltaBias, Initial []T
 
-	Y []T // optional: takes the output y (batch, length, channels), which the backward pass recomputes
+	Y []T // optional: gets the output y (batch, length, channels), which the backward pass recomputes
 }
 
 const (
-	// lanes is the number of channels that are scanned side by side: one AVX-512 register of float32.
+	// lanes is the number of channels that are scanned together: one AVX-512 register of float32.
 	lanes = 16
-	// tileSteps is the number of steps of a tile of the forward pass, at most: what a call of a kernel costs is spread over
-	// 64 steps, and the strip's rows (four, 16 KiB) stay in the first-level cache. A wide block has fewer, so that what
-	// it fetches ahead stays in the second-level cache.
+	// tileSteps is the largest number of steps of a tile of the forward pass. 64 steps make up for the cost of a call, and the strip's
+	// four rows (16 KiB) stay in the first-level cache. A wide block has shorter tiles, so that what it prefetches stays in the
+	// second-level cache.
 	tileSteps = 64
-	// backSteps is the number of steps between two checkpoints of the backward pass. A tile's states and decays of 16
-	// states (2·16·16·16 lanes, 32 KiB of float32) stay in the first-level cache while they are used; and the checkpoints
-	// of the channels at work take 1/16 of the memory of their states. The generator knows this number.
+	// backSteps is the number of steps between two checkpoints of the backward pass. With 16 states, a tile's states and decays
+	// (2·16·16·16 lanes, 32 KiB of float32) stay in the first-level cache. The checkpoints need 1/16 of the memory of the states. The
+	// generator _gen has the same number.
 	backSteps = 16
-	// maxBlock is the number of channels of a task, at most. The wider, the more of a memory page is used while the
-	// processor knows where it lies; that counts where the pages are more than it can know of, in matrices of largeMatrix
-	// numbers. There, at 1536 channels, blocks of 256 took 1.3 times as long; in smaller ones their longer tiles win.
+	// maxBlock is the largest number of channels of a task, for matrices of at least largeMatrix numbers; smallBlock is it for smaller
+	// ones. A large matrix has more pages than the processor's TLB has entries, and a wide block uses more of each page. At 1536 channels,
+	// blocks of 256 took 1.3 times as long. In smaller matrices the longer tiles of narrow blocks are faster.
 	maxBlock    = 1536
 	smallBlock  = 256
 	largeMatrix = 1 << 22
-	// backBlock is the same for the backward pass, which has more rows to hold in its caches, and checkpoints.
+	// backBlock is the largest number of channels of a block of the backward pass, which keeps more rows in its caches.
 	backBlock = 128
 )
 
-// block is a run of channels that share one group of B and one of C, and that one task scans.
+// block is a range of channels that one task scans. They share a group of B and a group of C.
 type block struct{ first, width int }
 
 func (b block) strips() int { return (b.width + lanes - 1) / lanes }
@@ -87,7 +87,7 @@ func (p Projection[T]) groupOf(d, channels int) int {
 	return d / (channels / p.Groups)
 }
 
-// sections cuts the channels where the group of B or that of C changes.
+// sections cuts the channels where the group of B or the group of C changes.
 func (s *Scan[T]) sections() []block {
 	var cut []block
 	for d := 0; d < s.Channels; {
@@ -104,7 +104,7 @@ func (s *Scan[T]) sections() []block {
 	return cut
 }
 
-// blocks cuts a section into blocks of at most so many channels, a multiple of lanes.
+// blocks cuts a section into blocks of at most width channels. width is a multiple of lanes.
 func (section block) blocks(width int) []block {
 	var cut []block
 	for d := 0; d < section.width; d += width {
@@ -113,18 +113,18 @@ func (section block) blocks(width int) []block {
 	return cut
 }
 
-// blockWidth is the width of blocks that makes so many tasks, if there are enough channels.
+// blockWidth returns the width of blocks, at most most, that gives the number of tasks, if there are enough channels.
 func (s *Scan[T]) blockWidth(most, tasks int) int {
 	return min(max(s.Batch*s.Channels/tasks/lanes, 1)*lanes, most)
 }
 
-// forwardSteps is the number of steps of a tile of blocks of that width.
+// forwardSteps returns the steps of a tile, for blocks of that width.
 func forwardSteps(width int) int { return max(min(tileSteps, tileSteps*256/width), backSteps) }
 
 // Forward writes y (batch, length, channels) and, unless it is nil, the state after the last step scanned,
 // final (batch, channels, state).
 func (s *Scan[T]) Forward(y, final []T) {
-	// No sum runs over channels, so the cut may depend on the number of processors.
+	// No sum runs over channels, so the cut can depend on the number of processors without changing the result.
 	tasks := 1
 	if procs := runtime.GOMAXPROCS(0); procs > 1 {
 		tasks = 2 * procs

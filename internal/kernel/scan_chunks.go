@@ -1,24 +1,24 @@
 package kernel
 
-// A scan of few channels is cut into chunks of time, so that more cores than it has strips can work on it. What a chunk
-// makes of the state that enters it needs only two things, which can be had without that state: the state h' that it
-// would leave if none entered, and the sum of its Δ. Then
+// A scan of few channels is cut into chunks of time, so that more processors than strips can work on it. The state that leaves a chunk
+// follows from the state that enters it and two values that do not depend on that state: the state h' that leaves the chunk if a zero state
+// enters, and the sum of the chunk's Δ:
 //
 //	h_leave = h' + exp(A ΣΔ) h_enter
 //
-// for one chunk after another, and after that every chunk can be scanned by itself. The gradient of the state goes back
-// through the chunks in the same way. It costs a second pass over the exponentials: only scans of less than minStrips
-// strips are cut, into as many chunks as make maxChunks tasks. The cut depends on the sizes alone, so results are the same
-// for any number of processors.
+// This is computed for one chunk after another. Then all chunks can be scanned at the same time. The gradient of the state goes back
+// through the chunks in the same way. Chunks cost a second pass over the exponentials. So only scans of less than minStrips strips are cut,
+// into the number of chunks that makes maxChunks tasks. The cut depends on the sizes alone, so results are the same for any number of
+// processors.
 const (
 	minStrips = 4
 	maxChunks = 8
 	minChunk  = 1024 // steps
 )
 
-// chunks are the cut of a scan's length. There is one chunk in most scans.
+// chunks describes how the length of a scan is cut. Most scans have one chunk.
 type chunks[T Float] struct {
-	count, steps int // all but the last have so many steps, a multiple of a tile
+	count, steps int // number of chunks; steps of each but the last, a multiple of a tile
 
 	layout layout[T]
 	enter  []T // (chunk, batch, channels, state): the state that enters; nil with one chunk
@@ -46,20 +46,20 @@ func (c *chunks[T]) bounds(chunk, length int) (from, to int) {
 	return chunk * c.steps, min((chunk+1)*c.steps, length)
 }
 
-// of returns a chunk's part of m (chunk, batch, channels, state).
+// ofChunk returns a chunk's part of m (chunk, batch, channels, state).
 func (s *Scan[T]) ofChunk(m []T, chunk int) []T {
 	size := s.Batch * s.Channels * s.State
 	return m[chunk*size : (chunk+1)*size]
 }
 
-// enterStates finds the states that enter the chunks. It does nothing for one chunk.
+// enterStates computes the states that enter the chunks. With one chunk it does nothing.
 func (s *Scan[T]) enterStates(c *chunks[T], blocks []block) {
 	if c.count == 1 {
 		return
 	}
 	size := c.count * s.Batch * s.Channels * s.State
 	c.layout.lay(func(l *layout[T]) { c.enter, c.carry, c.decay = l.array(size), l.array(size), l.array(size) })
-	// In the place of the state that enters a chunk, first what the chunk before it leaves by itself.
+	// At first, c.enter of a chunk has the state that the chunk before it leaves if a zero state enters that.
 	tasks := s.Batch * len(blocks)
 	Parallel(c.count*tasks, func(i int) {
 		chunk := i / tasks
@@ -98,9 +98,9 @@ func (s *Scan[T]) enterStates(c *chunks[T], blocks []block) {
 	}
 }
 
-// combine adds to m (chunk, batch, channels, state) of chunk to, what it makes by itself, what comes through the chunk between
-// from m of chunk from. Through a chunk in which a sequence starts nothing comes, not even a NaN; through any other a NaN comes,
-// also where the chunk's decay is zero. A zero stays zero where the decays of all steps overflow only together.
+// combine adds decay·m[from] to m[to]. m is (chunk, batch, channels, state), and decay is that of the chunk between. It adds nothing where a
+// sequence starts in that chunk, not even a NaN. Otherwise a NaN is added even if the decay is zero. A zero adds nothing, also where the
+// decay of the whole chunk overflows although that of each step does not.
 func (s *Scan[T]) combine(c *chunks[T], between int, m []T, to, from int) {
 	own, before, decay := s.ofChunk(m, to), s.ofChunk(m, from), s.ofChunk(c.decay, between)
 	size := s.Channels * s.State
@@ -127,8 +127,7 @@ func (s *Scan[T]) starts(c *chunks[T], chunk, b int) bool {
 	return false
 }
 
-// carryGradients finds the gradients of the states that leave the chunks, from that of the final state and the chunks'
-// outputs.
+// carryGradients computes the gradients of the states that leave the chunks, from the gradients of the final state and of the output.
 func (s *Scan[T]) carryGradients(c *chunks[T], stripes [][]block, newBack func(stripe, chunk int) *scanBack[T]) {
 	if c.count == 1 {
 		return

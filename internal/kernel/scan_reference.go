@@ -1,8 +1,7 @@
 package kernel
 
-// Reference computes what Forward does, as the formulas read: one channel after another, one step after another, every
-// state kept. The tests hold the other kernels against it. States is (batch, channels, length+1, state) in the order
-// scanned, the first being the one that enters.
+// Reference computes what Forward does, directly by the formulas: one channel after another, one step after another. The tests compare the
+// other kernels with it. It returns all states, (batch, channels, length+1, state), in the order scanned. The first is the initial state.
 func (s *Scan[T]) Reference(y, final []T) (states []T) {
 	states = make([]T, s.Batch*s.Channels*(s.Length+1)*s.State)
 	for b := range s.Batch {
@@ -124,7 +123,7 @@ func (s *Scan[T]) delta(at, d int) T {
 	return v
 }
 
-// zAt is the place of an element of Z.
+// zAt returns the index of an element of Z.
 func (s *Scan[T]) zAt(b, t, d int) int {
 	if s.ZStride > 0 {
 		return (b*s.Length+t)*s.ZStride + d

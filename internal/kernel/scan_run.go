@@ -6,19 +6,19 @@ import (
 	"unsafe"
 )
 
-// scanRun is the scan of one block of channels in one batch: the operands that do not change over time, transposed to
-// (state, lanes), and the running state. It is used again and again, for one task at a time.
+// scanRun is the workspace of a task, which scans one block of channels in one batch. It has the operands that are constant over time,
+// transposed to (state, lanes), and the current state. It is reused, by one task at a time.
 //
-// A strip goes through a tile in three phases: prepare computes Δ and Δ·u, scan carries the states on, finish adds D·u and
-// gates. Each phase has assembly for float32 (scan_amd64.go); the loops here are its definition.
+// A strip goes through a tile in three phases: prepare computes Δ and Δ·u, scan updates the states, finish adds D·u and applies the gate.
+// Each phase has assembly for float32 (scan_amd64.go). The loops in this file define what the assembly computes.
 type scanRun[T Float] struct {
 	*Scan[T]
 	layout layout[T]
-	widest int // channels of a block at most
+	widest int // the largest number of channels of a block
 	batch  int
 	block  block
 	strips []strip[T] // of which a block has block.strips()
-	states []states   // how the states are cut into what the kernels take at a time
+	states []states   // the groups of states that the kernels take at a time
 
 	dt, du, u []T // (tile, lanes): Δ, Δ·u and u of the current tile
 	y         []T // (tile, lanes): Σ C h
@@ -27,19 +27,19 @@ type scanRun[T Float] struct {
 	bGroup    int
 	cGroup    int
 
-	asm *scanAsm // what the assembly needs besides; nil where it does not run
+	asm *scanAsm // the further workspace of the assembly; nil where it does not run
 	//lint:ignore U1000 a build without assembly has no use for it
 	own *scanAsm // kept for the next use
 }
 
-// strip is a run of at most 16 channels, one for each lane.
+// strip is a range of at most 16 channels, one for each lane.
 type strip[T Float] struct {
 	first, width int
 	a, b, c      []T // (state, lanes); b and c only where they are constant
 	h            []T // (state, lanes)
 }
 
-// states is a run of states that are scanned together.
+// states is a range of states that are scanned together.
 type states struct{ first, count int }
 
 // segment is a run of steps. Where fresh is set, its first step begins from a zero state.
@@ -48,7 +48,7 @@ type segment struct {
 	fresh    bool
 }
 
-// scanRuns holds the runs that are not in use, of float32 and of float64.
+// scanRuns and scanBacks hold the workspaces that are not in use, of float32 and of float64.
 var scanRuns, scanBacks [2]sync.Pool
 
 // recycle returns a value that was put into the pool for T, or a new one.
@@ -64,7 +64,7 @@ func poolOf[T Float]() int {
 	return int(unsafe.Sizeof(zero)/4 - 1)
 }
 
-// newRun returns a run for tiles of so many steps and blocks of at most that width; release gives it back.
+// newRun returns a workspace for tiles of at most steps steps and blocks of at most width channels. release returns it to the pool.
 func (s *Scan[T]) newRun(steps, width int, out []T) *scanRun[T] {
 	r := recycle[T, scanRun[T]](&scanRuns)
 	r.init(s, width, out)
@@ -110,7 +110,7 @@ func (r *scanRun[T]) layStrips(l *layout[T], steps int) {
 	}
 }
 
-// begin goes to the beginning of a block.
+// begin prepares the workspace for a block.
 func (r *scanRun[T]) begin(batch int, blk block) {
 	r.batch, r.block = batch, blk
 	r.bGroup, r.cGroup = r.B.groupOf(blk.first, r.Channels), r.C.groupOf(blk.first, r.Channels)
@@ -208,7 +208,7 @@ func (r *scanRun[T]) enter(strip int) {
 	st.load(st.h, r.ofBatch(r.Initial), r.State)
 }
 
-// enterChunk sets a strip's state to the one that enters a chunk.
+// enterChunk sets a strip's state to the state that enters a chunk.
 func (r *scanRun[T]) enterChunk(c *chunks[T], chunk, strip int) {
 	if chunk == 0 {
 		r.enter(strip)
@@ -224,7 +224,7 @@ func (r *scanRun[T]) leave(final []T) {
 	}
 }
 
-// at returns the place of the strip's part of the row at the i-th step scanned, in rows that are stride apart.
+// at returns the index of the strip's part of the row at the i-th step scanned, in rows that are stride apart.
 func (r *scanRun[T]) at(st *strip[T], i, stride int) int {
 	return (r.batch*r.Length+r.step(i))*stride + st.first
 }
@@ -246,7 +246,7 @@ func (s *Scan[T]) zStride() int {
 	return s.Channels
 }
 
-// projectionAt returns the place of the states of B or C at the i-th step scanned.
+// projectionAt returns the index of the states of B or C at the i-th step scanned.
 func (r *scanRun[T]) projectionAt(p Projection[T], group, i int) int {
 	return (r.batch*r.Length+r.step(i))*p.stride(r.State) + group*r.State
 }
@@ -263,7 +263,7 @@ func (r *scanRun[T]) spread(p Projection[T], constant, buf []T, group, i, n int)
 	return buf
 }
 
-// advance takes a strip through the steps [from, to); without an output it only carries the state on.
+// advance scans a strip through the steps [from, to). Without an output it only updates the state.
 func (r *scanRun[T]) advance(strip, from, to int) {
 	r.prepare(strip, from, to)
 	pass := scanForward
@@ -307,7 +307,7 @@ func (r *scanRun[T]) prepare(strip, from, to int) {
 	}
 }
 
-// scanPass is what scan does besides carrying the state on.
+// scanPass says what scan computes besides the state.
 type scanPass int
 
 const (
@@ -316,8 +316,7 @@ const (
 	scanRecompute                 // that, and keeps the decay a_t and the decayed state a_t h_{t-1}
 )
 
-// scan carries some states of a strip through a segment of the tile that begins at from. keep is (step of the tile, state,
-// two, lanes).
+// scan updates some states of a strip through a segment of the tile that begins at from. keep is (step of the tile, state, two, lanes).
 //
 // A step that begins from a zero state is a step like the others, so that A reaches the state where exp(Δ A)·0 is not 0: where
 // the exponential is infinite or not a number.
