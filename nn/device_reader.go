@@ -67,8 +67,8 @@ type deviceReader struct {
 	logits   []float32
 	greedy   bool    // only the tokens of the largest logits are wanted
 	best     []int32 // they
-	hostNew  bool    // the states on the host were written
-	hostOld  bool    // those on the device went on
+	hostNew  bool    // the states on the host were written, and those on the device are out of date
+	hostOld  bool    // the states on the device were written, and those on the host are out of date
 	tokens32 []int32
 }
 
@@ -94,7 +94,6 @@ func (d *deviceReader) read(r *reader, tokens []int) error {
 	for _, token := range tokens {
 		d.tokens32 = append(d.tokens32, int32(token))
 	}
-	d.hostOld = true
 	if err := d.decoder.Read(d.tokens32); err != nil || d.logits == nil {
 		return err
 	}
@@ -104,7 +103,10 @@ func (d *deviceReader) read(r *reader, tokens []int) error {
 	return d.decoder.Logits(d.logits)
 }
 
-func (d *deviceReader) commit() {}
+func (d *deviceReader) commit() {
+	d.decoder.Commit()
+	d.hostOld = true
+}
 
 // chooseGreedily has only the tokens of the largest logits brought to the host from now on, or all logits.
 func (r *reader) chooseGreedily(greedy bool) {

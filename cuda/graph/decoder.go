@@ -23,24 +23,36 @@ type DecoderModel struct {
 	Layers                                     []DecoderLayer
 }
 
-// Decoder reads tokens without a graph of Gorgonia's: a fixed number of each sequence of a batch at a time, with the states between
-// them on the device. One token each goes through a captured step; more go through the blocks, side by side in time.
+// Decoder reads tokens without a Gorgonia graph: a fixed number of each sequence of a batch at a time. The states stay on the device
+// between reads. One token of each sequence goes through a captured step; several go through the blocks, in parallel over time.
+//
+// There are two sets of states, before and after a read, so that a read which fails changes nothing. A step costs one copy of the
+// states on the device for it: their kernels work in place.
 type Decoder struct {
 	context       *Context
 	model         DecoderModel
 	batch, length int
-	states        [][2]*buffer // for each layer context and state
+	memory        [2]*buffer                  // the states of all layers: one before a read, the other after it
+	states        [2][][2]cuda.Array[float32] // parts of memory: for each layer context and state
+	at            int                         // which of the two is before the next read
 
-	ids     cuda.Array[int32] // the tokens to read; behind a step, those of the largest logits
-	there   []int32           // what is in ids, as far as it is known
-	x, last *buffer           // the residual stream; another one, for pieces
-	logits  *buffer           // of steps
-	work    *cuda.StepWork
-	began   bool // a step was made
-	capture *cuda.Capture
-	of, now places // where the weights were when the step was captured, and are
+	ids      cuda.Array[int32] // the tokens to read; behind a step, those of the largest logits
+	there    []int32           // what is in ids, as far as it is known
+	x, last  *buffer           // the residual stream; another one, for pieces
+	logits   *buffer           // of steps
+	work     *cuda.StepWork
+	began    bool // a step was made
+	closed   bool
+	captured [2]captured // for each value of at
+	now      places      // where the weights are
 
 	weights, products []*Weight // all of the model's, and those of matrix products
+}
+
+// captured is a step that was captured, and where the weights were then.
+type captured struct {
+	step *cuda.Capture
+	of   places
 }
 
 // places are where weights are on the device.
@@ -71,8 +83,22 @@ func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error
 			}
 			return b
 		}
-		for range m.Layers {
-			d.states = append(d.states, [2]*buffer{take(batch * (m.Width - 1) * m.Channels), take(batch * m.Channels * m.State)})
+		padded := func(n int) int { return (n + 63) / 64 * 64 } // kernels read several numbers at once
+		context, scan := batch*(m.Width-1)*m.Channels, batch*m.Channels*m.State
+		for i := range d.memory {
+			d.memory[i] = take(len(m.Layers) * (padded(context) + padded(scan)))
+			if err != nil {
+				return err
+			}
+			from := 0
+			part := func(n int) cuda.Array[float32] {
+				a := d.memory[i].array.Slice(from, n)
+				from += padded(n)
+				return a
+			}
+			for range m.Layers {
+				d.states[i] = append(d.states[i], [2]cuda.Array[float32]{part(context), part(scan)})
+			}
 		}
 		d.x = take(batch * length * m.Model)
 		if length == 1 {
@@ -97,26 +123,30 @@ func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error
 // Close frees what the decoder holds.
 func (d *Decoder) Close() error {
 	return d.context.Do(func(*cuda.Stream) error {
-		for _, s := range d.states {
-			s[0].release()
-			s[1].release()
-		}
-		for _, b := range []*buffer{d.x, d.last, d.logits} {
+		for _, b := range []*buffer{d.memory[0], d.memory[1], d.x, d.last, d.logits} {
 			b.release()
 		}
-		d.states, d.x, d.last, d.logits = nil, nil, nil, nil
+		d.memory, d.states, d.x, d.last, d.logits = [2]*buffer{}, [2][][2]cuda.Array[float32]{}, nil, nil, nil
+		d.closed = true
 		d.ids.Free()
 		d.ids = cuda.Array[int32]{}
 		if d.work != nil {
 			d.work.Free()
 			d.work = nil
 		}
-		c := d.capture
-		if d.capture = nil; c != nil {
-			return c.Close()
-		}
-		return nil
+		return d.forget()
 	})
+}
+
+// forget frees the captured steps.
+func (d *Decoder) forget() (err error) {
+	for i := range d.captured {
+		if c := d.captured[i].step; c != nil {
+			err = errors.Join(err, c.Close())
+		}
+		d.captured[i].step = nil
+	}
+	return err
 }
 
 // SetStates copies states from the host: for each layer context (batch, width-1, channels), if there is one, and state (batch,
@@ -131,17 +161,17 @@ func (d *Decoder) States(host [][]float32) error {
 }
 
 func (d *Decoder) moveStates(host [][]float32, move func(*cuda.Stream, cuda.Array[float32], []float32) error) error {
-	return d.context.Do(func(s *cuda.Stream) error {
+	return d.do(func(s *cuda.Stream) error {
 		i := 0
-		for _, layer := range d.states {
-			for _, b := range layer {
-				if b.array.Len() == 0 {
+		for _, layer := range d.states[d.at] {
+			for _, a := range layer {
+				if a.Len() == 0 {
 					continue
 				}
 				if i >= len(host) {
 					return fmt.Errorf("graph: decoder: %d states, want more", len(host))
 				}
-				if err := move(s, b.array, host[i]); err != nil {
+				if err := move(s, a, host[i]); err != nil {
 					return err
 				}
 				i++
@@ -151,9 +181,27 @@ func (d *Decoder) moveStates(host [][]float32, move func(*cuda.Stream, cuda.Arra
 	})
 }
 
-// Read reads tokens (batch, length), which the caller has checked. After an error the states may be those of before or after.
-func (d *Decoder) Read(tokens []int32) error {
+// do calls f with the context locked. It returns an error if the decoder is closed.
+func (d *Decoder) do(f func(*cuda.Stream) error) error {
 	return d.context.Do(func(s *cuda.Stream) error {
+		if d.closed {
+			return errors.New("graph: the decoder is closed")
+		}
+		return f(s)
+	})
+}
+
+// Commit moves on to the states after the last Read. It does nothing on the device and cannot fail.
+func (d *Decoder) Commit() {
+	d.context.mu.Lock()
+	defer d.context.mu.Unlock()
+	d.at = 1 - d.at
+}
+
+// Read reads tokens (batch, length), which the caller has checked: it computes the logits, for a length of 1, and the states after the
+// tokens. The decoder stays at the states before them until Commit, after an error too.
+func (d *Decoder) Read(tokens []int32) error {
+	return d.do(func(s *cuda.Stream) error {
 		// Greedy generation reads what the step before has found, which is there already.
 		if !slices.Equal(tokens, d.there) {
 			if err := d.ids.CopyFrom(s, tokens); err != nil {
@@ -173,13 +221,13 @@ func (d *Decoder) Read(tokens []int32) error {
 
 // Logits waits for the logits (batch, vocabulary) of what follows the tokens that were read, one of each sequence.
 func (d *Decoder) Logits(logits []float32) error {
-	return d.context.Do(func(s *cuda.Stream) error { return d.logits.array.CopyTo(s, logits) })
+	return d.do(func(s *cuda.Stream) error { return d.logits.array.CopyTo(s, logits) })
 }
 
 // Best waits for the tokens (batch) of the largest logits, the lowest of several; -1 where the largest is infinite, or a logit is not
 // a number.
 func (d *Decoder) Best(tokens []int32) error {
-	err := d.context.Do(func(s *cuda.Stream) error { return d.ids.CopyTo(s, tokens) })
+	err := d.do(func(s *cuda.Stream) error { return d.ids.CopyTo(s, tokens) })
 	if err == nil {
 		d.there = append([]int32(nil), tokens...)
 	}
@@ -218,32 +266,38 @@ func (d *Decoder) step(s *cuda.Stream) error {
 			d.now.half = append(d.now.half, h)
 		}
 	}
-	if d.capture != nil && slices.Equal(d.now.whole, d.of.whole) && slices.Equal(d.now.half, d.of.half) {
-		return d.capture.Launch(s)
+	c := &d.captured[d.at]
+	if c.step != nil && slices.Equal(d.now.whole, c.of.whole) && slices.Equal(d.now.half, c.of.half) {
+		return c.step.Launch(s)
 	}
 	run := func() error {
+		// The kernels change the states in place, so they get a copy of those before.
+		if err := d.memory[1-d.at].array.CopyOf(s, d.memory[d.at].array); err != nil {
+			return err
+		}
 		if d.model.Precision == cuda.BF16 {
 			return stepOf(d, s, (*Weight).Half)
 		}
 		return stepOf(d, s, (*Weight).Array)
 	}
-	if d.capture != nil {
-		if err := d.capture.Close(); err != nil {
+	if c.step != nil {
+		old := c.step
+		c.step = nil
+		if err := old.Close(); err != nil {
 			return err
 		}
-		d.capture = nil
 	}
 	if !d.began { // the first step loads the kernels, and is the step
 		err := run()
 		d.began = err == nil
 		return err
 	}
-	c, err := s.Capture(run)
+	step, err := s.Capture(run)
 	if err != nil {
 		return err
 	}
-	d.capture, d.of, d.now = c, d.now, d.of
-	return c.Launch(s)
+	c.step, c.of, d.now = step, d.now, c.of
+	return step.Launch(s)
 }
 
 // arrays fetches weights, until the first error.
@@ -276,7 +330,7 @@ func stepOf[T cuda.Activation](d *Decoder, s *cuda.Stream, get func(*Weight) (cu
 			Norm: plain(l.NormWeight), Conv: plain(l.ConvWeight), DtBias: plain(l.DtBias), ALog: plain(l.ALog), D: plain(l.D),
 			InProj: product(l.InProj), XProj: product(l.XProj), DtProj: product(l.DtProj), OutProj: product(l.OutProj),
 			InBias: plain(l.InBias), ConvBias: plain(l.ConvBias), OutBias: plain(l.OutBias),
-			Context: d.states[i][0].array, Scan: d.states[i][1].array,
+			Context: d.states[1-d.at][i][0], Scan: d.states[1-d.at][i][1],
 		}
 		if a.err != nil {
 			return a.err
@@ -315,35 +369,22 @@ func piece[T cuda.Activation](d *Decoder, s *cuda.Stream, get func(*Weight) (cud
 			Eps: float32(m.Eps), Precision: m.Precision, X: d.x.array,
 			Norm: plain(l.NormWeight), Conv: plain(l.ConvWeight), DtBias: plain(l.DtBias), ALog: plain(l.ALog), D: plain(l.D),
 			InProj: product(l.InProj), XProj: product(l.XProj), DtProj: product(l.DtProj), OutProj: product(l.OutProj),
-			InBias: plain(l.InBias), ConvBias: plain(l.ConvBias), OutBias: plain(l.OutBias), Initial: d.states[i][1].array,
+			InBias: plain(l.InBias), ConvBias: plain(l.ConvBias), OutBias: plain(l.OutBias), Initial: d.states[d.at][i][1],
 		}
 		if m.Width > 1 {
-			b.Context = d.states[i][0].array
+			b.Context = d.states[d.at][i][0]
 		}
 		if a.err != nil {
 			return a.err
 		}
-		var next [2]*buffer
-		for j, old := range d.states[i] {
-			n, err := d.context.newBuffer(old.array.Len())
-			if err != nil {
-				next[0].release()
-				return err
-			}
-			next[j] = n
-		}
+		next := d.states[1-d.at][i]
 		var context cuda.Array[float32]
 		if m.Width > 1 {
-			context = next[0].array
+			context = next[0]
 		}
-		if _, err := b.Forward(s, d.last.array, context, next[1].array, false); err != nil {
-			next[0].release()
-			next[1].release()
+		if _, err := b.Forward(s, d.last.array, context, next[1], false); err != nil {
 			return err
 		}
-		d.states[i][0].release()
-		d.states[i][1].release()
-		d.states[i] = next
 		d.x, d.last = d.last, d.x
 	}
 	return nil
