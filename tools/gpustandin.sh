@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
-# Runs a command with a stand-in for the GPU's driver and cuBLAS: the tests of what runs on a GPU, where there is none.
+# Runs a command with a stand-in for the GPU's driver and cuBLAS. With it the GPU's tests run on a machine without a GPU.
 #
 #   tools/gpustandin.sh [-if-present] go test -short ./cuda/... ./nn ./train ./checkpoint
 #
-# tools/gpustandin is a driver that runs the kernels of cuda/kernels on the host, compiled by a C++ compiler: all of the Go side and
-# the kernels' own logic, but neither their PTX, nor the arithmetic's last bits, nor speed. GPUSTANDIN_SEED is a number by which the
-# order is drawn in which threads run; with GPUSTANDIN_IDLE=1 nothing is computed, which leaves the host's part of a program's time
-# but for what a real driver takes. It needs g++ on Linux, amd64; with -if-present, a machine without is said and is no error.
+# tools/gpustandin is a driver that runs the kernels of cuda/kernels on the host, compiled by g++. It tests the Go code and the logic
+# of the kernels. It does not test their PTX, the last bits of the arithmetic, or speed.
+#
+# It sets MAMBA_TEST_DEVICE=standin: tests that need the stand-in then fail, instead of being skipped, if they do not find it.
+#
+# GPUSTANDIN_SEED=N   seed of the random order in which threads run
+# GPUSTANDIN_IDLE=1   compute nothing: the time of a program is then that of its host code, without a real driver's
+#
+# It needs Linux on amd64 and g++. Without them it prints what is missing and fails; with -if-present it succeeds.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 

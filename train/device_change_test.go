@@ -169,10 +169,10 @@ func TestDeviceChange(t *testing.T) {
 	folder := t.TempDir()
 	other := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8, NLayer: 2, DState: 4}, Vocab: vocab, UntiedHead: true}, nn.WithSeed(4))
 	cfg := config()
-	cfg.File, cfg.Steps = filepath.Join(folder, "run"), 3
+	cfg.File = filepath.Join(folder, "run")
 	cfg.AdamW = AdamWConfig{LearnRate: 0.02, Eps: 1e-3}
 	run := newTrainer(t, other, cfg)
-	for range cfg.Steps {
+	for range 3 {
 		if err := run.step(); err != nil {
 			t.Fatal(err)
 		}

@@ -12,10 +12,10 @@ import (
 	"github.com/gomamba/mamba/internal/node"
 )
 
-// Upload copies x, of float32 on the host, to the device. Its derivative is Download.
+// Upload returns a node with the value of x on the device. x is a tensor of float32 on the host. The derivative of Upload is Download.
 func (c *Context) Upload(x *G.Node) (*G.Node, error) { return c.transfer(x, true) }
 
-// Download copies x, whose value is on the device, to the host. Its derivative is Upload.
+// Download returns a node with the value of x on the host. The value of x is on the device. The derivative of Download is Upload.
 func (c *Context) Download(x *G.Node) (*G.Node, error) { return c.transfer(x, false) }
 
 func (c *Context) transfer(x *G.Node, up bool) (*G.Node, error) {
@@ -30,7 +30,7 @@ func (c *Context) transfer(x *G.Node, up bool) (*G.Node, error) {
 	return node.Apply(t, x)
 }
 
-// transfer is both.
+// transfer is the operator of Upload and of Download.
 type transfer struct {
 	context *Context
 	up      bool
@@ -96,7 +96,7 @@ func (t *transfer) Do(values ...G.Value) (G.Value, error) {
 	return t.last, nil
 }
 
-// hostOf returns a value's numbers, row by row.
+// hostOf returns the numbers of a value on the host, row by row.
 func hostOf(v G.Value, shape tensor.Shape) ([]float32, error) {
 	t, ok := v.(tensor.Tensor)
 	if _, device := v.(*Tensor); !ok || device || !v.Shape().Eq(shape) || v.Dtype() != tensor.Float32 {
@@ -116,8 +116,8 @@ func hostOf(v G.Value, shape tensor.Shape) ([]float32, error) {
 	return floats(d), nil
 }
 
-// Starts copies marks of where sequences start, (batch, length) of int or float32 on the host, to the device, for the operators
-// that take them.
+// Starts returns a node with the marks of sequence starts on the device, for the operators that take them. start has shape (batch,
+// length), of int or float32, on the host; a number other than 0 marks a start.
 func (c *Context) Starts(start *G.Node) (*G.Node, error) {
 	if start == nil || start.Shape().Dims() != 2 || start.Dtype() != tensor.Int && start.Dtype() != tensor.Float32 {
 		return nil, fmt.Errorf("graph: Start is %v, want (batch, length) of int or float32", start)

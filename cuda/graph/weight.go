@@ -47,7 +47,8 @@ func describe(d *tensor.Dense) string {
 	return fmt.Sprintf("a tensor of %v %v", d.Dtype(), d.Shape())
 }
 
-// Array is the copy on the device, for reading. Use it inside the context's Do.
+// Array returns the copy on the device, up to date, for reading. Use it inside the context's Do. After an error the next call tries
+// again.
 func (w *Weight) Array() (cuda.Array[float32], error) {
 	if w.device == nil {
 		b, err := w.context.newBuffer(w.host.Shape().TotalSize())
@@ -65,7 +66,7 @@ func (w *Weight) Array() (cuda.Array[float32], error) {
 	return w.device.array, nil
 }
 
-// Half is the copy on the device in bfloat16.
+// Half returns the copy on the device in bfloat16, up to date. Use it inside the context's Do.
 func (w *Weight) Half() (cuda.Array[cuda.BFloat16], error) {
 	a, err := w.Array()
 	if err != nil {
@@ -95,10 +96,10 @@ func (w *Weight) HalfIfAny() cuda.Array[cuda.BFloat16] { return w.half }
 // context's Do.
 func (w *Weight) Written() { w.hostOld, w.deviceOld, w.halfOld = true, false, false }
 
-// Dense is the tensor on the host as it is, perhaps older than that on the device.
+// Dense returns the tensor on the host without updating it: it may be older than the copy on the device.
 func (w *Weight) Dense() *tensor.Dense { return w.host }
 
-// Context is the weight's device.
+// Context returns the context of the weight's device.
 func (w *Weight) Context() *Context { return w.context }
 
 // ToHost brings the tensor on the host up to date and returns it. Do not call it inside the context's Do.
@@ -161,10 +162,10 @@ func (w *Weight) Data() any {
 	return d.Data()
 }
 
-// Clone returns a tensor on the device that is zero: Gorgonia clones a weight to add up its gradients, and clears the clone.
+// Clone returns a zero tensor on the device. Gorgonia clones a weight to add up its gradients, and clears the clone.
 func (w *Weight) Clone() (any, error) { return w.context.newTensor(w.Shape()), nil }
 
-// marks are the starts of sequences on the device.
+// marks is the value of Starts: the starts of sequences on the device.
 type marks struct {
 	shape tensor.Shape
 	array cuda.Array[uint8]

@@ -1,4 +1,4 @@
-// The functions of the CUDA driver that package cuda calls. Everything is done at once, when it is called, in the calling thread.
+// The functions of the CUDA driver that package cuda calls. Each does its work at once, in the calling thread.
 #include "driver.h"
 
 #include <sys/mman.h>
@@ -39,7 +39,7 @@ struct Memory {
 // A process may have 65530 pieces of memory of different rights; one that is guarded takes two or three.
 constexpr size_t mostGuarded = 15000;
 
-std::mutex mutex; // of what follows
+std::mutex mutex; // guards the variables below, up to the counts
 std::map<char *, Memory> memory;
 size_t used, guarded;
 int retained;
@@ -94,7 +94,7 @@ void giveBack(char *p, Memory m) {
   munmap((char *)((size_t)p / page * page) - page, pages(m.size) + 2 * page);
 }
 
-// inside is whether n bytes at p are of one allocation.
+// inside reports whether the n bytes at p lie in one allocation.
 bool inside(const void *p, size_t n) {
   std::lock_guard<std::mutex> lock(mutex);
   auto next = memory.upper_bound((char *)p);
@@ -205,7 +205,7 @@ int cuMemGetInfo_v2(size_t *free, size_t *total) {
   std::lock_guard<std::mutex> lock(mutex);
   return *free = totalMemory - used, *total = totalMemory, success;
 }
-// Before and behind an allocation are pages that nobody may touch. All its numbers are NaN.
+// Pages without access lie on either side of an allocation. All of its numbers are NaN.
 int cuMemAlloc_v2(char **p, size_t n) {
   std::lock_guard<std::mutex> lock(mutex);
   if (n == 0) return invalidValue;
@@ -258,7 +258,7 @@ int cuMemsetD8Async(void *to, unsigned char value, size_t n, Stream *s) {
   return s->queue([=] { return memset(to, value, n), success; });
 }
 
-// A module is the text of its PTX, which says by name which kernels are in it.
+// A module is the text of its PTX, which has the names of its kernels.
 int cuModuleLoadData(Module **m, const char *image) { return *m = make<Module>("module"), (*m)->text = image, success; }
 int cuModuleUnload(Module *m) { return destroy("module", m); }
 int cuModuleGetFunction(standin::Kernel **f, Module *m, const char *name) {

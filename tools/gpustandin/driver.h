@@ -2,7 +2,7 @@
 #include <functional>
 #include <vector>
 
-// Stream does what it is given, or takes it down while it is being captured.
+// Stream runs the work that it is given. While it is captured it records the work instead.
 struct Stream {
   std::vector<std::function<int()>> *recording = nullptr;
   int wrong = 0; // an error stays

@@ -3,6 +3,6 @@
 #include "language.h"
 
 namespace standin {
-// run does a launch: a grid of blocks of so many threads. The error is what is wrong, or null.
+// run runs a kernel over a grid of blocks of threads. It returns what is wrong, or null.
 const char *run(const std::function<void()> &kernel, Index grid, Index block, bool flush);
 }
