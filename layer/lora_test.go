@@ -123,3 +123,26 @@ func TestMergeLoRA(t *testing.T) {
 		}
 	}
 }
+
+// A merge that fails leaves its weight and its update as they were; updates before it are merged, and counted.
+func TestMergeLoRAErrors(t *testing.T) {
+	a, b := NewLinear(2, 3, WithName("x.in_proj")), NewLinear(2, 3, WithName("y.in_proj"))
+	both := append(append(Params{}, a.Params()...), b.Params()...)
+	if _, err := both.AddLoRA(LoRAConfig{Rank: 1}); err != nil {
+		t.Fatal(err)
+	}
+	before, update := slices.Clone(doubles(b.Weight.Value)), b.Weight.LoRA()
+	good := update.B.Value
+	update.B.Value = tensor.New(tensor.WithShape(4, 1), tensor.Of(tensor.Float32)) // of another weight
+	merged, err := both.MergeLoRA()
+	if merged != 1 || err == nil || !strings.Contains(err.Error(), "y.in_proj.weight") {
+		t.Errorf("%d merged, error %v, want 1 and one that names y.in_proj.weight", merged, err)
+	}
+	if a.Weight.LoRA() != nil || b.Weight.LoRA() != update || !slices.Equal(doubles(b.Weight.Value), before) {
+		t.Error("the error has changed more than the weight before")
+	}
+	update.B.Value = good
+	if merged, err := both.MergeLoRA(); merged != 1 || err != nil || b.Weight.LoRA() != nil {
+		t.Errorf("again: %d merged, %v", merged, err)
+	}
+}
