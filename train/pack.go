@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/nn"
 )
 
@@ -105,6 +106,9 @@ func (b *Batch) fill(at, length int, r row, docs []Document) {
 	}
 }
 
+// batchBytes returns the bytes of the three slices of a Batch.
+func batchBytes(batch, length int) size.Bytes { return size.Of(8, 3, batch, length) }
+
 func checkPack(docs []Document, batch, length int) ([]piece, error) {
 	for _, size := range []struct {
 		name  string
@@ -113,6 +117,9 @@ func checkPack(docs []Document, batch, length int) ([]piece, error) {
 		if size.value < 1 {
 			return nil, fmt.Errorf("train: pack: %s is %d, want at least 1", size.name, size.value)
 		}
+	}
+	if err := batchBytes(batch, length).Fits("a batch"); err != nil {
+		return nil, fmt.Errorf("train: pack: batch is %d, length is %d: %w", batch, length, err)
 	}
 	for i, d := range docs {
 		if d.Prompt < 0 || d.Prompt > len(d.Tokens) {

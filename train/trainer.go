@@ -92,6 +92,9 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 			return nil, fmt.Errorf("train: %s is %d, want at least %d", c.name, c.value, c.least)
 		}
 	}
+	if err := batchBytes(cfg.Batch, cfg.Length).Times(cfg.Accumulate).Fits("the batches of a step"); err != nil {
+		return nil, fmt.Errorf("train: Batch is %d, Length is %d, Accumulate is %d: %w", cfg.Batch, cfg.Length, cfg.Accumulate, err)
+	}
 	for name, docs := range map[string][]Document{"Data": cfg.Data, "HeldOut": cfg.HeldOut} {
 		for i, d := range docs {
 			for j, token := range d.Tokens {
