@@ -47,6 +47,14 @@ func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 	if err != nil {
 		return nil, err
 	}
+	var need size.Bytes
+	for _, w := range targets {
+		s := w.Value.Shape()
+		need = need.Plus(size.Of(w.Value.Dtype().Size(), cfg.Rank, s[0]+s[1]))
+	}
+	if err := need.Fits("its weights"); err != nil {
+		return nil, fmt.Errorf("layer: LoRA: Rank is %d: %w", cfg.Rank, err)
+	}
 	if cfg.Alpha == 0 {
 		cfg.Alpha = float64(cfg.Rank)
 	}
@@ -75,7 +83,8 @@ func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 	return added, nil
 }
 
-// TargetsOf returns the weights that AddLoRA would give an update to, or the error that it would return. It changes nothing.
+// TargetsOf returns the weights that AddLoRA would give an update to, or the error that it would return, except for a rank that exceeds
+// the machine's memory. It changes nothing.
 func (p Params) TargetsOf(cfg LoRAConfig) (targets Params, err error) {
 	if err := p.check(); err != nil {
 		return nil, err
@@ -104,14 +113,6 @@ func (p Params) TargetsOf(cfg LoRAConfig) (targets Params, err error) {
 	}
 	if len(targets) == 0 {
 		return nil, fmt.Errorf("layer: LoRA: none of %d weights belongs to a layer of the names %s", len(p), strings.Join(cfg.Targets, ", "))
-	}
-	var need size.Bytes
-	for _, w := range targets {
-		s := w.Value.Shape()
-		need = need.Plus(size.Of(w.Value.Dtype().Size(), cfg.Rank, s[0]+s[1]))
-	}
-	if err := need.Fits("its weights"); err != nil {
-		return nil, fmt.Errorf("layer: LoRA: Rank is %d: %w", cfg.Rank, err)
 	}
 	return targets, nil
 }
