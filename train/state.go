@@ -326,6 +326,9 @@ func differing(a, b map[string]string) (names []string) {
 	return names
 }
 
+// scheduleSamples is the largest number of steps of which record asks the schedule.
+const scheduleSamples = 1 << 16
+
 // record describes everything that the run depends on and that is neither a setting nor among the saved tensors, by name. Large things
 // are described by a hash. It is computed once: frozen weights and data do not change during a run.
 func (t *Trainer) record() (map[string]string, error) {
@@ -340,8 +343,9 @@ func (t *Trainer) record() (map[string]string, error) {
 	addFields(all, "AdamW.", reflect.ValueOf(t.solver.cfg))
 	addFields(all, "model.", reflect.ValueOf(t.lm.Config()))
 	schedule := sha256.New()
-	for step := range c.Steps {
-		hashNumbers(schedule, int64(math.Float64bits(t.solver.cfg.Schedule(step+1))))
+	apart := (c.Steps-1)/scheduleSamples + 1 // of more steps, some: a run of any number of steps is saved in a moment
+	for step := 1; step <= c.Steps && step > 0; step += apart {
+		hashNumbers(schedule, int64(math.Float64bits(t.solver.cfg.Schedule(step))))
 	}
 	all["AdamW.Schedule"] = fmt.Sprintf("%d steps, hash %s", c.Steps, sum(schedule))
 

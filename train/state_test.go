@@ -447,3 +447,22 @@ func lineOf(text, start string) string {
 	}
 	return ""
 }
+
+// A run that ends when its context does has any number of steps, and is saved all the same.
+func TestSaveOfEndlessRun(t *testing.T) {
+	cfg, asked := tinyConfig(t), 0
+	cfg.Steps = math.MaxInt
+	cfg.AdamW.Schedule = func(step int) float64 {
+		if step < 1 {
+			t.Fatalf("the schedule is asked for step %d", step)
+		}
+		asked++
+		return 1
+	}
+	if err := newTrainer(t, tinyLM(), cfg).Save(); err != nil {
+		t.Fatal(err)
+	}
+	if asked > 1<<17 {
+		t.Errorf("the schedule was asked for %d steps, want at most %d", asked, 1<<17)
+	}
+}
