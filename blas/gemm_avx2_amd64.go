@@ -4,7 +4,7 @@
 
 package blas
 
-// tile1x1AVX2 is c = alpha·a·b + beta·c for 1 rows of c and 1 vectors of columns, the last of width lanes:
+// tile1x1AVX2 computes c = alpha·a·b + beta·c for 1 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 1 {
 //		for j := range columns {
@@ -19,7 +19,7 @@ package blas
 //go:noescape
 func tile1x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile1x2AVX2 is c = alpha·a·b + beta·c for 1 rows of c and 2 vectors of columns, the last of width lanes:
+// tile1x2AVX2 computes c = alpha·a·b + beta·c for 1 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 1 {
 //		for j := range columns {
@@ -34,7 +34,7 @@ func tile1x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func tile1x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile2x1AVX2 is c = alpha·a·b + beta·c for 2 rows of c and 1 vectors of columns, the last of width lanes:
+// tile2x1AVX2 computes c = alpha·a·b + beta·c for 2 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 2 {
 //		for j := range columns {
@@ -49,7 +49,7 @@ func tile1x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func tile2x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile2x2AVX2 is c = alpha·a·b + beta·c for 2 rows of c and 2 vectors of columns, the last of width lanes:
+// tile2x2AVX2 computes c = alpha·a·b + beta·c for 2 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 2 {
 //		for j := range columns {
@@ -64,7 +64,7 @@ func tile2x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func tile2x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile3x1AVX2 is c = alpha·a·b + beta·c for 3 rows of c and 1 vectors of columns, the last of width lanes:
+// tile3x1AVX2 computes c = alpha·a·b + beta·c for 3 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 3 {
 //		for j := range columns {
@@ -79,7 +79,7 @@ func tile2x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func tile3x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile3x2AVX2 is c = alpha·a·b + beta·c for 3 rows of c and 2 vectors of columns, the last of width lanes:
+// tile3x2AVX2 computes c = alpha·a·b + beta·c for 3 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 3 {
 //		for j := range columns {
@@ -94,7 +94,7 @@ func tile3x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func tile3x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile4x1AVX2 is c = alpha·a·b + beta·c for 4 rows of c and 1 vectors of columns, the last of width lanes:
+// tile4x1AVX2 computes c = alpha·a·b + beta·c for 4 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 4 {
 //		for j := range columns {
@@ -109,7 +109,7 @@ func tile3x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func tile4x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile4x2AVX2 is c = alpha·a·b + beta·c for 4 rows of c and 2 vectors of columns, the last of width lanes:
+// tile4x2AVX2 computes c = alpha·a·b + beta·c for 4 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 4 {
 //		for j := range columns {
@@ -124,7 +124,7 @@ func tile4x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func tile4x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile5x1AVX2 is c = alpha·a·b + beta·c for 5 rows of c and 1 vectors of columns, the last of width lanes:
+// tile5x1AVX2 computes c = alpha·a·b + beta·c for 5 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 5 {
 //		for j := range columns {
@@ -139,7 +139,7 @@ func tile4x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func tile5x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile5x2AVX2 is c = alpha·a·b + beta·c for 5 rows of c and 2 vectors of columns, the last of width lanes:
+// tile5x2AVX2 computes c = alpha·a·b + beta·c for 5 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 5 {
 //		for j := range columns {
@@ -154,7 +154,7 @@ func tile5x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func tile5x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile6x1AVX2 is c = alpha·a·b + beta·c for 6 rows of c and 1 vectors of columns, the last of width lanes:
+// tile6x1AVX2 computes c = alpha·a·b + beta·c for 6 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 6 {
 //		for j := range columns {
@@ -169,7 +169,7 @@ func tile5x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func tile6x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile6x2AVX2 is c = alpha·a·b + beta·c for 6 rows of c and 2 vectors of columns, the last of width lanes:
+// tile6x2AVX2 computes c = alpha·a·b + beta·c for 6 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 6 {
 //		for j := range columns {
@@ -184,7 +184,7 @@ func tile6x1AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func tile6x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// copyRows1AVX2 copies at least one row of 1 vectors, reading width lanes of the last and writing zeros in the others:
+// copyRows1AVX2 copies rows ≥ 1 rows of 1 vector(s). It reads width lanes of the last vector and writes zeros to its other lanes:
 //
 //	for i := range rows {
 //		copy(to[i*ldTo:], from[i*ldFrom:][:columns])
@@ -194,7 +194,7 @@ func tile6x2AVX2(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *
 //go:noescape
 func copyRows1AVX2(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)
 
-// copyRows2AVX2 copies at least one row of 2 vectors, reading width lanes of the last and writing zeros in the others:
+// copyRows2AVX2 copies rows ≥ 1 rows of 2 vector(s). It reads width lanes of the last vector and writes zeros to its other lanes:
 //
 //	for i := range rows {
 //		copy(to[i*ldTo:], from[i*ldFrom:][:columns])
@@ -204,7 +204,8 @@ func copyRows1AVX2(rows int, from *float32, ldFrom int, to *float32, ldTo int, w
 //go:noescape
 func copyRows2AVX2(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)
 
-// transposeAVX2 copies 1 to a vector's lanes of rows of k ≥ 1 elements into columns, with zeros for missing rows:
+// transposeAVX2 copies rows of k ≥ 1 elements, at least one and at most as many as a vector has lanes, into columns. Missing rows
+// become zeros:
 //
 //	for l := range k {
 //		for i := range lanes {
@@ -215,7 +216,7 @@ func copyRows2AVX2(rows int, from *float32, ldFrom int, to *float32, ldTo int, w
 //go:noescape
 func transposeAVX2(k int, from *float32, ldFrom int, rows int, to *float32, ldTo int)
 
-// packRowsAVX2 copies 1 to 8 rows of k ≥ 1 elements into columns of eight, with zeros for missing rows:
+// packRowsAVX2 copies 1 to 8 rows of k ≥ 1 elements into columns of eight. Missing rows become zeros:
 //
 //	for l := range k {
 //		for i := range 8 {
@@ -226,7 +227,7 @@ func transposeAVX2(k int, from *float32, ldFrom int, rows int, to *float32, ldTo
 //go:noescape
 func packRowsAVX2(k int, from *float32, ldFrom int, to *float32, rows int)
 
-// packColumnsAVX2 copies k ≥ 1 rows of 1 to 8 elements into rows of eight, with zeros for missing elements:
+// packColumnsAVX2 copies k ≥ 1 rows of 1 to 8 elements into rows of eight. Missing elements become zeros:
 //
 //	for l := range k {
 //		for i := range 8 {
@@ -237,7 +238,7 @@ func packRowsAVX2(k int, from *float32, ldFrom int, to *float32, rows int)
 //go:noescape
 func packColumnsAVX2(k int, from *float32, ldFrom int, to *float32, width int)
 
-// dots1AVX2 multiplies 1 to 8 rows of w by 1 rows of x, all of k ≥ 1 elements:
+// dots1AVX2 multiplies 1 to 8 rows of w by 1 row(s) of x, all of k ≥ 1 elements:
 //
 //	for i := range 1 {
 //		for j := range rows {
@@ -245,7 +246,7 @@ func packColumnsAVX2(k int, from *float32, ldFrom int, to *float32, width int)
 //		}
 //	}
 //
-// A sum is taken in as many parts as a vector has lanes.
+// A dot product is summed in as many parts as a vector has lanes.
 //
 //go:noescape
 func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)

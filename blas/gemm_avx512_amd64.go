@@ -4,7 +4,7 @@
 
 package blas
 
-// tile1x1AVX512 is c = alpha·a·b + beta·c for 1 rows of c and 1 vectors of columns, the last of width lanes:
+// tile1x1AVX512 computes c = alpha·a·b + beta·c for 1 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 1 {
 //		for j := range columns {
@@ -19,7 +19,7 @@ package blas
 //go:noescape
 func tile1x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile1x2AVX512 is c = alpha·a·b + beta·c for 1 rows of c and 2 vectors of columns, the last of width lanes:
+// tile1x2AVX512 computes c = alpha·a·b + beta·c for 1 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 1 {
 //		for j := range columns {
@@ -34,7 +34,7 @@ func tile1x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile1x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile1x3AVX512 is c = alpha·a·b + beta·c for 1 rows of c and 3 vectors of columns, the last of width lanes:
+// tile1x3AVX512 computes c = alpha·a·b + beta·c for 1 row(s) of c and 3 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 1 {
 //		for j := range columns {
@@ -49,7 +49,7 @@ func tile1x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile1x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile2x1AVX512 is c = alpha·a·b + beta·c for 2 rows of c and 1 vectors of columns, the last of width lanes:
+// tile2x1AVX512 computes c = alpha·a·b + beta·c for 2 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 2 {
 //		for j := range columns {
@@ -64,7 +64,7 @@ func tile1x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile2x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile2x2AVX512 is c = alpha·a·b + beta·c for 2 rows of c and 2 vectors of columns, the last of width lanes:
+// tile2x2AVX512 computes c = alpha·a·b + beta·c for 2 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 2 {
 //		for j := range columns {
@@ -79,7 +79,7 @@ func tile2x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile2x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile2x3AVX512 is c = alpha·a·b + beta·c for 2 rows of c and 3 vectors of columns, the last of width lanes:
+// tile2x3AVX512 computes c = alpha·a·b + beta·c for 2 row(s) of c and 3 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 2 {
 //		for j := range columns {
@@ -94,7 +94,7 @@ func tile2x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile2x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile3x1AVX512 is c = alpha·a·b + beta·c for 3 rows of c and 1 vectors of columns, the last of width lanes:
+// tile3x1AVX512 computes c = alpha·a·b + beta·c for 3 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 3 {
 //		for j := range columns {
@@ -109,7 +109,7 @@ func tile2x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile3x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile3x2AVX512 is c = alpha·a·b + beta·c for 3 rows of c and 2 vectors of columns, the last of width lanes:
+// tile3x2AVX512 computes c = alpha·a·b + beta·c for 3 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 3 {
 //		for j := range columns {
@@ -124,7 +124,7 @@ func tile3x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile3x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile3x3AVX512 is c = alpha·a·b + beta·c for 3 rows of c and 3 vectors of columns, the last of width lanes:
+// tile3x3AVX512 computes c = alpha·a·b + beta·c for 3 row(s) of c and 3 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 3 {
 //		for j := range columns {
@@ -139,7 +139,7 @@ func tile3x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile3x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile4x1AVX512 is c = alpha·a·b + beta·c for 4 rows of c and 1 vectors of columns, the last of width lanes:
+// tile4x1AVX512 computes c = alpha·a·b + beta·c for 4 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 4 {
 //		for j := range columns {
@@ -154,7 +154,7 @@ func tile3x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile4x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile4x2AVX512 is c = alpha·a·b + beta·c for 4 rows of c and 2 vectors of columns, the last of width lanes:
+// tile4x2AVX512 computes c = alpha·a·b + beta·c for 4 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 4 {
 //		for j := range columns {
@@ -169,7 +169,7 @@ func tile4x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile4x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile4x3AVX512 is c = alpha·a·b + beta·c for 4 rows of c and 3 vectors of columns, the last of width lanes:
+// tile4x3AVX512 computes c = alpha·a·b + beta·c for 4 row(s) of c and 3 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 4 {
 //		for j := range columns {
@@ -184,7 +184,7 @@ func tile4x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile4x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile5x1AVX512 is c = alpha·a·b + beta·c for 5 rows of c and 1 vectors of columns, the last of width lanes:
+// tile5x1AVX512 computes c = alpha·a·b + beta·c for 5 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 5 {
 //		for j := range columns {
@@ -199,7 +199,7 @@ func tile4x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile5x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile5x2AVX512 is c = alpha·a·b + beta·c for 5 rows of c and 2 vectors of columns, the last of width lanes:
+// tile5x2AVX512 computes c = alpha·a·b + beta·c for 5 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 5 {
 //		for j := range columns {
@@ -214,7 +214,7 @@ func tile5x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile5x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile5x3AVX512 is c = alpha·a·b + beta·c for 5 rows of c and 3 vectors of columns, the last of width lanes:
+// tile5x3AVX512 computes c = alpha·a·b + beta·c for 5 row(s) of c and 3 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 5 {
 //		for j := range columns {
@@ -229,7 +229,7 @@ func tile5x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile5x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile6x1AVX512 is c = alpha·a·b + beta·c for 6 rows of c and 1 vectors of columns, the last of width lanes:
+// tile6x1AVX512 computes c = alpha·a·b + beta·c for 6 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 6 {
 //		for j := range columns {
@@ -244,7 +244,7 @@ func tile5x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile6x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile6x2AVX512 is c = alpha·a·b + beta·c for 6 rows of c and 2 vectors of columns, the last of width lanes:
+// tile6x2AVX512 computes c = alpha·a·b + beta·c for 6 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 6 {
 //		for j := range columns {
@@ -259,7 +259,7 @@ func tile6x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile6x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile6x3AVX512 is c = alpha·a·b + beta·c for 6 rows of c and 3 vectors of columns, the last of width lanes:
+// tile6x3AVX512 computes c = alpha·a·b + beta·c for 6 row(s) of c and 3 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 6 {
 //		for j := range columns {
@@ -274,7 +274,7 @@ func tile6x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile6x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile7x1AVX512 is c = alpha·a·b + beta·c for 7 rows of c and 1 vectors of columns, the last of width lanes:
+// tile7x1AVX512 computes c = alpha·a·b + beta·c for 7 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 7 {
 //		for j := range columns {
@@ -289,7 +289,7 @@ func tile6x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile7x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile7x2AVX512 is c = alpha·a·b + beta·c for 7 rows of c and 2 vectors of columns, the last of width lanes:
+// tile7x2AVX512 computes c = alpha·a·b + beta·c for 7 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 7 {
 //		for j := range columns {
@@ -304,7 +304,7 @@ func tile7x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile7x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile7x3AVX512 is c = alpha·a·b + beta·c for 7 rows of c and 3 vectors of columns, the last of width lanes:
+// tile7x3AVX512 computes c = alpha·a·b + beta·c for 7 row(s) of c and 3 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 7 {
 //		for j := range columns {
@@ -319,7 +319,7 @@ func tile7x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile7x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile8x1AVX512 is c = alpha·a·b + beta·c for 8 rows of c and 1 vectors of columns, the last of width lanes:
+// tile8x1AVX512 computes c = alpha·a·b + beta·c for 8 row(s) of c and 1 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 8 {
 //		for j := range columns {
@@ -334,7 +334,7 @@ func tile7x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile8x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile8x2AVX512 is c = alpha·a·b + beta·c for 8 rows of c and 2 vectors of columns, the last of width lanes:
+// tile8x2AVX512 computes c = alpha·a·b + beta·c for 8 row(s) of c and 2 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 8 {
 //		for j := range columns {
@@ -349,7 +349,7 @@ func tile8x1AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile8x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// tile8x3AVX512 is c = alpha·a·b + beta·c for 8 rows of c and 3 vectors of columns, the last of width lanes:
+// tile8x3AVX512 computes c = alpha·a·b + beta·c for 8 row(s) of c and 3 vector(s) of columns, the last of width lanes:
 //
 //	for i := range 8 {
 //		for j := range columns {
@@ -364,7 +364,7 @@ func tile8x2AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func tile8x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c *float32, ldc int, alpha float32, beta float32, width int)
 
-// copyRows1AVX512 copies at least one row of 1 vectors, reading width lanes of the last and writing zeros in the others:
+// copyRows1AVX512 copies rows ≥ 1 rows of 1 vector(s). It reads width lanes of the last vector and writes zeros to its other lanes:
 //
 //	for i := range rows {
 //		copy(to[i*ldTo:], from[i*ldFrom:][:columns])
@@ -374,7 +374,7 @@ func tile8x3AVX512(k int, a *float32, aRow int, aCol int, b *float32, ldb int, c
 //go:noescape
 func copyRows1AVX512(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)
 
-// copyRows2AVX512 copies at least one row of 2 vectors, reading width lanes of the last and writing zeros in the others:
+// copyRows2AVX512 copies rows ≥ 1 rows of 2 vector(s). It reads width lanes of the last vector and writes zeros to its other lanes:
 //
 //	for i := range rows {
 //		copy(to[i*ldTo:], from[i*ldFrom:][:columns])
@@ -384,7 +384,7 @@ func copyRows1AVX512(rows int, from *float32, ldFrom int, to *float32, ldTo int,
 //go:noescape
 func copyRows2AVX512(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)
 
-// copyRows3AVX512 copies at least one row of 3 vectors, reading width lanes of the last and writing zeros in the others:
+// copyRows3AVX512 copies rows ≥ 1 rows of 3 vector(s). It reads width lanes of the last vector and writes zeros to its other lanes:
 //
 //	for i := range rows {
 //		copy(to[i*ldTo:], from[i*ldFrom:][:columns])
@@ -394,7 +394,8 @@ func copyRows2AVX512(rows int, from *float32, ldFrom int, to *float32, ldTo int,
 //go:noescape
 func copyRows3AVX512(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)
 
-// transposeAVX512 copies 1 to a vector's lanes of rows of k ≥ 1 elements into columns, with zeros for missing rows:
+// transposeAVX512 copies rows of k ≥ 1 elements, at least one and at most as many as a vector has lanes, into columns. Missing rows
+// become zeros:
 //
 //	for l := range k {
 //		for i := range lanes {
@@ -405,7 +406,7 @@ func copyRows3AVX512(rows int, from *float32, ldFrom int, to *float32, ldTo int,
 //go:noescape
 func transposeAVX512(k int, from *float32, ldFrom int, rows int, to *float32, ldTo int)
 
-// packRowsAVX512 copies 1 to 8 rows of k ≥ 1 elements into columns of eight, with zeros for missing rows:
+// packRowsAVX512 copies 1 to 8 rows of k ≥ 1 elements into columns of eight. Missing rows become zeros:
 //
 //	for l := range k {
 //		for i := range 8 {
@@ -416,7 +417,7 @@ func transposeAVX512(k int, from *float32, ldFrom int, rows int, to *float32, ld
 //go:noescape
 func packRowsAVX512(k int, from *float32, ldFrom int, to *float32, rows int)
 
-// packColumnsAVX512 copies k ≥ 1 rows of 1 to 8 elements into rows of eight, with zeros for missing elements:
+// packColumnsAVX512 copies k ≥ 1 rows of 1 to 8 elements into rows of eight. Missing elements become zeros:
 //
 //	for l := range k {
 //		for i := range 8 {
@@ -427,7 +428,7 @@ func packRowsAVX512(k int, from *float32, ldFrom int, to *float32, rows int)
 //go:noescape
 func packColumnsAVX512(k int, from *float32, ldFrom int, to *float32, width int)
 
-// dots1AVX512 multiplies 1 to 8 rows of w by 1 rows of x, all of k ≥ 1 elements:
+// dots1AVX512 multiplies 1 to 8 rows of w by 1 row(s) of x, all of k ≥ 1 elements:
 //
 //	for i := range 1 {
 //		for j := range rows {
@@ -435,12 +436,12 @@ func packColumnsAVX512(k int, from *float32, ldFrom int, to *float32, width int)
 //		}
 //	}
 //
-// A sum is taken in as many parts as a vector has lanes.
+// A dot product is summed in as many parts as a vector has lanes.
 //
 //go:noescape
 func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
 
-// dots2AVX512 multiplies 1 to 8 rows of w by 2 rows of x, all of k ≥ 1 elements:
+// dots2AVX512 multiplies 1 to 8 rows of w by 2 row(s) of x, all of k ≥ 1 elements:
 //
 //	for i := range 2 {
 //		for j := range rows {
@@ -448,12 +449,12 @@ func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ld
 //		}
 //	}
 //
-// A sum is taken in as many parts as a vector has lanes.
+// A dot product is summed in as many parts as a vector has lanes.
 //
 //go:noescape
 func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
 
-// dots3AVX512 multiplies 1 to 8 rows of w by 3 rows of x, all of k ≥ 1 elements:
+// dots3AVX512 multiplies 1 to 8 rows of w by 3 row(s) of x, all of k ≥ 1 elements:
 //
 //	for i := range 3 {
 //		for j := range rows {
@@ -461,7 +462,7 @@ func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ld
 //		}
 //	}
 //
-// A sum is taken in as many parts as a vector has lanes.
+// A dot product is summed in as many parts as a vector has lanes.
 //
 //go:noescape
 func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)

@@ -10,16 +10,16 @@ import "math"
 //	v = Beta2·v + Rest2·g²
 //	w = Keep·w - Rate·m / (√v·Root + Eps)
 //
-// and the gradient is cleared. Rest1 is 1-Beta1 and Rest2 1-Beta2, which lose digits when the type's own Beta is taken from 1.
-// The corrections for the moments' start at zero are the caller's: Rate is the learn rate over
-// 1-Beta1^t, Root is 1/√(1-Beta2^t). Keep is 1 - learn rate · decay.
+// Then it clears the gradient. The caller computes the other fields in float64: Rest1 = 1-Beta1 and Rest2 = 1-Beta2, which would
+// lose digits if they were computed from Beta1 and Beta2 in T; Rate = learning rate / (1-Beta1^t) and Root = 1/√(1-Beta2^t), which
+// correct for moments that start at zero; Keep = 1 - learning rate · decay.
 //
-// The assembly reads the fields in their order.
+// The assembly depends on the order of the fields.
 type AdamW[T Float] struct {
 	Scale, Beta1, Rest1, Beta2, Rest2, Rate, Root, Eps, Keep T
 }
 
-// Step makes the step, in one walk over memory.
+// Step updates w, m and v and clears g, in one pass over memory. All have one length.
 func (a *AdamW[T]) Step(w, g, m, v []T) {
 	ParallelRange(len(w), piece, func(from, to int) { a.step(w[from:to], g[from:to], m[from:to], v[from:to]) })
 }
@@ -33,7 +33,7 @@ func (a *AdamW[T]) step(w, g, m, v []T) {
 	a.loop(w, g, m, v)
 }
 
-// loop is the definition. The assembly rounds where it does, and so makes the same bits.
+// loop is the definition. The assembly rounds at the same places, so its result is the same bit for bit.
 func (a *AdamW[T]) loop(w, g, m, v []T) {
 	c := *a
 	for i := range w {
@@ -45,10 +45,10 @@ func (a *AdamW[T]) loop(w, g, m, v []T) {
 	}
 }
 
-// sqrt compiles to one instruction for either type: a square root of a float32 is right whether taken in 32 or in 64 bits.
+// sqrt compiles to one instruction for both types. The square root of a float32, computed in float64 and rounded, is correctly rounded.
 func sqrt[T Float](x T) T { return T(math.Sqrt(float64(x))) }
 
-// SquareSum returns Σ x². Parts are summed side by side, and their sums in order.
+// SquareSum returns Σ x². The pieces are summed in parallel, and their sums are added in order.
 func SquareSum[T Float](x []T) (sum float64) {
 	parts := Borrow[float64]((len(x) + piece - 1) / piece)
 	defer parts.Return()

@@ -6,7 +6,7 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// BenchmarkAdamW is a step of a million weights, in bytes of the four arrays that it walks over.
+// BenchmarkAdamW measures a step of a million weights. Its bytes are those of the four arrays.
 func BenchmarkAdamW(b *testing.B) {
 	n := 1 << 20
 	if testing.Short() {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The sum of squares is that of float64 numbers one by one, within rounding, at each level; and the same bit for bit for any
-// number of processors.
+// At each level, the sum of squares equals a plain sum in float64 to within rounding. It is the same bit for bit for any number of
+// processors.
 func TestSquareSum(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	r := rand.New(rand.NewPCG(4, 1))
@@ -36,8 +36,8 @@ func TestSquareSum(t *testing.T) {
 	}
 }
 
-// A step is the same bit for bit at each level, for any number of processors and wherever a tensor is cut, and clears the
-// gradient.
+// A step is the same bit for bit at each level, for any number of processors, and for a tensor cut in two at any place. It clears
+// the gradient.
 func TestAdamWCuts(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	r := rand.New(rand.NewPCG(4, 2))
@@ -53,7 +53,7 @@ func TestAdamWCuts(t *testing.T) {
 	for i := range v {
 		v[i] *= v[i]
 	}
-	w[5], g[5], m[5], v[5] = 1e-38, 1e-30, 1e-42, 1e-44 // below what has all its digits
+	w[5], g[5], m[5], v[5] = 1e-38, 1e-30, 1e-42, 1e-44 // denormal numbers
 	w[6], g[6], m[6], v[6] = 0, 0, 0, 0
 	a := AdamW[float32]{Scale: 0.7, Beta1: 0.9, Rest1: 0.1, Beta2: 0.999, Rest2: 0.001, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 0.999}
 	step := func(cut int) [4][]float32 {

@@ -12,33 +12,34 @@ import (
 //
 //	y_t = Σ_s p_ts v_s,   p_ts = softmax over s of q_t·k_s/√d
 //
-// over the steps s that it sees: up to its own, from where its sequence starts, and no more than Window of them if that is not
-// zero. With a Base, q and k are first turned by their position (Su et al., "RoFormer: Enhanced Transformer with Rotary Position
-// Embedding"; the halves of a head are its pairs), so that q·k depends on how far they are apart.
+// over the visible steps s: from the start of the sequence that t belongs to, up to t, and only the last Window steps if Window is
+// not zero. If Base is not zero, q and k are first rotated by their positions (Su et al., "RoFormer: Enhanced Transformer with Rotary
+// Position Embedding"), so that q·k depends on the distance between them. Element j of the first half of a head is rotated together
+// with element j of the second half.
 //
-// The scores of a tile of queries and a tile of keys are held at a time (Dao et al., "FlashAttention", algorithm 1), so memory
-// grows with the length alone.
+// Only the scores of one tile of queries with one tile of keys are in memory at a time (Dao et al., "FlashAttention", algorithm 1).
+// So memory grows linearly with the length.
 type Attention[T Float] struct {
 	Batch, Length, Width, Heads, Window int
-	Base                                float64 // of the rotation; 0 for none
+	Base                                float64 // base of the rotation's frequencies; 0 for no rotation
 	Q, K, V                             []T     // (batch, length, width)
-	// Context is what came before: (batch, window-1, 2·width + 1), for each step key, value, and 1 where there was one. Nil for
-	// nothing.
+	// Context holds the steps before the first: (batch, window-1, 2·width + 1). Each row is a key, a value, and 1 if there was such a
+	// step, else 0. Nil if there were none.
 	Context []T
 	Start   []bool // (batch, length), or nil
 	Gemm    Gemm[T]
 }
 
-// AttentionGrad is where gradients are written to; Context is nil where there is none.
+// AttentionGrad receives the gradients of an Attention's operands, in their shapes. Context is nil if the operand is.
 type AttentionGrad[T Float] struct{ Q, K, V, Context []T }
 
-// The sizes of a tile of scores: it stays in the second-level cache with the keys and values that it is made of.
+// The size of a tile of scores. The tile fits into the second-level cache together with its keys and values.
 const (
 	queryTile = 64
 	keyTile   = 256
 )
 
-// before is the number of steps in the context.
+// before returns the number of steps in the context.
 func (a *Attention[T]) before() int {
 	if a.Context == nil {
 		return 0
@@ -48,16 +49,17 @@ func (a *Attention[T]) before() int {
 
 func (a *Attention[T]) contextRow(b, s int) []T { return a.contextOf(a.Context, b, s) }
 
-// contextOf returns a step of a context, or of the gradient by one.
+// contextOf returns step s of sequence b of a context, or of the gradient of a context.
 func (a *Attention[T]) contextOf(context []T, b, s int) []T {
 	w := 2*a.Width + 1
 	return context[(b*(a.Window-1)+s)*w:][:w]
 }
 
-// scale is 1/√d.
+// scale returns 1/√d.
 func (a *Attention[T]) scale() T { return T(1 / math.Sqrt(float64(a.Width/a.Heads))) }
 
-// begins returns for each step of a sequence where the sequence that it belongs to begins, counted from the context's beginning.
+// begins returns, for each step of row b of the batch, the first step of the sequence that it belongs to. Steps are counted from the
+// beginning of the context.
 func (a *Attention[T]) begins(b int) []int {
 	before := a.before()
 	first := before
@@ -74,7 +76,7 @@ func (a *Attention[T]) begins(b int) []int {
 	return f
 }
 
-// firsts returns the first step that each step sees.
+// firsts returns, for each step, the first step that is visible to it.
 func (a *Attention[T]) firsts(b int) []int {
 	f := a.begins(b)
 	if a.Window > 0 {
@@ -85,10 +87,10 @@ func (a *Attention[T]) firsts(b int) []int {
 	return f
 }
 
-// head is a head of a sequence: its rows one after another, turned.
+// head holds the operands of one head of one row of the batch. Queries and keys are contiguous and rotated.
 type head[T Float] struct {
 	*Attention[T]
-	b, h, dim, before, steps int // steps is those of the context and of the sequence
+	b, h, dim, before, steps int // steps counts the context and the sequence
 	first                    []int
 	q                        []T // (length, dim), times 1/√dim
 	k, v                     []T // (steps, dim)
@@ -96,13 +98,13 @@ type head[T Float] struct {
 	space                    []Space[T]
 }
 
-// tile is the work on queries [from, to) of a head.
+// tile is the state of the computation for queries [from, to) of a head.
 type tile[T Float] struct {
 	*head[T]
 	from, to int
-	scores   []T // those of a tile of keys
-	largest  [queryTile]T
-	sum      [queryTile]float64
+	scores   []T                // with one tile of keys
+	largest  [queryTile]T       // the largest score of each query so far
+	sum      [queryTile]float64 // Σ exp(score - largest) of each query so far
 }
 
 func (a *Attention[T]) newHead(i int, cos, sin []T) *head[T] {
@@ -145,10 +147,10 @@ func (h *head[T]) release() {
 	}
 }
 
-// row is the head's part of a step of v (batch, length, width).
+// row returns the head's part of step t of v (batch, length, width).
 func (h *head[T]) row(v []T, t int) []T { return v[(h.b*h.Length+t)*h.Width+h.h*h.dim:][:h.dim] }
 
-// turn turns the pairs of a row by their angles at a position, or back.
+// turn rotates the pairs of a row by their angles at a position. If back, it rotates in the opposite direction.
 func (h *head[T]) turn(x []T, position int, back bool) {
 	if h.cos == nil {
 		return
@@ -164,14 +166,15 @@ func (h *head[T]) turn(x []T, position int, back bool) {
 	}
 }
 
-// angles returns cosines and sines for each position and pair.
+// angles returns the cosines and sines of each position and pair, (steps, dim/2).
 func (a *Attention[T]) angles() (cos, sin []T) {
 	if a.Base == 0 {
 		return nil, nil
 	}
 	half, steps := a.Width/a.Heads/2, a.before()+a.Length
 	cos, sin = make([]T, steps*half), make([]T, steps*half)
-	// A turn by each angle is that by the last one and one step more: after 64 steps, no more than their rounding in float64.
+	// Each angle is the angle of the position before, rotated by one step. Every 64 positions the angle is computed anew, so that at most
+	// 64 rounding errors in float64 add up.
 	ParallelRange(steps, 64, func(from, to int) {
 		for j := range half {
 			frequency := math.Pow(a.Base, -float64(j)/float64(half))
@@ -186,19 +189,20 @@ func (a *Attention[T]) angles() (cos, sin []T) {
 	return cos, sin
 }
 
-// keys calls visit for the tiles of keys that the queries see any of.
+// keys calls visit for each tile of keys of which at least one is visible to the queries.
 func (t *tile[T]) keys(visit func(low, high int)) {
 	for low := slices.Min(t.first[t.from:t.to]); low < t.before+t.to; low += keyTile {
 		visit(low, min(low+keyTile, t.before+t.to))
 	}
 }
 
-// products writes q·k for a tile of keys.
+// products writes the scores q·k of the queries with keys [low, high).
 func (t *tile[T]) products(low, high int) {
 	t.Gemm(blas.NoTrans, blas.Trans, t.to-t.from, high-low, t.dim, 1, t.q[t.from*t.dim:], t.dim, t.k[low*t.dim:], t.dim, 0, t.scores, high-low)
 }
 
-// seen returns the part of the scores of query i of the tile that it sees, of keys [low, high); the rest is set to zero.
+// seen returns the scores of query i of the tile with those of the keys [low, high) that are visible to it. It sets the other scores
+// to zero.
 func (t *tile[T]) seen(i, low, high int) []T {
 	row, query := t.scores[i*(high-low):][:high-low], t.from+i
 	left, right := max(t.first[query]-low, 0), min(t.before+query+1-low, len(row))
@@ -211,8 +215,8 @@ func (t *tile[T]) seen(i, low, high int) []T {
 	return row[left:right]
 }
 
-// forward writes y (to - from, dim), rows of the given stride, and leaves in sum what the probabilities are divided by, in
-// largest what is subtracted from their scores.
+// forward writes y (to - from, dim), whose rows have the given stride. A probability is then exp(score - largest) / sum, with the
+// query's elements of largest and sum.
 func (t *tile[T]) forward(y []T, stride int) {
 	rows := t.to - t.from
 	for i := range rows {
@@ -226,7 +230,7 @@ func (t *tile[T]) forward(y []T, stride int) {
 			if p == nil {
 				continue
 			}
-			if top := largest(p); top > t.largest[i] { // what is there is scaled to the new largest score
+			if top := largest(p); top > t.largest[i] { // scale the sums so far to the new largest score
 				scale, row := exp(t.largest[i]-top), y[i*stride:][:t.dim]
 				t.sum[i] *= float64(scale)
 				scaleOf(row, row, scale)
@@ -242,7 +246,7 @@ func (t *tile[T]) forward(y []T, stride int) {
 	}
 }
 
-// Forward writes y, and unless it is nil the context of what comes next.
+// Forward writes y (batch, length, width) and, unless next is nil, the context of the steps that follow.
 func (a *Attention[T]) Forward(y, next []T) {
 	cos, sin := a.angles()
 	heads := make([]*head[T], a.Batch*a.Heads)
@@ -259,7 +263,7 @@ func (a *Attention[T]) Forward(y, next []T) {
 		if plain[i/tiles] {
 			return
 		}
-		from := (tiles - 1 - i%tiles) * queryTile // the last see most, and take longest
+		from := (tiles - 1 - i%tiles) * queryTile // the last tiles see the most keys and take longest
 		scores := Borrow[T](queryTile * keyTile)
 		defer scores.Return()
 		t := &tile[T]{head: h, from: from, to: min(from+queryTile, a.Length), scores: scores.Data}
@@ -273,7 +277,7 @@ func (a *Attention[T]) Forward(y, next []T) {
 	}
 }
 
-// next writes the context of what comes next: the last steps that the next one's sequence may see.
+// next writes the context of the steps that follow: the last window-1 steps, zero where they belong to an earlier sequence.
 func (a *Attention[T]) next(next []T) {
 	before := a.before()
 	for b := range a.Batch {

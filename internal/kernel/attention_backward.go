@@ -2,8 +2,8 @@ package kernel
 
 import "gonum.org/v1/gonum/blas"
 
-// Backward writes the gradients of all operands. dnext is the gradient by the next context, nil for zeros. The probabilities are
-// computed again, tile by tile, from the sums that the forward pass of the tile's queries finds.
+// Backward writes the gradients of all operands. dy is the gradient of y. dnext is the gradient of the next context, nil for zeros.
+// For each tile of queries it runs the forward pass again and recomputes the probabilities from the sums.
 func (a *Attention[T]) Backward(dy, dnext []T, grad *AttentionGrad[T]) {
 	cos, sin := a.angles()
 	if grad.Context != nil {
@@ -19,7 +19,8 @@ func (a *Attention[T]) Backward(dy, dnext []T, grad *AttentionGrad[T]) {
 	}
 }
 
-// backward takes the queries tile by tile, in order; so sums over them are the same for any number of processors.
+// backward writes the gradients of one head. It goes through the tiles of queries in order, so that sums over queries are the same for
+// any number of processors.
 func (h *head[T]) backward(dy []T, grad *AttentionGrad[T]) {
 	dim := h.dim
 	y, dq := h.borrow(queryTile*dim), h.borrow(queryTile*dim)
@@ -53,7 +54,7 @@ func (h *head[T]) backward(dy []T, grad *AttentionGrad[T]) {
 			for i := range n {
 				row := dp[i*width:][:width]
 				for j, p := range t.scores[i*width:][:width] {
-					if p == 0 { // also where it is not seen, and what was computed for it may be no number
+					if p == 0 { // also where the key is not visible: the value computed for it may be NaN
 						row[j] = 0
 						continue
 					}
@@ -86,7 +87,7 @@ func (h *head[T]) backward(dy []T, grad *AttentionGrad[T]) {
 	}
 }
 
-// nextBack adds the gradient by the next context to those of what is in it.
+// nextBack adds the gradient of the next context to the gradients of the steps that it was copied from.
 func (a *Attention[T]) nextBack(dnext []T, grad *AttentionGrad[T]) {
 	before := a.before()
 	for b := range a.Batch {

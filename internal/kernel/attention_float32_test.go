@@ -25,7 +25,7 @@ func widened(v []float32) []float64 {
 	return w
 }
 
-// In float32, whose rows are the assembly's, results and gradients are those of float64 to within rounding.
+// Results and gradients in float32, which the assembly computes, equal those in float64 to within rounding.
 func TestAttentionFloat32(t *testing.T) {
 	eachAttention(func(name string, a *Attention[float64]) {
 		b := &Attention[float32]{

@@ -2,8 +2,8 @@ package kernel
 
 import "math"
 
-// reference writes a head's y by the definition, query by query. It is what the tiles are tested against; and it takes their
-// place where a key or value is no number, since a tile multiplies with zero what is not seen.
+// reference writes a head's y by the definition, query by query. Tests compare the tiles with it. Forward uses it if a key or value is
+// not finite: a tile multiplies keys that are not visible with zero, and zero times NaN or infinity is NaN.
 func (h *head[T]) reference(y []T) {
 	p := make([]T, h.steps)
 	for t := range h.Length {
@@ -30,7 +30,7 @@ func (h *head[T]) reference(y []T) {
 	}
 }
 
-// finite reports whether all keys and values are; those whose squares are not are taken for others.
+// finite reports whether the sum of the squares of all keys and values is finite. If it is, so are the keys and values.
 func (h *head[T]) finite() bool {
 	sum := squares(h.k) + squares(h.v)
 	return sum-sum == 0

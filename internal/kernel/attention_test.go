@@ -26,7 +26,7 @@ func newAttention(r *rand.Rand, batch, length, dim, heads, window int, base floa
 	a.Q, a.K, a.V = draw(batch*length*width), draw(batch*length*width), draw(batch*length*width)
 	if context {
 		a.Context = draw(batch * (window - 1) * (2*width + 1))
-		for b := range batch { // the first steps of the context have not been
+		for b := range batch { // the first rows of the context hold no step
 			for s := range window - 1 {
 				a.contextRow(b, s)[2*width] = 0
 				if s >= b {
@@ -42,7 +42,7 @@ func newAttention(r *rand.Rand, batch, length, dim, heads, window int, base floa
 	return a
 }
 
-// plain is the definition, from q, k and v as they come: every query by itself, with angles taken one by one.
+// plain writes y by the definition, one query at a time, and computes each angle by itself.
 func (a *Attention[T]) plain(y []float64) {
 	dim, before := a.Width/a.Heads, a.before()
 	for b := range a.Batch {
@@ -75,7 +75,7 @@ func (a *Attention[T]) plain(y []float64) {
 						half := dim / 2
 						pair := (j + half) % dim
 						other := float64(a.Q[(b*a.Length+t)*a.Width+h*dim+pair])
-						// q·R(t-s)·k, with R turning by the distance
+						// q·R(t-s)·k, where R rotates by the distance
 						angle := float64(before+t-s) * math.Pow(a.Base, -float64(j%half)/float64(half))
 						sin := math.Sin(angle)
 						if j >= half {
@@ -170,7 +170,7 @@ func TestAttentionGradients(t *testing.T) {
 		for what, of := range map[string][2][]float64{"Q": {a.Q, grad.Q}, "K": {a.K, grad.K}, "V": {a.V, grad.V}, "Context": {a.Context, grad.Context}} {
 			for i := 0; i < len(of[0]); i += 1 + len(of[0])/41 {
 				if what == "Context" && i%(2*a.Width+1) == 2*a.Width {
-					continue // whether there was a step has no gradient
+					continue // the mark of a step has no gradient
 				}
 				const step = 1e-5
 				x := of[0][i]
@@ -187,7 +187,7 @@ func TestAttentionGradients(t *testing.T) {
 	})
 }
 
-// With a window, pieces are the whole, gradients or not; on any number of processors.
+// With a window, the results of a sequence processed in pieces equal those of the whole, for any number of processors.
 func TestAttentionPieces(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, window := range []int{2, 9, 400} {
@@ -215,12 +215,12 @@ func TestAttentionPieces(t *testing.T) {
 			t.Errorf("window %d: pieces are off by %.2g", window, e)
 		}
 		if e := farthest(context, wantNext); e > 0 {
-			t.Errorf("window %d: the context behind the pieces is off by %.2g", window, e)
+			t.Errorf("window %d: the context after the pieces is off by %.2g", window, e)
 		}
 	}
 }
 
-// What is no number does not go back in time.
+// A NaN or infinity does not affect earlier steps.
 func TestAttentionNaN(t *testing.T) {
 	a := newAttention(rand.New(rand.NewPCG(10, 1)), 1, 20, 2, 2, 0, 100, false, false)
 	a.V[11*4+1], a.K[12*4+3] = math.Inf(1), math.NaN()

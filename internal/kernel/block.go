@@ -3,7 +3,7 @@ package kernel
 import "gonum.org/v1/gonum/blas"
 
 // Block is one Mamba block (Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", figure 3 and
-// section 3.4), over rows of steps:
+// section 3.4). With one row for each step:
 //
 //	n       = norm(x)
 //	v, z    = n·InProjᵀ + InBias           one matrix (rows, 2·channels)
@@ -13,8 +13,8 @@ import "gonum.org/v1/gonum/blas"
 //	s       = scan(u, Δ, A, B, C, D, z)    A = -exp(ALog), Δ through softplus with DtBias
 //	y       = x + s·OutProjᵀ + OutBias
 //
-// The parts of a matrix are read, and their gradients written, where they lie in it. Absent operands are nil. The caller has
-// checked the sizes.
+// v, z and r, B, C are read, and their gradients written, in place in their matrix. Absent operands are nil. The caller has checked the
+// sizes.
 type Block[T Float] struct {
 	Batch, Length                       int
 	Model, Channels, State, Width, Rank int
@@ -41,8 +41,7 @@ type Block[T Float] struct {
 	Gemm Gemm[T]
 }
 
-// BlockValues are the values between the operations of a block, which its backward pass needs again: kept by the forward
-// pass, or computed again where they are nil.
+// BlockValues are the intermediate values of a block that its backward pass needs. The backward pass recomputes those that are nil.
 type BlockValues[T Float] struct {
 	Normed []T // (rows, model): n
 	VZ     []T // (rows, 2·channels)
@@ -53,7 +52,7 @@ type BlockValues[T Float] struct {
 
 func (b *Block[T]) rows() int { return b.Batch * b.Length }
 
-// columns is the width of r, B and C.
+// columns returns the width of the matrix of r, B and C.
 func (b *Block[T]) columns() int { return b.Rank + 2*b.State }
 
 func (b *Block[T]) norm() *RMSNorm[T] {
@@ -82,7 +81,7 @@ func (b *Block[T]) scan(v *BlockValues[T], a []T) *Scan[T] {
 	}
 }
 
-// spaces are what a pass over a block has borrowed.
+// spaces are the workspaces that a pass over a block has borrowed.
 type spaces[T Float] struct {
 	all  [16]Space[T]
 	used int
@@ -101,9 +100,9 @@ func (w *spaces[T]) giveBack() {
 	}
 }
 
-// compute fills v. What is nil in it is computed in memory of w; what is there holds its values if kept, and is written
-// otherwise. The context of what comes next is written unless it is nil. Whoever keeps what, the same operations compute it,
-// so that the result is the same bit for bit.
+// compute fills v. It computes a nil slice in memory borrowed by w. Other slices hold their values already if kept, and are written
+// otherwise. Unless context is nil, compute writes to it the context of the steps that follow. It runs the same operations whatever is
+// kept, so that the result is the same bit for bit.
 func (b *Block[T]) compute(v *BlockValues[T], kept bool, context []T, w *spaces[T]) {
 	missing := func(s *[]T, width int) bool {
 		if *s != nil {
@@ -130,13 +129,14 @@ func (b *Block[T]) compute(v *BlockValues[T], kept bool, context []T, w *spaces[
 	}
 }
 
-// Forward writes y (batch, length, model) and, unless they are nil, the context (batch, width-1, channels) and the state
-// final (batch, channels, state) of what comes next; and to the slices of keep the values for the backward pass.
+// Forward writes y (batch, length, model). Unless they are nil, it writes the context of the steps that follow
+// (batch, width-1, channels), the state after the last step, final (batch, channels, state), and the slices of keep, which Backward
+// reads.
 func (b *Block[T]) Forward(y, context, final []T, keep BlockValues[T]) {
 	var w spaces[T]
 	defer w.giveBack()
 	if keep.Normed == nil {
-		keep.Normed = y // which is written last
+		keep.Normed = y // y serves as memory until it is written, at the end
 	}
 	b.compute(&keep, false, context, &w)
 	a, s := w.take(len(b.ALog)), w.take(len(keep.U))

@@ -2,18 +2,17 @@ package kernel
 
 import "gonum.org/v1/gonum/blas"
 
-// BlockGrad takes the gradients of a Block's operands, in their shapes. Those of absent operands are nil.
+// BlockGrad receives the gradients of a Block's operands, in their shapes. Those of absent operands are nil.
 type BlockGrad[T Float] struct {
 	X, Norm, InProj, Conv, XProj, DtProj, DtBias, ALog, D, OutProj []T
 	InBias, ConvBias, OutBias, Context, Initial                    []T
 }
 
-// Backward writes every element of grad's slices, from the gradient dy of the output and, unless they are nil, dcontext and
-// dfinal of the context and the state of what comes next. Values that the forward pass has kept are read from kept, the
-// others computed again.
+// Backward writes every element of grad's slices. dy is the gradient of y. dcontext and dfinal are the gradients of Forward's context
+// and final, nil for zeros. Backward reads the values of kept that are not nil and recomputes the others.
 //
-// As in the forward pass, v and z have one matrix of gradients, of which the convolution writes one half and the scan the
-// other; and r, B and C have one.
+// As in the forward pass, the gradients of v and z share a matrix: the convolution writes the columns of v, the scan those of z. The
+// gradients of r, B and C share another.
 func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad *BlockGrad[T]) {
 	var w spaces[T]
 	defer w.giveBack()
@@ -46,7 +45,7 @@ func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 	b.Gemm(blas.NoTrans, blas.NoTrans, rows, b.Rank, b.Channels, 1, dDelta, b.Channels, b.DtProj, b.Rank, 0, dRBC, columns)
 	b.Gemm(blas.Trans, blas.NoTrans, b.Channels, b.Rank, rows, 1, dDelta, b.Channels, v.RBC, columns, 0, grad.DtProj, b.Rank)
 
-	// r, B, C = u·XProjᵀ; u has a gradient from the scan already.
+	// r, B, C = u·XProjᵀ. du already holds the gradient from the scan.
 	b.Gemm(blas.NoTrans, blas.NoTrans, rows, b.Channels, columns, 1, dRBC, columns, b.XProj, b.Channels, 1, du, b.Channels)
 	b.Gemm(blas.Trans, blas.NoTrans, columns, b.Channels, rows, 1, dRBC, columns, v.U, b.Channels, 0, grad.XProj, b.Channels)
 

@@ -44,7 +44,7 @@ func newBlockCase(seed uint64, batch, length, model, channels, state, width, ran
 	return c
 }
 
-// run returns results and gradients by name, with the values of the forward pass that keep asks for.
+// run returns results and gradients by name. The forward pass keeps the values that are not nil in keep.
 func (c *blockCase) run(keep BlockValues[float32]) map[string][]float32 {
 	y, context, final := like(c.X), like(c.Context), like(c.Initial)
 	c.Forward(y, context, final, keep)
@@ -62,7 +62,7 @@ func (c *blockCase) run(keep BlockValues[float32]) map[string][]float32 {
 	}
 }
 
-// keepings are all sets of values that a block can keep.
+// keepings returns all sets of values that a block can keep, filled with NaN.
 func (c *blockCase) keepings() (all []BlockValues[float32]) {
 	nan := func(width int) []float32 {
 		v := make([]float32, c.rows()*width)
@@ -86,7 +86,7 @@ func (c *blockCase) keepings() (all []BlockValues[float32]) {
 	return all
 }
 
-// spoil fills what the pool holds, and what it gets, with NaN.
+// spoil fills borrowed workspaces of the given sizes with NaN and returns them.
 func spoil(sizes ...int) {
 	var all []Space[float32]
 	for _, n := range sizes {
@@ -103,7 +103,7 @@ func spoil(sizes ...int) {
 	}
 }
 
-// Whatever is kept, and whatever borrowed memory holds, results and gradients are the same bit for bit.
+// Results and gradients are the same bit for bit for any set of kept values and any contents of borrowed memory.
 func TestBlockKeeping(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		for i, c := range []*blockCase{
@@ -128,7 +128,7 @@ func TestBlockKeeping(t *testing.T) {
 	})
 }
 
-// A block without optional operands is one in which they are zero.
+// A block without optional operands gives the same results as one whose optional operands are zero.
 func TestBlockOptional(t *testing.T) {
 	c := newBlockCase(4, 2, 9, 5, 7, 3, 3, 2)
 	for _, v := range [][]float32{c.InBias, c.ConvBias, c.OutBias, c.Context, c.Initial, c.dcontext, c.dfinal} {
@@ -153,7 +153,7 @@ func TestBlockOptional(t *testing.T) {
 	}
 }
 
-// within reports where v is further from want than tol times the largest magnitude.
+// within returns an error that names the first element of v whose distance from want exceeds tol times the largest magnitude of want.
 func within(v, want []float32, tol float64) error {
 	var scale float64
 	for _, x := range want {

@@ -1,46 +1,47 @@
 package kernel
 
-// Conv is a causal depthwise convolution over time, a filter of its own for each channel d:
+// Conv is a causal depthwise convolution over time. Each channel d has its own filter:
 //
-//	y_t = f(Σ_k w_dk x_{t-(width-1)+k} + bias_d)   f is silu if asked, else nothing
+//	y_t = f(Σ_k w_dk x_{t-(width-1)+k} + bias_d)   f is silu if SiLU is set, else the identity
 //
-// What lies before the first step is read from the context, or is nothing. No step reads what lies before its own
-// sequence's start. Absent operands are nil. The caller has checked the sizes.
+// The steps before the first are read from the context. Without a context, and before the start of the sequence that t belongs to, there
+// are no terms. Absent operands are nil. The caller has checked the sizes.
 type Conv[T Float] struct {
 	Batch, Length, Channels, Width int
 
 	X       []T    // (batch, length, channels)
-	XStride int    // between the steps of X, which may lie in a wider matrix; 0 where they lie one behind the other
+	XStride int    // elements between two steps of X, which can be part of a wider matrix; 0 means channels
 	Weight  []T    // (channels, width)
 	Bias    []T    // (channels)
-	Context []T    // (batch, width-1, channels): the steps before the first, the oldest first
+	Context []T    // (batch, width-1, channels): the steps before the first, from the oldest to the newest
 	Start   []bool // (batch, length): a new sequence starts here
 	SiLU    bool
 }
 
-// ConvGrad takes the gradients of a Conv's operands, in their shapes, that of X with its stride. Those of absent operands are nil.
+// ConvGrad receives the gradients of a Conv's operands. Each has the shape and the stride of its operand. Those of absent operands are nil.
 type ConvGrad[T Float] struct {
 	X, Weight, Bias, Context []T
 }
 
-// convPart is what one task computes: steps [from, to) of one batch, size channels from first on.
+// convPart is the part of the problem that one task computes: steps [from, to) of one row of the batch, channels [first, first+size).
 type convPart struct {
 	batch, tile, from, to, first, size int
 }
 
-// tileSteps is the number of steps of a task. A task of the backward pass recomputes width-1 steps of the next one and
-// holds a part of the weight's gradient, width+1 rows; so the steps grow with the width.
+// tileSteps returns the number of steps of a task. It grows with the width: a task of the backward pass recomputes width-1 steps of the
+// next task, and holds width+1 rows of sums for the gradients of weight and bias.
 func (c *Conv[T]) tileSteps() int { return max(64, 8*c.Width) }
 
-// tiles is the number of parts that the length is cut into.
+// tiles returns the number of parts that the length is cut into.
 func (c *Conv[T]) tiles() int { return (c.Length + c.tileSteps() - 1) / c.tileSteps() }
 
 // parts runs a task for each part of the problem.
 func (c *Conv[T]) parts(task func(p convPart)) {
-	// Long rows are read as fast as memory can; short inputs take more of them, so that a task is worth a hand-over.
+	// Rows of at least 1024 channels are read at the speed of memory. Where there are few steps, a task takes longer rows, so that its work
+	// is worth the cost of starting it.
 	size := max(1024, piece/min(c.Length, c.tileSteps()))
 	across := (c.Channels + size - 1) / size
-	size = ((c.Channels+across-1)/across + 15) / 16 * 16 // all tasks alike
+	size = ((c.Channels+across-1)/across + 15) / 16 * 16 // tasks of equal size
 	across = (c.Channels + size - 1) / size
 	Parallel(c.Batch*c.tiles()*across, func(i int) {
 		p := convPart{batch: i / across / c.tiles(), tile: i / across % c.tiles(), first: i % across * size}
@@ -51,7 +52,7 @@ func (c *Conv[T]) parts(task func(p convPart)) {
 	})
 }
 
-// rows returns a part's channels of x (batch, length, channels), from step t on.
+// rows returns the part's channels of x (batch, length, channels), from step t on.
 func (c *Conv[T]) rows(x []T, p convPart, t int) rowsOf[T] {
 	return rowsOf[T]{x, (p.batch*c.Length+t)*c.Channels + p.first, c.Channels}
 }
@@ -65,12 +66,12 @@ func (c *Conv[T]) rowsX(x []T, p convPart, t int) rowsOf[T] {
 	return rowsOf[T]{x, (p.batch*c.Length+t)*stride + p.first, stride}
 }
 
-// rowsContext is rows for a context (batch, width-1, channels), from step t on, which is before the first.
+// rowsContext is rows for a context (batch, width-1, channels). t is negative: step -1 is the last of the context.
 func (c *Conv[T]) rowsContext(context []T, p convPart, t int) rowsOf[T] {
 	return rowsOf[T]{context, (p.batch*(c.Width-1)+t+c.Width-1)*c.Channels + p.first, c.Channels}
 }
 
-// input returns the input of step t, at most width-1 before the first; nil where there is none.
+// input returns the input of step t, which is at least -(width-1). It returns nil for t < 0 without a context.
 func (c *Conv[T]) input(p convPart, t int) []T {
 	switch {
 	case t >= 0:
@@ -85,10 +86,10 @@ func (c *Conv[T]) starts(batch, t int) bool {
 	return c.Start != nil && t >= 0 && c.Start[batch*c.Length+t]
 }
 
-// reach returns the number of taps that read something at step t: back to the start of its sequence, or to where there is
-// nothing before. Of these, the first x read X, the rest the context.
+// reach returns the number of taps that have an input at step t: from t back to the start of its sequence, or to the first step if there
+// is no context. The first x taps read X, the others the context.
 //
-// Steps that are out of reach are left out, not multiplied by zero: they may be NaN.
+// The terms of other taps are left out, not multiplied by zero, since zero times NaN is NaN.
 func (c *Conv[T]) reach(batch, t int) (taps, x int) {
 	taps = c.Width
 	if c.Context == nil {
@@ -105,8 +106,7 @@ func (c *Conv[T]) reach(batch, t int) (taps, x int) {
 	return taps, min(taps, t+1)
 }
 
-// reachAhead is reach for the gradient of the input at step t, which may be before the first: the steps that read it are
-// t+from to t+to-1.
+// reachAhead returns which outputs read the input at step t: those of the steps t+from to t+to-1. t is negative in the context.
 func (c *Conv[T]) reachAhead(batch, t int) (from, to int) {
 	to = min(c.Width, c.Length-t)
 	for ahead := 1; ahead < to && c.Start != nil; ahead++ {
@@ -127,7 +127,7 @@ func (c *Conv[T]) reachesEnd(batch, t int) bool {
 	return true
 }
 
-// taps borrows the weight as (width, channels), so that the loops run over channels.
+// taps returns the weight transposed to (width, channels), in borrowed memory, so that the loops run over channels.
 func (c *Conv[T]) taps() Space[T] {
 	w := Borrow[T](len(c.Weight))
 	taps := w.Data
@@ -148,14 +148,14 @@ func (c *Conv[T]) taps() Space[T] {
 	return w
 }
 
-// tapsBack returns a part's channels of the taps, or of the sums of their gradients: first the one that reads the step that
-// many steps back, then those that read further back.
+// tapsBack returns the part's channels of the taps, or of the sums of their gradients. The first row is the tap that reads back steps
+// before the current step, the next row the tap that reads back+1 steps before, and so on.
 func (c *Conv[T]) tapsBack(taps []T, p convPart, back int) rowsOf[T] {
 	return rowsOf[T]{taps, (c.Width-1-back)*c.Channels + p.first, -c.Channels}
 }
 
-// eachRun calls do for the runs of steps from t to to that reach equally far, with a step's taps, those that read X, and
-// the number of steps.
+// eachRun cuts the steps [t, to) into runs of steps with the same reach, and calls do for each run with its first step, its number of
+// steps, and its reach.
 func (c *Conv[T]) eachRun(batch, t, to int, do func(t, steps, taps, x int)) {
 	for t < to {
 		taps, x := c.reach(batch, t)
@@ -170,8 +170,7 @@ func (c *Conv[T]) eachRun(batch, t, to int, do func(t, steps, taps, x int)) {
 	}
 }
 
-// filter writes y for the steps from t to to, whose y begins at the row given: f of the sums, or if dy is there, dy·f' of
-// them.
+// filter writes to y, for the steps [t, to), f of the sums, or dy·f' of the sums if dy has data. Step t is the first row of y and of dy.
 func (c *Conv[T]) filter(y, dy rowsOf[T], taps []T, p convPart, t, to int) {
 	var bias []T
 	if c.Bias != nil {
@@ -183,7 +182,7 @@ func (c *Conv[T]) filter(y, dy rowsOf[T], taps []T, p convPart, t, to int) {
 		r := convRows[T]{steps: steps, width: inX, n: p.size, y: y.from(t - begin), x: x, next: -x.step,
 			taps: c.tapsBack(taps, p, 0), bias: bias}
 		if reach > inX {
-			// One step, the rest of whose sum comes from the context.
+			// This is a run of one step. The other terms of its sum come from the context.
 			r.run()
 			before := c.rowsContext(c.Context, p, -1)
 			r = convRows[T]{steps: 1, width: reach - inX, n: p.size, y: r.y, x: before, next: -before.step,
@@ -197,8 +196,8 @@ func (c *Conv[T]) filter(y, dy rowsOf[T], taps []T, p convPart, t, to int) {
 	})
 }
 
-// Forward writes y (batch, length, channels) and, unless it is nil, the context (batch, width-1, channels) of what comes
-// next: the last width-1 steps of the context and x, zero where a sequence starts after them.
+// Forward writes y (batch, length, channels) and, unless it is nil, the context of the steps that follow (batch, width-1, channels): the
+// last width-1 steps of Context and X together, zero where a sequence starts after the step.
 func (c *Conv[T]) Forward(y, context []T) {
 	taps := c.taps()
 	defer taps.Return()
@@ -217,8 +216,8 @@ func (c *Conv[T]) Forward(y, context []T) {
 	}
 }
 
-// Backward writes every element of grad's slices, from the gradient dy of the output and, unless it is nil, dcontext of
-// the context of what comes next. The output before silu is computed again.
+// Backward writes every element of grad's slices. dy is the gradient of y. dcontext is the gradient of Forward's context, nil for zeros.
+// Backward recomputes the output before silu.
 func (c *Conv[T]) Backward(dy, dcontext []T, grad *ConvGrad[T]) {
 	taps := c.taps()
 	defer taps.Return()
@@ -226,7 +225,7 @@ func (c *Conv[T]) Backward(dy, dcontext []T, grad *ConvGrad[T]) {
 	defer sums.Return()
 	c.parts(func(p convPart) {
 		d := c.rows(dy, p, p.from)
-		if c.SiLU { // the gradients before silu, of the part's steps and of those behind it that read it
+		if c.SiLU { // d is the gradient before silu, for the part's steps and the later steps that read them
 			to := min(p.to+c.Width-1, c.Length)
 			w := Borrow[T]((to - p.from) * p.size)
 			defer w.Return()
@@ -252,7 +251,7 @@ func (c *Conv[T]) Backward(dy, dcontext []T, grad *ConvGrad[T]) {
 	c.sumTiles(sums.Data, grad)
 }
 
-// inputGrad returns the gradient of the input from step t on; nothing, where the input has none.
+// inputGrad returns the rows of the gradient of the input from step t on. They have no data if the input has no gradient.
 func (c *Conv[T]) inputGrad(grad *ConvGrad[T], p convPart, t int) rowsOf[T] {
 	switch {
 	case t >= 0:
@@ -263,8 +262,8 @@ func (c *Conv[T]) inputGrad(grad *ConvGrad[T], p convPart, t int) rowsOf[T] {
 	return rowsOf[T]{}
 }
 
-// filterBack writes the gradients of a part's inputs, and of the context before the first: each the sum over the steps that
-// read it. The rows of d are those of the part's steps and of the ones behind it.
+// filterBack writes the gradients of the part's inputs, and the first part also that of the context. Each is a sum over the steps that
+// read the input. d has the rows of the part's steps and of the steps after it that read them.
 func (c *Conv[T]) filterBack(grad *ConvGrad[T], d rowsOf[T], taps []T, p convPart) {
 	t := p.from
 	if p.from == 0 && grad.Context != nil {
@@ -290,9 +289,9 @@ func (c *Conv[T]) filterBack(grad *ConvGrad[T], d rowsOf[T], taps []T, p convPar
 	}
 }
 
-// sumsSize is the size of a tile's part of the gradients of weight and bias: (width+1, channels), the bias behind the taps.
+// sumsSize returns the size of a tile's part of the gradients of weight and bias: (width+1, channels), the bias in the last row.
 //
-// A tile is summed in T, the tiles in float64, so that the error does not grow with the length.
+// The sums within a tile are in T, the sums over tiles in float64, so that the error does not grow with the length.
 func (c *Conv[T]) sumsSize() int { return (c.Width + 1) * c.Channels }
 
 // sumWeight writes a part's sums.
@@ -315,7 +314,7 @@ func (c *Conv[T]) sumWeight(sums []T, d rowsOf[T], p convPart) {
 	})
 }
 
-// sumTiles adds the tiles' parts, in their order.
+// sumTiles adds the tiles' parts in order.
 func (c *Conv[T]) sumTiles(sums []T, grad *ConvGrad[T]) {
 	const chunk = 256
 	across := (c.Channels + chunk - 1) / chunk

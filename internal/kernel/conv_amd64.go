@@ -8,7 +8,7 @@ import (
 	"github.com/gomamba/mamba/internal/cpu"
 )
 
-// convFilter32 is convRows.run.
+// convFilter32 computes convRows.run for a number of steps.
 func convFilter32(a *convArgs, steps int) {
 	for {
 		now := convSteps
@@ -37,7 +37,7 @@ func convFilter32(a *convArgs, steps int) {
 	}
 }
 
-// convSum32 is convRows.sum, for a multiple of convSteps.
+// convSum32 computes convRows.sum for a number of steps that is a multiple of convSteps.
 func convSum32(a *convArgs, steps int) {
 	for {
 		if b, ok := a.usual(); ok {
@@ -60,8 +60,8 @@ func convSum32(a *convArgs, steps int) {
 
 func (a *convArgs) address() *byte { return (*byte)(unsafe.Pointer(a)) }
 
-// usual returns the arguments for the kernels of the usual width, if it is that: where the taps go the other way than the
-// steps, the same convSteps steps from the last to the first. There must be so many.
+// usual returns the arguments for the kernels of 4 steps and 4 taps, if those kernels apply. They need x.step and next to be equal. If one
+// is the negative of the other, usual returns the same convSteps steps in reverse order. There must be at least convSteps steps.
 func (a *convArgs) usual() (b convArgs, ok bool) {
 	switch {
 	case a.width != convSteps || a.xNext != a.xStep && a.xNext != -a.xStep:
@@ -75,7 +75,7 @@ func (a *convArgs) usual() (b convArgs, ok bool) {
 	return b, true
 }
 
-// skip goes some steps on. The caller knows that there are so many: an address past the last row might be of other memory.
+// skip moves all addresses forward by a number of steps. So many must be left: an address past the last row might point to other memory.
 func (a *convArgs) skip(steps int) {
 	move(&a.y, steps*a.yStep)
 	move(&a.x, steps*a.xStep)

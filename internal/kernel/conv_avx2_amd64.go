@@ -4,27 +4,27 @@
 
 package kernel
 
-// convRowsAVX2 is convRows.run, 4 steps at a time.
+// convRowsAVX2 computes convRows.run for 4 step(s).
 //
 //go:noescape
 func convRowsAVX2(args *byte)
 
-// convRowAVX2 is convRows.run, 1 steps at a time.
+// convRowAVX2 computes convRows.run for 1 step(s).
 //
 //go:noescape
 func convRowAVX2(args *byte)
 
-// convSumAVX2 is convRows.sum, 4 steps at a time.
+// convSumAVX2 computes convRows.sum for 4 steps.
 //
 //go:noescape
 func convSumAVX2(args *byte)
 
-// convRows4AVX2 is convRows.run for 4 steps and 4 taps, if x.step and next are the same.
+// convRows4AVX2 computes convRows.run for 4 steps and 4 taps, if x.step equals next.
 //
 //go:noescape
 func convRows4AVX2(args *byte)
 
-// convSum4AVX2 is convRows.sum for 4 steps and 4 taps, if x.step and next are the same.
+// convSum4AVX2 computes convRows.sum for 4 steps and 4 taps, if x.step equals next.
 //
 //go:noescape
 func convSum4AVX2(args *byte)

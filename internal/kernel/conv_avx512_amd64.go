@@ -4,27 +4,27 @@
 
 package kernel
 
-// convRowsAVX512 is convRows.run, 4 steps at a time.
+// convRowsAVX512 computes convRows.run for 4 step(s).
 //
 //go:noescape
 func convRowsAVX512(args *byte)
 
-// convRowAVX512 is convRows.run, 1 steps at a time.
+// convRowAVX512 computes convRows.run for 1 step(s).
 //
 //go:noescape
 func convRowAVX512(args *byte)
 
-// convSumAVX512 is convRows.sum, 4 steps at a time.
+// convSumAVX512 computes convRows.sum for 4 steps.
 //
 //go:noescape
 func convSumAVX512(args *byte)
 
-// convRows4AVX512 is convRows.run for 4 steps and 4 taps, if x.step and next are the same.
+// convRows4AVX512 computes convRows.run for 4 steps and 4 taps, if x.step equals next.
 //
 //go:noescape
 func convRows4AVX512(args *byte)
 
-// convSum4AVX512 is convRows.sum for 4 steps and 4 taps, if x.step and next are the same.
+// convSum4AVX512 computes convRows.sum for 4 steps and 4 taps, if x.step equals next.
 //
 //go:noescape
 func convSum4AVX512(args *byte)

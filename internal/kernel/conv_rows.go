@@ -1,34 +1,33 @@
 package kernel
 
-// convRows is the inner loop of a convolution, over some steps whose filters have the same number of taps. With s the step,
-// k the tap and d the channel,
+// convRows is the inner loop of a convolution, over steps whose filters have the same number of taps. For step s, tap k and channel d:
 //
 //	sum_sd = bias_d + Σ_k taps_kd x_{s,k,d}
 //
-// where the rows of taps and of x may go forward or backward in memory. All strides are in numbers.
+// Strides are in elements. They can be negative.
 type convRows[T Float] struct {
 	steps, width, n int
 
 	y    rowsOf[T] // by step
 	x    rowsOf[T] // by step
-	next int       // what lies between the x of a step and one tap, and those of the same step and the next tap
+	next int       // elements from the x of a tap to the x of the next tap of the same step
 	taps rowsOf[T] // by tap
-	bias []T       // (n), or nil; it may be y's only row
+	bias []T       // (n), or nil; it may be the same memory as y if there is one step
 	silu bool
-	dy   rowsOf[T] // by step; if it is there, the result is dy·siluSlope(sum)
+	dy   rowsOf[T] // by step; if it has data, the result is dy·siluSlope(sum)
 }
 
-// rowsOf are rows in memory that other numbers may lie between.
+// rowsOf describes equally spaced rows of data.
 type rowsOf[T Float] struct {
 	data     []T
-	at, step int // the first row's beginning, and from a row to the next
+	at, step int // index of the first row, and elements from one row to the next
 }
 
 func (r rowsOf[T]) row(i, n int) []T { return r.data[r.at+i*r.step:][:n] }
 
 func (r rowsOf[T]) from(i int) rowsOf[T] { return rowsOf[T]{r.data, r.at + i*r.step, r.step} }
 
-// run writes y: the sums, or silu of them, or dy·siluSlope of them.
+// run writes to y the sums, or silu of the sums, or dy·siluSlope of the sums.
 func (c *convRows[T]) run() {
 	if _, ok := asm32(c.y.data); ok {
 		a := c.args()
@@ -56,7 +55,7 @@ func (c *convRows[T]) run() {
 
 func (c *convRows[T]) xRow(s, k int) []T { return c.x.data[c.x.at+s*c.x.step+k*c.next:][:c.n] }
 
-// sum adds, to the row of taps k, the sum of dy·x over the steps, and to the bias that of dy.
+// sum adds Σ dy·x over the steps to each row of taps, and Σ dy over the steps to the bias.
 func (c *convRows[T]) sum() {
 	done := 0
 	if _, ok := asm32(c.dy.data); ok {
@@ -76,17 +75,17 @@ func (c *convRows[T]) sum() {
 	}
 }
 
-// convSteps is the number of steps that the assembly takes at a time.
+// convSteps is the number of steps that the assembly processes at a time.
 const convSteps = 4
 
-// convArgs are convRows for the assembly, which knows the order of the fields. Strides are in bytes.
+// convArgs holds the fields of convRows for the assembly, which depends on their order. Strides are in bytes.
 type convArgs struct {
 	y, x, taps, bias, dy                 *float32
 	yStep, xStep, xNext, tapNext, dyStep int
 	n, width, silu                       int
 }
 
-// args returns the addresses, once it has seen that all rows lie within their slices.
+// args returns the arguments of the assembly. It panics if a row does not lie within its slice.
 func (c *convRows[T]) args() convArgs {
 	a := convArgs{
 		y: first(c.y, c.steps, c.n), x: first(c.x, c.steps, c.n), taps: first(c.taps, c.width, c.n), dy: first(c.dy, c.steps, c.n),
@@ -104,7 +103,8 @@ func (c *convRows[T]) args() convArgs {
 	return a
 }
 
-// first returns the address of the first number of n rows of float32, nil if there are none.
+// first returns the address of the first of some rows of n float32, nil if r has no data. It panics if the last row does not lie within
+// the data.
 func first[T Float](r rowsOf[T], rows, n int) *float32 {
 	if r.data == nil {
 		return nil

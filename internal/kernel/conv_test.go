@@ -68,7 +68,7 @@ func narrowConv(c *Conv[float64]) *Conv[float32] {
 	}
 }
 
-// convResult is all that a convolution computes.
+// convResult holds all results and gradients of a convolution.
 type convResult[T Float] struct {
 	y, context []T
 	ConvGrad[T]
@@ -89,8 +89,8 @@ func runConv[T Float](c *Conv[T], dy, dcontext []T) convResult[T] {
 	return r
 }
 
-// referenceConv is the definition, element by element: every step has the number of its sequence, and an output sees the
-// width-1 steps before it that have its own number.
+// referenceConv computes the definition, element by element. It numbers the sequences. An output reads the width-1 steps before it that
+// belong to the sequence of the same number.
 func referenceConv(c *Conv[float64], dy, dcontext []float64) convResult[float64] {
 	r := convResult[float64]{y: make([]float64, len(dy)), context: make([]float64, len(dcontext))}
 	r.X, r.Weight = make([]float64, len(c.X)), make([]float64, len(c.Weight))
@@ -100,7 +100,7 @@ func referenceConv(c *Conv[float64], dy, dcontext []float64) convResult[float64]
 	}
 	past := c.Width - 1
 	for b := range c.Batch {
-		sequence := make([]int, past+c.Length) // of the context, then of x
+		sequence := make([]int, past+c.Length) // the number of each step's sequence: the context, then x
 		for t := range c.Length {
 			sequence[past+t] = sequence[max(past+t-1, 0)]
 			if c.Start != nil && c.Start[b*c.Length+t] {
@@ -108,7 +108,7 @@ func referenceConv(c *Conv[float64], dy, dcontext []float64) convResult[float64]
 			}
 		}
 		for d := range c.Channels {
-			// at returns where step i of [context, x] lies among values of x or of the context.
+			// at returns the address of step i of [context, x] in x or in context.
 			at := func(i int, x, context []float64) *float64 {
 				if i >= past {
 					return &x[(b*c.Length+i-past)*c.Channels+d]
@@ -175,7 +175,7 @@ func compareConv(t interface{ Fatalf(string, ...any) }, c *Conv[float64], withCo
 	for name, got := range runConv(narrowConv(c), narrow(dy), narrow(dcontext)).named() {
 		tol := 1e-5
 		if name == "gradient of Weight" || name == "gradient of Bias" {
-			tol += 1e-7 * float64(c.Batch*c.Length) // terms of about 1 in size, which may cancel
+			tol += 1e-7 * float64(c.Batch*c.Length) // the terms are of magnitude 1 and may cancel
 		}
 		if err := farFromSum(got, want[name], tol); err != nil {
 			t.Fatalf("float32: %s: %v", name, err)
@@ -183,7 +183,7 @@ func compareConv(t interface{ Fatalf(string, ...any) }, c *Conv[float64], withCo
 	}
 }
 
-// farFromSum is far for sums whose terms are about 1 in size, though they may cancel.
+// farFromSum is far for sums whose terms are of magnitude 1 and may cancel. Their errors are compared with 1 at least.
 func farFromSum[T Float](got []T, want []float64, tol float64) error {
 	return far(append(got, 1), append(slices.Clone(want), 1), tol)
 }
@@ -197,7 +197,7 @@ func TestConvAgainstReference(t *testing.T) {
 	})
 }
 
-// Many tasks: several tiles of time, and more channels than one task takes.
+// A convolution of several tasks along time and along channels.
 func TestConvAgainstReferenceWide(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		compareConv(t, convCase{batch: 2, length: 70, channels: 2100, width: 4, bias: true, context: true, start: true,
@@ -250,7 +250,7 @@ func testConvBitIdentical(t *testing.T) {
 	}
 }
 
-// Nothing beside the results is written, at any alignment, and the sums of steps taken together are those of each alone.
+// At any alignment, nothing but the results is written, and the results of several steps are the same as those of each step alone.
 func TestConvRowsCanaries(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
@@ -273,7 +273,7 @@ func TestConvRowsCanaries(t *testing.T) {
 			one := make([]float32, n)
 			for s := range steps {
 				if run(one, s, 1); !slices.Equal(one, y[s*n:(s+1)*n]) {
-					t.Fatalf("step %d differs from the same alone", s)
+					t.Fatalf("step %d differs from the same step computed alone", s)
 				}
 			}
 			c := convRows[float32]{steps: steps, width: width, n: n, x: rowsOf[float32]{x, 0, n}, next: n,
@@ -286,7 +286,7 @@ func TestConvRowsCanaries(t *testing.T) {
 	})
 }
 
-// A NaN is seen by width steps, and by none of another sequence.
+// A NaN affects width steps, and no step of another sequence.
 func TestConvNaN(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		c := convCase{batch: 1, length: 8, channels: 1, width: 3, bias: true, context: true, silu: true}.make64(4)

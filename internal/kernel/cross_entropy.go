@@ -2,7 +2,7 @@ package kernel
 
 import "math"
 
-// CrossEntropy is the mean of -log softmax(x)_target over the rows x whose target is not Ignore, and 0 if there is none.
+// CrossEntropy is the mean of -log softmax(x)_target over the rows x whose target is not Ignore. It is 0 if there is no such row.
 // The caller has checked that the other targets lie in [0, Vocabulary).
 type CrossEntropy[T Float] struct {
 	Vocabulary int
@@ -11,14 +11,14 @@ type CrossEntropy[T Float] struct {
 	Ignore     int
 }
 
-// rows runs a task for each run of rows.
+// rows calls task for ranges of rows, in parallel.
 func (c *CrossEntropy[T]) rows(task func(from, to int)) {
 	ParallelRange(len(c.Targets), max(piece/c.Vocabulary, 1), task)
 }
 
 func (c *CrossEntropy[T]) row(x []T, i int) []T { return x[i*c.Vocabulary : (i+1)*c.Vocabulary] }
 
-// count returns the number of rows that take part.
+// count returns the number of rows whose target is not Ignore.
 func (c *CrossEntropy[T]) count() (n int) {
 	for _, target := range c.Targets {
 		if target != c.Ignore {
@@ -28,8 +28,8 @@ func (c *CrossEntropy[T]) count() (n int) {
 	return n
 }
 
-// Forward returns the loss. The exponentials are those of the distance to the row's largest logit, so that none
-// overflows; the sums are taken in float64, in the order of the rows.
+// Forward returns the loss. It subtracts the largest logit of a row before it takes exponentials, so that none overflows. Sums are in
+// float64, in the order of the rows.
 func (c *CrossEntropy[T]) Forward() T {
 	space := Borrow[float64](len(c.Targets))
 	defer space.Return()
@@ -57,8 +57,8 @@ func (c *CrossEntropy[T]) Forward() T {
 	return T(sum / float64(n))
 }
 
-// Backward writes the gradient of the logits, (softmax(x) - onehot(target))·dloss/count, zero in the rows that are
-// ignored. The exponentials are computed again, in the memory of the gradient.
+// Backward writes the gradient of the logits, (softmax(x) - onehot(target))·dloss/count. Ignored rows get zeros. Backward recomputes the
+// exponentials in the memory of the gradient.
 func (c *CrossEntropy[T]) Backward(dloss T, dlogits []T) {
 	each := float64(dloss) / float64(max(c.count(), 1))
 	c.rows(func(from, to int) {
@@ -69,7 +69,7 @@ func (c *CrossEntropy[T]) Backward(dloss T, dlogits []T) {
 				clear(dx)
 				continue
 			}
-			// The others are added up without the target: of a probability near 1, what is missing to 1 keeps its digits.
+			// The target's gradient is -others/sum: unlike p - 1, it keeps its digits where p is near 1.
 			top := largest(x)
 			others := expSumTo(dx[:target], x[:target], top) + expSumTo(dx[target+1:], x[target+1:], top)
 			scale := each / (others + float64(exp(x[target]-top)))

@@ -12,7 +12,7 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// referenceCrossEntropy takes probabilities from the definition, in float64. It is for logits of moderate size.
+// referenceCrossEntropy computes the definition in float64. Its exponentials overflow for large logits.
 func referenceCrossEntropy(c *CrossEntropy[float64], dloss float64) (loss float64, dlogits []float64) {
 	dlogits = make([]float64, len(c.Logits))
 	n := 0.0
@@ -28,7 +28,7 @@ func referenceCrossEntropy(c *CrossEntropy[float64], dloss float64) (loss float6
 		for j := range c.Vocabulary {
 			if p := math.Exp(c.Logits[i*c.Vocabulary+j]) / sum; j != target {
 				dlogits[i*c.Vocabulary+j] = p * dloss
-				dlogits[i*c.Vocabulary+target] -= p * dloss // p - 1 would cancel
+				dlogits[i*c.Vocabulary+target] -= p * dloss // p - 1 would lose digits
 			}
 		}
 		loss -= math.Log(math.Exp(c.Logits[i*c.Vocabulary+target]) / sum)
@@ -94,7 +94,7 @@ func testCrossEntropyAgainstReference(t *testing.T) {
 	})
 }
 
-// A logit of any size: only differences count, and the loss is near the largest of them.
+// Logits can be of any size: the loss depends only on their differences.
 func TestCrossEntropyLargeLogits(t *testing.T) { eachLevel(t, testCrossEntropyLargeLogits) }
 
 func testCrossEntropyLargeLogits(t *testing.T) {
@@ -115,8 +115,7 @@ func testCrossEntropyLargeLogits(t *testing.T) {
 	}
 }
 
-// A NaN or an infinity makes the loss NaN and spoils the gradient of its own row alone; in a row that is ignored it does
-// nothing.
+// A NaN or an infinity makes the loss NaN and affects the gradient of its own row only. In an ignored row it has no effect.
 func TestCrossEntropyNaN(t *testing.T) { eachLevel(t, testCrossEntropyNaN) }
 
 func testCrossEntropyNaN(t *testing.T) {

@@ -1,27 +1,28 @@
 package kernel
 
-// piece is the number of elements of a task of an elementwise kernel: 64 KiB of float32, enough to be worth a hand-over.
+// piece is the number of elements of a task of an elementwise kernel: 64 KiB of float32. Smaller tasks are not worth the cost of starting
+// them.
 const piece = 16384
 
 // Add adds v to sum.
 func Add[T Float](sum, v []T) { Sum(sum, sum, v) }
 
-// Sum writes a + b.
+// Sum writes a + b to sum.
 func Sum[T Float](sum, a, b []T) {
 	ParallelRange(len(sum), piece, func(from, to int) { sumOf(sum[from:to], a[from:to], b[from:to]) })
 }
 
-// NegExp writes -exp(x).
+// NegExp writes y = -exp(x).
 func NegExp[T Float](y, x []T) {
 	ParallelRange(len(x), piece, func(from, to int) { negExpOf(y[from:to], x[from:to]) })
 }
 
-// NegExpBackward writes the gradient of x: that of y times y.
+// NegExpBackward writes the gradient of NegExp's operand: dx = -exp(x)·dy.
 func NegExpBackward[T Float](dx, dy, x []T) {
 	ParallelRange(len(x), piece, func(from, to int) { negExpBack(dx[from:to], dy[from:to], x[from:to]) })
 }
 
-// CopyColumns copies the columns [from, from+width) of x, rows of the given stride, to y, rows of width.
+// CopyColumns copies the columns [from, from+width) of x, whose rows have stride elements, to y (rows, width).
 func CopyColumns[T Float](y, x []T, stride, from, width int) {
 	ParallelRange(len(y)/width, max(piece/width, 1), func(first, last int) {
 		for r := first; r < last; r++ {
@@ -30,8 +31,8 @@ func CopyColumns[T Float](y, x []T, stride, from, width int) {
 	})
 }
 
-// ScatterColumns writes x, rows of the given stride: the columns [from, from+width) from y, rows of width, the others
-// zero.
+// ScatterColumns copies y (rows, width) to the columns [from, from+width) of x, whose rows have stride elements. It sets the other
+// columns to zero.
 func ScatterColumns[T Float](x, y []T, stride, from, width int) {
 	ParallelRange(len(y)/width, max(piece/stride, 1), func(first, last int) {
 		clear(x[first*stride : last*stride])

@@ -1,6 +1,6 @@
 package kernel
 
-// Embedding copies the rows of weight (vocabulary, width) that ids name to y (ids, width).
+// Embedding copies row ids[i] of weight (vocabulary, width) to row i of y (ids, width).
 func Embedding[T Float](y, weight []T, ids []int, width int) {
 	ParallelRange(len(ids), 256, func(from, to int) {
 		for i := from; i < to; i++ {
@@ -9,8 +9,8 @@ func Embedding[T Float](y, weight []T, ids []int, width int) {
 	})
 }
 
-// EmbeddingBackward writes the gradient of the weight: each row the sum of the rows of dy (ids, width) that it went to.
-// Tasks are runs of columns, so that every sum is taken in the order of the ids.
+// EmbeddingBackward writes the gradient of the weight. Each row is the sum of the rows of dy (ids, width) with that id. A task is a range
+// of columns, so that every sum is taken in the order of the ids.
 func EmbeddingBackward[T Float](dWeight, dy []T, ids []int, width int) {
 	ParallelRange(len(dWeight), 16*piece, func(from, to int) { clear(dWeight[from:to]) })
 	ParallelRange(width, 64, func(from, to int) {

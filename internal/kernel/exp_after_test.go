@@ -10,10 +10,10 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// BenchmarkExpAfter measures math.Exp right after each kernel, in the same goroutine; ns/exp is to be that after nothing.
-// Go's math.Exp is made of SSE instructions, which wait for the upper halves of the registers if a kernel leaves them in
-// use. The problems are so small that each is one task, which runs in the goroutine that asks for it. (AMD's Zen 5 does not
-// wait, and shows nothing here; that every kernel cleans up is what TestAssemblyEndsWithVZEROUPPER sees to.)
+// BenchmarkExpAfter measures math.Exp directly after each kernel, in the same goroutine. Each ns/exp should equal that of kernel=none.
+// Go's math.Exp consists of SSE instructions. They are slow if a kernel has left the upper halves of the vector registers in use. The
+// problems are small enough to be one task, which runs in the calling goroutine. On AMD's Zen 5 the benchmark shows no difference, since
+// its SSE instructions do not wait. TestAssemblyEndsWithVZEROUPPER checks that every kernel clears the upper halves.
 func BenchmarkExpAfter(b *testing.B) {
 	const exps = 1000
 	for _, k := range kernelsToFollow() {
@@ -22,7 +22,7 @@ func BenchmarkExpAfter(b *testing.B) {
 			benchtest.Processors(b)
 			for b.Loop() {
 				k.run()
-				// Not the benchmark's own timer: it calls Go's runtime, which may clear the registers.
+				// The benchmark's own timer calls Go's runtime, which may clear the registers.
 				start := time.Now()
 				x := 0.5
 				for range exps {

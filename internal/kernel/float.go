@@ -8,36 +8,36 @@ import (
 // Float is a type that the kernels compute in.
 type Float interface{ float32 | float64 }
 
-// exp returns e to the power of x. In float64 it is the standard library's; in float32 a polynomial, three times as fast
-// and within two units in the last place.
+// exp returns e^x. In float64 it is math.Exp. In float32 it is a polynomial, which is three times as fast and has an error of at most two
+// units in the last place.
 func exp[T Float](x T) T {
-	// The size of T is known when the compiler instantiates the function, so the branch costs nothing.
+	// The compiler knows the size of T when it instantiates the function, so the branch costs nothing.
 	if unsafe.Sizeof(x) == 4 {
 		return T(exp32(float32(x)))
 	}
 	return T(math.Exp(float64(x)))
 }
 
-// ln 2 in two parts, the first exact in a few bits, so that an integer times it has no error.
+// ln 2 in two parts. ln2Hi has few bits, so that its product with an integer is exact.
 const (
 	ln2Hi = 0.693359375
 	ln2Lo = -2.12194440e-4
 )
 
-// exp32 reduces x to k·ln 2 + r with |r| at most half of ln 2, and evaluates Cephes' polynomial for e to the power of r.
+// exp32 writes x as k·ln 2 + r with |r| ≤ ln 2 / 2, and evaluates Cephes' polynomial for e^r.
 func exp32(x float32) float32 {
 	const (
 		log2e = 1.44269504088896341
-		// Adding 1.5·2^23 leaves no room for a fraction: the sum's low bits are x·log2e, rounded to an integer.
+		// A float32 of about 1.5·2^23 has no bits for a fraction. So the low bits of the sum are x·log2e, rounded to an integer.
 		toInteger = 12582912
 	)
-	if !(x > -87 && x < 88) { // the result is denormal, overflows, or x is not a number
+	if !(x > -87 && x < 88) { // the result is denormal or overflows, or x is NaN
 		return float32(math.Exp(float64(x)))
 	}
 	shifted := float32(x*log2e) + toInteger
 	k := shifted - toInteger
 	r := x - k*ln2Hi - k*ln2Lo
-	// Pairs of terms (Estrin's scheme) wait less for each other than Horner's one long chain.
+	// Estrin's scheme has shorter chains of dependent operations than Horner's.
 	r2 := r * r
 	p := (1.9875691500e-4*r+1.3981999507e-3)*r2 + (8.3334519073e-3*r + 4.1665795894e-2)
 	p = p*r2 + (1.6666665459e-1*r + 5.0000001201e-1)
@@ -45,7 +45,7 @@ func exp32(x float32) float32 {
 	return p * math.Float32frombits((math.Float32bits(shifted)+127)<<23)
 }
 
-// softplus returns log(1 + e^x), and x itself above 20, the threshold of the reference implementation.
+// softplus returns log(1 + e^x), or x if x > 20, the threshold of the reference implementation.
 func softplus[T Float](x T) T {
 	if x > 20 {
 		return x
@@ -56,15 +56,15 @@ func softplus[T Float](x T) T {
 	return T(math.Log1p(math.Exp(float64(x))))
 }
 
-// log1p32 returns log(1 + x) for x from 0 to 2^30, within three units in the last place: Cephes' polynomial for the logarithm
-// of the sum, and to first order what the sum lost by rounding.
+// log1p32 returns log(1 + x) for x from 0 to 2^30, with an error of at most three units in the last place. It evaluates Cephes' polynomial
+// for the logarithm of the rounded sum 1 + x, and adds a first-order correction for the rounding.
 func log1p32(x float32) float32 {
-	if !(x < 1<<30) { // out of range, or not a number
+	if !(x < 1<<30) { // out of range, or NaN
 		return float32(math.Log1p(float64(x)))
 	}
 	sum := 1 + x
 	lost := (x - (sum - 1)) / sum
-	// sum = m·2^k with m from √½ to √2: adding the difference of 1 and √½ carries into the exponent where m would be larger.
+	// sum = m·2^k with m in [√½, √2). Adding the difference between the bits of 1 and of √½ carries into the exponent if m were larger.
 	bits := math.Float32bits(sum) + 0x3f800000 - 0x3f3504f3
 	k := float32(int32(bits>>23) - 127)
 	m := math.Float32frombits(bits&0x7fffff+0x3f3504f3) - 1

@@ -8,7 +8,7 @@ type Activation int
 // The activations.
 const (
 	SiLU Activation = iota // x·sigmoid(x)
-	GELU                   // x·Φ(x), Φ the normal distribution: Hendrycks and Gimpel, "Gaussian Error Linear Units"
+	GELU                   // x·Φ(x), with Φ the standard normal distribution (Hendrycks and Gimpel, "Gaussian Error Linear Units")
 )
 
 func (a Activation) String() string { return [...]string{"SiLU", "GELU"}[a] }
@@ -59,7 +59,7 @@ func GateBackward[T Float](f Activation, dgate, dx, dy, gate, x []T) {
 	ParallelRange(len(x), piece, func(from, to int) {
 		dgate, dx, dy, gate, x := dgate[from:to], dx[from:to], dy[from:to], gate[from:to], x[from:to]
 		for i, v := range dy {
-			dx[i] = v * x[i] // for a moment, the gradient by f(gate)
+			dx[i] = v * x[i] // temporarily the gradient of f(gate)
 		}
 		activateBack(f, dgate, dx, gate)
 		activate(f, dx, gate)
@@ -69,13 +69,13 @@ func GateBackward[T Float](f Activation, dgate, dx, dy, gate, x []T) {
 	})
 }
 
-// gelu and its slope are computed in float64 for either type: there is no other error function.
+// gelu returns x·Φ(x). It and geluSlope compute in float64 for both types, since Go has no error function for float32.
 func gelu[T Float](x T) T { return T(float64(x) * normalCDF(float64(x))) }
 
 func geluSlope[T Float](x T) T {
 	v := float64(x)
 	if math.IsInf(v, 0) {
-		return T(normalCDF(v)) // where v·exp(-v²/2) is no number
+		return T(normalCDF(v)) // v·exp(-v²/2) would be NaN
 	}
 	return T(normalCDF(v) + v*math.Exp(-v*v/2)/math.Sqrt(2*math.Pi))
 }

@@ -6,19 +6,19 @@ import (
 	"time"
 )
 
-// A goroutine that has helped a job stays a little and looks for the next one. To start another means to wake a sleeping
-// processor, which takes 100 µs and more, as long as a small job; and in a model's step one job follows the other.
+// After a goroutine has helped with a job, it waits in a loop for the next job for a short time. In a model's step one job follows the
+// other. A new goroutine would have to wake a sleeping processor, which takes 100 µs or more, as long as a small job.
 var (
-	// offers are functions to call, each with a helper that is to take it.
+	// offers holds functions to call. For each there is a helper that will take it.
 	offers = make(chan func(), 256)
-	// idle is the number of helpers that look for an offer, less those that there is one for.
+	// idle is the number of waiting helpers, minus those for which an offer has been announced.
 	idle atomic.Int64
 )
 
-// patience is how long somebody looks for what is about to come before he lets his processor go.
+// patience is how long a goroutine polls before it stops using its processor.
 const patience = 100 * time.Microsecond
 
-// help has another goroutine call f. Unlike a go statement with a function's value, it allocates nothing.
+// help has another goroutine call f. Unlike a go statement with a function value, it allocates nothing.
 func help(f func()) {
 	if !takeIdle() {
 		go helper()
@@ -26,7 +26,7 @@ func help(f func()) {
 	offers <- f
 }
 
-// takeIdle takes one from idle unless it is zero.
+// takeIdle decrements idle and returns true, unless idle is zero.
 func takeIdle() bool {
 	for n := idle.Load(); n > 0; n = idle.Load() {
 		if idle.CompareAndSwap(n, n-1) {
@@ -43,7 +43,7 @@ func helper() {
 			if takeIdle() {
 				return
 			}
-			f = <-offers // it is for one of those who look
+			f = <-offers // an offer has been announced for a waiting helper
 		}
 		f()
 		if idle.Add(1) >= int64(runtime.GOMAXPROCS(0)) && takeIdle() {
@@ -52,7 +52,7 @@ func helper() {
 	}
 }
 
-// poll receives, if something is sent soon.
+// poll receives from c. It returns false if nothing arrives within patience.
 func poll[T any](c <-chan T) (v T, ok bool) {
 	begin := time.Now()
 	for i := 1; ; i++ {

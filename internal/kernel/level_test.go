@@ -6,7 +6,7 @@ import (
 	"github.com/gomamba/mamba/internal/cpu"
 )
 
-// eachLevel runs a test at every level that this processor has.
+// eachLevel runs a test at every level of instructions that this processor has.
 func eachLevel(t *testing.T, test func(t *testing.T)) {
 	best := level
 	defer func() { level = best }()

@@ -28,7 +28,7 @@ func (l *Linear[T]) Forward(y []T) {
 	l.Gemm(blas.NoTrans, blas.Trans, l.Rows, l.Out, l.In, 1, l.X, l.In, l.Weight, l.In, beta, y, l.Out)
 }
 
-// Backward writes the gradients of x, the weight and, unless it is nil, the bias.
+// Backward writes the gradients dx (rows, in), dWeight (out, in) and, unless it is nil, dBias (out), from the gradient dy of y.
 func (l *Linear[T]) Backward(dy, dx, dWeight, dBias []T) {
 	l.Gemm(blas.NoTrans, blas.NoTrans, l.Rows, l.In, l.Out, 1, dy, l.Out, l.Weight, l.In, 0, dx, l.In)
 	l.Gemm(blas.Trans, blas.NoTrans, l.Out, l.In, l.Rows, 1, dy, l.Out, l.X, l.In, 0, dWeight, l.In)

@@ -18,7 +18,7 @@ func (l *LowRank[T]) Forward(y []T) {
 	l.Gemm(blas.NoTrans, blas.NoTrans, l.Out, l.In, l.Rank, l.Scale, l.B, l.Rank, l.A, l.In, 1, y, l.In)
 }
 
-// Backward writes the gradients of b and a. That of w is dy.
+// Backward writes the gradients of b and a. The gradient of w is dy itself.
 func (l *LowRank[T]) Backward(dy, db, da []T) {
 	l.Gemm(blas.NoTrans, blas.Trans, l.Out, l.Rank, l.In, l.Scale, dy, l.In, l.A, l.In, 0, db, l.Rank)
 	l.Gemm(blas.Trans, blas.NoTrans, l.Rank, l.In, l.Out, l.Scale, l.B, l.Rank, dy, l.In, 0, da, l.In)

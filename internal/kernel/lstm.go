@@ -5,17 +5,19 @@ import "math"
 // LSTM is the recurrence of a long short-term memory (Hochreiter and Schmidhuber, "Long Short-Term Memory"; with the forget gate
 // of Gers et al., "Learning to Forget"):
 //
-//	i, f, o = σ(z + R h(t-1)),  g = tanh(z + R h(t-1)),  each with its rows of z and R, in the order i, f, g, o
+//	i, f, o = σ(z + R h(t-1)),  g = tanh(z + R h(t-1))
 //	c(t) = f c(t-1) + i g,  h(t) = o tanh(c(t))
+//
+// The rows of z and R are those of i, f, g and o, in this order.
 type LSTM[T Float] struct {
 	Batch, Length, Width int
-	Z                    []T    // (batch, length, 4·width): what the input adds to the gates
+	Z                    []T    // (batch, length, 4·width): the input's part of the gates before their activations
 	R                    []T    // (4·width, width)
-	State                []T    // (batch, 2·width): h, and c behind it; nil for zeros
+	State                []T    // (batch, 2·width): h, then c, before the first step; nil for zeros
 	Start                []bool // (batch, length): where a sequence starts; nil for none
 }
 
-// Forward writes h to y (batch, length, width) and the state after the last step to next, unless that is nil.
+// Forward writes h to y (batch, length, width). Unless next is nil, it writes the state after the last step to next, (batch, 2·width).
 func (l *LSTM[T]) Forward(y, next []T) {
 	Parallel(l.Batch, func(b int) {
 		w := l.Width
@@ -42,8 +44,8 @@ func (l *LSTM[T]) Forward(y, next []T) {
 	})
 }
 
-// Backward writes the gradients of what Forward read, from those of what it wrote. The gates are computed again; dnext and
-// dstate may be nil.
+// Backward writes dz, dr and, unless it is nil, dstate: the gradients of Z, R and State, in their shapes. dy and dnext are the gradients of
+// Forward's y and next. dnext may be nil, for zeros. Backward recomputes h and the gates.
 func (l *LSTM[T]) Backward(dy, dnext, dz, dr, dstate []T) {
 	w := l.Width
 	hidden := Borrow[T](l.Batch * l.Length * w)
@@ -86,7 +88,7 @@ func (l *LSTM[T]) backward(b int, hidden, dy, dnext, dz, dstate []T) {
 		copy(dc, dnext[(2*b+1)*w:][:w])
 	}
 	for t := l.Length - 1; t >= 0; t-- {
-		d := dz[(b*l.Length+t)*4*w:][:4*w] // the gates until here
+		d := dz[(b*l.Length+t)*4*w:][:4*w] // holds the gates, and is overwritten by their gradients
 		starts := l.starts(b, t)
 		for j := range w {
 			i, f, g, o := d[j], d[w+j], d[2*w+j], d[3*w+j]
@@ -98,7 +100,7 @@ func (l *LSTM[T]) backward(b int, hidden, dy, dnext, dz, dstate []T) {
 			dcell := dc[j] + e*o*(1-c*c)
 			d[j], d[w+j] = dcell*g*i*(1-i), dcell*past*f*(1-f)
 			if starts || t == 0 && l.State == nil {
-				d[w+j] = 0 // even where its gradient is NaN
+				d[w+j] = 0 // zero even if its gradient is NaN: f had no effect
 			}
 			d[2*w+j], d[3*w+j] = dcell*i*(1-g*g), e*c*o*(1-o)
 			dc[j] = dcell * f
@@ -121,7 +123,7 @@ func (l *LSTM[T]) backward(b int, hidden, dy, dnext, dz, dstate []T) {
 	space.Return()
 }
 
-// gates writes i, f, g and o of step t, which has h before it.
+// gates writes i, f, g and o of step t to gates. h is h(t-1), nil for zeros.
 func (l *LSTM[T]) gates(b, t int, h, gates []T) {
 	w := l.Width
 	z := l.Z[(b*l.Length+t)*4*w:][:4*w]
@@ -137,11 +139,11 @@ func (l *LSTM[T]) gates(b, t int, h, gates []T) {
 		}
 	}
 	if h == nil {
-		clear(gates[w : 2*w]) // there is nothing to forget
+		clear(gates[w : 2*w]) // c(t-1) is zero, so f has no effect
 	}
 }
 
-// before is h as step t finds it, nil for zeros: they are not multiplied, since a NaN times zero is one.
+// before returns h(t-1), or nil if it is zero. The caller leaves out the products with zeros, since NaN times zero is NaN.
 func (l *LSTM[T]) before(b, t int, y []T) []T {
 	w := l.Width
 	switch {

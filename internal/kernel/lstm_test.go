@@ -46,7 +46,7 @@ func (l *LSTM[T]) run() (y, next []T) {
 	return y, next
 }
 
-// lstmPlain is the definition, one number at a time.
+// lstmPlain computes the definition, one number at a time.
 func lstmPlain(l *LSTM[float64]) (y, next []float64) {
 	w := l.Width
 	for b := range l.Batch {
@@ -92,7 +92,7 @@ func TestLSTMAgainstDefinition(t *testing.T) {
 	})
 }
 
-// The gradients of a weighted sum of all results, against central differences.
+// The gradients of a weighted sum of all results equal central differences.
 func TestLSTMGradients(t *testing.T) {
 	eachLSTM(t, func(t *testing.T, l *LSTM[float64]) {
 		y, next := l.run()
@@ -150,7 +150,7 @@ func TestLSTMProcessors(t *testing.T) {
 	for _, n := range []int{2, 3, 8} {
 		runtime.GOMAXPROCS(n)
 		if !slices.Equal(all(), want) {
-			t.Errorf("%d processors give another result than one", n)
+			t.Errorf("GOMAXPROCS %d: the results differ from those of GOMAXPROCS 1", n)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 package kernel
 
-// Products of vectors of size and of matrices (size, size), any number of them one after another, each result its own. With a
-// size of 1 all of them are the product element by element.
+// The functions below multiply vectors of size elements and matrices (size, size). Each argument is a sequence of vectors or matrices in
+// contiguous memory. The i-th result is the product of the i-th operands. With size 1 all functions are the elementwise product.
 
 // OuterProduct writes s = k vᵀ.
 func OuterProduct[T Float](s, k, v []T, size int) {
@@ -18,7 +18,7 @@ func OuterProduct[T Float](s, k, v []T, size int) {
 	})
 }
 
-// VectorMatrix writes y = qᵀ s, the sums over the rows of s in order.
+// VectorMatrix writes y = qᵀ s. It adds the rows of s in order.
 func VectorMatrix[T Float](y, q, s []T, size int) {
 	eachMatrix(len(q), size, func(from, to int) {
 		if size == 1 {
@@ -35,7 +35,7 @@ func VectorMatrix[T Float](y, q, s []T, size int) {
 	})
 }
 
-// MatrixVector writes y = s v, the sums over the columns of s in order.
+// MatrixVector writes y = s v. It adds the columns of s in order.
 func MatrixVector[T Float](y, s, v []T, size int) {
 	eachMatrix(len(v), size, func(from, to int) {
 		if size == 1 {
@@ -61,7 +61,7 @@ func product[T Float](y, a, b []T) {
 	addProduct(y, a, b)
 }
 
-// eachMatrix runs task for all ranges of n elements of vectors, whole vectors each.
+// eachMatrix cuts the n elements of the vectors into ranges of whole vectors and calls task for each range, in parallel.
 func eachMatrix(n, size int, task func(from, to int)) {
 	ParallelRange(n/size, max(piece/(size*size), 1), func(from, to int) { task(from*size, to*size) })
 }

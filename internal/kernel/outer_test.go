@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// The products against their sums written out in float64, at any size and alignment; nothing beside the results is written.
+// The products equal sums in float64 to within rounding, at any size and alignment. Nothing but the results is written.
 func TestProductsOfVectors(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {

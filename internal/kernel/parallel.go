@@ -6,10 +6,10 @@ import (
 	"sync/atomic"
 )
 
-// Parallel calls task(0) … task(n-1), spread over the processors, and returns when all are done. One task, or one
-// processor, costs a call.
+// Parallel calls task(0) … task(n-1), spread over the processors, and returns when all are done. With one task or one processor it calls
+// them in order in the calling goroutine.
 //
-// Which processor runs a task, and when, is left to chance: a task writes only what no other task reads or writes.
+// The tasks run in any order, on any processor. So a task must write only memory that no other task reads or writes.
 func Parallel(n int, task func(i int)) {
 	processors := runtime.GOMAXPROCS(0)
 	helpers := min(n, processors) - 1
@@ -25,7 +25,7 @@ func Parallel(n int, task func(i int)) {
 	}
 	j.task, j.n = task, int64(n)
 	j.next.Store(0)
-	j.left.Store(int64(n) + 1) // one is the caller's own
+	j.left.Store(int64(n) + 1) // the 1 is for the caller
 	j.users.Store(int64(helpers) + 1)
 	for range helpers {
 		if helping.Load() >= int64(2*processors) {
@@ -44,23 +44,23 @@ func Parallel(n int, task func(i int)) {
 	j.leave()
 }
 
-// job is a call of Parallel. It waits for its tasks alone, not for the goroutines that help it: one that starts when all
-// tasks are taken finds nothing to do, and nobody waits for it.
+// job is a call of Parallel. The call waits for its tasks, not for the goroutines that help it. A helper that starts after all tasks are
+// taken finds nothing to do, and nobody waits for it.
 type job struct {
 	task     func(i int)
 	n        int64
 	next     atomic.Int64 // the first task that nobody has taken
-	left     atomic.Int64 // tasks that are not done, and one
-	users    atomic.Int64 // the caller, and the goroutines that help it: the last makes the job free for another call
+	left     atomic.Int64 // number of tasks that are not done, plus 1 until the caller has no more tasks to run
+	users    atomic.Int64 // number of goroutines that use the job: the caller and its helpers; the last one returns it to jobs
 	finished chan struct{}
-	help     func() // made once: a function's value allocates
+	help     func() // made once, since a function value allocates
 }
 
 var (
-	// jobs holds those without users: a call allocates nothing.
+	// jobs holds jobs without users, so that a call allocates nothing.
 	jobs sync.Pool
-	// helping is the number of goroutines that help a job, or are about to. Small jobs one after the other would otherwise
-	// pile them up: the first job is done before the first helper starts.
+	// helping is the number of goroutines that help a job or will do so. It limits their number: small jobs in sequence would start more
+	// and more helpers, since a small job is done before its first helper starts.
 	helping atomic.Int64
 )
 
@@ -76,7 +76,7 @@ func newJob() *job {
 	return j
 }
 
-// work runs tasks while there are any, and returns how many it ran.
+// work runs tasks until all are taken, and returns the number of tasks that it ran.
 func (j *job) work() (done int64) {
 	for i := j.next.Add(1) - 1; i < j.n; i = j.next.Add(1) - 1 {
 		j.task(int(i))
@@ -92,8 +92,8 @@ func (j *job) leave() {
 	}
 }
 
-// ParallelWith is Parallel for tasks that need a workspace: each processor makes one and hands it from task to task. What a
-// task finds in it is left to chance too.
+// ParallelWith is Parallel for tasks that need a workspace. Each goroutine makes one workspace and passes it to all its tasks. A task must
+// not depend on the contents that it finds there.
 func ParallelWith[W any](n int, workspace func() W, task func(w W, i int)) {
 	workers := min(n, runtime.GOMAXPROCS(0))
 	if workers <= 1 {

@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// Every task runs once, and before Parallel returns: from many goroutines at once, and within tasks.
+// Every task runs exactly once before Parallel returns, also if many goroutines call Parallel at the same time, or tasks call it.
 func TestParallel(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, processors := range []int{1, 2, 5} {
@@ -65,7 +65,7 @@ func TestParallelRange(t *testing.T) {
 	}
 }
 
-// No two tasks have one workspace at the same time.
+// No two tasks use the same workspace at the same time.
 func TestParallelWith(t *testing.T) {
 	for n := range 40 {
 		var made, ran atomic.Int64
@@ -81,7 +81,7 @@ func TestParallelWith(t *testing.T) {
 	}
 }
 
-// Helpers wait for a next job, find it, and go when none comes.
+// Helpers wait for the next job, take it, and end if none comes.
 func TestHelpersGo(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 3 {
@@ -94,7 +94,7 @@ func TestHelpersGo(t *testing.T) {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%d goroutines more, %d look for offers, of which there are %d", n-before, looking, len(offers))
+				t.Fatalf("%d goroutines more than before, %d of them idle, %d offers", n-before, looking, len(offers))
 			}
 		}
 	}
@@ -107,7 +107,7 @@ func TestParallelMakesNoGarbage(t *testing.T) {
 	}
 }
 
-// What a hand-over costs beside the work: tasks of no work, and of about two and twenty microseconds.
+// BenchmarkParallel measures the cost of starting tasks: tasks without work, and tasks of about 2 and 20 microseconds.
 func BenchmarkParallel(b *testing.B) {
 	x := make([]float32, 1<<20)
 	for _, elements := range []int{1, 16384, 131072} {

@@ -14,7 +14,7 @@ type RMSNorm[T Float] struct {
 	Weight []T // (width)
 }
 
-// scale returns 1/sqrt(mean(x²) + eps), with the mean taken in float64: no row overflows that its own type can hold.
+// scale returns 1/sqrt(mean(x²) + eps). The mean is in float64, so that the squares of large float32 do not overflow.
 func (r *RMSNorm[T]) scale(x []T) T { return T(1 / math.Sqrt(squares(x)/float64(r.Width)+r.Eps)) }
 
 // Forward writes y (rows, width).
@@ -27,8 +27,12 @@ func (r *RMSNorm[T]) Forward(y []T) {
 	})
 }
 
-// Backward writes the gradients of x and the weight. With x̂ = x·s and g = dy·weight, dx = s·(g - x̂·mean(g·x̂)) and
-// dweight = Σ dy·x̂ over the rows: in T over those of a task, in float64 over the tasks.
+// Backward writes the gradients of x and the weight, from the gradient dy of y. With x̂ = x·s and g = dy·weight,
+//
+//	dx = s·(g - x̂·mean(g·x̂))
+//	dweight = Σ dy·x̂ over the rows
+//
+// The sum is in T over the rows of a task, and in float64 over the tasks.
 func (r *RMSNorm[T]) Backward(dy, dx, dWeight []T) {
 	rows := len(r.X) / r.Width
 	part := Borrow[T]((rows + rmsRows - 1) / rmsRows * r.Width) // each task's sum over its rows

@@ -2,8 +2,8 @@ package kernel
 
 import "math"
 
-// What RMSNorm, cross-entropy and the gradients of parameters do with rows. Sums of a row are in float64: nothing overflows
-// that the elements' own type can hold. All slices of a call have one length.
+// The functions below process rows, for RMSNorm, cross-entropy and the gradients of parameters. All slices of a call have one length. Sums
+// are in float64, so that sums and squares of large float32 do not overflow.
 
 // add64 adds x to sum.
 func add64[T Float](sum []float64, x []T) {
@@ -62,7 +62,7 @@ func normBack[T Float](dx, dy, x, w []T, s, mean T) {
 	}
 }
 
-// largest returns the largest element that is a number, -Inf if there is none.
+// largest returns the largest element that is not NaN, or -Inf if there is none.
 func largest[T Float](x []T) T {
 	if x32, ok := asm32(x); ok {
 		return T(largest32s(x32))
@@ -99,7 +99,7 @@ func expSumTo[T Float](y, x []T, top T) (sum float64) {
 	return sum
 }
 
-// sumRows writes the sum of rows of len(sum) numbers, in float64; nothing if sum is nil.
+// sumRows writes the sum of all rows, each of len(sum) elements. It adds in float64. It writes nothing if sum is nil.
 func sumRows[T Float](sum, rows []T) {
 	const chunk = 256
 	ParallelRange(len(sum), chunk, func(from, to int) {

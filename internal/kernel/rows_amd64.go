@@ -8,7 +8,7 @@ import (
 	"github.com/gomamba/mamba/internal/cpu"
 )
 
-// Each of these is the loop of rows.go that calls it, at a level that has assembly.
+// Each function computes the loop of its caller in rows.go, in assembly.
 
 func addTo64s(sum []float64, x []float32) {
 	if len(x) == 0 {

@@ -4,42 +4,42 @@
 
 package kernel
 
-// rowAdd64AVX2 is sum[i] += float64(x[i]), for n elements.
+// rowAdd64AVX2 computes sum[i] += float64(x[i]) for n elements.
 //
 //go:noescape
 func rowAdd64AVX2(sum *float64, x *float32, n int)
 
-// rowSquaresAVX2 returns Σ float64(x[i])², of n elements.
+// rowSquaresAVX2 returns Σ float64(x[i])² of n elements.
 //
 //go:noescape
 func rowSquaresAVX2(x *float32, n int) float64
 
-// rowNormAVX2 is y[i] = x[i]·s·w[i], for n elements.
+// rowNormAVX2 computes y[i] = x[i]·s·w[i] for n elements.
 //
 //go:noescape
 func rowNormAVX2(y *float32, x *float32, w *float32, s float32, n int)
 
-// rowNormSumsAVX2 is dw[i] += dy[i]·x[i]·s, and returns Σ dy[i]·w[i]·x[i]·s in float64, for n elements.
+// rowNormSumsAVX2 computes dw[i] += dy[i]·x[i]·s for n elements, and returns Σ dy[i]·w[i]·x[i]·s, summed in float64.
 //
 //go:noescape
 func rowNormSumsAVX2(dw *float32, dy *float32, x *float32, w *float32, s float32, n int) float64
 
-// rowNormBackAVX2 is dx[i] = s·(dy[i]·w[i] - x[i]·s·mean), for n elements.
+// rowNormBackAVX2 computes dx[i] = s·(dy[i]·w[i] - x[i]·s·mean) for n elements.
 //
 //go:noescape
 func rowNormBackAVX2(dx *float32, dy *float32, x *float32, w *float32, s float32, mean float32, n int)
 
-// rowMaxAVX2 returns the largest of n elements, of which NaN is none: -Inf if there is none.
+// rowMaxAVX2 returns the largest of n elements that is not NaN, or -Inf if there is none.
 //
 //go:noescape
 func rowMaxAVX2(x *float32, n int) float32
 
-// rowExpSumAVX2 returns Σ e^(x[i]-top) in float64, of n elements.
+// rowExpSumAVX2 returns Σ e^(x[i]-top) of n elements, summed in float64.
 //
 //go:noescape
 func rowExpSumAVX2(x *float32, top float32, n int) float64
 
-// rowExpSumToAVX2 is y[i] = e^(x[i]-top), and returns their sum in float64, for n elements.
+// rowExpSumToAVX2 computes y[i] = e^(x[i]-top) for n elements, and returns Σ y[i], summed in float64.
 //
 //go:noescape
 func rowExpSumToAVX2(y *float32, x *float32, top float32, n int) float64

@@ -11,8 +11,8 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// Every function of rows against its definition in float64, at any length and alignment, with values of any size that
-// float32 has; nothing beside the results is written.
+// Every function of rows.go equals its definition in float64 to within rounding, at any length and alignment, for float32 of any
+// magnitude. Nothing but the results is written.
 func TestRowsAnyLength(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
@@ -138,13 +138,13 @@ func TestSumRows(t *testing.T) {
 	})
 }
 
-// RMSNorm against its definition.
+// RMSNorm and its gradients equal their definition to within rounding.
 func TestRMSNormAgainstReference(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
 			rows, width := rapid.SampledFrom([]int{1, 2, 63, 64, 65, 200}).Draw(t, "rows"), rapid.SampledFrom([]int{1, 2, 7, 16, 33, 300}).Draw(t, "width")
 			r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 4))
-			// With a smaller eps a row of small numbers would magnify what it loses by rounding.
+			// With a smaller eps, rounding errors of a row of small numbers would be magnified.
 			n := &RMSNorm[float64]{Width: width, Eps: 0.1, X: normals(r, rows*width), Weight: normals(r, width)}
 			dy := normals(r, rows*width)
 			y, dx, dWeight := referenceRMSNorm(n, dy)
@@ -161,7 +161,7 @@ func TestRMSNormAgainstReference(t *testing.T) {
 			n32.Forward(y32)
 			n32.Backward(narrow(dy), dx32, dWeight32)
 			for i, got := range [][]float32{y32, dx32, dWeight32} {
-				// The last is a sum over the rows of terms of about 1 in size, which may cancel.
+				// The last result is a sum over the rows. Its terms are of magnitude 1 and may cancel.
 				tol := []float64{3e-6, 3e-6, 3e-6 + 1e-7*float64(rows)}[i]
 				if err := far(got, [][]float64{y, dx, dWeight}[i], tol); err != nil {
 					t.Fatalf("float32: result %d: %v", i, err)
@@ -192,7 +192,7 @@ func referenceRMSNorm(n *RMSNorm[float64], dy []float64) (y, dx, dWeight []float
 	return y, dx, dWeight
 }
 
-// No row overflows, or vanishes, that float32 can hold.
+// A row of float32 of any magnitude neither overflows nor underflows.
 func TestRMSNormSizes(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		for _, size := range []float32{1e-38, 1e-20, 1e19, 3e38} {

@@ -5,19 +5,19 @@ import (
 	"math/cmplx"
 )
 
-// S4 is a time-invariant state space for each channel (Gu and Dao's algorithm 1; Gu et al., "On the Parameterization and
-// Initialization of Diagonal State Space Models", S4D). With Δ = e^LogDelta, and for each of its modes n a complex number
-// a = -e^LogDecay + i·Frequency, discretised to w and b:
+// S4 is a time-invariant state space model for each channel (Gu and Dao, "Mamba", algorithm 1; Gu et al., "On the Parameterization and
+// Initialization of Diagonal State Space Models", S4D). Δ = e^LogDelta. Each mode n has a = -e^LogDecay + i·Frequency, which is
+// discretised to w and b:
 //
 //	h_t = w h_{t-1} + b u_t
 //	y_t = s·Re Σ_n c_n h_t + D u_t
 //
-// Complex modes stand for themselves and their conjugates, hence s = 2; real ones, without Frequency, have s = 1. The input
-// matrix B is 1: only its product with c enters y.
+// A complex mode stands for itself and its conjugate, so s = 2. Real modes have no Frequency and s = 1. The input matrix B is 1, since y
+// depends only on its product with c.
 //
-// It runs in two ways, which are one function: Convolve for whole sequences, Scan step by step. Both compute in float64 for
-// either type: the kernel is a sum of powers of w up to the length, and a transform adds up all steps; what they cost is
-// small beside the products with matrices around them.
+// Convolve processes whole sequences, Scan goes step by step. They compute the same function. Both compute in float64 for either type, since
+// the convolution kernel is a sum of powers of w up to the length and a transform adds up all steps. Their cost is small compared with the
+// matrix products around them.
 type S4[T Float] struct {
 	Batch, Length, Channels, Modes int
 	Bilinear                       bool // w = (1 + Δa/2)/(1 - Δa/2), b = Δ/(1 - Δa/2); else w = e^{Δa}, b = (w - 1)/a
@@ -25,19 +25,19 @@ type S4[T Float] struct {
 	U                   []T // (batch, length, channels)
 	LogDelta            []T // (channels)
 	LogDecay, Frequency []T // (channels, modes); Frequency is nil for real modes
-	C                   []T // (channels, state): the real parts of the modes, and the imaginary parts behind them, if complex
+	C                   []T // (channels, state): the real parts of all modes, then, for complex modes, the imaginary parts
 	D                   []T // (channels), or nil
 
-	Initial []T    // of Scan: (batch, channels, state) in the order of C, or nil
-	Start   []bool // of Scan: (batch, length), or nil
+	Initial []T    // only for Scan: (batch, channels, state), in the order of C, or nil
+	Start   []bool // only for Scan: (batch, length), or nil
 }
 
-// S4Grad is where gradients are written to, each of the size of its operand; nil for one that there is not.
+// S4Grad receives the gradients of an S4's operands, in their shapes. Those of absent operands are nil.
 type S4Grad[T Float] struct {
 	U, LogDelta, LogDecay, Frequency, C, D, Initial []T
 }
 
-// state is the number of real numbers in a channel's state.
+// state returns the number of real numbers in a channel's state.
 func (s *S4[T]) state() int {
 	if s.Frequency == nil {
 		return s.Modes
@@ -45,13 +45,13 @@ func (s *S4[T]) state() int {
 	return 2 * s.Modes
 }
 
-// mode is a mode of a channel, discretised.
+// mode is a discretised mode of a channel.
 type mode struct {
 	a, w, b, c complex128
 	delta      float64
 }
 
-// scale is s.
+// scale returns s, 1 for real modes and 2 for complex modes.
 func (s *S4[T]) scale() float64 {
 	if s.Frequency == nil {
 		return 1
@@ -73,7 +73,7 @@ func (s *S4[T]) modes(m []mode, d int) {
 	}
 }
 
-// complexAt returns the number of mode n in a vector of the order of C, the d-th of its kind.
+// complexAt returns the value of mode n in row d of v (…, state), whose rows have the order of C.
 func (s *S4[T]) complexAt(v []T, d, n int) complex128 {
 	if s.Frequency == nil {
 		return complex(float64(v[d*s.Modes+n]), 0)
@@ -102,7 +102,7 @@ func (m *mode) discretise(bilinear bool) {
 	m.b = complex(m.delta, 0) * expm1OverZ(z)
 }
 
-// expm1OverZ is (e^z - 1)/z, without loss where z is small.
+// expm1OverZ returns (e^z - 1)/z, without cancellation for small z.
 func expm1OverZ(z complex128) complex128 {
 	if z == 0 {
 		return 1
@@ -112,7 +112,8 @@ func expm1OverZ(z complex128) complex128 {
 	return complex(math.Expm1(x)*math.Cos(y)-2*sin*sin, math.Exp(x)*math.Sin(y)) / z
 }
 
-// slope is the derivative of Δ·(e^z - 1)/z by a, over Δ²: (z e^z - e^z + 1)/z² = Σ_k z^k (k+1)/(k+2)!.
+// slope returns the derivative of (e^z - 1)/z: (z e^z - e^z + 1)/z² = Σ_k z^k (k+1)/(k+2)!. With z = Δa, Δ² times it is the derivative of b
+// with respect to a.
 func slope(z complex128) complex128 {
 	if cmplx.Abs(z) > 0.5 {
 		e := cmplx.Exp(z)
@@ -126,15 +127,15 @@ func slope(z complex128) complex128 {
 	return sum
 }
 
-// modeGrad is the gradients by a mode's w, b and c. A gradient by a complex number z is the complex number of the gradients by
-// its parts; what comes back through a function f of z is then conj(f'(z)) times what comes in.
+// modeGrad holds the gradients of a mode's w, b and c. The gradient of a complex number is the gradient of its real part plus i times that
+// of its imaginary part. With this definition, the gradient of z is conj(f'(z)) times the gradient of f(z).
 type modeGrad struct{ w, b, c complex128 }
 
-// back turns gradients by w and b into those by a and Δ.
+// back returns the gradients of a and Δ, from those of w and b.
 func (m *mode) back(g modeGrad, bilinear bool) (a complex128, delta float64) {
 	dt := complex(m.delta, 0)
 	z := dt * m.a
-	var wa, wd, ba, bd complex128 // the derivatives of w and b by a and by Δ
+	var wa, wd, ba, bd complex128 // derivatives of w and b with respect to a and Δ
 	if bilinear {
 		square := (1 - z/2) * (1 - z/2)
 		wa, wd, ba, bd = dt/square, m.a/square, dt*dt/2/square, 1/square
@@ -144,7 +145,7 @@ func (m *mode) back(g modeGrad, bilinear bool) (a complex128, delta float64) {
 	return cmplx.Conj(wa)*g.w + cmplx.Conj(ba)*g.b, real(cmplx.Conj(wd)*g.w + cmplx.Conj(bd)*g.b)
 }
 
-// writeGrad writes the gradients by a channel's parameters, all but D.
+// writeGrad writes the gradients of all parameters of a channel except D.
 func (s *S4[T]) writeGrad(grad *S4Grad[T], d int, m []mode, g []modeGrad) {
 	delta := 0.0
 	for n := range m {

@@ -7,7 +7,7 @@ import (
 	"gonum.org/v1/gonum/dsp/fourier"
 )
 
-// convolver is what a processor needs to convolve: the transform of a length, and sequences of it.
+// convolver is the workspace of a task: a Fourier transform of n elements, and memory for sequences and their transforms.
 type convolver struct {
 	n                int
 	fft              *fourier.FFT
@@ -17,7 +17,8 @@ type convolver struct {
 	grads            []modeGrad
 }
 
-// convolvers are those that nobody uses, a pool for each length of the transform: its factors take as long to make as to use.
+// convolvers maps a transform length to a sync.Pool of convolvers that are not in use. They are reused because making the factors of a
+// transform takes as long as the transform.
 var convolvers sync.Map
 
 func newConvolver(n, modes int) *convolver {
@@ -42,8 +43,8 @@ func (c *convolver) release() {
 	pool.(*sync.Pool).Put(c)
 }
 
-// transformLength returns the length of a transform in which a kernel and a sequence of a length do not wrap around: the next
-// one of factors 2, 3 and 5, which are fast.
+// transformLength returns the length of the transform that convolves a kernel and a sequence of the given length without wrapping around:
+// at least 2·length-1, with only the factors 2, 3 and 5, for which the transform is fast.
 func transformLength(length int) int {
 	best := 0
 	for _, odd := range []int{1, 3, 5, 9, 15} {
@@ -58,7 +59,7 @@ func transformLength(length int) int {
 	return best
 }
 
-// transform writes the transform of a channel of v, (batch, length, channels), and reports whether all of it is finite.
+// transform writes to to the transform of a channel of v (batch, length, channels), and reports whether the channel is finite.
 func (s *S4[T]) transform(c *convolver, to []complex128, v []T, b, d int) bool {
 	row, check := v[b*s.Length*s.Channels+d:], 0.0
 	for t := range s.Length {
@@ -70,7 +71,8 @@ func (s *S4[T]) transform(c *convolver, to []complex128, v []T, b, d int) bool {
 	return check == 0
 }
 
-// impulse writes K_j = s·Re Σ_n c_n b_n w_n^j for every step j (the Vandermonde product), and its transform.
+// impulse computes the convolution kernel K_j = s·Re Σ_n c_n b_n w_n^j for every step j (the Vandermonde product), and writes its transform
+// to c.kernel.
 func (s *S4[T]) impulse(c *convolver) {
 	k := c.time[:s.Length]
 	clear(c.time)
@@ -88,10 +90,10 @@ func (s *S4[T]) impulse(c *convolver) {
 	c.fft.Coefficients(c.kernel, c.time)
 }
 
-// anchor is after how many products a power is computed anew, so that rounding does not add up over the length.
+// anchor is the number of products after which a power of w is computed anew, so that rounding errors do not add up over the length.
 const anchor = 256
 
-// Convolve writes y = K * U + D U.
+// Convolve writes y = K * U + D U (batch, length, channels). It has no initial state and no starts.
 func (s *S4[T]) Convolve(y []T) {
 	n := transformLength(s.Length)
 	norm := 1 / float64(n)
@@ -100,7 +102,7 @@ func (s *S4[T]) Convolve(y []T) {
 		s.impulse(c)
 		for b := range s.Batch {
 			if !s.transform(c, c.u, s.U, b, d) {
-				// A transform would carry what is no number back in time, too.
+				// A transform would spread a NaN or infinity to earlier steps.
 				s.scanChannel(c.modes, make([]complex128, s.Modes), b, d, y)
 				continue
 			}
@@ -121,7 +123,7 @@ func (s *S4[T]) Convolve(y []T) {
 	})
 }
 
-// each calls task for every channel. A channel's sums over batch and time are taken in one task, in order.
+// each calls task for every channel, in parallel. One task takes a channel's sums over batch and time, in order.
 func (s *S4[T]) each(n int, task func(c *convolver, d int)) {
 	Parallel(s.Channels, func(d int) {
 		c := newConvolver(n, s.Modes)
@@ -130,8 +132,8 @@ func (s *S4[T]) each(n int, task func(c *convolver, d int)) {
 	})
 }
 
-// ConvolveBackward writes the gradients of all operands of Convolve: by U and by the kernel these are correlations, and from the
-// kernel they go on to the parameters in closed form.
+// ConvolveBackward writes the gradients of all operands of Convolve, from the gradient dy of y. The gradients of U and of the convolution
+// kernel are correlations. The gradients of the parameters follow from that of the kernel in closed form.
 func (s *S4[T]) ConvolveBackward(dy []T, grad *S4Grad[T]) {
 	n := transformLength(s.Length)
 	norm := 1 / float64(n)
@@ -174,11 +176,12 @@ func (s *S4[T]) ConvolveBackward(dy []T, grad *S4Grad[T]) {
 	})
 }
 
-// impulseBack returns the gradients by w, b and c from those by the kernel, with x = conj(w):
+// impulseBack returns the gradients of w, b and c, from the gradient dK of the convolution kernel. With x = conj(w):
 //
-//	by c b:  s Σ_j dK_j x^j           by w:  s conj(c b) Σ_j j dK_j x^{j-1}
+//	gradient of c b:  s Σ_j dK_j x^j
+//	gradient of w:    s conj(c b) Σ_j j dK_j x^{j-1}
 //
-// Both sums are one of Horner's schemes, which |w| < 1 keeps from adding up errors.
+// Horner's scheme computes both sums in one loop. Its rounding errors do not grow, since |w| < 1.
 func (m *mode) impulseBack(dk []float64, scale float64) modeGrad {
 	x := cmplx.Conj(m.w)
 	var sum, derivative complex128

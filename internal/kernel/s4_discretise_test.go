@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// (e^z - 1)/z and its like keep their digits where numerator and denominator vanish together. A function without poles is its mean
-// over a circle around z, on which the plain fraction is far from 0/0 (Kassam and Trefethen, "Fourth-Order Time-Stepping for Stiff
-// PDEs", section 3).
+// (e^z - 1)/z and its derivative keep their digits near z = 0, where numerator and denominator vanish. The expected value is the mean of the
+// plain fraction over a circle around z, far from z = 0: a function without poles equals this mean (Kassam and Trefethen, "Fourth-Order
+// Time-Stepping for Stiff PDEs", section 3).
 func TestS4SmallSteps(t *testing.T) {
 	for name, f := range map[string]struct {
 		got   func(z complex128) complex128
@@ -18,7 +18,7 @@ func TestS4SmallSteps(t *testing.T) {
 		"slope":      {slope, func(z complex128) complex128 { return (z*cmplx.Exp(z) - cmplx.Exp(z) + 1) / (z * z) }},
 	} {
 		for _, size := range []float64{0, 1e-160, 1e-20, 1e-8, 1e-4, 0.01, 0.3, 0.49999, 0.50001, 1, 2} {
-			for angle := math.Pi / 2; angle < 1.51*math.Pi; angle += math.Pi / 8 { // the left half of the plane, and its edge
+			for angle := math.Pi / 2; angle < 1.51*math.Pi; angle += math.Pi / 8 { // the left half-plane with its boundary
 				z := cmplx.Rect(size, angle)
 				const points, radius = 64, 4
 				mean := complex(0, 0)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Whatever training makes of a step, a decay or a frequency, both ways stay finite, and one function, gradients included: where
-// powers underflow, where w is 1 to the last bit, and where it is 0.
+// For extreme steps, decays and frequencies, the results and gradients of Convolve and Scan are finite and equal to within rounding. The
+// cases include powers that underflow, w that rounds to 1, and w = 0.
 func TestS4Extremes(t *testing.T) {
 	const length, batch = 300, 2
 	for _, bilinear := range []bool{false, true} {

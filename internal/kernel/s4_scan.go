@@ -2,7 +2,8 @@ package kernel
 
 import "math/cmplx"
 
-// Scan writes y step by step, and, unless it is nil, the state after the last step, final (batch, channels, state).
+// Scan computes y (batch, length, channels) step by step. Unless final is nil, it writes the state after the last step to final,
+// (batch, channels, state).
 func (s *S4[T]) Scan(y, final []T) {
 	type channel struct {
 		m []mode
@@ -24,7 +25,7 @@ func (s *S4[T]) Scan(y, final []T) {
 	})
 }
 
-// scanChannel writes a channel of y, and carries its state h from the first step to the last.
+// scanChannel writes a channel of y, and advances its state h from the first step to the last.
 func (s *S4[T]) scanChannel(m []mode, h []complex128, b, d int, y []T) {
 	s.walk(m, h, b, d, 0, s.Length, func(t, at int) {
 		sum := complex128(0)
@@ -39,7 +40,7 @@ func (s *S4[T]) scanChannel(m []mode, h []complex128, b, d int, y []T) {
 	})
 }
 
-// enter writes the state before the first step.
+// enter writes the state before the first step to h.
 func (s *S4[T]) enter(h []complex128, b, d int) {
 	clear(h)
 	if s.Initial != nil {
@@ -49,7 +50,8 @@ func (s *S4[T]) enter(h []complex128, b, d int) {
 	}
 }
 
-// walk carries a state through steps, and calls visit after each with its place in (batch, length, channels).
+// walk advances a state through the steps [from, to). After each step it calls visit with the step and its index in (batch, length,
+// channels).
 func (s *S4[T]) walk(m []mode, h []complex128, b, d, from, to int, visit func(t, at int)) {
 	for t := from; t < to; t++ {
 		at := (b*s.Length+t)*s.Channels + d
@@ -66,18 +68,18 @@ func (s *S4[T]) walk(m []mode, h []complex128, b, d, from, to int, visit func(t,
 
 func (s *S4[T]) starts(b, t int) bool { return s.Start != nil && s.Start[b*s.Length+t] }
 
-// s4Tile is the steps between two states that the backward pass keeps; those between are computed again.
+// s4Tile is the number of steps between two states that the backward pass keeps. It recomputes the states between them.
 const s4Tile = 64
 
-// ScanBackward writes the gradients of all operands of Scan. dfinal is the gradient by the final state, nil for zeros.
+// ScanBackward writes the gradients of all operands of Scan. dy is the gradient of y, dfinal that of the final state, nil for zeros.
 func (s *S4[T]) ScanBackward(dy, dfinal []T, grad *S4Grad[T]) {
 	tiles := (s.Length + s4Tile - 1) / s4Tile
 	Parallel(s.Channels, func(d int) {
 		m, g := make([]mode, s.Modes), make([]modeGrad, s.Modes)
 		s.modes(m, d)
 		entering := make([]complex128, tiles*s.Modes)    // the state before each tile
-		states := make([]complex128, (s4Tile+1)*s.Modes) // those before the tile's steps, and after the last
-		by := make([]complex128, s.Modes)                // the gradient by the state
+		states := make([]complex128, (s4Tile+1)*s.Modes) // the states before each step of the tile and after its last step
+		by := make([]complex128, s.Modes)                // the gradient of the state
 		dD := 0.0
 		for b := range s.Batch {
 			s.enter(states[:s.Modes], b, d)
@@ -118,8 +120,8 @@ func (s *S4[T]) ScanBackward(dy, dfinal []T, grad *S4Grad[T]) {
 	})
 }
 
-// stepBack takes the gradient by the state after a step to that by the state before it. states are the one before and the one
-// after. It returns the step's part in the gradient by D.
+// stepBack turns by, the gradient of the state after step t, into the gradient of the state before it. states holds the state before and
+// the state after the step. It returns the step's part of the gradient of D.
 func (s *S4[T]) stepBack(m []mode, g []modeGrad, by, states []complex128, dy []T, grad *S4Grad[T], b, d, t int) (dD float64) {
 	at := (b*s.Length+t)*s.Channels + d
 	u, out := float64(s.U[at]), float64(dy[at])

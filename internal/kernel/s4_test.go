@@ -12,7 +12,7 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// newS4 draws a system like those that training makes: Δ from 0.001 to 0.1, decays around 1/2, frequencies up to modes·π.
+// newS4 draws random operands in the range that training reaches: Δ from 0.001 to 0.1, decays around 1/2, frequencies up to modes·π.
 func newS4(r *rand.Rand, batch, length, channels, modes int, complexModes, bilinear, d bool) *S4[float64] {
 	draw := func(n int, f func() float64) []float64 {
 		v := make([]float64, n)
@@ -40,7 +40,7 @@ func newS4Grad(s *S4[float64]) *S4Grad[float64] {
 		if v == nil {
 			return nil
 		}
-		return slices.Repeat([]float64{math.NaN()}, len(v)) // so that what is not written shows
+		return slices.Repeat([]float64{math.NaN()}, len(v)) // every element must be written
 	}
 	return &S4Grad[float64]{like(s.U), like(s.LogDelta), like(s.LogDecay), like(s.Frequency), like(s.C), like(s.D), like(s.Initial)}
 }
@@ -49,7 +49,7 @@ func (g *S4Grad[T]) all() map[string][]T {
 	return map[string][]T{"U": g.U, "LogDelta": g.LogDelta, "LogDecay": g.LogDecay, "Frequency": g.Frequency, "C": g.C, "D": g.D, "Initial": g.Initial}
 }
 
-// farthest returns the largest difference, as a part of the largest magnitude.
+// farthest returns the largest difference divided by the largest magnitude of want, or infinity if a difference is NaN.
 func farthest(got, want []float64) float64 {
 	worst, largest := 0.0, 1e-300
 	for i := range want {
@@ -70,7 +70,7 @@ func eachS4(t *testing.T, test func(t *testing.T, complexModes, bilinear, d bool
 	}
 }
 
-// The convolution and the recurrence are one function, gradients included.
+// The convolution and the recurrence compute the same results and gradients.
 func TestS4ConvolutionIsRecurrence(t *testing.T) {
 	eachS4(t, func(t *testing.T, complexModes, bilinear, d bool) {
 		for _, length := range []int{1, 2, 255, 4096} {
@@ -97,7 +97,7 @@ func TestS4ConvolutionIsRecurrence(t *testing.T) {
 	})
 }
 
-// The kernel is a sum of powers, taken here one by one from the exponential of the continuous system.
+// The response to an impulse is a sum of powers. The test computes each power from the exponential of the continuous system.
 func TestS4Impulse(t *testing.T) {
 	eachS4(t, func(t *testing.T, complexModes, bilinear, d bool) {
 		r := rand.New(rand.NewPCG(2, 1))
@@ -136,7 +136,7 @@ func TestS4Impulse(t *testing.T) {
 	})
 }
 
-// The gradients of both ways are those of finite differences: with an initial and a final state, and with starts, step by step.
+// The gradients of Convolve and Scan equal central differences. Scan has an initial state, a final state and starts.
 func TestS4Gradients(t *testing.T) {
 	eachS4(t, func(t *testing.T, complexModes, bilinear, d bool) {
 		for _, scan := range []bool{false, true} {
@@ -154,7 +154,7 @@ func TestS4Gradients(t *testing.T) {
 				s.Initial, dfinal = draw(2*2*s.state()), draw(2*2*s.state())
 				final = make([]float64, len(dfinal))
 				s.Start = make([]bool, 300)
-				s.Start[70], s.Start[150] = true, true // in a tile, and at the first step of the second sequence
+				s.Start[70], s.Start[150] = true, true // within a tile, and at the first step of the second row of the batch
 			}
 			y, dy := make([]float64, len(s.U)), draw(len(s.U))
 			loss := func() (sum float64) {
@@ -198,7 +198,7 @@ func TestS4Gradients(t *testing.T) {
 	})
 }
 
-// A sequence in pieces is one sequence: the state carries over.
+// A sequence scanned in pieces, each from the final state of the piece before, gives the same results as the whole sequence.
 func TestS4Pieces(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 1))
 	s := newS4(r, 1, 100, 3, 2, true, false, true)
@@ -218,7 +218,7 @@ func TestS4Pieces(t *testing.T) {
 	}
 }
 
-// float32 data gives what float64 data gives, rounded; on any number of processors.
+// The results in float32 are the rounded results in float64. They are the same for any number of processors.
 func TestS4Types(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	narrow := func(v []float64) []float32 {
@@ -268,7 +268,7 @@ func TestS4Types(t *testing.T) {
 			first = all
 		}
 		if !slices.Equal(first, all) {
-			t.Errorf("GOMAXPROCS %d gives other bits", procs)
+			t.Errorf("GOMAXPROCS %d: the results differ", procs)
 		}
 	}
 }

@@ -11,25 +11,26 @@ import (
 	"github.com/gomamba/mamba/internal/cpu"
 )
 
-// scanKernels are the assembly of one level: by pass, by whether B and C are vectors, and by the number of states, 1 << i.
+// scanKernels holds the assembly functions of one level. states is indexed by pass, by whether B and C are vectors, and by log2 of the number
+// of states; back likewise, without the pass.
 type scanKernels struct {
-	lanes  int // of a vector: a strip is one or two
+	lanes  int // float32 per vector; a strip is one or two vectors wide
 	states [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps int, ahead *int)
 	back   [2][]func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int)
 	rows   scanRowKernels
 }
 
-// scanAhead tells a kernel which rows the block's next tile will read and write, to be fetched into the second-level cache
-// meanwhile. The strips of a block share them out, and go through them row by row.
+// scanAhead tells a kernel which rows of the block's next tile to prefetch into the second-level cache while it computes. Each strip of a
+// block prefetches an equal part of the lines, row by row. The assembly depends on the order of the fields.
 type scanAhead struct {
-	at, zAt     int         // bytes from the first row to the line that is next, and the same for z
-	left, lines int         // of a row: those to come, and all
-	jump, zJump int         // bytes from a row's end to the next row
+	at, zAt     int         // bytes from the first row to the next line, and the same for z
+	left, lines int         // cache lines left in the current row, and cache lines per row
+	jump, zJump int         // bytes from the end of a row to the next row, and the same for z
 	z           [2]*float32 // z and its gradient
-	rows        [5]*float32 // u, Δ; y, or dy and the gradients of u and Δ
+	rows        [5]*float32 // u, Δ, then y, or dy and the gradients of u and Δ
 }
 
-// scanRowKernels are what is done with rows before and after the states.
+// scanRowKernels holds the assembly functions that process rows before and after the states.
 type scanRowKernels struct {
 	prepare    func(dt, du, u, delta, from, bias *float32, step, steps, width, softplus int)
 	finish     func(y, acc, u, d, z *float32, yStep, zStep, steps, width int)
@@ -90,8 +91,8 @@ type scanAsm struct {
 	back *scanBack[float32]
 	a    [][]float32 // for each strip (state, lanes): A·log2(e)
 
-	// Where B or C is constant the kernels take vectors of both, and the one that is not is widened to (tile, state,
-	// lanes), once for a block's tile; and so is its gradient.
+	// If B or C is constant, the kernels read a vector of lanes for each value of both. The other one is then widened to (tile, state,
+	// lanes), once for each tile of a block. Its gradient is widened too.
 	vectors bool
 	b, c    []float32
 	dB, dC  []float32
@@ -100,7 +101,7 @@ type scanAsm struct {
 	ahead scanAhead
 }
 
-// wideTile says which tile B and C are widened for.
+// wideTile identifies the tile for which B and C are widened.
 type wideTile struct{ batch, first, from, to int }
 
 func newScanAsm[T Float](r *scanRun[T]) *scanAsm {
@@ -119,7 +120,7 @@ func newScanAsm[T Float](r *scanRun[T]) *scanAsm {
 	return s
 }
 
-// cut appends the states that the kernels take at a time.
+// cut appends the groups of states that the kernels process at a time.
 func (s *scanAsm) cut(all []states) []states {
 	for n := 0; n < s.run.State; {
 		count := 1 << (min(len(s.scanKernels.back[0]), bits.Len(uint(s.run.State-n))) - 1)
@@ -129,7 +130,7 @@ func (s *scanAsm) cut(all []states) []states {
 	return all
 }
 
-// lay takes the arrays from a layout for tiles of so many steps.
+// lay takes the arrays from a layout, for tiles of at most steps steps.
 func (s *scanAsm) lay(from any, steps int) {
 	r, l := s.run, from.(*layout[float32])
 	s.a = slices.Grow(s.a[:0], r.width())[:r.width()]
@@ -141,13 +142,13 @@ func (s *scanAsm) lay(from any, steps int) {
 	s.dB, s.dC = l.arrayIf(wideB && s.back != nil, wide), l.arrayIf(wideC && s.back != nil, wide)
 }
 
-// begin takes over a strip of a new block.
+// begin prepares a strip of a new block.
 func (s *scanAsm) begin(strip, width int) {
 	scaleOf(s.a[strip], s.run.strips[strip].a, math.Log2E)
 	s.wide = wideTile{}
 }
 
-// widen brings B and C of a tile up to date.
+// widen widens B and C of the steps [from, to), unless they are already widened.
 func (s *scanAsm) widen(from, to int) {
 	tile := wideTile{s.run.batch, s.run.block.first, from, to}
 	if s.wide == tile {
@@ -171,8 +172,8 @@ func (s *scanAsm) widen(from, to int) {
 	widen(s.c, s.run.C, s.run.cGroup)
 }
 
-// projection returns where a kernel reads B or C for states from n on at the i-th step scanned of the tile that begins at
-// from, and the bytes to the next step.
+// projection returns the address of B or C for state n at the i-th step scanned, and the bytes to the next step. The tile begins at step
+// from.
 func (s *scanAsm) projection(p Projection[float32], constant, wide []float32, group, from, i, n int) (*float32, int) {
 	r := s.run
 	switch {
@@ -184,7 +185,7 @@ func (s *scanAsm) projection(p Projection[float32], constant, wide []float32, gr
 	return &p.Data[r.projectionAt(p, group, i)+n], s.bytes(p.stride(r.State))
 }
 
-// lane is the place of a strip's l-th channel at p, which it shares with the other channels unless there are vectors.
+// lane returns the address of the value of a strip's l-th channel in the vector at p. Without vectors all channels share the value at p.
 func (s *scanAsm) lane(p *float32, l int) *float32 {
 	if !s.vectors {
 		return p
@@ -214,7 +215,7 @@ func (s *scanAsm) scan(pass scanPass, strip int, ns states, from int, seg segmen
 	}
 }
 
-// lookAhead returns what the next tile will need of which this strip is to ask, nil where there is none.
+// lookAhead returns the part of the next tile that this strip prefetches, as a pointer to a scanAhead, or nil if there is none.
 func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg segment) *int {
 	r := s.run
 	tile := len(r.dt) / lanes
@@ -228,7 +229,7 @@ func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg s
 	a := &s.ahead
 	step, zStep := s.bytes(r.Channels), s.bytes(r.zStride())
 	a.lines = r.block.strips()
-	next := strip*tile + seg.from - from // of the lines, at one a step
+	next := strip*tile + seg.from - from // index of the next line; each step prefetches one
 	a.at, a.zAt = next/a.lines*step+next%a.lines*64, next/a.lines*zStep+next%a.lines*64
 	a.left = a.lines - next%a.lines
 	a.jump, a.zJump = step-64*a.lines, zStep-64*a.lines
@@ -249,7 +250,7 @@ func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg s
 	if r.Z != nil {
 		a.z[0] = &r.Z[rowZ]
 	}
-	return &a.at // the kernel takes it for the beginning of all
+	return &a.at // the first field: the kernel reads the whole scanAhead through it
 }
 
 func (s *scanAsm) scanBack(strip int, ns states, from int, seg segment) {
@@ -284,7 +285,7 @@ func (s *scanAsm) gradient(p Projection[float32], constant, wide, part []float32
 	return &part[r.step(i)*r.State+ns.first], s.bytes(r.State)
 }
 
-// narrow adds up the lanes of a widened gradient.
+// narrow adds the lanes of a widened gradient to the gradient.
 func (s *scanAsm) narrow(wide, part []float32, from int, seg segment, ns states) {
 	if wide == nil {
 		return
@@ -299,7 +300,7 @@ func (s *scanAsm) narrow(wide, part []float32, from int, seg segment, ns states)
 	}
 }
 
-// at returns the address of element i of v, or nil where there is no v.
+// at returns the address of element i of v, or nil if v is nil.
 func at(v []float32, i int) *float32 {
 	if v == nil {
 		return nil
@@ -314,7 +315,7 @@ func flag(b bool) int {
 	return 0
 }
 
-// bytes returns the bytes between two steps of rows that are stride apart.
+// bytes returns the bytes from one step scanned to the next, for rows that are stride elements apart.
 func (s *scanAsm) bytes(stride int) int {
 	if s.run.Reverse { // the next step scanned is the one before in time
 		return -4 * stride

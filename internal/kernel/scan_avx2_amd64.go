@@ -5,249 +5,255 @@
 package kernel
 
 // scanAdvance8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanAdvance8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanForward8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanRecompute8AVX2 is scanForward8 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// scanRecompute8AVX2 does the same as scanForward8, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanRecompute8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanBackward8AVX2 goes back through a tile of 8 states, from its last step on: with g = carry + c·dOut,
+// scanBackward8AVX2 goes back through a tile of 8 state(s), from the last step to the first. With g = carry + c·dOut:
 //
 //	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
 //
-// where keep has decay and state as scanRecompute8 left them. rows and keep point to the last step's; the steps of b, c,
-// dB and dC are bytes from a step to the one before it.
+// keep has decay and state, as scanRecompute8 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
+// dCStep are the bytes from a step to the step before it.
 //
 //go:noescape
 func scanBackward8AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanAdvanceVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanForwardVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanRecomputeVectors8AVX2 is scanForward8 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// scanRecomputeVectors8AVX2 does the same as scanForward8, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanRecomputeVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanBackwardVectors8AVX2 goes back through a tile of 8 states, from its last step on: with g = carry + c·dOut,
+// scanBackwardVectors8AVX2 goes back through a tile of 8 state(s), from the last step to the first. With g = carry + c·dOut:
 //
 //	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
 //
-// where keep has decay and state as scanRecompute8 left them. rows and keep point to the last step's; the steps of b, c,
-// dB and dC are bytes from a step to the one before it.
+// keep has decay and state, as scanRecompute8 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
+// dCStep are the bytes from a step to the step before it.
 //
 //go:noescape
 func scanBackwardVectors8AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvance4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanAdvance4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanForward4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanRecompute4AVX2 is scanForward4 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// scanRecompute4AVX2 does the same as scanForward4, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanRecompute4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanBackward4AVX2 goes back through a tile of 4 states, from its last step on: with g = carry + c·dOut,
+// scanBackward4AVX2 goes back through a tile of 4 state(s), from the last step to the first. With g = carry + c·dOut:
 //
 //	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
 //
-// where keep has decay and state as scanRecompute4 left them. rows and keep point to the last step's; the steps of b, c,
-// dB and dC are bytes from a step to the one before it.
+// keep has decay and state, as scanRecompute4 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
+// dCStep are the bytes from a step to the step before it.
 //
 //go:noescape
 func scanBackward4AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanAdvanceVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanForwardVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanRecomputeVectors4AVX2 is scanForward4 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// scanRecomputeVectors4AVX2 does the same as scanForward4, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanRecomputeVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanBackwardVectors4AVX2 goes back through a tile of 4 states, from its last step on: with g = carry + c·dOut,
+// scanBackwardVectors4AVX2 goes back through a tile of 4 state(s), from the last step to the first. With g = carry + c·dOut:
 //
 //	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
 //
-// where keep has decay and state as scanRecompute4 left them. rows and keep point to the last step's; the steps of b, c,
-// dB and dC are bytes from a step to the one before it.
+// keep has decay and state, as scanRecompute4 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
+// dCStep are the bytes from a step to the step before it.
 //
 //go:noescape
 func scanBackwardVectors4AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvance2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanAdvance2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanForward2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanRecompute2AVX2 is scanForward2 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// scanRecompute2AVX2 does the same as scanForward2, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanRecompute2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanBackward2AVX2 goes back through a tile of 2 states, from its last step on: with g = carry + c·dOut,
+// scanBackward2AVX2 goes back through a tile of 2 state(s), from the last step to the first. With g = carry + c·dOut:
 //
 //	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
 //
-// where keep has decay and state as scanRecompute2 left them. rows and keep point to the last step's; the steps of b, c,
-// dB and dC are bytes from a step to the one before it.
+// keep has decay and state, as scanRecompute2 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
+// dCStep are the bytes from a step to the step before it.
 //
 //go:noescape
 func scanBackward2AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanAdvanceVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanForwardVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanRecomputeVectors2AVX2 is scanForward2 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// scanRecomputeVectors2AVX2 does the same as scanForward2, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanRecomputeVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanBackwardVectors2AVX2 goes back through a tile of 2 states, from its last step on: with g = carry + c·dOut,
+// scanBackwardVectors2AVX2 goes back through a tile of 2 state(s), from the last step to the first. With g = carry + c·dOut:
 //
 //	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
 //
-// where keep has decay and state as scanRecompute2 left them. rows and keep point to the last step's; the steps of b, c,
-// dB and dC are bytes from a step to the one before it.
+// keep has decay and state, as scanRecompute2 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
+// dCStep are the bytes from a step to the step before it.
 //
 //go:noescape
 func scanBackwardVectors2AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvance1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanAdvance1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForward1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanForward1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanRecompute1AVX2 is scanForward1 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// scanRecompute1AVX2 does the same as scanForward1, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanRecompute1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanBackward1AVX2 goes back through a tile of 1 states, from its last step on: with g = carry + c·dOut,
+// scanBackward1AVX2 goes back through a tile of 1 state(s), from the last step to the first. With g = carry + c·dOut:
 //
 //	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
 //
-// where keep has decay and state as scanRecompute1 left them. rows and keep point to the last step's; the steps of b, c,
-// dB and dC are bytes from a step to the one before it.
+// keep has decay and state, as scanRecompute1 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
+// dCStep are the bytes from a step to the step before it.
 //
 //go:noescape
 func scanBackward1AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
 // scanAdvanceVectors1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanAdvanceVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
 // scanForwardVectors1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanForwardVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanRecomputeVectors1AVX2 is scanForward1 that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.
-// a is A·log2(e); bStep and cStep are bytes from step to step.
+// scanRecomputeVectors1AVX2 does the same as scanForward1, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
+// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
 //
 //go:noescape
 func scanRecomputeVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
 
-// scanBackwardVectors1AVX2 goes back through a tile of 1 states, from its last step on: with g = carry + c·dOut,
+// scanBackwardVectors1AVX2 goes back through a tile of 1 state(s), from the last step to the first. With g = carry + c·dOut:
 //
 //	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
 //
-// where keep has decay and state as scanRecompute1 left them. rows and keep point to the last step's; the steps of b, c,
-// dB and dC are bytes from a step to the one before it.
+// keep has decay and state, as scanRecompute1 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
+// dCStep are the bytes from a step to the step before it.
 //
 //go:noescape
 func scanBackwardVectors1AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
 
-// scanPrepareAVX2 copies rows of the input to u, and computes dt, delta + bias through softplus if that is 1, and du = dt·u.
-// bias may be nil; delta and from move by step bytes.
+// scanPrepareAVX2 copies rows of the input from to u, and computes dt = delta + bias, or softplus of it if softplus is 1, and du = dt·u.
+// bias may be nil. The rows of delta and from are step bytes apart.
 //
 //go:noescape
 func scanPrepareAVX2(dt *float32, du *float32, u *float32, delta *float32, from *float32, bias *float32, step int, steps int, width int, softplus int)
 
-// scanFinishAVX2 writes the rows y = (acc + d·u)·silu(z). d and z may be nil; y and z move by yStep and zStep bytes.
+// scanFinishAVX2 writes the rows y = (acc + d·u)·silu(z). d and z may be nil: then there is no term d·u, or no gate. The rows of y are
+// yStep bytes apart, those of z zStep bytes.
 //
 //go:noescape
 func scanFinishAVX2(y *float32, acc *float32, u *float32, d *float32, z *float32, yStep int, zStep int, steps int, width int)
 
-// scanUngateAVX2 writes the rows dOut = dy·silu(z), and dy where z is nil. dy and z move by step and zStep bytes.
+// scanUngateAVX2 writes the rows dOut = dy·silu(z), or dOut = dy if z is nil. The rows of dy are step bytes apart, those of z zStep bytes.
 //
 //go:noescape
 func scanUngateAVX2(dOut *float32, dy *float32, z *float32, step int, zStep int, steps int, width int)
 
-// scanFinishBackAVX2 writes the gradients of a tile's rows, gu = dt·gB + d·dOut, gd = (dDelta + u·gB)·sigmoid(delta + bias)
-// with softplus, else without the slope, and dz = dy·(y + d·u)·silu'(z); and the output out = (y + d·u)·silu(z). It adds
-// dOut·u to sumD and gd to sumBias. bias, d, z with dz, and out may be nil; delta, dy, gu, gd and out move by step bytes,
-// z and dz by zStep.
+// scanFinishBackAVX2 writes the gradients and the output of a tile's rows:
+//
+//	gu = dt·gB + d·dOut
+//	gd = dDelta + u·gB, times sigmoid(delta + bias) if softplus is 1
+//	dz = dy·(y + d·u)·silu'(z)
+//	out = (y + d·u)·silu(z)
+//
+// It adds dOut·u to sumD and gd to sumBias. bias, d, out, and z with dz may be nil. The rows of delta, dy, gu, gd and out are
+// step bytes apart, those of z and dz zStep bytes.
 //
 //go:noescape
 func scanFinishBackAVX2(rows *float32, delta *float32, bias *float32, d *float32, dy *float32, z *float32, gu *float32, gd *float32, dz *float32, out *float32, sumD *float32, sumBias *float32, step int, zStep int, steps int, width int, softplus int)

@@ -2,20 +2,19 @@ package kernel
 
 import "slices"
 
-// The backward pass, with g_t the gradient of h_t, a_t = exp(Δ_t A), and ȳ that of the ungated output (docs/selective_scan.md
-// derives it):
+// The backward pass. g_t is the gradient of h_t, a_t = exp(Δ_t A), and ȳ is the gradient of the output before the gate.
+// docs/selective_scan.md derives the formulas.
 //
 //	ȳ_t = dy_t silu(z_t)              dz_t = dy_t (Σ C h + D u) silu'(z_t)
-//	g_t = C_t ȳ_t + a_{t+1} g_{t+1}   the final state's gradient enters as a_{t+1} g_{t+1} at the last step
+//	g_t = C_t ȳ_t + a_{t+1} g_{t+1}   at the last step, the final state's gradient takes the place of a_{t+1} g_{t+1}
 //	dC = ȳ h      dB = g Δ u          du = D ȳ + Δ Σ_n g B
 //	dΔ = Σ_n g (B u + A a h_{t-1})    dA = Σ_t g Δ a h_{t-1}
 //	dD = Σ ȳ u    dinitial = a_0 g_0
 //
-// Per task, one walk forward keeps a checkpoint of the state every backSteps steps; then the tiles are taken from the last
-// to the first, their states recomputed from the checkpoint, and the gradients carried through.
+// Each task first scans forward and keeps the state every backSteps steps, as a checkpoint. Then it goes through the tiles from the last to
+// the first, recomputes their states from the checkpoint, and computes the gradients.
 
-// Backward writes every element of grad's slices, from the gradient dy of the output and, unless it is nil, dfinal of the
-// final state.
+// Backward writes every element of grad's slices. dy is the gradient of y, dfinal that of the final state, nil for zeros.
 func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 	stripes := s.stripes()
 	tasks := s.Batch * len(stripes)
@@ -24,8 +23,8 @@ func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 	defer func() { c.layout.space.Return() }()
 	s.enterStates(c, slices.Concat(stripes...))
 
-	// dB and dC are sums over channels, the gradients of the parameters sums over the batch: every task has a place
-	// of its own for its part, and the parts are added in the order of the tasks.
+	// dB and dC are sums over channels, and the gradients of the parameters are sums over the batch. Every task writes its part of them to
+	// its own memory. The parts are then added in the order of the tasks.
 	part := &scanParts[T]{param: newParamParts(s, c.count)}
 	defer part.param.layout.space.Return()
 	var places layout[T]
@@ -66,21 +65,21 @@ func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 	part.param.sum(s, grad)
 }
 
-// scanParts are the tasks' parts of the gradients that are sums over channels or over the batch.
+// scanParts holds the tasks' parts of the gradients that are sums over channels or over the batch.
 type scanParts[T Float] struct {
 	b, c  []T // (batch, stripe, length, state)
 	param *paramParts[T]
 }
 
-// stripes cuts the channels into runs of blocks: a task of the backward pass each. More stripes feed more cores, but each
-// holds a dB and a dC of its own.
+// stripes cuts the channels into stripes, which are runs of blocks. A task of the backward pass processes one stripe. More stripes keep more
+// cores busy, but each has its own dB and dC.
 func (s *Scan[T]) stripes() [][]block {
 	sections := s.sections()
 	var stripes [][]block
 	for _, section := range sections {
 		blocks := section.blocks(s.blockWidth(backBlock, 8))
-		// 16 tasks are enough for the cores of most; and stripes·2·state floats per step are to stay below half
-		// of what U has, unless that would leave a core without work.
+		// 16 tasks are enough for most processors. The stripes' dB and dC, stripes·2·state elements per step, stay below half the size of U,
+		// except that up to 4 stripes are always allowed, so that cores have work.
 		n := (16 + s.Batch*len(sections) - 1) / (s.Batch * len(sections))
 		n = min(n, max(section.width/(4*s.State), 4), len(blocks))
 		for i := range n {
@@ -117,7 +116,7 @@ func sumProjection[T Float](s *Scan[T], p Projection[T], stripes [][]block, part
 	})
 }
 
-// scanBack is the backward pass over one block of channels in one batch.
+// scanBack is the workspace of the backward pass over one block of channels of one row of the batch.
 type scanBack[T Float] struct {
 	scanRun[T]
 	dy, dfinal []T
@@ -127,13 +126,13 @@ type scanBack[T Float] struct {
 	keep        []T // (step of the tile, state, two, lanes): a_t and a_t h_{t-1}
 	dOut        []T // (tile, lanes): the gradient of Σ C h
 	gB, dDelta  []T // (tile, lanes): Σ_n g B, and Σ_n g A a h_{t-1}
-	dB, dC      []T // (length, state): the stripe's part, or nil where constant
+	dB, dC      []T // (length, state): the stripe's part, or nil if B or C is constant
 	carry       [backBlock / lanes][]T
 	sums        [backBlock / lanes]stripSums[T]
 	totals      layout[float64]
 }
 
-// newBack returns a backward pass for one stripe at a time; releaseBack gives it back.
+// newBack returns a workspace for the backward pass over a stripe. releaseBack returns it to the pool.
 func (s *Scan[T]) newBack(c *chunks[T], dy, dfinal []T, grad *ScanGrad[T]) *scanBack[T] {
 	r := recycle[T, scanBack[T]](&scanBacks)
 	r.init(s, backBlock, nil)
@@ -158,7 +157,8 @@ func (r *scanBack[T]) releaseBack() {
 }
 
 func (r *scanBack[T]) layBack(l *layout[T], steps int) {
-	// One behind the other, as the assembly knows them: a row of 16 lanes fills whole cache lines.
+	// The assembly expects these arrays one after another, in this order, without gaps. There are none, since a row of 16 lanes fills whole
+	// cache lines.
 	for _, row := range []*[]T{&r.dt, &r.du, &r.dOut, &r.gB, &r.dDelta, &r.u, &r.y} {
 		*row = l.array(backSteps * lanes)
 	}
@@ -176,7 +176,7 @@ func (r *scanBack[T]) layBack(l *layout[T], steps int) {
 	}
 }
 
-// enterBack sets the gradient of a strip's state after the last step: that of the final state for the last chunk.
+// enterBack sets the gradient of a strip's state after the last step of a chunk: that of the final state for the last chunk, else zero.
 func (r *scanBack[T]) enterBack(strip int, last bool) {
 	clear(r.carry[strip])
 	if last && r.dfinal != nil {
@@ -184,7 +184,7 @@ func (r *scanBack[T]) enterBack(strip int, last bool) {
 	}
 }
 
-// run goes through a chunk of a block.
+// run computes the gradients of a chunk of a block.
 func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 	strips := r.block.strips()
 	from, to := c.bounds(chunk, r.Length)
@@ -226,8 +226,8 @@ func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 	}
 }
 
-// backward carries the gradient through the steps [from, to) of a strip, last to first. Some states at a time run forward
-// again from the checkpoint, and back.
+// backward computes the gradients of a strip for the steps [from, to), from the last to the first. For each group of states it runs forward
+// from the checkpoint, then back.
 func (r *scanBack[T]) backward(strip, from, to int) {
 	used := (to - from) * lanes
 	r.prepare(strip, from, to)
@@ -244,7 +244,7 @@ func (r *scanBack[T]) backward(strip, from, to int) {
 		for i := to; i > from; {
 			s := r.segmentBefore(from, i)
 			r.scanBack(strip, n, from, s)
-			if s.fresh { // not even a NaN crosses a start
+			if s.fresh { // nothing crosses a start, not even a NaN
 				clear(r.carry[strip][n.first*lanes : (n.first+n.count)*lanes])
 			}
 			i = s.from
@@ -253,7 +253,7 @@ func (r *scanBack[T]) backward(strip, from, to int) {
 	r.finishBack(strip, from, to)
 }
 
-// ungate turns the gradient of the output into that of the output before the gate.
+// ungate writes to dOut the gradient of the output before the gate, from the gradient dy of the output.
 func (r *scanBack[T]) ungate(strip, from, to int) {
 	if r.asm != nil {
 		r.asm.ungate(strip, from, to)
@@ -271,7 +271,7 @@ func (r *scanBack[T]) ungate(strip, from, to int) {
 	}
 }
 
-// scanBack carries the gradient of some states of a strip back through a segment of the tile that begins at from.
+// scanBack carries the gradient of a group of states of a strip back through a segment of the tile that begins at step from.
 func (r *scanBack[T]) scanBack(strip int, ns states, from int, s segment) {
 	if r.asm != nil {
 		r.asm.scanBack(strip, ns, from, s)
@@ -324,8 +324,8 @@ func (r *scanBack[T]) scanBack(strip int, ns states, from int, s segment) {
 	}
 }
 
-// finishBack writes the gradients of u, Δ and z for the steps [from, to) of a strip, and the output if asked, and adds to
-// the gradients of D and of Δ's bias.
+// finishBack writes the gradients of u, Δ and z for the steps [from, to) of a strip, and the output if grad.Y is not nil. It adds to the
+// gradients of D and of Δ's bias.
 func (r *scanBack[T]) finishBack(strip, from, to int) {
 	if r.asm != nil {
 		r.asm.finishBack(strip, from, to)

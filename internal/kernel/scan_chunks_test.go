@@ -9,7 +9,7 @@ import (
 	"github.com/gomamba/mamba/internal/cpu"
 )
 
-// Scans of few channels and many steps are cut in time: chunked == sequential, for the reference knows of no chunks.
+// Scans of few channels and many steps are cut into chunks of time. They equal the reference, which has no chunks.
 func TestScanChunks(t *testing.T) {
 	cases := []struct {
 		chunks int
@@ -27,7 +27,7 @@ func TestScanChunks(t *testing.T) {
 		for i, c := range cases {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				s := c.make64(uint64(i))
-				if c.start { // few, or nothing comes through a chunk
+				if c.start { // few starts, so that some chunks have none
 					for j := range s.Start {
 						s.Start[j] = j%1700 == 900
 					}

@@ -8,7 +8,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The decay alone: with an initial state of one, no input and C of one, the output is e^(Δ·A).
+// The decay alone is as exact as documented: with an initial state of 1, zero input and C = 1, the output is e^(Δ·A).
 func TestScanDecay(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		inf := float32(math.Inf(1))
@@ -24,10 +24,10 @@ func TestScanDecay(t *testing.T) {
 				if want > math.MaxFloat32 {
 					want = math.Inf(1)
 				}
-				if want > 0x1p127 && math.IsInf(float64(got), 1) { // AVX2 is there early
+				if want > 0x1p127 && math.IsInf(float64(got), 1) { // AVX2 overflows above 2^127.5
 					continue
 				}
-				// What is not a normal number is zero with AVX2.
+				// With AVX2 a denormal result is zero.
 				ulp := max(math.Abs(want)*0x1p-23, 0x1p-126)
 				if math.IsInf(want, 0) {
 					ulp = 1
@@ -54,7 +54,7 @@ func TestScanDecay(t *testing.T) {
 	})
 }
 
-// decays returns e^x by scans of one step: Δ is 1 and A is x. All but one of the states see a zero in C.
+// decays returns e^x, computed by scans of one step with Δ = 1 and A = x. C is zero for all states but one.
 func decays(x []float32, state int) []float32 {
 	s := &Scan[float32]{
 		Batch: 1, Length: 1, Channels: len(x), State: state,
@@ -73,7 +73,7 @@ func decays(x []float32, state int) []float32 {
 	return y
 }
 
-// Every level finds an infinity or a NaN where the reference has one, and keeps all else close.
+// At every level, a result is infinite or NaN where that of the reference is. All other results are close to it.
 func TestScanExtremes(t *testing.T) {
 	values := []float64{0, math.Copysign(0, -1), 1, -1, 1e-45, 1e-38, -1e-20, 1e10, -1e15, math.Inf(1), math.Inf(-1), math.NaN()}
 	eachLevel(t, func(t *testing.T) {
@@ -87,7 +87,7 @@ func TestScanExtremes(t *testing.T) {
 					v[rapid.IntRange(0, len(v)-1).Draw(t, "place")] = rapid.SampledFrom(values).Draw(t, "value")
 				}
 			}
-			if !c.softplus { // a decay that grows without bound overflows sooner or later in float32
+			if !c.softplus { // a growing decay overflows at another step in float32 than in float64
 				for i, v := range s64.Delta {
 					s64.Delta[i] = math.Abs(v)
 				}
@@ -117,8 +117,8 @@ func TestScanExtremes(t *testing.T) {
 	})
 }
 
-// reach bounds what a product of operands comes to on the way to an output, where all that is summed is finite: above
-// the largest float32 it may overflow, and what underflows, once multiplied on, is that many times the smallest float32.
+// reach returns a bound on the products of operands that an output depends on, if all terms are finite. Above the largest float32 a product
+// may overflow. The error of a product that underflows is at most reach times the smallest float32.
 func reach(s *Scan[float64]) float64 {
 	r := float64(s.Length * s.State)
 	for _, v := range [][]float64{s.U, s.Delta, s.B.Data, s.C.Data, s.Z, s.D} {
@@ -133,8 +133,8 @@ func reach(s *Scan[float64]) float64 {
 	return r
 }
 
-// magnitudes is, for every output, the sum of its terms without their signs: what its rounding is measured by, since
-// terms that cancel leave theirs behind.
+// magnitudes returns, for every output, the sum of the absolute values of its terms. Rounding errors are compared with it, since the errors
+// of terms that cancel remain.
 func magnitudes(s *Scan[float64]) []float64 {
 	positive := convert[float64](s)
 	for _, v := range [][]float64{positive.U, positive.B.Data, positive.C.Data, positive.D, positive.Initial} {
@@ -145,12 +145,12 @@ func magnitudes(s *Scan[float64]) []float64 {
 	y := like(s.U)
 	positive.Reference(y, nil)
 	for i := range y {
-		y[i] = math.Abs(y[i]) // the gate has a sign
+		y[i] = math.Abs(y[i]) // the gate can be negative
 	}
 	return y
 }
 
-// Nothing is read or written beside the operands, wherever they begin: all lie between canaries, and at odd places.
+// Nothing outside the operands is read or written, at any alignment. All operands lie between canaries.
 func TestScanCanaries(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		for _, c := range []scanCase{
@@ -187,7 +187,7 @@ func TestScanCanaries(t *testing.T) {
 	})
 }
 
-// fence is memory around an array that nothing may touch, and that is a NaN to whoever reads it.
+// fence is an array with memory around it that must not be touched. This memory holds NaN, so that a result that reads it is NaN.
 type fence struct {
 	all           []float32
 	before, after int
@@ -195,7 +195,7 @@ type fence struct {
 
 const canary = 0x7fc0cafe
 
-// fenced moves an array between canaries, so many elements from where its memory begins.
+// fenced moves an array between canaries, to an offset of before elements.
 func fenced(v *[]float32, before int) fence {
 	if *v == nil {
 		return fence{}

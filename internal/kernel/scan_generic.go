@@ -2,7 +2,7 @@
 
 package kernel
 
-// scanAsm is the scan's assembly, of which there is none here: a scan's asm is always nil.
+// scanAsm has no assembly in this build: newScanAsm returns nil, and the methods are never called.
 type scanAsm struct{ back *scanBack[float32] }
 
 func newScanAsm[T Float](*scanRun[T]) *scanAsm { return nil }

@@ -8,8 +8,8 @@ import (
 	"github.com/gomamba/mamba/internal/cpu"
 )
 
-// TestScanSpecialValues puts a NaN and both infinities into each operand, one element at a time, and holds every result to the
-// reference: a result is finite exactly where the reference's is, and there it is close.
+// TestScanSpecialValues puts a NaN and both infinities into each operand, one element at a time, and compares every result with the
+// reference. A result must be finite exactly where that of the reference is, and close to it there.
 func TestScanSpecialValues(t *testing.T) {
 	cases := map[string]scanCase{
 		"plain":     {batch: 2, length: 5, channels: 3, state: 2, bGroups: 1, cGroups: 1, softplus: true},
@@ -27,14 +27,14 @@ func TestScanSpecialValues(t *testing.T) {
 	})
 }
 
-// scanSpecialValues tries one case. Of a large operand it takes some places, the first and the last among them.
+// scanSpecialValues tests one case. For a large operand it tests some elements, among them the first and the last.
 func scanSpecialValues(t *testing.T, c scanCase) {
 	places := 12
-	if c.length > 1000 { // cut into chunks, and slow
+	if c.length > 1000 { // the scan is cut into chunks, and each run is slow
 		places = 3
 	}
 	s := c.make64(1)
-	if c.length > 1000 { // one start, in the second chunk of the first sequence
+	if c.length > 1000 { // one start, in the second chunk of the first row of the batch
 		clear(s.Start)
 		s.Start[1500] = true
 	}
@@ -62,7 +62,7 @@ func scanSpecialValues(t *testing.T, c scanCase) {
 	}
 }
 
-// sameSpecial runs s and the reference on ref, the same problem in float64.
+// sameSpecial compares the results of s with those of the reference for ref, the same problem in float64.
 func sameSpecial[T Float](t *testing.T, what string, s *Scan[T], ref *Scan[float64], dy, dfinal []float64) {
 	t.Helper()
 	wantY, wantFinal := like(ref.U), like(dfinal)
@@ -100,7 +100,8 @@ func compareSpecial[T Float](t *testing.T, what, result string, got []T, want []
 
 func finite(v float64) bool { return v-v == 0 }
 
-// TestScanZeroInitial: no initial state is a zero initial state, bit for bit, also where A is not a number.
+// TestScanZeroInitial checks that a scan without an initial state equals one with a zero initial state, bit for bit, also if A is NaN or
+// infinite.
 func TestScanZeroInitial(t *testing.T) {
 	t.Run("float64", scanZeroInitial[float64])
 	eachLevel(t, scanZeroInitial[float32])
@@ -118,7 +119,7 @@ func scanZeroInitial[T Float](t *testing.T) {
 	}
 }
 
-// scanBits returns every result of a scan but the gradient of the initial state.
+// scanBits returns every result of a scan except the gradient of the initial state.
 func scanBits[T Float](s *Scan[T]) string {
 	y, final := like(s.U), make([]T, s.Batch*s.Channels*s.State)
 	s.Forward(y, final)

@@ -1,13 +1,13 @@
 package kernel
 
-// stripSums are a strip's sums over time. A tile is summed in T; the tiles are added in float64, so that the error does
-// not grow with the length.
+// stripSums holds a strip's sums over time. The sums within a tile are in T, the sums over tiles in float64, so that the error does not grow
+// with the length.
 type stripSums[T Float] struct {
-	a, b, c, d, bias                []T // the current tile's; a, b, c (state, lanes), d and bias (lanes)
-	aAll, bAll, cAll, dAll, biasAll []float64
+	a, b, c, d, bias                []T       // sums of the current tile; a, b and c (state, lanes), d and bias (lanes)
+	aAll, bAll, cAll, dAll, biasAll []float64 // sums of all finished tiles, in the same shapes
 }
 
-// lay takes the tile's sums from a layout, and layTotals those of all tiles; reset sets them to zero.
+// lay takes the arrays for the sums of a tile from a layout. layTotals does the same for the sums of all tiles, and reset sets all to zero.
 func (s *stripSums[T]) lay(scan *Scan[T], l *layout[T]) {
 	size := scan.State * lanes
 	s.a, s.d, s.bias = l.array(size), l.array(lanes), l.array(lanes)
@@ -29,7 +29,7 @@ func (s *stripSums[T]) reset() {
 	}
 }
 
-// flush adds the current tile's sums to those of all tiles, and starts new ones.
+// flush adds the current tile's sums to those of all tiles, and sets the tile's sums to zero.
 func (s *stripSums[T]) flush() {
 	for _, p := range []struct {
 		tile []T
@@ -40,11 +40,11 @@ func (s *stripSums[T]) flush() {
 	}
 }
 
-// paramParts holds the parts of the gradients that are sums over batch and time: one for each batch and chunk.
+// paramParts holds the parts of the gradients that are sums over batch and time: one part for each row of the batch and each chunk.
 type paramParts[T Float] struct {
 	layout  layout[float64]
 	count   int
-	a, b, c []float64 // (part, channels, state); b and c only where they are constant
+	a, b, c []float64 // (part, channels, state); b and c only if they are constant
 	d, bias []float64 // (part, channels)
 }
 
@@ -59,7 +59,7 @@ func newParamParts[T Float](s *Scan[T], chunks int) *paramParts[T] {
 	return p
 }
 
-// take copies the sums of a strip here.
+// take copies the sums of a strip to its place in a part.
 func (p *paramParts[T]) take(s *Scan[T], part int, st *strip[T], sums *stripSums[T]) {
 	for l := range st.width {
 		row := part*s.Channels + st.first + l
@@ -81,7 +81,7 @@ func (p *paramParts[T]) take(s *Scan[T], part int, st *strip[T], sums *stripSums
 	}
 }
 
-// sum adds the parts, in their order.
+// sum adds the parts in order and writes the gradients.
 func (p *paramParts[T]) sum(s *Scan[T], grad *ScanGrad[T]) {
 	sumBatches(p.count, p.a, grad.A)
 	if p.b != nil {

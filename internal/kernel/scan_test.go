@@ -122,8 +122,8 @@ func (g *ScanGrad[T]) named() map[string][]T {
 	}
 }
 
-// far reports where got is further from want than tol times want's largest magnitude, or times 1 if that is larger: the
-// operands are of magnitude 1, and a sum of many terms of that size may come out as next to nothing, but not its error.
+// far returns an error that names an element of got whose distance from want exceeds tol times the largest magnitude of want, or tol if that
+// is larger. The lower bound is for sums whose terms, of magnitude 1, cancel: their errors do not.
 func far[T, U Float](got []T, want []U, tol float64) error {
 	if len(got) != len(want) {
 		return fmt.Errorf("%d elements, want %d", len(got), len(want))
@@ -166,12 +166,12 @@ func TestScanAgainstReference(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
 			c := drawScan(t)
-			if c.state > 17 { // they are slow
+			if c.state > 17 { // large states are slow
 				c.length, c.channels = min(c.length, 40), min(c.channels, 70)
 				c.bGroups, c.cGroups = min(c.bGroups, 1), min(c.cGroups, 1)
 			}
 			s := c.make64(rapid.Uint64().Draw(t, "seed"))
-			if level == cpu.Generic { // float64 has no other
+			if level == cpu.Generic { // float64 has no other level
 				compareWithReference(t, s, s, 1e-12)
 			}
 			compareWithReference(t, s.narrow(s), s, 2e-5)
@@ -179,7 +179,7 @@ func TestScanAgainstReference(t *testing.T) {
 	})
 }
 
-// compareWithReference runs s's fast kernels and the reference on ref, the same problem in float64.
+// compareWithReference compares the results of s with those of the reference for ref, the same problem in float64.
 func compareWithReference[T Float](t interface{ Fatalf(string, ...any) }, s *Scan[T], ref *Scan[float64], tol float64) {
 	size := ref.Batch * ref.Length * ref.Channels
 	state := ref.Batch * ref.Channels * ref.State
@@ -216,7 +216,7 @@ func compareWithReference[T Float](t interface{ Fatalf(string, ...any) }, s *Sca
 	}
 }
 
-// A long scan with many blocks: the sums that run over stripes, tiles and batches.
+// A long scan with many blocks, whose gradients are sums over stripes, tiles and the batch.
 func TestScanAgainstReferenceLong(t *testing.T) { eachLevel(t, scanAgainstReferenceLong) }
 
 func scanAgainstReferenceLong(t *testing.T) {
@@ -269,7 +269,7 @@ func scanStartStopsNaN[T Float](t *testing.T) {
 		c := scanCase{batch: 1, length: 6, channels: 3, state: 2, bGroups: 1, cGroups: 1, softplus: true, reverse: reverse}
 		s := convert[T](c.make64(1))
 		s.Start = []bool{true, false, false, true, false, false}
-		bad, clean := 1, 4 // steps of the sequence with a NaN and of the one without
+		bad, clean := 1, 4 // a step of the sequence with a NaN, and one of the sequence without
 		if reverse {
 			bad, clean = clean, bad
 		}
@@ -349,7 +349,7 @@ func TestSoftplus32(t *testing.T) {
 	}
 }
 
-// BenchmarkScan is the scan alone at the size of a 130M model's layer; ns/tdn is the time per step, channel and state.
+// BenchmarkScan measures the scan alone, at the sizes of a layer of a 130M model. ns/tdn is the time per step, channel and state.
 func BenchmarkScan(b *testing.B) {
 	for _, bench := range []struct {
 		name string

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// widen lays the rows of v, of the given width, into rows of stride numbers, NaN beside them.
+// widen copies v (rows, width) to the first columns of rows of stride elements. The other columns are NaN.
 func widen(v []float32, width, stride int) []float32 {
 	w := make([]float32, len(v)/width*stride)
 	for i := range w {
@@ -18,7 +18,7 @@ func widen(v []float32, width, stride int) []float32 {
 	return w
 }
 
-// equalRows reports whether wide, rows of stride, holds the rows of v, of the given width, and NaN beside them.
+// equalRows reports whether wide, whose rows have stride elements, holds v (rows, width) in its first columns and NaN in the others.
 func equalRows(wide, v []float32, width, stride int) bool {
 	for i, x := range wide {
 		if row, column := i/stride, i%stride; column < width && x != v[row*width+column] || column >= width && x == x {
@@ -28,7 +28,7 @@ func equalRows(wide, v []float32, width, stride int) bool {
 	return true
 }
 
-// Operands that lie in wider matrices give the same results, and nothing beside their gradients is written.
+// Operands that are part of wider matrices give the same results. Nothing but their gradients is written.
 func TestScanStrides(t *testing.T) {
 	c := scanCase{batch: 2, length: 70, channels: 34, state: 5, bGroups: 1, cGroups: 2, d: true, z: true, bias: true, softplus: true}
 	var dense *Scan[float32]
@@ -49,7 +49,7 @@ func TestScanStrides(t *testing.T) {
 	dense.Backward(dense.U, nil, g)
 	wide.Backward(dense.U, nil, wideG)
 	if !slices.Equal(wideG.Y, y) {
-		t.Error("the backward pass has another y")
+		t.Error("y of the backward pass differs")
 	}
 	if !equalRows(wideG.Z, g.Z, 34, 71) || !equalRows(wideG.B, g.B, 5, 9) || !equalRows(wideG.C, g.C, 10, 23) {
 		t.Error("a gradient with a stride differs")

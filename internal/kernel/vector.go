@@ -1,10 +1,10 @@
 package kernel
 
-// Elementwise functions of slices, the loops that other kernels are made of. All slices of a call have one length. A result
-// may be written over an operand.
+// The elementwise functions below are the loops of other kernels. All slices of a call have one length. A result may be written over an
+// operand.
 //
-// For float32 there is assembly, whose results may differ in the last places from those of the Go beside it: it multiplies
-// and adds without rounding in between, and has polynomials of its own.
+// float32 has assembly. Its results can differ from those of the Go code in the last digits, since it uses fused multiply-adds and other
+// polynomials.
 
 // expOf writes y = exp(x).
 func expOf[T Float](y, x []T) {

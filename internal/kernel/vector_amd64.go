@@ -4,7 +4,7 @@ package kernel
 
 import "github.com/gomamba/mamba/internal/cpu"
 
-// Each of these is the loop of vector.go that calls it, at a level that has assembly.
+// Each function computes the loop of its caller in vector.go, in assembly.
 
 func exp32s(y, x []float32) {
 	if len(y) == 0 {

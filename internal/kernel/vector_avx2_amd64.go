@@ -4,62 +4,62 @@
 
 package kernel
 
-// vecExpAVX2 is y[i] = e^x, for n elements.
+// vecExpAVX2 computes y[i] = e^x for n elements.
 //
 //go:noescape
 func vecExpAVX2(y *float32, x *float32, n int)
 
-// vecNegExpAVX2 is y[i] = -e^x, for n elements.
+// vecNegExpAVX2 computes y[i] = -e^x for n elements.
 //
 //go:noescape
 func vecNegExpAVX2(y *float32, x *float32, n int)
 
-// vecSigmoidAVX2 is y[i] = sigmoid(x), for n elements.
+// vecSigmoidAVX2 computes y[i] = sigmoid(x) for n elements.
 //
 //go:noescape
 func vecSigmoidAVX2(y *float32, x *float32, n int)
 
-// vecSiLUAVX2 is y[i] = silu(x), for n elements.
+// vecSiLUAVX2 computes y[i] = silu(x) for n elements.
 //
 //go:noescape
 func vecSiLUAVX2(y *float32, x *float32, n int)
 
-// vecSoftplusAVX2 is y[i] = softplus(x), for n elements.
+// vecSoftplusAVX2 computes y[i] = softplus(x) for n elements.
 //
 //go:noescape
 func vecSoftplusAVX2(y *float32, x *float32, n int)
 
-// vecNegExpBackAVX2 is dx[i] = -e^x·dy[i], for n elements.
+// vecNegExpBackAVX2 computes dx[i] = -e^x·dy[i] for n elements.
 //
 //go:noescape
 func vecNegExpBackAVX2(dx *float32, dy *float32, x *float32, n int)
 
-// vecSiLUBackAVX2 is dx[i] = siluSlope(x)·dy[i], for n elements.
+// vecSiLUBackAVX2 computes dx[i] = siluSlope(x)·dy[i] for n elements.
 //
 //go:noescape
 func vecSiLUBackAVX2(dx *float32, dy *float32, x *float32, n int)
 
-// vecSoftplusBackAVX2 is dx[i] = softplusSlope(x)·dy[i], for n elements.
+// vecSoftplusBackAVX2 computes dx[i] = softplusSlope(x)·dy[i] for n elements.
 //
 //go:noescape
 func vecSoftplusBackAVX2(dx *float32, dy *float32, x *float32, n int)
 
-// vecSumAVX2 is y[i] = a[i] + b[i], for n elements.
+// vecSumAVX2 computes y[i] = a[i] + b[i] for n elements.
 //
 //go:noescape
 func vecSumAVX2(y *float32, a *float32, b *float32, n int)
 
-// vecAddProductAVX2 is y[i] += w[i]·x[i], for n elements.
+// vecAddProductAVX2 computes y[i] += w[i]·x[i] for n elements.
 //
 //go:noescape
 func vecAddProductAVX2(y *float32, w *float32, x *float32, n int)
 
-// vecAxpyAVX2 is y[i] += a·x[i], for n elements.
+// vecAxpyAVX2 computes y[i] += a·x[i] for n elements.
 //
 //go:noescape
 func vecAxpyAVX2(y *float32, x *float32, a float32, n int)
 
-// vecScaleAVX2 is y[i] = a·x[i], for n elements.
+// vecScaleAVX2 computes y[i] = a·x[i] for n elements.
 //
 //go:noescape
 func vecScaleAVX2(y *float32, x *float32, a float32, n int)

@@ -4,62 +4,62 @@
 
 package kernel
 
-// vecExpAVX512 is y[i] = e^x, for n elements.
+// vecExpAVX512 computes y[i] = e^x for n elements.
 //
 //go:noescape
 func vecExpAVX512(y *float32, x *float32, n int)
 
-// vecNegExpAVX512 is y[i] = -e^x, for n elements.
+// vecNegExpAVX512 computes y[i] = -e^x for n elements.
 //
 //go:noescape
 func vecNegExpAVX512(y *float32, x *float32, n int)
 
-// vecSigmoidAVX512 is y[i] = sigmoid(x), for n elements.
+// vecSigmoidAVX512 computes y[i] = sigmoid(x) for n elements.
 //
 //go:noescape
 func vecSigmoidAVX512(y *float32, x *float32, n int)
 
-// vecSiLUAVX512 is y[i] = silu(x), for n elements.
+// vecSiLUAVX512 computes y[i] = silu(x) for n elements.
 //
 //go:noescape
 func vecSiLUAVX512(y *float32, x *float32, n int)
 
-// vecSoftplusAVX512 is y[i] = softplus(x), for n elements.
+// vecSoftplusAVX512 computes y[i] = softplus(x) for n elements.
 //
 //go:noescape
 func vecSoftplusAVX512(y *float32, x *float32, n int)
 
-// vecNegExpBackAVX512 is dx[i] = -e^x·dy[i], for n elements.
+// vecNegExpBackAVX512 computes dx[i] = -e^x·dy[i] for n elements.
 //
 //go:noescape
 func vecNegExpBackAVX512(dx *float32, dy *float32, x *float32, n int)
 
-// vecSiLUBackAVX512 is dx[i] = siluSlope(x)·dy[i], for n elements.
+// vecSiLUBackAVX512 computes dx[i] = siluSlope(x)·dy[i] for n elements.
 //
 //go:noescape
 func vecSiLUBackAVX512(dx *float32, dy *float32, x *float32, n int)
 
-// vecSoftplusBackAVX512 is dx[i] = softplusSlope(x)·dy[i], for n elements.
+// vecSoftplusBackAVX512 computes dx[i] = softplusSlope(x)·dy[i] for n elements.
 //
 //go:noescape
 func vecSoftplusBackAVX512(dx *float32, dy *float32, x *float32, n int)
 
-// vecSumAVX512 is y[i] = a[i] + b[i], for n elements.
+// vecSumAVX512 computes y[i] = a[i] + b[i] for n elements.
 //
 //go:noescape
 func vecSumAVX512(y *float32, a *float32, b *float32, n int)
 
-// vecAddProductAVX512 is y[i] += w[i]·x[i], for n elements.
+// vecAddProductAVX512 computes y[i] += w[i]·x[i] for n elements.
 //
 //go:noescape
 func vecAddProductAVX512(y *float32, w *float32, x *float32, n int)
 
-// vecAxpyAVX512 is y[i] += a·x[i], for n elements.
+// vecAxpyAVX512 computes y[i] += a·x[i] for n elements.
 //
 //go:noescape
 func vecAxpyAVX512(y *float32, x *float32, a float32, n int)
 
-// vecScaleAVX512 is y[i] = a·x[i], for n elements.
+// vecScaleAVX512 computes y[i] = a·x[i] for n elements.
 //
 //go:noescape
 func vecScaleAVX512(y *float32, x *float32, a float32, n int)

@@ -2,9 +2,9 @@
 
 package kernel
 
-// There is no assembly here, and no level at which these are called.
+// This build has no assembly. The level is cpu.Generic, at which these functions are never called.
 
-const noAssembly = "kernel: a level that this program has no assembly for"
+const noAssembly = "kernel: this build has no assembly for the level"
 
 func exp32s(y, x []float32) { panic(noAssembly) }
 

@@ -11,9 +11,9 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// vectorFunctions are the elementwise functions of x, with their definitions in float64, and the largest errors allowed in
-// float32: in units in the last place (of the denormals, where the result is one) where the result has no zero but that of
-// x or of the underflow, else absolute.
+// vectorFunctions lists the elementwise functions of x, their definitions in float64, and the largest error allowed in float32. The error is
+// either in units in the last place (for a denormal result, of the smallest float32) or absolute: a result must be within one of the two
+// bounds. A derivative that is zero at another x than 0 has only an absolute bound.
 var vectorFunctions = []struct {
 	name     string
 	of       func(y, x []float32)
@@ -38,7 +38,7 @@ func sigmoid64(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 
 func softplus64(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
 
-// slopeOf makes a backward function a function of x.
+// slopeOf turns a backward function into a function of x: the derivative.
 func slopeOf(back func(dx, dy, x []float32)) func(y, x []float32) {
 	return func(y, x []float32) {
 		dy := make([]float32, len(x))
@@ -49,7 +49,7 @@ func slopeOf(back func(dx, dy, x []float32)) func(y, x []float32) {
 	}
 }
 
-// errorOf returns the error of got in units in the last place of want as a float32, and the absolute one.
+// errorOf returns the error of got in units in the last place of float32(want), and the absolute error.
 func errorOf(got float32, want float64) (ulps, absolute float64) {
 	w := math.Abs(want)
 	if float32(want) == got || math.IsNaN(want) && got != got {
@@ -64,7 +64,7 @@ func errorOf(got float32, want float64) (ulps, absolute float64) {
 	return absolute / math.Ldexp(1, max(e-24, -149)), absolute
 }
 
-// Over all the float32 that there are, in steps.
+// Every 40009th float32, of all there are.
 func TestVectorFunctions(t *testing.T) {
 	const step = 40009
 	eachLevel(t, func(t *testing.T) {
@@ -117,8 +117,7 @@ func TestVectorFunctionsAtInfinity(t *testing.T) {
 	})
 }
 
-// window returns n numbers out of a wider slice, at any alignment, and a function that fails if those around them have
-// been written.
+// window returns n elements of a wider slice, at any alignment, and a function that fails the test if an element around them was written.
 func window(t *rapid.T, r *rand.Rand, n int, name string) (v []float32, intact func()) {
 	const canary = 1234.5
 	before := rapid.IntRange(0, 17).Draw(t, name+" offset")
@@ -139,8 +138,8 @@ func window(t *rapid.T, r *rand.Rand, n int, name string) (v []float32, intact f
 	}
 }
 
-// Every function gives each element what it gives it alone, whatever the length and the alignment, and nothing else is
-// written; over its operand, too.
+// Every function computes for each element the same as for the element alone, at any length and alignment, also if it writes over its
+// operand. Nothing else is written.
 func TestVectorAnyLength(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
@@ -182,7 +181,7 @@ func TestVectorAnyLength(t *testing.T) {
 	})
 }
 
-// The arithmetic of the functions of two operands, against the definition.
+// The functions of two operands equal their definition.
 func TestVectorArithmetic(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		a, b := []float32{1, -2, 3, 0.5, 7}, []float32{10, 20, -30, 40, 0}

@@ -7,15 +7,15 @@ import (
 	"unsafe"
 )
 
-// Space is memory that a kernel works in, borrowed from a pool: a kernel that is called again and again makes no garbage.
-// Kernels that run at the same time have spaces of their own.
+// Space is working memory for a kernel, borrowed from a pool, so that repeated calls of a kernel make no garbage. Spaces that are borrowed at
+// the same time do not overlap.
 type Space[T Float] struct {
-	Data []T // begins at a cache line; what is in it is left to chance
+	Data []T // begins at a cache line; its contents are arbitrary
 	from *memory
-	loan uint64 // of from, when it was borrowed
+	loan uint64 // from.loan at the time of borrowing
 }
 
-// Borrow returns n numbers.
+// Borrow returns a Space of n elements.
 //
 //	w := Borrow[T](n)
 //	defer w.Return()
@@ -29,56 +29,56 @@ func Borrow[T Float](n int) Space[T] {
 	return Space[T]{Data: unsafe.Slice((*T)(unsafe.Pointer(&m.words[0])), n), from: m, loan: m.loan}
 }
 
-// Cut takes the next n numbers of the data, up to a cache line more: a space may be several arrays.
+// Cut removes the next n elements from Data and returns them, so that a space can hold several arrays. Data then begins at the next cache
+// line.
 func (s *Space[T]) Cut(n int) []T {
 	v := s.Data[:n:n]
 	s.Data = s.Data[min(Padded[T](n), len(s.Data)):]
 	return v
 }
 
-// Padded is how many numbers n of them take up when they are followed by others that begin at a cache line.
+// Padded returns n rounded up to a whole number of cache lines.
 func Padded[T Float](n int) int {
 	var zero T
 	line := cacheLine / int(unsafe.Sizeof(zero))
 	return (n + line - 1) / line * line
 }
 
-// Return gives the memory back. Nothing may use it any more. A second Return of one Space, or of a copy of it, panics: somebody else may
-// have the memory by then.
+// Return returns the memory to the pool. Nothing may use it after that. A second Return of a Space or of its copies panics, since another
+// kernel may have borrowed the memory.
 func (s Space[T]) Return() {
 	if s.from != nil {
 		pool.give(s.from, s.loan)
 	}
 }
 
-// memory is what is borrowed and returned.
+// memory is the unit that the pool lends.
 type memory struct {
 	words []uint64 // begins at a cache line
 	class int
-	loan  uint64 // the number of times that it was given back
-	since uint64 // the collection of garbage after which it was returned
+	loan  uint64 // the number of times that it was returned
+	since uint64 // the number of garbage collections before it was last returned
 }
 
 const (
 	cacheLine = 64
-	// keepFor is the number of collections that memory stays in the pool without being borrowed. A training step may take
-	// several; the memory of a model that is not used any more is to go back.
+	// keepFor is the number of garbage collections that memory stays in the pool without being borrowed. A training step can have several
+	// collections. The memory of a model that is no longer used should be freed.
 	keepFor = 64
 )
 
-// pool holds memory that has been returned. sync.Pool would lose it at every second collection, of which a training
-// step may have more than that.
+// pool holds memory that has been returned. A sync.Pool would drop it after two garbage collections, and a training step can have more.
 var pool workspaces
 
 type workspaces struct {
 	mutex       sync.Mutex
-	free        [4 * 64][]*memory // of each class, that returned last at the end
+	free        [4 * 64][]*memory // by class, in the order in which they were returned
 	collections uint64
 	watching    bool
 }
 
-// classOf returns the smallest class with room for so many words, and its size: four classes from each power of two to the
-// next, so that no more than a fifth is wasted.
+// classOf returns the smallest class with room for words, and its size in words. There are four classes from each power of two to the next,
+// so at most a fifth of the memory is unused.
 func classOf(words int) (class, size int) {
 	words = max(words, 64)
 	shift := bits.Len(uint(words-1)) - 3
@@ -117,14 +117,14 @@ func (p *workspaces) give(m *memory, loan uint64) {
 	p.free[m.class] = append(p.free[m.class], m)
 }
 
-// ReleaseWorkspaces gives all memory of the pool that is not borrowed to the garbage collector, for programs that measure memory.
+// ReleaseWorkspaces drops all memory of the pool that is not borrowed, for programs that measure memory.
 func ReleaseWorkspaces() {
 	pool.mutex.Lock()
 	defer pool.mutex.Unlock()
 	clear(pool.free[:])
 }
 
-// watch counts the collections: a finalizer runs after each one.
+// watch calls collected after every garbage collection, through a finalizer.
 func (p *workspaces) watch() {
 	runtime.SetFinalizer(&struct{ p *workspaces }{p}, func(w *struct{ p *workspaces }) {
 		w.p.collected()
@@ -132,13 +132,13 @@ func (p *workspaces) watch() {
 	})
 }
 
-// collected drops what has not been borrowed for long.
+// collected drops memory that has not been borrowed for keepFor collections.
 func (p *workspaces) collected() {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	p.collections++
 	for class, free := range p.free {
-		n := 0 // those returned earlier come first
+		n := 0 // memory that was returned earlier comes first
 		for n < len(free) && p.collections-free[n].since > keepFor {
 			n++
 		}

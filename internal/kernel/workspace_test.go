@@ -26,10 +26,10 @@ func TestSpaceSizes(t *testing.T) {
 			t.Fatalf("class of %d words has %d", (n+1)/2, size)
 		}
 		if c, s := classOf(size); c != class || s != size {
-			t.Fatalf("a full class %d is of class %d", class, c)
+			t.Fatalf("as many words as class %d has are of class %d", class, c)
 		}
 		if c, _ := classOf(size + 1); c != class+1 {
-			t.Fatalf("one word more than class %d is of class %d", class, c)
+			t.Fatalf("one word more than class %d has is of class %d", class, c)
 		}
 	})
 }
@@ -46,7 +46,7 @@ func TestSpaceCut(t *testing.T) {
 	}
 }
 
-// Spaces borrowed at the same time share nothing.
+// Spaces that are borrowed at the same time share no memory.
 func TestSpaceConcurrent(t *testing.T) {
 	var wait sync.WaitGroup
 	for g := range 8 {
@@ -94,7 +94,7 @@ func TestSpaceMakesNoGarbage(t *testing.T) {
 
 func TestSpaceGoesBack(t *testing.T) {
 	var p workspaces
-	p.watching = true // no collection counts but those here
+	p.watching = true // only the test calls collected
 	p.give(p.take(1000), 0)
 	a := p.take(2000)
 	for range keepFor {
@@ -103,15 +103,15 @@ func TestSpaceGoesBack(t *testing.T) {
 	p.give(a, 0)
 	class, _ := classOf(1000)
 	if len(p.free[class]) != 1 {
-		t.Fatal("gone too early")
+		t.Fatal("memory was dropped too early")
 	}
 	p.collected()
 	if other, _ := classOf(2000); len(p.free[class]) != 0 || len(p.free[other]) != 1 {
-		t.Error("what was not used is still there, or what was is gone")
+		t.Error("unused memory was not dropped, or used memory was")
 	}
 }
 
-// Memory that is returned twice would be lent to two kernels at a time.
+// A second Return panics: the memory would be lent to two kernels at the same time.
 func TestSpaceReturnedTwice(t *testing.T) {
 	panics := func(f func()) (text any) {
 		defer func() { text = recover() }()
@@ -121,11 +121,11 @@ func TestSpaceReturnedTwice(t *testing.T) {
 	s := Borrow[float32](100)
 	s.Return()
 	if got := panics(s.Return); got == nil {
-		t.Error("a second Return is silent")
+		t.Error("a second Return does not panic")
 	}
 	again := Borrow[float32](100) // the same memory
 	if got := panics(s.Return); got == nil {
-		t.Error("a second Return is silent when the memory is lent again")
+		t.Error("a second Return does not panic after the memory was borrowed again")
 	}
 	again.Return()
 	Space[float32]{}.Return()

@@ -1,13 +1,12 @@
-// The floor of a forward selective scan: what this processor's core needs for the arithmetic that no scan can leave out.
+// Measures a lower bound on the time of a forward selective scan: the arithmetic that every scan needs, on one core of this processor.
 //
-// For each step, channel and state
+// For each step, channel and state it computes
 //
 //     h = exp(dt a) h + (dt u) b;    y = y + c h
 //
-// and nothing else: no softplus, no gate, no skip. It has all that a scan could wish for: a vector of channels side by
-// side, 16 states in registers from the first step to the last, operands that arrive in the order they are read, and
-// parameters of the exponential in the base that suits the processor. Divide a scan's time by what it prints, on the same
-// machine and in the same minute: make floor.
+// and nothing else: no softplus, no gate, no skip. The conditions are the best possible: vectors of channels, 16 states in registers from the
+// first step to the last, operands in the order in which they are read, and an exponential with base 2. Run it with "make floor", and compare
+// with the time of a scan on the same machine, measured within the same minute.
 #include <immintrin.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,13 +23,13 @@ enum { LANES = 8 };
 #endif
 typedef float vec __attribute__((vector_size(4 * LANES)));
 
-// exp2 is 2^x = 2^n 2^f with n the nearest integer, and 2^f by a polynomial of degree 5 for |f| <= 1/2; the relative error
-// is about 3e-6. The compiler makes fused multiply-adds of it.
+// exp2_ returns 2^x = 2^n 2^f, where n is the integer nearest to x and 2^f is a polynomial of degree 5 for |f| <= 1/2. The relative error is
+// about 3e-6. The compiler turns it into fused multiply-adds.
 static inline vec exp2_(vec x) {
 #ifdef __AVX512F__
   vec n = (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-  x = (vec)_mm256_max_ps((__m256)x, _mm256_set1_ps(-126));  // the exponent is made by hand below, and must not wrap
+  x = (vec)_mm256_max_ps((__m256)x, _mm256_set1_ps(-126));  // the exponent is added as an integer below and must not wrap around
   vec n = (vec)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #endif
   vec f = x - n;
@@ -43,7 +42,7 @@ static inline vec exp2_(vec x) {
 #endif
 }
 
-// scan takes a as log2(e) a: (states, lanes); dt, u and y are (steps, lanes), b and c (steps, states).
+// scan writes y (steps, lanes). dt and u are (steps, lanes), a is log2(e) times A, (states, lanes), b and c are (steps, states).
 __attribute__((noinline)) static void scan(vec *y, const vec *dt, const vec *u, const vec *a, const float *b, const float *c) {
   vec h[STATES] = {};
   for (int t = 0; t < STEPS; t++, b += STATES, c += STATES) {

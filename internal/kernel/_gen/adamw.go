@@ -6,12 +6,12 @@ import (
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
 )
 
-// adamW writes the solver's step. It rounds where the loop in Go does, so both make the same weights, bit for bit.
+// adamW writes the step of AdamW. It rounds at the same places as the loop in Go, so that the weights are the same bit for bit.
 func adamW(isa asm.ISA) {
 	f := asm.NewFile("kernel", isa)
 	k := f.Func("adamW", "func(w, dw, m, v, c *float32, n int)",
-		"adamW is the loop of AdamW.step, for n elements; c has AdamW's fields.")
-	// The assembler takes g for a register.
+		"adamW computes AdamW.step for n elements. dw is the gradient, and c points to the fields of AdamW.")
+	// Go's assembler reserves the name g for a register.
 	w, g, m, v, c, n := k.Ptr("w"), k.Ptr("dw"), k.Ptr("m"), k.Ptr("v"), k.Ptr("c"), k.Int("n")
 	const (
 		scale = iota

@@ -10,14 +10,13 @@ import (
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
 )
 
-// convSteps is the number of steps that the convolution's kernels take at a time: a filter's tap is then loaded once for four
-// products.
+// convSteps is the number of steps that the convolution's kernels process at a time. Each tap is loaded once for four products.
 const convSteps = 4
 
 // conv writes the kernels of the causal convolution.
 //
-// They walk along the channels of a few steps, not along the steps of a few channels, whose addresses would all lie in pages
-// of their own.
+// Their inner loop goes along the channels of a few steps. A loop along the steps of a few channels would touch another page of memory at
+// each step.
 func conv(isa asm.ISA) {
 	f := asm.NewFile("kernel", isa)
 	convFilter(f, "convRows", convSteps)
@@ -27,10 +26,10 @@ func conv(isa asm.ISA) {
 	f.Write("..", "conv")
 }
 
-// convFields are the fields of convArgs, of eight bytes each.
+// convFields lists the fields of convArgs in order. Each has eight bytes.
 var convFields = []string{"y", "x", "taps", "bias", "dy", "yStep", "xStep", "xNext", "tapNext", "dyStep", "n", "width", "silu"}
 
-// field is a field of the arguments in memory, load brings it to a register.
+// field returns the address of a field of the arguments. load loads it into a register.
 func field(args reg.Register, name string) operand.Mem {
 	return asm.At(args, 8*slices.Index(convFields, name))
 }
@@ -42,7 +41,7 @@ func load(k *asm.Func, args reg.Register, name string) reg.GPVirtual {
 }
 
 func convFilter(f *asm.File, name string, steps int) {
-	k := f.Func(name, "func(args *byte)", fmt.Sprintf("%s is convRows.run, %d steps at a time.", name, steps))
+	k := f.Func(name, "func(args *byte)", fmt.Sprintf("%s computes convRows.run for %d step(s).", name, steps))
 	args := k.Ptr("args")
 	n := load(k, args, "n")
 	m := k.Math(convKeep(f))
@@ -85,7 +84,7 @@ func convFilter(f *asm.File, name string, steps int) {
 	k.Return()
 }
 
-// convFinish writes what becomes of the sums.
+// convFinish writes the code that stores the sums, or silu of the sums, or dy·siluSlope of the sums.
 func convFinish(k *asm.Func, m *asm.Math, args reg.Register, label string, at reg.Register, mask *asm.Mask, sums []reg.VecVirtual) {
 	y, yStep, dy := load(k, args, "y"), load(k, args, "yStep"), load(k, args, "dy")
 	k.ADDQ(at, y)
@@ -123,15 +122,15 @@ func convFinish(k *asm.Func, m *asm.Math, args reg.Register, label string, at re
 	k.Label(label + "Stored")
 }
 
-// convUsual writes both for the usual width, in which each row of x is loaded once for all the steps that read it.
-// Here the rows that a step's taps read go the same way as the steps, and a step and a tap further is the same row.
+// convUsual writes convRows4 and convSum4, the kernels for 4 taps. They load each row of x once for all steps that read it: since x.step
+// equals next, tap t of step s reads row s+t.
 func convUsual(f *asm.File) {
 	for _, sum := range []bool{false, true} {
 		name, what := "convRows4", "run"
 		if sum {
 			name, what = "convSum4", "sum"
 		}
-		k := f.Func(name, "func(args *byte)", fmt.Sprintf("%s is convRows.%s for %d steps and %d taps, if x.step and next are the same.",
+		k := f.Func(name, "func(args *byte)", fmt.Sprintf("%s computes convRows.%s for %d steps and %d taps, if x.step equals next.",
 			name, what, convSteps, convSteps))
 		args := k.Ptr("args")
 		n := load(k, args, "n")
@@ -144,7 +143,7 @@ func convUsual(f *asm.File) {
 			if mask != nil {
 				label = name + "Tail"
 			}
-			// The sums of steps, and rows of taps; or the gradients of steps, and sums of taps.
+			// For run, steps holds the sums and taps the weights. For sum, steps holds the gradients dy and taps the sums.
 			steps, taps := k.Vecs(convSteps), k.Vecs(convSteps)
 			if bias := load(k, args, "bias"); sum {
 				convGradients(k, args, label, at, mask, steps, bias)
@@ -181,7 +180,7 @@ func convUsual(f *asm.File) {
 				convFinish(k, m, args, label, at, mask, steps)
 				return
 			}
-			for i := range taps { // from the last, which is where tap is
+			for i := range taps { // from the last to the first: tap points to the last
 				if i > 0 {
 					k.SUBQ(tapNext, tap)
 				}
@@ -192,7 +191,7 @@ func convUsual(f *asm.File) {
 	}
 }
 
-// convBias makes all sums the bias, or zero.
+// convBias writes the code that sets all sums to the bias, or to zero if bias is nil.
 func convBias(k *asm.Func, label string, at reg.Register, mask *asm.Mask, sums []reg.VecVirtual, bias reg.Register) {
 	for _, v := range sums {
 		k.Zero(v)
@@ -206,7 +205,7 @@ func convBias(k *asm.Func, label string, at reg.Register, mask *asm.Mask, sums [
 	k.Label(label + "NoBias")
 }
 
-// convGradients loads the gradients of the steps, and adds them to the bias if there is one.
+// convGradients writes the code that loads the gradients of the steps into g, and adds them to the bias unless it is nil.
 func convGradients(k *asm.Func, args reg.Register, label string, at reg.Register, mask *asm.Mask, g []reg.VecVirtual, bias reg.Register) {
 	d, dStep := load(k, args, "dy"), load(k, args, "dyStep")
 	k.ADDQ(at, d)
@@ -228,7 +227,7 @@ func convGradients(k *asm.Func, args reg.Register, label string, at reg.Register
 	k.Label(label + "NoBias")
 }
 
-// convKeep is how many of the constants of SiLU stay in registers: AVX2 needs all it has for the sums, the taps and a mask.
+// convKeep returns how many constants of SiLU stay in registers. AVX2 needs all its registers for the sums, the taps and a mask.
 func convKeep(f *asm.File) int {
 	if f.ISA == asm.AVX2 {
 		return asm.KeepNone
@@ -236,9 +235,9 @@ func convKeep(f *asm.File) int {
 	return asm.KeepExp
 }
 
-// convSum writes the sums of the weight's gradient.
+// convSum writes the kernel that adds up the gradients of weight and bias.
 func convSum(f *asm.File) {
-	k := f.Func("convSum", "func(args *byte)", fmt.Sprintf("convSum is convRows.sum, %d steps at a time.", convSteps))
+	k := f.Func("convSum", "func(args *byte)", fmt.Sprintf("convSum computes convRows.sum for %d steps.", convSteps))
 	args := k.Ptr("args")
 	n := load(k, args, "n")
 	k.EachVector("convSum", n, 1, func(at reg.Register, _ int, mask *asm.Mask) {

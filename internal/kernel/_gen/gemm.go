@@ -48,7 +48,7 @@ type gemmMask struct {
 	v reg.Register // AVX2
 }
 
-// maskTable is read-only memory with the masks for every number of lanes.
+// maskTable returns a table in read-only memory with the masks for every number of lanes.
 func (g gemm) maskTable(name string) operand.Mem {
 	m := g.StaticGlobal(name + g.ISA.String())
 	g.DataAttributes(attr.RODATA | attr.NOPTR)
@@ -68,7 +68,7 @@ func (g gemm) maskTable(name string) operand.Mem {
 	return m
 }
 
-// mask loads the mask of the first n lanes; it uses n up.
+// mask loads the mask of the first n lanes. It overwrites n.
 func (g gemm) mask(n reg.Register) (m gemmMask) {
 	base := g.GP64()
 	g.LEAQ(g.masks, base)
@@ -99,10 +99,10 @@ func (g gemm) storeMasked(m gemmMask, v reg.Register, to operand.Mem) {
 	}
 }
 
-// gemmStrided is eight equally spaced addresses in five registers.
+// gemmStrided holds eight equally spaced addresses in five registers.
 type gemmStrided struct{ base, by1, by3, by5, by7 reg.Register }
 
-// strided takes the distance in bytes, and makes only the registers that n addresses need.
+// strided returns the addresses base + i·by, i < n, by in bytes. It uses only the registers that n addresses need.
 func (g gemm) strided(base, by reg.Register, n int) gemmStrided {
 	s := gemmStrided{base: base, by1: by}
 	for _, m := range []struct {
@@ -133,14 +133,14 @@ func (s gemmStrided) at(i int) operand.Mem {
 	return asm.AtIndex(s.base, s.by7, 1, 0)
 }
 
-// bytes loads an int argument that counts float32, as bytes.
+// bytes loads an int argument that is a number of float32, and converts it to bytes.
 func (g gemm) bytes(f *asm.Func, name string) reg.GPVirtual {
 	r := f.Int(name)
 	g.SHLQ(operand.U8(2), r)
 	return r
 }
 
-// argument is where a 32-bit argument lies.
+// argument returns the address of a 32-bit argument.
 func (g gemm) argument(f *asm.Func, name string) operand.Mem {
 	b, err := f.Param(name).Resolve()
 	if err != nil {
@@ -149,11 +149,11 @@ func (g gemm) argument(f *asm.Func, name string) operand.Mem {
 	return b.Addr
 }
 
-// tile is the kernel of the product: rows × vectors sums in registers.
+// tile writes the kernel of the product, which has rows × vectors sums in registers.
 func (g gemm) tile(rows, vectors int) {
 	name := fmt.Sprintf("tile%dx%d", rows, vectors)
 	f := g.Func(name, "func(k int, a *float32, aRow, aCol int, b *float32, ldb int, c *float32, ldc int, alpha, beta float32, width int)",
-		fmt.Sprintf(`%s is c = alpha·a·b + beta·c for %d rows of c and %d vectors of columns, the last of width lanes:
+		fmt.Sprintf(`%s computes c = alpha·a·b + beta·c for %d row(s) of c and %d vector(s) of columns, the last of width lanes:
 
 	for i := range %d {
 		for j := range columns {
@@ -169,7 +169,7 @@ func (g gemm) tile(rows, vectors int) {
 	at := g.strided(a, g.bytes(f, "aRow"), rows)
 	aCol, ldb := g.bytes(f, "aCol"), g.bytes(f, "ldb")
 
-	// The tile of c is needed in the end, and is fetched meanwhile.
+	// The tile of c is needed at the end, so it is prefetched here.
 	c, ldc := f.Ptr("c"), g.bytes(f, "ldc")
 	for i := range rows {
 		for v := range vectors {
@@ -187,7 +187,7 @@ func (g gemm) tile(rows, vectors int) {
 			g.Zero(r)
 		}
 	}
-	// A tile of few rows waits for B, and the processor does not see that its rows, often pages apart, follow each other.
+	// A tile of few rows is limited by the loads of B. The processor does not prefetch its rows, which are often pages apart.
 	var ahead reg.GPVirtual
 	if rows <= 2 {
 		ahead = g.GP64()
@@ -234,7 +234,7 @@ func (g gemm) tile(rows, vectors int) {
 	c, ldc = f.Ptr("c"), g.bytes(f, "ldc")
 	beta := g.GP32()
 	g.MOVL(g.argument(f, "beta"), beta)
-	g.ADDL(beta, beta) // drops the sign
+	g.ADDL(beta, beta) // shifts the sign out, so that -0 counts as 0
 	g.JE(asm.Label("store"))
 	betaV := g.Vec()
 	g.Broadcast(g.argument(f, "beta"), betaV)

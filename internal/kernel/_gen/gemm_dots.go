@@ -9,12 +9,13 @@ import (
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
 )
 
-// dots is the kernel for few rows: it reads eight rows of a big matrix once, in their own order, for one to three vectors.
+// dots writes the kernel for products with one to three vectors. It reads eight rows of a large matrix once, from memory in order, for all
+// vectors.
 func (g gemm) dots(vectors int) {
 	const rows = 8
 	name := fmt.Sprintf("dots%d", vectors)
 	f := g.Func(name, "func(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha, beta float32, rows int)",
-		fmt.Sprintf(`%s multiplies 1 to 8 rows of w by %d rows of x, all of k ≥ 1 elements:
+		fmt.Sprintf(`%s multiplies 1 to 8 rows of w by %d row(s) of x, all of k ≥ 1 elements:
 
 	for i := range %d {
 		for j := range rows {
@@ -22,8 +23,9 @@ func (g gemm) dots(vectors int) {
 		}
 	}
 
-A sum is taken in as many parts as a vector has lanes.`, name, vectors, vectors))
-	// The rows' pointers; those of missing rows point to the last. All point past the last whole vector, and at counts up to 0.
+A dot product is summed in as many parts as a vector has lanes.`, name, vectors, vectors))
+	// The pointers to missing rows point to the last row. All pointers point past the last whole vector, and at counts from a negative offset
+	// up to 0.
 	rest, at := f.Int("k"), g.GP64()
 	g.MOVQ(rest, at)
 	g.ANDQ(operand.U8(g.Lanes()-1), rest)
@@ -48,7 +50,7 @@ A sum is taken in as many parts as a vector has lanes.`, name, vectors, vectors)
 	}
 	w := pointers("w", "ldw", rows, f.Int("rows"))
 	x := pointers("x", "ldx", vectors, nil)
-	next := g.GP64() // the same place in the eight rows after these, which come next
+	next := g.GP64() // offset of the same place in the next eight rows, which the next call reads
 	f.Load64("ldw", next)
 	g.SHLQ(operand.U8(5), next)
 	g.SUBQ(at, next)
@@ -61,7 +63,7 @@ A sum is taken in as many parts as a vector has lanes.`, name, vectors, vectors)
 			g.Zero(r)
 		}
 	}
-	g.JE(asm.Label("tail")) // the flags of NEGQ: clearing registers changes none
+	g.JE(asm.Label("tail")) // tests the flags of NEGQ, which clearing vector registers does not change
 	g.Label("loop")
 	xv := g.Vecs(vectors)
 	for i := range xv {
@@ -109,7 +111,7 @@ A sum is taken in as many parts as a vector has lanes.`, name, vectors, vectors)
 		g.Mul(alpha, s, s)
 	}
 	g.MOVL(g.argument(f, "beta"), bits)
-	g.ADDL(bits, bits) // drops the sign
+	g.ADDL(bits, bits) // shifts the sign out, so that -0 counts as 0
 	g.JE(asm.Label("store"))
 	for i, s := range sums {
 		old := g.YMM()
@@ -130,7 +132,8 @@ A sum is taken in as many parts as a vector has lanes.`, name, vectors, vectors)
 	f.Return()
 }
 
-// sums returns eight sums over lanes in one YMM register: halves are added, then pairs of registers side by side.
+// sums returns the sums over the lanes of eight registers, in one YMM register. It first adds the halves of each register, then combines
+// pairs of registers.
 func (g gemm) sums(v []reg.VecVirtual) reg.VecVirtual {
 	half := make([]reg.VecVirtual, len(v))
 	for i, z := range v {

@@ -9,11 +9,11 @@ import (
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
 )
 
-// copyRows packs a matrix that already has the order the kernel wants.
+// copyRows writes the kernel that packs a matrix whose elements are already in the order of the product kernel.
 func (g gemm) copyRows(vectors int) {
 	name := fmt.Sprintf("copyRows%d", vectors)
 	f := g.Func(name, "func(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)",
-		fmt.Sprintf(`%s copies at least one row of %d vectors, reading width lanes of the last and writing zeros in the others:
+		fmt.Sprintf(`%s copies rows ≥ 1 rows of %d vector(s). It reads width lanes of the last vector and writes zeros to its other lanes:
 
 	for i := range rows {
 		copy(to[i*ldTo:], from[i*ldFrom:][:columns])
@@ -22,7 +22,7 @@ func (g gemm) copyRows(vectors int) {
 	m := g.mask(f.Int("width"))
 	rows, from, to := f.Int("rows"), f.Ptr("from"), f.Ptr("to")
 	ldFrom, ldTo := g.bytes(f, "ldFrom"), g.bytes(f, "ldTo")
-	// The processor does not see that the rows, often pages apart, follow each other.
+	// The processor does not prefetch the rows, which are often pages apart.
 	ahead := g.GP64()
 	g.LEAQ(asm.AtIndex(from, ldFrom, 8, 0), ahead)
 	g.Label("loop")
@@ -45,11 +45,12 @@ func (g gemm) copyRows(vectors int) {
 	f.Return()
 }
 
-// transpose packs a matrix whose rows are the columns that the kernel wants side by side.
+// transpose writes the kernel that packs the transpose of a matrix.
 func (g gemm) transpose() {
 	n := g.Lanes()
 	f := g.Func("transpose", "func(k int, from *float32, ldFrom int, rows int, to *float32, ldTo int)",
-		`transpose copies 1 to a vector's lanes of rows of k ≥ 1 elements into columns, with zeros for missing rows:
+		`transpose copies rows of k ≥ 1 elements, at least one and at most as many as a vector has lanes, into columns. Missing rows
+become zeros:
 
 	for l := range k {
 		for i := range lanes {
@@ -90,7 +91,7 @@ func (g gemm) transpose() {
 	f.Return()
 }
 
-// maskUpTo is the mask for a vector's lanes, or k if that is less.
+// maskUpTo returns the mask of the first k lanes, or of all lanes if k is larger.
 func (g gemm) maskUpTo(k reg.Register) gemmMask {
 	count := g.GP64()
 	g.MOVQ(operand.U32(g.Lanes()), count)
@@ -99,7 +100,7 @@ func (g gemm) maskUpTo(k reg.Register) gemmMask {
 	return g.mask(count)
 }
 
-// loadRows loads a vector from each of at least one and at most n rows, and zeros for the others.
+// loadRows writes the code that loads a vector from each of rows rows, 1 ≤ rows ≤ n, and sets the other n-rows vectors to zero.
 func (g gemm) loadRows(m gemmMask, rows reg.Register, n int, at func(i int) operand.Mem) []reg.VecVirtual {
 	v := g.Vecs(n)
 	for i := range n {
@@ -118,10 +119,10 @@ func (g gemm) loadRows(m gemmMask, rows reg.Register, n int, at func(i int) oper
 	return v
 }
 
-// packRows packs rows of A, packColumns rows of a transposed A: eight for each k.
+// packRows writes the kernel that packs rows of A, eight elements for each k. packColumns does the same for a transposed A.
 func (g gemm) packRows() {
 	f := g.Func("packRows", "func(k int, from *float32, ldFrom int, to *float32, rows int)",
-		`packRows copies 1 to 8 rows of k ≥ 1 elements into columns of eight, with zeros for missing rows:
+		`packRows copies 1 to 8 rows of k ≥ 1 elements into columns of eight. Missing rows become zeros:
 
 	for l := range k {
 		for i := range 8 {
@@ -130,7 +131,7 @@ func (g gemm) packRows() {
 	}`)
 	k, from, rows, to := f.Int("k"), f.Ptr("from"), f.Int("rows"), f.Ptr("to")
 	at := g.strided(from, g.bytes(f, "ldFrom"), 8)
-	next := at // the rows of the call after this one
+	next := at // the rows of the next call
 	next.base = g.GP64()
 	g.LEAQ(asm.AtIndex(from, at.by1, 8, 0), next.base)
 	g.Label("loop")
@@ -156,7 +157,7 @@ func (g gemm) packRows() {
 	f.Return()
 }
 
-// storeQuarter stores 128 bits of a vector.
+// storeQuarter stores the i-th 128 bits of a vector.
 func (g gemm) storeQuarter(i int, v reg.VecVirtual, to operand.Mem) {
 	switch {
 	case i == 0:
@@ -170,7 +171,7 @@ func (g gemm) storeQuarter(i int, v reg.VecVirtual, to operand.Mem) {
 
 func (g gemm) packColumns() {
 	f := g.Func("packColumns", "func(k int, from *float32, ldFrom int, to *float32, width int)",
-		`packColumns copies k ≥ 1 rows of 1 to 8 elements into rows of eight, with zeros for missing elements:
+		`packColumns copies k ≥ 1 rows of 1 to 8 elements into rows of eight. Missing elements become zeros:
 
 	for l := range k {
 		for i := range 8 {
@@ -181,7 +182,7 @@ func (g gemm) packColumns() {
 	k, from, ldFrom, to := f.Int("k"), f.Ptr("from"), g.bytes(f, "ldFrom"), f.Ptr("to")
 	v := g.YMM()
 	g.Label("loop")
-	g.PREFETCHT1(asm.At(from, 64)) // for the calls after this one
+	g.PREFETCHT1(asm.At(from, 64)) // for the next calls
 	g.loadMasked(m, asm.At(from, 0), v)
 	g.VMOVUPS(v, asm.At(to, 0))
 	g.ADDQ(ldFrom, from)
@@ -191,7 +192,7 @@ func (g gemm) packColumns() {
 	f.Return()
 }
 
-// shuffled returns the transpose of a square of registers: within quarters first, then the quarters themselves.
+// shuffled returns the transpose of a square matrix of registers. It first transposes 4×4 blocks within 128 bits, then moves the blocks.
 func (g gemm) shuffled(v []reg.VecVirtual) []reg.VecVirtual {
 	n := len(v)
 	g.quarters(v)
@@ -220,7 +221,7 @@ func (g gemm) shuffled(v []reg.VecVirtual) []reg.VecVirtual {
 	return columns
 }
 
-// quarters transposes 4×4 in each 128 bits of four rows: then v[4q+j] holds, in 128 bits number p, column 4p+j of rows 4q…4q+3.
+// quarters transposes the 4×4 block in each 128 bits of four rows. Then the p-th 128 bits of v[4q+j] hold column 4p+j of rows 4q…4q+3.
 func (g gemm) quarters(v []reg.VecVirtual) {
 	for q := 0; q < len(v); q += 4 {
 		ab0, ab1, cd0, cd1 := g.Vec(), g.Vec(), g.Vec(), g.Vec()

@@ -1,6 +1,6 @@
 // Command _gen writes the assembly of internal/kernel and blas: go generate ./internal/kernel.
 //
-// Each file of this folder writes one story, for both instruction sets, from the layer in asm.
+// Each file of this folder writes the kernels of one subject, for both instruction sets, with package asm.
 package main
 
 import "github.com/gomamba/mamba/internal/kernel/_gen/asm"

@@ -8,11 +8,11 @@ import (
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
 )
 
-// rows writes what RMSNorm and cross-entropy do with a row, and sums in float64.
+// rows writes the kernels for rows of RMSNorm and cross-entropy, and for sums in float64.
 func rows(isa asm.ISA) {
 	f := asm.NewFile("kernel", isa)
 
-	k := f.Func("rowAdd64", "func(sum *float64, x *float32, n int)", "rowAdd64 is sum[i] += float64(x[i]), for n elements.")
+	k := f.Func("rowAdd64", "func(sum *float64, x *float32, n int)", "rowAdd64 computes sum[i] += float64(x[i]) for n elements.")
 	sum, x, n := k.Ptr("sum"), k.Ptr("x"), k.Int("n")
 	k.EachHalf("add64", n, 2, func(h asm.Half, at reg.Register, offset, _ int) {
 		v, w := k.Vec(), k.Vec()
@@ -23,7 +23,7 @@ func rows(isa asm.ISA) {
 	})
 	k.Return()
 
-	k = f.Func("rowSquares", "func(x *float32, n int) float64", "rowSquares returns Σ float64(x[i])², of n elements.")
+	k = f.Func("rowSquares", "func(x *float32, n int) float64", "rowSquares returns Σ float64(x[i])² of n elements.")
 	x, n = k.Ptr("x"), k.Int("n")
 	accs := zeros(k, 4)
 	k.EachHalf("squares", n, len(accs), func(h asm.Half, at reg.Register, offset, i int) {
@@ -34,7 +34,7 @@ func rows(isa asm.ISA) {
 	})
 	k.ReturnSum64(accs)
 
-	k = f.Func("rowNorm", "func(y, x, w *float32, s float32, n int)", "rowNorm is y[i] = x[i]·s·w[i], for n elements.")
+	k = f.Func("rowNorm", "func(y, x, w *float32, s float32, n int)", "rowNorm computes y[i] = x[i]·s·w[i] for n elements.")
 	y, x, w, n := k.Ptr("y"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
 	s := k.Scalar("s")
 	k.EachVector("norm", n, 2, func(at reg.Register, vectors int, mask *asm.Mask) {
@@ -50,7 +50,7 @@ func rows(isa asm.ISA) {
 	k.Return()
 
 	k = f.Func("rowNormSums", "func(dw, dy, x, w *float32, s float32, n int) float64",
-		"rowNormSums is dw[i] += dy[i]·x[i]·s, and returns Σ dy[i]·w[i]·x[i]·s in float64, for n elements.")
+		"rowNormSums computes dw[i] += dy[i]·x[i]·s for n elements, and returns Σ dy[i]·w[i]·x[i]·s, summed in float64.")
 	dw, dy, x, w, n := k.Ptr("dw"), k.Ptr("dy"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
 	s = k.Scalar("s")
 	accs = zeros(k, 4)
@@ -71,7 +71,7 @@ func rows(isa asm.ISA) {
 	k.ReturnSum64(accs)
 
 	k = f.Func("rowNormBack", "func(dx, dy, x, w *float32, s, mean float32, n int)",
-		"rowNormBack is dx[i] = s·(dy[i]·w[i] - x[i]·s·mean), for n elements.")
+		"rowNormBack computes dx[i] = s·(dy[i]·w[i] - x[i]·s·mean) for n elements.")
 	dx, dy, x, w, n := k.Ptr("dx"), k.Ptr("dy"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
 	s, mean := k.Scalar("s"), k.Scalar("mean")
 	k.EachVector("normBack", n, 2, func(at reg.Register, vectors int, mask *asm.Mask) {
@@ -90,7 +90,7 @@ func rows(isa asm.ISA) {
 	k.Return()
 
 	k = f.Func("rowMax", "func(x *float32, n int) float32",
-		"rowMax returns the largest of n elements, of which NaN is none: -Inf if there is none.")
+		"rowMax returns the largest of n elements that is not NaN, or -Inf if there is none.")
 	x, n = k.Ptr("x"), k.Int("n")
 	tops := k.Vecs(4)
 	for _, v := range tops {
@@ -101,14 +101,14 @@ func rows(isa asm.ISA) {
 			v := k.Vec()
 			k.VMOVAPS(tops[0], v)
 			k.LoadOver(asm.AtIndex(x, at, 1, i*k.Bytes()), mask, v)
-			k.Max(tops[i], v, tops[i]) // the first, if one is NaN
+			k.Max(tops[i], v, tops[i]) // the first operand if the second is NaN
 		}
 	})
 	k.ReturnMax(tops)
 
-	expSum(f, "rowExpSum", "func(x *float32, top float32, n int) float64", "rowExpSum returns Σ e^(x[i]-top) in float64, of n elements.", false)
+	expSum(f, "rowExpSum", "func(x *float32, top float32, n int) float64", "rowExpSum returns Σ e^(x[i]-top) of n elements, summed in float64.", false)
 	expSum(f, "rowExpSumTo", "func(y, x *float32, top float32, n int) float64",
-		"rowExpSumTo is y[i] = e^(x[i]-top), and returns their sum in float64, for n elements.", true)
+		"rowExpSumTo computes y[i] = e^(x[i]-top) for n elements, and returns Σ y[i], summed in float64.", true)
 	f.Write("..", "rows")
 }
 

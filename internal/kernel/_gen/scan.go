@@ -11,18 +11,18 @@ import (
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
 )
 
-// The scan's kernels work on one strip of 16 channels, one for each lane, and a tile of time. Every row of a strip is 16
-// float32 long: an AVX-512 vector, or two AVX2 vectors that are two calls. Up to 16 states (AVX2: 8) stay in registers;
-// more are scanned a block at a time.
+// The scan's kernels process one tile of steps of one strip of 16 channels, one channel for each lane. Every row of a strip has 16 float32:
+// one AVX-512 vector, or two AVX2 vectors, which take two calls. A call keeps up to 16 states (AVX2: 8) in registers. More states are
+// scanned in groups.
 
 const (
 	row = 64 // bytes of a strip's row
 
-	// tileSteps is the length of the backward pass's tiles, as in scan.go.
+	// tileSteps is the number of steps of a tile of the backward pass: backSteps in internal/kernel/scan.go.
 	tileSteps = 16
 )
 
-// stateBlocks are the numbers of states that there are kernels for.
+// stateBlocks returns the numbers of states for which there are kernels.
 func stateBlocks(isa asm.ISA) []int {
 	if isa == asm.AVX512 {
 		return []int{16, 8, 4, 2, 1}
@@ -47,7 +47,7 @@ func writeScan(isa asm.ISA) {
 	f.Write("..", "scan")
 }
 
-// variant names a kernel for B and C of one float32 a state, or of a vector.
+// variant returns the name of a kernel for n states. With vectors, B and C have a vector for each state instead of one float32.
 func variant(name string, n int, vectors bool) string {
 	if vectors {
 		name += "Vectors"
@@ -55,8 +55,8 @@ func variant(name string, n int, vectors bool) string {
 	return fmt.Sprint(name, n)
 }
 
-// decay computes e to the power of Δ·A from Δ and A·log2(e). Its error is below 2 units in the last place, plus what the
-// rounding of Δ·A·log2(e) makes of it: |Δ·A| units.
+// decay writes code that computes e^(Δ·A) from Δ and A·log2(e). The error is below 2 units in the last place, plus |Δ·A| units from the
+// rounding of Δ·A·log2(e).
 type decay struct {
 	f          *asm.File
 	magic      reg.VecVirtual
@@ -67,7 +67,7 @@ type decay struct {
 func newDecay(f *asm.File) *decay {
 	d := &decay{f: f}
 	if f.ISA == asm.AVX2 {
-		// Adding 1.5·2^23 leaves no room for a fraction; 127 is the exponent's bias.
+		// A float32 of about 1.5·2^23 has no bits for a fraction. 127 is the bias of the exponent.
 		d.magic = f.BroadcastConst(12582912 + 127)
 		return d
 	}
@@ -86,14 +86,14 @@ func newDecay(f *asm.File) *decay {
 	return d
 }
 
-// exp returns e to the power of Δ·A; a is in memory.
+// exp returns a register with e^(Δ·A). a is the address of A·log2(e).
 func (d *decay) exp(dt reg.Register, a operand.Mem) reg.VecVirtual {
 	f := d.f
 	x, t, r := f.Vec(), f.Vec(), f.Vec()
 	f.Mul(a, dt, x)
 	if f.ISA == asm.AVX512 {
-		// 2^x = 2^k · 2^(i/32) · 2^r, with k + i/32 the multiple of 1/32 below x: k and i are the low bits of x + magic,
-		// rounded down. VSCALEFPS takes the k of x by itself, and does what is right for infinities and NaN.
+		// 2^x = 2^k · 2^(i/32) · 2^r, where k + i/32 is x rounded down to a multiple of 1/32. i is in the low bits of x + magic, rounded down.
+		// VSCALEFPS itself takes k from x, and handles infinities and NaN.
 		p := f.Vec()
 		f.VADDPS_RD_SAE(d.magic, x, t)
 		f.VREDUCEPS(operand.U8(5<<4|1<<3|1), x, r)
@@ -105,8 +105,8 @@ func (d *decay) exp(dt reg.Register, a operand.Mem) reg.VecVirtual {
 		f.VSCALEFPS(x, p, p)
 		return p
 	}
-	// 2^x = 2^k · 2^r with k the integer next to x. Below 2^-126 the result is zero, above 2^127.5 infinity. VMAXPS and
-	// VMINPS return their first operand, as written here, when it is not a number.
+	// 2^x = 2^k · 2^r, where k is x rounded to an integer. The result is zero below 2^-126 and infinite above 2^127.5. VMAXPS and VMINPS
+	// return their first operand, in this notation, if it is NaN.
 	f.Load(wide(f, -127), t)
 	f.Max(x, t, x)
 	f.Load(wide(f, 128), r)
@@ -124,7 +124,7 @@ func (d *decay) exp(dt reg.Register, a operand.Mem) reg.VecVirtual {
 	return p
 }
 
-// wide returns a vector in memory with v in every lane: AVX2 has no broadcasting operands, and few registers.
+// wide returns the address of a vector with v in every lane. AVX2 needs it because it has no broadcast operands and few registers.
 func wide(f *asm.File, v float32) operand.Mem {
 	all := make([]float32, f.Lanes())
 	for i := range all {
@@ -144,14 +144,14 @@ const (
 var scanDocs = map[scanKind]string{
 	scanAdvance:   "%s scans a tile of %d states: for each step, h = exp(dt·a)·h + du·b.",
 	scanForward:   "%s scans a tile of %d states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.",
-	scanRecompute: "%s is scanForward%[2]d that also keeps exp(dt·a) and exp(dt·a)·h, two rows for each step and state.",
+	scanRecompute: "%s does the same as scanForward%[2]d, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.",
 }
 
-// scanStates writes a kernel that goes through a tile with n states in registers.
+// scanStates writes a kernel that scans a tile with n states in registers.
 func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 	name := variant(string(kind), n, vectors)
 	doc := fmt.Sprintf(scanDocs[kind], name, n) +
-		"\na is A·log2(e); bStep and cStep are bytes from step to step."
+		"\na is A·log2(e). bStep and cStep are the bytes from one step to the next."
 	k := f.Func(name, "func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps int, ahead *int)", doc)
 	h := f.Vecs(n)
 	hPtr, a, dtPtr, duPtr, b := k.Ptr("h"), k.Ptr("a"), k.Ptr("dt"), k.Ptr("du"), k.Ptr("b")
@@ -171,7 +171,7 @@ func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 	p := newPrefetch(k, kind)
 	d := newDecay(f)
 	du := f.Vec()
-	acc := f.Vecs(2) // two sums wait less for each other than one
+	acc := f.Vecs(2) // two sums have shorter chains of dependent additions than one
 	operandAt := func(p reg.GPVirtual, i int) operand.Mem {
 		if vectors {
 			return asm.At(p, i*row)
@@ -213,7 +213,7 @@ func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 			f.Mul(h[i], e, t)
 			f.Store(t, asm.At(keep, 2*row*i+row))
 		}
-		t := f.Vec() // in one way for all, so that a state that is recomputed is the same bit for bit
+		t := f.Vec() // the same operations in all kernels, so that recomputed states are the same bit for bit
 		mulB(i, t)
 		f.Horner(t, e, h[i])
 		addC(i)
@@ -247,23 +247,23 @@ func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 	k.Return()
 }
 
-// prefetch asks for the rows that a strip will read and write next, while the states of the one before it are computed: at a
-// model's width every row lies on a page of its own, where the processor does not foresee what is read next.
+// prefetch writes code that prefetches rows of the next tile while the states of the current tile are computed. At the width of a model every
+// row lies on another page, and the processor does not prefetch across pages.
 type prefetch struct {
 	k                    *asm.Func
 	kind                 scanKind
 	ahead, at, zAt, left reg.GPVirtual
 }
 
-// Places in scanAhead of scan_amd64.go.
+// Offsets of the fields of scanAhead in scan_amd64.go.
 const (
-	aheadAt    = 8 * iota // bytes from the first row to the line that is next
+	aheadAt    = 8 * iota // bytes from the first row to the next line
 	aheadZAt              // the same for z
-	aheadLeft             // lines of that row
-	aheadLines            // of a row
-	aheadJump             // bytes from a row's end to the next row
+	aheadLeft             // lines left in the current row
+	aheadLines            // lines per row
+	aheadJump             // bytes from the end of a row to the next row
 	aheadZJump            // the same for z
-	aheadZ                // two rows
+	aheadZ                // two pointers
 	aheadRows  = aheadZ + 16
 )
 
@@ -279,16 +279,16 @@ func newPrefetch(k *asm.Func, kind scanKind) *prefetch {
 	return p
 }
 
-// step asks for one line of each matrix. A row's lines follow each other, as the memory likes it.
+// step writes code that prefetches one line of each matrix. The lines of a row are prefetched in order, which is fastest for the memory.
 func (p *prefetch) step() {
 	k := p.k
 	k.TESTQ(p.ahead, p.ahead)
 	k.JE(asm.Label("asked"))
 	rows, zRows := 2, 0 // u and Δ
 	switch p.kind {
-	case scanForward: // and y, z
+	case scanForward: // also y and z
 		rows, zRows = 3, 1
-	case scanRecompute: // and dy, the gradients of u and Δ; z and its gradient
+	case scanRecompute: // also dy, the gradients of u and Δ, z and its gradient
 		rows, zRows = 5, 2
 	}
 	t := k.GP64()
@@ -310,7 +310,7 @@ func (p *prefetch) step() {
 	k.Label("asked")
 }
 
-// Places in the rows of the backward pass, as newBack in scan_backward.go lays them: tileSteps rows each.
+// Offsets of the arrays of the backward pass, in the order of layBack in scan_backward.go. Each has tileSteps rows.
 const (
 	rowsDt     = iota * tileSteps * row // Δ
 	rowsDu                              // Δ·u
@@ -321,17 +321,16 @@ const (
 	rowsY                               // Σ C h
 )
 
-// scanBackward writes a kernel that carries the gradient through a tile from the last step to the first, n states at a
-// time.
+// scanBackward writes a kernel that carries the gradient of n states through a tile, from the last step to the first.
 //
-// dB and dC are sums over channels: the lanes of n vectors are added up in a tree of shuffles, in an order that is always
-// the same. With vectors they are not added up, and belong to a lane each.
+// dB and dC are sums over channels. The kernel adds the lanes of n vectors in a tree of shuffles, always in the same order. With vectors it
+// does not add the lanes: dB and dC have one value for each lane.
 func scanBackward(f *asm.File, n int, vectors bool) {
 	name := variant("scanBackward", n, vectors)
-	doc := fmt.Sprintf("%s goes back through a tile of %d states, from its last step on: with g = carry + c·dOut,\n"+
+	doc := fmt.Sprintf("%s goes back through a tile of %d state(s), from the last step to the first. With g = carry + c·dOut:\n"+
 		"\n\tdB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g\n\n"+
-		"where keep has decay and state as scanRecompute%[2]d left them. rows and keep point to the last step's; the steps of b, c,\n"+
-		"dB and dC are bytes from a step to the one before it.", name, n)
+		"keep has decay and state, as scanRecompute%[2]d writes them. rows and keep point to the last step. bStep, cStep, dBStep and\n"+
+		"dCStep are the bytes from a step to the step before it.", name, n)
 	k := f.Func(name, "func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int)", doc)
 	rows, keep, carryPtr, a, dA := k.Ptr("rows"), k.Ptr("keep"), k.Ptr("carry"), k.Ptr("a"), k.Ptr("dA")
 	b, c, dB, dC := k.Ptr("b"), k.Ptr("c"), k.Ptr("dB"), k.Ptr("dC")
@@ -412,11 +411,12 @@ func scanBackward(f *asm.File, n int, vectors bool) {
 	k.Return()
 }
 
-// laneSums adds up the lanes of up to 16 vectors (AVX2: 8), so that the sum of vector i comes to lie in lane i. Vectors are
-// joined two by two as they come, like the digits of a binary counter: half as many vectors with twice as many sums in each.
+// laneSums writes code that adds up the lanes of each of up to 16 vectors (AVX2: 8), so that lane i gets the sum of vector i. It joins
+// vectors in pairs as they come, like the digits of a binary counter: two vectors at a level become one vector at the next level, with twice
+// as many sums.
 type laneSums struct {
 	f      *asm.File
-	levels [5]reg.VecVirtual // the vector that waits for its partner
+	levels [5]reg.VecVirtual // at each level, a vector without a partner yet
 }
 
 func (s *laneSums) push(v reg.VecVirtual) {
@@ -431,7 +431,7 @@ func (s *laneSums) push(v reg.VecVirtual) {
 	panic("too many vectors")
 }
 
-// join adds up pairs of lanes of v and w, so that those of v come to lie before those of w, in groups of 2^level.
+// join adds pairs of lanes of v and of w. In groups of 2^level lanes, the sums of v come before those of w.
 func (s *laneSums) join(level int, v, w reg.VecVirtual) reg.VecVirtual {
 	f := s.f
 	low, high := f.Vec(), f.Vec()
@@ -459,9 +459,9 @@ func (s *laneSums) join(level int, v, w reg.VecVirtual) reg.VecVirtual {
 // addTo adds the n sums, n a power of two, to memory.
 func (s *laneSums) addTo(p reg.Register, n int) {
 	f := s.f
-	level := bits.TrailingZeros(uint(n)) // where the one vector waits that all were joined into
+	level := bits.TrailingZeros(uint(n)) // the level of the vector into which all were joined
 	v := s.levels[level]
-	for ; 1<<level < f.Lanes(); level++ { // with no partner left, it is joined with itself
+	for ; 1<<level < f.Lanes(); level++ { // without a partner, it is joined with itself
 		v = s.join(level, v, v)
 	}
 	switch n {

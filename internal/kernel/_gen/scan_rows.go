@@ -7,10 +7,10 @@ import (
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
 )
 
-// What a scan does with the rows of a strip before and after the states: a vector a step, masked where the strip has fewer
-// channels, so that the lanes without one are zero and nothing beside the strip is read or written.
+// The kernels below process the rows of a strip before and after the states, one vector for each step. A mask selects the strip's channels,
+// so that lanes without a channel are zero and no memory outside the strip is read or written.
 
-// rowLoop writes a loop over steps: body, and then the pointers move by the registers or constants given.
+// rowLoop writes a loop over steps: body, then additions to pointers. moves holds pairs of a pointer and a register or constant to add to it.
 func rowLoop(k *asm.Func, steps reg.GPVirtual, body func(), moves ...any) {
 	k.Label("loop")
 	body()
@@ -26,7 +26,7 @@ func rowLoop(k *asm.Func, steps reg.GPVirtual, body func(), moves ...any) {
 	k.JNE(asm.Label("loop"))
 }
 
-// mathKept is how many constants these kernels keep in registers.
+// mathKept returns the number of constants that these kernels keep in registers.
 func mathKept(f *asm.File) int {
 	if f.ISA == asm.AVX512 {
 		return asm.KeepExp
@@ -34,7 +34,7 @@ func mathKept(f *asm.File) int {
 	return 0
 }
 
-// ifThere writes code that runs where a register, a pointer or a flag, is not zero.
+// ifThere writes code that runs if r, a pointer or a flag, is not zero.
 func ifThere(k *asm.Func, label string, r reg.Register, then func()) {
 	k.TESTQ(r, r)
 	k.JE(asm.Label("no" + label))
@@ -44,8 +44,8 @@ func ifThere(k *asm.Func, label string, r reg.Register, then func()) {
 
 func scanPrepare(f *asm.File) {
 	k := f.Func("scanPrepare", "func(dt, du, u, delta, from, bias *float32, step, steps, width, softplus int)",
-		"scanPrepare copies rows of the input to u, and computes dt, delta + bias through softplus if that is 1, and du = dt·u.\n"+
-			"bias may be nil; delta and from move by step bytes.")
+		"scanPrepare copies rows of the input from to u, and computes dt = delta + bias, or softplus of it if softplus is 1, and du = dt·u.\n"+
+			"bias may be nil. The rows of delta and from are step bytes apart.")
 	dt, du, u, delta, from, bias := k.Ptr("dt"), k.Ptr("du"), k.Ptr("u"), k.Ptr("delta"), k.Ptr("from"), k.Ptr("bias")
 	step, steps, width, softplus := k.Int("step"), k.Int("steps"), k.Int("width"), k.Int("softplus")
 	mask := f.FirstLanes(width)
@@ -72,7 +72,8 @@ func scanPrepare(f *asm.File) {
 
 func scanFinish(f *asm.File) {
 	k := f.Func("scanFinish", "func(y, acc, u, d, z *float32, yStep, zStep, steps, width int)",
-		"scanFinish writes the rows y = (acc + d·u)·silu(z). d and z may be nil; y and z move by yStep and zStep bytes.")
+		"scanFinish writes the rows y = (acc + d·u)·silu(z). d and z may be nil: then there is no term d·u, or no gate. The rows of y are\n"+
+			"yStep bytes apart, those of z zStep bytes.")
 	y, acc, u, d, z := k.Ptr("y"), k.Ptr("acc"), k.Ptr("u"), k.Ptr("d"), k.Ptr("z")
 	yStep, zStep, steps, width := k.Int("yStep"), k.Int("zStep"), k.Int("steps"), k.Int("width")
 	mask := f.FirstLanes(width)
@@ -99,7 +100,7 @@ func scanFinish(f *asm.File) {
 
 func scanUngate(f *asm.File) {
 	k := f.Func("scanUngate", "func(dOut, dy, z *float32, step, zStep, steps, width int)",
-		"scanUngate writes the rows dOut = dy·silu(z), and dy where z is nil. dy and z move by step and zStep bytes.")
+		"scanUngate writes the rows dOut = dy·silu(z), or dOut = dy if z is nil. The rows of dy are step bytes apart, those of z zStep bytes.")
 	dOut, dy, z := k.Ptr("dOut"), k.Ptr("dy"), k.Ptr("z")
 	step, zStep, steps, width := k.Int("step"), k.Int("zStep"), k.Int("steps"), k.Int("width")
 	mask := f.FirstLanes(width)
@@ -122,10 +123,11 @@ func scanUngate(f *asm.File) {
 
 func scanFinishBack(f *asm.File) {
 	k := f.Func("scanFinishBack", "func(rows, delta, bias, d, dy, z, gu, gd, dz, out, sumD, sumBias *float32, step, zStep, steps, width, softplus int)",
-		"scanFinishBack writes the gradients of a tile's rows, gu = dt·gB + d·dOut, gd = (dDelta + u·gB)·sigmoid(delta + bias)\n"+
-			"with softplus, else without the slope, and dz = dy·(y + d·u)·silu'(z); and the output out = (y + d·u)·silu(z). It adds\n"+
-			"dOut·u to sumD and gd to sumBias. bias, d, z with dz, and out may be nil; delta, dy, gu, gd and out move by step bytes,\n"+
-			"z and dz by zStep.")
+		"scanFinishBack writes the gradients and the output of a tile's rows:\n"+
+			"\n\tgu = dt·gB + d·dOut\n\tgd = dDelta + u·gB, times sigmoid(delta + bias) if softplus is 1\n"+
+			"\tdz = dy·(y + d·u)·silu'(z)\n\tout = (y + d·u)·silu(z)\n\n"+
+			"It adds dOut·u to sumD and gd to sumBias. bias, d, out, and z with dz may be nil. The rows of delta, dy, gu, gd and out are\n"+
+			"step bytes apart, those of z and dz zStep bytes.")
 	rows, delta, dy, z := k.Ptr("rows"), k.Ptr("delta"), k.Ptr("dy"), k.Ptr("z")
 	gu, gd, dz, out := k.Ptr("gu"), k.Ptr("gd"), k.Ptr("dz"), k.Ptr("out")
 	steps := k.Int("steps")

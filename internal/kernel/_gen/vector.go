@@ -6,7 +6,7 @@ import (
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
 )
 
-// vector writes elementwise functions of slices.
+// vector writes the kernels of the elementwise functions.
 func vector(isa asm.ISA) {
 	f := asm.NewFile("kernel", isa)
 
@@ -19,7 +19,7 @@ func vector(isa asm.ISA) {
 	mathBack(f, "vecSiLUBack", "siluSlope(x)", asm.KeepExp, func(m *asm.Math, x, y reg.Register) { m.SiLUSlope(x, y) })
 	mathBack(f, "vecSoftplusBack", "softplusSlope(x)", asm.KeepExp, func(m *asm.Math, x, y reg.Register) { m.SoftplusSlope(x, y) })
 
-	k := f.Func("vecSum", "func(y, a, b *float32, n int)", "vecSum is y[i] = a[i] + b[i], for n elements.")
+	k := f.Func("vecSum", "func(y, a, b *float32, n int)", "vecSum computes y[i] = a[i] + b[i] for n elements.")
 	y, a, b, n := k.Ptr("y"), k.Ptr("a"), k.Ptr("b"), k.Int("n")
 	k.EachVector("sum", n, 4, func(at reg.Register, vectors int, mask *asm.Mask) {
 		for i := range vectors {
@@ -32,7 +32,7 @@ func vector(isa asm.ISA) {
 	})
 	k.Return()
 
-	k = f.Func("vecAddProduct", "func(y, w, x *float32, n int)", "vecAddProduct is y[i] += w[i]·x[i], for n elements.")
+	k = f.Func("vecAddProduct", "func(y, w, x *float32, n int)", "vecAddProduct computes y[i] += w[i]·x[i] for n elements.")
 	y, a, b, n = k.Ptr("y"), k.Ptr("w"), k.Ptr("x"), k.Int("n")
 	k.EachVector("addProduct", n, 4, func(at reg.Register, vectors int, mask *asm.Mask) {
 		for i := range vectors {
@@ -51,9 +51,9 @@ func vector(isa asm.ISA) {
 	f.Write("..", "vector")
 }
 
-// mathOf writes y[i] = f(x[i]).
+// mathOf writes a kernel that computes y[i] = f(x[i]).
 func mathOf(f *asm.File, name, what string, keep int, of func(m *asm.Math, x, y reg.Register)) {
-	k := f.Func(name, "func(y, x *float32, n int)", name+" is y[i] = "+what+", for n elements.")
+	k := f.Func(name, "func(y, x *float32, n int)", name+" computes y[i] = "+what+" for n elements.")
 	yp, xp, n := k.Ptr("y"), k.Ptr("x"), k.Int("n")
 	m := k.Math(registers(f, keep))
 	k.EachVector(name, n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
@@ -65,9 +65,9 @@ func mathOf(f *asm.File, name, what string, keep int, of func(m *asm.Math, x, y 
 	k.Return()
 }
 
-// mathBack writes dx[i] = f(x[i])·dy[i].
+// mathBack writes a kernel that computes dx[i] = f(x[i])·dy[i].
 func mathBack(f *asm.File, name, what string, keep int, of func(m *asm.Math, x, y reg.Register)) {
-	k := f.Func(name, "func(dx, dy, x *float32, n int)", name+" is dx[i] = "+what+"·dy[i], for n elements.")
+	k := f.Func(name, "func(dx, dy, x *float32, n int)", name+" computes dx[i] = "+what+"·dy[i] for n elements.")
 	dxp, dyp, xp, n := k.Ptr("dx"), k.Ptr("dy"), k.Ptr("x"), k.Int("n")
 	m := k.Math(registers(f, keep))
 	k.EachVector(name, n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
@@ -81,7 +81,7 @@ func mathBack(f *asm.File, name, what string, keep int, of func(m *asm.Math, x, 
 	k.Return()
 }
 
-// registers returns how many constants to keep in registers, of which AVX2 has 16.
+// registers returns how many of keep constants stay in registers. AVX2 has only 16 registers.
 func registers(f *asm.File, keep int) int {
 	if f.ISA == asm.AVX2 {
 		return min(keep, asm.KeepFew)
@@ -89,9 +89,9 @@ func registers(f *asm.File, keep int) int {
 	return keep
 }
 
-// scaled writes a·x, added to y or not.
+// scaled writes a kernel that computes y[i] = a·x[i], or y[i] += a·x[i] if add.
 func scaled(f *asm.File, name, what string, add bool) {
-	k := f.Func(name, "func(y, x *float32, a float32, n int)", name+" is "+what+", for n elements.")
+	k := f.Func(name, "func(y, x *float32, a float32, n int)", name+" computes "+what+" for n elements.")
 	yp, xp, n, a := k.Ptr("y"), k.Ptr("x"), k.Int("n"), k.Scalar("a")
 	k.EachVector(name, n, 4, func(at reg.Register, vectors int, mask *asm.Mask) {
 		for i := range vectors {

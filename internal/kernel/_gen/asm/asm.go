@@ -1,8 +1,8 @@
-// Package asm writes a kernel once for AVX-512 and AVX2: a thin layer over avo in which a vector is a ZMM or a YMM register
-// of float32, 16 or 8 of them.
+// Package asm is a thin layer over avo that writes a kernel once for AVX-512 and AVX2. A vector is a ZMM register of 16 float32, or a YMM
+// register of 8.
 //
-// A kernel that needs what only one of the two can do asks File.ISA, and uses avo's own instructions, which are embedded.
-// Operands are in avo's (and Go's) order: the destination last.
+// A kernel that needs an instruction of only one set checks File.ISA and uses avo's own instructions, which File embeds. Operands are in the
+// order of avo and Go: the destination last.
 package asm
 
 import (
@@ -25,7 +25,7 @@ import (
 // ISA is a set of instructions.
 type ISA int
 
-// The sets.
+// The instruction sets.
 const (
 	AVX2 ISA = iota
 	AVX512
@@ -42,17 +42,17 @@ type File struct {
 	vectors map[string]operand.Mem
 }
 
-// NewFile begins a file of a package.
+// NewFile returns an empty file of a package.
 func NewFile(pkg string, isa ISA) *File {
 	f := &File{Context: build.NewContext(), ISA: isa, pkg: pkg, consts: map[uint32]operand.Mem{}, vectors: map[string]operand.Mem{}}
 	f.ConstraintExpr("amd64,!noasm")
 	return f
 }
 
-// Lanes is the number of float32 in a vector.
+// Lanes returns the number of float32 in a vector.
 func (f *File) Lanes() int { return f.Bytes() / 4 }
 
-// Bytes is the size of a vector.
+// Bytes returns the size of a vector in bytes.
 func (f *File) Bytes() int {
 	if f.ISA == AVX512 {
 		return 64
@@ -82,7 +82,8 @@ func (f *File) Write(folder, name string) {
 	}
 }
 
-// Func begins a function; the name is followed by that of the ISA. It must not keep a pointer: its arguments do not escape.
+// Func begins a function. The name of the ISA is appended to its name. The function must not keep a pointer, since it is declared as
+// noescape.
 func (f *File) Func(name, signature, doc string) *Func {
 	f.Function(name + f.ISA.String())
 	f.Attributes(attr.NOSPLIT | attr.NOFRAME)
@@ -92,7 +93,7 @@ func (f *File) Func(name, signature, doc string) *Func {
 	return &Func{File: f}
 }
 
-// Func is a function being written.
+// Func is a function that is being written.
 type Func struct{ *File }
 
 // Ptr loads a pointer argument.
@@ -110,11 +111,11 @@ func (k *Func) arg(name string) reg.GPVirtual {
 // Load64 loads an argument of eight bytes into a register.
 func (k *Func) Load64(name string, to reg.Register) { k.Context.Load(k.Param(name), to) }
 
-// Param returns an argument.
+// Param returns an argument as avo describes it.
 func (k *Func) Param(name string) gotypes.Component { return k.Context.Param(name) }
 
-// Return ends the function. Without VZEROUPPER, the SSE instructions of Go's own code would each wait for the upper halves
-// of their registers: math.Exp was up to 190 times slower.
+// Return ends the function. It first executes VZEROUPPER. Without it, each SSE instruction of Go's own code would wait for the upper half of
+// its register: math.Exp was up to 190 times slower.
 func (k *Func) Return() {
 	k.VZEROUPPER()
 	k.RET()
@@ -128,7 +129,7 @@ func (f *File) Vec() reg.VecVirtual {
 	return f.YMM()
 }
 
-// Vecs returns n of them.
+// Vecs returns n new vector registers.
 func (f *File) Vecs(n int) []reg.VecVirtual {
 	v := make([]reg.VecVirtual, n)
 	for i := range v {
@@ -137,21 +138,21 @@ func (f *File) Vecs(n int) []reg.VecVirtual {
 	return v
 }
 
-// Imm is a constant operand of 32 bits, for ADDQ and the like.
+// Imm returns a constant operand of 32 bits, for instructions such as ADDQ.
 func (f *File) Imm(n int) operand.Op { return operand.I32(int32(n)) }
 
-// Label refers to a label.
+// Label returns a reference to a label.
 func Label(name string) operand.LabelRef { return operand.LabelRef(name) }
 
-// At is the memory at a register plus an offset in bytes.
+// At returns the memory operand at base + offset bytes.
 func At(base reg.Register, offset int) operand.Mem { return operand.Mem{Base: base, Disp: offset} }
 
-// AtIndex is the memory at base + index·scale + offset.
+// AtIndex returns the memory operand at base + index·scale + offset bytes.
 func AtIndex(base, index reg.Register, scale uint8, offset int) operand.Mem {
 	return operand.Mem{Base: base, Index: index, Scale: scale, Disp: offset}
 }
 
-// Const returns a float32 in read-only memory, once for a file.
+// Const returns the address of a float32 in read-only memory. A file has each value once.
 func (f *File) Const(v float32) operand.Mem { return f.Bits(math.Float32bits(v)) }
 
 // Bits is Const for the bits of any 32-bit value.
@@ -164,7 +165,7 @@ func (f *File) Bits(b uint32) operand.Mem {
 	return m
 }
 
-// Table returns float32s in read-only memory, once for a file and name.
+// Table returns the address of an array of float32 in read-only memory. A file has one array for each name.
 func (f *File) Table(name string, v []float32) operand.Mem {
 	bits := make([]uint32, len(v))
 	for i, x := range v {
@@ -194,7 +195,7 @@ func (f *File) BroadcastConst(v float32) reg.VecVirtual {
 	return r
 }
 
-// Load, Store, Broadcast move vectors; addresses need not be aligned.
+// Load, Store and Broadcast move vectors. Addresses need not be aligned.
 func (f *File) Load(from operand.Op, to reg.Register)      { f.VMOVUPS(from, to) }
 func (f *File) Store(v reg.Register, to operand.Op)        { f.VMOVUPS(v, to) }
 func (f *File) Broadcast(from operand.Op, to reg.Register) { f.VBROADCASTSS(from, to) }
@@ -203,10 +204,10 @@ func (f *File) Mul(a, b operand.Op, to reg.Register)       { f.VMULPS(a, b, to) 
 func (f *File) Max(a, b operand.Op, to reg.Register)       { f.VMAXPS(a, b, to) }
 func (f *File) Min(a, b operand.Op, to reg.Register)       { f.VMINPS(a, b, to) }
 
-// Sub is to = b - a, in avo's order.
+// Sub computes to = b - a, in avo's order of operands.
 func (f *File) Sub(a, b operand.Op, to reg.Register) { f.VSUBPS(a, b, to) }
 
-// Zero clears a vector.
+// Zero sets a vector to zero.
 func (f *File) Zero(v reg.Register) {
 	if f.ISA == AVX512 {
 		f.VPXORD(v, v, v)
@@ -215,13 +216,13 @@ func (f *File) Zero(v reg.Register) {
 	}
 }
 
-// MulAdd is acc += a·b; a may be memory.
+// MulAdd computes acc += a·b. a may be in memory.
 func (f *File) MulAdd(a operand.Op, b, acc reg.Register) { f.VFMADD231PS(a, b, acc) }
 
-// Horner is p = p·x + c; c may be memory.
+// Horner computes p = p·x + c. c may be in memory.
 func (f *File) Horner(c operand.Op, x, p reg.Register) { f.VFMADD213PS(c, x, p) }
 
-// MulAddScalar is acc += s·b, where s is one float32 in memory; AVX2 needs a register for it.
+// MulAddScalar computes acc += s·b, where s is one float32 in memory. AVX2 needs a register for it.
 func (f *File) MulAddScalar(s operand.Mem, b, acc reg.Register) {
 	if f.ISA == AVX512 {
 		f.VFMADD231PS_BCST(s, b, acc)
@@ -232,7 +233,7 @@ func (f *File) MulAddScalar(s operand.Mem, b, acc reg.Register) {
 	f.VFMADD231PS(t, b, acc)
 }
 
-// HornerScalar is p = p·x + c, where c is one float32 in memory.
+// HornerScalar computes p = p·x + c, where c is one float32 in memory.
 func (f *File) HornerScalar(c operand.Mem, x, p reg.Register) {
 	if f.ISA == AVX512 {
 		f.VFMADD213PS_BCST(c, x, p)
@@ -243,7 +244,7 @@ func (f *File) HornerScalar(c operand.Mem, x, p reg.Register) {
 	f.VFMADD213PS(t, x, p)
 }
 
-// MulScalar is to = s·b, where s is one float32 in memory.
+// MulScalar computes to = s·b, where s is one float32 in memory.
 func (f *File) MulScalar(s operand.Mem, b, to reg.Register) {
 	if f.ISA == AVX512 {
 		f.VMULPS_BCST(s, b, to)

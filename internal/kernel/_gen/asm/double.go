@@ -5,15 +5,16 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// Half is a part of a loop over float32 that are converted to float64, of which a vector holds half as many: half a vector,
-// or a single one of the rest.
+// Half is the unit of a loop over float32 that are converted to float64: half a vector, or a single element of the rest. A vector holds
+// half as many float64 as float32.
 type Half struct {
 	*File
 	Single bool
 }
 
-// EachHalf writes a loop over the n elements of rows: body for so many halves of vectors at a time, for one, and for each
-// element of the rest. The body takes the offset in bytes of the float32 in a register, and the number of the half.
+// EachHalf writes a loop over n elements. It uses body unroll times in a loop over unroll half vectors, once in a loop over half vectors, and
+// once in a loop over the single elements of the rest. body gets the offset of the float32 in bytes, as a register plus a constant, and the
+// number of the half within the unrolled loop.
 func (f *File) EachHalf(label string, n reg.Register, unroll int, body func(h Half, at reg.Register, offset, i int)) {
 	at, left := f.GP64(), f.GP64()
 	f.XORQ(at, at)
@@ -37,7 +38,7 @@ func (f *File) EachHalf(label string, n reg.Register, unroll int, body func(h Ha
 	f.Label(label + "Done")
 }
 
-// Narrow returns the register of the float32: a part of v.
+// Narrow returns the part of register v that holds the float32.
 func (h Half) Narrow(v reg.VecVirtual) reg.Register {
 	if h.ISA == AVX512 && !h.Single {
 		return v.AsY()
@@ -45,7 +46,7 @@ func (h Half) Narrow(v reg.VecVirtual) reg.Register {
 	return v.AsX()
 }
 
-// Load and Store move the float32, Store64 and Add64 the float64 of memory.
+// Load and Store move float32 from and to memory. Store64 moves float64.
 func (h Half) Load(from operand.Mem, to reg.VecVirtual) {
 	if h.Single {
 		h.VMOVSS(from, to.AsX())
@@ -70,7 +71,7 @@ func (h Half) Store64(v reg.VecVirtual, to operand.Mem) {
 	}
 }
 
-// Add64 is to += from.
+// Add64 computes to += from, where from is float64 in memory.
 func (h Half) Add64(from operand.Mem, to reg.VecVirtual) {
 	if h.Single {
 		h.VADDSD(from, to.AsX(), to.AsX())
@@ -79,20 +80,20 @@ func (h Half) Add64(from operand.Mem, to reg.VecVirtual) {
 	}
 }
 
-// Widen converts to float64. Of a single one, the other lanes are zero.
+// Widen converts v to float64. For a single element, it sets the other lanes to zero.
 func (h Half) Widen(v, to reg.VecVirtual) {
 	if h.Single {
-		h.VMOVQ(v.AsX(), to.AsX()) // and zero above
+		h.VMOVQ(v.AsX(), to.AsX()) // also clears the upper lanes
 		h.VCVTPS2PD(to.AsX(), to.AsX())
 	} else {
 		h.VCVTPS2PD(h.Narrow(v), to)
 	}
 }
 
-// MulAdd64 is acc += a·b.
+// MulAdd64 computes acc += a·b in float64.
 func (h Half) MulAdd64(a, b, acc reg.VecVirtual) { h.VFMADD231PD(a, b, acc) }
 
-// WidenAdd adds all lanes of v to two vectors of float64; it overwrites v.
+// WidenAdd adds the low half of v to low and the high half to high, in float64. It overwrites v.
 func (f *File) WidenAdd(v, low, high reg.VecVirtual) {
 	t := f.Vec()
 	if f.ISA == AVX512 {
@@ -109,7 +110,7 @@ func (f *File) WidenAdd(v, low, high reg.VecVirtual) {
 	f.VADDPD(t, high, high)
 }
 
-// ReturnSum64 ends a function whose result is the sum of all lanes of vectors of float64.
+// ReturnSum64 ends a function that returns the sum of all lanes of vectors of float64. It overwrites v.
 func (k *Func) ReturnSum64(v []reg.VecVirtual) {
 	for n := len(v); n > 1; n = (n + 1) / 2 {
 		for i := range n / 2 {
@@ -129,7 +130,7 @@ func (k *Func) ReturnSum64(v []reg.VecVirtual) {
 	k.Return()
 }
 
-// ReturnMax ends a function whose result is the largest lane of vectors of float32.
+// ReturnMax ends a function that returns the largest lane of vectors of float32. It overwrites v.
 func (k *Func) ReturnMax(v []reg.VecVirtual) {
 	for _, w := range v[1:] {
 		k.Max(v[0], w, v[0])

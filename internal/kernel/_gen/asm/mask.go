@@ -5,13 +5,13 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// Mask selects the first lanes of a vector: for the tail of a row. A nil Mask selects all of them.
+// Mask selects the first lanes of a vector, for the end of a row. A nil Mask selects all lanes.
 type Mask struct {
 	k reg.Register // AVX-512
-	v reg.Register // AVX2: all bits of the lanes selected
+	v reg.Register // AVX2: all bits of the selected lanes are set
 }
 
-// FirstLanes returns a mask of the first n lanes, n from 0 to the number of lanes.
+// FirstLanes returns a mask of the first n lanes, 0 ≤ n ≤ Lanes().
 func (f *File) FirstLanes(n reg.Register) *Mask {
 	t := f.GP64()
 	if f.ISA == AVX512 {
@@ -34,7 +34,7 @@ func (f *File) FirstLanes(n reg.Register) *Mask {
 	return m
 }
 
-// LoadMasked reads the lanes that m selects, and no memory beside them; the other lanes are zero.
+// LoadMasked reads the lanes that m selects, and no other memory. It sets the other lanes to zero.
 func (f *File) LoadMasked(from operand.Op, m *Mask, to reg.Register) {
 	switch {
 	case m == nil:
@@ -46,7 +46,7 @@ func (f *File) LoadMasked(from operand.Op, m *Mask, to reg.Register) {
 	}
 }
 
-// StoreMasked writes the lanes that m selects, and no memory beside them.
+// StoreMasked writes the lanes that m selects, and no other memory.
 func (f *File) StoreMasked(v reg.Register, m *Mask, to operand.Op) {
 	switch {
 	case m == nil:
@@ -58,7 +58,7 @@ func (f *File) StoreMasked(v reg.Register, m *Mask, to operand.Op) {
 	}
 }
 
-// LoadOver is LoadMasked, but the other lanes keep what they have.
+// LoadOver is LoadMasked, but keeps the values of the other lanes.
 func (f *File) LoadOver(from operand.Op, m *Mask, to reg.Register) {
 	switch {
 	case m == nil:
@@ -72,7 +72,7 @@ func (f *File) LoadOver(from operand.Op, m *Mask, to reg.Register) {
 	}
 }
 
-// ClearOthers makes the lanes zero that m does not select.
+// ClearOthers sets the lanes that m does not select to zero.
 func (f *File) ClearOthers(v reg.Register, m *Mask) {
 	switch {
 	case m == nil:
@@ -83,9 +83,9 @@ func (f *File) ClearOthers(v reg.Register, m *Mask) {
 	}
 }
 
-// EachVector writes a loop over the n elements of rows: body once for so many vectors at a time, once for a vector, and once
-// for the rest, which is masked. The body takes the offset in bytes of its vectors from each row's beginning, in a register,
-// which operands add to a base with scale 1, and how many vectors it is; it keeps n.
+// EachVector writes a loop over n elements. It uses body in a loop over unroll vectors at a time, in a loop over single vectors, and once for
+// the rest, with a mask. at is a register with the offset in bytes of the vectors from the beginning of a row, to be added to a base with
+// scale 1. vectors is the number of vectors to process. EachVector does not change n.
 func (f *File) EachVector(label string, n reg.Register, unroll int, body func(at reg.Register, vectors int, mask *Mask)) {
 	at, left := f.GP64(), f.GP64()
 	f.XORQ(at, at)

@@ -8,23 +8,23 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// The constants of the functions below, those first that profit most from a register: from memory, the first four cost an
-// instruction more, the others none.
+// The constants of the functions below. Those that gain most from a register come first: read from memory, each of the first four costs an
+// additional instruction, the others none.
 const (
-	cShift = iota // 1.5·2^23: a sum with it has no room for a fraction
-	cLow          // exp of less is 0
-	cHigh         // exp of more is +Inf
+	cShift = iota // 1.5·2^23: a sum with it has no bits for a fraction
+	cLow          // exp of smaller values is 0
+	cHigh         // exp of larger values is +Inf
 	cOne
 	cE6    // Σ e_i r^i, with e_0 = e_1 = 1, is exp(r) for |r| up to ln 2 / 2, within 3.1e-9 (minimax of the relative error)
 	cLog2E // 1/ln 2
-	cLn2Hi // ln 2 as a float32, and
-	cLn2Lo // what that lacks
+	cLn2Hi // ln 2 rounded to float32
+	cLn2Lo // ln 2 - cLn2Hi
 	cE5
 	cE4
 	cE3
 	cE2
 	cSign // the sign bit
-	cBias // of cShift's bits, what makes an integer with twice the exponent's bias: AVX2 alone needs it
+	cBias // bits of cShift - 254; subtracted from the bits of cShift + k it leaves k + 254, twice the exponent's bias; only for AVX2
 	cHalf
 	cL9 // s + Σ l_i s^i is log((1+s/2)/(1-s/2)) for s up to 2/3, within 4.5e-9 (minimax of the relative error)
 	cL7
@@ -58,16 +58,16 @@ var constant = [constants]struct {
 	cL3:    {"l3", math.Float32bits(0.666664124 / 8)},
 }
 
-// Math writes functions of vectors. All keep a NaN, and take any x.
+// Math writes functions of vectors. They accept any x. The result for NaN is NaN.
 //
-// Where a function's comment allows it, to may be the register of x; else x is preserved. Errors are the largest that a
-// test measured over the whole range, against float64 (internal/kernel/vector_test.go).
+// If a function's comment allows it, to may be the register of x. Otherwise x is preserved. The errors are the largest that
+// internal/kernel/vector_test.go measured over the whole range, compared with float64.
 type Math struct {
 	*File
 	kept [constants]reg.Register
 }
 
-// How many constants Math keeps in registers, for Exp and Sigmoid and SiLU, and for all.
+// Numbers of constants that Math keeps in registers: none, the most important, those of Exp, Sigmoid and SiLU, and all.
 const (
 	KeepNone = 0
 	KeepFew  = cE6 + 1
@@ -75,7 +75,8 @@ const (
 	KeepAll  = constants
 )
 
-// Math begins to use them: it loads so many of the constants into registers, to stay there. The rest is read from memory.
+// Math returns a Math that keeps the first keep constants in registers. It writes the code that loads them. Other constants are read from
+// memory.
 func (f *File) Math(keep int) *Math {
 	m := &Math{File: f}
 	for i := range keep {
@@ -89,7 +90,7 @@ func (f *File) Math(keep int) *Math {
 	return m
 }
 
-// with writes an instruction whose first operand is a constant.
+// with writes an instruction whose first operand is a constant. broadcast is the form of ins whose operand in memory is broadcast.
 func (m *Math) with(c int, ins, broadcast func(...operand.Op), rest ...operand.Op) {
 	switch {
 	case m.kept[c] != nil:
@@ -101,7 +102,7 @@ func (m *Math) with(c int, ins, broadcast func(...operand.Op), rest ...operand.O
 	}
 }
 
-// lanes returns a constant in memory, once for each lane of AVX2, which has no operand that is broadcast.
+// lanes returns the address of a vector with a constant in each lane. AVX2 has no broadcast operands.
 func (m *Math) lanes(c int) operand.Mem {
 	v := make([]uint32, 8)
 	for i := range v {
@@ -119,7 +120,7 @@ func (m *Math) fetch(c int, to reg.Register) {
 	}
 }
 
-// in returns a register with a constant: its own, or else the one given.
+// in returns a register with a constant: the register that keeps it, or else other, into which it loads the constant.
 func (m *Math) in(c int, other reg.Register) reg.Register {
 	if m.kept[c] != nil {
 		return m.kept[c]
@@ -128,18 +129,19 @@ func (m *Math) in(c int, other reg.Register) reg.Register {
 	return other
 }
 
-// horner is p = p·x + c.
+// horner computes p = p·x + c.
 func (m *Math) horner(c int, x, p reg.Register) { m.with(c, m.VFMADD213PS, m.VFMADD213PS_BCST, x, p) }
 
-// Exp is to = e^x, within 0.9 units in the last place, of the denormals where the result is one. It may overwrite x.
+// Exp computes to = e^x. The error is at most 0.9 units in the last place, or of the smallest float32 if the result is denormal. to may be
+// the register of x.
 //
-// x = k·ln 2 + r with an integer k; the products with k have no error, because they are fused with the sum.
+// x = k·ln 2 + r with an integer k. The products with k are exact, because they are fused with the sum.
 func (m *Math) Exp(x, to reg.Register) { m.exp(x, to, true) }
 
-// exp is Exp; without bounded, for an x that is at most 89.
+// exp is Exp. Without bounded, x must be at most 89.
 func (m *Math) exp(x, to reg.Register, bounded bool) {
 	k, p := m.Vec(), m.Vec()
-	m.VMAXPS(x, m.in(cLow, p), to) // of two operands, a NaN or not, these take the first when one is
+	m.VMAXPS(x, m.in(cLow, p), to) // VMAXPS and VMINPS return their first operand if one operand is NaN
 	if bounded {
 		m.VMINPS(to, m.in(cHigh, p), to)
 	}
@@ -160,8 +162,7 @@ func (m *Math) exp(x, to reg.Register, bounded bool) {
 		m.VSCALEFPS(k, p, to)
 		return
 	}
-	// 2^k in two factors, so that a denormal and the largest results come out right: the second product is the only one that
-	// rounds.
+	// 2^k is multiplied in two factors, so that denormal and very large results are correct: only the second product rounds.
 	half := to
 	m.with(cBias, m.VPSUBD, nil, shifted, shifted) // k + 254
 	m.VPSRAD(operand.U8(1), shifted, half)
@@ -172,54 +173,54 @@ func (m *Math) exp(x, to reg.Register, bounded bool) {
 	m.VMULPS(half, p, to)
 }
 
-// Negate is to = -x. It may overwrite x.
+// Negate computes to = -x. to may be the register of x.
 func (m *Math) Negate(x, to reg.Register) { m.with(cSign, m.VXORPS, m.VXORPS_BCST, x, to) }
 
-// Sigmoid is to = 1/(1+e^-x), within 2.3 units in the last place or 3e-38. It may overwrite x.
+// Sigmoid computes to = 1/(1+e^-x). The error is at most 2.3 units in the last place, or 3e-38. to may be the register of x.
 func (m *Math) Sigmoid(x, to reg.Register) {
 	m.onePlusExp(x, to)
 	m.VDIVPS(to, m.in(cOne, m.Vec()), to)
 }
 
-// onePlusExp is to = 1 + e^-x.
+// onePlusExp computes to = 1 + e^-x.
 func (m *Math) onePlusExp(x, to reg.Register) {
 	m.Negate(x, to)
 	m.Exp(to, to)
 	m.with(cOne, m.VADDPS, m.VADDPS_BCST, to, to)
 }
 
-// SiLU is to = x·sigmoid(x), within 2.4 units in the last place or 3e-37. It must not overwrite x.
+// SiLU computes to = x·sigmoid(x). The error is at most 2.4 units in the last place, or 3e-37. to must not be the register of x.
 func (m *Math) SiLU(x, to reg.Register) {
 	m.onePlusExp(x, to)
 	m.VDIVPS(to, x, to)
 }
 
-// SiLUSlope is to, the derivative of SiLU at x, within 1e-6. It must not overwrite x.
+// SiLUSlope writes to to the derivative of SiLU at x. The error is at most 1e-6. to must not be the register of x.
 func (m *Math) SiLUSlope(x, to reg.Register) {
 	s := m.Vec()
 	m.Sigmoid(x, s)
 	m.slope(x, s, to)
 }
 
-// slope is to = s·(1 + x·(1-s)).
+// slope computes to = s·(1 + x·(1-s)).
 func (m *Math) slope(x, s, to reg.Register) {
 	m.VSUBPS(s, m.in(cOne, to), to)
 	m.horner(cOne, x, to)
 	m.VMULPS(s, to, to)
 }
 
-// SiLUBoth is SiLU and SiLUSlope, for less than the two. Neither may overwrite x.
+// SiLUBoth computes SiLU and SiLUSlope together, at a lower cost. Neither y nor slope must be the register of x.
 func (m *Math) SiLUBoth(x, y, slope reg.Register) {
 	m.Sigmoid(x, y)
 	m.slope(x, y, slope)
 	m.VMULPS(x, y, y)
 }
 
-// Softplus is to = log(1+e^x), within 2.6 units in the last place. It must not overwrite x. Above 20 the result is x, for nothing else is as
-// near.
+// Softplus computes to = log(1+e^x). The error is at most 2.6 units in the last place. to must not be the register of x. Above 20 the result
+// is x, which is the nearest float32.
 //
-// It is max(x, 0) + log(1+e) with e = e^-|x|, at most 1; and log(1+e) = log((1+s/2)/(1-s/2)) with s = e/(1+e/2), at most
-// 2/3: an odd series, that loses no digit where e is small.
+// The result is max(x, 0) + log(1+e), with e = e^-|x| ≤ 1. With s = e/(1+e/2) ≤ 2/3, log(1+e) = log((1+s/2)/(1-s/2)), an odd series in s,
+// which loses no digits for small e.
 func (m *Math) Softplus(x, to reg.Register) {
 	s, q := m.Vec(), m.Vec()
 	m.with(cSign, m.VORPS, m.VORPS_BCST, x, to)
@@ -239,5 +240,5 @@ func (m *Math) Softplus(x, to reg.Register) {
 	m.VADDPS(q, to, to)
 }
 
-// SoftplusSlope is to, the derivative of Softplus at x: Sigmoid, which is 1 above 20. It may overwrite x.
+// SoftplusSlope writes to to the derivative of Softplus at x: Sigmoid, which is 1 above 20. to may be the register of x.
 func (m *Math) SoftplusSlope(x, to reg.Register) { m.Sigmoid(x, to) }
