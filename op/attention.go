@@ -11,33 +11,38 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// AttentionInputs are the operands of causal attention; the optional ones may be nil.
+// AttentionInputs holds the operands of causal attention. Optional operands may be nil.
 type AttentionInputs struct {
-	Q, K, V *G.Node // (batch, length, width), the heads side by side
+	Q, K, V *G.Node // (batch, length, width); the heads are side by side along the width
 
-	Context *G.Node // optional, with a window: (batch, window-1, 2·width + 1); for each step before the first key, value, and 1
-	Start   *G.Node // optional: (batch, length); where it is non-zero a new sequence starts
+	// Context is optional, and only for a Window of at least 2: (batch, window-1, 2·width + 1). It holds the steps before the first one,
+	// the oldest first: for each step its key, its value, and 1, or 0 if there is no such step.
+	Context *G.Node
+	Start   *G.Node // optional: (batch, length); a non-zero element starts a new sequence at its step
 }
 
 // AttentionConfig are the options of attention.
 type AttentionConfig struct {
-	Heads  int     // required; they divide the width
-	Window int     // steps that each one sees, itself among them; 0 for all
-	Rotary float64 // base of rotary positions, usually 10000; 0 for none. The halves of a head are its pairs
+	Heads  int     // number of heads; required; it divides the width
+	Window int     // number of steps that a step sees, itself included; 0 for all
+	Rotary float64 // base of rotary positions, usually 10000; 0 for none. Elements i and i + d/2 of a head are a pair
 }
 
-// Attention is causal attention (Vaswani et al., "Attention Is All You Need", section 3.2.1) with heads of dimension
-// d = width/Heads. For each head and step t, over the steps s that t sees:
+// Attention returns causal attention with heads of dimension d = width/Heads. For each head and step t, over the steps s that t sees:
 //
 //	y_t = Σ_s softmax_s(Q_t·K_s/√d) V_s
 //
-// A step sees itself and what came before it, up to where its sequence started, and no more than Window steps. With rotary
-// positions, queries and keys are turned by their place first (Su et al., "RoFormer", section 3.2.2), so that their product
-// depends on how far they are apart.
+// A step sees itself and the earlier steps of its sequence, at most Window steps in all. With rotary positions, each query and key is
+// first rotated by an angle that grows with its position. Their product then depends only on the distance between the two steps.
 //
-// The result is (batch, length, width). Scores are computed a tile at a time (Dao et al., "FlashAttention"), forward and
-// backward: memory is linear in the length, time is not. Every operand but Start has a gradient. Result and gradients are the
-// same bit for bit for any number of processors. The errors name the operand that is missing or does not fit.
+// The result is (batch, length, width). Scores are computed tile by tile in both passes, so memory is linear in the length; time is
+// quadratic in the length if there is no window. Every operand but Start has a gradient. Result and gradients are the same bit for bit
+// for any number of processors.
+//
+// Errors: an operand that is missing, or of another type or shape than listed in AttentionInputs; a field of cfg out of its range.
+//
+// Sources: Vaswani et al., "Attention Is All You Need", section 3.2.1; Su et al., "RoFormer", section 3.2.2; Dao et al.,
+// "FlashAttention", algorithm 1.
 func Attention(in AttentionInputs, cfg AttentionConfig) (*G.Node, error) {
 	f, err := newAttention(in, cfg)
 	if err != nil {
@@ -46,9 +51,10 @@ func Attention(in AttentionInputs, cfg AttentionConfig) (*G.Node, error) {
 	return apply1(f, f.operands(in), in.Q.Dtype(), in.Q.Shape())
 }
 
-// AttentionWithContext is Attention that also returns the Context of what comes next, (batch, window-1, 2·width + 1). It needs a
-// window of at least 2: without one, what has to be remembered grows with every step. Pieces are then one sequence, to within
-// rounding, gradients included.
+// AttentionWithContext returns what Attention returns, and the Context for the steps that follow, (batch, window-1, 2·width + 1). Use it
+// to process a sequence in pieces: the results are those of the whole sequence to within rounding, gradients included.
+//
+// Errors: those of Attention, and a Window below 2, since without a window the context would grow with every step.
 func AttentionWithContext(in AttentionInputs, cfg AttentionConfig) (y, context *G.Node, err error) {
 	f, err := newAttention(in, cfg)
 	if err != nil {
@@ -65,14 +71,14 @@ func AttentionWithContext(in AttentionInputs, cfg AttentionConfig) (y, context *
 	return nodes[0], nodes[1], nil
 }
 
-// attention is the function of both operators.
+// attention is the function of Attention and AttentionWithContext.
 type attention struct {
 	AttentionConfig
 	withContext          bool
 	batch, length, width int
 }
 
-// The places of its operands.
+// The indices of attention's operands.
 const (
 	attentionQ = iota
 	attentionK

@@ -8,7 +8,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// attentionTraining is attention over a sequence, a loss, and the gradients of queries, keys and values.
+// attentionTraining returns a run of a graph with attention, a loss, and the gradients of Q, K and V.
 func attentionTraining(tb testing.TB, length, width, heads int) (run func(), bytesOfQ int) {
 	g := G.NewGraph()
 	in := make(G.Nodes, 3)
@@ -41,8 +41,8 @@ func attentionTraining(tb testing.TB, length, width, heads int) (run func(), byt
 	}, 4 * length * width
 }
 
-// Forward and backward together, workspace included, allocate a fixed multiple of the bytes of Q, however long the sequence
-// is: no scores are held, which at the longest length here would be 64 times as much.
+// Forward and backward pass together, workspace included, allocate a fixed multiple of the bytes of Q for any length. No scores are held;
+// at the longest length here they would take 64 times the bytes of Q.
 func TestAttentionMemory(t *testing.T) {
 	const width, heads = 64, 2
 	lengths := []int{1024, 4096}

@@ -10,13 +10,13 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// BlockInputs are the operands of a Mamba block; the optional ones may be nil. Its channels are what is called d_inner
-// elsewhere, expand · d_model.
+// BlockInputs holds the operands of a Mamba block. Optional operands may be nil. The number of channels is expand · d_model, which other
+// implementations call d_inner.
 type BlockInputs struct {
 	X          *G.Node // (batch, length, model)
 	NormWeight *G.Node // (model)
 	InProj     *G.Node // (2·channels, model)
-	ConvWeight *G.Node // (channels, 1, width), the last tap for the step itself
+	ConvWeight *G.Node // (channels, 1, width); the last tap is for the step itself
 	XProj      *G.Node // (rank + 2·state, channels)
 	DtProj     *G.Node // (channels, rank)
 	DtBias     *G.Node // (channels)
@@ -27,25 +27,25 @@ type BlockInputs struct {
 	InBias       *G.Node // optional: (2·channels)
 	ConvBias     *G.Node // optional: (channels)
 	OutBias      *G.Node // optional: (model)
-	Context      *G.Node // optional: (batch, width-1, channels); what the convolution reads before the first step, the oldest first
+	Context      *G.Node // optional: (batch, width-1, channels); the convolution's inputs before the first step, the oldest first
 	InitialState *G.Node // optional: (batch, channels, state)
-	Start        *G.Node // optional: (batch, length); where it is non-zero a new sequence starts
+	Start        *G.Node // optional: (batch, length); a non-zero element starts a new sequence at its step
 }
 
-// Recompute says what the backward pass of a block computes again instead of keeping it from the forward pass. Results and
-// gradients are the same bit for bit. Only a graph that has gradients keeps anything; on the lisp machine, none does.
+// Recompute says which values of the forward pass a block keeps for its backward pass. It recomputes the others. Results and gradients
+// are the same bit for bit. A graph without gradients keeps nothing, nor does a graph on the lisp machine.
 //
-// The numbers are what each block of a graph keeps for each step, beside its result, in float32 for a model of 768 (channels
-// 1536, rank 48, state 16).
+// The comments of the constants give the memory that a block keeps for each step beside its result, in float32 for a model of width 768
+// (channels 1536, rank 48, state 16).
 type Recompute int
 
 const (
-	// RecomputeCheap keeps the results of the projections from the model's width and to rank and state, which are dear
-	// to compute, 2·channels + rank + 2·state numbers, 12.3 KiB; and computes norm, convolution and Δ again, which are not.
+	// RecomputeCheap keeps the values that are expensive to recompute, the products with InProj and XProj: 2·channels + rank + 2·state
+	// numbers, 12.3 KiB. It recomputes the norm, the convolution and Δ.
 	RecomputeCheap Recompute = iota
-	// RecomputeNone keeps them all, 4·channels + model + rank + 2·state numbers, 27 KiB.
+	// RecomputeNone keeps all of these: 4·channels + model + rank + 2·state numbers, 27.3 KiB.
 	RecomputeNone
-	// RecomputeAll keeps nothing, and computes the block up to its scan again.
+	// RecomputeAll keeps nothing. It recomputes the block up to the scan.
 	RecomputeAll
 )
 
@@ -63,24 +63,27 @@ func (r Recompute) String() string {
 
 // BlockConfig are the options of a Mamba block.
 type BlockConfig struct {
-	Eps       float64   // what the norm adds to the mean of squares
-	Recompute Recompute // what the backward pass computes again
+	Eps       float64   // added to the mean of squares in the norm
+	Recompute Recompute // what the backward pass recomputes
 }
 
-// MambaBlock is a Mamba block in one operator (Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State
-// Spaces", figure 3 and section 3.4):
+// MambaBlock returns the result of a Mamba block, computed by one operator:
 //
 //	v, z    = RMSNorm(X)·InProjᵀ + InBias
 //	u       = silu(causal convolution of v)
 //	r, B, C = u·XProjᵀ
 //	y       = X + SelectiveScan(u, r·DtProjᵀ, A, B, C, D, z)·OutProjᵀ + OutBias
 //
-// with Δ through softplus, DtBias added. The result y has X's shape. It is the composition of Linear, RMSNorm, CausalConv
-// and SelectiveScan, with no value between them that the machine would hold; the weights have the layout of Hugging Face's.
-// All operands are float32, or all float64; Start may also be of int, and works as in CausalConv and SelectiveScan.
+// with Δ = softplus(r·DtProjᵀ + DtBias) in the scan. The result y has X's shape. It equals the composition of RMSNorm, Linear, CausalConv
+// and SelectiveScan, but the machine holds none of the values between them. The weights have the layout of Hugging Face's
+// implementation. All operands are float32, or all float64. Start may also be of int, and works as in CausalConv and SelectiveScan.
 //
-// Every operand but Start has a gradient. Result and gradients are the same bit for bit for any number of processors, if the
-// matrix products are. The errors name the operand that is missing or does not fit.
+// Every operand but Start has a gradient. Result and gradients are the same bit for bit for any number of processors, if the BLAS in use
+// computes the same products for any number.
+//
+// Errors: an operand that is missing, or of another type or shape than listed in BlockInputs; a field of cfg out of its range.
+//
+// Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", figure 3 and section 3.4.
 func MambaBlock(in BlockInputs, cfg BlockConfig) (y *G.Node, err error) {
 	f, err := newBlock(in, cfg)
 	if err != nil {
@@ -89,9 +92,9 @@ func MambaBlock(in BlockInputs, cfg BlockConfig) (y *G.Node, err error) {
 	return apply1(f, f.operands(in), in.X.Dtype(), in.X.Shape())
 }
 
-// MambaBlockWithState is MambaBlock that also returns the Context and the InitialState of what comes next, context
-// (batch, width-1, channels) and final (batch, channels, state). Gradients that flow into them are passed back. A width of 1
-// remembers nothing: context is then nil, as the Context has to be.
+// MambaBlockWithState returns what MambaBlock returns, and the state after the last step: context (batch, width-1, channels) and final
+// (batch, channels, state), the Context and the InitialState for the steps that follow. Gradients of both flow back. If the width is 1
+// the convolution reads no earlier step: context is nil, and Context must be nil.
 func MambaBlockWithState(in BlockInputs, cfg BlockConfig) (y, context, final *G.Node, err error) {
 	f, err := newBlock(in, cfg)
 	if err != nil {
@@ -108,7 +111,7 @@ func MambaBlockWithState(in BlockInputs, cfg BlockConfig) (y, context, final *G.
 	return nodes[0], context, nodes[len(nodes)-1], nil
 }
 
-// mambaBlock is the function of both operators.
+// mambaBlock is the function of MambaBlock and MambaBlockWithState.
 type mambaBlock struct {
 	BlockConfig
 	withState                           bool
@@ -116,7 +119,7 @@ type mambaBlock struct {
 	model, channels, state, width, rank int
 }
 
-// The places of a block's operands.
+// The indices of a block's operands.
 const (
 	blockX = iota
 	blockNorm
@@ -146,10 +149,10 @@ func (f *mambaBlock) operands(in BlockInputs) operands {
 	}
 }
 
-// BlockSizes are the sizes of a Mamba block.
+// BlockSizes holds the sizes of a Mamba block.
 type BlockSizes struct{ Batch, Length, Model, Channels, State, Width, Rank int }
 
-// Sizes returns the sizes of a block of those operands. The errors name the operand that is missing or does not fit.
+// Sizes returns the sizes of a block with these operands. Errors: those of MambaBlock that are about operands.
 func (in BlockInputs) Sizes() (s BlockSizes, err error) {
 	c := newChecker(blockName, "X", in.X)
 	c.required("X", in.X, "(batch, length, model)", 0, 0, 0)
@@ -206,7 +209,7 @@ func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock, error) {
 	}, nil
 }
 
-// results are the shapes of y, context and final.
+// results returns the shapes of the results: y, and with state also context (if the width is above 1) and final.
 func (f *mambaBlock) results() []tensor.Shape {
 	shapes := []tensor.Shape{{f.batch, f.length, f.model}}
 	if f.withState && f.width > 1 {
@@ -249,7 +252,7 @@ func (f *mambaBlock) backwardKept(in, dout, grad []operand, kept operand) {
 	}
 }
 
-// states returns context and final, or their gradients, of the results or theirs.
+// states returns context and final from a block's results, or their gradients from the results' gradients. It returns nil for absent ones.
 func states[T kernel.Float](f *mambaBlock, results []operand) (context, final []T) {
 	if f.withState && f.width > 1 {
 		context = floats[T](results[1])
@@ -289,7 +292,7 @@ func blockKernel[T kernel.Float](f *mambaBlock, in []operand, gemm kernel.Gemm[T
 	}
 }
 
-// keptWidths are the numbers of elements that are kept for each step, in the order of a block's values.
+// keptWidths returns how many elements of each of a block's values are kept for each step.
 func (f *mambaBlock) keptWidths() (normed, vz, u, rbc, delta int) {
 	switch f.Recompute {
 	case RecomputeNone:
@@ -305,7 +308,7 @@ func (f *mambaBlock) keeps() int {
 	return f.batch * f.length * (normed + vz + u + rbc + delta)
 }
 
-// keptValues cuts what is kept into a block's values.
+// keptValues divides the vector of kept elements into a block's values.
 func keptValues[T kernel.Float](f *mambaBlock, kept operand) (v kernel.BlockValues[T]) {
 	rest := floats[T](kept)
 	if rest == nil {

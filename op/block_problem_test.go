@@ -12,12 +12,12 @@ import (
 	"github.com/gomamba/mamba/grad"
 )
 
-// blockProblem is a Mamba block with operands.
+// blockProblem is a Mamba block with values for its operands.
 type blockProblem struct {
 	batch, length, model, channels, state, width, rank int
 
 	cfg       BlockConfig
-	withState bool // return the state
+	withState bool // use MambaBlockWithState
 	in        map[string][]float64
 }
 
@@ -35,7 +35,7 @@ func drawBlock(t *rapid.T, maxLength int) *blockProblem {
 		rank:      rapid.IntRange(1, 3).Draw(t, "rank"),
 		withState: rapid.Bool().Draw(t, "with state"),
 		cfg: BlockConfig{
-			// Not smaller: the gradient of a row of one or two numbers is a small difference of large ones then.
+			// With a smaller eps the gradient of a row of one or two numbers is a small difference of large numbers.
 			Eps:       rapid.SampledFrom([]float64{0.1, 0.5}).Draw(t, "eps"),
 			Recompute: rapid.SampledFrom([]Recompute{RecomputeCheap, RecomputeNone, RecomputeAll}).Draw(t, "recompute"),
 		},
@@ -81,7 +81,7 @@ func (p *blockProblem) shape(name string) []int {
 	panic(name)
 }
 
-// fill makes up operands, the optional ones that are named among them. A Context of no steps is left out.
+// fill draws the required operands and the optional ones that are named, except a Context of no steps.
 func (p *blockProblem) fill(seed uint64, optional ...string) *blockProblem {
 	r := rand.New(rand.NewPCG(seed, 40))
 	p.in = map[string][]float64{}
@@ -90,7 +90,7 @@ func (p *blockProblem) fill(seed uint64, optional ...string) *blockProblem {
 		if name != "Context" || p.width > 1 {
 			v := normal(r, tensor.Shape(p.shape(name)).TotalSize())
 			for i := range v {
-				v[i] *= 0.6 // so many products make large results otherwise, whose rounding hides small gradients
+				v[i] *= 0.6 // otherwise the products give large results, whose rounding hides small gradients
 			}
 			p.in[name] = v
 		}
@@ -110,7 +110,7 @@ func blockInputs(n map[string]*G.Node) BlockInputs {
 	}
 }
 
-// function returns the problem as grad.Check takes it: the block in one operator, or composed of others.
+// function returns the problem in the form that grad.Check takes: the block as one operator, or composed of others.
 func (p *blockProblem) function(composed bool) (grad.Func, []grad.Input) {
 	names := slices.Sorted(maps.Keys(p.in))
 	var in []grad.Input
@@ -150,7 +150,7 @@ func (p *blockProblem) apply(in BlockInputs) (G.Nodes, error) {
 	return G.Nodes{y, context, final}, err
 }
 
-// compose is apply by the operators that the block is the composition of.
+// compose computes what apply computes, by the separate operators of which the block is the composition.
 func (p *blockProblem) compose(in BlockInputs) (G.Nodes, error) {
 	must := func(n *G.Node, err error) *G.Node { return G.Must(n, err) }
 	xz := must(Linear(must(RMSNorm(in.X, in.NormWeight, p.cfg.Eps)), in.InProj, in.InBias))

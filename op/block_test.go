@@ -10,8 +10,7 @@ import (
 	"github.com/gomamba/mamba/grad"
 )
 
-// A block in one operator is the composition of the operators that it stands for: results and gradients, on both machines
-// and in both types.
+// The operator of a block has the same results and gradients as the composition of separate operators, on both machines and in both types.
 func TestMambaBlockIsComposed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawBlock(t, 9)
@@ -45,7 +44,7 @@ func TestMambaBlockGradients(t *testing.T) {
 
 var levels = []Recompute{RecomputeCheap, RecomputeNone, RecomputeAll}
 
-// Whatever is kept and whatever computed again, results and gradients are the same bit for bit.
+// Results and gradients are the same bit for bit for each Recompute.
 func TestRecomputeBitIdentical(t *testing.T) {
 	for _, optional := range [][]string{nil, blockOptional} {
 		p := &blockProblem{batch: 2, length: 70, model: 9, channels: 35, state: 5, width: 4, rank: 3, withState: optional != nil}
@@ -74,7 +73,7 @@ func TestRecomputeBitIdentical(t *testing.T) {
 	}
 }
 
-// What the documentation says of the numbers that are kept.
+// The numbers of kept elements are those in the documentation of Recompute.
 func TestRecomputeKeeps(t *testing.T) {
 	for level, want := range map[Recompute]int{RecomputeCheap: 2*1536 + 80, RecomputeNone: 4*1536 + 768 + 80, RecomputeAll: 0} {
 		f := &mambaBlock{BlockConfig: BlockConfig{Recompute: level}, batch: 3, length: 7, model: 768, channels: 1536, state: 16, rank: 48}

@@ -9,33 +9,36 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// ConvInputs are the operands of a causal convolution; the optional ones may be nil.
+// ConvInputs holds the operands of a causal convolution. Optional operands may be nil.
 type ConvInputs struct {
 	X      *G.Node // (batch, length, channels)
-	Weight *G.Node // (channels, 1, width), the last tap for the step itself
+	Weight *G.Node // (channels, 1, width); the last tap is for the step itself
 
 	Bias    *G.Node // optional: (channels)
 	Context *G.Node // optional: (batch, width-1, channels); the steps before the first one, the oldest first
-	Start   *G.Node // optional: (batch, length); where it is non-zero a new sequence starts
+	Start   *G.Node // optional: (batch, length); a non-zero element starts a new sequence at its step
 }
 
 // ConvConfig are the options of a causal convolution.
 type ConvConfig struct {
-	SiLU bool // the result goes through silu(x) = x·sigmoid(x)
+	SiLU bool // apply silu(x) = x·sigmoid(x) to the result
 }
 
-// CausalConv is the causal depthwise convolution over time in front of the scan of a Mamba block (Gu and Dao, "Mamba:
-// Linear-Time Sequence Modeling with Selective State Spaces", section 3.4); the weight has the layout of Hugging Face's
-// conv1d.weight. For each batch b and channel d, over time t:
+// CausalConv returns the causal depthwise convolution over time that a Mamba block applies before its scan. The weight has the layout of
+// Hugging Face's conv1d.weight. For each batch b and channel d, over time t:
 //
-//	y_t = Σ_k Weight_dk · X_{t-(width-1)+k} + Bias_d, through silu if asked
+//	y_t = Σ_k Weight_dk · X_{t-(width-1)+k} + Bias_d, and silu of this sum if cfg.SiLU is set
 //
-// The result y is (batch, length, channels). All operands are float32, or all float64; Start may also be of int. Steps
-// before the first are those of the Context, or zero without one. A Start at a step cuts what comes before it from what
-// follows, the Context too: it reads as zero, whatever it is.
+// The result y is (batch, length, channels). All operands are float32, or all float64. Start may also be of int. Steps before the first
+// are those of Context, or zero without it. The steps of a new sequence read all earlier steps, and Context, as zero, whatever their
+// values are.
 //
-// Every operand but Start has a gradient; the backward pass computes the output before silu again. Result and gradients
-// are the same bit for bit for any number of processors. The errors name the operand that is missing or does not fit.
+// Every operand but Start has a gradient. The backward pass recomputes the sums before silu. Result and gradients are the same bit for
+// bit for any number of processors.
+//
+// Errors: an operand that is missing, or of another type or shape than listed in ConvInputs.
+//
+// Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", section 3.4.
 func CausalConv(in ConvInputs, cfg ConvConfig) (y *G.Node, err error) {
 	f, err := newConv(in, cfg)
 	if err != nil {
@@ -44,12 +47,11 @@ func CausalConv(in ConvInputs, cfg ConvConfig) (y *G.Node, err error) {
 	return apply1(f, f.operands(in), in.X.Dtype(), in.X.Shape())
 }
 
-// CausalConvWithContext is CausalConv that also returns the Context of what comes next, context (batch, width-1,
-// channels): the last width-1 steps of Context and X, zero where a sequence starts after them. A gradient that flows into
-// context is passed back.
+// CausalConvWithContext returns what CausalConv returns, and the context for the steps that follow, (batch, width-1, channels): the last
+// width-1 steps of Context and X, with zeros for steps before the last Start. The gradient of context flows back.
 //
-// Feed context as the Context of the next piece, and the pieces are one convolution. A width of 1 remembers nothing:
-// context is then nil, as the Context has to be.
+// To process a sequence in pieces, pass context as the Context of the next piece: the results are those of the whole sequence. If the
+// width is 1 the convolution reads no earlier step: context is nil, and Context must be nil.
 func CausalConvWithContext(in ConvInputs, cfg ConvConfig) (y, context *G.Node, err error) {
 	f, err := newConv(in, cfg)
 	if err != nil {
@@ -67,7 +69,7 @@ func CausalConvWithContext(in ConvInputs, cfg ConvConfig) (y, context *G.Node, e
 	return nodes[0], nodes[1], nil
 }
 
-// conv is the function of both operators.
+// conv is the function of CausalConv and CausalConvWithContext.
 type conv struct {
 	ConvConfig
 	withContext                    bool

@@ -20,7 +20,7 @@ import (
 type convProblem struct {
 	batch, length, channels, width int
 
-	x, weight, bias, context, start []float64 // the last three may be nil
+	x, weight, bias, context, start []float64 // bias, context and start may be nil
 	dy, dcontext                    []float64
 	cfg                             ConvConfig
 }
@@ -66,7 +66,7 @@ func (p *convProblem) steps(v []float64, from, to, size int) (s []float64) {
 	return s
 }
 
-// run feeds the problem in pieces that end at the given steps, and returns the outputs and gradients put together.
+// run computes the problem in pieces that end at the given steps, and returns the joined outputs and gradients.
 func (p *convProblem) run(dt tensor.Dtype, lisp bool, ends ...int) (map[string][]float64, error) {
 	g := G.NewGraph()
 	nodes := map[string]*G.Node{"Weight": leaf(g, "Weight", dt, []int{p.channels, 1, p.width}, p.weight)}
@@ -130,7 +130,7 @@ func (p *convProblem) run(dt tensor.Dtype, lisp bool, ends ...int) (map[string][
 	return got, nil
 }
 
-// join puts pieces along the length together.
+// join concatenates pieces along the length.
 func (p *convProblem) join(pieces [][]float64, ends []int) (v []float64) {
 	for b := range p.batch {
 		for i, from := 0, 0; i < len(ends); i++ {
@@ -141,7 +141,7 @@ func (p *convProblem) join(pieces [][]float64, ends []int) (v []float64) {
 	return v
 }
 
-// sameResults compares what two runs returned.
+// sameResults compares the results of two runs.
 func sameResults(got, want map[string][]float64, tol float64) error {
 	if len(got) != len(want) {
 		return fmt.Errorf("results %v, want %v", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
@@ -163,7 +163,7 @@ func sameResults(got, want map[string][]float64, tol float64) error {
 	return nil
 }
 
-// Every gradient against differences, through y and the returned context, on both machines.
+// Every gradient, through y and the returned context, agrees with finite differences, on both machines.
 func TestCausalConvGradient(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawConv(t)
@@ -171,7 +171,7 @@ func TestCausalConvGradient(t *testing.T) {
 			{Name: "X", Value: dense(tensor.Float64, []int{p.batch, p.length, p.channels}, p.x)},
 			{Name: "Weight", Value: dense(tensor.Float64, []int{p.channels, 1, p.width}, p.weight)},
 		}
-		var optional []func(in *ConvInputs) **G.Node // where the inputs behind those two go
+		var optional []func(in *ConvInputs) **G.Node // the fields of the inputs after X and Weight
 		if p.bias != nil {
 			inputs = append(inputs, grad.Input{Name: "Bias", Value: dense(tensor.Float64, []int{p.channels}, p.bias)})
 			optional = append(optional, func(in *ConvInputs) **G.Node { return &in.Bias })
@@ -200,8 +200,8 @@ func TestCausalConvGradient(t *testing.T) {
 	})
 }
 
-// Whole, in pieces, and one step at a time, a convolution is the same: outputs, last context and every gradient, those that
-// flow back through the contexts included; on both machines and in both types.
+// A convolution computed in pieces or step by step has the same outputs, last context and gradients as the whole, on both machines and in
+// both types. The gradients flow back through the contexts between pieces.
 func TestCausalConvPieces(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawConv(t)
@@ -233,12 +233,12 @@ func TestCausalConvPieces(t *testing.T) {
 	})
 }
 
-// Sequences packed one behind the other, with a Start at each, are the sequences apart.
+// Sequences packed one after another, each with a Start, give the same results as separate sequences.
 func TestCausalConvPacked(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 5))
 	lengths := []int{1, 2, 5, 3, 1, 1, 7}
 	packed := &convProblem{batch: 1, length: 20, channels: 3, width: 4, bias: normal(r, 3), cfg: ConvConfig{SiLU: true}}
-	packed.context = normal(r, packed.contextSize()) // which the Start at step 0 drops
+	packed.context = normal(r, packed.contextSize()) // the Start at step 0 separates it
 	packed.fill(r).start = make([]float64, packed.length)
 
 	want := map[string][]float64{"gradient of Context": make([]float64, packed.contextSize())}
@@ -281,7 +281,7 @@ func TestCausalConvPacked(t *testing.T) {
 	}
 }
 
-// Where a sequence starts inside the last width-1 steps, the next piece must not see what lies before the start.
+// If a sequence starts in the last width-1 steps, the next piece must not see the steps before the start.
 func TestCausalConvContextAfterStart(t *testing.T) {
 	p := &convProblem{
 		batch: 1, length: 4, channels: 1, width: 4, x: []float64{1, 2, 3, 4}, weight: []float64{1, 1, 1, 1},
@@ -317,8 +317,8 @@ func TestCausalConvWidth1(t *testing.T) {
 	}
 }
 
-// The options are part of what a node is: Gorgonia would merge convolutions of the same operands otherwise. A convolution
-// leaves its operands as they were, and the second run of a machine gives what the first one gave.
+// Convolutions of the same operands with different options are different nodes: Gorgonia does not merge them. A convolution does not change
+// its operands, and the second run of a machine gives the results of the first.
 func TestCausalConvInGraph(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 6))
 	g := G.NewGraph()
@@ -355,7 +355,7 @@ func TestCausalConvInGraph(t *testing.T) {
 		if run == 0 {
 			first = now
 		} else if !slices.Equal(now[0], first[0]) || !slices.Equal(now[1], first[1]) {
-			t.Error("the second run's gradients differ from those of the first")
+			t.Error("the second run has other gradients than the first")
 		}
 		m.Reset()
 	}

@@ -10,16 +10,16 @@ import (
 	memory "github.com/gomamba/mamba/internal/size"
 )
 
-// checker looks at an operator's operands before anything is computed, and keeps the first error that it finds. Its
-// errors name the operand, what it was, and what it should be.
+// checker checks an operator's operands when the operator is added to a graph, and keeps the first error. An error names the operand,
+// what it was, and what it should be.
 type checker struct {
-	op  string // "selective scan"
+	op  string // name of the operator, as "selective scan"
 	g   *G.ExprGraph
-	dt  tensor.Dtype // of the floating-point operands
+	dt  tensor.Dtype // type of the floating-point operands
 	err error
 }
 
-// newChecker takes graph and type from the operand that the others are held against.
+// newChecker returns a checker that wants the graph and the type of operand n for the other operands.
 func newChecker(op, name string, n *G.Node) *checker {
 	c := &checker{op: op}
 	if n == nil {
@@ -28,7 +28,7 @@ func newChecker(op, name string, n *G.Node) *checker {
 	}
 	if c.g = n.Graph(); c.g == nil {
 		c.errorf("%s belongs to no graph", name)
-		return c // and may have no type
+		return c // a node without a graph may have no type, and Dtype then panics
 	}
 	if c.dt = n.Dtype(); c.dt != tensor.Float32 && c.dt != tensor.Float64 {
 		c.errorf("%s is of %v, want float32 or float64", name, c.dt)
@@ -42,8 +42,8 @@ func (c *checker) errorf(format string, args ...any) {
 	}
 }
 
-// required is an operand that must be there, of the operator's type; want lists the shape's axes, as "(batch, length)",
-// and their sizes.
+// required checks an operand that must be present and of the operator's type. The string axes names the axes of its shape, as
+// "(batch, length)"; want holds their sizes, 0 for any.
 func (c *checker) required(name string, n *G.Node, axes string, want ...int) {
 	if n == nil {
 		c.errorf("%s is missing, want a node of shape %s", name, axes)
@@ -53,7 +53,7 @@ func (c *checker) required(name string, n *G.Node, axes string, want ...int) {
 	c.shape(name, n, axes, want...)
 }
 
-// optional is like required, but the operand may be nil.
+// optional is required for an operand that may be nil.
 func (c *checker) optional(name string, n *G.Node, axes string, want ...int) {
 	if n != nil {
 		c.required(name, n, axes, want...)
@@ -77,7 +77,7 @@ func (c *checker) graph(name string, n *G.Node) {
 	}
 }
 
-// fits returns an error if the machine's memory does not hold an operator's results.
+// fits returns an error if an operator's results need more than the machine's memory.
 func fits(dt tensor.Dtype, results []tensor.Shape) error {
 	var need memory.Bytes
 	for _, s := range results {
@@ -86,7 +86,7 @@ func fits(dt tensor.Dtype, results []tensor.Shape) error {
 	return need.Fits(fmt.Sprintf("the results %v", results))
 }
 
-// shape checks a shape; a size of 0 stands for any.
+// shape checks an operand's shape. A wanted size of 0 means any size of at least 1.
 func (c *checker) shape(name string, n *G.Node, axes string, want ...int) {
 	if c.err != nil {
 		return
@@ -101,7 +101,7 @@ func (c *checker) shape(name string, n *G.Node, axes string, want ...int) {
 	}
 }
 
-// sizes writes known sizes behind the names of the axes.
+// sizes returns the text that follows the names of the axes in an error: the sizes that are known, or nothing if none is.
 func sizes(want []int) string {
 	known := false
 	s := make([]string, len(want))
@@ -118,7 +118,7 @@ func sizes(want []int) string {
 	return " = (" + strings.Join(s, ", ") + ")"
 }
 
-// start checks an operand that marks the steps at which a sequence starts.
+// start checks Start, the operand that marks the first steps of sequences. It may be nil.
 func (c *checker) start(n *G.Node, batch, length int) {
 	if n == nil {
 		return
@@ -132,7 +132,7 @@ func (c *checker) start(n *G.Node, batch, length int) {
 	c.shape("Start", n, "(batch, length)", batch, length)
 }
 
-// ints checks an operand of integers: tokens or targets.
+// ints checks an operand of integers, such as tokens or targets.
 func (c *checker) ints(name string, n *G.Node, axes string, want ...int) {
 	if n == nil {
 		c.errorf("%s is missing, want a node of int of shape %s", name, axes)
@@ -147,7 +147,7 @@ func (c *checker) ints(name string, n *G.Node, axes string, want ...int) {
 	c.shape(name, n, axes, want...)
 }
 
-// starts returns the steps that an operand marks.
+// starts reports for each element of Start whether it starts a sequence. It returns nil if the operand is absent.
 func starts(o operand) []bool {
 	switch d := o.data.(type) {
 	case []float32:

@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/grad"
 )
 
-// Found by hashing a million names.
+// Names and epsilons with equal hashes, found by hashing a million candidates.
 const (
 	leafOfHash, leafOfSameHash = "x2jb4g8jn", "x55486dtk" // as leaves of float64 and shape (2)
 	epsOfHash, epsOfSameHash   = 2849.125, 6715.75        // of the RMS norm below
@@ -26,7 +26,7 @@ func mustContain(t *testing.T, err error, parts ...string) {
 	}
 }
 
-// Two operators with one hash: the tape machine computes one of them alone, so the other has a wrong value, and CheckGraph says so.
+// Two operators have one hash: the tape machine computes only one of them, so the other has a wrong value. CheckGraph reports this.
 func TestTrapOperatorsOfOneHash(t *testing.T) {
 	run := func(eps ...float64) (results [2]G.Value, g *G.ExprGraph) {
 		g = G.NewGraph()
@@ -72,7 +72,7 @@ func TestTrapOperatorsOfOneHash(t *testing.T) {
 	}
 }
 
-// Two leaves with one hash: Gorgonia returns the first operator's node for the second's, and every operator of ours says so.
+// Two leaves have one hash: Gorgonia returns the node of the first operator for the second, and every operator of this package reports this.
 func TestTrapOperandsOfOneHash(t *testing.T) {
 	g := G.NewGraph()
 	a := leaf(g, leafOfHash, tensor.Float64, []int{2}, []float64{1, 2})
@@ -81,7 +81,7 @@ func TestTrapOperandsOfOneHash(t *testing.T) {
 		t.Fatalf("the hashes are %x and %x", a.Hashcode(), b.Hashcode())
 	}
 	if G.Must(G.Exp(a)) != G.Must(G.Exp(b)) {
-		t.Error("Gorgonia makes two nodes: the trap is gone")
+		t.Error("Gorgonia makes two nodes of leaves with one hash: it no longer merges them")
 	}
 	mustContain(t, CheckGraph(g), leafOfHash, leafOfSameHash)
 	for name, apply := range map[string]func(x *G.Node) (*G.Node, error){
@@ -94,7 +94,7 @@ func TestTrapOperandsOfOneHash(t *testing.T) {
 		_, err := apply(b)
 		mustContain(t, err, "op: "+name, leafOfSameHash, leafOfHash, "different")
 		if again, err := apply(a); err != nil || again == nil {
-			t.Errorf("the same operator twice is refused: %v", err)
+			t.Errorf("the same operator twice: %v, want no error", err)
 		}
 	}
 	input := func(name string) grad.Input {

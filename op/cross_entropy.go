@@ -9,13 +9,15 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// CrossEntropy is the mean of -log softmax(logits)_target over the targets that are not ignore: logits (batch, length,
-// vocabulary), targets (batch, length) of int, and the result a scalar. The logits have a gradient. Result and gradient are
-// the same bit for bit for any number of processors.
+// CrossEntropy returns the mean of -log softmax(logits)_target over the targets that are not equal to ignore. The logits are (batch,
+// length, vocabulary), the targets (batch, length) of int, and the result is a scalar. The logits have a gradient. Result and gradient
+// are the same bit for bit for any number of processors.
 //
-// If every target is ignored the loss is 0, and so is its gradient. (PyTorch's is 0/0, not a number, and one batch that
-// holds nothing but padding then destroys the weights.) A target that is neither in the vocabulary nor ignore is an error
-// when the graph runs.
+// If every target is ignored, the loss and its gradient are 0. (PyTorch returns 0/0, which is NaN, so one batch that holds only padding
+// destroys the weights.)
+//
+// Errors: an operand that is missing, or of another type or shape; and when the graph runs, a target that is neither in the vocabulary
+// nor equal to ignore.
 func CrossEntropy(logits, targets *G.Node, ignore int) (*G.Node, error) {
 	c := newChecker("cross-entropy", "logits", logits)
 	c.required("logits", logits, "(batch, length, vocabulary)", 0, 0, 0)

@@ -16,7 +16,7 @@ import (
 	"github.com/gomamba/mamba/grad"
 )
 
-// crossEntropyProblem is a loss that is cross-entropy times factor.
+// crossEntropyProblem is the loss factor · cross-entropy.
 type crossEntropyProblem struct {
 	batch, length, vocabulary int
 	logits, targets           []float64
@@ -123,7 +123,7 @@ func TestCrossEntropyGradient(t *testing.T) {
 	})
 }
 
-// Both machines and both types agree, and the gradient of each position sums to nothing.
+// Both machines and both types agree, and the gradient of each position sums to zero.
 func TestCrossEntropyMachines(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawCrossEntropy(t)
@@ -177,7 +177,7 @@ func TestCrossEntropyBitIdentical(t *testing.T) {
 	}
 }
 
-// A NaN shows in the loss and in its own position's gradient, and nowhere if the position is ignored.
+// A NaN reaches the loss and the gradient of its own position, or nothing if the position is ignored.
 func TestCrossEntropyNaN(t *testing.T) {
 	for _, bad := range []float64{math.NaN(), math.Inf(1)} {
 		for _, lisp := range []bool{false, true} {
@@ -212,8 +212,8 @@ func TestCrossEntropyTargets(t *testing.T) {
 		if _, err := CrossEntropy(logits, targets, test.ignore); err != nil {
 			t.Fatal(err)
 		}
-		// The lisp machine runs forward only: when an operator fails, it starts on the backward pass all the same, in
-		// another goroutine, while it clears what that one reads.
+		// The lisp machine runs forward only. With gradients it would start the backward pass in another goroutine although an operator
+		// has failed, and clear the values that the backward pass reads.
 		for _, m := range []G.VM{G.NewTapeMachine(g), G.NewLispMachine(g, G.ExecuteFwdOnly())} {
 			err := m.RunAll()
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
@@ -253,7 +253,7 @@ func TestCrossEntropyErrors(t *testing.T) {
 	}
 }
 
-// What is ignored is part of what a node is: Gorgonia would merge the two losses otherwise.
+// Losses with different ignored targets are different nodes: Gorgonia does not merge them.
 func TestCrossEntropyIgnoreInGraph(t *testing.T) {
 	g := G.NewGraph()
 	logits := leaf(g, "logits", tensor.Float64, []int{1, 2, 2}, []float64{0, 0, 0, math.Log(3)})

@@ -11,10 +11,12 @@ import (
 	"github.com/gomamba/mamba/internal/node"
 )
 
-// Add returns a + b, of the same shape and type.
+// Add returns a + b. The operands have the same shape and type, and so has the result.
 //
-// gorgonia.Add writes to its first operand where it believes that nobody reads it again; for a reshaped value that is the
-// memory of what was reshaped, a parameter perhaps. This one writes to neither.
+// Use it instead of gorgonia.Add, which overwrites its first operand if no later operator reads that node. If the operand is a reshaped
+// value, it shares its memory with the original, which may be a weight. Add overwrites neither operand.
+//
+// Errors: an operand that is missing; a b of another type or shape than a.
 func Add(a, b *G.Node) (*G.Node, error) {
 	c := newChecker("add", "a", a)
 	if c.err != nil {
@@ -40,7 +42,7 @@ func Add(a, b *G.Node) (*G.Node, error) {
 	return n, nil
 }
 
-// addition passes its gradient on as it is, to both operands, where operator would make a copy for each.
+// addition is an operator whose gradient is passed to both operands without a copy.
 type addition struct{ operator }
 
 var _ G.SDOp = (*addition)(nil)
@@ -67,7 +69,8 @@ func (add) backward(_, dout, grad []operand) {
 	grad[1].copy(dout[0])
 }
 
-// NegExp returns -exp(x): the A of a selective scan from its parameter A_log.
+// NegExp returns -exp(x), element by element: the A of a selective scan from the weight A_log. Errors: an x that is missing or not of
+// float32 or float64.
 func NegExp(x *G.Node) (*G.Node, error) {
 	c := newChecker("negative exponential", "x", x)
 	if c.err != nil {

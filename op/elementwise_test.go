@@ -42,7 +42,7 @@ func TestNegExp(t *testing.T) {
 	})
 }
 
-// A scalar is a shape like others, though Gorgonia has values of other types for it.
+// Scalars work like other shapes, though Gorgonia has other types of values for them.
 func TestElementwiseScalars(t *testing.T) {
 	err := everywhere(func(dt tensor.Dtype, lisp bool, tol float64) error {
 		g := G.NewGraph()

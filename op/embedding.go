@@ -9,8 +9,10 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// Embedding looks up the rows of weight (vocabulary, width) that ids (batch, length) of int name; the result is
-// (batch, length, width). An id outside the vocabulary is an error when the graph runs.
+// Embedding returns the rows of weight whose indices are in ids: weight (vocabulary, width), ids (batch, length) of int, and the result
+// (batch, length, width). The weight has a gradient.
+//
+// Errors: an operand that is missing, or of another type or shape; and when the graph runs, an id outside the vocabulary.
 func Embedding(weight, ids *G.Node) (*G.Node, error) {
 	c := newChecker("embedding", "weight", weight)
 	c.required("weight", weight, "(vocabulary, width)", 0, 0)

@@ -33,7 +33,7 @@ func TestEmbedding(t *testing.T) {
 	})
 }
 
-// The gradient of a row is the sum over the places that it went to, and zero where it went nowhere.
+// The gradient of a row is the sum of the gradients at the positions whose id it is, and zero if there is none.
 func TestEmbeddingRepeats(t *testing.T) {
 	for _, lisp := range []bool{false, true} {
 		g := G.NewGraph()

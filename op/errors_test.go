@@ -269,8 +269,7 @@ func failure(n *G.Node, err error) func(string) failed {
 	return failures(G.Nodes{n}, err)
 }
 
-// A value that is missing, or is no longer what it was when the graph was made, is an error of the run that names the
-// operand.
+// A value that is missing, or whose shape has changed since the graph was made, is an error of the run. The error names the operand.
 func TestValueErrors(t *testing.T) {
 	for _, u := range uses(1) {
 		for _, in := range u.in {
@@ -288,7 +287,7 @@ func TestValueErrors(t *testing.T) {
 						t.Errorf("%s: %s takes a value of %v and shape %v", u.name, in.Name, v.Dtype(), v.Shape())
 					}
 				}
-				// What Let refuses can still happen to the tensor itself, behind the graph's back.
+				// Let refuses a wrong shape, but the tensor itself can be reshaped without the graph's knowledge.
 				if err := n.Value().(*tensor.Dense).Reshape(n.Shape().TotalSize(), 1, 1, 1, 1); err != nil {
 					t.Fatal(err)
 				}

@@ -15,7 +15,7 @@ import (
 //
 //	h = 1, 0.5 + 1, 0.75 + 0, 0.375 + 4;  y = 10 h
 //
-// The second sequence of the batch starts anew at its third step.
+// In the second row of the batch a new sequence starts at the third step.
 func ExampleSelectiveScan() {
 	g := G.NewGraph()
 	leaf := func(name string, shape tensor.Shape, v ...float64) *G.Node {
@@ -46,7 +46,7 @@ func ExampleSelectiveScan() {
 	// Output: [10.00 15.00 7.50 43.75 10.00 15.00 0.00 40.00]
 }
 
-// The state after a piece is where the next piece starts; its gradient flows back.
+// The state after a piece is the initial state of the next piece. Its gradient flows back.
 func ExampleSelectiveScanWithState() {
 	g := G.NewGraph()
 	leaf := func(name string, shape tensor.Shape, v ...float64) *G.Node {

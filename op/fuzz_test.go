@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// reference computes a problem with the plain loops of the kernel's reference.
+// reference computes a problem with the plain loops of kernel.Scan.Reference.
 func (p *scanProblem) reference() map[string][]float64 {
 	s := &kernel.Scan[float64]{
 		Batch: p.batch, Length: p.length, Channels: p.channels, State: p.state,
@@ -68,10 +68,10 @@ func againstReference(t *rapid.T) {
 	}
 }
 
-// Scans of any shape and with any options are what plain loops make of them, gradients included.
+// Scans of any shape and with any options have the results and gradients of the plain loops.
 func TestSelectiveScanReference(t *testing.T) { rapid.Check(t, againstReference) }
 
-// FuzzSelectiveScan looks for shapes and options for which they are not.
+// FuzzSelectiveScan looks for shapes and options for which results differ from those of the plain loops.
 func FuzzSelectiveScan(f *testing.F) {
 	for seed := range uint64(12) {
 		r := rand.New(rand.NewPCG(seed, 50))

@@ -8,16 +8,18 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// Activation is a function of each element.
+// Activation is a function that is applied to each element.
 type Activation = kernel.Activation
 
-// The activations. GELU is the exact one, with the error function (Hendrycks and Gimpel, "Gaussian Error Linear Units").
+// The activations. GELU is the exact form with the error function, not the approximation with tanh (Hendrycks and Gimpel, "Gaussian Error
+// Linear Units").
 const (
 	SiLU = kernel.SiLU // x·sigmoid(x)
-	GELU = kernel.GELU // x·Φ(x), Φ the normal distribution
+	GELU = kernel.GELU // x·Φ(x), where Φ is the distribution function of the standard normal distribution
 )
 
-// Activate returns f(x), element by element, of x (batch, length, channels).
+// Activate returns f(x), element by element: x and the result are (batch, length, channels). Errors: an x that is missing, or of another
+// type or shape; an unknown f.
 func Activate(x *G.Node, f Activation) (*G.Node, error) {
 	c := newChecker("activation", "x", x)
 	c.required("x", x, "(batch, length, channels)", 0, 0, 0)
@@ -28,8 +30,9 @@ func Activate(x *G.Node, f Activation) (*G.Node, error) {
 	return apply1(activation{f}, operands{[]string{"x"}, G.Nodes{x}}, c.dt, x.Shape())
 }
 
-// Gate returns f(gate)·x, element by element, both (batch, length, channels): what SwiGLU, with SiLU, and GeGLU, with GELU, are
-// made of (Shazeer, "GLU Variants Improve Transformer", equation 6).
+// Gate returns f(gate)·x, element by element: gate, x and the result are (batch, length, channels). With SiLU it is the gate of SwiGLU,
+// with GELU that of GeGLU. Errors: an operand that is missing, or of another type or shape; an unknown f. Source: Shazeer, "GLU Variants
+// Improve Transformer", equation 6.
 func Gate(gate, x *G.Node, f Activation) (*G.Node, error) {
 	c := newChecker("gate", "gate", gate)
 	c.required("gate", gate, "(batch, length, channels)", 0, 0, 0)

@@ -15,9 +15,9 @@ import (
 	"github.com/gomamba/mamba/internal/golden"
 )
 
-// TestGoldenScan holds the operator against numbers made with the reference implementation of state-spaces/mamba, in both
-// precisions and on both machines. With MAMBA_GOLDEN set it also checks every *_scan.safetensors in that directory; one that
-// has checkpoints alone is left to TestGoldenCheckpoint.
+// TestGoldenScan compares the operator with numbers from the reference implementation of state-spaces/mamba, in both types and on both
+// machines. With MAMBA_GOLDEN set it also checks every *_scan.safetensors in that directory. A directory that has only checkpoints is left
+// to TestGoldenCheckpoint.
 func TestGoldenScan(t *testing.T) {
 	if n := goldenScanFile(t, "../testdata/golden_scan.safetensors"); n != 35 {
 		t.Errorf("%d cases, want 35", n)
@@ -70,10 +70,10 @@ func goldenScanFile(t *testing.T, path string) int {
 	return len(cases)
 }
 
-// goldenScan is one case: the part of the key behind the case's name, and its tensor.
+// goldenScan is one case. The keys are those of the file without the case's name.
 type goldenScan map[string]golden.Tensor
 
-// layout brings a golden tensor from the reference's order of axes to ours.
+// layout converts a golden tensor from the reference's order of axes to this package's.
 func (c goldenScan) layout(name string, x golden.Tensor) golden.Tensor {
 	switch {
 	case len(x.Shape) == 3 && name != "last_state":
@@ -94,7 +94,7 @@ func (c goldenScan) check(dt tensor.Dtype, lisp, softplus bool) error {
 	for key := range c {
 		if name, ok := strings.CutPrefix(key, "in."); ok {
 			if !slices.Contains(known, name) {
-				return fmt.Errorf("an input %s, which this test does not know", key)
+				return fmt.Errorf("unknown input %s", key)
 			}
 			x := c.layout(name, c[key])
 			nodes[name] = leaf(g, name, dt, x.Shape, x.Data)
@@ -108,7 +108,7 @@ func (c goldenScan) check(dt tensor.Dtype, lisp, softplus bool) error {
 		return err
 	}
 	out, last, dout := c.layout("out", c["out"]), c["last_state"], c.layout("dout", c["dout"])
-	zero := make([]float64, len(last.Data)) // the final state takes no part in the golden loss
+	zero := make([]float64, len(last.Data)) // the golden loss does not include the final state
 	loss := G.Must(G.Add(dot(y, dout.Data), dot(final, zero)))
 
 	got := map[string]G.Value{}
@@ -136,7 +136,7 @@ func (c goldenScan) check(dt tensor.Dtype, lisp, softplus bool) error {
 	return nil
 }
 
-// near is the tolerance of golden numbers: 1e-9 relative in float64, 1e-5 of the largest magnitude in float32.
+// near compares golden numbers: the tolerance is 1e-9 relative in float64, and 1e-5 of the largest magnitude in float32.
 func near(v G.Value, want []float64, dt tensor.Dtype) error {
 	got := elements(v)
 	if len(got) != len(want) {
@@ -147,7 +147,7 @@ func near(v G.Value, want []float64, dt tensor.Dtype) error {
 		scale = max(scale, math.Abs(x))
 	}
 	for i, x := range want {
-		tol := 1e-9*math.Abs(x) + 1e-13*scale // the second term is for what cancels to nothing
+		tol := 1e-9*math.Abs(x) + 1e-13*scale // the second term is for sums that cancel to nearly zero
 		if dt == tensor.Float32 {
 			tol = 1e-5 * scale
 		}

@@ -36,7 +36,7 @@ func dense(dt tensor.Dtype, shape []int, data []float64) *tensor.Dense {
 	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(backing))
 }
 
-// dot returns the sum of x's elements times weights, a scalar: a loss whose gradient is the weights.
+// dot returns the sum of x's elements times weights, a scalar. As a loss its gradient is the weights.
 func dot(x *G.Node, weights []float64) *G.Node {
 	w := leaf(x.Graph(), "weights of "+x.Name(), x.Dtype(), x.Shape(), weights)
 	return G.Must(G.Sum(G.Must(G.HadamardProd(x, w))))
@@ -50,7 +50,7 @@ func normal(r *rand.Rand, n int) []float64 {
 	return v
 }
 
-// elements returns a value's elements as float64, in the order of its axes.
+// elements returns a value's elements as float64, in row-major order.
 func elements(v G.Value) []float64 {
 	if d, ok := v.(*tensor.Dense); ok && (d.RequiresIterator() || !d.DataOrder().IsRowMajor()) {
 		var s []float64
@@ -121,8 +121,8 @@ func runGradients(g *G.ExprGraph, loss *G.Node, nodes map[string]*G.Node, lisp b
 	return nil
 }
 
-// runForward runs a graph without gradients. On the lisp machine only so can an operator fail: with gradients, that machine
-// goes on to its backward pass, in another goroutine, while it clears what that one reads.
+// runForward runs a graph without gradients. Use it on the lisp machine to test an operator that fails: with gradients, that machine would
+// start its backward pass in another goroutine all the same, and clear the values that the backward pass reads.
 func runForward(g *G.ExprGraph, lisp bool) error {
 	var m G.VM
 	if lisp {
@@ -134,7 +134,7 @@ func runForward(g *G.ExprGraph, lisp bool) error {
 	return m.RunAll()
 }
 
-// everywhere are the machines and types that an identity is to hold on, with the tolerance of the type.
+// everywhere calls check for both machines and both types, with the tolerance of the type. It returns the first error.
 func everywhere(check func(dt tensor.Dtype, lisp bool, tol float64) error) error {
 	for _, lisp := range []bool{false, true} {
 		for dt, tol := range map[tensor.Dtype]float64{tensor.Float64: 1e-12, tensor.Float32: 2e-5} {
@@ -146,7 +146,7 @@ func everywhere(check func(dt tensor.Dtype, lisp bool, tol float64) error) error
 	return nil
 }
 
-// The layouts make a copy of a tensor that is equal to it and lies in memory another way.
+// layouts are functions that return a copy of a tensor with the same elements in another memory layout.
 var layouts = map[string]func(*tensor.Dense) *tensor.Dense{
 	"column-major": func(d *tensor.Dense) *tensor.Dense {
 		return copyTo(tensor.New(tensor.Of(d.Dtype()), tensor.WithShape(d.Shape()...), tensor.AsFortran(nil)), d)
@@ -164,7 +164,7 @@ var layouts = map[string]func(*tensor.Dense) *tensor.Dense{
 		shape := d.Shape().Clone()
 		cut := make([]tensor.Slice, len(shape))
 		for i, n := range shape {
-			if n > 1 { // Slice drops an axis of which it takes one
+			if n > 1 { // Slice drops an axis if it takes one element of it
 				shape[i], cut[i] = n+3, G.S(2, n+2)
 			}
 		}
@@ -176,7 +176,7 @@ var layouts = map[string]func(*tensor.Dense) *tensor.Dense{
 	},
 }
 
-// copyTo sets the elements of a tensor to those of one of its shape, one by one.
+// copyTo copies the elements of a tensor into one of the same shape, one by one.
 func copyTo(to, from *tensor.Dense) *tensor.Dense {
 	eachIndex(from.Shape(), func(at []int) {
 		v, err := from.At(at...)

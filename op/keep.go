@@ -9,11 +9,11 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// keeper is a function whose forward pass can keep values for its backward pass, which computes them again where they were
-// not kept: the gradients are the same.
+// keeper is a function whose forward pass can keep values for its backward pass. Without the kept values the backward pass recomputes them,
+// and the gradients are the same.
 type keeper interface {
 	function
-	// keeps is the number of elements to keep; 0 if the function keeps none.
+	// keeps returns the number of elements to keep, 0 if the function keeps none.
 	keeps() int
 	// forwardKeeping is forward that also writes every element of kept.
 	forwardKeeping(in, out []operand, kept operand)
@@ -21,7 +21,7 @@ type keeper interface {
 	backwardKept(in, dout, grad []operand, kept operand)
 }
 
-// keeps is the number of elements that the operator keeps if its gradients are asked for.
+// keeps returns the number of elements that the operator keeps if its gradients are computed.
 func (o *operator) keeps() int {
 	if k, ok := o.f.(keeper); ok {
 		return k.keeps()
@@ -29,12 +29,12 @@ func (o *operator) keeps() int {
 	return 0
 }
 
-// keeping is a result that carries kept values, from an operator to the one that computes its gradients. It goes the way of
-// any value, so that each run of each machine has its own. Whoever overwrites a result does not reach what is kept: nothing
-// but a view reads a keeping, and the view is of the tensor alone.
+// keeping is a result that carries kept values from an operator to the operator of its gradients. It travels like any value, so each run of
+// each machine has its own. An operator that overwrites a result cannot reach the kept values: only views read a keeping, and a view shows
+// the tensor alone.
 //
-// A graph that is not differentiated has none, and the lisp machine, which differentiates without asking beforehand, none
-// either. Should a machine copy the value, the copy is a plain tensor: what was kept is computed again.
+// A graph without gradients has no keeping. On the lisp machine there is none either, since that machine does not call SymDiff. If a machine
+// copies the value, the copy is a plain tensor, and the backward pass recomputes the kept values.
 type keeping struct {
 	*tensor.Dense
 	kept atomic.Pointer[loan]
@@ -46,7 +46,7 @@ func newKeeping(result G.Value, kept loan) *keeping {
 	return k
 }
 
-// keptBy returns what a value carries, absent if nothing.
+// keptBy returns the kept values that v carries, or an absent operand if it carries none.
 func keptBy(v G.Value) (kept loan) {
 	if k, ok := v.(*keeping); ok {
 		if l := k.kept.Load(); l != nil {
@@ -56,7 +56,7 @@ func keptBy(v G.Value) (kept loan) {
 	return kept
 }
 
-// takeKept is keptBy for the only reader, who gives back what he takes: nobody finds it in the value from then on.
+// takeKept is keptBy for the only reader. It removes the kept values from v, and the caller must call giveBack.
 func takeKept(v G.Value) (kept loan) {
 	if k, ok := v.(*keeping); ok {
 		if l := k.kept.Swap(nil); l != nil {
@@ -66,7 +66,7 @@ func takeKept(v G.Value) (kept loan) {
 	return kept
 }
 
-// loan is a vector in borrowed memory.
+// loan is a vector in memory that is borrowed from the kernels' workspace.
 type loan struct {
 	operand
 	space32 kernel.Space[float32]
@@ -85,7 +85,7 @@ func borrow(dt tensor.Dtype, n int) (l loan) {
 	return l
 }
 
-// giveBack ends the loan; nobody may use the vector from then on.
+// giveBack returns the memory to the workspace. The vector must not be used afterwards.
 func (l loan) giveBack() {
 	l.space32.Return()
 	l.space64.Return()

@@ -13,7 +13,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// keptBlock is a block in a graph with gradients: its operator, that of its gradients, and values for their operands.
+// keptBlock is a block in a graph with gradients: its operator, the operator of its gradients, and values for their operands.
 type keptBlock struct {
 	node     *G.Node
 	forward  *operator
@@ -77,8 +77,8 @@ func (b *keptBlock) gradients(t testing.TB, result G.Value) []float64 {
 	return elements(v)
 }
 
-// What is kept goes from the operator to that of its gradients and nowhere else: whoever overwrites the results does not
-// reach it, and it is gone when it has been read.
+// The kept values travel only from an operator to the operator of its gradients. An operator that overwrites the results does not reach
+// them, and they are gone after they have been read.
 func TestTrapKeptValues(t *testing.T) {
 	for _, withState := range []bool{false, true} {
 		want := newKeptBlock(t, RecomputeAll, withState, true)
@@ -92,7 +92,7 @@ func TestTrapKeptValues(t *testing.T) {
 			if n := len(keptBy(v).data.([]float64)); n != b.forward.keeps() {
 				t.Errorf("recompute %v: %d numbers are kept, want %d", level, n, b.forward.keeps())
 			}
-			// As an operator of Gorgonia's does that overwrites a result.
+			// Overwrite the result, as an operator of Gorgonia can.
 			if err := v.Memset(math.NaN()); err != nil {
 				t.Fatal(err)
 			}
@@ -100,28 +100,28 @@ func TestTrapKeptValues(t *testing.T) {
 				t.Errorf("recompute %v: an overwritten result changes the gradients", level)
 			}
 			if keptBy(v).data != nil {
-				t.Errorf("recompute %v: what was kept is still there after the only reader", level)
+				t.Errorf("recompute %v: the kept values are still in the result after the only reader", level)
 			}
 			if got := b.gradients(t, v); !slices.Equal(got, gradients) {
-				t.Errorf("recompute %v: gradients differ where nothing is kept any more", level)
+				t.Errorf("recompute %v: the gradients differ after the kept values are gone", level)
 			}
 			if got := b.gradients(t, v.Dense.Clone().(*tensor.Dense)); !slices.Equal(got, gradients) {
 				t.Errorf("recompute %v: gradients differ for a copy of the result", level)
 			}
-			// It is read: other numbers there are other gradients.
+			// The kept values are read: other values give other gradients.
 			v = b.run(t).(*keeping)
 			kept := keptBy(v).data.([]float64)
 			for i := range kept {
 				kept[i] /= 2
 			}
 			if slices.Equal(b.gradients(t, v), gradients) {
-				t.Errorf("recompute %v: what is kept is not read", level)
+				t.Errorf("recompute %v: the kept values are not read", level)
 			}
 		}
 	}
 }
 
-// Of two readers each finds what is kept. (Gorgonia differentiates a node once, even for two losses.)
+// If there are two readers, both find the kept values. (Gorgonia differentiates a node once, even for two losses.)
 func TestTrapKeptForTwoReaders(t *testing.T) {
 	b := newKeptBlock(t, RecomputeCheap, true, true)
 	another := leaf(b.node.Graph(), "another gradient", f64, b.grad.Shape(), elements(b.grad))
@@ -135,14 +135,14 @@ func TestTrapKeptForTwoReaders(t *testing.T) {
 	v := b.run(t)
 	first := b.gradients(t, v)
 	if keptBy(v).data == nil {
-		t.Error("the first reader has taken what is kept")
+		t.Error("the first of two readers has taken the kept values")
 	}
 	if second := b.gradients(t, v); !slices.Equal(first, second) {
 		t.Error("the second reader has other gradients")
 	}
 }
 
-// Where nobody asks for gradients nothing is kept, and where nothing is to be kept a result is a plain tensor.
+// Without gradients nothing is kept. With RecomputeAll a result is a plain tensor.
 func TestNothingKept(t *testing.T) {
 	for _, level := range levels {
 		b := newKeptBlock(t, level, true, level == RecomputeAll)
@@ -152,7 +152,7 @@ func TestNothingKept(t *testing.T) {
 	}
 }
 
-// One operator runs many times at once, as in machines that run at the same time, each run with its own kept values.
+// One operator runs in several goroutines at once, as in several machines. Each run has its own kept values.
 func TestKeptByConcurrentRuns(t *testing.T) {
 	b := newKeptBlock(t, RecomputeCheap, true, true)
 	var others []*keptBlock
@@ -182,8 +182,8 @@ func TestKeptByConcurrentRuns(t *testing.T) {
 	wait.Wait()
 }
 
-// Results that elementwise operators overwrite in place, before the backward pass, leave the gradients as they are; so do
-// machines that watch or trace.
+// Elementwise operators that overwrite results in place before the backward pass do not change the gradients. Neither do machines that watch
+// or trace.
 func TestTrapOverwrittenBlock(t *testing.T) {
 	for _, level := range levels {
 		for _, withState := range []bool{false, true} {
@@ -248,7 +248,7 @@ func tapeGradients(g *G.ExprGraph, loss *G.Node, nodes map[string]*G.Node, optio
 	return got, nil
 }
 
-// Machines of several graphs run at the same time and borrow their workspace from one pool.
+// Machines of several graphs run at the same time. They borrow workspace from the same pool.
 func TestMachinesAtTheSameTime(t *testing.T) {
 	var wait sync.WaitGroup
 	for i := range 4 {

@@ -8,9 +8,10 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// Linear returns x·Wᵀ + bias: x (batch, length, in), weight (out, in), bias (out) or nil, and the result
-// (batch, length, out). The products are package blas's, or those of the BLAS that
-// gorgonia.Use has put in place of gonum's.
+// Linear returns x·weightᵀ + bias: x (batch, length, in), weight (out, in), bias (out) or nil, and the result (batch, length, out). All
+// operands have gradients. The matrix products are computed by package blas, or by the BLAS that the program has set with gorgonia.Use.
+//
+// Errors: an operand that is missing, or of another type or shape.
 func Linear(x, weight, bias *G.Node) (*G.Node, error) {
 	c := newChecker("linear", "x", x)
 	c.required("x", x, "(batch, length, in)", 0, 0, 0)
@@ -30,7 +31,7 @@ func Linear(x, weight, bias *G.Node) (*G.Node, error) {
 	return apply1(linear{}, operands{[]string{"x", "weight", "bias"}, G.Nodes{x, weight, bias}}, c.dt, s)
 }
 
-// product is the BLAS of our operators: ours, unless the user has chosen another.
+// product returns the BLAS for matrix products: package blas, unless the user has set another than gonum's with gorgonia.Use.
 func product() G.BLAS {
 	chosen := G.WhichBLAS()
 	if _, isDefault := chosen.(gonum.Implementation); isDefault {

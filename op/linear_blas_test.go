@@ -12,7 +12,7 @@ import (
 	ours "github.com/gomamba/mamba/blas"
 )
 
-// countingBLAS stands for one that a user has chosen.
+// countingBLAS is a BLAS as a user could set it. It counts its calls.
 type countingBLAS struct {
 	gonum.Implementation
 	calls *atomic.Int64

@@ -11,9 +11,13 @@ import (
 	"github.com/gomamba/mamba/internal/node"
 )
 
-// LowRank returns weight + scale·b·a, a matrix and an update of low rank (Hu et al., "LoRA: Low-Rank Adaptation of Large
-// Language Models", section 4.1): weight (out, in), a (rank, in), b (out, rank), and the result (out, in). The products are
-// those of Linear. The gradient of the weight is that of the result, and costs nothing.
+// LowRank returns weight + scale·b·a, a matrix with an update of low rank: weight (out, in), a (rank, in), b (out, rank), and the result
+// (out, in). All operands have gradients. The gradient of the weight is the gradient of the result, without a copy. Matrix products are
+// computed as in Linear.
+//
+// Errors: an operand that is missing, or of another type or shape; a scale that is not finite.
+//
+// Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
 func LowRank(weight, a, b *G.Node, scale float64) (*G.Node, error) {
 	c := newChecker("low rank", "weight", weight)
 	c.required("weight", weight, "(out, in)", 0, 0)
@@ -43,7 +47,7 @@ func LowRank(weight, a, b *G.Node, scale float64) (*G.Node, error) {
 	return n, nil
 }
 
-// lowRankUpdate passes its gradient on as it is to the weight, where operator would make a copy.
+// lowRankUpdate is an operator whose gradient is passed to the weight without a copy.
 type lowRankUpdate struct{ operator }
 
 var _ G.SDOp = (*lowRankUpdate)(nil)

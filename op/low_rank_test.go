@@ -33,7 +33,7 @@ func TestLowRank(t *testing.T) {
 	})
 }
 
-// Two updates of one weight that differ in their scale alone are two nodes.
+// Two updates of one weight that differ only in their scale are two nodes.
 func TestLowRankScales(t *testing.T) {
 	g := G.NewGraph()
 	w, a, b := leaf(g, "w", f64, []int{1, 1}, []float64{1}), leaf(g, "a", f64, []int{1, 1}, []float64{1}), leaf(g, "b", f64, []int{1, 1}, []float64{1})
@@ -42,7 +42,7 @@ func TestLowRankScales(t *testing.T) {
 		t.Error("scales that differ in the last place give one node")
 	}
 	if again := G.Must(LowRank(w, a, b, 1)); again != one {
-		t.Error("the same update is a node of its own the second time")
+		t.Error("the same update twice is two nodes, want one")
 	}
 }
 

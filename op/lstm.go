@@ -7,27 +7,30 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// LSTMInputs are the operands of a long short-term memory; the optional ones may be nil.
+// LSTMInputs holds the operands of a long short-term memory. Optional operands may be nil.
 type LSTMInputs struct {
-	Z      *G.Node // (batch, length, 4·width): what the input adds to the gates, in the order i, f, g, o
-	Weight *G.Node // (4·width, width): from h to the gates
+	Z      *G.Node // (batch, length, 4·width): the input's part of the gates, in the order i, f, g, o
+	Weight *G.Node // (4·width, width): the product with h is the state's part of the gates
 
-	InitialState *G.Node // optional: (batch, 2·width): h, and c behind it
-	Start        *G.Node // optional: (batch, length); where it is non-zero a new sequence starts from a zero state
+	InitialState *G.Node // optional: (batch, 2·width): h, then c
+	Start        *G.Node // optional: (batch, length); a non-zero element starts a new sequence from a zero state at its step
 }
 
-// LSTM is the recurrence of a long short-term memory (Hochreiter and Schmidhuber, "Long Short-Term Memory", with the forget gate
-// of Gers et al., "Learning to Forget"). For each batch, over time t:
+// LSTM computes the recurrence of a long short-term memory. For each batch, over time t:
 //
-//	i, f, o = σ(Z_t + Weight·h_{t-1}),  g = tanh(Z_t + Weight·h_{t-1}),  each of its rows
+//	i, f, o = σ(Z_t + Weight·h_{t-1}),  g = tanh(Z_t + Weight·h_{t-1}),  each with its quarter of the rows
 //	c_t = f c_{t-1} + i g
 //	h_t = o tanh(c_t)
 //
-// The results are h (batch, length, width) and the state after the last step (batch, 2·width). Feed that as the InitialState of
-// the next piece, and the pieces are one sequence. All operands are float32, or all float64; Start may also be of int.
+// It returns h (batch, length, width) and the state after the last step, final (batch, 2·width). To process a sequence in pieces, pass
+// final as the InitialState of the next piece. All operands are float32, or all float64. Start may also be of int.
 //
-// Every operand but Start has a gradient, and a gradient that flows into the final state is passed back. Result and gradients
-// are the same bit for bit for any number of processors. The errors name the operand that is missing or does not fit.
+// Every operand but Start has a gradient, and the gradient of final flows back. Results and gradients are the same bit for bit for any
+// number of processors.
+//
+// Errors: an operand that is missing, or of another type or shape than listed in LSTMInputs.
+//
+// Sources: Hochreiter and Schmidhuber, "Long Short-Term Memory"; Gers et al., "Learning to Forget", for the forget gate.
 func LSTM(in LSTMInputs) (h, final *G.Node, err error) {
 	c := newChecker("LSTM", "Z", in.Z)
 	c.required("Z", in.Z, "(batch, length, 4·width)", 0, 0, 0)
@@ -37,7 +40,7 @@ func LSTM(in LSTMInputs) (h, final *G.Node, err error) {
 	s := in.Z.Shape()
 	f := &lstm{batch: s[0], length: s[1], width: s[2] / 4}
 	if s[2]%4 != 0 {
-		c.errorf("Z has %d channels, want 4 for each of the width", s[2])
+		c.errorf("Z has %d channels, want a multiple of 4, 4·width", s[2])
 		return nil, nil, c.err
 	}
 	c.required("Weight", in.Weight, "(4·width, width)", s[2], f.width)

@@ -11,8 +11,8 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// scanTraining is a graph as in a model that trains: a scan, what projects its output, a loss, and the gradients of all
-// operands.
+// scanTraining returns a run of a graph as in training: a scan, a projection of its output, a loss, and the gradients of all operands. It
+// also returns the bytes of U.
 func scanTraining(tb testing.TB, length, channels int, withState bool, optional ...string) (run func(), bytesOfU int) {
 	p := &scanProblem{batch: 1, length: length, channels: channels, state: 16, bGroups: 1, cGroups: 1,
 		cfg: ScanConfig{DeltaSoftplus: true}}
@@ -39,7 +39,7 @@ func scanTraining(tb testing.TB, length, channels int, withState bool, optional 
 	if err != nil {
 		tb.Fatal(err)
 	}
-	// Projected to one number for a step, the output costs a gradient of its own size and little else.
+	// With a projection to one number per step, the rest of the graph adds the gradient of y and little else.
 	weight := make([]float64, channels)
 	for i := range weight {
 		weight[i] = 1
@@ -70,8 +70,8 @@ func allocated(f func()) int {
 	return int(after.TotalAlloc - before.TotalAlloc)
 }
 
-// Forward and backward together allocate less than 8 times the bytes of U, where all states would be 16 times as much: the
-// result, its gradient and those of the operands, the checkpoints and the tasks' parts of dB and dC.
+// Forward and backward pass together allocate less than 8 times the bytes of U: the result, its gradient, the operands' gradients, the
+// checkpoints, and the tasks' parts of dB and dC. All states alone would take 16 times the bytes of U.
 func TestScanMemory(t *testing.T) {
 	full := 16384
 	if testing.Short() {
@@ -86,9 +86,9 @@ func TestScanMemory(t *testing.T) {
 		optional  []string
 	}{
 		{"SelectiveScan as in a Mamba block", full, false, 8, []string{"D", "Z", "DeltaBias"}},
-		{"SelectiveScan of nothing but what it needs", 1024, false, 8, nil},
-		// Two results whose gradients are packed cost twice U more; and the states that enter and leave, which do not
-		// grow with the length, weigh more here than at the full length, where the factor is 7.84.
+		{"SelectiveScan without optional operands", 1024, false, 8, nil},
+		// The packed gradients of two results add twice the bytes of U. The initial and final states do not grow with the length, so
+		// they add more here than at the full length, where the factor is 7.84.
 		{"SelectiveScanWithState, all used", 1024, true, 9, []string{"D", "Z", "DeltaBias", "InitialState"}},
 	} {
 		run, u := scanTraining(t, test.length, 1536, test.withState, test.optional...)

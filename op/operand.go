@@ -9,14 +9,14 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// operand is a value as the kernels take it: a shape and a row-major slice of float32, float64 or int. The zero operand
-// is an absent one.
+// operand is a value in the form that the kernels take: a shape and a row-major slice of float32, float64 or int. The zero operand is an
+// absent optional operand.
 type operand struct {
 	shape tensor.Shape
 	data  any
 }
 
-// is32 reports whether the operand is a float32 one.
+// is32 reports whether the operand is of float32.
 func (o operand) is32() bool { _, ok := o.data.([]float32); return ok }
 
 // floats returns the operand's elements, nil for an absent operand.
@@ -34,8 +34,8 @@ func newOperand(dt tensor.Dtype, shape tensor.Shape) operand {
 	return operand{shape, make([]float64, shape.TotalSize())}
 }
 
-// slice returns the elements from offset on as an operand of the given shape, sharing memory. Its capacity ends with it,
-// so that nothing can be appended into the next part.
+// slice returns the elements from offset on as an operand of the given shape. It shares memory with o. Its capacity is its length, so
+// that append cannot overwrite the elements after it.
 func (o operand) slice(offset int, shape tensor.Shape) operand {
 	end := offset + shape.TotalSize()
 	if d, ok := o.data.([]float32); ok {
@@ -44,7 +44,7 @@ func (o operand) slice(offset int, shape tensor.Shape) operand {
 	return operand{shape, o.data.([]float64)[offset:end:end]}
 }
 
-// unpack cuts a packed operand into its parts.
+// unpack divides a packed operand into parts of the given shapes. The parts share its memory.
 func unpack(o operand, shapes []tensor.Shape) []operand {
 	if len(shapes) == 1 {
 		return []operand{{shapes[0], o.data}}
@@ -91,13 +91,13 @@ func (o operand) add(v operand) {
 	}
 }
 
-// dense returns the operand as a tensor, sharing memory.
+// dense returns the operand as a tensor that shares its memory.
 func (o operand) dense() *tensor.Dense {
 	return tensor.New(tensor.WithShape(o.shape.Clone()...), tensor.WithBacking(o.data))
 }
 
-// operandOf returns a value as an operand of the given type and shape: in place if it lies in memory row by row, else
-// copied. The errors continue a sentence that begins with the operand's name.
+// operandOf returns a value as an operand of the given type and shape. The operand shares the value's memory if the value is row-major;
+// otherwise it is a copy. The text of an error continues a sentence that begins with the operand's name.
 func operandOf(v G.Value, dt tensor.Dtype, shape tensor.Shape) (operand, error) {
 	switch v := v.(type) {
 	case nil:
@@ -120,7 +120,7 @@ func operandOf(v G.Value, dt tensor.Dtype, shape tensor.Shape) (operand, error) 
 	return operand{}, fmt.Errorf("has a value of %v and shape %v; it should be %v of shape %v", v.Dtype(), v.Shape(), dt, shape)
 }
 
-// rowMajor returns the elements of d in the order of its axes, without a copy if that is how they lie.
+// rowMajor returns the elements of d in row-major order: d's own memory if that is its order, else a copy.
 func rowMajor(d *tensor.Dense) any {
 	if isRowMajor(d) {
 		switch data := d.Data().(type) {
@@ -134,8 +134,8 @@ func rowMajor(d *tensor.Dense) any {
 			return []int{data}
 		}
 	}
-	// A lazily transposed tensor, a strided slice or one in column order. These are rare; what counts is that they are
-	// right, so the elements are asked for one by one.
+	// A lazily transposed tensor, a strided slice, or one in column order. These are rare, so the copy reads one element at a time, which
+	// is slow but right for all of them.
 	switch d.Dtype() {
 	case tensor.Float32:
 		return gather[float32](d)
@@ -162,7 +162,7 @@ func gather[T any](d *tensor.Dense) []T {
 	return s
 }
 
-// eachIndex calls f with every index of a shape, the last axis fastest.
+// eachIndex calls f with every index of a shape in row-major order.
 func eachIndex(shape tensor.Shape, f func(at []int)) {
 	at := make([]int, shape.Dims())
 	for range shape.TotalSize() {
@@ -176,8 +176,8 @@ func eachIndex(shape tensor.Shape, f func(at []int)) {
 	}
 }
 
-// resultFor returns an operand to write a result to, in prealloc's memory where that fits, and a function that returns the
-// result as a value once it is written.
+// resultFor returns an operand to write a result into, and a function that returns the written result as a value. The operand is in
+// prealloc's memory if prealloc has the given type and shape and is row-major, else in new memory.
 func resultFor(prealloc G.Value, dt tensor.Dtype, shape tensor.Shape) (result func() G.Value, to operand) {
 	if shape.IsScalar() {
 		to = newOperand(dt, shape)
@@ -196,7 +196,7 @@ func resultFor(prealloc G.Value, dt tensor.Dtype, shape tensor.Shape) (result fu
 	return func() G.Value { return to.dense() }, to
 }
 
-// gradientOf returns the gradient that the lisp machine keeps with a node.
+// gradientOf returns the gradient that the lisp machine has stored in a node.
 func gradientOf(n *G.Node, dt tensor.Dtype, shape tensor.Shape) (operand, error) {
 	v, err := n.Grad()
 	if err != nil {
@@ -205,8 +205,8 @@ func gradientOf(n *G.Node, dt tensor.Dtype, shape tensor.Shape) (operand, error)
 	return operandOf(v, dt, shape)
 }
 
-// addToGradient adds to the gradient that the lisp machine keeps with a node, wherever its elements lie: Gorgonia gives it
-// the layout of the node's value.
+// addToGradient adds grad to the gradient that the lisp machine has stored in a node. That gradient can have any memory layout: Gorgonia
+// gives it the layout of the node's value.
 func addToGradient(n *G.Node, grad operand) error {
 	sum, err := gradientOf(n, dtypeOf(grad), grad.shape)
 	if err != nil {
@@ -224,7 +224,7 @@ func addToGradient(n *G.Node, grad operand) error {
 		*v = G.F64(sum.data.([]float64)[0])
 	case *tensor.Dense:
 		if isRowMajor(v) && !v.IsScalar() {
-			return nil // sum is where v is
+			return nil // sum shares v's memory
 		}
 		i := 0
 		eachIndex(v.Shape(), func(at []int) {

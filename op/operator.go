@@ -14,30 +14,31 @@ import (
 	"github.com/gomamba/mamba/internal/node"
 )
 
-// function is what is particular to one of our operators; operator, gradients, view and scatter make Gorgonia's
-// operators of it. A function has a fixed list of operands, some of which may be absent, and one or more results.
+// function defines one operator of this package: its name, its operands' gradients, and its computations. The types operator, gradients,
+// view and scatter turn a function into Gorgonia's operators. A function has a fixed list of operands, of which optional ones may be
+// absent, and one or more results.
 //
-// It keeps no reference to a value: a machine may overwrite any of them before the backward pass runs.
+// A function must not keep a reference to a value, since a machine may overwrite any value before the backward pass runs.
 type function interface {
-	// String is the operator's name with every parameter that changes its result: Gorgonia merges operators that
-	// have the same name, shapes and operands.
+	// String returns the operator's name with every parameter that changes its result. Gorgonia merges operators that have the same
+	// name, shapes and operands.
 	String() string
-	// differentiable tells which operands have a gradient.
+	// differentiable reports for each operand whether it has a gradient.
 	differentiable() []bool
 	// forward writes every element of every result.
 	forward(in, out []operand)
-	// backward writes every element of every gradient, from the operands and the gradients of the results.
+	// backward computes the gradients from the operands and the results' gradients dout. It writes every element of every gradient.
 	backward(in, dout, grad []operand)
 }
 
-// valueChecker is a function that not every value of its operands suits, such as an index that may be out of range.
+// valueChecker is a function that refuses some values of its operands, such as an index out of range.
 type valueChecker interface {
 	function
-	// check returns an error that names the operand and the element; it is called before forward and backward.
+	// check returns an error that names the operand and the element. It is called before forward and backward.
 	check(in []operand) error
 }
 
-// operands are a function's operands as nodes, nil where absent, with the names that errors give them.
+// operands holds the nodes of a function's operands, nil for absent ones, and their names in errors.
 type operands struct {
 	names []string
 	nodes G.Nodes
@@ -79,7 +80,7 @@ func apply1(f function, in operands, dt tensor.Dtype, result tensor.Shape) (*G.N
 	return nodes[0], nil
 }
 
-// slot is the place of an operand.
+// slot describes an operand of a function.
 type slot struct {
 	shape          tensor.Shape
 	dt             tensor.Dtype
@@ -87,8 +88,8 @@ type slot struct {
 	differentiable bool // present, and with a gradient
 }
 
-// operator runs a function forward. Several results are packed: laid one after another in one vector, since an
-// operator of Gorgonia has one result.
+// operator runs a function forward. Several results are packed into one vector, one after another, since an operator of Gorgonia has one
+// result.
 type operator struct {
 	f     function
 	names []string
@@ -96,7 +97,7 @@ type operator struct {
 	in    []slot
 	out   []tensor.Shape
 
-	readers atomic.Int32 // operators that compute gradients and read what a keeper keeps
+	readers atomic.Int32 // number of gradients operators that read the values that a keeper keeps
 
 	own  bool    // the result is written into last
 	last G.Value // the result of the last run, if own
@@ -108,7 +109,7 @@ var (
 	_ G.UsePreallocDoer = (*operator)(nil)
 )
 
-// resultShape is the shape of the packed results.
+// resultShape returns the shape of the packed results: their own if there is one, else a vector's.
 func resultShape(shapes []tensor.Shape) tensor.Shape {
 	if len(shapes) == 1 {
 		return shapes[0].Clone()
@@ -130,7 +131,7 @@ func typeOf(dt tensor.Dtype, s tensor.Shape) hm.Type {
 	return G.TensorType{Dims: s.Dims(), Of: dt}
 }
 
-// Arity is the number of operands that are there.
+// Arity returns the number of operands that are present.
 func (o *operator) Arity() (n int) {
 	for _, s := range o.in {
 		if s.present {
@@ -140,7 +141,7 @@ func (o *operator) Arity() (n int) {
 	return n
 }
 
-// Type is concrete: an operator belongs to the operands that it was made for.
+// Type returns the concrete types of the operands and the result, since an operator is made for certain operands.
 func (o *operator) Type() hm.Type {
 	var types []hm.Type
 	for _, s := range o.in {
@@ -157,7 +158,7 @@ func (o *operator) InferShape(...G.DimSizer) (tensor.Shape, error) { return resu
 // Do runs the operator and returns a new value.
 func (o *operator) Do(values ...G.Value) (G.Value, error) { return o.UsePreallocDo(nil, values...) }
 
-// UsePreallocDo runs the operator and writes to prealloc, where that fits.
+// UsePreallocDo runs the operator. It writes the result into prealloc if that has the right type, shape and layout.
 func (o *operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, error) {
 	in, err := o.operands(values)
 	if err != nil {
@@ -180,7 +181,7 @@ func (o *operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, 
 	return v, nil
 }
 
-// operands returns the values as operands, in the function's slots, checked.
+// operands checks the values and returns them as operands, with zero operands for absent ones.
 func (o *operator) operands(values []G.Value) ([]operand, error) {
 	if len(values) != o.Arity() {
 		return nil, fmt.Errorf("op: %v: %d operands, want %d", o.f, len(values), o.Arity())
@@ -204,20 +205,20 @@ func (o *operator) operands(values []G.Value) ([]operand, error) {
 	return in, nil
 }
 
-// ReturnsPtr is true: the result is a tensor, and the tape machine may prepare it.
+// ReturnsPtr reports whether the result is a tensor, not a scalar: the tape machine can preallocate it.
 func (o *operator) ReturnsPtr() bool { return !resultShape(o.out).IsScalar() }
 
-// CallsExtern is what asks the tape machine to prepare the result.
+// CallsExtern reports whether the tape machine should preallocate the result. The machine does so if ReturnsPtr is true as well.
 func (o *operator) CallsExtern() bool { return o.ReturnsPtr() && !o.own }
 
-// OverwritesInput is -1: no operand is overwritten.
+// OverwritesInput returns -1: no operand is overwritten.
 func (o *operator) OverwritesInput() int { return -1 }
 
-// WriteHash writes all that distinguishes the operator.
+// WriteHash writes all that distinguishes the operator from others: function, types and shapes.
 func (o *operator) WriteHash(h hash.Hash) {
 	fmt.Fprintf(h, "mamba %v %v", o.f, o.dt)
 	for _, s := range o.in {
-		if s.present { // a Dtype of nothing panics when it is printed
+		if s.present { // printing the zero Dtype panics
 			fmt.Fprintf(h, " %v%v", s.dt, s.shape)
 		} else {
 			fmt.Fprint(h, " absent")
@@ -226,7 +227,7 @@ func (o *operator) WriteHash(h hash.Hash) {
 	fmt.Fprintf(h, " %v", o.out)
 }
 
-// Hashcode is the hash of what WriteHash writes.
+// Hashcode returns the hash of what WriteHash writes.
 func (o *operator) Hashcode() uint32 { return hashcode(o) }
 
 func (o *operator) String() string { return o.f.String() }
@@ -237,7 +238,7 @@ func hashcode(o G.Op) uint32 {
 	return h.Sum32()
 }
 
-// DiffWRT tells which of the operands that are there have a gradient.
+// DiffWRT reports for each operand that is present whether it has a gradient.
 func (o *operator) DiffWRT(int) []bool {
 	var with []bool
 	for _, s := range o.in {
@@ -248,7 +249,7 @@ func (o *operator) DiffWRT(int) []bool {
 	return with
 }
 
-// SymDiff adds one operator that computes all gradients, packed, and a view of it for each operand.
+// SymDiff adds one operator that computes all gradients into one vector, and a view of the vector for each operand with a gradient.
 func (o *operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
 	children := append(slices.Clone(in), grad)
 	if o.keeps() > 0 {
@@ -284,7 +285,7 @@ func (o *operator) gradientShapes() (shapes []tensor.Shape) {
 	return shapes
 }
 
-// backward computes the gradients into flat, packed. What the forward pass has kept may be absent.
+// backward computes the gradients and packs them into flat. The operand kept, the values from the forward pass, may be absent.
 func (o *operator) backward(in []operand, grad, kept, flat operand) {
 	each := unpack(flat, o.gradientShapes())
 	into := make([]operand, len(o.in))
@@ -301,7 +302,7 @@ func (o *operator) backward(in []operand, grad, kept, flat operand) {
 	o.f.backward(in, dout, into)
 }
 
-// DoDiff adds the operator's gradients to those of its inputs; the lisp machine calls it.
+// DoDiff adds the operator's gradients to the gradients of its inputs. Only the lisp machine calls it.
 func (o *operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) error {
 	values := make([]G.Value, len(inputs))
 	for i, n := range inputs {
@@ -331,8 +332,8 @@ func (o *operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) 
 	return nil
 }
 
-// gradients runs a function backward. Its operands are those of the operator, the gradient of its result, and for a keeper
-// the result itself, with what is kept: of its elements it reads none.
+// gradients runs a function backward. Its operands are the operator's operands, the gradient of the operator's result, and for a keeper the
+// result itself. It takes the kept values from that result, and reads none of the result's elements.
 type gradients struct{ of *operator }
 
 var (
@@ -342,7 +343,7 @@ var (
 
 func (o *gradients) Arity() int { return o.of.Arity() + len(o.results()) }
 
-// results are the types of the operands beside those of the operator.
+// results returns the types of the operands that follow the operator's operands.
 func (o *gradients) results() []hm.Type {
 	result := typeOf(o.of.dt, resultShape(o.of.out))
 	if o.of.keeps() > 0 {
@@ -405,8 +406,8 @@ func (o *gradients) WriteHash(h hash.Hash) {
 func (o *gradients) Hashcode() uint32 { return hashcode(o) }
 func (o *gradients) String() string   { return "∇" + o.of.String() }
 
-// DiffWRT is all false: second derivatives are not offered. It is not nil, since Gorgonia then refuses to differentiate a
-// second loss in the same graph.
+// DiffWRT returns false for all operands, since second derivatives are not implemented. If it returned nil, Gorgonia would refuse to
+// differentiate a second loss in the same graph.
 func (o *gradients) DiffWRT(inputs int) []bool { return make([]bool, inputs) }
 
 func (o *gradients) SymDiff(G.Nodes, *G.Node, *G.Node) (G.Nodes, error) {

@@ -9,12 +9,14 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// OuterProduct multiplies every element of k with every one of v within each head, at each step: k and v (batch, length,
-// width), cut into heads of size = width/heads, to (batch, length, heads·size·size), whose channel (h, i, j) is
+// OuterProduct returns the outer product of k and v for each step and head, with heads of size = width/heads: k and v are (batch, length,
+// width), and the result is (batch, length, heads·size·size). Its channel (h, i, j) is
 //
 //	s_hij = k_hi v_hj
 //
-// With as many heads as channels it is the product element by element. gorgonia.OuterProd has wrong gradients.
+// With heads = width it is the elementwise product. Use it instead of gorgonia.OuterProd, whose gradients are wrong.
+//
+// Errors: an operand that is missing, or of another type or shape; a number of heads that does not divide the width.
 func OuterProduct(k, v *G.Node, heads int) (*G.Node, error) {
 	c := newChecker("outer product", "k", k)
 	size, s := headSize(c, "k", k, heads)
@@ -27,10 +29,12 @@ func OuterProduct(k, v *G.Node, heads int) (*G.Node, error) {
 	return apply1(outer{size}, operands{[]string{"k", "v"}, G.Nodes{k, v}}, c.dt, tensor.Shape{s[0], s[1], s[2] * size})
 }
 
-// Contract takes outer products back to channels: q (batch, length, width) and s (batch, length, heads·size·size) as
-// OuterProduct has it, to (batch, length, width),
+// Contract returns the product of a vector q and a matrix s for each step and head: q is (batch, length, width), s (batch, length,
+// heads·size·size) in the layout of OuterProduct, and the result is (batch, length, width):
 //
 //	y_hj = Σ_i q_hi s_hij
+//
+// Errors: those of OuterProduct.
 func Contract(q, s *G.Node, heads int) (*G.Node, error) {
 	c := newChecker("contraction", "q", q)
 	size, shape := headSize(c, "q", q, heads)

@@ -43,7 +43,7 @@ func TestContract(t *testing.T) {
 	})
 }
 
-// A product with itself: both gradients go to one operand.
+// The product of an operand with itself: the operand gets the sum of both gradients.
 func TestOuterProductWithItself(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		k := drawInput(t, "k", 1, 2, 3)
@@ -58,7 +58,7 @@ func TestOuterProductWithItself(t *testing.T) {
 	})
 }
 
-// Products of the same operands in other heads are other nodes.
+// Products of the same operands with different numbers of heads are different nodes.
 func TestOuterProductsOfOtherHeads(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		k, v := drawInput(t, "k", 1, 1, 2), drawInput(t, "v", 1, 1, 2)

@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/internal/node"
 )
 
-// views returns a node for each of the values that are packed in a vector; or for the only one, which is packed in nothing.
+// views returns a node for each value that is packed in a vector. A single value is the packed value itself.
 func views(packed *G.Node, shapes []tensor.Shape) (G.Nodes, error) {
 	p := part{dt: packed.Dtype(), of: packed.Shape().Clone()}
 	nodes := make(G.Nodes, len(shapes))
@@ -27,10 +27,10 @@ func views(packed *G.Node, shapes []tensor.Shape) (G.Nodes, error) {
 	return nodes, nil
 }
 
-// part is a value packed in a vector.
+// part describes a value that is packed in a vector.
 type part struct {
 	dt     tensor.Dtype
-	of     tensor.Shape // of the vector; of the value itself if it is the only one
+	of     tensor.Shape // shape of the vector, or of the value itself if it is the only one
 	offset int
 	shape  tensor.Shape
 }
@@ -41,10 +41,10 @@ func (p part) String() string {
 	return fmt.Sprintf("[%d:%d]%v of %v", p.offset, p.end(), p.shape, p.of)
 }
 
-// view points at a part of a packed vector.
+// view returns a part of a packed vector without a copy.
 //
-// It copies nothing. That is safe though Gorgonia does not know that the memory is shared: the parts are disjoint, nothing
-// reads the vector but views, and so whoever overwrites a view overwrites what only its own node can see.
+// Gorgonia does not know that the part shares memory with the vector, and may overwrite a view. This is safe: the parts are disjoint, and
+// only views read the vector, so an operator that overwrites a view changes no other node's value.
 type view struct{ part }
 
 var (
@@ -69,7 +69,7 @@ func (v *view) Do(values ...G.Value) (G.Value, error) {
 }
 
 func (v *view) ReturnsPtr() bool          { return true }
-func (v *view) CallsExtern() bool         { return false } // a prepared result would be thrown away
+func (v *view) CallsExtern() bool         { return false } // a preallocated result would not be used
 func (v *view) OverwritesInput() int      { return -1 }
 func (v *view) WriteHash(h hash.Hash)     { fmt.Fprintf(h, "mamba view %v %v", v.dt, v.part) }
 func (v *view) Hashcode() uint32          { return hashcode(v) }
@@ -100,7 +100,7 @@ func (v *view) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) erro
 	return nil
 }
 
-// scatter is the derivative of view: a vector that is zero but for one part.
+// scatter is the derivative of view. It returns a vector that holds the gradient in one part, and zeros elsewhere.
 type scatter struct{ part }
 
 var (

@@ -4,7 +4,8 @@ package op
 
 import G "gorgonia.org/gorgonia"
 
-// place returns the operator as it runs in Gorgonia's machines; under the build tag cuda that may be on a device.
+// place returns the operator to add to a graph: o itself. Under the build tag cuda, place_cuda.go returns an operator for the device if it
+// has one.
 func place(o *operator) G.Op { return o }
 
 func placeGradients(o *gradients) G.Op { return o }

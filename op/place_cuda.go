@@ -17,7 +17,8 @@ import (
 	"github.com/gomamba/mamba/cuda"
 )
 
-// place returns a scan of float32 as an operator for the device of Gorgonia's CUDA machine, and all else as it is.
+// place returns the operator to add to a graph. For a scan of float32 this is an operator for the device of Gorgonia's CUDA machine; for
+// others it is o itself.
 func place(o *operator) G.Op {
 	if o.onDevice() {
 		return &deviceOperator{o}
@@ -37,16 +38,15 @@ func (o *operator) onDevice() bool {
 	return ok && o.dt == tensor.Float32 && f.state <= cuda.MaxState
 }
 
-// deviceOperator is a scan for Gorgonia's tape machine of the build tag cuda, with the kernels of package cuda.
+// deviceOperator is a scan that runs with the kernels of package cuda in Gorgonia's tape machine of the build tag cuda.
 //
-// The machine copies operands to the device as they lie in memory, so they must lie there row by row. Of Gorgonia's own
-// arithmetic it has kernels for no operator but the sum of two tensors, given here: its other elementwise operators are errors when
-// the graph runs, the operators of this package run on the CPU. The node of a result on the device has a value there: read it
-// with gorgonia.Read. A machine that is closed before its first run may never return from Close: that is Gorgonia's.
+// The machine copies operands to the device in the order in which they are in memory, so they must be row-major. It has no kernels for
+// Gorgonia's own elementwise operators: they are errors when the graph runs, except the sum of two tensors, for which loadSum loads a
+// kernel. The other operators of this package run on the CPU. The value of a result's node is on the device: read it with gorgonia.Read.
+// If a machine is closed before its first run, its Close may never return. This is a fault of Gorgonia's machine.
 type deviceOperator struct{ *operator }
 
-// deviceGradients is the gradient operator of a deviceOperator. Its packed result is copied to the CPU once, where the views
-// of it are.
+// deviceGradients is the gradient operator of a deviceOperator. Its packed result is copied to the CPU once, and the views of it run there.
 type deviceGradients struct{ *gradients }
 
 var (
@@ -54,10 +54,10 @@ var (
 	_ G.CUDADoer = (*deviceGradients)(nil)
 )
 
-// reuse does nothing: the machine gives the result its memory on the device.
+// reuse does nothing: the machine allocates the result on the device.
 func (*deviceOperator) reuse() {}
 
-// CUDADo runs the scan. The values are on the device, and so is prealloc, which takes the result.
+// CUDADo runs the scan and writes the result into prealloc. All values are on the device.
 func (o *deviceOperator) CUDADo(extern G.External, dev G.Device, prealloc G.Value, inputs ...G.Value) (G.Value, error) {
 	err := o.onMachine(extern, dev, prealloc, resultShape(o.out), inputs, o.Arity(), func(r *scanRun) error {
 		s, err := r.scan(o.operator, inputs)
@@ -80,7 +80,7 @@ func (o *deviceOperator) CUDADo(extern G.External, dev G.Device, prealloc G.Valu
 	return prealloc, err
 }
 
-// CUDADo runs the scan again for its checkpoints, and then backward.
+// CUDADo runs the scan again to get its checkpoints, then the backward pass.
 func (o *deviceGradients) CUDADo(extern G.External, dev G.Device, prealloc G.Value, inputs ...G.Value) (G.Value, error) {
 	err := o.of.onMachine(extern, dev, prealloc, o.shape(), inputs, o.Arity(), func(r *scanRun) error {
 		s, err := r.scan(o.of, inputs[:o.of.Arity()])
@@ -113,7 +113,7 @@ func (o *deviceGradients) CUDADo(extern G.External, dev G.Device, prealloc G.Val
 	return prealloc, err
 }
 
-// onMachine calls run in the context of the machine's device, and waits until what it has queued is done.
+// onMachine calls run in the CUDA context of the machine's device, and waits until the work that run has queued is done.
 func (o *operator) onMachine(
 	extern G.External, dev G.Device, prealloc G.Value, result tensor.Shape, inputs []G.Value, arity int, run func(*scanRun) error,
 ) (err error) {
@@ -133,10 +133,10 @@ func (o *operator) onMachine(
 	case prealloc == nil || prealloc.Dtype() != o.dt || !prealloc.Shape().Eq(result):
 		return fmt.Errorf("prepared result is %v, want %v of shape %v", prealloc, o.dt, result)
 	}
-	runtime.LockOSThread() // a context is a thread's
+	runtime.LockOSThread() // a CUDA context is current on one thread
 	defer runtime.UnlockOSThread()
 	e := &machine.Engines()[dev]
-	// The machine's copies are queued, and done on a stream that ours does not wait for.
+	// The machine queues its copies on a stream that our stream does not wait for.
 	if err := e.DoWork(); err != nil {
 		return err
 	}
@@ -155,14 +155,14 @@ func (o *operator) onMachine(
 	return errors.Join(run(r), stream.Synchronize())
 }
 
-// streams are those made in machines' contexts. A machine destroys its context with all that is in it, when it is closed; a
-// context made later may have the same address, a weak pointer to an engine has not.
+// streams holds the stream of each machine's engine. A machine that is closed destroys its context with the streams in it. The key is a weak
+// pointer to the engine and not the address of the context, since a later context may have the same address.
 var streams = struct {
 	sync.Mutex
 	of map[weak.Pointer[engine.Engine]]*cuda.Stream
 }{of: map[weak.Pointer[engine.Engine]]*cuda.Stream{}}
 
-// streamOf returns the stream of an engine, whose context is current.
+// streamOf returns the stream of an engine. The engine's context must be current.
 func streamOf(e *engine.Engine) (*cuda.Stream, error) {
 	streams.Lock()
 	defer streams.Unlock()
@@ -190,9 +190,9 @@ func streamOf(e *engine.Engine) (*cuda.Stream, error) {
 	return s, nil
 }
 
-// loadSum gives the engine the kernel by which the machine adds up the gradients of a node with several users, as those of a scan's
-// two results; Gorgonia's release lacks it. (What gorgonia.AddToStdLib names is loaded when a machine is made, on a goroutine that
-// may move to another thread, with another context, halfway.)
+// loadSum loads the kernel with which the machine adds the gradients of a node that several operators read, such as the packed results of a
+// scan. Gorgonia's release lacks this kernel. It is not loaded with gorgonia.AddToStdLib: that loads when a machine is made, on a goroutine
+// that may move to a thread with another context meanwhile.
 func loadSum(e *engine.Engine) error {
 	if e.HasFunc("elembinop.add_vv_f32") {
 		return nil
@@ -204,7 +204,7 @@ func loadSum(e *engine.Engine) error {
 	return e.LoadCUDAFunc("elembinop", ptx, []string{"add_vv_f32", "add_vv_f64"})
 }
 
-// scanRun is an operator's one run. It remembers its first error.
+// scanRun is one run of an operator. It collects errors in err.
 type scanRun struct {
 	stream *cuda.Stream
 	taken  []interface{ Free() }
@@ -217,7 +217,7 @@ func (r *scanRun) release() {
 	}
 }
 
-// take returns an array that lives as long as the run.
+// take returns a new array that is freed at the end of the run.
 func (r *scanRun) take(n int) cuda.Array[float32] {
 	a, err := cuda.NewArray[float32](r.stream, n)
 	if err != nil {
@@ -228,7 +228,8 @@ func (r *scanRun) take(n int) cuda.Array[float32] {
 	return a
 }
 
-// aligned returns the array where the kernels may read four numbers at once: the machine's allocator gives any address.
+// aligned returns a, or a copy if a is not aligned to 16 bytes, since the kernels read four numbers at once. The machine's allocator may
+// return any address.
 func (r *scanRun) aligned(a cuda.Array[float32]) cuda.Array[float32] {
 	if a.Absent() || a.Address()%16 == 0 {
 		return a
@@ -240,7 +241,7 @@ func (r *scanRun) aligned(a cuda.Array[float32]) cuda.Array[float32] {
 	return b
 }
 
-// packed returns the arrays that are packed in a value; there are at least two, absent where there are not as many.
+// packed returns the arrays that are packed in a value. It adds absent arrays to return at least two.
 func (r *scanRun) packed(v G.Value, shapes []tensor.Shape) []cuda.Array[float32] {
 	all := cuda.ArrayAt[float32](r.stream, v.Uintptr(), totalSize(shapes))
 	parts, offset := make([]cuda.Array[float32], max(len(shapes), 2)), 0
@@ -251,7 +252,8 @@ func (r *scanRun) packed(v G.Value, shapes []tensor.Shape) []cuda.Array[float32]
 	return parts
 }
 
-// pack copies the arrays that there are into the parts of a packed value: not every part is aligned.
+// pack copies the arrays that are present into the parts of a packed value. The kernels cannot write there directly, since parts may be
+// unaligned.
 func (r *scanRun) pack(into []cuda.Array[float32], each ...cuda.Array[float32]) error {
 	for _, a := range each {
 		if a.Absent() {
@@ -265,7 +267,7 @@ func (r *scanRun) pack(into []cuda.Array[float32], each ...cuda.Array[float32]) 
 	return nil
 }
 
-// scan returns the scan of the operands that are there.
+// scan returns the scan of an operator's operands on the device.
 func (r *scanRun) scan(o *operator, inputs []G.Value) (*cuda.Scan[float32], error) {
 	f := o.f.(*scan)
 	var at [scanOperands]cuda.Array[float32]
@@ -292,7 +294,7 @@ func (r *scanRun) scan(o *operator, inputs []G.Value) (*cuda.Scan[float32], erro
 	}, r.err
 }
 
-// start uploads Start in the kernels' type. The machine's memory is managed, so that the host can read it.
+// start uploads Start in the type that the kernels take. The machine's memory is managed, so the host can read it.
 func (r *scanRun) start(v G.Value, slot slot) cuda.Array[uint8] {
 	o, err := operandOf(v, slot.dt, slot.shape)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// weighted is the sum of its operands' elements, each with a weight. It is an operator of ours because Gorgonia's product asks
-// for a kernel that its release does not contain.
+// weighted is the weighted sum of all elements of its operands. Gorgonia's own product cannot be used: it needs a kernel that Gorgonia's
+// release does not contain.
 type weighted struct{ weights [][]float64 }
 
 func (w weighted) String() string { return fmt.Sprintf("weighted %v", w.weights) }
@@ -38,7 +38,7 @@ func (w weighted) backward(_, dout, grad []operand) {
 	}
 }
 
-// onCPU is the problem's results by the CPU's kernels, without any machine.
+// onCPU returns the problem's results from the CPU's kernels, without a machine.
 func (p *scanProblem) onCPU(withState bool) map[string][]float64 {
 	g := G.NewGraph()
 	in := map[string]*G.Node{}
@@ -90,7 +90,7 @@ func (p *scanProblem) onCPU(withState bool) map[string][]float64 {
 	return results
 }
 
-// onDevice runs the problem several times in Gorgonia's CUDA machine, and returns what each run gives.
+// onDevice runs the problem several times in Gorgonia's CUDA machine, and returns the results of each run.
 func (p *scanProblem) onDevice(t *testing.T, withState bool, runs int) (all []map[string][]float64) {
 	g := G.NewGraph()
 	nodes := map[string]*G.Node{}
@@ -167,7 +167,7 @@ func (p *scanProblem) onDevice(t *testing.T, withState bool, runs int) (all []ma
 	return all
 }
 
-// Scan and gradients in Gorgonia's CUDA machine are those of the CPU, and the same in every run, bit for bit.
+// A scan and its gradients in Gorgonia's CUDA machine agree with those of the CPU, and are the same bit for bit in every run.
 func TestCUDAMachine(t *testing.T) {
 	all := append([]string(nil), scanOptional...)
 	for _, p := range []*scanProblem{
@@ -198,7 +198,7 @@ func TestCUDAMachine(t *testing.T) {
 	}
 }
 
-// What the kernels are not for stays on the CPU.
+// Scans that the kernels do not support stay on the CPU.
 func TestCUDAPlace(t *testing.T) {
 	for _, c := range []struct {
 		dt    tensor.Dtype

@@ -11,8 +11,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// What the machine prepares for a result holds anything. Every element is written, by forward operators and by those that
-// compute gradients; and nothing is written elsewhere.
+// A preallocated result can hold any numbers. Forward operators and the operators of gradients write every element of it, and nothing else.
 func TestPreparedResults(t *testing.T) {
 	r := rand.New(rand.NewPCG(35, 15))
 	for _, u := range uses(1) {
@@ -27,7 +26,7 @@ func TestPreparedResults(t *testing.T) {
 		checked := 0
 		for _, n := range g.AllNodes() {
 			if _, ok := n.Op().(*view); (ok || slotsOf(n.Op()) != nil) && n.Op().OverwritesInput() != -1 {
-				t.Errorf("%s: %v says that it overwrites an operand", u.name, n.Op())
+				t.Errorf("%s: %v: OverwritesInput says that it overwrites an operand", u.name, n.Op())
 			}
 			o, ok := n.Op().(G.UsePreallocDoer)
 			slots := slotsOf(n.Op())
@@ -56,10 +55,10 @@ func TestPreparedResults(t *testing.T) {
 				got = k.Dense
 			}
 			if got != G.Value(prepared) {
-				t.Errorf("%s: %v does not use what is prepared for it", u.name, n.Op())
+				t.Errorf("%s: %v does not write into the preallocated result", u.name, n.Op())
 			}
 			if !slices.Equal(elements(got), elements(want)) {
-				t.Errorf("%s: %v leaves elements as they were prepared", u.name, n.Op())
+				t.Errorf("%s: %v does not write every element of the preallocated result", u.name, n.Op())
 			}
 			checked++
 		}
@@ -69,7 +68,7 @@ func TestPreparedResults(t *testing.T) {
 	}
 }
 
-// slotsOf returns the operands of an operator of ours, nil for one of Gorgonia's.
+// slotsOf returns the operands of an operator of this package, nil for one of Gorgonia's.
 func slotsOf(o G.Op) []slot {
 	switch o := o.(type) {
 	case *operator:

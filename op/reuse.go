@@ -18,5 +18,5 @@ func ReuseResults(g *G.ExprGraph) {
 	}
 }
 
-// reuse makes the operator write into its last result. Operators that embed an operator inherit it.
+// reuse makes the operator write into its last result. Types that embed operator inherit this method.
 func (o *operator) reuse() { o.own = true }

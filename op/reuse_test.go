@@ -9,7 +9,7 @@ import (
 	"github.com/gomamba/mamba/internal/node"
 )
 
-// Every run writes its results where the last one's were, and they are right.
+// Every run writes its results into the memory of the last run, and they are right.
 func TestReuseResults(t *testing.T) {
 	build := func(reuse bool) (m G.VM, x *tensor.Dense, y *G.Value) {
 		g := G.NewGraph()
@@ -48,12 +48,12 @@ func TestReuseResults(t *testing.T) {
 		if run == 0 {
 			first = &got[0]
 		} else if first != &got[0] {
-			t.Errorf("run %d: the result is at another place", run)
+			t.Errorf("run %d: the result is in other memory", run)
 		}
 	}
 }
 
-// All operators of this package that return a tensor keep their result, those that embed operator too.
+// All operators of this package that return a tensor reuse their result, those that embed operator included.
 func TestReuseResultsReachesAll(t *testing.T) {
 	g := G.NewGraph()
 	w := leaf(g, "w", tensor.Float32, []int{4, 4}, make([]float64, 16))
@@ -69,7 +69,7 @@ func TestReuseResultsReachesAll(t *testing.T) {
 		}
 		for i, n := range []*G.Node{y, node.Operands(y)[0]} {
 			if run > 0 && n.Value() != last[i] {
-				t.Errorf("run %d: %v has a new result", run, n)
+				t.Errorf("run %d: the result of %v is in new memory", run, n)
 			}
 			last[i] = n.Value()
 		}

@@ -9,8 +9,12 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// RMSNorm returns x / sqrt(mean(x²) + eps) · weight, the mean over the last axis (Zhang and Sennrich, "Root Mean Square
-// Layer Normalization", equation 4): x (batch, length, width), weight (width), and the result in x's shape.
+// RMSNorm returns x / sqrt(mean(x²) + eps) · weight, where the mean is over the last axis: x (batch, length, width), weight (width), and
+// the result has x's shape. Both operands have gradients.
+//
+// Errors: an operand that is missing, or of another type or shape; an eps that is negative or not finite.
+//
+// Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", equation 4.
 func RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 	c := newChecker("RMS norm", "x", x)
 	c.required("x", x, "(batch, length, width)", 0, 0, 0)

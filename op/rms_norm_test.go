@@ -17,7 +17,7 @@ func TestRMSNorm(t *testing.T) {
 		eps := rapid.SampledFrom([]float64{0.1, 1e-3, 1}).Draw(t, "eps")
 		x, weight := drawInput(t, "x", batch, length, width), drawInput(t, "weight", width)
 		data := x.Value.Data().([]float64)
-		for i, v := range data { // away from zero, where the norm bends within a step of the differences
+		for i, v := range data { // away from zero, where the norm is not linear within a step of the finite differences
 			data[i] = v + math.Copysign(0.3, v)
 		}
 		var want []float64
@@ -37,7 +37,7 @@ func TestRMSNorm(t *testing.T) {
 	})
 }
 
-// Rows whose squares are beyond what their own type holds are as good as others, and a row of zeros is one of zeros.
+// A row whose squares overflow or underflow its type has the right norm, and a row of zeros gives zeros.
 func TestRMSNormRange(t *testing.T) {
 	for _, test := range []struct {
 		x, eps float64

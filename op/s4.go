@@ -9,43 +9,45 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// S4Inputs are the operands of a time-invariant state space; the optional ones may be nil. State is the number of modes if
-// these are real, and twice that if they are complex.
+// S4Inputs holds the operands of a time-invariant state space. Optional operands may be nil. The size of the state is the number of modes
+// if they are real, and twice that number if they are complex.
 type S4Inputs struct {
 	U        *G.Node // (batch, length, channels)
 	LogDelta *G.Node // (channels): Δ = e^LogDelta
 	LogDecay *G.Node // (channels, modes): Re a = -e^LogDecay
-	C        *G.Node // (channels, state): the real parts of the modes, and the imaginary parts behind them, if complex
+	C        *G.Node // (channels, state): the real parts of all modes, then, if complex, the imaginary parts
 
-	Frequency *G.Node // optional: (channels, modes): Im a; without it the modes are real
+	Frequency *G.Node // optional: (channels, modes): Im a; if it is nil, the modes are real
 	D         *G.Node // optional: (channels)
 
 	InitialState *G.Node // optional: (batch, channels, state), in the order of C
-	Start        *G.Node // optional: (batch, length); where it is non-zero a new sequence starts from a zero state
+	Start        *G.Node // optional: (batch, length); a non-zero element starts a new sequence from a zero state at its step
 }
 
 // S4Config are the options of a time-invariant state space.
 type S4Config struct {
-	Bilinear bool // w = (1 + Δa/2)/(1 - Δa/2), b = Δ/(1 - Δa/2), instead of the zero-order hold
+	Bilinear bool // discretise by w = (1 + Δa/2)/(1 - Δa/2), b = Δ/(1 - Δa/2) instead of the zero-order hold
 }
 
-// S4 is a diagonal, time-invariant state space for each channel: algorithm 1 of Gu and Dao, "Mamba: Linear-Time Sequence
-// Modeling with Selective State Spaces", in the parameters of Gu et al., "On the Parameterization and Initialization of
-// Diagonal State Space Models" (S4D). For each batch b, channel d and mode n, over time t:
+// S4 returns the output of a diagonal, time-invariant state space for each channel. For each batch b, channel d and mode n, over time t:
 //
 //	w_dn = e^(Δ_d a_dn),  b_dn = (w_dn - 1)/a_dn                    (zero-order hold)
 //	h_t = w_dn h_{t-1} + b_dn U_t
 //	y_t = s·Re Σ_n C_dn h_t + D_d U_t
 //
-// A complex mode stands for itself and its conjugate, hence s = 2; s = 1 where the modes are real. The paper's B is 1: only its
-// product with C enters y.
+// Complex modes come in conjugate pairs, of which one is stored: s = 2. For real modes s = 1. The paper's B is 1, since only its product
+// with C enters y.
 //
-// The result y (batch, length, channels) is computed as a convolution with K_j = s·Re Σ_n C_n b_n w_n^j, by FFT; with an
-// InitialState or a Start, where there is no such kernel, step by step. Both are one function, to within rounding. All operands
-// are float32, or all float64; Start may also be of int.
+// The result y is (batch, length, channels). Without InitialState and Start it is computed by FFT, as a convolution with the kernel
+// K_j = s·Re Σ_n C_n b_n w_n^j. With one of them it is computed step by step. Both give the same result to within rounding. All operands
+// are float32, or all float64. Start may also be of int.
 //
-// Every operand but Start has a gradient. Result and gradients are the same bit for bit for any number of processors. The
-// errors name the operand that is missing or does not fit.
+// Every operand but Start has a gradient. Result and gradients are the same bit for bit for any number of processors.
+//
+// Errors: an operand that is missing, or of another type or shape than listed in S4Inputs.
+//
+// Sources: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", algorithm 1; Gu et al., "On the
+// Parameterization and Initialization of Diagonal State Space Models" (S4D), for the parameters.
 func S4(in S4Inputs, cfg S4Config) (y *G.Node, err error) {
 	f, err := newS4(in, cfg)
 	if err != nil {
@@ -55,8 +57,8 @@ func S4(in S4Inputs, cfg S4Config) (y *G.Node, err error) {
 	return apply1(f, f.operands(in), in.U.Dtype(), in.U.Shape())
 }
 
-// S4WithState is S4 step by step, which also returns the state after the last one, final (batch, channels, state). A gradient
-// that flows into final is passed back. Feed it as the InitialState of the next piece, and the pieces are one sequence.
+// S4WithState returns what S4 returns, and the state after the last step, final (batch, channels, state). It always computes step by
+// step. The gradient of final flows back. To process a sequence in pieces, pass final as the InitialState of the next piece.
 func S4WithState(in S4Inputs, cfg S4Config) (y, final *G.Node, err error) {
 	f, err := newS4(in, cfg)
 	if err != nil {
@@ -70,14 +72,14 @@ func S4WithState(in S4Inputs, cfg S4Config) (y, final *G.Node, err error) {
 	return nodes[0], nodes[1], nil
 }
 
-// s4 is the function of both operators.
+// s4 is the function of S4 and S4WithState.
 type s4 struct {
 	S4Config
 	steps, withState                      bool
 	batch, length, channels, modes, state int
 }
 
-// The places of its operands.
+// The indices of S4's operands.
 const (
 	s4U = iota
 	s4LogDelta

@@ -11,7 +11,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// A convolution, steps and steps in two pieces give the same, and the same as the sum that defines them.
+// The convolution, the scan step by step, and the scan in two pieces agree with the sum that defines them.
 func TestS4Ways(t *testing.T) {
 	const batch, length, channels, modes, cut = 2, 9, 3, 2, 4
 	r := rand.New(rand.NewPCG(31, 1))

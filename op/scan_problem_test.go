@@ -12,17 +12,17 @@ import (
 	"pgregory.net/rapid"
 )
 
-// scanProblem is a scan with a loss: the sum of y and of the final state, weighted with dy and dfinal.
+// scanProblem is a scan with a loss: the sum of y weighted by dy and of the final state weighted by dfinal.
 type scanProblem struct {
 	batch, length, channels, state int
 
-	bGroups, cGroups int // 0 where constant
+	bGroups, cGroups int // 0 if constant over time
 	cfg              ScanConfig
-	in               map[string][]float64 // the operands that are there, by the names that errors give them
+	in               map[string][]float64 // the values of the present operands, by the operands' names in errors
 	dy, dfinal       []float64
 
-	same   map[string]string                     // operands that are the same node as another one
-	layout func(*tensor.Dense) *tensor.Dense     // how operands lie in memory, nil for row by row
+	same   map[string]string                     // for each operand that shares the node of another, the other's name
+	layout func(*tensor.Dense) *tensor.Dense     // memory layout of the operands, nil for row-major
 	starts func(float tensor.Dtype) tensor.Dtype // the type of Start, nil for that of the floats
 }
 
@@ -55,7 +55,7 @@ func drawScan(t *rapid.T, maxLength int) *scanProblem {
 	return p.fill(rapid.Uint64().Draw(t, "seed"), with...)
 }
 
-// fill makes up operands, the optional ones that are named among them.
+// fill draws the required operands and the optional ones that are named.
 func (p *scanProblem) fill(seed uint64, optional ...string) *scanProblem {
 	r := rand.New(rand.NewPCG(seed, 10))
 	p.in = map[string][]float64{}
@@ -65,7 +65,7 @@ func (p *scanProblem) fill(seed uint64, optional ...string) *scanProblem {
 	for i, v := range p.in["A"] {
 		p.in["A"][i] = -0.1 - math.Abs(v)
 	}
-	if !p.cfg.DeltaSoftplus { // Δ below zero makes the state grow with every step
+	if !p.cfg.DeltaSoftplus { // a Δ below zero would make the state grow at every step
 		for _, name := range []string{"Delta", "DeltaBias"} {
 			for i, v := range p.in[name] {
 				p.in[name][i] = 0.05 + math.Abs(v)/2
@@ -80,7 +80,7 @@ func (p *scanProblem) fill(seed uint64, optional ...string) *scanProblem {
 	return p
 }
 
-// shape is the shape of an operand. A single group of B is given without an axis for it, one of C with.
+// shape returns the shape of an operand. A single group of B has no axis of groups; a single group of C has one.
 func (p *scanProblem) shape(name string) []int {
 	switch name {
 	case "U", "Delta", "Z":
@@ -105,7 +105,7 @@ func (p *scanProblem) shape(name string) []int {
 	return []int{p.channels, p.state}
 }
 
-// overTime reports whether an operand has an axis for time; it is the second one then.
+// overTime reports whether an operand has an axis of time. This is then its second axis.
 func (p *scanProblem) overTime(name string) bool {
 	switch name {
 	case "U", "Delta", "Z", "Start", "y":
@@ -118,7 +118,7 @@ func (p *scanProblem) overTime(name string) bool {
 	return false
 }
 
-// steps is the problem of the steps [from, to) alone.
+// steps returns the problem of the steps [from, to).
 func (p *scanProblem) steps(from, to int) *scanProblem {
 	q := *p
 	q.length = to - from
@@ -132,7 +132,7 @@ func (p *scanProblem) steps(from, to int) *scanProblem {
 	return &q
 }
 
-// without is the problem without some of its optional operands.
+// without returns the problem without some of its optional operands.
 func (p *scanProblem) without(names ...string) *scanProblem {
 	q := *p
 	q.in = maps.Clone(p.in)
@@ -161,8 +161,8 @@ func scanInputs(n map[string]*G.Node) ScanInputs {
 	}
 }
 
-// run feeds the problem in pieces that end at the given steps, the whole if there are none, and returns the outputs and
-// gradients put together.
+// run computes the problem in pieces that end at the given steps, or as a whole if there are none, and returns the joined outputs and
+// gradients.
 func (p *scanProblem) run(dt tensor.Dtype, lisp bool, ends ...int) (map[string][]float64, error) {
 	if len(ends) == 0 {
 		ends = []int{p.length}
@@ -236,8 +236,8 @@ func (p *scanProblem) run(dt tensor.Dtype, lisp bool, ends ...int) (map[string][
 	return got, nil
 }
 
-// handedOn is one where the final state of a piece in reverse that begins at a step may go on to the piece before, and
-// zero where a sequence starts at that step.
+// handedOn returns a mask for the final state of a piece that is scanned in reverse and begins at a step: 0 in rows where a sequence starts
+// at that step, 1 in rows where the state goes on to the piece before.
 func (p *scanProblem) handedOn(g *G.ExprGraph, dt tensor.Dtype, step int) *G.Node {
 	var mask []float64
 	for b := range p.batch {
@@ -264,7 +264,7 @@ func steps(v []float64, batch, length, from, to int) (s []float64) {
 	return s
 }
 
-// join puts pieces (batch, any length, ...) together along the length.
+// join concatenates pieces (batch, any length, ...) along the length.
 func join(pieces []G.Value, batch int) []float64 {
 	var s [][]float64
 	for _, p := range pieces {
@@ -283,7 +283,7 @@ func joinSlices(pieces [][]float64, batch int) (v []float64) {
 	return v
 }
 
-// flip turns the time of v (batch, length, ...) around.
+// flip reverses v (batch, length, ...) along the length.
 func flip(v []float64, batch, length int) (f []float64) {
 	size := len(v) / (batch * length)
 	for b := range batch {

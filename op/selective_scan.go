@@ -9,42 +9,44 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// ScanInputs are the operands of a selective scan; the optional ones may be nil.
+// ScanInputs holds the operands of a selective scan. Optional operands may be nil.
 type ScanInputs struct {
 	U, Delta *G.Node // (batch, length, channels)
 	A        *G.Node // (channels, state)
-	B, C     *G.Node // (batch, length, state), (batch, length, groups, state), or constant (channels, state)
+	B, C     *G.Node // (batch, length, state), (batch, length, groups, state), or constant over time (channels, state)
 
 	D            *G.Node // optional: (channels)
 	Z            *G.Node // optional: (batch, length, channels)
 	DeltaBias    *G.Node // optional: (channels)
 	InitialState *G.Node // optional: (batch, channels, state)
-	Start        *G.Node // optional: (batch, length); where it is non-zero a new sequence starts from a zero state
+	Start        *G.Node // optional: (batch, length); a non-zero element starts a new sequence from a zero state at its step
 }
 
 // ScanConfig are the options of a selective scan.
 type ScanConfig struct {
 	DeltaSoftplus bool // Δ = softplus(Delta + DeltaBias)
-	Reverse       bool // scan from the last step to the first, without copying or flipping anything;
-	// the initial state then enters at the last step, and no state crosses a Start either
+	// Reverse scans from the last step to the first, without copying the operands. InitialState then enters at the last step. A Start
+	// still separates its step from the steps before it in time.
+	Reverse bool
 }
 
-// SelectiveScan is the selective scan (S6) of Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State
-// Spaces", algorithm 2. For each batch b, channel d and state n, over time t:
+// SelectiveScan returns the output of a selective scan (S6). For each batch b, channel d and state n, over time t:
 //
-//	Δ_t = Delta_t + DeltaBias_d, through softplus if asked
+//	Δ_t = Delta_t + DeltaBias_d, and softplus of this sum if cfg.DeltaSoftplus is set
 //	h_t = exp(Δ_t A_dn) h_{t-1} + Δ_t B_tn u_t
 //	y_t = (Σ_n C_tn h_t + D_d u_t) · silu(Z_t)
 //
-// The result y is (batch, length, channels). All operands are float32, or all float64; Start may also be of int. B and C
-// are variable or constant independently of each other; channel d reads group d/(channels/groups).
+// The result y is (batch, length, channels). All operands are float32, or all float64. Start may also be of int. Each of B and C varies
+// over time or is constant, independently of the other. Channel d reads group d/(channels/groups). No state, InitialState included,
+// crosses the boundary between a step with a Start and the step before it.
 //
-// Every operand but Start has a gradient. The backward pass recomputes the states from checkpoints; no value of shape
-// (batch, length, channels, state) is ever held (docs/selective_scan.md). Result and gradients are the same bit for bit
-// for any number of processors.
+// Every operand but Start has a gradient. The backward pass recomputes the states from checkpoints. No value of shape (batch, length,
+// channels, state) is ever held (docs/selective_scan.md). Result and gradients are the same bit for bit for any number of processors.
 //
-// A Start at a step cuts what comes before it from what follows, for the initial state too. The errors name the operand
-// that is missing or does not fit.
+// Errors: an operand that is missing, or of another type or shape than listed in ScanInputs; a number of groups that does not divide the
+// channels.
+//
+// Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", algorithm 2.
 func SelectiveScan(in ScanInputs, cfg ScanConfig) (y *G.Node, err error) {
 	f, err := newScan(in, cfg)
 	if err != nil {
@@ -53,12 +55,11 @@ func SelectiveScan(in ScanInputs, cfg ScanConfig) (y *G.Node, err error) {
 	return apply1(f, f.operands(in), in.U.Dtype(), in.U.Shape())
 }
 
-// SelectiveScanWithState is SelectiveScan that also returns the state after the last step scanned,
-// final (batch, channels, state). A gradient that flows into final is passed back through the scan.
+// SelectiveScanWithState returns what SelectiveScan returns, and the state after the last step scanned, final (batch, channels, state).
+// The gradient of final flows back.
 //
-// Feed final as the InitialState of the next piece, and the pieces are one scan. (In reverse the next piece is the one
-// before in time; if the piece that was scanned begins with a Start, its final state belongs to the sequence that begins
-// there: do not hand it on.)
+// To process a sequence in pieces, pass final as the InitialState of the next piece. With Reverse, the next piece is the one before in
+// time. In that case do not pass final on if the piece begins with a Start: final belongs to the sequence that starts there.
 func SelectiveScanWithState(in ScanInputs, cfg ScanConfig) (y, final *G.Node, err error) {
 	f, err := newScan(in, cfg)
 	if err != nil {
@@ -73,15 +74,15 @@ func SelectiveScanWithState(in ScanInputs, cfg ScanConfig) (y, final *G.Node, er
 	return nodes[0], nodes[1], nil
 }
 
-// scan is the function of both operators.
+// scan is the function of SelectiveScan and SelectiveScanWithState.
 type scan struct {
 	ScanConfig
 	withState                      bool
 	batch, length, channels, state int
-	bGroups, cGroups               int // 0 where constant
+	bGroups, cGroups               int // 0 if constant over time
 }
 
-// The places of a scan's operands.
+// The indices of a scan's operands.
 const (
 	scanU = iota
 	scanDelta
@@ -128,7 +129,7 @@ func newScan(in ScanInputs, cfg ScanConfig) (*scan, error) {
 	return f, c.err
 }
 
-// groups returns the number of groups of B or C, 0 if it is constant.
+// groups returns the number of groups of B or C, 0 if it is constant over time.
 func (f *scan) groups(c *checker, name string, n *G.Node) int {
 	if n == nil {
 		c.errorf("%s is missing, want a node of shape (batch, length, state), (batch, length, groups, state) or (channels, state)", name)

@@ -9,7 +9,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// The result and every gradient are the same bit for bit, however many processors take part and however often they do.
+// The result and every gradient are the same bit for bit for any number of processors and in every run.
 func TestSelectiveScanBitIdentical(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, p := range []*scanProblem{
@@ -42,7 +42,7 @@ func TestSelectiveScanBitIdentical(t *testing.T) {
 	}
 }
 
-// Tensors that do not lie in memory row by row are as good as those that do.
+// Operands can have any memory layout.
 func TestSelectiveScanLayouts(t *testing.T) {
 	for _, groups := range []int{0, 2} {
 		p := &scanProblem{batch: 2, length: 3, channels: 4, state: 2, bGroups: groups, cGroups: groups,
@@ -64,7 +64,7 @@ func TestSelectiveScanLayouts(t *testing.T) {
 	}
 }
 
-// Start is a mark, whatever the type that it comes in, and whatever the mark.
+// Start can have any of its types, and any non-zero number starts a sequence.
 func TestSelectiveScanStartTypes(t *testing.T) {
 	p := &scanProblem{batch: 2, length: 5, channels: 2, state: 2, bGroups: 1, cGroups: 1}
 	p.fill(18, "Start")
@@ -73,7 +73,7 @@ func TestSelectiveScanStartTypes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if apart, err := p.without("Start").run(tensor.Float64, false); err != nil || slices.Equal(apart["y"], want["y"]) {
-		t.Fatalf("the Starts change nothing (error %v)", err)
+		t.Fatalf("Start has no effect on the result (error %v)", err)
 	}
 	for _, mark := range []float64{1, -1, 7} {
 		for i, v := range p.in["Start"] {
@@ -90,8 +90,8 @@ func TestSelectiveScanStartTypes(t *testing.T) {
 	}
 }
 
-// A scan is used three times in one graph: twice with shared weights on different inputs, which are the two batches of one
-// scan, and once more on the same inputs, which Gorgonia makes one node of and whose gradient counts twice.
+// A graph has three scans: two that share weights, on the two rows of a batch, and one that repeats the first. Gorgonia merges the repeated
+// scan with the first into one node, and its gradient counts twice.
 func TestSelectiveScanTwiceInGraph(t *testing.T) {
 	p := &scanProblem{batch: 2, length: 3, channels: 2, state: 2, bGroups: 0, cGroups: 0}
 	p.fill(19, "D")
@@ -149,7 +149,7 @@ func TestSelectiveScanTwiceInGraph(t *testing.T) {
 	}
 }
 
-// firstBatch is the problem of the first batch alone.
+// firstBatch returns the problem of the first row of the batch.
 func (p *scanProblem) firstBatch() *scanProblem {
 	q := p.without()
 	q.batch = 1

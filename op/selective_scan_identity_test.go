@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// sameScan holds what a problem gives on all machines and in both types against wanted results.
+// sameScan compares a problem's results with want, on both machines and in both types.
 func sameScan(p *scanProblem, want map[string][]float64, ends ...int) error {
 	return everywhere(func(dt tensor.Dtype, lisp bool, tol float64) error {
 		got, err := p.run(dt, lisp, ends...)
@@ -21,8 +21,8 @@ func sameScan(p *scanProblem, want map[string][]float64, ends ...int) error {
 	})
 }
 
-// Whole, in pieces, and one step at a time, a scan is the same: outputs, final state and every gradient, those that flow
-// back through the states included.
+// A scan computed in pieces or step by step has the same outputs, final state and gradients as the whole. The gradients flow back through
+// the states between pieces.
 func TestSelectiveScanPieces(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawScan(t, 6)
@@ -43,7 +43,7 @@ func TestSelectiveScanPieces(t *testing.T) {
 	})
 }
 
-// Pieces that end where tiles of the kernel do not.
+// The ends of the pieces are not the ends of the kernel's tiles.
 func TestSelectiveScanLongPieces(t *testing.T) {
 	for _, reverse := range []bool{false, true} {
 		p := &scanProblem{batch: 2, length: 200, channels: 18, state: 3, bGroups: 2, cGroups: 1,
@@ -59,8 +59,8 @@ func TestSelectiveScanLongPieces(t *testing.T) {
 	}
 }
 
-// Sequences packed one behind the other, with a Start at each, are the sequences apart. The initial state goes to the
-// first one that is scanned, the final state comes from the last one.
+// Sequences packed one after another, each with a Start, give the same results as separate sequences. The initial state belongs to the first
+// sequence scanned, the final state to the last.
 func TestSelectiveScanPacked(t *testing.T) {
 	lengths := []int{1, 2, 5, 64, 1, 1, 70}
 	for _, reverse := range []bool{false, true} {
@@ -116,8 +116,8 @@ func sum(a, b []float64) []float64 {
 	return s
 }
 
-// A scan in reverse is a scan of what is turned around, turned around again. The boundaries turn with the steps: a Start
-// at t lies between t-1 and t, and after the turn between length-t and what was t.
+// A scan in reverse equals a forward scan of the operands flipped in time, with its results flipped back. Boundaries are flipped with the
+// steps: a Start at t is a boundary between t-1 and t, which after the flip are the steps length-t and length-1-t.
 func TestSelectiveScanReverse(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawScan(t, 8)
@@ -157,9 +157,9 @@ func TestSelectiveScanReverse(t *testing.T) {
 	})
 }
 
-// Chunks of time that are scanned each from a zero state, knowing nothing of each other, and are joined by the decay over
-// the steps between, exp(A ΣΔ), are the sequential scan. So are the chunks' gradients, when the gradient of the state that
-// leaves a chunk is joined the same way from those behind it.
+// Chunks of time can be scanned independently, each from a zero state, and then joined by the decay over the steps between, exp(A ΣΔ). The
+// result is that of the sequential scan. The gradients of the chunks are joined in the same way: the gradient of a chunk's final state comes
+// from the chunks after it.
 func TestSelectiveScanChunked(t *testing.T) {
 	const chunk, chunks = 5, 4
 	p := &scanProblem{batch: 2, length: chunks * chunk, channels: 3, state: 2, bGroups: 1, cGroups: 1}
@@ -223,8 +223,8 @@ func TestSelectiveScanChunked(t *testing.T) {
 	}
 }
 
-// eachDecay calls f for each state and step: with the place of the state, that of the step's y, the step's C, and the decay
-// from before the first step to behind this one.
+// eachDecay calls f for each state and step, with the index of the state, the index of the step's y, the step's C, and the decay over all
+// steps up to this one, itself included.
 func (p *scanProblem) eachDecay(f func(state, step, y int, c, decay float64)) {
 	for b := range p.batch {
 		for d := range p.channels {
@@ -240,14 +240,14 @@ func (p *scanProblem) eachDecay(f func(state, step, y int, c, decay float64)) {
 	}
 }
 
-// Where a sequence starts at the first step, the initial state is dropped, whatever it is, and its gradient is zero.
+// If a sequence starts at the first step, the initial state has no effect, whatever its value, and its gradient is zero.
 func TestSelectiveScanInitialStateDropped(t *testing.T) {
 	for _, bad := range []float64{1, math.Inf(1), math.NaN()} {
 		p := &scanProblem{batch: 2, length: 3, channels: 2, state: 2, bGroups: 1, cGroups: 1}
 		p.fill(14, "InitialState", "Start")
 		copy(p.in["Start"], []float64{1, 0, 0, 0, 1, 0})
 		for i := range 4 {
-			p.in["InitialState"][i] = bad // of the first batch
+			p.in["InitialState"][i] = bad // in the first row of the batch
 		}
 		clean := p.without()
 		clean.in["InitialState"] = slices.Clone(p.in["InitialState"])
@@ -261,12 +261,12 @@ func TestSelectiveScanInitialStateDropped(t *testing.T) {
 		}
 		grad := want["gradient of InitialState"]
 		if !slices.Equal(grad[:4], make([]float64, 4)) || slices.Contains(grad[4:], 0) {
-			t.Errorf("gradient of the initial state = %v, want zero in the first batch alone", grad)
+			t.Errorf("gradient of the initial state = %v, want zero in the first row of the batch only", grad)
 		}
 	}
 }
 
-// Operands that are the same node get the sum of the gradients that they would get apart.
+// The gradient of a node that is used for several operands is the sum of these operands' gradients.
 func TestSelectiveScanSameNode(t *testing.T) {
 	for _, test := range []struct {
 		groups int

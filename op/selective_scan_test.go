@@ -13,7 +13,7 @@ import (
 	"github.com/gomamba/mamba/grad"
 )
 
-// function is the scan as package grad takes it.
+// function returns the scan in the form that package grad takes.
 func (p *scanProblem) function(withState bool) (grad.Func, []grad.Input) {
 	names := slices.Sorted(maps.Keys(p.in))
 	var inputs []grad.Input
@@ -35,15 +35,15 @@ func (p *scanProblem) function(withState bool) (grad.Func, []grad.Input) {
 	}, inputs
 }
 
-// checkGradient checks n elements of each operand's gradient against differences, on both machines.
+// checkGradient compares n elements of each operand's gradient with finite differences, on both machines.
 func (p *scanProblem) checkGradient(t grad.TB, withState bool, n int) {
 	t.Helper()
 	f, in := p.function(withState)
 	grad.MustCheck(t, f, in, grad.Sample(n, 1))
 }
 
-// Every combination of the optional operands and options, with and without the final state. The groups of B and C, none
-// being a constant one, change from case to case.
+// Gradients for every combination of optional operands and options, with and without the final state. The numbers of groups of B and C, 0
+// for constant ones, vary from case to case.
 func TestSelectiveScanGradientOptions(t *testing.T) {
 	for i := range 256 {
 		if testing.Short() && i%7 != 0 {
@@ -76,7 +76,7 @@ func TestSelectiveScanGradientGroups(t *testing.T) {
 	}
 }
 
-// Sizes around those that the kernels cut at: 16 lanes, blocks of 64 channels, tiles of 64 steps.
+// Gradients at sizes around the kernels' block sizes: 16 lanes, 64 channels, 64 steps.
 func TestSelectiveScanGradientSizes(t *testing.T) {
 	for _, size := range []struct{ batch, length, channels, state int }{
 		{1, 1, 1, 1}, {3, 1, 2, 17}, {1, 2, 15, 1}, {2, 3, 16, 17}, {1, 2, 17, 2}, {1, 2, 65, 3}, {9, 2, 130, 1},

@@ -8,9 +8,12 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// Split cuts the last axis of x (batch, length, width) into parts of the given sizes, which add up to the width.
+// Split divides x (batch, length, width) along its last axis into parts of the given sizes, which must add up to the width. It returns a
+// copy of each part, (batch, length, size).
 //
-// Use it instead of gorgonia.Slice, which takes two slices for the same if their bounds differ by a multiple of 256.
+// Use it instead of gorgonia.Slice: Gorgonia merges two slices into one node if their bounds differ by a multiple of 256.
+//
+// Errors: an x that is missing, or of another type or shape; a size below 1 or above the width; sizes that do not add up to the width.
 func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 	c := newChecker("split", "x", x)
 	c.required("x", x, "(batch, length, width)", 0, 0, 0)
@@ -45,7 +48,7 @@ func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 	return parts, nil
 }
 
-// columns is one part of a split.
+// columns copies one part of a split.
 type columns struct{ from, width int }
 
 func (f columns) String() string       { return fmt.Sprintf("columns{%d:%d}", f.from, f.from+f.width) }

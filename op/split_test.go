@@ -32,7 +32,7 @@ func TestSplit(t *testing.T) {
 	})
 }
 
-// A part that nobody uses has no gradient; the others' are in their places.
+// A part that is not used has no gradient, and the gradients of the other parts are in the right columns.
 func TestSplitUnusedPart(t *testing.T) {
 	for _, lisp := range []bool{false, true} {
 		g := G.NewGraph()
@@ -43,7 +43,7 @@ func TestSplitUnusedPart(t *testing.T) {
 		}
 		loss := plus(dot(parts[0], []float64{1, 2}), dot(parts[2], []float64{3, 4}))
 		got := map[string]G.Value{}
-		if lisp { // the lisp machine runs every root of a graph, so the unused part must not be one
+		if lisp { // the lisp machine runs every root of a graph, so the unused part must not be a root
 			loss = plus(loss, dot(parts[1], []float64{0, 0}))
 		}
 		if err := runGradients(g, loss, map[string]*G.Node{"x": x}, lisp, got); err != nil {

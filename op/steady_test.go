@@ -9,8 +9,8 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// heldBy is the number of bytes of the values that a machine makes anew in each run of a graph, since Gorgonia keeps those
-// of the run before: those of all nodes but inputs, constants, and views, which have memory of their own in no run.
+// heldBy returns the number of bytes that a machine allocates for values in each run of a graph: the values of all nodes but inputs,
+// constants, scalars, and views, which share the memory of a packed vector.
 func heldBy(g *G.ExprGraph) (bytes int) {
 	for _, n := range g.AllNodes() {
 		if _, ok := n.Op().(*view); ok || n.Op() == nil || n.Type() == nil || n.IsScalar() || g.From(n.ID()).Len() == 0 {
@@ -21,7 +21,7 @@ func heldBy(g *G.ExprGraph) (bytes int) {
 	return bytes
 }
 
-// steady returns the bytes that a run of a machine allocates when it is not one of the first.
+// steady returns the bytes that a run of a machine allocates after the first run.
 func steady(t *testing.T, g *G.ExprGraph) int {
 	t.Helper()
 	m := G.NewTapeMachine(g)
@@ -34,7 +34,7 @@ func steady(t *testing.T, g *G.ExprGraph) int {
 	}
 	run()
 	least := allocated(run)
-	for range 4 { // a run in which more tasks meet than ever before borrows more
+	for range 4 { // a run borrows more workspace if more of its tasks happen to run at the same time than before
 		least = min(least, allocated(run))
 	}
 	return least
@@ -42,13 +42,13 @@ func steady(t *testing.T, g *G.ExprGraph) int {
 
 var poolsForget bool
 
-// In the steady state a run allocates the values that the machine holds, and little else: what blocks work in, and what they
-// keep for the backward pass, is used again.
+// After the first run, a run allocates the values that the machine holds, and little else: the workspace of blocks, and the values that they
+// keep for the backward pass, are reused.
 func TestBlockSteadyState(t *testing.T) {
 	if poolsForget {
-		t.Skip("pools forget")
+		t.Skip("the race detector makes sync.Pool drop values at random")
 	}
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // what a collection takes from Go's own pools is no matter of ours
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a garbage collection would empty the pools
 	defer runtime.GC()
 	for _, level := range levels {
 		for _, train := range []bool{false, true} {
@@ -64,7 +64,7 @@ func TestBlockSteadyState(t *testing.T) {
 					t.Fatal(err)
 				}
 			} else if g = g.SubgraphRoots(out...); len(g.AllNodes()) == 0 {
-				t.Fatal("empty")
+				t.Fatal("the graph without gradients is empty")
 			}
 			held, got := heldBy(g), steady(t, g)
 			t.Logf("recompute %v, gradients %t: a run allocates %d bytes, its values are %d", level, train, got, held)

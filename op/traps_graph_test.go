@@ -12,8 +12,8 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// A result that an elementwise operator has overwritten is still what it was to those who ask through G.Read; and to
-// overwrite one of two packed results does nothing to the other.
+// G.Read returns the right value of a result that an elementwise operator overwrites afterwards. Overwriting one of two packed results does
+// not change the other.
 func TestTrapOverwrittenResult(t *testing.T) {
 	for _, u := range uses(1) {
 		want, err := u.run(tensor.Float64, false, nil)
@@ -51,7 +51,7 @@ func TestTrapOverwrittenResult(t *testing.T) {
 	}
 }
 
-// Gorgonia merges nodes that it takes for the same. Those that differ in nothing but an option are not the same.
+// Gorgonia merges nodes with equal hashes. Nodes that differ only in an option are not merged.
 func TestTrapOptionsNotMerged(t *testing.T) {
 	r := rand.New(rand.NewPCG(33, 14))
 	g := G.NewGraph()
@@ -114,7 +114,7 @@ func TestTrapOptionsNotMerged(t *testing.T) {
 		{"eps of a block", block(BlockConfig{Eps: 1e-5}), block(BlockConfig{Eps: 1e-2})},
 	} {
 		if pair.a == pair.b {
-			t.Errorf("%s: one node", pair.name)
+			t.Errorf("%s: the two nodes are merged", pair.name)
 			continue
 		}
 		var a, b G.Value
@@ -124,27 +124,27 @@ func TestTrapOptionsNotMerged(t *testing.T) {
 			t.Fatal(err)
 		}
 		if slices.Equal(elements(a), elements(b)) {
-			t.Errorf("%s: one result", pair.name)
+			t.Errorf("%s: the two nodes have the same result", pair.name)
 		}
 	}
 	if block(BlockConfig{}) == block(BlockConfig{Recompute: RecomputeNone}) {
-		t.Error("blocks that keep different values are one node")
+		t.Error("blocks that keep different values are merged")
 	}
 	if first, second := scan(nil, ScanConfig{}), scan(nil, ScanConfig{}); first != second {
-		t.Error("the same scan, twice, is two nodes")
+		t.Error("the same scan twice is two nodes, want one")
 	}
 }
 
-// Leaves of the same name, type and shape are one leaf, with the value of the first. Our operators therefore make none: in a
-// graph with an operator and its gradients nothing has a name that a user could hit upon.
+// Gorgonia merges leaves of the same name, type and shape into one, with the value of the first. Therefore the operators of this package add
+// no leaves to a graph: no name of theirs can be equal to a user's.
 func TestTrapLeavesOfEqualNames(t *testing.T) {
 	g := G.NewGraph()
 	a := leaf(g, "x", tensor.Float64, []int{2}, []float64{1, 2})
 	if b := leaf(g, "x", tensor.Float64, []int{2}, []float64{3, 4}); a != b {
-		t.Error("leaves of the same name, type and shape are no longer one: the warnings about names can go")
+		t.Error("Gorgonia no longer merges leaves of the same name, type and shape: remove the warnings about names")
 	}
 	if b := leaf(g, "x", tensor.Float64, []int{1, 2}, []float64{3, 4}); a == b {
-		t.Error("leaves of the same name and different shapes are one")
+		t.Error("Gorgonia merges leaves of the same name and different shapes")
 	}
 	for _, u := range uses(1) {
 		g := G.NewGraph()
@@ -157,15 +157,15 @@ func TestTrapLeavesOfEqualNames(t *testing.T) {
 			if n.IsScalar() {
 				continue
 			}
-			// The sum's own gradient has constants, but no leaf.
+			// The gradient of Sum adds constants but no leaves.
 			if _, err := G.Grad(G.Must(G.Sum(n)), nodes[u.in[0].Name]); err != nil {
 				t.Fatalf("%s: %v", u.name, err)
 			}
 		}
 		if after := countLeaves(g); after != before {
-			t.Errorf("%s: %d leaves, and %d with gradients", u.name, before, after)
+			t.Errorf("%s: the graph has %d leaves without gradients and %d with gradients, want the same number", u.name, before, after)
 		}
-		if own := before - len(out); own != len(u.in) && len(out) > 0 && !out[0].IsScalar() { // each weight of the loss is one
+		if own := before - len(out); own != len(u.in) && len(out) > 0 && !out[0].IsScalar() { // build adds one leaf for each result, the weights in the loss
 			t.Errorf("%s: %d leaves, want %d, the operands", u.name, own, len(u.in))
 		}
 	}
@@ -180,8 +180,8 @@ func countLeaves(g *G.ExprGraph) (n int) {
 	return n
 }
 
-// Two losses in one graph have gradients of their own, with two calls of G.Grad, if they share no leaf. If they share one, its
-// second gradient is that of the first loss, for Gorgonia's own operators as for ours: add the losses up instead.
+// Two calls of G.Grad give the right gradients of two losses in one graph if the losses share no leaf. If they share a leaf, the second call
+// returns its gradient of the first loss. This is so for Gorgonia's own operators as well. Add the losses instead.
 func TestTrapTwoLosses(t *testing.T) {
 	for _, u := range uses(1) {
 		want, err := u.run(tensor.Float64, false, nil)
@@ -243,7 +243,7 @@ func TestTrapTwoLossesOfOneLeaf(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !slices.Equal(elements(values[0]), elements(values[1])) {
-			t.Errorf("%s operator: the gradients of two losses of one leaf differ; the warnings about it can go", name)
+			t.Errorf("%s operator: the gradients of two losses that share a leaf differ: remove the warnings about it", name)
 		}
 	}
 }

@@ -13,11 +13,10 @@ import (
 	"github.com/gomamba/mamba/grad"
 )
 
-// Gorgonia has ways to give wrong numbers without an error. Each test here would catch one of them, or states how it
-// behaves. (That no gradient is zero on the lisp machine is in TestOperatorsAgree.)
+// In some situations Gorgonia gives wrong numbers without an error. Each test here covers one of them: either it checks that the operators
+// of this package are right, or it records how Gorgonia behaves. (TestOperatorsAgree checks that no gradient is zero on the lisp machine.)
 
-// Gorgonia's Slice takes the bounds [0:256) and [256:512) for the same. Neither a Split does, nor the views of several
-// results or gradients that are packed in one vector.
+// Gorgonia merges the slices [0:256) and [256:512). It merges neither the parts of a Split nor the views of packed results or gradients.
 func TestTrapMultiplesOf256(t *testing.T) {
 	r := rand.New(rand.NewPCG(30, 13))
 	data, weights := normal(r, 2*1024), normal(r, 2*1024)
@@ -53,7 +52,7 @@ func TestTrapMultiplesOf256(t *testing.T) {
 			from += width
 		}
 
-		// The gradients of U, Delta and Z lie at 0, 256 and, behind others, at a multiple of 256.
+		// In the packed vector the gradients of U, Delta and Z begin at 0, 256 and another multiple of 256.
 		p := &scanProblem{batch: 1, length: 16, channels: 16, state: 16, bGroups: 1, cGroups: 1}
 		p.fill(31, "Z")
 		all, err := p.run(tensor.Float64, lisp)
@@ -68,7 +67,7 @@ func TestTrapMultiplesOf256(t *testing.T) {
 	}
 }
 
-// One gradient that flows into two results of the same shape goes to two places of the packed gradient.
+// One gradient that flows into two results of the same shape is written to two places of the packed gradient.
 func TestTrapOneGradientForTwoResults(t *testing.T) {
 	p := &scanProblem{batch: 2, length: 3, channels: 3, state: 3, bGroups: 1, cGroups: 1}
 	p.fill(34, scanOptional...)
@@ -100,8 +99,8 @@ func TestTrapOneGradientForTwoResults(t *testing.T) {
 	}
 }
 
-// Elementwise operators of Gorgonia overwrite their first operand where they believe that nobody needs it. No run changes
-// an operand of ours, forward or with gradients.
+// Elementwise operators of Gorgonia overwrite their first operand if no later operator needs it. No run, forward or with gradients, changes
+// an operand of this package's operators.
 func TestTrapOperandsUnchanged(t *testing.T) {
 	for _, u := range uses(1) {
 		for _, machine := range []string{"tape, forward", "tape", "lisp"} {
@@ -131,8 +130,8 @@ func TestTrapOperandsUnchanged(t *testing.T) {
 	}
 }
 
-// Reshape shares memory with what it reshapes, and the machine does not know. Our operators do not write there, and the
-// gradient finds its way back.
+// The result of Reshape shares memory with its operand, which the machine does not know. The operators of this package do not write to it,
+// and its gradient is right.
 func TestTrapReshapedParameter(t *testing.T) {
 	data := []float64{1, 2, 3, 4, 5, 6}
 	for name, f := range map[string]func(reshaped, x *G.Node) (*G.Node, error){
@@ -182,7 +181,7 @@ func TestTrapReshapedParameter(t *testing.T) {
 	}
 }
 
-// A machine that runs again, after Reset, gives the same gradients for the same operands, and the right ones for others.
+// A machine that runs again after Reset gives the same gradients for the same operands, and the right gradients for other operands.
 func TestTrapSecondRun(t *testing.T) {
 	for _, u := range uses(1) {
 		want, err := u.run(tensor.Float64, false, nil)
@@ -245,7 +244,7 @@ func TestTrapSecondRun(t *testing.T) {
 	}
 }
 
-// With BindDualValues the gradients of runs add up, ours like others, until a solver has used them.
+// With BindDualValues gradients accumulate over runs until a solver has used them.
 func TestTrapDualValuesAddUp(t *testing.T) {
 	p := &scanProblem{batch: 1, length: 3, channels: 2, state: 2, bGroups: 1, cGroups: 1}
 	p.fill(32, "D")
@@ -266,7 +265,7 @@ func TestTrapDualValuesAddUp(t *testing.T) {
 	}
 	m := G.NewTapeMachine(g, G.BindDualValues(with...))
 	defer m.Close()
-	// A rate of nothing leaves the parameters as they are, so that every run has the same gradients.
+	// A learn rate of zero does not change the parameters, so every run has the same gradients.
 	solver := G.NewVanillaSolver(G.WithLearnRate(0))
 	for run, factor := range []float64{1, 2, 3, 1, 2} {
 		if run == 3 {
