@@ -10,14 +10,16 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// BlockConfig are the options of a Mamba block.
+// BlockConfig holds the options of a Mamba block.
 type BlockConfig struct {
-	Eps       float64 // what the norm adds to the mean of squares
-	Precision cuda.Precision
+	Eps       float64        // added to the mean of squares in the norm
+	Precision cuda.Precision // of the matrix products
 }
 
-// MambaBlock is op.MambaBlockWithState on a device; without withState, context and final are nil. The operands are on the device,
-// weights or nodes of this package; Start is a node of Starts.
+// MambaBlock is op.MambaBlockWithState on a device. The operands are nodes of this package's operators, or inputs whose values are Weights.
+// Start is a node that Starts returned. If withState is false, context and final are nil.
+//
+// Errors: those of op.MambaBlock; an X that is not of float32; a size above what the kernels support.
 func (c *Context) MambaBlock(in op.BlockInputs, cfg BlockConfig, withState bool) (y, context, final *G.Node, err error) {
 	f, err := newBlock(in, cfg)
 	if err != nil {
@@ -55,7 +57,7 @@ type block struct {
 	op.BlockSizes
 }
 
-// The places of a block's operands.
+// The indices of a block's operands.
 const (
 	blockX = iota
 	blockNorm
@@ -108,7 +110,7 @@ func (f *block) differentiable() []bool {
 	return with
 }
 
-// sized is a block without operands.
+// sized returns a block without operands.
 func sized[T cuda.Activation](f *block) *cuda.Block[T] {
 	return &cuda.Block[T]{
 		Batch: f.Batch, Length: f.Length, Model: f.Model, Channels: f.Channels, State: f.State, Width: f.Width, Rank: f.Rank,
@@ -116,7 +118,7 @@ func sized[T cuda.Activation](f *block) *cuda.Block[T] {
 	}
 }
 
-// blockOf sets all of a block but the weights that are of its activations' type.
+// blockOf returns a block with all operands but the weights of the matrix products, whose type depends on T.
 func blockOf[T cuda.Activation](f *block, in []operand) *cuda.Block[T] {
 	b := sized[T](f)
 	b.X, b.Norm, b.Conv, b.DtBias = in[blockX].Array, in[blockNorm].Array, in[blockConv].Array, in[blockDtBias].Array
@@ -141,7 +143,7 @@ func (f *block) half(s *cuda.Stream, in []operand) (b *cuda.Block[cuda.BFloat16]
 	return b, free, nil
 }
 
-// states returns the results that are context and final, or their gradients.
+// states returns context and final from a block's results, or their gradients from the results' gradients. Absent results are absent arrays.
 func (f *block) states(results []cuda.Array[float32]) (context, final cuda.Array[float32]) {
 	if len(results) > 1 {
 		final = results[len(results)-1]
@@ -182,7 +184,7 @@ func (f *block) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[f
 	}
 	dcontext, dfinal := f.states(dout)
 	dy := dout[0]
-	if dy.Absent() { // only the states were used
+	if dy.Absent() { // the loss depends on the states only
 		zeros, err := cuda.NewArray[float32](s, in[blockX].Len())
 		if err != nil {
 			return err

@@ -1,12 +1,12 @@
-// Package graph lets Gorgonia graphs compute on a GPU: values in the device's memory, and the operators of a Mamba model over
-// them. They run under Gorgonia's ordinary tape machine, differentiated by gorgonia.Grad. Most users want nn.OnDevice, which
-// builds models of these operators.
+// Package graph lets Gorgonia graphs compute on a GPU. It provides values in the device's memory, and the operators of a Mamba model on
+// these values. The operators run under Gorgonia's ordinary tape machine, and gorgonia.Grad differentiates them. Most users want
+// nn.OnDevice, which builds models of these operators.
 //
-// A node whose value is on a device has the type and shape of a node on the host, but only operators of this package can read
-// it: [Upload] and [Download], which are each other's derivative, stand at the edges.
+// A node whose value is on a device has the type and shape of a node on the host, but only operators of this package can read its value.
+// [Context.Upload] and [Context.Download] copy values to the device and back. Each is the derivative of the other.
 //
-// An operator writes its result where its last one was: a value is good until its operator runs again, and whoever reads it later
-// gets an error. So run one machine of a graph at a time.
+// An operator overwrites the result of its last run. A value is valid until its operator runs again; reading it later is an error.
+// Therefore run one machine of a graph at a time.
 package graph
 
 import (
@@ -17,14 +17,14 @@ import (
 	"github.com/gomamba/mamba/cuda"
 )
 
-// Context is what the graphs of a device share: the stream that all their work is queued on, in order.
+// Context is what all graphs on a device share. It holds the stream on which their work is queued, in order.
 type Context struct {
 	mu     sync.Mutex
 	device *cuda.Device
 	stream *cuda.Stream
 
 	deadMu sync.Mutex
-	dead   []func() // free what belonged to values that nobody can reach any more
+	dead   []func() // pending frees of values that the garbage collector has found
 }
 
 var (
@@ -32,7 +32,7 @@ var (
 	contexts   = map[*cuda.Device]*Context{}
 )
 
-// On returns the context of a device, made at the first call.
+// On returns the context of a device. The first call for a device creates it. Errors: a nil or closed device.
 func On(device *cuda.Device) (*Context, error) {
 	if device == nil {
 		return nil, fmt.Errorf("graph: the device is missing, want one that cuda.Open returned")
@@ -56,13 +56,13 @@ func On(device *cuda.Device) (*Context, error) {
 	return c, nil
 }
 
-// Device is the context's device.
+// Device returns the context's device.
 func (c *Context) Device() *cuda.Device { return c.device }
 
-// Stream is the stream that the work is queued on. Use it inside Do.
+// Stream returns the stream on which the context's work is queued. Use it inside Do.
 func (c *Context) Stream() *cuda.Stream { return c.stream }
 
-// check returns an error if the context is nil. That of a zero context comes from its stream, which is nil.
+// check returns an error if the context is nil. A zero context has a nil stream, whose methods return errors.
 func (c *Context) check() error {
 	if c == nil {
 		return fmt.Errorf("graph: the context is missing, want one that On returned")
@@ -70,7 +70,7 @@ func (c *Context) check() error {
 	return nil
 }
 
-// Do calls f while no operator of the device runs.
+// Do locks the context, so that no operator of the device runs, and calls f. It returns f's error.
 func (c *Context) Do(f func(*cuda.Stream) error) error {
 	if err := c.check(); err != nil {
 		return err
@@ -84,10 +84,10 @@ func (c *Context) Do(f func(*cuda.Stream) error) error {
 	return f(c.stream)
 }
 
-// Synchronize waits until all that was queued is done, and returns what went wrong.
+// Synchronize waits until all queued work is done, and returns its error.
 func (c *Context) Synchronize() error { return c.Do((*cuda.Stream).Synchronize) }
 
-// bury frees what died.
+// bury runs the pending frees of collected values.
 func (c *Context) bury() {
 	c.deadMu.Lock()
 	dead := c.dead
@@ -98,8 +98,8 @@ func (c *Context) bury() {
 	}
 }
 
-// own has free called when nobody can reach the owner any more, unless the cleanup is stopped: Gorgonia drops values without a
-// word. What free holds must not lead to the owner.
+// own registers free to run, with the context locked, after the garbage collector has found that owner is unreachable. It is needed because
+// Gorgonia drops values without notice. The returned cleanup can be stopped. free must not reference owner.
 func own[T any](c *Context, owner *T, free func()) runtime.Cleanup {
 	return runtime.AddCleanup(owner, func(free func()) {
 		c.deadMu.Lock()

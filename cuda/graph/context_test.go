@@ -8,7 +8,8 @@ import (
 	"github.com/gomamba/mamba/cuda"
 )
 
-// TestOwn: what belongs to a value that nobody can reach is freed, while the context is locked, and what was freed before is not.
+// TestOwn checks that the memory of an unreachable value is freed while the context is locked, and that memory which was freed before is not
+// freed again.
 func TestOwn(t *testing.T) {
 	c := noDevice()
 	freed := make([]int, 3)
@@ -31,7 +32,7 @@ func TestOwn(t *testing.T) {
 			}
 		}
 	}
-	for range 500 { // the collector needs some time for cleanups
+	for range 500 { // cleanups run some time after a garbage collection
 		runtime.GC()
 		if err := c.Do(func(*cuda.Stream) error { return nil }); err != nil {
 			t.Fatal(err)

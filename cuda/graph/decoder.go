@@ -8,7 +8,7 @@ import (
 	"github.com/gomamba/mamba/cuda"
 )
 
-// DecoderLayer are the weights of a Mamba block, as BlockInputs has them.
+// DecoderLayer holds the weights of a Mamba block, with the names and shapes of op.BlockInputs.
 type DecoderLayer struct {
 	NormWeight, InProj, ConvWeight, XProj, DtProj, DtBias, ALog, D, OutProj *Weight
 	InBias, ConvBias, OutBias                                               *Weight // optional
@@ -19,49 +19,53 @@ type DecoderModel struct {
 	Vocab, Model, Channels, State, Width, Rank int
 	Eps                                        float64
 	Precision                                  cuda.Precision
-	Embedding, NormF, Head                     *Weight // Head (vocab, model), perhaps the embedding's
+	Embedding, NormF, Head                     *Weight // Head is (vocab, model); it may be Embedding itself
 	Layers                                     []DecoderLayer
 }
 
-// Decoder reads tokens without a Gorgonia graph: a fixed number of each sequence of a batch at a time. The states stay on the device
-// between reads. One token of each sequence goes through a captured step; several go through the blocks, in parallel over time.
+// Decoder reads tokens without a Gorgonia graph. A read takes a fixed number of tokens of each sequence of a batch. The states stay on the
+// device between reads. A decoder of one token per sequence runs a captured step; a decoder of several runs the blocks, in parallel over
+// time.
 //
-// There are two sets of states, before and after a read, so that a read which fails changes nothing. A step costs one copy of the
-// states on the device for it: their kernels work in place.
+// The decoder has two sets of states, before and after a read, so that a failed read changes nothing. The kernels of a step work in place,
+// so a step first copies the states on the device.
 type Decoder struct {
 	context       *Context
 	model         DecoderModel
 	batch, length int
-	memory        [2]*buffer                  // the states of all layers: one before a read, the other after it
-	states        [2][][2]cuda.Array[float32] // parts of memory: for each layer context and state
-	at            int                         // which of the two is before the next read
+	memory        [2]*buffer                  // the states of all layers, before and after a read
+	states        [2][][2]cuda.Array[float32] // parts of memory: context and state of each layer
+	at            int                         // index of the states before the next read
 
-	ids      cuda.Array[int32] // the tokens to read; behind a step, those of the largest logits
-	there    []int32           // what is in ids, as far as it is known
-	x, last  *buffer           // the residual stream; another one, for pieces
-	logits   *buffer           // of steps
+	ids      cuda.Array[int32] // the tokens to read; after a step, the tokens of the largest logits
+	there    []int32           // the tokens in ids, nil if unknown
+	x, last  *buffer           // the residual stream; last is a second one, if length is above 1
+	logits   *buffer           // (batch, vocab), if length is 1
 	work     *cuda.StepWork
-	began    bool // a step was made
+	began    bool // the first step has run
 	closed   bool
 	captured [2]captured // for each value of at
-	now      places      // where the weights are
+	now      places      // where the weights are on the device now
 
-	weights, products []*Weight // all of the model's, and those of matrix products
+	weights, products []*Weight // all weights; the weights of matrix products
 }
 
-// captured is a step that was captured, and where the weights were then.
+// captured is a captured step, and where the weights were on the device at that time.
 type captured struct {
 	step *cuda.Capture
 	of   places
 }
 
-// places are where weights are on the device.
+// places holds the device arrays of weights.
 type places struct {
 	whole []cuda.Array[float32]
 	half  []cuda.Array[cuda.BFloat16]
 }
 
-// NewDecoder returns a decoder whose sequences are at their beginning. Only one for single tokens has logits.
+// NewDecoder returns a decoder of batch sequences that reads length tokens of each at a time. All states are zero. Only a decoder of length
+// 1 computes logits.
+//
+// Errors: a batch or length below 1; a size of the model above what the kernels support; an error of the device.
 func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error) {
 	if batch < 1 || length < 1 {
 		return nil, fmt.Errorf("graph: decoder: batch is %d and length %d, want at least 1", batch, length)
@@ -83,7 +87,7 @@ func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error
 			}
 			return b
 		}
-		padded := func(n int) int { return (n + 63) / 64 * 64 } // kernels read several numbers at once
+		padded := func(n int) int { return (n + 63) / 64 * 64 } // aligns each part, since kernels read several numbers at once
 		context, scan := batch*(m.Width-1)*m.Channels, batch*m.Channels*m.State
 		for i := range d.memory {
 			d.memory[i] = take(len(m.Layers) * (padded(context) + padded(scan)))
@@ -120,7 +124,7 @@ func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error
 	return d, nil
 }
 
-// Close frees what the decoder holds.
+// Close frees the decoder's memory and captured steps.
 func (d *Decoder) Close() error {
 	return d.context.Do(func(*cuda.Stream) error {
 		for _, b := range []*buffer{d.memory[0], d.memory[1], d.x, d.last, d.logits} {
@@ -149,13 +153,13 @@ func (d *Decoder) forget() (err error) {
 	return err
 }
 
-// SetStates copies states from the host: for each layer context (batch, width-1, channels), if there is one, and state (batch,
-// channels, state).
+// SetStates copies states from the host to the device: for each layer the context (batch, width-1, channels), if the width is above 1, then
+// the state (batch, channels, state).
 func (d *Decoder) SetStates(host [][]float32) error {
 	return d.moveStates(host, func(s *cuda.Stream, a cuda.Array[float32], v []float32) error { return a.CopyFrom(s, v) })
 }
 
-// States copies the states to the host.
+// States copies the states to the host, in the order of SetStates.
 func (d *Decoder) States(host [][]float32) error {
 	return d.moveStates(host, func(s *cuda.Stream, a cuda.Array[float32], v []float32) error { return a.CopyTo(s, v) })
 }
@@ -169,7 +173,7 @@ func (d *Decoder) moveStates(host [][]float32, move func(*cuda.Stream, cuda.Arra
 					continue
 				}
 				if i >= len(host) {
-					return fmt.Errorf("graph: decoder: %d states, want more", len(host))
+					return fmt.Errorf("graph: decoder: host has %d states, want one for each context and state of %d layers", len(host), len(d.states[d.at]))
 				}
 				if err := move(s, a, host[i]); err != nil {
 					return err
@@ -191,18 +195,18 @@ func (d *Decoder) do(f func(*cuda.Stream) error) error {
 	})
 }
 
-// Commit moves on to the states after the last Read. It does nothing on the device and cannot fail.
+// Commit makes the states after the last Read the current ones. It does nothing on the device and cannot fail.
 func (d *Decoder) Commit() {
 	d.context.mu.Lock()
 	defer d.context.mu.Unlock()
 	d.at = 1 - d.at
 }
 
-// Read reads tokens (batch, length), which the caller has checked: it computes the logits, for a length of 1, and the states after the
-// tokens. The decoder stays at the states before them until Commit, after an error too.
+// Read reads tokens (batch, length). It computes the states after them and, if length is 1, the logits. The current states do not change
+// until Commit, also after an error. The caller must have checked the tokens.
 func (d *Decoder) Read(tokens []int32) error {
 	return d.do(func(s *cuda.Stream) error {
-		// Greedy generation reads what the step before has found, which is there already.
+		// Greedy generation reads the tokens that the previous step has chosen. They are already on the device.
 		if !slices.Equal(tokens, d.there) {
 			if err := d.ids.CopyFrom(s, tokens); err != nil {
 				return err
@@ -219,13 +223,13 @@ func (d *Decoder) Read(tokens []int32) error {
 	})
 }
 
-// Logits waits for the logits (batch, vocabulary) of what follows the tokens that were read, one of each sequence.
+// Logits waits for the logits (batch, vocab) after the last Read, and copies them to the host.
 func (d *Decoder) Logits(logits []float32) error {
 	return d.do(func(s *cuda.Stream) error { return d.logits.array.CopyTo(s, logits) })
 }
 
-// Best waits for the tokens (batch) of the largest logits, the lowest of several; -1 where the largest is infinite, or a logit is not
-// a number.
+// Best waits for the tokens (batch) of the largest logits after the last Read, and copies them to the host. Of several largest it takes the
+// lowest token. A token is -1 if the largest logit is infinite or a logit is NaN.
 func (d *Decoder) Best(tokens []int32) error {
 	err := d.do(func(s *cuda.Stream) error { return d.ids.CopyTo(s, tokens) })
 	if err == nil {
@@ -234,7 +238,7 @@ func (d *Decoder) Best(tokens []int32) error {
 	return err
 }
 
-// weights are all that there are, and of these the ones of matrix products.
+// weights returns all weights of the model that are not nil, and the weights of matrix products.
 func (m *DecoderModel) weights() (all, products []*Weight) {
 	products = []*Weight{m.Head}
 	for _, l := range m.Layers {
@@ -247,7 +251,7 @@ func (m *DecoderModel) weights() (all, products []*Weight) {
 	return slices.DeleteFunc(all, func(w *Weight) bool { return w == nil }), products
 }
 
-// step queues a step of one token each: the captured one, if the weights are where they were.
+// step queues a step of one token per sequence. It launches the captured step if the weights are where they were at its capture.
 func (d *Decoder) step(s *cuda.Stream) error {
 	d.now.whole, d.now.half = d.now.whole[:0], d.now.half[:0]
 	for _, w := range d.weights {
@@ -271,7 +275,7 @@ func (d *Decoder) step(s *cuda.Stream) error {
 		return c.step.Launch(s)
 	}
 	run := func() error {
-		// The kernels change the states in place, so they get a copy of those before.
+		// The kernels change the states in place, so they get a copy.
 		if err := d.memory[1-d.at].array.CopyOf(s, d.memory[d.at].array); err != nil {
 			return err
 		}
@@ -287,7 +291,7 @@ func (d *Decoder) step(s *cuda.Stream) error {
 			return err
 		}
 	}
-	if !d.began { // the first step loads the kernels, and is the step
+	if !d.began { // the first step loads the kernels, so it runs without a capture
 		err := run()
 		d.began = err == nil
 		return err
@@ -300,7 +304,7 @@ func (d *Decoder) step(s *cuda.Stream) error {
 	return step.Launch(s)
 }
 
-// arrays fetches weights, until the first error.
+// arrays holds the first error of several calls of fetch.
 type arrays struct{ err error }
 
 func fetch[T cuda.Element](a *arrays, w *Weight, get func(*Weight) (cuda.Array[T], error)) (v cuda.Array[T]) {
@@ -350,7 +354,7 @@ func stepOf[T cuda.Activation](d *Decoder, s *cuda.Stream, get func(*Weight) (cu
 	return cuda.Largest(s, d.batch, m.Vocab, d.logits.array, d.ids)
 }
 
-// piece queues the blocks over several tokens of each sequence, for their states alone.
+// piece queues the blocks over several tokens of each sequence, for the states only.
 func piece[T cuda.Activation](d *Decoder, s *cuda.Stream, get func(*Weight) (cuda.Array[T], error)) error {
 	m := &d.model
 	var a arrays

@@ -93,14 +93,14 @@ func TestErrorsNameTheOperand(t *testing.T) {
 	} {
 		switch err := do(); {
 		case want == "" && err != nil:
-			t.Errorf("a block that fits: %v", err)
+			t.Errorf("a block with right operands: %v", err)
 		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
 			t.Errorf("the error is %v, want one that contains %q", err, want)
 		}
 	}
 }
 
-// TestBlockOfEverything: a block with all that is optional has the results and gradients that it should.
+// TestBlockOfEverything checks the shapes of the results and gradients of a block with all optional operands.
 func TestBlockOfEverything(t *testing.T) {
 	c, g := noDevice(), G.NewGraph()
 	f := func(name string, shape ...int) *G.Node { return hostNode(g, name, tensor.Float32, shape...) }
@@ -142,7 +142,7 @@ func TestBlockOfEverything(t *testing.T) {
 	}
 }
 
-// TestHostValues: what lies on the host is no operand of an operator on the device, and the error says so.
+// TestHostValues checks that a value on the host as an operand of an operator on the device is an error that says so.
 func TestHostValues(t *testing.T) {
 	c, g := noDevice(), G.NewGraph()
 	x := G.NodeFromAny(g, tensor.New(tensor.WithShape(1, 2, 4), tensor.Of(tensor.Float32)), G.WithName("x"))
@@ -153,16 +153,17 @@ func TestHostValues(t *testing.T) {
 	m := G.NewTapeMachine(g)
 	defer m.Close()
 	if err := m.RunAll(); err == nil || !strings.Contains(err.Error(), "x has a value *tensor.Dense") {
-		t.Errorf("a tensor of the host: %v", err)
+		t.Errorf("an operand on the host: the error is %v", err)
 	}
 }
 
-// TestZeros: zeros have no memory, sums are the engine's, and a value that a run has overwritten says so.
+// TestZeros checks that tensors of zeros have no memory, that package tensor calls the engine for sums, and that reading an overwritten value
+// is an error.
 func TestZeros(t *testing.T) {
 	c := noDevice()
 	a, b := c.newTensor(tensor.Shape{3}), c.newTensor(tensor.Shape{3})
 	if !a.zero() || a.add(b) != nil || !a.zero() {
-		t.Error("nothing and nothing is something")
+		t.Error("the sum of two tensors of zeros is not a tensor of zeros without memory")
 	}
 	sum, err := tensor.Add(a, b, tensor.UseUnsafe())
 	if err != nil || sum != tensor.Tensor(a) {
@@ -177,6 +178,6 @@ func TestZeros(t *testing.T) {
 	}
 	a.drop()
 	if _, err := a.array(); err == nil || !strings.Contains(err.Error(), "run one machine of a graph at a time") {
-		t.Errorf("a value that was overwritten: %v", err)
+		t.Errorf("the error of reading an overwritten value is %v", err)
 	}
 }

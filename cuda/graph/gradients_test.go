@@ -13,9 +13,9 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// layers are operators on the host or a device.
+// layers builds operators on the host or on a device.
 type layers struct {
-	on      *Context // nil on the host
+	on      *Context // nil for the host
 	g       *G.ExprGraph
 	inputs  G.Nodes
 	targets *G.Node
@@ -28,7 +28,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// input is a value that is differentiated by.
+// input is an input node whose gradient is computed.
 func (l *layers) input(name string, shape ...int) *G.Node {
 	v := make([]float32, tensor.Shape(shape).TotalSize())
 	for i := range v {
@@ -63,7 +63,7 @@ func (l *layers) loss(x, weight *G.Node) *G.Node {
 	return must(l.on.Loss(x, weight, l.targets, -1, cuda.Strict))
 }
 
-// sum is the sum of squares, on the host.
+// sum returns the sum of squares, on the host.
 func (l *layers) sum(x *G.Node) *G.Node {
 	if l.on != nil {
 		x = must(l.on.Download(x))
@@ -71,8 +71,8 @@ func (l *layers) sum(x *G.Node) *G.Node {
 	return must(G.Sum(must(G.Square(x))))
 }
 
-// TestGradientsOfOneResult: a result on a device that several operators read, or that is differentiated several times, has the
-// gradients that it has on the host.
+// TestGradientsOfOneResult checks that a result on a device that several operators read, or that is differentiated several times, has the
+// same gradients as on the host.
 func TestGradientsOfOneResult(t *testing.T) {
 	c, err := On(gputest.Open(t, cuda.Open))
 	if err != nil {
@@ -110,7 +110,7 @@ func TestGradientsOfOneResult(t *testing.T) {
 				}
 				vm := G.NewTapeMachine(l.g)
 				defer vm.Close()
-				for range 2 { // again in the memory of the first run
+				for range 2 { // the second run reuses the memory of the first
 					vm.Reset()
 					if wrong[i] = vm.RunAll(); wrong[i] != nil {
 						break
@@ -139,8 +139,7 @@ func TestGradientsOfOneResult(t *testing.T) {
 	}
 }
 
-// TestDifferentiatedTwice: an operator with two operators of gradients, as whoever calls SymDiff can make, has both right, or there is
-// an error when the second is made.
+// TestDifferentiatedTwice calls SymDiff twice for one operator. Either both gradients are right, or the second call returns an error.
 func TestDifferentiatedTwice(t *testing.T) {
 	c, err := On(gputest.Open(t, cuda.Open))
 	if err != nil {
@@ -185,13 +184,13 @@ func TestDifferentiatedTwice(t *testing.T) {
 					grad := must(c.Upload(G.NodeFromAny(l.g, by, G.WithName([]string{"one", "two"}[k]))))
 					grads, err := y.Op().(G.SDOp).SymDiff(in, y, grad)
 					if err != nil {
-						if k == 1 && name == "loss" && strings.Contains(err.Error(), "asked for twice, want once") {
+						if k == 1 && name == "loss" && strings.Contains(err.Error(), "computed twice, want once") {
 							return
 						}
 						t.Fatal(err)
 					}
 					if k == 1 && name == "loss" {
-						t.Fatal("a second gradient of what backward overwrites: no error")
+						t.Fatal("the second SymDiff of an operator whose backward pass overwrites kept values: no error")
 					}
 					for _, n := range grads {
 						if n != nil {

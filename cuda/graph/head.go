@@ -10,7 +10,10 @@ import (
 	"github.com/gomamba/mamba/internal/node"
 )
 
-// Logits is x·weightᵀ on a device: x (batch, length, width), weight (vocabulary, width), to (batch, length, vocabulary).
+// Logits returns x·weightᵀ on a device: x (batch, length, width), weight (vocabulary, width), and the result (batch, length, vocabulary).
+// Both operands have gradients.
+//
+// Errors: an operand that is missing or of another shape.
 func (c *Context) Logits(x, weight *G.Node, p cuda.Precision) (*G.Node, error) {
 	in := operands{{"x", onDevice, x}, {"weight", onDevice, weight}}
 	f, err := newHead("logits", in, p)
@@ -25,7 +28,7 @@ func (c *Context) Logits(x, weight *G.Node, p cuda.Precision) (*G.Node, error) {
 	return n[0], nil
 }
 
-// head is the product that makes logits.
+// head is the matrix product that computes logits.
 type head struct {
 	rows, width, vocabulary int
 	precision               cuda.Precision
@@ -42,7 +45,7 @@ func newHead(what string, in operands, p cuda.Precision) (h head, err error) {
 	return head{s[0] * s[1], s[2], w[0], p}, nil
 }
 
-// halves returns operands in bfloat16.
+// halves returns operands in bfloat16: the copy of a weight, or a new array that free frees.
 func halves(s *cuda.Stream, list ...operand) (half []cuda.Array[cuda.BFloat16], free func(), err error) {
 	var work []cuda.Array[cuda.BFloat16]
 	free = func() {
@@ -74,16 +77,17 @@ func halves(s *cuda.Stream, list ...operand) (half []cuda.Array[cuda.BFloat16], 
 	return half, free, nil
 }
 
-// padded is how far apart rows of logits lie that nobody sees: a multiple of 16 bytes, without which tensor cores read slowly.
+// padded returns the row stride of logits that no user sees, in elements. It makes a row a multiple of 16 bytes; tensor cores read other
+// rows slowly.
 func (h head) padded() int { return (h.vocabulary + 7) / 8 * 8 }
 
-// product writes the logits of x, of type C, into rows that are stride apart.
+// product writes the logits of x into to, whose rows are stride elements apart.
 func product[C, T cuda.Activation](s *cuda.Stream, h head, x, weight cuda.Array[T], to cuda.Array[C], stride int) error {
 	return cuda.MatMul(s, h.precision, h.rows, h.vocabulary, h.width, cuda.Matrix[T]{Data: x, Stride: h.width},
 		cuda.Matrix[T]{Data: weight, Stride: h.width, Transposed: true}, 0, cuda.Matrix[C]{Data: to, Stride: stride})
 }
 
-// backward writes the gradients of x and weight, from that of the logits.
+// backward computes the gradients of x and weight from the gradient of the logits.
 func (h head) backward(s *cuda.Stream, x, weight operand, dy, dx, dweight cuda.Array[float32]) error {
 	if h.precision != cuda.BF16 {
 		return gradientsOf(s, h, x.Array, weight.Array, dy, h.vocabulary, dx, dweight)
@@ -96,8 +100,8 @@ func (h head) backward(s *cuda.Stream, x, weight operand, dy, dx, dweight cuda.A
 	return gradientsOf(s, h, half[0], half[1], half[2], h.vocabulary, dx, dweight)
 }
 
-// gradientsOf writes the gradients of x and weight. The vocabulary is gone through in two parts, the first a multiple of eight:
-// tensor cores take no other along the rows of dy, and cuBLAS falls back to kernels of a fifth of their speed.
+// gradientsOf computes the gradients of x and weight from dy. It divides the vocabulary into two parts, the first a multiple of eight.
+// Without this cuBLAS does not use tensor cores along the rows of dy, and its other kernels have a fifth of their speed.
 func gradientsOf[T cuda.Activation](s *cuda.Stream, h head, x, weight, dy cuda.Array[T], stride int, dx, dweight cuda.Array[float32]) error {
 	whole := h.vocabulary / 8 * 8
 	for _, part := range [][2]int{{0, whole}, {whole, h.vocabulary}} {
@@ -144,7 +148,11 @@ func (f logits) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[f
 	return f.head.backward(s, in[0], in[1], dout[0], grad[0], grad[1])
 }
 
-// Loss is op.CrossEntropy of the Logits of x against targets (batch, length) of int on the host; a scalar, on the host too.
+// Loss returns op.CrossEntropy of the Logits of x and weight: targets (batch, length) are of int on the host, and the result is a scalar on
+// the host. x and weight have gradients.
+//
+// Errors: an operand that is missing, or of another type or shape; and when the graph runs, a target that is neither in the vocabulary nor
+// equal to ignore.
 func (c *Context) Loss(x, weight, targets *G.Node, ignore int, p cuda.Precision) (*G.Node, error) {
 	in := operands{{"x", onDevice, x}, {"weight", onDevice, weight}, {"targets", onHost, targets}}
 	f, err := newHead("loss", in, p)
@@ -170,9 +178,9 @@ func (f *loss) String() string {
 	return fmt.Sprintf("loss{ignore: %d, precision: %v}", f.ignore, f.precision)
 }
 func (f *loss) differentiable() []bool { return []bool{true, true, false} }
-func (f *loss) overwritesKept()        {} // the logits become their gradient
+func (f *loss) overwritesKept()        {} // backward replaces the logits by their gradient
 
-// lossKept are the logits, in rows of padded, and what a row of them needs to become its gradient.
+// lossKept holds what the gradient needs: the logits, with a row stride of padded, the state of CrossEntropyForward, and the targets.
 type lossKept[T cuda.Activation] struct {
 	logits  cuda.Array[T]
 	state   cuda.Array[float32]

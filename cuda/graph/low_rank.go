@@ -9,8 +9,10 @@ import (
 	"github.com/gomamba/mamba/cuda"
 )
 
-// LowRank is op.LowRank on a device: weight + scale·b·a, of weight (out, in), a (rank, in) and b (out, rank), in strict float32. A
-// weight that is frozen has no gradient, which would be as large as the weight.
+// LowRank is op.LowRank on a device: weight + scale·b·a, with weight (out, in), a (rank, in), b (out, rank), and the result (out, in). It
+// computes in strict float32. If frozen is true the weight has no gradient, which saves memory of the weight's size.
+//
+// Errors: an operand that is missing or of another shape; a scale that is not finite.
 func (c *Context) LowRank(weight, a, b *G.Node, scale float64, frozen bool) (*G.Node, error) {
 	in := operands{{"weight", onDevice, weight}, {"a", onDevice, a}, {"b", onDevice, b}}
 	if err := in.check("low rank"); err != nil {

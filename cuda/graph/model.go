@@ -9,7 +9,9 @@ import (
 	"github.com/gomamba/mamba/cuda"
 )
 
-// RMSNorm is op.RMSNorm on a device: x (batch, length, width), weight (width).
+// RMSNorm is op.RMSNorm on a device: x (batch, length, width), weight (width), and the result has x's shape. Both operands have gradients.
+//
+// Errors: an operand that is missing or of another shape.
 func (c *Context) RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 	in := operands{{"x", onDevice, x}, {"weight", onDevice, weight}}
 	if err := in.check("RMS norm"); err != nil {
@@ -26,7 +28,7 @@ func (c *Context) RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 	return n[0], nil
 }
 
-// check reports an operand that is missing.
+// check returns an error if an operand is missing.
 func (in operands) check(what string) error {
 	for _, x := range in {
 		if x.node == nil {
@@ -52,7 +54,7 @@ func (f norm) backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[flo
 	return cuda.RMSNormBackward(s, f.rows, f.width, f.eps, in[0].Array, in[1].Array, dout[0], cuda.Array[float32]{}, grad[0], grad[1])
 }
 
-// nothing is what a function keeps that needs nothing but its operands.
+// nothing returns the kept values of a function whose backward needs only the operands: empty ones, or nil if nothing is to be kept.
 func nothing(keep bool) *kept {
 	if !keep {
 		return nil
@@ -60,8 +62,11 @@ func nothing(keep bool) *kept {
 	return new(kept)
 }
 
-// Embedding is op.Embedding on a device: the rows of weight (vocabulary, width) of ids (batch, length) of int on the host. It
-// also hands the weight on, for a head that is tied to it: their gradients are then one.
+// Embedding is op.Embedding on a device: weight (vocabulary, width), ids (batch, length) of int on the host, and the result x (batch, length,
+// width). The second result, tied, is the weight itself. Use it as the weight of a tied head: then one operator adds both gradients of the
+// weight.
+//
+// Errors: an operand that is missing, or of another type or shape; and when the graph runs, an id outside the vocabulary.
 func (c *Context) Embedding(weight, ids *G.Node) (x, tied *G.Node, err error) {
 	in := operands{{"weight", onDevice, weight}, {"ids", onHost, ids}}
 	if err := in.check("embedding"); err != nil {
@@ -85,7 +90,7 @@ func (f *embedding) String() string         { return "embedding" }
 func (f *embedding) differentiable() []bool { return []bool{true, false} }
 func (f *embedding) passed() (int, int)     { return 1, 0 }
 
-// small returns ints as the device takes them, all of them 0 to below-1, or also.
+// small converts ints to int32. It returns an error if an element is neither in 0 to below-1 nor equal to also.
 func small(ints []int, name string, below, also int) ([]int32, error) {
 	v := make([]int32, len(ints))
 	for i, x := range ints {

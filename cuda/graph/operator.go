@@ -15,20 +15,20 @@ import (
 	"github.com/gomamba/mamba/internal/node"
 )
 
-// function is what is particular to an operator; operator, gradients, view and scatter make Gorgonia's operators of it, as in
-// package op.
+// function defines one operator. The types operator, gradients, view and scatter turn a function into Gorgonia's operators, as in package
+// op.
 type function interface {
-	// String is the operator's name with every parameter that changes its result.
+	// String returns the operator's name with every parameter that changes its result.
 	String() string
-	// differentiable tells which operands have a gradient.
+	// differentiable reports for each operand whether it has a gradient.
 	differentiable() []bool
-	// forward queues the writing of every result. If keep, it returns what backward needs besides.
+	// forward queues kernels that write every result. If keep is true, it also returns the values that backward needs.
 	forward(s *cuda.Stream, in []operand, out []cuda.Array[float32], keep bool) (*kept, error)
-	// backward queues the writing of every gradient that is there. That of a result which nobody reads is absent.
+	// backward queues kernels that write every gradient that is not absent. The gradient dout of a result that is not used is absent.
 	backward(s *cuda.Stream, in []operand, dout, grad []cuda.Array[float32], values any) error
 }
 
-// operand is a value as a function takes it; the zero operand is an absent one.
+// operand is a value in the form that a function takes. The zero operand is an absent optional operand.
 type operand struct {
 	cuda.Array[float32]
 	weight *Weight
@@ -36,13 +36,13 @@ type operand struct {
 	ints   []int
 }
 
-// place is where an operator's operand or result is.
+// place is where the value of an operand is.
 type place int
 
 const (
 	onDevice place = iota // a Tensor or Weight
 	onHost                // a tensor of int
-	asStarts              // marks
+	asStarts              // marks, a result of Starts
 )
 
 type slot struct {
@@ -60,20 +60,20 @@ func (s slot) dtype() tensor.Dtype {
 	return tensor.Int
 }
 
-// operands are an operator's operands as nodes, nil where absent.
+// operands holds an operator's operands as nodes, nil for absent ones.
 type operands []struct {
 	name  string
 	place place
 	node  *G.Node
 }
 
-// passes is a function one of whose results is an operand, handed on.
+// passes is a function that returns one of its operands as one of its results.
 type passes interface {
-	// passed is the number of the result and that of the operand; the gradient of the result comes as one to start from.
+	// passed returns the indices of the result and the operand. The function adds its own gradient to the gradient of this result.
 	passed() (result, operand int)
 }
 
-// overwrites is a function whose backward writes over the values that forward kept, so that it can be differentiated only once.
+// overwrites is a function whose backward overwrites the values that forward kept, so it can be differentiated only once.
 type overwrites interface{ overwritesKept() }
 
 // operator runs a function forward.
@@ -82,7 +82,7 @@ type operator struct {
 	f       function
 	in      []slot
 	out     []tensor.Shape
-	readers atomic.Int32 // operators that compute gradients
+	readers atomic.Int32 // number of gradients operators that read the result
 	last    *Tensor      // the result of the last run
 }
 
@@ -162,7 +162,7 @@ func hashcode(o G.Op) uint32 {
 	return h.Sum32()
 }
 
-// Do queues the operator and returns its result, which lies where the last one did.
+// Do frees the result of the last run, queues the operator and returns its result.
 func (o *operator) Do(values ...G.Value) (G.Value, error) {
 	var t *Tensor
 	err := o.context.Do(func(s *cuda.Stream) error {
@@ -190,7 +190,7 @@ func (o *operator) Do(values ...G.Value) (G.Value, error) {
 	return t, nil
 }
 
-// passed returns for each result the operand that is handed on as it, nil for those with memory of their own.
+// passed returns for each result the operand that is returned as this result, nil for results with memory of their own.
 func (o *operator) passed(in []operand) []*operand {
 	passed := make([]*operand, len(o.out))
 	if p, ok := o.f.(passes); ok {
@@ -201,7 +201,7 @@ func (o *operator) passed(in []operand) []*operand {
 	return passed
 }
 
-// results returns a value for results of those shapes, and their memory; the context is locked.
+// results returns a tensor for results of the given shapes, and their arrays. The context must be locked.
 func (c *Context) results(shapes []tensor.Shape, passed []*operand) (*Tensor, []cuda.Array[float32], error) {
 	var parts []*Tensor
 	arrays := make([]cuda.Array[float32], len(shapes))
@@ -229,7 +229,7 @@ func (c *Context) results(shapes []tensor.Shape, passed []*operand) (*Tensor, []
 	return t, arrays, nil
 }
 
-// operands returns the values as operands, in the function's slots; the context is locked.
+// operands returns the values as the function's operands, with zero operands for absent ones. The context must be locked.
 func (o *operator) operands(values []G.Value) ([]operand, error) {
 	if len(values) != o.Arity() {
 		return nil, fmt.Errorf("%d operands, want %d", len(values), o.Arity())
@@ -248,7 +248,7 @@ func (o *operator) operands(values []G.Value) ([]operand, error) {
 	return in, nil
 }
 
-// operandOf returns a value as an operand. The errors continue a sentence that begins with the operand's name.
+// operandOf returns a value as an operand. The text of an error continues a sentence that begins with the operand's name.
 func (c *Context) operandOf(v G.Value, at place, shape tensor.Shape) (o operand, err error) {
 	switch v := v.(type) {
 	case *Tensor:
@@ -276,8 +276,8 @@ func (c *Context) operandOf(v G.Value, at place, shape tensor.Shape) (o operand,
 	case nil:
 		return o, fmt.Errorf("has no value")
 	}
-	return o, fmt.Errorf("has a value %T of %v %v, want one of shape %v %s %s", v, v.Dtype(), v.Shape(), shape,
-		[]string{"on", "not on", "of starts on"}[at], c.device.Name())
+	return o, fmt.Errorf("has a value %T of %v %v, want a value of shape %v %s %s", v, v.Dtype(), v.Shape(), shape,
+		[]string{"on", "of int on the host, not on", "that Starts has copied to"}[at], c.device.Name())
 }
 
 func (o *operator) DiffWRT(int) []bool {
@@ -290,10 +290,10 @@ func (o *operator) DiffWRT(int) []bool {
 	return with
 }
 
-// SymDiff adds one operator that computes all gradients, and a view of it for each operand.
+// SymDiff adds one operator that computes all gradients, and a view of its result for each operand with a gradient.
 func (o *operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
 	if _, once := o.f.(overwrites); o.readers.Add(1) > 1 && once {
-		return nil, fmt.Errorf("graph: %v: the gradient is asked for twice, want once: add the costs up", o.f)
+		return nil, fmt.Errorf("graph: %v: the gradient is computed twice, want once: add the losses and differentiate their sum", o.f)
 	}
 	packed, err := node.Apply(&gradients{of: o}, append(slices.Clone(in), grad, output)...)
 	if err != nil {
@@ -326,11 +326,11 @@ func (o *operator) gradientShapes() (shapes []tensor.Shape) {
 
 var errLisp = fmt.Errorf("graph: the lisp machine does not run on a device: use gorgonia.Grad and a tape machine")
 
-// DoDiff is an error: without it the lisp machine would give zero gradients.
+// DoDiff returns an error. Without this method the lisp machine would give zero gradients without an error.
 func (o *operator) DoDiff(G.ExecutionContext, G.Nodes, *G.Node) error { return errLisp }
 
-// gradients runs a function backward. Its operands are those of the operator, the gradient of its result, and the result
-// itself, for what is kept.
+// gradients runs a function backward. Its operands are the operator's operands, the gradient of the operator's result, and the result itself,
+// which carries the kept values.
 type gradients struct {
 	of   *operator
 	last *Tensor
@@ -392,7 +392,7 @@ func (o *gradients) run(s *cuda.Stream, values []G.Value) (*Tensor, error) {
 	each := []*Tensor{grad}
 	if len(o.of.out) > 1 {
 		if each = grad.parts; each == nil {
-			each = make([]*Tensor, len(o.of.out)) // zero
+			each = make([]*Tensor, len(o.of.out)) // nil stands for zero
 		}
 	}
 	dout := make([]cuda.Array[float32], len(each))
@@ -409,7 +409,7 @@ func (o *gradients) run(s *cuda.Stream, values []G.Value) (*Tensor, error) {
 		k = output.kept.Swap(nil)
 	}
 	if k == nil {
-		return nil, fmt.Errorf("the values that the forward pass kept are gone: each run of the machine can be differentiated once")
+		return nil, fmt.Errorf("the values that the forward pass kept are gone, want one backward pass for each forward pass")
 	}
 	if o.of.readers.Load() == 1 {
 		defer k.release()
@@ -427,6 +427,6 @@ func (o *gradients) run(s *cuda.Stream, values []G.Value) (*Tensor, error) {
 		}
 	}
 	err = o.of.f.backward(s, in, dout, into, k.values)
-	grad.drop() // nobody else reads it: every value on the device has one reader
+	grad.drop() // no other operator reads it: every gradient on the device has one reader
 	return t, err
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/internal/node"
 )
 
-// views returns a node for each of several values in one.
+// views returns a node for each of several tensors that are packed in one value.
 func views(packed *G.Node, shapes []tensor.Shape) (G.Nodes, error) {
 	nodes := make(G.Nodes, len(shapes))
 	for i := range shapes {
@@ -24,7 +24,7 @@ func views(packed *G.Node, shapes []tensor.Shape) (G.Nodes, error) {
 	return nodes, nil
 }
 
-// part is one of several values in one.
+// part describes one of several tensors that are packed in one value.
 type part struct {
 	i      int
 	shapes []tensor.Shape
@@ -33,7 +33,7 @@ type part struct {
 func (p part) whole() hm.Type { return typeOf(tensor.Float32, resultShape(p.shapes)) }
 func (p part) only() hm.Type  { return typeOf(tensor.Float32, p.shapes[p.i]) }
 
-// view is a part.
+// view returns one part of a packed value.
 type view struct{ part }
 
 func (v *view) Arity() int                                     { return 1 }
@@ -52,7 +52,7 @@ func (v *view) DoDiff(G.ExecutionContext, G.Nodes, *G.Node) error { return errLi
 func (v *view) Do(values ...G.Value) (G.Value, error) {
 	t, ok := values[0].(*Tensor)
 	if !ok || len(t.parts) != len(v.shapes) {
-		return nil, fmt.Errorf("graph: %v: of a %T, want %d tensors on a device", v, values[0], len(v.shapes))
+		return nil, fmt.Errorf("graph: %v: the operand is a %T, want %d tensors on a device", v, values[0], len(v.shapes))
 	}
 	return t.parts[v.i], nil
 }
@@ -65,7 +65,7 @@ func (v *view) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
 	return G.Nodes{n}, nil
 }
 
-// scatter is the derivative of view: several values of which all but one are zero.
+// scatter is the derivative of view. It returns a packed value whose parts are zero, except one that is the gradient.
 type scatter struct {
 	part
 	last *Tensor
@@ -89,7 +89,7 @@ func (s *scatter) SymDiff(G.Nodes, *G.Node, *G.Node) (G.Nodes, error) {
 func (s *scatter) Do(values ...G.Value) (G.Value, error) {
 	grad, ok := values[0].(*Tensor)
 	if !ok {
-		return nil, fmt.Errorf("graph: %v: of a %T, want a tensor on a device", s, values[0])
+		return nil, fmt.Errorf("graph: %v: the operand is a %T, want a tensor on a device", s, values[0])
 	}
 	c := grad.context
 	c.mu.Lock()

@@ -12,7 +12,7 @@ import (
 	"github.com/gomamba/mamba/internal/node"
 )
 
-// scalar brings the only number of a tensor to the host; spread is its derivative.
+// scalar copies the only number of a tensor to the host. Its derivative is spread, which copies a number to the device.
 type scalar struct{ context *Context }
 
 func (o *scalar) Arity() int                                     { return 1 }
@@ -39,7 +39,7 @@ func (o *scalar) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
 func (o *scalar) Do(values ...G.Value) (G.Value, error) {
 	t, ok := values[0].(*Tensor)
 	if !ok || t.Size() != 1 {
-		return nil, fmt.Errorf("graph: %v: of a %T %v, want one number on a device", o, values[0], values[0].Shape())
+		return nil, fmt.Errorf("graph: %v: the operand is a %T of shape %v, want one number on a device", o, values[0], values[0].Shape())
 	}
 	d, err := t.ToHost()
 	if err != nil {
@@ -74,7 +74,7 @@ func (o *spread) SymDiff(G.Nodes, *G.Node, *G.Node) (G.Nodes, error) {
 func (o *spread) Do(values ...G.Value) (G.Value, error) {
 	v, ok := values[0].Data().(float32)
 	if !ok {
-		return nil, fmt.Errorf("graph: %v: of a %T, want a number of float32", o, values[0])
+		return nil, fmt.Errorf("graph: %v: the operand is a %T, want a number of float32", o, values[0])
 	}
 	err := o.context.Do(func(s *cuda.Stream) (err error) {
 		o.last.drop()

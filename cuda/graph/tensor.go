@@ -14,15 +14,15 @@ import (
 	"github.com/gomamba/mamba/cuda"
 )
 
-// buffer is memory of the device that several values may share. It goes back to the stream when nobody holds it, or, since
-// Gorgonia drops values without a word, when nobody can reach it.
+// buffer is device memory that several values may share. It is freed when the last reference is released, or, since Gorgonia drops values
+// without notice, after the garbage collector has found it.
 type buffer struct {
 	array cuda.Array[float32]
 	refs  atomic.Int32
 	undo  runtime.Cleanup
 }
 
-// newBuffer takes memory of n elements; the context is locked.
+// newBuffer allocates a buffer of n elements with one reference. The context must be locked.
 func (c *Context) newBuffer(n int) (*buffer, error) {
 	a, err := cuda.NewArray[float32](c.stream, n)
 	if err != nil {
@@ -41,28 +41,28 @@ func (b *buffer) release() {
 	}
 }
 
-// Tensor is numbers of float32 in a device's memory, a value of Gorgonia's. It is a tensor.Tensor as far as Gorgonia's machines
-// need it: they add gradients up, which is done on the device. Everything else that a tensor can do is an error.
+// Tensor is a Gorgonia value: numbers of float32 in a device's memory. It implements as much of tensor.Tensor as Gorgonia's machines need.
+// They add gradients, which is done on the device. Other operations return errors.
 type Tensor struct {
-	*tensor.Dense // nothing: it is here for the methods of tensor.Tensor that nobody outside can write
+	*tensor.Dense // shell; it provides the unexported methods of tensor.Tensor
 	context       *Context
 	shape         tensor.Shape
-	buffer        *buffer             // nil for zeros, which take no memory, and for an alias
+	buffer        *buffer             // nil for zeros, which take no memory, and if alias is set
 	alias         cuda.Array[float32] // memory of another value
-	weight        *Weight             // whose memory it is, if it is a weight's
-	parts         []*Tensor           // of several values in one, nil for zeros
+	weight        *Weight             // the weight whose memory alias is, if any
+	parts         []*Tensor           // the tensors of a packed value; a nil element is zero
 	kept          atomic.Pointer[kept]
 	gone          bool
 }
 
-// kept is what a forward pass leaves for the backward one.
+// kept holds the values that a forward pass keeps for the backward pass.
 type kept struct {
 	values any
-	free   func() // nil if there is no memory of the device
+	free   func() // frees the values' device memory; nil if they have none
 	undo   runtime.Cleanup
 }
 
-// release frees what is kept; the context is locked.
+// release frees the kept values. The context must be locked.
 func (k *kept) release() {
 	if k.free != nil {
 		k.undo.Stop()
@@ -70,7 +70,7 @@ func (k *kept) release() {
 	}
 }
 
-// shell is nothing with our engine, so that package tensor asks that for sums.
+// shell is an empty Dense that carries our engine, so that package tensor calls the engine for sums.
 var shell = func() *tensor.Dense {
 	d := tensor.New(tensor.Of(tensor.Float32), tensor.WithShape(1))
 	tensor.WithEngine(engine{})(d)
@@ -83,7 +83,7 @@ func (c *Context) newTensor(shape tensor.Shape) *Tensor {
 	return &Tensor{Dense: shell, context: c, shape: shape.Clone()}
 }
 
-// allocate returns a tensor with memory; the context is locked.
+// allocate returns a tensor with memory of its own. The context must be locked.
 func (c *Context) allocate(shape tensor.Shape) (*Tensor, error) {
 	t := c.newTensor(shape)
 	var err error
@@ -91,7 +91,7 @@ func (c *Context) allocate(shape tensor.Shape) (*Tensor, error) {
 	return t, err
 }
 
-// drop gives the tensor's memory back, if nobody else holds it; the context is locked.
+// drop releases the tensor's memory and kept values. Reading the tensor is an error afterwards. The context must be locked.
 func (t *Tensor) drop() {
 	if t == nil {
 		return
@@ -106,7 +106,7 @@ func (t *Tensor) drop() {
 	}
 }
 
-// share returns another tensor of the same memory.
+// share returns another tensor with the same memory.
 func (t *Tensor) share() *Tensor {
 	if t == nil {
 		return nil
@@ -119,7 +119,7 @@ func (t *Tensor) share() *Tensor {
 	return s
 }
 
-// array returns the tensor's memory, made of zeros if there is none yet; the context is locked.
+// array returns the tensor's memory. If a tensor of zeros has none yet, array allocates it. The context must be locked.
 func (t *Tensor) array() (cuda.Array[float32], error) {
 	switch {
 	case t.gone:
@@ -137,12 +137,12 @@ func (t *Tensor) array() (cuda.Array[float32], error) {
 	return b.array, b.array.Fill(t.context.stream, 0)
 }
 
-// zero reports whether the tensor is zero without memory.
+// zero reports whether the tensor stands for zeros without memory.
 func (t *Tensor) zero() bool {
 	return t == nil || !t.gone && t.buffer == nil && t.alias.Absent() && t.parts == nil
 }
 
-// add adds v; the context is locked.
+// add adds v to t. The context must be locked.
 func (t *Tensor) add(v *Tensor) error {
 	if v.zero() {
 		return nil
@@ -165,7 +165,7 @@ func (t *Tensor) add(v *Tensor) error {
 		return nil
 	}
 	if t.zero() && v.buffer != nil {
-		v.buffer.refs.Add(1) // the sum is v
+		v.buffer.refs.Add(1) // zero + v shares v's memory
 		t.buffer = v.buffer
 		return nil
 	}
@@ -178,7 +178,7 @@ func (t *Tensor) add(v *Tensor) error {
 		return err
 	}
 	to := t.buffer
-	if to == nil || to.refs.Load() > 1 { // others hold what t was
+	if to == nil || to.refs.Load() > 1 { // other tensors share t's memory, so the sum needs memory of its own
 		if to, err = t.context.newBuffer(t.shape.TotalSize()); err != nil {
 			return err
 		}
@@ -193,7 +193,7 @@ func (t *Tensor) add(v *Tensor) error {
 	return nil
 }
 
-// ToHost copies the tensor to the host.
+// ToHost returns a copy of the tensor on the host.
 func (t *Tensor) ToHost() (*tensor.Dense, error) {
 	d := tensor.New(tensor.Of(tensor.Float32), tensor.WithShape(t.shape.Clone()...))
 	if t.zero() {
@@ -208,10 +208,11 @@ func (t *Tensor) ToHost() (*tensor.Dense, error) {
 	})
 }
 
-// Array is the tensor's memory. Use it inside the context's Do, and until the operator that made the tensor runs again.
+// Array returns the tensor's device memory. Call it and use the array inside the context's Do, before the operator that made the tensor runs
+// again.
 func (t *Tensor) Array() (cuda.Array[float32], error) { return t.array() }
 
-// What follows is Gorgonia's idea of a value.
+// The methods below implement gorgonia.Value and tensor.Tensor.
 
 func (t *Tensor) Shape() tensor.Shape           { return t.shape }
 func (t *Tensor) Dims() int                     { return t.shape.Dims() }
@@ -233,18 +234,19 @@ func (t *Tensor) String() string {
 }
 func (t *Tensor) Eq(other any) bool { return t == other }
 
-// IsView, IsMaterializable and Materialize are what makes a tensor.View, which package tensor would replace by its Dense.
+// IsView, IsMaterializable and Materialize override the methods of the embedded Dense. With those, package tensor would take the tensor for a
+// view and replace it by the Dense.
 func (t *Tensor) IsView() bool               { return false }
 func (t *Tensor) IsMaterializable() bool     { return false }
 func (t *Tensor) Materialize() tensor.Tensor { return t }
 
-// Data copies the tensor to the host: a []float32, of numbers that are none where that fails.
+// Data returns a copy of the tensor's elements on the host, a []float32. If the copy fails, all elements are NaN.
 func (t *Tensor) Data() any { return t.Clone().(*tensor.Dense).Data() }
 
-// Clone copies the tensor to the host, for gorgonia.Read.
+// Clone returns a copy of the tensor on the host, as gorgonia.Read needs it. If the copy fails, all elements are NaN.
 func (t *Tensor) Clone() any {
 	d, err := t.ToHost()
-	if err != nil { // there is no way to return it, and the next operator on the device has it too
+	if err != nil { // Clone cannot return the error, but the next operator on the device will
 		for i := range floats(d) {
 			floats(d)[i] = float32(math.NaN())
 		}
@@ -252,7 +254,7 @@ func (t *Tensor) Clone() any {
 	return d
 }
 
-// Zero makes the tensor zero, which takes no memory.
+// Zero sets the tensor to zero and releases its memory.
 func (t *Tensor) Zero() {
 	t.context.mu.Lock()
 	defer t.context.mu.Unlock()
@@ -276,22 +278,22 @@ func (t *Tensor) ReadNpy(io.Reader) error                             { return e
 func (t *Tensor) GobEncode() ([]byte, error)                          { return nil, errOnDevice }
 func (t *Tensor) GobDecode([]byte) error                              { return errOnDevice }
 
-// engine is what Gorgonia finds behind a Tensor. It adds; there is nothing else that it is asked for.
+// engine is the tensor.Engine of a Tensor. It implements addition, the only operation that Gorgonia asks for.
 type engine struct{ context *Context }
 
 var _ tensor.Adder = engine{}
 
-// Add adds two tensors of the device, in place where that is asked for.
+// Add returns the sum of two tensors on one device, in place if the options ask for it.
 func (e engine) Add(a, b tensor.Tensor, opts ...tensor.FuncOpt) (tensor.Tensor, error) {
 	x, ok := a.(*Tensor)
 	y, ok2 := b.(*Tensor)
 	if !ok || !ok2 || x.context != y.context || !x.shape.Eq(y.shape) {
-		return nil, fmt.Errorf("graph: sum of %T %v and %T %v, want two tensors of one device and shape", a, a.Shape(), b, b.Shape())
+		return nil, fmt.Errorf("graph: sum of a %T of shape %v and a %T of shape %v, want two tensors of one shape on one device", a, a.Shape(), b, b.Shape())
 	}
 	e.context.mu.Lock()
 	defer e.context.mu.Unlock()
 	e.context.bury()
-	// Several values in one come of a scatter, whose result nothing but this sum reads, and which gives the memory back.
+	// A packed value is the result of a scatter. Only this sum reads it, so adding in place is safe, and the scatter releases the memory.
 	if o := tensor.ParseFuncOpts(opts...); o.Safe() && x.parts == nil {
 		x = x.share()
 	}

@@ -13,9 +13,11 @@ import (
 )
 
 // Upload returns a node with the value of x on the device. x is a tensor of float32 on the host. The derivative of Upload is Download.
+// Errors: an x that is missing, a scalar, or of another type.
 func (c *Context) Upload(x *G.Node) (*G.Node, error) { return c.transfer(x, true) }
 
-// Download returns a node with the value of x on the host. The value of x is on the device. The derivative of Download is Upload.
+// Download returns a node with the value of x on the host. The value of x is on the device. The derivative of Download is Upload. Its
+// errors are those of Upload.
 func (c *Context) Download(x *G.Node) (*G.Node, error) { return c.transfer(x, false) }
 
 func (c *Context) transfer(x *G.Node, up bool) (*G.Node, error) {
@@ -71,7 +73,7 @@ func (t *transfer) Do(values ...G.Value) (G.Value, error) {
 	if !t.up {
 		x, ok := values[0].(*Tensor)
 		if !ok || !x.shape.Eq(t.shape) {
-			return nil, fmt.Errorf("graph: download: a %T of shape %v, want a tensor of shape %v on a device", values[0], values[0].Shape(), t.shape)
+			return nil, fmt.Errorf("graph: download: x is a %T of shape %v, want a tensor of shape %v on a device", values[0], values[0].Shape(), t.shape)
 		}
 		d, err := x.ToHost()
 		if err != nil {
@@ -100,10 +102,10 @@ func (t *transfer) Do(values ...G.Value) (G.Value, error) {
 func hostOf(v G.Value, shape tensor.Shape) ([]float32, error) {
 	t, ok := v.(tensor.Tensor)
 	if _, device := v.(*Tensor); !ok || device || !v.Shape().Eq(shape) || v.Dtype() != tensor.Float32 {
-		return nil, fmt.Errorf("a %T of %v %v, want a tensor of float32 and shape %v on the host", v, v.Dtype(), v.Shape(), shape)
+		return nil, fmt.Errorf("x is a %T of %v %v, want a tensor of float32 and shape %v on the host", v, v.Dtype(), v.Shape(), shape)
 	}
 	d, ok := t.(*tensor.Dense)
-	if !ok { // a tensor with something besides
+	if !ok { // a type that embeds a Dense, such as op's keeping
 		d = t.Clone().(*tensor.Dense)
 	}
 	if d.RequiresIterator() || !d.DataOrder().IsRowMajor() || d.DataOrder().IsTransposed() {
@@ -117,10 +119,11 @@ func hostOf(v G.Value, shape tensor.Shape) ([]float32, error) {
 }
 
 // Starts returns a node with the marks of sequence starts on the device, for the operators that take them. start has shape (batch,
-// length), of int or float32, on the host; a number other than 0 marks a start.
+// length), of int or float32, on the host; a number other than 0 marks a start. Errors: a start that is missing, or of another type or
+// shape.
 func (c *Context) Starts(start *G.Node) (*G.Node, error) {
 	if start == nil || start.Shape().Dims() != 2 || start.Dtype() != tensor.Int && start.Dtype() != tensor.Float32 {
-		return nil, fmt.Errorf("graph: Start is %v, want (batch, length) of int or float32", start)
+		return nil, fmt.Errorf("graph: Start is %v, want a node of shape (batch, length) of int or float32", start)
 	}
 	return node.Apply(&starts{context: c, shape: start.Shape().Clone(), of: start.Dtype()}, start)
 }

@@ -35,7 +35,7 @@ func (c *Context) NewWeight(host *tensor.Dense) (*Weight, error) {
 		return nil, err
 	}
 	if host == nil || host.Dtype() != tensor.Float32 || host.IsScalar() || host.RequiresIterator() || !host.DataOrder().IsRowMajor() {
-		return nil, fmt.Errorf("graph: weight: %v, want a tensor of float32, row by row in memory", describe(host))
+		return nil, fmt.Errorf("graph: weight: %v, want a row-major tensor of float32", describe(host))
 	}
 	return &Weight{context: c, host: host, deviceOld: true, halfOld: true}, nil
 }
@@ -153,7 +153,7 @@ func (w *Weight) String() string {
 	return fmt.Sprintf("weight %v of float32 on %s", w.Shape(), w.context.device.Name())
 }
 
-// Data is the value, up to date, on the host; nil if it cannot be copied there.
+// Data returns the elements on the host, up to date, or nil if the copy from the device fails.
 func (w *Weight) Data() any {
 	d, err := w.ToHost()
 	if err != nil {
