@@ -116,7 +116,7 @@ func (l *Attention) apply(x, state *G.Node, withState bool, start *G.Node) (y, n
 	return y, next, err
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (l *Attention) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }
 
 var _ Sequence = (*Attention)(nil)

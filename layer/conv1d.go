@@ -63,5 +63,5 @@ func (l *Conv1D) ApplyWithContext(x, context, start *G.Node) (y, next *G.Node, e
 	return op.CausalConvWithContext(l.inputs(x, context, start), l.cfg)
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (l *Conv1D) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }

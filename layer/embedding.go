@@ -38,5 +38,5 @@ func (l *Embedding) Apply(ids *G.Node) (*G.Node, error) {
 	return op.Embedding(w, ids)
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (l *Embedding) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }

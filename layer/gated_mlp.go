@@ -59,5 +59,5 @@ func (l *GatedMLP) Apply(x *G.Node) (*G.Node, error) {
 	return l.DownProj.Apply(h)
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (l *GatedMLP) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }

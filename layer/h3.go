@@ -145,5 +145,5 @@ func (l *H3) apply(x *G.Node, state H3State, withState bool, start *G.Node) (y *
 	return y, next, err
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (l *H3) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }

@@ -52,5 +52,5 @@ func (l *Linear) Apply(x *G.Node) (*G.Node, error) {
 	return op.Linear(x, w[0], w[1])
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (l *Linear) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }

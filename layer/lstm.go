@@ -81,7 +81,7 @@ func (l *LSTM) ApplyWithState(x, state, start *G.Node) (y, next *G.Node, err err
 	return op.LSTM(op.LSTMInputs{Z: z, Weight: w[1], InitialState: state, Start: start})
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (l *LSTM) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }
 
 var _ Sequence = (*LSTM)(nil)

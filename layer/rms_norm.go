@@ -39,5 +39,5 @@ func (l *RMSNorm) Apply(x *G.Node) (*G.Node, error) {
 	return op.RMSNorm(x, l.Weight.Node(x.Graph()), l.eps)
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (l *RMSNorm) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }

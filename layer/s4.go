@@ -134,7 +134,7 @@ func (l *S4) inputs(x, state, start *G.Node) (in op.S4Inputs, cfg op.S4Config, e
 	return in, op.S4Config{Bilinear: l.bilinear}, nil
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (l *S4) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }
 
 var _ Sequence = (*S4)(nil)

@@ -121,7 +121,7 @@ func (l *S6) inputs(x, state, start *G.Node) (in op.ScanInputs, err error) {
 	}, nil
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (l *S6) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }
 
 var _ Sequence = (*S6)(nil)

@@ -12,7 +12,7 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// forms are the ways in which a block can be computed.
+// forms lists the ways to compute a block.
 var forms = []struct {
 	name string
 	opts []CallOption
@@ -23,9 +23,9 @@ var forms = []struct {
 	{"composed", []CallOption{WithComposed()}},
 }
 
-// BenchmarkBlock compares the forms of a block, forward and in training; with a stack of them, where the values that are
-// kept for the backward pass add up. MB-held is what graph, machine and workspace hold when all is done: run one form at a
-// time for it, since a workspace stays for a while.
+// BenchmarkBlock compares the forms of a block, forward and in training, for one block and for a stack, in which the values kept for the
+// backward pass add up. MB-held is the memory that the graph, the machine and the workspace hold at the end. Run one form at a time to measure
+// it, since the workspace is not freed at once.
 func BenchmarkBlock(b *testing.B) {
 	for _, size := range []struct{ batch, length, width, layers int }{{1, 512, 768, 1}, {8, 512, 256, 4}, {1, 1, 768, 1}} {
 		stack := NewMambaStack(Config{DModel: size.width, NLayer: size.layers})
@@ -68,7 +68,7 @@ func BenchmarkBlock(b *testing.B) {
 	}
 }
 
-// live is the number of bytes in use.
+// live returns the number of bytes in use on the heap.
 func live() int {
 	var m runtime.MemStats
 	runtime.GC()

@@ -128,7 +128,7 @@ func (b *MambaBlock) compose(x *G.Node, state LayerState, withState bool, c call
 	return y, next, err
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (b *MambaBlock) Fwd(x G.Input) G.Result {
 	return layer.Lift(x, func(x *G.Node) (*G.Node, error) { return b.Apply(x) })
 }

@@ -9,7 +9,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// A mixer that puts out nothing leaves the residual: a block is then the identity, and a stack its final norm.
+// If the mixer's output is zero, a block is the identity, and a stack is its final norm.
 func TestResidual(t *testing.T) {
 	const width, eps = 3, 2.5
 	stack := NewMambaStack(Config{DModel: width, NLayer: 2, DState: 2, NormEps: eps}, WithDtype(tensor.Float64), WithSeed(0))
@@ -39,7 +39,7 @@ func TestResidual(t *testing.T) {
 	}
 }
 
-// The mixer sees x through the block's norm: with three times the input and nine times NormEps it puts out the same.
+// The mixer's input is normalised: with three times the input and nine times NormEps its output is the same.
 func TestNormOfBlock(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	x := normal(r, 2*4*3)

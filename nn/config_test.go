@@ -17,7 +17,7 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// anyModel is what block, stack and language model have in common: golgi's interface, and a plain call beside it.
+// anyModel is a block, stack or language model: golgi's interface, and apply.
 type anyModel interface {
 	Model() G.Nodes
 	Fwd(x G.Input) G.Result
@@ -47,7 +47,7 @@ func TestDefaults(t *testing.T) {
 			t.Errorf("dt_rank of d_model %d is %d, want %d", model, got, rank)
 		}
 	}
-	// What is given stays.
+	// Fields that are set are not replaced by defaults.
 	given := Config{
 		DModel: 6, NLayer: 2, DState: 3, DConv: 2, Expand: 1, DtRank: 5,
 		DtMin: 0.01, DtMax: 0.2, DtScale: 2, DtInitFloor: 1e-3, NormEps: 1e-6, Bias: true, NoConvBias: true,
@@ -61,7 +61,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// What is wrong with a configuration is what Err says, and every use.
+// Err and every use of a model with a wrong configuration return the same error.
 func TestInvalidConfigs(t *testing.T) {
 	nan, inf := math.NaN(), math.Inf(1)
 	for _, c := range []struct {
@@ -134,7 +134,7 @@ func checkInvalid(t *testing.T, m anyModel, want string) {
 	}
 }
 
-// An input that does not fit is an error that says so, before anything is computed.
+// An input of a wrong type or shape is an error that says so when the graph is built.
 func TestInvalidInputs(t *testing.T) {
 	g, other := G.NewGraph(), G.NewGraph()
 	f32 := func(shape ...int) *G.Node {
@@ -193,7 +193,7 @@ func TestInvalidInputs(t *testing.T) {
 	}
 }
 
-// A token outside the vocabulary is an error of the run.
+// A token outside the vocabulary is an error when the graph runs.
 func TestTokenOutsideVocabulary(t *testing.T) {
 	lm := NewLM(LMConfig{Config: Config{DModel: 4}, Vocab: 5})
 	g := G.NewGraph()
@@ -263,7 +263,7 @@ func stdout(t *testing.T, f func()) string {
 	return string(b)
 }
 
-// DInner sets the channels where Expand cannot: the same as Expand where both can.
+// DInner can set numbers of channels that Expand cannot. For numbers that both can set, the models are the same.
 func TestInnerChannels(t *testing.T) {
 	expand, inner := NewMambaBlock(Config{DModel: 4, Expand: 3}, WithSeed(0)), NewMambaBlock(Config{DModel: 4, DInner: 12}, WithSeed(0))
 	for i, p := range expand.Params() {
@@ -286,7 +286,7 @@ func TestInnerChannels(t *testing.T) {
 	}
 }
 
-// WithZeros reaches every weight of a model.
+// With WithZeros every weight of a model is zero.
 func TestZeros(t *testing.T) {
 	lm := NewLM(LMConfig{Config: Config{DModel: 4, NLayer: 2, Bias: true}, Vocab: 5, UntiedHead: true}, layer.WithZeros())
 	if len(lm.Params()) != 2+2*12+1 {

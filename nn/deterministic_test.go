@@ -10,8 +10,8 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// trainSteps trains a new language model, large enough for the work to be spread over cores, for a few steps, and returns
-// the losses and the weights.
+// trainSteps trains a new language model for a few steps and returns the losses and the weights. The model is so large that its work is
+// divided among several cores.
 func trainSteps(t *testing.T, steps int) [][]float64 {
 	t.Helper()
 	const batch, length, vocab = 3, 90, 70
@@ -49,7 +49,7 @@ func trainSteps(t *testing.T, steps int) [][]float64 {
 	return append(snapshot(lm.Params()), losses)
 }
 
-// Training is the same bit for bit for any number of processors, and from run to run.
+// Training gives the same bits for any number of processors, and in every run.
 func TestTrainingIsDeterministic(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	want := trainSteps(t, 3)
@@ -70,7 +70,7 @@ func TestTrainingIsDeterministic(t *testing.T) {
 	}
 }
 
-// A model's start depends on its seed and on nothing else; each weight's on its name and shape.
+// A model's initial weights depend only on its seed, and each weight's initial values on its name and shape.
 func TestSeed(t *testing.T) {
 	start := func(layers int, opts ...Option) map[string]string {
 		m := map[string]string{}

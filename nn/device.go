@@ -10,21 +10,21 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// OnDevice has a block, stack or model compute on a GPU: weights, gradients and everything between the layers stay in its memory.
-// What goes in and comes out lies on the host as ever: inputs, results, states, and the loss. Graphs are built, differentiated by
-// gorgonia.Grad and run by a tape machine as before, one machine of a graph at a time; the lisp machine returns an error. The
-// solver is train.AdamW, or any that knows a graph.Weight.
+// OnDevice makes a block, stack or model compute on a GPU. Weights, gradients and all values between the layers stay in the GPU's memory.
+// Inputs, results, states and the loss are on the host, as without a GPU. Graphs are built, differentiated by gorgonia.Grad and run by a
+// tape machine as on the host, but run only one machine of a graph at a time. The lisp machine returns an error. The solver must be
+// train.AdamW, or another one that knows graph.Weight.
 //
-// All layers must be Mamba blocks of float32. Generation wants LoRA merged. A weight's layer.Param.Value is as old as the last
-// layer.Params.ToHost; checkpoints and the trainer see to that themselves.
+// All layers must be Mamba blocks of float32. For generation, merge LoRA first. Training changes weights on the GPU:
+// layer.Params.ToHost copies them to each layer.Param.Value. Checkpoints and the trainer call it themselves.
 func OnDevice(device *cuda.Device) Option { return layer.OnDevice(device) }
 
-// WithPrecision sets how a model on a device computes: cuda.Strict (the default), in float32 throughout; cuda.TF32, whose matrix
-// products round their operands to 10 bits behind the point; or cuda.BF16, with activations and matrix products in bfloat16, and
-// weights, residual stream, states and all sums in float32.
+// WithPrecision sets the precision of a model on a device. cuda.Strict, the default, computes everything in float32. cuda.TF32 rounds the
+// operands of matrix products to 10 bits after the binary point. cuda.BF16 has activations and matrix products in bfloat16; weights, the
+// residual stream, states and all sums stay in float32.
 func WithPrecision(p cuda.Precision) Option { return layer.WithPrecision(p) }
 
-// place puts weights where the options say.
+// place copies weights to the options' device, if there is one.
 func place(o layer.Options, params layer.Params) error {
 	if o.Device == nil {
 		return nil
@@ -32,15 +32,15 @@ func place(o layer.Options, params layer.Params) error {
 	return params.ToDevice(o.Device)
 }
 
-// deviceKind returns an error for a kind of layer that has no operators on a device.
+// deviceKind returns an error if a kind of layer has no operators on a device and the options name one.
 func deviceKind(o layer.Options, k Kind) error {
 	if o.Device != nil && k != Mamba {
-		return fmt.Errorf("nn: a layer of kind %s is not offered on a device, want %s", k, Mamba)
+		return fmt.Errorf("nn: a layer of kind %s does not run on a device, want %s", k, Mamba)
 	}
 	return nil
 }
 
-// starts puts the marks of a call on the device.
+// starts copies the call's start to the device, if it has one.
 func (c call) starts(d *graph.Context) (*G.Node, error) {
 	if c.start == nil {
 		return nil, nil
@@ -48,10 +48,10 @@ func (c call) starts(d *graph.Context) (*G.Node, error) {
 	return d.Starts(c.start)
 }
 
-// onDevice applies the block to x, a node on the device, as are the states; start is one of graph.Starts.
+// onDevice applies the block to x. x and the states are nodes on the device, and start is a node that graph.Context.Starts returned.
 func (b *MambaBlock) onDevice(x *G.Node, state LayerState, withState bool, c call, start *G.Node) (y *G.Node, next LayerState, err error) {
 	if c.composed {
-		return nil, next, fmt.Errorf("nn: WithComposed is not offered on a device: it is the definition that the one operator is tested against")
+		return nil, next, fmt.Errorf("nn: WithComposed does not work on a device, want a block of one operator")
 	}
 	in, err := b.mixer.inputs(x, state, start)
 	if err != nil {
@@ -63,7 +63,7 @@ func (b *MambaBlock) onDevice(x *G.Node, state LayerState, withState bool, c cal
 	return y, next, err
 }
 
-// moved is a state whose nodes went through move, Upload or Download.
+// moved returns a state whose nodes are copied by move, which is Upload or Download.
 func (s LayerState) moved(move func(*G.Node) (*G.Node, error)) (to LayerState, err error) {
 	if s.Conv != nil {
 		if to.Conv, err = move(s.Conv); err != nil {
@@ -99,7 +99,7 @@ func (b *MambaBlock) applyOnDevice(x *G.Node, state LayerState, withState bool, 
 	return y, next, err
 }
 
-// onDevice applies the stack but for its last norm to x, a node on the device. The states are on the host.
+// onDevice applies the stack without its final norm to x, a node on the device. The states are on the host.
 func (s *MambaStack) onDevice(x *G.Node, state State, withState bool, opts []CallOption) (y *G.Node, next State, err error) {
 	d := s.opts.Device
 	c, err := callOf(opts)
@@ -136,7 +136,7 @@ func (s *MambaStack) onDevice(x *G.Node, state State, withState bool, opts []Cal
 	return x, next, nil
 }
 
-// normOnDevice is the stack's last norm.
+// normOnDevice applies the stack's final norm to x, a node on the device.
 func (s *MambaStack) normOnDevice(x *G.Node) (*G.Node, error) {
 	return s.opts.Device.RMSNorm(x, s.norm.Weight.Node(x.Graph()), s.cfg.NormEps)
 }

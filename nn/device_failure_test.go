@@ -10,8 +10,8 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// TestDeviceNaN: logits that are not numbers end generation on a device with an error, greedy or not, at the first step or a later
-// one. The sequences are then as they were before the step, and continue to the same tokens when the weight is mended.
+// TestDeviceNaN checks that NaN logits end generation on a device with an error, for greedy and random choice, at the first step and at later
+// steps. The sequences are then as they were before the step, and continue to the same tokens after the weight is restored.
 func TestDeviceNaN(t *testing.T) {
 	_, lm := onBoth(t)
 	w := lm.Params().ByName("backbone.norm_f.weight")
@@ -65,8 +65,8 @@ func TestDeviceNaN(t *testing.T) {
 	}
 }
 
-// TestDeviceStepperFailures: a step that finds no memory, at any allocation, or whose copies fail, at any of them, leaves the state as it
-// was. The same step then gives what it gives a stepper that was never disturbed, after a Reset too.
+// TestDeviceStepperFailures checks that a step in which any one allocation or copy fails leaves the state as it was. The same step then has
+// the same result as for a stepper without failures, also after a Reset.
 func TestDeviceStepperFailures(t *testing.T) {
 	_, lm := onBoth(t)
 	limits := []gputest.Limit{gputest.Allocations(t), gputest.Copies(t)}
@@ -87,7 +87,7 @@ func TestDeviceStepperFailures(t *testing.T) {
 			s.Reset()
 		}
 		tokens := []int{7 * step % 61, 5 * step % 61}
-		for _, p := range lm.Params() { // so that the step uploads them all
+		for _, p := range lm.Params() { // so that the step uploads all weights
 			if w := p.OnDevice(); step%3 == 1 && w != nil {
 				if err := w.Free(); err != nil {
 					t.Fatal(err)

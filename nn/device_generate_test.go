@@ -25,7 +25,7 @@ func onBoth(t *testing.T, opts ...nn.Option) (host, device *nn.LM) {
 	return nn.NewLM(cfg, nn.WithSeed(5)), nn.NewLM(cfg, append(opts, nn.OnDevice(d))...)
 }
 
-// pair is a stepper on the host and one on a device, which are to do the same.
+// pair is a stepper on the host and one on a device, whose results should be the same.
 type pair [2]*nn.Stepper
 
 func pairOf(t rapid.TB, host, device *nn.LM, batch int) (p pair) {
@@ -46,7 +46,7 @@ func (p pair) close() {
 	}
 }
 
-// step takes a step with both, and compares the logits within a tolerance that may depend on them.
+// step makes a step with both and compares the logits. The tolerance may depend on the logits.
 func (p pair) step(t rapid.TB, tokens []int, tol func(logit float64) float64) {
 	t.Helper()
 	var rows [2][][]float64
@@ -68,7 +68,7 @@ func (p pair) step(t rapid.TB, tokens []int, tol func(logit float64) float64) {
 
 func within(tol float64) func(float64) float64 { return func(float64) float64 { return tol } }
 
-// TestDeviceStepper: the logits of steps on a device are those on the host.
+// TestDeviceStepper checks that the logits of steps on a device agree with those on the host.
 func TestDeviceStepper(t *testing.T) {
 	for _, p := range []struct {
 		cuda.Precision
@@ -93,8 +93,8 @@ func TestDeviceStepper(t *testing.T) {
 	}
 }
 
-// TestDeviceGenerate: the same prompts give the same tokens, and a sequence goes on from the device on the host and the other way
-// round.
+// TestDeviceGenerate checks that the same prompts give the same tokens on the host and on a device, and that a sequence from one can continue
+// on the other.
 func TestDeviceGenerate(t *testing.T) {
 	host, device := onBoth(t)
 	prompts := [][]int{{1}, {2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37}, {4, 4, 4, 4, 4, 4, 4, 4}}
@@ -121,7 +121,7 @@ func TestDeviceGenerate(t *testing.T) {
 	if want, got := fmt.Sprint(run(host, a)), fmt.Sprint(run(device, b)); got != want {
 		t.Errorf("on the device\n%s, want\n%s", got, want)
 	}
-	for i := range a { // through a file each, to the other side
+	for i := range a { // each through a file to the other side
 		for _, s := range []**nn.Sequence{&a[i], &b[i]} {
 			file := filepath.Join(t.TempDir(), "sequence")
 			if err := (*s).Save(file); err != nil {
@@ -142,7 +142,7 @@ func TestDeviceGenerate(t *testing.T) {
 	}
 }
 
-// TestDeviceStepperWhole: steps give what the whole sequence gives.
+// TestDeviceStepperWhole checks that single steps give the logits of the whole sequence.
 func TestDeviceStepperWhole(t *testing.T) {
 	_, device := onBoth(t)
 	ids := []int{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8}
@@ -177,7 +177,7 @@ func TestDeviceStepperWhole(t *testing.T) {
 	}
 }
 
-// TestDeviceStepperWeights: a captured step sees weights that change, written over where they are and moved elsewhere.
+// TestDeviceStepperWeights checks that a captured step uses weights that were changed in place, and weights that were moved.
 func TestDeviceStepperWeights(t *testing.T) {
 	for _, p := range []struct {
 		cuda.Precision
@@ -187,7 +187,7 @@ func TestDeviceStepperWeights(t *testing.T) {
 		pair := pairOf(t, host, device, 2)
 		defer pair.close()
 		for step := range 9 {
-			if step%3 == 2 { // two steps before: one that loads the kernels, one that is captured
+			if step%3 == 2 { // after two steps: the first loads the kernels, the second is captured
 				for i, lm := range []*nn.LM{host, device} {
 					for _, w := range lm.Params() {
 						d := w.Value.Data().([]float32)
@@ -208,7 +208,7 @@ func TestDeviceStepperWeights(t *testing.T) {
 	}
 }
 
-// TestDeviceStepperWidth: steps of convolutions of any width that there are kernels for; a wider one is an error.
+// TestDeviceStepperWidth checks steps for all widths of the convolution that have kernels, and the error for a wider one.
 func TestDeviceStepperWidth(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	for _, width := range []int{1, 2, 3, 4, 5, 16, 17, 20} {

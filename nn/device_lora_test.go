@@ -16,7 +16,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// adapted is a model with LoRA of some weights, none of it zero.
+// adapted returns a model with LoRA of some weights, whose matrices are not zero.
 func adapted(t *testing.T, opts ...nn.Option) *nn.LM {
 	t.Helper()
 	cfg := nn.LMConfig{Config: nn.Config{DModel: 32, NLayer: 2, Bias: true}, Vocab: 50}
@@ -38,7 +38,7 @@ func adapted(t *testing.T, opts ...nn.Option) *nn.LM {
 	return lm
 }
 
-// TestDeviceLoRA: the loss and the gradients with LoRA on a device are those on the host, with and without those of the weights below.
+// TestDeviceLoRA checks that the loss and the gradients with LoRA on a device agree with those on the host, with frozen and trained base weights.
 func TestDeviceLoRA(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	for _, frozen := range []bool{true, false} {
@@ -69,7 +69,8 @@ func TestDeviceLoRA(t *testing.T) {
 	}
 }
 
-// TestDeviceLoRAMerged: a merged model computes what it did, bit for bit, and generates; before, generation is an error.
+// TestDeviceLoRAMerged checks that merging does not change the model's results by a bit, and that generation works after merging and is an
+// error before.
 func TestDeviceLoRAMerged(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {

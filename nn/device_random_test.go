@@ -11,14 +11,14 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// TestDeviceAnyModel: models of any sizes and options have the host's loss, gradients and steps on a device.
+// TestDeviceAnyModel checks that models of random sizes and options have the same loss, gradients and steps on a device as on the host.
 func TestDeviceAnyModel(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	rapid.Check(t, func(t *rapid.T) {
 		precision := rapid.SampledFrom([]cuda.Precision{cuda.Strict, cuda.Strict, cuda.TF32, cuda.BF16}).Draw(t, "precision")
 		upTo := func(most int, name string) int { return rapid.IntRange(1, most).Draw(t, name) }
 		states := map[cuda.Precision]int{cuda.Strict: 70, cuda.TF32: 70, cuda.BF16: 16}[precision]
-		// A norm of few numbers is ill-conditioned: of one it is its sign.
+		// A norm of few numbers is ill-conditioned; the norm of one number is its sign.
 		least := map[cuda.Precision]int{cuda.Strict: 3, cuda.TF32: 15, cuda.BF16: 15}[precision]
 		cfg := nn.LMConfig{
 			Config: nn.Config{
@@ -28,7 +28,7 @@ func TestDeviceAnyModel(t *testing.T) {
 			Vocab: upTo(70, "Vocab"), UntiedHead: rapid.Bool().Draw(t, "UntiedHead"),
 		}
 		batch, length := upTo(4, "batch"), 1+upTo(90, "length")
-		// small: as large a part of the largest gradient is what a weight's is measured by at least.
+		// The errors of a weight's gradient are relative to its largest element, or to this part of the model's largest gradient.
 		tol := map[cuda.Precision]struct{ loss, grad, small, logit float64 }{
 			cuda.Strict: {1e-5, 1e-4, 0.01, 1e-5}, cuda.TF32: {5e-3, 0.1, 0.1, 1e-5}, cuda.BF16: {0.05, 0.4, 0.1, 0.1},
 		}[precision]

@@ -10,18 +10,18 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// newDeviceReader is newReader for a model on a device. The states are there; r.state holds them on the host when somebody asks.
+// newDeviceReader is newReader for a model on a device. The states are on the device; bringState copies them to r.state.
 func newDeviceReader(lm *LM, batch, length int, opts []CallOption) (*reader, error) {
 	c, err := callOf(opts)
 	if err != nil {
 		return nil, err
 	}
 	if c.start != nil || c.composed {
-		return nil, fmt.Errorf("nn: a reader on a device takes no options of calls")
+		return nil, fmt.Errorf("nn: WithStart and WithComposed do not work in generation on a device")
 	}
 	for _, p := range lm.Params() {
 		if p.LoRA() != nil {
-			return nil, fmt.Errorf("nn: %s has a LoRA, which is not applied in generation on a device: merge it first, with MergeLoRA", p.Name)
+			return nil, fmt.Errorf("nn: %s has a LoRA, which generation on a device does not support: merge it first, with MergeLoRA", p.Name)
 		}
 	}
 	cfg := lm.cfg
@@ -61,18 +61,18 @@ func newDeviceReader(lm *LM, batch, length int, opts []CallOption) (*reader, err
 	return r, nil
 }
 
-// deviceReader is what a reader has on a device.
+// deviceReader is the part of a reader that is on a device.
 type deviceReader struct {
 	decoder  *graph.Decoder
 	logits   []float32
-	greedy   bool    // only the tokens of the largest logits are wanted
-	best     []int32 // they
-	hostNew  bool    // the states on the host were written, and those on the device are out of date
-	hostOld  bool    // the states on the device were written, and those on the host are out of date
+	greedy   bool    // read only the tokens of the largest logits, not the logits
+	best     []int32 // these tokens; -1 if the logits are wrong
+	hostNew  bool    // the states on the host were written, and the states on the device are out of date
+	hostOld  bool    // the states on the device were written, and the states on the host are out of date
 	tokens32 []int32
 }
 
-// numbers are a tensor's, of float32 and row by row.
+// numbers returns the elements of a row-major tensor of float32.
 func numbers(d *tensor.Dense) []float32 { return d.Data().([]float32) }
 
 func hostStates(state []*tensor.Dense) [][]float32 {
@@ -108,15 +108,15 @@ func (d *deviceReader) commit() {
 	d.hostOld = true
 }
 
-// chooseGreedily has only the tokens of the largest logits brought to the host from now on, or all logits.
+// chooseGreedily sets what later reads on a device copy to the host: only the tokens of the largest logits, or all logits.
 func (r *reader) chooseGreedily(greedy bool) {
 	if d := r.device; d != nil {
 		d.greedy, d.best = greedy, make([]int32, r.batch())
 	}
 }
 
-// best returns the token of a row's largest logit, if it is there. Where the logits are wrong they are brought to the host, to
-// say how.
+// best returns the token of a row's largest logit if reads choose greedily on a device. If the row's logits are wrong, best copies them to the
+// host, so that the caller's check of them gives the error.
 func (r *reader) best(row int) (token int, ok bool, err error) {
 	d := r.device
 	if d == nil || !d.greedy {
@@ -128,7 +128,7 @@ func (r *reader) best(row int) (token int, ok bool, err error) {
 	return 0, false, d.decoder.Logits(d.logits)
 }
 
-// stateWritten says that r.state was written.
+// stateWritten records that r.state was written.
 func (r *reader) stateWritten() {
 	if r.device != nil {
 		r.device.hostNew, r.device.hostOld = true, false

@@ -74,14 +74,14 @@ func lossAndGradients(t rapid.TB, lm *nn.LM, batch, length int, bound bool) (flo
 	return float64(value.Data().(float32)), all
 }
 
-// relative is how far numbers are off, as a part of the largest that they should be.
+// relative returns the largest error of got, relative to the largest magnitude of want.
 func relative(got, want []float32) float64 { return relativeTo(1e-30, got, want) }
 
-// relativeTo is relative, or as a part of least if that is larger.
+// relativeTo returns the largest error of got, relative to the largest magnitude of want or to least, whichever is larger.
 func relativeTo(least float64, got, want []float32) float64 {
 	far := 0.0
 	for i, w := range want {
-		far = max(far, math.Abs(float64(got[i]-w))) // a NaN stays
+		far = max(far, math.Abs(float64(got[i]-w))) // max keeps a NaN
 	}
 	if math.IsNaN(far) {
 		return math.Inf(1)
@@ -96,7 +96,7 @@ func largest(v []float32) (most float64) {
 	return most
 }
 
-// TestDeviceIsHost: the loss and all gradients of a model on a device are those of the model on the host.
+// TestDeviceIsHost checks that the loss and all gradients of a model on a device agree with those on the host.
 func TestDeviceIsHost(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	for _, untied := range []bool{false, true} {
@@ -124,8 +124,8 @@ func TestDeviceIsHost(t *testing.T) {
 	}
 }
 
-// stackRun is a stack's results and gradients on a device or the host, whole or in two pieces, with everything that is
-// differentiable weighed by fixed numbers.
+// stackRun returns a stack's results and gradients on a device or the host, computed as a whole or in two pieces. The loss is the sum of all
+// results with fixed weights.
 func stackRun(t *testing.T, s *nn.MambaStack, pieces []int) (y, dx, dw []float32) {
 	t.Helper()
 	const batch, width = 2, 24
@@ -180,7 +180,7 @@ func stackRun(t *testing.T, s *nn.MambaStack, pieces []int) (y, dx, dw []float32
 	if err := m.RunAll(); err != nil {
 		t.Fatal(err)
 	}
-	// By batch, so that pieces are put together as the whole is.
+	// By row of the batch, so that joined pieces have the order of the whole.
 	join := func(values []G.Value) (all []float32) {
 		for b := range batch {
 			for _, v := range values {
@@ -198,7 +198,7 @@ func stackRun(t *testing.T, s *nn.MambaStack, pieces []int) (y, dx, dw []float32
 	return join(values[:n]), join(values[n : 2*n]), dw
 }
 
-// TestDeviceStates: whole == pieces == host, states and their gradients included.
+// TestDeviceStates checks that whole sequences and pieces on a device agree with the host, states and their gradients included.
 func TestDeviceStates(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	cfg := nn.Config{DModel: 24, NLayer: 2}
@@ -248,7 +248,7 @@ func TestDeviceErrors(t *testing.T) {
 	}
 }
 
-// TestDeviceWeights: a weight is on the device, and comes to the host when it is asked for.
+// TestDeviceWeights checks that a weight's value is on the device, and is copied to the host on request.
 func TestDeviceWeights(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	c, err := graph.On(d)

@@ -1,18 +1,19 @@
-// Package nn holds what users drop into their models: MambaBlock, MambaStack, and LM, a language model on top.
+// Package nn provides modules for Gorgonia models: MambaBlock, MambaStack, and LM, a language model. Generator and Stepper generate tokens
+// with an LM.
 //
-// The words, after the paper (Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces"):
+// The names are those of the paper (Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces"):
 //
-//	batch, length       sequences of a batch; steps of a sequence
-//	d_model             the width of the residual stream
-//	d_inner             the channels inside a block: expand · d_model
-//	d_state, N          the size of each channel's state
-//	d_conv              the width of the causal convolution
-//	dt_rank             the rank of the projection that Δ comes from
-//	Δ, delta            the step size of the discretisation, one per step and channel
-//	A, B, C, D, z       the state space's matrices, and the gate
+//	batch, length       number of sequences in a batch; number of steps in a sequence
+//	d_model             width of the residual stream
+//	d_inner             number of channels inside a block: expand · d_model
+//	d_state, N          size of each channel's state
+//	d_conv              width of the causal convolution
+//	dt_rank             rank of the projection that computes Δ
+//	Δ, delta            step size of the discretisation, one for each step and channel
+//	A, B, C, D, z       matrices of the state space; z is the gate
 //
-// A block is one operator, op.MambaBlock, in both types, with state and with starts. WithRecompute says what its backward pass
-// computes again instead of keeping it; WithComposed builds the block of an operator for each operation.
+// A block is one operator, op.MambaBlock. WithRecompute says which values its backward pass recomputes instead of keeping them.
+// WithComposed builds the block from a separate operator for each operation.
 //
-// Weights live apart from graphs (package layer): build as many graphs as you like, of any batch and length, on one model.
+// Weights are separate from graphs (package layer). You can build any number of graphs on one model, with any batch and length.
 package nn

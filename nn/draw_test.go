@@ -8,7 +8,7 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// A pattern has a layer for each of its entries, or NLayer says how often it repeats.
+// A stack has a layer for each entry of its pattern, or NLayer layers if NLayer is a multiple of the pattern's length.
 func TestPatternLength(t *testing.T) {
 	pattern := []Kind{Mamba, Mamba, Attention, SwiGLU}
 	for _, c := range []struct {
@@ -48,7 +48,7 @@ func TestPatternLength(t *testing.T) {
 	}
 }
 
-// The output projections of a stack start as deep as the stack is, whether Pattern or NLayer says so.
+// The initial output projections are scaled by the number of layers, whether Pattern or NLayer sets it.
 func TestPatternScalesStart(t *testing.T) {
 	start := func(cfg Config) any {
 		return NewMambaStack(cfg, WithSeed(1)).Params().ByName("layers.0.mixer.out_proj.weight").Value.Data()
@@ -59,8 +59,8 @@ func TestPatternScalesStart(t *testing.T) {
 	}
 }
 
-// Two modules without names start with different weights, unless a seed asks for equal ones. A language model depends on its
-// seed and configuration alone.
+// Two modules without names have different initial weights, unless they have the same seed. The initial weights of a language model depend
+// only on its seed and configuration.
 func TestUnnamedModulesDrawApart(t *testing.T) {
 	type module interface{ Params() layer.Params }
 	equal := func(a, b module) bool {

@@ -13,7 +13,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// counting returns a language model of five tokens that has learned to count, round and round.
+// counting returns a language model of five tokens that has learned to count in a circle.
 func counting() (*nn.LM, error) {
 	lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8, NLayer: 2}, Vocab: 5})
 	g := G.NewGraph()
@@ -42,7 +42,7 @@ func counting() (*nn.LM, error) {
 	return lm, nil
 }
 
-// Two prompts of different lengths go on as one batch. The second ends early, with a stop token.
+// Two prompts of different lengths are continued as one batch. The second ends early, with a stop token.
 func ExampleGenerator() {
 	lm, err := counting()
 	if err != nil {
@@ -56,7 +56,7 @@ func ExampleGenerator() {
 
 	tokens, err := generator.Generate(context.Background(), [][]int{{0}, {0, 1, 2}}, func(prompt, token int) error {
 		if prompt == 0 {
-			fmt.Println("chosen:", token) // at once
+			fmt.Println("chosen:", token) // called as soon as a token is chosen
 		}
 		return nil
 	})
@@ -73,7 +73,7 @@ func ExampleGenerator() {
 	// [[1 2 3 4 0] [3 4 0]]
 }
 
-// A sequence is saved, and goes on later from where it was, without its prompt being read again.
+// A sequence is saved and loaded. It continues from where it was, without reading its prompt again.
 func ExampleGenerator_Continue() {
 	lm, err := counting()
 	if err != nil {
@@ -85,7 +85,7 @@ func ExampleGenerator_Continue() {
 	}
 	defer generator.Close()
 
-	sequence := nn.NewSequence(1, 0, 1, 2) // of seed 1
+	sequence := nn.NewSequence(1, 0, 1, 2) // the seed is 1, the prompt 0, 1, 2
 	tokens, err := generator.Continue(context.Background(), []*nn.Sequence{sequence}, nil)
 	if err != nil {
 		log.Fatal(err)

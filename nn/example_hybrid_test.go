@@ -10,8 +10,8 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// A hybrid: two Mamba blocks, attention over the last 64 steps and a gated MLP, and the same again. Attention with a window has a
-// state of fixed size like all the others, so that the model generates at a constant cost per token.
+// A hybrid model repeats a pattern of four layers: two Mamba blocks, attention over the last 64 steps, and a gated MLP. Attention with a window
+// has a state of fixed size like the other layers, so the model generates at a constant cost per token.
 func ExampleConfig_pattern() {
 	lm := nn.NewLM(nn.LMConfig{
 		Config: nn.Config{

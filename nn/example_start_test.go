@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// Two sequences packed into one, with a mark where each starts. The results are those of the two apart: nothing crosses a start.
+// Two sequences are packed into one, with a mark where each starts. The results are those of separate sequences: nothing crosses a start.
 func ExampleWithStart() {
 	block := nn.NewMambaBlock(nn.Config{DModel: 2})
 	g := G.NewGraph()

@@ -42,7 +42,7 @@ func ExampleMambaBlock() {
 	// 1304 parameters trained
 }
 
-// What a block is made of: the names are those of the Hugging Face layout.
+// The weights of a block. Their names are those of the Hugging Face layout.
 func ExampleMambaBlock_Describe() {
 	nn.NewMambaBlock(nn.Config{DModel: 8}).Describe()
 	// Output:
@@ -59,7 +59,7 @@ func ExampleMambaBlock_Describe() {
 	//   mixer.out_proj.weight                    (8, 16)          float32
 }
 
-// A long sequence in pieces: the state after the first goes into the second, and the result is that of the whole.
+// A sequence in two pieces. The state after the first piece is the input of the second, and the results are those of the whole sequence.
 func ExampleMambaStack_ApplyWithState() {
 	stack := nn.NewMambaStack(nn.Config{DModel: 2, NLayer: 2}, nn.WithDtype(tensor.Float64), nn.WithSeed(0))
 	g := G.NewGraph()
@@ -96,7 +96,7 @@ func ExampleMambaStack_ApplyWithState() {
 	// pieces [0.619 1.272 0.846 1.133 0.901 1.090] [0.928 1.067]
 }
 
-// A language model learns to count, and then counts: one token at a time, each at the same cost.
+// A language model learns to count. Then it counts one token at a time, at the same cost for each token.
 func ExampleLM() {
 	lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8, NLayer: 2}, Vocab: 5})
 	g := G.NewGraph()

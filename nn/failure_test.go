@@ -15,7 +15,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// file returns what Save writes of a sequence.
+// file returns the file that Save writes for a sequence.
 func file(t *testing.T, s *Sequence) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -32,7 +32,7 @@ func sequencesOf(prompts [][]int) (all []*Sequence) {
 	return all
 }
 
-// poison makes an element of a weight NaN, and returns a function that mends it.
+// poison sets an element of a weight to NaN, and returns a function that restores it.
 func poison(lm *LM, name string, element int) (mend func()) {
 	d := lm.Params().ByName(name).Value.Data().([]float32)
 	was := d[element]
@@ -40,15 +40,15 @@ func poison(lm *LM, name string, element int) (mend func()) {
 	return func() { d[element] = was }
 }
 
-// A step that fails, the first one or a later one, leaves all sequences of the batch as they were before it: state, pending
-// tokens, random source and seen tokens. When the weight is mended they continue to the same tokens and the same bits.
+// A failed step, the first or a later one, leaves all sequences of the batch as they were: state, pending tokens, random source and seen
+// tokens. After the weight is restored they continue to the same tokens and the same bits.
 func TestContinueAfterNaN(t *testing.T) {
 	const most = 6
 	lm := smallLM(tensor.Float32, 4)
 	cfg := GenerateConfig{Sampling: samplings["all"], MaxTokens: most, Piece: 3}
 	whole := sequencesOf(prompts)
 	want := must(newGenerator(t, lm, cfg).Continue(t.Context(), whole, nil))
-	for step := range most { // the number of steps that succeed
+	for step := range most { // number of steps before the failure
 		s := sequencesOf(prompts)
 		g := newGenerator(t, lm, cfg)
 		mend, told := func() {}, 0
@@ -90,7 +90,7 @@ func TestContinueAfterNaN(t *testing.T) {
 	}
 }
 
-// A single sequence of a batch that has no number among its logits fails the step, and no sequence of the batch takes it.
+// NaN logits of one sequence fail the step for the whole batch: no sequence gets a token.
 func TestContinueAfterOneNaN(t *testing.T) {
 	lm := smallLM(tensor.Float32, 4)
 	g := newGenerator(t, lm, GenerateConfig{Sampling: samplings["all"], MaxTokens: 3})
@@ -121,8 +121,8 @@ func TestContinueAfterOneNaN(t *testing.T) {
 	}
 }
 
-// The function that is told of tokens may look at a sequence, clone it and append to it: what it sees is the sequence up to the
-// token, and what it appends is read before the next token.
+// The function each may read a sequence, clone it and append to it. It sees the sequence up to the token, and appended tokens are read before
+// the next token is chosen.
 func TestSequenceDuringContinue(t *testing.T) {
 	lm := smallLM(tensor.Float64, 4)
 	cfg := GenerateConfig{Sampling: Sampling{Temperature: 1}, MaxTokens: 4}
@@ -164,7 +164,7 @@ func TestSequenceDuringContinue(t *testing.T) {
 	}
 }
 
-// A Generator, a Stepper or a Sequence in use answers a second caller with an error, and a closed one any caller.
+// A Generator, Stepper or Sequence that is in use returns an error to a second caller, and a closed one to any caller.
 func TestInUseAndClosed(t *testing.T) {
 	lm := smallLM(tensor.Float32, 4)
 	g := must(NewGenerator(lm, GenerateConfig{MaxTokens: 2}))
@@ -208,7 +208,7 @@ func TestInUseAndClosed(t *testing.T) {
 	is(err, "sequence 0 is missing")
 
 	step := must(NewStepper(lm, 1))
-	step.mu.Lock() // as a call does
+	step.mu.Lock() // as a running call does
 	_, err = step.Step([]int{1})
 	is(err, "the stepper is in use")
 	is(step.Close(), "the stepper is in use")
@@ -232,7 +232,7 @@ func TestInUseAndClosed(t *testing.T) {
 	is(err, "the model is missing")
 }
 
-// Attention without a window has no state of fixed size: an error of the constructors, which names the layer.
+// Attention without a window has no state of fixed size. The constructors return an error that names the layer.
 func TestNoStateOfFixedSize(t *testing.T) {
 	cfg := LMConfig{Config: Config{DModel: 8, NLayer: 3, Pattern: []Kind{Mamba, S4, Attention}}, Vocab: 5}
 	want := "nn: layer 2 is attention without a window, whose state would grow with every token; want Config.Window of at least 2"
@@ -248,8 +248,8 @@ func TestNoStateOfFixedSize(t *testing.T) {
 	must(NewStepper(NewLM(cfg), 1))
 }
 
-// Several Generators, Steppers and training graphs of one model, each in a goroutine of its own, share nothing that they write. The
-// race detector sees to it.
+// Several Generators, Steppers and training graphs use one model, each in its own goroutine. They share nothing that they write; the race
+// detector checks this.
 func TestConcurrentUseOfAModel(t *testing.T) {
 	lm := smallLM(tensor.Float32, 4)
 	ids, targets := counting(1, 5, smallVocab)

@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// in returns the model with options at every application.
+// in returns the model with options that are used at every application.
 func (m model) in(opts ...CallOption) model {
 	apply, plain := m.apply, m.plain
 	m.apply = func(x *G.Node, state State, more ...CallOption) (*G.Node, State, error) {
@@ -20,13 +20,13 @@ func (m model) in(opts ...CallOption) model {
 	return m
 }
 
-// Blocks of one operator are blocks composed of operations: outputs, states and all gradients, whole and in pieces, on both
-// machines.
+// Blocks of one operator and blocks composed of separate operators have the same outputs, states and gradients, as a whole and in pieces, on
+// both machines.
 func TestFusedIsComposed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawProblem(t)
 		if p.cfg.DModel == 1 {
-			// The norm of a single number is its sign: the gradients are what rounding leaves of them.
+			// The norm of a single number is its sign, so the gradients are only rounding errors.
 			t.Skip("d_model is 1")
 		}
 		composed := *p
@@ -53,7 +53,7 @@ func TestFusedIsComposed(t *testing.T) {
 	})
 }
 
-// The options reach every block: a composed model has many operators, a fused one an operator for each block.
+// The options reach every block: a composed model has many operators per block, a fused model one.
 func TestOptionsReachBlocks(t *testing.T) {
 	count := func(opts ...CallOption) (nodes int) {
 		lm := NewLM(LMConfig{Config: Config{DModel: 4, NLayer: 3}, Vocab: 5})
@@ -66,7 +66,7 @@ func TestOptionsReachBlocks(t *testing.T) {
 		}
 		return nodes
 	}
-	// Embedding, blocks with a view each, norm, head, loss; without a view where there is nothing to keep.
+	// Embedding, blocks, a view for each block that keeps values, norm, head, loss.
 	if n := count(); n != 1+2*3+3 {
 		t.Errorf("a fused model has %d operators, want %d", n, 1+2*3+3)
 	}
@@ -78,7 +78,7 @@ func TestOptionsReachBlocks(t *testing.T) {
 	}
 }
 
-// A level that there is not is an error, of every use.
+// An unknown Recompute is an error of every use.
 func TestInvalidRecompute(t *testing.T) {
 	const want = "op: Mamba block: Recompute is 9, want RecomputeCheap, RecomputeNone or RecomputeAll"
 	x := leaf(G.NewGraph(), "x", tensor.Float32, make([]float64, 8), 1, 2, 4)
@@ -87,7 +87,7 @@ func TestInvalidRecompute(t *testing.T) {
 	}
 }
 
-// A Stepper's steps are the same in both forms.
+// The steps of a Stepper are the same in both forms.
 func TestStepperForms(t *testing.T) {
 	lm := NewLM(LMConfig{Config: Config{DModel: 5, NLayer: 2, DState: 3}, Vocab: 7}, WithDtype(tensor.Float64))
 	scramble(lm.Params(), rand.New(rand.NewPCG(1, 2)))
@@ -102,7 +102,7 @@ func TestStepperForms(t *testing.T) {
 	}
 }
 
-// Gradients for some weights alone, the others frozen, are those that they have among all.
+// If some weights are frozen, the gradients of the others do not change.
 func TestGradientsOfSomeWeights(t *testing.T) {
 	stack := NewMambaStack(Config{DModel: 4, NLayer: 2, DState: 3, Bias: true}, WithDtype(tensor.Float64))
 	r := rand.New(rand.NewPCG(3, 3))
@@ -138,7 +138,7 @@ func TestGradientsOfSomeWeights(t *testing.T) {
 	}
 }
 
-// Blocks that share a weight have the sum of their gradients for it, in both forms.
+// The gradient of a weight that blocks share is the sum of the blocks' gradients, in both forms.
 func TestTiedBlocks(t *testing.T) {
 	stack := NewMambaStack(Config{DModel: 3, NLayer: 2, DState: 2}, WithDtype(tensor.Float64))
 	r := rand.New(rand.NewPCG(4, 4))

@@ -18,21 +18,21 @@ import (
 
 const smallVocab = 19
 
-// smallLM returns a small model with weights away from their start, whose logits are far enough apart to tell tokens.
+// smallLM returns a small model with changed weights, so that its logits differ enough to distinguish tokens.
 func smallLM(dt tensor.Dtype, width int) *LM {
 	lm := NewLM(LMConfig{Config: Config{DModel: 6, NLayer: 2, DState: 3, DConv: width}, Vocab: smallVocab, UntiedHead: true}, WithDtype(dt))
 	scramble(lm.Params(), rand.New(rand.NewPCG(7, 8)))
 	return lm
 }
 
-// lastLogits is the definition: the whole sequence at once, from its beginning.
+// lastLogits is the definition of a step's logits: it computes the whole sequence at once, from its beginning.
 func lastLogits(t *testing.T, lm *LM, tokens []int) []float64 {
 	t.Helper()
 	logits := forward(t, must(lm.Apply(intLeaf(G.NewGraph(), "ids", slices.Clone(tokens), 1, len(tokens)))))[0]
 	return logits[len(logits)-lm.cfg.Vocab:]
 }
 
-// samplings are all options, apart and together.
+// samplings lists all options, alone and together.
 var samplings = map[string]Sampling{
 	"greedy":                      {},
 	"greedy, penalty":             {RepetitionPenalty: 1.3},
@@ -63,8 +63,8 @@ func newGenerator(t *testing.T, lm *LM, cfg GenerateConfig) *Generator {
 	return g
 }
 
-// Generation, prompts read in pieces and then a step for each token, chooses what the logits of the whole sequence so far
-// choose: for every option, in both types, for prompts of different lengths in one batch.
+// A Generator reads prompts in pieces and then makes a step for each token. It chooses the token that the logits of the whole sequence so far
+// give, for every option, in both types, for prompts of different lengths in one batch.
 func TestGenerateIsForward(t *testing.T) {
 	const length = 12
 	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
@@ -94,7 +94,7 @@ func TestGenerateIsForward(t *testing.T) {
 	}
 }
 
-// Without options, and with a top-k of one at any temperature, each token is the one of the largest logit.
+// Without options, and with TopK 1 at any temperature, each token is the one of the largest logit.
 func TestGreedyIsArgmax(t *testing.T) {
 	lm := smallLM(tensor.Float32, 4)
 	for _, options := range []Sampling{{}, {Temperature: 7, TopK: 1}, {TopK: 5, TopP: 0.5, MinP: 0.5}} {
@@ -113,7 +113,7 @@ func TestGreedyIsArgmax(t *testing.T) {
 	}
 }
 
-// Greedy tokens are those of transformers.
+// Greedy tokens are those of the transformers library.
 func TestGoldenGreedy(t *testing.T) {
 	expected, err := golden.Read(filepath.Join(tiny, "expected.safetensors"))
 	if err != nil {
@@ -147,7 +147,7 @@ func values(s *Sequence) results {
 	return r
 }
 
-// differ reports where two sequences differ, in the bits of their states or anywhere else.
+// differ returns an error that says where two sequences differ, in the bits of their states or elsewhere.
 func differ(a, b *Sequence) error {
 	if err := values(a).near(values(b), 0); err != nil {
 		return err
@@ -158,8 +158,8 @@ func differ(a, b *Sequence) error {
 	return nil
 }
 
-// A batch of prompts of different lengths, some of which end before others, is its prompts one at a time: tokens and states,
-// bit for bit.
+// A batch of prompts of different lengths, some of which end before others, gives the same tokens and states as each prompt alone, bit for
+// bit.
 func TestBatchIsOneAtATime(t *testing.T) {
 	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
 		lm := smallLM(dt, 4)
@@ -183,7 +183,7 @@ func TestBatchIsOneAtATime(t *testing.T) {
 	}
 }
 
-// A larger batch than the products have a path of their own for is the same to rounding.
+// A batch too large for the products' path for few rows gives the same to within rounding.
 func TestLargeBatch(t *testing.T) {
 	const batch = 40
 	lm := smallLM(tensor.Float64, 4)
@@ -204,7 +204,7 @@ func TestLargeBatch(t *testing.T) {
 	}
 }
 
-// A prompt is the same in pieces of any length, and each piece's graph is used again.
+// A prompt gives the same for any length of its pieces, and the graph of a piece is reused.
 func TestPiecesOfAPrompt(t *testing.T) {
 	lm := smallLM(tensor.Float64, 4)
 	prompt := make([]int, 50)
@@ -239,8 +239,8 @@ func TestPiecesOfAPrompt(t *testing.T) {
 	}
 }
 
-// A sequence ends behind a stop token, which is the last of its tokens, or behind MaxTokens; every token is told as it is
-// chosen, step by step.
+// A sequence ends after a stop token, which is the last of its tokens, or after MaxTokens. The function each gets every token in the step in
+// which it is chosen.
 func TestStopTokens(t *testing.T) {
 	lm := smallLM(tensor.Float64, 4)
 	endless := must(newGenerator(t, lm, GenerateConfig{Sampling: Sampling{Temperature: 1}, MaxTokens: 25}).Generate(t.Context(), prompts, nil))
@@ -275,7 +275,7 @@ func TestStopTokens(t *testing.T) {
 	}
 }
 
-// endAfter is a context that ends when it has been asked a number of times.
+// endAfter is a context that ends after a number of calls of its method Err.
 type endAfter struct {
 	context.Context
 	asks int
@@ -288,8 +288,8 @@ func (c *endAfter) Err() error {
 	return nil
 }
 
-// Wherever the context ends, between pieces of a prompt or between steps, the tokens so far are returned with its error, and
-// the sequences go on from there as if nothing had been: bit for bit.
+// If the context ends between pieces of a prompt or between steps, the tokens so far are returned with its error. The sequences then continue
+// to the same tokens and bits as without an interruption.
 func TestCancel(t *testing.T) {
 	lm := smallLM(tensor.Float32, 4)
 	cfg := GenerateConfig{Sampling: samplings["all"], MaxTokens: 6, Piece: 3}
@@ -334,7 +334,7 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// An error of the one who is told of the tokens ends generation, and no token is lost.
+// An error of the function each ends generation, and no token is lost.
 func TestErrorOfTheCallback(t *testing.T) {
 	lm := smallLM(tensor.Float64, 4)
 	cfg := GenerateConfig{Sampling: Sampling{Temperature: 1}, MaxTokens: 9}
@@ -363,7 +363,7 @@ func TestErrorOfTheCallback(t *testing.T) {
 	}
 }
 
-// A Generator sees the weights as they are, for it has no others.
+// A Generator uses the model's current weights, since it has no copies.
 func TestGeneratorSharesWeights(t *testing.T) {
 	lm := smallLM(tensor.Float32, 4)
 	g := newGenerator(t, lm, GenerateConfig{MaxTokens: 8})
@@ -376,7 +376,7 @@ func TestGeneratorSharesWeights(t *testing.T) {
 	}
 }
 
-// What is wrong with a model, options, prompts or sequences is an error that names it, before anything is read.
+// A wrong model, option, prompt or sequence is an error that names it, before a token is read.
 func TestGenerateErrors(t *testing.T) {
 	lm := smallLM(tensor.Float32, 4)
 	nan, inf := math.NaN(), math.Inf(1)
@@ -447,7 +447,7 @@ func TestGenerateErrors(t *testing.T) {
 		}
 	}
 
-	// A model that has diverged says so, instead of choosing anything.
+	// A model with NaN weights gives an error instead of a token.
 	lm.Params().ByName("backbone.norm_f.weight").Value.Data().([]float32)[0] = float32(nan)
 	if _, err := g.Generate(t.Context(), [][]int{{1}}, nil); err == nil || err.Error() != "nn: generate: sequence 0: the logit of token 0 is not a number" {
 		t.Errorf("weights that are no numbers return %v", err)

@@ -77,7 +77,7 @@ func assign(to *tensor.Dense, v []float64) {
 	}
 }
 
-// TestGoldenModel holds the whole model against transformers' numbers: logits, loss and the gradient of every weight.
+// TestGoldenModel compares the whole model with numbers from the transformers library: logits, loss and the gradient of every weight.
 func TestGoldenModel(t *testing.T) {
 	expected, err := golden.Read(filepath.Join(tiny, "expected.safetensors"))
 	if err != nil {
@@ -144,7 +144,7 @@ func checkGoldenInput(t *testing.T, lm *LM, expected *golden.File, machine strin
 	if err := near(gotLogits, in.Logits, 1e-4); err != nil {
 		t.Errorf("logits: %v", err)
 	}
-	if length > 1 { // with one token there is nothing to predict
+	if length > 1 { // with one token there is no next token to predict
 		if err := near(gotLoss, []float64{in.Loss}, 1e-4); err != nil {
 			t.Errorf("loss: %v", err)
 		}
@@ -168,7 +168,7 @@ func intLeaf(g *G.ExprGraph, name string, v []int, shape ...int) *G.Node {
 
 func elements(v G.Value) []float64 { return golden.Elements(v.Data()) }
 
-// near reports where a value is further from want than tol times want's largest magnitude.
+// near returns an error if an element differs from want by more than tol times want's largest magnitude.
 func near(v G.Value, want []float64, tol float64) error {
 	return golden.Near(elements(v), want, tol)
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/gomamba/mamba/grad"
 )
 
-// TestGradients holds the gradients of whole blocks, stacks and language models against finite differences, on both
-// machines: by the input, every weight and the state that comes in, with the state that goes out in the loss.
+// TestGradients compares gradients of whole blocks, stacks and language models with finite differences, on both machines: the gradients of
+// the input, every weight and the initial state. The loss includes the final state.
 func TestGradients(t *testing.T) {
 	base := Config{DModel: 3, NLayer: 2, DState: 2, DtRank: 2}
 	with := func(f func(*Config)) Config {
@@ -40,7 +40,7 @@ func TestGradients(t *testing.T) {
 	}
 }
 
-// The same for a stack of every kind, and of several, the first of which has heads.
+// The same for stacks of each kind and of several kinds, of which the first has heads.
 func TestGradientsOfKinds(t *testing.T) {
 	base := Config{DModel: 4, NLayer: 1, DState: 2, DtRank: 2, DConv: 3, Window: 3, DHidden: 3}
 	for _, kind := range Kinds() {
@@ -73,7 +73,7 @@ func checkGradients(t *testing.T, m model, state, start bool) {
 		starts := tensor.New(tensor.WithShape(batch, length), tensor.WithBacking([]int{0, 0, 1, 0, 0, 1, 0, 0, 0, 1}))
 		inputs = append(inputs, grad.Input{Name: "start", Value: starts, Constant: true})
 	}
-	first := len(inputs) // of the state
+	first := len(inputs) // index of the first part of the state
 	if state {
 		for i, n := range m.zero(G.NewGraph(), batch).Nodes() {
 			inputs = append(inputs, grad.Input{Name: fmt.Sprint("state ", i), Value: random(n.Shape()...)})

@@ -15,7 +15,7 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// leaf makes an input node of floats.
+// leaf returns an input node of floats.
 func leaf(g *G.ExprGraph, name string, dt tensor.Dtype, v []float64, shape ...int) *G.Node {
 	value := tensor.New(tensor.WithShape(shape...), tensor.Of(dt))
 	assign(value, v)
@@ -30,7 +30,7 @@ func normal(r *rand.Rand, n int) []float64 {
 	return v
 }
 
-// dot returns the sum of x's elements times weights, a scalar: a loss whose gradient is the weights.
+// dot returns the sum of x's elements times weights, a scalar. As a loss its gradient is the weights.
 func dot(x *G.Node, weights []float64) *G.Node {
 	w := leaf(x.Graph(), fmt.Sprintf("weights of node %d", x.ID()), x.Dtype(), weights, x.Shape()...)
 	return G.Must(G.Sum(G.Must(G.HadamardProd(x, w))))
@@ -44,14 +44,14 @@ func sum(parts ...*G.Node) *G.Node {
 	return total
 }
 
-// scramble moves all weights away from their start, where ones, regular rows and small steps could hide a mistake.
+// scramble changes all weights. Their initial values (ones, equal rows, small step sizes) could hide mistakes.
 func scramble(params layer.Params, r *rand.Rand) {
 	for _, p := range params {
 		v := elements(p.Value)
 		for i := range v {
 			v[i] += 0.3 * r.NormFloat64()
 			if strings.HasSuffix(p.Name, "dt_proj.bias") {
-				v[i] += 4 // Δ is about 0.5 then, instead of 0.01
+				v[i] += 4 // makes Δ about 0.5 instead of 0.01
 			}
 		}
 		assign(p.Value, v)
@@ -119,10 +119,10 @@ func forward(t testing.TB, nodes ...*G.Node) [][]float64 {
 	return result
 }
 
-// results are what a run computed, by name.
+// results holds the values that a run computed, by name.
 type results map[string][]float64
 
-// near reports where results are further from want than tol times the largest magnitude of each.
+// near returns an error if a result differs from want by more than tol times its largest magnitude.
 func (r results) near(want results, tol float64) error {
 	names := slices.Sorted(maps.Keys(want))
 	if got := slices.Sorted(maps.Keys(r)); !slices.Equal(got, names) {
@@ -132,7 +132,7 @@ func (r results) near(want results, tol float64) error {
 		if len(r[name]) != len(want[name]) {
 			return fmt.Errorf("%s has %d elements, want %d", name, len(r[name]), len(want[name]))
 		}
-		scale := 1e-4 // in problems of numbers around 1, much smaller ones are what rounding leaves of zero
+		scale := 1e-4 // the tests' numbers are around 1, and much smaller results are rounding errors of zero
 		for _, v := range want[name] {
 			scale = max(scale, math.Abs(v))
 		}
@@ -153,7 +153,7 @@ func steps[T any](v []T, batch, length, from, to, size int) (s []T) {
 	return s
 }
 
-// join puts pieces along the length that end at the given steps together; it is the inverse of steps.
+// join concatenates, along the length, pieces that end at the given steps. It is the inverse of steps.
 func join(pieces [][]float64, batch, size int, ends []int) (v []float64) {
 	for b := range batch {
 		for i, from := 0, 0; i < len(ends); i++ {

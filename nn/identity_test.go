@@ -14,7 +14,7 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// model is a block, a stack or a language model, behind one face.
+// model is a block, a stack or a language model, with one set of functions.
 type model struct {
 	cfg    Config
 	params layer.Params
@@ -49,7 +49,7 @@ func newModel(kind string, cfg Config, vocab int, untied bool) model {
 	}
 }
 
-// outputs is the width of what the model returns.
+// outputs returns the width of the model's result.
 func (m model) outputs() int {
 	if m.vocab > 0 {
 		return m.vocab
@@ -62,10 +62,10 @@ type problem struct {
 	model
 	batch, length int
 
-	x      []float64 // or
+	x      []float64 // input of a block or stack
 	ids    []int
-	state  [][]float64 // nil: none
-	start  []float64   // nil: none
+	state  [][]float64 // initial state, nil for none
+	start  []float64   // nil for none
 	dy     []float64
 	dstate [][]float64
 }
@@ -89,7 +89,7 @@ func (p *problem) fill(r *rand.Rand, state bool) *problem {
 	return p
 }
 
-// run feeds the problem in pieces that end at the given steps, and returns outputs, final state and gradients put together.
+// run computes the problem in pieces that end at the given steps, and returns the joined outputs, the final state and the gradients.
 func (p *problem) run(lisp bool, ends ...int) (results, error) {
 	g := G.NewGraph()
 	var state State
@@ -175,7 +175,7 @@ func drawConfig(t *rapid.T) Config {
 		return Config{
 			DModel: rapid.SampledFrom([]int{2, 4}).Draw(t, "d_model"), NLayer: 2, DState: 2, DtRank: 1,
 			DConv: rapid.SampledFrom([]int{1, 3}).Draw(t, "d_conv"),
-			// The first one mixes over time: a lisp machine does not take a Start that no operator reads.
+			// The first layer mixes over time and reads Start: a lisp machine fails if no operator reads an input.
 			Pattern: []Kind{rapid.SampledFrom(Kinds()[:8]).Draw(t, "first"), rapid.SampledFrom(Kinds()).Draw(t, "second")},
 			Window:  rapid.IntRange(2, 5).Draw(t, "window"), NHead: rapid.IntRange(0, 1).Draw(t, "heads"),
 			Bias: rapid.Bool().Draw(t, "bias"),
@@ -210,7 +210,7 @@ func drawProblem(t *rapid.T) *problem {
 	return p.fill(r, rapid.Bool().Draw(t, "state"))
 }
 
-// drawEnds cuts a length into pieces at random.
+// drawEnds divides a length into random pieces.
 func drawEnds(t *rapid.T, length int) (ends []int) {
 	for i := 1; i < length; i++ {
 		if rapid.Bool().Draw(t, "cut") {
@@ -227,8 +227,8 @@ func oneByOne(length int) (ends []int) {
 	return ends
 }
 
-// Whole, in pieces, and one step at a time, a model is the same: outputs, final state, and the gradients of every weight, of
-// the input and of the state that came in, which flow back through the states between the pieces.
+// A model computed in pieces or step by step has the same outputs, final state and gradients as the whole: the gradients of every weight, of
+// the input and of the initial state. They flow back through the states between pieces.
 func TestPieces(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawProblem(t)
@@ -249,7 +249,7 @@ func TestPieces(t *testing.T) {
 	})
 }
 
-// Sequences packed one behind the other, with a Start at each and cut into pieces anywhere, are the sequences apart.
+// Sequences packed one after another, each with a Start, and divided into any pieces, give the same results as separate sequences.
 func TestPacked(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		kind := rapid.SampledFrom(kinds).Draw(t, "kind")
@@ -259,7 +259,7 @@ func TestPacked(t *testing.T) {
 			p.length += n
 			p.start = append(append(p.start, 1), make([]float64, n-1)...)
 		}
-		// The Start at step 0 drops the state that comes in.
+		// The Start at step 0 separates the initial state.
 		p.fill(rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 2)), true)
 
 		want, err := apart(p, lengths)
@@ -276,14 +276,14 @@ func TestPacked(t *testing.T) {
 	})
 }
 
-// apart runs the sequences packed in p each in a graph of its own.
+// apart runs each of the sequences packed in p in its own graph.
 func apart(p *problem, lengths []int) (results, error) {
 	want := results{}
 	from := 0
 	for _, n := range lengths {
 		to := from + n
 		q := &problem{model: p.model, batch: 1, length: n, dstate: p.dstate}
-		if to < p.length { // only the last one's state goes into the loss
+		if to < p.length { // the loss includes only the state of the last sequence
 			q.dstate = nil
 			for _, v := range p.dstate {
 				q.dstate = append(q.dstate, make([]float64, len(v)))
@@ -308,7 +308,7 @@ func apart(p *problem, lengths []int) (results, error) {
 					want[name][i] += v[i]
 				}
 			default:
-				want[name] = v // of a final state, the last
+				want[name] = v // the final state is that of the last sequence
 			}
 		}
 		from = to
@@ -319,8 +319,8 @@ func apart(p *problem, lengths []int) (results, error) {
 	return want, nil
 }
 
-// The cuts that a convolution's context makes difficult, one by one: pieces shorter than the context, a Start among the
-// last steps of a piece, a Start right at a cut.
+// Divisions that are difficult because of a convolution's context: pieces shorter than the context, a Start among the last steps of a piece,
+// a Start at the first step of a piece.
 func TestDifficultCuts(t *testing.T) {
 	for _, kind := range kinds {
 		for _, c := range []struct {
@@ -334,7 +334,7 @@ func TestDifficultCuts(t *testing.T) {
 			p := &problem{model: newModel(kind, Config{DModel: 3, NLayer: 2, DState: 2, DConv: 4}, 5, true), batch: 2, length: 9}
 			p.start = make([]float64, 2*9)
 			for _, s := range c.starts {
-				p.start[9+s] = 1 // in the second row alone
+				p.start[9+s] = 1 // in the second row only
 			}
 			whole, err := p.fill(r, true).run(false, 9)
 			if err != nil {
@@ -347,7 +347,7 @@ func TestDifficultCuts(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s, starts at %v, pieces that end at %v: %v", kind, c.starts, c.ends, err)
 			}
-			if len(c.starts) > 0 { // the starts count
+			if len(c.starts) > 0 { // the starts change the result
 				p.start = nil
 				without, err := p.run(false, 9)
 				if err != nil {
@@ -364,7 +364,7 @@ func TestDifficultCuts(t *testing.T) {
 	}
 }
 
-// Apply is ApplyWithState from nothing: outputs and gradients, with starts and without, on both machines.
+// Apply has the outputs and gradients of ApplyWithState with a nil state, with and without starts, on both machines.
 func TestApplyIsWithoutState(t *testing.T) {
 	for _, kind := range kinds {
 		for _, starts := range [][]float64{nil, {0, 0, 1, 0, 0, 1, 0, 1, 0, 0}} {

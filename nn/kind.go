@@ -76,7 +76,7 @@ type stackLayer interface {
 }
 
 func newStackLayer(kind Kind, cfg Config, opts ...Option) stackLayer {
-	cfg.Pattern = nil // the stack's
+	cfg.Pattern = nil // a pattern is for the stack
 	if kind == Mamba {
 		return NewMambaBlock(cfg, opts...)
 	}

@@ -13,7 +13,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// A sequence of a hybrid goes on from its file as it would have without, and does not fit a model of other layers.
+// A sequence of a hybrid model that is loaded from its file continues as without the file. A model of other layers refuses it.
 func TestKindsSequenceFile(t *testing.T) {
 	lm := NewLM(hybrid(), WithSeed(4))
 	scramble(lm.Params(), rand.New(rand.NewPCG(9, 1)))
@@ -55,7 +55,7 @@ func TestKindsSequenceFile(t *testing.T) {
 	}
 }
 
-// A Stepper of a hybrid predicts what the model does at once, far beyond the window.
+// The steps of a Stepper of a hybrid model have the logits of the whole text, also long after the first window.
 func TestKindsStepper(t *testing.T) {
 	const length = 23
 	lm := NewLM(hybrid(), WithDtype(tensor.Float64))
@@ -68,7 +68,7 @@ func TestKindsStepper(t *testing.T) {
 	whole := logitsOf(t, lm, text)
 	s := must(NewStepper(lm, 1))
 	defer s.Close()
-	for again := range 2 { // from the beginning, and after Reset
+	for again := range 2 { // at first, and after Reset
 		got, want := results{}, results{}
 		for i, token := range text {
 			row, err := s.Step([]int{token})
@@ -84,8 +84,8 @@ func TestKindsStepper(t *testing.T) {
 	}
 }
 
-// The loss and all gradients of a hybrid are the same bit for bit for any number of processors, and in float32 they are those
-// of float64 to within rounding.
+// The loss and all gradients of a hybrid model are the same bit for bit for any number of processors, and those of float32 agree with those of
+// float64 to within rounding.
 func TestKindsProcessorsAndTypes(t *testing.T) {
 	const batch, length = 2, 150
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))

@@ -11,12 +11,12 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// hybrid has a layer of every kind.
+// hybrid is a configuration with a layer of every kind.
 func hybrid() LMConfig {
 	return LMConfig{Config: Config{DModel: 8, NLayer: len(Kinds()), DState: 4, NHead: 2, Window: 5, Pattern: Kinds()}, Vocab: 11}
 }
 
-// Weights are named like those of Mamba blocks, and no two alike; a pattern repeats down the stack.
+// Weights have names like those of Mamba blocks, and no two have the same name. The pattern repeats along the stack.
 func TestKindsParams(t *testing.T) {
 	cfg := hybrid()
 	cfg.NLayer *= 2
@@ -47,7 +47,7 @@ func TestKindsParams(t *testing.T) {
 	}
 }
 
-// A hybrid generates what it would predict for the whole text, from prompts of different lengths.
+// A hybrid model generates the tokens that the logits of the whole text give, from prompts of different lengths.
 func TestKindsGenerate(t *testing.T) {
 	lm := NewLM(hybrid(), WithDtype(tensor.Float64))
 	scramble(lm.Params(), rand.New(rand.NewPCG(8, 1)))
@@ -95,7 +95,7 @@ func TestKindErrors(t *testing.T) {
 			t.Errorf("error %v, want %s", err, want)
 		}
 	}
-	// Attention that sees everything has no state; it says so, and how to have one.
+	// Attention without a window has no state of fixed size. The error says so, and which option to set.
 	cfg := hybrid()
 	cfg.Window = 0
 	lm := NewLM(cfg)

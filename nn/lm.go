@@ -144,7 +144,7 @@ func (m *LM) holds(batch, length int, logits bool) error {
 	return nil
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (m *LM) Fwd(ids G.Input) G.Result {
 	return layer.Lift(ids, func(ids *G.Node) (*G.Node, error) { return m.Apply(ids) })
 }

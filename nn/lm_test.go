@@ -9,8 +9,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// The loss is the mean of -log softmax of the logits at the targets, those that are ignored left out; starts cut it as they
-// cut the logits.
+// The loss is the mean of -log softmax of the logits at the targets that are not ignored. Starts change it as they change the logits.
 func TestLoss(t *testing.T) {
 	const batch, length, vocab = 2, 4, 5
 	lm := NewLM(LMConfig{Config: Config{DModel: 4, NLayer: 2, DState: 2}, Vocab: vocab}, WithDtype(tensor.Float64))
@@ -47,7 +46,7 @@ func TestLoss(t *testing.T) {
 	}
 }
 
-// A tied head is the embedding's weight, an untied one has its own.
+// The weight of a tied head is the embedding's. An untied head has its own.
 func TestHead(t *testing.T) {
 	for _, untied := range []bool{false, true} {
 		lm := NewLM(LMConfig{Config: Config{DModel: 3, DState: 2}, Vocab: 4, UntiedHead: untied}, WithDtype(tensor.Float64))
@@ -59,7 +58,7 @@ func TestHead(t *testing.T) {
 		if !untied {
 			head = params.ByName("backbone.embeddings.weight")
 		}
-		// The logits are the rows of the head times what the stack returns.
+		// The logits are the products of the head's rows and the result of the stack.
 		g := G.NewGraph()
 		ids := []int{1, 3}
 		var rows []float64

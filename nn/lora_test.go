@@ -13,7 +13,7 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// adapted returns a block with an update of every projection, none of it zero.
+// adapted returns a block with LoRA of every projection, whose matrices are not zero.
 func adapted(dt tensor.Dtype) *MambaBlock {
 	b := NewMambaBlock(Config{DModel: 3, DState: 2, DtRank: 2}, WithDtype(dt))
 	scramble(b.Params(), rand.New(rand.NewPCG(1, 1)))
@@ -21,7 +21,7 @@ func adapted(dt tensor.Dtype) *MambaBlock {
 	return b
 }
 
-// The gradients of the updates, through the one operator and through the many, on both machines.
+// The gradients of LoRA agree with finite differences for both forms of a block, on both machines.
 func TestLoRAGradients(t *testing.T) {
 	b := adapted(tensor.Float64)
 	r := rand.New(rand.NewPCG(1, 3))
@@ -40,7 +40,7 @@ func TestLoRAGradients(t *testing.T) {
 	}
 }
 
-// Both forms of a block see every update, and both compute the same once they are merged.
+// Both forms of a block use the LoRA of every projection, and give the same results after merging.
 func TestLoRAInBothForms(t *testing.T) {
 	for _, form := range forms {
 		for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
@@ -68,12 +68,12 @@ func TestLoRAInBothForms(t *testing.T) {
 	}
 }
 
-// A language model with updates starts as it was, learns, and the weights below stay; generation sees the updates.
+// Adding LoRA does not change a language model's results. Training changes LoRA and not the base weights, and generation uses it.
 func TestLoRALearns(t *testing.T) {
 	const batch, length, vocab = 2, 8, 5
 	lm := NewLM(LMConfig{Config: Config{DModel: 16, NLayer: 2, DState: 4}, Vocab: vocab})
 	base := lm.Params()
-	scramble(base, rand.New(rand.NewPCG(1, 5))) // frozen embeddings of the size that they start with make no logits of any size
+	scramble(base, rand.New(rand.NewPCG(1, 5))) // the logits of frozen embeddings of their initial size would be too small to learn
 	stepOf := func() []float64 {
 		s := must(NewStepper(lm, 1))
 		defer s.Close()

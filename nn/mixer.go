@@ -14,7 +14,8 @@ import (
 //	x → in_proj → split x, z → causal convolution, SiLU → x_proj → split dt, B, C;  dt → dt_proj → Δ
 //	  → scan(u = x, Δ, A = -exp(A_log), B, C, D, z) → out_proj
 //
-// A block is one operator, op.MambaBlock. The operations one by one, in apply, are its readable definition.
+// By default a block computes all this in one operator, op.MambaBlock. The method apply builds it from separate operators; it is the readable
+// definition.
 type mixer struct {
 	cfg                            Config
 	inProj, xProj, dtProj, outProj *layer.Linear
@@ -44,10 +45,10 @@ func newMixer(cfg Config, o layer.Options) *mixer {
 	return m
 }
 
-// start draws the weights that do not start like those of any linear layer.
+// start draws the weights whose initial values differ from those of an ordinary linear layer: dt_proj and out_proj.
 func (m *mixer) start(o layer.Options) {
-	// The bias of dt_proj is the inverse of softplus of steps that are uniform in their logarithm; so Δ starts in
-	// [DtMin, DtMax], whatever the input.
+	// The bias of dt_proj is the inverse softplus of step sizes whose logarithm is uniform. So softplus of the bias, the initial Δ
+	// without its part from the input, is in [DtMin, DtMax].
 	weight, bias, out := m.dtProj.Weight, m.dtProj.Bias, m.outProj.Weight
 	weight.Value = o.New(layer.Uniform(o.Rand(weight.Name), m.cfg.DtScale/math.Sqrt(float64(m.cfg.DtRank))), weight.Value.Shape()...)
 	step := layer.LogUniform(o.Rand(bias.Name), m.cfg.DtMin, m.cfg.DtMax)
@@ -55,7 +56,7 @@ func (m *mixer) start(o layer.Options) {
 		return layer.InverseSoftplus(max(step(), m.cfg.DtInitFloor))
 	}, bias.Value.Shape()...)
 
-	// Every layer adds to the residual stream: dividing by √NLayer keeps its start independent of the depth.
+	// Every layer adds to the residual stream. Dividing by √NLayer keeps the initial size of the sum independent of the depth.
 	r := o.Rand(out.Name)
 	bound := 1 / math.Sqrt(float64(m.cfg.inner())) / math.Sqrt(float64(m.cfg.NLayer))
 	out.Value = o.New(layer.Uniform(r, bound), out.Value.Shape()...)
@@ -67,7 +68,7 @@ func (m *mixer) params() (layer.Params, error) {
 	return append(layer.Params{m.aLog, m.d}, params...), err
 }
 
-// inputs are the operands of the mixer in one operator.
+// inputs returns the operands of op.MambaBlock, except the norm's weight.
 func (m *mixer) inputs(x *G.Node, state LayerState, start *G.Node) (in op.BlockInputs, err error) {
 	w, err := layer.Effective(x.Graph(), m.inProj.Weight, m.inProj.Bias, m.conv.Weight, m.conv.Bias,
 		m.xProj.Weight, m.dtProj.Weight, m.dtProj.Bias, m.aLog, m.d, m.outProj.Weight, m.outProj.Bias)
@@ -81,7 +82,7 @@ func (m *mixer) inputs(x *G.Node, state LayerState, start *G.Node) (in op.BlockI
 	}, nil
 }
 
-// apply returns the mixer's output and, if withState, the state after it, operation by operation.
+// apply builds the mixer from separate operators. It returns the output and, if withState is true, the state after it.
 func (m *mixer) apply(x *G.Node, state LayerState, withState bool, start *G.Node) (y *G.Node, next LayerState, err error) {
 	g := x.Graph()
 	xz, err := m.inProj.Apply(x)

@@ -8,7 +8,7 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// sequence applies a layer that mixes over time. Its state is in LayerState.Scan.
+// sequence applies a layer that mixes over time and whose state is LayerState.Scan.
 func sequence(l layer.Sequence, x *G.Node, state LayerState, withState bool, start *G.Node) (y, next *G.Node, err error) {
 	if withState {
 		return l.ApplyWithState(x, state.Scan, start)
@@ -17,7 +17,7 @@ func sequence(l layer.Sequence, x *G.Node, state LayerState, withState bool, sta
 	return y, nil, err
 }
 
-// noGate is the architecture without a gate: out_proj(GELU(inner(x))). There is no GELU after an inner layer that is not linear.
+// noGate is the architecture without a gate: out_proj(GELU(inner(x))) if the inner layer is linear, else out_proj(inner(x)).
 type noGate struct {
 	layer.Base
 	inner   layer.Sequence
@@ -47,7 +47,7 @@ func (m *noGate) mix(x *G.Node, state LayerState, withState bool, start *G.Node)
 	return y, next, err
 }
 
-// h3 has the state of its shift in LayerState.Conv, and that of its inner layer in Scan.
+// h3 has the state of its shift as LayerState.Conv, and the state of its inner layer as LayerState.Scan.
 type h3 struct{ *layer.H3 }
 
 func (m h3) shapes(batch int) (conv, scan tensor.Shape) { return m.StateShapes(batch) }
@@ -120,7 +120,7 @@ func (m *mambaS4) mix(x *G.Node, state LayerState, withState bool, start *G.Node
 	return y, next, err
 }
 
-// mlp has no state: it computes each step by itself.
+// mlp has no state, since it computes each step independently.
 type mlp struct{ *layer.GatedMLP }
 
 func (mlp) shapes(int) (conv, scan tensor.Shape) { return nil, nil }
@@ -130,7 +130,7 @@ func (m mlp) mix(x *G.Node, _ LayerState, _ bool, _ *G.Node) (y *G.Node, next La
 	return y, next, err
 }
 
-// attention has the keys and values of its window in LayerState.Scan.
+// attention has the keys and values of its window as LayerState.Scan.
 type attention struct{ *layer.Attention }
 
 func newAttention(cfg Config, opts []Option) attention {

@@ -2,5 +2,5 @@
 
 package nn
 
-// The race detector makes pools forget at random.
+// The race detector makes sync.Pool drop values at random.
 func init() { poolsForget = true }

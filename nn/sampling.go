@@ -6,28 +6,28 @@ import (
 	"math/rand/v2"
 )
 
-// Sampling says how the next token is chosen from the logits. The zero value is greedy: the token of the largest logit, the
-// lowest of several.
+// Sampling says how the next token is chosen from the logits. The zero value chooses greedily: it takes the token of the largest logit, and
+// of several such tokens the one with the lowest number.
 //
-// The steps are those of Hugging Face's generate, in its order: repetition penalty, temperature, top-k, top-p, min-p, each
-// on what the one before has left; then a token is drawn with the probabilities of those that are left, which add up to one
-// again. Tokens are ranked by their logits, the likeliest first, equal ones by number.
+// The steps and their order are those of Hugging Face's generate: repetition penalty, temperature, top-k, top-p, min-p. Each step works on
+// the tokens that the step before has kept. Then a token is drawn with the probabilities of the kept tokens, scaled to add up to one.
+// Tokens are ranked by probability, the most probable first, and equally probable tokens by number, the lowest first.
 type Sampling struct {
-	// Temperature divides the logits. Below 1 likely tokens become likelier; 0 is greedy.
+	// Temperature divides the logits. A temperature below 1 makes probable tokens more probable; 0 chooses greedily.
 	Temperature float64
-	// TopK leaves the K likeliest tokens; 0 leaves all. (Hugging Face also leaves those that equal the K-th.)
+	// TopK keeps the K most probable tokens; 0 keeps all. (Hugging Face also keeps tokens that are as probable as the K-th.)
 	TopK int
-	// TopP leaves the fewest tokens, the likeliest first, whose probabilities add up to TopP or more; 0 and 1 leave all.
+	// TopP keeps the most probable tokens, as few as add up to a probability of TopP or more; 0 and 1 keep all.
 	TopP float64
-	// MinP leaves the tokens that are at least MinP times as probable as the likeliest; 0 leaves all.
+	// MinP keeps the tokens that are at least MinP times as probable as the most probable token; 0 keeps all.
 	MinP float64
-	// RepetitionPenalty makes tokens that the sequence already has, those of the prompt included, less likely: it divides
-	// their logits where they are positive, and multiplies them where they are not. 0 and 1 change nothing; less than 1
-	// makes them likelier. It applies to greedy choice, too.
+	// RepetitionPenalty makes tokens that the sequence already contains, the prompt included, less probable. It divides their positive
+	// logits and multiplies their other logits. 0 and 1 change nothing; a penalty between 0 and 1 makes the tokens more probable. The
+	// penalty also applies to greedy choice.
 	RepetitionPenalty float64
 }
 
-// check returns what is wrong with the options.
+// check returns an error if an option is out of its range.
 func (s Sampling) check() error {
 	finite := func(name string, v float64) error {
 		if !(v >= 0) || math.IsInf(v, 1) {
@@ -55,7 +55,7 @@ func (s Sampling) check() error {
 	return nil
 }
 
-// sampler chooses tokens. It keeps its memory from one choice to the next.
+// sampler chooses tokens. It reuses its memory for each choice.
 type sampler struct {
 	Sampling
 	scores     []float64
@@ -65,16 +65,17 @@ type sampler struct {
 // candidate is a token that may be drawn.
 type candidate struct {
 	token int
-	score float64 // the logit; then the weight that it is drawn with
+	score float64 // first the logit, then the weight with which the token is drawn
 }
 
 func (s *sampler) greedy() bool    { return s.Temperature == 0 || s.TopK == 1 }
 func (s *sampler) penalizes() bool { return s.RepetitionPenalty != 0 && s.RepetitionPenalty != 1 }
 
-// takesLargest reports whether the choice is the largest logit as it is.
+// takesLargest reports whether the choice is always the token of the largest logit.
 func (s *sampler) takesLargest() bool { return s.greedy() && !s.penalizes() }
 
-// choose returns the next token by a row of logits. seen are the tokens of the sequence so far.
+// choose returns the next token for a row of logits. seen holds the tokens of the sequence so far. A NaN, or an infinite largest logit, is an
+// error.
 func choose[T float32 | float64](s *sampler, logits []T, seen tokenSet, random *rand.PCG) (int, error) {
 	best := 0
 	for i, v := range logits {
@@ -119,11 +120,11 @@ func (s *sampler) penalize(seen tokenSet) {
 		} else {
 			v *= s.RepetitionPenalty
 		}
-		s.scores[token] = min(max(v, -math.MaxFloat64), math.MaxFloat64) // the difference of two infinities would be none
+		s.scores[token] = min(max(v, -math.MaxFloat64), math.MaxFloat64) // an infinity would give NaN in differences
 	}
 }
 
-// left returns the tokens that top-k, top-p and min-p leave, with weights in proportion to their probabilities.
+// left returns the tokens that top-k, top-p and min-p keep, with weights proportional to their probabilities.
 func (s *sampler) left() []candidate {
 	c := s.candidates[:0]
 	best := math.Inf(-1)
@@ -133,14 +134,14 @@ func (s *sampler) left() []candidate {
 	}
 	s.candidates = c
 
-	n := len(c) // the tokens that are left are the first n
+	n := len(c) // top-k keeps n tokens
 	if s.TopK > 0 && s.TopK < n {
 		n = s.TopK
 		c = rank(c, func(ranked []candidate) bool { return len(ranked) < n })
 	}
 	sum := 0.0
 	for i, x := range c {
-		// The likeliest has weight 1, so that no exponential overflows.
+		// The most probable token has weight 1, so no exponential overflows.
 		c[i].score = math.Exp((x.score - best) / s.Temperature)
 		sum += c[i].score
 	}
@@ -165,7 +166,7 @@ func (s *sampler) left() []candidate {
 	return c
 }
 
-// draw returns the token at u, 0 ≤ u < 1, of the weights' sum.
+// draw returns the token at the fraction u of the sum of all weights, 0 ≤ u < 1.
 func draw(c []candidate, u float64) int {
 	sum := 0.0
 	for _, x := range c {
@@ -175,7 +176,7 @@ func draw(c []candidate, u float64) int {
 	last := 0
 	for _, x := range c {
 		if x.score > 0 {
-			last = x.token // also where rounding leaves a little of the sum over
+			last = x.token // also the result if rounding leaves u at 0 or above after the loop
 		}
 		if u -= x.score; u < 0 {
 			break
@@ -184,10 +185,10 @@ func draw(c []candidate, u float64) int {
 	return last
 }
 
-// rank returns the first of c in order of rank, for as long as more says so, in the same memory. It does not sort the rest:
-// of a large vocabulary only few tokens are wanted.
+// rank returns the first candidates of c by rank, in c's memory. It calls more with the candidates ranked so far, and stops when more returns
+// false. It does not sort the others, since few tokens of a large vocabulary are wanted.
 func rank(c []candidate, more func(ranked []candidate) bool) []candidate {
-	// A heap that grows from the end of c to the front: its root is the last element, and what it gives up goes to the front.
+	// The unranked candidates are a heap that is stored backwards: its root is the last element of c. Ranked candidates move to the front.
 	n := len(c)
 	at := func(i int) *candidate { return &c[n-1-i] }
 	sift := func(i, size int) {
@@ -212,7 +213,7 @@ func rank(c []candidate, more func(ranked []candidate) bool) []candidate {
 	ranked := 0
 	for ranked < n && more(c[:ranked]) {
 		size := n - ranked
-		// The root changes places with the heap's last element, which is the first that is not ranked.
+		// Swap the root with the last element of the heap, which is the first unranked element of c.
 		*at(0), c[ranked] = c[ranked], *at(0)
 		ranked++
 		sift(0, size-1)
@@ -224,7 +225,7 @@ func before(a, b candidate) bool {
 	return a.score > b.score || a.score == b.score && a.token < b.token
 }
 
-// tokenSet is a set of tokens, a bit for each.
+// tokenSet is a set of tokens, stored as one bit per token.
 type tokenSet []uint64
 
 func (s *tokenSet) add(token int) {
@@ -238,7 +239,7 @@ func (s tokenSet) has(token int) bool {
 	return token/64 < len(s) && s[token/64]>>(token%64)&1 == 1
 }
 
-// tokens returns the tokens of the set in order.
+// tokens returns the tokens of the set in ascending order.
 func (s tokenSet) tokens() (tokens []int) {
 	for token := range 64 * len(s) {
 		if s.has(token) {

@@ -11,8 +11,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// probabilities is the definition of Sampling, written like Hugging Face's processors: each sets the scores of what it drops
-// to minus infinity.
+// probabilities is the definition of Sampling, written like Hugging Face's processors: each sets the scores of the tokens that it drops to
+// minus infinity.
 func probabilities(logits []float64, s Sampling, seen map[int]bool) []float64 {
 	scores := slices.Clone(logits)
 	if p := s.RepetitionPenalty; p != 0 {
@@ -42,14 +42,14 @@ func probabilities(logits []float64, s Sampling, seen map[int]bool) []float64 {
 		for i := range order {
 			order[i] = i
 		}
-		slices.SortFunc(order, func(a, b int) int { // ascending, as there
+		slices.SortFunc(order, func(a, b int) int { // ascending, as in Hugging Face's code
 			if scores[a] < scores[b] {
 				return -1
 			}
 			return 1
 		})
 		p, cumulative := softmax(scores), 0.0
-		for _, i := range order[:len(order)-1] { // at least one is left
+		for _, i := range order[:len(order)-1] { // the most probable token is always kept
 			if cumulative += p[i]; cumulative <= 1-s.TopP {
 				scores[i] = drop
 			}
@@ -87,7 +87,7 @@ func setOf(tokens ...int) (s tokenSet) {
 	return s
 }
 
-// The probabilities that tokens are drawn with are those of the definition, for any options.
+// The probabilities with which tokens are drawn are those of the definition, for any options.
 func TestSamplingProbabilities(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 70).Draw(t, "vocabulary")
@@ -131,8 +131,8 @@ func TestSamplingProbabilities(t *testing.T) {
 	})
 }
 
-// Tokens come up as often as their probabilities say: Pearson's statistic is within six deviations of what it should be. The
-// draws are those of one sequence, and the first ones of many sequences whose seeds follow one another, as in a batch.
+// Tokens are drawn with their probabilities: Pearson's statistic is within six standard deviations of its mean. The draws are those of one
+// sequence, and the first draws of many sequences with successive seeds, as in a batch.
 func TestSamplingDraws(t *testing.T) {
 	const draws = 40000
 	logits := []float32{1.5, -0.5, 2, 0, 1.9, -3, 0.3, 1}
@@ -175,7 +175,7 @@ func TestSamplingDraws(t *testing.T) {
 	}
 }
 
-// Where the probabilities of the first tokens add up to TopP exactly, no further token is left; equal tokens go by number.
+// If the probabilities of the first tokens add up to exactly TopP, no further token is kept. Equally probable tokens are ranked by number.
 func TestSamplingTopPTies(t *testing.T) {
 	equal := func(n int) []float64 { return make([]float64, n) }
 	for _, test := range []struct {
@@ -204,7 +204,7 @@ func TestSamplingTopPTies(t *testing.T) {
 	}
 }
 
-// Equal tokens are ranked by number: greedy takes the first, top-k and top-p leave the first, and no more than asked for.
+// Equally probable tokens are ranked by number: greedy choice takes the first; top-k and top-p keep the first, and no more than they should.
 func TestSamplingTies(t *testing.T) {
 	logits := []float64{0, 3, 1, 3, 3, 1}
 	chosen := func(s Sampling, seen ...int) (tokens []int) {
@@ -241,7 +241,7 @@ func TestSamplingTies(t *testing.T) {
 	}
 }
 
-// Options at the ends of their ranges choose something that may be chosen.
+// Options at the ends of their ranges choose a token that the definition allows.
 func TestSamplingExtremes(t *testing.T) {
 	logits := []float64{-1e300, 5, math.Inf(-1), 4, -2}
 	for _, temperature := range []float64{math.SmallestNonzeroFloat64, 1e-300, 1, 1e300, math.MaxFloat64} {
@@ -261,7 +261,7 @@ func TestSamplingExtremes(t *testing.T) {
 	}
 }
 
-// Logits that are no numbers are an error that names the token.
+// A NaN logit is an error that names the token.
 func TestSamplingOfNoNumbers(t *testing.T) {
 	nan, inf := math.NaN(), math.Inf(1)
 	for _, c := range []struct {
@@ -279,7 +279,7 @@ func TestSamplingOfNoNumbers(t *testing.T) {
 	}
 }
 
-// What is ranked is in order, and the rest is still there.
+// The ranked candidates are in order, and no candidate is lost.
 func TestRank(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(0, 40).Draw(t, "candidates")

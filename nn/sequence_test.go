@@ -14,8 +14,8 @@ import (
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
-// A sequence that goes on from its state, in memory or from a file, with the same Generator or another, is the one that was
-// never interrupted: tokens and states, bit for bit.
+// A sequence that continues from its state, in memory or from a file, with the same Generator or another, has the same tokens and states as
+// one without interruption, bit for bit.
 func TestContinue(t *testing.T) {
 	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
 		for _, width := range []int{1, 4} {
@@ -60,7 +60,7 @@ func reload(t *testing.T, s *Sequence) *Sequence {
 	return loaded
 }
 
-// A sequence with tokens appended is the whole of them: prompt, what was generated, and what was said then.
+// A sequence with appended tokens gives the same as one whose prompt is all of its tokens: the prompt, the generated and the appended ones.
 func TestAppend(t *testing.T) {
 	lm := smallLM(tensor.Float64, 4)
 	g := newGenerator(t, lm, GenerateConfig{MaxTokens: 5, Piece: 3})
@@ -83,7 +83,7 @@ func TestAppend(t *testing.T) {
 	}
 }
 
-// A clone goes on as the original would, and leaves it alone; with another seed it goes elsewhere.
+// A clone continues like the original and does not change it. With another seed it gets other tokens.
 func TestClone(t *testing.T) {
 	lm := smallLM(tensor.Float64, 4)
 	g := newGenerator(t, lm, GenerateConfig{Sampling: Sampling{Temperature: 2}, MaxTokens: 10})
@@ -101,7 +101,7 @@ func TestClone(t *testing.T) {
 	}
 }
 
-// The user's prompt is not the sequence's memory.
+// A sequence copies the caller's prompt.
 func TestPromptIsCopied(t *testing.T) {
 	prompt := []int{1, 2, 3}
 	s := NewSequence(0, prompt...)
@@ -111,10 +111,10 @@ func TestPromptIsCopied(t *testing.T) {
 	}
 }
 
-// A sequence does not grow with its length.
+// The size of a sequence does not grow with its length.
 func TestSequenceSize(t *testing.T) {
 	lm := smallLM(tensor.Float32, 4)
-	g := newGenerator(t, lm, GenerateConfig{Sampling: Sampling{Temperature: 50}, MaxTokens: 200}) // nearly uniform: all tokens come up
+	g := newGenerator(t, lm, GenerateConfig{Sampling: Sampling{Temperature: 50}, MaxTokens: 200}) // nearly uniform, so that all tokens are drawn
 	s := NewSequence(0, 1)
 	var sizes []int
 	for range 2 {
@@ -130,7 +130,7 @@ func TestSequenceSize(t *testing.T) {
 	}
 }
 
-// A file is replaced as a whole, and only if it can be.
+// A file is replaced as a whole or not at all.
 func TestSaveReplaces(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "s")
@@ -170,7 +170,7 @@ func sequenceFile(t testing.TB) []byte {
 	return file.Bytes()
 }
 
-// A file that is cut off anywhere, or something else, is an error.
+// A file that is cut off at any byte, changed, or of another kind is an error.
 func TestLoadSequenceErrors(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	load := func(data []byte) error {
@@ -189,7 +189,7 @@ func TestLoadSequenceErrors(t *testing.T) {
 			t.Fatalf("%d of %d bytes are no error", n, len(file))
 		}
 	}
-	for i := range file { // one bit, anywhere
+	for i := range file { // one bit of any byte
 		damaged := bytes.Clone(file)
 		damaged[i] ^= 1 << (i % 8)
 		f, err := tensorfile.Read(tensorfile.Memory(damaged), int64(len(damaged)))
@@ -201,7 +201,7 @@ func TestLoadSequenceErrors(t *testing.T) {
 		}
 	}
 	good := must(tensorfile.Read(tensorfile.Memory(file), int64(len(file))))
-	// sealed returns a file with other contents, and with a checksum of them.
+	// sealed returns a file with changed contents and their right checksum.
 	sealed := func(change func(metadata map[string]string, arrays map[string]*tensorfile.Array)) []byte {
 		metadata, arrays := maps.Clone(good.Metadata), map[string]*tensorfile.Array{}
 		delete(metadata, "sha256")
@@ -264,7 +264,7 @@ func TestLoadSequenceErrors(t *testing.T) {
 	}
 }
 
-// Whatever a file holds, it is a sequence or an error, and what a Generator takes it can go on with.
+// Any file is a sequence or an error, and a Generator can continue any sequence that it accepts.
 func FuzzLoadSequence(f *testing.F) {
 	f.Add(sequenceFile(f))
 	lm := smallLM(tensor.Float32, 2)
@@ -276,7 +276,7 @@ func FuzzLoadSequence(f *testing.F) {
 		if err != nil || s.parse(f) != nil {
 			return
 		}
-		_, _ = g.Continue(t.Context(), []*Sequence{s}, nil) // a state of no numbers is an error, too
+		_, _ = g.Continue(t.Context(), []*Sequence{s}, nil) // a state with a NaN gives an error
 		var file bytes.Buffer
 		if err := s.write(&file); err != nil {
 			t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// training is a graph with a loss and a tape machine, ready to train.
+// training is a graph with a loss, and a tape machine for it.
 type training struct {
 	nodes   G.Nodes
 	machine G.VM
@@ -45,10 +45,10 @@ func (tr *training) step(t *testing.T, solver G.Solver) float64 {
 	return loss
 }
 
-// sameMemory reports whether two values begin at one address.
+// sameMemory reports whether two values begin at the same address.
 func sameMemory(a, b G.Value) bool { return a.Uintptr() == b.Uintptr() }
 
-// counting is a batch of sequences in which each token is the one before plus one.
+// counting returns a batch of sequences in which each token is the token before plus one.
 func counting(batch, length, vocab int) (ids, targets []int) {
 	for b := range batch {
 		for t := range length {
@@ -59,8 +59,8 @@ func counting(batch, length, vocab int) (ids, targets []int) {
 	return ids, targets
 }
 
-// A training graph, an evaluation graph of another batch and length, and a Stepper share one set of weights: after a step
-// of the solver all see the new ones.
+// A training graph, an evaluation graph of another batch and length, and a Stepper share one set of weights. After a step of the solver all
+// use the new weights.
 func TestGraphsShareWeights(t *testing.T) {
 	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
 		const vocab = 4
@@ -108,7 +108,7 @@ func TestGraphsShareWeights(t *testing.T) {
 			if (results{"logits": after}).near(results{"logits": before}, 0.01) == nil {
 				t.Errorf("%v: the evaluation graph does not see the solver's step", dt)
 			}
-			// What a model made anew of the same values computes.
+			// The result of a new model with the same weights.
 			fresh := NewLM(lm.Config(), WithDtype(dt), WithSeed(99))
 			for i, p := range fresh.Params() {
 				assign(p.Value, elements(lm.Params()[i].Value))
@@ -130,8 +130,7 @@ func TestGraphsShareWeights(t *testing.T) {
 	}
 }
 
-// Two stacks of one configuration and no name in one graph: each has its outputs and its gradients, those that it has when it
-// is alone.
+// Two stacks of one configuration and without names are in one graph. Each has the outputs and gradients that it has alone in a graph.
 func TestTwoStacksInOneGraph(t *testing.T) {
 	cfg := Config{DModel: 3, NLayer: 2, DState: 2}
 	a := NewMambaStack(cfg, WithDtype(tensor.Float64), WithSeed(1))
@@ -176,7 +175,7 @@ func TestTwoStacksInOneGraph(t *testing.T) {
 	}
 }
 
-// A stack used twice in a graph has one set of weights, whose gradients are the sum of both uses'.
+// A stack that is used twice in a graph has one set of weights. Their gradients are the sums over both uses.
 func TestOneStackTwiceInAGraph(t *testing.T) {
 	s := NewMambaStack(Config{DModel: 3, NLayer: 1, DState: 2}, WithDtype(tensor.Float64))
 	r := rand.New(rand.NewPCG(1, 1))
@@ -204,7 +203,7 @@ func TestOneStackTwiceInAGraph(t *testing.T) {
 	}
 }
 
-// A run forward, and a run with gradients, leave the weights and the inputs as they are.
+// A forward run, and a run with gradients, do not change the weights and the inputs.
 func TestRunsChangeNoWeight(t *testing.T) {
 	for _, kind := range kinds {
 		m := newModel(kind, Config{DModel: 3, NLayer: 2, DState: 2, Bias: true}, 4, true)

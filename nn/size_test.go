@@ -12,9 +12,9 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// The bytes of a model are known before any of its weights is drawn, without a loop over its layers.
+// The bytes of a model are counted before any weight is drawn, without a loop over the layers.
 func TestHugeModels(t *testing.T) {
-	const layers = math.MaxInt/(1<<23) + 1 // 1<<40 where an int has 64 bits
+	const layers = math.MaxInt/(1<<23) + 1 // 1<<40 if an int has 64 bits
 	for _, pattern := range [][]Kind{nil, {Mamba, Attention}} {
 		cfg := Config{DModel: 8, Pattern: pattern}
 		bytes := func(params layer.Params) (b size.Bytes) {
@@ -50,7 +50,7 @@ func TestHugeModels(t *testing.T) {
 		"the weights need ":   {Config: Config{DModel: 1 << 20}, Vocab: int(size.Machine() >> 20)},
 	} {
 		if want == "NHead is " {
-			want = "heads is " // as the layer calls it
+			want = "heads is " // the layer's name of this option
 		}
 		err := NewLM(cfg).Err()
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -59,7 +59,7 @@ func TestHugeModels(t *testing.T) {
 	}
 }
 
-// A state that no machine has memory for is an error where it is used, and allocates nothing.
+// A state that exceeds the machine's memory is an error where it is used, and allocates nothing.
 func TestHugeStates(t *testing.T) {
 	cfg := Config{DModel: 4, NLayer: 2, Pattern: []Kind{Mamba, S4}}
 	stack, block := NewMambaStack(cfg), NewMambaBlock(Config{DModel: 4})

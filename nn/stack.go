@@ -115,7 +115,7 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	return y, next, err
 }
 
-// Fwd is Apply as golgi has it.
+// Fwd is Apply in the form of golgi's layers.
 func (s *MambaStack) Fwd(x G.Input) G.Result {
 	return layer.Lift(x, func(x *G.Node) (*G.Node, error) { return s.Apply(x) })
 }

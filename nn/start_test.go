@@ -12,7 +12,7 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// table writes names, shapes and weight decay of weights, one in a line.
+// table returns the names, shapes and weight decay of weights, one weight per line.
 func table(params layer.Params) string {
 	var s strings.Builder
 	for _, p := range params {
@@ -25,8 +25,8 @@ func table(params layer.Params) string {
 	return s.String()
 }
 
-// The weights of the 130M model have the names and shapes of its checkpoint in the Hugging Face layout. What there is of
-// them follows from models with a layer and a token less.
+// The weights of the 130M model have the names and shapes of its checkpoint in the Hugging Face layout. Their number is computed from models
+// with one layer and one token less.
 func TestWeightsOf130M(t *testing.T) {
 	make := func(layers, vocab int) layer.Params {
 		return NewLM(LMConfig{Config: Config{DModel: 768, NLayer: layers}, Vocab: vocab}).Params()
@@ -54,7 +54,7 @@ backbone.norm_f.weight (768)
 	}
 }
 
-// The options that add weights and take them away.
+// The options that add or remove weights.
 func TestOptionalWeights(t *testing.T) {
 	cfg := Config{DModel: 2, NLayer: 2, DState: 3, DConv: 2, Expand: 3, DtRank: 4, Bias: true, NoConvBias: true}
 	const block = `norm.weight (2)
@@ -92,7 +92,7 @@ mixer.out_proj.bias (2)
 	}
 }
 
-// The weights of a block start as in the paper's reference.
+// The initial weights of a block are distributed as in the paper's reference implementation.
 func TestStart(t *testing.T) {
 	const inner, state, rank, layers = 512, 5, 9, 4
 	cfg := Config{DModel: 256, NLayer: layers, DState: state, DtRank: rank, DtScale: 2}
@@ -132,7 +132,7 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// The bias of dt_proj starts where softplus of it is uniform in its logarithm between DtMin and DtMax.
+// The logarithm of softplus of dt_proj's initial bias is uniform between the logarithms of DtMin and DtMax.
 func TestStepsAtStart(t *testing.T) {
 	for _, c := range []struct {
 		cfg       Config
@@ -158,7 +158,7 @@ func TestStepsAtStart(t *testing.T) {
 			t.Errorf("the mean logarithm of the steps is %v, want %v", mean, (low+high)/2)
 		}
 	}
-	// No step starts below the floor.
+	// No initial step is below DtInitFloor.
 	bias := NewMambaBlock(Config{DModel: 100, DtInitFloor: 0.05}, WithDtype(tensor.Float64)).Params().ByName("mixer.dt_proj.bias")
 	atFloor := 0
 	for _, b := range elements(bias.Value) {
@@ -175,7 +175,7 @@ func TestStepsAtStart(t *testing.T) {
 	}
 }
 
-// Each layer of a stack starts by the number of layers, as a block told of it does.
+// The initial weights of each layer of a stack are scaled by NLayer, like those of a block with this NLayer.
 func TestStackScalesItsOutput(t *testing.T) {
 	largest := func(layers int) float64 {
 		stack := NewMambaStack(Config{DModel: 64, NLayer: layers, DState: 1}, WithSeed(0))

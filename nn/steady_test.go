@@ -11,13 +11,13 @@ import (
 	"github.com/gomamba/mamba/internal/cpu"
 )
 
-// A training step of a language model allocates the values that Gorgonia's machine makes anew in every run, those of all
-// nodes but inputs, constants and views, and little else. What its solver allocates is not ours, and not counted.
+// A training step of a language model allocates the values that Gorgonia's machine allocates in every run (those of all nodes but inputs,
+// constants and views) and little else. Allocations of Gorgonia's solver are not counted.
 func TestTrainingSteadyState(t *testing.T) {
 	if poolsForget {
 		t.Skip("pools forget")
 	}
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // what a collection takes from Go's own pools is no matter of ours
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a garbage collection would empty the pools
 	defer runtime.GC()
 	const batch, length, vocab = 4, 100, 64
 	lm := NewLM(LMConfig{Config: Config{DModel: 64, NLayer: 3}, Vocab: vocab})
@@ -53,7 +53,7 @@ func TestTrainingSteadyState(t *testing.T) {
 	t.Logf("a step allocates %d bytes, its values are %d", least, held)
 	most := held + 128<<10
 	if cpu.Best == cpu.Generic {
-		most += 128 << 10 // without assembly the products are gonum's, which allocates in each
+		most += 128 << 10 // without assembly gonum computes the products, and allocates in each
 	}
 	if least > most {
 		t.Errorf("a step allocates %d bytes, want at most %d: its values are %d", least, most, held)

@@ -29,7 +29,8 @@ func TestStepAllocations(t *testing.T) {
 		}
 	}
 	t.Logf("a step allocates %d bytes", least)
-	// What is left are the headers of tensors and Gorgonia's own lists. The residuals of the five layers are 320 KiB, the query weight with LoRA is 256 KiB.
+	// The headers of tensors and Gorgonia's own lists remain. The residuals of the five layers would take 320 KiB, and the query weight with
+	// LoRA 256 KiB.
 	if most := uint64(300 << 10); least > most {
 		t.Errorf("a step allocates %d bytes, want at most %d", least, most)
 	}

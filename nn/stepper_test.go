@@ -10,8 +10,8 @@ import (
 	G "gorgonia.org/gorgonia"
 )
 
-// A Stepper's logits are those of the whole sequence at each position, in both types, for several sequences at a time and
-// for every width of the convolution; after a Reset too.
+// A Stepper's logits are those of the whole sequence at each position, in both types, for several sequences at a time, for every width of the
+// convolution, and also after a Reset.
 func TestStepper(t *testing.T) {
 	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
 		for _, width := range []int{1, 2, 4} {
@@ -51,7 +51,7 @@ func TestStepper(t *testing.T) {
 	}
 }
 
-// Rows that a Stepper has returned stay what they are.
+// Later steps do not change rows that a Stepper has returned.
 func TestStepperReturnsCopies(t *testing.T) {
 	s := must(NewStepper(NewLM(LMConfig{Config: Config{DModel: 4}, Vocab: 3}, WithDtype(tensor.Float64)), 1))
 	defer s.Close()
@@ -66,7 +66,7 @@ func TestStepperReturnsCopies(t *testing.T) {
 	}
 }
 
-// What is wrong with the tokens is an error, and the state stays as it was.
+// Wrong tokens are an error, and the state does not change.
 func TestStepperErrors(t *testing.T) {
 	lm := NewLM(LMConfig{Config: Config{DModel: 4}, Vocab: 3})
 	stepper, undisturbed := must(NewStepper(lm, 2)), must(NewStepper(lm, 2))

@@ -9,7 +9,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// learned checks losses of a training on tokens that count.
+// learned checks the losses of a model that is trained to count.
 func learned(t *testing.T, losses []float64) {
 	t.Helper()
 	if first := losses[0]; math.Abs(first-math.Log(5)) > 0.3 {
@@ -20,8 +20,8 @@ func learned(t *testing.T, losses []float64) {
 	}
 }
 
-// A language model learns to count on the tape machine, tied and untied, in both types; and on the lisp machine, made anew
-// for each step, with the same losses.
+// A language model learns to count on the tape machine, with tied and untied heads, in both types. On the lisp machine, which is made anew for
+// each step, it has the same losses.
 func TestTraining(t *testing.T) {
 	for _, c := range []struct {
 		dt     tensor.Dtype
@@ -62,8 +62,8 @@ func TestTraining(t *testing.T) {
 	}
 }
 
-// A user's own Gorgonia model trains with a MambaBlock in its middle: own weights before and after, all learning to return the
-// sum of all inputs so far, which only the block's state can tell.
+// A user's own Gorgonia model with a MambaBlock between its own weights learns to return the sum of all inputs so far. Only the block's state
+// can hold this sum.
 func TestOwnModel(t *testing.T) {
 	const batch, length, width = 4, 12, 6
 	block := NewMambaBlock(Config{DModel: width})
