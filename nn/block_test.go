@@ -61,6 +61,6 @@ func TestNormOfBlock(t *testing.T) {
 		t.Error(err)
 	}
 	if (results{"mixer": mixed(3, 0.5)}).near(want, 1e-2) == nil {
-		t.Error("NormEps makes no difference")
+		t.Error("NormEps does not change the result")
 	}
 }

@@ -54,7 +54,7 @@ func TestTrainingIsDeterministic(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	want := trainSteps(t, 3)
 	if losses := want[len(want)-1]; !(losses[2] < losses[0]) {
-		t.Fatalf("nothing is trained: losses %v", losses)
+		t.Fatalf("the model has not been trained: the losses are %v", losses)
 	}
 	runs := 3
 	if testing.Short() {
@@ -94,10 +94,10 @@ func TestSeed(t *testing.T) {
 		}
 	}
 	if a, b := first["backbone.layers.0.mixer.x_proj.weight"], first["backbone.layers.1.mixer.x_proj.weight"]; a == b {
-		t.Error("two layers start alike")
+		t.Error("two layers have the same initial weights")
 	}
 	if a, b := start(3, WithSeed(1))["backbone.layers.1.mixer.x_proj.weight"], first["backbone.layers.1.mixer.x_proj.weight"]; a != b {
-		t.Error("a third layer changes the start of the second")
+		t.Error("a third layer changes the initial weights of the second")
 	}
 	lm := NewLM(LMConfig{Config: Config{DModel: 4}, Vocab: 5}, WithDtype(tensor.Float64))
 	for _, p := range lm.Params() {

@@ -93,7 +93,7 @@ func TestDeviceLoRAMerged(t *testing.T) {
 		}
 		want := logits()
 		if _, err := nn.NewStepper(device, 1); err == nil || !strings.Contains(err.Error(), "MergeLoRA") {
-			t.Errorf("generation before it is merged: %v", err)
+			t.Errorf("generation before merging: the error is %v", err)
 		}
 		for _, lm := range []*nn.LM{host, device} {
 			if n, err := lm.Params().MergeLoRA(); n != 9 || err != nil {
@@ -101,7 +101,7 @@ func TestDeviceLoRAMerged(t *testing.T) {
 			}
 		}
 		if !slices.Equal(logits(), want) {
-			t.Errorf("%v: merged, the model computes something else", p)
+			t.Errorf("%v: merging changes the results", p)
 		}
 		for i, w := range device.Params() {
 			if far := relative(w.Value.Data().([]float32), host.Params()[i].Value.Data().([]float32)); far > 1e-6 {

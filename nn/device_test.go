@@ -275,7 +275,7 @@ func TestDeviceWeights(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := w.Data().([]float32); got[3] != 8 {
-		t.Errorf("the host has %v, want what was written on the device", got)
+		t.Errorf("the host has %v, want the values that were written on the device", got)
 	}
 	host.Data().([]float32)[0] = 7
 	w.HostChanged()
@@ -286,7 +286,7 @@ func TestDeviceWeights(t *testing.T) {
 		}
 		got := make([]float32, 4)
 		if err := a.CopyTo(s, got); err == nil && got[0] != 7 {
-			t.Errorf("the device has %v, want what was written on the host", got)
+			t.Errorf("the device has %v, want the values that were written on the host", got)
 		}
 		return err
 	}); err != nil {
@@ -299,7 +299,7 @@ func TestDeviceWeights(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := w.Data().([]float32); got[0] != 14 {
-		t.Errorf("a weight whose memory was given back: the host has %v, want what was written on the device", got)
+		t.Errorf("after Free the host has %v, want the values that were written on the device", got)
 	}
 	if _, err := c.NewWeight(tensor.New(tensor.WithShape(2), tensor.Of(tensor.Float64))); err == nil {
 		t.Error("a weight of float64: no error")

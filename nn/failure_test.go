@@ -132,7 +132,7 @@ func TestSequenceDuringContinue(t *testing.T) {
 	got := must(g.Continue(t.Context(), s, func(i, token int) error {
 		p := s[i].Pending()
 		if p[len(p)-1] != token {
-			t.Errorf("sequence %d has pending %v when it is told of %d", i, p, token)
+			t.Errorf("sequence %d has pending %v when each is called with token %d", i, p, token)
 		}
 		if i == 2 && len(p) == 3 && clone == nil {
 			clone = s[2].Clone()

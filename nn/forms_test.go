@@ -27,7 +27,7 @@ func TestFusedIsComposed(t *testing.T) {
 		p := drawProblem(t)
 		if p.cfg.DModel == 1 {
 			// The norm of a single number is its sign, so the gradients are only rounding errors.
-			t.Skip("d_model is 1")
+			t.Skip("d_model is 1: the gradients are only rounding errors")
 		}
 		composed := *p
 		composed.model = p.model.in(WithComposed())
@@ -132,7 +132,7 @@ func TestGradientsOfSomeWeights(t *testing.T) {
 	} {
 		for name, v := range gradientsOf(some...) {
 			if !slices.Equal(v, want[name]) {
-				t.Errorf("with gradients of %v alone, that of %s differs", some, name)
+				t.Errorf("with gradients of only %v, the gradient of %s differs", some, name)
 			}
 		}
 	}

@@ -108,7 +108,7 @@ func TestGreedyIsArgmax(t *testing.T) {
 			t.Errorf("%+v: %v, want %v", options, got, want)
 		}
 		if len(slices.Compact(slices.Sorted(slices.Values(got)))) < 3 {
-			t.Fatalf("%v are too few different tokens to tell", got)
+			t.Fatalf("%v has too few different tokens to compare", got)
 		}
 	}
 }
@@ -264,14 +264,14 @@ func TestStopTokens(t *testing.T) {
 			t.Errorf("prompt %d: %v, want %v", i, got[i], want)
 		}
 		if !slices.Equal(told[i], got[i]) {
-			t.Errorf("prompt %d: %v were told, %v returned", i, told[i], got[i])
+			t.Errorf("prompt %d: each got the tokens %v, Generate returned %v", i, told[i], got[i])
 		}
 	}
 	if ended < 2 || len(got[0]) > 4 || len(got[1]) > 7 {
 		t.Errorf("%d sequences ended, of %v", ended, got)
 	}
 	if !slices.IsSorted(steps) {
-		t.Errorf("tokens were told out of order: %v", steps)
+		t.Errorf("each got tokens out of order: %v", steps)
 	}
 }
 
@@ -450,6 +450,6 @@ func TestGenerateErrors(t *testing.T) {
 	// A model with NaN weights gives an error instead of a token.
 	lm.Params().ByName("backbone.norm_f.weight").Value.Data().([]float32)[0] = float32(nan)
 	if _, err := g.Generate(t.Context(), [][]int{{1}}, nil); err == nil || err.Error() != "nn: generate: sequence 0: the logit of token 0 is not a number" {
-		t.Errorf("weights that are no numbers return %v", err)
+		t.Errorf("the error of NaN weights is %v", err)
 	}
 }

@@ -354,7 +354,7 @@ func TestDifficultCuts(t *testing.T) {
 					t.Fatal(err)
 				}
 				if without.near(whole, 1e-3) == nil {
-					t.Errorf("%s: starts at %v make no difference", kind, c.starts)
+					t.Errorf("%s: starts at %v do not change the result", kind, c.starts)
 				}
 				if n := 9 * p.outputs(); slices.Compare(without["y"][:n], whole["y"][:n]) != 0 {
 					t.Errorf("%s: starts in the second row change the first", kind)

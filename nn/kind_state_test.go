@@ -51,7 +51,7 @@ func TestKindsSequenceFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !slices.Equal(got[0], want[0]) {
-		t.Errorf("the sequence of the file goes on with %v, want %v", got[0], want[0])
+		t.Errorf("the sequence from the file continues with %v, want %v", got[0], want[0])
 	}
 }
 
@@ -113,7 +113,7 @@ func TestKindsProcessorsAndTypes(t *testing.T) {
 	for _, processors := range []int{2, 5} {
 		for name, v := range run(tensor.Float32, processors) {
 			if !slices.Equal(v, want[name]) {
-				t.Errorf("%d processors: %s is another", processors, name)
+				t.Errorf("%d processors: %s differs", processors, name)
 			}
 		}
 	}

@@ -27,7 +27,7 @@ func TestKindsParams(t *testing.T) {
 	seen := map[string]bool{}
 	for _, p := range lm.Params() {
 		if seen[p.Name] {
-			t.Errorf("%s is there twice", p.Name)
+			t.Errorf("two weights have the name %s", p.Name)
 		}
 		seen[p.Name] = true
 	}

@@ -42,7 +42,7 @@ func TestLoss(t *testing.T) {
 		}
 	}
 	if math.Abs(want[0]-want[1]) < 1e-3 {
-		t.Errorf("starts make no difference: the loss is %v and %v", want[0], want[1])
+		t.Errorf("starts do not change the loss: it is %v and %v", want[0], want[1])
 	}
 }
 

@@ -54,7 +54,7 @@ func TestLoRAInBothForms(t *testing.T) {
 				old := elements(p.Value)
 				p.Value.Zero()
 				if slices.Equal(apply(), want) {
-					t.Errorf("%s, %v: %s makes no difference", form.name, dt, p.Name)
+					t.Errorf("%s, %v: %s does not change the result", form.name, dt, p.Name)
 				}
 				assign(p.Value, old)
 			}
@@ -62,7 +62,7 @@ func TestLoRAInBothForms(t *testing.T) {
 				t.Errorf("%d updates merged, want 4", n)
 			}
 			if got := apply(); !slices.Equal(got, want) {
-				t.Errorf("%s, %v: merged gives %v, want %v", form.name, dt, got, want)
+				t.Errorf("%s, %v: after merging the result is %v, want %v", form.name, dt, got, want)
 			}
 		}
 	}
@@ -82,7 +82,7 @@ func TestLoRALearns(t *testing.T) {
 	untouched := stepOf()
 	must(base.AddLoRA(layer.LoRAConfig{Rank: 4, Alpha: 8}))
 	if !slices.Equal(stepOf(), untouched) {
-		t.Error("an update changes the model before it has learned anything")
+		t.Error("a new LoRA changes the model's results before training")
 	}
 	before := snapshot(base)
 	ids, targets := counting(batch, length, vocab)
@@ -98,15 +98,15 @@ func TestLoRALearns(t *testing.T) {
 		t.Errorf("the loss goes from %v to %v, want less than half", first, last)
 	}
 	if !same(before, snapshot(base)) {
-		t.Error("a frozen weight has moved")
+		t.Error("a frozen weight has changed")
 	}
 	adapted := stepOf()
 	if slices.Equal(adapted, untouched) {
-		t.Error("generation does not see the updates")
+		t.Error("generation does not use the LoRA")
 	}
 	must(base.MergeLoRA())
 	if !slices.Equal(stepOf(), adapted) {
-		t.Error("generation with merged updates differs")
+		t.Error("generation differs after merging")
 	}
 	for i, p := range base {
 		if merged := strings.Contains(p.Name, "_proj.weight"); merged == same(before[i:i+1], [][]float64{elements(p.Value)}) {

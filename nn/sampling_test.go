@@ -199,7 +199,7 @@ func TestSamplingTopPTies(t *testing.T) {
 			got = append(got, c.token)
 		}
 		if slices.Sort(got); !slices.Equal(got, test.want) {
-			t.Errorf("%+v of logits %v leaves tokens %v, want %v", test.Sampling, test.logits, got, test.want)
+			t.Errorf("%+v of logits %v keeps tokens %v, want %v", test.Sampling, test.logits, got, test.want)
 		}
 	}
 }
@@ -313,6 +313,6 @@ func TestTokenSet(t *testing.T) {
 		t.Errorf("the set is %v, want %v", got, want)
 	}
 	if s.has(1) || s.has(199) || s.has(5000) || !s.has(200) {
-		t.Error("the set has what was not added, or lacks what was")
+		t.Error("the set has tokens that were not added, or lacks tokens that were")
 	}
 }

@@ -97,7 +97,7 @@ func TestClone(t *testing.T) {
 	}
 	want := must(g.Continue(t.Context(), []*Sequence{s}, nil))[0]
 	if !slices.Equal(got[0], want) || slices.Equal(got[1], want) {
-		t.Errorf("the clones go on with %v, the original with %v", got, want)
+		t.Errorf("the clones continue with %v, the original with %v", got, want)
 	}
 }
 
@@ -146,7 +146,7 @@ func TestSaveReplaces(t *testing.T) {
 		t.Errorf("the folder holds %v", files)
 	}
 	if err := NewSequence(1, 2).Save(filepath.Join(dir, "none", "s")); err == nil || !strings.HasPrefix(err.Error(), "nn: save sequence: ") {
-		t.Errorf("a folder that is not there: %v", err)
+		t.Errorf("a folder that does not exist: the error is %v", err)
 	}
 	if err := NewSequence(1, 2).Save(dir); err == nil {
 		t.Error("saved over a folder")
@@ -197,7 +197,7 @@ func TestLoadSequenceErrors(t *testing.T) {
 			err = new(Sequence).parse(f)
 		}
 		if err == nil {
-			t.Fatalf("bit %d of byte %d is turned, and there is no error", i%8, i)
+			t.Fatalf("bit %d of byte %d is flipped, and there is no error", i%8, i)
 		}
 	}
 	good := must(tensorfile.Read(tensorfile.Memory(file), int64(len(file))))
@@ -260,7 +260,7 @@ func TestLoadSequenceErrors(t *testing.T) {
 		}
 	}
 	if _, err := LoadSequence(path + ".none"); err == nil || !strings.HasPrefix(err.Error(), "nn: load sequence: ") {
-		t.Errorf("no file: %v", err)
+		t.Errorf("a file that does not exist: the error is %v", err)
 	}
 }
 

@@ -106,7 +106,7 @@ func TestGraphsShareWeights(t *testing.T) {
 			tr.step(t, solver)
 			after := run()
 			if (results{"logits": after}).near(results{"logits": before}, 0.01) == nil {
-				t.Errorf("%v: the evaluation graph does not see the solver's step", dt)
+				t.Errorf("%v: the evaluation graph does not use the new weights", dt)
 			}
 			// The result of a new model with the same weights.
 			fresh := NewLM(lm.Config(), WithDtype(dt), WithSeed(99))
@@ -166,7 +166,7 @@ func TestTwoStacksInOneGraph(t *testing.T) {
 		want[name] = v
 	}
 	if (results{"y": want["0 y"]}).near(results{"y": want["1 y"]}, 1e-3) == nil {
-		t.Fatal("the stacks do the same")
+		t.Fatal("the two stacks have the same results")
 	}
 	for _, lisp := range []bool{false, true} {
 		if err := run(lisp, a, b).near(want, 1e-12); err != nil {
@@ -232,15 +232,15 @@ func TestRunsChangeNoWeight(t *testing.T) {
 		}
 		forward(t, append(G.Nodes{y}, next.Nodes()...)...)
 		if !same(before, snapshot(m.params)) {
-			t.Errorf("%s: a run forward has changed a weight", kind)
+			t.Errorf("%s: a forward run has changed a weight", kind)
 		}
 		for i, n := range state.Nodes() {
 			if !same([][]float64{elements(n.Value())}, p.state[i:i+1]) {
-				t.Errorf("%s: a run forward has changed the state that came in", kind)
+				t.Errorf("%s: a forward run has changed the initial state", kind)
 			}
 		}
 		if m.vocab == 0 && !same([][]float64{elements(x.Value())}, [][]float64{p.x}) {
-			t.Errorf("%s: a run forward has changed its input", kind)
+			t.Errorf("%s: a forward run has changed its input", kind)
 		}
 	}
 }

@@ -113,7 +113,7 @@ func TestOwnModel(t *testing.T) {
 	}
 	for i, p := range block.Params() {
 		if same(before[i:i+1], [][]float64{elements(p.Value)}) {
-			t.Errorf("%s has not moved", p.Name)
+			t.Errorf("%s has not changed", p.Name)
 		}
 	}
 }
