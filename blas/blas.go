@@ -1,6 +1,8 @@
 package blas
 
 import (
+	"math"
+
 	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/gonum"
 )
@@ -12,6 +14,13 @@ type Implementation struct{ gonum.Implementation }
 // Sgemm is C = alpha·op(A)·op(B) + beta·C for op(A) (m, k), op(B) (k, n) and C (m, n), all row-major; tA and tB say
 // whether op transposes. If beta is 0, C is not read. If alpha is 0, A and B are not read. Invalid arguments panic as gonum's Sgemm does.
 func (i Implementation) Sgemm(tA, tB blas.Transpose, m, n, k int, alpha float32, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
+	if m > 0 && n > 0 {
+		rowsA, colsA, _ := stored(tA, m, k)
+		rowsB, colsB, _ := stored(tB, k, n)
+		bounded("a", rowsA, lda, colsA)
+		bounded("b", rowsB, ldb, colsB)
+		bounded("c", m, ldc, n)
+	}
 	set, valid := current(), validGemm(tA, tB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc)
 	switch {
 	case valid && (alpha == 0 || k == 0): // gonum would multiply a NaN of A or B by alpha
@@ -38,6 +47,11 @@ func (i Implementation) Sgemv(tA blas.Transpose, m, n int, alpha float32, a []fl
 	if tA != blas.NoTrans {
 		in, out, tB = m, n, blas.NoTrans
 	}
+	if m > 0 && n > 0 {
+		bounded("x", in, magnitude(incX), 1)
+		bounded("y", out, magnitude(incY), 1)
+		bounded("a", m, lda, n)
+	}
 	if current() == nil || incX != 1 || incY != 1 || m < 1 || n < 1 ||
 		tA != blas.NoTrans && tA != blas.Trans && tA != blas.ConjTrans ||
 		!validGemm(blas.NoTrans, tB, 1, out, in, len(x), in, len(a), lda, len(y), out) {
@@ -45,6 +59,21 @@ func (i Implementation) Sgemv(tA blas.Transpose, m, n int, alpha float32, a []fl
 		return
 	}
 	i.Sgemm(blas.NoTrans, tB, 1, out, in, alpha, x, in, a, lda, beta, y, out)
+}
+
+// bounded panics if no slice is as long as rows, stride elements apart, of that width. gonum's checks overflow there, and its kernels
+// then reach beyond the slice.
+func bounded(name string, rows, stride, width int) {
+	if rows > 1 && stride > 0 && rows-1 > (math.MaxInt-max(width, 0))/stride {
+		panic("blas: insufficient length of " + name) // as gonum says it
+	}
+}
+
+func magnitude(inc int) int {
+	if inc >= 0 {
+		return inc
+	}
+	return int(min(uint(-inc), math.MaxInt)) // -inc of the smallest int is itself
 }
 
 // validGemm reports whether gonum's Sgemm accepts the arguments, and C is not empty.

@@ -64,8 +64,19 @@ func Open(dir string) (*Reader, error) {
 
 func (r *Reader) fail(err error) error { return fmt.Errorf("checkpoint: %s: %w", r.dir, err) }
 
-// Close closes the files. What was loaded does not need them.
+// opened returns an error if there is nothing to read from.
+func (r *Reader) opened() error {
+	if r == nil || r.tensors == nil {
+		return errors.New("checkpoint: the reader is missing or closed, want one that Open returned")
+	}
+	return nil
+}
+
+// Close closes the files. What was loaded does not need them. A second Close does nothing.
 func (r *Reader) Close() error {
+	if r == nil {
+		return r.opened()
+	}
 	var errs []error
 	for _, f := range r.files {
 		errs = append(errs, f.Close())
@@ -255,6 +266,9 @@ func (r *Reader) Metadata() map[string]string { return maps.Clone(r.metadata) }
 // Config returns the configuration of the language model that the checkpoint holds. It is an error if the tensors are not
 // those of that model, so what it returns can be built: no size in it is larger than the files say.
 func (r *Reader) Config() (nn.LMConfig, error) {
+	if err := r.opened(); err != nil {
+		return nn.LMConfig{}, err
+	}
 	if r.config == nil {
 		return nn.LMConfig{}, r.fail(fmt.Errorf("config.json: %w", fs.ErrNotExist))
 	}
@@ -295,8 +309,17 @@ type Part interface {
 // A weight that is not a number is an error too, but other weights may be filled by then. The values are written in place, so
 // graphs that have the weights see them.
 func (r *Reader) LoadInto(part Part, prefix string) error {
+	if err := r.opened(); err != nil {
+		return err
+	}
+	if part == nil {
+		return r.fail(errors.New("the part is missing, want a layer or a model"))
+	}
 	if err := part.Err(); err != nil {
 		return err
+	}
+	if err := complete(part.Params()); err != nil {
+		return r.fail(err)
 	}
 	if err := r.agrees(part); err != nil {
 		return r.fail(err)
@@ -307,11 +330,13 @@ func (r *Reader) LoadInto(part Part, prefix string) error {
 // LoadParams fills weights with the tensors of their full names after a prefix: what SaveParams wrote, with the prefix "". Errors are
 // those of LoadInto.
 func (r *Reader) LoadParams(params layer.Params, prefix string) error {
-	names := make([]string, len(params))
-	for i, p := range params {
-		names[i] = p.Name
+	if err := r.opened(); err != nil {
+		return err
 	}
-	return r.load(params, names, prefix)
+	if err := complete(params); err != nil {
+		return r.fail(err)
+	}
+	return r.load(params, fullNames(params), prefix)
 }
 
 func (r *Reader) load(params layer.Params, names []string, prefix string) error {
@@ -355,10 +380,7 @@ func ownNames(part Part) []string {
 		names = append(names, name)
 	}
 	if len(names) < len(part.Params()) {
-		names = names[:0]
-		for _, p := range part.Params() {
-			names = append(names, p.Name)
-		}
+		return fullNames(part.Params())
 	}
 	return names
 }

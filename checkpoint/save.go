@@ -60,15 +60,12 @@ func Save(dir string, lm *nn.LM) error {
 // metadata has the key "format", which the file's format needs, if another process is saving to the directory, or if the directory
 // has a config.json, which would describe another model.
 func SaveParams(dir string, params layer.Params, metadata map[string]string) error {
-	names := make([]string, len(params))
-	for i, p := range params {
-		names[i] = p.Name
-	}
-	err := error(nil)
+	err := complete(params)
 	if _, ok := metadata["format"]; ok {
 		err = fmt.Errorf(`the metadata has the key "format", want any other`)
-	} else {
-		err = save(dir, nil, names, params, metadata)
+	}
+	if err == nil {
+		err = save(dir, nil, fullNames(params), params, metadata)
 	}
 	if err != nil {
 		return fmt.Errorf("checkpoint: save to %s: %w", dir, err)

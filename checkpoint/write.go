@@ -63,6 +63,24 @@ func savedConfigOf(lm *nn.LM) savedConfig {
 	}
 }
 
+// complete returns an error that names the first weight that is missing.
+func complete(params layer.Params) error {
+	for i, p := range params {
+		if p == nil || p.Value == nil {
+			return fmt.Errorf("weight %d is missing or has no value, want one that layer.NewParam or a layer made", i)
+		}
+	}
+	return nil
+}
+
+func fullNames(params layer.Params) []string {
+	names := make([]string, len(params))
+	for i, p := range params {
+		names[i] = p.Name
+	}
+	return names
+}
+
 // arrays returns weights under the names that they have on file.
 func arrays(names []string, params layer.Params) ([]tensorfile.Array, error) {
 	all := make([]tensorfile.Array, len(params))

@@ -19,6 +19,9 @@ type Func func(in G.Nodes) (G.Nodes, error)
 
 // Single returns a Func for a function with one output.
 func Single(f func(in G.Nodes) (*G.Node, error)) Func {
+	if f == nil {
+		return nil // Check says so
+	}
 	return func(in G.Nodes) (G.Nodes, error) {
 		n, err := f(in)
 		return G.Nodes{n}, err
@@ -104,7 +107,10 @@ func Machines(m ...Machine) Option { return func(c *config) { c.machines = m } }
 // DoDiff, since Gorgonia's machines run operators in a goroutine of their own.
 func Check(f Func, inputs []Input, opts ...Option) (Report, error) {
 	c := &checker{f: f, inputs: inputs, config: config{step: 1e-3, rel: 1e-6, abs: 1e-8, machines: []Machine{Tape, Lisp}}}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			return Report{}, fmt.Errorf("grad: option %d is nil, want what a function such as Sample returned", i)
+		}
 		o(&c.config)
 	}
 	if err := c.validate(); err != nil {

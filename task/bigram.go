@@ -88,6 +88,12 @@ func (b *Bigram) BitsPerByte(batches []Batch) (float64, error) {
 	if b == nil || b.single == ([256]float64{}) {
 		return 0, fmt.Errorf("task: bigram: the bigram is missing, want one that NewBigram returned")
 	}
+	if !(b.Discount >= 0 && b.Discount <= 1) {
+		return 0, fmt.Errorf("task: bigram: Discount is %v, want 0 to 1", b.Discount)
+	}
+	if !(b.Prior > 0) || math.IsInf(b.Prior, 1) {
+		return 0, fmt.Errorf("task: bigram: Prior is %v, want a finite number above 0", b.Prior)
+	}
 	var pairs [256][256]float64
 	targets := 0
 	for i, batch := range batches {

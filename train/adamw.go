@@ -42,7 +42,7 @@ type AdamW struct {
 	of    map[uintptr]*moments // by the address of the weight
 	steps int
 	norm  float64
-	err   error // of copying moments from the device
+	err   error // of copying moments from the device and of SetSteps, for the next Step
 }
 
 var _ G.Solver = (*AdamW)(nil)
@@ -66,9 +66,6 @@ func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
 	fill(&cfg.Beta1, 0.9)
 	fill(&cfg.Beta2, 0.999)
 	fill(&cfg.Eps, 1e-8)
-	if cfg.Schedule == nil {
-		cfg.Schedule = func(int) float64 { return 1 }
-	}
 	finite := func(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 	for _, c := range []struct {
 		name  string
@@ -88,7 +85,10 @@ func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
 		}
 	}
 	s := &AdamW{cfg: cfg, of: map[uintptr]*moments{}}
-	for _, p := range params {
+	for i, p := range params {
+		if p == nil || p.Value == nil {
+			return nil, fmt.Errorf("train: AdamW: weight %d is missing or has no value, want one that layer.NewParam or a layer made", i)
+		}
 		if dt := p.Value.Dtype(); dt != tensor.Float32 && dt != tensor.Float64 {
 			return nil, fmt.Errorf("train: AdamW: %s is of %v, want float32 or float64", p.Name, dt)
 		}
@@ -120,13 +120,28 @@ func (w *moments) allocate() {
 func (s *AdamW) Steps() int { return s.steps }
 
 // SetSteps sets the number of steps made. Use it after you have read saved moments into the tensors of Moments.
-func (s *AdamW) SetSteps(n int) { s.steps = n }
+//
+// If n is negative, the number stays, and the next Step returns an error.
+func (s *AdamW) SetSteps(n int) {
+	if n < 0 {
+		s.err = errors.Join(s.err, fmt.Errorf("SetSteps was called with %d, want at least 0", n))
+		return
+	}
+	s.steps = n
+}
 
 // Norm returns the length of the gradient of the last step, of all weights together, before clipping.
 func (s *AdamW) Norm() float64 { return s.norm }
 
 // LearnRate returns the learn rate of a step, counted from 1.
-func (s *AdamW) LearnRate(step int) float64 { return s.cfg.LearnRate * s.cfg.Schedule(step) }
+func (s *AdamW) LearnRate(step int) float64 { return s.cfg.LearnRate * s.cfg.factor(step) }
+
+func (c AdamWConfig) factor(step int) float64 {
+	if c.Schedule == nil {
+		return 1
+	}
+	return c.Schedule(step)
+}
 
 // Moment is a tensor of the solver's state. Its name is the weight's name with ".exp_avg" or ".exp_avg_sq".
 type Moment struct {
@@ -152,7 +167,7 @@ func (s *AdamW) Moments() (all []Moment) {
 	return all
 }
 
-// copyError returns the error of copies since it was last called.
+// copyError returns the errors of copies and of SetSteps since it was last called.
 func (s *AdamW) copyError() error {
 	err := s.err
 	s.err = nil
@@ -164,14 +179,23 @@ func (s *AdamW) copyError() error {
 //
 //	solver.Step(gorgonia.NodesToValueGrads(params.Trainable().Nodes(g)))
 //
-// Errors: a value that is not a weight of the solver; a weight that is there twice or has no gradient; gradients that are not finite. An
-// error leaves the weights as they were.
+// Errors: a value that is not a weight of the solver; a weight that is there twice or has no gradient; gradients that are not finite; a
+// factor of the schedule that is negative or not finite. An error leaves the weights as they were.
 func (s *AdamW) Step(model []G.ValueGrad) error {
+	if s == nil || s.of == nil {
+		return fmt.Errorf("train: AdamW: the solver is missing, want one that NewAdamW returned")
+	}
 	if err := s.copyError(); err != nil {
 		return fmt.Errorf("train: AdamW: %w", err)
 	}
 	pairs := make([]trained, 0, len(model))
+	if f := s.cfg.factor(s.steps + 1); !(f >= 0) || math.IsInf(f, 1) {
+		return fmt.Errorf("train: AdamW: the schedule's factor for step %d is %v, want a finite number of at least 0", s.steps+1, f)
+	}
 	for i, n := range model {
+		if node, ok := n.(*G.Node); n == nil || ok && node == nil {
+			return fmt.Errorf("train: AdamW: value %d is missing, want the node of a weight", i)
+		}
 		p := trained{value: n.Value()}
 		switch v := p.value.(type) {
 		case *tensor.Dense:

@@ -120,6 +120,9 @@ func alphaOf(scale float64, rank int) float64 {
 // change nothing about a trained adapter may have any value, lora_dropout among them, which peft applies in training alone: a trainer
 // of this package goes on without it. lora_alpha and r must be there.
 func LoadLoRA(dir string, params layer.Params) error {
+	if dir == "" { // which filepath.Join would take for the current folder
+		return errors.New("train: load LoRA: dir is empty, want the folder of an adapter, such as \".\"")
+	}
 	identity := func() (os.FileInfo, error) {
 		info, err := os.Stat(place(dir, adapterConfig))
 		if errors.Is(err, fs.ErrNotExist) {

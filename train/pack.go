@@ -34,6 +34,28 @@ func newBatch(batch, length int) Batch {
 	return b
 }
 
+// check returns an error that names the first slice or number that is not that of a batch of n tokens.
+func (b Batch) check(n int) error {
+	for _, s := range []struct {
+		name   string
+		length int
+	}{{"IDs", len(b.IDs)}, {"Targets", len(b.Targets)}, {"Start", len(b.Start)}} {
+		if s.length != n {
+			return fmt.Errorf("its %s has %d elements, want %d, batch times length", s.name, s.length, n)
+		}
+	}
+	learned := 0
+	for _, target := range b.Targets {
+		if target != nn.Ignore {
+			learned++
+		}
+	}
+	if b.Learned != learned {
+		return fmt.Errorf("its Learned is %d, want %d, the number of Targets that are not nn.Ignore", b.Learned, learned)
+	}
+	return nil
+}
+
 // piece is n tokens of a document, beginning at from. Each of them has a token after it to predict.
 type piece struct{ doc, from, n int }
 
@@ -205,6 +227,9 @@ func (p *Packer) Position() Position { return p.at }
 
 // Go moves the Packer to a position that Position returned, of this Packer or of one with the same documents, sizes and seed.
 func (p *Packer) Go(to Position) error {
+	if p == nil || p.length == 0 {
+		return fmt.Errorf("train: pack: the packer is missing, want one that NewPacker returned")
+	}
 	if to.Epoch < 0 {
 		return fmt.Errorf("train: pack: epoch is %d, want at least 0", to.Epoch)
 	}

@@ -345,7 +345,7 @@ func (t *Trainer) record() (map[string]string, error) {
 	schedule := sha256.New()
 	apart := (c.Steps-1)/scheduleSamples + 1 // of more steps, some: a run of any number of steps is saved in a moment
 	for step := 1; step <= c.Steps && step > 0; step += apart {
-		hashNumbers(schedule, int64(math.Float64bits(t.solver.cfg.Schedule(step))))
+		hashNumbers(schedule, int64(math.Float64bits(t.solver.cfg.factor(step))))
 	}
 	all["AdamW.Schedule"] = fmt.Sprintf("%d steps, hash %s", c.Steps, sum(schedule))
 

@@ -264,7 +264,10 @@ func (t *Trainer) Evaluate(batches []Batch) (float64, error) {
 		return 0, fmt.Errorf("train: %w", t.broken)
 	}
 	sum, learned := 0.0, 0
-	for _, b := range batches {
+	for i, b := range batches {
+		if err := b.check(t.cfg.Batch * t.cfg.Length); err != nil {
+			return 0, fmt.Errorf("train: evaluate: batch %d: %w", i, err)
+		}
 		loss, err := t.scorer.run(b, 1)
 		if err != nil {
 			return 0, err

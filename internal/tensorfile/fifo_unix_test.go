@@ -3,6 +3,8 @@
 package tensorfile
 
 import (
+	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,5 +20,47 @@ func TestLockFileIsAPipe(t *testing.T) {
 	}
 	if err := Replace(filepath.Join(dir, "s"), text("new")); err == nil || !strings.Contains(err.Error(), "is a named pipe, no regular file") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// What is not a regular file stays as it is. A test that runs as root once replaced a device by a file.
+func TestReplaceIrregular(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	if err := unix.Mkfifo(in("pipe"), 0o666); err != nil {
+		t.Skip("this file system has no named pipes: ", err)
+	}
+	if err := os.Mkdir(in("folder"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	socket, err := net.Listen("unix", in("socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	for _, name := range []string{"pipe", "folder", "socket"} {
+		before, err := os.Lstat(in(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Replace(in(name), text("new")); err == nil || !strings.Contains(err.Error(), name+": this is not a regular file") {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if after, err := os.Lstat(in(name)); err != nil || !os.SameFile(before, after) {
+			t.Errorf("%s was replaced: %v, %v", name, after, err)
+		}
+	}
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 3 {
+		t.Errorf("left in the folder: %v, %v", names, err)
+	}
+	// A symbolic link is replaced itself, whatever it leads to.
+	if err := os.Symlink(in("pipe"), in("link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Replace(in("link"), text("new")); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Lstat(in("link")); err != nil || !info.Mode().IsRegular() {
+		t.Errorf("the link is %v, %v", info, err)
 	}
 }

@@ -27,6 +27,9 @@ type NewFile struct {
 
 // AcquireFolder locks a directory for ReplaceAll. It makes the directory if it does not exist.
 func AcquireFolder(dir string) (*Lock, error) {
+	if dir == "" { // which filepath.Join would take for the current folder
+		return nil, errors.New("the folder's path is empty, want one such as \".\"")
+	}
 	if err := MakeFolder(dir); err != nil {
 		return nil, err
 	}
