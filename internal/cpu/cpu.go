@@ -1,16 +1,16 @@
-// Package cpu tells which of the assembly kernels this processor can run.
+// Package cpu reports which assembly kernels this processor can run.
 //
-// The choice is made once, when the program starts. GODEBUG=cpu.avx512f=off and cpu.avx2=off in the environment take a
-// set of instructions away, as they do for Go's own libraries; the build tag noasm takes away all assembly. (The runtime
-// of Go prints a warning for cpu.avx512=off, which works too.)
+// The choice is made once, when the program starts. GODEBUG=cpu.avx512f=off or GODEBUG=cpu.avx2=off in the environment disables an
+// instruction set, as it does for Go's own libraries. GODEBUG=cpu.avx512=off works too, but Go's runtime prints a warning. The build tag
+// noasm disables all assembly.
 package cpu
 
-// Level is a set of instructions that kernels are written for.
+// Level is an instruction set for which there are kernels.
 type Level int
 
-// The levels, each including the one before it.
+// The levels. Each includes the levels before it.
 const (
-	Generic Level = iota // Go alone
+	Generic Level = iota // only Go, no assembly
 	AVX2                 // AVX2 and FMA
 	AVX512               // AVX-512 F, CD, BW, DQ and VL: every processor with AVX-512 since Skylake-SP
 )

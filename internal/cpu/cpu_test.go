@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The environment takes a set of instructions away, and Go's own runtime does not complain about the name.
+// GODEBUG disables an instruction set, and Go's runtime accepts the name without a warning.
 func TestGODEBUG(t *testing.T) {
 	if os.Getenv("PRINT_LEVEL") != "" {
 		os.Stdout.WriteString("level " + Best.String() + "\n")

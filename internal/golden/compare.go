@@ -24,7 +24,8 @@ func Elements(data any) []float64 {
 	panic(fmt.Sprintf("golden: elements of %T", data))
 }
 
-// Distance returns the largest difference between two lists, in multiples of want's largest magnitude.
+// Distance returns the largest difference between got and want, divided by the largest magnitude of want. It returns an error if the lengths
+// differ.
 func Distance(got, want []float64) (float64, error) {
 	if len(got) != len(want) {
 		return 0, fmt.Errorf("%d elements, want %d", len(got), len(want))
@@ -40,7 +41,7 @@ func Distance(got, want []float64) (float64, error) {
 	return largest / scale, nil
 }
 
-// Near reports where got is further from want than tol times want's largest magnitude.
+// Near returns an error that names the first element of got whose distance from want exceeds tol times the largest magnitude of want.
 func Near(got, want []float64, tol float64) error {
 	if len(got) != len(want) {
 		return fmt.Errorf("%d elements, want %d", len(got), len(want))

@@ -1,4 +1,4 @@
-// Package golden reads the files of numbers made by other implementations that the tests hold ours against.
+// Package golden reads files of expected numbers that other implementations made, and compares results with them.
 package golden
 
 import (
@@ -22,7 +22,7 @@ type File struct {
 	Metadata map[string]string
 }
 
-// Read reads a safetensors file of float64, float32 and int64.
+// Read reads a safetensors file of float64, float32 and int64. It returns an error for other types.
 func Read(path string) (*File, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {

@@ -6,15 +6,15 @@ import (
 	"path/filepath"
 )
 
-// Input is one input of a language model and what the model makes of it, from an expected.safetensors.
+// Input is one input of a language model with the expected results, from an expected.safetensors.
 type Input struct {
 	Batch, Length int
 	IDs           []int
 	Logits        []float64
-	Loss          float64 // NaN where Length is 1
+	Loss          float64 // NaN if Length is 1
 }
 
-// Input returns the input of that number, if there is one.
+// Input returns input number i, if there is one.
 func (f *File) Input(i int) (in Input, ok bool) {
 	ids, ok := f.Tensors[fmt.Sprintf("ids%d", i)]
 	if !ok || len(ids.Shape) != 2 {
@@ -31,7 +31,7 @@ func (f *File) Input(i int) (in Input, ok bool) {
 	return in, true
 }
 
-// Ints returns the elements of a tensor of whole numbers.
+// Ints returns the elements of a tensor of integers.
 func Ints(t Tensor) []int {
 	s := make([]int, len(t.Data))
 	for i, x := range t.Data {
@@ -40,7 +40,7 @@ func Ints(t Tensor) []int {
 	return s
 }
 
-// Targets returns the labels of transformers' loss: the next token, and ignore at the end of each sequence.
+// Targets returns the targets that the loss of Hugging Face transformers has: the next token, and ignore at the end of each sequence.
 func (in Input) Targets(ignore int) []int {
 	targets := make([]int, len(in.IDs))
 	for i := range targets {
@@ -52,15 +52,15 @@ func (in Input) Targets(ignore int) []int {
 	return targets
 }
 
-// Given is what the directory named by MAMBA_GOLDEN holds.
+// Given lists the files in the directory that MAMBA_GOLDEN names.
 type Given struct {
 	Dir         string   // empty if the variable is not set
 	Scans       []string // its *_scan.safetensors
 	Checkpoints []string // its subdirectories with an expected.safetensors
 }
 
-// FromEnvironment returns what the directory named by MAMBA_GOLDEN holds; one that holds nothing of either kind is an error.
-// A relative name is taken from the module's root, one folder above the packages that the tests run in.
+// FromEnvironment returns the files in the directory that MAMBA_GOLDEN names. It returns an error if there are none. A relative name is
+// relative to the root of the module, one folder above the packages whose tests use it.
 func FromEnvironment() (Given, error) {
 	g := Given{Dir: os.Getenv("MAMBA_GOLDEN")}
 	if g.Dir == "" {

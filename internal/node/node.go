@@ -1,8 +1,9 @@
-// Package node adds operators to Gorgonia's graphs, and finds the nodes that Gorgonia takes for one though they are different.
+// Package node adds operators to Gorgonia's graphs, and detects different nodes with the same hash.
 //
-// Gorgonia knows a node by a 32-bit hash of its type, shape, operator and operands. It compares nothing but hashes, in two places:
-// ExprGraph.AddNode returns the node that is already there, and the tape machine computes only one of several nodes with one hash. Where
-// two hashes are equal by accident, a result is wrong without an error. Apply finds the first, Check the second.
+// Gorgonia identifies a node by a 32-bit hash of its type, shape, operator and operands. In two places it compares only hashes:
+// ExprGraph.AddNode returns an existing node with the same hash, and the tape machine computes only one of several nodes with the same hash.
+// If two different nodes have the same hash, a result is wrong and there is no error. Apply detects this in AddNode, Check in a complete
+// graph.
 package node
 
 import (
@@ -14,7 +15,7 @@ import (
 	G "gorgonia.org/gorgonia"
 )
 
-// Apply is gorgonia.ApplyOp. It returns an error if Gorgonia returns a node with another operator or other operands.
+// Apply is gorgonia.ApplyOp, but it also returns an error if Gorgonia returns a node with another operator or other operands.
 func Apply(o G.Op, operands ...*G.Node) (*G.Node, error) {
 	n, err := G.ApplyOp(o, slices.Clone(operands)...) // a clone, since Gorgonia keeps the slice
 	if err != nil {
@@ -26,8 +27,8 @@ func Apply(o G.Op, operands ...*G.Node) (*G.Node, error) {
 	return n, nil
 }
 
-// Check returns an error that names two different nodes of the graph with one hash, if there are any. Call it when the graph is
-// complete, before a tape machine is made of it.
+// Check returns an error that names two different nodes of the graph with the same hash, if there are any. Call it when the graph is
+// complete, before you make a tape machine from it.
 func Check(g *G.ExprGraph) error {
 	if g == nil {
 		return fmt.Errorf("the graph is missing, want one that gorgonia.NewGraph returned")
@@ -48,7 +49,7 @@ func collision(of string, n *G.Node) error {
 		of, name(n))
 }
 
-// same reports whether two nodes compute the same.
+// same reports whether two nodes have the same type, shape, operator and operands, and, for leaves, the same name.
 func same(a, b *G.Node) bool {
 	return fmt.Sprint(a.Type(), a.Shape()) == fmt.Sprint(b.Type(), b.Shape()) && text(a.Op()) == text(b.Op()) &&
 		slices.Equal(Operands(a), Operands(b)) && (a.Op() != nil || a.Name() == b.Name())
@@ -62,7 +63,7 @@ func Operands(n *G.Node) (operands G.Nodes) {
 	return operands
 }
 
-// name returns a text that tells the node from others.
+// name returns a text for error messages that identifies the node.
 func name(n *G.Node) string {
 	if n.Op() == nil {
 		return fmt.Sprintf("%s %v%v", n.Name(), n.Type(), n.Shape())
@@ -85,7 +86,7 @@ func describe(o G.Op, operands G.Nodes) string {
 	return s + ")"
 }
 
-// text returns what an operator writes into a hash.
+// text returns the bytes that an operator writes to its hash, as a string.
 func text(o G.Op) string {
 	if o == nil {
 		return ""
@@ -95,7 +96,7 @@ func text(o G.Op) string {
 	return w.String()
 }
 
-// writer is a hash that keeps what is written.
+// writer is a hash.Hash that records what is written to it.
 type writer struct{ bytes.Buffer }
 
 var _ hash.Hash = (*writer)(nil)

@@ -1,5 +1,4 @@
-// Package size computes how many bytes something will need, before it is allocated, and compares them with the memory of the
-// machine.
+// Package size computes how many bytes an allocation will need, and compares them with the memory of the machine.
 package size
 
 import (
@@ -11,13 +10,13 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// Bytes is a number of bytes. A sum or product that exceeds Most is Most, so that no overflow is lost.
+// Bytes is a number of bytes. A sum or product that exceeds Most is Most, so that an overflow cannot give a small number.
 type Bytes uint64
 
-// Most is the largest number of bytes. It fits into no machine.
+// Most is the largest number of bytes. Fits rejects it on every machine.
 const Most Bytes = math.MaxUint64
 
-// Of returns the bytes of n elements of a size. A negative n counts as none.
+// Of returns the bytes of an array of elements of element bytes each, whose axes have the sizes n. A negative n counts as 0.
 func Of(element uintptr, n ...int) Bytes {
 	b := Bytes(element)
 	for _, n := range n {
@@ -67,7 +66,7 @@ func (b Bytes) String() string {
 
 // Machine returns the memory of the machine, or of the container that the process runs in, whichever is smaller.
 var Machine = sync.OnceValue(func() Bytes {
-	least := Bytes(1) << 47 // what a 64-bit system addresses, where neither is known
+	least := Bytes(1) << 47 // the address space of a 64-bit system, if neither limit is known
 	for _, limit := range []memlimit.Provider{memlimit.FromSystem, memlimit.FromCgroup} {
 		if n, err := limit(); err == nil && n > 0 {
 			least = min(least, Bytes(n))
@@ -76,9 +75,8 @@ var Machine = sync.OnceValue(func() Bytes {
 	return least
 })
 
-// Axis returns an error if n cannot be the size of an axis: if it is below 1, or if so many elements alone do not fit into
-// memory. The error continues a sentence that begins with the name of the size. After this check, n times a small constant does
-// not overflow.
+// Axis returns an error if n cannot be the size of an axis: if n is below 1, or if a single row of n float32 does not fit into memory. The
+// error continues a sentence that begins with the name of the size. After this check, n times a constant of up to 64 does not overflow.
 func Axis(n int) error {
 	if n < 1 {
 		return fmt.Errorf("is %d, want at least 1", n)

@@ -7,7 +7,7 @@ import (
 )
 
 func TestBytes(t *testing.T) {
-	const huge = math.MaxInt/2 + 1 // 1<<62 where an int has 64 bits
+	const huge = math.MaxInt/2 + 1 // 1<<62 if an int has 64 bits
 	for _, c := range []struct {
 		got, want Bytes
 	}{
