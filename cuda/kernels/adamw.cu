@@ -1,4 +1,4 @@
-// The step of all weights in one launch, and the length of all gradients. A block takes a piece of one weight.
+// AdamW's step for all weights in one launch, and the norm of all gradients. A block processes a piece of one weight.
 #include "types.cuh"
 
 struct Weight {
@@ -15,7 +15,7 @@ struct AdamW {
   float scale, beta1, rest1, beta2, rest2, rate, root, eps, keep;
 };
 
-constexpr int64_t piece = 8192;  // cuda/adamw.go has the same
+constexpr int64_t piece = 8192;  // elements; adamPiece in cuda/adamw.go is the same number
 
 extern "C" __global__ void adamw_step(const Weight *weights, const Piece *pieces, const AdamW a, int32_t clear) {
   const Piece p = pieces[blockIdx.x];

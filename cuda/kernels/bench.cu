@@ -1,7 +1,7 @@
-// Holds variants of the scan's kernels against a reference in double precision, over random problems with every option, and
-// times them. A tool for whoever changes a kernel; the tests of package cuda need no compiler.
+// Compares variants of the scan's kernels with a reference in double precision, for random problems with every option, and measures their
+// times. Use it when you change a kernel. The tests of package cuda need no compiler.
 //   nvcc -std=c++17 -O3 -arch=sm_90 -o bench bench.cu && ./bench
-// With -DGROUP=n only the variants of that group are built, so that groups can be compiled side by side.
+// With -DGROUP=n only the variants of one group are compiled, so that groups can be compiled in parallel.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -27,7 +27,7 @@ typedef std::vector<float> Floats;
 typedef std::vector<double> Doubles;
 
 struct Problem {
-  int64_t B, L, D, N, gB, gC;  // groups, 0 where constant
+  int64_t B, L, D, N, gB, gC;  // gB, gC: groups of B and C, 0 if constant
   bool d, z, bias, initial, final, start, softplus, reverse;
   Floats u, delta, A, Bv, Cv, Dv, zv, bv, h0, dy, dfin;
   std::vector<uint8_t> st;
@@ -61,11 +61,11 @@ static void fill(Problem &p) {
   if (p.final) p.dfin = draw(p.B * p.D * p.N, -1, 1);
 }
 
-// Result has what the kernels write, or the reference for a selection of channels.
+// Result has the results of the kernels, or those of the reference for a selection of channels.
 template <class V> struct Result { V y, fin, du, ddelta, dA, dB, dC, dD, dz, dbias, dh0; };
 
-// reference computes all for the channels d with d % every == 0, the others' places stay 0. Sums over channels are then of
-// those alone.
+// reference computes the results for the channels d with d % every == 0. Results of other channels stay 0, and sums over channels include only
+// the selected ones.
 static void reference(const Problem &p, Result<Doubles> &r, int64_t every) {
   const int64_t n = p.rows() * p.D, DN = p.D * p.N;
   r.y.assign(n, 0), r.fin.assign(p.B * DN, 0), r.du.assign(n, 0), r.ddelta.assign(n, 0), r.dA.assign(DN, 0);
@@ -121,7 +121,7 @@ static void reference(const Problem &p, Result<Doubles> &r, int64_t every) {
 
 struct Variant {
   std::string name;
-  int S, K, CH, TH, every, vb, vc, st;  // CH: channels of a block
+  int S, K, CH, TH, every, vb, vc, st;  // CH: channels per block
   const void *kernel;
   bool backward;
   int chunks;          // 1, or the number of chunks of the length
@@ -188,7 +188,7 @@ struct Device {
     s.D = keep(up(p.Dv)), s.z = keep(up(p.zv)), s.bias = keep(up(p.bv)), s.initial = keep(up(p.h0));
     s.start = (uint8_t *)keep(up(p.st.data(), p.st.size())), s.dy = keep(up(p.dy)), s.dfinal = keep(up(p.dfin));
     s.y = keep(up(0, n * 4)), s.final = p.final ? keep(up(0, p.B * DN * 4)) : 0;
-    const int64_t every = n > 1 << 20 ? 8 : 4;  // the least of the variants' that are tried
+    const int64_t every = n > 1 << 20 ? 8 : 4;  // the smallest of the variants that are compared
     s.checkpoints = keep(up(0, p.B * ((p.L + every - 1) / every) * DN * 4));
     s.du = keep(up(0, n * 4)), s.ddelta = keep(up(0, n * 4)), s.dz = p.z ? keep(up(0, n * 4)) : 0;
     s.dinitial = p.initial ? keep(up(0, p.B * DN * 4)) : 0;
@@ -204,7 +204,7 @@ struct Device {
   }
   ~Device() { for (auto q : all) cudaFree(q); }
   int64_t perSection(const Variant &v) const { return (s.section + v.CH - 1) / v.CH; }
-  // cut sets the chunks of a variant, as package cuda does.
+  // cut sets the chunks of a variant in the same way as package cuda.
   void cut(const Variant &v) {
     const int64_t least = 64;
     s.chunkSteps = std::max((p.L + v.chunks - 1) / v.chunks, least), s.chunkSteps = (s.chunkSteps + 63) / 64 * 64;
@@ -246,9 +246,9 @@ static bool fits(const Variant &v, const Problem &p) {
 }
 
 static double worst(const char *what, const float *q, const Doubles &want, int64_t D, int64_t N, int64_t every, std::string &where) {
-  double scale = 0.1, far = 0;  // a problem of few numbers may have small ones alone, each left over from large ones
+  double scale = 0.1, far = 0;  // at least 0.1: in a small problem all results can be small differences of large terms
   const int64_t rows = want.size() / (D * N);
-  for (int64_t d = 0; d < D; d += every) {  // the columns of a channel; with all channels, all at once
+  for (int64_t d = 0; d < D; d += every) {  // the columns of one channel; if all channels are compared, all columns at once
     const int64_t width = every == 1 ? D * N : N;
     Floats got(rows * width);
     CHECK(cudaMemcpy2D(got.data(), width * 4, q + d * N, D * N * 4, width * 4, rows, cudaMemcpyDeviceToHost));
@@ -263,7 +263,7 @@ static double worst(const char *what, const float *q, const Doubles &want, int64
   return far;
 }
 
-// compare returns the largest error of a variant, each as a part of the largest magnitude of its kind.
+// compare returns the largest error of a variant. Each error is divided by the largest magnitude of the same result.
 static double compare(const Variant &v, Device &dev, const Result<Doubles> &r, int64_t every, std::string &where) {
   const Problem &p = dev.p;
   const Scan &s = dev.s;
@@ -271,7 +271,7 @@ static double compare(const Variant &v, Device &dev, const Result<Doubles> &r, i
   auto see = [&](const char *what, const void *q, const Doubles &want, int64_t N) {
     if (q) e = std::max(e, worst(what, (const float *)q, want, p.D, N, every, where));
   };
-  // dB and dC: as if all their groups were channels.
+  // dB and dC are compared as if each element were a channel.
   auto seeAll = [&](const char *what, const float *q, const Doubles &want) {
     e = std::max(e, worst(what, q, want, want.size(), 1, 1, where));
   };
@@ -287,7 +287,7 @@ static double compare(const Variant &v, Device &dev, const Result<Doubles> &r, i
   return e;
 }
 
-// forwardFor launches a forward pass that leaves checkpoints as a backward variant wants them.
+// forwardFor returns a forward variant that writes the checkpoints that a backward variant needs.
 static const Variant *forwardFor(const Variant &b, const Problem &p) {
   for (auto &v : variants)
     if (!v.backward && fits(v, p) && v.every == b.every && v.chunks == 1) return &v;
@@ -321,7 +321,7 @@ int main(int argc, char **argv) {
     printf("%-30s regs %3d local %4zu shared %6zu blocks/SM %d\n", v.name.c_str(), a.numRegs, a.localSizeBytes, a.sharedSizeBytes, blocks);
   }
   if (argc > 1 && !strcmp(argv[1], "once")) trials = 0;
-  // Correctness: small problems with random options, for each variant some that it fits.
+  // Check the results: for each variant some small problems with random options that it supports.
   std::vector<double> err(variants.size());
   std::vector<int> tried(variants.size());
   std::vector<std::string> where(variants.size());
@@ -356,7 +356,7 @@ int main(int argc, char **argv) {
     if (err[i] > 2e-5 || (trials && !tried[i])) printf("%-30s WRONG %.1e in %d%.120s\n", variants[i].name.c_str(), err[i], tried[i], where[i].c_str());
   printf("checked %zu variants\n", variants.size());
   fflush(stdout);
-  const std::string mode = argc > 1 ? argv[1] : "";  // check: no times; small: not of large problems; once: for a profiler
+  const std::string mode = argc > 1 ? argv[1] : "";  // check: no times; small: no large problems; once: one run each, for a profiler
   if (mode == "check") return 0;
 
   const int shapes[][3] = {{8, 2048, 512}, {8, 2048, 2048}, {8, 2048, 8192}, {1, 2048, 32768}, {1, 1536, 2048}, {64, 1536, 512}, {2, 64, 128}};

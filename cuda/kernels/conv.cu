@@ -1,9 +1,9 @@
-// The causal depthwise convolution with SiLU behind it. A thread walks one channel through a tile of steps; the taps, the last
-// inputs and, going backward, the gradients of the last inputs are in registers.
+// The causal depthwise convolution, followed by SiLU. A thread processes one channel of a tile of steps. The taps, the last inputs and, in the
+// backward pass, the gradients of the last inputs are in registers.
 #include "types.cuh"
 
 struct Conv {
-  int64_t batch, length, channels, width, step, dstep, steps;  // step and dstep: between two steps of x and dx; steps of a tile
+  int64_t batch, length, channels, width, step, dstep, steps;  // step, dstep: elements between two steps of x and dx; steps: per tile
   const void *x;
   const float *weight, *bias, *context;
   const uint8_t *start;
@@ -13,17 +13,17 @@ struct Conv {
   const void *dy;
   const float *dnext;
   void *dx;
-  float *parts, *dcontext;  // parts: for each tile of each batch (width + 1, channels), the bias behind the taps
+  float *parts, *dcontext;  // parts: (width + 1, channels) for each tile of each row of the batch, the bias in the last row
 };
 
-// MAX is the width, or for FIXED = false the widest that fits. STARTS: sequences may start inside.
+// MAX is the width if FIXED, else the largest width. STARTS: sequences can start at any step.
 template <class T, int MAX, bool FIXED, bool STARTS> struct Walk {
   const Conv &c;
   int64_t b, d, from, to;
   int width;
   float w[MAX], x[MAX];  // x[j] is the input j steps back
-  int live;              // so many of them belong to the sequence
-  const T *ahead;        // the input of the step to go to
+  int live;              // number of elements of x that belong to the current sequence
+  const T *ahead;        // the input of the next step
 
   __device__ __forceinline__ Walk(const Conv &conv) : c(conv) {
     width = FIXED ? MAX : (int)c.width;
@@ -36,7 +36,7 @@ template <class T, int MAX, bool FIXED, bool STARTS> struct Walk {
     if (t >= 0) return value(((const T *)c.x)[(b * c.length + t) * c.step + d]);
     return c.context[(b * (width - 1) + width - 1 + t) * c.channels + d];
   }
-  // prepare reads what lies before the tile.
+  // prepare reads the taps and the inputs before the tile.
   __device__ __forceinline__ void prepare() {
     int64_t back = c.context ? width - 1 : min((int64_t)width - 1, from);
     live = 0;
@@ -52,7 +52,7 @@ template <class T, int MAX, bool FIXED, bool STARTS> struct Walk {
       }
     }
   }
-  // go moves on to step t and returns the sum there.
+  // go advances to step t and returns its sum.
   __device__ __forceinline__ float go(int64_t t, float bias) {
 #pragma unroll
     for (int j = MAX - 1; j > 0; j--) x[j] = x[j - 1];
@@ -91,7 +91,7 @@ template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ 
 #pragma unroll
   for (int j = 0; j < MAX; j++) dw[j] = dx[j] = 0.f;
   const T *dy = (const T *)c.dy + (b * c.length + walk.from) * c.channels + d;
-  T *out = (T *)c.dx + (b * c.length + walk.from - (width - 1)) * c.dstep + d;  // of the step that is done
+  T *out = (T *)c.dx + (b * c.length + walk.from - (width - 1)) * c.dstep + d;  // gradient of the input width-1 steps back, whose sum is complete
   const int steps = (int)(walk.to - walk.from), left = (int)min(c.length - walk.from, (int64_t)steps + MAX);
 #pragma unroll 4
   for (int i = 0; i < steps + width - 1; i++, dy += c.channels, out += c.dstep) {
@@ -139,7 +139,7 @@ template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ 
   part[width * c.channels] = dbias;
 }
 
-// conv_next writes what the next piece reads before its first step: zero where a sequence starts after it.
+// convNext writes the context of the steps that follow: the last width-1 inputs, zero where a sequence starts after the input.
 template <class T, bool STARTS> __device__ __forceinline__ void convNext(const Conv &c) {
   Walk<T, 1, false, STARTS> walk(c);
   if (walk.d >= c.channels) return;
@@ -149,7 +149,7 @@ template <class T, bool STARTS> __device__ __forceinline__ void convNext(const C
   c.next[(walk.b * (walk.width - 1) + i) * c.channels + walk.d] = reaches ? walk.input(t) : 0.f;
 }
 
-// conv_weights adds up the parts, and turns the taps to (channels, width).
+// conv_weights adds the parts and transposes the gradient of the taps to (channels, width).
 extern "C" __global__ void conv_weights(const float *parts, int64_t count, int64_t channels, int64_t width, float *dweight, float *dbias) {
   const int64_t i = (int64_t)blockIdx.x * 32 + threadIdx.x % 32, size = (width + 1) * channels;
   const double sum = columnSum(parts, count, size, i);

@@ -1,7 +1,7 @@
-// The mean of -log softmax(logits)_target over the targets that are not ignore. GROUP threads take a row.
+// The mean of -log softmax(logits)_target over the targets that are not ignore. GROUP threads process a row.
 #include "types.cuh"
 
-// Sum is Σ e^(x - most) over what was seen.
+// Sum is a running Σ e^(x - most), where most is the largest x so far.
 struct Sum {
   float most, sum;
   __device__ __forceinline__ void add(float m, float s) {
@@ -15,7 +15,7 @@ template <int GROUP> __device__ __forceinline__ Sum groupSum(Sum v) {
 #pragma unroll
   for (int m = 16; m > 0; m /= 2) {
     const Sum o = {__shfl_xor_sync(~0u, v.most, m), __shfl_xor_sync(~0u, v.sum, m)};
-    // The same order in both lanes, so that both have the same bits.
+    // Both lanes add in the same order, so that they get the same result bit for bit.
     Sum low = threadIdx.x & m ? o : v;
     const Sum high = threadIdx.x & m ? v : o;
     low.add(high.most, high.sum);
@@ -39,7 +39,7 @@ __device__ __forceinline__ void entropyForward(const T *logits, const int32_t *t
   const int lane = threadIdx.x % GROUP;
   Sum s = {-INFINITY, 0.f};
   int64_t i = lane;
-  for (; i + 3 * GROUP < vocabulary; i += 4 * GROUP) {  // one rescaling for four
+  for (; i + 3 * GROUP < vocabulary; i += 4 * GROUP) {  // four logits for each rescaling of the sum
     const float a = value(x[i]), b = value(x[i + GROUP]), c = value(x[i + 2 * GROUP]), d = value(x[i + 3 * GROUP]);
     const float m = fmaxf(fmaxf(a, b), fmaxf(c, d));
     if (m != m || a != a || b != b || c != c || d != d)
@@ -63,7 +63,8 @@ __device__ __forceinline__ void entropyForward(const T *logits, const int32_t *t
   }
 }
 
-// entropy_mean adds up in double, in a fixed order. state[2·rows] becomes one over the number of targets.
+// entropy_mean writes the mean to loss, added in double in a fixed order. It sets state[2·rows] to 1 / the number of targets that are not
+// ignore, or to 0 if there are none.
 extern "C" __global__ void entropy_mean(const int32_t *targets, float *state, float *loss, int64_t rows, int32_t ignore) {
   __shared__ double sums[1024];
   __shared__ int64_t counts[1024];
@@ -94,7 +95,7 @@ __device__ __forceinline__ void entropyBackward(T *logits, const int32_t *target
     x[i] = to<T>(target == ignore ? 0.f : (__expf(value(x[i]) - lse) - (i == target ? 1.f : 0.f)) * scale);
 }
 
-// Of a small vocabulary a thread takes one logit, and a block several rows.
+// For a small vocabulary, a thread processes one logit and a block several rows.
 template <class T>
 __device__ __forceinline__ void entropyBackwardSmall(T *logits, const int32_t *targets, const float *state, const float *dloss, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
   const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,4 +1,4 @@
-// Sums, conversions, biases.
+// Elementwise operations, sums of columns and rows, and the index of the largest number of a row.
 #include "types.cuh"
 
 #define EACH(N)                                                                        \
@@ -26,7 +26,7 @@ template <class T> __device__ __forceinline__ void addBias(T *x, const float *bi
   *at = to<T>(value(*at) + bias[i % width]);
 }
 
-// columnSums adds up the columns of each rows of so many, in their order.
+// columnSums writes parts (gridDim.y, width): the sums of the columns over each rows, added in order.
 template <class T> __device__ __forceinline__ void columnSums(const T *x, float *parts, int64_t rows, int64_t width, int64_t stride, int64_t each) {
   const int64_t column = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, first = blockIdx.y * each;
   if (column >= width) return;
@@ -36,14 +36,15 @@ template <class T> __device__ __forceinline__ void columnSums(const T *x, float 
   parts[blockIdx.y * width + column] = sum;
 }
 
-// row_sums adds up count rows of size numbers, in their order.
+// row_sums writes sum (size), the sum of the rows of parts (count, size), added in a fixed order.
 extern "C" __global__ void row_sums(const float *parts, float *sum, int64_t count, int64_t size) {
   const int64_t i = (int64_t)blockIdx.x * 32 + threadIdx.x % 32;
   const double s = columnSum(parts, count, size, i);
   if (threadIdx.x < 32 && i < size) sum[i] = (float)s;
 }
 
-// largest finds the largest of each row's numbers, the lowest of several: its index, or -1 where that is infinite or a number is none.
+// largest writes, for each row of x, the index of its largest number. Of several equal ones it takes the lowest index. The index is -1 if the
+// largest number is infinite or if any number is NaN.
 extern "C" __global__ void largest(const float *x, int32_t *index, int64_t width) {
   __shared__ float best[32];
   __shared__ int32_t where[32];

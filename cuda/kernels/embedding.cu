@@ -1,5 +1,5 @@
-// Rows of a table, and the gradient of the table: the sum of the rows of a token, in their order. Positions come sorted by token,
-// cut into chunks; a token of several chunks is added up in two passes.
+// The rows of a table, and the gradient of the table: for each token, the sum of its rows of dx, in order. The host sorts the positions by
+// token and cuts them into chunks. A token with several chunks is summed in two passes.
 #include "types.cuh"
 
 extern "C" __global__ void embedding_forward(const float *w, const int32_t *ids, float *x, int64_t rows, int64_t width) {
@@ -7,7 +7,7 @@ extern "C" __global__ void embedding_forward(const float *w, const int32_t *ids,
   if (i < rows * width) x[i] = w[ids[i / width] * width + i % width];
 }
 
-// Chunk: positions [from, to) of a token; slot is where its sum goes in parts, or negative: straight to the table.
+// Chunk is the positions [from, to) of a token. Its sum is written to row slot of parts, or added to the table if slot is negative.
 struct Chunk {
   int32_t token, from, to, slot;
 };
@@ -25,7 +25,7 @@ extern "C" __global__ void embedding_backward(const float *dx, const int32_t *po
   }
 }
 
-// embedding_sums: here from and to are slots.
+// embedding_sums adds the partial sums of tokens with several chunks. from and to of a Chunk are slots here.
 extern "C" __global__ void embedding_sums(const Chunk *sums, const float *parts, float *dw, int64_t width) {
   const Chunk c = sums[blockIdx.x];
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {

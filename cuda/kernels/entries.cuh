@@ -1,9 +1,9 @@
-// The kernels by name: scan_forward_SxK_BCs, where B and C are v (variable) or c (constant), and s is s with starts, n without;
-// scan_ends and scan_carries are the first passes over chunks. Each direction and size has a file of its own, since the driver
-// compiles a whole file when it first needs a kernel of it.
+// The names of the kernels: scan_forward_SxK_BCs, where B and C are v (variable) or c (constant), and s is s (with starts) or n (without).
+// scan_ends and scan_carries are the first passes over chunks. Each direction and size has its own file, since the driver compiles a whole
+// file when it first needs one of its kernels.
 #pragma once
 
-// X: the type of activations, and its mark in the names.
+// X is the type of activations, MARK its prefix in the names.
 #define FORWARD(X, MARK, S, K, W, T, TH, M, EVERY, NAME, VB, VC, STARTS)                                            \
   extern "C" __global__ __launch_bounds__(TH, M) void scan_forward_##MARK##S##x##K##_##NAME(const Scan s) {      \
     scanForward<X, S, K, W, T, TH, EVERY, 0, VB, VC, STARTS, false>(s);                                             \
@@ -23,7 +23,7 @@
     scanCarries<X, S * K, 256, VC, STARTS>(s);                                                                   \
   }
 
-// USUAL is what Mamba asks for, OPTIONS is the rest. The sizes go with each of them.
+// USUAL makes the kernel that a Mamba block uses, STARTED the same with starts, OPTIONS all but USUAL. The first arguments are the sizes.
 #define USUAL(KERNEL, ...) KERNEL(__VA_ARGS__, vvn, true, true, false)
 #define STARTED(KERNEL, ...) KERNEL(__VA_ARGS__, vvs, true, true, true)
 #define OPTIONS(KERNEL, ...)                    \
@@ -35,8 +35,9 @@
   KERNEL(__VA_ARGS__, ccn, false, false, false) \
   KERNEL(__VA_ARGS__, ccs, false, false, true)
 
-// The sizes: threads of a channel, states of a thread, in the forward pass channels of a thread, steps of a tile, of a part of one in the backward pass, threads of a block,
-// blocks of a multiprocessor, steps between checkpoints. cuda/scan_kernels.go has their twins.
+// The sizes of a forward kernel: threads per channel, states per thread, channels per thread, steps per tile, threads per block, blocks per
+// multiprocessor, steps between checkpoints. Those of a backward kernel: threads per channel, states per thread, steps per tile, steps per
+// part of a tile, threads per block, blocks per multiprocessor. cuda/scan_kernels.go has the same numbers.
 #define FORWARD16(EACH, X, MARK) EACH(CHUNKED_FORWARD, X, MARK, 4, 4, 1, 16, 128, 4, 16)
 #define FORWARD16FEW(EACH, X, MARK) EACH(FORWARD, X, MARK, 16, 1, 1, 32, 128, 4, 16)
 #define FORWARD64(EACH, X, MARK) EACH(FORWARD, X, MARK, 16, 4, 1, 16, 128, 2, 16)

@@ -1,5 +1,5 @@
-// The sum by which Gorgonia's own CUDA machine adds up the gradients of a node with several users, under the names and with the
-// arguments that it asks for; its release comes without it. The grid has up to three axes.
+// The kernels with which Gorgonia's own CUDA machine adds the gradients of a node with several users. Gorgonia's release does not include
+// them. Names and arguments are those that Gorgonia expects. The grid has up to three axes.
 #include "types.cuh"
 
 template <class T> __device__ __forceinline__ void add(T *a, const T *b, int64_t n) {

@@ -1,5 +1,5 @@
-// RMSNorm: y = x / sqrt(mean(x²) + eps) · weight. A warp takes a row; the mean is taken in double, so that no row overflows that
-// float can hold.
+// RMSNorm: y = x / sqrt(mean(x²) + eps) · weight. A warp processes a row. The mean is in double, so that the squares of large floats do not
+// overflow.
 #include "types.cuh"
 
 __device__ __forceinline__ float rowScale(const float *x, int64_t width, float eps, int lane) {
@@ -19,8 +19,8 @@ template <class T> __device__ __forceinline__ void normForward(const float *x, c
   for (int64_t i = lane; i < width; i += 32) y[i] = to<T>(x[i] * scale * w[i]);
 }
 
-// normBackward: dx = residual + gradient, and each block's part of dw (block, width). A block takes rows many rows, its warps in
-// turn; the sums of a warp for dw are in its own row of shared memory.
+// normBackward computes dx = residual + the gradient of x, and parts (block, width), each block's part of dw. A block processes each rows, its
+// warps in turn. Each warp adds its part of dw in its own row of shared memory.
 template <class T>
 __device__ __forceinline__ void normBackward(const float *x, const float *w, const T *dy, const float *residual, float *dx, float *parts,
                                              int64_t rows, int64_t width, float eps, int64_t each) {

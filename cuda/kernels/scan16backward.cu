@@ -1,4 +1,4 @@
-// Up to 16 states, B and C variable, no starts; and what puts chunks and parts together.
+// Up to 16 states, B and C variable, no starts, and the kernels that join chunks and add parts.
 #include "scan_backward.cuh"
 
 #include "entries.cuh"
@@ -8,12 +8,12 @@ BACKWARD16FEW(USUAL, float, )
 
 extern "C" __global__ void scan_carries_in(const Scan s) { scanCarriesIn(s); }
 
-// Sums of parts that are added up in one launch; cuda/scan_kernels.go has its twin.
+// Sums describes up to eight sums of parts for one launch. partSum in cuda/scan_kernels.go has the same fields.
 struct Sums {
   struct {
     void *to;
     const float *parts;
-    int64_t count, size, width, step, half;  // half: to is of bfloat16
+    int64_t count, size, width, step, half;  // half: to is bfloat16
   } of[8];
 };
 

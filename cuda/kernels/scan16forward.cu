@@ -1,4 +1,4 @@
-// Up to 16 states, B and C variable, no starts; and what puts chunks together.
+// Up to 16 states, B and C variable, no starts, and the kernel that joins chunks.
 #include "scan_forward.cuh"
 
 #include "entries.cuh"

@@ -1,17 +1,17 @@
-// One step of one token for each sequence of a batch, as generation makes them: matrix-vector products that read each weight once
-// for up to G sequences, with what stands between them at their ends. Activations are float; weights float or bfloat16.
+// A step of generation, one token for each sequence of a batch: matrix-vector products that read each weight once for up to G sequences. The
+// operations between the products are part of their kernels. Activations are float, weights are float or bfloat16.
 #pragma once
 #include "types.cuh"
 
-// Four numbers of a weight.
+// four reads four elements of a weight.
 __device__ __forceinline__ float4 four(const float *p) { return *(const float4 *)p; }
 __device__ __forceinline__ float4 four(const bf16 *p) {
   const uint2 v = *(const uint2 *)p;
   return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u));
 }
 
-// Row is a thread's share of a row of the weight. Its beginning is read ahead, while the vectors are still being made: what a step
-// waits for is memory, again and again.
+// Row is a thread's part of a row of the weight. The constructor already loads the beginning of the row, while the vectors are still being
+// computed, since a step mostly waits for memory.
 template <class W> struct Row {
   static constexpr int AHEAD = 6;
   const W *row;
@@ -27,7 +27,7 @@ template <class W> struct Row {
       if (there && vectors && i < in) first[j] = four(row + i);
     }
   }
-  // times adds the row times each of G vectors, which lie in shared memory, over a warp.
+  // times computes the products of the row with G vectors in shared memory, summed over the warp.
   template <int G> __device__ __forceinline__ void times(const float *x, float (&sum)[G]) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -56,7 +56,8 @@ template <class W> struct Row {
   }
 };
 
-// stepProduct: y (batch, out) = weight (out, in) · x (batch, in), x through RMSNorm if norm is there, plus bias and, if add, y.
+// stepProduct computes y (batch, out) = weight (out, in) · x (batch, in). If norm is not null, x first goes through RMSNorm. If bias is not
+// null, it is added. If add, the old y is added.
 template <class W, int G>
 __device__ __forceinline__ void stepProduct(const float *x, const float *norm, const W *weight, const float *bias, float *y, int64_t batch,
                                             int64_t in, int64_t out, float eps, int32_t add, int64_t each) {
@@ -107,7 +108,7 @@ __device__ __forceinline__ void stepProduct(const float *x, const float *norm, c
   }
 }
 
-// stepConv: u = SiLU(conv), kept by the first block, and rbc (batch, columns) = x_proj · u.
+// stepConv computes u = SiLU(conv) in every block and rbc (batch, columns) = x_proj · u. The first block writes u to memory.
 template <class W, int G>
 __device__ __forceinline__ void stepConv(const float *vz, const float *context, const float *taps, const float *bias, const W *weight, float *u,
                                          float *rbc, int64_t batch, int64_t channels, int64_t width, int64_t columns) {
@@ -146,7 +147,7 @@ __device__ __forceinline__ void stepConv(const float *vz, const float *context, 
     if (lane == g && first + g < batch) rbc[(first + g) * columns + o] = sum[g];
 }
 
-// stepScan: Δ, the state's step, the gate, and the context's step; 16 threads take a channel.
+// stepScan computes Δ, the next state, the gated output y, and the next context. 16 threads process a channel.
 template <class W>
 __device__ __forceinline__ void stepScan(const float *vz, const float *u, const float *rbc, const W *dtProj, const float *dtBias,
                                          const float *alog, const float *skip, float *h, float *context, float *y, int64_t channels,
@@ -156,7 +157,7 @@ __device__ __forceinline__ void stepScan(const float *vz, const float *u, const 
   const bool here = d < channels;
   const float *r = rbc + b * columns, *B = r + rank, *C = B + states;
   float dt = 0.f, sum = 0.f, a = 0.f, before = 0.f, in = 0.f, out = 0.f, x = 0.f, z = 0.f, skipped = 0.f, bias = 0.f;
-  if (here) {  // all that is read, before anything waits for it
+  if (here) {  // issue all loads before the first use of one
     x = u[b * channels + d], z = vz[b * 2 * channels + channels + d], skipped = skip[d], bias = dtBias[d];
     if (lane < states) a = alog[d * states + lane], before = h[(b * channels + d) * states + lane], in = B[lane], out = C[lane];
 #pragma unroll 4
@@ -177,8 +178,8 @@ __device__ __forceinline__ void stepScan(const float *vz, const float *u, const 
 #pragma unroll
   for (int m = 8; m > 0; m /= 2) sum += __shfl_xor_sync(~0u, sum, m);
   if (here && lane == 0) y[b * channels + d] = fmaf(skipped, x, sum) * (z * sigmoid(z));
-  // The context moves on. Each thread reads what another of the warp writes over, so all read first.
-  const bool moves = here && lane < width - 1;  // all of a width of up to 17; Step.Fits sees to that
+  // Shift the context by one step. Each thread reads an element that another thread of the warp overwrites, so all read first.
+  const bool moves = here && lane < width - 1;  // 16 lanes suffice for a width of up to 17, which Step.Fits checks
   float next = 0.f;
   if (moves) next = lane + 2 < width ? context[(b * (width - 1) + lane + 1) * channels + d] : vz[b * 2 * channels + d];
   __syncwarp();

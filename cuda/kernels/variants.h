@@ -1,4 +1,5 @@
-// The variants that are tried, in groups that can be compiled apart. F: S, K, W, T, TH, M, EVERY, POLY; B: S, K, T, Q, TH, M, POLY, AHEAD.
+// The variants that bench.cu compares, in groups that can be compiled separately. The arguments of addF are S, K, W, T, TH, M, EVERY, POLY;
+// those of addB are S, K, T, Q, TH, M, POLY, AHEAD.
 #ifndef GROUP
 #define GROUP 0
 #endif
