@@ -18,10 +18,10 @@ type AdamW struct {
 	Scale, Beta1, Rest1, Beta2, Rest2, Rate, Root, Eps, Keep float32
 }
 
-// adamPiece is the number of elements of a block (kernels/adamw.cu has the same).
+// adamPiece is the number of elements that a block of threads processes. kernels/adamw.cu has the same number.
 const adamPiece = 8192
 
-// adamEntry is the kernels' struct Weight.
+// adamEntry has the same fields as the kernels' struct Weight (kernels/adamw.cu).
 type adamEntry struct {
 	w, g, m, v, half uintptr
 	n, decay         int64
@@ -93,7 +93,7 @@ func GradientNorm(s *Stream, grads []Array[float32]) (float64, error) {
 type adamTable struct {
 	sent    []byte
 	table   Array[uint8]
-	numbers uintptr // of the pieces, behind the weights
+	numbers uintptr // address of the list of pieces, which follows the weights
 	pieces  int
 }
 

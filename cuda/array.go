@@ -75,11 +75,11 @@ func (a Array[T]) Free() {
 	}
 }
 
-// Slice returns the n elements from index from on. It shares the array's memory and must not be freed. Like a slice of Go's, it panics
-// when it reaches beyond the array.
+// Slice returns the n elements from index from on. It shares the array's memory and must not be freed. Like slicing in Go, it panics if the
+// range is not within the array.
 func (a Array[T]) Slice(from, n int) Array[T] {
 	if from < 0 || n < 0 || n > a.n-from {
-		panic(fmt.Sprintf("cuda: %d elements from %d of an array of %d", n, from, a.n)) // like a slice's
+		panic(fmt.Sprintf("cuda: %d elements from %d of an array of %d", n, from, a.n))
 	}
 	return Array[T]{a.stream, a.address + uintptr(int64(from)*size[T]()), n}
 }

@@ -2,10 +2,10 @@ package cuda
 
 import "math"
 
-// BFloat16 is the upper half of a float32: its range, with 8 significant bits.
+// BFloat16 is the upper half of a float32. It has the range of float32 and 8 significant bits.
 type BFloat16 uint16
 
-// ToBFloat16 rounds to the nearest, halves to even.
+// ToBFloat16 rounds x to the nearest BFloat16, and ties to even.
 func ToBFloat16(x float32) BFloat16 {
 	u := math.Float32bits(x)
 	if x != x {
@@ -14,15 +14,15 @@ func ToBFloat16(x float32) BFloat16 {
 	return BFloat16((u + 0x7fff + u>>16&1) >> 16)
 }
 
-// Float32 is the number itself.
+// Float32 returns x as a float32, which is exact.
 func (x BFloat16) Float32() float32 { return math.Float32frombits(uint32(x) << 16) }
 
-// Activation is what activations on the device are of. All arithmetic with them is float32.
+// Activation is a type that activations on the device can have. All arithmetic with activations is in float32.
 type Activation interface {
 	~float32 | BFloat16
 }
 
-// typeName is what kernels call the type.
+// typeName returns the name of the type in the names of kernels.
 func typeName[T Activation]() string {
 	var v T
 	if _, ok := any(v).(BFloat16); ok {
@@ -31,13 +31,13 @@ func typeName[T Activation]() string {
 	return "float"
 }
 
-// Precision is how a model computes.
+// Precision is the number format in which a model computes.
 type Precision int
 
 const (
-	Strict Precision = iota // in float32
-	TF32                    // matrix products round their operands to 10 bits behind the point
-	BF16                    // activations and matrix products in bfloat16, weights, states and sums in float32
+	Strict Precision = iota // float32
+	TF32                    // float32, but matrix products round their operands to a mantissa of 10 bits
+	BF16                    // activations and operands of matrix products in bfloat16; weights, states and sums in float32
 )
 
 func (p Precision) String() string {

@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// Block is one Mamba block on the device, of activations T (internal/kernel.Block is its twin on the host):
+// Block is one Mamba block on the device, with activations of type T. internal/kernel.Block computes the same on the host:
 //
 //	n       = norm(x)
 //	v, z    = n·InProjᵀ + InBias           one matrix (rows, 2·channels)
@@ -40,7 +40,7 @@ type Block[T Activation] struct {
 	OutBias  Array[float32] // optional: (model)
 	Context  Array[float32] // optional: (batch, width-1, channels): what the convolution reads before the first step
 	Initial  Array[float32] // optional: (batch, channels, state): the state before the first step
-	Start    Array[uint8]   // optional: (batch, length): where it is not 0 a new sequence starts
+	Start    Array[uint8]   // optional: (batch, length): a new sequence starts where it is not 0
 }
 
 // BlockKept holds the values of a Block's forward pass that its backward pass needs. Free it once.
@@ -58,7 +58,7 @@ func (k *BlockKept[T]) Free() {
 	*k = BlockKept[T]{}
 }
 
-// BlockGrad takes the gradients of a Block's operands, in their shapes. Those of absent operands are absent.
+// BlockGrad receives the gradients of a Block's operands, in their shapes. Those of absent operands are absent.
 type BlockGrad struct {
 	X, Norm, InProj, Conv, XProj, DtProj, DtBias, ALog, D, OutProj Array[float32]
 	InBias, ConvBias, OutBias, Context, Initial                    Array[float32]
@@ -315,7 +315,7 @@ func (b *Block[T]) Backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Arr
 	var err error
 	rows, channels, columns := b.rows(), b.Channels, b.columns()
 	d := as[T](s, &work, dy, &err)
-	ds := take[T](s, &work, rows*channels, &err) // of the scan's result, then of the convolution's
+	ds := take[T](s, &work, rows*channels, &err) // gradient of the scan's result, then of the convolution's result
 	du, ddelta := take[T](s, &work, rows*channels, &err), take[T](s, &work, rows*channels, &err)
 	dvz, drbc := take[T](s, &work, rows*2*channels, &err), take[T](s, &work, rows*columns, &err)
 	n, dn := take[T](s, &work, rows*b.Model, &err), take[T](s, &work, rows*b.Model, &err)

@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// TestBlock holds a block against that of the host in float64, gradients included, with every option by a coin.
+// TestBlock compares the results and gradients of a block with those of the host in float64, for random sets of options.
 func TestBlock(t *testing.T) {
 	s := open(t)
 	both(t, func(t *testing.T) { testBlock[float32](t, s, Strict, 1e-5) }, func(t *testing.T) { testBlock[BFloat16](t, s, BF16, 0.04) })
@@ -131,7 +131,7 @@ func testBlock[T Activation](t *testing.T, s *Stream, p Precision, tol float64) 
 		for range 3 {
 			for name, v := range run() {
 				if !slices.Equal(v[0], first[name][0]) {
-					t.Errorf("trial %d: %s differs in another run", trial, name)
+					t.Errorf("trial %d: %s differs in a second run", trial, name)
 				}
 			}
 		}
@@ -139,7 +139,7 @@ func testBlock[T Activation](t *testing.T, s *Stream, p Precision, tol float64) 
 			t.Fatal(err)
 		}
 		if !slices.Equal(get(t, s, ay), first["y"][0]) {
-			t.Errorf("trial %d: y differs when nothing is kept", trial)
+			t.Errorf("trial %d: y differs without keep", trial)
 		}
 	}
 }

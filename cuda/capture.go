@@ -5,16 +5,16 @@ import (
 	"unsafe"
 )
 
-// Capture is work that was recorded once and is queued with one call.
+// Capture is a recording of queued work. Launch queues all of it with one call.
 type Capture struct {
 	device *Device
 	handle uintptr
 }
 
-// Capture records what f queues on the stream, which is not done. f may neither allocate nor wait, nor use a kernel for the first
-// time.
+// Capture records the work that f queues on the stream, and does not run it. f must not allocate or wait, and must not use a kernel that was
+// never used before on the device. Capture returns the error of f.
 func (s *Stream) Capture(f func() error) (*Capture, error) {
-	const relaxed = 2 // a goroutine may move between threads
+	const relaxed = 2 // the mode that allows calls from other threads, since a goroutine can move between threads
 	if err := s.usable(); err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func (s *Stream) Capture(f func() error) (*Capture, error) {
 	return c, nil
 }
 
-// Launch queues the work. The arrays that it was recorded with must still be there.
+// Launch queues the recorded work on s. The arrays that the work uses must not have been freed.
 func (c *Capture) Launch(s *Stream) error {
 	if err := notClosed("capture", c.handle); err != nil {
 		return err
@@ -47,7 +47,7 @@ func (c *Capture) Launch(s *Stream) error {
 	return s.do(cuGraphLaunch, c.handle, s.handle)
 }
 
-// Close frees the record.
+// Close frees the recording. A second Close does nothing.
 func (c *Capture) Close() error {
 	err := c.device.close(c)
 	c.handle = 0

@@ -5,7 +5,7 @@ import (
 	"math"
 )
 
-// expect reports arrays that are shorter than what is read or written of them, given as name, length and least length in turn.
+// expect returns an error that names the first array that is too short. sizes holds triples of name, length and least length.
 func expect(what string, sizes ...any) error {
 	for i := 0; i < len(sizes); i += 3 {
 		if n, want := sizes[i+1].(int), sizes[i+2].(int); n < want {
@@ -15,7 +15,7 @@ func expect(what string, sizes ...any) error {
 	return nil
 }
 
-// optional is expect for arrays that may be absent, given as name, array and least length in turn.
+// optional is expect for arrays that may be absent. sizes holds triples of name, array and least length.
 func optional(what string, sizes ...any) error {
 	for i := 0; i < len(sizes); i += 3 {
 		if a := sizes[i+1].(sized); !a.Absent() {
@@ -33,7 +33,7 @@ type sized interface {
 	Len() int
 }
 
-// atLeast reports sizes that are less than least, given as name and size in turn.
+// atLeast returns an error that names the first size below least. sizes holds pairs of name and size.
 func atLeast(least int, what string, sizes ...any) error {
 	for i := 0; i < len(sizes); i += 2 {
 		if n := sizes[i+1].(int); n < least {
@@ -43,7 +43,7 @@ func atLeast(least int, what string, sizes ...any) error {
 	return nil
 }
 
-// inRow reports a distance between rows that is less than their width.
+// inRow returns an error if the stride between rows is less than their width.
 func inRow(what, name string, stride, width int) error {
 	if stride < width {
 		return fmt.Errorf("cuda: %s: %s is %d, want at least the %d elements of a row", what, name, stride, width)
@@ -51,7 +51,7 @@ func inRow(what, name string, stride, width int) error {
 	return nil
 }
 
-// count returns the product of sizes that are not negative, or the largest int where it is larger: no array is so long.
+// count returns the product of sizes that are not negative, or the largest int if the product overflows. No array is that long.
 func count(sizes ...int) int {
 	n := 1
 	for _, size := range sizes {
@@ -67,7 +67,7 @@ func count(sizes ...int) int {
 	return n
 }
 
-// strided returns the elements that rows of a width take, the last one without the gap after it; as count does where that overflows.
+// strided returns the number of elements from the beginning of the first row to the end of the last, or the largest int if it overflows.
 func strided(rows, stride, width int) int {
 	if rows == 0 {
 		return 0

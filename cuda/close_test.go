@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/internal/gputest"
 )
 
-// everything is one of each thing that can be made on a device.
+// everything holds one of each thing that can be made on a device.
 type everything struct {
 	device  *Device
 	stream  *Stream
@@ -21,7 +21,7 @@ type everything struct {
 	work    *StepWork
 }
 
-// makeEverything uses a device in every way that takes something of it: memory, pinned memory, a module of kernels, cuBLAS.
+// makeEverything uses every resource of a device: memory, pinned memory, a module of kernels, cuBLAS.
 func makeEverything(t *testing.T, d *Device) everything {
 	t.Helper()
 	s, err := d.NewStream()
@@ -39,7 +39,7 @@ func makeEverything(t *testing.T, d *Device) everything {
 	return everything{d, s, e, c, a, w}
 }
 
-// TestClose: Close runs the functions of OnClose once and in order, while the device can be used, and leaves nothing behind.
+// TestClose checks that Close runs the functions of OnClose once and in order, while the device can still be used, and frees all resources.
 func TestClose(t *testing.T) {
 	d := gputest.Open(t, Open)
 	made := makeEverything(t, d)
@@ -69,24 +69,24 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// TestCloseOne: closing each thing by itself leaves nothing behind either, and closing it twice does nothing.
+// TestCloseOne checks that closing each thing by itself frees its resources, and that a second Close does nothing.
 func TestCloseOne(t *testing.T) {
 	d := gputest.Open(t, Open)
 	made := makeEverything(t, d)
 	for range 2 {
 		do(t, made.event.Close(), made.capture.Close(), made.stream.Close())
 	}
-	made.array.Free() // after its stream: nothing happens
+	made.array.Free() // its stream is closed: does nothing
 	t.Run("nothing is left", func(t *testing.T) {
 		if left := gputest.Alive(t); left != "1 context, 1 module" && left != "1 context, 2 modules" {
-			t.Errorf("besides the context and the modules of kernels: %s", left)
+			t.Errorf("there are %s, want only the context and the modules of kernels", left)
 		}
 	})
 }
 
-// TestUseAfterClose: every method of what was made on a device returns an error after Close of the device, or of the thing itself.
+// TestUseAfterClose checks that every method of a thing made on a device returns an error after Close of the device or of the thing itself.
 func TestUseAfterClose(t *testing.T) {
-	// A method is given what was made, and what is closed. Those that return no error have nil: they are only called.
+	// use maps the name of a method to a call of it. Methods that cannot return an error map to nil.
 	type use map[string]func(everything) error
 	one := func(_ any, err error) error { return err }
 	host := make([]float32, 16)
@@ -131,7 +131,7 @@ func TestUseAfterClose(t *testing.T) {
 		of := reflect.TypeOf(thing)
 		for i := range of.NumMethod() {
 			if _, ok := methods[of.Method(i).Name]; !ok {
-				t.Errorf("the method %s of %v is not in this test", of.Method(i).Name, of)
+				t.Errorf("the method %s of %v is missing in this test", of.Method(i).Name, of)
 			}
 		}
 	}
@@ -178,7 +178,7 @@ func TestUseAfterClose(t *testing.T) {
 	}
 }
 
-// TestFailedCreation: what fails in the middle leaves nothing behind, and succeeds the next time.
+// TestFailedCreation checks that a creation that fails halfway frees all its resources, and succeeds the next time.
 func TestFailedCreation(t *testing.T) {
 	limit := gputest.Allocations(t)
 	for n := 0; ; n++ {
@@ -216,7 +216,7 @@ func TestFailedCreation(t *testing.T) {
 	}
 }
 
-// Close waits for what other goroutines call, and they get errors from then on.
+// Close waits for the running calls of other goroutines. Their later calls return errors.
 func TestCloseFromElsewhere(t *testing.T) {
 	d := gputest.Open(t, Open)
 	wrong := make(chan error)

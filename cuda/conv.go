@@ -24,7 +24,7 @@ type convArgs struct {
 	dy, dnext, dx, parts, dcontext                     uintptr
 }
 
-// maxConvWidth is the largest width: the kernels keep that many inputs in registers.
+// maxConvWidth is the largest width. The kernels keep that many inputs in registers.
 const maxConvWidth = 16
 
 func (c *Conv[T]) check() error {

@@ -10,8 +10,9 @@ func checkLogits(rows, vocabulary, stride, n int) error {
 	)
 }
 
-// CrossEntropyForward writes loss, one number: the mean of -log softmax(logits)_target over the targets that are not ignore, 0 if
-// all are; logits (rows, vocabulary), whose rows are stride apart, targets (rows), which the caller has checked. The state is for CrossEntropyBackward.
+// CrossEntropyForward queues loss (1): the mean of -log softmax(logits)_target over the rows whose target is not ignore, or 0 if there is no
+// such row. logits is (rows, vocabulary), with rows that are stride elements apart. targets is (rows). The caller must have checked that the
+// other targets are in the vocabulary. It also writes state, of CrossEntropyState(rows) elements, for CrossEntropyBackward.
 func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, loss Array[float32]) error {
 	if err := firstError(
 		checkLogits(rows, vocabulary, stride, logits.n),
@@ -29,7 +30,8 @@ func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, 
 	return s.run("cross_entropy", "entropy_mean", grid{x: 1, threads: 1024}, targets.address, state.address, loss.address, rows, ignore)
 }
 
-// CrossEntropyBackward overwrites the logits with their gradient times dloss, one number.
+// CrossEntropyBackward queues the gradient of the logits, which overwrites the logits. dloss (1) is the gradient of the loss. state is that
+// of CrossEntropyForward. The other arguments are the same.
 func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, dloss Array[float32]) error {
 	if err := firstError(
 		checkLogits(rows, vocabulary, stride, logits.n),
@@ -41,7 +43,7 @@ func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int,
 		return s.run("cross_entropy", "entropy_backward_small_"+typeName[T](), blocksOf(rows*vocabulary, 256), logits.address,
 			targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore)
 	}
-	blocks := (vocabulary + 4095) / 4096 // of a row, each thread 16 logits
+	blocks := (vocabulary + 4095) / 4096 // blocks of threads per row, 16 logits per thread
 	return s.run("cross_entropy", "entropy_backward_"+typeName[T](), grid{x: int64(rows) * int64(blocks), threads: 256}, logits.address,
 		targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore, blocks)
 }

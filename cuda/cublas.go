@@ -83,7 +83,7 @@ type Matrix[T Element] struct {
 	Transposed bool // the operand is the transpose of the matrix in memory
 }
 
-// rowsAndWidth returns the rows and the width of the matrix in memory, for an operand of those sizes.
+// rowsAndWidth returns the rows and the width of the matrix in memory, for an operand (rows, width).
 func (m Matrix[T]) rowsAndWidth(rows, width int) (int, int) {
 	if m.Transposed {
 		return width, rows
@@ -126,8 +126,8 @@ func blasType[T Activation]() uintptr {
 	return blasFloat
 }
 
-// MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c through cuBLAS, with sums in float32. TF32 has an effect on operands of float32
-// alone.
+// MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c through cuBLAS, with sums in float32. TF32 changes only products of
+// float32.
 func MatMul[A, C Activation](s *Stream, p Precision, m, n, k int, a, b Matrix[A], beta float32, c Matrix[C]) error {
 	return MatMulScaled(s, p, m, n, k, 1, a, b, beta, c)
 }
@@ -163,14 +163,14 @@ func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha fl
 		uintptr(unsafe.Pointer(&beta)), c.Data.address, blasType[C](), uintptr(c.Stride), compute, defaultAlgo)
 }
 
-// doBLAS calls cuBLAS with the device's context, unless the device is closed.
+// doBLAS calls cuBLAS with the device's context. It returns an error if the device is closed.
 //
 //go:uintptrescapes
 func (d *Device) doBLAS(f blasCall, args ...uintptr) error {
 	return d.whileOpen(func() error { return d.callBLAS(f, args...) })
 }
 
-// callBLAS is to doBLAS what call is to do.
+// callBLAS calls cuBLAS with the device's context, also while Close releases the device.
 //
 //go:uintptrescapes
 func (d *Device) callBLAS(f blasCall, args ...uintptr) error {

@@ -15,10 +15,10 @@ import (
 // blasLibrary is cuBLAS, loaded once.
 type blasLibrary struct{ address [blasCalls]uintptr }
 
-// blasMajors are the versions that are known to have the functions as we call them, the newest first.
+// blasMajors lists the major versions of cuBLAS whose functions have the arguments that we pass, the newest first.
 var blasMajors = []string{"13", "12", "11"}
 
-// blasFolders are where toolkits, distributions and Python's packages put cuBLAS, "" being wherever the loader looks.
+// blasFolders returns the folders where toolkits, distributions and Python packages install cuBLAS. "" stands for the loader's own search.
 func blasFolders() []string {
 	folders := []string{""}
 	for _, variable := range []string{"CUDA_HOME", "CUDA_PATH"} {
@@ -44,7 +44,7 @@ var loadBLAS = sync.OnceValues(findBLAS)
 
 func findBLAS() (*blasLibrary, error) {
 	open := func(file string) (*blasLibrary, error) {
-		// It looks for its own other half, which may be beside it and nowhere the loader looks.
+		// libcublas needs libcublasLt, which may be in the same folder and not on the loader's path. So load it first.
 		if dir := filepath.Dir(file); dir != "." {
 			if lt, _ := filepath.Glob(filepath.Join(dir, "libcublasLt.so.*")); len(lt) > 0 {
 				_, _ = purego.Dlopen(lt[0], purego.RTLD_NOW|purego.RTLD_GLOBAL)
@@ -83,7 +83,7 @@ func findBLAS() (*blasLibrary, error) {
 				return b, nil
 			}
 			if folder != "" || wrong == nil {
-				wrong = err // a file that does not load tells more than the loader that finds none
+				wrong = err // the error of a file that exists is more useful than the loader's "not found"
 			}
 		}
 	}

@@ -15,11 +15,11 @@ type Device struct {
 	name    string
 	handle  int32
 	context uintptr
-	foreign bool // the context is someone else's
+	foreign bool // the context was made by another library; Close does not release it
 
 	multiprocessors int
 
-	// Close waits for the calls that are running, and later calls fail. Lock calls before mu.
+	// Every call holds calls for reading. Close locks it, so that it waits for running calls; later calls fail. Lock calls before mu.
 	calls    sync.RWMutex
 	released bool
 
@@ -31,12 +31,12 @@ type Device struct {
 	onClose   []func()
 }
 
-// resource is what Close releases, unless it was closed by itself before.
+// resource is a thing on the device that Close releases, unless its own Close was called before.
 type resource interface {
 	release() error
 }
 
-// errClosed is what every call returns after Close.
+// errClosed is the error of every call after Close.
 var errClosed = errors.New("cuda: the device is closed")
 
 // Attributes of a device, as the driver numbers them.
@@ -46,8 +46,8 @@ const (
 	attributeMinor           = 76
 )
 
-// Open opens a GPU by its number, 0 being the first. The error says what is missing: the driver, cuBLAS, a GPU, this one, or one that is
-// new enough (compute capability 7.0, Volta).
+// Open opens the GPU with a number. The first has number 0. The error says what is missing: the driver, cuBLAS, a GPU with this number, or a
+// GPU that is new enough (compute capability 7.0, Volta).
 func Open(ordinal int) (*Device, error) {
 	dr, err := loadDriver()
 	if err != nil {
@@ -74,9 +74,10 @@ func Open(ordinal int) (*Device, error) {
 	return d, nil
 }
 
-// Current returns a device on the context that is current on the calling thread, to which the goroutine is locked. It is for a
-// program that has a context already, and arrays in it ([ArrayAt]). Whoever made the context destroys it, after Close or instead
-// of it. The error says what is missing, as Open's does, or that there is no context.
+// Current returns a device that uses the CUDA context that is current on the calling thread. Lock the goroutine to its thread first, with
+// runtime.LockOSThread. Current is for a program that already has a context with arrays in it ([ArrayAt]). Close does not destroy the
+// context. Its owner destroys it, after Close or instead of Close. The error says what is missing, as that of Open, or that no context is
+// current.
 func Current() (*Device, error) {
 	dr, err := loadDriver()
 	if err != nil {
@@ -101,7 +102,7 @@ func Current() (*Device, error) {
 	return d, nil
 }
 
-// newDevice asks the driver about a device; what it returns has no context yet.
+// newDevice returns a device with the name and attributes that the driver reports. It has no context yet.
 func newDevice(dr *driver, handle int32) (*Device, error) {
 	blas, err := loadBLAS()
 	if err != nil {
@@ -130,7 +131,7 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 	return d, nil
 }
 
-// Name is what the maker calls the device.
+// Name returns the device's name, such as "NVIDIA H200".
 func (d *Device) Name() string { return d.name }
 
 // OnClose registers f to run when Close is called, before the device's memory is freed. Functions run in the order in which they were
@@ -147,9 +148,8 @@ func (d *Device) OnClose(f func()) {
 	}
 }
 
-// Close runs the functions registered with OnClose, waits for the queued work, and frees all streams, events, captures, memory and
-// modules. Afterwards whatever was made on the device returns an error when it is used, and may still be closed. Closing twice
-// does nothing.
+// Close runs the functions registered with OnClose, waits for the queued work, and frees all streams, events, captures, memory and modules.
+// After that, any use of what was made on the device returns an error, but closing it does nothing. A second Close does nothing.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	resources, modules, closed, onClose := d.resources, d.modules, d.closed, d.onClose
@@ -177,14 +177,14 @@ func (d *Device) Close() error {
 	return errors.Join(errs...)
 }
 
-// do calls the driver with the device's context, unless the device is closed.
+// do calls the driver with the device's context. It returns an error if the device is closed.
 //
 //go:uintptrescapes
 func (d *Device) do(f call, args ...uintptr) error {
 	return d.whileOpen(func() error { return d.call(f, args...) })
 }
 
-// whileOpen runs f, during which the device is not released.
+// whileOpen runs f. Close waits until f returns. If the device is closed, whileOpen returns errClosed instead.
 func (d *Device) whileOpen(f func() error) error {
 	d.calls.RLock()
 	defer d.calls.RUnlock()
@@ -194,7 +194,7 @@ func (d *Device) whileOpen(f func() error) error {
 	return f()
 }
 
-// create runs f, which calls the driver with call, and registers what it made for Close.
+// create runs f, which makes r, and registers r for Close. f must call the driver with call, not do.
 func (d *Device) create(r resource, f func() error) error {
 	return d.whileOpen(func() error {
 		d.mu.Lock()
@@ -210,7 +210,7 @@ func (d *Device) create(r resource, f func() error) error {
 	})
 }
 
-// close releases r, unless it or the device was closed before.
+// close releases r. It does nothing if r or the device is already closed.
 func (d *Device) close(r resource) error {
 	err := d.whileOpen(func() error {
 		d.mu.Lock()
@@ -228,8 +228,9 @@ func (d *Device) close(r resource) error {
 	return err
 }
 
-// call calls the driver with the device's context, also while Close releases it: only release methods and functions given to
-// create use it. A goroutine may move between threads, and the context is a thread's, so it is set before every call.
+// call calls the driver with the device's context, also while Close releases the device. Use it only in release methods and in functions that
+// whileOpen or create runs; elsewhere use do. The current context belongs to a thread and a goroutine can move between threads, so call sets
+// the context each time.
 //
 //go:uintptrescapes
 func (d *Device) call(f call, args ...uintptr) error {

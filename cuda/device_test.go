@@ -14,7 +14,7 @@ import (
 func open(t testing.TB) *Stream {
 	t.Helper()
 	var d *Device
-	t.Cleanup(func() { // runs after that of gputest, which closes the device
+	t.Cleanup(func() { // runs after the cleanup of gputest, which closes the device
 		if d == nil {
 			return
 		}
@@ -53,7 +53,7 @@ func TestCopies(t *testing.T) {
 		}
 		want := slices.Clone(host)
 		for i := range host {
-			host[i] = -1 // Upload has read it
+			host[i] = -1 // Upload must already have copied it
 		}
 		got := make([]float32, n)
 		if err := a.CopyTo(s, got); err != nil {
@@ -103,7 +103,7 @@ func TestMemoryIsUsedAgain(t *testing.T) {
 			first = a.address
 		}
 		if a.address != first {
-			t.Fatalf("allocation %d is elsewhere", i)
+			t.Fatalf("allocation %d does not reuse the freed memory", i)
 		}
 		a.Free()
 	}
@@ -166,7 +166,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// A device on someone else's context sees that one's arrays, computes with them, and leaves the context whole.
+// A device from Current can use the arrays of the existing context, and its Close does not destroy the context.
 func TestCurrent(t *testing.T) {
 	s := open(t)
 	host := []float32{1, 2, 3}

@@ -1,7 +1,7 @@
-// Package cuda computes on an NVIDIA GPU: devices, streams, memory, and the kernels of a Mamba model as calls on arrays. It finds
-// driver and cuBLAS when a device is opened, so that a program built with a plain go build, without cgo, headers or a toolkit, uses
-// the GPU if one is there; where none is, [Open] says why. It knows nothing of Gorgonia: package cuda/graph does, and nn.OnDevice
-// builds models of that.
+// Package cuda computes on an NVIDIA GPU. It has devices, streams, arrays in the device's memory, and the kernels of a Mamba model as
+// functions of arrays. A plain go build suffices, without cgo, headers or a toolkit: [Open] loads the driver and cuBLAS at run time. If there
+// is no usable GPU, Open returns an error that says why. The package does not use Gorgonia. Package cuda/graph joins the two, and nn.OnDevice
+// builds models with it.
 //
 //	device, err := cuda.Open(0)
 //	stream, err := device.NewStream()
@@ -9,6 +9,7 @@
 //	err = scan.Forward(stream, y, final, checkpoints)
 //	err = y.CopyTo(stream, host)            // waits until the numbers are there
 //
-// Work is queued on a [Stream] and done in order; only copies to the host and Synchronize wait. A Device may be used by any
-// number of goroutines, a Stream and what was made on it by one at a time. Close frees everything.
+// Functions queue work on a [Stream], which runs it in order. Copies to the host and Synchronize wait until the results are there. Several
+// goroutines may use a Device at the same time. Only one at a time may use a Stream and the arrays made on it. Close of the Device frees
+// everything.
 package cuda

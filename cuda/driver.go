@@ -53,7 +53,7 @@ const (
 	calls
 )
 
-// symbols are the calls' names in the library, in the version that their arguments here have.
+// symbols has the name of each call in the library, with the version suffix that fits the arguments that we pass.
 var symbols = [calls]string{
 	"cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString",
 	"cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute",

@@ -10,13 +10,13 @@ import (
 	"github.com/ebitengine/purego"
 )
 
-// libraries are where the driver may be: wherever the loader looks, and where containers and WSL put it.
+// libraries lists the names of the driver: first for the loader's own search, then the paths that containers, WSL and NixOS use.
 var libraries = []string{
 	"libcuda.so.1", "libcuda.so", "/usr/local/nvidia/lib64/libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1",
 	"/run/opengl-driver/lib/libcuda.so.1",
 }
 
-// driver is the driver's library, loaded and initialised once.
+// driver holds the addresses of the functions of the driver's library.
 type driver struct{ address [calls]uintptr }
 
 var loadDriver = sync.OnceValues(func() (*driver, error) {
@@ -49,7 +49,7 @@ var loadDriver = sync.OnceValues(func() (*driver, error) {
 	return d, nil
 })
 
-// call calls the driver. Pointers converted to uintptr among the arguments stay where they are for the time of the call.
+// call calls the driver. Objects whose pointers are converted to uintptr in the arguments are kept alive and in place during the call.
 //
 //go:uintptrescapes
 func (d *driver) call(f call, args ...uintptr) error {

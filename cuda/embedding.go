@@ -57,7 +57,7 @@ func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids []int32, dx, 
 const embeddingChunk = 32
 
 // embeddingPlan returns the positions sorted by token, then the chunks, then the sums of the tokens with several chunks: four numbers for
-// each chunk and sum (kernels/embedding.cu). slots is the number of partial sums. The plan uses memory where that is long enough.
+// each chunk and sum (kernels/embedding.cu). slots is the number of partial sums. The plan reuses memory if it is long enough.
 func embeddingPlan(memory, ids []int32, vocabulary int) (plan []int32, chunks, sums, slots int, err error) {
 	begin := make([]int32, vocabulary+1)
 	for i, id := range ids {

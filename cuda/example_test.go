@@ -7,7 +7,7 @@ import (
 	"github.com/gomamba/mamba/cuda"
 )
 
-// Arrays on a GPU. The error of Open says what is missing where there is none.
+// Adds arrays on a GPU. Without a usable GPU, the error of Open says what is missing.
 func Example() {
 	device, err := cuda.Open(0)
 	if err != nil {
@@ -27,11 +27,11 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := cuda.Add(stream, a, a, sum); err != nil { // queued, not waited for
+	if err := cuda.Add(stream, a, a, sum); err != nil { // queues the addition and does not wait
 		log.Fatal(err)
 	}
 	host := make([]float32, 3)
-	if err := sum.CopyTo(stream, host); err != nil { // waits
+	if err := sum.CopyTo(stream, host); err != nil { // waits for the result
 		log.Fatal(err)
 	}
 	fmt.Println(host)

@@ -9,8 +9,8 @@ import (
 	"github.com/gomamba/mamba/internal/golden"
 )
 
-// TestGoldenScan holds the scan against numbers made with the reference implementation of state-spaces/mamba: within 1e-5 of the
-// largest magnitude.
+// TestGoldenScan compares the scan with results of the reference implementation of state-spaces/mamba. The tolerance is 1e-5 of the largest
+// magnitude.
 func TestGoldenScan(t *testing.T) {
 	s := open(t)
 	file, err := golden.Read("../testdata/golden_scan.safetensors")
@@ -36,7 +36,7 @@ func TestGoldenScan(t *testing.T) {
 	}
 }
 
-// ours brings a golden tensor from the reference's order of axes to ours.
+// ours transposes a golden tensor from the reference's order of axes to ours.
 func ours(name string, x golden.Tensor) golden.Tensor {
 	switch {
 	case len(x.Shape) == 3 && name != "last_state":
@@ -84,7 +84,7 @@ func goldenCase(t *testing.T, s *Stream, c map[string]golden.Tensor, softplus bo
 	} {
 		want, ok := c[name]
 		if ok == got.Absent() {
-			t.Errorf("%s is in the file: %v, and here: %v", name, ok, !got.Absent())
+			t.Errorf("%s: in the file %v, in our results %v", name, ok, !got.Absent())
 		}
 		scale, far := 0.0, 0.0
 		v := get(t, s, got)
@@ -95,7 +95,7 @@ func goldenCase(t *testing.T, s *Stream, c map[string]golden.Tensor, softplus bo
 			}
 		}
 		if !(far <= 1e-5*scale) {
-			t.Errorf("%s is up to %g off, where the largest magnitude is %g", name, far, scale)
+			t.Errorf("%s is off by up to %g, largest magnitude %g", name, far, scale)
 		}
 	}
 }

@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// lengths makes a function's arrays, which have no memory: a check that is missing would reach a device that is not there.
+// lengths makes the arrays of a function. They have no memory and there is no device, so a missing check leads to a panic.
 type lengths struct {
 	stream *Stream
-	named  []string // the arrays asked for
+	named  []string // names of all arrays
 	n      map[string]int
 	short  string // the array that has one element too few
 	empty  bool   // all arrays are empty
@@ -32,8 +32,8 @@ func (l *lengths) array(name string, n int) Array[float32] {
 
 func of[T Element](a Array[float32]) Array[T] { return Array[T]{stream: a.stream, n: a.n} }
 
-// TestLengths gives each function of the device each of its arrays one element too short: an error names the array, before anything
-// is computed. It needs no device.
+// TestLengths calls each function of the device with each of its arrays one element too short. An error must name the array before anything
+// is computed. The test needs no device.
 func TestLengths(t *testing.T) {
 	s := &Stream{device: &Device{multiprocessors: 132}}
 	const batch, length, channels, state, width, rank, model = 2, 3, 4, 5, 4, 2, 6
@@ -191,11 +191,12 @@ func TestLengths(t *testing.T) {
 	}
 }
 
-// refused reports a call that did not return an error with all those words: one that went on to the device.
+// refused returns an error unless call returns an error that contains all words of want. A panic counts as a failure too: the call has reached
+// the missing device.
 func refused(call func() error, want ...string) (wrong error) {
 	defer func() {
 		if p := recover(); p != nil {
-			wrong = fmt.Errorf("it was not refused, and then: %v", p)
+			wrong = fmt.Errorf("the call was not refused and panicked: %v", p)
 		}
 	}()
 	err := call()
@@ -210,7 +211,7 @@ func refused(call func() error, want ...string) (wrong error) {
 	return nil
 }
 
-// TestSizes gives each function sizes that are negative, that overflow when they are multiplied, and strides within a row.
+// TestSizes calls each function with negative sizes, sizes whose product overflows, and strides that are smaller than a row.
 func TestSizes(t *testing.T) {
 	s := &Stream{device: &Device{multiprocessors: 132}}
 	some := Array[float32]{stream: s, n: 100}
@@ -291,7 +292,7 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// TestAdamWLengths gives a step each array one element too long and too short.
+// TestAdamWLengths calls Step with each array one element too long or too short.
 func TestAdamWLengths(t *testing.T) {
 	s := &Stream{handle: 1}
 	array := func(n int) Array[float32] { return Array[float32]{stream: s, n: n} }
@@ -310,7 +311,7 @@ func TestAdamWLengths(t *testing.T) {
 	}
 }
 
-// TestSliceBounds: a slice beyond the array panics like Go's own, also where its end overflows.
+// TestSliceBounds checks that a slice beyond the array panics, as in Go, also if its end overflows.
 func TestSliceBounds(t *testing.T) {
 	a := Array[float32]{stream: new(Stream), address: 64, n: 10}
 	for _, fine := range [][2]int{{0, 0}, {0, 10}, {10, 0}, {3, 7}} {
@@ -330,8 +331,8 @@ func TestSliceBounds(t *testing.T) {
 	}
 }
 
-// TestScanWithoutSteps: with no steps the final state is the initial one, and its gradient that of the final state; operands that are
-// longer than needed are not copied past the end.
+// TestScanWithoutSteps checks a scan of length 0. The final state is the initial state, and the gradient of the initial state is that of the
+// final state. Operands that are longer than needed are not copied beyond the end.
 func TestScanWithoutSteps(t *testing.T) {
 	s := open(t)
 	const states, more = 6, 10

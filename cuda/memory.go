@@ -19,7 +19,7 @@ func (e *OutOfMemory) Error() string {
 // usage counts a device's memory, in bytes.
 type usage struct{ held, used int64 }
 
-// Memory returns the bytes that the device's arrays use, and those held for them and for later ones.
+// Memory returns the bytes that arrays use, and the bytes that the streams hold for these and for later arrays.
 func (d *Device) Memory() (used, held int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -31,7 +31,7 @@ func (d *Device) Memory() (used, held int64) {
 type pool struct {
 	stream *Stream
 	free   map[int64][]uintptr
-	sizes  map[uintptr]int64 // of all that is held
+	sizes  map[uintptr]int64 // sizes of all blocks, free or in use, by address
 }
 
 // sizeOf rounds up to one of eight sizes per power of two, at least 512 bytes, so that freed blocks are reused more often.
@@ -129,7 +129,7 @@ func (d *Device) count(held, used int64) {
 	d.memory.used += used
 }
 
-// Trim gives the stream's memory that no array uses back to the device.
+// Trim waits for the queued work and returns the stream's memory that no array uses to the device.
 func (s *Stream) Trim() error {
 	if err := s.usable(); err != nil {
 		return err

@@ -12,18 +12,19 @@ import (
 
 //go:generate kernels/generate.sh
 
-// The kernels, as nvcc's PTX, which the driver compiles for the device when they are first used, and keeps on disk.
+// The kernels, as PTX from nvcc. The driver compiles a file for the device when one of its kernels is first used, and caches the result on
+// disk.
 //
 //go:embed kernels/*.ptx.gz
 var ptxFiles embed.FS
 
-// module is a file of kernels on a device.
+// module is a loaded file of kernels.
 type module struct {
 	handle    uintptr
 	functions map[string]uintptr
 }
 
-// function returns a kernel of a file, which is loaded at its first use.
+// function returns a kernel of a file. It loads the file at its first use.
 func (d *Device) function(file, name string) (f uintptr, err error) {
 	err = d.whileOpen(func() error {
 		f, err = d.load(file, name)
@@ -61,13 +62,13 @@ func (d *Device) load(file, name string) (uintptr, error) {
 	return f, nil
 }
 
-// GorgoniaPTX is the text of the kernels that Gorgonia's own CUDA machine asks for by name: add_vv_f32 and add_vv_f64.
+// GorgoniaPTX returns the PTX text of the kernels that Gorgonia's own CUDA machine needs: add_vv_f32 and add_vv_f64.
 func GorgoniaPTX() (string, error) {
 	ptx, err := readPTX("gorgonia")
 	return string(bytes.TrimSuffix(ptx, []byte{0})), err
 }
 
-// readPTX returns a file's text, closed by a zero byte as the driver wants it.
+// readPTX returns a file's text with a zero byte at the end, which the driver needs.
 func readPTX(file string) ([]byte, error) {
 	packed, err := ptxFiles.ReadFile("kernels/" + file + ".ptx.gz")
 	if err != nil {
@@ -81,16 +82,16 @@ func readPTX(file string) ([]byte, error) {
 	return append(text, 0), err
 }
 
-// maxArgs is the number of arguments of a kernel, at most.
+// maxArgs is the largest number of arguments of a kernel.
 const maxArgs = 16
 
-// grid is how many blocks of how many threads a kernel runs in, and its bytes of shared memory besides those that it declares.
+// grid is the launch configuration of a kernel.
 type grid struct {
-	x, y, z         int64
-	threads, shared int
+	x, y, z         int64 // blocks along each axis; 0 in y or z means 1
+	threads, shared int   // threads per block, and bytes of shared memory per block in addition to those that the kernel declares
 }
 
-// blocksOf is the grid of n threads in blocks of so many.
+// blocksOf returns the grid of at least n threads, in blocks of threads threads.
 func blocksOf(n, threads int) grid {
 	return grid{x: (int64(n) + int64(threads) - 1) / int64(threads), threads: threads}
 }
@@ -111,8 +112,8 @@ func (s *Stream) launchGrid(f uintptr, g grid, args ...unsafe.Pointer) error {
 		uintptr(unsafe.Pointer(&list)), 0)
 }
 
-// run queues the kernel of that name with values as its arguments: int64, int32, float32 and addresses, in its own order. A struct
-// goes by its address.
+// run queues a kernel. args are its arguments in order: an int stands for an int64, a uintptr for an address in the device's memory, and an
+// unsafe.Pointer for a struct at that address.
 func (s *Stream) run(file, name string, g grid, args ...any) error {
 	if err := s.usable(); err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// TestPTXIsOfTheSources fails when a source changed and the PTX was not made again: run go generate ./cuda.
+// TestPTXIsOfTheSources fails if a source has changed since the PTX was made. Then run go generate ./cuda.
 func TestPTXIsOfTheSources(t *testing.T) {
 	if _, err := os.Stat("kernels"); errors.Is(err, fs.ErrNotExist) {
 		t.Skip("the sources are not here: ", err)
@@ -47,8 +47,7 @@ func TestPTXIsOfTheSources(t *testing.T) {
 	}
 }
 
-// TestPTXHasTheKernels: every kernel that a scan can ask for is there, and the struct of arguments has the size that they
-// expect.
+// TestPTXHasTheKernels checks that the PTX has every kernel that a scan can need, and that scanArgs has the size that the kernels expect.
 func TestPTXHasTheKernels(t *testing.T) {
 	sizes := append(slices.Clone(scanSizes), scanFew)
 	for _, size := range sizes {

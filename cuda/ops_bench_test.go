@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// TestOpsAreDeterministic runs each kernel that sums across blocks twenty times, with -short three, over the same operands.
+// TestOpsAreDeterministic runs each kernel that adds across blocks twenty times on the same operands, three times with -short.
 func TestOpsAreDeterministic(t *testing.T) {
 	s := open(t)
 	r := rand.New(rand.NewPCG(12, 12))
@@ -75,7 +75,8 @@ func TestConvErrors(t *testing.T) {
 	}
 }
 
-// measure reports the median of the device's times, and the share of it that moving those bytes at the speed of a copy would take.
+// measure reports the median of the device's times of f, the time of a copy that moves as many bytes (floor), and the floor divided by the
+// median.
 func measure(b *testing.B, s *Stream, bytes int, f func() error) {
 	b.Helper()
 	begin, err := s.device.NewEvent()
@@ -110,7 +111,7 @@ func measure(b *testing.B, s *Stream, bytes int, f func() error) {
 	b.ReportMetric(floor/took, "of-floor")
 }
 
-// The sizes are those of the model of 130M parameters, batch 8, length 1024.
+// The sizes of the model of 130M parameters with batch 8 and length 1024.
 const benchRows, benchWidth, benchInner, benchVocabulary = 8192, 768, 1536, 50277
 
 func zeros[T Activation](b *testing.B, s *Stream, n int) Array[T] {
@@ -182,7 +183,7 @@ func BenchmarkEmbedding(b *testing.B) {
 	b.Run("forward", func(b *testing.B) {
 		measure(b, s, 8*n, func() error { return EmbeddingForward(s, benchRows, benchWidth, w, on, x) })
 	})
-	b.Run("backward", func(b *testing.B) { // with the plan that the host makes
+	b.Run("backward", func(b *testing.B) { // includes the plan, which the host makes
 		measure(b, s, 12*n, func() error { return EmbeddingBackward(s, benchRows, benchWidth, benchVocabulary, ids, x, w) })
 	})
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// numbers are random ones that T holds exactly, so that both sides begin with the same.
+// numbers returns random numbers that T holds exactly, so that device and host have the same operands.
 func numbers[T Activation](r *rand.Rand, n int, scale float64) []float64 {
 	v := make([]float64, n)
 	for i := range v {
@@ -38,7 +38,7 @@ func toFloat[T Activation](x T) float32 {
 	return float32(any(x).(float32))
 }
 
-// put uploads numbers as T; nil is no array.
+// put uploads numbers as T. For nil it returns the zero Array.
 func put[T Activation](t testing.TB, s *Stream, v []float64) Array[T] {
 	t.Helper()
 	if v == nil {
@@ -56,7 +56,7 @@ func put[T Activation](t testing.TB, s *Stream, v []float64) Array[T] {
 	return a
 }
 
-// blank is n elements that are no numbers: every one must be written.
+// blank returns an array of n NaN, so that an element that is not written fails the test.
 func blank[T Activation](t testing.TB, s *Stream, n int) Array[T] {
 	t.Helper()
 	a, err := NewArray[T](s, n)
@@ -95,7 +95,7 @@ func get[T Activation](t testing.TB, s *Stream, a Array[T]) []float64 {
 	return v
 }
 
-// near reports where got is further from want than tol times the largest magnitude, or 1 if that is larger.
+// near fails the test if the distance of got from want exceeds tol times the largest magnitude of want, or tol if that is larger.
 func near(t *testing.T, what string, got, want []float64, tol float64) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -116,7 +116,7 @@ func near(t *testing.T, what string, got, want []float64, tol float64) {
 	}
 }
 
-// do fails the test for an error of what was queued.
+// do fails the test at the first error.
 func do(t testing.TB, errs ...error) {
 	t.Helper()
 	if err := firstError(errs...); err != nil {
@@ -124,7 +124,7 @@ func do(t testing.TB, errs ...error) {
 	}
 }
 
-// tolerance is what rounding may do to a sum of some terms: bfloat16 has 8 bits.
+// tolerance returns exact for float32, and 1/128 for bfloat16, which has 8 bits.
 func tolerance[T Activation](exact float64) float64 {
 	if typeName[T]() == "bf16" {
 		return 1.0 / 128
@@ -382,7 +382,7 @@ func TestAdamW(t *testing.T) {
 	do(t, err)
 	near(t, "norm", []float64{norm}, []float64{math.Sqrt(sum)}, 1e-12)
 	sum = 0
-	for range 1500 { // more parts than threads that add them up
+	for range 1500 { // more parts than threads that add them
 		v := numbers[float32](r, 3, 1)
 		grads = append(grads, put[float32](t, s, v))
 		sum += v[0]*v[0] + v[1]*v[1] + v[2]*v[2]
@@ -391,7 +391,7 @@ func TestAdamW(t *testing.T) {
 	do(t, err)
 	near(t, "norm of many", []float64{norm}, []float64{math.Sqrt(sum)}, 1e-12)
 	a := AdamW{Scale: 0.5, Beta1: 0.9, Rest1: 0.1, Beta2: 0.99, Rest2: 0.01, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 0.98}
-	for range 2 { // the second time with the table of the first
+	for range 2 { // the second call reuses the table of the first
 		do(t, a.Step(s, on, true))
 		for i, w := range host {
 			k := kernel.AdamW[float64]{Scale: 0.5, Beta1: 0.9, Rest1: 0.1, Beta2: 0.99, Rest2: 0.01, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 1}

@@ -10,11 +10,11 @@ type Scan[T Activation] struct {
 	Batch, Length, Channels, State int
 
 	U, Delta Array[T] // (batch, length, channels)
-	// A is (channels, state). The device scans whole tiles of up to 32 steps. So where an element of A is not finite, and Length is no
-	// multiple of 32, what lies at the end of the length may be NaN where the equation gives a number: the final state for an element
-	// that is -Inf, and gradients of the last steps. The output y is what the equation gives.
+	// A is (channels, state). The device scans whole tiles of up to 32 steps. So if an element of A is not finite and Length is not a multiple
+	// of 32, some results are NaN where the equation gives a number: the final state of an element that is -Inf, and gradients of the last
+	// steps. The output y equals that of the equation.
 	A    Array[float32]
-	ALog bool // A holds log(-A), as Mamba's parameter does; its gradient is that of what it holds
+	ALog bool // A holds log(-A), as Mamba's parameter does; its gradient is the gradient of log(-A)
 	B, C Projection[T]
 
 	D         Array[float32] // (channels)

@@ -31,7 +31,7 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	var sums []partSum
 	parts := func(of Array[float32], count, n int) (uintptr, error) {
 		switch {
-		case of.n == 0: // of an operand that is absent
+		case of.n == 0: // the operand is absent
 			return 0, nil
 		case count == 1:
 			return of.address, nil
@@ -46,7 +46,7 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	}
 	projection := func(p Projection[T], of Array[T]) (uintptr, error) {
 		if p.Groups == 0 {
-			// Constant B and C come in float32 alone.
+			// Constant B and C are only supported in float32.
 			return parts(any(of).(Array[float32]), s.Batch*chunks, states)
 		}
 		count, half := sections/p.Groups*s.blocks(pass), int64(0)

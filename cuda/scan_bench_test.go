@@ -10,8 +10,8 @@ func BenchmarkScanForwardBFloat16(b *testing.B)  { benchScan[BFloat16](b) }
 func BenchmarkScanBackward(b *testing.B)         { benchScanBackward[float32](b) }
 func BenchmarkScanBackwardBFloat16(b *testing.B) { benchScanBackward[BFloat16](b) }
 
-// benchScans runs f over the scans that a Mamba block asks for, of the sizes in docs/cuda.md. wide and narrow make arrays like U and
-// like B, each makes so many numbers a channel.
+// benchScans runs f for the scans of a Mamba block, with the sizes in docs/cuda.md. wide makes an array like U, narrow one like B, and each one
+// with a given number of elements per channel.
 func benchScans[T Activation](b *testing.B, f func(b *testing.B, s *Stream, scan *Scan[T], wide, narrow func() Array[T], each func(int) Array[float32])) {
 	s := open(b)
 	const state = 16
@@ -32,7 +32,7 @@ func benchScans[T Activation](b *testing.B, f func(b *testing.B, s *Stream, scan
 	}
 }
 
-// benchScan times what a Mamba block asks for, without checkpoints, and the time of a copy of as many bytes.
+// benchScan measures the scan of a Mamba block without checkpoints, and compares it with a copy of as many bytes.
 func benchScan[T Activation](b *testing.B) {
 	benchScans(b, func(b *testing.B, s *Stream, scan *Scan[T], wide, _ func() Array[T], _ func(int) Array[float32]) {
 		y := wide()
@@ -42,8 +42,8 @@ func benchScan[T Activation](b *testing.B) {
 	})
 }
 
-// benchScanBackward times the gradients of what a Mamba block asks for, sums over the batch and over channels among them, and the
-// time of a copy of as many bytes.
+// benchScanBackward measures the gradients of the scan of a Mamba block, with the sums over batch and channels, and compares them with a copy
+// of as many bytes.
 func benchScanBackward[T Activation](b *testing.B) {
 	benchScans(b, func(b *testing.B, s *Stream, scan *Scan[T], wide, narrow func() Array[T], each func(int) Array[float32]) {
 		grad := ScanGrad[T]{

@@ -62,7 +62,7 @@ var (
 const (
 	fewChunks  = 3
 	mostChunks = 64
-	chunkSteps = 64 // and the chunks' length is a multiple of it
+	chunkSteps = 64 // the length of a chunk is also a multiple of it
 )
 
 // size returns the kernels that the scan uses.
@@ -183,8 +183,8 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 	return file, fmt.Sprintf("scan_%s_%s%dx%d_%s", direction, mark, p.split, p.states, options)
 }
 
-// launch queues a pass. Where the length is cut into chunks, it first queues the kernels that find the state at the beginning of each
-// chunk: the kernel first scans the chunks by themselves, and combine joins their results. Their memory is appended to work.
+// launch queues a pass. If the length is cut into chunks, it first queues two kernels that compute the state at the beginning of each chunk:
+// first scans every chunk from a zero state, and combine joins the results. launch appends their memory to work.
 func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine string, z scanSize, args *scanArgs,
 	work *temporaries) error {
 	blocks := func(p scanPass) int64 {
@@ -218,14 +218,14 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 	return queue(direction, p, p, chunks)
 }
 
-// partSum is the sum of count parts of size numbers each, whose rows of width go to rows that are step apart (kernels/
-// scan16backward.cu has its twin).
+// partSum describes the sum of count parts of size elements each. The rows of the result, of width elements, are written step elements
+// apart. kernels/scan16backward.cu has the same struct.
 type partSum struct {
 	to, parts                      uintptr
 	count, size, width, step, half int64 // half is 1 for a result of bfloat16
 }
 
-// sumParts queues sums, several in a launch.
+// sumParts queues sums, up to eight in each launch.
 func (s *Stream) sumParts(sums []partSum) error {
 	for len(sums) > 0 {
 		var together [8]partSum

@@ -12,8 +12,8 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// TestScanSpecialValues puts a NaN and both infinities into each operand, one element at a time: every result is finite exactly
-// where the host's is, and there it is close. The host's kernels are held to the equation by the test of the same name in kernel.
+// TestScanSpecialValues puts a NaN and both infinities into each operand, one element at a time. Every result must be finite exactly where
+// that of the host is, and close to it there. The test of the same name in internal/kernel compares the host with the equation.
 func TestScanSpecialValues(t *testing.T) {
 	s := open(t)
 	both(t, func(t *testing.T) { specialValues[float32](t, s) }, func(t *testing.T) { specialValues[BFloat16](t, s) })
@@ -63,7 +63,7 @@ func specialValues[T Activation](t *testing.T, s *Stream) {
 				for _, special := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
 					set(special)
 					results := ""
-					if operand.name == "A" && size.length%32 != 0 { // the limits that Scan.A names
+					if operand.name == "A" && size.length%32 != 0 { // the limits that the comment on Scan.A names
 						if results = "y, final"; math.IsInf(p.A[at], -1) {
 							results = "y"
 						}
@@ -76,7 +76,7 @@ func specialValues[T Activation](t *testing.T, s *Stream) {
 	}
 }
 
-// sameSpecial compares the results on the device with those on the host; only, unless it is empty, has the names of those compared.
+// sameSpecial compares the results on the device with those on the host. only lists the names of the results to compare; empty means all.
 func sameSpecial[T Activation](t *testing.T, s *Stream, p *problem, what, only string) {
 	t.Helper()
 	r := onDevice[T](t, s, p)
@@ -106,7 +106,7 @@ func sameSpecial[T Activation](t *testing.T, s *Stream, p *problem, what, only s
 	})
 }
 
-// TestStepSpecialValues: a step of generation from a zero state is the block's at a length of one, also where ALog is not a number.
+// TestStepSpecialValues checks that a step of generation from a zero state equals the block with length 1, also if ALog is NaN or infinite.
 func TestStepSpecialValues(t *testing.T) {
 	s := open(t)
 	r := rand.New(rand.NewPCG(22, 22))

@@ -17,14 +17,14 @@ import (
 func sizeOfScanArgs() string { return itoa(int(unsafe.Sizeof(scanArgs{}))) }
 func itoa(n int) string      { return strconv.Itoa(n) }
 
-// problem is a scan on the host, in float64 for the reference.
+// problem is a scan with random operands on the host, in float64.
 type problem struct {
 	kernel.Scan[float64]
-	alog       []float64 // what the device is given for A, if not A
+	alog       []float64 // log(-A), which the device gets instead of A, or nil
 	dy, dfinal []float64
 }
 
-// draw makes a random problem of those sizes, with each of the options as chosen by a coin, of numbers that activations T hold.
+// draw returns a problem of the given sizes with random options. Its activations are numbers that T holds exactly.
 func draw[T Activation](r *rand.Rand, batch, length, perGroup, groups, state int) *problem {
 	channels := perGroup * groups
 	normal := func(n int, scale float64) []float64 { return numbers[float32](r, n, scale) }
@@ -34,7 +34,7 @@ func draw[T Activation](r *rand.Rand, batch, length, perGroup, groups, state int
 	projection := func() kernel.Projection[float64] {
 		p := kernel.Projection[float64]{Groups: []int{0, 1, groups, 1}[r.IntN(4)]}
 		if typeName[T]() == "bf16" {
-			p.Groups = max(p.Groups, 1) // constant ones come in float32 alone
+			p.Groups = max(p.Groups, 1) // constant B and C are only supported in float32
 		}
 		if p.Groups == 0 {
 			p.Data = normal(channels*state, 1)
@@ -100,7 +100,7 @@ func (p *problem) String() string {
 		p.Start != nil, p.Softplus, p.Reverse, p.alog != nil)
 }
 
-// results are y, the final state and the gradients.
+// results holds y, the final state and the gradients.
 type results struct {
 	y, final, u, delta, a, b, c, d, z, bias, initial []float64
 }
@@ -188,7 +188,7 @@ func onDevice[T Activation](t *testing.T, s *Stream, p *problem) *rig[T] {
 	return r
 }
 
-// keep is numbers on the device, for as long as the rig.
+// keep uploads numbers. The rig's free frees them.
 func keep[X, T Activation](t *testing.T, r *rig[T], v []float64) Array[X] {
 	t.Helper()
 	if v == nil {
@@ -204,7 +204,8 @@ func keep[X, T Activation](t *testing.T, r *rig[T], v []float64) Array[X] {
 	return a
 }
 
-// room is an array for a result, of which every element must be written: they are NaN. Between strided rows nothing is.
+// room returns an array for a result. It is filled with NaN, so that an element that is not written fails the test. If strided, it is filled
+// with zeros, since the gaps between rows are not written.
 func room[X, T Activation](t *testing.T, r *rig[T], n int, strided bool) Array[X] {
 	t.Helper()
 	if n == 0 {
@@ -244,7 +245,7 @@ func (r *rig[T]) free() {
 	}
 }
 
-// against runs a problem on the device and holds it against the host.
+// against compares the results of a problem on the device with those on the host.
 func against[T Activation](t *testing.T, s *Stream, p *problem) {
 	t.Helper()
 	r := onDevice[T](t, s, p)
@@ -255,8 +256,8 @@ func against[T Activation](t *testing.T, s *Stream, p *problem) {
 	compare[T](t, p, r.results(t), p.onHost())
 }
 
-// compare reports where the device is further from the host than float32 explains, as a part of the largest magnitude, or of 1 if
-// that is larger: 2e-5. Results that are activations are rounded to those besides: bfloat16's nearest is within 2^-9.
+// compare fails the test if a result on the device is further from that on the host than 2e-5 times the largest magnitude, or 2e-5 if that is
+// larger. Activations of bfloat16 have a larger tolerance, since rounding to bfloat16 alone gives a relative error of up to 2^-9.
 func compare[T Activation](t *testing.T, p *problem, got, want *results) {
 	t.Helper()
 	wants := map[string][]float64{}
@@ -310,7 +311,7 @@ func againstHost[T Activation](t *testing.T, s *Stream) {
 	}
 }
 
-// TestScanChunks: lengths that are cut, the last chunk of a few steps or whole, with every kind of B, C and starts.
+// TestScanChunks tests lengths that are cut into chunks, whose last chunk has few steps or all, with every kind of B, C and starts.
 func TestScanChunks(t *testing.T) {
 	s := open(t)
 	both(t, func(t *testing.T) { chunks[float32](t, s) }, func(t *testing.T) { chunks[BFloat16](t, s) })
@@ -329,11 +330,12 @@ func chunks[T Activation](t *testing.T, s *Stream) {
 		against[T](t, s, p)
 	}
 	if len(seen) < 2 {
-		t.Errorf("the problems were all of %v", seen)
+		t.Errorf("the problems had only the kinds %v", seen)
 	}
 }
 
-// TestScanSizes runs every cut of channels, which small problems do not reach.
+// TestScanSizes tests numbers of channels from few to many, since the choice of the kernel depends on it. Small problems do not reach all
+// kernels.
 func TestScanSizes(t *testing.T) {
 	s := open(t)
 	both(t, func(t *testing.T) { everySize[float32](t, s) }, func(t *testing.T) { everySize[BFloat16](t, s) })
@@ -355,7 +357,7 @@ func TestScanIsDeterministic(t *testing.T) {
 	both(t, func(t *testing.T) { sameAgain[float32](t, s, 200) }, func(t *testing.T) { sameAgain[BFloat16](t, s, times(5000, 300)) })
 }
 
-// times is how much of a thing a test does, and how much with -short.
+// times returns short with -short, else long.
 func times(long, short int) int {
 	if testing.Short() {
 		return short
@@ -374,13 +376,13 @@ func sameAgain[T Activation](t *testing.T, s *Stream, channels int) {
 			if i == 0 {
 				firsts[name] = v
 			} else if !slices.EqualFunc(v, firsts[name], func(a, b float64) bool { return math.Float64bits(a) == math.Float64bits(b) }) {
-				t.Fatalf("run %d has another %s", i, name)
+				t.Fatalf("run %d: %s differs", i, name)
 			}
 		})
 	}
 }
 
-// TestScanStreams: two scans at once, on a stream each, do not touch each other.
+// TestScanStreams checks that two scans at the same time on different streams do not affect each other.
 func TestScanStreams(t *testing.T) {
 	s := open(t)
 	other, err := s.device.NewStream()
@@ -399,7 +401,7 @@ func TestScanStreams(t *testing.T) {
 	}
 }
 
-// TestScanExtremes: step sizes and rates at the ends of what float32 holds.
+// TestScanExtremes tests step sizes and rates at the limits of float32.
 func TestScanExtremes(t *testing.T) {
 	s := open(t)
 	const length, channels, state = 200, 12, 16
@@ -446,10 +448,11 @@ func setLog(p *problem, log float64) {
 	}
 }
 
-// TestScanNaNStays: a NaN in one channel is in that channel's output from then on, and in no other's, forward and backward.
+// TestScanNaNStays checks that a NaN in one channel affects the output of this channel at all later steps, and no other channel, forward and
+// backward.
 func TestScanNaNStays(t *testing.T) {
 	s := open(t)
-	for _, length := range []int{100, 1000} { // whole, and in chunks
+	for _, length := range []int{100, 1000} { // in one piece, and in chunks
 		const channels, at, bad = 70, 40, 33
 		r := rand.New(rand.NewPCG(11, 11))
 		p := draw[float32](r, 1, length, channels, 1, 16)
@@ -472,7 +475,7 @@ func TestScanNaNStays(t *testing.T) {
 	}
 }
 
-// TestScanFarApart: rows of B, C and Z so far apart that their elements are counted past 2^31.
+// TestScanFarApart tests rows of B, C and Z with a stride so large that element indices exceed 2^31.
 func TestScanFarApart(t *testing.T) {
 	s := open(t)
 	const length, stride = 70, 1 << 25
@@ -484,7 +487,7 @@ func TestScanFarApart(t *testing.T) {
 		p.Z, p.ZStride, p.Reverse = numbers[float32](r, length*40, 1), 0, reverse
 		rig := onDevice[float32](t, s, p)
 		wide, gradients := roomy[float32](t, s, length*stride), roomy[float32](t, s, length*stride)
-		// part is a slice of each row of the wide matrix, and its place in the gradients'.
+		// part copies a to columns of the wide matrix, and returns these columns and the same columns of the gradient.
 		part := func(a Array[float32], from, width int) (Array[float32], Array[float32]) {
 			for i := range length {
 				do(t, wide.Slice(i*stride+from, width).CopyOf(s, a.Slice(i*width, width)))
@@ -505,7 +508,7 @@ func TestScanFarApart(t *testing.T) {
 		scan.Z, grad.Z = part(scan.Z, 100, 40)
 		scan.B.Stride, scan.C.Stride, scan.ZStride = stride, stride, stride
 		do(t, rig.run())
-		grad.B, grad.C, grad.Z = Array[float32]{}, Array[float32]{}, Array[float32]{} // too large for the host
+		grad.B, grad.C, grad.Z = Array[float32]{}, Array[float32]{}, Array[float32]{} // too large to copy to the host
 		got := rig.results(t)
 		got.b, got.c, got.z = collect(0, 16), collect(stride-16, 16), collect(100, 40)
 		compare[float32](t, p, got, p.onHost())
@@ -527,7 +530,7 @@ func roomy[T Activation](t *testing.T, s *Stream, n int) Array[T] {
 	return a
 }
 
-// TestScanOfMany: a batch of more than 2^31 activations, all sequences the same, so that the last has the first's results.
+// TestScanOfMany tests a batch of more than 2^31 activations. All sequences are the same, so the last has the same results as the first.
 func TestScanOfMany(t *testing.T) {
 	s := open(t)
 	const batch, length, channels, state = 1<<14 + 1, 64, 2048, 2
@@ -556,7 +559,7 @@ func TestScanOfMany(t *testing.T) {
 	many := func(v []float64) Array[BFloat16] {
 		a, part := blank(batch*len(v)), put[BFloat16](t, s, v)
 		do(t, a.Slice(0, len(v)).CopyOf(s, part))
-		for n := 1; n < batch; n *= 2 { // twice as many each time
+		for n := 1; n < batch; n *= 2 { // doubles the number of copies
 			some := min(n, batch-n) * len(v)
 			do(t, a.Slice(n*len(v), some).CopyOf(s, a.Slice(0, some)))
 		}
@@ -581,7 +584,7 @@ func TestScanOfMany(t *testing.T) {
 		n := len(v.want)
 		first, last := get(t, s, v.got.Slice(0, n)), get(t, s, v.got.Slice((batch-1)*n, n))
 		if !slices.Equal(first, last) {
-			t.Errorf("%s of the last sequence is not that of the first", name)
+			t.Errorf("%s of the last sequence differs from that of the first", name)
 		}
 		largest := 1.0
 		for _, w := range v.want {
@@ -595,16 +598,16 @@ func TestScanOfMany(t *testing.T) {
 	}
 }
 
-// TestScanLong: a million steps.
+// TestScanLong tests a scan of a million steps.
 func TestScanLong(t *testing.T) {
 	s := open(t)
 	if testing.Short() {
-		t.Skip("long")
+		t.Skip("too slow for -short")
 	}
 	against[float32](t, s, draw[float32](rand.New(rand.NewPCG(6, 6)), 1, 1<<20, 4, 1, 2))
 }
 
-// TestScanLeavesNothing: the memory is the same after a thousand steps, with -short fifty.
+// TestScanLeavesNothing checks that a thousand steps, or fifty with -short, do not increase the memory in use.
 func TestScanLeavesNothing(t *testing.T) {
 	s := open(t)
 	p := draw[float32](rand.New(rand.NewPCG(7, 7)), 2, 64, 64, 1, 16)

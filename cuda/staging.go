@@ -5,15 +5,15 @@ import (
 	"unsafe"
 )
 
-// stageBytes is a buffer's size: large enough that what a copy costs to begin is nothing beside it.
+// stageBytes is the size of a buffer. It is large enough to make the cost of starting a copy negligible.
 const stageBytes = 4 << 20
 
-// staging is a stream's way to the host: two buffers that the device reads and writes itself, because they are pinned. While
-// one is on its way, the other is filled or emptied.
+// staging copies between a stream's device and the host. It has two buffers of pinned memory, which the device reads and writes directly.
+// While the device copies one buffer, the host fills or reads the other.
 type staging struct {
 	stream *Stream
 	buffer [2]unsafe.Pointer
-	busy   [2]*Event // reached when the device is done with the buffer
+	busy   [2]*Event // recorded after the device's last use of the buffer
 }
 
 func (g *staging) prepare() error {
@@ -36,7 +36,7 @@ func (g *staging) prepare() error {
 
 func (g *staging) host(i, n int) []byte { return unsafe.Slice((*byte)(g.buffer[i]), n) }
 
-// up copies to the device. It returns when the last part is queued.
+// up copies from to the device's memory at to. It returns when the last part is queued. The caller may then change from.
 func (g *staging) up(to uintptr, from []byte) error {
 	if err := g.prepare(); err != nil {
 		return err
@@ -57,7 +57,7 @@ func (g *staging) up(to uintptr, from []byte) error {
 	return nil
 }
 
-// down copies from the device, and waits.
+// down copies the device's memory at from to to. It returns when all bytes are in to.
 func (g *staging) down(to []byte, from uintptr) error {
 	if err := g.prepare(); err != nil {
 		return err
@@ -66,7 +66,7 @@ func (g *staging) down(to []byte, from uintptr) error {
 		if at >= len(to) {
 			return nil
 		}
-		if err := g.busy[i].Synchronize(); err != nil { // an upload may be on its way
+		if err := g.busy[i].Synchronize(); err != nil { // the buffer may still be in use by an upload
 			return err
 		}
 		n := min(stageBytes, len(to)-at)

@@ -90,7 +90,7 @@ func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[floa
 		return err
 	}
 	const warps = 8
-	each := max(1, out/(warps*8*s.device.multiprocessors)) // rows of a warp, enough to be worth the way to x
+	each := max(1, out/(warps*8*s.device.multiprocessors)) // rows per warp, enough to be worth the cost of loading x
 	sum := int32(0)
 	if add {
 		sum = 1

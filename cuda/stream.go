@@ -7,20 +7,20 @@ import (
 	"unsafe"
 )
 
-// Stream is a queue of work, done in order. It has memory of its own: what is freed on a stream is used again on it alone, after
-// the work that was queued before.
+// Stream is a queue of work that runs in order. It has its own pool of memory: a freed array's memory is reused only by the same stream, for
+// work that is queued later.
 type Stream struct {
 	device *Device
 	handle uintptr
 	pool   pool
 	stage  staging
 
-	adam, norm adamTable // the last ones
+	adam, norm adamTable // tables of the last calls of AdamW.Step and GradientNorm
 	blas       blasHandle
-	plan       []int32 // the last embedding's, whose memory the next one takes
+	plan       []int32 // plan of the last EmbeddingBackward; its memory is reused
 }
 
-// NewStream returns a queue. Work on several of them may be done side by side.
+// NewStream returns a new stream. The work of different streams can run at the same time.
 func (d *Device) NewStream() (*Stream, error) {
 	const nonBlocking = 1
 	s := &Stream{device: d}
@@ -31,7 +31,7 @@ func (d *Device) NewStream() (*Stream, error) {
 	return s, nil
 }
 
-// Device is the stream's device.
+// Device returns the stream's device.
 func (s *Stream) Device() *Device { return s.device }
 
 // usable returns an error for a stream that is missing or closed.
@@ -42,7 +42,7 @@ func (s *Stream) usable() error {
 	return notClosed("stream", s.handle)
 }
 
-// notClosed returns an error if the handle is that of something closed.
+// notClosed returns an error if the handle is 0, which Close sets.
 func notClosed(what string, handle uintptr) error {
 	if handle == 0 {
 		return fmt.Errorf("cuda: the %s is closed", what)
@@ -50,7 +50,7 @@ func notClosed(what string, handle uintptr) error {
 	return nil
 }
 
-// do calls the driver, unless the stream or its device is closed.
+// do calls the driver. It returns an error if the stream or its device is closed.
 //
 //go:uintptrescapes
 func (s *Stream) do(f call, args ...uintptr) error {
@@ -60,10 +60,10 @@ func (s *Stream) do(f call, args ...uintptr) error {
 	return s.device.do(f, args...)
 }
 
-// Synchronize waits until all that is queued is done. An error of a kernel is reported here, or by any later call.
+// Synchronize waits until all queued work is done. An error in a kernel is returned by Synchronize or by any later call.
 func (s *Stream) Synchronize() error { return s.do(cuStreamSynchronize, s.handle) }
 
-// Close waits for the queued work and frees the stream and all memory that was taken from it.
+// Close waits for the queued work and frees the stream and the memory of all its arrays. A second Close does nothing.
 func (s *Stream) Close() error {
 	err := s.device.close(s)
 	s.handle = 0
@@ -75,13 +75,13 @@ func (s *Stream) release() error {
 	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.blas.release(d), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
 }
 
-// Event is a mark in a stream.
+// Event is a point in the work of a stream.
 type Event struct {
 	device *Device
 	handle uintptr
 }
 
-// NewEvent returns a mark that is nowhere yet; Close frees it.
+// NewEvent returns an event that is not recorded yet. Close frees it.
 func (d *Device) NewEvent() (*Event, error) {
 	e := &Event{device: d}
 	if err := d.create(e, func() error { return d.call(cuEventCreate, uintptr(unsafe.Pointer(&e.handle)), 0) }); err != nil {
@@ -90,7 +90,7 @@ func (d *Device) NewEvent() (*Event, error) {
 	return e, nil
 }
 
-// Record sets the mark behind what is queued now.
+// Record sets e to the point after all work that is queued now.
 func (s *Stream) Record(e *Event) error {
 	if err := s.usable(); err != nil {
 		return err
@@ -98,7 +98,7 @@ func (s *Stream) Record(e *Event) error {
 	return e.do(cuEventRecord, e.handle, s.handle)
 }
 
-// Wait makes the work that is queued from now on wait for a mark of another stream.
+// Wait makes all work that is queued later wait until another stream has reached e.
 func (s *Stream) Wait(e *Event) error {
 	if err := s.usable(); err != nil {
 		return err
@@ -106,10 +106,11 @@ func (s *Stream) Wait(e *Event) error {
 	return e.do(cuStreamWaitEvent, s.handle, e.handle, 0)
 }
 
-// Synchronize waits until the mark is reached.
+// Synchronize waits until the stream has reached the event.
 func (e *Event) Synchronize() error { return e.do(cuEventSynchronize, e.handle) }
 
-// Since is the device's time between two marks that were reached, with a resolution of about half a microsecond.
+// Since returns the device's time from start to e, with a resolution of about half a microsecond. Both must have been reached, else it
+// returns an error.
 func (e *Event) Since(start *Event) (time.Duration, error) {
 	if err := notClosed("event", start.handle); err != nil {
 		return 0, err
@@ -119,14 +120,14 @@ func (e *Event) Since(start *Event) (time.Duration, error) {
 	return time.Duration(float64(ms) * float64(time.Millisecond)), err
 }
 
-// Close frees the mark.
+// Close frees the event. A second Close does nothing.
 func (e *Event) Close() error {
 	err := e.device.close(e)
 	e.handle = 0
 	return err
 }
 
-// do calls the driver, unless the event or its device is closed.
+// do calls the driver. It returns an error if the event or its device is closed.
 //
 //go:uintptrescapes
 func (e *Event) do(f call, args ...uintptr) error {
