@@ -19,7 +19,7 @@ type Array[T Element] struct {
 	n       int
 }
 
-// NewArray allocates n elements. Their values are arbitrary. The error is an *OutOfMemory where the memory does not suffice.
+// NewArray allocates n elements. Their values are arbitrary. The error is an *OutOfMemory if the device has too little memory.
 func NewArray[T Element](s *Stream, n int) (Array[T], error) {
 	if n < 0 {
 		return Array[T]{}, fmt.Errorf("cuda: array of %d elements", n)

@@ -109,7 +109,7 @@ func (s *Scan[T]) args() scanArgs {
 		u: s.U.address, delta: s.Delta.address, a: s.A.address, b: s.B.Data.address, c: s.C.Data.address,
 		d: s.D.address, z: s.Z.address, bias: s.DeltaBias.address, initial: s.Initial.address, start: s.Start.address,
 	}
-	// Kernels read four activations at a time where all rows begin at a multiple of four elements.
+	// Kernels read four activations at a time if all rows begin at a multiple of four elements.
 	together := uintptr(s.Channels | s.section() | s.zStride())
 	for _, address := range []uintptr{a.u, a.delta, a.z} {
 		together |= address / uintptr(size[T]())
@@ -129,7 +129,7 @@ func (s *Scan[T]) args() scanArgs {
 	return a
 }
 
-// alsoAligned takes the address of further activations, in elements, into account for vectors.
+// alsoAligned sets vectors to 0 unless at, the address of further activations in elements, is a multiple of four.
 func (a *scanArgs) alsoAligned(at uintptr) {
 	if at%4 != 0 {
 		a.vectors = 0
@@ -204,7 +204,7 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 			return err
 		}
 		over := p
-		if direction == "backward" { // a thread for each state
+		if direction == "backward" { // one thread for each state
 			over = scanPass{split: p.split * p.states, states: 1, wide: 1, threads: 256}
 		}
 		if err := queue(first, p, over, chunks-1); err != nil {

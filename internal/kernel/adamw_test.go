@@ -53,7 +53,7 @@ func TestAdamWCuts(t *testing.T) {
 	for i := range v {
 		v[i] *= v[i]
 	}
-	w[5], g[5], m[5], v[5] = 1e-38, 1e-30, 1e-42, 1e-44 // denormal numbers
+	w[5], g[5], m[5], v[5] = 1e-38, 1e-30, 1e-42, 1e-44 // w, m and v are denormal, and g² underflows
 	w[6], g[6], m[6], v[6] = 0, 0, 0, 0
 	a := AdamW[float32]{Scale: 0.7, Beta1: 0.9, Rest1: 0.1, Beta2: 0.999, Rest2: 0.001, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 0.999}
 	step := func(cut int) [4][]float32 {

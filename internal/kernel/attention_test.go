@@ -42,7 +42,7 @@ func newAttention(r *rand.Rand, batch, length, dim, heads, window int, base floa
 	return a
 }
 
-// plain writes y by the definition, one query at a time, and computes each angle by itself.
+// plain writes y by the definition, one query at a time, and computes each angle separately.
 func (a *Attention[T]) plain(y []float64) {
 	dim, before := a.Width/a.Heads, a.before()
 	for b := range a.Batch {

@@ -31,7 +31,7 @@ func BenchmarkExpAfter(b *testing.B) {
 				took = append(took, time.Since(start))
 				expSink = x
 			}
-			slices.Sort(took) // the median: other programs interrupt
+			slices.Sort(took) // the median, since other programs can interrupt a run
 			b.ReportMetric(float64(took[len(took)/2].Nanoseconds())/exps, "ns/exp")
 		})
 	}

@@ -103,7 +103,7 @@ func TestS4Impulse(t *testing.T) {
 		r := rand.New(rand.NewPCG(2, 1))
 		s := newS4(r, 1, 600, 2, 3, complexModes, bilinear, d)
 		clear(s.U)
-		s.U[0], s.U[1] = 1, 1 // an impulse
+		s.U[0], s.U[1] = 1, 1 // an impulse in each channel
 		y := make([]float64, len(s.U))
 		s.Convolve(y)
 		for ch := range s.Channels {

@@ -93,14 +93,14 @@ func (s *Scan[T]) enterStates(c *chunks[T], blocks []block) {
 			st.store(run.ofBatch(s.ofChunk(c.decay, chunk)), st.h, s.State)
 		}
 	})
-	for chunk := 1; chunk+1 < c.count; chunk++ { // the first chunk had what enters it
+	for chunk := 1; chunk+1 < c.count; chunk++ { // c.enter of chunk 1 is complete, since chunk 0 began from the initial state
 		s.combine(c, chunk, c.enter, chunk+1, chunk)
 	}
 }
 
-// combine adds decay·m[from] to m[to]. m is (chunk, batch, channels, state), and decay is that of the chunk between. It adds nothing where a
-// sequence starts in that chunk, not even a NaN. Otherwise a NaN is added even if the decay is zero. A zero adds nothing, also where the
-// decay of the whole chunk overflows although that of each step does not.
+// combine adds decay·m[from] to m[to]. m is (chunk, batch, channels, state), and decay is that of the chunk between. It adds nothing if a
+// sequence starts in that chunk, not even a NaN. Otherwise a NaN is added even if the decay is zero. A zero adds nothing, also if the decay
+// of the whole chunk overflows although that of each step does not.
 func (s *Scan[T]) combine(c *chunks[T], between int, m []T, to, from int) {
 	own, before, decay := s.ofChunk(m, to), s.ofChunk(m, from), s.ofChunk(c.decay, between)
 	size := s.Channels * s.State
@@ -143,7 +143,7 @@ func (s *Scan[T]) carryGradients(c *chunks[T], stripes [][]block, newBack func(s
 			for strip := range blk.strips() {
 				r.enterBack(strip, chunk == c.count-1)
 				for at := to; at > from; at = (at - 1) / backSteps * backSteps {
-					clear(r.strips[strip].h) // of the states only the decays matter
+					clear(r.strips[strip].h) // any state will do: the carry depends only on the decays
 					r.backward(strip, (at-1)/backSteps*backSteps, at)
 				}
 				r.strips[strip].store(r.ofBatch(s.ofChunk(c.carry, chunk-1)), r.carry[strip], s.State)

@@ -87,7 +87,7 @@ func (s *Scan[T]) ReferenceBackward(states, dy, dfinal []T, grad *ScanGrad[T]) {
 					dDelta += g * (bn*s.U[at] + a*decay*before)
 					grad.A[d*s.State+n] += g * delta * decay * before
 					carry[n] = decay * g
-					if s.fresh(b, i) { // the step before belongs to another sequence, and has no part in g, not even in a NaN
+					if s.fresh(b, i) { // the step before belongs to another sequence: nothing goes back to it, not even a NaN
 						carry[n] = 0
 					}
 				}

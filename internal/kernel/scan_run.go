@@ -17,8 +17,8 @@ type scanRun[T Float] struct {
 	widest int // the largest number of channels of a block
 	batch  int
 	block  block
-	strips []strip[T] // of which a block has block.strips()
-	states []states   // the groups of states that the kernels take at a time
+	strips []strip[T] // the first block.strips() are those of the current block
+	states []states   // the groups of states that the kernels process at a time
 
 	dt, du, u []T // (tile, lanes): Δ, Δ·u and u of the current tile
 	y         []T // (tile, lanes): Σ C h
@@ -27,9 +27,9 @@ type scanRun[T Float] struct {
 	bGroup    int
 	cGroup    int
 
-	asm *scanAsm // the further workspace of the assembly; nil where it does not run
+	asm *scanAsm // the workspace of the assembly; nil if the Go code runs
 	//lint:ignore U1000 a build without assembly has no use for it
-	own *scanAsm // kept for the next use
+	own *scanAsm // kept while asm is nil, to be reused
 }
 
 // strip is a range of at most 16 channels, one for each lane.
@@ -198,7 +198,7 @@ func (r *scanRun[T]) segmentBefore(from, to int) segment {
 // ofBatch returns the batch's part of m (batch, channels, state).
 func (r *scanRun[T]) ofBatch(m []T) []T { return m[r.batch*r.Channels*r.State:] }
 
-// enter sets a strip's state to the initial one, or to zero where there is none.
+// enter sets a strip's state to the initial state, or to zero if Initial is nil.
 func (r *scanRun[T]) enter(strip int) {
 	st := &r.strips[strip]
 	if r.Initial == nil {
@@ -307,19 +307,19 @@ func (r *scanRun[T]) prepare(strip, from, to int) {
 	}
 }
 
-// scanPass says what scan computes besides the state.
+// scanPass says what scan computes in addition to the state.
 type scanPass int
 
 const (
 	scanAdvance   scanPass = iota // nothing
 	scanForward                   // adds Σ C h to y
-	scanRecompute                 // that, and keeps the decay a_t and the decayed state a_t h_{t-1}
+	scanRecompute                 // adds Σ C h to y, and writes the decay a_t and the decayed state a_t h_{t-1} to keep
 )
 
 // scan updates some states of a strip through a segment of the tile that begins at from. keep is (step of the tile, state, two, lanes).
 //
-// A step that begins from a zero state is a step like the others, so that A reaches the state where exp(Δ A)·0 is not 0: where
-// the exponential is infinite or not a number.
+// A step that begins from a zero state is computed like any other step: if exp(Δ A) is infinite or NaN, exp(Δ A)·0 is NaN, and so the state
+// must be NaN too.
 func (r *scanRun[T]) scan(pass scanPass, strip int, ns states, from int, s segment, keep []T) {
 	st := &r.strips[strip]
 	if s.fresh {

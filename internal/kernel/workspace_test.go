@@ -63,13 +63,13 @@ func TestSpaceConcurrent(t *testing.T) {
 				runtime.Gosched()
 				for _, x := range w.Data {
 					if x != float64(g) {
-						t.Error("shared")
+						t.Error("two spaces share memory")
 						return
 					}
 				}
 				for _, x := range v.Data {
 					if x != float32(g) {
-						t.Error("shared")
+						t.Error("two spaces share memory")
 						return
 					}
 				}
