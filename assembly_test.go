@@ -9,9 +9,8 @@ import (
 	"testing"
 )
 
-// Every way out of a function in assembly executes VZEROUPPER. A function that leaves the upper halves of its registers in
-// use makes the SSE instructions of Go's own code wait for them: math.Exp was up to 190 times slower. (BenchmarkExpAfter of
-// internal/kernel measures it.)
+// Every function in assembly executes VZEROUPPER before it returns. A function that does not makes SSE instructions of Go's own code wait for the
+// upper halves of the vector registers: math.Exp was up to 190 times slower. (BenchmarkExpAfter in internal/kernel measures this.)
 func TestAssemblyEndsWithVZEROUPPER(t *testing.T) {
 	functions := 0
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
@@ -37,10 +36,10 @@ func TestAssemblyEndsWithVZEROUPPER(t *testing.T) {
 	}
 }
 
-// checkExits returns the number of functions in a file of Go assembly, and an error if one can be left without VZEROUPPER
-// as the last instruction before.
+// checkExits returns the number of functions in a file of Go assembly, and an error if a function has an exit that does not come directly after
+// VZEROUPPER.
 func checkExits(text string) (functions int, err error) {
-	var function, last string // the last instruction, or label
+	var function, last string // last is the last instruction or label
 	end := func() error {
 		if function != "" && last != "RET" && !strings.HasPrefix(last, "JMP") {
 			return fmt.Errorf("%s ends with %q, not with RET", function, last)
@@ -55,7 +54,7 @@ func checkExits(text string) (functions int, err error) {
 		case code == "" || strings.HasPrefix(code, "#"):
 			continue
 		case strings.Contains(code, ";"):
-			return functions, fmt.Errorf("%q: one instruction a line, or this test does not see them", code)
+			return functions, fmt.Errorf("%q: several instructions on a line, want one, since this test reads one per line", code)
 		case fields[0] == "DATA" || fields[0] == "GLOBL":
 			continue
 		case fields[0] == "TEXT":
@@ -74,7 +73,7 @@ func checkExits(text string) (functions int, err error) {
 	return functions, end()
 }
 
-// The test above would see it.
+// checkExits finds a missing VZEROUPPER.
 func TestCheckExits(t *testing.T) {
 	for text, want := range map[string]string{
 		"TEXT ·f(SB), NOSPLIT, $0-8\n\tMOVQ a+0(FP), AX\n\tVZEROUPPER\n\tRET // done\n":             "",

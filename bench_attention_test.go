@@ -14,10 +14,10 @@ import (
 	"github.com/gomamba/mamba/grad"
 )
 
-// attentionWidth is the width of one head, as attention usually has it.
+// attentionWidth is the usual width of one head of attention.
 const attentionWidth = 64
 
-// attentionLengths are those of BenchmarkAttention and BenchmarkMamba.
+// attentionLengths are the lengths of BenchmarkAttention and BenchmarkMamba.
 func attentionLengths() []int {
 	if testing.Short() {
 		return []int{256, 512}
@@ -25,14 +25,14 @@ func attentionLengths() []int {
 	return []int{256, 512, 1024, 2048, 4096, 8192, 16384}
 }
 
-// matrixProducts are what Gorgonia computes attention with; gonum's is its default.
+// matrixProducts are the BLAS with which Gorgonia computes attention. gonum's is its default.
 var matrixProducts = []struct {
 	name string
 	blas G.BLAS
 }{{"gonum", gonum.Implementation{}}}
 
-// BenchmarkAttention is causal attention of one head as a layer of Gorgonia's own operators, batch 1. Time and memory grow
-// with the square of the length; BenchmarkMamba beside it is a block of the same width, and grows with the length.
+// BenchmarkAttention measures a layer of causal attention with one head, built from Gorgonia's own operators, at batch 1. Its time and memory
+// grow with the square of the length. Compare BenchmarkMamba, a block of the same width whose time and memory grow linearly.
 func BenchmarkAttention(b *testing.B) {
 	before := G.WhichBLAS()
 	defer G.Use(before)
@@ -54,7 +54,7 @@ func BenchmarkAttention(b *testing.B) {
 func measureAttention(b *testing.B, name string, length, runs int, backward bool) {
 	b.Helper()
 	const width = attentionWidth
-	// Four projections; scores and their use, above the diagonal too, as Gorgonia computes them.
+	// Four projections, and two products with scores. Gorgonia also computes the scores above the diagonal.
 	products := 2 * float64(length) * width * float64(4*width+2*length)
 	measure(b, name, work{tokens: length, flop: products}.times(runs), func() program {
 		g := G.NewGraph()
@@ -73,7 +73,7 @@ func measureAttention(b *testing.B, name string, length, runs int, backward bool
 	})
 }
 
-// BenchmarkMamba is one block at the sizes of BenchmarkAttention.
+// BenchmarkMamba measures one block at the sizes of BenchmarkAttention.
 func BenchmarkMamba(b *testing.B) {
 	for _, pass := range passes {
 		for _, length := range attentionLengths() {
@@ -83,13 +83,13 @@ func BenchmarkMamba(b *testing.B) {
 	}
 }
 
-// attention is x + softmax(q k'/√width + mask) v out, where q is x query, and so on, of x (length, width) and the weights
-// query, key, value, out (width, width).
+// attention returns x + softmax(q kᵀ/√width + mask) v out, with q = x query, k = x key and v = x value: x is (length, width), and the weights
+// query, key, value and out are (width, width).
 func attention(in G.Nodes) (*G.Node, error) {
 	x, query, key, value, out := in[0], in[1], in[2], in[3], in[4]
 	length, width := x.Shape()[0], x.Shape()[1]
 	mask, scale := maskAndScale(x.Dtype(), length, width)
-	// The scale goes to the queries: there are fewer of them than of scores.
+	// Scale the queries, since they have fewer elements than the scores.
 	q := G.Must(G.Mul(G.Must(G.Mul(x, query)), G.NewConstant(scale, G.WithName("scale"))))
 	k := G.Must(G.Mul(x, key))
 	v := G.Must(G.Mul(x, value))
@@ -101,7 +101,7 @@ func attention(in G.Nodes) (*G.Node, error) {
 	return G.Add(x, G.Must(G.Mul(G.Must(G.Mul(shares, v)), out)))
 }
 
-// maskAndScale returns what hides the future from the scores, and 1/√width.
+// maskAndScale returns the mask that hides later steps, and the factor 1/√width.
 func maskAndScale(dt tensor.Dtype, length, width int) (mask *tensor.Dense, scale any) {
 	mask = tensor.New(tensor.WithShape(length, length), tensor.Of(dt))
 	if s := 1 / math.Sqrt(float64(width)); dt == tensor.Float32 {
@@ -122,7 +122,7 @@ func fillMask[T float32 | float64](mask []T, length int) {
 	}
 }
 
-// What is measured is attention: it agrees with its definition, and its gradients with finite differences.
+// The attention that BenchmarkAttention measures agrees with its definition, and its gradients agree with finite differences.
 func TestAttention(t *testing.T) {
 	const length, width = 7, 4
 	r := rand.New(rand.NewPCG(1, 1))
@@ -140,7 +140,7 @@ func TestAttention(t *testing.T) {
 		values[name] = slices.Clone(v)
 		inputs = append(inputs, grad.Input{Name: name, Value: tensor.New(tensor.WithShape(rows, width), tensor.WithBacking(v))})
 	}
-	// The benchmark runs it on the tape machine.
+	// On the tape machine only, as in the benchmark.
 	grad.MustCheck(t, grad.Single(attention), inputs, grad.Machines(grad.Tape))
 
 	g := G.NewGraph()
@@ -163,7 +163,7 @@ func TestAttention(t *testing.T) {
 	}
 }
 
-// plainAttention is the definition, query by query.
+// plainAttention computes attention by its definition, query by query.
 func plainAttention(in map[string][]float64, length, width int) []float64 {
 	times := func(x, w []float64) []float64 { // x (any, width) times w (width, width)
 		y := make([]float64, len(x))

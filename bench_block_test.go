@@ -12,15 +12,15 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// productFlop is what a block's matrix products cost for a token: in_proj, x_proj, dt_proj and out_proj. GFLOP/s of all but
-// the scan counts the matrix products alone, to be held against the processor's rate for those.
+// productFlop returns the floating-point operations of a block's matrix products for one token: in_proj, x_proj, dt_proj and out_proj. All
+// benchmarks but those of the scan count only matrix products in GFLOP/s, so compare this number with the processor's rate for them.
 func productFlop(c nn.Config) float64 {
 	inner := c.Expand * c.DModel
 	return 2 * float64(c.DModel*2*inner+inner*(c.DtRank+2*c.DState)+c.DtRank*inner+inner*c.DModel)
 }
 
-// BenchmarkBlock is one block: that of a 130M model at batch 1, and a small one at batch 8. The gradients are those of the
-// weights and of the input, as in the middle of a model.
+// BenchmarkBlock measures one block: the block of a 130M model at batch 1, and a small block at batch 8. The gradients are those of the weights
+// and of the input, as in the middle of a model.
 func BenchmarkBlock(b *testing.B) {
 	for _, pass := range passes {
 		for _, c := range []struct{ width, length, batch int }{{768, 512, 1}, {64, 256, 8}} {
@@ -47,7 +47,7 @@ func measureBlock(b *testing.B, name string, batch, length, width, runs int, bac
 	})
 }
 
-// BenchmarkStack is a training step, Adam's step included: of a stack, and of examples/bytelm's language model.
+// BenchmarkStack measures a training step, Adam's step included, of a stack and of examples/bytelm's language model.
 func BenchmarkStack(b *testing.B) {
 	{
 		const batch, length, width, layers = 8, 256, 64, 4
@@ -76,7 +76,8 @@ func BenchmarkStack(b *testing.B) {
 	})
 }
 
-// newTraining takes steps of Adam. Its check demands a loss, and that the first step has moved every weight.
+// newTraining returns a program that makes training steps with Adam. Its check wants a finite loss, and that the first step has changed every
+// weight.
 func newTraining(loss *G.Node, params layer.Params) program {
 	g := loss.Graph()
 	var value G.Value
@@ -108,7 +109,7 @@ func newTraining(loss *G.Node, params layer.Params) program {
 					return fmt.Errorf("%s: %w", p.Name, err)
 				}
 				if slices.Equal(before[i], after) {
-					return fmt.Errorf("%s did not move", p.Name)
+					return fmt.Errorf("%s has not changed", p.Name)
 				}
 			}
 			return nil

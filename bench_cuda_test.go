@@ -16,8 +16,8 @@ import (
 	"github.com/gomamba/mamba/train"
 )
 
-// BenchmarkCUDATraining is a whole training step of a language model on a GPU, from the Gorgonia graph: forward, backward, AdamW,
-// the tokens' way up and the loss's way down. The median, and the device's memory.
+// BenchmarkCUDATraining measures a whole training step of a language model on a GPU, run by a Gorgonia graph: uploading the tokens, the forward
+// and backward pass, AdamW, and downloading the loss. It reports the median time and the device's memory.
 func BenchmarkCUDATraining(b *testing.B) {
 	for _, m := range []struct {
 		name          string
@@ -84,7 +84,7 @@ func BenchmarkCUDATraining(b *testing.B) {
 	}
 }
 
-// BenchmarkCUDAGenerate is what nn.Generator does with a model of 130M parameters, random ones, on a GPU.
+// BenchmarkCUDAGenerate measures nn.Generator with a model of 130M random parameters on a GPU.
 func BenchmarkCUDAGenerate(b *testing.B) {
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
 		d := gputest.Open(b, cuda.Open)

@@ -14,9 +14,8 @@ import (
 	"github.com/gomamba/mamba/train"
 )
 
-// BenchmarkFineTune is a training step of train.Trainer, AdamW included, with a model of the shape of the published 130M model,
-// with random weights: all weights, and LoRA. peak-GB is the most memory that the process had during the steps, the model's
-// 0.52 GB included.
+// BenchmarkFineTune measures a training step of train.Trainer, AdamW included, that trains all weights or a LoRA. The model has the shape of the
+// published 130M model and random weights. peak-GB is the process's peak of resident memory during the steps, with the model's 0.52 GB.
 func BenchmarkFineTune(b *testing.B) {
 	cfg := nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50280}
 	if testing.Short() {
@@ -43,7 +42,7 @@ func measureFineTune(b *testing.B, lm *nn.LM, name string) {
 		trainer, err := train.New(lm, train.Config{
 			Batch: batch, Length: length, Steps: 1 + b.N, Data: []train.Document{document}, AdamW: train.AdamWConfig{LearnRate: 1e-5},
 			Report: func(c *train.Curve) {
-				if len(c.Training) == 1 { // what only the first step does is not measured
+				if len(c.Training) == 1 { // the first step does more and is not measured
 					forgetPeak()
 					b.ReportAllocs()
 					b.ResetTimer()
@@ -66,13 +65,13 @@ func measureFineTune(b *testing.B, lm *nn.LM, name string) {
 	})
 }
 
-// forgetPeak makes peakGB begin again. Without Linux there is no such number.
+// forgetPeak resets the peak that peakGB returns. It has an effect only on Linux.
 func forgetPeak() {
 	debug.FreeOSMemory()
 	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
 }
 
-// peakGB returns the most memory that was resident, in gigabytes; 0 where the system does not say.
+// peakGB returns the peak of resident memory in gigabytes, or 0 if the system does not report it.
 func peakGB() float64 {
 	if runtime.GOOS != "linux" {
 		return 0

@@ -8,9 +8,9 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// BenchmarkGenerate is what nn.Generator does with a model of the shape of the published 130M model, with random weights:
-// reading a prompt of 1024 tokens and choosing one behind it, and generating, for one sequence and for eight at a time. peak-GB
-// is the most memory that the process had, the model's 0.52 GB included.
+// BenchmarkGenerate measures nn.Generator with a model of the shape of the published 130M model and random weights: reading a prompt of 1024
+// tokens and choosing the next token, and generating tokens, for one sequence and for eight sequences at a time. peak-GB is the process's peak
+// of resident memory, with the model's 0.52 GB.
 func BenchmarkGenerate(b *testing.B) {
 	cfg := nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50280}
 	if testing.Short() {
@@ -32,7 +32,7 @@ func BenchmarkGenerate(b *testing.B) {
 	measureGenerate(b, lm, "generate/greedy", 8, 1, 16)
 }
 
-// measureGenerate reads prompts of a length and generates tokens behind each of them.
+// measureGenerate reads prompts of a length and generates tokens after each of them.
 func measureGenerate(b *testing.B, lm *nn.LM, name string, batch, length, tokens int, sampling ...nn.Sampling) {
 	b.Helper()
 	cfg := nn.GenerateConfig{MaxTokens: tokens}
@@ -58,7 +58,7 @@ func measureGenerate(b *testing.B, lm *nn.LM, name string, batch, length, tokens
 		}
 		return err
 	}
-	warm := false // for all of -count's runs
+	warm := false // set once for all runs of -count
 	b.Run(fmt.Sprintf("%s/B=%d/L=%d/%s", name, batch, length, stepName(lm.Config())), func(b *testing.B) {
 		if !warm {
 			if err := run(); err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// BenchmarkKinds is one layer of each kind, with its norm and residual, batch 1; attention without a window.
+// BenchmarkKinds measures one layer of each kind, with its norm and residual connection, at batch 1. Attention has no window.
 func BenchmarkKinds(b *testing.B) {
 	const width = 64
 	lengths := []int{1024, 4096}

@@ -11,9 +11,9 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// BenchmarkPrimitives is the block as a user of Gorgonia would build it without us, beside our block at the same size. Its
-// graph has some nodes for every step, so the lengths are short; its gradients grow with the square of the length, since
-// the gradient of a slice is as large as what it was cut from.
+// BenchmarkPrimitives compares a block of Gorgonia's own operators, as a user could build it without this library, with this library's block
+// of the same size. The graph of Gorgonia's operators has several nodes for each step, so the lengths are short. Its gradients grow with the
+// square of the length, since the gradient of a slice is as large as the sliced value.
 func BenchmarkPrimitives(b *testing.B) {
 	const width = 64
 	for _, pass := range passes {
@@ -34,10 +34,9 @@ func BenchmarkPrimitives(b *testing.B) {
 	}
 }
 
-// primitives builds a block of Gorgonia's own operators alone, with a block's weights, for one sequence: x and y are
-// (length, d_model). It is careful where Gorgonia v0.9.18 is silently wrong ("What Gorgonia v0.9.18 taught us" in
-// ARCHITECTURE.md): no slice reaches past 255, be it in the gradient of a Concat; what is reshaped is used by nothing else;
-// and there is no InverseSqrt and no OuterProd, whose gradients are wrong.
+// primitives builds a block from Gorgonia's own operators only, with the weights of a block, for one sequence: x and y are (length, d_model).
+// It avoids what is silently wrong in Gorgonia v0.9.18 (docs/gorgonia.md): no slice has a bound above 255, not even in the gradient of a Concat;
+// a reshaped node has no other use; and it has no InverseSqrt and no OuterProd, whose gradients are wrong.
 func primitives(block *nn.MambaBlock, length int) (x, y *G.Node, weights G.Nodes) {
 	cfg := block.Config()
 	inner := cfg.Expand * cfg.DModel
@@ -48,14 +47,14 @@ func primitives(block *nn.MambaBlock, length int) (x, y *G.Node, weights G.Nodes
 		return n
 	}
 	param := func(name string) *tensor.Dense { return block.Params().ByName(name).Value }
-	// project multiplies by the rows [from, to) of a weight (out, in).
+	// project returns the product of x and the rows [from, to) of a weight (out, in).
 	project := func(x *G.Node, name string, from, to int) *G.Node {
 		return G.Must(G.Mul(x, weight(fmt.Sprint(name, from), transposed(param(name), from, to))))
 	}
 	rows := func(n *G.Node) func(t int) *G.Node {
 		return func(t int) *G.Node { return G.Must(G.Slice(n, G.S(t))) }
 	}
-	// perRow and perColumn repeat a vector along the other axis of a matrix.
+	// perRow and perColumn are the axes of a matrix along which a vector is repeated.
 	perRow, perColumn := []byte{1}, []byte{0}
 
 	x = input(g, "x", length, cfg.DModel)
@@ -64,7 +63,7 @@ func primitives(block *nn.MambaBlock, length int) (x, y *G.Node, weights G.Nodes
 	h := G.Must(G.BroadcastHadamardDiv(x, size, nil, perRow))
 	h = G.Must(G.BroadcastHadamardProd(h, weight("norm", param("norm.weight")), nil, perColumn))
 
-	// The causal convolution, as shifted copies of the padded input.
+	// The causal convolution, as a sum of shifted copies of the padded input.
 	u := project(h, "mixer.in_proj.weight", 0, inner)
 	z := project(h, "mixer.in_proj.weight", inner, 2*inner)
 	padding := leaf(g, "padding", func() float32 { return 0 }, cfg.DConv-1, inner)
@@ -130,7 +129,7 @@ func transposed(w *tensor.Dense, from, to int) *tensor.Dense {
 	return tensor.New(tensor.WithShape(in, to-from), tensor.WithBacking(t))
 }
 
-// column returns column k of what has that many rows.
+// column returns column k of a matrix with the given number of rows.
 func column(w *tensor.Dense, rows, k int) *tensor.Dense {
 	v := w.Data().([]float32)
 	c := make([]float32, rows)
@@ -140,8 +139,8 @@ func column(w *tensor.Dense, rows, k int) *tensor.Dense {
 	return tensor.New(tensor.WithShape(rows), tensor.WithBacking(c))
 }
 
-// What is measured is the same function: the primitives' block and ours agree in their result, and in the gradient of its
-// sum by x, which has passed every operator.
+// Both blocks of BenchmarkPrimitives compute the same function: they agree in their results, and in the gradient with respect to x, which flows
+// through every operator.
 func TestPrimitives(t *testing.T) {
 	for _, c := range []struct{ width, length int }{{8, 2}, {8, 5}, {64, 128}} {
 		width, length := c.width, c.length
@@ -164,7 +163,7 @@ func valueAndGradient(t *testing.T, x, y *G.Node) [2][]float32 {
 	t.Helper()
 	var value, gradient G.Value
 	G.Read(y, &value)
-	// The sum of squares: all elements of the gradient matter, and differ.
+	// The loss is the sum of squares, so that the elements of its gradient differ.
 	grads, err := G.Grad(G.Must(G.Sum(G.Must(G.Square(y)))), x)
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +177,7 @@ func valueAndGradient(t *testing.T, x, y *G.Node) [2][]float32 {
 	return [2][]float32{value.Data().([]float32), gradient.Data().([]float32)}
 }
 
-// difference returns the largest difference, as a multiple of want's largest element.
+// difference returns the largest difference, divided by the largest magnitude of want.
 func difference(got, want []float32) float64 {
 	if len(got) != len(want) {
 		return math.Inf(1)

@@ -12,21 +12,21 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// scanFlop is what one step of one state costs, an exponential counted as one: Δ·A, exp, ·h, ·B, +, ·C, +.
+// scanFlop is the number of operations for one step of one state, where an exponential counts as one: Δ·A, exp, ·h, ·B, +, ·C, +.
 const scanFlop = 7
 
-// BenchmarkScan is the operator alone, batch 1: with D, z, softplus and delta_bias, as a block has it, or plain. A layer of
-// a 130M model has 1536 channels of state 16.
+// BenchmarkScan measures the operator alone at batch 1: with D, z, softplus and delta_bias, as in a block, or without them. A layer of a 130M
+// model has 1536 channels of state 16.
 func BenchmarkScan(b *testing.B) {
 	for _, pass := range passes {
 		for _, c := range []struct {
 			with                    string
 			length, channels, state int
 		}{
-			{"none", 1024, 1536, 16}, // what make floor is the floor of
+			{"none", 1024, 1536, 16}, // the size for which make floor measures the lower bound
 			{"all", 1024, 1536, 16},
 			{"all", 1024, 1536, 1}, {"all", 1024, 1536, 8}, {"all", 1024, 1536, 32}, {"all", 1024, 1536, 64}, {"all", 1024, 1536, 128},
-			{"all", 4096, 256, 16}, // few channels: the cores must share the length
+			{"all", 4096, 256, 16}, // few channels, so the cores must divide the length
 			{"all", 1024, 64, 16}, {"all", 262144, 64, 16},
 		} {
 			if testing.Short() && c.length*c.channels*c.state > 1<<25 {
@@ -52,7 +52,7 @@ func newScan(all bool, length, channels, state int) (*G.Node, G.Nodes) {
 	r := rand.New(rand.NewPCG(2, 2))
 	in := op.ScanInputs{
 		U: input(g, "u", 1, length, channels),
-		// Steps between 0.001 and 0.1, as a block starts with, uniform in their logarithm.
+		// Step sizes between 0.001 and 0.1 with a uniform logarithm, like the initial ones of a block.
 		Delta: leaf(g, "delta", func() float32 { return float32(math.Exp(-6.9 + 4.6*r.Float64())) }, 1, length, channels),
 		A:     leaf(g, "A", func() float32 { return -1 - 15*r.Float32() }, channels, state),
 		B:     input(g, "B", 1, length, state),

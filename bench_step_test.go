@@ -14,9 +14,9 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// BenchmarkStep is one token of generation, batch 1: of examples/bytelm's model, and of one of the shape of the published
-// 130M model, with random weights. A step of the latter reads every weight once and does little else; x-stream is its time
-// as a multiple of that of reading them, on as many cores, measured between the steps: the ratio of the medians.
+// BenchmarkStep measures a step of generation of one token at batch 1, with the model of examples/bytelm, and with a model of the shape of the
+// published 130M model and random weights. A step of the large model reads every weight once and does little else. x-stream is the step time
+// divided by the time to read all weights once with the same number of cores. Both times are medians, and are measured alternately.
 func BenchmarkStep(b *testing.B) {
 	measureStep(b, nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 256}, false)
 	large := nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50280}
@@ -33,7 +33,7 @@ func stepName(c nn.LMConfig) string {
 
 func measureStep(b *testing.B, cfg nn.LMConfig, stream bool) {
 	b.Helper()
-	var lm *nn.LM // made once for all of -count's runs
+	var lm *nn.LM // made once for all runs of -count
 	var stepper *nn.Stepper
 	b.Run(stepName(cfg), func(b *testing.B) {
 		if lm == nil {
@@ -84,32 +84,32 @@ func saneLogits(rows [][]float64, vocab int) error {
 	if len(rows) != 1 || len(rows[0]) != vocab {
 		return fmt.Errorf("%d rows of logits, want one of %d", len(rows), vocab)
 	}
-	low, high := slices.Min(rows[0]), slices.Max(rows[0]) // NaN if there is one
+	low, high := slices.Min(rows[0]), slices.Max(rows[0]) // NaN if a logit is NaN
 	if !(low < high) || math.IsInf(low, 0) || math.IsInf(high, 0) {
 		return fmt.Errorf("the logits are between %v and %v", low, high)
 	}
 	return nil
 }
 
-// median is in nanoseconds.
+// median returns the median in nanoseconds.
 func median(d []time.Duration) float64 {
 	slices.Sort(d)
 	return float64(d[len(d)/2].Nanoseconds())
 }
 
-// sink keeps what is read from being optimised away.
+// sink uses the sums, so that the compiler does not remove the reads.
 var sink uint64
 
 // readOnce returns how long it takes to read all weights from memory, on all cores.
 func readOnce(params layer.Params) time.Duration {
-	const piece = 1 << 17 // a megabyte of words
+	const piece = 1 << 17 // words, one megabyte
 	var pieces [][]uint64
 	for _, p := range params {
 		v := p.Value.Data().([]float32)
 		if len(v) < 2 {
 			continue
 		}
-		// Words of 64 bits: half as many loads, and sums that do not wait for one another as floats' do.
+		// Words of 64 bits need half as many loads, and sums of integers have a lower latency than sums of floats.
 		pieces = slices.AppendSeq(pieces, slices.Chunk(unsafe.Slice((*uint64)(unsafe.Pointer(&v[0])), len(v)/2), piece))
 	}
 	sums := make([]uint64, len(pieces))
@@ -122,7 +122,7 @@ func readOnce(params layer.Params) time.Duration {
 	return took
 }
 
-// sum has four sums, so that it waits for the memory and for nothing else.
+// sum adds into four variables, so that it waits only for the memory.
 func sum(v []uint64) uint64 {
 	var a, b, c, d uint64
 	for ; len(v) >= 8; v = v[8:] {

@@ -12,17 +12,18 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 )
 
-// The benchmarks that a user would run: make bench prints the table, docs/benchmarks.md explains its rows. Everything is
-// float32. A row's name says its sizes by the letters of benchstat's keys: B batch, L length, M d_model, D channels, N state.
+// The benchmarks of the public packages. make bench prints a table, and docs/benchmarks.md explains its rows. All numbers are float32. A row's
+// name has its sizes as benchstat's keys: B batch, L length, M d_model, D channels, N state.
 
-// work is what one run of a benchmark does. What is zero is not reported.
+// work describes one run of a benchmark. Zero fields are not reported.
 type work struct {
-	tokens int     // rows of the input, batch × length: ns/token and tokens/s
-	tdn    int     // steps × channels × states: ns/tdn
-	flop   float64 // multiplications and additions: GFLOP/s
+	tokens int     // rows of the input, batch × length; reported as ns/token and tokens/s
+	tdn    int     // steps × channels × states; reported as ns/tdn
+	flop   float64 // multiplications and additions; reported as GFLOP/s
 }
 
-// times is the work of n runs. A training step counts as three runs forward: the products of the two gradients are as large.
+// times returns the work whose flop is n times that of w. A training step counts as three forward passes, since each of the two gradients of a
+// matrix product needs a product of the same size.
 func (w work) times(n int) work {
 	w.flop *= float64(n)
 	return w
@@ -42,14 +43,14 @@ func (w work) report(b *testing.B) {
 	}
 }
 
-// program is what a benchmark measures.
+// program is a function that a benchmark measures, with a check of its results.
 type program struct {
 	run   func() error
-	check func() error // whether the results of a run are sane: a benchmark must not measure nothing
+	check func() error // returns an error if the results of a run are not plausible, so that no benchmark measures a program that does nothing
 	close func() error
 }
 
-// start makes a program and runs it once: what only the first run does is not measured, and its results are checked.
+// start makes a program, runs it once without measuring, and checks the results.
 func start(b *testing.B, build func() program) program {
 	b.Helper()
 	p := build()
@@ -62,7 +63,7 @@ func start(b *testing.B, build func() program) program {
 	return p
 }
 
-// measure is one row of the table. The program is made once for all of -count's runs.
+// measure measures one row of the table. It makes the program once for all runs of -count.
 func measure(b *testing.B, name string, w work, build func() program) {
 	b.Helper()
 	var p program
@@ -86,20 +87,20 @@ func measure(b *testing.B, name string, w work, build func() program) {
 	}
 }
 
-// leftOut says in the table that a row is missing, and why.
+// leftOut prints, in place of a row of the table, why it is missing.
 func leftOut(b *testing.B, name, why string) {
 	fmt.Printf("# left out: %s/%s: %s\n", b.Name(), name, why)
 }
 
-// passes are what a benchmark of a layer runs: forward alone, and with the gradients.
+// passes are the parts of a benchmark of a layer: the forward pass alone, and with the gradients.
 var passes = []struct {
 	name     string
 	backward bool
-	runs     int // as multiples of the work of the forward pass
+	runs     int // work in units of a forward pass
 }{{"forward", false, 1}, {"forward+backward", true, 3}}
 
-// newProgram runs the graph of y, of the shape given, and the gradients by the nodes, if there are any. The gradient that
-// comes in is a leaf: a loss of Gorgonia's would cost as much as a fast layer.
+// newProgram returns a program that computes y, of the given shape, and the gradients with respect to the nodes by, if any. The gradient of y is
+// an input of the graph, since a loss of Gorgonia's operators would take as much time as a fast layer.
 func newProgram(y *G.Node, shape tensor.Shape, by ...*G.Node) program {
 	values := make([]G.Value, 1+len(by))
 	shapes := []tensor.Shape{shape}
@@ -134,8 +135,7 @@ func newProgram(y *G.Node, shape tensor.Shape, by ...*G.Node) program {
 
 func failed(err error) program { return program{run: func() error { return err }} }
 
-// sane reports a value that is not of the shape, that is not finite, or that is the same everywhere, as what was never
-// computed would be.
+// sane returns an error if a value has another shape, is not finite, or has only equal elements, like memory that was never written.
 func sane(v G.Value, shape tensor.Shape) error {
 	if v == nil || !v.Shape().Eq(shape) {
 		return fmt.Errorf("it is %v, want a value of shape %v", v, shape)
@@ -163,7 +163,7 @@ func bounds(x []float32) (low, high float32, err error) {
 	return low, high, nil
 }
 
-// input makes a leaf of normally distributed elements.
+// input returns an input node of normally distributed elements.
 func input(g *G.ExprGraph, name string, shape ...int) *G.Node {
 	r := rand.New(rand.NewPCG(1, uint64(len(name))))
 	return leaf(g, name, func() float32 { return float32(r.NormFloat64()) }, shape...)

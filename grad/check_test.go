@@ -16,7 +16,7 @@ func apply(o G.Op) grad.Func {
 	return grad.Single(func(in G.Nodes) (*G.Node, error) { return G.ApplyOp(o, in...) })
 }
 
-// Functions of Gorgonia's own operators whose gradients are right, on both machines.
+// The check passes for functions of Gorgonia's own operators whose gradients are right on both machines.
 func TestCheckPasses(t *testing.T) {
 	x := grad.Input{Name: "x", Value: dense([]int{2, 3}, wave(6, 1)...)}
 	w := grad.Input{Name: "w", Value: dense([]int{3, 4}, wave(12, 2)...)}
@@ -60,7 +60,7 @@ func TestCheckPasses(t *testing.T) {
 		{"kink beside", grad.Single(func(in G.Nodes) (*G.Node, error) { return G.Abs(in[0]) }),
 			[]grad.Input{{Name: "x", Value: dense([]int{4}, 1e-5, -1e-5, 3, -1e-4)}}, nil, 4},
 		{"unused parts", func(in G.Nodes) (G.Nodes, error) {
-			// The lisp machine would start from each of these with a gradient of one.
+			// The lisp machine would start at each of these unused nodes with a gradient of one.
 			for _, n := range []*G.Node{G.Must(G.Exp(in[0])), G.Must(G.Sum(in[0]))} {
 				var v G.Value
 				if !n.IsScalar() {
@@ -100,8 +100,8 @@ func TestCheckPasses(t *testing.T) {
 	}
 }
 
-// Functions whose gradients are wrong in one way each, and what must be said about it. Each is right but for its fault: the
-// product of its operands is what TestCheckPasses calls multiply.
+// The check fails for functions whose gradients are wrong in one way each, and the error names the fault. Without its fault each function is the
+// product multiply of TestCheckPasses, which passes.
 func TestCheckFails(t *testing.T) {
 	x := grad.Input{Name: "x", Value: dense([]int{2, 3}, wave(6, 1)...)}
 	w := grad.Input{Name: "w", Value: dense([]int{2, 3}, wave(6, 2)...)}
@@ -114,8 +114,8 @@ func TestCheckFails(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		f    grad.Func
-		want []string // in the error
-		not  []string // not in it
+		want []string // parts of the error
+		not  []string // texts that the error must not have
 	}{
 		{"wrong factor", apply(product(func(o *symbolic) {
 			o.fault = func(operand int, _ [][]float64, d []float64) {
@@ -175,7 +175,7 @@ func TestCheckFails(t *testing.T) {
 			o.symDiff = func(grads G.Nodes) G.Nodes { return G.Nodes{grads[1], grads[0]} }
 		})), []string{"tape machine: x: 6 of 6", "tape machine: w: 6 of 6"}, []string{"lisp"}},
 		{"elements swapped", apply(product(func(o *symbolic) {
-			// A plain sum of the outputs of a symmetric function would not tell them apart.
+			// A loss that is a plain sum would not distinguish the outputs of a symmetric function.
 			o.fault = func(operand int, in [][]float64, d []float64) {
 				if operand == 0 {
 					d[0], d[1] = d[1]/in[1][1]*in[1][0], d[0]/in[1][0]*in[1][1]
@@ -188,7 +188,7 @@ func TestCheckFails(t *testing.T) {
 		{"other outputs beside the gradients", apply(product(func(o *symbolic) {
 			runs := 0
 			o.do = func(in [][]float64) {
-				if runs++; runs > 2 { // the two runs forward
+				if runs++; runs > 2 { // after the two forward runs
 					in[0] = wave(6, 5)
 				}
 			}
@@ -221,7 +221,7 @@ func TestCheckFails(t *testing.T) {
 		})), []string{"forward: output 0 at [0 0] is ", " in the first run, and ", " in the second"}, nil},
 		{"not finite", grad.Single(func(in G.Nodes) (*G.Node, error) { return G.Log(in[0]) }),
 			[]string{"grad: forward: output 0 is NaN at [0 2], so there is no gradient to check"}, nil},
-		// Gorgonia's: its DoDiff makes the gradient of the output one with that of the input.
+		// A fault of Gorgonia's: DoDiff makes the gradients of the output and the input share memory.
 		{"softmax", grad.Single(func(in G.Nodes) (*G.Node, error) { return G.SoftMax(G.Must(G.HadamardProd(in[0], in[1]))) }),
 			[]string{"lisp machine: x: the gradient at ", " in the run of a second machine"}, []string{"tape"}},
 	} {

@@ -12,8 +12,8 @@ import (
 	"github.com/gomamba/mamba/grad"
 )
 
-// square is an operator of one's own: x², element by element. Its gradient, 2x times the gradient of the result, is made of
-// Gorgonia's operators. It has no DoDiff, which is easily forgotten: the lisp machine then takes the gradient for zero.
+// square is a user's own operator: x², element by element. SymDiff builds its gradient, 2x times the gradient of the result, from Gorgonia's
+// operators. The method DoDiff is missing, which is a common mistake: without it the gradient on the lisp machine is zero.
 type square struct{}
 
 func (square) Arity() int                                        { return 1 }
@@ -39,7 +39,7 @@ func (square) SymDiff(in G.Nodes, _, grad *G.Node) (G.Nodes, error) {
 	return G.Nodes{d}, err
 }
 
-// Checking an operator of one's own takes the operator and values for its inputs.
+// To check your own operator, pass a function that applies it and values for its inputs.
 func ExampleCheck() {
 	f := grad.Single(func(in G.Nodes) (*G.Node, error) { return G.ApplyOp(square{}, in[0]) })
 	x := tensor.New(tensor.WithShape(2, 2), tensor.WithBacking([]float64{0.1, -0.2, 0.3, 2}))
@@ -55,7 +55,7 @@ func ExampleCheck() {
 	// grad: lisp machine: x: the gradient is zero in all 4 elements checked
 }
 
-// A function may have several outputs; constants, such as flags and indices, are not differentiated.
+// A function may have several outputs. Constant inputs, such as flags and indices, are not differentiated.
 func ExampleCheck_severalOutputs() {
 	x := tensor.New(tensor.WithShape(2, 3), tensor.WithBacking([]float64{1, 2, 3, 4, 5, 6}))
 	mask := tensor.New(tensor.WithShape(2, 3), tensor.WithBacking([]float64{1, 0, 1, 1, 0, 0}))

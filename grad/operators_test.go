@@ -11,12 +11,12 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// forward is an operator that is not differentiable: the product of its operands, element by element, all of one shape. The
-// first is of float64, others may be integers.
+// forward is an operator without gradients: the elementwise product of its operands, which have the same shape. The first operand is of
+// float64; others may be integers.
 type forward struct {
 	name     string
 	operands int
-	do       func(in [][]float64) // for faults: called before the product is formed
+	do       func(in [][]float64) // a fault, called before the product is computed
 }
 
 func (o *forward) Arity() int { return o.operands }
@@ -24,7 +24,7 @@ func (o *forward) Arity() int { return o.operands }
 func (o *forward) Type() hm.Type {
 	types := make([]hm.Type, o.operands+1)
 	for i := range types {
-		types[i] = hm.TypeVariable(rune('p' + i)) // Gorgonia's own inference takes b
+		types[i] = hm.TypeVariable(rune('p' + i)) // Gorgonia's own type inference uses b
 	}
 	types[o.operands] = types[0]
 	return hm.NewFnType(types...)
@@ -42,7 +42,7 @@ func (o *forward) Do(values ...G.Value) (G.Value, error) {
 	return tensor.New(tensor.WithShape(values[0].Shape().Clone()...), tensor.WithBacking(product(in, -1))), nil
 }
 
-// floats returns the elements, not copied if they are of float64.
+// floats returns the elements as float64. It does not copy them if they are of float64.
 func floats(values []G.Value) [][]float64 {
 	in := make([][]float64, len(values))
 	for i, v := range values {
@@ -58,7 +58,7 @@ func floats(values []G.Value) [][]float64 {
 	return in
 }
 
-// product multiplies all but one.
+// product returns the elementwise product of all operands but one.
 func product(in [][]float64, but int) []float64 {
 	p := make([]float64, len(in[0]))
 	for k := range p {
@@ -84,12 +84,12 @@ func (o *forward) Hashcode() uint32 {
 	return h.Sum32()
 }
 
-// symbolic is forward with a gradient for the tape machine.
+// symbolic is forward with SymDiff, the gradient for the tape machine.
 type symbolic struct {
 	forward
-	without int                                            // one more than the operand that it has no gradient for
-	fault   func(operand int, in [][]float64, d []float64) // changes the gradient by an operand
-	symDiff func(grads G.Nodes) G.Nodes                    // changes what SymDiff returns
+	without int                                            // index of an operand without a gradient, plus one
+	fault   func(operand int, in [][]float64, d []float64) // a fault that changes the gradient of an operand
+	symDiff func(grads G.Nodes) G.Nodes                    // a fault that changes the result of SymDiff
 }
 
 func (o *symbolic) DiffWRT(n int) []bool {
@@ -139,7 +139,7 @@ func (o *derivative) Do(values ...G.Value) (G.Value, error) {
 	return tensor.New(tensor.WithShape(values[0].Shape().Clone()...), tensor.WithBacking(d)), nil
 }
 
-// automatic is symbolic with a gradient for the lisp machine.
+// automatic is symbolic with DoDiff, the gradient for the lisp machine.
 type automatic struct{ symbolic }
 
 func (o *automatic) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) error {
@@ -168,14 +168,14 @@ func (o *automatic) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node)
 	return nil
 }
 
-// root is the square root, with a gradient through Gorgonia's own operators.
+// root is the square root. Its gradient is built from Gorgonia's own operators.
 func root(in G.Nodes) (*G.Node, error) { return G.Sqrt(in[0]) }
 
 func dense(shape []int, data ...float64) *tensor.Dense {
 	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(append([]float64(nil), data...)))
 }
 
-// wave returns n numbers between -1 and 1, none of them 0.
+// wave returns n numbers between -1 and 1, all different from 0.
 func wave(n int, phase float64) []float64 {
 	v := make([]float64, n)
 	for i := range v {

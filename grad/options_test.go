@@ -20,7 +20,7 @@ var (
 	_ grad.TB = (*rapid.T)(nil)
 )
 
-// fatal is a test that remembers how it failed.
+// fatal is a testing.TB that records the message of Fatalf.
 type fatal struct{ message string }
 
 func (f *fatal) Helper()                           {}
@@ -31,7 +31,7 @@ func TestMustCheck(t *testing.T) {
 	var f fatal
 	grad.MustCheck(&f, grad.Single(func(in G.Nodes) (*G.Node, error) { return G.Square(in[0]) }), x)
 	if f.message != "" {
-		t.Errorf("a right gradient fails: %s", f.message)
+		t.Errorf("the check of a right gradient fails: %s", f.message)
 	}
 	o := &symbolic{forward: forward{name: "copy", operands: 1}}
 	grad.MustCheck(&f, apply(o), x)
@@ -41,11 +41,11 @@ func TestMustCheck(t *testing.T) {
 	f.message = ""
 	grad.MustCheck(&f, apply(o), x, grad.Machines(grad.Tape))
 	if f.message != "" {
-		t.Errorf("what the lisp machine lacks fails on the tape machine: %s", f.message)
+		t.Errorf("a gradient that only the lisp machine lacks fails on the tape machine: %s", f.message)
 	}
 }
 
-// The worst element is the one that is furthest out, on each machine, and it is reported also when the check passes.
+// The report has, for each machine, the element with the largest difference, also if the check passes.
 func TestReport(t *testing.T) {
 	o := &automatic{symbolic{forward: forward{name: "copy", operands: 1}}}
 	o.fault = func(_ int, _ [][]float64, d []float64) { d[1] += 1e-5; d[3] += 1e-4; d[4] -= 1e-5 }
@@ -73,11 +73,11 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// A sample is of the size asked for, the same for the same seed and another for another, and of every input.
+// A sample has the given size for every input. The same seed gives the same sample, and another seed another one.
 func TestSample(t *testing.T) {
 	const size = 200
 	o := &automatic{symbolic{forward: forward{name: "product", operands: 2}}}
-	// Each element's gradient is off by a number of its own, so that the worst one tells what was drawn.
+	// The gradient of each element has a different error, so the worst element shows which elements were sampled.
 	o.fault = func(_ int, _ [][]float64, d []float64) {
 		for k := range d {
 			d[k] += float64(k+1) * 1e-3
@@ -104,7 +104,7 @@ func TestSample(t *testing.T) {
 	}
 }
 
-// A layer takes its weights itself, from tensors that it keeps. These are differentiated, and neither written to nor bound.
+// A layer makes nodes of its own weights. They are differentiated, and the layer's tensors are neither written to nor bound.
 func TestInputWithNode(t *testing.T) {
 	weight := dense([]int{2, 2}, 1, 2, 3, 4)
 	node := func(g *G.ExprGraph) *G.Node {
@@ -140,7 +140,7 @@ func TestInputWithNode(t *testing.T) {
 	}
 }
 
-// Integers beside the differentiated inputs work on both machines, and are checked for changes.
+// Constant inputs of integers work on both machines, and are checked for changes.
 func TestConstantInput(t *testing.T) {
 	inputs := []grad.Input{
 		{Name: "x", Value: dense([]int{3}, wave(3, 1)...)},
@@ -153,7 +153,7 @@ func TestConstantInput(t *testing.T) {
 		t.Errorf("%d elements checked, want 3: those of x", report.Elements)
 	}
 	_, err := grad.Check(func(in G.Nodes) (G.Nodes, error) {
-		in[1].Value().Data().([]int)[1]++ // a fault of the function, in place of one of its operators
+		in[1].Value().Data().([]int)[1]++ // the function, not an operator, changes its input
 		return of2(in)
 	}, inputs)
 	if want := "grad: forward: the run overwrites input flags: at [1], 0 became 1"; err == nil || err.Error() != want {
@@ -161,7 +161,7 @@ func TestConstantInput(t *testing.T) {
 	}
 }
 
-// What counts is the order of an input's axes, not how it lies in memory: the function sees the elements in a row.
+// An input can have any memory layout: the function gets its elements in row-major order.
 func TestInputLayout(t *testing.T) {
 	columns := dense([]int{3, 2}, 1, 2, 3, 4, 5, 6)
 	if err := columns.T(); err != nil {
@@ -176,7 +176,7 @@ func TestInputLayout(t *testing.T) {
 		o := &automatic{symbolic{forward: forward{name: "copy", operands: 1}}}
 		o.do = func(in [][]float64) {
 			for k, x := range []float64{1, 3, 5, 2, 4, 6} {
-				if math.Abs(in[0][k]-x) > 0.1 { // a step of the differences is not as large
+				if math.Abs(in[0][k]-x) > 0.1 { // more than a step of the finite differences
 					t.Errorf("the function sees %v", in[0])
 				}
 			}
@@ -188,7 +188,7 @@ func TestInputLayout(t *testing.T) {
 	}
 }
 
-// Step is what keeps the differences inside the domain, or beside a kink, at the price of digits.
+// A smaller Step keeps the finite differences inside the domain, or on one side of a kink, but has fewer right digits.
 func TestStep(t *testing.T) {
 	f := grad.Single(func(in G.Nodes) (*G.Node, error) { return G.Abs(in[0]) })
 	inputs := []grad.Input{{Name: "x", Value: dense([]int{2}, 1e-7, -1e-7)}}
