@@ -83,7 +83,7 @@ func TestCheckExits(t *testing.T) {
 		"TEXT ·f(SB), $0\n\tVZEROUPPER\ndone:\n\tRET\n":         "·f: RET comes after \"done:\", not after VZEROUPPER",
 		"TEXT ·f(SB), $0\n\tJE out\n\tVZEROUPPER\n\tJMP ·g(SB)": "·f: \"JMP ·g(SB)\" leaves the function",
 		"TEXT ·f(SB), $0\n\tVZEROUPPER\n":                       "·f ends with \"VZEROUPPER\", not with RET",
-		"TEXT ·f(SB), $0\n\tVZEROUPPER; RET\n":                  "\"VZEROUPPER; RET\": one instruction a line, or this test does not see them",
+		"TEXT ·f(SB), $0\n\tVZEROUPPER; RET\n":                  "\"VZEROUPPER; RET\": several instructions on a line, want one, since this test reads one per line",
 	} {
 		_, err := checkExits(text)
 		if got := fmt.Sprint(err); got != want && !(want == "" && err == nil) {

@@ -14,7 +14,7 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// pair is a weight with a gradient, as a solver sees a node.
+// pair is a weight with a gradient, in the form in which a solver gets a node.
 type pair struct{ weight, grad *tensor.Dense }
 
 func (p pair) Value() G.Value         { return p.weight }
@@ -50,7 +50,7 @@ func normal(r *rand.Rand, n int) []float64 {
 	return v
 }
 
-// set is weights with gradients: with decay, without, and frozen.
+// set holds weights with gradients: some with decay, some without, some frozen.
 type set struct {
 	params layer.Params
 	model  []G.ValueGrad
@@ -69,7 +69,7 @@ func newSet(dt tensor.Dtype) *set {
 	return s
 }
 
-// draw adds random numbers to the gradients, of very different sizes.
+// draw adds random numbers of very different magnitudes to the gradients.
 func (s *set) draw(r *rand.Rand) {
 	for i, n := range s.model {
 		g, _ := n.Grad()
@@ -93,7 +93,7 @@ func copyInto(d *tensor.Dense, v []float64) {
 	}
 }
 
-// reference is AdamW as it is written down, in float64.
+// reference is AdamW by its definition, in float64.
 type reference struct {
 	w, m, v [][]float64
 	t       int
@@ -130,7 +130,7 @@ func (r *reference) step(s *set, grads [][]float64, rate, decay, clip float64) {
 	}
 }
 
-// The solver and the definition agree over many steps, with decay, clipping, a schedule and gradients that are added up.
+// The solver agrees with the definition over many steps, with decay, clipping, a schedule and accumulated gradients.
 func TestAdamW(t *testing.T) {
 	for _, c := range []struct {
 		dt  tensor.Dtype
@@ -175,19 +175,19 @@ func TestAdamW(t *testing.T) {
 							t.Fatalf("%v, clip %v, step %d: %s[%d] is %v, want %v", c.dt, clip, step, p.Name, j, x, want)
 						}
 						if numbers(g.(*tensor.Dense))[j] != 0 {
-							t.Fatalf("step %d leaves a gradient of %s", step, p.Name)
+							t.Fatalf("step %d has not cleared the gradient of %s", step, p.Name)
 						}
 					}
 				}
 			}
 			if solver.Steps() != 300 || clip > 0 && (clipped == 0 || clipped == 300) {
-				t.Errorf("%d steps, %d clipped: the test should see both", solver.Steps(), clipped)
+				t.Errorf("%d steps, %d of them clipped: want some with and some without clipping", solver.Steps(), clipped)
 			}
 		}
 	}
 }
 
-// Without decay it does what Gorgonia's Adam does.
+// Without decay AdamW agrees with Gorgonia's Adam.
 func TestAdamWIsAdam(t *testing.T) {
 	for _, c := range []struct {
 		dt  tensor.Dtype
@@ -224,7 +224,7 @@ func TestAdamWIsAdam(t *testing.T) {
 	}
 }
 
-// The moments and the step are all there is: a solver that is given them goes on bit for bit.
+// The moments and the number of steps are the whole state: a new solver that gets them continues bit for bit.
 func TestAdamWMoments(t *testing.T) {
 	whole, parts := newSet(tensor.Float32), newSet(tensor.Float32)
 	cfg := AdamWConfig{LearnRate: 0.02, Decay: 0.1, Clip: 1, Schedule: WarmupCosine(3, 20, 0)}
@@ -318,7 +318,7 @@ func TestAdamWErrors(t *testing.T) {
 		}
 		for i, p := range s.params {
 			if !slices.Equal(numbers(p.Value), before[i]) || solver.Steps() != 0 {
-				t.Fatalf("%q: the error has moved %s", test.want, p.Name)
+				t.Fatalf("%q: the error has changed %s", test.want, p.Name)
 			}
 		}
 	}

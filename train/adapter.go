@@ -17,7 +17,7 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// The files of an adapter, as the peft library names them.
+// The names of an adapter's files in the peft library.
 const (
 	adapterConfig  = "adapter_config.json"
 	adapterWeights = "adapter_model.safetensors"
@@ -72,7 +72,7 @@ func saveLoRA(dir, base string, params layer.Params) (err error) {
 		target := strings.TrimSuffix(p.Name, ".weight")
 		last := target[strings.LastIndex(target, ".")+1:]
 		if !slices.ContainsFunc(params, func(q *layer.Param) bool { return q.LoRA() == nil && strings.HasSuffix("."+q.Name, "."+last+".weight") }) {
-			target = last // of all layers of the name
+			target = last // every weight of this name has a LoRA
 		}
 		if !slices.Contains(a.TargetModules, target) {
 			a.TargetModules = append(a.TargetModules, target)
@@ -101,9 +101,9 @@ func saveLoRA(dir, base string, params layer.Params) (err error) {
 	})
 }
 
-// alphaOf returns the alpha that makes a scale with a rank: alpha/rank is the scale, bit for bit, if there is such a number.
+// alphaOf returns the alpha for a scale and a rank: alpha/rank is the scale, bit for bit, if there is such a number.
 func alphaOf(scale float64, rank int) float64 {
-	alpha := scale * float64(rank) // it is rounded
+	alpha := scale * float64(rank) // rounded
 	for _, a := range []float64{math.Round(alpha), alpha, math.Nextafter(alpha, math.Inf(1)), math.Nextafter(alpha, 0)} {
 		if a/float64(rank) == scale {
 			return a
@@ -115,10 +115,10 @@ func alphaOf(scale float64, rank int) float64 {
 // LoadLoRA gives weights the LoRA that SaveLoRA or peft wrote to a directory, and freezes all weights, as Params.AddLoRA does. Numbers
 // on file are float32, float16, bfloat16 or float64. They are converted to the type of the weights.
 //
-// It is an error, and the weights stay as they were, if the configuration has an option that is not supported, if a tensor is missing,
-// superfluous or of another shape, if an element is not a number, or if a target's weight has a LoRA already. Only options of peft that
-// change nothing about a trained adapter may have any value, lora_dropout among them, which peft applies in training alone: a trainer
-// of this package goes on without it. lora_alpha and r must be there.
+// It is an error, and the weights do not change, if the configuration has an unsupported option, lacks lora_alpha or r, if a tensor is missing,
+// superfluous or of another shape, if an element is not a number, or if a target's weight already has a LoRA. Options of peft that do not
+// affect a trained adapter may have any value. One of them is lora_dropout, which peft uses only in training: a trainer of this package
+// continues without dropout.
 func LoadLoRA(dir string, params layer.Params) error {
 	if dir == "" { // which filepath.Join would take for the current folder
 		return errors.New("train: load LoRA: dir is empty, want the folder of an adapter, such as \".\"")
@@ -133,7 +133,7 @@ func LoadLoRA(dir string, params layer.Params) error {
 	var cfg layer.LoRAConfig
 	var file *tensorfile.File
 	err := tensorfile.Together(identity, func() (err error) {
-		if file != nil { // of the round before
+		if file != nil { // of the previous attempt
 			if err := file.Close(); err != nil {
 				return err
 			}
@@ -172,13 +172,13 @@ func place(dir, name string) string {
 	return filepath.Join(dir, name)
 }
 
-// parseAdapter reads an adapter_config.json. An option changes the LoRA, or is known to change nothing, or is an error.
+// parseAdapter reads an adapter_config.json. Each option is either supported, or known to have no effect, or an error.
 func parseAdapter(text []byte) (cfg layer.LoRAConfig, err error) {
 	o, err := jsonoptions.Parse(adapterConfig, text)
 	if err != nil {
 		return cfg, err
 	}
-	// Another method's options would all be wrong: name the method alone.
+	// All options of another method would be wrong, so the error names only the method.
 	if !o.Has("peft_type") || o.Text("peft_type") != `"LORA"` {
 		o.Fail("peft_type", `"LORA"`)
 		return cfg, o.Err()
@@ -199,12 +199,12 @@ func parseAdapter(text []byte) (cfg layer.LoRAConfig, err error) {
 		o.Fail("lora_dropout", "a probability")
 	}
 	o.Only("bias", `"none"`)
-	// These starts do not change the base model's weights; pissa, olora, corda and loftq do.
+	// These initialisations do not change the base model's weights; pissa, olora, corda and loftq do.
 	o.Only("init_lora_weights", "true", "false", `"gaussian"`, `"eva"`)
 	o.Off(`fan_in_fan_out use_rslora use_dora use_qalora lora_bias rank_pattern alpha_pattern layers_to_transform layers_pattern
 		layer_replication modules_to_save exclude_modules target_parameters trainable_token_indices megatron_config loftq_config
 		corda_config arrow_config alora_invocation_tokens ensure_weight_tying`)
-	// Where the adapter came from, and settings of what is off.
+	// The origin of the adapter, and settings of features that are off.
 	o.Ignore(`task_type base_model_name_or_path revision auto_mapping inference_mode peft_version megatron_core qalora_group_size
 		eva_config runtime_config`)
 	o.UnknownOff()

@@ -21,7 +21,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// What is saved is loaded, bit for bit, under the names of peft; and is no part of a checkpoint before it is merged.
+// A saved LoRA has the names of peft and is loaded bit for bit. A model with a LoRA cannot be saved as a checkpoint before merging.
 func TestSaveLoRA(t *testing.T) {
 	dir := t.TempDir()
 	lm := newLM(tensor.Float32, false)
@@ -56,7 +56,7 @@ func TestSaveLoRA(t *testing.T) {
 		t.Error("the LoRA differs after it was loaded")
 	}
 	if err := checkpoint.Save(t.TempDir(), lm); err == nil || !strings.Contains(err.Error(), "has a LoRA: merge or remove it first") {
-		t.Errorf("error %v, want that there is a LoRA", err)
+		t.Errorf("error %v, want one that says that there is a LoRA", err)
 	}
 }
 
@@ -64,10 +64,10 @@ func TestLoRAFileErrors(t *testing.T) {
 	dir := t.TempDir()
 	lm := newLM(tensor.Float32, false)
 	if err := SaveLoRA(dir, "", lm.Params()); err == nil || !strings.Contains(err.Error(), "has one") {
-		t.Errorf("error %v, want that there is none", err)
+		t.Errorf("error %v, want one that says that there is no LoRA", err)
 	}
 	if err := LoadLoRA(dir, lm.Params()); err == nil || !strings.Contains(err.Error(), "adapter_config.json") {
-		t.Errorf("error %v, want the file that is missing", err)
+		t.Errorf("error %v, want one that names the missing file", err)
 	}
 	if err := SaveLoRA(dir, "", newLM(tensor.Float32, true).Params()); err != nil {
 		t.Fatal(err)
@@ -75,7 +75,7 @@ func TestLoRAFileErrors(t *testing.T) {
 	untouched := weights(lm)
 	wide := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 16, NLayer: 2, DState: 4}, Vocab: vocab})
 	if err := LoadLoRA(dir, wide.Params()); err == nil || !strings.Contains(err.Error(), "in_proj.lora_A.weight is (2, 8), want (2, 16)") {
-		t.Errorf("error %v, want the tensor that does not fit", err)
+		t.Errorf("error %v, want one that names the tensor of a wrong shape", err)
 	}
 	if n := len(wide.Params()); len(wide.Params().Trainable()) != n {
 		t.Error("the error leaves a LoRA behind")
@@ -98,7 +98,7 @@ func TestLoRAFileErrors(t *testing.T) {
 	}
 }
 
-// adapted returns a model with a LoRA whose numbers are not its start.
+// adapted returns a model with a LoRA whose numbers differ from the initial ones.
 func adapted(t *testing.T, dt tensor.Dtype, cfg layer.LoRAConfig) *nn.LM {
 	t.Helper()
 	lm := newLM(dt, false)
@@ -116,7 +116,7 @@ func adapted(t *testing.T, dt tensor.Dtype, cfg layer.LoRAConfig) *nn.LM {
 	return lm
 }
 
-// What is loaded is what was saved, bit for bit, scale included, for any rank and alpha.
+// A loaded LoRA is the saved one, bit for bit, its scale included, for any rank and alpha.
 func TestLoRARoundTrip(t *testing.T) {
 	for rank := 1; rank < 200; rank++ {
 		for _, alpha := range []float64{1, 0.1, 1.0 / 3, 16, 7, math.Pi, 1e-300, 1e300} {
@@ -150,7 +150,7 @@ func TestLoRARoundTrip(t *testing.T) {
 	}
 }
 
-// peftConfig is what peft 0.18 writes.
+// peftConfig is a file as peft 0.18 writes it.
 const peftConfig = `{"alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null, "auto_mapping": null,
 	"base_model_name_or_path": "state-spaces/mamba-130m-hf", "bias": "none", "corda_config": null, "ensure_weight_tying": false,
 	"eva_config": null, "exclude_modules": null, "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true,
@@ -239,7 +239,7 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// A load that fails leaves another LoRA, and what is frozen, as they were.
+// A failed load changes neither another LoRA nor which weights are frozen.
 func TestLoadLoRAChangesAllOrNothing(t *testing.T) {
 	good := t.TempDir()
 	if err := SaveLoRA(good, "", adapted(t, tensor.Float32, layer.LoRAConfig{Rank: 2, Targets: []string{"in_proj"}}).Params()); err != nil {
@@ -289,11 +289,11 @@ func TestLoadLoRAChangesAllOrNothing(t *testing.T) {
 	}
 	both := adapted(t, tensor.Float32, layer.LoRAConfig{Rank: 1, Targets: []string{"out_proj"}})
 	if err := LoadLoRA(good, both.Params()); err != nil {
-		t.Errorf("beside a LoRA of other weights: %v", err)
+		t.Errorf("loading a LoRA of other weights than those that have one: %v", err)
 	}
 }
 
-// float16, bfloat16 and float64 on file become the type of the weights.
+// Numbers of float16, bfloat16, float32 and float64 in files are converted to the type of the weights.
 func TestLoRATypes(t *testing.T) {
 	lm := newLM(tensor.Float32, false)
 	if _, err := lm.Params().AddLoRA(layer.LoRAConfig{Rank: 1, Targets: []string{"layers.0.mixer.dt_proj"}}); err != nil {
@@ -327,13 +327,13 @@ func TestLoRATypes(t *testing.T) {
 	}
 }
 
-// Whatever operation of the disk fails while a LoRA is saved or loaded, the directory has the old LoRA or the new one, weights and
-// alpha together, and a model has a LoRA or none.
+// If any operation of the disk fails while a LoRA is saved or loaded, the directory has the old LoRA or the new one, weights and alpha together,
+// and a model has the whole LoRA or none.
 func TestLoRAOnAFailingDisk(t *testing.T) {
 	old, fresh := adapted(t, tensor.Float32, layer.LoRAConfig{Rank: 2, Alpha: 3}), adapted(t, tensor.Float32, layer.LoRAConfig{Rank: 1, Alpha: 5})
 	scale := func(dir string) float64 {
 		lm := newLM(tensor.Float32, false)
-		restore := tensorfile.Intercept(func(string, string) error { return nil }) // this is no part of what fails
+		restore := tensorfile.Intercept(func(string, string) error { return nil }) // no operation of this preparation fails
 		defer restore()
 		if err := LoadLoRA(dir, lm.Params()); err != nil {
 			t.Errorf("the directory cannot be read: %v", err)

@@ -19,17 +19,17 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// subject is a model, on the host or a device, with all that holds on to its weights while they change.
+// subject is a model, on the host or a device, with everything that uses its weights while they change.
 type subject struct {
 	t       *testing.T
 	lm      *nn.LM
 	opts    []nn.Option
-	device  *cuda.Device // nil on the host
+	device  *cuda.Device // nil for the host
 	solver  *AdamW
-	trainer *Trainer      // of the entries that resume
+	trainer *Trainer      // for the entries that resume
 	stepper *nn.Stepper   // made before the first change
-	gen     *nn.Generator // likewise
-	vm      G.VM          // likewise, of a graph of the loss
+	gen     *nn.Generator // made before the first change
+	vm      G.VM          // of a graph of the loss, made before the first change
 	loss    *G.Node
 	results []float64
 }
@@ -54,14 +54,14 @@ func (s *subject) check(err error) {
 
 func (s *subject) params() layer.Params { return s.lm.Params() }
 
-// newSolver makes a solver of the weights that train. A large Eps keeps steps continuous where gradients are near zero.
+// newSolver returns a solver for the trained weights. Its large Eps keeps steps continuous for gradients near zero.
 func (s *subject) newSolver() {
 	var err error
 	s.solver, err = NewAdamW(s.params().Trainable(), AdamWConfig{LearnRate: 0.02, Eps: 1e-3, Decay: 0.1})
 	s.check(err)
 }
 
-// keep makes what is used again after each change.
+// keep makes the objects that are used again after each change.
 func (s *subject) keep() {
 	var err error
 	s.stepper, err = nn.NewStepper(s.lm, 1)
@@ -104,7 +104,7 @@ func (s *subject) generate(gen *nn.Generator) {
 	}
 }
 
-// use uses the model in every way, and returns all numbers that come out.
+// use uses the model in every way, and returns all resulting numbers.
 func (s *subject) use() []float64 {
 	s.t.Helper()
 	s.results = nil
@@ -113,7 +113,7 @@ func (s *subject) use() []float64 {
 		c := s.trainer.Curve().Training
 		s.add(c[len(c)-1].Loss)
 	}
-	before, err := deviceStep(s.lm, s.solver) // the loss before the step, and the step
+	before, err := deviceStep(s.lm, s.solver) // computes the loss and makes a step
 	s.check(err)
 	after, err := deviceStep(s.lm, nil)
 	s.check(err)
@@ -123,7 +123,7 @@ func (s *subject) use() []float64 {
 	s.add(float64(s.loss.Value().Data().(float32)))
 	s.steps(s.stepper)
 	s.generate(s.gen)
-	if !slices.ContainsFunc(s.params(), func(p *layer.Param) bool { return p.LoRA() != nil }) { // which does not generate on a device
+	if !slices.ContainsFunc(s.params(), func(p *layer.Param) bool { return p.LoRA() != nil }) { // generation on a device does not support LoRA
 		stepper, err := nn.NewStepper(s.lm, 1)
 		s.check(err)
 		defer stepper.Close()
@@ -140,14 +140,14 @@ func (s *subject) use() []float64 {
 	return slices.Clone(s.results)
 }
 
-// step trains, and leaves the new weights where they are.
+// step makes a training step, and does not copy the new weights from the device.
 func (s *subject) step() {
 	s.t.Helper()
 	_, err := deviceStep(s.lm, s.solver)
 	s.check(err)
 }
 
-// write changes the Values of weights.
+// write changes the Value of each weight.
 func write(params layer.Params) {
 	for i, p := range params {
 		for j := range p.Value.Data().([]float32) {
@@ -156,8 +156,8 @@ func write(params layer.Params) {
 	}
 }
 
-// TestDeviceChange: a model that was used on a device, changed in any way, and used again, goes on as on the host. What is on the
-// device is a copy, made at the first use, and every way to change the weights has to see to it.
+// TestDeviceChange checks that a model that was used on a device, changed in any way, and used again has the same results as on the host. The
+// weights on the device are a copy, made at the first use, which every change of the weights must update.
 func TestDeviceChange(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	c, err := graph.On(d)
@@ -165,7 +165,7 @@ func TestDeviceChange(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Files that the changes load, of another model.
+	// Files of another model, which the changes load.
 	folder := t.TempDir()
 	other := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8, NLayer: 2, DState: 4}, Vocab: vocab, UntiedHead: true}, nn.WithSeed(4))
 	cfg := config()
@@ -223,12 +223,12 @@ func TestDeviceChange(t *testing.T) {
 		resumed, err := s.trainer.Resume()
 		s.check(err)
 		if !resumed {
-			s.t.Error("there was nothing to resume")
+			s.t.Error("Resume found no file")
 		}
 	}
 	for _, change := range []struct {
 		name  string
-		steps []func(*subject) // each is followed by a use
+		steps []func(*subject) // the model is used after each
 	}{
 		{"ToDevice", []func(*subject){func(s *subject) {
 			if s.device != nil {
@@ -335,7 +335,7 @@ func TestDeviceChange(t *testing.T) {
 	}
 }
 
-// TestDeviceMove: weights and the solver's moments that move to another device have the values that they had on the first.
+// TestDeviceMove checks that weights and the solver's moments keep their values when they move to another device.
 func TestDeviceMove(t *testing.T) {
 	var contexts [2]*graph.Context
 	for i := range contexts {

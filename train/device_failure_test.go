@@ -19,22 +19,22 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// life is what happens to a model on a device, in parts. A part that fails is done again.
+// life is a sequence of uses of a model on a device, divided into parts. A part that fails is repeated.
 type life struct {
 	t            *testing.T
 	device       *cuda.Device
-	other        *graph.Context // of another device
+	other        *graph.Context // context of another device
 	lm           *nn.LM
 	solver       *AdamW
 	trainer      *Trainer
 	copier, norm *graphRun
-	param        *layer.Param // a weight by itself, which moves from one device to the other
+	param        *layer.Param // a separate weight, which moves from one device to the other
 	merged       int
 	results      []float32
 }
 
-// graphRun is a graph that uploads, computes, and downloads. The machine must not reach what it is part of: its finalizer would keep
-// both for ever. So out is a pointer.
+// graphRun is a graph that uploads, computes, and downloads. out is a pointer, since the machine must not reference the graphRun that holds it:
+// the machine's finalizer would keep such a cycle in memory.
 type graphRun struct {
 	vm  G.VM
 	out *G.Value
@@ -91,8 +91,8 @@ func (l *life) check(err error) {
 
 func (l *life) params() layer.Params { return l.lm.Params() }
 
-// parts are the parts of a life, in order. One that returns an error has changed nothing that the same part, when it is done
-// again, does not make good.
+// parts returns the parts of a life, in order. If a part has returned an error, repeating it must give the state that it gives without an
+// error.
 func (l *life) parts() []func() error {
 	train := func() error {
 		if l.solver == nil {
@@ -122,7 +122,7 @@ func (l *life) parts() []func() error {
 		l.results = append(l.results, v...)
 		return err
 	}
-	double := func() error { // the weight by itself, where it is
+	double := func() error { // doubles the separate weight on its device
 		w := l.param.OnDevice()
 		return w.Context().Do(func(s *cuda.Stream) error {
 			a, err := w.Array()
@@ -148,7 +148,7 @@ func (l *life) parts() []func() error {
 		addLoRA,
 		train,
 		func() error { return SaveLoRA(l.t.TempDir(), "base", l.params()) },
-		func() error { // merging goes on where it failed
+		func() error { // merging continues after the last merged weight
 			n, err := l.params().MergeLoRA()
 			l.merged += n
 			return err
@@ -161,7 +161,7 @@ func (l *life) parts() []func() error {
 			return l.solver.copyError()
 		},
 		train,
-		func() error { // a trainer that accumulates, whose machine goes on after an error
+		func() error { // a trainer that accumulates gradients; its machine is used again after an error
 			if l.trainer == nil {
 				cfg := config()
 				cfg.Batch, cfg.Accumulate, cfg.Steps, cfg.HeldOut, cfg.File = 1, 2, 2, nil, filepath.Join(l.t.TempDir(), "run")
@@ -177,7 +177,7 @@ func (l *life) parts() []func() error {
 	}
 }
 
-// live runs all parts, and again what fails in limit(n). It returns what came out, and how many calls failed.
+// live runs all parts, and repeats those that fail after limit(n). It returns the results, and the number of failed calls.
 func (l *life) live(what string, limit gputest.Limit, n int) (results []float32, failed int) {
 	l.t.Helper()
 	limit(n)
@@ -187,11 +187,11 @@ func (l *life) live(what string, limit gputest.Limit, n int) (results []float32,
 		case now == 0 && err != nil:
 			l.t.Fatalf("part %d: %v", i, err)
 		case now == 0:
-			limit(n) // the next part has as many calls again
+			limit(n) // each part may make the same number of calls
 			continue
 		case err == nil:
 			l.t.Fatalf("%s %d of part %d failed, and the part returned no error", what, n, i)
-		case !strings.Contains(err.Error(), "out of memory") && !strings.Contains(err.Error(), "CUDA_ERROR_UNKNOWN"): // a machine's error does not unwrap
+		case !strings.Contains(err.Error(), "out of memory") && !strings.Contains(err.Error(), "CUDA_ERROR_UNKNOWN"): // errors of a machine cannot be unwrapped
 			l.t.Fatalf("%s %d of part %d failed: the error is %v", what, n, i, err)
 		default:
 			failed += now
@@ -218,8 +218,8 @@ func (l *life) live(what string, limit gputest.Limit, n int) (results []float32,
 	return l.results, failed
 }
 
-// TestDeviceFailureAnywhere: whichever allocation, or copy between host and device, fails in whichever part of a model's life, the
-// part returns an error, and when it is done again all goes on to the same bits as if nothing had failed. No memory stays behind.
+// TestDeviceFailureAnywhere lets each allocation, and each copy between host and device, fail in each part of a model's life. The part must
+// return an error. After it is repeated, all results must be the same bits as without a failure, and no memory may leak.
 func TestDeviceFailureAnywhere(t *testing.T) {
 	for what, limit := range map[string]gputest.Limit{"allocation": gputest.Allocations(t), "copy": gputest.Copies(t)} {
 		t.Run(what, func(t *testing.T) {
@@ -240,7 +240,7 @@ func TestDeviceFailureAnywhere(t *testing.T) {
 			}
 			n, all := 0, 0
 			for ; ; n += stride {
-				if err := c.Do((*cuda.Stream).Trim); err != nil { // so that the next model allocates again
+				if err := c.Do((*cuda.Stream).Trim); err != nil { // so that the next model allocates its memory anew
 					t.Fatal(err)
 				}
 				got, failed := newLife(t, d, other).live(what, limit, n)
@@ -248,7 +248,7 @@ func TestDeviceFailureAnywhere(t *testing.T) {
 					break
 				}
 				if !slices.Equal(got, want) {
-					t.Errorf("after %s %d failed: other results", what, n)
+					t.Errorf("after %s %d failed, the results differ", what, n)
 				}
 			}
 			if all == 0 {
@@ -262,8 +262,8 @@ func TestDeviceFailureAnywhere(t *testing.T) {
 	}
 }
 
-// memoryWithoutValues returns how many bytes of a device are in use when the collector has found all values that nobody can reach. It
-// stops waiting for it when no more than want are.
+// memoryWithoutValues returns how many bytes of a device are in use after the garbage collector has found all unreachable values. It waits no
+// longer once at most want bytes are in use.
 func memoryWithoutValues(t *testing.T, d *cuda.Device, want int64) int64 {
 	t.Helper()
 	c, err := graph.On(d)
@@ -273,7 +273,7 @@ func memoryWithoutValues(t *testing.T, d *cuda.Device, want int64) int64 {
 	var used int64
 	for try := range 100 {
 		runtime.GC()
-		time.Sleep(time.Millisecond) // the collector runs cleanups in goroutines of its own
+		time.Sleep(time.Millisecond) // cleanups run in other goroutines
 		if err := c.Synchronize(); err != nil {
 			t.Fatal(err)
 		}

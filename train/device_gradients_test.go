@@ -13,7 +13,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// near fails the test if numbers on a device are not those on the host.
+// near fails the test if numbers on a device differ from those on the host by more than a tolerance.
 func near(t *testing.T, what string, got, want []float64) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -26,14 +26,14 @@ func near(t *testing.T, what string, got, want []float64) {
 	}
 }
 
-// TestDeviceAccumulation: gradients that add up over several batches make the same steps on a device as on the host.
+// TestDeviceAccumulation checks that gradients accumulated over several batches give the same steps on a device as on the host.
 func TestDeviceAccumulation(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	var runs [2][]float64
 	for i, lm := range []*nn.LM{newLM(tensor.Float32, false), deviceLM(d, cuda.Strict)} {
 		cfg := config()
 		cfg.Accumulate, cfg.Steps = 3, 5
-		cfg.AdamW.Eps = 1e-3 // steps are continuous where gradients are near zero
+		cfg.AdamW.Eps = 1e-3 // keeps steps continuous for gradients near zero
 		tr := newTrainer(t, lm, cfg)
 		if err := tr.Run(context.Background()); err != nil {
 			t.Fatal(err)
@@ -51,8 +51,8 @@ func TestDeviceAccumulation(t *testing.T) {
 	near(t, "losses and weights", runs[1], runs[0])
 }
 
-// TestDeviceFrozen: a solver that holds frozen weights leaves them as they are, counts none of their gradients, and clears them; and
-// steps them when they are not frozen any more.
+// TestDeviceFrozen checks that a solver with frozen weights does not change them, does not count their gradients, and clears these gradients. It
+// trains the weights once they are not frozen any more.
 func TestDeviceFrozen(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	var runs [2][]float64
@@ -71,7 +71,7 @@ func TestDeviceFrozen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		nodes := params.Nodes(g) // those of frozen weights too
+		nodes := params.Nodes(g) // frozen weights included
 		if _, err := G.Grad(loss, nodes...); err != nil {
 			t.Fatal(err)
 		}

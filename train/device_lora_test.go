@@ -16,8 +16,8 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// TestDeviceTrainingLoRA: LoRA trains on a device as on the host, also stopped and resumed; what is saved is what is on the device,
-// and is loaded on a device; the weights below stay as they were.
+// TestDeviceTrainingLoRA checks that LoRA trains on a device as on the host, also if the run is stopped and resumed; that the values on the device
+// are saved, and are loaded on a device; and that the base weights do not change.
 func TestDeviceTrainingLoRA(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	adapt := func(lm *nn.LM) *nn.LM {
@@ -26,7 +26,7 @@ func TestDeviceTrainingLoRA(t *testing.T) {
 		}
 		return lm
 	}
-	// run goes on from cfg.File, if there is one, and stops after so many steps.
+	// run resumes from cfg.File, if there is one, and stops after the given number of steps.
 	run := func(lm *nn.LM, cfg Config, steps int) *Trainer {
 		ctx, stop := context.WithCancel(context.Background())
 		defer stop()
@@ -70,7 +70,7 @@ func TestDeviceTrainingLoRA(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(weights(resumed), trained) {
-		t.Error("stopped and resumed is not as in one run, bit for bit")
+		t.Error("a run that was stopped and resumed differs from one without a stop")
 	}
 
 	loaded := deviceLM(d, cuda.Strict)
@@ -89,10 +89,10 @@ func TestDeviceTrainingLoRA(t *testing.T) {
 		}
 	}
 	if losses[0] != losses[1] {
-		t.Errorf("the loss of the LoRA that was loaded is %v, want %v", losses[1], losses[0])
+		t.Errorf("the loss with the loaded LoRA is %v, want %v", losses[1], losses[0])
 	}
 	whole.Params().RemoveLoRA()
 	if !reflect.DeepEqual(weights(whole), base) {
-		t.Error("the weights below have changed")
+		t.Error("the base weights have changed")
 	}
 }

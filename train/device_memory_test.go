@@ -15,8 +15,8 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// TestDeviceOutOfMemoryAnywhere: whichever allocation of generation or a training step is the first without memory, the error says so,
-// and once there is memory again the same model generates and trains to the same bits as one that never was without.
+// TestDeviceOutOfMemoryAnywhere lets each allocation of generation and of a training step be the first that finds no memory. The error must say
+// so. Once there is memory again, the model must generate and train to the same bits as a model that always had memory.
 func TestDeviceOutOfMemoryAnywhere(t *testing.T) {
 	grant := gputest.Allocations(t)
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
@@ -33,7 +33,7 @@ func TestDeviceOutOfMemoryAnywhere(t *testing.T) {
 					break
 				}
 				if !slices.Equal(got, want) {
-					t.Errorf("after no memory for allocation %d: other results", n)
+					t.Errorf("after allocation %d found no memory, the results differ", n)
 				}
 			}
 			t.Logf("no memory for any of %d allocations", n)
@@ -41,8 +41,8 @@ func TestDeviceOutOfMemoryAnywhere(t *testing.T) {
 	}
 }
 
-// withMemoryFor generates and takes a training step with memory for so many allocations, if n is not negative; and does both
-// on the same model with all that there is, which it returns the results of.
+// withMemoryFor generates and makes a training step with memory for n allocations, if n is not negative. Then it does both with the same model
+// and all memory, and returns these results.
 func withMemoryFor(t *testing.T, p cuda.Precision, grant gputest.Limit, n int) (results []float32, failed bool) {
 	t.Helper()
 	d, err := cuda.Open(0)
@@ -80,12 +80,12 @@ func withMemoryFor(t *testing.T, p cuda.Precision, grant gputest.Limit, n int) (
 		if err == nil {
 			return nil, false
 		}
-		if !strings.Contains(err.Error(), "out of memory") { // a machine's error does not unwrap
-			t.Fatalf("no memory for allocation %d: the error is %v", n, err)
+		if !strings.Contains(err.Error(), "out of memory") { // errors of a machine cannot be unwrapped
+			t.Fatalf("allocation %d found no memory: the error is %v", n, err)
 		}
 	}
 	if err := work(); err != nil {
-		t.Fatalf("after no memory for allocation %d: %v", n, err)
+		t.Fatalf("after allocation %d found no memory: %v", n, err)
 	}
 	if err := lm.Params().ToHost(); err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ func withMemoryFor(t *testing.T, p cuda.Precision, grant gputest.Limit, n int) (
 	return results, true
 }
 
-// deviceStep is a model's loss and, with a solver, a step of it.
+// deviceStep returns a model's loss and, if the solver is not nil, makes a step with it.
 func deviceStep(lm *nn.LM, solver *AdamW) (float32, error) {
 	g := G.NewGraph()
 	ids := tensor.New(tensor.WithShape(2, 9), tensor.WithBacking([]int{1, 2, 3, 4, 5, 6, 3, 2, 1, 4, 0, 1, 2, 3, 4, 5, 6, 1}))

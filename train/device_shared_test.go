@@ -18,15 +18,15 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// TestDeviceShared: goroutines that use one device at the same time, for training, generation and copies, get what each gets alone.
-// Run it under the race detector.
+// TestDeviceShared checks that goroutines that use one device at the same time, for training, generation and copies, have the same results as each
+// goroutine alone. Run it under the race detector.
 func TestDeviceShared(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	c, err := graph.On(d)
 	if err != nil {
 		t.Fatal(err)
 	}
-	speaker := deviceLM(d, cuda.Strict) // of two generators
+	speaker := deviceLM(d, cuda.Strict) // the model of two generators
 	const rounds = 4
 	train := func() (v []float64, err error) {
 		cfg := config()
@@ -82,7 +82,7 @@ func TestDeviceShared(t *testing.T) {
 		}
 		return v, nil
 	}
-	weight := func() (v []float64, err error) { // a weight goes to the device and comes back
+	weight := func() (v []float64, err error) { // copies a weight to the device and back
 		w := layer.NewParam("w", tensor.New(tensor.WithShape(40), tensor.Of(tensor.Float32)), false)
 		params := layer.Params{w}
 		if err := params.ToDevice(c); err != nil {
@@ -125,7 +125,7 @@ func TestDeviceShared(t *testing.T) {
 			<-begin
 			v, err := f()
 			if err == nil && !slices.Equal(v, alone[name]) {
-				err = fmt.Errorf("other results than alone")
+				err = fmt.Errorf("the results differ from those of the goroutine alone")
 			}
 			if err != nil {
 				t.Errorf("%s: %v", name, err)

@@ -22,7 +22,7 @@ func deviceLM(d *cuda.Device, p cuda.Precision) *nn.LM {
 		nn.OnDevice(d), nn.WithPrecision(p))
 }
 
-// TestDeviceTraining: a run on a device goes as on the host, also when it was stopped and resumed, and again to the same bits.
+// TestDeviceTraining checks that a run on a device has the losses of the host, also if it is stopped and resumed, and the same bits in every run.
 func TestDeviceTraining(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	host := newLM(tensor.Float32, false)
@@ -45,7 +45,7 @@ func TestDeviceTraining(t *testing.T) {
 		tr := newTrainer(t, lm, cfg)
 		err := tr.Run(ctx)
 		stop()
-		if accumulate { // the other half in another trainer
+		if accumulate { // the second half in another trainer
 			if err != context.Canceled && err == nil {
 				t.Fatalf("the run did not stop: %v", err)
 			}
@@ -71,7 +71,7 @@ func TestDeviceTraining(t *testing.T) {
 		got := weights(lm)
 		if first == nil {
 			first = got
-			dir := t.TempDir() // a checkpoint has what is on the device
+			dir := t.TempDir() // a checkpoint has the values on the device
 			if err := checkpoint.Save(dir, lm); err != nil {
 				t.Fatal(err)
 			}
@@ -83,14 +83,14 @@ func TestDeviceTraining(t *testing.T) {
 		}
 		for i := range first {
 			if !slices.Equal(got[i], first[i]) {
-				t.Errorf("stopped and resumed %v: weight %d is other than that of one run", accumulate, i)
+				t.Errorf("stopped and resumed %v: weight %d differs from that of one run", accumulate, i)
 			}
 		}
 	}
 }
 
-// TestDeviceRepeats: twenty runs of a training graph on a device have the same loss and gradients, bit for bit, in every precision;
-// and a thousand steps leave no memory behind.
+// TestDeviceRepeats checks that twenty runs of a training graph on a device have the same loss and gradients, bit for bit, in every precision, and
+// that a thousand steps leak no memory.
 func TestDeviceRepeats(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {
@@ -161,7 +161,7 @@ func TestDeviceRepeats(t *testing.T) {
 	}
 }
 
-// TestDeviceOutOfMemory: a graph that does not fit is an error that says so, and the program goes on.
+// TestDeviceOutOfMemory checks that a graph that does not fit into the device's memory is an error that says so, and that the program can continue.
 func TestDeviceOutOfMemory(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	lm := deviceLM(d, cuda.Strict)
@@ -180,17 +180,17 @@ func TestDeviceOutOfMemory(t *testing.T) {
 		return vm.RunAll()
 	}
 	if testing.Short() {
-		t.Skip("it fills the device, and -short is set")
+		t.Skip("the test fills the memory of the device, and -short is set")
 	}
 	err := run(1 << 14) // 2^28 tokens: the values inside a block take about 100 GB
 	switch {
 	case err == nil:
-		t.Skip("the device has room for all of it")
-	case !strings.Contains(err.Error(), "out of memory"): // the error of a machine does not unwrap
+		t.Skip("the device has enough memory for the graph, so there is no error to test")
+	case !strings.Contains(err.Error(), "out of memory"): // errors of a machine cannot be unwrapped
 		t.Fatalf("the error is %v, want one that says out of memory", err)
 	}
 	t.Log(err)
 	if err := run(1); err != nil {
-		t.Errorf("after that: %v", err)
+		t.Errorf("after the error: %v", err)
 	}
 }

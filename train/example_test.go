@@ -17,15 +17,15 @@ import (
 	"github.com/gomamba/mamba/train"
 )
 
-// model returns a small language model: always the same one.
+// model returns a small language model, with the same weights at each call.
 func model() *nn.LM {
 	return nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8, NLayer: 1}, Vocab: 5}, nn.WithName("model"), nn.WithSeed(1))
 }
 
-// counting is a text that counts, round and round.
+// counting is a text that counts in a circle.
 var counting = []train.Document{{Tokens: []int{0, 1, 2, 3, 4, 0, 1, 2, 3}}, {Tokens: []int{3, 4, 0, 1, 2}}}
 
-// A run that is stopped and resumed ends with the weights of a run that was not, bit for bit.
+// A run that is stopped and resumed ends with the same weights, bit for bit, as a run without a stop.
 func ExampleTrainer() {
 	dir, err := os.MkdirTemp("", "run")
 	if err != nil {
@@ -39,7 +39,7 @@ func ExampleTrainer() {
 		File:  filepath.Join(dir, "run.safetensors"),
 		Report: func(c *train.Curve) {
 			if len(c.Training) == 5 {
-				stop() // as Ctrl-C does in a program: the step is finished, and the run is saved
+				stop() // like Ctrl-C in a program: the trainer finishes the step and saves the run
 			}
 		},
 	}
@@ -80,7 +80,7 @@ func ExampleTrainer() {
 	// the same weights: true
 }
 
-// The solver alone, in a loop of Gorgonia's own. It takes the place of a solver of Gorgonia's.
+// AdamW without a Trainer, in a training loop with Gorgonia. It replaces one of Gorgonia's solvers.
 func ExampleAdamW() {
 	lm := model()
 	g := G.NewGraph()
@@ -120,8 +120,8 @@ func ExampleAdamW() {
 	// step 60: loss 0, gradient clipped to 1
 }
 
-// Fine-tuning with LoRA: the weights are frozen, small matrices beside them are trained, and only these are saved. Another process
-// loads the model, gives it the LoRA, and merges it for speed.
+// Fine-tuning with LoRA: the weights are frozen, small matrices are trained, and only these are saved. Another process loads the model and the
+// LoRA, and merges the LoRA for speed.
 func ExampleSaveLoRA() {
 	dir, err := os.MkdirTemp("", "adapter")
 	if err != nil {
@@ -161,7 +161,7 @@ func ExampleSaveLoRA() {
 	// merged into 4 weights
 }
 
-// A frozen weight is not trained. The trainer and the solver leave it as it is.
+// A frozen weight is not trained. The trainer and the solver do not change it.
 func ExampleNew_frozen() {
 	lm := model()
 	for _, p := range lm.Params() {

@@ -9,7 +9,7 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// A trainer in use answers a second caller with an error, and so does a closed one, a zero one and none.
+// A trainer in use returns an error to a second caller. A closed, a zero and a nil trainer return an error to any caller.
 func TestTrainerInUseAndClosed(t *testing.T) {
 	is := func(err error, what string) {
 		t.Helper()
@@ -31,10 +31,10 @@ func TestTrainerInUseAndClosed(t *testing.T) {
 		}
 		is(tr.Run(t.Context()), "the trainer runs already")
 		if _, err := tr.Evaluate(tr.heldOut); err != nil {
-			t.Errorf("Report may evaluate: %v", err)
+			t.Errorf("Evaluate inside Report: %v, want no error", err)
 		}
 		var wait sync.WaitGroup
-		tr.mu.Lock() // as a step does
+		tr.mu.Lock() // like a running step
 		wait.Go(func() {
 			for _, err := range calls(tr) {
 				is(err, "the trainer is in use by another goroutine")
@@ -54,7 +54,7 @@ func TestTrainerInUseAndClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if tr.Done() != cfg.Steps || tr.Tokens() == 0 || len(tr.Curve().Training) != cfg.Steps {
-		t.Error("a closed trainer does not know what it did")
+		t.Error("Curve, Done or Tokens of a closed trainer lost their values")
 	}
 	for _, x := range []*Trainer{tr, new(Trainer), nil} {
 		for _, err := range calls(x) {
@@ -63,7 +63,7 @@ func TestTrainerInUseAndClosed(t *testing.T) {
 	}
 	var none *Trainer
 	if none.Done() != 0 || none.Tokens() != 0 || len(none.Curve().Training) != 0 || new(Trainer).Done() != 0 {
-		t.Error("no trainer has done something")
+		t.Error("Done, Tokens or Curve of a nil trainer are not zero")
 	}
 	_, err = New(nil, cfg)
 	is(err, "the model is missing")

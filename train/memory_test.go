@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/train"
 )
 
-// heap returns the bytes in use after everything that is garbage was collected, objects with finalizers and what they reach too.
+// heap returns the bytes in use after all garbage has been collected, objects with finalizers and what they reference included.
 func heap() int64 {
 	for range 3 {
 		ran := make(chan struct{})
@@ -25,8 +25,8 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestNothingIsLeft builds, uses and drops 1,000 of everything that holds a graph and a machine, with and without Close, while the
-// model lives on. The heap after 1,000 is that after 100 plus at most 1 MiB.
+// TestNothingIsLeft builds, uses and drops 1,000 of each object that holds a graph and a machine, with and without Close, while the model stays in
+// use. The heap after 1,000 objects must have at most 1 MiB more than after 100.
 func TestNothingIsLeft(t *testing.T) {
 	count := 1000
 	if testing.Short() {
@@ -74,7 +74,7 @@ func TestNothingIsLeft(t *testing.T) {
 				return nil, err
 			}
 			if len(y.Value().Data().([]float32)) != 12 || len(block.Model()) == 0 {
-				t.Error("the block computed nothing")
+				t.Error("the block has no result")
 			}
 			return m.Close, nil
 		}},

@@ -11,7 +11,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// drawDocuments makes documents whose tokens are all different, so that a token tells where it is from.
+// drawDocuments draws documents whose tokens are all different, so that a token identifies its document and position.
 func drawDocuments(t *rapid.T) (docs []Document) {
 	next := 0
 	for range rapid.IntRange(1, 12).Draw(t, "documents") {
@@ -26,7 +26,7 @@ func drawDocuments(t *rapid.T) (docs []Document) {
 	return docs
 }
 
-// learnable are the tokens that a document teaches: all but the first and those of the prompt.
+// learnable returns the tokens of a document that are targets: all but the first and the prompt.
 func learnable(docs []Document) (tokens []int) {
 	for _, d := range docs {
 		if n := max(d.Prompt, 1); n < len(d.Tokens) {
@@ -36,9 +36,9 @@ func learnable(docs []Document) (tokens []int) {
 	return tokens
 }
 
-// checkBatch checks what holds of every batch, and returns its targets.
+// checkBatch checks the properties of every batch, and returns its targets.
 func checkBatch(t *rapid.T, docs []Document, b Batch, batch, length int) (targets []int) {
-	whole := map[int]int{} // from the first token of a document that fits a sequence to its last that has a target
+	whole := map[int]int{} // for a document that fits a sequence: from its first token to its last token with a target
 	for _, d := range docs {
 		if n := len(d.Tokens) - 1; n > 0 && n <= length {
 			whole[d.Tokens[0]] = d.Tokens[n-1]
@@ -47,7 +47,7 @@ func checkBatch(t *rapid.T, docs []Document, b Batch, batch, length int) (target
 	filled := func(i int) bool { return b.IDs[i] != 0 || b.Targets[i] != nn.Ignore || b.Start[i] == 0 }
 	for i, id := range b.IDs {
 		if i%length == 0 && b.Start[i] != 1 {
-			t.Fatalf("no document starts with sequence %d", i/length)
+			t.Fatalf("sequence %d has no start at its first position", i/length)
 		}
 		if target := b.Targets[i]; target != nn.Ignore {
 			targets = append(targets, target)
@@ -61,7 +61,7 @@ func checkBatch(t *rapid.T, docs []Document, b Batch, batch, length int) (target
 		if last, ok := whole[id]; ok && b.Start[i] == 1 && filled(i) && b.Targets[i] != nn.Ignore {
 			end := i + last - id
 			if end/length != i/length || b.IDs[end] != last {
-				t.Fatalf("the document at position %d fits a sequence, but is cut", i)
+				t.Fatalf("the document at position %d fits a sequence, but is divided", i)
 			}
 		}
 	}
@@ -71,7 +71,7 @@ func checkBatch(t *rapid.T, docs []Document, b Batch, batch, length int) (target
 	return targets
 }
 
-// Each token that can be learned is a target once, and no prompt is one.
+// Each token that can be learned is a target once, and no token of a prompt is a target.
 func TestPack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		docs := drawDocuments(t)
@@ -91,14 +91,14 @@ func TestPack(t *testing.T) {
 	})
 }
 
-// So it is in every epoch of a Packer, whose orders differ; and from each position it goes on as it would have.
+// The same holds in every epoch of a Packer. The orders of epochs differ, and from each position a Packer continues as it would have.
 func TestPacker(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		docs := drawDocuments(t)
 		length := rapid.IntRange(1, 12).Draw(t, "length")
 		want := learnable(docs)
 		if len(want) == 0 {
-			t.Skip("nothing to learn")
+			t.Skip("the drawn documents have no token to learn")
 		}
 		p, err := NewPacker(docs, 1, length, 7)
 		if err != nil {
@@ -137,7 +137,7 @@ func TestPackerOrders(t *testing.T) {
 		docs = append(docs, Document{Tokens: []int{i, i + 1, i + 2}})
 	}
 	order := func(p *Packer) (ids []int) {
-		for range 20 { // two documents each fill a sequence
+		for range 20 { // documents of which two fill a sequence
 			ids = append(ids, p.Next().IDs...)
 		}
 		return ids

@@ -8,7 +8,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// Batches that no machine has memory for are errors, before anything is allocated.
+// Batches that exceed the machine's memory are errors before anything is allocated.
 func TestHugeBatches(t *testing.T) {
 	docs := []Document{{Tokens: []int{1, 2, 3}}}
 	const huge = math.MaxInt / 2

@@ -23,18 +23,18 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// stateFormat is what the metadata of a state's file says that it is.
+// stateFormat is the format's name in the metadata of a state file.
 const stateFormat = "gomamba training state 2"
 
-// state is everything that the rest of a run depends on, beside its tensors.
+// state holds everything but tensors that the rest of a run depends on.
 type state struct {
 	Steps    int               `json:"steps"`
 	Position Position          `json:"position"`
 	Settings map[string]string `json:"settings"`
-	Run      map[string]string `json:"run"` // the trainer's own configuration: see record
+	Run      map[string]string `json:"run"` // the trainer's own configuration; see record
 }
 
-// The names of the curve's tensors. They are no names of weights, which have no colon.
+// The names of the curve's tensors. They have a colon, so they differ from the names of weights.
 const (
 	trainingSteps = "curve:training.steps"
 	trainingLoss  = "curve:training.loss"
@@ -71,12 +71,12 @@ func writeState(file string, s state, curve Curve, tensors []Moment) error {
 	return tensorfile.Replace(file, func(w io.Writer) error { return tensorfile.WriteSealed(w, metadata, arrays) })
 }
 
-// saved is an open state file that was checked: it is what writeState wrote, bit for bit.
+// saved is an open state file that has been checked: it is a file that writeState wrote, bit for bit.
 type saved struct {
 	*tensorfile.File
 	state state
 	curve Curve
-	rest  map[string]*tensorfile.Tensor // the tensors that are not the curve's
+	rest  map[string]*tensorfile.Tensor // all tensors but the curve's
 }
 
 // openState opens a state file and reads it, except for its weights and moments. The error is fs.ErrNotExist if there is none.
@@ -112,7 +112,7 @@ func openState(file string) (s *saved, err error) {
 	return s, nil
 }
 
-// parse decodes a note, of which every field must be there, and nothing else.
+// parse decodes a note. It must have every field and no others.
 func (s *state) parse(text string) error {
 	var there map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(text), &there); err != nil {
@@ -131,14 +131,14 @@ func (s *state) parse(text string) error {
 	if s.Steps < 0 {
 		return fmt.Errorf("steps is %d, want at least 0", s.Steps)
 	}
-	again, err := json.Marshal(s) // fields that are missing in position, that are there twice, or that are written in other letters
+	again, err := json.Marshal(s) // finds missing fields of position, repeated fields, and names in other letters
 	if err == nil && !bytes.Equal(again, []byte(text)) {
 		err = fmt.Errorf("it is not as a Trainer writes it")
 	}
 	return err
 }
 
-// points takes one of the curves out of the tensors.
+// points removes one of the curves from the tensors and returns it.
 func (s *saved) points(steps, loss string) ([]Point, error) {
 	a, b := s.rest[steps], s.rest[loss]
 	if a == nil || b == nil || len(a.Shape) != 1 || !slices.Equal(a.Shape, b.Shape) {
@@ -150,7 +150,7 @@ func (s *saved) points(steps, loss string) ([]Point, error) {
 	if err := tensorfile.Copy([]tensorfile.Job{{From: a, To: x}, {From: b, To: y}}); err != nil {
 		return nil, err
 	}
-	var points []Point // nil without any, as at the beginning of a run
+	var points []Point // nil if there are none, as at the beginning of a run
 	for i := range x {
 		if x[i] < 0 || x[i] > int64(s.state.Steps) || i > 0 && x[i] <= x[i-1] {
 			return nil, fmt.Errorf("%s[%d] is %d, want more than the one before and at most %d", steps, i, x[i], s.state.Steps)
@@ -173,7 +173,7 @@ func (s *saved) match(tensors []Moment) error {
 	return tensorfile.Match(s.rest, wants, func(string) bool { return true })
 }
 
-// read fills tensors that match.
+// read reads tensors that match has checked.
 func (s *saved) read(tensors []Moment) error {
 	jobs := make([]tensorfile.Job, len(tensors))
 	for i, m := range tensors {
@@ -182,8 +182,8 @@ func (s *saved) read(tensors []Moment) error {
 	return tensorfile.Copy(jobs)
 }
 
-// Saved returns how many steps a file was saved after, and with which Config.Settings. It reads the whole file, and returns an error
-// if the file is not what a Trainer saved, bit for bit. The error is fs.ErrNotExist if there is no file.
+// Saved returns the number of steps after which a file was saved, and its Config.Settings. It reads the whole file, and returns an error if the
+// file is not one that a Trainer saved, bit for bit. The error is fs.ErrNotExist if there is no file.
 func Saved(file string) (steps int, settings map[string]string, err error) {
 	s, err := openState(file)
 	if err != nil {
@@ -192,8 +192,8 @@ func Saved(file string) (steps int, settings map[string]string, err error) {
 	return s.state.Steps, s.state.Settings, s.Close()
 }
 
-// Save writes everything that the rest of the run depends on to Config.File: weights, moments, step, position in the data, curve,
-// settings, and a description of configuration and data. It does nothing if Config.File is "".
+// Save writes everything that the rest of the run depends on to Config.File: weights, moments, the number of steps, the position in the data,
+// the curve, Settings, and a description of the configuration and the data. It does nothing if Config.File is "".
 //
 // The file is replaced as a whole: a program or machine that stops at any moment leaves the old file or the new one. From the first
 // Run, Resume or Save on, the trainer holds a lock on the file until Close. It is an error if another process holds that lock.
@@ -227,13 +227,13 @@ func (t *Trainer) save() error {
 	return writeState(t.cfg.File, state{t.Done(), t.packer.Position(), t.cfg.Settings, run}, t.curve, tensors)
 }
 
-// Resume continues the run that was saved to Config.File. If there is no such file, resumed is false. From then on everything goes as
-// it would have gone in the run that saved the file, bit for bit on the same device.
+// Resume continues the run that was saved to Config.File. If there is no such file, resumed is false. The trainer then continues with the same
+// results as the run that saved the file would have had, bit for bit on the same device.
 //
-// It is an error, and nothing changes, if the file is not what a Trainer saved, if another process is using it, or if anything that
-// the run depends on differs: Settings, the model's configuration and frozen weights, Data, HeldOut, or any field of Config but
-// EvalEvery, SaveEvery, Report and Options. The error names what differs. If the disk fails while the weights are read, the trainer
-// returns that error from then on.
+// It is an error, and nothing changes, if the file is not one that a Trainer saved, if another process is using it, or if anything that the run
+// depends on differs: Settings, the model's configuration and frozen weights, Data, HeldOut, or any field of Config but EvalEvery, SaveEvery,
+// Report and Options. The error names what differs. If the disk fails while the weights are read, all later calls of the trainer return this
+// error.
 func (t *Trainer) Resume() (resumed bool, err error) {
 	if err := t.enter("resume"); err != nil {
 		return false, err
@@ -243,7 +243,7 @@ func (t *Trainer) Resume() (resumed bool, err error) {
 		return false, nil
 	}
 	if err := t.ready(); err != nil {
-		if errors.Is(err, fs.ErrNotExist) { // not even a folder
+		if errors.Is(err, fs.ErrNotExist) { // the folder does not exist
 			return false, nil
 		}
 		return false, fmt.Errorf("train: resume: %w", err)
@@ -303,7 +303,7 @@ func (t *Trainer) resume(s *saved) error {
 	return nil
 }
 
-// ready returns what keeps the trainer from going on, and locks its file.
+// ready returns an error if a Resume has failed in the middle, and locks the trainer's file.
 func (t *Trainer) ready() (err error) {
 	if t.broken != nil || t.cfg.File == "" || t.lock != nil {
 		return t.broken
@@ -312,7 +312,7 @@ func (t *Trainer) ready() (err error) {
 	return err
 }
 
-// differing returns the names that two maps do not have the same value for, sorted.
+// differing returns the names whose values differ in two maps, sorted.
 func differing(a, b map[string]string) (names []string) {
 	all := slices.Collect(maps.Keys(a))
 	all = slices.AppendSeq(all, maps.Keys(b))
@@ -326,11 +326,11 @@ func differing(a, b map[string]string) (names []string) {
 	return names
 }
 
-// scheduleSamples is the largest number of steps of which record asks the schedule.
+// scheduleSamples is the largest number of steps for which record calls the schedule.
 const scheduleSamples = 1 << 16
 
-// record describes everything that the run depends on and that is neither a setting nor among the saved tensors, by name. Large things
-// are described by a hash. It is computed once: frozen weights and data do not change during a run.
+// record returns a description, by name, of everything that the run depends on and that is neither in Settings nor a saved tensor. It describes
+// large values by a hash. It is computed once, since frozen weights and data do not change during a run.
 func (t *Trainer) record() (map[string]string, error) {
 	if t.recorded != nil {
 		return t.recorded, nil
@@ -416,5 +416,5 @@ func hashNumbers(h hash.Hash, numbers ...int64) {
 	h.Write(b)
 }
 
-// sum returns the beginning of a hash, which is enough to tell runs apart.
+// sum returns the first part of a hash, which is long enough to distinguish runs.
 func sum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)[:8]) }

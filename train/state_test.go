@@ -19,7 +19,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// tinyConfig is a run whose state is small, and tinyLM its model.
+// tinyConfig returns a run with a small state; tinyLM returns its model.
 func tinyConfig(t *testing.T) Config {
 	return Config{Batch: 1, Length: 4, Steps: 3, Data: documents(3), HeldOut: documents(2), AdamW: AdamWConfig{LearnRate: 0.02},
 		File: filepath.Join(t.TempDir(), "state")}
@@ -29,7 +29,7 @@ func tinyLM() *nn.LM {
 	return nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 1, DState: 1, DConv: 1, Expand: 1}, Vocab: vocab})
 }
 
-// tinyState trains a little, and returns the trainer and what it saved.
+// tinyState trains a few steps, and returns the trainer and its saved file.
 func tinyState(t *testing.T) (*Trainer, []byte) {
 	t.Helper()
 	tr := newTrainer(t, tinyLM(), tinyConfig(t))
@@ -53,7 +53,7 @@ func put(t *testing.T, path string, data []byte) {
 	}
 }
 
-// A state with one bit turned, at any byte, is refused, and nothing changes.
+// A state with one flipped bit, in any byte, is refused, and the trainer does not change.
 func TestStateDamaged(t *testing.T) {
 	tr, good := tinyState(t)
 	before, at, curve := weights(tr.lm), tr.packer.Position(), tr.curve
@@ -99,7 +99,7 @@ func TestStateDamaged(t *testing.T) {
 	}
 }
 
-// A state is refused, whatever its checksum says, if its contents are not what a Trainer writes.
+// A state with a right checksum is refused if a Trainer could not have written its contents.
 func TestStateContents(t *testing.T) {
 	tr, good := tinyState(t)
 	file := must(tensorfile.Read(tensorfile.Memory(good), int64(len(good))))
@@ -138,7 +138,7 @@ func TestStateContents(t *testing.T) {
 		name     string
 		metadata map[string]string
 		arrays   []tensorfile.Array
-		want     string // "" if it is what was written
+		want     string // "" if the state is unchanged
 	}{
 		{"the same", same, arrays, ""},
 		{"steps missing", change(`"steps":3,`, ``), arrays, "steps is missing"},
@@ -181,14 +181,14 @@ func TestStateContents(t *testing.T) {
 			t.Errorf("%s: the trainer has changed", c.name)
 		}
 	}
-	var old bytes.Buffer // as versions before wrote it
+	var old bytes.Buffer // as earlier versions wrote it
 	if err := tensorfile.Write(&old, map[string]string{"mamba": `{"steps":3}`}, arrays); err != nil {
 		t.Fatal(err)
 	}
 	put(t, tr.cfg.File, old.Bytes())
 	for _, err := range []error{second(tr.Resume()), third(Saved(tr.cfg.File))} {
 		if err == nil || !strings.Contains(err.Error(), "it has no checksum: it was written before checksums existed") {
-			t.Errorf("a state of a version before: error %v", err)
+			t.Errorf("a state of an earlier version: error %v", err)
 		}
 	}
 }
@@ -196,7 +196,7 @@ func TestStateContents(t *testing.T) {
 func second[A any](_ A, err error) error        { return err }
 func third[A, B any](_ A, _ B, err error) error { return err }
 
-// A run goes on only if everything that it depends on is as it was; the error names what differs, and nothing changes.
+// A run is resumed only if everything that it depends on is unchanged. The error names what differs, and the trainer does not change.
 func TestResumeNamesWhatDiffers(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state")
 	lm := func(change func(*nn.LMConfig)) *nn.LM {
@@ -274,7 +274,7 @@ func TestResumeNamesWhatDiffers(t *testing.T) {
 			t.Errorf("%s: the error has changed the trainer", c.name)
 		}
 	}
-	// What is no part of the mathematics may change.
+	// Fields that do not change the computation may differ.
 	cfg := base
 	cfg.EvalEvery, cfg.SaveEvery, cfg.Report, cfg.AdamW.Beta1 = 1, 1, func(*Curve) {}, 0.9
 	if resumed, err := newTrainer(t, lm(same), cfg).Resume(); !resumed || err != nil {
@@ -282,7 +282,7 @@ func TestResumeNamesWhatDiffers(t *testing.T) {
 	}
 }
 
-// The scale of LoRA is no tensor, and is compared too.
+// The scale of LoRA, which is not a tensor, is compared as well.
 func TestResumeOtherAlpha(t *testing.T) {
 	cfg := tinyConfig(t)
 	for i, alpha := range []float64{1, 2} {
@@ -304,7 +304,7 @@ func TestResumeOtherAlpha(t *testing.T) {
 
 var errDisk = errors.New("the disk fails")
 
-// onFailingDisk calls do once for each operation that it does on the disk, with that operation failing, and once without.
+// onFailingDisk calls do once for each operation on the disk that do makes, with this operation failing, and once without failures.
 func onFailingDisk(t *testing.T, do func() error) {
 	t.Helper()
 	for k := 0; ; k++ {
@@ -327,12 +327,12 @@ func onFailingDisk(t *testing.T, do func() error) {
 			return
 		}
 		if !errors.Is(err, errDisk) {
-			t.Errorf("%s fails: error %v, want it", failing, err)
+			t.Errorf("%s fails: error %v, want the error of this operation", failing, err)
 		}
 	}
 }
 
-// Whatever operation of the disk fails while a run saves, the file is the old one or the new one.
+// If any operation of the disk fails while a run is saved, the file is the old one or the new one.
 func TestSaveOnAFailingDisk(t *testing.T) {
 	tr, old := tinyState(t)
 	tr.solver.SetSteps(1)
@@ -361,7 +361,7 @@ func TestSaveOnAFailingDisk(t *testing.T) {
 	}
 }
 
-// Whatever operation fails while a run is resumed, the weights stay, or the trainer refuses to use a mixture.
+// If any operation fails while a run is resumed, the weights do not change, or the trainer refuses to use a mixture.
 func TestResumeOnAFailingDisk(t *testing.T) {
 	_, good := tinyState(t)
 	broken := 0
@@ -390,13 +390,13 @@ func TestResumeOnAFailingDisk(t *testing.T) {
 		return err
 	})
 	if broken == 0 {
-		t.Error("no failure came after the first weight was read: the test does not see what it should")
+		t.Error("no failure came after the first weight was read, so the test has not covered this case")
 	}
 }
 
 // A second process that uses a state file gets an error that names the first, also before anything is saved.
 func TestTwoTrainersOfOneFile(t *testing.T) {
-	if file := os.Getenv(asTrainer); file != "" { // the other process
+	if file := os.Getenv(asTrainer); file != "" { // this is the second process
 		cfg := tinyConfig(t)
 		cfg.File = file
 		tr := newTrainer(t, tinyLM(), cfg)

@@ -17,29 +17,29 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// Config is a training run of a language model. A zero field stands for the default.
+// Config describes a training run of a language model. A zero field stands for the default.
 type Config struct {
-	Batch, Length int // of the sequences; required
-	Steps         int // required
-	Accumulate    int // batches whose gradients a step adds up; 1. The loss is the mean over the tokens of all of them
+	Batch, Length int // sequences in a batch, and tokens in a sequence; required
+	Steps         int // number of training steps; required
+	Accumulate    int // batches whose gradients are added up in a step; 1 by default. The loss is the mean over the tokens of all of them
 
-	Data    []Document // required
-	HeldOut []Document // for evaluation; none
-	Seed    uint64     // of the order of the data
+	Data    []Document // the documents to train on; required
+	HeldOut []Document // the documents to evaluate on; none by default
+	Seed    uint64     // seed of the order of the data
 
 	AdamW AdamWConfig // LearnRate is required
 
 	EvalEvery int    // steps between evaluations; the trainer also evaluates before the first step and after the last one
-	File      string // where the run is saved, for Resume; by default nowhere
+	File      string // file in which the run is saved, for Resume; by default it is not saved
 	SaveEvery int    // steps between saves; the trainer also saves after the last step
 
-	// Settings are saved with the run, by name, and are part of what Resume compares. Set what the run depends on and this
-	// configuration does not have, such as the flags of a program.
+	// Settings holds values by name that are saved with the run. Resume returns an error if they differ. Use it for everything that the
+	// run depends on but that is not in this configuration, such as the flags of a program.
 	Settings map[string]string
 
 	// Report is called after each step.
 	Report func(*Curve)
-	// Options are those of the model's calls, such as nn.WithRecompute.
+	// Options are the options of the model's calls, such as nn.WithRecompute.
 	Options []nn.CallOption
 }
 
@@ -59,20 +59,20 @@ type Trainer struct {
 	nodes   []G.ValueGrad
 	curve   Curve
 
-	lock     *tensorfile.Lock  // of File, from its first use on
+	lock     *tensorfile.Lock  // lock on File, held from its first use on
 	recorded map[string]string // see record
-	broken   error             // of a Resume that failed in the middle
+	broken   error             // error of a Resume that failed after it had changed weights
 }
 
 // lossGraph computes the loss of a batch.
 type lossGraph struct {
 	ids, targets, start, share *G.Node
 	dt                         tensor.Dtype
-	loss                       *G.Value // not a part of lossGraph: a cycle through the machine's finalizer is never collected
+	loss                       *G.Value // a pointer, so that the machine does not reference lossGraph: Go never collects a cycle with a finalizer in it
 	vm                         G.VM
 }
 
-// New returns a trainer at the first step. Close it.
+// New returns a trainer before its first step. Call Close when you no longer use it.
 func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 	if lm == nil {
 		return nil, fmt.Errorf("train: the model is missing, want one that nn.NewLM returned")
@@ -152,7 +152,7 @@ func (t *Trainer) build(lm *nn.LM) error {
 	return nil
 }
 
-// newLossGraph returns a graph of the loss, times share: the part that a batch has in the mean over several.
+// newLossGraph returns a graph of the loss times share, the weight of a batch in the mean over several batches.
 func newLossGraph(lm *nn.LM, cfg Config) (*G.ExprGraph, *G.Node, *lossGraph, error) {
 	g := G.NewGraph()
 	input := func(name string) *G.Node {
@@ -172,7 +172,7 @@ func newLossGraph(lm *nn.LM, cfg Config) (*G.ExprGraph, *G.Node, *lossGraph, err
 	return g, loss, l, nil
 }
 
-// run returns the loss of a batch, times its share.
+// run returns the loss of a batch times its share.
 func (l *lossGraph) run(b Batch, share float64) (float64, error) {
 	shape := l.ids.Shape()
 	for _, in := range []struct {
@@ -200,7 +200,7 @@ func (l *lossGraph) run(b Batch, share float64) (float64, error) {
 	return (*l.loss).Data().(float64), nil
 }
 
-// enter takes the trainer for a call. After nil, the call ends with t.mu.Unlock.
+// enter locks the trainer for a call. If it returns nil, the caller must call t.mu.Unlock.
 func (t *Trainer) enter(call string) error {
 	switch {
 	case t == nil:
@@ -214,8 +214,8 @@ func (t *Trainer) enter(call string) error {
 	return fmt.Errorf("train: %s: the trainer is closed, or not made by New", call)
 }
 
-// Close frees the graphs and their values, and the lock on Config.File. Curve, Done and Tokens still answer after it; all other calls return an error, a second
-// Close too.
+// Close frees the graphs and their values, and releases the lock on Config.File. After Close, Curve, Done and Tokens keep their values. All other
+// calls, a second Close included, return an error.
 func (t *Trainer) Close() error {
 	if err := t.enter("close"); err != nil {
 		return err
@@ -238,7 +238,7 @@ func (t *Trainer) Curve() *Curve {
 	return &t.curve
 }
 
-// Done returns how many steps were made.
+// Done returns the number of steps made.
 func (t *Trainer) Done() int {
 	if t == nil || t.solver == nil {
 		return 0
@@ -246,7 +246,7 @@ func (t *Trainer) Done() int {
 	return t.solver.Steps()
 }
 
-// Tokens returns the number of tokens that a step goes through.
+// Tokens returns the number of tokens in a step: Batch · Length · Accumulate.
 func (t *Trainer) Tokens() int {
 	if t == nil {
 		return 0
@@ -254,7 +254,7 @@ func (t *Trainer) Tokens() int {
 	return t.cfg.Accumulate * t.cfg.Batch * t.cfg.Length
 }
 
-// Evaluate returns the mean loss of batches, in nats per token. They are of the trainer's batch and length, as Pack makes them.
+// Evaluate returns the mean loss of batches, in nats per token. The batches must have the trainer's batch and length, as Pack makes them.
 func (t *Trainer) Evaluate(batches []Batch) (float64, error) {
 	if err := t.enter("evaluate"); err != nil {
 		return 0, err
@@ -281,8 +281,8 @@ func (t *Trainer) Evaluate(batches []Batch) (float64, error) {
 	return sum / float64(learned), nil
 }
 
-// Run trains until the last step, or until the context ends: then it stops after the step that it is at, saves, and returns
-// the context's error. A loss or gradient that is not finite is an error too; what was saved before it stays.
+// Run trains until the last step. If the context ends, Run finishes the current step, saves the run, and returns the context's error. A loss or
+// gradient that is not finite is an error as well; the last saved file stays as it is.
 func (t *Trainer) Run(ctx context.Context) error {
 	if err := t.enter("run"); err != nil {
 		return err
@@ -341,7 +341,7 @@ func (t *Trainer) evaluate() error {
 	return t.finite(loss)
 }
 
-// finite returns an error for a loss that is not.
+// finite returns an error if a loss is NaN or infinite.
 func (t *Trainer) finite(loss float64) error {
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
 		return fmt.Errorf("train: the loss is %v at step %d: the learn rate of %v is perhaps too high", loss, t.Done()+1, t.cfg.AdamW.LearnRate)
@@ -349,7 +349,7 @@ func (t *Trainer) finite(loss float64) error {
 	return nil
 }
 
-// step makes a step. After an error the trainer is where it was before.
+// step makes a training step. After an error the trainer is as it was before.
 func (t *Trainer) step() (err error) {
 	if err := t.enter("step"); err != nil {
 		return err
@@ -358,7 +358,7 @@ func (t *Trainer) step() (err error) {
 	at := t.packer.Position()
 	defer func() {
 		if err != nil {
-			t.clearGradients() // those of the batches before
+			t.clearGradients() // of the batches that have run
 			err = errors.Join(err, t.packer.Go(at))
 		}
 	}()
@@ -387,13 +387,13 @@ func (t *Trainer) step() (err error) {
 
 func (t *Trainer) clearGradients() {
 	for _, n := range t.nodes {
-		if grad, err := n.Grad(); err == nil && grad != nil { // before the first step there is none
+		if grad, err := n.Grad(); err == nil && grad != nil { // there is no gradient before the first step
 			grad.(tensor.Tensor).Zero()
 		}
 	}
 }
 
-// tensors are the weights that are trained, and the solver's, up to date.
+// tensors returns the trained weights and the solver's moments. It copies them from the device first.
 func (t *Trainer) tensors() (all []Moment, err error) {
 	if err := t.params.ToHost(); err != nil {
 		return nil, err

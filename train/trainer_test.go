@@ -29,7 +29,7 @@ func newLM(dt tensor.Dtype, lora bool) *nn.LM {
 	return lm
 }
 
-// documents count up in steps of 1 or 2, from a prompt that says which.
+// documents returns documents that count up in steps of 1 or 2. The prompt says which.
 func documents(n int) (docs []Document) {
 	for i := range n {
 		d := Document{Prompt: 2}
@@ -68,7 +68,7 @@ func weights(lm *nn.LM) (all [][]float64) {
 	return all
 }
 
-// The loss of packed documents is that of each on its own: none sees another.
+// The loss of packed documents is that of separate documents: they do not see each other.
 func TestDocumentsApart(t *testing.T) {
 	lm := newLM(tensor.Float64, false)
 	cfg := config()
@@ -93,7 +93,7 @@ func TestDocumentsApart(t *testing.T) {
 		learned += batches[0].Learned
 	}
 	if want := sum / float64(learned); math.Abs(got-want) > 1e-12 {
-		t.Errorf("the loss of packed documents is %v, want %v, that of each alone", got, want)
+		t.Errorf("the loss of packed documents is %v, want %v, the loss of separate documents", got, want)
 	}
 }
 
@@ -118,7 +118,7 @@ func TestTrainerLearns(t *testing.T) {
 	}
 }
 
-// Gradients of several batches add up to that of one which holds them all.
+// The accumulated gradients of several batches are the gradient of one batch that has all of their sequences.
 func TestAccumulate(t *testing.T) {
 	var want [][]float64
 	for _, c := range []struct{ batch, accumulate int }{{6, 1}, {3, 2}, {1, 6}} {
@@ -147,7 +147,7 @@ func TestAccumulate(t *testing.T) {
 	}
 }
 
-// A run that is stopped again and again, by Ctrl-C or by a kill, ends with the same weights and the same curve.
+// A run that is stopped several times, by Ctrl-C or a kill, ends with the same weights and the same curve as a run without stops.
 func TestResume(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -177,7 +177,7 @@ func TestResume(t *testing.T) {
 					if len(curve.Training) == stop.after {
 						cancel()
 						if stop.kill {
-							panic(killed) // nothing is saved any more
+							panic(killed) // like a kill: nothing more is saved
 						}
 					}
 				}
@@ -216,7 +216,7 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// What is wrong with a saved file is an error that names it, wherever it ends.
+// A saved file that is cut off, or that has other settings or another model, is an error that names the file or the difference.
 func TestResumeErrors(t *testing.T) {
 	cfg := config()
 	cfg.File, cfg.Steps, cfg.Settings = filepath.Join(t.TempDir(), "state"), 1, map[string]string{"-lr": "0.1"}
@@ -266,7 +266,7 @@ func TestResumeErrors(t *testing.T) {
 		t.Errorf("resumed %t, %v without a file", resumed, err)
 	}
 	if _, _, err := Saved(cfg.File); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("error %v, want that there is no file", err)
+		t.Errorf("error %v, want one that says that there is no file", err)
 	}
 }
 

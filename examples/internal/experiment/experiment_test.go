@@ -17,7 +17,7 @@ import (
 	"github.com/gomamba/mamba/task"
 )
 
-// easy is a task that a small model learns in a moment: two tokens at fixed places.
+// easy is a task that a small model learns in few steps: two tokens at fixed positions.
 func easy() Config {
 	copying, err := task.NewCopying(4, 2, 4)
 	if err != nil {
@@ -29,7 +29,7 @@ func easy() Config {
 	}
 }
 
-// trained trains a model until nothing is wrong, once for all tests. Beside it is the run's output; without it, the reason.
+// trained trains a model until it has no wrong token, once for all tests. It returns the model and the run's output, or nil and an error text.
 var trained = sync.OnceValues(func() (*nn.LM, string) {
 	cfg := easy()
 	var out bytes.Buffer
@@ -117,7 +117,7 @@ func TestTrainEnough(t *testing.T) {
 	}
 }
 
-// What From names is trained further, not from the start.
+// The model From is trained further, and not from initial weights.
 func TestTrainFrom(t *testing.T) {
 	cfg := easy()
 	lm, before, err := Train(context.Background(), cfg)
@@ -177,7 +177,7 @@ func TestTrainErrors(t *testing.T) {
 	}
 }
 
-// spoilt is a task the targets of which are others: at the places that wrong counts among those that are asked for.
+// spoilt is a task with some wrong targets. wrong reports whether a target is wrong, by its index among the targets that are not ignored.
 type spoilt struct {
 	task.Task
 	wrong func(asked int) bool
@@ -197,7 +197,7 @@ func (s spoilt) Fill(r *rand.Rand, ids, targets []int) {
 	}
 }
 
-// A model that has everything right has wrong exactly what is asked of it wrongly.
+// A model without wrong tokens is scored wrong at exactly the wrong targets.
 func TestScorer(t *testing.T) {
 	lm, problem := trained()
 	if lm == nil {
@@ -218,7 +218,7 @@ func TestScorer(t *testing.T) {
 		{"half wrong", func(asked int) bool { return asked == 0 }, task.Accuracy{Tokens: 16, RightTokens: 8, Sequences: 8}},
 		{"wrong", func(int) bool { return true }, task.Accuracy{Tokens: 16, Sequences: 8}},
 	} {
-		// 5 sequences are 8 in batches of 4.
+		// 5 sequences are rounded up to 8, two batches of 4.
 		if got, err := s.Score(spoilt{copying, test.wrong}, 5); err != nil || got != test.want {
 			t.Errorf("%s: %+v, %v, want %+v", test.name, got, err, test.want)
 		}
