@@ -46,7 +46,7 @@ const (
 	attributeMinor           = 76
 )
 
-// Open opens the GPU with a number. The first has number 0. The error says what is missing: the driver, cuBLAS, a GPU with this number, or a
+// Open opens the GPU with the given number, 0 for the first. The error says what is missing: the driver, cuBLAS, a GPU with this number, or a
 // GPU that is new enough (compute capability 7.0, Volta).
 func Open(ordinal int) (*Device, error) {
 	dr, err := loadDriver()
