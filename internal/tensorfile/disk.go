@@ -126,7 +126,7 @@ func (d *Folder) Create(name string, write func(io.Writer) error) error {
 		err = w.Flush()
 	}
 	if err == nil {
-		err = diskFile{f, name}.sync()
+		err = diskFile{f, name}.sync("sync")
 	}
 	if err = errors.Join(err, diskFile{f, name}.close()); err != nil {
 		return errors.Join(err, d.Remove(name))
@@ -147,8 +147,9 @@ func (f diskFile) Write(b []byte) (int, error) {
 	return f.file.Write(b)
 }
 
-func (f diskFile) sync() error {
-	if err := operation("sync", f.name); err != nil {
+// sync writes what the file holds to the disk. op is what the interceptor sees.
+func (f diskFile) sync(op string) error {
+	if err := operation(op, f.name); err != nil {
 		return err
 	}
 	return f.file.Sync()
@@ -192,17 +193,14 @@ func (d *Folder) RemoveAll(name string) error {
 
 // Sync writes the folder's list of names to the disk. Windows cannot do this, and does not need to.
 func (d *Folder) Sync() error {
-	if err := operation("sync folder", d.root.Name()); err != nil {
-		return err
-	}
 	if runtime.GOOS == "windows" {
-		return nil
+		return operation("sync folder", d.root.Name())
 	}
 	f, err := d.root.Open(".")
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return errors.Join(diskFile{f, d.root.Name()}.sync("sync folder"), f.Close())
 }
 
 // opener opens files: os.Root, or system.

@@ -3,11 +3,13 @@
 package tensorfile
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,5 +64,40 @@ func TestReplaceIrregular(t *testing.T) {
 	}
 	if info, err := os.Lstat(in("link")); err != nil || !info.Mode().IsRegular() {
 		t.Errorf("the link is %v, %v", info, err)
+	}
+}
+
+// changing is a place where a regular file is replaced by a named pipe between Stat and OpenFile.
+type changing struct {
+	system
+	file string
+	open *os.File
+}
+
+func (c *changing) Stat(string) (os.FileInfo, error) { return os.Stat(c.file) }
+
+func (c *changing) OpenFile(name string, flag int, perm os.FileMode) (f *os.File, err error) {
+	c.open, err = os.OpenFile(name, flag, perm)
+	return c.open, err
+}
+
+// A named pipe that takes a file's place at the last moment is an error as well. It does not wait, and the pipe is closed.
+func TestPipeAtTheLastMoment(t *testing.T) {
+	dir := t.TempDir()
+	c := &changing{file: filepath.Join(dir, "file")}
+	if err := os.WriteFile(c.file, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o666); err != nil {
+		t.Skip("this file system has no named pipes: ", err)
+	}
+	watchdog := time.AfterFunc(time.Minute, func() { panic("opening the pipe waits") })
+	defer watchdog.Stop()
+	if _, err := openRegular(c, pipe, os.O_RDONLY); err == nil || !strings.Contains(err.Error(), "is a named pipe, no regular file") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := c.open.Stat(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("the pipe is open: %v", err)
 	}
 }

@@ -251,6 +251,13 @@ func TestForeignLockFile(t *testing.T) {
 	}
 	contains(t, lock, "a diary")
 	namesAre(t, dir, ".s.lock")
+	if err := os.Truncate(lock, 0); err != nil { // the same file, which nobody holds
+		t.Fatal(err)
+	}
+	if err := Replace(filepath.Join(dir, "s"), text("new")); err != nil {
+		t.Errorf("the lock was not released after the error: %v", err)
+	}
+	namesAre(t, dir, "s")
 }
 
 // A second process gets an error that names the file and the first process. A killed process leaves neither a lock nor, after the
