@@ -51,6 +51,19 @@ func TestAddLoRA(t *testing.T) {
 	}
 }
 
+// Without an alpha, or with the rank as alpha, the update is added as it is.
+func TestLoRAScale(t *testing.T) {
+	for alpha, want := range map[float64]float64{0: 1, 4: 1, 1: 0.25} {
+		l := NewLinear(2, 2, WithName("in_proj"))
+		if _, err := l.Params().AddLoRA(LoRAConfig{Rank: 4, Alpha: alpha}); err != nil {
+			t.Fatal(err)
+		}
+		if got := l.Weight.LoRA().Scale; got != want {
+			t.Errorf("Rank 4, Alpha %v: the scale is %v, want %v", alpha, got, want)
+		}
+	}
+}
+
 // An error changes nothing.
 func TestAddLoRAErrors(t *testing.T) {
 	twice := NewLinear(2, 2, WithName("x_proj"))

@@ -3,6 +3,7 @@ package layer
 import (
 	"math"
 	"math/cmplx"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/grad"
+	"github.com/gomamba/mamba/op"
 )
 
 // LegS is that of the paper for small N, and its normal part has the eigenvalues that make N(λ)v = λv solvable: the residual's
@@ -134,3 +136,54 @@ func TestS4Layer(t *testing.T) {
 }
 
 var o64 = Options{Dtype: tensor.Float64, Seed: 7}
+
+// Options reach the operator: with and without the bilinear rule, and with a start, a layer computes what op.S4 of its weights does.
+// C starts with variance 1, which its real and imaginary parts share.
+func TestS4Options(t *testing.T) {
+	x := o64.New(Uniform(o64.Rand("x"), 1), 1, 5, 3)
+	var seen []float64
+	for _, bilinear := range []bool{false, true} {
+		for _, start := range []bool{false, true} {
+			opts := []Option{WithDtype(tensor.Float64), WithStateSize(4), WithName("s4"), WithDtRange(0.5, 0.5)}
+			if bilinear {
+				opts = append(opts, WithBilinear())
+			}
+			l := NewS4(3, opts...)
+			g := G.NewGraph()
+			in := op.S4Inputs{U: G.NodeFromAny(g, x, G.WithName("x")), LogDelta: l.LogDelta.Node(g), LogDecay: l.LogDecay.Node(g),
+				Frequency: l.Frequency.Node(g), C: l.C.Node(g), D: l.D.Node(g)}
+			if start {
+				in.Start = startNode(g, []int{0, 0, 1, 0, 0}, 1, 0, 5)
+			}
+			y, err := l.ApplyStart(in.U, in.Start)
+			if err != nil {
+				t.Fatal(err)
+			}
+			z, next, err := l.ApplyWithState(in.U, nil, in.Start)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := op.S4(in, op.S4Config{Bilinear: bilinear})
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := run(t, y, z, next, want)
+			for i := range 2 {
+				if d := apart(asFloat64(v[i]), asFloat64(v[3])); d > 1e-12 {
+					t.Errorf("bilinear %t, start %t: the layer and the operator are %v apart", bilinear, start, d)
+				}
+			}
+			last := asFloat64(v[0])[14]
+			if slices.Contains(seen, last) {
+				t.Errorf("bilinear %t, start %t: the result is that of other options", bilinear, start)
+			}
+			seen = append(seen, last)
+		}
+	}
+	for a, want := range map[StartA]float64{S4DLin: 0.5, S4DReal: 1} {
+		_, _, _, deviation := moments(doubles(NewS4(64, WithA(a), WithSeed(1)).C.Value))
+		if math.Abs(deviation*deviation-want) > 0.05*want {
+			t.Errorf("%s: the parts of C start with variance %v, want %v", a, deviation*deviation, want)
+		}
+	}
+}

@@ -72,6 +72,18 @@ func TestLoRAFileErrors(t *testing.T) {
 	if err := SaveLoRA(dir, "", newLM(tensor.Float32, true).Params()); err != nil {
 		t.Fatal(err)
 	}
+	for alpha, want := range map[float64]string{4: "has rank 2 and alpha 4, want 2 and 2 as the ones before", 2: ""} {
+		mixed := newLM(tensor.Float32, false)
+		for i, target := range []string{"in_proj", "out_proj"} {
+			cfg := layer.LoRAConfig{Rank: 2, Alpha: []float64{2, alpha}[i], Targets: []string{target}}
+			if _, err := mixed.Params().AddLoRA(cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := SaveLoRA(t.TempDir(), "", mixed.Params()); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("alphas 2 and %v: error %v, want %q", alpha, err, want)
+		}
+	}
 	untouched := weights(lm)
 	wide := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 16, NLayer: 2, DState: 4}, Vocab: vocab})
 	if err := LoadLoRA(dir, wide.Params()); err == nil || !strings.Contains(err.Error(), "in_proj.lora_A.weight is (2, 8), want (2, 16)") {

@@ -127,8 +127,8 @@ func TestStateContents(t *testing.T) {
 		arrays = append(arrays, a)
 	}
 	same := change(`"steps":3`, `"steps":3`)
-	without := func(name string) []tensorfile.Array {
-		return slices.DeleteFunc(slices.Clone(arrays), func(a tensorfile.Array) bool { return a.Name == name })
+	without := func(names ...string) []tensorfile.Array {
+		return slices.DeleteFunc(slices.Clone(arrays), func(a tensorfile.Array) bool { return slices.Contains(names, a.Name) })
 	}
 	with := func(name string, data any, n int) []tensorfile.Array {
 		return append(without(name), tensorfile.Array{Name: name, Shape: []int{n}, Data: data})
@@ -153,6 +153,9 @@ func TestStateContents(t *testing.T) {
 		{"no note", map[string]string{"format": stateFormat}, arrays, "its note"},
 		{"steps -5", change(`"steps":3`, `"steps":-5`), arrays, "steps is -5, want at least 0"},
 		{"steps 4", change(`"steps":3`, `"steps":4`), arrays, "its curve has 3 steps, want 4"},
+		{"a step too many", change(`"steps":3`, `"steps":4`), append(without("curve:training.steps", "curve:training.loss"),
+			tensorfile.Array{Name: "curve:training.steps", Shape: []int{4}, Data: []int64{1, 2, 3, 4}},
+			tensorfile.Array{Name: "curve:training.loss", Shape: []int{4}, Data: make([]float64, 4)}), "saved after step 4, want at most 3"},
 		{"steps 1.5", change(`"steps":3`, `"steps":1.5`), arrays, "1.5"},
 		{"row -1", change(`"row":3`, `"row":-1`), arrays, "row is -1, want 0"},
 		{"row 9999", change(`"row":3`, `"row":9999`), arrays, "row is 9999, want 0"},
@@ -358,6 +361,37 @@ func TestSaveOnAFailingDisk(t *testing.T) {
 	}
 	if entries := must(os.ReadDir(filepath.Dir(tr.cfg.File))); len(entries) != 1 {
 		t.Errorf("after Close the folder holds %v, want the state alone", entries)
+	}
+}
+
+// A run stops with the error of a save that fails: one between steps, one because the context has ended, and the last one.
+func TestRunOnAFailingDisk(t *testing.T) {
+	for _, failing := range []int{1, 2, 3} { // the step after which the disk fails
+		cfg := tinyConfig(t)
+		cfg.SaveEvery = 1
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		cfg.Report = func(c *Curve) {
+			if failing == 2 && len(c.Training) == 1 {
+				stop()
+			}
+		}
+		tr := newTrainer(t, tinyLM(), cfg)
+		saves := 0
+		restore := tensorfile.Intercept(func(op, name string) error {
+			if op == "create" {
+				if saves++; saves == failing {
+					return errDisk
+				}
+			}
+			return nil
+		})
+		err := tr.Run(ctx)
+		restore()
+		want := []int{1, 1, 3}[failing-1]
+		if !errors.Is(err, errDisk) || tr.Done() != want || failing == 2 && !errors.Is(err, context.Canceled) {
+			t.Errorf("save %d fails: %d steps, error %v, want %d steps and %v", failing, tr.Done(), err, want, errDisk)
+		}
 	}
 }
 

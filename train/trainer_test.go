@@ -3,6 +3,7 @@ package train
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math"
 	"os"
@@ -302,5 +303,33 @@ func TestTrainerErrors(t *testing.T) {
 	err := newTrainer(t, newLM(tensor.Float32, false), cfg).Run(context.Background())
 	if err == nil || !strings.Contains(err.Error(), "at step") {
 		t.Errorf("error %v, want one that names the step", err)
+	}
+}
+
+// A loss that is not a number ends a run: that of a step before the weights change, and that of the text held out before it is saved.
+func TestLossIsNotANumber(t *testing.T) {
+	for _, heldOut := range []bool{false, true} {
+		lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 4, DState: 2}, Vocab: vocab, UntiedHead: true})
+		embedding := lm.Params().ByName("backbone.embeddings.weight").Value.Data().([]float32)
+		embedding[4*5] = float32(math.NaN()) // of token 5
+		cfg := Config{Batch: 1, Length: 4, Steps: 2, Data: []Document{{Tokens: []int{1, 2, 3}}}, AdamW: AdamWConfig{LearnRate: 0.02},
+			File: filepath.Join(t.TempDir(), "state")}
+		if heldOut {
+			cfg.HeldOut = []Document{{Tokens: []int{5, 5}}}
+		} else {
+			cfg.Data[0].Tokens[0] = 5
+		}
+		before := weights(lm)
+		tr := newTrainer(t, lm, cfg)
+		err := tr.Run(t.Context())
+		if want := "train: the loss is NaN at step 1: the learn rate of 0.02"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("held out %t: error %v, want %q", heldOut, err, want)
+		}
+		if tr.Done() != 0 || fmt.Sprint(weights(lm)) != fmt.Sprint(before) {
+			t.Errorf("held out %t: %d steps, or other weights", heldOut, tr.Done())
+		}
+		if _, _, err := Saved(cfg.File); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("held out %t: the run was saved: %v", heldOut, err)
+		}
 	}
 }
