@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -65,6 +66,39 @@ func TestGoldenOnDevice(t *testing.T) {
 			}
 			fmt.Printf("%s on %s: %s\n", dir, d.Name(), checkGolden(t, lm, expected))
 		})
+	}
+}
+
+// TestDeviceSaveFailure: a save whose copies from the device fail is an error, and the old checkpoint stays.
+func TestDeviceSaveFailure(t *testing.T) {
+	limit := gputest.Copies(t)
+	d := gputest.Open(t, cuda.Open)
+	lm, dir := newLM(t, someConfigs()[0], nn.OnDevice(d)), t.TempDir()
+	if err := Save(dir, lm); err != nil {
+		t.Fatal(err)
+	}
+	old := get(t, filepath.Join(dir, weightsFile))
+	w := lm.Params()[0].OnDevice()
+	if err := w.Context().Do(func(s *cuda.Stream) error { // it changes on the device
+		a, err := w.Array()
+		if err == nil {
+			err = cuda.Add(s, a, a, a)
+		}
+		w.Written()
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	limit(0)
+	err := Save(dir, lm)
+	if failed := limit(-1); failed != 1 || err == nil || !strings.Contains(err.Error(), "CUDA_ERROR_UNKNOWN") {
+		t.Errorf("%d copies failed: error %v, want the device's", failed, err)
+	}
+	if !bytes.Equal(get(t, filepath.Join(dir, weightsFile)), old) {
+		t.Error("the checkpoint has changed")
+	}
+	if err := Save(dir, lm); err != nil || bytes.Equal(get(t, filepath.Join(dir, weightsFile)), old) {
+		t.Errorf("again: error %v, or the old weights", err)
 	}
 }
 

@@ -304,7 +304,13 @@ func TestManyObjects(t *testing.T) {
 
 // All that does not fit is in one error.
 func TestAllMisfitsInOneError(t *testing.T) {
-	dir := copyOf(t, tiny)
+	dir := copyOf(t, sharded)
+	index := filepath.Join(dir, indexFile)
+	put(t, index, []byte(strings.Replace(string(get(t, index)), `"weight_map": {`, `"weight_map": {"more.weight": "model-00001-of-00005.safetensors", `, 1)))
+	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "missing: more.weight in model-00001-of-00005.safetensors") {
+		t.Errorf("an index that names more than there is: error %v", err)
+	}
+	dir = copyOf(t, tiny)
 	path := filepath.Join(dir, weightsFile)
 	b := editHeader(t, get(t, path), "backbone.norm_f", "backbone.norm_g")
 	b = editHeader(t, b, "layers.1.mixer.D", "layers.7.mixer.D")

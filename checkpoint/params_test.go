@@ -39,6 +39,9 @@ func TestSaveParams(t *testing.T) {
 	if !maps.Equal(r.Metadata(), metadata) {
 		t.Errorf("the metadata is %q, want %q", r.Metadata(), metadata)
 	}
+	if clear(r.Metadata()); !maps.Equal(r.Metadata(), metadata) {
+		t.Errorf("the caller changes the reader's metadata, to %q", r.Metadata())
+	}
 	got := userModel(8)
 	if err := r.LoadParams(got, ""); err != nil {
 		t.Fatal(err)

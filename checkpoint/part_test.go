@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 )
@@ -179,5 +181,36 @@ func TestTiedHeadOnFile(t *testing.T) {
 	save()
 	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "lm_head.weight differs from backbone.embeddings.weight") {
 		t.Errorf("%v, want one about the head", err)
+	}
+	copy(head, embedding)
+	save()
+	reads := 0
+	restore := tensorfile.Intercept(func(op, name string) error {
+		if op == "read" && filepath.Base(name) == weightsFile {
+			if reads++; reads == 1 { // that which compares
+				return errDisk
+			}
+		}
+		return nil
+	})
+	_, err = Load(dir)
+	restore()
+	if !errors.Is(err, errDisk) {
+		t.Errorf("a disk that fails while the head is compared: error %v", err)
+	}
+}
+
+// The embedding has two names, one in each layout. A file with both of them is an error.
+func TestEmbeddingTwice(t *testing.T) {
+	var both layer.Params
+	for _, name := range []string{"backbone.embedding.weight", embedding} {
+		both = append(both, layer.NewParam(name, tensor.New(tensor.WithShape(2, 2), tensor.Of(tensor.Float32)), true))
+	}
+	dir := t.TempDir()
+	if err := SaveParams(dir, both, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), embedding+" is there twice") {
+		t.Errorf("error %v, want that %s is there twice", err, embedding)
 	}
 }

@@ -56,10 +56,11 @@ func TestSaveFollowsNoLink(t *testing.T) {
 	sameWeights(t, got.Params(), theirs.Params())
 }
 
+var errDisk = errors.New("the disk fails")
+
 // Whatever operation of the disk fails while a checkpoint is saved, there is an error, the directory is read as the old checkpoint or
 // as the new one, and the next Save leaves nothing behind.
 func TestSaveOnAFailingDisk(t *testing.T) {
-	errDisk := errors.New("the disk fails")
 	old, fresh := newLM(t, someConfigs()[0]), newLM(t, someConfigs()[1])
 	for k := 0; ; k++ {
 		dir := t.TempDir()

@@ -175,6 +175,26 @@ func TestSaveRefuses(t *testing.T) {
 	}
 }
 
+// A save removes the shards of the checkpoint before it, and no other file that an index names.
+func TestSaveRemovesShardsAlone(t *testing.T) {
+	outer := t.TempDir()
+	dir := filepath.Join(outer, "model")
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(outer, "model-00001-of-00002.safetensors"), []byte("precious"))
+	for _, name := range []string{"notes.safetensors", "model-00001-of-00002.safetensors", "model-1-of-1.safetensors.old"} {
+		put(t, filepath.Join(dir, name), []byte("precious"))
+	}
+	put(t, filepath.Join(dir, indexFile), []byte(`{"weight_map": {"a": "notes.safetensors", "b": "model-00001-of-00002.safetensors",
+		"c": "../model-00001-of-00002.safetensors", "d": "model-1-of-1.safetensors.old", "e": "model-00002-of-00002.safetensors"}}`))
+	if err := Save(dir, newLM(t, someConfigs()[0])); err != nil {
+		t.Fatal(err)
+	}
+	filesAre(t, dir, configFile, weightsFile, "model-1-of-1.safetensors.old", "notes.safetensors")
+	filesAre(t, outer, "model", "model-00001-of-00002.safetensors")
+}
+
 // At every step that a save can stop at, the directory is read as the old checkpoint or as the new one, and another save
 // gets over what was left.
 func TestInterruptedSave(t *testing.T) {
