@@ -85,7 +85,7 @@ func (c *checker) compare(n *numeric, found []*gradients) (Report, []error) {
 			at := index(k, in.Value.Shape())
 			d, err := n.derivative(i, k, values[k], func(d float64) bool {
 				for _, g := range found {
-					// A hundredth of the tolerance, so that the report has the error of the gradient and not that of the difference.
+					// A hundredth of the tolerance, so that the reported error is the gradient's and not the finite difference's.
 					if g.of[i] != nil && !(c.excess(Element{Gradient: g.of[i][k], Numeric: d}) < 0.01) {
 						return false
 					}

@@ -46,7 +46,7 @@ func NewMambaBlock(cfg Config, opts ...Option) *MambaBlock {
 	return b
 }
 
-// Err returns what is wrong with the block, or nil.
+// Err returns the error of an invalid configuration, or nil.
 func (b *MambaBlock) Err() error { return layer.Err(b) }
 
 // Config returns the configuration with its defaults filled in.

@@ -11,10 +11,10 @@ import (
 	"github.com/gomamba/mamba/layer"
 )
 
-// Config is the shape of a Mamba block or stack, with the paper's names. A zero field stands for its default.
+// Config configures a Mamba block or stack. The names are the paper's. A zero field stands for its default.
 type Config struct {
 	DModel int // width of the residual stream; required
-	NLayer int // layers of a stack; by default 1, or the length of Pattern. A block's output starts scaled by 1/√NLayer
+	NLayer int // layers of a stack; by default 1, or the length of Pattern. The initial out_proj is scaled by 1/√NLayer
 	DState int // N, the size of the state of each channel; 16
 	DConv  int // width of the causal convolution; 4
 	Expand int // channels inside a block, as a multiple of DModel; 2
@@ -37,7 +37,7 @@ type Config struct {
 	DHidden int // channels inside SwiGLU and GeGLU; 8/3 of DModel, rounded up to a multiple of 8
 }
 
-// withDefaults returns the configuration with its defaults, or what is wrong with it.
+// withDefaults returns the configuration with its defaults, or an error if a field is out of its range.
 func (c Config) withDefaults() (Config, error) {
 	fill := func(field *int, value int) {
 		if *field == 0 {
@@ -108,7 +108,7 @@ func (c Config) inner() int {
 	return size.Product(c.Expand, c.DModel)
 }
 
-// sizes returns the names and values of what the sizes of the weights depend on.
+// sizes returns the names and values of the fields on which the sizes of the weights depend.
 func (c Config) sizes() []any {
 	sizes := []any{"DModel", c.DModel, "NLayer", c.NLayer, "DState", c.DState, "DConv", c.DConv, "DtRank", c.DtRank}
 	for _, f := range []struct {
@@ -122,7 +122,7 @@ func (c Config) sizes() []any {
 	return sizes
 }
 
-// fits returns what is wrong with x, the input of a block or stack.
+// fits returns an error if x, the input of a block or stack, has a wrong type or shape.
 func (c Config) fits(x *G.Node, dt tensor.Dtype) error {
 	if s := x.Shape(); len(s) != 3 || s[2] != c.DModel {
 		return fmt.Errorf("nn: x has shape %v, want (batch, length, d_model) = (any, any, %d)", s, c.DModel)
@@ -151,7 +151,7 @@ func WithDtype(dt tensor.Dtype) Option { return layer.WithDtype(dt) }
 // only on its seed, 0 by default, and its configuration.
 func WithSeed(seed uint64) Option { return layer.WithSeed(seed) }
 
-// collect returns options and configuration with their defaults, or what is wrong with them.
+// collect returns options and configuration with their defaults, or an error if one is wrong.
 func collect(cfg Config, opts []Option) (Config, layer.Options, error) {
 	o, err := layer.Collect(opts, false)
 	if err != nil {

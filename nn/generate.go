@@ -9,14 +9,14 @@ import (
 	"sync"
 )
 
-// GenerateConfig are the options of a Generator. A zero field stands for the default.
+// GenerateConfig holds the options of a Generator. A zero field stands for the default.
 type GenerateConfig struct {
 	Sampling // how a token is chosen; greedy by default
 
-	MaxTokens  int    // the most tokens that a call adds to a sequence; required
+	MaxTokens  int    // maximum number of tokens that a call adds to a sequence; required
 	StopTokens []int  // a sequence ends after any of these tokens; none by default
-	Seed       uint64 // of the random choices: prompt i of Generate has the seed Seed+i
-	Piece      int    // the most tokens of a prompt that one run reads; 512 by default
+	Seed       uint64 // seed of the random choices; prompt i of Generate has the seed Seed+i
+	Piece      int    // maximum number of tokens of a prompt that one run reads; 512 by default
 }
 
 // Generator continues prompts. It reads them in parallel, and then generates one token after another, at a cost in time and memory
@@ -31,8 +31,8 @@ type Generator struct {
 
 	mu          sync.Mutex
 	closed      bool
-	step        *reader // of one token, for the last batch
-	piece, rest *reader // of whole pieces of a prompt, and of the last, shorter piece
+	step        *reader // for one token of each sequence of the last batch
+	piece, rest *reader // for whole pieces of a prompt, and for its last, shorter piece
 }
 
 // NewGenerator returns a Generator. An invalid model or option is an error that names it, and so is a model that has a layer
@@ -60,7 +60,7 @@ func NewGenerator(lm *LM, cfg GenerateConfig) (*Generator, error) {
 	return &Generator{lm: lm, cfg: cfg, sampler: sampler{Sampling: cfg.Sampling}}, nil
 }
 
-// enter takes the Generator for a call. After nil, the call ends with g.mu.Unlock.
+// enter locks the Generator for a call. If it returns nil, the caller must call g.mu.Unlock.
 func (g *Generator) enter() error {
 	switch {
 	case g == nil || g.lm == nil:
@@ -156,7 +156,7 @@ func (g *Generator) proceed(ctx context.Context, sequences []*Sequence, each fun
 }
 
 // prefill reads all pending tokens of a sequence but the last, one piece at a time. It computes no logits: the step that reads the
-// last token computes those of the token that follows.
+// last token computes the logits of the next token.
 func (g *Generator) prefill(ctx context.Context, s *Sequence) error {
 	for len(s.pending) > 1 {
 		if err := ctx.Err(); err != nil {
@@ -213,7 +213,7 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 	for row, i := range active {
 		sequences[i].load(r, row)
 	}
-	steps := 0 // that the reader has committed
+	steps := 0 // number of steps that the reader has committed
 	defer func() {
 		if steps == 0 {
 			return

@@ -111,7 +111,7 @@ func newResidual(kind Kind, cfg Config, opts ...Option) *residual {
 	return r
 }
 
-// Err returns what is wrong with the layer, or nil.
+// Err returns the error of an invalid configuration, or nil.
 func (r *residual) Err() error { return layer.Err(r) }
 
 // newTimeMixer returns the mixer of a kind that is not Mamba.

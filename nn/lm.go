@@ -13,7 +13,7 @@ import (
 // Ignore is the target that LM.Loss leaves out.
 const Ignore = -100
 
-// LMConfig is the shape of a language model.
+// LMConfig configures a language model.
 type LMConfig struct {
 	Config
 	Vocab      int  // tokens are 0 to Vocab-1; required
@@ -21,7 +21,7 @@ type LMConfig struct {
 }
 
 // LM is a language model: an embedding, a stack, and a head, from tokens (batch, length) of int to logits (batch, length,
-// vocabulary). The head's weight is that of the embedding unless UntiedHead is set.
+// vocabulary). The head uses the embedding's weight unless UntiedHead is set.
 //
 // Its weights are named as in the Hugging Face layout: backbone.embeddings.weight, the weights of the stack after backbone, and
 // lm_head.weight if the head is untied.
@@ -31,7 +31,7 @@ type LM struct {
 	opts  layer.Options
 	embed *layer.Embedding
 	stack *MambaStack
-	head  *layer.Param // the embedding's weight if it is tied
+	head  *layer.Param // the embedding's weight unless UntiedHead is set
 }
 
 // NewLM returns a language model with the paper's initial weights. If the configuration is invalid, or if its weights do not fit
@@ -66,7 +66,7 @@ func NewLM(cfg LMConfig, opts ...Option) *LM {
 	return m
 }
 
-// Err returns what is wrong with the model, or nil.
+// Err returns the error of an invalid configuration, or nil.
 func (m *LM) Err() error { return layer.Err(m) }
 
 // Config returns the configuration with its defaults filled in.
@@ -129,7 +129,7 @@ func (m *LM) apply(ids *G.Node, state State, withState bool, opts []CallOption) 
 	return logits, next, err
 }
 
-// holds returns an error if the machine's memory does not hold the tokens, the states and the logits of a batch.
+// holds returns an error if the tokens, the states and the logits of a batch exceed the machine's memory.
 func (m *LM) holds(batch, length int, logits bool) error {
 	need := size.Of(8, batch, length)
 	for _, s := range m.stack.stateShapes() {

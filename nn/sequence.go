@@ -24,7 +24,7 @@ type Sequence struct {
 	using   sync.Mutex // held by the Generator that continues the sequence
 }
 
-// NewSequence returns a sequence that begins with a prompt. The seed is that of the random choices of its tokens. Sequences with
+// NewSequence returns a sequence that begins with a prompt. The seed is for the random choices of its tokens. Sequences with
 // equal prompts and seeds get equal tokens, alone or in a batch.
 func NewSequence(seed uint64, prompt ...int) *Sequence {
 	s := new(Sequence)
@@ -60,7 +60,7 @@ func (s *Sequence) Clone() *Sequence {
 // Reseed sets the seed of all later random choices.
 func (s *Sequence) Reseed(seed uint64) { s.random.Seed(seed, 0) }
 
-// fits returns why a model cannot continue the sequence, or nil.
+// fits returns an error if a model cannot continue the sequence.
 func (s *Sequence) fits(lm *LM) error {
 	if len(s.pending) == 0 {
 		return fmt.Errorf("has no token to read, want at least one")
@@ -107,7 +107,7 @@ func (s *MambaStack) stateShapes() (shapes []stateShape) {
 	return shapes
 }
 
-// load sets the state of a reader's row to that of the sequence.
+// load copies the sequence's state into a row of a reader.
 func (s *Sequence) load(r *reader, row int) {
 	for i, w := range r.lm.stack.stateShapes() {
 		n := w.shape.TotalSize()
@@ -126,7 +126,7 @@ func (s *Sequence) take(c choice) {
 	s.Append(c.token)
 }
 
-// store sets the sequence's state to that of a reader's row, which has read the first tokens that were pending. The reader's state
+// store copies the state of a reader's row, which has read the first pending tokens, into the sequence. The reader's state
 // is up to date on the host.
 func (s *Sequence) store(r *reader, row, read int) {
 	if s.state == nil {

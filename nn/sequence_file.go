@@ -12,7 +12,7 @@ import (
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
-// sequenceFormat is what a file of a sequence says that it is.
+// sequenceFormat is the format's name in the metadata of a file of a sequence.
 const sequenceFormat = "gomamba sequence 2"
 
 // Save writes the sequence to a file, for LoadSequence. The file is in the safetensors format, with a checksum. It holds the state of
@@ -106,7 +106,7 @@ func (s *Sequence) parse(f *tensorfile.File) error {
 	return nil
 }
 
-// maxVocab bounds the set of tokens that are seen, whose size is that of the largest.
+// maxVocab limits the tokens in a file, since the set of seen tokens takes memory in proportion to the largest token.
 const maxVocab = 1 << 28
 
 func parseTokens(name string, t *tensorfile.Tensor) ([]int, error) {

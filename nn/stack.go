@@ -9,7 +9,7 @@ import (
 )
 
 // MambaStack is NLayer layers and a final norm, from (batch, length, d_model) to the same. The layers are Mamba blocks, or of the
-// kinds that Config.Pattern names. Its weights are those of the layers, after layers.0, layers.1, …, and norm_f.weight.
+// kinds that Config.Pattern names. Its weights are norm_f.weight and the weights of the layers, whose names begin with layers.0, layers.1, ….
 type MambaStack struct {
 	layer.Base
 	cfg    Config
@@ -44,7 +44,7 @@ func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
 	return s
 }
 
-// Err returns what is wrong with the stack, or nil.
+// Err returns the error of an invalid configuration, or nil.
 func (s *MambaStack) Err() error { return layer.Err(s) }
 
 // Config returns the configuration with its defaults filled in.

@@ -19,7 +19,7 @@ type LayerState struct {
 	Conv *G.Node // (batch, d_conv-1, d_inner): the last inputs of the convolution; always nil if d_conv is 1
 	Scan *G.Node // (batch, d_inner, d_state): the state of the scan
 
-	err error // why ZeroState could not make it
+	err error // the error of ZeroState, if any
 }
 
 // State is the state of a stack: a LayerState for each layer.
@@ -37,7 +37,7 @@ func (s State) Nodes() (nodes G.Nodes) {
 	return nodes
 }
 
-// layer returns the state of layer i, zeros in a nil State.
+// layer returns the state of layer i. A nil State has only zero states.
 func (s State) layer(i int) LayerState {
 	if s == nil {
 		return LayerState{}
@@ -60,7 +60,7 @@ func zeroState(g *G.ExprGraph, o layer.Options, batch int, shapes func(batch int
 		return LayerState{err: fmt.Errorf("nn: ZeroState: batch is %d: %w", batch, err)}
 	}
 	conv, scan = shapes(batch)
-	id := states.Add(1) // Gorgonia merges leaves of one name
+	id := states.Add(1) // makes the names differ, since Gorgonia merges leaves of one name
 	leaf := func(name string, shape tensor.Shape) *G.Node {
 		if shape == nil {
 			return nil
@@ -111,7 +111,7 @@ func WithRecompute(level Recompute) CallOption { return func(c *call) { c.recomp
 // value between the operations is a node of the graph. It is the definition that tests compare the one operator with.
 func WithComposed() CallOption { return func(c *call) { c.composed = true } }
 
-// callOf returns what the options say, or an error if one of them is nil.
+// callOf returns the options' values, or an error if an option is nil.
 func callOf(opts []CallOption) (c call, err error) {
 	for i, o := range opts {
 		if o == nil {

@@ -43,7 +43,7 @@ func NewStepper(lm *LM, batch int, opts ...CallOption) (*Stepper, error) {
 	return &Stepper{r: r}, nil
 }
 
-// enter takes the Stepper for a call. After nil, the call ends with s.mu.Unlock.
+// enter locks the Stepper for a call. If it returns nil, the caller must call s.mu.Unlock.
 func (s *Stepper) enter() error {
 	switch {
 	case s == nil:
@@ -127,7 +127,7 @@ func widen(to []float64, from []float32) {
 	}
 }
 
-// steps returns why the model cannot run step by step, or nil.
+// steps returns an error if the model cannot run step by step.
 func (m *LM) steps() error {
 	if m == nil {
 		return fmt.Errorf("nn: the model is missing, want one that NewLM returned")
@@ -157,15 +157,15 @@ type reader struct {
 	device  *deviceReader // nil on the host
 }
 
-// outputs are what a run writes. The machine reaches them through its graph, so they are no part of the reader: that would be a
-// cycle with the machine's finalizer in it, which Go never collects.
+// outputs holds the results of a run. It is separate from the reader, since the machine references it: a reader that held both would be in a
+// cycle with the machine's finalizer, which Go never collects.
 type outputs struct {
-	logits G.Value   // (batch, length, vocabulary), or nil where no logits are asked for
+	logits G.Value   // (batch, length, vocabulary), or nil if the reader computes no logits
 	next   []G.Value // the state after the run, in the order of reader.state
 }
 
-// newReader returns a reader at the beginning of its sequences. Without logits, whose product is the largest of the model, a run
-// computes the state alone.
+// newReader returns a reader at the beginning of its sequences. Without logits, whose product is the largest of the model, a run computes only
+// the state.
 func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*reader, error) {
 	if err := lm.holds(batch, length, logits); err != nil {
 		return nil, err
@@ -210,8 +210,8 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 func (r *reader) batch() int  { return r.ids.Shape()[0] }
 func (r *reader) length() int { return r.ids.Shape()[1] }
 
-// read reads tokens (batch, length), all of them in the vocabulary, and computes the logits and the next state. The reader stays
-// where it was until commit.
+// read reads tokens (batch, length), all of them in the vocabulary, and computes the logits and the next state. The reader's state does not
+// change until commit.
 func (r *reader) read(tokens []int) error {
 	if r.device != nil {
 		return r.device.read(r, tokens)
@@ -221,7 +221,7 @@ func (r *reader) read(tokens []int) error {
 	return r.machine.RunAll()
 }
 
-// commit moves the reader to the state that the last read computed. Call it once after a read that returned nil.
+// commit makes the state that the last read computed the reader's state. Call it once after a read that returned nil.
 func (r *reader) commit() {
 	if r.device != nil {
 		r.device.commit()
@@ -239,7 +239,7 @@ func (r *reader) reset() {
 	r.stateWritten()
 }
 
-// close frees what the reader holds. The reader cannot be used after it.
+// close frees the graph, the state and the memory on a device. The reader cannot be used afterwards.
 func (r *reader) close() error {
 	machine, device := r.machine, r.device
 	*r = reader{}

@@ -34,7 +34,7 @@ func newBatch(batch, length int) Batch {
 	return b
 }
 
-// check returns an error that names the first slice or number that is not that of a batch of n tokens.
+// check returns an error unless each slice has n elements and Learned is the number of learned targets. The error names the field.
 func (b Batch) check(n int) error {
 	for _, s := range []struct {
 		name   string
