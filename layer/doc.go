@@ -1,10 +1,10 @@
-// Package layer holds the parts of a model that have parameters.
+// Package layer has the layers that models are built from, and their weights.
 //
-// Weights live apart from any graph: a Param is a named tensor, and a layer binds its parameters to a graph when it is
-// applied there. A training graph, an evaluation graph of another batch and length and a one-step graph so share the same
-// weights without copies, and two layers in one graph never collide, whatever their names.
+// Weights are separate from graphs. A Param is a tensor with a name. When a layer is applied, its weights become inputs of the
+// graph. So a training graph, an evaluation graph with another batch and length, and a graph of a single step share the weights
+// without copies. Two layers in one graph never share a weight by mistake, even if they have the same name.
 //
-// Layers satisfy the interface of Gorgonia's layer library golgi (Model, Fwd, Name, Describe), and offer a plain
-// (*Node, error) call, Apply, beside it. As there, constructors return one value: what is wrong with a configuration is
-// kept, and returned by Err and by every use of the layer.
+// Layers implement the interface of golgi, Gorgonia's layer library (Model, Fwd, Name, Describe). Their method Apply takes a node
+// and returns a node and an error. Constructors return one value, as in golgi. If a configuration is invalid, the layer keeps the
+// error: Err and every use of the layer return it.
 package layer

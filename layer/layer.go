@@ -12,7 +12,7 @@ import (
 	"github.com/gomamba/mamba/internal/size"
 )
 
-// Base is what every layer has: a name, weights, and the error of its configuration. Layers embed it. Build sets it up.
+// Base has what every layer has: a name, weights, and the error of its configuration. Layers embed it. Build fills it in.
 type Base struct {
 	name   string
 	params Params
@@ -34,8 +34,8 @@ func (b *Base) Params() Params { return b.params }
 // Name returns the layer's name.
 func (b *Base) Name() string { return b.name }
 
-// Err returns what is wrong with the layer, or nil. A layer that no constructor returned is invalid. Layers have a method of this name
-// that calls the function Err, which knows a nil layer too.
+// Err returns what is wrong with the layer, or nil. A layer that was not made by its constructor is invalid. Each layer has its
+// own method Err, which calls the function Err, so that it also works for a nil layer.
 func (b *Base) Err() error {
 	if b == nil {
 		return fmt.Errorf("layer: the layer is nil, want one that its constructor returns")
@@ -46,11 +46,11 @@ func (b *Base) Err() error {
 	return b.err
 }
 
-// Model returns the nodes of the weights in the last graph that the layer was applied in, as golgi's layers do. It returns nil
-// if the layer was never applied, or if that graph is garbage by now: a layer keeps no graph alive.
+// Model returns the nodes of the weights in the last graph that the layer was applied in, as the layers of golgi do. It returns
+// nil if the layer was never applied, or if the garbage collector has freed that graph: a layer does not keep a graph alive.
 //
-// Model follows the layer. After the layer is applied in a second graph, for an evaluation say, Model returns the nodes of the
-// second graph, and these have no gradient. A training loop uses Params().Nodes(g), which names its graph.
+// Use Params().Nodes(g) in a training loop, since it names the graph. If the layer is applied in a second graph, for example for
+// an evaluation, Model returns the nodes of the second graph, and these have no gradient.
 func (b *Base) Model() G.Nodes {
 	last := b.last.Load()
 	if last == nil {
@@ -117,14 +117,14 @@ func useSequence[L any, P Layer[L]](l P, x *G.Node, axis string, size func() int
 	return nil
 }
 
-// Build makes a layer with the function f, which sets the fields of an empty layer and returns its weights. It keeps what is wrong
-// for Err: err, the error of the options, or that of f.
+// Build makes a layer. f sets the fields of an empty layer and returns its weights. If err is not nil, or f returns an error, the
+// layer keeps that error for Err.
 //
-// Build calls f twice. The first call adds up the bytes of all weights, those of the layer's parts included, and its layer is
-// thrown away: Options.New draws nothing and returns a tensor of one element. If the machine's memory does not hold them, the
-// layer has an error that names the sizes, a list of name and value in turn.
+// Build calls f twice. The first call adds up the bytes of all weights, including those of the layer's parts; Options.New then
+// draws nothing and returns a tensor of one element, and the layer is thrown away. If the weights do not fit into the machine's
+// memory, the layer has an error that names the sizes, which is a list of names and values in turn.
 //
-// what is the package and the kind of layer, such as "nn: MambaBlock". The kind is the name of a layer that has none.
+// what is the package and the kind of layer, such as "nn: MambaBlock". A layer without a name is named after its kind.
 func Build[L any, P Layer[L]](what string, sizes []any, o Options, err error, f func(l P, o Options) (Params, error)) P {
 	l, name := P(new(L)), o.Name
 	if name == "" {
@@ -198,7 +198,7 @@ func Together(parts ...interface {
 	return params, nil
 }
 
-// Lift makes golgi's Fwd of an Apply.
+// Lift calls apply, the Apply of a layer, with the node of x. Layers implement Fwd, the method of golgi's interface, with it.
 func Lift(x G.Input, apply func(*G.Node) (*G.Node, error)) G.Result {
 	if apply == nil {
 		return G.Err(fmt.Errorf("layer: Lift: the function is missing, want the Apply of a layer"))
@@ -212,7 +212,8 @@ func Lift(x G.Input, apply func(*G.Node) (*G.Node, error)) G.Result {
 	return G.LiftResult(apply(x.Node()))
 }
 
-// Effective returns the nodes of weights as a layer is to use them, nil for a weight that is nil.
+// Effective returns the nodes that a layer computes with, one for each weight, as Param.Effective does. The node of a nil weight
+// is nil.
 func Effective(g *G.ExprGraph, weights ...*Param) (G.Nodes, error) {
 	nodes := make(G.Nodes, len(weights))
 	for i, w := range weights {

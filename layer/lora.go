@@ -13,7 +13,7 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// LoRA is an update of low rank of a weight W (out, in). The model uses W + Scale·B·A in place of W (Hu et al., "LoRA: Low-Rank
+// LoRA is a low-rank update of a weight W (out, in). The model uses W + Scale·B·A in place of W (Hu et al., "LoRA: Low-Rank
 // Adaptation of Large Language Models", section 4.1).
 type LoRA struct {
 	A     *Param // "lora_A.weight" (rank, in); starts uniform between -1/√in and 1/√in
@@ -21,27 +21,27 @@ type LoRA struct {
 	Scale float64
 }
 
-// LoRAConfig says which weights get an update, and of which rank. The names are those of the peft library.
+// LoRAConfig says which weights get an update, and its rank. The names of the fields are those of the peft library.
 type LoRAConfig struct {
 	Rank    int      // required
 	Alpha   float64  // Scale is Alpha/Rank; by default Rank
-	Targets []string // layers, by their full names or the last parts of them, as "in_proj" or "mixer.in_proj"; by default LoRATargets
+	Targets []string // full names of layers, or the ends of them, such as "in_proj" or "mixer.in_proj"; by default LoRATargets
 	Seed    uint64   // of A
 
-	// Start, if it is not nil, sets the values of A and B, which it gets in turn for each weight. An error of Start is returned, and
-	// the weights stay as they were.
+	// Start, if it is not nil, sets the initial values of the A and B of all updates, which it gets as A, B, A, B, …. If Start
+	// returns an error, AddLoRA returns it and adds nothing.
 	Start func(added Params) error
 }
 
 // LoRATargets are the projections of a Mamba block.
 var LoRATargets = []string{"in_proj", "x_proj", "dt_proj", "out_proj"}
 
-// AddLoRA gives an update to each weight that belongs to a target, freezes all weights, and returns the weights of the updates, A
-// and B in turn. Trainable returns them too. Graphs that are built from then on use the updated weights. Graphs that were built
+// AddLoRA adds an update to each weight that Targets names, and freezes all other weights. It returns the weights of the updates
+// as A, B, A, B, …. Trainable returns them too. Graphs that are built afterwards use the updated weights. Graphs that were built
 // before do not change.
 //
-// It is an error, and nothing changes, if the rank or alpha is not positive, if no weight belongs to a target, or if a target's weight
-// has an update already or is not a matrix.
+// It is an error, and nothing changes, if the rank or alpha is not positive, if Targets names no weight, or if a weight that it
+// names has an update already or is not a matrix.
 func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 	targets, err := p.TargetsOf(cfg)
 	if err != nil {

@@ -11,14 +11,14 @@ import (
 	"github.com/gomamba/mamba/cuda/graph"
 )
 
-// Param is a weight: a tensor with a name, apart from any graph.
+// Param is a weight: a tensor with a name, separate from any graph.
 type Param struct {
 	Name  string        // the key of the Hugging Face layout: "backbone.layers.0.mixer.in_proj.weight"; not to be changed
 	Value *tensor.Dense // shared by every graph that the weight is used in; solvers update it in place, unless it is OnDevice
 	Decay bool          // whether weight decay applies
 
-	// Frozen says that training leaves the weight as it is: Params.Trainable leaves it out. A weight that
-	// gorgonia.Grad is not given has no gradient, and a solver that is not given it does not change it.
+	// Frozen weights are not trained. Params.Trainable leaves them out, so they get no gradient from gorgonia.Grad, and no
+	// solver changes them.
 	Frozen bool
 
 	lora   *LoRA         // the weight's update, or nil
@@ -36,8 +36,8 @@ func NewParam(name string, value *tensor.Dense, decay bool) *Param {
 // Node returns the weight's node in a graph. The first call adds an input to the graph; later calls return the same node. The
 // node's name is the weight's name and a number, because Gorgonia merges leaves that have the same name, type and shape.
 //
-// The node's value is a tensor of its own over the memory of Value: a Gorgonia machine writes its engine into the tensors of its
-// graph, and graphs of one weight may be run by several goroutines.
+// The node's value is a separate tensor that shares the memory of Value. A Gorgonia machine writes its engine into the tensors of
+// its graph, and several goroutines may run graphs of one weight.
 func (p *Param) Node(g *G.ExprGraph) *G.Node {
 	name := p.nodeName()
 	for _, n := range g.ByName(name) {
@@ -49,12 +49,12 @@ func (p *Param) Node(g *G.ExprGraph) *G.Node {
 	return G.NodeFromAny(g, p.Value.ShallowClone(), G.WithName(name))
 }
 
-// OnDevice returns the weight's copy on a device, nil for a weight of the host.
+// OnDevice returns the copy of the weight on a device, or nil if it has none.
 func (p *Param) OnDevice() *graph.Weight { return p.device }
 
-// ToDevice puts the weights and their LoRA on a device. Graphs that are made afterwards use them there, and solvers step them there.
-// From then on Value is as of the last ToHost. Weights on that device already stay as they are; weights on another device are first
-// copied to the host. After an error every weight is where it was.
+// ToDevice puts the weights and their LoRA on a device. Graphs that are made afterwards use them there, and solvers change them
+// there; Value then has the numbers of the last ToHost. Weights that are already on that device stay as they are. Weights on
+// another device are first copied to the host. After an error every weight is where it was.
 func (p Params) ToDevice(c *graph.Context) error {
 	if c == nil {
 		return fmt.Errorf("layer: the device is missing, want the context of one (graph.On)")
@@ -114,8 +114,8 @@ func (p Params) ValuesChanged() {
 
 func (p *Param) nodeName() string { return fmt.Sprintf("%s#%d", p.Name, p.id) }
 
-// Params are weights in the order of the model. None of them is nil, and each has a Value: a method that returns an error says
-// which weight is not so, the others panic.
+// Params are weights in the order of the model. No element is nil, and each has a Value. If that does not hold, methods that
+// return an error name the weight, and the others panic.
 type Params []*Param
 
 // check returns an error if a weight is nil or has no value.
@@ -128,7 +128,7 @@ func (p Params) check() error {
 	return nil
 }
 
-// Nodes returns the weights' nodes in a graph, in order: what a solver steps and gorgonia.Grad differentiates by.
+// Nodes returns the nodes of the weights in a graph, in order. Give them to gorgonia.Grad and to the solver.
 func (p Params) Nodes(g *G.ExprGraph) G.Nodes {
 	nodes := make(G.Nodes, len(p))
 	for i, w := range p {
@@ -171,8 +171,8 @@ func (p Params) setFrozen(frozen bool) {
 	}
 }
 
-// Trainable returns the weights that are not frozen, in order, each followed by the A and B of its LoRA if it has one: give
-// their nodes to gorgonia.Grad and to the solver.
+// Trainable returns the weights that are not frozen, in order. The A and B of a LoRA come after their weight. Give the nodes of
+// these weights to gorgonia.Grad and to the solver.
 func (p Params) Trainable() (trainable Params) {
 	for _, w := range p.withLoRA() {
 		if !w.Frozen {

@@ -33,7 +33,7 @@ type Config struct {
 	// pattern then repeats. Without a pattern, all layers are Mamba blocks. A block by itself has no pattern.
 	Pattern []Kind
 	NHead   int // heads of attention, about DModel/64 by default; heads of H3, by default one for each channel
-	Window  int // steps that attention sees, the current one included; 0 for all. Only with a window its state has a fixed size
+	Window  int // steps that attention sees, the current one included; 0 for all, but then the model cannot generate
 	DHidden int // channels inside SwiGLU and GeGLU; 8/3 of DModel, rounded up to a multiple of 8
 }
 

@@ -11,8 +11,9 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// Kind is the kind of a layer of a stack. Each layer computes y = x + mixer(norm(x)). The first six kinds are the rows of the Mamba
-// paper's table of architectures (section 4.6.1), each with a time-invariant or a selective state space inside.
+// Kind is the kind of a layer of a stack. Each layer computes y = x + mixer(norm(x)). The first six kinds are the rows of the
+// Mamba paper's table of architectures (section 4.6.1): three architectures, each with a time-invariant state space (S4) or a
+// selective one (S6) inside.
 type Kind string
 
 // The kinds.

@@ -129,6 +129,10 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 		for _, x := range texts {
 			fmt.Fprintf(out, "  %-36s %10.3f %10.3f\n", x.name, x.before, x.after)
 		}
+		if tuned := texts[len(texts)-1]; tuned.after > tuned.before {
+			fmt.Fprintf(out, "The held-out part is predicted worse than before: the model begins to know the\n"+
+				"training text by heart. Train on more text, or with fewer -steps or a lower -lr.\n")
+		}
 		fmt.Fprintln(out)
 	}
 	return finish(set, lm, t.Curve(), enc, out)

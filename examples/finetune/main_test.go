@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -106,6 +107,38 @@ func TestOwnModelOfData(t *testing.T) {
 		}
 	}
 	exampletest.PNG(t, filepath.Join(out, "loss.png"))
+}
+
+// A short text is not learned by heart by the small model, unless -basesteps asks for it.
+func TestBaseSteps(t *testing.T) {
+	for text, want := range map[int]int{1: 1, 100: 7, 12800: 800, 1 << 20: 800} {
+		c := &corpus{train: []train.Document{{Tokens: make([]int, text)}}}
+		if got := baseSteps(c, 64); got != want {
+			t.Errorf("a text of %d tokens: %d steps of 64, want %d", text, got, want)
+		}
+	}
+	args := append([]string{"-data", writeLines(t, 30), "-layers", "1", "-dmodel", "16", "-out", filepath.Join(t.TempDir(), "out")}, tiny...)
+	code, stdout, stderr := call(context.Background(), args...)
+	steps := regexp.MustCompile(`(?m)^base .* bytes: (\d+), .* steps: (\d+)$`).FindStringSubmatch(stdout)
+	if code != 0 || steps == nil {
+		t.Fatalf("exit code %d, %s\n%s", code, stderr, stdout)
+	}
+	size, _ := strconv.Atoi(steps[1])
+	if n, _ := strconv.Atoi(steps[2]); n < 1 || n > 4*size/64+1 {
+		t.Errorf("%d steps of 64 bytes for a text of %d bytes, want at most four passes", n, size)
+	}
+}
+
+// A run after which the held-out text is predicted worse says so, and what to do.
+func TestWorse(t *testing.T) {
+	model, data := writeModel(t, 256), writeLines(t, 30)
+	for lr, worse := range map[string]bool{"0.01": false, "1": true} {
+		args := append([]string{"-model", model, "-data", data, "-lr", lr, "-out", filepath.Join(t.TempDir(), "out")}, tiny...)
+		code, stdout, stderr := call(context.Background(), args...)
+		if code != 0 || strings.Contains(stdout, "The held-out part is predicted worse than before") != worse {
+			t.Errorf("-lr %s: exit code %d, %s\n%s", lr, code, stderr, stdout)
+		}
+	}
 }
 
 // What is merged computes what the LoRA did.

@@ -22,7 +22,7 @@ type settings struct {
 	heldout                          float64
 	evaltokens, eval, save           int
 	seed                             int
-	basesteps, layers, dmodel        int
+	basesteps, layers, dmodel        int // basesteps is 0 for the default
 
 	device options.Device
 	where  []nn.Option // of the model: that device
@@ -32,7 +32,7 @@ type settings struct {
 func parse(args []string, usage io.Writer) (settings, error) {
 	set := settings{
 		out: "finetuned", steps: 300, batch: 4, length: 256, accumulate: 1, decay: 0.01, clip: 1, heldout: 0.1,
-		evaltokens: 16 << 10, seed: 1, basesteps: 800, layers: 2, dmodel: 128, warmup: -1,
+		evaltokens: 16 << 10, seed: 1, layers: 2, dmodel: 128, warmup: -1,
 	}
 	flags := flag.NewFlagSet("finetune", flag.ContinueOnError)
 	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint to start from (default a small model of bytes, which is trained first)")
@@ -55,7 +55,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.eval, 0, "eval", "steps between evaluations (default a tenth of the steps)")
 	options.Whole(flags, &set.save, 0, "save", "steps between saves (default a tenth of the steps)")
 	options.Whole(flags, &set.seed, 0, "seed", "seed of the order of the data, of LoRA and of the small model")
-	options.Whole(flags, &set.basesteps, 1, "basesteps", "training steps of the small model")
+	options.Whole(flags, &set.basesteps, 1, "basesteps", "training steps of the small model (default 800, or four passes over a shorter text)")
 	options.Whole(flags, &set.layers, 1, "layers", "number of Mamba blocks of the small model")
 	options.Whole(flags, &set.dmodel, 1, "dmodel", "width of the small model: channels between the blocks")
 	set.device.Flags(flags)

@@ -72,6 +72,9 @@ func trainBase(ctx context.Context, set settings, base text, out io.Writer) (*nn
 	lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: set.dmodel, NLayer: set.layers}, Vocab: 256},
 		append(slices.Clone(set.where), nn.WithSeed(uint64(set.seed)))...)
 	describe(out, "a small one", lm)
+	if set.basesteps == 0 {
+		set.basesteps = baseSteps(c, set.batch*set.length)
+	}
 	own := settings{steps: set.basesteps, batch: set.batch, length: set.length, accumulate: 1, lr: 5e-3, clip: 1, decay: 0.01,
 		warmup: max(set.basesteps/20, 1), seed: set.seed, heldout: set.heldout, evaltokens: set.evaltokens, device: set.device, save: max(set.basesteps/10, 1), eval: max(set.basesteps/10, 1), resume: set.resume}
 	fmt.Fprintf(out, "base        %s: documents: %d, bytes: %d, held out: %d, steps: %d\n", base.name, len(c.train)+len(c.heldOut), c.tokens, len(c.heldOut), own.steps)
@@ -85,6 +88,17 @@ func trainBase(ctx context.Context, set settings, base text, out io.Writer) (*nn
 		return nil, err
 	}
 	return lm, checkpoint.Save(baseDir(set), lm)
+}
+
+// baseSteps returns the default number of steps of the small model, each of so many tokens. It makes at most four passes over the text:
+// after more, the model knows a short text by heart and predicts other text worse than before.
+func baseSteps(c *corpus, tokens int) int {
+	const most, passes = 800, 4
+	n := 0
+	for _, d := range c.train {
+		n += len(d.Tokens)
+	}
+	return min(most, (passes*n+tokens-1)/tokens)
 }
 
 // load reads a checkpoint and its tokenizer.
