@@ -16,12 +16,12 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// Load returns the language model of a checkpoint's directory. Weights are float32 unless an option, nn.WithDtype, says
-// otherwise; nn.WithName puts a name in front of theirs.
+// Load returns the language model in the directory of a checkpoint. The weights are float32, or of the type that nn.WithDtype
+// sets. nn.WithName puts a name in front of their names.
 //
-// It is an error if config.json asks for anything that is not supported, if a tensor is missing, superfluous or of another
-// shape (all are listed in the one error), or if a weight is not a number. Nothing is allocated for the model before its
-// configuration fits the files.
+// It is an error if config.json asks for anything that is not supported; if a tensor is missing, superfluous or of another shape
+// (one error lists all of them); or if a weight is not a number. Nothing is allocated for the model until its configuration has
+// been compared with the files.
 func Load(dir string, opts ...nn.Option) (*nn.LM, error) {
 	r, err := Open(dir)
 	if err != nil {
@@ -39,7 +39,7 @@ func Load(dir string, opts ...nn.Option) (*nn.LM, error) {
 	return lm, nil
 }
 
-// Reader is an open checkpoint. Its methods may be called at the same time, except for Close.
+// Reader is an open checkpoint. Several goroutines may call its methods at the same time, except for Close.
 type Reader struct {
 	dir      string
 	files    []tensorfile.Contents
@@ -48,11 +48,11 @@ type Reader struct {
 	config   *config // nil without a config.json
 }
 
-// Open opens the checkpoint in a directory: its configuration, and the description of its tensors, whose numbers stay on
-// file. Close it when the weights are loaded.
+// Open opens the checkpoint in a directory. It reads the configuration and the names, types and shapes of the tensors; their
+// numbers are read when they are loaded. Close the Reader after that.
 //
-// A directory without config.json can be opened too, for the weights of a part: the caller then answers for the options
-// that no tensor shows.
+// Open also opens a directory without config.json, for LoadInto and LoadParams. Options that do not show in the shapes of
+// tensors, such as NormEps, are then not checked.
 func Open(dir string) (*Reader, error) {
 	r := &Reader{dir: dir}
 	if err := r.open(); err != nil {
@@ -72,7 +72,7 @@ func (r *Reader) opened() error {
 	return nil
 }
 
-// Close closes the files. What was loaded does not need them. A second Close does nothing.
+// Close closes the files. Weights that were loaded stay valid. A second Close does nothing.
 func (r *Reader) Close() error {
 	if r == nil {
 		return r.opened()
@@ -260,17 +260,18 @@ func (r *Reader) note(metadata map[string]string) {
 	}
 }
 
-// Metadata returns a copy of what the weights' file says about itself: what SaveParams was given. Files of PyTorch (.bin) have none.
+// Metadata returns a copy of the metadata that was given to SaveParams, or that the file of the weights has. Files of PyTorch
+// (.bin) have none.
 func (r *Reader) Metadata() map[string]string { return maps.Clone(r.metadata) }
 
-// Config returns the configuration of the language model that the checkpoint holds. It is an error if the tensors are not
-// those of that model, so what it returns can be built: no size in it is larger than the files say.
+// Config returns the configuration of the language model in the checkpoint. It is an error if there is no config.json, or if the
+// tensors are not those of that model. So nn.NewLM can build what Config returns: no size in it is larger than the files show.
 func (r *Reader) Config() (nn.LMConfig, error) {
 	if err := r.opened(); err != nil {
 		return nn.LMConfig{}, err
 	}
 	if r.config == nil {
-		return nn.LMConfig{}, r.fail(fmt.Errorf("config.json: %w", fs.ErrNotExist))
+		return nn.LMConfig{}, r.fail(fmt.Errorf("config.json: %w: a language model has one; Open and LoadParams read weights without it", fs.ErrNotExist))
 	}
 	cfg := r.config.lm
 	if !r.config.biasKnown {
@@ -289,25 +290,25 @@ func (r *Reader) Config() (nn.LMConfig, error) {
 	return cfg, nil
 }
 
-// Part is what weights are loaded into: nn.MambaBlock, nn.MambaStack, nn.LM, the layers of package layer, and any model of
-// yours that embeds layer.Base.
+// Part is what LoadInto fills: an nn.MambaBlock, nn.MambaStack or nn.LM, a layer of package layer, or your own model if it embeds
+// layer.Base.
 type Part interface {
 	Name() string
 	Params() layer.Params
 	Err() error
 }
 
-// LoadInto fills the weights of a part with the tensors after a prefix: with "backbone.layers.3", the weight norm.weight gets the
-// value of backbone.layers.3.norm.weight. If the part was made with a name, the names of its weights are taken without it. The
-// prefix of a language model's stack is "backbone". The prefix of everything is "".
+// LoadInto fills the weights of a part with the tensors whose names begin with a prefix. With the prefix "backbone.layers.3", the
+// weight norm.weight gets the tensor backbone.layers.3.norm.weight. The prefix of a language model's stack is "backbone". The
+// prefix "" stands for the whole checkpoint. If the part has a name of its own, LoadInto ignores that name.
 //
-// It is an error, and nothing changes, if a tensor is missing or has another shape, or if a module of the part has a tensor for
-// which the part has no weight (a bias, say). All such tensors are listed in one error. Other tensors after the prefix belong to
-// other parts: a stack of fewer layers takes the first ones. If the part has a method Config, its NormEps must be that of
-// config.json, since no tensor shows it.
+// It is an error, and nothing changes, if a tensor is missing or has another shape, or if the checkpoint has a tensor for a
+// module of the part, such as a bias, that is not a weight of the part. One error lists all such tensors. Other tensors with the
+// prefix are left alone, so a stack of fewer layers takes the first ones. If the part has a method Config, its NormEps must be
+// that of config.json, since no tensor shows it.
 //
 // A weight that is not a number is an error too, but other weights may be filled by then. The values are written in place, so
-// graphs that have the weights see them.
+// graphs that use the weights see them.
 func (r *Reader) LoadInto(part Part, prefix string) error {
 	if err := r.opened(); err != nil {
 		return err
@@ -327,8 +328,8 @@ func (r *Reader) LoadInto(part Part, prefix string) error {
 	return r.load(part.Params(), ownNames(part), prefix)
 }
 
-// LoadParams fills weights with the tensors of their full names after a prefix: what SaveParams wrote, with the prefix "". Errors are
-// those of LoadInto.
+// LoadParams fills each weight with the tensor of the same name, or of the name after a prefix. The prefix "" reads what
+// SaveParams wrote. The errors are those of LoadInto.
 func (r *Reader) LoadParams(params layer.Params, prefix string) error {
 	if err := r.opened(); err != nil {
 		return err

@@ -11,12 +11,12 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// Attention is causal attention with several heads and rotary positions, from (batch, length, width) to the same: projections to
-// queries, keys and values, op.Attention, and a projection of the result. Each step sees all steps before it, so the time grows
-// with the square of the length.
+// Attention is causal attention with several heads and rotary positions. Its input and its result are (batch, length, width). It
+// projects its input to queries, keys and values, applies op.Attention, and projects the result. Each step sees all steps before
+// it, so the time grows with the square of the length.
 //
-// With a window (WithWindow) each step sees only the last steps. The layer then has a state of fixed size, like the other layers:
-// the keys and values of these steps. It can be used as a Sequence.
+// With a window (WithWindow), each step sees only the last steps. The layer then has a state of fixed size, the keys and values
+// of these steps, and can be used as a Sequence.
 type Attention struct {
 	Base
 	QProj, KProj, VProj, OutProj *Linear // "q_proj", "k_proj", "v_proj" and "out_proj" (width, width)

@@ -8,9 +8,9 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// Conv1D is a causal depthwise convolution over time, from (batch, length, channels) to the same: each output of a channel is a
-// weighted sum of the channel's last width inputs. A SiLU follows unless WithoutSiLU is given. Weights and bias start uniform
-// within ±1/√width.
+// Conv1D is a causal depthwise convolution over time. Its input and its result are (batch, length, channels). Each output of a
+// channel is a weighted sum of the last width inputs of the channel. A SiLU follows unless WithoutSiLU is given. Weights and bias
+// start uniform within ±1/√width.
 type Conv1D struct {
 	Base
 	Weight *Param // "weight" (channels, 1, width)

@@ -9,8 +9,8 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// GatedMLP mixes the channels of each step: down_proj(f(gate_proj(x)) ⊙ up_proj(x)), from (batch, length, width) to the same. With
-// SiLU, the default f, it is SwiGLU; with op.GELU it is GeGLU (Shazeer, "GLU Variants Improve Transformer", equation 6).
+// GatedMLP mixes the channels of each step: down_proj(f(gate_proj(x)) ⊙ up_proj(x)). x and the result are (batch, length, width).
+// With SiLU, the default f, it is SwiGLU; with op.GELU it is GeGLU (Shazeer, "GLU Variants Improve Transformer", equation 6).
 type GatedMLP struct {
 	Base
 	GateProj, UpProj, DownProj *Linear // "gate_proj" and "up_proj" (hidden, width), "down_proj" (width, hidden)

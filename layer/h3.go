@@ -12,15 +12,16 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// H3 is the layer of Fu et al., "Hungry Hungry Hippos: Towards Language Modeling with State Space Models", algorithm 1, from
-// (batch, length, width) to the same: two state spaces with a multiplicative gate after each.
+// H3 is the layer of Fu et al., "Hungry Hungry Hippos: Towards Language Modeling with State Space Models", algorithm 1. Its input
+// and its result are (batch, length, width). It has two state spaces, with a multiplicative gate after each.
 //
 //	q, k, v = q_proj(x), k_proj(x), v_proj(x);  k̄ = shift(k)
 //	for each head:  S = inner(k̄ vᵀ);  o = qᵀ S
 //	y = out_proj(o)
 //
-// The shift state space stores the last inputs unchanged. With a learned C it is a causal convolution; the paper's D is part of
-// its last tap. The inner layer mixes each element of the products over time. Any Sequence can be the inner layer.
+// The shift state space stores the last inputs unchanged. With a learned C it is a causal convolution, and the paper's D is part
+// of the last weight of that convolution. The inner layer mixes each element of the products over time. Any Sequence can be the
+// inner layer.
 type H3 struct {
 	Base
 	QProj, KProj, VProj, OutProj *Linear // "q_proj", "k_proj", "v_proj" and "out_proj" (width, width)

@@ -112,7 +112,7 @@ func (p Params) TargetsOf(cfg LoRAConfig) (targets Params, err error) {
 		targets = append(targets, w)
 	}
 	if len(targets) == 0 {
-		return nil, fmt.Errorf("layer: LoRA: none of %d weights belongs to a layer of the names %s", len(p), strings.Join(cfg.Targets, ", "))
+		return nil, fmt.Errorf("layer: LoRA: Targets is %q, which names no layer of the %d weights; want names such as in_proj", cfg.Targets, len(p))
 	}
 	return targets, nil
 }

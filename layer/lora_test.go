@@ -80,7 +80,7 @@ func TestAddLoRAErrors(t *testing.T) {
 		{plain.Params(), LoRAConfig{}, "layer: LoRA: Rank is 0, want at least 1"},
 		{plain.Params(), LoRAConfig{Rank: 1, Alpha: -1}, "layer: LoRA: Alpha is -1, want a positive number"},
 		{plain.Params(), LoRAConfig{Rank: 1, Alpha: math.NaN()}, "layer: LoRA: Alpha is NaN, want a positive number"},
-		{plain.Params(), LoRAConfig{Rank: 1, Targets: []string{"q", "v"}}, "none of 1 weights belongs to a layer of the names q, v"},
+		{plain.Params(), LoRAConfig{Rank: 1, Targets: []string{"q", "v"}}, `Targets is ["q" "v"], which names no layer of the 1 weights`},
 		{append(plain.Params(), conv.Params()...), LoRAConfig{Rank: 1, Targets: []string{"x_proj", "conv1d"}}, "conv1d.weight has shape (2, 1, 2), want (out, in)"},
 		{append(plain.Params(), twice.Params()...), LoRAConfig{Rank: 1}, "x_proj.weight has an update already"},
 	} {

@@ -11,8 +11,8 @@ import (
 )
 
 // LSTM is a long short-term memory (Hochreiter and Schmidhuber, "Long Short-Term Memory", with the forget gate of Gers et al.,
-// "Learning to Forget"), from (batch, length, channels) to the same. op.LSTM has the equations. The weights start uniform within
-// ±1/√channels, the bias of the forget gate starts at 1, and the other biases start at 0.
+// "Learning to Forget"). Its input and its result are (batch, length, channels). op.LSTM has the equations. The weights start
+// uniform within ±1/√channels, the bias of the forget gate starts at 1, and the other biases start at 0.
 type LSTM struct {
 	Base
 	Input     *Param // "weight_ih" (4·channels, channels), in the order i, f, g, o

@@ -10,9 +10,9 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// S4 is a diagonal, time-invariant state space for each channel, from (batch, length, channels) to the same: algorithm 1 of Gu
-// and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", in the form of S4D (Gu et al., "On the
-// Parameterization and Initialization of Diagonal State Space Models").
+// S4 is a diagonal, time-invariant state space for each channel. Its input and its result are (batch, length, channels). It is
+// algorithm 1 of Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", in the form of S4D (Gu et al.,
+// "On the Parameterization and Initialization of Diagonal State Space Models").
 //
 //	h'(t) = A h(t) + u(t),  y(t) = C h(t) + D u(t),  in steps of length Δ
 //

@@ -9,8 +9,8 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// S6 is the selective state space of Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
-// algorithm 2, from (batch, length, channels) to the same. It computes the steps Δ and the matrices B and C from its input:
+// S6 is the selective state space of Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", algorithm 2.
+// Its input and its result are (batch, length, channels). It computes the steps Δ and the matrices B and C from its input:
 //
 //	dt, B, C = split(x_proj(x));  Δ = softplus(dt_proj(dt));  y = scan(u = x, Δ, A = -exp(A_log), B, C, D)
 //

@@ -5,18 +5,18 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// Sequence is a layer that mixes over time, from (batch, length, channels) to the same, and carries a state of fixed size: S4,
-// S6, LSTM. What is built of such layers (H3, nn.MambaStack) can have any of them inside.
+// Sequence is a layer that mixes over time and has one state of fixed size: S4, S6, LSTM, or Attention with a window. Its input
+// and its result are (batch, length, channels). H3 can have any Sequence inside.
 type Sequence interface {
 	Name() string
 	Params() Params
 	Err() error
-	// ApplyStart applies the layer to whole sequences. Where start (batch, length) is non-zero a new sequence starts, which
-	// sees nothing of what came before; nil for none.
+	// ApplyStart applies the layer to whole sequences. Where start (batch, length) is not zero, a new sequence begins, and no
+	// earlier step has an effect on it. start may be nil.
 	ApplyStart(x, start *G.Node) (*G.Node, error)
-	// ApplyWithState continues from a state, nil for zeros, and returns the one after x beside the result. Both are
-	// differentiable: whole == pieces == one step at a time.
+	// ApplyWithState continues from a state; nil stands for zeros. It returns the result, and the state after x. Both are
+	// differentiable. A sequence in pieces, or in single steps, gives the same as the whole sequence.
 	ApplyWithState(x, state, start *G.Node) (y, next *G.Node, err error)
-	// StateShape is the shape of the state of a batch, batch first.
+	// StateShape returns the shape of the state of a batch. Its first axis is the batch.
 	StateShape(batch int) tensor.Shape
 }

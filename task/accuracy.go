@@ -44,10 +44,10 @@ func (a *Accuracy) Add(predicted, targets []int, length int) error {
 	return nil
 }
 
-// OfTokens returns the share of the tokens that was predicted right, or 0 if there is no token.
+// OfTokens returns the share of the tokens that were predicted right, or 0 if there is no token.
 func (a Accuracy) OfTokens() float64 { return share(a.RightTokens, a.Tokens) }
 
-// OfSequences returns the share of the sequences that was predicted right in all tokens, or 0 if there is no sequence.
+// OfSequences returns the share of the sequences in which every token was predicted right, or 0 if there is no sequence.
 func (a Accuracy) OfSequences() float64 { return share(a.RightSequences, a.Sequences) }
 
 func share(part, of int) float64 {

@@ -7,8 +7,8 @@ import (
 	"github.com/gomamba/mamba/internal/size"
 )
 
-// Ignore is the target of a position at which nothing is to be predicted, such as one that the text did not fill. It has the value of
-// nn.Ignore.
+// Ignore is the target of a position at which nothing is to be predicted, for example after the end of the text. It is the value
+// of nn.Ignore.
 const Ignore = -100
 
 // Batch holds windows of text for a language model. Both slices have the order (batch, length). Each target is the byte that follows

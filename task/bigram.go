@@ -5,14 +5,17 @@ import (
 	"math"
 )
 
-// Bigram predicts a byte from the byte before it, by counting pairs in a training text. It is the baseline that a model with a memory
-// has to beat. c are the counts of pairs ab and of first bytes a, and k(a) is the number of different bytes seen after a:
+// Bigram predicts a byte from the byte before it, by counting pairs in a training text. It is a baseline: a model that remembers
+// more than one byte has to be better.
 //
 //	p(b|a) = (max(c(ab) - discount, 0) + (discount·k(a) + prior)·p(b)) / (c(a) + prior)
 //
-// This is absolute discounting (Ney, Essen and Kneser, 1994) together with a Dirichlet prior (MacKay and Peto, 1995). Both fall back
-// on the frequencies of single bytes, p(b) = (c(b) + 1) / (n + 256). NewBigram tries several values of discount and prior, and takes
-// those that predict the last tenth of the training text best from the rest of it. The counts are then those of the whole text.
+// c(ab) is the number of pairs ab in the text, c(a) the number of pairs that begin with a, and k(a) the number of different bytes
+// that follow a. This is absolute discounting (Ney, Essen and Kneser, 1994) together with a Dirichlet prior (MacKay and Peto,
+// 1995). Both fall back on the frequencies of single bytes, p(b) = (c(b) + 1) / (n + 256), in a text of n bytes.
+//
+// NewBigram tries several values of discount and prior. It takes those with which the first nine tenths of the training text
+// predict the last tenth best, and then counts the whole text.
 type Bigram struct {
 	Discount, Prior float64
 
@@ -22,7 +25,7 @@ type Bigram struct {
 	single [256]float64      // p(b)
 }
 
-// NewBigram counts the pairs of a training text. It is an error if the text has no pair.
+// NewBigram counts the pairs of a training text. It is an error if the text has fewer than two bytes.
 func NewBigram(text []byte) (*Bigram, error) {
 	if len(text) < 2 {
 		return nil, fmt.Errorf("task: bigram: text has %d bytes, should have at least 2", len(text))
@@ -82,8 +85,8 @@ func (b *Bigram) bits(pairs *[256][256]float64) float64 {
 	return sum
 }
 
-// BitsPerByte returns the mean of -log2 p(target|id) over all targets that are not Ignore. A model that uses only the byte before
-// reaches the same on these batches. It is an error if there are no targets, or if an id or target is not a byte.
+// BitsPerByte returns the mean of -log2 p(target|id) over all targets that are not Ignore. It is an error if there are no
+// targets, or if an id or target is not a byte.
 func (b *Bigram) BitsPerByte(batches []Batch) (float64, error) {
 	if b == nil || b.single == ([256]float64{}) {
 		return 0, fmt.Errorf("task: bigram: the bigram is missing, want one that NewBigram returned")

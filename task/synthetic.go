@@ -57,18 +57,20 @@ type copying struct {
 	places                func(r *rand.Rand, i, left int) bool // whether place i gets a token, if left tokens have no place yet
 }
 
-// NewSelectiveCopying returns the selective copying task of the Mamba paper (section 4.1.1): memory tokens at random places among
-// length - memory places of noise, followed by memory marks. length counts the part before the marks, so a sequence has length + memory
-// tokens. The paper has length 4096, memory 16 and vocab 16.
+// NewSelectiveCopying returns the selective copying task of the Mamba paper (section 4.1.1). A sequence begins with length
+// places: memory of them, chosen at random, have tokens to remember, and the others have noise. Then come memory marks, at which
+// the tokens are to be repeated in order. So a sequence has length + memory tokens. The paper has length 4096, memory 16 and
+// vocab 16.
 //
-// It is an error if length has no place for each token, if fewer than two tokens carry data, or if a sequence does not fit into memory.
+// It is an error if length has no place for each token, if fewer than two tokens carry data, or if a sequence does not fit into
+// memory.
 func NewSelectiveCopying(length, memory, vocab int) (Task, error) {
 	// Each place is taken with the probability that makes all choices of places equally likely.
 	return newCopying("selective copying", length, memory, vocab, func(r *rand.Rand, i, left int) bool { return r.IntN(length-i) < left })
 }
 
-// NewCopying returns the same task with the tokens at fixed places, as far apart as possible: one every length/memory places. The
-// places are known in advance, so a time-invariant model can learn it.
+// NewCopying returns the task of NewSelectiveCopying with the tokens at fixed places: one every length/memory places. The places
+// are known in advance, so a time-invariant model can learn it.
 func NewCopying(length, memory, vocab int) (Task, error) {
 	return newCopying("copying", length, memory, vocab, func(_ *rand.Rand, i, left int) bool {
 		return left > 0 && i%(length/memory) == 0
@@ -112,9 +114,9 @@ func (c *copying) Fill(r *rand.Rand, ids, targets []int) {
 // inductionHeads is the task of NewInductionHeads.
 type inductionHeads struct{ length, vocab int }
 
-// NewInductionHeads returns the induction heads task of the Mamba paper (section 4.1.2). A sequence has random tokens, and among them
-// once a special token, the last of the vocabulary. The special token is also the last token of the sequence. There, and only there, the
-// token that followed the first special token is to be predicted. The paper trains at length 256 with vocab 16.
+// NewInductionHeads returns the induction heads task of the Mamba paper (section 4.1.2). A sequence has random tokens. The last
+// token of the vocabulary is special: it stands once at a random place, and again at the end of the sequence. Only at the end is
+// there a target: the token that followed the special token the first time. The paper trains at length 256 with vocab 16.
 //
 // It is an error if length is below 3, if vocab is below 3, or if a sequence does not fit into memory.
 func NewInductionHeads(length, vocab int) (Task, error) {
@@ -150,9 +152,10 @@ func (h *inductionHeads) Fill(r *rand.Rand, ids, targets []int) {
 // recall is the task of NewAssociativeRecall.
 type recall struct{ pairs, vocab int }
 
-// NewAssociativeRecall returns the task of Ba et al., "Using Fast Weights to Attend to the Recent Past", section 4.1 (also Fu et al., H3,
-// section 3.1). A sequence has pairs of a key and its value, then one of the keys, whose value is to be predicted. No key is there
-// twice. Keys are the lower half of the vocabulary, values the upper half. A sequence has 2·pairs + 1 tokens.
+// NewAssociativeRecall returns the task of Ba et al., "Using Fast Weights to Attend to the Recent Past", section 4.1 (also Fu et
+// al., H3, section 3.1). A sequence has pairs of a key and its value. The last token repeats one of the keys, and its value is
+// the target. No key is in two pairs. Keys are the lower half of the vocabulary, values the upper half. A sequence has 2·pairs +
+// 1 tokens.
 //
 // It is an error if there are fewer keys than pairs, or if a sequence or the list of keys does not fit into memory.
 func NewAssociativeRecall(pairs, vocab int) (Task, error) {

@@ -31,7 +31,7 @@ type File struct {
 	Data []byte
 }
 
-// Text has the content of a file, or of the text files below a folder in the order of their names.
+// Text is the content of a file, or of the text files in a folder and its subfolders, sorted by name.
 type Text struct {
 	Path  string
 	Files []File
