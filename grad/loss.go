@@ -164,7 +164,7 @@ func scaled(v []float64, by float64) []float64 {
 	return s
 }
 
-// scaledWeights is the gradient of weightedSum by one operand: its weights times the gradient of the sum.
+// scaledWeights is the gradient of weightedSum with respect to one operand: its weights times the gradient of the sum.
 type scaledWeights struct {
 	i int
 	operand

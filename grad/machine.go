@@ -105,7 +105,7 @@ func (c *checker) tape(found *gradients) (failures []error, err error) {
 	return append(failures, c.same(by, first, third, "dual values that solvers read")...), nil
 }
 
-// differentiate adds the gradients by the wanted inputs to the graph. If some inputs have no gradient, it records the reason and returns
+// differentiate adds the gradients with respect to the wanted inputs to the graph. If some inputs have no gradient, it records the reason and returns
 // the indices of the others; the caller then starts again with those.
 func (b *built) differentiate(wanted []int, found *gradients) (nodes G.Nodes, by []int, err error) {
 	var with G.Nodes
@@ -230,7 +230,7 @@ func (c *checker) nodeGradients(b *built, by []int) ([][]float64, error) {
 	return c.read(by, values)
 }
 
-// read returns the elements of the gradients by the given inputs.
+// read returns the elements of the gradients with respect to the given inputs.
 func (c *checker) read(by []int, values []G.Value) ([][]float64, error) {
 	result := make([][]float64, len(by))
 	for k, i := range by {

@@ -53,7 +53,8 @@ func tick(value float64) plot.Tick {
 	return plot.Tick{Value: value, Label: strconv.FormatFloat(value, 'g', 6, 64)}
 }
 
-// evenNumbers returns at most eight ticks, at the multiples of 1, 2, 2.5 or 5 times a power of ten: as many as there may be.
+// evenNumbers returns at most eight ticks, at the multiples of 1, 2, 2.5 or 5 times a power of ten. It takes the smallest
+// distance that gives no more than eight.
 func evenNumbers(low, high float64) (ticks []plot.Tick) {
 	power := math.Pow(10, math.Floor(math.Log10(high-low))-1)
 	for _, part := range []float64{1, 2, 2.5, 5, 10, 20, 25, 50} {
@@ -70,7 +71,7 @@ func evenNumbers(low, high float64) (ticks []plot.Tick) {
 	return ticks
 }
 
-// roundNumbers returns ticks for a logarithmic axis: as many as there are of the richest set with at most eight.
+// roundNumbers returns at most eight ticks for a logarithmic axis, from the densest set of round numbers that gives no more.
 func roundNumbers(low, high float64) (ticks []plot.Tick) {
 	for _, set := range [][]float64{{1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8}, {1, 1.5, 2, 3, 4, 5, 6, 8}, {1, 2, 3, 5}, {1, 3}, {1}} {
 		ticks = nil
@@ -96,7 +97,7 @@ func powersOf2(low, high float64) (ticks []plot.Tick) {
 	return thin(ticks, 6)
 }
 
-// thin takes labels away, at even distances, until at most so many are left.
+// thin removes labels, at even distances, until no more than most are left.
 func thin(ticks []plot.Tick, most int) []plot.Tick {
 	every := (len(ticks) + most - 1) / most
 	for i := range ticks {

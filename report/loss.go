@@ -15,7 +15,8 @@ type Loss struct {
 	Levels []Level // for comparison, in the unit of Label
 }
 
-// meanOf is the number of steps from which single steps are drawn pale, and means of a fiftieth of them in front.
+// meanOf is the number of steps from which the single steps are drawn pale, with running means over a fiftieth of the steps on
+// top.
 const meanOf = 200
 
 // Panel returns a curve as a panel for WritePNG: the loss of each training step, their running mean if there are many, and the
@@ -70,7 +71,8 @@ func (l Loss) line(name string, points []train.Point, c color.Color) Line {
 	return line
 }
 
-// smooth returns the means of so many neighbouring points of a line, each at the place of the middle one.
+// smooth returns the running means of a line, each over the same number of neighbouring points and at the place of the middle
+// one.
 func smooth(l Line, window int) Line {
 	means, sum := Line{Name: l.Name, Color: l.Color}, 0.0
 	for i, y := range l.Y {

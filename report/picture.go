@@ -29,7 +29,7 @@ type Panel struct {
 	Levels  []Level
 }
 
-// Line is a line through points. X and Y are as long as each other.
+// Line is a line through points. X and Y have the same length.
 type Line struct {
 	Name   string // none is written if it is empty
 	X, Y   []float64
@@ -63,11 +63,11 @@ const (
 	most, least = 1e150, 1e-150
 )
 
-// WritePNG draws panels side by side into a PNG file. It replaces the file when the picture is whole. A point that has no place on
-// a logarithmic axis, since it is below 1e-150, is left out.
+// WritePNG draws panels side by side into a PNG file. The file is replaced only when the picture is whole. Points below 1e-150
+// are left out on a logarithmic axis, which has no place for them.
 //
-// Errors: no panel; a panel without a point; a line whose X and Y differ in length; a number that is not finite or is beyond 1e150; and
-// those of the file. They leave an existing file as it was.
+// Errors: no panel; a panel without a point; a line whose X and Y differ in length; a number that is not finite or is beyond
+// 1e150; and those of the file. After an error an existing file is as it was.
 func WritePNG(path string, panels ...Panel) error {
 	if len(panels) == 0 {
 		return fmt.Errorf("report: there is no panel, want at least one")

@@ -24,11 +24,13 @@ type Progress struct {
 	Steps  int       // steps of the whole run; if zero, no bar, no time left, and a line for every step
 	Tokens int       // tokens in a step, for the rate; if zero, the rate counts steps
 
-	// Summary returns the state of the run in a few words. The training loss is the mean of the last steps. Two spaces separate
-	// the parts of the text: a bar leaves out the last parts if the line is too long. If nil, the losses in nats.
+	// Summary returns the state of the run in a few words, with two spaces between its parts: if the line is too long, a bar
+	// leaves out the last parts. last is the number of steps over which to take the mean of the training loss. If Summary is
+	// nil, the losses are shown in nats.
 	Summary func(c *train.Curve, last int) string
 
-	// Rate returns the speed in words, of tokens a second, or of steps a second if Tokens is zero. If nil, "850 tokens/s".
+	// Rate returns the speed in words. Its argument is in tokens per second, or in steps per second if Tokens is zero. If Rate
+	// is nil, the speed is shown as "850 tokens/s".
 	Rate func(perSecond float64) string
 
 	bar     *progressbar.ProgressBar
@@ -44,7 +46,8 @@ const (
 	aroundBar    = 12 // columns of " 100% ||   " and of the last one, which stays empty
 )
 
-// Start begins to measure time. done is the number of steps that an earlier run made. Without Start, the first Update starts.
+// Start begins to measure time. done is the number of steps that an earlier run made, 0 for a new run. If Start is not called,
+// the first Update calls it.
 func (p *Progress) Start(done int) {
 	if p == nil {
 		return
@@ -149,8 +152,8 @@ func (p *Progress) summary(c *train.Curve, last int) string {
 	return text
 }
 
-// fit returns the width of a bar and the text after it, for a line of a terminal with so many columns. The text leaves out the
-// rate, and then the last parts of the summary, until the bar has room.
+// fit returns the width of the bar and the text after it, for a line of the given number of columns. If the bar has no room, the
+// text leaves out the rate first, and then the last parts of the summary.
 func fit(columns int, summary []string, rate, left string) (bar int, text string) {
 	room := columns - aroundBar - leastBar
 	text = join(append(slices.Clone(summary), rate, left)...)
@@ -174,7 +177,7 @@ func join(parts ...string) string {
 	return strings.Join(there, "  ")
 }
 
-// Finish ends the line of a bar, so that what the program prints next stands on a line of its own.
+// Finish ends the line of the bar, so that the program's next output begins a new line.
 func (p *Progress) Finish() {
 	if p != nil && p.bar != nil {
 		_ = p.bar.Exit()

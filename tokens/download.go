@@ -37,15 +37,16 @@ func IsRepository(name string) bool {
 	return repository.MatchString(name) && !strings.Contains(name, "..")
 }
 
-// Download returns the folder with the model of a repository of the Hugging Face hub, such as "state-spaces/mamba-130m-hf", for Open and
-// checkpoint.Load: its configuration, tokenizer.json and weights, or those of a LoRA adapter.
+// Download returns a folder for Open and checkpoint.Load with the model of a repository of the Hugging Face hub, such as
+// "state-spaces/mamba-130m-hf". The folder has the model's configuration, tokenizer.json and weights, or a LoRA adapter.
 //
-// Files that are missing in the cache are downloaded. A download that was interrupted continues where it stopped, also in another
-// process. Two processes do not download one file at the same time: the second waits. Every file is checked by its hash. If all files are
-// there, the network is not used. HF_ENDPOINT is the hub's address, https://huggingface.co by default. The repository has to be public.
+// Files that are not in the cache are downloaded. A download that was interrupted continues where it stopped, in this process or
+// another. If two processes want the same file, the second waits for the first. The hash of every file is checked. If all files
+// are in the cache, the network is not used. The environment variable HF_ENDPOINT sets the address of the hub, which is
+// https://huggingface.co by default. The repository must be public.
 //
-// It is an error if name is not "OWNER/NAME", if ctx ends, if the hub does not answer or does not have the repository, or if a file is not
-// what the hub says that it is.
+// It is an error if name is not "OWNER/NAME", if ctx ends, if the hub does not answer or does not have the repository, or if the
+// hash of a file is not the one that the hub gives.
 func Download(ctx context.Context, name string, cfg DownloadConfig) (dir string, err error) {
 	if ctx == nil {
 		return "", errors.New("tokens: download: ctx is nil, should be a context")

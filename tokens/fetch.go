@@ -84,7 +84,7 @@ func fetch(ctx context.Context, from, path, locks string, file *hub.FileInfo, ad
 	return os.Rename(part.Name(), path)
 }
 
-// request asks for the bytes after the first have ones, and returns how many there are afterwards.
+// request asks for the bytes from offset have on, and returns how many bytes the file has afterwards.
 func request(ctx context.Context, from string, part *os.File, have, size int64, add func(bytes int64)) (int64, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {

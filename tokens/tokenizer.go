@@ -14,9 +14,8 @@ import (
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
-// Tokenizer converts between text and the tokens of a model. Open makes one. The zero Tokenizer is that of a model of bytes, see Bytes.
-//
-// A Tokenizer does not change: goroutines can share one.
+// Tokenizer converts between text and the tokens of a model. Open returns one. The zero Tokenizer is that of Bytes. A Tokenizer
+// never changes, so several goroutines can share it.
 type Tokenizer struct {
 	bpe    *bpe // nil for bytes
 	vocab  int  // of the model
@@ -30,14 +29,14 @@ type Tokenizer struct {
 // Bytes returns the tokenizer of a model whose 256 tokens are the bytes of UTF-8.
 func Bytes() *Tokenizer { return new(Tokenizer) }
 
-// Open returns the tokenizer in dir, the folder of a model, for a model with a vocabulary of vocab tokens. It reads tokenizer.json, which
-// must be a byte-level BPE, and the end of a text (see End) from generation_config.json or config.json. Without a tokenizer.json, a
-// vocabulary of 256 is that of Bytes.
+// Open returns the tokenizer in dir, the folder of a model whose vocabulary has vocab tokens. It reads tokenizer.json, which must
+// be a byte-level BPE, and takes the end of a text (see End) from generation_config.json or config.json. Without a
+// tokenizer.json, a vocabulary of 256 is that of Bytes.
 //
-// It is an error if dir is not a folder; if there is no tokenizer.json (errors.Is fs.ErrNotExist) and vocab is not 256; if a file is not a
-// regular file of at most 64 MiB; or if tokenizer.json contradicts itself, has a token outside of 0 to vocab-1, or needs something that
-// this package does not do: another model than BPE, another normalizer than NFC, another split into words than GPT-2's, tokens that are
-// added to every text. The error names the part.
+// It is an error if dir is not a folder; if there is no tokenizer.json (errors.Is fs.ErrNotExist) and vocab is not 256; if a file
+// is not a regular file of at most 64 MiB; if tokenizer.json contradicts itself or has a token outside of 0 to vocab-1; or if it
+// needs what this package does not do: a model other than BPE, a normalizer other than NFC, a split into words other than
+// GPT-2's, or tokens that are added to every text. The error names the part.
 func Open(dir string, vocab int) (*Tokenizer, error) {
 	if vocab < 1 {
 		return nil, fmt.Errorf("tokens: open: vocab is %d, should be the size of the model's vocabulary, at least 1", vocab)
@@ -74,8 +73,8 @@ func Open(dir string, vocab int) (*Tokenizer, error) {
 // IsBytes reports whether the tokens are bytes.
 func (t *Tokenizer) IsBytes() bool { return t != nil && t.bpe == nil }
 
-// End returns the tokens that end a text, for GenerateConfig.StopTokens: eos_token_id of the model's configuration, or else the token
-// <|endoftext|>, or else none. A model of bytes has none. A token that the model cannot choose is left out.
+// End returns the tokens that end a text, for GenerateConfig.StopTokens. They are the eos_token_id of the model's configuration
+// or, if it has none, the token <|endoftext|>. A model of bytes has none. Tokens outside the model's vocabulary are left out.
 func (t *Tokenizer) End() []int {
 	if t == nil {
 		return nil
@@ -85,8 +84,8 @@ func (t *Tokenizer) End() []int {
 
 // Encode returns the tokens of text. Text that spells an added token, such as <|endoftext|>, becomes that token.
 //
-// A byte that the vocabulary lacks becomes the file's unk_token, as in Hugging Face's program. Without an unk_token that program leaves
-// the byte out; here it is an error that names the character. A complete byte-level vocabulary has all bytes.
+// A complete byte-level vocabulary has a token for every byte. A byte that has none becomes the file's unk_token. If there is no
+// unk_token either, it is an error that names the character; Hugging Face's program drops the byte there.
 func (t *Tokenizer) Encode(text string) ([]int, error) {
 	if t == nil {
 		return nil, errors.New("tokens: encode: the Tokenizer is nil, should come from Open or Bytes")
@@ -116,8 +115,8 @@ func (t *Tokenizer) Encode(text string) ([]int, error) {
 	return tokens, nil
 }
 
-// Decode returns the text of tokens. Special tokens, such as <|endoftext|>, and tokens of the model that tokenizer.json does not have, have
-// no text. Each byte that is not part of a character of UTF-8 becomes U+FFFD.
+// Decode returns the text of tokens. Special tokens, such as <|endoftext|>, give no text, and neither do tokens of the model that
+// are not in tokenizer.json. Each byte that is not part of a character of UTF-8 becomes U+FFFD.
 //
 // It is an error if a token is not in the model's vocabulary.
 func (t *Tokenizer) Decode(tokens []int) (string, error) {

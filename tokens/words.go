@@ -37,8 +37,8 @@ func nextWord(text string) (word, rest string) {
 
 func other(r rune) bool { return !unicode.IsSpace(r) && !unicode.IsLetter(r) && !unicode.IsNumber(r) }
 
-// letters are the characters that a byte-level tokenizer.json writes for bytes, so that each can be printed: the character of Latin-1
-// if it can be, and else one from U+0100 on.
+// letters are the characters that a byte-level tokenizer.json writes for the 256 bytes, so that each can be printed: the
+// character of Latin-1 where it is printable, and otherwise one from U+0100 on.
 var letters = func() (l [256]rune) {
 	next := rune(0x100)
 	for b := range rune(256) {
@@ -61,8 +61,8 @@ var byteOf = func() map[rune]byte {
 	return m
 }()
 
-// unspell returns the bytes that a token of a tokenizer.json stands for: the token itself if it has a character that is no letter, as
-// in Hugging Face's program.
+// unspell returns the bytes that a token of a tokenizer.json stands for. As in Hugging Face's program, a token that has a
+// character outside of letters stands for itself.
 func unspell(token string) string {
 	bytes := make([]byte, 0, len(token))
 	for _, r := range token {

@@ -1,5 +1,5 @@
-// Package jsonoptions reads configurations in JSON that other programs wrote. A field changes the result, is known to change nothing,
-// or is an error: an option that nobody asked for could change the mathematics.
+// Package jsonoptions reads configurations in JSON that other programs wrote. Each field must be read, or be known to change
+// nothing. Any other field is an error, since it could change the mathematics.
 package jsonoptions
 
 import (
