@@ -54,10 +54,11 @@ func Color(position int) color.Color {
 }
 
 const (
-	fontSize  = vg.Length(11)
-	rowHeight = 1.2 * fontSize // of two names, one above the other
-	height    = 10.5 * vg.Centimeter
-	dpi       = 144
+	fontSize   = vg.Length(11)
+	rowHeight  = 1.2 * fontSize       // of two names, one above the other
+	height     = 10.5 * vg.Centimeter // of a picture, unless a panel has more names
+	marginRows = 6                    // rows of a picture above and below the names
+	dpi        = 144
 
 	// The numbers that axes have room for: their ratios and differences are float64 as well.
 	most, least = 1e150, 1e-150
@@ -76,6 +77,10 @@ func WritePNG(path string, panels ...Panel) error {
 	if len(panels) > 1 {
 		width = vg.Length(len(panels)) * 13 * vg.Centimeter
 	}
+	height := height
+	for _, p := range panels {
+		height = max(height, vg.Length(p.names()+marginRows)*rowHeight)
+	}
 	img := vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(dpi))
 	all := draw.New(img)
 	for i, panel := range panels {
@@ -88,6 +93,21 @@ func WritePNG(path string, panels ...Panel) error {
 		_, err := vgimg.PngCanvas{Canvas: img}.WriteTo(w)
 		return err
 	})
+}
+
+// names returns how many lines and levels have a name.
+func (p Panel) names() (n int) {
+	for _, l := range p.Lines {
+		if l.Name != "" {
+			n++
+		}
+	}
+	for _, l := range p.Levels {
+		if l.Name != "" {
+			n++
+		}
+	}
+	return n
 }
 
 // points returns the points of a line that have a place on the axes.
@@ -193,7 +213,7 @@ func write(pl *plot.Plot, data draw.Canvas, style text.Style, labels []label) {
 	for i, l := range labels {
 		ends[i] = float64(y(l.at.Y))
 	}
-	for i, to := range spread(ends, float64(rowHeight)) {
+	for i, to := range spread(ends, float64(rowHeight), float64(data.Min.Y-rowHeight/2), float64(data.Max.Y+rowHeight/2)) {
 		l, from := labels[i], vg.Point{X: x(labels[i].at.X), Y: vg.Length(ends[i])}
 		at := vg.Point{X: data.Max.X + rowHeight, Y: vg.Length(to)}
 		data.StrokeLine2(draw.LineStyle{Color: pale(l.color), Width: vg.Points(0.7)}, from.X+vg.Points(4), from.Y, at.X-vg.Points(2), at.Y)
@@ -202,8 +222,10 @@ func write(pl *plot.Plot, data draw.Canvas, style text.Style, labels []label) {
 	}
 }
 
-// spread moves heights, the lowest first, apart to at least gap, and the sum of the squares of how far they move is least.
-func spread(heights []float64, gap float64) []float64 {
+// spread moves heights, the lowest first, apart to at least gap, and into the range from low to high, which has room for them. The sum
+// of the squares of how far they move is the least possible.
+func spread(heights []float64, gap, low, high float64) []float64 {
+	high -= float64(len(heights)-1) * gap
 	// With i·gap taken from the i-th, what remains must not fall. Runs that would fall become their mean.
 	type run struct {
 		sum float64
@@ -220,7 +242,7 @@ func spread(heights []float64, gap float64) []float64 {
 	var apart []float64
 	for _, r := range runs {
 		for range r.n {
-			apart = append(apart, r.sum/float64(r.n)+float64(len(apart))*gap)
+			apart = append(apart, max(min(r.sum/float64(r.n), high), low)+float64(len(apart))*gap)
 		}
 	}
 	return apart

@@ -134,7 +134,7 @@ func TestSpread(t *testing.T) {
 		{[]float64{0, 2, 40}, []float64{-4, 6, 40}},
 		{[]float64{0, 9, 18, 19}, []float64{-3, 7, 17, 27}[:4]},
 	} {
-		got := spread(test.from, 10)
+		got := spread(test.from, 10, -100, 200)
 		if len(got) != len(test.want) {
 			t.Fatalf("%v: %v", test.from, got)
 		}
@@ -148,6 +148,44 @@ func TestSpread(t *testing.T) {
 		}
 		if moved > least+1e-9 {
 			t.Errorf("%v moves to %v, want %v", test.from, got, test.want)
+		}
+	}
+}
+
+// Names stay in their range, above and below, and still apart.
+func TestSpreadInRange(t *testing.T) {
+	for _, test := range []struct{ from, want []float64 }{
+		{[]float64{-3}, []float64{0}},
+		{[]float64{33}, []float64{30}},
+		{[]float64{1, 2, 3}, []float64{0, 10, 20}},
+		{[]float64{5, 29, 30}, []float64{5, 20, 30}},
+		{[]float64{30, 30, 30, 30}, []float64{0, 10, 20, 30}},
+	} {
+		if got := spread(test.from, 10, 0, 30); !slices.Equal(got, test.want) {
+			t.Errorf("%v moves to %v, want %v", test.from, got, test.want)
+		}
+	}
+}
+
+// A picture has room for all names, however many lines end at one place.
+func TestPanelOfManyLines(t *testing.T) {
+	for _, end := range []float64{0, 1, 40} {
+		var p Panel
+		for i := range 30 {
+			p.Lines = append(p.Lines, Line{Name: fmt.Sprint("line ", i), X: []float64{0, 1}, Y: []float64{float64(i), end}, Color: Color(i % 5)})
+		}
+		ends := []color.Color{color.RGBA{200, 0, 200, 255}, color.RGBA{0, 200, 200, 255}} // of the names at the top and at the bottom
+		p.Lines[0].Color, p.Lines[29].Color = ends[0], ends[1]
+		picture := drawn(t, p)
+		b := picture.Bounds()
+		right := image.Rect(b.Max.X-80, b.Min.Y, b.Max.X, b.Max.Y) // names only
+		for _, c := range ends {
+			pixels, at := box(picture.(interface {
+				SubImage(image.Rectangle) image.Image
+			}).SubImage(right), c)
+			if pixels == 0 || at.Min.Y < 5 || at.Max.Y > b.Max.Y-5 || at.Dy() < 10 {
+				t.Errorf("lines end at %v: the name of colour %v is at %v, %d pixels, of a picture of %v", end, c, at, pixels, b)
+			}
 		}
 	}
 }
