@@ -67,8 +67,8 @@ func TestOwnModel(t *testing.T) {
 		t.Fatalf("exit code %d, %s", code, stderr)
 	}
 	for _, want := range []string{
-		`model       a small one: Mamba, parameters: \d+, layers: 1, d_model: 16, vocabulary: 256\n`,
-		`base        Go's code: documents: \d+, bytes: \d+, held out: \d+, steps: 3\n`,
+		`model       a small one: Mamba, parameters: \d+\n            layers: 1, d_model: 16, vocabulary: 256\n`,
+		`base        Go's code: documents: \d+, bytes: \d+, held out: \d+\n            steps: 3, batch: 1 x 2, length: 32, learn rate: 0\.005\n`,
 		`data        Go's comments: documents: \d+, bytes: \d+, held out: \d+\n`,
 		`finetune    all weights: (\d+) of \d+ parameters\n            steps: 4, batch: 1 x 2, length: 32, learn rate: 0\.003\n`,
 		`step 4 of 4  loss \d\.\d{3}  perplexity \d+\.\d{3}  held out \d+\.\d{3}  \d+ tokens/s  0s left\n`,
@@ -98,7 +98,7 @@ func TestOwnModelOfData(t *testing.T) {
 		t.Fatalf("%v\n%s", err, stdout)
 	}
 	for _, want := range []string{
-		`base        .*lines\.txt: documents: 30, bytes: \d+, held out: \d+, steps: 3\n`,
+		`base        .*lines\.txt: documents: 30, bytes: \d+, held out: \d+\n            steps: 3, batch: 1 x 2, length: 32, learn rate: 0\.005\n`,
 		`data        .*lines\.txt: documents: 30, bytes: \d+, held out: \d+\n`,
 		`perplexity per byte, held out  +before +after\n  .*lines\.txt +\d+\.\d{3} +\d+\.\d{3}\n\n`,
 	} {
@@ -119,7 +119,7 @@ func TestBaseSteps(t *testing.T) {
 	}
 	args := append([]string{"-data", writeLines(t, 30), "-layers", "1", "-dmodel", "16", "-out", filepath.Join(t.TempDir(), "out")}, tiny...)
 	code, stdout, stderr := call(context.Background(), args...)
-	steps := regexp.MustCompile(`(?m)^base .* bytes: (\d+), .* steps: (\d+)$`).FindStringSubmatch(stdout)
+	steps := regexp.MustCompile(`base .* bytes: (\d+), .*\n +steps: (\d+), `).FindStringSubmatch(stdout)
 	if code != 0 || steps == nil {
 		t.Fatalf("exit code %d, %s\n%s", code, stderr, stdout)
 	}

@@ -63,7 +63,7 @@ func start(ctx context.Context, set settings, out io.Writer) (lm *nn.LM, enc enc
 
 func describe(out io.Writer, name string, lm *nn.LM) {
 	c := lm.Config()
-	fmt.Fprintf(out, "model       %s: Mamba, parameters: %d, layers: %d, d_model: %d, vocabulary: %d\n", name, lm.Params().Count(), c.NLayer, c.DModel, c.Vocab)
+	fmt.Fprintf(out, "model       %s: Mamba, parameters: %d\n            layers: %d, d_model: %d, vocabulary: %d\n", name, lm.Params().Count(), c.NLayer, c.DModel, c.Vocab)
 }
 
 // trainBase makes a small model of bytes and trains it on a text for a moment.
@@ -77,7 +77,8 @@ func trainBase(ctx context.Context, set settings, base text, out io.Writer) (*nn
 	}
 	own := settings{steps: set.basesteps, batch: set.batch, length: set.length, accumulate: 1, lr: 5e-3, clip: 1, decay: 0.01,
 		warmup: max(set.basesteps/20, 1), seed: set.seed, heldout: set.heldout, evaltokens: set.evaltokens, device: set.device, save: max(set.basesteps/10, 1), eval: max(set.basesteps/10, 1), resume: set.resume}
-	fmt.Fprintf(out, "base        %s: documents: %d, bytes: %d, held out: %d, steps: %d\n", base.name, len(c.train)+len(c.heldOut), c.tokens, len(c.heldOut), own.steps)
+	fmt.Fprintf(out, "base        %s: documents: %d, bytes: %d, held out: %d\n            steps: %d, batch: 1 x %d, length: %d, learn rate: %v\n", base.name, len(c.train)+len(c.heldOut), c.tokens, len(c.heldOut),
+		own.steps, own.batch, own.length, own.lr)
 	saved := own.saved(map[string]string{"-layers": fmt.Sprint(set.layers), "-dmodel": fmt.Sprint(set.dmodel), "the text": c.sum})
 	t, show, err := newTrainer(lm, own, c, baseFile(set), saved, out)
 	if err != nil {
