@@ -66,10 +66,10 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "task      selective copying: %d of %d tokens at %d places; a guess is right in %.1f%%\n",
+	fmt.Fprintf(out, "task      selective copying: %d of %d tokens at %d places\n          a guess is right in %.1f%%\n",
 		set.memory, set.vocab-2, set.length, 100/float64(set.vocab-2))
-	fmt.Fprintf(out, "training  steps: %d, batch: %d, layers: %d, d_model: %d, learn rate: %v, seed: %d\n",
-		set.steps, set.batch, set.layers, set.dmodel, set.lr, set.seed)
+	fmt.Fprintf(out, "training  steps: %d, batch: %d, learn rate: %v, seed: %d\nmodels    layers: %d, d_model: %d\n",
+		set.steps, set.batch, set.lr, set.seed, set.layers, set.dmodel)
 	var results []result
 	for _, c := range set.only {
 		fmt.Fprintf(out, "model     %s: %s with %s\n", c.kind, c.architecture, c.inner)

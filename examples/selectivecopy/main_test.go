@@ -34,8 +34,8 @@ func TestRun(t *testing.T) {
 		t.Fatalf("exit code %d, %s", code, stderr)
 	}
 	for _, want := range []string{
-		`^task      selective copying: 2 of 14 tokens at 8 places; a guess is right in 7\.1%\n`,
-		`training  steps: 4, batch: 2, layers: 2, d_model: 4, learn rate: 0\.002, seed: 1\n`,
+		`^task      selective copying: 2 of 14 tokens at 8 places\n          a guess is right in 7\.1%\n`,
+		`training  steps: 4, batch: 2, learn rate: 0\.002, seed: 1\nmodels    layers: 2, d_model: 4\n`,
 		`model     s4: no gate with S4\n`,
 		`model     mamba: Mamba with S6\n`,
 		`step 4 of 4  loss \d\.\d{3}  right \d+\.\d%  \d+ tokens/s  0s left\n`,
