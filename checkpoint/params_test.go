@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"maps"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 )
@@ -161,6 +163,25 @@ func TestSaveParamsErrors(t *testing.T) {
 	} {
 		if err := r.LoadParams(c.params, c.prefix); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("error %v, want %q", err, c.want)
+		}
+	}
+}
+
+// The weights of any model do not take the place of a checkpoint with a config.json, not even of one that was committed and whose save
+// was interrupted.
+func TestSaveParamsBesideConfig(t *testing.T) {
+	for _, name := range []string{configFile, filepath.Join(tensorfile.Committed, configFile)} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		put(t, path, []byte("{}"))
+		if err := SaveParams(dir, userModel(1), nil); err == nil || !strings.Contains(err.Error(), "config.json exists and describes another model") {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if got := string(get(t, path)); got != "{}" {
+			t.Errorf("%s is %q", name, got)
 		}
 	}
 }

@@ -381,3 +381,23 @@ func TestLoRAOnAFailingDisk(t *testing.T) {
 		return err
 	})
 }
+
+// A link in the place of the folder that a save commits is not followed: the adapter beside it is read.
+func TestLoadLoRAFollowsNoLink(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	for path, alpha := range map[string]float64{dir: 1, other: 8} {
+		if err := SaveLoRA(path, "", adapted(t, tensor.Float32, layer.LoRAConfig{Rank: 1, Alpha: alpha}).Params()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(other, filepath.Join(dir, tensorfile.Committed)); err != nil {
+		t.Skip("this system makes no symbolic links: ", err)
+	}
+	lm := newLM(tensor.Float32, false)
+	if err := LoadLoRA(dir, lm.Params()); err != nil {
+		t.Fatal(err)
+	}
+	if got := lm.Params().ByName("backbone.layers.0.mixer.in_proj.weight").LoRA().Scale; got != 1 {
+		t.Errorf("the scale is %v, want 1", got)
+	}
+}

@@ -2,6 +2,8 @@ package train
 
 import (
 	"context"
+	"math"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -67,4 +69,41 @@ func TestTrainerInUseAndClosed(t *testing.T) {
 	}
 	_, err = New(nil, cfg)
 	is(err, "the model is missing")
+}
+
+// After a step that failed, in the second of its batches too, the trainer is where it was: when the weight is mended, Run goes on to the
+// same losses and weights as without the failure. Evaluating nothing is an error.
+func TestRunAgain(t *testing.T) {
+	run := func(fail bool) (*Trainer, [][]float64) {
+		lm := newLM(tensor.Float32, false)
+		weight := lm.Params().ByName("backbone.norm_f.weight").Value.Data().([]float32)
+		was := weight[0]
+		cfg := config()
+		cfg.Accumulate = 2
+		cfg.Report = func(c *Curve) {
+			if fail && len(c.Training) == 3 {
+				was, weight[0] = weight[0], float32(math.NaN())
+			}
+		}
+		tr := newTrainer(t, lm, cfg)
+		if fail {
+			if err := tr.Run(t.Context()); err == nil || tr.Done() != 3 {
+				t.Fatalf("%d steps, error %v, want 3 and an error", tr.Done(), err)
+			}
+			weight[0] = was
+			fail = false
+		}
+		if err := tr.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return tr, weights(lm)
+	}
+	calm, want := run(false)
+	failed, got := run(true)
+	if !reflect.DeepEqual(got, want) || !reflect.DeepEqual(failed.Curve(), calm.Curve()) {
+		t.Errorf("after a failed step the losses are %v, want %v, or the weights differ", failed.Curve(), calm.Curve())
+	}
+	if _, err := calm.Evaluate(nil); err == nil || !strings.Contains(err.Error(), "none of 0 batches has a token to learn") {
+		t.Errorf("evaluating nothing: error %v", err)
+	}
 }

@@ -180,3 +180,15 @@ func TestPackErrors(t *testing.T) {
 		}
 	}
 }
+
+// Only the last 32 rows with room are looked at, so that packing takes time in proportion to the pieces.
+func TestPackWindow(t *testing.T) {
+	pieces := make([]piece, 33, 34)
+	for i := range pieces {
+		pieces[i] = piece{doc: i, n: 6}
+	}
+	rows := pack(append(pieces, piece{doc: 33, n: 4}), 10)
+	if len(rows) != 33 || len(rows[0]) != 1 || len(rows[1]) != 2 {
+		t.Errorf("%d rows, of which the first have %d and %d pieces, want 33, 1 and 2", len(rows), len(rows[0]), len(rows[1]))
+	}
+}
