@@ -27,7 +27,7 @@ func calls(t *testing.T) []call {
 		t.Fatal(err)
 	}
 	return slices.Concat(layerCalls(), nnCalls(dir), opCalls(), taskCalls(dir), trainCalls(dir), checkpointCalls(dir), reportCalls(dir),
-		tokensCalls(t, dir), gradCalls(), blasCalls())
+		tokensCalls(t, dir), gradCalls(), blasCalls(), cudaCalls(noGPU()), graphCalls(noGPU()))
 }
 
 // with returns a function that returns right arguments which nothing changes.

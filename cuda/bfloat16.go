@@ -1,6 +1,9 @@
 package cuda
 
-import "math"
+import (
+	"fmt"
+	"math"
+)
 
 // BFloat16 is the upper half of a float32. It has the range of float32 and 8 significant bits.
 type BFloat16 uint16
@@ -39,6 +42,14 @@ const (
 	TF32                    // float32, but matrix products round their operands to a mantissa of 10 bits
 	BF16                    // activations and operands of matrix products in bfloat16; weights, states and sums in float32
 )
+
+// Err returns an error if p is not a precision.
+func (p Precision) Err() error {
+	if p < Strict || p > BF16 {
+		return fmt.Errorf("precision is %d, want cuda.Strict, cuda.TF32 or cuda.BF16", int(p))
+	}
+	return nil
+}
 
 func (p Precision) String() string {
 	switch p {

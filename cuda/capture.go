@@ -18,6 +18,9 @@ func (s *Stream) Capture(f func() error) (*Capture, error) {
 	if err := s.usable(); err != nil {
 		return nil, err
 	}
+	if f == nil {
+		return nil, errors.New("cuda: capture: f is nil, want a function that queues work")
+	}
 	d := s.device
 	if err := d.do(cuStreamBeginCapture, s.handle, relaxed); err != nil {
 		return nil, err
@@ -41,14 +44,25 @@ func (s *Stream) Capture(f func() error) (*Capture, error) {
 
 // Launch queues the recorded work on s. The arrays that the work uses must not have been freed.
 func (c *Capture) Launch(s *Stream) error {
-	if err := notClosed("capture", c.handle); err != nil {
+	if err := firstError(c.usable(), s.usable()); err != nil {
 		return err
 	}
 	return s.do(cuGraphLaunch, c.handle, s.handle)
 }
 
+// usable returns an error for a capture that is missing or closed.
+func (c *Capture) usable() error {
+	if c == nil {
+		return errors.New("cuda: the capture is missing, want one that Stream.Capture returned")
+	}
+	return notClosed("capture", c.handle)
+}
+
 // Close frees the recording. A second Close does nothing.
 func (c *Capture) Close() error {
+	if c == nil {
+		return c.usable()
+	}
 	err := c.device.close(c)
 	c.handle = 0
 	return err

@@ -43,6 +43,19 @@ func atLeast(least int, what string, sizes ...any) error {
 	return nil
 }
 
+// missing is the error for a struct of operands that is nil.
+func missing(what string) error {
+	return fmt.Errorf("cuda: %s: the operands are nil, want their sizes and arrays", what)
+}
+
+// checkEps reports what RMSNorm cannot add to a mean of squares.
+func checkEps(what string, eps float32) error {
+	if !(eps >= 0) || math.IsInf(float64(eps), 1) {
+		return fmt.Errorf("cuda: %s: eps is %v, want a finite number of at least 0", what, eps)
+	}
+	return nil
+}
+
 // inRow returns an error if the stride between rows is less than their width.
 func inRow(what, name string, stride, width int) error {
 	if stride < width {

@@ -28,6 +28,9 @@ type convArgs struct {
 const maxConvWidth = 16
 
 func (c *Conv[T]) check() error {
+	if c == nil {
+		return missing("convolution")
+	}
 	if c.Width < 1 || c.Width > maxConvWidth {
 		return fmt.Errorf("cuda: convolution: Width is %d, want 1 to %d", c.Width, maxConvWidth)
 	}
@@ -83,6 +86,7 @@ func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
 	if err := firstError(
 		expect("convolution", "y", y.n, count(c.Batch, c.Length, c.Channels)),
 		optional("convolution", "next", next, c.contextLen()),
+		s.usable(),
 	); err != nil {
 		return err
 	}

@@ -1,7 +1,7 @@
 package cuda
 
 // CrossEntropyState returns the length of the state that CrossEntropyForward writes and CrossEntropyBackward reads.
-func CrossEntropyState(rows int) int { return 2*rows + 1 }
+func CrossEntropyState(rows int) int { return strided(3, rows, 1) }
 
 func checkLogits(rows, vocabulary, stride, n int) error {
 	return firstError(

@@ -137,6 +137,9 @@ func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha fl
 	if m < 0 || n < 0 || k < 0 || max(m, n, k) > 1<<31-1 {
 		return fmt.Errorf("cuda: product: (%d, %d) by (%d, %d), want sizes of 0 to 2^31-1", m, k, k, n)
 	}
+	if err := p.Err(); err != nil {
+		return fmt.Errorf("cuda: product: %w", err)
+	}
 	if c.Transposed {
 		return errors.New("cuda: product: c is transposed, want a matrix as it lies in memory")
 	}
@@ -144,7 +147,7 @@ func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha fl
 		return err
 	}
 	if m == 0 || n == 0 {
-		return nil
+		return s.usable()
 	}
 	if k == 0 {
 		return fmt.Errorf("cuda: product: k is 0, want at least 1")

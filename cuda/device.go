@@ -36,6 +36,9 @@ type resource interface {
 	release() error
 }
 
+// errMissing is what every call returns without a device.
+var errMissing = errors.New("cuda: the device is missing, want one that Open returned")
+
 // errClosed is the error of every call after Close.
 var errClosed = errors.New("cuda: the device is closed")
 
@@ -135,8 +138,11 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 func (d *Device) Name() string { return d.name }
 
 // OnClose registers f to run when Close is called, before the device's memory is freed. Functions run in the order in which they were
-// registered. On a closed device f runs at once.
+// registered. On a closed device f runs at once. If f is nil, OnClose does nothing.
 func (d *Device) OnClose(f func()) {
+	if f == nil {
+		return
+	}
 	d.mu.Lock()
 	closed := d.closed
 	if !closed {
@@ -151,11 +157,14 @@ func (d *Device) OnClose(f func()) {
 // Close runs the functions registered with OnClose, waits for the queued work, and frees all streams, events, captures, memory and modules.
 // After that, any use of what was made on the device returns an error, but closing it does nothing. A second Close does nothing.
 func (d *Device) Close() error {
+	if d == nil || d.driver == nil {
+		return errMissing
+	}
 	d.mu.Lock()
 	resources, modules, closed, onClose := d.resources, d.modules, d.closed, d.onClose
 	d.resources, d.modules, d.onClose, d.closed = nil, nil, nil, true
 	d.mu.Unlock()
-	if closed || d.driver == nil {
+	if closed {
 		return nil
 	}
 	for _, f := range onClose {
@@ -186,9 +195,12 @@ func (d *Device) do(f call, args ...uintptr) error {
 
 // whileOpen runs f. Close waits until f returns. If the device is closed, whileOpen returns errClosed instead.
 func (d *Device) whileOpen(f func() error) error {
+	if d == nil || d.driver == nil {
+		return errMissing
+	}
 	d.calls.RLock()
 	defer d.calls.RUnlock()
-	if d.driver == nil || d.released {
+	if d.released {
 		return errClosed
 	}
 	return f()

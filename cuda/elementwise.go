@@ -1,7 +1,12 @@
 package cuda
 
+import "errors"
+
 // Add queues sum = a + b. sum may be a or b.
 func Add(s *Stream, a, b, sum Array[float32]) error {
+	if a.Absent() {
+		return errors.New("cuda: add: a is absent, want an array")
+	}
 	if err := expect("add", "b", b.n, a.n, "sum", sum.n, a.n); err != nil {
 		return err
 	}
@@ -10,6 +15,9 @@ func Add(s *Stream, a, b, sum Array[float32]) error {
 
 // Convert queues a copy of from into to, converted to to's type: rounded to bfloat16, or widened to float32.
 func Convert[A, B Activation](s *Stream, from Array[A], to Array[B]) error {
+	if from.Absent() {
+		return errors.New("cuda: convert: from is absent, want an array")
+	}
 	if err := expect("convert", "to", to.n, from.n); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ func RMSNormForward[T Activation](s *Stream, rows, width int, eps float32, x, w 
 	if err := firstError(
 		atLeast(0, "RMS norm", "rows", rows, "width", width),
 		expect("RMS norm", "x", x.n, count(rows, width), "w", w.n, width, "y", y.n, count(rows, width)),
+		checkEps("RMS norm", eps),
 	); err != nil {
 		return err
 	}
@@ -21,7 +22,7 @@ func RMSNormBackward[T Activation](s *Stream, rows, width int, eps float32, x, w
 	if err := firstError(
 		atLeast(0, "RMS norm", "rows", rows, "width", width),
 		expect("RMS norm", "x", x.n, size, "w", w.n, width, "dy", dy.n, size, "dx", dx.n, size, "dw", dw.n, width),
-		optional("RMS norm", "residual", residual, size),
+		optional("RMS norm", "residual", residual, size), checkEps("RMS norm", eps),
 		s.usable(),
 	); err != nil {
 		return err

@@ -54,6 +54,7 @@ func (s *Scan[T]) Forward(stream *Stream, y Array[T], final, checkpoints Array[f
 	if err := firstError(
 		expect("scan", "y", y.n, rows),
 		optional("scan", "final", final, s.states(), "checkpoints", checkpoints, s.CheckpointLen()),
+		stream.usable(),
 	); err != nil {
 		return err
 	}
@@ -88,6 +89,9 @@ func (s *Scan[T]) emptyForward(stream *Stream, final Array[float32]) error {
 
 // check returns an error that names the first size or operand that does not fit.
 func (s *Scan[T]) check() error {
+	if s == nil {
+		return missing("scan")
+	}
 	if err := atLeast(0, "scan", "Batch", s.Batch, "Length", s.Length, "Channels", s.Channels); err != nil {
 		return err
 	}
@@ -103,6 +107,9 @@ func (s *Scan[T]) check() error {
 	if most := 1 << 25; max(s.Channels, zStride, s.B.stride(s.State), s.C.stride(s.State)) > most {
 		return fmt.Errorf("cuda: scan: steps are up to %d elements apart, want at most %d",
 			max(s.Channels, zStride, s.B.stride(s.State), s.C.stride(s.State)), most)
+	}
+	if s.ZStride < 0 {
+		return fmt.Errorf("cuda: scan: ZStride is %d, want at least 0", s.ZStride)
 	}
 	if zStride < s.Channels {
 		return fmt.Errorf("cuda: scan: ZStride is %d, want at least the %d channels", zStride, s.Channels)
@@ -124,6 +131,9 @@ func (s *Scan[T]) checkProjection(name string, p Projection[T]) error {
 	}
 	if p.Groups < 0 || s.Channels%p.Groups != 0 {
 		return fmt.Errorf("cuda: scan: %s has %d groups, which does not divide %d channels", name, p.Groups, s.Channels)
+	}
+	if p.Stride < 0 {
+		return fmt.Errorf("cuda: scan: %s has a stride of %d, want at least 0", name, p.Stride)
 	}
 	row := p.Groups * s.State
 	if p.stride(s.State) < row {

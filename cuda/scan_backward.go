@@ -7,7 +7,7 @@ import "fmt"
 // element of grad's arrays except the gaps between strided rows. Sums are added in a fixed order, so two runs on the same operands give the
 // same gradients, bit for bit.
 func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[T], dfinal Array[float32], grad *ScanGrad[T]) error {
-	if err := s.checkBackward(checkpoints, dy, dfinal, grad); err != nil {
+	if err := firstError(s.checkBackward(checkpoints, dy, dfinal, grad), stream.usable()); err != nil {
 		return err
 	}
 	if s.Batch*s.Length*s.Channels == 0 {
@@ -82,6 +82,9 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 func (s *Scan[T]) checkBackward(checkpoints Array[float32], dy Array[T], dfinal Array[float32], grad *ScanGrad[T]) error {
 	if err := s.check(); err != nil {
 		return err
+	}
+	if grad == nil {
+		return fmt.Errorf("cuda: scan: the gradients are missing, want arrays for them")
 	}
 	if err := firstError(
 		expect("scan", "checkpoints", checkpoints.n, s.CheckpointLen(), "dy", dy.n, s.Batch*s.Length*s.Channels),

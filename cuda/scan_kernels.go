@@ -68,7 +68,7 @@ const (
 // size returns the kernels that the scan uses.
 func (s *Scan[T]) size() scanSize {
 	if s.usual() && s.State <= 16 && !s.U.Absent() && s.chunks(scanSizes[0], scanSizes[0].forward) == 1 &&
-		s.Batch*s.Channels <= 32*s.U.stream.device.multiprocessors {
+		s.Batch*s.Channels <= 32*s.U.stream.multiprocessors() {
 		return scanFew
 	}
 	for _, z := range scanSizes {
@@ -84,7 +84,7 @@ func (s *Scan[T]) chunks(z scanSize, p scanPass) int {
 	if !z.chunked || s.U.Absent() {
 		return 1
 	}
-	room := s.U.stream.device.multiprocessors * p.blocks * p.channels()
+	room := s.U.stream.multiprocessors() * p.blocks * p.channels()
 	n := min(room/max(s.Batch*s.Channels, 1), s.Length/chunkSteps, mostChunks)
 	if n < fewChunks {
 		return 1

@@ -22,13 +22,16 @@ type StepWork struct{ vz, u, rbc, y Array[float32] }
 
 // NewStepWork allocates the workspace for steps of s's sizes.
 func (s *Step[T]) NewStepWork(stream *Stream) (*StepWork, error) {
+	if err := s.Fits(); err != nil {
+		return nil, err
+	}
 	var all temporaries
 	var err error
 	w := &StepWork{
-		vz:  take[float32](stream, &all, s.Batch*2*s.Channels, &err),
-		u:   take[float32](stream, &all, s.Batch*s.Channels, &err),
-		rbc: take[float32](stream, &all, s.Batch*(s.Rank+2*s.State), &err),
-		y:   take[float32](stream, &all, s.Batch*s.Channels, &err),
+		vz:  take[float32](stream, &all, count(s.Batch, 2, s.Channels), &err),
+		u:   take[float32](stream, &all, count(s.Batch, s.Channels), &err),
+		rbc: take[float32](stream, &all, count(s.Batch, s.columns()), &err),
+		y:   take[float32](stream, &all, count(s.Batch, s.Channels), &err),
 	}
 	if err != nil {
 		all.free()
@@ -59,8 +62,14 @@ func stepGroup(batch, in int) int {
 	return group
 }
 
-// Fits returns an error that names the first size that no kernel supports.
+// columns returns the width of the matrix of r, B and C.
+func (s *Step[T]) columns() int { return s.Rank + 2*s.State }
+
+// Fits returns an error that names the first size or option that no kernel supports.
 func (s *Step[T]) Fits() error {
+	if s == nil {
+		return missing("step")
+	}
 	for _, size := range []struct {
 		name    string
 		n, most int
@@ -69,7 +78,7 @@ func (s *Step[T]) Fits() error {
 			return fmt.Errorf("cuda: step: %s is %d, want 1 to %d", size.name, size.n, size.most)
 		}
 	}
-	return firstError(atLeast(0, "step", "Batch", s.Batch), atLeast(1, "step", "State", s.State, "Rank", s.Rank))
+	return firstError(atLeast(0, "step", "Batch", s.Batch), atLeast(1, "step", "State", s.State, "Rank", s.Rank), checkEps("step", s.Eps))
 }
 
 // StepProduct queues y (batch, out) = weight (out, in) · x (batch, in). Unless norm is absent, x first goes through RMSNorm. Unless bias is
@@ -84,7 +93,7 @@ func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[floa
 	}
 	if err := firstError(
 		expect("step", "x", x.n, count(batch, in), "weight", weight.n, count(out, in), "y", y.n, count(batch, out)),
-		optional("step", "norm", norm, in, "bias", bias, out),
+		optional("step", "norm", norm, in, "bias", bias, out), checkEps("step", eps),
 		s.usable(),
 	); err != nil {
 		return err
@@ -102,10 +111,13 @@ func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[floa
 
 // Run queues the step. It overwrites x (batch, model) with the block's result.
 func (s *Step[T]) Run(stream *Stream, w *StepWork, x Array[float32]) error {
-	columns := s.Rank + 2*s.State
 	if err := s.Fits(); err != nil {
 		return err
 	}
+	if w == nil {
+		return fmt.Errorf("cuda: step: the workspace is missing, want one that NewStepWork returned")
+	}
+	columns := s.columns()
 	inner := count(s.Batch, s.Channels)
 	if err := firstError(
 		expect("step", "x", x.n, count(s.Batch, s.Model), "Norm", s.Norm.n, s.Model, "InProj", s.InProj.n, 2*s.Channels*s.Model,

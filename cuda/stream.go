@@ -34,6 +34,14 @@ func (d *Device) NewStream() (*Stream, error) {
 // Device returns the stream's device.
 func (s *Stream) Device() *Device { return s.device }
 
+// multiprocessors returns 0 for a zero Stream.
+func (s *Stream) multiprocessors() int {
+	if s.device == nil {
+		return 0
+	}
+	return s.device.multiprocessors
+}
+
 // usable returns an error for a stream that is missing or closed.
 func (s *Stream) usable() error {
 	if s == nil {
@@ -61,10 +69,18 @@ func (s *Stream) do(f call, args ...uintptr) error {
 }
 
 // Synchronize waits until all queued work is done. An error in a kernel is returned by Synchronize or by any later call.
-func (s *Stream) Synchronize() error { return s.do(cuStreamSynchronize, s.handle) }
+func (s *Stream) Synchronize() error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	return s.do(cuStreamSynchronize, s.handle)
+}
 
 // Close waits for the queued work and frees the stream and the memory of all its arrays. A second Close does nothing.
 func (s *Stream) Close() error {
+	if s == nil {
+		return s.usable()
+	}
 	err := s.device.close(s)
 	s.handle = 0
 	return err
@@ -92,7 +108,7 @@ func (d *Device) NewEvent() (*Event, error) {
 
 // Record sets e to the point after all work that is queued now.
 func (s *Stream) Record(e *Event) error {
-	if err := s.usable(); err != nil {
+	if err := firstError(s.usable(), e.usable()); err != nil {
 		return err
 	}
 	return e.do(cuEventRecord, e.handle, s.handle)
@@ -100,19 +116,24 @@ func (s *Stream) Record(e *Event) error {
 
 // Wait makes all work that is queued later wait until another stream has reached e.
 func (s *Stream) Wait(e *Event) error {
-	if err := s.usable(); err != nil {
+	if err := firstError(s.usable(), e.usable()); err != nil {
 		return err
 	}
 	return e.do(cuStreamWaitEvent, s.handle, e.handle, 0)
 }
 
 // Synchronize waits until the stream has reached the event.
-func (e *Event) Synchronize() error { return e.do(cuEventSynchronize, e.handle) }
+func (e *Event) Synchronize() error {
+	if err := e.usable(); err != nil {
+		return err
+	}
+	return e.do(cuEventSynchronize, e.handle)
+}
 
 // Since returns the device's time from start to e, with a resolution of about half a microsecond. Both must have been reached, else it
 // returns an error.
 func (e *Event) Since(start *Event) (time.Duration, error) {
-	if err := notClosed("event", start.handle); err != nil {
+	if err := firstError(e.usable(), start.usable()); err != nil {
 		return 0, err
 	}
 	var ms float32
@@ -122,16 +143,27 @@ func (e *Event) Since(start *Event) (time.Duration, error) {
 
 // Close frees the event. A second Close does nothing.
 func (e *Event) Close() error {
+	if e == nil {
+		return e.usable()
+	}
 	err := e.device.close(e)
 	e.handle = 0
 	return err
+}
+
+// usable returns an error for an event that is missing or closed.
+func (e *Event) usable() error {
+	if e == nil {
+		return errors.New("cuda: the event is missing, want one that NewEvent returned")
+	}
+	return notClosed("event", e.handle)
 }
 
 // do calls the driver. It returns an error if the event or its device is closed.
 //
 //go:uintptrescapes
 func (e *Event) do(f call, args ...uintptr) error {
-	if err := notClosed("event", e.handle); err != nil {
+	if err := e.usable(); err != nil {
 		return err
 	}
 	return e.device.do(f, args...)

@@ -135,8 +135,8 @@ func Collect(opts []Option, bias bool) (Options, error) {
 	switch {
 	case o.deviceErr != nil:
 		return o, o.deviceErr
-	case o.Precision < cuda.Strict || o.Precision > cuda.BF16:
-		return o, fmt.Errorf("precision is %d, want cuda.Strict, cuda.TF32 or cuda.BF16", int(o.Precision))
+	case o.Precision.Err() != nil:
+		return o, o.Precision.Err()
 	case o.Precision != cuda.Strict && o.Device == nil:
 		return o, fmt.Errorf("precision is %v, which wants a device: OnDevice", o.Precision)
 	case o.Device != nil && o.Dtype != tensor.Float32:

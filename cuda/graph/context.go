@@ -62,9 +62,9 @@ func (c *Context) Device() *cuda.Device { return c.device }
 // Stream returns the stream on which the context's work is queued. Use it inside Do.
 func (c *Context) Stream() *cuda.Stream { return c.stream }
 
-// check returns an error if the context is nil. A zero context has a nil stream, whose methods return errors.
+// check returns an error if On did not make the context.
 func (c *Context) check() error {
-	if c == nil {
+	if c == nil || c.device == nil {
 		return fmt.Errorf("graph: the context is missing, want one that On returned")
 	}
 	return nil
@@ -106,4 +106,12 @@ func own[T any](c *Context, owner *T, free func()) runtime.Cleanup {
 		defer c.deadMu.Unlock()
 		c.dead = append(c.dead, free)
 	}, free)
+}
+
+// name returns the device's name, for messages.
+func (c *Context) name() string {
+	if c.check() != nil {
+		return "no device"
+	}
+	return c.device.Name()
 }

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"slices"
 
+	"gorgonia.org/tensor"
+
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/size"
 )
 
 // DecoderLayer holds the weights of a Mamba block, with the names and shapes of op.BlockInputs.
@@ -67,12 +70,22 @@ type places struct {
 //
 // Errors: a batch or length below 1; a size of the model above what the kernels support; an error of the device.
 func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
 	if batch < 1 || length < 1 {
 		return nil, fmt.Errorf("graph: decoder: batch is %d and length %d, want at least 1", batch, length)
 	}
-	step := cuda.Step[float32]{Batch: batch, Model: m.Model, Channels: m.Channels, State: m.State, Width: m.Width, Rank: m.Rank}
+	step := cuda.Step[float32]{Batch: batch, Model: m.Model, Channels: m.Channels, State: m.State, Width: m.Width, Rank: m.Rank, Eps: float32(m.Eps)}
 	if err := step.Fits(); err != nil {
 		return nil, fmt.Errorf("graph: decoder: %w", err)
+	}
+	if err := m.check(c); err != nil {
+		return nil, fmt.Errorf("graph: decoder: %w", err)
+	}
+	// With this check, no product below overflows.
+	if err := countable(tensor.Shape{batch, length, max(len(m.Layers), 1), m.Vocab + m.Model + m.Channels*(m.Width+m.State+2) + 64}); err != nil {
+		return nil, fmt.Errorf("graph: decoder: batch is %d and length %d: the decoder's memory %w", batch, length, err)
 	}
 	d := &Decoder{context: c, model: m, batch: batch, length: length}
 	d.weights, d.products = m.weights()
@@ -126,6 +139,9 @@ func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error
 
 // Close frees the decoder's memory and captured steps.
 func (d *Decoder) Close() error {
+	if d == nil {
+		return errDecoder
+	}
 	return d.context.Do(func(*cuda.Stream) error {
 		for _, b := range []*buffer{d.memory[0], d.memory[1], d.x, d.last, d.logits} {
 			b.release()
@@ -166,27 +182,35 @@ func (d *Decoder) States(host [][]float32) error {
 
 func (d *Decoder) moveStates(host [][]float32, move func(*cuda.Stream, cuda.Array[float32], []float32) error) error {
 	return d.do(func(s *cuda.Stream) error {
-		i := 0
+		var all []cuda.Array[float32]
 		for _, layer := range d.states[d.at] {
-			for _, a := range layer {
-				if a.Len() == 0 {
-					continue
-				}
-				if i >= len(host) {
-					return fmt.Errorf("graph: decoder: host has %d states, want one for each context and state of %d layers", len(host), len(d.states[d.at]))
-				}
-				if err := move(s, a, host[i]); err != nil {
-					return err
-				}
-				i++
+			all = append(all, layer[0], layer[1])
+		}
+		all = slices.DeleteFunc(all, func(a cuda.Array[float32]) bool { return a.Len() == 0 })
+		if len(host) != len(all) {
+			return fmt.Errorf("graph: decoder: host has %d states, want %d: the contexts and states of %d layers", len(host), len(all), len(d.states[d.at]))
+		}
+		for i, a := range all { // before any is copied
+			if len(host[i]) != a.Len() {
+				return fmt.Errorf("graph: decoder: host[%d] has %d elements, want %d", i, len(host[i]), a.Len())
+			}
+		}
+		for i, a := range all {
+			if err := move(s, a, host[i]); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
 }
 
+var errDecoder = errors.New("graph: the decoder is missing, want one that NewDecoder returned")
+
 // do calls f with the context locked. It returns an error if the decoder is closed.
 func (d *Decoder) do(f func(*cuda.Stream) error) error {
+	if d == nil {
+		return errDecoder
+	}
 	return d.context.Do(func(s *cuda.Stream) error {
 		if d.closed {
 			return errors.New("graph: the decoder is closed")
@@ -197,15 +221,26 @@ func (d *Decoder) do(f func(*cuda.Stream) error) error {
 
 // Commit makes the states after the last Read the current ones. It does nothing on the device and cannot fail.
 func (d *Decoder) Commit() {
+	if d.context == nil {
+		return
+	}
 	d.context.mu.Lock()
 	defer d.context.mu.Unlock()
 	d.at = 1 - d.at
 }
 
 // Read reads tokens (batch, length). It computes the states after them and, if length is 1, the logits. The current states do not change
-// until Commit, also after an error. The caller must have checked the tokens.
+// until Commit, also after an error. It is an error if a token is not in the vocabulary.
 func (d *Decoder) Read(tokens []int32) error {
 	return d.do(func(s *cuda.Stream) error {
+		if n := d.batch * d.length; len(tokens) != n {
+			return fmt.Errorf("graph: decoder: there are %d tokens, want %d: batch times length", len(tokens), n)
+		}
+		for i, token := range tokens {
+			if token < 0 || int(token) >= d.model.Vocab {
+				return fmt.Errorf("graph: decoder: tokens[%d] is %d, want 0 to %d", i, token, d.model.Vocab-1)
+			}
+		}
 		// Greedy generation reads the tokens that the previous step has chosen. They are already on the device.
 		if !slices.Equal(tokens, d.there) {
 			if err := d.ids.CopyFrom(s, tokens); err != nil {
@@ -225,7 +260,12 @@ func (d *Decoder) Read(tokens []int32) error {
 
 // Logits waits for the logits (batch, vocab) after the last Read, and copies them to the host.
 func (d *Decoder) Logits(logits []float32) error {
-	return d.do(func(s *cuda.Stream) error { return d.logits.array.CopyTo(s, logits) })
+	return d.do(func(s *cuda.Stream) error {
+		if d.logits == nil {
+			return fmt.Errorf("graph: decoder: there are no logits: length is %d, want 1", d.length)
+		}
+		return d.logits.array.CopyTo(s, logits)
+	})
 }
 
 // Best waits for the tokens (batch) of the largest logits after the last Read, and copies them to the host. Of several largest it takes the
@@ -236,6 +276,56 @@ func (d *Decoder) Best(tokens []int32) error {
 		d.there = append([]int32(nil), tokens...)
 	}
 	return err
+}
+
+// check returns an error that names the first option or weight that does not fit.
+func (m *DecoderModel) check(c *Context) error {
+	if err := m.Precision.Err(); err != nil {
+		return err
+	}
+	if len(m.Layers) == 0 {
+		return errors.New("the model's Layers are empty, want at least one")
+	}
+	if m.Vocab < 1 {
+		return fmt.Errorf("the model's Vocab is %d, want at least 1", m.Vocab)
+	}
+	var wrong error
+	want := func(name string, w *Weight, sizes ...int) {
+		n := size.Product(sizes...)
+		switch {
+		case wrong != nil:
+		case w == nil || w.host == nil:
+			wrong = fmt.Errorf("%s is missing, want a weight of %d elements", name, n)
+		case w.Size() != n:
+			wrong = fmt.Errorf("%s has shape %v, want %d elements", name, w.Shape(), n)
+		case w.context != c:
+			wrong = fmt.Errorf("%s belongs to another device", name)
+		}
+	}
+	optional := func(name string, w *Weight, n int) {
+		if w != nil {
+			want(name, w, n)
+		}
+	}
+	want("Embedding", m.Embedding, m.Vocab, m.Model)
+	want("NormF", m.NormF, m.Model)
+	want("Head", m.Head, m.Vocab, m.Model)
+	for i, l := range m.Layers {
+		of := fmt.Sprintf("Layers[%d].", i)
+		want(of+"NormWeight", l.NormWeight, m.Model)
+		want(of+"InProj", l.InProj, 2, m.Channels, m.Model)
+		want(of+"ConvWeight", l.ConvWeight, m.Channels, m.Width)
+		want(of+"XProj", l.XProj, m.Rank+2*m.State, m.Channels)
+		want(of+"DtProj", l.DtProj, m.Channels, m.Rank)
+		want(of+"DtBias", l.DtBias, m.Channels)
+		want(of+"ALog", l.ALog, m.Channels, m.State)
+		want(of+"D", l.D, m.Channels)
+		want(of+"OutProj", l.OutProj, m.Model, m.Channels)
+		optional(of+"InBias", l.InBias, 2*m.Channels)
+		optional(of+"ConvBias", l.ConvBias, m.Channels)
+		optional(of+"OutBias", l.OutBias, m.Model)
+	}
+	return wrong
 }
 
 // weights returns all weights of the model that are not nil, and the weights of matrix products.

@@ -38,6 +38,9 @@ func newHead(what string, in operands, p cuda.Precision) (h head, err error) {
 	if err := in.check(what); err != nil {
 		return h, err
 	}
+	if err := p.Err(); err != nil {
+		return h, fmt.Errorf("graph: %s: %w", what, err)
+	}
 	s, w := in[0].node.Shape(), in[1].node.Shape()
 	if len(s) != 3 || len(w) != 2 || s[2] != w[1] {
 		return h, fmt.Errorf("graph: %s: x has shape %v and weight %v, want (batch, length, width) and (vocabulary, width)", what, s, w)

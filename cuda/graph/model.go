@@ -2,6 +2,7 @@ package graph
 
 import (
 	"fmt"
+	"math"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -21,6 +22,9 @@ func (c *Context) RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 	if len(s) != 3 || !weight.Shape().Eq(tensor.Shape{s[2]}) {
 		return nil, fmt.Errorf("graph: RMS norm: x has shape %v and weight %v, want (batch, length, width) and (width)", s, weight.Shape())
 	}
+	if !(eps >= 0) || math.IsInf(eps, 1) {
+		return nil, fmt.Errorf("graph: RMS norm: eps is %v, want a finite number of at least 0", eps)
+	}
 	n, err := c.apply(norm{s[0] * s[1], s[2], float32(eps)}, in, s)
 	if err != nil {
 		return nil, err
@@ -28,11 +32,18 @@ func (c *Context) RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 	return n[0], nil
 }
 
-// check returns an error if an operand is missing.
+// check returns an error if an operand is missing, belongs to no graph or to another one, or is on the device and not of float32.
 func (in operands) check(what string) error {
 	for _, x := range in {
-		if x.node == nil {
+		switch {
+		case x.node == nil:
 			return fmt.Errorf("graph: %s: %s is missing", what, x.name)
+		case x.node.Graph() == nil:
+			return fmt.Errorf("graph: %s: %s belongs to no graph", what, x.name)
+		case x.node.Graph() != in[0].node.Graph():
+			return fmt.Errorf("graph: %s: %s belongs to another graph than %s", what, x.name, in[0].name)
+		case x.place == onDevice && x.node.Dtype() != tensor.Float32:
+			return fmt.Errorf("graph: %s: %s is of %v, want float32", what, x.name, x.node.Dtype())
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash"
 	"hash/fnv"
+	"math"
 	"slices"
 	"sync/atomic"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/node"
+	"github.com/gomamba/mamba/internal/size"
 )
 
 // function defines one operator. The types operator, gradients, view and scatter turn a function into Gorgonia's operators, as in package
@@ -88,12 +90,23 @@ type operator struct {
 
 // apply adds f to the graph of its operands and returns a node for each of its results.
 func (c *Context) apply(f function, in operands, results ...tensor.Shape) (G.Nodes, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	for _, s := range results {
+		if err := countable(s); err != nil {
+			return nil, fmt.Errorf("graph: %v: a result %w", f, err)
+		}
+	}
 	o := &operator{context: c, f: f, out: results}
 	var children G.Nodes
 	for i, x := range in {
 		if x.node == nil {
 			o.in = append(o.in, slot{name: x.name})
 			continue
+		}
+		if err := countable(x.node.Shape()); err != nil {
+			return nil, fmt.Errorf("graph: %v: %s %w", f, x.name, err)
 		}
 		o.in = append(o.in, slot{x.name, x.place, x.node.Shape(), true, f.differentiable()[i]})
 		children = append(children, x.node)
@@ -106,6 +119,14 @@ func (c *Context) apply(f function, in operands, results ...tensor.Shape) (G.Nod
 		return G.Nodes{n}, nil
 	}
 	return views(n, results)
+}
+
+// countable returns an error if no memory can hold the elements of a shape. Whether the device's can shows when the graph runs.
+func countable(s tensor.Shape) error {
+	if size.Of(8, s...) > math.MaxInt64 {
+		return fmt.Errorf("has shape %v, want one of less than 2^60 elements", s)
+	}
+	return nil
 }
 
 func (o *operator) Arity() (n int) {

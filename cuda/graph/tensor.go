@@ -195,6 +195,9 @@ func (t *Tensor) add(v *Tensor) error {
 
 // ToHost returns a copy of the tensor on the host.
 func (t *Tensor) ToHost() (*tensor.Dense, error) {
+	if err := t.check(); err != nil {
+		return nil, err
+	}
 	d := tensor.New(tensor.Of(tensor.Float32), tensor.WithShape(t.shape.Clone()...))
 	if t.zero() {
 		return d, nil
@@ -210,7 +213,20 @@ func (t *Tensor) ToHost() (*tensor.Dense, error) {
 
 // Array returns the tensor's device memory. Call it and use the array inside the context's Do, before the operator that made the tensor runs
 // again.
-func (t *Tensor) Array() (cuda.Array[float32], error) { return t.array() }
+func (t *Tensor) Array() (cuda.Array[float32], error) {
+	if err := t.check(); err != nil {
+		return cuda.Array[float32]{}, err
+	}
+	return t.array()
+}
+
+// check returns an error if no operator made the tensor.
+func (t *Tensor) check() error {
+	if t == nil || t.context == nil {
+		return fmt.Errorf("graph: the tensor is missing, want the result of an operator on a device")
+	}
+	return nil
+}
 
 // The methods below implement gorgonia.Value and tensor.Tensor.
 
@@ -230,7 +246,7 @@ func (t *Tensor) MemSize() uintptr              { return uintptr(4 * t.shape.Tot
 func (t *Tensor) Uintptr() uintptr              { return 0 }
 func (t *Tensor) Format(s fmt.State, verb rune) { fmt.Fprint(s, t.String()) }
 func (t *Tensor) String() string {
-	return fmt.Sprintf("%v of float32 on %s", t.shape, t.context.device.Name())
+	return fmt.Sprintf("%v of float32 on %s", t.shape, t.context.name())
 }
 func (t *Tensor) Eq(other any) bool { return t == other }
 
@@ -246,6 +262,9 @@ func (t *Tensor) Data() any { return t.Clone().(*tensor.Dense).Data() }
 // Clone returns a copy of the tensor on the host, as gorgonia.Read needs it. If the copy fails, all elements are NaN.
 func (t *Tensor) Clone() any {
 	d, err := t.ToHost()
+	if d == nil {
+		d = tensor.New(tensor.Of(tensor.Float32), tensor.WithShape(1))
+	}
 	if err != nil { // Clone cannot return the error, but the next operator on the device will
 		for i := range floats(d) {
 			floats(d)[i] = float32(math.NaN())
@@ -256,6 +275,9 @@ func (t *Tensor) Clone() any {
 
 // Zero sets the tensor to zero and releases its memory.
 func (t *Tensor) Zero() {
+	if t.check() != nil {
+		return
+	}
 	t.context.mu.Lock()
 	defer t.context.mu.Unlock()
 	t.drop()

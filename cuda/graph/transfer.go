@@ -22,9 +22,14 @@ func (c *Context) Download(x *G.Node) (*G.Node, error) { return c.transfer(x, fa
 
 func (c *Context) transfer(x *G.Node, up bool) (*G.Node, error) {
 	t := &transfer{context: c, up: up}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
 	switch {
-	case x == nil:
-		return nil, fmt.Errorf("graph: %v: the node is missing", t)
+	case x == nil || x.Graph() == nil:
+		return nil, fmt.Errorf("graph: %v: the node is missing or belongs to no graph, want a tensor of float32", t)
+	case countable(x.Shape()) != nil:
+		return nil, fmt.Errorf("graph: %v: x %w", t, countable(x.Shape()))
 	case x.Dtype() != tensor.Float32 || x.IsScalar():
 		return nil, fmt.Errorf("graph: %v: %v %v, want a tensor of float32", t, x.Dtype(), x.Shape())
 	}
@@ -122,7 +127,10 @@ func hostOf(v G.Value, shape tensor.Shape) ([]float32, error) {
 // length), of int or float32, on the host; a number other than 0 marks a start. Errors: a start that is missing, or of another type or
 // shape.
 func (c *Context) Starts(start *G.Node) (*G.Node, error) {
-	if start == nil || start.Shape().Dims() != 2 || start.Dtype() != tensor.Int && start.Dtype() != tensor.Float32 {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if start == nil || start.Graph() == nil || countable(start.Shape()) != nil || start.Shape().Dims() != 2 || start.Dtype() != tensor.Int && start.Dtype() != tensor.Float32 {
 		return nil, fmt.Errorf("graph: Start is %v, want a node of shape (batch, length) of int or float32", start)
 	}
 	return node.Apply(&starts{context: c, shape: start.Shape().Clone(), of: start.Dtype()}, start)

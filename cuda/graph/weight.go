@@ -50,6 +50,9 @@ func describe(d *tensor.Dense) string {
 // Array returns the copy on the device, up to date, for reading. Use it inside the context's Do. After an error the next call tries
 // again.
 func (w *Weight) Array() (cuda.Array[float32], error) {
+	if err := w.check(); err != nil {
+		return cuda.Array[float32]{}, err
+	}
 	if w.device == nil {
 		b, err := w.context.newBuffer(w.host.Shape().TotalSize())
 		if err != nil {
@@ -70,7 +73,7 @@ func (w *Weight) Array() (cuda.Array[float32], error) {
 func (w *Weight) Half() (cuda.Array[cuda.BFloat16], error) {
 	a, err := w.Array()
 	if err != nil {
-		return w.half, err
+		return cuda.Array[cuda.BFloat16]{}, err
 	}
 	if w.half.Absent() {
 		if w.half, err = cuda.NewArray[cuda.BFloat16](w.context.stream, a.Len()); err != nil {
@@ -104,6 +107,9 @@ func (w *Weight) Context() *Context { return w.context }
 
 // ToHost brings the tensor on the host up to date and returns it. Do not call it inside the context's Do.
 func (w *Weight) ToHost() (*tensor.Dense, error) {
+	if err := w.check(); err != nil {
+		return nil, err
+	}
 	return w.host, w.context.Do(w.toHost)
 }
 
@@ -122,6 +128,9 @@ func (w *Weight) toHost(s *cuda.Stream) error {
 // HostChanged records that the tensor on the host has new numbers. They replace those on the device at the next use. Do not call it
 // inside the context's Do.
 func (w *Weight) HostChanged() {
+	if w.check() != nil {
+		return
+	}
 	w.context.mu.Lock()
 	defer w.context.mu.Unlock()
 	w.hostOld, w.deviceOld = false, true
@@ -130,6 +139,9 @@ func (w *Weight) HostChanged() {
 // Free brings the tensor on the host up to date and frees the memory on the device. The weight can be used again: it is then uploaded
 // from the host. After an error nothing was freed. Do not call Free inside the context's Do.
 func (w *Weight) Free() error {
+	if err := w.check(); err != nil {
+		return err
+	}
 	return w.context.Do(func(s *cuda.Stream) error {
 		if err := w.toHost(s); err != nil {
 			return err
@@ -142,15 +154,35 @@ func (w *Weight) Free() error {
 	})
 }
 
-func (w *Weight) Shape() tensor.Shape           { return w.host.Shape() }
-func (w *Weight) Size() int                     { return w.host.Shape().TotalSize() }
+// check returns an error if NewWeight did not make the weight.
+func (w *Weight) check() error {
+	if w == nil || w.context == nil {
+		return fmt.Errorf("graph: the weight is missing, want one that NewWeight returned")
+	}
+	return nil
+}
+
+func (w *Weight) Shape() tensor.Shape {
+	if w.host == nil {
+		return nil
+	}
+	return w.host.Shape()
+}
+
+func (w *Weight) Size() int {
+	if w.host == nil {
+		return 0
+	}
+	return w.host.Shape().TotalSize()
+}
+
 func (w *Weight) Dtype() tensor.Dtype           { return tensor.Float32 }
-func (w *Weight) Type() hm.Type                 { return typeOf(tensor.Float32, w.host.Shape()) }
+func (w *Weight) Type() hm.Type                 { return typeOf(tensor.Float32, w.Shape()) }
 func (w *Weight) Uintptr() uintptr              { return 0 }
 func (w *Weight) MemSize() uintptr              { return uintptr(4 * w.Size()) }
 func (w *Weight) Format(s fmt.State, verb rune) { fmt.Fprint(s, w.String()) }
 func (w *Weight) String() string {
-	return fmt.Sprintf("weight %v of float32 on %s", w.Shape(), w.context.device.Name())
+	return fmt.Sprintf("weight %v of float32 on %s", w.Shape(), w.context.name())
 }
 
 // Data returns the elements on the host, up to date, or nil if the copy from the device fails.
@@ -163,7 +195,12 @@ func (w *Weight) Data() any {
 }
 
 // Clone returns a zero tensor on the device. Gorgonia clones a weight to add up its gradients, and clears the clone.
-func (w *Weight) Clone() (any, error) { return w.context.newTensor(w.Shape()), nil }
+func (w *Weight) Clone() (any, error) {
+	if err := w.check(); err != nil {
+		return nil, err
+	}
+	return w.context.newTensor(w.Shape()), nil
+}
 
 // marks is the value of Starts: the starts of sequences on the device.
 type marks struct {

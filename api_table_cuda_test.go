@@ -1,0 +1,338 @@
+package mamba_test
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"testing"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/cuda/graph"
+	"github.com/gomamba/mamba/internal/gputest"
+	"github.com/gomamba/mamba/op"
+)
+
+// gpu is what the calls of cuda and cuda/graph are made with: an open device, or without one zero values, for which each call that can
+// return an error does so and the driver is not called.
+type gpu struct {
+	t       *testing.T // nil without a device
+	device  *cuda.Device
+	stream  *cuda.Stream
+	context *graph.Context
+}
+
+func noGPU() *gpu {
+	return &gpu{device: new(cuda.Device), stream: new(cuda.Stream), context: new(graph.Context)}
+}
+
+// The calls of cuda and cuda/graph with a device, or the stand-in for one.
+func TestNothingPanicsOrHangsOnADevice(t *testing.T) {
+	g := &gpu{t: t, device: gputest.Open(t, cuda.Open)}
+	g.stream, g.context = must(g.device.NewStream()), must(graph.On(g.device))
+	for _, c := range slices.Concat(cudaCalls(g), graphCalls(g)) {
+		t.Run(c.name, func(t *testing.T) { c.test(t) })
+		check(g.stream.Trim())
+	}
+}
+
+// withoutDevice are the calls that need no device.
+var withoutDevice = []string{"cuda.GorgoniaPTX", "cuda.Block.Fits", "cuda.Step.Fits", "cuda.Precision.Err"}
+
+// without marks calls that return an error without a device.
+func (g *gpu) without(calls []call) []call {
+	for i := range calls {
+		calls[i].broken = calls[i].broken || g.t == nil && !slices.Contains(withoutDevice, calls[i].name)
+	}
+	return calls
+}
+
+// array returns an array of zeros. Without a device it is somewhere in no memory.
+func array[T cuda.Element](g *gpu, n int) cuda.Array[T] {
+	if g.t == nil {
+		return cuda.ArrayAt[T](g.stream, 1<<20, n)
+	}
+	a := must(cuda.NewArray[T](g.stream, n))
+	check(a.Fill(g.stream, 0))
+	return a
+}
+
+func (g *gpu) floats(n int) cuda.Array[float32] { return array[float32](g, n) }
+
+// absent returns the exceptions of operands that may be absent.
+func absent(prefix string, names ...string) (fine []string) {
+	for _, n := range names {
+		fine = append(fine, prefix+n+"=zero")
+	}
+	return fine
+}
+
+func cudaCalls(g *gpu) []call {
+	f, bytes := g.floats, func(n int) cuda.Array[uint8] { return array[uint8](g, n) }
+	ints := func(n int) cuda.Array[int32] { return array[int32](g, n) }
+	s := g.stream
+	device := func() *cuda.Device {
+		if g.t == nil {
+			return g.device
+		}
+		d := must(cuda.Open(0))
+		g.t.Cleanup(func() { check(d.Close()) })
+		return d
+	}
+	event := func() *cuda.Event {
+		if g.t == nil {
+			return new(cuda.Event)
+		}
+		e := must(g.device.NewEvent())
+		check(s.Record(e))
+		return e
+	}
+	capture := func() *cuda.Capture {
+		if g.t == nil {
+			return new(cuda.Capture)
+		}
+		a := f(4)
+		check(cuda.Add(s, a, a, a)) // loads the kernel
+		return must(s.Capture(func() error { return cuda.Add(s, a, a, a) }))
+	}
+	block := func() *cuda.Block[float32] {
+		return &cuda.Block[float32]{
+			Batch: 2, Length: 3, Model: 4, Channels: 8, State: 2, Width: 3, Rank: 1, Eps: 1e-5, Precision: cuda.Strict,
+			X: f(24), Norm: f(4), InProj: f(64), Conv: f(24), XProj: f(40), DtProj: f(8), DtBias: f(8), ALog: f(16), D: f(8), OutProj: f(32),
+			InBias: f(16), ConvBias: f(8), OutBias: f(4), Context: f(32), Initial: f(32), Start: bytes(6),
+		}
+	}
+	kept := func() *cuda.BlockKept[float32] {
+		if g.t == nil {
+			return new(cuda.BlockKept[float32])
+		}
+		return must(block().Forward(s, f(24), f(32), f(32), true))
+	}
+	conv := func() *cuda.Conv[float32] {
+		return &cuda.Conv[float32]{Batch: 2, Length: 3, Channels: 4, Width: 3, X: f(24), XStride: 4, Weight: f(12), Bias: f(4), Context: f(16), Start: bytes(6)}
+	}
+	scan := func() *cuda.Scan[float32] {
+		return &cuda.Scan[float32]{
+			Batch: 2, Length: 3, Channels: 4, State: 2, U: f(24), Delta: f(24), A: f(8), B: cuda.Projection[float32]{Data: f(12), Groups: 1, Stride: 2},
+			C: cuda.Projection[float32]{Data: f(12), Groups: 1, Stride: 2}, D: f(4), Z: f(24), ZStride: 4, DeltaBias: f(4), Initial: f(16), Start: bytes(6),
+		}
+	}
+	step := func() *cuda.Step[float32] {
+		return &cuda.Step[float32]{
+			Batch: 2, Model: 4, Channels: 8, State: 2, Width: 3, Rank: 1, Eps: 1e-5, Norm: f(4), Conv: f(24), DtBias: f(8), ALog: f(16), D: f(8),
+			InProj: f(64), XProj: f(40), DtProj: f(8), OutProj: f(32), InBias: f(16), ConvBias: f(8), OutBias: f(4), Context: f(32), Scan: f(32),
+		}
+	}
+	work := func() *cuda.StepWork {
+		if g.t == nil {
+			return new(cuda.StepWork)
+		}
+		return must(step().NewStepWork(s))
+	}
+	matrix := func(rows, columns int) cuda.Matrix[float32] {
+		return cuda.Matrix[float32]{Data: f(rows * columns), Stride: columns}
+	}
+	row := func(name string, f any, args func() []any, fine ...string) call {
+		return call{name: "cuda." + name, f: f, args: args, fine: fine}
+	}
+	adam := cuda.AdamW{Scale: 1, Beta1: 0.9, Rest1: 0.1, Beta2: 0.9, Rest2: 0.1, Rate: 0.1, Root: 1, Eps: 1e-8, Keep: 1}
+	products := func(more ...any) func() []any {
+		return func() []any {
+			return append(append([]any{s, cuda.Strict, 2, 3, 4}, more...), matrix(2, 4), matrix(4, 3), float32(1), matrix(2, 3))
+		}
+	}
+	blockFine := append(absent("0.", "InBias", "ConvBias", "OutBias", "Context", "Initial", "Start"), "0.Eps=0", "0.Precision=0")
+	scanFine := []string{"0.*.Groups=0", "0.*.Stride=0", "0.ZStride=0", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Start=zero"}
+	convFine := append(absent("0.", "Bias", "Context", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
+	return g.without(slices.Concat(
+		methods("cuda.AdamW", func() any { return adam }, map[string]call{"Step": {args: func() []any {
+			return []any{s, []cuda.AdamWeight{{Weight: f(4), Grad: f(4), M: f(4), V: f(4), Half: array[cuda.BFloat16](g, 4)}}, true}
+		}, fine: []string{"0*", "2=nil: nothing is done", "2[0]=zero: it has no elements", "2[0].Half=zero"}}}),
+		methods("cuda.Array", func() any { return f(4) }, map[string]call{
+			"CopyFrom": {args: func() []any { return []any{s, make([]float32, 4)} }, fine: []string{"2[0]=*"}},
+			"CopyTo":   {args: func() []any { return []any{s, make([]float32, 4)} }, fine: []string{"2[0]=*"}},
+			"CopyOf":   {args: func() []any { return []any{s, f(4)} }},
+			"Fill":     {args: func() []any { return []any{s, byte(1)} }, fine: []string{"0=zero: nothing is filled"}},
+			"Slice":    {args: with(1, 2), panics: []string{"*=*: like a slice of Go's"}},
+		}),
+		methods("cuda.BFloat16", func() any { return cuda.ToBFloat16(1) }, nil),
+		methods("cuda.Precision", func() any { return cuda.TF32 }, map[string]call{"Err": {fine: []string{"0=0"}}}),
+		methods("cuda.Error", func() any { return &cuda.Error{Call: "cuInit", Code: 1, Name: "a", Text: "b"} }, nil),
+		methods("cuda.OutOfMemory", func() any { return &cuda.OutOfMemory{Asked: 1, InUse: 2, Free: 3} }, nil),
+		methods("cuda.Block", func() any { return block() }, map[string]call{
+			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.Length=*", "0.Channels=*", "0.Model=*", "0.Rank=*", "0.Eps=0", "0.Precision=0"}},
+			"Forward": {args: func() []any { return []any{s, f(24), f(32), f(32), true} }, fine: append(absent("", "3", "4"), blockFine...)},
+			"Backward": {args: func() []any {
+				return []any{s, kept(), f(24), f(32), f(32), &cuda.BlockGrad{X: f(24), Norm: f(4), InProj: f(64), Conv: f(24), XProj: f(40), DtProj: f(8), DtBias: f(8), ALog: f(16),
+					D: f(8), OutProj: f(32), InBias: f(16), ConvBias: f(8), OutBias: f(4), Context: f(32), Initial: f(32)}}
+			}, fine: append(absent("", "4", "5"), slices.DeleteFunc(slices.Clone(blockFine), func(s string) bool { return s == "0.Initial=zero" })...)},
+		}),
+		methods("cuda.BlockKept", func() any { return kept() }, nil),
+		methods("cuda.Capture", func() any { return capture() }, map[string]call{"Launch": {args: func() []any { return []any{s} }}}),
+		methods("cuda.Conv", func() any { return conv() }, map[string]call{
+			"Forward":  {args: func() []any { return []any{s, f(24), f(16)} }, fine: append(absent("", "3"), convFine...)},
+			"Backward": {args: func() []any { return []any{s, f(24), f(16), f(24), 4, f(12), f(4), f(16)} }, fine: append(absent("", "3", "7", "8"), convFine...)},
+		}),
+		methods("cuda.Device", func() any { return device() }, map[string]call{"OnClose": {args: func() []any { return []any{func() {}} }}}),
+		methods("cuda.Event", func() any { return event() }, map[string]call{"Since": {args: func() []any { return []any{event()} }}}),
+		methods("cuda.Scan", func() any { return scan() }, map[string]call{
+			"Forward": {args: func() []any { return []any{s, f(24), f(16), f(scan().CheckpointLen())} }, fine: append(absent("", "3", "4"), slices.Concat(scanFine, absent("0.", "D", "Z", "DeltaBias", "Initial"))...)},
+			"Backward": {args: func() []any {
+				c := f(scan().CheckpointLen())
+				if g.t != nil {
+					check(scan().Forward(s, f(24), f(16), c))
+				}
+				return []any{s, c, f(24), f(16), &cuda.ScanGrad[float32]{U: f(24), Delta: f(24), B: f(12), C: f(12), Z: f(24), A: f(8), D: f(4), DeltaBias: f(4), Initial: f(16)}}
+			}, fine: append(absent("", "4"), scanFine...)},
+		}),
+		methods("cuda.Step", func() any { return step() }, map[string]call{
+			"Fits":        {fine: []string{"0.*=zero", "0.Batch=*", "0.State=*", "0.Rank=*", "0.Eps=0"}},
+			"NewStepWork": {args: func() []any { return []any{s} }, fine: []string{"0.*=zero: it needs the sizes alone", "0.Batch=0", "0.Eps=0"}},
+			"Run":         {args: func() []any { return []any{s, work(), f(8)} }, fine: append(absent("0.", "ConvBias", "InBias", "OutBias"), "0.Batch=0", "0.Eps=0")},
+		}),
+		methods("cuda.StepWork", func() any { return work() }, nil),
+		methods("cuda.Stream", func() any {
+			if g.t == nil {
+				return s
+			}
+			return must(g.device.NewStream())
+		}, map[string]call{
+			"Capture": {args: func() []any { return []any{func() error { return nil }} }}, "Record": {args: func() []any { return []any{event()} }}, "Wait": {args: func() []any { return []any{event()} }},
+		}),
+		[]call{
+			row("Add", cuda.Add, func() []any { return []any{s, f(4), f(4), f(4)} }),
+			row("AddBias", cuda.AddBias[float32], func() []any { return []any{s, 2, 3, f(6), 3, f(3)} }, "1=0", "2=0"),
+			row("ColumnSums", cuda.ColumnSums[float32], func() []any { return []any{s, 2, 3, f(6), 3, f(3)} }, "1=0", "2=0"),
+			row("Convert", cuda.Convert[float32, cuda.BFloat16], func() []any { return []any{s, f(4), array[cuda.BFloat16](g, 4)} }),
+			row("CrossEntropyForward", cuda.CrossEntropyForward[float32], func() []any { return []any{s, 2, 3, 3, int32(0), f(6), ints(2), f(5), f(1)} }, "1=0", "4=*"),
+			row("CrossEntropyBackward", cuda.CrossEntropyBackward[float32], func() []any { return []any{s, 2, 3, 3, int32(0), f(6), ints(2), f(5), f(1)} }, "1=0", "4=*"),
+			row("CrossEntropyState", cuda.CrossEntropyState, with(3)),
+			row("EmbeddingForward", cuda.EmbeddingForward, func() []any { return []any{s, 2, 3, f(12), ints(2), f(6)} }, "1=0", "2=0"),
+			row("EmbeddingBackward", cuda.EmbeddingBackward, func() []any { return []any{s, 2, 3, 4, []int32{1, 2}, f(6), f(12)} }, "1=0", "4[0]=0"),
+			row("GorgoniaPTX", cuda.GorgoniaPTX, nil),
+			row("GradientNorm", cuda.GradientNorm, func() []any { return []any{s, []cuda.Array[float32]{f(4), f(3)}} }, "1=nil", "1[0]=zero: it has no elements"),
+			row("Largest", cuda.Largest, func() []any { return []any{s, 2, 3, f(6), ints(2)} }, "1=0", "2=0"),
+			row("MatMul", cuda.MatMul[float32, float32], products(), "1=0", "2=0", "3=0", "7=*"),
+			row("MatMulScaled", cuda.MatMulScaled[float32, float32], products(float32(1)), "1=0", "2=0", "3=0", "5=*", "8=*"),
+			row("RMSNormForward", cuda.RMSNormForward[float32], func() []any { return []any{s, 2, 3, float32(1e-5), f(6), f(3), f(6)} }, "1=0", "2=0", "3=0"),
+			row("RMSNormBackward", cuda.RMSNormBackward[float32], func() []any { return []any{s, 2, 3, float32(1e-5), f(6), f(3), f(6), f(6), f(6), f(3)} }, "1=0", "2=0", "3=0", "7=zero"),
+			row("StepProduct", cuda.StepProduct[float32], func() []any { return []any{s, 2, 3, 4, f(6), f(3), float32(1e-5), f(12), f(4), f(8), true} }, "1=0", "2=0", "3=0", "5=zero", "6=0", "8=zero"),
+			row("ArrayAt", cuda.ArrayAt[float32], func() []any { return []any{s, uintptr(1 << 20), 4} }),
+			row("NewArray", func(s *cuda.Stream, n int) error {
+				a, err := cuda.NewArray[float32](s, n)
+				a.Free()
+				return err
+			}, func() []any { return []any{s, 4} }, "1=0"),
+			row("Upload", cuda.Upload[float32], func() []any { return []any{s, []float32{1, 2}} }, "1=nil", "1[0]=*"),
+			row("ToBFloat16", cuda.ToBFloat16, with(float32(1))),
+			row("Open", func(n int) error {
+				d, err := cuda.Open(n)
+				if err != nil {
+					return err
+				}
+				return d.Close()
+			}, with(0), "0=0"),
+			{name: "cuda.Current", f: func() { // whether this thread has a context is the driver's matter
+				if d, err := cuda.Current(); err == nil {
+					check(d.Close())
+				}
+			}},
+		},
+	))
+}
+
+func graphCalls(g *gpu) []call {
+	x := shape{2, 3, 4}
+	c := g.context
+	host := func(shape ...int) *tensor.Dense {
+		return tensor.New(tensor.Of(tensor.Float32), tensor.WithShape(shape...))
+	}
+	weight := func(shape ...int) *graph.Weight {
+		if g.t == nil {
+			return new(graph.Weight)
+		}
+		return must(c.NewWeight(host(shape...)))
+	}
+	// A tensor on the device comes of a run.
+	value := func() any {
+		if g.t == nil {
+			return new(graph.Tensor)
+		}
+		e := G.NewGraph()
+		in := G.NewMatrix(e, tensor.Float32, G.WithShape(2, 3), G.WithName("x"), G.WithInit(G.Ones()))
+		up := must(c.Upload(in))
+		vm := G.NewTapeMachine(e)
+		check(vm.RunAll())
+		return up.Value()
+	}
+	layer := func() graph.DecoderLayer {
+		return graph.DecoderLayer{
+			NormWeight: weight(4), InProj: weight(16, 4), ConvWeight: weight(8, 1, 3), XProj: weight(5, 8), DtProj: weight(8, 1), DtBias: weight(8),
+			ALog: weight(8, 2), D: weight(8), OutProj: weight(4, 8), InBias: weight(16), ConvBias: weight(8), OutBias: weight(4),
+		}
+	}
+	model := func() graph.DecoderModel {
+		return graph.DecoderModel{
+			Vocab: 5, Model: 4, Channels: 8, State: 2, Width: 3, Rank: 1, Eps: 1e-5, Embedding: weight(5, 4), NormF: weight(4), Head: weight(5, 4),
+			Layers: []graph.DecoderLayer{layer()},
+		}
+	}
+	decoder := func() any {
+		if g.t == nil {
+			return new(graph.Decoder)
+		}
+		d := must(c.NewDecoder(model(), 2, 1))
+		check(d.Read([]int32{1, 2}))
+		return d
+	}
+	states := func() [][]float32 { return [][]float32{make([]float32, 32), make([]float32, 32)} }
+	block := func() []any {
+		n, _ := inputs()
+		in := op.BlockInputs{X: n(2, 3, 4), NormWeight: n(4), InProj: n(16, 4), ConvWeight: n(8, 1, 3), XProj: n(5, 8), DtProj: n(8, 1), DtBias: n(8), ALog: n(8, 2),
+			D: n(8), OutProj: n(4, 8), InBias: n(16), ConvBias: n(8), OutBias: n(4), Context: n(2, 2, 8), InitialState: n(2, 8, 2)}
+		return []any{in, graph.BlockConfig{Eps: 1e-5}, true}
+	}
+	// A size that is too large for the device alone is the run's error: a *cuda.OutOfMemory, which says how much was asked for.
+	big := []string{"*=axis * of 1099511627776"}
+	of := func(args func() []any, fine ...string) call {
+		return call{args: args, fine: append(slices.Concat(another, big), fine...)}
+	}
+	loss := func() []any { n, ints := inputs(); return []any{n(2, 3, 4), n(5, 4), ints(2, 3), -100, cuda.Strict} }
+	return g.without(slices.Concat(
+		methods("graph.Context", func() any { return c }, map[string]call{
+			"Do": {args: func() []any { return []any{func(*cuda.Stream) error { return nil }} }}, "Upload": of(nodesOf(x), "1=of more axes"), "Download": of(nodesOf(x), "1=of more axes"), "Starts": of(nodesOf(shape{2, 3})),
+			"Embedding":  {args: func() []any { n, ints := inputs(); return []any{n(5, 4), ints(2, 3)} }, fine: big},
+			"Logits":     {args: func() []any { return append(nodesOf(x, shape{5, 4})(), cuda.Strict) }, fine: append(big, "3=0")},
+			"Loss":       {args: loss, fine: append(big, "4=*", "5=0")},
+			"LowRank":    {args: func() []any { return append(nodesOf(shape{5, 4}, shape{2, 4}, shape{5, 2})(), 1.0, true) }, fine: []string{"4=0", "4=-1"}},
+			"RMSNorm":    {args: func() []any { return append(nodesOf(x, shape{4})(), 1e-5) }, fine: append(big, "3=0")},
+			"MambaBlock": {args: block, fine: append(big, "1.Context=nil", "1.ConvBias=nil", "1.InBias=nil", "1.InitialState=nil", "1.OutBias=nil", "1.Start=nil", "2.Eps=0", "2.Precision=0", "2=zero")},
+			"NewDecoder": {args: func() []any { return []any{model(), 2, 1} }, fine: []string{"1.Eps=0", "1.Precision=0", "1.Layers[0].*Bias=nil"}},
+			"NewWeight":  {args: func() []any { return []any{host(2, 3)} }},
+		}),
+		methods("graph.Decoder", decoder, map[string]call{
+			"Best": {args: func() []any { return []any{make([]int32, 2)} }, fine: []string{"1[0]=*"}}, "Logits": {args: func() []any { return []any{make([]float32, 10)} }, fine: []string{"1[0]=*"}},
+			"Read": {args: with([]int32{1, 2}), fine: []string{"1[0]=0"}}, "States": {args: func() []any { return []any{states()} }, fine: []string{"1[0][0]=*"}}, "SetStates": {args: func() []any { return []any{states()} }, fine: []string{"1[0][0]=*"}},
+		}),
+		methods("graph.Weight", func() any { return weight(2, 3) }, map[string]call{"Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}}}),
+		methods("graph.Tensor", value, map[string]call{
+			"Eq": {args: with(1)}, "Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},
+			// What a tensor on a device cannot do.
+			"Apply": {args: with(nil), broken: true}, "At": {broken: true}, "GobDecode": {args: with([]byte{1}), broken: true}, "GobEncode": {broken: true},
+			"Memset": {args: with(1), broken: true}, "ReadNpy": {args: with(nil), broken: true}, "Reshape": {broken: true}, "SetAt": {args: with(1, 0), broken: true},
+			"Slice": {broken: true}, "T": {broken: true}, "Transpose": {broken: true}, "WriteNpy": {args: with(io.Discard), broken: true},
+		}),
+		[]call{{name: "graph.On", f: graph.On, args: func() []any { return []any{g.device} }}},
+	))
+}
+
+// state is what a Formatter writes to.
+type state struct{ io.Writer }
+
+func (state) Width() (int, bool)     { return 0, false }
+func (state) Precision() (int, bool) { return 0, false }
+func (state) Flag(int) bool          { return false }
+
+var _ fmt.State = state{}
