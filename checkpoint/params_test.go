@@ -78,6 +78,27 @@ func TestSaveParams(t *testing.T) {
 	sameWeights(t, outer.Params(), inner.Params())
 }
 
+// A weight may have the name that the embedding has in the original layout, which Open knows by another name.
+func TestSaveParamsOfTheOriginalName(t *testing.T) {
+	weight := func(name string, v float32) *layer.Param {
+		return layer.NewParam(name, tensor.New(tensor.WithShape(1), tensor.WithBacking([]float32{v})), false)
+	}
+	for _, names := range [][]string{{originalEmbedding}, {originalEmbedding, embedding}, {embedding, head, originalEmbedding}} {
+		var want, got layer.Params
+		for i, name := range names {
+			want, got = append(want, weight(name, float32(i+1))), append(got, weight(name, 0))
+		}
+		dir := t.TempDir()
+		if err := SaveParams(dir, want, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := open(t, dir).LoadParams(got, ""); err != nil {
+			t.Fatal(err)
+		}
+		sameWeights(t, got, want)
+	}
+}
+
 func doubled(data any) (all []uint64) {
 	switch data := data.(type) {
 	case []float32:
@@ -125,6 +146,7 @@ func TestSaveParamsErrors(t *testing.T) {
 		{nil, nil, "there are no weights"},
 		{layer.Params{vector("a", []float32{1}, 1), vector("a", []float32{2}, 1)}, nil, "two tensors have the name a"},
 		{layer.Params{vector("a", []float32{1, float32(math.NaN())}, 2)}, nil, "a: element 1 is not a number"},
+		{layer.Params{vector("a", []float32{1}, 1), nil}, nil, "weight 1 is missing"},
 		{layer.Params{vector("a", []int{1}, 1)}, nil, "a is of int, want float32 or float64"},
 		{layer.Params{vector("a\xff", []float32{1}, 1)}, nil, "want UTF-8"},
 		{layer.Params{vector(strings.Repeat("a", 600), []float32{1}, 1)}, nil, "at most 512 bytes"},
@@ -156,6 +178,7 @@ func TestSaveParamsErrors(t *testing.T) {
 		prefix string
 		want   string
 	}{
+		{layer.Params{{}}, "", "weight 0 is missing"},
 		{layer.Params{vector("other", []float32{1}, 1)}, "", "missing: other (1)"},
 		{layer.Params{vector("table", []float64{1}, 1)}, "", "table is (2, 3), want (1)"},
 		{userModel(1), "x", "missing: x.scale ()"},

@@ -92,25 +92,12 @@ func (r *Reader) open() error {
 		return err
 	}
 	defer f.close()
-	return tensorfile.Together(f.identity, func() error {
+	return tensorfile.Together(func() (*os.File, error) { return f.open(configFile) }, func() error { // every Save replaces config.json
 		if err := r.Close(); err != nil { // the files of the round before
 			return err
 		}
 		return r.openAll(f)
 	})
-}
-
-// identity describes config.json, which every Save replaces. It returns nil if there is none.
-func (f *folder) identity() (os.FileInfo, error) {
-	file, err := f.open(configFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	info, err := file.Stat()
-	return info, errors.Join(err, file.Close())
 }
 
 func (r *Reader) openAll(f *folder) error {
@@ -138,11 +125,15 @@ func (r *Reader) openAll(f *folder) error {
 	}
 	r.tensors = make(map[string]*tensorfile.Tensor, len(entries))
 	for _, e := range entries {
-		e.Name = canonical(e.Name)
 		if r.tensors[e.Name] != nil {
 			return fmt.Errorf("%s is there twice", e.Name)
 		}
 		r.tensors[e.Name] = e
+	}
+	if e := r.tensors[originalEmbedding]; e != nil && r.tensors[embedding] == nil {
+		delete(r.tensors, originalEmbedding)
+		e.Name = embedding
+		r.tensors[embedding] = e
 	}
 	return nil
 }
@@ -346,6 +337,9 @@ func (r *Reader) load(params layer.Params, names []string, prefix string) error 
 	modules, seen := map[string]bool{}, map[string]bool{}
 	for i, name := range names {
 		name = layer.Join(prefix, name)
+		if r.tensors[name] == nil {
+			name = canonical(name)
+		}
 		if seen[name] {
 			return r.fail(fmt.Errorf("two weights have the name %s", name))
 		}

@@ -8,13 +8,14 @@ import (
 )
 
 const (
-	embedding = "backbone.embeddings.weight"
-	head      = "lm_head.weight"
+	embedding         = "backbone.embeddings.weight"
+	originalEmbedding = "backbone.embedding.weight"
+	head              = "lm_head.weight"
 )
 
 // canonical returns the name that a tensor of the original layout has in the Hugging Face one; the others are the same.
 func canonical(name string) string {
-	if name == "backbone.embedding.weight" {
+	if name == originalEmbedding {
 		return embedding
 	}
 	return name

@@ -40,8 +40,8 @@ var LoRATargets = []string{"in_proj", "x_proj", "dt_proj", "out_proj"}
 // as A, B, A, B, …. Trainable returns them too. Graphs that are built afterwards use the updated weights. Graphs that were built
 // before do not change.
 //
-// It is an error, and nothing changes, if the rank or alpha is not positive, if Targets names no weight, or if a weight that it
-// names has an update already or is not a matrix.
+// It is an error, and nothing changes, if the rank or alpha is not positive, if alpha/rank exceeds the type of the weights, if Targets
+// names no weight, or if a weight that it names has an update already or is not a matrix.
 func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 	targets, err := p.TargetsOf(cfg)
 	if err != nil {
@@ -108,6 +108,10 @@ func (p Params) TargetsOf(cfg LoRAConfig) (targets Params, err error) {
 		}
 		if s := w.Value.Shape(); len(s) != 2 {
 			return nil, fmt.Errorf("layer: LoRA: %s has shape %v, want (out, in)", w.Name, s)
+		}
+		if scale := cfg.Alpha / float64(cfg.Rank); scale > math.MaxFloat32 && w.Value.Dtype() == tensor.Float32 {
+			return nil, fmt.Errorf("layer: LoRA: Alpha is %v, which makes the scale %v, want a scale of at most %v for %s in float32",
+				cfg.Alpha, scale, float32(math.MaxFloat32), w.Name)
 		}
 		targets = append(targets, w)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -123,16 +122,9 @@ func LoadLoRA(dir string, params layer.Params) error {
 	if dir == "" { // which filepath.Join would take for the current folder
 		return errors.New("train: load LoRA: dir is empty, want the folder of an adapter, such as \".\"")
 	}
-	identity := func() (os.FileInfo, error) {
-		info, err := os.Stat(place(dir, adapterConfig))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
-		}
-		return info, err
-	}
 	var cfg layer.LoRAConfig
 	var file *tensorfile.File
-	err := tensorfile.Together(identity, func() (err error) {
+	err := tensorfile.Together(func() (*os.File, error) { return tensorfile.OpenFile(place(dir, adapterConfig)) }, func() (err error) {
 		if file != nil { // of the previous attempt
 			if err := file.Close(); err != nil {
 				return err
@@ -201,8 +193,9 @@ func parseAdapter(text []byte) (cfg layer.LoRAConfig, err error) {
 	o.Only("bias", `"none"`)
 	// These initialisations do not change the base model's weights; pissa, olora, corda and loftq do.
 	o.Only("init_lora_weights", "true", "false", `"gaussian"`, `"eva"`)
-	o.Off(`fan_in_fan_out use_rslora use_dora use_qalora lora_bias rank_pattern alpha_pattern layers_to_transform layers_pattern
-		layer_replication modules_to_save exclude_modules target_parameters trainable_token_indices megatron_config loftq_config
+	o.Only("layers_to_transform", "[]") // 0 is a layer
+	o.Off(`fan_in_fan_out use_rslora use_dora use_qalora lora_bias rank_pattern alpha_pattern layers_pattern layer_replication
+		modules_to_save exclude_modules target_parameters trainable_token_indices megatron_config loftq_config
 		corda_config arrow_config alora_invocation_tokens ensure_weight_tying`)
 	// The origin of the adapter, and settings of features that are off.
 	o.Ignore(`task_type base_model_name_or_path revision auto_mapping inference_mode peft_version megatron_core qalora_group_size

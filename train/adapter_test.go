@@ -183,6 +183,8 @@ func TestAdapterOptions(t *testing.T) {
 		{`"alpha_pattern": {}`, `"alpha_pattern": {"in_proj": 32}`, `alpha_pattern is {"in_proj": 32}, which is not supported`},
 		{`"rank_pattern": {}`, `"rank_pattern": {"in_proj": 4}`, "rank_pattern is"},
 		{`"layers_to_transform": null`, `"layers_to_transform": [0]`, "layers_to_transform is [0]"},
+		{`"layers_to_transform": null`, `"layers_to_transform": 0`, "layers_to_transform is 0"},
+		{`"lora_alpha": 16`, `"lora_alpha": 1e300`, "Alpha is 1e+300"},
 		{`"layers_to_transform": null`, `"layers_to_transform": 1`, "layers_to_transform is 1"},
 		{`"layers_pattern": null`, `"layers_pattern": "layers"`, "layers_pattern is"},
 		{`"modules_to_save": null`, `"modules_to_save": ["lm_head"]`, "modules_to_save is"},

@@ -42,8 +42,11 @@ func (o *Options) Has(name string) bool {
 // Text returns a field as it is written.
 func (o *Options) Text(name string) string { return string(o.raw[name]) }
 
-// Fail notes that a field is wrong, and what it should be.
+// Fail notes that a field is wrong, and what it should be, unless it is known already that the field is wrong.
 func (o *Options) Fail(name, want string) {
+	if slices.ContainsFunc(*o.wrong, func(w string) bool { return strings.HasPrefix(w, o.prefix+name+" is ") }) {
+		return
+	}
 	was := "missing"
 	if raw, ok := o.raw[name]; ok {
 		was = short(string(raw))

@@ -35,6 +35,10 @@ type Folder struct{ root *os.Root }
 
 // MakeFolder makes a folder, and those that it is in, if they do not exist. Their names are synced.
 func MakeFolder(path string) error {
+	if path == "" {
+		return errors.New("the path of the folder is empty")
+	}
+	path = filepath.Clean(path)
 	info, err := os.Stat(path)
 	if err == nil && !info.IsDir() {
 		return fmt.Errorf("%s is %s, want a folder", path, kindOf(info.Mode()))
@@ -218,8 +222,11 @@ func (system) OpenFile(name string, flag int, perm os.FileMode) (*os.File, error
 	return os.OpenFile(name, flag, perm)
 }
 
-// OpenRegular opens a regular file in a folder for reading. Anything else is an error at once: a named pipe would wait for its other
-// end, and a device might have no end.
+// OpenFile opens a regular file for reading. Anything else is an error at once: a named pipe would wait for its other end, and a
+// device might have no end.
+func OpenFile(path string) (*os.File, error) { return openRegular(system{}, path, os.O_RDONLY) }
+
+// OpenRegular is like OpenFile, for a file in a folder.
 func OpenRegular(root *os.Root, name string) (*os.File, error) {
 	return openRegular(root, name, os.O_RDONLY)
 }

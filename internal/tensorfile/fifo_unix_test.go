@@ -4,6 +4,7 @@ package tensorfile
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -45,7 +46,7 @@ func TestReplaceIrregular(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := Replace(in(name), text("new")); err == nil || !strings.Contains(err.Error(), name+": this is not a regular file") {
+		if err := Replace(in(name), text("new")); err == nil || !strings.Contains(err.Error(), ", no regular file, and is not replaced") {
 			t.Errorf("%s: error %v", name, err)
 		}
 		if after, err := os.Lstat(in(name)); err != nil || !os.SameFile(before, after) {
@@ -99,5 +100,27 @@ func TestPipeAtTheLastMoment(t *testing.T) {
 	}
 	if _, err := c.open.Stat(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("the pipe is open: %v", err)
+	}
+}
+
+// A file with holes can be larger than the machine's memory and the disk. It is an error at once.
+func TestFileOfHoles(t *testing.T) {
+	const size = 1 << 40
+	path := filepath.Join(t.TempDir(), "s")
+	header := fmt.Sprintf(`{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]},"__metadata__":{"sha256":"%s"}}`, size/4, size, strings.Repeat("0", 64))
+	b := safetensorsFile(header, nil)
+	if err := errors.Join(os.WriteFile(path, b, 0o666), os.Truncate(path, int64(len(b))+size)); err != nil {
+		t.Skip("this file system has no file of a TiB: ", err)
+	}
+	f, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, read := ReadFile(path, 2<<40)
+	for _, err := range []error{f.Check(), read} {
+		if err == nil || !strings.Contains(err.Error(), "1 TiB, more than this machine's memory") {
+			t.Errorf("error %v", err)
+		}
 	}
 }

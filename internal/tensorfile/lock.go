@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -44,11 +43,11 @@ var holders = struct {
 // The lock is a file beside the path, ".NAME.lock", which holds the number of the process and is removed by Release. If another
 // process has the lock, the error is ErrLocked and names that process. A file system without locks is used without them.
 func Acquire(path string) (*Lock, error) {
-	name := filepath.Base(path)
-	if name == "." || name == ".." || name == string(filepath.Separator) {
+	dir, name := filepath.Split(path)
+	if name == "" || name == "." || name == ".." {
 		return nil, fmt.Errorf("path is %q, want the name of a file", path)
 	}
-	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	dir, err := filepath.EvalSymlinks(filepath.Clean(dir))
 	if err == nil {
 		dir, err = filepath.Abs(dir)
 	}
@@ -74,6 +73,9 @@ func Acquire(path string) (*Lock, error) {
 func (l *Lock) Do(f func(*Folder) error) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
+	if err := l.renew(); err != nil {
+		return err
+	}
 	d, err := OpenFolder(l.dir)
 	if err != nil {
 		return err
@@ -102,9 +104,9 @@ func (h *holder) acquire(path string) error {
 	} else if err != nil {
 		return err
 	}
-	file, created := h.lockFile(), false
+	file := h.lockFile()
+	f := flock.New(file, flock.SetFlag(os.O_RDWR|os.O_CREATE|noFollow|nonBlock), flock.SetPermissions(0o666))
 	for {
-		f := flock.New(file, flock.SetFlag(os.O_RDWR|os.O_CREATE|noFollow|nonBlock), flock.SetPermissions(0o666))
 		ok, err := f.TryLock()
 		switch {
 		case errors.Is(err, errors.ErrUnsupported):
@@ -115,25 +117,43 @@ func (h *holder) acquire(path string) error {
 			return fmt.Errorf("%s: %w%s", path, ErrLocked, holderOf(file))
 		}
 		// The process that held the lock may have removed the file after this one opened it. Then this lock locks nothing.
-		opened, err := f.Stat()
-		if err == nil {
-			var there os.FileInfo
-			if there, err = os.Lstat(file); err == nil && os.SameFile(opened, there) {
-				h.file, created = f, there.Mode().IsRegular() && there.Size() == 0
-				break
-			}
+		if locks(f) {
+			break
 		}
-		if unlocked := f.Unlock(); unlocked != nil || err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return errors.Join(err, unlocked)
+		if err := f.Unlock(); err != nil {
+			return err
 		}
 	}
+	info, err := f.Stat()
+	created := err == nil && info.Mode().IsRegular() && info.Size() == 0 && !hasLinks(info)
 	if err := h.claim(file); err != nil {
 		if created {
 			err = errors.Join(err, os.Remove(file))
 		}
-		return errors.Join(err, h.file.Unlock())
+		return errors.Join(err, f.Unlock())
 	}
+	h.file = f
 	return nil
+}
+
+// locks reports whether a locked file is still the one that has its name.
+func locks(f *flock.Flock) bool {
+	opened, err := f.Stat()
+	there, err2 := os.Lstat(f.Path())
+	return f.Locked() && err == nil && err2 == nil && os.SameFile(opened, there)
+}
+
+// renew acquires the lock again if somebody has removed the lock file meanwhile. It is an error if another process has acquired it.
+func (h *holder) renew() error {
+	if h.file == nil || locks(h.file) {
+		return nil
+	}
+	lost := h.file
+	err := h.acquire(filepath.Join(h.dir, h.name))
+	if err == nil {
+		err = lost.Close()
+	}
+	return err
 }
 
 // claim writes the number of the process into the lock file, after it has removed what a killed process left.
@@ -143,15 +163,18 @@ func (h *holder) claim(file string) error {
 		return err
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
 	text, err := io.ReadAll(io.LimitReader(f, 64))
 	if err != nil {
 		return err
 	}
-	if len(text) > 0 {
-		// Release removes the file, so the process that wrote this number was killed.
-		if _, err := processOf(text); err != nil {
-			return fmt.Errorf("%s is no lock file of this package: remove it or save elsewhere", file)
-		}
+	if _, err := processOf(text); len(text) > 0 && err != nil || hasLinks(info) { // a link would lead to a file of somebody else
+		return fmt.Errorf("%s is no lock file of this package: remove it or save elsewhere", file)
+	}
+	if len(text) > 0 { // Release removes the file, so the process that wrote this number was killed.
 		folder, err := OpenFolder(h.dir)
 		if err != nil {
 			return err
@@ -170,6 +193,9 @@ func (h *holder) claim(file string) error {
 func (h *holder) release() error {
 	if h.file == nil {
 		return nil
+	}
+	if !locks(h.file) { // a file of this name now belongs to another process
+		return h.file.Close()
 	}
 	var err error
 	if runtime.GOOS != "windows" { // where an open file cannot be removed

@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/nlpodyssey/safetensors"
+
+	"github.com/gomamba/mamba/internal/size"
 )
 
 // Tensor is a tensor on file. Its elements lie one after another.
@@ -51,7 +53,7 @@ type File struct {
 // Open opens a file and reads its header. Close it. Anything but a regular file is an error at once. No number in the header is
 // believed before it is checked against the size of the file.
 func Open(path string) (*File, error) {
-	f, err := openRegular(system{}, path, os.O_RDONLY)
+	f, err := OpenFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +92,9 @@ func ReadAll(f *os.File, name string, limit int64) ([]byte, error) {
 	}
 	if info.Size() > limit {
 		return nil, fmt.Errorf("%s has %d bytes, want at most %d", name, info.Size(), limit)
+	}
+	if err := size.Bytes(info.Size()).Fits("the contents of " + name); err != nil { // a file with holes can be larger than the disk
+		return nil, err
 	}
 	text := make([]byte, info.Size())
 	if _, err := io.ReadFull(f, text); err != nil {
@@ -197,8 +202,12 @@ func (f *File) ByName() map[string]*Tensor {
 	return all
 }
 
-// Check returns an error unless the file is bit for bit what WriteSealed wrote. It reads the whole file.
+// Check returns an error unless the file is bit for bit what WriteSealed wrote. It reads the whole file, which must fit into the
+// machine's memory, as it did when it was written: a file with holes can be of any size.
 func (f *File) Check() error {
+	if err := size.Bytes(f.size).Fits("its tensors"); err != nil {
+		return err
+	}
 	sum, ok := f.Metadata[checksum]
 	if !ok {
 		return fmt.Errorf("it has no checksum: it was written before checksums existed, or by another program")

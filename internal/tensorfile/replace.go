@@ -28,8 +28,8 @@ func Replace(path string, write func(io.Writer) error) (err error) {
 }
 
 func (d *Folder) replace(name string, write func(io.Writer) error) error {
-	if info, err := d.Lstat(name); err == nil && !info.Mode().IsRegular() && info.Mode()&os.ModeSymlink == 0 {
-		return fmt.Errorf("%s: this is not a regular file, and is not replaced", name)
+	if err := d.replaceable(name); err != nil {
+		return err
 	}
 	temporary := "." + name + "." + RandomName() + ".tmp"
 	if err := d.Create(temporary, write); err != nil {
@@ -39,6 +39,14 @@ func (d *Folder) replace(name string, write func(io.Writer) error) error {
 		return errors.Join(err, d.Remove(temporary))
 	}
 	return d.Sync()
+}
+
+// replaceable returns an error if a name is that of something else than a regular file or a symbolic link.
+func (d *Folder) replaceable(name string) error {
+	if info, err := d.Lstat(name); err == nil && !info.Mode().IsRegular() && info.Mode()&os.ModeSymlink == 0 {
+		return fmt.Errorf("%s is %s, no regular file, and is not replaced", name, kindOf(info.Mode()))
+	}
+	return nil
 }
 
 // RandomName returns 16 hexadecimal digits that nobody can predict.

@@ -213,7 +213,7 @@ func TestReplaceWriteError(t *testing.T) {
 
 func TestReplaceErrors(t *testing.T) {
 	dir := t.TempDir()
-	for _, path := range []string{"", ".", "..", dir, filepath.Join(dir, "none", "s")} {
+	for _, path := range []string{"", ".", "..", dir, dir + "/", filepath.Join(dir, "s") + "/", filepath.Join(dir, "none", "s")} {
 		if err := Replace(path, text("x")); err == nil {
 			t.Errorf("%q: no error", path)
 		}
@@ -236,6 +236,69 @@ func TestReplaceFollowsNoLink(t *testing.T) {
 			t.Errorf("a link %s: error %v, want one about %q", c.link, err, c.err)
 		}
 		contains(t, other, "precious")
+	}
+}
+
+// A lock file that is also the file of somebody else, by a hard link, is not written to.
+func TestReplaceFollowsNoHardLink(t *testing.T) {
+	for _, precious := range []string{"", "2026\n"} { // it could be taken for a lock that a killed process left
+		dir, other := t.TempDir(), filepath.Join(t.TempDir(), "precious")
+		if err := os.WriteFile(other, []byte(precious), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Link(other, filepath.Join(dir, ".s.lock")); err != nil {
+			t.Skip("this system makes no hard links: ", err)
+		}
+		if err := Replace(filepath.Join(dir, "s"), text("new")); err == nil || !strings.Contains(err.Error(), "is no lock file of this package") {
+			t.Errorf("error %v", err)
+		}
+		contains(t, other, precious)
+		namesAre(t, dir, ".s.lock")
+	}
+}
+
+// A process whose lock file was removed acquires the lock again before it writes. If another process was faster, it writes nothing, and
+// leaves that process's lock file alone.
+func TestRemovedLockFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	l, err := Acquire(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := os.Remove(filepath.Join(dir, ".s.lock")); err != nil {
+			t.Skip("this system removes no open file: ", err)
+		}
+		other, said := startWriter(t, path)
+		if said != "writing" {
+			t.Fatalf("the other process says %q", said)
+		}
+		if err := Replace(path, text("new")); !errors.Is(err, ErrLocked) {
+			t.Errorf("error %v, want ErrLocked", err)
+		}
+		if err := other.stdin.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Wait(); err != nil {
+			t.Errorf("the other process: %v", err)
+		}
+		if err := Replace(path, text("new")); err != nil {
+			t.Error(err)
+		}
+		contains(t, path, "new")
+	}
+	if err := os.Remove(filepath.Join(dir, ".s.lock")); err != nil {
+		t.Fatal(err)
+	}
+	if _, said := startWriter(t, path); said != "writing" {
+		t.Fatalf("the other process says %q", said)
+	}
+	if err := l.Release(); err != nil {
+		t.Error(err)
+	}
+	if _, err := Acquire(path); !errors.Is(err, ErrLocked) {
+		t.Errorf("error %v, want ErrLocked, since the other process still writes", err)
 	}
 }
 

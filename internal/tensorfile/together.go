@@ -42,6 +42,11 @@ func (d *Folder) ReplaceAll(files ...NewFile) error {
 	if err := d.Finish(); err != nil { // what an earlier process committed and could not finish
 		return err
 	}
+	for _, f := range files {
+		if err := d.replaceable(f.Name); err != nil {
+			return err
+		}
+	}
 	names, err := d.Names()
 	if err != nil {
 		return err
@@ -120,22 +125,37 @@ func Places(root *os.Root) []string {
 	return []string{""}
 }
 
-// Together calls read, and calls it again if the files that it read were replaced meanwhile, so that they belong together. identity
-// describes a file that is always replaced with the others, or returns nil if there is none.
-func Together(identity func() (os.FileInfo, error), read func() error) error {
+// Together calls read, and calls it again if the files that it read were replaced meanwhile, so that they belong together. open opens
+// a file that is always replaced with the others. If its error is fs.ErrNotExist, there is none.
+func Together(open func() (*os.File, error), read func() error) error {
 	for range 1000 { // during each round but the last, files were saved
-		before, err := identity()
-		if err != nil {
+		again, err := together(open, read)
+		if !again {
 			return err
-		}
-		result := read()
-		after, err := identity()
-		if err != nil {
-			return err
-		}
-		if before == nil && after == nil || before != nil && after != nil && os.SameFile(before, after) {
-			return result
 		}
 	}
 	return fmt.Errorf("the files change all the time")
+}
+
+func together(open func() (*os.File, error), read func() error) (again bool, err error) {
+	before, err := open()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	defer before.Close() // not before read has ended: then a new file could be taken for this one, since it may get the same inode
+	result := read()
+	after, err := open()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	defer after.Close()
+	if before == nil || after == nil {
+		return before != after, result
+	}
+	a, errA := before.Stat()
+	b, errB := after.Stat()
+	if err := errors.Join(errA, errB); err != nil {
+		return false, err
+	}
+	return !os.SameFile(a, b), result
 }
