@@ -8,8 +8,7 @@ import (
 	"slices"
 )
 
-// Dtype is the type of a tensor's elements on file, by the name that the safetensors format gives it. Other types than these
-// cannot be read.
+// Dtype is the type of a tensor's elements on file, by the name that the safetensors format gives it.
 type Dtype string
 
 // The types that can be read. Float16 and BFloat16 are only read, not written.
@@ -21,21 +20,17 @@ const (
 	Int64    Dtype = "I64"
 )
 
-// Size returns the bytes of an element, 0 for a type that cannot be read.
-func (d Dtype) Size() int64 {
-	switch d {
-	case Float64, Int64:
-		return 8
-	case Float32:
-		return 4
-	case Float16, BFloat16:
-		return 2
-	}
-	return 0
+// widths are the bytes of an element, for all types of the format.
+var widths = map[Dtype]int64{
+	Float64: 8, Float32: 4, Float16: 2, BFloat16: 2, "F8_E5M2": 1, "F8_E4M3": 1,
+	Int64: 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }
 
+// Size returns the bytes of an element, 0 for a type that the format does not have.
+func (d Dtype) Size() int64 { return widths[d] }
+
 // Float reports whether tensors of the type can be read as weights.
-func (d Dtype) Float() bool { return d.Size() > 0 && d != Int64 }
+func (d Dtype) Float() bool { return d == Float64 || d == Float32 || d == Float16 || d == BFloat16 }
 
 // dtypeOf returns the type of a slice and its length. It is false for slices that have no type on file.
 func dtypeOf(data any) (d Dtype, n int, ok bool) {

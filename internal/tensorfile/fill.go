@@ -24,12 +24,7 @@ func Fill(jobs []Job) error { return run(jobs, false) }
 func Copy(jobs []Job) error { return run(jobs, true) }
 
 func run(jobs []Job, exact bool) error {
-	type task struct {
-		Job
-		first, n int64 // elements
-	}
-	const chunk = 4 << 20 // elements: enough to be worth a task, and a large embedding is many of them
-	var tasks []task
+	var tasks []func() error
 	for _, j := range jobs {
 		d, n, ok := dtypeOf(j.To)
 		switch {
@@ -40,14 +35,15 @@ func run(jobs []Job, exact bool) error {
 		case int64(n)*j.From.Dtype.Size() != j.From.Size:
 			return fmt.Errorf("%s has %d elements, want %d", j.From.Name, j.From.Size/j.From.Dtype.Size(), n)
 		}
-		switch data := j.To.(type) {
+		switch to := j.To.(type) {
 		case []float32:
-			hugePages(data)
+			hugePages(to)
+			tasks = split(tasks, j.From, to, floats[float32](exact))
 		case []float64:
-			hugePages(data)
-		}
-		for first := int64(0); first < int64(n); first += chunk {
-			tasks = append(tasks, task{j, first, min(chunk, int64(n)-first)})
+			hugePages(to)
+			tasks = split(tasks, j.From, to, floats[float64](exact))
+		case []int64:
+			tasks = split(tasks, j.From, to, bits)
 		}
 	}
 	errs := make([]error, len(tasks)) // the first in order is returned: the same for any number of processors
@@ -61,7 +57,7 @@ func run(jobs []Job, exact bool) error {
 				if i >= len(tasks) {
 					return
 				}
-				if errs[i] = tasks[i].read(tasks[i].first, tasks[i].n, exact); errs[i] != nil {
+				if errs[i] = tasks[i](); errs[i] != nil {
 					failed.Store(true)
 				}
 			}
@@ -76,17 +72,14 @@ func run(jobs []Job, exact bool) error {
 	return nil
 }
 
-// read reads n elements from the given one on.
-func (j Job) read(first, n int64, exact bool) error {
-	switch data := j.To.(type) {
-	case []float32:
-		return readElements(j.From, data[first:first+n], first, floats[float32](exact))
-	case []float64:
-		return readElements(j.From, data[first:first+n], first, floats[float64](exact))
-	case []int64:
-		return readElements(j.From, data[first:first+n], first, bits)
+// split appends tasks that read a tensor in parts.
+func split[T any](tasks []func() error, from *Tensor, to []T, decode func([]T, []byte, Dtype) (int, error)) []func() error {
+	const chunk = 4 << 20 // elements: worth the cost of a task, and a fraction of a large embedding
+	for first := 0; first < len(to); first += chunk {
+		part := to[first:min(first+chunk, len(to))]
+		tasks = append(tasks, func() error { return readElements(from, part, int64(first), decode) })
 	}
-	panic("tensorfile: " + j.From.Name + " is of a type that was not checked")
+	return tasks
 }
 
 // floats returns how floating-point elements are decoded.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -59,7 +61,31 @@ func FuzzSafetensors(f *testing.F) {
 	})
 }
 
-// No header gets past scanHeader and then panics in the library or has another number of tensors there.
+// A file has at most maxTensors tensors, and as many entries of metadata.
+func TestManyTensors(t *testing.T) {
+	header := func(tensors, entries int) string {
+		var all, notes []string
+		for i := range tensors {
+			all = append(all, fmt.Sprintf(`"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}`, i))
+		}
+		for i := range entries {
+			notes = append(notes, fmt.Sprintf(`"%d":""`, i))
+		}
+		return "{" + strings.Join(append(all, `"__metadata__":{`+strings.Join(notes, ",")+"}"), ",") + "}"
+	}
+	for _, c := range []struct {
+		tensors, entries int
+		want             string
+	}{{maxTensors, maxTensors, ""}, {maxTensors + 1, 0, "more than 16384 tensors"}, {0, maxTensors + 1, "more than 16384 entries"}} {
+		b := safetensorsFile(header(c.tensors, c.entries), nil)
+		f, err := Read(Memory(b), int64(len(b)))
+		if err == nil && (len(f.Tensors) != c.tensors || len(f.Metadata) != c.entries) || (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%d tensors, %d entries: error %v, want %q", c.tensors, c.entries, err, c.want)
+		}
+	}
+}
+
+// No header makes the reader panic, or claim what the file does not have.
 func FuzzHeader(f *testing.F) {
 	f.Add([]byte(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"__metadata__":{"a\"\\":"b"}}`))
 	f.Add([]byte(`{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"shape":[],"dtype":"F64","data_offsets":[24,32]}}`))

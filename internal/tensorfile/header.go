@@ -2,195 +2,152 @@ package tensorfile
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"strconv"
 	"unicode/utf8"
 )
 
-// scanHeader checks a header against the grammar of the format, without allocating. It returns how many tensors and how many entries
-// of metadata the header has:
+// described is what a header says about a tensor.
+type described struct {
+	Name        string   `json:"-"`
+	Dtype       Dtype    `json:"dtype"`
+	Shape       []int64  `json:"shape"`
+	DataOffsets [2]int64 `json:"data_offsets"` // of its first byte and of the byte after its last one, from the end of the header
+}
+
+// parseHeader reads a header in the grammar of the format:
 //
 //	{"__metadata__": {"key": "value", …}, "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, …}
 //
-// "__metadata__" may be missing, and the three keys of a tensor may come in any order.
-func scanHeader(header []byte) (tensors, entries int, err error) {
-	if !utf8.Valid(header) {
-		return 0, 0, fmt.Errorf("not UTF-8")
+// "__metadata__" may be missing, and the three keys of a tensor may come in any order. The header is read token by token, so that
+// nothing is allocated for what the grammar does not have.
+func parseHeader(text []byte) (tensors []described, metadata map[string]string, err error) {
+	if !utf8.Valid(text) {
+		return nil, nil, errors.New("not UTF-8")
 	}
-	s := &scanner{text: header}
-	metadata := false
-	err = s.list('{', '}', func() error {
-		name, err := s.key()
-		if err != nil {
-			return err
+	h := header{json.NewDecoder(bytes.NewReader(text))}
+	h.UseNumber()
+	metadata = map[string]string{}
+	err = h.object(func(name string) error {
+		if name == "__metadata__" {
+			return h.object(func(key string) (err error) {
+				if metadata[key], err = next[string](h); err == nil && len(metadata) > maxTensors {
+					err = fmt.Errorf("__metadata__ has more than %d entries", maxTensors)
+				}
+				return err
+			})
+		}
+		if len(tensors) == maxTensors {
+			return fmt.Errorf("more than %d tensors", maxTensors)
 		}
 		if len(name) > MaxName {
 			return fmt.Errorf("a name has %d bytes, want at most %d", len(name), MaxName)
 		}
-		if string(name) == "__metadata__" {
-			if metadata {
-				return fmt.Errorf("__metadata__ is there twice")
-			}
-			metadata = true
-			entries, err = s.metadata()
-			return err
-		}
-		if tensors++; tensors > maxTensors {
-			return fmt.Errorf("more than %d tensors", maxTensors)
-		}
-		return s.tensor()
-	})
-	if err == nil {
-		if s.space(); s.at < len(s.text) {
-			err = s.unexpected()
-		}
-	}
-	return tensors, entries, err
-}
-
-type scanner struct {
-	text []byte
-	at   int
-}
-
-func (s *scanner) space() {
-	for s.at < len(s.text) && (s.text[s.at] == ' ' || s.text[s.at] == '\n' || s.text[s.at] == '\r' || s.text[s.at] == '\t') {
-		s.at++
-	}
-}
-
-func (s *scanner) unexpected() error {
-	if s.at >= len(s.text) {
-		return fmt.Errorf("it ends too early")
-	}
-	return fmt.Errorf("unexpected %q at byte %d", s.text[s.at], s.at)
-}
-
-// skip skips space and the byte c, if it comes next.
-func (s *scanner) skip(c byte) bool {
-	s.space()
-	if s.at < len(s.text) && s.text[s.at] == c {
-		s.at++
-		return true
-	}
-	return false
-}
-
-func (s *scanner) want(c byte) error {
-	if !s.skip(c) {
-		return s.unexpected()
-	}
-	return nil
-}
-
-// list reads items between brackets, with commas between them.
-func (s *scanner) list(open, closing byte, item func() error) error {
-	if err := s.want(open); err != nil {
+		t, err := h.tensor()
+		t.Name = name
+		tensors = append(tensors, t)
 		return err
+	})
+	if err != nil {
+		return nil, nil, err
 	}
-	if s.skip(closing) {
-		return nil
+	if _, err := h.Token(); err != io.EOF {
+		return nil, nil, fmt.Errorf("unexpected text after byte %d", h.InputOffset())
 	}
-	for {
+	return tensors, metadata, nil
+}
+
+// header reads JSON token by token.
+type header struct{ *json.Decoder }
+
+// next returns the next token, which must be of type T.
+func next[T string | json.Delim | json.Number](h header) (T, error) {
+	token, err := h.Token()
+	t, ok := token.(T)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err == nil && !ok {
+		err = fmt.Errorf("unexpected %v before byte %d", token, h.InputOffset())
+	}
+	return t, err
+}
+
+// list calls item before each item of an object or array that begins with open.
+func (h header) list(open json.Delim, item func() error) error {
+	if d, err := next[json.Delim](h); err != nil {
+		return err
+	} else if d != open {
+		return fmt.Errorf("unexpected %v before byte %d, want %v", d, h.InputOffset(), open)
+	}
+	for h.More() {
 		if err := item(); err != nil {
 			return err
 		}
-		if s.skip(closing) {
-			return nil
-		}
-		if err := s.want(','); err != nil {
-			return err
-		}
 	}
-}
-
-// quoted returns the bytes between quotes. It does not replace escapes.
-func (s *scanner) quoted() ([]byte, error) {
-	if err := s.want('"'); err != nil {
-		return nil, err
-	}
-	start := s.at
-	for s.at < len(s.text) {
-		switch c := s.text[s.at]; {
-		case c == '"':
-			s.at++
-			return s.text[start : s.at-1], nil
-		case c < ' ':
-			return nil, s.unexpected()
-		case c == '\\':
-			s.at++
-		}
-		s.at++
-	}
-	return nil, s.unexpected()
-}
-
-func (s *scanner) key() ([]byte, error) {
-	k, err := s.quoted()
-	if err != nil {
-		return nil, err
-	}
-	return k, s.want(':')
-}
-
-func (s *scanner) metadata() (n int, err error) {
-	err = s.list('{', '}', func() error {
-		if n++; n > maxTensors {
-			return fmt.Errorf("__metadata__ has more than %d entries", maxTensors)
-		}
-		if _, err := s.key(); err != nil {
-			return err
-		}
-		_, err := s.quoted()
-		return err
-	})
-	return n, err
-}
-
-var tensorKeys = [][]byte{[]byte("dtype"), []byte("shape"), []byte("data_offsets")}
-
-func (s *scanner) tensor() error {
-	var seen [3]bool
-	err := s.list('{', '}', func() error {
-		k, err := s.key()
-		if err != nil {
-			return err
-		}
-		which := -1
-		for i, known := range tensorKeys {
-			if bytes.Equal(k, known) {
-				which = i
-			}
-		}
-		if which < 0 || seen[which] {
-			return fmt.Errorf("a key at byte %d is not one of dtype, shape and data_offsets, once each", s.at)
-		}
-		seen[which] = true
-		if which == 0 {
-			_, err = s.quoted()
-			return err
-		}
-		return s.numbers()
-	})
-	if err == nil && seen != [3]bool{true, true, true} {
-		err = fmt.Errorf("a tensor that ends at byte %d lacks one of dtype, shape and data_offsets", s.at)
-	}
+	_, err := next[json.Delim](h)
 	return err
 }
 
-func (s *scanner) numbers() error {
-	n := 0
-	return s.list('[', ']', func() error {
-		if n++; n > MaxRank {
+// object calls value for each key of an object.
+func (h header) object(value func(key string) error) error {
+	seen := map[string]bool{}
+	return h.list('{', func() error {
+		key, err := next[string](h)
+		if err == nil && seen[key] {
+			err = fmt.Errorf("%.40q is there twice", key)
+		}
+		if err != nil {
+			return err
+		}
+		seen[key] = true
+		return value(key)
+	})
+}
+
+func (h header) tensor() (t described, err error) {
+	var offsets []int64
+	err = h.object(func(key string) (err error) {
+		switch key {
+		case "dtype":
+			var name string
+			name, err = next[string](h)
+			t.Dtype = Dtype(name)
+		case "shape":
+			t.Shape, err = h.numbers()
+		case "data_offsets":
+			offsets, err = h.numbers()
+		default:
+			err = fmt.Errorf("%.40q is not one of dtype, shape and data_offsets", key)
+		}
+		return err
+	})
+	if err == nil && (t.Dtype == "" || t.Shape == nil || len(offsets) != 2) {
+		err = fmt.Errorf("a tensor that ends at byte %d lacks one of dtype, shape and two data_offsets", h.InputOffset())
+	}
+	copy(t.DataOffsets[:], offsets)
+	return t, err
+}
+
+func (h header) numbers() ([]int64, error) {
+	numbers := []int64{}
+	err := h.list('[', func() error {
+		if len(numbers) == MaxRank {
 			return fmt.Errorf("a shape of more than %d dimensions", MaxRank)
 		}
-		s.space()
-		start := s.at
-		for s.at < len(s.text) && '0' <= s.text[s.at] && s.text[s.at] <= '9' {
-			s.at++
+		text, err := next[json.Number](h)
+		if err != nil {
+			return err
 		}
-		if s.at == start || s.at-start > 19 {
-			return fmt.Errorf("no number of at most 19 digits at byte %d", start)
+		n, err := strconv.ParseInt(string(text), 10, 64)
+		if err != nil || n < 0 {
+			return fmt.Errorf("%.40s is no whole number from 0 to 2^63-1", text)
 		}
+		numbers = append(numbers, n)
 		return nil
 	})
+	return numbers, err
 }

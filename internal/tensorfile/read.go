@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,8 +12,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-
-	"github.com/nlpodyssey/safetensors"
 
 	"github.com/gomamba/mamba/internal/size"
 )
@@ -104,9 +101,6 @@ func ReadAll(f *os.File, name string, limit int64) ([]byte, error) {
 }
 
 // Read reads the header of a file of the given size.
-//
-// The library that decodes the header builds maps of whatever it finds there. So Read checks the header's length and grammar before
-// the library sees it, and what the header says about the data after.
 func Read(c Contents, size int64) (*File, error) {
 	if size < 8 {
 		return nil, fmt.Errorf("the file has %d bytes, too few for a header", size)
@@ -126,39 +120,30 @@ func Read(c Contents, size int64) (*File, error) {
 	if _, err := c.ReadAt(header, 0); err != nil {
 		return nil, err
 	}
-	count, notes, err := scanHeader(header[8:])
+	all, metadata, err := parseHeader(header[8:])
 	if err != nil {
 		return nil, fmt.Errorf("the header: %w", err)
 	}
-	var described safetensors.Metadata
-	if err := json.Unmarshal(header[8:], &described); err != nil {
-		return nil, fmt.Errorf("the header: %w", err)
-	}
-	infos := described.Tensors()
-	if len(infos) != count {
-		return nil, fmt.Errorf("the header has %d tensors, but %d names: a name is there twice", count, len(infos))
-	}
-	if m := len(described.Metadata()); m != notes {
-		return nil, fmt.Errorf("the header has %d entries of metadata, but %d names: a name is there twice", notes, m)
-	}
-	tensors := make([]*Tensor, 0, count)
+	tensors := make([]*Tensor, 0, len(all))
 	start := 8 + int64(n)
-	for name, info := range infos {
-		t := &Tensor{Name: name, Dtype: Dtype(info.DType.String()), File: c}
-		from, to := info.DataOffsets[0], info.DataOffsets[1]
-		if to < from || to > uint64(size-start) {
-			return nil, fmt.Errorf("%s: the data is said to be bytes %d to %d, want a part of the %d that there are", name, from, to, size-start)
+	for _, d := range all {
+		from, to := d.DataOffsets[0], d.DataOffsets[1]
+		if to < from || to > size-start {
+			return nil, fmt.Errorf("%s: the data is said to be bytes %d to %d, want a part of the %d that there are", d.Name, from, to, size-start)
 		}
-		t.Offset, t.Size = start+int64(from), int64(to-from)
-		for _, d := range info.Shape {
-			if d > math.MaxInt {
-				return nil, fmt.Errorf("%s: a dimension is %d", name, d)
+		t := &Tensor{Name: d.Name, Dtype: d.Dtype, File: c, Offset: start + from, Size: to - from}
+		for _, n := range d.Shape {
+			if n > math.MaxInt {
+				return nil, fmt.Errorf("%s: a dimension is %d", d.Name, n)
 			}
-			t.Shape = append(t.Shape, int(d))
+			t.Shape = append(t.Shape, int(n))
 		}
-		bytes, ok := Product(t.Shape, int64(info.DType.Size()))
-		if !ok || bytes != t.Size {
-			return nil, fmt.Errorf("%s: shape %v of %s does not make the %d bytes of its data", name, t.Shape, t.Dtype, t.Size)
+		width := d.Dtype.Size()
+		if width == 0 {
+			return nil, fmt.Errorf("%s: its type is %.40q, which the format does not have", d.Name, d.Dtype)
+		}
+		if bytes, ok := Product(t.Shape, width); !ok || bytes != t.Size {
+			return nil, fmt.Errorf("%s: shape %v of %s does not make the %d bytes of its data", d.Name, t.Shape, t.Dtype, t.Size)
 		}
 		tensors = append(tensors, t)
 	}
@@ -176,7 +161,7 @@ func Read(c Contents, size int64) (*File, error) {
 	if end != size {
 		return nil, fmt.Errorf("the tensors end at byte %d, but the file has %d", end, size)
 	}
-	return &File{tensors, described.Metadata(), c, header, size}, nil
+	return &File{tensors, metadata, c, header, size}, nil
 }
 
 // Product returns size times the dimensions, and whether the result fits into an int64.

@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/nlpodyssey/safetensors"
 )
 
 // Array is a tensor to write. Data is a []float32, []float64 or []int64, in row-major order.
@@ -83,7 +81,7 @@ func headerOf(metadata map[string]string, arrays []Array) ([]byte, error) {
 		return nil, fmt.Errorf("%d tensors and %d entries of metadata, want at most %d", len(arrays), len(metadata), maxTensors)
 	}
 	header := map[string]any{"__metadata__": metadata}
-	var end uint64
+	var end int64
 	for _, a := range arrays {
 		if header[a.Name] != nil {
 			return nil, fmt.Errorf("two tensors have the name %s", a.Name)
@@ -99,16 +97,12 @@ func headerOf(metadata map[string]string, arrays []Array) ([]byte, error) {
 		if !ok || size != int64(n)*d.Size() || len(a.Shape) > MaxRank {
 			return nil, fmt.Errorf("%s has shape %v, want at most %d axes and %d elements", a.Name, a.Shape, MaxRank, n)
 		}
-		dt, err := safetensors.ParseDType(string(d))
-		if err != nil {
-			return nil, err
-		}
-		info := safetensors.TensorInfo{DType: dt, DataOffsets: [2]uint64{end, end + uint64(size)}, Shape: make([]uint64, len(a.Shape))}
+		shape := make([]int64, len(a.Shape))
 		for i, n := range a.Shape {
-			info.Shape[i] = uint64(n)
+			shape[i] = int64(n)
 		}
-		end = info.DataOffsets[1]
-		header[a.Name] = info
+		header[a.Name] = described{a.Name, d, shape, [2]int64{end, end + size}}
+		end += size
 	}
 	text, err := json.Marshal(header)
 	if err != nil {
