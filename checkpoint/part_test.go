@@ -200,7 +200,8 @@ func TestTiedHeadOnFile(t *testing.T) {
 	}
 }
 
-// The embedding has two names, one in each layout. A file with both of them is an error.
+// The embedding has two names, one in each layout. A language model with both of them is an error. Another model may have both:
+// TestSaveParamsOfTheOriginalName.
 func TestEmbeddingTwice(t *testing.T) {
 	var both layer.Params
 	for _, name := range []string{"backbone.embedding.weight", embedding} {
@@ -210,6 +211,7 @@ func TestEmbeddingTwice(t *testing.T) {
 	if err := SaveParams(dir, both, nil); err != nil {
 		t.Fatal(err)
 	}
+	put(t, filepath.Join(dir, configFile), get(t, filepath.Join(tiny, configFile)))
 	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), embedding+" is there twice") {
 		t.Errorf("error %v, want that %s is there twice", err, embedding)
 	}

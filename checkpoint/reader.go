@@ -130,10 +130,13 @@ func (r *Reader) openAll(f *folder) error {
 		}
 		r.tensors[e.Name] = e
 	}
-	if e := r.tensors[originalEmbedding]; e != nil && r.tensors[embedding] == nil {
+	switch e := r.tensors[originalEmbedding]; {
+	case e != nil && r.tensors[embedding] == nil:
 		delete(r.tensors, originalEmbedding)
 		e.Name = embedding
 		r.tensors[embedding] = e
+	case e != nil && r.config != nil:
+		return fmt.Errorf("%s is there twice, also as %s", embedding, originalEmbedding)
 	}
 	return nil
 }
