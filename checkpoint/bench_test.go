@@ -20,7 +20,7 @@ import (
 // config130M is the shape of state-spaces/mamba-130m.
 var config130M = nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50280}
 
-// random fills a model faster than its paper's start would be drawn.
+// random fills a model with random weights. It is faster than the initial weights of the paper.
 func random(lm *nn.LM) {
 	r := rand.NewPCG(1, 2)
 	for _, p := range lm.Params() {
@@ -46,9 +46,9 @@ func make130M(tb testing.TB, dir string) int64 {
 	return info.Size()
 }
 
-// BenchmarkLoad130M loads a model of 130 million float32 made on the spot, as a program does that starts with it: each time
-// in a process of its own. allocated/file is what Go allocates, and on Linux peak/file how far resident memory rises in
-// all, Go's and mapped, both in multiples of the file.
+// BenchmarkLoad130M loads a model of 130 million float32, each time in a new process. It reports two figures as multiples of the size
+// of the file: allocated/file is the memory that Go allocates, and on Linux peak/file is the increase of the resident memory, which
+// includes the mapped file.
 func BenchmarkLoad130M(b *testing.B) {
 	if dir := os.Getenv("CHECKPOINT_TO_LOAD"); dir != "" { // the process of its own
 		before, known := resetPeak()
@@ -91,7 +91,7 @@ func BenchmarkLoad130M(b *testing.B) {
 	}
 }
 
-// BenchmarkSave130M writes the same model, down to the disk.
+// BenchmarkSave130M writes the same model and syncs it to the disk.
 func BenchmarkSave130M(b *testing.B) {
 	lm := newLM(b, config130M, layer.WithZeros())
 	random(lm)
@@ -106,7 +106,7 @@ func BenchmarkSave130M(b *testing.B) {
 	}
 }
 
-// resetPeak forgets the highest resident memory so far, and returns what is resident now; false where the system cannot.
+// resetPeak resets the peak of the resident memory, and returns the resident memory. It returns false where the system cannot.
 func resetPeak() (int64, bool) {
 	debug.FreeOSMemory()
 	err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
@@ -124,8 +124,8 @@ func status(field string) (kib int64) {
 	return kib << 10
 }
 
-// Loading holds one copy of the model: Go allocates hardly more than the weights, and the mapped file is given back piece by
-// piece.
+// Loading holds one copy of the model. Go allocates little more than the weights, and the pages of the mapped file are released piece
+// by piece.
 func TestOneCopyInMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it writes 110 MB")

@@ -7,16 +7,16 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// config is what a config.json says.
+// config is the contents of a config.json.
 type config struct {
 	lm        nn.LMConfig
-	biasKnown bool // whether it says if there are biases; the weights say so otherwise
+	biasKnown bool // whether the file says if the layers have biases; otherwise the names of the tensors show it
 }
 
 // options are the fields of a config.json.
 type options struct{ *jsonoptions.Options }
 
-// rank is a size that may be "auto".
+// rank reads a size that may be "auto", which is the width of the model divided by 16, rounded up.
 func (o options) rank(name string, model int) int {
 	auto := (model + 15) / 16
 	if o.Has(name) && o.Text(name) == `"auto"` {
@@ -33,7 +33,7 @@ func parseConfig(text []byte) (*config, error) {
 		return nil, err
 	}
 	o := options{parsed}
-	// Another model's options would all be wrong: name the model alone.
+	// All options of another model would be wrong. One error that names the model is enough.
 	if o.Only("model_type", `"mamba"`); o.Err() != nil {
 		return nil, o.Err()
 	}
@@ -44,14 +44,14 @@ func parseConfig(text []byte) (*config, error) {
 	case o.Has("d_model"):
 		c = originalConfig(o)
 	default:
-		return nil, fmt.Errorf("config.json: neither hidden_size nor d_model is there: no configuration of a Mamba model")
+		return nil, fmt.Errorf("config.json has neither hidden_size nor d_model, want one of them, as in the configuration of a Mamba model")
 	}
 	o.Unknown()
 	return c, o.Err()
 }
 
-// notes are the fields that any configuration of transformers may have, none of which enters the model's mathematics:
-// where it came from, tokens, what the forward pass returns beside the logits, defaults of generation and of training.
+// notes are fields that any configuration of transformers may have. None of them changes the result of the model: they describe its
+// origin, its special tokens, what the forward pass returns in addition to the logits, and the defaults of generation and training.
 const notes = `architectures transformers_version torch_dtype dtype tokenizer_class
 	bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id
 	use_cache return_dict output_hidden_states output_attentions torchscript
@@ -63,8 +63,8 @@ const notes = `architectures transformers_version torch_dtype dtype tokenizer_cl
 	remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens prefix
 	initializer_range rescale_prenorm_residual time_step_init_scheme use_mambapy use_associative_scan`
 
-// Weights are float32 in memory whatever they are on file, so the residual stream is float32 with residual_in_fp32 and
-// without: both values are honoured.
+// residual is an option whose value does not matter here. Weights in memory are float32 or float64, whatever they are on file, and
+// the residual stream has the same type.
 const residual = "residual_in_fp32"
 
 func huggingFaceConfig(o options) *config {
@@ -91,10 +91,10 @@ func huggingFaceConfig(o options) *config {
 	}
 	o.steps(c, "time_step_min", "time_step_max", "time_step_scale", "time_step_floor")
 
-	// Converted checkpoints carry the original's options along; they must not say anything else.
+	// Converted checkpoints also have the options of the original layout. Their values must agree.
 	o.Only("rms_norm", "true")
 	o.Truth("fused_add_norm", true)
-	o.Size("pad_vocab_size_multiple", 8, 1) // vocab_size is padded already
+	o.Size("pad_vocab_size_multiple", 8, 1) // vocab_size includes the padding
 	o.same("d_model", c.lm.DModel)
 	o.same("d_inner", inner(c.lm.Config))
 	o.same("n_layer", c.lm.NLayer)
@@ -118,9 +118,9 @@ func originalConfig(o options) *config {
 	c.lm.DModel = o.Size("d_model", 2560, 1)
 	c.lm.NLayer = o.Size("n_layer", 64, 1)
 	c.lm.UntiedHead = !o.Truth("tie_embeddings", true)
-	c.lm.NormEps = 1e-5 // it has no option for it
+	c.lm.NormEps = 1e-5 // this layout has no option for it
 	o.Truth(residual, true)
-	o.Truth("fused_add_norm", true) // how it is computed, not what
+	o.Truth("fused_add_norm", true) // it chooses an implementation and does not change the result
 	o.Only("rms_norm", "true")
 	o.Only("d_intermediate", "0")
 	o.Only("attn_layer_idx", "[]")
@@ -141,14 +141,14 @@ func originalConfig(o options) *config {
 	return c
 }
 
-// finish reads what is left of an ssm_cfg.
+// finish reads the remaining fields of an ssm_cfg.
 func (o options) finish() {
 	o.Only("layer", `"Mamba1"`)
 	o.Ignore("dt_min dt_max dt_init dt_scale dt_init_floor use_fast_path")
 	o.Unknown()
 }
 
-// expand reads the channels inside a block, as a multiple of the model's width.
+// expand reads the number of channels inside a block, as a multiple of the width of the model.
 func (o options) expand(c *config) {
 	c.lm.Expand = o.Size("expand", 2, 1)
 	if c.lm.Expand > jsonoptions.MaxSize/c.lm.DModel {
@@ -157,7 +157,7 @@ func (o options) expand(c *config) {
 	}
 }
 
-// steps reads the range that the steps Δ start in, which a trained model has left behind.
+// steps reads the range of the initial steps Δ. It has no effect on a trained model.
 func (o options) steps(c *config, low, high, scale, floor string) {
 	c.lm.DtMin = o.Positive(low, 0.001)
 	c.lm.DtMax = o.Positive(high, 0.1)
@@ -168,7 +168,7 @@ func (o options) steps(c *config, low, high, scale, floor string) {
 	}
 }
 
-// same holds a field, if it is there, against a size that is known already.
+// same checks that a field, if the file has it, is equal to a size that is already known.
 func (o options) same(name string, size int) {
 	if o.Has(name) && o.Size(name, size, 0) != size {
 		o.Fail(name, fmt.Sprintf("%d as in the rest of the configuration", size))

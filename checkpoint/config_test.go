@@ -10,7 +10,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// lmTensors says what NewLM makes.
+// lmTensors lists the weights that NewLM makes.
 func TestLMTensors(t *testing.T) {
 	for _, cfg := range someConfigs() {
 		lm := nn.NewLM(cfg)
@@ -30,7 +30,7 @@ func TestLMTensors(t *testing.T) {
 	}
 }
 
-// What a configuration says is in the model's.
+// The configuration of the model has the values of config.json.
 func TestConfig(t *testing.T) {
 	defaults := nn.LMConfig{Config: nn.Config{
 		DModel: 768, NLayer: 32, DState: 16, DConv: 4, Expand: 2, DtRank: 48,
@@ -144,7 +144,7 @@ func TestUnsupportedConfig(t *testing.T) {
 	}
 }
 
-// Without use_bias, whose default differs between versions of transformers, the weights say whether there is one.
+// If use_bias is missing, the tensors show whether there are biases, since versions of transformers differ in the default.
 func TestBiasFromWeights(t *testing.T) {
 	for _, bias := range []bool{false, true} {
 		dir := t.TempDir()

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// transformers refuses an integer where it wants a number with a point.
+// Numbers that are not integers in transformers are written with a point, since transformers refuses integers there.
 func TestDecimal(t *testing.T) {
 	for v, want := range map[decimal]string{1: "1.0", 0: "0.0", 0.001: "0.001", 1e-30: "1e-30", 1e300: "1e+300"} {
 		if got, err := json.Marshal(v); err != nil || string(got) != want {

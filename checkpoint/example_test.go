@@ -14,7 +14,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// A checkpoint becomes a language model, and a language model a checkpoint.
+// Load a language model from a checkpoint, and save it.
 func Example() {
 	lm, err := checkpoint.Load("../testdata/original-mamba-tiny") // or a folder of Hugging Face's cache
 	if err != nil {
@@ -43,7 +43,7 @@ func Example() {
 	// model.safetensors
 }
 
-// A pretrained stack inside a model of one's own, frozen: only what follows it is trained.
+// Use a pretrained, frozen stack in a model of your own, and train only the layers after it.
 func ExampleReader_LoadInto() {
 	r, err := checkpoint.Open("../testdata/hf-mamba-tiny")
 	if err != nil {
@@ -67,7 +67,7 @@ func ExampleReader_LoadInto() {
 	x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(4, 10, cfg.DModel), G.WithName("x"), G.WithInit(G.Gaussian(0, 1)))
 	loss := G.Must(G.Mean(G.Must(G.Square(G.Must(head.Apply(G.Must(encoder.Apply(x))))))))
 
-	// Gorgonia trains what it is given: Grad finds the gradients of these nodes alone, and the solver steps them alone.
+	// Grad computes the gradients of these nodes only, and the solver changes only these nodes.
 	all := append(encoder.Params(), head.Params()...)
 	weights := all.Trainable().Nodes(g)
 	if _, err := G.Grad(loss, weights...); err != nil {

@@ -12,9 +12,8 @@ import (
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
-// folder is a checkpoint's directory. Nothing outside it is read: os.Root follows symbolic links that stay inside and refuses
-// the others. The one exception is Hugging Face's cache, where the files of a snapshot are links into the folder of blobs
-// beside it.
+// folder is the directory of a checkpoint. Nothing outside of it is read: os.Root follows symbolic links that stay inside and refuses
+// all others. The only exception is the cache of Hugging Face, in which the files of a snapshot are links to files in ../../blobs.
 type folder struct {
 	path string // without symbolic links
 	root *os.Root
@@ -34,13 +33,13 @@ func openFolder(dir string) (*folder, error) {
 
 func (f *folder) close() error { return f.root.Close() }
 
-// open returns a file of the directory. The error is fs.ErrNotExist if there is none.
+// open opens a file of the directory. The error is fs.ErrNotExist if there is no such file.
 //
-// A save that was interrupted after its commit has left files in the folder tensorfile.Committed. They are newer than those of the
-// same name in the directory itself.
+// If a save was interrupted after its commit, the new files are in the folder tensorfile.Committed. They take precedence over files of
+// the same name in the directory itself.
 func (f *folder) open(name string) (*os.File, error) {
 	if name != path.Base(name) || strings.ContainsAny(name, `/\`) || !filepath.IsLocal(name) {
-		return nil, fmt.Errorf("%q is no name of a file in the directory", name)
+		return nil, fmt.Errorf("the name of a file is %q, want one without a path", name)
 	}
 	for _, folder := range tensorfile.Places(f.root) {
 		file, err := f.openPath(folder + name)
@@ -70,7 +69,7 @@ func (f *folder) openPath(p string) (*os.File, error) {
 	return tensorfile.OpenRegular(root, p)
 }
 
-// blob returns the name within ../../blobs that a link of Hugging Face's cache points to.
+// blob returns the name of the file in ../../blobs to which a link in the cache of Hugging Face points.
 func (f *folder) blob(link string) (string, bool) {
 	target, err := f.root.Readlink(link)
 	if err != nil || strings.Contains(link, "/") {
@@ -85,7 +84,7 @@ func (f *folder) exists(p string) bool {
 	return err == nil
 }
 
-// read returns the contents of a file that is not to be large.
+// read returns the contents of a file of at most limit bytes.
 func (f *folder) read(name string, limit int64) ([]byte, error) {
 	file, err := f.open(name)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
-// checkEntries reads everything that was found, and holds it against the file.
+// checkEntries reads all tensors and checks that the file has their elements.
 func checkEntries(t *testing.T, entries []*tensorfile.Tensor, size int64) {
 	t.Helper()
 	var total int64
@@ -33,7 +33,7 @@ func checkEntries(t *testing.T, entries []*tensorfile.Tensor, size int64) {
 	}
 }
 
-// No pickle makes the unpickler panic, and no file the reader of PyTorch's format.
+// No pickle makes the unpickler panic, and no file makes the reader of the format of PyTorch panic.
 func FuzzTorch(f *testing.F) {
 	f.Add(torchFile(f, pDict(pString("a"), pTensor(pStorage("FloatStorage", "0", 6), 0, shape23(), stride31())), six))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -79,7 +79,7 @@ func FuzzPickle(f *testing.F) {
 	})
 }
 
-// No configuration makes parseConfig panic, or is read as sizes that are none.
+// No configuration makes parseConfig panic or return a size that is not valid.
 func FuzzConfig(f *testing.F) {
 	for _, path := range []string{tiny, original} {
 		b, err := os.ReadFile(path + "/config.json")

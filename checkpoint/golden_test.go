@@ -24,10 +24,10 @@ const (
 	original = "../testdata/original-mamba-tiny"
 )
 
-// TestGoldenCheckpoint loads checkpoints and holds them against transformers' numbers in their expected.safetensors: logits
-// within 1e-4 of the largest magnitude, loss within 1e-5, every gradient within 1e-3 of its largest magnitude, the greedy
-// tokens exactly. With MAMBA_GOLDEN set it also takes every folder with an expected.safetensors in that directory; one that
-// has only *_scan.safetensors is left to TestGoldenScan in op.
+// TestGoldenCheckpoint loads checkpoints and compares them with the results of transformers in their expected.safetensors: logits within
+// 1e-4 of the largest magnitude, loss within 1e-5, each gradient within 1e-3 of its largest magnitude, and the same greedy tokens. If
+// MAMBA_GOLDEN is set, the test also runs on every folder of that directory that has an expected.safetensors. TestGoldenScan in op
+// tests folders that have only *_scan.safetensors.
 func TestGoldenCheckpoint(t *testing.T) {
 	given, err := golden.FromEnvironment()
 	if err != nil {
@@ -206,7 +206,7 @@ func intLeaf(g *G.ExprGraph, name string, v []int, shape ...int) *G.Node {
 	return G.NodeFromAny(g, tensor.New(tensor.WithShape(shape...), tensor.WithBacking(v)), G.WithName(name))
 }
 
-// generate continues a prompt with the likeliest tokens, up to n in all.
+// generate continues a prompt with the most likely tokens, until it has n tokens.
 func generate(t *testing.T, lm *nn.LM, prompt []int, n int) []int {
 	t.Helper()
 	s, err := nn.NewStepper(lm, 1)

@@ -16,7 +16,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// copyOf returns a directory with copies of a fixture's files, without the expected numbers.
+// copyOf returns a directory with copies of the files of a fixture, except for the expected results.
 func copyOf(t testing.TB, fixture string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -48,7 +48,7 @@ func put(t testing.TB, path string, b []byte) {
 	}
 }
 
-// setOptions changes fields of a directory's config.json; nil removes one.
+// setOptions changes fields of the config.json in a directory. The value nil removes a field.
 func setOptions(t testing.TB, dir string, fields map[string]any) {
 	t.Helper()
 	path := filepath.Join(dir, configFile)
@@ -85,7 +85,7 @@ func editHeader(t testing.TB, file []byte, old, replacement string) []byte {
 	return safetensorsFile(strings.Replace(header, old, replacement, 1), file[8+n:])
 }
 
-// zipFile returns an uncompressed zip file of records, given as name and contents in turn.
+// zipFile returns a zip file without compression. Its arguments are alternately the name and the contents of a record.
 func zipFile(t testing.TB, method uint16, records ...string) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -105,7 +105,7 @@ func zipFile(t testing.TB, method uint16, records ...string) []byte {
 	return b.Bytes()
 }
 
-// allocated returns the bytes that f allocates in all, freed or not.
+// allocated returns the total bytes that f allocates, including those that are freed again.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -128,7 +128,7 @@ func dirSize(t testing.TB, dir string) (n uint64) {
 	return n
 }
 
-// someConfigs are models that differ in everything that a configuration can say.
+// someConfigs are configurations that differ in every field.
 func someConfigs() []nn.LMConfig {
 	return []nn.LMConfig{
 		{Config: nn.Config{DModel: 8, NLayer: 2}, Vocab: 11},

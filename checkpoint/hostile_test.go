@@ -13,7 +13,7 @@ import (
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
-// hostile is a checkpoint gone wrong.
+// hostile is a checkpoint with an error in it.
 type hostile struct {
 	name    string
 	fixture string
@@ -48,7 +48,7 @@ func headerLength(n func(size int) uint64) func(*testing.T, []byte) []byte {
 	}
 }
 
-// last overwrites the end of a file, where the last tensor's last elements are.
+// last overwrites the end of a file, which is the end of the last tensor.
 func last(bits ...byte) func(*testing.T, []byte) []byte {
 	return func(_ *testing.T, b []byte) []byte {
 		copy(b[len(b)-len(bits):], bits)
@@ -64,7 +64,7 @@ func withOptions(fields map[string]any) func(*testing.T, string) {
 	return func(t *testing.T, dir string) { setOptions(t, dir, fields) }
 }
 
-// outside moves a file out of the directory and leaves a link.
+// outside moves a file out of the directory and puts a link in its place.
 func outside(name string) func(*testing.T, string) {
 	return func(t *testing.T, dir string) {
 		target := filepath.Join(t.TempDir(), "target")
@@ -149,9 +149,9 @@ func hostiles() []hostile {
 		}, "superfluous: backbone.embeddings.weight in " + shard},
 		{"an index that is no JSON", sharded, spoil(index, whole("{")), index},
 		{"an index of nothing", sharded, spoil(index, whole("{}")), "3 layers, but the files only 0 tensors"},
-		{"an index that leads up", sharded, spoil(index, whole(`{"weight_map": {"a": "../model.safetensors"}}`)), "no name of a file"},
-		{"an index that leads down", sharded, spoil(index, whole(`{"weight_map": {"a": "x/model.safetensors"}}`)), "no name of a file"},
-		{"an index that leads anywhere", sharded, spoil(index, whole(`{"weight_map": {"a": "/etc/passwd.safetensors"}}`)), "no name of a file"},
+		{"an index that leads up", sharded, spoil(index, whole(`{"weight_map": {"a": "../model.safetensors"}}`)), "want one without a path"},
+		{"an index that leads down", sharded, spoil(index, whole(`{"weight_map": {"a": "x/model.safetensors"}}`)), "want one without a path"},
+		{"an index that leads anywhere", sharded, spoil(index, whole(`{"weight_map": {"a": "/etc/passwd.safetensors"}}`)), "want one without a path"},
 		{"an index that leads nowhere", sharded, spoil(index, whole(`{"weight_map": {"a": ""}}`)), "ends in .safetensors"},
 		{"an index that leads to itself", sharded, spoil(index, whole(`{"weight_map": {"a": "model.safetensors.index.json"}}`)), "ends in .safetensors"},
 
@@ -230,24 +230,24 @@ func hostiles() []hostile {
 		{"a pickle of a list", original, torchPickle("\x80\x02]."), "it is a list"},
 		{"a pickle of nothing", original, torchPickle("\x80\x02."), "0 objects"},
 		{"a pickle without an end", original, torchPickle("\x80\x02}"), "ends too early"},
-		{"a pickle that goes on", original, torchPickle("\x80\x02}.}"), "behind its end"},
+		{"a pickle that goes on", original, torchPickle("\x80\x02}.}"), "after its end"},
 		{"a pickle with a key that is no name", original, torchPickle(pDict(pInt(1), tensor), six), "a key is 1"},
 		{"a pickle with a name twice", original, torchPickle(pDict(pString("a"), tensor, pString("a"), tensor), six), "there twice"},
 		{"a string of gigabytes", original, torchPickle("\x80\x02X\xff\xff\xff\xffabc."), "a string of 4294967295 bytes"},
 		{"a number of many bytes", original, torchPickle("\x80\x02\x8a\x20" + strings.Repeat("a", 32) + "."), "a number of 32 bytes"},
-		{"memory of gigabytes", original, torchPickle("\x80\x02}r\xff\xff\xff\xff."), "object 4294967295 is stored where 0 is next"},
+		{"memory of gigabytes", original, torchPickle("\x80\x02}r\xff\xff\xff\xff."), "object 4294967295 is stored, want 0 as the next number"},
 		{"memory never stored", original, torchPickle("\x80\x02j\xff\xff\xff\xff."), "was never stored"},
 		{"many marks", original, torchPickle("\x80\x02" + strings.Repeat("(", 1<<20)), "on the stack"},
 		{"a tuple of nothing", original, torchPickle("\x80\x02\x87."), "the stack is empty"},
-		{"a mark as a value", original, torchPickle("\x80\x02}(a."), "behind the mark"},
+		{"a mark as a value", original, torchPickle("\x80\x02}(a."), "no object after the mark"},
 		{"no mark", original, torchPickle("\x80\x02}u."), "no mark"},
-		{"half an item", original, torchPickle("\x80\x02}(" + pInt(1) + "u."), "no such items"},
+		{"half an item", original, torchPickle("\x80\x02}(" + pInt(1) + "u."), "items of another kind"},
 		{"items of a number", original, torchPickle("\x80\x02" + pInt(1) + pInt(2) + "a."), "1 holds no items"},
 		{"a storage of gigabytes", original, torchPickle(pDict(pString("a"), pTensor(pStorage("FloatStorage", "0", 1<<30), 0, shape23(), stride31())), six), "1073741824 elements, but there are 24 bytes"},
 		{"a storage of fewer than none", original, torchPickle(pDict(pString("a"), pTensor(pStorage("FloatStorage", "0", -1), 0, shape23(), stride31())), six), "-1 elements"},
 		{"a storage that is missing", original, torchPickle(pDict(pString("a"), pTensor(pStorage("FloatStorage", "7", 6), 0, shape23(), stride31())), six), "archive/data/7 is missing"},
 		{"a storage elsewhere", original, torchPickle(pDict(pString("a"), pTensor(pStorage("FloatStorage", "../../x", 6), 0, shape23(), stride31())), six), "is missing in the zip file"},
-		{"a storage that is none", original, torchPickle(pDict(pString("a"), pTensor(pTuple(pString("storage"))+"Q", 0, shape23(), stride31()))), "no storage"},
+		{"a storage that is none", original, torchPickle(pDict(pString("a"), pTensor(pTuple(pString("storage"))+"Q", 0, shape23(), stride31()))), "is not a storage"},
 		{"a tensor past its storage", original, torchPickle(pDict(pString("a"), pTensor(pStorage("FloatStorage", "0", 6), 1, shape23(), stride31())), six), "does not fit its storage"},
 		{"a tensor before its storage", original, torchPickle(pDict(pString("a"), pTensor(pStorage("FloatStorage", "0", 6), -1, shape23(), stride31())), six), "does not fit its storage"},
 		{"a tensor that overflows", original, torchPickle(pDict(pString("a"), pTensor(pStorage("FloatStorage", "0", 6), 0, pTuple(pLong(1<<62), pLong(1<<62)), stride31())), six), "does not fit its storage"},
@@ -264,8 +264,8 @@ func hostiles() []hostile {
 	}
 }
 
-// Every file gone wrong is an error that says what is wrong, found without a panic and without allocating more than the
-// files are large (and 512 KiB for the reading itself).
+// Each of these files gives an error that says what is wrong. Nothing panics. Reading allocates at most the size of the files and
+// 512 KiB.
 func TestHostileFiles(t *testing.T) {
 	for _, c := range hostiles() {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
@@ -283,7 +283,7 @@ func TestHostileFiles(t *testing.T) {
 	}
 }
 
-// Descriptions that are nothing but objects end early, and take little more memory than the file.
+// A pickle that only makes objects is an error. Reading it takes little more memory than the file.
 func TestManyObjects(t *testing.T) {
 	for name, text := range map[string]string{
 		"dictionaries": strings.Repeat("}}}\x87", 1<<18),
@@ -302,7 +302,7 @@ func TestManyObjects(t *testing.T) {
 	}
 }
 
-// All that does not fit is in one error.
+// One error lists all tensors that do not fit.
 func TestAllMisfitsInOneError(t *testing.T) {
 	dir := copyOf(t, sharded)
 	index := filepath.Join(dir, indexFile)
@@ -328,7 +328,7 @@ func TestAllMisfitsInOneError(t *testing.T) {
 	}
 }
 
-// Hugging Face's cache has the files of a snapshot as links to a folder beside it, which is not outside.
+// In the cache of Hugging Face the files of a snapshot are links to files in another folder. They are followed.
 func TestHuggingFaceCache(t *testing.T) {
 	repo := filepath.Join(t.TempDir(), "models--state-spaces--mamba-tiny")
 	snapshot, blobs := filepath.Join(repo, "snapshots", "0123abcd"), filepath.Join(repo, "blobs")
@@ -359,7 +359,7 @@ func TestHuggingFaceCache(t *testing.T) {
 		sameWeights(t, lm.Params(), want.Params())
 	}
 
-	// From there, too, no link leads out.
+	// A link in that folder that leads out of it is not followed.
 	put(t, filepath.Join(repo, "secret"), get(t, filepath.Join(fixture, configFile)))
 	for _, target := range []string{"../../secret", "../../blobs/../secret", "../../blobs/..", filepath.Join(blobs, "hash-of-"+configFile)} {
 		link(t, target, filepath.Join(snapshot, configFile))
@@ -374,7 +374,7 @@ func TestHuggingFaceCache(t *testing.T) {
 	}
 }
 
-// A link within the directory is followed.
+// A link to a file in the same directory is followed.
 func TestLinkWithin(t *testing.T) {
 	dir := copyOf(t, tiny)
 	if err := os.Rename(filepath.Join(dir, weightsFile), filepath.Join(dir, "weights")); err != nil {
@@ -386,7 +386,7 @@ func TestLinkWithin(t *testing.T) {
 	}
 }
 
-// A file that is cut off while it is open is an error, not the end of the program.
+// If a file becomes shorter while it is open, there is an error, and the program does not end.
 func TestFileCutOffWhileOpen(t *testing.T) {
 	dir := copyOf(t, tiny)
 	r, err := Open(dir)

@@ -16,7 +16,8 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// userModel is what a user might make: a block, a layer, weights of their own (one without axes), and layers of other kinds.
+// userModel returns the weights of a model as users make them: a block, a stack with layers of other kinds, and two weights of their
+// own, of which one has no axes.
 func userModel(seed uint64) layer.Params {
 	cfg := nn.Config{DModel: 4, NLayer: 2, Pattern: []nn.Kind{nn.Mamba, nn.SwiGLU}}
 	block := nn.NewMambaBlock(nn.Config{DModel: 4}, nn.WithName("block"), nn.WithSeed(seed+1))
@@ -53,7 +54,7 @@ func TestSaveParams(t *testing.T) {
 			t.Errorf("%s is %v, want %v", p.Name, a, b)
 		}
 	}
-	// A part of it, by its prefix.
+	// Load a part of the model by its prefix.
 	block := nn.NewMambaBlock(nn.Config{DModel: 4})
 	if err := r.LoadInto(block, "block"); err != nil {
 		t.Fatal(err)
@@ -62,7 +63,7 @@ func TestSaveParams(t *testing.T) {
 	if len(r.Names()) != len(want) {
 		t.Errorf("the names are %q, want %d", r.Names(), len(want))
 	}
-	// Under a prefix, as one of several models.
+	// Load the weights of one of several models by a prefix.
 	inner := layer.NewLinear(2, 2, layer.WithName("inner.proj"), layer.WithSeed(5))
 	if err := SaveParams(t.TempDir(), inner.Params(), nil); err != nil {
 		t.Error(err)
@@ -78,7 +79,7 @@ func TestSaveParams(t *testing.T) {
 	sameWeights(t, outer.Params(), inner.Params())
 }
 
-// A weight may have the name that the embedding has in the original layout, which Open knows by another name.
+// A weight of a user may have the name of the embedding in the original layout, which Open replaces by another name.
 func TestSaveParamsOfTheOriginalName(t *testing.T) {
 	weight := func(name string, v float32) *layer.Param {
 		return layer.NewParam(name, tensor.New(tensor.WithShape(1), tensor.WithBacking([]float32{v})), false)
@@ -120,7 +121,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// What cannot be saved is an error that names it, and what was there stays.
+// A weight that cannot be saved is an error that names it, and the old file does not change.
 func TestSaveParamsErrors(t *testing.T) {
 	dir := t.TempDir()
 	if err := SaveParams(dir, userModel(1), map[string]string{"version": "1"}); err != nil {

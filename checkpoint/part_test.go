@@ -25,7 +25,7 @@ func open(t testing.TB, dir string) *Reader {
 	return r
 }
 
-// A block, a stack, a shorter stack, one layer: each takes its weights by prefix, whatever its own name.
+// A block, a stack, a shorter stack and a layer load their weights by a prefix. Their own names do not matter.
 func TestLoadParts(t *testing.T) {
 	r := open(t, tiny)
 	cfg, err := r.Config()
@@ -64,7 +64,7 @@ func TestLoadParts(t *testing.T) {
 	}
 }
 
-// A model of float64 takes the same numbers.
+// A model of float64 loads the same numbers.
 func TestLoadFloat64(t *testing.T) {
 	single, err := Load(tiny)
 	if err != nil {
@@ -125,7 +125,7 @@ func TestLoadPartsThatDoNotFit(t *testing.T) {
 	}
 }
 
-// Without a configuration a part can be loaded, a whole model cannot.
+// Without a config.json a part of a model can be loaded, but not a whole model.
 func TestNoConfig(t *testing.T) {
 	dir := copyOf(t, tiny)
 	if err := os.Remove(filepath.Join(dir, configFile)); err != nil {
@@ -158,7 +158,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// A head on file that is to be tied must be the embedding.
+// If the head is tied and the file has a head, the head must be equal to the embedding.
 func TestTiedHeadOnFile(t *testing.T) {
 	dir := t.TempDir()
 	untied := newLM(t, nn.LMConfig{Config: nn.Config{DModel: 4}, Vocab: 5, UntiedHead: true})

@@ -33,13 +33,13 @@ func pStorage(class, key string, n int) string {
 	return pTuple(pString("storage"), pGlobal("torch", class), pString(key), pString("cpu"), pInt(n)) + "Q"
 }
 
-// pTensor is a tensor as torch.save writes it.
+// pTensor returns the pickle of a tensor, as torch.save writes it.
 func pTensor(storage string, offset int, shape, stride string) string {
 	return pGlobal("torch._utils", "_rebuild_tensor_v2") +
 		pTuple(storage, pInt(offset), shape, stride, "\x89", pGlobal("collections", "OrderedDict")+")R") + "R"
 }
 
-// pDict is a whole pickle, of a dictionary of items given as key and value in turn.
+// pDict returns the whole pickle of a dictionary. Its arguments are alternately the key and the value of an item.
 func pDict(items ...string) string {
 	s := "\x80\x02}("
 	for _, i := range items {
@@ -48,7 +48,7 @@ func pDict(items ...string) string {
 	return s + "u."
 }
 
-// torchFile is a file of torch.save with a pickle and storages, named 0, 1, …
+// torchFile returns a file as torch.save writes it, with a pickle and storages of the names 0, 1, …
 func torchFile(t testing.TB, pickle string, storages ...string) []byte {
 	t.Helper()
 	records := []string{"archive/data.pkl", pickle, "archive/byteorder", "little"}

@@ -18,7 +18,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// A symbolic link in the place of the folder that a save commits with is not followed: nothing of its target is moved or changed.
+// If there is a symbolic link in the place of the folder of a commit, Save does not follow it. Nothing in its target changes.
 func TestSaveFollowsNoLink(t *testing.T) {
 	lm, theirs := newLM(t, someConfigs()[0]), newLM(t, someConfigs()[1])
 	other, dir := t.TempDir(), t.TempDir()
@@ -39,7 +39,7 @@ func TestSaveFollowsNoLink(t *testing.T) {
 		}
 		sameWeights(t, got.Params(), want.Params())
 	}
-	// Links in the places of the files are replaced, not followed.
+	// Links in the places of the files are replaced and not followed.
 	if err := os.Remove(filepath.Join(dir, tensorfile.Committed)); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,8 @@ func TestTwoSaves(t *testing.T) {
 	filesAre(t, dir, configFile, weightsFile)
 }
 
-// Who reads while another saves, be it in shards or with other options, gets files that belong together. Goroutines save in turn.
+// A reader always gets files that belong together, also if another goroutine saves at the same time, in shards or with other options.
+// Goroutines save one after another.
 func TestLoadWhileSaving(t *testing.T) {
 	dir := t.TempDir()
 	models := []*nn.LM{newLM(t, someConfigs()[0]), newLM(t, nn.LMConfig{Config: nn.Config{DModel: 8, NLayer: 2, NormEps: 1e-3}, Vocab: 11}, nn.WithSeed(9))}
@@ -205,7 +206,7 @@ func TestLoadWhileSaving(t *testing.T) {
 	}
 }
 
-// Opening checkpoints, of Hugging Face's cache or not, that load or not, leaves no file open.
+// After Open no file stays open, also after an error, and also in the cache of Hugging Face.
 func TestFilesAreClosed(t *testing.T) {
 	const fds = "/proc/self/fd"
 	if _, err := os.ReadDir(fds); err != nil {

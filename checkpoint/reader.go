@@ -45,7 +45,7 @@ type Reader struct {
 	files    []tensorfile.Contents
 	tensors  map[string]*tensorfile.Tensor
 	metadata map[string]string
-	config   *config // nil without a config.json
+	config   *config // nil if there is no config.json
 }
 
 // Open opens the checkpoint in a directory. It reads the configuration and the names, types and shapes of the tensors; their
@@ -64,7 +64,7 @@ func Open(dir string) (*Reader, error) {
 
 func (r *Reader) fail(err error) error { return fmt.Errorf("checkpoint: %s: %w", r.dir, err) }
 
-// opened returns an error if there is nothing to read from.
+// opened returns an error if the Reader is nil or closed.
 func (r *Reader) opened() error {
 	if r == nil || r.tensors == nil {
 		return errors.New("checkpoint: the reader is missing or closed, want one that Open returned")
@@ -85,7 +85,7 @@ func (r *Reader) Close() error {
 	return errors.Join(errs...)
 }
 
-// open opens the files again if a Save has replaced them meanwhile, so that all of them belong together.
+// open opens the files. If a Save replaces them at the same time, it opens all of them again, so that they belong together.
 func (r *Reader) open() error {
 	f, err := openFolder(r.dir)
 	if err != nil {
@@ -93,7 +93,7 @@ func (r *Reader) open() error {
 	}
 	defer f.close()
 	return tensorfile.Together(func() (*os.File, error) { return f.open(configFile) }, func() error { // every Save replaces config.json
-		if err := r.Close(); err != nil { // the files of the round before
+		if err := r.Close(); err != nil { // the files of the previous attempt
 			return err
 		}
 		return r.openAll(f)
@@ -141,18 +141,18 @@ func (r *Reader) openAll(f *folder) error {
 	return nil
 }
 
-// indexFile lists the files of a checkpoint in several files.
+// indexFile lists the files of a checkpoint that consists of several files.
 const (
 	indexFile = weightsFile + ".index.json"
 	maxIndex  = 8 << 20
 )
 
-// weightFiles are the names that weights go by, the preferred one first.
+// weightFiles are the possible names of the file with the weights, in the order of preference.
 var weightFiles = []string{
 	weightsFile, indexFile, "pytorch_model.bin", "pytorch_model.bin.index.json",
 }
 
-// weights returns the file that has the weights, or the list of their files.
+// weights returns the name of the file with the weights, or of the index that lists several files.
 func (f *folder) weights() (string, error) {
 	for _, folder := range tensorfile.Places(f.root) {
 		for _, name := range weightFiles {
@@ -192,7 +192,7 @@ func (r *Reader) openFile(f *folder, name string) ([]*tensorfile.Tensor, error) 
 	return entries, nil
 }
 
-// openShards opens the files that an index names, and holds their tensors against it.
+// openShards opens the files that an index names, and checks that they have the tensors that the index says.
 func (r *Reader) openShards(f *folder, index string) ([]*tensorfile.Tensor, error) {
 	text, err := f.read(index, maxIndex)
 	if err != nil {
@@ -238,17 +238,17 @@ func (r *Reader) openShards(f *folder, index string) ([]*tensorfile.Tensor, erro
 	return all, m.Err()
 }
 
-// Names returns the names of the tensors, sorted, as the Hugging Face layout has them: backbone.embedding.weight of the
-// original layout is backbone.embeddings.weight here.
+// Names returns the sorted names of the tensors in the Hugging Face layout. The tensor backbone.embedding.weight of the original layout
+// has the name backbone.embeddings.weight.
 func (r *Reader) Names() []string { return slices.Sorted(maps.Keys(r.tensors)) }
 
-// note adds the metadata of a file. The first of several shards that has a key counts.
+// note adds the metadata of a file. If several shards have the same key, the value of the first shard counts.
 func (r *Reader) note(metadata map[string]string) {
 	if r.metadata == nil {
 		r.metadata = map[string]string{}
 	}
 	for key, value := range metadata {
-		if _, ok := r.metadata[key]; !ok && key != "format" { // every file of PyTorch's and of ours has it
+		if _, ok := r.metadata[key]; !ok && key != "format" { // a key of the format itself, with the value "pt"
 			r.metadata[key] = value
 		}
 	}
@@ -269,14 +269,14 @@ func (r *Reader) Config() (nn.LMConfig, error) {
 	}
 	cfg := r.config.lm
 	if !r.config.biasKnown {
-		// The default of use_bias has changed between versions of transformers. The weights cannot be mistaken.
+		// Versions of transformers differ in the default of use_bias. The names of the tensors show whether there are biases.
 		cfg.Bias = r.tensors["backbone.layers.0.mixer.in_proj.bias"] != nil
 	}
 	if cfg.NLayer > len(r.tensors) {
 		return nn.LMConfig{}, r.fail(fmt.Errorf("config.json has %d layers, but the files only %d tensors", cfg.NLayer, len(r.tensors)))
 	}
 	err := tensorfile.Match(r.tensors, lmTensors(cfg), func(name string) bool {
-		return name != head || cfg.UntiedHead // a tied head may be on file: LoadInto holds it against the embedding
+		return name != head || cfg.UntiedHead // the file may have a tied head, which LoadInto compares with the embedding
 	})
 	if err != nil {
 		return nn.LMConfig{}, r.fail(err)
@@ -364,7 +364,7 @@ func (r *Reader) load(params layer.Params, names []string, prefix string) error 
 	return nil
 }
 
-// module returns the name of what a tensor is a weight of.
+// module returns the name of a tensor up to its last dot: the name of the module to which the tensor belongs.
 func module(name string) string { return name[:strings.LastIndexByte(name, '.')+1] }
 
 // ownNames returns the names of the weights without the name of the part, in order.
@@ -372,7 +372,7 @@ func ownNames(part Part) []string {
 	names := make([]string, 0, len(part.Params()))
 	for _, p := range part.Params() {
 		name, ok := strings.CutPrefix(p.Name, part.Name()+".")
-		if !ok { // the part was made without a name
+		if !ok { // the part has no name
 			break
 		}
 		names = append(names, name)
@@ -383,7 +383,7 @@ func ownNames(part Part) []string {
 	return names
 }
 
-// agrees holds what no tensor shows against config.json.
+// agrees compares the options that no tensor shows with config.json.
 func (r *Reader) agrees(part Part) error {
 	if r.config == nil {
 		return nil

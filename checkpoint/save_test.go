@@ -26,7 +26,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// Save then load is the identity: configuration and weights, bit for bit, in both types, with and without a name.
+// Load returns the configuration and the weights that Save wrote, bit for bit, in both types, with and without a name.
 func TestSaveThenLoad(t *testing.T) {
 	for i, cfg := range someConfigs() {
 		for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
@@ -56,7 +56,7 @@ func TestSaveThenLoad(t *testing.T) {
 	}
 }
 
-// filesAre holds the names in a directory against those that should be there.
+// filesAre compares the names of the files in a directory with those that it should have.
 func filesAre(t *testing.T, dir string, want ...string) {
 	t.Helper()
 	files, err := os.ReadDir(dir)
@@ -73,7 +73,7 @@ func filesAre(t *testing.T, dir string, want ...string) {
 	}
 }
 
-// Any bits that are a number survive: denormals, zeros of both signs, infinities.
+// Save and Load keep the bits of all numbers: subnormal numbers, zeros of both signs, infinities.
 func TestSaveThenLoadAnyBits(t *testing.T) {
 	cfg := nn.LMConfig{Config: nn.Config{DModel: 3, DState: 2}, Vocab: 4}
 	rapid.Check(t, func(rt *rapid.T) {
@@ -112,7 +112,7 @@ func TestSaveThenLoadAnyBits(t *testing.T) {
 	})
 }
 
-// A checkpoint that was loaded from any layout is saved in Hugging Face's, and stays what it was.
+// A checkpoint that was loaded from any layout is saved in the layout of Hugging Face. The model is the same.
 func TestSaveWhatWasLoaded(t *testing.T) {
 	for _, fixture := range []string{tiny, sharded, original} {
 		want, err := Load(fixture)
@@ -142,7 +142,7 @@ func TestSaveWhatWasLoaded(t *testing.T) {
 	}
 }
 
-// A weight that is no number, or an invalid model, is an error, and the old checkpoint stays.
+// A weight that is not a number, or an invalid model, is an error, and the old checkpoint does not change.
 func TestSaveRefuses(t *testing.T) {
 	dir := t.TempDir()
 	old := newLM(t, someConfigs()[0])
@@ -278,7 +278,7 @@ func TestInterruptedSave(t *testing.T) {
 	}
 }
 
-// A program that is killed while it saves leaves the checkpoint of before or after. The two differ in size and options.
+// A program that is killed during a save leaves the old checkpoint or the new one. They differ in size and options.
 func TestKilledSave(t *testing.T) {
 	models := []*nn.LM{newLM(t, someConfigs()[0]), newLM(t, someConfigs()[1])}
 	if dir := os.Getenv("CHECKPOINT_SAVES_UNTIL_KILLED"); dir != "" { // the program that is killed
@@ -335,7 +335,7 @@ func TestKilledSave(t *testing.T) {
 	t.Logf("checkpoints found: %v", seen)
 }
 
-// What is read and what is saved do not depend on the number of processors, and a save is the same every time.
+// Loaded weights and saved files do not depend on the number of processors. A second save writes the same file.
 func TestSaveIsReproducible(t *testing.T) {
 	a, b := t.TempDir(), t.TempDir()
 	lm := newLM(t, someConfigs()[1])
@@ -349,7 +349,7 @@ func TestSaveIsReproducible(t *testing.T) {
 	}
 }
 
-// The errors of the file system can be told apart.
+// errors.Is recognises the errors of the file system.
 func TestNoDirectory(t *testing.T) {
 	_, err := Load(filepath.Join(t.TempDir(), "none"))
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -357,7 +357,7 @@ func TestNoDirectory(t *testing.T) {
 	}
 }
 
-// A file is read the same from memory, in pieces, and through a buffer.
+// A file gives the same weights from memory, mapped, and through a buffer.
 func TestStreamed(t *testing.T) {
 	dir := t.TempDir()
 	lm := newLM(t, nn.LMConfig{Config: nn.Config{DModel: 256}, Vocab: 1500}) // an embedding of more than a piece
@@ -387,7 +387,7 @@ func TestStreamed(t *testing.T) {
 	}
 }
 
-// The layout has Mamba blocks alone. A stack that only says so in words is one of them.
+// The layout has only Mamba blocks. A Pattern of Mamba blocks only is saved, and any other is an error.
 func TestSaveKinds(t *testing.T) {
 	dir := t.TempDir()
 	cfg := nn.LMConfig{Config: nn.Config{DModel: 4, NLayer: 2, Pattern: []nn.Kind{nn.Mamba, nn.SwiGLU}}, Vocab: 5}

@@ -13,7 +13,7 @@ const (
 	head              = "lm_head.weight"
 )
 
-// canonical returns the name that a tensor of the original layout has in the Hugging Face one; the others are the same.
+// canonical returns the name that a tensor of the original layout has in the Hugging Face layout. Only the embedding has another name.
 func canonical(name string) string {
 	if name == originalEmbedding {
 		return embedding
@@ -21,7 +21,7 @@ func canonical(name string) string {
 	return name
 }
 
-// lmTensors returns what a language model consists of, without making it.
+// lmTensors returns the names and shapes of the tensors of a language model. It allocates no weights.
 func lmTensors(c nn.LMConfig) []tensorfile.Want {
 	model, inner := c.DModel, inner(c.Config)
 	wants := []tensorfile.Want{{Name: embedding, Shape: []int{c.Vocab, model}}}

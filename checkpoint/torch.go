@@ -14,19 +14,19 @@ import (
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
-// maxDirectory is how much of a zip file may be its directory, and maxPickle how long the pickle in it: both are a hundredth
-// of it in the largest Mamba published.
+// maxDirectory and maxPickle are the largest sizes in bytes of the directory of a zip file and of the pickle in it. The largest
+// published Mamba needs a hundredth of them.
 const (
 	maxDirectory = 4 << 20
 	maxPickle    = 4 << 20
 )
 
-// readTorch returns the tensors of a file that torch.save wrote: a zip file, nothing in it compressed, of a pickle that
-// describes the tensors and one file of raw numbers for each storage.
+// readTorch returns the tensors of a file that torch.save wrote. Such a file is a zip file without compression. It contains a pickle,
+// which describes the tensors, and for each storage a file of its elements.
 //
-// The pickle is read by our own unpickler, as data, and the numbers stay where they are in the file. A library was looked at,
-// github.com/nlpodyssey/gopickle v0.3.0: it reads every storage into memory first, which makes two copies of the model, and
-// allocates what a pickle says before it has seen that the file has it.
+// An unpickler of our own reads the pickle as data. The elements stay in the file. The library github.com/nlpodyssey/gopickle v0.3.0
+// cannot do this: it reads every storage into memory, which makes a second copy of the model, and it allocates the sizes that a pickle
+// claims before it compares them with the file.
 func readTorch(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) {
 	if err := notBeforeZip(c); err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func readTorch(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) 
 	pickle := ""
 	for _, f := range archive.File {
 		if f.Method != zip.Store || f.CompressedSize64 != f.UncompressedSize64 {
-			return nil, fmt.Errorf("%s is compressed, which PyTorch does not do", f.Name)
+			return nil, fmt.Errorf("%s is compressed, want a file without compression, as PyTorch writes it", f.Name)
 		}
 		if records[f.Name] != nil {
 			return nil, fmt.Errorf("%s is there twice", f.Name)
@@ -54,11 +54,11 @@ func readTorch(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) 
 		}
 	}
 	if pickle == "" {
-		return nil, fmt.Errorf("it has no data.pkl: no file of torch.save")
+		return nil, fmt.Errorf("it has no data.pkl, want a file that torch.save wrote")
 	}
 	within.left = maxDirectory + maxPickle
 	z := &torchZip{c, size, within, records, strings.TrimSuffix(pickle, "data.pkl")}
-	if z.records[z.folder+"byteorder"] != nil { // files of older versions have none
+	if z.records[z.folder+"byteorder"] != nil { // older versions of PyTorch did not write it
 		text, err := z.read("byteorder", 16)
 		if err != nil {
 			return nil, err
@@ -71,7 +71,7 @@ func readTorch(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) 
 	if err != nil {
 		return nil, err
 	}
-	// A tensor takes about twenty objects of fifty bytes, and at least half a kilobyte of the file.
+	// A tensor needs about twenty objects, of fifty bytes each, and takes at least half a kilobyte of the file.
 	views, err := unpickle(text, 4096+size/16)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", pickle, err)
@@ -87,7 +87,7 @@ func readTorch(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) 
 	return entries, apart(entries)
 }
 
-// notBeforeZip recognises what torch.save wrote before PyTorch 1.6: several pickles in a row.
+// notBeforeZip returns an error for a file in the format of PyTorch before 1.6, which is a sequence of pickles.
 func notBeforeZip(c tensorfile.Contents) error {
 	var start [14]byte
 	if _, err := c.ReadAt(start[:], 0); err != nil && err != io.EOF {
@@ -99,7 +99,7 @@ func notBeforeZip(c tensorfile.Contents) error {
 	return nil
 }
 
-// budget is a reader that ends when more is read than anyone should need.
+// budget is a reader that fails after it has read a number of bytes that is enough for any valid file.
 type budget struct {
 	from io.ReaderAt
 	left int64
@@ -122,7 +122,7 @@ type torchZip struct {
 	folder   string
 }
 
-// find returns where in the file a record lies.
+// find returns the position and the size of a record in the file.
 func (z *torchZip) find(name string) (offset, size int64, err error) {
 	f := z.records[z.folder+name]
 	if f == nil {
@@ -152,7 +152,7 @@ func (z *torchZip) read(name string, limit int64) ([]byte, error) {
 	return text, nil
 }
 
-// entry finds the numbers of a tensor.
+// entry returns a tensor with the position of its elements in the file.
 func (z *torchZip) entry(v view) (*tensorfile.Tensor, error) {
 	offset, size, err := z.find("data/" + v.storage.key)
 	if err != nil {
@@ -178,8 +178,8 @@ func (z *torchZip) entry(v view) (*tensorfile.Tensor, error) {
 	return e, nil
 }
 
-// apart returns an error if two tensors share bytes, unless they are the head and the embedding that it is tied to. Otherwise
-// a small file could describe a large model.
+// apart returns an error if two tensors share bytes, since a small file could then describe a large model. Only a head may have the
+// same bytes as the embedding to which it is tied.
 func apart(entries []*tensorfile.Tensor) error {
 	sorted := slices.Clone(entries)
 	slices.SortFunc(sorted, func(a, b *tensorfile.Tensor) int {

@@ -8,8 +8,8 @@ import (
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
-// Everything in a pickle that torch.save writes for a state_dict: tensors of all four types, parts of a storage, parameters,
-// an OrderedDict with the attribute that state_dict gives it, numbers of several sizes.
+// The reader knows everything that torch.save writes for a state_dict: tensors of all four types, parts of a storage, parameters, an
+// OrderedDict with the attribute of a state_dict, and numbers of several sizes.
 func TestTorchFile(t *testing.T) {
 	ordered := pGlobal("collections", "OrderedDict") + ")R"
 	items := pTuple(

@@ -11,9 +11,9 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-// TestSaveForTransformers writes models for transformers to judge, into folders of the directory named by MAMBA_SAVE_FOR.
-// Beside each checkpoint lie ids.bin, int64 tokens (2, 21), and logits.bin, the float32 logits that we compute for them.
-// Without MAMBA_SAVE_FOR it holds the same folders, in a temporary directory, against Load.
+// TestSaveForTransformers writes models into folders of the directory MAMBA_SAVE_FOR, so that a program with transformers can check
+// them. Each folder also has ids.bin, int64 tokens (2, 21), and logits.bin, our float32 logits for these tokens. If MAMBA_SAVE_FOR is
+// not set, the test writes the folders to a temporary directory and reads them with Load.
 func TestSaveForTransformers(t *testing.T) {
 	root := os.Getenv("MAMBA_SAVE_FOR")
 	if root == "" {

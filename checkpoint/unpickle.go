@@ -10,7 +10,7 @@ import (
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
-// view is a tensor as a pickle describes it: a part of a storage.
+// view is the description of a tensor in a pickle: a part of a storage.
 type view struct {
 	name    string
 	storage *storage
@@ -19,14 +19,14 @@ type view struct {
 	stride  []int64
 }
 
-// storage is a file of raw numbers within the zip file.
+// storage is a file of elements inside the zip file.
 type storage struct {
 	key   string
 	dtype tensorfile.Dtype
-	n     int64 // elements
+	n     int64 // number of elements
 }
 
-// What a pickle is made of, beside nil, bool, int64, float64 and string.
+// The types of the objects of a pickle, in addition to nil, bool, int64, float64 and string.
 type (
 	mark   struct{}
 	global string // module.name
@@ -36,7 +36,8 @@ type (
 	item   struct{ key, value any }
 )
 
-// The names that a pickle may use. Every other is an error, and none is ever called: they are recognised.
+// The functions that a pickle may name. Any other name is an error. The unpickler does not call them: it does what they would do to a
+// description of the tensors.
 const (
 	orderedDict      global = "collections.OrderedDict"
 	rebuildTensor    global = "torch._utils._rebuild_tensor_v2"
@@ -50,20 +51,20 @@ var storages = map[global]tensorfile.Dtype{
 	"torch.DoubleStorage":   tensorfile.Float64,
 }
 
-// maxStack is far above what torch.save writes: it stores a dictionary a thousand items at a time.
+// maxStack is the largest number of objects on the stack. torch.save adds the items of a dictionary in groups of a thousand.
 const maxStack = 1 << 12
 
-// unpickler reads the pickle of a state_dict. It knows the opcodes that torch.save writes (protocol 2), and it makes data
-// alone. What it allocates is bounded: strings by the pickle, everything else by the number of objects allowed.
+// unpickler reads the pickle of a state_dict. It knows the opcodes that torch.save writes (protocol 2), and it only makes data. The
+// length of the pickle bounds the memory for strings. The field objects bounds all other memory.
 type unpickler struct {
 	text    []byte
 	at      int
 	stack   []any
 	memo    []any
-	objects int64 // that may still be made
+	objects int64 // number of objects that the pickle may still make
 }
 
-// unpickle returns the tensors of a pickled state_dict, made of at most so many objects.
+// unpickle returns the tensors of a pickled state_dict. It is an error if the pickle makes more than the given number of objects.
 func unpickle(text []byte, objects int64) ([]view, error) {
 	u := &unpickler{text: text, objects: objects}
 	for {
@@ -82,15 +83,15 @@ func unpickle(text []byte, objects int64) ([]view, error) {
 			return nil, fmt.Errorf("at byte %d: more than %d objects on the stack", start, maxStack)
 		}
 		if u.objects < 0 {
-			return nil, fmt.Errorf("at byte %d: more objects than such a file of tensors can need", start)
+			return nil, fmt.Errorf("at byte %d: more objects than the tensors of such a file need", start)
 		}
 	}
 }
 
-// result turns what is left on the stack into the tensors of a state_dict.
+// result returns the tensors of the state_dict, which must be the only object on the stack.
 func (u *unpickler) result() ([]view, error) {
 	if u.at != len(u.text) {
-		return nil, fmt.Errorf("%d bytes behind its end", len(u.text)-u.at)
+		return nil, fmt.Errorf("%d bytes after its end", len(u.text)-u.at)
 	}
 	if len(u.stack) != 1 {
 		return nil, fmt.Errorf("%d objects at its end, want one", len(u.stack))
@@ -114,14 +115,14 @@ func (u *unpickler) result() ([]view, error) {
 			return nil, fmt.Errorf("%s is there twice", name)
 		}
 		seen[name] = true
-		named := *v // one tensor may stand under two names
+		named := *v // a copy, since one tensor may have two names
 		named.name = name
 		views = append(views, named)
 	}
 	return views, nil
 }
 
-// describe says what an object is, for errors.
+// describe returns a description of an object for an error.
 func describe(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -159,7 +160,7 @@ func (u *unpickler) take(n int) ([]byte, error) {
 func (u *unpickler) line() ([]byte, error) {
 	n := bytes.IndexByte(u.text[u.at:], '\n')
 	if n < 0 || n > tensorfile.MaxName {
-		return nil, fmt.Errorf("a name does not end")
+		return nil, fmt.Errorf("a name has more than %d bytes", tensorfile.MaxName)
 	}
 	s, err := u.take(n + 1)
 	if err != nil {
@@ -168,7 +169,7 @@ func (u *unpickler) line() ([]byte, error) {
 	return s[:n], nil
 }
 
-// number returns the next n bytes as a number, the lowest first.
+// number returns the next n bytes as a number, of which the first byte is the lowest.
 func (u *unpickler) number(n int) (uint32, error) {
 	b, err := u.take(n)
 	if err != nil {
@@ -191,13 +192,13 @@ func (u *unpickler) pop() (any, error) {
 	}
 	v := u.stack[len(u.stack)-1]
 	if _, ok := v.(mark); ok {
-		return nil, fmt.Errorf("nothing behind the mark")
+		return nil, fmt.Errorf("there is no object after the mark")
 	}
 	u.stack = u.stack[:len(u.stack)-1]
 	return v, nil
 }
 
-// popMark returns what is behind the last mark; it is valid until the next push.
+// popMark removes the last mark and the objects after it, and returns these objects. They are valid until the next push.
 func (u *unpickler) popMark() ([]any, error) {
 	for i := len(u.stack) - 1; i >= 0; i-- {
 		if _, ok := u.stack[i].(mark); ok {
@@ -209,7 +210,7 @@ func (u *unpickler) popMark() ([]any, error) {
 	return nil, fmt.Errorf("there is no mark")
 }
 
-// pushTuple makes a tuple of the n objects on top.
+// pushTuple replaces the n objects on top of the stack by a tuple of them.
 func (u *unpickler) pushTuple(n int) error {
 	items := make(tuple, n)
 	for i := n - 1; i >= 0; i-- {
@@ -294,7 +295,7 @@ func (u *unpickler) pushNumber(bytes int) error {
 	return u.push(int64(n))
 }
 
-// pushLong reads a number of any length, the lowest byte first, in two's complement.
+// pushLong reads a number of any length in two's complement. Its first byte is the lowest.
 func (u *unpickler) pushLong() error {
 	n, err := u.number(1)
 	if err != nil {
@@ -336,8 +337,8 @@ func (u *unpickler) pushString() error {
 	return u.push(string(b))
 }
 
-// fill adds to a list or dictionary, or sets an object's attributes. Only dictionaries hold anything that is used; PyTorch
-// gives a state_dict an attribute, the versions of its modules, which is passed over.
+// fill adds items to a list or a dictionary, or sets the attributes of an object. It keeps only the items of dictionaries, since a
+// state_dict has no other data. It ignores attributes: PyTorch stores the versions of the modules there.
 func (u *unpickler) fill(op byte) error {
 	var items []any
 	var err error
@@ -355,7 +356,7 @@ func (u *unpickler) fill(op byte) error {
 		items = u.stack[len(u.stack)-n:]
 		for _, v := range items {
 			if _, ok := v.(mark); ok {
-				return fmt.Errorf("nothing behind the mark")
+				return fmt.Errorf("there is no object after the mark")
 			}
 		}
 		u.stack = u.stack[:len(u.stack)-n]
@@ -370,14 +371,14 @@ func (u *unpickler) fill(op byte) error {
 	switch to := to.(type) {
 	case *list:
 		if op != 'a' && op != 'e' {
-			return fmt.Errorf("a list has no such items")
+			return fmt.Errorf("opcode %q adds items of another kind to a list", op)
 		}
 	case *dict:
 		if op == 'b' {
 			break
 		}
 		if op == 'a' || op == 'e' || len(items)%2 != 0 {
-			return fmt.Errorf("a dictionary has no such items")
+			return fmt.Errorf("opcode %q adds %d items of another kind to a dictionary", op, len(items))
 		}
 		for i := 0; i < len(items); i += 2 {
 			to.items = append(to.items, item{items[i], items[i+1]})
@@ -389,7 +390,7 @@ func (u *unpickler) fill(op byte) error {
 	return nil
 }
 
-// remember stores the object on top, or brings a stored one back. Pickles number what they store from 0 upwards.
+// remember stores the object on top of the stack, or pushes a stored object. A pickle numbers its stored objects from 0 on.
 func (u *unpickler) remember(op byte) error {
 	width := 1
 	if op == 'r' || op == 'j' {
@@ -417,7 +418,7 @@ func (u *unpickler) remember(op byte) error {
 		u.objects--
 		u.memo = append(u.memo, v)
 	default:
-		return fmt.Errorf("object %d is stored where %d is next", n, len(u.memo))
+		return fmt.Errorf("object %d is stored, want %d as the next number", n, len(u.memo))
 	}
 	return nil
 }
@@ -433,7 +434,7 @@ func (u *unpickler) pushGlobal() error {
 	}
 	g := global(string(module) + "." + string(name))
 	if _, ok := storages[g]; !ok && g != orderedDict && g != rebuildTensor && g != rebuildParameter {
-		return fmt.Errorf("it names %q: only tensors of float32, float16, bfloat16 and float64 are let through, and nothing is called", string(g))
+		return fmt.Errorf("it names %q, want only tensors of float32, float16, bfloat16 and float64; nothing is called", string(g))
 	}
 	return u.push(g)
 }
@@ -446,19 +447,19 @@ func (u *unpickler) pushStorage() error {
 	}
 	id, ok := v.(tuple)
 	if !ok || len(id) != 5 || id[0] != "storage" {
-		return fmt.Errorf("a persistent object that is no storage")
+		return fmt.Errorf("a persistent object is not a storage")
 	}
 	class, isGlobal := id[1].(global)
 	key, isString := id[2].(string)
 	n, isNumber := id[4].(int64)
 	dt, known := storages[class]
 	if !isGlobal || !isString || !isNumber || !known {
-		return fmt.Errorf("a storage that is not (type, key, device, elements)")
+		return fmt.Errorf("a storage is not (type, key, device, elements)")
 	}
 	return u.push(&storage{key, dt, n})
 }
 
-// reduce recognises the three calls that rebuild a state_dict.
+// reduce does what the three functions that rebuild a state_dict would do.
 func (u *unpickler) reduce() error {
 	a, err := u.pop()
 	if err != nil {
@@ -491,12 +492,12 @@ func (u *unpickler) reduce() error {
 				return u.push(v)
 			}
 		}
-		return fmt.Errorf("a parameter that is no tensor")
+		return fmt.Errorf("the argument of a parameter is not a tensor")
 	}
 	return fmt.Errorf("it calls %s", describe(f))
 }
 
-// tensorOf reads (storage, offset, shape, strides, …): what follows concerns gradients.
+// tensorOf returns the tensor of the arguments (storage, offset, shape, strides, …). Further arguments are for gradients.
 func tensorOf(args tuple) (*view, error) {
 	if len(args) < 4 {
 		return nil, fmt.Errorf("a tensor of %d arguments, want at least 4", len(args))
@@ -506,7 +507,7 @@ func tensorOf(args tuple) (*view, error) {
 	shape, isShape := args[2].(tuple)
 	stride, isStride := args[3].(tuple)
 	if !isStorage || !isNumber || !isShape || !isStride || len(shape) != len(stride) || len(shape) > tensorfile.MaxRank {
-		return nil, fmt.Errorf("a tensor that is not (storage, offset, shape, strides)")
+		return nil, fmt.Errorf("a tensor is not (storage, offset, shape, strides)")
 	}
 	v := &view{storage: s, offset: offset}
 	for i := range shape {

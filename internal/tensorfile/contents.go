@@ -16,7 +16,7 @@ type Contents interface {
 	Pieces(off, n int64, f func(piece []byte) error) error
 }
 
-// pieceSize is a size in bytes that fits into the processor's cache, where a piece is read and converted.
+// pieceSize is the size of a piece in bytes. A piece stays in the cache of the processor while it is read and converted.
 const pieceSize = 1 << 20
 
 // Streamed is a file that is read into a buffer.

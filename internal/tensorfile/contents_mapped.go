@@ -12,20 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapped is a file in the address space. Its pages belong to the operating system's cache. They are given back as soon as they are
-// read, so the process never holds a second copy of the model.
+// mapped is a file that is mapped into memory. Its pages belong to the cache of the operating system. The process releases each page
+// after reading it, so it never holds a second copy of the model.
 type mapped struct {
 	*os.File
 	data []byte
 }
 
-// Map maps a file into memory where the system can. Closing what it returns closes the file.
+// Map maps a file into memory, or reads it into a buffer where the system cannot map it. Closing the contents closes the file.
 func Map(f *os.File, size int64) Contents {
 	if size < 1 || size > math.MaxInt {
 		return Streamed{f}
 	}
 	data, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil { // not every file system can
+	if err != nil { // some file systems cannot map files
 		return Streamed{f}
 	}
 	return &mapped{f, data}
@@ -44,7 +44,7 @@ func (m *mapped) Close() error {
 
 // Pieces implements Contents.
 func (m *mapped) Pieces(off, n int64, f func([]byte) error) (err error) {
-	// Where the file has been cut off since it was opened, reading its memory is a fault, which would end the program.
+	// If the file has become shorter since it was opened, reading the memory is a fault. By default a fault ends the program.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -79,9 +79,9 @@ func (m *mapped) faulted(r any) bool {
 	return fault.Addr() >= start && fault.Addr()-start < uintptr(len(m.data))
 }
 
-// release gives the pages of data[from:to] back. They are read again when they are needed again.
+// release returns the pages of data[from:to] to the system. A later access reads them from the file again.
 func (m *mapped) release(from, to int64) {
 	page := int64(os.Getpagesize())
 	from -= from % page
-	_ = unix.Madvise(m.data[from:to], unix.MADV_DONTNEED) // a hint: pages that cannot be given back are kept
+	_ = unix.Madvise(m.data[from:to], unix.MADV_DONTNEED) // only a hint, so an error does no harm
 }

@@ -4,5 +4,5 @@ package tensorfile
 
 import "os"
 
-// Map returns the contents of a file. Closing them closes the file.
+// Map returns the contents of a file, which is read into a buffer. Closing the contents closes the file.
 func Map(f *os.File, _ int64) Contents { return Streamed{f} }

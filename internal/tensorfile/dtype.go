@@ -32,7 +32,7 @@ func (d Dtype) Size() int64 { return widths[d] }
 // Float reports whether tensors of the type can be read as weights.
 func (d Dtype) Float() bool { return d == Float64 || d == Float32 || d == Float16 || d == BFloat16 }
 
-// dtypeOf returns the type of a slice and its length. It is false for slices that have no type on file.
+// dtypeOf returns the type on file and the length of a slice. ok is false if the slice cannot be written.
 func dtypeOf(data any) (d Dtype, n int, ok bool) {
 	switch data := data.(type) {
 	case []float32:
@@ -45,7 +45,8 @@ func dtypeOf(data any) (d Dtype, n int, ok bool) {
 	return "", 0, false
 }
 
-// decode converts little-endian elements to another type. If one is not a number or is too large, it returns its index and an error.
+// decode converts little-endian elements of type d to the type of to. If an element is not a number, or is too large for that type, it
+// returns the index of the element and an error.
 func decode[T float32 | float64](to []T, from []byte, d Dtype) (int, error) {
 	switch d {
 	case Float64:
@@ -91,13 +92,14 @@ func decode[T float32 | float64](to []T, from []byte, d Dtype) (int, error) {
 
 var errNaN = errors.New("is not a number")
 
-// half widens a float16: 1 bit of sign, 5 of exponent with a bias of 15, 10 of fraction.
+// half converts a float16 to float32. A float16 has 1 bit for the sign, 5 for the exponent with a bias of 15, and 10 for the fraction.
 func half(h uint16) float32 {
 	sign, rest := uint32(h&0x8000)<<16, uint32(h&0x7fff)
 	if rest >= 0x7c00 { // infinity or NaN
 		return math.Float32frombits(sign | 0x7f800000 | (rest&0x3ff)<<13)
 	}
-	// Exponent and fraction stand where float32 has them, and the biases differ by 112: exact, for denormals as well.
+	// Shifted by 13 bits, exponent and fraction are where float32 has them. The factor corrects the exponent's bias, 127 instead of 15.
+	// Both operations are exact, for subnormal numbers too.
 	return math.Float32frombits(sign | math.Float32bits(math.Float32frombits(rest<<13)*0x1p112))
 }
 

@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hugePages asks for pages of megabytes under weights that were just allocated and never touched. Half a gigabyte is 126,000
-// faults of 4 KiB each, which cost a virtual machine several times what reading and converting the weights does. It is a hint
-// about memory that stays Go's; the kernel may ignore it.
+// hugePages asks the kernel for pages of megabytes for weights that were just allocated and not yet written. With pages of 4 KiB, half
+// a gigabyte needs 126,000 page faults. On a virtual machine they take several times as long as reading and converting the weights.
+// This is only a hint, which the kernel may ignore. The memory is still managed by Go.
 func hugePages[T float32 | float64](data []T) {
-	const worth = 4 << 20 // bytes: smaller ones hold no whole huge page, or hardly more
+	const worth = 4 << 20 // in bytes; a smaller slice contains at most a few huge pages
 	size := len(data) * int(unsafe.Sizeof(T(0)))
 	if size < worth {
 		return
