@@ -70,7 +70,6 @@ func TestReplaceIrregular(t *testing.T) {
 
 // changing is a place where a regular file is replaced by a named pipe between Stat and OpenFile.
 type changing struct {
-	system
 	file string
 	open *os.File
 }
