@@ -46,7 +46,8 @@ func TestCancelAtOnce(t *testing.T) {
 // A sequence, its clones, and what Pending returns share no memory.
 func TestClonesAreApart(t *testing.T) {
 	s := NewSequence(0, make([]int, 5)...)
-	s.Append(1) // there is room behind it
+	s.pending = append(make([]int, 0, 10), s.pending...) // there is room after them
+	s.Append(1)
 	c := s.Clone()
 	c.Append(7)
 	s.Append(8)
