@@ -95,12 +95,15 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 	if err := batchBytes(cfg.Batch, cfg.Length).Times(cfg.Accumulate).Fits("the batches of a step"); err != nil {
 		return nil, fmt.Errorf("train: Batch is %d, Length is %d, Accumulate is %d: %w", cfg.Batch, cfg.Length, cfg.Accumulate, err)
 	}
-	for name, docs := range map[string][]Document{"Data": cfg.Data, "HeldOut": cfg.HeldOut} {
-		for i, d := range docs {
+	for _, c := range []struct {
+		name string
+		docs []Document
+	}{{"Data", cfg.Data}, {"HeldOut", cfg.HeldOut}} {
+		for i, d := range c.docs {
 			for j, token := range d.Tokens {
 				if token < 0 || token >= lm.Config().Vocab {
 					return nil, fmt.Errorf("train: token %d of document %d of %s is %d, want 0 to %d, the model's vocabulary",
-						j, i, name, token, lm.Config().Vocab-1)
+						j, i, c.name, token, lm.Config().Vocab-1)
 				}
 			}
 		}
@@ -111,11 +114,11 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 	}
 	var err error
 	if t.packer, err = NewPacker(cfg.Data, cfg.Batch, cfg.Length, cfg.Seed); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w (Config.Data)", err)
 	}
 	if len(cfg.HeldOut) > 0 {
 		if t.heldOut, err = Pack(cfg.HeldOut, cfg.Batch, cfg.Length); err != nil {
-			return nil, fmt.Errorf("%w, of those held out", err)
+			return nil, fmt.Errorf("%w (Config.HeldOut)", err)
 		}
 	}
 	if t.solver, err = NewAdamW(t.params, cfg.AdamW); err != nil {

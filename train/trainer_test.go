@@ -287,15 +287,23 @@ func TestTrainerErrors(t *testing.T) {
 		{lm, func(c *Config) { c.Steps = -1 }, "train: Steps is -1"},
 		{lm, func(c *Config) { c.Accumulate = -1 }, "train: Accumulate is -1"},
 		{lm, func(c *Config) { c.SaveEvery = -1 }, "train: SaveEvery is -1"},
-		{lm, func(c *Config) { c.Data = nil }, "none of 0 documents"},
-		{lm, func(c *Config) { c.HeldOut = []Document{{}} }, "none of 1 documents has a token to learn, of those held out"},
+		{lm, func(c *Config) { c.Data = nil }, "none of 0 documents has a token to learn (Config.Data)"},
+		{lm, func(c *Config) { c.HeldOut = []Document{{}} }, "none of 1 documents has a token to learn (Config.HeldOut)"},
 		{lm, func(c *Config) { c.Data = []Document{{Tokens: []int{1, 7}}} }, "token 1 of document 0 of Data is 7, want 0 to 6"},
+		{lm, func(c *Config) { c.HeldOut = []Document{{Tokens: []int{-1}}} }, "token 0 of document 0 of HeldOut is -1"},
 		{lm, func(c *Config) { c.AdamW.LearnRate = 0 }, "LearnRate is 0"},
 	} {
 		cfg := config()
 		test.change(&cfg)
 		if _, err := New(test.lm, cfg); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("error %v, want %q", err, test.want)
+		}
+	}
+	for range 200 { // two wrong fields: the same error every time
+		cfg := config()
+		cfg.Data, cfg.HeldOut = []Document{{Tokens: []int{7, 1}}}, []Document{{Tokens: []int{7, 1}}}
+		if _, err := New(lm, cfg); err == nil || !strings.Contains(err.Error(), "of Data is 7") {
+			t.Fatalf("error %v, want one that names Data", err)
 		}
 	}
 	cfg := config()
