@@ -51,9 +51,10 @@ func (m *mapped) Pieces(off, n int64, f func([]byte) error) (err error) {
 			if !m.faulted(r) {
 				panic(r)
 			}
-			err = fmt.Errorf("cannot read within %d bytes at %d: the file has become shorter", n, off)
+			err = shorter(off, n)
 		}
 	}()
+	end := off + n
 	for n > 0 {
 		if err := operation("read", m.Name()); err != nil {
 			return err
@@ -66,7 +67,16 @@ func (m *mapped) Pieces(off, n int64, f func([]byte) error) (err error) {
 		off += size
 		n -= size
 	}
-	return nil
+	// Up to the end of a page, the memory after the end of the file is zero, and reading it is no fault.
+	info, err := m.Stat()
+	if err == nil && info.Size() < end {
+		err = shorter(info.Size(), end-info.Size())
+	}
+	return err
+}
+
+func shorter(off, n int64) error {
+	return fmt.Errorf("cannot read within %d bytes at %d: the file has become shorter", n, off)
 }
 
 // faulted reports whether a panic came from reading the mapped memory.
