@@ -145,6 +145,8 @@ func TestSaveParamsErrors(t *testing.T) {
 		want     string
 	}{
 		{nil, nil, "there are no weights"},
+		{layer.Params{layer.NewParam("zero", new(tensor.Dense), false)}, nil, "weight 0 is missing or has no value"},
+		{layer.Params{vector("", []float32{1}, 1)}, nil, "weight 0 of 1 has no name"},
 		{layer.Params{vector("a", []float32{1}, 1), vector("a", []float32{2}, 1)}, nil, "two tensors have the name a"},
 		{layer.Params{vector("a", []float32{1, float32(math.NaN())}, 2)}, nil, "a: element 1 is not a number"},
 		{layer.Params{vector("a", []float32{1}, 1), nil}, nil, "weight 1 is missing"},

@@ -66,8 +66,11 @@ func savedConfigOf(lm *nn.LM) savedConfig {
 // complete returns an error that names the first weight that is missing.
 func complete(params layer.Params) error {
 	for i, p := range params {
-		if p == nil || p.Value == nil {
+		if p == nil || p.Value == nil || p.Value.Dtype().Type == nil { // a zero tensor has no type
 			return fmt.Errorf("weight %d is missing or has no value, want one that layer.NewParam or a layer made", i)
+		}
+		if p.Name == "" {
+			return fmt.Errorf("weight %d of %d has no name, want one that no other weight has", i, len(params))
 		}
 	}
 	return nil

@@ -129,6 +129,9 @@ func Collect(opts []Option, bias bool) (Options, error) {
 		}
 		opt(&o)
 	}
+	if o.Dtype.Type == nil { // printing it panics
+		return o, fmt.Errorf("dtype is missing, want float32 or float64")
+	}
 	if o.Dtype != tensor.Float32 && o.Dtype != tensor.Float64 {
 		return o, fmt.Errorf("dtype is %v, want float32 or float64", o.Dtype)
 	}

@@ -3,6 +3,7 @@ package nn
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -49,6 +50,7 @@ func (c Config) withDefaults() (Config, error) {
 			*field = value
 		}
 	}
+	c.Pattern = slices.Clone(c.Pattern) // the caller may change his
 	fill(&c.NLayer, max(len(c.Pattern), 1))
 	fill(&c.DState, 16)
 	fill(&c.DConv, 4)

@@ -134,6 +134,56 @@ func checkInvalid(t *testing.T, m anyModel, want string) {
 	}
 }
 
+// A model keeps its own copy of the pattern, and counts options as its caller does.
+func TestConfigOfCaller(t *testing.T) {
+	pattern := []Kind{Mamba, S6}
+	s := NewMambaStack(Config{DModel: 4, Pattern: pattern})
+	pattern[0] = LSTM
+	if got := s.Config().Pattern[0]; got != Mamba {
+		t.Errorf("the pattern begins with %v after the caller has changed his slice, want %v", got, Mamba)
+	}
+	cfg := Config{DModel: 4}
+	for _, err := range []error{NewMambaBlock(cfg, nil).Err(), NewMambaStack(cfg, nil).Err(), NewLM(LMConfig{Config: cfg, Vocab: 3}, nil).Err()} {
+		if err == nil || err.Error() != "nn: option 0 is nil" {
+			t.Errorf("error %v, want that option 0 is nil", err)
+		}
+	}
+}
+
+// What a layer has no use for is an error too, if it could not be right for any layer.
+func TestUselessInputs(t *testing.T) {
+	g := G.NewGraph()
+	n := func(shape ...int) *G.Node {
+		return leaf(g, fmt.Sprint("n", shape), tensor.Float32, make([]float64, tensor.Shape(shape).TotalSize()), shape...)
+	}
+	x := n(1, 2, 4)
+	stack := func(kind Kind) *MambaStack { return NewMambaStack(Config{DModel: 4, Pattern: []Kind{kind}}) }
+	apply := func(kind Kind, o CallOption) error { _, err := stack(kind).Apply(x, o); return err }
+	state := func(kind Kind, s LayerState) error { _, _, err := stack(kind).ApplyWithState(x, State{s}); return err }
+	composed := func() error { _, err := stack(Mamba).Apply(x, WithComposed(), WithRecompute(-1)); return err }
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{apply(SwiGLU, WithStart(n(7, 7))), "nn: Start has shape (7, 7), want (batch, length) = (1, 2)"},
+		{apply(GeGLU, WithStart(leaf(G.NewGraph(), "start", tensor.Float32, make([]float64, 2), 1, 2))), "nn: Start belongs to another graph"},
+		{apply(S6, WithRecompute(9)), "nn: Recompute is 9, want RecomputeCheap"},
+		{composed(), "nn: Recompute is -1, want RecomputeCheap"},
+		{state(SwiGLU, LayerState{Scan: n(1, 2)}), "nn: the state has Scan of shape (1, 2), want none"},
+		{state(S6, LayerState{Conv: n(1, 2)}), "nn: the state has Conv of shape (1, 2), want none"},
+	} {
+		if test.err == nil || !strings.Contains(test.err.Error(), test.want) {
+			t.Errorf("error %v, want %q", test.err, test.want)
+		}
+	}
+	if err := apply(SwiGLU, WithStart(n(1, 2))); err != nil {
+		t.Error(err)
+	}
+	if err := NewMambaStack(Config{DModel: 4}, WithDtype(tensor.Dtype{})).Err(); err == nil || !strings.Contains(err.Error(), "dtype is missing, want float32 or float64") {
+		t.Errorf("error %v, want that the dtype is missing", err)
+	}
+}
+
 // An input of a wrong type or shape is an error that says so when the graph is built.
 func TestInvalidInputs(t *testing.T) {
 	g, other := G.NewGraph(), G.NewGraph()

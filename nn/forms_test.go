@@ -80,7 +80,7 @@ func TestOptionsReachBlocks(t *testing.T) {
 
 // An unknown Recompute is an error of every use.
 func TestInvalidRecompute(t *testing.T) {
-	const want = "op: Mamba block: Recompute is 9, want RecomputeCheap, RecomputeNone or RecomputeAll"
+	const want = "nn: Recompute is 9, want RecomputeCheap, RecomputeNone or RecomputeAll"
 	x := leaf(G.NewGraph(), "x", tensor.Float32, make([]float64, 8), 1, 2, 4)
 	if _, err := NewMambaBlock(Config{DModel: 4}).Apply(x, WithRecompute(9)); err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)

@@ -168,6 +168,16 @@ func (r *residual) apply(x *G.Node, state LayerState, withState bool, opts []Cal
 	if state.err != nil {
 		return nil, next, state.err
 	}
+	conv, scan := r.shapes(1)
+	for _, part := range []struct {
+		name  string
+		node  *G.Node
+		shape tensor.Shape
+	}{{"Conv", state.Conv, conv}, {"Scan", state.Scan, scan}} {
+		if part.node != nil && part.shape == nil {
+			return nil, next, fmt.Errorf("nn: the state has %s of shape %v, want none: the layer has no such state", part.name, part.node.Shape())
+		}
+	}
 	c, err := callOf(opts)
 	if err != nil {
 		return nil, next, err

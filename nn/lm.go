@@ -2,6 +2,7 @@ package nn
 
 import (
 	"fmt"
+	"slices"
 
 	G "gorgonia.org/gorgonia"
 
@@ -38,6 +39,9 @@ type LM struct {
 // into memory, Err and every use of the model return the error.
 func NewLM(cfg LMConfig, opts ...Option) *LM {
 	full, o, err := collect(cfg.Config, append([]Option{WithSeed(0)}, opts...))
+	if i := slices.IndexFunc(opts, func(o Option) bool { return o == nil }); i >= 0 {
+		err = fmt.Errorf("nn: option %d is nil", i) // collect counts the seed too
+	}
 	cfg.Config = full
 	if err == nil {
 		if wrong := size.Axis(cfg.Vocab); wrong != nil {

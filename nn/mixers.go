@@ -1,6 +1,8 @@
 package nn
 
 import (
+	"fmt"
+
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
@@ -125,7 +127,15 @@ type mlp struct{ *layer.GatedMLP }
 
 func (mlp) shapes(int) (conv, scan tensor.Shape) { return nil, nil }
 
-func (m mlp) mix(x *G.Node, _ LayerState, _ bool, _ *G.Node) (y *G.Node, next LayerState, err error) {
+func (m mlp) mix(x *G.Node, _ LayerState, _ bool, start *G.Node) (y *G.Node, next LayerState, err error) {
+	if start != nil { // no step sees another one; a start that is wrong is an error as in other layers
+		switch want := x.Shape()[:2]; {
+		case start.Graph() != x.Graph():
+			return nil, next, fmt.Errorf("nn: Start belongs to another graph than x")
+		case !start.Shape().Eq(want):
+			return nil, next, fmt.Errorf("nn: Start has shape %v, want (batch, length) = %v", start.Shape(), want)
+		}
+	}
 	y, err = m.Apply(x)
 	return y, next, err
 }

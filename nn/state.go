@@ -111,13 +111,16 @@ func WithRecompute(level Recompute) CallOption { return func(c *call) { c.recomp
 // value between the operations is a node of the graph. It is the definition that tests compare the one operator with.
 func WithComposed() CallOption { return func(c *call) { c.composed = true } }
 
-// callOf returns the options' values, or an error if an option is nil.
+// callOf returns the options' values, or an error if an option is nil or has an invalid value.
 func callOf(opts []CallOption) (c call, err error) {
 	for i, o := range opts {
 		if o == nil {
 			return c, fmt.Errorf("nn: call option %d is nil", i)
 		}
 		o(&c)
+	}
+	if c.recompute < RecomputeCheap || c.recompute > RecomputeAll { // layers that recompute nothing do not look at it
+		return c, fmt.Errorf("nn: Recompute is %d, want RecomputeCheap, RecomputeNone or RecomputeAll", int(c.recompute))
 	}
 	return c, nil
 }

@@ -16,6 +16,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
 
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
@@ -80,6 +81,10 @@ func WritePNG(path string, panels ...Panel) error {
 	height := height
 	for _, p := range panels {
 		height = max(height, vg.Length(p.names()+marginRows)*rowHeight)
+	}
+	pixels := func(l vg.Length) int { return int(l.Dots(dpi)) }
+	if err := size.Of(4, pixels(width), pixels(height)).Fits("their pixels"); err != nil {
+		return fmt.Errorf("report: there are %d panels: %w", len(panels), err)
 	}
 	img := vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(dpi))
 	all := draw.New(img)

@@ -232,6 +232,7 @@ func TestWritePNGErrors(t *testing.T) {
 		want   string
 	}{
 		{nil, "there is no panel"},
+		{make([]Panel, 1<<20), "there are 1048576 panels: their pixels need"},
 		{[]Panel{{Y: "up"}}, `panel "up" has no point to draw`},
 		{[]Panel{{Lines: []Line{rising()}}, {Y: "up"}}, `panel "up" has no point to draw`},
 		{[]Panel{Loss{}.Panel(nil)}, `panel "loss, nats per token" has no point to draw`},

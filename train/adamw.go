@@ -123,8 +123,8 @@ func (s *AdamW) Steps() int { return s.steps }
 //
 // If n is negative, the number stays, and the next Step returns an error.
 func (s *AdamW) SetSteps(n int) {
-	if n < 0 {
-		s.err = errors.Join(s.err, fmt.Errorf("SetSteps was called with %d, want at least 0", n))
+	if n < 0 || n == math.MaxInt { // no step follows the largest
+		s.err = errors.Join(s.err, fmt.Errorf("SetSteps was called with %d, want 0 to %d", n, math.MaxInt-1))
 		return
 	}
 	s.steps = n

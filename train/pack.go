@@ -197,15 +197,15 @@ func NewPacker(docs []Document, batch, length int, seed uint64) (*Packer, error)
 		return nil, err
 	}
 	p := &Packer{docs: docs, pieces: pieces, batch: batch, length: length, seed: seed}
-	p.shuffle()
+	p.rows = p.shuffled(0)
 	return p, nil
 }
 
-// shuffle makes the rows of the current epoch.
-func (p *Packer) shuffle() {
+// shuffled returns the rows of an epoch.
+func (p *Packer) shuffled(epoch int) []row {
 	pieces := append([]piece(nil), p.pieces...)
-	rand.New(rand.NewPCG(p.seed, uint64(p.at.Epoch))).Shuffle(len(pieces), func(i, j int) { pieces[i], pieces[j] = pieces[j], pieces[i] })
-	p.rows = pack(pieces, p.length)
+	rand.New(rand.NewPCG(p.seed, uint64(epoch))).Shuffle(len(pieces), func(i, j int) { pieces[i], pieces[j] = pieces[j], pieces[i] })
+	return pack(pieces, p.length)
 }
 
 // Next returns the next batch. Its last sequences may belong to the next epoch.
@@ -214,7 +214,7 @@ func (p *Packer) Next() Batch {
 	for i := range p.batch {
 		if p.at.Row == len(p.rows) {
 			p.at = Position{Epoch: p.at.Epoch + 1}
-			p.shuffle()
+			p.rows = p.shuffled(p.at.Epoch)
 		}
 		b.fill(i, p.length, p.rows[p.at.Row], p.docs)
 		p.at.Row++
@@ -225,7 +225,8 @@ func (p *Packer) Next() Batch {
 // Position returns the position after the last batch.
 func (p *Packer) Position() Position { return p.at }
 
-// Go moves the Packer to a position that Position returned, of this Packer or of one with the same documents, sizes and seed.
+// Go moves the Packer to a position that Position returned, of this Packer or of one with the same documents, sizes and seed. After an
+// error the Packer is where it was.
 func (p *Packer) Go(to Position) error {
 	if p == nil || p.length == 0 {
 		return fmt.Errorf("train: pack: the packer is missing, want one that NewPacker returned")
@@ -233,14 +234,14 @@ func (p *Packer) Go(to Position) error {
 	if to.Epoch < 0 {
 		return fmt.Errorf("train: pack: epoch is %d, want at least 0", to.Epoch)
 	}
+	rows := p.rows
 	if to.Epoch != p.at.Epoch {
-		p.at = Position{Epoch: to.Epoch}
-		p.shuffle()
+		rows = p.shuffled(to.Epoch)
 	}
-	if to.Row < 0 || to.Row > len(p.rows) {
-		return fmt.Errorf("train: pack: row is %d, want 0 to %d, the number of rows of epoch %d", to.Row, len(p.rows), to.Epoch)
+	if to.Row < 0 || to.Row > len(rows) {
+		return fmt.Errorf("train: pack: row is %d, want 0 to %d, the number of rows of epoch %d", to.Row, len(rows), to.Epoch)
 	}
-	p.at = to
+	p.at, p.rows = to, rows
 	return nil
 }
 

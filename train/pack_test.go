@@ -174,9 +174,14 @@ func TestPackErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.Next()
+	before := p.Position()
 	for _, at := range []Position{{-1, 0}, {0, 2}, {3, -1}} {
 		if err := p.Go(at); err == nil {
 			t.Errorf("no error at position %v", at)
+		}
+		if p.Position() != before {
+			t.Errorf("the packer is at %v after an error, want %v as before", p.Position(), before)
 		}
 	}
 }
