@@ -1,9 +1,8 @@
 package op
 
 import (
-	"math"
-
 	"fmt"
+	"math"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
