@@ -42,6 +42,9 @@ type adapter struct {
 // SaveLoRA writes the LoRA of weights to a directory in the layout of the peft library: adapter_config.json, which names the model that
 // the LoRA belongs to, and adapter_model.safetensors. The two files are replaced together. Other files in the directory stay.
 //
+// peft 0.21 refuses an adapter of a Mamba model that has out_proj among its targets, and transformers leaves an unmerged update of dt_proj
+// out: both bypass the layers that peft puts there. For these programs choose the targets in_proj and x_proj, or merge.
+//
 // It is an error, and old files stay, if no weight has a LoRA, if their ranks or alphas differ, if an element is not a number, or if
 // another process is saving to the directory.
 func SaveLoRA(dir, base string, params layer.Params) error {
