@@ -8,17 +8,25 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"sync/atomic"
 )
 
 var interceptor atomic.Pointer[func(op, name string) error]
 
 // Intercept calls f before every operation on a disk: lock, create, write, sync, close, rename, remove, mkdir, sync folder, open and
-// read. If f returns an error, the operation fails with it and does nothing. restore ends this.
+// read. If f returns an error, the operation fails with it and does nothing. restore ends this. f runs in one goroutine at a time,
+// and must not use this package.
 //
 // It is for tests, which record the order of the operations or make one of them fail.
 func Intercept(f func(op, name string) error) (restore func()) {
-	old := interceptor.Swap(&f)
+	var mu sync.Mutex
+	alone := func(op, name string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		return f(op, name)
+	}
+	old := interceptor.Swap(&alone)
 	return func() { interceptor.Store(old) }
 }
 
