@@ -406,7 +406,7 @@ func (o *gradients) WriteHash(h hash.Hash) {
 func (o *gradients) Hashcode() uint32 { return hashcode(o) }
 func (o *gradients) String() string   { return "∇" + o.of.String() }
 
-// DiffWRT returns false for all operands, since second derivatives are not implemented. If it returned nil, Gorgonia would refuse to
+// DiffWRT returns false for all operands, since there are no second derivatives. If it returned nil, Gorgonia would refuse to
 // differentiate a second loss in the same graph.
 func (o *gradients) DiffWRT(inputs int) []bool { return make([]bool, inputs) }
 
