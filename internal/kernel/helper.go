@@ -43,7 +43,9 @@ func helper() {
 			if takeIdle() {
 				return
 			}
-			f = <-offers // an offer has been announced for a waiting helper
+			// An offer has been announced and will come now. Another helper may take it, which is then counted in idle instead of
+			// this one. So poll again: a goroutine that waited for the offer would wait until the next job.
+			continue
 		}
 		f()
 		if idle.Add(1) >= int64(runtime.GOMAXPROCS(0)) && takeIdle() {
