@@ -9,7 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/gomamba/mamba/internal/benchtest"
-	"github.com/gomamba/mamba/internal/kernel"
+	pool "github.com/gomamba/mamba/internal/work"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 )
@@ -114,7 +114,7 @@ func readOnce(params layer.Params) time.Duration {
 	}
 	sums := make([]uint64, len(pieces))
 	start := time.Now()
-	kernel.Parallel(len(pieces), func(i int) { sums[i] = sum(pieces[i]) })
+	pool.Parallel(len(pieces), func(i int) { sums[i] = sum(pieces[i]) })
 	took := time.Since(start)
 	for _, s := range sums {
 		sink += s

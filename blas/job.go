@@ -3,7 +3,7 @@ package blas
 import (
 	"sync"
 
-	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/work"
 )
 
 // job is a product that is cut into tasks. The processors take the tasks in order.
@@ -54,7 +54,7 @@ func (p *product) inTasks(alone bool) {
 			task(i)
 		}
 	} else {
-		kernel.Parallel(tasks, task)
+		work.Parallel(tasks, task)
 	}
 	j.product = product{}
 	jobs.Put(j)
@@ -74,7 +74,7 @@ func (j *job) multiplyBlock(i int) {
 		panels: cut(j.panels(), j.blocks, i/j.rowBlocks),
 	}
 	const roomA = depth * packedRows
-	w := kernel.Borrow[float32](roomA + depth*blockColumns)
+	w := work.Borrow[float32](roomA + depth*blockColumns)
 	defer w.Return()
 	var packedA, packedB []float32
 	if j.panels() > 1 {

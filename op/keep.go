@@ -6,7 +6,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
-	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/work"
 )
 
 // keeper is a function whose forward pass can keep values for its backward pass. Without the kept values the backward pass recomputes them,
@@ -69,17 +69,17 @@ func takeKept(v G.Value) (kept loan) {
 // loan is a vector in memory that is borrowed from the kernels' workspace.
 type loan struct {
 	operand
-	space32 kernel.Space[float32]
-	space64 kernel.Space[float64]
+	space32 work.Space[float32]
+	space64 work.Space[float64]
 }
 
 func borrow(dt tensor.Dtype, n int) (l loan) {
 	l.shape = tensor.Shape{n}
 	if dt == tensor.Float32 {
-		l.space32 = kernel.Borrow[float32](n)
+		l.space32 = work.Borrow[float32](n)
 		l.data = l.space32.Data
 	} else {
-		l.space64 = kernel.Borrow[float64](n)
+		l.space64 = work.Borrow[float64](n)
 		l.data = l.space64.Data
 	}
 	return l

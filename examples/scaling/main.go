@@ -38,7 +38,7 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	set, err := parse(args, stdout)
 	if err == nil {
-		err = work(ctx, set, stdout)
+		err = measureAll(ctx, set, stdout)
 	}
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(stderr, "scaling:", err)
@@ -54,7 +54,7 @@ type result struct {
 	points []point
 }
 
-func work(ctx context.Context, set settings, out io.Writer) error {
+func measureAll(ctx context.Context, set settings, out io.Writer) error {
 	if err := options.CheckPNG(set.out); err != nil {
 		return err
 	}

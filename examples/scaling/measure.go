@@ -12,7 +12,7 @@ import (
 
 	"gonum.org/v1/gonum/stat"
 
-	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/work"
 	"github.com/gomamba/mamba/nn"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -39,7 +39,7 @@ var passes = []pass{{"forward", false}, {"training", true}}
 // what the graph, its values, the values kept for the backward pass, and the workspaces of the kernels need together. The following
 // runs measure time, and seconds is their median.
 func measure(set settings, stack *nn.MambaStack, p pass, length int) (at point, err error) {
-	kernel.ReleaseWorkspaces() // otherwise those of a longer length would count as memory before, or go away during the run
+	work.ReleaseWorkspaces() // otherwise those of a longer length would count as memory before, or go away during the run
 	before := live()
 	g := G.NewGraph()
 	x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(1, length, set.dmodel), G.WithName("x"), G.WithInit(G.Gaussian(0, 1)))

@@ -1,6 +1,10 @@
 package kernel
 
-import "math"
+import (
+	"math"
+
+	"github.com/gomamba/mamba/internal/work"
+)
 
 // AdamW is one step of Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
 // algorithm 2), for each element w of a weight with gradient g:
@@ -21,7 +25,7 @@ type AdamW[T Float] struct {
 
 // Step updates w, m and v and clears g, in one pass over memory. All have one length.
 func (a *AdamW[T]) Step(w, g, m, v []T) {
-	ParallelRange(len(w), piece, func(from, to int) { a.step(w[from:to], g[from:to], m[from:to], v[from:to]) })
+	work.ParallelRange(len(w), piece, func(from, to int) { a.step(w[from:to], g[from:to], m[from:to], v[from:to]) })
 }
 
 func (a *AdamW[T]) step(w, g, m, v []T) {
@@ -50,9 +54,9 @@ func sqrt[T Float](x T) T { return T(math.Sqrt(float64(x))) }
 
 // SquareSum returns Σ x². The pieces are summed in parallel, and their sums are added in order.
 func SquareSum[T Float](x []T) (sum float64) {
-	parts := Borrow[float64]((len(x) + piece - 1) / piece)
+	parts := work.Borrow[float64]((len(x) + piece - 1) / piece)
 	defer parts.Return()
-	ParallelRange(len(x), piece, func(from, to int) { parts.Data[from/piece] = squares(x[from:to]) })
+	work.ParallelRange(len(x), piece, func(from, to int) { parts.Data[from/piece] = squares(x[from:to]) })
 	for _, part := range parts.Data {
 		sum += part
 	}

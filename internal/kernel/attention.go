@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/gomamba/mamba/internal/work"
 	"gonum.org/v1/gonum/blas"
 )
 
@@ -95,7 +96,7 @@ type head[T Float] struct {
 	q                        []T // (length, dim), times 1/√dim
 	k, v                     []T // (steps, dim)
 	cos, sin                 []T // (steps, dim/2)
-	space                    []Space[T]
+	space                    []work.Space[T]
 }
 
 // tile is the state of the computation for queries [from, to) of a head.
@@ -136,7 +137,7 @@ func (a *Attention[T]) newHead(i int, cos, sin []T) *head[T] {
 }
 
 func (h *head[T]) borrow(n int) []T {
-	s := Borrow[T](n)
+	s := work.Borrow[T](n)
 	h.space = append(h.space, s)
 	return s.Data
 }
@@ -175,7 +176,7 @@ func (a *Attention[T]) angles() (cos, sin []T) {
 	cos, sin = make([]T, steps*half), make([]T, steps*half)
 	// Each angle is the angle of the position before, rotated by one step. Every 64 positions the angle is computed anew, so that at most
 	// 64 rounding errors in float64 add up.
-	ParallelRange(steps, 64, func(from, to int) {
+	work.ParallelRange(steps, 64, func(from, to int) {
 		for j := range half {
 			frequency := math.Pow(a.Base, -float64(j)/float64(half))
 			y, x := math.Sincos(float64(from) * frequency)
@@ -251,20 +252,20 @@ func (a *Attention[T]) Forward(y, next []T) {
 	cos, sin := a.angles()
 	heads := make([]*head[T], a.Batch*a.Heads)
 	plain := make([]bool, len(heads))
-	Parallel(len(heads), func(i int) {
+	work.Parallel(len(heads), func(i int) {
 		heads[i] = a.newHead(i, cos, sin)
 		if plain[i] = !heads[i].finite(); plain[i] {
 			heads[i].reference(y)
 		}
 	})
 	tiles := (a.Length + queryTile - 1) / queryTile
-	Parallel(len(heads)*tiles, func(i int) {
+	work.Parallel(len(heads)*tiles, func(i int) {
 		h := heads[i/tiles]
 		if plain[i/tiles] {
 			return
 		}
 		from := (tiles - 1 - i%tiles) * queryTile // the last tiles see the most keys and take longest
-		scores := Borrow[T](queryTile * keyTile)
+		scores := work.Borrow[T](queryTile * keyTile)
 		defer scores.Return()
 		t := &tile[T]{head: h, from: from, to: min(from+queryTile, a.Length), scores: scores.Data}
 		t.forward(y[(h.b*a.Length+from)*a.Width+h.h*h.dim:], a.Width)

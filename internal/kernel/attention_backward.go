@@ -1,6 +1,9 @@
 package kernel
 
-import "gonum.org/v1/gonum/blas"
+import (
+	"github.com/gomamba/mamba/internal/work"
+	"gonum.org/v1/gonum/blas"
+)
 
 // Backward writes the gradients of all operands. dy is the gradient of y. dnext is the gradient of the next context, nil for zeros.
 // For each tile of queries it runs the forward pass again and recomputes the probabilities from the sums.
@@ -9,7 +12,7 @@ func (a *Attention[T]) Backward(dy, dnext []T, grad *AttentionGrad[T]) {
 	if grad.Context != nil {
 		clear(grad.Context)
 	}
-	Parallel(a.Batch*a.Heads, func(i int) {
+	work.Parallel(a.Batch*a.Heads, func(i int) {
 		h := a.newHead(i, cos, sin)
 		defer h.release()
 		h.backward(dy, grad)

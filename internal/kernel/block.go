@@ -1,6 +1,9 @@
 package kernel
 
-import "gonum.org/v1/gonum/blas"
+import (
+	"github.com/gomamba/mamba/internal/work"
+	"gonum.org/v1/gonum/blas"
+)
 
 // Block is one Mamba block (Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", figure 3 and
 // section 3.4). With one row for each step:
@@ -83,12 +86,12 @@ func (b *Block[T]) scan(v *BlockValues[T], a []T) *Scan[T] {
 
 // spaces are the workspaces that a pass over a block has borrowed.
 type spaces[T Float] struct {
-	all  [16]Space[T]
+	all  [16]work.Space[T]
 	used int
 }
 
 func (w *spaces[T]) take(n int) []T {
-	s := Borrow[T](n)
+	s := work.Borrow[T](n)
 	w.all[w.used] = s
 	w.used++
 	return s.Data
@@ -143,7 +146,7 @@ func (b *Block[T]) Forward(y, context, final []T, keep BlockValues[T]) {
 	NegExp(a, b.ALog)
 	b.scan(&keep, a).Forward(s, final)
 
-	ParallelRange(b.rows(), max(piece/b.Model, 1), func(from, to int) {
+	work.ParallelRange(b.rows(), max(piece/b.Model, 1), func(from, to int) {
 		copy(y[from*b.Model:to*b.Model], b.X[from*b.Model:])
 		if b.OutBias != nil {
 			for row := from; row < to; row++ {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/gomamba/mamba/internal/work"
 	"gonum.org/v1/gonum/blas/gonum"
 )
 
@@ -88,10 +89,10 @@ func (c *blockCase) keepings() (all []BlockValues[float32]) {
 
 // spoil fills borrowed workspaces of the given sizes with NaN and returns them.
 func spoil(sizes ...int) {
-	var all []Space[float32]
+	var all []work.Space[float32]
 	for _, n := range sizes {
 		for range 16 {
-			s := Borrow[float32](n)
+			s := work.Borrow[float32](n)
 			for i := range s.Data {
 				s.Data[i] = float32(math.NaN())
 			}

@@ -1,5 +1,7 @@
 package kernel
 
+import "github.com/gomamba/mamba/internal/work"
+
 // Conv is a causal depthwise convolution over time. Each channel d has its own filter:
 //
 //	y_t = f(Σ_k w_dk x_{t-(width-1)+k} + bias_d)   f is silu if SiLU is set, else the identity
@@ -43,7 +45,7 @@ func (c *Conv[T]) parts(task func(p convPart)) {
 	across := (c.Channels + size - 1) / size
 	size = ((c.Channels+across-1)/across + 15) / 16 * 16 // tasks of equal size
 	across = (c.Channels + size - 1) / size
-	Parallel(c.Batch*c.tiles()*across, func(i int) {
+	work.Parallel(c.Batch*c.tiles()*across, func(i int) {
 		p := convPart{batch: i / across / c.tiles(), tile: i / across % c.tiles(), first: i % across * size}
 		p.from = p.tile * c.tileSteps()
 		p.to = min(p.from+c.tileSteps(), c.Length)
@@ -128,8 +130,8 @@ func (c *Conv[T]) reachesEnd(batch, t int) bool {
 }
 
 // taps returns the weight transposed to (width, channels), in borrowed memory, so that the loops run over channels.
-func (c *Conv[T]) taps() Space[T] {
-	w := Borrow[T](len(c.Weight))
+func (c *Conv[T]) taps() work.Space[T] {
+	w := work.Borrow[T](len(c.Weight))
 	taps := w.Data
 	if c.Width == 4 { // the usual width, without an inner loop
 		n := c.Channels
@@ -221,13 +223,13 @@ func (c *Conv[T]) Forward(y, context []T) {
 func (c *Conv[T]) Backward(dy, dcontext []T, grad *ConvGrad[T]) {
 	taps := c.taps()
 	defer taps.Return()
-	sums := Borrow[T](c.Batch * c.tiles() * c.sumsSize())
+	sums := work.Borrow[T](c.Batch * c.tiles() * c.sumsSize())
 	defer sums.Return()
 	c.parts(func(p convPart) {
 		d := c.rows(dy, p, p.from)
 		if c.SiLU { // d is the gradient before silu, for the part's steps and the later steps that read them
 			to := min(p.to+c.Width-1, c.Length)
-			w := Borrow[T]((to - p.from) * p.size)
+			w := work.Borrow[T]((to - p.from) * p.size)
 			defer w.Return()
 			dy := d
 			d = rowsOf[T]{w.Data, 0, p.size}
@@ -318,7 +320,7 @@ func (c *Conv[T]) sumWeight(sums []T, d rowsOf[T], p convPart) {
 func (c *Conv[T]) sumTiles(sums []T, grad *ConvGrad[T]) {
 	const chunk = 256
 	across := (c.Channels + chunk - 1) / chunk
-	Parallel((c.Width+1)*across, func(i int) {
+	work.Parallel((c.Width+1)*across, func(i int) {
 		k, first := i/across, i%across*chunk
 		size := min(chunk, c.Channels-first)
 		var sum [chunk]float64

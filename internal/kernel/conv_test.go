@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/gomamba/mamba/internal/benchtest"
+	"github.com/gomamba/mamba/internal/work"
 )
 
 // convCase describes a convolution to be filled with random operands.
@@ -343,7 +344,7 @@ func BenchmarkConv(b *testing.B) {
 		})
 	}
 	run("copy", len(c.X), 8, func() {
-		ParallelRange(len(c.X), piece, func(from, to int) { copy(y[from:to], c.X[from:to]) })
+		work.ParallelRange(len(c.X), piece, func(from, to int) { copy(y[from:to], c.X[from:to]) })
 	})
 	run("forward", len(c.X), 8, func() { c.Forward(y, nil) })
 	run("backward", len(c.X), 12, func() { c.Backward(y, nil, grad) })

@@ -1,6 +1,10 @@
 package kernel
 
-import "math"
+import (
+	"math"
+
+	"github.com/gomamba/mamba/internal/work"
+)
 
 // CrossEntropy is the mean of -log softmax(x)_target over the rows x whose target is not Ignore. It is 0 if there is no such row.
 // The caller has checked that the other targets lie in [0, Vocabulary).
@@ -13,7 +17,7 @@ type CrossEntropy[T Float] struct {
 
 // rows calls task for ranges of rows, in parallel.
 func (c *CrossEntropy[T]) rows(task func(from, to int)) {
-	ParallelRange(len(c.Targets), max(piece/c.Vocabulary, 1), task)
+	work.ParallelRange(len(c.Targets), max(piece/c.Vocabulary, 1), task)
 }
 
 func (c *CrossEntropy[T]) row(x []T, i int) []T { return x[i*c.Vocabulary : (i+1)*c.Vocabulary] }
@@ -31,7 +35,7 @@ func (c *CrossEntropy[T]) count() (n int) {
 // Forward returns the loss. It subtracts the largest logit of a row before it takes exponentials, so that none overflows. Sums are in
 // float64, in the order of the rows.
 func (c *CrossEntropy[T]) Forward() T {
-	space := Borrow[float64](len(c.Targets))
+	space := work.Borrow[float64](len(c.Targets))
 	defer space.Return()
 	losses := space.Data
 	clear(losses)

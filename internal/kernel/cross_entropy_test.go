@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/gomamba/mamba/internal/benchtest"
+	"github.com/gomamba/mamba/internal/work"
 )
 
 // referenceCrossEntropy computes the definition in float64. Its exponentials overflow for large logits.
@@ -192,7 +193,7 @@ func BenchmarkCrossEntropy(b *testing.B) {
 		})
 	}
 	run("copy", 8, func() {
-		ParallelRange(len(grad), piece, func(from, to int) { copy(grad[from:to], c.Logits[from:to]) })
+		work.ParallelRange(len(grad), piece, func(from, to int) { copy(grad[from:to], c.Logits[from:to]) })
 	})
 	run("forward", 4, func() { c.Forward() })
 	run("backward", 8, func() { c.Backward(1, grad) })

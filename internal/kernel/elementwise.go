@@ -1,5 +1,7 @@
 package kernel
 
+import "github.com/gomamba/mamba/internal/work"
+
 // piece is the number of elements of a task of an elementwise kernel: 64 KiB of float32. Smaller tasks are not worth the cost of starting
 // them.
 const piece = 16384
@@ -9,22 +11,22 @@ func Add[T Float](sum, v []T) { Sum(sum, sum, v) }
 
 // Sum writes a + b to sum.
 func Sum[T Float](sum, a, b []T) {
-	ParallelRange(len(sum), piece, func(from, to int) { sumOf(sum[from:to], a[from:to], b[from:to]) })
+	work.ParallelRange(len(sum), piece, func(from, to int) { sumOf(sum[from:to], a[from:to], b[from:to]) })
 }
 
 // NegExp writes y = -exp(x).
 func NegExp[T Float](y, x []T) {
-	ParallelRange(len(x), piece, func(from, to int) { negExpOf(y[from:to], x[from:to]) })
+	work.ParallelRange(len(x), piece, func(from, to int) { negExpOf(y[from:to], x[from:to]) })
 }
 
 // NegExpBackward writes the gradient of NegExp's operand: dx = -exp(x)·dy.
 func NegExpBackward[T Float](dx, dy, x []T) {
-	ParallelRange(len(x), piece, func(from, to int) { negExpBack(dx[from:to], dy[from:to], x[from:to]) })
+	work.ParallelRange(len(x), piece, func(from, to int) { negExpBack(dx[from:to], dy[from:to], x[from:to]) })
 }
 
 // CopyColumns copies the columns [from, from+width) of x, whose rows have stride elements, to y (rows, width).
 func CopyColumns[T Float](y, x []T, stride, from, width int) {
-	ParallelRange(len(y)/width, max(piece/width, 1), func(first, last int) {
+	work.ParallelRange(len(y)/width, max(piece/width, 1), func(first, last int) {
 		for r := first; r < last; r++ {
 			copy(y[r*width:(r+1)*width], x[r*stride+from:])
 		}
@@ -34,7 +36,7 @@ func CopyColumns[T Float](y, x []T, stride, from, width int) {
 // ScatterColumns copies y (rows, width) to the columns [from, from+width) of x, whose rows have stride elements. It sets the other
 // columns to zero.
 func ScatterColumns[T Float](x, y []T, stride, from, width int) {
-	ParallelRange(len(y)/width, max(piece/stride, 1), func(first, last int) {
+	work.ParallelRange(len(y)/width, max(piece/stride, 1), func(first, last int) {
 		clear(x[first*stride : last*stride])
 		for r := first; r < last; r++ {
 			copy(x[r*stride+from:], y[r*width:(r+1)*width])

@@ -1,6 +1,10 @@
 package kernel
 
-import "math"
+import (
+	"math"
+
+	"github.com/gomamba/mamba/internal/work"
+)
 
 // Activation is a function of one number.
 type Activation int
@@ -15,7 +19,7 @@ func (a Activation) String() string { return [...]string{"SiLU", "GELU"}[a] }
 
 // Activate writes y = f(x).
 func Activate[T Float](f Activation, y, x []T) {
-	ParallelRange(len(x), piece, func(from, to int) { activate(f, y[from:to], x[from:to]) })
+	work.ParallelRange(len(x), piece, func(from, to int) { activate(f, y[from:to], x[from:to]) })
 }
 
 func activate[T Float](f Activation, y, x []T) {
@@ -30,7 +34,7 @@ func activate[T Float](f Activation, y, x []T) {
 
 // ActivateBackward writes dx = f'(x)·dy.
 func ActivateBackward[T Float](f Activation, dx, dy, x []T) {
-	ParallelRange(len(x), piece, func(from, to int) { activateBack(f, dx[from:to], dy[from:to], x[from:to]) })
+	work.ParallelRange(len(x), piece, func(from, to int) { activateBack(f, dx[from:to], dy[from:to], x[from:to]) })
 }
 
 func activateBack[T Float](f Activation, dx, dy, x []T) {
@@ -45,7 +49,7 @@ func activateBack[T Float](f Activation, dx, dy, x []T) {
 
 // Gate writes y = f(gate)·x.
 func Gate[T Float](f Activation, y, gate, x []T) {
-	ParallelRange(len(x), piece, func(from, to int) {
+	work.ParallelRange(len(x), piece, func(from, to int) {
 		y, x := y[from:to], x[from:to]
 		activate(f, y, gate[from:to])
 		for i, v := range x {
@@ -56,7 +60,7 @@ func Gate[T Float](f Activation, y, gate, x []T) {
 
 // GateBackward writes the gradients of Gate's operands.
 func GateBackward[T Float](f Activation, dgate, dx, dy, gate, x []T) {
-	ParallelRange(len(x), piece, func(from, to int) {
+	work.ParallelRange(len(x), piece, func(from, to int) {
 		dgate, dx, dy, gate, x := dgate[from:to], dx[from:to], dy[from:to], gate[from:to], x[from:to]
 		for i, v := range dy {
 			dx[i] = v * x[i] // temporarily the gradient of f(gate)

@@ -1,6 +1,9 @@
 package kernel
 
-import "gonum.org/v1/gonum/blas"
+import (
+	"github.com/gomamba/mamba/internal/work"
+	"gonum.org/v1/gonum/blas"
+)
 
 // Gemm is a matrix product with BLAS's arguments: C = alpha·op(A)·op(B) + beta·C, row-major.
 type Gemm[T Float] func(tA, tB blas.Transpose, m, n, k int, alpha T, a []T, lda int, b []T, ldb int, beta T, c []T, ldc int)
@@ -19,7 +22,7 @@ func (l *Linear[T]) Forward(y []T) {
 	var beta T
 	if l.Bias != nil {
 		beta = 1
-		ParallelRange(l.Rows, max(piece/l.Out, 1), func(from, to int) {
+		work.ParallelRange(l.Rows, max(piece/l.Out, 1), func(from, to int) {
 			for i := from; i < to; i++ {
 				copy(y[i*l.Out:(i+1)*l.Out], l.Bias)
 			}

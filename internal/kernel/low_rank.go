@@ -1,6 +1,9 @@
 package kernel
 
-import "gonum.org/v1/gonum/blas"
+import (
+	"github.com/gomamba/mamba/internal/work"
+	"gonum.org/v1/gonum/blas"
+)
 
 // LowRank is y = w + scale·b·a for matrices w (out, in), b (out, rank) and a (rank, in).
 type LowRank[T Float] struct {
@@ -14,7 +17,7 @@ type LowRank[T Float] struct {
 
 // Forward writes y (out, in).
 func (l *LowRank[T]) Forward(y []T) {
-	ParallelRange(len(y), piece, func(from, to int) { copy(y[from:to], l.W[from:to]) })
+	work.ParallelRange(len(y), piece, func(from, to int) { copy(y[from:to], l.W[from:to]) })
 	l.Gemm(blas.NoTrans, blas.NoTrans, l.Out, l.In, l.Rank, l.Scale, l.B, l.Rank, l.A, l.In, 1, y, l.In)
 }
 

@@ -1,6 +1,10 @@
 package kernel
 
-import "math"
+import (
+	"math"
+
+	"github.com/gomamba/mamba/internal/work"
+)
 
 // LSTM is the recurrence of a long short-term memory (Hochreiter and Schmidhuber, "Long Short-Term Memory"; with the forget gate
 // of Gers et al., "Learning to Forget"):
@@ -19,9 +23,9 @@ type LSTM[T Float] struct {
 
 // Forward writes h to y (batch, length, width). Unless next is nil, it writes the state after the last step to next, (batch, 2·width).
 func (l *LSTM[T]) Forward(y, next []T) {
-	Parallel(l.Batch, func(b int) {
+	work.Parallel(l.Batch, func(b int) {
 		w := l.Width
-		space := Borrow[T](5 * w)
+		space := work.Borrow[T](5 * w)
 		gates, c := space.Data[:4*w], space.Data[4*w:]
 		l.firstCell(b, c)
 		for t := range l.Length {
@@ -48,10 +52,10 @@ func (l *LSTM[T]) Forward(y, next []T) {
 // Forward's y and next. dnext may be nil, for zeros. Backward recomputes h and the gates.
 func (l *LSTM[T]) Backward(dy, dnext, dz, dr, dstate []T) {
 	w := l.Width
-	hidden := Borrow[T](l.Batch * l.Length * w)
+	hidden := work.Borrow[T](l.Batch * l.Length * w)
 	l.Forward(hidden.Data, nil)
-	Parallel(l.Batch, func(b int) { l.backward(b, hidden.Data, dy, dnext, dz, dstate) })
-	Parallel(4*w, func(k int) {
+	work.Parallel(l.Batch, func(b int) { l.backward(b, hidden.Data, dy, dnext, dz, dstate) })
+	work.Parallel(4*w, func(k int) {
 		row := dr[k*w:][:w]
 		clear(row)
 		for b := range l.Batch {
@@ -68,7 +72,7 @@ func (l *LSTM[T]) Backward(dy, dnext, dz, dr, dstate []T) {
 
 func (l *LSTM[T]) backward(b int, hidden, dy, dnext, dz, dstate []T) {
 	w := l.Width
-	space := Borrow[T]((l.Length+1)*w + 2*w)
+	space := work.Borrow[T]((l.Length+1)*w + 2*w)
 	cells, dh, dc := space.Data[:(l.Length+1)*w], space.Data[(l.Length+1)*w:][:w], space.Data[(l.Length+2)*w:][:w]
 	l.firstCell(b, cells[:w])
 	for t := range l.Length {

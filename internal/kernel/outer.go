@@ -1,5 +1,7 @@
 package kernel
 
+import "github.com/gomamba/mamba/internal/work"
+
 // The functions below multiply vectors of size elements and matrices (size, size). Each argument is a sequence of vectors or matrices in
 // contiguous memory. The i-th result is the product of the i-th operands. With size 1 all functions are the elementwise product.
 
@@ -63,5 +65,5 @@ func product[T Float](y, a, b []T) {
 
 // eachMatrix cuts the n elements of the vectors into ranges of whole vectors and calls task for each range, in parallel.
 func eachMatrix(n, size int, task func(from, to int)) {
-	ParallelRange(n/size, max(piece/(size*size), 1), func(from, to int) { task(from*size, to*size) })
+	work.ParallelRange(n/size, max(piece/(size*size), 1), func(from, to int) { task(from*size, to*size) })
 }

@@ -1,6 +1,10 @@
 package kernel
 
-import "math"
+import (
+	"math"
+
+	"github.com/gomamba/mamba/internal/work"
+)
 
 // rmsRows is the number of rows of a task of RMSNorm.
 const rmsRows = 64
@@ -19,7 +23,7 @@ func (r *RMSNorm[T]) scale(x []T) T { return T(1 / math.Sqrt(squares(x)/float64(
 
 // Forward writes y (rows, width).
 func (r *RMSNorm[T]) Forward(y []T) {
-	ParallelRange(len(r.X)/r.Width, rmsRows, func(from, to int) {
+	work.ParallelRange(len(r.X)/r.Width, rmsRows, func(from, to int) {
 		for row := from; row < to; row++ {
 			x, y := r.X[row*r.Width:(row+1)*r.Width], y[row*r.Width:(row+1)*r.Width]
 			norm(y, x, r.Weight, r.scale(x))
@@ -35,9 +39,9 @@ func (r *RMSNorm[T]) Forward(y []T) {
 // The sum is in T over the rows of a task, and in float64 over the tasks.
 func (r *RMSNorm[T]) Backward(dy, dx, dWeight []T) {
 	rows := len(r.X) / r.Width
-	part := Borrow[T]((rows + rmsRows - 1) / rmsRows * r.Width) // each task's sum over its rows
+	part := work.Borrow[T]((rows + rmsRows - 1) / rmsRows * r.Width) // each task's sum over its rows
 	defer part.Return()
-	ParallelRange(rows, rmsRows, func(from, to int) {
+	work.ParallelRange(rows, rmsRows, func(from, to int) {
 		sum := part.Data[from/rmsRows*r.Width:][:r.Width]
 		clear(sum)
 		for row := from; row < to; row++ {

@@ -1,6 +1,10 @@
 package kernel
 
-import "math"
+import (
+	"math"
+
+	"github.com/gomamba/mamba/internal/work"
+)
 
 // The functions below process rows, for RMSNorm, cross-entropy and the gradients of parameters. All slices of a call have one length. Sums
 // are in float64, so that sums and squares of large float32 do not overflow.
@@ -102,7 +106,7 @@ func expSumTo[T Float](y, x []T, top T) (sum float64) {
 // sumRows writes the sum of all rows, each of len(sum) elements. It adds in float64. It writes nothing if sum is nil.
 func sumRows[T Float](sum, rows []T) {
 	const chunk = 256
-	ParallelRange(len(sum), chunk, func(from, to int) {
+	work.ParallelRange(len(sum), chunk, func(from, to int) {
 		var all [chunk]float64
 		for at := 0; at < len(rows); at += len(sum) {
 			add64(all[:to-from], rows[at+from:at+to])

@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/gomamba/mamba/internal/benchtest"
+	"github.com/gomamba/mamba/internal/work"
 )
 
 // Every function of rows.go equals its definition in float64 to within rounding, at any length and alignment, for float32 of any
@@ -225,7 +226,7 @@ func BenchmarkRMSNorm(b *testing.B) {
 		})
 	}
 	run("copy", 8, func() {
-		ParallelRange(len(y), piece, func(from, to int) { copy(y[from:to], n.X[from:to]) })
+		work.ParallelRange(len(y), piece, func(from, to int) { copy(y[from:to], n.X[from:to]) })
 	})
 	run("forward", 8, func() { n.Forward(y) })
 	run("backward", 12, func() { n.Backward(n.X, dx, dWeight) })

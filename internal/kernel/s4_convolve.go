@@ -4,6 +4,7 @@ import (
 	"math/cmplx"
 	"sync"
 
+	"github.com/gomamba/mamba/internal/work"
 	"gonum.org/v1/gonum/dsp/fourier"
 )
 
@@ -125,7 +126,7 @@ func (s *S4[T]) Convolve(y []T) {
 
 // each calls task for every channel, in parallel. One task takes a channel's sums over batch and time, in order.
 func (s *S4[T]) each(n int, task func(c *convolver, d int)) {
-	Parallel(s.Channels, func(d int) {
+	work.Parallel(s.Channels, func(d int) {
 		c := newConvolver(n, s.Modes)
 		defer c.release()
 		task(c, d)

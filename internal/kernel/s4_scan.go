@@ -1,6 +1,10 @@
 package kernel
 
-import "math/cmplx"
+import (
+	"math/cmplx"
+
+	"github.com/gomamba/mamba/internal/work"
+)
 
 // Scan computes y (batch, length, channels) step by step. Unless final is nil, it writes the state after the last step to final,
 // (batch, channels, state).
@@ -10,7 +14,7 @@ func (s *S4[T]) Scan(y, final []T) {
 		h []complex128
 	}
 	workspace := func() channel { return channel{make([]mode, s.Modes), make([]complex128, s.Modes)} }
-	ParallelWith(s.Channels, workspace, func(c channel, d int) {
+	work.ParallelWith(s.Channels, workspace, func(c channel, d int) {
 		m, h := c.m, c.h
 		s.modes(m, d)
 		for b := range s.Batch {
@@ -74,7 +78,7 @@ const s4Tile = 64
 // ScanBackward writes the gradients of all operands of Scan. dy is the gradient of y, dfinal that of the final state, nil for zeros.
 func (s *S4[T]) ScanBackward(dy, dfinal []T, grad *S4Grad[T]) {
 	tiles := (s.Length + s4Tile - 1) / s4Tile
-	Parallel(s.Channels, func(d int) {
+	work.Parallel(s.Channels, func(d int) {
 		m, g := make([]mode, s.Modes), make([]modeGrad, s.Modes)
 		s.modes(m, d)
 		entering := make([]complex128, tiles*s.Modes)    // the state before each tile

@@ -1,6 +1,10 @@
 package kernel
 
-import "runtime"
+import (
+	"runtime"
+
+	"github.com/gomamba/mamba/internal/work"
+)
 
 // Scan is one selective scan (S6; Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
 // algorithm 2 with the zero-order hold of A and the simplified one of B): for each batch b, channel d and state n,
@@ -139,10 +143,10 @@ func (s *Scan[T]) Forward(y, final []T) {
 		all = append(all, section.blocks(width)...)
 	}
 	c := s.newChunks()
-	defer func() { c.layout.space.Return() }()
+	defer c.layout.Return()
 	s.enterStates(c, all)
 	tasks = s.Batch * len(all)
-	Parallel(c.count*tasks, func(i int) {
+	work.Parallel(c.count*tasks, func(i int) {
 		chunk := i / tasks
 		run := s.newRun(steps, width, y)
 		defer run.release()

@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/gomamba/mamba/internal/cpu"
+	"github.com/gomamba/mamba/internal/work"
 )
 
 // scanKernels holds the assembly functions of one level. states is indexed by pass, by whether B and C are vectors, and by log2 of the number
@@ -132,14 +133,14 @@ func (s *scanAsm) cut(all []states) []states {
 
 // lay takes the arrays from a layout, for tiles of at most steps steps.
 func (s *scanAsm) lay(from any, steps int) {
-	r, l := s.run, from.(*layout[float32])
+	r, l := s.run, from.(*work.Layout[float32])
 	s.a = slices.Grow(s.a[:0], r.width())[:r.width()]
 	for i := range s.a {
-		s.a[i] = l.array(r.State * lanes)
+		s.a[i] = l.Array(r.State * lanes)
 	}
 	wide, wideB, wideC := steps*r.State*lanes, s.vectors && r.B.Groups > 0, s.vectors && r.C.Groups > 0
-	s.b, s.c = l.arrayIf(wideB, wide), l.arrayIf(wideC, wide)
-	s.dB, s.dC = l.arrayIf(wideB && s.back != nil, wide), l.arrayIf(wideC && s.back != nil, wide)
+	s.b, s.c = l.ArrayIf(wideB, wide), l.ArrayIf(wideC, wide)
+	s.dB, s.dC = l.ArrayIf(wideB && s.back != nil, wide), l.ArrayIf(wideC && s.back != nil, wide)
 }
 
 // begin prepares a strip of a new block.

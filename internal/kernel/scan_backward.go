@@ -1,6 +1,10 @@
 package kernel
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/gomamba/mamba/internal/work"
+)
 
 // The backward pass. g_t is the gradient of h_t, a_t = exp(Δ_t A), and ȳ is the gradient of the output before the gate.
 // docs/selective_scan.md derives the formulas.
@@ -20,19 +24,19 @@ func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 	tasks := s.Batch * len(stripes)
 	rows := s.Length * s.State
 	c := s.newChunks()
-	defer func() { c.layout.space.Return() }()
+	defer c.layout.Return()
 	s.enterStates(c, slices.Concat(stripes...))
 
 	// dB and dC are sums over channels, and the gradients of the parameters are sums over the batch. Every task writes its part of them to
 	// its own memory. The parts are then added in the order of the tasks.
 	part := &scanParts[T]{param: newParamParts(s, c.count)}
-	defer part.param.layout.space.Return()
-	var places layout[T]
-	places.lay(func(l *layout[T]) {
-		part.b = l.arrayIf(s.B.Groups > 0, tasks*rows)
-		part.c = l.arrayIf(s.C.Groups > 0, tasks*rows)
+	defer part.param.layout.Return()
+	var places work.Layout[T]
+	places.Lay(func(l *work.Layout[T]) {
+		part.b = l.ArrayIf(s.B.Groups > 0, tasks*rows)
+		part.c = l.ArrayIf(s.C.Groups > 0, tasks*rows)
 	})
-	defer places.space.Return()
+	defer places.Return()
 	newBack := func(stripe, chunk int) *scanBack[T] {
 		r := s.newBack(c, dy, dfinal, grad)
 		from, to := c.bounds(chunk, s.Length)
@@ -51,7 +55,7 @@ func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 		return r
 	}
 	s.carryGradients(c, stripes, newBack)
-	Parallel(c.count*tasks, func(i int) {
+	work.Parallel(c.count*tasks, func(i int) {
 		chunk := i / tasks
 		r := newBack(i%tasks, chunk)
 		defer r.releaseBack()
@@ -96,10 +100,10 @@ func sumProjection[T Float](s *Scan[T], p Projection[T], stripes [][]block, part
 	}
 	const steps = 256
 	pieces := (s.Length + steps - 1) / steps
-	Parallel(s.Batch*pieces, func(i int) {
+	work.Parallel(s.Batch*pieces, func(i int) {
 		batch, from := i/pieces, i%pieces*steps
 		count := min(steps, s.Length-from)
-		space := Borrow[T](count * s.State)
+		space := work.Borrow[T](count * s.State)
 		defer space.Return()
 		for g := range p.Groups {
 			sum := space.Data
@@ -129,7 +133,7 @@ type scanBack[T Float] struct {
 	dB, dC      []T // (length, state): the stripe's part, or nil if B or C is constant
 	carry       [backBlock / lanes][]T
 	sums        [backBlock / lanes]stripSums[T]
-	totals      layout[float64]
+	totals      work.Layout[float64]
 }
 
 // newBack returns a workspace for the backward pass over a stripe. releaseBack returns it to the pool.
@@ -140,8 +144,8 @@ func (s *Scan[T]) newBack(c *chunks[T], dy, dfinal []T, grad *ScanGrad[T]) *scan
 	if r.asm != nil {
 		r.asm.back = any(r).(*scanBack[float32])
 	}
-	r.layout.lay(func(l *layout[T]) { r.layBack(l, c.steps) })
-	r.totals.lay(func(l *layout[float64]) {
+	r.layout.Lay(func(l *work.Layout[T]) { r.layBack(l, c.steps) })
+	r.totals.Lay(func(l *work.Layout[float64]) {
 		for i := range r.width() {
 			r.sums[i].layTotals(s, l)
 		}
@@ -150,28 +154,28 @@ func (s *Scan[T]) newBack(c *chunks[T], dy, dfinal []T, grad *ScanGrad[T]) *scan
 }
 
 func (r *scanBack[T]) releaseBack() {
-	r.layout.space.Return()
-	r.totals.space.Return()
+	r.layout.Return()
+	r.totals.Return()
 	r.Scan, r.dy, r.dfinal, r.grad, r.dB, r.dC = nil, nil, nil, nil, nil, nil
 	scanBacks[poolOf[T]()].Put(r)
 }
 
-func (r *scanBack[T]) layBack(l *layout[T], steps int) {
+func (r *scanBack[T]) layBack(l *work.Layout[T], steps int) {
 	// The assembly expects these arrays one after another, in this order, without gaps. There are none, since a row of 16 lanes fills whole
 	// cache lines.
 	for _, row := range []*[]T{&r.dt, &r.du, &r.dOut, &r.gB, &r.dDelta, &r.u, &r.y} {
-		*row = l.array(backSteps * lanes)
+		*row = l.Array(backSteps * lanes)
 	}
 	r.layStrips(l, backSteps)
 	size := r.State * lanes
-	r.checkpoints = l.array((steps + backSteps - 1) / backSteps * r.width() * size)
+	r.checkpoints = l.Array((steps + backSteps - 1) / backSteps * r.width() * size)
 	most := 0
 	for _, n := range r.states {
 		most = max(most, n.count)
 	}
-	r.keep = l.array(backSteps * most * 2 * lanes)
+	r.keep = l.Array(backSteps * most * 2 * lanes)
 	for i := range r.width() {
-		r.carry[i] = l.array(size)
+		r.carry[i] = l.Array(size)
 		r.sums[i].lay(r.Scan, l)
 	}
 }

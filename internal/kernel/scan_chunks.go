@@ -1,5 +1,7 @@
 package kernel
 
+import "github.com/gomamba/mamba/internal/work"
+
 // A scan of few channels is cut into chunks of time, so that more processors than strips can work on it. The state that leaves a chunk
 // follows from the state that enters it and two values that do not depend on that state: the state h' that leaves the chunk if a zero state
 // enters, and the sum of the chunk's Δ:
@@ -20,7 +22,7 @@ const (
 type chunks[T Float] struct {
 	count, steps int // number of chunks; steps of each but the last, a multiple of a tile
 
-	layout layout[T]
+	layout work.Layout[T]
 	enter  []T // (chunk, batch, channels, state): the state that enters; nil with one chunk
 	carry  []T // (chunk, batch, channels, state): the gradient of the state that leaves
 	decay  []T // (chunk, batch, channels, state): exp(A ΣΔ)
@@ -58,10 +60,10 @@ func (s *Scan[T]) enterStates(c *chunks[T], blocks []block) {
 		return
 	}
 	size := c.count * s.Batch * s.Channels * s.State
-	c.layout.lay(func(l *layout[T]) { c.enter, c.carry, c.decay = l.array(size), l.array(size), l.array(size) })
+	c.layout.Lay(func(l *work.Layout[T]) { c.enter, c.carry, c.decay = l.Array(size), l.Array(size), l.Array(size) })
 	// At first, c.enter of a chunk has the state that the chunk before it leaves if a zero state enters that.
 	tasks := s.Batch * len(blocks)
-	Parallel(c.count*tasks, func(i int) {
+	work.Parallel(c.count*tasks, func(i int) {
 		chunk := i / tasks
 		run := s.newRun(tileSteps, maxBlock, nil)
 		defer run.release()
@@ -133,7 +135,7 @@ func (s *Scan[T]) carryGradients(c *chunks[T], stripes [][]block, newBack func(s
 		return
 	}
 	tasks := s.Batch * len(stripes)
-	Parallel((c.count-1)*tasks, func(i int) {
+	work.Parallel((c.count-1)*tasks, func(i int) {
 		chunk := 1 + i/tasks
 		r := newBack(i%tasks, chunk)
 		defer r.releaseBack()

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync"
 	"unsafe"
+
+	"github.com/gomamba/mamba/internal/work"
 )
 
 // scanRun is the workspace of a task, which scans one block of channels in one batch. It has the operands that are constant over time,
@@ -13,7 +15,7 @@ import (
 // Each phase has assembly for float32 (scan_amd64.go). The loops in this file define what the assembly computes.
 type scanRun[T Float] struct {
 	*Scan[T]
-	layout layout[T]
+	layout work.Layout[T]
 	widest int // the largest number of channels of a block
 	batch  int
 	block  block
@@ -68,7 +70,7 @@ func poolOf[T Float]() int {
 func (s *Scan[T]) newRun(steps, width int, out []T) *scanRun[T] {
 	r := recycle[T, scanRun[T]](&scanRuns)
 	r.init(s, width, out)
-	r.layout.lay(func(l *layout[T]) { r.lay(l, steps) })
+	r.layout.Lay(func(l *work.Layout[T]) { r.lay(l, steps) })
 	return r
 }
 
@@ -82,7 +84,7 @@ func (r *scanRun[T]) init(s *Scan[T], widest int, out []T) {
 }
 
 func (r *scanRun[T]) release() {
-	r.layout.space.Return()
+	r.layout.Return()
 	r.Scan, r.out = nil, nil
 	scanRuns[poolOf[T]()].Put(r)
 }
@@ -91,19 +93,19 @@ func (r *scanRun[T]) release() {
 func (r *scanRun[T]) width() int { return (min(r.Channels, r.widest) + lanes - 1) / lanes }
 
 // lay takes the run's arrays from a layout.
-func (r *scanRun[T]) lay(l *layout[T], steps int) {
+func (r *scanRun[T]) lay(l *work.Layout[T], steps int) {
 	for _, row := range []*[]T{&r.dt, &r.du, &r.u, &r.y} {
-		*row = l.array(steps * lanes)
+		*row = l.Array(steps * lanes)
 	}
 	r.layStrips(l, steps)
 }
 
-func (r *scanRun[T]) layStrips(l *layout[T], steps int) {
-	r.b, r.c = l.array(lanes), l.array(lanes)
+func (r *scanRun[T]) layStrips(l *work.Layout[T], steps int) {
+	r.b, r.c = l.Array(lanes), l.Array(lanes)
 	size := r.State * lanes
 	r.strips = slices.Grow(r.strips[:0], r.width())[:r.width()]
 	for i := range r.strips {
-		r.strips[i] = strip[T]{a: l.array(size), h: l.array(size), b: l.arrayIf(r.B.Groups == 0, size), c: l.arrayIf(r.C.Groups == 0, size)}
+		r.strips[i] = strip[T]{a: l.Array(size), h: l.Array(size), b: l.ArrayIf(r.B.Groups == 0, size), c: l.ArrayIf(r.C.Groups == 0, size)}
 	}
 	if r.asm != nil {
 		r.asm.lay(any(l), steps)

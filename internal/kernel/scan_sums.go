@@ -1,5 +1,7 @@
 package kernel
 
+import "github.com/gomamba/mamba/internal/work"
+
 // stripSums holds a strip's sums over time. The sums within a tile are in T, the sums over tiles in float64, so that the error does not grow
 // with the length.
 type stripSums[T Float] struct {
@@ -8,16 +10,16 @@ type stripSums[T Float] struct {
 }
 
 // lay takes the arrays for the sums of a tile from a layout. layTotals does the same for the sums of all tiles, and reset sets all to zero.
-func (s *stripSums[T]) lay(scan *Scan[T], l *layout[T]) {
+func (s *stripSums[T]) lay(scan *Scan[T], l *work.Layout[T]) {
 	size := scan.State * lanes
-	s.a, s.d, s.bias = l.array(size), l.array(lanes), l.array(lanes)
-	s.b, s.c = l.arrayIf(scan.B.Groups == 0, size), l.arrayIf(scan.C.Groups == 0, size)
+	s.a, s.d, s.bias = l.Array(size), l.Array(lanes), l.Array(lanes)
+	s.b, s.c = l.ArrayIf(scan.B.Groups == 0, size), l.ArrayIf(scan.C.Groups == 0, size)
 }
 
-func (s *stripSums[T]) layTotals(scan *Scan[T], l *layout[float64]) {
+func (s *stripSums[T]) layTotals(scan *Scan[T], l *work.Layout[float64]) {
 	size := scan.State * lanes
-	s.aAll, s.dAll, s.biasAll = l.array(size), l.array(lanes), l.array(lanes)
-	s.bAll, s.cAll = l.arrayIf(scan.B.Groups == 0, size), l.arrayIf(scan.C.Groups == 0, size)
+	s.aAll, s.dAll, s.biasAll = l.Array(size), l.Array(lanes), l.Array(lanes)
+	s.bAll, s.cAll = l.ArrayIf(scan.B.Groups == 0, size), l.ArrayIf(scan.C.Groups == 0, size)
 }
 
 func (s *stripSums[T]) reset() {
@@ -42,7 +44,7 @@ func (s *stripSums[T]) flush() {
 
 // paramParts holds the parts of the gradients that are sums over batch and time: one part for each row of the batch and each chunk.
 type paramParts[T Float] struct {
-	layout  layout[float64]
+	layout  work.Layout[float64]
 	count   int
 	a, b, c []float64 // (part, channels, state); b and c only if they are constant
 	d, bias []float64 // (part, channels)
@@ -51,10 +53,10 @@ type paramParts[T Float] struct {
 func newParamParts[T Float](s *Scan[T], chunks int) *paramParts[T] {
 	p := &paramParts[T]{count: s.Batch * chunks}
 	size := p.count * s.Channels
-	p.layout.lay(func(l *layout[float64]) {
-		p.a = l.array(size * s.State)
-		p.b, p.c = l.arrayIf(s.B.Groups == 0, size*s.State), l.arrayIf(s.C.Groups == 0, size*s.State)
-		p.d, p.bias = l.arrayIf(s.D != nil, size), l.arrayIf(s.DeltaBias != nil, size)
+	p.layout.Lay(func(l *work.Layout[float64]) {
+		p.a = l.Array(size * s.State)
+		p.b, p.c = l.ArrayIf(s.B.Groups == 0, size*s.State), l.ArrayIf(s.C.Groups == 0, size*s.State)
+		p.d, p.bias = l.ArrayIf(s.D != nil, size), l.ArrayIf(s.DeltaBias != nil, size)
 	})
 	return p
 }

@@ -1,4 +1,4 @@
-package kernel
+package work
 
 import (
 	"math/bits"
@@ -9,7 +9,7 @@ import (
 
 // Space is working memory for a kernel, borrowed from a pool, so that repeated calls of a kernel make no garbage. Spaces that are borrowed at
 // the same time do not overlap.
-type Space[T Float] struct {
+type Space[T float32 | float64] struct {
 	Data []T // begins at a cache line; its contents are arbitrary
 	from *memory
 	loan uint64 // from.loan at the time of borrowing
@@ -19,7 +19,7 @@ type Space[T Float] struct {
 //
 //	w := Borrow[T](n)
 //	defer w.Return()
-func Borrow[T Float](n int) Space[T] {
+func Borrow[T float32 | float64](n int) Space[T] {
 	var zero T
 	words := (n*int(unsafe.Sizeof(zero)) + 7) / 8
 	if words == 0 {
@@ -38,7 +38,7 @@ func (s *Space[T]) Cut(n int) []T {
 }
 
 // Padded returns n rounded up to a whole number of cache lines.
-func Padded[T Float](n int) int {
+func Padded[T float32 | float64](n int) int {
 	var zero T
 	line := cacheLine / int(unsafe.Sizeof(zero))
 	return (n + line - 1) / line * line
@@ -110,7 +110,7 @@ func (p *workspaces) give(m *memory, loan uint64) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	if m.loan != loan {
-		panic("kernel: a workspace is returned twice")
+		panic("work: a workspace is returned twice")
 	}
 	m.loan++
 	m.since = p.collections

@@ -1,4 +1,4 @@
-package kernel
+package work
 
 import (
 	"math/rand/v2"
