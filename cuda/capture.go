@@ -2,50 +2,74 @@ package cuda
 
 import (
 	"errors"
+	"fmt"
 	"unsafe"
 )
 
-// Capture is a recording of queued work. Launch queues all of it with one call.
+// Capture is a recording of queued work. Launch queues all of it with one call. A capture keeps the memory of the arrays that were
+// allocated or freed while it was recorded, because every launch writes into that memory again.
 type Capture struct {
-	device *Device
+	stream *Stream
 	handle uintptr
+	blocks []uintptr // the memory that it keeps
 }
 
-// Capture records the work that f queues on the stream, and does not run it. f must not allocate or wait, and must not use a kernel that was
-// never used before on the device. Capture returns the error of f.
-func (s *Stream) Capture(f func() error) (*Capture, error) {
-	const relaxed = 2 // the mode that allows calls from other threads, since a goroutine can move between threads
-	if err := s.usable(); err != nil {
-		return nil, err
-	}
+// Capture records the work that f queues on the stream, and does not run it. It first waits for the work that was queued before.
+//
+// f may allocate and free arrays. No other array gets their memory before Close of the capture; inside the capture it is reused. An array
+// that f allocates and does not free stays the caller's: it holds the result of the last launch, and the caller frees it, before or after
+// Close. f must not use a kernel that was never used before on the device.
+//
+// Errors: that of f; copies between host and device, waiting, Launch and Capture on the stream while f runs. After an error nothing
+// stays recorded, and the memory of the freed arrays is the stream's again.
+func (s *Stream) Capture(f func() error) (c *Capture, err error) {
+	const relaxed = 2 // the mode that allows calls from other threads, since a goroutine can move between threads, and allocations
 	if f == nil {
-		return nil, errors.New("cuda: capture: f is nil, want a function that queues work")
+		return nil, firstError(s.usable(), errors.New("cuda: capture: f is nil, want a function that queues work"))
+	}
+	// With no work left in the queue, alloc can return free blocks to the device while f runs. It could not wait for the work then.
+	if err := s.Synchronize(); err != nil {
+		return nil, err
 	}
 	d := s.device
 	if err := d.do(cuStreamBeginCapture, s.handle, relaxed); err != nil {
 		return nil, err
 	}
-	wrong := f()
+	c = &Capture{stream: s}
+	s.pool.begin(c)
 	var graph uintptr
-	err := d.do(cuStreamEndCapture, s.handle, uintptr(unsafe.Pointer(&graph)))
-	if err = errors.Join(wrong, err); err != nil {
+	ended := false
+	defer func() { // also if f panics
+		s.pool.end()
+		if !ended {
+			err = errors.Join(err, d.do(cuStreamEndCapture, s.handle, uintptr(unsafe.Pointer(&graph))))
+		}
 		if graph != 0 {
 			err = errors.Join(err, d.do(cuGraphDestroy, graph))
 		}
-		return nil, err
+		if err != nil || !ended {
+			err = errors.Join(err, c.Close())
+			c = nil
+		}
+	}()
+	if err := f(); err != nil {
+		return c, err
 	}
-	c := &Capture{device: d}
-	err = d.create(c, func() error { return d.call(cuGraphInstantiateWithFlags, uintptr(unsafe.Pointer(&c.handle)), graph, 0) })
-	if err = errors.Join(err, d.do(cuGraphDestroy, graph)); err != nil {
-		return nil, errors.Join(err, c.Close())
+	ended = true
+	if err := d.do(cuStreamEndCapture, s.handle, uintptr(unsafe.Pointer(&graph))); err != nil {
+		return c, err
 	}
-	return c, nil
+	return c, d.create(c, func() error { return d.call(cuGraphInstantiateWithFlags, uintptr(unsafe.Pointer(&c.handle)), graph, 0) })
 }
 
-// Launch queues the recorded work on s. The arrays that the work uses must not have been freed.
+// Launch queues the recorded work on s. The arrays that the work uses and that were allocated before the capture must not have been freed.
+// s must be the stream of the capture if arrays were allocated or freed while it was recorded, because their memory belongs to that stream.
 func (c *Capture) Launch(s *Stream) error {
-	if err := firstError(c.usable(), s.usable()); err != nil {
+	if err := firstError(c.usable(), s.usable(), s.recording("launch")); err != nil {
 		return err
+	}
+	if len(c.blocks) > 0 && s != c.stream {
+		return errors.New("cuda: launch: s is another stream, want that of the capture, because the capture has memory of that stream")
 	}
 	return s.do(cuGraphLaunch, c.handle, s.handle)
 }
@@ -58,14 +82,24 @@ func (c *Capture) usable() error {
 	return notClosed("capture", c.handle)
 }
 
-// Close frees the recording. A second Close does nothing.
+// recording returns an error if the stream is being captured.
+func (s *Stream) recording(what string) error {
+	if s != nil && s.pool.capture != nil {
+		return fmt.Errorf("cuda: %s: the stream is being captured, want a call before or after the capture", what)
+	}
+	return nil
+}
+
+// Close frees the recording. The stream can then use its memory for other arrays, apart from that of arrays that are not freed. A second
+// Close does nothing.
 func (c *Capture) Close() error {
-	if c == nil {
+	if c == nil || c.stream == nil {
 		return c.usable()
 	}
-	err := c.device.close(c)
+	err := c.stream.device.close(c)
 	c.handle = 0
+	c.stream.pool.takeBack(c)
 	return err
 }
 
-func (c *Capture) release() error { return c.device.call(cuGraphExecDestroy, c.handle) }
+func (c *Capture) release() error { return c.stream.device.call(cuGraphExecDestroy, c.handle) }

@@ -19,7 +19,7 @@ func (e *OutOfMemory) Error() string {
 // usage counts a device's memory, in bytes.
 type usage struct{ held, used int64 }
 
-// Memory returns the bytes that arrays use, and the bytes that the streams hold for these and for later arrays.
+// Memory returns the bytes that arrays use, and the bytes that the streams hold for these, for captures and for later arrays.
 func (d *Device) Memory() (used, held int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -30,8 +30,19 @@ func (d *Device) Memory() (used, held int64) {
 // driver's own allocations are slow and wait for the device.
 type pool struct {
 	stream *Stream
-	free   map[int64][]uintptr
-	sizes  map[uintptr]int64 // sizes of all blocks, free or in use, by address
+	free   map[int64][]uintptr // blocks that neither an array nor a capture uses
+	blocks map[uintptr]*block
+
+	capture *Capture            // the capture that is being recorded, or nil
+	inside  map[int64][]uintptr // blocks that only this capture uses, and no array
+}
+
+// block is a part of the device's memory that the driver allocated.
+type block struct {
+	size     int64
+	used     bool     // by an array
+	captures int      // open captures whose launches may write into the block
+	last     *Capture // the one of them that was recorded last
 }
 
 // sizeOf rounds up to one of eight sizes per power of two, at least 512 bytes, so that freed blocks are reused more often.
@@ -45,11 +56,15 @@ func sizeOf(bytes int64) int64 {
 
 func (p *pool) alloc(bytes int64) (uintptr, error) {
 	d, size := p.stream.device, sizeOf(bytes)
-	if list := p.free[size]; len(list) > 0 {
-		address := list[len(list)-1]
-		p.free[size] = list[:len(list)-1]
-		d.count(0, size)
-		return address, nil
+	for _, free := range []map[int64][]uintptr{p.inside, p.free} {
+		if list := free[size]; len(list) > 0 {
+			address := list[len(list)-1]
+			free[size] = list[:len(list)-1]
+			p.blocks[address].used = true
+			p.record(address)
+			d.count(0, size)
+			return address, nil
+		}
 	}
 	var address uintptr
 	err := d.do(cuMemAlloc, uintptr(unsafe.Pointer(&address)), uintptr(size))
@@ -70,30 +85,73 @@ func (p *pool) alloc(bytes int64) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	if p.sizes == nil {
-		p.free, p.sizes = map[int64][]uintptr{}, map[uintptr]int64{}
+	if p.blocks == nil {
+		p.free, p.blocks = map[int64][]uintptr{}, map[uintptr]*block{}
 	}
-	p.sizes[address] = size
+	p.blocks[address] = &block{size: size, used: true}
+	p.record(address)
 	d.count(size, size)
 	return address, nil
 }
 
-func (p *pool) put(address uintptr) {
-	size, ok := p.sizes[address]
-	if !ok { // the stream was closed
-		return
+// begin makes c the capture that is being recorded.
+func (p *pool) begin(c *Capture) { p.capture, p.inside = c, map[int64][]uintptr{} }
+
+// end ends what begin began.
+func (p *pool) end() { p.capture, p.inside = nil, nil }
+
+// record makes the capture that is being recorded keep a block. Without one it does nothing.
+func (p *pool) record(address uintptr) {
+	if b := p.blocks[address]; p.capture != nil && b.last != p.capture {
+		b.captures++
+		b.last = p.capture
+		p.capture.blocks = append(p.capture.blocks, address)
 	}
-	p.free[size] = append(p.free[size], address)
-	p.stream.device.count(0, -size)
 }
 
-// trim frees the blocks that no array uses.
+// put takes the block of an array that was freed. While a capture is recorded, the capture keeps the block, because work that is already
+// recorded may write into it.
+func (p *pool) put(address uintptr) {
+	b := p.blocks[address]
+	if b == nil { // the stream was closed
+		return
+	}
+	p.record(address)
+	switch {
+	case b.captures == 0:
+		p.free[b.size] = append(p.free[b.size], address)
+	case b.captures == 1 && b.last == p.capture:
+		p.inside[b.size] = append(p.inside[b.size], address)
+	}
+	b.used = false
+	p.stream.device.count(0, -b.size)
+}
+
+// takeBack makes the blocks of a closed capture the stream's again, apart from those that other captures keep.
+func (p *pool) takeBack(c *Capture) {
+	for _, address := range c.blocks {
+		b := p.blocks[address]
+		if b == nil { // the stream was closed
+			continue
+		}
+		b.captures--
+		if b.captures == 0 && !b.used {
+			p.free[b.size] = append(p.free[b.size], address)
+		}
+	}
+	c.blocks = nil
+}
+
+// trim frees the blocks that neither an array nor a capture uses. While a capture is recorded there is no work to wait for.
 func (p *pool) trim() error {
-	errs := []error{p.stream.Synchronize()}
+	var errs []error
+	if p.capture == nil {
+		errs = append(errs, p.stream.Synchronize())
+	}
 	for size, list := range p.free {
 		for _, address := range list {
 			errs = append(errs, p.stream.device.do(cuMemFree, address))
-			delete(p.sizes, address)
+			delete(p.blocks, address)
 			p.stream.device.count(-size, 0)
 		}
 		delete(p.free, size)
@@ -103,22 +161,16 @@ func (p *pool) trim() error {
 
 // release frees all blocks, also those in use.
 func (p *pool) release() error {
-	free := map[uintptr]bool{}
-	for _, list := range p.free {
-		for _, address := range list {
-			free[address] = true
-		}
-	}
 	var errs []error
-	for address, size := range p.sizes {
+	for address, b := range p.blocks {
 		errs = append(errs, p.stream.device.call(cuMemFree, address))
-		used := size
-		if free[address] {
+		used := b.size
+		if !b.used {
 			used = 0
 		}
-		p.stream.device.count(-size, -used)
+		p.stream.device.count(-b.size, -used)
 	}
-	p.free, p.sizes = nil, nil
+	p.free, p.blocks = nil, nil
 	return errors.Join(errs...)
 }
 
@@ -129,9 +181,9 @@ func (d *Device) count(held, used int64) {
 	d.memory.used += used
 }
 
-// Trim waits for the queued work and returns the stream's memory that no array uses to the device.
+// Trim waits for the queued work and returns the stream's memory that neither an array nor a capture uses to the device.
 func (s *Stream) Trim() error {
-	if err := s.usable(); err != nil {
+	if err := firstError(s.usable(), s.recording("trim")); err != nil {
 		return err
 	}
 	return s.pool.trim()

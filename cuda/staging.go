@@ -16,7 +16,11 @@ type staging struct {
 	busy   [2]*Event // recorded after the device's last use of the buffer
 }
 
+// prepare makes the buffers at the first copy.
 func (g *staging) prepare() error {
+	if err := g.stream.recording("copy"); err != nil {
+		return err
+	}
 	for i := range g.buffer {
 		if g.busy[i] != nil {
 			continue

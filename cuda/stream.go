@@ -70,7 +70,7 @@ func (s *Stream) do(f call, args ...uintptr) error {
 
 // Synchronize waits until all queued work is done. An error in a kernel is returned by Synchronize or by any later call.
 func (s *Stream) Synchronize() error {
-	if err := s.usable(); err != nil {
+	if err := firstError(s.usable(), s.recording("synchronize")); err != nil {
 		return err
 	}
 	return s.do(cuStreamSynchronize, s.handle)
@@ -80,6 +80,9 @@ func (s *Stream) Synchronize() error {
 func (s *Stream) Close() error {
 	if s == nil {
 		return s.usable()
+	}
+	if err := s.recording("close"); err != nil {
+		return err
 	}
 	err := s.device.close(s)
 	s.handle = 0
