@@ -126,15 +126,9 @@ func cudaCalls(g *gpu) []call {
 	}
 	step := func() *cuda.Step[float32] {
 		return &cuda.Step[float32]{
-			Batch: 2, Model: 4, Channels: 8, State: 2, Width: 3, Rank: 1, Eps: 1e-5, Norm: f(4), Conv: f(24), DtBias: f(8), ALog: f(16), D: f(8),
+			Batch: 2, Model: 4, Channels: 8, State: 2, Width: 3, Rank: 1, Eps: 1e-5, X: f(8), Norm: f(4), Conv: f(24), DtBias: f(8), ALog: f(16), D: f(8),
 			InProj: f(64), XProj: f(40), DtProj: f(8), OutProj: f(32), InBias: f(16), ConvBias: f(8), OutBias: f(4), Context: f(32), Scan: f(32),
 		}
-	}
-	work := func() *cuda.StepWork {
-		if g.t == nil {
-			return new(cuda.StepWork)
-		}
-		return must(step().NewStepWork(s))
 	}
 	matrix := func(rows, columns int) cuda.Matrix[float32] {
 		return cuda.Matrix[float32]{Data: f(rows * columns), Stride: columns}
@@ -193,11 +187,9 @@ func cudaCalls(g *gpu) []call {
 			}, fine: append(absent("", "4"), scanFine...)},
 		}),
 		methods("cuda.Step", func() any { return step() }, map[string]call{
-			"Fits":        {fine: []string{"0.*=zero", "0.Batch=*", "0.State=*", "0.Rank=*", "0.Eps=0"}},
-			"NewStepWork": {args: func() []any { return []any{s} }, fine: []string{"0.*=zero: it needs the sizes alone", "0.Batch=0", "0.Eps=0"}},
-			"Run":         {args: func() []any { return []any{s, work(), f(8)} }, fine: append(absent("0.", "ConvBias", "InBias", "OutBias"), "0.Batch=0", "0.Eps=0")},
+			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.State=*", "0.Rank=*", "0.Eps=0"}},
+			"Forward": {args: func() []any { return []any{s, f(8), f(32), f(32)} }, fine: append(absent("0.", "ConvBias", "InBias", "OutBias"), "0.Batch=0", "0.Eps=0")},
 		}),
-		methods("cuda.StepWork", func() any { return work() }, nil),
 		methods("cuda.Stream", func() any {
 			if g.t == nil {
 				return s
@@ -223,7 +215,7 @@ func cudaCalls(g *gpu) []call {
 			row("MatMulScaled", cuda.MatMulScaled[float32, float32], products(float32(1)), "1=0", "2=0", "3=0", "5=*", "8=*"),
 			row("RMSNormForward", cuda.RMSNormForward[float32], func() []any { return []any{s, 2, 3, float32(1e-5), f(6), f(3), f(6)} }, "1=0", "2=0", "3=0"),
 			row("RMSNormBackward", cuda.RMSNormBackward[float32], func() []any { return []any{s, 2, 3, float32(1e-5), f(6), f(3), f(6), f(6), f(6), f(3)} }, "1=0", "2=0", "3=0", "7=zero"),
-			row("StepProduct", cuda.StepProduct[float32], func() []any { return []any{s, 2, 3, 4, f(6), f(3), float32(1e-5), f(12), f(4), f(8), true} }, "1=0", "2=0", "3=0", "5=zero", "6=0", "8=zero"),
+			row("StepProduct", cuda.StepProduct[float32], func() []any { return []any{s, 2, 3, 4, f(6), f(3), float32(1e-5), f(12), f(4), f(8), f(8)} }, "1=0", "2=0", "3=0", "5=zero", "6=0", "8=zero", "9=zero"),
 			row("ArrayAt", cuda.ArrayAt[float32], func() []any { return []any{s, uintptr(1 << 20), 4} }),
 			row("NewArray", func(s *cuda.Stream, n int) error {
 				a, err := cuda.NewArray[float32](s, n)

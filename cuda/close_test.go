@@ -18,7 +18,6 @@ type everything struct {
 	event   *Event
 	capture *Capture
 	array   Array[float32]
-	work    *StepWork
 }
 
 // makeEverything uses every resource of a device: memory, pinned memory, a module of kernels, cuBLAS.
@@ -34,9 +33,7 @@ func makeEverything(t *testing.T, d *Device) everything {
 	do(t, MatMul(s, Strict, 4, 4, 4, m, m, 1, m))
 	c, err := s.Capture(func() error { return Add(s, a, a, a) })
 	do(t, err)
-	w, err := (&Step[float32]{Batch: 1, Model: 4, Channels: 4, State: 4, Width: 4, Rank: 1}).NewStepWork(s)
-	do(t, err)
-	return everything{d, s, e, c, a, w}
+	return everything{d, s, e, c, a}
 }
 
 // TestClose checks that Close runs the functions of OnClose once and in order, while the device can still be used, and frees all resources.
@@ -116,7 +113,6 @@ func TestUseAfterClose(t *testing.T) {
 		"CopyOf":   func(m everything) error { return m.array.CopyOf(m.stream, m.array) },
 		"Fill":     func(m everything) error { return m.array.Fill(m.stream, 0) },
 	}
-	work := use{"Free": nil}
 	functions := use{ // a kernel, a product, an allocation
 		"Add":      func(m everything) error { return Add(m.stream, m.array, m.array, m.array) },
 		"NewArray": func(m everything) error { return one(NewArray[float32](m.stream, 4)) },
@@ -127,7 +123,7 @@ func TestUseAfterClose(t *testing.T) {
 		},
 	}
 	for thing, methods := range map[any]use{new(Device): device, new(Stream): stream, new(Event): event, new(Capture): capture,
-		Array[float32]{}: array, new(StepWork): work} {
+		Array[float32]{}: array} {
 		of := reflect.TypeOf(thing)
 		for i := range of.NumMethod() {
 			if _, ok := methods[of.Method(i).Name]; !ok {
@@ -160,7 +156,6 @@ func TestUseAfterClose(t *testing.T) {
 	check("device", m, device, stream, event, capture, array, functions)
 	m.array.Slice(1, 2).Free()
 	m.array.Free()
-	m.work.Free()
 	do(t, m.event.Close(), m.capture.Close(), m.stream.Close())
 	if used, held := d.Memory(); used != 0 || held != 0 {
 		t.Errorf("%d bytes are in use and %d held", used, held)

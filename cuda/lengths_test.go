@@ -119,21 +119,20 @@ func TestLengths(t *testing.T) {
 					Initial: l.array("the gradient of Initial", batch*channels*state),
 				})
 		},
-		"Step.Run": func(l *lengths) error {
+		"Step.Forward": func(l *lengths) error {
 			p := &Step[float32]{
 				Batch: batch, Model: model, Channels: channels, State: state, Width: width, Rank: rank,
-				Norm: l.array("Norm", model), InProj: l.array("InProj", 2*channels*model), Conv: l.array("Conv", channels*width),
+				X: l.array("X", batch*model), Norm: l.array("Norm", model), InProj: l.array("InProj", 2*channels*model), Conv: l.array("Conv", channels*width),
 				XProj: l.array("XProj", columns*channels), DtProj: l.array("DtProj", channels*rank), DtBias: l.array("DtBias", channels),
 				ALog: l.array("ALog", channels*state), D: l.array("D", channels), OutProj: l.array("OutProj", model*channels),
 				InBias: l.array("InBias", 2*channels), ConvBias: l.array("ConvBias", channels), OutBias: l.array("OutBias", model),
 				Context: l.array("Context", batch*(width-1)*channels), Scan: l.array("Scan", batch*channels*state),
 			}
-			return p.Run(s, &StepWork{vz: l.array("work vz", batch*2*channels), u: l.array("work u", batch*channels), rbc: l.array("work rbc", batch*columns),
-				y: l.array("work y", batch*channels)}, l.array("x", batch*model))
+			return p.Forward(s, l.array("y", batch*model), l.array("context", batch*(width-1)*channels), l.array("scan", batch*channels*state))
 		},
 		"StepProduct": func(l *lengths) error {
 			return StepProduct(s, batch, model, channels, l.array("x", batch*model), l.array("norm", model), 0, l.array("weight", channels*model),
-				l.array("bias", channels), l.array("y", batch*channels), false)
+				l.array("bias", channels), l.array("residual", batch*channels), l.array("y", batch*channels))
 		},
 		"MatMul": func(l *lengths) error {
 			return MatMul(s, Strict, 3, 4, 5, matrix(l, "a", 3, 5, false), matrix(l, "b", 5, 4, false), 0, matrix(l, "c", 3, 4, false))
@@ -276,10 +275,10 @@ func TestSizes(t *testing.T) {
 		"column sums: rows is -2, want at least 0":               func() error { return ColumnSums(s, -2, 5, some, 5, some) },
 		"largest: rows is -2, want at least 0":                   func() error { return Largest(s, -2, -5, some, ints) },
 		"step: batch is -1, want at least 0": func() error {
-			return StepProduct(s, -1, 4, 4, some, Array[float32]{}, 0, some, Array[float32]{}, some, false)
+			return StepProduct(s, -1, 4, 4, some, Array[float32]{}, 0, some, Array[float32]{}, Array[float32]{}, some)
 		},
 		"step: out is -4, want at least 0": func() error {
-			return StepProduct(s, 1, 4, -4, some, Array[float32]{}, 0, some, Array[float32]{}, some, false)
+			return StepProduct(s, 1, 4, -4, some, Array[float32]{}, 0, some, Array[float32]{}, Array[float32]{}, some)
 		},
 		"array of 4611686018427387904 elements of 4 bytes": func() error {
 			_, err := NewArray[float32](s, 1<<62)

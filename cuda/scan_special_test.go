@@ -125,16 +125,13 @@ func TestStepSpecialValues(t *testing.T) {
 
 		up := func(v []float64) Array[float32] { return put[float32](t, s, v) }
 		step := &Step[float32]{
-			Batch: k.Batch, Model: k.Model, Channels: k.Channels, State: k.State, Width: k.Width, Rank: k.Rank, Eps: 1e-5, Norm: up(k.Norm),
+			Batch: k.Batch, Model: k.Model, Channels: k.Channels, State: k.State, Width: k.Width, Rank: k.Rank, Eps: 1e-5, X: up(k.X), Norm: up(k.Norm),
 			Conv: up(k.Conv), DtBias: up(k.DtBias), ALog: up(alog), D: up(k.D), InProj: up(k.InProj), XProj: up(k.XProj), DtProj: up(k.DtProj),
 			OutProj: up(k.OutProj), Context: up(make([]float64, len(context))), Scan: up(make([]float64, len(final))),
 		}
-		work, err := step.NewStepWork(s)
-		do(t, err)
-		x := up(k.X)
-		do(t, step.Run(s, work, x))
+		do(t, step.Forward(s, step.X, step.Context, step.Scan))
 		for name, v := range map[string]struct{ got, want []float64 }{
-			"y": {get(t, s, x), y}, "the context": {get(t, s, step.Context), context}, "the state": {get(t, s, step.Scan), final},
+			"y": {get(t, s, step.X), y}, "the context": {get(t, s, step.Context), context}, "the state": {get(t, s, step.Scan), final},
 		} {
 			for i, w := range v.want {
 				if g := v.got[i]; (g-g == 0) != (w-w == 0) || math.Abs(g-w) > 1e-4 {
@@ -142,6 +139,5 @@ func TestStepSpecialValues(t *testing.T) {
 				}
 			}
 		}
-		work.Free()
 	}
 }

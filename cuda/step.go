@@ -2,49 +2,20 @@ package cuda
 
 import "fmt"
 
-// Step computes one token for each sequence of a batch: what Block computes for a length of 1. It updates the states in place. It uses few
-// launches, which read each weight once for up to eight sequences. T is the type of the weights of the matrix products. Activations are
-// float32. The arrays are those of Block.
+// Step computes one token for each sequence of a batch: what Block computes for a length of 1. It uses few launches, which read each weight
+// once for up to eight sequences. T is the type of the weights of the matrix products. Activations are float32. The arrays are those of
+// Block.
 type Step[T Activation] struct {
 	Batch, Model, Channels, State, Width, Rank int
 	Eps                                        float32
 
+	X                              Array[float32] // (batch, model)
 	Norm, Conv, DtBias, ALog, D    Array[float32]
 	InProj, XProj, DtProj, OutProj Array[T]
 	InBias, ConvBias, OutBias      Array[float32] // optional
 
 	Context Array[float32] // (batch, width-1, channels); absent for a width of 1
 	Scan    Array[float32] // (batch, channels, state)
-}
-
-// StepWork is the workspace of Steps. Layers of the same sizes can share it.
-type StepWork struct{ vz, u, rbc, y Array[float32] }
-
-// NewStepWork allocates the workspace for steps of s's sizes.
-func (s *Step[T]) NewStepWork(stream *Stream) (*StepWork, error) {
-	if err := s.Fits(); err != nil {
-		return nil, err
-	}
-	var all temporaries
-	var err error
-	w := &StepWork{
-		vz:  take[float32](stream, &all, count(s.Batch, 2, s.Channels), &err),
-		u:   take[float32](stream, &all, count(s.Batch, s.Channels), &err),
-		rbc: take[float32](stream, &all, count(s.Batch, s.columns()), &err),
-		y:   take[float32](stream, &all, count(s.Batch, s.Channels), &err),
-	}
-	if err != nil {
-		all.free()
-		return nil, err
-	}
-	return w, nil
-}
-
-// Free frees the workspace.
-func (w *StepWork) Free() {
-	for _, a := range []Array[float32]{w.vz, w.u, w.rbc, w.y} {
-		a.Free()
-	}
 }
 
 // stepRoom is the shared memory that a kernel can use on every device, in float32.
@@ -82,8 +53,8 @@ func (s *Step[T]) Fits() error {
 }
 
 // StepProduct queues y (batch, out) = weight (out, in) · x (batch, in). Unless norm is absent, x first goes through RMSNorm. Unless bias is
-// absent, it is added. With add, the old y is added.
-func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[float32], eps float32, weight Array[T], bias, y Array[float32], add bool) error {
+// absent, it is added. So is residual (batch, out), which may be y itself.
+func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[float32], eps float32, weight Array[T], bias, residual, y Array[float32]) error {
 	if err := atLeast(0, "step", "batch", batch, "in", in, "out", out); err != nil {
 		return err
 	}
@@ -93,57 +64,63 @@ func StepProduct[T Activation](s *Stream, batch, in, out int, x, norm Array[floa
 	}
 	if err := firstError(
 		expect("step", "x", x.n, count(batch, in), "weight", weight.n, count(out, in), "y", y.n, count(batch, out)),
-		optional("step", "norm", norm, in, "bias", bias, out), checkEps("step", eps),
+		optional("step", "norm", norm, in, "bias", bias, out, "residual", residual, count(batch, out)), checkEps("step", eps),
 		s.usable(),
 	); err != nil {
 		return err
 	}
 	const warps = 8
 	each := max(1, out/(warps*8*s.device.multiprocessors)) // rows per warp, enough to be worth the cost of loading x
-	sum := int32(0)
-	if add {
-		sum = 1
-	}
 	where := grid{x: int64((out + warps*each - 1) / (warps * each)), y: int64((batch + g - 1) / g), threads: 32 * warps, shared: 4 * g * in}
 	return s.run("step"+typeName[T](), fmt.Sprintf("step_product_%s_%d", typeName[T](), g), where, x.address, norm.address, weight.address, bias.address,
-		y.address, batch, in, out, eps, sum, each)
+		residual.address, y.address, batch, in, out, eps, each)
 }
 
-// Run queues the step. It overwrites x (batch, model) with the block's result.
-func (s *Step[T]) Run(stream *Stream, w *StepWork, x Array[float32]) error {
+// Forward queues the step. It computes y (batch, model), and the context and scan after the step, with the shapes of Context and Scan. Each of
+// the three may be the array that it follows: X, Context and Scan.
+func (s *Step[T]) Forward(stream *Stream, y, context, scan Array[float32]) error {
 	if err := s.Fits(); err != nil {
 		return err
 	}
-	if w == nil {
-		return fmt.Errorf("cuda: step: the workspace is missing, want one that NewStepWork returned")
-	}
 	columns := s.columns()
 	inner := count(s.Batch, s.Channels)
+	outer, taps, states := count(s.Batch, s.Model), count(inner, s.Width-1), count(inner, s.State)
 	if err := firstError(
-		expect("step", "x", x.n, count(s.Batch, s.Model), "Norm", s.Norm.n, s.Model, "InProj", s.InProj.n, 2*s.Channels*s.Model,
+		expect("step", "X", s.X.n, outer, "Norm", s.Norm.n, s.Model, "InProj", s.InProj.n, 2*s.Channels*s.Model,
 			"Conv", s.Conv.n, s.Channels*s.Width, "XProj", s.XProj.n, count(columns, s.Channels), "DtProj", s.DtProj.n, count(s.Channels, s.Rank),
 			"DtBias", s.DtBias.n, s.Channels, "ALog", s.ALog.n, count(s.Channels, s.State), "D", s.D.n, s.Channels,
-			"OutProj", s.OutProj.n, s.Model*s.Channels, "Context", s.Context.n, count(inner, s.Width-1), "Scan", s.Scan.n, count(inner, s.State),
-			"work vz", w.vz.n, count(2, inner), "work u", w.u.n, inner, "work rbc", w.rbc.n, count(s.Batch, columns), "work y", w.y.n, inner),
+			"OutProj", s.OutProj.n, s.Model*s.Channels, "Context", s.Context.n, taps, "Scan", s.Scan.n, states,
+			"y", y.n, outer, "context", context.n, taps, "scan", scan.n, states),
 		optional("step", "InBias", s.InBias, 2*s.Channels, "ConvBias", s.ConvBias, s.Channels, "OutBias", s.OutBias, s.Model),
+		stream.usable(),
 	); err != nil {
 		return err
 	}
-	if err := StepProduct(stream, s.Batch, s.Model, 2*s.Channels, x, s.Norm, s.Eps, s.InProj, s.InBias, w.vz, false); err != nil {
+	var err error
+	var work temporaries
+	defer func() { work.free() }()
+	vz, u := take[float32](stream, &work, 2*inner, &err), take[float32](stream, &work, inner, &err)
+	rbc, gated := take[float32](stream, &work, count(s.Batch, columns), &err), take[float32](stream, &work, inner, &err)
+	if err != nil {
+		return err
+	}
+	var none Array[float32]
+	if err := StepProduct(stream, s.Batch, s.Model, 2*s.Channels, s.X, s.Norm, s.Eps, s.InProj, s.InBias, none, vz); err != nil {
 		return err
 	}
 	const warps = 8
 	g := stepGroup(s.Batch, s.Channels)
 	where := grid{x: int64((columns + warps - 1) / warps), y: int64((s.Batch + g - 1) / g), threads: 32 * warps, shared: 4 * g * s.Channels}
-	if err := stream.run("step"+typeName[T](), fmt.Sprintf("step_conv_%s_%d", typeName[T](), g), where, w.vz.address, s.Context.address, s.Conv.address,
-		s.ConvBias.address, s.XProj.address, w.u.address, w.rbc.address, s.Batch, s.Channels, s.Width, columns); err != nil {
+	if err := stream.run("step"+typeName[T](), fmt.Sprintf("step_conv_%s_%d", typeName[T](), g), where, vz.address, s.Context.address, s.Conv.address,
+		s.ConvBias.address, s.XProj.address, u.address, rbc.address, s.Batch, s.Channels, s.Width, columns); err != nil {
 		return err
 	}
 	over := blocksOf(s.Channels*16, 128)
 	over.y = int64(s.Batch)
-	if err := stream.run("step"+typeName[T](), "step_scan_"+typeName[T](), over, w.vz.address, w.u.address, w.rbc.address, s.DtProj.address,
-		s.DtBias.address, s.ALog.address, s.D.address, s.Scan.address, s.Context.address, w.y.address, s.Channels, s.State, s.Width, s.Rank); err != nil {
+	if err := stream.run("step"+typeName[T](), "step_scan_"+typeName[T](), over, vz.address, u.address, rbc.address, s.DtProj.address,
+		s.DtBias.address, s.ALog.address, s.D.address, s.Scan.address, s.Context.address, gated.address, scan.address, context.address,
+		s.Channels, s.State, s.Width, s.Rank); err != nil {
 		return err
 	}
-	return StepProduct(stream, s.Batch, s.Channels, s.Model, w.y, Array[float32]{}, 0, s.OutProj, s.OutBias, x, true)
+	return StepProduct(stream, s.Batch, s.Channels, s.Model, gated, none, 0, s.OutProj, s.OutBias, s.X, y)
 }

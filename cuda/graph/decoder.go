@@ -30,8 +30,7 @@ type DecoderModel struct {
 // device between reads. A decoder of one token per sequence runs a captured step; a decoder of several runs the blocks, in parallel over
 // time.
 //
-// The decoder has two sets of states, before and after a read, so that a failed read changes nothing. The kernels of a step work in place,
-// so a step first copies the states on the device.
+// The decoder has two sets of states, before and after a read, so that a failed read changes nothing.
 type Decoder struct {
 	context       *Context
 	model         DecoderModel
@@ -44,8 +43,7 @@ type Decoder struct {
 	there    []int32           // the tokens in ids, nil if unknown
 	x, last  *buffer           // the residual stream; last is a second one, if length is above 1
 	logits   *buffer           // (batch, vocab), if length is 1
-	work     *cuda.StepWork
-	began    bool // the first step has run
+	began    bool              // the first step has run
 	closed   bool
 	captured [2]captured // for each value of at
 	now      places      // where the weights are on the device now
@@ -126,9 +124,6 @@ func (c *Context) NewDecoder(m DecoderModel, batch, length int) (*Decoder, error
 		if err == nil {
 			d.ids, err = cuda.NewArray[int32](s, batch*length)
 		}
-		if err == nil && length == 1 {
-			d.work, err = step.NewStepWork(s)
-		}
 		return err
 	})
 	if err != nil {
@@ -150,10 +145,6 @@ func (d *Decoder) Close() error {
 		d.closed = true
 		d.ids.Free()
 		d.ids = cuda.Array[int32]{}
-		if d.work != nil {
-			d.work.Free()
-			d.work = nil
-		}
 		return d.forget()
 	})
 }
@@ -365,10 +356,6 @@ func (d *Decoder) step(s *cuda.Stream) error {
 		return c.step.Launch(s)
 	}
 	run := func() error {
-		// The kernels change the states in place, so they get a copy.
-		if err := d.memory[1-d.at].array.CopyOf(s, d.memory[d.at].array); err != nil {
-			return err
-		}
 		if d.model.Precision == cuda.BF16 {
 			return stepOf(d, s, (*Weight).Half)
 		}
@@ -424,12 +411,12 @@ func stepOf[T cuda.Activation](d *Decoder, s *cuda.Stream, get func(*Weight) (cu
 			Norm: plain(l.NormWeight), Conv: plain(l.ConvWeight), DtBias: plain(l.DtBias), ALog: plain(l.ALog), D: plain(l.D),
 			InProj: product(l.InProj), XProj: product(l.XProj), DtProj: product(l.DtProj), OutProj: product(l.OutProj),
 			InBias: plain(l.InBias), ConvBias: plain(l.ConvBias), OutBias: plain(l.OutBias),
-			Context: d.states[1-d.at][i][0], Scan: d.states[1-d.at][i][1],
+			X: x, Context: d.states[d.at][i][0], Scan: d.states[d.at][i][1],
 		}
 		if a.err != nil {
 			return a.err
 		}
-		if err := step.Run(s, d.work, x); err != nil {
+		if err := step.Forward(s, x, d.states[1-d.at][i][0], d.states[1-d.at][i][1]); err != nil {
 			return err
 		}
 	}
@@ -437,7 +424,7 @@ func stepOf[T cuda.Activation](d *Decoder, s *cuda.Stream, get func(*Weight) (cu
 	if a.err != nil {
 		return a.err
 	}
-	err := cuda.StepProduct(s, d.batch, m.Model, m.Vocab, x, norm, float32(m.Eps), head, cuda.Array[float32]{}, d.logits.array, false)
+	err := cuda.StepProduct(s, d.batch, m.Model, m.Vocab, x, norm, float32(m.Eps), head, cuda.Array[float32]{}, cuda.Array[float32]{}, d.logits.array)
 	if err != nil {
 		return err
 	}

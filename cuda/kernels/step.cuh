@@ -57,10 +57,10 @@ template <class W> struct Row {
 };
 
 // stepProduct computes y (batch, out) = weight (out, in) · x (batch, in). If norm is not null, x first goes through RMSNorm. If bias is not
-// null, it is added. If add, the old y is added.
+// null, it is added. So is residual (batch, out), which may be y.
 template <class W, int G>
-__device__ __forceinline__ void stepProduct(const float *x, const float *norm, const W *weight, const float *bias, float *y, int64_t batch,
-                                            int64_t in, int64_t out, float eps, int32_t add, int64_t each) {
+__device__ __forceinline__ void stepProduct(const float *x, const float *norm, const W *weight, const float *bias, const float *residual, float *y,
+                                            int64_t batch, int64_t in, int64_t out, float eps, int64_t each) {
   extern __shared__ __align__(16) float shared[];
   __shared__ double squares[G][32];
   __shared__ float scale[G];
@@ -101,8 +101,8 @@ __device__ __forceinline__ void stepProduct(const float *x, const float *norm, c
 #pragma unroll
     for (int g = 0; g < G; g++) {
       if (lane == g && first + g < batch) {
-        float *to = y + (first + g) * out + o;
-        *to = (norm ? sum[g] * scale[g] : sum[g]) + (bias ? bias[o] : 0.f) + (add ? *to : 0.f);
+        const int64_t at = (first + g) * out + o;
+        y[at] = (norm ? sum[g] * scale[g] : sum[g]) + (bias ? bias[o] : 0.f) + (residual ? residual[at] : 0.f);
       }
     }
   }
@@ -147,11 +147,12 @@ __device__ __forceinline__ void stepConv(const float *vz, const float *context, 
     if (lane == g && first + g < batch) rbc[(first + g) * columns + o] = sum[g];
 }
 
-// stepScan computes Δ, the next state, the gated output y, and the next context. 16 threads process a channel.
+// stepScan computes Δ, the gated output y, and the next state and context, which may be in the place of h and context. 16 threads process a
+// channel.
 template <class W>
 __device__ __forceinline__ void stepScan(const float *vz, const float *u, const float *rbc, const W *dtProj, const float *dtBias,
-                                         const float *alog, const float *skip, float *h, float *context, float *y, int64_t channels,
-                                         int64_t states, int64_t width, int64_t rank) {
+                                         const float *alog, const float *skip, const float *h, const float *context, float *y, float *hNext,
+                                         float *contextNext, int64_t channels, int64_t states, int64_t width, int64_t rank) {
   const int lane = threadIdx.x % 16;
   const int64_t d = (int64_t)blockIdx.x * (blockDim.x / 16) + threadIdx.x / 16, b = blockIdx.y, columns = rank + 2 * states;
   const bool here = d < channels;
@@ -169,27 +170,29 @@ __device__ __forceinline__ void stepScan(const float *vz, const float *u, const 
   dt = fmaxf(dt, 0.f) + log1pf(expf(-fabsf(dt)));
   if (here) {
     for (int64_t n = lane; n < states; n += 16) {
-      float *at = h + (b * channels + d) * states + n;
-      if (n > lane) a = alog[d * states + n], before = *at, in = B[n], out = C[n];
+      const int64_t at = (b * channels + d) * states + n;
+      if (n > lane) a = alog[d * states + n], before = h[at], in = B[n], out = C[n];
       const float v = fmaf(expf(-dt * expf(a)), before, dt * x * in);
-      *at = v, sum = fmaf(v, out, sum);
+      hNext[at] = v, sum = fmaf(v, out, sum);
     }
   }
 #pragma unroll
   for (int m = 8; m > 0; m /= 2) sum += __shfl_xor_sync(~0u, sum, m);
   if (here && lane == 0) y[b * channels + d] = fmaf(skipped, x, sum) * (z * sigmoid(z));
-  // Shift the context by one step. Each thread reads an element that another thread of the warp overwrites, so all read first.
+  // Shift the context by one step. In place, each thread reads an element that another thread of the warp overwrites, so all read
+  // first.
   const bool moves = here && lane < width - 1;  // 16 lanes suffice for a width of up to 17, which Step.Fits checks
   float next = 0.f;
   if (moves) next = lane + 2 < width ? context[(b * (width - 1) + lane + 1) * channels + d] : vz[b * 2 * channels + d];
   __syncwarp();
-  if (moves) context[(b * (width - 1) + lane) * channels + d] = next;
+  if (moves) contextNext[(b * (width - 1) + lane) * channels + d] = next;
 }
 
 #define STEP(NAME, W, G)                                                                                                                  \
-  extern "C" __global__ void step_product_##NAME##_##G(const float *x, const float *norm, const W *weight, const float *bias, float *y,   \
-                                                       int64_t batch, int64_t in, int64_t out, float eps, int32_t add, int64_t each) {    \
-    stepProduct<W, G>(x, norm, weight, bias, y, batch, in, out, eps, add, each);                                                          \
+  extern "C" __global__ void step_product_##NAME##_##G(const float *x, const float *norm, const W *weight, const float *bias,             \
+                                                       const float *residual, float *y, int64_t batch, int64_t in, int64_t out, float eps, \
+                                                       int64_t each) {                                                                    \
+    stepProduct<W, G>(x, norm, weight, bias, residual, y, batch, in, out, eps, each);                                                     \
   }                                                                                                                                       \
   extern "C" __global__ void step_conv_##NAME##_##G(const float *vz, const float *context, const float *taps, const float *bias,          \
                                                     const W *weight, float *u, float *rbc, int64_t batch, int64_t channels, int64_t width, \
@@ -199,7 +202,8 @@ __device__ __forceinline__ void stepScan(const float *vz, const float *u, const 
 #define STEPS(NAME, W)                                                                                                                      \
   STEP(NAME, W, 1) STEP(NAME, W, 4) STEP(NAME, W, 8)                                                                            \
   extern "C" __global__ void step_scan_##NAME(const float *vz, const float *u, const float *rbc, const W *dtProj, const float *dtBias,      \
-                                              const float *alog, const float *skip, float *h, float *context, float *y, int64_t channels,   \
-                                              int64_t states, int64_t width, int64_t rank) {                                                \
-    stepScan<W>(vz, u, rbc, dtProj, dtBias, alog, skip, h, context, y, channels, states, width, rank);                                      \
+                                              const float *alog, const float *skip, const float *h, const float *context, float *y,         \
+                                              float *hNext, float *contextNext, int64_t channels, int64_t states, int64_t width,            \
+                                              int64_t rank) {                                                                               \
+    stepScan<W>(vz, u, rbc, dtProj, dtBias, alog, skip, h, context, y, hNext, contextNext, channels, states, width, rank);                  \
   }
