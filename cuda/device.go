@@ -18,6 +18,7 @@ type Device struct {
 	foreign bool // the context was made by another library; Close does not release it
 
 	multiprocessors int
+	shared          int // bytes of shared memory that a block can have
 
 	// Every call holds calls for reading. Close locks it, so that it waits for running calls; later calls fail. Lock calls before mu.
 	calls    sync.RWMutex
@@ -47,6 +48,7 @@ const (
 	attributeMultiprocessors = 16
 	attributeMajor           = 75
 	attributeMinor           = 76
+	attributeShared          = 97 // per block, for a kernel that asks for it
 )
 
 // Open opens the GPU with the given number, 0 for the first. The error says what is missing: the driver, cuBLAS, a GPU with this number, or a
@@ -119,9 +121,9 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 	for d.name = ""; len(d.name) < len(name) && name[len(d.name)] != 0; {
 		d.name += string(name[len(d.name)])
 	}
-	var major, minor, processors int32
+	var major, minor, processors, shared int32
 	for attribute, to := range map[uintptr]*int32{
-		attributeMajor: &major, attributeMinor: &minor, attributeMultiprocessors: &processors,
+		attributeMajor: &major, attributeMinor: &minor, attributeMultiprocessors: &processors, attributeShared: &shared,
 	} {
 		if err := dr.call(cuDeviceGetAttribute, uintptr(unsafe.Pointer(to)), attribute, uintptr(d.handle)); err != nil {
 			return nil, err
@@ -130,7 +132,7 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 	if major < 7 {
 		return nil, fmt.Errorf("cuda: device %d, %s, has compute capability %d.%d, want 7.0 or newer", handle, d.name, major, minor)
 	}
-	d.multiprocessors = int(processors)
+	d.multiprocessors, d.shared = int(processors), int(shared)
 	return d, nil
 }
 

@@ -66,6 +66,13 @@ func TestLengths(t *testing.T) {
 			Initial: l.array("Initial", batch*channels*state), Start: of[uint8](l.array("Start", rows)),
 		}
 	}
+	attention := func(l *lengths) *Attention {
+		return &Attention{
+			Batch: batch, Length: length, Width: model, Heads: 2, Window: width,
+			Q: l.array("Q", rows*model), K: l.array("K", rows*model), V: l.array("V", rows*model),
+			Context: l.array("Context", batch*(width-1)*(2*model+1)), Start: of[uint8](l.array("Start", rows)),
+		}
+	}
 	matrix := func(l *lengths, name string, rows, width int, transposed bool) Matrix[float32] {
 		m := Matrix[float32]{Transposed: transposed}
 		rows, width = m.rowsAndWidth(rows, width)
@@ -117,6 +124,18 @@ func TestLengths(t *testing.T) {
 					InBias: l.array("the gradient of InBias", 2*channels), ConvBias: l.array("the gradient of ConvBias", channels),
 					OutBias: l.array("the gradient of OutBias", model), Context: l.array("the gradient of Context", batch*(width-1)*channels),
 					Initial: l.array("the gradient of Initial", batch*channels*state),
+				})
+		},
+		"Attention.Forward": func(l *lengths) error {
+			a := attention(l)
+			return a.Forward(s, l.array("y", rows*model), l.array("next", batch*(width-1)*(2*model+1)), l.array("kept", 2*rows))
+		},
+		"Attention.Backward": func(l *lengths) error {
+			a := attention(l)
+			return a.Backward(s, l.array("y", rows*model), l.array("kept", 2*rows), l.array("dy", rows*model),
+				l.array("dnext", batch*(width-1)*(2*model+1)), &AttentionGrad{
+					Q: l.array("the gradient of Q", rows*model), K: l.array("the gradient of K", rows*model),
+					V: l.array("the gradient of V", rows*model), Context: l.array("the gradient of Context", batch*(width-1)*(2*model+1)),
 				})
 		},
 		"Step.Forward": func(l *lengths) error {

@@ -85,6 +85,9 @@ func readPTX(file string) ([]byte, error) {
 // maxArgs is the largest number of arguments of a kernel.
 const maxArgs = 16
 
+// usualShared is the shared memory in bytes that a block can have without asking for more.
+const usualShared = 48 << 10
+
 // grid is the launch configuration of a kernel.
 type grid struct {
 	x, y, z         int64 // blocks along each axis; 0 in y or z means 1
@@ -107,6 +110,12 @@ func (s *Stream) launchGrid(f uintptr, g grid, args ...unsafe.Pointer) error {
 	var list [maxArgs]unsafe.Pointer
 	if copy(list[:], args) < len(args) {
 		return fmt.Errorf("cuda: a kernel of %d arguments, want at most %d", len(args), maxArgs)
+	}
+	if g.shared > usualShared {
+		const maxDynamicShared = 8 // the attribute's number
+		if err := s.do(cuFuncSetAttribute, f, maxDynamicShared, uintptr(g.shared)); err != nil {
+			return err
+		}
 	}
 	return s.do(cuLaunchKernel, f, uintptr(g.x), uintptr(g.y), uintptr(g.z), uintptr(g.threads), 1, 1, uintptr(g.shared), s.handle,
 		uintptr(unsafe.Pointer(&list)), 0)

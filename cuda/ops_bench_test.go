@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sort"
@@ -169,6 +170,59 @@ func benchCrossEntropy[T Activation](b *testing.B, size int) {
 			return CrossEntropyBackward(s, benchRows, benchVocabulary, benchVocabulary, -1, logits, targets, state, one)
 		})
 	})
+}
+
+// BenchmarkAttention has 12 heads of 64 elements, batch 8. A step is a single token with a context.
+func BenchmarkAttention(b *testing.B) {
+	s := open(b)
+	const batch, heads, width = 8, 12, 768
+	none := Array[float32]{}
+	for _, length := range []int{1024, 4096, 16384} {
+		for _, window := range []int{0, 512} {
+			b.Run(fmt.Sprintf("L=%d/window=%d", length, window), func(b *testing.B) {
+				n := batch * length * width
+				a := &Attention{Batch: batch, Length: length, Width: width, Heads: heads, Window: window, Q: normals(b, s, n), K: normals(b, s, n),
+					V: normals(b, s, n)}
+				y, kept, dy := blank[float32](b, s, n), blank[float32](b, s, a.KeptLen()), normals(b, s, n)
+				g := &AttentionGrad{Q: blank[float32](b, s, n), K: blank[float32](b, s, n), V: blank[float32](b, s, n)}
+				b.Run("forward", func(b *testing.B) { measure(b, s, 16*n, func() error { return a.Forward(s, y, none, kept) }) })
+				b.Run("backward", func(b *testing.B) {
+					measure(b, s, 32*n, func() error { return a.Backward(s, y, kept, dy, none, g) })
+				})
+			})
+		}
+	}
+	for _, batch := range []int{1, 8} {
+		for _, window := range []int{512, 4096} {
+			b.Run(fmt.Sprintf("step/batch=%d/window=%d", batch, window), func(b *testing.B) {
+				n := batch * width
+				a := &Attention{Batch: batch, Length: 1, Width: width, Heads: heads, Window: window, Base: 1e4, Q: normals(b, s, n), K: normals(b, s, n),
+					V: normals(b, s, n)}
+				marks := make([]float32, a.ContextLen())
+				for i := range marks {
+					marks[i] = 1
+				}
+				a.Context = putInts(b, s, marks)
+				y, next := blank[float32](b, s, n), blank[float32](b, s, len(marks))
+				measure(b, s, 12*len(marks), func() error { return a.Forward(s, y, next, none) })
+			})
+		}
+	}
+}
+
+// normals returns n random numbers, which repeat after 2^20.
+func normals(b *testing.B, s *Stream, n int) Array[float32] {
+	b.Helper()
+	v := make([]float32, n)
+	r := rand.New(rand.NewPCG(14, 14))
+	for i := range v {
+		if i < 1<<20 {
+			v[i] = float32(r.NormFloat64())
+		} else {
+			v[i] = v[i-1<<20]
+		}
+	}
+	return putInts(b, s, v)
 }
 
 func BenchmarkEmbedding(b *testing.B) {

@@ -29,6 +29,8 @@ enum {
   launchFailed = 719,
 };
 
+constexpr unsigned usualShared = 48 << 10, mostShared = 227 << 10; // bytes of a block
+
 constexpr size_t totalMemory = (size_t)4 << 30;
 
 struct Memory {
@@ -159,7 +161,7 @@ int cuDeviceGetCount(int *n) { return *n = 1, success; }
 int cuDeviceGet(int *device, int ordinal) { return ordinal == 0 ? *device = 0, success : invalidDevice; }
 int cuDeviceGetName(char *name, int n, int) { return snprintf(name, n, "stand-in for a GPU"), success; }
 int cuDeviceGetAttribute(int *v, int attribute, int) {
-  static const std::map<int, int> attributes = {{16, 132}, {75, 9}, {76, 0}}; // an H100's
+  static const std::map<int, int> attributes = {{16, 132}, {75, 9}, {76, 0}, {97, mostShared}}; // an H100's
   auto at = attributes.find(attribute);
   if (at == attributes.end()) return invalidValue;
   return *v = at->second, success;
@@ -268,9 +270,14 @@ int cuModuleGetFunction(standin::Kernel **f, Module *m, const char *name) {
   return notFound;
 }
 
+int cuFuncSetAttribute(standin::Kernel *f, int attribute, int v) {
+  if (attribute != 8 || v < 0 || v > (int)mostShared) return invalidValue;
+  return f->shared = std::max((unsigned)v, usualShared), success;
+}
+
 int cuLaunchKernel(standin::Kernel *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned sharedBytes, Stream *s,
                    void **arguments, void **) {
-  if (!gx || !gy || !gz || gx > 0x7fffffff || gy > 0xffff || gz > 0xffff || !bx || (uint64_t)bx * by * bz - 1 >= 1024 || sharedBytes > 48 << 10)
+  if (!gx || !gy || !gz || gx > 0x7fffffff || gy > 0xffff || gz > 0xffff || !bx || (uint64_t)bx * by * bz - 1 >= 1024 || sharedBytes > f->shared)
     return invalidValue;
   return s->queue([=, kernel = f->bind(arguments)] {
     if (const char *wrong = standin::run(kernel, {gx, gy, gz}, {bx, by, bz}, f->flush)) {

@@ -43,6 +43,7 @@ struct Kernel {
   bool flush; // denormal numbers are zero
   std::function<std::function<void()>(void **)> bind;
   Kernel *next;
+  unsigned shared = 48 << 10; // most bytes of dynamic shared memory
   static Kernel *first;
   template <class... A>
   Kernel(const char *name, bool flush, void (*f)(A...)) : name(name), flush(flush), next(first) {
@@ -85,6 +86,8 @@ inline int __float_as_int(float v) { return bitsOf<int>(v); }
 inline unsigned __float_as_uint(float v) { return bitsOf<unsigned>(v); }
 inline float __int_as_float(int v) { return bitsOf<float>(v); }
 inline float __uint_as_float(unsigned v) { return bitsOf<float>(v); }
+
+inline int __clz(unsigned v) { return v ? __builtin_clz(v) : 32; }
 
 inline float __expf(float x) { return expf(x); }
 inline float __fdividef(float a, float b) { return fabsf(b) > 0x1p126f && fabsf(b) <= 0x1p128 ? 0.f : a / b; } // as its manual says

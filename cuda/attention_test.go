@@ -1,0 +1,438 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"gonum.org/v1/gonum/blas/gonum"
+
+	"github.com/gomamba/mamba/internal/gputest"
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// attentionCase is attention with random operands on the host, in float64.
+type attentionCase struct {
+	kernel.Attention[float64]
+	dy, dnext []float64
+}
+
+func drawAttention(r *rand.Rand, batch, length, dim, heads, window int, scale float64) *attentionCase {
+	coin := func() bool { return r.IntN(2) == 0 }
+	width, n := dim*heads, batch*length*dim*heads
+	draw := func(n int) []float64 { return numbers[float32](r, n, scale) }
+	p := &attentionCase{Attention: kernel.Attention[float64]{Batch: batch, Length: length, Width: width, Heads: heads, Window: window,
+		Q: draw(n), K: draw(n), V: numbers[float32](r, n, 1), Gemm: gonum.Implementation{}.Dgemm}, dy: numbers[float32](r, n, 1)}
+	if coin() && dim%2 == 0 {
+		p.Base = []float64{10, 1e4}[r.IntN(2)]
+	}
+	if row := 2*width + 1; window > 1 {
+		p.dnext = numbers[float32](r, batch*(window-1)*row, 1)
+		if coin() {
+			p.Context = draw(batch * (window - 1) * row)
+			for b := range batch {
+				missing := r.IntN(window) // the rows of the context that hold no step
+				for s := range window - 1 {
+					p.Context[(b*(window-1)+s)*row+2*width] = 1
+					if s < missing && (s+1 == missing || coin()) {
+						p.Context[(b*(window-1)+s)*row+2*width] = 0
+					}
+				}
+			}
+		}
+	}
+	if coin() {
+		p.Start = make([]bool, batch*length)
+		for i := range p.Start {
+			p.Start[i] = r.IntN(40) == 0
+		}
+	}
+	return p
+}
+
+func (p *attentionCase) String() string {
+	return fmt.Sprintf("batch %d, length %d, width %d, heads %d, window %d, base %v, context %t, starts %t", p.Batch, p.Length, p.Width, p.Heads,
+		p.Window, p.Base, p.Context != nil, p.Start != nil)
+}
+
+// attentionResults are y, next and the gradients of Q, K, V and the context.
+type attentionResults struct{ y, next, dq, dk, dv, dcontext []float64 }
+
+func (r *attentionResults) named() map[string][]float64 {
+	return map[string][]float64{"y": r.y, "next": r.next, "dQ": r.dq, "dK": r.dk, "dV": r.dv, "dContext": r.dcontext}
+}
+
+func (p *attentionCase) onHost() *attentionResults {
+	n := len(p.Q)
+	r := &attentionResults{make([]float64, n), like[float64](p.dnext), make([]float64, n), make([]float64, n), make([]float64, n), like[float64](p.Context)}
+	p.Forward(r.y, r.next)
+	p.Backward(p.dy, p.dnext, &kernel.AttentionGrad[float64]{Q: r.dq, K: r.dk, V: r.dv, Context: r.dcontext})
+	return r
+}
+
+// upload returns the operands on the device.
+func (p *attentionCase) upload(t testing.TB, s *Stream) *Attention {
+	a := &Attention{Batch: p.Batch, Length: p.Length, Width: p.Width, Heads: p.Heads, Window: p.Window, Base: p.Base, Q: put[float32](t, s, p.Q),
+		K: put[float32](t, s, p.K), V: put[float32](t, s, p.V), Context: put[float32](t, s, p.Context)}
+	if p.Start != nil {
+		marks := make([]uint8, len(p.Start))
+		for i, start := range p.Start {
+			if start {
+				marks[i] = uint8(1 + i%255)
+			}
+		}
+		a.Start = putInts(t, s, marks)
+	}
+	return a
+}
+
+// onDevice returns the results on the device. Without keep, y is computed without the values for the backward pass.
+func (p *attentionCase) onDevice(t testing.TB, s *Stream) *attentionResults {
+	t.Helper()
+	a, n, none := p.upload(t, s), len(p.Q), Array[float32]{}
+	room := func(n int) Array[float32] {
+		if n == 0 {
+			return none
+		}
+		return blank[float32](t, s, n)
+	}
+	y, alone, next, kept := room(n), room(n), room(len(p.dnext)), room(a.KeptLen())
+	g := &AttentionGrad{Q: room(n), K: room(n), V: room(n), Context: room(len(p.Context))}
+	do(t, a.Forward(s, y, next, kept), a.Forward(s, alone, none, none),
+		a.Backward(s, y, kept, put[float32](t, s, p.dy), put[float32](t, s, p.dnext), g))
+	r := &attentionResults{get(t, s, y), get(t, s, next), get(t, s, g.Q), get(t, s, g.K), get(t, s, g.V), get(t, s, g.Context)}
+	if !slices.EqualFunc(get(t, s, alone), r.y, same) {
+		t.Errorf("%v: y without the kept values has other bits", p)
+	}
+	return r
+}
+
+func same(a, b float64) bool { return a == b || a != a && b != b }
+
+func (p *attentionCase) compare(t *testing.T, s *Stream, tol float64) {
+	t.Helper()
+	want, got := p.onHost().named(), p.onDevice(t, s).named()
+	for name, w := range want {
+		limit := tol
+		if name == "next" {
+			limit = 0
+		} else if name != "y" {
+			limit *= 2
+		}
+		near(t, p.String()+": "+name, got[name], w, limit)
+	}
+}
+
+func TestAttention(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(21, 21))
+	for i, c := range [][5]int{ // batch, length, dim, heads, window
+		{1, 1, 1, 1, 0}, {2, 64, 32, 2, 0}, {1, 65, 64, 1, 0}, {1, 129, 64, 2, 17}, {1, 70, 128, 1, 0}, {2, 33, 128, 1, 9}, {1, 40, 256, 1, 0},
+		{1, 50, 250, 1, 20}, {3, 9, 7, 3, 1}, {1, 2, 4, 2, 300}, {2, 1, 64, 3, 600}, {1, 1, 256, 2, 40}, {2, 1, 100, 1, 2}, {1, 200, 16, 1, 64},
+	} {
+		for range times(4, 1+i%2) {
+			drawAttention(r, c[0], c[1], c[2], c[3], c[4], 1).compare(t, s, 2e-6)
+		}
+	}
+	for range times(60, 12) {
+		dim := []int{1, 2, 3, 6, 16, 24, 32, 33, 50, 64, 64, 96, 128, 160, 256}[r.IntN(15)]
+		length, window := 1+r.IntN(times(400, 150)), []int{0, 1, 2, 1 + r.IntN(30), 1 + r.IntN(300)}[r.IntN(5)]
+		drawAttention(r, 1+r.IntN(3), length, dim, 1+r.IntN(3), window, 1).compare(t, s, 2e-6)
+	}
+}
+
+// TestAttentionSmall runs the kernels of devices with less shared memory.
+func TestAttentionSmall(t *testing.T) {
+	s := open(t)
+	defer func(shared int) { s.device.shared = shared }(s.device.shared)
+	r := rand.New(rand.NewPCG(22, 22))
+	for _, dim := range []int{32, 64, 128} {
+		s.device.shared = 64 << 10
+		drawAttention(r, 1, 90, dim, 2, 40, 1).compare(t, s, 2e-6)
+	}
+	s.device.shared = usualShared
+	p := drawAttention(r, 1, 2, 256, 1, 0, 1)
+	a, y := p.upload(t, s), blank[float32](t, s, 512)
+	err := a.Forward(s, y, Array[float32]{}, Array[float32]{})
+	if err == nil || !strings.Contains(err.Error(), "a head of 256 elements needs 51200 bytes of shared memory for a block, and the device has 49152") {
+		t.Errorf("too little shared memory: %v", err)
+	}
+}
+
+// TestAttentionExtremes has scores of up to some 1e5, whose exponentials overflow and underflow, and scores that are all equal. The tolerance
+// is that of a score in float32.
+func TestAttentionExtremes(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(23, 23))
+	for _, dim := range []int{8, 64} {
+		p := drawAttention(r, 1, 150, dim, 2, 50, 1)
+		p.Base = 0
+		for i := range p.Q { // small integers times powers of two: the scores are exact
+			p.Q[i], p.K[i] = 256*math.Round(p.Q[i]), 4*math.Round(p.K[i])
+		}
+		for i := range p.Context {
+			p.Context[i] = math.Round(p.Context[i])
+		}
+		p.compare(t, s, 1e-4)
+		for i := range p.Q {
+			p.Q[i] = 0
+		}
+		p.compare(t, s, 2e-6)
+	}
+	p := drawAttention(r, 1, 70, 4, 1, 0, 1e-30)
+	p.compare(t, s, 2e-6)
+}
+
+// TestAttentionNaN puts NaN and infinities into keys, values and the context. A step that sees none of them has the result that it has
+// without them, bit for bit, and a step that sees one has a result that is not finite. The same holds for the gradients.
+func TestAttentionNaN(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(24, 24))
+	for _, window := range []int{0, 20} {
+		for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+			const length, dim = 150, 8
+			p := drawAttention(r, 1, length, dim, 1, window, 1)
+			p.Base, p.Context, p.Start = 0, nil, make([]bool, length)
+			p.Start[100] = true
+			clean := p.onDevice(t, s)
+			const at = 70 // seen from 70 on, up to the window or step 99
+			for i := range dim {
+				p.V[at*dim+i] = bad
+			}
+			got := p.onDevice(t, s)
+			last := 99
+			if window > 0 {
+				last = at + window - 1
+			}
+			for step := range length {
+				y, dq := got.y[step*dim:][:dim], got.dq[step*dim:][:dim]
+				sees := step >= at && step <= last
+				if finite := !math.IsNaN(y[0]-y[0]) && !math.IsNaN(dq[0]-dq[0]); finite == sees {
+					t.Errorf("window %d, %v at step %d: y of step %d is %v, dQ %v", window, bad, at, step, y, dq)
+				}
+				if !sees && (!slices.Equal(y, clean.y[step*dim:][:dim]) || !slices.Equal(dq, clean.dq[step*dim:][:dim])) {
+					t.Errorf("window %d, %v at step %d: y or dQ of step %d has changed", window, bad, at, step)
+				}
+			}
+			// dK and dV of steps that no affected query sees.
+			for step := range length {
+				sees := step <= last && (window == 0 || step > at-window)
+				dk, dv := got.dk[step*dim:][:dim], got.dv[step*dim:][:dim]
+				if !sees && (!slices.Equal(dk, clean.dk[step*dim:][:dim]) || !slices.Equal(dv, clean.dv[step*dim:][:dim])) {
+					t.Errorf("window %d, %v at step %d: dK or dV of step %d has changed", window, bad, at, step)
+				}
+			}
+		}
+	}
+	// A single step that sees a NaN, and one that sees a row of the context without a step.
+	p := drawAttention(r, 2, 1, 8, 1, 5, 1)
+	p.Base, p.Start = 0, nil
+	p.Context = numbers[float32](r, 2*4*17, 1)
+	for row := range 8 {
+		p.Context[row*17+16] = 1
+	}
+	p.Context[1*17+9], p.Context[5*17+9] = math.NaN(), math.NaN()
+	p.Context[5*17+16] = 0
+	if y := p.onDevice(t, s).y; !math.IsNaN(y[1]) || slices.ContainsFunc(y[8:], math.IsNaN) {
+		t.Errorf("y is %v, want NaN in the first row only", y)
+	}
+}
+
+// TestAttentionPieces processes a sequence in pieces, down to single steps, each with the context of the piece before.
+func TestAttentionPieces(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(25, 25))
+	for _, window := range []int{2, 9, 200} {
+		const length = 120
+		p := drawAttention(r, 1, length, 32, 2, window, 1)
+		p.Base, p.Start = 1e4, make([]bool, length)
+		p.Start[60], p.Start[101] = true, true
+		p.Context = make([]float64, len(p.dnext)) // the beginning
+		whole := p.onHost()
+		context := p.Context
+		var y []float64
+		for _, part := range [][2]int{{0, 1}, {1, 2}, {2, 60}, {60, 61}, {61, 101}, {101, 102}, {102, 103}, {103, length}} {
+			q, w := &attentionCase{Attention: p.Attention}, p.Width
+			q.Length, q.Context, q.Start = part[1]-part[0], context, p.Start[part[0]:part[1]]
+			q.Q, q.K, q.V = p.Q[part[0]*w:part[1]*w], p.K[part[0]*w:part[1]*w], p.V[part[0]*w:part[1]*w]
+			q.dy, q.dnext = q.Q, context
+			got := q.onDevice(t, s)
+			y, context = append(y, got.y...), got.next
+		}
+		near(t, fmt.Sprintf("window %d: y", window), y, whole.y, 2e-6)
+		near(t, fmt.Sprintf("window %d: next", window), context, whole.next, 0)
+	}
+}
+
+// TestAttentionDeterminism runs attention several times, also captured, and compares the bits.
+func TestAttentionDeterminism(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(26, 26))
+	for _, length := range []int{1, 150} {
+		p := drawAttention(r, 2, length, 64, 2, 300, 1)
+		first := p.onDevice(t, s)
+		for range times(10, 1) {
+			again := p.onDevice(t, s).named()
+			for name, want := range first.named() {
+				if !slices.Equal(again[name], want) {
+					t.Errorf("length %d: a second run gives another %s", length, name)
+				}
+			}
+		}
+		a, y, next := p.upload(t, s), blank[float32](t, s, len(p.Q)), blank[float32](t, s, len(p.dnext))
+		run := func() error { return a.Forward(s, y, next, Array[float32]{}) }
+		do(t, run(), y.Fill(s, 0xff), next.Fill(s, 0xff)) // the first run loads the kernels and allocates
+		c, err := s.Capture(run)
+		do(t, err)
+		do(t, c.Launch(s))
+		if !slices.Equal(get(t, s, y), first.y) || !slices.Equal(get(t, s, next), first.next) {
+			t.Errorf("length %d: captured, the result has other bits", length)
+		}
+		do(t, c.Close())
+	}
+}
+
+// TestAttentionPartial computes some of the gradients, and those of a result that is not used.
+func TestAttentionPartial(t *testing.T) {
+	s := open(t)
+	p := drawAttention(rand.New(rand.NewPCG(27, 27)), 2, 80, 16, 2, 30, 1)
+	none, n := Array[float32]{}, len(p.Q)
+	for _, options := range []struct {
+		base    float64
+		context bool
+	}{{0, false}, {100, false}, {0, true}, {100, true}} {
+		p.Base, p.Context = options.base, nil
+		if options.context {
+			p.Context = make([]float64, len(p.dnext))
+			for i := range p.Context {
+				p.Context[i] = float64(i%7) / 7
+			}
+		}
+		whole := p.onDevice(t, s)
+		a := p.upload(t, s)
+		y, kept, dy, dnext := blank[float32](t, s, n), blank[float32](t, s, a.KeptLen()), put[float32](t, s, p.dy), put[float32](t, s, p.dnext)
+		do(t, a.Forward(s, y, none, kept))
+		for name, want := range whole.named() {
+			if want == nil || name == "y" || name == "next" {
+				continue
+			}
+			g, to := &AttentionGrad{}, blank[float32](t, s, len(want))
+			*map[string]*Array[float32]{"dQ": &g.Q, "dK": &g.K, "dV": &g.V, "dContext": &g.Context}[name] = to
+			do(t, a.Backward(s, y, kept, dy, dnext, g))
+			if !slices.Equal(get(t, s, to), want) {
+				t.Errorf("%v: %s alone has other bits", p, name)
+			}
+		}
+		without := *p
+		without.dy = make([]float64, n)
+		want := without.onHost()
+		g := &AttentionGrad{Q: blank[float32](t, s, n), K: blank[float32](t, s, n), V: blank[float32](t, s, n)}
+		do(t, a.Backward(s, y, kept, none, dnext, g))
+		for name, pair := range map[string][2][]float64{"dQ": {get(t, s, g.Q), want.dq}, "dK": {get(t, s, g.K), want.dk}, "dV": {get(t, s, g.V), want.dv}} {
+			near(t, "without dy: "+name, pair[0], pair[1], 0)
+		}
+	}
+}
+
+// TestAttentionOutOfMemory makes each allocation fail in turn. The error says so, and nothing stays in use.
+func TestAttentionOutOfMemory(t *testing.T) {
+	limit := gputest.Allocations(t)
+	s := open(t)
+	p := drawAttention(rand.New(rand.NewPCG(28, 28)), 1, 20, 8, 1, 5, 1)
+	p.Base, p.Context = 10, make([]float64, len(p.dnext))
+	a, n := p.upload(t, s), len(p.Q)
+	y, next, kept, dy := blank[float32](t, s, n), blank[float32](t, s, len(p.dnext)), blank[float32](t, s, a.KeptLen()), put[float32](t, s, p.dy)
+	g := &AttentionGrad{Q: blank[float32](t, s, n), K: blank[float32](t, s, n), V: blank[float32](t, s, n), Context: blank[float32](t, s, len(p.Context))}
+	used, _ := s.device.Memory()
+	failed := 0
+	for name, f := range map[string]func() error{
+		"forward":  func() error { return a.Forward(s, y, next, kept) },
+		"backward": func() error { return a.Backward(s, y, kept, dy, next, g) },
+	} {
+		for allowed := 0; ; allowed++ {
+			do(t, s.Trim())
+			limit(allowed)
+			err := f()
+			limit(-1)
+			var out *OutOfMemory
+			if err == nil {
+				break
+			}
+			if failed++; !errors.As(err, &out) {
+				t.Errorf("%s after %d allocations: %v", name, allowed, err)
+			}
+			if now, _ := s.device.Memory(); now != used {
+				t.Errorf("%s after %d allocations: %d bytes in use, want %d", name, allowed, now, used)
+			}
+		}
+	}
+	if failed < 10 {
+		t.Errorf("%d allocations failed, want more", failed)
+	}
+}
+
+func TestAttentionErrors(t *testing.T) {
+	s := &Stream{device: &Device{multiprocessors: 132}}
+	some, none := Array[float32]{stream: s, n: 1000}, Array[float32]{}
+	for want, change := range map[string]func(a *Attention){
+		"Batch is 0, want at least 1":                             func(a *Attention) { a.Batch = 0 },
+		"Length is -1, want at least 1":                           func(a *Attention) { a.Length = -1 },
+		"Heads is 0, want at least 1":                             func(a *Attention) { a.Heads = 0 },
+		"Heads is 3, want a number that divides the width, 8":     func(a *Attention) { a.Heads = 3 },
+		"Width/Heads is 257, want at most 256":                    func(a *Attention) { a.Width, a.Heads = 257, 1 },
+		"Window is -1, want at least 1":                           func(a *Attention) { a.Window = -1 },
+		"Base is 1, want above 1":                                 func(a *Attention) { a.Base = 1 },
+		"Base is NaN, want above 1":                               func(a *Attention) { a.Base = math.NaN() },
+		"Base is +Inf, want above 1":                              func(a *Attention) { a.Base = math.Inf(1) },
+		"Base needs an even head dimension, and Width/Heads is 1": func(a *Attention) { a.Base, a.Heads = 10, 8 },
+		"there is a Context, and Window is 1, want at least 2":    func(a *Attention) { a.Context, a.Window = some, 1 },
+		"Window 1099511627776, want at most 2^29":                 func(a *Attention) { a.Window = 1 << 40 },
+		"Q has 1000 elements, want 9223372036854775807":           func(a *Attention) { a.Batch, a.Width = 1<<40, 1<<30; a.Heads = 1 << 22 },
+		"there is a next, and Window is 0, want at least 2":       func(a *Attention) { a.Window = 0 },
+	} {
+		a := &Attention{Batch: 2, Length: 3, Width: 8, Heads: 2, Window: 2, Q: some, K: some, V: some}
+		change(a)
+		if err := refused(func() error { return a.Forward(s, some, some, some) }, want); err != nil {
+			t.Error(err)
+		}
+	}
+	a := &Attention{Batch: 2, Length: 3, Width: 8, Heads: 2, Q: some, K: some, V: some}
+	for want, call := range map[string]func() error{
+		"there is a gradient of Context, and no Context": func() error { return a.Backward(s, some, some, some, none, &AttentionGrad{Context: some}) },
+		"there is a dnext, and Window is 0":              func() error { return a.Backward(s, some, some, some, some, &AttentionGrad{}) },
+		"gradients of attention: the operands are nil":   func() error { return a.Backward(s, some, some, some, none, nil) },
+		"attention: the operands are nil":                func() error { return (*Attention)(nil).Forward(s, some, none, none) },
+	} {
+		if err := refused(call, want); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestAttentionPTX checks that the PTX has the kernels, and that their arguments have the sizes of ours.
+func TestAttentionPTX(t *testing.T) {
+	check := func(file, name string, size uintptr) {
+		text, err := readPTX(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := regexp.MustCompile(`\.entry ` + name + `\(\s*\.param \.align 8 \.b8 ` + name + `_param_0\[(\d+)\]`).FindStringSubmatch(string(text))
+		if m == nil || m[1] != itoa(int(size)) {
+			t.Errorf("%s in %s takes %v bytes, want %d", name, file, m, size)
+		}
+	}
+	for _, tile := range attentionTiles {
+		for _, kernel := range []string{"forward", "queries", "keys"} {
+			check("attention"+tile.name, "attention_"+kernel+"_"+tile.name, unsafe.Sizeof(attentionArgs{}))
+		}
+	}
+	for _, kernel := range []string{"prepare", "gather", "next", "inner", "finish", "step_2", "step_4", "step_8", "join"} {
+		check("attention", "attention_"+kernel, unsafe.Sizeof(aroundArgs{}))
+	}
+}

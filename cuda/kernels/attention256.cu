@@ -1,0 +1,3 @@
+#include "attention.cuh"
+
+ATTENTION(256, 256, 4, 16, 64, 3, 3)
