@@ -89,13 +89,33 @@ func trainCalls(dir string) []call {
 		return p
 	}
 	packer := func() any { return must(train.NewPacker(docs, 1, 3, 1)) }
+	batch := func() train.Batch {
+		return must(train.NewTokenBatch(3, []int{1, 2, 3}, []int{2, 3, 4}, []int{1, 0, 0}))
+	}
+	// Of source, Next and Go are called on a source that stands at its beginning.
+	numbered := func(f func(int) (train.Batch, error)) error { return next(train.NewSource(f)) }
+	shuffled := func(examples, size int, seed uint64, f func([]int) (train.Batch, error)) error {
+		s, err := train.NewShuffled(examples, size, seed, f)
+		if err != nil {
+			return err
+		}
+		return next(s)
+	}
+	problem := func() train.Problem {
+		lm := small()
+		return train.Problem{Params: lm.Params(), Loss: train.LMLoss(lm), HeldOut: []train.Batch{batch()},
+			Data: train.NewSource(func(int) (train.Batch, error) { return batch(), nil })}
+	}
+	of := func() any { return new(train.Call) }
 	noPrompt := []string{"0[0].Prompt=0", "0[0]=zero: the other document is left", "0[0].Tokens[0]=*: the trainer knows the vocabulary"}
 	return slices.Concat(
 		methods("train.Trainer", anew, map[string]call{
 			"Run":      {args: func() []any { return []any{context.Background()} }},
-			"Evaluate": {args: func() []any { return []any{must(train.Pack(docs, 1, 3))} }, fine: []string{"1[0].IDs[0]=0", "1[0].Targets[0]=0", "1[0].Start[0]=*"}},
+			"Evaluate": {args: func() []any { return []any{must(train.Pack(docs, 1, 3))} }, fine: []string{"1[0].Weight=0: the other batch is left"}},
+			"Measure":  {args: func() []any { return []any{must(train.Pack(docs, 1, 3))} }, fine: []string{"1[0].Weight=0: the other batch is left"}},
 		}),
 		methods("train.Packer", packer, map[string]call{"Go": {args: func() []any { return []any{train.Position{Row: 1}} }, fine: []string{"1=zero", "1.Row=0", "1.Epoch=0", "1.Epoch=1*", "1.Epoch=4*"}}}),
+		methods("train.Call", of, map[string]call{"Input": {args: with("ids")}, "Metric": {args: with("m", (*G.Node)(nil))}}),
 		methods("train.Curve", func() any { return curve }, map[string]call{"Mean": {args: with(1)}}),
 		methods("train.AdamW", func() any { return solver(the) }, map[string]call{
 			"LearnRate": {args: with(1)}, "SetSteps": {args: with(1)}, "Step": {args: func() []any { return []any{model(the)} }, fine: []string{"1=nil: no weight changes"}},
@@ -111,6 +131,31 @@ func trainCalls(dir string) []call {
 				"1.Steps=1*", "1.Steps=4*", "1.Accumulate=0", "1.Data[0].Prompt=0", "1.Data[0]=zero", "1.HeldOut=nil", "1.HeldOut[0]*", "1.Data[0].Tokens[0]=0",
 				"1.AdamW.*=0", "1.AdamW.Schedule=nil", "1.EvalEvery=*", "1.SaveEvery=*", `1.File=*: the error is that of the first save`, "1.Settings=nil", "1.Report=nil", "1.Options=nil",
 			}},
+			{name: "train.NewTrainer", f: func(p train.Problem, c train.RunConfig) error {
+				t, err := train.NewTrainer(p, c)
+				if err != nil {
+					return err
+				}
+				return t.Close()
+			}, args: func() []any {
+				return []any{problem(), train.RunConfig{Steps: 1, Accumulate: 1, AdamW: cfg.AdamW, EvalEvery: 1, SaveEvery: 1,
+					File: filepath.Join(dir, "problem"), Settings: cfg.Settings, Report: cfg.Report}}
+			}, fine: []string{
+				"0.HeldOut=nil", "0.HeldOut[0].Weight=0",
+				"1.Steps=1*", "1.Steps=4*", "1.Accumulate=0", "1.AdamW.*=0", "1.AdamW.Schedule=nil", "1.EvalEvery=*", "1.SaveEvery=*", "1.File=*: the error is that of the first save", "1.Settings=nil", "1.Report=nil",
+			}},
+			{name: "train.LMLoss", f: func(lm *nn.LM, o ...nn.CallOption) error {
+				p := problem()
+				if p.Loss = train.LMLoss(lm, o...); lm != nil {
+					p.Params = lm.Params()
+				}
+				_, err := train.NewTrainer(p, train.RunConfig{Steps: 1, AdamW: cfg.AdamW})
+				return err
+			}, args: func() []any { return []any{small()} }},
+			{name: "train.NewTokenBatch", f: train.NewTokenBatch, args: with(3, []int{1, 2, 3}, []int{2, 3, 4}, []int{1, 0, 0}), fine: []string{
+				"1[0]=*: the graph checks the tokens", "2[0]=*: the graph checks the tokens", "3[0]=*: the graph checks the marks", "3=nil"}},
+			{name: "train.NewSource", f: numbered, args: func() []any { return []any{func(int) (train.Batch, error) { return batch(), nil }} }},
+			{name: "train.NewShuffled", f: shuffled, args: func() []any { return []any{2, 1, uint64(1), func([]int) (train.Batch, error) { return batch(), nil }} }},
 			{name: "train.NewAdamW", f: train.NewAdamW, args: func() []any { return []any{linear().Params(), adamW} }, fine: []string{
 				"0=nil", "1.Beta1=0", "1.Beta2=0", "1.Eps=0", "1.Decay=0", "1.Clip=0", "1.Schedule=nil"}},
 			{name: "train.NewPacker", f: train.NewPacker, args: func() []any { return []any{docs, 1, 3, uint64(1)} }, fine: noPrompt},
@@ -128,6 +173,13 @@ func trainCalls(dir string) []call {
 				return []any{filepath.Join(dir, "adapter"), linear().Params()}
 			}},
 		})
+}
+
+// next returns the error of the next batch of a source, and of going back.
+func next(s train.Source) error {
+	at := s.Position()
+	_, err := s.Next()
+	return errors.Join(err, s.Go(at))
 }
 
 func checkpointCalls(dir string) []call {

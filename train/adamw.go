@@ -234,7 +234,7 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 	}
 	norm := math.Sqrt(sum + there*there)
 	if math.IsNaN(norm) || math.IsInf(norm, 0) {
-		return fmt.Errorf("train: AdamW: the gradient has length %v at step %d", norm, s.steps+1)
+		return diverged{fmt.Errorf("train: AdamW: the gradient has length %v at step %d", norm, s.steps+1)}
 	}
 	s.norm = norm
 	s.steps++

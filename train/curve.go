@@ -2,7 +2,7 @@ package train
 
 import "math"
 
-// Point is a loss, in nats per token, after a step.
+// Point is a loss after a step. That of a language model is in nats per token.
 type Point struct {
 	Step int     `json:"step"`
 	Loss float64 `json:"loss"`
@@ -12,6 +12,10 @@ type Point struct {
 type Curve struct {
 	Training []Point `json:"training"`
 	HeldOut  []Point `json:"held_out"`
+
+	// Metrics has the values of the metrics on held-out data, by name (Call.Metric): element i is of the same evaluation as HeldOut[i].
+	// It is nil if the loss has none.
+	Metrics map[string][]float64 `json:"metrics,omitempty"`
 }
 
 // Mean returns the mean training loss of the last steps, or of all steps if there are fewer. It is NaN if steps is less than 1, or

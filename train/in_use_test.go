@@ -21,8 +21,9 @@ func TestTrainerInUseAndClosed(t *testing.T) {
 	}
 	calls := func(tr *Trainer) (errs []error) {
 		_, evaluate := tr.Evaluate(nil)
+		_, measure := tr.Measure(nil)
 		_, resume := tr.Resume()
-		return []error{tr.Run(context.Background()), evaluate, tr.Save(), resume, tr.Close()}
+		return []error{tr.Run(context.Background()), evaluate, measure, tr.Save(), resume, tr.Close()}
 	}
 	cfg := config()
 	var tr *Trainer
@@ -60,7 +61,7 @@ func TestTrainerInUseAndClosed(t *testing.T) {
 	}
 	for _, x := range []*Trainer{tr, new(Trainer), nil} {
 		for _, err := range calls(x) {
-			is(err, "the trainer is closed, or not made by New")
+			is(err, "the trainer is closed, or not made by New or NewTrainer")
 		}
 	}
 	var none *Trainer
@@ -103,7 +104,7 @@ func TestRunAgain(t *testing.T) {
 	if !reflect.DeepEqual(got, want) || !reflect.DeepEqual(failed.Curve(), calm.Curve()) {
 		t.Errorf("after a failed step the losses are %v, want %v, or the weights differ", failed.Curve(), calm.Curve())
 	}
-	if _, err := calm.Evaluate(nil); err == nil || !strings.Contains(err.Error(), "none of 0 batches has a token to learn") {
+	if _, err := calm.Evaluate(nil); err == nil || !strings.Contains(err.Error(), "the weights of 0 batches add up to 0, want more") {
 		t.Errorf("evaluating nothing: error %v", err)
 	}
 }

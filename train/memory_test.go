@@ -62,6 +62,26 @@ func TestNothingIsLeft(t *testing.T) {
 			}
 			return tr.Close, tr.Run(t.Context())
 		}},
+		{"trainer of a problem", func() (func() error, error) {
+			batch, err := train.NewTokenBatch(4, []int{1, 2, 3, 4}, []int{2, 3, 4, 0}, nil)
+			if err != nil {
+				return nil, err
+			}
+			tr, err := train.NewTrainer(train.Problem{
+				Params: lm.Params(), Data: train.NewSource(func(int) (train.Batch, error) { return batch, nil }), HeldOut: []train.Batch{batch},
+				Loss: func(c *train.Call) (*G.Node, error) {
+					loss, err := train.LMLoss(lm)(c)
+					if !c.Training {
+						c.Metric("again", loss)
+					}
+					return loss, err
+				},
+			}, train.RunConfig{Steps: 1, AdamW: train.AdamWConfig{LearnRate: 0.01}})
+			if err != nil {
+				return nil, err
+			}
+			return tr.Close, tr.Run(t.Context())
+		}},
 		{"block", func() (func() error, error) {
 			g := G.NewGraph()
 			x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(1, 3, 4), G.WithName("x"), G.WithInit(G.Ones()))

@@ -3,6 +3,7 @@ package train
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/nn"
@@ -14,46 +15,23 @@ type Document struct {
 	Prompt int
 }
 
-// Batch holds sequences of tokens for a language model. Each of its slices has shape (batch, length), row by row.
-type Batch struct {
-	IDs     []int // the tokens
-	Targets []int // the token that follows in the same document, or nn.Ignore
-	Start   []int // 1 where a document starts, 0 elsewhere: with nn.WithStart, documents in one sequence do not see each other
-	Learned int   // number of targets that are not nn.Ignore
+// sequences are the tokens of a batch, (batch, length), row by row.
+type sequences struct {
+	ids     []int
+	targets []int // the token that follows in the same document, or nn.Ignore
+	start   []int // 1 where a document starts, 0 elsewhere: with nn.WithStart, documents in one sequence do not see each other
 }
 
-func newBatch(batch, length int) Batch {
+func newSequences(batch, length int) sequences {
 	n := batch * length
-	b := Batch{IDs: make([]int, n), Targets: make([]int, n), Start: make([]int, n)}
-	for i := range b.Targets {
-		b.Targets[i] = nn.Ignore
+	s := sequences{make([]int, n), make([]int, n), make([]int, n)}
+	for i := range s.targets {
+		s.targets[i] = nn.Ignore
 		if i%length == 0 {
-			b.Start[i] = 1
+			s.start[i] = 1
 		}
 	}
-	return b
-}
-
-// check returns an error unless each slice has n elements and Learned is the number of learned targets. The error names the field.
-func (b Batch) check(n int) error {
-	for _, s := range []struct {
-		name   string
-		length int
-	}{{"IDs", len(b.IDs)}, {"Targets", len(b.Targets)}, {"Start", len(b.Start)}} {
-		if s.length != n {
-			return fmt.Errorf("its %s has %d elements, want %d, batch times length", s.name, s.length, n)
-		}
-	}
-	learned := 0
-	for _, target := range b.Targets {
-		if target != nn.Ignore {
-			learned++
-		}
-	}
-	if b.Learned != learned {
-		return fmt.Errorf("its Learned is %d, want %d, the number of Targets that are not nn.Ignore", b.Learned, learned)
-	}
-	return nil
+	return s
 }
 
 // piece is n tokens of a document, beginning at from. Each of them has a token after it to predict.
@@ -108,27 +86,26 @@ next:
 	return rows
 }
 
-// fill writes the pieces of r into row at of the batch.
-func (b *Batch) fill(at, length int, r row, docs []Document) {
+// fill writes the pieces of r into row at.
+func (s sequences) fill(at, length int, r row, docs []Document) {
 	i := at * length
 	for _, p := range r {
 		d := docs[p.doc]
-		b.Start[i] = 1
+		s.start[i] = 1
 		for k := range p.n {
-			b.IDs[i] = d.Tokens[p.from+k]
+			s.ids[i] = d.Tokens[p.from+k]
 			if next := p.from + k + 1; next >= d.Prompt {
-				b.Targets[i] = d.Tokens[next]
-				b.Learned++
+				s.targets[i] = d.Tokens[next]
 			}
 			i++
 		}
 	}
 	if i < (at+1)*length {
-		b.Start[i] = 1 // the rest of the row is a document of its own
+		s.start[i] = 1 // the rest of the row is a document of its own
 	}
 }
 
-// batchBytes returns the bytes of the three slices of a Batch.
+// batchBytes returns the bytes of the three slices of sequences.
 func batchBytes(batch, length int) size.Bytes { return size.Of(8, 3, batch, length) }
 
 func checkPack(docs []Document, batch, length int) ([]piece, error) {
@@ -165,29 +142,30 @@ func Pack(docs []Document, batch, length int) ([]Batch, error) {
 		return nil, err
 	}
 	var batches []Batch
-	for i, r := range pack(pieces, length) {
-		if i%batch == 0 {
-			batches = append(batches, newBatch(batch, length))
+	for rows := range slices.Chunk(pack(pieces, length), batch) {
+		b, err := packed(rows, docs, batch, length)
+		if err != nil {
+			return nil, err
 		}
-		batches[len(batches)-1].fill(i%batch, length, r, docs)
+		batches = append(batches, b)
 	}
 	return batches, nil
 }
 
-// Packer makes batches of documents without end. Each epoch has all documents once, in a new random order.
-type Packer struct {
-	docs          []Document
-	pieces        []piece
-	batch, length int
-	seed          uint64
-	at            Position
-	rows          []row // of the epoch
+// packed returns the batch of at most batch rows.
+func packed(rows []row, docs []Document, batch, length int) (Batch, error) {
+	s := newSequences(batch, length)
+	for i, r := range rows {
+		s.fill(i, length, r, docs)
+	}
+	return NewTokenBatch(length, s.ids, s.targets, s.start)
 }
 
-// Position is a place in the sequences that a Packer makes.
-type Position struct {
-	Epoch int `json:"epoch"`
-	Row   int `json:"row"` // number of sequences of the epoch that Next has returned
+// Packer is a Source of batches of documents. Each epoch has all documents once, in a new random order.
+type Packer struct {
+	docs          []Document
+	batch, length int
+	epochs        epochs[row]
 }
 
 // NewPacker returns a Packer at its beginning. The same documents, sizes and seed give the same batches. It has the errors of Pack.
@@ -196,54 +174,46 @@ func NewPacker(docs []Document, batch, length int, seed uint64) (*Packer, error)
 	if err != nil {
 		return nil, err
 	}
-	p := &Packer{docs: docs, pieces: pieces, batch: batch, length: length, seed: seed}
-	p.rows = p.shuffled(0)
-	return p, nil
+	return &Packer{docs, batch, length, newEpochs(func(epoch int) []row {
+		pieces := slices.Clone(pieces)
+		rand.New(rand.NewPCG(seed, uint64(epoch))).Shuffle(len(pieces), func(i, j int) { pieces[i], pieces[j] = pieces[j], pieces[i] })
+		return pack(pieces, length)
+	})}, nil
 }
 
-// shuffled returns the rows of an epoch.
-func (p *Packer) shuffled(epoch int) []row {
-	pieces := append([]piece(nil), p.pieces...)
-	rand.New(rand.NewPCG(p.seed, uint64(epoch))).Shuffle(len(pieces), func(i, j int) { pieces[i], pieces[j] = pieces[j], pieces[i] })
-	return pack(pieces, p.length)
-}
-
-// Next returns the next batch. Its last sequences may belong to the next epoch.
-func (p *Packer) Next() Batch {
-	b := newBatch(p.batch, p.length)
-	for i := range p.batch {
-		if p.at.Row == len(p.rows) {
-			p.at = Position{Epoch: p.at.Epoch + 1}
-			p.rows = p.shuffled(p.at.Epoch)
-		}
-		b.fill(i, p.length, p.rows[p.at.Row], p.docs)
-		p.at.Row++
+func (p *Packer) check() error {
+	if p == nil || p.length == 0 {
+		return fmt.Errorf("train: pack: the packer is missing, want one that NewPacker returned")
 	}
-	return b
+	return nil
+}
+
+// Next returns the next batch. Its last sequences may belong to the next epoch. It is an error if NewPacker did not make the packer.
+func (p *Packer) Next() (Batch, error) {
+	if err := p.check(); err != nil {
+		return Batch{}, err
+	}
+	rows := make([]row, p.batch)
+	for i := range rows {
+		rows[i] = p.epochs.next()
+	}
+	return packed(rows, p.docs, p.batch, p.length)
 }
 
 // Position returns the position after the last batch.
-func (p *Packer) Position() Position { return p.at }
+func (p *Packer) Position() Position { return p.epochs.at }
 
 // Go moves the Packer to a position that Position returned, of this Packer or of one with the same documents, sizes and seed. After an
 // error the Packer is where it was.
 func (p *Packer) Go(to Position) error {
-	if p == nil || p.length == 0 {
-		return fmt.Errorf("train: pack: the packer is missing, want one that NewPacker returned")
+	if err := p.check(); err != nil {
+		return err
 	}
-	if to.Epoch < 0 {
-		return fmt.Errorf("train: pack: epoch is %d, want at least 0", to.Epoch)
+	if err := p.epochs.goTo(to); err != nil {
+		return fmt.Errorf("train: pack: %w", err)
 	}
-	rows := p.rows
-	if to.Epoch != p.at.Epoch {
-		rows = p.shuffled(to.Epoch)
-	}
-	if to.Row < 0 || to.Row > len(rows) {
-		return fmt.Errorf("train: pack: row is %d, want 0 to %d, the number of rows of epoch %d", to.Row, len(rows), to.Epoch)
-	}
-	p.at, p.rows = to, rows
 	return nil
 }
 
 // Rows returns the number of sequences of the current epoch.
-func (p *Packer) Rows() int { return len(p.rows) }
+func (p *Packer) Rows() int { return len(p.epochs.items) }

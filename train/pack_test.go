@@ -37,6 +37,8 @@ func learnable(docs []Document) (tokens []int) {
 }
 
 // checkBatch checks the properties of every batch, and returns its targets.
+func ints(b Batch, name string) []int { return b.Values[name].Data().([]int) }
+
 func checkBatch(t *rapid.T, docs []Document, b Batch, batch, length int) (targets []int) {
 	whole := map[int]int{} // for a document that fits a sequence: from its first token to its last token with a target
 	for _, d := range docs {
@@ -44,29 +46,31 @@ func checkBatch(t *rapid.T, docs []Document, b Batch, batch, length int) (target
 			whole[d.Tokens[0]] = d.Tokens[n-1]
 		}
 	}
-	filled := func(i int) bool { return b.IDs[i] != 0 || b.Targets[i] != nn.Ignore || b.Start[i] == 0 }
-	for i, id := range b.IDs {
-		if i%length == 0 && b.Start[i] != 1 {
+	ids, marks := ints(b, "ids"), ints(b, "start")
+	targetOf := ints(b, "targets")
+	filled := func(i int) bool { return ids[i] != 0 || targetOf[i] != nn.Ignore || marks[i] == 0 }
+	for i, id := range ids {
+		if i%length == 0 && marks[i] != 1 {
 			t.Fatalf("sequence %d has no start at its first position", i/length)
 		}
-		if target := b.Targets[i]; target != nn.Ignore {
+		if target := targetOf[i]; target != nn.Ignore {
 			targets = append(targets, target)
 			if target != id+1 {
 				t.Fatalf("position %d: token %d with target %d", i, id, target)
 			}
 		}
-		if b.Start[i] == 0 && b.IDs[i-1]+1 != id && (id != 0 || b.Targets[i] != nn.Ignore) {
-			t.Fatalf("position %d: token %d after %d without a start", i, id, b.IDs[i-1])
+		if marks[i] == 0 && ids[i-1]+1 != id && (id != 0 || targetOf[i] != nn.Ignore) {
+			t.Fatalf("position %d: token %d after %d without a start", i, id, ids[i-1])
 		}
-		if last, ok := whole[id]; ok && b.Start[i] == 1 && filled(i) && b.Targets[i] != nn.Ignore {
+		if last, ok := whole[id]; ok && marks[i] == 1 && filled(i) && targetOf[i] != nn.Ignore {
 			end := i + last - id
-			if end/length != i/length || b.IDs[end] != last {
+			if end/length != i/length || ids[end] != last {
 				t.Fatalf("the document at position %d fits a sequence, but is divided", i)
 			}
 		}
 	}
-	if b.Learned != len(targets) || len(b.IDs) != batch*length {
-		t.Fatalf("%d learned and %d tokens, want %d and %d", b.Learned, len(b.IDs), len(targets), batch*length)
+	if b.Weight != float64(len(targets)) || len(ids) != batch*length {
+		t.Fatalf("%v learned and %d tokens, want %d and %d", b.Weight, len(ids), len(targets), batch*length)
 	}
 	return targets
 }
@@ -107,7 +111,7 @@ func TestPacker(t *testing.T) {
 		for range 3 {
 			var got []int
 			for done := false; !done; done = p.Position().Row == p.Rows() {
-				got = append(got, checkBatch(t, docs, p.Next(), 1, length)...)
+				got = append(got, checkBatch(t, docs, must(p.Next()), 1, length)...)
 			}
 			if slices.Sort(got); !slices.Equal(got, want) {
 				t.Fatalf("targets %v, want %v", got, want)
@@ -117,14 +121,14 @@ func TestPacker(t *testing.T) {
 		batch := rapid.IntRange(1, 3).Draw(t, "batch")
 		whole, _ := NewPacker(docs, batch, length, 8)
 		for range rapid.IntRange(0, 9).Draw(t, "batches") {
-			whole.Next()
+			must(whole.Next())
 		}
 		other, _ := NewPacker(docs, batch, length, 8)
 		if err := other.Go(whole.Position()); err != nil {
 			t.Fatal(err)
 		}
 		for range 5 {
-			if a, b := whole.Next(), other.Next(); !reflect.DeepEqual(a, b) {
+			if a, b := must(whole.Next()), must(other.Next()); !reflect.DeepEqual(a, b) {
 				t.Fatalf("%v after a jump, want %v", b, a)
 			}
 		}
@@ -138,7 +142,7 @@ func TestPackerOrders(t *testing.T) {
 	}
 	order := func(p *Packer) (ids []int) {
 		for range 20 { // documents of which two fill a sequence
-			ids = append(ids, p.Next().IDs...)
+			ids = append(ids, ints(must(p.Next()), "ids")...)
 		}
 		return ids
 	}
@@ -174,7 +178,7 @@ func TestPackErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Next()
+	must(p.Next())
 	before := p.Position()
 	for _, at := range []Position{{-1, 0}, {0, 2}, {3, -1}} {
 		if err := p.Go(at); err == nil {

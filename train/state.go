@@ -40,6 +40,7 @@ const (
 	trainingLoss  = "curve:training.loss"
 	heldOutSteps  = "curve:heldout.steps"
 	heldOutLoss   = "curve:heldout.loss"
+	metricValues  = "curve:metric:" // and the metric's name
 )
 
 func array(m Moment) tensorfile.Array {
@@ -66,6 +67,10 @@ func writeState(file string, s state, curve Curve, tensors []Moment) error {
 		}
 		shape := []int{len(part.points)}
 		arrays = append(arrays, tensorfile.Array{Name: part.steps, Shape: shape, Data: steps}, tensorfile.Array{Name: part.loss, Shape: shape, Data: loss})
+	}
+	for _, name := range slices.Sorted(maps.Keys(curve.Metrics)) {
+		values := curve.Metrics[name]
+		arrays = append(arrays, tensorfile.Array{Name: metricValues + name, Shape: []int{len(values)}, Data: values})
 	}
 	metadata := map[string]string{"format": stateFormat, "state": string(note)}
 	return tensorfile.Replace(file, func(w io.Writer) error { return tensorfile.WriteSealed(w, metadata, arrays) })
@@ -104,6 +109,9 @@ func openState(file string) (s *saved, err error) {
 		return nil, err
 	}
 	if s.curve.HeldOut, err = s.points(heldOutSteps, heldOutLoss); err != nil {
+		return nil, err
+	}
+	if err := s.metrics(); err != nil {
 		return nil, err
 	}
 	if n := len(s.curve.Training); n != s.state.Steps {
@@ -158,6 +166,29 @@ func (s *saved) points(steps, loss string) ([]Point, error) {
 		points = append(points, Point{int(x[i]), y[i]})
 	}
 	return points, nil
+}
+
+// metrics moves the values of the metrics from the tensors to the curve.
+func (s *saved) metrics() error {
+	for key, a := range s.rest {
+		name, ok := strings.CutPrefix(key, metricValues)
+		if !ok {
+			continue
+		}
+		if !slices.Equal(a.Shape, []int{len(s.curve.HeldOut)}) {
+			return fmt.Errorf("%s is not a vector of %d elements, as %s is", key, len(s.curve.HeldOut), heldOutLoss)
+		}
+		values := make([]float64, a.Shape[0])
+		if err := tensorfile.Copy([]tensorfile.Job{{From: a, To: values}}); err != nil {
+			return err
+		}
+		if s.curve.Metrics == nil {
+			s.curve.Metrics = map[string][]float64{}
+		}
+		s.curve.Metrics[name] = values
+		delete(s.rest, key)
+	}
+	return nil
 }
 
 // match returns an error unless the file has exactly these tensors.
@@ -224,7 +255,7 @@ func (t *Trainer) save() error {
 	if err != nil {
 		return err
 	}
-	return writeState(t.cfg.File, state{t.Done(), t.packer.Position(), t.cfg.Settings, run}, t.curve, tensors)
+	return writeState(t.cfg.File, state{t.Done(), t.source.Position(), t.cfg.Settings, run}, t.curve, tensors)
 }
 
 // Resume continues the run that was saved to Config.File. If there is no such file, resumed is false. The trainer then continues with the same
@@ -289,9 +320,9 @@ func (t *Trainer) resume(s *saved) error {
 	if s.state.Steps > t.cfg.Steps {
 		return fmt.Errorf("it was saved after step %d, want at most %d", s.state.Steps, t.cfg.Steps)
 	}
-	before := t.packer.Position()
-	if err := t.packer.Go(s.state.Position); err != nil {
-		return errors.Join(err, t.packer.Go(before))
+	before := t.source.Position()
+	if err := t.source.Go(s.state.Position); err != nil {
+		return errors.Join(err, t.source.Go(before))
 	}
 	if err := s.read(tensors); err != nil {
 		t.broken = fmt.Errorf("the weights are incomplete after a failed Resume: %w", err)
@@ -336,12 +367,12 @@ func (t *Trainer) record() (map[string]string, error) {
 		return t.recorded, nil
 	}
 	c := t.cfg
-	all := map[string]string{
-		"Batch": fmt.Sprint(c.Batch), "Length": fmt.Sprint(c.Length), "Steps": fmt.Sprint(c.Steps), "Accumulate": fmt.Sprint(c.Accumulate),
-		"Seed": fmt.Sprint(c.Seed), "Data": describeDocuments(c.Data), "HeldOut": describeDocuments(c.HeldOut),
+	all := t.describe()
+	all["Steps"], all["Accumulate"] = fmt.Sprint(c.Steps), fmt.Sprint(c.Accumulate)
+	if names := slices.Sorted(maps.Keys(t.scorer.results)); len(names) > 1 { // the loss is one of them
+		all["metrics"] = strings.Join(names[1:], ", ")
 	}
 	addFields(all, "AdamW.", reflect.ValueOf(t.solver.cfg))
-	addFields(all, "model.", reflect.ValueOf(t.lm.Config()))
 	schedule := sha256.New()
 	apart := (c.Steps-1)/scheduleSamples + 1 // of more steps, some: a run of any number of steps is saved in a moment
 	for step := 1; step <= c.Steps && step > 0; step += apart {
@@ -350,12 +381,11 @@ func (t *Trainer) record() (map[string]string, error) {
 	all["AdamW.Schedule"] = fmt.Sprintf("%d steps, hash %s", c.Steps, sum(schedule))
 
 	frozen, trained := []tensorfile.Array{}, sha256.New()
-	params := t.lm.Params()
-	if err := params.ToHost(); err != nil {
+	if err := t.all.ToHost(); err != nil {
 		return nil, err
 	}
 	n := 0
-	for _, w := range params {
+	for _, w := range t.all {
 		weights := layer.Params{w}
 		if l := w.LoRA(); l != nil {
 			weights = append(weights, l.A, l.B)
@@ -396,16 +426,34 @@ func describeDocuments(docs []Document) string {
 	h, tokens := sha256.New(), 0
 	for _, d := range docs {
 		hashNumbers(h, int64(len(d.Tokens)), int64(d.Prompt))
-		for part := range slices.Chunk(d.Tokens, 512) {
-			numbers := make([]int64, len(part))
-			for i, token := range part {
-				numbers[i] = int64(token)
-			}
-			hashNumbers(h, numbers...)
-		}
+		hashInts(h, d.Tokens)
 		tokens += len(d.Tokens)
 	}
 	return fmt.Sprintf("%d documents of %d tokens, hash %s", len(docs), tokens, sum(h))
+}
+
+// describeBatches returns a function that describes the data of a run by a hash. It computes the hash of the first batch now, since its tensors
+// may change.
+func describeBatches(first Batch, heldOut []Batch) func() map[string]string {
+	data := sha256.New()
+	first.hash(data)
+	return func() map[string]string {
+		evaluation := sha256.New()
+		for _, b := range heldOut {
+			b.hash(evaluation)
+		}
+		return map[string]string{"Data": "first batch, hash " + sum(data), "HeldOut": fmt.Sprintf("%d batches, hash %s", len(heldOut), sum(evaluation))}
+	}
+}
+
+func hashInts(h hash.Hash, all []int) {
+	for part := range slices.Chunk(all, 512) {
+		numbers := make([]int64, len(part))
+		for i, x := range part {
+			numbers[i] = int64(x)
+		}
+		hashNumbers(h, numbers...)
+	}
 }
 
 func hashNumbers(h hash.Hash, numbers ...int64) {

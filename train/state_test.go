@@ -56,7 +56,7 @@ func put(t *testing.T, path string, data []byte) {
 // A state with one flipped bit, in any byte, is refused, and the trainer does not change.
 func TestStateDamaged(t *testing.T) {
 	tr, good := tinyState(t)
-	before, at, curve := weights(tr.lm), tr.packer.Position(), tr.curve
+	before, at, curve := values(tr.all), tr.source.Position(), tr.curve
 	f, err := os.OpenFile(tr.cfg.File, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestStateDamaged(t *testing.T) {
 			}
 		}
 	}
-	if !reflect.DeepEqual(weights(tr.lm), before) || tr.packer.Position() != at || !reflect.DeepEqual(tr.curve, curve) {
+	if !reflect.DeepEqual(values(tr.all), before) || tr.source.Position() != at || !reflect.DeepEqual(tr.curve, curve) {
 		t.Error("a damaged state has changed the trainer")
 	}
 	put(t, tr.cfg.File, good)
@@ -175,12 +175,12 @@ func TestStateContents(t *testing.T) {
 			t.Fatal(err)
 		}
 		put(t, tr.cfg.File, out.Bytes())
-		before, at := weights(tr.lm), tr.packer.Position()
+		before, at := values(tr.all), tr.source.Position()
 		resumed, err := tr.Resume()
 		if c.want == "" && err != nil || c.want != "" && (resumed || err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: resumed %t, error %v, want %q", c.name, resumed, err, c.want)
 		}
-		if !reflect.DeepEqual(weights(tr.lm), before) || tr.packer.Position() != at {
+		if !reflect.DeepEqual(values(tr.all), before) || tr.source.Position() != at {
 			t.Errorf("%s: the trainer has changed", c.name)
 		}
 	}
@@ -273,7 +273,7 @@ func TestResumeNamesWhatDiffers(t *testing.T) {
 		if resumed || err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), file) {
 			t.Errorf("%s: resumed %t, error %v, want %q", c.name, resumed, err, c.want)
 		}
-		if !reflect.DeepEqual(weights(c.lm), before) || tr.Done() != 0 || tr.packer.Position() != (Position{}) {
+		if !reflect.DeepEqual(weights(c.lm), before) || tr.Done() != 0 || tr.source.Position() != (Position{}) {
 			t.Errorf("%s: the error has changed the trainer", c.name)
 		}
 	}
@@ -436,6 +436,7 @@ func TestTwoTrainersOfOneFile(t *testing.T) {
 		tr := newTrainer(t, tinyLM(), cfg)
 		_, resume := tr.Resume()
 		fmt.Printf("resume: %v\nrun: %v\nsave: %v\n", resume, tr.Run(context.Background()), tr.Save())
+		fmt.Printf("steps: %d of %d\n", tr.Done(), cfg.Steps)
 		_ = os.Stdout.Sync()
 		os.Exit(0)
 	}
@@ -459,6 +460,9 @@ func TestTwoTrainersOfOneFile(t *testing.T) {
 		if !strings.Contains(line, cfg.File+": another process is writing it") || !strings.HasSuffix(line, fmt.Sprint("process ", os.Getpid())) {
 			t.Errorf("the other process says %q, want the file and process %d", line, os.Getpid())
 		}
+	}
+	if line := lineOf(said, "steps: "); line != "steps: 0 of 3" {
+		t.Errorf("the other process says %q, want no step: Run finds the lock before it trains", line)
 	}
 	if _, err := os.Stat(cfg.File); err == nil {
 		t.Error("the other process has saved its state")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"sync"
 
 	G "gorgonia.org/gorgonia"
@@ -13,19 +12,12 @@ import (
 
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
-	"github.com/gomamba/mamba/nn"
-	"github.com/gomamba/mamba/op"
 )
 
-// Config describes a training run of a language model. A zero field stands for the default.
-type Config struct {
-	Batch, Length int // sequences in a batch, and tokens in a sequence; required
-	Steps         int // number of training steps; required
-	Accumulate    int // batches whose gradients are added up in a step; 1 by default. The loss is the mean over the tokens of all of them
-
-	Data    []Document // the documents to train on; required
-	HeldOut []Document // the documents to evaluate on; none by default
-	Seed    uint64     // seed of the order of the data
+// RunConfig describes how a Trainer trains. A zero field stands for the default.
+type RunConfig struct {
+	Steps      int // number of training steps; required
+	Accumulate int // batches whose gradients are added up in a step; 1 by default. The loss is their mean, by their weights
 
 	AdamW AdamWConfig // LearnRate is required
 
@@ -34,173 +26,115 @@ type Config struct {
 	SaveEvery int    // steps between saves; the trainer also saves after the last step
 
 	// Settings holds values by name that are saved with the run. Resume returns an error if they differ. Use it for everything that the
-	// run depends on but that is not in this configuration, such as the flags of a program.
+	// run depends on and that is neither here nor a weight: the loss, the seed and the source of the data, the flags of a program.
 	Settings map[string]string
 
 	// Report is called after each step.
 	Report func(*Curve)
-	// Options are the options of the model's calls, such as nn.WithRecompute.
-	Options []nn.CallOption
 }
 
-// Trainer trains the weights of a language model that are not frozen (layer.Params.Trainable). One goroutine may use a Trainer at a
-// time; a second one gets an error.
-type Trainer struct {
-	running, mu sync.Mutex // held by Run, and by each call that uses the graphs, the solver or the packer
+// field is a number of a configuration with its smallest value.
+type field struct {
+	name         string
+	value, least int
+}
 
-	cfg     Config
-	lm      *nn.LM
-	params  layer.Params
-	packer  *Packer
-	heldOut []Batch
-	solver  *AdamW
-	train   *lossGraph
-	scorer  *lossGraph
-	nodes   []G.ValueGrad
-	curve   Curve
+func atLeast(fields ...field) error {
+	for _, f := range fields {
+		if f.value < f.least {
+			return fmt.Errorf("train: %s is %d, want at least %d", f.name, f.value, f.least)
+		}
+	}
+	return nil
+}
+
+// complete fills in defaults, and returns an error if a number is out of its range.
+func (c *RunConfig) complete() error {
+	if c.Accumulate == 0 {
+		c.Accumulate = 1
+	}
+	return atLeast(field{"Steps", c.Steps, 1}, field{"Accumulate", c.Accumulate, 1}, field{"EvalEvery", c.EvalEvery, 0}, field{"SaveEvery", c.SaveEvery, 0})
+}
+
+// Trainer trains the weights of a model that are not frozen (layer.Params.Trainable). New makes one for a language model, NewTrainer for
+// any loss. One goroutine may use a Trainer at a time; a second one gets an error.
+type Trainer struct {
+	running, mu sync.Mutex // held by Run, and by each call that uses the graphs, the solver or the source
+
+	cfg      RunConfig
+	all      layer.Params // with the frozen weights
+	params   layer.Params // without them
+	source   Source
+	inputs   []input // of every batch
+	heldOut  []Batch
+	solver   *AdamW
+	train    *lossGraph
+	scorer   *lossGraph
+	nodes    []G.ValueGrad
+	tokens   int
+	curve    Curve
+	describe func() map[string]string // describes the model and the data, for record
 
 	lock     *tensorfile.Lock  // lock on File, held from its first use on
 	recorded map[string]string // see record
 	broken   error             // error of a Resume that failed after it had changed weights
 }
 
-// lossGraph computes the loss of a batch.
-type lossGraph struct {
-	ids, targets, start, share *G.Node
-	dt                         tensor.Dtype
-	loss                       *G.Value // a pointer, so that the machine does not reference lossGraph: Go never collects a cycle with a finalizer in it
-	vm                         G.VM
-}
-
-// New returns a trainer before its first step. Call Close when you no longer use it.
-func New(lm *nn.LM, cfg Config) (*Trainer, error) {
-	if lm == nil {
-		return nil, fmt.Errorf("train: the model is missing, want one that nn.NewLM returned")
-	}
-	if err := lm.Err(); err != nil {
+// NewTrainer returns a trainer before its first step. Call Close when you no longer use it.
+//
+// It reads the first batch of the data, and builds the loss for inputs of its shapes and types. Every later batch must have the same.
+//
+// Errors: a field of the problem or the configuration that is missing or out of its range; the errors of the loss and the source; a
+// weight that the loss does not depend on; a batch of HeldOut unlike the first batch.
+func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
+	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	if cfg.Accumulate == 0 {
-		cfg.Accumulate = 1
+	if err := p.check(cfg.File != ""); err != nil {
+		return nil, err
 	}
-	for _, c := range []struct {
-		name         string
-		value, least int
-	}{{"Batch", cfg.Batch, 1}, {"Length", cfg.Length, 1}, {"Steps", cfg.Steps, 1}, {"Accumulate", cfg.Accumulate, 1},
-		{"EvalEvery", cfg.EvalEvery, 0}, {"SaveEvery", cfg.SaveEvery, 0}} {
-		if c.value < c.least {
-			return nil, fmt.Errorf("train: %s is %d, want at least %d", c.name, c.value, c.least)
-		}
+	first, err := firstBatch(p.Data)
+	if err != nil {
+		return nil, err
 	}
-	if err := batchBytes(cfg.Batch, cfg.Length).Times(cfg.Accumulate).Fits("the batches of a step"); err != nil {
-		return nil, fmt.Errorf("train: Batch is %d, Length is %d, Accumulate is %d: %w", cfg.Batch, cfg.Length, cfg.Accumulate, err)
+	t := &Trainer{cfg: cfg, all: p.Params, params: p.Params.Trainable(), source: p.Data, heldOut: p.HeldOut}
+	if t.inputs, err = first.inputs(); err == nil {
+		err = first.check(t.inputs)
 	}
-	for _, c := range []struct {
-		name string
-		docs []Document
-	}{{"Data", cfg.Data}, {"HeldOut", cfg.HeldOut}} {
-		for i, d := range c.docs {
-			for j, token := range d.Tokens {
-				if token < 0 || token >= lm.Config().Vocab {
-					return nil, fmt.Errorf("train: token %d of document %d of %s is %d, want 0 to %d, the model's vocabulary",
-						j, i, c.name, token, lm.Config().Vocab-1)
-				}
-			}
-		}
+	if err != nil {
+		return nil, fmt.Errorf("train: the first batch: %w", err)
 	}
-	t := &Trainer{cfg: cfg, lm: lm, params: lm.Params().Trainable()}
-	if len(t.params) == 0 {
-		return nil, fmt.Errorf("train: all of the model's weights are frozen")
+	if err := bytesOf(t.inputs).Times(cfg.Accumulate).Fits("the batches of a step"); err != nil {
+		return nil, fmt.Errorf("train: Accumulate is %d: %w", cfg.Accumulate, err)
 	}
-	var err error
-	if t.packer, err = NewPacker(cfg.Data, cfg.Batch, cfg.Length, cfg.Seed); err != nil {
-		return nil, fmt.Errorf("%w (Config.Data)", err)
-	}
-	if len(cfg.HeldOut) > 0 {
-		if t.heldOut, err = Pack(cfg.HeldOut, cfg.Batch, cfg.Length); err != nil {
-			return nil, fmt.Errorf("%w (Config.HeldOut)", err)
+	for i, b := range p.HeldOut {
+		if err := b.check(t.inputs); err != nil {
+			return nil, fmt.Errorf("train: batch %d of HeldOut: %w", i, err)
 		}
 	}
 	if t.solver, err = NewAdamW(t.params, cfg.AdamW); err != nil {
 		return nil, err
 	}
-	if err := t.build(lm); err != nil {
+	var nodes G.Nodes
+	if t.train, nodes, err = newLossGraph(p, t.inputs, true); err != nil {
 		return nil, err
 	}
+	if t.scorer, _, err = newLossGraph(p, t.inputs, false); err != nil {
+		return nil, errors.Join(err, t.train.vm.Close())
+	}
+	t.nodes = G.NodesToValueGrads(nodes)
+	t.describe = describeBatches(first, p.HeldOut)
 	return t, nil
 }
 
-func (t *Trainer) build(lm *nn.LM) error {
-	g, loss, train, err := newLossGraph(lm, t.cfg)
-	if err != nil {
-		return err
+// firstBatch returns the next batch of a source, and leaves the source where it is.
+func firstBatch(s Source) (Batch, error) {
+	at := s.Position()
+	b, err := s.Next()
+	if err := errors.Join(err, s.Go(at)); err != nil {
+		return b, fmt.Errorf("train: the first batch: %w", err)
 	}
-	nodes := t.params.Nodes(g)
-	if _, err := G.Grad(loss, nodes...); err != nil {
-		return err
-	}
-	if err := op.CheckGraph(g); err != nil {
-		return err
-	}
-	train.vm = G.NewTapeMachine(g, G.BindDualValues(nodes...))
-	t.train, t.nodes = train, G.NodesToValueGrads(nodes)
-
-	if g, _, t.scorer, err = newLossGraph(lm, t.cfg); err != nil {
-		return err
-	}
-	if err := op.CheckGraph(g); err != nil {
-		return err
-	}
-	t.scorer.vm = G.NewTapeMachine(g)
-	return nil
-}
-
-// newLossGraph returns a graph of the loss times share, the weight of a batch in the mean over several batches.
-func newLossGraph(lm *nn.LM, cfg Config) (*G.ExprGraph, *G.Node, *lossGraph, error) {
-	g := G.NewGraph()
-	input := func(name string) *G.Node {
-		return G.NewMatrix(g, tensor.Int, G.WithShape(cfg.Batch, cfg.Length), G.WithName(name))
-	}
-	l := &lossGraph{ids: input("ids"), targets: input("targets"), start: input("start"), dt: lm.Params()[0].Value.Dtype()}
-	l.share = G.NewScalar(g, l.dt, G.WithName("share"))
-	loss, err := lm.Loss(l.ids, l.targets, append(slices.Clone(cfg.Options), nn.WithStart(l.start))...)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	if loss, err = G.Mul(loss, l.share); err != nil {
-		return nil, nil, nil, err
-	}
-	l.loss = new(G.Value)
-	G.Read(loss, l.loss)
-	return g, loss, l, nil
-}
-
-// run returns the loss of a batch times its share.
-func (l *lossGraph) run(b Batch, share float64) (float64, error) {
-	shape := l.ids.Shape()
-	for _, in := range []struct {
-		node *G.Node
-		data []int
-	}{{l.ids, b.IDs}, {l.targets, b.Targets}, {l.start, b.Start}} {
-		if err := G.Let(in.node, tensor.New(tensor.WithShape(shape...), tensor.WithBacking(in.data))); err != nil {
-			return 0, err
-		}
-	}
-	var v any = share
-	if l.dt == tensor.Float32 {
-		v = float32(share)
-	}
-	if err := G.Let(l.share, v); err != nil {
-		return 0, err
-	}
-	l.vm.Reset()
-	if err := l.vm.RunAll(); err != nil {
-		return 0, err
-	}
-	if nats, ok := (*l.loss).Data().(float32); ok {
-		return float64(nats), nil
-	}
-	return (*l.loss).Data().(float64), nil
+	return b, nil
 }
 
 // enter locks the trainer for a call. If it returns nil, the caller must call t.mu.Unlock.
@@ -214,7 +148,7 @@ func (t *Trainer) enter(call string) error {
 	default:
 		t.mu.Unlock()
 	}
-	return fmt.Errorf("train: %s: the trainer is closed, or not made by New", call)
+	return fmt.Errorf("train: %s: the trainer is closed, or not made by New or NewTrainer", call)
 }
 
 // Close frees the graphs and their values, and releases the lock on Config.File. After Close, Curve, Done and Tokens keep their values. All other
@@ -249,39 +183,37 @@ func (t *Trainer) Done() int {
 	return t.solver.Steps()
 }
 
-// Tokens returns the number of tokens in a step: Batch · Length · Accumulate.
+// Tokens returns the number of tokens in a step of a language model: Batch · Length · Accumulate. It is 0 for a trainer of NewTrainer.
 func (t *Trainer) Tokens() int {
 	if t == nil {
 		return 0
 	}
-	return t.cfg.Accumulate * t.cfg.Batch * t.cfg.Length
+	return t.tokens
 }
 
-// Evaluate returns the mean loss of batches, in nats per token. The batches must have the trainer's batch and length, as Pack makes them.
+// Evaluate returns the mean loss over batches, by their weights; for a language model in nats per token. The batches must have the shapes
+// and types of the training batches, as those of Pack do.
 func (t *Trainer) Evaluate(batches []Batch) (float64, error) {
+	means, err := t.measure(batches)
+	return means[theLoss], err
+}
+
+// Measure returns the means of the metrics of the loss (Call.Metric) over batches, by name. It has the errors of Evaluate.
+func (t *Trainer) Measure(batches []Batch) (map[string]float64, error) {
+	means, err := t.measure(batches)
+	delete(means, theLoss)
+	return means, err
+}
+
+func (t *Trainer) measure(batches []Batch) (map[string]float64, error) {
 	if err := t.enter("evaluate"); err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer t.mu.Unlock()
 	if t.broken != nil {
-		return 0, fmt.Errorf("train: %w", t.broken)
+		return nil, fmt.Errorf("train: %w", t.broken)
 	}
-	sum, learned := 0.0, 0
-	for i, b := range batches {
-		if err := b.check(t.cfg.Batch * t.cfg.Length); err != nil {
-			return 0, fmt.Errorf("train: evaluate: batch %d: %w", i, err)
-		}
-		loss, err := t.scorer.run(b, 1)
-		if err != nil {
-			return 0, err
-		}
-		sum += loss * float64(b.Learned)
-		learned += b.Learned
-	}
-	if learned == 0 {
-		return 0, fmt.Errorf("train: evaluate: none of %d batches has a token to learn", len(batches))
-	}
-	return sum / float64(learned), nil
+	return t.scorer.measure(batches, t.inputs)
 }
 
 // Run trains until the last step. If the context ends, Run finishes the current step, saves the run, and returns the context's error. A loss or
@@ -333,50 +265,74 @@ func (t *Trainer) Run(ctx context.Context) error {
 }
 
 func (t *Trainer) evaluate() error {
-	if t.heldOut == nil {
+	if len(t.heldOut) == 0 {
 		return nil
 	}
-	loss, err := t.Evaluate(t.heldOut)
+	means, err := t.measure(t.heldOut)
 	if err != nil {
 		return err
 	}
+	loss := means[theLoss]
 	t.curve.HeldOut = append(t.curve.HeldOut, Point{t.Done(), loss})
+	for name := range means {
+		if name != theLoss {
+			if t.curve.Metrics == nil {
+				t.curve.Metrics = map[string][]float64{}
+			}
+			t.curve.Metrics[name] = append(t.curve.Metrics[name], means[name])
+		}
+	}
 	return t.finite(loss)
 }
+
+// ErrDiverged is in the errors of a loss or a gradient that is not finite. The learn rate is perhaps too high.
+var ErrDiverged = errors.New("the training has diverged")
+
+// diverged is an error that is ErrDiverged without its words.
+type diverged struct{ error }
+
+func (d diverged) Is(target error) bool { return target == ErrDiverged }
 
 // finite returns an error if a loss is NaN or infinite.
 func (t *Trainer) finite(loss float64) error {
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return fmt.Errorf("train: the loss is %v at step %d: the learn rate of %v is perhaps too high", loss, t.Done()+1, t.cfg.AdamW.LearnRate)
+		return diverged{fmt.Errorf("train: the loss is %v at step %d: the learn rate of %v is perhaps too high", loss, t.Done()+1, t.cfg.AdamW.LearnRate)}
 	}
 	return nil
 }
 
-// step makes a training step. After an error the trainer is as it was before.
+// step makes a training step. After an error, or a panic of the source, the trainer is as it was before.
 func (t *Trainer) step() (err error) {
 	if err := t.enter("step"); err != nil {
 		return err
 	}
 	defer t.mu.Unlock()
-	at := t.packer.Position()
+	at, made := t.source.Position(), false
 	defer func() {
-		if err != nil {
+		if !made {
 			t.clearGradients() // of the batches that have run
-			err = errors.Join(err, t.packer.Go(at))
+			err = errors.Join(err, t.source.Go(at))
 		}
 	}()
-	batches, learned := make([]Batch, t.cfg.Accumulate), 0
+	batches := make([]Batch, t.cfg.Accumulate)
 	for i := range batches {
-		batches[i] = t.packer.Next()
-		learned += batches[i].Learned
+		if batches[i], err = t.source.Next(); err == nil {
+			err = batches[i].check(t.inputs)
+		}
+		if err != nil {
+			return fmt.Errorf("train: batch %d of step %d: %w", i, t.Done()+1, err)
+		}
+	}
+	sum, err := total(batches)
+	if err != nil {
+		return fmt.Errorf("train: step %d: %w", t.Done()+1, err)
 	}
 	loss := 0.0
-	for _, b := range batches {
-		part, err := t.train.run(b, float64(b.Learned)/float64(learned))
-		if err != nil {
+	for i, b := range batches {
+		if err := t.train.run(b, b.Weight/sum, t.Done()*t.cfg.Accumulate+i); err != nil {
 			return err
 		}
-		loss += part
+		loss += t.train.result(theLoss)
 	}
 	if err := t.finite(loss); err != nil {
 		return err
@@ -385,6 +341,7 @@ func (t *Trainer) step() (err error) {
 		return err
 	}
 	t.curve.Training = append(t.curve.Training, Point{t.Done(), loss})
+	made = true
 	return nil
 }
 

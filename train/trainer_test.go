@@ -59,8 +59,10 @@ func newTrainer(t *testing.T, lm *nn.LM, cfg Config) *Trainer {
 	return tr
 }
 
-func weights(lm *nn.LM) (all [][]float64) {
-	for _, p := range lm.Params() {
+func weights(lm *nn.LM) [][]float64 { return values(lm.Params()) }
+
+func values(params layer.Params) (all [][]float64) {
+	for _, p := range params {
 		all = append(all, numbers(p.Value))
 		if l := p.LoRA(); l != nil {
 			all = append(all, numbers(l.A.Value), numbers(l.B.Value))
@@ -80,7 +82,7 @@ func TestDocumentsApart(t *testing.T) {
 	}
 	cfg.Batch = 1
 	alone := newTrainer(t, lm, cfg)
-	sum, learned := 0.0, 0
+	sum, learned := 0.0, 0.0
 	for _, d := range cfg.HeldOut {
 		batches, err := Pack([]Document{d}, 1, cfg.Length)
 		if err != nil {
@@ -90,10 +92,10 @@ func TestDocumentsApart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sum += loss * float64(batches[0].Learned)
-		learned += batches[0].Learned
+		sum += loss * batches[0].Weight
+		learned += batches[0].Weight
 	}
-	if want := sum / float64(learned); math.Abs(got-want) > 1e-12 {
+	if want := sum / learned; math.Abs(got-want) > 1e-12 {
 		t.Errorf("the loss of packed documents is %v, want %v, the loss of separate documents", got, want)
 	}
 }

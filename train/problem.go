@@ -1,0 +1,274 @@
+package train
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/node"
+	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/op"
+)
+
+// Problem is what a Trainer trains: weights, a loss that depends on them, and data.
+type Problem struct {
+	Params layer.Params // the weights. Frozen ones are not trained, but compared when a run is resumed
+
+	// Loss returns the loss of a batch, a scalar of float32 or float64: the mean over the examples of the batch, whose number is
+	// Batch.Weight. It is called twice, to build the graph that trains and the graph that evaluates.
+	Loss func(*Call) (*G.Node, error)
+
+	Data    Source  // the batches to train on
+	HeldOut []Batch // the batches to evaluate on; none by default
+}
+
+// Call is one call of Problem.Loss: the inputs to build the loss over, and what the loss is for.
+type Call struct {
+	Training bool // whether the graph trains. If false, it evaluates: leave out dropout, and add metrics
+
+	graph   *G.ExprGraph
+	inputs  map[string]*G.Node
+	step    *G.Node
+	metrics map[string]*G.Node
+	err     error // of the first wrong use
+}
+
+func (c *Call) fail(format string, args ...any) {
+	if c.err == nil {
+		c.err = fmt.Errorf("train: "+format, args...)
+	}
+}
+
+// Graph returns the graph that the loss is built in.
+func (c *Call) Graph() *G.ExprGraph {
+	if c.graph == nil {
+		c.graph = G.NewGraph()
+	}
+	return c.graph
+}
+
+// Input returns the node of a value that each batch has (Batch.Values), with the value's shape and type. For another name it
+// returns a node without meaning, and NewTrainer returns an error.
+func (c *Call) Input(name string) *G.Node {
+	if n := c.inputs[name]; n != nil {
+		return n
+	}
+	c.fail("the loss asks for the input %q, want one of %q, which the first batch has", name, slices.Sorted(maps.Keys(c.inputs)))
+	return G.NewScalar(c.Graph(), tensor.Float32, G.WithName(fmt.Sprintf("missing input %q", name)))
+}
+
+// Step returns a scalar of tensor.Int that counts the batches that have been trained on before this one: 0 for the first batch of the
+// run. No two batches of a run have the same number, and a resumed run continues to count. It is for operators that compute something
+// else in each step of training, such as dropout. In the graph that evaluates it is 0.
+func (c *Call) Step() *G.Node {
+	if c.step == nil {
+		c.step = G.NewScalar(c.Graph(), tensor.Int, G.WithName("train: step"))
+	}
+	return c.step
+}
+
+// Metric adds a scalar to what the trainer measures on held-out data beside the loss, such as an accuracy. The trainer takes the mean
+// over batches, by their weights (Curve.Metrics, Trainer.Measure). There are metrics in evaluation only: it is an error, which
+// NewTrainer returns, if Training is true, or if the name is empty or there already.
+func (c *Call) Metric(name string, value *G.Node) {
+	switch {
+	case c.Training:
+		c.fail("the loss adds the metric %q to the graph that trains, want it only if Call.Training is false", name)
+	case name == "" || c.metrics[name] != nil:
+		c.fail("the metric %q has no name or one that is there already, want another", name)
+	case !isNumber(value):
+		c.fail("the metric %q is %s, want a scalar of float32 or float64", name, describe(value))
+	default:
+		if c.metrics == nil {
+			c.metrics = map[string]*G.Node{}
+		}
+		c.metrics[name] = value
+	}
+}
+
+func isNumber(n *G.Node) bool {
+	return n != nil && n.IsScalar() && (n.Dtype() == tensor.Float32 || n.Dtype() == tensor.Float64)
+}
+
+func describe(n *G.Node) string {
+	if n == nil {
+		return "missing"
+	}
+	return fmt.Sprintf("%v %v", n.Type(), n.Shape())
+}
+
+// check returns an error unless NewTrainer can use the problem, apart from its batches.
+func (p Problem) check(saved bool) error {
+	named := map[string]bool{}
+	for i, w := range p.Params {
+		if w == nil || w.Value == nil {
+			return fmt.Errorf("train: weight %d of %d is missing or has no value, want one that layer.NewParam or a layer made", i, len(p.Params))
+		}
+		if saved && named[w.Name] {
+			return fmt.Errorf("train: two weights have the name %q, want different names (layer.WithName), since File has the weights by name", w.Name)
+		}
+		named[w.Name] = true
+	}
+	switch {
+	case len(p.Params) == 0:
+		return fmt.Errorf("train: Params is empty, want the weights to train")
+	case len(p.Params.Trainable()) == 0:
+		return fmt.Errorf("train: all of the model's weights are frozen")
+	case p.Loss == nil:
+		return fmt.Errorf("train: Loss is nil, want a function that builds the loss")
+	case p.Data == nil || reflect.ValueOf(p.Data).Kind() == reflect.Pointer && reflect.ValueOf(p.Data).IsNil():
+		return fmt.Errorf("train: Data is nil, want a source of batches")
+	}
+	return nil
+}
+
+// lossGraph computes the loss of a batch, and the metrics.
+type lossGraph struct {
+	inputs      map[string]*G.Node
+	step, share *G.Node             // step is nil if the loss does not ask for it
+	results     map[string]*G.Value // pointers, so that the machine does not reference lossGraph: Go never collects a cycle with a finalizer in it
+	vm          G.VM
+}
+
+// theLoss is the name of the loss in lossGraph.results; no metric has it.
+const theLoss = ""
+
+// newLossGraph builds a graph of the loss times share, the weight of a batch in the mean over several batches. The nodes of params have
+// gradients if the graph trains.
+func newLossGraph(p Problem, inputs []input, training bool) (l *lossGraph, weights G.Nodes, err error) {
+	c := &Call{graph: G.NewGraph(), Training: training, inputs: map[string]*G.Node{}}
+	for _, in := range inputs {
+		c.inputs[in.name] = G.NewTensor(c.graph, in.dtype, in.shape.Dims(), G.WithShape(in.shape...), G.WithName(in.name))
+	}
+	loss, err := p.Loss(c)
+	if err := errors.Join(c.err, err); err != nil {
+		return nil, nil, err
+	}
+	if !isNumber(loss) || loss.Graph() != c.graph {
+		return nil, nil, fmt.Errorf("train: the loss is %s, want a scalar of float32 or float64 in Call.Graph", describe(loss))
+	}
+	l = &lossGraph{inputs: c.inputs, step: c.step, results: map[string]*G.Value{}}
+	l.share = G.NewScalar(c.graph, loss.Dtype(), G.WithName("train: share"))
+	if loss, err = G.Mul(loss, l.share); err != nil {
+		return nil, nil, err
+	}
+	read := func(name string, n *G.Node) {
+		l.results[name] = new(G.Value)
+		G.Read(n, l.results[name])
+	}
+	read(theLoss, loss)
+	for _, name := range slices.Sorted(maps.Keys(c.metrics)) {
+		read(name, c.metrics[name])
+	}
+	var options []G.VMOpt
+	if training {
+		trained := p.Params.Trainable()
+		weights = trained.Nodes(c.graph)
+		reached, err := differentiable(loss)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i, w := range weights {
+			if !reached[w] {
+				return nil, nil, fmt.Errorf("train: the loss does not depend on the weight %q, want it to, or the weight frozen", trained[i].Name)
+			}
+		}
+		if _, err := G.Grad(loss, weights...); err != nil {
+			return nil, nil, err
+		}
+		options = append(options, G.BindDualValues(weights...))
+	}
+	if err := op.CheckGraph(c.graph); err != nil {
+		return nil, nil, err
+	}
+	l.vm = G.NewTapeMachine(c.graph, options...)
+	return l, weights, nil
+}
+
+// differentiable returns the nodes that the loss has a derivative for. It is an error if an operator on the way has none: gorgonia.Grad would
+// panic.
+func differentiable(loss *G.Node) (map[*G.Node]bool, error) {
+	reached, open := map[*G.Node]bool{loss: true}, G.Nodes{loss}
+	for len(open) > 0 {
+		n := open[len(open)-1]
+		open = open[:len(open)-1]
+		operands := node.Operands(n)
+		if len(operands) == 0 {
+			continue
+		}
+		o, ok := n.Op().(G.SDOp)
+		if !ok {
+			return nil, fmt.Errorf("train: the operator %v of the loss has no derivative, want one that implements gorgonia.SDOp", n.Op())
+		}
+		for i, d := range o.DiffWRT(len(operands)) {
+			if d && !reached[operands[i]] {
+				reached[operands[i]] = true
+				open = append(open, operands[i])
+			}
+		}
+	}
+	return reached, nil
+}
+
+// run computes the loss of a batch times its share, and the metrics.
+func (l *lossGraph) run(b Batch, share float64, step int) error {
+	for name, n := range l.inputs {
+		// A clone, since a machine writes its engine into the tensors of its graph.
+		if err := G.Let(n, b.Values[name].ShallowClone()); err != nil {
+			return err
+		}
+	}
+	if l.step != nil {
+		if err := G.Let(l.step, step); err != nil {
+			return err
+		}
+	}
+	var v any = share
+	if l.share.Dtype() == tensor.Float32 {
+		v = float32(share)
+	}
+	if err := G.Let(l.share, v); err != nil {
+		return err
+	}
+	l.vm.Reset()
+	return l.vm.RunAll()
+}
+
+// result returns the loss or a metric of the last run.
+func (l *lossGraph) result(name string) float64 {
+	if v, ok := (*l.results[name]).Data().(float32); ok {
+		return float64(v)
+	}
+	return (*l.results[name]).Data().(float64)
+}
+
+// measure returns the means of the loss and of the metrics over batches, by name.
+func (l *lossGraph) measure(batches []Batch, inputs []input) (map[string]float64, error) {
+	for i, b := range batches {
+		if err := b.check(inputs); err != nil {
+			return nil, fmt.Errorf("train: evaluate: batch %d: %w", i, err)
+		}
+	}
+	sum, err := total(batches)
+	if err != nil {
+		return nil, fmt.Errorf("train: evaluate: %w", err)
+	}
+	means := map[string]float64{}
+	for _, b := range batches {
+		if err := l.run(b, 1, 0); err != nil {
+			return nil, err
+		}
+		for name := range l.results {
+			means[name] += l.result(name) * b.Weight
+		}
+	}
+	for name := range means {
+		means[name] /= sum
+	}
+	return means, nil
+}
