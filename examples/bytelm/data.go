@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 
+	"github.com/gomamba/mamba/examples/internal/loop"
 	"github.com/gomamba/mamba/task"
+	"github.com/gomamba/mamba/train"
 )
 
 const (
@@ -22,8 +24,8 @@ type data struct {
 	path           string
 	files          int
 	train, heldOut []byte
-	sampler        *task.Sampler // of the training part
-	windows        []task.Batch  // of the held-out part
+	source         train.Source  // of windows of the training part
+	windows        []train.Batch // of the held-out part
 	scored         int           // number of held-out bytes that are targets in the windows
 	bigram         float64       // bits per byte of a bigram model on the windows
 	prompt         []byte
@@ -65,23 +67,34 @@ func readText(path string) (task.Text, error) {
 }
 
 // cut makes the windows of both parts, and the bigram model of the training part.
-func (d *data) cut(set settings) (err error) {
-	if d.sampler, err = task.NewSampler(d.train, set.batch, set.length, int64(set.seed)); err != nil {
+func (d *data) cut(set settings) error {
+	open := func() (func() (task.Batch, error), error) {
+		s, err := task.NewSampler(d.train, set.batch, set.length, int64(set.seed))
+		return s.Next, err
+	}
+	if _, err := open(); err != nil {
 		return err
 	}
+	d.source = loop.Source(set.length, open)
 	// At least one batch: a full batch costs as much as a part of it.
-	windows := max(min(scoredWindows, scoredBytes/set.length), set.batch)
-	if d.windows, err = task.Windows(d.heldOut, set.batch, set.length, windows); err != nil {
+	limit := max(min(scoredWindows, scoredBytes/set.length), set.batch)
+	windows, err := task.Windows(d.heldOut, set.batch, set.length, limit)
+	if err != nil {
 		return err
 	}
-	for _, batch := range d.windows {
-		d.scored += batch.Count()
+	for _, w := range windows {
+		batch, err := loop.Batch(w, set.length)
+		if err != nil {
+			return err
+		}
+		d.windows = append(d.windows, batch)
+		d.scored += w.Count()
 	}
 	bigram, err := task.NewBigram(d.train)
 	if err != nil {
 		return err
 	}
-	d.bigram, err = bigram.BitsPerByte(d.windows)
+	d.bigram, err = bigram.BitsPerByte(windows)
 	return err
 }
 

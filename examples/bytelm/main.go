@@ -24,7 +24,6 @@ import (
 	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/report"
 	"github.com/gomamba/mamba/task"
-	"github.com/gomamba/mamba/train"
 )
 
 func main() {
@@ -69,30 +68,29 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 		size(len(d.train)), size(len(d.heldOut)), size(d.scored))
 	fmt.Fprintf(out, "bigram    %.3f bits per byte held out\n", d.bigram)
 
-	m, err := newModel(set, where)
+	lm, err := newModel(set, where)
 	if err != nil {
 		return err
 	}
-	defer m.close()
-	fmt.Fprintf(out, "model     Mamba, parameters: %d, layers: %d, d_model: %d\n", m.parameters(), set.layers, set.dmodel)
+	fmt.Fprintf(out, "model     Mamba, parameters: %d, layers: %d, d_model: %d\n", lm.Params().Count(), set.layers, set.dmodel)
 	fmt.Fprintf(out, "training  steps: %d, batch: %d, length: %d, learn rate: %v, seed: %d\n",
 		set.steps, set.batch, set.length, set.lr, set.seed)
-	record := new(train.Curve)
-	if err := loop(ctx, set, m, d, record, newProgress(out, set)); err != nil {
+	curve, err := learn(ctx, set, lm, d, newProgress(out, set))
+	if err != nil {
 		return err
 	}
 
-	if done := len(record.Training); done < set.steps {
+	if done := len(curve.Training); done < set.steps {
 		fmt.Fprintf(out, "stopped   after step %d of %d\n", done, set.steps)
 	}
-	mamba := bits(record.HeldOut[len(record.HeldOut)-1].Loss)
+	mamba := bits(curve.HeldOut[len(curve.HeldOut)-1].Loss)
 	verdict := "Mamba is better"
 	if mamba >= d.bigram {
 		verdict = "bigram is better"
 	}
 	fmt.Fprintf(out, "held out  bits per byte: Mamba %.3f, bigram %.3f: %s\n", mamba, d.bigram, verdict)
 	if set.generate > 0 {
-		text, err := m.write(d.prompt, set.generate, set.temperature, rand.New(rand.NewPCG(uint64(set.seed), 1)))
+		text, err := write(lm, d.prompt, set.generate, set.temperature, rand.New(rand.NewPCG(uint64(set.seed), 1)))
 		if err != nil {
 			return err
 		}
@@ -103,41 +101,9 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 		return nil
 	}
 	loss := report.Loss{Label: "bits per byte", Scale: math.Log2E, Levels: []report.Level{{Name: "bigram, held out", Value: d.bigram}}}
-	if err := report.WritePNG(set.out, loss.Panel(record)); err != nil {
+	if err := report.WritePNG(set.out, loss.Panel(&curve)); err != nil {
 		return options.OutError(set.out, err)
 	}
 	fmt.Fprintf(out, "curve     %s\n", set.out)
-	return nil
-}
-
-// loop trains until the last step or the end of the context. It evaluates the held-out windows about ten times.
-func loop(ctx context.Context, set settings, m *model, d *data, record *train.Curve, show *report.Progress) error {
-	show.Start(0)
-	defer show.Finish()
-	for step := 1; step <= set.steps; step++ {
-		batch, err := d.sampler.Next()
-		if err != nil {
-			return err
-		}
-		loss, err := m.step(batch)
-		if err != nil {
-			return err
-		}
-		record.Training = append(record.Training, train.Point{Step: step, Loss: loss})
-		last := step == set.steps || ctx.Err() != nil
-		if last || step%max(set.steps/10, 1) == 0 {
-			if loss, err = m.evaluate(d.windows); err != nil {
-				return err
-			}
-			record.HeldOut = append(record.HeldOut, train.Point{Step: step, Loss: loss})
-		}
-		if math.IsNaN(loss) || math.IsInf(loss, 0) {
-			return fmt.Errorf("the loss is %v at step %d: -lr is %v, should be lower", loss, step, set.lr)
-		}
-		show.Update(record)
-		if last {
-			break
-		}
-	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/examples/internal/exampletest"
+	"github.com/gomamba/mamba/train"
 )
 
 // tiny are settings with which a run takes a moment.
@@ -159,14 +160,17 @@ func TestUsage(t *testing.T) {
 func TestLearnRate(t *testing.T) {
 	for _, steps := range []int{1, 2, 10, 1000} {
 		set := settings{steps: steps, lr: 0.5, layers: 1, dmodel: 4, length: 2, batch: 1}
-		m, err := newModel(set, nil)
+		lm, err := newModel(set, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer m.close()
+		solver, err := train.NewAdamW(lm.Params(), adamW(set))
+		if err != nil {
+			t.Fatal(err)
+		}
 		highest := 0.0
 		for step := 1; step <= steps; step++ {
-			rate := m.solver.LearnRate(step)
+			rate := solver.LearnRate(step)
 			if !(rate > 0 && rate <= set.lr) {
 				t.Fatalf("%d steps: the rate at step %d is %v", steps, step, rate)
 			}

@@ -4,8 +4,8 @@ package experiment
 import (
 	"context"
 	"fmt"
-	"math"
 
+	"github.com/gomamba/mamba/examples/internal/loop"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/report"
 	"github.com/gomamba/mamba/task"
@@ -57,13 +57,6 @@ func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err erro
 		return nil, nil, err
 	}
 	defer scorer.Close()
-	learner, err := newLearner(lm, cfg)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer learner.vm.Close()
-
-	curve := new(train.Curve)
 	if p := cfg.Progress; p != nil {
 		p.Steps, p.Tokens = cfg.Steps, cfg.Batch*cfg.Task.Length()
 		p.Summary = func(c *train.Curve, last int) string {
@@ -74,95 +67,40 @@ func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err erro
 			return text
 		}
 	}
-	cfg.Progress.Start(0)
-	defer cfg.Progress.Finish()
-	data, perfect := task.NewStream(cfg.Task, cfg.Seed), 0
-	for step := 1; step <= cfg.Steps; step++ {
-		batch, err := data.Next(cfg.Batch)
-		if err != nil {
-			return nil, points, err
-		}
-		loss, err := learner.step(batch)
-		if err != nil {
-			return nil, points, fmt.Errorf("step %d: %w", step, err)
-		}
-		curve.Training = append(curve.Training, train.Point{Step: step, Loss: loss})
-		last := step == cfg.Steps || ctx.Err() != nil
-		if last || step%cfg.EvalEvery == 0 {
-			a, err := scorer.Score(cfg.Task, cfg.Held)
-			if err != nil {
-				return nil, points, err
-			}
-			points = append(points, Point{step, a})
-			if perfect++; a.RightTokens < a.Tokens {
-				perfect = 0
-			}
-		}
-		cfg.Progress.Update(curve)
-		if last || cfg.Enough > 0 && perfect >= cfg.Enough {
-			break
-		}
-	}
-	return lm, points, nil
-}
-
-// learner makes training steps.
-type learner struct {
-	ids, targets *G.Node
-	loss         *G.Value // apart from the machine, whose finalizer would keep a cycle alive
-	vm           G.VM
-	nodes        []G.ValueGrad
-	solver       *train.AdamW
-	rate         float64 // peak learn rate
-}
-
-func newLearner(lm *nn.LM, cfg Config) (*learner, error) {
-	g := G.NewGraph()
-	l := &learner{
-		ids: input(g, "ids", cfg.Batch, cfg.Task.Length()), targets: input(g, "targets", cfg.Batch, cfg.Task.Length()),
-		rate: cfg.LearnRate,
-	}
-	loss, err := lm.Loss(l.ids, l.targets)
-	if err != nil {
-		return nil, err
-	}
-	l.loss = new(G.Value)
-	G.Read(loss, l.loss)
-	nodes := lm.Params().Nodes(g)
-	if _, err := G.Grad(loss, nodes...); err != nil {
-		return nil, err
-	}
 	end := 0.1
 	if cfg.Constant {
 		end = 1
 	}
-	l.solver, err = train.NewAdamW(lm.Params(), train.AdamWConfig{
+	cfg.Progress.Start(0)
+	defer cfg.Progress.Finish()
+	perfect := 0
+	err = loop.Train(ctx, train.Problem{
+		Params: lm.Params(), Loss: train.LMLoss(lm),
+		Data: loop.Source(cfg.Task.Length(), func() (func() (task.Batch, error), error) {
+			data := task.NewStream(cfg.Task, cfg.Seed)
+			return func() (task.Batch, error) { return data.Next(cfg.Batch) }, nil
+		}),
+	}, train.RunConfig{Steps: cfg.Steps, AdamW: train.AdamWConfig{
 		LearnRate: cfg.LearnRate, Clip: cfg.Clip, Decay: cfg.Decay,
 		Schedule: train.WarmupCosine(min(100, cfg.Steps/10), cfg.Steps, end),
+	}}, func(t *train.Trainer, last bool) (enough bool, err error) {
+		if last || t.Done()%cfg.EvalEvery == 0 {
+			a, err := scorer.Score(cfg.Task, cfg.Held)
+			if err != nil {
+				return false, err
+			}
+			points = append(points, Point{t.Done(), a})
+			if perfect++; a.RightTokens < a.Tokens {
+				perfect = 0
+			}
+		}
+		cfg.Progress.Update(t.Curve())
+		return cfg.Enough > 0 && perfect >= cfg.Enough, nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, points, err
 	}
-	l.vm, l.nodes = G.NewTapeMachine(g, G.BindDualValues(nodes...)), G.NodesToValueGrads(nodes)
-	return l, nil
-}
-
-func (l *learner) step(b task.Batch) (float64, error) {
-	if err := let(l.ids, b.IDs); err != nil {
-		return 0, err
-	}
-	if err := let(l.targets, b.Targets); err != nil {
-		return 0, err
-	}
-	l.vm.Reset()
-	if err := l.vm.RunAll(); err != nil {
-		return 0, err
-	}
-	loss := float64((*l.loss).Data().(float32))
-	if math.IsNaN(loss) || math.IsInf(loss, 0) { // checked before the solver, which would only see the gradients
-		return loss, fmt.Errorf("the loss is %v: -lr is %v, should be lower", loss, l.rate)
-	}
-	return loss, l.solver.Step(l.nodes)
+	return lm, points, nil
 }
 
 func input(g *G.ExprGraph, name string, batch, length int) *G.Node {
