@@ -17,8 +17,6 @@ import (
 // Then it clears the gradient. The caller computes the other fields in float64: Rest1 = 1-Beta1 and Rest2 = 1-Beta2, which would
 // lose digits if they were computed from Beta1 and Beta2 in T; Rate = learning rate / (1-Beta1^t) and Root = 1/√(1-Beta2^t), which
 // correct for moments that start at zero; Keep = 1 - learning rate · decay.
-//
-// The assembly depends on the order of the fields.
 type AdamW[T Float] struct {
 	Scale, Beta1, Rest1, Beta2, Rest2, Rate, Root, Eps, Keep T
 }

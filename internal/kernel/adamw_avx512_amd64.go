@@ -4,7 +4,7 @@
 
 package kernel
 
-// adamWAVX512 computes AdamW.step for n elements. dw is the gradient, and c points to the fields of AdamW.
+// adamWAVX512 is AdamW.loop for n elements.
 //
 //go:noescape
-func adamWAVX512(w *float32, dw *float32, m *float32, v *float32, c *float32, n int)
+func adamWAVX512(args *adamWArgs)

@@ -15,20 +15,20 @@ func convFilter32(a *convArgs, steps int) {
 		if steps < convSteps {
 			now = 1
 			if level == cpu.AVX512 {
-				convRowAVX512(a.address())
+				convRowAVX512(a)
 			} else {
-				convRowAVX2(a.address())
+				convRowAVX2(a)
 			}
 		} else if b, ok := a.usual(); ok {
 			if level == cpu.AVX512 {
-				convRows4AVX512(b.address())
+				convRows4AVX512(&b)
 			} else {
-				convRows4AVX2(b.address())
+				convRows4AVX2(&b)
 			}
 		} else if level == cpu.AVX512 {
-			convRowsAVX512(a.address())
+			convRowsAVX512(a)
 		} else {
-			convRowsAVX2(a.address())
+			convRowsAVX2(a)
 		}
 		if steps -= now; steps == 0 {
 			return
@@ -42,14 +42,14 @@ func convSum32(a *convArgs, steps int) {
 	for {
 		if b, ok := a.usual(); ok {
 			if level == cpu.AVX512 {
-				convSum4AVX512(b.address())
+				convSum4AVX512(&b)
 			} else {
-				convSum4AVX2(b.address())
+				convSum4AVX2(&b)
 			}
 		} else if level == cpu.AVX512 {
-			convSumAVX512(a.address())
+			convSumAVX512(a)
 		} else {
-			convSumAVX2(a.address())
+			convSumAVX2(a)
 		}
 		if steps -= convSteps; steps == 0 {
 			return
@@ -57,8 +57,6 @@ func convSum32(a *convArgs, steps int) {
 		a.skip(convSteps)
 	}
 }
-
-func (a *convArgs) address() *byte { return (*byte)(unsafe.Pointer(a)) }
 
 // usual returns the arguments for the kernels of 4 steps and 4 taps, if those kernels apply. They need x.step and next to be equal. If one
 // is the negative of the other, usual returns the same convSteps steps in reverse order. There must be at least convSteps steps.

@@ -7,24 +7,24 @@ package kernel
 // convRowsAVX2 computes convRows.run for 4 step(s).
 //
 //go:noescape
-func convRowsAVX2(args *byte)
+func convRowsAVX2(args *convArgs)
 
 // convRowAVX2 computes convRows.run for 1 step(s).
 //
 //go:noescape
-func convRowAVX2(args *byte)
+func convRowAVX2(args *convArgs)
 
 // convSumAVX2 computes convRows.sum for 4 steps.
 //
 //go:noescape
-func convSumAVX2(args *byte)
+func convSumAVX2(args *convArgs)
 
 // convRows4AVX2 computes convRows.run for 4 steps and 4 taps, if x.step equals next.
 //
 //go:noescape
-func convRows4AVX2(args *byte)
+func convRows4AVX2(args *convArgs)
 
 // convSum4AVX2 computes convRows.sum for 4 steps and 4 taps, if x.step equals next.
 //
 //go:noescape
-func convSum4AVX2(args *byte)
+func convSum4AVX2(args *convArgs)

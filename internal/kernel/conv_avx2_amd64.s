@@ -4,7 +4,7 @@
 
 #include "textflag.h"
 
-// func convRowsAVX2(args *byte)
+// func convRowsAVX2(args *convArgs)
 // Requires: AVX, AVX2, FMA3
 TEXT ·convRowsAVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
@@ -805,7 +805,7 @@ DATA lanesAVX2<>+56(SB)/4, $0x00000000
 DATA lanesAVX2<>+60(SB)/4, $0x00000000
 GLOBL lanesAVX2<>(SB), RODATA|NOPTR, $64
 
-// func convRowAVX2(args *byte)
+// func convRowAVX2(args *convArgs)
 // Requires: AVX, AVX2, FMA3
 TEXT ·convRowAVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
@@ -1040,7 +1040,7 @@ convRowDone:
 	VZEROUPPER
 	RET
 
-// func convSumAVX2(args *byte)
+// func convSumAVX2(args *convArgs)
 // Requires: AVX, FMA3
 TEXT ·convSumAVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
@@ -1167,7 +1167,7 @@ convSumDone:
 	VZEROUPPER
 	RET
 
-// func convRows4AVX2(args *byte)
+// func convRows4AVX2(args *convArgs)
 // Requires: AVX, AVX2, FMA3
 TEXT ·convRows4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
@@ -1859,7 +1859,7 @@ convRows4Done:
 	VZEROUPPER
 	RET
 
-// func convSum4AVX2(args *byte)
+// func convSum4AVX2(args *convArgs)
 // Requires: AVX, FMA3
 TEXT ·convSum4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX

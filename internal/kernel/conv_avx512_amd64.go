@@ -7,24 +7,24 @@ package kernel
 // convRowsAVX512 computes convRows.run for 4 step(s).
 //
 //go:noescape
-func convRowsAVX512(args *byte)
+func convRowsAVX512(args *convArgs)
 
 // convRowAVX512 computes convRows.run for 1 step(s).
 //
 //go:noescape
-func convRowAVX512(args *byte)
+func convRowAVX512(args *convArgs)
 
 // convSumAVX512 computes convRows.sum for 4 steps.
 //
 //go:noescape
-func convSumAVX512(args *byte)
+func convSumAVX512(args *convArgs)
 
 // convRows4AVX512 computes convRows.run for 4 steps and 4 taps, if x.step equals next.
 //
 //go:noescape
-func convRows4AVX512(args *byte)
+func convRows4AVX512(args *convArgs)
 
 // convSum4AVX512 computes convRows.sum for 4 steps and 4 taps, if x.step equals next.
 //
 //go:noescape
-func convSum4AVX512(args *byte)
+func convSum4AVX512(args *convArgs)

@@ -4,7 +4,7 @@
 
 #include "textflag.h"
 
-// func convRowsAVX512(args *byte)
+// func convRowsAVX512(args *convArgs)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·convRowsAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ         args+0(FP), AX
@@ -570,7 +570,7 @@ GLOBL cAVX512_3efffffe<>(SB), RODATA|NOPTR, $4
 DATA cAVX512_80000000<>+0(SB)/4, $0x80000000
 GLOBL cAVX512_80000000<>(SB), RODATA|NOPTR, $4
 
-// func convRowAVX512(args *byte)
+// func convRowAVX512(args *convArgs)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·convRowAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ         args+0(FP), AX
@@ -782,7 +782,7 @@ convRowDone:
 	VZEROUPPER
 	RET
 
-// func convSumAVX512(args *byte)
+// func convSumAVX512(args *convArgs)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·convSumAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
@@ -909,7 +909,7 @@ convSumDone:
 	VZEROUPPER
 	RET
 
-// func convRows4AVX512(args *byte)
+// func convRows4AVX512(args *convArgs)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·convRows4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ         args+0(FP), AX
@@ -1470,7 +1470,7 @@ convRows4Done:
 	VZEROUPPER
 	RET
 
-// func convSum4AVX512(args *byte)
+// func convSum4AVX512(args *convArgs)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·convSum4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX

@@ -78,7 +78,7 @@ func (c *convRows[T]) sum() {
 // convSteps is the number of steps that the assembly processes at a time.
 const convSteps = 4
 
-// convArgs holds the fields of convRows for the assembly, which depends on their order. Strides are in bytes.
+// convArgs holds the fields of convRows for the assembly. Strides are in bytes.
 type convArgs struct {
 	y, x, taps, bias, dy                 *float32
 	yStep, xStep, xNext, tapNext, dyStep int

@@ -12,17 +12,31 @@ import (
 	"github.com/gomamba/mamba/internal/work"
 )
 
-// scanKernels holds the assembly functions of one level. states is indexed by pass, by whether B and C are vectors, and by log2 of the number
-// of states; back likewise, without the pass.
+// scanKernels holds the assembly functions of one level that process states. states is indexed by pass, by whether B and C are vectors, and
+// by log2 of the number of states; back likewise, without the pass.
 type scanKernels struct {
 	lanes  int // float32 per vector; a strip is one or two vectors wide
-	states [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps int, ahead *int)
-	back   [2][]func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int)
-	rows   scanRowKernels
+	states [3][2][]func(*scanArgs)
+	back   [2][]func(*scanBackArgs)
+}
+
+// The fields of the arguments below are set one by one. The compiler would build a composite literal elsewhere and copy it in larger pieces,
+// for which the processor must wait.
+
+// scanArgs are the arguments of scanAdvance, scanForward and scanRecompute.
+type scanArgs struct {
+	h, a         *float32 // (state, lanes): the state, and A·log2(e)
+	dt, du       *float32 // (step, lanes)
+	b, c         *float32 // a float32 per step and state, or a vector
+	y            *float32 // (step, lanes): Σ C h
+	keep         *float32 // (step, state, two, lanes): only scanRecompute writes it
+	bStep, cStep int      // bytes from a step to the next step
+	steps        int
+	ahead        *scanAhead // or nil
 }
 
 // scanAhead tells a kernel which rows of the block's next tile to prefetch into the second-level cache while it computes. Each strip of a
-// block prefetches an equal part of the lines, row by row. The assembly depends on the order of the fields.
+// block prefetches an equal part of the lines, row by row.
 type scanAhead struct {
 	at, zAt     int         // bytes from the first row to the next line, and the same for z
 	left, lines int         // cache lines left in the current row, and cache lines per row
@@ -31,17 +45,59 @@ type scanAhead struct {
 	rows        [5]*float32 // u, Δ, then y, or dy and the gradients of u and Δ
 }
 
-// scanRowKernels holds the assembly functions that process rows before and after the states.
-type scanRowKernels struct {
-	prepare    func(dt, du, u, delta, from, bias *float32, step, steps, width, softplus int)
-	finish     func(y, acc, u, d, z *float32, yStep, zStep, steps, width int)
-	ungate     func(dOut, dy, z *float32, step, zStep, steps, width int)
-	finishBack func(rows, delta, bias, d, dy, z, gu, gd, dz, out, sumD, sumBias *float32, step, zStep, steps, width, softplus int)
+// scanBackArgs are the arguments of scanBackward.
+type scanBackArgs struct {
+	rows                         *float32 // (step, lanes): dt of the last step; du, dOut, gB and dDelta follow as layBack lays them
+	keep                         *float32 // (step, state, two, lanes): the last step, as scanRecompute writes it
+	carry, a, dA                 *float32 // (state, lanes)
+	b, c, dB, dC                 *float32 // of the last step: a float32 per step and state, or a vector
+	bStep, cStep, dBStep, dCStep int      // bytes from a step to the step before it
+	steps                        int
+}
+
+// scanPrepareArgs are the arguments of scanPrepare.
+type scanPrepareArgs struct {
+	dt, du, u              *float32 // (step, lanes)
+	delta, from            *float32 // rows that are step bytes apart
+	bias                   *float32 // or nil
+	step                   int
+	steps, width, softplus int
+}
+
+// scanFinishArgs are the arguments of scanFinish.
+type scanFinishArgs struct {
+	y            *float32 // rows that are yStep bytes apart
+	acc, u       *float32 // (step, lanes)
+	d            *float32 // or nil
+	z            *float32 // rows that are zStep bytes apart, or nil
+	yStep, zStep int
+	steps, width int
+}
+
+// scanUngateArgs are the arguments of scanUngate.
+type scanUngateArgs struct {
+	dOut         *float32 // (step, lanes)
+	dy           *float32 // rows that are step bytes apart
+	z            *float32 // rows that are zStep bytes apart, or nil
+	step, zStep  int
+	steps, width int
+}
+
+// scanFinishBackArgs are the arguments of scanFinishBack.
+type scanFinishBackArgs struct {
+	rows                   *float32 // (step, lanes): dt; the other rows follow as layBack lays them
+	delta, dy, gu, gd      *float32 // rows that are step bytes apart
+	out                    *float32 // the same, or nil
+	z, dz                  *float32 // rows that are zStep bytes apart, or nil
+	bias, d                *float32 // or nil
+	sumD, sumBias          *float32
+	step, zStep            int
+	steps, width, softplus int
 }
 
 var scanAVX512 = scanKernels{
 	lanes: 16,
-	states: [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps int, ahead *int){
+	states: [3][2][]func(*scanArgs){
 		scanAdvance: {
 			{scanAdvance1AVX512, scanAdvance2AVX512, scanAdvance4AVX512, scanAdvance8AVX512, scanAdvance16AVX512},
 			{scanAdvanceVectors1AVX512, scanAdvanceVectors2AVX512, scanAdvanceVectors4AVX512, scanAdvanceVectors8AVX512, scanAdvanceVectors16AVX512},
@@ -55,16 +111,15 @@ var scanAVX512 = scanKernels{
 			{scanRecomputeVectors1AVX512, scanRecomputeVectors2AVX512, scanRecomputeVectors4AVX512, scanRecomputeVectors8AVX512, scanRecomputeVectors16AVX512},
 		},
 	},
-	back: [2][]func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int){
+	back: [2][]func(*scanBackArgs){
 		{scanBackward1AVX512, scanBackward2AVX512, scanBackward4AVX512, scanBackward8AVX512, scanBackward16AVX512},
 		{scanBackwardVectors1AVX512, scanBackwardVectors2AVX512, scanBackwardVectors4AVX512, scanBackwardVectors8AVX512, scanBackwardVectors16AVX512},
 	},
-	rows: scanRowKernels{scanPrepareAVX512, scanFinishAVX512, scanUngateAVX512, scanFinishBackAVX512},
 }
 
 var scanAVX2 = scanKernels{
 	lanes: 8,
-	states: [3][2][]func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps int, ahead *int){
+	states: [3][2][]func(*scanArgs){
 		scanAdvance: {
 			{scanAdvance1AVX2, scanAdvance2AVX2, scanAdvance4AVX2, scanAdvance8AVX2},
 			{scanAdvanceVectors1AVX2, scanAdvanceVectors2AVX2, scanAdvanceVectors4AVX2, scanAdvanceVectors8AVX2},
@@ -78,11 +133,10 @@ var scanAVX2 = scanKernels{
 			{scanRecomputeVectors1AVX2, scanRecomputeVectors2AVX2, scanRecomputeVectors4AVX2, scanRecomputeVectors8AVX2},
 		},
 	},
-	back: [2][]func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int){
+	back: [2][]func(*scanBackArgs){
 		{scanBackward1AVX2, scanBackward2AVX2, scanBackward4AVX2, scanBackward8AVX2},
 		{scanBackwardVectors1AVX2, scanBackwardVectors2AVX2, scanBackwardVectors4AVX2, scanBackwardVectors8AVX2},
 	},
-	rows: scanRowKernels{scanPrepareAVX2, scanFinishAVX2, scanUngateAVX2, scanFinishBackAVX2},
 }
 
 // scanAsm runs a scan's phases in assembly.
@@ -99,7 +153,11 @@ type scanAsm struct {
 	dB, dC  []float32
 	wide    wideTile
 
-	ahead scanAhead
+	// The arguments of scanKernels. They are here because the compiler would allocate a local variable: it does not see that a function
+	// that is called through a variable keeps no pointer.
+	args     scanArgs
+	backArgs scanBackArgs
+	ahead    scanAhead
 }
 
 // wideTile identifies the tile for which B and C are widened.
@@ -147,6 +205,13 @@ func (s *scanAsm) lay(from any, steps int) {
 func (s *scanAsm) begin(strip, width int) {
 	scaleOf(s.a[strip], s.run.strips[strip].a, math.Log2E)
 	s.wide = wideTile{}
+}
+
+// end drops the addresses of the last run's operands.
+func (s *scanAsm) end() {
+	if s != nil {
+		s.args, s.backArgs, s.ahead = scanArgs{}, scanBackArgs{}, scanAhead{}
+	}
 }
 
 // widen widens B and C of the steps [from, to), unless they are already widened.
@@ -203,21 +268,22 @@ func (s *scanAsm) scan(pass scanPass, strip int, ns states, from int, seg segmen
 	b, bStep := s.projection(r.B, st.b, s.b, r.bGroup, from, seg.from, ns.first)
 	c, cStep := s.projection(r.C, st.c, s.c, r.cGroup, from, seg.from, ns.first)
 	at, state := (seg.from-from)*lanes, ns.first*lanes
-	keep, keepAt := r.u, 0 // not used
-	if pass == scanRecompute {
-		keep, keepAt = s.back.keep, (seg.from-from)*ns.count*2*lanes
-	}
 	kernel := s.scanKernels.states[pass][flag(s.vectors)][bits.TrailingZeros(uint(ns.count))]
-	ahead := s.lookAhead(pass, strip, ns, from, seg)
+	args := &s.args
+	args.bStep, args.cStep, args.steps, args.ahead = bStep, cStep, seg.to-seg.from, s.lookAhead(pass, strip, ns, from, seg)
 	for l := 0; l < st.width; l += s.lanes {
-		kernel(&st.h[state+l], &s.a[strip][state+l], &r.dt[at+l], &r.du[at+l], s.lane(b, l), s.lane(c, l), &r.y[at+l],
-			&keep[keepAt+l], bStep, cStep, seg.to-seg.from, ahead)
-		ahead = nil
+		args.h, args.a, args.dt, args.du = &st.h[state+l], &s.a[strip][state+l], &r.dt[at+l], &r.du[at+l]
+		args.b, args.c, args.y = s.lane(b, l), s.lane(c, l), &r.y[at+l]
+		if pass == scanRecompute {
+			args.keep = &s.back.keep[(seg.from-from)*ns.count*2*lanes+l]
+		}
+		kernel(args)
+		args.ahead = nil
 	}
 }
 
-// lookAhead returns the part of the next tile that this strip prefetches, as a pointer to a scanAhead, or nil if there is none.
-func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg segment) *int {
+// lookAhead returns the part of the next tile that this strip prefetches, or nil if there is none.
+func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg segment) *scanAhead {
 	r := s.run
 	tile := len(r.dt) / lanes
 	at := from + tile
@@ -251,7 +317,7 @@ func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg s
 	if r.Z != nil {
 		a.z[0] = &r.Z[rowZ]
 	}
-	return &a.at // the first field: the kernel reads the whole scanAhead through it
+	return a
 }
 
 func (s *scanAsm) scanBack(strip int, ns states, from int, seg segment) {
@@ -264,10 +330,13 @@ func (s *scanAsm) scanBack(strip int, ns states, from int, seg segment) {
 	dC, dCStep := s.gradient(r.C, sums.c, s.dC, back.dC, from, last, ns)
 	at, state := (last-from)*lanes, ns.first*lanes
 	kernel := s.scanKernels.back[flag(s.vectors)][bits.TrailingZeros(uint(ns.count))]
+	args := &s.backArgs
+	args.bStep, args.cStep, args.dBStep, args.dCStep, args.steps = -bStep, -cStep, -dBStep, -dCStep, seg.to-seg.from
 	for l := 0; l < st.width; l += s.lanes {
-		kernel(&r.dt[at+l], &back.keep[(last-from)*ns.count*2*lanes+l], &back.carry[strip][state+l], &st.a[state+l],
-			&sums.a[state+l], s.lane(b, l), s.lane(c, l), s.lane(dB, l), s.lane(dC, l),
-			-bStep, -cStep, -dBStep, -dCStep, seg.to-seg.from)
+		args.rows, args.keep = &r.dt[at+l], &back.keep[(last-from)*ns.count*2*lanes+l]
+		args.carry, args.a, args.dA = &back.carry[strip][state+l], &st.a[state+l], &sums.a[state+l]
+		args.b, args.c, args.dB, args.dC = s.lane(b, l), s.lane(c, l), s.lane(dB, l), s.lane(dC, l)
+		kernel(args)
 	}
 	s.narrow(s.dB, back.dB, from, seg, ns)
 	s.narrow(s.dC, back.dC, from, seg, ns)
@@ -328,9 +397,16 @@ func (s *scanAsm) prepare(strip, from, to int) {
 	r := s.run
 	st := &r.strips[strip]
 	row := r.at(st, from, r.Channels)
+	var args scanPrepareArgs
+	args.step, args.steps, args.softplus = s.bytes(r.Channels), to-from, flag(r.Softplus)
 	for l := 0; l < st.width; l += s.lanes {
-		s.rows.prepare(&r.dt[l], &r.du[l], &r.u[l], &r.Delta[row+l], &r.U[row+l], at(r.DeltaBias, st.first+l),
-			s.bytes(r.Channels), to-from, min(s.lanes, st.width-l), flag(r.Softplus))
+		args.dt, args.du, args.u, args.width = &r.dt[l], &r.du[l], &r.u[l], min(s.lanes, st.width-l)
+		args.delta, args.from, args.bias = &r.Delta[row+l], &r.U[row+l], at(r.DeltaBias, st.first+l)
+		if level == cpu.AVX512 {
+			scanPrepareAVX512(&args)
+		} else {
+			scanPrepareAVX2(&args)
+		}
 	}
 }
 
@@ -338,9 +414,16 @@ func (s *scanAsm) finish(strip, from, to int) {
 	r := s.run
 	st := &r.strips[strip]
 	row, rowZ := r.at(st, from, r.Channels), r.at(st, from, r.zStride())
+	var args scanFinishArgs
+	args.yStep, args.zStep, args.steps = s.bytes(r.Channels), s.bytes(r.zStride()), to-from
 	for l := 0; l < st.width; l += s.lanes {
-		s.rows.finish(&r.out[row+l], &r.y[l], &r.u[l], at(r.D, st.first+l), at(r.Z, rowZ+l),
-			s.bytes(r.Channels), s.bytes(r.zStride()), to-from, min(s.lanes, st.width-l))
+		args.y, args.acc, args.u, args.width = &r.out[row+l], &r.y[l], &r.u[l], min(s.lanes, st.width-l)
+		args.d, args.z = at(r.D, st.first+l), at(r.Z, rowZ+l)
+		if level == cpu.AVX512 {
+			scanFinishAVX512(&args)
+		} else {
+			scanFinishAVX2(&args)
+		}
 	}
 }
 
@@ -348,9 +431,15 @@ func (s *scanAsm) ungate(strip, from, to int) {
 	r, back := s.run, s.back
 	st := &r.strips[strip]
 	row, rowZ := r.at(st, from, r.Channels), r.at(st, from, r.zStride())
+	var args scanUngateArgs
+	args.step, args.zStep, args.steps = s.bytes(r.Channels), s.bytes(r.zStride()), to-from
 	for l := 0; l < st.width; l += s.lanes {
-		s.rows.ungate(&back.dOut[l], &back.dy[row+l], at(r.Z, rowZ+l),
-			s.bytes(r.Channels), s.bytes(r.zStride()), to-from, min(s.lanes, st.width-l))
+		args.dOut, args.dy, args.z, args.width = &back.dOut[l], &back.dy[row+l], at(r.Z, rowZ+l), min(s.lanes, st.width-l)
+		if level == cpu.AVX512 {
+			scanUngateAVX512(&args)
+		} else {
+			scanUngateAVX2(&args)
+		}
 	}
 }
 
@@ -358,9 +447,17 @@ func (s *scanAsm) finishBack(strip, from, to int) {
 	r, back, grad := s.run, s.back, s.back.grad
 	st, sums := &r.strips[strip], &back.sums[strip]
 	row, rowZ := r.at(st, from, r.Channels), r.at(st, from, r.zStride())
+	var args scanFinishBackArgs
+	args.step, args.zStep, args.steps, args.softplus = s.bytes(r.Channels), s.bytes(r.zStride()), to-from, flag(r.Softplus)
 	for l := 0; l < st.width; l += s.lanes {
-		s.rows.finishBack(&r.dt[l], &r.Delta[row+l], at(r.DeltaBias, st.first+l), at(r.D, st.first+l), &back.dy[row+l],
-			at(r.Z, rowZ+l), &grad.U[row+l], &grad.Delta[row+l], at(grad.Z, rowZ+l), at(grad.Y, row+l), &sums.d[l], &sums.bias[l],
-			s.bytes(r.Channels), s.bytes(r.zStride()), to-from, min(s.lanes, st.width-l), flag(r.Softplus))
+		args.rows, args.sumD, args.sumBias, args.width = &r.dt[l], &sums.d[l], &sums.bias[l], min(s.lanes, st.width-l)
+		args.delta, args.dy, args.gu, args.gd = &r.Delta[row+l], &back.dy[row+l], &grad.U[row+l], &grad.Delta[row+l]
+		args.out, args.z, args.dz = at(grad.Y, row+l), at(r.Z, rowZ+l), at(grad.Z, rowZ+l)
+		args.bias, args.d = at(r.DeltaBias, st.first+l), at(r.D, st.first+l)
+		if level == cpu.AVX512 {
+			scanFinishBackAVX512(&args)
+		} else {
+			scanFinishBackAVX2(&args)
+		}
 	}
 }

@@ -4,256 +4,509 @@
 
 package kernel
 
-// scanAdvance8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanAdvance8AVX2 scans a tile of 8 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 8 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//		}
+//	}
 //
 //go:noescape
-func scanAdvance8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanAdvance8AVX2(args *scanArgs)
 
-// scanForward8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanForward8AVX2 scans a tile of 8 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 8 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanForward8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanForward8AVX2(args *scanArgs)
 
-// scanRecompute8AVX2 does the same as scanForward8, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanRecompute8AVX2 scans a tile of 8 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 8 {
+//			decay := exp2(dt[t] * a[n])
+//			keep[t][n] = {decay, decay * h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanRecompute8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanRecompute8AVX2(args *scanArgs)
 
-// scanBackward8AVX2 goes back through a tile of 8 state(s), from the last step to the first. With g = carry + c·dOut:
+// scanBackward8AVX2 goes back through a tile of 8 state(s), one vector of lanes for each:
 //
-//	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
+//	for t := steps - 1; t >= 0; t-- {
+//		for n := range 8 {
+//			decay, state := keep[t][n]
+//			g := carry[n] + c[t][n]*dOut[t]
+//			dB[t][n] += g * du[t]
+//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			gB[t] += g * b[t][n]
+//			dDelta[t] += a[n] * g * state
+//			dA[n] += dt[t] * g * state
+//			carry[n] = decay * g
+//		}
+//	}
 //
-// keep has decay and state, as scanRecompute8 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
-// dCStep are the bytes from a step to the step before it.
+// dB and dC get the sums over the lanes.
 //
 //go:noescape
-func scanBackward8AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
+func scanBackward8AVX2(args *scanBackArgs)
 
-// scanAdvanceVectors8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanAdvanceVectors8AVX2 scans a tile of 8 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 8 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//		}
+//	}
 //
 //go:noescape
-func scanAdvanceVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanAdvanceVectors8AVX2(args *scanArgs)
 
-// scanForwardVectors8AVX2 scans a tile of 8 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanForwardVectors8AVX2 scans a tile of 8 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 8 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanForwardVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanForwardVectors8AVX2(args *scanArgs)
 
-// scanRecomputeVectors8AVX2 does the same as scanForward8, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanRecomputeVectors8AVX2 scans a tile of 8 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 8 {
+//			decay := exp2(dt[t] * a[n])
+//			keep[t][n] = {decay, decay * h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanRecomputeVectors8AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanRecomputeVectors8AVX2(args *scanArgs)
 
-// scanBackwardVectors8AVX2 goes back through a tile of 8 state(s), from the last step to the first. With g = carry + c·dOut:
+// scanBackwardVectors8AVX2 goes back through a tile of 8 state(s), one vector of lanes for each:
 //
-//	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
-//
-// keep has decay and state, as scanRecompute8 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
-// dCStep are the bytes from a step to the step before it.
+//	for t := steps - 1; t >= 0; t-- {
+//		for n := range 8 {
+//			decay, state := keep[t][n]
+//			g := carry[n] + c[t][n]*dOut[t]
+//			dB[t][n] += g * du[t]
+//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			gB[t] += g * b[t][n]
+//			dDelta[t] += a[n] * g * state
+//			dA[n] += dt[t] * g * state
+//			carry[n] = decay * g
+//		}
+//	}
 //
 //go:noescape
-func scanBackwardVectors8AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
+func scanBackwardVectors8AVX2(args *scanBackArgs)
 
-// scanAdvance4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanAdvance4AVX2 scans a tile of 4 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 4 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//		}
+//	}
 //
 //go:noescape
-func scanAdvance4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanAdvance4AVX2(args *scanArgs)
 
-// scanForward4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanForward4AVX2 scans a tile of 4 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 4 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanForward4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanForward4AVX2(args *scanArgs)
 
-// scanRecompute4AVX2 does the same as scanForward4, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanRecompute4AVX2 scans a tile of 4 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 4 {
+//			decay := exp2(dt[t] * a[n])
+//			keep[t][n] = {decay, decay * h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanRecompute4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanRecompute4AVX2(args *scanArgs)
 
-// scanBackward4AVX2 goes back through a tile of 4 state(s), from the last step to the first. With g = carry + c·dOut:
+// scanBackward4AVX2 goes back through a tile of 4 state(s), one vector of lanes for each:
 //
-//	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
+//	for t := steps - 1; t >= 0; t-- {
+//		for n := range 4 {
+//			decay, state := keep[t][n]
+//			g := carry[n] + c[t][n]*dOut[t]
+//			dB[t][n] += g * du[t]
+//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			gB[t] += g * b[t][n]
+//			dDelta[t] += a[n] * g * state
+//			dA[n] += dt[t] * g * state
+//			carry[n] = decay * g
+//		}
+//	}
 //
-// keep has decay and state, as scanRecompute4 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
-// dCStep are the bytes from a step to the step before it.
+// dB and dC get the sums over the lanes.
 //
 //go:noescape
-func scanBackward4AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
+func scanBackward4AVX2(args *scanBackArgs)
 
-// scanAdvanceVectors4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanAdvanceVectors4AVX2 scans a tile of 4 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 4 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//		}
+//	}
 //
 //go:noescape
-func scanAdvanceVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanAdvanceVectors4AVX2(args *scanArgs)
 
-// scanForwardVectors4AVX2 scans a tile of 4 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanForwardVectors4AVX2 scans a tile of 4 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 4 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanForwardVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanForwardVectors4AVX2(args *scanArgs)
 
-// scanRecomputeVectors4AVX2 does the same as scanForward4, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanRecomputeVectors4AVX2 scans a tile of 4 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 4 {
+//			decay := exp2(dt[t] * a[n])
+//			keep[t][n] = {decay, decay * h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanRecomputeVectors4AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanRecomputeVectors4AVX2(args *scanArgs)
 
-// scanBackwardVectors4AVX2 goes back through a tile of 4 state(s), from the last step to the first. With g = carry + c·dOut:
+// scanBackwardVectors4AVX2 goes back through a tile of 4 state(s), one vector of lanes for each:
 //
-//	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
-//
-// keep has decay and state, as scanRecompute4 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
-// dCStep are the bytes from a step to the step before it.
+//	for t := steps - 1; t >= 0; t-- {
+//		for n := range 4 {
+//			decay, state := keep[t][n]
+//			g := carry[n] + c[t][n]*dOut[t]
+//			dB[t][n] += g * du[t]
+//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			gB[t] += g * b[t][n]
+//			dDelta[t] += a[n] * g * state
+//			dA[n] += dt[t] * g * state
+//			carry[n] = decay * g
+//		}
+//	}
 //
 //go:noescape
-func scanBackwardVectors4AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
+func scanBackwardVectors4AVX2(args *scanBackArgs)
 
-// scanAdvance2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanAdvance2AVX2 scans a tile of 2 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 2 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//		}
+//	}
 //
 //go:noescape
-func scanAdvance2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanAdvance2AVX2(args *scanArgs)
 
-// scanForward2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanForward2AVX2 scans a tile of 2 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 2 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanForward2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanForward2AVX2(args *scanArgs)
 
-// scanRecompute2AVX2 does the same as scanForward2, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanRecompute2AVX2 scans a tile of 2 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 2 {
+//			decay := exp2(dt[t] * a[n])
+//			keep[t][n] = {decay, decay * h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanRecompute2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanRecompute2AVX2(args *scanArgs)
 
-// scanBackward2AVX2 goes back through a tile of 2 state(s), from the last step to the first. With g = carry + c·dOut:
+// scanBackward2AVX2 goes back through a tile of 2 state(s), one vector of lanes for each:
 //
-//	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
+//	for t := steps - 1; t >= 0; t-- {
+//		for n := range 2 {
+//			decay, state := keep[t][n]
+//			g := carry[n] + c[t][n]*dOut[t]
+//			dB[t][n] += g * du[t]
+//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			gB[t] += g * b[t][n]
+//			dDelta[t] += a[n] * g * state
+//			dA[n] += dt[t] * g * state
+//			carry[n] = decay * g
+//		}
+//	}
 //
-// keep has decay and state, as scanRecompute2 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
-// dCStep are the bytes from a step to the step before it.
+// dB and dC get the sums over the lanes.
 //
 //go:noescape
-func scanBackward2AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
+func scanBackward2AVX2(args *scanBackArgs)
 
-// scanAdvanceVectors2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanAdvanceVectors2AVX2 scans a tile of 2 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 2 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//		}
+//	}
 //
 //go:noescape
-func scanAdvanceVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanAdvanceVectors2AVX2(args *scanArgs)
 
-// scanForwardVectors2AVX2 scans a tile of 2 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanForwardVectors2AVX2 scans a tile of 2 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 2 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanForwardVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanForwardVectors2AVX2(args *scanArgs)
 
-// scanRecomputeVectors2AVX2 does the same as scanForward2, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanRecomputeVectors2AVX2 scans a tile of 2 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 2 {
+//			decay := exp2(dt[t] * a[n])
+//			keep[t][n] = {decay, decay * h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanRecomputeVectors2AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanRecomputeVectors2AVX2(args *scanArgs)
 
-// scanBackwardVectors2AVX2 goes back through a tile of 2 state(s), from the last step to the first. With g = carry + c·dOut:
+// scanBackwardVectors2AVX2 goes back through a tile of 2 state(s), one vector of lanes for each:
 //
-//	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
-//
-// keep has decay and state, as scanRecompute2 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
-// dCStep are the bytes from a step to the step before it.
+//	for t := steps - 1; t >= 0; t-- {
+//		for n := range 2 {
+//			decay, state := keep[t][n]
+//			g := carry[n] + c[t][n]*dOut[t]
+//			dB[t][n] += g * du[t]
+//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			gB[t] += g * b[t][n]
+//			dDelta[t] += a[n] * g * state
+//			dA[n] += dt[t] * g * state
+//			carry[n] = decay * g
+//		}
+//	}
 //
 //go:noescape
-func scanBackwardVectors2AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
+func scanBackwardVectors2AVX2(args *scanBackArgs)
 
-// scanAdvance1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanAdvance1AVX2 scans a tile of 1 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 1 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//		}
+//	}
 //
 //go:noescape
-func scanAdvance1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanAdvance1AVX2(args *scanArgs)
 
-// scanForward1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanForward1AVX2 scans a tile of 1 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 1 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanForward1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanForward1AVX2(args *scanArgs)
 
-// scanRecompute1AVX2 does the same as scanForward1, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanRecompute1AVX2 scans a tile of 1 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 1 {
+//			decay := exp2(dt[t] * a[n])
+//			keep[t][n] = {decay, decay * h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanRecompute1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanRecompute1AVX2(args *scanArgs)
 
-// scanBackward1AVX2 goes back through a tile of 1 state(s), from the last step to the first. With g = carry + c·dOut:
+// scanBackward1AVX2 goes back through a tile of 1 state(s), one vector of lanes for each:
 //
-//	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
+//	for t := steps - 1; t >= 0; t-- {
+//		for n := range 1 {
+//			decay, state := keep[t][n]
+//			g := carry[n] + c[t][n]*dOut[t]
+//			dB[t][n] += g * du[t]
+//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			gB[t] += g * b[t][n]
+//			dDelta[t] += a[n] * g * state
+//			dA[n] += dt[t] * g * state
+//			carry[n] = decay * g
+//		}
+//	}
 //
-// keep has decay and state, as scanRecompute1 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
-// dCStep are the bytes from a step to the step before it.
+// dB and dC get the sums over the lanes.
 //
 //go:noescape
-func scanBackward1AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
+func scanBackward1AVX2(args *scanBackArgs)
 
-// scanAdvanceVectors1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanAdvanceVectors1AVX2 scans a tile of 1 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 1 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//		}
+//	}
 //
 //go:noescape
-func scanAdvanceVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanAdvanceVectors1AVX2(args *scanArgs)
 
-// scanForwardVectors1AVX2 scans a tile of 1 states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanForwardVectors1AVX2 scans a tile of 1 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 1 {
+//			decay := exp2(dt[t] * a[n])
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanForwardVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanForwardVectors1AVX2(args *scanArgs)
 
-// scanRecomputeVectors1AVX2 does the same as scanForward1, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.
-// a is A·log2(e). bStep and cStep are the bytes from one step to the next.
+// scanRecomputeVectors1AVX2 scans a tile of 1 state(s), one vector of lanes for each:
+//
+//	for t := range steps {
+//		for n := range 1 {
+//			decay := exp2(dt[t] * a[n])
+//			keep[t][n] = {decay, decay * h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
+//		}
+//	}
 //
 //go:noescape
-func scanRecomputeVectors1AVX2(h *float32, a *float32, dt *float32, du *float32, b *float32, c *float32, y *float32, keep *float32, bStep int, cStep int, steps int, ahead *int)
+func scanRecomputeVectors1AVX2(args *scanArgs)
 
-// scanBackwardVectors1AVX2 goes back through a tile of 1 state(s), from the last step to the first. With g = carry + c·dOut:
+// scanBackwardVectors1AVX2 goes back through a tile of 1 state(s), one vector of lanes for each:
 //
-//	dB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g
-//
-// keep has decay and state, as scanRecompute1 writes them. rows and keep point to the last step. bStep, cStep, dBStep and
-// dCStep are the bytes from a step to the step before it.
+//	for t := steps - 1; t >= 0; t-- {
+//		for n := range 1 {
+//			decay, state := keep[t][n]
+//			g := carry[n] + c[t][n]*dOut[t]
+//			dB[t][n] += g * du[t]
+//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			gB[t] += g * b[t][n]
+//			dDelta[t] += a[n] * g * state
+//			dA[n] += dt[t] * g * state
+//			carry[n] = decay * g
+//		}
+//	}
 //
 //go:noescape
-func scanBackwardVectors1AVX2(rows *float32, keep *float32, carry *float32, a *float32, dA *float32, b *float32, c *float32, dB *float32, dC *float32, bStep int, cStep int, dBStep int, dCStep int, steps int)
+func scanBackwardVectors1AVX2(args *scanBackArgs)
 
-// scanPrepareAVX2 copies rows of the input from to u, and computes dt = delta + bias, or softplus of it if softplus is 1, and du = dt·u.
-// bias may be nil. The rows of delta and from are step bytes apart.
+// scanPrepareAVX2 computes Δ and Δ·u. bias may be nil:
+//
+//	for t := range steps {
+//		dt[t] = delta[t] + bias // softplus of the sum if softplus is 1
+//		u[t] = from[t]
+//		du[t] = dt[t] * u[t]
+//	}
 //
 //go:noescape
-func scanPrepareAVX2(dt *float32, du *float32, u *float32, delta *float32, from *float32, bias *float32, step int, steps int, width int, softplus int)
+func scanPrepareAVX2(args *scanPrepareArgs)
 
-// scanFinishAVX2 writes the rows y = (acc + d·u)·silu(z). d and z may be nil: then there is no term d·u, or no gate. The rows of y are
-// yStep bytes apart, those of z zStep bytes.
+// scanFinishAVX2 writes the output. d and z may be nil: then there is no term d·u, or no gate:
+//
+//	for t := range steps {
+//		y[t] = (acc[t] + d*u[t]) * silu(z[t])
+//	}
 //
 //go:noescape
-func scanFinishAVX2(y *float32, acc *float32, u *float32, d *float32, z *float32, yStep int, zStep int, steps int, width int)
+func scanFinishAVX2(args *scanFinishArgs)
 
-// scanUngateAVX2 writes the rows dOut = dy·silu(z), or dOut = dy if z is nil. The rows of dy are step bytes apart, those of z zStep bytes.
+// scanUngateAVX2 writes the gradient before the gate. z may be nil: then there is no gate:
+//
+//	for t := range steps {
+//		dOut[t] = dy[t] * silu(z[t])
+//	}
 //
 //go:noescape
-func scanUngateAVX2(dOut *float32, dy *float32, z *float32, step int, zStep int, steps int, width int)
+func scanUngateAVX2(args *scanUngateArgs)
 
-// scanFinishBackAVX2 writes the gradients and the output of a tile's rows:
+// scanFinishBackAVX2 writes the gradients and the output of a tile's rows. bias, d, out, and z with dz may be nil:
 //
-//	gu = dt·gB + d·dOut
-//	gd = dDelta + u·gB, times sigmoid(delta + bias) if softplus is 1
-//	dz = dy·(y + d·u)·silu'(z)
-//	out = (y + d·u)·silu(z)
-//
-// It adds dOut·u to sumD and gd to sumBias. bias, d, out, and z with dz may be nil. The rows of delta, dy, gu, gd and out are
-// step bytes apart, those of z and dz zStep bytes.
+//	for t := range steps {
+//		gu[t] = dt[t]*gB[t] + d*dOut[t]
+//		gd[t] = dDelta[t] + u[t]*gB[t] // times sigmoid(delta[t] + bias) if softplus is 1
+//		dz[t] = dy[t] * (y[t] + d*u[t]) * siluSlope(z[t])
+//		out[t] = (y[t] + d*u[t]) * silu(z[t])
+//		sumD += dOut[t] * u[t]
+//		sumBias += gd[t]
+//	}
 //
 //go:noescape
-func scanFinishBackAVX2(rows *float32, delta *float32, bias *float32, d *float32, dy *float32, z *float32, gu *float32, gd *float32, dz *float32, out *float32, sumD *float32, sumBias *float32, step int, zStep int, steps int, width int, softplus int)
+func scanFinishBackAVX2(args *scanFinishBackArgs)

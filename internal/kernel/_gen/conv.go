@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -18,32 +17,17 @@ const convSteps = 4
 // Their inner loop goes along the channels of a few steps. A loop along the steps of a few channels would touch another page of memory at
 // each step.
 func conv(isa asm.ISA) {
-	f := asm.NewFile("kernel", isa)
+	f := asm.NewFile("..", isa)
 	convFilter(f, "convRows", convSteps)
 	convFilter(f, "convRow", 1)
 	convSum(f)
 	convUsual(f)
-	f.Write("..", "conv")
-}
-
-// convFields lists the fields of convArgs in order. Each has eight bytes.
-var convFields = []string{"y", "x", "taps", "bias", "dy", "yStep", "xStep", "xNext", "tapNext", "dyStep", "n", "width", "silu"}
-
-// field returns the address of a field of the arguments. load loads it into a register.
-func field(args reg.Register, name string) operand.Mem {
-	return asm.At(args, 8*slices.Index(convFields, name))
-}
-
-func load(k *asm.Func, args reg.Register, name string) reg.GPVirtual {
-	r := k.GP64()
-	k.MOVQ(field(args, name), r)
-	return r
+	f.Write("conv")
 }
 
 func convFilter(f *asm.File, name string, steps int) {
-	k := f.Func(name, "func(args *byte)", fmt.Sprintf("%s computes convRows.run for %d step(s).", name, steps))
-	args := k.Ptr("args")
-	n := load(k, args, "n")
+	k := f.Func(name, "func(args *convArgs)", fmt.Sprintf("%s computes convRows.run for %d step(s).", name, steps))
+	n := k.Int("n")
 	m := k.Math(convKeep(f))
 	k.EachVector(name, n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
 		label := name + "Vector"
@@ -51,12 +35,12 @@ func convFilter(f *asm.File, name string, steps int) {
 			label = name + "Tail"
 		}
 		sums := k.Vecs(steps)
-		convBias(k, label, at, mask, sums, load(k, args, "bias"))
+		convBias(k, label, at, mask, sums, k.Ptr("bias"))
 
-		x, taps, left := load(k, args, "x"), load(k, args, "taps"), load(k, args, "width")
+		x, taps, left := k.Ptr("x"), k.Ptr("taps"), k.Int("width")
 		k.ADDQ(at, x)
 		k.ADDQ(at, taps)
-		step, next, tapNext := load(k, args, "xStep"), load(k, args, "xNext"), load(k, args, "tapNext")
+		step, next, tapNext := k.Int("xStep"), k.Int("xNext"), k.Int("tapNext")
 		tap := k.Vec()
 		k.Label(label + "Taps")
 		k.LoadMasked(asm.At(taps, 0), mask, tap)
@@ -79,14 +63,14 @@ func convFilter(f *asm.File, name string, steps int) {
 		k.DECQ(left)
 		k.JNZ(asm.Label(label + "Taps"))
 
-		convFinish(k, m, args, label, at, mask, sums)
+		convFinish(k, m, label, at, mask, sums)
 	})
 	k.Return()
 }
 
 // convFinish writes the code that stores the sums, or silu of the sums, or dy·siluSlope of the sums.
-func convFinish(k *asm.Func, m *asm.Math, args reg.Register, label string, at reg.Register, mask *asm.Mask, sums []reg.VecVirtual) {
-	y, yStep, dy := load(k, args, "y"), load(k, args, "yStep"), load(k, args, "dy")
+func convFinish(k *asm.Func, m *asm.Math, label string, at reg.Register, mask *asm.Mask, sums []reg.VecVirtual) {
+	y, yStep, dy := k.Ptr("y"), k.Int("yStep"), k.Ptr("dy")
 	k.ADDQ(at, y)
 	store := func(of func(v reg.VecVirtual) reg.Register) {
 		for i, v := range sums {
@@ -99,7 +83,7 @@ func convFinish(k *asm.Func, m *asm.Math, args reg.Register, label string, at re
 	}
 	k.TESTQ(dy, dy)
 	k.JNZ(asm.Label(label + "Back"))
-	k.CMPQ(field(args, "silu"), operand.U8(0))
+	k.CMPQ(k.Addr("silu"), operand.U8(0))
 	k.JNE(asm.Label(label + "SiLU"))
 	store(func(v reg.VecVirtual) reg.Register { return v })
 	k.Label(label + "SiLU")
@@ -109,7 +93,7 @@ func convFinish(k *asm.Func, m *asm.Math, args reg.Register, label string, at re
 		return to
 	})
 	k.Label(label + "Back")
-	dyStep := load(k, args, "dyStep")
+	dyStep := k.Int("dyStep")
 	k.ADDQ(at, dy)
 	store(func(v reg.VecVirtual) reg.Register {
 		to, d := k.Vec(), k.Vec()
@@ -130,10 +114,9 @@ func convUsual(f *asm.File) {
 		if sum {
 			name, what = "convSum4", "sum"
 		}
-		k := f.Func(name, "func(args *byte)", fmt.Sprintf("%s computes convRows.%s for %d steps and %d taps, if x.step equals next.",
+		k := f.Func(name, "func(args *convArgs)", fmt.Sprintf("%s computes convRows.%s for %d steps and %d taps, if x.step equals next.",
 			name, what, convSteps, convSteps))
-		args := k.Ptr("args")
-		n := load(k, args, "n")
+		n := k.Int("n")
 		var m *asm.Math
 		if !sum {
 			m = k.Math(convKeep(f))
@@ -145,12 +128,12 @@ func convUsual(f *asm.File) {
 			}
 			// For run, steps holds the sums and taps the weights. For sum, steps holds the gradients dy and taps the sums.
 			steps, taps := k.Vecs(convSteps), k.Vecs(convSteps)
-			if bias := load(k, args, "bias"); sum {
-				convGradients(k, args, label, at, mask, steps, bias)
+			if bias := k.Ptr("bias"); sum {
+				convGradients(k, label, at, mask, steps, bias)
 			} else {
 				convBias(k, label, at, mask, steps, bias)
 			}
-			tap, tapNext := load(k, args, "taps"), load(k, args, "tapNext")
+			tap, tapNext := k.Ptr("taps"), k.Int("tapNext")
 			k.ADDQ(at, tap)
 			for i, v := range taps {
 				if i > 0 {
@@ -158,7 +141,7 @@ func convUsual(f *asm.File) {
 				}
 				k.LoadMasked(asm.At(tap, 0), mask, v)
 			}
-			x, next := load(k, args, "x"), load(k, args, "xStep")
+			x, next := k.Ptr("x"), k.Int("xStep")
 			k.ADDQ(at, x)
 			for row := range 2*convSteps - 1 {
 				v := k.Vec()
@@ -177,7 +160,7 @@ func convUsual(f *asm.File) {
 				}
 			}
 			if !sum {
-				convFinish(k, m, args, label, at, mask, steps)
+				convFinish(k, m, label, at, mask, steps)
 				return
 			}
 			for i := range taps { // from the last to the first: tap points to the last
@@ -206,8 +189,8 @@ func convBias(k *asm.Func, label string, at reg.Register, mask *asm.Mask, sums [
 }
 
 // convGradients writes the code that loads the gradients of the steps into g, and adds them to the bias unless it is nil.
-func convGradients(k *asm.Func, args reg.Register, label string, at reg.Register, mask *asm.Mask, g []reg.VecVirtual, bias reg.Register) {
-	d, dStep := load(k, args, "dy"), load(k, args, "dyStep")
+func convGradients(k *asm.Func, label string, at reg.Register, mask *asm.Mask, g []reg.VecVirtual, bias reg.Register) {
+	d, dStep := k.Ptr("dy"), k.Int("dyStep")
 	k.ADDQ(at, d)
 	for i, v := range g {
 		if i > 0 {
@@ -237,20 +220,19 @@ func convKeep(f *asm.File) int {
 
 // convSum writes the kernel that adds up the gradients of weight and bias.
 func convSum(f *asm.File) {
-	k := f.Func("convSum", "func(args *byte)", fmt.Sprintf("convSum computes convRows.sum for %d steps.", convSteps))
-	args := k.Ptr("args")
-	n := load(k, args, "n")
+	k := f.Func("convSum", "func(args *convArgs)", fmt.Sprintf("convSum computes convRows.sum for %d steps.", convSteps))
+	n := k.Int("n")
 	k.EachVector("convSum", n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
 		label := "convSumVector"
 		if mask != nil {
 			label = "convSumTail"
 		}
 		g := k.Vecs(convSteps)
-		convGradients(k, args, label, at, mask, g, load(k, args, "bias"))
-		sum, sumNext := load(k, args, "taps"), load(k, args, "tapNext")
+		convGradients(k, label, at, mask, g, k.Ptr("bias"))
+		sum, sumNext := k.Ptr("taps"), k.Int("tapNext")
 		k.ADDQ(at, sum)
 
-		x, step, xNext, left := load(k, args, "x"), load(k, args, "xStep"), load(k, args, "xNext"), load(k, args, "width")
+		x, step, xNext, left := k.Ptr("x"), k.Int("xStep"), k.Int("xNext"), k.Int("width")
 		k.ADDQ(at, x)
 		k.Label(label + "Taps")
 		row, acc := k.GP64(), k.Vec()

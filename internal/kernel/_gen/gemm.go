@@ -12,7 +12,7 @@ import (
 
 // writeGemm writes the kernels of the matrix product, package blas.
 func writeGemm(isa asm.ISA) {
-	g := gemm{File: asm.NewFile("blas", isa)}
+	g := gemm{File: asm.NewFile("../../../blas", isa)}
 	g.masks = g.maskTable("masks")
 	rows, vectors := 8, 3 // 24 sums in 32 registers
 	if isa == asm.AVX2 {
@@ -34,7 +34,7 @@ func writeGemm(isa asm.ISA) {
 		g.dots(2)
 		g.dots(3)
 	}
-	g.Write("../../../blas", "gemm")
+	g.Write("gemm")
 }
 
 type gemm struct {
@@ -140,15 +140,6 @@ func (g gemm) bytes(f *asm.Func, name string) reg.GPVirtual {
 	return r
 }
 
-// argument returns the address of a 32-bit argument.
-func (g gemm) argument(f *asm.Func, name string) operand.Mem {
-	b, err := f.Param(name).Resolve()
-	if err != nil {
-		panic(err)
-	}
-	return b.Addr
-}
-
 // tile writes the kernel of the product, which has rows × vectors sums in registers.
 func (g gemm) tile(rows, vectors int) {
 	name := fmt.Sprintf("tile%dx%d", rows, vectors)
@@ -225,7 +216,7 @@ func (g gemm) tile(rows, vectors int) {
 
 	g.Label("done")
 	alpha := g.Vec()
-	g.Broadcast(g.argument(f, "alpha"), alpha)
+	g.Broadcast(f.Addr("alpha"), alpha)
 	for i := range acc {
 		for _, r := range acc[i] {
 			g.Mul(alpha, r, r)
@@ -233,11 +224,11 @@ func (g gemm) tile(rows, vectors int) {
 	}
 	c, ldc = f.Ptr("c"), g.bytes(f, "ldc")
 	beta := g.GP32()
-	g.MOVL(g.argument(f, "beta"), beta)
+	g.MOVL(f.Addr("beta"), beta)
 	g.ADDL(beta, beta) // shifts the sign out, so that -0 counts as 0
 	g.JE(asm.Label("store"))
 	betaV := g.Vec()
-	g.Broadcast(g.argument(f, "beta"), betaV)
+	g.Broadcast(f.Addr("beta"), betaV)
 	for i := range rows {
 		for v := range vectors {
 			old := g.Vec()

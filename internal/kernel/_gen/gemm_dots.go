@@ -105,12 +105,12 @@ A dot product is summed in as many parts as a vector has lanes.`, name, vectors,
 	m := g.mask(f.Int("rows"))
 	y, ldy := f.Ptr("y"), g.bytes(f, "ldy")
 	alpha, beta, bits := g.YMM(), g.YMM(), g.GP32()
-	g.VBROADCASTSS(g.argument(f, "alpha"), alpha)
-	g.VBROADCASTSS(g.argument(f, "beta"), beta)
+	g.VBROADCASTSS(f.Addr("alpha"), alpha)
+	g.VBROADCASTSS(f.Addr("beta"), beta)
 	for _, s := range sums {
 		g.Mul(alpha, s, s)
 	}
-	g.MOVL(g.argument(f, "beta"), bits)
+	g.MOVL(f.Addr("beta"), bits)
 	g.ADDL(bits, bits) // shifts the sign out, so that -0 counts as 0
 	g.JE(asm.Label("store"))
 	for i, s := range sums {

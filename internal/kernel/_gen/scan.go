@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/bits"
 
+	"github.com/mmcloughlin/avo/gotypes"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
@@ -31,7 +32,7 @@ func stateBlocks(isa asm.ISA) []int {
 }
 
 func writeScan(isa asm.ISA) {
-	f := asm.NewFile("kernel", isa)
+	f := asm.NewFile("..", isa)
 	for _, n := range stateBlocks(isa) {
 		for _, vectors := range []bool{false, true} {
 			for _, kind := range []scanKind{scanAdvance, scanForward, scanRecompute} {
@@ -44,7 +45,7 @@ func writeScan(isa asm.ISA) {
 	scanFinish(f)
 	scanUngate(f)
 	scanFinishBack(f)
-	f.Write("..", "scan")
+	f.Write("scan")
 }
 
 // variant returns the name of a kernel for n states. With vectors, B and C have a vector for each state instead of one float32.
@@ -141,18 +142,29 @@ const (
 	scanRecompute scanKind = "scanRecompute"
 )
 
-var scanDocs = map[scanKind]string{
-	scanAdvance:   "%s scans a tile of %d states: for each step, h = exp(dt·a)·h + du·b.",
-	scanForward:   "%s scans a tile of %d states: for each step, h = exp(dt·a)·h + du·b and y += Σ c·h.",
-	scanRecompute: "%s does the same as scanForward%[2]d, and writes exp(dt·a) and exp(dt·a)·h to keep, two rows for each step and state.",
+// scanDoc returns the comment of a kernel that scans a tile. decay is e^(ΔA).
+func scanDoc(name string, n int, kind scanKind) string {
+	keep, sum := "", ""
+	if kind == scanRecompute {
+		keep = "\n\t\t\tkeep[t][n] = {decay, decay * h[n]}"
+	}
+	if kind != scanAdvance {
+		sum = "\n\t\t\ty[t] += c[t][n] * h[n]"
+	}
+	return fmt.Sprintf(`%s scans a tile of %d state(s), one vector of lanes for each:
+
+	for t := range steps {
+		for n := range %[2]d {
+			decay := exp2(dt[t] * a[n])%s
+			h[n] = decay*h[n] + du[t]*b[t][n]%s
+		}
+	}`, name, n, keep, sum)
 }
 
 // scanStates writes a kernel that scans a tile with n states in registers.
 func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 	name := variant(string(kind), n, vectors)
-	doc := fmt.Sprintf(scanDocs[kind], name, n) +
-		"\na is A·log2(e). bStep and cStep are the bytes from one step to the next."
-	k := f.Func(name, "func(h, a, dt, du, b, c, y, keep *float32, bStep, cStep, steps int, ahead *int)", doc)
+	k := f.Func(name, "func(args *scanArgs)", scanDoc(name, n, kind))
 	h := f.Vecs(n)
 	hPtr, a, dtPtr, duPtr, b := k.Ptr("h"), k.Ptr("a"), k.Ptr("dt"), k.Ptr("du"), k.Ptr("b")
 	var c, y, keep reg.GPVirtual
@@ -255,28 +267,21 @@ type prefetch struct {
 	ahead, at, zAt, left reg.GPVirtual
 }
 
-// Offsets of the fields of scanAhead in scan_amd64.go.
-const (
-	aheadAt    = 8 * iota // bytes from the first row to the next line
-	aheadZAt              // the same for z
-	aheadLeft             // lines left in the current row
-	aheadLines            // lines per row
-	aheadJump             // bytes from the end of a row to the next row
-	aheadZJump            // the same for z
-	aheadZ                // two pointers
-	aheadRows  = aheadZ + 16
-)
-
 func newPrefetch(k *asm.Func, kind scanKind) *prefetch {
 	p := &prefetch{k, kind, k.GP64(), k.GP64(), k.GP64(), k.GP64()}
 	k.Load64("ahead", p.ahead)
 	k.TESTQ(p.ahead, p.ahead)
 	k.JE(asm.Label("alone"))
-	k.MOVQ(asm.At(p.ahead, aheadAt), p.at)
-	k.MOVQ(asm.At(p.ahead, aheadZAt), p.zAt)
-	k.MOVQ(asm.At(p.ahead, aheadLeft), p.left)
+	k.Context.Load(p.field("at"), p.at)
+	k.Context.Load(p.field("zAt"), p.zAt)
+	k.Context.Load(p.field("left"), p.left)
 	k.Label("alone")
 	return p
+}
+
+// field returns a field of the scanAhead.
+func (p *prefetch) field(name string) gotypes.Component {
+	return p.k.Param("ahead").Dereference(p.ahead).Field(name)
 }
 
 // step writes code that prefetches one line of each matrix. The lines of a row are prefetched in order, which is fastest for the memory.
@@ -292,21 +297,21 @@ func (p *prefetch) step() {
 		rows, zRows = 5, 2
 	}
 	t := k.GP64()
-	ask := func(from, n int, at reg.Register) {
+	ask := func(field string, n int, at reg.Register) {
 		for i := range n {
-			k.MOVQ(asm.At(p.ahead, from+8*i), t)
+			k.Context.Load(p.field(field).Index(i), t)
 			k.PREFETCHT0(asm.AtIndex(t, at, 1, 0))
 		}
 	}
-	ask(aheadRows, rows, p.at)
-	ask(aheadZ, zRows, p.zAt)
+	ask("rows", rows, p.at)
+	ask("z", zRows, p.zAt)
 	k.ADDQ(k.Imm(64), p.at)
 	k.ADDQ(k.Imm(64), p.zAt)
 	k.DECQ(p.left)
 	k.JNE(asm.Label("asked"))
-	k.ADDQ(asm.At(p.ahead, aheadJump), p.at)
-	k.ADDQ(asm.At(p.ahead, aheadZJump), p.zAt)
-	k.MOVQ(asm.At(p.ahead, aheadLines), p.left)
+	k.ADDQ(k.AddrOf(p.field("jump")), p.at)
+	k.ADDQ(k.AddrOf(p.field("zJump")), p.zAt)
+	k.Context.Load(p.field("lines"), p.left)
 	k.Label("asked")
 }
 
@@ -327,11 +332,24 @@ const (
 // does not add the lanes: dB and dC have one value for each lane.
 func scanBackward(f *asm.File, n int, vectors bool) {
 	name := variant("scanBackward", n, vectors)
-	doc := fmt.Sprintf("%s goes back through a tile of %d state(s), from the last step to the first. With g = carry + c·dOut:\n"+
-		"\n\tdB += g·du   dC += dOut·(state + du·b)   gB += g·b   dDelta += a·g·state   dA += dt·g·state   carry = decay·g\n\n"+
-		"keep has decay and state, as scanRecompute%[2]d writes them. rows and keep point to the last step. bStep, cStep, dBStep and\n"+
-		"dCStep are the bytes from a step to the step before it.", name, n)
-	k := f.Func(name, "func(rows, keep, carry, a, dA, b, c, dB, dC *float32, bStep, cStep, dBStep, dCStep, steps int)", doc)
+	doc := fmt.Sprintf(`%s goes back through a tile of %d state(s), one vector of lanes for each:
+
+	for t := steps - 1; t >= 0; t-- {
+		for n := range %[2]d {
+			decay, state := keep[t][n]
+			g := carry[n] + c[t][n]*dOut[t]
+			dB[t][n] += g * du[t]
+			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+			gB[t] += g * b[t][n]
+			dDelta[t] += a[n] * g * state
+			dA[n] += dt[t] * g * state
+			carry[n] = decay * g
+		}
+	}`, name, n)
+	if !vectors {
+		doc += "\n\ndB and dC get the sums over the lanes."
+	}
+	k := f.Func(name, "func(args *scanBackArgs)", doc)
 	rows, keep, carryPtr, a, dA := k.Ptr("rows"), k.Ptr("keep"), k.Ptr("carry"), k.Ptr("a"), k.Ptr("dA")
 	b, c, dB, dC := k.Ptr("b"), k.Ptr("c"), k.Ptr("dB"), k.Ptr("dC")
 	steps := k.Int("steps")

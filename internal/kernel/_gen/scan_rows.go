@@ -43,9 +43,14 @@ func ifThere(k *asm.Func, label string, r reg.Register, then func()) {
 }
 
 func scanPrepare(f *asm.File) {
-	k := f.Func("scanPrepare", "func(dt, du, u, delta, from, bias *float32, step, steps, width, softplus int)",
-		"scanPrepare copies rows of the input from to u, and computes dt = delta + bias, or softplus of it if softplus is 1, and du = dt·u.\n"+
-			"bias may be nil. The rows of delta and from are step bytes apart.")
+	k := f.Func("scanPrepare", "func(args *scanPrepareArgs)",
+		`scanPrepare computes Δ and Δ·u. bias may be nil:
+
+	for t := range steps {
+		dt[t] = delta[t] + bias // softplus of the sum if softplus is 1
+		u[t] = from[t]
+		du[t] = dt[t] * u[t]
+	}`)
 	dt, du, u, delta, from, bias := k.Ptr("dt"), k.Ptr("du"), k.Ptr("u"), k.Ptr("delta"), k.Ptr("from"), k.Ptr("bias")
 	step, steps, width, softplus := k.Int("step"), k.Int("steps"), k.Int("width"), k.Int("softplus")
 	mask := f.FirstLanes(width)
@@ -71,9 +76,12 @@ func scanPrepare(f *asm.File) {
 }
 
 func scanFinish(f *asm.File) {
-	k := f.Func("scanFinish", "func(y, acc, u, d, z *float32, yStep, zStep, steps, width int)",
-		"scanFinish writes the rows y = (acc + d·u)·silu(z). d and z may be nil: then there is no term d·u, or no gate. The rows of y are\n"+
-			"yStep bytes apart, those of z zStep bytes.")
+	k := f.Func("scanFinish", "func(args *scanFinishArgs)",
+		`scanFinish writes the output. d and z may be nil: then there is no term d·u, or no gate:
+
+	for t := range steps {
+		y[t] = (acc[t] + d*u[t]) * silu(z[t])
+	}`)
 	y, acc, u, d, z := k.Ptr("y"), k.Ptr("acc"), k.Ptr("u"), k.Ptr("d"), k.Ptr("z")
 	yStep, zStep, steps, width := k.Int("yStep"), k.Int("zStep"), k.Int("steps"), k.Int("width")
 	mask := f.FirstLanes(width)
@@ -99,8 +107,12 @@ func scanFinish(f *asm.File) {
 }
 
 func scanUngate(f *asm.File) {
-	k := f.Func("scanUngate", "func(dOut, dy, z *float32, step, zStep, steps, width int)",
-		"scanUngate writes the rows dOut = dy·silu(z), or dOut = dy if z is nil. The rows of dy are step bytes apart, those of z zStep bytes.")
+	k := f.Func("scanUngate", "func(args *scanUngateArgs)",
+		`scanUngate writes the gradient before the gate. z may be nil: then there is no gate:
+
+	for t := range steps {
+		dOut[t] = dy[t] * silu(z[t])
+	}`)
 	dOut, dy, z := k.Ptr("dOut"), k.Ptr("dy"), k.Ptr("z")
 	step, zStep, steps, width := k.Int("step"), k.Int("zStep"), k.Int("steps"), k.Int("width")
 	mask := f.FirstLanes(width)
@@ -122,12 +134,17 @@ func scanUngate(f *asm.File) {
 }
 
 func scanFinishBack(f *asm.File) {
-	k := f.Func("scanFinishBack", "func(rows, delta, bias, d, dy, z, gu, gd, dz, out, sumD, sumBias *float32, step, zStep, steps, width, softplus int)",
-		"scanFinishBack writes the gradients and the output of a tile's rows:\n"+
-			"\n\tgu = dt·gB + d·dOut\n\tgd = dDelta + u·gB, times sigmoid(delta + bias) if softplus is 1\n"+
-			"\tdz = dy·(y + d·u)·silu'(z)\n\tout = (y + d·u)·silu(z)\n\n"+
-			"It adds dOut·u to sumD and gd to sumBias. bias, d, out, and z with dz may be nil. The rows of delta, dy, gu, gd and out are\n"+
-			"step bytes apart, those of z and dz zStep bytes.")
+	k := f.Func("scanFinishBack", "func(args *scanFinishBackArgs)",
+		`scanFinishBack writes the gradients and the output of a tile's rows. bias, d, out, and z with dz may be nil:
+
+	for t := range steps {
+		gu[t] = dt[t]*gB[t] + d*dOut[t]
+		gd[t] = dDelta[t] + u[t]*gB[t] // times sigmoid(delta[t] + bias) if softplus is 1
+		dz[t] = dy[t] * (y[t] + d*u[t]) * siluSlope(z[t])
+		out[t] = (y[t] + d*u[t]) * silu(z[t])
+		sumD += dOut[t] * u[t]
+		sumBias += gd[t]
+	}`)
 	rows, delta, dy, z := k.Ptr("rows"), k.Ptr("delta"), k.Ptr("dy"), k.Ptr("z")
 	gu, gd, dz, out := k.Ptr("gu"), k.Ptr("gd"), k.Ptr("dz"), k.Ptr("out")
 	steps := k.Int("steps")

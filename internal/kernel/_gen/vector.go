@@ -8,7 +8,7 @@ import (
 
 // vector writes the kernels of the elementwise functions.
 func vector(isa asm.ISA) {
-	f := asm.NewFile("kernel", isa)
+	f := asm.NewFile("..", isa)
 
 	mathOf(f, "vecExp", "e^x", asm.KeepExp, func(m *asm.Math, x, y reg.Register) { m.Exp(x, y) })
 	mathOf(f, "vecNegExp", "-e^x", asm.KeepExp, func(m *asm.Math, x, y reg.Register) { m.Exp(x, y); m.Negate(y, y) })
@@ -48,7 +48,7 @@ func vector(isa asm.ISA) {
 
 	scaled(f, "vecAxpy", "y[i] += a·x[i]", true)
 	scaled(f, "vecScale", "y[i] = a·x[i]", false)
-	f.Write("..", "vector")
+	f.Write("vector")
 }
 
 // mathOf writes a kernel that computes y[i] = f(x[i]).

@@ -7,6 +7,7 @@ package asm
 
 import (
 	"fmt"
+	"go/types"
 	"log"
 	"math"
 	"os"
@@ -37,14 +38,16 @@ func (i ISA) String() string { return [...]string{"AVX2", "AVX512"}[i] }
 type File struct {
 	*build.Context
 	ISA     ISA
-	pkg     string
+	folder  string
+	pkg     *types.Package
 	consts  map[uint32]operand.Mem
 	vectors map[string]operand.Mem
 }
 
-// NewFile returns an empty file of a package.
-func NewFile(pkg string, isa ISA) *File {
-	f := &File{Context: build.NewContext(), ISA: isa, pkg: pkg, consts: map[uint32]operand.Mem{}, vectors: map[string]operand.Mem{}}
+// NewFile returns an empty file of the package in a folder.
+func NewFile(folder string, isa ISA) *File {
+	f := &File{Context: build.NewContext(), ISA: isa, folder: folder, pkg: typesOf(folder),
+		consts: map[uint32]operand.Mem{}, vectors: map[string]operand.Mem{}}
 	f.ConstraintExpr("amd64,!noasm")
 	return f
 }
@@ -60,8 +63,8 @@ func (f *File) Bytes() int {
 	return 32
 }
 
-// Write assembles the file and writes name_avx512_amd64.s and name_avx512_amd64.go (or avx2) to a folder.
-func (f *File) Write(folder, name string) {
+// Write assembles the file and writes name_avx512_amd64.s and name_avx512_amd64.go (or avx2).
+func (f *File) Write(name string) {
 	file, err := f.Result()
 	if err != nil {
 		log.Fatalf("%s: %v", name, err)
@@ -69,8 +72,8 @@ func (f *File) Write(folder, name string) {
 	if err := pass.Compile.Execute(file); err != nil {
 		log.Fatalf("%s: %v", name, err)
 	}
-	base := filepath.Join(folder, name+"_"+strings.ToLower(f.ISA.String())+"_amd64")
-	cfg := printer.Config{Name: "internal/kernel/_gen", Pkg: f.pkg, Argv: []string{"internal/kernel/_gen"}}
+	base := filepath.Join(f.folder, name+"_"+strings.ToLower(f.ISA.String())+"_amd64")
+	cfg := printer.Config{Name: "internal/kernel/_gen", Pkg: f.pkg.Name(), Argv: []string{"internal/kernel/_gen"}}
 	for ext, p := range map[string]printer.Printer{".s": printer.NewGoAsm(cfg), ".go": printer.NewStubs(cfg)} {
 		text, err := p.Print(file)
 		if err != nil {
@@ -84,17 +87,30 @@ func (f *File) Write(folder, name string) {
 
 // Func begins a function. The name of the ISA is appended to its name. The function must not keep a pointer, since it is declared as
 // noescape.
+//
+// If a function has one argument with the name args, a pointer to a struct of the package, then the struct's fields are the arguments.
 func (f *File) Func(name, signature, doc string) *Func {
+	sig, err := gotypes.ParseSignatureInPackage(f.pkg, signature)
+	if err != nil {
+		log.Fatalf("%s: %v", name, err)
+	}
 	f.Function(name + f.ISA.String())
 	f.Attributes(attr.NOSPLIT | attr.NOFRAME)
-	f.SignatureExpr(signature)
+	f.Signature(sig)
 	f.Doc(strings.Split(name+f.ISA.String()+strings.TrimPrefix(doc, name), "\n")...)
 	f.Pragma("noescape")
-	return &Func{File: f}
+	k := &Func{File: f}
+	if args := sig.Params().Lookup("args"); sig.Params().Bytes() == 8 {
+		k.args = f.Dereference(args)
+	}
+	return k
 }
 
 // Func is a function that is being written.
-type Func struct{ *File }
+type Func struct {
+	*File
+	args gotypes.Component // the struct of arguments, or nil
+}
 
 // Ptr loads a pointer argument.
 func (k *Func) Ptr(name string) reg.GPVirtual { return k.arg(name) }
@@ -112,7 +128,24 @@ func (k *Func) arg(name string) reg.GPVirtual {
 func (k *Func) Load64(name string, to reg.Register) { k.Context.Load(k.Param(name), to) }
 
 // Param returns an argument as avo describes it.
-func (k *Func) Param(name string) gotypes.Component { return k.Context.Param(name) }
+func (k *Func) Param(name string) gotypes.Component {
+	if k.args != nil {
+		return k.args.Field(name)
+	}
+	return k.Context.Param(name)
+}
+
+// Addr returns the address of an argument.
+func (k *Func) Addr(name string) operand.Mem { return k.AddrOf(k.Param(name)) }
+
+// AddrOf returns the address of a component.
+func (k *Func) AddrOf(c gotypes.Component) operand.Mem {
+	b, err := c.Resolve()
+	if err != nil {
+		log.Fatal(err)
+	}
+	return b.Addr
+}
 
 // Return ends the function. It first executes VZEROUPPER. Without it, each SSE instruction of Go's own code would wait for the upper half of
 // its register: math.Exp was up to 190 times slower.

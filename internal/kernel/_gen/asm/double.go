@@ -152,11 +152,7 @@ func (k *Func) ReturnMax(v []reg.VecVirtual) {
 
 // Scalar returns a vector with a float32 argument in every lane.
 func (k *Func) Scalar(name string) reg.VecVirtual {
-	arg, err := k.Param(name).Resolve()
-	if err != nil {
-		panic(err)
-	}
 	v := k.Vec()
-	k.Broadcast(arg.Addr, v)
+	k.Broadcast(k.Addr(name), v)
 	return v
 }
