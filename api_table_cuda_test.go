@@ -118,6 +118,21 @@ func cudaCalls(g *gpu) []call {
 	conv := func() *cuda.Conv[float32] {
 		return &cuda.Conv[float32]{Batch: 2, Length: 3, Channels: 4, Width: 3, X: f(24), XStride: 4, Weight: f(12), Bias: f(4), Context: f(16), Start: bytes(6)}
 	}
+	linear := func() *cuda.Linear {
+		return &cuda.Linear{Rows: 2, In: 3, Out: 4, X: f(6), Weight: f(12), Half: array[cuda.BFloat16](g, 12), Bias: f(4)}
+	}
+	lstm := func() *cuda.LSTM {
+		return &cuda.LSTM{Batch: 2, Length: 3, Width: 4, Z: f(96), R: f(64), State: f(16), Start: bytes(6)}
+	}
+	lstmKept := func() *cuda.LSTMKept {
+		if g.t == nil {
+			return new(cuda.LSTMKept)
+		}
+		return must(lstm().Forward(s, f(24), f(16), true))
+	}
+	minGRU := func() *cuda.MinGRU {
+		return &cuda.MinGRU{Batch: 2, Length: 3, Channels: 4, Z: f(24), Candidate: f(24), Initial: f(8), Start: bytes(6)}
+	}
 	scan := func() *cuda.Scan[float32] {
 		return &cuda.Scan[float32]{
 			Batch: 2, Length: 3, Channels: 4, State: 2, U: f(24), Delta: f(24), A: f(8), B: cuda.Projection[float32]{Data: f(12), Groups: 1, Stride: 2},
@@ -144,6 +159,9 @@ func cudaCalls(g *gpu) []call {
 	}
 	blockFine := append(absent("0.", "InBias", "ConvBias", "OutBias", "Context", "Initial", "Start"), "0.Eps=0", "0.Precision=0")
 	scanFine := []string{"0.*.Groups=0", "0.*.Stride=0", "0.ZStride=0", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Start=zero"}
+	linearFine := append(absent("0.", "Half", "Bias"), "0.Rows=0", "0.Precision=0")
+	lstmFine := append(absent("0.", "State", "Start"), "0.Batch=0", "0.Length=0", "0.Precision=0")
+	minGRUFine := append(absent("0.", "Initial", "Start"), "0.Batch=0", "0.Length=0")
 	convFine := append(absent("0.", "Bias", "Context", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
 	return g.without(slices.Concat(
 		methods("cuda.AdamW", func() any { return adam }, map[string]call{"Step": {args: func() []any {
@@ -176,6 +194,19 @@ func cudaCalls(g *gpu) []call {
 		}),
 		methods("cuda.Device", func() any { return device() }, map[string]call{"OnClose": {args: func() []any { return []any{func() {}} }}}),
 		methods("cuda.Event", func() any { return event() }, map[string]call{"Since": {args: func() []any { return []any{event()} }}}),
+		methods("cuda.Linear", func() any { return linear() }, map[string]call{
+			"Forward":  {args: func() []any { return []any{s, f(8)} }, fine: linearFine},
+			"Backward": {args: func() []any { return []any{s, f(8), f(6), f(12), f(4)} }, fine: append(absent("", "3", "4", "5"), linearFine...)},
+		}),
+		methods("cuda.LSTM", func() any { return lstm() }, map[string]call{
+			"Forward":  {args: func() []any { return []any{s, f(24), f(16), false} }, fine: append(absent("", "3"), lstmFine...)},
+			"Backward": {args: func() []any { return []any{s, lstmKept(), f(24), f(16), f(96), f(64), f(16)} }, fine: append(absent("", "3", "4", "7"), lstmFine...)},
+		}),
+		methods("cuda.LSTMKept", func() any { return lstmKept() }, nil),
+		methods("cuda.MinGRU", func() any { return minGRU() }, map[string]call{
+			"Forward":  {args: func() []any { return []any{s, f(24), f(8)} }, fine: append(absent("", "3"), minGRUFine...)},
+			"Backward": {args: func() []any { return []any{s, f(24), f(8), f(24), f(24), f(8)} }, fine: append(absent("", "3", "6"), minGRUFine...)},
+		}),
 		methods("cuda.Scan", func() any { return scan() }, map[string]call{
 			"Forward": {args: func() []any { return []any{s, f(24), f(16), f(scan().CheckpointLen())} }, fine: append(absent("", "3", "4"), slices.Concat(scanFine, absent("0.", "D", "Z", "DeltaBias", "Initial"))...)},
 			"Backward": {args: func() []any {
@@ -203,14 +234,23 @@ func cudaCalls(g *gpu) []call {
 			row("AddBias", cuda.AddBias[float32], func() []any { return []any{s, 2, 3, f(6), 3, f(3)} }, "1=0", "2=0"),
 			row("ColumnSums", cuda.ColumnSums[float32], func() []any { return []any{s, 2, 3, f(6), 3, f(3)} }, "1=0", "2=0"),
 			row("Convert", cuda.Convert[float32, cuda.BFloat16], func() []any { return []any{s, f(4), array[cuda.BFloat16](g, 4)} }),
+			row("CopyColumns", cuda.CopyColumns, func() []any { return []any{s, 2, 5, 1, 3, f(10), f(6)} }, "1=0", "3=0", "4=0"),
+			row("ScatterColumns", cuda.ScatterColumns, func() []any { return []any{s, 2, 5, 1, 3, f(6), f(10)} }, "1=0", "3=0", "4=0"),
 			row("CrossEntropyForward", cuda.CrossEntropyForward[float32], func() []any { return []any{s, 2, 3, 3, int32(0), f(6), ints(2), f(5), f(1)} }, "1=0", "4=*"),
 			row("CrossEntropyBackward", cuda.CrossEntropyBackward[float32], func() []any { return []any{s, 2, 3, 3, int32(0), f(6), ints(2), f(5), f(1)} }, "1=0", "4=*"),
 			row("CrossEntropyState", cuda.CrossEntropyState, with(3)),
 			row("EmbeddingForward", cuda.EmbeddingForward, func() []any { return []any{s, 2, 3, f(12), ints(2), f(6)} }, "1=0", "2=0"),
 			row("EmbeddingBackward", cuda.EmbeddingBackward, func() []any { return []any{s, 2, 3, 4, []int32{1, 2}, f(6), f(12)} }, "1=0", "4[0]=0"),
+			row("Gate", cuda.Gate, func() []any { return []any{s, cuda.GELU, f(4), f(4), f(4)} }, "1=0", "3=zero"),
+			row("GateBackward", cuda.GateBackward, func() []any { return []any{s, cuda.GELU, f(4), f(4), f(4), f(4), f(4)} }, "1=0", "3=zero"),
 			row("GorgoniaPTX", cuda.GorgoniaPTX, nil),
 			row("GradientNorm", cuda.GradientNorm, func() []any { return []any{s, []cuda.Array[float32]{f(4), f(3)}} }, "1=nil", "1[0]=zero: it has no elements"),
 			row("Largest", cuda.Largest, func() []any { return []any{s, 2, 3, f(6), ints(2)} }, "1=0", "2=0"),
+			row("MatrixVector", cuda.MatrixVector, func() []any { return []any{s, 2, f(8), f(4), f(4)} }),
+			row("NegExp", cuda.NegExp, func() []any { return []any{s, f(4), f(4)} }),
+			row("NegExpBackward", cuda.NegExpBackward, func() []any { return []any{s, f(4), f(4), f(4)} }),
+			row("OuterProduct", cuda.OuterProduct, func() []any { return []any{s, 2, f(4), f(4), f(8)} }),
+			row("VectorMatrix", cuda.VectorMatrix, func() []any { return []any{s, 2, f(4), f(8), f(4)} }),
 			row("MatMul", cuda.MatMul[float32, float32], products(), "1=0", "2=0", "3=0", "7=*"),
 			row("MatMulScaled", cuda.MatMulScaled[float32, float32], products(float32(1)), "1=0", "2=0", "3=0", "5=*", "8=*"),
 			row("RMSNormForward", cuda.RMSNormForward[float32], func() []any { return []any{s, 2, 3, float32(1e-5), f(6), f(3), f(6)} }, "1=0", "2=0", "3=0"),

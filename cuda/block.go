@@ -197,7 +197,7 @@ func (b *Block[T]) checkBackward(k *BlockKept[T], dy, dcontext, dfinal Array[flo
 func (b *Block[T]) conv(vz Array[T]) *Conv[T] {
 	return &Conv[T]{
 		Batch: b.Batch, Length: b.Length, Channels: b.Channels, Width: b.Width, X: vz, XStride: 2 * b.Channels,
-		Weight: b.Conv, Bias: b.ConvBias, Context: b.Context, Start: b.Start,
+		Weight: b.Conv, Bias: b.ConvBias, Context: b.Context, Start: b.Start, SiLU: true,
 	}
 }
 

@@ -27,6 +27,14 @@ func optional(what string, sizes ...any) error {
 	return nil
 }
 
+// present returns an error if a required array is absent.
+func present(what, name string, a sized) error {
+	if a.Absent() {
+		return fmt.Errorf("cuda: %s: %s is absent, want an array", what, name)
+	}
+	return nil
+}
+
 // sized is an Array of any type.
 type sized interface {
 	Absent() bool

@@ -5,7 +5,7 @@ import (
 	"unsafe"
 )
 
-// Conv is the causal depthwise convolution of a Mamba block, followed by SiLU. op.CausalConv defines it.
+// Conv is a causal depthwise convolution. op.CausalConv defines it.
 type Conv[T Activation] struct {
 	Batch, Length, Channels, Width int
 
@@ -15,24 +15,29 @@ type Conv[T Activation] struct {
 	Bias    Array[float32] // optional: (channels)
 	Context Array[float32] // optional: (batch, width-1, channels): the steps before the first
 	Start   Array[uint8]   // optional: (batch, length): a new sequence starts where it is not 0
+	SiLU    bool           // the sum goes through SiLU
 }
 
 // convArgs has the same fields as the kernels' struct Conv (kernels/conv.cu).
 type convArgs struct {
-	batch, length, channels, width, step, dstep, steps int64
-	x, weight, bias, context, start, y, next           uintptr
-	dy, dnext, dx, parts, dcontext                     uintptr
+	batch, length, channels, width, silu, step, dstep, steps int64
+	x, weight, bias, context, start, y, next                 uintptr
+	dy, dnext, dx, parts, dcontext                           uintptr
 }
 
-// maxConvWidth is the largest width. The kernels keep that many inputs in registers.
+// maxConvWidth is the largest width of the kernels that keep their inputs in registers. Other kernels, in float32, compute larger widths.
 const maxConvWidth = 16
 
 func (c *Conv[T]) check() error {
 	if c == nil {
 		return missing("convolution")
 	}
-	if c.Width < 1 || c.Width > maxConvWidth {
-		return fmt.Errorf("cuda: convolution: Width is %d, want 1 to %d", c.Width, maxConvWidth)
+	most := 1 << 16 // blocks along an axis of the grid
+	if typeName[T]() == "bf16" {
+		most = maxConvWidth
+	}
+	if c.Width < 1 || c.Width > most {
+		return fmt.Errorf("cuda: convolution: Width is %d, want 1 to %d", c.Width, most)
 	}
 	if err := firstError(
 		atLeast(0, "convolution", "Batch", c.Batch, "Length", c.Length, "Channels", c.Channels),
@@ -50,11 +55,15 @@ func (c *Conv[T]) check() error {
 func (c *Conv[T]) contextLen() int { return count(c.Batch, c.Width-1, c.Channels) }
 
 func (c *Conv[T]) args() convArgs {
-	return convArgs{
+	a := convArgs{
 		batch: int64(c.Batch), length: int64(c.Length), channels: int64(c.Channels), width: int64(c.Width), step: int64(c.XStride),
 		steps: int64(max(32, (c.Length+65534)/65535)), x: c.X.address, weight: c.Weight.address, bias: c.Bias.address,
 		context: c.Context.address, start: c.Start.address,
 	}
+	if c.SiLU {
+		a.silu = 1
+	}
+	return a
 }
 
 // tiles returns the number of tiles that the length is cut into.
@@ -92,7 +101,13 @@ func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
 	}
 	a := c.args()
 	a.y, a.next = y.address, next.address
-	if c.Batch*c.Length > 0 {
+	switch {
+	case c.Batch*c.Length == 0:
+	case c.Width > maxConvWidth:
+		if err := c.wideForward(s, &a); err != nil {
+			return err
+		}
+	default:
 		if err := s.run("conv", c.kernel("forward"), c.grid(c.tiles(&a)), unsafe.Pointer(&a)); err != nil {
 			return err
 		}
@@ -118,6 +133,10 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 		return err
 	}
 	a := c.args()
+	if c.Width > maxConvWidth && c.Batch*c.Length > 0 {
+		a.dstep, a.dy, a.dnext, a.dx, a.dcontext = int64(dxStride), dy.address, dnext.address, dx.address, dcontext.address
+		return c.wideBackward(s, &a, dweight, dbias)
+	}
 	a.steps = int64(max(64, (c.Length+65534)/65535))
 	a.dstep, a.dy, a.dnext, a.dx, a.dcontext = int64(dxStride), dy.address, dnext.address, dx.address, dcontext.address
 	count := c.Batch * c.tiles(&a)
@@ -132,4 +151,54 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 		}
 	}
 	return s.run("conv", "conv_weights", columnBlocks((c.Width+1)*c.Channels), parts.address, count, c.Channels, c.Width, dweight.address, dbias.address)
+}
+
+// wideForward queues y for a width of more than maxConvWidth.
+func (c *Conv[T]) wideForward(s *Stream, a *convArgs) error {
+	live, err := c.live(s, a)
+	if err != nil {
+		return err
+	}
+	defer live.Free()
+	return s.run("conv_wide", "conv_wide_forward", blocksOf(c.Batch*c.Length*c.Channels, 256), unsafe.Pointer(a), live.address)
+}
+
+// live returns for each step how many taps have an input.
+func (c *Conv[T]) live(s *Stream, a *convArgs) (Array[int32], error) {
+	live, err := NewArray[int32](s, c.Batch*c.Length)
+	if err != nil {
+		return live, err
+	}
+	if err := s.run("conv_wide", "conv_wide_live", blocksOf(live.n, 256), unsafe.Pointer(a), live.address); err != nil {
+		live.Free()
+		return Array[int32]{}, err
+	}
+	return live, nil
+}
+
+// wideBackward queues the gradients for a width of more than maxConvWidth.
+func (c *Conv[T]) wideBackward(s *Stream, a *convArgs, dweight, dbias Array[float32]) error {
+	live, err := c.live(s, a)
+	if err != nil {
+		return err
+	}
+	defer live.Free()
+	var work temporaries
+	defer work.free()
+	rows, taps := c.Batch*c.Length, (c.Width+1)*c.Channels
+	each := max(64, (rows+63)/64) // rows of a partial sum
+	n := (rows + each - 1) / each
+	dsum, parts := take[float32](s, &work, rows*c.Channels, &err), take[float32](s, &work, n*taps, &err)
+	if err != nil {
+		return err
+	}
+	a.parts = parts.address
+	over := blocksOf(taps, 256)
+	over.y = int64(n)
+	return firstError(
+		s.run("conv_wide", "conv_wide_sums", blocksOf(rows*c.Channels, 256), unsafe.Pointer(a), live.address, dsum.address),
+		s.run("conv_wide", "conv_wide_inputs", blocksOf(c.Batch*(c.Width-1+c.Length)*c.Channels, 256), unsafe.Pointer(a), live.address, dsum.address),
+		s.run("conv_wide", "conv_wide_weights", over, unsafe.Pointer(a), live.address, dsum.address, each),
+		s.run("conv", "conv_weights", columnBlocks(taps), parts.address, n, c.Channels, c.Width, dweight.address, dbias.address),
+	)
 }

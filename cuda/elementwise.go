@@ -1,24 +1,62 @@
 package cuda
 
-import "errors"
+import "fmt"
 
 // Add queues sum = a + b. sum may be a or b.
 func Add(s *Stream, a, b, sum Array[float32]) error {
-	if a.Absent() {
-		return errors.New("cuda: add: a is absent, want an array")
-	}
-	if err := expect("add", "b", b.n, a.n, "sum", sum.n, a.n); err != nil {
+	if err := firstError(present("add", "a", a), expect("add", "b", b.n, a.n, "sum", sum.n, a.n)); err != nil {
 		return err
 	}
 	return s.run("elementwise", "add", blocksOf(a.n, 256), a.address, b.address, sum.address, a.n)
 }
 
+// NegExp queues y = -exp(x), element by element.
+func NegExp(s *Stream, x, y Array[float32]) error {
+	if err := firstError(present("negative exponential", "x", x), expect("negative exponential", "y", y.n, x.n)); err != nil {
+		return err
+	}
+	return s.run("elementwise", "neg_exp", blocksOf(x.n, 256), x.address, y.address, x.n)
+}
+
+// NegExpBackward queues dx = -exp(x)·dy, the gradient of NegExp's operand.
+func NegExpBackward(s *Stream, x, dy, dx Array[float32]) error {
+	if err := firstError(
+		present("negative exponential", "x", x), expect("negative exponential", "dy", dy.n, x.n, "dx", dx.n, x.n),
+	); err != nil {
+		return err
+	}
+	return s.run("elementwise", "neg_exp_backward", blocksOf(x.n, 256), x.address, dy.address, dx.address, x.n)
+}
+
+// CopyColumns queues a copy of the columns [from, from+width) of x (rows, stride) to y (rows, width).
+func CopyColumns(s *Stream, rows, stride, from, width int, x, y Array[float32]) error {
+	if err := checkColumns(rows, stride, from, width, x, y); err != nil {
+		return err
+	}
+	return s.run("elementwise", "copy_columns", blocksOf(rows*width, 256), x.address, y.address, rows, stride, from, width)
+}
+
+// ScatterColumns queues a copy of y (rows, width) to the columns [from, from+width) of x (rows, stride). It sets the other columns to zero.
+func ScatterColumns(s *Stream, rows, stride, from, width int, y, x Array[float32]) error {
+	if err := checkColumns(rows, stride, from, width, x, y); err != nil {
+		return err
+	}
+	return s.run("elementwise", "scatter_columns", blocksOf(rows*stride, 256), y.address, x.address, rows, stride, from, width)
+}
+
+func checkColumns(rows, stride, from, width int, x, y Array[float32]) error {
+	if err := atLeast(0, "columns", "rows", rows, "stride", stride, "from", from, "width", width); err != nil {
+		return err
+	}
+	if from > stride || width > stride-from {
+		return fmt.Errorf("cuda: columns: from is %d and width %d, want columns of the %d of a row", from, width, stride)
+	}
+	return expect("columns", "x", x.n, count(rows, stride), "y", y.n, count(rows, width))
+}
+
 // Convert queues a copy of from into to, converted to to's type: rounded to bfloat16, or widened to float32.
 func Convert[A, B Activation](s *Stream, from Array[A], to Array[B]) error {
-	if from.Absent() {
-		return errors.New("cuda: convert: from is absent, want an array")
-	}
-	if err := expect("convert", "to", to.n, from.n); err != nil {
+	if err := firstError(present("convert", "from", from), expect("convert", "to", to.n, from.n)); err != nil {
 		return err
 	}
 	a, b := typeName[A](), typeName[B]()

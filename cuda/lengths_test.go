@@ -73,6 +73,18 @@ func TestLengths(t *testing.T) {
 			Context: l.array("Context", batch*(width-1)*(2*model+1)), Start: of[uint8](l.array("Start", rows)),
 		}
 	}
+	linear := func(l *lengths) *Linear {
+		return &Linear{Rows: rows, In: model, Out: channels, X: l.array("X", rows*model), Weight: l.array("Weight", channels*model),
+			Half: of[BFloat16](l.array("Half", channels*model)), Bias: l.array("Bias", channels)}
+	}
+	lstm := func(l *lengths) *LSTM {
+		return &LSTM{Batch: batch, Length: length, Width: width, Z: l.array("Z", rows*4*width), R: l.array("R", 4*width*width),
+			State: l.array("State", batch*2*width), Start: of[uint8](l.array("Start", rows))}
+	}
+	minGRU := func(l *lengths) *MinGRU {
+		return &MinGRU{Batch: batch, Length: length, Channels: channels, Z: l.array("Z", rows*channels), Candidate: l.array("Candidate", rows*channels),
+			Initial: l.array("Initial", batch*channels), Start: of[uint8](l.array("Start", rows))}
+	}
 	matrix := func(l *lengths, name string, rows, width int, transposed bool) Matrix[float32] {
 		m := Matrix[float32]{Transposed: transposed}
 		rows, width = m.rowsAndWidth(rows, width)
@@ -183,6 +195,51 @@ func TestLengths(t *testing.T) {
 		"Add": func(l *lengths) error {
 			return Add(s, Array[float32]{stream: s, n: 9}, l.array("b", 9), l.array("sum", 9))
 		},
+		"NegExp": func(l *lengths) error { return NegExp(s, Array[float32]{stream: s, n: 9}, l.array("y", 9)) },
+		"NegExpBackward": func(l *lengths) error {
+			return NegExpBackward(s, Array[float32]{stream: s, n: 9}, l.array("dy", 9), l.array("dx", 9))
+		},
+		"CopyColumns": func(l *lengths) error {
+			return CopyColumns(s, rows, 9, 2, 5, l.array("x", rows*9), l.array("y", rows*5))
+		},
+		"ScatterColumns": func(l *lengths) error {
+			return ScatterColumns(s, rows, 9, 2, 5, l.array("y", rows*5), l.array("x", rows*9))
+		},
+		"Gate": func(l *lengths) error {
+			return Gate(s, GELU, Array[float32]{stream: s, n: 9}, l.array("x", 9), l.array("y", 9))
+		},
+		"GateBackward": func(l *lengths) error {
+			return GateBackward(s, SiLU, Array[float32]{stream: s, n: 9}, l.array("x", 9), l.array("dy", 9), l.array("dgate", 9), l.array("dx", 9))
+		},
+		"OuterProduct": func(l *lengths) error {
+			return OuterProduct(s, 3, Array[float32]{stream: s, n: 9}, l.array("v", 9), l.array("product", 27))
+		},
+		"VectorMatrix": func(l *lengths) error {
+			return VectorMatrix(s, 3, Array[float32]{stream: s, n: 9}, l.array("m", 27), l.array("y", 9))
+		},
+		"MatrixVector": func(l *lengths) error {
+			return MatrixVector(s, 3, l.array("m", 27), Array[float32]{stream: s, n: 9}, l.array("y", 9))
+		},
+		"Linear.Forward": func(l *lengths) error { return linear(l).Forward(s, l.array("y", rows*channels)) },
+		"Linear.Backward": func(l *lengths) error {
+			return linear(l).Backward(s, l.array("dy", rows*channels), l.array("dx", rows*model), l.array("dweight", channels*model), l.array("dbias", channels))
+		},
+		"LSTM.Forward": func(l *lengths) error {
+			_, err := lstm(l).Forward(s, l.array("y", rows*width), l.array("next", batch*2*width), true)
+			return err
+		},
+		"LSTM.Backward": func(l *lengths) error {
+			kept := &LSTMKept{gates: l.array("kept gates", rows*4*width), cells: l.array("kept cells", rows*width)}
+			return lstm(l).Backward(s, kept, l.array("dy", rows*width), l.array("dnext", batch*2*width), l.array("dz", rows*4*width),
+				l.array("dr", 4*width*width), l.array("dstate", batch*2*width))
+		},
+		"MinGRU.Forward": func(l *lengths) error {
+			return minGRU(l).Forward(s, l.array("y", rows*channels), l.array("final", batch*channels))
+		},
+		"MinGRU.Backward": func(l *lengths) error {
+			return minGRU(l).Backward(s, l.array("dy", rows*channels), l.array("dfinal", batch*channels), l.array("dz", rows*channels),
+				l.array("dcandidate", rows*channels), l.array("dinitial", batch*channels))
+		},
 		"Convert": func(l *lengths) error { return Convert(s, Array[BFloat16]{stream: s, n: 9}, l.array("to", 9)) },
 		"AddBias": func(l *lengths) error {
 			return AddBias(s, rows, model, l.array("x", (rows-1)*8+model), 8, l.array("bias", model))
@@ -257,6 +314,39 @@ func TestSizes(t *testing.T) {
 		"convolution: Length is -2, want at least 0":     func() error { return conv(1, -2, 3, 3) },
 		"convolution: Channels is -3, want at least 0":   func() error { return conv(1, 2, -3, 3) },
 		"convolution: XStride is 2, want at least the 3": func() error { return conv(1, 2, 3, 2) },
+		"convolution: Width is 65537, want 1 to 65536": func() error {
+			c := &Conv[float32]{Batch: 1, Length: 2, Channels: 3, Width: 65537, X: some, XStride: 3, Weight: some}
+			return c.Forward(s, some, Array[float32]{})
+		},
+		"convolution: Width is 17, want 1 to 16": func() error {
+			c := &Conv[BFloat16]{Batch: 1, Length: 2, Channels: 3, Width: 17, X: of[BFloat16](some), XStride: 3, Weight: some}
+			return c.Forward(s, of[BFloat16](some), Array[float32]{})
+		},
+		"columns: from is 3 and width 8, want columns of the 10":       func() error { return CopyColumns(s, 2, 10, 3, 8, some, some) },
+		"columns: from is -1, want at least 0":                         func() error { return ScatterColumns(s, 2, 10, -1, 3, some, some) },
+		"gate: the nonlinearity is 2, want SiLU or GELU":               func() error { return Gate(s, 2, some, some, some) },
+		"outer product: size is 3, want a number that divides the 100": func() error { return OuterProduct(s, 3, some, some, some) },
+		"matrix and vector: size is 0, want a number":                  func() error { return MatrixVector(s, 0, some, some, some) },
+		"linear: In is 0, want at least 1": func() error {
+			return (&Linear{Rows: 1, Out: 1, X: some, Weight: some}).Forward(s, some)
+		},
+		"linear: precision is 7, want": func() error {
+			return (&Linear{Rows: 1, In: 1, Out: 1, Precision: 7, X: some, Weight: some}).Forward(s, some)
+		},
+		"linear: the operands are nil": func() error { return (*Linear)(nil).Backward(s, some, some, some, some) },
+		"LSTM: Width is 0, want at least 1": func() error {
+			_, err := (&LSTM{Batch: 1, Length: 1, Z: some, R: some}).Forward(s, some, some, false)
+			return err
+		},
+		"LSTM: Z has 100 elements, want 9223372036854775807": func() error {
+			return (&LSTM{Batch: huge, Length: huge, Width: 4, Z: some, R: some}).Backward(s, new(LSTMKept), some, some, some, some, some)
+		},
+		"LSTM: the kept values are missing": func() error {
+			return (&LSTM{Batch: 1, Length: 1, Width: 1, Z: some, R: some}).Backward(s, nil, some, some, some, some, some)
+		},
+		"minGRU: Length is -2, want at least 0": func() error {
+			return (&MinGRU{Batch: 1, Length: -2, Channels: 1, Z: some, Candidate: some}).Forward(s, some, some)
+		},
 		"product: (-1, 2) by (2, 3)": func() error {
 			return MatMul(s, Strict, -1, 3, 2, Matrix[float32]{some, 5, false}, Matrix[float32]{some, 5, false}, 0, Matrix[float32]{some, 5, false})
 		},

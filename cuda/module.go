@@ -92,6 +92,7 @@ const usualShared = 48 << 10
 type grid struct {
 	x, y, z         int64 // blocks along each axis; 0 in y or z means 1
 	threads, shared int   // threads per block, and bytes of shared memory per block in addition to those that the kernel declares
+	cooperative     bool  // all blocks are on the device at the same time, or the launch fails
 }
 
 // blocksOf returns the grid of at least n threads, in blocks of threads threads.
@@ -116,6 +117,10 @@ func (s *Stream) launchGrid(f uintptr, g grid, args ...unsafe.Pointer) error {
 		if err := s.do(cuFuncSetAttribute, f, maxDynamicShared, uintptr(g.shared)); err != nil {
 			return err
 		}
+	}
+	if g.cooperative {
+		return s.do(cuLaunchCooperativeKernel, f, uintptr(g.x), uintptr(g.y), uintptr(g.z), uintptr(g.threads), 1, 1, uintptr(g.shared), s.handle,
+			uintptr(unsafe.Pointer(&list)))
 	}
 	return s.do(cuLaunchKernel, f, uintptr(g.x), uintptr(g.y), uintptr(g.z), uintptr(g.threads), 1, 1, uintptr(g.shared), s.handle,
 		uintptr(unsafe.Pointer(&list)), 0)

@@ -143,7 +143,7 @@ func benchConv[T Activation](b *testing.B, size int) {
 	s := open(b)
 	const n = benchRows * benchInner
 	c := &Conv[T]{Batch: 8, Length: benchRows / 8, Channels: benchInner, Width: 4, XStride: 2 * benchInner, X: zeros[T](b, s, 2*n),
-		Weight: zeros[float32](b, s, 4*benchInner), Bias: zeros[float32](b, s, benchInner)}
+		Weight: zeros[float32](b, s, 4*benchInner), Bias: zeros[float32](b, s, benchInner), SiLU: true}
 	y, dx, dw, db := zeros[T](b, s, n), zeros[T](b, s, 2*n), zeros[float32](b, s, 4*benchInner), zeros[float32](b, s, benchInner)
 	none := Array[float32]{}
 	b.Run("forward", func(b *testing.B) { measure(b, s, 2*n*size, func() error { return c.Forward(s, y, none) }) })

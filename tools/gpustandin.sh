@@ -46,7 +46,7 @@ done
 cp "$root"/tools/gpustandin/*.cpp "$out"
 cd "$out"
 printf '%s\0' *.cpp | xargs -0 -n 1 -P "$(nproc)" g++ -std=c++17 -fno-extern-tls-init -O2 -mfma -ffp-contract=fast -w -fPIC -I"$root/tools/gpustandin" -I"$kernels" -c
-g++ -shared -Wl,-z,defs -o libcuda.so.1 *.o
+g++ -shared -pthread -Wl,-z,defs -o libcuda.so.1 *.o
 ln -s libcuda.so.1 libcublas.so.13
 cd "$OLDPWD"
 MAMBA_TEST_DEVICE=standin LD_LIBRARY_PATH=$out${LD_LIBRARY_PATH+:$LD_LIBRARY_PATH} "$@"

@@ -1,20 +1,6 @@
-// The causal depthwise convolution, followed by SiLU. A thread processes one channel of a tile of steps. The taps, the last inputs and, in the
+// The causal depthwise convolution, followed by SiLU if c.silu is not 0. A thread processes one channel of a tile of steps. The taps, the last inputs and, in the
 // backward pass, the gradients of the last inputs are in registers.
-#include "types.cuh"
-
-struct Conv {
-  int64_t batch, length, channels, width, step, dstep, steps;  // step, dstep: elements between two steps of x and dx; steps: per tile
-  const void *x;
-  const float *weight, *bias, *context;
-  const uint8_t *start;
-  void *y;
-  float *next;
-  // The backward pass.
-  const void *dy;
-  const float *dnext;
-  void *dx;
-  float *parts, *dcontext;  // parts: (width + 1, channels) for each tile of each row of the batch, the bias in the last row
-};
+#include "conv.cuh"
 
 // MAX is the width if FIXED, else the largest width. STARTS: sequences can start at any step.
 template <class T, int MAX, bool FIXED, bool STARTS> struct Walk {
@@ -31,11 +17,8 @@ template <class T, int MAX, bool FIXED, bool STARTS> struct Walk {
     to = min(from + c.steps, c.length);
     ahead = (const T *)c.x + (b * c.length + from) * c.step + d;
   }
-  __device__ __forceinline__ bool begins(int64_t t) const { return STARTS && c.start && t >= 0 && t < c.length && c.start[b * c.length + t]; }
-  __device__ __forceinline__ float input(int64_t t) const {
-    if (t >= 0) return value(((const T *)c.x)[(b * c.length + t) * c.step + d]);
-    return c.context[(b * (width - 1) + width - 1 + t) * c.channels + d];
-  }
+  __device__ __forceinline__ bool begins(int64_t t) const { return STARTS && convBegins(c, b, t); }
+  __device__ __forceinline__ float input(int64_t t) const { return convInput<T>(c, width, b, t, d); }
   // prepare reads the taps and the inputs before the tile.
   __device__ __forceinline__ void prepare() {
     int64_t back = c.context ? width - 1 : min((int64_t)width - 1, from);
@@ -76,7 +59,7 @@ template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ 
 #pragma unroll 4
   for (int64_t t = walk.from; t < walk.to; t++, y += c.channels) {
     const float sum = walk.go(t, bias);
-    *y = to<T>(sum * sigmoid(sum));
+    *y = to<T>(c.silu ? sum * sigmoid(sum) : sum);
   }
 }
 
@@ -100,7 +83,7 @@ template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ 
     int live = 0;
     if (i < left) {
       const float sum = walk.go(t, bias), s = sigmoid(sum);
-      g = value(*dy) * (s * fmaf(sum, 1.f - s, 1.f));
+      g = value(*dy) * (c.silu ? s * fmaf(sum, 1.f - s, 1.f) : 1.f);
       live = walk.live;
     }
 #pragma unroll
@@ -121,11 +104,8 @@ template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ 
 #pragma unroll
       for (int j = 0; j < MAX; j++)
         if (j == width - 1) v = dx[j];
-      if (c.dnext && done >= c.length - (width - 1)) {
-        bool reaches = true;
-        for (int64_t i = max(done + 1, (int64_t)0); i < c.length; i++) reaches = reaches && !walk.begins(i);
-        if (reaches) v += c.dnext[(b * (width - 1) + done - c.length + width - 1) * c.channels + d];
-      }
+      if (c.dnext && done >= c.length - (width - 1) && convReachesEnd(c, b, done))
+        v += c.dnext[(b * (width - 1) + done - c.length + width - 1) * c.channels + d];
       if (done >= 0)
         *out = to<T>(v);
       else if (c.dcontext)
@@ -144,8 +124,7 @@ template <class T, bool STARTS> __device__ __forceinline__ void convNext(const C
   Walk<T, 1, false, STARTS> walk(c);
   if (walk.d >= c.channels) return;
   const int64_t i = blockIdx.y, t = c.length - (walk.width - 1) + i;
-  bool reaches = t >= 0 || c.context;
-  for (int64_t k = max(t + 1, (int64_t)0); k < c.length; k++) reaches = reaches && !walk.begins(k);
+  const bool reaches = (t >= 0 || c.context) && convReachesEnd(c, walk.b, t);
   c.next[(walk.b * (walk.width - 1) + i) * c.channels + walk.d] = reaches ? walk.input(t) : 0.f;
 }
 

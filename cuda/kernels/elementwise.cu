@@ -10,6 +10,29 @@ extern "C" __global__ void add(const float *a, const float *b, float *sum, int64
   sum[i] = a[i] + b[i];
 }
 
+extern "C" __global__ void neg_exp(const float *x, float *y, int64_t n) {
+  EACH(n)
+  y[i] = -expf(x[i]);
+}
+
+extern "C" __global__ void neg_exp_backward(const float *x, const float *dy, float *dx, int64_t n) {
+  EACH(n)
+  dx[i] = -expf(x[i]) * dy[i];
+}
+
+// copy_columns copies the columns [from, from + width) of x (rows, stride) to y (rows, width).
+extern "C" __global__ void copy_columns(const float *x, float *y, int64_t rows, int64_t stride, int64_t from, int64_t width) {
+  EACH(rows * width)
+  y[i] = x[i / width * stride + from + i % width];
+}
+
+// scatter_columns copies y (rows, width) to the columns [from, from + width) of x (rows, stride) and sets the others to zero.
+extern "C" __global__ void scatter_columns(const float *y, float *x, int64_t rows, int64_t stride, int64_t from, int64_t width) {
+  EACH(rows * stride)
+  const int64_t column = i % stride - from;
+  x[i] = column >= 0 && column < width ? y[i / stride * width + column] : 0.f;
+}
+
 extern "C" __global__ void convert_float_bf16(const float *from, bf16 *result, int64_t n) {
   EACH(n)
   result[i] = to<bf16>(from[i]);

@@ -27,8 +27,10 @@ enum {
   illegalState = 401,
   notFound = 500,
   launchFailed = 719,
+  cooperativeLaunchTooLarge = 720,
 };
 
+constexpr int multiprocessors = 132; // an H100's
 constexpr unsigned usualShared = 48 << 10, mostShared = 227 << 10; // bytes of a block
 
 constexpr size_t totalMemory = (size_t)4 << 30;
@@ -147,7 +149,7 @@ int cuGetErrorName(int code, const char **name) {
   static const std::map<int, const char *> names = {
       {invalidValue, "CUDA_ERROR_INVALID_VALUE"},     {outOfMemory, "CUDA_ERROR_OUT_OF_MEMORY"},   {invalidDevice, "CUDA_ERROR_INVALID_DEVICE"},
       {invalidContext, "CUDA_ERROR_INVALID_CONTEXT"}, {illegalState, "CUDA_ERROR_ILLEGAL_STATE"}, {notFound, "CUDA_ERROR_NOT_FOUND"},
-      {launchFailed, "CUDA_ERROR_LAUNCH_FAILED"},  {contextIsDestroyed, "CUDA_ERROR_CONTEXT_IS_DESTROYED"}, {unknown, "CUDA_ERROR_UNKNOWN"}};
+      {launchFailed, "CUDA_ERROR_LAUNCH_FAILED"},  {cooperativeLaunchTooLarge, "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"},  {contextIsDestroyed, "CUDA_ERROR_CONTEXT_IS_DESTROYED"}, {unknown, "CUDA_ERROR_UNKNOWN"}};
   auto at = names.find(code);
   if (at == names.end()) return invalidValue;
   return *name = at->second, success;
@@ -161,7 +163,7 @@ int cuDeviceGetCount(int *n) { return *n = 1, success; }
 int cuDeviceGet(int *device, int ordinal) { return ordinal == 0 ? *device = 0, success : invalidDevice; }
 int cuDeviceGetName(char *name, int n, int) { return snprintf(name, n, "stand-in for a GPU"), success; }
 int cuDeviceGetAttribute(int *v, int attribute, int) {
-  static const std::map<int, int> attributes = {{16, 132}, {75, 9}, {76, 0}, {97, mostShared}}; // an H100's
+  static const std::map<int, int> attributes = {{16, multiprocessors}, {75, 9}, {76, 0}, {97, mostShared}};
   auto at = attributes.find(attribute);
   if (at == attributes.end()) return invalidValue;
   return *v = at->second, success;
@@ -275,17 +277,26 @@ int cuFuncSetAttribute(standin::Kernel *f, int attribute, int v) {
   return f->shared = std::max((unsigned)v, usualShared), success;
 }
 
-int cuLaunchKernel(standin::Kernel *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned sharedBytes, Stream *s,
-                   void **arguments, void **) {
+static int launch(standin::Kernel *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned sharedBytes, Stream *s,
+                  void **arguments, bool cooperative) {
   if (!gx || !gy || !gz || gx > 0x7fffffff || gy > 0xffff || gz > 0xffff || !bx || (uint64_t)bx * by * bz - 1 >= 1024 || sharedBytes > f->shared)
     return invalidValue;
+  if (cooperative && (uint64_t)gx * gy * gz > multiprocessors) return cooperativeLaunchTooLarge;
   return s->queue([=, kernel = f->bind(arguments)] {
-    if (const char *wrong = standin::run(kernel, {gx, gy, gz}, {bx, by, bz}, f->flush)) {
+    if (const char *wrong = standin::run(kernel, {gx, gy, gz}, {bx, by, bz}, f->flush, cooperative)) {
       fprintf(stderr, "stand-in: %s: %s\n", f->name, wrong);
       s->wrong = launchFailed;
     }
     return s->wrong;
   });
+}
+int cuLaunchKernel(standin::Kernel *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned sharedBytes, Stream *s,
+                   void **arguments, void **) {
+  return launch(f, gx, gy, gz, bx, by, bz, sharedBytes, s, arguments, false);
+}
+int cuLaunchCooperativeKernel(standin::Kernel *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned sharedBytes,
+                              Stream *s, void **arguments) {
+  return launch(f, gx, gy, gz, bx, by, bz, sharedBytes, s, arguments, true);
 }
 
 int cuStreamBeginCapture_v2(Stream *s, int) {

@@ -4,8 +4,10 @@
 #include <xmmintrin.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <thread>
 #include <vector>
 
 // standin_switch(from, to) keeps what a function must keep on the stack, and goes on with another one.
@@ -167,23 +169,42 @@ void *exchange(unsigned mask, const void *v, int bytes) {
   return given;
 }
 
-const char *run(const std::function<void()> &kernel, Index grid, Index size, bool flush) {
-  static const unsigned seed = getenv("GPUSTANDIN_SEED") ? atoi(getenv("GPUSTANDIN_SEED")) : 1;
-  static std::atomic<unsigned> launches{0};
-  here.random.seed(seed + 7919 * launches++);
+namespace {
+// runBlocks runs blocks of a grid on this thread of the host, count of them from first on, in one direction or the other.
+const char *runBlocks(const std::function<void()> &kernel, Index grid, Index size, bool flush, unsigned seed, uint64_t first, uint64_t count) {
+  here.random.seed(seed);
   here.kernel = &kernel;
   gridSize = grid, blockSize = size;
   const unsigned mode = _mm_getcsr();
   if (flush) _mm_setcsr(mode | 0x8040);
-  const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z, first = here.random() % blocks;
+  const uint64_t turn = here.random() % count;
   const bool down = here.random() & 1;
   const char *wrong = nullptr;
-  for (uint64_t k = 0; k < blocks && !wrong; k++) {
-    const uint64_t i = (first + (down ? blocks - k : k)) % blocks;
+  for (uint64_t k = 0; k < count && !wrong; k++) {
+    const uint64_t i = first + (turn + (down ? count - k : k)) % count;
     block = {(unsigned)(i % grid.x), (unsigned)(i / grid.x % grid.y), (unsigned)(i / grid.x / grid.y)};
     wrong = here.runBlock(size);
   }
   _mm_setcsr(mode);
   return wrong;
+}
+}  // namespace
+
+const char *run(const std::function<void()> &kernel, Index grid, Index size, bool flush, bool cooperative) {
+  static const unsigned chosen = getenv("GPUSTANDIN_SEED") ? atoi(getenv("GPUSTANDIN_SEED")) : 1;
+  static std::atomic<unsigned> launches{0};
+  const unsigned seed = chosen + 7919 * launches++;
+  const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
+  if (!cooperative) return runBlocks(kernel, grid, size, flush, seed, 0, blocks);
+  std::vector<std::thread> threads; // of the host: each has one block, with its shared memory
+  for (uint64_t i = 0; i < blocks; i++)
+    threads.emplace_back([&, i] {
+      if (const char *wrong = runBlocks(kernel, grid, size, flush, seed + i, i, 1)) {
+        fprintf(stderr, "stand-in: a block of a cooperative launch: %s\n", wrong); // the others may wait for it
+        abort();
+      }
+    });
+  for (std::thread &t : threads) t.join();
+  return nullptr;
 }
 }  // namespace standin

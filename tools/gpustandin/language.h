@@ -2,6 +2,7 @@
 // shuffles) goes through the scheduler in fibers.cpp. Each source of cuda/kernels is compiled with this in front.
 #pragma once
 #include <math.h>
+#include <sched.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -66,6 +67,7 @@ inline void __syncthreads() { standin::barrier(); }
 inline int __syncthreads_or(int v) { return standin::barrierOr(v); }
 inline void __syncwarp(unsigned mask = ~0u) { standin::exchange(mask, "", 0); }
 template <class T> T __shfl_xor_sync(unsigned mask, T v, int other) { return standin::shuffle(mask, v, standin::laneOf() ^ other); }
+template <class T> T __shfl_sync(unsigned mask, T v, int lane) { return standin::shuffle(mask, v, lane % 32); }
 inline unsigned __ballot_sync(unsigned mask, int v) {
   const int64_t *all = (const int64_t *)standin::exchange(mask, &v, sizeof v);
   unsigned bits = 0;
@@ -74,7 +76,14 @@ inline unsigned __ballot_sync(unsigned mask, int v) {
 }
 
 template <class T> T __ldcs(const T *p) { return *p; }
+template <class T> T __ldcg(const T *p) { return *p; }
+template <class T> T __ldg(const T *p) { return *p; }
 template <class T> void __stcs(T *p, T v) { *p = v; }
+
+// What blocks of a cooperative launch use to wait for each other.
+inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline unsigned atomicAdd(unsigned *p, unsigned v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
+inline void __nanosleep(unsigned) { sched_yield(); }
 
 template <class To, class From> To bitsOf(From v) {
   static_assert(sizeof(To) == sizeof v);

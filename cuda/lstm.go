@@ -1,0 +1,177 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+)
+
+// LSTM is the recurrence of a long short-term memory. op.LSTM defines it. A launch goes through all steps; long recurrent weights are read
+// from the device's caches. The recurrence computes in float32 in every precision.
+type LSTM struct {
+	Batch, Length, Width int
+	Precision            Precision // of the product that is the gradient of R
+
+	Z     Array[float32] // (batch, length, 4·width): the input's part of the gates, in the order i, f, g, o
+	R     Array[float32] // (4·width, width)
+	State Array[float32] // optional: (batch, 2·width): h, then c, before the first step
+	Start Array[uint8]   // optional: (batch, length): a new sequence starts where it is not 0
+}
+
+// LSTMKept holds the values of an LSTM's forward pass that its backward pass needs. Free it once.
+type LSTMKept struct{ gates, cells Array[float32] }
+
+// Free frees the arrays.
+func (k *LSTMKept) Free() {
+	k.gates.Free()
+	k.cells.Free()
+	*k = LSTMKept{}
+}
+
+// lstmArgs has the same fields as the kernels' struct LSTM (kernels/lstm.cu).
+type lstmArgs struct {
+	batch, length, width, first                        int64
+	z, r, state, start, y, next, gates, cells, arrived uintptr
+	dy, dnext, dz, dstate, dcells                      uintptr
+}
+
+func (l *LSTM) check() error {
+	if l == nil {
+		return missing("LSTM")
+	}
+	if err := firstError(atLeast(0, "LSTM", "Batch", l.Batch, "Length", l.Length), atLeast(1, "LSTM", "Width", l.Width)); err != nil {
+		return err
+	}
+	if err := l.Precision.Err(); err != nil {
+		return fmt.Errorf("cuda: LSTM: %w", err)
+	}
+	return firstError(
+		expect("LSTM", "Z", l.Z.n, count(l.Batch, l.Length, 4, l.Width), "R", l.R.n, count(4, l.Width, l.Width)),
+		optional("LSTM", "State", l.State, l.states(), "Start", l.Start, count(l.Batch, l.Length)),
+	)
+}
+
+// size returns the number of elements of y, states that of a state.
+func (l *LSTM) size() int   { return count(l.Batch, l.Length, l.Width) }
+func (l *LSTM) states() int { return count(l.Batch, 2, l.Width) }
+
+func (l *LSTM) args() lstmArgs {
+	return lstmArgs{
+		batch: int64(l.Batch), length: int64(l.Length), width: int64(l.Width), z: l.Z.address, r: l.R.address, state: l.State.address,
+		start: l.Start.address,
+	}
+}
+
+// launch queues a pass over all steps: a cooperative launch for as many groups of sequences as fit on the device with a block each. A pass
+// of one step needs no cooperation.
+func (l *LSTM) launch(s *Stream, direction string, a *lstmArgs) error {
+	const warps = 8 // per block, a unit each
+	group, name := 8, "lstm_"+direction+"_8"
+	if l.Batch == 1 {
+		group, name = 1, "lstm_"+direction+"_1"
+	}
+	together, steps := s.device.multiprocessors, l.Length
+	if a.dstate != 0 {
+		steps++ // the initial state
+	}
+	groups := (l.Batch + group - 1) / group
+	for first := 0; first < groups; first += together {
+		n := min(groups-first, together)
+		g := grid{x: int64((l.Width + warps - 1) / warps), y: int64(n), threads: 32 * warps}
+		if a.first = int64(first * group); steps > 1 {
+			arrived, err := NewArray[int32](s, n)
+			if err != nil {
+				return err
+			}
+			defer arrived.Free()
+			if err := arrived.Fill(s, 0); err != nil {
+				return err
+			}
+			a.arrived, g.x, g.cooperative = arrived.address, min(g.x, int64(together/n)), true
+		}
+		if err := s.run("lstm", name, g, unsafe.Pointer(a)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Forward queues h of each step, y (batch, length, width), and unless it is absent next (batch, 2·width), the state after the last step. With
+// keep, it returns the values that Backward needs.
+func (l *LSTM) Forward(s *Stream, y, next Array[float32], keep bool) (*LSTMKept, error) {
+	if err := l.check(); err != nil {
+		return nil, err
+	}
+	if err := firstError(
+		expect("LSTM", "y", y.n, l.size()), optional("LSTM", "next", next, l.states()), s.usable(),
+	); err != nil {
+		return nil, err
+	}
+	var work temporaries
+	var err error
+	k := new(LSTMKept)
+	if keep {
+		k.gates, k.cells = take[float32](s, &work, 4*l.size(), &err), take[float32](s, &work, l.size(), &err)
+	} else {
+		k.cells = take[float32](s, &work, l.Batch*l.Width, &err)
+	}
+	a := l.args()
+	a.y, a.next, a.gates, a.cells = y.address, next.address, k.gates.address, k.cells.address
+	switch {
+	case err != nil:
+	case l.size() > 0:
+		err = l.launch(s, "forward", &a)
+	case next.Absent():
+	case l.State.Absent():
+		err = next.Fill(s, 0)
+	default:
+		err = next.copy(s, l.State.Slice(0, l.states()))
+	}
+	if err != nil || !keep {
+		work.free()
+		return nil, err
+	}
+	return k, nil
+}
+
+// Backward queues the gradients dz, dr and, unless it is absent, dstate of the operands, in their shapes. Its inputs are the values that
+// Forward kept, and the gradients dy and dnext of Forward's results, which may be absent. Sums are added in a fixed order.
+func (l *LSTM) Backward(s *Stream, k *LSTMKept, dy, dnext, dz, dr, dstate Array[float32]) error {
+	if err := l.check(); err != nil {
+		return err
+	}
+	if k == nil {
+		return errors.New("cuda: LSTM: the kept values are missing, want what Forward kept")
+	}
+	if err := firstError(
+		expect("LSTM", "kept gates", k.gates.n, 4*l.size(), "kept cells", k.cells.n, l.size(), "dz", dz.n, 4*l.size(), "dr", dr.n, 4*l.Width*l.Width),
+		optional("LSTM", "dy", dy, l.size(), "dnext", dnext, l.states(), "dstate", dstate, l.states()), s.usable(),
+	); err != nil {
+		return err
+	}
+	if l.Batch == 0 || l.Length == 0 && dstate.Absent() {
+		return dr.Fill(s, 0)
+	}
+	var work temporaries
+	defer work.free()
+	var err error
+	wide := 4 * l.Width
+	r, dcells, before := take[float32](s, &work, wide*l.Width, &err), take[float32](s, &work, l.Batch*l.Width, &err), take[float32](s, &work, l.size(), &err)
+	if err != nil {
+		return err
+	}
+	if err := s.run("lstm", "lstm_transpose", blocksOf(wide*l.Width, 256), l.R.address, r.address, wide, l.Width); err != nil {
+		return err
+	}
+	a := l.args()
+	a.r, a.gates, a.cells = r.address, k.gates.address, k.cells.address
+	a.dy, a.dnext, a.dz, a.dstate, a.dcells = dy.address, dnext.address, dz.address, dstate.address, dcells.address
+	if err := l.launch(s, "backward", &a); err != nil || l.Length == 0 {
+		return firstError(err, dr.Fill(s, 0))
+	}
+	if err := s.run("lstm", "lstm_before", blocksOf(l.size(), 256), unsafe.Pointer(&a), before.address); err != nil {
+		return err
+	}
+	p := &Linear{Rows: l.Batch * l.Length, In: l.Width, Out: wide, Precision: l.Precision, X: before, Weight: l.R}
+	return p.Backward(s, dz, Array[float32]{}, dr, Array[float32]{})
+}

@@ -1,0 +1,130 @@
+package cuda
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// TestLSTM compares results and gradients with those of the host in float64, for random sets of options. Batches of more than one group,
+// widths of several blocks, and recurrent products that need more than one piece of shared memory are among them.
+func TestLSTM(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(26, 26))
+	coin := func() bool { return r.IntN(2) == 0 }
+	sizes := [][3]int{{1, 1, 1}, {1, 9, 40}, {2, 1, 33}, {9, 12, 20}, {17, 5, 7}, {2, 2, 264}}
+	if !testing.Short() {
+		sizes = append(sizes, [3]int{2, 2, 1030}, [3]int{1, 2, 2060}, [3]int{5, 30, 64})
+	}
+	for range times(8, 2) {
+		sizes = append(sizes, [3]int{1 + r.IntN(20), 1 + r.IntN(20), 1 + r.IntN(50)})
+	}
+	for _, size := range sizes {
+		batch, length, width := size[0], size[1], size[2]
+		l := kernel.LSTM[float64]{Batch: batch, Length: length, Width: width, Z: numbers[float32](r, batch*length*4*width, 1),
+			R: numbers[float32](r, 4*width*width, 1/float64(width))}
+		optional := func(n int) []float64 {
+			if coin() {
+				return nil
+			}
+			return numbers[float32](r, n, 1)
+		}
+		l.State = optional(batch * 2 * width)
+		var start Array[uint8]
+		if coin() {
+			l.Start = make([]bool, batch*length)
+			marks := make([]uint8, batch*length)
+			for i := range marks {
+				if r.IntN(5) == 0 {
+					l.Start[i], marks[i] = true, 1
+				}
+			}
+			start = putInts(t, s, marks)
+		}
+		dy, dnext := numbers[float32](r, batch*length*width, 1), optional(batch*2*width)
+		y, next := make([]float64, len(dy)), make([]float64, batch*2*width)
+		dz, dr, dstate := like[float64](l.Z), like[float64](l.R), like[float64](l.State)
+		l.Forward(y, next)
+		l.Backward(dy, dnext, dz, dr, dstate)
+
+		up := func(v []float64) Array[float32] { return put[float32](t, s, v) }
+		to := func(v []float64) Array[float32] {
+			if v == nil {
+				return Array[float32]{}
+			}
+			return blank[float32](t, s, len(v))
+		}
+		on := &LSTM{Batch: batch, Length: length, Width: width, Z: up(l.Z), R: up(l.R), State: up(l.State), Start: start}
+		ay, anext, adz, adr, adstate, ady, adnext := to(y), to(next), to(dz), to(dr), to(dstate), up(dy), up(dnext)
+		what := fmt.Sprintf("batch %d, length %d, width %d, state %v, start %v, dnext %v: ", batch, length, width, l.State != nil, l.Start != nil, dnext != nil)
+		run := func() [][]float64 {
+			kept, err := on.Forward(s, ay, anext, true)
+			do(t, err)
+			do(t, on.Backward(s, kept, ady, adnext, adz, adr, adstate))
+			kept.Free()
+			return [][]float64{get(t, s, ay), get(t, s, anext), get(t, s, adz), get(t, s, adr), get(t, s, adstate)}
+		}
+		first := run()
+		for i, want := range [][]float64{y, next, dz, dr, dstate} {
+			near(t, what+[]string{"y", "next", "dz", "dr", "dstate"}[i], first[i], want, 1e-5)
+		}
+		for i, again := range run() {
+			if !slices.Equal(again, first[i]) {
+				t.Errorf("%sresult %d differs in a second run", what, i)
+			}
+		}
+		_, err := on.Forward(s, ay, Array[float32]{}, false)
+		do(t, err)
+		if !slices.Equal(get(t, s, ay), first[0]) {
+			t.Errorf("%sy differs without keep", what)
+		}
+	}
+}
+
+// TestLSTMPrecisions compares the gradient of the recurrent weight in the three precisions. Absent gradients of results count as zeros.
+func TestLSTMPrecisions(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(27, 27))
+	const batch, length, width = 2, 6, 24
+	z, weight, dnext := put[float32](t, s, numbers[float32](r, batch*length*4*width, 1)), put[float32](t, s, numbers[float32](r, 4*width*width, 0.1)),
+		put[float32](t, s, numbers[float32](r, batch*2*width, 1))
+	var want []float64
+	for p, tol := range []float64{0, 2e-3, 2e-2} {
+		l := &LSTM{Batch: batch, Length: length, Width: width, Precision: Precision(p), Z: z, R: weight}
+		kept, err := l.Forward(s, blank[float32](t, s, batch*length*width), Array[float32]{}, true)
+		do(t, err)
+		dr := blank[float32](t, s, 4*width*width)
+		do(t, l.Backward(s, kept, Array[float32]{}, dnext, blank[float32](t, s, z.n), dr, Array[float32]{}))
+		kept.Free()
+		got := get(t, s, dr)
+		if p == 0 {
+			want = got
+		}
+		near(t, Precision(p).String(), got, want, tol)
+	}
+}
+
+// BenchmarkLSTM measures all steps of an LSTM. The floor is the time to copy what it reads and writes once, without the recurrent weight.
+func BenchmarkLSTM(b *testing.B) {
+	for _, n := range []struct{ batch, length, width int }{{1, 1024, 256}, {8, 1024, 256}, {8, 1024, 1024}, {64, 256, 512}} {
+		b.Run(fmt.Sprintf("B%dL%dW%d", n.batch, n.length, n.width), func(b *testing.B) {
+			s := open(b)
+			rows := n.batch * n.length
+			l := &LSTM{Batch: n.batch, Length: n.length, Width: n.width, Precision: TF32, Z: zeros[float32](b, s, 4*rows*n.width),
+				R: zeros[float32](b, s, 4*n.width*n.width)}
+			y, dz, dr := zeros[float32](b, s, rows*n.width), zeros[float32](b, s, 4*rows*n.width), zeros[float32](b, s, 4*n.width*n.width)
+			b.Run("forward", func(b *testing.B) {
+				measure(b, s, 4*5*rows*n.width, func() error { _, err := l.Forward(s, y, Array[float32]{}, false); return err })
+			})
+			b.Run("backward", func(b *testing.B) {
+				kept, err := l.Forward(s, y, Array[float32]{}, true)
+				do(b, err)
+				measure(b, s, 4*10*rows*n.width, func() error { return l.Backward(s, kept, y, Array[float32]{}, dz, dr, Array[float32]{}) })
+				kept.Free()
+			})
+		})
+	}
+}
