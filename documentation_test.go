@@ -206,6 +206,24 @@ func TestDocumentationPrograms(t *testing.T) {
 	}
 }
 
+// The guide's program that trains a classifier is the example of package train, whose output a test compares.
+func TestDocumentationClassifier(t *testing.T) {
+	read := func(path string) string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	example := read("train/example_problem_test.go")
+	_, functions, _ := strings.Cut(example, "\nconst batchSize")
+	functions, _, ok := strings.Cut(functions, "\t// Output:")
+	functions = regexp.MustCompile(`// .*\nfunc ExampleNewTrainer`).ReplaceAllString(functions, "func main")
+	if !ok || !strings.Contains(read("docs/guide.md"), "\nconst batchSize"+functions+"}\n```\n") {
+		t.Error("the classifier of docs/guide.md differs from ExampleNewTrainer in train/example_problem_test.go")
+	}
+}
+
 // complete makes a file of a fragment.
 func (l library) complete(fragment string) string {
 	body := fragment

@@ -123,7 +123,9 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 		return nil, errors.Join(err, t.train.vm.Close())
 	}
 	t.nodes = G.NodesToValueGrads(nodes)
-	t.describe = describeBatches(first, p.HeldOut)
+	if cfg.File != "" {
+		t.describe = describeBatches(first, p.HeldOut)
+	}
 	return t, nil
 }
 
