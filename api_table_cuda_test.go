@@ -12,32 +12,31 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
-	"github.com/gomamba/mamba/cuda/graph"
 	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/op"
 )
 
-// gpu is what the calls of cuda and cuda/graph are made with: an open device, or without one zero values, for which each call that can
+// gpu is what the calls of cuda and of places on a device are made with: an open device, or without one zero values, for which each call that can
 // return an error does so and the driver is not called.
 type gpu struct {
-	t       *testing.T // nil without a device
-	device  *cuda.Device
-	stream  *cuda.Stream
-	context *graph.Context
+	t      *testing.T // nil without a device
+	device *cuda.Device
+	stream *cuda.Stream
+	place  op.Place
 }
 
 func noGPU() *gpu {
-	return &gpu{device: new(cuda.Device), stream: new(cuda.Stream), context: new(graph.Context)}
+	return &gpu{device: new(cuda.Device), stream: new(cuda.Stream)}
 }
 
-// The calls of cuda and cuda/graph with a device, or the stand-in for one.
+// The calls of cuda and of places with a device, or the stand-in for one.
 func TestNothingPanicsOrHangsOnADevice(t *testing.T) {
 	if _, err := exported(); errors.Is(err, exec.ErrNotFound) {
 		t.Skip("the go command, which lists the exported names, is not on this machine")
 	}
 	g := &gpu{t: t, device: gputest.Open(t, cuda.Open)}
-	g.stream, g.context = must(g.device.NewStream()), must(graph.On(g.device))
-	for _, c := range slices.Concat(cudaCalls(g), graphCalls(g)) {
+	g.stream, g.place = must(g.device.NewStream()), must(op.On(g.device, cuda.Strict))
+	for _, c := range slices.Concat(cudaCalls(g), placeCalls(g)) {
 		t.Run(c.name, func(t *testing.T) { c.test(t) })
 		check(g.stream.Trim())
 	}
@@ -145,9 +144,6 @@ func cudaCalls(g *gpu) []call {
 			InProj: f(64), XProj: f(40), DtProj: f(8), OutProj: f(32), InBias: f(16), ConvBias: f(8), OutBias: f(4), Context: f(32), Scan: f(32),
 		}
 	}
-	s4 := func() *cuda.S4 {
-		return &cuda.S4{Batch: 2, Length: 3, Channels: 4, Modes: 2, U: f(24), LogDelta: f(4), LogDecay: f(8), Frequency: f(8), C: f(16), D: f(4), Initial: f(32), Start: bytes(6)}
-	}
 	matrix := func(rows, columns int) cuda.Matrix[float32] {
 		return cuda.Matrix[float32]{Data: f(rows * columns), Stride: columns}
 	}
@@ -165,7 +161,6 @@ func cudaCalls(g *gpu) []call {
 	linearFine := append(absent("0.", "Half", "Bias"), "0.Rows=0", "0.Precision=0")
 	lstmFine := append(absent("0.", "State", "Start"), "0.Batch=0", "0.Length=0", "0.Precision=0")
 	minGRUFine := append(absent("0.", "Initial", "Start"), "0.Batch=0", "0.Length=0")
-	s4Fine := append(absent("0.", "Frequency", "D", "Initial", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
 	convFine := append(absent("0.", "Bias", "Context", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
 	return g.without(slices.Concat(
 		methods("cuda.AdamW", func() any { return adam }, map[string]call{"Step": {args: func() []any {
@@ -210,12 +205,6 @@ func cudaCalls(g *gpu) []call {
 		methods("cuda.MinGRU", func() any { return minGRU() }, map[string]call{
 			"Forward":  {args: func() []any { return []any{s, f(24), f(8)} }, fine: append(absent("", "3"), minGRUFine...)},
 			"Backward": {args: func() []any { return []any{s, f(24), f(8), f(24), f(24), f(8)} }, fine: append(absent("", "3", "6"), minGRUFine...)},
-		}),
-		methods("cuda.S4", func() any { return s4() }, map[string]call{
-			"Forward": {args: func() []any { return []any{s, f(24), f(32)} }, fine: append(absent("", "3"), s4Fine...)},
-			"Backward": {args: func() []any {
-				return []any{s, f(24), f(32), &cuda.S4Grad{U: f(24), LogDelta: f(4), LogDecay: f(8), Frequency: f(8), C: f(16), D: f(4), Initial: f(32)}}
-			}, fine: append(absent("", "2", "3"), "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Start=zero")},
 		}),
 		methods("cuda.Scan", func() any { return scan() }, map[string]call{
 			"Forward": {args: func() []any { return []any{s, f(24), f(16), f(scan().CheckpointLen())} }, fine: append(absent("", "3", "4"), slices.Concat(scanFine, absent("0.", "D", "Z", "DeltaBias", "Initial"))...)},
@@ -290,88 +279,56 @@ func cudaCalls(g *gpu) []call {
 	))
 }
 
-func graphCalls(g *gpu) []call {
-	x := shape{2, 3, 4}
-	c := g.context
+func placeCalls(g *gpu) []call {
+	c := g.place
 	host := func(shape ...int) *tensor.Dense {
 		return tensor.New(tensor.Of(tensor.Float32), tensor.WithShape(shape...))
 	}
-	weight := func(shape ...int) *graph.Weight {
+	weight := func(shape ...int) *op.DeviceWeight {
 		if g.t == nil {
-			return new(graph.Weight)
+			return new(op.DeviceWeight)
 		}
 		return must(c.NewWeight(host(shape...)))
+	}
+	up := func() *G.Node {
+		e := G.NewGraph()
+		return must(c.Upload(G.NewMatrix(e, tensor.Float32, G.WithShape(2, 3), G.WithName("x"), G.WithInit(G.Ones()))))
 	}
 	// A tensor on the device comes of a run.
 	value := func() any {
 		if g.t == nil {
-			return new(graph.Tensor)
+			return new(op.DeviceTensor)
 		}
-		e := G.NewGraph()
-		in := G.NewMatrix(e, tensor.Float32, G.WithShape(2, 3), G.WithName("x"), G.WithInit(G.Ones()))
-		up := must(c.Upload(in))
-		vm := G.NewTapeMachine(e)
-		check(vm.RunAll())
-		return up.Value()
+		n := up()
+		check(G.NewTapeMachine(n.Graph()).RunAll())
+		return n.Value()
 	}
-	layer := func() graph.DecoderLayer {
-		return graph.DecoderLayer{
-			NormWeight: weight(4), InProj: weight(16, 4), ConvWeight: weight(8, 1, 3), XProj: weight(5, 8), DtProj: weight(8, 1), DtBias: weight(8),
-			ALog: weight(8, 2), D: weight(8), OutProj: weight(4, 8), InBias: weight(16), ConvBias: weight(8), OutBias: weight(4),
-		}
-	}
-	model := func() graph.DecoderModel {
-		return graph.DecoderModel{
-			Vocab: 5, Model: 4, Channels: 8, State: 2, Width: 3, Rank: 1, Eps: 1e-5, Embedding: weight(5, 4), NormF: weight(4), Head: weight(5, 4),
-			Layers: []graph.DecoderLayer{layer()},
-		}
-	}
-	decoder := func() any {
-		if g.t == nil {
-			return new(graph.Decoder)
-		}
-		d := must(c.NewDecoder(model(), 2, 1))
-		check(d.Read([]int32{1, 2}))
-		return d
-	}
-	states := func() [][]float32 { return [][]float32{make([]float32, 32), make([]float32, 32)} }
-	block := func() []any {
-		n, _ := inputs()
-		in := op.BlockInputs{X: n(2, 3, 4), NormWeight: n(4), InProj: n(16, 4), ConvWeight: n(8, 1, 3), XProj: n(5, 8), DtProj: n(8, 1), DtBias: n(8), ALog: n(8, 2),
-			D: n(8), OutProj: n(4, 8), InBias: n(16), ConvBias: n(8), OutBias: n(4), Context: n(2, 2, 8), InitialState: n(2, 8, 2)}
-		return []any{in, graph.BlockConfig{Eps: 1e-5}, true}
+	download := call{name: "op.Download", f: op.Download, args: nodesOf(shape{2, 3}), broken: true}
+	if g.t != nil {
+		download = call{name: "op.Download", f: op.Download, args: func() []any { return []any{up()} }}
 	}
 	// A size that is too large for the device alone is the run's error: a *cuda.OutOfMemory, which says how much was asked for.
 	big := []string{"*=axis * of 1099511627776"}
 	of := func(args func() []any, fine ...string) call {
 		return call{args: args, fine: append(slices.Concat(another, big), fine...)}
 	}
-	loss := func() []any { n, ints := inputs(); return []any{n(2, 3, 4), n(5, 4), ints(2, 3), -100, cuda.Strict} }
 	return g.without(slices.Concat(
-		methods("graph.Context", func() any { return c }, map[string]call{
-			"Do": {args: func() []any { return []any{func(*cuda.Stream) error { return nil }} }}, "Upload": of(nodesOf(x), "1=of more axes"), "Download": of(nodesOf(x), "1=of more axes"), "Starts": of(nodesOf(shape{2, 3})),
-			"Embedding":  {args: func() []any { n, ints := inputs(); return []any{n(5, 4), ints(2, 3)} }, fine: big},
-			"Logits":     {args: func() []any { return append(nodesOf(x, shape{5, 4})(), cuda.Strict) }, fine: append(big, "3=0")},
-			"Loss":       {args: loss, fine: append(big, "4=*", "5=0")},
-			"LowRank":    {args: func() []any { return append(nodesOf(shape{5, 4}, shape{2, 4}, shape{5, 2})(), 1.0, true) }, fine: []string{"4=0", "4=-1"}},
-			"RMSNorm":    {args: func() []any { return append(nodesOf(x, shape{4})(), 1e-5) }, fine: append(big, "3=0")},
-			"MambaBlock": {args: block, fine: append(big, "1.Context=nil", "1.ConvBias=nil", "1.InBias=nil", "1.InitialState=nil", "1.OutBias=nil", "1.Start=nil", "2.Eps=0", "2.Precision=0", "2=zero")},
-			"NewDecoder": {args: func() []any { return []any{model(), 2, 1} }, fine: []string{"1.Eps=0", "1.Precision=0", "1.Layers[0].*Bias=nil"}},
-			"NewWeight":  {args: func() []any { return []any{host(2, 3)} }},
+		methods("op.Place", func() any { return c }, map[string]call{
+			"Do":        {args: func() []any { return []any{func(*cuda.Stream) error { return nil }} }},
+			"Upload":    of(nodesOf(shape{2, 3, 4}), "1=of more axes"),
+			"NewWeight": {args: func() []any { return []any{host(2, 3)} }},
+			"Zeros":     {args: func() []any { return []any{tensor.Shape{2, 3}} }, fine: []string{"1=*"}},
 		}),
-		methods("graph.Decoder", decoder, map[string]call{
-			"Best": {args: func() []any { return []any{make([]int32, 2)} }, fine: []string{"1[0]=*"}}, "Logits": {args: func() []any { return []any{make([]float32, 10)} }, fine: []string{"1[0]=*"}},
-			"Read": {args: with([]int32{1, 2}), fine: []string{"1[0]=0"}}, "States": {args: func() []any { return []any{states()} }, fine: []string{"1[0][0]=*"}}, "SetStates": {args: func() []any { return []any{states()} }, fine: []string{"1[0][0]=*"}},
-		}),
-		methods("graph.Weight", func() any { return weight(2, 3) }, map[string]call{"Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}}}),
-		methods("graph.Tensor", value, map[string]call{
+		methods("op.DeviceWeight", func() any { return weight(2, 3) }, map[string]call{"Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}}}),
+		methods("op.DeviceTensor", value, map[string]call{
 			"Eq": {args: with(1)}, "Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},
 			// What a tensor on a device cannot do.
 			"Apply": {args: with(nil), broken: true}, "At": {broken: true}, "GobDecode": {args: with([]byte{1}), broken: true}, "GobEncode": {broken: true},
 			"Memset": {args: with(1), broken: true}, "ReadNpy": {args: with(nil), broken: true}, "Reshape": {broken: true}, "SetAt": {args: with(1, 0), broken: true},
 			"Slice": {broken: true}, "T": {broken: true}, "Transpose": {broken: true}, "WriteNpy": {args: with(io.Discard), broken: true},
 		}),
-		[]call{{name: "graph.On", f: graph.On, args: func() []any { return []any{g.device} }}},
+		[]call{download, {name: "op.On", f: op.On, args: func() []any { return []any{g.device, cuda.Strict} }, fine: []string{"2=0"}},
+			{name: "op.PlaceOf", f: op.PlaceOf, args: nodesOf(shape{2, 3}), fine: []string{"1=*", "0=*"}}},
 	))
 }
 

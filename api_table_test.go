@@ -27,7 +27,7 @@ func calls(t *testing.T) []call {
 		t.Fatal(err)
 	}
 	return slices.Concat(layerCalls(), nnCalls(dir), opCalls(), taskCalls(dir), trainCalls(dir), checkpointCalls(dir), reportCalls(dir),
-		tokensCalls(t, dir), gradCalls(), blasCalls(), cudaCalls(noGPU()), graphCalls(noGPU()))
+		tokensCalls(t, dir), gradCalls(), blasCalls(), cudaCalls(noGPU()), placeCalls(noGPU()))
 }
 
 // with returns a function that returns right arguments which nothing changes.
@@ -144,7 +144,7 @@ func layerCalls() []call {
 		methods("layer.Linear", func() any { return layer.NewLinear(4, 5) }, rows(nil)),
 		methods("layer.RMSNorm", func() any { return layer.NewRMSNorm(4) }, rows(nil)),
 		methods("layer.GatedMLP", func() any { return layer.NewGatedMLP(4, 8) }, rows(nil)),
-		methods("layer.Embedding", func() any { return layer.NewEmbedding(5, 4) }, rows(map[string]call{"Apply": ids, "Fwd": ids})),
+		methods("layer.Embedding", func() any { return layer.NewEmbedding(5, 4) }, rows(map[string]call{"Apply": ids, "ApplyTied": ids, "Fwd": ids})),
 		methods("layer.Conv1D", func() any { return layer.NewConv1D(4, 3) }, rows(map[string]call{"ApplyStart": start, "ApplyWithContext": state(2, 2, 4)})),
 		methods("layer.S4", func() any { return layer.NewS4(4, layer.WithStateSize(2)) }, sequence(2, 4, 2)),
 		methods("layer.S6", func() any { return layer.NewS6(4, layer.WithStateSize(2)) }, sequence(2, 4, 2)),
@@ -372,7 +372,6 @@ func opCalls() []call {
 		return a
 	}
 	return slices.Concat(
-		methods("op.BlockInputs", func() any { f, i := inputs(); return block(f, i) }, map[string]call{"Sizes": {fine: optional("InBias", "ConvBias", "OutBias", "Context", "InitialState", "Start")}}),
 		methods("op.Recompute", func() any { return op.RecomputeAll }, nil),
 		[]call{
 			{name: "op.Add", f: op.Add, args: nodesOf(x, x)},
@@ -386,6 +385,8 @@ func opCalls() []call {
 			{name: "op.OuterProduct", f: op.OuterProduct, args: func() []any { return append(nodesOf(x, x)(), 2) }},
 			{name: "op.Contract", f: op.Contract, args: func() []any { return append(nodesOf(x, shape{2, 3, 8})(), 2) }},
 			{name: "op.Embedding", f: op.Embedding, args: func() []any { f, ints := inputs(); return []any{f(5, 4), ints(2, 3)} }, fine: []string{"0=axis 0*"}},
+			{name: "op.TiedEmbedding", f: op.TiedEmbedding, args: func() []any { f, ints := inputs(); return []any{f(5, 4), ints(2, 3)} }, fine: []string{"0=axis 0*"}},
+			{name: "op.LinearCrossEntropy", f: op.LinearCrossEntropy, args: func() []any { f, ints := inputs(); return []any{f(2, 3, 4), f(5, 4), ints(2, 3), -100} }, fine: []string{"3=*"}},
 			{name: "op.CrossEntropy", f: op.CrossEntropy, args: func() []any { f, ints := inputs(); return []any{f(2, 3, 5), ints(2, 3), -100} }, fine: []string{"0=axis 2*", "2=*"}},
 			{name: "op.CheckGraph", f: op.CheckGraph, args: func() []any { return []any{G.NewGraph()} }, fine: []string{"0=zero: it has no nodes"}},
 			{name: "op.ReuseResults", f: op.ReuseResults, args: func() []any { return []any{G.NewGraph()} }},

@@ -20,7 +20,6 @@
 //	grad        Check compares symbolic gradients with finite differences, for any function of nodes
 //	blas        float32 matrix products, for all of Gorgonia
 //	cuda        an NVIDIA GPU, without Gorgonia
-//	cuda/graph  values on the GPU in Gorgonia's graphs
 //
 // The README shows them at work. ARCHITECTURE.md describes how they depend on each other. docs/guide.md explains the models.
 package mamba

@@ -79,7 +79,7 @@ func TestDeviceSaveFailure(t *testing.T) {
 	}
 	old := get(t, filepath.Join(dir, weightsFile))
 	w := lm.Params()[0].OnDevice()
-	if err := w.Context().Do(func(s *cuda.Stream) error { // it changes on the device
+	if err := w.Place().Do(func(s *cuda.Stream) error { // it changes on the device
 		a, err := w.Array()
 		if err == nil {
 			err = cuda.Add(s, a, a, a)

@@ -1,6 +1,6 @@
 // Package cuda computes on an NVIDIA GPU. It has devices, streams, arrays in the device's memory, and the kernels of a Mamba model as
 // functions of arrays. A plain go build suffices, without cgo, headers or a toolkit: [Open] loads the driver and cuBLAS at run time. If there
-// is no usable GPU, Open returns an error that says why. The package does not use Gorgonia. Package cuda/graph joins the two, and nn.OnDevice
+// is no usable GPU, Open returns an error that says why. The package does not use Gorgonia. Package op joins the two, and nn.OnDevice
 // builds models with it.
 //
 //	device, err := cuda.Open(0)

@@ -21,6 +21,9 @@ type Step[T Activation] struct {
 // stepRoom is the shared memory that a kernel can use on every device, in float32.
 const stepRoom = 48 << 10 / 4
 
+// StepProductMost is the largest in of StepProduct.
+const StepProductMost = stepRoom - 1024
+
 // stepGroup returns the batch group size (1, 4 or 8) of the product kernel for inputs of length in: the smallest that covers batch and
 // whose inputs fit into shared memory, or the largest that fits. It returns 0 if none fits.
 func stepGroup(batch, in int) int {
@@ -44,7 +47,7 @@ func (s *Step[T]) Fits() error {
 	for _, size := range []struct {
 		name    string
 		n, most int
-	}{{"Model", s.Model, stepRoom - 1024}, {"Channels", s.Channels, stepRoom - 1024}, {"Width", s.Width, maxConvWidth}} {
+	}{{"Model", s.Model, StepProductMost}, {"Channels", s.Channels, StepProductMost}, {"Width", s.Width, maxConvWidth}} {
 		if size.n < 1 || size.n > size.most {
 			return fmt.Errorf("cuda: step: %s is %d, want 1 to %d", size.name, size.n, size.most)
 		}

@@ -28,14 +28,20 @@ func (l *Embedding) Err() error { return Err(l) }
 
 // Apply looks up ids (batch, length) of int.
 func (l *Embedding) Apply(ids *G.Node) (*G.Node, error) {
+	x, _, err := l.ApplyTied(ids)
+	return x, err
+}
+
+// ApplyTied is Apply that also returns the node of the weight, for a head that shares it (op.TiedEmbedding).
+func (l *Embedding) ApplyTied(ids *G.Node) (x, weight *G.Node, err error) {
 	if err := Use(l, ids); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	w, err := l.Weight.Effective(ids.Graph())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return op.Embedding(w, ids)
+	return op.TiedEmbedding(w, ids)
 }
 
 // Fwd is Apply in the form of golgi's layers.

@@ -10,6 +10,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/size"
+	"github.com/gomamba/mamba/op"
 )
 
 // Rand returns the source of random numbers for the weight of that name. It depends on the name and on the seed; or on the layer's
@@ -69,7 +70,7 @@ func (o Options) Repeated(n int) (part Options, parts int) {
 func (o Options) measure(what string, sizes []any, f func(Options) error) error {
 	var bytes size.Bytes
 	o.count, o.times, o.Zeros = &bytes, 1, true
-	o.Device, o.Precision = nil, 0 // nothing is to be put there
+	o.onDevice, o.Place, o.Precision = false, op.Place{}, 0 // nothing is to be put there
 	if err := f(o); err != nil {
 		return err
 	}

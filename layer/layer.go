@@ -155,7 +155,7 @@ func Build[L any, P Layer[L]](what string, sizes []any, o Options, err error, f 
 func build[L any, P Layer[L]](what string, opts []Option, bias bool, sizes []any, f func(l P, o Options) (Params, error)) P {
 	err := axes(sizes...)
 	o, wrong := Collect(opts, bias)
-	if wrong == nil && o.Device != nil {
+	if wrong == nil && !o.Place.OnHost() {
 		wrong = fmt.Errorf("a layer by itself is not offered on a device, want nn.MambaBlock, nn.MambaStack or nn.LM")
 	}
 	if err == nil {

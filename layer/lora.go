@@ -71,7 +71,7 @@ func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 	}
 	for i, w := range targets {
 		if w.device != nil {
-			if err := added[2*i : 2*i+2].ToDevice(w.device.Context()); err != nil {
+			if err := added[2*i : 2*i+2].ToDevice(w.device.Place()); err != nil {
 				return nil, err
 			}
 		}
@@ -150,11 +150,8 @@ func (p *Param) Effective(g *G.ExprGraph) (*G.Node, error) {
 		return nil, fmt.Errorf("layer: %s: the graph is missing", p.Name)
 	}
 	w, l := p.Node(g), p.lora
-	switch {
-	case l == nil:
+	if l == nil {
 		return w, nil
-	case p.device != nil:
-		return p.device.Context().LowRank(w, l.A.Node(g), l.B.Node(g), l.Scale, p.Frozen)
 	}
 	return op.LowRank(w, l.A.Node(g), l.B.Node(g), l.Scale)
 }
@@ -193,7 +190,7 @@ func (p *Param) merge() error {
 	g := G.NewGraph()
 	n, err := p.Effective(g)
 	if err == nil && p.device != nil {
-		n, err = p.device.Context().Download(n)
+		n, err = op.Download(n)
 	}
 	if err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
-	"github.com/gomamba/mamba/cuda/graph"
 	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/op"
 )
@@ -25,7 +24,9 @@ type Options struct {
 	Eps   float64
 	Zeros bool
 
-	Device    *graph.Context // nil for the host
+	Place     op.Place     // of the weights
+	device    *cuda.Device // of OnDevice
+	onDevice  bool
 	Precision cuda.Precision
 
 	// Each of these is 0 for the layer's own default.
@@ -39,8 +40,6 @@ type Options struct {
 
 	NoSiLU     bool
 	Activation op.Activation // SiLU by default
-
-	deviceErr error
 
 	seeded bool   // WithSeed was given
 	number uint64 // of a layer that has neither a name nor a seed; 0 for all others
@@ -79,11 +78,7 @@ func WithZeros() Option { return func(o *Options) { o.Zeros = true } }
 
 // OnDevice makes a model compute on a GPU; see nn.OnDevice.
 func OnDevice(device *cuda.Device) Option {
-	return func(o *Options) {
-		if o.Device, o.deviceErr = graph.On(device); o.deviceErr != nil {
-			o.Device = nil
-		}
-	}
+	return func(o *Options) { o.device, o.onDevice = device, true }
 }
 
 // WithPrecision sets the precision of a model on a device; see nn.WithPrecision.
@@ -135,14 +130,18 @@ func Collect(opts []Option, bias bool) (Options, error) {
 	if o.Dtype != tensor.Float32 && o.Dtype != tensor.Float64 {
 		return o, fmt.Errorf("dtype is %v, want float32 or float64", o.Dtype)
 	}
+	if o.onDevice {
+		var err error
+		if o.Place, err = op.On(o.device, o.Precision); err != nil {
+			return o, err
+		}
+	}
 	switch {
-	case o.deviceErr != nil:
-		return o, o.deviceErr
 	case o.Precision.Err() != nil:
 		return o, o.Precision.Err()
-	case o.Precision != cuda.Strict && o.Device == nil:
+	case o.Precision != cuda.Strict && o.Place.OnHost():
 		return o, fmt.Errorf("precision is %v, which wants a device: OnDevice", o.Precision)
-	case o.Device != nil && o.Dtype != tensor.Float32:
+	case !o.Place.OnHost() && o.Dtype != tensor.Float32:
 		return o, fmt.Errorf("dtype is %v, want float32 on a device", o.Dtype)
 	}
 	if o.Name == "" && !o.seeded {
@@ -175,7 +174,7 @@ func (o Options) Part(name string, more ...Option) []Option {
 
 // Placed returns an option that puts a part of the layer on the layer's device, with its precision.
 func (o Options) Placed() Option {
-	return func(part *Options) { part.Device, part.Precision = o.Device, o.Precision }
+	return func(part *Options) { part.device, part.onDevice, part.Precision = o.device, o.onDevice, o.Precision }
 }
 
 // Join returns the name of a part: name, a dot and part, or part alone if name is empty.

@@ -8,7 +8,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
-	"github.com/gomamba/mamba/cuda/graph"
+	"github.com/gomamba/mamba/op"
 )
 
 // Param is a weight: a tensor with a name, separate from any graph.
@@ -21,8 +21,8 @@ type Param struct {
 	// solver changes them.
 	Frozen bool
 
-	lora   *LoRA         // the weight's update, or nil
-	device *graph.Weight // its copy on a device, or nil
+	lora   *LoRA            // the weight's update, or nil
+	device *op.DeviceWeight // its copy on a device, or nil
 	id     uint64
 }
 
@@ -50,23 +50,23 @@ func (p *Param) Node(g *G.ExprGraph) *G.Node {
 }
 
 // OnDevice returns the copy of the weight on a device, or nil if it has none.
-func (p *Param) OnDevice() *graph.Weight { return p.device }
+func (p *Param) OnDevice() *op.DeviceWeight { return p.device }
 
 // ToDevice puts the weights and their LoRA on a device. Graphs that are made afterwards use them there, and solvers change them
 // there; Value then has the numbers of the last ToHost. Weights that are already on that device stay as they are. Weights on
 // another device are first copied to the host. After an error every weight is where it was.
-func (p Params) ToDevice(c *graph.Context) error {
-	if c == nil {
-		return fmt.Errorf("layer: the device is missing, want the context of one (graph.On)")
+func (p Params) ToDevice(at op.Place) error {
+	if at.OnHost() {
+		return fmt.Errorf("layer: the device is missing, want a place that op.On returned")
 	}
 	if err := p.check(); err != nil {
 		return err
 	}
 	all := p.withLoRA()
-	devices := make([]*graph.Weight, len(all))
+	devices := make([]*op.DeviceWeight, len(all))
 	for i, w := range all {
 		if devices[i] = w.device; w.device != nil {
-			if w.device.Context() == c {
+			if w.device.Place() == at {
 				continue
 			}
 			if _, err := w.device.ToHost(); err != nil {
@@ -74,7 +74,7 @@ func (p Params) ToDevice(c *graph.Context) error {
 			}
 		}
 		var err error
-		if devices[i], err = c.NewWeight(w.Value); err != nil {
+		if devices[i], err = at.NewWeight(w.Value); err != nil {
 			return fmt.Errorf("layer: %s: %w", w.Name, err)
 		}
 	}

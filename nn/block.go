@@ -95,12 +95,30 @@ func (b *MambaBlock) apply(x *G.Node, state LayerState, withState bool, opts []C
 	if err != nil {
 		return nil, next, err
 	}
-	if b.opts.Device != nil {
-		return b.applyOnDevice(x, state, withState, c)
+	e := edgeOf(b.opts, x)
+	if x, err = e.in(x); err != nil {
+		return nil, next, err
+	}
+	if state, err = state.moved(e.in); err != nil {
+		return nil, next, err
 	}
 	if c.composed {
-		return b.compose(x, state, withState, c)
+		y, next, err = b.compose(x, state, withState, c)
+	} else {
+		y, next, err = b.fused(x, state, withState, c)
 	}
+	if err != nil {
+		return nil, next, err
+	}
+	if next, err = next.moved(e.out); err != nil {
+		return nil, next, err
+	}
+	y, err = e.out(y)
+	return y, next, err
+}
+
+// fused applies the block as one operator.
+func (b *MambaBlock) fused(x *G.Node, state LayerState, withState bool, c call) (y *G.Node, next LayerState, err error) {
 	in, err := b.mixer.inputs(x, state, c.start)
 	if err != nil {
 		return nil, next, err

@@ -10,10 +10,10 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/gomamba/mamba/cuda"
-	"github.com/gomamba/mamba/cuda/graph"
 	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 )
 
 // lossAndGradients runs a language model's loss on packed sequences, and returns it and the gradients of the weights that train.
@@ -225,7 +225,6 @@ func TestDeviceErrors(t *testing.T) {
 	for what, err := range map[string]error{
 		"float64":   nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithDtype(tensor.Float64)).Err(),
 		"precision": nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithPrecision(7)).Err(),
-		"pattern":   nn.NewMambaStack(nn.Config{DModel: 8, Pattern: []nn.Kind{nn.S4}}, nn.OnDevice(d)).Err(),
 		"layer":     layer.NewLinear(2, 2, layer.OnDevice(d)).Err(),
 	} {
 		if err == nil {
@@ -235,9 +234,6 @@ func TestDeviceErrors(t *testing.T) {
 	s := nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d))
 	g := G.NewGraph()
 	x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(1, 2, 8), G.WithName("x"), G.WithInit(G.Ones()))
-	if _, err := s.Apply(x, nn.WithComposed()); err == nil {
-		t.Error("composed: no error")
-	}
 	y, err := s.Apply(x)
 	if err != nil {
 		t.Fatal(err)
@@ -251,7 +247,7 @@ func TestDeviceErrors(t *testing.T) {
 // TestDeviceWeights checks that a weight's value is on the device, and is copied to the host on request.
 func TestDeviceWeights(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
-	c, err := graph.On(d)
+	c, err := op.On(d, cuda.Strict)
 	if err != nil {
 		t.Fatal(err)
 	}

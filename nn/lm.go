@@ -98,38 +98,49 @@ func (m *LM) ApplyWithState(ids *G.Node, state State, opts ...CallOption) (logit
 // Loss returns the mean cross-entropy, in nats, of the logits of ids and targets (batch, length) of int. A target is the token to
 // predict at its position, usually the next one, or Ignore.
 func (m *LM) Loss(ids, targets *G.Node, opts ...CallOption) (*G.Node, error) {
-	if err := layer.Use(m, ids); err != nil {
-		return nil, err
-	}
-	if m.opts.Device != nil {
-		return m.lossOnDevice(ids, targets, opts)
-	}
-	logits, err := m.Apply(ids, opts...)
+	x, head, _, err := m.hidden(ids, nil, false, opts)
 	if err != nil {
 		return nil, err
 	}
-	return op.CrossEntropy(logits, targets, Ignore)
+	return op.LinearCrossEntropy(x, head, targets, Ignore)
 }
 
-func (m *LM) apply(ids *G.Node, state State, withState bool, opts []CallOption) (logits *G.Node, next State, err error) {
+// hidden returns the result of the stack, the weight of the head, and the next state, in the place of the weights.
+func (m *LM) hidden(ids *G.Node, state State, withState bool, opts []CallOption) (x, head *G.Node, next State, err error) {
 	if err := layer.Use(m, ids); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	if m.opts.Device != nil {
-		return m.applyOnDevice(ids, state, withState, opts)
-	}
-	x, err := m.embed.Apply(ids)
-	if err != nil {
-		return nil, nil, err
+	if x, head, err = m.embed.ApplyTied(ids); err != nil {
+		return nil, nil, nil, err
 	}
 	if x, next, err = m.stack.apply(x, state, withState, opts); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	head, err := m.head.Effective(ids.Graph())
+	if m.cfg.UntiedHead {
+		head, err = m.head.Effective(ids.Graph())
+	}
+	return x, head, next, err
+}
+
+// logits returns the logits and the next state, in the place of the weights.
+func (m *LM) logits(ids *G.Node, state State, withState bool, opts []CallOption) (logits *G.Node, next State, err error) {
+	x, head, next, err := m.hidden(ids, state, withState, opts)
 	if err != nil {
 		return nil, nil, err
 	}
 	logits, err = op.Linear(x, head, nil)
+	return logits, next, err
+}
+
+func (m *LM) apply(ids *G.Node, state State, withState bool, opts []CallOption) (logits *G.Node, next State, err error) {
+	if logits, next, err = m.logits(ids, state, withState, opts); err != nil {
+		return nil, nil, err
+	}
+	e := edgeOf(m.opts, ids)
+	if next, err = next.moved(e.out); err != nil {
+		return nil, nil, err
+	}
+	logits, err = e.out(logits)
 	return logits, next, err
 }
 

@@ -27,9 +27,6 @@ func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
 		each, repeats := o.Repeated(cfg.NLayer / kinds)
 		for i := range repeats * kinds {
 			kind := cfg.kind(i)
-			if err := deviceKind(o, kind); err != nil {
-				return nil, err
-			}
 			l := newStackLayer(kind, cfg, each.Part(fmt.Sprintf("layers.%d", i), o.Placed())...)
 			if err := l.Err(); err != nil {
 				return nil, fmt.Errorf("nn: layer %d, %s: %w", i, kind, err)
@@ -93,14 +90,15 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	if err := s.cfg.fits(x, s.opts.Dtype); err != nil {
 		return nil, nil, err
 	}
-	if s.opts.Device != nil {
-		return s.applyOnDevice(x, state, withState, opts)
-	}
 	if state != nil && len(state) != len(s.layers) {
 		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.layers))
 	}
 	if withState {
 		next = make(State, len(s.layers))
+	}
+	e := edgeOf(s.opts, x)
+	if x, err = e.in(x); err != nil {
+		return nil, nil, err
 	}
 	for i, l := range s.layers {
 		var after LayerState
@@ -111,7 +109,13 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 			next[i] = after
 		}
 	}
-	y, err = s.norm.Apply(x)
+	if y, err = s.norm.Apply(x); err != nil {
+		return nil, nil, err
+	}
+	if next, err = next.moved(e.out); err != nil {
+		return nil, nil, err
+	}
+	y, err = e.out(y)
 	return y, next, err
 }
 

@@ -170,12 +170,16 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 	if err := lm.holds(batch, length, logits); err != nil {
 		return nil, err
 	}
-	if lm.opts.Device != nil {
-		return newDeviceReader(lm, batch, length, opts)
-	}
 	r := &reader{lm: lm, ids: tensor.New(tensor.WithShape(batch, length), tensor.Of(tensor.Int)), out: new(outputs)}
 	g := G.NewGraph()
-	ids, state := G.NodeFromAny(g, r.ids, G.WithName("ids")), lm.stack.ZeroState(g, batch)
+	ids := G.NodeFromAny(g, r.ids, G.WithName("ids"))
+	if !lm.opts.Place.OnHost() {
+		if err := r.onDevice(g, ids, logits, opts); err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
+	state := lm.stack.ZeroState(g, batch)
 	var next State
 	if logits {
 		out, after, err := lm.ApplyWithState(ids, state, opts...)

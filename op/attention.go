@@ -47,7 +47,7 @@ func Attention(in AttentionInputs, cfg AttentionConfig) (*G.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return apply1(f, f.operands(in), in.Q.Dtype(), in.Q.Shape())
+	return apply1(f, (*attention[float64])(f), in.Q.Dtype(), f.operands(in), in.Q.Shape())
 }
 
 // AttentionWithContext returns what Attention returns, and the Context for the steps that follow, (batch, window-1, 2·width + 1). Use it
@@ -63,7 +63,7 @@ func AttentionWithContext(in AttentionInputs, cfg AttentionConfig) (y, context *
 		return nil, nil, fmt.Errorf("op: attention: Window is %d, want at least 2: only a window has a context of fixed size", cfg.Window)
 	}
 	f.withContext = true
-	nodes, err := apply(f, f.operands(in), in.Q.Dtype(), in.Q.Shape(), tensor.Shape{f.batch, f.Window - 1, 2*f.width + 1})
+	nodes, err := apply(f, (*attention[float64])(f), in.Q.Dtype(), f.operands(in), in.Q.Shape(), tensor.Shape{f.batch, f.Window - 1, 2*f.width + 1})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -71,7 +71,7 @@ func AttentionWithContext(in AttentionInputs, cfg AttentionConfig) (y, context *
 }
 
 // attention is the function of Attention and AttentionWithContext.
-type attention struct {
+type attention[T kernel.Float] struct {
 	AttentionConfig
 	withContext          bool
 	batch, length, width int
@@ -86,11 +86,11 @@ const (
 	attentionStart
 )
 
-func (f *attention) operands(in AttentionInputs) operands {
-	return operands{[]string{"Q", "K", "V", "Context", "Start"}, G.Nodes{in.Q, in.K, in.V, in.Context, in.Start}}
+func (f *attention[T]) operands(in AttentionInputs) operands {
+	return numbers("Q K V Context", in.Q, in.K, in.V, in.Context).marks("Start", in.Start)
 }
 
-func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention, error) {
+func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention[float32], error) {
 	const row = "(batch, length, width)"
 	c := newChecker("attention", "Q", in.Q)
 	c.required("Q", in.Q, row, 0, 0, 0)
@@ -98,7 +98,7 @@ func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention, error) {
 		return nil, c.err
 	}
 	s := in.Q.Shape()
-	f := &attention{AttentionConfig: cfg, batch: s[0], length: s[1], width: s[2]}
+	f := &attention[float32]{AttentionConfig: cfg, batch: s[0], length: s[1], width: s[2]}
 	c.required("K", in.K, row, s...)
 	c.required("V", in.V, row, s...)
 	switch {
@@ -120,51 +120,22 @@ func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention, error) {
 	return f, c.err
 }
 
-func (f *attention) String() string {
+func (f *attention[T]) String() string {
 	return fmt.Sprintf("attention{heads: %d, window: %d, rotary: %v, context: %t}", f.Heads, f.Window, f.Rotary, f.withContext)
 }
 
-func (f *attention) differentiable() []bool { return []bool{true, true, true, true, false} }
-
-func (f *attention) forward(in, out []operand) {
-	if out[0].is32() {
-		attentionForward(f, in, out, product().Sgemm)
-	} else {
-		attentionForward(f, in, out, product().Dgemm)
-	}
-}
-
-func (f *attention) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		attentionBackward(f, in, dout, grad, product().Sgemm)
-	} else {
-		attentionBackward(f, in, dout, grad, product().Dgemm)
-	}
-}
-
-func attentionForward[T kernel.Float](f *attention, in, out []operand, gemm kernel.Gemm[T]) {
-	var next []T
-	if f.withContext {
-		next = floats[T](out[1])
-	}
-	attentionKernel(f, in, gemm).Forward(floats[T](out[0]), next)
-}
-
-func attentionBackward[T kernel.Float](f *attention, in, dout, grad []operand, gemm kernel.Gemm[T]) {
-	var dnext []T
-	if f.withContext {
-		dnext = floats[T](dout[1])
-	}
-	attentionKernel(f, in, gemm).Backward(floats[T](dout[0]), dnext, &kernel.AttentionGrad[T]{
-		Q: floats[T](grad[attentionQ]), K: floats[T](grad[attentionK]), V: floats[T](grad[attentionV]),
-		Context: floats[T](grad[attentionContext]),
-	})
-}
-
-func attentionKernel[T kernel.Float](f *attention, in []operand, gemm kernel.Gemm[T]) *kernel.Attention[T] {
+func (f *attention[T]) kernel(in []value[T]) *kernel.Attention[T] {
 	return &kernel.Attention[T]{
-		Batch: f.batch, Length: f.length, Width: f.width, Heads: f.Heads, Window: f.Window, Base: f.Rotary, Gemm: gemm,
-		Q: floats[T](in[attentionQ]), K: floats[T](in[attentionK]), V: floats[T](in[attentionV]),
-		Context: floats[T](in[attentionContext]), Start: starts(in[attentionStart]),
+		Batch: f.batch, Length: f.length, Width: f.width, Heads: f.Heads, Window: f.Window, Base: f.Rotary, Gemm: gemm[T](),
+		Q: in[attentionQ].Data, K: in[attentionK].Data, V: in[attentionV].Data,
+		Context: in[attentionContext].Data, Start: in[attentionStart].Marks,
 	}
+}
+
+func (f *attention[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0], second(out)) }
+
+func (f *attention[T]) Backward(in []value[T], dout, grad [][]T) {
+	f.kernel(in).Backward(dout[0], second(dout), &kernel.AttentionGrad[T]{
+		Q: grad[attentionQ], K: grad[attentionK], V: grad[attentionV], Context: grad[attentionContext],
+	})
 }

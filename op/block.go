@@ -89,7 +89,7 @@ func MambaBlock(in BlockInputs, cfg BlockConfig) (y *G.Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return apply1(f, f.operands(in), in.X.Dtype(), in.X.Shape())
+	return apply1(f, (*mambaBlock[float64])(f), in.X.Dtype(), f.operands(in), in.X.Shape())
 }
 
 // MambaBlockWithState returns what MambaBlock returns, and the state after the last step: context (batch, width-1, channels) and final
@@ -101,7 +101,7 @@ func MambaBlockWithState(in BlockInputs, cfg BlockConfig) (y, context, final *G.
 		return nil, nil, nil, err
 	}
 	f.withState = true
-	nodes, err := apply(f, f.operands(in), in.X.Dtype(), f.results()...)
+	nodes, err := apply(f, (*mambaBlock[float64])(f), in.X.Dtype(), f.operands(in), f.results()...)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -112,7 +112,7 @@ func MambaBlockWithState(in BlockInputs, cfg BlockConfig) (y, context, final *G.
 }
 
 // mambaBlock is the function of MambaBlock and MambaBlockWithState.
-type mambaBlock struct {
+type mambaBlock[T kernel.Float] struct {
 	BlockConfig
 	withState                           bool
 	batch, length                       int
@@ -140,77 +140,57 @@ const (
 	blockOperands
 )
 
-func (f *mambaBlock) operands(in BlockInputs) operands {
-	return operands{
-		names: []string{"X", "NormWeight", "InProj", "ConvWeight", "XProj", "DtProj", "DtBias", "ALog", "D", "OutProj",
-			"InBias", "ConvBias", "OutBias", "Context", "InitialState", "Start"},
-		nodes: G.Nodes{in.X, in.NormWeight, in.InProj, in.ConvWeight, in.XProj, in.DtProj, in.DtBias, in.ALog, in.D, in.OutProj,
-			in.InBias, in.ConvBias, in.OutBias, in.Context, in.InitialState, in.Start},
-	}
+func (f *mambaBlock[T]) operands(in BlockInputs) operands {
+	return numbers("X NormWeight InProj ConvWeight XProj DtProj DtBias ALog D OutProj InBias ConvBias OutBias Context InitialState",
+		in.X, in.NormWeight, in.InProj, in.ConvWeight, in.XProj, in.DtProj, in.DtBias, in.ALog, in.D, in.OutProj,
+		in.InBias, in.ConvBias, in.OutBias, in.Context, in.InitialState).marks("Start", in.Start)
 }
 
-// BlockSizes holds the sizes of a Mamba block.
-type BlockSizes struct{ Batch, Length, Model, Channels, State, Width, Rank int }
-
-// Sizes returns the sizes of a block with these operands. Errors: those of MambaBlock that are about operands.
-func (in BlockInputs) Sizes() (s BlockSizes, err error) {
-	c := newChecker(blockName, "X", in.X)
+func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock[float32], error) {
+	c := newChecker("Mamba block", "X", in.X)
 	c.required("X", in.X, "(batch, length, model)", 0, 0, 0)
 	if c.err != nil {
-		return s, c.err
+		return nil, c.err
 	}
-	s.Batch, s.Length, s.Model = in.X.Shape()[0], in.X.Shape()[1], in.X.Shape()[2]
-	c.required("NormWeight", in.NormWeight, "(model)", s.Model)
+	f := &mambaBlock[float32]{BlockConfig: cfg, batch: in.X.Shape()[0], length: in.X.Shape()[1], model: in.X.Shape()[2]}
+	c.required("NormWeight", in.NormWeight, "(model)", f.model)
 	c.required("ALog", in.ALog, "(channels, state)", 0, 0)
 	if c.err != nil {
-		return s, c.err
+		return nil, c.err
 	}
-	s.Channels, s.State = in.ALog.Shape()[0], in.ALog.Shape()[1]
-	c.required("InProj", in.InProj, "(2·channels, model)", 2*s.Channels, s.Model)
-	c.required("ConvWeight", in.ConvWeight, "(channels, 1, width)", s.Channels, 1, 0)
-	c.required("DtProj", in.DtProj, "(channels, rank)", s.Channels, 0)
+	f.channels, f.state = in.ALog.Shape()[0], in.ALog.Shape()[1]
+	c.required("InProj", in.InProj, "(2·channels, model)", 2*f.channels, f.model)
+	c.required("ConvWeight", in.ConvWeight, "(channels, 1, width)", f.channels, 1, 0)
+	c.required("DtProj", in.DtProj, "(channels, rank)", f.channels, 0)
 	if c.err != nil {
-		return s, c.err
+		return nil, c.err
 	}
-	s.Width, s.Rank = in.ConvWeight.Shape()[2], in.DtProj.Shape()[1]
-	c.required("XProj", in.XProj, "(rank + 2·state, channels)", s.Rank+2*s.State, s.Channels)
-	c.required("DtBias", in.DtBias, "(channels)", s.Channels)
-	c.required("D", in.D, "(channels)", s.Channels)
-	c.required("OutProj", in.OutProj, "(model, channels)", s.Model, s.Channels)
-	c.optional("InBias", in.InBias, "(2·channels)", 2*s.Channels)
-	c.optional("ConvBias", in.ConvBias, "(channels)", s.Channels)
-	c.optional("OutBias", in.OutBias, "(model)", s.Model)
-	if s.Width > 1 {
-		c.optional("Context", in.Context, "(batch, width-1, channels)", s.Batch, s.Width-1, s.Channels)
+	f.width, f.rank = in.ConvWeight.Shape()[2], in.DtProj.Shape()[1]
+	c.required("XProj", in.XProj, "(rank + 2·state, channels)", f.rank+2*f.state, f.channels)
+	c.required("DtBias", in.DtBias, "(channels)", f.channels)
+	c.required("D", in.D, "(channels)", f.channels)
+	c.required("OutProj", in.OutProj, "(model, channels)", f.model, f.channels)
+	c.optional("InBias", in.InBias, "(2·channels)", 2*f.channels)
+	c.optional("ConvBias", in.ConvBias, "(channels)", f.channels)
+	c.optional("OutBias", in.OutBias, "(model)", f.model)
+	if f.width > 1 {
+		c.optional("Context", in.Context, "(batch, width-1, channels)", f.batch, f.width-1, f.channels)
 	} else if in.Context != nil {
 		c.errorf("Context has shape %v, want none: a width of 1 reads no earlier step", in.Context.Shape())
 	}
-	c.optional("InitialState", in.InitialState, "(batch, channels, state)", s.Batch, s.Channels, s.State)
-	c.start(in.Start, s.Batch, s.Length)
-	return s, c.err
-}
-
-const blockName = "Mamba block"
-
-func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock, error) {
-	s, err := in.Sizes()
-	c := &checker{op: blockName, err: err}
+	c.optional("InitialState", in.InitialState, "(batch, channels, state)", f.batch, f.channels, f.state)
+	c.start(in.Start, f.batch, f.length)
 	if !(cfg.Eps >= 0) || math.IsInf(cfg.Eps, 1) {
 		c.errorf("Eps is %v, want a finite number that is not negative", cfg.Eps)
 	}
 	if cfg.Recompute < RecomputeCheap || cfg.Recompute > RecomputeAll {
 		c.errorf("Recompute is %d, want RecomputeCheap, RecomputeNone or RecomputeAll", int(cfg.Recompute))
 	}
-	if c.err != nil {
-		return nil, c.err
-	}
-	return &mambaBlock{
-		BlockConfig: cfg, batch: s.Batch, length: s.Length, model: s.Model, channels: s.Channels, state: s.State, width: s.Width, rank: s.Rank,
-	}, nil
+	return f, c.err
 }
 
 // results returns the shapes of the results: y, and with state also context (if the width is above 1) and final.
-func (f *mambaBlock) results() []tensor.Shape {
+func (f *mambaBlock[T]) results() []tensor.Shape {
 	shapes := []tensor.Shape{{f.batch, f.length, f.model}}
 	if f.withState && f.width > 1 {
 		shapes = append(shapes, tensor.Shape{f.batch, f.width - 1, f.channels})
@@ -221,79 +201,54 @@ func (f *mambaBlock) results() []tensor.Shape {
 	return shapes
 }
 
-func (f *mambaBlock) String() string {
+func (f *mambaBlock[T]) String() string {
 	return fmt.Sprintf("Mamba block{eps: %v, recompute: %v, state: %t}", f.Eps, f.Recompute, f.withState)
 }
 
-func (f *mambaBlock) differentiable() []bool {
-	with := make([]bool, blockOperands)
-	for i := range with {
-		with[i] = i != blockStart
-	}
-	return with
-}
-
-func (f *mambaBlock) forward(in, out []operand)         { f.forwardKeeping(in, out, operand{}) }
-func (f *mambaBlock) backward(in, dout, grad []operand) { f.backwardKept(in, dout, grad, operand{}) }
-
-func (f *mambaBlock) forwardKeeping(in, out []operand, kept operand) {
-	if out[0].is32() {
-		blockForward(f, in, out, kept, product().Sgemm)
-	} else {
-		blockForward(f, in, out, kept, product().Dgemm)
-	}
-}
-
-func (f *mambaBlock) backwardKept(in, dout, grad []operand, kept operand) {
-	if dout[0].is32() {
-		blockBackward(f, in, dout, grad, kept, product().Sgemm)
-	} else {
-		blockBackward(f, in, dout, grad, kept, product().Dgemm)
-	}
-}
-
-// states returns context and final from a block's results, or their gradients from the results' gradients. It returns nil for absent ones.
-func states[T kernel.Float](f *mambaBlock, results []operand) (context, final []T) {
+// blockStates returns context and final from a block's results, or their gradients from the results' gradients, zero for absent ones.
+func blockStates[T kernel.Float, V any](f *mambaBlock[T], results []V) (context, final V) {
 	if f.withState && f.width > 1 {
-		context = floats[T](results[1])
+		context = results[1]
 	}
 	if f.withState {
-		final = floats[T](results[len(results)-1])
+		final = results[len(results)-1]
 	}
 	return context, final
 }
 
-func blockForward[T kernel.Float](f *mambaBlock, in, out []operand, kept operand, gemm kernel.Gemm[T]) {
-	context, final := states[T](f, out)
-	blockKernel(f, in, gemm).Forward(floats[T](out[0]), context, final, keptValues[T](f, kept))
-}
-
-func blockBackward[T kernel.Float](f *mambaBlock, in, dout, grad []operand, kept operand, gemm kernel.Gemm[T]) {
-	dcontext, dfinal := states[T](f, dout)
-	blockKernel(f, in, gemm).Backward(floats[T](dout[0]), dcontext, dfinal, keptValues[T](f, kept), &kernel.BlockGrad[T]{
-		X: floats[T](grad[blockX]), Norm: floats[T](grad[blockNorm]), InProj: floats[T](grad[blockInProj]),
-		Conv: floats[T](grad[blockConv]), XProj: floats[T](grad[blockXProj]), DtProj: floats[T](grad[blockDtProj]),
-		DtBias: floats[T](grad[blockDtBias]), ALog: floats[T](grad[blockALog]), D: floats[T](grad[blockD]),
-		OutProj: floats[T](grad[blockOutProj]), InBias: floats[T](grad[blockInBias]), ConvBias: floats[T](grad[blockConvBias]),
-		OutBias: floats[T](grad[blockOutBias]), Context: floats[T](grad[blockContext]), Initial: floats[T](grad[blockInitial]),
-	})
-}
-
-func blockKernel[T kernel.Float](f *mambaBlock, in []operand, gemm kernel.Gemm[T]) *kernel.Block[T] {
+func (f *mambaBlock[T]) kernel(in []value[T]) *kernel.Block[T] {
 	return &kernel.Block[T]{
 		Batch: f.batch, Length: f.length,
 		Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank, Eps: f.Eps,
-		X: floats[T](in[blockX]), Norm: floats[T](in[blockNorm]), InProj: floats[T](in[blockInProj]),
-		Conv: floats[T](in[blockConv]), XProj: floats[T](in[blockXProj]), DtProj: floats[T](in[blockDtProj]),
-		DtBias: floats[T](in[blockDtBias]), ALog: floats[T](in[blockALog]), D: floats[T](in[blockD]),
-		OutProj: floats[T](in[blockOutProj]), InBias: floats[T](in[blockInBias]), ConvBias: floats[T](in[blockConvBias]),
-		OutBias: floats[T](in[blockOutBias]), Context: floats[T](in[blockContext]), Initial: floats[T](in[blockInitial]),
-		Start: starts(in[blockStart]), Gemm: gemm,
+		X: in[blockX].Data, Norm: in[blockNorm].Data, InProj: in[blockInProj].Data, Conv: in[blockConv].Data, XProj: in[blockXProj].Data,
+		DtProj: in[blockDtProj].Data, DtBias: in[blockDtBias].Data, ALog: in[blockALog].Data, D: in[blockD].Data, OutProj: in[blockOutProj].Data,
+		InBias: in[blockInBias].Data, ConvBias: in[blockConvBias].Data, OutBias: in[blockOutBias].Data,
+		Context: in[blockContext].Data, Initial: in[blockInitial].Data, Start: in[blockStart].Marks, Gemm: gemm[T](),
 	}
 }
 
+func (f *mambaBlock[T]) Forward(in []value[T], out [][]T) { f.ForwardKeeping(in, out, nil) }
+func (f *mambaBlock[T]) Backward(in []value[T], dout, grad [][]T) {
+	f.BackwardKept(in, dout, grad, nil)
+}
+
+func (f *mambaBlock[T]) ForwardKeeping(in []value[T], out [][]T, kept []T) {
+	context, final := blockStates(f, out)
+	f.kernel(in).Forward(out[0], context, final, f.keptValues(kept))
+}
+
+func (f *mambaBlock[T]) BackwardKept(in []value[T], dout, grad [][]T, kept []T) {
+	dcontext, dfinal := blockStates(f, dout)
+	f.kernel(in).Backward(dout[0], dcontext, dfinal, f.keptValues(kept), &kernel.BlockGrad[T]{
+		X: grad[blockX], Norm: grad[blockNorm], InProj: grad[blockInProj], Conv: grad[blockConv], XProj: grad[blockXProj],
+		DtProj: grad[blockDtProj], DtBias: grad[blockDtBias], ALog: grad[blockALog], D: grad[blockD], OutProj: grad[blockOutProj],
+		InBias: grad[blockInBias], ConvBias: grad[blockConvBias], OutBias: grad[blockOutBias],
+		Context: grad[blockContext], Initial: grad[blockInitial],
+	})
+}
+
 // keptWidths returns how many elements of each of a block's values are kept for each step.
-func (f *mambaBlock) keptWidths() (normed, vz, u, rbc, delta int) {
+func (f *mambaBlock[T]) keptWidths() (normed, vz, u, rbc, delta int) {
 	switch f.Recompute {
 	case RecomputeNone:
 		return f.model, 2 * f.channels, f.channels, f.rank + 2*f.state, f.channels
@@ -303,14 +258,13 @@ func (f *mambaBlock) keptWidths() (normed, vz, u, rbc, delta int) {
 	return 0, 0, 0, 0, 0
 }
 
-func (f *mambaBlock) keeps() int {
+func (f *mambaBlock[T]) Keeps() int {
 	normed, vz, u, rbc, delta := f.keptWidths()
 	return f.batch * f.length * (normed + vz + u + rbc + delta)
 }
 
 // keptValues divides the vector of kept elements into a block's values.
-func keptValues[T kernel.Float](f *mambaBlock, kept operand) (v kernel.BlockValues[T]) {
-	rest := floats[T](kept)
+func (f *mambaBlock[T]) keptValues(rest []T) (v kernel.BlockValues[T]) {
 	if rest == nil {
 		return v
 	}

@@ -76,8 +76,8 @@ func TestRecomputeBitIdentical(t *testing.T) {
 // The numbers of kept elements are those in the documentation of Recompute.
 func TestRecomputeKeeps(t *testing.T) {
 	for level, want := range map[Recompute]int{RecomputeCheap: 2*1536 + 80, RecomputeNone: 4*1536 + 768 + 80, RecomputeAll: 0} {
-		f := &mambaBlock{BlockConfig: BlockConfig{Recompute: level}, batch: 3, length: 7, model: 768, channels: 1536, state: 16, rank: 48}
-		if got := f.keeps(); got != 3*7*want {
+		f := &mambaBlock[float32]{BlockConfig: BlockConfig{Recompute: level}, batch: 3, length: 7, model: 768, channels: 1536, state: 16, rank: 48}
+		if got := f.Keeps(); got != 3*7*want {
 			t.Errorf("recompute %v keeps %d numbers for 21 steps, want %d for each", level, got, want)
 		}
 	}

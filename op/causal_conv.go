@@ -44,7 +44,7 @@ func CausalConv(in ConvInputs, cfg ConvConfig) (y *G.Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return apply1(f, f.operands(in), in.X.Dtype(), in.X.Shape())
+	return apply1(f, (*conv[float64])(f), in.X.Dtype(), f.operands(in), in.X.Shape())
 }
 
 // CausalConvWithContext returns what CausalConv returns, and the context for the steps that follow, (batch, width-1, channels): the last
@@ -58,11 +58,11 @@ func CausalConvWithContext(in ConvInputs, cfg ConvConfig) (y, context *G.Node, e
 		return nil, nil, err
 	}
 	if f.width == 1 {
-		y, err = apply1(f, f.operands(in), in.X.Dtype(), in.X.Shape())
+		y, err = apply1(f, (*conv[float64])(f), in.X.Dtype(), f.operands(in), in.X.Shape())
 		return y, nil, err
 	}
 	f.withContext = true
-	nodes, err := apply(f, f.operands(in), in.X.Dtype(), in.X.Shape(), tensor.Shape{f.batch, f.width - 1, f.channels})
+	nodes, err := apply(f, (*conv[float64])(f), in.X.Dtype(), f.operands(in), in.X.Shape(), tensor.Shape{f.batch, f.width - 1, f.channels})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -70,7 +70,7 @@ func CausalConvWithContext(in ConvInputs, cfg ConvConfig) (y, context *G.Node, e
 }
 
 // conv is the function of CausalConv and CausalConvWithContext.
-type conv struct {
+type conv[T kernel.Float] struct {
 	ConvConfig
 	withContext                    bool
 	batch, length, channels, width int
@@ -85,21 +85,18 @@ const (
 	convStart
 )
 
-func (f *conv) operands(in ConvInputs) operands {
-	return operands{
-		names: []string{"X", "Weight", "Bias", "Context", "Start"},
-		nodes: G.Nodes{in.X, in.Weight, in.Bias, in.Context, in.Start},
-	}
+func (f *conv[T]) operands(in ConvInputs) operands {
+	return numbers("X Weight Bias Context", in.X, in.Weight, in.Bias, in.Context).marks("Start", in.Start)
 }
 
-func newConv(in ConvInputs, cfg ConvConfig) (*conv, error) {
+func newConv(in ConvInputs, cfg ConvConfig) (*conv[float32], error) {
 	c := newChecker("causal convolution", "X", in.X)
 	c.required("X", in.X, "(batch, length, channels)", 0, 0, 0)
 	if c.err != nil {
 		return nil, c.err
 	}
 	s := in.X.Shape()
-	f := &conv{ConvConfig: cfg, batch: s[0], length: s[1], channels: s[2]}
+	f := &conv[float32]{ConvConfig: cfg, batch: s[0], length: s[1], channels: s[2]}
 	c.required("Weight", in.Weight, "(channels, 1, width)", f.channels, 1, 0)
 	if c.err != nil {
 		return nil, c.err
@@ -115,51 +112,22 @@ func newConv(in ConvInputs, cfg ConvConfig) (*conv, error) {
 	return f, c.err
 }
 
-func (f *conv) String() string {
+func (f *conv[T]) String() string {
 	return fmt.Sprintf("causal convolution{SiLU: %t, context: %t}", f.SiLU, f.withContext)
 }
 
-func (f *conv) differentiable() []bool { return []bool{true, true, true, true, false} }
-
-func (f *conv) forward(in, out []operand) {
-	if out[0].is32() {
-		convForward[float32](f, in, out)
-	} else {
-		convForward[float64](f, in, out)
-	}
-}
-
-func (f *conv) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		convBackward[float32](f, in, dout, grad)
-	} else {
-		convBackward[float64](f, in, dout, grad)
-	}
-}
-
-func convForward[T kernel.Float](f *conv, in, out []operand) {
-	var context []T
-	if f.withContext {
-		context = floats[T](out[1])
-	}
-	convKernel[T](f, in).Forward(floats[T](out[0]), context)
-}
-
-func convBackward[T kernel.Float](f *conv, in, dout, grad []operand) {
-	var dcontext []T
-	if f.withContext {
-		dcontext = floats[T](dout[1])
-	}
-	convKernel[T](f, in).Backward(floats[T](dout[0]), dcontext, &kernel.ConvGrad[T]{
-		X: floats[T](grad[convX]), Weight: floats[T](grad[convWeight]),
-		Bias: floats[T](grad[convBias]), Context: floats[T](grad[convContext]),
-	})
-}
-
-func convKernel[T kernel.Float](f *conv, in []operand) *kernel.Conv[T] {
+func (f *conv[T]) kernel(in []value[T]) *kernel.Conv[T] {
 	return &kernel.Conv[T]{
 		Batch: f.batch, Length: f.length, Channels: f.channels, Width: f.width,
-		X: floats[T](in[convX]), Weight: floats[T](in[convWeight]), Bias: floats[T](in[convBias]),
-		Context: floats[T](in[convContext]), Start: starts(in[convStart]), SiLU: f.SiLU,
+		X: in[convX].Data, Weight: in[convWeight].Data, Bias: in[convBias].Data,
+		Context: in[convContext].Data, Start: in[convStart].Marks, SiLU: f.SiLU,
 	}
+}
+
+func (f *conv[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0], second(out)) }
+
+func (f *conv[T]) Backward(in []value[T], dout, grad [][]T) {
+	f.kernel(in).Backward(dout[0], second(dout), &kernel.ConvGrad[T]{
+		X: grad[convX], Weight: grad[convWeight], Bias: grad[convBias], Context: grad[convContext],
+	})
 }

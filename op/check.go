@@ -6,8 +6,6 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
-
-	memory "github.com/gomamba/mamba/internal/size"
 )
 
 // checker checks an operator's operands when the operator is added to a graph, and keeps the first error. An error names the operand,
@@ -77,15 +75,6 @@ func (c *checker) graph(name string, n *G.Node) {
 	}
 }
 
-// fits returns an error if an operator's results need more than the machine's memory.
-func fits(dt tensor.Dtype, results []tensor.Shape) error {
-	var need memory.Bytes
-	for _, s := range results {
-		need = need.Plus(memory.Of(dt.Size(), s...))
-	}
-	return need.Fits(fmt.Sprintf("the results %v", results))
-}
-
 // shape checks an operand's shape. A wanted size of 0 means any size of at least 1.
 func (c *checker) shape(name string, n *G.Node, axes string, want ...int) {
 	if c.err != nil {
@@ -145,25 +134,4 @@ func (c *checker) ints(name string, n *G.Node, axes string, want ...int) {
 		c.errorf("%s is of %v, want int", name, dt)
 	}
 	c.shape(name, n, axes, want...)
-}
-
-// starts reports for each element of Start whether it starts a sequence. It returns nil if the operand is absent.
-func starts(o operand) []bool {
-	switch d := o.data.(type) {
-	case []float32:
-		return nonZero(d)
-	case []float64:
-		return nonZero(d)
-	case []int:
-		return nonZero(d)
-	}
-	return nil
-}
-
-func nonZero[T int | float32 | float64](v []T) []bool {
-	b := make([]bool, len(v))
-	for i, x := range v {
-		b[i] = x != 0
-	}
-	return b
 }

@@ -6,6 +6,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -29,44 +30,55 @@ func CrossEntropy(logits, targets *G.Node, ignore int) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return apply1(crossEntropy{ignore}, operands{[]string{"logits", "targets"}, G.Nodes{logits, targets}}, c.dt,
-		tensor.ScalarShape())
+	f := crossEntropy[float32]{s[0] * s[1], s[2], ignore}
+	return apply1(f, crossEntropy[float64](f), c.dt, numbers("logits", logits).ints("targets", targets), tensor.ScalarShape())
 }
 
-type crossEntropy struct{ ignore int }
+type crossEntropy[T kernel.Float] struct{ rows, vocabulary, ignore int }
 
-func (f crossEntropy) String() string       { return fmt.Sprintf("cross-entropy{ignore: %d}", f.ignore) }
-func (crossEntropy) differentiable() []bool { return []bool{true, false} }
+func (f crossEntropy[T]) String() string { return fmt.Sprintf("cross-entropy{ignore: %d}", f.ignore) }
 
-func (f crossEntropy) check(in []operand) error {
-	length, vocabulary := in[0].shape[1], in[0].shape[2]
-	for i, target := range in[1].data.([]int) {
-		if target != f.ignore && (target < 0 || target >= vocabulary) {
+func (f crossEntropy[T]) Check(shapes []tensor.Shape, ints [][]int) error {
+	return checkTargets(shapes[1], ints[1], f.vocabulary, f.ignore)
+}
+
+func checkTargets(shape tensor.Shape, targets []int, vocabulary, ignore int) error {
+	for i, target := range targets {
+		if length := shape[1]; target != ignore && (target < 0 || target >= vocabulary) {
 			return fmt.Errorf("targets[%d, %d] is %d, want 0 to %d, the vocabulary, or %d, which is ignored",
-				i/length, i%length, target, vocabulary-1, f.ignore)
+				i/length, i%length, target, vocabulary-1, ignore)
 		}
 	}
 	return nil
 }
 
-func (f crossEntropy) forward(in, out []operand) {
-	if out[0].is32() {
-		floats[float32](out[0])[0] = crossEntropyKernel[float32](f, in).Forward()
-	} else {
-		floats[float64](out[0])[0] = crossEntropyKernel[float64](f, in).Forward()
-	}
+func (f crossEntropy[T]) kernel(in []value[T]) *kernel.CrossEntropy[T] {
+	return &kernel.CrossEntropy[T]{Vocabulary: f.vocabulary, Logits: in[0].Data, Targets: in[1].Ints, Ignore: f.ignore}
 }
 
-func (f crossEntropy) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		crossEntropyKernel[float32](f, in).Backward(floats[float32](dout[0])[0], floats[float32](grad[0]))
-	} else {
-		crossEntropyKernel[float64](f, in).Backward(floats[float64](dout[0])[0], floats[float64](grad[0]))
-	}
+func (f crossEntropy[T]) Forward(in []value[T], out [][]T) { out[0][0] = f.kernel(in).Forward() }
+
+func (f crossEntropy[T]) Backward(in []value[T], dout, grad [][]T) {
+	f.kernel(in).Backward(dout[0][0], grad[0])
 }
 
-func crossEntropyKernel[T kernel.Float](f crossEntropy, in []operand) *kernel.CrossEntropy[T] {
-	return &kernel.CrossEntropy[T]{
-		Vocabulary: in[0].shape[2], Logits: floats[T](in[0]), Targets: in[1].data.([]int), Ignore: f.ignore,
+func (f crossEntropy[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
+	state, err := cuda.NewArray[float32](s, cuda.CrossEntropyState(f.rows))
+	if err != nil {
+		return nil, err
 	}
+	err = cuda.CrossEntropyForward(s, f.rows, f.vocabulary, f.vocabulary, int32(f.ignore), in[0].Array, in[1].Ids, state, out[0])
+	if err != nil || !keep {
+		state.Free()
+		return nil, err
+	}
+	return &kept{Values: state, Free: state.Free}, nil
+}
+
+// BackwardOn writes the gradient over a copy of the logits, since the kernel works in place.
+func (f crossEntropy[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, state any) error {
+	if err := grad[0].CopyOf(s, in[0].Array); err != nil {
+		return err
+	}
+	return cuda.CrossEntropyBackward(s, f.rows, f.vocabulary, f.vocabulary, int32(f.ignore), grad[0], in[1].Ids, state.(array), dout[0])
 }

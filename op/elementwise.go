@@ -1,14 +1,12 @@
 package op
 
 import (
-	"fmt"
 	"slices"
 
 	G "gorgonia.org/gorgonia"
-	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
-	"github.com/gomamba/mamba/internal/node"
 )
 
 // Add returns a + b. The operands have the same shape and type, and so has the result.
@@ -31,42 +29,23 @@ func Add(a, b *G.Node) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	o := &addition{operator{
-		f: add{}, names: []string{"a", "b"}, dt: c.dt,
-		in: []slot{{shape, c.dt, true, true}, {shape, c.dt, true, true}}, out: []tensor.Shape{shape},
-	}}
-	n, err := node.Apply(o, a, b)
-	if err != nil {
-		return nil, fmt.Errorf("op: add: %w", err)
-	}
-	return n, nil
+	return apply1(add[float32]{}, add[float64]{}, c.dt, operands{}.passing("a", a).passing("b", b), shape)
 }
 
-// addition is an operator whose gradient is passed to both operands without a copy.
-type addition struct{ operator }
+type add[T kernel.Float] struct{}
 
-var _ G.SDOp = (*addition)(nil)
+func (add[T]) String() string { return "add" }
 
-func (*addition) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
-	return G.Nodes{grad, grad}, nil
+func (add[T]) Forward(in []value[T], out [][]T) { kernel.Sum(out[0], in[0].Data, in[1].Data) }
+
+func (add[T]) Backward(_ []value[T], _, _ [][]T) {}
+
+func (add[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	return nil, cuda.Add(s, in[0].Array, in[1].Array, out[0])
 }
 
-type add struct{}
-
-func (add) String() string         { return "add" }
-func (add) differentiable() []bool { return []bool{true, true} }
-
-func (add) forward(in, out []operand) {
-	if out[0].is32() {
-		kernel.Sum(floats[float32](out[0]), floats[float32](in[0]), floats[float32](in[1]))
-	} else {
-		kernel.Sum(floats[float64](out[0]), floats[float64](in[0]), floats[float64](in[1]))
-	}
-}
-
-func (add) backward(_, dout, grad []operand) {
-	grad[0].copy(dout[0])
-	grad[1].copy(dout[0])
+func (add[T]) BackwardOn(*cuda.Stream, cuda.Precision, []onDevice, []array, []array, any) error {
+	return nil
 }
 
 // NegExp returns -exp(x), element by element: the A of a selective scan from the weight A_log. Errors: an x that is missing or not of
@@ -76,26 +55,15 @@ func NegExp(x *G.Node) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return apply1(negExp{}, operands{[]string{"x"}, G.Nodes{x}}, c.dt, x.Shape())
+	return apply1(negExp[float32]{}, negExp[float64]{}, c.dt, numbers("x", x), x.Shape())
 }
 
-type negExp struct{}
+type negExp[T kernel.Float] struct{}
 
-func (negExp) String() string         { return "negative exponential" }
-func (negExp) differentiable() []bool { return []bool{true} }
+func (negExp[T]) String() string { return "negative exponential" }
 
-func (negExp) forward(in, out []operand) {
-	if out[0].is32() {
-		kernel.NegExp(floats[float32](out[0]), floats[float32](in[0]))
-	} else {
-		kernel.NegExp(floats[float64](out[0]), floats[float64](in[0]))
-	}
-}
+func (negExp[T]) Forward(in []value[T], out [][]T) { kernel.NegExp(out[0], in[0].Data) }
 
-func (negExp) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		kernel.NegExpBackward(floats[float32](grad[0]), floats[float32](dout[0]), floats[float32](in[0]))
-	} else {
-		kernel.NegExpBackward(floats[float64](grad[0]), floats[float64](dout[0]), floats[float64](in[0]))
-	}
+func (negExp[T]) Backward(in []value[T], dout, grad [][]T) {
+	kernel.NegExpBackward(grad[0], dout[0], in[0].Data)
 }

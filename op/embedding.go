@@ -6,7 +6,9 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/operator"
 )
 
 // Embedding returns the rows of weight whose indices are in ids: weight (vocabulary, width), ids (batch, length) of int, and the result
@@ -14,46 +16,74 @@ import (
 //
 // Errors: an operand that is missing, or of another type or shape; and when the graph runs, an id outside the vocabulary.
 func Embedding(weight, ids *G.Node) (*G.Node, error) {
+	x, _, err := TiedEmbedding(weight, ids)
+	return x, err
+}
+
+// TiedEmbedding is Embedding that also returns the weight. Use this node as the weight of a tied head: on a device, one operator then adds both
+// gradients of the weight, without memory for a second one.
+func TiedEmbedding(weight, ids *G.Node) (x, tied *G.Node, err error) {
 	c := newChecker("embedding", "weight", weight)
 	c.required("weight", weight, "(vocabulary, width)", 0, 0)
 	c.ints("ids", ids, "(batch, length)", 0, 0)
 	if c.err != nil {
-		return nil, c.err
+		return nil, nil, c.err
 	}
-	s := ids.Shape()
-	return apply1(embedding{}, operands{[]string{"weight", "ids"}, G.Nodes{weight, ids}}, c.dt,
-		tensor.Shape{s[0], s[1], weight.Shape()[1]})
+	s, w := ids.Shape(), weight.Shape()
+	f := embedding[float32]{s[0] * s[1], w[0], w[1]}
+	results := []tensor.Shape{{s[0], s[1], w[1]}}
+	if !operator.PlaceOf(weight).OnHost() {
+		results = append(results, w)
+	}
+	n, err := apply(f, embedding[float64](f), c.dt, numbers("weight", weight).ints("ids", ids), results...)
+	if err != nil {
+		return nil, nil, err
+	}
+	return n[0], append(n, weight)[1], nil
 }
 
-type embedding struct{}
+type embedding[T kernel.Float] struct{ rows, vocabulary, width int }
 
-func (embedding) String() string         { return "embedding" }
-func (embedding) differentiable() []bool { return []bool{true, false} }
+func (embedding[T]) String() string { return "embedding" }
 
-func (embedding) check(in []operand) error {
-	vocabulary, length := in[0].shape[0], in[1].shape[1]
-	for i, id := range in[1].data.([]int) {
-		if id < 0 || id >= vocabulary {
-			return fmt.Errorf("ids[%d, %d] is %d, want 0 to %d", i/length, i%length, id, vocabulary-1)
+func (f embedding[T]) Check(shapes []tensor.Shape, ints [][]int) error {
+	for i, id := range ints[1] {
+		if length := shapes[1][1]; id < 0 || id >= f.vocabulary {
+			return fmt.Errorf("ids[%d, %d] is %d, want 0 to %d", i/length, i%length, id, f.vocabulary-1)
 		}
 	}
 	return nil
 }
 
-func (embedding) forward(in, out []operand) {
-	ids, width := in[1].data.([]int), in[0].shape[1]
-	if out[0].is32() {
-		kernel.Embedding(floats[float32](out[0]), floats[float32](in[0]), ids, width)
-	} else {
-		kernel.Embedding(floats[float64](out[0]), floats[float64](in[0]), ids, width)
-	}
+func (f embedding[T]) Forward(in []value[T], out [][]T) {
+	kernel.Embedding(out[0], in[0].Data, in[1].Ints, f.width)
 }
 
-func (embedding) backward(in, dout, grad []operand) {
-	ids, width := in[1].data.([]int), in[0].shape[1]
-	if dout[0].is32() {
-		kernel.EmbeddingBackward(floats[float32](grad[0]), floats[float32](dout[0]), ids, width)
-	} else {
-		kernel.EmbeddingBackward(floats[float64](grad[0]), floats[float64](dout[0]), ids, width)
+func (f embedding[T]) Backward(in []value[T], dout, grad [][]T) {
+	kernel.EmbeddingBackward(grad[0], dout[0], in[1].Ints, f.width)
+}
+
+// Passes says that the second result is the weight.
+func (embedding[T]) Passes() (result, operand int) { return 1, 0 }
+
+func (f embedding[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	return nil, cuda.EmbeddingForward(s, f.rows, f.width, in[0].Array, in[1].Ids, out[0])
+}
+
+func (f embedding[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+	if dout[1].Absent() {
+		if err := grad[0].Fill(s, 0); err != nil {
+			return err
+		}
+	} else if err := grad[0].CopyOf(s, dout[1]); err != nil {
+		return err
 	}
+	if dout[0].Absent() {
+		return nil
+	}
+	ids := make([]int32, f.rows)
+	for i, id := range in[1].Ints {
+		ids[i] = int32(id)
+	}
+	return cuda.EmbeddingBackward(s, f.rows, f.width, f.vocabulary, ids, dout[0], grad[0])
 }

@@ -27,7 +27,7 @@ func Activate(x *G.Node, f Activation) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return apply1(activation{f}, operands{[]string{"x"}, G.Nodes{x}}, c.dt, x.Shape())
+	return apply1(activation[float32]{f}, activation[float64]{f}, c.dt, numbers("x", x), x.Shape())
 }
 
 // Gate returns f(gate)·x, element by element: gate, x and the result are (batch, length, channels). With SiLU it is the gate of SwiGLU,
@@ -44,7 +44,7 @@ func Gate(gate, x *G.Node, f Activation) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return apply1(gated{f}, operands{[]string{"gate", "x"}, G.Nodes{gate, x}}, c.dt, x.Shape())
+	return apply1(gated[float32]{f}, gated[float64]{f}, c.dt, numbers("gate x", gate, x), x.Shape())
 }
 
 func (c *checker) activation(f Activation) {
@@ -53,48 +53,22 @@ func (c *checker) activation(f Activation) {
 	}
 }
 
-type activation struct{ f Activation }
+type activation[T kernel.Float] struct{ f Activation }
 
-func (a activation) String() string       { return fmt.Sprintf("activation{%v}", a.f) }
-func (activation) differentiable() []bool { return []bool{true} }
+func (a activation[T]) String() string { return fmt.Sprintf("activation{%v}", a.f) }
 
-func (a activation) forward(in, out []operand) {
-	if out[0].is32() {
-		kernel.Activate(a.f, floats[float32](out[0]), floats[float32](in[0]))
-	} else {
-		kernel.Activate(a.f, floats[float64](out[0]), floats[float64](in[0]))
-	}
+func (a activation[T]) Forward(in []value[T], out [][]T) { kernel.Activate(a.f, out[0], in[0].Data) }
+
+func (a activation[T]) Backward(in []value[T], dout, grad [][]T) {
+	kernel.ActivateBackward(a.f, grad[0], dout[0], in[0].Data)
 }
 
-func (a activation) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		kernel.ActivateBackward(a.f, floats[float32](grad[0]), floats[float32](dout[0]), floats[float32](in[0]))
-	} else {
-		kernel.ActivateBackward(a.f, floats[float64](grad[0]), floats[float64](dout[0]), floats[float64](in[0]))
-	}
-}
+type gated[T kernel.Float] struct{ f Activation }
 
-type gated struct{ f Activation }
+func (g gated[T]) String() string { return fmt.Sprintf("gate{%v}", g.f) }
 
-func (g gated) String() string       { return fmt.Sprintf("gate{%v}", g.f) }
-func (gated) differentiable() []bool { return []bool{true, true} }
+func (g gated[T]) Forward(in []value[T], out [][]T) { kernel.Gate(g.f, out[0], in[0].Data, in[1].Data) }
 
-func (g gated) forward(in, out []operand) {
-	if out[0].is32() {
-		kernel.Gate(g.f, floats[float32](out[0]), floats[float32](in[0]), floats[float32](in[1]))
-	} else {
-		kernel.Gate(g.f, floats[float64](out[0]), floats[float64](in[0]), floats[float64](in[1]))
-	}
-}
-
-func (g gated) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		gateBackward[float32](g, in, dout, grad)
-	} else {
-		gateBackward[float64](g, in, dout, grad)
-	}
-}
-
-func gateBackward[T kernel.Float](g gated, in, dout, grad []operand) {
-	kernel.GateBackward(g.f, floats[T](grad[0]), floats[T](grad[1]), floats[T](dout[0]), floats[T](in[0]), floats[T](in[1]))
+func (g gated[T]) Backward(in []value[T], dout, grad [][]T) {
+	kernel.GateBackward(g.f, grad[0], grad[1], dout[0], in[0].Data, in[1].Data)
 }

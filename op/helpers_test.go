@@ -8,6 +8,8 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/operator"
 )
 
 // leaf makes an input node with a value.
@@ -54,7 +56,7 @@ func normal(r *rand.Rand, n int) []float64 {
 func elements(v G.Value) []float64 {
 	if d, ok := v.(*tensor.Dense); ok && (d.RequiresIterator() || !d.DataOrder().IsRowMajor()) {
 		var s []float64
-		eachIndex(d.Shape(), func(at []int) {
+		operator.EachIndex(d.Shape(), func(at []int) {
 			e, err := d.At(at...)
 			if err != nil {
 				panic(err)
@@ -178,7 +180,7 @@ var layouts = map[string]func(*tensor.Dense) *tensor.Dense{
 
 // copyTo copies the elements of a tensor into one of the same shape, one by one.
 func copyTo(to, from *tensor.Dense) *tensor.Dense {
-	eachIndex(from.Shape(), func(at []int) {
+	operator.EachIndex(from.Shape(), func(at []int) {
 		v, err := from.At(at...)
 		if err == nil {
 			err = to.SetAt(v, at...)

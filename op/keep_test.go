@@ -11,13 +11,16 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/node"
+	"github.com/gomamba/mamba/internal/operator"
 )
 
 // keptBlock is a block in a graph with gradients: its operator, the operator of its gradients, and values for their operands.
 type keptBlock struct {
 	node     *G.Node
-	forward  *operator
-	backward *gradients
+	forward  *operator.Operator
+	backward *operator.Gradients
 	in       []G.Value
 	grad     G.Value
 }
@@ -38,22 +41,24 @@ func newKeptBlock(t *testing.T, level Recompute, withState, withGradients bool) 
 	b := &keptBlock{}
 	for _, n := range g.AllNodes() {
 		switch o := n.Op().(type) {
-		case *operator:
-			if _, ok := o.f.(*mambaBlock); ok {
+		case *operator.Operator:
+			if _, ok := o.Function().(*mambaBlock[float64]); ok {
 				b.node, b.forward = n, o
 			}
-		case *gradients:
+		case *operator.Gradients:
 			b.backward = o
 		}
 	}
 	r := rand.New(rand.NewPCG(62, 1))
-	for _, s := range b.forward.in {
-		b.in = append(b.in, valueFor(r, s))
+	for _, n := range node.Operands(b.node) {
+		b.in = append(b.in, valueFor(r, n))
 	}
-	shape := resultShape(b.forward.out)
+	shape := b.node.Shape()
 	b.grad = dense(f64, shape, normal(r, shape.TotalSize()))
 	return b
 }
+
+func (b *keptBlock) keeps() int { return b.forward.Function().(*mambaBlock[float64]).Keeps() }
 
 func (b *keptBlock) run(t testing.TB) G.Value {
 	t.Helper()
@@ -67,7 +72,7 @@ func (b *keptBlock) run(t testing.TB) G.Value {
 func (b *keptBlock) gradients(t testing.TB, result G.Value) []float64 {
 	t.Helper()
 	operands := append(slices.Clone(b.in), b.grad)
-	if b.forward.keeps() > 0 {
+	if b.keeps() > 0 {
 		operands = append(operands, result)
 	}
 	v, err := b.backward.Do(operands...)
@@ -85,12 +90,12 @@ func TestTrapKeptValues(t *testing.T) {
 		gradients := want.gradients(t, want.run(t))
 		for _, level := range []Recompute{RecomputeCheap, RecomputeNone} {
 			b := newKeptBlock(t, level, withState, true)
-			v, ok := b.run(t).(*keeping)
+			v, ok := b.run(t).(*operator.Keeping[float64])
 			if !ok {
 				t.Fatalf("recompute %v: nothing is kept", level)
 			}
-			if n := len(keptBy(v).data.([]float64)); n != b.forward.keeps() {
-				t.Errorf("recompute %v: %d numbers are kept, want %d", level, n, b.forward.keeps())
+			if n := len(v.Kept()); n != b.keeps() {
+				t.Errorf("recompute %v: %d numbers are kept, want %d", level, n, b.keeps())
 			}
 			// Overwrite the result, as an operator of Gorgonia can.
 			if err := v.Memset(math.NaN()); err != nil {
@@ -99,7 +104,7 @@ func TestTrapKeptValues(t *testing.T) {
 			if got := b.gradients(t, v); !slices.Equal(got, gradients) {
 				t.Errorf("recompute %v: an overwritten result changes the gradients", level)
 			}
-			if keptBy(v).data != nil {
+			if v.Kept() != nil {
 				t.Errorf("recompute %v: the kept values are still in the result after the only reader", level)
 			}
 			if got := b.gradients(t, v); !slices.Equal(got, gradients) {
@@ -109,8 +114,8 @@ func TestTrapKeptValues(t *testing.T) {
 				t.Errorf("recompute %v: gradients differ for a copy of the result", level)
 			}
 			// The kept values are read: other values give other gradients.
-			v = b.run(t).(*keeping)
-			kept := keptBy(v).data.([]float64)
+			v = b.run(t).(*operator.Keeping[float64])
+			kept := v.Kept()
 			for i := range kept {
 				kept[i] /= 2
 			}
@@ -126,15 +131,15 @@ func TestTrapKeptForTwoReaders(t *testing.T) {
 	b := newKeptBlock(t, RecomputeCheap, true, true)
 	another := leaf(b.node.Graph(), "another gradient", f64, b.grad.Shape(), elements(b.grad))
 	var children G.Nodes
-	for _, name := range b.forward.names {
-		children = append(children, b.node.Graph().ByName(name)...)
+	for _, n := range node.Operands(b.node) {
+		children = append(children, n)
 	}
 	if _, err := b.forward.SymDiff(children, b.node, another); err != nil {
 		t.Fatal(err)
 	}
 	v := b.run(t)
 	first := b.gradients(t, v)
-	if keptBy(v).data == nil {
+	if v.(*operator.Keeping[float64]).Kept() == nil {
 		t.Error("the first of two readers has taken the kept values")
 	}
 	if second := b.gradients(t, v); !slices.Equal(first, second) {

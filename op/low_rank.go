@@ -5,10 +5,9 @@ import (
 	"math"
 
 	G "gorgonia.org/gorgonia"
-	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
-	"github.com/gomamba/mamba/internal/node"
 )
 
 // LowRank returns weight + scale·b·a, a matrix with an update of low rank: weight (out, in), a (rank, in), b (out, rank), and the result
@@ -36,64 +35,48 @@ func LowRank(weight, a, b *G.Node, scale float64) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	o := &lowRankUpdate{operator{f: lowRank{scale}, names: []string{"weight", "a", "b"}, dt: c.dt, out: []tensor.Shape{s}}}
-	for _, n := range []*G.Node{weight, a, b} {
-		o.in = append(o.in, slot{n.Shape(), c.dt, true, true})
-	}
-	n, err := node.Apply(o, weight, a, b)
-	if err != nil {
-		return nil, fmt.Errorf("op: low rank: %w", err)
-	}
-	return n, nil
+	f := lowRank[float32]{s[0], s[1], a.Shape()[0], scale}
+	return apply1(f, lowRank[float64](f), c.dt, append(operands{}.passing("weight", weight), numbers("a b", a, b)...), s)
 }
 
-// lowRankUpdate is an operator whose gradient is passed to the weight without a copy.
-type lowRankUpdate struct{ operator }
+type lowRank[T kernel.Float] struct {
+	out, in, rank int
+	scale         float64
+}
 
-var _ G.SDOp = (*lowRankUpdate)(nil)
+func (f lowRank[T]) String() string { return fmt.Sprintf("low rank{scale: %v}", f.scale) }
 
-func (o *lowRankUpdate) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
-	factors := &operator{f: o.f, names: o.names, dt: o.dt, in: append([]slot(nil), o.in...), out: o.out}
-	factors.in[0].differentiable = false
-	each, err := factors.SymDiff(in, output, grad)
-	if err != nil {
+func (f lowRank[T]) kernel(in []value[T]) *kernel.LowRank[T] {
+	return &kernel.LowRank[T]{
+		Out: f.out, In: f.in, Rank: f.rank, Scale: T(f.scale), W: in[0].Data, A: in[1].Data, B: in[2].Data, Gemm: gemm[T](),
+	}
+}
+
+func (f lowRank[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0]) }
+
+func (f lowRank[T]) Backward(in []value[T], dout, grad [][]T) {
+	f.kernel(in).Backward(dout[0], grad[2], grad[1])
+}
+
+// ForwardOn computes in strict float32: the product is small, and the weight is not rounded.
+func (f lowRank[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	if err := out[0].CopyOf(s, in[0].Array); err != nil {
 		return nil, err
 	}
-	each[0] = grad
-	return each, nil
+	return nil, cuda.MatMulScaled(s, cuda.Strict, f.out, f.in, f.rank, float32(f.scale), matrix(in[2].Array, f.rank), matrix(in[1].Array, f.in), 1,
+		matrix(out[0], f.in))
 }
 
-type lowRank struct{ scale float64 }
-
-func (f lowRank) String() string       { return fmt.Sprintf("low rank{scale: %v}", f.scale) }
-func (lowRank) differentiable() []bool { return []bool{true, true, true} }
-
-func (f lowRank) forward(in, out []operand) {
-	if out[0].is32() {
-		lowRankKernel(f, in, product().Sgemm).Forward(floats[float32](out[0]))
-	} else {
-		lowRankKernel(f, in, product().Dgemm).Forward(floats[float64](out[0]))
+func (f lowRank[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+	d, a, b := matrix(dout[0], f.in), matrix(in[1].Array, f.in), matrix(in[2].Array, f.rank)
+	a.Transposed, b.Transposed = true, true
+	if err := cuda.MatMulScaled(s, cuda.Strict, f.rank, f.in, f.out, float32(f.scale), b, d, 0, matrix(grad[1], f.in)); err != nil {
+		return err
 	}
+	return cuda.MatMulScaled(s, cuda.Strict, f.out, f.rank, f.in, float32(f.scale), d, a, 0, matrix(grad[2], f.rank))
 }
 
-func (f lowRank) backward(in, dout, grad []operand) {
-	if grad[0].data != nil {
-		grad[0].copy(dout[0])
-	}
-	if dout[0].is32() {
-		lowRankBackward(f, in, dout, grad, product().Sgemm)
-	} else {
-		lowRankBackward(f, in, dout, grad, product().Dgemm)
-	}
-}
-
-func lowRankBackward[T kernel.Float](f lowRank, in, dout, grad []operand, gemm kernel.Gemm[T]) {
-	lowRankKernel(f, in, gemm).Backward(floats[T](dout[0]), floats[T](grad[2]), floats[T](grad[1]))
-}
-
-func lowRankKernel[T kernel.Float](f lowRank, in []operand, gemm kernel.Gemm[T]) *kernel.LowRank[T] {
-	return &kernel.LowRank[T]{
-		Out: in[0].shape[0], In: in[0].shape[1], Rank: in[1].shape[0], Scale: T(f.scale),
-		W: floats[T](in[0]), A: floats[T](in[1]), B: floats[T](in[2]), Gemm: gemm,
-	}
+// matrix returns a row-major matrix with rows of stride elements.
+func matrix[T cuda.Activation](a cuda.Array[T], stride int) cuda.Matrix[T] {
+	return cuda.Matrix[T]{Data: a, Stride: stride}
 }

@@ -38,7 +38,7 @@ func LSTM(in LSTMInputs) (h, final *G.Node, err error) {
 		return nil, nil, c.err
 	}
 	s := in.Z.Shape()
-	f := &lstm{batch: s[0], length: s[1], width: s[2] / 4}
+	f := &lstm[float32]{batch: s[0], length: s[1], width: s[2] / 4}
 	if s[2]%4 != 0 {
 		c.errorf("Z has %d channels, want a multiple of 4, 4·width", s[2])
 		return nil, nil, c.err
@@ -49,42 +49,27 @@ func LSTM(in LSTMInputs) (h, final *G.Node, err error) {
 	if c.err != nil {
 		return nil, nil, c.err
 	}
-	operands := operands{[]string{"Z", "Weight", "InitialState", "Start"}, G.Nodes{in.Z, in.Weight, in.InitialState, in.Start}}
-	nodes, err := apply(f, operands, c.dt, tensor.Shape{f.batch, f.length, f.width}, tensor.Shape{f.batch, 2 * f.width})
+	operands := numbers("Z Weight InitialState", in.Z, in.Weight, in.InitialState).marks("Start", in.Start)
+	nodes, err := apply(f, (*lstm[float64])(f), c.dt, operands, tensor.Shape{f.batch, f.length, f.width}, tensor.Shape{f.batch, 2 * f.width})
 	if err != nil {
 		return nil, nil, err
 	}
 	return nodes[0], nodes[1], nil
 }
 
-type lstm struct{ batch, length, width int }
+type lstm[T kernel.Float] struct{ batch, length, width int }
 
-func (*lstm) String() string         { return "LSTM" }
-func (*lstm) differentiable() []bool { return []bool{true, true, true, false} }
+func (*lstm[T]) String() string { return "LSTM" }
 
-func (f *lstm) forward(in, out []operand) {
-	if out[0].is32() {
-		lstmKernel[float32](f, in).Forward(floats[float32](out[0]), floats[float32](out[1]))
-	} else {
-		lstmKernel[float64](f, in).Forward(floats[float64](out[0]), floats[float64](out[1]))
-	}
-}
-
-func (f *lstm) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		lstmBackward[float32](f, in, dout, grad)
-	} else {
-		lstmBackward[float64](f, in, dout, grad)
-	}
-}
-
-func lstmBackward[T kernel.Float](f *lstm, in, dout, grad []operand) {
-	lstmKernel[T](f, in).Backward(floats[T](dout[0]), floats[T](dout[1]), floats[T](grad[0]), floats[T](grad[1]), floats[T](grad[2]))
-}
-
-func lstmKernel[T kernel.Float](f *lstm, in []operand) *kernel.LSTM[T] {
+func (f *lstm[T]) kernel(in []value[T]) *kernel.LSTM[T] {
 	return &kernel.LSTM[T]{
 		Batch: f.batch, Length: f.length, Width: f.width,
-		Z: floats[T](in[0]), R: floats[T](in[1]), State: floats[T](in[2]), Start: starts(in[3]),
+		Z: in[0].Data, R: in[1].Data, State: in[2].Data, Start: in[3].Marks,
 	}
+}
+
+func (f *lstm[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0], out[1]) }
+
+func (f *lstm[T]) Backward(in []value[T], dout, grad [][]T) {
+	f.kernel(in).Backward(dout[0], dout[1], grad[0], grad[1], grad[2])
 }

@@ -26,7 +26,7 @@ func OuterProduct(k, v *G.Node, heads int) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return apply1(outer{size}, operands{[]string{"k", "v"}, G.Nodes{k, v}}, c.dt, tensor.Shape{s[0], s[1], s[2] * size})
+	return apply1(outer[float32]{size}, outer[float64]{size}, c.dt, numbers("k v", k, v), tensor.Shape{s[0], s[1], s[2] * size})
 }
 
 // Contract returns the product of a vector q and a matrix s for each step and head: q is (batch, length, width), s (batch, length,
@@ -44,7 +44,7 @@ func Contract(q, s *G.Node, heads int) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return apply1(contraction{size}, operands{[]string{"q", "s"}, G.Nodes{q, s}}, c.dt, shape)
+	return apply1(contraction[float32]{size}, contraction[float64]{size}, c.dt, numbers("q s", q, s), shape)
 }
 
 // headSize returns the size of a head of n, and the shape of n.
@@ -63,54 +63,28 @@ func headSize(c *checker, name string, n *G.Node, heads int) (size int, shape te
 	return shape[2] / heads, shape
 }
 
-type outer struct{ size int }
+type outer[T kernel.Float] struct{ size int }
 
-func (f outer) String() string       { return fmt.Sprintf("outer product{size: %d}", f.size) }
-func (outer) differentiable() []bool { return []bool{true, true} }
+func (f outer[T]) String() string { return fmt.Sprintf("outer product{size: %d}", f.size) }
 
-func (f outer) forward(in, out []operand) {
-	if out[0].is32() {
-		kernel.OuterProduct(floats[float32](out[0]), floats[float32](in[0]), floats[float32](in[1]), f.size)
-	} else {
-		kernel.OuterProduct(floats[float64](out[0]), floats[float64](in[0]), floats[float64](in[1]), f.size)
-	}
+func (f outer[T]) Forward(in []value[T], out [][]T) {
+	kernel.OuterProduct(out[0], in[0].Data, in[1].Data, f.size)
 }
 
-func (f outer) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		outerBackward[float32](f, in, dout, grad)
-	} else {
-		outerBackward[float64](f, in, dout, grad)
-	}
+func (f outer[T]) Backward(in []value[T], dout, grad [][]T) {
+	kernel.MatrixVector(grad[0], dout[0], in[1].Data, f.size)
+	kernel.VectorMatrix(grad[1], in[0].Data, dout[0], f.size)
 }
 
-func outerBackward[T kernel.Float](f outer, in, dout, grad []operand) {
-	kernel.MatrixVector(floats[T](grad[0]), floats[T](dout[0]), floats[T](in[1]), f.size)
-	kernel.VectorMatrix(floats[T](grad[1]), floats[T](in[0]), floats[T](dout[0]), f.size)
+type contraction[T kernel.Float] struct{ size int }
+
+func (f contraction[T]) String() string { return fmt.Sprintf("contraction{size: %d}", f.size) }
+
+func (f contraction[T]) Forward(in []value[T], out [][]T) {
+	kernel.VectorMatrix(out[0], in[0].Data, in[1].Data, f.size)
 }
 
-type contraction struct{ size int }
-
-func (f contraction) String() string       { return fmt.Sprintf("contraction{size: %d}", f.size) }
-func (contraction) differentiable() []bool { return []bool{true, true} }
-
-func (f contraction) forward(in, out []operand) {
-	if out[0].is32() {
-		kernel.VectorMatrix(floats[float32](out[0]), floats[float32](in[0]), floats[float32](in[1]), f.size)
-	} else {
-		kernel.VectorMatrix(floats[float64](out[0]), floats[float64](in[0]), floats[float64](in[1]), f.size)
-	}
-}
-
-func (f contraction) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		contractionBackward[float32](f, in, dout, grad)
-	} else {
-		contractionBackward[float64](f, in, dout, grad)
-	}
-}
-
-func contractionBackward[T kernel.Float](f contraction, in, dout, grad []operand) {
-	kernel.MatrixVector(floats[T](grad[0]), floats[T](in[1]), floats[T](dout[0]), f.size)
-	kernel.OuterProduct(floats[T](grad[1]), floats[T](in[0]), floats[T](dout[0]), f.size)
+func (f contraction[T]) Backward(in []value[T], dout, grad [][]T) {
+	kernel.MatrixVector(grad[0], in[1].Data, dout[0], f.size)
+	kernel.OuterProduct(grad[1], in[0].Data, dout[0], f.size)
 }

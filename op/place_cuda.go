@@ -15,27 +15,32 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/operator"
 )
 
-// place returns the operator to add to a graph. For a scan of float32 this is an operator for the device of Gorgonia's CUDA machine; for
-// others it is o itself.
-func place(o *operator) G.Op {
-	if o.onDevice() {
-		return &deviceOperator{o}
+// A scan of float32 becomes an operator for the device of Gorgonia's CUDA machine.
+func init() {
+	operator.Replace = func(o G.Op) G.Op {
+		switch o := o.(type) {
+		case *operator.Operator:
+			if f := machineScan(o); f != nil {
+				return &deviceOperator{o, f}
+			}
+		case *operator.Gradients:
+			if f := machineScan(o.Of()); f != nil {
+				return &deviceGradients{o, f}
+			}
+		}
+		return o
 	}
-	return o
 }
 
-func placeGradients(o *gradients) G.Op {
-	if o.of.onDevice() {
-		return &deviceGradients{o}
+// machineScan returns the function of a scan that the machine's device can run, or nil.
+func machineScan(o *operator.Operator) *scan[float32] {
+	if f, ok := o.Function().(*scan[float32]); ok && o.Place().OnHost() && f.state <= cuda.MaxState {
+		return f
 	}
-	return o
-}
-
-func (o *operator) onDevice() bool {
-	f, ok := o.f.(*scan)
-	return ok && o.dt == tensor.Float32 && f.state <= cuda.MaxState
+	return nil
 }
 
 // deviceOperator is a scan that runs with the kernels of package cuda in Gorgonia's tape machine of the build tag cuda.
@@ -44,27 +49,30 @@ func (o *operator) onDevice() bool {
 // Gorgonia's own elementwise operators: they are errors when the graph runs, except the sum of two tensors, for which loadSum loads a
 // kernel. The other operators of this package run on the CPU. The value of a result's node is on the device: read it with gorgonia.Read.
 // If a machine is closed before its first run, its Close may never return. This is a fault of Gorgonia's machine.
-type deviceOperator struct{ *operator }
+type deviceOperator struct {
+	*operator.Operator
+	f *scan[float32]
+}
 
 // deviceGradients is the gradient operator of a deviceOperator. Its packed result is copied to the CPU once, and the views of it run there.
-type deviceGradients struct{ *gradients }
+type deviceGradients struct {
+	*operator.Gradients
+	f *scan[float32]
+}
 
 var (
 	_ G.CUDADoer = (*deviceOperator)(nil)
 	_ G.CUDADoer = (*deviceGradients)(nil)
 )
 
-// reuse does nothing: the machine allocates the result on the device.
-func (*deviceOperator) reuse() {}
-
 // CUDADo runs the scan and writes the result into prealloc. All values are on the device.
 func (o *deviceOperator) CUDADo(extern G.External, dev G.Device, prealloc G.Value, inputs ...G.Value) (G.Value, error) {
-	err := o.onMachine(extern, dev, prealloc, resultShape(o.out), inputs, o.Arity(), func(r *scanRun) error {
-		s, err := r.scan(o.operator, inputs)
+	err := o.f.onMachine(extern, dev, prealloc, o.Results(), inputs, o.Arity(), func(r *scanRun) error {
+		s, err := r.scan(o.f, o.Operator, inputs)
 		if err != nil {
 			return err
 		}
-		into := r.packed(prealloc, o.out)
+		into := r.packed(prealloc, o.Results())
 		y, final := r.take(into[0].Len()), cuda.Array[float32]{}
 		if !into[1].Absent() {
 			final = r.take(into[1].Len())
@@ -82,19 +90,21 @@ func (o *deviceOperator) CUDADo(extern G.External, dev G.Device, prealloc G.Valu
 
 // CUDADo runs the scan again to get its checkpoints, then the backward pass.
 func (o *deviceGradients) CUDADo(extern G.External, dev G.Device, prealloc G.Value, inputs ...G.Value) (G.Value, error) {
-	err := o.of.onMachine(extern, dev, prealloc, o.shape(), inputs, o.Arity(), func(r *scanRun) error {
-		s, err := r.scan(o.of, inputs[:o.of.Arity()])
+	of := o.Of()
+	err := o.f.onMachine(extern, dev, prealloc, o.Shapes(), inputs, o.Arity(), func(r *scanRun) error {
+		s, err := r.scan(o.f, of, inputs[:of.Arity()])
 		if err != nil {
 			return err
 		}
 		y, checkpoints := r.take(s.U.Len()), r.take(s.CheckpointLen())
-		each := make([]cuda.Array[float32], len(o.of.in))
-		for i, slot := range o.of.in {
-			if slot.differentiable {
-				each[i] = r.take(slot.shape.TotalSize())
+		shapes, differentiable := of.Slots()
+		each := make([]cuda.Array[float32], len(shapes))
+		for i, shape := range shapes {
+			if differentiable[i] {
+				each[i] = r.take(shape.TotalSize())
 			}
 		}
-		dout := r.packed(inputs[o.of.Arity()], o.of.out)
+		dout := r.packed(inputs[of.Arity()], of.Results())
 		dy, dfinal := r.aligned(dout[0]), r.aligned(dout[1])
 		if r.err != nil {
 			return r.err
@@ -108,18 +118,18 @@ func (o *deviceGradients) CUDADo(extern G.External, dev G.Device, prealloc G.Val
 		}); err != nil {
 			return err
 		}
-		return r.pack(r.packed(prealloc, o.of.gradientShapes()), each...)
+		return r.pack(r.packed(prealloc, o.Shapes()), each...)
 	})
 	return prealloc, err
 }
 
 // onMachine calls run in the CUDA context of the machine's device, and waits until the work that run has queued is done.
-func (o *operator) onMachine(
-	extern G.External, dev G.Device, prealloc G.Value, result tensor.Shape, inputs []G.Value, arity int, run func(*scanRun) error,
+func (f *scan[T]) onMachine(
+	extern G.External, dev G.Device, prealloc G.Value, results []tensor.Shape, inputs []G.Value, arity int, run func(*scanRun) error,
 ) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("op: %v: %w", o.f, err)
+			err = fmt.Errorf("op: %v: %w", f, err)
 		}
 	}()
 	machine, ok := extern.(G.CUDAMachine)
@@ -130,8 +140,8 @@ func (o *operator) onMachine(
 		return fmt.Errorf("device is %d, want one of the machine's %d", int(dev), len(machine.Engines()))
 	case len(inputs) != arity:
 		return fmt.Errorf("%d operands, want %d", len(inputs), arity)
-	case prealloc == nil || prealloc.Dtype() != o.dt || !prealloc.Shape().Eq(result):
-		return fmt.Errorf("prepared result is %v, want %v of shape %v", prealloc, o.dt, result)
+	case prealloc == nil || prealloc.Dtype() != tensor.Float32 || prealloc.Shape().TotalSize() != total(results):
+		return fmt.Errorf("prepared result is %v, want float32 of the shapes %v", prealloc, results)
 	}
 	runtime.LockOSThread() // a CUDA context is current on one thread
 	defer runtime.UnlockOSThread()
@@ -153,6 +163,13 @@ func (o *operator) onMachine(
 	r := &scanRun{stream: stream}
 	defer r.release()
 	return errors.Join(run(r), stream.Synchronize())
+}
+
+func total(shapes []tensor.Shape) (n int) {
+	for _, s := range shapes {
+		n += s.TotalSize()
+	}
+	return n
 }
 
 // streams holds the stream of each machine's engine. A machine that is closed destroys its context with the streams in it. The key is a weak
@@ -243,7 +260,7 @@ func (r *scanRun) aligned(a cuda.Array[float32]) cuda.Array[float32] {
 
 // packed returns the arrays that are packed in a value. It adds absent arrays to return at least two.
 func (r *scanRun) packed(v G.Value, shapes []tensor.Shape) []cuda.Array[float32] {
-	all := cuda.ArrayAt[float32](r.stream, v.Uintptr(), totalSize(shapes))
+	all := cuda.ArrayAt[float32](r.stream, v.Uintptr(), total(shapes))
 	parts, offset := make([]cuda.Array[float32], max(len(shapes), 2)), 0
 	for i, s := range shapes {
 		parts[i] = all.Slice(offset, s.TotalSize())
@@ -268,21 +285,21 @@ func (r *scanRun) pack(into []cuda.Array[float32], each ...cuda.Array[float32]) 
 }
 
 // scan returns the scan of an operator's operands on the device.
-func (r *scanRun) scan(o *operator, inputs []G.Value) (*cuda.Scan[float32], error) {
-	f := o.f.(*scan)
+func (r *scanRun) scan(f *scan[float32], o *operator.Operator, inputs []G.Value) (*cuda.Scan[float32], error) {
 	var at [scanOperands]cuda.Array[float32]
 	var start cuda.Array[uint8]
-	for i, slot := range o.in {
-		if !slot.present {
+	shapes, _ := o.Slots()
+	for i, shape := range shapes {
+		if shape == nil {
 			continue
 		}
 		v := inputs[0]
 		inputs = inputs[1:]
 		if i == scanStart {
-			start = r.start(v, slot)
+			start = r.start(v, shape)
 			continue
 		}
-		at[i] = r.aligned(cuda.ArrayAt[float32](r.stream, v.Uintptr(), slot.shape.TotalSize()))
+		at[i] = r.aligned(cuda.ArrayAt[float32](r.stream, v.Uintptr(), shape.TotalSize()))
 	}
 	return &cuda.Scan[float32]{
 		Batch: f.batch, Length: f.length, Channels: f.channels, State: f.state,
@@ -295,15 +312,15 @@ func (r *scanRun) scan(o *operator, inputs []G.Value) (*cuda.Scan[float32], erro
 }
 
 // start uploads Start in the type that the kernels take. The machine's memory is managed, so the host can read it.
-func (r *scanRun) start(v G.Value, slot slot) cuda.Array[uint8] {
-	o, err := operandOf(v, slot.dt, slot.shape)
+func (r *scanRun) start(v G.Value, shape tensor.Shape) cuda.Array[uint8] {
+	marks, err := operator.MarksOf(v, shape)
 	if err != nil {
 		r.err = errors.Join(r.err, fmt.Errorf("operand Start %w", err))
 		return cuda.Array[uint8]{}
 	}
-	flags := make([]uint8, slot.shape.TotalSize())
-	for i, starts := range starts(o) {
-		if starts {
+	flags := make([]uint8, len(marks))
+	for i := range marks {
+		if marks[i] {
 			flags[i] = 1
 		}
 	}

@@ -18,22 +18,20 @@ type weighted struct{ weights [][]float64 }
 
 func (w weighted) String() string { return fmt.Sprintf("weighted %v", w.weights) }
 
-func (w weighted) differentiable() []bool { return slices.Repeat([]bool{true}, len(w.weights)) }
-
-func (w weighted) forward(in, out []operand) {
+func (w weighted) Forward(in []value[float32], out [][]float32) {
 	var sum float64
 	for i, weights := range w.weights {
-		for j, v := range floats[float32](in[i]) {
+		for j, v := range in[i].Data {
 			sum += weights[j] * float64(v)
 		}
 	}
-	floats[float32](out[0])[0] = float32(sum)
+	out[0][0] = float32(sum)
 }
 
-func (w weighted) backward(_, dout, grad []operand) {
+func (w weighted) Backward(_ []value[float32], dout, grad [][]float32) {
 	for i, weights := range w.weights {
-		for j := range floats[float32](grad[i]) {
-			floats[float32](grad[i])[j] = float32(weights[j]) * floats[float32](dout[0])[0]
+		for j := range grad[i] {
+			grad[i][j] = float32(weights[j]) * dout[0][0]
 		}
 	}
 }
@@ -51,43 +49,51 @@ func (p *scanProblem) onCPU(withState bool) map[string][]float64 {
 	}
 	f.withState = withState
 	list := f.operands(scanInputs(in))
-	values, grads := make([]operand, scanOperands), make([]operand, scanOperands)
-	for i, n := range list.nodes {
-		if n == nil {
+	values, grads := make([]value[float32], scanOperands), make([][]float32, scanOperands)
+	for i, o := range list {
+		if o.Node == nil {
 			continue
 		}
-		if values[i], err = operandOf(n.Value(), n.Dtype(), n.Shape()); err != nil {
-			panic(err)
+		data := elements(o.Node.Value())
+		if values[i].Shape = o.Node.Shape(); i == scanStart {
+			for _, x := range data {
+				values[i].Marks = append(values[i].Marks, x != 0)
+			}
+			continue
 		}
-		if i != scanStart {
-			grads[i] = newOperand(tensor.Float32, n.Shape())
-		}
+		values[i].Data, grads[i] = narrow(data), make([]float32, len(data))
 	}
-	y, final := newOperand(tensor.Float32, p.shape("U")), newOperand(tensor.Float32, p.shape("InitialState"))
-	dy, err := operandOf(dense(tensor.Float32, p.shape("U"), p.dy), tensor.Float32, p.shape("U"))
-	if err != nil {
-		panic(err)
-	}
-	dfinal, err := operandOf(dense(tensor.Float32, p.shape("InitialState"), p.dfinal), tensor.Float32, p.shape("InitialState"))
-	if err != nil {
-		panic(err)
-	}
-	out, dout := []operand{y}, []operand{dy}
+	out := [][]float32{make([]float32, len(p.dy))}
+	dout := [][]float32{narrow(p.dy)}
 	if withState {
-		out, dout = append(out, final), append(dout, dfinal)
+		out, dout = append(out, make([]float32, len(p.dfinal))), append(dout, narrow(p.dfinal))
 	}
-	f.forward(values, out)
-	f.backward(values, dout, grads)
-	results := map[string][]float64{"y": elements(y.dense())}
+	f.Forward(values, out)
+	f.Backward(values, dout, grads)
+	results := map[string][]float64{"y": widen(out[0])}
 	if withState {
-		results["final"] = elements(final.dense())
+		results["final"] = widen(out[1])
 	}
-	for i, name := range list.names {
-		if grads[i].data != nil {
-			results["gradient of "+name] = elements(grads[i].dense())
+	for i, o := range list {
+		if grads[i] != nil {
+			results["gradient of "+o.Name] = widen(grads[i])
 		}
 	}
 	return results
+}
+
+func narrow(v []float64) (to []float32) {
+	for _, x := range v {
+		to = append(to, float32(x))
+	}
+	return to
+}
+
+func widen(v []float32) (to []float64) {
+	for _, x := range v {
+		to = append(to, float64(x))
+	}
+	return to
 }
 
 // onDevice runs the problem several times in Gorgonia's CUDA machine, and returns the results of each run.
@@ -112,8 +118,7 @@ func (p *scanProblem) onDevice(t *testing.T, withState bool, runs int) (all []ma
 		}
 		read("y", y)
 		read("final", final)
-		both := operands{[]string{"y", "final"}, G.Nodes{y, final}}
-		if loss, err = apply1(weighted{[][]float64{p.dy, p.dfinal}}, both, tensor.Float32, nil); err != nil {
+		if loss, err = apply1(weighted{[][]float64{p.dy, p.dfinal}}, nil, tensor.Float32, numbers("y final", y, final), nil); err != nil {
 			t.Fatal(err)
 		}
 	} else {
@@ -122,7 +127,7 @@ func (p *scanProblem) onDevice(t *testing.T, withState bool, runs int) (all []ma
 			t.Fatal(err)
 		}
 		read("y", y)
-		if loss, err = apply1(weighted{[][]float64{p.dy}}, operands{[]string{"y"}, G.Nodes{y}}, tensor.Float32, nil); err != nil {
+		if loss, err = apply1(weighted{[][]float64{p.dy}}, nil, tensor.Float32, numbers("y", y), nil); err != nil {
 			t.Fatal(err)
 		}
 	}

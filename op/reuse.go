@@ -1,6 +1,10 @@
 package op
 
-import G "gorgonia.org/gorgonia"
+import (
+	G "gorgonia.org/gorgonia"
+
+	"github.com/gomamba/mamba/internal/operator"
+)
 
 // ReuseResults makes the operators of this package in a graph write the results of each run into the memory of the last run. Without
 // it, Gorgonia drops the results at every run and allocates new memory, which takes a third of the time of a generation step.
@@ -12,11 +16,8 @@ func ReuseResults(g *G.ExprGraph) {
 		return
 	}
 	for _, n := range g.AllNodes() {
-		if o, ok := n.Op().(interface{ reuse() }); ok {
-			o.reuse()
+		if o, ok := n.Op().(*operator.Operator); ok {
+			o.ReuseResult()
 		}
 	}
 }
-
-// reuse makes the operator write into its last result. Types that embed operator inherit this method.
-func (o *operator) reuse() { o.own = true }

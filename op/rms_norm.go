@@ -6,6 +6,7 @@ import (
 
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -29,30 +30,31 @@ func RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return apply1(rmsNorm{eps}, operands{[]string{"x", "weight"}, G.Nodes{x, weight}}, c.dt, s)
+	f := rmsNorm[float32]{s[0] * s[1], s[2], eps}
+	return apply1(f, rmsNorm[float64](f), c.dt, numbers("x weight", x, weight), s)
 }
 
-type rmsNorm struct{ eps float64 }
-
-func (f rmsNorm) String() string       { return fmt.Sprintf("RMS norm{eps: %v}", f.eps) }
-func (rmsNorm) differentiable() []bool { return []bool{true, true} }
-
-func (f rmsNorm) forward(in, out []operand) {
-	if out[0].is32() {
-		rmsKernel[float32](f, in).Forward(floats[float32](out[0]))
-	} else {
-		rmsKernel[float64](f, in).Forward(floats[float64](out[0]))
-	}
+type rmsNorm[T kernel.Float] struct {
+	rows, width int
+	eps         float64
 }
 
-func (f rmsNorm) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		rmsKernel[float32](f, in).Backward(floats[float32](dout[0]), floats[float32](grad[0]), floats[float32](grad[1]))
-	} else {
-		rmsKernel[float64](f, in).Backward(floats[float64](dout[0]), floats[float64](grad[0]), floats[float64](grad[1]))
-	}
+func (f rmsNorm[T]) String() string { return fmt.Sprintf("RMS norm{eps: %v}", f.eps) }
+
+func (f rmsNorm[T]) kernel(in []value[T]) *kernel.RMSNorm[T] {
+	return &kernel.RMSNorm[T]{Width: f.width, Eps: f.eps, X: in[0].Data, Weight: in[1].Data}
 }
 
-func rmsKernel[T kernel.Float](f rmsNorm, in []operand) *kernel.RMSNorm[T] {
-	return &kernel.RMSNorm[T]{Width: in[0].shape[2], Eps: f.eps, X: floats[T](in[0]), Weight: floats[T](in[1])}
+func (f rmsNorm[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0]) }
+
+func (f rmsNorm[T]) Backward(in []value[T], dout, grad [][]T) {
+	f.kernel(in).Backward(dout[0], grad[0], grad[1])
+}
+
+func (f rmsNorm[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	return nil, cuda.RMSNormForward(s, f.rows, f.width, float32(f.eps), in[0].Array, in[1].Array, out[0])
+}
+
+func (f rmsNorm[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+	return cuda.RMSNormBackward(s, f.rows, f.width, float32(f.eps), in[0].Array, in[1].Array, dout[0], array{}, grad[0], grad[1])
 }

@@ -54,7 +54,7 @@ func S4(in S4Inputs, cfg S4Config) (y *G.Node, err error) {
 		return nil, err
 	}
 	f.steps = in.InitialState != nil || in.Start != nil
-	return apply1(f, f.operands(in), in.U.Dtype(), in.U.Shape())
+	return apply1(f, (*s4[float64])(f), in.U.Dtype(), f.operands(in), in.U.Shape())
 }
 
 // S4WithState returns what S4 returns, and the state after the last step, final (batch, channels, state). It always computes step by
@@ -65,7 +65,7 @@ func S4WithState(in S4Inputs, cfg S4Config) (y, final *G.Node, err error) {
 		return nil, nil, err
 	}
 	f.steps, f.withState = true, true
-	nodes, err := apply(f, f.operands(in), in.U.Dtype(), in.U.Shape(), tensor.Shape{f.batch, f.channels, f.state})
+	nodes, err := apply(f, (*s4[float64])(f), in.U.Dtype(), f.operands(in), in.U.Shape(), tensor.Shape{f.batch, f.channels, f.state})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -73,7 +73,7 @@ func S4WithState(in S4Inputs, cfg S4Config) (y, final *G.Node, err error) {
 }
 
 // s4 is the function of S4 and S4WithState.
-type s4 struct {
+type s4[T kernel.Float] struct {
 	S4Config
 	steps, withState                      bool
 	batch, length, channels, modes, state int
@@ -91,21 +91,19 @@ const (
 	s4Start
 )
 
-func (f *s4) operands(in S4Inputs) operands {
-	return operands{
-		names: []string{"U", "LogDelta", "LogDecay", "Frequency", "C", "D", "InitialState", "Start"},
-		nodes: G.Nodes{in.U, in.LogDelta, in.LogDecay, in.Frequency, in.C, in.D, in.InitialState, in.Start},
-	}
+func (f *s4[T]) operands(in S4Inputs) operands {
+	return numbers("U LogDelta LogDecay Frequency C D InitialState",
+		in.U, in.LogDelta, in.LogDecay, in.Frequency, in.C, in.D, in.InitialState).marks("Start", in.Start)
 }
 
-func newS4(in S4Inputs, cfg S4Config) (*s4, error) {
+func newS4(in S4Inputs, cfg S4Config) (*s4[float32], error) {
 	c := newChecker("S4", "U", in.U)
 	c.required("U", in.U, "(batch, length, channels)", 0, 0, 0)
 	if c.err != nil {
 		return nil, c.err
 	}
 	s := in.U.Shape()
-	f := &s4{S4Config: cfg, batch: s[0], length: s[1], channels: s[2]}
+	f := &s4[float32]{S4Config: cfg, batch: s[0], length: s[1], channels: s[2]}
 	c.required("LogDelta", in.LogDelta, "(channels)", f.channels)
 	c.required("LogDecay", in.LogDecay, "(channels, modes)", f.channels, 0)
 	if c.err != nil {
@@ -124,62 +122,35 @@ func newS4(in S4Inputs, cfg S4Config) (*s4, error) {
 	return f, c.err
 }
 
-func (f *s4) String() string {
+func (f *s4[T]) String() string {
 	return fmt.Sprintf("S4{bilinear: %t, step by step: %t, state: %t}", f.Bilinear, f.steps, f.withState)
 }
 
-func (f *s4) differentiable() []bool { return []bool{true, true, true, true, true, true, true, false} }
-
-func (f *s4) forward(in, out []operand) {
-	if out[0].is32() {
-		s4Forward[float32](f, in, out)
-	} else {
-		s4Forward[float64](f, in, out)
-	}
-}
-
-func (f *s4) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		s4Backward[float32](f, in, dout, grad)
-	} else {
-		s4Backward[float64](f, in, dout, grad)
-	}
-}
-
-func s4Forward[T kernel.Float](f *s4, in, out []operand) {
-	k := s4Kernel[T](f, in)
-	if !f.steps {
-		k.Convolve(floats[T](out[0]))
-		return
-	}
-	var final []T
-	if f.withState {
-		final = floats[T](out[1])
-	}
-	k.Scan(floats[T](out[0]), final)
-}
-
-func s4Backward[T kernel.Float](f *s4, in, dout, grad []operand) {
-	k, into := s4Kernel[T](f, in), &kernel.S4Grad[T]{
-		U: floats[T](grad[s4U]), LogDelta: floats[T](grad[s4LogDelta]), LogDecay: floats[T](grad[s4LogDecay]),
-		Frequency: floats[T](grad[s4Frequency]), C: floats[T](grad[s4C]), D: floats[T](grad[s4D]), Initial: floats[T](grad[s4Initial]),
-	}
-	if !f.steps {
-		k.ConvolveBackward(floats[T](dout[0]), into)
-		return
-	}
-	var dfinal []T
-	if f.withState {
-		dfinal = floats[T](dout[1])
-	}
-	k.ScanBackward(floats[T](dout[0]), dfinal, into)
-}
-
-func s4Kernel[T kernel.Float](f *s4, in []operand) *kernel.S4[T] {
+func (f *s4[T]) kernel(in []value[T]) *kernel.S4[T] {
 	return &kernel.S4[T]{
 		Batch: f.batch, Length: f.length, Channels: f.channels, Modes: f.modes, Bilinear: f.Bilinear,
-		U: floats[T](in[s4U]), LogDelta: floats[T](in[s4LogDelta]), LogDecay: floats[T](in[s4LogDecay]),
-		Frequency: floats[T](in[s4Frequency]), C: floats[T](in[s4C]), D: floats[T](in[s4D]),
-		Initial: floats[T](in[s4Initial]), Start: starts(in[s4Start]),
+		U: in[s4U].Data, LogDelta: in[s4LogDelta].Data, LogDecay: in[s4LogDecay].Data,
+		Frequency: in[s4Frequency].Data, C: in[s4C].Data, D: in[s4D].Data,
+		Initial: in[s4Initial].Data, Start: in[s4Start].Marks,
+	}
+}
+
+func (f *s4[T]) Forward(in []value[T], out [][]T) {
+	if k := f.kernel(in); f.steps {
+		k.Scan(out[0], second(out))
+	} else {
+		k.Convolve(out[0])
+	}
+}
+
+func (f *s4[T]) Backward(in []value[T], dout, grad [][]T) {
+	into := &kernel.S4Grad[T]{
+		U: grad[s4U], LogDelta: grad[s4LogDelta], LogDecay: grad[s4LogDecay],
+		Frequency: grad[s4Frequency], C: grad[s4C], D: grad[s4D], Initial: grad[s4Initial],
+	}
+	if k := f.kernel(in); f.steps {
+		k.ScanBackward(dout[0], second(dout), into)
+	} else {
+		k.ConvolveBackward(dout[0], into)
 	}
 }

@@ -52,7 +52,7 @@ func SelectiveScan(in ScanInputs, cfg ScanConfig) (y *G.Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return apply1(f, f.operands(in), in.U.Dtype(), in.U.Shape())
+	return apply1(f, (*scan[float64])(f), in.U.Dtype(), f.operands(in), in.U.Shape())
 }
 
 // SelectiveScanWithState returns what SelectiveScan returns, and the state after the last step scanned, final (batch, channels, state).
@@ -67,7 +67,7 @@ func SelectiveScanWithState(in ScanInputs, cfg ScanConfig) (y, final *G.Node, er
 	}
 	f.withState = true
 	state := tensor.Shape{f.batch, f.channels, f.state}
-	nodes, err := apply(f, f.operands(in), in.U.Dtype(), in.U.Shape(), state)
+	nodes, err := apply(f, (*scan[float64])(f), in.U.Dtype(), f.operands(in), in.U.Shape(), state)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -75,7 +75,7 @@ func SelectiveScanWithState(in ScanInputs, cfg ScanConfig) (y, final *G.Node, er
 }
 
 // scan is the function of SelectiveScan and SelectiveScanWithState.
-type scan struct {
+type scan[T kernel.Float] struct {
 	ScanConfig
 	withState                      bool
 	batch, length, channels, state int
@@ -97,14 +97,12 @@ const (
 	scanOperands
 )
 
-func (f *scan) operands(in ScanInputs) operands {
-	return operands{
-		names: []string{"U", "Delta", "A", "B", "C", "D", "Z", "DeltaBias", "InitialState", "Start"},
-		nodes: G.Nodes{in.U, in.Delta, in.A, in.B, in.C, in.D, in.Z, in.DeltaBias, in.InitialState, in.Start},
-	}
+func (f *scan[T]) operands(in ScanInputs) operands {
+	return numbers("U Delta A B C D Z DeltaBias InitialState",
+		in.U, in.Delta, in.A, in.B, in.C, in.D, in.Z, in.DeltaBias, in.InitialState).marks("Start", in.Start)
 }
 
-func newScan(in ScanInputs, cfg ScanConfig) (*scan, error) {
+func newScan(in ScanInputs, cfg ScanConfig) (*scan[float32], error) {
 	const row = "(batch, length, channels)"
 	c := newChecker("selective scan", "U", in.U)
 	c.required("U", in.U, row, 0, 0, 0)
@@ -112,7 +110,7 @@ func newScan(in ScanInputs, cfg ScanConfig) (*scan, error) {
 		return nil, c.err
 	}
 	s := in.U.Shape()
-	f := &scan{ScanConfig: cfg, batch: s[0], length: s[1], channels: s[2]}
+	f := &scan[float32]{ScanConfig: cfg, batch: s[0], length: s[1], channels: s[2]}
 	c.required("Delta", in.Delta, row, s...)
 	c.required("A", in.A, "(channels, state)", f.channels, 0)
 	if c.err != nil {
@@ -130,7 +128,7 @@ func newScan(in ScanInputs, cfg ScanConfig) (*scan, error) {
 }
 
 // groups returns the number of groups of B or C, 0 if it is constant over time.
-func (f *scan) groups(c *checker, name string, n *G.Node) int {
+func (f *scan[T]) groups(c *checker, name string, n *G.Node) int {
 	if n == nil {
 		c.errorf("%s is missing, want a node of shape (batch, length, state), (batch, length, groups, state) or (channels, state)", name)
 		return 0
@@ -154,63 +152,27 @@ func (f *scan) groups(c *checker, name string, n *G.Node) int {
 	}
 }
 
-func (f *scan) String() string {
+func (f *scan[T]) String() string {
 	return fmt.Sprintf("selective scan{softplus: %t, reverse: %t, state: %t}", f.DeltaSoftplus, f.Reverse, f.withState)
 }
 
-func (f *scan) differentiable() []bool {
-	with := make([]bool, scanOperands)
-	for i := range with {
-		with[i] = i != scanStart
-	}
-	return with
-}
-
-func (f *scan) forward(in, out []operand) {
-	if out[0].is32() {
-		scanForward[float32](f, in, out)
-	} else {
-		scanForward[float64](f, in, out)
-	}
-}
-
-func (f *scan) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		scanBackward[float32](f, in, dout, grad)
-	} else {
-		scanBackward[float64](f, in, dout, grad)
-	}
-}
-
-func scanForward[T kernel.Float](f *scan, in, out []operand) {
-	var final []T
-	if f.withState {
-		final = floats[T](out[1])
-	}
-	scanKernel[T](f, in).Forward(floats[T](out[0]), final)
-}
-
-func scanBackward[T kernel.Float](f *scan, in, dout, grad []operand) {
-	var final []T
-	if f.withState {
-		final = floats[T](dout[1])
-	}
-	scanKernel[T](f, in).Backward(floats[T](dout[0]), final, &kernel.ScanGrad[T]{
-		U: floats[T](grad[scanU]), Delta: floats[T](grad[scanDelta]), A: floats[T](grad[scanA]),
-		B: floats[T](grad[scanB]), C: floats[T](grad[scanC]),
-		D: floats[T](grad[scanD]), Z: floats[T](grad[scanZ]), DeltaBias: floats[T](grad[scanDeltaBias]),
-		Initial: floats[T](grad[scanInitial]),
-	})
-}
-
-func scanKernel[T kernel.Float](f *scan, in []operand) *kernel.Scan[T] {
+func (f *scan[T]) kernel(in []value[T]) *kernel.Scan[T] {
 	return &kernel.Scan[T]{
 		Batch: f.batch, Length: f.length, Channels: f.channels, State: f.state,
-		U: floats[T](in[scanU]), Delta: floats[T](in[scanDelta]), A: floats[T](in[scanA]),
-		B: kernel.Projection[T]{Data: floats[T](in[scanB]), Groups: f.bGroups},
-		C: kernel.Projection[T]{Data: floats[T](in[scanC]), Groups: f.cGroups},
-		D: floats[T](in[scanD]), Z: floats[T](in[scanZ]), DeltaBias: floats[T](in[scanDeltaBias]),
-		Initial: floats[T](in[scanInitial]), Start: starts(in[scanStart]),
+		U: in[scanU].Data, Delta: in[scanDelta].Data, A: in[scanA].Data,
+		B: kernel.Projection[T]{Data: in[scanB].Data, Groups: f.bGroups},
+		C: kernel.Projection[T]{Data: in[scanC].Data, Groups: f.cGroups},
+		D: in[scanD].Data, Z: in[scanZ].Data, DeltaBias: in[scanDeltaBias].Data,
+		Initial: in[scanInitial].Data, Start: in[scanStart].Marks,
 		Softplus: f.DeltaSoftplus, Reverse: f.Reverse,
 	}
+}
+
+func (f *scan[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0], second(out)) }
+
+func (f *scan[T]) Backward(in []value[T], dout, grad [][]T) {
+	f.kernel(in).Backward(dout[0], second(dout), &kernel.ScanGrad[T]{
+		U: grad[scanU], Delta: grad[scanDelta], A: grad[scanA], B: grad[scanB], C: grad[scanC],
+		D: grad[scanD], Z: grad[scanZ], DeltaBias: grad[scanDeltaBias], Initial: grad[scanInitial],
+	})
 }

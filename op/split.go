@@ -38,7 +38,8 @@ func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 	for _, n := range sizes {
 		shape := s.Clone()
 		shape[2] = n
-		p, err := apply1(columns{from, n}, operands{[]string{"x"}, G.Nodes{x}}, c.dt, shape)
+		f := columns[float32]{s[2], from, n}
+		p, err := apply1(f, columns[float64](f), c.dt, numbers("x", x), shape)
 		if err != nil {
 			return nil, err
 		}
@@ -49,23 +50,14 @@ func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 }
 
 // columns copies one part of a split.
-type columns struct{ from, width int }
+type columns[T kernel.Float] struct{ width, from, size int }
 
-func (f columns) String() string       { return fmt.Sprintf("columns{%d:%d}", f.from, f.from+f.width) }
-func (columns) differentiable() []bool { return []bool{true} }
+func (f columns[T]) String() string { return fmt.Sprintf("columns{%d:%d}", f.from, f.from+f.size) }
 
-func (f columns) forward(in, out []operand) {
-	if out[0].is32() {
-		kernel.CopyColumns(floats[float32](out[0]), floats[float32](in[0]), in[0].shape[2], f.from, f.width)
-	} else {
-		kernel.CopyColumns(floats[float64](out[0]), floats[float64](in[0]), in[0].shape[2], f.from, f.width)
-	}
+func (f columns[T]) Forward(in []value[T], out [][]T) {
+	kernel.CopyColumns(out[0], in[0].Data, f.width, f.from, f.size)
 }
 
-func (f columns) backward(in, dout, grad []operand) {
-	if dout[0].is32() {
-		kernel.ScatterColumns(floats[float32](grad[0]), floats[float32](dout[0]), in[0].shape[2], f.from, f.width)
-	} else {
-		kernel.ScatterColumns(floats[float64](grad[0]), floats[float64](dout[0]), in[0].shape[2], f.from, f.width)
-	}
+func (f columns[T]) Backward(_ []value[T], dout, grad [][]T) {
+	kernel.ScatterColumns(grad[0], dout[0], f.width, f.from, f.size)
 }

@@ -13,7 +13,7 @@ import (
 // constants, scalars, and views, which share the memory of a packed vector.
 func heldBy(g *G.ExprGraph) (bytes int) {
 	for _, n := range g.AllNodes() {
-		if _, ok := n.Op().(*view); ok || n.Op() == nil || n.Type() == nil || n.IsScalar() || g.From(n.ID()).Len() == 0 {
+		if isOurs(n.Op()) && !n.Op().CallsExtern() || n.Op() == nil || n.Type() == nil || n.IsScalar() || g.From(n.ID()).Len() == 0 {
 			continue
 		}
 		bytes += n.Shape().TotalSize() * int(n.Dtype().Size())

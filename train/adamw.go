@@ -9,9 +9,9 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
-	"github.com/gomamba/mamba/cuda/graph"
 	"github.com/gomamba/mamba/internal/kernel"
 	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/op"
 )
 
 // AdamWConfig configures AdamW.
@@ -200,7 +200,7 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 		switch v := p.value.(type) {
 		case *tensor.Dense:
 			p.moments = s.of[v.Uintptr()]
-		case *graph.Weight:
+		case *op.DeviceWeight:
 			p.moments = s.of[v.Dense().Uintptr()]
 		}
 		if p.moments == nil {
@@ -263,7 +263,7 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 	return nil
 }
 
-// trained is a weight with its gradient: two tensors on the host, or a graph.Weight and a graph.Tensor on a device.
+// trained is a weight with its gradient: two tensors on the host, or a op.DeviceWeight and a op.DeviceTensor on a device.
 type trained struct {
 	*moments
 	value, grad G.Value
@@ -278,7 +278,7 @@ func (p trained) fits() bool {
 		d, ok := p.grad.(*tensor.Dense)
 		return ok && plain(d) && plain(v)
 	default:
-		_, ok := p.grad.(*graph.Tensor)
+		_, ok := p.grad.(*op.DeviceTensor)
 		return ok
 	}
 }

@@ -5,11 +5,11 @@ import (
 	"fmt"
 
 	"github.com/gomamba/mamba/cuda"
-	"github.com/gomamba/mamba/cuda/graph"
+	"github.com/gomamba/mamba/op"
 )
 
 // deviceMoments are moments on a device.
-type deviceMoments struct{ m, v *graph.Weight }
+type deviceMoments struct{ m, v *op.DeviceWeight }
 
 // toHost copies the moments to the tensors on the host. From then on the tensors count: the next step copies them to the device.
 // After an error the moments on the device count, as before.
@@ -24,13 +24,12 @@ func (d *deviceMoments) toHost() error {
 	return nil
 }
 
-// deviceOf returns the context of weights on a device, nil if there are none.
-func deviceOf(all []trained) (*graph.Context, error) {
-	var c *graph.Context
+// deviceOf returns the place of weights on a device, the host if there are none.
+func deviceOf(all []trained) (c op.Place, err error) {
 	for _, p := range all {
-		other := p.value.(*graph.Weight).Context()
-		if c != nil && other != c {
-			return nil, fmt.Errorf("%s is on another device than %s, want all on one", p.param.Name, all[0].param.Name)
+		other := p.value.(*op.DeviceWeight).Place()
+		if !c.OnHost() && other.Device() != c.Device() {
+			return c, fmt.Errorf("%s is on another device than %s, want all on one", p.param.Name, all[0].param.Name)
 		}
 		c = other
 	}
@@ -40,7 +39,7 @@ func deviceOf(all []trained) (*graph.Context, error) {
 // deviceNorm returns the length of all gradients of weights that are not frozen.
 func deviceNorm(all []trained) (norm float64, err error) {
 	c, err := deviceOf(all)
-	if c == nil {
+	if c.OnHost() || err != nil {
 		return 0, err
 	}
 	err = c.Do(func(s *cuda.Stream) (err error) {
@@ -49,7 +48,7 @@ func deviceNorm(all []trained) (norm float64, err error) {
 			if p.param.Frozen {
 				continue
 			}
-			a, err := p.grad.(*graph.Tensor).Array()
+			a, err := p.grad.(*op.DeviceTensor).Array()
 			if err != nil {
 				return fmt.Errorf("the gradient of %s %w", p.param.Name, err)
 			}
@@ -64,11 +63,11 @@ func deviceNorm(all []trained) (norm float64, err error) {
 // deviceStep moves the weights, in one launch, and clears the gradients.
 func (s *AdamW) deviceStep(all []trained, scale float64) error {
 	c, err := deviceOf(all)
-	if c == nil {
+	if c.OnHost() || err != nil {
 		return err
 	}
 	for _, p := range all {
-		if p.param.Frozen || p.device != nil && p.device.m.Context() == c {
+		if p.param.Frozen || p.device != nil && p.device.m.Place().Device() == c.Device() {
 			continue
 		}
 		if p.device != nil { // the weight has moved to another device
@@ -93,11 +92,11 @@ func (s *AdamW) deviceStep(all []trained, scale float64) error {
 			if p.param.Frozen {
 				continue
 			}
-			w := p.value.(*graph.Weight)
+			w := p.value.(*op.DeviceWeight)
 			a := cuda.AdamWeight{Decay: p.param.Decay, Half: w.HalfIfAny()}
 			var errs [4]error
 			a.Weight, errs[0] = w.Array()
-			a.Grad, errs[1] = p.grad.(*graph.Tensor).Array()
+			a.Grad, errs[1] = p.grad.(*op.DeviceTensor).Array()
 			a.M, errs[2] = p.device.m.Array()
 			a.V, errs[3] = p.device.v.Array()
 			if err := errors.Join(errs[:]...); err != nil {
@@ -112,7 +111,7 @@ func (s *AdamW) deviceStep(all []trained, scale float64) error {
 			if p.param.Frozen {
 				continue
 			}
-			p.value.(*graph.Weight).Written()
+			p.value.(*op.DeviceWeight).Written()
 			p.device.m.Written()
 			p.device.v.Written()
 		}
@@ -122,7 +121,7 @@ func (s *AdamW) deviceStep(all []trained, scale float64) error {
 		return err
 	}
 	for _, p := range all {
-		p.grad.(*graph.Tensor).Zero()
+		p.grad.(*op.DeviceTensor).Zero()
 	}
 	return nil
 }

@@ -13,10 +13,10 @@ import (
 
 	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/cuda"
-	"github.com/gomamba/mamba/cuda/graph"
 	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 )
 
 // subject is a model, on the host or a device, with everything that uses its weights while they change.
@@ -160,7 +160,7 @@ func write(params layer.Params) {
 // weights on the device are a copy, made at the first use, which every change of the weights must update.
 func TestDeviceChange(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
-	c, err := graph.On(d)
+	c, err := op.On(d, cuda.Strict)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,9 +337,9 @@ func TestDeviceChange(t *testing.T) {
 
 // TestDeviceMove checks that weights and the solver's moments keep their values when they move to another device.
 func TestDeviceMove(t *testing.T) {
-	var contexts [2]*graph.Context
+	var contexts [2]op.Place
 	for i := range contexts {
-		c, err := graph.On(gputest.Open(t, cuda.Open))
+		c, err := op.On(gputest.Open(t, cuda.Open), cuda.Strict)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -353,7 +353,7 @@ func TestDeviceMove(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for step, c := range []*graph.Context{contexts[0], to, to} {
+		for step, c := range []op.Place{contexts[0], to, to} {
 			if err := params.ToDevice(c); err != nil {
 				t.Fatal(err)
 			}
@@ -362,11 +362,11 @@ func TestDeviceMove(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			y, err := c.Logits(x, w.Node(g), cuda.Strict)
+			y, err := op.Linear(x, w.Node(g), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if y, err = c.Download(y); err != nil {
+			if y, err = op.Download(y); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := G.Grad(G.Must(G.Sum(y)), w.Node(g)); err != nil {
@@ -389,7 +389,7 @@ func TestDeviceMove(t *testing.T) {
 	if !slices.Equal(runs[0], runs[1]) {
 		t.Errorf("a weight that moved to another device is %v after three steps, want %v", runs[1], runs[0])
 	}
-	if err := (layer.Params{}).ToDevice(nil); err == nil {
+	if err := (layer.Params{}).ToDevice(op.Place{}); err == nil {
 		t.Error("ToDevice without a device: no error")
 	}
 }

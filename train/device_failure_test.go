@@ -13,17 +13,17 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
-	"github.com/gomamba/mamba/cuda/graph"
 	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 )
 
 // life is a sequence of uses of a model on a device, divided into parts. A part that fails is repeated.
 type life struct {
 	t            *testing.T
 	device       *cuda.Device
-	other        *graph.Context // context of another device
+	other        op.Place // context of another device
 	lm           *nn.LM
 	solver       *AdamW
 	trainer      *Trainer
@@ -40,7 +40,7 @@ type graphRun struct {
 	out *G.Value
 }
 
-func newGraphRun(l *life, c *graph.Context, compute func(x, weight *G.Node) (*G.Node, error)) *graphRun {
+func newGraphRun(l *life, c op.Place, compute func(x, weight *G.Node) (*G.Node, error)) *graphRun {
 	g := G.NewGraph()
 	node := func(name string, shape ...int) *G.Node {
 		v := tensor.New(tensor.WithShape(shape...), tensor.WithBacking(tensor.Range(tensor.Float32, 1, 1+tensor.Shape(shape).TotalSize())))
@@ -48,7 +48,7 @@ func newGraphRun(l *life, c *graph.Context, compute func(x, weight *G.Node) (*G.
 	}
 	y, err := compute(node("x", 2, 3, 4), node("weight", 4))
 	l.check(err)
-	y, err = c.Download(y)
+	y, err = op.Download(y)
 	l.check(err)
 	r := &graphRun{out: new(G.Value)}
 	G.Read(y, r.out)
@@ -64,10 +64,10 @@ func (r *graphRun) run() ([]float32, error) {
 	return (*r.out).Data().([]float32), nil
 }
 
-func newLife(t *testing.T, d *cuda.Device, other *graph.Context) *life {
+func newLife(t *testing.T, d *cuda.Device, other op.Place) *life {
 	l := &life{t: t, device: d, other: other}
 	l.lm = nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8, NLayer: 1, DState: 4}, Vocab: vocab}, nn.WithSeed(1), nn.OnDevice(d))
-	c, err := graph.On(d)
+	c, err := op.On(d, cuda.Strict)
 	l.check(err)
 	l.copier = newGraphRun(l, c, func(x, _ *G.Node) (*G.Node, error) { return c.Upload(x) })
 	l.norm = newGraphRun(l, c, func(x, weight *G.Node) (*G.Node, error) {
@@ -75,7 +75,7 @@ func newLife(t *testing.T, d *cuda.Device, other *graph.Context) *life {
 		l.check(err)
 		weight, err = c.Upload(weight)
 		l.check(err)
-		return c.RMSNorm(x, weight, 1e-5)
+		return op.RMSNorm(x, weight, 1e-5)
 	})
 	l.param = layer.NewParam("alone", tensor.New(tensor.WithShape(2, 2), tensor.WithBacking([]float32{1, 2, 3, 4})), true)
 	l.check(layer.Params{l.param}.ToDevice(c))
@@ -124,7 +124,7 @@ func (l *life) parts() []func() error {
 	}
 	double := func() error { // doubles the separate weight on its device
 		w := l.param.OnDevice()
-		return w.Context().Do(func(s *cuda.Stream) error {
+		return w.Place().Do(func(s *cuda.Stream) error {
 			a, err := w.Array()
 			if err != nil {
 				return err
@@ -224,11 +224,11 @@ func TestDeviceFailureAnywhere(t *testing.T) {
 	for what, limit := range map[string]gputest.Limit{"allocation": gputest.Allocations(t), "copy": gputest.Copies(t)} {
 		t.Run(what, func(t *testing.T) {
 			d := gputest.Open(t, cuda.Open)
-			c, err := graph.On(d)
+			c, err := op.On(d, cuda.Strict)
 			if err != nil {
 				t.Fatal(err)
 			}
-			other, err := graph.On(gputest.Open(t, cuda.Open))
+			other, err := op.On(gputest.Open(t, cuda.Open), cuda.Strict)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -266,7 +266,7 @@ func TestDeviceFailureAnywhere(t *testing.T) {
 // longer once at most want bytes are in use.
 func memoryWithoutValues(t *testing.T, d *cuda.Device, want int64) int64 {
 	t.Helper()
-	c, err := graph.On(d)
+	c, err := op.On(d, cuda.Strict)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func memoryWithoutValues(t *testing.T, d *cuda.Device, want int64) int64 {
 	for try := range 100 {
 		runtime.GC()
 		time.Sleep(time.Millisecond) // cleanups run in other goroutines
-		if err := c.Synchronize(); err != nil {
+		if err := c.Do((*cuda.Stream).Synchronize); err != nil {
 			t.Fatal(err)
 		}
 		if used, _ = d.Memory(); used <= want || want < 0 && try > 20 {

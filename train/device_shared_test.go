@@ -12,17 +12,17 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
-	"github.com/gomamba/mamba/cuda/graph"
 	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 )
 
 // TestDeviceShared checks that goroutines that use one device at the same time, for training, generation and copies, have the same results as each
 // goroutine alone. Run it under the race detector.
 func TestDeviceShared(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
-	c, err := graph.On(d)
+	c, err := op.On(d, cuda.Strict)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestDeviceShared(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		down, err := c.Download(up)
+		down, err := op.Download(up)
 		if err != nil {
 			return nil, err
 		}

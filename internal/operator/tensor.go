@@ -1,4 +1,4 @@
-package graph
+package operator
 
 import (
 	"fmt"
@@ -7,8 +7,6 @@ import (
 	"runtime"
 	"sync/atomic"
 
-	"github.com/chewxy/hm"
-	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
@@ -45,28 +43,27 @@ func (b *buffer) release() {
 // They add gradients, which is done on the device. Other operations return errors.
 type Tensor struct {
 	*tensor.Dense // shell; it provides the unexported methods of tensor.Tensor
-	context       *Context
+	place         Place
 	shape         tensor.Shape
 	buffer        *buffer             // nil for zeros, which take no memory, and if alias is set
 	alias         cuda.Array[float32] // memory of another value
 	weight        *Weight             // the weight whose memory alias is, if any
 	parts         []*Tensor           // the tensors of a packed value; a nil element is zero
-	kept          atomic.Pointer[kept]
+	kept          atomic.Pointer[keptOnDevice]
 	gone          bool
 }
 
-// kept holds the values that a forward pass keeps for the backward pass.
-type kept struct {
-	values any
-	free   func() // frees the values' device memory; nil if they have none
-	undo   runtime.Cleanup
+// keptOnDevice holds the values that a forward pass keeps for the backward pass.
+type keptOnDevice struct {
+	Kept
+	undo runtime.Cleanup
 }
 
 // release frees the kept values. The context must be locked.
-func (k *kept) release() {
-	if k.free != nil {
+func (k *keptOnDevice) release() {
+	if k.Free != nil {
 		k.undo.Stop()
-		k.free()
+		k.Free()
 	}
 }
 
@@ -79,17 +76,23 @@ var shell = func() *tensor.Dense {
 
 var _ tensor.Tensor = (*Tensor)(nil)
 
-func (c *Context) newTensor(shape tensor.Shape) *Tensor {
-	return &Tensor{Dense: shell, context: c, shape: shape.Clone()}
+func newTensor(p Place, shape tensor.Shape) *Tensor {
+	return &Tensor{Dense: shell, place: p, shape: shape.Clone()}
 }
 
 // allocate returns a tensor with memory of its own. The context must be locked.
-func (c *Context) allocate(shape tensor.Shape) (*Tensor, error) {
-	t := c.newTensor(shape)
+func (p Place) allocate(shape tensor.Shape) (*Tensor, error) {
+	t := newTensor(p, shape)
 	var err error
-	t.buffer, err = c.newBuffer(shape.TotalSize())
+	t.buffer, err = p.context.newBuffer(shape.TotalSize())
 	return t, err
 }
+
+// Zeros returns a tensor of zeros on a device, for the value of an input. It takes no memory before it is used.
+func (p Place) Zeros(shape tensor.Shape) *Tensor { return newTensor(p, shape) }
+
+// Place returns the tensor's place.
+func (t *Tensor) Place() Place { return t.place }
 
 // drop releases the tensor's memory and kept values. Reading the tensor is an error afterwards. The context must be locked.
 func (t *Tensor) drop() {
@@ -111,7 +114,7 @@ func (t *Tensor) share() *Tensor {
 	if t == nil {
 		return nil
 	}
-	s := t.context.newTensor(t.shape)
+	s := newTensor(t.place, t.shape)
 	if s.alias, s.gone = t.alias, t.gone; t.buffer != nil {
 		t.buffer.refs.Add(1)
 		s.buffer = t.buffer
@@ -129,12 +132,12 @@ func (t *Tensor) array() (cuda.Array[float32], error) {
 	case !t.alias.Absent():
 		return t.alias, nil
 	}
-	b, err := t.context.newBuffer(t.shape.TotalSize())
+	b, err := t.place.context.newBuffer(t.shape.TotalSize())
 	if err != nil {
 		return cuda.Array[float32]{}, err
 	}
 	t.buffer = b
-	return b.array, b.array.Fill(t.context.stream, 0)
+	return b.array, b.array.Fill(t.place.context.stream, 0)
 }
 
 // zero reports whether the tensor stands for zeros without memory.
@@ -179,11 +182,11 @@ func (t *Tensor) add(v *Tensor) error {
 	}
 	to := t.buffer
 	if to == nil || to.refs.Load() > 1 { // other tensors share t's memory, so the sum needs memory of its own
-		if to, err = t.context.newBuffer(t.shape.TotalSize()); err != nil {
+		if to, err = t.place.context.newBuffer(t.shape.TotalSize()); err != nil {
 			return err
 		}
 	}
-	if err := cuda.Add(t.context.stream, a, b, to.array); err != nil {
+	if err := cuda.Add(t.place.context.stream, a, b, to.array); err != nil {
 		return err
 	}
 	if to != t.buffer {
@@ -202,7 +205,7 @@ func (t *Tensor) ToHost() (*tensor.Dense, error) {
 	if t.zero() {
 		return d, nil
 	}
-	return d, t.context.Do(func(s *cuda.Stream) error {
+	return d, t.place.context.Do(func(s *cuda.Stream) error {
 		a, err := t.array()
 		if err != nil {
 			return err
@@ -222,8 +225,8 @@ func (t *Tensor) Array() (cuda.Array[float32], error) {
 
 // check returns an error if no operator made the tensor.
 func (t *Tensor) check() error {
-	if t == nil || t.context == nil {
-		return fmt.Errorf("graph: the tensor is missing, want the result of an operator on a device")
+	if t == nil || t.place.OnHost() {
+		return fmt.Errorf("op: the tensor is missing, want the result of an operator on a device")
 	}
 	return nil
 }
@@ -238,7 +241,7 @@ func (t *Tensor) Strides() []int                { return t.shape.CalcStrides() }
 func (t *Tensor) Dtype() tensor.Dtype           { return tensor.Float32 }
 func (t *Tensor) IsScalar() bool                { return false }
 func (t *Tensor) ScalarValue() any              { return nil }
-func (t *Tensor) Engine() tensor.Engine         { return engine{t.context} }
+func (t *Tensor) Engine() tensor.Engine         { return engine{t.place.context} }
 func (t *Tensor) IsNativelyAccessible() bool    { return false }
 func (t *Tensor) IsManuallyManaged() bool       { return true }
 func (t *Tensor) RequiresIterator() bool        { return false }
@@ -246,7 +249,7 @@ func (t *Tensor) MemSize() uintptr              { return uintptr(4 * t.shape.Tot
 func (t *Tensor) Uintptr() uintptr              { return 0 }
 func (t *Tensor) Format(s fmt.State, verb rune) { fmt.Fprint(s, t.String()) }
 func (t *Tensor) String() string {
-	return fmt.Sprintf("%v of float32 on %s", t.shape, t.context.name())
+	return fmt.Sprintf("%v of float32 on %s", t.shape, t.place.context.name())
 }
 func (t *Tensor) Eq(other any) bool { return t == other }
 
@@ -278,13 +281,13 @@ func (t *Tensor) Zero() {
 	if t.check() != nil {
 		return
 	}
-	t.context.mu.Lock()
-	defer t.context.mu.Unlock()
+	t.place.context.mu.Lock()
+	defer t.place.context.mu.Unlock()
 	t.drop()
 	t.parts, t.gone = nil, false
 }
 
-var errOnDevice = fmt.Errorf("graph: the tensor is on a device; Download it first")
+var errOnDevice = fmt.Errorf("op: the tensor is on a device; Download it first")
 
 func (t *Tensor) At(...int) (any, error)                              { return nil, errOnDevice }
 func (t *Tensor) SetAt(any, ...int) error                             { return errOnDevice }
@@ -309,8 +312,8 @@ var _ tensor.Adder = engine{}
 func (e engine) Add(a, b tensor.Tensor, opts ...tensor.FuncOpt) (tensor.Tensor, error) {
 	x, ok := a.(*Tensor)
 	y, ok2 := b.(*Tensor)
-	if !ok || !ok2 || x.context != y.context || !x.shape.Eq(y.shape) {
-		return nil, fmt.Errorf("graph: sum of a %T of shape %v and a %T of shape %v, want two tensors of one shape on one device", a, a.Shape(), b, b.Shape())
+	if !ok || !ok2 || x.place != y.place || !x.shape.Eq(y.shape) {
+		return nil, fmt.Errorf("op: sum of a %T of shape %v and a %T of shape %v, want two tensors of one shape on one device", a, a.Shape(), b, b.Shape())
 	}
 	e.context.mu.Lock()
 	defer e.context.mu.Unlock()
@@ -344,11 +347,4 @@ func floats(d *tensor.Dense) []float32 {
 		return []float32{v}
 	}
 	return nil
-}
-
-func typeOf(dt tensor.Dtype, s tensor.Shape) hm.Type {
-	if s.IsScalar() {
-		return dt
-	}
-	return G.TensorType{Dims: s.Dims(), Of: dt}
 }

@@ -1,4 +1,4 @@
-package graph
+package operator
 
 import (
 	"fmt"
@@ -14,11 +14,11 @@ import (
 // Weight is a tensor of float32 with a copy on a device: a Gorgonia value for weights and the moments of solvers. A copy that is out of
 // date is updated when it is used. All methods but Array, Half, HalfIfAny and Written lock the context.
 type Weight struct {
-	context *Context
-	host    *tensor.Dense
-	device  *buffer
-	half    cuda.Array[cuda.BFloat16]
-	undo    runtime.Cleanup // of half
+	place  Place
+	host   *tensor.Dense
+	device *buffer
+	half   cuda.Array[cuda.BFloat16]
+	undo   runtime.Cleanup // of half
 
 	hostOld, deviceOld, halfOld bool // these copies are out of date; guarded by the context's lock, as are the copies
 }
@@ -29,15 +29,15 @@ var (
 	_ G.CloneErrorer = (*Weight)(nil)
 )
 
-// NewWeight returns a weight whose value is on the host.
-func (c *Context) NewWeight(host *tensor.Dense) (*Weight, error) {
-	if err := c.check(); err != nil {
+// NewWeight returns a weight with a value on the host that is used on the place's device. Matrix products with it have the place's precision.
+func (p Place) NewWeight(host *tensor.Dense) (*Weight, error) {
+	if err := p.context.check(); err != nil {
 		return nil, err
 	}
 	if host == nil || host.Dtype() != tensor.Float32 || host.IsScalar() || host.RequiresIterator() || !host.DataOrder().IsRowMajor() {
-		return nil, fmt.Errorf("graph: weight: %v, want a row-major tensor of float32", describe(host))
+		return nil, fmt.Errorf("op: weight: %v, want a row-major tensor of float32", describe(host))
 	}
-	return &Weight{context: c, host: host, deviceOld: true, halfOld: true}, nil
+	return &Weight{place: p, host: host, deviceOld: true, halfOld: true}, nil
 }
 
 func describe(d *tensor.Dense) string {
@@ -54,14 +54,14 @@ func (w *Weight) Array() (cuda.Array[float32], error) {
 		return cuda.Array[float32]{}, err
 	}
 	if w.device == nil {
-		b, err := w.context.newBuffer(w.host.Shape().TotalSize())
+		b, err := w.place.context.newBuffer(w.host.Shape().TotalSize())
 		if err != nil {
 			return cuda.Array[float32]{}, err
 		}
 		w.device = b
 	}
 	if w.deviceOld {
-		if err := w.device.array.CopyFrom(w.context.stream, floats(w.host)); err != nil {
+		if err := w.device.array.CopyFrom(w.place.context.stream, floats(w.host)); err != nil {
 			return cuda.Array[float32]{}, err
 		}
 		w.deviceOld, w.halfOld = false, true
@@ -76,14 +76,14 @@ func (w *Weight) Half() (cuda.Array[cuda.BFloat16], error) {
 		return cuda.Array[cuda.BFloat16]{}, err
 	}
 	if w.half.Absent() {
-		if w.half, err = cuda.NewArray[cuda.BFloat16](w.context.stream, a.Len()); err != nil {
+		if w.half, err = cuda.NewArray[cuda.BFloat16](w.place.context.stream, a.Len()); err != nil {
 			return w.half, err
 		}
-		w.undo = own(w.context, w, w.half.Free)
+		w.undo = own(w.place.context, w, w.half.Free)
 		w.halfOld = true
 	}
 	if w.halfOld {
-		if err := cuda.Convert(w.context.stream, a, w.half); err != nil {
+		if err := cuda.Convert(w.place.context.stream, a, w.half); err != nil {
 			return w.half, err
 		}
 		w.halfOld = false
@@ -102,15 +102,15 @@ func (w *Weight) Written() { w.hostOld, w.deviceOld, w.halfOld = true, false, fa
 // Dense returns the tensor on the host without updating it: it may be older than the copy on the device.
 func (w *Weight) Dense() *tensor.Dense { return w.host }
 
-// Context returns the context of the weight's device.
-func (w *Weight) Context() *Context { return w.context }
+// Place returns the weight's place.
+func (w *Weight) Place() Place { return w.place }
 
 // ToHost brings the tensor on the host up to date and returns it. Do not call it inside the context's Do.
 func (w *Weight) ToHost() (*tensor.Dense, error) {
 	if err := w.check(); err != nil {
 		return nil, err
 	}
-	return w.host, w.context.Do(w.toHost)
+	return w.host, w.place.context.Do(w.toHost)
 }
 
 // toHost brings the tensor on the host up to date. The context is locked.
@@ -131,8 +131,8 @@ func (w *Weight) HostChanged() {
 	if w.check() != nil {
 		return
 	}
-	w.context.mu.Lock()
-	defer w.context.mu.Unlock()
+	w.place.context.mu.Lock()
+	defer w.place.context.mu.Unlock()
 	w.hostOld, w.deviceOld = false, true
 }
 
@@ -142,7 +142,7 @@ func (w *Weight) Free() error {
 	if err := w.check(); err != nil {
 		return err
 	}
-	return w.context.Do(func(s *cuda.Stream) error {
+	return w.place.context.Do(func(s *cuda.Stream) error {
 		if err := w.toHost(s); err != nil {
 			return err
 		}
@@ -156,8 +156,8 @@ func (w *Weight) Free() error {
 
 // check returns an error if NewWeight did not make the weight.
 func (w *Weight) check() error {
-	if w == nil || w.context == nil {
-		return fmt.Errorf("graph: the weight is missing, want one that NewWeight returned")
+	if w == nil || w.place.OnHost() {
+		return fmt.Errorf("op: the weight is missing, want one that NewWeight returned")
 	}
 	return nil
 }
@@ -182,7 +182,7 @@ func (w *Weight) Uintptr() uintptr              { return 0 }
 func (w *Weight) MemSize() uintptr              { return uintptr(4 * w.Size()) }
 func (w *Weight) Format(s fmt.State, verb rune) { fmt.Fprint(s, w.String()) }
 func (w *Weight) String() string {
-	return fmt.Sprintf("weight %v of float32 on %s", w.Shape(), w.context.name())
+	return fmt.Sprintf("weight %v of float32 on %s", w.Shape(), w.place.context.name())
 }
 
 // Data returns the elements on the host, up to date, or nil if the copy from the device fails.
@@ -199,25 +199,30 @@ func (w *Weight) Clone() (any, error) {
 	if err := w.check(); err != nil {
 		return nil, err
 	}
-	return w.context.newTensor(w.Shape()), nil
+	return newTensor(w.place, w.Shape()), nil
 }
 
-// marks is the value of Starts: the starts of sequences on the device.
-type marks struct {
+// raised is the value of Ints or Marks on a device.
+type raised struct {
+	place Place
+	kind  Kind
 	shape tensor.Shape
-	array cuda.Array[uint8]
+	ints  []int // of Ints: the numbers on the host, nil if they are only on the device
+	ids   cuda.Array[int32]
+	marks cuda.Array[uint8]
 }
 
 var (
-	_ G.Value = (*marks)(nil)
-	_ G.Typer = (*marks)(nil)
+	_ G.Value = (*raised)(nil)
+	_ G.Typer = (*raised)(nil)
 )
 
-func (m *marks) Shape() tensor.Shape           { return m.shape }
-func (m *marks) Size() int                     { return m.shape.TotalSize() }
-func (m *marks) Data() any                     { return nil }
-func (m *marks) Dtype() tensor.Dtype           { return tensor.Int }
-func (m *marks) Type() hm.Type                 { return typeOf(tensor.Int, m.shape) }
-func (m *marks) Uintptr() uintptr              { return 0 }
-func (m *marks) MemSize() uintptr              { return uintptr(m.Size()) }
-func (m *marks) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "starts %v on a device", m.shape) }
+func (r *raised) Place() Place                  { return r.place }
+func (r *raised) Shape() tensor.Shape           { return r.shape }
+func (r *raised) Size() int                     { return r.shape.TotalSize() }
+func (r *raised) Data() any                     { return nil }
+func (r *raised) Dtype() tensor.Dtype           { return tensor.Int }
+func (r *raised) Type() hm.Type                 { return typeOf(tensor.Int, r.shape) }
+func (r *raised) Uintptr() uintptr              { return 0 }
+func (r *raised) MemSize() uintptr              { return uintptr(r.Size()) }
+func (r *raised) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "%v of int on %v", r.shape, r.place) }

@@ -1,4 +1,4 @@
-package graph
+package operator
 
 import (
 	"runtime"
@@ -11,21 +11,21 @@ import (
 // TestOwn checks that the memory of an unreachable value is freed while the context is locked, and that memory which was freed before is not
 // freed again.
 func TestOwn(t *testing.T) {
-	c := noDevice()
+	c := &Context{device: new(cuda.Device)}
 	freed := make([]int, 3)
-	held := new(kept)
+	held := new(keptOnDevice)
 	for i := range freed {
 		k := held
 		if i > 0 {
-			k = new(kept)
+			k = new(keptOnDevice)
 		}
-		k.values, k.free = i, func() {
+		k.Values, k.Free = i, func() {
 			if c.mu.TryLock() {
 				t.Errorf("%d is freed while the context is not locked", i)
 			}
 			freed[i]++
 		}
-		k.undo = own(c, k, k.free)
+		k.undo = own(c, k, k.Free)
 		if i == 2 {
 			if err := c.Do(func(*cuda.Stream) error { k.release(); return nil }); err != nil {
 				t.Fatal(err)

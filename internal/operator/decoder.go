@@ -1,0 +1,378 @@
+package operator
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/node"
+)
+
+// Decoder runs a graph that reads tokens, from states to states, again and again without a machine. All operators of the graph are on one device,
+// and the states stay there between the runs. A decoder of one token per sequence runs the graph twice and captures the work, then launches it.
+//
+// There are two sets of states, before and after a run, so that a failed run changes nothing. The operators that compute the new states write
+// them into the other set.
+type Decoder struct {
+	place  Place
+	steps  []*G.Node       // the nodes in an order in which each follows its operands
+	last   map[*G.Node]int // the last step that reads a node
+	before G.Nodes
+	after  []target
+	ids    *raised
+	there  []int // the tokens in ids, nil if unknown; after a run that computes logits, ids are the tokens of the largest
+	logits *G.Node
+
+	states   [2][]*Tensor
+	at       int // index of the states before the next run
+	captured [2]captured
+	result   *Tensor // the logits of the last run
+	began    bool    // the first run has loaded the kernels
+	closed   bool
+	weights  []*Weight
+}
+
+// target is a result of an operator: a part of the packed value of a node.
+type target struct {
+	node *G.Node
+	part int
+}
+
+// captured is a captured run, the logits that it computes, and where the weights were on the device at that time.
+type captured struct {
+	step   *cuda.Capture
+	result *Tensor
+	whole  []cuda.Array[float32]
+	half   []cuda.Array[cuda.BFloat16]
+}
+
+// NewDecoder returns a decoder of a graph. ids (batch, length) of int are an input of the graph; before are inputs on the device, and after are the
+// nodes of the states after the run, in the same order. logits is nil, or a node of shape (batch, 1, vocabulary) on the device.
+//
+// Errors: a node that an operator on the host computes; an after that is no result of its own of an operator.
+func NewDecoder(ids, logits *G.Node, before, after G.Nodes) (*Decoder, error) {
+	d := &Decoder{place: PlaceOf(after[0]), before: before, logits: logits}
+	if logits != nil {
+		d.place = PlaceOf(logits)
+	}
+	for _, n := range after {
+		t := target{node: n}
+		if v, ok := n.Op().(*view); ok {
+			t = target{node.Operands(n)[0], v.index}
+		}
+		if _, ok := t.node.Op().(*Operator); !ok || slices.Contains(d.after, t) {
+			return nil, fmt.Errorf("op: decoder: the state %v is computed by %v, want an operator with a result of its own", n, n.Op())
+		}
+		d.after = append(d.after, t)
+	}
+	if err := d.order(ids, append(slices.Clone(after), logits)); err != nil {
+		return nil, fmt.Errorf("op: decoder: %w", err)
+	}
+	err := d.place.context.Do(func(s *cuda.Stream) (err error) {
+		for i := range d.states {
+			for _, n := range before {
+				t := newTensor(d.place, n.Shape())
+				if _, err := t.array(); err != nil {
+					return err
+				}
+				d.states[i] = append(d.states[i], t)
+			}
+		}
+		d.ids, err = d.place.newRaised(s, Ints, ids.Shape())
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// order collects the nodes that the roots need, each after its operands.
+func (d *Decoder) order(ids *G.Node, roots G.Nodes) error {
+	seen := map[*G.Node]bool{}
+	var visit func(n *G.Node) error
+	visit = func(n *G.Node) error {
+		if n == nil || seen[n] {
+			return nil
+		}
+		seen[n] = true
+		if r, ok := n.Op().(*raise); ok && node.Operands(n)[0] == ids && r.kind == Ints {
+			d.steps = append(d.steps, n)
+			return nil
+		}
+		for _, operand := range node.Operands(n) {
+			if err := visit(operand); err != nil {
+				return err
+			}
+		}
+		switch o := n.Op().(type) {
+		case nil:
+			if w, ok := n.Value().(*Weight); ok {
+				d.weights = append(d.weights, w)
+			} else if !slices.Contains(d.before, n) {
+				return fmt.Errorf("the input %v is on the host, want the tokens, a weight or a state", n)
+			}
+		case *view:
+		case *Operator:
+			if o.place.OnHost() {
+				return fmt.Errorf("%v runs on the host, want all operators on %v", o, d.place)
+			}
+		default:
+			return fmt.Errorf("%v is not an operator on %v", o, d.place)
+		}
+		d.steps = append(d.steps, n)
+		return nil
+	}
+	for _, n := range roots {
+		if err := visit(n); err != nil {
+			return err
+		}
+	}
+	d.last = map[*G.Node]int{}
+	for i, n := range d.steps {
+		for _, operand := range node.Operands(n) {
+			d.last[memoryOf(operand)] = i
+		}
+	}
+	return nil
+}
+
+// memoryOf returns the node whose value has the memory of n's value.
+func memoryOf(n *G.Node) *G.Node {
+	for {
+		if _, ok := n.Op().(*view); !ok {
+			return n
+		}
+		n = node.Operands(n)[0]
+	}
+}
+
+// run queues the graph's work and returns the logits. The context must be locked.
+func (d *Decoder) run(s *cuda.Stream) (logits *Tensor, err error) {
+	values, owned := map[*G.Node]G.Value{}, map[*G.Node]*Tensor{}
+	defer func() {
+		for _, t := range owned {
+			t.drop()
+		}
+	}()
+	for i, n := range d.before {
+		values[n] = d.states[d.at][i]
+	}
+	for i, n := range d.steps {
+		var in []G.Value
+		operands := node.Operands(n)
+		for _, operand := range operands {
+			in = append(in, values[operand])
+		}
+		switch o := n.Op().(type) {
+		case nil:
+			if values[n] == nil {
+				values[n] = n.Value()
+			}
+		case *raise:
+			values[n] = d.ids
+		case *view:
+			values[n] = in[0].(*Tensor).parts[o.index]
+		case *Operator:
+			ready := make([]*Tensor, len(o.out))
+			for j, t := range d.after {
+				if t.node == n {
+					ready[t.part] = d.states[1-d.at][j].share()
+				}
+			}
+			t, err := o.body.(*device).run(o, s, in, ready)
+			if err != nil {
+				return nil, fmt.Errorf("op: %v: %w", o, err)
+			}
+			values[n], owned[n] = t, t
+		}
+		for _, operand := range operands {
+			if operand = memoryOf(operand); d.last[operand] == i && owned[operand] != nil {
+				owned[operand].drop()
+				delete(owned, operand)
+			}
+		}
+	}
+	if d.logits == nil {
+		return nil, nil
+	}
+	logits = values[d.logits].(*Tensor).share()
+	a, err := logits.array()
+	if err != nil {
+		return nil, err
+	}
+	rows := d.ids.shape[0]
+	return logits, cuda.Largest(s, rows, a.Len()/rows, a, d.ids.ids)
+}
+
+var errDecoder = errors.New("op: the decoder is missing, want one that NewDecoder returned")
+
+// do calls f with the context locked. It returns an error if the decoder is closed.
+func (d *Decoder) do(f func(*cuda.Stream) error) error {
+	if d == nil {
+		return errDecoder
+	}
+	return d.place.context.Do(func(s *cuda.Stream) error {
+		if d.closed {
+			return errors.New("op: the decoder is closed")
+		}
+		return f(s)
+	})
+}
+
+// Read reads tokens (batch, length), which are in the vocabulary. It computes the states after them and the logits. The current states do not change
+// until Commit, also after an error.
+func (d *Decoder) Read(tokens []int) error {
+	return d.do(func(s *cuda.Stream) error {
+		// Greedy generation reads the tokens that the previous step has chosen. They are already on the device.
+		if !slices.Equal(tokens, d.there) {
+			ids := make([]int32, len(tokens))
+			for i, token := range tokens {
+				ids[i] = int32(token)
+			}
+			if err := d.ids.ids.CopyFrom(s, ids); err != nil {
+				return err
+			}
+		}
+		d.there = nil
+		return d.launch(s)
+	})
+}
+
+// launch runs the graph. It launches the captured run if the weights are where they were at its capture.
+func (d *Decoder) launch(s *cuda.Stream) (err error) {
+	var now captured
+	for _, w := range d.weights { // also brings the device's copies up to date
+		a, err := w.Array()
+		if err != nil {
+			return err
+		}
+		now.whole = append(now.whole, a)
+		if h := w.HalfIfAny(); !h.Absent() {
+			if h, err = w.Half(); err != nil {
+				return err
+			}
+			now.half = append(now.half, h)
+		}
+	}
+	c := &d.captured[d.at]
+	if c.step != nil && slices.Equal(now.whole, c.whole) && slices.Equal(now.half, c.half) {
+		d.result = c.result
+		return c.step.Launch(s)
+	}
+	if err := c.forget(); err != nil {
+		return err
+	}
+	if !d.began || d.logits == nil { // the first run loads the kernels, so it cannot be captured
+		d.result.drop()
+		d.result, err = d.run(s)
+		d.began = err == nil
+		return err
+	}
+	if now.step, err = s.Capture(func() (err error) { now.result, err = d.run(s); return err }); err != nil {
+		return err
+	}
+	if d.result != d.captured[1-d.at].result {
+		d.result.drop()
+	}
+	*c = now
+	d.result = c.result
+	return c.step.Launch(s)
+}
+
+// forget frees the captured run.
+func (c *captured) forget() (err error) {
+	if c.step != nil {
+		err = c.step.Close()
+		c.result.drop()
+	}
+	*c = captured{}
+	return err
+}
+
+// Commit makes the states after the last Read the current ones. It does nothing on the device and cannot fail.
+func (d *Decoder) Commit() {
+	d.place.context.mu.Lock()
+	defer d.place.context.mu.Unlock()
+	d.at = 1 - d.at
+}
+
+// SetStates copies states from the host to the device, in the order of NewDecoder.
+func (d *Decoder) SetStates(host []*tensor.Dense) error {
+	return d.moveStates(host, func(s *cuda.Stream, a cuda.Array[float32], v []float32) error { return a.CopyFrom(s, v) })
+}
+
+// States copies the states to the host.
+func (d *Decoder) States(host []*tensor.Dense) error {
+	return d.moveStates(host, func(s *cuda.Stream, a cuda.Array[float32], v []float32) error { return a.CopyTo(s, v) })
+}
+
+func (d *Decoder) moveStates(host []*tensor.Dense, move func(*cuda.Stream, cuda.Array[float32], []float32) error) error {
+	return d.do(func(s *cuda.Stream) error {
+		for i, t := range d.states[d.at] {
+			a, err := t.array()
+			if err == nil {
+				err = move(s, a, floats(host[i]))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Logits waits for the logits (batch, vocabulary) of the last Read, and copies them to the host.
+func (d *Decoder) Logits(logits []float32) error {
+	return d.do(func(s *cuda.Stream) error {
+		a, err := d.result.array()
+		if err != nil {
+			return err
+		}
+		return a.CopyTo(s, logits)
+	})
+}
+
+// Best waits for the tokens (batch) of the largest logits after the last Read, and copies them to the host. Of several largest it takes the lowest
+// token. A token is -1 if the largest logit is infinite or a logit is NaN.
+func (d *Decoder) Best(tokens []int) error {
+	return d.do(func(s *cuda.Stream) error {
+		ids := make([]int32, len(tokens))
+		if err := d.ids.ids.CopyTo(s, ids); err != nil {
+			return err
+		}
+		for i, id := range ids {
+			tokens[i] = int(id)
+		}
+		d.there = slices.Clone(tokens)
+		return nil
+	})
+}
+
+// Close frees the decoder's memory and captured runs.
+func (d *Decoder) Close() error {
+	if d == nil {
+		return errDecoder
+	}
+	return d.place.context.Do(func(*cuda.Stream) (err error) {
+		for i := range d.captured {
+			if d.result == d.captured[i].result {
+				d.result = nil
+			}
+			err = errors.Join(err, d.captured[i].forget())
+			for _, t := range d.states[i] {
+				t.drop()
+			}
+		}
+		d.result.drop()
+		if d.ids != nil && !d.closed {
+			d.ids.ids.Free()
+		}
+		d.closed, d.result = true, nil
+		return err
+	})
+}

@@ -1,0 +1,236 @@
+package operator
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+)
+
+// device runs a function on a device. It owns its last result and frees it when it runs again.
+type device struct {
+	f    OnDevice
+	name fmt.Stringer
+	last *Tensor
+}
+
+func (d *device) function() fmt.Stringer { return d.name }
+func (d *device) fresh() body            { return &device{f: d.f, name: d.name} }
+func (d *device) needsResult() bool      { return true }
+func (d *device) prepares() bool         { return false }
+
+var errLisp = fmt.Errorf("op: the lisp machine does not run on a device: use gorgonia.Grad and a tape machine")
+
+// accumulate returns an error. Without it the lisp machine would give zero gradients without an error.
+func (d *device) accumulate(*Operator, G.Nodes, *G.Node) error { return errLisp }
+
+func (d *device) differentiated(o *Operator) error {
+	if _, once := d.f.(Overwriter); once && o.readers.Load() > 1 {
+		return fmt.Errorf("the gradient is computed twice, want once: add the losses and differentiate their sum")
+	}
+	return nil
+}
+
+// forward frees the result of the last run, queues the function and returns its result.
+func (d *device) forward(o *Operator, _ G.Value, values []G.Value) (G.Value, error) {
+	var t *Tensor
+	err := o.place.context.Do(func(s *cuda.Stream) (err error) {
+		d.last.drop()
+		d.last, err = nil, nil
+		t, err = d.run(o, s, values, nil)
+		d.last = t
+		return err
+	})
+	return t, err
+}
+
+// run queues the function. Results that are in ready are written there. The context must be locked.
+func (d *device) run(o *Operator, s *cuda.Stream, values []G.Value, ready []*Tensor) (*Tensor, error) {
+	in, err := d.operands(o, values)
+	if err != nil {
+		return nil, err
+	}
+	if ready == nil {
+		ready = make([]*Tensor, len(o.out))
+	}
+	if p, ok := d.f.(Passer); ok {
+		if result, operand := p.Passes(); result < len(ready) {
+			x := in[operand]
+			ready[result] = newTensor(o.place, o.out[result])
+			ready[result].alias, ready[result].weight = x.Array, x.Weight
+		}
+	}
+	t, arrays, err := o.place.results(o.out, ready)
+	if err != nil {
+		return nil, err
+	}
+	keep := o.readers.Load() > 0
+	k, err := d.f.ForwardOn(s, o.place.precision, in, arrays, keep)
+	if keep {
+		kept := new(keptOnDevice)
+		if k != nil {
+			kept.Kept = *k
+		}
+		if kept.Free != nil {
+			kept.undo = own(o.place.context, kept, kept.Free)
+		}
+		t.kept.Store(kept)
+	}
+	return t, err
+}
+
+// results returns a tensor for results of the given shapes, and their arrays. A result that is in ready gets no new memory. The context must be
+// locked.
+func (p Place) results(shapes []tensor.Shape, ready []*Tensor) (*Tensor, []cuda.Array[float32], error) {
+	var parts []*Tensor
+	arrays := make([]cuda.Array[float32], len(shapes))
+	for i, s := range shapes {
+		var t *Tensor
+		var err error
+		if t = ready[i]; t == nil {
+			t, err = p.allocate(s)
+		}
+		if err == nil {
+			arrays[i], err = t.array()
+		}
+		if err != nil {
+			for _, p := range parts {
+				p.drop()
+			}
+			return nil, nil, err
+		}
+		parts = append(parts, t)
+	}
+	if len(parts) == 1 {
+		return parts[0], arrays, nil
+	}
+	t := newTensor(p, resultShape(shapes))
+	t.parts = parts
+	return t, arrays, nil
+}
+
+// operands returns the values as the function's operands, with zero operands for absent ones. The context must be locked.
+func (d *device) operands(o *Operator, values []G.Value) ([]DeviceOperand, error) {
+	in, ints := make([]DeviceOperand, len(o.in)), make([][]int, len(o.in))
+	for i, s := range o.in {
+		if !s.present {
+			continue
+		}
+		var err error
+		if in[i], err = deviceOperandOf(values[0], s, o.place); err != nil {
+			return nil, fmt.Errorf("%s %w", s.name, err)
+		}
+		ints[i] = in[i].Ints
+		values = values[1:]
+	}
+	return in, o.check(ints)
+}
+
+// deviceOperandOf returns a value as an operand. The text of an error continues a sentence that begins with the operand's name.
+func deviceOperandOf(v G.Value, want slot, p Place) (o DeviceOperand, err error) {
+	o.Shape = want.shape
+	switch v := v.(type) {
+	case *Tensor:
+		if want.kind == Numbers && v.place.context == p.context && v.shape.Eq(want.shape) {
+			o.Weight = v.weight
+			o.Array, err = v.array()
+			return o, err
+		}
+	case *Weight:
+		if want.kind == Numbers && v.place.context == p.context && v.Shape().Eq(want.shape) {
+			o.Weight = v
+			o.Array, err = v.Array()
+			return o, err
+		}
+	case *raised:
+		if want.kind == v.kind && v.place.context == p.context && v.shape.Eq(want.shape) {
+			o.Ids, o.Ints, o.Marks = v.ids, v.ints, v.marks
+			return o, nil
+		}
+	case nil:
+		return o, fmt.Errorf("has no value")
+	}
+	return o, fmt.Errorf("has a value %T of %v %v, want a value of shape %v on %v", v, v.Dtype(), v.Shape(), want.shape, p)
+}
+
+// backward runs the function backward. The values that the forward pass kept come with the result.
+func (d *device) backward(o *Operator, _ G.Value, values []G.Value) (G.Value, error) {
+	var t *Tensor
+	err := o.place.context.Do(func(s *cuda.Stream) (err error) {
+		d.last.drop()
+		d.last = nil
+		t, err = d.gradients(o, s, values)
+		return err
+	})
+	return t, err
+}
+
+func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (*Tensor, error) {
+	n := o.Arity()
+	in, err := d.operands(o, values[:n])
+	if err != nil {
+		return nil, err
+	}
+	grad, ok := values[n].(*Tensor)
+	output, ok2 := values[n+1].(*Tensor)
+	if !ok || !ok2 {
+		return nil, fmt.Errorf("the gradient of the result is %T and the result %T, want tensors on a device", values[n], values[n+1])
+	}
+	each := []*Tensor{grad}
+	if len(o.out) > 1 {
+		if each = grad.parts; each == nil {
+			each = make([]*Tensor, len(o.out)) // nil stands for zero
+		}
+	}
+	dout := make([]cuda.Array[float32], len(each))
+	for i, g := range each {
+		if g.zero() && len(each) > 1 {
+			continue
+		}
+		if dout[i], err = g.array(); err != nil {
+			return nil, fmt.Errorf("the gradient of the result %w", err)
+		}
+	}
+	once := o.readers.Load() == 1
+	k := output.kept.Load()
+	if once {
+		k = output.kept.Swap(nil)
+	}
+	if k == nil {
+		return nil, fmt.Errorf("the values that the forward pass kept are gone, want one backward pass for each forward pass")
+	}
+	if once {
+		defer k.release()
+	}
+	var ready []*Tensor
+	for _, s := range o.in {
+		switch {
+		case s.differentiable && s.passed:
+			ready = append(ready, grad.share())
+		case s.differentiable:
+			ready = append(ready, nil)
+		}
+	}
+	t, arrays, err := o.place.results(o.gradientShapes(), ready)
+	if err != nil {
+		return nil, err
+	}
+	d.last = t
+	into, computes := make([]cuda.Array[float32], len(o.in)), false
+	for i, s := range o.in {
+		if !s.differentiable {
+			continue
+		}
+		if !s.passed {
+			into[i], computes = arrays[0], true
+		}
+		arrays = arrays[1:]
+	}
+	if computes {
+		err = d.f.BackwardOn(s, o.place.precision, in, dout, into, k.Values)
+	}
+	grad.drop() // no other operator reads it: every gradient on the device has one reader
+	return t, err
+}

@@ -1,0 +1,135 @@
+package operator
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+)
+
+// Float is a type of number that operators compute with.
+type Float interface{ float32 | float64 }
+
+// Function computes an operator on the host, for one type of number. It has a fixed list of operands, of which optional ones may be absent,
+// and one or more results.
+//
+// A function must not keep a reference to a value, since a machine may overwrite any value before the backward pass runs.
+type Function[T Float] interface {
+	// String returns the operator's name with every parameter that changes its result. Gorgonia merges operators that have the same
+	// name, shapes and operands.
+	String() string
+	// Forward writes every element of every result.
+	Forward(in []Operand[T], out [][]T)
+	// Backward computes the gradients from the operands and the results' gradients dout. It writes every element of every gradient that is
+	// not nil.
+	Backward(in []Operand[T], dout, grad [][]T)
+}
+
+// Operand is the value of an operand on the host. The zero Operand is an absent one.
+type Operand[T Float] struct {
+	Shape tensor.Shape
+	Data  []T    // of Numbers, in row-major order
+	Ints  []int  // of Ints, in row-major order
+	Marks []bool // of Marks, in row-major order
+}
+
+// Keeper is a function whose forward pass can keep values for its backward pass. Without the kept values the backward pass recomputes them,
+// and the gradients are the same.
+type Keeper[T Float] interface {
+	Function[T]
+	// Keeps returns the number of elements to keep, 0 if the function keeps none.
+	Keeps() int
+	// ForwardKeeping is Forward that also writes every element of kept.
+	ForwardKeeping(in []Operand[T], out [][]T, kept []T)
+	// BackwardKept is Backward that reads kept.
+	BackwardKept(in []Operand[T], dout, grad [][]T, kept []T)
+}
+
+// Checker is a function that refuses some values of its integer operands, such as an index out of range. Check returns an error that names
+// the operand and the element. It reads shapes and integers only, and runs before Forward and Backward in both places.
+type Checker interface {
+	Check(shapes []tensor.Shape, ints [][]int) error
+}
+
+// OnDevice is the function of float32 of an operator that also runs on a device.
+type OnDevice interface {
+	// ForwardOn queues kernels that write every result. If keep is true, it also returns the values that BackwardOn needs, nil for none.
+	// Otherwise it must be possible to capture what it does (cuda.Stream.Capture), if it can run on a captured stream at all.
+	ForwardOn(s *cuda.Stream, p cuda.Precision, in []DeviceOperand, out []cuda.Array[float32], keep bool) (*Kept, error)
+	// BackwardOn queues kernels that write every gradient that is not absent. The gradient dout of a result that is not used is absent,
+	// unless the operator has only one result.
+	BackwardOn(s *cuda.Stream, p cuda.Precision, in []DeviceOperand, dout, grad []cuda.Array[float32], kept any) error
+}
+
+// DeviceOperand is the value of an operand on a device. The zero DeviceOperand is an absent one.
+type DeviceOperand struct {
+	Shape               tensor.Shape
+	cuda.Array[float32]                   // of Numbers
+	Weight              *Weight           // the weight whose value Array is, or nil
+	Ids                 cuda.Array[int32] // of Ints
+	Ints                []int             // of Ints: the same numbers on the host; nil if they are only on the device
+	Marks               cuda.Array[uint8] // of Marks
+}
+
+// Limited is a function whose device function does not support all sizes. Fits returns an error that names the size.
+type Limited interface {
+	Fits(p cuda.Precision) error
+}
+
+// Kept holds the values that a forward pass on a device keeps for the backward pass.
+type Kept struct {
+	Values any
+	Free   func() // frees the values' device memory; nil if they have none
+}
+
+// Passer is a function that returns one of its operands as one of its results on a device. The function adds its own gradient of the operand
+// to the gradient of this result.
+type Passer interface{ Passes() (result, operand int) }
+
+// Overwriter is a function whose BackwardOn overwrites the values that ForwardOn kept, so it can be differentiated only once on a device.
+type Overwriter interface{ OverwritesKept() }
+
+// Kind is what the elements of an operand are.
+type Kind int
+
+const (
+	Numbers Kind = iota // of the operator's type, float32 or float64
+	Ints                // of int
+	Marks               // of int, float32 or float64; a non-zero element marks its place
+)
+
+// In describes an operand of an operator.
+type In struct {
+	Name string
+	Node *G.Node // nil if the operand is absent
+	Kind Kind
+	// Passed says that the operand's gradient is the gradient of the only result. It is passed on without a copy, and Backward does not get
+	// to write it.
+	Passed bool
+}
+
+// Definition defines an operator: its functions, its operands and the shapes of its results.
+type Definition struct {
+	Float32 Function[float32] // runs on a device too if it implements OnDevice
+	Float64 Function[float64]
+	Dtype   tensor.Dtype // of Numbers and of the results
+	In      []In
+	Out     []tensor.Shape
+}
+
+func (d *Definition) String() string { return d.Float32.String() }
+
+// Apply adds an operator to the graph of its operands and returns a node for each of its results. Where the operands are decides where the
+// operator runs. Ints and Marks are copied to a device if they are needed there. A result that is a scalar is copied to the host.
+//
+// Errors: operands of Numbers in different places; operands on a device, for an operator that has no function there; results that exceed the
+// memory.
+func Apply(d Definition) (G.Nodes, error) {
+	nodes, err := apply(d)
+	if err != nil {
+		return nil, fmt.Errorf("op: %v: %w", &d, err)
+	}
+	return nodes, nil
+}

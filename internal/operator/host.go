@@ -1,0 +1,414 @@
+package operator
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/work"
+)
+
+// host runs a function on the host.
+type host[T Float] struct {
+	f    Function[T]
+	own  bool    // the result is written into last
+	last G.Value // the result of the last run, if own
+}
+
+func hostBody[T Float](f Function[T]) body { return &host[T]{f: f} }
+
+func (h *host[T]) function() fmt.Stringer         { return h.f }
+func (h *host[T]) fresh() body                    { return &host[T]{f: h.f} }
+func (h *host[T]) needsResult() bool              { return h.keeps() > 0 }
+func (h *host[T]) prepares() bool                 { return !h.own }
+func (h *host[T]) differentiated(*Operator) error { return nil }
+func (h *host[T]) reuse()                         { h.own = true }
+
+func (h *host[T]) keeps() int {
+	if k, ok := h.f.(Keeper[T]); ok {
+		return k.Keeps()
+	}
+	return 0
+}
+
+func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Value, error) {
+	in, err := operands[T](o, values)
+	if err != nil {
+		return nil, err
+	}
+	if h.own {
+		prealloc = h.last
+	}
+	result, flat := resultFor[T](prealloc, resultShape(o.out))
+	if o.readers.Load() > 0 && h.keeps() > 0 {
+		kept := work.Borrow[T](h.keeps())
+		h.f.(Keeper[T]).ForwardKeeping(in, unpack(flat, o.out), kept.Data)
+		k := &Keeping[T]{Dense: result().(*tensor.Dense)}
+		k.kept.Store(&kept)
+		return k, nil
+	}
+	h.f.Forward(in, unpack(flat, o.out))
+	v := result()
+	if h.own {
+		h.last = v
+	}
+	return v, nil
+}
+
+// backwardInto computes the gradients and packs them into flat. kept, the values from the forward pass, may be nil.
+func (h *host[T]) backwardInto(o *Operator, in []Operand[T], grad, kept, flat []T) {
+	each := unpack(flat, o.gradientShapes())
+	into := make([][]T, len(o.in))
+	for i, s := range o.in {
+		if o.computed(s) {
+			into[i], each = each[0], each[1:]
+		}
+	}
+	dout := unpack(grad, o.out)
+	if k, ok := h.f.(Keeper[T]); ok && kept != nil {
+		k.BackwardKept(in, dout, into, kept)
+		return
+	}
+	h.f.Backward(in, dout, into)
+}
+
+func (h *host[T]) backward(o *Operator, prealloc G.Value, values []G.Value) (G.Value, error) {
+	n := o.Arity()
+	in, err := operands[T](o, values[:n])
+	if err != nil {
+		return nil, err
+	}
+	grad, err := numbers[T](values[n], resultShape(o.out))
+	if err != nil {
+		return nil, fmt.Errorf("result %w", err)
+	}
+	var kept work.Space[T]
+	if n+1 < len(values) {
+		if k, ok := values[n+1].(*Keeping[T]); ok {
+			if o.readers.Load() == 1 {
+				kept = k.take()
+				defer kept.Return()
+			} else {
+				kept = k.shown()
+			}
+		}
+	}
+	result, flat := resultFor[T](prealloc, resultShape(o.gradientShapes()))
+	h.backwardInto(o, in, grad, kept.Data, flat)
+	return result(), nil
+}
+
+func (h *host[T]) accumulate(o *Operator, inputs G.Nodes, output *G.Node) error {
+	values := make([]G.Value, len(inputs))
+	for i, n := range inputs {
+		values[i] = n.Value()
+	}
+	in, err := operands[T](o, values)
+	if err != nil {
+		return err
+	}
+	grad, err := gradientOf[T](output, resultShape(o.out))
+	if err != nil {
+		return fmt.Errorf("result %w", err)
+	}
+	var kept work.Space[T]
+	if k, ok := output.Value().(*Keeping[T]); ok {
+		kept = k.shown()
+	}
+	flat := work.Borrow[T](totalSize(o.gradientShapes()))
+	defer flat.Return()
+	h.backwardInto(o, in, grad, kept.Data, flat.Data)
+	each := unpack(flat.Data, o.gradientShapes())
+	for _, s := range o.in {
+		if !s.present {
+			continue
+		}
+		switch {
+		case o.computed(s):
+			err, each = addToGradient(inputs[0], each[0], s.shape), each[1:]
+		case s.differentiable:
+			err = addToGradient(inputs[0], grad, s.shape)
+		}
+		if err != nil {
+			return fmt.Errorf("%s %w", s.name, err)
+		}
+		inputs = inputs[1:]
+	}
+	return nil
+}
+
+// Keeping is a result that carries kept values from an operator to the operator of its gradients. It travels like any value, so each run of
+// each machine has its own. An operator that overwrites a result cannot reach the kept values: only views read a Keeping, and a view shows
+// the tensor alone.
+//
+// A graph without gradients has no Keeping. On the lisp machine there is none either, since that machine does not call SymDiff. If a machine
+// copies the value, the copy is a plain tensor, and the backward pass recomputes the kept values.
+type Keeping[T Float] struct {
+	*tensor.Dense
+	kept atomic.Pointer[work.Space[T]]
+}
+
+// shown returns the kept values, without Data if there are none.
+func (k *Keeping[T]) shown() (s work.Space[T]) {
+	if l := k.kept.Load(); l != nil {
+		s = *l
+	}
+	return s
+}
+
+// take is shown for the only reader. It removes the kept values, and the caller must return them to the workspace.
+func (k *Keeping[T]) take() (s work.Space[T]) {
+	if l := k.kept.Swap(nil); l != nil {
+		s = *l
+	}
+	return s
+}
+
+// Kept returns the kept values, nil if there are none.
+func (k *Keeping[T]) Kept() []T { return k.shown().Data }
+
+func (k *Keeping[T]) dense() *tensor.Dense { return k.Dense }
+
+// denseOf returns a value on the host as a Dense, nil if it is none.
+func denseOf(v G.Value) *tensor.Dense {
+	switch v := v.(type) {
+	case *tensor.Dense:
+		return v
+	case interface{ dense() *tensor.Dense }:
+		return v.dense()
+	}
+	return nil
+}
+
+// operands checks the values and returns them as operands, with zero operands for absent ones.
+func operands[T Float](o *Operator, values []G.Value) ([]Operand[T], error) {
+	in, ints := make([]Operand[T], len(o.in)), make([][]int, len(o.in))
+	for i, s := range o.in {
+		if !s.present {
+			continue
+		}
+		v := values[0]
+		values = values[1:]
+		var err error
+		in[i].Shape = s.shape
+		switch s.kind {
+		case Numbers:
+			in[i].Data, err = numbers[T](v, s.shape)
+		case Ints:
+			in[i].Ints, err = numbers[int](v, s.shape)
+			ints[i] = in[i].Ints
+		case Marks:
+			in[i].Marks, err = MarksOf(v, s.shape)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s %w", s.name, err)
+		}
+	}
+	return in, o.check(ints)
+}
+
+// numbers returns the elements of a value on the host in row-major order. They share the value's memory if the value is row-major; otherwise
+// they are a copy. The text of an error continues a sentence that begins with the value's name.
+func numbers[T int | float32 | float64](v G.Value, shape tensor.Shape) ([]T, error) {
+	var zero T
+	dt := dtypeOf(zero)
+	switch v := v.(type) {
+	case nil:
+		return nil, fmt.Errorf("has no value; it should be %v of shape %v", dt, shape)
+	case placed:
+		return nil, fmt.Errorf("has a value on %v; it should be %v of shape %v on the host", v.Place(), dt, shape)
+	case *G.F32, *G.F64:
+		if x, ok := v.Data().(T); ok && shape.TotalSize() == 1 {
+			return []T{x}, nil
+		}
+	default:
+		if d := denseOf(v); d != nil && d.Dtype() == dt && (d.Shape().Eq(shape) || shape.TotalSize() == 1 && d.Shape().TotalSize() == 1) {
+			return rowMajor[T](d), nil
+		}
+	}
+	return nil, fmt.Errorf("has a value of %v and shape %v; it should be %v of shape %v", v.Dtype(), v.Shape(), dt, shape)
+}
+
+func dtypeOf(x any) tensor.Dtype {
+	switch x.(type) {
+	case float32:
+		return tensor.Float32
+	case float64:
+		return tensor.Float64
+	}
+	return tensor.Int
+}
+
+// MarksOf reports for each element of a value whether it is not zero.
+func MarksOf(v G.Value, shape tensor.Shape) ([]bool, error) {
+	if v != nil {
+		switch v.Dtype() {
+		case tensor.Float32:
+			return nonZero[float32](v, shape)
+		case tensor.Float64:
+			return nonZero[float64](v, shape)
+		}
+	}
+	return nonZero[int](v, shape)
+}
+
+func nonZero[T int | float32 | float64](v G.Value, shape tensor.Shape) ([]bool, error) {
+	x, err := numbers[T](v, shape)
+	b := make([]bool, len(x))
+	for i, x := range x {
+		b[i] = x != 0
+	}
+	return b, err
+}
+
+// rowMajor returns the elements of d in row-major order: d's own memory if that is its order, else a copy.
+func rowMajor[T any](d *tensor.Dense) (s []T) {
+	if isRowMajor(d) {
+		switch data := d.Data().(type) {
+		case []T:
+			return data
+		case T:
+			return []T{data}
+		}
+	}
+	// A lazily transposed tensor, a strided slice, or one in column order. These are rare, so the copy reads one element at a time, which
+	// is slow but right for all of them.
+	EachIndex(d.Shape(), func(at []int) {
+		v, err := d.At(at...)
+		if err != nil {
+			panic(err) // at is inside the shape
+		}
+		s = append(s, v.(T))
+	})
+	return s
+}
+
+func isRowMajor(d *tensor.Dense) bool {
+	return !d.RequiresIterator() && d.DataOrder().IsRowMajor() && !d.DataOrder().IsTransposed()
+}
+
+// EachIndex calls f with every index of a shape in row-major order.
+func EachIndex(shape tensor.Shape, f func(at []int)) {
+	at := make([]int, shape.Dims())
+	for range shape.TotalSize() {
+		f(at)
+		for axis := len(at) - 1; axis >= 0; axis-- {
+			if at[axis]++; at[axis] < shape[axis] {
+				break
+			}
+			at[axis] = 0
+		}
+	}
+}
+
+// unpack divides packed elements into parts of the given shapes. The parts share their memory. The capacity of a part is its length, so that
+// append cannot overwrite the elements after it.
+func unpack[T any](v []T, shapes []tensor.Shape) [][]T {
+	parts := make([][]T, len(shapes))
+	for i, s := range shapes {
+		n := s.TotalSize()
+		parts[i], v = v[:n:n], v[n:]
+	}
+	return parts
+}
+
+// slice returns the elements of a packed value from offset on as a tensor of a shape. It shares the memory.
+func slice(v G.Value, dt tensor.Dtype, of tensor.Shape, offset int, shape tensor.Shape) (*tensor.Dense, error) {
+	if dt == tensor.Float32 {
+		return sliceOf[float32](v, of, offset, shape)
+	}
+	return sliceOf[float64](v, of, offset, shape)
+}
+
+func sliceOf[T Float](v G.Value, of tensor.Shape, offset int, shape tensor.Shape) (*tensor.Dense, error) {
+	all, err := numbers[T](v, of)
+	if err != nil {
+		return nil, err
+	}
+	end := offset + shape.TotalSize()
+	return denseFrom(all[offset:end:end], shape), nil
+}
+
+// denseFrom returns elements as a tensor that shares their memory.
+func denseFrom[T any](v []T, shape tensor.Shape) *tensor.Dense {
+	return tensor.New(tensor.WithShape(shape.Clone()...), tensor.WithBacking(v))
+}
+
+// resultFor returns elements to write a result into, and a function that returns the written result as a value. The elements are prealloc's if
+// prealloc has the given type and shape and is row-major, else new.
+func resultFor[T Float](prealloc G.Value, shape tensor.Shape) (result func() G.Value, to []T) {
+	if d, ok := prealloc.(*tensor.Dense); ok && !shape.IsScalar() && d.Shape().Eq(shape) && isRowMajor(d) {
+		if to, ok = d.Data().([]T); ok {
+			return func() G.Value { return d }, to
+		}
+	}
+	to = make([]T, shape.TotalSize())
+	if !shape.IsScalar() {
+		return func() G.Value { return denseFrom(to, shape) }, to
+	}
+	return func() G.Value {
+		if x, ok := any(to[0]).(float32); ok {
+			return G.NewF32(x)
+		}
+		return G.NewF64(float64(to[0]))
+	}, to
+}
+
+// gradientOf returns the gradient that the lisp machine has stored in a node.
+func gradientOf[T Float](n *G.Node, shape tensor.Shape) ([]T, error) {
+	v, err := n.Grad()
+	if err != nil {
+		return nil, fmt.Errorf("has no gradient: %w", err)
+	}
+	return numbers[T](v, shape)
+}
+
+// addGradientOf adds the gradient that the lisp machine has stored in a node to d, which is row-major and has the node's shape.
+func addGradientOf[T Float](n *G.Node, d *tensor.Dense) error {
+	grad, err := gradientOf[T](n, d.Shape())
+	if err != nil {
+		return err
+	}
+	add(rowMajor[T](d), grad)
+	return nil
+}
+
+func add[T Float](to, v []T) {
+	for i := range to {
+		to[i] += v[i]
+	}
+}
+
+// addToGradient adds grad to the gradient that the lisp machine has stored in a node. That gradient can have any memory layout: Gorgonia
+// gives it the layout of the node's value.
+func addToGradient[T Float](n *G.Node, grad []T, shape tensor.Shape) error {
+	sum, err := gradientOf[T](n, shape)
+	if err != nil {
+		return err
+	}
+	add(sum, grad)
+	v, err := n.Grad()
+	if err != nil {
+		return err
+	}
+	switch v := v.(type) {
+	case *G.F32:
+		*v = G.F32(sum[0])
+	case *G.F64:
+		*v = G.F64(sum[0])
+	case *tensor.Dense:
+		if isRowMajor(v) && !v.IsScalar() {
+			return nil // sum shares v's memory
+		}
+		i := 0
+		EachIndex(v.Shape(), func(at []int) {
+			if err == nil {
+				err = v.SetAt(sum[i], at...)
+			}
+			i++
+		})
+	}
+	return err
+}

@@ -1,0 +1,444 @@
+// Package operator makes Gorgonia operators of functions. A function has a shape rule, a computation on the host and, where there is one, a
+// computation on a device; this package has what all of them share: several results in one value, gradients, values that are kept for the
+// backward pass, places, and values on a device. Package op has the functions.
+package operator
+
+import (
+	"fmt"
+	"hash"
+	"hash/fnv"
+	"slices"
+	"sync/atomic"
+
+	"github.com/chewxy/hm"
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/node"
+	"github.com/gomamba/mamba/internal/size"
+)
+
+// slot describes an operand of an operator.
+type slot struct {
+	name           string
+	kind           Kind
+	shape          tensor.Shape
+	dt             tensor.Dtype
+	present        bool
+	differentiable bool // present, and Numbers
+	passed         bool
+}
+
+// Operator runs a function forward. Several results are packed into one value, since an operator of Gorgonia has one result: on the host into
+// a vector, one after another; on a device into a Tensor with parts.
+type Operator struct {
+	name    string
+	dt      tensor.Dtype
+	place   Place
+	in      []slot
+	out     []tensor.Shape
+	checker Checker // nil if all values are right
+	body    body
+	readers atomic.Int32 // number of gradients operators that read the kept values
+}
+
+// body is what differs between the places and the types of numbers.
+type body interface {
+	// forward returns the packed results.
+	forward(o *Operator, prealloc G.Value, values []G.Value) (G.Value, error)
+	// backward returns the packed gradients. The values are those of the operands, then the gradient of the packed results, and, if
+	// needsResult, the packed results themselves.
+	backward(o *Operator, prealloc G.Value, values []G.Value) (G.Value, error)
+	// accumulate adds the gradients to those of the inputs, for the lisp machine.
+	accumulate(o *Operator, inputs G.Nodes, output *G.Node) error
+	// needsResult reports whether the backward pass reads the packed results, which carry the kept values.
+	needsResult() bool
+	// prepares reports whether the machine should prepare memory for results.
+	prepares() bool
+	// differentiated is called for each operator of gradients.
+	differentiated(o *Operator) error
+	// fresh returns a body for another operator of the same function.
+	fresh() body
+	// function returns the function.
+	function() fmt.Stringer
+}
+
+var (
+	_ G.SDOp            = (*Operator)(nil)
+	_ G.ADOp            = (*Operator)(nil)
+	_ G.UsePreallocDoer = (*Operator)(nil)
+)
+
+// Replace returns the operator to add to a graph instead of o, which is an *Operator or a *Gradients. It is set by the build tag cuda.
+var Replace = func(o G.Op) G.Op { return o }
+
+// New returns the operator of a definition, and its operands with those copied that have to be on a device.
+func New(d Definition) (*Operator, G.Nodes, error) {
+	o := &Operator{name: d.String(), dt: d.Dtype, out: d.Out}
+	o.checker, _ = d.Float32.(Checker)
+	first := -1
+	for i, in := range d.In {
+		if in.Node == nil || in.Kind != Numbers {
+			continue
+		}
+		switch p := PlaceOf(in.Node); {
+		case first < 0:
+			o.place, first = p, i
+		case p != o.place:
+			return nil, nil, fmt.Errorf("%s is on %v, want %v like %s", in.Name, p, o.place, d.In[first].Name)
+		}
+	}
+	if err := o.setBody(d, first); err != nil {
+		return nil, nil, err
+	}
+	var children G.Nodes
+	for _, in := range d.In {
+		s := slot{name: in.Name, kind: in.Kind}
+		if n := in.Node; n != nil {
+			if err := countable(n.Shape()); err != nil {
+				return nil, nil, fmt.Errorf("%s %w", in.Name, err)
+			}
+			if in.Kind != Numbers && !o.place.OnHost() && PlaceOf(n).OnHost() {
+				var err error
+				if n, err = o.place.context.raise(n, in.Kind); err != nil {
+					return nil, nil, fmt.Errorf("%s: %w", in.Name, err)
+				}
+			}
+			s.shape, s.dt, s.present = n.Shape(), n.Dtype(), true
+			s.differentiable, s.passed = in.Kind == Numbers, in.Passed
+			children = append(children, n)
+		}
+		o.in = append(o.in, s)
+	}
+	return o, children, nil
+}
+
+// setBody chooses the function by place and type, and checks the sizes of the results.
+func (o *Operator) setBody(d Definition, first int) error {
+	if o.place.OnHost() {
+		var need size.Bytes
+		for _, s := range o.out {
+			need = need.Plus(size.Of(o.dt.Size(), s...))
+		}
+		if o.body = hostBody(d.Float32); o.dt == tensor.Float64 {
+			o.body = hostBody(d.Float64)
+		}
+		return need.Fits(fmt.Sprintf("the results %v", o.out))
+	}
+	f, ok := d.Float32.(OnDevice)
+	if !ok {
+		return fmt.Errorf("it has no function on a device, and %s is on %v; Download it first", d.In[first].Name, o.place)
+	}
+	if l, ok := d.Float32.(Limited); ok {
+		if err := l.Fits(o.place.precision); err != nil {
+			return err
+		}
+	}
+	for i, s := range o.out {
+		if s.IsScalar() {
+			o.out = slices.Clone(o.out)
+			o.out[i] = tensor.Shape{1}
+		}
+		if err := countable(s); err != nil {
+			return fmt.Errorf("a result %w", err)
+		}
+	}
+	o.body = &device{f: f, name: d.Float32}
+	return nil
+}
+
+func apply(d Definition) (G.Nodes, error) {
+	o, children, err := New(d)
+	if err != nil {
+		return nil, err
+	}
+	n, err := node.Apply(Replace(o), children...)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case len(d.Out) == 1 && d.Out[0].IsScalar() && !o.place.OnHost():
+		n, err = node.Apply(&scalar{o.place}, n)
+		return G.Nodes{n}, err
+	case len(d.Out) == 1 && (!o.body.needsResult() || !o.place.OnHost()):
+		return G.Nodes{n}, nil
+	}
+	return o.views(n, o.out)
+}
+
+// Place returns where the operator runs and its result is.
+func (o *Operator) Place() Place { return o.place }
+
+// Function returns the function of the operator.
+func (o *Operator) Function() fmt.Stringer { return o.body.function() }
+
+// Slots returns the shapes and types of all operands, with nil and false for absent ones.
+func (o *Operator) Slots() (shapes []tensor.Shape, differentiable []bool) {
+	for _, s := range o.in {
+		shapes, differentiable = append(shapes, s.shape), append(differentiable, s.differentiable && !s.passed)
+	}
+	return shapes, differentiable
+}
+
+// Results returns the shapes of the results.
+func (o *Operator) Results() []tensor.Shape { return o.out }
+
+// resultShape returns the shape of packed values: their own if there is one, else a vector's.
+func resultShape(shapes []tensor.Shape) tensor.Shape {
+	if len(shapes) == 1 {
+		return shapes[0].Clone()
+	}
+	return tensor.Shape{totalSize(shapes)}
+}
+
+func totalSize(shapes []tensor.Shape) (n int) {
+	for _, s := range shapes {
+		n += s.TotalSize()
+	}
+	return n
+}
+
+func typeOf(dt tensor.Dtype, s tensor.Shape) hm.Type {
+	if s.IsScalar() {
+		return dt
+	}
+	return G.TensorType{Dims: s.Dims(), Of: dt}
+}
+
+// Arity returns the number of operands that are present.
+func (o *Operator) Arity() int { return len(o.types()) }
+
+func (o *Operator) types() (types []hm.Type) {
+	for _, s := range o.in {
+		if s.present {
+			types = append(types, typeOf(s.dt, s.shape))
+		}
+	}
+	return types
+}
+
+// Type returns the concrete types of the operands and the result, since an operator is made for certain operands.
+func (o *Operator) Type() hm.Type {
+	return hm.NewFnType(append(o.types(), typeOf(o.dt, resultShape(o.out)))...)
+}
+
+// InferShape returns the shape of the packed results.
+func (o *Operator) InferShape(...G.DimSizer) (tensor.Shape, error) { return resultShape(o.out), nil }
+
+// Do runs the operator and returns a new value.
+func (o *Operator) Do(values ...G.Value) (G.Value, error) { return o.UsePreallocDo(nil, values...) }
+
+// UsePreallocDo runs the operator. On the host it writes the result into prealloc if that has the right type, shape and layout.
+func (o *Operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, error) {
+	if err := o.count(values, o.Arity()); err != nil {
+		return nil, o.wrong(err)
+	}
+	v, err := o.body.forward(o, prealloc, values)
+	if err != nil {
+		return nil, o.wrong(err)
+	}
+	return v, nil
+}
+
+func (o *Operator) wrong(err error) error { return fmt.Errorf("op: %s: %w", o.name, err) }
+
+func (o *Operator) count(values []G.Value, want int) error {
+	if len(values) != want {
+		return fmt.Errorf("%d operands, want %d", len(values), want)
+	}
+	return nil
+}
+
+// check calls the function's check of integers.
+func (o *Operator) check(ints [][]int) error {
+	if o.checker == nil {
+		return nil
+	}
+	shapes := make([]tensor.Shape, len(o.in))
+	for i, s := range o.in {
+		shapes[i] = s.shape
+	}
+	return o.checker.Check(shapes, ints)
+}
+
+// ReturnsPtr reports whether the result is a tensor, not a scalar: the tape machine can preallocate it.
+func (o *Operator) ReturnsPtr() bool { return !resultShape(o.out).IsScalar() }
+
+// CallsExtern reports whether the tape machine should preallocate the result. The machine does so if ReturnsPtr is true as well.
+func (o *Operator) CallsExtern() bool { return o.ReturnsPtr() && o.body.prepares() }
+
+// OverwritesInput returns -1: no operand is overwritten.
+func (o *Operator) OverwritesInput() int { return -1 }
+
+// WriteHash writes all that distinguishes the operator from others: function, place, types and shapes.
+func (o *Operator) WriteHash(h hash.Hash) {
+	fmt.Fprintf(h, "mamba %s %p %v %v", o.name, o.place.context, o.place.precision, o.dt)
+	for _, s := range o.in {
+		if s.present { // printing the zero Dtype panics
+			fmt.Fprintf(h, " %v%v", s.dt, s.shape)
+		} else {
+			fmt.Fprint(h, " absent")
+		}
+	}
+	fmt.Fprintf(h, " %v", o.out)
+}
+
+// Hashcode returns the hash of what WriteHash writes.
+func (o *Operator) Hashcode() uint32 { return hashcode(o) }
+
+func (o *Operator) String() string {
+	if o.place.OnHost() {
+		return o.name
+	}
+	return o.name + " on a device"
+}
+
+func hashcode(o G.Op) uint32 {
+	h := fnv.New32a()
+	o.WriteHash(h)
+	return h.Sum32()
+}
+
+// DiffWRT reports for each operand that is present whether it has a gradient.
+func (o *Operator) DiffWRT(int) []bool {
+	var with []bool
+	for _, s := range o.in {
+		if s.present {
+			with = append(with, s.differentiable)
+		}
+	}
+	return with
+}
+
+// computed reports whether the operator of the gradients has a gradient for an operand. On the host a passed gradient is the gradient of the
+// result itself. On a device every gradient has one reader, so each operand gets a value of its own that shares the memory.
+func (o *Operator) computed(s slot) bool {
+	return s.differentiable && !(s.passed && o.place.OnHost())
+}
+
+func (o *Operator) gradientShapes() (shapes []tensor.Shape) {
+	for _, s := range o.in {
+		if o.computed(s) {
+			shapes = append(shapes, s.shape)
+		}
+	}
+	return shapes
+}
+
+// SymDiff adds one operator that computes all gradients into one value, and a view of it for each operand with a gradient.
+func (o *Operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
+	var each G.Nodes
+	if shapes := o.gradientShapes(); len(shapes) > 0 {
+		children := append(slices.Clone(in), grad)
+		if o.body.needsResult() {
+			children = append(children, output)
+			o.readers.Add(1)
+		}
+		if err := o.body.differentiated(o); err != nil {
+			return nil, o.wrong(err)
+		}
+		packed, err := node.Apply(Replace(&Gradients{of: o, body: o.body.fresh()}), children...)
+		if err != nil {
+			return nil, fmt.Errorf("op: gradient of %s: %w", o.name, err)
+		}
+		if each = (G.Nodes{packed}); len(shapes) > 1 {
+			if each, err = o.views(packed, shapes); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var result G.Nodes
+	for _, s := range o.in {
+		switch {
+		case !s.present:
+		case o.computed(s):
+			result, each = append(result, each[0]), each[1:]
+		case s.differentiable:
+			result = append(result, grad)
+		default:
+			result = append(result, nil)
+		}
+	}
+	return result, nil
+}
+
+// DoDiff adds the operator's gradients to the gradients of its inputs. Only the lisp machine calls it.
+func (o *Operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) error {
+	if err := o.body.accumulate(o, inputs, output); err != nil {
+		return fmt.Errorf("op: gradient of %s: %w", o.name, err)
+	}
+	return nil
+}
+
+// ReuseResult makes the operator write into its last result.
+func (o *Operator) ReuseResult() {
+	if b, ok := o.body.(interface{ reuse() }); ok {
+		b.reuse()
+	}
+}
+
+// Gradients runs a function backward. Its operands are the operator's operands, the gradient of the operator's result, and, if the function
+// keeps values, the result itself. It takes the kept values from that result, and reads none of the result's elements.
+type Gradients struct {
+	of   *Operator
+	body body
+}
+
+var (
+	_ G.SDOp            = (*Gradients)(nil)
+	_ G.UsePreallocDoer = (*Gradients)(nil)
+)
+
+// Of returns the operator.
+func (o *Gradients) Of() *Operator { return o.of }
+
+func (o *Gradients) Arity() int { return len(o.types()) }
+
+func (o *Gradients) types() []hm.Type {
+	result := typeOf(o.of.dt, resultShape(o.of.out))
+	types := append(o.of.types(), result)
+	if o.body.needsResult() {
+		types = append(types, result)
+	}
+	return types
+}
+
+func (o *Gradients) Type() hm.Type {
+	return hm.NewFnType(append(o.types(), typeOf(o.of.dt, o.shape()))...)
+}
+
+func (o *Gradients) Place() Place                                   { return o.of.place }
+func (o *Gradients) Shapes() []tensor.Shape                         { return o.of.gradientShapes() }
+func (o *Gradients) shape() tensor.Shape                            { return resultShape(o.of.gradientShapes()) }
+func (o *Gradients) InferShape(...G.DimSizer) (tensor.Shape, error) { return o.shape(), nil }
+func (o *Gradients) Do(values ...G.Value) (G.Value, error)          { return o.UsePreallocDo(nil, values...) }
+
+func (o *Gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Value, err error) {
+	if err = o.of.count(values, o.Arity()); err == nil {
+		v, err = o.body.backward(o.of, prealloc, values)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("op: gradient of %s: %w", o.of.name, err)
+	}
+	return v, nil
+}
+
+func (o *Gradients) ReturnsPtr() bool     { return true }
+func (o *Gradients) CallsExtern() bool    { return o.body.prepares() }
+func (o *Gradients) OverwritesInput() int { return -1 }
+
+func (o *Gradients) WriteHash(h hash.Hash) {
+	fmt.Fprint(h, "gradients of ")
+	o.of.WriteHash(h)
+}
+
+func (o *Gradients) Hashcode() uint32 { return hashcode(o) }
+func (o *Gradients) String() string   { return "∇" + o.of.String() }
+
+// DiffWRT returns false for all operands, since there are no second derivatives. If it returned nil, Gorgonia would refuse to
+// differentiate a second loss in the same graph.
+func (o *Gradients) DiffWRT(inputs int) []bool { return make([]bool, inputs) }
+
+func (o *Gradients) SymDiff(G.Nodes, *G.Node, *G.Node) (G.Nodes, error) {
+	return nil, fmt.Errorf("op: %s has no second derivative", o.of.name)
+}

@@ -1,0 +1,110 @@
+package op
+
+import (
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// Fits returns an error if the kernels do not support a size of the block.
+func (f *mambaBlock[T]) Fits(p cuda.Precision) error {
+	if p == cuda.BF16 {
+		return emptyBlock[T, cuda.BFloat16](f, p).Fits()
+	}
+	return emptyBlock[T, float32](f, p).Fits()
+}
+
+// emptyBlock returns a block without operands.
+func emptyBlock[N kernel.Float, T cuda.Activation](f *mambaBlock[N], p cuda.Precision) *cuda.Block[T] {
+	return &cuda.Block[T]{
+		Batch: f.batch, Length: f.length, Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank,
+		Eps: float32(f.Eps), Precision: p,
+	}
+}
+
+// withOperands adds the operands to a block. products are InProj, XProj, DtProj and OutProj in the type of the products.
+func withOperands[T cuda.Activation](b *cuda.Block[T], in []onDevice, products []cuda.Array[T]) *cuda.Block[T] {
+	b.X, b.Norm, b.Conv, b.DtBias = in[blockX].Array, in[blockNorm].Array, in[blockConv].Array, in[blockDtBias].Array
+	b.ALog, b.D, b.InBias, b.ConvBias = in[blockALog].Array, in[blockD].Array, in[blockInBias].Array, in[blockConvBias].Array
+	b.OutBias, b.Context, b.Initial, b.Start = in[blockOutBias].Array, in[blockContext].Array, in[blockInitial].Array, in[blockStart].Marks
+	b.InProj, b.XProj, b.DtProj, b.OutProj = products[0], products[1], products[2], products[3]
+	return b
+}
+
+func (f *mambaBlock[T]) strict(p cuda.Precision, in []onDevice) *cuda.Block[float32] {
+	products := []array{in[blockInProj].Array, in[blockXProj].Array, in[blockDtProj].Array, in[blockOutProj].Array}
+	return withOperands(emptyBlock[T, float32](f, p), in, products)
+}
+
+func (f *mambaBlock[T]) half(s *cuda.Stream, p cuda.Precision, in []onDevice) (b *cuda.Block[cuda.BFloat16], free func(), err error) {
+	products, free, err := halves(s, in[blockInProj], in[blockXProj], in[blockDtProj], in[blockOutProj])
+	if err != nil {
+		return nil, nil, err
+	}
+	return withOperands(emptyBlock[T, cuda.BFloat16](f, p), in, products), free, nil
+}
+
+func (f *mambaBlock[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
+	if p != cuda.BF16 {
+		return blockForward(f, f.strict(p, in), s, out, keep)
+	}
+	b, free, err := f.half(s, p, in)
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	return blockForward(f, b, s, out, keep)
+}
+
+func blockForward[N kernel.Float, T cuda.Activation](f *mambaBlock[N], b *cuda.Block[T], s *cuda.Stream, out []array, keep bool) (*kept, error) {
+	context, final := blockStates(f, out)
+	if !keep && f.length == 1 && f.withState && !b.Initial.Absent() && b.Start.Absent() && (f.width == 1 || !b.Context.Absent()) {
+		return nil, blockStep(b, s, out[0], context, final)
+	}
+	k, err := b.Forward(s, out[0], context, final, keep)
+	if k == nil || err != nil {
+		return nil, err
+	}
+	return &kept{Values: k, Free: k.Free}, nil
+}
+
+func (f *mambaBlock[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values any) error {
+	into := &cuda.BlockGrad{
+		X: grad[blockX], Norm: grad[blockNorm], InProj: grad[blockInProj], Conv: grad[blockConv], XProj: grad[blockXProj],
+		DtProj: grad[blockDtProj], DtBias: grad[blockDtBias], ALog: grad[blockALog], D: grad[blockD], OutProj: grad[blockOutProj],
+		InBias: grad[blockInBias], ConvBias: grad[blockConvBias], OutBias: grad[blockOutBias],
+		Context: grad[blockContext], Initial: grad[blockInitial],
+	}
+	dcontext, dfinal := blockStates(f, dout)
+	dy := dout[0]
+	if dy.Absent() { // the loss depends on the states only
+		zeros, err := cuda.NewArray[float32](s, in[blockX].Len())
+		if err != nil {
+			return err
+		}
+		defer zeros.Free()
+		if err := zeros.Fill(s, 0); err != nil {
+			return err
+		}
+		dy = zeros
+	}
+	if p != cuda.BF16 {
+		return f.strict(p, in).Backward(s, values.(*cuda.BlockKept[float32]), dy, dcontext, dfinal, into)
+	}
+	b, free, err := f.half(s, p, in)
+	if err != nil {
+		return err
+	}
+	defer free()
+	return b.Backward(s, values.(*cuda.BlockKept[cuda.BFloat16]), dy, dcontext, dfinal, into)
+}
+
+// blockStep queues one step of each sequence.
+func blockStep[T cuda.Activation](b *cuda.Block[T], s *cuda.Stream, y, context, final array) error {
+	step := &cuda.Step[T]{
+		Batch: b.Batch, Model: b.Model, Channels: b.Channels, State: b.State, Width: b.Width, Rank: b.Rank, Eps: b.Eps,
+		X: b.X, Norm: b.Norm, Conv: b.Conv, DtBias: b.DtBias, ALog: b.ALog, D: b.D,
+		InProj: b.InProj, XProj: b.XProj, DtProj: b.DtProj, OutProj: b.OutProj,
+		InBias: b.InBias, ConvBias: b.ConvBias, OutBias: b.OutBias, Context: b.Context, Scan: b.Initial,
+	}
+	return step.Forward(s, y, context, final)
+}

@@ -1,0 +1,132 @@
+package op
+
+import (
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/operator"
+)
+
+// LinearCrossEntropy returns CrossEntropy of the logits Linear(x, weight, nil): x (batch, length, in), weight (vocabulary, in), targets (batch,
+// length) of int. On a device it is one operator, which keeps the logits in the precision of the product and replaces them by their gradient. It
+// can then be differentiated once. On the host it is the two operators.
+//
+// Errors: those of Linear and of CrossEntropy.
+func LinearCrossEntropy(x, weight, targets *G.Node, ignore int) (*G.Node, error) {
+	if operator.PlaceOf(x).OnHost() {
+		logits, err := Linear(x, weight, nil)
+		if err != nil {
+			return nil, err
+		}
+		return CrossEntropy(logits, targets, ignore)
+	}
+	c := newChecker("linear cross-entropy", "x", x)
+	c.required("x", x, "(batch, length, in)", 0, 0, 0)
+	if c.err != nil {
+		return nil, c.err
+	}
+	s := x.Shape()
+	c.required("weight", weight, "(vocabulary, in)", 0, s[2])
+	c.ints("targets", targets, "(batch, length)", s[0], s[1])
+	if c.err != nil {
+		return nil, c.err
+	}
+	f := &headLoss[float32]{product{s[0] * s[1], s[2], weight.Shape()[0]}, ignore}
+	in := numbers("x weight", x, weight).ints("targets", targets)
+	return apply1(f, nil, c.dt, in, tensor.ScalarShape())
+}
+
+// headLoss is the function of LinearCrossEntropy on a device.
+type headLoss[T kernel.Float] struct {
+	product
+	ignore int
+}
+
+func (f *headLoss[T]) String() string {
+	return fmt.Sprintf("linear cross-entropy{ignore: %d}", f.ignore)
+}
+
+func (f *headLoss[T]) Check(shapes []tensor.Shape, ints [][]int) error {
+	return checkTargets(shapes[2], ints[2], f.out, f.ignore)
+}
+
+// Forward and Backward never run: on the host there are two operators.
+func (f *headLoss[T]) Forward(_ []value[T], _ [][]T)     {}
+func (f *headLoss[T]) Backward(_ []value[T], _, _ [][]T) {}
+
+// OverwritesKept says that the backward pass replaces the logits by their gradient.
+func (f *headLoss[T]) OverwritesKept() {}
+
+// headKept holds what the gradient needs: the logits, with rows of padded elements, and the state of CrossEntropyForward.
+type headKept[T cuda.Activation] struct {
+	logits cuda.Array[T]
+	state  array
+}
+
+func (k *headKept[T]) free() {
+	k.logits.Free()
+	k.state.Free()
+}
+
+func (f *headLoss[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
+	if p != cuda.BF16 {
+		return headForward(f, s, p, in[0].Array, in[1].Array, in[2].Ids, out[0], keep)
+	}
+	half, free, err := halves(s, in[0], in[1])
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	return headForward(f, s, p, half[0], half[1], in[2].Ids, out[0], keep)
+}
+
+func headForward[N kernel.Float, T cuda.Activation](
+	f *headLoss[N], s *cuda.Stream, p cuda.Precision, x, weight cuda.Array[T], targets cuda.Array[int32], out array, keep bool,
+) (_ *kept, err error) {
+	k := new(headKept[T])
+	defer func() {
+		if err != nil || !keep {
+			k.free()
+		}
+	}()
+	if k.logits, err = cuda.NewArray[T](s, f.rows*f.padded()); err != nil {
+		return nil, err
+	}
+	if k.state, err = cuda.NewArray[float32](s, cuda.CrossEntropyState(f.rows)); err != nil {
+		return nil, err
+	}
+	if err = multiply(s, p, f.product, x, weight, k.logits, f.padded()); err != nil {
+		return nil, err
+	}
+	err = cuda.CrossEntropyForward(s, f.rows, f.out, f.padded(), int32(f.ignore), k.logits, targets, k.state, out)
+	if err != nil || !keep {
+		return nil, err
+	}
+	return &kept{Values: k, Free: k.free}, nil
+}
+
+func (f *headLoss[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values any) error {
+	if p != cuda.BF16 {
+		return headBackward(f, s, p, in[0].Array, in[1].Array, in[2].Ids, values.(*headKept[float32]), dout[0], grad)
+	}
+	half, free, err := halves(s, in[0], in[1])
+	if err != nil {
+		return err
+	}
+	defer free()
+	return headBackward(f, s, p, half[0], half[1], in[2].Ids, values.(*headKept[cuda.BFloat16]), dout[0], grad)
+}
+
+func headBackward[N kernel.Float, T cuda.Activation](
+	f *headLoss[N], s *cuda.Stream, p cuda.Precision, x, weight cuda.Array[T], targets cuda.Array[int32], k *headKept[T], dout array, grad []array,
+) error {
+	err := cuda.CrossEntropyBackward(s, f.rows, f.out, f.padded(), int32(f.ignore), k.logits, targets, k.state, dout)
+	if err != nil {
+		return err
+	}
+	return multiplyBackward(s, p, f.product, x, weight, k.logits, f.padded(), grad[0], grad[1])
+}
