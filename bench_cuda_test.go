@@ -16,6 +16,11 @@ import (
 	"github.com/gomamba/mamba/train"
 )
 
+// hybrid is a model of 12 layers: two Mamba blocks, attention with a window, and a gated MLP, three times.
+var hybrid = nn.LMConfig{
+	Config: nn.Config{DModel: 768, NLayer: 12, Pattern: []nn.Kind{nn.Mamba, nn.Mamba, nn.Attention, nn.SwiGLU}, NHead: 12, Window: 512}, Vocab: 50277,
+}
+
 // BenchmarkCUDATraining measures a whole training step of a language model on a GPU, run by a Gorgonia graph: uploading the tokens, the forward
 // and backward pass, AdamW, and downloading the loss. It reports the median time and the device's memory.
 func BenchmarkCUDATraining(b *testing.B) {
@@ -25,6 +30,7 @@ func BenchmarkCUDATraining(b *testing.B) {
 		batch, length int
 	}{
 		{"130M/B8L1024", nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50277}, 8, 1024},
+		{"hybrid/B8L1024", hybrid, 8, 1024},
 		{"small/B64L256", nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 16}, 64, 256},
 		{"small/B64L4096", nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 16}, 64, 4096},
 	} {
@@ -84,11 +90,17 @@ func BenchmarkCUDATraining(b *testing.B) {
 	}
 }
 
-// BenchmarkCUDAGenerate measures nn.Generator with a model of 130M random parameters on a GPU.
+// BenchmarkCUDAGenerate measures nn.Generator with a model of 130M random parameters on a GPU, and BenchmarkCUDAGenerateHybrid with a hybrid.
 func BenchmarkCUDAGenerate(b *testing.B) {
+	benchGenerate(b, nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50277})
+}
+
+func BenchmarkCUDAGenerateHybrid(b *testing.B) { benchGenerate(b, hybrid) }
+
+func benchGenerate(b *testing.B, cfg nn.LMConfig) {
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
 		d := gputest.Open(b, cuda.Open)
-		lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50277}, nn.OnDevice(d), nn.WithPrecision(p))
+		lm := nn.NewLM(cfg, nn.OnDevice(d), nn.WithPrecision(p))
 		for _, m := range []struct{ batch, prompt, tokens int }{{1, 1, 200}, {8, 1, 100}, {1, 1024, 1}} {
 			b.Run(fmt.Sprintf("%v/batch=%d/prompt=%d/tokens=%d", p, m.batch, m.prompt, m.tokens), func(b *testing.B) {
 				g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: m.tokens})
