@@ -13,6 +13,9 @@ type Attention struct {
 	Batch, Length, Width, Heads int     // Width is that of all heads together; a head has at most 256 elements
 	Window                      int     // number of steps that a step sees, itself included; 0 for all
 	Base                        float64 // base of the rotary positions' frequencies; 0 for none
+	// Precision is that of the products of whole tiles. On a device without the tensor cores for it, for a head of more than 128 elements, and
+	// for a single step, they are computed in float32. Scores, probabilities and sums are float32 in any case.
+	Precision Precision
 
 	Q, K, V Array[float32] // (batch, length, width); the heads are side by side along the width
 	Context Array[float32] // optional, for a Window of at least 2: (batch, window-1, 2·width + 1); rows of a key, a value, and 1 or 0
@@ -27,6 +30,7 @@ type attentionArgs struct {
 	batch, length, heads, dim, window, before, vector int64
 	q, k, v, first, y, lse, dy, inner, dq, dk, dv     uintptr
 	scale, scale2                                     float32
+	bad                                               uintptr
 }
 
 // aroundArgs has the same fields as the kernels' struct Around (kernels/attention.cu).
@@ -49,6 +53,28 @@ type attentionTile struct {
 // attentionTiles are tried in order. The first that fits the head dimension and the device's shared memory is used.
 var attentionTiles = []attentionTile{
 	{"32", 32, 8, 64, 128}, {"64", 64, 8, 64, 128}, {"128", 128, 8, 32, 128}, {"128small", 128, 4, 16, 128}, {"256", 256, 4, 16, 64},
+}
+
+// mmaTile has the sizes of the kernels on tensor cores of one precision and head dimension. A block has 4 warps. Each has rows of 16 times
+// tiles in the forward pass, and 16 in the backward pass.
+type mmaTile struct {
+	name                          string
+	precision                     Precision
+	dim, tiles, columns, backward int // columns of a tile in either pass
+}
+
+var mmaTiles = []mmaTile{
+	{"bf16_32", BF16, 32, 2, 64, 64}, {"bf16_64", BF16, 64, 2, 64, 64}, {"bf16_128", BF16, 128, 2, 32, 32},
+	{"tf32_32", TF32, 32, 2, 32, 32}, {"tf32_64", TF32, 64, 2, 32, 32}, {"tf32_128", TF32, 128, 1, 32, 16},
+}
+
+// shared returns the bytes of shared memory of a kernel that holds so many rows, and two times two matrices of columns.
+func (t *mmaTile) shared(rows, columns int) int {
+	row := 4 * t.dim
+	if t.precision == BF16 {
+		row = 2 * t.dim
+	}
+	return (rows+4*columns)*(row+16) + 16*columns
 }
 
 // maxHead is the largest head dimension.
@@ -83,6 +109,9 @@ func (a *Attention) check() error {
 	const what = "attention"
 	if a == nil {
 		return missing(what)
+	}
+	if err := a.Precision.Err(); err != nil {
+		return fmt.Errorf("cuda: attention: %w", err)
 	}
 	if err := atLeast(1, what, "Batch", a.Batch, "Length", a.Length, "Width", a.Width, "Heads", a.Heads); err != nil {
 		return err
@@ -127,6 +156,7 @@ type attending struct {
 	work   temporaries
 	tiles  attentionArgs
 	around aroundArgs
+	mma    *mmaTile // for the kernels on tensor cores, or nil
 }
 
 // begin takes memory for the first visible steps and the angles, if any are needed, and queues their computation.
@@ -157,7 +187,23 @@ func (a *Attention) begin(s *Stream) (*attending, error) {
 	if err == nil {
 		err = c.run("prepare", g)
 	}
-	return c, err
+	for i := range mmaTiles {
+		t := &mmaTiles[i]
+		if t.precision == a.Precision && a.dim() <= t.dim && a.Length > 1 && s.device.kernels >= 80 &&
+			max(t.shared(64*t.tiles, t.columns), t.shared(128, t.backward)) <= s.device.shared {
+			c.mma = t
+			break
+		}
+	}
+	if c.mma == nil || err != nil {
+		return c, err
+	}
+	bad := take[int32](s, &c.work, a.Batch*a.Heads, &err)
+	if err != nil {
+		return c, err
+	}
+	c.tiles.bad = bad.address
+	return c, bad.Fill(s, 0)
 }
 
 // run queues a kernel of kernels/attention.cu, which may have arguments of its own. It does nothing for a grid without blocks.
@@ -173,6 +219,14 @@ func rowGrid(rows int) grid { return grid{x: int64(rows), threads: 256} }
 
 // tile queues a kernel of tiles. over is the number of rows, and own the number of matrices of rows that the kernel holds.
 func (c *attending) tile(name string, over, own int) error {
+	if t := c.mma; t != nil {
+		rows, columns := 64*t.tiles, t.columns
+		if own == 2 {
+			rows, columns = 64, t.backward
+		}
+		g := grid{x: int64(c.Batch * c.Heads), y: int64((over + rows - 1) / rows), threads: 128, shared: t.shared(own*rows, columns)}
+		return c.stream.run("attention"+t.name+"mma", "attention_"+name+"_"+t.name, g, unsafe.Pointer(&c.tiles))
+	}
 	for _, t := range attentionTiles {
 		if c.dim() <= t.dim && t.shared(own) <= c.stream.device.shared {
 			g := grid{x: int64(c.Batch * c.Heads), y: int64((over + t.rows() - 1) / t.rows()), threads: t.threads, shared: t.shared(own)}
@@ -183,37 +237,61 @@ func (c *attending) tile(name string, over, own int) error {
 		c.dim(), attentionTiles[len(attentionTiles)-1].shared(own), c.stream.device.shared)
 }
 
-// gather returns x (batch, steps, width) after the rows of the context from element offset of a row on, and rotated if turn is not 0. It
-// returns x itself if there is nothing to do.
-func (c *attending) gather(x Array[float32], context bool, offset, turn int) (Array[float32], error) {
-	if context = context && !c.Context.Absent(); !context && (turn == 0 || c.Base == 0) {
-		return x, nil
+// gather returns the address of x as the tiles take it: (batch, steps, width), after the rows of the context from element offset of a row on,
+// rotated if turn is not 0. That is x itself if there is nothing to do. For tensor cores the result is packed, times factor.
+func (c *attending) gather(x Array[float32], context bool, offset, turn int, factor float32) (uintptr, error) {
+	context = context && !c.Context.Absent()
+	if c.Base == 0 {
+		turn = 0
+	}
+	if c.mma == nil && !context && turn == 0 {
+		return x.address, nil
 	}
 	steps, with := c.Length, 0
 	if context {
 		steps, with = c.steps(), 1
 	}
+	rows := c.Batch * steps
 	var err error
-	to := take[float32](c.stream, &c.work, c.Batch*steps*c.Width, &err)
-	if err != nil {
-		return to, err
+	if c.mma == nil {
+		to := take[float32](c.stream, &c.work, rows*c.Width, &err)
+		if err != nil {
+			return 0, err
+		}
+		return to.address, c.run("gather", rowGrid(rows), x.address, with, offset, turn, to.address)
 	}
-	return to, c.run("gather", rowGrid(c.Batch*steps), x.address, with, offset, turn, to.address)
+	var to uintptr
+	if n := rows * c.Heads * c.mma.dim; c.mma.precision == BF16 {
+		to = take[BFloat16](c.stream, &c.work, n, &err).address
+	} else {
+		to = take[float32](c.stream, &c.work, n, &err).address
+	}
+	if err != nil {
+		return 0, err
+	}
+	return to, c.run("pack_"+c.mma.precision.String(), rowGrid(rows), x.address, with, offset, turn, to, c.mma.dim, factor, c.tiles.bad)
 }
 
-// gatherAll sets the operands of the tiles.
-func (c *attending) gatherAll() error {
-	q, err := c.gather(c.Q, false, 0, 1)
-	if err != nil {
-		return err
+// gatherAll sets the operands of the tiles. dy may be absent.
+func (c *attending) gatherAll(dy Array[float32]) (err error) {
+	for _, o := range []struct {
+		to      *uintptr
+		x       Array[float32]
+		context bool
+		offset  int
+		turn    int
+		factor  float32
+	}{
+		{&c.tiles.q, c.Q, false, 0, 1, c.tiles.scale2}, {&c.tiles.k, c.K, true, 0, 1, 1}, {&c.tiles.v, c.V, true, c.Width, 0, 1}, {&c.tiles.dy, dy, false, 0, 0, 1},
+	} {
+		if o.x.Absent() {
+			continue
+		}
+		if *o.to, err = c.gather(o.x, o.context, o.offset, o.turn, o.factor); err != nil {
+			return err
+		}
 	}
-	k, err := c.gather(c.K, true, 0, 1)
-	if err != nil {
-		return err
-	}
-	v, err := c.gather(c.V, true, c.Width, 0)
-	c.tiles.q, c.tiles.k, c.tiles.v = q.address, k.address, v.address
-	return err
+	return nil
 }
 
 // align tells the tiles whether all rows begin at multiples of 16 bytes.
@@ -244,7 +322,7 @@ func (a *Attention) Forward(s *Stream, y, next, kept Array[float32]) error {
 	c.around.y, c.around.lse, c.around.next = y.address, kept.address, next.address
 	if a.Length == 1 {
 		err = c.step()
-	} else if err = c.gatherAll(); err == nil {
+	} else if err = c.gatherAll(Array[float32]{}); err == nil {
 		c.align()
 		err = c.tile("forward", a.Length, 1)
 	}
@@ -324,7 +402,7 @@ func (a *Attention) Backward(s *Stream, y, kept, dy, dnext Array[float32], grad 
 	if err != nil {
 		return err
 	}
-	c.tiles.lse, c.tiles.dy, c.tiles.inner = kept.address, dy.address, inner.address
+	c.tiles.lse, c.tiles.inner = kept.address, inner.address
 	c.tiles.dq, c.tiles.dk, c.tiles.dv = dq.address, dk.address, dv.address
 	c.around.y, c.around.dy, c.around.inner, c.around.dnext = y.address, dy.address, inner.address, dnext.address
 	c.around.dk, c.around.dv = dk.address, dv.address
@@ -335,7 +413,7 @@ func (a *Attention) Backward(s *Stream, y, kept, dy, dnext Array[float32], grad 
 				return err
 			}
 		}
-	} else if err := c.tilesBackward(turned && !grad.Q.Absent(), grad, dq); err != nil {
+	} else if err := c.tilesBackward(dy, dq, grad); err != nil {
 		return err
 	}
 	if !context && !turned && dnext.Absent() {
@@ -344,11 +422,17 @@ func (a *Attention) Backward(s *Stream, y, kept, dy, dnext Array[float32], grad 
 	return c.run("finish", rowGrid(a.Batch*a.steps()))
 }
 
-func (c *attending) tilesBackward(turn bool, grad *AttentionGrad, dq Array[float32]) error {
-	if err := c.run("inner", grid{x: blocksOf(c.KeptLen(), 8).x, threads: 256}); err != nil {
+// tilesBackward queues the gradients of the tiles' operands. dq is absent if it is not wanted, and else the gradient of Q, or room for it
+// before it is rotated back.
+func (c *attending) tilesBackward(dy, dq Array[float32], grad *AttentionGrad) error {
+	bits := 32 // of the gradient in the products, so that dy·y cancels where it should
+	if c.mma != nil {
+		bits = map[Precision]int{BF16: 16, TF32: 19}[c.mma.precision]
+	}
+	if err := c.run("inner", grid{x: blocksOf(c.KeptLen(), 8).x, threads: 256}, bits); err != nil {
 		return err
 	}
-	if err := c.gatherAll(); err != nil {
+	if err := c.gatherAll(dy); err != nil {
 		return err
 	}
 	c.align()
@@ -360,7 +444,7 @@ func (c *attending) tilesBackward(turn bool, grad *AttentionGrad, dq Array[float
 	if dq.Absent() {
 		return nil
 	}
-	if err := c.tile("queries", c.Length, 2); err != nil || !turn {
+	if err := c.tile("queries", c.Length, 2); err != nil || c.Base == 0 {
 		return err
 	}
 	return c.run("gather", rowGrid(c.Batch*c.Length), dq.address, 0, 0, -1, grad.Q.address)

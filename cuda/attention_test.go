@@ -21,14 +21,31 @@ import (
 type attentionCase struct {
 	kernel.Attention[float64]
 	dy, dnext []float64
+	precision Precision
 }
 
-func drawAttention(r *rand.Rand, batch, length, dim, heads, window int, scale float64) *attentionCase {
+// brief reports whether a test shall do less: with -short, the kernels of tensor cores are tested on fewer cases, since the stand-in takes long.
+func brief(p Precision) bool { return testing.Short() && p != Strict }
+
+// eachPrecision runs a test in each precision, with its tolerance for a result whose largest number is about 1.
+func eachPrecision(t *testing.T, test func(t *testing.T, s *Stream, p Precision, tol float64)) {
+	s := open(t)
+	for p, tol := range map[Precision]float64{Strict: 2e-6, TF32: 1.0 / 1024, BF16: 1.0 / 128} {
+		t.Run(p.String(), func(t *testing.T) {
+			if p != Strict && s.device.kernels < 80 {
+				t.Skip("the device has no tensor cores for it, and computes in float32")
+			}
+			test(t, s, p, tol)
+		})
+	}
+}
+
+func drawAttention(r *rand.Rand, batch, length, dim, heads, window int, precision Precision, scale float64) *attentionCase {
 	coin := func() bool { return r.IntN(2) == 0 }
 	width, n := dim*heads, batch*length*dim*heads
 	draw := func(n int) []float64 { return numbers[float32](r, n, scale) }
 	p := &attentionCase{Attention: kernel.Attention[float64]{Batch: batch, Length: length, Width: width, Heads: heads, Window: window,
-		Q: draw(n), K: draw(n), V: numbers[float32](r, n, 1), Gemm: gonum.Implementation{}.Dgemm}, dy: numbers[float32](r, n, 1)}
+		Q: draw(n), K: draw(n), V: numbers[float32](r, n, 1), Gemm: gonum.Implementation{}.Dgemm}, dy: numbers[float32](r, n, 1), precision: precision}
 	if coin() && dim%2 == 0 {
 		p.Base = []float64{10, 1e4}[r.IntN(2)]
 	}
@@ -57,7 +74,7 @@ func drawAttention(r *rand.Rand, batch, length, dim, heads, window int, scale fl
 }
 
 func (p *attentionCase) String() string {
-	return fmt.Sprintf("batch %d, length %d, width %d, heads %d, window %d, base %v, context %t, starts %t", p.Batch, p.Length, p.Width, p.Heads,
+	return fmt.Sprintf("%v, batch %d, length %d, width %d, heads %d, window %d, base %v, context %t, starts %t", p.precision, p.Batch, p.Length, p.Width, p.Heads,
 		p.Window, p.Base, p.Context != nil, p.Start != nil)
 }
 
@@ -78,7 +95,7 @@ func (p *attentionCase) onHost() *attentionResults {
 
 // upload returns the operands on the device.
 func (p *attentionCase) upload(t testing.TB, s *Stream) *Attention {
-	a := &Attention{Batch: p.Batch, Length: p.Length, Width: p.Width, Heads: p.Heads, Window: p.Window, Base: p.Base, Q: put[float32](t, s, p.Q),
+	a := &Attention{Batch: p.Batch, Length: p.Length, Width: p.Width, Heads: p.Heads, Window: p.Window, Base: p.Base, Precision: p.precision, Q: put[float32](t, s, p.Q),
 		K: put[float32](t, s, p.K), V: put[float32](t, s, p.V), Context: put[float32](t, s, p.Context)}
 	if p.Start != nil {
 		marks := make([]uint8, len(p.Start))
@@ -122,29 +139,36 @@ func (p *attentionCase) compare(t *testing.T, s *Stream, tol float64) {
 		limit := tol
 		if name == "next" {
 			limit = 0
-		} else if name != "y" {
-			limit *= 2
+		} else if name != "y" { // dP - inner is a difference of two sums over the head
+			limit *= 2 * math.Sqrt(max(1, float64(p.Width/p.Heads)/64))
 		}
 		near(t, p.String()+": "+name, got[name], w, limit)
 	}
 }
 
 func TestAttention(t *testing.T) {
-	s := open(t)
-	r := rand.New(rand.NewPCG(21, 21))
-	for i, c := range [][5]int{ // batch, length, dim, heads, window
-		{1, 1, 1, 1, 0}, {2, 64, 32, 2, 0}, {1, 65, 64, 1, 0}, {1, 129, 64, 2, 17}, {1, 70, 128, 1, 0}, {2, 33, 128, 1, 9}, {1, 40, 256, 1, 0},
-		{1, 50, 250, 1, 20}, {3, 9, 7, 3, 1}, {1, 2, 4, 2, 300}, {2, 1, 64, 3, 600}, {1, 1, 256, 2, 40}, {2, 1, 100, 1, 2}, {1, 200, 16, 1, 64},
-	} {
-		for range times(4, 1+i%2) {
-			drawAttention(r, c[0], c[1], c[2], c[3], c[4], 1).compare(t, s, 2e-6)
+	eachPrecision(t, func(t *testing.T, s *Stream, precision Precision, tol float64) {
+		r := rand.New(rand.NewPCG(21, 21))
+		for i, c := range [][5]int{ // batch, length, dim, heads, window
+			{1, 1, 1, 1, 0}, {2, 64, 32, 2, 0}, {1, 65, 64, 1, 0}, {1, 129, 64, 2, 17}, {1, 70, 128, 1, 0}, {2, 33, 128, 1, 9}, {1, 40, 256, 1, 0},
+			{1, 50, 250, 1, 20}, {3, 9, 7, 3, 1}, {1, 2, 4, 2, 300}, {2, 1, 64, 3, 600}, {1, 1, 256, 2, 40}, {2, 1, 100, 1, 2}, {1, 200, 16, 1, 64},
+		} {
+			if brief(precision) && (c[1] == 1 || c[2] > 128 || i%3 == 0) {
+				continue // the kernels of a single step and of larger heads are those of float32
+			}
+			for range times(4, 1+i%2) {
+				drawAttention(r, c[0], c[1], c[2], c[3], c[4], precision, 1).compare(t, s, tol)
+			}
 		}
-	}
-	for range times(60, 12) {
-		dim := []int{1, 2, 3, 6, 16, 24, 32, 33, 50, 64, 64, 96, 128, 160, 256}[r.IntN(15)]
-		length, window := 1+r.IntN(times(400, 150)), []int{0, 1, 2, 1 + r.IntN(30), 1 + r.IntN(300)}[r.IntN(5)]
-		drawAttention(r, 1+r.IntN(3), length, dim, 1+r.IntN(3), window, 1).compare(t, s, 2e-6)
-	}
+		for i := range times(30, 12) {
+			if brief(precision) && i >= 4 {
+				break
+			}
+			dim := []int{1, 2, 3, 6, 16, 24, 32, 33, 50, 64, 64, 96, 128, 160, 256}[r.IntN(15)]
+			length, window := 1+r.IntN(times(400, 150)), []int{0, 1, 2, 1 + r.IntN(30), 1 + r.IntN(300)}[r.IntN(5)]
+			drawAttention(r, 1+r.IntN(3), length, dim, 1+r.IntN(3), window, precision, 1).compare(t, s, tol)
+		}
+	})
 }
 
 // TestAttentionSmall runs the kernels of devices with less shared memory.
@@ -154,10 +178,10 @@ func TestAttentionSmall(t *testing.T) {
 	r := rand.New(rand.NewPCG(22, 22))
 	for _, dim := range []int{32, 64, 128} {
 		s.device.shared = 64 << 10
-		drawAttention(r, 1, 90, dim, 2, 40, 1).compare(t, s, 2e-6)
+		drawAttention(r, 1, 90, dim, 2, 40, Strict, 1).compare(t, s, 2e-6)
 	}
 	s.device.shared = usualShared
-	p := drawAttention(r, 1, 2, 256, 1, 0, 1)
+	p := drawAttention(r, 1, 2, 256, 1, 0, Strict, 1)
 	a, y := p.upload(t, s), blank[float32](t, s, 512)
 	err := a.Forward(s, y, Array[float32]{}, Array[float32]{})
 	if err == nil || !strings.Contains(err.Error(), "a head of 256 elements needs 51200 bytes of shared memory for a block, and the device has 49152") {
@@ -165,39 +189,94 @@ func TestAttentionSmall(t *testing.T) {
 	}
 }
 
+// TestAttentionKernelSet checks that without the kernels for tensor cores every precision is computed in float32.
+func TestAttentionKernelSet(t *testing.T) {
+	s := open(t)
+	defer func(kernels int) { s.device.kernels = kernels }(s.device.kernels)
+	s.device.kernels = 70
+	p := drawAttention(rand.New(rand.NewPCG(29, 29)), 1, 90, 32, 2, 40, Strict, 1)
+	want := p.onDevice(t, s).named()
+	p.precision = BF16
+	for name, got := range p.onDevice(t, s).named() {
+		if !slices.Equal(got, want[name]) {
+			t.Errorf("%s in bf16 differs from that in float32", name)
+		}
+	}
+	for _, c := range []struct {
+		capability int
+		asked      string
+		want       int
+		err        string
+	}{
+		{75, "", 70, ""}, {80, "", 80, ""}, {90, "", 80, ""}, {90, "70", 70, ""}, {120, "80", 80, ""},
+		{75, "80", 0, "MAMBA_PTX is 80, and the device has compute capability 7.5"}, {90, "90", 0, `MAMBA_PTX is "90", want 70 or 80`},
+	} {
+		got, err := kernelSet(c.capability, c.asked)
+		if got != c.want || (err != nil) != (c.err != "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("compute capability %d with MAMBA_PTX=%s: %d, %v", c.capability, c.asked, got, err)
+		}
+	}
+}
+
 // TestAttentionExtremes has scores of up to some 1e5, whose exponentials overflow and underflow, and scores that are all equal. The tolerance
 // is that of a score in float32.
 func TestAttentionExtremes(t *testing.T) {
-	s := open(t)
-	r := rand.New(rand.NewPCG(23, 23))
-	for _, dim := range []int{8, 64} {
-		p := drawAttention(r, 1, 150, dim, 2, 50, 1)
-		p.Base = 0
-		for i := range p.Q { // small integers times powers of two: the scores are exact
-			p.Q[i], p.K[i] = 256*math.Round(p.Q[i]), 4*math.Round(p.K[i])
+	eachPrecision(t, func(t *testing.T, s *Stream, precision Precision, tol float64) {
+		r := rand.New(rand.NewPCG(23, 23))
+		for _, dim := range []int{8, 64} {
+			if brief(precision) && dim > 8 {
+				continue
+			}
+			p := drawAttention(r, 1, 150, dim, 2, 50, precision, 1)
+			p.Base = 0
+			for i := range p.Q { // small integers times powers of two
+				p.Q[i], p.K[i] = 256*math.Round(p.Q[i]), 4*math.Round(p.K[i])
+			}
+			for i := range p.Context {
+				p.Context[i] = math.Round(p.Context[i])
+			}
+			if precision == Strict { // rounding Q/√dim changes scores of 1e5 by more than 1
+				p.compare(t, s, 1e-4)
+			} else {
+				p.inRange(t, s)
+			}
+			for i := range p.Q {
+				p.Q[i] = 0
+			}
+			p.compare(t, s, tol)
 		}
-		for i := range p.Context {
-			p.Context[i] = math.Round(p.Context[i])
+		p := drawAttention(r, 1, 70, 4, 1, 0, precision, 1e-30)
+		p.compare(t, s, tol)
+	})
+}
+
+// inRange checks that each y lies between the smallest and the largest value.
+func (p *attentionCase) inRange(t *testing.T, s *Stream) {
+	t.Helper()
+	low, high := slices.Min(p.V)*1.01, slices.Max(p.V)*1.01
+	for i, y := range p.onDevice(t, s).y {
+		if !(y >= low && y <= high) {
+			t.Errorf("%v: y[%d] is %v, want %v to %v", p, i, y, low, high)
+			return
 		}
-		p.compare(t, s, 1e-4)
-		for i := range p.Q {
-			p.Q[i] = 0
-		}
-		p.compare(t, s, 2e-6)
 	}
-	p := drawAttention(r, 1, 70, 4, 1, 0, 1e-30)
-	p.compare(t, s, 2e-6)
 }
 
 // TestAttentionNaN puts NaN and infinities into keys, values and the context. A step that sees none of them has the result that it has
 // without them, bit for bit, and a step that sees one has a result that is not finite. The same holds for the gradients.
 func TestAttentionNaN(t *testing.T) {
-	s := open(t)
+	eachPrecision(t, testAttentionNaN)
+}
+
+func testAttentionNaN(t *testing.T, s *Stream, precision Precision, _ float64) {
 	r := rand.New(rand.NewPCG(24, 24))
 	for _, window := range []int{0, 20} {
 		for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
 			const length, dim = 150, 8
-			p := drawAttention(r, 1, length, dim, 1, window, 1)
+			if brief(precision) && (window == 0) == math.IsNaN(bad) {
+				continue
+			}
+			p := drawAttention(r, 1, length, dim, 1, window, precision, 1)
 			p.Base, p.Context, p.Start = 0, nil, make([]bool, length)
 			p.Start[100] = true
 			clean := p.onDevice(t, s)
@@ -231,7 +310,7 @@ func TestAttentionNaN(t *testing.T) {
 		}
 	}
 	// A single step that sees a NaN, and one that sees a row of the context without a step.
-	p := drawAttention(r, 2, 1, 8, 1, 5, 1)
+	p := drawAttention(r, 2, 1, 8, 1, 5, precision, 1)
 	p.Base, p.Start = 0, nil
 	p.Context = numbers[float32](r, 2*4*17, 1)
 	for row := range 8 {
@@ -246,11 +325,17 @@ func TestAttentionNaN(t *testing.T) {
 
 // TestAttentionPieces processes a sequence in pieces, down to single steps, each with the context of the piece before.
 func TestAttentionPieces(t *testing.T) {
-	s := open(t)
+	eachPrecision(t, testAttentionPieces)
+}
+
+func testAttentionPieces(t *testing.T, s *Stream, precision Precision, tol float64) {
 	r := rand.New(rand.NewPCG(25, 25))
 	for _, window := range []int{2, 9, 200} {
 		const length = 120
-		p := drawAttention(r, 1, length, 32, 2, window, 1)
+		if brief(precision) && window != 9 {
+			continue
+		}
+		p := drawAttention(r, 1, length, 32, 2, window, precision, 1)
 		p.Base, p.Start = 1e4, make([]bool, length)
 		p.Start[60], p.Start[101] = true, true
 		p.Context = make([]float64, len(p.dnext)) // the beginning
@@ -258,26 +343,33 @@ func TestAttentionPieces(t *testing.T) {
 		context := p.Context
 		var y []float64
 		for _, part := range [][2]int{{0, 1}, {1, 2}, {2, 60}, {60, 61}, {61, 101}, {101, 102}, {102, 103}, {103, length}} {
-			q, w := &attentionCase{Attention: p.Attention}, p.Width
+			q, w := &attentionCase{Attention: p.Attention, precision: precision}, p.Width
 			q.Length, q.Context, q.Start = part[1]-part[0], context, p.Start[part[0]:part[1]]
 			q.Q, q.K, q.V = p.Q[part[0]*w:part[1]*w], p.K[part[0]*w:part[1]*w], p.V[part[0]*w:part[1]*w]
 			q.dy, q.dnext = q.Q, context
 			got := q.onDevice(t, s)
 			y, context = append(y, got.y...), got.next
 		}
-		near(t, fmt.Sprintf("window %d: y", window), y, whole.y, 2e-6)
+		near(t, fmt.Sprintf("window %d: y", window), y, whole.y, tol)
 		near(t, fmt.Sprintf("window %d: next", window), context, whole.next, 0)
 	}
 }
 
 // TestAttentionDeterminism runs attention several times, also captured, and compares the bits.
 func TestAttentionDeterminism(t *testing.T) {
-	s := open(t)
+	eachPrecision(t, testAttentionDeterminism)
+}
+
+func testAttentionDeterminism(t *testing.T, s *Stream, precision Precision, _ float64) {
 	r := rand.New(rand.NewPCG(26, 26))
-	for _, length := range []int{1, 150} {
-		p := drawAttention(r, 2, length, 64, 2, 300, 1)
+	for _, c := range [][4]int{{2, 1, 64, 2}, {2, 150, 64, 2}, {1, 70, 32, 1}} { // batch, length, dim, heads
+		length := c[1]
+		if brief(precision) != (length == 70) {
+			continue
+		}
+		p := drawAttention(r, c[0], length, c[2], c[3], 300, precision, 1)
 		first := p.onDevice(t, s)
-		for range times(10, 1) {
+		for range times(4, 1) {
 			again := p.onDevice(t, s).named()
 			for name, want := range first.named() {
 				if !slices.Equal(again[name], want) {
@@ -300,13 +392,19 @@ func TestAttentionDeterminism(t *testing.T) {
 
 // TestAttentionPartial computes some of the gradients, and those of a result that is not used.
 func TestAttentionPartial(t *testing.T) {
-	s := open(t)
-	p := drawAttention(rand.New(rand.NewPCG(27, 27)), 2, 80, 16, 2, 30, 1)
+	eachPrecision(t, testAttentionPartial)
+}
+
+func testAttentionPartial(t *testing.T, s *Stream, precision Precision, _ float64) {
+	p := drawAttention(rand.New(rand.NewPCG(27, 27)), 1, 80, 16, 2, 30, precision, 1)
 	none, n := Array[float32]{}, len(p.Q)
-	for _, options := range []struct {
+	for i, options := range []struct {
 		base    float64
 		context bool
 	}{{0, false}, {100, false}, {0, true}, {100, true}} {
+		if brief(precision) && i != 1 {
+			continue
+		}
 		p.Base, p.Context = options.base, nil
 		if options.context {
 			p.Context = make([]float64, len(p.dnext))
@@ -344,7 +442,7 @@ func TestAttentionPartial(t *testing.T) {
 func TestAttentionOutOfMemory(t *testing.T) {
 	limit := gputest.Allocations(t)
 	s := open(t)
-	p := drawAttention(rand.New(rand.NewPCG(28, 28)), 1, 20, 8, 1, 5, 1)
+	p := drawAttention(rand.New(rand.NewPCG(28, 28)), 1, 20, 8, 1, 5, BF16, 1)
 	p.Base, p.Context = 10, make([]float64, len(p.dnext))
 	a, n := p.upload(t, s), len(p.Q)
 	y, next, kept, dy := blank[float32](t, s, n), blank[float32](t, s, len(p.dnext)), blank[float32](t, s, a.KeptLen()), put[float32](t, s, p.dy)
@@ -387,6 +485,7 @@ func TestAttentionErrors(t *testing.T) {
 		"Heads is 3, want a number that divides the width, 8":     func(a *Attention) { a.Heads = 3 },
 		"Width/Heads is 257, want at most 256":                    func(a *Attention) { a.Width, a.Heads = 257, 1 },
 		"Window is -1, want at least 1":                           func(a *Attention) { a.Window = -1 },
+		"precision is 9, want":                                    func(a *Attention) { a.Precision = 9 },
 		"Base is 1, want above 1":                                 func(a *Attention) { a.Base = 1 },
 		"Base is NaN, want above 1":                               func(a *Attention) { a.Base = math.NaN() },
 		"Base is +Inf, want above 1":                              func(a *Attention) { a.Base = math.Inf(1) },
@@ -432,7 +531,12 @@ func TestAttentionPTX(t *testing.T) {
 			check("attention"+tile.name, "attention_"+kernel+"_"+tile.name, unsafe.Sizeof(attentionArgs{}))
 		}
 	}
-	for _, kernel := range []string{"prepare", "gather", "next", "inner", "finish", "step_2", "step_4", "step_8", "join"} {
+	for _, tile := range mmaTiles {
+		for _, kernel := range []string{"forward", "queries", "keys"} {
+			check("attention"+tile.name+"mma", "attention_"+kernel+"_"+tile.name, unsafe.Sizeof(attentionArgs{}))
+		}
+	}
+	for _, kernel := range []string{"pack_bf16", "pack_tf32", "prepare", "gather", "next", "inner", "finish", "step_2", "step_4", "step_8", "join"} {
 		check("attention", "attention_"+kernel, unsafe.Sizeof(aroundArgs{}))
 	}
 }

@@ -3,6 +3,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 	"unsafe"
@@ -19,6 +20,7 @@ type Device struct {
 
 	multiprocessors int
 	shared          int // bytes of shared memory that a block can have
+	kernels         int // the set of kernels that is used: 70, or 80 for those of tensor cores too (compute capability 8.0)
 
 	// Every call holds calls for reading. Close locks it, so that it waits for running calls; later calls fail. Lock calls before mu.
 	calls    sync.RWMutex
@@ -53,6 +55,8 @@ const (
 
 // Open opens the GPU with the given number, 0 for the first. The error says what is missing: the driver, cuBLAS, a GPU with this number, or a
 // GPU that is new enough (compute capability 7.0, Volta).
+//
+// $MAMBA_PTX=70 makes the device use only the kernels for compute capability 7.0, without tensor cores in attention.
 func Open(ordinal int) (*Device, error) {
 	dr, err := loadDriver()
 	if err != nil {
@@ -133,7 +137,31 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 		return nil, fmt.Errorf("cuda: device %d, %s, has compute capability %d.%d, want 7.0 or newer", handle, d.name, major, minor)
 	}
 	d.multiprocessors, d.shared = int(processors), int(shared)
+	d.kernels, err = kernelSet(int(10*major+minor), os.Getenv("MAMBA_PTX"))
+	if err != nil {
+		return nil, err
+	}
 	return d, nil
+}
+
+// kernelSet returns the newest set of kernels for a compute capability, such as 75, or the one that $MAMBA_PTX asks for.
+func kernelSet(capability int, asked string) (int, error) {
+	newest := 70
+	if capability >= 80 {
+		newest = 80
+	}
+	switch asked {
+	case "":
+		return newest, nil
+	case "70":
+		return 70, nil
+	case "80":
+		if newest == 80 {
+			return 80, nil
+		}
+		return 0, fmt.Errorf("cuda: MAMBA_PTX is 80, and the device has compute capability %d.%d, want at least 8.0", capability/10, capability%10)
+	}
+	return 0, fmt.Errorf("cuda: MAMBA_PTX is %q, want 70 or 80, or nothing for what fits the device", asked)
 }
 
 // Name returns the device's name, such as "NVIDIA H200".

@@ -172,29 +172,35 @@ func benchCrossEntropy[T Activation](b *testing.B, size int) {
 	})
 }
 
-// BenchmarkAttention has 12 heads of 64 elements, batch 8. A step is a single token with a context.
+// BenchmarkAttention has 12 heads of 64 elements and batch 8. of-floor is the time of reading the operands and writing the results once,
+// divided by the time measured; a window of 0 does quadratic work.
 func BenchmarkAttention(b *testing.B) {
 	s := open(b)
 	const batch, heads, width = 8, 12, 768
 	none := Array[float32]{}
 	for _, length := range []int{1024, 4096, 16384} {
+		n := batch * length * width
+		q, k, v, dy := normals(b, s, n), normals(b, s, n), normals(b, s, n), normals(b, s, n)
+		y, kept := blank[float32](b, s, n), blank[float32](b, s, n/width*heads)
+		g := &AttentionGrad{Q: blank[float32](b, s, n), K: blank[float32](b, s, n), V: blank[float32](b, s, n)}
 		for _, window := range []int{0, 512} {
-			b.Run(fmt.Sprintf("L=%d/window=%d", length, window), func(b *testing.B) {
-				n := batch * length * width
-				a := &Attention{Batch: batch, Length: length, Width: width, Heads: heads, Window: window, Q: normals(b, s, n), K: normals(b, s, n),
-					V: normals(b, s, n)}
-				y, kept, dy := blank[float32](b, s, n), blank[float32](b, s, a.KeptLen()), normals(b, s, n)
-				g := &AttentionGrad{Q: blank[float32](b, s, n), K: blank[float32](b, s, n), V: blank[float32](b, s, n)}
-				b.Run("forward", func(b *testing.B) { measure(b, s, 16*n, func() error { return a.Forward(s, y, none, kept) }) })
-				b.Run("backward", func(b *testing.B) {
-					measure(b, s, 32*n, func() error { return a.Backward(s, y, kept, dy, none, g) })
-				})
-			})
+			for _, precision := range []Precision{Strict, TF32, BF16} {
+				a := &Attention{Batch: batch, Length: length, Width: width, Heads: heads, Window: window, Precision: precision, Q: q, K: k, V: v}
+				name := fmt.Sprintf("L=%d/window=%d/%v/", length, window, precision)
+				b.Run(name+"forward", func(b *testing.B) { measure(b, s, 16*n, func() error { return a.Forward(s, y, none, kept) }) })
+				b.Run(name+"backward", func(b *testing.B) { measure(b, s, 32*n, func() error { return a.Backward(s, y, kept, dy, none, g) }) })
+			}
 		}
 	}
+}
+
+// BenchmarkAttentionStep computes a single step with a context, as generation does.
+func BenchmarkAttentionStep(b *testing.B) {
+	s := open(b)
+	const heads, width = 12, 768
 	for _, batch := range []int{1, 8} {
 		for _, window := range []int{512, 4096} {
-			b.Run(fmt.Sprintf("step/batch=%d/window=%d", batch, window), func(b *testing.B) {
+			b.Run(fmt.Sprintf("batch=%d/window=%d", batch, window), func(b *testing.B) {
 				n := batch * width
 				a := &Attention{Batch: batch, Length: 1, Width: width, Heads: heads, Window: window, Base: 1e4, Q: normals(b, s, n), K: normals(b, s, n),
 					V: normals(b, s, n)}
@@ -204,7 +210,7 @@ func BenchmarkAttention(b *testing.B) {
 				}
 				a.Context = putInts(b, s, marks)
 				y, next := blank[float32](b, s, n), blank[float32](b, s, len(marks))
-				measure(b, s, 12*len(marks), func() error { return a.Forward(s, y, next, none) })
+				measure(b, s, 12*len(marks), func() error { return a.Forward(s, y, next, Array[float32]{}) })
 			})
 		}
 	}

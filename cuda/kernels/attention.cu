@@ -36,6 +36,11 @@ __device__ __forceinline__ int blockMax(int v) {
   return v;
 }
 
+__device__ __forceinline__ void round(float x, bf16 &to) { to = ::to<bf16>(x); }
+__device__ __forceinline__ void round(float x, float &to) {  // to tf32, ties away from zero
+  to = x - x == 0.f ? __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u) : x;
+}
+
 // attention_prepare writes first, one block for each sequence, and the angles, in the other blocks.
 extern "C" __global__ __launch_bounds__(1024) void attention_prepare(const Around a) {
   const int64_t begins = a.first ? a.batch : 0, b = blockIdx.x;
@@ -90,6 +95,28 @@ extern "C" __global__ __launch_bounds__(256) void attention_gather(const Around 
   for (int e = threadIdx.x; e < width; e += blockDim.x) to[e] = turn ? turned(a, row, e, a.before - before + s, turn) : row[e];
 }
 
+// pack is attention_gather for the kernels of attention_mma.cuh. It writes (batch, heads, steps, padded), times factor, rounded and with zeros
+// after each head. It sets bad (batch, heads) to 1 where a number is not finite.
+template <class X> __device__ __forceinline__ void pack(const Around &a, const float *x, int64_t context, int64_t offset, int64_t turn, X *to,
+                                                        int64_t padded, float factor, int *bad) {
+  const int64_t before = context ? a.before : 0, steps = before + a.length, b = blockIdx.x / steps, s = blockIdx.x % steps;
+  const float *row = s < before ? a.row(a.context, b, s) + offset : x + (b * a.length + s - before) * a.width();
+  for (int i = threadIdx.x; i < a.heads * padded; i += blockDim.x) {
+    const int head = i / (int)padded, c = i % (int)padded, e = head * (int)a.dim + c;
+    float f = 0.f;
+    if (c < a.dim) f = (turn ? turned(a, row, e, a.before - before + s, 1.f) : row[e]) * factor;
+    if (f - f != 0.f) bad[b * a.heads + head] = 1;
+    round(f, to[((b * a.heads + head) * steps + s) * padded + c]);
+  }
+}
+#define PACK(NAME, X)                                                                                                                          \
+  extern "C" __global__ __launch_bounds__(256) void attention_pack_##NAME(const Around a, const float *x, int64_t context, int64_t offset,     \
+                                                                          int64_t turn, X *to, int64_t padded, float factor, int *bad) {      \
+    pack(a, x, context, offset, turn, to, padded, factor, bad);                                                                                \
+  }
+PACK(bf16, bf16)
+PACK(tf32, float)
+
 // attention_next writes the context of the steps that follow. A block writes a row.
 extern "C" __global__ __launch_bounds__(256) void attention_next(const Around a) {
   const int64_t b = blockIdx.x / (a.window - 1), i = blockIdx.x % (a.window - 1), s = a.before + a.length - (a.window - 1) + i, width = a.width();
@@ -101,13 +128,19 @@ extern "C" __global__ __launch_bounds__(256) void attention_next(const Around a)
     to[e] = none ? 0.f : kept ? row[e] : e < width ? a.k[at + e] : e < 2 * width ? a.v[at + e - width] : 1.f;
 }
 
-// attention_inner writes dy·y of each step and head. A warp computes one.
-extern "C" __global__ __launch_bounds__(256) void attention_inner(const Around a) {
+// attention_inner writes dy·y of each step and head, with dy rounded to bfloat16 or tf32 if it has as many bits. A warp computes one.
+extern "C" __global__ __launch_bounds__(256) void attention_inner(const Around a, int64_t bits) {
   const int64_t i = (int64_t)blockIdx.x * 8 + threadIdx.x / 32;
   if (i >= a.batch * a.length * a.heads) return;
   const int64_t row = i / a.heads, head = i % a.heads;
   float sum = 0.f;
-  for (int e = threadIdx.x % 32; e < a.dim; e += 32) sum = fmaf(a.dy[i * a.dim + e], a.y[i * a.dim + e], sum);
+  for (int e = threadIdx.x % 32; e < a.dim; e += 32) {
+    float dy = a.dy[i * a.dim + e];
+    bf16 half;
+    if (bits == 16) round(dy, half), dy = value(half);
+    if (bits == 19) round(dy, dy);
+    sum = fmaf(dy, a.y[i * a.dim + e], sum);
+  }
   sum = warpSum(sum);
   if (threadIdx.x % 32 == 0) a.inner[(row / a.length * a.heads + head) * a.length + row % a.length] = sum;
 }

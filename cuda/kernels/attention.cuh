@@ -24,6 +24,7 @@ struct Attention {
   const float *dy, *inner;              // (batch, length, width), (batch, heads, length): dy·y
   float *dq, *dk, *dv;                  // in the shapes of q, k, v
   float scale, scale2;                  // 1/√dim, log2(e)/√dim
+  const int *bad;                       // (batch, heads): not 0 if an operand has a number that is not finite; only for attention_mma.cuh
 };
 
 // Tile has the sizes of a kernel: head dimension at most D; rows per thread R; columns per tile N; threads TH. 16 threads share R rows, each

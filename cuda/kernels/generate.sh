@@ -9,6 +9,7 @@ export LC_ALL=C
 sources=$(ls *.cu | grep -v '^bench.cu$')
 for source in ${@:-$sources}; do
   ftz=$(case $source in scan*) echo true ;; *) echo false ;; esac) # scans flush denormal decays to zero, which saves instructions
-  nvcc -std=c++17 -O3 -ftz="$ftz" -arch=compute_70 -ptx -o - "$source" | grep -v '^//' | gzip -9n >"${source%.cu}.ptx.gz"
+  arch=$(case $source in *mma.cu) echo 80 ;; *) echo 70 ;; esac)       # tensor cores for bfloat16 and tf32 need compute capability 8.0
+  nvcc -std=c++17 -O3 -ftz="$ftz" -arch=compute_$arch -ptx -o - "$source" | grep -v '^//' | gzip -9n >"${source%.cu}.ptx.gz"
 done
 cat *.cuh $sources generate.sh | sha256sum | cut -d' ' -f1 >sources.sha256

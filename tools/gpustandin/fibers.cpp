@@ -56,7 +56,7 @@ struct Fiber {
 
 struct Warp {
   int lanes, waiting, turn;
-  int64_t given[2][32]; // by turns: a lane may give again before all have read
+  char given[2][32][slot]; // by turns: a lane may give again before all have read
 };
 
 // Multiprocessor is a host's thread, which has one block at a time.
@@ -156,8 +156,8 @@ void barrier() { barrierOr(0); }
 void *exchange(unsigned mask, const void *v, int bytes) {
   if (mask != ~0u) abort(); // no kernel does
   Warp &w = here.warps[here.current / 32];
-  int64_t *given = w.given[w.turn];
-  memcpy(&given[laneOf()], v, bytes);
+  char (*given)[slot] = w.given[w.turn];
+  memcpy(given[laneOf()], v, bytes);
   if (++w.waiting < w.lanes) {
     here.pause(atWarp);
     return given;

@@ -24,12 +24,13 @@ extern thread_local Index thread, block, blockSize, gridSize;
 
 void barrier();                                          // of the block
 int barrierOr(int v);                                    // whether v was true anywhere
-void *exchange(unsigned mask, const void *v, int bytes); // what all lanes gave, 8 bytes each
+constexpr int slot = 24;                                 // bytes that a lane can give
+void *exchange(unsigned mask, const void *v, int bytes); // what all lanes gave, one slot each
 int laneOf();
 
 template <class T> T shuffle(unsigned mask, T v, int lane) {
   const char *all = (const char *)exchange(mask, &v, sizeof v);
-  memcpy(&v, all + 8 * lane, sizeof v);
+  memcpy(&v, all + slot * lane, sizeof v);
   return v;
 }
 
@@ -67,11 +68,15 @@ inline void __syncthreads() { standin::barrier(); }
 inline int __syncthreads_or(int v) { return standin::barrierOr(v); }
 inline void __syncwarp(unsigned mask = ~0u) { standin::exchange(mask, "", 0); }
 template <class T> T __shfl_xor_sync(unsigned mask, T v, int other) { return standin::shuffle(mask, v, standin::laneOf() ^ other); }
+<<<<<<< HEAD
 template <class T> T __shfl_sync(unsigned mask, T v, int lane) { return standin::shuffle(mask, v, lane % 32); }
+=======
+template <class T> T __shfl_sync(unsigned mask, T v, int lane) { return standin::shuffle(mask, v, lane); }
+>>>>>>> d4636c0 (cuda: attention on tensor cores, in bfloat16 and tf32; a second set of PTX, for compute capability 8.0)
 inline unsigned __ballot_sync(unsigned mask, int v) {
-  const int64_t *all = (const int64_t *)standin::exchange(mask, &v, sizeof v);
+  const char *all = (const char *)standin::exchange(mask, &v, sizeof v);
   unsigned bits = 0;
-  for (int i = 0; i < 32; i++) bits |= (unsigned)((int32_t)all[i] != 0) << i;
+  for (int i = 0; i < 32; i++) bits |= (unsigned)(*(const int *)(all + standin::slot * i) != 0) << i;
   return bits;
 }
 
@@ -111,3 +116,53 @@ struct __align__(8) uint2 { unsigned x, y; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+
+// The instructions of mma.cuh, which describes them.
+struct bf16;
+
+template <bool TRANSPOSED> void load4(uint32_t (&x)[4], const void *row) {
+  const int lane = standin::laneOf();
+  const char *all = (const char *)standin::exchange(~0u, &row, sizeof row);
+  auto at = [&](int i) { return *(const char *const *)(all + standin::slot * i); };
+  for (int i = 0; i < 4; i++) {
+    if (!TRANSPOSED) {
+      memcpy(&x[i], at(8 * i + lane / 4) + 4 * (lane % 4), 4);
+      continue;
+    }
+    uint16_t v[2];
+    for (int k = 0; k < 2; k++) memcpy(&v[k], at(8 * i + 2 * (lane % 4) + k) + 2 * (lane / 4), 2);
+    x[i] = v[0] | (uint32_t)v[1] << 16;
+  }
+}
+
+namespace standin {
+// multiply computes a product. A word of x or y has n numbers.
+template <class Number> void multiply(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, int n, Number number) {
+  const uint32_t mine[6] = {x[0], x[1], x[2], x[3], y0, y1};
+  const uint32_t *all = (const uint32_t *)exchange(~0u, mine, sizeof mine);
+  const int g = laneOf() / 4, t = laneOf() % 4;
+  for (int i = 0; i < 4; i++)
+    for (int part = 0; part < 2; part++)
+      for (int k = 0; k < 4; k++)
+        for (int w = 0; w < n; w++)
+          c[i] = fmaf(number(all[6 * (4 * g + k) + 2 * part + i / 2], w), number(all[6 * (4 * (2 * t + i % 2) + k) + 4 + part], w), c[i]);
+}
+}  // namespace standin
+
+inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, const bf16 &) {
+  standin::multiply(c, x, y0, y1, 2, [](uint32_t v, int w) { return __uint_as_float(w ? v & 0xffff0000 : v << 16); });
+}
+inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, float) {
+  standin::multiply(c, x, y0, y1, 1, [](uint32_t v, int) { return __uint_as_float(v & 0xffffe000); });
+}
+
+inline uint32_t rounded(float x) { return x == x ? (__float_as_uint(x) + 0x1000) & 0xffffe000 : 0x7fffe000; }
+inline uint32_t pair(float low, float high) {
+  auto half = [](float x) {
+    const uint32_t u = __float_as_uint(x);
+    return x == x ? (u + 0x7fff + (u >> 16 & 1)) >> 16 : 0x7fff;
+  };
+  return half(low) | half(high) << 16;
+}
+template <int BYTES> void copyLater(void *to, const void *from, bool there) { there ? memcpy(to, from, BYTES) : memset(to, 0, BYTES); }
+inline void copied() {}
