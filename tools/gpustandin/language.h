@@ -68,11 +68,7 @@ inline void __syncthreads() { standin::barrier(); }
 inline int __syncthreads_or(int v) { return standin::barrierOr(v); }
 inline void __syncwarp(unsigned mask = ~0u) { standin::exchange(mask, "", 0); }
 template <class T> T __shfl_xor_sync(unsigned mask, T v, int other) { return standin::shuffle(mask, v, standin::laneOf() ^ other); }
-<<<<<<< HEAD
 template <class T> T __shfl_sync(unsigned mask, T v, int lane) { return standin::shuffle(mask, v, lane % 32); }
-=======
-template <class T> T __shfl_sync(unsigned mask, T v, int lane) { return standin::shuffle(mask, v, lane); }
->>>>>>> d4636c0 (cuda: attention on tensor cores, in bfloat16 and tf32; a second set of PTX, for compute capability 8.0)
 inline unsigned __ballot_sync(unsigned mask, int v) {
   const char *all = (const char *)standin::exchange(mask, &v, sizeof v);
   unsigned bits = 0;
