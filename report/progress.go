@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -26,7 +27,7 @@ type Progress struct {
 
 	// Summary returns the state of the run in a few words, with two spaces between its parts: if the line is too long, a bar
 	// leaves out the last parts. last is the number of steps over which to take the mean of the training loss. If Summary is
-	// nil, the losses are shown in nats.
+	// nil, the losses are shown in nats, and the metrics.
 	Summary func(c *train.Curve, last int) string
 
 	// Rate returns the speed in words. Its argument is in tokens per second, or in steps per second if Tokens is zero. If Rate
@@ -148,6 +149,11 @@ func (p *Progress) summary(c *train.Curve, last int) string {
 	text := fmt.Sprintf("loss %.3f", c.Mean(last))
 	if n := len(c.HeldOut); n > 0 {
 		text += fmt.Sprintf("  held out %.3f", c.HeldOut[n-1].Loss)
+		for _, name := range slices.Sorted(maps.Keys(c.Metrics)) {
+			if values := c.Metrics[name]; len(values) == n {
+				text += fmt.Sprintf("  %s %.3g", name, values[n-1])
+			}
+		}
 	}
 	return text
 }

@@ -88,6 +88,17 @@ func TestProgressLines(t *testing.T) {
 	}
 }
 
+// Without a Summary the line has the metrics of the last evaluation.
+func TestProgressMetrics(t *testing.T) {
+	var out strings.Builder
+	p := Progress{Out: &out, Steps: 1}
+	p.Update(&train.Curve{Training: []train.Point{{Step: 1, Loss: 2}}, HeldOut: []train.Point{{Step: 0, Loss: 4}, {Step: 1, Loss: 3}},
+		Metrics: map[string][]float64{"recall": {0, 0.25}, "accuracy": {0, 0.5}, "other": {7}}})
+	if want := "step 1 of 1  loss 2.000  held out 3.000  accuracy 0.5  recall 0.25  "; !strings.HasPrefix(out.String(), want) {
+		t.Errorf("the progress is %q, want %q", &out, want)
+	}
+}
+
 // On a terminal each line has a bar and fits; one that is narrow, or says that it has no width, gets plain lines.
 func TestProgressWidths(t *testing.T) {
 	for _, summary := range []string{"loss 1.5", "loss 1.234  perplexity 3.435  held out 3.501", strings.Repeat("x", 300), ""} {

@@ -247,6 +247,11 @@ func (l *lossGraph) result(name string) float64 {
 	return (*l.results[name]).Data().(float64)
 }
 
+// metrics returns the names of the metrics, sorted.
+func (l *lossGraph) metrics() []string {
+	return slices.Sorted(maps.Keys(l.results))[1:] // the first one is the loss
+}
+
 // measure returns the means of the loss and of the metrics over batches, by name.
 func (l *lossGraph) measure(batches []Batch, inputs []input) (map[string]float64, error) {
 	for i, b := range batches {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"path/filepath"
@@ -455,6 +456,35 @@ func TestResumeProblemDiffers(t *testing.T) {
 		}
 		if c.want != "" && !reflect.DeepEqual(values(p.Params), before) {
 			t.Errorf("%s: the error has changed the weights", c.want)
+		}
+	}
+}
+
+// A state whose metrics have another number of values than the held-out curve, or other names, is refused.
+func TestStateMetrics(t *testing.T) {
+	cfg := runConfig(2)
+	cfg.File = filepath.Join(t.TempDir(), "state")
+	tr := trainerOf(t, regression(nil), cfg)
+	if err := tr.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		change func(map[string][]float64)
+		want   string
+	}{
+		{func(map[string][]float64) {}, ""},
+		{func(m map[string][]float64) { delete(m, "largest") }, `its curve has the metrics ["absolute"], want ["absolute" "largest"]`},
+		{func(m map[string][]float64) { m["other"] = m["largest"] }, `its curve has the metrics ["absolute" "largest" "other"], want`},
+		{func(m map[string][]float64) { m["largest"] = m["largest"][1:] }, "curve:metric:largest is not a vector of 2 elements"},
+	} {
+		curve := *tr.Curve()
+		curve.Metrics = maps.Clone(curve.Metrics)
+		c.change(curve.Metrics)
+		if err := writeState(cfg.File, state{tr.Done(), tr.source.Position(), cfg.Settings, must(tr.record())}, curve, must(tr.tensors())); err != nil {
+			t.Fatal(err)
+		}
+		if resumed, err := tr.Resume(); resumed != (c.want == "") || resumed != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("resumed %t, error %v, want %q", resumed, err, c.want)
 		}
 	}
 }

@@ -317,6 +317,9 @@ func (t *Trainer) resume(s *saved) error {
 	if err != nil {
 		return err
 	}
+	if had, want := slices.Sorted(maps.Keys(s.curve.Metrics)), t.scorer.metrics(); len(s.curve.HeldOut) > 0 && !slices.Equal(had, want) {
+		return fmt.Errorf("its curve has the metrics %q, want %q", had, want)
+	}
 	if s.state.Steps > t.cfg.Steps {
 		return fmt.Errorf("it was saved after step %d, want at most %d", s.state.Steps, t.cfg.Steps)
 	}
@@ -369,8 +372,8 @@ func (t *Trainer) record() (map[string]string, error) {
 	c := t.cfg
 	all := t.describe()
 	all["Steps"], all["Accumulate"] = fmt.Sprint(c.Steps), fmt.Sprint(c.Accumulate)
-	if names := slices.Sorted(maps.Keys(t.scorer.results)); len(names) > 1 { // the loss is one of them
-		all["metrics"] = strings.Join(names[1:], ", ")
+	if names := t.scorer.metrics(); len(names) > 0 {
+		all["metrics"] = strings.Join(names, ", ")
 	}
 	addFields(all, "AdamW.", reflect.ValueOf(t.solver.cfg))
 	schedule := sha256.New()
