@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/examples/internal/exampletest"
 	"github.com/gomamba/mamba/train"
 )
@@ -182,23 +181,7 @@ func TestLearnRate(t *testing.T) {
 	}
 }
 
-// TestDevice: on a GPU the same progress; without one a line that says so, and code 1.
 func TestDevice(t *testing.T) {
-	args := append([]string{"-text", writeText(t), "-out", "", "-device", "cuda"}, tiny...)
-	code, stdout, stderr := call(context.Background(), args...)
-	if d, err := cuda.Open(0); err == nil {
-		d.Close()
-		if code != 0 || !strings.Contains(stdout, "step 4 of 4") || !strings.HasPrefix(stdout, "device ") {
-			t.Errorf("exit code %d, %s%s", code, stdout, stderr)
-		}
-		return
-	}
-	if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "bytelm: cuda: ") {
-		t.Errorf("exit code %d, output %q, error %q, want 1, nothing, and one line that begins with bytelm: cuda:", code, stdout, stderr)
-	}
-	for flag, want := range map[string]string{"-device": "should be cpu or cuda", "-precision": "should be float32, tf32 or bf16"} {
-		if code, _, stderr := call(context.Background(), flag, "other"); code != 1 || !strings.Contains(stderr, want) {
-			t.Errorf("%s other: exit code %d, %s", flag, code, stderr)
-		}
-	}
+	exampletest.Device(t, "bytelm", "step 4 of 4", func(args ...string) (int, string, string) { return call(context.Background(), args...) },
+		append([]string{"-text", writeText(t), "-out", ""}, tiny...)...)
 }

@@ -1,6 +1,7 @@
 // Inductionheads trains models on short sequences and tests them on long ones.
 //
 //	go run ./examples/inductionheads                            # about a quarter of an hour on two cores
+//	go run ./examples/inductionheads -device cuda               # on a GPU
 //	go run ./examples/inductionheads -only mamba -longest 1048576 -limit 120
 //	go run ./examples/inductionheads -h                         # all flags
 //
@@ -58,6 +59,14 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if err := options.CheckPNG(set.out); err != nil {
 		return err
 	}
+	where, device, closeDevice, err := set.device.Open()
+	if err != nil {
+		return err
+	}
+	defer closeDevice()
+	if device != "" {
+		fmt.Fprintf(out, "device    %s\n", device)
+	}
 	fmt.Fprintf(out, "task      induction heads: one of %d tokens; a guess is right in %.1f%%\n", set.vocab-1, 100/float64(set.vocab-1))
 	fmt.Fprintf(out, "training  length: %d, steps: %d, batch: %d, layers: %d, d_model: %d, seed: %d\n",
 		set.length, set.steps, set.batch, set.layers, set.dmodel, set.seed)
@@ -66,7 +75,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 		if ctx.Err() != nil {
 			break
 		}
-		r, err := learn(ctx, set, m, out)
+		r, err := learn(ctx, set, m, where, out)
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.kind, err)
 		}
@@ -88,10 +97,10 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 }
 
 // learn trains a model and tests it at one length after another.
-func learn(ctx context.Context, set settings, m model, out io.Writer) (result, error) {
+func learn(ctx context.Context, set settings, m model, where []nn.Option, out io.Writer) (result, error) {
 	fmt.Fprintf(out, "model     %s, learn rate: %v\n", m.name, set.rate(m))
 	r := result{model: m}
-	lm, err := set.train(ctx, m, out)
+	lm, err := set.train(ctx, m, where, out)
 	if err != nil {
 		return r, err
 	}
@@ -116,7 +125,7 @@ func learn(ctx context.Context, set settings, m model, out io.Writer) (result, e
 
 // train trains on sequences of growing length, up to -length. It goes to the next length when all answers are right, or after a quarter of
 // -steps. With length 256 from the start, the answers stay at chance for a very long time.
-func (set settings) train(ctx context.Context, m model, out io.Writer) (lm *nn.LM, err error) {
+func (set settings) train(ctx context.Context, m model, where []nn.Option, out io.Writer) (lm *nn.LM, err error) {
 	for _, length := range set.lengths() {
 		problem, err := task.NewInductionHeads(length, set.vocab)
 		if err != nil {
@@ -131,7 +140,7 @@ func (set settings) train(ctx context.Context, m model, out io.Writer) (lm *nn.L
 		}
 		lm, points, err = experiment.Train(ctx, experiment.Config{
 			Model: nn.Config{DModel: set.dmodel, NLayer: set.layers, NHead: set.heads, Pattern: []nn.Kind{m.kind},
-				DtMin: set.dtmin, DtMax: set.dtmax, DtInitFloor: min(set.dtmin, 1e-4)}, From: lm, Decay: set.decay,
+				DtMin: set.dtmin, DtMax: set.dtmax, DtInitFloor: min(set.dtmin, 1e-4)}, Options: where, From: lm, Decay: set.decay,
 			Task: problem, Batch: set.batch * set.length / length, Steps: steps, LearnRate: set.rate(m), Clip: 1, Constant: true, Seed: uint64(set.seed),
 			EvalEvery: max(steps/20, 1), Held: set.sequences, Enough: enough,
 			Progress: &report.Progress{Out: out},

@@ -91,7 +91,7 @@ func TestInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	r, err := learn(ctx, set, models[0], &out)
+	r, err := learn(ctx, set, models[0], nil, &out)
 	if err != nil || len(r.answers) != 0 || !strings.Contains(out.String(), "stopped   before length 64") {
 		t.Errorf("%+v, %v\n%s", r, err, out.String())
 	}
@@ -130,10 +130,15 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+func TestDevice(t *testing.T) {
+	exampletest.Device(t, "inductionheads", "step 4 of 4", func(args ...string) (int, string, string) { return call(context.Background(), args...) },
+		append([]string{"-out", "", "-only", "mamba", "-longest", "64"}, tiny...)...)
+}
+
 func TestUsage(t *testing.T) {
 	code, stdout, stderr := call(context.Background(), "-h")
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
-	exampletest.Usage(t, stdout, "length", "longest", "lr", "only", "out")
+	exampletest.Usage(t, stdout, "length", "longest", "lr", "only", "out", "device", "precision")
 }

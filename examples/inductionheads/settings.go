@@ -20,6 +20,7 @@ type settings struct {
 	seed, sequences                int
 	out                            string
 	only                           []model
+	device                         options.Device
 	direct                         bool
 }
 
@@ -65,6 +66,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.sequences, 1, "sequences", "largest number of sequences of a test")
 	flags.StringVar(&set.out, "out", "inductionheads.png", "PNG `file` for accuracy against length; empty for none")
 	flags.BoolVar(&set.direct, "direct", false, "train at -length from the first step on, instead of at shorter lengths first")
+	set.device.Flags(flags)
 	only := flags.String("only", "", "models to train, with commas between them (default all: "+strings.Join(names(models), ",")+")")
 
 	if err := options.Parse(flags, args, usage,
@@ -81,7 +83,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 			set.only = append(set.only, models[i])
 		}
 	}
-	return set, nil
+	return set, set.device.Check()
 }
 
 // lengths returns the training lengths: -length, and before it its half, its quarter and so on, as long as they are at least 16.

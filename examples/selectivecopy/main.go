@@ -3,6 +3,7 @@
 //
 //	go run ./examples/selectivecopy                 # about ten minutes on two cores
 //	go run ./examples/selectivecopy -only s4,mamba  # some of the models
+//	go run ./examples/selectivecopy -device cuda    # on a GPU
 //	go run ./examples/selectivecopy -paper          # the setting of the paper: days
 //	go run ./examples/selectivecopy -h              # all flags
 //
@@ -62,6 +63,14 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	if err := options.CheckPNG(set.out); err != nil {
 		return err
 	}
+	where, device, closeDevice, err := set.device.Open()
+	if err != nil {
+		return err
+	}
+	defer closeDevice()
+	if device != "" {
+		fmt.Fprintf(out, "device    %s\n", device)
+	}
 	problem, err := task.NewSelectiveCopying(set.length, set.memory, set.vocab)
 	if err != nil {
 		return err
@@ -73,7 +82,7 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 	var results []result
 	for _, c := range set.only {
 		fmt.Fprintf(out, "model     %s: %s with %s\n", c.kind, c.architecture, c.inner)
-		points, err := learn(ctx, set, c, problem, out)
+		points, err := learn(ctx, set, c, where, problem, out)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.kind, err)
 		}
@@ -98,10 +107,10 @@ func work(ctx context.Context, set settings, out io.Writer) error {
 }
 
 // learn trains a combination and returns its evaluations.
-func learn(ctx context.Context, set settings, c combination, problem task.Task, out io.Writer) ([]experiment.Point, error) {
+func learn(ctx context.Context, set settings, c combination, where []nn.Option, problem task.Task, out io.Writer) ([]experiment.Point, error) {
 	_, points, err := experiment.Train(ctx, experiment.Config{
-		Model: nn.Config{DModel: set.dmodel, NLayer: set.layers, Pattern: []nn.Kind{c.kind}},
-		Task:  problem, Batch: set.batch, Steps: set.steps, LearnRate: set.lr, Clip: 1, Seed: uint64(set.seed),
+		Model: nn.Config{DModel: set.dmodel, NLayer: set.layers, Pattern: []nn.Kind{c.kind}}, Options: where,
+		Task: problem, Batch: set.batch, Steps: set.steps, LearnRate: set.lr, Clip: 1, Seed: uint64(set.seed),
 		EvalEvery: max(set.steps/20, 1), Held: set.held,
 		Progress: &report.Progress{Out: out},
 	})

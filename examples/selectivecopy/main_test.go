@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/gomamba/mamba/examples/internal/exampletest"
+	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/nn"
 )
 
@@ -146,12 +147,17 @@ func TestDiverged(t *testing.T) {
 	}
 }
 
+func TestDevice(t *testing.T) {
+	exampletest.Device(t, "selectivecopy", "step 4 of 4", func(args ...string) (int, string, string) { return call(context.Background(), args...) },
+		append([]string{"-out", "", "-only", "mamba"}, tiny...)...)
+}
+
 func TestUsage(t *testing.T) {
 	code, stdout, stderr := call(context.Background(), "-h")
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
-	exampletest.Usage(t, stdout, "length", "memory", "vocab", "steps", "batch", "layers", "dmodel", "lr", "seed", "held", "out", "only", "paper")
+	exampletest.Usage(t, stdout, "length", "memory", "vocab", "steps", "batch", "layers", "dmodel", "lr", "seed", "held", "out", "only", "paper", "device", "precision")
 }
 
 func TestPaper(t *testing.T) {
@@ -166,7 +172,12 @@ func TestPaper(t *testing.T) {
 		{[]string{"-paper"}, paper},
 		{[]string{"-length", "256", "-paper", "-lr", "1e-3", "-seed", "7"}, shorter},
 	} {
-		if got, err := parse(test.args, io.Discard); err != nil || !reflect.DeepEqual(got, test.want) {
+		got, err := parse(test.args, io.Discard)
+		if got.device.GPU() {
+			t.Errorf("%q: a GPU", test.args)
+		}
+		got.device = options.Device{}
+		if err != nil || !reflect.DeepEqual(got, test.want) {
 			t.Errorf("%q: %+v, %v, want %+v", test.args, got, err, test.want)
 		}
 	}

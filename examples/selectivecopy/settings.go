@@ -20,6 +20,7 @@ type settings struct {
 	seed, held            int
 	out                   string
 	only                  []combination
+	device                options.Device
 }
 
 // combination is an architecture with a state space inside, and its accuracy in the paper.
@@ -56,6 +57,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.seed, 0, "seed", "seed of the weights and of the sequences")
 	options.Whole(flags, &set.held, 1, "held", "held-out sequences to test on")
 	flags.StringVar(&set.out, "out", "selectivecopy.png", "PNG `file` for the accuracy curves; empty for none")
+	set.device.Flags(flags)
 	only := flags.String("only", "", "models to train, with commas between them (default all: "+strings.Join(names(combinations), ",")+")")
 	paper := flags.Bool("paper", false, "use the paper's setting: -length 4096 -memory 16 -batch 64 -lr 1e-4 -steps 400000; other flags can override it")
 
@@ -87,7 +89,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 			set.only = append(set.only, combinations[i])
 		}
 	}
-	return set, nil
+	return set, set.device.Check()
 }
 
 func names(of []combination) (names []string) {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/gomamba/mamba/cuda"
 )
 
 // PNG fails the test unless a file is a picture of at least 1000 by 500 pixels.
@@ -24,6 +26,26 @@ func PNG(t *testing.T, path string) {
 	}
 	if size := picture.Bounds().Size(); size.X < 1000 || size.Y < 500 {
 		t.Errorf("%s is %v pixels large, want at least 1000 by 500", path, size)
+	}
+}
+
+// Device runs a program with -device cuda after its other arguments. With a GPU the program succeeds, names the device first, and
+// prints want. Without one it prints one line that says so, and returns 1. Wrong values of -device and -precision are errors.
+func Device(t *testing.T, program, want string, call func(args ...string) (code int, stdout, stderr string), args ...string) {
+	t.Helper()
+	code, stdout, stderr := call(append(args, "-device", "cuda")...)
+	if d, err := cuda.Open(0); err == nil {
+		d.Close()
+		if code != 0 || !strings.HasPrefix(stdout, "device ") || !strings.Contains(stdout, want) {
+			t.Errorf("exit code %d, %s%s, want 0, the device's name first, and %q", code, stdout, stderr, want)
+		}
+	} else if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, program+": cuda: ") {
+		t.Errorf("exit code %d, output %q, error %q, want 1, nothing, and one line that begins with %s: cuda:", code, stdout, stderr, program)
+	}
+	for flag, want := range map[string]string{"-device": "should be cpu or cuda", "-precision": "should be float32, tf32 or bf16"} {
+		if code, _, stderr := call(append(args, flag, "other")...); code != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("%s other: exit code %d, %s, want 1 and %q", flag, code, stderr, want)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ package experiment
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/gomamba/mamba/examples/internal/loop"
 	"github.com/gomamba/mamba/nn"
@@ -16,8 +17,9 @@ import (
 
 // Config is one model on one task.
 type Config struct {
-	Model     nn.Config // the vocabulary is the task's
-	From      *nn.LM    // if not nil, this model is trained further instead
+	Model     nn.Config   // the vocabulary is the task's
+	Options   []nn.Option // of the model, such as nn.OnDevice
+	From      *nn.LM      // if not nil, this model is trained further instead
 	Task      task.Task
 	Batch     int
 	Steps     int
@@ -47,7 +49,7 @@ const HeldOut = 1 << 40
 // step, evaluates, and returns the results so far without an error.
 func Train(ctx context.Context, cfg Config) (lm *nn.LM, points []Point, err error) {
 	if lm = cfg.From; lm == nil {
-		lm = nn.NewLM(nn.LMConfig{Config: cfg.Model, Vocab: cfg.Task.Vocab()}, nn.WithSeed(cfg.Seed))
+		lm = nn.NewLM(nn.LMConfig{Config: cfg.Model, Vocab: cfg.Task.Vocab()}, append(slices.Clone(cfg.Options), nn.WithSeed(cfg.Seed))...)
 	}
 	if err := lm.Err(); err != nil {
 		return nil, nil, err
