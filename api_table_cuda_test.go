@@ -144,6 +144,9 @@ func cudaCalls(g *gpu) []call {
 			InProj: f(64), XProj: f(40), DtProj: f(8), OutProj: f(32), InBias: f(16), ConvBias: f(8), OutBias: f(4), Context: f(32), Scan: f(32),
 		}
 	}
+	s4 := func() *cuda.S4 {
+		return &cuda.S4{Batch: 2, Length: 3, Channels: 4, Modes: 2, U: f(24), LogDelta: f(4), LogDecay: f(8), Frequency: f(8), C: f(16), D: f(4), Initial: f(32), Start: bytes(6)}
+	}
 	matrix := func(rows, columns int) cuda.Matrix[float32] {
 		return cuda.Matrix[float32]{Data: f(rows * columns), Stride: columns}
 	}
@@ -161,6 +164,7 @@ func cudaCalls(g *gpu) []call {
 	linearFine := append(absent("0.", "Half", "Bias"), "0.Rows=0", "0.Precision=0")
 	lstmFine := append(absent("0.", "State", "Start"), "0.Batch=0", "0.Length=0", "0.Precision=0")
 	minGRUFine := append(absent("0.", "Initial", "Start"), "0.Batch=0", "0.Length=0")
+	s4Fine := append(absent("0.", "Frequency", "D", "Initial", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
 	convFine := append(absent("0.", "Bias", "Context", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
 	return g.without(slices.Concat(
 		methods("cuda.AdamW", func() any { return adam }, map[string]call{"Step": {args: func() []any {
@@ -205,6 +209,12 @@ func cudaCalls(g *gpu) []call {
 		methods("cuda.MinGRU", func() any { return minGRU() }, map[string]call{
 			"Forward":  {args: func() []any { return []any{s, f(24), f(8)} }, fine: append(absent("", "3"), minGRUFine...)},
 			"Backward": {args: func() []any { return []any{s, f(24), f(8), f(24), f(24), f(8)} }, fine: append(absent("", "3", "6"), minGRUFine...)},
+		}),
+		methods("cuda.S4", func() any { return s4() }, map[string]call{
+			"Forward": {args: func() []any { return []any{s, f(24), f(32)} }, fine: append(absent("", "3"), s4Fine...)},
+			"Backward": {args: func() []any {
+				return []any{s, f(24), f(32), &cuda.S4Grad{U: f(24), LogDelta: f(4), LogDecay: f(8), Frequency: f(8), C: f(16), D: f(4), Initial: f(32)}}
+			}, fine: append(absent("", "2", "3"), "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Start=zero")},
 		}),
 		methods("cuda.Scan", func() any { return scan() }, map[string]call{
 			"Forward": {args: func() []any { return []any{s, f(24), f(16), f(scan().CheckpointLen())} }, fine: append(absent("", "3", "4"), slices.Concat(scanFine, absent("0.", "D", "Z", "DeltaBias", "Initial"))...)},

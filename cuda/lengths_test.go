@@ -92,7 +92,25 @@ func TestLengths(t *testing.T) {
 		m.Data = l.array(name, (rows-1)*m.Stride+width)
 		return m
 	}
+	s4 := func(l *lengths) *S4 {
+		return &S4{
+			Batch: batch, Length: length, Channels: channels, Modes: state, U: l.array("U", rows*channels), LogDelta: l.array("LogDelta", channels),
+			LogDecay: l.array("LogDecay", channels*state), Frequency: l.array("Frequency", channels*state), C: l.array("C", channels*2*state),
+			D: l.array("D", channels), Initial: l.array("Initial", batch*channels*2*state), Start: of[uint8](l.array("Start", rows)),
+		}
+	}
 	for name, call := range map[string]func(l *lengths) error{
+		"S4.Forward": func(l *lengths) error {
+			return s4(l).Forward(s, l.array("y", rows*channels), l.array("final", batch*channels*2*state))
+		},
+		"S4.Backward": func(l *lengths) error {
+			return s4(l).Backward(s, l.array("dy", rows*channels), l.array("dfinal", batch*channels*2*state), &S4Grad{
+				U: l.array("the gradient of U", rows*channels), LogDelta: l.array("the gradient of LogDelta", channels),
+				LogDecay: l.array("the gradient of LogDecay", channels*state), Frequency: l.array("the gradient of Frequency", channels*state),
+				C: l.array("the gradient of C", channels*2*state), D: l.array("the gradient of D", channels),
+				Initial: l.array("the gradient of Initial", batch*channels*2*state),
+			})
+		},
 		"Scan.Forward": func(l *lengths) error {
 			p := scan(l)
 			return p.Forward(s, l.array("y", rows*channels), l.array("final", batch*channels*state), l.array("checkpoints", batch*channels*state))
@@ -383,6 +401,15 @@ func TestSizes(t *testing.T) {
 		"column sums: stride is 4, want at least the 5":          func() error { return ColumnSums(s, 2, 5, some, 4, some) },
 		"column sums: rows is -2, want at least 0":               func() error { return ColumnSums(s, -2, 5, some, 5, some) },
 		"largest: rows is -2, want at least 0":                   func() error { return Largest(s, -2, -5, some, ints) },
+		"S4: Modes is 257, want 1 to 256":                        func() error { return (&S4{Modes: 257}).Forward(s, some, some) },
+		"S4: Length is -1, want at least 0":                      func() error { return (&S4{Length: -1, Modes: 1}).Forward(s, some, some) },
+		"S4: U has 100 elements, want 92233": func() error {
+			return (&S4{Batch: huge, Length: huge, Channels: huge, Modes: 1, U: some}).Forward(s, some, some)
+		},
+		"S4: there is a gradient of D, and no D": func() error {
+			p := S4{Batch: 1, Length: 2, Channels: 3, Modes: 4, U: some, LogDelta: some, LogDecay: some, C: some}
+			return p.Backward(s, some, some, &S4Grad{U: some, LogDelta: some, LogDecay: some, C: some, D: some})
+		},
 		"step: batch is -1, want at least 0": func() error {
 			return StepProduct(s, -1, 4, 4, some, Array[float32]{}, 0, some, Array[float32]{}, Array[float32]{}, some)
 		},

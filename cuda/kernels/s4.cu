@@ -1,0 +1,454 @@
+// S4, a time-invariant state space for each channel, of diagonal complex modes. internal/kernel/s4.go defines it. All arithmetic is in double,
+// as on the host.
+//
+// A thread processes one mode of a channel, step by step, with the state in registers. A block of 256 threads has 256/span channels: span
+// threads share a channel, span = 8, 16 or a multiple of 32. The block goes through time in tiles of 32 steps, with the inputs of a tile in
+// shared memory. Several blocks share the length if the channels are too few for the device: the length is cut into chunks, a first pass
+// computes the state at the end of each chunk from zero, and s4_carry joins the chunks. The order of axes is (batch, length, channels).
+#include "types.cuh"
+
+constexpr int TILE = 32;
+
+// S4 has the sizes and addresses. s4Args in cuda/s4.go has the same fields. Absent operands are null.
+struct S4 {
+  int64_t batch, length, channels, modes;
+  int64_t bilinear;
+  int64_t span;              // threads per channel
+  int64_t chunks, steps;     // the length is cut into chunks of steps, a multiple of TILE; the last one may be shorter
+  int64_t parts;             // of a sum over batch and time in the backward pass: chunks · gridDim.y
+  const float *u, *logDelta, *logDecay, *frequency, *c, *skip, *initial;
+  const uint8_t *start;
+  float *y, *final;
+  double *table;             // (2, channels, modes, 2): w and b of each mode
+  double *carried;           // (batch, chunk, value, channels, modes, 2): values of each chunk's walk from zero, then what enters each chunk;
+                             // forward one value, backward three
+  int32_t *broken;           // (batch, chunk): whether a sequence starts in the chunk
+  // The backward pass.
+  const float *dy, *dfinal;
+  float *du, *dlogDelta, *dlogDecay, *dfrequency, *dc, *dskip, *dinitial;
+  double *sums;              // (part, 3, channels, modes, 2): the gradients of w, b and c
+  double *skipSums;          // (part, channels): the gradient of D
+};
+
+struct Complex {
+  double re, im;
+};
+__device__ __forceinline__ Complex operator+(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }
+__device__ __forceinline__ Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
+__device__ __forceinline__ Complex operator*(double a, Complex b) { return {a * b.re, a * b.im}; }
+__device__ __forceinline__ Complex conj(Complex a) { return {a.re, -a.im}; }
+
+// times returns a·b + c.
+__device__ __forceinline__ Complex times(Complex a, Complex b, Complex c) {
+  return {fma(a.re, b.re, fma(-a.im, b.im, c.re)), fma(a.re, b.im, fma(a.im, b.re, c.im))};
+}
+__device__ __forceinline__ Complex operator*(Complex a, Complex b) { return times(a, b, {0, 0}); }
+
+// over returns a/b without overflow between (Smith, "Algorithm 116: Complex Division").
+__device__ __forceinline__ Complex over(Complex a, Complex b) {
+  if (fabs(b.re) >= fabs(b.im)) {
+    const double r = b.im / b.re, d = b.re + b.im * r;
+    return {(a.re + a.im * r) / d, (a.im - a.re * r) / d};
+  }
+  const double r = b.re / b.im, d = b.re * r + b.im;
+  return {(a.re * r + a.im) / d, (a.im * r - a.re) / d};
+}
+
+__device__ __forceinline__ Complex exponential(Complex z) {
+  double sin, cos;
+  sincos(z.im, &sin, &cos);
+  const double e = exp(z.re);
+  return {e * cos, e * sin};
+}
+
+// Mode is a discretised mode: h_t = w h_{t-1} + b u_t.
+struct Mode {
+  Complex a, w, b, c;
+  double delta;
+};
+
+// complexAt returns the value of mode n in row d of v (…, state): the real parts of all modes, then, for complex modes, the imaginary parts.
+__device__ __forceinline__ Complex complexAt(const S4 &s, const float *v, int64_t d, int64_t n) {
+  if (!s.frequency) return {v[d * s.modes + n], 0};
+  v += 2 * d * s.modes;
+  return {v[n], v[s.modes + n]};
+}
+__device__ __forceinline__ void setComplex(const S4 &s, float *v, int64_t d, int64_t n, Complex z) {
+  if (!s.frequency) {
+    v[d * s.modes + n] = (float)z.re;
+    return;
+  }
+  v += 2 * d * s.modes;
+  v[n] = (float)z.re, v[s.modes + n] = (float)z.im;
+}
+
+__device__ __forceinline__ Complex get(const double *v, int64_t at) { return {v[at], v[at + 1]}; }
+__device__ __forceinline__ void set(double *v, int64_t at, Complex z) { v[at] = z.re, v[at + 1] = z.im; }
+
+// modeOf returns mode n of channel d.
+__device__ __forceinline__ Mode modeOf(const S4 &s, int64_t d, int64_t n) {
+  Mode m;
+  m.delta = exp((double)s.logDelta[d]);
+  m.a = {-exp((double)s.logDecay[d * s.modes + n]), s.frequency ? s.frequency[d * s.modes + n] : 0.};
+  m.c = complexAt(s, s.c, d, n);
+  const Complex z = m.delta * m.a, one = {1, 0};
+  if (s.bilinear) {
+    const Complex down = one - .5 * z;
+    m.w = over(one + .5 * z, down), m.b = over({m.delta, 0}, down);
+    return m;
+  }
+  m.w = exponential(z);
+  if (z.re == 0 && z.im == 0) {
+    m.b = {m.delta, 0};
+    return m;
+  }
+  // (e^z - 1)/z without cancellation for small z
+  double sin, cos, half = ::sin(z.im / 2);
+  sincos(z.im, &sin, &cos);
+  m.b = m.delta * over({expm1(z.re) * cos - 2 * half * half, exp(z.re) * sin}, z);
+  return m;
+}
+
+// s4_modes writes the table.
+extern "C" __global__ void s4_modes(const S4 s) {
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, all = s.channels * s.modes;
+  if (i >= all) return;
+  const Mode m = modeOf(s, i / s.modes, i % s.modes);
+  set(s.table, 2 * i, m.w), set(s.table, 2 * (all + i), m.b);
+}
+
+// tabled returns w, b and c of mode n of channel d, zeros if there is none.
+__device__ __forceinline__ Mode tabled(const S4 &s, int64_t d, int64_t n) {
+  Mode m = {};
+  if (d >= s.channels || n >= s.modes) return m;
+  const int64_t i = d * s.modes + n;
+  m.w = get(s.table, 2 * i), m.b = get(s.table, 2 * (s.channels * s.modes + i)), m.c = complexAt(s, s.c, d, n);
+  return m;
+}
+
+// scaleOf returns 2 for complex modes, each of which stands for its conjugate too.
+__device__ __forceinline__ double scaleOf(const S4 &s) { return s.frequency ? 2 : 1; }
+
+// power returns x^n.
+__device__ __forceinline__ Complex power(Complex x, int64_t n) {
+  Complex p = {1, 0};
+  for (; n > 0; n /= 2) {
+    if (n % 2) p = p * x;
+    x = x * x;
+  }
+  return p;
+}
+
+// gather calls step(at) for the G steps from AT on, in order, or from the last to the first if DOWN. step returns a thread's part of a sum.
+// gather returns the sum over G threads for the step AT + lane % G. Each level adds the values of half of the steps between pairs of threads.
+template <int G, int AT, bool DOWN, class F> __device__ __forceinline__ double gather(F &step) {
+  if constexpr (G == 1) {
+    return step(AT);
+  } else {
+    double low, high;
+    if constexpr (DOWN) {
+      high = gather<G / 2, AT + G / 2, DOWN>(step);
+      low = gather<G / 2, AT, DOWN>(step);
+    } else {
+      low = gather<G / 2, AT, DOWN>(step);
+      high = gather<G / 2, AT + G / 2, DOWN>(step);
+    }
+    const bool upper = threadIdx.x & (G / 2);
+    return (upper ? high : low) + __shfl_xor_sync(~0u, upper ? low : high, G / 2);
+  }
+}
+
+// gatherTile does so for the 32 steps of a tile and writes the sums to parts (step, thread group).
+template <int G, int AT, bool DOWN, class F> __device__ __forceinline__ void gatherTile(F &step, double *parts) {
+  constexpr int at = DOWN ? TILE - G - AT : AT;
+  parts[(at + threadIdx.x % G) * (256 / G) + threadIdx.x / G] = gather<G, at, DOWN>(step);
+  if constexpr (AT + G < TILE) gatherTile<G, AT + G, DOWN>(step, parts);
+}
+
+// Tile is a block's place in time.
+struct Tile {
+  int64_t from;     // the first step
+  int32_t count;    // steps
+  uint32_t starts;  // bit t: a sequence starts at step from + t
+};
+__device__ __forceinline__ Tile tileAt(const S4 &s, int64_t b, int64_t from, int64_t to) {
+  const int lane = threadIdx.x % 32;
+  return {from, (int32_t)min((int64_t)TILE, to - from), s.start ? __ballot_sync(~0u, from + lane < to && s.start[b * s.length + from + lane]) : 0};
+}
+
+// load reads a tile of v into shared memory (step, channel). A null v is zeros.
+__device__ __forceinline__ void load(const S4 &s, double *to, const float *v, int64_t b, const Tile &tile, int channels) {
+  for (int i = threadIdx.x; i < TILE * channels; i += 256) {
+    const int t = i / channels;
+    const int64_t d = (int64_t)blockIdx.x * channels + i % channels;
+    to[i] = v && t < tile.count && d < s.channels ? v[(b * s.length + tile.from + t) * s.channels + d] : 0.f;
+  }
+}
+
+// carriedAt returns the index of a value in carried.
+__device__ __forceinline__ int64_t carriedAt(const S4 &s, int64_t b, int64_t chunk, int64_t values, int64_t value, int64_t d, int64_t n) {
+  return 2 * ((((b * s.chunks + chunk) * values + value) * s.channels + d) * s.modes + n);
+}
+
+// s4Forward writes y and final. With ENDS it only writes the state at the end of each chunk, which begins at zero, apart from the first.
+template <int G, bool ENDS> __device__ __forceinline__ void s4Forward(const S4 &s) {
+  __shared__ double us[TILE * 32], parts[TILE * 32];
+  const int channels = 256 / s.span, own = threadIdx.x / s.span;
+  const int64_t d = (int64_t)blockIdx.x * channels + own, n = threadIdx.x % s.span, chunk = blockIdx.z;
+  const bool here = d < s.channels && n < s.modes;
+  const Mode m = tabled(s, d, n);
+  const double scale = scaleOf(s);
+  const int64_t begin = chunk * s.steps, end = min(begin + s.steps, s.length);
+  for (int64_t b = blockIdx.y; b < s.batch; b += gridDim.y) {
+    Complex h = {0, 0};
+    if (here && chunk == 0 && s.initial) h = complexAt(s, s.initial, b * s.channels + d, n);
+    if (here && chunk > 0 && !ENDS) h = get(s.carried, carriedAt(s, b, chunk, 1, 0, d, n));
+    bool broken = false;
+    for (int64_t from = begin; from < end; from += TILE) {
+      const Tile tile = tileAt(s, b, from, end);
+      broken |= tile.starts != 0;
+      __syncthreads();  // all have read the previous tile
+      load(s, us, s.u, b, tile, channels);
+      __syncthreads();
+      auto step = [&](int t) {
+        if (t < tile.count) {
+          if (tile.starts >> t & 1) h = {0, 0};
+          h = times(m.w, h, us[t * channels + own] * m.b);
+        }
+        return fma(m.c.re, h.re, -m.c.im * h.im);
+      };
+      if constexpr (ENDS) {
+        for (int t = 0; t < TILE; t++) step(t);
+      } else {
+        gatherTile<G, 0, false>(step, parts);
+        __syncthreads();
+        for (int i = threadIdx.x; i < TILE * channels; i += 256) {
+          const int t = i / channels, groups = 256 / G / channels;
+          const int64_t at = (int64_t)blockIdx.x * channels + i % channels;
+          if (t >= tile.count || at >= s.channels) continue;
+          double sum = 0;
+          for (int g = 0; g < groups; g++) sum += parts[i * groups + g];
+          s.y[(b * s.length + from + t) * s.channels + at] = (float)(scale * sum + (s.skip ? s.skip[at] * us[i] : 0.));
+        }
+      }
+    }
+    if (ENDS && here) set(s.carried, carriedAt(s, b, chunk, 1, 0, d, n), h);
+    if (ENDS && blockIdx.x == 0 && threadIdx.x == 0) s.broken[b * s.chunks + chunk] = broken;
+    if (!ENDS && here && s.final && chunk == s.chunks - 1) setComplex(s, s.final, b * s.channels + d, n, h);
+  }
+}
+
+// s4Backward goes through the steps from the last to the first. With x = conj(w) and s = scaleOf, what enters step t is
+//
+//	e: the sum over later steps i of x^(i-t) s dy_i, so that the gradient of the state is conj(c) e, apart from that of the final state
+//	g: the gradient of the state, with that of the final state
+//	r: the sum over later steps i of x^(i-1-t) g_i
+//
+// A step adds s dy_t to e and conj(c) s dy_t to g. Then u_t gives the gradient of c by conj(b) u_t e, that of b by u_t g, and that of w by
+// conj(b) u_t r, since the state is a sum over all earlier u. So no state is computed again. FINAL is whether there is a gradient of the final
+// state; without it g is conj(c) e, and the sums are multiplied by conj(c) once. With ENDS it only writes what leaves each chunk to the
+// left if zero enters from the right, in multiples of conj(c).
+template <int G, bool FINAL, bool ENDS> __device__ __forceinline__ void s4Backward(const S4 &s) {
+  __shared__ double us[TILE * 32], dys[TILE * 32], parts[TILE * 32];
+  const int channels = 256 / s.span, own = threadIdx.x / s.span;
+  const int64_t d = (int64_t)blockIdx.x * channels + own, n = threadIdx.x % s.span, chunk = blockIdx.z;
+  const bool here = d < s.channels && n < s.modes;
+  const Mode m = tabled(s, d, n);
+  const double scale = scaleOf(s);
+  const Complex x = conj(m.w), cb = FINAL ? conj(m.b) : conj(m.c * m.b), cc = conj(m.c);
+  Complex gw = {0, 0}, gc = {0, 0}, ue = {0, 0}, ug = {0, 0}, ur = {0, 0};
+  double dSkip = 0;
+  const int64_t begin = chunk * s.steps, end = min(begin + s.steps, s.length);
+  for (int64_t b = blockIdx.y; b < s.batch; b += gridDim.y) {
+    Complex e = {0, 0}, g = {0, 0}, r = {0, 0};
+    if (here && !ENDS) {
+      if (chunk < s.chunks - 1) {
+        e = get(s.carried, carriedAt(s, b, chunk, 3, 0, d, n)), r = get(s.carried, carriedAt(s, b, chunk, 3, 2, d, n));
+        if (FINAL) g = get(s.carried, carriedAt(s, b, chunk, 3, 1, d, n));
+      } else if (FINAL) {
+        g = complexAt(s, s.dfinal, b * s.channels + d, n);
+      }
+    }
+    bool broken = false;
+    for (int64_t from = begin + (end - begin - 1) / TILE * TILE; from >= begin; from -= TILE) {
+      const Tile tile = tileAt(s, b, from, end);
+      broken |= tile.starts != 0;
+      __syncthreads();  // all have read the previous tile
+      if (!ENDS) load(s, us, s.u, b, tile, channels);
+      load(s, dys, s.dy, b, tile, channels);
+      __syncthreads();
+      auto step = [&](int t) {
+        if (t >= tile.count) return 0.;
+        const double u = us[t * channels + own], dy = scale * dys[t * channels + own];
+        e.re += dy;
+        if (FINAL) g = g + dy * cc;
+        const Complex now = FINAL ? g : e;
+        double part = 0;
+        if (!ENDS) {
+          ue = ue + u * e, ur = ur + u * r;
+          if (FINAL) ug = ug + u * g;
+          part = fma(cb.re, now.re, -cb.im * now.im);
+        }
+        r = times(x, r, now), e = x * e;
+        if (FINAL) g = x * g;
+        if (tile.starts >> t & 1) e = g = r = {0, 0};
+        return part;
+      };
+      if constexpr (ENDS) {
+        for (int t = TILE - 1; t >= 0; t--) step(t);
+      } else {
+        gatherTile<G, 0, true>(step, parts);
+        __syncthreads();
+        for (int i = threadIdx.x; i < TILE * channels; i += 256) {
+          const int t = i / channels, groups = 256 / G / channels;
+          const int64_t at = (int64_t)blockIdx.x * channels + i % channels;
+          if (t >= tile.count || at >= s.channels) continue;
+          double sum = 0;
+          for (int k = 0; k < groups; k++) sum += parts[i * groups + k];
+          s.du[(b * s.length + from + t) * s.channels + at] = (float)(sum + (s.skip ? s.skip[at] * dys[i] : 0.));
+          dSkip += us[i] * dys[i];
+        }
+      }
+    }
+    if (ENDS) {
+      if (here) {
+        set(s.carried, carriedAt(s, b, chunk, 3, 0, d, n), e);
+        set(s.carried, carriedAt(s, b, chunk, 3, 2, d, n), r);
+      }
+      if (blockIdx.x == 0 && threadIdx.x == 0) s.broken[b * s.chunks + chunk] = broken;
+    } else if (here && chunk == 0 && s.initial) {
+      const Complex h = conj(complexAt(s, s.initial, b * s.channels + d, n));
+      gc = gc + h * e, gw = gw + h * (FINAL ? r : cc * r);
+      setComplex(s, s.dinitial, b * s.channels + d, n, FINAL ? g : cc * e);
+    }
+  }
+  if (ENDS) return;
+  if (here) {
+    const int64_t part = chunk * gridDim.y + blockIdx.y, all = s.channels * s.modes, at = 2 * (3 * part * all + d * s.modes + n);
+    set(s.sums, at, gw + cb * ur);
+    set(s.sums, at + 2 * all, FINAL ? ug : cc * ue);
+    set(s.sums, at + 4 * all, gc + conj(m.b) * ue);
+  }
+  if (!s.skip) return;
+  __syncthreads();
+  parts[threadIdx.x] = dSkip;
+  __syncthreads();
+  if (threadIdx.x >= channels || (int64_t)blockIdx.x * channels + threadIdx.x >= s.channels) return;
+  double sum = 0;
+  for (int i = threadIdx.x; i < 256; i += channels) sum += parts[i];
+  s.skipSums[(chunk * gridDim.y + blockIdx.y) * s.channels + (int64_t)blockIdx.x * channels + threadIdx.x] = sum;
+}
+
+#define KERNELS(G)                                                                                     \
+  extern "C" __global__ __launch_bounds__(256) void s4_forward_##G(const S4 s) { s4Forward<G, false>(s); } \
+  extern "C" __global__ __launch_bounds__(256) void s4_backward_##G(const S4 s) { s4Backward<G, false, false>(s); } \
+  extern "C" __global__ __launch_bounds__(256) void s4_backward_final_##G(const S4 s) { s4Backward<G, true, false>(s); }
+KERNELS(8)
+KERNELS(16)
+KERNELS(32)
+extern "C" __global__ __launch_bounds__(256) void s4_forward_ends(const S4 s) { s4Forward<32, true>(s); }
+extern "C" __global__ __launch_bounds__(256) void s4_backward_ends(const S4 s) { s4Backward<32, false, true>(s); }
+
+// s4_carry turns the states at the ends of the chunks into those that enter the chunks.
+extern "C" __global__ void s4_carry(const S4 s) {
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, all = s.channels * s.modes, b = i / all, d = i % all / s.modes, n = i % s.modes;
+  if (b >= s.batch) return;
+  const Complex over = power(tabled(s, d, n).w, s.steps);
+  Complex h = {0, 0};
+  for (int64_t k = 0; k < s.chunks; k++) {
+    const int64_t at = carriedAt(s, b, k, 1, 0, d, n);
+    const Complex end = get(s.carried, at);
+    set(s.carried, at, h);
+    h = s.broken[b * s.chunks + k] ? end : times(over, h, end);
+  }
+}
+
+// s4_carry_back turns what leaves the chunks to the left into what enters them from the right.
+extern "C" __global__ void s4_carry_back(const S4 s) {
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, all = s.channels * s.modes, b = i / all, d = i % all / s.modes, n = i % s.modes;
+  if (b >= s.batch) return;
+  const Mode m = tabled(s, d, n);
+  const Complex x = conj(m.w), factor = s.dfinal ? conj(m.c) : Complex{1, 0};
+  Complex e = {0, 0}, g = {0, 0}, r = {0, 0};
+  if (s.dfinal) g = complexAt(s, s.dfinal, b * s.channels + d, n);
+  for (int64_t k = s.chunks - 1; k >= 0; k--) {
+    const int64_t at = carriedAt(s, b, k, 3, 0, d, n), next = 2 * all;
+    const int64_t steps = min(s.steps, s.length - k * s.steps);
+    const Complex last = power(x, steps - 1), over = last * x;
+    const Complex le = get(s.carried, at), lg = factor * le, lr = factor * get(s.carried, at + 2 * next), now = s.dfinal ? g : e;
+    set(s.carried, at, e), set(s.carried, at + next, g), set(s.carried, at + 2 * next, r);
+    if (s.broken[b * s.chunks + k]) {
+      e = le, g = lg, r = lr;
+    } else {
+      r = times(over, r, times((double)steps * last, now, lr));
+      e = times(over, e, le), g = times(over, g, lg);
+    }
+  }
+}
+
+// slope returns the derivative of (e^z - 1)/z: (z e^z - e^z + 1)/z² = Σ_k z^k (k+1)/(k+2)!.
+__device__ __forceinline__ Complex slope(Complex z) {
+  if (hypot(z.re, z.im) > 0.5) {
+    const Complex e = exponential(z), one = {1, 0};
+    return over(over(z * e - e + one, z), z);
+  }
+  Complex sum = {0, 0}, term = {.5, 0};  // z^k/(k+2)!
+  for (int k = 0; k < 16; k++) sum = sum + (k + 1.) * term, term = 1. / (k + 3) * (term * z);
+  return sum;
+}
+
+// s4_gradients adds the parts of the gradients of w, b and c, and writes the gradients of the parameters. A warp processes a channel.
+extern "C" __global__ void s4_gradients(const S4 s) {
+  const int64_t d = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, all = s.channels * s.modes;
+  const int lane = threadIdx.x % 32;
+  if (d >= s.channels) return;
+  double dDelta = 0, delta = 0;
+  for (int64_t n = lane; n < s.modes; n += 32) {
+    Complex g[3] = {};
+    for (int64_t p = 0; p < s.parts; p++)
+      for (int k = 0; k < 3; k++) g[k] = g[k] + get(s.sums, 2 * ((3 * p + k) * all + d * s.modes + n));
+    const Mode m = modeOf(s, d, n);
+    const Complex dt = {m.delta, 0}, z = dt * m.a, one = {1, 0};
+    Complex wa, wd, ba, bd;  // derivatives of w and b with respect to a and Δ
+    if (s.bilinear) {
+      const Complex down = one - .5 * z;
+      wa = over(over(dt, down), down), wd = over(over(m.a, down), down);
+      ba = .5 * (over(dt, down) * over(dt, down)), bd = over(over(one, down), down);
+    } else {
+      wa = dt * m.w, wd = m.a * m.w, ba = dt * dt * slope(z), bd = m.w;
+    }
+    const Complex da = conj(wa) * g[0] + conj(ba) * g[1];
+    dDelta += (conj(wd) * g[0] + conj(bd) * g[1]).re;
+    delta = m.delta;
+    s.dlogDecay[d * s.modes + n] = (float)(da.re * m.a.re);  // a = -e^LogDecay + …
+    if (s.frequency) s.dfrequency[d * s.modes + n] = (float)da.im;
+    setComplex(s, s.dc, d, n, g[2]);
+  }
+  double dSkip = 0;
+  if (s.skip)
+    for (int64_t p = lane; p < s.parts; p += 32) dSkip += s.skipSums[p * s.channels + d];
+  dDelta = warpSum(dDelta), dSkip = warpSum(dSkip);
+  if (lane > 0) return;
+  s.dlogDelta[d] = (float)(dDelta * delta);
+  if (s.skip) s.dskip[d] = (float)dSkip;
+}
+
+// s4_step computes one step of each sequence. A warp processes a channel of a sequence. final may be initial.
+extern "C" __global__ void s4_step(const S4 s) {
+  const int64_t row = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, d = row % s.channels;
+  const int lane = threadIdx.x % 32;
+  if (row >= s.batch * s.channels) return;
+  const bool fresh = !s.initial || (s.start && s.start[row / s.channels]);
+  const double u = s.u[row];
+  double sum = 0;
+  for (int64_t n = lane; n < s.modes; n += 32) {
+    const Mode m = modeOf(s, d, n);
+    Complex h = {0, 0};
+    if (!fresh) h = complexAt(s, s.initial, row, n);
+    h = times(m.w, h, u * m.b);
+    sum += fma(m.c.re, h.re, -m.c.im * h.im);
+    if (s.final) setComplex(s, s.final, row, n, h);
+  }
+  sum = warpSum(sum);
+  if (lane == 0) s.y[row] = (float)(scaleOf(s) * sum + (s.skip ? s.skip[d] * u : 0.));
+}

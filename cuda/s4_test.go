@@ -1,0 +1,323 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// s4Case is an S4 on the host, whose numbers are float32, with gradients of its results, and its twin on the device.
+type s4Case struct {
+	host        kernel.S4[float64]
+	dy, dfinal  []float64 // dfinal may be nil
+	start       []uint8
+	device      *S4
+	states, all int
+}
+
+// newS4Case draws operands in the range that training reaches: Δ from 0.001 to 0.1, decays around 1/2, frequencies up to modes·π.
+func newS4Case(r *rand.Rand, batch, length, channels, modes int) *s4Case {
+	coin := func() bool { return r.IntN(2) == 0 }
+	between := func(n int, f func() float64) []float64 {
+		v := make([]float64, n)
+		for i := range v {
+			v[i] = float64(float32(f()))
+		}
+		return v
+	}
+	h := kernel.S4[float64]{Batch: batch, Length: length, Channels: channels, Modes: modes, Bilinear: coin()}
+	h.U = numbers[float32](r, batch*length*channels, 1)
+	h.LogDelta = between(channels, func() float64 { return math.Log(0.001) + r.Float64()*math.Log(100) })
+	h.LogDecay = between(channels*modes, func() float64 { return math.Log(0.5) + r.NormFloat64() })
+	state := modes
+	if coin() {
+		h.Frequency = between(channels*modes, func() float64 { return math.Pi * float64(modes) * r.Float64() })
+		state = 2 * modes
+	}
+	h.C = numbers[float32](r, channels*state, 1)
+	if coin() {
+		h.D = numbers[float32](r, channels, 1)
+	}
+	c := &s4Case{host: h, states: batch * channels * state, all: len(h.U), dy: numbers[float32](r, len(h.U), 1)}
+	if coin() {
+		c.host.Initial = numbers[float32](r, c.states, 1)
+	}
+	if coin() {
+		c.dfinal = numbers[float32](r, c.states, 1)
+	}
+	if coin() {
+		c.host.Start, c.start = make([]bool, batch*length), make([]uint8, batch*length)
+		for i := range c.start {
+			if r.IntN(1+length/3) == 0 {
+				c.host.Start[i], c.start[i] = true, 1
+			}
+		}
+	}
+	return c
+}
+
+func (c *s4Case) String() string {
+	h := c.host
+	return fmt.Sprintf("batch %d, length %d, channels %d, modes %d, bilinear %t, complex %t, D %t, initial %t, dfinal %t, start %t", h.Batch, h.Length,
+		h.Channels, h.Modes, h.Bilinear, h.Frequency != nil, h.D != nil, h.Initial != nil, c.dfinal != nil, h.Start != nil)
+}
+
+// s4Results maps names to the results and gradients.
+type s4Results map[string][]float64
+
+func (c *s4Case) onHost() s4Results {
+	h := c.host
+	y, final := make([]float64, c.all), make([]float64, c.states)
+	h.Scan(y, final)
+	g := kernel.S4Grad[float64]{U: like[float64](h.U), LogDelta: like[float64](h.LogDelta), LogDecay: like[float64](h.LogDecay),
+		Frequency: like[float64](h.Frequency), C: like[float64](h.C), D: like[float64](h.D), Initial: like[float64](h.Initial)}
+	h.ScanBackward(c.dy, c.dfinal, &g)
+	return s4Results{"y": y, "final": final, "dU": g.U, "dLogDelta": g.LogDelta, "dLogDecay": g.LogDecay, "dFrequency": g.Frequency, "dC": g.C,
+		"dD": g.D, "dInitial": g.Initial}
+}
+
+func (c *s4Case) on(t testing.TB, s *Stream) *S4 {
+	if c.device == nil {
+		h, up := c.host, func(v []float64) Array[float32] { return put[float32](t, s, v) }
+		c.device = &S4{Batch: h.Batch, Length: h.Length, Channels: h.Channels, Modes: h.Modes, Bilinear: h.Bilinear, U: up(h.U), LogDelta: up(h.LogDelta),
+			LogDecay: up(h.LogDecay), Frequency: up(h.Frequency), C: up(h.C), D: up(h.D), Initial: up(h.Initial)}
+		if c.start != nil {
+			c.device.Start = putInts(t, s, c.start)
+		}
+	}
+	return c.device
+}
+
+func (c *s4Case) onDevice(t testing.TB, s *Stream) s4Results {
+	p := c.on(t, s)
+	y, final := blank[float32](t, s, c.all), blank[float32](t, s, c.states)
+	do(t, p.Forward(s, y, final))
+	to := func(a Array[float32]) Array[float32] {
+		if a.Absent() {
+			return a
+		}
+		return blank[float32](t, s, a.n)
+	}
+	g := &S4Grad{U: to(p.U), LogDelta: to(p.LogDelta), LogDecay: to(p.LogDecay), Frequency: to(p.Frequency), C: to(p.C), D: to(p.D), Initial: to(p.Initial)}
+	do(t, p.Backward(s, put[float32](t, s, c.dy), put[float32](t, s, c.dfinal), g))
+	all := s4Results{}
+	for name, a := range map[string]Array[float32]{"y": y, "final": final, "dU": g.U, "dLogDelta": g.LogDelta, "dLogDecay": g.LogDecay,
+		"dFrequency": g.Frequency, "dC": g.C, "dD": g.D, "dInitial": g.Initial} {
+		all[name] = get(t, s, a)
+	}
+	return all
+}
+
+// crowd makes the stream's device one of few multiprocessors until the test ends: lengths are not cut, and blocks take several sequences.
+func crowd(t *testing.T, s *Stream) {
+	before := s.device.multiprocessors
+	s.device.multiprocessors = 1
+	t.Cleanup(func() { s.device.multiprocessors = before })
+}
+
+// TestS4 compares results and gradients with those of the host in float64, for random sizes and options. The results are the host's, rounded
+// to float32. A second run gives the same bits.
+func TestS4(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(30, 30))
+	compare := func(t *testing.T, c *s4Case) {
+		got, want := c.onDevice(t, s), c.onHost()
+		for name, w := range want {
+			near(t, fmt.Sprint(c, ": ", name), got[name], w, 1e-6)
+		}
+		for name, v := range c.onDevice(t, s) {
+			if !slices.Equal(v, got[name]) {
+				t.Errorf("%v: %s differs in a second run", c, name)
+			}
+		}
+	}
+	t.Run("small", func(t *testing.T) {
+		for range times(40, 14) {
+			compare(t, newS4Case(r, 1+r.IntN(3), 1+r.IntN(70), 1+r.IntN(40), []int{1, 3, 8, 9, 16, 20, 32}[r.IntN(7)]))
+		}
+	})
+	t.Run("many modes", func(t *testing.T) {
+		for _, modes := range []int{33, 64, 100, 256} {
+			compare(t, newS4Case(r, 1+r.IntN(2), 1+r.IntN(40), 1+r.IntN(9), modes))
+		}
+	})
+	t.Run("chunks", func(t *testing.T) {
+		for range times(16, 4) {
+			compare(t, newS4Case(r, 1+r.IntN(2), 3*s4Chunk+r.IntN(200), 1+r.IntN(3), []int{1, 5, 16}[r.IntN(3)]))
+		}
+	})
+	t.Run("several sequences in a block", func(t *testing.T) {
+		crowd(t, s)
+		for range times(12, 3) {
+			compare(t, newS4Case(r, 7+r.IntN(20), 1+r.IntN(40), 1+r.IntN(8), []int{1, 5, 16}[r.IntN(3)]))
+		}
+	})
+}
+
+// One gradient that is absent is one of zeros.
+func TestS4WithoutGradient(t *testing.T) {
+	s := open(t)
+	for _, length := range []int{1, 20, 3 * s4Chunk} {
+		c := newS4Case(rand.New(rand.NewPCG(31, 31)), 2, length, 3, 4)
+		c.host.Initial = numbers[float32](rand.New(rand.NewPCG(1, 1)), c.states, 1)
+		c.dfinal = slices.Clone(c.host.Initial)
+		c.dy = make([]float64, c.all)
+		want := c.onDevice(t, s)
+		c.dy = nil
+		for name, v := range c.onDevice(t, s) {
+			if !slices.Equal(v, want[name]) {
+				t.Errorf("length %d: without dy, %s differs", length, name)
+			}
+		}
+	}
+}
+
+// For extreme steps, decays and frequencies, the device has what the host has.
+func TestS4Extremes(t *testing.T) {
+	s := open(t)
+	frequencies := []float64{0, 1, -1e4, 1e12}
+	decays := []float64{-80, -20, 0, 8, 80}
+	for _, bilinear := range []bool{false, true} {
+		for _, length := range []int{70, 3 * s4Chunk} {
+			if length > 70 && testing.Short() && bilinear {
+				continue
+			}
+			c := newS4Case(rand.New(rand.NewPCG(32, 1)), 1, length, 6, len(decays)*len(frequencies))
+			h := &c.host
+			h.Bilinear, h.Frequency, h.C = bilinear, make([]float64, len(h.LogDecay)), numbers[float32](rand.New(rand.NewPCG(2, 2)), 2*len(h.LogDecay), 1)
+			c.states, h.Initial, c.dfinal = 2*len(h.LogDecay), nil, nil
+			for i := range h.LogDecay {
+				n := i % h.Modes
+				h.LogDecay[i], h.Frequency[i] = float64(float32(decays[n%len(decays)])), float64(float32(frequencies[n/len(decays)]))
+			}
+			h.LogDelta = []float64{-80, -20, -7, 0, 5, 80}
+			got, want := c.onDevice(t, s), c.onHost()
+			for name, w := range want {
+				for d := range h.Channels { // channels differ by many orders of magnitude
+					var a, b []float64
+					switch n := len(w); {
+					case name == "y" || name == "dU":
+						for i := d; i < n; i += h.Channels {
+							a, b = append(a, got[name][i]), append(b, w[i])
+						}
+					default:
+						a, b = got[name][d*n/h.Channels:(d+1)*n/h.Channels], w[d*n/h.Channels:(d+1)*n/h.Channels]
+					}
+					largest := 0.0
+					for _, v := range b {
+						largest = max(largest, math.Abs(v))
+					}
+					for i, v := range b {
+						if !(math.Abs(a[i]-float64(float32(v))) <= 1e-6*largest+1e-45) && !(math.Abs(v) > math.MaxFloat32 && math.IsInf(a[i], 0)) {
+							t.Fatalf("bilinear %t, length %d, channel %d: %s[%d] is %v, want %v (largest %g)", bilinear, length, d, name, i, a[i], v, largest)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// What is not finite goes forwards in time only, and not beyond the start of a sequence.
+func TestS4NotFinite(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(33, 33))
+	for _, length := range []int{1, 40, 4 * s4Chunk} {
+		for _, bad := range []float64{math.NaN(), math.Inf(1)} {
+			for range times(3, 1) {
+				c := newS4Case(r, 2, length, 3, 5)
+				c.host.U[r.IntN(len(c.host.U))] = bad
+				got, want := c.onDevice(t, s), c.onHost()
+				for _, name := range []string{"y", "final", "dU"} {
+					for i, w := range want[name] {
+						if g := got[name][i]; (g-g == 0) != (w-w == 0) {
+							t.Fatalf("%v: %s[%d] is %v, want %v", c, name, i, g, w)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// Steps, and pieces of several steps, each from the state of the one before, give what the whole gives. Steps may write the state in place,
+// and may be captured.
+func TestS4Pieces(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(34, 34))
+	for range 4 {
+		c := newS4Case(r, 2, 9, 5, []int{3, 16, 40}[r.IntN(3)])
+		c.host.Initial, c.host.Start, c.start = numbers[float32](r, c.states, 1), nil, nil
+		whole, p := c.onDevice(t, s), *c.on(t, s)
+		y := make([]float64, 0, c.all)
+		u, out, state := blank[float32](t, s, 10), blank[float32](t, s, 10), put[float32](t, s, c.host.Initial)
+		p.Length, p.Initial, p.U = 1, state, u
+		do(t, p.Forward(s, out, state), state.CopyOf(s, c.on(t, s).Initial)) // loads the kernel
+		step, err := s.Capture(func() error { return p.Forward(s, out, state) })
+		do(t, err)
+		rows := make([][]float64, 2)
+		for i := range 9 {
+			var row []float32
+			for b := range 2 {
+				for _, v := range c.host.U[(b*9+i)*5:][:5] {
+					row = append(row, float32(v))
+				}
+			}
+			do(t, u.CopyFrom(s, row), step.Launch(s))
+			for b, v := range slices.Collect(slices.Chunk(get(t, s, out), 5)) {
+				rows[b] = append(rows[b], v...)
+			}
+		}
+		do(t, step.Close())
+		y = append(append(y, rows[0]...), rows[1]...)
+		near(t, fmt.Sprint(c, ": y step by step"), y, whole["y"], 1e-6)
+		near(t, fmt.Sprint(c, ": the state step by step"), get(t, s, state), whole["final"], 1e-6)
+	}
+}
+
+// A length of 0 leaves the state as it is.
+func TestS4WithoutSteps(t *testing.T) {
+	s := open(t)
+	v := []float64{1, 2, 3, 4}
+	up := func(v []float64) Array[float32] { return put[float32](t, s, v) }
+	p := &S4{Batch: 2, Channels: 1, Modes: 2, U: up([]float64{}), LogDelta: up(v[:1]), LogDecay: up(v[:2]), C: up(v[:2]), Initial: up(v)}
+	final := blank[float32](t, s, 4)
+	g := &S4Grad{U: up([]float64{}), LogDelta: blank[float32](t, s, 1), LogDecay: blank[float32](t, s, 2), C: blank[float32](t, s, 2), Initial: blank[float32](t, s, 4)}
+	do(t, p.Forward(s, p.U, final), p.Backward(s, p.U, up(v), g))
+	near(t, "final", get(t, s, final), v, 0)
+	near(t, "the gradient of Initial", get(t, s, g.Initial), v, 0)
+	near(t, "the gradient of C", get(t, s, g.C), []float64{0, 0}, 0)
+	p.Initial, g.Initial = Array[float32]{}, Array[float32]{}
+	do(t, p.Forward(s, p.U, final), p.Backward(s, p.U, up(v), g))
+	near(t, "final", get(t, s, final), make([]float64, 4), 0)
+}
+
+// BenchmarkS4 measures S4 with a complex state of 64 numbers (32 modes).
+func BenchmarkS4(b *testing.B) {
+	s := open(b)
+	const modes = 32
+	for _, n := range []struct{ batch, channels, length int }{{8, 1536, 1024}, {8, 1536, 8192}, {1, 768, 65536}, {64, 256, 1024}, {1, 1536, 1}, {8, 1536, 1}} {
+		rows := n.batch * n.length * n.channels
+		each := func(k int) Array[float32] { return zeros[float32](b, s, k*n.channels) }
+		p := &S4{Batch: n.batch, Length: n.length, Channels: n.channels, Modes: modes, U: each(n.batch * n.length), LogDelta: each(1),
+			LogDecay: each(modes), Frequency: each(modes), C: each(2 * modes), D: each(1)}
+		size := fmt.Sprintf("B%dD%dL%d", n.batch, n.channels, n.length)
+		y, final := each(n.batch*n.length), Array[float32]{}
+		if n.length == 1 {
+			p.Initial = each(2 * modes * n.batch)
+			final = p.Initial
+		}
+		b.Run("forward/"+size, func(b *testing.B) { measure(b, s, 8*rows, func() error { return p.Forward(s, y, final) }) })
+		if n.length == 1 {
+			continue
+		}
+		g := &S4Grad{U: each(n.batch * n.length), LogDelta: each(1), LogDecay: each(modes), Frequency: each(modes), C: each(2 * modes), D: each(1)}
+		b.Run("backward/"+size, func(b *testing.B) {
+			measure(b, s, 12*rows, func() error { return p.Backward(s, y, Array[float32]{}, g) })
+		})
+	}
+}
