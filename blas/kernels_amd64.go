@@ -17,7 +17,7 @@ func current() *kernels {
 
 var avx512 = kernels{
 	lanes: 16, rows: 8, vectors: 3,
-	tile: [9][4]func(int, *float32, int, int, *float32, int, *float32, int, float32, float32, int){
+	tile: [9][4]tileFunc{
 		1: {1: tile1x1AVX512, 2: tile1x2AVX512, 3: tile1x3AVX512},
 		2: {1: tile2x1AVX512, 2: tile2x2AVX512, 3: tile2x3AVX512},
 		3: {1: tile3x1AVX512, 2: tile3x2AVX512, 3: tile3x3AVX512},
@@ -27,14 +27,14 @@ var avx512 = kernels{
 		7: {1: tile7x1AVX512, 2: tile7x2AVX512, 3: tile7x3AVX512},
 		8: {1: tile8x1AVX512, 2: tile8x2AVX512, 3: tile8x3AVX512},
 	},
-	copyRows:  [4]func(int, *float32, int, *float32, int, int){1: copyRows1AVX512, 2: copyRows2AVX512, 3: copyRows3AVX512},
+	copyRows:  [4]copyRowsFunc{1: copyRows1AVX512, 2: copyRows2AVX512, 3: copyRows3AVX512},
 	transpose: transposeAVX512, packRows: packRowsAVX512, packColumns: packColumnsAVX512,
-	dots: []func(int, *float32, int, *float32, int, *float32, int, float32, float32, int){1: dots1AVX512, 2: dots2AVX512, 3: dots3AVX512},
+	dots: []dotsFunc{1: dots1AVX512, 2: dots2AVX512, 3: dots3AVX512},
 }
 
 var avx2 = kernels{
 	lanes: 8, rows: 6, vectors: 2,
-	tile: [9][4]func(int, *float32, int, int, *float32, int, *float32, int, float32, float32, int){
+	tile: [9][4]tileFunc{
 		1: {1: tile1x1AVX2, 2: tile1x2AVX2},
 		2: {1: tile2x1AVX2, 2: tile2x2AVX2},
 		3: {1: tile3x1AVX2, 2: tile3x2AVX2},
@@ -42,7 +42,7 @@ var avx2 = kernels{
 		5: {1: tile5x1AVX2, 2: tile5x2AVX2},
 		6: {1: tile6x1AVX2, 2: tile6x2AVX2},
 	},
-	copyRows:  [4]func(int, *float32, int, *float32, int, int){1: copyRows1AVX2, 2: copyRows2AVX2},
+	copyRows:  [4]copyRowsFunc{1: copyRows1AVX2, 2: copyRows2AVX2},
 	transpose: transposeAVX2, packRows: packRowsAVX2, packColumns: packColumnsAVX2,
-	dots: []func(int, *float32, int, *float32, int, *float32, int, float32, float32, int){1: dots1AVX2},
+	dots: []dotsFunc{1: dots1AVX2},
 }

@@ -21,7 +21,7 @@ func (l *Layout[T]) Lay(arrays func(l *Layout[T])) {
 // Array returns the next n elements, or nil while counting.
 func (l *Layout[T]) Array(n int) []T {
 	if !l.cut {
-		l.need += Padded[T](n)
+		l.need += padded[T](n)
 		return nil
 	}
 	return l.space.Cut(n)

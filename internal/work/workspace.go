@@ -33,12 +33,12 @@ func Borrow[T float32 | float64](n int) Space[T] {
 // line.
 func (s *Space[T]) Cut(n int) []T {
 	v := s.Data[:n:n]
-	s.Data = s.Data[min(Padded[T](n), len(s.Data)):]
+	s.Data = s.Data[min(padded[T](n), len(s.Data)):]
 	return v
 }
 
-// Padded returns n rounded up to a whole number of cache lines.
-func Padded[T float32 | float64](n int) int {
+// padded returns n rounded up to a whole number of cache lines.
+func padded[T float32 | float64](n int) int {
 	var zero T
 	line := cacheLine / int(unsafe.Sizeof(zero))
 	return (n + line - 1) / line * line

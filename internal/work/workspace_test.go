@@ -35,7 +35,7 @@ func TestSpaceSizes(t *testing.T) {
 }
 
 func TestSpaceCut(t *testing.T) {
-	w := Borrow[float32](Padded[float32](3) + Padded[float32](16) + 1)
+	w := Borrow[float32](padded[float32](3) + padded[float32](16) + 1)
 	defer w.Return()
 	a, b, c := w.Cut(3), w.Cut(16), w.Cut(1)
 	if len(a) != 3 || len(b) != 16 || len(c) != 1 || cap(a) != 3 {
