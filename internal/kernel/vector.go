@@ -6,17 +6,6 @@ package kernel
 // float32 has assembly. Its results can differ from those of the Go code in the last digits, since it uses fused multiply-adds and other
 // polynomials.
 
-// expOf writes y = exp(x).
-func expOf[T Float](y, x []T) {
-	if y32, ok := asm32(y); ok {
-		exp32s(y32, any(x).([]float32))
-		return
-	}
-	for i, v := range x {
-		y[i] = exp(v)
-	}
-}
-
 // negExpOf writes y = -exp(x).
 func negExpOf[T Float](y, x []T) {
 	if y32, ok := asm32(y); ok {
@@ -69,28 +58,6 @@ func siluBack[T Float](dx, dy, x []T) {
 	}
 	for i, v := range x {
 		dx[i] = siluSlope(v) * dy[i]
-	}
-}
-
-// softplusOf writes y = softplus(x).
-func softplusOf[T Float](y, x []T) {
-	if y32, ok := asm32(y); ok {
-		softplus32s(y32, any(x).([]float32))
-		return
-	}
-	for i, v := range x {
-		y[i] = softplus(v)
-	}
-}
-
-// softplusBack writes dx = softplusSlope(x)·dy.
-func softplusBack[T Float](dx, dy, x []T) {
-	if dx32, ok := asm32(dx); ok {
-		softplusBack32s(dx32, any(dy).([]float32), any(x).([]float32))
-		return
-	}
-	for i, v := range x {
-		dx[i] = softplusSlope(v) * dy[i]
 	}
 }
 

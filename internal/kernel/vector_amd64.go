@@ -6,18 +6,6 @@ import "github.com/gomamba/mamba/internal/cpu"
 
 // Each function computes the loop of its caller in vector.go, in assembly.
 
-func exp32s(y, x []float32) {
-	if len(y) == 0 {
-		return
-	}
-	_ = x[len(y)-1]
-	if level == cpu.AVX512 {
-		vecExpAVX512(&y[0], &x[0], len(y))
-	} else {
-		vecExpAVX2(&y[0], &x[0], len(y))
-	}
-}
-
 func negExp32s(y, x []float32) {
 	if len(y) == 0 {
 		return
@@ -54,18 +42,6 @@ func silu32s(y, x []float32) {
 	}
 }
 
-func softplus32s(y, x []float32) {
-	if len(y) == 0 {
-		return
-	}
-	_ = x[len(y)-1]
-	if level == cpu.AVX512 {
-		vecSoftplusAVX512(&y[0], &x[0], len(y))
-	} else {
-		vecSoftplusAVX2(&y[0], &x[0], len(y))
-	}
-}
-
 func negExpBack32s(dx, dy, x []float32) {
 	if len(dx) == 0 {
 		return
@@ -87,18 +63,6 @@ func siluBack32s(dx, dy, x []float32) {
 		vecSiLUBackAVX512(&dx[0], &dy[0], &x[0], len(dx))
 	} else {
 		vecSiLUBackAVX2(&dx[0], &dy[0], &x[0], len(dx))
-	}
-}
-
-func softplusBack32s(dx, dy, x []float32) {
-	if len(dx) == 0 {
-		return
-	}
-	_, _ = dy[len(dx)-1], x[len(dx)-1]
-	if level == cpu.AVX512 {
-		vecSoftplusBackAVX512(&dx[0], &dy[0], &x[0], len(dx))
-	} else {
-		vecSoftplusBackAVX2(&dx[0], &dy[0], &x[0], len(dx))
 	}
 }
 

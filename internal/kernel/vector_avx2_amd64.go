@@ -4,11 +4,6 @@
 
 package kernel
 
-// vecExpAVX2 computes y[i] = e^x for n elements.
-//
-//go:noescape
-func vecExpAVX2(y *float32, x *float32, n int)
-
 // vecNegExpAVX2 computes y[i] = -e^x for n elements.
 //
 //go:noescape
@@ -24,11 +19,6 @@ func vecSigmoidAVX2(y *float32, x *float32, n int)
 //go:noescape
 func vecSiLUAVX2(y *float32, x *float32, n int)
 
-// vecSoftplusAVX2 computes y[i] = softplus(x) for n elements.
-//
-//go:noescape
-func vecSoftplusAVX2(y *float32, x *float32, n int)
-
 // vecNegExpBackAVX2 computes dx[i] = -e^x·dy[i] for n elements.
 //
 //go:noescape
@@ -38,11 +28,6 @@ func vecNegExpBackAVX2(dx *float32, dy *float32, x *float32, n int)
 //
 //go:noescape
 func vecSiLUBackAVX2(dx *float32, dy *float32, x *float32, n int)
-
-// vecSoftplusBackAVX2 computes dx[i] = softplusSlope(x)·dy[i] for n elements.
-//
-//go:noescape
-func vecSoftplusBackAVX2(dx *float32, dy *float32, x *float32, n int)
 
 // vecSumAVX2 computes y[i] = a[i] + b[i] for n elements.
 //

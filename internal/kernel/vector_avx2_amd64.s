@@ -4,9 +4,9 @@
 
 #include "textflag.h"
 
-// func vecExpAVX2(y *float32, x *float32, n int)
+// func vecNegExpAVX2(y *float32, x *float32, n int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·vecExpAVX2(SB), NOSPLIT|NOFRAME, $0-24
+TEXT ·vecNegExpAVX2(SB), NOSPLIT|NOFRAME, $0-24
 	MOVQ         y+0(FP), AX
 	MOVQ         x+8(FP), CX
 	MOVQ         n+16(FP), DX
@@ -17,9 +17,9 @@ TEXT ·vecExpAVX2(SB), NOSPLIT|NOFRAME, $0-24
 	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y4
 	XORQ         BX, BX
 
-vecExpOne:
+vecNegExpOne:
 	CMPQ         DX, $+8
-	JL           vecExpRest
+	JL           vecNegExpRest
 	VMOVUPS      (CX)(BX*1), Y5
 	VMAXPS       Y5, Y1, Y5
 	VMINPS       Y5, Y2, Y5
@@ -42,14 +42,15 @@ vecExpOne:
 	VPSLLD       $0x17, Y6, Y6
 	VMULPS       Y6, Y7, Y7
 	VMULPS       Y5, Y7, Y5
+	VXORPS       math_signAVX2<>+0(SB), Y5, Y5
 	VMOVUPS      Y5, (AX)(BX*1)
 	ADDQ         $+32, BX
 	SUBQ         $+8, DX
-	JMP          vecExpOne
+	JMP          vecNegExpOne
 
-vecExpRest:
+vecNegExpRest:
 	TESTQ        DX, DX
-	JZ           vecExpDone
+	JZ           vecNegExpDone
 	LEAQ         lanesAVX2<>+32(SB), SI
 	NEGQ         DX
 	VMOVUPS      (SI)(DX*4), Y5
@@ -75,9 +76,10 @@ vecExpRest:
 	VPSLLD       $0x17, Y2, Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y1, Y0, Y1
+	VXORPS       math_signAVX2<>+0(SB), Y1, Y1
 	VMASKMOVPS   Y1, Y5, (AX)(BX*1)
 
-vecExpDone:
+vecNegExpDone:
 	VZEROUPPER
 	RET
 
@@ -176,6 +178,16 @@ DATA math_biasAVX2<>+24(SB)/4, $0x4b3fff02
 DATA math_biasAVX2<>+28(SB)/4, $0x4b3fff02
 GLOBL math_biasAVX2<>(SB), RODATA|NOPTR, $32
 
+DATA math_signAVX2<>+0(SB)/4, $0x80000000
+DATA math_signAVX2<>+4(SB)/4, $0x80000000
+DATA math_signAVX2<>+8(SB)/4, $0x80000000
+DATA math_signAVX2<>+12(SB)/4, $0x80000000
+DATA math_signAVX2<>+16(SB)/4, $0x80000000
+DATA math_signAVX2<>+20(SB)/4, $0x80000000
+DATA math_signAVX2<>+24(SB)/4, $0x80000000
+DATA math_signAVX2<>+28(SB)/4, $0x80000000
+GLOBL math_signAVX2<>(SB), RODATA|NOPTR, $32
+
 DATA lanesAVX2<>+0(SB)/4, $0xffffffff
 DATA lanesAVX2<>+4(SB)/4, $0xffffffff
 DATA lanesAVX2<>+8(SB)/4, $0xffffffff
@@ -193,95 +205,6 @@ DATA lanesAVX2<>+52(SB)/4, $0x00000000
 DATA lanesAVX2<>+56(SB)/4, $0x00000000
 DATA lanesAVX2<>+60(SB)/4, $0x00000000
 GLOBL lanesAVX2<>(SB), RODATA|NOPTR, $64
-
-// func vecNegExpAVX2(y *float32, x *float32, n int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·vecNegExpAVX2(SB), NOSPLIT|NOFRAME, $0-24
-	MOVQ         y+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         n+16(FP), DX
-	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y0
-	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y1
-	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y2
-	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y3
-	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y4
-	XORQ         BX, BX
-
-vecNegExpOne:
-	CMPQ         DX, $+8
-	JL           vecNegExpRest
-	VMOVUPS      (CX)(BX*1), Y5
-	VMAXPS       Y5, Y1, Y5
-	VMINPS       Y5, Y2, Y5
-	VMOVAPS      Y0, Y6
-	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y6
-	VSUBPS       Y0, Y6, Y7
-	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y5
-	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y5
-	VMOVAPS      Y4, Y7
-	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  Y3, Y5, Y7
-	VFMADD213PS  Y3, Y5, Y7
-	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
-	VPSRAD       $0x01, Y6, Y5
-	VPSUBD       Y5, Y6, Y6
-	VPSLLD       $0x17, Y5, Y5
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y6, Y7, Y7
-	VMULPS       Y5, Y7, Y5
-	VXORPS       math_signAVX2<>+0(SB), Y5, Y5
-	VMOVUPS      Y5, (AX)(BX*1)
-	ADDQ         $+32, BX
-	SUBQ         $+8, DX
-	JMP          vecNegExpOne
-
-vecNegExpRest:
-	TESTQ        DX, DX
-	JZ           vecNegExpDone
-	LEAQ         lanesAVX2<>+32(SB), SI
-	NEGQ         DX
-	VMOVUPS      (SI)(DX*4), Y5
-	VMASKMOVPS   (CX)(BX*1), Y5, Y6
-	VMAXPS       Y6, Y1, Y1
-	VMINPS       Y1, Y2, Y1
-	VMOVAPS      Y0, Y2
-	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y2
-	VSUBPS       Y0, Y2, Y0
-	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y0, Y1
-	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y0, Y1
-	VMOVAPS      Y4, Y0
-	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y0
-	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y0
-	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y0
-	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y0
-	VFMADD213PS  Y3, Y1, Y0
-	VFMADD213PS  Y3, Y1, Y0
-	VPSUBD       math_biasAVX2<>+0(SB), Y2, Y2
-	VPSRAD       $0x01, Y2, Y1
-	VPSUBD       Y1, Y2, Y2
-	VPSLLD       $0x17, Y1, Y1
-	VPSLLD       $0x17, Y2, Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y1, Y0, Y1
-	VXORPS       math_signAVX2<>+0(SB), Y1, Y1
-	VMASKMOVPS   Y1, Y5, (AX)(BX*1)
-
-vecNegExpDone:
-	VZEROUPPER
-	RET
-
-DATA math_signAVX2<>+0(SB)/4, $0x80000000
-DATA math_signAVX2<>+4(SB)/4, $0x80000000
-DATA math_signAVX2<>+8(SB)/4, $0x80000000
-DATA math_signAVX2<>+12(SB)/4, $0x80000000
-DATA math_signAVX2<>+16(SB)/4, $0x80000000
-DATA math_signAVX2<>+20(SB)/4, $0x80000000
-DATA math_signAVX2<>+24(SB)/4, $0x80000000
-DATA math_signAVX2<>+28(SB)/4, $0x80000000
-GLOBL math_signAVX2<>(SB), RODATA|NOPTR, $32
 
 // func vecSigmoidAVX2(y *float32, x *float32, n int)
 // Requires: AVX, AVX2, FMA3
@@ -448,145 +371,6 @@ vecSiLURest:
 vecSiLUDone:
 	VZEROUPPER
 	RET
-
-// func vecSoftplusAVX2(y *float32, x *float32, n int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·vecSoftplusAVX2(SB), NOSPLIT|NOFRAME, $0-24
-	MOVQ         y+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         n+16(FP), DX
-	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y0
-	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y1
-	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y2
-	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y2
-	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y3
-	XORQ         BX, BX
-
-vecSoftplusOne:
-	CMPQ         DX, $+8
-	JL           vecSoftplusRest
-	VMOVUPS      (CX)(BX*1), Y4
-	VORPS        math_signAVX2<>+0(SB), Y4, Y5
-	VMAXPS       Y5, Y1, Y5
-	VMOVAPS      Y0, Y6
-	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y6
-	VSUBPS       Y0, Y6, Y7
-	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y5
-	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y5
-	VMOVAPS      Y3, Y7
-	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  Y2, Y5, Y7
-	VFMADD213PS  Y2, Y5, Y7
-	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
-	VPSRAD       $0x01, Y6, Y5
-	VPSUBD       Y5, Y6, Y6
-	VPSLLD       $0x17, Y5, Y5
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y6, Y7, Y7
-	VMULPS       Y5, Y7, Y5
-	VBROADCASTSS cAVX2_3f000000<>+0(SB), Y6
-	VFMADD213PS  Y2, Y5, Y6
-	VDIVPS       Y6, Y5, Y6
-	VMULPS       Y6, Y6, Y5
-	VBROADCASTSS cAVX2_3a0f74c4<>+0(SB), Y7
-	VFMADD213PS  math_l7AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  math_l5AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  math_l3AVX2<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y7, Y7
-	VFMADD213PS  Y6, Y6, Y7
-	VXORPS       Y5, Y5, Y5
-	VMAXPS       Y5, Y4, Y5
-	VADDPS       Y7, Y5, Y5
-	VMOVUPS      Y5, (AX)(BX*1)
-	ADDQ         $+32, BX
-	SUBQ         $+8, DX
-	JMP          vecSoftplusOne
-
-vecSoftplusRest:
-	TESTQ        DX, DX
-	JZ           vecSoftplusDone
-	LEAQ         lanesAVX2<>+32(SB), SI
-	NEGQ         DX
-	VMOVUPS      (SI)(DX*4), Y4
-	VMASKMOVPS   (CX)(BX*1), Y4, Y5
-	VORPS        math_signAVX2<>+0(SB), Y5, Y6
-	VMAXPS       Y6, Y1, Y6
-	VMOVAPS      Y0, Y1
-	VFMADD231PS  math_log2eAVX2<>+0(SB), Y6, Y1
-	VSUBPS       Y0, Y1, Y0
-	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y0, Y6
-	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y0, Y6
-	VMOVAPS      Y3, Y0
-	VFMADD213PS  math_e5AVX2<>+0(SB), Y6, Y0
-	VFMADD213PS  math_e4AVX2<>+0(SB), Y6, Y0
-	VFMADD213PS  math_e3AVX2<>+0(SB), Y6, Y0
-	VFMADD213PS  math_e2AVX2<>+0(SB), Y6, Y0
-	VFMADD213PS  Y2, Y6, Y0
-	VFMADD213PS  Y2, Y6, Y0
-	VPSUBD       math_biasAVX2<>+0(SB), Y1, Y1
-	VPSRAD       $0x01, Y1, Y6
-	VPSUBD       Y6, Y1, Y1
-	VPSLLD       $0x17, Y6, Y6
-	VPSLLD       $0x17, Y1, Y1
-	VMULPS       Y1, Y0, Y0
-	VMULPS       Y6, Y0, Y6
-	VBROADCASTSS cAVX2_3f000000<>+0(SB), Y0
-	VFMADD213PS  Y2, Y6, Y0
-	VDIVPS       Y0, Y6, Y0
-	VMULPS       Y0, Y0, Y6
-	VBROADCASTSS cAVX2_3a0f74c4<>+0(SB), Y1
-	VFMADD213PS  math_l7AVX2<>+0(SB), Y6, Y1
-	VFMADD213PS  math_l5AVX2<>+0(SB), Y6, Y1
-	VFMADD213PS  math_l3AVX2<>+0(SB), Y6, Y1
-	VMULPS       Y6, Y1, Y1
-	VFMADD213PS  Y0, Y0, Y1
-	VXORPS       Y6, Y6, Y6
-	VMAXPS       Y6, Y5, Y6
-	VADDPS       Y1, Y6, Y6
-	VMASKMOVPS   Y6, Y4, (AX)(BX*1)
-
-vecSoftplusDone:
-	VZEROUPPER
-	RET
-
-DATA cAVX2_3f000000<>+0(SB)/4, $0x3f000000
-GLOBL cAVX2_3f000000<>(SB), RODATA|NOPTR, $4
-
-DATA cAVX2_3a0f74c4<>+0(SB)/4, $0x3a0f74c4
-GLOBL cAVX2_3a0f74c4<>(SB), RODATA|NOPTR, $4
-
-DATA math_l7AVX2<>+0(SB)/4, $0x3b0f5cdd
-DATA math_l7AVX2<>+4(SB)/4, $0x3b0f5cdd
-DATA math_l7AVX2<>+8(SB)/4, $0x3b0f5cdd
-DATA math_l7AVX2<>+12(SB)/4, $0x3b0f5cdd
-DATA math_l7AVX2<>+16(SB)/4, $0x3b0f5cdd
-DATA math_l7AVX2<>+20(SB)/4, $0x3b0f5cdd
-DATA math_l7AVX2<>+24(SB)/4, $0x3b0f5cdd
-DATA math_l7AVX2<>+28(SB)/4, $0x3b0f5cdd
-GLOBL math_l7AVX2<>(SB), RODATA|NOPTR, $32
-
-DATA math_l5AVX2<>+0(SB)/4, $0x3c4ce91c
-DATA math_l5AVX2<>+4(SB)/4, $0x3c4ce91c
-DATA math_l5AVX2<>+8(SB)/4, $0x3c4ce91c
-DATA math_l5AVX2<>+12(SB)/4, $0x3c4ce91c
-DATA math_l5AVX2<>+16(SB)/4, $0x3c4ce91c
-DATA math_l5AVX2<>+20(SB)/4, $0x3c4ce91c
-DATA math_l5AVX2<>+24(SB)/4, $0x3c4ce91c
-DATA math_l5AVX2<>+28(SB)/4, $0x3c4ce91c
-GLOBL math_l5AVX2<>(SB), RODATA|NOPTR, $32
-
-DATA math_l3AVX2<>+0(SB)/4, $0x3daaaa80
-DATA math_l3AVX2<>+4(SB)/4, $0x3daaaa80
-DATA math_l3AVX2<>+8(SB)/4, $0x3daaaa80
-DATA math_l3AVX2<>+12(SB)/4, $0x3daaaa80
-DATA math_l3AVX2<>+16(SB)/4, $0x3daaaa80
-DATA math_l3AVX2<>+20(SB)/4, $0x3daaaa80
-DATA math_l3AVX2<>+24(SB)/4, $0x3daaaa80
-DATA math_l3AVX2<>+28(SB)/4, $0x3daaaa80
-GLOBL math_l3AVX2<>(SB), RODATA|NOPTR, $32
 
 // func vecNegExpBackAVX2(dx *float32, dy *float32, x *float32, n int)
 // Requires: AVX, AVX2, FMA3
@@ -763,94 +547,6 @@ vecSiLUBackRest:
 	VMASKMOVPS   Y0, Y5, (AX)(SI*1)
 
 vecSiLUBackDone:
-	VZEROUPPER
-	RET
-
-// func vecSoftplusBackAVX2(dx *float32, dy *float32, x *float32, n int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·vecSoftplusBackAVX2(SB), NOSPLIT|NOFRAME, $0-32
-	MOVQ         dx+0(FP), AX
-	MOVQ         dy+8(FP), CX
-	MOVQ         x+16(FP), DX
-	MOVQ         n+24(FP), BX
-	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y0
-	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y1
-	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y2
-	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y3
-	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y4
-	XORQ         SI, SI
-
-vecSoftplusBackOne:
-	CMPQ         BX, $+8
-	JL           vecSoftplusBackRest
-	VMOVUPS      (DX)(SI*1), Y5
-	VXORPS       math_signAVX2<>+0(SB), Y5, Y5
-	VMAXPS       Y5, Y1, Y5
-	VMINPS       Y5, Y2, Y5
-	VMOVAPS      Y0, Y6
-	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y6
-	VSUBPS       Y0, Y6, Y7
-	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y5
-	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y5
-	VMOVAPS      Y4, Y7
-	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y7
-	VFMADD213PS  Y3, Y5, Y7
-	VFMADD213PS  Y3, Y5, Y7
-	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
-	VPSRAD       $0x01, Y6, Y5
-	VPSUBD       Y5, Y6, Y6
-	VPSLLD       $0x17, Y5, Y5
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y6, Y7, Y7
-	VMULPS       Y5, Y7, Y5
-	VADDPS       Y3, Y5, Y5
-	VDIVPS       Y5, Y3, Y5
-	VMOVUPS      (CX)(SI*1), Y6
-	VMULPS       Y5, Y6, Y5
-	VMOVUPS      Y5, (AX)(SI*1)
-	ADDQ         $+32, SI
-	SUBQ         $+8, BX
-	JMP          vecSoftplusBackOne
-
-vecSoftplusBackRest:
-	TESTQ        BX, BX
-	JZ           vecSoftplusBackDone
-	LEAQ         lanesAVX2<>+32(SB), DI
-	NEGQ         BX
-	VMOVUPS      (DI)(BX*4), Y5
-	VMASKMOVPS   (DX)(SI*1), Y5, Y6
-	VXORPS       math_signAVX2<>+0(SB), Y6, Y6
-	VMAXPS       Y6, Y1, Y6
-	VMINPS       Y6, Y2, Y6
-	VMOVAPS      Y0, Y1
-	VFMADD231PS  math_log2eAVX2<>+0(SB), Y6, Y1
-	VSUBPS       Y0, Y1, Y0
-	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y0, Y6
-	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y0, Y6
-	VMOVAPS      Y4, Y0
-	VFMADD213PS  math_e5AVX2<>+0(SB), Y6, Y0
-	VFMADD213PS  math_e4AVX2<>+0(SB), Y6, Y0
-	VFMADD213PS  math_e3AVX2<>+0(SB), Y6, Y0
-	VFMADD213PS  math_e2AVX2<>+0(SB), Y6, Y0
-	VFMADD213PS  Y3, Y6, Y0
-	VFMADD213PS  Y3, Y6, Y0
-	VPSUBD       math_biasAVX2<>+0(SB), Y1, Y1
-	VPSRAD       $0x01, Y1, Y6
-	VPSUBD       Y6, Y1, Y1
-	VPSLLD       $0x17, Y6, Y6
-	VPSLLD       $0x17, Y1, Y1
-	VMULPS       Y1, Y0, Y0
-	VMULPS       Y6, Y0, Y6
-	VADDPS       Y3, Y6, Y6
-	VDIVPS       Y6, Y3, Y6
-	VMASKMOVPS   (CX)(SI*1), Y5, Y0
-	VMULPS       Y6, Y0, Y6
-	VMASKMOVPS   Y6, Y5, (AX)(SI*1)
-
-vecSoftplusBackDone:
 	VZEROUPPER
 	RET
 

@@ -4,11 +4,6 @@
 
 package kernel
 
-// vecExpAVX512 computes y[i] = e^x for n elements.
-//
-//go:noescape
-func vecExpAVX512(y *float32, x *float32, n int)
-
 // vecNegExpAVX512 computes y[i] = -e^x for n elements.
 //
 //go:noescape
@@ -24,11 +19,6 @@ func vecSigmoidAVX512(y *float32, x *float32, n int)
 //go:noescape
 func vecSiLUAVX512(y *float32, x *float32, n int)
 
-// vecSoftplusAVX512 computes y[i] = softplus(x) for n elements.
-//
-//go:noescape
-func vecSoftplusAVX512(y *float32, x *float32, n int)
-
 // vecNegExpBackAVX512 computes dx[i] = -e^x·dy[i] for n elements.
 //
 //go:noescape
@@ -38,11 +28,6 @@ func vecNegExpBackAVX512(dx *float32, dy *float32, x *float32, n int)
 //
 //go:noescape
 func vecSiLUBackAVX512(dx *float32, dy *float32, x *float32, n int)
-
-// vecSoftplusBackAVX512 computes dx[i] = softplusSlope(x)·dy[i] for n elements.
-//
-//go:noescape
-func vecSoftplusBackAVX512(dx *float32, dy *float32, x *float32, n int)
 
 // vecSumAVX512 computes y[i] = a[i] + b[i] for n elements.
 //

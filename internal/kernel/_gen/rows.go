@@ -127,7 +127,7 @@ func expSum(f *asm.File, name, signature, doc string, write bool) {
 	if write {
 		y = k.Ptr("y")
 	}
-	m := k.Math(registers(f, asm.KeepExp))
+	m := k.Math(registers(f))
 	accs := zeros(k, 2)
 	k.EachVector(name, n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
 		v := k.Vec()

@@ -10,14 +10,11 @@ import (
 func vector(isa asm.ISA) {
 	f := asm.NewFile("..", isa)
 
-	mathOf(f, "vecExp", "e^x", asm.KeepExp, func(m *asm.Math, x, y reg.Register) { m.Exp(x, y) })
-	mathOf(f, "vecNegExp", "-e^x", asm.KeepExp, func(m *asm.Math, x, y reg.Register) { m.Exp(x, y); m.Negate(y, y) })
-	mathOf(f, "vecSigmoid", "sigmoid(x)", asm.KeepExp, func(m *asm.Math, x, y reg.Register) { m.Sigmoid(x, y) })
-	mathOf(f, "vecSiLU", "silu(x)", asm.KeepExp, func(m *asm.Math, x, y reg.Register) { m.SiLU(x, y) })
-	mathOf(f, "vecSoftplus", "softplus(x)", asm.KeepAll, func(m *asm.Math, x, y reg.Register) { m.Softplus(x, y) })
-	mathBack(f, "vecNegExpBack", "-e^x", asm.KeepExp, func(m *asm.Math, x, y reg.Register) { m.Exp(x, y); m.Negate(y, y) })
-	mathBack(f, "vecSiLUBack", "siluSlope(x)", asm.KeepExp, func(m *asm.Math, x, y reg.Register) { m.SiLUSlope(x, y) })
-	mathBack(f, "vecSoftplusBack", "softplusSlope(x)", asm.KeepExp, func(m *asm.Math, x, y reg.Register) { m.SoftplusSlope(x, y) })
+	mathOf(f, "vecNegExp", "-e^x", func(m *asm.Math, x, y reg.Register) { m.Exp(x, y); m.Negate(y, y) })
+	mathOf(f, "vecSigmoid", "sigmoid(x)", func(m *asm.Math, x, y reg.Register) { m.Sigmoid(x, y) })
+	mathOf(f, "vecSiLU", "silu(x)", func(m *asm.Math, x, y reg.Register) { m.SiLU(x, y) })
+	mathBack(f, "vecNegExpBack", "-e^x", func(m *asm.Math, x, y reg.Register) { m.Exp(x, y); m.Negate(y, y) })
+	mathBack(f, "vecSiLUBack", "siluSlope(x)", func(m *asm.Math, x, y reg.Register) { m.SiLUSlope(x, y) })
 
 	k := f.Func("vecSum", "func(y, a, b *float32, n int)", "vecSum computes y[i] = a[i] + b[i] for n elements.")
 	y, a, b, n := k.Ptr("y"), k.Ptr("a"), k.Ptr("b"), k.Int("n")
@@ -52,10 +49,10 @@ func vector(isa asm.ISA) {
 }
 
 // mathOf writes a kernel that computes y[i] = f(x[i]).
-func mathOf(f *asm.File, name, what string, keep int, of func(m *asm.Math, x, y reg.Register)) {
+func mathOf(f *asm.File, name, what string, of func(m *asm.Math, x, y reg.Register)) {
 	k := f.Func(name, "func(y, x *float32, n int)", name+" computes y[i] = "+what+" for n elements.")
 	yp, xp, n := k.Ptr("y"), k.Ptr("x"), k.Int("n")
-	m := k.Math(registers(f, keep))
+	m := k.Math(registers(f))
 	k.EachVector(name, n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
 		x, y := k.Vec(), k.Vec()
 		k.LoadMasked(asm.AtIndex(xp, at, 1, 0), mask, x)
@@ -66,10 +63,10 @@ func mathOf(f *asm.File, name, what string, keep int, of func(m *asm.Math, x, y 
 }
 
 // mathBack writes a kernel that computes dx[i] = f(x[i])·dy[i].
-func mathBack(f *asm.File, name, what string, keep int, of func(m *asm.Math, x, y reg.Register)) {
+func mathBack(f *asm.File, name, what string, of func(m *asm.Math, x, y reg.Register)) {
 	k := f.Func(name, "func(dx, dy, x *float32, n int)", name+" computes dx[i] = "+what+"·dy[i] for n elements.")
 	dxp, dyp, xp, n := k.Ptr("dx"), k.Ptr("dy"), k.Ptr("x"), k.Int("n")
-	m := k.Math(registers(f, keep))
+	m := k.Math(registers(f))
 	k.EachVector(name, n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
 		x, y, dy := k.Vec(), k.Vec(), k.Vec()
 		k.LoadMasked(asm.AtIndex(xp, at, 1, 0), mask, x)
@@ -81,12 +78,12 @@ func mathBack(f *asm.File, name, what string, keep int, of func(m *asm.Math, x, 
 	k.Return()
 }
 
-// registers returns how many of keep constants stay in registers. AVX2 has only 16 registers.
-func registers(f *asm.File, keep int) int {
+// registers returns how many constants stay in registers. AVX2 has only 16 registers.
+func registers(f *asm.File) int {
 	if f.ISA == asm.AVX2 {
-		return min(keep, asm.KeepFew)
+		return asm.KeepFew
 	}
-	return keep
+	return asm.KeepExp
 }
 
 // scaled writes a kernel that computes y[i] = a·x[i], or y[i] += a·x[i] if add.

@@ -67,12 +67,11 @@ type Math struct {
 	kept [constants]reg.Register
 }
 
-// Numbers of constants that Math keeps in registers: none, the most important, those of Exp, Sigmoid and SiLU, and all.
+// Numbers of constants that Math keeps in registers: none, the most important, and those of Exp, Sigmoid and SiLU.
 const (
 	KeepNone = 0
 	KeepFew  = cE6 + 1
 	KeepExp  = cBias + 1
-	KeepAll  = constants
 )
 
 // Math returns a Math that keeps the first keep constants in registers. It writes the code that loads them. Other constants are read from
