@@ -17,7 +17,8 @@ func adamW32(c *AdamW[float32], w, g, m, v []float32) {
 		return
 	}
 	_, _, _ = g[len(w)-1], m[len(w)-1], v[len(w)-1]
-	args := adamWArgs{*c, &w[0], &g[0], &m[0], &v[0], len(w)}
+	var args adamWArgs
+	args.AdamW, args.w, args.g, args.m, args.v, args.n = *c, &w[0], &g[0], &m[0], &v[0], len(w)
 	if level == cpu.AVX512 {
 		adamWAVX512(&args)
 	} else {

@@ -8,15 +8,7 @@ import (
 	"github.com/gomamba/mamba/internal/cpu"
 )
 
-// normArgs are the arguments of the kernels for the backward pass of RMSNorm.
-type normArgs struct {
-	to       *float32 // the gradient of the weight (rowNormSums) or of x (rowNormBack)
-	dy, x, w *float32
-	s, mean  float32 // mean only for rowNormBack
-	n        int
-}
-
-// Each function below computes the loop of its caller in rows.go, in assembly.
+// Each function computes the loop of its caller in rows.go, in assembly.
 
 func addTo64s(sum []float64, x []float32) {
 	if len(x) == 0 {
@@ -57,12 +49,10 @@ func normSums32s(dw, dy, x, w []float32, s float32) float64 {
 		return 0
 	}
 	_, _, _ = dy[len(dw)-1], x[len(dw)-1], w[len(dw)-1]
-	var args normArgs
-	args.to, args.dy, args.x, args.w, args.s, args.n = &dw[0], &dy[0], &x[0], &w[0], s, len(dw)
 	if level == cpu.AVX512 {
-		return rowNormSumsAVX512(&args)
+		return rowNormSumsAVX512(&dw[0], &dy[0], &x[0], &w[0], s, len(dw))
 	}
-	return rowNormSumsAVX2(&args)
+	return rowNormSumsAVX2(&dw[0], &dy[0], &x[0], &w[0], s, len(dw))
 }
 
 func normBack32s(dx, dy, x, w []float32, s, mean float32) {
@@ -70,12 +60,10 @@ func normBack32s(dx, dy, x, w []float32, s, mean float32) {
 		return
 	}
 	_, _, _ = dy[len(dx)-1], x[len(dx)-1], w[len(dx)-1]
-	var args normArgs
-	args.to, args.dy, args.x, args.w, args.s, args.mean, args.n = &dx[0], &dy[0], &x[0], &w[0], s, mean, len(dx)
 	if level == cpu.AVX512 {
-		rowNormBackAVX512(&args)
+		rowNormBackAVX512(&dx[0], &dy[0], &x[0], &w[0], s, mean, len(dx))
 	} else {
-		rowNormBackAVX2(&args)
+		rowNormBackAVX2(&dx[0], &dy[0], &x[0], &w[0], s, mean, len(dx))
 	}
 }
 

@@ -19,15 +19,15 @@ func rowSquaresAVX2(x *float32, n int) float64
 //go:noescape
 func rowNormAVX2(y *float32, x *float32, w *float32, s float32, n int)
 
-// rowNormSumsAVX2 computes to[i] += dy[i]·x[i]·s for n elements, and returns Σ dy[i]·w[i]·x[i]·s, summed in float64.
+// rowNormSumsAVX2 computes dw[i] += dy[i]·x[i]·s for n elements, and returns Σ dy[i]·w[i]·x[i]·s, summed in float64.
 //
 //go:noescape
-func rowNormSumsAVX2(args *normArgs) float64
+func rowNormSumsAVX2(dw *float32, dy *float32, x *float32, w *float32, s float32, n int) float64
 
-// rowNormBackAVX2 computes to[i] = s·(dy[i]·w[i] - x[i]·s·mean) for n elements.
+// rowNormBackAVX2 computes dx[i] = s·(dy[i]·w[i] - x[i]·s·mean) for n elements.
 //
 //go:noescape
-func rowNormBackAVX2(args *normArgs)
+func rowNormBackAVX2(dx *float32, dy *float32, x *float32, w *float32, s float32, mean float32, n int)
 
 // rowMaxAVX2 returns the largest of n elements that is not NaN, or -Inf if there is none.
 //

@@ -190,109 +190,108 @@ DATA lanesAVX2<>+56(SB)/4, $0x00000000
 DATA lanesAVX2<>+60(SB)/4, $0x00000000
 GLOBL lanesAVX2<>(SB), RODATA|NOPTR, $64
 
-// func rowNormSumsAVX2(args *normArgs) float64
+// func rowNormSumsAVX2(dw *float32, dy *float32, x *float32, w *float32, s float32, n int) float64
 // Requires: AVX, FMA3, SSE2
-TEXT ·rowNormSumsAVX2(SB), NOSPLIT|NOFRAME, $0-16
-	MOVQ         args+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         24(AX), SI
-	MOVQ         40(AX), DI
-	VBROADCASTSS 32(AX), Y0
+TEXT ·rowNormSumsAVX2(SB), NOSPLIT|NOFRAME, $0-56
+	MOVQ         dw+0(FP), AX
+	MOVQ         dy+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         w+24(FP), BX
+	MOVQ         n+40(FP), SI
+	VBROADCASTSS s+32(FP), Y0
 	VXORPS       Y1, Y1, Y1
 	VXORPS       Y2, Y2, Y2
 	VXORPS       Y3, Y3, Y3
 	VXORPS       Y4, Y4, Y4
-	XORQ         AX, AX
+	XORQ         DI, DI
 
 normSumsMany:
-	CMPQ        DI, $+16
+	CMPQ        SI, $+16
 	JL          normSumsOne
-	VMOVUPS     (BX)(AX*1), X5
-	VMOVUPS     (DX)(AX*1), X6
-	VMOVUPS     (CX)(AX*1), X7
+	VMOVUPS     (DX)(DI*1), X5
+	VMOVUPS     (CX)(DI*1), X6
+	VMOVUPS     (AX)(DI*1), X7
 	VMULPS      X0, X5, X5
 	VFMADD231PS X5, X6, X7
-	VMOVUPS     X7, (CX)(AX*1)
-	VMOVUPS     (SI)(AX*1), X7
+	VMOVUPS     X7, (AX)(DI*1)
+	VMOVUPS     (BX)(DI*1), X7
 	VMULPS      X7, X6, X6
 	VCVTPS2PD   X6, Y6
 	VCVTPS2PD   X5, Y5
 	VFMADD231PD Y6, Y5, Y1
-	VMOVUPS     16(BX)(AX*1), X6
-	VMOVUPS     16(DX)(AX*1), X5
-	VMOVUPS     16(CX)(AX*1), X7
+	VMOVUPS     16(DX)(DI*1), X6
+	VMOVUPS     16(CX)(DI*1), X5
+	VMOVUPS     16(AX)(DI*1), X7
 	VMULPS      X0, X6, X6
 	VFMADD231PS X6, X5, X7
-	VMOVUPS     X7, 16(CX)(AX*1)
-	VMOVUPS     16(SI)(AX*1), X7
+	VMOVUPS     X7, 16(AX)(DI*1)
+	VMOVUPS     16(BX)(DI*1), X7
 	VMULPS      X7, X5, X5
 	VCVTPS2PD   X5, Y5
 	VCVTPS2PD   X6, Y6
 	VFMADD231PD Y5, Y6, Y2
-	VMOVUPS     32(BX)(AX*1), X6
-	VMOVUPS     32(DX)(AX*1), X5
-	VMOVUPS     32(CX)(AX*1), X7
+	VMOVUPS     32(DX)(DI*1), X6
+	VMOVUPS     32(CX)(DI*1), X5
+	VMOVUPS     32(AX)(DI*1), X7
 	VMULPS      X0, X6, X6
 	VFMADD231PS X6, X5, X7
-	VMOVUPS     X7, 32(CX)(AX*1)
-	VMOVUPS     32(SI)(AX*1), X7
+	VMOVUPS     X7, 32(AX)(DI*1)
+	VMOVUPS     32(BX)(DI*1), X7
 	VMULPS      X7, X5, X5
 	VCVTPS2PD   X5, Y5
 	VCVTPS2PD   X6, Y6
 	VFMADD231PD Y5, Y6, Y3
-	VMOVUPS     48(BX)(AX*1), X6
-	VMOVUPS     48(DX)(AX*1), X5
-	VMOVUPS     48(CX)(AX*1), X7
+	VMOVUPS     48(DX)(DI*1), X6
+	VMOVUPS     48(CX)(DI*1), X5
+	VMOVUPS     48(AX)(DI*1), X7
 	VMULPS      X0, X6, X6
 	VFMADD231PS X6, X5, X7
-	VMOVUPS     X7, 48(CX)(AX*1)
-	VMOVUPS     48(SI)(AX*1), X7
+	VMOVUPS     X7, 48(AX)(DI*1)
+	VMOVUPS     48(BX)(DI*1), X7
 	VMULPS      X7, X5, X5
 	VCVTPS2PD   X5, Y5
 	VCVTPS2PD   X6, Y6
 	VFMADD231PD Y5, Y6, Y4
-	ADDQ        $+64, AX
-	SUBQ        $+16, DI
+	ADDQ        $+64, DI
+	SUBQ        $+16, SI
 	JMP         normSumsMany
 
 normSumsOne:
-	CMPQ        DI, $+4
+	CMPQ        SI, $+4
 	JL          normSumsSingle
-	VMOVUPS     (BX)(AX*1), X6
-	VMOVUPS     (DX)(AX*1), X5
-	VMOVUPS     (CX)(AX*1), X7
+	VMOVUPS     (DX)(DI*1), X6
+	VMOVUPS     (CX)(DI*1), X5
+	VMOVUPS     (AX)(DI*1), X7
 	VMULPS      X0, X6, X6
 	VFMADD231PS X6, X5, X7
-	VMOVUPS     X7, (CX)(AX*1)
-	VMOVUPS     (SI)(AX*1), X7
+	VMOVUPS     X7, (AX)(DI*1)
+	VMOVUPS     (BX)(DI*1), X7
 	VMULPS      X7, X5, X5
 	VCVTPS2PD   X5, Y5
 	VCVTPS2PD   X6, Y6
 	VFMADD231PD Y5, Y6, Y1
-	ADDQ        $+16, AX
-	SUBQ        $+4, DI
+	ADDQ        $+16, DI
+	SUBQ        $+4, SI
 	JMP         normSumsOne
 
 normSumsSingle:
-	CMPQ        DI, $+1
+	CMPQ        SI, $+1
 	JL          normSumsDone
-	VMOVSS      (BX)(AX*1), X5
-	VMOVSS      (DX)(AX*1), X6
-	VMOVSS      (CX)(AX*1), X7
+	VMOVSS      (DX)(DI*1), X5
+	VMOVSS      (CX)(DI*1), X6
+	VMOVSS      (AX)(DI*1), X7
 	VMULPS      X0, X5, X5
 	VFMADD231PS X5, X6, X7
-	VMOVSS      X7, (CX)(AX*1)
-	VMOVSS      (SI)(AX*1), X7
+	VMOVSS      X7, (AX)(DI*1)
+	VMOVSS      (BX)(DI*1), X7
 	VMULPS      X7, X6, X6
 	VMOVQ       X6, X7
 	VCVTPS2PD   X7, X7
 	VMOVQ       X5, X8
 	VCVTPS2PD   X8, X8
 	VFMADD231PD Y7, Y8, Y1
-	ADDQ        $+4, AX
-	SUBQ        $+1, DI
+	ADDQ        $+4, DI
+	SUBQ        $+1, SI
 	JMP         normSumsSingle
 
 normSumsDone:
@@ -303,75 +302,74 @@ normSumsDone:
 	VADDPD       X0, X1, X1
 	VUNPCKHPD    X1, X1, X0
 	VADDSD       X0, X1, X1
-	MOVSD        X1, ret+8(FP)
+	MOVSD        X1, ret+48(FP)
 	VZEROUPPER
 	RET
 
-// func rowNormBackAVX2(args *normArgs)
+// func rowNormBackAVX2(dx *float32, dy *float32, x *float32, w *float32, s float32, mean float32, n int)
 // Requires: AVX, FMA3
-TEXT ·rowNormBackAVX2(SB), NOSPLIT|NOFRAME, $0-8
-	MOVQ         args+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         24(AX), SI
-	MOVQ         40(AX), DI
-	VBROADCASTSS 32(AX), Y0
-	VBROADCASTSS 36(AX), Y1
-	XORQ         AX, AX
+TEXT ·rowNormBackAVX2(SB), NOSPLIT|NOFRAME, $0-48
+	MOVQ         dx+0(FP), AX
+	MOVQ         dy+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         w+24(FP), BX
+	MOVQ         n+40(FP), SI
+	VBROADCASTSS s+32(FP), Y0
+	VBROADCASTSS mean+36(FP), Y1
+	XORQ         DI, DI
 
 normBackMany:
-	CMPQ         DI, $+16
+	CMPQ         SI, $+16
 	JL           normBackOne
-	VMOVUPS      (BX)(AX*1), Y2
-	VMOVUPS      (DX)(AX*1), Y3
-	VMOVUPS      (SI)(AX*1), Y4
+	VMOVUPS      (DX)(DI*1), Y2
+	VMOVUPS      (CX)(DI*1), Y3
+	VMOVUPS      (BX)(DI*1), Y4
 	VMULPS       Y0, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 	VFNMADD231PS Y1, Y2, Y3
 	VMULPS       Y0, Y3, Y3
-	VMOVUPS      Y3, (CX)(AX*1)
-	VMOVUPS      32(BX)(AX*1), Y2
-	VMOVUPS      32(DX)(AX*1), Y3
-	VMOVUPS      32(SI)(AX*1), Y4
+	VMOVUPS      Y3, (AX)(DI*1)
+	VMOVUPS      32(DX)(DI*1), Y2
+	VMOVUPS      32(CX)(DI*1), Y3
+	VMOVUPS      32(BX)(DI*1), Y4
 	VMULPS       Y0, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 	VFNMADD231PS Y1, Y2, Y3
 	VMULPS       Y0, Y3, Y3
-	VMOVUPS      Y3, 32(CX)(AX*1)
-	ADDQ         $+64, AX
-	SUBQ         $+16, DI
+	VMOVUPS      Y3, 32(AX)(DI*1)
+	ADDQ         $+64, DI
+	SUBQ         $+16, SI
 	JMP          normBackMany
 
 normBackOne:
-	CMPQ         DI, $+8
+	CMPQ         SI, $+8
 	JL           normBackRest
-	VMOVUPS      (BX)(AX*1), Y2
-	VMOVUPS      (DX)(AX*1), Y3
-	VMOVUPS      (SI)(AX*1), Y4
+	VMOVUPS      (DX)(DI*1), Y2
+	VMOVUPS      (CX)(DI*1), Y3
+	VMOVUPS      (BX)(DI*1), Y4
 	VMULPS       Y0, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 	VFNMADD231PS Y1, Y2, Y3
 	VMULPS       Y0, Y3, Y3
-	VMOVUPS      Y3, (CX)(AX*1)
-	ADDQ         $+32, AX
-	SUBQ         $+8, DI
+	VMOVUPS      Y3, (AX)(DI*1)
+	ADDQ         $+32, DI
+	SUBQ         $+8, SI
 	JMP          normBackOne
 
 normBackRest:
-	TESTQ        DI, DI
+	TESTQ        SI, SI
 	JZ           normBackDone
 	LEAQ         lanesAVX2<>+32(SB), R8
-	NEGQ         DI
-	VMOVUPS      (R8)(DI*4), Y2
-	VMASKMOVPS   (BX)(AX*1), Y2, Y3
-	VMASKMOVPS   (DX)(AX*1), Y2, Y4
-	VMASKMOVPS   (SI)(AX*1), Y2, Y5
+	NEGQ         SI
+	VMOVUPS      (R8)(SI*4), Y2
+	VMASKMOVPS   (DX)(DI*1), Y2, Y3
+	VMASKMOVPS   (CX)(DI*1), Y2, Y4
+	VMASKMOVPS   (BX)(DI*1), Y2, Y5
 	VMULPS       Y0, Y3, Y3
 	VMULPS       Y5, Y4, Y4
 	VFNMADD231PS Y1, Y3, Y4
 	VMULPS       Y0, Y4, Y4
-	VMASKMOVPS   Y4, Y2, (CX)(AX*1)
+	VMASKMOVPS   Y4, Y2, (AX)(DI*1)
 
 normBackDone:
 	VZEROUPPER

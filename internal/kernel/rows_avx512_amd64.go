@@ -19,15 +19,15 @@ func rowSquaresAVX512(x *float32, n int) float64
 //go:noescape
 func rowNormAVX512(y *float32, x *float32, w *float32, s float32, n int)
 
-// rowNormSumsAVX512 computes to[i] += dy[i]·x[i]·s for n elements, and returns Σ dy[i]·w[i]·x[i]·s, summed in float64.
+// rowNormSumsAVX512 computes dw[i] += dy[i]·x[i]·s for n elements, and returns Σ dy[i]·w[i]·x[i]·s, summed in float64.
 //
 //go:noescape
-func rowNormSumsAVX512(args *normArgs) float64
+func rowNormSumsAVX512(dw *float32, dy *float32, x *float32, w *float32, s float32, n int) float64
 
-// rowNormBackAVX512 computes to[i] = s·(dy[i]·w[i] - x[i]·s·mean) for n elements.
+// rowNormBackAVX512 computes dx[i] = s·(dy[i]·w[i] - x[i]·s·mean) for n elements.
 //
 //go:noescape
-func rowNormBackAVX512(args *normArgs)
+func rowNormBackAVX512(dx *float32, dy *float32, x *float32, w *float32, s float32, mean float32, n int)
 
 // rowMaxAVX512 returns the largest of n elements that is not NaN, or -Inf if there is none.
 //

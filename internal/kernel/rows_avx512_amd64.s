@@ -174,109 +174,108 @@ normDone:
 	VZEROUPPER
 	RET
 
-// func rowNormSumsAVX512(args *normArgs) float64
+// func rowNormSumsAVX512(dw *float32, dy *float32, x *float32, w *float32, s float32, n int) float64
 // Requires: AVX, AVX512F, FMA3, SSE2
-TEXT ·rowNormSumsAVX512(SB), NOSPLIT|NOFRAME, $0-16
-	MOVQ         args+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         24(AX), SI
-	MOVQ         40(AX), DI
-	VBROADCASTSS 32(AX), Z0
+TEXT ·rowNormSumsAVX512(SB), NOSPLIT|NOFRAME, $0-56
+	MOVQ         dw+0(FP), AX
+	MOVQ         dy+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         w+24(FP), BX
+	MOVQ         n+40(FP), SI
+	VBROADCASTSS s+32(FP), Z0
 	VPXORD       Z1, Z1, Z1
 	VPXORD       Z2, Z2, Z2
 	VPXORD       Z3, Z3, Z3
 	VPXORD       Z4, Z4, Z4
-	XORQ         AX, AX
+	XORQ         DI, DI
 
 normSumsMany:
-	CMPQ        DI, $+32
+	CMPQ        SI, $+32
 	JL          normSumsOne
-	VMOVUPS     (BX)(AX*1), Y5
-	VMOVUPS     (DX)(AX*1), Y6
-	VMOVUPS     (CX)(AX*1), Y7
+	VMOVUPS     (DX)(DI*1), Y5
+	VMOVUPS     (CX)(DI*1), Y6
+	VMOVUPS     (AX)(DI*1), Y7
 	VMULPS      Y0, Y5, Y5
 	VFMADD231PS Y5, Y6, Y7
-	VMOVUPS     Y7, (CX)(AX*1)
-	VMOVUPS     (SI)(AX*1), Y7
+	VMOVUPS     Y7, (AX)(DI*1)
+	VMOVUPS     (BX)(DI*1), Y7
 	VMULPS      Y7, Y6, Y6
 	VCVTPS2PD   Y6, Z6
 	VCVTPS2PD   Y5, Z5
 	VFMADD231PD Z6, Z5, Z1
-	VMOVUPS     32(BX)(AX*1), Y5
-	VMOVUPS     32(DX)(AX*1), Y6
-	VMOVUPS     32(CX)(AX*1), Y7
+	VMOVUPS     32(DX)(DI*1), Y5
+	VMOVUPS     32(CX)(DI*1), Y6
+	VMOVUPS     32(AX)(DI*1), Y7
 	VMULPS      Y0, Y5, Y5
 	VFMADD231PS Y5, Y6, Y7
-	VMOVUPS     Y7, 32(CX)(AX*1)
-	VMOVUPS     32(SI)(AX*1), Y7
+	VMOVUPS     Y7, 32(AX)(DI*1)
+	VMOVUPS     32(BX)(DI*1), Y7
 	VMULPS      Y7, Y6, Y6
 	VCVTPS2PD   Y6, Z6
 	VCVTPS2PD   Y5, Z5
 	VFMADD231PD Z6, Z5, Z2
-	VMOVUPS     64(BX)(AX*1), Y5
-	VMOVUPS     64(DX)(AX*1), Y6
-	VMOVUPS     64(CX)(AX*1), Y7
+	VMOVUPS     64(DX)(DI*1), Y5
+	VMOVUPS     64(CX)(DI*1), Y6
+	VMOVUPS     64(AX)(DI*1), Y7
 	VMULPS      Y0, Y5, Y5
 	VFMADD231PS Y5, Y6, Y7
-	VMOVUPS     Y7, 64(CX)(AX*1)
-	VMOVUPS     64(SI)(AX*1), Y7
+	VMOVUPS     Y7, 64(AX)(DI*1)
+	VMOVUPS     64(BX)(DI*1), Y7
 	VMULPS      Y7, Y6, Y6
 	VCVTPS2PD   Y6, Z6
 	VCVTPS2PD   Y5, Z5
 	VFMADD231PD Z6, Z5, Z3
-	VMOVUPS     96(BX)(AX*1), Y5
-	VMOVUPS     96(DX)(AX*1), Y6
-	VMOVUPS     96(CX)(AX*1), Y7
+	VMOVUPS     96(DX)(DI*1), Y5
+	VMOVUPS     96(CX)(DI*1), Y6
+	VMOVUPS     96(AX)(DI*1), Y7
 	VMULPS      Y0, Y5, Y5
 	VFMADD231PS Y5, Y6, Y7
-	VMOVUPS     Y7, 96(CX)(AX*1)
-	VMOVUPS     96(SI)(AX*1), Y7
+	VMOVUPS     Y7, 96(AX)(DI*1)
+	VMOVUPS     96(BX)(DI*1), Y7
 	VMULPS      Y7, Y6, Y6
 	VCVTPS2PD   Y6, Z6
 	VCVTPS2PD   Y5, Z5
 	VFMADD231PD Z6, Z5, Z4
-	ADDQ        $+128, AX
-	SUBQ        $+32, DI
+	ADDQ        $+128, DI
+	SUBQ        $+32, SI
 	JMP         normSumsMany
 
 normSumsOne:
-	CMPQ        DI, $+8
+	CMPQ        SI, $+8
 	JL          normSumsSingle
-	VMOVUPS     (BX)(AX*1), Y5
-	VMOVUPS     (DX)(AX*1), Y6
-	VMOVUPS     (CX)(AX*1), Y7
+	VMOVUPS     (DX)(DI*1), Y5
+	VMOVUPS     (CX)(DI*1), Y6
+	VMOVUPS     (AX)(DI*1), Y7
 	VMULPS      Y0, Y5, Y5
 	VFMADD231PS Y5, Y6, Y7
-	VMOVUPS     Y7, (CX)(AX*1)
-	VMOVUPS     (SI)(AX*1), Y7
+	VMOVUPS     Y7, (AX)(DI*1)
+	VMOVUPS     (BX)(DI*1), Y7
 	VMULPS      Y7, Y6, Y6
 	VCVTPS2PD   Y6, Z6
 	VCVTPS2PD   Y5, Z5
 	VFMADD231PD Z6, Z5, Z1
-	ADDQ        $+32, AX
-	SUBQ        $+8, DI
+	ADDQ        $+32, DI
+	SUBQ        $+8, SI
 	JMP         normSumsOne
 
 normSumsSingle:
-	CMPQ        DI, $+1
+	CMPQ        SI, $+1
 	JL          normSumsDone
-	VMOVSS      (BX)(AX*1), X5
-	VMOVSS      (DX)(AX*1), X6
-	VMOVSS      (CX)(AX*1), X7
+	VMOVSS      (DX)(DI*1), X5
+	VMOVSS      (CX)(DI*1), X6
+	VMOVSS      (AX)(DI*1), X7
 	VMULPS      X0, X5, X5
 	VFMADD231PS X5, X6, X7
-	VMOVSS      X7, (CX)(AX*1)
-	VMOVSS      (SI)(AX*1), X7
+	VMOVSS      X7, (AX)(DI*1)
+	VMOVSS      (BX)(DI*1), X7
 	VMULPS      X7, X6, X6
 	VMOVQ       X6, X8
 	VCVTPS2PD   X8, X8
 	VMOVQ       X5, X9
 	VCVTPS2PD   X9, X9
 	VFMADD231PD Z8, Z9, Z1
-	ADDQ        $+4, AX
-	SUBQ        $+1, DI
+	ADDQ        $+4, DI
+	SUBQ        $+1, SI
 	JMP         normSumsSingle
 
 normSumsDone:
@@ -289,75 +288,74 @@ normSumsDone:
 	VADDPD        X0, X1, X1
 	VUNPCKHPD     X1, X1, X0
 	VADDSD        X0, X1, X1
-	MOVSD         X1, ret+8(FP)
+	MOVSD         X1, ret+48(FP)
 	VZEROUPPER
 	RET
 
-// func rowNormBackAVX512(args *normArgs)
+// func rowNormBackAVX512(dx *float32, dy *float32, x *float32, w *float32, s float32, mean float32, n int)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·rowNormBackAVX512(SB), NOSPLIT|NOFRAME, $0-8
-	MOVQ         args+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         24(AX), SI
-	MOVQ         40(AX), DI
-	VBROADCASTSS 32(AX), Z0
-	VBROADCASTSS 36(AX), Z1
-	XORQ         AX, AX
+TEXT ·rowNormBackAVX512(SB), NOSPLIT|NOFRAME, $0-48
+	MOVQ         dx+0(FP), AX
+	MOVQ         dy+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         w+24(FP), BX
+	MOVQ         n+40(FP), SI
+	VBROADCASTSS s+32(FP), Z0
+	VBROADCASTSS mean+36(FP), Z1
+	XORQ         DI, DI
 
 normBackMany:
-	CMPQ         DI, $+32
+	CMPQ         SI, $+32
 	JL           normBackOne
-	VMOVUPS      (BX)(AX*1), Z2
-	VMOVUPS      (DX)(AX*1), Z3
-	VMOVUPS      (SI)(AX*1), Z4
+	VMOVUPS      (DX)(DI*1), Z2
+	VMOVUPS      (CX)(DI*1), Z3
+	VMOVUPS      (BX)(DI*1), Z4
 	VMULPS       Z0, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 	VFNMADD231PS Z1, Z2, Z3
 	VMULPS       Z0, Z3, Z3
-	VMOVUPS      Z3, (CX)(AX*1)
-	VMOVUPS      64(BX)(AX*1), Z2
-	VMOVUPS      64(DX)(AX*1), Z3
-	VMOVUPS      64(SI)(AX*1), Z4
+	VMOVUPS      Z3, (AX)(DI*1)
+	VMOVUPS      64(DX)(DI*1), Z2
+	VMOVUPS      64(CX)(DI*1), Z3
+	VMOVUPS      64(BX)(DI*1), Z4
 	VMULPS       Z0, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 	VFNMADD231PS Z1, Z2, Z3
 	VMULPS       Z0, Z3, Z3
-	VMOVUPS      Z3, 64(CX)(AX*1)
-	ADDQ         $+128, AX
-	SUBQ         $+32, DI
+	VMOVUPS      Z3, 64(AX)(DI*1)
+	ADDQ         $+128, DI
+	SUBQ         $+32, SI
 	JMP          normBackMany
 
 normBackOne:
-	CMPQ         DI, $+16
+	CMPQ         SI, $+16
 	JL           normBackRest
-	VMOVUPS      (BX)(AX*1), Z2
-	VMOVUPS      (DX)(AX*1), Z3
-	VMOVUPS      (SI)(AX*1), Z4
+	VMOVUPS      (DX)(DI*1), Z2
+	VMOVUPS      (CX)(DI*1), Z3
+	VMOVUPS      (BX)(DI*1), Z4
 	VMULPS       Z0, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 	VFNMADD231PS Z1, Z2, Z3
 	VMULPS       Z0, Z3, Z3
-	VMOVUPS      Z3, (CX)(AX*1)
-	ADDQ         $+64, AX
-	SUBQ         $+16, DI
+	VMOVUPS      Z3, (AX)(DI*1)
+	ADDQ         $+64, DI
+	SUBQ         $+16, SI
 	JMP          normBackOne
 
 normBackRest:
-	TESTQ        DI, DI
+	TESTQ        SI, SI
 	JZ           normBackDone
 	MOVQ         $-1, R8
-	BZHIQ        DI, R8, R8
+	BZHIQ        SI, R8, R8
 	KMOVW        R8, K1
-	VMOVUPS.Z    (BX)(AX*1), K1, Z2
-	VMOVUPS.Z    (DX)(AX*1), K1, Z3
-	VMOVUPS.Z    (SI)(AX*1), K1, Z4
+	VMOVUPS.Z    (DX)(DI*1), K1, Z2
+	VMOVUPS.Z    (CX)(DI*1), K1, Z3
+	VMOVUPS.Z    (BX)(DI*1), K1, Z4
 	VMULPS       Z0, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 	VFNMADD231PS Z1, Z2, Z3
 	VMULPS       Z0, Z3, Z3
-	VMOVUPS      Z3, K1, (CX)(AX*1)
+	VMOVUPS      Z3, K1, (AX)(DI*1)
 
 normBackDone:
 	VZEROUPPER

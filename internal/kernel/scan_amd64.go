@@ -207,13 +207,6 @@ func (s *scanAsm) begin(strip, width int) {
 	s.wide = wideTile{}
 }
 
-// end drops the addresses of the last run's operands.
-func (s *scanAsm) end() {
-	if s != nil {
-		s.args, s.backArgs, s.ahead = scanArgs{}, scanBackArgs{}, scanAhead{}
-	}
-}
-
 // widen widens B and C of the steps [from, to), unless they are already widened.
 func (s *scanAsm) widen(from, to int) {
 	tile := wideTile{s.run.batch, s.run.block.first, from, to}

@@ -154,7 +154,6 @@ func (s *Scan[T]) newBack(c *chunks[T], dy, dfinal []T, grad *ScanGrad[T]) *scan
 }
 
 func (r *scanBack[T]) releaseBack() {
-	r.asm.end()
 	r.layout.Return()
 	r.totals.Return()
 	r.Scan, r.dy, r.dfinal, r.grad, r.dB, r.dC = nil, nil, nil, nil, nil, nil

@@ -10,7 +10,6 @@ func newScanAsm[T Float](*scanRun[T]) *scanAsm { return nil }
 func (*scanAsm) cut([]states) []states                    { return nil }
 func (*scanAsm) lay(layout any, steps int)                {}
 func (*scanAsm) begin(strip, width int)                   {}
-func (*scanAsm) end()                                     {}
 func (*scanAsm) prepare(strip, from, to int)              {}
 func (*scanAsm) scan(scanPass, int, states, int, segment) {}
 func (*scanAsm) finish(strip, from, to int)               {}

@@ -84,7 +84,6 @@ func (r *scanRun[T]) init(s *Scan[T], widest int, out []T) {
 }
 
 func (r *scanRun[T]) release() {
-	r.asm.end()
 	r.layout.Return()
 	r.Scan, r.out = nil, nil
 	scanRuns[poolOf[T]()].Put(r)

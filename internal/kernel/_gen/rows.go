@@ -49,9 +49,9 @@ func rows(isa asm.ISA) {
 	})
 	k.Return()
 
-	k = f.Func("rowNormSums", "func(args *normArgs) float64",
-		"rowNormSums computes to[i] += dy[i]·x[i]·s for n elements, and returns Σ dy[i]·w[i]·x[i]·s, summed in float64.")
-	dw, dy, x, w, n := k.Ptr("to"), k.Ptr("dy"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
+	k = f.Func("rowNormSums", "func(dw, dy, x, w *float32, s float32, n int) float64",
+		"rowNormSums computes dw[i] += dy[i]·x[i]·s for n elements, and returns Σ dy[i]·w[i]·x[i]·s, summed in float64.")
+	dw, dy, x, w, n := k.Ptr("dw"), k.Ptr("dy"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
 	s = k.Scalar("s")
 	accs = zeros(k, 4)
 	k.EachHalf("normSums", n, len(accs), func(h asm.Half, at reg.Register, offset, i int) {
@@ -70,9 +70,9 @@ func rows(isa asm.ISA) {
 	})
 	k.ReturnSum64(accs)
 
-	k = f.Func("rowNormBack", "func(args *normArgs)",
-		"rowNormBack computes to[i] = s·(dy[i]·w[i] - x[i]·s·mean) for n elements.")
-	dx, dy, x, w, n := k.Ptr("to"), k.Ptr("dy"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
+	k = f.Func("rowNormBack", "func(dx, dy, x, w *float32, s, mean float32, n int)",
+		"rowNormBack computes dx[i] = s·(dy[i]·w[i] - x[i]·s·mean) for n elements.")
+	dx, dy, x, w, n := k.Ptr("dx"), k.Ptr("dy"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
 	s, mean := k.Scalar("s"), k.Scalar("mean")
 	k.EachVector("normBack", n, 2, func(at reg.Register, vectors int, mask *asm.Mask) {
 		for i := range vectors {
