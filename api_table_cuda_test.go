@@ -196,6 +196,13 @@ func cudaCalls(g *gpu) []call {
 			"Backward": {args: func() []any { return []any{s, f(24), f(16), f(24), 4, f(12), f(4), f(16)} }, fine: append(absent("", "3", "7", "8"), convFine...)},
 		}),
 		methods("cuda.Device", func() any { return device() }, map[string]call{"OnClose": {args: func() []any { return []any{func() {}} }}}),
+		methods("cuda.Dropout", func() any { return cuda.Dropout{Rate: 0.5, Seed: 1, Layer: 2, Each: 1} }, map[string]call{
+			"Apply": {args: func() []any { return []any{s, f(24), ints(1), f(24)} }, fine: []string{"0.Rate=0", "0.Each=*"}},
+		}),
+		methods("cuda.MeanPool", func() any { return &cuda.MeanPool{Batch: 2, Length: 3, Channels: 4, Mask: bytes(6)} }, map[string]call{
+			"Forward":  {args: func() []any { return []any{s, f(24), f(8)} }, fine: []string{"0=zero: there is nothing to compute", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Mask=zero"}},
+			"Backward": {args: func() []any { return []any{s, f(8), f(24)} }, fine: []string{"0=zero: there is nothing to compute", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Mask=zero"}},
+		}),
 		methods("cuda.Event", func() any { return event() }, map[string]call{"Since": {args: func() []any { return []any{event()} }}}),
 		methods("cuda.Linear", func() any { return linear() }, map[string]call{
 			"Forward":  {args: func() []any { return []any{s, f(8)} }, fine: linearFine},
