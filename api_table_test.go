@@ -3,6 +3,7 @@ package mamba_test
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -372,6 +373,13 @@ func opCalls() []call {
 		return a
 	}
 	return slices.Concat(
+		methods("op.SelectiveScanOp", func() any {
+			n, ints := inputs()
+			return must(op.NewSelectiveScanOp(scan(n, ints).(op.ScanInputs), op.ScanConfig{DeltaSoftplus: true}))
+		}, map[string]call{
+			"Do": {broken: true}, "InferShape": {}, "DiffWRT": {args: with(10)}, "WriteHash": {args: func() []any { return []any{fnv.New32a()} }, panics: []string{"1=nil: a hash is not nil"}},
+			"UsePreallocDo": {args: with(nil), broken: true}, "SymDiff": {args: with(nil, nil, nil), broken: true}, "DoDiff": {args: with(nil, nil, nil), broken: true},
+		}),
 		methods("op.Recompute", func() any { return op.RecomputeAll }, nil),
 		[]call{
 			{name: "op.Add", f: op.Add, args: nodesOf(x, x)},
@@ -394,6 +402,7 @@ func opCalls() []call {
 			struc("CausalConvWithContext", op.CausalConvWithContext, conv, op.ConvConfig{SiLU: true}, append(convFine, "1=zero")...),
 			struc("Attention", op.Attention, noContext, window, append(optional("Context", "Start"), "1.Window=*", "1.Rotary=0")...),
 			struc("AttentionWithContext", op.AttentionWithContext, attention, window, append(optional("Context", "Start"), "1.Rotary=0")...),
+			struc("NewSelectiveScanOp", op.NewSelectiveScanOp, scan, op.ScanConfig{DeltaSoftplus: true}, scanFine...),
 			struc("SelectiveScan", op.SelectiveScan, scan, op.ScanConfig{DeltaSoftplus: true}, scanFine...),
 			struc("SelectiveScanWithState", op.SelectiveScanWithState, scan, op.ScanConfig{DeltaSoftplus: true}, scanFine...),
 			struc("S4", op.S4, s4, op.S4Config{Bilinear: true}, append(optional("D", "InitialState", "Start"), "1=zero")...),

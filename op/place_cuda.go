@@ -61,9 +61,19 @@ type deviceGradients struct {
 }
 
 var (
+	_ G.CUDADoer = (*SelectiveScanOp)(nil)
 	_ G.CUDADoer = (*deviceOperator)(nil)
 	_ G.CUDADoer = (*deviceGradients)(nil)
 )
+
+// CUDADo runs the scan of float32 on Gorgonia's CUDA machine. A state above cuda.MaxState is an error there.
+func (o *SelectiveScanOp) CUDADo(extern G.External, dev G.Device, prealloc G.Value, inputs ...G.Value) (G.Value, error) {
+	f := machineScan(o.operator())
+	if f == nil {
+		return nil, fmt.Errorf("op: %v does not run on a CUDA machine, want float32 and a state of at most %d", o, cuda.MaxState)
+	}
+	return (&deviceOperator{o.operator(), f}).CUDADo(extern, dev, prealloc, inputs...)
+}
 
 // CUDADo runs the scan and writes the result into prealloc. All values are on the device.
 func (o *deviceOperator) CUDADo(extern G.External, dev G.Device, prealloc G.Value, inputs ...G.Value) (G.Value, error) {

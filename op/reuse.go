@@ -16,7 +16,7 @@ func ReuseResults(g *G.ExprGraph) {
 		return
 	}
 	for _, n := range g.AllNodes() {
-		if o, ok := n.Op().(*operator.Operator); ok {
+		if o := operator.Of(n.Op()); o != nil {
 			o.ReuseResult()
 		}
 	}

@@ -48,11 +48,11 @@ type ScanConfig struct {
 //
 // Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", algorithm 2.
 func SelectiveScan(in ScanInputs, cfg ScanConfig) (y *G.Node, err error) {
-	f, err := newScan(in, cfg)
+	o, err := newScanOp(in, cfg)
 	if err != nil {
 		return nil, err
 	}
-	return apply1(f, (*scan[float64])(f), in.U.Dtype(), f.operands(in), in.U.Shape())
+	return o.apply()
 }
 
 // SelectiveScanWithState returns what SelectiveScan returns, and the state after the last step scanned, final (batch, channels, state).

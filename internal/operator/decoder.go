@@ -64,7 +64,7 @@ func NewDecoder(ids, logits *G.Node, before, after G.Nodes) (*Decoder, error) {
 		if v, ok := n.Op().(*view); ok {
 			t = target{node.Operands(n)[0], v.index}
 		}
-		if _, ok := t.node.Op().(*Operator); !ok || slices.Contains(d.after, t) {
+		if Of(t.node.Op()) == nil || slices.Contains(d.after, t) {
 			return nil, fmt.Errorf("op: decoder: the state %v is computed by %v, want an operator with a result of its own", n, n.Op())
 		}
 		d.after = append(d.after, t)
@@ -117,12 +117,10 @@ func (d *Decoder) order(ids *G.Node, roots G.Nodes) error {
 				return fmt.Errorf("the input %v is on the host, want the tokens, a weight or a state", n)
 			}
 		case *view:
-		case *Operator:
-			if o.place.OnHost() {
+		default:
+			if f := Of(o); f == nil || f.place.OnHost() {
 				return fmt.Errorf("%v runs on the host, want all operators on %v", o, d.place)
 			}
-		default:
-			return fmt.Errorf("%v is not an operator on %v", o, d.place)
 		}
 		d.steps = append(d.steps, n)
 		return nil
@@ -177,16 +175,17 @@ func (d *Decoder) run(s *cuda.Stream) (logits *Tensor, err error) {
 			values[n] = d.ids
 		case *view:
 			values[n] = in[0].(*Tensor).parts[o.index]
-		case *Operator:
-			ready := make([]*Tensor, len(o.out))
+		default:
+			f := Of(o)
+			ready := make([]*Tensor, len(f.out))
 			for j, t := range d.after {
 				if t.node == n {
 					ready[t.part] = d.states[1-d.at][j].share()
 				}
 			}
-			t, err := o.body.(*device).run(o, s, in, ready)
+			t, err := f.body.(*device).run(f, s, in, ready)
 			if err != nil {
-				return nil, fmt.Errorf("op: %v: %w", o, err)
+				return nil, fmt.Errorf("op: %s: %w", f.name, err)
 			}
 			values[n], owned[n] = t, t
 		}

@@ -14,6 +14,8 @@ type device struct {
 	f    OnDevice
 	name fmt.Stringer
 	last *Tensor
+	// shared says that several nodes have the operator, so that last may still be read when it runs again.
+	shared bool
 }
 
 func (d *device) function() fmt.Stringer { return d.name }
@@ -39,8 +41,9 @@ func (d *device) forward(o *Operator, _ G.Value, values []G.Value) (G.Value, err
 	err := o.place.context.Do(func(s *cuda.Stream) (err error) {
 		d.last.drop()
 		d.last, err = nil, nil
-		t, err = d.run(o, s, values, nil)
-		d.last = t
+		if t, err = d.run(o, s, values, nil); !d.shared {
+			d.last = t
+		}
 		return err
 	})
 	return t, err

@@ -166,6 +166,25 @@ func apply(d Definition) (G.Nodes, error) {
 	return o.views(n, o.out)
 }
 
+// Of returns the operator that a Gorgonia operator is or is made of, nil if there is none.
+func Of(o G.Op) *Operator {
+	switch o := o.(type) {
+	case *Operator:
+		return o
+	case interface{ Made() *Operator }:
+		return o.Made()
+	}
+	return nil
+}
+
+// Share allows the operator to be applied several times in a graph. On a device it then does not free its last result when it runs again; the
+// garbage collector does.
+func (o *Operator) Share() {
+	if d, ok := o.body.(*device); ok {
+		d.shared = true
+	}
+}
+
 // Place returns where the operator runs and its result is.
 func (o *Operator) Place() Place { return o.place }
 
@@ -249,6 +268,19 @@ func (o *Operator) count(values []G.Value, want int) error {
 	return nil
 }
 
+// nodes returns an error if the nodes are not those of all operands, the result and its gradient.
+func (o *Operator) nodes(all G.Nodes) error {
+	for i, n := range all {
+		if n == nil || n.Graph() == nil {
+			return fmt.Errorf("node %d of the operands, the result and its gradient is missing", i)
+		}
+	}
+	if got, want := len(all)-2, o.Arity(); got != want {
+		return fmt.Errorf("%d operands, want %d", got, want)
+	}
+	return nil
+}
+
 // check calls the function's check of integers.
 func (o *Operator) check(ints [][]int) error {
 	if o.checker == nil {
@@ -327,6 +359,9 @@ func (o *Operator) gradientShapes() (shapes []tensor.Shape) {
 
 // SymDiff adds one operator that computes all gradients into one value, and a view of it for each operand with a gradient.
 func (o *Operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
+	if err := o.nodes(append(slices.Clone(in), output, grad)); err != nil {
+		return nil, o.wrong(err)
+	}
 	var each G.Nodes
 	if shapes := o.gradientShapes(); len(shapes) > 0 {
 		children := append(slices.Clone(in), grad)
@@ -364,6 +399,9 @@ func (o *Operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
 
 // DoDiff adds the operator's gradients to the gradients of its inputs. Only the lisp machine calls it.
 func (o *Operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) error {
+	if err := o.nodes(append(slices.Clone(inputs), output, output)); err != nil {
+		return o.wrong(err)
+	}
 	if err := o.body.accumulate(o, inputs, output); err != nil {
 		return fmt.Errorf("op: gradient of %s: %w", o.name, err)
 	}

@@ -67,6 +67,9 @@ func PlaceOf(n *G.Node) Place {
 		return Place{}
 	}
 	if o := n.Op(); o != nil {
+		if f := Of(o); f != nil {
+			return f.place
+		}
 		if o, ok := o.(placed); ok {
 			return o.Place()
 		}
