@@ -36,7 +36,7 @@ func TestNothingPanicsOrHangsOnADevice(t *testing.T) {
 	}
 	g := &gpu{t: t, device: gputest.Open(t, cuda.Open)}
 	g.stream, g.place = must(g.device.NewStream()), must(op.On(g.device, cuda.Strict))
-	for _, c := range slices.Concat(cudaCalls(g), placeCalls(g)) {
+	for _, c := range slices.Concat(cudaCalls(g), placeCalls(g), otherCalls(g)) {
 		t.Run(c.name, func(t *testing.T) { c.test(t) })
 		check(g.stream.Trim())
 	}
@@ -129,9 +129,6 @@ func cudaCalls(g *gpu) []call {
 		}
 		return must(lstm().Forward(s, f(24), f(16), true))
 	}
-	minGRU := func() *cuda.MinGRU {
-		return &cuda.MinGRU{Batch: 2, Length: 3, Channels: 4, Z: f(24), Candidate: f(24), Initial: f(8), Start: bytes(6)}
-	}
 	scan := func() *cuda.Scan[float32] {
 		return &cuda.Scan[float32]{
 			Batch: 2, Length: 3, Channels: 4, State: 2, U: f(24), Delta: f(24), A: f(8), B: cuda.Projection[float32]{Data: f(12), Groups: 1, Stride: 2},
@@ -163,7 +160,6 @@ func cudaCalls(g *gpu) []call {
 	scanFine := []string{"0.*.Groups=0", "0.*.Stride=0", "0.ZStride=0", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Start=zero"}
 	linearFine := append(absent("0.", "Half", "Bias"), "0.Rows=0", "0.Precision=0")
 	lstmFine := append(absent("0.", "State", "Start"), "0.Batch=0", "0.Length=0", "0.Precision=0")
-	minGRUFine := append(absent("0.", "Initial", "Start"), "0.Batch=0", "0.Length=0")
 	s4Fine := append(absent("0.", "Frequency", "D", "Initial", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
 	convFine := append(absent("0.", "Bias", "Context", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
 	return g.without(slices.Concat(
@@ -213,10 +209,6 @@ func cudaCalls(g *gpu) []call {
 			"Backward": {args: func() []any { return []any{s, lstmKept(), f(24), f(16), f(96), f(64), f(16)} }, fine: append(absent("", "3", "4", "7"), lstmFine...)},
 		}),
 		methods("cuda.LSTMKept", func() any { return lstmKept() }, nil),
-		methods("cuda.MinGRU", func() any { return minGRU() }, map[string]call{
-			"Forward":  {args: func() []any { return []any{s, f(24), f(8)} }, fine: append(absent("", "3"), minGRUFine...)},
-			"Backward": {args: func() []any { return []any{s, f(24), f(8), f(24), f(24), f(8)} }, fine: append(absent("", "3", "6"), minGRUFine...)},
-		}),
 		methods("cuda.S4", func() any { return s4() }, map[string]call{
 			"Forward": {args: func() []any { return []any{s, f(24), f(32)} }, fine: append(absent("", "3"), s4Fine...)},
 			"Backward": {args: func() []any {
@@ -262,6 +254,8 @@ func cudaCalls(g *gpu) []call {
 			row("GorgoniaPTX", cuda.GorgoniaPTX, nil),
 			row("GradientNorm", cuda.GradientNorm, func() []any { return []any{s, []cuda.Array[float32]{f(4), f(3)}} }, "1=nil", "1[0]=zero: it has no elements"),
 			row("Largest", cuda.Largest, func() []any { return []any{s, 2, 3, f(6), ints(2)} }, "1=0", "2=0"),
+			row("Multiply", cuda.Multiply[float32, float32], func() []any { return []any{s, cuda.Strict, 2, 3, 4, f(6), f(12), f(8), 4} }, "1=0", "2=0", "4=0"),
+			row("MultiplyBackward", cuda.MultiplyBackward[float32], func() []any { return []any{s, cuda.Strict, 2, 3, 4, f(6), f(12), f(8), 4, f(6), f(12)} }, "1=0", "9=zero", "10=zero"),
 			row("MatrixVector", cuda.MatrixVector, func() []any { return []any{s, 2, f(8), f(4), f(4)} }),
 			row("NegExp", cuda.NegExp, func() []any { return []any{s, f(4), f(4)} }),
 			row("NegExpBackward", cuda.NegExpBackward, func() []any { return []any{s, f(4), f(4), f(4)} }),

@@ -28,7 +28,17 @@ func calls(t *testing.T) []call {
 		t.Fatal(err)
 	}
 	return slices.Concat(layerCalls(), nnCalls(dir), opCalls(), taskCalls(dir), trainCalls(dir), checkpointCalls(dir), reportCalls(dir),
-		tokensCalls(t, dir), gradCalls(), blasCalls(), cudaCalls(noGPU()), placeCalls(noGPU()))
+		tokensCalls(t, dir), gradCalls(), blasCalls(), cudaCalls(noGPU()), placeCalls(noGPU()), otherCalls(noGPU()))
+}
+
+// others are tables that stand in files of their own, which append them here.
+var others []func(g *gpu) []call
+
+func otherCalls(g *gpu) (all []call) {
+	for _, f := range others {
+		all = append(all, f(g)...)
+	}
+	return all
 }
 
 // with returns a function that returns right arguments which nothing changes.

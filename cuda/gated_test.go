@@ -30,8 +30,8 @@ func TestGate(t *testing.T) {
 			near(t, what+"dgate", get(t, s, adgate), dgate, 2e-6)
 			near(t, what+"dx", get(t, s, adx), dx, 2e-6)
 
-			kernel.Activate(host, y, gate)
-			kernel.ActivateBackward(host, dgate, dy, gate)
+			kernel.Gate(host, y, gate, nil)
+			kernel.GateBackward(host, dgate, nil, dy, gate, nil)
 			do(t, Gate(s, f, agate, none, ay), GateBackward(s, f, agate, none, ady, adgate, none))
 			near(t, what+"activation", get(t, s, ay), y, 2e-6)
 			near(t, what+"gradient of the activation", get(t, s, adgate), dgate, 2e-6)

@@ -81,10 +81,6 @@ func TestLengths(t *testing.T) {
 		return &LSTM{Batch: batch, Length: length, Width: width, Z: l.array("Z", rows*4*width), R: l.array("R", 4*width*width),
 			State: l.array("State", batch*2*width), Start: of[uint8](l.array("Start", rows))}
 	}
-	minGRU := func(l *lengths) *MinGRU {
-		return &MinGRU{Batch: batch, Length: length, Channels: channels, Z: l.array("Z", rows*channels), Candidate: l.array("Candidate", rows*channels),
-			Initial: l.array("Initial", batch*channels), Start: of[uint8](l.array("Start", rows))}
-	}
 	matrix := func(l *lengths, name string, rows, width int, transposed bool) Matrix[float32] {
 		m := Matrix[float32]{Transposed: transposed}
 		rows, width = m.rowsAndWidth(rows, width)
@@ -251,13 +247,6 @@ func TestLengths(t *testing.T) {
 			return lstm(l).Backward(s, kept, l.array("dy", rows*width), l.array("dnext", batch*2*width), l.array("dz", rows*4*width),
 				l.array("dr", 4*width*width), l.array("dstate", batch*2*width))
 		},
-		"MinGRU.Forward": func(l *lengths) error {
-			return minGRU(l).Forward(s, l.array("y", rows*channels), l.array("final", batch*channels))
-		},
-		"MinGRU.Backward": func(l *lengths) error {
-			return minGRU(l).Backward(s, l.array("dy", rows*channels), l.array("dfinal", batch*channels), l.array("dz", rows*channels),
-				l.array("dcandidate", rows*channels), l.array("dinitial", batch*channels))
-		},
 		"Convert": func(l *lengths) error { return Convert(s, Array[BFloat16]{stream: s, n: 9}, l.array("to", 9)) },
 		"AddBias": func(l *lengths) error {
 			return AddBias(s, rows, model, l.array("x", (rows-1)*8+model), 8, l.array("bias", model))
@@ -361,9 +350,6 @@ func TestSizes(t *testing.T) {
 		},
 		"LSTM: the kept values are missing": func() error {
 			return (&LSTM{Batch: 1, Length: 1, Width: 1, Z: some, R: some}).Backward(s, nil, some, some, some, some, some)
-		},
-		"minGRU: Length is -2, want at least 0": func() error {
-			return (&MinGRU{Batch: 1, Length: -2, Channels: 1, Z: some, Candidate: some}).Forward(s, some, some)
 		},
 		"product: (-1, 2) by (2, 3)": func() error {
 			return MatMul(s, Strict, -1, 3, 2, Matrix[float32]{some, 5, false}, Matrix[float32]{some, 5, false}, 0, Matrix[float32]{some, 5, false})

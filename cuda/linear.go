@@ -13,8 +13,8 @@ type Linear struct {
 	Bias   Array[float32]  // optional: (out)
 }
 
-// fewRows is the number of rows up to which Forward uses StepProduct, which reads the weight once.
-const fewRows = 8
+// fewRows is the number of rows up to which Forward uses StepProduct, which reads the weight once for eight rows.
+const fewRows = 32
 
 func (l *Linear) check() error {
 	if l == nil {
@@ -32,7 +32,7 @@ func (l *Linear) check() error {
 	)
 }
 
-// Forward queues y (rows, out). With up to eight rows it can be captured.
+// Forward queues y (rows, out). It can be captured.
 func (l *Linear) Forward(s *Stream, y Array[float32]) error {
 	if err := l.check(); err != nil {
 		return err
@@ -60,7 +60,7 @@ func linearForward[T Activation](l *Linear, s *Stream, y Array[float32]) (err er
 	if err != nil {
 		return err
 	}
-	if err := MatMul(s, l.Precision, l.Rows, l.Out, l.In, matrix(x, l.In), transposed(weight, l.In), 0, matrix(y, l.Out)); err != nil || l.Bias.Absent() {
+	if err := Multiply(s, l.Precision, l.Rows, l.In, l.Out, x, weight, y, l.Out); err != nil || l.Bias.Absent() {
 		return err
 	}
 	return AddBias(s, l.Rows, l.Out, y, l.Out, l.Bias)
@@ -100,8 +100,6 @@ func (l *Linear) Backward(s *Stream, dy, dx, dweight, dbias Array[float32]) erro
 	return linearBackward[float32](l, s, dy, dx, dweight)
 }
 
-// linearBackward divides the outputs into two parts, the first a multiple of eight. Without this cuBLAS does not use tensor cores along the
-// rows of dy, and its other kernels have a fifth of their speed.
 func linearBackward[T Activation](l *Linear, s *Stream, dy, dx, dweight Array[float32]) (err error) {
 	var work temporaries
 	defer work.free()
@@ -113,22 +111,53 @@ func linearBackward[T Activation](l *Linear, s *Stream, dy, dx, dweight Array[fl
 	if err != nil {
 		return err
 	}
-	whole := l.Out / 8 * 8
-	for _, p := range [][2]int{{0, whole}, {whole, l.Out}} {
-		from, n := p[0], p[1]-p[0]
+	return MultiplyBackward(s, l.Precision, l.Rows, l.In, l.Out, x, weight, d, l.Out, dx, dweight)
+}
+
+// Multiply queues y (rows, out) = x (rows, in) · weightᵀ, with weight (out, in). The rows of y are stride elements apart.
+func Multiply[T, C Activation](s *Stream, p Precision, rows, in, out int, x, weight Array[T], y Array[C], stride int) error {
+	return MatMul(s, p, rows, out, in, matrix(x, in), transposed(weight, in), 0, matrix(y, stride))
+}
+
+// MultiplyBackward queues the gradients dx (rows, in) and dweight (out, in) of Multiply's operands, from dy, whose rows are stride elements
+// apart. It leaves out a gradient that is absent.
+//
+// It divides the columns of dy into two parts, the first a multiple of eight. Without this cuBLAS does not use tensor cores along the rows of
+// dy, and its other kernels have a fifth of their speed.
+func MultiplyBackward[T Activation](s *Stream, p Precision, rows, in, out int, x, weight, dy Array[T], stride int, dx, dweight Array[float32]) error {
+	if err := firstError(
+		atLeast(1, "product", "rows", rows, "in", in, "out", out), inRow("product", "stride", stride, out),
+	); err != nil {
+		return err
+	}
+	if err := expect("product", "dy", dy.n, strided(rows, stride, out)); err != nil {
+		return err
+	}
+	if !dx.Absent() {
+		if err := expect("product", "weight", weight.n, count(out, in), "dx", dx.n, count(rows, in)); err != nil {
+			return err
+		}
+	}
+	if !dweight.Absent() {
+		if err := expect("product", "x", x.n, count(rows, in), "dweight", dweight.n, count(out, in)); err != nil {
+			return err
+		}
+	}
+	whole := out / 8 * 8
+	for _, columns := range [][2]int{{0, whole}, {whole, out}} {
+		from, n := columns[0], columns[1]-columns[0]
 		if n == 0 {
 			continue
 		}
-		beta := min(float32(from), 1)
-		d := matrix(part(d, from), l.Out)
+		d := matrix(part(dy, from), stride)
 		if !dx.Absent() {
-			if err := MatMul(s, l.Precision, l.Rows, l.In, n, d, matrix(part(weight, from*l.In), l.In), beta, matrix(dx, l.In)); err != nil {
+			if err := MatMul(s, p, rows, in, n, d, matrix(part(weight, from*in), in), float32(min(from, 1)), matrix(dx, in)); err != nil {
 				return err
 			}
 		}
 		if !dweight.Absent() {
 			d.Transposed = true
-			if err := MatMul(s, l.Precision, n, l.In, l.Rows, d, matrix(x, l.In), 0, matrix(part(dweight, from*l.In), l.In)); err != nil {
+			if err := MatMul(s, p, n, in, rows, d, matrix(x, in), 0, matrix(part(dweight, from*in), in)); err != nil {
 				return err
 			}
 		}

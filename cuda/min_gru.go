@@ -1,11 +1,11 @@
 package cuda
 
-// MinGRU is the recurrence of a minimal gated recurrent unit. internal/kernel.MinGRU defines it.
+// MinGRU is the recurrence of a minimal gated recurrent unit. op.MinGRU defines it.
 type MinGRU struct {
 	Batch, Length, Channels int
 
 	Z, Candidate Array[float32] // (batch, length, channels)
-	Initial      Array[float32] // optional: (batch, channels)
+	H            Array[float32] // optional: (batch, channels): the state before the first step
 	Start        Array[uint8]   // optional: (batch, length): a new sequence starts where it is not 0
 }
 
@@ -18,36 +18,34 @@ func (g *MinGRU) check() error {
 	}
 	return firstError(
 		expect("minGRU", "Z", g.Z.n, g.size(), "Candidate", g.Candidate.n, g.size()),
-		optional("minGRU", "Initial", g.Initial, count(g.Batch, g.Channels), "Start", g.Start, count(g.Batch, g.Length)),
+		optional("minGRU", "H", g.H, count(g.Batch, g.Channels), "Start", g.Start, count(g.Batch, g.Length)),
 	)
 }
 
 // size returns the number of elements of y.
 func (g *MinGRU) size() int { return count(g.Batch, g.Length, g.Channels) }
 
-// Forward queues y (batch, length, channels) and, unless it is absent, final (batch, channels), the state after the last step.
-func (g *MinGRU) Forward(s *Stream, y, final Array[float32]) error {
+// Forward queues h of each step, y (batch, length, channels), and unless it is absent h (batch, channels), the state after the last step.
+func (g *MinGRU) Forward(s *Stream, y, h Array[float32]) error {
 	if err := g.check(); err != nil {
 		return err
 	}
-	if err := firstError(
-		expect("minGRU", "y", y.n, g.size()), optional("minGRU", "final", final, g.Batch*g.Channels),
-	); err != nil {
+	if err := firstError(expect("minGRU", "y", y.n, g.size()), optional("minGRU", "h", h, g.Batch*g.Channels)); err != nil {
 		return err
 	}
-	return s.run("mingru", "mingru_forward", blocksOf(g.Batch*g.Channels, 128), g.Z.address, g.Candidate.address, g.Initial.address,
-		g.Start.address, y.address, final.address, g.Batch, g.Length, g.Channels)
+	return s.run("mingru", "mingru_forward", blocksOf(g.Batch*g.Channels, 128), g.Z.address, g.Candidate.address, g.H.address,
+		g.Start.address, y.address, h.address, g.Batch, g.Length, g.Channels)
 }
 
-// Backward queues the gradients of the operands, in their shapes, from dy and, unless it is absent, dfinal. dinitial may be absent. It
-// computes y again.
-func (g *MinGRU) Backward(s *Stream, dy, dfinal, dz, dcandidate, dinitial Array[float32]) error {
+// Backward queues the gradients dz, dcandidate and, unless it is absent, dh0 of Z, Candidate and H. dy and dh are the gradients of Forward's
+// results, and may be absent. Backward computes y again.
+func (g *MinGRU) Backward(s *Stream, dy, dh, dz, dcandidate, dh0 Array[float32]) error {
 	if err := g.check(); err != nil {
 		return err
 	}
 	if err := firstError(
-		expect("minGRU", "dy", dy.n, g.size(), "dz", dz.n, g.size(), "dcandidate", dcandidate.n, g.size()),
-		optional("minGRU", "dfinal", dfinal, g.Batch*g.Channels, "dinitial", dinitial, g.Batch*g.Channels),
+		expect("minGRU", "dz", dz.n, g.size(), "dcandidate", dcandidate.n, g.size()),
+		optional("minGRU", "dy", dy, g.size(), "dh", dh, g.Batch*g.Channels, "dh0", dh0, g.Batch*g.Channels),
 	); err != nil {
 		return err
 	}
@@ -59,6 +57,6 @@ func (g *MinGRU) Backward(s *Stream, dy, dfinal, dz, dcandidate, dinitial Array[
 	if err := g.Forward(s, y, Array[float32]{}); err != nil {
 		return err
 	}
-	return s.run("mingru", "mingru_backward", blocksOf(g.Batch*g.Channels, 128), g.Z.address, g.Candidate.address, g.Initial.address,
-		g.Start.address, y.address, dy.address, dfinal.address, dz.address, dcandidate.address, dinitial.address, g.Batch, g.Length, g.Channels)
+	return s.run("mingru", "mingru_backward", blocksOf(g.Batch*g.Channels, 128), g.Z.address, g.Candidate.address, g.H.address,
+		g.Start.address, y.address, dy.address, dh.address, dz.address, dcandidate.address, dh0.address, g.Batch, g.Length, g.Channels)
 }

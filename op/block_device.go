@@ -75,27 +75,17 @@ func (f *mambaBlock[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevi
 		Context: grad[blockContext], Initial: grad[blockInitial],
 	}
 	dcontext, dfinal := blockStates(f, dout)
-	dy := dout[0]
-	if dy.Absent() { // the loss depends on the states only
-		zeros, err := cuda.NewArray[float32](s, in[blockX].Len())
+	return orZeros(s, dout[0], in[blockX].Len(), func(dy array) error {
+		if p != cuda.BF16 {
+			return f.strict(p, in).Backward(s, values.(*cuda.BlockKept[float32]), dy, dcontext, dfinal, into)
+		}
+		b, free, err := f.half(s, p, in)
 		if err != nil {
 			return err
 		}
-		defer zeros.Free()
-		if err := zeros.Fill(s, 0); err != nil {
-			return err
-		}
-		dy = zeros
-	}
-	if p != cuda.BF16 {
-		return f.strict(p, in).Backward(s, values.(*cuda.BlockKept[float32]), dy, dcontext, dfinal, into)
-	}
-	b, free, err := f.half(s, p, in)
-	if err != nil {
-		return err
-	}
-	defer free()
-	return b.Backward(s, values.(*cuda.BlockKept[cuda.BFloat16]), dy, dcontext, dfinal, into)
+		defer free()
+		return b.Backward(s, values.(*cuda.BlockKept[cuda.BFloat16]), dy, dcontext, dfinal, into)
+	})
 }
 
 // blockStep queues one step of each sequence.

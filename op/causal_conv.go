@@ -6,6 +6,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -129,5 +130,22 @@ func (f *conv[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0
 func (f *conv[T]) Backward(in []value[T], dout, grad [][]T) {
 	f.kernel(in).Backward(dout[0], second(dout), &kernel.ConvGrad[T]{
 		X: grad[convX], Weight: grad[convWeight], Bias: grad[convBias], Context: grad[convContext],
+	})
+}
+
+func (f *conv[T]) onDevice(in []onDevice) *cuda.Conv[float32] {
+	return &cuda.Conv[float32]{
+		Batch: f.batch, Length: f.length, Channels: f.channels, Width: f.width, X: in[convX].Array, XStride: f.channels,
+		Weight: in[convWeight].Array, Bias: in[convBias].Array, Context: in[convContext].Array, Start: in[convStart].Marks, SiLU: f.SiLU,
+	}
+}
+
+func (f *conv[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	return nil, f.onDevice(in).Forward(s, out[0], second(out))
+}
+
+func (f *conv[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+	return orZeros(s, dout[0], in[convX].Len(), func(dy array) error {
+		return f.onDevice(in).Backward(s, dy, second(dout), grad[convX], f.channels, grad[convWeight], grad[convBias], grad[convContext])
 	})
 }

@@ -67,3 +67,11 @@ func (negExp[T]) Forward(in []value[T], out [][]T) { kernel.NegExp(out[0], in[0]
 func (negExp[T]) Backward(in []value[T], dout, grad [][]T) {
 	kernel.NegExpBackward(grad[0], dout[0], in[0].Data)
 }
+
+func (negExp[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	return nil, cuda.NegExp(s, in[0].Array, out[0])
+}
+
+func (negExp[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+	return cuda.NegExpBackward(s, in[0].Array, dout[0], grad[0])
+}

@@ -5,6 +5,7 @@ import (
 
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -27,7 +28,7 @@ func Activate(x *G.Node, f Activation) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return apply1(activation[float32]{f}, activation[float64]{f}, c.dt, numbers("x", x), x.Shape())
+	return apply1(gated[float32]{f}, gated[float64]{f}, c.dt, numbers("x x", x, nil), x.Shape())
 }
 
 // Gate returns f(gate)·x, element by element: gate, x and the result are (batch, length, channels). With SiLU it is the gate of SwiGLU,
@@ -53,16 +54,7 @@ func (c *checker) activation(f Activation) {
 	}
 }
 
-type activation[T kernel.Float] struct{ f Activation }
-
-func (a activation[T]) String() string { return fmt.Sprintf("activation{%v}", a.f) }
-
-func (a activation[T]) Forward(in []value[T], out [][]T) { kernel.Activate(a.f, out[0], in[0].Data) }
-
-func (a activation[T]) Backward(in []value[T], dout, grad [][]T) {
-	kernel.ActivateBackward(a.f, grad[0], dout[0], in[0].Data)
-}
-
+// gated is the function of Gate and, with an absent x, of Activate.
 type gated[T kernel.Float] struct{ f Activation }
 
 func (g gated[T]) String() string { return fmt.Sprintf("gate{%v}", g.f) }
@@ -71,4 +63,12 @@ func (g gated[T]) Forward(in []value[T], out [][]T) { kernel.Gate(g.f, out[0], i
 
 func (g gated[T]) Backward(in []value[T], dout, grad [][]T) {
 	kernel.GateBackward(g.f, grad[0], grad[1], dout[0], in[0].Data, in[1].Data)
+}
+
+func (g gated[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	return nil, cuda.Gate(s, cuda.Nonlinearity(g.f), in[0].Array, in[1].Array, out[0])
+}
+
+func (g gated[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+	return cuda.GateBackward(s, cuda.Nonlinearity(g.f), in[0].Array, in[1].Array, dout[0], grad[0], grad[1])
 }

@@ -61,6 +61,10 @@ func (f *headLoss[T]) Backward(_ []value[T], _, _ [][]T) {}
 // OverwritesKept says that the backward pass replaces the logits by their gradient.
 func (f *headLoss[T]) OverwritesKept() {}
 
+// padded returns a row stride for logits that no user sees, in elements. It makes a row a multiple of 16 bytes; tensor cores read other rows
+// slowly.
+func (f *headLoss[T]) padded() int { return (f.out + 7) / 8 * 8 }
+
 // headKept holds what the gradient needs: the logits, with rows of padded elements, and the state of CrossEntropyForward.
 type headKept[T cuda.Activation] struct {
 	logits cuda.Array[T]
@@ -99,7 +103,7 @@ func headForward[N kernel.Float, T cuda.Activation](
 	if k.state, err = cuda.NewArray[float32](s, cuda.CrossEntropyState(f.rows)); err != nil {
 		return nil, err
 	}
-	if err = multiply(s, p, f.product, x, weight, k.logits, f.padded()); err != nil {
+	if err = cuda.Multiply(s, p, f.rows, f.in, f.out, x, weight, k.logits, f.padded()); err != nil {
 		return nil, err
 	}
 	err = cuda.CrossEntropyForward(s, f.rows, f.out, f.padded(), int32(f.ignore), k.logits, targets, k.state, out)
@@ -128,5 +132,5 @@ func headBackward[N kernel.Float, T cuda.Activation](
 	if err != nil {
 		return err
 	}
-	return multiplyBackward(s, p, f.product, x, weight, k.logits, f.padded(), grad[0], grad[1])
+	return cuda.MultiplyBackward(s, p, f.rows, f.in, f.out, x, weight, k.logits, f.padded(), grad[0], grad[1])
 }

@@ -4,6 +4,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -72,4 +73,23 @@ func (f *lstm[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0
 
 func (f *lstm[T]) Backward(in []value[T], dout, grad [][]T) {
 	f.kernel(in).Backward(dout[0], dout[1], grad[0], grad[1], grad[2])
+}
+
+func (f *lstm[T]) onDevice(p cuda.Precision, in []onDevice) *cuda.LSTM {
+	return &cuda.LSTM{
+		Batch: f.batch, Length: f.length, Width: f.width, Precision: p,
+		Z: in[0].Array, R: in[1].Array, State: in[2].Array, Start: in[3].Marks,
+	}
+}
+
+func (f *lstm[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
+	k, err := f.onDevice(p, in).Forward(s, out[0], out[1], keep)
+	if k == nil || err != nil {
+		return nil, err
+	}
+	return &kept{Values: k, Free: k.Free}, nil
+}
+
+func (f *lstm[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values any) error {
+	return f.onDevice(p, in).Backward(s, values.(*cuda.LSTMKept), dout[0], dout[1], grad[0], grad[1], grad[2])
 }

@@ -61,12 +61,28 @@ func apply1(f32 operator.Function[float32], f64 operator.Function[float64], dt t
 	return nodes[0], nil
 }
 
-// second returns the second of several slices, nil if there is only one.
-func second[T any](s [][]T) []T {
-	if len(s) < 2 {
-		return nil
+// second returns the second of several results, or a zero one if there is only one.
+func second[V any](s []V) (v V) {
+	if len(s) > 1 {
+		v = s[1]
 	}
-	return s[1]
+	return v
+}
+
+// orZeros calls f with the gradient of a result of n elements: dout, or zeros if dout is absent because nothing uses the result.
+func orZeros(s *cuda.Stream, dout array, n int, f func(dout array) error) error {
+	if !dout.Absent() {
+		return f(dout)
+	}
+	zeros, err := cuda.NewArray[float32](s, n)
+	if err != nil {
+		return err
+	}
+	defer zeros.Free()
+	if err := zeros.Fill(s, 0); err != nil {
+		return err
+	}
+	return f(zeros)
 }
 
 // halves returns operands in bfloat16: the copy of a weight, or a new array that free frees.

@@ -70,6 +70,10 @@ func uses(scale int) []use {
 			return G.Nodes{y, context}, err
 		}, []grad.Input{{Name: "X", Value: sequence}, input("Weight", channels, 1, 3), input("Bias", channels),
 			input("Context", batch, 2, channels), integers("Start", 2, batch, length)}},
+		{"wide convolution without SiLU", func(in G.Nodes) (G.Nodes, error) {
+			y, context, err := CausalConvWithContext(ConvInputs{X: in[0], Weight: in[1], Start: in[2]}, ConvConfig{})
+			return G.Nodes{y, context}, err
+		}, []grad.Input{{Name: "X", Value: sequence}, input("Weight", channels, 1, 18), start}},
 		{"attention", func(in G.Nodes) (G.Nodes, error) {
 			return one(Attention(AttentionInputs{Q: in[0], K: in[1], V: in[2]}, AttentionConfig{Heads: 2, Rotary: 100}))
 		}, []grad.Input{{Name: "Q", Value: sequence}, input("K", batch, length, channels), input("V", batch, length, channels)}},
@@ -111,6 +115,10 @@ func uses(scale int) []use {
 			h, final, err := LSTM(LSTMInputs{Z: in[0], Weight: in[1], InitialState: in[2], Start: in[3]})
 			return G.Nodes{h, final}, err
 		}, []grad.Input{input("Z", batch, length, 4*state), input("Weight", 4*state, state), input("InitialState", batch, 2*state), start}},
+		{"minGRU", func(in G.Nodes) (G.Nodes, error) {
+			y, h, err := MinGRU(MinGRUInputs{Z: in[0], Candidate: in[1], H: in[2], Start: in[3]})
+			return G.Nodes{y, h}, err
+		}, []grad.Input{{Name: "Z", Value: sequence}, input("Candidate", batch, length, channels), input("H", batch, channels), start}},
 		{"cross-entropy", func(in G.Nodes) (G.Nodes, error) { return one(CrossEntropy(in[0], in[1], 0)) },
 			[]grad.Input{{Name: "logits", Value: sequence}, integers("targets", channels, batch, length)}},
 	}

@@ -6,6 +6,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -76,6 +77,17 @@ func (f outer[T]) Backward(in []value[T], dout, grad [][]T) {
 	kernel.VectorMatrix(grad[1], in[0].Data, dout[0], f.size)
 }
 
+func (f outer[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	return nil, cuda.OuterProduct(s, f.size, in[0].Array, in[1].Array, out[0])
+}
+
+func (f outer[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+	if err := cuda.MatrixVector(s, f.size, dout[0], in[1].Array, grad[0]); err != nil {
+		return err
+	}
+	return cuda.VectorMatrix(s, f.size, in[0].Array, dout[0], grad[1])
+}
+
 type contraction[T kernel.Float] struct{ size int }
 
 func (f contraction[T]) String() string { return fmt.Sprintf("contraction{size: %d}", f.size) }
@@ -87,4 +99,15 @@ func (f contraction[T]) Forward(in []value[T], out [][]T) {
 func (f contraction[T]) Backward(in []value[T], dout, grad [][]T) {
 	kernel.MatrixVector(grad[0], in[1].Data, dout[0], f.size)
 	kernel.OuterProduct(grad[1], in[0].Data, dout[0], f.size)
+}
+
+func (f contraction[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	return nil, cuda.VectorMatrix(s, f.size, in[0].Array, in[1].Array, out[0])
+}
+
+func (f contraction[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+	if err := cuda.MatrixVector(s, f.size, in[1].Array, dout[0], grad[0]); err != nil {
+		return err
+	}
+	return cuda.OuterProduct(s, f.size, in[0].Array, dout[0], grad[1])
 }

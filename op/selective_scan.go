@@ -6,6 +6,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -174,5 +175,50 @@ func (f *scan[T]) Backward(in []value[T], dout, grad [][]T) {
 	f.kernel(in).Backward(dout[0], second(dout), &kernel.ScanGrad[T]{
 		U: grad[scanU], Delta: grad[scanDelta], A: grad[scanA], B: grad[scanB], C: grad[scanC],
 		D: grad[scanD], Z: grad[scanZ], DeltaBias: grad[scanDeltaBias], Initial: grad[scanInitial],
+	})
+}
+
+// Fits returns an error if the state is too large for a device.
+func (f *scan[T]) Fits(cuda.Precision) error {
+	if f.state > cuda.MaxState {
+		return fmt.Errorf("A has %d states, want at most %d on a device", f.state, cuda.MaxState)
+	}
+	return nil
+}
+
+func (f *scan[T]) onDevice(in []onDevice) *cuda.Scan[float32] {
+	return &cuda.Scan[float32]{
+		Batch: f.batch, Length: f.length, Channels: f.channels, State: f.state,
+		U: in[scanU].Array, Delta: in[scanDelta].Array, A: in[scanA].Array,
+		B: cuda.Projection[float32]{Data: in[scanB].Array, Groups: f.bGroups},
+		C: cuda.Projection[float32]{Data: in[scanC].Array, Groups: f.cGroups},
+		D: in[scanD].Array, Z: in[scanZ].Array, DeltaBias: in[scanDeltaBias].Array,
+		Initial: in[scanInitial].Array, Start: in[scanStart].Marks, Softplus: f.DeltaSoftplus, Reverse: f.Reverse,
+	}
+}
+
+// ForwardOn keeps the checkpoints of the states.
+func (f *scan[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
+	on := f.onDevice(in)
+	if !keep {
+		return nil, on.Forward(s, out[0], second(out), array{})
+	}
+	checkpoints, err := cuda.NewArray[float32](s, on.CheckpointLen())
+	if err != nil {
+		return nil, err
+	}
+	if err := on.Forward(s, out[0], second(out), checkpoints); err != nil {
+		checkpoints.Free()
+		return nil, err
+	}
+	return &kept{Values: checkpoints, Free: checkpoints.Free}, nil
+}
+
+func (f *scan[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, values any) error {
+	return orZeros(s, dout[0], in[scanU].Len(), func(dy array) error {
+		return f.onDevice(in).Backward(s, values.(array), dy, second(dout), &cuda.ScanGrad[float32]{
+			U: grad[scanU], Delta: grad[scanDelta], A: grad[scanA], B: grad[scanB], C: grad[scanC],
+			D: grad[scanD], Z: grad[scanZ], DeltaBias: grad[scanDeltaBias], Initial: grad[scanInitial],
+		})
 	})
 }

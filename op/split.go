@@ -5,6 +5,7 @@ import (
 
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -60,4 +61,12 @@ func (f columns[T]) Forward(in []value[T], out [][]T) {
 
 func (f columns[T]) Backward(_ []value[T], dout, grad [][]T) {
 	kernel.ScatterColumns(grad[0], dout[0], f.width, f.from, f.size)
+}
+
+func (f columns[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	return nil, cuda.CopyColumns(s, out[0].Len()/f.size, f.width, f.from, f.size, in[0].Array, out[0])
+}
+
+func (f columns[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, _ []onDevice, dout, grad []array, _ any) error {
+	return cuda.ScatterColumns(s, dout[0].Len()/f.size, f.width, f.from, f.size, dout[0], grad[0])
 }

@@ -17,11 +17,6 @@ const (
 
 func (a Activation) String() string { return [...]string{"SiLU", "GELU"}[a] }
 
-// Activate writes y = f(x).
-func Activate[T Float](f Activation, y, x []T) {
-	work.ParallelRange(len(x), piece, func(from, to int) { activate(f, y[from:to], x[from:to]) })
-}
-
 func activate[T Float](f Activation, y, x []T) {
 	if f == SiLU {
 		siluOf(y, x)
@@ -30,11 +25,6 @@ func activate[T Float](f Activation, y, x []T) {
 	for i, v := range x {
 		y[i] = gelu(v)
 	}
-}
-
-// ActivateBackward writes dx = f'(x)·dy.
-func ActivateBackward[T Float](f Activation, dx, dy, x []T) {
-	work.ParallelRange(len(x), piece, func(from, to int) { activateBack(f, dx[from:to], dy[from:to], x[from:to]) })
 }
 
 func activateBack[T Float](f Activation, dx, dy, x []T) {
@@ -47,11 +37,15 @@ func activateBack[T Float](f Activation, dx, dy, x []T) {
 	}
 }
 
-// Gate writes y = f(gate)·x.
+// Gate writes y = f(gate)·x, or y = f(gate) if x is nil.
 func Gate[T Float](f Activation, y, gate, x []T) {
-	work.ParallelRange(len(x), piece, func(from, to int) {
-		y, x := y[from:to], x[from:to]
+	work.ParallelRange(len(gate), piece, func(from, to int) {
+		y := y[from:to]
 		activate(f, y, gate[from:to])
+		if x == nil {
+			return
+		}
+		x := x[from:to]
 		for i, v := range x {
 			y[i] *= v
 		}
@@ -60,7 +54,11 @@ func Gate[T Float](f Activation, y, gate, x []T) {
 
 // GateBackward writes the gradients of Gate's operands.
 func GateBackward[T Float](f Activation, dgate, dx, dy, gate, x []T) {
-	work.ParallelRange(len(x), piece, func(from, to int) {
+	work.ParallelRange(len(gate), piece, func(from, to int) {
+		if x == nil {
+			activateBack(f, dgate[from:to], dy[from:to], gate[from:to])
+			return
+		}
 		dgate, dx, dy, gate, x := dgate[from:to], dx[from:to], dy[from:to], gate[from:to], x[from:to]
 		for i, v := range dy {
 			dx[i] = v * x[i] // temporarily the gradient of f(gate)

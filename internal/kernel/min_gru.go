@@ -8,12 +8,12 @@ import "github.com/gomamba/mamba/internal/work"
 type MinGRU[T Float] struct {
 	Batch, Length, Channels int
 	Z, Candidate            []T    // (batch, length, channels): the gate before its sigmoid, and h̃
-	Initial                 []T    // (batch, channels): h before the first step; nil for zeros
+	H                       []T    // (batch, channels): h before the first step; nil for zeros
 	Start                   []bool // (batch, length): where a sequence starts; nil for none
 }
 
-// Forward writes h to y (batch, length, channels). Unless final is nil, it writes h after the last step to final (batch, channels).
-func (g *MinGRU[T]) Forward(y, final []T) {
+// Forward writes h of each step to y (batch, length, channels) and h after the last step to hn (batch, channels), which may be nil.
+func (g *MinGRU[T]) Forward(y, hn []T) {
 	g.parallel(func(b, from, to int) {
 		for t := range g.Length {
 			h := g.before(y, b, t)
@@ -26,23 +26,20 @@ func (g *MinGRU[T]) Forward(y, final []T) {
 				}
 			}
 		}
-		if h := g.before(y, b, g.Length); h != nil && final != nil {
-			copy(final[b*g.Channels+from:b*g.Channels+to], h[from:])
+		if hn != nil {
+			copy(hn[b*g.Channels+from:b*g.Channels+to], y[g.at(b, g.Length-1)+from:])
 		}
 	})
 }
 
-// Backward writes the gradients dz, dcandidate and, unless it is nil, dinitial, from the gradients dy and dfinal of Forward's results. dfinal
-// may be nil, for zeros. Backward computes h again.
-func (g *MinGRU[T]) Backward(dy, dfinal, dz, dcandidate, dinitial []T) {
-	y := work.Borrow[T](g.Batch * g.Length * g.Channels)
+// Backward writes dz, dcandidate and, unless it is nil, dh0: the gradients of Z, Candidate and H. dy and dhn are the gradients of Forward's
+// results. Backward computes h again.
+func (g *MinGRU[T]) Backward(dy, dhn, dz, dcandidate, dh0 []T) {
+	y := work.Borrow[T](len(dy))
 	defer y.Return()
 	g.Forward(y.Data, nil)
 	g.parallel(func(b, from, to int) {
-		dh := make([]T, g.Channels)
-		if dfinal != nil {
-			copy(dh, dfinal[b*g.Channels:])
-		}
+		dh := append([]T(nil), dhn[b*g.Channels:][:g.Channels]...)
 		for t := g.Length - 1; t >= 0; t-- {
 			h := g.before(y.Data, b, t)
 			for d := from; d < to; d++ {
@@ -57,8 +54,8 @@ func (g *MinGRU[T]) Backward(dy, dfinal, dz, dcandidate, dinitial []T) {
 				clear(dh)
 			}
 		}
-		if dinitial != nil {
-			copy(dinitial[b*g.Channels+from:b*g.Channels+to], dh[from:])
+		if dh0 != nil {
+			copy(dh0[b*g.Channels+from:b*g.Channels+to], dh[from:])
 		}
 	})
 }
@@ -79,12 +76,12 @@ func (g *MinGRU[T]) at(b, t int) int { return (b*g.Length + t) * g.Channels }
 // before returns h(t-1), or nil if it is zero. The caller leaves out the product with zero, since NaN times zero is NaN.
 func (g *MinGRU[T]) before(y []T, b, t int) []T {
 	switch {
-	case t < g.Length && g.Start != nil && g.Start[b*g.Length+t]:
+	case g.Start != nil && g.Start[b*g.Length+t]:
 		return nil
 	case t > 0:
 		return y[g.at(b, t-1):][:g.Channels]
-	case g.Initial != nil:
-		return g.Initial[b*g.Channels:][:g.Channels]
+	case g.H != nil:
+		return g.H[b*g.Channels:][:g.Channels]
 	}
 	return nil
 }
