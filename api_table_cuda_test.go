@@ -43,7 +43,7 @@ func TestNothingPanicsOrHangsOnADevice(t *testing.T) {
 }
 
 // withoutDevice are the calls that need no device.
-var withoutDevice = []string{"cuda.GorgoniaPTX", "cuda.Block.Fits", "cuda.Step.Fits", "cuda.Precision.Err"}
+var withoutDevice = []string{"cuda.GorgoniaPTX", "cuda.Attention.Fits", "cuda.Block.Fits", "cuda.Step.Fits", "cuda.Precision.Err"}
 
 // without marks calls that return an error without a device.
 func (g *gpu) without(calls []call) []call {
@@ -129,6 +129,16 @@ func cudaCalls(g *gpu) []call {
 		}
 		return must(lstm().Forward(s, f(24), f(16), true))
 	}
+	attention := func() *cuda.Attention {
+		return &cuda.Attention{Batch: 2, Length: 3, Width: 8, Heads: 2, Window: 3, Base: 10, Precision: cuda.TF32, Q: f(48), K: f(48), V: f(48), Context: f(68),
+			Start: bytes(6)}
+	}
+	attentionKept := func() *cuda.AttentionKept {
+		if g.t == nil {
+			return new(cuda.AttentionKept)
+		}
+		return must(attention().Forward(s, f(48), f(68), true))
+	}
 	scan := func() *cuda.Scan[float32] {
 		return &cuda.Scan[float32]{
 			Batch: 2, Length: 3, Channels: 4, State: 2, U: f(24), Delta: f(24), A: f(8), B: cuda.Projection[float32]{Data: f(12), Groups: 1, Stride: 2},
@@ -161,6 +171,7 @@ func cudaCalls(g *gpu) []call {
 	linearFine := append(absent("0.", "Half", "Bias"), "0.Rows=0", "0.Precision=0")
 	lstmFine := append(absent("0.", "State", "Start"), "0.Batch=0", "0.Length=0", "0.Precision=0")
 	s4Fine := append(absent("0.", "Frequency", "D", "Initial", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
+	attentionFine := append(absent("0.", "Context", "Start"), "0.Base=0", "0.Precision=0")
 	convFine := append(absent("0.", "Bias", "Context", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
 	return g.without(slices.Concat(
 		methods("cuda.AdamW", func() any { return adam }, map[string]call{"Step": {args: func() []any {
@@ -173,6 +184,14 @@ func cudaCalls(g *gpu) []call {
 			"Fill":     {args: func() []any { return []any{s, byte(1)} }, fine: []string{"0=zero: nothing is filled"}},
 			"Slice":    {args: with(1, 2), panics: []string{"*=*: like a slice of Go's"}},
 		}),
+		methods("cuda.Attention", func() any { return attention() }, map[string]call{
+			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.Base=0", "0.Precision=0", "0.Window=0"}},
+			"Forward": {args: func() []any { return []any{s, f(48), f(68), true} }, fine: append(absent("", "3"), attentionFine...)},
+			"Backward": {args: func() []any {
+				return []any{s, attentionKept(), f(48), f(68), &cuda.AttentionGrad{Q: f(48), K: f(48), V: f(48), Context: f(68)}}
+			}, fine: append(absent("", "3", "4", "5", "5.Q", "5.K", "5.V", "5.Context"), "0.Base=0", "0.Precision=0", "0.Start=zero")},
+		}),
+		methods("cuda.AttentionKept", func() any { return attentionKept() }, nil),
 		methods("cuda.BFloat16", func() any { return cuda.ToBFloat16(1) }, nil),
 		methods("cuda.Precision", func() any { return cuda.TF32 }, map[string]call{"Err": {fine: []string{"0=0"}}}),
 		methods("cuda.Error", func() any { return &cuda.Error{Call: "cuInit", Code: 1, Name: "a", Text: "b"} }, nil),

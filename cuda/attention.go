@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"unsafe"
@@ -99,13 +100,24 @@ func (a *Attention) before() int {
 
 func (a *Attention) steps() int { return a.before() + a.Length }
 
-// ContextLen returns the length of the context of a Window of at least 2.
-func (a *Attention) ContextLen() int { return count(a.Batch, a.Window-1, count(2, a.Width)+1) }
+func (a *Attention) contextLen() int { return count(a.Batch, a.Window-1, count(2, a.Width)+1) }
 
-// KeptLen returns the length of the values of each row and head that Forward keeps for Backward.
-func (a *Attention) KeptLen() int { return count(a.Batch, a.Heads, a.Length) }
+// AttentionKept holds the values of a forward pass that the backward pass needs: a copy of y, and log2 of what the softmax of each row of each
+// head divides by. Free it once.
+type AttentionKept struct{ y, sums Array[float32] }
 
-func (a *Attention) check() error {
+// Free frees the arrays.
+func (k *AttentionKept) Free() {
+	k.y.Free()
+	k.sums.Free()
+	*k = AttentionKept{}
+}
+
+// keptLen returns the number of rows of all heads.
+func (a *Attention) keptLen() int { return count(a.Batch, a.Heads, a.Length) }
+
+// Fits returns an error that names the first size or option that no kernel supports.
+func (a *Attention) Fits() error {
 	const what = "attention"
 	if a == nil {
 		return missing(what)
@@ -127,15 +139,24 @@ func (a *Attention) check() error {
 		return fmt.Errorf("cuda: attention: Base is %v, want above 1, or 0 for none", a.Base)
 	case a.Base > 0 && dim%2 != 0:
 		return fmt.Errorf("cuda: attention: Base needs an even head dimension, and Width/Heads is %d", dim)
-	case !a.Context.Absent() && a.Window < 2:
-		return fmt.Errorf("cuda: attention: there is a Context, and Window is %d, want at least 2", a.Window)
 	case max(a.Length, a.Window) > 1<<29:
 		return fmt.Errorf("cuda: attention: Length is %d and Window %d, want at most 2^29", a.Length, a.Window)
+	}
+	return nil
+}
+
+func (a *Attention) check() error {
+	const what = "attention"
+	if err := a.Fits(); err != nil {
+		return err
+	}
+	if !a.Context.Absent() && a.Window < 2 {
+		return fmt.Errorf("cuda: attention: there is a Context, and Window is %d, want at least 2", a.Window)
 	}
 	n := a.len()
 	return firstError(
 		expect(what, "Q", a.Q.n, n, "K", a.K.n, n, "V", a.V.n, n),
-		optional(what, "Context", a.Context, a.ContextLen(), "Start", a.Start, count(a.Batch, a.Length)),
+		optional(what, "Context", a.Context, a.contextLen(), "Start", a.Start, count(a.Batch, a.Length)),
 	)
 }
 
@@ -146,7 +167,7 @@ func (a *Attention) checkNext(name string, next Array[float32]) error {
 	if !next.Absent() && a.Window < 2 {
 		return fmt.Errorf("cuda: attention: there is a %s, and Window is %d, want at least 2", name, a.Window)
 	}
-	return optional("attention", name, next, a.ContextLen())
+	return optional("attention", name, next, a.contextLen())
 }
 
 // attending is a call of Forward or Backward.
@@ -302,24 +323,42 @@ func (c *attending) align() {
 	}
 }
 
-// Forward queues y (batch, length, width). Unless they are absent, it also writes next (batch, window-1, 2·width + 1), the Context of the
-// steps after the last, and kept, KeptLen elements that Backward needs.
-func (a *Attention) Forward(s *Stream, y, next, kept Array[float32]) error {
+// Forward queues y (batch, length, width) and, unless it is absent, next (batch, window-1, 2·width + 1), the Context of the steps after the
+// last. With keep, it returns the values that Backward needs.
+func (a *Attention) Forward(s *Stream, y, next Array[float32], keep bool) (*AttentionKept, error) {
 	if err := a.check(); err != nil {
-		return err
+		return nil, err
 	}
-	if err := firstError(
-		expect("attention", "y", y.n, a.len()), optional("attention", "kept", kept, a.KeptLen()), a.checkNext("next", next), s.usable(),
-	); err != nil {
-		return err
+	if err := firstError(expect("attention", "y", y.n, a.len()), a.checkNext("next", next), s.usable()); err != nil {
+		return nil, err
 	}
+	var work temporaries
+	var err error
+	k := new(AttentionKept)
+	if keep {
+		k.sums, k.y = take[float32](s, &work, a.keptLen(), &err), take[float32](s, &work, a.len(), &err)
+	}
+	if err == nil {
+		err = a.forward(s, y, next, k.sums)
+	}
+	if err == nil && keep {
+		err = k.y.copy(s, y.Slice(0, a.len()))
+	}
+	if err != nil || !keep {
+		work.free()
+		return nil, err
+	}
+	return k, nil
+}
+
+func (a *Attention) forward(s *Stream, y, next, sums Array[float32]) error {
 	c, err := a.begin(s)
 	defer c.work.free()
 	if err != nil {
 		return err
 	}
-	c.tiles.y, c.tiles.lse = y.address, kept.address
-	c.around.y, c.around.lse, c.around.next = y.address, kept.address, next.address
+	c.tiles.y, c.tiles.lse = y.address, sums.address
+	c.around.y, c.around.lse, c.around.next = y.address, sums.address, next.address
 	if a.Length == 1 {
 		err = c.step()
 	} else if err = c.gatherAll(Array[float32]{}); err == nil {
@@ -358,19 +397,22 @@ func (c *attending) step() error {
 	return c.run("join", rowGrid(heads))
 }
 
-// Backward queues the gradients of the operands. Its inputs are the results y and kept of Forward, and the gradients of y and of next, each
-// of which may be absent. It writes every element of grad's arrays; the gradient of a mark in the Context is 0. Two runs on the same operands
+// Backward queues the gradients of the operands. Its inputs are the values that Forward kept, and the gradients of y and of next, each of which
+// may be absent. It writes every element of grad's arrays; the gradient of a mark in the Context is 0. Two runs on the same operands
 // give the same gradients, bit for bit.
-func (a *Attention) Backward(s *Stream, y, kept, dy, dnext Array[float32], grad *AttentionGrad) error {
+func (a *Attention) Backward(s *Stream, k *AttentionKept, dy, dnext Array[float32], grad *AttentionGrad) error {
 	if err := a.check(); err != nil {
 		return err
+	}
+	if k == nil {
+		return errors.New("cuda: attention: the kept values are missing, want what Forward kept")
 	}
 	if grad == nil {
 		return missing("gradients of attention")
 	}
 	n := a.len()
 	if err := firstError(
-		expect("attention", "y", y.n, n, "kept", kept.n, a.KeptLen()), optional("attention", "dy", dy, n), a.checkNext("dnext", dnext),
+		expect("attention", "kept y", k.y.n, n, "kept sums", k.sums.n, a.keptLen()), optional("attention", "dy", dy, n), a.checkNext("dnext", dnext),
 		optional("attention", "the gradient of Q", grad.Q, n, "the gradient of K", grad.K, n, "the gradient of V", grad.V, n),
 	); err != nil {
 		return err
@@ -378,7 +420,7 @@ func (a *Attention) Backward(s *Stream, y, kept, dy, dnext Array[float32], grad 
 	if !grad.Context.Absent() && a.Context.Absent() {
 		return fmt.Errorf("cuda: attention: there is a gradient of Context, and no Context")
 	}
-	if err := firstError(optional("attention", "the gradient of Context", grad.Context, a.ContextLen()), s.usable()); err != nil {
+	if err := firstError(optional("attention", "the gradient of Context", grad.Context, a.contextLen()), s.usable()); err != nil {
 		return err
 	}
 	c, err := a.begin(s)
@@ -398,13 +440,13 @@ func (a *Attention) Backward(s *Stream, y, kept, dy, dnext Array[float32], grad 
 	if turned && !dq.Absent() {
 		dq = take[float32](s, &c.work, n, &err)
 	}
-	inner := take[float32](s, &c.work, a.KeptLen(), &err)
+	inner := take[float32](s, &c.work, a.keptLen(), &err)
 	if err != nil {
 		return err
 	}
-	c.tiles.lse, c.tiles.inner = kept.address, inner.address
+	c.tiles.lse, c.tiles.inner = k.sums.address, inner.address
 	c.tiles.dq, c.tiles.dk, c.tiles.dv = dq.address, dk.address, dv.address
-	c.around.y, c.around.dy, c.around.inner, c.around.dnext = y.address, dy.address, inner.address, dnext.address
+	c.around.y, c.around.dy, c.around.inner, c.around.dnext = k.y.address, dy.address, inner.address, dnext.address
 	c.around.dk, c.around.dv = dk.address, dv.address
 	c.around.gradK, c.around.gradV, c.around.gradContext = grad.K.address, grad.V.address, grad.Context.address
 	if dy.Absent() {
@@ -429,7 +471,7 @@ func (c *attending) tilesBackward(dy, dq Array[float32], grad *AttentionGrad) er
 	if c.mma != nil {
 		bits = map[Precision]int{BF16: 16, TF32: 19}[c.mma.precision]
 	}
-	if err := c.run("inner", grid{x: blocksOf(c.KeptLen(), 8).x, threads: 256}, bits); err != nil {
+	if err := c.run("inner", grid{x: blocksOf(c.keptLen(), 8).x, threads: 256}, bits); err != nil {
 		return err
 	}
 	if err := c.gatherAll(dy); err != nil {

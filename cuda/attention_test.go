@@ -119,15 +119,25 @@ func (p *attentionCase) onDevice(t testing.TB, s *Stream) *attentionResults {
 		}
 		return blank[float32](t, s, n)
 	}
-	y, alone, next, kept := room(n), room(n), room(len(p.dnext)), room(a.KeptLen())
+	y, alone, next := room(n), room(n), room(len(p.dnext))
 	g := &AttentionGrad{Q: room(n), K: room(n), V: room(n), Context: room(len(p.Context))}
-	do(t, a.Forward(s, y, next, kept), a.Forward(s, alone, none, none),
-		a.Backward(s, y, kept, put[float32](t, s, p.dy), put[float32](t, s, p.dnext), g))
+	_, err := a.Forward(s, alone, none, false)
+	do(t, err, a.bothWays(s, y, next, put[float32](t, s, p.dy), put[float32](t, s, p.dnext), g))
 	r := &attentionResults{get(t, s, y), get(t, s, next), get(t, s, g.Q), get(t, s, g.K), get(t, s, g.V), get(t, s, g.Context)}
 	if !slices.EqualFunc(get(t, s, alone), r.y, same) {
 		t.Errorf("%v: y without the kept values has other bits", p)
 	}
 	return r
+}
+
+// bothWays queues the forward and the backward pass.
+func (a *Attention) bothWays(s *Stream, y, next, dy, dnext Array[float32], g *AttentionGrad) error {
+	k, err := a.Forward(s, y, next, true)
+	if err != nil {
+		return err
+	}
+	defer k.Free()
+	return a.Backward(s, k, dy, dnext, g)
 }
 
 func same(a, b float64) bool { return a == b || a != a && b != b }
@@ -183,7 +193,7 @@ func TestAttentionSmall(t *testing.T) {
 	s.device.shared = usualShared
 	p := drawAttention(r, 1, 2, 256, 1, 0, Strict, 1)
 	a, y := p.upload(t, s), blank[float32](t, s, 512)
-	err := a.Forward(s, y, Array[float32]{}, Array[float32]{})
+	_, err := a.Forward(s, y, Array[float32]{}, false)
 	if err == nil || !strings.Contains(err.Error(), "a head of 256 elements needs 51200 bytes of shared memory for a block, and the device has 49152") {
 		t.Errorf("too little shared memory: %v", err)
 	}
@@ -378,7 +388,7 @@ func testAttentionDeterminism(t *testing.T, s *Stream, precision Precision, _ fl
 			}
 		}
 		a, y, next := p.upload(t, s), blank[float32](t, s, len(p.Q)), blank[float32](t, s, len(p.dnext))
-		run := func() error { return a.Forward(s, y, next, Array[float32]{}) }
+		run := func() error { _, err := a.Forward(s, y, next, false); return err }
 		do(t, run(), y.Fill(s, 0xff), next.Fill(s, 0xff)) // the first run loads the kernels and allocates
 		c, err := s.Capture(run)
 		do(t, err)
@@ -414,15 +424,17 @@ func testAttentionPartial(t *testing.T, s *Stream, precision Precision, _ float6
 		}
 		whole := p.onDevice(t, s)
 		a := p.upload(t, s)
-		y, kept, dy, dnext := blank[float32](t, s, n), blank[float32](t, s, a.KeptLen()), put[float32](t, s, p.dy), put[float32](t, s, p.dnext)
-		do(t, a.Forward(s, y, none, kept))
+		y, dy, dnext := blank[float32](t, s, n), put[float32](t, s, p.dy), put[float32](t, s, p.dnext)
+		kept, err := a.Forward(s, y, none, true)
+		do(t, err)
+		defer kept.Free()
 		for name, want := range whole.named() {
 			if want == nil || name == "y" || name == "next" {
 				continue
 			}
 			g, to := &AttentionGrad{}, blank[float32](t, s, len(want))
 			*map[string]*Array[float32]{"dQ": &g.Q, "dK": &g.K, "dV": &g.V, "dContext": &g.Context}[name] = to
-			do(t, a.Backward(s, y, kept, dy, dnext, g))
+			do(t, a.Backward(s, kept, dy, dnext, g))
 			if !slices.Equal(get(t, s, to), want) {
 				t.Errorf("%v: %s alone has other bits", p, name)
 			}
@@ -431,7 +443,7 @@ func testAttentionPartial(t *testing.T, s *Stream, precision Precision, _ float6
 		without.dy = make([]float64, n)
 		want := without.onHost()
 		g := &AttentionGrad{Q: blank[float32](t, s, n), K: blank[float32](t, s, n), V: blank[float32](t, s, n)}
-		do(t, a.Backward(s, y, kept, none, dnext, g))
+		do(t, a.Backward(s, kept, none, dnext, g))
 		for name, pair := range map[string][2][]float64{"dQ": {get(t, s, g.Q), want.dq}, "dK": {get(t, s, g.K), want.dk}, "dV": {get(t, s, g.V), want.dv}} {
 			near(t, "without dy: "+name, pair[0], pair[1], 0)
 		}
@@ -445,29 +457,24 @@ func TestAttentionOutOfMemory(t *testing.T) {
 	p := drawAttention(rand.New(rand.NewPCG(28, 28)), 1, 20, 8, 1, 5, BF16, 1)
 	p.Base, p.Context = 10, make([]float64, len(p.dnext))
 	a, n := p.upload(t, s), len(p.Q)
-	y, next, kept, dy := blank[float32](t, s, n), blank[float32](t, s, len(p.dnext)), blank[float32](t, s, a.KeptLen()), put[float32](t, s, p.dy)
+	y, next, dy := blank[float32](t, s, n), blank[float32](t, s, len(p.dnext)), put[float32](t, s, p.dy)
 	g := &AttentionGrad{Q: blank[float32](t, s, n), K: blank[float32](t, s, n), V: blank[float32](t, s, n), Context: blank[float32](t, s, len(p.Context))}
 	used, _ := s.device.Memory()
 	failed := 0
-	for name, f := range map[string]func() error{
-		"forward":  func() error { return a.Forward(s, y, next, kept) },
-		"backward": func() error { return a.Backward(s, y, kept, dy, next, g) },
-	} {
-		for allowed := 0; ; allowed++ {
-			do(t, s.Trim())
-			limit(allowed)
-			err := f()
-			limit(-1)
-			var out *OutOfMemory
-			if err == nil {
-				break
-			}
-			if failed++; !errors.As(err, &out) {
-				t.Errorf("%s after %d allocations: %v", name, allowed, err)
-			}
-			if now, _ := s.device.Memory(); now != used {
-				t.Errorf("%s after %d allocations: %d bytes in use, want %d", name, allowed, now, used)
-			}
+	for allowed := 0; ; allowed++ {
+		do(t, s.Trim())
+		limit(allowed)
+		err := a.bothWays(s, y, next, dy, next, g)
+		limit(-1)
+		var out *OutOfMemory
+		if now, _ := s.device.Memory(); now != used {
+			t.Errorf("after %d allocations: %d bytes in use, want %d", allowed, now, used)
+		}
+		if err == nil {
+			break
+		}
+		if failed++; !errors.As(err, &out) {
+			t.Errorf("after %d allocations: %v", allowed, err)
 		}
 	}
 	if failed < 10 {
@@ -497,16 +504,17 @@ func TestAttentionErrors(t *testing.T) {
 	} {
 		a := &Attention{Batch: 2, Length: 3, Width: 8, Heads: 2, Window: 2, Q: some, K: some, V: some}
 		change(a)
-		if err := refused(func() error { return a.Forward(s, some, some, some) }, want); err != nil {
+		if err := refused(func() error { _, err := a.Forward(s, some, some, true); return err }, want); err != nil {
 			t.Error(err)
 		}
 	}
-	a := &Attention{Batch: 2, Length: 3, Width: 8, Heads: 2, Q: some, K: some, V: some}
+	a, kept := &Attention{Batch: 2, Length: 3, Width: 8, Heads: 2, Q: some, K: some, V: some}, &AttentionKept{some, some}
 	for want, call := range map[string]func() error{
-		"there is a gradient of Context, and no Context": func() error { return a.Backward(s, some, some, some, none, &AttentionGrad{Context: some}) },
-		"there is a dnext, and Window is 0":              func() error { return a.Backward(s, some, some, some, some, &AttentionGrad{}) },
-		"gradients of attention: the operands are nil":   func() error { return a.Backward(s, some, some, some, none, nil) },
-		"attention: the operands are nil":                func() error { return (*Attention)(nil).Forward(s, some, none, none) },
+		"there is a gradient of Context, and no Context": func() error { return a.Backward(s, kept, some, none, &AttentionGrad{Context: some}) },
+		"there is a dnext, and Window is 0":              func() error { return a.Backward(s, kept, some, some, &AttentionGrad{}) },
+		"the kept values are missing":                    func() error { return a.Backward(s, nil, some, none, &AttentionGrad{}) },
+		"gradients of attention: the operands are nil":   func() error { return a.Backward(s, kept, some, none, nil) },
+		"attention: the operands are nil":                func() error { _, err := (*Attention)(nil).Forward(s, some, none, false); return err },
 	} {
 		if err := refused(call, want); err != nil {
 			t.Error(err)

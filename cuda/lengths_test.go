@@ -153,16 +153,15 @@ func TestLengths(t *testing.T) {
 				})
 		},
 		"Attention.Forward": func(l *lengths) error {
-			a := attention(l)
-			return a.Forward(s, l.array("y", rows*model), l.array("next", batch*(width-1)*(2*model+1)), l.array("kept", 2*rows))
+			_, err := attention(l).Forward(s, l.array("y", rows*model), l.array("next", batch*(width-1)*(2*model+1)), true)
+			return err
 		},
 		"Attention.Backward": func(l *lengths) error {
-			a := attention(l)
-			return a.Backward(s, l.array("y", rows*model), l.array("kept", 2*rows), l.array("dy", rows*model),
-				l.array("dnext", batch*(width-1)*(2*model+1)), &AttentionGrad{
-					Q: l.array("the gradient of Q", rows*model), K: l.array("the gradient of K", rows*model),
-					V: l.array("the gradient of V", rows*model), Context: l.array("the gradient of Context", batch*(width-1)*(2*model+1)),
-				})
+			kept := &AttentionKept{y: l.array("kept y", rows*model), sums: l.array("kept sums", 2*rows)}
+			return attention(l).Backward(s, kept, l.array("dy", rows*model), l.array("dnext", batch*(width-1)*(2*model+1)), &AttentionGrad{
+				Q: l.array("the gradient of Q", rows*model), K: l.array("the gradient of K", rows*model),
+				V: l.array("the gradient of V", rows*model), Context: l.array("the gradient of Context", batch*(width-1)*(2*model+1)),
+			})
 		},
 		"Step.Forward": func(l *lengths) error {
 			p := &Step[float32]{

@@ -181,14 +181,21 @@ func BenchmarkAttention(b *testing.B) {
 	for _, length := range []int{1024, 4096, 16384} {
 		n := batch * length * width
 		q, k, v, dy := normals(b, s, n), normals(b, s, n), normals(b, s, n), normals(b, s, n)
-		y, kept := blank[float32](b, s, n), blank[float32](b, s, n/width*heads)
+		y := blank[float32](b, s, n)
 		g := &AttentionGrad{Q: blank[float32](b, s, n), K: blank[float32](b, s, n), V: blank[float32](b, s, n)}
 		for _, window := range []int{0, 512} {
 			for _, precision := range []Precision{Strict, TF32, BF16} {
 				a := &Attention{Batch: batch, Length: length, Width: width, Heads: heads, Window: window, Precision: precision, Q: q, K: k, V: v}
 				name := fmt.Sprintf("L=%d/window=%d/%v/", length, window, precision)
-				b.Run(name+"forward", func(b *testing.B) { measure(b, s, 16*n, func() error { return a.Forward(s, y, none, kept) }) })
-				b.Run(name+"backward", func(b *testing.B) { measure(b, s, 32*n, func() error { return a.Backward(s, y, kept, dy, none, g) }) })
+				b.Run(name+"forward", func(b *testing.B) {
+					measure(b, s, 16*n, func() error { _, err := a.Forward(s, y, none, false); return err })
+				})
+				b.Run(name+"backward", func(b *testing.B) {
+					kept, err := a.Forward(s, y, none, true)
+					do(b, err)
+					defer kept.Free()
+					measure(b, s, 32*n, func() error { return a.Backward(s, kept, dy, none, g) })
+				})
 			}
 		}
 	}
@@ -204,13 +211,13 @@ func BenchmarkAttentionStep(b *testing.B) {
 				n := batch * width
 				a := &Attention{Batch: batch, Length: 1, Width: width, Heads: heads, Window: window, Base: 1e4, Q: normals(b, s, n), K: normals(b, s, n),
 					V: normals(b, s, n)}
-				marks := make([]float32, a.ContextLen())
+				marks := make([]float32, a.contextLen())
 				for i := range marks {
 					marks[i] = 1
 				}
 				a.Context = putInts(b, s, marks)
 				y, next := blank[float32](b, s, n), blank[float32](b, s, len(marks))
-				measure(b, s, 12*len(marks), func() error { return a.Forward(s, y, next, Array[float32]{}) })
+				measure(b, s, 12*len(marks), func() error { _, err := a.Forward(s, y, next, false); return err })
 			})
 		}
 	}

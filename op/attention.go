@@ -7,6 +7,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -136,6 +137,45 @@ func (f *attention[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(
 
 func (f *attention[T]) Backward(in []value[T], dout, grad [][]T) {
 	f.kernel(in).Backward(dout[0], second(dout), &kernel.AttentionGrad[T]{
+		Q: grad[attentionQ], K: grad[attentionK], V: grad[attentionV], Context: grad[attentionContext],
+	})
+}
+
+// Fits returns an error if the kernels do not support a size.
+func (f *attention[T]) Fits(p cuda.Precision) error { return f.on(p).Fits() }
+
+// on returns the attention without operands.
+func (f *attention[T]) on(p cuda.Precision) *cuda.Attention {
+	return &cuda.Attention{
+		Batch: f.batch, Length: f.length, Width: f.width, Heads: f.Heads, Window: f.Window, Base: f.Rotary, Precision: p,
+	}
+}
+
+func (f *attention[T]) onWith(p cuda.Precision, in []onDevice) *cuda.Attention {
+	a := f.on(p)
+	a.Q, a.K, a.V = in[attentionQ].Array, in[attentionK].Array, in[attentionV].Array
+	a.Context, a.Start = in[attentionContext].Array, in[attentionStart].Marks
+	return a
+}
+
+// next returns the second of the results or of their gradients.
+func (f *attention[T]) next(of []array) array {
+	if f.withContext {
+		return of[1]
+	}
+	return array{}
+}
+
+func (f *attention[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
+	k, err := f.onWith(p, in).Forward(s, out[0], f.next(out), keep)
+	if k == nil || err != nil {
+		return nil, err
+	}
+	return &kept{Values: k, Free: k.Free}, nil
+}
+
+func (f *attention[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values any) error {
+	return f.onWith(p, in).Backward(s, values.(*cuda.AttentionKept), dout[0], f.next(dout), &cuda.AttentionGrad{
 		Q: grad[attentionQ], K: grad[attentionK], V: grad[attentionV], Context: grad[attentionContext],
 	})
 }

@@ -89,6 +89,10 @@ func TestPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	wide, err := p.Upload(node(f32, 1, 2, 258))
+	if err != nil {
+		t.Fatal(err)
+	}
 	wHalf, err := half.Upload(w)
 	if err != nil {
 		t.Fatal(err)
@@ -105,6 +109,8 @@ func TestPlaces(t *testing.T) {
 		{second2(Download(x)), "on the host, want a node on a device"},
 		{second2(Place{}.Upload(x)), "op: the device is missing, want a place that On returned"},
 		{second2(p.NewWeight(dense(f64, tensor.Shape{2}, []float64{1, 2}))), "op: weight: a tensor of float64 (2), want a row-major tensor of float32"},
+		{second2(Attention(AttentionInputs{Q: wide, K: wide, V: wide}, AttentionConfig{Heads: 1})),
+			"cuda: attention: Width/Heads is 258, want at most 256"},
 		{second2(On(nil, cuda.Strict)), "op: the device is missing, want one that cuda.Open returned"},
 	} {
 		if c.err == nil || !strings.Contains(c.err.Error(), c.want) {
