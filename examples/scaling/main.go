@@ -1,11 +1,13 @@
 // Scaling measures the time and memory of Mamba, and of attention of the same width, against the length of a sequence.
 //
 //	go run ./examples/scaling                              # a few minutes on two cores
+//	go run ./examples/scaling -device cuda -longest 1048576  # on a GPU
 //	go run ./examples/scaling -kinds mamba,s4,lstm -longest 16384
 //	go run ./examples/scaling -h                           # all flags
 //
 // Each point is one sequence: a forward pass, or a forward and a backward pass (training). Time is the median of -runs runs. Memory is
-// what a run needs at its peak: the graph, its values, and the workspaces of the kernels. An exponent of 1 means that twice the length
+// what a run needs at its peak: the graph, its values, and the workspaces of the kernels. On a GPU it is the GPU's memory, and the sequence
+// and the results are there. An exponent of 1 means that twice the length
 // costs twice as much; an exponent of 2, four times as much. A kind whose run takes longer than -limit is not run at longer lengths.
 //
 // After Ctrl-C the program finishes the current point and prints the results so far; a second Ctrl-C ends it at once.
@@ -58,13 +60,26 @@ func measureAll(ctx context.Context, set settings, out io.Writer) error {
 	if err := options.CheckPNG(set.out); err != nil {
 		return err
 	}
+	where, device, closeDevice, err := set.device.Open()
+	if err != nil {
+		return err
+	}
+	defer closeDevice()
+	if device != "" {
+		fmt.Fprintf(out, "device    %s\n", device)
+	}
 	fmt.Fprintf(out, "layers: %d, d_model: %d, batch: 1, float32; median of %d runs\n\n", set.layers, set.dmodel, set.runs)
 	fmt.Fprintf(out, "%-10s %-9s %8s %12s %14s %12s\n", "kind", "pass", "length", "time", "per step", "memory")
 	var results []result
 	for _, kind := range set.kinds {
-		stack := nn.NewMambaStack(nn.Config{DModel: set.dmodel, NLayer: set.layers, NHead: set.heads, Pattern: []nn.Kind{kind}})
+		stack := nn.NewMambaStack(nn.Config{DModel: set.dmodel, NLayer: set.layers, NHead: set.heads, Pattern: []nn.Kind{kind}}, where...)
 		if err := stack.Err(); err != nil {
 			return err
+		}
+		if set.device.GPU() { // the first run of all prepares the kernels and the workspace of cuBLAS
+			if _, err := measure(set, stack, passes[1], set.shortest); err != nil {
+				return fmt.Errorf("%s: %w", kind, err)
+			}
 		}
 		for _, p := range passes {
 			r := result{kind: kind, pass: p}

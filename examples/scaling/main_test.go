@@ -10,7 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/examples/internal/exampletest"
+	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/nn"
 )
 
@@ -79,6 +81,37 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+// On a device as well, a run needs at least its result, and no more after a longer one. The weights' gradients are computed there.
+func TestDeviceMemory(t *testing.T) {
+	d := gputest.Open(t, cuda.Open)
+	set := settings{dmodel: 16, layers: 1, runs: 1, limit: 20}
+	stack := nn.NewMambaStack(nn.Config{DModel: set.dmodel, NLayer: set.layers}, nn.OnDevice(d))
+	if _, err := measure(set, stack, passes[1], 16); err != nil { // allocates the workspace of cuBLAS
+		t.Fatal(err)
+	}
+	for _, p := range passes {
+		var bytes []float64
+		for _, length := range []int{1024, 128, 1024, 128} {
+			at, err := measure(set, stack, p, length)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if least := float64(4 * set.dmodel * length); at.bytes < least || at.seconds <= 0 {
+				t.Errorf("%s, length %d: %.0f bytes and %v s, want at least %.0f bytes, those of the result", p.name, length, at.bytes, at.seconds, least)
+			}
+			bytes = append(bytes, at.bytes)
+		}
+		if bytes[0] != bytes[2] || bytes[1] != bytes[3] || bytes[0] < 3*bytes[1] {
+			t.Errorf("%s: %.0f bytes for lengths 1024, 128, 1024, 128; want the same for the same length", p.name, bytes)
+		}
+	}
+}
+
+func TestDevice(t *testing.T) {
+	exampletest.Device(t, "scaling", "exponent  mamba, training: time ", func(args ...string) (int, string, string) { return call(context.Background(), args...) },
+		append([]string{"-out", "", "-kinds", "mamba"}, tiny...)...)
+}
+
 func TestExponent(t *testing.T) {
 	var points []point
 	for length := 16; length <= 4096; length *= 2 {
@@ -140,5 +173,5 @@ func TestUsage(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
-	exampletest.Usage(t, stdout, "limit", "kinds", "longest", "out")
+	exampletest.Usage(t, stdout, "limit", "kinds", "longest", "out", "device", "precision")
 }

@@ -12,8 +12,11 @@ import (
 
 	"gonum.org/v1/gonum/stat"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/work"
+	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 )
@@ -35,28 +38,44 @@ var passes = []pass{{"forward", false}, {"training", true}}
 
 // measure runs a stack on one sequence of a length: forward, or forward and backward with the gradients of all weights.
 //
-// The first run measures memory: the peak of the live heap during the run, minus the live heap before the graph was made. So bytes is
-// what the graph, its values, the values kept for the backward pass, and the workspaces of the kernels need together. The following
-// runs measure time, and seconds is their median.
+// The first run measures memory: its peak, minus what was in use before the inputs were made. So bytes is what the graph, its values, the
+// values kept for the backward pass, and the workspaces of the kernels need together. The following runs measure time, and seconds is
+// their median.
 func measure(set settings, stack *nn.MambaStack, p pass, length int) (at point, err error) {
-	work.ReleaseWorkspaces() // otherwise those of a longer length would count as memory before, or go away during the run
-	before := live()
 	g := G.NewGraph()
-	x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(1, length, set.dmodel), G.WithName("x"), G.WithInit(G.Gaussian(0, 1)))
+	weights := stack.Params().Nodes(g)
+	place := op.PlaceOf(weights[0])
+	before, err := inUse(place)
+	if err != nil {
+		return at, err
+	}
+	x, err := normal(g, place, "x", length, set.dmodel)
+	if err != nil {
+		return at, err
+	}
 	y, err := stack.Apply(x)
 	if err != nil {
 		return at, err
 	}
 	results := G.Nodes{y}
 	if p.backward {
-		dy := G.NewTensor(g, tensor.Float32, 3, G.WithShape(1, length, set.dmodel), G.WithName("dy"), G.WithInit(G.Gaussian(0, 1)))
-		if results, err = G.Backpropagate(G.Nodes{y}, G.Nodes{dy}, stack.Params().Nodes(g)); err != nil {
+		dy, err := normal(g, place, "dy", length, set.dmodel)
+		if err == nil && !place.OnHost() {
+			dy, err = op.Add(dy, dy) // an operator's result, since a gradient on a device is freed when it has been read
+		}
+		if err != nil {
+			return at, err
+		}
+		if results, err = G.Backpropagate(G.Nodes{y}, G.Nodes{dy}, weights); err != nil {
 			return at, err
 		}
 	}
-	values := make([]G.Value, len(results))
-	for i, n := range results {
-		G.Read(n, &values[i])
+	var values []G.Value
+	if place.OnHost() { // reading a value on a device copies it to the host
+		values = make([]G.Value, len(results))
+		for i, n := range results {
+			G.Read(n, &values[i])
+		}
 	}
 	vm := G.NewTapeMachine(g)
 	defer func() {
@@ -67,10 +86,13 @@ func measure(set settings, stack *nn.MambaStack, p pass, length int) (at point, 
 		vm.Reset()
 		start := time.Now()
 		err := vm.RunAll()
+		if err == nil && !place.OnHost() {
+			err = place.Do((*cuda.Stream).Synchronize)
+		}
 		return time.Since(start).Seconds(), err
 	}
 	var first float64
-	peak, err := peakDuring(func() (err error) {
+	peak, err := peakDuring(place, func() (err error) {
 		first, err = run()
 		return err
 	})
@@ -91,12 +113,52 @@ func measure(set settings, stack *nn.MambaStack, p pass, length int) (at point, 
 		}
 	}
 	slices.Sort(times)
-	return point{length, times[len(times)/2], float64(peak) - float64(before)}, nil
+	return point{length, times[len(times)/2], peak - before}, nil
 }
 
-// peakDuring returns the most bytes that live objects of the heap had at any collection during a run, or at its end. It lets the
+// normal returns an input of normal numbers, (1, length, channels), at a place.
+func normal(g *G.ExprGraph, place op.Place, name string, length, channels int) (*G.Node, error) {
+	value := tensor.New(tensor.WithShape(1, length, channels), tensor.WithBacking(G.Gaussian(0, 1)(tensor.Float32, 1, length, channels)))
+	input := layer.Params{layer.NewParam(name, value, false)}
+	if !place.OnHost() {
+		if err := input.ToDevice(place); err != nil {
+			return nil, err
+		}
+	}
+	return input[0].Node(g), nil
+}
+
+// inUse collects garbage and returns the bytes that are in use on the heap, or in the memory of the place's device.
+func inUse(place op.Place) (float64, error) {
+	work.ReleaseWorkspaces() // otherwise those of a longer length would count as memory before, or go away during the run
+	heap := live()
+	if place.OnHost() {
+		return float64(heap), nil
+	}
+	// Values on a device are freed by cleanups, which run in other goroutines after a collection.
+	used, _ := place.Device().Memory()
+	for same := 0; same < 5; same++ {
+		time.Sleep(time.Millisecond)
+		live()
+		if err := place.Do((*cuda.Stream).Trim); err != nil {
+			return 0, err
+		}
+		if now, _ := place.Device().Memory(); now < used {
+			used, same = now, 0
+		}
+	}
+	return float64(used), nil
+}
+
+// peakDuring returns the most bytes that are in use during a run. On a device these are the bytes that its stream holds after the run, since
+// inUse has given back all others. On the heap they are the most that live objects had at any collection, or at the end: it lets the
 // collector run whenever the heap has grown by a tenth.
-func peakDuring(run func() error) (peak uint64, err error) {
+func peakDuring(place op.Place, run func() error) (peak float64, err error) {
+	if !place.OnHost() {
+		err := run()
+		_, held := place.Device().Memory()
+		return float64(held), err
+	}
 	defer debug.SetGCPercent(debug.SetGCPercent(10))
 	done, sampled := make(chan struct{}), make(chan uint64)
 	go func() {
@@ -115,7 +177,7 @@ func peakDuring(run func() error) (peak uint64, err error) {
 	err = run()
 	atEnd := live()
 	close(done)
-	return max(<-sampled, atEnd), err
+	return float64(max(<-sampled, atEnd)), err
 }
 
 // live collects garbage and returns the bytes of the objects that are left.

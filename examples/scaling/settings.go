@@ -19,6 +19,7 @@ type settings struct {
 	limit                  float64
 	out                    string
 	kinds                  []nn.Kind
+	device                 options.Device
 }
 
 // kindNames returns the names of all kinds, with commas between them.
@@ -43,6 +44,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.runs, 1, "runs", "runs of each point; the median counts")
 	options.Number(flags, &set.limit, options.Positive, "limit", "seconds; a kind whose run takes longer is not run at longer lengths")
 	kinds := flags.String("kinds", "mamba,attention", "kinds of layers to measure, with commas between them: "+kindNames())
+	set.device.Flags(flags)
 	flags.StringVar(&set.out, "out", "scaling.png", "PNG `file` for time and memory against length; empty for none")
 	if err := options.Parse(flags, args, usage, "Scaling measures time and memory against the length of a sequence.", "there are only flags"); err != nil {
 		return set, err
@@ -59,5 +61,5 @@ func parse(args []string, usage io.Writer) (settings, error) {
 			return set, fmt.Errorf("invalid value %q for flag -kinds: %s is there twice", *kinds, kind)
 		}
 	}
-	return set, nil
+	return set, set.device.Check()
 }
