@@ -121,13 +121,13 @@ func cudaCalls(g *gpu) []call {
 		return &cuda.Linear{Rows: 2, In: 3, Out: 4, X: f(6), Weight: f(12), Half: array[cuda.BFloat16](g, 12), Bias: f(4)}
 	}
 	lstm := func() *cuda.LSTM {
-		return &cuda.LSTM{Batch: 2, Length: 3, Width: 4, Z: f(96), R: f(64), State: f(16), Start: bytes(6)}
+		return &cuda.LSTM{Batch: 2, Length: 3, Width: 4, Z: f(96), R: f(64), H: f(8), C: f(8), Start: bytes(6)}
 	}
 	lstmKept := func() *cuda.LSTMKept {
 		if g.t == nil {
 			return new(cuda.LSTMKept)
 		}
-		return must(lstm().Forward(s, f(24), f(16), true))
+		return must(lstm().Forward(s, f(24), f(8), f(8), true))
 	}
 	attention := func() *cuda.Attention {
 		return &cuda.Attention{Batch: 2, Length: 3, Width: 8, Heads: 2, Window: 3, Base: 10, Precision: cuda.TF32, Q: f(48), K: f(48), V: f(48), Context: f(68),
@@ -169,7 +169,7 @@ func cudaCalls(g *gpu) []call {
 	blockFine := append(absent("0.", "InBias", "ConvBias", "OutBias", "Context", "Initial", "Start"), "0.Eps=0", "0.Precision=0")
 	scanFine := []string{"0.*.Groups=0", "0.*.Stride=0", "0.ZStride=0", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Start=zero"}
 	linearFine := append(absent("0.", "Half", "Bias"), "0.Rows=0", "0.Precision=0")
-	lstmFine := append(absent("0.", "State", "Start"), "0.Batch=0", "0.Length=0", "0.Precision=0")
+	lstmFine := append(absent("0.", "H", "C", "Start"), "0.Batch=0", "0.Length=0", "0.Precision=0")
 	s4Fine := append(absent("0.", "Frequency", "D", "Initial", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
 	attentionFine := append(absent("0.", "Context", "Start"), "0.Base=0", "0.Precision=0")
 	convFine := append(absent("0.", "Bias", "Context", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
@@ -224,8 +224,8 @@ func cudaCalls(g *gpu) []call {
 			"Backward": {args: func() []any { return []any{s, f(8), f(6), f(12), f(4)} }, fine: append(absent("", "3", "4", "5"), linearFine...)},
 		}),
 		methods("cuda.LSTM", func() any { return lstm() }, map[string]call{
-			"Forward":  {args: func() []any { return []any{s, f(24), f(16), false} }, fine: append(absent("", "3"), lstmFine...)},
-			"Backward": {args: func() []any { return []any{s, lstmKept(), f(24), f(16), f(96), f(64), f(16)} }, fine: append(absent("", "3", "4", "7"), lstmFine...)},
+			"Forward":  {args: func() []any { return []any{s, f(24), f(8), f(8), false} }, fine: append(absent("", "3", "4"), lstmFine...)},
+			"Backward": {args: func() []any { return []any{s, lstmKept(), f(24), f(8), f(8), f(96), f(64), f(8), f(8)} }, fine: append(absent("", "3", "4", "5", "8", "9"), lstmFine...)},
 		}),
 		methods("cuda.LSTMKept", func() any { return lstmKept() }, nil),
 		methods("cuda.S4", func() any { return s4() }, map[string]call{

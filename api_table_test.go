@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	G "gorgonia.org/gorgonia"
@@ -122,59 +124,79 @@ var another = []string{"1=of another graph"}
 
 func layerCalls() []call {
 	x := shape{2, 3, 4}
-	start := call{args: nodesOf(x, shape{2, 3}), fine: []string{"2=nil"}}
-	state := func(of ...int) call { return call{args: nodesOf(x, of, shape{2, 3}), fine: []string{"2=nil", "3=nil"}} }
 	apply := call{args: nodesOf(x), fine: another}
-	rows := func(more map[string]call) map[string]call {
-		all := map[string]call{
-			"Apply": apply, "Fwd": apply,
-			"Init": {args: func() []any { return []any{"name", nil} }},
+	plain := map[string]call{"Apply": apply, "Fwd": apply}
+	// mixer has the rows of a layer over time with states of the given shapes.
+	mixer := func(states ...shape) map[string]call {
+		fine := another
+		if len(states) > 0 {
+			fine = []string{"2=nil", "2[0]=nil"}
 		}
-		for name, c := range more {
-			all[name] = c
-		}
-		return all
-	}
-	shapes := call{args: with(2)}
-	sequence := func(of ...int) map[string]call {
-		return rows(map[string]call{"ApplyStart": start, "ApplyWithState": state(of...), "StateShape": shapes})
+		return map[string]call{"Apply": apply, "Fwd": apply, "ApplyWithState": {args: func() []any {
+			f, _ := inputs()
+			args, state := []any{f(x...)}, layer.State{}
+			for _, s := range states {
+				state = append(state, f(s...))
+			}
+			return append(args, state)
+		}, fine: fine}}
 	}
 	ids := call{args: func() []any { _, ints := inputs(); return []any{ints(2, 3)} }, fine: another}
-	option := func(name string, f any, arg any, fine ...string) call {
-		return call{name: "layer." + name, f: f, args: with(arg), fine: fine}
+	params := func() any {
+		return layer.NewLinear(layer.LinearConfig{In: 3, Out: 4}, layer.WithName("in_proj")).Params()
 	}
-	params := func() any { return layer.NewLinear(3, 4, layer.WithName("in_proj")).Params() }
-	opts := func() layer.Options { o, _ := layer.Collect(nil, false); return o }
 	missing := call{panics: []string{"0[0]=*: a weight is not nil, and has a value"}}
 	const zeroGraph = "1=zero: gorgonia.NewGraph makes graphs"
-	type mine struct {
-		layer.Base
-		part *layer.Linear
+	// configured has the rows of a configuration: its constructor, and the method Mixer of one of a layer over time. fine are the fields
+	// that may be zero, and other wrong values of fields that are right.
+	configured := func(name string, constructor any, cfg any, fine ...string) []call {
+		var zero []string
+		for _, f := range fine {
+			if !strings.Contains(f, "=") {
+				f += "=0"
+			}
+			zero = append(zero, "0."+f)
+		}
+		calls := []call{{name: "layer.New" + name, f: constructor, args: with(cfg), fine: zero}}
+		if _, ok := cfg.(layer.Inner); ok {
+			var rest []string
+			for _, f := range zero {
+				if !strings.HasPrefix(f, "0.Channels") {
+					rest = append(rest, f)
+				}
+			}
+			calls = append(calls, methods("layer."+name+"Config", func() any { return cfg }, map[string]call{
+				"Mixer": {args: with(4), fine: append(rest, "0.Channels=*: the argument replaces it")}})...)
+			if name != "H3" { // which needs an inner layer
+				last := &calls[len(calls)-1]
+				last.fine = append(last.fine, "0=zero")
+			}
+		}
+		return calls
 	}
+	h3 := layer.H3Config{Channels: 4, Inner: layer.S6Config{State: 2}, Heads: 2, Shift: 2}
+	gated := layer.GatedMLPConfig{Channels: 4, Hidden: 8, Activation: op.GELU}
+	s4 := layer.S4Config{Channels: 4, State: 2, A: layer.S4DLin, DtMin: 0.1, DtMax: 0.2}
+	s6 := layer.S6Config{Channels: 4, State: 2, Rank: 1, DtMin: 0.1, DtMax: 0.2, DtFloor: 0.1, DtScale: 1}
+	mamba := layer.MambaConfig{Channels: 4, Inner: 6, State: 2, Width: 3, Rank: 1, DtMin: 0.1, DtMax: 0.2, DtFloor: 0.1, DtScale: 1, Depth: 2}
+	attention := layer.AttentionConfig{Channels: 4, Heads: 2, Window: 3, Rotary: 100}
+	linear := layer.LinearConfig{In: 4, Out: 5}
 	return slices.Concat(
-		methods("layer.Linear", func() any { return layer.NewLinear(4, 5) }, rows(nil)),
-		methods("layer.RMSNorm", func() any { return layer.NewRMSNorm(4) }, rows(nil)),
-		methods("layer.GatedMLP", func() any { return layer.NewGatedMLP(4, 8) }, rows(nil)),
-		methods("layer.Embedding", func() any { return layer.NewEmbedding(5, 4) }, rows(map[string]call{"Apply": ids, "ApplyTied": ids, "Fwd": ids})),
-		methods("layer.Conv1D", func() any { return layer.NewConv1D(4, 3) }, rows(map[string]call{"ApplyStart": start, "ApplyWithContext": state(2, 2, 4)})),
-		methods("layer.S4", func() any { return layer.NewS4(4, layer.WithStateSize(2)) }, sequence(2, 4, 2)),
-		methods("layer.S6", func() any { return layer.NewS6(4, layer.WithStateSize(2)) }, sequence(2, 4, 2)),
-		methods("layer.LSTM", func() any { return layer.NewLSTM(4) }, sequence(2, 8)),
-		methods("layer.Attention", func() any { return layer.NewAttention(4, layer.WithWindow(3)) }, sequence(2, 2, 9)),
-		methods("layer.H3", func() any { return layer.NewH3(4, layer.NewS6, layer.WithStateSize(2)) }, rows(map[string]call{
-			"ApplyStart": start, "StateShapes": shapes,
-			"ApplyWithState": {args: func() []any {
-				f, _ := inputs()
-				return []any{f(x...), layer.H3State{Shift: f(2, 3, 4), Inner: f(2, 4, 2)}, f(2, 3)}
-			}, fine: []string{"2=zero", "2.Shift=nil", "2.Inner=nil", "3=nil"}},
-		})),
-		methods("layer.Base", func() any { b := new(layer.Base); b.Init("name", nil); return b }, map[string]call{"Init": {args: with("name", nil)}}),
-		methods("layer.Options", func() any { return opts() }, map[string]call{
-			"New": {args: func() []any { return []any{func() float64 { return 1 }, 2, 3} }}, "Part": {args: with("name")}, "Rand": {args: with("name")},
-			"Repeated": {args: with(3)},
-		}),
+		methods("layer.Linear", func() any { return layer.NewLinear(linear) }, plain),
+		methods("layer.RMSNorm", func() any { return layer.NewRMSNorm(layer.RMSNormConfig{Channels: 4}) }, plain),
+		methods("layer.Embedding", func() any { return layer.NewEmbedding(layer.EmbeddingConfig{Vocabulary: 5, Channels: 4}) },
+			map[string]call{"Apply": ids, "ApplyTied": ids, "Fwd": ids}),
+		methods("layer.GatedMLP", func() any { return layer.NewGatedMLP(gated) }, mixer()),
+		methods("layer.Conv1D", func() any { return layer.NewConv1D(layer.Conv1DConfig{Channels: 4, Width: 3}) }, mixer(shape{2, 2, 4})),
+		methods("layer.S4", func() any { return layer.NewS4(s4) }, mixer(shape{2, 4, 2})),
+		methods("layer.S6", func() any { return layer.NewS6(s6) }, mixer(shape{2, 4, 2})),
+		methods("layer.Mamba", func() any { return layer.NewMamba(mamba) }, mixer(shape{2, 2, 6}, shape{2, 6, 2})),
+		methods("layer.LSTM", func() any { return layer.NewLSTM(layer.LSTMConfig{Channels: 4}) }, mixer(shape{2, 4}, shape{2, 4})),
+		methods("layer.Attention", func() any { return layer.NewAttention(attention) }, mixer(shape{2, 2, 9})),
+		methods("layer.H3", func() any { return layer.NewH3(h3) }, mixer(shape{2, 1, 4}, shape{2, 8, 2})),
 		methods("layer.Params", params, map[string]call{
 			"Count": missing, "Decayed": missing, "Freeze": missing, "Unfreeze": missing, "RemoveLoRA": missing, "Trainable": missing, "ValuesChanged": missing,
+			"Describe":  {args: func() []any { return []any{io.Discard, "name"} }, panics: append(missing.panics, "1=nil: an io.Writer is not nil")},
 			"MergeLoRA": {fine: []string{"0=nil: nothing to merge"}}, "ToHost": {fine: []string{"0=nil: nothing to copy"}},
 			"ByName": {args: with("a"), panics: missing.panics}, "ToDevice": {args: with(nil), broken: true, fine: []string{"1=zero: the error is that of the first use"}}, "Nodes": {args: func() []any { return []any{G.NewGraph()} }, panics: []string{"1=*: gorgonia.NewGraph makes graphs", "0[0]=*: a weight is not nil, and has a value"}},
 			"AddLoRA":   {args: with(layer.LoRAConfig{Rank: 2, Alpha: 1, Targets: []string{"in_proj"}, Seed: 1}), fine: []string{"1.Alpha=0", "1.Targets=nil", "1.Start=nil"}},
@@ -186,53 +208,26 @@ func layerCalls() []call {
 			"Effective":  {args: func() []any { return []any{G.NewGraph()} }, panics: []string{zeroGraph}},
 		}),
 		methods("layer.StartA", func() any { return layer.S4DLin }, map[string]call{"Values": {args: with(4), fine: []string{`0=""`}}}),
+		configured("Linear", layer.NewLinear, linear),
+		configured("RMSNorm", layer.NewRMSNorm, layer.RMSNormConfig{Channels: 3, Eps: 1e-5}, "Eps"),
+		configured("GatedMLP", layer.NewGatedMLP, gated, "Hidden", "Activation"),
+		configured("Embedding", layer.NewEmbedding, layer.EmbeddingConfig{Vocabulary: 3, Channels: 4}),
+		configured("Conv1D", layer.NewConv1D, layer.Conv1DConfig{Channels: 4, Width: 3}),
+		configured("S4", layer.NewS4, s4, "State", `A=""`),
+		configured("S6", layer.NewS6, s6, "State", "Rank", "DtFloor", "DtScale"),
+		configured("Mamba", layer.NewMamba, mamba, "Inner", "State", "Width", "Rank", "DtFloor", "DtScale", "Depth", "Depth=1*", "Depth=4*"),
+		configured("LSTM", layer.NewLSTM, layer.LSTMConfig{Channels: 4}),
+		configured("Attention", layer.NewAttention, attention, "Heads", "Window", "Rotary"),
+		configured("H3", layer.NewH3, h3, "Heads", "Shift"),
 		[]call{
-			{name: "layer.NewLinear", f: layer.NewLinear, args: with(3, 4)},
-			{name: "layer.NewRMSNorm", f: layer.NewRMSNorm, args: with(3)},
-			{name: "layer.NewGatedMLP", f: layer.NewGatedMLP, args: with(3, 4), fine: []string{"1=0"}},
-			{name: "layer.NewEmbedding", f: layer.NewEmbedding, args: with(3, 4)},
-			{name: "layer.NewConv1D", f: layer.NewConv1D, args: with(3, 4)},
-			{name: "layer.NewS4", f: layer.NewS4, args: with(3)},
-			{name: "layer.NewS6", f: layer.NewS6, args: with(3)},
-			{name: "layer.NewLSTM", f: layer.NewLSTM, args: with(3)},
-			{name: "layer.NewAttention", f: layer.NewAttention, args: with(4)},
-			{name: "layer.NewH3", f: layer.NewH3[*layer.S6], args: with(4, layer.NewS6)},
 			{name: "layer.NewParam", f: layer.NewParam, args: func() []any { return []any{"name", tensor.New(tensor.WithShape(2), tensor.Of(tensor.Float32)), true} }},
-			{name: "layer.Build", f: layer.Build[mine, *mine], args: func() []any {
-				return []any{"mine: layer", []any{"size", 3}, opts(), nil, func(l *mine, o layer.Options) (layer.Params, error) {
-					l.part = layer.NewLinear(3, 3, o.Part("part")...)
-					return layer.Together(l.part)
-				}}
-			}, fine: []string{"1*", "2*", "3*"}},
-			{name: "layer.Collect", f: layer.Collect, args: with([]layer.Option{layer.WithBias(true)}, false), fine: []string{"0=nil"}},
-			{name: "layer.Err", f: layer.Err[layer.Linear, *layer.Linear], args: func() []any { return []any{layer.NewLinear(3, 4)} }},
-			{name: "layer.Use", f: layer.Use[layer.Linear, *layer.Linear], args: func() []any { return append([]any{layer.NewLinear(3, 4)}, nodesOf(x)()...) },
-				fine: []string{"1=axis*", "1=of*"}},
-			{name: "layer.Together", f: func(l *layer.Linear) (layer.Params, error) { return layer.Together(l) }, args: func() []any { return []any{layer.NewLinear(3, 4)} }},
-			{name: "layer.Effective", f: layer.Effective, args: func() []any { return []any{G.NewGraph(), params().(layer.Params)[0]} }, fine: []string{"1=nil", "1[0]=nil"}, panics: []string{"0=zero: gorgonia.NewGraph makes graphs"}},
-			{name: "layer.Lift", f: layer.Lift, args: func() []any { l := layer.NewLinear(4, 5); return append(nodesOf(x)(), l.Apply) }, fine: []string{"0=of another graph"}},
-			{name: "layer.Join", f: layer.Join, args: with("a", "b")},
-			{name: "layer.Constant", f: layer.Constant, args: with(1.0)},
-			{name: "layer.Uniform", f: layer.Uniform, args: func() []any { return []any{rand.New(rand.NewPCG(1, 2)), 1.0} }},
-			{name: "layer.LogUniform", f: layer.LogUniform, args: func() []any { return []any{rand.New(rand.NewPCG(1, 2)), 1.0, 2.0} }},
-			{name: "layer.InverseSoftplus", f: layer.InverseSoftplus, args: with(1.0)},
-			option("WithA", func(a layer.StartA) *layer.S4 { return layer.NewS4(2, layer.WithA(a)) }, layer.S4DLin, `0=""`),
-			option("WithActivation", func(f op.Activation) *layer.GatedMLP { return layer.NewGatedMLP(2, 3, layer.WithActivation(f)) }, op.GELU, "0=0"),
-			option("WithBias", func(b bool) *layer.Linear { return layer.NewLinear(2, 3, layer.WithBias(b)) }, true),
-			option("WithDtRank", func(n int) *layer.S6 { return layer.NewS6(2, layer.WithDtRank(n)) }, 1, "0=0"),
-			option("WithStateSize", func(n int) *layer.S6 { return layer.NewS6(2, layer.WithStateSize(n)) }, 1, "0=0"),
-			option("WithDtype", func(dt tensor.Dtype) *layer.S6 { return layer.NewS6(2, layer.WithDtype(dt)) }, tensor.Float64),
-			option("WithEps", func(e float64) *layer.RMSNorm { return layer.NewRMSNorm(2, layer.WithEps(e)) }, 1e-5, "0=0"),
-			option("WithHeads", func(n int) *layer.Attention { return layer.NewAttention(4, layer.WithHeads(n)) }, 2, "0=0"),
-			option("WithShift", func(n int) *layer.H3 { return layer.NewH3(4, layer.NewS6, layer.WithShift(n)) }, 2, "0=0"),
-			option("WithWindow", func(n int) *layer.Attention { return layer.NewAttention(4, layer.WithWindow(n)) }, 2, "0=0"),
-			option("WithRotary", func(b float64) *layer.Attention { return layer.NewAttention(4, layer.WithRotary(b)) }, 100.0, "0=0"),
-			option("WithName", func(s string) *layer.Linear { return layer.NewLinear(2, 3, layer.WithName(s)) }, "a", "0=*"),
-			option("WithSeed", func(n int) *layer.Linear { return layer.NewLinear(2, 3, layer.WithSeed(uint64(n))) }, 1, "0=*"),
-			{name: "layer.WithDtRange", f: func(low, high float64) *layer.S6 { return layer.NewS6(2, layer.WithDtRange(low, high)) }, args: with(0.1, 0.2)},
-			{name: "layer.WithBilinear", f: func() *layer.S4 { return layer.NewS4(2, layer.WithBilinear()) }},
-			{name: "layer.WithZeros", f: func() *layer.S4 { return layer.NewS4(2, layer.WithZeros()) }},
-			{name: "layer.WithoutSiLU", f: func() *layer.Conv1D { return layer.NewConv1D(2, 3, layer.WithoutSiLU()) }},
+			{name: "layer.ZeroState", f: layer.ZeroState, args: func() []any { return []any{layer.NewS6(s6), G.NewGraph(), 2} }, panics: []string{zeroGraph}},
+			{name: "layer.WithDtype", f: func(dt tensor.Dtype) *layer.S6 { return layer.NewS6(s6, layer.WithDtype(dt)) }, args: with(tensor.Float64)},
+			{name: "layer.WithName", f: func(s string) *layer.S6 { return layer.NewS6(s6, layer.WithName(s)) }, args: with("a"), fine: []string{"0=*"}},
+			{name: "layer.WithSeed", f: func(n int) *layer.S6 { return layer.NewS6(s6, layer.WithSeed(uint64(n))) }, args: with(1), fine: []string{"0=*"}},
+			{name: "layer.WithZeros", f: func() *layer.S6 { return layer.NewS6(s6, layer.WithZeros()) }},
+			{name: "layer.WithStart", f: func(x, start *G.Node) (*G.Node, error) { return layer.NewS6(s6).Apply(x, layer.WithStart(start)) },
+				args: nodesOf(x, shape{2, 3}), fine: []string{"1=nil"}},
 		},
 	)
 }
@@ -262,34 +257,28 @@ func nnCalls(dir string) []call {
 	}
 	layerState := func() []any {
 		f, _ := inputs()
-		return []any{f(x...), nn.LayerState{Conv: f(2, 3, 8), Scan: f(2, 8, 2)}}
-	}
-	state := func(g, batch any) call { return call{args: with(g, batch)} }
-	_ = state
-	base := func(more map[string]call) map[string]call {
-		more["Init"] = call{args: with("name", nil)}
-		return more
+		return []any{f(x...), layer.State{f(2, 3, 8), f(2, 8, 2)}}
 	}
 	zero := call{args: func() []any { return []any{G.NewGraph(), 2} }, panics: []string{"1=zero: gorgonia.NewGraph makes graphs"}}
 	apply := call{args: nodesOf(x), fine: another}
 	return slices.Concat(
-		methods("nn.MambaBlock", func() any { return nn.NewMambaBlock(cfg) }, base(map[string]call{
-			"Apply": apply, "Fwd": apply, "ZeroState": zero,
-			"ApplyWithState": {args: layerState, fine: []string{"2=zero", "2.Conv=nil", "2.Scan=nil"}},
-		})),
-		methods("nn.MambaStack", func() any { return nn.NewMambaStack(cfg) }, base(map[string]call{
+		methods("nn.MambaBlock", func() any { return nn.NewMambaBlock(cfg) }, map[string]call{
+			"Apply": apply, "Fwd": apply,
+			"ApplyWithState": {args: layerState, fine: []string{"2=nil", "2[0]=nil"}},
+		}),
+		methods("nn.MambaStack", func() any { return nn.NewMambaStack(cfg) }, map[string]call{
 			"Apply": apply, "Fwd": apply, "ZeroState": zero,
 			"ApplyWithState": {args: func() []any {
 				a := layerState()
-				s := a[1].(nn.LayerState)
+				s := a[1].(layer.State)
 				return []any{a[0], nn.State{s, s}}
-			}, fine: []string{"2=nil", "2[0]=zero", "2[0].Conv=nil", "2[0].Scan=nil"}},
-		})),
-		methods("nn.LM", func() any { return lm() }, base(map[string]call{
+			}, fine: []string{"2=nil", "2[0]=nil", "2[0][0]=nil"}},
+		}),
+		methods("nn.LM", func() any { return lm() }, map[string]call{
 			"Apply": {args: ids(false), fine: another}, "Fwd": {args: ids(false), fine: another}, "Loss": {args: ids(true)},
 			"ApplyWithState": {args: func() []any { return append(ids(false)(), nn.State(nil)) }, fine: another},
-		})),
-		methods("nn.State", func() any { return nn.State{nn.LayerState{Conv: layerState()[0].(*G.Node)}} }, nil),
+		}),
+		methods("nn.State", func() any { return nn.State{layer.State{layerState()[0].(*G.Node)}} }, nil),
 		methods("nn.Stepper", func() any { s, _ := nn.NewStepper(lm(), 2); return s }, map[string]call{"Step": {args: with([]int{1, 2}), fine: []string{"1[0]=0"}}}),
 		methods("nn.Sequence", func() any { return nn.NewSequence(1, 2, 3) }, map[string]call{
 			"Append": {args: with(1)}, "Reseed": {args: with(uint64(1))}, "Save": {args: with(filepath.Join(dir, "sequence")), fine: []string{"0=zero"}},
@@ -368,7 +357,7 @@ func opCalls() []call {
 		return op.S4Inputs{U: n(2, 3, 4), LogDelta: n(4), LogDecay: n(4, 2), C: n(4, 4), Frequency: n(4, 2), D: n(4), InitialState: n(2, 4, 4), Start: n(2, 3)}
 	}
 	lstm := func(n, _ func(...int) *G.Node) any {
-		return op.LSTMInputs{Z: n(2, 3, 16), Weight: n(16, 4), InitialState: n(2, 8), Start: n(2, 3)}
+		return op.LSTMInputs{Z: n(2, 3, 16), Weight: n(16, 4), H: n(2, 4), C: n(2, 4), Start: n(2, 3)}
 	}
 	block := func(n, _ func(...int) *G.Node) any {
 		return op.BlockInputs{X: n(2, 3, 4), NormWeight: n(4), InProj: n(16, 4), ConvWeight: n(8, 1, 3), XProj: n(5, 8), DtProj: n(8, 1), DtBias: n(8), ALog: n(8, 2),
@@ -390,8 +379,13 @@ func opCalls() []call {
 			"Do": {broken: true}, "InferShape": {}, "DiffWRT": {args: with(10)}, "WriteHash": {args: func() []any { return []any{fnv.New32a()} }, panics: []string{"1=nil: a hash is not nil"}},
 			"UsePreallocDo": {args: with(nil), broken: true}, "SymDiff": {args: with(nil, nil, nil), broken: true}, "DoDiff": {args: with(nil, nil, nil), broken: true},
 		}),
+		methods("op.BlockWeights", func() any { return &op.BlockWeights[int]{} }, map[string]call{
+			"Each": {args: func() []any { return []any{func(op.BlockWeight, *int) {}} }, panics: []string{"1=nil: a function is not nil"}, nilReceiver: true},
+		}),
 		methods("op.Recompute", func() any { return op.RecomputeAll }, nil),
 		[]call{
+			{name: "op.MapBlock", f: op.MapBlock[int, int], args: func() []any { return []any{op.BlockWeights[int]{}, func(op.BlockWeight, int) int { return 0 }} },
+				panics: []string{"1=nil: a function is not nil"}},
 			{name: "op.Add", f: op.Add, args: nodesOf(x, x)},
 			{name: "op.Linear", f: op.Linear, args: nodesOf(x, shape{5, 4}, shape{5}), fine: []string{"2=nil"}},
 			{name: "op.LowRank", f: op.LowRank, args: func() []any { return append(nodesOf(shape{5, 4}, shape{2, 4}, shape{5, 2})(), 1.0) }, fine: []string{"3=0", "3=-1"}},
@@ -417,7 +411,7 @@ func opCalls() []call {
 			struc("SelectiveScanWithState", op.SelectiveScanWithState, scan, op.ScanConfig{DeltaSoftplus: true}, scanFine...),
 			struc("S4", op.S4, s4, op.S4Config{Bilinear: true}, append(optional("D", "InitialState", "Start"), "1=zero")...),
 			struc("S4WithState", op.S4WithState, s4, op.S4Config{Bilinear: true}, append(optional("D", "InitialState", "Start"), "1=zero")...),
-			struc("LSTM", op.LSTM, lstm, nil, optional("InitialState", "Start")...),
+			struc("LSTM", op.LSTM, lstm, nil, optional("H", "C", "Start")...),
 			struc("MambaBlock", op.MambaBlock, block, op.BlockConfig{Eps: 1e-5, Recompute: op.RecomputeAll}, blockFine...),
 			struc("MambaBlockWithState", op.MambaBlockWithState, block, op.BlockConfig{Eps: 1e-5, Recompute: op.RecomputeAll}, blockFine...),
 		},

@@ -30,7 +30,9 @@ func small() *nn.LM {
 	return nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 4, NLayer: 1, DState: 2}, Vocab: 5})
 }
 
-func linear() *layer.Linear { return layer.NewLinear(3, 4, layer.WithName("in_proj")) }
+func linear() *layer.Linear {
+	return layer.NewLinear(layer.LinearConfig{In: 3, Out: 4}, layer.WithName("in_proj"))
+}
 
 // must returns what a call that cannot fail has returned.
 func must[T any](v T, err error) T {

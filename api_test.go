@@ -241,7 +241,7 @@ func wrongValues(v reflect.Value, what string, depth int) (all []wrong) {
 	case reflect.Struct:
 		add("zero", reflect.Zero(t))
 		for i := range t.NumField() {
-			if f := t.Field(i); !f.IsExported() || f.Anonymous && (f.Type.Kind() != reflect.Struct || f.Type.PkgPath() == module+"layer") || depth > 4 {
+			if f := t.Field(i); !f.IsExported() || f.Anonymous && (f.Type.Kind() != reflect.Struct || f.Type.PkgPath() == module+"internal/build") || depth > 4 {
 				continue
 			}
 			name := what + "." + t.Field(i).Name

@@ -62,7 +62,7 @@ func ExampleReader_LoadInto() {
 	}
 	encoder.Params().Freeze()
 
-	head := layer.NewLinear(cfg.DModel, 2, layer.WithName("head"))
+	head := layer.NewLinear(layer.LinearConfig{In: cfg.DModel, Out: 2}, layer.WithName("head"))
 	g := G.NewGraph()
 	x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(4, 10, cfg.DModel), G.WithName("x"), G.WithInit(G.Gaussian(0, 1)))
 	loss := G.Must(G.Mean(G.Must(G.Square(G.Must(head.Apply(G.Must(encoder.Apply(x))))))))

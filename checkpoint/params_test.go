@@ -64,11 +64,11 @@ func TestSaveParams(t *testing.T) {
 		t.Errorf("the names are %q, want %d", r.Names(), len(want))
 	}
 	// Load the weights of one of several models by a prefix.
-	inner := layer.NewLinear(2, 2, layer.WithName("inner.proj"), layer.WithSeed(5))
+	inner := layer.NewLinear(layer.LinearConfig{In: 2, Out: 2}, layer.WithName("inner.proj"), layer.WithSeed(5))
 	if err := SaveParams(t.TempDir(), inner.Params(), nil); err != nil {
 		t.Error(err)
 	}
-	outer := layer.NewLinear(2, 2, layer.WithName("proj"), layer.WithSeed(6))
+	outer := layer.NewLinear(layer.LinearConfig{In: 2, Out: 2}, layer.WithName("proj"), layer.WithSeed(6))
 	dir = t.TempDir()
 	if err := SaveParams(dir, inner.Params(), nil); err != nil {
 		t.Fatal(err)
@@ -131,7 +131,7 @@ func TestSaveParamsErrors(t *testing.T) {
 	vector := func(name string, data any, n int) *layer.Param {
 		return layer.NewParam(name, tensor.New(tensor.WithShape(n), tensor.WithBacking(data)), false)
 	}
-	withLoRA := layer.NewLinear(2, 2, layer.WithName("in_proj"))
+	withLoRA := layer.NewLinear(layer.LinearConfig{In: 2, Out: 2}, layer.WithName("in_proj"))
 	if _, err := withLoRA.Params().AddLoRA(layer.LoRAConfig{Rank: 1}); err != nil {
 		t.Fatal(err)
 	}

@@ -49,8 +49,8 @@ func TestLoadParts(t *testing.T) {
 		{nn.NewMambaStack(cfg.Config, nn.WithName("encoder")), "backbone", "encoder."},
 		{nn.NewMambaStack(short), "backbone", ""},
 		{nn.NewLM(cfg), "", ""},
-		{layer.NewRMSNorm(32), "backbone.norm_f", ""},
-		{layer.NewConv1D(64, 4, layer.WithName("conv")), "backbone.layers.0.mixer.conv1d", "conv."},
+		{layer.NewRMSNorm(layer.RMSNormConfig{Channels: 32}), "backbone.norm_f", ""},
+		{layer.NewConv1D(layer.Conv1DConfig{Channels: 64, Width: 4}, layer.WithName("conv")), "backbone.layers.0.mixer.conv1d", "conv."},
 	} {
 		if err := r.LoadInto(c.part, c.prefix); err != nil {
 			t.Errorf("%s: %v", c.part.Name(), err)
@@ -58,7 +58,7 @@ func TestLoadParts(t *testing.T) {
 		}
 		var want layer.Params
 		for _, p := range c.part.Params() {
-			want = append(want, whole.Params().ByName(layer.Join(c.prefix, strings.TrimPrefix(p.Name, c.strip))))
+			want = append(want, whole.Params().ByName(strings.TrimPrefix(c.prefix+"."+strings.TrimPrefix(p.Name, c.strip), ".")))
 		}
 		sameWeights(t, c.part.Params(), want)
 	}
@@ -107,7 +107,7 @@ func TestLoadPartsThatDoNotFit(t *testing.T) {
 		{nn.NewMambaBlock(other(func(c *nn.Config) { c.NormEps = 1e-6 })), "backbone.layers.0", "layer_norm_epsilon of 1e-05, the model one of 1e-06"},
 		{nn.NewMambaStack(other(func(c *nn.Config) { c.NLayer = 4 })), "backbone", "missing: backbone.layers.3.norm.weight (32)"},
 		{nn.NewLM(nn.LMConfig{Config: cfg.Config, Vocab: 96, UntiedHead: true}), "", "config.json has an untied head: false, the model: true"},
-		{layer.NewLinear(0, 3), "x", "layer: linear: in is 0, want at least 1"},
+		{layer.NewLinear(layer.LinearConfig{In: 0, Out: 3}), "x", "layer: linear: in is 0, want at least 1"},
 	} {
 		var before [][]byte
 		for _, p := range c.part.Params() {
@@ -132,7 +132,7 @@ func TestNoConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := open(t, dir)
-	if err := r.LoadInto(layer.NewRMSNorm(32, layer.WithEps(1)), "backbone.norm_f"); err != nil {
+	if err := r.LoadInto(layer.NewRMSNorm(layer.RMSNormConfig{Channels: 32, Eps: 1}), "backbone.norm_f"); err != nil {
 		t.Error(err)
 	}
 	if _, err := r.Config(); err == nil || !strings.Contains(err.Error(), configFile) {

@@ -339,7 +339,9 @@ func (r *Reader) load(params layer.Params, names []string, prefix string) error 
 	jobs := make([]tensorfile.Job, len(params))
 	modules, seen := map[string]bool{}, map[string]bool{}
 	for i, name := range names {
-		name = layer.Join(prefix, name)
+		if prefix != "" {
+			name = prefix + "." + name
+		}
 		if r.tensors[name] == nil {
 			name = canonical(name)
 		}

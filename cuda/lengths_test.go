@@ -79,7 +79,7 @@ func TestLengths(t *testing.T) {
 	}
 	lstm := func(l *lengths) *LSTM {
 		return &LSTM{Batch: batch, Length: length, Width: width, Z: l.array("Z", rows*4*width), R: l.array("R", 4*width*width),
-			State: l.array("State", batch*2*width), Start: of[uint8](l.array("Start", rows))}
+			H: l.array("H", batch*width), C: l.array("C", batch*width), Start: of[uint8](l.array("Start", rows))}
 	}
 	matrix := func(l *lengths, name string, rows, width int, transposed bool) Matrix[float32] {
 		m := Matrix[float32]{Transposed: transposed}
@@ -238,13 +238,13 @@ func TestLengths(t *testing.T) {
 			return linear(l).Backward(s, l.array("dy", rows*channels), l.array("dx", rows*model), l.array("dweight", channels*model), l.array("dbias", channels))
 		},
 		"LSTM.Forward": func(l *lengths) error {
-			_, err := lstm(l).Forward(s, l.array("y", rows*width), l.array("next", batch*2*width), true)
+			_, err := lstm(l).Forward(s, l.array("y", rows*width), l.array("nextH", batch*width), l.array("nextC", batch*width), true)
 			return err
 		},
 		"LSTM.Backward": func(l *lengths) error {
 			kept := &LSTMKept{gates: l.array("kept gates", rows*4*width), cells: l.array("kept cells", rows*width)}
-			return lstm(l).Backward(s, kept, l.array("dy", rows*width), l.array("dnext", batch*2*width), l.array("dz", rows*4*width),
-				l.array("dr", 4*width*width), l.array("dstate", batch*2*width))
+			return lstm(l).Backward(s, kept, l.array("dy", rows*width), l.array("dnextH", batch*width), l.array("dnextC", batch*width), l.array("dz", rows*4*width),
+				l.array("dr", 4*width*width), l.array("dh", batch*width), l.array("dc", batch*width))
 		},
 		"Convert": func(l *lengths) error { return Convert(s, Array[BFloat16]{stream: s, n: 9}, l.array("to", 9)) },
 		"AddBias": func(l *lengths) error {
@@ -341,14 +341,14 @@ func TestSizes(t *testing.T) {
 		},
 		"linear: the operands are nil": func() error { return (*Linear)(nil).Backward(s, some, some, some, some) },
 		"LSTM: Width is 0, want at least 1": func() error {
-			_, err := (&LSTM{Batch: 1, Length: 1, Z: some, R: some}).Forward(s, some, some, false)
+			_, err := (&LSTM{Batch: 1, Length: 1, Z: some, R: some}).Forward(s, some, some, some, false)
 			return err
 		},
 		"LSTM: Z has 100 elements, want 9223372036854775807": func() error {
-			return (&LSTM{Batch: huge, Length: huge, Width: 4, Z: some, R: some}).Backward(s, new(LSTMKept), some, some, some, some, some)
+			return (&LSTM{Batch: huge, Length: huge, Width: 4, Z: some, R: some}).Backward(s, new(LSTMKept), some, some, some, some, some, some, some)
 		},
 		"LSTM: the kept values are missing": func() error {
-			return (&LSTM{Batch: 1, Length: 1, Width: 1, Z: some, R: some}).Backward(s, nil, some, some, some, some, some)
+			return (&LSTM{Batch: 1, Length: 1, Width: 1, Z: some, R: some}).Backward(s, nil, some, some, some, some, some, some, some)
 		},
 		"product: (-1, 2) by (2, 3)": func() error {
 			return MatMul(s, Strict, -1, 3, 2, Matrix[float32]{some, 5, false}, Matrix[float32]{some, 5, false}, 0, Matrix[float32]{some, 5, false})

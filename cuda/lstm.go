@@ -14,7 +14,7 @@ type LSTM struct {
 
 	Z     Array[float32] // (batch, length, 4·width): the input's part of the gates, in the order i, f, g, o
 	R     Array[float32] // (4·width, width)
-	State Array[float32] // optional: (batch, 2·width): h, then c, before the first step
+	H, C  Array[float32] // optional: (batch, width): the state before the first step
 	Start Array[uint8]   // optional: (batch, length): a new sequence starts where it is not 0
 }
 
@@ -30,9 +30,9 @@ func (k *LSTMKept) Free() {
 
 // lstmArgs has the same fields as the kernels' struct LSTM (kernels/lstm.cu).
 type lstmArgs struct {
-	batch, length, width, first                        int64
-	z, r, state, start, y, next, gates, cells, arrived uintptr
-	dy, dnext, dz, dstate, dcells                      uintptr
+	batch, length, width, first                               int64
+	z, r, h, c, start, y, nextH, nextC, gates, cells, arrived uintptr
+	dy, dnextH, dnextC, dz, dh, dc, dcells                    uintptr
 }
 
 func (l *LSTM) check() error {
@@ -47,17 +47,17 @@ func (l *LSTM) check() error {
 	}
 	return firstError(
 		expect("LSTM", "Z", l.Z.n, count(l.Batch, l.Length, 4, l.Width), "R", l.R.n, count(4, l.Width, l.Width)),
-		optional("LSTM", "State", l.State, l.states(), "Start", l.Start, count(l.Batch, l.Length)),
+		optional("LSTM", "H", l.H, l.states(), "C", l.C, l.states(), "Start", l.Start, count(l.Batch, l.Length)),
 	)
 }
 
-// size returns the number of elements of y, states that of a state.
+// size returns the number of elements of y, states that of h and of c.
 func (l *LSTM) size() int   { return count(l.Batch, l.Length, l.Width) }
-func (l *LSTM) states() int { return count(l.Batch, 2, l.Width) }
+func (l *LSTM) states() int { return count(l.Batch, l.Width) }
 
 func (l *LSTM) args() lstmArgs {
 	return lstmArgs{
-		batch: int64(l.Batch), length: int64(l.Length), width: int64(l.Width), z: l.Z.address, r: l.R.address, state: l.State.address,
+		batch: int64(l.Batch), length: int64(l.Length), width: int64(l.Width), z: l.Z.address, r: l.R.address, h: l.H.address, c: l.C.address,
 		start: l.Start.address,
 	}
 }
@@ -71,7 +71,7 @@ func (l *LSTM) launch(s *Stream, direction string, a *lstmArgs) error {
 		group, name = 1, "lstm_"+direction+"_1"
 	}
 	together, steps := s.device.multiprocessors, l.Length
-	if a.dstate != 0 {
+	if a.dh != 0 || a.dc != 0 {
 		steps++ // the initial state
 	}
 	groups := (l.Batch + group - 1) / group
@@ -96,14 +96,14 @@ func (l *LSTM) launch(s *Stream, direction string, a *lstmArgs) error {
 	return nil
 }
 
-// Forward queues h of each step, y (batch, length, width), and unless it is absent next (batch, 2·width), the state after the last step. With
-// keep, it returns the values that Backward needs.
-func (l *LSTM) Forward(s *Stream, y, next Array[float32], keep bool) (*LSTMKept, error) {
+// Forward queues h of each step, y (batch, length, width), and unless they are absent nextH and nextC (batch, width), the state after the last step.
+// With keep, it returns the values that Backward needs.
+func (l *LSTM) Forward(s *Stream, y, nextH, nextC Array[float32], keep bool) (*LSTMKept, error) {
 	if err := l.check(); err != nil {
 		return nil, err
 	}
 	if err := firstError(
-		expect("LSTM", "y", y.n, l.size()), optional("LSTM", "next", next, l.states()), s.usable(),
+		expect("LSTM", "y", y.n, l.size()), optional("LSTM", "nextH", nextH, l.states(), "nextC", nextC, l.states()), s.usable(),
 	); err != nil {
 		return nil, err
 	}
@@ -116,16 +116,21 @@ func (l *LSTM) Forward(s *Stream, y, next Array[float32], keep bool) (*LSTMKept,
 		k.cells = take[float32](s, &work, l.Batch*l.Width, &err)
 	}
 	a := l.args()
-	a.y, a.next, a.gates, a.cells = y.address, next.address, k.gates.address, k.cells.address
+	a.y, a.nextH, a.nextC, a.gates, a.cells = y.address, nextH.address, nextC.address, k.gates.address, k.cells.address
 	switch {
 	case err != nil:
 	case l.size() > 0:
 		err = l.launch(s, "forward", &a)
-	case next.Absent():
-	case l.State.Absent():
-		err = next.Fill(s, 0)
 	default:
-		err = next.copy(s, l.State.Slice(0, l.states()))
+		for _, x := range [][2]Array[float32]{{nextH, l.H}, {nextC, l.C}} {
+			switch next, first := x[0], x[1]; {
+			case next.Absent():
+			case first.Absent():
+				err = firstError(err, next.Fill(s, 0))
+			default:
+				err = firstError(err, next.copy(s, first.Slice(0, l.states())))
+			}
+		}
 	}
 	if err != nil || !keep {
 		work.free()
@@ -134,9 +139,9 @@ func (l *LSTM) Forward(s *Stream, y, next Array[float32], keep bool) (*LSTMKept,
 	return k, nil
 }
 
-// Backward queues the gradients dz, dr and, unless it is absent, dstate of the operands, in their shapes. Its inputs are the values that
-// Forward kept, and the gradients dy and dnext of Forward's results, which may be absent. Sums are added in a fixed order.
-func (l *LSTM) Backward(s *Stream, k *LSTMKept, dy, dnext, dz, dr, dstate Array[float32]) error {
+// Backward queues the gradients dz, dr and, unless they are absent, dh and dc of the operands, in their shapes. Its inputs are the values that
+// Forward kept, and the gradients dy, dnextH and dnextC of Forward's results, which may be absent. Sums are added in a fixed order.
+func (l *LSTM) Backward(s *Stream, k *LSTMKept, dy, dnextH, dnextC, dz, dr, dh, dc Array[float32]) error {
 	if err := l.check(); err != nil {
 		return err
 	}
@@ -145,11 +150,12 @@ func (l *LSTM) Backward(s *Stream, k *LSTMKept, dy, dnext, dz, dr, dstate Array[
 	}
 	if err := firstError(
 		expect("LSTM", "kept gates", k.gates.n, 4*l.size(), "kept cells", k.cells.n, l.size(), "dz", dz.n, 4*l.size(), "dr", dr.n, 4*l.Width*l.Width),
-		optional("LSTM", "dy", dy, l.size(), "dnext", dnext, l.states(), "dstate", dstate, l.states()), s.usable(),
+		optional("LSTM", "dy", dy, l.size(), "dnextH", dnextH, l.states(), "dnextC", dnextC, l.states(), "dh", dh, l.states(), "dc", dc, l.states()),
+		s.usable(),
 	); err != nil {
 		return err
 	}
-	if l.Batch == 0 || l.Length == 0 && dstate.Absent() {
+	if l.Batch == 0 || l.Length == 0 && dh.Absent() && dc.Absent() {
 		return dr.Fill(s, 0)
 	}
 	var work temporaries
@@ -165,7 +171,7 @@ func (l *LSTM) Backward(s *Stream, k *LSTMKept, dy, dnext, dz, dr, dstate Array[
 	}
 	a := l.args()
 	a.r, a.gates, a.cells = r.address, k.gates.address, k.cells.address
-	a.dy, a.dnext, a.dz, a.dstate, a.dcells = dy.address, dnext.address, dz.address, dstate.address, dcells.address
+	a.dy, a.dnextH, a.dnextC, a.dz, a.dh, a.dc, a.dcells = dy.address, dnextH.address, dnextC.address, dz.address, dh.address, dc.address, dcells.address
 	if err := l.launch(s, "backward", &a); err != nil || l.Length == 0 {
 		return firstError(err, dr.Fill(s, 0))
 	}

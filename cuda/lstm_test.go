@@ -32,7 +32,7 @@ func TestLSTM(t *testing.T) {
 			}
 			return numbers[float32](r, n, 1)
 		}
-		l.State = optional(batch * 2 * width)
+		l.H, l.C = optional(batch*width), optional(batch*width)
 		var start Array[uint8]
 		if coin() {
 			l.Start = make([]bool, batch*length)
@@ -44,11 +44,11 @@ func TestLSTM(t *testing.T) {
 			}
 			start = putInts(t, s, marks)
 		}
-		dy, dnext := numbers[float32](r, batch*length*width, 1), optional(batch*2*width)
-		y, next := make([]float64, len(dy)), make([]float64, batch*2*width)
-		dz, dr, dstate := like[float64](l.Z), like[float64](l.R), like[float64](l.State)
-		l.Forward(y, next)
-		l.Backward(dy, dnext, dz, dr, dstate)
+		dy, dnextH, dnextC := numbers[float32](r, batch*length*width, 1), optional(batch*width), optional(batch*width)
+		y, nextH, nextC := make([]float64, len(dy)), make([]float64, batch*width), make([]float64, batch*width)
+		dz, dr, dh, dc := like[float64](l.Z), like[float64](l.R), like[float64](l.H), like[float64](l.C)
+		l.Forward(y, nextH, nextC)
+		l.Backward(dy, dnextH, dnextC, dz, dr, dh, dc)
 
 		up := func(v []float64) Array[float32] { return put[float32](t, s, v) }
 		to := func(v []float64) Array[float32] {
@@ -57,26 +57,28 @@ func TestLSTM(t *testing.T) {
 			}
 			return blank[float32](t, s, len(v))
 		}
-		on := &LSTM{Batch: batch, Length: length, Width: width, Z: up(l.Z), R: up(l.R), State: up(l.State), Start: start}
-		ay, anext, adz, adr, adstate, ady, adnext := to(y), to(next), to(dz), to(dr), to(dstate), up(dy), up(dnext)
-		what := fmt.Sprintf("batch %d, length %d, width %d, state %v, start %v, dnext %v: ", batch, length, width, l.State != nil, l.Start != nil, dnext != nil)
+		on := &LSTM{Batch: batch, Length: length, Width: width, Z: up(l.Z), R: up(l.R), H: up(l.H), C: up(l.C), Start: start}
+		ay, anextH, anextC, adz, adr, adh, adc := to(y), to(nextH), to(nextC), to(dz), to(dr), to(dh), to(dc)
+		ady, adnextH, adnextC := up(dy), up(dnextH), up(dnextC)
+		what := fmt.Sprintf("batch %d, length %d, width %d, h %v, c %v, start %v, dnext %v %v: ", batch, length, width, l.H != nil, l.C != nil, l.Start != nil,
+			dnextH != nil, dnextC != nil)
 		run := func() [][]float64 {
-			kept, err := on.Forward(s, ay, anext, true)
+			kept, err := on.Forward(s, ay, anextH, anextC, true)
 			do(t, err)
-			do(t, on.Backward(s, kept, ady, adnext, adz, adr, adstate))
+			do(t, on.Backward(s, kept, ady, adnextH, adnextC, adz, adr, adh, adc))
 			kept.Free()
-			return [][]float64{get(t, s, ay), get(t, s, anext), get(t, s, adz), get(t, s, adr), get(t, s, adstate)}
+			return [][]float64{get(t, s, ay), get(t, s, anextH), get(t, s, anextC), get(t, s, adz), get(t, s, adr), get(t, s, adh), get(t, s, adc)}
 		}
 		first := run()
-		for i, want := range [][]float64{y, next, dz, dr, dstate} {
-			near(t, what+[]string{"y", "next", "dz", "dr", "dstate"}[i], first[i], want, 1e-5)
+		for i, want := range [][]float64{y, nextH, nextC, dz, dr, dh, dc} {
+			near(t, what+[]string{"y", "nextH", "nextC", "dz", "dr", "dh", "dc"}[i], first[i], want, 1e-5)
 		}
 		for i, again := range run() {
 			if !slices.Equal(again, first[i]) {
 				t.Errorf("%sresult %d differs in a second run", what, i)
 			}
 		}
-		_, err := on.Forward(s, ay, Array[float32]{}, false)
+		_, err := on.Forward(s, ay, Array[float32]{}, Array[float32]{}, false)
 		do(t, err)
 		if !slices.Equal(get(t, s, ay), first[0]) {
 			t.Errorf("%sy differs without keep", what)
@@ -89,15 +91,15 @@ func TestLSTMPrecisions(t *testing.T) {
 	s := open(t)
 	r := rand.New(rand.NewPCG(27, 27))
 	const batch, length, width = 2, 6, 24
-	z, weight, dnext := put[float32](t, s, numbers[float32](r, batch*length*4*width, 1)), put[float32](t, s, numbers[float32](r, 4*width*width, 0.1)),
-		put[float32](t, s, numbers[float32](r, batch*2*width, 1))
+	z, weight, dnextH := put[float32](t, s, numbers[float32](r, batch*length*4*width, 1)), put[float32](t, s, numbers[float32](r, 4*width*width, 0.1)),
+		put[float32](t, s, numbers[float32](r, batch*width, 1))
 	var want []float64
 	for p, tol := range []float64{0, 2e-3, 2e-2} {
 		l := &LSTM{Batch: batch, Length: length, Width: width, Precision: Precision(p), Z: z, R: weight}
-		kept, err := l.Forward(s, blank[float32](t, s, batch*length*width), Array[float32]{}, true)
+		kept, err := l.Forward(s, blank[float32](t, s, batch*length*width), Array[float32]{}, Array[float32]{}, true)
 		do(t, err)
 		dr := blank[float32](t, s, 4*width*width)
-		do(t, l.Backward(s, kept, Array[float32]{}, dnext, blank[float32](t, s, z.n), dr, Array[float32]{}))
+		do(t, l.Backward(s, kept, Array[float32]{}, dnextH, Array[float32]{}, blank[float32](t, s, z.n), dr, Array[float32]{}, Array[float32]{}))
 		kept.Free()
 		got := get(t, s, dr)
 		if p == 0 {
@@ -117,12 +119,14 @@ func BenchmarkLSTM(b *testing.B) {
 				R: zeros[float32](b, s, 4*n.width*n.width)}
 			y, dz, dr := zeros[float32](b, s, rows*n.width), zeros[float32](b, s, 4*rows*n.width), zeros[float32](b, s, 4*n.width*n.width)
 			b.Run("forward", func(b *testing.B) {
-				measure(b, s, 4*5*rows*n.width, func() error { _, err := l.Forward(s, y, Array[float32]{}, false); return err })
+				measure(b, s, 4*5*rows*n.width, func() error { _, err := l.Forward(s, y, Array[float32]{}, Array[float32]{}, false); return err })
 			})
 			b.Run("backward", func(b *testing.B) {
-				kept, err := l.Forward(s, y, Array[float32]{}, true)
+				kept, err := l.Forward(s, y, Array[float32]{}, Array[float32]{}, true)
 				do(b, err)
-				measure(b, s, 4*10*rows*n.width, func() error { return l.Backward(s, kept, y, Array[float32]{}, dz, dr, Array[float32]{}) })
+				measure(b, s, 4*10*rows*n.width, func() error {
+					return l.Backward(s, kept, y, Array[float32]{}, Array[float32]{}, dz, dr, Array[float32]{}, Array[float32]{})
+				})
 				kept.Free()
 			})
 		})

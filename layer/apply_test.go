@@ -31,7 +31,7 @@ func run(t *testing.T, nodes ...*G.Node) []G.Value {
 func silu(x float64) float64 { return x / (1 + math.Exp(-x)) }
 
 func TestLinear(t *testing.T) {
-	l := NewLinear(2, 3, WithDtype(tensor.Float64), WithBias(true))
+	l := NewLinear(LinearConfig{In: 2, Out: 3, Bias: true}, WithDtype(tensor.Float64))
 	copy(l.Weight.Value.Data().([]float64), []float64{1, 2, 3, 4, 5, 6})
 	copy(l.Bias.Value.Data().([]float64), []float64{10, 20, 30})
 	x := leaf(G.NewGraph(), "x", []float64{1, 1, 2, -1}, 1, 2, 2)
@@ -43,7 +43,7 @@ func TestLinear(t *testing.T) {
 }
 
 func TestRMSNorm(t *testing.T) {
-	l := NewRMSNorm(2, WithDtype(tensor.Float64), WithEps(5.5))
+	l := NewRMSNorm(RMSNormConfig{Channels: 2, Eps: 5.5}, WithDtype(tensor.Float64))
 	copy(l.Weight.Value.Data().([]float64), []float64{1, 10})
 	x := leaf(G.NewGraph(), "x", []float64{3, 4, 0, 0}, 1, 2, 2) // the mean of squares is 12.5
 	y, err := l.Apply(x)
@@ -54,7 +54,7 @@ func TestRMSNorm(t *testing.T) {
 }
 
 func TestEmbedding(t *testing.T) {
-	l := NewEmbedding(3, 2, WithDtype(tensor.Float64))
+	l := NewEmbedding(EmbeddingConfig{Vocabulary: 3, Channels: 2}, WithDtype(tensor.Float64))
 	copy(l.Weight.Value.Data().([]float64), []float64{1, 2, 3, 4, 5, 6})
 	g := G.NewGraph()
 	ids := G.NodeFromAny(g, tensor.New(tensor.WithShape(1, 3), tensor.WithBacking([]int{2, 0, 2})), G.WithName("ids"))
@@ -67,7 +67,7 @@ func TestEmbedding(t *testing.T) {
 
 // A convolution with and without context, and what it hands on.
 func TestConv1D(t *testing.T) {
-	l := NewConv1D(1, 3, WithDtype(tensor.Float64))
+	l := NewConv1D(Conv1DConfig{Channels: 1, Width: 3}, WithDtype(tensor.Float64))
 	copy(l.Weight.Value.Data().([]float64), []float64{0.25, 0.5, 2})
 	copy(l.Bias.Value.Data().([]float64), []float64{-1})
 	g := G.NewGraph()
@@ -76,16 +76,16 @@ func TestConv1D(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cut, err := l.ApplyStart(x, leaf(g, "start", []float64{0, 0, 1}, 1, 3))
+	cut, err := l.Apply(x, WithStart(leaf(g, "start", []float64{0, 0, 1}, 1, 3)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	context := leaf(g, "context", []float64{4, 5}, 1, 2, 1)
-	after, next, err := l.ApplyWithContext(x, context, nil)
+	after, next, err := l.ApplyWithState(x, State{context})
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := run(t, y, cut, after, next)
+	v := run(t, y, cut, after, next[0])
 	sameElements(t, "from nothing", v[0], silu(2-1), silu(4.5-1), silu(7.25-1))
 	sameElements(t, "with a start at the last step", v[1], silu(2-1), silu(4.5-1), silu(6-1))
 	sameElements(t, "after 4, 5", v[2], silu(5.5-1), silu(5.75-1), silu(7.25-1))
@@ -94,10 +94,10 @@ func TestConv1D(t *testing.T) {
 
 // A convolution of width 1 remembers nothing.
 func TestConv1DOfWidthOne(t *testing.T) {
-	l := NewConv1D(2, 1, WithDtype(tensor.Float64), WithBias(false))
+	l := NewConv1D(Conv1DConfig{Channels: 2, Width: 1, NoBias: true}, WithDtype(tensor.Float64))
 	copy(l.Weight.Value.Data().([]float64), []float64{2, 3})
 	x := leaf(G.NewGraph(), "x", []float64{1, 1}, 1, 1, 2)
-	y, next, err := l.ApplyWithContext(x, nil, nil)
+	y, next, err := l.ApplyWithState(x, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,8 +109,8 @@ func TestConv1DOfWidthOne(t *testing.T) {
 
 // Two layers of one name in one graph have their own weights; one layer used twice has one set.
 func TestLayersOfOneName(t *testing.T) {
-	a := NewLinear(2, 1, WithName("same"), WithDtype(tensor.Float64), WithSeed(1))
-	b := NewLinear(2, 1, WithName("same"), WithDtype(tensor.Float64), WithSeed(2))
+	a := NewLinear(LinearConfig{In: 2, Out: 1}, WithName("same"), WithDtype(tensor.Float64), WithSeed(1))
+	b := NewLinear(LinearConfig{In: 2, Out: 1}, WithName("same"), WithDtype(tensor.Float64), WithSeed(2))
 	copy(a.Weight.Value.Data().([]float64), []float64{1, 2})
 	copy(b.Weight.Value.Data().([]float64), []float64{3, 4})
 	g := G.NewGraph()

@@ -7,116 +7,108 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/op"
 )
 
-// Attention is causal attention with several heads and rotary positions. Its input and its result are (batch, length, width). It
+// Attention is causal attention with several heads and rotary positions. Its input and its result are (batch, length, channels). It
 // projects its input to queries, keys and values, applies op.Attention, and projects the result. Each step sees all steps before
 // it, so the time grows with the square of the length.
 //
-// With a window (WithWindow), each step sees only the last steps. The layer then has a state of fixed size, the keys and values
-// of these steps, and can be used as a Sequence.
+// With a window, each step sees only the last steps. The layer then has a state of one slot: window (window-1, 2·channels + 1), for
+// each of these steps its key, its value, and 1 if there was a step. Without a window, it is an error to apply the layer with a
+// state, because a state of fixed size cannot hold all keys and values.
 type Attention struct {
 	Base
-	QProj, KProj, VProj, OutProj *Linear // "q_proj", "k_proj", "v_proj" and "out_proj" (width, width)
-	width                        int
+	QProj, KProj, VProj, OutProj *Linear // "q_proj", "k_proj", "v_proj" and "out_proj" (channels, channels)
 	cfg                          op.AttentionConfig
 }
 
-// NewAttention returns attention. WithHeads sets the number of heads. The default is width/64, at least 1, or the next smaller
-// number that divides the width into heads of even dimension. WithWindow sets a window. WithRotary sets the base of the rotary
-// positions: 10000 by default, 0 for none. WithBias(true) gives the projections a bias.
-func NewAttention(width int, opts ...Option) *Attention {
-	opts = append([]Option{WithRotary(10000)}, opts...)
-	return build("attention", opts, false, []any{"width", width}, func(l *Attention, o Options) (Params, error) {
-		l.width = width
-		l.cfg = op.AttentionConfig{Heads: orDefault(o.Heads, defaultHeads(width)), Window: o.Window, Rotary: o.Rotary}
+// AttentionConfig configures an Attention. A zero field stands for its default.
+type AttentionConfig struct {
+	Channels int // required
+	// Heads is the number of heads. The default is Channels/64, at least 1, or the next smaller number that divides Channels into heads
+	// of even dimension.
+	Heads    int
+	Window   int     // steps that each step sees, itself included, at least 2; 0 for all
+	Rotary   float64 // base of the rotary positions; 10000
+	NoRotary bool    // no positions
+	Bias     bool    // the projections have a bias
+}
+
+// NewAttention returns attention.
+func NewAttention(cfg AttentionConfig, opts ...Option) *Attention {
+	return newLayer("attention", opts, []any{"channels", cfg.Channels}, func(l *Attention, o build.Options) (Params, error) {
+		n := cfg.Channels
+		l.cfg = op.AttentionConfig{Heads: build.OrDefault(cfg.Heads, defaultHeads(n)), Window: cfg.Window, Rotary: build.OrDefault(cfg.Rotary, 10000)}
+		if cfg.NoRotary {
+			l.cfg.Rotary = 0
+		}
 		switch h := l.cfg.Heads; {
-		case h < 1 || width%h != 0:
-			return nil, fmt.Errorf("heads is %d, want a number that divides the width, %d", h, width)
-		case o.Rotary != 0 && width/h%2 != 0:
-			return nil, fmt.Errorf("rotary positions need an even head dimension, and %d/%d is %d", width, h, width/h)
-		case !(o.Rotary == 0 || o.Rotary > 1 && !math.IsInf(o.Rotary, 1)):
-			return nil, fmt.Errorf("the rotary base is %v, want a number above 1, or 0 for none", o.Rotary)
-		case o.Window < 0 || o.Window == 1:
-			return nil, fmt.Errorf("the window is %d, want at least 2, or 0 for none", o.Window)
+		case h < 1 || n%h != 0:
+			return nil, fmt.Errorf("heads is %d, want a number that divides the channels, %d", h, n)
+		case cfg.NoRotary && cfg.Rotary != 0:
+			return nil, fmt.Errorf("the rotary base is %v with NoRotary, want 0", cfg.Rotary)
+		case !cfg.NoRotary && !(l.cfg.Rotary > 1 && !math.IsInf(l.cfg.Rotary, 1)):
+			return nil, fmt.Errorf("the rotary base is %v, want a number above 1, or 0 for the default", cfg.Rotary)
+		case !cfg.NoRotary && n/h%2 != 0:
+			return nil, fmt.Errorf("rotary positions need an even head dimension, and %d/%d is %d", n, h, n/h)
+		case cfg.Window < 0 || cfg.Window == 1:
+			return nil, fmt.Errorf("the window is %d, want at least 2, or 0 for none", cfg.Window)
 		}
-		if err := size.Of(o.Dtype.Size(), o.Window, 2*width+1).Fits("the keys and values of a sequence"); err != nil {
-			return nil, fmt.Errorf("the window is %d: %w", o.Window, err)
+		if err := size.Of(o.Dtype.Size(), cfg.Window, 2*n+1).Fits("the keys and values of a sequence"); err != nil {
+			return nil, fmt.Errorf("the window is %d: %w", cfg.Window, err)
 		}
-		l.QProj = NewLinear(width, width, o.Part("q_proj", WithBias(o.Bias))...)
-		l.KProj = NewLinear(width, width, o.Part("k_proj", WithBias(o.Bias))...)
-		l.VProj = NewLinear(width, width, o.Part("v_proj", WithBias(o.Bias))...)
-		l.OutProj = NewLinear(width, width, o.Part("out_proj", WithBias(o.Bias))...)
-		return Together(l.QProj, l.KProj, l.VProj, l.OutProj)
+		l.QProj, l.KProj = projection(o, "q_proj", n, n, cfg.Bias), projection(o, "k_proj", n, n, cfg.Bias)
+		l.VProj, l.OutProj = projection(o, "v_proj", n, n, cfg.Bias), projection(o, "out_proj", n, n, cfg.Bias)
+		build.OverTime(l, n, []Slot{{Name: "window", Shape: tensor.Shape{cfg.Window - 1, 2*n + 1}}}, l.mix)
+		if cfg.Window == 0 {
+			build.WithoutState(l, "attention without a window has a state that would grow with every step, want a Window of at least 2 (in package nn, Config.Window)")
+		}
+		return together(l.QProj, l.KProj, l.VProj, l.OutProj)
 	})
 }
 
-// Err returns what is wrong with the layer, or nil.
-func (l *Attention) Err() error { return Err(l) }
-
-func defaultHeads(width int) int {
-	heads := max(width/64, 1)
-	for heads > 1 && width%(2*heads) != 0 {
+func defaultHeads(channels int) int {
+	heads := max(channels/64, 1)
+	for heads > 1 && channels%(2*heads) != 0 {
 		heads--
 	}
 	return heads
 }
 
-// StateShape returns (batch, window-1, 2·width + 1): for each step its key, its value, and 1 if there was a step. It returns nil
-// without a window, or if the layer is invalid.
-func (l *Attention) StateShape(batch int) tensor.Shape {
-	if l.Err() != nil || l.cfg.Window == 0 {
-		return nil
+func (l *Attention) mix(s *build.Steps, x *G.Node) *G.Node {
+	in := op.AttentionInputs{
+		Q: s.Do(l.QProj.Apply(x)), K: s.Do(l.KProj.Apply(x)), V: s.Do(l.VProj.Apply(x)), // (batch, length, channels)
+		Context: s.Take(), Start: s.Start,
 	}
-	return tensor.Shape{batch, l.cfg.Window - 1, 2*l.width + 1}
+	return s.Do(l.OutProj.Apply(build.Run(s, in, l.cfg, op.Attention, op.AttentionWithContext)))
 }
 
-// Apply applies the layer to x (batch, length, width).
-func (l *Attention) Apply(x *G.Node) (*G.Node, error) { return l.ApplyStart(x, nil) }
-
-// ApplyStart is Apply for packed sequences: a new sequence starts where start (batch, length) is non-zero. start may be nil.
-func (l *Attention) ApplyStart(x, start *G.Node) (*G.Node, error) {
-	y, _, err := l.apply(x, nil, false, start)
-	return y, err
+// Mixer returns an Attention of this configuration for a number of channels.
+func (c AttentionConfig) Mixer(channels int, opts ...Option) Mixer {
+	c.Channels = channels
+	return NewAttention(c, opts...)
 }
 
-// ApplyWithState continues from a state, nil for none. It returns the result and the state after x. It is an error without a
-// window, because a state of fixed size cannot hold all keys and values.
-func (l *Attention) ApplyWithState(x, state, start *G.Node) (y, next *G.Node, err error) {
-	if l.Err() == nil && l.cfg.Window == 0 {
-		return nil, nil, fmt.Errorf("%s: attention has no state of fixed size, want one with a window (WithWindow; in package nn, Config.Window)", l.Name())
-	}
-	return l.apply(x, state, true, start)
+// Err returns what is wrong with the layer, or nil.
+func (l *Attention) Err() error { return build.Err(l) }
+
+// Slots returns the parts of the layer's state.
+func (l *Attention) Slots() []Slot { return build.Slots(l) }
+
+// Apply applies the layer to whole sequences, as Mixer has it.
+func (l *Attention) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
+	return build.Apply(l, x, opts)
 }
 
-func (l *Attention) apply(x, state *G.Node, withState bool, start *G.Node) (y, next *G.Node, err error) {
-	if err := useSequence(l, x, "width", func() int { return l.width }); err != nil {
-		return nil, nil, err
-	}
-	in := op.AttentionInputs{Context: state, Start: start}
-	for _, p := range []struct {
-		layer *Linear
-		to    **G.Node
-	}{{l.QProj, &in.Q}, {l.KProj, &in.K}, {l.VProj, &in.V}} {
-		if *p.to, err = p.layer.Apply(x); err != nil {
-			return nil, nil, err
-		}
-	}
-	if withState {
-		y, next, err = op.AttentionWithContext(in, l.cfg)
-	} else {
-		y, err = op.Attention(in, l.cfg)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	y, err = l.OutProj.Apply(y)
-	return y, next, err
+// ApplyWithState continues from a state, as Mixer has it.
+func (l *Attention) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
+	return build.ApplyWithState(l, x, state, opts)
 }
 
 // Fwd is Apply in the form of golgi's layers.
-func (l *Attention) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }
+func (l *Attention) Fwd(x G.Input) G.Result { return build.Fwd(l, x) }
 
-var _ Sequence = (*Attention)(nil)
+var _ Mixer = (*Attention)(nil)

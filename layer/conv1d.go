@@ -4,13 +4,17 @@ import (
 	"math"
 
 	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/op"
 )
 
 // Conv1D is a causal depthwise convolution over time. Its input and its result are (batch, length, channels). Each output of a
-// channel is a weighted sum of the last width inputs of the channel. A SiLU follows unless WithoutSiLU is given. Weights and bias
-// start uniform within ±1/√width.
+// channel is a weighted sum of the last width inputs of the channel. A SiLU follows unless NoSiLU is set. Weights and bias start
+// uniform within ±1/√width.
+//
+// Its state has one slot: conv (width-1, channels), the last inputs. A convolution of width 1 has none.
 type Conv1D struct {
 	Base
 	Weight *Param // "weight" (channels, 1, width)
@@ -19,49 +23,54 @@ type Conv1D struct {
 	cfg    op.ConvConfig
 }
 
-// NewConv1D returns a convolution. It has a bias unless WithBias(false) is given.
-func NewConv1D(channels, width int, opts ...Option) *Conv1D {
-	return build("convolution", opts, true, []any{"channels", channels, "width", width}, func(l *Conv1D, o Options) (params Params, err error) {
-		l.width, l.cfg.SiLU = width, !o.NoSiLU
-		l.Weight, l.Bias, params = o.affine(1/math.Sqrt(float64(width)), channels, 1, width)
+// Conv1DConfig configures a Conv1D.
+type Conv1DConfig struct {
+	Channels, Width int // required
+	NoBias, NoSiLU  bool
+}
+
+// NewConv1D returns a convolution.
+func NewConv1D(cfg Conv1DConfig, opts ...Option) *Conv1D {
+	return newLayer("convolution", opts, []any{"channels", cfg.Channels, "width", cfg.Width}, func(l *Conv1D, o build.Options) (params Params, err error) {
+		l.width, l.cfg.SiLU = cfg.Width, !cfg.NoSiLU
+		l.Weight, l.Bias, params = affine(o, !cfg.NoBias, 1/math.Sqrt(float64(cfg.Width)), cfg.Channels, 1, cfg.Width)
+		var slots []Slot
+		if cfg.Width > 1 {
+			slots = []Slot{{Name: "conv", Shape: tensor.Shape{cfg.Width - 1, cfg.Channels}}}
+		}
+		build.OverTime(l, cfg.Channels, slots, l.mix)
 		return params, nil
 	})
 }
 
-// Err returns what is wrong with the layer, or nil.
-func (l *Conv1D) Err() error { return Err(l) }
-
-func (l *Conv1D) inputs(x, context, start *G.Node) op.ConvInputs {
-	in := op.ConvInputs{X: x, Weight: l.Weight.Node(x.Graph()), Context: context, Start: start}
+func (l *Conv1D) mix(s *build.Steps, x *G.Node) *G.Node {
+	in := op.ConvInputs{X: x, Weight: l.Weight.Node(s.Graph), Start: s.Start}
 	if l.Bias != nil {
-		in.Bias = l.Bias.Node(x.Graph())
+		in.Bias = l.Bias.Node(s.Graph)
 	}
-	return in
+	if l.width > 1 {
+		in.Context = s.Take()
+	}
+	return build.Run(s, in, l.cfg, op.CausalConv, op.CausalConvWithContext)
 }
 
-// Apply applies the convolution to x (batch, length, channels).
-func (l *Conv1D) Apply(x *G.Node) (*G.Node, error) { return l.ApplyStart(x, nil) }
+// Err returns what is wrong with the layer, or nil.
+func (l *Conv1D) Err() error { return build.Err(l) }
 
-// ApplyStart is Apply for packed sequences: a new sequence starts where start (batch, length) is non-zero. start may be nil.
-func (l *Conv1D) ApplyStart(x, start *G.Node) (*G.Node, error) {
-	if err := Use(l, x); err != nil {
-		return nil, err
-	}
-	return op.CausalConv(l.inputs(x, nil, start), l.cfg)
+// Slots returns the parts of the layer's state.
+func (l *Conv1D) Slots() []Slot { return build.Slots(l) }
+
+// Apply applies the layer to whole sequences, as Mixer has it.
+func (l *Conv1D) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
+	return build.Apply(l, x, opts)
 }
 
-// ApplyWithContext continues a sequence. context (batch, width-1, channels) holds the last inputs before x; nil stands for zeros.
-// It returns the result and the context after x. A convolution of width 1 has no context: it ignores context and returns nil.
-func (l *Conv1D) ApplyWithContext(x, context, start *G.Node) (y, next *G.Node, err error) {
-	if err := Use(l, x); err != nil {
-		return nil, nil, err
-	}
-	if l.width == 1 {
-		y, err = l.ApplyStart(x, start)
-		return y, nil, err
-	}
-	return op.CausalConvWithContext(l.inputs(x, context, start), l.cfg)
+// ApplyWithState continues from a state, as Mixer has it.
+func (l *Conv1D) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
+	return build.ApplyWithState(l, x, state, opts)
 }
 
 // Fwd is Apply in the form of golgi's layers.
-func (l *Conv1D) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }
+func (l *Conv1D) Fwd(x G.Input) G.Result { return build.Fwd(l, x) }
+
+var _ Mixer = (*Conv1D)(nil)

@@ -3,28 +3,34 @@ package layer
 import (
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/op"
 )
 
-// Embedding maps tokens (batch, length) of int to rows of its weight, (batch, length, width). The weight starts normally
+// Embedding maps tokens (batch, length) of int to rows of its weight, (batch, length, channels). The weight starts normally
 // distributed with a standard deviation of 0.02.
 type Embedding struct {
 	Base
-	Weight *Param // "weight" (vocabulary, width)
+	Weight *Param // "weight" (vocabulary, channels)
+}
+
+// EmbeddingConfig configures an Embedding.
+type EmbeddingConfig struct {
+	Vocabulary, Channels int // required
 }
 
 // NewEmbedding returns an embedding.
-func NewEmbedding(vocabulary, width int, opts ...Option) *Embedding {
-	return build("embedding", opts, false, []any{"vocabulary", vocabulary, "width", width}, func(l *Embedding, o Options) (Params, error) {
-		name := Join(o.Name, "weight")
+func NewEmbedding(cfg EmbeddingConfig, opts ...Option) *Embedding {
+	return newLayer("embedding", opts, []any{"vocabulary", cfg.Vocabulary, "channels", cfg.Channels}, func(l *Embedding, o build.Options) (Params, error) {
+		name := build.Join(o.Name, "weight")
 		r := o.Rand(name)
-		l.Weight = NewParam(name, o.New(func() float64 { return 0.02 * r.NormFloat64() }, vocabulary, width), true)
+		l.Weight = NewParam(name, o.New(func() float64 { return 0.02 * r.NormFloat64() }, cfg.Vocabulary, cfg.Channels), true)
 		return Params{l.Weight}, nil
 	})
 }
 
 // Err returns what is wrong with the layer, or nil.
-func (l *Embedding) Err() error { return Err(l) }
+func (l *Embedding) Err() error { return build.Err(l) }
 
 // Apply looks up ids (batch, length) of int.
 func (l *Embedding) Apply(ids *G.Node) (*G.Node, error) {
@@ -34,7 +40,7 @@ func (l *Embedding) Apply(ids *G.Node) (*G.Node, error) {
 
 // ApplyTied is Apply that also returns the node of the weight, for a head that shares it (op.TiedEmbedding).
 func (l *Embedding) ApplyTied(ids *G.Node) (x, weight *G.Node, err error) {
-	if err := Use(l, ids); err != nil {
+	if err := build.Use(l, ids); err != nil {
 		return nil, nil, err
 	}
 	w, err := l.Weight.Effective(ids.Graph())
@@ -45,4 +51,4 @@ func (l *Embedding) ApplyTied(ids *G.Node) (x, weight *G.Node, err error) {
 }
 
 // Fwd is Apply in the form of golgi's layers.
-func (l *Embedding) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }
+func (l *Embedding) Fwd(x G.Input) G.Result { return build.Lift(x, l.Apply) }

@@ -12,8 +12,8 @@ import (
 
 // A pretrained part is frozen, and a new head on it is trained: gradients are asked for the head's weights alone.
 func ExampleParams_Freeze() {
-	body := layer.NewLinear(4, 4, layer.WithName("body")) // in a program, loaded from a checkpoint
-	head := layer.NewLinear(4, 1, layer.WithName("head"))
+	body := layer.NewLinear(layer.LinearConfig{In: 4, Out: 4}, layer.WithName("body")) // in a program, loaded from a checkpoint
+	head := layer.NewLinear(layer.LinearConfig{In: 4, Out: 1}, layer.WithName("head"))
 	body.Params().Freeze()
 
 	g := G.NewGraph()

@@ -5,59 +5,78 @@ import (
 
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/op"
 )
 
-// GatedMLP mixes the channels of each step: down_proj(f(gate_proj(x)) ⊙ up_proj(x)). x and the result are (batch, length, width).
-// With SiLU, the default f, it is SwiGLU; with op.GELU it is GeGLU (Shazeer, "GLU Variants Improve Transformer", equation 6).
+// GatedMLP mixes the channels of each step: down_proj(f(gate_proj(x)) ⊙ up_proj(x)). x and the result are (batch, length, channels).
+// With SiLU, the default f, it is SwiGLU; with op.GELU it is GeGLU (Shazeer, "GLU Variants Improve Transformer", equation 6). It has
+// no state, and a start has no effect on it, since no step sees another one.
 type GatedMLP struct {
 	Base
-	GateProj, UpProj, DownProj *Linear // "gate_proj" and "up_proj" (hidden, width), "down_proj" (width, hidden)
+	GateProj, UpProj, DownProj *Linear // "gate_proj" and "up_proj" (hidden, channels), "down_proj" (channels, hidden)
 	activation                 op.Activation
 }
 
-// NewGatedMLP returns a gated MLP. hidden is the number of channels inside. The default, 0, is 8/3 of the width, rounded up to a
-// multiple of 8; the MLP then has as many weights as a plain MLP with four times the width inside. WithActivation sets f, and
-// WithBias(true) gives a bias to all three projections.
-func NewGatedMLP(width, hidden int, opts ...Option) *GatedMLP {
-	if hidden == 0 && size.Axis(width) == nil {
-		hidden = (8*width/3 + 7) / 8 * 8
+// GatedMLPConfig configures a GatedMLP. A zero field stands for its default.
+type GatedMLPConfig struct {
+	Channels int // required
+	// Hidden is the number of channels inside. The default is 8/3 of Channels, rounded up to a multiple of 8; the MLP then has as many
+	// weights as a plain MLP with 4·Channels inside.
+	Hidden     int
+	Activation op.Activation // f; op.SiLU
+	Bias       bool          // the projections have a bias
+}
+
+// NewGatedMLP returns a gated MLP.
+func NewGatedMLP(cfg GatedMLPConfig, opts ...Option) *GatedMLP {
+	channels, hidden := cfg.Channels, cfg.Hidden
+	if hidden == 0 && size.Axis(channels) == nil {
+		hidden = (8*channels/3 + 7) / 8 * 8
 	}
-	return build("gated MLP", opts, false, []any{"width", width, "hidden", hidden}, func(l *GatedMLP, o Options) (Params, error) {
-		if o.Activation != op.SiLU && o.Activation != op.GELU {
-			return nil, fmt.Errorf("the activation is %d, want op.SiLU or op.GELU", int(o.Activation))
+	return newLayer("gated MLP", opts, []any{"channels", channels, "hidden", hidden}, func(l *GatedMLP, o build.Options) (Params, error) {
+		if l.activation = cfg.Activation; l.activation != op.SiLU && l.activation != op.GELU {
+			return nil, fmt.Errorf("the activation is %d, want op.SiLU or op.GELU", int(l.activation))
 		}
-		l.activation = o.Activation
-		l.GateProj = NewLinear(width, hidden, o.Part("gate_proj", WithBias(o.Bias))...)
-		l.UpProj = NewLinear(width, hidden, o.Part("up_proj", WithBias(o.Bias))...)
-		l.DownProj = NewLinear(hidden, width, o.Part("down_proj", WithBias(o.Bias))...)
-		return Together(l.GateProj, l.UpProj, l.DownProj)
+		l.GateProj = projection(o, "gate_proj", channels, hidden, cfg.Bias)
+		l.UpProj = projection(o, "up_proj", channels, hidden, cfg.Bias)
+		l.DownProj = projection(o, "down_proj", hidden, channels, cfg.Bias)
+		build.OverTime(l, channels, nil, l.mix)
+		return together(l.GateProj, l.UpProj, l.DownProj)
 	})
 }
 
-// Err returns what is wrong with the layer, or nil.
-func (l *GatedMLP) Err() error { return Err(l) }
+func (l *GatedMLP) mix(s *build.Steps, x *G.Node) *G.Node {
+	gate := s.Do(l.GateProj.Apply(x))          // (batch, length, hidden)
+	up := s.Do(l.UpProj.Apply(x))              // (batch, length, hidden)
+	h := s.Do(op.Gate(gate, up, l.activation)) // (batch, length, hidden)
+	return s.Do(l.DownProj.Apply(h))           // (batch, length, channels)
+}
 
-// Apply applies the layer to x (batch, length, width).
-func (l *GatedMLP) Apply(x *G.Node) (*G.Node, error) {
-	if err := Use(l, x); err != nil {
-		return nil, err
-	}
-	gate, err := l.GateProj.Apply(x)
-	if err != nil {
-		return nil, err
-	}
-	up, err := l.UpProj.Apply(x)
-	if err != nil {
-		return nil, err
-	}
-	h, err := op.Gate(gate, up, l.activation)
-	if err != nil {
-		return nil, err
-	}
-	return l.DownProj.Apply(h)
+// Mixer returns a GatedMLP of this configuration for a number of channels.
+func (c GatedMLPConfig) Mixer(channels int, opts ...Option) Mixer {
+	c.Channels = channels
+	return NewGatedMLP(c, opts...)
+}
+
+// Err returns what is wrong with the layer, or nil.
+func (l *GatedMLP) Err() error { return build.Err(l) }
+
+// Slots returns the parts of the layer's state.
+func (l *GatedMLP) Slots() []Slot { return build.Slots(l) }
+
+// Apply applies the layer to whole sequences, as Mixer has it.
+func (l *GatedMLP) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
+	return build.Apply(l, x, opts)
+}
+
+// ApplyWithState continues from a state, as Mixer has it.
+func (l *GatedMLP) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
+	return build.ApplyWithState(l, x, state, opts)
 }
 
 // Fwd is Apply in the form of golgi's layers.
-func (l *GatedMLP) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }
+func (l *GatedMLP) Fwd(x G.Input) G.Result { return build.Fwd(l, x) }
+
+var _ Mixer = (*GatedMLP)(nil)

@@ -13,26 +13,26 @@ import (
 // that of the S6 inside.
 func h3(l *H3, x, keys, h []float64) (y []float64) {
 	value := func(p *Param) []float64 { return p.Value.Data().([]float64) }
-	size, taps, inner := l.width/l.heads, value(l.Shift.Weight), l.Inner.(*S6)
-	width := len(taps) / l.width
-	for ; len(x) > 0; x = x[l.width:] {
-		now := x[:l.width]
+	size, taps, inner := l.channels/l.heads, value(l.Shift.Weight), l.Inner.(*S6)
+	width := len(taps) / l.channels
+	for ; len(x) > 0; x = x[l.channels:] {
+		now := x[:l.channels]
 		q, k, v := times(value(l.QProj.Weight), now), times(value(l.KProj.Weight), now), times(value(l.VProj.Weight), now)
 		keys = append(keys, k...)
 		var products []float64
-		for i := range l.width {
+		for i := range l.channels {
 			var shifted float64
 			for tap := range width {
-				shifted += taps[i*width+tap] * keys[tap*l.width+i]
+				shifted += taps[i*width+tap] * keys[tap*l.channels+i]
 			}
 			head := i / size
 			for j := range size {
 				products = append(products, shifted*v[head*size+j])
 			}
 		}
-		keys = keys[l.width:]
+		keys = keys[l.channels:]
 		mixed := s6(inner, products, h)
-		o := make([]float64, l.width)
+		o := make([]float64, l.channels)
 		for i, a := range q {
 			for j := range size {
 				o[i/size*size+j] += a * mixed[i*size+j]
@@ -47,27 +47,27 @@ func h3(l *H3, x, keys, h []float64) (y []float64) {
 func TestH3(t *testing.T) {
 	for _, c := range []struct{ width, heads, shift int }{{3, 3, 4}, {4, 2, 3}, {4, 1, 2}, {6, 2, 1}} {
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
-			l := NewH3(c.width, NewS6, WithDtype(tensor.Float64), WithHeads(c.heads), WithShift(c.shift), WithStateSize(2), WithSeed(5))
+			l := NewH3(H3Config{Channels: c.width, Inner: S6Config{State: 2}, Heads: c.heads, Shift: c.shift}, WithDtype(tensor.Float64), WithSeed(5))
 			const batch, length = 2, 6
 			g, r := G.NewGraph(), rand.New(rand.NewPCG(6, 6))
 			x := random(r, tensor.Float64, batch, length, c.width)
-			shift, inner := l.StateShapes(batch)
-			keys, h := make([]float64, batch*(c.shift-1)*c.width), random(r, tensor.Float64, inner...)
-			before := H3State{Inner: G.NodeFromAny(g, h, G.WithName("inner"))}
-			if shift != nil {
+			keys, h := make([]float64, batch*(c.shift-1)*c.width), random(r, tensor.Float64, append([]int{batch}, l.Inner.Slots()[0].Shape...)...)
+			var before State
+			if c.shift > 1 {
 				for i := range keys {
 					keys[i] = r.NormFloat64()
 				}
-				before.Shift = leaf(g, "shift", keys, shift...)
+				before = State{leaf(g, "shift", keys, batch, c.shift-1, c.width)}
 			}
-			y, next, err := l.ApplyWithState(G.NodeFromAny(g, x, G.WithName("x")), before, nil)
+			before = append(before, G.NodeFromAny(g, h, G.WithName("inner")))
+			y, next, err := l.ApplyWithState(G.NodeFromAny(g, x, G.WithName("x")), before)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if (next.Shift == nil) != (c.shift == 1) {
-				t.Fatalf("the state of a shift of %d is %v", c.shift, next.Shift)
+			if len(next) != len(l.Slots()) || (len(next) == 1) != (c.shift == 1) {
+				t.Fatalf("the state of a shift of %d has %d nodes, and the slots are %v", c.shift, len(next), l.Slots())
 			}
-			v := run(t, y, next.Inner)
+			v := run(t, y, next[len(next)-1])
 			for b := range batch {
 				part := func(s []float64) []float64 { n := len(s) / batch; return append([]float64(nil), s[b*n:(b+1)*n]...) }
 				state := part(asFloat64(h))
@@ -85,30 +85,35 @@ func TestH3(t *testing.T) {
 
 // What does not fit is an error that names it.
 func TestH3Errors(t *testing.T) {
-	l := NewH3(4, NewS6, WithStateSize(2))
+	l := NewH3(H3Config{Channels: 4, Inner: S6Config{State: 2}})
 	g := G.NewGraph()
 	node := func(shape ...int) *G.Node {
 		return G.NewTensor(g, tensor.Float32, len(shape), G.WithShape(shape...), G.WithName(fmt.Sprint(shape)))
 	}
 	for _, c := range []struct {
 		x     *G.Node
-		state H3State
+		state State
 		start *G.Node
 		want  string
 	}{
-		{node(2, 5, 3), H3State{}, nil, "H3: x has shape (2, 5, 3), want (batch, length, width) = (any, any, 4)"},
-		{node(5, 4), H3State{}, nil, "H3: x has shape (5, 4), want (batch, length, width) = (any, any, 4)"},
-		{G.NewTensor(g, tensor.Float64, 3, G.WithShape(2, 5, 4), G.WithName("x")), H3State{}, nil,
+		{node(2, 5, 3), nil, nil, "H3: x has shape (2, 5, 3), want (batch, length, channels) = (any, any, 4)"},
+		{node(5, 4), nil, nil, "H3: x has shape (5, 4), want (batch, length, channels) = (any, any, 4)"},
+		{G.NewTensor(g, tensor.Float64, 3, G.WithShape(2, 5, 4), G.WithName("x")), nil, nil,
 			"H3: x is of float64, want float32 like the weights"},
-		{node(2, 5, 4), H3State{Shift: node(2, 4, 4)}, nil,
-			"H3: shift: op: causal convolution: Context has shape (2, 4, 4), want (batch, width-1, channels) = (2, 3, 4)"},
-		{node(2, 5, 4), H3State{Inner: node(2, 4, 3)}, nil,
-			"H3: inner layer: op: selective scan: InitialState has shape (2, 4, 3), want (batch, channels, state) = (2, 4, 2)"},
-		{node(2, 5, 4), H3State{}, node(2, 4),
-			"H3: shift: op: causal convolution: Start has shape (2, 4), want (batch, length) = (2, 5)"},
+		{node(2, 5, 4), State{node(2, 4, 4), nil}, nil,
+			"H3: the state shift has shape (2, 4, 4), want (2, 3, 4)"},
+		{node(2, 5, 4), State{nil, node(2, 4, 3)}, nil,
+			"H3: the state inner.scan has shape (2, 4, 3), want (2, 4, 2)"},
+		{node(2, 5, 4), nil, node(2, 4),
+			"H3: start has shape (2, 4), want (batch, length) = (2, 5)"},
+		{node(2, 5, 4), State{nil}, nil, "H3: the state has 1 nodes, want 2, for shift, inner.scan"},
+		{node(2, 5, 4), State{nil, G.NewTensor(G.NewGraph(), tensor.Float32, 3, G.WithShape(2, 4, 2), G.WithName("h"))}, nil,
+			"H3: the state inner.scan belongs to another graph than x"},
+		{node(2, 5, 4), State{G.NewTensor(g, tensor.Float64, 3, G.WithShape(2, 3, 4), G.WithName("k")), nil}, nil,
+			"H3: the state shift is of float64, want float32 like x"},
 	} {
-		y, next, err := l.ApplyWithState(c.x, c.state, c.start)
-		if err == nil || err.Error() != c.want || y != nil || next != (H3State{}) {
+		y, next, err := l.ApplyWithState(c.x, c.state, WithStart(c.start))
+		if err == nil || err.Error() != c.want || y != nil || next != nil {
 			t.Errorf("%v, %v, error %v, want %s", y, next, err, c.want)
 		}
 	}

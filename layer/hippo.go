@@ -8,6 +8,7 @@ import (
 
 	"gonum.org/v1/gonum/mat"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/internal/size"
 )
 
@@ -23,22 +24,16 @@ const (
 	S4DReal StartA = "S4D-Real" // -(n+1), real
 )
 
-// WithA sets the initial diagonal A of S4.
-func WithA(start StartA) Option { return func(o *Options) { o.A = start } }
-
-// WithBilinear discretises S4 by the bilinear rule instead of the zero-order hold.
-func WithBilinear() Option { return func(o *Options) { o.Bilinear = true } }
-
 // modes returns the number of values for state size N, or what is wrong with the name or with N.
 func (s StartA) modes(n int) (int, error) {
 	switch s {
 	case S4DReal:
-		return n, axes("state size", n)
+		return n, build.Axes("state size", n)
 	case S4DLin, S4DInv, S4DLegS, "":
 		if n < 2 || n%2 != 0 {
-			return 0, fmt.Errorf("state size is %d, want an even number, two for each complex mode; or WithA(S4DReal)", n)
+			return 0, fmt.Errorf("state size is %d, want an even number, two for each complex mode; or S4DReal", n)
 		}
-		return n / 2, axes("state size", n)
+		return n / 2, build.Axes("state size", n)
 	}
 	return 0, fmt.Errorf("no values start as %q, want %q, %q, %q or %q", string(s), S4DLin, S4DInv, S4DLegS, S4DReal)
 }
@@ -102,7 +97,7 @@ func legS(n int) ([]complex128, error) {
 	}
 	var eigen mat.Eigen
 	if !eigen.Factorize(normal, mat.EigenNone) {
-		return nil, fmt.Errorf("layer: S4: the eigenvalues of LegS do not converge for state size %d; another size, or WithA(S4DInv), is close", n)
+		return nil, fmt.Errorf("layer: S4: the eigenvalues of LegS do not converge for state size %d; another size, or S4DInv, is close", n)
 	}
 	values := slices.DeleteFunc(eigen.Values(nil), func(z complex128) bool { return imag(z) <= 0 })
 	slices.SortFunc(values, func(a, b complex128) int { return cmp.Compare(imag(a), imag(b)) })

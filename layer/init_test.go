@@ -35,8 +35,8 @@ func moments(v []float64) (low, high, mean, deviation float64) {
 // deviation are those of a uniform distribution. In both types.
 func TestUniformStart(t *testing.T) {
 	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
-		linear := NewLinear(64, 200, WithBias(true), WithDtype(dt))
-		conv := NewConv1D(2000, 5, WithDtype(dt))
+		linear := NewLinear(LinearConfig{In: 64, Out: 200, Bias: true}, WithDtype(dt))
+		conv := NewConv1D(Conv1DConfig{Channels: 2000, Width: 5}, WithDtype(dt))
 		for _, c := range []struct {
 			p     *Param
 			bound float64
@@ -61,7 +61,7 @@ func TestUniformStart(t *testing.T) {
 }
 
 func TestEmbeddingStart(t *testing.T) {
-	v := doubles(NewEmbedding(100, 100).Weight.Value)
+	v := doubles(NewEmbedding(EmbeddingConfig{Vocabulary: 100, Channels: 100}).Weight.Value)
 	low, high, mean, deviation := moments(v)
 	if math.Abs(mean) > 0.001 || math.Abs(deviation-0.02) > 0.001 {
 		t.Errorf("mean %v, deviation %v, want 0 and 0.02", mean, deviation)
@@ -72,7 +72,7 @@ func TestEmbeddingStart(t *testing.T) {
 }
 
 func TestRMSNormStart(t *testing.T) {
-	for _, x := range doubles(NewRMSNorm(9).Weight.Value) {
+	for _, x := range doubles(NewRMSNorm(RMSNormConfig{Channels: 9}).Weight.Value) {
 		if x != 1 {
 			t.Fatalf("a weight starts at %v, want 1", x)
 		}
@@ -81,7 +81,9 @@ func TestRMSNormStart(t *testing.T) {
 
 // A seed is a start; another seed, or another name, is another one.
 func TestSeed(t *testing.T) {
-	start := func(opts ...Option) []float64 { return doubles(NewLinear(4, 4, opts...).Weight.Value) }
+	start := func(opts ...Option) []float64 {
+		return doubles(NewLinear(LinearConfig{In: 4, Out: 4}, opts...).Weight.Value)
+	}
 	first := start(WithSeed(7), WithName("a"))
 	if !slices.Equal(first, start(WithName("a"), WithSeed(7))) {
 		t.Error("the same seed gives other weights")
@@ -99,11 +101,11 @@ func TestSeed(t *testing.T) {
 			}
 		}
 	}
-	l := NewLinear(4, 4, WithBias(true))
+	l := NewLinear(LinearConfig{In: 4, Out: 4, Bias: true})
 	if slices.Equal(doubles(l.Weight.Value)[:4], doubles(l.Bias.Value)) {
 		t.Error("weight and bias start with the same numbers")
 	}
-	double := doubles(NewLinear(4, 4, WithSeed(7), WithName("a"), WithDtype(tensor.Float64)).Weight.Value)
+	double := doubles(NewLinear(LinearConfig{In: 4, Out: 4}, WithSeed(7), WithName("a"), WithDtype(tensor.Float64)).Weight.Value)
 	for i, x := range double {
 		if float64(float32(x)) != first[i] {
 			t.Errorf("element %d is %v in float32, want %v rounded", i, first[i], x)
@@ -115,17 +117,17 @@ func TestSeed(t *testing.T) {
 func TestStartIsIndependentOfOrder(t *testing.T) {
 	build := func(name string) []float64 {
 		if name == "conv" {
-			return doubles(NewConv1D(6, 4, WithSeed(3), WithName(name)).Weight.Value)
+			return doubles(NewConv1D(Conv1DConfig{Channels: 6, Width: 4}, WithSeed(3), WithName(name)).Weight.Value)
 		}
-		return doubles(NewLinear(6, 4, WithSeed(3), WithName(name)).Weight.Value)
+		return doubles(NewLinear(LinearConfig{In: 6, Out: 4}, WithSeed(3), WithName(name)).Weight.Value)
 	}
 	a, b := build("linear"), build("conv")
 	b2, a2 := build("conv"), build("linear")
 	if !slices.Equal(a, a2) || !slices.Equal(b, b2) {
 		t.Error("the order in which layers are made changes their weights")
 	}
-	with := NewConv1D(6, 4, WithSeed(3), WithName("conv"), WithBias(true))
-	without := NewConv1D(6, 4, WithSeed(3), WithName("conv"), WithBias(false))
+	with := NewConv1D(Conv1DConfig{Channels: 6, Width: 4}, WithSeed(3), WithName("conv"))
+	without := NewConv1D(Conv1DConfig{Channels: 6, Width: 4, NoBias: true}, WithSeed(3), WithName("conv"))
 	if !slices.Equal(doubles(with.Weight.Value), doubles(without.Weight.Value)) {
 		t.Error("a bias changes the weight's start")
 	}
@@ -134,7 +136,7 @@ func TestStartIsIndependentOfOrder(t *testing.T) {
 // WithZeros draws nothing.
 func TestZeros(t *testing.T) {
 	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
-		for _, x := range doubles(NewLinear(3, 4, WithZeros(), WithDtype(dt)).Weight.Value) {
+		for _, x := range doubles(NewLinear(LinearConfig{In: 3, Out: 4}, WithZeros(), WithDtype(dt)).Weight.Value) {
 			if x != 0 {
 				t.Fatalf("a weight of %v starts at %v, want 0", dt, x)
 			}

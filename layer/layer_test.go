@@ -27,7 +27,16 @@ type anyLayer interface {
 	golgi
 	Params() Params
 	Err() error
-	Apply(x *G.Node) (*G.Node, error)
+}
+
+// apply applies any layer.
+func apply(l anyLayer, x *G.Node) (*G.Node, error) {
+	if m, ok := l.(Mixer); ok {
+		return m.Apply(x)
+	}
+	return l.(interface {
+		Apply(x *G.Node) (*G.Node, error)
+	}).Apply(x)
 }
 
 var (
@@ -40,6 +49,7 @@ var (
 	_ anyLayer = (*Attention)(nil)
 	_ anyLayer = (*H3)(nil)
 	_ anyLayer = (*S4)(nil)
+	_ anyLayer = (*Mamba)(nil)
 )
 
 // Names, shapes, order and weight decay of the weights.
@@ -49,30 +59,30 @@ func TestLayerParams(t *testing.T) {
 		name   string
 		params string
 	}{
-		{NewLinear(3, 5), "linear", "weight (5, 3) decay"},
-		{NewLinear(3, 5, WithBias(true)), "linear", "weight (5, 3) decay, bias (5)"},
-		{NewLinear(3, 5, WithName("mixer.in_proj"), WithBias(true)), "mixer.in_proj",
+		{NewLinear(LinearConfig{In: 3, Out: 5}), "linear", "weight (5, 3) decay"},
+		{NewLinear(LinearConfig{In: 3, Out: 5, Bias: true}), "linear", "weight (5, 3) decay, bias (5)"},
+		{NewLinear(LinearConfig{In: 3, Out: 5, Bias: true}, WithName("mixer.in_proj")), "mixer.in_proj",
 			"mixer.in_proj.weight (5, 3) decay, mixer.in_proj.bias (5)"},
-		{NewConv1D(6, 4), "convolution", "weight (6, 1, 4) decay, bias (6)"},
-		{NewConv1D(6, 4, WithBias(false)), "convolution", "weight (6, 1, 4) decay"},
-		{NewConv1D(6, 4, WithName("conv1d")), "conv1d", "conv1d.weight (6, 1, 4) decay, conv1d.bias (6)"},
-		{NewRMSNorm(7), "RMS norm", "weight (7)"},
-		{NewRMSNorm(7, WithName("norm_f")), "norm_f", "norm_f.weight (7)"},
-		{NewEmbedding(11, 3), "embedding", "weight (11, 3) decay"},
-		{NewS6(17), "S6", "A_log (17, 16), D (17), x_proj.weight (34, 17) decay, dt_proj.weight (17, 2) decay, dt_proj.bias (17)"},
-		{NewS6(3, WithName("ssm"), WithStateSize(5), WithDtRank(4)), "ssm", "ssm.A_log (3, 5), ssm.D (3), " +
+		{NewConv1D(Conv1DConfig{Channels: 6, Width: 4}), "convolution", "weight (6, 1, 4) decay, bias (6)"},
+		{NewConv1D(Conv1DConfig{Channels: 6, Width: 4, NoBias: true}), "convolution", "weight (6, 1, 4) decay"},
+		{NewConv1D(Conv1DConfig{Channels: 6, Width: 4}, WithName("conv1d")), "conv1d", "conv1d.weight (6, 1, 4) decay, conv1d.bias (6)"},
+		{NewRMSNorm(RMSNormConfig{Channels: 7}), "RMS norm", "weight (7)"},
+		{NewRMSNorm(RMSNormConfig{Channels: 7}, WithName("norm_f")), "norm_f", "norm_f.weight (7)"},
+		{NewEmbedding(EmbeddingConfig{Vocabulary: 11, Channels: 3}), "embedding", "weight (11, 3) decay"},
+		{NewS6(S6Config{Channels: 17}), "S6", "A_log (17, 16), D (17), x_proj.weight (34, 17) decay, dt_proj.weight (17, 2) decay, dt_proj.bias (17)"},
+		{NewS6(S6Config{Channels: 3, State: 5, Rank: 4}, WithName("ssm")), "ssm", "ssm.A_log (3, 5), ssm.D (3), " +
 			"ssm.x_proj.weight (14, 3) decay, ssm.dt_proj.weight (3, 4) decay, ssm.dt_proj.bias (3)"},
-		{NewLSTM(3), "LSTM", "weight_ih (12, 3) decay, weight_hh (12, 3) decay, bias (12)"},
-		{NewH3(4, NewS6), "H3", "q_proj.weight (4, 4) decay, k_proj.weight (4, 4) decay, v_proj.weight (4, 4) decay, " +
+		{NewLSTM(LSTMConfig{Channels: 3}), "LSTM", "weight_ih (12, 3) decay, weight_hh (12, 3) decay, bias (12)"},
+		{NewH3(H3Config{Channels: 4, Inner: S6Config{}}), "H3", "q_proj.weight (4, 4) decay, k_proj.weight (4, 4) decay, v_proj.weight (4, 4) decay, " +
 			"shift.weight (4, 1, 4) decay, inner.A_log (4, 16), inner.D (4), inner.x_proj.weight (33, 4) decay, " +
 			"inner.dt_proj.weight (4, 1) decay, inner.dt_proj.bias (4), out_proj.weight (4, 4) decay"},
-		{NewH3(2, NewS6, WithName("mixer"), WithHeads(1), WithShift(3), WithStateSize(2), WithBias(true)), "mixer",
+		{NewH3(H3Config{Channels: 2, Inner: S6Config{State: 2}, Heads: 1, Shift: 3, Bias: true}, WithName("mixer")), "mixer",
 			"mixer.q_proj.weight (2, 2) decay, mixer.q_proj.bias (2), mixer.k_proj.weight (2, 2) decay, mixer.k_proj.bias (2), " +
 				"mixer.v_proj.weight (2, 2) decay, mixer.v_proj.bias (2), mixer.shift.weight (2, 1, 3) decay, " +
 				"mixer.inner.A_log (4, 2), mixer.inner.D (4), mixer.inner.x_proj.weight (5, 4) decay, " +
 				"mixer.inner.dt_proj.weight (4, 1) decay, mixer.inner.dt_proj.bias (4), " +
 				"mixer.out_proj.weight (2, 2) decay, mixer.out_proj.bias (2)"},
-		{NewEmbedding(11, 3, WithName("backbone.embeddings")), "backbone.embeddings", "backbone.embeddings.weight (11, 3) decay"},
+		{NewEmbedding(EmbeddingConfig{Vocabulary: 11, Channels: 3}, WithName("backbone.embeddings")), "backbone.embeddings", "backbone.embeddings.weight (11, 3) decay"},
 	} {
 		var s []string
 		for _, p := range c.layer.Params() {
@@ -105,44 +115,49 @@ func TestInvalidLayers(t *testing.T) {
 		layer anyLayer
 		want  string
 	}{
-		{NewLinear(0, 5), "layer: linear: in is 0, want at least 1"},
-		{NewLinear(3, -1), "layer: linear: out is -1, want at least 1"},
-		{NewLinear(-2, -1), "layer: linear: in is -2, want at least 1"},
-		{NewLinear(3, 5, WithDtype(tensor.Int)), "layer: linear: dtype is int, want float32 or float64"},
-		{NewConv1D(0, 4), "layer: convolution: channels is 0, want at least 1"},
-		{NewConv1D(6, 0), "layer: convolution: width is 0, want at least 1"},
-		{NewConv1D(6, 4, WithDtype(tensor.Bool)), "layer: convolution: dtype is bool, want float32 or float64"},
-		{NewRMSNorm(0), "layer: RMS norm: width is 0, want at least 1"},
-		{NewRMSNorm(3, WithEps(-1)), "layer: RMS norm: eps is -1, want a number that is not negative"},
-		{NewEmbedding(0, 3), "layer: embedding: vocabulary is 0, want at least 1"},
-		{NewEmbedding(11, 0), "layer: embedding: width is 0, want at least 1"},
-		{NewS6(0), "layer: S6: channels is 0, want at least 1"},
-		{NewS6(3, WithStateSize(-1)), "layer: S6: state size is -1, want at least 1"},
-		{NewS6(3, WithDtRank(-2)), "layer: S6: rank of Δ is -2, want at least 1"},
-		{NewS6(3, WithDtype(tensor.Int)), "layer: S6: dtype is int, want float32 or float64"},
-		{NewS6(3, WithDtRange(0.1, 0.01)),
+		{NewLinear(LinearConfig{In: 0, Out: 5}), "layer: linear: in is 0, want at least 1"},
+		{NewLinear(LinearConfig{In: 3, Out: -1}), "layer: linear: out is -1, want at least 1"},
+		{NewLinear(LinearConfig{In: -2, Out: -1}), "layer: linear: in is -2, want at least 1"},
+		{NewLinear(LinearConfig{In: 3, Out: 5}, WithDtype(tensor.Int)), "layer: linear: dtype is int, want float32 or float64"},
+		{NewConv1D(Conv1DConfig{Channels: 0, Width: 4}), "layer: convolution: channels is 0, want at least 1"},
+		{NewConv1D(Conv1DConfig{Channels: 6, Width: 0}), "layer: convolution: width is 0, want at least 1"},
+		{NewConv1D(Conv1DConfig{Channels: 6, Width: 4}, WithDtype(tensor.Bool)), "layer: convolution: dtype is bool, want float32 or float64"},
+		{NewRMSNorm(RMSNormConfig{Channels: 0}), "layer: RMS norm: channels is 0, want at least 1"},
+		{NewRMSNorm(RMSNormConfig{Channels: 3, Eps: -1}), "layer: RMS norm: eps is -1, want a positive number, or 0 for the default"},
+		{NewEmbedding(EmbeddingConfig{Vocabulary: 0, Channels: 3}), "layer: embedding: vocabulary is 0, want at least 1"},
+		{NewEmbedding(EmbeddingConfig{Vocabulary: 11, Channels: 0}), "layer: embedding: channels is 0, want at least 1"},
+		{NewS6(S6Config{Channels: 0}), "layer: S6: channels is 0, want at least 1"},
+		{NewS6(S6Config{Channels: 3, State: -1}), "layer: S6: state size is -1, want at least 1"},
+		{NewS6(S6Config{Channels: 3, Rank: -2}), "layer: S6: rank of Δ is -2, want at least 1"},
+		{NewS6(S6Config{Channels: 3}, WithDtype(tensor.Int)), "layer: S6: dtype is int, want float32 or float64"},
+		{NewS6(S6Config{Channels: 3, DtMin: 0.1, DtMax: 0.01}),
 			"layer: S6: the range of Δ is 0.1 to 0.01, want finite numbers above 0, the first not above the second"},
-		{NewS6(3, WithDtRange(0, 0.01)),
+		{NewS6(S6Config{Channels: 3, DtMin: 0, DtMax: 0.01}),
 			"layer: S6: the range of Δ is 0 to 0.01, want finite numbers above 0, the first not above the second"},
-		{NewS6(3, WithDtRange(math.NaN(), math.NaN())),
+		{NewS6(S6Config{Channels: 3, DtMin: math.NaN(), DtMax: math.NaN()}),
 			"layer: S6: the range of Δ is NaN to NaN, want finite numbers above 0, the first not above the second"},
-		{NewS6(3, WithDtRange(1, math.Inf(1))),
+		{NewS6(S6Config{Channels: 3, DtMin: 1, DtMax: math.Inf(1)}),
 			"layer: S6: the range of Δ is 1 to +Inf, want finite numbers above 0, the first not above the second"},
-		{NewLSTM(0), "layer: LSTM: channels is 0, want at least 1"},
-		{NewH3(0, NewS6), "layer: H3: width is 0, want at least 1"},
-		{NewH3(6, NewS6, WithHeads(-1)), "layer: H3: heads is -1, want at least 1"},
-		{NewH3(6, NewS6, WithShift(-1)), "layer: H3: shift is -1, want at least 1"},
-		{NewH3(6, NewS6, WithHeads(4)), "layer: H3: heads is 4, want a number that divides the width, 6"},
-		{NewH3(6, NewS6, WithStateSize(-1)), "layer: H3: inner layer: layer: S6: state size is -1, want at least 1"},
-		{NewH3[Sequence](6, nil), "layer: H3: the inner layer is missing, want its constructor"},
-		{NewH3(6, func(int, ...Option) Sequence { return nil }),
-			"layer: H3: the inner layer's constructor returns nil, want a layer"},
+		{NewLSTM(LSTMConfig{Channels: 0}), "layer: LSTM: channels is 0, want at least 1"},
+		{NewH3(H3Config{Channels: 0, Inner: S6Config{}}), "layer: H3: channels is 0, want at least 1"},
+		{NewH3(H3Config{Channels: 6, Inner: S6Config{}, Heads: -1}), "layer: H3: heads is -1, want at least 1"},
+		{NewH3(H3Config{Channels: 6, Inner: S6Config{}, Shift: -1}), "layer: H3: shift is -1, want at least 1"},
+		{NewH3(H3Config{Channels: 6, Inner: S6Config{}, Heads: 4}), "layer: H3: heads is 4, want a number that divides the channels, 6"},
+		{NewH3(H3Config{Channels: 6, Inner: S6Config{State: -1}}), "layer: H3: inner layer: layer: S6: state size is -1, want at least 1"},
+		{NewH3(H3Config{Channels: 6}), "layer: H3: the inner layer is missing, want its configuration, such as S6Config{}"},
+		{NewH3(H3Config{Channels: 6, Inner: none{}}), "layer: H3: the configuration of the inner layer returns nil, want a layer"},
+		{NewH3(H3Config{Channels: 6, Inner: (*S6Config)(nil)}), "layer: H3: the inner layer is missing, want its configuration, such as S6Config{}"},
+		{NewMamba(MambaConfig{Channels: 0}), "layer: Mamba: channels is 0, want at least 1"},
+		{NewMamba(MambaConfig{Channels: 2, Inner: -1}), "layer: Mamba: inner is -1, want at least 1"},
+		{NewMamba(MambaConfig{Channels: 2, Depth: -1}), "layer: Mamba: depth is -1, want at least 1, or 0 for 1"},
+		{NewMamba(MambaConfig{Channels: 2, DtScale: -1}), "layer: Mamba: layer: S6: DtScale is -1, want a finite number that is not negative"},
+		{NewMamba(MambaConfig{Channels: 2, State: 3, S4: true}), "layer: Mamba: layer: S4: state size is 3, want an even number, two for each complex mode; or S4DReal"},
 	} {
 		if err := c.layer.Err(); err == nil || err.Error() != c.want {
 			t.Errorf("Err of %T is %v, want %s", c.layer, err, c.want)
 			continue
 		}
-		if n, err := c.layer.Apply(x); n != nil || err != c.layer.Err() {
+		if n, err := apply(c.layer, x); n != nil || err != c.layer.Err() {
 			t.Errorf("Apply of %T returns %v, %v, want its Err", c.layer, n, err)
 		}
 		if r := c.layer.Fwd(x); !errors.Is(r.Err(), c.layer.Err()) {
@@ -158,36 +173,40 @@ func TestInvalidLayers(t *testing.T) {
 			t.Errorf("Describe of %T prints %q, want %q", c.layer, got, want)
 		}
 	}
-	c := NewConv1D(6, 0)
-	if _, _, err := c.ApplyWithContext(x, nil, nil); err != c.Err() {
-		t.Errorf("ApplyWithContext returns %v, want Err", err)
-	}
-	s := NewS6(0)
-	if _, _, err := s.ApplyWithState(x, nil, nil); err != s.Err() {
-		t.Errorf("ApplyWithState of S6 returns %v, want Err", err)
-	}
-	h := NewH3(0, NewS6)
-	if _, _, err := h.ApplyWithState(x, H3State{}, nil); err != h.Err() {
-		t.Errorf("ApplyWithState of H3 returns %v, want Err", err)
-	}
-	if shift, inner := h.StateShapes(2); shift != nil || inner != nil {
-		t.Errorf("StateShapes of an invalid H3 are %v, %v, want none", shift, inner)
+	for _, l := range []Mixer{
+		NewConv1D(Conv1DConfig{Channels: 6, Width: 0}), NewS6(S6Config{}), NewS4(S4Config{}), NewLSTM(LSTMConfig{}), NewMamba(MambaConfig{}),
+		NewH3(H3Config{Channels: 0, Inner: S6Config{}}), NewAttention(AttentionConfig{}), NewGatedMLP(GatedMLPConfig{}),
+	} {
+		if _, _, err := l.ApplyWithState(x, nil); err == nil || err != l.Err() {
+			t.Errorf("ApplyWithState of %T returns %v, want Err", l, err)
+		}
+		if slots := l.Slots(); slots != nil {
+			t.Errorf("the slots of an invalid %T are %v, want none", l, slots)
+		}
+		if state, err := ZeroState(l, g, 1); state != nil || err != l.Err() {
+			t.Errorf("ZeroState of an invalid %T returns %v, %v, want Err", l, state, err)
+		}
 	}
 }
+
+// none is the configuration of no layer.
+type none struct{}
+
+func (none) Mixer(int, ...Option) Mixer { return nil }
 
 func TestMissingInput(t *testing.T) {
 	for _, c := range []struct {
 		layer anyLayer
 		want  string
 	}{
-		{NewLinear(3, 5, WithName("head")), "head: the input is missing, want a node"},
-		{NewConv1D(3, 2), "convolution: the input is missing, want a node"},
-		{NewRMSNorm(3), "RMS norm: the input is missing, want a node"},
-		{NewEmbedding(3, 2), "embedding: the input is missing, want a node"},
-		{NewS6(3), "S6: the input is missing, want a node"},
-		{NewH3(3, NewS6), "H3: the input is missing, want a node"},
+		{NewLinear(LinearConfig{In: 3, Out: 5}, WithName("head")), "head: the input is missing, want a node"},
+		{NewConv1D(Conv1DConfig{Channels: 3, Width: 2}), "convolution: the input is missing, want a node"},
+		{NewRMSNorm(RMSNormConfig{Channels: 3}), "RMS norm: the input is missing, want a node"},
+		{NewEmbedding(EmbeddingConfig{Vocabulary: 3, Channels: 2}), "embedding: the input is missing, want a node"},
+		{NewS6(S6Config{Channels: 3}), "S6: the input is missing, want a node"},
+		{NewH3(H3Config{Channels: 3, Inner: S6Config{}}), "H3: the input is missing, want a node"},
 	} {
-		if _, err := c.layer.Apply(nil); err == nil || err.Error() != c.want {
+		if _, err := apply(c.layer, nil); err == nil || err.Error() != c.want {
 			t.Errorf("Apply(nil) of %T returns %v, want %s", c.layer, err, c.want)
 		}
 		if r := c.layer.Fwd(nil); r.Err() == nil || r.Err().Error() != c.want {
@@ -217,15 +236,15 @@ func TestFwd(t *testing.T) {
 		in    *G.Node
 		shape string
 	}{
-		{NewLinear(3, 5), x, "(1, 2, 5)"},
-		{NewConv1D(3, 2), x, "(1, 2, 3)"},
-		{NewRMSNorm(3), x, "(1, 2, 3)"},
-		{NewEmbedding(7, 4), ids, "(1, 2, 4)"},
-		{NewS6(3), x, "(1, 2, 3)"},
-		{NewGatedMLP(3, 5), x, "(1, 2, 3)"},
-		{NewAttention(3, WithRotary(0)), x, "(1, 2, 3)"},
-		{NewH3(3, NewS6, WithHeads(1)), x, "(1, 2, 3)"},
-		{NewS4(3), x, "(1, 2, 3)"},
+		{NewLinear(LinearConfig{In: 3, Out: 5}), x, "(1, 2, 5)"},
+		{NewConv1D(Conv1DConfig{Channels: 3, Width: 2}), x, "(1, 2, 3)"},
+		{NewRMSNorm(RMSNormConfig{Channels: 3}), x, "(1, 2, 3)"},
+		{NewEmbedding(EmbeddingConfig{Vocabulary: 7, Channels: 4}), ids, "(1, 2, 4)"},
+		{NewS6(S6Config{Channels: 3}), x, "(1, 2, 3)"},
+		{NewGatedMLP(GatedMLPConfig{Channels: 3, Hidden: 5}), x, "(1, 2, 3)"},
+		{NewAttention(AttentionConfig{Channels: 3, NoRotary: true}), x, "(1, 2, 3)"},
+		{NewH3(H3Config{Channels: 3, Inner: S6Config{}, Heads: 1}), x, "(1, 2, 3)"},
+		{NewS4(S4Config{Channels: 3}), x, "(1, 2, 3)"},
 	} {
 		if n := c.layer.Model(); len(n) != 0 {
 			t.Errorf("Model of %T before its first use is %v", c.layer, n)
@@ -249,14 +268,14 @@ func TestFwd(t *testing.T) {
 			t.Errorf("Fwd of %T on a node with an error returns %v, want it", c.layer, r.Err())
 		}
 	}
-	if r := NewLinear(4, 5).Fwd(x); r.Err() == nil || r.Node() != nil {
+	if r := NewLinear(LinearConfig{In: 4, Out: 5}).Fwd(x); r.Err() == nil || r.Node() != nil {
 		t.Errorf("Fwd of an input that does not fit returns %v, %v", r.Node(), r.Err())
 	}
 }
 
 // Model follows the layer from graph to graph.
 func TestModelOfLastGraph(t *testing.T) {
-	l := NewLinear(3, 2, WithBias(true))
+	l := NewLinear(LinearConfig{In: 3, Out: 2, Bias: true})
 	for range 2 {
 		g := G.NewGraph()
 		if _, err := l.Apply(G.NewTensor(g, tensor.Float32, 3, G.WithShape(1, 1, 3), G.WithName("x"))); err != nil {
@@ -270,7 +289,7 @@ func TestModelOfLastGraph(t *testing.T) {
 }
 
 func TestDescribe(t *testing.T) {
-	got := stdout(t, NewConv1D(6, 4, WithName("conv1d"), WithDtype(tensor.Float64)).Describe)
+	got := stdout(t, NewConv1D(Conv1DConfig{Channels: 6, Width: 4}, WithName("conv1d"), WithDtype(tensor.Float64)).Describe)
 	want := "conv1d: 30 parameters\n" +
 		"  conv1d.weight                            (6, 1, 4)        float64\n" +
 		"  conv1d.bias                              (6)              float64  no weight decay\n"
@@ -300,7 +319,7 @@ func stdout(t *testing.T, f func()) string {
 
 // A layer does not keep the graph alive that it was applied in.
 func TestModelKeepsNoGraph(t *testing.T) {
-	l := NewLinear(3, 2)
+	l := NewLinear(LinearConfig{In: 3, Out: 2})
 	func() {
 		x := G.NewTensor(G.NewGraph(), tensor.Float32, 3, G.WithShape(1, 1, 3), G.WithName("x"))
 		if _, err := l.Apply(x); err != nil {

@@ -5,6 +5,7 @@ import (
 
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/op"
 )
 
@@ -15,42 +16,51 @@ type Linear struct {
 	Bias   *Param // "bias" (out), or nil
 }
 
-// NewLinear returns a linear layer. It has a bias only with WithBias(true).
-func NewLinear(in, out int, opts ...Option) *Linear {
-	return build("linear", opts, false, []any{"in", in, "out", out}, func(l *Linear, o Options) (params Params, err error) {
-		l.Weight, l.Bias, params = o.affine(1/math.Sqrt(float64(in)), out, in)
+// LinearConfig configures a Linear.
+type LinearConfig struct {
+	In, Out int // required
+	Bias    bool
+}
+
+// NewLinear returns a linear layer.
+func NewLinear(cfg LinearConfig, opts ...Option) *Linear {
+	return newLayer("linear", opts, []any{"in", cfg.In, "out", cfg.Out}, func(l *Linear, o build.Options) (params Params, err error) {
+		l.Weight, l.Bias, params = affine(o, cfg.Bias, 1/math.Sqrt(float64(cfg.In)), cfg.Out, cfg.In)
 		return params, nil
 	})
 }
 
-// affine draws a weight of a shape and, with WithBias, a bias for its first axis, both uniform within ±bound.
-func (o Options) affine(bound float64, shape ...int) (weight, bias *Param, params Params) {
+// affine draws a weight of a shape and, if it is wanted, a bias for its first axis, both uniform within ±bound.
+func affine(o build.Options, withBias bool, bound float64, shape ...int) (weight, bias *Param, params Params) {
 	draw := func(name string, decay bool, shape ...int) *Param {
-		name = Join(o.Name, name)
-		return NewParam(name, o.New(Uniform(o.Rand(name), bound), shape...), decay)
+		name = build.Join(o.Name, name)
+		return NewParam(name, o.New(build.Uniform(o.Rand(name), bound), shape...), decay)
 	}
 	weight = draw("weight", true, shape...)
-	if !o.Bias {
+	if !withBias {
 		return weight, nil, Params{weight}
 	}
 	bias = draw("bias", false, shape[0])
 	return weight, bias, Params{weight, bias}
 }
 
+// projection returns a linear layer that is a part of another layer.
+func projection(o build.Options, name string, in, out int, bias bool) *Linear {
+	return NewLinear(LinearConfig{In: in, Out: out, Bias: bias}, o.Part(name)...)
+}
+
 // Err returns what is wrong with the layer, or nil.
-func (l *Linear) Err() error { return Err(l) }
+func (l *Linear) Err() error { return build.Err(l) }
 
 // Apply applies the layer to x (batch, length, in).
 func (l *Linear) Apply(x *G.Node) (*G.Node, error) {
-	if err := Use(l, x); err != nil {
+	if err := build.Use(l, x); err != nil {
 		return nil, err
 	}
-	w, err := Effective(x.Graph(), l.Weight, l.Bias)
-	if err != nil {
-		return nil, err
-	}
-	return op.Linear(x, w[0], w[1])
+	s := build.Steps{Graph: x.Graph()}
+	w := weights(&s, l.Weight, l.Bias)
+	return s.Result(op.Linear(x, w[0], w[1]))
 }
 
 // Fwd is Apply in the form of golgi's layers.
-func (l *Linear) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }
+func (l *Linear) Fwd(x G.Input) G.Result { return build.Lift(x, l.Apply) }

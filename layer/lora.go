@@ -9,6 +9,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/op"
 )
@@ -124,15 +125,15 @@ func (p Params) TargetsOf(cfg LoRAConfig) (targets Params, err error) {
 // LoRAShapes returns the names and shapes of the A and B that a weight (out, in) gets from AddLoRA with a rank.
 func (p *Param) LoRAShapes(rank int) (names [2]string, shapes [2]tensor.Shape) {
 	l, s := strings.TrimSuffix(p.Name, ".weight"), p.Value.Shape()
-	return [2]string{Join(l, "lora_A.weight"), Join(l, "lora_B.weight")}, [2]tensor.Shape{{rank, s[1]}, {s[0], rank}}
+	return [2]string{build.Join(l, "lora_A.weight"), build.Join(l, "lora_B.weight")}, [2]tensor.Shape{{rank, s[1]}, {s[0], rank}}
 }
 
 func newLoRA(w *Param, cfg LoRAConfig) *LoRA {
 	names, shapes := w.LoRAShapes(cfg.Rank)
-	o := Options{Dtype: w.Value.Dtype(), Seed: cfg.Seed}
+	o := build.Options{Dtype: w.Value.Dtype(), Seed: cfg.Seed}
 	return &LoRA{
-		A:     NewParam(names[0], o.New(Uniform(o.Rand(names[0]), 1/math.Sqrt(float64(shapes[0][1]))), shapes[0]...), true),
-		B:     NewParam(names[1], o.New(Constant(0), shapes[1]...), true),
+		A:     NewParam(names[0], o.New(build.Uniform(o.Rand(names[0]), 1/math.Sqrt(float64(shapes[0][1]))), shapes[0]...), true),
+		B:     NewParam(names[1], o.New(build.Constant(0), shapes[1]...), true),
 		Scale: cfg.Alpha / float64(cfg.Rank),
 	}
 }

@@ -8,11 +8,13 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/build"
 )
 
 func TestAddLoRA(t *testing.T) {
-	l := NewLinear(4, 6, WithName("mixer.in_proj"), WithBias(true), WithSeed(3))
-	norm := NewRMSNorm(4, WithName("norm"))
+	l := NewLinear(LinearConfig{In: 4, Out: 6, Bias: true}, WithName("mixer.in_proj"), WithSeed(3))
+	norm := NewRMSNorm(RMSNormConfig{Channels: 4}, WithName("norm"))
 	all := append(append(Params{}, l.Params()...), norm.Params()...)
 	added, err := all.AddLoRA(LoRAConfig{Rank: 2, Alpha: 6, Seed: 5})
 	if err != nil {
@@ -54,7 +56,7 @@ func TestAddLoRA(t *testing.T) {
 // Without an alpha, or with the rank as alpha, the update is added as it is.
 func TestLoRAScale(t *testing.T) {
 	for alpha, want := range map[float64]float64{0: 1, 4: 1, 1: 0.25} {
-		l := NewLinear(2, 2, WithName("in_proj"))
+		l := NewLinear(LinearConfig{In: 2, Out: 2}, WithName("in_proj"))
 		if _, err := l.Params().AddLoRA(LoRAConfig{Rank: 4, Alpha: alpha}); err != nil {
 			t.Fatal(err)
 		}
@@ -66,12 +68,12 @@ func TestLoRAScale(t *testing.T) {
 
 // An error changes nothing.
 func TestAddLoRAErrors(t *testing.T) {
-	twice := NewLinear(2, 2, WithName("x_proj"))
+	twice := NewLinear(LinearConfig{In: 2, Out: 2}, WithName("x_proj"))
 	if _, err := twice.Params().AddLoRA(LoRAConfig{Rank: 1}); err != nil {
 		t.Fatal(err)
 	}
-	conv := NewConv1D(2, 2, WithName("conv1d"))
-	plain := NewLinear(2, 2, WithName("x_proj"))
+	conv := NewConv1D(Conv1DConfig{Channels: 2, Width: 2}, WithName("conv1d"))
+	plain := NewLinear(LinearConfig{In: 2, Out: 2}, WithName("x_proj"))
 	for _, test := range []struct {
 		p    Params
 		cfg  LoRAConfig
@@ -96,13 +98,13 @@ func TestAddLoRAErrors(t *testing.T) {
 // Merging is exact, and a graph of before the merge computes the same after it.
 func TestMergeLoRA(t *testing.T) {
 	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
-		l := NewLinear(5, 7, WithName("in_proj"), WithDtype(dt))
+		l := NewLinear(LinearConfig{In: 5, Out: 7}, WithName("in_proj"), WithDtype(dt))
 		if _, err := l.Params().AddLoRA(LoRAConfig{Rank: 3, Alpha: 2}); err != nil {
 			t.Fatal(err)
 		}
-		o := Options{Dtype: dt}
-		l.Weight.LoRA().B.Value = o.New(Uniform(o.Rand("B"), 1), 7, 3)
-		x := o.New(Uniform(o.Rand("x"), 1), 2, 4, 5)
+		o := build.Options{Dtype: dt}
+		l.Weight.LoRA().B.Value = o.New(build.Uniform(o.Rand("B"), 1), 7, 3)
+		x := o.New(build.Uniform(o.Rand("x"), 1), 2, 4, 5)
 		graph := func() func() []float64 {
 			g := G.NewGraph()
 			y, err := l.Apply(G.NodeFromAny(g, x, G.WithName("x")))
@@ -139,7 +141,7 @@ func TestMergeLoRA(t *testing.T) {
 
 // A merge that fails leaves its weight and its update as they were; updates before it are merged, and counted.
 func TestMergeLoRAErrors(t *testing.T) {
-	a, b := NewLinear(2, 3, WithName("x.in_proj")), NewLinear(2, 3, WithName("y.in_proj"))
+	a, b := NewLinear(LinearConfig{In: 2, Out: 3}, WithName("x.in_proj")), NewLinear(LinearConfig{In: 2, Out: 3}, WithName("y.in_proj"))
 	both := append(append(Params{}, a.Params()...), b.Params()...)
 	if _, err := both.AddLoRA(LoRAConfig{Rank: 1}); err != nil {
 		t.Fatal(err)

@@ -201,8 +201,8 @@ func (p Params) Count() (n int) {
 	return n
 }
 
-// describe writes a line for each weight.
-func describe(w io.Writer, name string, p Params) {
+// Describe writes a line for each weight, after a line with a name and the number of parameters.
+func (p Params) Describe(w io.Writer, name string) {
 	fmt.Fprintf(w, "%s: %d parameters\n", name, p.Count())
 	for _, param := range p {
 		notes := ""

@@ -120,7 +120,7 @@ func sameElements(t *testing.T, what string, v G.Value, want ...float64) {
 
 // What is frozen is left out of Trainable and keeps its value; the rest trains as before.
 func TestFreeze(t *testing.T) {
-	a, b := NewLinear(2, 2, WithName("a"), WithBias(true)), NewLinear(2, 1, WithName("b"))
+	a, b := NewLinear(LinearConfig{In: 2, Out: 2, Bias: true}, WithName("a")), NewLinear(LinearConfig{In: 2, Out: 1}, WithName("b"))
 	all := append(append(Params{}, a.Params()...), b.Params()...)
 	a.Params().Freeze()
 	if got := all.Trainable(); len(got) != 1 || got[0] != b.Weight {
@@ -164,7 +164,7 @@ func TestFreeze(t *testing.T) {
 }
 
 func TestDescribeFrozen(t *testing.T) {
-	l := NewLinear(3, 2, WithName("head"))
+	l := NewLinear(LinearConfig{In: 3, Out: 2}, WithName("head"))
 	l.Params().Freeze()
 	if got, want := stdout(t, l.Describe), "frozen\n"; !strings.HasSuffix(got, want) {
 		t.Errorf("Describe prints %q, want %q at the end", got, want)

@@ -6,38 +6,44 @@ import (
 
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/op"
 )
 
 // RMSNorm scales each row of its input to a mean square of one, and multiplies it by a weight that starts at one.
 type RMSNorm struct {
 	Base
-	Weight *Param // "weight" (width)
+	Weight *Param // "weight" (channels)
 	eps    float64
 }
 
-// NewRMSNorm returns a norm of rows of the given width.
-func NewRMSNorm(width int, opts ...Option) *RMSNorm {
-	return build("RMS norm", opts, false, []any{"width", width}, func(l *RMSNorm, o Options) (Params, error) {
-		if !(o.Eps >= 0) || math.IsInf(o.Eps, 1) {
-			return nil, fmt.Errorf("eps is %v, want a number that is not negative", o.Eps)
+// RMSNormConfig configures an RMSNorm. A zero field stands for its default.
+type RMSNormConfig struct {
+	Channels int     // size of a row; required
+	Eps      float64 // added to the mean of squares; 1e-5
+}
+
+// NewRMSNorm returns a norm.
+func NewRMSNorm(cfg RMSNormConfig, opts ...Option) *RMSNorm {
+	return newLayer("RMS norm", opts, []any{"channels", cfg.Channels}, func(l *RMSNorm, o build.Options) (Params, error) {
+		if l.eps = build.OrDefault(cfg.Eps, 1e-5); !(l.eps > 0) || math.IsInf(l.eps, 1) {
+			return nil, fmt.Errorf("eps is %v, want a positive number, or 0 for the default", cfg.Eps)
 		}
-		l.eps = o.Eps
-		l.Weight = NewParam(Join(o.Name, "weight"), o.New(Constant(1), width), false)
+		l.Weight = NewParam(build.Join(o.Name, "weight"), o.New(build.Constant(1), cfg.Channels), false)
 		return Params{l.Weight}, nil
 	})
 }
 
 // Err returns what is wrong with the layer, or nil.
-func (l *RMSNorm) Err() error { return Err(l) }
+func (l *RMSNorm) Err() error { return build.Err(l) }
 
-// Apply applies the norm to x (batch, length, width).
+// Apply applies the norm to x (batch, length, channels).
 func (l *RMSNorm) Apply(x *G.Node) (*G.Node, error) {
-	if err := Use(l, x); err != nil {
+	if err := build.Use(l, x); err != nil {
 		return nil, err
 	}
 	return op.RMSNorm(x, l.Weight.Node(x.Graph()), l.eps)
 }
 
 // Fwd is Apply in the form of golgi's layers.
-func (l *RMSNorm) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }
+func (l *RMSNorm) Fwd(x G.Input) G.Result { return build.Lift(x, l.Apply) }

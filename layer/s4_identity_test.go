@@ -14,13 +14,9 @@ import (
 )
 
 // everyS4 are the kinds of S4.
-var everyS4 = map[string][]Option{
-	"S4D-Lin": {WithStateSize(8)}, "S4D-Inv": {WithStateSize(8), WithA(S4DInv)}, "S4D-Real": {WithStateSize(5), WithA(S4DReal)},
-	"S4D-LegS": {WithStateSize(8), WithA(S4DLegS)}, "bilinear": {WithStateSize(8), WithBilinear()},
-}
-
-func in64(opts []Option) []Option {
-	return append(slices.Clone(opts), WithDtype(tensor.Float64), WithSeed(3))
+var everyS4 = map[string]S4Config{
+	"S4D-Lin": {State: 8}, "S4D-Inv": {State: 8, A: S4DInv}, "S4D-Real": {State: 5, A: S4DReal},
+	"S4D-LegS": {State: 8, A: S4DLegS}, "bilinear": {State: 8, Bilinear: true},
 }
 
 func normals(seed uint64, n int) []float64 {
@@ -59,14 +55,15 @@ func (l *S4) results(t *testing.T, x, dy []float64, batch int, apply func(x *G.N
 
 // The convolution of a layer and its recurrence are one function, gradients included.
 func TestS4ConvolutionIsRecurrence(t *testing.T) {
-	for name, opts := range everyS4 {
+	for name, cfg := range everyS4 {
 		for _, length := range []int{1, 2, 255, 4096} {
 			const batch = 2
-			l := NewS4(2, in64(opts)...)
+			cfg.Channels = 2
+			l := NewS4(cfg, WithDtype(tensor.Float64), WithSeed(3))
 			x, dy := normals(1, batch*length*2), normals(2, batch*length*2)
-			want := l.results(t, x, dy, batch, l.Apply)
+			want := l.results(t, x, dy, batch, func(x *G.Node) (*G.Node, error) { return l.Apply(x) })
 			got := l.results(t, x, dy, batch, func(x *G.Node) (*G.Node, error) {
-				y, _, err := l.ApplyWithState(x, nil, nil)
+				y, _, err := l.ApplyWithState(x, nil)
 				return y, err
 			})
 			for of, w := range want {
@@ -79,7 +76,7 @@ func TestS4ConvolutionIsRecurrence(t *testing.T) {
 }
 
 func TestS4Weights(t *testing.T) {
-	l := NewS4(3, WithName("s4"))
+	l := NewS4(S4Config{Channels: 3}, WithName("s4"))
 	var s []string
 	for _, p := range l.Params() {
 		s = append(s, fmt.Sprintf("%s%v%t", p.Name, p.Value.Shape(), p.Decay))
@@ -88,28 +85,30 @@ func TestS4Weights(t *testing.T) {
 	if got := strings.Join(s, " "); got != want {
 		t.Errorf("weights are %s, want %s", got, want)
 	}
-	l = NewS4(3, WithA(S4DReal), WithStateSize(5))
+	l = NewS4(S4Config{Channels: 3, A: S4DReal, State: 5})
 	if l.Frequency != nil || l.C.Value.Shape()[1] != 5 || len(l.Params()) != 4 {
 		t.Errorf("real modes have weights %v", l.Params())
 	}
 }
 
 func TestS4Errors(t *testing.T) {
-	l := NewS4(2, WithStateSize(4), WithDtype(tensor.Float64))
+	l := NewS4(S4Config{Channels: 2, State: 4}, WithDtype(tensor.Float64))
 	g := G.NewGraph()
 	x := leaf(g, "x", make([]float64, 6), 1, 3, 2)
 	for _, c := range []struct {
-		x, state, start *G.Node
-		want            string
+		x     *G.Node
+		state State
+		start *G.Node
+		want  string
 	}{
 		{nil, nil, nil, "S4: the input is missing, want a node"},
 		{leaf(g, "wide", make([]float64, 9), 1, 3, 3), nil, nil,
-			"S4: the input has shape (1, 3, 3), want (batch, length, channels) with 2 channels"},
-		{x, leaf(g, "state", make([]float64, 4), 1, 2, 2), nil,
-			"op: S4: InitialState has shape (1, 2, 2), want (batch, channels, state) = (1, 2, 4)"},
-		{x, nil, leaf(g, "start", make([]float64, 4), 1, 4), "op: S4: Start has shape (1, 4), want (batch, length) = (1, 3)"},
+			"S4: x has shape (1, 3, 3), want (batch, length, channels) = (any, any, 2)"},
+		{x, State{leaf(g, "state", make([]float64, 4), 1, 2, 2)}, nil,
+			"S4: the state scan has shape (1, 2, 2), want (1, 2, 4)"},
+		{x, nil, leaf(g, "start", make([]float64, 4), 1, 4), "S4: start has shape (1, 4), want (batch, length) = (1, 3)"},
 	} {
-		if _, _, err := l.ApplyWithState(c.x, c.state, c.start); err == nil || err.Error() != c.want {
+		if _, _, err := l.ApplyWithState(c.x, c.state, WithStart(c.start)); err == nil || err.Error() != c.want {
 			t.Errorf("error %v, want %s", err, c.want)
 		}
 	}
@@ -124,11 +123,11 @@ func BenchmarkS4(b *testing.B) {
 		}
 		for _, way := range []string{"convolution", "recurrence"} {
 			b.Run(fmt.Sprintf("%s/B=%d/L=%d/D=%d/N=64", way, batch, length, channels), func(b *testing.B) {
-				l, g := NewS4(channels), G.NewGraph()
+				l, g := NewS4(S4Config{Channels: channels}), G.NewGraph()
 				x := G.NewTensor(g, tensor.Float32, 3, G.WithShape(batch, length, channels), G.WithName("x"), G.WithInit(G.Gaussian(0, 1)))
 				y, err := l.Apply(x)
 				if way == "recurrence" {
-					y, _, err = l.ApplyWithState(x, nil, nil)
+					y, _, err = l.ApplyWithState(x, nil)
 				}
 				if err != nil {
 					b.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/grad"
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/op"
 )
 
@@ -87,19 +88,19 @@ func TestStartA(t *testing.T) {
 		}
 	}
 	for want, of := range map[string]func() error{
-		"state size is 3, want an even number": func() error { return NewS4(2, WithStateSize(3)).Err() },
-		`start as "LegT", want "S4D-Lin"`:      func() error { return NewS4(2, WithA("LegT")).Err() },
-		"channels is 0":                        func() error { return NewS4(0).Err() },
-		"state size is -2":                     func() error { return NewS4(2, WithStateSize(-2)).Err() },
+		"state size is 3, want an even number": func() error { return NewS4(S4Config{Channels: 2, State: 3}).Err() },
+		`start as "LegT", want "S4D-Lin"`:      func() error { return NewS4(S4Config{Channels: 2, A: "LegT"}).Err() },
+		"channels is 0":                        func() error { return NewS4(S4Config{Channels: 0}).Err() },
+		"state size is -2":                     func() error { return NewS4(S4Config{Channels: 2, State: -2}).Err() },
 		"state size is 0, want at least 1":     func() error { _, err := S4DReal.Values(0); return err },
 		"state size is -1, want an even":       func() error { _, err := S4DLegS.Values(-1); return err },
-		"the range of Δ is 1 to 0.1":           func() error { return NewS4(2, WithDtRange(1, 0.1)).Err() },
+		"the range of Δ is 1 to 0.1":           func() error { return NewS4(S4Config{Channels: 2, DtMin: 1, DtMax: 0.1}).Err() },
 	} {
 		if err := of(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %s", err, want)
 		}
 	}
-	if err := NewS4(2, WithStateSize(3), WithA(S4DReal)).Err(); err != nil {
+	if err := NewS4(S4Config{Channels: 2, State: 3, A: S4DReal}).Err(); err != nil {
 		t.Error(err)
 	}
 }
@@ -108,11 +109,7 @@ func TestStartA(t *testing.T) {
 func TestS4Layer(t *testing.T) {
 	for _, a := range []StartA{S4DLin, S4DInv, S4DLegS, S4DReal} {
 		for _, bilinear := range []bool{false, true} {
-			opts := []Option{WithDtype(tensor.Float64), WithStateSize(4), WithA(a), WithSeed(3), WithName("s4")}
-			if bilinear {
-				opts = append(opts, WithBilinear())
-			}
-			l := NewS4(3, opts...)
+			l := NewS4(S4Config{Channels: 3, State: 4, A: a, Bilinear: bilinear}, WithDtype(tensor.Float64), WithSeed(3), WithName("s4"))
 			if err := l.Err(); err != nil {
 				t.Fatal(err)
 			}
@@ -121,45 +118,42 @@ func TestS4Layer(t *testing.T) {
 					t.Errorf("Δ starts at %v", dt)
 				}
 			}
-			inputs := []grad.Input{{Name: "x", Value: o64.New(Uniform(o64.Rand("x"), 1), 2, 7, 3)},
-				{Name: "state", Value: o64.New(Uniform(o64.Rand("state"), 1), 2, 3, 4)}}
+			inputs := []grad.Input{{Name: "x", Value: o64.New(build.Uniform(o64.Rand("x"), 1), 2, 7, 3)},
+				{Name: "state", Value: o64.New(build.Uniform(o64.Rand("state"), 1), 2, 3, 4)}}
 			for _, p := range l.Params() {
 				inputs = append(inputs, grad.Input{Name: p.Name, Value: p.Value, Node: p.Node})
 			}
 			grad.MustCheck(t, grad.Single(func(in G.Nodes) (*G.Node, error) { return l.Apply(in[0]) }), append(inputs[:1:1], inputs[2:]...))
 			grad.MustCheck(t, func(in G.Nodes) (G.Nodes, error) {
-				y, next, err := l.ApplyWithState(in[0], in[1], nil)
-				return G.Nodes{y, next}, err
+				y, next, err := l.ApplyWithState(in[0], State{in[1]})
+				return append(G.Nodes{y}, next...), err
 			}, inputs)
 		}
 	}
 }
 
-var o64 = Options{Dtype: tensor.Float64, Seed: 7}
+var o64 = build.Options{Dtype: tensor.Float64, Seed: 7}
 
 // Options reach the operator: with and without the bilinear rule, and with a start, a layer computes what op.S4 of its weights does.
 // C starts with variance 1, which its real and imaginary parts share.
 func TestS4Options(t *testing.T) {
-	x := o64.New(Uniform(o64.Rand("x"), 1), 1, 5, 3)
+	x := o64.New(build.Uniform(o64.Rand("x"), 1), 1, 5, 3)
 	var seen []float64
 	for _, bilinear := range []bool{false, true} {
 		for _, start := range []bool{false, true} {
-			opts := []Option{WithDtype(tensor.Float64), WithStateSize(4), WithName("s4"), WithDtRange(0.5, 0.5)}
-			if bilinear {
-				opts = append(opts, WithBilinear())
-			}
-			l := NewS4(3, opts...)
+			cfg := S4Config{Channels: 3, State: 4, Bilinear: bilinear, DtMin: 0.5, DtMax: 0.5}
+			l := NewS4(cfg, WithDtype(tensor.Float64), WithName("s4"))
 			g := G.NewGraph()
 			in := op.S4Inputs{U: G.NodeFromAny(g, x, G.WithName("x")), LogDelta: l.LogDelta.Node(g), LogDecay: l.LogDecay.Node(g),
 				Frequency: l.Frequency.Node(g), C: l.C.Node(g), D: l.D.Node(g)}
 			if start {
 				in.Start = startNode(g, []int{0, 0, 1, 0, 0}, 1, 0, 5)
 			}
-			y, err := l.ApplyStart(in.U, in.Start)
+			y, err := l.Apply(in.U, WithStart(in.Start))
 			if err != nil {
 				t.Fatal(err)
 			}
-			z, next, err := l.ApplyWithState(in.U, nil, in.Start)
+			z, next, err := l.ApplyWithState(in.U, nil, WithStart(in.Start))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -167,7 +161,7 @@ func TestS4Options(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			v := run(t, y, z, next, want)
+			v := run(t, y, z, next[0], want)
 			for i := range 2 {
 				if d := apart(asFloat64(v[i]), asFloat64(v[3])); d > 1e-12 {
 					t.Errorf("bilinear %t, start %t: the layer and the operator are %v apart", bilinear, start, d)
@@ -181,7 +175,7 @@ func TestS4Options(t *testing.T) {
 		}
 	}
 	for a, want := range map[StartA]float64{S4DLin: 0.5, S4DReal: 1} {
-		_, _, _, deviation := moments(doubles(NewS4(64, WithA(a), WithSeed(1)).C.Value))
+		_, _, _, deviation := moments(doubles(NewS4(S4Config{Channels: 64, A: a}, WithSeed(1)).C.Value))
 		if math.Abs(deviation*deviation-want) > 0.05*want {
 			t.Errorf("%s: the parts of C start with variance %v, want %v", a, deviation*deviation, want)
 		}

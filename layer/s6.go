@@ -1,11 +1,13 @@
 package layer
 
 import (
+	"fmt"
 	"math"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/op"
 )
 
@@ -14,114 +16,106 @@ import (
 //
 //	dt, B, C = split(x_proj(x));  Δ = softplus(dt_proj(dt));  y = scan(u = x, Δ, A = -exp(A_log), B, C, D)
 //
-// The scan is op.SelectiveScan. S6 is the inner part of a Mamba block, without the block's convolution, gate and projections. Its
-// weights start like those of the block: A_n = -n (S4D-Real), D = 1, and Δ within the range of WithDtRange.
+// The scan is op.SelectiveScan. S6 is the inner part of Mamba, without its convolution, gate and projections. The weights start with
+// A_n = -n (S4D-Real), D = 1, and Δ within the configured range.
+//
+// Its state has one slot: scan (channels, state).
 type S6 struct {
 	Base
-	ALog, D       *Param  // "A_log" (channels, state) and "D" (channels)
-	XProj, DtProj *Linear // "x_proj" (rank+2·state, channels), "dt_proj" (channels, rank) with a bias
-	channels      int
-	state, rank   int
+	ALog, D               *Param  // "A_log" (channels, state) and "D" (channels)
+	XProj, DtProj         *Linear // "x_proj" (rank+2·state, channels), "dt_proj" (channels, rank) with a bias
+	channels, state, rank int
 }
 
-// NewS6 returns a selective state space. WithStateSize sets the size of the state of each channel, 16 by default. WithDtRank sets
-// the rank of Δ, channels/16 by default, rounded up.
-func NewS6(channels int, opts ...Option) *S6 {
-	return build("S6", opts, false, []any{"channels", channels}, func(l *S6, o Options) (Params, error) {
-		l.channels, l.state, l.rank = channels, orDefault(o.StateSize, 16), orDefault(o.DtRank, (channels+15)/16)
-		if err := axes("state size", l.state, "rank of Δ", l.rank); err != nil {
+// S6Config configures an S6. A zero field stands for its default.
+type S6Config struct {
+	Channels     int     // required
+	State        int     // N, the size of the state of each channel; 16
+	Rank         int     // of the projection that computes Δ; Channels/16, rounded up
+	DtMin, DtMax float64 // range of the initial steps Δ; 0.001 to 0.1
+	DtFloor      float64 // the smallest initial step; none
+	DtScale      float64 // scale of the initial weight of dt_proj; 1
+}
+
+// NewS6 returns a selective state space.
+func NewS6(cfg S6Config, opts ...Option) *S6 {
+	return newLayer("S6", opts, []any{"channels", cfg.Channels}, func(l *S6, o build.Options) (Params, error) {
+		l.channels, l.state, l.rank = cfg.Channels, build.OrDefault(cfg.State, 16), build.OrDefault(cfg.Rank, (cfg.Channels+15)/16)
+		if err := build.Axes("state size", l.state, "rank of Δ", l.rank); err != nil {
 			return nil, err
 		}
-		low, high, err := o.dtRange()
+		low, high, err := dtRange(cfg.DtMin, cfg.DtMax)
 		if err != nil {
 			return nil, err
 		}
-		return l.start(o, low, high)
+		scale := build.OrDefault(cfg.DtScale, 1)
+		for _, f := range []struct {
+			name  string
+			value float64
+		}{{"DtScale", scale}, {"DtFloor", cfg.DtFloor}} {
+			if !(f.value >= 0) || math.IsInf(f.value, 1) {
+				return nil, fmt.Errorf("%s is %v, want a finite number that is not negative", f.name, f.value)
+			}
+		}
+		n := 0
+		l.ALog = NewParam(build.Join(o.Name, "A_log"), o.New(func() float64 {
+			n = n%l.state + 1
+			return math.Log(float64(n)) // S4D-Real: A_n = -n
+		}, l.channels, l.state), false)
+		l.D = NewParam(build.Join(o.Name, "D"), o.New(build.Constant(1), l.channels), false)
+		l.XProj = projection(o, "x_proj", l.channels, l.rank+2*l.state, false)
+		l.DtProj = projection(o, "dt_proj", l.rank, l.channels, true)
+		build.OverTime(l, l.channels, []Slot{{Name: "scan", Shape: tensor.Shape{l.channels, l.state}}}, l.mix)
+		params, err := together(l.XProj, l.DtProj)
+		if err != nil {
+			return nil, err
+		}
+		if !o.Zeros {
+			// The bias of dt_proj is the inverse softplus of steps whose logarithm is uniform. So softplus of the bias, the initial Δ without
+			// its part from the input, is in the range.
+			weight, bias := l.DtProj.Weight, l.DtProj.Bias
+			weight.Value = o.New(build.Uniform(o.Rand(weight.Name), scale/math.Sqrt(float64(l.rank))), l.channels, l.rank)
+			step := build.LogUniform(o.Rand(bias.Name), low, high)
+			bias.Value = o.New(func() float64 { return build.InverseSoftplus(max(step(), cfg.DtFloor)) }, l.channels)
+		}
+		return append(Params{l.ALog, l.D}, params...), nil
 	})
 }
 
-// start draws the weights.
-func (l *S6) start(o Options, low, high float64) (Params, error) {
-	n := 0
-	l.ALog = NewParam(Join(o.Name, "A_log"), o.New(func() float64 {
-		n = n%l.state + 1
-		return math.Log(float64(n))
-	}, l.channels, l.state), false)
-	l.D = NewParam(Join(o.Name, "D"), o.New(Constant(1), l.channels), false)
-	l.XProj = NewLinear(l.channels, l.rank+2*l.state, o.Part("x_proj")...)
-	l.DtProj = NewLinear(l.rank, l.channels, o.Part("dt_proj", WithBias(true))...)
-	params, err := Together(l.XProj, l.DtProj)
-	if err == nil && !o.Zeros {
-		// The inverse of softplus, so that Δ starts in the range for any input.
-		bias, step := l.DtProj.Bias, LogUniform(o.Rand(l.DtProj.Bias.Name), low, high)
-		bias.Value = o.New(func() float64 { return InverseSoftplus(step()) }, l.channels)
-	}
-	return append(Params{l.ALog, l.D}, params...), err
+func (l *S6) mix(s *build.Steps, x *G.Node) *G.Node { return l.scan(s, x, nil) }
+
+// scan applies the layer to u (batch, length, channels), with a gate z in the shape of u, or nil.
+func (l *S6) scan(s *build.Steps, u, z *G.Node) *G.Node {
+	w := weights(s, l.XProj.Weight, l.DtProj.Weight, l.DtProj.Bias, l.ALog, l.D)
+	dtBC := s.Split(s.Do(op.Linear(u, w[0], nil)), l.rank, l.state, l.state)
+	dt, b, c := dtBC[0], dtBC[1], dtBC[2]   // (batch, length, rank), (batch, length, state) twice
+	delta := s.Do(op.Linear(dt, w[1], nil)) // (batch, length, channels), to which the scan adds the bias
+	a := s.Do(op.NegExp(w[3]))              // (channels, state)
+	in := op.ScanInputs{U: u, Delta: delta, A: a, B: b, C: c, D: w[4], Z: z, DeltaBias: w[2], InitialState: s.Take(), Start: s.Start}
+	return build.Run(s, in, op.ScanConfig{DeltaSoftplus: true}, op.SelectiveScan, op.SelectiveScanWithState)
+}
+
+// Mixer returns an S6 of this configuration for a number of channels.
+func (c S6Config) Mixer(channels int, opts ...Option) Mixer {
+	c.Channels = channels
+	return NewS6(c, opts...)
 }
 
 // Err returns what is wrong with the layer, or nil.
-func (l *S6) Err() error { return Err(l) }
+func (l *S6) Err() error { return build.Err(l) }
 
-// StateShape returns (batch, channels, state), or nil if the layer is invalid.
-func (l *S6) StateShape(batch int) tensor.Shape {
-	if l.Err() != nil {
-		return nil
-	}
-	return tensor.Shape{batch, l.channels, l.state}
-}
+// Slots returns the parts of the layer's state.
+func (l *S6) Slots() []Slot { return build.Slots(l) }
 
-// Apply applies the layer to x (batch, length, channels).
-func (l *S6) Apply(x *G.Node) (*G.Node, error) { return l.ApplyStart(x, nil) }
+// Apply applies the layer to whole sequences, as Mixer has it.
+func (l *S6) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) { return build.Apply(l, x, opts) }
 
-// ApplyStart is Apply for packed sequences: a new sequence starts where start (batch, length) is non-zero. start may be nil.
-func (l *S6) ApplyStart(x, start *G.Node) (*G.Node, error) {
-	in, err := l.inputs(x, nil, start)
-	if err != nil {
-		return nil, err
-	}
-	return op.SelectiveScan(in, op.ScanConfig{DeltaSoftplus: true})
-}
-
-// ApplyWithState continues from a state (batch, channels, state), nil for zeros. It returns the result and the state after x.
-func (l *S6) ApplyWithState(x, state, start *G.Node) (y, next *G.Node, err error) {
-	in, err := l.inputs(x, state, start)
-	if err != nil {
-		return nil, nil, err
-	}
-	return op.SelectiveScanWithState(in, op.ScanConfig{DeltaSoftplus: true})
-}
-
-// inputs returns the operands of the scan.
-func (l *S6) inputs(x, state, start *G.Node) (in op.ScanInputs, err error) {
-	if err := useSequence(l, x, "channels", func() int { return l.channels }); err != nil {
-		return in, err
-	}
-	w, err := Effective(x.Graph(), l.XProj.Weight, l.DtProj.Weight, l.DtProj.Bias, l.ALog, l.D)
-	if err != nil {
-		return in, err
-	}
-	dtBC, err := op.Linear(x, w[0], nil)
-	if err != nil {
-		return in, err
-	}
-	parts, err := op.Split(dtBC, l.rank, l.state, l.state)
-	if err != nil {
-		return in, err
-	}
-	delta, err := op.Linear(parts[0], w[1], nil)
-	if err != nil {
-		return in, err
-	}
-	a, err := op.NegExp(w[3])
-	if err != nil {
-		return in, err
-	}
-	return op.ScanInputs{
-		U: x, Delta: delta, A: a, B: parts[1], C: parts[2], D: w[4], DeltaBias: w[2], InitialState: state, Start: start,
-	}, nil
+// ApplyWithState continues from a state, as Mixer has it.
+func (l *S6) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
+	return build.ApplyWithState(l, x, state, opts)
 }
 
 // Fwd is Apply in the form of golgi's layers.
-func (l *S6) Fwd(x G.Input) G.Result { return Lift(x, l.Apply) }
+func (l *S6) Fwd(x G.Input) G.Result { return build.Fwd(l, x) }
 
-var _ Sequence = (*S6)(nil)
+var _ Mixer = (*S6)(nil)

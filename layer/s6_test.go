@@ -44,15 +44,15 @@ func times(w, x []float64) []float64 {
 
 // The layer is its definition, written out.
 func TestS6(t *testing.T) {
-	l := NewS6(3, WithDtype(tensor.Float64), WithStateSize(4), WithDtRank(2), WithSeed(1))
+	l := NewS6(S6Config{Channels: 3, State: 4, Rank: 2}, WithDtype(tensor.Float64), WithSeed(1))
 	g := G.NewGraph()
 	x := []float64{0.5, -1, 2, 1, 0, -0.5, -2, 1.5, 0.25, 3, -1, 1}
 	state := []float64{1, 2, 3, 4, -1, -2, -3, -4, 0.5, 0, -0.5, 1}
-	y, next, err := l.ApplyWithState(leaf(g, "x", x, 1, 4, 3), leaf(g, "state", state, 1, 3, 4), nil)
+	y, next, err := l.ApplyWithState(leaf(g, "x", x, 1, 4, 3), State{leaf(g, "state", state, 1, 3, 4)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := run(t, y, next)
+	v := run(t, y, next[0])
 	h := append([]float64(nil), state...)
 	want := s6(l, x, h)
 	if d := apart(asFloat64(v[0]), want); !(d <= 1e-13) {
@@ -65,7 +65,7 @@ func TestS6(t *testing.T) {
 
 // The weights start like those of a Mamba block: A_n = -n, D = 1, and steps within the range.
 func TestS6Start(t *testing.T) {
-	l := NewS6(200, WithDtype(tensor.Float64), WithStateSize(3), WithDtRange(0.01, 0.5))
+	l := NewS6(S6Config{Channels: 200, State: 3, DtMin: 0.01, DtMax: 0.5}, WithDtype(tensor.Float64))
 	for i, v := range l.ALog.Value.Data().([]float64) {
 		if want := float64(i%3 + 1); math.Abs(math.Exp(v)-want) > 1e-12 {
 			t.Fatalf("exp(A_log) has element %d %v, want %v", i, math.Exp(v), want)
@@ -84,7 +84,7 @@ func TestS6Start(t *testing.T) {
 	if least < 0.01-1e-12 || most > 0.5+1e-12 || least > 0.012 || most < 0.4 {
 		t.Errorf("the steps start in %v to %v, want the whole of 0.01 to 0.5", least, most)
 	}
-	for _, p := range NewS6(3, WithZeros()).Params() {
+	for _, p := range NewS6(S6Config{Channels: 3}, WithZeros()).Params() {
 		for _, v := range p.Value.Data().([]float32) {
 			if v != 0 {
 				t.Fatalf("%s is %v with WithZeros", p.Name, p.Value)

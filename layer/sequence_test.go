@@ -204,10 +204,10 @@ func asFloat64(v G.Value) []float64 {
 func TestSequenceProcessors(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, s := range []stateful{
-		statefulSequence("S6", 48, NewS6(48)),
-		statefulSequence("S4", 48, NewS4(48)),
-		statefulH3("H3", NewH3(48, NewS6)),
-		statefulH3("H3 of twelve heads", NewH3(48, NewS6, WithHeads(12), WithStateSize(4))),
+		statefulOf("S6", 48, NewS6(S6Config{Channels: 48})),
+		statefulOf("S4", 48, NewS4(S4Config{Channels: 48})),
+		statefulOf("H3", 48, NewH3(H3Config{Channels: 48, Inner: S6Config{}})),
+		statefulOf("H3 of twelve heads", 48, NewH3(H3Config{Channels: 48, Inner: S6Config{State: 4}, Heads: 12})),
 	} {
 		var one [][]float64
 		for _, n := range []int{1, 2, 5} {

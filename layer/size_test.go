@@ -7,13 +7,9 @@ import (
 
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/internal/size"
 )
-
-// counted makes a layer in the way in which Build counts its bytes.
-func counted(bytes *size.Bytes) Option {
-	return func(o *Options) { o.count, o.times, o.Zeros = bytes, 1, true }
-}
 
 // What is counted before a layer is made is what its weights then take.
 func TestCountedBytes(t *testing.T) {
@@ -22,26 +18,28 @@ func TestCountedBytes(t *testing.T) {
 		Err() error
 	}
 	for name, make := range map[string]func(opts ...Option) made{
-		"linear":          func(o ...Option) made { return NewLinear(3, 5, append(o, WithBias(true))...) },
-		"convolution":     func(o ...Option) made { return NewConv1D(6, 4, o...) },
-		"embedding":       func(o ...Option) made { return NewEmbedding(11, 3, o...) },
-		"RMS norm":        func(o ...Option) made { return NewRMSNorm(7, o...) },
-		"gated MLP":       func(o ...Option) made { return NewGatedMLP(8, 0, append(o, WithBias(true))...) },
-		"LSTM":            func(o ...Option) made { return NewLSTM(5, o...) },
-		"S4":              func(o ...Option) made { return NewS4(3, o...) },
-		"S4, real":        func(o ...Option) made { return NewS4(3, append(o, WithA(S4DReal))...) },
-		"S4, LegS":        func(o ...Option) made { return NewS4(3, append(o, WithA(S4DLegS))...) },
-		"S6":              func(o ...Option) made { return NewS6(20, o...) },
-		"H3":              func(o ...Option) made { return NewH3(6, NewS6, append(o, WithHeads(2))...) },
-		"attention":       func(o ...Option) made { return NewAttention(8, append(o, WithHeads(2))...) },
-		"H3 with an LSTM": func(o ...Option) made { return NewH3(4, NewLSTM, o...) },
+		"linear":          func(o ...Option) made { return NewLinear(LinearConfig{In: 3, Out: 5, Bias: true}, o...) },
+		"convolution":     func(o ...Option) made { return NewConv1D(Conv1DConfig{Channels: 6, Width: 4}, o...) },
+		"embedding":       func(o ...Option) made { return NewEmbedding(EmbeddingConfig{Vocabulary: 11, Channels: 3}, o...) },
+		"RMS norm":        func(o ...Option) made { return NewRMSNorm(RMSNormConfig{Channels: 7}, o...) },
+		"gated MLP":       func(o ...Option) made { return NewGatedMLP(GatedMLPConfig{Channels: 8, Hidden: 0, Bias: true}, o...) },
+		"LSTM":            func(o ...Option) made { return NewLSTM(LSTMConfig{Channels: 5}, o...) },
+		"S4":              func(o ...Option) made { return NewS4(S4Config{Channels: 3}, o...) },
+		"S4, real":        func(o ...Option) made { return NewS4(S4Config{Channels: 3, A: S4DReal}, o...) },
+		"S4, LegS":        func(o ...Option) made { return NewS4(S4Config{Channels: 3, A: S4DLegS}, o...) },
+		"S6":              func(o ...Option) made { return NewS6(S6Config{Channels: 20}, o...) },
+		"H3":              func(o ...Option) made { return NewH3(H3Config{Channels: 6, Inner: S6Config{}, Heads: 2}, o...) },
+		"Mamba":           func(o ...Option) made { return NewMamba(MambaConfig{Channels: 5, Bias: true}, o...) },
+		"Mamba of S4":     func(o ...Option) made { return NewMamba(MambaConfig{Channels: 5, S4: true}, o...) },
+		"attention":       func(o ...Option) made { return NewAttention(AttentionConfig{Channels: 8, Heads: 2}, o...) },
+		"H3 with an LSTM": func(o ...Option) made { return NewH3(H3Config{Channels: 4, Inner: LSTMConfig{}}, o...) },
 	} {
 		for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
 			var got, want size.Bytes
 			for _, p := range make(WithDtype(dt)).Params() {
-				want = want.Plus(size.Of(dt.Size(), p.Value.Shape()...)).Plus(overhead)
+				want = want.Plus(size.Of(dt.Size(), p.Value.Shape()...)).Plus(build.Overhead)
 			}
-			if err := make(WithDtype(dt), counted(&got)).Err(); err != nil || want == 0 || got != want {
+			if err := make(WithDtype(dt), build.Count(&got)).Err(); err != nil || want == 0 || got != want {
 				t.Errorf("%s of %v: %d bytes are counted, and the weights take %d (%v)", name, dt, got, want, err)
 			}
 		}
@@ -59,27 +57,30 @@ func TestHugeLayers(t *testing.T) {
 			}
 			want string
 		}{
-			{NewLinear(n, 3), "layer: linear: in is "},
-			{NewLinear(3, n), "layer: linear: out is "},
-			{NewConv1D(n, 4), "layer: convolution: channels is "},
-			{NewConv1D(4, n), "layer: convolution: width is "},
-			{NewEmbedding(n, 4), "layer: embedding: vocabulary is "},
-			{NewEmbedding(4, n), "layer: embedding: width is "},
-			{NewRMSNorm(n), "layer: RMS norm: width is "},
-			{NewGatedMLP(n, 0), "layer: gated MLP: width is "},
-			{NewGatedMLP(4, n), "layer: gated MLP: hidden is "},
-			{NewLSTM(n), "layer: LSTM: channels is "},
-			{NewS4(n), "layer: S4: channels is "},
-			{NewS4(4, WithStateSize(n)), "layer: S4: state size is "},
-			{NewS6(n), "layer: S6: channels is "},
-			{NewS6(4, WithStateSize(n)), "layer: S6: state size is "},
-			{NewS6(4, WithDtRank(n)), "layer: S6: rank of Δ is "},
-			{NewH3(n, NewS6), "layer: H3: width is "},
-			{NewH3(4, NewS6, WithShift(n)), "layer: H3: shift is "},
-			{NewH3(4, NewS6, WithHeads(n)), "layer: H3: heads is "},
-			{NewH3(4, NewS6, WithStateSize(n)), "layer: H3: inner layer: layer: S6: state size is "},
-			{NewAttention(n), "layer: attention: width is "},
-			{NewAttention(4, WithWindow(n)), "layer: attention: the window is "},
+			{NewLinear(LinearConfig{In: n, Out: 3}), "layer: linear: in is "},
+			{NewLinear(LinearConfig{In: 3, Out: n}), "layer: linear: out is "},
+			{NewConv1D(Conv1DConfig{Channels: n, Width: 4}), "layer: convolution: channels is "},
+			{NewConv1D(Conv1DConfig{Channels: 4, Width: n}), "layer: convolution: width is "},
+			{NewEmbedding(EmbeddingConfig{Vocabulary: n, Channels: 4}), "layer: embedding: vocabulary is "},
+			{NewEmbedding(EmbeddingConfig{Vocabulary: 4, Channels: n}), "layer: embedding: channels is "},
+			{NewRMSNorm(RMSNormConfig{Channels: n}), "layer: RMS norm: channels is "},
+			{NewGatedMLP(GatedMLPConfig{Channels: n, Hidden: 0}), "layer: gated MLP: channels is "},
+			{NewGatedMLP(GatedMLPConfig{Channels: 4, Hidden: n}), "layer: gated MLP: hidden is "},
+			{NewLSTM(LSTMConfig{Channels: n}), "layer: LSTM: channels is "},
+			{NewS4(S4Config{Channels: n}), "layer: S4: channels is "},
+			{NewS4(S4Config{Channels: 4, State: n}), "layer: S4: state size is "},
+			{NewS6(S6Config{Channels: n}), "layer: S6: channels is "},
+			{NewS6(S6Config{Channels: 4, State: n}), "layer: S6: state size is "},
+			{NewS6(S6Config{Channels: 4, Rank: n}), "layer: S6: rank of Δ is "},
+			{NewH3(H3Config{Channels: n, Inner: S6Config{}}), "layer: H3: channels is "},
+			{NewH3(H3Config{Channels: 4, Inner: S6Config{}, Shift: n}), "layer: H3: shift is "},
+			{NewH3(H3Config{Channels: 4, Inner: S6Config{}, Heads: n}), "layer: H3: heads is "},
+			{NewH3(H3Config{Channels: 4, Inner: S6Config{State: n}}), "layer: H3: inner layer: layer: S6: state size is "},
+			{NewMamba(MambaConfig{Channels: n}), "layer: Mamba: channels is "},
+			{NewMamba(MambaConfig{Channels: 4, Inner: n}), "layer: Mamba: inner is "},
+			{NewMamba(MambaConfig{Channels: 4, Width: n}), "layer: Mamba: width is "},
+			{NewAttention(AttentionConfig{Channels: n}), "layer: attention: channels is "},
+			{NewAttention(AttentionConfig{Channels: 4, Window: n}), "layer: attention: the window is "},
 		} {
 			if err := c.layer.Err(); err == nil || !strings.HasPrefix(err.Error(), c.want) || !strings.Contains(err.Error(), "machine") && !strings.Contains(err.Error(), "heads") {
 				t.Errorf("size %d: error %v, want %s…", n, err, c.want)
@@ -92,9 +93,9 @@ func TestHugeLayers(t *testing.T) {
 	// Each size fits, and the weights do not.
 	side := int(math.Sqrt(float64(size.Machine())))
 	for want, err := range map[string]error{
-		"the weights need": NewLinear(side, side).Err(),
-		"in is ":           NewLinear(side, side).Err(),
-		"hidden is ":       NewGatedMLP(side/2, side).Err(), // a projection fits
+		"the weights need": NewLinear(LinearConfig{In: side, Out: side}).Err(),
+		"in is ":           NewLinear(LinearConfig{In: side, Out: side}).Err(),
+		"hidden is ":       NewGatedMLP(GatedMLPConfig{Channels: side / 2, Hidden: side}).Err(), // a projection fits
 		"its eigenvalues":  func() error { _, err := S4DLegS.Values(side &^ 1); return err }(),
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "this machine's memory of ") {
@@ -119,11 +120,13 @@ func TestUnnamedLayersDrawApart(t *testing.T) {
 		return equal > 0
 	}
 	for _, make := range []func(opts ...Option) Params{
-		func(o ...Option) Params { return NewLinear(3, 5, append(o, WithBias(true))...).Params() },
-		func(o ...Option) Params { return NewEmbedding(3, 5, o...).Params() },
-		func(o ...Option) Params { return NewAttention(4, append(o, WithBias(true))...).Params() },
+		func(o ...Option) Params { return NewLinear(LinearConfig{In: 3, Out: 5, Bias: true}, o...).Params() },
 		func(o ...Option) Params {
-			return NewH3(4, func(n int, o ...Option) *Attention { return NewAttention(n, o...) }, o...).Params()
+			return NewEmbedding(EmbeddingConfig{Vocabulary: 3, Channels: 5}, o...).Params()
+		},
+		func(o ...Option) Params { return NewAttention(AttentionConfig{Channels: 4, Bias: true}, o...).Params() },
+		func(o ...Option) Params {
+			return NewH3(H3Config{Channels: 4, Inner: AttentionConfig{}}, o...).Params()
 		},
 	} {
 		if same(make(), make()) || same(make(), make(WithSeed(0))) || same(make(WithSeed(1)), make()) {

@@ -2,10 +2,11 @@ package layer
 
 import (
 	"math/rand/v2"
-	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/build"
 )
 
 // stateful is a layer over time with any number of states, for what holds of all of them.
@@ -19,62 +20,45 @@ type stateful struct {
 	step func(x *G.Node, states G.Nodes, start *G.Node) (*G.Node, G.Nodes, error)
 }
 
-func statefulSequence(name string, width int, l Sequence) stateful {
+func statefulOf(name string, width int, l Mixer) stateful {
 	return stateful{
 		name: name, params: l.Params(), width: width,
-		shapes: func(batch int) []tensor.Shape { return []tensor.Shape{l.StateShape(batch)} },
-		apply:  l.ApplyStart,
-		step: func(x *G.Node, states G.Nodes, start *G.Node) (*G.Node, G.Nodes, error) {
-			y, next, err := l.ApplyWithState(x, states[0], start)
-			return y, G.Nodes{next}, err
-		},
-	}
-}
-
-func statefulH3(name string, l *H3) stateful {
-	pack := func(shift, inner *G.Node) G.Nodes {
-		if l.Shift.width == 1 {
-			return G.Nodes{inner}
-		}
-		return G.Nodes{shift, inner}
-	}
-	return stateful{
-		name: name, params: l.Params(), width: l.width,
-		shapes: func(batch int) []tensor.Shape {
-			shift, inner := l.StateShapes(batch)
-			if shift == nil {
-				return []tensor.Shape{inner}
+		shapes: func(batch int) (shapes []tensor.Shape) {
+			for _, slot := range l.Slots() {
+				shapes = append(shapes, append(tensor.Shape{batch}, slot.Shape...))
 			}
-			return []tensor.Shape{shift, inner}
+			return shapes
 		},
-		apply: l.ApplyStart,
+		apply: func(x, start *G.Node) (*G.Node, error) { return l.Apply(x, WithStart(start)) },
 		step: func(x *G.Node, states G.Nodes, start *G.Node) (*G.Node, G.Nodes, error) {
-			before := H3State{Inner: states[len(states)-1]}
-			if len(states) == 2 {
-				before.Shift = states[0]
-			}
-			y, next, err := l.ApplyWithState(x, before, start)
-			return y, pack(next.Shift, next.Inner), err
+			y, next, err := l.ApplyWithState(x, State(states), WithStart(start))
+			return y, G.Nodes(next), err
 		},
 	}
 }
 
 // sequences are the layers over time, in every form.
 func sequences(dt tensor.Dtype) []stateful {
-	o := []Option{WithDtype(dt), WithSeed(3), WithStateSize(2)}
-	with := func(more ...Option) []Option { return append(slices.Clip(o), more...) }
+	o := []Option{WithDtype(dt), WithSeed(3)}
+	s6 := S6Config{State: 2}
 	all := []stateful{
-		statefulSequence("S6", 4, NewS6(4, o...)),
-		statefulSequence("S6 of rank 2", 3, NewS6(3, with(WithDtRank(2))...)),
-		statefulSequence("S4", 3, NewS4(3, with(WithStateSize(4))...)),
-		statefulSequence("S4, real and bilinear", 2, NewS4(2, with(WithA(S4DReal), WithBilinear())...)),
-		statefulSequence("LSTM", 3, NewLSTM(3, o...)),
-		statefulSequence("attention", 8, NewAttention(8, with(WithHeads(2), WithWindow(4))...)),
-		statefulSequence("attention to the step before", 3, NewAttention(3, with(WithHeads(3), WithWindow(2), WithRotary(0), WithBias(true))...)),
-		statefulH3("H3", NewH3(3, NewS6, o...)),
-		statefulH3("H3 of S4", NewH3(3, NewS4, o...)),
-		statefulH3("H3 of two heads", NewH3(4, NewS6, with(WithHeads(2), WithBias(true))...)),
-		statefulH3("H3 of one head, no shift", NewH3(2, NewS6, with(WithHeads(1), WithShift(1))...)),
+		statefulOf("S6", 4, NewS6(S6Config{Channels: 4, State: 2}, o...)),
+		statefulOf("S6 of rank 2", 3, NewS6(S6Config{Channels: 3, State: 2, Rank: 2}, o...)),
+		statefulOf("S4", 3, NewS4(S4Config{Channels: 3, State: 4}, o...)),
+		statefulOf("S4, real and bilinear", 2, NewS4(S4Config{Channels: 2, State: 2, A: S4DReal, Bilinear: true}, o...)),
+		statefulOf("LSTM", 3, NewLSTM(LSTMConfig{Channels: 3}, o...)),
+		statefulOf("attention", 8, NewAttention(AttentionConfig{Channels: 8, Heads: 2, Window: 4}, o...)),
+		statefulOf("attention to the step before", 3, NewAttention(AttentionConfig{Channels: 3, Heads: 3, Window: 2, NoRotary: true, Bias: true}, o...)),
+		statefulOf("convolution", 3, NewConv1D(Conv1DConfig{Channels: 3, Width: 3}, o...)),
+		statefulOf("convolution of width 1", 3, NewConv1D(Conv1DConfig{Channels: 3, Width: 1, NoSiLU: true}, o...)),
+		statefulOf("gated MLP", 3, NewGatedMLP(GatedMLPConfig{Channels: 3, Hidden: 4, Bias: true}, o...)),
+		statefulOf("H3", 3, NewH3(H3Config{Channels: 3, Inner: s6}, o...)),
+		statefulOf("H3 of S4", 3, NewH3(H3Config{Channels: 3, Inner: S4Config{State: 2}}, o...)),
+		statefulOf("H3 of two heads", 4, NewH3(H3Config{Channels: 4, Inner: s6, Heads: 2, Bias: true}, o...)),
+		statefulOf("H3 of one head, no shift", 2, NewH3(H3Config{Channels: 2, Inner: s6, Heads: 1, Shift: 1}, o...)),
+		statefulOf("H3 of an LSTM", 2, NewH3(H3Config{Channels: 2, Inner: LSTMConfig{}}, o...)),
+		statefulOf("Mamba", 3, NewMamba(MambaConfig{Channels: 3, State: 2, Width: 3, Bias: true}, o...)),
+		statefulOf("Mamba of S4, no width", 2, NewMamba(MambaConfig{Channels: 2, Inner: 3, State: 2, Width: 1, NoConvBias: true, S4: true}, o...)),
 	}
 	r := rand.New(rand.NewPCG(7, 8))
 	for _, s := range all {
@@ -93,7 +77,7 @@ func sequences(dt tensor.Dtype) []stateful {
 }
 
 func random(r *rand.Rand, dt tensor.Dtype, shape ...int) *tensor.Dense {
-	return Options{Dtype: dt}.New(r.NormFloat64, shape...)
+	return build.Options{Dtype: dt}.New(r.NormFloat64, shape...)
 }
 
 // apart returns the largest difference, measured against the largest value.

@@ -8,6 +8,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/layer"
 )
@@ -154,8 +155,8 @@ func WithDtype(dt tensor.Dtype) Option { return layer.WithDtype(dt) }
 func WithSeed(seed uint64) Option { return layer.WithSeed(seed) }
 
 // collect returns options and configuration with their defaults, or an error if one is wrong.
-func collect(cfg Config, opts []Option) (Config, layer.Options, error) {
-	o, err := layer.Collect(opts, false)
+func collect(cfg Config, opts []Option) (Config, build.Options, error) {
+	o, err := build.Collect(opts)
 	if err != nil {
 		return cfg, o, fmt.Errorf("nn: %w", err)
 	}

@@ -115,17 +115,22 @@ func checkInvalid(t *testing.T, m anyModel, want string) {
 	}
 	switch m := m.(type) {
 	case *MambaBlock:
-		_, _, got := m.ApplyWithState(x, m.ZeroState(g, 1))
-		if got != err {
-			t.Errorf("ApplyWithState of %T returns %v, want its Err", m, got)
+		_, _, got := m.ApplyWithState(x, nil)
+		_, stateErr := layer.ZeroState(m, g, 1)
+		if got != err || stateErr != err {
+			t.Errorf("uses of %T return %v, %v, want its Err", m, got, stateErr)
 		}
 	case *MambaStack:
-		_, _, got := m.ApplyWithState(x, m.ZeroState(g, 1))
-		if got != err {
-			t.Errorf("ApplyWithState of %T returns %v, want its Err", m, got)
+		_, _, got := m.ApplyWithState(x, nil)
+		_, stateErr := m.ZeroState(g, 1)
+		if got != err || stateErr != err {
+			t.Errorf("uses of %T return %v, %v, want its Err", m, got, stateErr)
 		}
 	case *LM:
-		_, _, got := m.ApplyWithState(x, m.Stack().ZeroState(g, 1))
+		_, _, got := m.ApplyWithState(x, nil)
+		if _, stateErr := m.Stack().ZeroState(g, 1); stateErr != err {
+			t.Errorf("ZeroState of the stack of %T returns %v, want its Err", m, stateErr)
+		}
 		_, lossErr := m.Loss(x, x)
 		_, stepErr := NewStepper(m, 1)
 		if got != err || lossErr != err || stepErr != err {
@@ -159,18 +164,18 @@ func TestUselessInputs(t *testing.T) {
 	x := n(1, 2, 4)
 	stack := func(kind Kind) *MambaStack { return NewMambaStack(Config{DModel: 4, Pattern: []Kind{kind}}) }
 	apply := func(kind Kind, o CallOption) error { _, err := stack(kind).Apply(x, o); return err }
-	state := func(kind Kind, s LayerState) error { _, _, err := stack(kind).ApplyWithState(x, State{s}); return err }
+	state := func(kind Kind, s ...*G.Node) error { _, _, err := stack(kind).ApplyWithState(x, State{s}); return err }
 	composed := func() error { _, err := stack(Mamba).Apply(x, WithComposed(), WithRecompute(-1)); return err }
 	for _, test := range []struct {
 		err  error
 		want string
 	}{
-		{apply(SwiGLU, WithStart(n(7, 7))), "nn: Start has shape (7, 7), want (batch, length) = (1, 2)"},
-		{apply(GeGLU, WithStart(leaf(G.NewGraph(), "start", tensor.Float32, make([]float64, 2), 1, 2))), "nn: Start belongs to another graph"},
-		{apply(S6, WithRecompute(9)), "nn: Recompute is 9, want RecomputeCheap"},
-		{composed(), "nn: Recompute is -1, want RecomputeCheap"},
-		{state(SwiGLU, LayerState{Scan: n(1, 2)}), "nn: the state has Scan of shape (1, 2), want none"},
-		{state(S6, LayerState{Conv: n(1, 2)}), "nn: the state has Conv of shape (1, 2), want none"},
+		{apply(SwiGLU, WithStart(n(7, 7))), "nn: layer 0: layers.0: start has shape (7, 7), want (batch, length) = (1, 2)"},
+		{apply(GeGLU, WithStart(leaf(G.NewGraph(), "start", tensor.Float32, make([]float64, 2), 1, 2))), "nn: layer 0: layers.0: start belongs to another graph"},
+		{apply(S6, WithRecompute(9)), "nn: layer 0: layers.0: Recompute is 9, want RecomputeCheap"},
+		{composed(), "nn: layer 0: layers.0: Recompute is -1, want RecomputeCheap"},
+		{state(SwiGLU, n(1, 2)), "nn: layer 0: layers.0: the state has 1 nodes, want none: the layer has no state"},
+		{state(S6, n(1, 2), nil), "nn: layer 0: layers.0: the state has 2 nodes, want 1, for scan"},
 	} {
 		if test.err == nil || !strings.Contains(test.err.Error(), test.want) {
 			t.Errorf("error %v, want %q", test.err, test.want)
@@ -199,6 +204,7 @@ func TestInvalidInputs(t *testing.T) {
 	f64 := G.NewTensor(g, tensor.Float64, 3, G.WithShape(2, 6, 4), G.WithName("f64"))
 	elsewhere := G.NewTensor(other, tensor.Float32, 2, G.WithShape(2, 6), G.WithName("start"))
 
+	const wrongChannels = "MambaBlock: x has shape (2, 6, 5), want (batch, length, channels) = (any, any, 4)"
 	const wrongWidth = "nn: x has shape (2, 6, 5), want (batch, length, d_model) = (any, any, 4)"
 	for what, c := range map[string]struct {
 		call func() error
@@ -209,7 +215,7 @@ func TestInvalidInputs(t *testing.T) {
 		"no input, LM":    {func() error { _, err := lm.Apply(nil); return err }, []string{"LM: the input is missing, want a node"}},
 		"no input, Fwd":   {func() error { return lm.Fwd(nil).Err() }, []string{"LM: the input is missing, want a node"}},
 		"rank":            {func() error { _, err := block.Apply(f32(6, 4)); return err }, []string{"x has shape (6, 4), want (batch, length, "}},
-		"width":           {func() error { _, err := block.Apply(f32(2, 6, 5)); return err }, []string{wrongWidth}},
+		"width":           {func() error { _, err := block.Apply(f32(2, 6, 5)); return err }, []string{wrongChannels}},
 		"width, stack":    {func() error { _, err := stack.Apply(f32(2, 6, 5)); return err }, []string{wrongWidth}},
 		"type":            {func() error { _, err := stack.Apply(f64); return err }, []string{"x is of float64, want float32"}},
 		"floats as ids":   {func() error { _, err := lm.Apply(f32(2, 6)); return err }, []string{"ids is of float32, want int"}},
@@ -218,17 +224,17 @@ func TestInvalidInputs(t *testing.T) {
 		"targets": {func() error { _, err := lm.Loss(ids, ints(2, 5)); return err },
 			[]string{"targets has shape (2, 5), want (batch, length) = (2, 6)"}},
 		"start": {func() error { _, err := block.Apply(x, WithStart(f32(2, 5))); return err },
-			[]string{"Start has shape (2, 5), want (batch, length) = (2, 6)"}},
+			[]string{"start has shape (2, 5), want (batch, length) = (2, 6)"}},
 		"start of another graph": {func() error { _, err := block.Apply(x, WithStart(elsewhere)); return err },
-			[]string{"Start belongs to another graph"}},
+			[]string{"start belongs to another graph"}},
 		"layers of the state": {func() error { _, _, err := stack.ApplyWithState(x, make(State, 2)); return err },
 			[]string{"nn: the state has 2 layers, want 1"}},
-		"batch of the state": {func() error { _, _, err := stack.ApplyWithState(x, stack.ZeroState(g, 3)); return err },
-			[]string{"nn: layer 0: ", "Context has shape (3, 3, 8), want (batch, width-1, channels) = (2, 3, 8)"}},
-		"negative batch of the state": {func() error { _, _, err := block.ApplyWithState(x, block.ZeroState(g, -1)); return err },
-			[]string{"nn: ZeroState: batch is -1, want at least 1"}},
-		"scan state": {func() error { _, _, err := block.ApplyWithState(x, LayerState{Scan: f32(2, 8, 4)}); return err },
-			[]string{"InitialState has shape (2, 8, 4), want (batch, channels, state) = (2, 8, 3)"}},
+		"batch of the state": {func() error { _, _, err := stack.ApplyWithState(x, must(stack.ZeroState(g, 3))); return err },
+			[]string{"nn: layer 0: ", "the state conv has shape (3, 3, 8), want (2, 3, 8)"}},
+		"negative batch of the state": {func() error { _, err := layer.ZeroState(block, g, -1); return err },
+			[]string{"layer: ZeroState: batch is -1, want at least 1"}},
+		"scan state": {func() error { _, _, err := block.ApplyWithState(x, layer.State{nil, f32(2, 8, 4)}); return err },
+			[]string{"MambaBlock: the state scan has shape (2, 8, 4), want (2, 8, 3)"}},
 	} {
 		err := c.call()
 		if err == nil {

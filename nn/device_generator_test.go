@@ -108,11 +108,14 @@ func TestDeviceRefuses(t *testing.T) {
 	_, lm := onBoth(t)
 	g := G.NewGraph()
 	ids := G.NewMatrix(g, tensor.Int, G.WithShape(1, 2), G.WithName("ids"))
-	state := lm.Stack().ZeroState(g, 1)
+	state, err := lm.Stack().ZeroState(g, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, _, err := lm.ApplyWithState(ids, state[1:]); err == nil || !strings.Contains(err.Error(), "the state has 2 layers, want 3") {
 		t.Errorf("a state of two layers: error %v", err)
 	}
-	if _, _, err := lm.ApplyWithState(ids, lm.Stack().ZeroState(g, 0)); err == nil || !strings.Contains(err.Error(), "ZeroState: batch is 0, want at least 1") {
+	if _, err := lm.Stack().ZeroState(g, 0); err == nil || !strings.Contains(err.Error(), "ZeroState: batch is 0, want at least 1") {
 		t.Errorf("a state of no batch: error %v", err)
 	}
 	if _, err := lm.Loss(ids, nil); err == nil || !strings.Contains(err.Error(), "targets is missing") {

@@ -12,23 +12,18 @@ import (
 // onDevice makes the reader run on a device. The states are there; bringState copies them to r.state.
 func (r *reader) onDevice(g *G.ExprGraph, ids *G.Node, logits bool, opts []CallOption) error {
 	lm, at := r.lm, r.lm.opts.Place
-	var state State
-	for _, l := range lm.stack.ZeroState(g, r.batch()) {
-		if l.err != nil {
-			return l.err
+	state, err := lm.stack.ZeroState(g, r.batch())
+	if err != nil {
+		return err
+	}
+	for _, l := range state {
+		for i, n := range l {
+			r.state = append(r.state, n.Value().(*tensor.Dense))
+			l[i] = G.NodeFromAny(g, at.Zeros(n.Shape()), G.WithName(n.Name()+" on a device"))
 		}
-		for _, n := range []**G.Node{&l.Conv, &l.Scan} {
-			if *n == nil {
-				continue
-			}
-			r.state = append(r.state, (*n).Value().(*tensor.Dense))
-			*n = G.NodeFromAny(g, at.Zeros((*n).Shape()), G.WithName((*n).Name()+" on a device"))
-		}
-		state = append(state, l)
 	}
 	var out *G.Node
 	var next State
-	var err error
 	if logits {
 		out, next, err = lm.logits(ids, state, true, opts)
 	} else if out, err = lm.embed.Apply(ids); err == nil {

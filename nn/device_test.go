@@ -225,7 +225,7 @@ func TestDeviceErrors(t *testing.T) {
 	for what, err := range map[string]error{
 		"float64":   nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithDtype(tensor.Float64)).Err(),
 		"precision": nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithPrecision(7)).Err(),
-		"layer":     layer.NewLinear(2, 2, layer.OnDevice(d)).Err(),
+		"layer":     layer.NewLinear(layer.LinearConfig{In: 2, Out: 2}, layer.OnDevice(d)).Err(),
 	} {
 		if err == nil {
 			t.Errorf("%s: no error", what)

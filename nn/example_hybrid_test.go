@@ -32,18 +32,15 @@ func ExampleConfig_pattern() {
 	fmt.Println("logits", logits.Shape())
 	for i, layer := range state[:4] {
 		fmt.Print("layer ", i, ":")
-		if layer.Conv != nil {
-			fmt.Print(" conv ", layer.Conv.Shape())
-		}
-		if layer.Scan != nil {
-			fmt.Print(" scan ", layer.Scan.Shape())
+		for _, n := range layer {
+			fmt.Print(" ", n.Shape())
 		}
 		fmt.Println()
 	}
 	// Output:
 	// logits (1, 5, 256)
-	// layer 0: conv (1, 3, 64) scan (1, 64, 16)
-	// layer 1: conv (1, 3, 64) scan (1, 64, 16)
-	// layer 2: scan (1, 63, 65)
+	// layer 0: (1, 3, 64) (1, 64, 16)
+	// layer 1: (1, 3, 64) (1, 64, 16)
+	// layer 2: (1, 63, 65)
 	// layer 3:
 }

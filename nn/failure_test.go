@@ -235,7 +235,7 @@ func TestInUseAndClosed(t *testing.T) {
 // Attention without a window has no state of fixed size. The constructors return an error that names the layer.
 func TestNoStateOfFixedSize(t *testing.T) {
 	cfg := LMConfig{Config: Config{DModel: 8, NLayer: 3, Pattern: []Kind{Mamba, S4, Attention}}, Vocab: 5}
-	want := "nn: layer 2 is attention without a window, whose state would grow with every token; want Config.Window of at least 2"
+	want := "nn: layer 2: backbone.layers.2.mixer: attention without a window has a state that would grow with every step, want a Window of at least 2 (in package nn, Config.Window)"
 	lm := NewLM(cfg)
 	if _, err := NewGenerator(lm, GenerateConfig{MaxTokens: 1}); err == nil || err.Error() != want {
 		t.Errorf("a generator: %v, want %s", err, want)

@@ -80,7 +80,7 @@ func TestOptionsReachBlocks(t *testing.T) {
 
 // An unknown Recompute is an error of every use.
 func TestInvalidRecompute(t *testing.T) {
-	const want = "nn: Recompute is 9, want RecomputeCheap, RecomputeNone or RecomputeAll"
+	const want = "MambaBlock: Recompute is 9, want RecomputeCheap, RecomputeNone or RecomputeAll"
 	x := leaf(G.NewGraph(), "x", tensor.Float32, make([]float64, 8), 1, 2, 4)
 	if _, err := NewMambaBlock(Config{DModel: 4}).Apply(x, WithRecompute(9)); err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
@@ -144,7 +144,7 @@ func TestTiedBlocks(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))
 	scramble(stack.Params(), r)
 	first, second := stack.Blocks()[0], stack.Blocks()[1]
-	second.mixer.inProj.Weight, second.mixer.aLog = first.mixer.inProj.Weight, first.mixer.aLog
+	second.mixer.InProj.Weight, second.mixer.S6.ALog = first.mixer.InProj.Weight, first.mixer.S6.ALog
 	x, dy := normal(r, 2*4*3), normal(r, 2*4*3)
 	run := func(lisp bool, opts ...CallOption) results {
 		g := G.NewGraph()

@@ -123,7 +123,7 @@ func TestEveryKindRefuses(t *testing.T) {
 		if _, err := s.Apply(x, nil); err == nil || !strings.Contains(err.Error(), "call option 0 is nil") {
 			t.Errorf("%s, a nil option: error %v", kind, err)
 		}
-		if _, _, err := s.ApplyWithState(x, s.ZeroState(g, 0)); err == nil || !strings.Contains(err.Error(), "ZeroState: batch is 0, want at least 1") {
+		if _, err := s.ZeroState(g, 0); err == nil || !strings.Contains(err.Error(), "ZeroState: batch is 0, want at least 1") {
 			t.Errorf("%s, a state of no batch: error %v", kind, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/grad"
+	"github.com/gomamba/mamba/layer"
 )
 
 // TestGradients compares gradients of whole blocks, stacks and language models with finite differences, on both machines: the gradients of
@@ -87,14 +88,8 @@ func checkGradients(t *testing.T, m model, state, start bool) {
 		if state {
 			nodes := in[first:]
 			for _, zero := range m.zero(G.NewGraph(), batch) {
-				var l LayerState
-				if zero.Conv != nil {
-					l.Conv, nodes = nodes[0], nodes[1:]
-				}
-				if zero.Scan != nil {
-					l.Scan, nodes = nodes[0], nodes[1:]
-				}
-				before = append(before, l)
+				n := len(zero)
+				before, nodes = append(before, layer.State(nodes[:n])), nodes[n:]
 			}
 		}
 		var opts []CallOption

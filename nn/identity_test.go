@@ -37,16 +37,20 @@ func newModel(kind string, cfg Config, vocab int, untied bool) model {
 				return y, State{next}, err
 			},
 			plain: b.Apply,
-			zero:  func(g *G.ExprGraph, batch int) State { return State{b.ZeroState(g, batch)} },
+			zero:  func(g *G.ExprGraph, batch int) State { return State{must(layer.ZeroState(b, g, batch))} },
 		}
 	case "stack":
 		s := NewMambaStack(cfg, WithDtype(tensor.Float64), WithSeed(0))
-		return model{cfg: s.Config(), params: s.Params(), apply: s.ApplyWithState, plain: s.Apply, zero: s.ZeroState}
+		return model{cfg: s.Config(), params: s.Params(), apply: s.ApplyWithState, plain: s.Apply, zero: zeroState(s)}
 	default:
 		lm := NewLM(LMConfig{Config: cfg, Vocab: vocab, UntiedHead: untied}, WithDtype(tensor.Float64))
 		return model{cfg: lm.Config().Config, params: lm.Params(), vocab: vocab,
-			apply: lm.ApplyWithState, plain: lm.Apply, zero: lm.Stack().ZeroState}
+			apply: lm.ApplyWithState, plain: lm.Apply, zero: zeroState(lm.Stack())}
 	}
+}
+
+func zeroState(s *MambaStack) func(g *G.ExprGraph, batch int) State {
+	return func(g *G.ExprGraph, batch int) State { return must(s.ZeroState(g, batch)) }
 }
 
 // outputs returns the width of the model's result.

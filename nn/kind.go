@@ -5,8 +5,8 @@ import (
 	"strings"
 
 	G "gorgonia.org/gorgonia"
-	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
 )
@@ -67,16 +67,7 @@ func (c Config) kind(i int) Kind {
 	return c.Pattern[i%len(c.Pattern)]
 }
 
-// stackLayer is a layer of a stack.
-type stackLayer interface {
-	Params() layer.Params
-	Err() error
-	ZeroState(g *G.ExprGraph, batch int) LayerState
-	shapes(batch int) (conv, scan tensor.Shape)
-	apply(x *G.Node, state LayerState, withState bool, opts []CallOption) (y *G.Node, next LayerState, err error)
-}
-
-func newStackLayer(kind Kind, cfg Config, opts ...Option) stackLayer {
+func newStackLayer(kind Kind, cfg Config, opts ...Option) layer.Mixer {
 	cfg.Pattern = nil // a pattern is for the stack
 	if kind == Mamba {
 		return NewMambaBlock(cfg, opts...)
@@ -87,108 +78,27 @@ func newStackLayer(kind Kind, cfg Config, opts ...Option) stackLayer {
 // residual is a layer of any kind but Mamba: a norm, a mixer and a residual connection.
 type residual struct {
 	layer.Base
-	opts  layer.Options
 	norm  *layer.RMSNorm
-	mixer timeMixer
-}
-
-// timeMixer is the part of a layer between the norm and the residual connection.
-type timeMixer interface {
-	Params() layer.Params
-	Err() error
-	// shapes returns the shapes of the two states of a batch, nil for a state that the mixer does not have.
-	shapes(batch int) (conv, scan tensor.Shape)
-	mix(x *G.Node, state LayerState, withState bool, start *G.Node) (y *G.Node, next LayerState, err error)
+	mixer layer.Mixer
 }
 
 func newResidual(kind Kind, cfg Config, opts ...Option) *residual {
 	cfg, o, err := collect(cfg, opts)
-	r := layer.Build("nn: "+string(kind), cfg.sizes(), o, err, func(r *residual, o layer.Options) (layer.Params, error) {
-		r.norm = layer.NewRMSNorm(cfg.DModel, o.Part("norm", layer.WithEps(cfg.NormEps))...)
-		r.mixer = newTimeMixer(kind, cfg, o)
-		return append(r.norm.Params(), r.mixer.Params()...), r.mixer.Err()
+	return build.New("nn: "+string(kind), cfg.sizes(), o, err, func(r *residual, o build.Options) (layer.Params, error) {
+		r.norm, r.mixer = newNorm(cfg, o, "norm"), newMixer(kind, cfg, o)
+		build.OverTime(r, cfg.DModel, r.mixer.Slots(), r.mix)
+		return build.Together[layer.Params](r.norm, r.mixer)
 	})
-	r.opts = o
-	return r
 }
 
-// Err returns the error of an invalid configuration, or nil.
-func (r *residual) Err() error { return layer.Err(r) }
-
-// newTimeMixer returns the mixer of a kind that is not Mamba.
-func newTimeMixer(kind Kind, cfg Config, o layer.Options) timeMixer {
-	opts := func(more ...Option) []Option { return o.Part("mixer", more...) }
-	// DState counts real numbers; a complex mode of S4 has two.
-	inner := []Option{layer.WithStateSize(cfg.DState), layer.WithDtRange(cfg.DtMin, cfg.DtMax)}
-	s6 := append(inner[:2:2], layer.WithDtRank(cfg.DtRank))
-	switch kind {
-	case S4:
-		return newNoGate(cfg, o, layer.NewS4(cfg.DModel, o.Part("mixer.s4", inner...)...), true)
-	case S6:
-		return newNoGate(cfg, o, layer.NewS6(cfg.DModel, o.Part("mixer.s6", s6...)...), true)
-	case LSTM:
-		return newNoGate(cfg, o, layer.NewLSTM(cfg.DModel, o.Part("mixer.lstm")...), false)
-	case H3:
-		return h3{layer.NewH3(cfg.DModel, layer.NewS4, opts(append(inner, h3Options(cfg)...)...)...)}
-	case H3S6:
-		return h3{layer.NewH3(cfg.DModel, layer.NewS6, opts(append(inner, h3Options(cfg)...)...)...)}
-	case MambaS4:
-		return newMambaS4(cfg, o, inner)
-	case SwiGLU:
-		return mlp{layer.NewGatedMLP(cfg.DModel, cfg.DHidden, opts(layer.WithBias(cfg.Bias))...)}
-	case GeGLU:
-		return mlp{layer.NewGatedMLP(cfg.DModel, cfg.DHidden, opts(layer.WithBias(cfg.Bias), layer.WithActivation(op.GELU))...)}
-	default:
-		return newAttention(cfg, opts())
-	}
+func (r *residual) mix(s *build.Steps, x *G.Node) *G.Node {
+	return s.Do(op.Add(x, s.Mix(r.mixer, s.Do(r.norm.Apply(x)))))
 }
 
-func h3Options(cfg Config) []Option {
-	o := []Option{layer.WithShift(cfg.DConv), layer.WithBias(cfg.Bias)}
-	if cfg.NHead > 0 {
-		o = append(o, layer.WithHeads(cfg.NHead))
-	}
-	return o
+func (r *residual) Slots() []layer.Slot { return build.Slots(r) }
+func (r *residual) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
+	return build.Apply(r, x, opts)
 }
-
-// ZeroState returns input nodes with zeros, as MambaBlock.ZeroState does.
-func (r *residual) ZeroState(g *G.ExprGraph, batch int) LayerState {
-	if r.Err() != nil {
-		return LayerState{}
-	}
-	return zeroState(g, r.opts, batch, r.shapes)
-}
-
-func (r *residual) shapes(batch int) (conv, scan tensor.Shape) { return r.mixer.shapes(batch) }
-
-func (r *residual) apply(x *G.Node, state LayerState, withState bool, opts []CallOption) (y *G.Node, next LayerState, err error) {
-	if err = layer.Use(r, x); err != nil {
-		return nil, next, err
-	}
-	if state.err != nil {
-		return nil, next, state.err
-	}
-	conv, scan := r.shapes(1)
-	for _, part := range []struct {
-		name  string
-		node  *G.Node
-		shape tensor.Shape
-	}{{"Conv", state.Conv, conv}, {"Scan", state.Scan, scan}} {
-		if part.node != nil && part.shape == nil {
-			return nil, next, fmt.Errorf("nn: the state has %s of shape %v, want none: the layer has no such state", part.name, part.node.Shape())
-		}
-	}
-	c, err := callOf(opts)
-	if err != nil {
-		return nil, next, err
-	}
-	h, err := r.norm.Apply(x)
-	if err != nil {
-		return nil, next, err
-	}
-	if h, next, err = r.mixer.mix(h, state, withState, c.start); err != nil {
-		return nil, next, err
-	}
-	y, err = op.Add(x, h)
-	return y, next, err
+func (r *residual) ApplyWithState(x *G.Node, state layer.State, opts ...CallOption) (*G.Node, layer.State, error) {
+	return build.ApplyWithState(r, x, state, opts)
 }

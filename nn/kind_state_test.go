@@ -34,9 +34,9 @@ func TestKindsSequenceFile(t *testing.T) {
 		cfg  LMConfig
 		want string
 	}{
-		{other, "has state layers.6.scan of float32 (4, 17), want float32 (5, 17) as the model"},
+		{other, "has state layers.6.window of float32 (4, 17), want float32 (5, 17) as the model"},
 		{LMConfig{Config: Config{DModel: 8, NLayer: 9, DState: 4}, Vocab: 11},
-			"has state layers.2.conv of float32 (3, 8), want float32 (3, 16) as the model"},
+			"has no state layers.2.conv, which the model has"},
 	} {
 		if err := loaded.fits(NewLM(c.cfg)); err == nil || err.Error() != c.want {
 			t.Errorf("%v, want %s", err, c.want)

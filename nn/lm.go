@@ -6,6 +6,7 @@ import (
 
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
@@ -29,7 +30,7 @@ type LMConfig struct {
 type LM struct {
 	layer.Base
 	cfg   LMConfig
-	opts  layer.Options
+	opts  build.Options
 	embed *layer.Embedding
 	stack *MambaStack
 	head  *layer.Param // the embedding's weight unless UntiedHead is set
@@ -48,30 +49,30 @@ func NewLM(cfg LMConfig, opts ...Option) *LM {
 			err = fmt.Errorf("nn: Vocab %w", wrong)
 		}
 	}
-	m := layer.Build("nn: LM", append(cfg.sizes(), "Vocab", cfg.Vocab), o, err, func(m *LM, o layer.Options) (layer.Params, error) {
-		m.stack = NewMambaStack(cfg.Config, o.Part("backbone", o.Placed())...)
+	m := build.New("nn: LM", append(cfg.sizes(), "Vocab", cfg.Vocab), o, err, func(m *LM, o build.Options) (layer.Params, error) {
+		m.stack = NewMambaStack(cfg.Config, o.Placed("backbone")...)
 		if err := m.stack.Err(); err != nil {
 			return nil, err
 		}
-		m.embed = layer.NewEmbedding(cfg.Vocab, cfg.DModel, o.Part("backbone.embeddings")...)
+		m.embed = layer.NewEmbedding(layer.EmbeddingConfig{Vocabulary: cfg.Vocab, Channels: cfg.DModel}, o.Part("backbone.embeddings")...)
 		m.head = m.embed.Weight
 		params := append(m.embed.Params(), m.stack.Params()...)
 		if cfg.UntiedHead {
-			m.head = layer.NewLinear(cfg.DModel, cfg.Vocab, o.Part("lm_head")...).Weight
+			m.head = layer.NewLinear(layer.LinearConfig{In: cfg.DModel, Out: cfg.Vocab}, o.Part("lm_head")...).Weight
 			params = append(params, m.head)
 		}
 		return params, place(o, params)
 	})
 	m.cfg, m.opts = cfg, o
 	if m.stack == nil {
-		m.stack = &MambaStack{cfg: cfg.Config, opts: o}
-		m.stack.Init("MambaStack", m.Err())
+		m.stack = build.New[MambaStack, layer.Params]("nn: MambaStack", nil, o, m.Err(), nil)
+		m.stack.cfg, m.stack.opts = cfg.Config, o
 	}
 	return m
 }
 
 // Err returns the error of an invalid configuration, or nil.
-func (m *LM) Err() error { return layer.Err(m) }
+func (m *LM) Err() error { return build.Err(m) }
 
 // Config returns the configuration with its defaults filled in.
 func (m *LM) Config() LMConfig { return m.cfg }
@@ -107,7 +108,7 @@ func (m *LM) Loss(ids, targets *G.Node, opts ...CallOption) (*G.Node, error) {
 
 // hidden returns the result of the stack, the weight of the head, and the next state, in the place of the weights.
 func (m *LM) hidden(ids *G.Node, state State, withState bool, opts []CallOption) (x, head *G.Node, next State, err error) {
-	if err := layer.Use(m, ids); err != nil {
+	if err := build.Use(m, ids); err != nil {
 		return nil, nil, nil, err
 	}
 	if x, head, err = m.embed.ApplyTied(ids); err != nil {
@@ -136,20 +137,18 @@ func (m *LM) apply(ids *G.Node, state State, withState bool, opts []CallOption) 
 	if logits, next, err = m.logits(ids, state, withState, opts); err != nil {
 		return nil, nil, err
 	}
-	e := edgeOf(m.opts, ids)
-	if next, err = next.moved(e.out); err != nil {
+	e := build.EdgeOf(m.opts.Place, ids)
+	if next, err = next.moved(e.Out); err != nil {
 		return nil, nil, err
 	}
-	logits, err = e.out(logits)
+	logits, err = e.Out(logits)
 	return logits, next, err
 }
 
 // holds returns an error if the tokens, the states and the logits of a batch exceed the machine's memory.
 func (m *LM) holds(batch, length int, logits bool) error {
 	need := size.Of(8, batch, length)
-	for _, s := range m.stack.stateShapes() {
-		need = need.Plus(stateBytes(m.opts.Dtype, s.shape).Times(batch))
-	}
+	need = need.Plus(build.StateBytes(m.opts.Dtype, m.stack.slots()).Times(batch))
 	if logits {
 		need = need.Plus(size.Of(m.opts.Dtype.Size(), batch, length, m.cfg.Vocab))
 	}
@@ -161,5 +160,5 @@ func (m *LM) holds(batch, length int, logits bool) error {
 
 // Fwd is Apply in the form of golgi's layers.
 func (m *LM) Fwd(ids G.Input) G.Result {
-	return layer.Lift(ids, func(ids *G.Node) (*G.Node, error) { return m.Apply(ids) })
+	return build.Lift(ids, func(ids *G.Node) (*G.Node, error) { return m.Apply(ids) })
 }

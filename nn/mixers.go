@@ -1,159 +1,86 @@
 package nn
 
 import (
-	"fmt"
-
 	G "gorgonia.org/gorgonia"
-	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
 )
 
-// sequence applies a layer that mixes over time and whose state is LayerState.Scan.
-func sequence(l layer.Sequence, x *G.Node, state LayerState, withState bool, start *G.Node) (y, next *G.Node, err error) {
-	if withState {
-		return l.ApplyWithState(x, state.Scan, start)
+// newMixer returns the mixer of a kind that is not Mamba.
+func newMixer(kind Kind, cfg Config, o build.Options) layer.Mixer {
+	opts := o.Part("mixer")
+	// DState counts real numbers; a complex mode of S4 has two.
+	s4 := layer.S4Config{State: cfg.DState, DtMin: cfg.DtMin, DtMax: cfg.DtMax}
+	s6 := layer.S6Config{State: cfg.DState, Rank: cfg.DtRank, DtMin: cfg.DtMin, DtMax: cfg.DtMax}
+	h3 := layer.H3Config{Channels: cfg.DModel, Inner: s4, Heads: cfg.NHead, Shift: cfg.DConv, Bias: cfg.Bias}
+	mlp := layer.GatedMLPConfig{Channels: cfg.DModel, Hidden: cfg.DHidden, Bias: cfg.Bias}
+	switch kind {
+	case S4:
+		return newNoGate(cfg, o, s4, "s4", true)
+	case S6:
+		return newNoGate(cfg, o, s6, "s6", true)
+	case LSTM:
+		return newNoGate(cfg, o, layer.LSTMConfig{}, "lstm", false)
+	case H3S6:
+		h3.Inner = s6
+		return layer.NewH3(h3, opts...)
+	case H3:
+		return layer.NewH3(h3, opts...)
+	case MambaS4:
+		m := cfg.mamba()
+		m.S4 = true
+		return layer.NewMamba(m, opts...)
+	case GeGLU:
+		mlp.Activation = op.GELU
+		return layer.NewGatedMLP(mlp, opts...)
+	case SwiGLU:
+		return layer.NewGatedMLP(mlp, opts...)
+	default:
+		return layer.NewAttention(layer.AttentionConfig{Channels: cfg.DModel, Heads: cfg.NHead, Window: cfg.Window, Bias: cfg.Bias}, opts...)
 	}
-	y, err = l.ApplyStart(x, start)
-	return y, nil, err
+}
+
+// mamba returns the configuration of the mixer of a Mamba block.
+func (c Config) mamba() layer.MambaConfig {
+	return layer.MambaConfig{
+		Channels: c.DModel, Inner: c.inner(), State: c.DState, Width: c.DConv, Rank: c.DtRank,
+		DtMin: c.DtMin, DtMax: c.DtMax, DtFloor: c.DtInitFloor, DtScale: c.DtScale, Depth: c.NLayer,
+		Bias: c.Bias, NoConvBias: c.NoConvBias,
+	}
 }
 
 // noGate is the architecture without a gate: out_proj(GELU(inner(x))) if the inner layer is linear, else out_proj(inner(x)).
 type noGate struct {
 	layer.Base
-	inner   layer.Sequence
+	inner   layer.Mixer
 	outProj *layer.Linear
 	linear  bool
 }
 
-func newNoGate(cfg Config, o layer.Options, inner layer.Sequence, linear bool) *noGate {
-	m := &noGate{inner: inner, linear: linear, outProj: layer.NewLinear(cfg.DModel, cfg.DModel, o.Part("mixer.out_proj", layer.WithBias(cfg.Bias))...)}
-	params, err := layer.Together(inner, m.outProj)
-	m.Init("no gate", err, params...)
-	return m
+func newNoGate(cfg Config, o build.Options, inner layer.Inner, name string, linear bool) *noGate {
+	return build.New("nn: no gate", cfg.sizes(), o, nil, func(m *noGate, o build.Options) (layer.Params, error) {
+		m.linear = linear
+		m.inner = inner.Mixer(cfg.DModel, o.Part("mixer."+name)...)
+		m.outProj = layer.NewLinear(layer.LinearConfig{In: cfg.DModel, Out: cfg.DModel, Bias: cfg.Bias}, o.Part("mixer.out_proj")...)
+		build.OverTime(m, cfg.DModel, m.inner.Slots(), m.mix)
+		return build.Together[layer.Params](m.inner, m.outProj)
+	})
 }
 
-func (m *noGate) shapes(batch int) (conv, scan tensor.Shape) { return nil, m.inner.StateShape(batch) }
-
-func (m *noGate) mix(x *G.Node, state LayerState, withState bool, start *G.Node) (y *G.Node, next LayerState, err error) {
-	if y, next.Scan, err = sequence(m.inner, x, state, withState, start); err != nil {
-		return nil, next, err
-	}
+func (m *noGate) mix(s *build.Steps, x *G.Node) *G.Node {
+	y := s.Mix(m.inner, x)
 	if m.linear {
-		if y, err = op.Activate(y, op.GELU); err != nil {
-			return nil, next, err
-		}
+		y = s.Do(op.Activate(y, op.GELU))
 	}
-	y, err = m.outProj.Apply(y)
-	return y, next, err
+	return s.Do(m.outProj.Apply(y))
 }
 
-// h3 has the state of its shift as LayerState.Conv, and the state of its inner layer as LayerState.Scan.
-type h3 struct{ *layer.H3 }
-
-func (m h3) shapes(batch int) (conv, scan tensor.Shape) { return m.StateShapes(batch) }
-
-func (m h3) mix(x *G.Node, state LayerState, withState bool, start *G.Node) (y *G.Node, next LayerState, err error) {
-	if !withState {
-		y, err = m.ApplyStart(x, start)
-		return y, next, err
-	}
-	y, after, err := m.ApplyWithState(x, layer.H3State{Shift: state.Conv, Inner: state.Scan}, start)
-	return y, LayerState{Conv: after.Shift, Scan: after.Inner}, err
+func (m *noGate) Slots() []layer.Slot { return build.Slots(m) }
+func (m *noGate) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
+	return build.Apply(m, x, opts)
 }
-
-// mambaS4 is the Mamba architecture with S4 inside: out_proj(s4(silu(conv1d(x))) ⊙ silu(z)), where x and z are the halves of the
-// result of in_proj.
-type mambaS4 struct {
-	layer.Base
-	cfg             Config
-	inProj, outProj *layer.Linear
-	conv            *layer.Conv1D
-	s4              *layer.S4
-}
-
-func newMambaS4(cfg Config, o layer.Options, opts []Option) *mambaS4 {
-	inner := cfg.inner()
-	m := &mambaS4{
-		cfg:     cfg,
-		inProj:  layer.NewLinear(cfg.DModel, 2*inner, o.Part("mixer.in_proj", layer.WithBias(cfg.Bias))...),
-		conv:    layer.NewConv1D(inner, cfg.DConv, o.Part("mixer.conv1d", layer.WithBias(!cfg.NoConvBias))...),
-		s4:      layer.NewS4(inner, o.Part("mixer.s4", opts...)...),
-		outProj: layer.NewLinear(inner, cfg.DModel, o.Part("mixer.out_proj", layer.WithBias(cfg.Bias))...),
-	}
-	params, err := layer.Together(m.inProj, m.conv, m.s4, m.outProj)
-	m.Init(string(MambaS4), err, params...)
-	return m
-}
-
-func (m *mambaS4) shapes(batch int) (conv, scan tensor.Shape) {
-	if m.cfg.DConv > 1 {
-		conv = tensor.Shape{batch, m.cfg.DConv - 1, m.cfg.inner()}
-	}
-	return conv, m.s4.StateShape(batch)
-}
-
-func (m *mambaS4) mix(x *G.Node, state LayerState, withState bool, start *G.Node) (y *G.Node, next LayerState, err error) {
-	xz, err := m.inProj.Apply(x)
-	if err != nil {
-		return nil, next, err
-	}
-	parts, err := op.Split(xz, m.cfg.inner(), m.cfg.inner())
-	if err != nil {
-		return nil, next, err
-	}
-	u := parts[0]
-	if withState {
-		u, next.Conv, err = m.conv.ApplyWithContext(u, state.Conv, start)
-	} else {
-		u, err = m.conv.ApplyStart(u, start)
-	}
-	if err != nil {
-		return nil, next, err
-	}
-	if u, next.Scan, err = sequence(m.s4, u, state, withState, start); err != nil {
-		return nil, next, err
-	}
-	if y, err = op.Gate(parts[1], u, op.SiLU); err != nil {
-		return nil, next, err
-	}
-	y, err = m.outProj.Apply(y)
-	return y, next, err
-}
-
-// mlp has no state, since it computes each step independently.
-type mlp struct{ *layer.GatedMLP }
-
-func (mlp) shapes(int) (conv, scan tensor.Shape) { return nil, nil }
-
-func (m mlp) mix(x *G.Node, _ LayerState, _ bool, start *G.Node) (y *G.Node, next LayerState, err error) {
-	if start != nil { // no step sees another one; a start that is wrong is an error as in other layers
-		switch want := x.Shape()[:2]; {
-		case start.Graph() != x.Graph():
-			return nil, next, fmt.Errorf("nn: Start belongs to another graph than x")
-		case !start.Shape().Eq(want):
-			return nil, next, fmt.Errorf("nn: Start has shape %v, want (batch, length) = %v", start.Shape(), want)
-		}
-	}
-	y, err = m.Apply(x)
-	return y, next, err
-}
-
-// attention has the keys and values of its window as LayerState.Scan.
-type attention struct{ *layer.Attention }
-
-func newAttention(cfg Config, opts []Option) attention {
-	opts = append(opts, layer.WithBias(cfg.Bias), layer.WithWindow(cfg.Window))
-	if cfg.NHead > 0 {
-		opts = append(opts, layer.WithHeads(cfg.NHead))
-	}
-	return attention{layer.NewAttention(cfg.DModel, opts...)}
-}
-
-func (m attention) shapes(batch int) (conv, scan tensor.Shape) { return nil, m.StateShape(batch) }
-
-func (m attention) mix(x *G.Node, state LayerState, withState bool, start *G.Node) (y *G.Node, next LayerState, err error) {
-	y, next.Scan, err = sequence(m, x, state, withState, start)
-	return y, next, err
+func (m *noGate) ApplyWithState(x *G.Node, state layer.State, opts ...CallOption) (*G.Node, layer.State, error) {
+	return build.ApplyWithState(m, x, state, opts)
 }

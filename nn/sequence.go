@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/layer"
 )
 
 // Sequence is a sequence of tokens as a Generator sees it: the model's state after the tokens that it has read, and the tokens that
@@ -18,7 +20,7 @@ import (
 // at the same time get an error.
 type Sequence struct {
 	pending []int                    // tokens that state has not read; a step reads the last one and gives the next token
-	state   map[string]*tensor.Dense // by the names of stateShapes; nil at the beginning
+	state   map[string]*tensor.Dense // by the names of slots; nil at the beginning
 	seen    tokenSet                 // read or pending, for the repetition penalty
 	random  rand.PCG
 	using   sync.Mutex // held by the Generator that continues the sequence
@@ -71,14 +73,14 @@ func (s *Sequence) fits(lm *LM) error {
 	if s.state == nil {
 		return nil
 	}
-	want, dt := lm.stack.stateShapes(), lm.stack.opts.Dtype
+	want, dt := lm.stack.slots(), lm.stack.opts.Dtype
 	for _, w := range want {
-		v := s.state[w.name]
+		v := s.state[w.Name]
 		if v == nil {
-			return fmt.Errorf("has no state %s, which the model has", w.name)
+			return fmt.Errorf("has no state %s, which the model has", w.Name)
 		}
-		if !v.Shape().Eq(w.shape) || v.Dtype() != dt {
-			return fmt.Errorf("has state %s of %v %v, want %v %v as the model", w.name, v.Dtype(), v.Shape(), dt, w.shape)
+		if !v.Shape().Eq(w.Shape) || v.Dtype() != dt {
+			return fmt.Errorf("has state %s of %v %v, want %v %v as the model", w.Name, v.Dtype(), v.Shape(), dt, w.Shape)
 		}
 	}
 	if len(s.state) > len(want) {
@@ -87,34 +89,24 @@ func (s *Sequence) fits(lm *LM) error {
 	return nil
 }
 
-// stateShape is a part of a sequence's state.
-type stateShape struct {
-	name  string
-	shape tensor.Shape
-}
-
-// stateShapes returns the shapes of the state of one sequence in the order of State.Nodes: conv and scan of each layer that has
-// them.
-func (s *MambaStack) stateShapes() (shapes []stateShape) {
+// slots returns the slots of the states of all layers, in the order of State.Nodes.
+func (s *MambaStack) slots() (slots []layer.Slot) {
 	for i, l := range s.layers {
-		conv, scan := l.shapes(1)
-		for _, part := range []stateShape{{"conv", conv}, {"scan", scan}} {
-			if part.shape != nil {
-				shapes = append(shapes, stateShape{fmt.Sprintf("layers.%d.%s", i, part.name), part.shape[1:]})
-			}
+		for _, slot := range l.Slots() {
+			slots = append(slots, layer.Slot{Name: fmt.Sprintf("layers.%d.%s", i, slot.Name), Shape: slot.Shape})
 		}
 	}
-	return shapes
+	return slots
 }
 
 // load copies the sequence's state into a row of a reader.
 func (s *Sequence) load(r *reader, row int) {
-	for i, w := range r.lm.stack.stateShapes() {
-		n := w.shape.TotalSize()
+	for i, w := range r.lm.stack.slots() {
+		n := w.Shape.TotalSize()
 		if s.state == nil {
 			zeroPart(r.state[i], row*n, n)
 		} else {
-			copyPart(r.state[i], row*n, s.state[w.name], 0, n)
+			copyPart(r.state[i], row*n, s.state[w.Name], 0, n)
 		}
 	}
 	r.stateWritten()
@@ -132,12 +124,12 @@ func (s *Sequence) store(r *reader, row, read int) {
 	if s.state == nil {
 		s.state = map[string]*tensor.Dense{}
 	}
-	for i, w := range r.lm.stack.stateShapes() {
-		if s.state[w.name] == nil {
-			s.state[w.name] = tensor.New(tensor.WithShape(w.shape...), tensor.Of(r.state[i].Dtype()))
+	for i, w := range r.lm.stack.slots() {
+		if s.state[w.Name] == nil {
+			s.state[w.Name] = tensor.New(tensor.WithShape(w.Shape...), tensor.Of(r.state[i].Dtype()))
 		}
-		n := w.shape.TotalSize()
-		copyPart(s.state[w.name], 0, r.state[i], row*n, n)
+		n := w.Shape.TotalSize()
+		copyPart(s.state[w.Name], 0, r.state[i], row*n, n)
 	}
 	if s.pending = s.pending[read:]; len(s.pending) <= read {
 		s.pending = slices.Clip(slices.Clone(s.pending)) // lets go of a long prompt

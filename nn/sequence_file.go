@@ -16,8 +16,8 @@ import (
 const sequenceFormat = "gomamba sequence 2"
 
 // Save writes the sequence to a file, for LoadSequence. The file is in the safetensors format, with a checksum. It holds the state of
-// the layers as layers.i.conv (d_conv-1, d_inner) and layers.i.scan (d_inner, d_state), the tokens pending and seen, and in its
-// metadata the format and the random source.
+// the layers by the names of their slots, such as layers.i.conv (d_conv-1, d_inner) and layers.i.scan (d_inner, d_state), the tokens
+// pending and seen, and in its metadata the format and the random source.
 //
 // The file is replaced as a whole: a program or machine that stops at any moment leaves the old file or the new one. It is an error
 // if another process is writing the file.

@@ -5,6 +5,7 @@ import (
 
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/layer"
 )
 
@@ -13,8 +14,8 @@ import (
 type MambaStack struct {
 	layer.Base
 	cfg    Config
-	opts   layer.Options
-	layers []stackLayer
+	opts   build.Options
+	layers []layer.Mixer
 	norm   *layer.RMSNorm
 }
 
@@ -22,19 +23,19 @@ type MambaStack struct {
 // memory, Err and every use of the stack return the error.
 func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
 	cfg, o, err := collect(cfg, opts)
-	s := layer.Build("nn: MambaStack", cfg.sizes(), o, err, func(s *MambaStack, o layer.Options) (params layer.Params, err error) {
+	s := build.New("nn: MambaStack", cfg.sizes(), o, err, func(s *MambaStack, o build.Options) (params layer.Params, err error) {
 		kinds := max(len(cfg.Pattern), 1)
 		each, repeats := o.Repeated(cfg.NLayer / kinds)
 		for i := range repeats * kinds {
 			kind := cfg.kind(i)
-			l := newStackLayer(kind, cfg, each.Part(fmt.Sprintf("layers.%d", i), o.Placed())...)
+			l := newStackLayer(kind, cfg, each.Placed(fmt.Sprintf("layers.%d", i))...)
 			if err := l.Err(); err != nil {
 				return nil, fmt.Errorf("nn: layer %d, %s: %w", i, kind, err)
 			}
 			s.layers = append(s.layers, l)
 			params = append(params, l.Params()...)
 		}
-		s.norm = layer.NewRMSNorm(cfg.DModel, o.Part("norm_f", layer.WithEps(cfg.NormEps))...)
+		s.norm = newNorm(cfg, o, "norm_f")
 		return append(params, s.norm.Params()...), place(o, s.norm.Params())
 	})
 	s.cfg, s.opts = cfg, o
@@ -42,7 +43,7 @@ func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
 }
 
 // Err returns the error of an invalid configuration, or nil.
-func (s *MambaStack) Err() error { return layer.Err(s) }
+func (s *MambaStack) Err() error { return build.Err(s) }
 
 // Config returns the configuration with its defaults filled in.
 func (s *MambaStack) Config() Config { return s.cfg }
@@ -70,21 +71,22 @@ func (s *MambaStack) ApplyWithState(x *G.Node, state State, opts ...CallOption) 
 }
 
 // ZeroState returns input nodes with zeros, the state before a sequence. To continue from the state that a run returned, set their
-// values to it. The state of an invalid stack is empty. If the batch is below 1 or does not fit into memory, or if g is nil, the
-// state is an error wherever it is used.
-func (s *MambaStack) ZeroState(g *G.ExprGraph, batch int) State {
-	if s.Err() != nil {
-		return nil
+// values to it. It is an error if the stack is invalid, if g is nil, or if the batch is below 1 or does not fit into memory.
+func (s *MambaStack) ZeroState(g *G.ExprGraph, batch int) (state State, err error) {
+	if err := s.Err(); err != nil {
+		return nil, err
 	}
-	state := make(State, len(s.layers))
+	state = make(State, len(s.layers))
 	for i, l := range s.layers {
-		state[i] = l.ZeroState(g, batch)
+		if state[i], err = layer.ZeroState(l, g, batch); err != nil {
+			return nil, err
+		}
 	}
-	return state
+	return state, nil
 }
 
 func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOption) (y *G.Node, next State, err error) {
-	if err := layer.Use(s, x); err != nil {
+	if err := build.Use(s, x); err != nil {
 		return nil, nil, err
 	}
 	if err := s.cfg.fits(x, s.opts.Dtype); err != nil {
@@ -96,30 +98,31 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	if withState {
 		next = make(State, len(s.layers))
 	}
-	e := edgeOf(s.opts, x)
-	if x, err = e.in(x); err != nil {
+	e := build.EdgeOf(s.opts.Place, x)
+	if x, err = e.In(x); err != nil {
 		return nil, nil, err
 	}
 	for i, l := range s.layers {
-		var after LayerState
-		if x, after, err = l.apply(x, state.layer(i), withState, opts); err != nil {
-			return nil, nil, fmt.Errorf("nn: layer %d: %w", i, err)
-		}
 		if withState {
-			next[i] = after
+			x, next[i], err = l.ApplyWithState(x, state.layer(i), opts...)
+		} else {
+			x, err = l.Apply(x, opts...)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("nn: layer %d: %w", i, err)
 		}
 	}
 	if y, err = s.norm.Apply(x); err != nil {
 		return nil, nil, err
 	}
-	if next, err = next.moved(e.out); err != nil {
+	if next, err = next.moved(e.Out); err != nil {
 		return nil, nil, err
 	}
-	y, err = e.out(y)
+	y, err = e.Out(y)
 	return y, next, err
 }
 
 // Fwd is Apply in the form of golgi's layers.
 func (s *MambaStack) Fwd(x G.Input) G.Result {
-	return layer.Lift(x, func(x *G.Node) (*G.Node, error) { return s.Apply(x) })
+	return build.Lift(x, func(x *G.Node) (*G.Node, error) { return s.Apply(x) })
 }

@@ -135,16 +135,10 @@ func (m *LM) steps() error {
 	if err := m.Err(); err != nil {
 		return err
 	}
-	for i, l := range m.stack.layers {
-		r, ok := l.(*residual)
-		if !ok {
-			continue
-		}
-		if a, ok := r.mixer.(attention); ok && a.StateShape(1) == nil {
-			return fmt.Errorf("nn: layer %d is attention without a window, whose state would grow with every token; want Config.Window of at least 2", i)
-		}
-	}
-	return nil
+	// A layer whose state would grow, such as attention without a window, refuses to be applied with a state.
+	ids := G.NewTensor(G.NewGraph(), tensor.Int, 2, G.WithShape(1, 1), G.WithName("ids"))
+	_, _, err := m.ApplyWithState(ids, nil)
+	return err
 }
 
 // reader reads a fixed number of tokens of each sequence of a batch. It holds the state between one run and the next.
@@ -179,7 +173,10 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 		}
 		return r, nil
 	}
-	state := lm.stack.ZeroState(g, batch)
+	state, err := lm.stack.ZeroState(g, batch)
+	if err != nil {
+		return nil, err
+	}
 	var next State
 	if logits {
 		out, after, err := lm.ApplyWithState(ids, state, opts...)

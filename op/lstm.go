@@ -13,8 +13,8 @@ type LSTMInputs struct {
 	Z      *G.Node // (batch, length, 4·width): the input's part of the gates, in the order i, f, g, o
 	Weight *G.Node // (4·width, width): the product with h is the state's part of the gates
 
-	InitialState *G.Node // optional: (batch, 2·width): h, then c
-	Start        *G.Node // optional: (batch, length); a non-zero element starts a new sequence from a zero state at its step
+	H, C  *G.Node // optional: (batch, width), the state before the first step
+	Start *G.Node // optional: (batch, length); a non-zero element starts a new sequence from a zero state at its step
 }
 
 // LSTM computes the recurrence of a long short-term memory. For each batch, over time t:
@@ -23,39 +23,41 @@ type LSTMInputs struct {
 //	c_t = f c_{t-1} + i g
 //	h_t = o tanh(c_t)
 //
-// It returns h (batch, length, width) and the state after the last step, final (batch, 2·width). To process a sequence in pieces, pass
-// final as the InitialState of the next piece. All operands are float32, or all float64. Start may also be of int.
+// It returns y, the h of all steps (batch, length, width), and the state after the last step, h and c (batch, width). To process a
+// sequence in pieces, pass h and c as the H and C of the next piece. All operands are float32, or all float64. Start may also be of int.
 //
-// Every operand but Start has a gradient, and the gradient of final flows back. Results and gradients are the same bit for bit for any
+// Every operand but Start has a gradient, and the gradients of h and c flow back. Results and gradients are the same bit for bit for any
 // number of processors.
 //
 // Errors: an operand that is missing, or of another type or shape than listed in LSTMInputs.
 //
 // Sources: Hochreiter and Schmidhuber, "Long Short-Term Memory"; Gers et al., "Learning to Forget", for the forget gate.
-func LSTM(in LSTMInputs) (h, final *G.Node, err error) {
-	c := newChecker("LSTM", "Z", in.Z)
-	c.required("Z", in.Z, "(batch, length, 4·width)", 0, 0, 0)
-	if c.err != nil {
-		return nil, nil, c.err
+func LSTM(in LSTMInputs) (y, h, c *G.Node, err error) {
+	k := newChecker("LSTM", "Z", in.Z)
+	k.required("Z", in.Z, "(batch, length, 4·width)", 0, 0, 0)
+	if k.err != nil {
+		return nil, nil, nil, k.err
 	}
 	s := in.Z.Shape()
 	f := &lstm[float32]{batch: s[0], length: s[1], width: s[2] / 4}
 	if s[2]%4 != 0 {
-		c.errorf("Z has %d channels, want a multiple of 4, 4·width", s[2])
-		return nil, nil, c.err
+		k.errorf("Z has %d channels, want a multiple of 4, 4·width", s[2])
+		return nil, nil, nil, k.err
 	}
-	c.required("Weight", in.Weight, "(4·width, width)", s[2], f.width)
-	c.optional("InitialState", in.InitialState, "(batch, 2·width)", f.batch, 2*f.width)
-	c.start(in.Start, f.batch, f.length)
-	if c.err != nil {
-		return nil, nil, c.err
+	k.required("Weight", in.Weight, "(4·width, width)", s[2], f.width)
+	k.optional("H", in.H, "(batch, width)", f.batch, f.width)
+	k.optional("C", in.C, "(batch, width)", f.batch, f.width)
+	k.start(in.Start, f.batch, f.length)
+	if k.err != nil {
+		return nil, nil, nil, k.err
 	}
-	operands := numbers("Z Weight InitialState", in.Z, in.Weight, in.InitialState).marks("Start", in.Start)
-	nodes, err := apply(f, (*lstm[float64])(f), c.dt, operands, tensor.Shape{f.batch, f.length, f.width}, tensor.Shape{f.batch, 2 * f.width})
+	operands := numbers("Z Weight H C", in.Z, in.Weight, in.H, in.C).marks("Start", in.Start)
+	state := tensor.Shape{f.batch, f.width}
+	nodes, err := apply(f, (*lstm[float64])(f), k.dt, operands, tensor.Shape{f.batch, f.length, f.width}, state, state)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return nodes[0], nodes[1], nil
+	return nodes[0], nodes[1], nodes[2], nil
 }
 
 type lstm[T kernel.Float] struct{ batch, length, width int }
@@ -65,25 +67,25 @@ func (*lstm[T]) String() string { return "LSTM" }
 func (f *lstm[T]) kernel(in []value[T]) *kernel.LSTM[T] {
 	return &kernel.LSTM[T]{
 		Batch: f.batch, Length: f.length, Width: f.width,
-		Z: in[0].Data, R: in[1].Data, State: in[2].Data, Start: in[3].Marks,
+		Z: in[0].Data, R: in[1].Data, H: in[2].Data, C: in[3].Data, Start: in[4].Marks,
 	}
 }
 
-func (f *lstm[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0], out[1]) }
+func (f *lstm[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0], out[1], out[2]) }
 
 func (f *lstm[T]) Backward(in []value[T], dout, grad [][]T) {
-	f.kernel(in).Backward(dout[0], dout[1], grad[0], grad[1], grad[2])
+	f.kernel(in).Backward(dout[0], dout[1], dout[2], grad[0], grad[1], grad[2], grad[3])
 }
 
 func (f *lstm[T]) onDevice(p cuda.Precision, in []onDevice) *cuda.LSTM {
 	return &cuda.LSTM{
 		Batch: f.batch, Length: f.length, Width: f.width, Precision: p,
-		Z: in[0].Array, R: in[1].Array, State: in[2].Array, Start: in[3].Marks,
+		Z: in[0].Array, R: in[1].Array, H: in[2].Array, C: in[3].Array, Start: in[4].Marks,
 	}
 }
 
 func (f *lstm[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
-	k, err := f.onDevice(p, in).Forward(s, out[0], out[1], keep)
+	k, err := f.onDevice(p, in).Forward(s, out[0], out[1], out[2], keep)
 	if k == nil || err != nil {
 		return nil, err
 	}
@@ -91,5 +93,5 @@ func (f *lstm[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out
 }
 
 func (f *lstm[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values any) error {
-	return f.onDevice(p, in).Backward(s, values.(*cuda.LSTMKept), dout[0], dout[1], grad[0], grad[1], grad[2])
+	return f.onDevice(p, in).Backward(s, values.(*cuda.LSTMKept), dout[0], dout[1], dout[2], grad[0], grad[1], grad[2], grad[3])
 }

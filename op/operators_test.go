@@ -121,9 +121,9 @@ func uses(scale int) []use {
 			input("Frequency", channels, state), input("C", channels, 2*state), input("D", channels),
 			input("InitialState", batch, channels, 2*state), start}},
 		{"LSTM", func(in G.Nodes) (G.Nodes, error) {
-			h, final, err := LSTM(LSTMInputs{Z: in[0], Weight: in[1], InitialState: in[2], Start: in[3]})
-			return G.Nodes{h, final}, err
-		}, []grad.Input{input("Z", batch, length, 4*state), input("Weight", 4*state, state), input("InitialState", batch, 2*state), start}},
+			y, h, c, err := LSTM(LSTMInputs{Z: in[0], Weight: in[1], H: in[2], C: in[3], Start: in[4]})
+			return G.Nodes{y, h, c}, err
+		}, []grad.Input{input("Z", batch, length, 4*state), input("Weight", 4*state, state), input("H", batch, state), input("C", batch, state), start}},
 		{"minGRU", func(in G.Nodes) (G.Nodes, error) {
 			y, h, err := MinGRU(MinGRUInputs{Z: in[0], Candidate: in[1], H: in[2], Start: in[3]})
 			return G.Nodes{y, h}, err

@@ -37,9 +37,9 @@ func waves(seeds []int) (train.Batch, error) {
 
 // A classifier of sequences: a Mamba block between two linear layers. Its logit is the mean over time.
 func ExampleNewTrainer() {
-	in := layer.NewLinear(1, 8, layer.WithName("in"), layer.WithSeed(1))
+	in := layer.NewLinear(layer.LinearConfig{In: 1, Out: 8}, layer.WithName("in"), layer.WithSeed(1))
 	block := nn.NewMambaBlock(nn.Config{DModel: 8}, nn.WithName("block"), nn.WithSeed(2))
-	out := layer.NewLinear(8, 1, layer.WithName("out"), layer.WithSeed(7))
+	out := layer.NewLinear(layer.LinearConfig{In: 8, Out: 1}, layer.WithName("out"), layer.WithSeed(7))
 
 	loss := func(c *train.Call) (*G.Node, error) {
 		y, err := in.Apply(c.Input("x"))

@@ -120,7 +120,7 @@ func regression(steps *[]int) Problem {
 // classification returns a Mamba block that tells rising from falling sequences, in float32, with the data in a shuffled set.
 func classification() Problem {
 	block := nn.NewMambaBlock(nn.Config{DModel: 4, DState: 2}, nn.WithSeed(2))
-	head := layer.NewLinear(4, 2, layer.WithSeed(3), layer.WithName("head"))
+	head := layer.NewLinear(layer.LinearConfig{In: 4, Out: 2}, layer.WithSeed(3), layer.WithName("head"))
 	batch := func(of []int) (Batch, error) {
 		const length = 6
 		x, y := make([]float32, len(of)*length*4), make([]int, len(of)*length)

@@ -8,14 +8,14 @@
 
 struct LSTM {
   int64_t batch, length, width, first;  // first: the first sequence of this launch
-  const float *z, *r, *state;           // r: (4·width, width) in the forward pass, its transpose in the backward pass
+  const float *z, *r, *h, *c;           // r: (4·width, width) in the forward pass, its transpose in the backward pass; h, c: may be null
   const uint8_t *start;
-  float *y, *next;
+  float *y, *nextH, *nextC;
   float *gates, *cells;  // the activated gates (batch, length, 4·width), null if not kept; c (batch, length, width), or (batch, width) if not kept
   uint32_t *arrived;     // for each group how many times its blocks have arrived, 0 at first; null if there is one step
   // The backward pass.
-  const float *dy, *dnext;
-  float *dz, *dstate, *dcells;  // dcells: (batch, width), the gradient of c of the step before
+  const float *dy, *dnextH, *dnextC;
+  float *dz, *dh, *dc, *dcells;  // dcells: (batch, width), the gradient of c of the step before
 };
 
 __device__ __forceinline__ float accurateSigmoid(float x) { return 1.f / (1.f + expf(-x)); }
@@ -92,16 +92,16 @@ template <int G> __device__ __forceinline__ void lstmForward(const LSTM &l) {
   const int count = (int)min((int64_t)G, l.batch - b0);
   for (int64_t t = 0; t < l.length; t++) {
     const int64_t row = b * l.length + t;
-    const float *h = t > 0 ? l.y + (b0 * l.length + t - 1) * w : l.state + b0 * 2 * w;  // of the step before
-    const bool any = t > 0 || l.state, fresh = !any || (l.start && g < count && l.start[row]);  // fresh: the state is zero, and not read
+    const float *h = t > 0 ? l.y + (b0 * l.length + t - 1) * w : l.h + b0 * w;  // of the step before
+    const bool any = t > 0 || l.h, starts = l.start && g < count && l.start[row], fresh = starts || (t == 0 && !l.c);  // fresh: c is zero
     for (int64_t unit = (int64_t)blockIdx.x * warps; unit < w; unit += gridDim.x * warps) {
       const int64_t j = unit + warp, cell = (l.gates ? row : b) * w + j, cellBefore = l.gates ? cell - w : cell;
       const bool there = j < w, mine = there && g < count;
       float v = mine ? l.z[row * 4 * w + q * w + j] : 0.f, past = 0.f;
-      if (mine && !fresh) past = t > 0 ? l.cells[cellBefore] : l.state[(2 * b + 1) * w + j];
+      if (mine && !fresh) past = t > 0 ? l.cells[cellBefore] : l.c[b * w + j];
       if (any) {
-        const float sum = products<4, G>(l.r + j * w, w * w, h, t > 0 ? l.length * w : 2 * w, count, w, there, unit > (int64_t)blockIdx.x * warps);
-        if (!fresh) v += sum;
+        const float sum = products<4, G>(l.r + j * w, w * w, h, t > 0 ? l.length * w : w, count, w, there, unit > (int64_t)blockIdx.x * warps);
+        if (!starts) v += sum;
       }
       v = q == 2 ? tanhf(v) : q == 1 && fresh ? 0.f : accurateSigmoid(v);  // a forget gate without effect is zero, also if it were NaN
       const float i = __shfl_sync(~0u, v, g), f = __shfl_sync(~0u, v, G + g), in = __shfl_sync(~0u, v, 2 * G + g), o = __shfl_sync(~0u, v, 3 * G + g);
@@ -111,18 +111,20 @@ template <int G> __device__ __forceinline__ void lstmForward(const LSTM &l) {
       const float c = fmaf(f, past, i * in), out = o * tanhf(c);
       l.cells[cell] = c;
       l.y[row * w + j] = out;
-      if (l.next && t == l.length - 1) l.next[2 * b * w + j] = out, l.next[(2 * b + 1) * w + j] = c;
+      if (l.nextH && t == l.length - 1) l.nextH[b * w + j] = out;
+      if (l.nextC && t == l.length - 1) l.nextC[b * w + j] = c;
     }
     if (t + 1 < l.length) meet(l.arrived + blockIdx.y, t + 1);
   }
 }
 
-// lstmBackward computes dz and dstate. Step -1 is the initial state. Lane g computes sequence g.
+// lstmBackward computes dz, dh and dc. Step -1 is the initial state. Lane g computes sequence g.
 template <int G> __device__ __forceinline__ void lstmBackward(const LSTM &l) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane % G;
   const int64_t w = l.width, b0 = l.first + (int64_t)blockIdx.y * G, b = b0 + g;
   const int count = (int)min((int64_t)G, l.batch - b0);
-  for (int64_t t = l.length - 1; t >= (l.dstate ? -1 : 0); t--) {
+  const int64_t end = l.dh || l.dc ? -1 : 0;
+  for (int64_t t = l.length - 1; t >= end; t--) {
     const bool last = t == l.length - 1;
     const int64_t row = b * l.length + t;
     const bool cut = !last && l.start && g < count && l.start[row + 1];  // the step after begins a sequence
@@ -137,14 +139,17 @@ template <int G> __device__ __forceinline__ void lstmBackward(const LSTM &l) {
         dh = 0.f;
       else if (!last)
         dc = l.dcells[b * w + j];
-      else if (l.dnext)
-        dh = l.dnext[2 * b * w + j], dc = l.dnext[(2 * b + 1) * w + j];
+      else {
+        if (l.dnextH) dh = l.dnextH[b * w + j];
+        if (l.dnextC) dc = l.dnextC[b * w + j];
+      }
       if (t < 0) {
-        l.dstate[2 * b * w + j] = dh, l.dstate[(2 * b + 1) * w + j] = dc;
+        if (l.dh) l.dh[b * w + j] = dh;
+        if (l.dc) l.dc[b * w + j] = dc;
         continue;
       }
-      const bool fresh = (t == 0 && !l.state) || (l.start && l.start[row]);
-      const float past = fresh ? 0.f : t > 0 ? l.cells[(row - 1) * w + j] : l.state[(2 * b + 1) * w + j], c = tanhf(l.cells[row * w + j]);
+      const bool fresh = (t == 0 && !l.c) || (l.start && l.start[row]);
+      const float past = fresh ? 0.f : t > 0 ? l.cells[(row - 1) * w + j] : l.c[b * w + j], c = tanhf(l.cells[row * w + j]);
       const float *gate = l.gates + row * 4 * w + j;
       const float i = gate[0], f = gate[w], in = gate[2 * w], o = gate[3 * w];
       if (l.dy) dh += l.dy[row * w + j];
@@ -156,7 +161,7 @@ template <int G> __device__ __forceinline__ void lstmBackward(const LSTM &l) {
       d[3 * w] = dh * c * o * (1.f - o);
       l.dcells[b * w + j] = dc * f;
     }
-    if (t > (l.dstate ? -1 : 0)) meet(l.arrived + blockIdx.y, l.length - t);
+    if (t > end) meet(l.arrived + blockIdx.y, l.length - t);
   }
 }
 
@@ -179,8 +184,8 @@ extern "C" __global__ void lstm_before(const LSTM l, float *before) {
   if (!(l.start && l.start[row])) {
     if (t > 0)
       h = l.gates[(row - 1) * 4 * w + 3 * w + j] * tanhf(l.cells[(row - 1) * w + j]);
-    else if (l.state)
-      h = l.state[2 * b * w + j];
+    else if (l.h)
+      h = l.h[b * w + j];
   }
   before[i] = h;
 }

@@ -17,12 +17,13 @@ type LSTM[T Float] struct {
 	Batch, Length, Width int
 	Z                    []T    // (batch, length, 4·width): the input's part of the gates before their activations
 	R                    []T    // (4·width, width)
-	State                []T    // (batch, 2·width): h, then c, before the first step; nil for zeros
+	H, C                 []T    // (batch, width): the state before the first step; nil for zeros
 	Start                []bool // (batch, length): where a sequence starts; nil for none
 }
 
-// Forward writes h to y (batch, length, width). Unless next is nil, it writes the state after the last step to next, (batch, 2·width).
-func (l *LSTM[T]) Forward(y, next []T) {
+// Forward writes h to y (batch, length, width). Unless it is nil, it writes h after the last step to nextH, and c to nextC, (batch,
+// width).
+func (l *LSTM[T]) Forward(y, nextH, nextC []T) {
 	work.Parallel(l.Batch, func(b int) {
 		w := l.Width
 		space := work.Borrow[T](5 * w)
@@ -40,21 +41,23 @@ func (l *LSTM[T]) Forward(y, next []T) {
 				out[j] = gates[3*w+j] * tanh(c[j])
 			}
 		}
-		if next != nil {
-			copy(next[2*b*w:][:w], l.before(b, l.Length, y))
-			copy(next[(2*b+1)*w:][:w], c)
+		if nextH != nil {
+			copy(nextH[b*w:][:w], l.before(b, l.Length, y))
+		}
+		if nextC != nil {
+			copy(nextC[b*w:][:w], c)
 		}
 		space.Return()
 	})
 }
 
-// Backward writes dz, dr and, unless it is nil, dstate: the gradients of Z, R and State, in their shapes. dy and dnext are the gradients of
-// Forward's y and next. dnext may be nil, for zeros. Backward recomputes h and the gates.
-func (l *LSTM[T]) Backward(dy, dnext, dz, dr, dstate []T) {
+// Backward writes dz, dr and, unless they are nil, dh and dc: the gradients of Z, R, H and C, in their shapes. dy, dnextH and dnextC are
+// the gradients of Forward's results. The last two may be nil, for zeros. Backward recomputes h and the gates.
+func (l *LSTM[T]) Backward(dy, dnextH, dnextC, dz, dr, dh, dc []T) {
 	w := l.Width
 	hidden := work.Borrow[T](l.Batch * l.Length * w)
-	l.Forward(hidden.Data, nil)
-	work.Parallel(l.Batch, func(b int) { l.backward(b, hidden.Data, dy, dnext, dz, dstate) })
+	l.Forward(hidden.Data, nil, nil)
+	work.Parallel(l.Batch, func(b int) { l.backward(b, hidden.Data, dy, dnextH, dnextC, dz, dh, dc) })
 	work.Parallel(4*w, func(k int) {
 		row := dr[k*w:][:w]
 		clear(row)
@@ -70,7 +73,7 @@ func (l *LSTM[T]) Backward(dy, dnext, dz, dr, dstate []T) {
 	hidden.Return()
 }
 
-func (l *LSTM[T]) backward(b int, hidden, dy, dnext, dz, dstate []T) {
+func (l *LSTM[T]) backward(b int, hidden, dy, dnextH, dnextC, dz, firstH, firstC []T) {
 	w := l.Width
 	space := work.Borrow[T]((l.Length+1)*w + 2*w)
 	cells, dh, dc := space.Data[:(l.Length+1)*w], space.Data[(l.Length+1)*w:][:w], space.Data[(l.Length+2)*w:][:w]
@@ -87,9 +90,11 @@ func (l *LSTM[T]) backward(b int, hidden, dy, dnext, dz, dstate []T) {
 		}
 	}
 	clear(space.Data[(l.Length+1)*w:])
-	if dnext != nil {
-		copy(dh, dnext[2*b*w:][:w])
-		copy(dc, dnext[(2*b+1)*w:][:w])
+	if dnextH != nil {
+		copy(dh, dnextH[b*w:][:w])
+	}
+	if dnextC != nil {
+		copy(dc, dnextC[b*w:][:w])
 	}
 	for t := l.Length - 1; t >= 0; t-- {
 		d := dz[(b*l.Length+t)*4*w:][:4*w] // holds the gates, and is overwritten by their gradients
@@ -103,7 +108,7 @@ func (l *LSTM[T]) backward(b int, hidden, dy, dnext, dz, dstate []T) {
 			e := dh[j] + dy[(b*l.Length+t)*w+j]
 			dcell := dc[j] + e*o*(1-c*c)
 			d[j], d[w+j] = dcell*g*i*(1-i), dcell*past*f*(1-f)
-			if starts || t == 0 && l.State == nil {
+			if l.noCell(b, t) {
 				d[w+j] = 0 // zero even if its gradient is NaN: f had no effect
 			}
 			d[2*w+j], d[3*w+j] = dcell*i*(1-g*g), e*c*o*(1-o)
@@ -120,9 +125,11 @@ func (l *LSTM[T]) backward(b int, hidden, dy, dnext, dz, dstate []T) {
 			}
 		}
 	}
-	if dstate != nil {
-		copy(dstate[2*b*w:][:w], dh)
-		copy(dstate[(2*b+1)*w:][:w], dc)
+	if firstH != nil {
+		copy(firstH[b*w:][:w], dh)
+	}
+	if firstC != nil {
+		copy(firstC[b*w:][:w], dc)
 	}
 	space.Return()
 }
@@ -142,10 +149,13 @@ func (l *LSTM[T]) gates(b, t int, h, gates []T) {
 			gates[k] = sigmoid(sum)
 		}
 	}
-	if h == nil {
-		clear(gates[w : 2*w]) // c(t-1) is zero, so f has no effect
+	if l.noCell(b, t) {
+		clear(gates[w : 2*w]) // f has no effect
 	}
 }
+
+// noCell reports whether c(t-1) is zero.
+func (l *LSTM[T]) noCell(b, t int) bool { return l.starts(b, t) || t == 0 && l.C == nil }
 
 // before returns h(t-1), or nil if it is zero. The caller leaves out the products with zeros, since NaN times zero is NaN.
 func (l *LSTM[T]) before(b, t int, y []T) []T {
@@ -155,18 +165,17 @@ func (l *LSTM[T]) before(b, t int, y []T) []T {
 		return nil
 	case t > 0:
 		return y[(b*l.Length+t-1)*w:][:w]
-	case l.State != nil:
-		return l.State[2*b*w:][:w]
+	case l.H != nil:
+		return l.H[b*w:][:w]
 	}
 	return nil
 }
 
 func (l *LSTM[T]) firstCell(b int, c []T) {
-	if l.State == nil {
-		clear(c)
-		return
+	clear(c)
+	if l.C != nil {
+		copy(c, l.C[b*l.Width:][:l.Width])
 	}
-	copy(c, l.State[(2*b+1)*l.Width:][:l.Width])
 }
 
 func (l *LSTM[T]) starts(b, t int) bool { return l.Start != nil && l.Start[b*l.Length+t] }

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func newLSTM(r *rand.Rand, batch, length, width int, state, start bool) *LSTM[float64] {
+func newLSTM(r *rand.Rand, batch, length, width int, h, c, start bool) *LSTM[float64] {
 	draw := func(n int) []float64 {
 		v := make([]float64, n)
 		for i := range v {
@@ -18,8 +18,11 @@ func newLSTM(r *rand.Rand, batch, length, width int, state, start bool) *LSTM[fl
 		return v
 	}
 	l := &LSTM[float64]{Batch: batch, Length: length, Width: width, Z: draw(batch * length * 4 * width), R: draw(4 * width * width)}
-	if state {
-		l.State = draw(batch * 2 * width)
+	if h {
+		l.H = draw(batch * width)
+	}
+	if c {
+		l.C = draw(batch * width)
 	}
 	if start {
 		l.Start = make([]bool, batch*length)
@@ -32,28 +35,33 @@ func newLSTM(r *rand.Rand, batch, length, width int, state, start bool) *LSTM[fl
 
 func eachLSTM(t *testing.T, test func(t *testing.T, l *LSTM[float64])) {
 	for _, length := range []int{1, 2, 9} {
-		for i := range 4 {
-			t.Run(fmt.Sprintf("length %d, state %v, start %v", length, i&1 > 0, i&2 > 0), func(t *testing.T) {
-				test(t, newLSTM(rand.New(rand.NewPCG(1, uint64(length))), 3, length, 5, i&1 > 0, i&2 > 0))
+		for i := range 8 {
+			t.Run(fmt.Sprintf("length %d, h %v, c %v, start %v", length, i&1 > 0, i&2 > 0, i&4 > 0), func(t *testing.T) {
+				test(t, newLSTM(rand.New(rand.NewPCG(1, uint64(length))), 3, length, 5, i&1 > 0, i&2 > 0, i&4 > 0))
 			})
 		}
 	}
 }
 
+// run returns y and the state after it, h of all sequences and then c.
 func (l *LSTM[T]) run() (y, next []T) {
-	y, next = make([]T, l.Batch*l.Length*l.Width), make([]T, l.Batch*2*l.Width)
-	l.Forward(y, next)
+	n := l.Batch * l.Width
+	y, next = make([]T, n*l.Length), make([]T, 2*n)
+	l.Forward(y, next[:n], next[n:])
 	return y, next
 }
 
 // lstmPlain computes the definition, one number at a time.
 func lstmPlain(l *LSTM[float64]) (y, next []float64) {
+	var cells []float64
 	w := l.Width
 	for b := range l.Batch {
 		h, c := make([]float64, w), make([]float64, w)
-		if l.State != nil {
-			copy(h, l.State[2*b*w:])
-			copy(c, l.State[2*b*w+w:])
+		if l.H != nil {
+			copy(h, l.H[b*w:])
+		}
+		if l.C != nil {
+			copy(c, l.C[b*w:])
 		}
 		for t := range l.Length {
 			if l.Start != nil && l.Start[b*l.Length+t] {
@@ -75,9 +83,9 @@ func lstmPlain(l *LSTM[float64]) (y, next []float64) {
 			h = now
 			y = append(y, h...)
 		}
-		next = append(append(next, h...), c...)
+		next, cells = append(next, h...), append(cells, c...)
 	}
-	return y, next
+	return y, append(next, cells...)
 }
 
 func TestLSTMAgainstDefinition(t *testing.T) {
@@ -96,7 +104,7 @@ func TestLSTMAgainstDefinition(t *testing.T) {
 func TestLSTMGradients(t *testing.T) {
 	eachLSTM(t, func(t *testing.T, l *LSTM[float64]) {
 		y, next := l.run()
-		weights := newLSTM(rand.New(rand.NewPCG(2, 2)), 1, 1, len(y)+len(next), false, false).Z
+		weights := newLSTM(rand.New(rand.NewPCG(2, 2)), 1, 1, len(y)+len(next), false, false, false).Z
 		dy, dnext := weights[:len(y)], weights[len(y):][:len(next)]
 		loss := func() (sum float64) {
 			y, next := l.run()
@@ -108,16 +116,20 @@ func TestLSTMGradients(t *testing.T) {
 			}
 			return sum
 		}
-		dz, dr, dstate := make([]float64, len(l.Z)), make([]float64, len(l.R)), make([]float64, len(l.State))
-		for _, d := range [][]float64{dz, dr, dstate} {
+		dz, dr, dh, dc := make([]float64, len(l.Z)), make([]float64, len(l.R)), make([]float64, len(l.H)), make([]float64, len(l.C))
+		for _, d := range [][]float64{dz, dr, dh, dc} {
 			for i := range d {
 				d[i] = math.NaN()
 			}
 		}
-		if l.State == nil {
-			dstate = nil
+		if l.H == nil {
+			dh = nil
 		}
-		l.Backward(dy, dnext, dz, dr, dstate)
+		if l.C == nil {
+			dc = nil
+		}
+		half := len(dnext) / 2
+		l.Backward(dy, dnext[:half], dnext[half:], dz, dr, dh, dc)
 		check := func(name string, v, grad []float64) {
 			for i, x := range v {
 				const step = 1e-5
@@ -133,17 +145,19 @@ func TestLSTMGradients(t *testing.T) {
 		}
 		check("Z", l.Z, dz)
 		check("R", l.R, dr)
-		check("State", l.State, dstate)
+		check("H", l.H, dh)
+		check("C", l.C, dc)
 	})
 }
 
 func TestLSTMProcessors(t *testing.T) {
-	l := newLSTM(rand.New(rand.NewPCG(3, 3)), 5, 33, 8, true, true)
+	l := newLSTM(rand.New(rand.NewPCG(3, 3)), 5, 33, 8, true, true, true)
 	all := func() (all []float64) {
 		y, next := l.run()
-		dz, dr, dstate := make([]float64, len(l.Z)), make([]float64, len(l.R)), make([]float64, len(l.State))
-		l.Backward(y, next, dz, dr, dstate)
-		return slices.Concat(y, next, dz, dr, dstate)
+		dz, dr, dh, dc := make([]float64, len(l.Z)), make([]float64, len(l.R)), make([]float64, len(l.H)), make([]float64, len(l.C))
+		half := len(next) / 2
+		l.Backward(y, next[:half], next[half:], dz, dr, dh, dc)
+		return slices.Concat(y, next, dz, dr, dh, dc)
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	want := all()

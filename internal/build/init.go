@@ -1,4 +1,4 @@
-package layer
+package build
 
 import (
 	"fmt"
@@ -10,7 +10,6 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/size"
-	"github.com/gomamba/mamba/op"
 )
 
 // Rand returns the source of random numbers for the weight of that name. It depends on the name and on the seed; or on the layer's
@@ -35,7 +34,7 @@ func (o Options) New(draw func() float64, shape ...int) *tensor.Dense {
 	bytes := size.Of(dt.Size(), shape...)
 	switch {
 	case o.counting():
-		*o.count = o.count.Plus(bytes.Plus(overhead).Times(o.times))
+		*o.count = o.count.Plus(bytes.Plus(Overhead).Times(o.times))
 		shape = []int{1}
 	case bytes == 0 || bytes.Fits("") != nil:
 		return nil
@@ -50,8 +49,8 @@ func (o Options) New(draw func() float64, shape ...int) *tensor.Dense {
 	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(fill(make([]float64, n), draw)))
 }
 
-// overhead is about what a weight needs beside its elements: a Param, a tensor, names.
-const overhead size.Bytes = 512
+// Overhead is about what a weight needs beside its elements: a Param, a tensor, names.
+const Overhead size.Bytes = 512
 
 // counting reports whether New counts bytes instead of drawing weights.
 func (o Options) counting() bool { return o.count != nil }
@@ -66,11 +65,16 @@ func (o Options) Repeated(n int) (part Options, parts int) {
 	return o, 1
 }
 
+// Count returns an option with which New adds the bytes of weights to bytes, and draws nothing.
+func Count(bytes *size.Bytes) Option {
+	return func(o *Options) { o.count, o.times, o.Zeros = bytes, 1, true }
+}
+
 // measure calls f with options that count the bytes of weights, and returns an error if they do not fit into memory.
 func (o Options) measure(what string, sizes []any, f func(Options) error) error {
 	var bytes size.Bytes
-	o.count, o.times, o.Zeros = &bytes, 1, true
-	o.onDevice, o.Place, o.Precision = false, op.Place{}, 0 // nothing is to be put there
+	Count(&bytes)(&o)
+	o.toHost() // nothing is to be put there
 	if err := f(o); err != nil {
 		return err
 	}
