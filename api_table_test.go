@@ -399,6 +399,15 @@ func opCalls() []call {
 			{name: "op.Embedding", f: op.Embedding, args: func() []any { f, ints := inputs(); return []any{f(5, 4), ints(2, 3)} }, fine: []string{"0=axis 0*"}},
 			{name: "op.TiedEmbedding", f: op.TiedEmbedding, args: func() []any { f, ints := inputs(); return []any{f(5, 4), ints(2, 3)} }, fine: []string{"0=axis 0*"}},
 			{name: "op.LinearCrossEntropy", f: op.LinearCrossEntropy, args: func() []any { f, ints := inputs(); return []any{f(2, 3, 4), f(5, 4), ints(2, 3), -100} }, fine: []string{"3=*"}},
+			{name: "op.Dropout", f: op.Dropout, args: func() []any {
+				f, ints := inputs()
+				return []any{f(2, 3), ints(1), op.DropoutConfig{Rate: 0.5, Layer: 1}}
+			}, fine: []string{"0=of more axes", "2=zero", "2.Rate=0", "2.Layer=*"}},
+			{name: "op.DropPath", f: op.DropPath, args: func() []any {
+				f, ints := inputs()
+				return []any{f(2, 3), ints(1), op.DropoutConfig{Rate: 0.5, Layer: 1}}
+			}, fine: []string{"0=of more axes", "2=zero", "2.Rate=0", "2.Layer=*"}},
+			{name: "op.MeanPool", f: op.MeanPool, args: func() []any { f, ints := inputs(); return []any{f(2, 3, 4), ints(2, 3)} }, fine: []string{"1=nil"}},
 			{name: "op.CrossEntropy", f: op.CrossEntropy, args: func() []any { f, ints := inputs(); return []any{f(2, 3, 5), ints(2, 3), -100} }, fine: []string{"0=axis 2*", "2=*"}},
 			{name: "op.CheckGraph", f: op.CheckGraph, args: func() []any { return []any{G.NewGraph()} }, fine: []string{"0=zero: it has no nodes"}},
 			{name: "op.ReuseResults", f: op.ReuseResults, args: func() []any { return []any{G.NewGraph()} }},

@@ -5,8 +5,8 @@ import (
 	"math"
 )
 
-// Dropout multiplies each element with 0, with probability Rate, or else with 1/(1-Rate). Each elements in a row share a draw. A draw is a
-// function of Seed, step, Layer and position alone, and the same as the host's. op.Dropout defines it.
+// Dropout sets each element to 0 with probability Rate, and multiplies the others with 1/(1-Rate). Each elements in a row share a draw. A draw
+// is a function of Seed, step, Layer and position alone, and the same as the host's. op.Dropout defines it.
 type Dropout struct {
 	Rate  float64 // at least 0 and below 1
 	Seed  uint64
@@ -14,8 +14,7 @@ type Dropout struct {
 	Each  int // at least 1
 }
 
-// Apply queues y, x multiplied with the mask of the step that step[0] holds; a negative step drops nothing. The gradient of x is the gradient
-// of y multiplied with the same mask. y may be x.
+// Apply queues y from x and step[0]; a negative step drops nothing. The gradient of x comes from the gradient of y in the same way. y may be x.
 func (p Dropout) Apply(s *Stream, x Array[float32], step Array[int32], y Array[float32]) error {
 	if !(p.Rate >= 0 && p.Rate < 1) {
 		return fmt.Errorf("cuda: dropout: Rate is %v, want at least 0 and below 1", p.Rate)

@@ -36,11 +36,16 @@ func TestDropout(t *testing.T) {
 			}
 		}
 	}
-	nan := put[float32](t, s, []float64{math.NaN(), math.NaN(), math.NaN(), math.NaN(), math.NaN()})
-	do(t, Dropout{Rate: 0.9, Each: 1}.Apply(s, nan, putInts(t, s, []int32{3}), nan))
-	for i, v := range get(t, s, nan) {
-		if v == v {
-			t.Errorf("a NaN became %v at %d", v, i)
+	nan, want := make([]float64, 40), make([]float64, 40)
+	for i := range nan {
+		nan[i] = math.NaN()
+	}
+	on := put[float32](t, s, nan)
+	do(t, Dropout{Rate: 0.5, Each: 1}.Apply(s, on, putInts(t, s, []int32{3}), on))
+	kernel.Drop(kernel.Dropout{Rate: 0.5, Step: 3, Each: 1}, want, nan)
+	for i, v := range get(t, s, on) {
+		if (v == 0) != (want[i] == 0) {
+			t.Errorf("a NaN became %v at %d, want %v", v, i, want[i])
 		}
 	}
 }

@@ -108,17 +108,20 @@ func sizes(want []int) string {
 }
 
 // start checks Start, the operand that marks the first steps of sequences. It may be nil.
-func (c *checker) start(n *G.Node, batch, length int) {
+func (c *checker) start(n *G.Node, batch, length int) { c.marks("Start", n, batch, length) }
+
+// marks checks an operand whose non-zero elements mark steps. It may be nil.
+func (c *checker) marks(name string, n *G.Node, batch, length int) {
 	if n == nil {
 		return
 	}
-	if c.graph("Start", n); c.err != nil {
+	if c.graph(name, n); c.err != nil {
 		return
 	}
 	if dt := n.Dtype(); dt != tensor.Float32 && dt != tensor.Float64 && dt != tensor.Int {
-		c.errorf("Start is of %v, want float32, float64 or int", dt)
+		c.errorf("%s is of %v, want float32, float64 or int", name, dt)
 	}
-	c.shape("Start", n, "(batch, length)", batch, length)
+	c.shape(name, n, "(batch, length)", batch, length)
 }
 
 // ints checks an operand of integers, such as tokens or targets.

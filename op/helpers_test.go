@@ -163,6 +163,9 @@ var layouts = map[string]func(*tensor.Dense) *tensor.Dense{
 		return copyTo(t, d)
 	},
 	"sliced": func(d *tensor.Dense) *tensor.Dense {
+		if d.Size() == 1 {
+			return d // Slice makes a scalar of it
+		}
 		shape := d.Shape().Clone()
 		cut := make([]tensor.Slice, len(shape))
 		for i, n := range shape {

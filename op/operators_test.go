@@ -128,6 +128,16 @@ func uses(scale int) []use {
 			y, h, err := MinGRU(MinGRUInputs{Z: in[0], Candidate: in[1], H: in[2], Start: in[3]})
 			return G.Nodes{y, h}, err
 		}, []grad.Input{{Name: "Z", Value: sequence}, input("Candidate", batch, length, channels), input("H", batch, channels), start}},
+		{"dropout", func(in G.Nodes) (G.Nodes, error) {
+			return one(Dropout(in[0], in[1], DropoutConfig{Rate: 0.3, Seed: 5, Layer: 2}))
+		},
+			[]grad.Input{x, integers("step", 9, 1)}},
+		{"drop path", func(in G.Nodes) (G.Nodes, error) {
+			return one(DropPath(in[0], in[1], DropoutConfig{Rate: 0.5, Seed: 1}))
+		},
+			[]grad.Input{input("x", 8, length, channels), integers("step", 9, 1)}},
+		{"mean pool", func(in G.Nodes) (G.Nodes, error) { return one(MeanPool(in[0], in[1])) }, []grad.Input{x, integers("mask", 2, batch, length)}},
+		{"mean pool of all", func(in G.Nodes) (G.Nodes, error) { return one(MeanPool(in[0], nil)) }, []grad.Input{x}},
 		{"cross-entropy", func(in G.Nodes) (G.Nodes, error) { return one(CrossEntropy(in[0], in[1], 0)) },
 			[]grad.Input{{Name: "logits", Value: sequence}, integers("targets", channels, batch, length)}},
 	}

@@ -6,6 +6,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -153,4 +154,31 @@ func (f *s4[T]) Backward(in []value[T], dout, grad [][]T) {
 	} else {
 		k.ConvolveBackward(dout[0], into)
 	}
+}
+
+// Fits returns an error for more modes than the device function supports.
+func (f *s4[T]) Fits(cuda.Precision) error {
+	if f.modes > cuda.MaxModes {
+		return fmt.Errorf("LogDecay has %d modes, want at most %d on a device", f.modes, cuda.MaxModes)
+	}
+	return nil
+}
+
+func (f *s4[T]) onDevice(in []onDevice) *cuda.S4 {
+	return &cuda.S4{
+		Batch: f.batch, Length: f.length, Channels: f.channels, Modes: f.modes, Bilinear: f.Bilinear,
+		U: in[s4U].Array, LogDelta: in[s4LogDelta].Array, LogDecay: in[s4LogDecay].Array, Frequency: in[s4Frequency].Array,
+		C: in[s4C].Array, D: in[s4D].Array, Initial: in[s4Initial].Array, Start: in[s4Start].Marks,
+	}
+}
+
+func (f *s4[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	return nil, f.onDevice(in).Forward(s, out[0], second(out))
+}
+
+func (f *s4[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+	return f.onDevice(in).Backward(s, dout[0], second(dout), &cuda.S4Grad{
+		U: grad[s4U], LogDelta: grad[s4LogDelta], LogDecay: grad[s4LogDecay],
+		Frequency: grad[s4Frequency], C: grad[s4C], D: grad[s4D], Initial: grad[s4Initial],
+	})
 }

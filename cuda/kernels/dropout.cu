@@ -1,5 +1,4 @@
-// Dropout and drop-path: x multiplied with a mask that is a function of seed, step, layer and position. internal/kernel/dropout.go defines it;
-// the bits are the same.
+// Dropout and drop-path. internal/kernel/dropout.go defines them; the draws are the same.
 #include "types.cuh"
 
 struct Words {
@@ -18,7 +17,7 @@ __device__ __forceinline__ Words philox(uint32_t c0, uint32_t c1, uint32_t c2, u
   return {{c0, c1, c2, c3}};
 }
 
-// dropout writes y, x times the mask. A thread processes four elements. each elements share a draw. A negative step drops nothing.
+// dropout writes y from x. A thread processes four elements. each elements share a draw. A negative step drops nothing.
 extern "C" __global__ void dropout(const float *x, float *y, const int32_t *step, int64_t n, int64_t each, int64_t seed, int32_t layer, int32_t least,
                                    float scale) {
   const int64_t from = 4 * ((int64_t)blockIdx.x * blockDim.x + threadIdx.x), to = min(from + 4, n);
@@ -26,12 +25,12 @@ extern "C" __global__ void dropout(const float *x, float *y, const int32_t *step
   int64_t block = -1;
   Words draw;
   for (int64_t i = from; i < to; i++) {
-    float factor = 1.f;
-    if (now >= 0 && least != 0) {
-      const int64_t at = each == 1 ? i : i / each;
-      if (at / 4 != block) block = at / 4, draw = philox((uint32_t)block, (uint32_t)(block >> 32), layer, now, (uint32_t)seed, (uint32_t)(seed >> 32));
-      factor = draw.word[at % 4] < (uint32_t)least ? 0.f : scale;
+    if (now < 0 || least == 0) {
+      y[i] = x[i];
+      continue;
     }
-    y[i] = x[i] * factor;
+    const int64_t at = each == 1 ? i : i / each;
+    if (at / 4 != block) block = at / 4, draw = philox((uint32_t)block, (uint32_t)(block >> 32), layer, now, (uint32_t)seed, (uint32_t)(seed >> 32));
+    y[i] = draw.word[at % 4] < (uint32_t)least ? 0.f : x[i] * scale;
   }
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/gomamba/mamba/internal/work"
 )
 
-// Dropout multiplies each element with 0, with probability Rate, or else with 1/(1-Rate) (Srivastava et al., "Dropout: A Simple Way to Prevent
+// Dropout sets each element to 0 with probability Rate, and multiplies the others with 1/(1-Rate) (Srivastava et al., "Dropout: A Simple Way to Prevent
 // Neural Networks from Overfitting"). With Each above 1, neighbouring elements share a draw: with the elements of a sequence, it drops whole
 // sequences of a batch (Huang et al., "Deep Networks with Stochastic Depth").
 //
@@ -21,7 +21,7 @@ type Dropout struct {
 	Each  int // elements that share a draw, at least 1
 }
 
-// Drop writes y, x multiplied with the mask. The gradient of x is the gradient of y multiplied with the same mask, so Drop computes that too.
+// Drop writes y from x. The gradient of x comes from the gradient of y in the same way, so Drop computes that too.
 func Drop[T Float](p Dropout, y, x []T) {
 	if p.Step < 0 || p.Rate == 0 {
 		copy(y, x)
@@ -37,11 +37,11 @@ func Drop[T Float](p Dropout, y, x []T) {
 				block = at / 4
 				words = Philox([4]uint32{uint32(block), uint32(block >> 32), p.Layer, uint32(p.Step)}, [2]uint32{uint32(p.Seed), uint32(p.Seed >> 32)})
 			}
-			factor := scale
 			if words[at%4] < least {
-				factor = 0
+				y[i] = 0 // also if x is not finite
+			} else {
+				y[i] = x[i] * scale
 			}
-			y[i] = x[i] * factor
 		}
 	})
 }

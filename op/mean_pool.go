@@ -1,0 +1,56 @@
+package op
+
+import (
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/kernel"
+)
+
+// MeanPool returns the mean of x (batch, length, channels) over time, (batch, channels). mask (batch, length), of float32, float64 or int, says
+// which steps count: those where it is not 0. The others, such as padding, may hold anything. A nil mask counts all. The mean of no step is 0.
+// x has a gradient.
+//
+// Errors: an x that is missing; an operand of another type or shape.
+func MeanPool(x, mask *G.Node) (*G.Node, error) {
+	c := newChecker("mean pool", "x", x)
+	c.required("x", x, "(batch, length, channels)", 0, 0, 0)
+	if c.err != nil {
+		return nil, c.err
+	}
+	s := x.Shape()
+	if c.marks("mask", mask, s[0], s[1]); c.err != nil {
+		return nil, c.err
+	}
+	f := meanPool[float32]{s[0], s[1], s[2]}
+	return apply1(f, meanPool[float64](f), c.dt, numbers("x", x).marks("mask", mask), tensor.Shape{s[0], s[2]})
+}
+
+type meanPool[T kernel.Float] struct{ batch, length, channels int }
+
+func (f meanPool[T]) String() string { return "mean pool" }
+
+func (f meanPool[T]) kernel(in []value[T]) *kernel.MeanPool {
+	return &kernel.MeanPool{Batch: f.batch, Length: f.length, Channels: f.channels, Mask: in[1].Marks}
+}
+
+func (f meanPool[T]) Forward(in []value[T], out [][]T) {
+	kernel.MeanPoolForward(f.kernel(in), out[0], in[0].Data)
+}
+
+func (f meanPool[T]) Backward(in []value[T], dout, grad [][]T) {
+	kernel.MeanPoolBackward(f.kernel(in), grad[0], dout[0])
+}
+
+func (f meanPool[T]) onDevice(in []onDevice) *cuda.MeanPool {
+	return &cuda.MeanPool{Batch: f.batch, Length: f.length, Channels: f.channels, Mask: in[1].Marks}
+}
+
+func (f meanPool[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+	return nil, f.onDevice(in).Forward(s, in[0].Array, out[0])
+}
+
+func (f meanPool[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+	return f.onDevice(in).Backward(s, dout[0], grad[0])
+}
