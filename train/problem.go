@@ -29,7 +29,7 @@ type Problem struct {
 
 // Call is one call of Problem.Loss: the inputs to build the loss over, and what the loss is for.
 type Call struct {
-	Training bool // whether the graph trains. If false, it evaluates: leave out dropout, and add metrics
+	Training bool // whether the graph trains. If false, it evaluates: add metrics, and leave out what is for training alone
 
 	graph   *G.ExprGraph
 	inputs  map[string]*G.Node
@@ -62,12 +62,12 @@ func (c *Call) Input(name string) *G.Node {
 	return G.NewScalar(c.Graph(), tensor.Float32, G.WithName(fmt.Sprintf("missing input %q", name)))
 }
 
-// Step returns a scalar of tensor.Int that counts the batches that have been trained on before this one: 0 for the first batch of the
-// run. No two batches of a run have the same number, and a resumed run continues to count. It is for operators that compute something
-// else in each step of training, such as dropout. In the graph that evaluates it is 0.
+// Step returns a vector with one element, of tensor.Int: the number of batches that the run has trained on before this one. So no two batches
+// of a run have the same number, and a resumed run continues to count. In the graph that evaluates it is -1. It is the step of operators
+// that draw something else for each batch of training and nothing in evaluation, such as dropout.
 func (c *Call) Step() *G.Node {
 	if c.step == nil {
-		c.step = G.NewScalar(c.Graph(), tensor.Int, G.WithName("train: step"))
+		c.step = G.NewVector(c.Graph(), tensor.Int, G.WithShape(1), G.WithName("train: step"))
 	}
 	return c.step
 }
@@ -215,7 +215,7 @@ func differentiable(loss *G.Node) (map[*G.Node]bool, error) {
 	return reached, nil
 }
 
-// run computes the loss of a batch times its share, and the metrics.
+// run computes the loss of a batch times its share, and the metrics. step is the value of Call.Step.
 func (l *lossGraph) run(b Batch, share float64, step int) error {
 	for name, n := range l.inputs {
 		// A clone, since a machine writes its engine into the tensors of its graph.
@@ -224,7 +224,7 @@ func (l *lossGraph) run(b Batch, share float64, step int) error {
 		}
 	}
 	if l.step != nil {
-		if err := G.Let(l.step, step); err != nil {
+		if err := G.Let(l.step, tensor.New(tensor.WithShape(1), tensor.WithBacking([]int{step}))); err != nil {
 			return err
 		}
 	}
@@ -265,7 +265,7 @@ func (l *lossGraph) measure(batches []Batch, inputs []input) (map[string]float64
 	}
 	means := map[string]float64{}
 	for _, b := range batches {
-		if err := l.run(b, 1, 0); err != nil {
+		if err := l.run(b, 1, -1); err != nil {
 			return nil, err
 		}
 		for name := range l.results {
