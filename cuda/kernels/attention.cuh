@@ -168,6 +168,12 @@ template <int N, int M> __device__ __forceinline__ void clear(float (&x)[N][M]) 
     for (int j = 0; j < M; j++) x[i][j] = 0.f;
 }
 
+// probability returns 2^(score - base). With GUARD it returns no 0 for a key that is visible, since a factor of 0 is left out.
+template <bool GUARD> __device__ __forceinline__ float probability(float score, float base) {
+  const float p = exp2Approx(score - base);
+  return GUARD && p == 0.f && score != -INFINITY ? 1e-45f : p;
+}
+
 template <int D, int R, int N, int TH> __device__ __forceinline__ void attentionForward(const Attention &a) {
   using T = Tile<D, R, N, TH>;
   const T t(a);
@@ -215,10 +221,8 @@ template <int D, int R, int N, int TH> __device__ __forceinline__ void attention
       for (int e = 0; e < T::E; e++) sum[r][e] *= change;
 #pragma unroll
       for (int j = 0; j < T::S; j++) {
-        const bool seen = !guard || s[r][j] != -INFINITY;
-        s[r][j] = exp2Approx(s[r][j] - base);
+        s[r][j] = guard ? probability<true>(s[r][j], base) : probability<false>(s[r][j], base);
         total[r] += s[r][j];
-        if (guard && seen && s[r][j] == 0.f) s[r][j] = 1e-45f;  // not to be left out
       }
     }
     t.put(p, s);
@@ -269,11 +273,16 @@ template <int D, int R, int N, int TH> __device__ __forceinline__ void attention
 #pragma unroll
     for (int r = 0; r < R; r++)
 #pragma unroll
-      for (int j = 0; j < T::S; j++) {
-        const int step = at + t.lane + 16 * j;
-        const bool seen = !partly || step >= low[r] && step <= before + from + t.row + 2 * r;
-        p[r][j] = seen ? exp2Approx(p[r][j] - lse[r]) : 0.f;
-      }
+      for (int j = 0; j < T::S; j++) p[r][j] = exp2Approx(p[r][j] - lse[r]);
+    if (partly) {
+#pragma unroll
+      for (int r = 0; r < R; r++)
+#pragma unroll
+        for (int j = 0; j < T::S; j++) {
+          const int step = at + t.lane + 16 * j;
+          if (step < low[r] || step > before + from + t.row + 2 * r) p[r][j] = 0.f;
+        }
+    }
     t.dot(s, dy, v);
 #pragma unroll
     for (int r = 0; r < R; r++)
@@ -310,14 +319,17 @@ template <int D, int R, int N, int TH> __device__ __forceinline__ void attention
     t.dot(p, k, q);
 #pragma unroll
     for (int j = 0; j < T::S; j++) {
-      const int i = min(t.lane + 16 * j, count - 1), last = t.lane + 16 * j < count ? before + at + i : -1, low = partly ? t.low(at + i) : 0;
+      const int i = min(t.lane + 16 * j, count - 1);
       const float lse = a.lse[of + at + i];
       inner[j] = a.inner[of + at + i];
 #pragma unroll
+      for (int r = 0; r < R; r++) p[r][j] = exp2Approx(p[r][j] - lse);
+      if (!partly) continue;
+      const int low = t.low(at + i), last = t.lane + 16 * j < count ? before + at + i : -1;
+#pragma unroll
       for (int r = 0; r < R; r++) {
         const int step = from + t.row + 2 * r;
-        const bool seen = !partly || step >= low && step <= last;
-        p[r][j] = seen ? exp2Approx(p[r][j] - lse) : 0.f;
+        if (step < low || step > last) p[r][j] = 0.f;
       }
     }
     t.put(scores, p);

@@ -211,16 +211,18 @@ template <class X, int D, int MT, int N, int WARPS> __device__ __forceinline__ v
     for (int m = 0; m < MT; m++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
+        if (partly) {
+#pragma unroll
+          for (int j = 0; j < T::J; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+              const int step = at + 8 * j + 2 * t.t + i;
+              if (step < low[m][half] || step > before + from + t.row(m, half)) s[m][j][2 * half + i] = -INFINITY;
+            }
+        }
         float top = largest[m][half];
 #pragma unroll
-        for (int j = 0; j < T::J; j++)
-#pragma unroll
-          for (int i = 0; i < 2; i++) {
-            float &f = s[m][j][2 * half + i];
-            const int step = at + 8 * j + 2 * t.t + i;
-            if (partly && (step < low[m][half] || step > before + from + t.row(m, half))) f = -INFINITY;
-            top = fmaxf(top, f);
-          }
+        for (int j = 0; j < T::J; j++) top = fmaxf(top, fmaxf(s[m][j][2 * half], s[m][j][2 * half + 1]));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
         const float base = top == -INFINITY ? 0.f : top, change = exp2Approx(largest[m][half] - base);
@@ -232,10 +234,8 @@ template <class X, int D, int MT, int N, int WARPS> __device__ __forceinline__ v
 #pragma unroll
           for (int i = 0; i < 2; i++) {
             float &f = s[m][j][2 * half + i];
-            const bool seen = !guard || f != -INFINITY;
-            f = exp2Approx(f - base);
+            f = guard ? probability<true>(f, base) : probability<false>(f, base);
             total[m][half] += f;
-            if (guard && seen && f == 0.f) f = 1e-45f;  // not to be left out
           }
       }
     t.add(sum, s, v, guard);
@@ -289,12 +289,20 @@ template <class X, int D, int N, int WARPS> __device__ __forceinline__ void mmaQ
 #pragma unroll
     for (int j = 0; j < T::J; j++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int step = at + 8 * j + 2 * t.t + i % 2, half = i / 2;
-        const bool seen = !partly || step >= low[half] && step <= before + from + t.row(0, half);
-        p[0][j][i] = seen ? exp2Approx(p[0][j][i] - lse[half]) : 0.f;
-        scoreGradient(s[0], p[0], j, i, inner[half]);
-      }
+      for (int i = 0; i < 4; i++) p[0][j][i] = exp2Approx(p[0][j][i] - lse[i / 2]);
+    if (partly) {
+#pragma unroll
+      for (int j = 0; j < T::J; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int step = at + 8 * j + 2 * t.t + i % 2;
+          if (step < low[i / 2] || step > before + from + t.row(0, i / 2)) p[0][j][i] = 0.f;
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < T::J; j++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) scoreGradient(s[0], p[0], j, i, inner[i / 2]);
     t.add(sum, s, k, partly && bad);
   }
   const float factor[1][2] = {{a.scale, a.scale}};
@@ -342,16 +350,20 @@ template <class X, int D, int N, int WARPS> __device__ __forceinline__ void mmaK
 #pragma unroll
     for (int j = 0; j < T::J; j++)
 #pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const int column = 8 * j + 2 * t.t + i, last = column < count ? before + at + column : -1;
-        const int low = partly ? t.low(at + min(column, count - 1)) : 0;
+      for (int i = 0; i < 4; i++) p[0][j][i] = exp2Approx(p[0][j][i] - lse[8 * j + 2 * t.t + i % 2]);
+    if (partly) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          float &f = p[0][j][2 * half + i];
-          const int step = from + t.row(0, half);
-          f = !partly || step >= low && step <= last ? exp2Approx(f - lse[column]) : 0.f;
+      for (int j = 0; j < T::J; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          const int column = 8 * j + 2 * t.t + i, low = t.low(at + min(column, count - 1)), last = column < count ? before + at + column : -1;
+#pragma unroll
+          for (int half = 0; half < 2; half++) {
+            const int step = from + t.row(0, half);
+            if (step < low || step > last) p[0][j][2 * half + i] = 0.f;
+          }
         }
-      }
+    }
     t.add(dv, p, dy, guard);
     t.dot(s, v, dy);
 #pragma unroll
