@@ -360,10 +360,10 @@ func opCalls() []call {
 		return op.LSTMInputs{Z: n(2, 3, 16), Weight: n(16, 4), H: n(2, 4), C: n(2, 4), Start: n(2, 3)}
 	}
 	block := func(n, _ func(...int) *G.Node) any {
-		return op.BlockInputs{X: n(2, 3, 4), NormWeight: n(4), InProj: n(16, 4), ConvWeight: n(8, 1, 3), XProj: n(5, 8), DtProj: n(8, 1), DtBias: n(8), ALog: n(8, 2),
-			D: n(8), OutProj: n(4, 8), InBias: n(16), ConvBias: n(8), OutBias: n(4), Context: n(2, 2, 8), InitialState: n(2, 8, 2), Start: n(2, 3)}
+		return op.BlockInputs{X: n(2, 3, 4), BlockWeights: op.BlockWeights[*G.Node]{Norm: n(4), InProj: n(16, 4), Conv: n(8, 1, 3), XProj: n(5, 8), DtProj: n(8, 1), DtBias: n(8),
+			ALog: n(8, 2), D: n(8), OutProj: n(4, 8), InBias: n(16), ConvBias: n(8), OutBias: n(4)}, Context: n(2, 2, 8), InitialState: n(2, 8, 2), Start: n(2, 3)}
 	}
-	convFine, blockFine := optional("Bias", "Context", "Start"), append(optional("InBias", "ConvBias", "OutBias", "Context", "InitialState", "Start"), "1.Eps=0", "1=zero", "1.Recompute=0")
+	convFine, blockFine := optional("Bias", "Context", "Start"), append(optional("BlockWeights.InBias", "BlockWeights.ConvBias", "BlockWeights.OutBias", "Context", "InitialState", "Start"), "1.Eps=0", "1=zero", "1.Recompute=0")
 	scanFine := append(optional("D", "Z", "DeltaBias", "InitialState", "Start"), "1=zero")
 	window := op.AttentionConfig{Heads: 2, Window: 3, Rotary: 100}
 	noContext := func(n, i func(...int) *G.Node) any {
@@ -379,8 +379,8 @@ func opCalls() []call {
 			"Do": {broken: true}, "InferShape": {}, "DiffWRT": {args: with(10)}, "WriteHash": {args: func() []any { return []any{fnv.New32a()} }, panics: []string{"1=nil: a hash is not nil"}},
 			"UsePreallocDo": {args: with(nil), broken: true}, "SymDiff": {args: with(nil, nil, nil), broken: true}, "DoDiff": {args: with(nil, nil, nil), broken: true},
 		}),
-		methods("op.BlockWeights", func() any { return &op.BlockWeights[int]{} }, map[string]call{
-			"Each": {args: func() []any { return []any{func(op.BlockWeight, *int) {}} }, panics: []string{"1=nil: a function is not nil"}, nilReceiver: true},
+		methods("op.BlockInputs", func() any { f, i := inputs(); in := block(f, i).(op.BlockInputs); return &in }, map[string]call{
+			"Each": {args: func() []any { return []any{func(op.BlockWeight, **G.Node) {}} }, panics: []string{"0=nil: as everywhere in Go", "1=nil: a function is not nil"}},
 		}),
 		methods("op.Recompute", func() any { return op.RecomputeAll }, nil),
 		[]call{

@@ -62,10 +62,8 @@ func testBlock[T Activation](t *testing.T, s *Stream, p Precision, tol float64) 
 		y, context, final := make([]float64, rows*k.Model), make([]float64, states), make([]float64, k.Batch*k.Channels*k.State)
 		k.Forward(y, context, final, kernel.BlockValues[float64]{})
 		g := kernel.BlockGrad[float64]{
-			X: like[float64](k.X), Norm: like[float64](k.Norm), InProj: like[float64](k.InProj), Conv: like[float64](k.Conv),
-			XProj: like[float64](k.XProj), DtProj: like[float64](k.DtProj), DtBias: like[float64](k.DtBias), ALog: like[float64](k.ALog),
-			D: like[float64](k.D), OutProj: like[float64](k.OutProj), InBias: like[float64](k.InBias), ConvBias: like[float64](k.ConvBias),
-			OutBias: like[float64](k.OutBias), Context: like[float64](k.Context), Initial: like[float64](k.Initial),
+			X: like[float64](k.X), Context: like[float64](k.Context), Initial: like[float64](k.Initial),
+			BlockWeights: kernel.MapBlock(k.BlockWeights, func(_ kernel.BlockWeight, w []float64) []float64 { return like[float64](w) }),
 		}
 		k.Backward(dy, dcontext, dfinal, kernel.BlockValues[float64]{}, &g)
 

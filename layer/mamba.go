@@ -133,7 +133,7 @@ var _ Mixer = (*Mamba)(nil)
 // are nil. The weights of an invalid layer, or of one with another core, are all nil.
 func (l *Mamba) Weights() (w op.BlockWeights[*Param]) {
 	if l.Err() == nil && l.S6 != nil {
-		w.InProj, w.InBias, w.ConvWeight, w.ConvBias = l.InProj.Weight, l.InProj.Bias, l.Conv.Weight, l.Conv.Bias
+		w.InProj, w.InBias, w.Conv, w.ConvBias = l.InProj.Weight, l.InProj.Bias, l.Conv.Weight, l.Conv.Bias
 		w.ALog, w.D, w.XProj, w.DtProj, w.DtBias = l.S6.ALog, l.S6.D, l.S6.XProj.Weight, l.S6.DtProj.Weight, l.S6.DtProj.Bias
 		w.OutProj, w.OutBias = l.OutProj.Weight, l.OutProj.Bias
 	}

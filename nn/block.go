@@ -89,16 +89,12 @@ func (b *MambaBlock) mix(s *build.Steps, x *G.Node) *G.Node {
 func (b *MambaBlock) inputs(s *build.Steps, x *G.Node) op.BlockInputs {
 	weights := b.mixer.Weights()
 	weights.Norm = b.norm.Weight
-	w := op.MapBlock(weights, func(_ op.BlockWeight, p *layer.Param) *G.Node {
+	in := op.BlockInputs{X: x, Start: s.Start, BlockWeights: op.MapBlock(weights, func(_ op.BlockWeight, p *layer.Param) *G.Node {
 		if p == nil {
 			return nil
 		}
 		return s.Do(p.Effective(s.Graph))
-	})
-	in := op.BlockInputs{
-		X: x, NormWeight: w.Norm, InProj: w.InProj, InBias: w.InBias, ConvWeight: w.ConvWeight, ConvBias: w.ConvBias,
-		XProj: w.XProj, DtProj: w.DtProj, DtBias: w.DtBias, ALog: w.ALog, D: w.D, OutProj: w.OutProj, OutBias: w.OutBias, Start: s.Start,
-	}
+	})}
 	if b.cfg.DConv > 1 {
 		in.Context = s.Take()
 	}

@@ -10,23 +10,26 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
+// BlockWeights holds the weights of a Mamba block in any form: nodes, parameters, slices, arrays on a device. Its fields are Norm (model);
+// ALog (channels, state), where A = -exp(ALog), and D (channels); InProj (2·channels, model); Conv (channels, 1, width), whose last tap is
+// for the step itself; XProj (rank + 2·state, channels); DtProj (channels, rank) and DtBias (channels); OutProj (model, channels); and
+// the optional InBias (2·channels), ConvBias (channels) and OutBias (model). Its method Each calls a function for each weight.
+type BlockWeights[W any] = kernel.BlockWeights[W]
+
+// BlockWeight describes a weight of a Mamba block: its Field in BlockWeights, its Name in the Hugging Face layout, and whether it is the
+// matrix of a Product, and Optional.
+type BlockWeight = kernel.BlockWeight
+
+// MapBlock returns the weights of a Mamba block in another form: f of each, in the order of BlockWeights.Each.
+func MapBlock[V, W any](from BlockWeights[V], f func(about BlockWeight, v V) W) BlockWeights[W] {
+	return kernel.MapBlock(from, f)
+}
+
 // BlockInputs holds the operands of a Mamba block. Optional operands may be nil. The number of channels is expand · d_model, which other
 // implementations call d_inner.
 type BlockInputs struct {
-	X          *G.Node // (batch, length, model)
-	NormWeight *G.Node // (model)
-	InProj     *G.Node // (2·channels, model)
-	ConvWeight *G.Node // (channels, 1, width); the last tap is for the step itself
-	XProj      *G.Node // (rank + 2·state, channels)
-	DtProj     *G.Node // (channels, rank)
-	DtBias     *G.Node // (channels)
-	ALog       *G.Node // (channels, state); A = -exp(ALog)
-	D          *G.Node // (channels)
-	OutProj    *G.Node // (model, channels)
-
-	InBias       *G.Node // optional: (2·channels)
-	ConvBias     *G.Node // optional: (channels)
-	OutBias      *G.Node // optional: (model)
+	X *G.Node // (batch, length, model)
+	BlockWeights[*G.Node]
 	Context      *G.Node // optional: (batch, width-1, channels); the convolution's inputs before the first step, the oldest first
 	InitialState *G.Node // optional: (batch, channels, state)
 	Start        *G.Node // optional: (batch, length); a non-zero element starts a new sequence at its step
@@ -119,31 +122,28 @@ type mambaBlock[T kernel.Float] struct {
 	model, channels, state, width, rank int
 }
 
-// The indices of a block's operands.
+// The indices of a block's operands: the weights are between X and Context.
 const (
-	blockX = iota
-	blockNorm
-	blockInProj
-	blockConv
-	blockXProj
-	blockDtProj
-	blockDtBias
-	blockALog
-	blockD
-	blockOutProj
-	blockInBias
-	blockConvBias
-	blockOutBias
-	blockContext
+	blockX       = 0
+	blockContext = 12 + iota
 	blockInitial
 	blockStart
-	blockOperands
 )
 
 func (f *mambaBlock[T]) operands(in BlockInputs) operands {
-	return numbers("X NormWeight InProj ConvWeight XProj DtProj DtBias ALog D OutProj InBias ConvBias OutBias Context InitialState",
-		in.X, in.NormWeight, in.InProj, in.ConvWeight, in.XProj, in.DtProj, in.DtBias, in.ALog, in.D, in.OutProj,
-		in.InBias, in.ConvBias, in.OutBias, in.Context, in.InitialState).marks("Start", in.Start)
+	o := numbers("X", in.X)
+	in.Each(func(about BlockWeight, w **G.Node) { o = append(o, numbers(about.Field, *w)...) })
+	return append(o, numbers("Context InitialState", in.Context, in.InitialState)...).marks("Start", in.Start)
+}
+
+// blockWeights returns the weights among what belongs to the operands.
+func blockWeights[V any](all []V) (w BlockWeights[V]) {
+	i := blockX
+	w.Each(func(_ BlockWeight, v *V) {
+		i++
+		*v = all[i]
+	})
+	return w
 }
 
 func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock[float32], error) {
@@ -153,19 +153,19 @@ func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock[float32], error) {
 		return nil, c.err
 	}
 	f := &mambaBlock[float32]{BlockConfig: cfg, batch: in.X.Shape()[0], length: in.X.Shape()[1], model: in.X.Shape()[2]}
-	c.required("NormWeight", in.NormWeight, "(model)", f.model)
+	c.required("Norm", in.Norm, "(model)", f.model)
 	c.required("ALog", in.ALog, "(channels, state)", 0, 0)
 	if c.err != nil {
 		return nil, c.err
 	}
 	f.channels, f.state = in.ALog.Shape()[0], in.ALog.Shape()[1]
 	c.required("InProj", in.InProj, "(2·channels, model)", 2*f.channels, f.model)
-	c.required("ConvWeight", in.ConvWeight, "(channels, 1, width)", f.channels, 1, 0)
+	c.required("Conv", in.Conv, "(channels, 1, width)", f.channels, 1, 0)
 	c.required("DtProj", in.DtProj, "(channels, rank)", f.channels, 0)
 	if c.err != nil {
 		return nil, c.err
 	}
-	f.width, f.rank = in.ConvWeight.Shape()[2], in.DtProj.Shape()[1]
+	f.width, f.rank = in.Conv.Shape()[2], in.DtProj.Shape()[1]
 	c.required("XProj", in.XProj, "(rank + 2·state, channels)", f.rank+2*f.state, f.channels)
 	c.required("DtBias", in.DtBias, "(channels)", f.channels)
 	c.required("D", in.D, "(channels)", f.channels)
@@ -220,9 +220,7 @@ func (f *mambaBlock[T]) kernel(in []value[T]) *kernel.Block[T] {
 	return &kernel.Block[T]{
 		Batch: f.batch, Length: f.length,
 		Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank, Eps: f.Eps,
-		X: in[blockX].Data, Norm: in[blockNorm].Data, InProj: in[blockInProj].Data, Conv: in[blockConv].Data, XProj: in[blockXProj].Data,
-		DtProj: in[blockDtProj].Data, DtBias: in[blockDtBias].Data, ALog: in[blockALog].Data, D: in[blockD].Data, OutProj: in[blockOutProj].Data,
-		InBias: in[blockInBias].Data, ConvBias: in[blockConvBias].Data, OutBias: in[blockOutBias].Data,
+		X: in[blockX].Data, BlockWeights: MapBlock(blockWeights(in), func(_ BlockWeight, v value[T]) []T { return v.Data }),
 		Context: in[blockContext].Data, Initial: in[blockInitial].Data, Start: in[blockStart].Marks, Gemm: gemm[T](),
 	}
 }
@@ -240,10 +238,7 @@ func (f *mambaBlock[T]) ForwardKeeping(in []value[T], out [][]T, kept []T) {
 func (f *mambaBlock[T]) BackwardKept(in []value[T], dout, grad [][]T, kept []T) {
 	dcontext, dfinal := blockStates(f, dout)
 	f.kernel(in).Backward(dout[0], dcontext, dfinal, f.keptValues(kept), &kernel.BlockGrad[T]{
-		X: grad[blockX], Norm: grad[blockNorm], InProj: grad[blockInProj], Conv: grad[blockConv], XProj: grad[blockXProj],
-		DtProj: grad[blockDtProj], DtBias: grad[blockDtBias], ALog: grad[blockALog], D: grad[blockD], OutProj: grad[blockOutProj],
-		InBias: grad[blockInBias], ConvBias: grad[blockConvBias], OutBias: grad[blockOutBias],
-		Context: grad[blockContext], Initial: grad[blockInitial],
+		X: grad[blockX], BlockWeights: blockWeights(grad), Context: grad[blockContext], Initial: grad[blockInitial],
 	})
 }
 

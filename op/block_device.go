@@ -23,20 +23,23 @@ func emptyBlock[N kernel.Float, T cuda.Activation](f *mambaBlock[N], p cuda.Prec
 
 // withOperands adds the operands to a block. products are InProj, XProj, DtProj and OutProj in the type of the products.
 func withOperands[T cuda.Activation](b *cuda.Block[T], in []onDevice, products []cuda.Array[T]) *cuda.Block[T] {
-	b.X, b.Norm, b.Conv, b.DtBias = in[blockX].Array, in[blockNorm].Array, in[blockConv].Array, in[blockDtBias].Array
-	b.ALog, b.D, b.InBias, b.ConvBias = in[blockALog].Array, in[blockD].Array, in[blockInBias].Array, in[blockConvBias].Array
-	b.OutBias, b.Context, b.Initial, b.Start = in[blockOutBias].Array, in[blockContext].Array, in[blockInitial].Array, in[blockStart].Marks
+	w := blockWeights(in)
+	b.X, b.Norm, b.Conv, b.DtBias, b.ALog, b.D = in[blockX].Array, w.Norm.Array, w.Conv.Array, w.DtBias.Array, w.ALog.Array, w.D.Array
+	b.InBias, b.ConvBias, b.OutBias = w.InBias.Array, w.ConvBias.Array, w.OutBias.Array
+	b.Context, b.Initial, b.Start = in[blockContext].Array, in[blockInitial].Array, in[blockStart].Marks
 	b.InProj, b.XProj, b.DtProj, b.OutProj = products[0], products[1], products[2], products[3]
 	return b
 }
 
 func (f *mambaBlock[T]) strict(p cuda.Precision, in []onDevice) *cuda.Block[float32] {
-	products := []array{in[blockInProj].Array, in[blockXProj].Array, in[blockDtProj].Array, in[blockOutProj].Array}
+	w := blockWeights(in)
+	products := []array{w.InProj.Array, w.XProj.Array, w.DtProj.Array, w.OutProj.Array}
 	return withOperands(emptyBlock[T, float32](f, p), in, products)
 }
 
 func (f *mambaBlock[T]) half(s *cuda.Stream, p cuda.Precision, in []onDevice) (b *cuda.Block[cuda.BFloat16], free func(), err error) {
-	products, free, err := halves(s, in[blockInProj], in[blockXProj], in[blockDtProj], in[blockOutProj])
+	w := blockWeights(in)
+	products, free, err := halves(s, w.InProj, w.XProj, w.DtProj, w.OutProj)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -68,11 +71,10 @@ func blockForward[N kernel.Float, T cuda.Activation](f *mambaBlock[N], b *cuda.B
 }
 
 func (f *mambaBlock[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values any) error {
+	w := blockWeights(grad)
 	into := &cuda.BlockGrad{
-		X: grad[blockX], Norm: grad[blockNorm], InProj: grad[blockInProj], Conv: grad[blockConv], XProj: grad[blockXProj],
-		DtProj: grad[blockDtProj], DtBias: grad[blockDtBias], ALog: grad[blockALog], D: grad[blockD], OutProj: grad[blockOutProj],
-		InBias: grad[blockInBias], ConvBias: grad[blockConvBias], OutBias: grad[blockOutBias],
-		Context: grad[blockContext], Initial: grad[blockInitial],
+		X: grad[blockX], Norm: w.Norm, InProj: w.InProj, Conv: w.Conv, XProj: w.XProj, DtProj: w.DtProj, DtBias: w.DtBias, ALog: w.ALog, D: w.D,
+		OutProj: w.OutProj, InBias: w.InBias, ConvBias: w.ConvBias, OutBias: w.OutBias, Context: grad[blockContext], Initial: grad[blockInitial],
 	}
 	dcontext, dfinal := blockStates(f, dout)
 	return orZeros(s, dout[0], in[blockX].Len(), func(dy array) error {

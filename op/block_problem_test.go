@@ -53,13 +53,13 @@ func (p *blockProblem) shape(name string) []int {
 	switch name {
 	case "X":
 		return []int{p.batch, p.length, p.model}
-	case "NormWeight", "OutBias":
+	case "Norm", "OutBias":
 		return []int{p.model}
 	case "InProj":
 		return []int{2 * p.channels, p.model}
 	case "InBias":
 		return []int{2 * p.channels}
-	case "ConvWeight":
+	case "Conv":
 		return []int{p.channels, 1, p.width}
 	case "XProj":
 		return []int{p.rank + 2*p.state, p.channels}
@@ -85,7 +85,7 @@ func (p *blockProblem) shape(name string) []int {
 func (p *blockProblem) fill(seed uint64, optional ...string) *blockProblem {
 	r := rand.New(rand.NewPCG(seed, 40))
 	p.in = map[string][]float64{}
-	required := []string{"X", "NormWeight", "InProj", "ConvWeight", "XProj", "DtProj", "DtBias", "ALog", "D", "OutProj"}
+	required := []string{"X", "Norm", "InProj", "Conv", "XProj", "DtProj", "DtBias", "ALog", "D", "OutProj"}
 	for _, name := range append(required, optional...) {
 		if name != "Context" || p.width > 1 {
 			v := normal(r, tensor.Shape(p.shape(name)).TotalSize())
@@ -103,9 +103,7 @@ func (p *blockProblem) fill(seed uint64, optional ...string) *blockProblem {
 
 func blockInputs(n map[string]*G.Node) BlockInputs {
 	return BlockInputs{
-		X: n["X"], NormWeight: n["NormWeight"], InProj: n["InProj"], ConvWeight: n["ConvWeight"], XProj: n["XProj"],
-		DtProj: n["DtProj"], DtBias: n["DtBias"], ALog: n["ALog"], D: n["D"], OutProj: n["OutProj"],
-		InBias: n["InBias"], ConvBias: n["ConvBias"], OutBias: n["OutBias"],
+		X: n["X"], BlockWeights: MapBlock(BlockWeights[*G.Node]{}, func(about BlockWeight, _ *G.Node) *G.Node { return n[about.Field] }),
 		Context: n["Context"], InitialState: n["InitialState"], Start: n["Start"],
 	}
 }
@@ -153,13 +151,13 @@ func (p *blockProblem) apply(in BlockInputs) (G.Nodes, error) {
 // compose computes what apply computes, by the separate operators of which the block is the composition.
 func (p *blockProblem) compose(in BlockInputs) (G.Nodes, error) {
 	must := func(n *G.Node, err error) *G.Node { return G.Must(n, err) }
-	xz := must(Linear(must(RMSNorm(in.X, in.NormWeight, p.cfg.Eps)), in.InProj, in.InBias))
+	xz := must(Linear(must(RMSNorm(in.X, in.Norm, p.cfg.Eps)), in.InProj, in.InBias))
 	halves, err := Split(xz, p.channels, p.channels)
 	if err != nil {
 		return nil, err
 	}
 	u, context, err := CausalConvWithContext(ConvInputs{
-		X: halves[0], Weight: in.ConvWeight, Bias: in.ConvBias, Context: in.Context, Start: in.Start}, ConvConfig{SiLU: true})
+		X: halves[0], Weight: in.Conv, Bias: in.ConvBias, Context: in.Context, Start: in.Start}, ConvConfig{SiLU: true})
 	if err != nil {
 		return nil, err
 	}

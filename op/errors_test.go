@@ -89,18 +89,18 @@ func TestMambaBlockErrors(t *testing.T) {
 		{func(in *BlockInputs, _ *BlockConfig) { in.X = nil }, "X is missing"},
 		{func(in *BlockInputs, _ *BlockConfig) { in.X = node(tensor.Int, 2, 5, 3) }, "X is of int, want float32 or float64"},
 		{func(in *BlockInputs, _ *BlockConfig) { in.X = node(f64, 5, 3) }, "X has shape (5, 3), want (batch, length, model)"},
-		{func(in *BlockInputs, _ *BlockConfig) { in.NormWeight = nil }, "NormWeight is missing, want a node of shape (model)"},
-		{func(in *BlockInputs, _ *BlockConfig) { in.NormWeight = node(f64, 4) }, "NormWeight has shape (4), want (model) = (3)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.Norm = nil }, "Norm is missing, want a node of shape (model)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.Norm = node(f64, 4) }, "Norm has shape (4), want (model) = (3)"},
 		{func(in *BlockInputs, _ *BlockConfig) { in.ALog = nil }, "ALog is missing, want a node of shape (channels, state)"},
 		{func(in *BlockInputs, _ *BlockConfig) { in.ALog = node(f64, 6) }, "ALog has shape (6), want (channels, state)"},
 		{func(in *BlockInputs, _ *BlockConfig) { in.InProj = nil },
 			"InProj is missing, want a node of shape (2·channels, model)"},
 		{func(in *BlockInputs, _ *BlockConfig) { in.InProj = node(f64, 6, 3) },
 			"InProj has shape (6, 3), want (2·channels, model) = (12, 3)"},
-		{func(in *BlockInputs, _ *BlockConfig) { in.ConvWeight = nil },
-			"ConvWeight is missing, want a node of shape (channels, 1, width)"},
-		{func(in *BlockInputs, _ *BlockConfig) { in.ConvWeight = node(f64, 6, 4) },
-			"ConvWeight has shape (6, 4), want (channels, 1, width) = (6, 1, any)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.Conv = nil },
+			"Conv is missing, want a node of shape (channels, 1, width)"},
+		{func(in *BlockInputs, _ *BlockConfig) { in.Conv = node(f64, 6, 4) },
+			"Conv has shape (6, 4), want (channels, 1, width) = (6, 1, any)"},
 		{func(in *BlockInputs, _ *BlockConfig) { in.DtProj = nil }, "DtProj is missing, want a node of shape (channels, rank)"},
 		{func(in *BlockInputs, _ *BlockConfig) { in.DtProj = node(f64, 7, 2) },
 			"DtProj has shape (7, 2), want (channels, rank) = (6, any)"},
@@ -119,7 +119,7 @@ func TestMambaBlockErrors(t *testing.T) {
 		{func(in *BlockInputs, _ *BlockConfig) { in.Context = node(f64, 2, 4, 6) },
 			"Context has shape (2, 4, 6), want (batch, width-1, channels) = (2, 3, 6)"},
 		{func(in *BlockInputs, _ *BlockConfig) {
-			in.ConvWeight, in.Context = node(f64, 6, 1, 1), node(f64, 2, 3, 6)
+			in.Conv, in.Context = node(f64, 6, 1, 1), node(f64, 2, 3, 6)
 		},
 			"Context has shape (2, 3, 6), want none: a width of 1 reads no earlier step"},
 		{func(in *BlockInputs, _ *BlockConfig) { in.InitialState = node(f64, 6, 4) },
@@ -135,9 +135,10 @@ func TestMambaBlockErrors(t *testing.T) {
 			"Recompute is -1, want RecomputeCheap, RecomputeNone or RecomputeAll"},
 	} {
 		in := BlockInputs{
-			X: node(f64, 2, 5, 3), NormWeight: node(f64, 3), InProj: node(f64, 12, 3), ConvWeight: node(f64, 6, 1, 4),
-			XProj: node(f64, 10, 6), DtProj: node(f64, 6, 2), DtBias: node(f64, 6), ALog: node(f64, 6, 4), D: node(f64, 6),
-			OutProj: node(f64, 3, 6),
+			X: node(f64, 2, 5, 3), BlockWeights: BlockWeights[*G.Node]{
+				Norm: node(f64, 3), InProj: node(f64, 12, 3), Conv: node(f64, 6, 1, 4), XProj: node(f64, 10, 6), DtProj: node(f64, 6, 2),
+				DtBias: node(f64, 6), ALog: node(f64, 6, 4), D: node(f64, 6), OutProj: node(f64, 3, 6),
+			},
 		}
 		cfg := BlockConfig{Eps: 1e-5}
 		if _, err := MambaBlock(in, cfg); err != nil {

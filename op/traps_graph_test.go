@@ -82,8 +82,10 @@ func TestTrapOptionsNotMerged(t *testing.T) {
 	}
 	block := func(cfg BlockConfig) *G.Node {
 		return G.Must(MambaBlock(BlockInputs{
-			X: x, NormWeight: vector, InProj: node("in", 12, 6), ConvWeight: taps, XProj: node("x_proj", 10, 6),
-			DtProj: node("dt", 6, 2), DtBias: vector, ALog: matrix, D: vector, OutProj: node("out", 6, 6),
+			X: x, BlockWeights: BlockWeights[*G.Node]{
+				Norm: vector, InProj: node("in", 12, 6), Conv: taps, XProj: node("x_proj", 10, 6),
+				DtProj: node("dt", 6, 2), DtBias: vector, ALog: matrix, D: vector, OutProj: node("out", 6, 6),
+			},
 		}, cfg))
 	}
 	withD := scan(func(in *ScanInputs) { in.D = vector }, ScanConfig{})

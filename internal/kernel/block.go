@@ -23,23 +23,11 @@ type Block[T Float] struct {
 	Model, Channels, State, Width, Rank int
 	Eps                                 float64
 
-	X       []T // (batch, length, model)
-	Norm    []T // (model)
-	InProj  []T // (2·channels, model)
-	Conv    []T // (channels, width)
-	XProj   []T // (rank + 2·state, channels)
-	DtProj  []T // (channels, rank)
-	DtBias  []T // (channels)
-	ALog    []T // (channels, state)
-	D       []T // (channels)
-	OutProj []T // (model, channels)
-
-	InBias   []T    // optional: (2·channels)
-	ConvBias []T    // optional: (channels)
-	OutBias  []T    // optional: (model)
-	Context  []T    // optional: (batch, width-1, channels): what the convolution reads before the first step
-	Initial  []T    // optional: (batch, channels, state): the state before the first step
-	Start    []bool // optional: (batch, length): a new sequence starts here
+	X []T // (batch, length, model)
+	BlockWeights[[]T]
+	Context []T    // optional: (batch, width-1, channels): what the convolution reads before the first step
+	Initial []T    // optional: (batch, channels, state): the state before the first step
+	Start   []bool // optional: (batch, length): a new sequence starts here
 
 	Gemm Gemm[T]
 }

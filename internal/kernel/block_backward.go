@@ -4,8 +4,8 @@ import "gonum.org/v1/gonum/blas"
 
 // BlockGrad receives the gradients of a Block's operands, in their shapes. Those of absent operands are nil.
 type BlockGrad[T Float] struct {
-	X, Norm, InProj, Conv, XProj, DtProj, DtBias, ALog, D, OutProj []T
-	InBias, ConvBias, OutBias, Context, Initial                    []T
+	BlockWeights[[]T]
+	X, Context, Initial []T
 }
 
 // Backward writes every element of grad's slices. dy is the gradient of y. dcontext and dfinal are the gradients of Forward's context

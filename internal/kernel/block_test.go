@@ -32,9 +32,11 @@ func newBlockCase(seed uint64, batch, length, model, channels, state, width, ran
 	}
 	c := &blockCase{Block: Block[float32]{
 		Batch: batch, Length: length, Model: model, Channels: channels, State: state, Width: width, Rank: rank, Eps: 0.1,
-		X: v(batch, length, model), Norm: v(model), InProj: v(2*channels, model), Conv: v(channels, width),
-		XProj: v(rank+2*state, channels), DtProj: v(channels, rank), DtBias: v(channels), ALog: v(channels, state), D: v(channels),
-		OutProj: v(model, channels), InBias: v(2 * channels), ConvBias: v(channels), OutBias: v(model),
+		X: v(batch, length, model), BlockWeights: BlockWeights[[]float32]{
+			Norm: v(model), InProj: v(2*channels, model), Conv: v(channels, width),
+			XProj: v(rank+2*state, channels), DtProj: v(channels, rank), DtBias: v(channels), ALog: v(channels, state), D: v(channels),
+			OutProj: v(model, channels), InBias: v(2 * channels), ConvBias: v(channels), OutBias: v(model),
+		},
 		Context: v(batch, width-1, channels), Initial: v(batch, channels, state), Start: make([]bool, batch*length),
 		Gemm: gonum.Implementation{}.Sgemm,
 	}}
@@ -50,9 +52,8 @@ func (c *blockCase) run(keep BlockValues[float32]) map[string][]float32 {
 	y, context, final := like(c.X), like(c.Context), like(c.Initial)
 	c.Forward(y, context, final, keep)
 	g := &BlockGrad[float32]{
-		X: like(c.X), Norm: like(c.Norm), InProj: like(c.InProj), Conv: like(c.Conv), XProj: like(c.XProj), DtProj: like(c.DtProj),
-		DtBias: like(c.DtBias), ALog: like(c.ALog), D: like(c.D), OutProj: like(c.OutProj), InBias: like(c.InBias),
-		ConvBias: like(c.ConvBias), OutBias: like(c.OutBias), Context: like(c.Context), Initial: like(c.Initial),
+		X: like(c.X), Context: like(c.Context), Initial: like(c.Initial),
+		BlockWeights: MapBlock(c.BlockWeights, func(_ BlockWeight, w []float32) []float32 { return like(w) }),
 	}
 	c.Backward(c.dy, c.dcontext, c.dfinal, keep, g)
 	return map[string][]float32{
@@ -138,8 +139,12 @@ func TestBlockOptional(t *testing.T) {
 	clear(c.Start)
 	want := c.run(BlockValues[float32]{})
 	y, grad := like(c.X), &BlockGrad[float32]{
-		X: like(c.X), Norm: like(c.Norm), InProj: like(c.InProj), Conv: like(c.Conv), XProj: like(c.XProj), DtProj: like(c.DtProj),
-		DtBias: like(c.DtBias), ALog: like(c.ALog), D: like(c.D), OutProj: like(c.OutProj),
+		X: like(c.X), BlockWeights: MapBlock(c.BlockWeights, func(about BlockWeight, w []float32) []float32 {
+			if about.Optional {
+				return nil
+			}
+			return like(w)
+		}),
 	}
 	c.InBias, c.ConvBias, c.OutBias, c.Context, c.Initial, c.Start = nil, nil, nil, nil, nil, nil
 	c.Forward(y, nil, nil, BlockValues[float32]{})
