@@ -74,15 +74,15 @@ func (c *Call) Step() *G.Node {
 
 // Metric adds a scalar to what the trainer measures on held-out data beside the loss, such as an accuracy. The trainer takes the mean
 // over batches, by their weights (Curve.Metrics, Trainer.Measure). There are metrics in evaluation only: it is an error, which
-// NewTrainer returns, if Training is true, or if the name is empty or there already.
+// NewTrainer returns, if Training is true, if the name is empty or there already, or if the value is no such scalar of the graph.
 func (c *Call) Metric(name string, value *G.Node) {
 	switch {
 	case c.Training:
 		c.fail("the loss adds the metric %q to the graph that trains, want it only if Call.Training is false", name)
 	case name == "" || c.metrics[name] != nil:
 		c.fail("the metric %q has no name or one that is there already, want another", name)
-	case !isNumber(value):
-		c.fail("the metric %q is %s, want a scalar of float32 or float64", name, describe(value))
+	case !isNumber(value) || value.Graph() != c.Graph():
+		c.fail("the metric %q is %s, want a scalar of float32 or float64 in Call.Graph", name, describe(value))
 	default:
 		if c.metrics == nil {
 			c.metrics = map[string]*G.Node{}

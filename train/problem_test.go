@@ -408,6 +408,12 @@ func TestNewTrainerErrors(t *testing.T) {
 			}
 			return n, nil
 		}), `the metric "x" is Matrix float64 (16, 1), want a scalar`},
+		{loss(func(c *Call, n *G.Node) (*G.Node, error) {
+			if !c.Training {
+				c.Metric("other", G.NewScalar(G.NewGraph(), tensor.Float64))
+			}
+			return n, nil
+		}), `the metric "other" is float64 (), want a scalar of float32 or float64 in Call.Graph`},
 	} {
 		p, cfg := regression(nil), runConfig(1)
 		c.change(&p, &cfg)
