@@ -14,6 +14,7 @@ import (
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 )
 
 // denoising returns a block that learns to take the noise off a sequence. Its loss is computed by Gorgonia's operators on the host.
@@ -31,7 +32,11 @@ func denoising(options ...nn.Option) Problem {
 	return Problem{
 		Params: block.Params(),
 		Loss: func(c *Call) (*G.Node, error) {
-			y, err := block.Apply(c.Input("x"))
+			x, err := op.Dropout(c.Input("x"), c.Step(), op.DropoutConfig{Rate: 0.1, Seed: 1})
+			if err != nil {
+				return nil, err
+			}
+			y, err := block.Apply(x)
 			if err != nil {
 				return nil, err
 			}

@@ -63,8 +63,8 @@ func (c *Call) Input(name string) *G.Node {
 }
 
 // Step returns a vector with one element, of tensor.Int: the number of batches that the run has trained on before this one. So no two batches
-// of a run have the same number, and a resumed run continues to count. In the graph that evaluates it is -1. It is the step of operators
-// that draw something else for each batch of training and nothing in evaluation, such as dropout.
+// of a run have the same number, and a resumed run continues to count. In the graph that evaluates it is -1. It is the step of op.Dropout
+// and of other operators that draw something else for each batch of training and nothing in evaluation.
 func (c *Call) Step() *G.Node {
 	if c.step == nil {
 		c.step = G.NewVector(c.Graph(), tensor.Int, G.WithShape(1), G.WithName("train: step"))

@@ -120,7 +120,7 @@ func regression(steps *[]int) Problem {
 	}
 }
 
-// classification returns a Mamba block that tells rising from falling sequences, in float32, with the data in a shuffled set.
+// classification returns a Mamba block with dropout that tells rising from falling sequences, in float32, with the data in a shuffled set.
 func classification() Problem {
 	block := nn.NewMambaBlock(nn.Config{DModel: 4, DState: 2}, nn.WithSeed(2))
 	head := layer.NewLinear(layer.LinearConfig{In: 4, Out: 2}, layer.WithSeed(3), layer.WithName("head"))
@@ -144,6 +144,9 @@ func classification() Problem {
 		Loss: func(c *Call) (*G.Node, error) {
 			h, err := block.Apply(c.Input("x"))
 			if err != nil {
+				return nil, err
+			}
+			if h, err = op.Dropout(h, c.Step(), op.DropoutConfig{Rate: 0.1, Seed: 1}); err != nil {
 				return nil, err
 			}
 			logits, err := head.Apply(h)
