@@ -482,6 +482,27 @@ func TestAttentionOutOfMemory(t *testing.T) {
 	}
 }
 
+// TestAttentionMemory checks that twice the length takes at most about twice the memory, in each precision.
+func TestAttentionMemory(t *testing.T) {
+	eachPrecision(t, func(t *testing.T, s *Stream, precision Precision, _ float64) {
+		var held [2]int64
+		for i, length := range []int{256, 512} {
+			do(t, s.Trim())
+			before, _ := s.device.Memory()
+			n := length * 8
+			x := func() Array[float32] { return put[float32](t, s, make([]float64, n)) }
+			a := &Attention{Batch: 1, Length: length, Width: 8, Heads: 1, Base: 100, Precision: precision, Q: x(), K: x(), V: x()}
+			g := &AttentionGrad{Q: x(), K: x(), V: x()}
+			do(t, a.bothWays(s, x(), Array[float32]{}, x(), Array[float32]{}, g))
+			_, all := s.device.Memory()
+			held[i] = all - before
+		}
+		if held[1] > held[0]*9/4 {
+			t.Errorf("%d bytes for 256 steps, %d for 512, want at most 9/4 as many", held[0], held[1])
+		}
+	})
+}
+
 func TestAttentionErrors(t *testing.T) {
 	s := &Stream{device: &Device{multiprocessors: 132}}
 	some, none := Array[float32]{stream: s, n: 1000}, Array[float32]{}
