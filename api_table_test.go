@@ -122,58 +122,63 @@ type shape = []int
 // another is the exception of a function with one node, which may be of any graph.
 var another = []string{"1=of another graph"}
 
-func layerCalls() []call {
-	x := shape{2, 3, 4}
-	apply := call{args: nodesOf(x), fine: another}
-	plain := map[string]call{"Apply": apply, "Fwd": apply}
-	// mixer has the rows of a layer over time with states of the given shapes.
-	mixer := func(states ...shape) map[string]call {
-		fine := another
-		if len(states) > 0 {
-			fine = []string{"2=nil", "2[0]=nil"}
-		}
-		return map[string]call{"Apply": apply, "Fwd": apply, "ApplyWithState": {args: func() []any {
-			f, _ := inputs()
-			args, state := []any{f(x...)}, layer.State{}
-			for _, s := range states {
-				state = append(state, f(s...))
-			}
-			return append(args, state)
-		}, fine: fine}}
+// inputShape is the input of the layers in the table.
+var inputShape = shape{2, 3, 4}
+
+// mixer has the rows of a layer over time with states of the given shapes.
+func mixer(states ...shape) map[string]call {
+	fine := another
+	if len(states) > 0 {
+		fine = []string{"2=nil", "2[0]=nil"}
 	}
+	apply := call{args: nodesOf(inputShape), fine: another}
+	return map[string]call{"Apply": apply, "Fwd": apply, "ApplyWithState": {args: func() []any {
+		f, _ := inputs()
+		args, state := []any{f(inputShape...)}, layer.State{}
+		for _, s := range states {
+			state = append(state, f(s...))
+		}
+		return append(args, state)
+	}, fine: fine}}
+}
+
+// configured has the rows of a configuration: its constructor, and the method Mixer of one of a layer over time. fine are the fields
+// that may be zero, and other wrong values of fields that are right.
+func configured(name string, constructor any, cfg any, fine ...string) []call {
+	var zero []string
+	for _, f := range fine {
+		if !strings.Contains(f, "=") {
+			f += "=0"
+		}
+		zero = append(zero, "0."+f)
+	}
+	calls := []call{{name: "layer.New" + name, f: constructor, args: with(cfg), fine: zero}}
+	if _, ok := cfg.(layer.Inner); ok {
+		var rest []string
+		for _, f := range zero {
+			if !strings.HasPrefix(f, "0.Channels") {
+				rest = append(rest, f)
+			}
+		}
+		calls = append(calls, methods("layer."+name+"Config", func() any { return cfg }, map[string]call{
+			"Mixer": {args: with(4), fine: append(rest, "0.Channels=*: the argument replaces it")}})...)
+		if name != "H3" { // which needs an inner layer
+			last := &calls[len(calls)-1]
+			last.fine = append(last.fine, "0=zero")
+		}
+	}
+	return calls
+}
+
+func layerCalls() []call {
+	apply := call{args: nodesOf(inputShape), fine: another}
+	plain := map[string]call{"Apply": apply, "Fwd": apply}
 	ids := call{args: func() []any { _, ints := inputs(); return []any{ints(2, 3)} }, fine: another}
 	params := func() any {
 		return layer.NewLinear(layer.LinearConfig{In: 3, Out: 4}, layer.WithName("in_proj")).Params()
 	}
 	missing := call{panics: []string{"0[0]=*: a weight is not nil, and has a value"}}
 	const zeroGraph = "1=zero: gorgonia.NewGraph makes graphs"
-	// configured has the rows of a configuration: its constructor, and the method Mixer of one of a layer over time. fine are the fields
-	// that may be zero, and other wrong values of fields that are right.
-	configured := func(name string, constructor any, cfg any, fine ...string) []call {
-		var zero []string
-		for _, f := range fine {
-			if !strings.Contains(f, "=") {
-				f += "=0"
-			}
-			zero = append(zero, "0."+f)
-		}
-		calls := []call{{name: "layer.New" + name, f: constructor, args: with(cfg), fine: zero}}
-		if _, ok := cfg.(layer.Inner); ok {
-			var rest []string
-			for _, f := range zero {
-				if !strings.HasPrefix(f, "0.Channels") {
-					rest = append(rest, f)
-				}
-			}
-			calls = append(calls, methods("layer."+name+"Config", func() any { return cfg }, map[string]call{
-				"Mixer": {args: with(4), fine: append(rest, "0.Channels=*: the argument replaces it")}})...)
-			if name != "H3" { // which needs an inner layer
-				last := &calls[len(calls)-1]
-				last.fine = append(last.fine, "0=zero")
-			}
-		}
-		return calls
-	}
 	h3 := layer.H3Config{Channels: 4, Inner: layer.S6Config{State: 2}, Heads: 2, Shift: 2}
 	gated := layer.GatedMLPConfig{Channels: 4, Hidden: 8, Activation: op.GELU}
 	s4 := layer.S4Config{Channels: 4, State: 2, A: layer.S4DLin, DtMin: 0.1, DtMax: 0.2}
@@ -227,7 +232,7 @@ func layerCalls() []call {
 			{name: "layer.WithSeed", f: func(n int) *layer.S6 { return layer.NewS6(s6, layer.WithSeed(uint64(n))) }, args: with(1), fine: []string{"0=*"}},
 			{name: "layer.WithZeros", f: func() *layer.S6 { return layer.NewS6(s6, layer.WithZeros()) }},
 			{name: "layer.WithStart", f: func(x, start *G.Node) (*G.Node, error) { return layer.NewS6(s6).Apply(x, layer.WithStart(start)) },
-				args: nodesOf(x, shape{2, 3}), fine: []string{"1=nil"}},
+				args: nodesOf(inputShape, shape{2, 3}), fine: []string{"1=nil"}},
 		},
 	)
 }

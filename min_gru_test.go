@@ -3,12 +3,14 @@ package mamba_test
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
 )
 
@@ -20,13 +22,17 @@ func init() {
 			return &cuda.MinGRU{Batch: 2, Length: 3, Channels: 4, Z: f(24), Candidate: f(24), H: f(8), Start: array[uint8](g, 6)}
 		}
 		fine := append(absent("0.", "H", "Start"), "0.Batch=0", "0.Length=0")
-		return append(g.without(methods("cuda.MinGRU", on, map[string]call{
+		ofDevice := g.without(methods("cuda.MinGRU", on, map[string]call{
 			"Forward":  {args: func() []any { return []any{s, f(24), f(8)} }, fine: append(absent("", "3"), fine...)},
 			"Backward": {args: func() []any { return []any{s, f(24), f(8), f(24), f(24), f(8)} }, fine: append(absent("", "2", "3", "6"), fine...)},
-		})), call{name: "op.MinGRU", f: op.MinGRU, fine: []string{"0.H=nil", "0.Start=nil"}, args: func() []any {
+		}))
+		ofOp := call{name: "op.MinGRU", f: op.MinGRU, fine: []string{"0.H=nil", "0.Start=nil"}, args: func() []any {
 			n, _ := inputs()
 			return []any{op.MinGRUInputs{Z: n(2, 3, 4), Candidate: n(2, 3, 4), H: n(2, 4), Start: n(2, 3)}}
-		}})
+		}}
+		cfg := layer.MinGRUConfig{Channels: 4}
+		return slices.Concat(ofDevice, []call{ofOp}, configured("MinGRU", layer.NewMinGRU, cfg),
+			methods("layer.MinGRU", func() any { return layer.NewMinGRU(cfg) }, mixer(shape{2, 4})))
 	})
 }
 
@@ -59,15 +65,15 @@ func TestMinGRU(t *testing.T) {
 		gotY, gotH := y.Value().Data().([]float64), h.Value().Data().([]float64)
 		for i := range batch * channels {
 			b, d, h := i/channels, i%channels, state[i]
-			for t2 := range length {
-				at := (b*length+t2)*channels + d
-				if starts[b*length+t2] != 0 {
+			for step := range length {
+				at := (b*length+step)*channels + d
+				if starts[b*length+step] != 0 {
 					h = 0
 				}
 				u := 1 / (1 + math.Exp(-zs[at]))
 				h = (1-u)*h + u*candidates[at]
 				if math.Abs(gotY[at]-h) > 1e-14 {
-					t.Fatalf("y of sequence %d, step %d, channel %d is %v, want %v", b, t2, d, gotY[at], h)
+					t.Fatalf("y of sequence %d, step %d, channel %d is %v, want %v", b, step, d, gotY[at], h)
 				}
 			}
 			if gotH[i] != gotY[(b*length+length-1)*channels+d] {

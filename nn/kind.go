@@ -28,11 +28,12 @@ const (
 	LSTM      Kind = "lstm"      // layer.LSTM, a linear layer; a recurrence without a state space, for comparison
 	SwiGLU    Kind = "swiglu"    // layer.GatedMLP with SiLU
 	GeGLU     Kind = "geglu"     // layer.GatedMLP with GELU
+	MinGRU    Kind = "mingru"    // layer.MinGRU, a linear layer
 )
 
 // Kinds returns all kinds.
 func Kinds() []Kind {
-	return []Kind{Mamba, MambaS4, H3, H3S6, S4, S6, Attention, LSTM, SwiGLU, GeGLU}
+	return []Kind{Mamba, MambaS4, H3, H3S6, S4, S6, Attention, LSTM, SwiGLU, GeGLU, MinGRU}
 }
 
 // ParseKinds reads a pattern: the names of kinds, separated by commas, as in "mamba,mamba,attention,swiglu".
@@ -73,6 +74,51 @@ func newStackLayer(kind Kind, cfg Config, opts ...Option) layer.Mixer {
 		return NewMambaBlock(cfg, opts...)
 	}
 	return newResidual(kind, cfg, opts...)
+}
+
+// newMixer returns the mixer of a kind that is not Mamba.
+func newMixer(kind Kind, cfg Config, o build.Options) layer.Mixer {
+	opts := o.Part("mixer")
+	// DState counts real numbers; a complex mode of S4 has two.
+	s4 := layer.S4Config{State: cfg.DState, DtMin: cfg.DtMin, DtMax: cfg.DtMax}
+	s6 := layer.S6Config{State: cfg.DState, Rank: cfg.DtRank, DtMin: cfg.DtMin, DtMax: cfg.DtMax}
+	h3 := layer.H3Config{Channels: cfg.DModel, Inner: s4, Heads: cfg.NHead, Shift: cfg.DConv, Bias: cfg.Bias}
+	mlp := layer.GatedMLPConfig{Channels: cfg.DModel, Hidden: cfg.DHidden, Bias: cfg.Bias}
+	switch kind {
+	case S4:
+		return newNoGate(cfg, o, s4, "s4", true)
+	case S6:
+		return newNoGate(cfg, o, s6, "s6", true)
+	case LSTM:
+		return newNoGate(cfg, o, layer.LSTMConfig{}, "lstm", false)
+	case MinGRU:
+		return newNoGate(cfg, o, layer.MinGRUConfig{Bias: cfg.Bias}, "mingru", false)
+	case H3S6:
+		h3.Inner = s6
+		return layer.NewH3(h3, opts...)
+	case H3:
+		return layer.NewH3(h3, opts...)
+	case MambaS4:
+		m := cfg.mamba()
+		m.S4 = true
+		return layer.NewMamba(m, opts...)
+	case GeGLU:
+		mlp.Activation = op.GELU
+		return layer.NewGatedMLP(mlp, opts...)
+	case SwiGLU:
+		return layer.NewGatedMLP(mlp, opts...)
+	default:
+		return layer.NewAttention(layer.AttentionConfig{Channels: cfg.DModel, Heads: cfg.NHead, Window: cfg.Window, Bias: cfg.Bias}, opts...)
+	}
+}
+
+// mamba returns the configuration of the mixer of a Mamba block.
+func (c Config) mamba() layer.MambaConfig {
+	return layer.MambaConfig{
+		Channels: c.DModel, Inner: c.inner(), State: c.DState, Width: c.DConv, Rank: c.DtRank,
+		DtMin: c.DtMin, DtMax: c.DtMax, DtFloor: c.DtInitFloor, DtScale: c.DtScale, Depth: c.NLayer,
+		Bias: c.Bias, NoConvBias: c.NoConvBias,
+	}
 }
 
 // residual is a layer of any kind but Mamba: a norm, a mixer and a residual connection.

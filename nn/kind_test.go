@@ -2,6 +2,7 @@ package nn
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -36,7 +37,7 @@ func TestKindsParams(t *testing.T) {
 		"backbone.layers.2.mixer.inner.A_imag", "backbone.layers.3.mixer.inner.x_proj.weight", "backbone.layers.4.mixer.s4.C",
 		"backbone.layers.4.mixer.out_proj.weight", "backbone.layers.5.mixer.s6.dt_proj.bias", "backbone.layers.6.mixer.q_proj.weight",
 		"backbone.layers.7.mixer.lstm.weight_hh", "backbone.layers.8.mixer.gate_proj.weight", "backbone.layers.9.mixer.down_proj.weight",
-		"backbone.layers.9.norm.weight", "backbone.layers.10.mixer.A_log",
+		"backbone.layers.9.norm.weight", fmt.Sprintf("backbone.layers.%d.mixer.A_log", len(Kinds())),
 	} {
 		if !seen[name] {
 			t.Errorf("no weight %s", name)
