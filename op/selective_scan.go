@@ -181,7 +181,7 @@ func (f *scan[T]) Backward(in []value[T], dout, grad [][]T) {
 // Fits returns an error if the state is too large for a device.
 func (f *scan[T]) Fits(cuda.Precision) error {
 	if f.state > cuda.MaxState {
-		return fmt.Errorf("A has %d states, want at most %d on a device", f.state, cuda.MaxState)
+		return fmt.Errorf("the state is %d, want at most %d on a device", f.state, cuda.MaxState)
 	}
 	return nil
 }
