@@ -37,7 +37,7 @@ func NewRMSNorm(cfg RMSNormConfig, opts ...Option) *RMSNorm {
 // Err returns what is wrong with the layer, or nil.
 func (l *RMSNorm) Err() error { return build.Err(l) }
 
-// Apply applies the norm to x (batch, length, channels).
+// Apply applies the norm to x (batch, length, channels) or (batch, channels).
 func (l *RMSNorm) Apply(x *G.Node) (*G.Node, error) {
 	if err := build.Use(l, x); err != nil {
 		return nil, err

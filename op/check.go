@@ -51,6 +51,21 @@ func (c *checker) required(name string, n *G.Node, axes string, want ...int) {
 	c.shape(name, n, axes, want...)
 }
 
+// rows checks an operand of rows, (batch, length, width) or (batch, width). It returns their number and the size of a row, which the
+// string last names.
+func (c *checker) rows(name string, n *G.Node, last string) (rows, width int) {
+	want := []int{0, 0, 0}
+	if n != nil && n.Dims() == 2 {
+		want = want[1:]
+	}
+	c.required(name, n, fmt.Sprintf("(batch, length, %s) or (batch, %[1]s)", last), want...)
+	if c.err != nil {
+		return 0, 0
+	}
+	width = n.Shape()[len(want)-1]
+	return n.Shape().TotalSize() / width, width
+}
+
 // optional is required for an operand that may be nil.
 func (c *checker) optional(name string, n *G.Node, axes string, want ...int) {
 	if n != nil {

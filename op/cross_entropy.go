@@ -11,7 +11,8 @@ import (
 )
 
 // CrossEntropy returns the mean of -log softmax(logits)_target over the targets that are not equal to ignore. The logits are (batch,
-// length, vocabulary), the targets (batch, length) of int, and the result is a scalar. The logits have a gradient. Result and gradient
+// length, vocabulary), the targets (batch, length) of int, and the result is a scalar. For one target a sequence, the logits are (batch,
+// vocabulary), and the targets (batch). The logits have a gradient. Result and gradient
 // are the same bit for bit for any number of processors.
 //
 // If every target is ignored, the loss and its gradient are 0. (PyTorch returns 0/0, which is NaN, so one batch that holds only padding
@@ -21,16 +22,19 @@ import (
 // nor equal to ignore.
 func CrossEntropy(logits, targets *G.Node, ignore int) (*G.Node, error) {
 	c := newChecker("cross-entropy", "logits", logits)
-	c.required("logits", logits, "(batch, length, vocabulary)", 0, 0, 0)
+	rows, vocabulary := c.rows("logits", logits, "vocabulary")
 	if c.err != nil {
 		return nil, c.err
 	}
-	s := logits.Shape()
-	c.ints("targets", targets, "(batch, length)", s[0], s[1])
+	if s := logits.Shape(); len(s) == 2 {
+		c.ints("targets", targets, "(batch)", s[0])
+	} else {
+		c.ints("targets", targets, "(batch, length)", s[0], s[1])
+	}
 	if c.err != nil {
 		return nil, c.err
 	}
-	f := crossEntropy[float32]{s[0] * s[1], s[2], ignore}
+	f := crossEntropy[float32]{rows, vocabulary, ignore}
 	return apply1(f, crossEntropy[float64](f), c.dt, numbers("logits", logits).ints("targets", targets), tensor.ScalarShape())
 }
 
@@ -44,9 +48,12 @@ func (f crossEntropy[T]) Check(shapes []tensor.Shape, ints [][]int) error {
 
 func checkTargets(shape tensor.Shape, targets []int, vocabulary, ignore int) error {
 	for i, target := range targets {
-		if length := shape[1]; target != ignore && (target < 0 || target >= vocabulary) {
-			return fmt.Errorf("targets[%d, %d] is %d, want 0 to %d, the vocabulary, or %d, which is ignored",
-				i/length, i%length, target, vocabulary-1, ignore)
+		if target != ignore && (target < 0 || target >= vocabulary) {
+			at := fmt.Sprint(i)
+			if len(shape) == 2 {
+				at = fmt.Sprintf("%d, %d", i/shape[1], i%shape[1])
+			}
+			return fmt.Errorf("targets[%s] is %d, want 0 to %d, the vocabulary, or %d, which is ignored", at, target, vocabulary-1, ignore)
 		}
 	}
 	return nil

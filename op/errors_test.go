@@ -176,8 +176,8 @@ func TestErrors(t *testing.T) {
 	}{
 		failure(Linear(nil, weight, nil))("linear: x is missing"),
 		failure(Linear(ids, weight, nil))("linear: x is of int, want float32 or float64"),
-		failure(Linear(weight, weight, nil))("linear: x has shape (4, 6), want (batch, length, in)"),
-		failure(Linear(scalar, weight, nil))("linear: x has shape (), want (batch, length, in)"),
+		failure(Linear(node(f64, 1, 2, 4, 6), weight, nil))("linear: x has shape (1, 2, 4, 6), want (batch, length, in) or (batch, in)"),
+		failure(Linear(scalar, weight, nil))("linear: x has shape (), want (batch, length, in) or (batch, in)"),
 		failure(Linear(x, nil, nil))("linear: weight is missing, want a node of shape (out, in)"),
 		failure(Linear(x, node(f64, 6, 4), nil))("linear: weight has shape (6, 4), want (out, in) = (any, 6)"),
 		failure(Linear(x, vector, nil))("linear: weight has shape (6), want (out, in) = (any, 6)"),
@@ -188,7 +188,7 @@ func TestErrors(t *testing.T) {
 
 		failure(RMSNorm(nil, vector, 0))("RMS norm: x is missing"),
 		failure(RMSNorm(ids, vector, 0))("RMS norm: x is of int, want float32 or float64"),
-		failure(RMSNorm(weight, vector, 0))("RMS norm: x has shape (4, 6), want (batch, length, width)"),
+		failure(RMSNorm(vector, vector, 0))("RMS norm: x has shape (6), want (batch, length, width) or (batch, width)"),
 		failure(RMSNorm(x, nil, 0))("RMS norm: weight is missing, want a node of shape (width)"),
 		failure(RMSNorm(x, node(f64, 5), 0))("RMS norm: weight has shape (5), want (width) = (6)"),
 		failure(RMSNorm(x, node(f32, 6), 0))("RMS norm: weight is of float32, want float64 like the other operands"),

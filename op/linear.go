@@ -9,28 +9,27 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// Linear returns x·weightᵀ + bias: x (batch, length, in), weight (out, in), bias (out) or nil, and the result (batch, length, out). All
-// operands have gradients. The matrix products are computed by package blas, or by the BLAS that the program has set with gorgonia.Use.
+// Linear returns x·weightᵀ + bias: x (batch, length, in) or (batch, in), weight (out, in), bias (out) or nil, and the result in the shape of
+// x with out in place of in. All operands have gradients. The matrix products are computed by package blas, or by the BLAS that the program has set with gorgonia.Use.
 //
 // Errors: an operand that is missing, or of another type or shape.
 func Linear(x, weight, bias *G.Node) (*G.Node, error) {
 	c := newChecker("linear", "x", x)
-	c.required("x", x, "(batch, length, in)", 0, 0, 0)
+	rows, width := c.rows("x", x, "in")
 	if c.err != nil {
 		return nil, c.err
 	}
-	s := x.Shape()
-	rows, width := s[0]*s[1], s[2]
 	c.required("weight", weight, "(out, in)", 0, width)
 	if c.err != nil {
 		return nil, c.err
 	}
-	s[2] = weight.Shape()[0]
-	c.optional("bias", bias, "(out)", s[2])
+	s, out := x.Shape(), weight.Shape()[0]
+	s[len(s)-1] = out
+	c.optional("bias", bias, "(out)", out)
 	if c.err != nil {
 		return nil, c.err
 	}
-	f := linear[float32]{product{rows, width, s[2]}}
+	f := linear[float32]{product{rows, width, out}}
 	return apply1(f, linear[float64](f), c.dt, numbers("x weight bias", x, weight, bias), s)
 }
 

@@ -10,28 +10,27 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// RMSNorm returns x / sqrt(mean(x²) + eps) · weight, where the mean is over the last axis: x (batch, length, width), weight (width), and
-// the result has x's shape. Both operands have gradients.
+// RMSNorm returns x / sqrt(mean(x²) + eps) · weight, where the mean is over the last axis: x (batch, length, width) or (batch, width),
+// weight (width), and the result has x's shape. Both operands have gradients.
 //
 // Errors: an operand that is missing, or of another type or shape; an eps that is negative or not finite.
 //
 // Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", equation 4.
 func RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 	c := newChecker("RMS norm", "x", x)
-	c.required("x", x, "(batch, length, width)", 0, 0, 0)
+	rows, width := c.rows("x", x, "width")
 	if c.err != nil {
 		return nil, c.err
 	}
-	s := x.Shape()
-	c.required("weight", weight, "(width)", s[2])
+	c.required("weight", weight, "(width)", width)
 	if !(eps >= 0) || math.IsInf(eps, 1) {
 		c.errorf("eps is %v, want a finite number that is not negative", eps)
 	}
 	if c.err != nil {
 		return nil, c.err
 	}
-	f := rmsNorm[float32]{s[0] * s[1], s[2], eps}
-	return apply1(f, rmsNorm[float64](f), c.dt, numbers("x weight", x, weight), s)
+	f := rmsNorm[float32]{rows, width, eps}
+	return apply1(f, rmsNorm[float64](f), c.dt, numbers("x weight", x, weight), x.Shape())
 }
 
 type rmsNorm[T kernel.Float] struct {
