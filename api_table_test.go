@@ -392,6 +392,7 @@ func opCalls() []call {
 			{name: "op.MapBlock", f: op.MapBlock[int, int], args: func() []any { return []any{op.BlockWeights[int]{}, func(op.BlockWeight, int) int { return 0 }} },
 				panics: []string{"1=nil: a function is not nil"}},
 			{name: "op.Add", f: op.Add, args: nodesOf(x, x)},
+			{name: "op.Reverse", f: op.Reverse, args: nodesOf(x, shape{2, 3}), fine: []string{"1=nil"}},
 			{name: "op.Linear", f: op.Linear, args: nodesOf(x, shape{5, 4}, shape{5}), fine: []string{"2=nil"}},
 			{name: "op.LowRank", f: op.LowRank, args: func() []any { return append(nodesOf(shape{5, 4}, shape{2, 4}, shape{5, 2})(), 1.0) }, fine: []string{"3=0", "3=-1"}},
 			{name: "op.RMSNorm", f: op.RMSNorm, args: func() []any { return append(nodesOf(x, shape{4})(), 1e-5) }, fine: []string{"2=0"}},

@@ -212,6 +212,9 @@ func TestLengths(t *testing.T) {
 		"NegExpBackward": func(l *lengths) error {
 			return NegExpBackward(s, Array[float32]{stream: s, n: 9}, l.array("dy", 9), l.array("dx", 9))
 		},
+		"Reverse": func(l *lengths) error {
+			return Reverse(s, batch, length, channels, l.array("x", rows*channels), l.array("y", rows*channels), of[uint8](l.array("start", rows)))
+		},
 		"CopyColumns": func(l *lengths) error {
 			return CopyColumns(s, rows, 9, 2, 5, l.array("x", rows*9), l.array("y", rows*5))
 		},

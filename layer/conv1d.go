@@ -27,6 +27,7 @@ type Conv1D struct {
 type Conv1DConfig struct {
 	Channels, Width int // required
 	NoBias, NoSiLU  bool
+	Reverse         bool // each output sees the steps after it instead of those before; the layer then has no state
 }
 
 // NewConv1D returns a convolution.
@@ -38,7 +39,9 @@ func NewConv1D(cfg Conv1DConfig, opts ...Option) *Conv1D {
 		if cfg.Width > 1 {
 			slots = []Slot{{Name: "conv", Shape: tensor.Shape{cfg.Width - 1, cfg.Channels}}}
 		}
-		build.OverTime(l, cfg.Channels, slots, l.mix)
+		if build.OverTime(l, cfg.Channels, slots, l.mix); cfg.Reverse {
+			build.Reversed(l)
+		}
 		return params, nil
 	})
 }

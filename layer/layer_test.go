@@ -82,6 +82,10 @@ func TestLayerParams(t *testing.T) {
 				"mixer.inner.A_log (4, 2), mixer.inner.D (4), mixer.inner.x_proj.weight (5, 4) decay, " +
 				"mixer.inner.dt_proj.weight (4, 1) decay, mixer.inner.dt_proj.bias (4), " +
 				"mixer.out_proj.weight (2, 2) decay, mixer.out_proj.bias (2)"},
+		{NewMamba(MambaConfig{Channels: 2, Inner: 3, State: 2, Width: 2, Rank: 1, Bidirectional: true}), "Mamba",
+			"A_log (3, 2), D (3), in_proj.weight (6, 2) decay, conv1d.weight (3, 1, 2) decay, conv1d.bias (3), x_proj.weight (5, 3) decay, " +
+				"dt_proj.weight (3, 1) decay, dt_proj.bias (3), out_proj.weight (2, 3) decay, conv1d_b.weight (3, 1, 2) decay, conv1d_b.bias (3), " +
+				"A_b_log (3, 2), D_b (3), x_proj_b.weight (5, 3) decay, dt_proj_b.weight (3, 1) decay, dt_proj_b.bias (3)"},
 		{NewEmbedding(EmbeddingConfig{Vocabulary: 11, Channels: 3}, WithName("backbone.embeddings")), "backbone.embeddings", "backbone.embeddings.weight (11, 3) decay"},
 	} {
 		var s []string
@@ -150,6 +154,7 @@ func TestInvalidLayers(t *testing.T) {
 		{NewMamba(MambaConfig{Channels: 0}), "layer: Mamba: channels is 0, want at least 1"},
 		{NewMamba(MambaConfig{Channels: 2, Inner: -1}), "layer: Mamba: inner is -1, want at least 1"},
 		{NewMamba(MambaConfig{Channels: 2, Depth: -1}), "layer: Mamba: depth is -1, want at least 1, or 0 for 1"},
+		{NewMamba(MambaConfig{Channels: 2, Bidirectional: true, S4: true}), "layer: Mamba: the layer is bidirectional and has Reverse or S4, want neither"},
 		{NewMamba(MambaConfig{Channels: 2, DtScale: -1}), "layer: Mamba: layer: S6: DtScale is -1, want a finite number that is not negative"},
 		{NewMamba(MambaConfig{Channels: 2, State: 3, S4: true}), "layer: Mamba: layer: S4: state size is 3, want an even number, two for each complex mode; or S4DReal"},
 	} {

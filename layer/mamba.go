@@ -22,6 +22,10 @@ import (
 // The layer is built from separate operators, and is the definition of the block. nn.MambaBlock computes norm, mixer and residual
 // connection in one operator, in less than half of the time and a third of the memory.
 //
+// With Reverse, the layer reads each sequence from its end to its beginning. With Bidirectional, it does both: a second convolution and a
+// second S6 read the same u from the end, and the gated results are added before out_proj (Zhu et al., "Vision Mamba", algorithm 1, whose
+// code names the second weights "conv1d_b", "A_b_log", "D_b", "x_proj_b" and "dt_proj_b", as here). In both cases it has no state.
+//
 // The weights have the names of the Hugging Face layout. Its state has the slots conv (width-1, inner), unless the width is 1, and
 // scan (inner, state).
 type Mamba struct {
@@ -30,6 +34,8 @@ type Mamba struct {
 	Conv            *Conv1D // "conv1d"
 	S6              *S6     // its weights have no prefix; nil with an S4
 	S4              *S4     // "s4"; nil with an S6
+	ConvB           *Conv1D // "conv1d_b"; nil unless Bidirectional
+	S6B             *S6     // nil unless Bidirectional
 	inner           int
 }
 
@@ -49,6 +55,9 @@ type MambaConfig struct {
 	Bias       bool // in_proj and out_proj have a bias
 	NoConvBias bool // the convolution has no bias
 	S4         bool // the core is S4 instead of S6
+
+	Reverse       bool // each step sees those after it instead of those before
+	Bidirectional bool // each step sees all steps; not with Reverse or S4
 }
 
 // NewMamba returns the mixer of a Mamba block.
@@ -61,6 +70,9 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 		if cfg.Depth < 1 {
 			return nil, fmt.Errorf("depth is %d, want at least 1, or 0 for 1", cfg.Depth)
 		}
+		if cfg.Bidirectional && (cfg.Reverse || cfg.S4) {
+			return nil, fmt.Errorf("the layer is bidirectional and has Reverse or S4, want neither")
+		}
 		n := cfg.Inner
 		l.inner = n
 		l.InProj, l.OutProj = projection(o, "in_proj", cfg.Channels, 2*n, cfg.Bias), projection(o, "out_proj", n, cfg.Channels, cfg.Bias)
@@ -70,13 +82,25 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 			l.S4 = NewS4(S4Config{Channels: n, State: cfg.State, DtMin: cfg.DtMin, DtMax: cfg.DtMax}, o.Part("s4")...)
 			core, params = l.S4, nil
 		} else {
-			l.S6 = NewS6(S6Config{
+			s6 := S6Config{
 				Channels: n, State: cfg.State, Rank: cfg.Rank,
 				DtMin: cfg.DtMin, DtMax: cfg.DtMax, DtFloor: build.OrDefault(cfg.DtFloor, 1e-4), DtScale: cfg.DtScale,
-			}, o.Part("")...)
+			}
+			l.S6 = NewS6(s6, o.Part("")...)
 			core = l.S6
+			if cfg.Bidirectional {
+				l.ConvB = NewConv1D(Conv1DConfig{Channels: n, Width: cfg.Width, NoBias: cfg.NoConvBias, Reverse: true}, o.Part("conv1d_b")...)
+				s6.Reverse, s6.suffix = true, "_b"
+				l.S6B = NewS6(s6, o.Part("")...)
+			}
 		}
 		build.OverTime(l, cfg.Channels, append(l.Conv.Slots(), core.Slots()...), l.mix)
+		switch {
+		case cfg.Reverse:
+			build.Reversed(l)
+		case cfg.Bidirectional:
+			build.WithoutState(l, build.ReversedState)
+		}
 		if params, err = together(l.InProj, l.Conv, core, l.OutProj); err != nil || cfg.S4 {
 			return params, err
 		}
@@ -87,19 +111,27 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 		}
 		// The order of the Hugging Face layout begins with A_log and D.
 		first := len(l.InProj.Params()) + len(l.Conv.Params())
-		return append(append(Params{l.S6.ALog, l.S6.D}, params[:first]...), params[first+2:]...), nil
+		params = append(append(Params{l.S6.ALog, l.S6.D}, params[:first]...), params[first+2:]...)
+		if cfg.Bidirectional {
+			b, err := together(l.ConvB, l.S6B)
+			return append(params, b...), err
+		}
+		return params, nil
 	})
 }
 
 func (l *Mamba) mix(s *build.Steps, x *G.Node) *G.Node {
 	uz := s.Split(s.Do(l.InProj.Apply(x)), l.inner, l.inner)
-	u, z := uz[0], uz[1] // (batch, length, inner)
-	u = s.Mix(l.Conv, u) // (batch, length, inner)
-	var y *G.Node        // (batch, length, inner)
+	x, z := uz[0], uz[1]  // (batch, length, inner)
+	u := s.Mix(l.Conv, x) // (batch, length, inner)
+	var y *G.Node         // (batch, length, inner)
 	if l.S6 != nil {
 		y = l.S6.scan(s, u, z)
 	} else {
 		y = s.Do(op.Gate(z, s.Mix(l.S4, u), op.SiLU))
+	}
+	if l.S6B != nil {
+		y = s.Do(op.Add(y, l.S6B.scan(s, s.Mix(l.ConvB, x), z)))
 	}
 	return s.Do(l.OutProj.Apply(y)) // (batch, length, channels)
 }

@@ -25,6 +25,7 @@ type S6 struct {
 	ALog, D               *Param  // "A_log" (channels, state) and "D" (channels)
 	XProj, DtProj         *Linear // "x_proj" (rank+2·state, channels), "dt_proj" (channels, rank) with a bias
 	channels, state, rank int
+	cfg                   op.ScanConfig
 }
 
 // S6Config configures an S6. A zero field stands for its default.
@@ -35,6 +36,8 @@ type S6Config struct {
 	DtMin, DtMax float64 // range of the initial steps Δ; 0.001 to 0.1
 	DtFloor      float64 // the smallest initial step; none
 	DtScale      float64 // scale of the initial weight of dt_proj; 1
+	Reverse      bool    // the scan goes from the last step to the first; the layer then has no state
+	suffix       string  // of the names of the weights
 }
 
 // NewS6 returns a selective state space.
@@ -58,14 +61,18 @@ func NewS6(cfg S6Config, opts ...Option) *S6 {
 			}
 		}
 		n := 0
-		l.ALog = NewParam(build.Join(o.Name, "A_log"), o.New(func() float64 {
+		l.ALog = NewParam(build.Join(o.Name, "A"+cfg.suffix+"_log"), o.New(func() float64 {
 			n = n%l.state + 1
 			return math.Log(float64(n)) // S4D-Real: A_n = -n
 		}, l.channels, l.state), false)
-		l.D = NewParam(build.Join(o.Name, "D"), o.New(build.Constant(1), l.channels), false)
-		l.XProj = projection(o, "x_proj", l.channels, l.rank+2*l.state, false)
-		l.DtProj = projection(o, "dt_proj", l.rank, l.channels, true)
+		l.D = NewParam(build.Join(o.Name, "D"+cfg.suffix), o.New(build.Constant(1), l.channels), false)
+		l.XProj = projection(o, "x_proj"+cfg.suffix, l.channels, l.rank+2*l.state, false)
+		l.DtProj = projection(o, "dt_proj"+cfg.suffix, l.rank, l.channels, true)
+		l.cfg = op.ScanConfig{DeltaSoftplus: true, Reverse: cfg.Reverse}
 		build.OverTime(l, l.channels, []Slot{{Name: "scan", Shape: tensor.Shape{l.channels, l.state}}}, l.mix)
+		if cfg.Reverse {
+			build.WithoutState(l, build.ReversedState)
+		}
 		params, err := together(l.XProj, l.DtProj)
 		if err != nil {
 			return nil, err
@@ -92,7 +99,7 @@ func (l *S6) scan(s *build.Steps, u, z *G.Node) *G.Node {
 	delta := s.Do(op.Linear(dt, w[1], nil)) // (batch, length, channels), to which the scan adds the bias
 	a := s.Do(op.NegExp(w[3]))              // (channels, state)
 	in := op.ScanInputs{U: u, Delta: delta, A: a, B: b, C: c, D: w[4], Z: z, DeltaBias: w[2], InitialState: s.Take(), Start: s.Start}
-	return build.Run(s, in, op.ScanConfig{DeltaSoftplus: true}, op.SelectiveScan, op.SelectiveScanWithState)
+	return build.Run(s, in, l.cfg, op.SelectiveScan, op.SelectiveScanWithState)
 }
 
 // Mixer returns an S6 of this configuration for a number of channels.

@@ -28,6 +28,9 @@ func TestSequencePieces(t *testing.T) {
 				}
 				want := run(t, y)[0].Data().([]float64)
 				for _, cuts := range [][]int{{0, length}, {0, 1, 3, length}, {0, 1, 2, 3, 4, 5, 6, length}} {
+					if s.whole && len(cuts) > 2 {
+						continue
+					}
 					got := pieces(t, s, x, starts, cuts)
 					if d := apart(got, want); !(d <= 1e-12) {
 						t.Errorf("pieces at %v, starts %v: %v apart", cuts, starts, d)

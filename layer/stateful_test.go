@@ -14,6 +14,7 @@ type stateful struct {
 	name   string
 	params Params
 	width  int
+	whole  bool // it takes whole sequences only
 	shapes func(batch int) []tensor.Shape
 	apply  func(x, start *G.Node) (*G.Node, error)
 	// step continues from states, nil for zeros.
@@ -60,6 +61,7 @@ func sequences(dt tensor.Dtype) []stateful {
 		statefulOf("Mamba", 3, NewMamba(MambaConfig{Channels: 3, State: 2, Width: 3, Bias: true}, o...)),
 		statefulOf("Mamba of S4, no width", 2, NewMamba(MambaConfig{Channels: 2, Inner: 3, State: 2, Width: 1, NoConvBias: true, S4: true}, o...)),
 	}
+	all = append(all, reversed(dt)...)
 	r := rand.New(rand.NewPCG(7, 8))
 	for _, s := range all {
 		for _, p := range s.params { // all weights count: D and biases are not special values
@@ -71,6 +73,25 @@ func sequences(dt tensor.Dtype) []stateful {
 					p.Value.Data().([]float64)[i] += v
 				}
 			}
+		}
+	}
+	return all
+}
+
+// reversed are the layers that read a sequence from its end. They have no state, and take whole sequences only.
+func reversed(dt tensor.Dtype) []stateful {
+	o := []Option{WithDtype(dt), WithSeed(3)}
+	all := []stateful{
+		statefulOf("S6 from the end", 4, NewS6(S6Config{Channels: 4, State: 2, Reverse: true}, o...)),
+		statefulOf("convolution from the end", 3, NewConv1D(Conv1DConfig{Channels: 3, Width: 3, Reverse: true}, o...)),
+		statefulOf("Mamba from the end", 3, NewMamba(MambaConfig{Channels: 3, State: 2, Width: 3, Reverse: true}, o...)),
+		statefulOf("Mamba in both directions", 3, NewMamba(MambaConfig{Channels: 3, State: 2, Width: 3, Bidirectional: true}, o...)),
+	}
+	for i, s := range all {
+		all[i].whole = true
+		all[i].step = func(x *G.Node, _ G.Nodes, start *G.Node) (*G.Node, G.Nodes, error) {
+			y, err := s.apply(x, start)
+			return y, nil, err
 		}
 	}
 	return all

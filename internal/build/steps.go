@@ -69,6 +69,19 @@ func OverTime[L any, P Layer[L]](l P, channels int, slots []Slot, mix func(s *St
 	c.over.channels, c.over.slots, c.over.mix = channels, slots, mix
 }
 
+// ReversedState is the reason of WithoutState for a layer that reads a sequence from its end.
+const ReversedState = "a layer that reads a sequence from its end has no state for the steps that follow"
+
+// Reversed makes a layer over time one that reads each sequence from its end to its beginning. Then it has no state: a step depends on
+// those after it.
+func Reversed[L any, P Layer[L]](l P) {
+	mix := l.self().over.mix
+	l.self().over.mix = func(s *Steps, x *G.Node) *G.Node {
+		return s.Do(op.Reverse(mix(s, s.Do(op.Reverse(x, s.Start))), s.Start))
+	}
+	WithoutState(l, ReversedState)
+}
+
 // WithoutState makes a layer over time one that cannot be applied with a state. reason completes "NAME: …".
 func WithoutState[L any, P Layer[L]](l P, reason string) {
 	l.self().over.slots, l.self().over.noState = nil, fmt.Errorf("%s", reason)
