@@ -55,7 +55,7 @@ func (c *checker) required(name string, n *G.Node, axes string, want ...int) {
 // string last names.
 func (c *checker) rows(name string, n *G.Node, last string) (rows, width int) {
 	want := []int{0, 0, 0}
-	if n != nil && n.Dims() == 2 {
+	if n != nil && len(n.Shape()) == 2 {
 		want = want[1:]
 	}
 	c.required(name, n, fmt.Sprintf("(batch, length, %s) or (batch, %[1]s)", last), want...)
