@@ -35,10 +35,13 @@ func (l *Embedding) Err() error { return build.Err(l) }
 // Apply looks up ids (batch, length) of int.
 func (l *Embedding) Apply(ids *G.Node) (*G.Node, error) {
 	x, _, err := l.ApplyTied(ids)
-	return x, err
+	if err != nil {
+		return nil, err
+	}
+	return build.EdgeOf(l.Params().Place(), ids).Out(x)
 }
 
-// ApplyTied is Apply that also returns the node of the weight, for a head that shares it (op.TiedEmbedding).
+// ApplyTied is Apply with the result where the weight is, and also returns the node of the weight, for a head that shares it (op.TiedEmbedding).
 func (l *Embedding) ApplyTied(ids *G.Node) (x, weight *G.Node, err error) {
 	if err := build.Use(l, ids); err != nil {
 		return nil, nil, err

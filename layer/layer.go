@@ -80,9 +80,6 @@ func newLayer[L any, P interface {
 }](what string, opts []Option, sizes []any, f func(l P, o build.Options) (Params, error)) P {
 	err := build.Axes(sizes...)
 	o, wrong := build.Collect(opts)
-	if wrong == nil && !o.Place.OnHost() {
-		wrong = fmt.Errorf("a layer by itself is not offered on a device, want nn.MambaBlock, nn.MambaStack or nn.LM")
-	}
 	if err == nil {
 		err = wrong
 	}

@@ -54,12 +54,11 @@ func (l *Linear) Err() error { return build.Err(l) }
 
 // Apply applies the layer to x (batch, length, in) or (batch, in).
 func (l *Linear) Apply(x *G.Node) (*G.Node, error) {
-	if err := build.Use(l, x); err != nil {
-		return nil, err
-	}
-	s := build.Steps{Graph: x.Graph()}
-	w := weights(&s, l.Weight, l.Bias)
-	return s.Result(op.Linear(x, w[0], w[1]))
+	return build.At(l, x, func(x *G.Node) (*G.Node, error) {
+		s := build.Steps{Graph: x.Graph()}
+		w := weights(&s, l.Weight, l.Bias)
+		return s.Result(op.Linear(x, w[0], w[1]))
+	})
 }
 
 // Fwd is Apply in the form of golgi's layers.

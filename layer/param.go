@@ -84,6 +84,14 @@ func (p Params) ToDevice(at op.Place) error {
 	return nil
 }
 
+// Place returns where the weights are used: the place of the first one, the host if there is none.
+func (p Params) Place() op.Place {
+	if len(p) == 0 || p[0] == nil || p[0].device == nil {
+		return op.Place{}
+	}
+	return p[0].device.Place()
+}
+
 // ToHost copies the weights that are on a device, and their LoRA, to their Values. After an error some Values may be new and others
 // old; the weights on the device are unchanged, and ToHost can be called again.
 func (p Params) ToHost() error {

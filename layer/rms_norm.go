@@ -39,10 +39,7 @@ func (l *RMSNorm) Err() error { return build.Err(l) }
 
 // Apply applies the norm to x (batch, length, channels) or (batch, channels).
 func (l *RMSNorm) Apply(x *G.Node) (*G.Node, error) {
-	if err := build.Use(l, x); err != nil {
-		return nil, err
-	}
-	return op.RMSNorm(x, l.Weight.Node(x.Graph()), l.eps)
+	return build.At(l, x, func(x *G.Node) (*G.Node, error) { return op.RMSNorm(x, l.Weight.Node(x.Graph()), l.eps) })
 }
 
 // Fwd is Apply in the form of golgi's layers.

@@ -39,8 +39,8 @@ func statefulOf(name string, width int, l Mixer) stateful {
 }
 
 // sequences are the layers over time, in every form.
-func sequences(dt tensor.Dtype) []stateful {
-	o := []Option{WithDtype(dt), WithSeed(3)}
+func sequences(dt tensor.Dtype, more ...Option) []stateful {
+	o := append([]Option{WithDtype(dt), WithSeed(3)}, more...)
 	s6 := S6Config{State: 2}
 	all := []stateful{
 		statefulOf("S6", 4, NewS6(S6Config{Channels: 4, State: 2}, o...)),
@@ -74,6 +74,7 @@ func sequences(dt tensor.Dtype) []stateful {
 				}
 			}
 		}
+		s.params.ValuesChanged()
 	}
 	return all
 }

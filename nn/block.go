@@ -34,12 +34,8 @@ func NewMambaBlock(cfg Config, opts ...Option) *MambaBlock {
 	b := build.New("nn: MambaBlock", cfg.sizes(), o, err, func(b *MambaBlock, o build.Options) (layer.Params, error) {
 		b.norm = newNorm(cfg, o, "norm")
 		b.mixer = layer.NewMamba(cfg.mamba(), o.Part("mixer")...)
-		params, err := build.Together[layer.Params](b.norm, b.mixer)
-		if err == nil {
-			err = place(o, params)
-		}
 		build.OverTime(b, cfg.DModel, b.mixer.Slots(), b.mix)
-		return params, err
+		return build.Together[layer.Params](b.norm, b.mixer)
 	})
 	b.cfg, b.opts = cfg, o
 	return b

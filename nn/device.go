@@ -24,14 +24,6 @@ func OnDevice(device *cuda.Device) Option { return layer.OnDevice(device) }
 // residual stream, states and all sums stay in float32.
 func WithPrecision(p cuda.Precision) Option { return layer.WithPrecision(p) }
 
-// place copies weights to the options' device, if there is one.
-func place(o build.Options, params layer.Params) error {
-	if o.Place.OnHost() {
-		return nil
-	}
-	return params.ToDevice(o.Place)
-}
-
 // moved returns the states of layers with their nodes moved by the In or Out of an edge.
 func (s State) moved(move func(*G.Node) (*G.Node, error)) (to State, err error) {
 	for i, l := range s {

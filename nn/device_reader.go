@@ -11,7 +11,7 @@ import (
 
 // onDevice makes the reader run on a device. The states are there; bringState copies them to r.state.
 func (r *reader) onDevice(g *G.ExprGraph, ids *G.Node, logits bool, opts []CallOption) error {
-	lm, at := r.lm, r.lm.opts.Place
+	lm, at := r.lm, r.lm.Params().Place()
 	state, err := lm.stack.ZeroState(g, r.batch())
 	if err != nil {
 		return err
@@ -26,14 +26,14 @@ func (r *reader) onDevice(g *G.ExprGraph, ids *G.Node, logits bool, opts []CallO
 	var next State
 	if logits {
 		out, next, err = lm.logits(ids, state, true, opts)
-	} else if out, err = lm.embed.Apply(ids); err == nil {
+	} else if out, _, err = lm.embed.ApplyTied(ids); err == nil {
 		_, next, err = lm.stack.apply(out, state, true, opts)
 		out = nil
 	}
 	if err != nil {
 		return err
 	}
-	d, err := operator.NewDecoder(ids, out, state.Nodes(), next.Nodes())
+	d, err := at.NewDecoder(ids, out, state.Nodes(), next.Nodes())
 	if err != nil {
 		return fmt.Errorf("nn: %w", err)
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/gputest"
-	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/op"
 )
@@ -225,7 +224,6 @@ func TestDeviceErrors(t *testing.T) {
 	for what, err := range map[string]error{
 		"float64":   nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithDtype(tensor.Float64)).Err(),
 		"precision": nn.NewMambaStack(nn.Config{DModel: 8}, nn.OnDevice(d), nn.WithPrecision(7)).Err(),
-		"layer":     layer.NewLinear(layer.LinearConfig{In: 2, Out: 2}, layer.OnDevice(d)).Err(),
 	} {
 		if err == nil {
 			t.Errorf("%s: no error", what)

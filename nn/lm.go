@@ -50,7 +50,7 @@ func NewLM(cfg LMConfig, opts ...Option) *LM {
 		}
 	}
 	m := build.New("nn: LM", append(cfg.sizes(), "Vocab", cfg.Vocab), o, err, func(m *LM, o build.Options) (layer.Params, error) {
-		m.stack = NewMambaStack(cfg.Config, o.Placed("backbone")...)
+		m.stack = NewMambaStack(cfg.Config, o.Part("backbone")...)
 		if err := m.stack.Err(); err != nil {
 			return nil, err
 		}
@@ -61,7 +61,7 @@ func NewLM(cfg LMConfig, opts ...Option) *LM {
 			m.head = layer.NewLinear(layer.LinearConfig{In: cfg.DModel, Out: cfg.Vocab}, o.Part("lm_head")...).Weight
 			params = append(params, m.head)
 		}
-		return params, place(o, params)
+		return params, nil
 	})
 	m.cfg, m.opts = cfg, o
 	if m.stack == nil {
@@ -137,7 +137,7 @@ func (m *LM) apply(ids *G.Node, state State, withState bool, opts []CallOption) 
 	if logits, next, err = m.logits(ids, state, withState, opts); err != nil {
 		return nil, nil, err
 	}
-	e := build.EdgeOf(m.opts.Place, ids)
+	e := build.EdgeOf(m.Params().Place(), ids)
 	if next, err = next.moved(e.Out); err != nil {
 		return nil, nil, err
 	}

@@ -28,7 +28,7 @@ func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
 		each, repeats := o.Repeated(cfg.NLayer / kinds)
 		for i := range repeats * kinds {
 			kind := cfg.kind(i)
-			l := newStackLayer(kind, cfg, each.Placed(fmt.Sprintf("layers.%d", i))...)
+			l := newStackLayer(kind, cfg, each.Part(fmt.Sprintf("layers.%d", i))...)
 			if err := l.Err(); err != nil {
 				return nil, fmt.Errorf("nn: layer %d, %s: %w", i, kind, err)
 			}
@@ -36,7 +36,7 @@ func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
 			params = append(params, l.Params()...)
 		}
 		s.norm = newNorm(cfg, o, "norm_f")
-		return append(params, s.norm.Params()...), place(o, s.norm.Params())
+		return append(params, s.norm.Params()...), s.norm.Err()
 	})
 	s.cfg, s.opts = cfg, o
 	return s
@@ -98,7 +98,7 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	if withState {
 		next = make(State, len(s.layers))
 	}
-	e := build.EdgeOf(s.opts.Place, x)
+	e := build.EdgeOf(s.Params().Place(), x)
 	if x, err = e.In(x); err != nil {
 		return nil, nil, err
 	}

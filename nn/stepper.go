@@ -167,7 +167,7 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 	r := &reader{lm: lm, ids: tensor.New(tensor.WithShape(batch, length), tensor.Of(tensor.Int)), out: new(outputs)}
 	g := G.NewGraph()
 	ids := G.NodeFromAny(g, r.ids, G.WithName("ids"))
-	if !lm.opts.Place.OnHost() {
+	if !lm.Params().Place().OnHost() {
 		if err := r.onDevice(g, ids, logits, opts); err != nil {
 			return nil, err
 		}

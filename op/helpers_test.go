@@ -112,6 +112,9 @@ func runGradients(g *G.ExprGraph, loss *G.Node, nodes map[string]*G.Node, lisp b
 	for i, n := range grads {
 		G.Read(n, &values[i])
 	}
+	if err := CheckGraph(g); err != nil {
+		return err
+	}
 	m := G.NewTapeMachine(g)
 	defer m.Close()
 	if err := m.RunAll(); err != nil {

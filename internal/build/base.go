@@ -11,12 +11,15 @@ import (
 	G "gorgonia.org/gorgonia"
 
 	"github.com/gomamba/mamba/internal/size"
+	"github.com/gomamba/mamba/op"
 )
 
 // Weights are the weights of a layer. It is layer.Params.
 type Weights interface {
 	Nodes(g *G.ExprGraph) G.Nodes
 	Describe(w io.Writer, name string)
+	Place() op.Place
+	ToDevice(at op.Place) error
 }
 
 // Base has what every layer has: a name, weights, and the error of its configuration. Layers embed it. Build fills it in.
@@ -31,6 +34,8 @@ type core struct {
 	err  error
 	last atomic.Pointer[weak.Pointer[G.ExprGraph]] // weak: a layer does not keep graphs alive
 	over overTime
+
+	place func() op.Place // where the weights are
 }
 
 func (c *core) self() *core { return c }
@@ -49,8 +54,8 @@ func (c *core) Err() error {
 
 // init sets the layer up. err is what is wrong with its configuration, or nil; a layer with an error has no weights.
 func (b *Base[W]) init(o Options, name string, err error, params W) {
-	if b.name, b.err, b.over.dtype, b.over.place = name, err, o.Dtype, o.Place; err == nil {
-		b.params = params
+	if b.name, b.err, b.over.dtype = name, err, o.Dtype; err == nil {
+		b.params, b.place = params, params.Place
 	}
 }
 
@@ -110,6 +115,22 @@ func Use[L any, P Layer[L]](l P, x *G.Node) error {
 	return nil
 }
 
+// At applies f to x in the place of the layer's weights. If x comes from the host, so does the result.
+func At[L any, P Layer[L]](l P, x *G.Node, f func(x *G.Node) (*G.Node, error)) (*G.Node, error) {
+	if err := Use(l, x); err != nil {
+		return nil, err
+	}
+	e := EdgeOf(l.self().place(), x)
+	there, err := e.In(x)
+	if err != nil {
+		return nil, err
+	}
+	if there, err = f(there); err != nil {
+		return nil, err
+	}
+	return e.Out(there)
+}
+
 // Made is a layer with weights W, which New sets up.
 type Made[W Weights] interface {
 	init(o Options, name string, err error, params W)
@@ -141,6 +162,9 @@ func New[L any, W Weights, P interface {
 	var params W
 	if err == nil {
 		params, err = f(l, o)
+	}
+	if err == nil && !o.Place.OnHost() {
+		err = params.ToDevice(o.Place)
 	}
 	if err != nil {
 		l = new(L)

@@ -75,19 +75,14 @@ func Collect(opts []Option) (Options, error) {
 	return o, nil
 }
 
-// Part returns the options of a part of the layer. The part's name comes after the layer's. A part is not placed on a device: its
-// layer places all weights together.
+// Part returns the options of a part of the layer. The part's name comes after the layer's. A part is made on the host: the layer moves all
+// of its weights together.
 func (o Options) Part(name string) []Option {
 	return []Option{func(part *Options) {
 		*part = o
 		part.Name = Join(o.Name, name)
 		part.toHost()
 	}}
-}
-
-// Placed returns the options of a part with the layer's device and precision.
-func (o Options) Placed(name string) []Option {
-	return append(o.Part(name), func(part *Options) { part.Device, part.OnDevice, part.Precision = o.Device, o.OnDevice, o.Precision })
 }
 
 func (o *Options) toHost() { o.Place, o.Device, o.OnDevice, o.Precision = op.Place{}, nil, false, 0 }

@@ -57,7 +57,6 @@ type Mixer interface {
 type overTime struct {
 	channels int
 	dtype    tensor.Dtype
-	place    op.Place // of the weights
 	slots    []Slot
 	mix      func(s *Steps, x *G.Node) *G.Node
 	noState  error // why the layer has no state of fixed size, or nil
@@ -126,7 +125,7 @@ func apply[L any, P Layer[L]](l P, x *G.Node, state State, withState bool, opts 
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", c.name, err)
 	}
-	e := EdgeOf(c.over.place, x)
+	e := EdgeOf(c.place(), x)
 	if x, err = e.In(x); err != nil {
 		return nil, nil, err
 	}
