@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"math/bits"
 	"unsafe"
 )
 
@@ -31,7 +32,7 @@ const MaxModes = 256
 
 // s4Args are the arguments of the kernels: struct S4 in kernels/s4.cu.
 type s4Args struct {
-	batch, length, channels, modes, bilinear, span, chunks, steps, parts int64
+	batch, length, channels, modes, bilinear, shift, chunks, steps, parts int64
 
 	u, logDelta, logDecay, frequency, c, skip, initial, start, y, final, table, carried, broken uintptr
 	dy, dfinal, du, dlogDelta, dlogDecay, dfrequency, dc, dskip, dinitial, sums, skipSums       uintptr
@@ -183,7 +184,8 @@ func (p *S4) lanes() int { return min(p.span(), 32) }
 
 func (p *S4) args() s4Args {
 	a := s4Args{
-		batch: int64(p.Batch), length: int64(p.Length), channels: int64(p.Channels), modes: int64(p.Modes), span: int64(p.span()),
+		batch: int64(p.Batch), length: int64(p.Length), channels: int64(p.Channels), modes: int64(p.Modes),
+		shift:  int64(bits.Len(uint(256/p.span())) - 1),
 		chunks: 1, steps: int64(p.Length), u: p.U.address, logDelta: p.LogDelta.address, logDecay: p.LogDecay.address,
 		frequency: p.Frequency.address, c: p.C.address, skip: p.D.address, initial: p.Initial.address, start: p.Start.address,
 	}
@@ -203,7 +205,7 @@ func (p *S4) grid(a *s4Args, rows int) grid {
 }
 
 const (
-	s4Blocks = 3   // blocks that a multiprocessor runs at the same time
+	s4Blocks = 4   // blocks that a multiprocessor runs at the same time
 	s4Chunk  = 128 // least steps of a chunk; the length of a chunk is a multiple of the 32 steps of a tile
 )
 

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/gomamba/mamba/internal/kernel"
 )
@@ -156,6 +158,23 @@ func TestS4(t *testing.T) {
 			compare(t, newS4Case(r, 7+r.IntN(20), 1+r.IntN(40), 1+r.IntN(8), []int{1, 5, 16}[r.IntN(3)]))
 		}
 	})
+}
+
+// TestS4PTX checks that the PTX has every kernel, and that s4Args has the size that the kernels expect.
+func TestS4PTX(t *testing.T) {
+	text, err := readPTX("s4")
+	do(t, err)
+	names := []string{"s4_modes", "s4_forward_ends", "s4_carry", "s4_backward_ends", "s4_carry_back", "s4_gradients", "s4_step"}
+	for _, modes := range []int{1, 16, 256} {
+		lanes := fmt.Sprint((&S4{Modes: modes}).lanes())
+		names = append(names, "s4_forward_"+lanes, "s4_backward_"+lanes, "s4_backward_final_"+lanes)
+	}
+	for _, name := range names {
+		m := regexp.MustCompile(`\.entry ` + name + `\(\s*\.param \.align 8 \.b8 ` + name + `_param_0\[(\d+)\]`).FindSubmatch(text)
+		if m == nil || string(m[1]) != fmt.Sprint(unsafe.Sizeof(s4Args{})) {
+			t.Errorf("%s takes %q bytes, want %d", name, m, unsafe.Sizeof(s4Args{}))
+		}
+	}
 }
 
 // One gradient that is absent is one of zeros.

@@ -1,10 +1,10 @@
 // S4, a time-invariant state space for each channel, of diagonal complex modes. internal/kernel/s4.go defines it. All arithmetic is in double,
 // as on the host.
 //
-// A thread processes one mode of a channel, step by step, with the state in registers. A block of 256 threads has 256/span channels: span
-// threads share a channel, span = 8, 16 or a multiple of 32. The block goes through time in tiles of 32 steps, with the inputs of a tile in
-// shared memory. Several blocks share the length if the channels are too few for the device: the length is cut into chunks, a first pass
-// computes the state at the end of each chunk from zero, and s4_carry joins the chunks. The order of axes is (batch, length, channels).
+// A thread processes one mode of a channel, step by step, with the state in registers. A block of 256 threads has 1, 2, 4, … or 32 channels. The
+// block goes through time in tiles of 32 steps, with the inputs of a tile in shared memory. Several blocks share the length if the channels are
+// too few for the device: the length is cut into chunks, a first pass computes the state at the end of each chunk from zero, and s4_carry joins
+// the chunks. The order of axes is (batch, length, channels).
 #include "types.cuh"
 
 constexpr int TILE = 32;
@@ -13,7 +13,7 @@ constexpr int TILE = 32;
 struct S4 {
   int64_t batch, length, channels, modes;
   int64_t bilinear;
-  int64_t span;              // threads per channel
+  int64_t shift;             // a block has 1 << shift channels
   int64_t chunks, steps;     // the length is cut into chunks of steps, a multiple of TILE; the last one may be shorter
   int64_t parts;             // of a sum over batch and time in the backward pass: chunks · gridDim.y
   const float *u, *logDelta, *logDecay, *frequency, *c, *skip, *initial;
@@ -177,10 +177,11 @@ __device__ __forceinline__ Tile tileAt(const S4 &s, int64_t b, int64_t from, int
 }
 
 // load reads a tile of v into shared memory (step, channel). A null v is zeros.
-__device__ __forceinline__ void load(const S4 &s, double *to, const float *v, int64_t b, const Tile &tile, int channels) {
-  for (int i = threadIdx.x; i < TILE * channels; i += 256) {
-    const int t = i / channels;
-    const int64_t d = (int64_t)blockIdx.x * channels + i % channels;
+__device__ __forceinline__ void load(const S4 &s, double *to, const float *v, int64_t b, const Tile &tile) {
+  const int shift = s.shift;
+  for (int i = threadIdx.x; i < TILE << shift; i += 256) {
+    const int t = i >> shift;
+    const int64_t d = ((int64_t)blockIdx.x << shift) + (i & ((1 << shift) - 1));
     to[i] = v && t < tile.count && d < s.channels ? v[(b * s.length + tile.from + t) * s.channels + d] : 0.f;
   }
 }
@@ -193,8 +194,8 @@ __device__ __forceinline__ int64_t carriedAt(const S4 &s, int64_t b, int64_t chu
 // s4Forward writes y and final. With ENDS it only writes the state at the end of each chunk, which begins at zero, apart from the first.
 template <int G, bool ENDS> __device__ __forceinline__ void s4Forward(const S4 &s) {
   __shared__ double us[TILE * 32], parts[TILE * 32];
-  const int channels = 256 / s.span, own = threadIdx.x / s.span;
-  const int64_t d = (int64_t)blockIdx.x * channels + own, n = threadIdx.x % s.span, chunk = blockIdx.z;
+  const int shift = s.shift, channels = 1 << shift, own = threadIdx.x >> (8 - shift);
+  const int64_t d = (int64_t)blockIdx.x * channels + own, n = threadIdx.x & (255 >> shift), chunk = blockIdx.z;
   const bool here = d < s.channels && n < s.modes;
   const Mode m = tabled(s, d, n);
   const double scale = scaleOf(s);
@@ -208,7 +209,7 @@ template <int G, bool ENDS> __device__ __forceinline__ void s4Forward(const S4 &
       const Tile tile = tileAt(s, b, from, end);
       broken |= tile.starts != 0;
       __syncthreads();  // all have read the previous tile
-      load(s, us, s.u, b, tile, channels);
+      load(s, us, s.u, b, tile);
       __syncthreads();
       auto step = [&](int t) {
         if (t < tile.count) {
@@ -223,8 +224,8 @@ template <int G, bool ENDS> __device__ __forceinline__ void s4Forward(const S4 &
         gatherTile<G, 0, false>(step, parts);
         __syncthreads();
         for (int i = threadIdx.x; i < TILE * channels; i += 256) {
-          const int t = i / channels, groups = 256 / G / channels;
-          const int64_t at = (int64_t)blockIdx.x * channels + i % channels;
+          const int t = i >> shift, groups = (256 / G) >> shift;
+          const int64_t at = (int64_t)blockIdx.x * channels + (i & (channels - 1));
           if (t >= tile.count || at >= s.channels) continue;
           double sum = 0;
           for (int g = 0; g < groups; g++) sum += parts[i * groups + g];
@@ -250,8 +251,8 @@ template <int G, bool ENDS> __device__ __forceinline__ void s4Forward(const S4 &
 // left if zero enters from the right, in multiples of conj(c).
 template <int G, bool FINAL, bool ENDS> __device__ __forceinline__ void s4Backward(const S4 &s) {
   __shared__ double us[TILE * 32], dys[TILE * 32], parts[TILE * 32];
-  const int channels = 256 / s.span, own = threadIdx.x / s.span;
-  const int64_t d = (int64_t)blockIdx.x * channels + own, n = threadIdx.x % s.span, chunk = blockIdx.z;
+  const int shift = s.shift, channels = 1 << shift, own = threadIdx.x >> (8 - shift);
+  const int64_t d = (int64_t)blockIdx.x * channels + own, n = threadIdx.x & (255 >> shift), chunk = blockIdx.z;
   const bool here = d < s.channels && n < s.modes;
   const Mode m = tabled(s, d, n);
   const double scale = scaleOf(s);
@@ -274,8 +275,8 @@ template <int G, bool FINAL, bool ENDS> __device__ __forceinline__ void s4Backwa
       const Tile tile = tileAt(s, b, from, end);
       broken |= tile.starts != 0;
       __syncthreads();  // all have read the previous tile
-      if (!ENDS) load(s, us, s.u, b, tile, channels);
-      load(s, dys, s.dy, b, tile, channels);
+      if (!ENDS) load(s, us, s.u, b, tile);
+      load(s, dys, s.dy, b, tile);
       __syncthreads();
       auto step = [&](int t) {
         if (t >= tile.count) return 0.;
@@ -300,8 +301,8 @@ template <int G, bool FINAL, bool ENDS> __device__ __forceinline__ void s4Backwa
         gatherTile<G, 0, true>(step, parts);
         __syncthreads();
         for (int i = threadIdx.x; i < TILE * channels; i += 256) {
-          const int t = i / channels, groups = 256 / G / channels;
-          const int64_t at = (int64_t)blockIdx.x * channels + i % channels;
+          const int t = i >> shift, groups = (256 / G) >> shift;
+          const int64_t at = (int64_t)blockIdx.x * channels + (i & (channels - 1));
           if (t >= tile.count || at >= s.channels) continue;
           double sum = 0;
           for (int k = 0; k < groups; k++) sum += parts[i * groups + k];
