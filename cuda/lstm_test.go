@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -107,6 +108,45 @@ func TestLSTMPrecisions(t *testing.T) {
 		}
 		near(t, Precision(p).String(), got, want, tol)
 	}
+}
+
+// TestOperatorsOutOfMemory makes each allocation of the operators with working memory fail in turn.
+func TestOperatorsOutOfMemory(t *testing.T) {
+	limit := gputest.Allocations(t)
+	s := open(t)
+	f := func(n int) Array[float32] { return blank[float32](t, s, n) }
+	none := Array[float32]{}
+	do(t, (&Linear{Rows: 40, In: 4, Out: 9, X: f(160), Weight: f(36)}).Forward(s, f(360))) // makes cuBLAS's workspace
+	l := &LSTM{Batch: 2, Length: 3, Width: 4, Precision: BF16, Z: f(96), R: f(64)}
+	y, dz, dr, dh := f(24), f(96), f(64), f(8)
+	eachAllocationFails(t, s, limit, 7, func() error {
+		kept, err := l.Forward(s, y, none, none, true)
+		if err != nil {
+			return err
+		}
+		defer kept.Free()
+		return l.Backward(s, kept, y, none, none, dz, dr, dh, dh)
+	})
+	linear := &Linear{Rows: 40, In: 4, Out: 9, Precision: BF16, X: f(160), Weight: f(36)}
+	out, dx, dweight, dbias := f(360), f(160), f(36), f(9)
+	eachAllocationFails(t, s, limit, 3, func() error {
+		return firstOf(linear.Forward(s, out), func() error { return linear.Backward(s, out, dx, dweight, dbias) })
+	})
+	c := &Conv[float32]{Batch: 2, Length: 3, Channels: 4, Width: 20, X: f(24), XStride: 4, Weight: f(80), SiLU: true}
+	dw := f(80)
+	eachAllocationFails(t, s, limit, 3, func() error {
+		return firstOf(c.Forward(s, y, none), func() error { return c.Backward(s, y, none, y, 4, dw, none, none) })
+	})
+	g := &MinGRU{Batch: 2, Length: 3, Channels: 4, Z: f(24), Candidate: f(24)}
+	eachAllocationFails(t, s, limit, 1, func() error { return g.Backward(s, y, none, dz, dz, none) })
+}
+
+// firstOf returns err, or the error of next.
+func firstOf(err error, next func() error) error {
+	if err != nil {
+		return err
+	}
+	return next()
 }
 
 // BenchmarkLSTM measures all steps of an LSTM. The floor is the time to copy what it reads and writes once, without the recurrent weight.
