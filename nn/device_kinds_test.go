@@ -66,3 +66,26 @@ func TestKindsOnDevice(t *testing.T) {
 		})
 	}
 }
+
+// The block of one operator is the composition of separate operators, on the same device, in loss and gradients.
+func TestComposedOnDevice(t *testing.T) {
+	d := gputest.Open(t, cuda.Open)
+	cfg := nn.LMConfig{Config: nn.Config{DModel: 20, NLayer: 2, DState: 7, Bias: true}, Vocab: 19}
+	for p, tol := range map[cuda.Precision]float64{cuda.Strict: 1e-4, cuda.TF32: 0.05, cuda.BF16: 0.2} {
+		lm := nn.NewLM(cfg, nn.WithSeed(5), nn.OnDevice(d), nn.WithPrecision(p))
+		loss, fused := lossAndGradients(t, lm, 2, 33, false)
+		other, composed := lossAndGradients(t, lm, 2, 33, false, nn.WithComposed())
+		if !(math.Abs(other-loss) <= tol*loss) {
+			t.Errorf("%v: the loss is %v composed, %v fused", p, other, loss)
+		}
+		most := 0.0
+		for _, g := range fused {
+			most = max(most, largest(g))
+		}
+		for i, w := range lm.Params() {
+			if far := relativeTo(most*0.1, composed[i], fused[i]); !(far <= tol) {
+				t.Errorf("%v: the gradient of %s is %.2g apart, want at most %.2g", p, w.Name, far, tol)
+			}
+		}
+	}
+}

@@ -16,7 +16,7 @@ import (
 )
 
 // lossAndGradients runs a language model's loss on packed sequences, and returns it and the gradients of the weights that train.
-func lossAndGradients(t rapid.TB, lm *nn.LM, batch, length int, bound bool) (float64, [][]float32) {
+func lossAndGradients(t rapid.TB, lm *nn.LM, batch, length int, bound bool, calls ...nn.CallOption) (float64, [][]float32) {
 	t.Helper()
 	g := G.NewGraph()
 	ints := func(name string, f func(i int) int) *G.Node {
@@ -35,7 +35,7 @@ func lossAndGradients(t rapid.TB, lm *nn.LM, batch, length int, bound bool) (flo
 		return i * 3 % vocab
 	})
 	start := ints("start", func(i int) int { return i % 11 / 10 })
-	loss, err := lm.Loss(ids, targets, nn.WithStart(start))
+	loss, err := lm.Loss(ids, targets, append(calls, nn.WithStart(start))...)
 	if err != nil {
 		t.Fatal(err)
 	}
