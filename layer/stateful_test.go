@@ -61,7 +61,7 @@ func sequences(dt tensor.Dtype, more ...Option) []stateful {
 		statefulOf("Mamba", 3, NewMamba(MambaConfig{Channels: 3, State: 2, Width: 3, Bias: true}, o...)),
 		statefulOf("Mamba of S4, no width", 2, NewMamba(MambaConfig{Channels: 2, Inner: 3, State: 2, Width: 1, NoConvBias: true, S4: true}, o...)),
 	}
-	all = append(all, reversed(dt)...)
+	all = append(all, reversed(o)...)
 	r := rand.New(rand.NewPCG(7, 8))
 	for _, s := range all {
 		for _, p := range s.params { // all weights count: D and biases are not special values
@@ -80,8 +80,7 @@ func sequences(dt tensor.Dtype, more ...Option) []stateful {
 }
 
 // reversed are the layers that read a sequence from its end. They have no state, and take whole sequences only.
-func reversed(dt tensor.Dtype) []stateful {
-	o := []Option{WithDtype(dt), WithSeed(3)}
+func reversed(o []Option) []stateful {
 	all := []stateful{
 		statefulOf("S6 from the end", 4, NewS6(S6Config{Channels: 4, State: 2, Reverse: true}, o...)),
 		statefulOf("convolution from the end", 3, NewConv1D(Conv1DConfig{Channels: 3, Width: 3, Reverse: true}, o...)),
