@@ -10,9 +10,9 @@
 // The packages for programs:
 //
 //	nn          MambaBlock, MambaStack, LM (a language model), Generator (prompts to tokens), Stepper (one token at a time)
-//	layer       layers with weights: linear, norms, S4, S6, H3, attention, LSTM; LoRA; frozen weights
-//	op          the operators: SelectiveScan and its neighbours
-//	train       AdamW, and a training loop that can be stopped and resumed; LoRA in files
+//	layer       layers with weights: linear, norms, Mamba, S4, S6, H3, attention, LSTM; LoRA; frozen weights
+//	op          the operators: SelectiveScan and its neighbours, on the host and on a GPU
+//	train       AdamW, and a training loop for any loss, which can be stopped and resumed; LoRA in files
 //	checkpoint  pretrained weights: Load, Save, and parts by prefix
 //	tokens      tokenizers, and models from the Hugging Face hub
 //	task        data: text as bytes, and synthetic tasks

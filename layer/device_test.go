@@ -11,8 +11,8 @@ import (
 	"github.com/gomamba/mamba/internal/gputest"
 )
 
-// Every layer over time on a device has the results, states and gradients of the host. It gives the same for a whole sequence with starts as for
-// single steps.
+// Every layer over time on a device has the results, states and gradients of the host. A layer with a state gives the same for a whole sequence
+// with starts as for single steps.
 func TestSequenceOnDevice(t *testing.T) {
 	const batch, length = 2, 9
 	d := gputest.Open(t, cuda.Open)

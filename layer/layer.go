@@ -17,8 +17,8 @@ import (
 // names the graph: after an application in a second graph, for example for an evaluation, Model returns nodes that have no gradient.
 type Base = build.Base[Params]
 
-// Mixer is a layer over time: from (batch, length, channels) to the same. Mamba, S4, S6, H3, LSTM, Attention, Conv1D and GatedMLP are
-// Mixers.
+// Mixer is a layer over time: from (batch, length, channels) to the same. Mamba, S4, S6, H3, Attention, LSTM, MinGRU, Conv1D
+// and GatedMLP are Mixers.
 type Mixer interface {
 	Name() string
 	Params() Params

@@ -37,12 +37,12 @@ func WithSeed(seed uint64) Option {
 // WithZeros sets all weights to zero instead of drawing them. Use it for a model whose weights are read from a file next.
 func WithZeros() Option { return func(o *build.Options) { o.Zeros = true } }
 
-// OnDevice makes a model compute on a GPU; see nn.OnDevice.
+// OnDevice makes a layer compute on a GPU; see nn.OnDevice.
 func OnDevice(device *cuda.Device) Option {
 	return func(o *build.Options) { o.Device, o.OnDevice = device, true }
 }
 
-// WithPrecision sets the precision of a model on a device; see nn.WithPrecision.
+// WithPrecision sets the precision of a layer on a device; see nn.WithPrecision.
 func WithPrecision(p cuda.Precision) Option { return func(o *build.Options) { o.Precision = p } }
 
 // dtRange returns the range of the initial steps Δ, 0.001 to 0.1 if both ends are 0.

@@ -159,14 +159,16 @@ func TestAdapter(t *testing.T) {
 	}
 }
 
-// On a device an adapter is merged, and the text is that of the host.
+// On a device, merged and apart, the text is that of the host.
 func TestAdapterOnDevice(t *testing.T) {
 	gputest.Open(t, cuda.Open)
 	flags := []string{"-model", model(t, 464), "-prompt", "one two", "-max", "20", "-adapter", adapter(t), "-temperature", "0"}
 	_, host, _ := call(t.Context(), flags...)
-	code, device, stderr := call(t.Context(), append(flags, "-device", "cuda")...)
-	if code != 0 || device != host || !strings.Contains(stderr, ", merged\n") {
-		t.Errorf("exit code %d, %q, on the host %q, %s", code, device, host, stderr)
+	for flag, want := range map[string]string{"-merge": ", weights: 8, merged\n", "-merge=false": ", weights: 8\n"} {
+		code, device, stderr := call(t.Context(), append(flags, "-device", "cuda", flag)...)
+		if code != 0 || device != host || !strings.Contains(stderr, want) {
+			t.Errorf("%s: exit code %d, %q, on the host %q, %s", flag, code, device, host, stderr)
+		}
 	}
 }
 
@@ -196,7 +198,6 @@ func TestErrors(t *testing.T) {
 		{[]string{"-model", dir, "-adapter", dir}, `-adapter is "` + dir + `", which has no adapter_config.json, should be the folder of a LoRA adapter`},
 		{[]string{"-model", dir, "-adapter", "./none"}, `-adapter is "./none", should be a directory, or OWNER/NAME`},
 		{[]string{"-model", bare, "-adapter", lora}, `-adapter is "` + lora + `", for the base model ("owner/base"): train: `},
-		{[]string{"-model", dir, "-adapter", lora, "-merge=false", "-device", "cuda"}, `-merge is false, should be true with -device cuda`},
 		{nil, "-model is missing, should be a directory, or OWNER/NAME of the Hugging Face hub"},
 		{[]string{"-model", "./none"}, `-model is "./none", should be a directory, or OWNER/NAME of the Hugging Face hub`},
 		{[]string{"-model", "owner/name"}, `-model is "owner/name", which is no directory here: tokens: download owner/name: Get "` + hub.URL + `/api/models/owner/name/`},

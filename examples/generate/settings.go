@@ -25,7 +25,7 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 	flags := flag.NewFlagSet("generate", flag.ContinueOnError)
 	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint, or OWNER/NAME of the Hugging Face hub")
 	flags.StringVar(&set.adapter, "adapter", "", "`directory` of a LoRA adapter for the model, or OWNER/NAME")
-	flags.BoolVar(&set.merge, "merge", true, "merge the adapter into the weights; -merge=false keeps it apart, on the CPU only")
+	flags.BoolVar(&set.merge, "merge", true, "merge the adapter into the weights; -merge=false keeps it apart")
 	flags.StringVar(&set.tokenizer, "tokenizer", "", "`directory` of the tokenizer.json, or OWNER/NAME (default the model's)")
 	flags.StringVar(&set.prompt, "prompt", "", "`text` to continue")
 	flags.StringVar(&set.state, "state", "", "`file` to keep the state in: continues from it if it exists, and writes it at the end")
@@ -45,8 +45,6 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 	switch {
 	case set.model == "" && set.adapter == "":
 		return set, errors.New("-model is missing, should be a directory, or OWNER/NAME of the Hugging Face hub")
-	case !set.merge && set.device.GPU():
-		return set, errors.New("-merge is false, should be true with -device cuda, where generation needs a merged adapter")
 	case g.TopP > 1:
 		return set, errors.New("-top-p is more than 1, should be 0 to 1")
 	case g.MinP > 1:

@@ -108,8 +108,8 @@ func TestDeviceMemory(t *testing.T) {
 }
 
 func TestDevice(t *testing.T) {
-	exampletest.Device(t, "scaling", "exponent  mamba, training: time ", func(args ...string) (int, string, string) { return call(context.Background(), args...) },
-		append([]string{"-out", "", "-kinds", "mamba"}, tiny...)...)
+	exampletest.Device(t, "scaling", "exponent  attention, training: time ", func(args ...string) (int, string, string) { return call(context.Background(), args...) },
+		append([]string{"-out", ""}, tiny...)...)
 }
 
 func TestExponent(t *testing.T) {

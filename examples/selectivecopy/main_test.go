@@ -149,7 +149,7 @@ func TestDiverged(t *testing.T) {
 
 func TestDevice(t *testing.T) {
 	exampletest.Device(t, "selectivecopy", "step 4 of 4", func(args ...string) (int, string, string) { return call(context.Background(), args...) },
-		append([]string{"-out", "", "-only", "mamba"}, tiny...)...)
+		append([]string{"-out", ""}, tiny...)...)
 }
 
 func TestUsage(t *testing.T) {
