@@ -200,7 +200,7 @@ func operands[T Float](o *Operator, values []G.Value) ([]Operand[T], error) {
 			in[i].Ints, err = numbers[int](v, s.shape)
 			ints[i] = in[i].Ints
 		case Marks:
-			in[i].Marks, err = MarksOf(v, s.shape)
+			in[i].Marks, err = marksOf(v, s.shape)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s %w", s.name, err)
@@ -241,8 +241,20 @@ func dtypeOf(x any) tensor.Dtype {
 	return tensor.Int
 }
 
-// MarksOf reports for each element of a value whether it is not zero.
-func MarksOf(v G.Value, shape tensor.Shape) ([]bool, error) {
+// MarkBytes returns marks in the type that the kernels of a device take: 1 for each element of a value that is not zero, else 0.
+func MarkBytes(v G.Value, shape tensor.Shape) ([]uint8, error) {
+	marks, err := marksOf(v, shape)
+	b := make([]uint8, len(marks))
+	for i := range marks {
+		if marks[i] {
+			b[i] = 1
+		}
+	}
+	return b, err
+}
+
+// marksOf reports for each element of a value whether it is not zero.
+func marksOf(v G.Value, shape tensor.Shape) ([]bool, error) {
 	if v != nil {
 		switch v.Dtype() {
 		case tensor.Float32:

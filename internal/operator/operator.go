@@ -69,7 +69,7 @@ var (
 	_ G.UsePreallocDoer = (*Operator)(nil)
 )
 
-// Replace returns the operator to add to a graph instead of o, which is an *Operator or a *Gradients. It is set by the build tag cuda.
+// Replace returns the operator to add to a graph instead of o, which is an *Operator or a *Gradients. Package cudamachine sets it.
 var Replace = func(o G.Op) G.Op { return o }
 
 // New returns the operator of a definition, and its operands with those copied that have to be on a device.
@@ -191,12 +191,12 @@ func (o *Operator) Place() Place { return o.place }
 // Function returns the function of the operator.
 func (o *Operator) Function() fmt.Stringer { return o.body.function() }
 
-// Slots returns the shapes and types of all operands, with nil and false for absent ones.
-func (o *Operator) Slots() (shapes []tensor.Shape, differentiable []bool) {
+// Slots returns the shapes and kinds of all operands and whether the backward pass computes their gradients: a nil shape for absent operands.
+func (o *Operator) Slots() (shapes []tensor.Shape, kinds []Kind, computed []bool) {
 	for _, s := range o.in {
-		shapes, differentiable = append(shapes, s.shape), append(differentiable, s.differentiable && !s.passed)
+		shapes, kinds, computed = append(shapes, s.shape), append(kinds, s.kind), append(computed, o.computed(s))
 	}
-	return shapes, differentiable
+	return shapes, kinds, computed
 }
 
 // Results returns the shapes of the results.

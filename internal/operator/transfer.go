@@ -136,8 +136,6 @@ type raise struct {
 	shape tensor.Shape
 	of    tensor.Dtype
 	last  *raised
-	ids   []int32
-	bytes []uint8
 }
 
 func (o *raise) Place() Place                                   { return o.place }
@@ -166,23 +164,19 @@ func (o *raise) Type() hm.Type {
 }
 
 func (o *raise) Do(values ...G.Value) (G.Value, error) {
-	var ints []int
-	var err error
+	var (
+		ints  []int
+		ids   []int32
+		marks []uint8
+		err   error
+	)
 	if o.kind == Ints {
 		ints, err = numbers[int](values[0], o.shape)
-		o.ids = o.ids[:0]
 		for _, x := range ints {
-			o.ids = append(o.ids, int32(x)) // an x that is no int32 is refused by the operator's check of ints
+			ids = append(ids, int32(x)) // an x that is no int32 is refused by the operator's check of ints
 		}
 	} else {
-		var marks []bool
-		marks, err = MarksOf(values[0], o.shape)
-		o.bytes = append(o.bytes[:0], make([]uint8, len(marks))...)
-		for i := range marks {
-			if marks[i] {
-				o.bytes[i] = 1
-			}
-		}
+		marks, err = MarkBytes(values[0], o.shape)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: the value %w", o, err)
@@ -193,15 +187,15 @@ func (o *raise) Do(values ...G.Value) (G.Value, error) {
 			if err != nil {
 				return err
 			}
-			ids, marks := r.ids, r.marks
-			own(o.place.context, r, func() { ids.Free(); marks.Free() })
+			a, b := r.ids, r.marks
+			own(o.place.context, r, func() { a.Free(); b.Free() })
 			o.last = r
 		}
 		o.last.ints = ints
 		if o.kind == Ints {
-			return o.last.ids.CopyFrom(s, o.ids)
+			return o.last.ids.CopyFrom(s, ids)
 		}
-		return o.last.marks.CopyFrom(s, o.bytes)
+		return o.last.marks.CopyFrom(s, marks)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: %w", o, err)
