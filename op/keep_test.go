@@ -131,9 +131,7 @@ func TestTrapKeptForTwoReaders(t *testing.T) {
 	b := newKeptBlock(t, RecomputeCheap, true, true)
 	another := leaf(b.node.Graph(), "another gradient", f64, b.grad.Shape(), elements(b.grad))
 	var children G.Nodes
-	for _, n := range node.Operands(b.node) {
-		children = append(children, n)
-	}
+	children = append(children, node.Operands(b.node)...)
 	if _, err := b.forward.SymDiff(children, b.node, another); err != nil {
 		t.Fatal(err)
 	}
