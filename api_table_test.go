@@ -243,6 +243,7 @@ func nnCalls(dir string) []call {
 	lmCfg := nn.LMConfig{Config: cfg, Vocab: 5}
 	full := nn.NewLM(lmCfg).Config() // every field has a value
 	full.Pattern, full.DHidden, full.NHead, full.Window, full.DInner = []nn.Kind{nn.Mamba, nn.Attention}, 4, 2, 3, 4
+	full.Dropout, full.DropPath = 0.1, 0.2
 	lm := func() *nn.LM { return nn.NewLM(lmCfg) }
 	defaults := []string{"0.*=0", "0.Pattern=nil", "0.DtScale=*e*"}
 	of := func(prefix string) (fine []string) {
@@ -320,6 +321,9 @@ func nnCalls(dir string) []call {
 			{name: "nn.WithDtype", f: func(dt tensor.Dtype) *nn.LM { return nn.NewLM(lmCfg, nn.WithDtype(dt)) }, args: with(tensor.Float64)},
 			{name: "nn.WithStart", f: func(x, start *G.Node) (*G.Node, error) { return nn.NewMambaBlock(cfg).Apply(x, nn.WithStart(start)) },
 				args: nodesOf(x, shape{2, 3}), fine: []string{"1=nil"}},
+			{name: "nn.WithTraining", f: func(x, step *G.Node) (*G.Node, error) {
+				return nn.NewMambaBlock(nn.Config{DModel: 4, Dropout: 0.1}).Apply(x, nn.WithTraining(step))
+			}, args: func() []any { f, ints := inputs(); return []any{f(2, 3, 4), ints(1)} }, fine: []string{"1=nil"}},
 			{name: "nn.WithRecompute", f: func(r nn.Recompute) (*G.Node, error) {
 				return nn.NewMambaBlock(cfg).Apply(nodesOf(x)()[0].(*G.Node), nn.WithRecompute(r))
 			}, args: with(nn.RecomputeAll), fine: []string{"0=0"}},

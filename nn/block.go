@@ -22,6 +22,32 @@ type MambaBlock struct {
 	opts  build.Options
 	norm  *layer.RMSNorm
 	mixer *layer.Mamba
+	drop  drop
+}
+
+// drop is what a layer leaves out in training.
+type drop struct {
+	dropout, path float64
+	seed          uint64
+	layer         int
+}
+
+func newDrop(cfg Config, o build.Options, layer int) drop {
+	return drop{cfg.Dropout, cfg.DropPath, o.Seed, layer}
+}
+
+// on reports whether something is dropped.
+func (d drop) on(s *build.Steps) bool { return s.Step != nil && (d.dropout > 0 || d.path > 0) }
+
+// add returns x + branch without what is dropped of the branch.
+func (d drop) add(s *build.Steps, x, branch *G.Node) *G.Node {
+	if d.on(s) && d.dropout > 0 {
+		branch = s.Do(op.Dropout(branch, s.Step, op.DropoutConfig{Rate: d.dropout, Seed: d.seed, Layer: 2 * d.layer}))
+	}
+	if d.on(s) && d.path > 0 {
+		branch = s.Do(op.DropPath(branch, s.Step, op.DropoutConfig{Rate: d.path, Seed: d.seed, Layer: 2*d.layer + 1}))
+	}
+	return s.Do(op.Add(x, branch))
 }
 
 // NewMambaBlock returns a block with the paper's initial weights. If the configuration is invalid, or if its weights do not fit into
@@ -37,7 +63,7 @@ func NewMambaBlock(cfg Config, opts ...Option) *MambaBlock {
 		build.OverTime(b, cfg.DModel, b.mixer.Slots(), b.mix)
 		return build.Together[layer.Params](b.norm, b.mixer)
 	})
-	b.cfg, b.opts = cfg, o
+	b.cfg, b.opts, b.drop = cfg, o, newDrop(cfg, o, 0)
 	return b
 }
 
@@ -69,8 +95,8 @@ func (b *MambaBlock) ApplyWithState(x *G.Node, state layer.State, opts ...CallOp
 func (b *MambaBlock) Fwd(x G.Input) G.Result { return build.Fwd(b, x) }
 
 func (b *MambaBlock) mix(s *build.Steps, x *G.Node) *G.Node {
-	if s.Composed {
-		return s.Do(op.Add(x, s.Mix(b.mixer, s.Do(b.norm.Apply(x)))))
+	if s.Composed || b.drop.on(s) {
+		return b.drop.add(s, x, s.Mix(b.mixer, s.Do(b.norm.Apply(x))))
 	}
 	in, cfg := b.inputs(s, x), op.BlockConfig{Eps: b.cfg.NormEps, Recompute: s.Recompute}
 	if !s.WithState {

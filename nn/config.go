@@ -31,6 +31,10 @@ type Config struct {
 	Bias       bool // in_proj and out_proj have a bias; in other kinds of layers, all projections
 	NoConvBias bool // the convolution has no bias
 
+	// In training (WithTraining), Dropout is the probability to drop each element of what a layer adds to the residual stream, and
+	// DropPath that to drop all of it for a sequence. A Mamba block is then composed of separate operators.
+	Dropout, DropPath float64
+
 	// Pattern holds the kinds of the layers of a stack, first to last. NLayer is the length of Pattern, or a multiple of it: the
 	// pattern then repeats. Without a pattern, all layers are Mamba blocks. A block by itself has no pattern.
 	Pattern []Kind
@@ -96,6 +100,14 @@ func (c Config) withDefaults() (Config, error) {
 	}{{"DtMin", c.DtMin}, {"DtMax", c.DtMax}, {"DtScale", c.DtScale}, {"DtInitFloor", c.DtInitFloor}, {"NormEps", c.NormEps}} {
 		if !(f.value > 0) || math.IsInf(f.value, 1) {
 			return c, fmt.Errorf("nn: %s is %v, want a positive number", f.name, f.value)
+		}
+	}
+	for _, f := range []struct {
+		name  string
+		value float64
+	}{{"Dropout", c.Dropout}, {"DropPath", c.DropPath}} {
+		if !(f.value >= 0 && f.value < 1) {
+			return c, fmt.Errorf("nn: %s is %v, want at least 0 and below 1", f.name, f.value)
 		}
 	}
 	if c.DtMin > c.DtMax {

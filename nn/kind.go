@@ -68,12 +68,17 @@ func (c Config) kind(i int) Kind {
 	return c.Pattern[i%len(c.Pattern)]
 }
 
-func newStackLayer(kind Kind, cfg Config, opts ...Option) layer.Mixer {
+// newStackLayer returns layer i of a stack.
+func newStackLayer(i int, kind Kind, cfg Config, opts ...Option) layer.Mixer {
 	cfg.Pattern = nil // a pattern is for the stack
 	if kind == Mamba {
-		return NewMambaBlock(cfg, opts...)
+		b := NewMambaBlock(cfg, opts...)
+		b.drop.layer = i
+		return b
 	}
-	return newResidual(kind, cfg, opts...)
+	r := newResidual(kind, cfg, opts...)
+	r.drop.layer = i
+	return r
 }
 
 // newMixer returns the mixer of a kind that is not Mamba.
@@ -126,19 +131,20 @@ type residual struct {
 	layer.Base
 	norm  *layer.RMSNorm
 	mixer layer.Mixer
+	drop  drop
 }
 
 func newResidual(kind Kind, cfg Config, opts ...Option) *residual {
 	cfg, o, err := collect(cfg, opts)
 	return build.New("nn: "+string(kind), cfg.sizes(), o, err, func(r *residual, o build.Options) (layer.Params, error) {
-		r.norm, r.mixer = newNorm(cfg, o, "norm"), newMixer(kind, cfg, o)
+		r.norm, r.mixer, r.drop = newNorm(cfg, o, "norm"), newMixer(kind, cfg, o), newDrop(cfg, o, 0)
 		build.OverTime(r, cfg.DModel, r.mixer.Slots(), r.mix)
 		return build.Together[layer.Params](r.norm, r.mixer)
 	})
 }
 
 func (r *residual) mix(s *build.Steps, x *G.Node) *G.Node {
-	return s.Do(op.Add(x, s.Mix(r.mixer, s.Do(r.norm.Apply(x)))))
+	return r.drop.add(s, x, s.Mix(r.mixer, s.Do(r.norm.Apply(x))))
 }
 
 func (r *residual) Slots() []layer.Slot { return build.Slots(r) }

@@ -28,7 +28,7 @@ func NewMambaStack(cfg Config, opts ...Option) *MambaStack {
 		each, repeats := o.Repeated(cfg.NLayer / kinds)
 		for i := range repeats * kinds {
 			kind := cfg.kind(i)
-			l := newStackLayer(kind, cfg, each.Part(fmt.Sprintf("layers.%d", i))...)
+			l := newStackLayer(i, kind, cfg, each.Part(fmt.Sprintf("layers.%d", i))...)
 			if err := l.Err(); err != nil {
 				return nil, fmt.Errorf("nn: layer %d, %s: %w", i, kind, err)
 			}

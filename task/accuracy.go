@@ -4,7 +4,7 @@ import "fmt"
 
 // Accuracy counts how many targets were predicted right.
 type Accuracy struct {
-	Tokens, RightTokens       int // targets that are not Ignore
+	Tokens, RightTokens       int // targets that are not nn.Ignore
 	Sequences, RightSequences int // sequences with such a target; a sequence is right if all of its targets are
 }
 
@@ -24,7 +24,7 @@ func (a *Accuracy) Add(predicted, targets []int, length int) error {
 	for from := 0; from < len(targets); from += length {
 		asked, right := 0, 0
 		for i, want := range targets[from : from+length] {
-			if want == Ignore {
+			if want == ignore {
 				continue
 			}
 			asked++

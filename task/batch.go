@@ -7,9 +7,9 @@ import (
 	"github.com/gomamba/mamba/internal/size"
 )
 
-// Ignore is the target of a position at which nothing is to be predicted, for example after the end of the text. It is the value
+// ignore is the target of a position at which nothing is to be predicted, for example after the end of the text. It is the value
 // of nn.Ignore.
-const Ignore = -100
+const ignore = -100
 
 // Batch holds windows of text for a language model. Both slices have the order (batch, length). Each target is the byte that follows
 // its id in the text.
@@ -22,7 +22,7 @@ type Batch struct {
 func (b Batch) Count() int {
 	n := 0
 	for _, target := range b.Targets {
-		if target != Ignore {
+		if target != ignore {
 			n++
 		}
 	}
@@ -71,7 +71,7 @@ func (s *Sampler) Next() (Batch, error) {
 }
 
 // Windows cuts a text into consecutive windows of length bytes, in batches of batch windows, for evaluation. Every byte but the first
-// is a target exactly once. Where the last window or the last batch is not full, targets are Ignore and ids are zero.
+// is a target exactly once. Where the last window or the last batch is not full, targets are nn.Ignore and ids are zero.
 //
 // If limit is above zero, Windows returns at most that many windows, spread evenly over the text. It is an error if the text has fewer
 // than two bytes, or if the machine's memory does not hold a batch.
@@ -101,7 +101,7 @@ func Windows(text []byte, batch, length, limit int) ([]Batch, error) {
 func newBatch(batch, length int) Batch {
 	b := Batch{IDs: make([]int, batch*length), Targets: make([]int, batch*length)}
 	for i := range b.Targets {
-		b.Targets[i] = Ignore
+		b.Targets[i] = ignore
 	}
 	return b
 }

@@ -70,7 +70,7 @@ func TestWindows(t *testing.T) {
 	}
 	want := []Batch{
 		{IDs: []int{10, 11, 12, 13, 14, 15}, Targets: []int{11, 12, 13, 14, 15, 16}},
-		{IDs: []int{16, 0, 0, 0, 0, 0}, Targets: []int{17, Ignore, Ignore, Ignore, Ignore, Ignore}},
+		{IDs: []int{16, 0, 0, 0, 0, 0}, Targets: []int{17, ignore, ignore, ignore, ignore, ignore}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
@@ -92,7 +92,7 @@ func TestWindowsLimit(t *testing.T) {
 	var starts []int
 	for _, b := range got {
 		for row := range 2 {
-			if b.Targets[row*10] != Ignore {
+			if b.Targets[row*10] != ignore {
 				starts = append(starts, b.IDs[row*10])
 			}
 		}
@@ -114,7 +114,7 @@ func TestWindowsCover(t *testing.T) {
 		at := 0
 		for _, b := range batches {
 			for k, target := range b.Targets {
-				if target == Ignore {
+				if target == ignore {
 					continue
 				}
 				if b.IDs[k] != int(text[at]) || target != int(text[at+1]) {

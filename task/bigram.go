@@ -85,7 +85,7 @@ func (b *Bigram) bits(pairs *[256][256]float64) float64 {
 	return sum
 }
 
-// BitsPerByte returns the mean of -log2 p(target|id) over all targets that are not Ignore. It is an error if there are no
+// BitsPerByte returns the mean of -log2 p(target|id) over all targets that are not nn.Ignore. It is an error if there are no
 // targets, or if an id or target is not a byte.
 func (b *Bigram) BitsPerByte(batches []Batch) (float64, error) {
 	if b == nil || b.single == ([256]float64{}) {
@@ -105,7 +105,7 @@ func (b *Bigram) BitsPerByte(batches []Batch) (float64, error) {
 				i, len(batch.IDs), len(batch.Targets))
 		}
 		for k, target := range batch.Targets {
-			if target == Ignore {
+			if target == ignore {
 				continue
 			}
 			id := batch.IDs[k]

@@ -31,7 +31,7 @@ func TestBigramByHand(t *testing.T) {
 
 	batches := []Batch{
 		{IDs: []int{'a', 'b'}, Targets: []int{'b', 'a'}},
-		{IDs: []int{'z', 0}, Targets: []int{'b', Ignore}},
+		{IDs: []int{'z', 0}, Targets: []int{'b', ignore}},
 	}
 	want := -(math.Log2((1.5+4.5*pb)/6) + math.Log2((0.5+4.5*pb)/5) + math.Log2(pb)) / 3
 	if got, err := b.BitsPerByte(batches); err != nil || math.Abs(got-want) > 1e-12 {
@@ -134,7 +134,7 @@ func TestBigramErrors(t *testing.T) {
 		want    string
 	}{
 		{nil, "no targets in 0 batches"},
-		{[]Batch{{IDs: []int{1}, Targets: []int{Ignore}}}, "no targets in 1 batches"},
+		{[]Batch{{IDs: []int{1}, Targets: []int{ignore}}}, "no targets in 1 batches"},
 		{[]Batch{{IDs: []int{1, 2}, Targets: []int{1}}}, "batch 0 has 2 ids and 1 targets"},
 		{[]Batch{{IDs: []int{256}, Targets: []int{1}}}, "id 256 and target 1 at 0, should be from 0 to 255"},
 		{[]Batch{{IDs: []int{0}, Targets: []int{-1}}}, "id 0 and target -1 at 0"},

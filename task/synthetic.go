@@ -14,7 +14,7 @@ type Task interface {
 	Length() int // tokens of a sequence
 
 	// Fill writes one sequence and its targets, into slices of Length numbers. A target is the token to predict at its position, or
-	// Ignore. It panics if a slice is shorter.
+	// nn.Ignore. It panics if a slice is shorter.
 	Fill(r *rand.Rand, ids, targets []int)
 }
 
@@ -102,7 +102,7 @@ func (c *copying) Length() int  { return c.length + c.memory }
 func (c *copying) Fill(r *rand.Rand, ids, targets []int) {
 	said := c.length // the position of the next mark
 	for i := range c.length {
-		ids[i], targets[i] = 0, Ignore
+		ids[i], targets[i] = 0, ignore
 		if c.places(r, i, c.Length()-said) {
 			ids[i] = 1 + r.IntN(c.vocab-2)
 			ids[said], targets[said] = c.vocab-1, ids[i]
@@ -142,7 +142,7 @@ func (h *inductionHeads) Length() int { return h.length }
 func (h *inductionHeads) Fill(r *rand.Rand, ids, targets []int) {
 	special, last := h.vocab-1, h.length-1
 	for i := range h.length {
-		ids[i], targets[i] = r.IntN(special), Ignore
+		ids[i], targets[i] = r.IntN(special), ignore
 	}
 	at := r.IntN(last - 1)
 	ids[at], ids[last] = special, special
@@ -184,7 +184,7 @@ func (a *recall) Fill(r *rand.Rand, ids, targets []int) {
 		ids[2*i], ids[2*i+1] = key, keys+r.IntN(a.vocab-keys)
 	}
 	for i := range targets {
-		targets[i] = Ignore
+		targets[i] = ignore
 	}
 	asked, last := r.IntN(a.pairs), 2*a.pairs
 	ids[last], targets[last] = ids[2*asked], ids[2*asked+1]

@@ -46,7 +46,7 @@ func TestTasksFill(t *testing.T) {
 				if id < 0 || id >= task.Vocab() {
 					t.Fatalf("%s: token %d is %d of %d", task.Name(), i, id, task.Vocab())
 				}
-				if want := targets[i]; want != Ignore && (want < 0 || want >= task.Vocab()) {
+				if want := targets[i]; want != ignore && (want < 0 || want >= task.Vocab()) {
 					t.Fatalf("%s: target %d is %d of %d", task.Name(), i, want, task.Vocab())
 				}
 			}
@@ -128,7 +128,7 @@ func TestInductionHeads(t *testing.T) {
 		if ids[length-1] != vocab-1 || slices.Contains(ids[at+1:length-1], vocab-1) {
 			t.Fatalf("%v: want the special token once and at the end", ids)
 		}
-		want := slices.Repeat([]int{Ignore}, length)
+		want := slices.Repeat([]int{ignore}, length)
 		want[length-1] = ids[at+1]
 		if !slices.Equal(targets, want) {
 			t.Fatalf("targets of %v are %v, want %v", ids, targets, want)
@@ -160,7 +160,7 @@ func TestAssociativeRecall(t *testing.T) {
 		if want, ok := values[ids[12]]; !ok || targets[12] != want {
 			t.Fatalf("%v asks for %d, want %d", ids, targets[12], want)
 		}
-		if slices.ContainsFunc(targets[:12], func(x int) bool { return x != Ignore }) {
+		if slices.ContainsFunc(targets[:12], func(x int) bool { return x != ignore }) {
 			t.Fatalf("targets are %v, want one at the end", targets)
 		}
 	}
@@ -187,7 +187,7 @@ func TestAccuracy(t *testing.T) {
 	if a.OfTokens() != 0 || a.OfSequences() != 0 {
 		t.Error("nothing is right before anything is asked")
 	}
-	if err := a.Add([]int{1, 2, 3, 4, 5, 6, 0, 0, 0}, []int{1, Ignore, 3, 9, 5, Ignore, Ignore, Ignore, Ignore}, 3); err != nil {
+	if err := a.Add([]int{1, 2, 3, 4, 5, 6, 0, 0, 0}, []int{1, ignore, 3, 9, 5, ignore, ignore, ignore, ignore}, 3); err != nil {
 		t.Error(err)
 	}
 	if want := (Accuracy{Tokens: 4, RightTokens: 3, Sequences: 2, RightSequences: 1}); a != want {

@@ -25,6 +25,7 @@ type State []*G.Node
 // Call holds the options of one application.
 type Call struct {
 	Start     *G.Node // (batch, length), or nil
+	Step      *G.Node // (1) of int: the training step, or nil outside training
 	Composed  bool
 	Recompute op.Recompute
 	Err       error // of an option that is invalid

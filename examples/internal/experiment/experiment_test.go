@@ -187,7 +187,7 @@ func (s spoilt) Fill(r *rand.Rand, ids, targets []int) {
 	s.Task.Fill(r, ids, targets)
 	asked := 0
 	for i, want := range targets {
-		if want == task.Ignore {
+		if want == nn.Ignore {
 			continue
 		}
 		if s.wrong(asked) {
