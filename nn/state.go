@@ -68,12 +68,3 @@ func WithRecompute(level Recompute) CallOption {
 // WithComposed builds each block of one operator for each operation, instead of one operator for the block. It is slower, and every
 // value between the operations is a node of the graph. It is the definition that tests compare the one operator with.
 func WithComposed() CallOption { return func(c *build.Call) { c.Composed = true } }
-
-// callOf returns the options' values, or an error if an option is nil or has an invalid value.
-func callOf(opts []CallOption) (build.Call, error) {
-	c, err := build.CallOf(opts)
-	if err != nil {
-		err = fmt.Errorf("nn: %w", err)
-	}
-	return c, err
-}
