@@ -44,11 +44,8 @@ type AttentionConfig struct {
 // Sources: Vaswani et al., "Attention Is All You Need", section 3.2.1; Su et al., "RoFormer", section 3.2.2; Dao et al.,
 // "FlashAttention", algorithm 1.
 func Attention(in AttentionInputs, cfg AttentionConfig) (*G.Node, error) {
-	f, err := newAttention(in, cfg)
-	if err != nil {
-		return nil, err
-	}
-	return apply1(f, (*attention[float64])(f), in.Q.Dtype(), f.operands(in), in.Q.Shape())
+	f, c := newAttention(in, cfg)
+	return c.apply1(f, (*attention[float64])(f), f.operands(in), tensor.Shape{f.batch, f.length, f.width})
 }
 
 // AttentionWithContext returns what Attention returns, and the Context for the steps that follow, (batch, window-1, 2·width + 1). Use it
@@ -56,19 +53,13 @@ func Attention(in AttentionInputs, cfg AttentionConfig) (*G.Node, error) {
 //
 // Errors: those of Attention, and a Window below 2, since without a window the context would grow with every step.
 func AttentionWithContext(in AttentionInputs, cfg AttentionConfig) (y, context *G.Node, err error) {
-	f, err := newAttention(in, cfg)
-	if err != nil {
-		return nil, nil, err
-	}
+	f, c := newAttention(in, cfg)
 	if cfg.Window < 2 {
-		return nil, nil, fmt.Errorf("op: attention: Window is %d, want at least 2: only a window has a context of fixed size", cfg.Window)
+		c.errorf("Window is %d, want at least 2: only a window has a context of fixed size", cfg.Window)
 	}
 	f.withContext = true
-	nodes, err := apply(f, (*attention[float64])(f), in.Q.Dtype(), f.operands(in), in.Q.Shape(), tensor.Shape{f.batch, f.Window - 1, 2*f.width + 1})
-	if err != nil {
-		return nil, nil, err
-	}
-	return nodes[0], nodes[1], nil
+	row, steps := tensor.Shape{f.batch, f.length, f.width}, tensor.Shape{f.batch, f.Window - 1, 2*f.width + 1}
+	return c.apply2(f, (*attention[float64])(f), f.operands(in), row, steps)
 }
 
 // attention is the function of Attention and AttentionWithContext.
@@ -91,14 +82,10 @@ func (f *attention[T]) operands(in AttentionInputs) operands {
 	return numbers("Q K V Context", in.Q, in.K, in.V, in.Context).marks("Start", in.Start)
 }
 
-func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention[float32], error) {
+func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention[float32], *checker) {
 	const row = "(batch, length, width)"
 	c := newChecker("attention", "Q", in.Q)
-	c.required("Q", in.Q, row, 0, 0, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	s := in.Q.Shape()
+	s := c.required("Q", in.Q, row, 0, 0, 0)
 	f := &attention[float32]{AttentionConfig: cfg, batch: s[0], length: s[1], width: s[2]}
 	c.required("K", in.K, row, s...)
 	c.required("V", in.V, row, s...)
@@ -118,7 +105,7 @@ func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention[float32],
 		c.optional("Context", in.Context, "(batch, window-1, 2·width+1)", f.batch, cfg.Window-1, 2*f.width+1)
 	}
 	c.start(in.Start, f.batch, f.length)
-	return f, c.err
+	return f, c
 }
 
 func (f *attention[T]) String() string {

@@ -88,23 +88,17 @@ type BlockConfig struct {
 //
 // Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", figure 3 and section 3.4.
 func MambaBlock(in BlockInputs, cfg BlockConfig) (y *G.Node, err error) {
-	f, err := newBlock(in, cfg)
-	if err != nil {
-		return nil, err
-	}
-	return apply1(f, (*mambaBlock[float64])(f), in.X.Dtype(), f.operands(in), in.X.Shape())
+	f, c := newBlock(in, cfg)
+	return c.apply1(f, (*mambaBlock[float64])(f), f.operands(in), f.results()[0])
 }
 
 // MambaBlockWithState returns what MambaBlock returns, and the state after the last step: context (batch, width-1, channels) and final
 // (batch, channels, state), the Context and the InitialState for the steps that follow. Gradients of both flow back. If the width is 1
 // the convolution reads no earlier step: context is nil, and Context must be nil.
 func MambaBlockWithState(in BlockInputs, cfg BlockConfig) (y, context, final *G.Node, err error) {
-	f, err := newBlock(in, cfg)
-	if err != nil {
-		return nil, nil, nil, err
-	}
+	f, c := newBlock(in, cfg)
 	f.withState = true
-	nodes, err := apply(f, (*mambaBlock[float64])(f), in.X.Dtype(), f.operands(in), f.results()...)
+	nodes, err := c.apply(f, (*mambaBlock[float64])(f), f.operands(in), f.results()...)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -146,26 +140,16 @@ func blockWeights[V any](all []V) (w BlockWeights[V]) {
 	return w
 }
 
-func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock[float32], error) {
+func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock[float32], *checker) {
 	c := newChecker("Mamba block", "X", in.X)
-	c.required("X", in.X, "(batch, length, model)", 0, 0, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	f := &mambaBlock[float32]{BlockConfig: cfg, batch: in.X.Shape()[0], length: in.X.Shape()[1], model: in.X.Shape()[2]}
+	s := c.required("X", in.X, "(batch, length, model)", 0, 0, 0)
+	f := &mambaBlock[float32]{BlockConfig: cfg, batch: s[0], length: s[1], model: s[2]}
 	c.required("Norm", in.Norm, "(model)", f.model)
-	c.required("ALog", in.ALog, "(channels, state)", 0, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	f.channels, f.state = in.ALog.Shape()[0], in.ALog.Shape()[1]
+	a := c.required("ALog", in.ALog, "(channels, state)", 0, 0)
+	f.channels, f.state = a[0], a[1]
 	c.required("InProj", in.InProj, "(2·channels, model)", 2*f.channels, f.model)
-	c.required("Conv", in.Conv, "(channels, 1, width)", f.channels, 1, 0)
-	c.required("DtProj", in.DtProj, "(channels, rank)", f.channels, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	f.width, f.rank = in.Conv.Shape()[2], in.DtProj.Shape()[1]
+	f.width = c.required("Conv", in.Conv, "(channels, 1, width)", f.channels, 1, 0)[2]
+	f.rank = c.required("DtProj", in.DtProj, "(channels, rank)", f.channels, 0)[1]
 	c.required("XProj", in.XProj, "(rank + 2·state, channels)", f.rank+2*f.state, f.channels)
 	c.required("DtBias", in.DtBias, "(channels)", f.channels)
 	c.required("D", in.D, "(channels)", f.channels)
@@ -186,7 +170,7 @@ func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock[float32], error) {
 	if cfg.Recompute < RecomputeCheap || cfg.Recompute > RecomputeAll {
 		c.errorf("Recompute is %d, want RecomputeCheap, RecomputeNone or RecomputeAll", int(cfg.Recompute))
 	}
-	return f, c.err
+	return f, c
 }
 
 // results returns the shapes of the results: y, and with state also context (if the width is above 1) and final.

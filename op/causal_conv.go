@@ -41,11 +41,8 @@ type ConvConfig struct {
 //
 // Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", section 3.4.
 func CausalConv(in ConvInputs, cfg ConvConfig) (y *G.Node, err error) {
-	f, err := newConv(in, cfg)
-	if err != nil {
-		return nil, err
-	}
-	return apply1(f, (*conv[float64])(f), in.X.Dtype(), f.operands(in), in.X.Shape())
+	f, c := newConv(in, cfg)
+	return c.apply1(f, (*conv[float64])(f), f.operands(in), f.result())
 }
 
 // CausalConvWithContext returns what CausalConv returns, and the context for the steps that follow, (batch, width-1, channels): the last
@@ -54,20 +51,13 @@ func CausalConv(in ConvInputs, cfg ConvConfig) (y *G.Node, err error) {
 // To process a sequence in pieces, pass context as the Context of the next piece: the results are those of the whole sequence. If the
 // width is 1 the convolution reads no earlier step: context is nil, and Context must be nil.
 func CausalConvWithContext(in ConvInputs, cfg ConvConfig) (y, context *G.Node, err error) {
-	f, err := newConv(in, cfg)
-	if err != nil {
-		return nil, nil, err
-	}
+	f, c := newConv(in, cfg)
 	if f.width == 1 {
-		y, err = apply1(f, (*conv[float64])(f), in.X.Dtype(), f.operands(in), in.X.Shape())
+		y, err = c.apply1(f, (*conv[float64])(f), f.operands(in), f.result())
 		return y, nil, err
 	}
 	f.withContext = true
-	nodes, err := apply(f, (*conv[float64])(f), in.X.Dtype(), f.operands(in), in.X.Shape(), tensor.Shape{f.batch, f.width - 1, f.channels})
-	if err != nil {
-		return nil, nil, err
-	}
-	return nodes[0], nodes[1], nil
+	return c.apply2(f, (*conv[float64])(f), f.operands(in), f.result(), tensor.Shape{f.batch, f.width - 1, f.channels})
 }
 
 // conv is the function of CausalConv and CausalConvWithContext.
@@ -90,19 +80,13 @@ func (f *conv[T]) operands(in ConvInputs) operands {
 	return numbers("X Weight Bias Context", in.X, in.Weight, in.Bias, in.Context).marks("Start", in.Start)
 }
 
-func newConv(in ConvInputs, cfg ConvConfig) (*conv[float32], error) {
+func (f *conv[T]) result() tensor.Shape { return tensor.Shape{f.batch, f.length, f.channels} }
+
+func newConv(in ConvInputs, cfg ConvConfig) (*conv[float32], *checker) {
 	c := newChecker("causal convolution", "X", in.X)
-	c.required("X", in.X, "(batch, length, channels)", 0, 0, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	s := in.X.Shape()
+	s := c.required("X", in.X, "(batch, length, channels)", 0, 0, 0)
 	f := &conv[float32]{ConvConfig: cfg, batch: s[0], length: s[1], channels: s[2]}
-	c.required("Weight", in.Weight, "(channels, 1, width)", f.channels, 1, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	f.width = in.Weight.Shape()[2]
+	f.width = c.required("Weight", in.Weight, "(channels, 1, width)", f.channels, 1, 0)[2]
 	c.optional("Bias", in.Bias, "(channels)", f.channels)
 	if f.width > 1 {
 		c.optional("Context", in.Context, "(batch, width-1, channels)", f.batch, f.width-1, f.channels)
@@ -110,7 +94,7 @@ func newConv(in ConvInputs, cfg ConvConfig) (*conv[float32], error) {
 		c.errorf("Context has shape %v, want none: a width of 1 reads no earlier step", in.Context.Shape())
 	}
 	c.start(in.Start, f.batch, f.length)
-	return f, c.err
+	return f, c
 }
 
 func (f *conv[T]) String() string {

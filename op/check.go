@@ -2,6 +2,7 @@ package op
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	G "gorgonia.org/gorgonia"
@@ -41,29 +42,35 @@ func (c *checker) errorf(format string, args ...any) {
 }
 
 // required checks an operand that must be present and of the operator's type. The string axes names the axes of its shape, as
-// "(batch, length)"; want holds their sizes, 0 for any.
-func (c *checker) required(name string, n *G.Node, axes string, want ...int) {
+// "(batch, length)"; want holds their sizes, 0 for any. It returns the shape. After an error the sizes of 0 are 1 in it, so that the checks that
+// follow can compute with it; they then change nothing.
+func (c *checker) required(name string, n *G.Node, axes string, want ...int) tensor.Shape {
 	if n == nil {
 		c.errorf("%s is missing, want a node of shape %s", name, axes)
-		return
+	} else {
+		c.float(name, n)
+		c.shape(name, n, axes, want...)
 	}
-	c.float(name, n)
-	c.shape(name, n, axes, want...)
+	if c.err == nil {
+		return n.Shape()
+	}
+	s := tensor.Shape(slices.Clone(want))
+	for i := range s {
+		s[i] = max(s[i], 1)
+	}
+	return s
 }
 
-// rows checks an operand of rows, (batch, length, width) or (batch, width). It returns their number and the size of a row, which the
-// string last names.
-func (c *checker) rows(name string, n *G.Node, last string) (rows, width int) {
+// rows checks an operand of rows, (batch, length, width) or (batch, width). It returns its shape, their number and the size
+// of a row, which the string last names.
+func (c *checker) rows(name string, n *G.Node, last string) (shape tensor.Shape, rows, width int) {
 	want := []int{0, 0, 0}
 	if n != nil && len(n.Shape()) == 2 {
 		want = want[1:]
 	}
-	c.required(name, n, fmt.Sprintf("(batch, length, %s) or (batch, %[1]s)", last), want...)
-	if c.err != nil {
-		return 0, 0
-	}
-	width = n.Shape()[len(want)-1]
-	return n.Shape().TotalSize() / width, width
+	s := c.required(name, n, fmt.Sprintf("(batch, length, %s) or (batch, %[1]s)", last), want...)
+	width = s[len(s)-1]
+	return s, s.TotalSize() / width, width
 }
 
 // optional is required for an operand that may be nil.

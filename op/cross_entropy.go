@@ -22,20 +22,14 @@ import (
 // nor equal to ignore.
 func CrossEntropy(logits, targets *G.Node, ignore int) (*G.Node, error) {
 	c := newChecker("cross-entropy", "logits", logits)
-	rows, vocabulary := c.rows("logits", logits, "vocabulary")
-	if c.err != nil {
-		return nil, c.err
-	}
-	if s := logits.Shape(); len(s) == 2 {
+	s, rows, vocabulary := c.rows("logits", logits, "vocabulary")
+	if len(s) == 2 {
 		c.ints("targets", targets, "(batch)", s[0])
 	} else {
 		c.ints("targets", targets, "(batch, length)", s[0], s[1])
 	}
-	if c.err != nil {
-		return nil, c.err
-	}
 	f := crossEntropy[float32]{rows, vocabulary, ignore}
-	return apply1(f, crossEntropy[float64](f), c.dt, numbers("logits", logits).ints("targets", targets), tensor.ScalarShape())
+	return c.apply1(f, crossEntropy[float64](f), numbers("logits", logits).ints("targets", targets), tensor.ScalarShape())
 }
 
 type crossEntropy[T kernel.Float] struct{ rows, vocabulary, ignore int }

@@ -59,7 +59,7 @@ func newDropout(name string, x, step *G.Node, cfg DropoutConfig, each func(tenso
 		return nil, c.err
 	}
 	f := dropout[float32]{name, cfg, each(x.Shape())}
-	return apply1(f, dropout[float64](f), c.dt, numbers("x", x).ints("step", step), x.Shape())
+	return c.apply1(f, dropout[float64](f), numbers("x", x).ints("step", step), x.Shape())
 }
 
 type dropout[T kernel.Float] struct {

@@ -26,10 +26,7 @@ func Add(a, b *G.Node) (*G.Node, error) {
 	} else if c.float("b", b); !slices.Equal(b.Shape(), shape) {
 		c.errorf("b has shape %v, want %v like a", b.Shape(), shape)
 	}
-	if c.err != nil {
-		return nil, c.err
-	}
-	return apply1(add[float32]{}, add[float64]{}, c.dt, operands{}.passing("a", a).passing("b", b), shape)
+	return c.apply1(add[float32]{}, add[float64]{}, operands{}.passing("a", a).passing("b", b), shape)
 }
 
 type add[T kernel.Float] struct{}
@@ -55,7 +52,7 @@ func NegExp(x *G.Node) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return apply1(negExp[float32]{}, negExp[float64]{}, c.dt, numbers("x", x), x.Shape())
+	return c.apply1(negExp[float32]{}, negExp[float64]{}, numbers("x", x), x.Shape())
 }
 
 type negExp[T kernel.Float] struct{}

@@ -24,18 +24,18 @@ func Embedding(weight, ids *G.Node) (*G.Node, error) {
 // gradients of the weight, without memory for a second one.
 func TiedEmbedding(weight, ids *G.Node) (x, tied *G.Node, err error) {
 	c := newChecker("embedding", "weight", weight)
-	c.required("weight", weight, "(vocabulary, width)", 0, 0)
+	w := c.required("weight", weight, "(vocabulary, width)", 0, 0)
 	c.ints("ids", ids, "(batch, length)", 0, 0)
 	if c.err != nil {
 		return nil, nil, c.err
 	}
-	s, w := ids.Shape(), weight.Shape()
+	s := ids.Shape()
 	f := embedding[float32]{s[0] * s[1], w[0], w[1]}
 	results := []tensor.Shape{{s[0], s[1], w[1]}}
 	if !operator.PlaceOf(weight).OnHost() {
 		results = append(results, w)
 	}
-	n, err := apply(f, embedding[float64](f), c.dt, numbers("weight", weight).ints("ids", ids), results...)
+	n, err := c.apply(f, embedding[float64](f), numbers("weight", weight).ints("ids", ids), results...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -23,12 +23,9 @@ const (
 // type or shape; an unknown f.
 func Activate(x *G.Node, f Activation) (*G.Node, error) {
 	c := newChecker("activation", "x", x)
-	c.required("x", x, "(batch, length, channels)", 0, 0, 0)
+	s := c.required("x", x, "(batch, length, channels)", 0, 0, 0)
 	c.activation(f)
-	if c.err != nil {
-		return nil, c.err
-	}
-	return apply1(gated[float32]{f}, gated[float64]{f}, c.dt, numbers("x x", x, nil), x.Shape())
+	return c.apply1(gated[float32]{f}, gated[float64]{f}, numbers("x x", x, nil), s)
 }
 
 // Gate returns f(gate)·x, element by element: gate, x and the result are (batch, length, channels). With SiLU it is the gate of SwiGLU,
@@ -36,16 +33,10 @@ func Activate(x *G.Node, f Activation) (*G.Node, error) {
 // Improve Transformer", equation 6.
 func Gate(gate, x *G.Node, f Activation) (*G.Node, error) {
 	c := newChecker("gate", "gate", gate)
-	c.required("gate", gate, "(batch, length, channels)", 0, 0, 0)
+	s := c.required("gate", gate, "(batch, length, channels)", 0, 0, 0)
 	c.activation(f)
-	if c.err != nil {
-		return nil, c.err
-	}
-	c.required("x", x, "(batch, length, channels)", gate.Shape()...)
-	if c.err != nil {
-		return nil, c.err
-	}
-	return apply1(gated[float32]{f}, gated[float64]{f}, c.dt, numbers("gate x", gate, x), x.Shape())
+	c.required("x", x, "(batch, length, channels)", s...)
+	return c.apply1(gated[float32]{f}, gated[float64]{f}, numbers("gate x", gate, x), s)
 }
 
 func (c *checker) activation(f Activation) {

@@ -15,22 +15,12 @@ import (
 // Errors: an operand that is missing, or of another type or shape.
 func Linear(x, weight, bias *G.Node) (*G.Node, error) {
 	c := newChecker("linear", "x", x)
-	rows, width := c.rows("x", x, "in")
-	if c.err != nil {
-		return nil, c.err
-	}
-	c.required("weight", weight, "(out, in)", 0, width)
-	if c.err != nil {
-		return nil, c.err
-	}
-	s, out := x.Shape(), weight.Shape()[0]
-	s[len(s)-1] = out
+	s, rows, width := c.rows("x", x, "in")
+	out := c.required("weight", weight, "(out, in)", 0, width)[0]
 	c.optional("bias", bias, "(out)", out)
-	if c.err != nil {
-		return nil, c.err
-	}
+	s[len(s)-1] = out
 	f := linear[float32]{product{rows, width, out}}
-	return apply1(f, linear[float64](f), c.dt, numbers("x weight bias", x, weight, bias), s)
+	return c.apply1(f, linear[float64](f), numbers("x weight bias", x, weight, bias), s)
 }
 
 // chosenBLAS returns the BLAS for matrix products: package blas, unless the user has set another than gonum's with gorgonia.Use.

@@ -25,19 +25,12 @@ func LinearCrossEntropy(x, weight, targets *G.Node, ignore int) (*G.Node, error)
 		return CrossEntropy(logits, targets, ignore)
 	}
 	c := newChecker("linear cross-entropy", "x", x)
-	c.required("x", x, "(batch, length, in)", 0, 0, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	s := x.Shape()
-	c.required("weight", weight, "(vocabulary, in)", 0, s[2])
+	s := c.required("x", x, "(batch, length, in)", 0, 0, 0)
+	vocabulary := c.required("weight", weight, "(vocabulary, in)", 0, s[2])[0]
 	c.ints("targets", targets, "(batch, length)", s[0], s[1])
-	if c.err != nil {
-		return nil, c.err
-	}
-	f := &headLoss[float32]{product{s[0] * s[1], s[2], weight.Shape()[0]}, ignore}
+	f := &headLoss[float32]{product{s[0] * s[1], s[2], vocabulary}, ignore}
 	in := numbers("x weight", x, weight).ints("targets", targets)
-	return apply1(f, nil, c.dt, in, tensor.ScalarShape())
+	return c.apply1(f, nil, in, tensor.ScalarShape())
 }
 
 // headLoss is the function of LinearCrossEntropy on a device.

@@ -19,24 +19,14 @@ import (
 // Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
 func LowRank(weight, a, b *G.Node, scale float64) (*G.Node, error) {
 	c := newChecker("low rank", "weight", weight)
-	c.required("weight", weight, "(out, in)", 0, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	s := weight.Shape()
-	c.required("a", a, "(rank, in)", 0, s[1])
-	if c.err != nil {
-		return nil, c.err
-	}
-	c.required("b", b, "(out, rank)", s[0], a.Shape()[0])
+	s := c.required("weight", weight, "(out, in)", 0, 0)
+	rank := c.required("a", a, "(rank, in)", 0, s[1])[0]
+	c.required("b", b, "(out, rank)", s[0], rank)
 	if math.IsNaN(scale) || math.IsInf(scale, 0) {
 		c.errorf("scale is %v, want a finite number", scale)
 	}
-	if c.err != nil {
-		return nil, c.err
-	}
-	f := lowRank[float32]{s[0], s[1], a.Shape()[0], scale}
-	return apply1(f, lowRank[float64](f), c.dt, append(operands{}.passing("weight", weight), numbers("a b", a, b)...), s)
+	f := lowRank[float32]{s[0], s[1], rank, scale}
+	return c.apply1(f, lowRank[float64](f), append(operands{}.passing("weight", weight), numbers("a b", a, b)...), s)
 }
 
 type lowRank[T kernel.Float] struct {

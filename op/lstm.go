@@ -34,26 +34,18 @@ type LSTMInputs struct {
 // Sources: Hochreiter and Schmidhuber, "Long Short-Term Memory"; Gers et al., "Learning to Forget", for the forget gate.
 func LSTM(in LSTMInputs) (y, h, c *G.Node, err error) {
 	k := newChecker("LSTM", "Z", in.Z)
-	k.required("Z", in.Z, "(batch, length, 4·width)", 0, 0, 0)
-	if k.err != nil {
-		return nil, nil, nil, k.err
-	}
-	s := in.Z.Shape()
+	s := k.required("Z", in.Z, "(batch, length, 4·width)", 0, 0, 0)
 	f := &lstm[float32]{batch: s[0], length: s[1], width: s[2] / 4}
 	if s[2]%4 != 0 {
 		k.errorf("Z has %d channels, want a multiple of 4, 4·width", s[2])
-		return nil, nil, nil, k.err
 	}
 	k.required("Weight", in.Weight, "(4·width, width)", s[2], f.width)
 	k.optional("H", in.H, "(batch, width)", f.batch, f.width)
 	k.optional("C", in.C, "(batch, width)", f.batch, f.width)
 	k.start(in.Start, f.batch, f.length)
-	if k.err != nil {
-		return nil, nil, nil, k.err
-	}
 	operands := numbers("Z Weight H C", in.Z, in.Weight, in.H, in.C).marks("Start", in.Start)
 	state := tensor.Shape{f.batch, f.width}
-	nodes, err := apply(f, (*lstm[float64])(f), k.dt, operands, tensor.Shape{f.batch, f.length, f.width}, state, state)
+	nodes, err := k.apply(f, (*lstm[float64])(f), operands, tensor.Shape{f.batch, f.length, f.width}, state, state)
 	if err != nil {
 		return nil, nil, nil, err
 	}

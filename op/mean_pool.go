@@ -15,16 +15,10 @@ import (
 // Errors: an x that is missing; an operand of another type or shape.
 func MeanPool(x, mask *G.Node) (*G.Node, error) {
 	c := newChecker("mean pool", "x", x)
-	c.required("x", x, "(batch, length, channels)", 0, 0, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	s := x.Shape()
-	if c.marks("mask", mask, s[0], s[1]); c.err != nil {
-		return nil, c.err
-	}
+	s := c.required("x", x, "(batch, length, channels)", 0, 0, 0)
+	c.marks("mask", mask, s[0], s[1])
 	f := meanPool[float32]{s[0], s[1], s[2]}
-	return apply1(f, meanPool[float64](f), c.dt, numbers("x", x).marks("mask", mask), tensor.Shape{s[0], s[2]})
+	return c.apply1(f, meanPool[float64](f), numbers("x", x).marks("mask", mask), tensor.Shape{s[0], s[2]})
 }
 
 type meanPool[T kernel.Float] struct{ batch, length, channels int }

@@ -28,24 +28,13 @@ type MinGRUInputs struct {
 // Source: Feng et al., "Were RNNs All We Needed?", section 3.1.
 func MinGRU(in MinGRUInputs) (y, h *G.Node, err error) {
 	c := newChecker("minGRU", "Z", in.Z)
-	c.required("Z", in.Z, "(batch, length, channels)", 0, 0, 0)
-	if c.err != nil {
-		return nil, nil, c.err
-	}
-	s := in.Z.Shape()
+	s := c.required("Z", in.Z, "(batch, length, channels)", 0, 0, 0)
 	c.required("Candidate", in.Candidate, "(batch, length, channels)", s...)
 	c.optional("H", in.H, "(batch, channels)", s[0], s[2])
 	c.start(in.Start, s[0], s[1])
-	if c.err != nil {
-		return nil, nil, c.err
-	}
 	f := minGRU[float32]{s[0], s[1], s[2]}
 	operands := numbers("Z Candidate H", in.Z, in.Candidate, in.H).marks("Start", in.Start)
-	nodes, err := apply(f, minGRU[float64](f), c.dt, operands, s, tensor.Shape{s[0], s[2]})
-	if err != nil {
-		return nil, nil, err
-	}
-	return nodes[0], nodes[1], nil
+	return c.apply2(f, minGRU[float64](f), operands, s, tensor.Shape{s[0], s[2]})
 }
 
 type minGRU[T kernel.Float] struct{ batch, length, channels int }

@@ -47,18 +47,26 @@ func (o operands) marks(name string, n *G.Node) operands {
 	return append(o, operator.In{Name: name, Node: n, Kind: operator.Marks})
 }
 
-// apply adds an operator to the graph of its operands and returns a node for each of its results. f32 and f64 are one function, for each type
-// of number.
-func apply(f32 operator.Function[float32], f64 operator.Function[float64], dt tensor.Dtype, in operands, results ...tensor.Shape) (G.Nodes, error) {
-	return operator.Apply(operator.Definition{Float32: f32, Float64: f64, Dtype: dt, In: in, Out: results})
+// apply adds an operator to the graph of its operands and returns a node for each of its results, or the checker's error. f32 and f64 are one
+// function, for each type of number.
+func (c *checker) apply(f32 operator.Function[float32], f64 operator.Function[float64], in operands, results ...tensor.Shape) (G.Nodes, error) {
+	if c.err != nil {
+		return nil, c.err
+	}
+	return operator.Apply(operator.Definition{Float32: f32, Float64: f64, Dtype: c.dt, In: in, Out: results})
 }
 
-func apply1(f32 operator.Function[float32], f64 operator.Function[float64], dt tensor.Dtype, in operands, result tensor.Shape) (*G.Node, error) {
-	nodes, err := apply(f32, f64, dt, in, result)
-	if err != nil {
-		return nil, err
-	}
-	return nodes[0], nil
+// apply1 is apply for one result.
+func (c *checker) apply1(f32 operator.Function[float32], f64 operator.Function[float64], in operands, result tensor.Shape) (*G.Node, error) {
+	n, err := c.apply(f32, f64, in, result)
+	return append(n, nil)[0], err
+}
+
+// apply2 is apply for two results.
+func (c *checker) apply2(f32 operator.Function[float32], f64 operator.Function[float64], in operands, a, b tensor.Shape) (_, _ *G.Node, err error) {
+	n, err := c.apply(f32, f64, in, a, b)
+	n = append(n, nil, nil)
+	return n[0], n[1], err
 }
 
 // second returns the second of several results, or a zero one if there is only one.

@@ -21,13 +21,8 @@ import (
 func OuterProduct(k, v *G.Node, heads int) (*G.Node, error) {
 	c := newChecker("outer product", "k", k)
 	size, s := headSize(c, "k", k, heads)
-	if c.err == nil {
-		c.required("v", v, "(batch, length, width)", s...)
-	}
-	if c.err != nil {
-		return nil, c.err
-	}
-	return apply1(outer[float32]{size}, outer[float64]{size}, c.dt, numbers("k v", k, v), tensor.Shape{s[0], s[1], s[2] * size})
+	c.required("v", v, "(batch, length, width)", s...)
+	return c.apply1(outer[float32]{size}, outer[float64]{size}, numbers("k v", k, v), tensor.Shape{s[0], s[1], s[2] * size})
 }
 
 // Contract returns the product of a vector q and a matrix s for each step and head: q is (batch, length, width), s (batch, length,
@@ -39,29 +34,17 @@ func OuterProduct(k, v *G.Node, heads int) (*G.Node, error) {
 func Contract(q, s *G.Node, heads int) (*G.Node, error) {
 	c := newChecker("contraction", "q", q)
 	size, shape := headSize(c, "q", q, heads)
-	if c.err == nil {
-		c.required("s", s, "(batch, length, heads·size·size)", shape[0], shape[1], shape[2]*size)
-	}
-	if c.err != nil {
-		return nil, c.err
-	}
-	return apply1(contraction[float32]{size}, contraction[float64]{size}, c.dt, numbers("q s", q, s), shape)
+	c.required("s", s, "(batch, length, heads·size·size)", shape[0], shape[1], shape[2]*size)
+	return c.apply1(contraction[float32]{size}, contraction[float64]{size}, numbers("q s", q, s), shape)
 }
 
 // headSize returns the size of a head of n, and the shape of n.
 func headSize(c *checker, name string, n *G.Node, heads int) (size int, shape tensor.Shape) {
-	if c.err == nil {
-		c.required(name, n, "(batch, length, width)", 0, 0, 0)
-	}
-	if c.err != nil {
-		return 0, nil
-	}
-	shape = n.Shape()
+	shape = c.required(name, n, "(batch, length, width)", 0, 0, 0)
 	if heads < 1 || shape[2]%heads != 0 {
 		c.errorf("heads is %d, want a number that divides the width, %d", heads, shape[2])
-		return 0, nil
 	}
-	return shape[2] / heads, shape
+	return shape[2] / max(heads, 1), shape
 }
 
 type outer[T kernel.Float] struct{ size int }

@@ -14,16 +14,10 @@ import (
 // Errors: an x that is missing; an operand of another type or shape.
 func Reverse(x, start *G.Node) (*G.Node, error) {
 	c := newChecker("reverse", "x", x)
-	c.required("x", x, "(batch, length, channels)", 0, 0, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	s := x.Shape()
-	if c.start(start, s[0], s[1]); c.err != nil {
-		return nil, c.err
-	}
+	s := c.required("x", x, "(batch, length, channels)", 0, 0, 0)
+	c.start(start, s[0], s[1])
 	f := reverse[float32]{s[0], s[1], s[2]}
-	return apply1(f, reverse[float64](f), c.dt, numbers("x", x).marks("Start", start), s)
+	return c.apply1(f, reverse[float64](f), numbers("x", x).marks("Start", start), s)
 }
 
 type reverse[T kernel.Float] struct{ batch, length, channels int }

@@ -18,19 +18,13 @@ import (
 // Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", equation 4.
 func RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 	c := newChecker("RMS norm", "x", x)
-	rows, width := c.rows("x", x, "width")
-	if c.err != nil {
-		return nil, c.err
-	}
+	shape, rows, width := c.rows("x", x, "width")
 	c.required("weight", weight, "(width)", width)
 	if !(eps >= 0) || math.IsInf(eps, 1) {
 		c.errorf("eps is %v, want a finite number that is not negative", eps)
 	}
-	if c.err != nil {
-		return nil, c.err
-	}
 	f := rmsNorm[float32]{rows, width, eps}
-	return apply1(f, rmsNorm[float64](f), c.dt, numbers("x weight", x, weight), x.Shape())
+	return c.apply1(f, rmsNorm[float64](f), numbers("x weight", x, weight), shape)
 }
 
 type rmsNorm[T kernel.Float] struct {

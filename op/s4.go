@@ -50,27 +50,18 @@ type S4Config struct {
 // Sources: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", algorithm 1; Gu et al., "On the
 // Parameterization and Initialization of Diagonal State Space Models" (S4D), for the parameters.
 func S4(in S4Inputs, cfg S4Config) (y *G.Node, err error) {
-	f, err := newS4(in, cfg)
-	if err != nil {
-		return nil, err
-	}
+	f, c := newS4(in, cfg)
 	f.steps = in.InitialState != nil || in.Start != nil
-	return apply1(f, (*s4[float64])(f), in.U.Dtype(), f.operands(in), in.U.Shape())
+	return c.apply1(f, (*s4[float64])(f), f.operands(in), tensor.Shape{f.batch, f.length, f.channels})
 }
 
 // S4WithState returns what S4 returns, and the state after the last step, final (batch, channels, state). It always computes step by
 // step. The gradient of final flows back. To process a sequence in pieces, pass final as the InitialState of the next piece.
 func S4WithState(in S4Inputs, cfg S4Config) (y, final *G.Node, err error) {
-	f, err := newS4(in, cfg)
-	if err != nil {
-		return nil, nil, err
-	}
+	f, c := newS4(in, cfg)
 	f.steps, f.withState = true, true
-	nodes, err := apply(f, (*s4[float64])(f), in.U.Dtype(), f.operands(in), in.U.Shape(), tensor.Shape{f.batch, f.channels, f.state})
-	if err != nil {
-		return nil, nil, err
-	}
-	return nodes[0], nodes[1], nil
+	row, state := tensor.Shape{f.batch, f.length, f.channels}, tensor.Shape{f.batch, f.channels, f.state}
+	return c.apply2(f, (*s4[float64])(f), f.operands(in), row, state)
 }
 
 // s4 is the function of S4 and S4WithState.
@@ -97,20 +88,12 @@ func (f *s4[T]) operands(in S4Inputs) operands {
 		in.U, in.LogDelta, in.LogDecay, in.Frequency, in.C, in.D, in.InitialState).marks("Start", in.Start)
 }
 
-func newS4(in S4Inputs, cfg S4Config) (*s4[float32], error) {
+func newS4(in S4Inputs, cfg S4Config) (*s4[float32], *checker) {
 	c := newChecker("S4", "U", in.U)
-	c.required("U", in.U, "(batch, length, channels)", 0, 0, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	s := in.U.Shape()
+	s := c.required("U", in.U, "(batch, length, channels)", 0, 0, 0)
 	f := &s4[float32]{S4Config: cfg, batch: s[0], length: s[1], channels: s[2]}
 	c.required("LogDelta", in.LogDelta, "(channels)", f.channels)
-	c.required("LogDecay", in.LogDecay, "(channels, modes)", f.channels, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	f.modes = in.LogDecay.Shape()[1]
+	f.modes = c.required("LogDecay", in.LogDecay, "(channels, modes)", f.channels, 0)[1]
 	f.state = f.modes
 	if in.Frequency != nil {
 		f.state = 2 * f.modes
@@ -120,7 +103,7 @@ func newS4(in S4Inputs, cfg S4Config) (*s4[float32], error) {
 	c.optional("D", in.D, "(channels)", f.channels)
 	c.optional("InitialState", in.InitialState, "(batch, channels, state)", f.batch, f.channels, f.state)
 	c.start(in.Start, f.batch, f.length)
-	return f, c.err
+	return f, c
 }
 
 func (f *s4[T]) String() string {

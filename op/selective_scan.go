@@ -62,17 +62,9 @@ func SelectiveScan(in ScanInputs, cfg ScanConfig) (y *G.Node, err error) {
 // To process a sequence in pieces, pass final as the InitialState of the next piece. With Reverse, the next piece is the one before in
 // time. In that case do not pass final on if the piece begins with a Start: final belongs to the sequence that starts there.
 func SelectiveScanWithState(in ScanInputs, cfg ScanConfig) (y, final *G.Node, err error) {
-	f, err := newScan(in, cfg)
-	if err != nil {
-		return nil, nil, err
-	}
+	f, c := newScan(in, cfg)
 	f.withState = true
-	state := tensor.Shape{f.batch, f.channels, f.state}
-	nodes, err := apply(f, (*scan[float64])(f), in.U.Dtype(), f.operands(in), in.U.Shape(), state)
-	if err != nil {
-		return nil, nil, err
-	}
-	return nodes[0], nodes[1], nil
+	return c.apply2(f, (*scan[float64])(f), f.operands(in), f.result(), tensor.Shape{f.batch, f.channels, f.state})
 }
 
 // scan is the function of SelectiveScan and SelectiveScanWithState.
@@ -103,21 +95,15 @@ func (f *scan[T]) operands(in ScanInputs) operands {
 		in.U, in.Delta, in.A, in.B, in.C, in.D, in.Z, in.DeltaBias, in.InitialState).marks("Start", in.Start)
 }
 
-func newScan(in ScanInputs, cfg ScanConfig) (*scan[float32], error) {
+func (f *scan[T]) result() tensor.Shape { return tensor.Shape{f.batch, f.length, f.channels} }
+
+func newScan(in ScanInputs, cfg ScanConfig) (*scan[float32], *checker) {
 	const row = "(batch, length, channels)"
 	c := newChecker("selective scan", "U", in.U)
-	c.required("U", in.U, row, 0, 0, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	s := in.U.Shape()
+	s := c.required("U", in.U, row, 0, 0, 0)
 	f := &scan[float32]{ScanConfig: cfg, batch: s[0], length: s[1], channels: s[2]}
 	c.required("Delta", in.Delta, row, s...)
-	c.required("A", in.A, "(channels, state)", f.channels, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	f.state = in.A.Shape()[1]
+	f.state = c.required("A", in.A, "(channels, state)", f.channels, 0)[1]
 	f.bGroups = f.groups(c, "B", in.B)
 	f.cGroups = f.groups(c, "C", in.C)
 	c.optional("D", in.D, "(channels)", f.channels)
@@ -125,7 +111,7 @@ func newScan(in ScanInputs, cfg ScanConfig) (*scan[float32], error) {
 	c.optional("DeltaBias", in.DeltaBias, "(channels)", f.channels)
 	c.optional("InitialState", in.InitialState, "(batch, channels, state)", f.batch, f.channels, f.state)
 	c.start(in.Start, f.batch, f.length)
-	return f, c.err
+	return f, c
 }
 
 // groups returns the number of groups of B or C, 0 if it is constant over time.

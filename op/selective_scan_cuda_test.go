@@ -44,9 +44,9 @@ func (p *scanProblem) onCPU(withState bool) map[string][]float64 {
 	for name := range p.in {
 		in[name] = p.node(g, name, name, tensor.Float32)
 	}
-	f, err := newScan(scanInputs(in), p.cfg)
-	if err != nil {
-		panic(err)
+	f, c := newScan(scanInputs(in), p.cfg)
+	if c.err != nil {
+		panic(c.err)
 	}
 	f.withState = withState
 	list := f.operands(scanInputs(in))
@@ -111,6 +111,7 @@ func (p *scanProblem) onDevice(t *testing.T, withState bool, runs int) (all []ma
 		values[name] = new(G.Value)
 		G.Read(n, values[name])
 	}
+	c := &checker{dt: tensor.Float32}
 	var loss *G.Node
 	if withState {
 		y, final, err := SelectiveScanWithState(in, p.cfg)
@@ -119,7 +120,7 @@ func (p *scanProblem) onDevice(t *testing.T, withState bool, runs int) (all []ma
 		}
 		read("y", y)
 		read("final", final)
-		if loss, err = apply1(weighted{[][]float64{p.dy, p.dfinal}}, nil, tensor.Float32, numbers("y final", y, final), nil); err != nil {
+		if loss, err = c.apply1(weighted{[][]float64{p.dy, p.dfinal}}, nil, numbers("y final", y, final), nil); err != nil {
 			t.Fatal(err)
 		}
 	} else {
@@ -128,7 +129,7 @@ func (p *scanProblem) onDevice(t *testing.T, withState bool, runs int) (all []ma
 			t.Fatal(err)
 		}
 		read("y", y)
-		if loss, err = apply1(weighted{[][]float64{p.dy}}, nil, tensor.Float32, numbers("y", y), nil); err != nil {
+		if loss, err = c.apply1(weighted{[][]float64{p.dy}}, nil, numbers("y", y), nil); err != nil {
 			t.Fatal(err)
 		}
 	}

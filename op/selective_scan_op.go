@@ -40,12 +40,12 @@ func NewSelectiveScanOp(in ScanInputs, cfg ScanConfig) (*SelectiveScanOp, error)
 }
 
 func newScanOp(in ScanInputs, cfg ScanConfig) (*SelectiveScanOp, error) {
-	f, err := newScan(in, cfg)
-	if err != nil {
-		return nil, err
+	f, c := newScan(in, cfg)
+	if c.err != nil {
+		return nil, c.err
 	}
 	o, nodes, err := operator.New(operator.Definition{
-		Float32: f, Float64: (*scan[float64])(f), Dtype: in.U.Dtype(), In: f.operands(in), Out: []tensor.Shape{in.U.Shape()},
+		Float32: f, Float64: (*scan[float64])(f), Dtype: c.dt, In: f.operands(in), Out: []tensor.Shape{f.result()},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: %w", f, err)

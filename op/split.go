@@ -17,11 +17,7 @@ import (
 // Errors: an x that is missing, or of another type or shape; a size below 1 or above the width; sizes that do not add up to the width.
 func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 	c := newChecker("split", "x", x)
-	c.required("x", x, "(batch, length, width)", 0, 0, 0)
-	if c.err != nil {
-		return nil, c.err
-	}
-	s, sum := x.Shape(), 0
+	s, sum := c.required("x", x, "(batch, length, width)", 0, 0, 0), 0
 	for i, n := range sizes {
 		if n < 1 || n > s[2] {
 			c.errorf("size %d is %d, want 1 to %d, the width", i, n, s[2])
@@ -40,7 +36,7 @@ func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 		shape := s.Clone()
 		shape[2] = n
 		f := columns[float32]{s[2], from, n}
-		p, err := apply1(f, columns[float64](f), c.dt, numbers("x", x), shape)
+		p, err := c.apply1(f, columns[float64](f), numbers("x", x), shape)
 		if err != nil {
 			return nil, err
 		}
