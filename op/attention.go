@@ -145,24 +145,12 @@ func (f *attention[T]) onWith(p cuda.Precision, in []onDevice) *cuda.Attention {
 	return a
 }
 
-// next returns the second of the results or of their gradients.
-func (f *attention[T]) next(of []array) array {
-	if f.withContext {
-		return of[1]
-	}
-	return array{}
+func (f *attention[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
+	return f.onWith(p, in).Forward(s, out[0], second(out), keep)
 }
 
-func (f *attention[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
-	k, err := f.onWith(p, in).Forward(s, out[0], f.next(out), keep)
-	if k == nil || err != nil {
-		return nil, err
-	}
-	return &kept{Values: k, Free: k.Free}, nil
-}
-
-func (f *attention[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values any) error {
-	return f.onWith(p, in).Backward(s, values.(*cuda.AttentionKept), dout[0], f.next(dout), &cuda.AttentionGrad{
+func (f *attention[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values kept) error {
+	return f.onWith(p, in).Backward(s, values.(*cuda.AttentionKept), dout[0], second(dout), &cuda.AttentionGrad{
 		Q: grad[attentionQ], K: grad[attentionK], V: grad[attentionV], Context: grad[attentionContext],
 	})
 }

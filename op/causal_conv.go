@@ -124,11 +124,11 @@ func (f *conv[T]) onDevice(in []onDevice) *cuda.Conv[float32] {
 	}
 }
 
-func (f *conv[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f *conv[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, f.onDevice(in).Forward(s, out[0], second(out))
 }
 
-func (f *conv[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f *conv[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return orZeros(s, dout[0], in[convX].Len(), func(dy array) error {
 		return f.onDevice(in).Backward(s, dy, second(dout), grad[convX], f.channels, grad[convWeight], grad[convBias], grad[convContext])
 	})

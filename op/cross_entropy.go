@@ -63,7 +63,7 @@ func (f crossEntropy[T]) Backward(in []value[T], dout, grad [][]T) {
 	f.kernel(in).Backward(dout[0][0], grad[0])
 }
 
-func (f crossEntropy[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
+func (f crossEntropy[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
 	state, err := cuda.NewArray[float32](s, cuda.CrossEntropyState(f.rows))
 	if err != nil {
 		return nil, err
@@ -73,11 +73,11 @@ func (f crossEntropy[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevi
 		state.Free()
 		return nil, err
 	}
-	return &kept{Values: state, Free: state.Free}, nil
+	return state, nil
 }
 
 // BackwardOn writes the gradient over a copy of the logits, since the kernel works in place.
-func (f crossEntropy[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, state any) error {
+func (f crossEntropy[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, state kept) error {
 	if err := grad[0].CopyOf(s, in[0].Array); err != nil {
 		return err
 	}

@@ -94,10 +94,10 @@ func (f dropout[T]) dropOn(s *cuda.Stream, step onDevice, to, from array) error 
 	return cuda.Dropout{Rate: f.Rate, Seed: f.Seed, Layer: uint32(f.Layer), Each: f.each}.Apply(s, from, step.Ids, to)
 }
 
-func (f dropout[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f dropout[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, f.dropOn(s, in[1], out[0], in[0].Array)
 }
 
-func (f dropout[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f dropout[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return f.dropOn(s, in[1], grad[0], dout[0])
 }

@@ -37,11 +37,11 @@ func (add[T]) Forward(in []value[T], out [][]T) { kernel.Sum(out[0], in[0].Data,
 
 func (add[T]) Backward(_ []value[T], _, _ [][]T) {}
 
-func (add[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (add[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, cuda.Add(s, in[0].Array, in[1].Array, out[0])
 }
 
-func (add[T]) BackwardOn(*cuda.Stream, cuda.Precision, []onDevice, []array, []array, any) error {
+func (add[T]) BackwardOn(*cuda.Stream, cuda.Precision, []onDevice, []array, []array, kept) error {
 	return nil
 }
 
@@ -65,10 +65,10 @@ func (negExp[T]) Backward(in []value[T], dout, grad [][]T) {
 	kernel.NegExpBackward(grad[0], dout[0], in[0].Data)
 }
 
-func (negExp[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (negExp[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, cuda.NegExp(s, in[0].Array, out[0])
 }
 
-func (negExp[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (negExp[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return cuda.NegExpBackward(s, in[0].Array, dout[0], grad[0])
 }

@@ -66,11 +66,11 @@ func (f embedding[T]) Backward(in []value[T], dout, grad [][]T) {
 // Passes says that the second result is the weight.
 func (embedding[T]) Passes() (result, operand int) { return 1, 0 }
 
-func (f embedding[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f embedding[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, cuda.EmbeddingForward(s, f.rows, f.width, in[0].Array, in[1].Ids, out[0])
 }
 
-func (f embedding[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f embedding[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	if dout[1].Absent() {
 		if err := grad[0].Fill(s, 0); err != nil {
 			return err

@@ -56,10 +56,10 @@ func (g gated[T]) Backward(in []value[T], dout, grad [][]T) {
 	kernel.GateBackward(g.f, grad[0], grad[1], dout[0], in[0].Data, in[1].Data)
 }
 
-func (g gated[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (g gated[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, cuda.Gate(s, cuda.Nonlinearity(g.f), in[0].Array, in[1].Array, out[0])
 }
 
-func (g gated[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (g gated[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return cuda.GateBackward(s, cuda.Nonlinearity(g.f), in[0].Array, in[1].Array, dout[0], grad[0], grad[1])
 }

@@ -69,7 +69,7 @@ func (f linear[T]) onDevice(p cuda.Precision, in []onDevice) (*cuda.Linear, erro
 	return l, err
 }
 
-func (f linear[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f linear[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	l, err := f.onDevice(p, in)
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (f linear[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, ou
 	return nil, l.Forward(s, out[0])
 }
 
-func (f linear[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f linear[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	l, err := f.onDevice(p, in)
 	if err != nil {
 		return err

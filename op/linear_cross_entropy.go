@@ -64,30 +64,30 @@ type headKept[T cuda.Activation] struct {
 	state  array
 }
 
-func (k *headKept[T]) free() {
+func (k *headKept[T]) Free() {
 	k.logits.Free()
 	k.state.Free()
 }
 
-func (f *headLoss[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
-	if p != cuda.BF16 {
-		return headForward(f, s, p, in[0].Array, in[1].Array, in[2].Ids, out[0], keep)
+func (f *headLoss[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
+	if p == cuda.BF16 {
+		return headForward[cuda.BFloat16](f, s, p, in, out[0], keep)
 	}
-	half, free, err := halves(s, in[0], in[1])
+	return headForward[float32](f, s, p, in, out[0], keep)
+}
+
+func headForward[T cuda.Activation, N kernel.Float](
+	f *headLoss[N], s *cuda.Stream, p cuda.Precision, in []onDevice, out array, keep bool,
+) (_ kept, err error) {
+	product, free, err := as[T](s, in[0], in[1])
 	if err != nil {
 		return nil, err
 	}
 	defer free()
-	return headForward(f, s, p, half[0], half[1], in[2].Ids, out[0], keep)
-}
-
-func headForward[N kernel.Float, T cuda.Activation](
-	f *headLoss[N], s *cuda.Stream, p cuda.Precision, x, weight cuda.Array[T], targets cuda.Array[int32], out array, keep bool,
-) (_ *kept, err error) {
 	k := new(headKept[T])
 	defer func() {
 		if err != nil || !keep {
-			k.free()
+			k.Free()
 		}
 	}()
 	if k.logits, err = cuda.NewArray[T](s, f.rows*f.padded()); err != nil {
@@ -96,34 +96,34 @@ func headForward[N kernel.Float, T cuda.Activation](
 	if k.state, err = cuda.NewArray[float32](s, cuda.CrossEntropyState(f.rows)); err != nil {
 		return nil, err
 	}
-	if err = cuda.Multiply(s, p, f.rows, f.in, f.out, x, weight, k.logits, f.padded()); err != nil {
+	if err = cuda.Multiply(s, p, f.rows, f.in, f.out, product[0], product[1], k.logits, f.padded()); err != nil {
 		return nil, err
 	}
-	err = cuda.CrossEntropyForward(s, f.rows, f.out, f.padded(), int32(f.ignore), k.logits, targets, k.state, out)
+	err = cuda.CrossEntropyForward(s, f.rows, f.out, f.padded(), int32(f.ignore), k.logits, in[2].Ids, k.state, out)
 	if err != nil || !keep {
 		return nil, err
 	}
-	return &kept{Values: k, Free: k.free}, nil
+	return k, nil
 }
 
-func (f *headLoss[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values any) error {
-	if p != cuda.BF16 {
-		return headBackward(f, s, p, in[0].Array, in[1].Array, in[2].Ids, values.(*headKept[float32]), dout[0], grad)
+func (f *headLoss[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values kept) error {
+	if p == cuda.BF16 {
+		return headBackward(f, s, p, in, values.(*headKept[cuda.BFloat16]), dout[0], grad)
 	}
-	half, free, err := halves(s, in[0], in[1])
+	return headBackward(f, s, p, in, values.(*headKept[float32]), dout[0], grad)
+}
+
+func headBackward[T cuda.Activation, N kernel.Float](
+	f *headLoss[N], s *cuda.Stream, p cuda.Precision, in []onDevice, k *headKept[T], dout array, grad []array,
+) error {
+	product, free, err := as[T](s, in[0], in[1])
 	if err != nil {
 		return err
 	}
 	defer free()
-	return headBackward(f, s, p, half[0], half[1], in[2].Ids, values.(*headKept[cuda.BFloat16]), dout[0], grad)
-}
-
-func headBackward[N kernel.Float, T cuda.Activation](
-	f *headLoss[N], s *cuda.Stream, p cuda.Precision, x, weight cuda.Array[T], targets cuda.Array[int32], k *headKept[T], dout array, grad []array,
-) error {
-	err := cuda.CrossEntropyBackward(s, f.rows, f.out, f.padded(), int32(f.ignore), k.logits, targets, k.state, dout)
+	err = cuda.CrossEntropyBackward(s, f.rows, f.out, f.padded(), int32(f.ignore), k.logits, in[2].Ids, k.state, dout)
 	if err != nil {
 		return err
 	}
-	return cuda.MultiplyBackward(s, p, f.rows, f.in, f.out, x, weight, k.logits, f.padded(), grad[0], grad[1])
+	return cuda.MultiplyBackward(s, p, f.rows, f.in, f.out, product[0], product[1], k.logits, f.padded(), grad[0], grad[1])
 }

@@ -49,7 +49,7 @@ func (f lowRank[T]) Backward(in []value[T], dout, grad [][]T) {
 }
 
 // ForwardOn computes in strict float32: the product is small, and the weight is not rounded.
-func (f lowRank[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f lowRank[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	if err := out[0].CopyOf(s, in[0].Array); err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (f lowRank[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, o
 		matrix(out[0], f.in))
 }
 
-func (f lowRank[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f lowRank[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	d, a, b := matrix(dout[0], f.in), matrix(in[1].Array, f.in), matrix(in[2].Array, f.rank)
 	a.Transposed, b.Transposed = true, true
 	if err := cuda.MatMulScaled(s, cuda.Strict, f.rank, f.in, f.out, float32(f.scale), b, d, 0, matrix(grad[1], f.in)); err != nil {

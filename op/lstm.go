@@ -76,14 +76,10 @@ func (f *lstm[T]) onDevice(p cuda.Precision, in []onDevice) *cuda.LSTM {
 	}
 }
 
-func (f *lstm[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
-	k, err := f.onDevice(p, in).Forward(s, out[0], out[1], out[2], keep)
-	if k == nil || err != nil {
-		return nil, err
-	}
-	return &kept{Values: k, Free: k.Free}, nil
+func (f *lstm[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
+	return f.onDevice(p, in).Forward(s, out[0], out[1], out[2], keep)
 }
 
-func (f *lstm[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values any) error {
+func (f *lstm[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values kept) error {
 	return f.onDevice(p, in).Backward(s, values.(*cuda.LSTMKept), dout[0], dout[1], dout[2], grad[0], grad[1], grad[2], grad[3])
 }

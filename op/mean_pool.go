@@ -41,10 +41,10 @@ func (f meanPool[T]) onDevice(in []onDevice) *cuda.MeanPool {
 	return &cuda.MeanPool{Batch: f.batch, Length: f.length, Channels: f.channels, Mask: in[1].Marks}
 }
 
-func (f meanPool[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f meanPool[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, f.onDevice(in).Forward(s, in[0].Array, out[0])
 }
 
-func (f meanPool[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f meanPool[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return f.onDevice(in).Backward(s, dout[0], grad[0])
 }

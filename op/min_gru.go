@@ -63,10 +63,10 @@ func (f minGRU[T]) onDevice(in []onDevice) *cuda.MinGRU {
 	}
 }
 
-func (f minGRU[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f minGRU[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, f.onDevice(in).Forward(s, out[0], out[1])
 }
 
-func (f minGRU[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f minGRU[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return f.onDevice(in).Backward(s, dout[0], dout[1], grad[0], grad[1], grad[2])
 }

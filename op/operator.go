@@ -93,6 +93,18 @@ func orZeros(s *cuda.Stream, dout array, n int, f func(dout array) error) error 
 	return f(zeros)
 }
 
+// as returns operands in the type of a product: as they are, or in bfloat16. free frees what is new.
+func as[T cuda.Activation](s *cuda.Stream, list ...onDevice) (all []cuda.Array[T], free func(), err error) {
+	if whole, ok := any(&all).(*[]array); ok {
+		for _, o := range list {
+			*whole = append(*whole, o.Array)
+		}
+		return all, func() {}, nil
+	}
+	half, free, err := halves(s, list...)
+	return any(half).([]cuda.Array[T]), free, err
+}
+
 // halves returns operands in bfloat16: the copy of a weight, or a new array that free frees.
 func halves(s *cuda.Stream, list ...onDevice) (half []cuda.Array[cuda.BFloat16], free func(), err error) {
 	var work []cuda.Array[cuda.BFloat16]

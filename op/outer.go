@@ -60,11 +60,11 @@ func (f outer[T]) Backward(in []value[T], dout, grad [][]T) {
 	kernel.VectorMatrix(grad[1], in[0].Data, dout[0], f.size)
 }
 
-func (f outer[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f outer[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, cuda.OuterProduct(s, f.size, in[0].Array, in[1].Array, out[0])
 }
 
-func (f outer[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f outer[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	if err := cuda.MatrixVector(s, f.size, dout[0], in[1].Array, grad[0]); err != nil {
 		return err
 	}
@@ -84,11 +84,11 @@ func (f contraction[T]) Backward(in []value[T], dout, grad [][]T) {
 	kernel.OuterProduct(grad[1], in[0].Data, dout[0], f.size)
 }
 
-func (f contraction[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f contraction[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, cuda.VectorMatrix(s, f.size, in[0].Array, in[1].Array, out[0])
 }
 
-func (f contraction[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f contraction[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	if err := cuda.MatrixVector(s, f.size, in[1].Array, dout[0], grad[0]); err != nil {
 		return err
 	}

@@ -32,10 +32,10 @@ func (f reverse[T]) Backward(in []value[T], dout, grad [][]T) {
 	kernel.Reverse(grad[0], dout[0], f.batch, f.length, f.channels, in[1].Marks)
 }
 
-func (f reverse[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f reverse[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, cuda.Reverse(s, f.batch, f.length, f.channels, in[0].Array, out[0], in[1].Marks)
 }
 
-func (f reverse[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f reverse[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return cuda.Reverse(s, f.batch, f.length, f.channels, dout[0], grad[0], in[1].Marks)
 }

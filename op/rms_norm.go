@@ -44,10 +44,10 @@ func (f rmsNorm[T]) Backward(in []value[T], dout, grad [][]T) {
 	f.kernel(in).Backward(dout[0], grad[0], grad[1])
 }
 
-func (f rmsNorm[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f rmsNorm[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, cuda.RMSNormForward(s, f.rows, f.width, float32(f.eps), in[0].Array, in[1].Array, out[0])
 }
 
-func (f rmsNorm[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f rmsNorm[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return cuda.RMSNormBackward(s, f.rows, f.width, float32(f.eps), in[0].Array, in[1].Array, dout[0], array{}, grad[0], grad[1])
 }

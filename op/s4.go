@@ -155,11 +155,11 @@ func (f *s4[T]) onDevice(in []onDevice) *cuda.S4 {
 	}
 }
 
-func (f *s4[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f *s4[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, f.onDevice(in).Forward(s, out[0], second(out))
 }
 
-func (f *s4[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ any) error {
+func (f *s4[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return f.onDevice(in).Backward(s, dout[0], second(dout), &cuda.S4Grad{
 		U: grad[s4U], LogDelta: grad[s4LogDelta], LogDecay: grad[s4LogDecay],
 		Frequency: grad[s4Frequency], C: grad[s4C], D: grad[s4D], Initial: grad[s4Initial],

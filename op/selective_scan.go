@@ -184,7 +184,7 @@ func (f *scan[T]) onDevice(in []onDevice) *cuda.Scan[float32] {
 }
 
 // ForwardOn keeps the checkpoints of the states.
-func (f *scan[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, keep bool) (*kept, error) {
+func (f *scan[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
 	on := f.onDevice(in)
 	if !keep {
 		return nil, on.Forward(s, out[0], second(out), array{})
@@ -197,10 +197,10 @@ func (f *scan[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out
 		checkpoints.Free()
 		return nil, err
 	}
-	return &kept{Values: checkpoints, Free: checkpoints.Free}, nil
+	return checkpoints, nil
 }
 
-func (f *scan[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, values any) error {
+func (f *scan[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, values kept) error {
 	return orZeros(s, dout[0], in[scanU].Len(), func(dy array) error {
 		return f.onDevice(in).Backward(s, values.(array), dy, second(dout), &cuda.ScanGrad[float32]{
 			U: grad[scanU], Delta: grad[scanDelta], A: grad[scanA], B: grad[scanB], C: grad[scanC],

@@ -59,10 +59,10 @@ func (f columns[T]) Backward(_ []value[T], dout, grad [][]T) {
 	kernel.ScatterColumns(grad[0], dout[0], f.width, f.from, f.size)
 }
 
-func (f columns[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (*kept, error) {
+func (f columns[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, cuda.CopyColumns(s, out[0].Len()/f.size, f.width, f.from, f.size, in[0].Array, out[0])
 }
 
-func (f columns[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, _ []onDevice, dout, grad []array, _ any) error {
+func (f columns[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, _ []onDevice, dout, grad []array, _ kept) error {
 	return cuda.ScatterColumns(s, dout[0].Len()/f.size, f.width, f.from, f.size, dout[0], grad[0])
 }

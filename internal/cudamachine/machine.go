@@ -87,11 +87,10 @@ func (o *backward) CUDADo(extern G.External, dev G.Device, prealloc G.Value, inp
 		if err != nil {
 			return nil, err
 		}
-		var values any
 		if kept != nil {
-			values, c.frees = kept.Values, append(c.frees, kept.Free)
+			c.frees = append(c.frees, kept.Free)
 		}
-		return grad, c.f.BackwardOn(c.stream, cuda.Strict, in, dout, grad, values)
+		return grad, c.f.BackwardOn(c.stream, cuda.Strict, in, dout, grad, kept)
 	})
 }
 

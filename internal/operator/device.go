@@ -71,13 +71,10 @@ func (d *device) run(o *Operator, s *cuda.Stream, values []G.Value, ready []*Ten
 	}
 	keep := o.readers.Load() > 0
 	k, err := d.f.ForwardOn(s, o.place.precision, in, arrays, keep)
-	if keep {
-		kept := new(keptOnDevice)
+	if keep && err == nil {
+		kept := &keptOnDevice{Kept: k}
 		if k != nil {
-			kept.Kept = *k
-		}
-		if kept.Free != nil {
-			kept.undo = own(o.place.context, kept, kept.Free)
+			kept.undo = own(o.place.context, kept, k.Free)
 		}
 		t.kept.Store(kept)
 	}
@@ -232,7 +229,7 @@ func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (*Tens
 		arrays = arrays[1:]
 	}
 	if computes {
-		err = d.f.BackwardOn(s, o.place.precision, in, dout, into, k.Values)
+		err = d.f.BackwardOn(s, o.place.precision, in, dout, into, k.Kept)
 	}
 	grad.drop() // no other operator reads it: every gradient on the device has one reader
 	return t, err

@@ -57,10 +57,10 @@ type Checker interface {
 type OnDevice interface {
 	// ForwardOn queues kernels that write every result. If keep is true, it also returns the values that BackwardOn needs, nil for none.
 	// Otherwise it must be possible to capture what it does (cuda.Stream.Capture), if it can run on a captured stream at all.
-	ForwardOn(s *cuda.Stream, p cuda.Precision, in []DeviceOperand, out []cuda.Array[float32], keep bool) (*Kept, error)
+	ForwardOn(s *cuda.Stream, p cuda.Precision, in []DeviceOperand, out []cuda.Array[float32], keep bool) (Kept, error)
 	// BackwardOn queues kernels that write every gradient that is not absent. The gradient dout of a result that is not used is absent,
 	// unless the operator has only one result.
-	BackwardOn(s *cuda.Stream, p cuda.Precision, in []DeviceOperand, dout, grad []cuda.Array[float32], kept any) error
+	BackwardOn(s *cuda.Stream, p cuda.Precision, in []DeviceOperand, dout, grad []cuda.Array[float32], kept Kept) error
 }
 
 // DeviceOperand is the value of an operand on a device. The zero DeviceOperand is an absent one.
@@ -78,11 +78,8 @@ type Limited interface {
 	Fits(p cuda.Precision) error
 }
 
-// Kept holds the values that a forward pass on a device keeps for the backward pass.
-type Kept struct {
-	Values any
-	Free   func() // frees the values' device memory; nil if they have none
-}
+// Kept is the values that a forward pass on a device keeps for the backward pass. Free frees their memory.
+type Kept interface{ Free() }
 
 // Passer is a function that returns one of its operands as one of its results on a device. The function adds its own gradient of the operand
 // to the gradient of this result.

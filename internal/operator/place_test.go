@@ -8,6 +8,11 @@ import (
 	"github.com/gomamba/mamba/cuda"
 )
 
+// freer is kept values whose Free calls the function.
+type freer func()
+
+func (f freer) Free() { f() }
+
 // TestOwn checks that the memory of an unreachable value is freed while the context is locked, and that memory which was freed before is not
 // freed again.
 func TestOwn(t *testing.T) {
@@ -19,12 +24,12 @@ func TestOwn(t *testing.T) {
 		if i > 0 {
 			k = new(keptOnDevice)
 		}
-		k.Values, k.Free = i, func() {
+		k.Kept = freer(func() {
 			if c.mu.TryLock() {
 				t.Errorf("%d is freed while the context is not locked", i)
 			}
 			freed[i]++
-		}
+		})
 		k.undo = own(c, k, k.Free)
 		if i == 2 {
 			if err := c.Do(func(*cuda.Stream) error { k.release(); return nil }); err != nil {

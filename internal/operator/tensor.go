@@ -61,7 +61,7 @@ type keptOnDevice struct {
 
 // release frees the kept values. The context must be locked.
 func (k *keptOnDevice) release() {
-	if k.Free != nil {
+	if k.Kept != nil {
 		k.undo.Stop()
 		k.Free()
 	}
