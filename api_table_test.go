@@ -393,6 +393,7 @@ func opCalls() []call {
 		}),
 		methods("op.Recompute", func() any { return op.RecomputeAll }, nil),
 		[]call{
+			{name: "op.BlockShapes", f: op.BlockShapes, args: with(1, 2, 3, 4, 5)},
 			{name: "op.MapBlock", f: op.MapBlock[int, int], args: func() []any { return []any{op.BlockWeights[int]{}, func(op.BlockWeight, int) int { return 0 }} },
 				panics: []string{"1=nil: a function is not nil"}},
 			{name: "op.Add", f: op.Add, args: nodesOf(x, x)},

@@ -20,6 +20,11 @@ type BlockWeights[W any] = kernel.BlockWeights[W]
 // matrix of a Product, and Optional.
 type BlockWeight = kernel.BlockWeight
 
+// BlockShapes returns the shapes of the weights of a Mamba block of these sizes.
+func BlockShapes(model, channels, state, width, rank int) BlockWeights[[]int] {
+	return kernel.BlockShapes(model, channels, state, width, rank)
+}
+
 // MapBlock returns the weights of a Mamba block in another form: f of each, in the order of BlockWeights.Each.
 func MapBlock[V, W any](from BlockWeights[V], f func(about BlockWeight, v V) W) BlockWeights[W] {
 	return kernel.MapBlock(from, f)

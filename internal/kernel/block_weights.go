@@ -41,6 +41,15 @@ func (b *BlockWeights[W]) Each(f func(about BlockWeight, w *W)) {
 	f(BlockWeight{"OutBias", "mixer.out_proj.bias", false, true}, &b.OutBias)
 }
 
+// BlockShapes returns the shapes of the weights.
+func BlockShapes(model, channels, state, width, rank int) BlockWeights[[]int] {
+	return BlockWeights[[]int]{
+		Norm: []int{model}, ALog: []int{channels, state}, D: []int{channels}, InProj: []int{2 * channels, model}, InBias: []int{2 * channels},
+		Conv: []int{channels, 1, width}, ConvBias: []int{channels}, XProj: []int{rank + 2*state, channels}, DtProj: []int{channels, rank},
+		DtBias: []int{channels}, OutProj: []int{model, channels}, OutBias: []int{model},
+	}
+}
+
 // MapBlock returns the weights in another form: f of each, in the order of the fields.
 func MapBlock[V, W any](from BlockWeights[V], f func(about BlockWeight, v V) W) (to BlockWeights[W]) {
 	all := make([]W, 0, 12) // on the stack
