@@ -229,3 +229,13 @@ func TestDeviceStepperWidth(t *testing.T) {
 		}
 	}
 }
+
+// TestDeviceStepperChannels checks steps of a block with more channels than the kernels of a step take.
+func TestDeviceStepperChannels(t *testing.T) {
+	cfg := nn.LMConfig{Config: nn.Config{DModel: 4, DInner: cuda.StepProductMost + 8, DState: 2}, Vocab: 5}
+	pair := pairOf(t, nn.NewLM(cfg, nn.WithSeed(5)), nn.NewLM(cfg, nn.WithSeed(5), nn.OnDevice(gputest.Open(t, cuda.Open))), 2)
+	defer pair.close()
+	for step := range 4 {
+		pair.step(t, []int{step % 5, step * step % 5}, within(1e-5))
+	}
+}

@@ -49,7 +49,8 @@ func blockForward[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.S
 	}
 	defer free()
 	context, final := blockStates(f, out)
-	if !keep && f.length == 1 && f.withState && !b.Initial.Absent() && b.Start.Absent() && (f.width == 1 || !b.Context.Absent()) {
+	if !keep && f.length == 1 && f.withState && !b.Initial.Absent() && b.Start.Absent() && (f.width == 1 || !b.Context.Absent()) &&
+		max(f.model, f.channels) <= cuda.StepProductMost {
 		return nil, blockStep(b, s, out[0], context, final)
 	}
 	return b.Forward(s, out[0], context, final, keep)
