@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command with a stand-in for the GPU's driver and cuBLAS. With it the GPU's tests run on a machine without a GPU.
 #
-#   tools/gpustandin.sh [-if-present] go test -short ./cuda/... ./nn ./train ./checkpoint
+#   tools/gpustandin.sh [-if-present] go test -short ./cuda/... ./op ./layer ./nn ./train ./checkpoint
 #
 # tools/gpustandin is a driver that runs the kernels of cuda/kernels on the host, compiled by g++. It tests the Go code and the logic
 # of the kernels. It does not test their PTX, the last bits of the arithmetic, or speed.
