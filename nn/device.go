@@ -20,8 +20,8 @@ import (
 func OnDevice(device *cuda.Device) Option { return layer.OnDevice(device) }
 
 // WithPrecision sets the precision of a model on a device. cuda.Strict, the default, computes everything in float32. cuda.TF32 rounds the
-// operands of matrix products to 10 bits after the binary point. cuda.BF16 has activations and matrix products in bfloat16; weights, the
-// residual stream, states and all sums stay in float32.
+// operands of matrix products to 10 bits after the binary point. cuda.BF16 has in bfloat16 matrix products and,
+// inside a Mamba block, activations; weights, the residual stream, states and all sums stay in float32. docs/cuda.md has the details.
 func WithPrecision(p cuda.Precision) Option { return layer.WithPrecision(p) }
 
 // moved returns the states of layers with their nodes moved by the In or Out of an edge.

@@ -15,5 +15,7 @@
 // A block is one operator, op.MambaBlock. WithRecompute says which values its backward pass recomputes instead of keeping them.
 // WithComposed builds the block from a separate operator for each operation.
 //
+// A stack has layers of any Kind. OnDevice makes a block, stack or model compute on a GPU.
+//
 // Weights are separate from graphs (package layer). You can build any number of graphs on one model, with any batch and length.
 package nn
