@@ -158,7 +158,7 @@ func apply(d Definition) (G.Nodes, error) {
 	}
 	switch {
 	case len(d.Out) == 1 && d.Out[0].IsScalar() && !o.place.OnHost():
-		n, err = node.Apply(&scalar{o.place}, n)
+		n, err = node.Apply(o.place.newTransfer(false, tensor.Shape{1}, tensor.ScalarShape()), n)
 		return G.Nodes{n}, err
 	case len(d.Out) == 1 && (!o.body.needsResult() || !o.place.OnHost()):
 		return G.Nodes{n}, nil
@@ -325,7 +325,7 @@ func (o *Operator) String() string {
 	return o.name + " on a device"
 }
 
-func hashcode(o G.Op) uint32 {
+func hashcode(o interface{ WriteHash(hash.Hash) }) uint32 {
 	h := fnv.New32a()
 	o.WriteHash(h)
 	return h.Sum32()

@@ -36,7 +36,7 @@ func Download(x *G.Node) (*G.Node, error) {
 }
 
 func (p Place) transfer(x *G.Node, up bool) (*G.Node, error) {
-	t := &transfer{place: p, up: up}
+	t := p.newTransfer(up, nil, nil)
 	switch {
 	case x == nil || x.Graph() == nil:
 		return nil, fmt.Errorf("op: %v: the node is missing or belongs to no graph, want a tensor of float32", t)
@@ -45,122 +45,112 @@ func (p Place) transfer(x *G.Node, up bool) (*G.Node, error) {
 	case x.Dtype() != tensor.Float32 || x.IsScalar():
 		return nil, fmt.Errorf("op: %v: x is %v of shape %v, want a tensor of float32", t, x.Dtype(), x.Shape())
 	}
-	t.shape = x.Shape().Clone()
-	return node.Apply(t, x)
+	return node.Apply(p.newTransfer(up, x.Shape(), x.Shape()), x)
 }
 
-// transfer is the operator of Upload and of Download.
+// unary is what the operators of one operand share. They move values and compute nothing.
+type unary struct {
+	name     string // with all that distinguishes the operator from others, except places, types and shapes
+	place    Place  // of the result
+	of, to   tensor.Shape
+	dt, toDt tensor.Dtype // types of the operand and the result
+}
+
+func (u *unary) Arity() int                                        { return 1 }
+func (u *unary) Type() hm.Type                                     { return hm.NewFnType(typeOf(u.dt, u.of), typeOf(u.toDt, u.to)) }
+func (u *unary) InferShape(...G.DimSizer) (tensor.Shape, error)    { return u.to.Clone(), nil }
+func (u *unary) ReturnsPtr() bool                                  { return !u.to.IsScalar() }
+func (u *unary) CallsExtern() bool                                 { return false }
+func (u *unary) OverwritesInput() int                              { return -1 }
+func (u *unary) Hashcode() uint32                                  { return hashcode(u) }
+func (u *unary) String() string                                    { return u.name }
+func (u *unary) Place() Place                                      { return u.place }
+func (u *unary) DiffWRT(int) []bool                                { return []bool{true} }
+func (u *unary) DoDiff(G.ExecutionContext, G.Nodes, *G.Node) error { return errLisp }
+
+func (u *unary) WriteHash(h hash.Hash) {
+	fmt.Fprintf(h, "mamba %s %p %v %v%v %v%v", u.name, u.place.context, u.place.precision, u.dt, u.of, u.toDt, u.to)
+}
+
+// constant is an operator without a derivative.
+type constant struct{ unary }
+
+func (c *constant) DiffWRT(int) []bool { return []bool{false} }
+func (c *constant) SymDiff(G.Nodes, *G.Node, *G.Node) (G.Nodes, error) {
+	return nil, fmt.Errorf("op: %v has no derivative", c)
+}
+
+// transfer is the operator of Upload and of Download. A shape on the host may be that of a scalar, and is then (1) on the device.
 type transfer struct {
-	place Place
-	up    bool
-	shape tensor.Shape
-	last  *Tensor
+	unary
+	device Place
+	up     bool
+	last   *Tensor
 }
 
-func (t *transfer) Arity() int                                     { return 1 }
-func (t *transfer) InferShape(...G.DimSizer) (tensor.Shape, error) { return t.shape.Clone(), nil }
-func (t *transfer) ReturnsPtr() bool                               { return true }
-func (t *transfer) CallsExtern() bool                              { return false }
-func (t *transfer) OverwritesInput() int                           { return -1 }
-func (t *transfer) Hashcode() uint32                               { return hashcode(t) }
-func (t *transfer) DiffWRT(int) []bool                             { return []bool{true} }
-
-func (t *transfer) DoDiff(G.ExecutionContext, G.Nodes, *G.Node) error { return errLisp }
-
-// Place returns where the result is.
-func (t *transfer) Place() Place {
-	if t.up {
-		return t.place
+func (p Place) newTransfer(up bool, of, to tensor.Shape) *transfer {
+	u := unary{name: "download", of: of, to: to, dt: tensor.Float32, toDt: tensor.Float32}
+	if up {
+		u.name, u.place = "upload", p
 	}
-	return Place{}
-}
-
-func (t *transfer) Type() hm.Type {
-	s := typeOf(tensor.Float32, t.shape)
-	return hm.NewFnType(s, s)
-}
-
-func (t *transfer) WriteHash(h hash.Hash) {
-	fmt.Fprintf(h, "mamba %v %p %v %v", t, t.place.context, t.place.precision, t.shape)
-}
-
-func (t *transfer) String() string {
-	if t.up {
-		return "upload"
-	}
-	return "download"
+	return &transfer{unary: u, device: p, up: up}
 }
 
 func (t *transfer) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
-	n, err := t.place.transfer(grad, !t.up)
+	n, err := node.Apply(t.device.newTransfer(!t.up, t.to, t.of), grad)
 	return G.Nodes{n}, err
 }
 
-func (t *transfer) Do(values ...G.Value) (G.Value, error) {
-	if !t.up {
-		x, ok := values[0].(*Tensor)
-		if !ok || !x.shape.Eq(t.shape) {
-			return nil, fmt.Errorf("op: download: x is a %T of shape %v, want a tensor of shape %v on a device", values[0], values[0].Shape(), t.shape)
-		}
-		d, err := x.ToHost()
-		if err != nil {
-			return nil, fmt.Errorf("op: download: %w", err)
-		}
-		return d, nil
+func (t *transfer) Do(values ...G.Value) (v G.Value, err error) {
+	if t.up {
+		v, err = t.upload(values[0])
+	} else {
+		v, err = t.download(values[0])
 	}
-	host, err := numbers[float32](values[0], t.shape)
 	if err != nil {
-		return nil, fmt.Errorf("op: upload: x %w", err)
+		return nil, fmt.Errorf("op: %v: %w", t, err)
+	}
+	return v, nil
+}
+
+func (t *transfer) download(v G.Value) (G.Value, error) {
+	x, ok := v.(*Tensor)
+	if !ok || !x.shape.Eq(t.of) {
+		return nil, fmt.Errorf("x is a %T of shape %v, want a tensor of shape %v on a device", v, v.Shape(), t.of)
+	}
+	d, err := x.ToHost()
+	if err == nil && t.to.IsScalar() {
+		return G.NewF32(floats(d)[0]), nil
+	}
+	return d, err
+}
+
+func (t *transfer) upload(v G.Value) (G.Value, error) {
+	host, err := numbers[float32](v, t.of)
+	if err != nil {
+		return nil, fmt.Errorf("x %w", err)
 	}
 	err = t.place.context.Do(func(s *cuda.Stream) (err error) {
 		t.last.drop()
-		if t.last, err = t.place.allocate(t.shape); err != nil {
+		if t.last, err = t.place.allocate(t.to); err != nil {
 			return err
 		}
 		return t.last.buffer.array.CopyFrom(s, host)
 	})
-	if err != nil {
-		return nil, fmt.Errorf("op: upload: %w", err)
-	}
-	return t.last, nil
+	return t.last, err
 }
 
 // raise returns a node with Ints or Marks on the device. It has no derivative.
 func (c *Context) raise(x *G.Node, kind Kind) (*G.Node, error) {
-	return node.Apply(&raise{place: Place{context: c}, kind: kind, shape: x.Shape().Clone(), of: x.Dtype()}, x)
+	name := []string{"", "integers to a device", "marks to a device"}[kind]
+	u := unary{name: name, place: Place{context: c}, of: x.Shape(), to: x.Shape(), dt: x.Dtype(), toDt: tensor.Int}
+	return node.Apply(&raise{constant: constant{u}, kind: kind}, x)
 }
 
 type raise struct {
-	place Place
-	kind  Kind
-	shape tensor.Shape
-	of    tensor.Dtype
-	last  *raised
-}
-
-func (o *raise) Place() Place                                   { return o.place }
-func (o *raise) Arity() int                                     { return 1 }
-func (o *raise) InferShape(...G.DimSizer) (tensor.Shape, error) { return o.shape.Clone(), nil }
-func (o *raise) ReturnsPtr() bool                               { return true }
-func (o *raise) CallsExtern() bool                              { return false }
-func (o *raise) OverwritesInput() int                           { return -1 }
-func (o *raise) Hashcode() uint32                               { return hashcode(o) }
-func (o *raise) DiffWRT(int) []bool                             { return []bool{false} }
-
-func (o *raise) String() string {
-	return []string{"", "integers to a device", "marks to a device"}[o.kind]
-}
-
-func (o *raise) WriteHash(h hash.Hash) {
-	fmt.Fprintf(h, "mamba %v %p %v %v", o, o.place.context, o.shape, o.of)
-}
-
-func (o *raise) SymDiff(G.Nodes, *G.Node, *G.Node) (G.Nodes, error) {
-	return nil, fmt.Errorf("op: %v have no derivative", o)
-}
-
-func (o *raise) Type() hm.Type {
-	return hm.NewFnType(typeOf(o.of, o.shape), typeOf(tensor.Int, o.shape))
+	constant
+	kind Kind
+	last *raised
 }
 
 func (o *raise) Do(values ...G.Value) (G.Value, error) {
@@ -171,19 +161,19 @@ func (o *raise) Do(values ...G.Value) (G.Value, error) {
 		err   error
 	)
 	if o.kind == Ints {
-		ints, err = numbers[int](values[0], o.shape)
+		ints, err = numbers[int](values[0], o.to)
 		for _, x := range ints {
 			ids = append(ids, int32(x)) // an x that is no int32 is refused by the operator's check of ints
 		}
 	} else {
-		marks, err = MarkBytes(values[0], o.shape)
+		marks, err = MarkBytes(values[0], o.to)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: the value %w", o, err)
 	}
 	err = o.place.context.Do(func(s *cuda.Stream) (err error) {
 		if o.last == nil {
-			r, err := o.place.newRaised(s, o.kind, o.shape)
+			r, err := o.place.newRaised(s, o.kind, o.to)
 			if err != nil {
 				return err
 			}
