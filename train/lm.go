@@ -3,7 +3,6 @@ package train
 import (
 	"fmt"
 	"reflect"
-	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -96,13 +95,17 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 }
 
 // LMLoss returns the loss of a language model for Problem.Loss: the mean over all targets, in nats per token. Its inputs are those of
-// NewTokenBatch. Options are those of the model's calls.
+// NewTokenBatch. Options are those of the model's calls. The model's Dropout and DropPath are on in training and off in evaluation.
 func LMLoss(lm *nn.LM, options ...nn.CallOption) func(*Call) (*G.Node, error) {
 	return func(c *Call) (*G.Node, error) {
 		if lm == nil {
 			return nil, fmt.Errorf("train: the model is missing, want one that nn.NewLM returned")
 		}
-		options := slices.Clone(options)
+		var all []nn.CallOption
+		if cfg := lm.Config(); c.Training && (cfg.Dropout > 0 || cfg.DropPath > 0) {
+			all = append(all, nn.WithTraining(c.Step()))
+		}
+		options := append(all, options...)
 		if start := c.inputs["start"]; start != nil {
 			options = append(options, nn.WithStart(start))
 		}
