@@ -45,7 +45,7 @@ type AttentionConfig struct {
 // "FlashAttention", algorithm 1.
 func Attention(in AttentionInputs, cfg AttentionConfig) (*G.Node, error) {
 	f, c := newAttention(in, cfg)
-	return c.apply1(f, (*attention[float64])(f), f.operands(in), tensor.Shape{f.batch, f.length, f.width})
+	return c.apply1(f, (*attention[float64])(f), tensor.Shape{f.batch, f.length, f.width})
 }
 
 // AttentionWithContext returns what Attention returns, and the Context for the steps that follow, (batch, window-1, 2·width + 1). Use it
@@ -59,7 +59,7 @@ func AttentionWithContext(in AttentionInputs, cfg AttentionConfig) (y, context *
 	}
 	f.withContext = true
 	row, steps := tensor.Shape{f.batch, f.length, f.width}, tensor.Shape{f.batch, f.Window - 1, 2*f.width + 1}
-	return c.apply2(f, (*attention[float64])(f), f.operands(in), row, steps)
+	return c.apply2(f, (*attention[float64])(f), row, steps)
 }
 
 // attention is the function of Attention and AttentionWithContext.
@@ -77,10 +77,6 @@ const (
 	attentionContext
 	attentionStart
 )
-
-func (f *attention[T]) operands(in AttentionInputs) operands {
-	return numbers("Q K V Context", in.Q, in.K, in.V, in.Context).marks("Start", in.Start)
-}
 
 func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention[float32], *checker) {
 	const row = "(batch, length, width)"
@@ -101,9 +97,7 @@ func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention[float32],
 	case in.Context != nil && cfg.Window < 2:
 		c.errorf("Context has shape %v, want none: Window is %d, and only one of at least 2 has a context", in.Context.Shape(), cfg.Window)
 	}
-	if c.err == nil {
-		c.optional("Context", in.Context, "(batch, window-1, 2·width+1)", f.batch, cfg.Window-1, 2*f.width+1)
-	}
+	c.optional("Context", in.Context, "(batch, window-1, 2·width+1)", f.batch, cfg.Window-1, 2*f.width+1)
 	c.start(in.Start, f.batch, f.length)
 	return f, c
 }

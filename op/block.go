@@ -94,7 +94,7 @@ type BlockConfig struct {
 // Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", figure 3 and section 3.4.
 func MambaBlock(in BlockInputs, cfg BlockConfig) (y *G.Node, err error) {
 	f, c := newBlock(in, cfg)
-	return c.apply1(f, (*mambaBlock[float64])(f), f.operands(in), f.results()[0])
+	return c.apply1(f, (*mambaBlock[float64])(f), f.results()[0])
 }
 
 // MambaBlockWithState returns what MambaBlock returns, and the state after the last step: context (batch, width-1, channels) and final
@@ -103,7 +103,7 @@ func MambaBlock(in BlockInputs, cfg BlockConfig) (y *G.Node, err error) {
 func MambaBlockWithState(in BlockInputs, cfg BlockConfig) (y, context, final *G.Node, err error) {
 	f, c := newBlock(in, cfg)
 	f.withState = true
-	nodes, err := c.apply(f, (*mambaBlock[float64])(f), f.operands(in), f.results()...)
+	nodes, err := c.apply(f, (*mambaBlock[float64])(f), f.results()...)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -128,12 +128,6 @@ const (
 	blockInitial
 	blockStart
 )
-
-func (f *mambaBlock[T]) operands(in BlockInputs) operands {
-	o := numbers("X", in.X)
-	in.Each(func(about BlockWeight, w **G.Node) { o = append(o, numbers(about.Field, *w)...) })
-	return append(o, numbers("Context InitialState", in.Context, in.InitialState)...).marks("Start", in.Start)
-}
 
 // blockWeights returns the weights among what belongs to the operands.
 func blockWeights[V any](all []V) (w BlockWeights[V]) {
@@ -162,11 +156,9 @@ func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock[float32], *checker) 
 	c.optional("InBias", in.InBias, "(2·channels)", 2*f.channels)
 	c.optional("ConvBias", in.ConvBias, "(channels)", f.channels)
 	c.optional("OutBias", in.OutBias, "(model)", f.model)
-	if f.width > 1 {
-		c.optional("Context", in.Context, "(batch, width-1, channels)", f.batch, f.width-1, f.channels)
-	} else if in.Context != nil {
-		c.errorf("Context has shape %v, want none: a width of 1 reads no earlier step", in.Context.Shape())
-	}
+	c.in = c.in[:1] // X; the weights follow in the order of BlockWeights
+	in.Each(func(about BlockWeight, w **G.Node) { c.numbers(about.Field, *w) })
+	c.convContext(in.Context, f.batch, f.width-1, f.channels)
 	c.optional("InitialState", in.InitialState, "(batch, channels, state)", f.batch, f.channels, f.state)
 	c.start(in.Start, f.batch, f.length)
 	if !(cfg.Eps >= 0) || math.IsInf(cfg.Eps, 1) {

@@ -42,7 +42,7 @@ type ConvConfig struct {
 // Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", section 3.4.
 func CausalConv(in ConvInputs, cfg ConvConfig) (y *G.Node, err error) {
 	f, c := newConv(in, cfg)
-	return c.apply1(f, (*conv[float64])(f), f.operands(in), f.result())
+	return c.apply1(f, (*conv[float64])(f), f.result())
 }
 
 // CausalConvWithContext returns what CausalConv returns, and the context for the steps that follow, (batch, width-1, channels): the last
@@ -53,11 +53,11 @@ func CausalConv(in ConvInputs, cfg ConvConfig) (y *G.Node, err error) {
 func CausalConvWithContext(in ConvInputs, cfg ConvConfig) (y, context *G.Node, err error) {
 	f, c := newConv(in, cfg)
 	if f.width == 1 {
-		y, err = c.apply1(f, (*conv[float64])(f), f.operands(in), f.result())
+		y, err = c.apply1(f, (*conv[float64])(f), f.result())
 		return y, nil, err
 	}
 	f.withContext = true
-	return c.apply2(f, (*conv[float64])(f), f.operands(in), f.result(), tensor.Shape{f.batch, f.width - 1, f.channels})
+	return c.apply2(f, (*conv[float64])(f), f.result(), tensor.Shape{f.batch, f.width - 1, f.channels})
 }
 
 // conv is the function of CausalConv and CausalConvWithContext.
@@ -76,10 +76,6 @@ const (
 	convStart
 )
 
-func (f *conv[T]) operands(in ConvInputs) operands {
-	return numbers("X Weight Bias Context", in.X, in.Weight, in.Bias, in.Context).marks("Start", in.Start)
-}
-
 func (f *conv[T]) result() tensor.Shape { return tensor.Shape{f.batch, f.length, f.channels} }
 
 func newConv(in ConvInputs, cfg ConvConfig) (*conv[float32], *checker) {
@@ -88,13 +84,17 @@ func newConv(in ConvInputs, cfg ConvConfig) (*conv[float32], *checker) {
 	f := &conv[float32]{ConvConfig: cfg, batch: s[0], length: s[1], channels: s[2]}
 	f.width = c.required("Weight", in.Weight, "(channels, 1, width)", f.channels, 1, 0)[2]
 	c.optional("Bias", in.Bias, "(channels)", f.channels)
-	if f.width > 1 {
-		c.optional("Context", in.Context, "(batch, width-1, channels)", f.batch, f.width-1, f.channels)
-	} else if in.Context != nil {
-		c.errorf("Context has shape %v, want none: a width of 1 reads no earlier step", in.Context.Shape())
-	}
+	c.convContext(in.Context, f.batch, f.width-1, f.channels)
 	c.start(in.Start, f.batch, f.length)
 	return f, c
+}
+
+// convContext checks the Context of a convolution, which holds the given number of steps.
+func (c *checker) convContext(n *G.Node, batch, steps, channels int) {
+	if steps == 0 && n != nil {
+		c.errorf("Context has shape %v, want none: a width of 1 reads no earlier step", n.Shape())
+	}
+	c.optional("Context", n, "(batch, width-1, channels)", batch, steps, channels)
 }
 
 func (f *conv[T]) String() string {

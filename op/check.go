@@ -7,6 +7,8 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/operator"
 )
 
 // checker checks an operator's operands when the operator is added to a graph, and keeps the first error. An error names the operand,
@@ -15,6 +17,7 @@ type checker struct {
 	op  string // name of the operator, as "selective scan"
 	g   *G.ExprGraph
 	dt  tensor.Dtype // type of the floating-point operands
+	in  operands     // in the order in which they were checked, which is their order in the function
 	err error
 }
 
@@ -41,10 +44,22 @@ func (c *checker) errorf(format string, args ...any) {
 	}
 }
 
+// operands lists the operands of an operator. A nil node is an absent operand.
+type operands = []operator.In
+
+// numbers adds an operand of floating-point numbers without a check.
+func (c *checker) numbers(name string, n *G.Node) {
+	c.in = append(c.in, operator.In{Name: name, Node: n})
+}
+
+// passes says that the gradient of the last operand is the gradient of the result.
+func (c *checker) passes() { c.in[len(c.in)-1].Passed = true }
+
 // required checks an operand that must be present and of the operator's type. The string axes names the axes of its shape, as
 // "(batch, length)"; want holds their sizes, 0 for any. It returns the shape. After an error the sizes of 0 are 1 in it, so that the checks that
 // follow can compute with it; they then change nothing.
 func (c *checker) required(name string, n *G.Node, axes string, want ...int) tensor.Shape {
+	c.numbers(name, n)
 	if n == nil {
 		c.errorf("%s is missing, want a node of shape %s", name, axes)
 	} else {
@@ -75,7 +90,9 @@ func (c *checker) rows(name string, n *G.Node, last string) (shape tensor.Shape,
 
 // optional is required for an operand that may be nil.
 func (c *checker) optional(name string, n *G.Node, axes string, want ...int) {
-	if n != nil {
+	if n == nil {
+		c.numbers(name, nil)
+	} else {
 		c.required(name, n, axes, want...)
 	}
 }
@@ -134,6 +151,7 @@ func (c *checker) start(n *G.Node, batch, length int) { c.marks("Start", n, batc
 
 // marks checks an operand whose non-zero elements mark steps. It may be nil.
 func (c *checker) marks(name string, n *G.Node, batch, length int) {
+	c.in = append(c.in, operator.In{Name: name, Node: n, Kind: operator.Marks})
 	if n == nil {
 		return
 	}
@@ -148,6 +166,7 @@ func (c *checker) marks(name string, n *G.Node, batch, length int) {
 
 // ints checks an operand of integers, such as tokens or targets.
 func (c *checker) ints(name string, n *G.Node, axes string, want ...int) {
+	c.in = append(c.in, operator.In{Name: name, Node: n, Kind: operator.Ints})
 	if n == nil {
 		c.errorf("%s is missing, want a node of int of shape %s", name, axes)
 		return

@@ -29,7 +29,7 @@ func CrossEntropy(logits, targets *G.Node, ignore int) (*G.Node, error) {
 		c.ints("targets", targets, "(batch, length)", s[0], s[1])
 	}
 	f := crossEntropy[float32]{rows, vocabulary, ignore}
-	return c.apply1(f, crossEntropy[float64](f), numbers("logits", logits).ints("targets", targets), tensor.ScalarShape())
+	return c.apply1(f, crossEntropy[float64](f), tensor.ScalarShape())
 }
 
 type crossEntropy[T kernel.Float] struct{ rows, vocabulary, ignore int }

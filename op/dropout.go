@@ -48,6 +48,7 @@ func newDropout(name string, x, step *G.Node, cfg DropoutConfig, each func(tenso
 	if x.Dims() == 0 || x.Shape().TotalSize() == 0 {
 		c.errorf("x has shape %v, want at least one axis and one element", x.Shape())
 	}
+	c.numbers("x", x)
 	c.ints("step", step, "(1)", 1)
 	if !(cfg.Rate >= 0 && cfg.Rate < 1) {
 		c.errorf("Rate is %v, want at least 0 and below 1", cfg.Rate)
@@ -59,7 +60,7 @@ func newDropout(name string, x, step *G.Node, cfg DropoutConfig, each func(tenso
 		return nil, c.err
 	}
 	f := dropout[float32]{name, cfg, each(x.Shape())}
-	return c.apply1(f, dropout[float64](f), numbers("x", x).ints("step", step), x.Shape())
+	return c.apply1(f, dropout[float64](f), x.Shape())
 }
 
 type dropout[T kernel.Float] struct {

@@ -20,13 +20,17 @@ func Add(a, b *G.Node) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
+	c.numbers("a", a)
+	c.passes()
+	c.numbers("b", b)
+	c.passes()
 	shape := a.Shape()
 	if b == nil {
 		c.errorf("b is missing, want a node of shape %v like a", shape)
 	} else if c.float("b", b); !slices.Equal(b.Shape(), shape) {
 		c.errorf("b has shape %v, want %v like a", b.Shape(), shape)
 	}
-	return c.apply1(add[float32]{}, add[float64]{}, operands{}.passing("a", a).passing("b", b), shape)
+	return c.apply1(add[float32]{}, add[float64]{}, shape)
 }
 
 type add[T kernel.Float] struct{}
@@ -52,7 +56,8 @@ func NegExp(x *G.Node) (*G.Node, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return c.apply1(negExp[float32]{}, negExp[float64]{}, numbers("x", x), x.Shape())
+	c.numbers("x", x)
+	return c.apply1(negExp[float32]{}, negExp[float64]{}, x.Shape())
 }
 
 type negExp[T kernel.Float] struct{}

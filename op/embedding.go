@@ -35,7 +35,7 @@ func TiedEmbedding(weight, ids *G.Node) (x, tied *G.Node, err error) {
 	if !operator.PlaceOf(weight).OnHost() {
 		results = append(results, w)
 	}
-	n, err := c.apply(f, embedding[float64](f), numbers("weight", weight).ints("ids", ids), results...)
+	n, err := c.apply(f, embedding[float64](f), results...)
 	if err != nil {
 		return nil, nil, err
 	}

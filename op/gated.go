@@ -24,8 +24,9 @@ const (
 func Activate(x *G.Node, f Activation) (*G.Node, error) {
 	c := newChecker("activation", "x", x)
 	s := c.required("x", x, "(batch, length, channels)", 0, 0, 0)
+	c.numbers("", nil) // the x of Gate
 	c.activation(f)
-	return c.apply1(gated[float32]{f}, gated[float64]{f}, numbers("x x", x, nil), s)
+	return c.apply1(gated[float32]{f}, gated[float64]{f}, s)
 }
 
 // Gate returns f(gate)·x, element by element: gate, x and the result are (batch, length, channels). With SiLU it is the gate of SwiGLU,
@@ -36,7 +37,7 @@ func Gate(gate, x *G.Node, f Activation) (*G.Node, error) {
 	s := c.required("gate", gate, "(batch, length, channels)", 0, 0, 0)
 	c.activation(f)
 	c.required("x", x, "(batch, length, channels)", s...)
-	return c.apply1(gated[float32]{f}, gated[float64]{f}, numbers("gate x", gate, x), s)
+	return c.apply1(gated[float32]{f}, gated[float64]{f}, s)
 }
 
 func (c *checker) activation(f Activation) {

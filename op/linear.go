@@ -20,7 +20,7 @@ func Linear(x, weight, bias *G.Node) (*G.Node, error) {
 	c.optional("bias", bias, "(out)", out)
 	s[len(s)-1] = out
 	f := linear[float32]{product{rows, width, out}}
-	return c.apply1(f, linear[float64](f), numbers("x weight bias", x, weight, bias), s)
+	return c.apply1(f, linear[float64](f), s)
 }
 
 // chosenBLAS returns the BLAS for matrix products: package blas, unless the user has set another than gonum's with gorgonia.Use.

@@ -29,8 +29,7 @@ func LinearCrossEntropy(x, weight, targets *G.Node, ignore int) (*G.Node, error)
 	vocabulary := c.required("weight", weight, "(vocabulary, in)", 0, s[2])[0]
 	c.ints("targets", targets, "(batch, length)", s[0], s[1])
 	f := &headLoss[float32]{product{s[0] * s[1], s[2], vocabulary}, ignore}
-	in := numbers("x weight", x, weight).ints("targets", targets)
-	return c.apply1(f, nil, in, tensor.ScalarShape())
+	return c.apply1(f, nil, tensor.ScalarShape())
 }
 
 // headLoss is the function of LinearCrossEntropy on a device.

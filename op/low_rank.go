@@ -20,13 +20,14 @@ import (
 func LowRank(weight, a, b *G.Node, scale float64) (*G.Node, error) {
 	c := newChecker("low rank", "weight", weight)
 	s := c.required("weight", weight, "(out, in)", 0, 0)
+	c.passes()
 	rank := c.required("a", a, "(rank, in)", 0, s[1])[0]
 	c.required("b", b, "(out, rank)", s[0], rank)
 	if math.IsNaN(scale) || math.IsInf(scale, 0) {
 		c.errorf("scale is %v, want a finite number", scale)
 	}
 	f := lowRank[float32]{s[0], s[1], rank, scale}
-	return c.apply1(f, lowRank[float64](f), append(operands{}.passing("weight", weight), numbers("a b", a, b)...), s)
+	return c.apply1(f, lowRank[float64](f), s)
 }
 
 type lowRank[T kernel.Float] struct {

@@ -43,9 +43,8 @@ func LSTM(in LSTMInputs) (y, h, c *G.Node, err error) {
 	k.optional("H", in.H, "(batch, width)", f.batch, f.width)
 	k.optional("C", in.C, "(batch, width)", f.batch, f.width)
 	k.start(in.Start, f.batch, f.length)
-	operands := numbers("Z Weight H C", in.Z, in.Weight, in.H, in.C).marks("Start", in.Start)
 	state := tensor.Shape{f.batch, f.width}
-	nodes, err := k.apply(f, (*lstm[float64])(f), operands, tensor.Shape{f.batch, f.length, f.width}, state, state)
+	nodes, err := k.apply(f, (*lstm[float64])(f), tensor.Shape{f.batch, f.length, f.width}, state, state)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -18,7 +18,7 @@ func MeanPool(x, mask *G.Node) (*G.Node, error) {
 	s := c.required("x", x, "(batch, length, channels)", 0, 0, 0)
 	c.marks("mask", mask, s[0], s[1])
 	f := meanPool[float32]{s[0], s[1], s[2]}
-	return c.apply1(f, meanPool[float64](f), numbers("x", x).marks("mask", mask), tensor.Shape{s[0], s[2]})
+	return c.apply1(f, meanPool[float64](f), tensor.Shape{s[0], s[2]})
 }
 
 type meanPool[T kernel.Float] struct{ batch, length, channels int }

@@ -33,8 +33,7 @@ func MinGRU(in MinGRUInputs) (y, h *G.Node, err error) {
 	c.optional("H", in.H, "(batch, channels)", s[0], s[2])
 	c.start(in.Start, s[0], s[1])
 	f := minGRU[float32]{s[0], s[1], s[2]}
-	operands := numbers("Z Candidate H", in.Z, in.Candidate, in.H).marks("Start", in.Start)
-	return c.apply2(f, minGRU[float64](f), operands, s, tensor.Shape{s[0], s[2]})
+	return c.apply2(f, minGRU[float64](f), s, tensor.Shape{s[0], s[2]})
 }
 
 type minGRU[T kernel.Float] struct{ batch, length, channels int }

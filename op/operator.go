@@ -1,8 +1,6 @@
 package op
 
 import (
-	"strings"
-
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
@@ -21,50 +19,24 @@ type (
 	kept     = operator.Kept
 )
 
-// operands lists the operands of an operator.
-type operands []operator.In
-
-// numbers lists operands of floating-point numbers. The names, which stand in errors, are separated by spaces. A nil node is an absent operand.
-func numbers(names string, nodes ...*G.Node) (o operands) {
-	for i, name := range strings.Fields(names) {
-		o = append(o, operator.In{Name: name, Node: nodes[i]})
-	}
-	return o
-}
-
-// passing adds an operand whose gradient is the gradient of the result.
-func (o operands) passing(name string, n *G.Node) operands {
-	return append(o, operator.In{Name: name, Node: n, Passed: true})
-}
-
-// ints adds an operand of int.
-func (o operands) ints(name string, n *G.Node) operands {
-	return append(o, operator.In{Name: name, Node: n, Kind: operator.Ints})
-}
-
-// marks adds an operand whose non-zero elements mark steps.
-func (o operands) marks(name string, n *G.Node) operands {
-	return append(o, operator.In{Name: name, Node: n, Kind: operator.Marks})
-}
-
-// apply adds an operator to the graph of its operands and returns a node for each of its results, or the checker's error. f32 and f64 are one
-// function, for each type of number.
-func (c *checker) apply(f32 operator.Function[float32], f64 operator.Function[float64], in operands, results ...tensor.Shape) (G.Nodes, error) {
+// apply adds an operator with the operands that were checked to their graph, and returns a node for each of its results, or the checker's error.
+// f32 and f64 are one function, for each type of number.
+func (c *checker) apply(f32 operator.Function[float32], f64 operator.Function[float64], results ...tensor.Shape) (G.Nodes, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	return operator.Apply(operator.Definition{Float32: f32, Float64: f64, Dtype: c.dt, In: in, Out: results})
+	return operator.Apply(operator.Definition{Float32: f32, Float64: f64, Dtype: c.dt, In: c.in, Out: results})
 }
 
 // apply1 is apply for one result.
-func (c *checker) apply1(f32 operator.Function[float32], f64 operator.Function[float64], in operands, result tensor.Shape) (*G.Node, error) {
-	n, err := c.apply(f32, f64, in, result)
+func (c *checker) apply1(f32 operator.Function[float32], f64 operator.Function[float64], result tensor.Shape) (*G.Node, error) {
+	n, err := c.apply(f32, f64, result)
 	return append(n, nil)[0], err
 }
 
 // apply2 is apply for two results.
-func (c *checker) apply2(f32 operator.Function[float32], f64 operator.Function[float64], in operands, a, b tensor.Shape) (_, _ *G.Node, err error) {
-	n, err := c.apply(f32, f64, in, a, b)
+func (c *checker) apply2(f32 operator.Function[float32], f64 operator.Function[float64], a, b tensor.Shape) (_, _ *G.Node, err error) {
+	n, err := c.apply(f32, f64, a, b)
 	n = append(n, nil, nil)
 	return n[0], n[1], err
 }

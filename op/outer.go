@@ -22,7 +22,7 @@ func OuterProduct(k, v *G.Node, heads int) (*G.Node, error) {
 	c := newChecker("outer product", "k", k)
 	size, s := headSize(c, "k", k, heads)
 	c.required("v", v, "(batch, length, width)", s...)
-	return c.apply1(outer[float32]{size}, outer[float64]{size}, numbers("k v", k, v), tensor.Shape{s[0], s[1], s[2] * size})
+	return c.apply1(outer[float32]{size}, outer[float64]{size}, tensor.Shape{s[0], s[1], s[2] * size})
 }
 
 // Contract returns the product of a vector q and a matrix s for each step and head: q is (batch, length, width), s (batch, length,
@@ -35,7 +35,7 @@ func Contract(q, s *G.Node, heads int) (*G.Node, error) {
 	c := newChecker("contraction", "q", q)
 	size, shape := headSize(c, "q", q, heads)
 	c.required("s", s, "(batch, length, heads·size·size)", shape[0], shape[1], shape[2]*size)
-	return c.apply1(contraction[float32]{size}, contraction[float64]{size}, numbers("q s", q, s), shape)
+	return c.apply1(contraction[float32]{size}, contraction[float64]{size}, shape)
 }
 
 // headSize returns the size of a head of n, and the shape of n.

@@ -17,7 +17,7 @@ func Reverse(x, start *G.Node) (*G.Node, error) {
 	s := c.required("x", x, "(batch, length, channels)", 0, 0, 0)
 	c.start(start, s[0], s[1])
 	f := reverse[float32]{s[0], s[1], s[2]}
-	return c.apply1(f, reverse[float64](f), numbers("x", x).marks("Start", start), s)
+	return c.apply1(f, reverse[float64](f), s)
 }
 
 type reverse[T kernel.Float] struct{ batch, length, channels int }

@@ -24,7 +24,7 @@ func RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 		c.errorf("eps is %v, want a finite number that is not negative", eps)
 	}
 	f := rmsNorm[float32]{rows, width, eps}
-	return c.apply1(f, rmsNorm[float64](f), numbers("x weight", x, weight), shape)
+	return c.apply1(f, rmsNorm[float64](f), shape)
 }
 
 type rmsNorm[T kernel.Float] struct {

@@ -52,7 +52,7 @@ type S4Config struct {
 func S4(in S4Inputs, cfg S4Config) (y *G.Node, err error) {
 	f, c := newS4(in, cfg)
 	f.steps = in.InitialState != nil || in.Start != nil
-	return c.apply1(f, (*s4[float64])(f), f.operands(in), tensor.Shape{f.batch, f.length, f.channels})
+	return c.apply1(f, (*s4[float64])(f), tensor.Shape{f.batch, f.length, f.channels})
 }
 
 // S4WithState returns what S4 returns, and the state after the last step, final (batch, channels, state). It always computes step by
@@ -61,7 +61,7 @@ func S4WithState(in S4Inputs, cfg S4Config) (y, final *G.Node, err error) {
 	f, c := newS4(in, cfg)
 	f.steps, f.withState = true, true
 	row, state := tensor.Shape{f.batch, f.length, f.channels}, tensor.Shape{f.batch, f.channels, f.state}
-	return c.apply2(f, (*s4[float64])(f), f.operands(in), row, state)
+	return c.apply2(f, (*s4[float64])(f), row, state)
 }
 
 // s4 is the function of S4 and S4WithState.
@@ -82,11 +82,6 @@ const (
 	s4Initial
 	s4Start
 )
-
-func (f *s4[T]) operands(in S4Inputs) operands {
-	return numbers("U LogDelta LogDecay Frequency C D InitialState",
-		in.U, in.LogDelta, in.LogDecay, in.Frequency, in.C, in.D, in.InitialState).marks("Start", in.Start)
-}
 
 func newS4(in S4Inputs, cfg S4Config) (*s4[float32], *checker) {
 	c := newChecker("S4", "U", in.U)

@@ -64,7 +64,7 @@ func SelectiveScan(in ScanInputs, cfg ScanConfig) (y *G.Node, err error) {
 func SelectiveScanWithState(in ScanInputs, cfg ScanConfig) (y, final *G.Node, err error) {
 	f, c := newScan(in, cfg)
 	f.withState = true
-	return c.apply2(f, (*scan[float64])(f), f.operands(in), f.result(), tensor.Shape{f.batch, f.channels, f.state})
+	return c.apply2(f, (*scan[float64])(f), f.result(), tensor.Shape{f.batch, f.channels, f.state})
 }
 
 // scan is the function of SelectiveScan and SelectiveScanWithState.
@@ -89,11 +89,6 @@ const (
 	scanStart
 	scanOperands
 )
-
-func (f *scan[T]) operands(in ScanInputs) operands {
-	return numbers("U Delta A B C D Z DeltaBias InitialState",
-		in.U, in.Delta, in.A, in.B, in.C, in.D, in.Z, in.DeltaBias, in.InitialState).marks("Start", in.Start)
-}
 
 func (f *scan[T]) result() tensor.Shape { return tensor.Shape{f.batch, f.length, f.channels} }
 

@@ -49,7 +49,7 @@ func (p *scanProblem) onCPU(withState bool) map[string][]float64 {
 		panic(c.err)
 	}
 	f.withState = withState
-	list := f.operands(scanInputs(in))
+	list := c.in
 	values, grads := make([]value[float32], scanOperands), make([][]float32, scanOperands)
 	for i, o := range list {
 		if o.Node == nil {
@@ -120,7 +120,9 @@ func (p *scanProblem) onDevice(t *testing.T, withState bool, runs int) (all []ma
 		}
 		read("y", y)
 		read("final", final)
-		if loss, err = c.apply1(weighted{[][]float64{p.dy, p.dfinal}}, nil, numbers("y final", y, final), nil); err != nil {
+		c.numbers("y", y)
+		c.numbers("final", final)
+		if loss, err = c.apply1(weighted{[][]float64{p.dy, p.dfinal}}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	} else {
@@ -129,7 +131,8 @@ func (p *scanProblem) onDevice(t *testing.T, withState bool, runs int) (all []ma
 			t.Fatal(err)
 		}
 		read("y", y)
-		if loss, err = c.apply1(weighted{[][]float64{p.dy}}, nil, numbers("y", y), nil); err != nil {
+		c.numbers("y", y)
+		if loss, err = c.apply1(weighted{[][]float64{p.dy}}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -45,7 +45,7 @@ func newScanOp(in ScanInputs, cfg ScanConfig) (*SelectiveScanOp, error) {
 		return nil, c.err
 	}
 	o, nodes, err := operator.New(operator.Definition{
-		Float32: f, Float64: (*scan[float64])(f), Dtype: c.dt, In: f.operands(in), Out: []tensor.Shape{f.result()},
+		Float32: f, Float64: (*scan[float64])(f), Dtype: c.dt, In: c.in, Out: []tensor.Shape{f.result()},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: %w", f, err)

@@ -36,7 +36,7 @@ func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 		shape := s.Clone()
 		shape[2] = n
 		f := columns[float32]{s[2], from, n}
-		p, err := c.apply1(f, columns[float64](f), numbers("x", x), shape)
+		p, err := c.apply1(f, columns[float64](f), shape)
 		if err != nil {
 			return nil, err
 		}
