@@ -65,39 +65,31 @@ func orZeros(s *cuda.Stream, dout array, n int, f func(dout array) error) error 
 	return f(zeros)
 }
 
-// as returns operands in the type of a product: as they are, or in bfloat16. free frees what is new.
+// as returns operands in the type of a product: as they are, or in bfloat16, the copy of a weight or a new array. free frees the new arrays.
 func as[T cuda.Activation](s *cuda.Stream, list ...onDevice) (all []cuda.Array[T], free func(), err error) {
-	if whole, ok := any(&all).(*[]array); ok {
-		for _, o := range list {
-			*whole = append(*whole, o.Array)
-		}
-		return all, func() {}, nil
-	}
-	half, free, err := halves(s, list...)
-	return any(half).([]cuda.Array[T]), free, err
-}
-
-// halves returns operands in bfloat16: the copy of a weight, or a new array that free frees.
-func halves(s *cuda.Stream, list ...onDevice) (half []cuda.Array[cuda.BFloat16], free func(), err error) {
 	var work []cuda.Array[cuda.BFloat16]
 	free = func() {
 		for _, a := range work {
 			a.Free()
 		}
 	}
-	for _, o := range list {
-		var a cuda.Array[cuda.BFloat16]
-		if o.Weight != nil {
-			a, err = o.Weight.Half()
-		} else if a, err = cuda.NewArray[cuda.BFloat16](s, o.Len()); err == nil {
-			work = append(work, a)
-			err = cuda.Convert(s, o.Array, a)
+	all = make([]cuda.Array[T], len(list))
+	for i, o := range list {
+		switch a := any(&all[i]).(type) {
+		case *array:
+			*a = o.Array
+		case *cuda.Array[cuda.BFloat16]:
+			if o.Weight != nil {
+				*a, err = o.Weight.Half()
+			} else if *a, err = cuda.NewArray[cuda.BFloat16](s, o.Len()); err == nil {
+				work = append(work, *a)
+				err = cuda.Convert(s, o.Array, *a)
+			}
 		}
 		if err != nil {
 			free()
 			return nil, nil, err
 		}
-		half = append(half, a)
 	}
-	return half, free, nil
+	return all, free, nil
 }

@@ -35,13 +35,21 @@ func (d *device) differentiated(o *Operator) error {
 	return nil
 }
 
-// forward frees the result of the last run, queues the function and returns its result.
 func (d *device) forward(o *Operator, _ G.Value, values []G.Value) (G.Value, error) {
-	var t *Tensor
-	err := o.place.context.Do(func(s *cuda.Stream) (err error) {
+	return d.replace(o, func(s *cuda.Stream) (*Tensor, error) { return d.run(o, s, values, nil) })
+}
+
+// backward runs the function backward. The values that the forward pass kept come with the result.
+func (d *device) backward(o *Operator, _ G.Value, values []G.Value) (G.Value, error) {
+	return d.replace(o, func(s *cuda.Stream) (*Tensor, error) { return d.gradients(o, s, values) })
+}
+
+// replace frees the result of the last run, and calls f for the next one.
+func (d *device) replace(o *Operator, f func(*cuda.Stream) (*Tensor, error)) (t *Tensor, err error) {
+	err = o.place.context.Do(func(s *cuda.Stream) (err error) {
 		d.last.drop()
-		d.last, err = nil, nil
-		if t, err = d.run(o, s, values, nil); !d.shared {
+		d.last = nil
+		if t, err = f(s); !d.shared {
 			d.last = t
 		}
 		return err
@@ -155,18 +163,6 @@ func deviceOperandOf(v G.Value, want slot, p Place) (o DeviceOperand, err error)
 	return o, fmt.Errorf("has a value %T of %v %v, want a value of shape %v on %v", v, v.Dtype(), v.Shape(), want.shape, p)
 }
 
-// backward runs the function backward. The values that the forward pass kept come with the result.
-func (d *device) backward(o *Operator, _ G.Value, values []G.Value) (G.Value, error) {
-	var t *Tensor
-	err := o.place.context.Do(func(s *cuda.Stream) (err error) {
-		d.last.drop()
-		d.last = nil
-		t, err = d.gradients(o, s, values)
-		return err
-	})
-	return t, err
-}
-
 func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (*Tensor, error) {
 	n := o.Arity()
 	in, err := d.operands(o, values[:n])
@@ -217,7 +213,6 @@ func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (*Tens
 	if err != nil {
 		return nil, err
 	}
-	d.last = t
 	into, computes := make([]cuda.Array[float32], len(o.in)), false
 	for i, s := range o.in {
 		if !s.differentiable {
