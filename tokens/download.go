@@ -66,17 +66,18 @@ func Download(ctx context.Context, name string, cfg DownloadConfig) (dir string,
 func download(ctx context.Context, name string, cfg DownloadConfig) (dir string, err error) {
 	repo := hub.New(name).WithCacheDir(cfg.CacheDir)
 	repo.Verbosity = 0
-	if err := ask(ctx, repo, false); err != nil {
-		return "", err
-	}
 	root, err := repo.CacheDir()
 	if err != nil {
+		return "", err
+	}
+	locks := filepath.Join(cfg.CacheDir, ".locks", filepath.Base(root)) // where Hugging Face's programs have them
+	if err := ask(ctx, repo, locks, false); err != nil {
 		return "", err
 	}
 	if dir, missing, err := lacks(root, repo.Info()); err != nil || len(missing) == 0 {
 		return dir, err
 	}
-	if err := ask(ctx, repo, true); err != nil { // the cached answer may be old
+	if err := ask(ctx, repo, locks, true); err != nil { // the cached answer may be old
 		return "", err
 	}
 	dir, missing, err := lacks(root, repo.Info())
@@ -101,7 +102,6 @@ func download(ctx context.Context, name string, cfg DownloadConfig) (dir string,
 		show.File, show.Size = file.Name, file.Size
 		add(0)
 		blob := filepath.Join(root, "blobs", blobName(file))
-		locks := filepath.Join(cfg.CacheDir, ".locks", filepath.Base(root)) // where Hugging Face's programs have them
 		if err := fetch(ctx, from, blob, locks, file, add); err != nil {
 			return "", fmt.Errorf("%s: %w", file.Name, plain(err))
 		}
@@ -113,13 +113,15 @@ func download(ctx context.Context, name string, cfg DownloadConfig) (dir string,
 }
 
 // ask gets the list of the repository's files, from the cache or, with again, from the hub. The library takes no context: when ctx ends,
-// its request is left to end by itself.
-func ask(ctx context.Context, repo *hub.Repo, again bool) error {
-	if err := ctx.Err(); err != nil {
+// its request is left to end by itself. It holds a lock meanwhile, since the library's own renaming fails if two processes ask at once.
+func ask(ctx context.Context, repo *hub.Repo, locks string, again bool) error {
+	lock, err := lockFile(ctx, locks, "info")
+	if err != nil {
 		return err
 	}
 	done := make(chan error, 1)
 	go func() {
+		defer lock.Close()
 		if !again {
 			done <- repo.DownloadInfo(false)
 			return

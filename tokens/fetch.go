@@ -33,18 +33,28 @@ func blobName(file *hub.FileInfo) string {
 	return file.BlobID
 }
 
+// lockFile waits for the lock of a name in the folder of locks, until ctx ends. The caller closes it.
+func lockFile(ctx context.Context, locks, name string) (*flock.Flock, error) {
+	if err := os.MkdirAll(locks, 0o755); err != nil {
+		return nil, err
+	}
+	lock := flock.New(filepath.Join(locks, name+".lock"))
+	if _, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
+		return nil, err
+	}
+	return lock, nil
+}
+
 // fetch downloads a file to path. It continues what an earlier attempt has left, in this process or another one, and tries again as long
 // as bytes arrive. It calls add with the number of bytes that it has found or received.
 //
 // The library would begin again from the start, with half a gigabyte and more.
 func fetch(ctx context.Context, from, path, locks string, file *hub.FileInfo, add func(bytes int64)) (err error) {
-	for _, dir := range []string{filepath.Dir(path), locks} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
 	}
-	lock := flock.New(filepath.Join(locks, filepath.Base(path)+".lock"))
-	if _, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
+	lock, err := lockFile(ctx, locks, filepath.Base(path))
+	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
