@@ -142,7 +142,7 @@ func newLoRA(w *Param, cfg LoRAConfig) *LoRA {
 func (p *Param) LoRA() *LoRA { return p.lora }
 
 // Effective returns the node of the weight as layers use it: the weight itself, or its sum with its update. Solvers use the weights of
-// Trainable instead. On a device, a weight that has an update and is Frozen now gets no gradient.
+// Trainable instead.
 func (p *Param) Effective(g *G.ExprGraph) (*G.Node, error) {
 	if err := (Params{p}).check(); err != nil {
 		return nil, err

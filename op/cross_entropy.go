@@ -8,6 +8,7 @@ import (
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/operator"
 )
 
 // CrossEntropy returns the mean of -log softmax(logits)_target over the targets that are not equal to ignore. The logits are (batch,
@@ -68,7 +69,7 @@ func (f crossEntropy[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevi
 	if err != nil {
 		return nil, err
 	}
-	err = cuda.CrossEntropyForward(s, f.rows, f.vocabulary, f.vocabulary, int32(f.ignore), in[0].Array, in[1].Ids, state, out[0])
+	err = cuda.CrossEntropyForward(s, f.rows, f.vocabulary, f.vocabulary, operator.Int32(f.ignore), in[0].Array, in[1].Ids, state, out[0])
 	if err != nil || !keep {
 		state.Free()
 		return nil, err
@@ -81,5 +82,5 @@ func (f crossEntropy[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDev
 	if err := grad[0].CopyOf(s, in[0].Array); err != nil {
 		return err
 	}
-	return cuda.CrossEntropyBackward(s, f.rows, f.vocabulary, f.vocabulary, int32(f.ignore), grad[0], in[1].Ids, state.(array), dout[0])
+	return cuda.CrossEntropyBackward(s, f.rows, f.vocabulary, f.vocabulary, operator.Int32(f.ignore), grad[0], in[1].Ids, state.(array), dout[0])
 }

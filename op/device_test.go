@@ -3,6 +3,7 @@ package op
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,6 +103,10 @@ func TestPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	there, err := p.Upload(node(f32, 2, 3))
+	if err != nil {
+		t.Fatal(err)
+	}
 	wHalf, err := half.Upload(w)
 	if err != nil {
 		t.Fatal(err)
@@ -120,6 +125,8 @@ func TestPlaces(t *testing.T) {
 		{second2(p.NewWeight(dense(f64, tensor.Shape{2}, []float64{1, 2}))), "op: weight: a tensor of float64 (2), want a row-major tensor of float32"},
 		{second2(Attention(AttentionInputs{Q: wide, K: wide, V: wide}, AttentionConfig{Heads: 1})),
 			"cuda: attention: Width/Heads is 258, want at most 256"},
+		{second2(Reverse(x, there)), "op: reverse: Start is on " + p.String() + ", want a node on the host"},
+		{second2(Reverse(up, there)), "op: reverse: Start is on " + p.String() + ", want a node on the host"},
 		{second2(On(nil, cuda.Strict)), "op: the device is missing, want one that cuda.Open returned"},
 	} {
 		if c.err == nil || !strings.Contains(c.err.Error(), c.want) {
@@ -209,5 +216,79 @@ func TestGradientsOfOneResult(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// gorgonia.Read gives the numbers of a result and of a weight on a device, in every run.
+func TestReadOnDevice(t *testing.T) {
+	p, err := On(gputest.Open(t, cuda.Open), cuda.Strict)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := G.NewGraph()
+	host := dense(f32, tensor.Shape{3}, []float64{1, 2, 3})
+	w, err := p.NewWeight(host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := G.NodeFromAny(g, w, G.WithName("w"))
+	var weight, sum G.Value
+	G.Read(n, &weight)
+	G.Read(G.Must(Add(n, n)), &sum)
+	m := G.NewTapeMachine(g)
+	defer m.Close()
+	for run := range 3 {
+		host.Data().([]float32)[1] = float32(run)
+		w.HostChanged()
+		m.Reset()
+		if err := m.RunAll(); err != nil {
+			t.Fatal(err)
+		}
+		want := []float32{1, float32(run), 3}
+		if got := weight.Data().([]float32); !slices.Equal(got, want) {
+			t.Errorf("run %d: the weight is %v, want %v", run, got, want)
+		}
+		for i, got := range sum.Data().([]float32) {
+			if got != 2*want[i] {
+				t.Errorf("run %d: element %d of the sum is %v, want %v", run, i, got, 2*want[i])
+			}
+		}
+	}
+}
+
+// Integers that no int32 holds mean the same on a device as on the host.
+func TestLargeIntegersOnDevice(t *testing.T) {
+	p, err := On(gputest.Open(t, cuda.Open), cuda.Strict)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ignore := range []int{1 << 32, -1 << 32} {
+		var results [2][]float64
+		for i, on := range []bool{false, true} {
+			g := G.NewGraph()
+			x := leaf(g, "x", f32, []int{1, 3, 4}, []float64{1, 2, 3, 4, 5, 6, 8, 7, 9, 11, 10, 12})
+			head := leaf(g, "head", f32, []int{3, 4}, []float64{0.1, 0.2, 0.3, 0.4, 0.4, 0.3, 0.2, 0.1, 0.2, 0.3, 0.1, 0.4})
+			if on {
+				x, head = G.Must(p.Upload(x)), G.Must(p.Upload(head))
+			}
+			y := G.Must(Dropout(x, leaf(g, "step", tensor.Int, []int{1}, []float64{-1 << 32}), DropoutConfig{Rate: 0.5}))
+			targets := leaf(g, "targets", tensor.Int, []int{1, 3}, []float64{0, float64(ignore), 2})
+			values := make([]G.Value, 2)
+			G.Read(G.Must(CrossEntropy(y, targets, ignore)), &values[0])
+			G.Read(G.Must(LinearCrossEntropy(y, head, targets, ignore)), &values[1])
+			m := G.NewTapeMachine(g)
+			defer m.Close()
+			if err := m.RunAll(); err != nil {
+				t.Fatal(err)
+			}
+			for _, v := range values {
+				results[i] = append(results[i], elements(v)...)
+			}
+		}
+		for j, want := range results[0] {
+			if got := results[1][j]; !(math.Abs(got-want) <= 1e-5) {
+				t.Errorf("ignore %d: loss %d is %v on the device, %v on the host", ignore, j, got, want)
+			}
+		}
 	}
 }

@@ -98,7 +98,7 @@ func headForward[T cuda.Activation, N kernel.Float](
 	if err = cuda.Multiply(s, p, f.rows, f.in, f.out, product[0], product[1], k.logits, f.padded()); err != nil {
 		return nil, err
 	}
-	err = cuda.CrossEntropyForward(s, f.rows, f.out, f.padded(), int32(f.ignore), k.logits, in[2].Ids, k.state, out)
+	err = cuda.CrossEntropyForward(s, f.rows, f.out, f.padded(), operator.Int32(f.ignore), k.logits, in[2].Ids, k.state, out)
 	if err != nil || !keep {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func headBackward[T cuda.Activation, N kernel.Float](
 		return err
 	}
 	defer free()
-	err = cuda.CrossEntropyBackward(s, f.rows, f.out, f.padded(), int32(f.ignore), k.logits, in[2].Ids, k.state, dout)
+	err = cuda.CrossEntropyBackward(s, f.rows, f.out, f.padded(), operator.Int32(f.ignore), k.logits, in[2].Ids, k.state, dout)
 	if err != nil {
 		return err
 	}

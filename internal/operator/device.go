@@ -69,8 +69,9 @@ func (d *device) run(o *Operator, s *cuda.Stream, values []G.Value, ready []*Ten
 	if p, ok := d.f.(Passer); ok {
 		if result, operand := p.Passes(); result < len(ready) {
 			x := in[operand]
-			ready[result] = newTensor(o.place, o.out[result])
-			ready[result].alias, ready[result].weight = x.Array, x.Weight
+			if ready[result] = x.tensor.share(); x.Weight != nil {
+				ready[result] = x.Weight.shown()
+			}
 		}
 	}
 	t, arrays, err := o.place.results(o.out, ready)
@@ -142,7 +143,7 @@ func deviceOperandOf(v G.Value, want slot, p Place) (o DeviceOperand, err error)
 	switch v := v.(type) {
 	case *Tensor:
 		if want.kind == Numbers && v.place.context == p.context && v.shape.Eq(want.shape) {
-			o.Weight = v.weight
+			o.tensor, o.Weight = v, v.weight
 			o.Array, err = v.array()
 			return o, err
 		}

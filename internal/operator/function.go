@@ -71,6 +71,7 @@ type DeviceOperand struct {
 	Ids                 cuda.Array[int32] // of Ints
 	Ints                []int             // of Ints: the same numbers on the host; nil if they are only on the device
 	Marks               cuda.Array[uint8] // of Marks
+	tensor              *Tensor           // the value, if it is a tensor
 }
 
 // Limited is a function whose device function does not support all sizes. Fits returns an error that names the size.

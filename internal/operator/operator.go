@@ -98,7 +98,11 @@ func New(d Definition) (*Operator, G.Nodes, error) {
 			if err := countable(n.Shape()); err != nil {
 				return nil, nil, fmt.Errorf("%s %w", in.Name, err)
 			}
-			if in.Kind != Numbers && !o.place.OnHost() && PlaceOf(n).OnHost() {
+			if at := PlaceOf(n); in.Kind != Numbers && !at.OnHost() {
+				if _, ok := n.Op().(*raise); !ok || at.context != o.place.context {
+					return nil, nil, fmt.Errorf("%s is on %v, want a node on the host, which is copied to a device by itself", in.Name, at)
+				}
+			} else if in.Kind != Numbers && !o.place.OnHost() {
 				var err error
 				if n, err = o.place.context.raise(n, in.Kind); err != nil {
 					return nil, nil, fmt.Errorf("%s: %w", in.Name, err)

@@ -45,10 +45,9 @@ type Tensor struct {
 	*tensor.Dense // shell; it provides the unexported methods of tensor.Tensor
 	place         Place
 	shape         tensor.Shape
-	buffer        *buffer             // nil for zeros, which take no memory, and if alias is set
-	alias         cuda.Array[float32] // memory of another value
-	weight        *Weight             // the weight whose memory alias is, if any
-	parts         []*Tensor           // the tensors of a packed value; a nil element is zero
+	buffer        *buffer   // nil for zeros, which take no memory, and if weight is set
+	weight        *Weight   // the weight whose numbers the tensor shows, if any
+	parts         []*Tensor // the tensors of a packed value; a nil element is zero
 	kept          atomic.Pointer[keptOnDevice]
 	gone          bool
 }
@@ -100,7 +99,7 @@ func (t *Tensor) drop() {
 		return
 	}
 	t.buffer.release()
-	t.buffer, t.alias, t.gone = nil, cuda.Array[float32]{}, true
+	t.buffer, t.weight, t.gone = nil, nil, true
 	if k := t.kept.Swap(nil); k != nil {
 		k.release()
 	}
@@ -115,7 +114,7 @@ func (t *Tensor) share() *Tensor {
 		return nil
 	}
 	s := newTensor(t.place, t.shape)
-	if s.alias, s.gone = t.alias, t.gone; t.buffer != nil {
+	if s.weight, s.gone = t.weight, t.gone; t.buffer != nil {
 		t.buffer.refs.Add(1)
 		s.buffer = t.buffer
 	}
@@ -129,8 +128,8 @@ func (t *Tensor) array() (cuda.Array[float32], error) {
 		return cuda.Array[float32]{}, fmt.Errorf("was overwritten when its operator ran again; run one machine of a graph at a time")
 	case t.buffer != nil:
 		return t.buffer.array, nil
-	case !t.alias.Absent():
-		return t.alias, nil
+	case t.weight != nil:
+		return t.weight.Array()
 	}
 	b, err := t.place.context.newBuffer(t.shape.TotalSize())
 	if err != nil {
@@ -142,7 +141,7 @@ func (t *Tensor) array() (cuda.Array[float32], error) {
 
 // zero reports whether the tensor stands for zeros without memory.
 func (t *Tensor) zero() bool {
-	return t == nil || !t.gone && t.buffer == nil && t.alias.Absent() && t.parts == nil
+	return t == nil || !t.gone && t.buffer == nil && t.weight == nil && t.parts == nil
 }
 
 // add adds v to t. The context must be locked.
@@ -191,7 +190,7 @@ func (t *Tensor) add(v *Tensor) error {
 	}
 	if to != t.buffer {
 		t.buffer.release()
-		t.buffer, t.alias = to, cuda.Array[float32]{}
+		t.buffer, t.weight = to, nil
 	}
 	return nil
 }
@@ -241,7 +240,7 @@ func (t *Tensor) Strides() []int                { return t.shape.CalcStrides() }
 func (t *Tensor) Dtype() tensor.Dtype           { return tensor.Float32 }
 func (t *Tensor) IsScalar() bool                { return false }
 func (t *Tensor) ScalarValue() any              { return nil }
-func (t *Tensor) Engine() tensor.Engine         { return engine{t.place.context} }
+func (t *Tensor) Engine() tensor.Engine         { return engine{t.place.context, t} }
 func (t *Tensor) IsNativelyAccessible() bool    { return false }
 func (t *Tensor) IsManuallyManaged() bool       { return true }
 func (t *Tensor) RequiresIterator() bool        { return false }
@@ -303,8 +302,11 @@ func (t *Tensor) ReadNpy(io.Reader) error                             { return e
 func (t *Tensor) GobEncode() ([]byte, error)                          { return nil, errOnDevice }
 func (t *Tensor) GobDecode([]byte) error                              { return errOnDevice }
 
-// engine is the tensor.Engine of a Tensor. It implements addition, the only operation that Gorgonia asks for.
-type engine struct{ context *Context }
+// engine is the tensor.Engine of a Tensor. It implements what Gorgonia asks for: addition, and the copy to the host of gorgonia.Read.
+type engine struct {
+	context *Context
+	of      *Tensor
+}
 
 var _ tensor.Adder = engine{}
 
@@ -325,6 +327,19 @@ func (e engine) Add(a, b tensor.Tensor, opts ...tensor.FuncOpt) (tensor.Tensor, 
 	return x, x.add(y)
 }
 
+// Memcpy copies the engine's tensor into the memory of a Dense. If the copy fails, all elements are NaN, since package tensor panics after an
+// error.
+func (e engine) Memcpy(to, _ tensor.Memory) error {
+	d, ok := to.(interface{ Data() any })
+	if !ok || e.of == nil {
+		return errOnDevice
+	}
+	if v, ok := d.Data().([]float32); ok {
+		copy(v, e.of.Data().([]float32))
+	}
+	return nil
+}
+
 // AddScalar is an error.
 func (engine) AddScalar(tensor.Tensor, any, bool, ...tensor.FuncOpt) (tensor.Tensor, error) {
 	return nil, errOnDevice
@@ -335,7 +350,6 @@ func (engine) Alloc(int64) (tensor.Memory, error)              { return nil, err
 func (engine) Free(tensor.Memory, int64) error                 { return errOnDevice }
 func (engine) Memset(tensor.Memory, any) error                 { return errOnDevice }
 func (engine) Memclr(tensor.Memory)                            {}
-func (engine) Memcpy(tensor.Memory, tensor.Memory) error       { return errOnDevice }
 func (engine) Accessible(tensor.Memory) (tensor.Memory, error) { return nil, errOnDevice }
 func (engine) WorksWith(tensor.DataOrder) bool                 { return false }
 

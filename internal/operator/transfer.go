@@ -3,6 +3,7 @@ package operator
 import (
 	"fmt"
 	"hash"
+	"math"
 	"slices"
 
 	"github.com/chewxy/hm"
@@ -163,7 +164,7 @@ func (o *raise) Do(values ...G.Value) (G.Value, error) {
 	if o.kind == Ints {
 		ints, err = numbers[int](values[0], o.to)
 		for _, x := range ints {
-			ids = append(ids, int32(x)) // an x that is no int32 is refused by the operator's check of ints
+			ids = append(ids, Int32(x))
 		}
 	} else {
 		marks, err = MarkBytes(values[0], o.to)
@@ -192,6 +193,9 @@ func (o *raise) Do(values ...G.Value) (G.Value, error) {
 	}
 	return o.last, nil
 }
+
+// Int32 returns x as integers are on a device: the nearest number that an int32 holds.
+func Int32(x int) int32 { return int32(min(max(x, math.MinInt32), math.MaxInt32)) }
 
 // newRaised returns Ints or Marks with memory on the device. The context must be locked.
 func (p Place) newRaised(s *cuda.Stream, kind Kind, shape tensor.Shape) (r *raised, err error) {

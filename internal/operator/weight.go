@@ -27,6 +27,7 @@ var (
 	_ G.Value        = (*Weight)(nil)
 	_ G.Typer        = (*Weight)(nil)
 	_ G.CloneErrorer = (*Weight)(nil)
+	_ G.CopierTo     = (*Weight)(nil)
 )
 
 // NewWeight returns a weight with a value on the host that is used on the place's device. Matrix products with it have the place's precision.
@@ -194,12 +195,28 @@ func (w *Weight) Data() any {
 	return d.Data()
 }
 
-// Clone returns a zero tensor on the device. Gorgonia clones a weight to add up its gradients, and clears the clone.
+// Clone returns a tensor on the device that shows the weight's numbers, without memory of its own. Gorgonia clones a weight for gorgonia.Read, and
+// to add up its gradients; then it clears the clone.
 func (w *Weight) Clone() (any, error) {
 	if err := w.check(); err != nil {
 		return nil, err
 	}
-	return newTensor(w.place, w.Shape()), nil
+	return w.shown(), nil
+}
+
+// shown returns a tensor that shows the weight's numbers.
+func (w *Weight) shown() *Tensor {
+	t := newTensor(w.place, w.Shape())
+	t.weight = w
+	return t
+}
+
+// CopyTo does nothing for a tensor that Clone returned, since it shows the weight's numbers, and is an error for others.
+func (w *Weight) CopyTo(dest any) error {
+	if t, ok := dest.(*Tensor); ok && t.weight == w {
+		return nil
+	}
+	return fmt.Errorf("op: the weight is read into a %T, want nil or what gorgonia.Read of this weight set", dest)
 }
 
 // raised is the value of Ints or Marks on a device.
