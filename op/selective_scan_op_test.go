@@ -1,6 +1,7 @@
 package op
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -103,5 +104,44 @@ func selectiveScanOp(t *testing.T, p Place) {
 	}
 	if err := sameResults(results[1], results[0], 1e-6); err != nil {
 		t.Error(err)
+	}
+}
+
+// ReuseResults leaves out a SelectiveScanOp, since both of its results in a graph would have the same memory.
+func TestSelectiveScanOpReuse(t *testing.T) {
+	var sums [2][]float64
+	for i := range sums {
+		g := G.NewGraph()
+		var o *SelectiveScanOp
+		var ys G.Nodes
+		for _, call := range []string{"first ", "second "} {
+			problem := &scanProblem{batch: 2, length: 3, channels: 2, state: 3, bGroups: 1, cGroups: 2}
+			problem.fill(uint64(len(call)))
+			nodes := map[string]*G.Node{}
+			for _, name := range []string{"U", "Delta", "A", "B", "C"} {
+				nodes[name] = problem.node(g, name, call+name, f32)
+			}
+			made, err := NewSelectiveScanOp(scanInputs(nodes), problem.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o == nil {
+				o = made
+			}
+			ys = append(ys, G.Must(G.ApplyOp(o, made.Operands()...)))
+		}
+		sum := G.Must(Add(ys[0], ys[1]))
+		if i == 1 {
+			ReuseResults(g)
+		}
+		m := G.NewTapeMachine(g)
+		defer m.Close()
+		if err := m.RunAll(); err != nil {
+			t.Fatal(err)
+		}
+		sums[i] = elements(sum.Value())
+	}
+	if !slices.Equal(sums[1], sums[0]) {
+		t.Errorf("the sum of both results is %v, want %v", sums[1], sums[0])
 	}
 }

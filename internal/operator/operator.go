@@ -40,6 +40,7 @@ type Operator struct {
 	checker Checker // nil if all values are right
 	body    body
 	readers atomic.Int32 // number of gradients operators that read the kept values
+	shared  bool         // see Share
 }
 
 // body is what differs between the places and the types of numbers.
@@ -181,9 +182,10 @@ func Of(o G.Op) *Operator {
 	return nil
 }
 
-// Share allows the operator to be applied several times in a graph. On a device it then does not free its last result when it runs again; the
-// garbage collector does.
+// Share allows the operator to be applied several times in a graph. ReuseResult then does nothing. On a device the operator does not free its last
+// result when it runs again; the garbage collector does.
 func (o *Operator) Share() {
+	o.shared = true
 	if d, ok := o.body.(*device); ok {
 		d.shared = true
 	}
@@ -414,7 +416,7 @@ func (o *Operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) 
 
 // ReuseResult makes the operator write into its last result.
 func (o *Operator) ReuseResult() {
-	if b, ok := o.body.(interface{ reuse() }); ok {
+	if b, ok := o.body.(interface{ reuse() }); ok && !o.shared {
 		b.reuse()
 	}
 }
