@@ -319,9 +319,12 @@ func TestScanChunks(t *testing.T) {
 
 func chunks[T Activation](t *testing.T, s *Stream) {
 	r := rand.New(rand.NewPCG(8, 8))
-	seen := map[string]bool{}
+	seen, longest := map[string]bool{}, 4097
+	if testing.Short() {
+		longest = 1025
+	}
 	for i := range 24 {
-		p := draw[T](r, 1+r.IntN(2), []int{256, 257, 1000, 1024, 4097}[i%5], 1+r.IntN(30), 1+r.IntN(2), 1+r.IntN(16))
+		p := draw[T](r, 1+r.IntN(2), []int{256, 257, 1000, 1024, longest}[i%5], 1+r.IntN(30), 1+r.IntN(2), 1+r.IntN(16))
 		scan := Scan[T]{Batch: p.Batch, Length: p.Length, Channels: p.Channels, State: p.State, U: Array[T]{stream: s}}
 		if z := scanSizes[0]; scan.chunks(z, z.forward) < fewChunks || scan.chunks(z, z.backward) < fewChunks {
 			t.Fatalf("%v is cut into %d and %d chunks", p, scan.chunks(z, z.forward), scan.chunks(z, z.backward))
