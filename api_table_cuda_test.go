@@ -352,9 +352,13 @@ func placeCalls(g *gpu) []call {
 			"Do":        {args: func() []any { return []any{func(*cuda.Stream) error { return nil }} }},
 			"Upload":    of(nodesOf(shape{2, 3, 4}), "1=of more axes"),
 			"NewWeight": {args: func() []any { return []any{host(2, 3)} }},
-			"Zeros":     {args: func() []any { return []any{tensor.Shape{2, 3}} }, fine: []string{"1=*"}},
+			"Zeros":     {args: func() []any { return []any{tensor.Shape{2, 3}} }},
+			"Precision": {fine: []string{"0=zero"}},
 		}),
-		methods("op.DeviceWeight", func() any { return weight(2, 3) }, map[string]call{"Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}}}),
+		methods("op.DeviceWeight", func() any { return weight(2, 3) }, map[string]call{
+			"Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},
+			"CopyTo": {args: with(nil), broken: true}, // for gorgonia.Read
+		}),
 		methods("op.DeviceTensor", value, map[string]call{
 			"Eq": {args: with(1)}, "Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},
 			// What a tensor on a device cannot do.

@@ -391,6 +391,10 @@ func opCalls() []call {
 		methods("op.BlockInputs", func() any { f, i := inputs(); in := block(f, i).(op.BlockInputs); return &in }, map[string]call{
 			"Each": {args: func() []any { return []any{func(op.BlockWeight, **G.Node) {}} }, panics: []string{"0=nil: as everywhere in Go", "1=nil: a function is not nil"}},
 		}),
+		methods("op.BlockWeights", func() any { return &op.BlockWeights[int]{} }, map[string]call{
+			"Each": {args: func() []any { return []any{func(op.BlockWeight, *int) {}} }, panics: []string{"0=nil: as everywhere in Go", "1=nil: a function is not nil"}},
+		}),
+		methods("op.Activation", func() any { return op.SiLU }, nil),
 		methods("op.Recompute", func() any { return op.RecomputeAll }, nil),
 		[]call{
 			{name: "op.BlockShapes", f: op.BlockShapes, args: with(1, 2, 3, 4, 5)},

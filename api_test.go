@@ -427,8 +427,12 @@ var exported = sync.OnceValues(func() (names []string, err error) {
 					names = append(names, p.Name()+"."+name)
 				}
 			case *types.TypeName:
-				if !object.Exported() || object.IsAlias() || types.IsInterface(object.Type()) {
+				if !object.Exported() || types.IsInterface(object.Type()) {
 					continue
+				}
+				of, named := types.Unalias(object.Type()).(*types.Named)
+				if object.IsAlias() && !(named && of.Obj().Pkg() != nil && strings.HasPrefix(of.Obj().Pkg().Path(), module+"internal/")) || name == "Base" {
+					continue // a type that has its own name in another public package; a part of all layers, which have its methods
 				}
 				methods := types.NewMethodSet(types.NewPointer(object.Type()))
 				for i := range methods.Len() {

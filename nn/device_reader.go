@@ -33,7 +33,7 @@ func (r *reader) onDevice(g *G.ExprGraph, ids *G.Node, logits bool, opts []CallO
 	if err != nil {
 		return err
 	}
-	d, err := at.NewDecoder(ids, out, state.Nodes(), next.Nodes())
+	d, err := operator.NewDecoder(at, ids, out, state.Nodes(), next.Nodes())
 	if err != nil {
 		return fmt.Errorf("nn: %w", err)
 	}

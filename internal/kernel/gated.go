@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/gomamba/mamba/internal/work"
@@ -15,7 +16,15 @@ const (
 	GELU                   // x·Φ(x), with Φ the standard normal distribution (Hendrycks and Gimpel, "Gaussian Error Linear Units")
 )
 
-func (a Activation) String() string { return [...]string{"SiLU", "GELU"}[a] }
+func (a Activation) String() string {
+	switch a {
+	case SiLU:
+		return "SiLU"
+	case GELU:
+		return "GELU"
+	}
+	return fmt.Sprintf("Activation(%d)", int(a))
+}
 
 func activate[T Float](f Activation, y, x []T) {
 	if f == SiLU {

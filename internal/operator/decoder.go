@@ -50,11 +50,11 @@ type captured struct {
 	half   []cuda.Array[cuda.BFloat16]
 }
 
-// NewDecoder returns a decoder of a graph on the place's device. ids (batch, length) of int are an input of the graph; before are inputs on the device, and after are the
+// NewDecoder returns a decoder of a graph on a place's device. ids (batch, length) of int are an input of the graph; before are inputs on the device, and after are the
 // nodes of the states after the run, in the same order. logits is nil, or a node of shape (batch, 1, vocabulary) on the device.
 //
 // Errors: a node that an operator on the host computes; an after that is no result of its own of an operator.
-func (p Place) NewDecoder(ids, logits *G.Node, before, after G.Nodes) (*Decoder, error) {
+func NewDecoder(p Place, ids, logits *G.Node, before, after G.Nodes) (*Decoder, error) {
 	d := &Decoder{place: p, before: before, logits: logits}
 	for _, n := range after {
 		t := target{node: n}
