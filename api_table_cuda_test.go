@@ -47,7 +47,7 @@ func TestNothingPanicsOrHangsOnADevice(t *testing.T) {
 }
 
 // withoutDevice are the calls that need no device.
-var withoutDevice = []string{"cuda.GorgoniaPTX", "cuda.Attention.Fits", "cuda.Block.Fits", "cuda.Step.Fits", "cuda.Precision.Err"}
+var withoutDevice = []string{"cuda.GorgoniaPTX", "cuda.Attention.Fits", "cuda.Block.Fits", "cuda.Step.Fits", "cuda.Precision.Err", "op.Place.Precision"}
 
 // without marks calls that return an error without a device.
 func (g *gpu) without(calls []call) []call {
