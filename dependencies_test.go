@@ -21,3 +21,21 @@ func TestLibraryLinksNoPictures(t *testing.T) {
 		}
 	}
 }
+
+// The packages under internal stand below those that users import: of these they import only cuda.
+func TestInternalImportsNothingAbove(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{join .Imports \" \"}}", "./internal/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const module = "github.com/gomamba/mamba/"
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		for _, path := range f[1:] {
+			name, ours := strings.CutPrefix(path, module)
+			if ours && name != "cuda" && !strings.HasPrefix(name, "internal/") {
+				t.Errorf("%s imports %s", strings.TrimPrefix(f[0], module), name)
+			}
+		}
+	}
+}

@@ -40,7 +40,7 @@ func NewConv1D(cfg Conv1DConfig, opts ...Option) *Conv1D {
 			slots = []Slot{{Name: "conv", Shape: tensor.Shape{cfg.Width - 1, cfg.Channels}}}
 		}
 		if build.OverTime(l, cfg.Channels, slots, l.mix); cfg.Reverse {
-			build.Reversed(l)
+			readFromEnd(l)
 		}
 		return params, nil
 	})

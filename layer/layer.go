@@ -7,6 +7,7 @@ import (
 	G "gorgonia.org/gorgonia"
 
 	"github.com/gomamba/mamba/internal/build"
+	"github.com/gomamba/mamba/op"
 )
 
 // Base has what every layer has. Layers embed it. Its methods are Name, Params (the weights, in order), Err (what is wrong with the
@@ -108,6 +109,24 @@ func weights(s *build.Steps, params ...*Param) G.Nodes {
 		}
 	}
 	return nodes
+}
+
+// reversedState is the reason of build.WithoutState for a layer that reads a sequence from its end.
+const reversedState = "a layer that reads a sequence from its end has no state for the steps that follow"
+
+// readFromEnd makes a layer over time one that reads each sequence from its end to its beginning. Then it has no state: a step depends on
+// those after it.
+func readFromEnd[L any, P build.Layer[L]](l P) {
+	build.Wrap(l, func(s *build.Steps, x *G.Node, mix func(*build.Steps, *G.Node) *G.Node) *G.Node {
+		return s.Do(op.Reverse(mix(s, s.Do(op.Reverse(x, s.Start))), s.Start))
+	})
+	build.WithoutState(l, reversedState)
+}
+
+// split divides x along its last axis into parts of the given sizes.
+func split(s *build.Steps, x *G.Node, sizes ...int) G.Nodes {
+	parts, err := op.Split(x, sizes...)
+	return s.Parts(len(sizes), parts, err)
 }
 
 // prefixed returns slots with a prefix before their names.

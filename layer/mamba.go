@@ -97,9 +97,9 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 		build.OverTime(l, cfg.Channels, append(l.Conv.Slots(), core.Slots()...), l.mix)
 		switch {
 		case cfg.Reverse:
-			build.Reversed(l)
+			readFromEnd(l)
 		case cfg.Bidirectional:
-			build.WithoutState(l, build.ReversedState)
+			build.WithoutState(l, reversedState)
 		}
 		if params, err = together(l.InProj, l.Conv, core, l.OutProj); err != nil || cfg.S4 {
 			return params, err
@@ -121,7 +121,7 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 }
 
 func (l *Mamba) mix(s *build.Steps, x *G.Node) *G.Node {
-	uz := s.Split(s.Do(l.InProj.Apply(x)), l.inner, l.inner)
+	uz := split(s, s.Do(l.InProj.Apply(x)), l.inner, l.inner)
 	x, z := uz[0], uz[1]  // (batch, length, inner)
 	u := s.Mix(l.Conv, x) // (batch, length, inner)
 	var y *G.Node         // (batch, length, inner)

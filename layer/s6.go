@@ -71,7 +71,7 @@ func NewS6(cfg S6Config, opts ...Option) *S6 {
 		l.cfg = op.ScanConfig{DeltaSoftplus: true, Reverse: cfg.Reverse}
 		build.OverTime(l, l.channels, []Slot{{Name: "scan", Shape: tensor.Shape{l.channels, l.state}}}, l.mix)
 		if cfg.Reverse {
-			build.WithoutState(l, build.ReversedState)
+			build.WithoutState(l, reversedState)
 		}
 		params, err := together(l.XProj, l.DtProj)
 		if err != nil {
@@ -94,7 +94,7 @@ func (l *S6) mix(s *build.Steps, x *G.Node) *G.Node { return l.scan(s, x, nil) }
 // scan applies the layer to u (batch, length, channels), with a gate z in the shape of u, or nil.
 func (l *S6) scan(s *build.Steps, u, z *G.Node) *G.Node {
 	w := weights(s, l.XProj.Weight, l.DtProj.Weight, l.DtProj.Bias, l.ALog, l.D)
-	dtBC := s.Split(s.Do(op.Linear(u, w[0], nil)), l.rank, l.state, l.state)
+	dtBC := split(s, s.Do(op.Linear(u, w[0], nil)), l.rank, l.state, l.state)
 	dt, b, c := dtBC[0], dtBC[1], dtBC[2]   // (batch, length, rank), (batch, length, state) twice
 	delta := s.Do(op.Linear(dt, w[1], nil)) // (batch, length, channels), to which the scan adds the bias
 	a := s.Do(op.NegExp(w[3]))              // (channels, state)

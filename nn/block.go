@@ -98,7 +98,7 @@ func (b *MambaBlock) mix(s *build.Steps, x *G.Node) *G.Node {
 	if s.Composed || b.drop.on(s) {
 		return b.drop.add(s, x, s.Mix(b.mixer, s.Do(b.norm.Apply(x))))
 	}
-	in, cfg := b.inputs(s, x), op.BlockConfig{Eps: b.cfg.NormEps, Recompute: s.Recompute}
+	in, cfg := b.inputs(s, x), op.BlockConfig{Eps: b.cfg.NormEps, Recompute: op.Recompute(s.Recompute)}
 	if !s.WithState {
 		return s.Do(op.MambaBlock(in, cfg))
 	}

@@ -59,7 +59,7 @@ const (
 // without them, nothing is kept. On a GPU a block keeps the same values at every level.
 func WithRecompute(level Recompute) CallOption {
 	return func(c *build.Call) {
-		if c.Recompute = level; level < RecomputeCheap || level > RecomputeAll { // layers that recompute nothing do not look at it
+		if c.Recompute = int(level); level < RecomputeCheap || level > RecomputeAll { // layers that recompute nothing do not look at it
 			c.Err = fmt.Errorf("Recompute is %d, want RecomputeCheap, RecomputeNone or RecomputeAll", int(level))
 		}
 	}

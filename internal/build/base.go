@@ -10,16 +10,16 @@ import (
 
 	G "gorgonia.org/gorgonia"
 
+	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/internal/size"
-	"github.com/gomamba/mamba/op"
 )
 
 // Weights are the weights of a layer. It is layer.Params.
 type Weights interface {
 	Nodes(g *G.ExprGraph) G.Nodes
 	Describe(w io.Writer, name string)
-	Place() op.Place
-	ToDevice(at op.Place) error
+	Place() operator.Place
+	ToDevice(at operator.Place) error
 }
 
 // Base has what every layer has: a name, weights, and the error of its configuration. Layers embed it. Build fills it in.
@@ -35,7 +35,7 @@ type core struct {
 	last atomic.Pointer[weak.Pointer[G.ExprGraph]] // weak: a layer does not keep graphs alive
 	over overTime
 
-	place func() op.Place // where the weights are
+	place func() operator.Place // where the weights are
 }
 
 func (c *core) self() *core { return c }

@@ -3,23 +3,23 @@ package build
 import (
 	G "gorgonia.org/gorgonia"
 
-	"github.com/gomamba/mamba/op"
+	"github.com/gomamba/mamba/internal/operator"
 )
 
 // Edge is where values go from the host to a device and back: at the first layer that has its weights on a device.
 type Edge struct {
-	at   op.Place // of the weights
-	both bool     // x came from the host, and so the results go back there
+	at   operator.Place // of the weights
+	both bool           // x came from the host, and so the results go back there
 }
 
 // EdgeOf returns the edge of a layer with its weights at a place, applied to x.
-func EdgeOf(at op.Place, x *G.Node) Edge {
-	return Edge{at, !at.OnHost() && op.PlaceOf(x).OnHost()}
+func EdgeOf(at operator.Place, x *G.Node) Edge {
+	return Edge{at, !at.OnHost() && operator.PlaceOf(x).OnHost()}
 }
 
 // In uploads a node that is on the host, if the weights are on a device. A nil node stays nil.
 func (e Edge) In(n *G.Node) (*G.Node, error) {
-	if n == nil || e.at.OnHost() || !op.PlaceOf(n).OnHost() {
+	if n == nil || e.at.OnHost() || !operator.PlaceOf(n).OnHost() {
 		return n, nil
 	}
 	return e.at.Upload(n)
@@ -27,10 +27,10 @@ func (e Edge) In(n *G.Node) (*G.Node, error) {
 
 // Out downloads a result if x came from the host. A nil node stays nil.
 func (e Edge) Out(n *G.Node) (*G.Node, error) {
-	if n == nil || !e.both || op.PlaceOf(n).OnHost() {
+	if n == nil || !e.both || operator.PlaceOf(n).OnHost() {
 		return n, nil
 	}
-	return op.Download(n)
+	return operator.Download(n)
 }
 
 // Moved returns nodes that are moved by In or Out of an edge.

@@ -11,8 +11,8 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/internal/size"
-	"github.com/gomamba/mamba/op"
 )
 
 // Option is an option that every layer has.
@@ -26,7 +26,7 @@ type Options struct {
 	Seeded bool // the seed was given
 	Zeros  bool // the weights are zero instead of drawn
 
-	Place     op.Place // of the weights; Collect sets it
+	Place     operator.Place // of the weights; Collect sets it
 	Device    *cuda.Device
 	OnDevice  bool // Device was given
 	Precision cuda.Precision
@@ -57,7 +57,7 @@ func Collect(opts []Option) (Options, error) {
 	}
 	if o.OnDevice {
 		var err error
-		if o.Place, err = op.On(o.Device, o.Precision); err != nil {
+		if o.Place, err = operator.On(o.Device, o.Precision); err != nil {
 			return o, err
 		}
 	}
@@ -85,7 +85,9 @@ func (o Options) Part(name string) []Option {
 	}}
 }
 
-func (o *Options) toHost() { o.Place, o.Device, o.OnDevice, o.Precision = op.Place{}, nil, false, 0 }
+func (o *Options) toHost() {
+	o.Place, o.Device, o.OnDevice, o.Precision = operator.Place{}, nil, false, 0
+}
 
 // Join returns the name of a part: name, a dot and part, or only the one that is not empty.
 func Join(name, part string) string {

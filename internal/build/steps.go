@@ -10,7 +10,6 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/size"
-	"github.com/gomamba/mamba/op"
 )
 
 // Slot is layer.Slot.
@@ -27,7 +26,7 @@ type Call struct {
 	Start     *G.Node // (batch, length), or nil
 	Step      *G.Node // (1) of int: the training step, or nil outside training
 	Composed  bool
-	Recompute op.Recompute
+	Recompute int   // an op.Recompute
 	Err       error // of an option that is invalid
 }
 
@@ -69,17 +68,11 @@ func OverTime[L any, P Layer[L]](l P, channels int, slots []Slot, mix func(s *St
 	c.over.channels, c.over.slots, c.over.mix = channels, slots, mix
 }
 
-// ReversedState is the reason of WithoutState for a layer that reads a sequence from its end.
-const ReversedState = "a layer that reads a sequence from its end has no state for the steps that follow"
-
-// Reversed makes a layer over time one that reads each sequence from its end to its beginning. Then it has no state: a step depends on
-// those after it.
-func Reversed[L any, P Layer[L]](l P) {
-	mix := l.self().over.mix
-	l.self().over.mix = func(s *Steps, x *G.Node) *G.Node {
-		return s.Do(op.Reverse(mix(s, s.Do(op.Reverse(x, s.Start))), s.Start))
-	}
-	WithoutState(l, ReversedState)
+// Wrap makes around(s, x, mix) the way to apply a layer over time, where mix is the way before.
+func Wrap[L any, P Layer[L]](l P, around func(s *Steps, x *G.Node, mix func(s *Steps, x *G.Node) *G.Node) *G.Node) {
+	c := l.self()
+	mix := c.over.mix
+	c.over.mix = func(s *Steps, x *G.Node) *G.Node { return around(s, x, mix) }
 }
 
 // WithoutState makes a layer over time one that cannot be applied with a state. reason completes "NAME: …".
@@ -218,11 +211,10 @@ func (s *Steps) Do(y *G.Node, err error) *G.Node {
 // Result is Do, with the error of the steps.
 func (s *Steps) Result(y *G.Node, err error) (*G.Node, error) { return s.Do(y, err), s.err }
 
-// Split divides x along its last axis into parts of the given sizes.
-func (s *Steps) Split(x *G.Node, sizes ...int) G.Nodes {
-	parts, err := op.Split(x, sizes...)
+// Parts returns the results of an operator with n of them, or n nil nodes after an error.
+func (s *Steps) Parts(n int, parts G.Nodes, err error) G.Nodes {
 	if s.Do(nil, err); s.err != nil {
-		return make(G.Nodes, len(sizes))
+		return make(G.Nodes, n)
 	}
 	return parts
 }
