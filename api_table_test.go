@@ -199,6 +199,7 @@ func layerCalls() []call {
 		methods("layer.LSTM", func() any { return layer.NewLSTM(layer.LSTMConfig{Channels: 4}) }, mixer(shape{2, 4}, shape{2, 4})),
 		methods("layer.Attention", func() any { return layer.NewAttention(attention) }, mixer(shape{2, 2, 9})),
 		methods("layer.H3", func() any { return layer.NewH3(h3) }, mixer(shape{2, 1, 4}, shape{2, 8, 2})),
+		methods("layer.MambaParts", func() any { return &layer.NewMamba(mamba).Parts }, nil),
 		methods("layer.Params", params, map[string]call{
 			"Count": missing, "Decayed": missing, "Freeze": missing, "Unfreeze": missing, "RemoveLoRA": missing, "Trainable": missing, "ValuesChanged": missing,
 			"Describe":  {args: func() []any { return []any{io.Discard, "name"} }, panics: append(missing.panics, "1=nil: an io.Writer is not nil")},

@@ -197,7 +197,8 @@ func wrongValues(v reflect.Value, what string, depth int) (all []wrong) {
 		add("nil", reflect.Zero(t))
 		add("zero", reflect.New(t.Elem()))
 		// What a caller fills in is an argument; the weights of a layer are its own.
-		if e := t.Elem(); e.Kind() == reflect.Struct && strings.HasPrefix(e.PkgPath(), module) && e.PkgPath() != module+"layer" && !v.IsNil() {
+		if e := t.Elem(); e.Kind() == reflect.Struct && strings.HasPrefix(e.PkgPath(), module) && e.PkgPath() != module+"layer" &&
+			e.PkgPath() != module+"internal/build" && !v.IsNil() {
 			for _, w := range wrongValues(v.Elem(), what, depth) {
 				if w.what != what+"=zero" {
 					p := reflect.New(e)

@@ -68,8 +68,8 @@ func TestEmbedding(t *testing.T) {
 // A convolution with and without context, and what it hands on.
 func TestConv1D(t *testing.T) {
 	l := NewConv1D(Conv1DConfig{Channels: 1, Width: 3}, WithDtype(tensor.Float64))
-	copy(l.Weight.Value.Data().([]float64), []float64{0.25, 0.5, 2})
-	copy(l.Bias.Value.Data().([]float64), []float64{-1})
+	copy(l.Parts.Weight.Value.Data().([]float64), []float64{0.25, 0.5, 2})
+	copy(l.Parts.Bias.Value.Data().([]float64), []float64{-1})
 	g := G.NewGraph()
 	x := leaf(g, "x", []float64{1, 2, 3}, 1, 3, 1)
 	y, err := l.Apply(x)
@@ -95,7 +95,7 @@ func TestConv1D(t *testing.T) {
 // A convolution of width 1 remembers nothing.
 func TestConv1DOfWidthOne(t *testing.T) {
 	l := NewConv1D(Conv1DConfig{Channels: 2, Width: 1, NoBias: true}, WithDtype(tensor.Float64))
-	copy(l.Weight.Value.Data().([]float64), []float64{2, 3})
+	copy(l.Parts.Weight.Value.Data().([]float64), []float64{2, 3})
 	x := leaf(G.NewGraph(), "x", []float64{1, 1}, 1, 1, 2)
 	y, next, err := l.ApplyWithState(x, nil)
 	if err != nil {

@@ -19,8 +19,10 @@ import (
 // With a window, each step sees only the last steps. The layer then has a state of one slot: window (window-1, 2·channels + 1), for
 // each of these steps its key, its value, and 1 if there was a step. Without a window, it is an error to apply the layer with a
 // state, because a state of fixed size cannot hold all keys and values.
-type Attention struct {
-	Base
+type Attention = build.OverTime[AttentionParts, Params]
+
+// AttentionParts is what an Attention is made of.
+type AttentionParts struct {
 	QProj, KProj, VProj, OutProj *Linear // "q_proj", "k_proj", "v_proj" and "out_proj" (channels, channels)
 	cfg                          op.AttentionConfig
 }
@@ -39,18 +41,18 @@ type AttentionConfig struct {
 
 // NewAttention returns attention.
 func NewAttention(cfg AttentionConfig, opts ...Option) *Attention {
-	return newLayer("attention", opts, []any{"channels", cfg.Channels}, func(l *Attention, o build.Options) (Params, error) {
+	return newMixer("attention", opts, []any{"channels", cfg.Channels}, func(l *Attention, p *AttentionParts, o build.Options) (Params, error) {
 		n := cfg.Channels
-		l.cfg = op.AttentionConfig{Heads: build.OrDefault(cfg.Heads, defaultHeads(n)), Window: cfg.Window, Rotary: build.OrDefault(cfg.Rotary, 10000)}
+		p.cfg = op.AttentionConfig{Heads: build.OrDefault(cfg.Heads, defaultHeads(n)), Window: cfg.Window, Rotary: build.OrDefault(cfg.Rotary, 10000)}
 		if cfg.NoRotary {
-			l.cfg.Rotary = 0
+			p.cfg.Rotary = 0
 		}
-		switch h := l.cfg.Heads; {
+		switch h := p.cfg.Heads; {
 		case h < 1 || n%h != 0:
 			return nil, fmt.Errorf("heads is %d, want a number that divides the channels, %d", h, n)
 		case cfg.NoRotary && cfg.Rotary != 0:
 			return nil, fmt.Errorf("the rotary base is %v with NoRotary, want 0", cfg.Rotary)
-		case !cfg.NoRotary && !(l.cfg.Rotary > 1 && !math.IsInf(l.cfg.Rotary, 1)):
+		case !cfg.NoRotary && !(p.cfg.Rotary > 1 && !math.IsInf(p.cfg.Rotary, 1)):
 			return nil, fmt.Errorf("the rotary base is %v, want a number above 1, or 0 for the default", cfg.Rotary)
 		case !cfg.NoRotary && n/h%2 != 0:
 			return nil, fmt.Errorf("rotary positions need an even head dimension, and %d/%d is %d", n, h, n/h)
@@ -60,13 +62,13 @@ func NewAttention(cfg AttentionConfig, opts ...Option) *Attention {
 		if err := size.Of(o.Dtype.Size(), cfg.Window, 2*n+1).Fits("the keys and values of a sequence"); err != nil {
 			return nil, fmt.Errorf("the window is %d: %w", cfg.Window, err)
 		}
-		l.QProj, l.KProj = projection(o, "q_proj", n, n, cfg.Bias), projection(o, "k_proj", n, n, cfg.Bias)
-		l.VProj, l.OutProj = projection(o, "v_proj", n, n, cfg.Bias), projection(o, "out_proj", n, n, cfg.Bias)
-		build.OverTime(l, n, []Slot{{Name: "window", Shape: tensor.Shape{cfg.Window - 1, 2*n + 1}}}, l.mix)
+		p.QProj, p.KProj = projection(o, "q_proj", n, n, cfg.Bias), projection(o, "k_proj", n, n, cfg.Bias)
+		p.VProj, p.OutProj = projection(o, "v_proj", n, n, cfg.Bias), projection(o, "out_proj", n, n, cfg.Bias)
+		build.MixWith(l, n, []Slot{{Name: "window", Shape: tensor.Shape{cfg.Window - 1, 2*n + 1}}}, p.mix)
 		if cfg.Window == 0 {
 			build.WithoutState(l, "attention without a window has a state that would grow with every step, want a Window of at least 2 (in package nn, Config.Window)")
 		}
-		return together(l.QProj, l.KProj, l.VProj, l.OutProj)
+		return together(p.QProj, p.KProj, p.VProj, p.OutProj)
 	})
 }
 
@@ -78,12 +80,12 @@ func defaultHeads(channels int) int {
 	return heads
 }
 
-func (l *Attention) mix(s *build.Steps, x *G.Node) *G.Node {
+func (p *AttentionParts) mix(s *build.Steps, x *G.Node) *G.Node {
 	in := op.AttentionInputs{
-		Q: s.Do(l.QProj.Apply(x)), K: s.Do(l.KProj.Apply(x)), V: s.Do(l.VProj.Apply(x)), // (batch, length, channels)
+		Q: s.Do(p.QProj.Apply(x)), K: s.Do(p.KProj.Apply(x)), V: s.Do(p.VProj.Apply(x)), // (batch, length, channels)
 		Context: s.Take(), Start: s.Start,
 	}
-	return s.Do(l.OutProj.Apply(build.Run(s, in, l.cfg, op.Attention, op.AttentionWithContext)))
+	return s.Do(p.OutProj.Apply(build.Run(s, in, p.cfg, op.Attention, op.AttentionWithContext)))
 }
 
 // Mixer returns an Attention of this configuration for a number of channels.
@@ -91,24 +93,3 @@ func (c AttentionConfig) Mixer(channels int, opts ...Option) Mixer {
 	c.Channels = channels
 	return NewAttention(c, opts...)
 }
-
-// Err returns what is wrong with the layer, or nil.
-func (l *Attention) Err() error { return build.Err(l) }
-
-// Slots returns the parts of the layer's state.
-func (l *Attention) Slots() []Slot { return build.Slots(l) }
-
-// Apply applies the layer to whole sequences, as Mixer has it.
-func (l *Attention) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
-	return build.Apply(l, x, opts)
-}
-
-// ApplyWithState continues from a state, as Mixer has it.
-func (l *Attention) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
-	return build.ApplyWithState(l, x, state, opts)
-}
-
-// Fwd is Apply in the form of golgi's layers.
-func (l *Attention) Fwd(x G.Input) G.Result { return build.Fwd(l, x) }
-
-var _ Mixer = (*Attention)(nil)

@@ -12,8 +12,8 @@ import (
 func TestAttentionDefaultHeads(t *testing.T) {
 	for width, want := range map[int]int{2: 1, 64: 1, 100: 1, 128: 2, 200: 2, 390: 5, 768: 12} {
 		l := NewAttention(AttentionConfig{Channels: width}, WithZeros())
-		if err := l.Err(); err != nil || l.cfg.Heads != want {
-			t.Errorf("attention of width %d has %d heads, %v, want %d", width, l.cfg.Heads, err, want)
+		if err := l.Err(); err != nil || l.Parts.cfg.Heads != want {
+			t.Errorf("attention of width %d has %d heads, %v, want %d", width, l.Parts.cfg.Heads, err, want)
 		}
 	}
 }

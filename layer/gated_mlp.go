@@ -13,8 +13,10 @@ import (
 // GatedMLP mixes the channels of each step: down_proj(f(gate_proj(x)) ⊙ up_proj(x)). x and the result are (batch, length, channels).
 // With SiLU, the default f, it is SwiGLU; with op.GELU it is GeGLU (Shazeer, "GLU Variants Improve Transformer", equation 6). It has
 // no state, and a start has no effect on it, since no step sees another one.
-type GatedMLP struct {
-	Base
+type GatedMLP = build.OverTime[GatedMLPParts, Params]
+
+// GatedMLPParts is what a GatedMLP is made of.
+type GatedMLPParts struct {
 	GateProj, UpProj, DownProj *Linear // "gate_proj" and "up_proj" (hidden, channels), "down_proj" (channels, hidden)
 	activation                 op.Activation
 }
@@ -35,23 +37,23 @@ func NewGatedMLP(cfg GatedMLPConfig, opts ...Option) *GatedMLP {
 	if hidden == 0 && size.Axis(channels) == nil {
 		hidden = (8*channels/3 + 7) / 8 * 8
 	}
-	return newLayer("gated MLP", opts, []any{"channels", channels, "hidden", hidden}, func(l *GatedMLP, o build.Options) (Params, error) {
-		if l.activation = cfg.Activation; l.activation != op.SiLU && l.activation != op.GELU {
-			return nil, fmt.Errorf("the activation is %d, want op.SiLU or op.GELU", int(l.activation))
+	return newMixer("gated MLP", opts, []any{"channels", channels, "hidden", hidden}, func(l *GatedMLP, p *GatedMLPParts, o build.Options) (Params, error) {
+		if p.activation = cfg.Activation; p.activation != op.SiLU && p.activation != op.GELU {
+			return nil, fmt.Errorf("the activation is %d, want op.SiLU or op.GELU", int(p.activation))
 		}
-		l.GateProj = projection(o, "gate_proj", channels, hidden, cfg.Bias)
-		l.UpProj = projection(o, "up_proj", channels, hidden, cfg.Bias)
-		l.DownProj = projection(o, "down_proj", hidden, channels, cfg.Bias)
-		build.OverTime(l, channels, nil, l.mix)
-		return together(l.GateProj, l.UpProj, l.DownProj)
+		p.GateProj = projection(o, "gate_proj", channels, hidden, cfg.Bias)
+		p.UpProj = projection(o, "up_proj", channels, hidden, cfg.Bias)
+		p.DownProj = projection(o, "down_proj", hidden, channels, cfg.Bias)
+		build.MixWith(l, channels, nil, p.mix)
+		return together(p.GateProj, p.UpProj, p.DownProj)
 	})
 }
 
-func (l *GatedMLP) mix(s *build.Steps, x *G.Node) *G.Node {
-	gate := s.Do(l.GateProj.Apply(x))          // (batch, length, hidden)
-	up := s.Do(l.UpProj.Apply(x))              // (batch, length, hidden)
-	h := s.Do(op.Gate(gate, up, l.activation)) // (batch, length, hidden)
-	return s.Do(l.DownProj.Apply(h))           // (batch, length, channels)
+func (p *GatedMLPParts) mix(s *build.Steps, x *G.Node) *G.Node {
+	gate := s.Do(p.GateProj.Apply(x))          // (batch, length, hidden)
+	up := s.Do(p.UpProj.Apply(x))              // (batch, length, hidden)
+	h := s.Do(op.Gate(gate, up, p.activation)) // (batch, length, hidden)
+	return s.Do(p.DownProj.Apply(h))           // (batch, length, channels)
 }
 
 // Mixer returns a GatedMLP of this configuration for a number of channels.
@@ -59,24 +61,3 @@ func (c GatedMLPConfig) Mixer(channels int, opts ...Option) Mixer {
 	c.Channels = channels
 	return NewGatedMLP(c, opts...)
 }
-
-// Err returns what is wrong with the layer, or nil.
-func (l *GatedMLP) Err() error { return build.Err(l) }
-
-// Slots returns the parts of the layer's state.
-func (l *GatedMLP) Slots() []Slot { return build.Slots(l) }
-
-// Apply applies the layer to whole sequences, as Mixer has it.
-func (l *GatedMLP) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
-	return build.Apply(l, x, opts)
-}
-
-// ApplyWithState continues from a state, as Mixer has it.
-func (l *GatedMLP) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
-	return build.ApplyWithState(l, x, state, opts)
-}
-
-// Fwd is Apply in the form of golgi's layers.
-func (l *GatedMLP) Fwd(x G.Input) G.Result { return build.Fwd(l, x) }
-
-var _ Mixer = (*GatedMLP)(nil)

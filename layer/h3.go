@@ -25,8 +25,10 @@ import (
 //
 // Its state has the slots shift (shift-1, channels), the last keys, unless the shift is 1, and those of the inner layer, whose names
 // begin with "inner.".
-type H3 struct {
-	Base
+type H3 = build.OverTime[H3Parts, Params]
+
+// H3Parts is what an H3 is made of.
+type H3Parts struct {
 	QProj, KProj, VProj, OutProj *Linear // "q_proj", "k_proj", "v_proj" and "out_proj" (channels, channels)
 	Shift                        *Conv1D // "shift", without SiLU
 	Inner                        Mixer   // "inner"
@@ -46,43 +48,43 @@ type H3Config struct {
 
 // NewH3 returns an H3.
 func NewH3(cfg H3Config, opts ...Option) *H3 {
-	return newLayer("H3", opts, []any{"channels", cfg.Channels}, func(l *H3, o build.Options) (Params, error) {
+	return newMixer("H3", opts, []any{"channels", cfg.Channels}, func(l *H3, p *H3Parts, o build.Options) (Params, error) {
 		n, shift := cfg.Channels, build.OrDefault(cfg.Shift, 4)
-		l.channels, l.heads = n, build.OrDefault(cfg.Heads, n)
-		if err := build.Axes("heads", l.heads, "shift", shift); err != nil {
+		p.channels, p.heads = n, build.OrDefault(cfg.Heads, n)
+		if err := build.Axes("heads", p.heads, "shift", shift); err != nil {
 			return nil, err
 		}
-		if n%l.heads != 0 {
-			return nil, fmt.Errorf("heads is %d, want a number that divides the channels, %d", l.heads, n)
+		if n%p.heads != 0 {
+			return nil, fmt.Errorf("heads is %d, want a number that divides the channels, %d", p.heads, n)
 		}
 		if isNil(cfg.Inner) {
 			return nil, fmt.Errorf("the inner layer is missing, want its configuration, such as S6Config{}")
 		}
-		if l.Inner = cfg.Inner.Mixer(size.Product(n, n/l.heads), o.Part("inner")...); isNil(l.Inner) {
+		if p.Inner = cfg.Inner.Mixer(size.Product(n, n/p.heads), o.Part("inner")...); isNil(p.Inner) {
 			return nil, fmt.Errorf("the configuration of the inner layer returns nil, want a layer")
 		}
-		if err := l.Inner.Err(); err != nil {
+		if err := p.Inner.Err(); err != nil {
 			return nil, fmt.Errorf("inner layer: %w", err)
 		}
-		l.QProj, l.KProj = projection(o, "q_proj", n, n, cfg.Bias), projection(o, "k_proj", n, n, cfg.Bias)
-		l.VProj, l.OutProj = projection(o, "v_proj", n, n, cfg.Bias), projection(o, "out_proj", n, n, cfg.Bias)
-		l.Shift = NewConv1D(Conv1DConfig{Channels: n, Width: shift, NoBias: true, NoSiLU: true}, o.Part("shift")...)
+		p.QProj, p.KProj = projection(o, "q_proj", n, n, cfg.Bias), projection(o, "k_proj", n, n, cfg.Bias)
+		p.VProj, p.OutProj = projection(o, "v_proj", n, n, cfg.Bias), projection(o, "out_proj", n, n, cfg.Bias)
+		p.Shift = NewConv1D(Conv1DConfig{Channels: n, Width: shift, NoBias: true, NoSiLU: true}, o.Part("shift")...)
 		var slots []Slot
 		if shift > 1 {
 			slots = []Slot{{Name: "shift", Shape: tensor.Shape{shift - 1, n}}}
 		}
-		build.OverTime(l, n, append(slots, prefixed("inner.", l.Inner.Slots())...), l.mix)
-		return together(l.QProj, l.KProj, l.VProj, l.Shift, l.Inner, l.OutProj)
+		build.MixWith(l, n, append(slots, prefixed("inner.", p.Inner.Slots())...), p.mix)
+		return together(p.QProj, p.KProj, p.VProj, p.Shift, p.Inner, p.OutProj)
 	})
 }
 
-func (l *H3) mix(s *build.Steps, x *G.Node) *G.Node {
-	q := s.Do(l.QProj.Apply(x))                            // (batch, length, channels)
-	k := s.Mix(l.Shift, s.Do(l.KProj.Apply(x)))            // (batch, length, channels)
-	v := s.Do(l.VProj.Apply(x))                            // (batch, length, channels)
-	kv := s.Do(op.OuterProduct(k, v, l.heads))             // (batch, length, channels·channels/heads)
-	o := s.Do(op.Contract(q, s.Mix(l.Inner, kv), l.heads)) // (batch, length, channels)
-	return s.Do(l.OutProj.Apply(o))
+func (p *H3Parts) mix(s *build.Steps, x *G.Node) *G.Node {
+	q := s.Do(p.QProj.Apply(x))                            // (batch, length, channels)
+	k := s.Mix(p.Shift, s.Do(p.KProj.Apply(x)))            // (batch, length, channels)
+	v := s.Do(p.VProj.Apply(x))                            // (batch, length, channels)
+	kv := s.Do(op.OuterProduct(k, v, p.heads))             // (batch, length, channels·channels/heads)
+	o := s.Do(op.Contract(q, s.Mix(p.Inner, kv), p.heads)) // (batch, length, channels)
+	return s.Do(p.OutProj.Apply(o))
 }
 
 // isNil reports whether v is nil, or a nil pointer.
@@ -96,22 +98,3 @@ func (c H3Config) Mixer(channels int, opts ...Option) Mixer {
 	c.Channels = channels
 	return NewH3(c, opts...)
 }
-
-// Err returns what is wrong with the layer, or nil.
-func (l *H3) Err() error { return build.Err(l) }
-
-// Slots returns the parts of the layer's state.
-func (l *H3) Slots() []Slot { return build.Slots(l) }
-
-// Apply applies the layer to whole sequences, as Mixer has it.
-func (l *H3) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) { return build.Apply(l, x, opts) }
-
-// ApplyWithState continues from a state, as Mixer has it.
-func (l *H3) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
-	return build.ApplyWithState(l, x, state, opts)
-}
-
-// Fwd is Apply in the form of golgi's layers.
-func (l *H3) Fwd(x G.Input) G.Result { return build.Fwd(l, x) }
-
-var _ Mixer = (*H3)(nil)

@@ -13,32 +13,32 @@ import (
 // that of the S6 inside.
 func h3(l *H3, x, keys, h []float64) (y []float64) {
 	value := func(p *Param) []float64 { return p.Value.Data().([]float64) }
-	size, taps, inner := l.channels/l.heads, value(l.Shift.Weight), l.Inner.(*S6)
-	width := len(taps) / l.channels
-	for ; len(x) > 0; x = x[l.channels:] {
-		now := x[:l.channels]
-		q, k, v := times(value(l.QProj.Weight), now), times(value(l.KProj.Weight), now), times(value(l.VProj.Weight), now)
+	size, taps, inner := l.Parts.channels/l.Parts.heads, value(l.Parts.Shift.Parts.Weight), l.Parts.Inner.(*S6)
+	width := len(taps) / l.Parts.channels
+	for ; len(x) > 0; x = x[l.Parts.channels:] {
+		now := x[:l.Parts.channels]
+		q, k, v := times(value(l.Parts.QProj.Weight), now), times(value(l.Parts.KProj.Weight), now), times(value(l.Parts.VProj.Weight), now)
 		keys = append(keys, k...)
 		var products []float64
-		for i := range l.channels {
+		for i := range l.Parts.channels {
 			var shifted float64
 			for tap := range width {
-				shifted += taps[i*width+tap] * keys[tap*l.channels+i]
+				shifted += taps[i*width+tap] * keys[tap*l.Parts.channels+i]
 			}
 			head := i / size
 			for j := range size {
 				products = append(products, shifted*v[head*size+j])
 			}
 		}
-		keys = keys[l.channels:]
+		keys = keys[l.Parts.channels:]
 		mixed := s6(inner, products, h)
-		o := make([]float64, l.channels)
+		o := make([]float64, l.Parts.channels)
 		for i, a := range q {
 			for j := range size {
 				o[i/size*size+j] += a * mixed[i*size+j]
 			}
 		}
-		y = append(y, times(value(l.OutProj.Weight), o)...)
+		y = append(y, times(value(l.Parts.OutProj.Weight), o)...)
 	}
 	return y
 }
@@ -51,7 +51,7 @@ func TestH3(t *testing.T) {
 			const batch, length = 2, 6
 			g, r := G.NewGraph(), rand.New(rand.NewPCG(6, 6))
 			x := random(r, tensor.Float64, batch, length, c.width)
-			keys, h := make([]float64, batch*(c.shift-1)*c.width), random(r, tensor.Float64, append([]int{batch}, l.Inner.Slots()[0].Shape...)...)
+			keys, h := make([]float64, batch*(c.shift-1)*c.width), random(r, tensor.Float64, append([]int{batch}, l.Parts.Inner.Slots()[0].Shape...)...)
 			var before State
 			if c.shift > 1 {
 				for i := range keys {

@@ -40,7 +40,7 @@ func TestUniformStart(t *testing.T) {
 		for _, c := range []struct {
 			p     *Param
 			bound float64
-		}{{linear.Weight, 1. / 8}, {linear.Bias, 1. / 8}, {conv.Weight, 1 / math.Sqrt(5)}, {conv.Bias, 1 / math.Sqrt(5)}} {
+		}{{linear.Weight, 1. / 8}, {linear.Bias, 1. / 8}, {conv.Parts.Weight, 1 / math.Sqrt(5)}, {conv.Parts.Bias, 1 / math.Sqrt(5)}} {
 			v := doubles(c.p.Value)
 			low, high, mean, deviation := moments(v)
 			slack := 5 / math.Sqrt(float64(len(v))) // five standard errors, or nearly
@@ -117,7 +117,7 @@ func TestSeed(t *testing.T) {
 func TestStartIsIndependentOfOrder(t *testing.T) {
 	build := func(name string) []float64 {
 		if name == "conv" {
-			return doubles(NewConv1D(Conv1DConfig{Channels: 6, Width: 4}, WithSeed(3), WithName(name)).Weight.Value)
+			return doubles(NewConv1D(Conv1DConfig{Channels: 6, Width: 4}, WithSeed(3), WithName(name)).Parts.Weight.Value)
 		}
 		return doubles(NewLinear(LinearConfig{In: 6, Out: 4}, WithSeed(3), WithName(name)).Weight.Value)
 	}
@@ -128,7 +128,7 @@ func TestStartIsIndependentOfOrder(t *testing.T) {
 	}
 	with := NewConv1D(Conv1DConfig{Channels: 6, Width: 4}, WithSeed(3), WithName("conv"))
 	without := NewConv1D(Conv1DConfig{Channels: 6, Width: 4, NoBias: true}, WithSeed(3), WithName("conv"))
-	if !slices.Equal(doubles(with.Weight.Value), doubles(without.Weight.Value)) {
+	if !slices.Equal(doubles(with.Parts.Weight.Value), doubles(without.Parts.Weight.Value)) {
 		t.Error("a bias changes the weight's start")
 	}
 }

@@ -19,7 +19,8 @@ import (
 type Base = build.Base[Params]
 
 // Mixer is a layer over time: from (batch, length, channels) to the same. Mamba, S4, S6, H3, Attention, LSTM, MinGRU, Conv1D
-// and GatedMLP are Mixers.
+// and GatedMLP are Mixers. Beside the methods of a Mixer they have those of Base, Fwd, which is Apply in the form of golgi's layers, and the
+// field Parts, which holds what they are made of.
 type Mixer interface {
 	Name() string
 	Params() Params
@@ -95,6 +96,13 @@ func newLayer[L any, P interface {
 		params, err := f(l, o)
 		return params, named(err)
 	})
+}
+
+// newMixer is newLayer for a layer over time with parts P.
+func newMixer[P any](
+	what string, opts []Option, sizes []any, f func(l *build.OverTime[P, Params], p *P, o build.Options) (Params, error),
+) *build.OverTime[P, Params] {
+	return newLayer(what, opts, sizes, func(l *build.OverTime[P, Params], o build.Options) (Params, error) { return f(l, &l.Parts, o) })
 }
 
 // together returns the weights of parts, in order, or the first error of a part.

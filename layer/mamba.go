@@ -28,8 +28,10 @@ import (
 //
 // The weights have the names of the Hugging Face layout. Its state has the slots conv (width-1, inner), unless the width is 1, and
 // scan (inner, state).
-type Mamba struct {
-	Base
+type Mamba = build.OverTime[MambaParts, Params]
+
+// MambaParts is what a Mamba is made of.
+type MambaParts struct {
 	InProj, OutProj *Linear // "in_proj" (2·inner, channels), "out_proj" (channels, inner)
 	Conv            *Conv1D // "conv1d"
 	S6              *S6     // its weights have no prefix; nil with an S4
@@ -66,7 +68,7 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 	cfg.State, cfg.Width = build.OrDefault(cfg.State, 16), build.OrDefault(cfg.Width, 4)
 	cfg.Rank, cfg.Depth = build.OrDefault(cfg.Rank, (cfg.Channels+15)/16), build.OrDefault(cfg.Depth, 1)
 	sizes := []any{"channels", cfg.Channels, "inner", cfg.Inner, "state", cfg.State, "width", cfg.Width, "rank", cfg.Rank}
-	return newLayer("Mamba", opts, sizes, func(l *Mamba, o build.Options) (params Params, err error) {
+	return newMixer("Mamba", opts, sizes, func(l *Mamba, p *MambaParts, o build.Options) (params Params, err error) {
 		if cfg.Depth < 1 {
 			return nil, fmt.Errorf("depth is %d, want at least 1, or 0 for 1", cfg.Depth)
 		}
@@ -74,66 +76,66 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 			return nil, fmt.Errorf("the layer is bidirectional and has Reverse or S4, want neither")
 		}
 		n := cfg.Inner
-		l.inner = n
-		l.InProj, l.OutProj = projection(o, "in_proj", cfg.Channels, 2*n, cfg.Bias), projection(o, "out_proj", n, cfg.Channels, cfg.Bias)
-		l.Conv = NewConv1D(Conv1DConfig{Channels: n, Width: cfg.Width, NoBias: cfg.NoConvBias}, o.Part("conv1d")...)
+		p.inner = n
+		p.InProj, p.OutProj = projection(o, "in_proj", cfg.Channels, 2*n, cfg.Bias), projection(o, "out_proj", n, cfg.Channels, cfg.Bias)
+		p.Conv = NewConv1D(Conv1DConfig{Channels: n, Width: cfg.Width, NoBias: cfg.NoConvBias}, o.Part("conv1d")...)
 		var core Mixer
 		if cfg.S4 {
-			l.S4 = NewS4(S4Config{Channels: n, State: cfg.State, DtMin: cfg.DtMin, DtMax: cfg.DtMax}, o.Part("s4")...)
-			core, params = l.S4, nil
+			p.S4 = NewS4(S4Config{Channels: n, State: cfg.State, DtMin: cfg.DtMin, DtMax: cfg.DtMax}, o.Part("s4")...)
+			core, params = p.S4, nil
 		} else {
 			s6 := S6Config{
 				Channels: n, State: cfg.State, Rank: cfg.Rank,
 				DtMin: cfg.DtMin, DtMax: cfg.DtMax, DtFloor: build.OrDefault(cfg.DtFloor, 1e-4), DtScale: cfg.DtScale,
 			}
-			l.S6 = NewS6(s6, o.Part("")...)
-			core = l.S6
+			p.S6 = NewS6(s6, o.Part("")...)
+			core = p.S6
 			if cfg.Bidirectional {
-				l.ConvB = NewConv1D(Conv1DConfig{Channels: n, Width: cfg.Width, NoBias: cfg.NoConvBias, Reverse: true}, o.Part("conv1d_b")...)
+				p.ConvB = NewConv1D(Conv1DConfig{Channels: n, Width: cfg.Width, NoBias: cfg.NoConvBias, Reverse: true}, o.Part("conv1d_b")...)
 				s6.Reverse, s6.suffix = true, "_b"
-				l.S6B = NewS6(s6, o.Part("")...)
+				p.S6B = NewS6(s6, o.Part("")...)
 			}
 		}
-		build.OverTime(l, cfg.Channels, append(l.Conv.Slots(), core.Slots()...), l.mix)
+		build.MixWith(l, cfg.Channels, append(p.Conv.Slots(), core.Slots()...), p.mix)
 		switch {
 		case cfg.Reverse:
 			readFromEnd(l)
 		case cfg.Bidirectional:
 			build.WithoutState(l, reversedState)
 		}
-		if params, err = together(l.InProj, l.Conv, core, l.OutProj); err != nil || cfg.S4 {
+		if params, err = together(p.InProj, p.Conv, core, p.OutProj); err != nil || cfg.S4 {
 			return params, err
 		}
 		// Every layer adds to the residual stream. Dividing by √Depth keeps the initial size of the sum independent of the depth.
-		if out := l.OutProj.Weight; !o.Zeros {
+		if out := p.OutProj.Weight; !o.Zeros {
 			bound := 1 / math.Sqrt(float64(n)) / math.Sqrt(float64(cfg.Depth))
 			out.Value = o.New(build.Uniform(o.Rand(out.Name), bound), cfg.Channels, n)
 		}
 		// The order of the Hugging Face layout begins with A_log and D.
-		first := len(l.InProj.Params()) + len(l.Conv.Params())
-		params = append(append(Params{l.S6.ALog, l.S6.D}, params[:first]...), params[first+2:]...)
+		first := len(p.InProj.Params()) + len(p.Conv.Params())
+		params = append(append(Params{p.S6.Parts.ALog, p.S6.Parts.D}, params[:first]...), params[first+2:]...)
 		if cfg.Bidirectional {
-			b, err := together(l.ConvB, l.S6B)
+			b, err := together(p.ConvB, p.S6B)
 			return append(params, b...), err
 		}
 		return params, nil
 	})
 }
 
-func (l *Mamba) mix(s *build.Steps, x *G.Node) *G.Node {
-	uz := split(s, s.Do(l.InProj.Apply(x)), l.inner, l.inner)
+func (p *MambaParts) mix(s *build.Steps, x *G.Node) *G.Node {
+	uz := split(s, s.Do(p.InProj.Apply(x)), p.inner, p.inner)
 	x, z := uz[0], uz[1]  // (batch, length, inner)
-	u := s.Mix(l.Conv, x) // (batch, length, inner)
+	u := s.Mix(p.Conv, x) // (batch, length, inner)
 	var y *G.Node         // (batch, length, inner)
-	if l.S6 != nil {
-		y = l.S6.scan(s, u, z)
+	if p.S6 != nil {
+		y = p.S6.Parts.scan(s, u, z)
 	} else {
-		y = s.Do(op.Gate(z, s.Mix(l.S4, u), op.SiLU))
+		y = s.Do(op.Gate(z, s.Mix(p.S4, u), op.SiLU))
 	}
-	if l.S6B != nil {
-		y = s.Do(op.Add(y, l.S6B.scan(s, s.Mix(l.ConvB, x), z)))
+	if p.S6B != nil {
+		y = s.Do(op.Add(y, p.S6B.Parts.scan(s, s.Mix(p.ConvB, x), z)))
 	}
-	return s.Do(l.OutProj.Apply(y)) // (batch, length, channels)
+	return s.Do(p.OutProj.Apply(y)) // (batch, length, channels)
 }
 
 // Mixer returns a Mamba of this configuration for a number of channels.
@@ -142,32 +144,15 @@ func (c MambaConfig) Mixer(channels int, opts ...Option) Mixer {
 	return NewMamba(c, opts...)
 }
 
-// Err returns what is wrong with the layer, or nil.
-func (l *Mamba) Err() error { return build.Err(l) }
-
-// Slots returns the parts of the layer's state.
-func (l *Mamba) Slots() []Slot { return build.Slots(l) }
-
-// Apply applies the layer to whole sequences, as Mixer has it.
-func (l *Mamba) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) { return build.Apply(l, x, opts) }
-
-// ApplyWithState continues from a state, as Mixer has it.
-func (l *Mamba) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
-	return build.ApplyWithState(l, x, state, opts)
-}
-
-// Fwd is Apply in the form of golgi's layers.
-func (l *Mamba) Fwd(x G.Input) G.Result { return build.Fwd(l, x) }
-
-var _ Mixer = (*Mamba)(nil)
-
 // Weights returns the weights of a layer with S6 inside, by what they are in a Mamba block. Those that the layer does not have, and Norm,
 // are nil. The weights of an invalid layer, or of one with another core, are all nil.
-func (l *Mamba) Weights() (w op.BlockWeights[*Param]) {
-	if l.Err() == nil && l.S6 != nil {
-		w.InProj, w.InBias, w.Conv, w.ConvBias = l.InProj.Weight, l.InProj.Bias, l.Conv.Weight, l.Conv.Bias
-		w.ALog, w.D, w.XProj, w.DtProj, w.DtBias = l.S6.ALog, l.S6.D, l.S6.XProj.Weight, l.S6.DtProj.Weight, l.S6.DtProj.Bias
-		w.OutProj, w.OutBias = l.OutProj.Weight, l.OutProj.Bias
+func (p *MambaParts) Weights() (w op.BlockWeights[*Param]) {
+	if p.S6 == nil {
+		return w
 	}
+	conv, core := p.Conv.Parts, p.S6.Parts
+	w.InProj, w.InBias, w.Conv, w.ConvBias = p.InProj.Weight, p.InProj.Bias, conv.Weight, conv.Bias
+	w.ALog, w.D, w.XProj, w.DtProj, w.DtBias = core.ALog, core.D, core.XProj.Weight, core.DtProj.Weight, core.DtProj.Bias
+	w.OutProj, w.OutBias = p.OutProj.Weight, p.OutProj.Bias
 	return w
 }

@@ -47,10 +47,10 @@ func TestReversedLayers(t *testing.T) {
 			both := mamba
 			both.Bidirectional = true
 			b, f, r := NewMamba(both, o...), layers[0].(*Mamba), layers[1].(*Mamba)
-			f.InProj, f.OutProj, r.InProj, r.OutProj = b.InProj, b.OutProj, b.InProj, b.OutProj
-			f.Conv, f.S6 = b.Conv, b.S6
-			for i, p := range append(b.ConvB.Params(), b.S6B.Params()...) {
-				if err := tensor.Copy(append(r.Conv.Params(), r.S6.Params()...)[i].Value, p.Value); err != nil {
+			f.Parts.InProj, f.Parts.OutProj, r.Parts.InProj, r.Parts.OutProj = b.Parts.InProj, b.Parts.OutProj, b.Parts.InProj, b.Parts.OutProj
+			f.Parts.Conv, f.Parts.S6 = b.Parts.Conv, b.Parts.S6
+			for i, p := range append(b.Parts.ConvB.Params(), b.Parts.S6B.Params()...) {
+				if err := tensor.Copy(append(r.Parts.Conv.Params(), r.Parts.S6.Params()...)[i].Value, p.Value); err != nil {
 					t.Fatal(err)
 				}
 			}

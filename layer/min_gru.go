@@ -14,8 +14,10 @@ import (
 //	z = W_z x,  h̃ = W_h x,  h(t) = (1 - σ(z)) h(t-1) + σ(z) h̃
 //
 // Its state has the slot h (channels).
-type MinGRU struct {
-	Base
+type MinGRU = build.OverTime[MinGRUParts, Params]
+
+// MinGRUParts is what a MinGRU is made of.
+type MinGRUParts struct {
 	Gate, Candidate *Linear // "gate" and "candidate" (channels, channels): W_z and W_h
 }
 
@@ -28,17 +30,17 @@ type MinGRUConfig struct {
 // NewMinGRU returns a minimal gated recurrent unit.
 func NewMinGRU(cfg MinGRUConfig, opts ...Option) *MinGRU {
 	channels := cfg.Channels
-	return newLayer("minGRU", opts, []any{"channels", channels}, func(l *MinGRU, o build.Options) (Params, error) {
-		l.Gate = projection(o, "gate", channels, channels, cfg.Bias)
-		l.Candidate = projection(o, "candidate", channels, channels, cfg.Bias)
-		build.OverTime(l, channels, []Slot{{Name: "h", Shape: tensor.Shape{channels}}}, l.mix)
-		return together(l.Gate, l.Candidate)
+	return newMixer("minGRU", opts, []any{"channels", channels}, func(l *MinGRU, p *MinGRUParts, o build.Options) (Params, error) {
+		p.Gate = projection(o, "gate", channels, channels, cfg.Bias)
+		p.Candidate = projection(o, "candidate", channels, channels, cfg.Bias)
+		build.MixWith(l, channels, []Slot{{Name: "h", Shape: tensor.Shape{channels}}}, p.mix)
+		return together(p.Gate, p.Candidate)
 	})
 }
 
-func (l *MinGRU) mix(s *build.Steps, x *G.Node) *G.Node {
-	z := s.Do(l.Gate.Apply(x))
-	candidate := s.Do(l.Candidate.Apply(x))
+func (p *MinGRUParts) mix(s *build.Steps, x *G.Node) *G.Node {
+	z := s.Do(p.Gate.Apply(x))
+	candidate := s.Do(p.Candidate.Apply(x))
 	y, h, err := op.MinGRU(op.MinGRUInputs{Z: z, Candidate: candidate, H: s.Take(), Start: s.Start})
 	s.Put(h)
 	return s.Do(y, err)
@@ -49,24 +51,3 @@ func (c MinGRUConfig) Mixer(channels int, opts ...Option) Mixer {
 	c.Channels = channels
 	return NewMinGRU(c, opts...)
 }
-
-// Err returns what is wrong with the layer, or nil.
-func (l *MinGRU) Err() error { return build.Err(l) }
-
-// Slots returns the parts of the layer's state.
-func (l *MinGRU) Slots() []Slot { return build.Slots(l) }
-
-// Apply applies the layer to whole sequences, as Mixer has it.
-func (l *MinGRU) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
-	return build.Apply(l, x, opts)
-}
-
-// ApplyWithState continues from a state, as Mixer has it.
-func (l *MinGRU) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
-	return build.ApplyWithState(l, x, state, opts)
-}
-
-// Fwd is Apply in the form of golgi's layers.
-func (l *MinGRU) Fwd(x G.Input) G.Result { return build.Fwd(l, x) }
-
-var _ Mixer = (*MinGRU)(nil)

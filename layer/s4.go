@@ -23,8 +23,10 @@ import (
 // with C enters y.
 //
 // Its state has one slot: scan (channels, state), with the numbers of a channel in the order of C.
-type S4 struct {
-	Base
+type S4 = build.OverTime[S4Parts, Params]
+
+// S4Parts is what an S4 is made of.
+type S4Parts struct {
 	LogDelta            *Param // "log_dt" (channels): log Δ
 	LogDecay, Frequency *Param // "log_A_real", "A_imag" (channels, modes): A = -exp(log_A_real) + i·A_imag; Frequency is nil for S4DReal
 	C, D                *Param // "C" (channels, state): the real parts, then the imaginary parts; "D" (channels)
@@ -43,36 +45,35 @@ type S4Config struct {
 
 // NewS4 returns a time-invariant state space.
 func NewS4(cfg S4Config, opts ...Option) *S4 {
-	return newLayer("S4", opts, []any{"channels", cfg.Channels}, func(l *S4, o build.Options) (Params, error) {
-		l.channels, l.state, l.bilinear = cfg.Channels, build.OrDefault(cfg.State, 64), cfg.Bilinear
-		if err := build.Axes("state size", l.state); err != nil {
+	return newMixer("S4", opts, []any{"channels", cfg.Channels}, func(l *S4, p *S4Parts, o build.Options) (Params, error) {
+		p.channels, p.state, p.bilinear = cfg.Channels, build.OrDefault(cfg.State, 64), cfg.Bilinear
+		if err := build.Axes("state size", p.state); err != nil {
 			return nil, err
 		}
 		low, high, err := dtRange(cfg.DtMin, cfg.DtMax)
 		if err != nil {
 			return nil, err
 		}
-		modes, err := cfg.A.modes(l.state)
+		modes, err := cfg.A.modes(p.state)
 		if err != nil {
 			return nil, err
 		}
 		var a []complex128
 		if !o.Zeros {
-			if a, err = cfg.A.Values(l.state); err != nil {
+			if a, err = cfg.A.Values(p.state); err != nil {
 				return nil, err
 			}
 		}
-		build.OverTime(l, l.channels, []Slot{{Name: "scan", Shape: tensor.Shape{l.channels, l.state}}}, l.mix)
-		return l.start(o, modes, a, low, high), nil
+		build.MixWith(l, p.channels, []Slot{{Name: "scan", Shape: tensor.Shape{p.channels, p.state}}}, p.mix)
+		return p.start(o, modes, a, low, high), nil
 	})
 }
 
 // start draws the weights. a is the diagonal of A, or nil if all weights are zero.
-func (l *S4) start(o build.Options, modes int, a []complex128, low, high float64) (params Params) {
+func (p *S4Parts) start(o build.Options, modes int, a []complex128, low, high float64) (params Params) {
 	add := func(name string, draw func() float64, shape ...int) *Param {
-		p := NewParam(build.Join(o.Name, name), o.New(draw, shape...), false)
-		params = append(params, p)
-		return p
+		params = append(params, NewParam(build.Join(o.Name, name), o.New(draw, shape...), false))
+		return params[len(params)-1]
 	}
 	each := func(of func(a complex128) float64) func() float64 {
 		n := -1
@@ -82,23 +83,23 @@ func (l *S4) start(o build.Options, modes int, a []complex128, low, high float64
 		}
 	}
 	step := build.LogUniform(o.Rand(build.Join(o.Name, "log_dt")), low, high)
-	l.LogDelta = add("log_dt", func() float64 { return math.Log(step()) }, l.channels)
-	l.LogDecay = add("log_A_real", each(func(a complex128) float64 { return math.Log(-real(a)) }), l.channels, modes)
+	p.LogDelta = add("log_dt", func() float64 { return math.Log(step()) }, p.channels)
+	p.LogDecay = add("log_A_real", each(func(a complex128) float64 { return math.Log(-real(a)) }), p.channels, modes)
 	spread := 1.0
-	if modes < l.state {
-		l.Frequency = add("A_imag", each(func(a complex128) float64 { return imag(a) }), l.channels, modes)
+	if modes < p.state {
+		p.Frequency = add("A_imag", each(func(a complex128) float64 { return imag(a) }), p.channels, modes)
 		spread = math.Sqrt2 / 2 // of each part
 	}
 	r := o.Rand(build.Join(o.Name, "C"))
-	l.C = add("C", func() float64 { return spread * r.NormFloat64() }, l.channels, l.state)
-	l.D = add("D", build.Constant(1), l.channels)
+	p.C = add("C", func() float64 { return spread * r.NormFloat64() }, p.channels, p.state)
+	p.D = add("D", build.Constant(1), p.channels)
 	return params
 }
 
-func (l *S4) mix(s *build.Steps, x *G.Node) *G.Node {
-	w := weights(s, l.LogDelta, l.LogDecay, l.Frequency, l.C, l.D)
+func (p *S4Parts) mix(s *build.Steps, x *G.Node) *G.Node {
+	w := weights(s, p.LogDelta, p.LogDecay, p.Frequency, p.C, p.D)
 	in := op.S4Inputs{U: x, LogDelta: w[0], LogDecay: w[1], Frequency: w[2], C: w[3], D: w[4], InitialState: s.Take(), Start: s.Start}
-	return build.Run(s, in, op.S4Config{Bilinear: l.bilinear}, op.S4, op.S4WithState)
+	return build.Run(s, in, op.S4Config{Bilinear: p.bilinear}, op.S4, op.S4WithState)
 }
 
 // Mixer returns an S4 of this configuration for a number of channels.
@@ -106,22 +107,3 @@ func (c S4Config) Mixer(channels int, opts ...Option) Mixer {
 	c.Channels = channels
 	return NewS4(c, opts...)
 }
-
-// Err returns what is wrong with the layer, or nil.
-func (l *S4) Err() error { return build.Err(l) }
-
-// Slots returns the parts of the layer's state.
-func (l *S4) Slots() []Slot { return build.Slots(l) }
-
-// Apply applies the layer to whole sequences, as Mixer has it.
-func (l *S4) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) { return build.Apply(l, x, opts) }
-
-// ApplyWithState continues from a state, as Mixer has it.
-func (l *S4) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
-	return build.ApplyWithState(l, x, state, opts)
-}
-
-// Fwd is Apply in the form of golgi's layers.
-func (l *S4) Fwd(x G.Input) G.Result { return build.Fwd(l, x) }
-
-var _ Mixer = (*S4)(nil)

@@ -28,16 +28,16 @@ func normals(seed uint64, n int) []float64 {
 }
 
 // results returns y and the gradients by x and by all weights of the sum of dy·y.
-func (l *S4) results(t *testing.T, x, dy []float64, batch int, apply func(x *G.Node) (*G.Node, error)) map[string][]float64 {
+func s4Results(t *testing.T, l *S4, x, dy []float64, batch int, apply func(x *G.Node) (*G.Node, error)) map[string][]float64 {
 	t.Helper()
 	g := G.NewGraph()
-	length := len(x) / batch / l.channels
-	in := leaf(g, "x", x, batch, length, l.channels)
+	length := len(x) / batch / l.Parts.channels
+	in := leaf(g, "x", x, batch, length, l.Parts.channels)
 	y, err := apply(in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	loss := G.Must(G.Sum(G.Must(G.HadamardProd(y, leaf(g, "dy", dy, batch, length, l.channels)))))
+	loss := G.Must(G.Sum(G.Must(G.HadamardProd(y, leaf(g, "dy", dy, batch, length, l.Parts.channels)))))
 	grads, err := G.Grad(loss, append(G.Nodes{in}, l.Params().Nodes(g)...)...)
 	if err != nil {
 		t.Fatal(err)
@@ -61,8 +61,8 @@ func TestS4ConvolutionIsRecurrence(t *testing.T) {
 			cfg.Channels = 2
 			l := NewS4(cfg, WithDtype(tensor.Float64), WithSeed(3))
 			x, dy := normals(1, batch*length*2), normals(2, batch*length*2)
-			want := l.results(t, x, dy, batch, func(x *G.Node) (*G.Node, error) { return l.Apply(x) })
-			got := l.results(t, x, dy, batch, func(x *G.Node) (*G.Node, error) {
+			want := s4Results(t, l, x, dy, batch, func(x *G.Node) (*G.Node, error) { return l.Apply(x) })
+			got := s4Results(t, l, x, dy, batch, func(x *G.Node) (*G.Node, error) {
 				y, _, err := l.ApplyWithState(x, nil)
 				return y, err
 			})
@@ -86,7 +86,7 @@ func TestS4Weights(t *testing.T) {
 		t.Errorf("weights are %s, want %s", got, want)
 	}
 	l = NewS4(S4Config{Channels: 3, A: S4DReal, State: 5})
-	if l.Frequency != nil || l.C.Value.Shape()[1] != 5 || len(l.Params()) != 4 {
+	if l.Parts.Frequency != nil || l.Parts.C.Value.Shape()[1] != 5 || len(l.Params()) != 4 {
 		t.Errorf("real modes have weights %v", l.Params())
 	}
 }

@@ -113,7 +113,7 @@ func TestS4Layer(t *testing.T) {
 			if err := l.Err(); err != nil {
 				t.Fatal(err)
 			}
-			for _, v := range l.LogDelta.Value.Data().([]float64) {
+			for _, v := range l.Parts.LogDelta.Value.Data().([]float64) {
 				if dt := math.Exp(v); dt < 0.001 || dt > 0.1 {
 					t.Errorf("Δ starts at %v", dt)
 				}
@@ -144,8 +144,8 @@ func TestS4Options(t *testing.T) {
 			cfg := S4Config{Channels: 3, State: 4, Bilinear: bilinear, DtMin: 0.5, DtMax: 0.5}
 			l := NewS4(cfg, WithDtype(tensor.Float64), WithName("s4"))
 			g := G.NewGraph()
-			in := op.S4Inputs{U: G.NodeFromAny(g, x, G.WithName("x")), LogDelta: l.LogDelta.Node(g), LogDecay: l.LogDecay.Node(g),
-				Frequency: l.Frequency.Node(g), C: l.C.Node(g), D: l.D.Node(g)}
+			in := op.S4Inputs{U: G.NodeFromAny(g, x, G.WithName("x")), LogDelta: l.Parts.LogDelta.Node(g), LogDecay: l.Parts.LogDecay.Node(g),
+				Frequency: l.Parts.Frequency.Node(g), C: l.Parts.C.Node(g), D: l.Parts.D.Node(g)}
 			if start {
 				in.Start = startNode(g, []int{0, 0, 1, 0, 0}, 1, 0, 5)
 			}
@@ -175,7 +175,7 @@ func TestS4Options(t *testing.T) {
 		}
 	}
 	for a, want := range map[StartA]float64{S4DLin: 0.5, S4DReal: 1} {
-		_, _, _, deviation := moments(doubles(NewS4(S4Config{Channels: 64, A: a}, WithSeed(1)).C.Value))
+		_, _, _, deviation := moments(doubles(NewS4(S4Config{Channels: 64, A: a}, WithSeed(1)).Parts.C.Value))
 		if math.Abs(deviation*deviation-want) > 0.05*want {
 			t.Errorf("%s: the parts of C start with variance %v, want %v", a, deviation*deviation, want)
 		}

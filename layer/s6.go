@@ -20,8 +20,10 @@ import (
 // A_n = -n (S4D-Real), D = 1, and Δ within the configured range.
 //
 // Its state has one slot: scan (channels, state).
-type S6 struct {
-	Base
+type S6 = build.OverTime[S6Parts, Params]
+
+// S6Parts is what an S6 is made of.
+type S6Parts struct {
 	ALog, D               *Param  // "A_log" (channels, state) and "D" (channels)
 	XProj, DtProj         *Linear // "x_proj" (rank+2·state, channels), "dt_proj" (channels, rank) with a bias
 	channels, state, rank int
@@ -42,9 +44,9 @@ type S6Config struct {
 
 // NewS6 returns a selective state space.
 func NewS6(cfg S6Config, opts ...Option) *S6 {
-	return newLayer("S6", opts, []any{"channels", cfg.Channels}, func(l *S6, o build.Options) (Params, error) {
-		l.channels, l.state, l.rank = cfg.Channels, build.OrDefault(cfg.State, 16), build.OrDefault(cfg.Rank, (cfg.Channels+15)/16)
-		if err := build.Axes("state size", l.state, "rank of Δ", l.rank); err != nil {
+	return newMixer("S6", opts, []any{"channels", cfg.Channels}, func(l *S6, p *S6Parts, o build.Options) (Params, error) {
+		p.channels, p.state, p.rank = cfg.Channels, build.OrDefault(cfg.State, 16), build.OrDefault(cfg.Rank, (cfg.Channels+15)/16)
+		if err := build.Axes("state size", p.state, "rank of Δ", p.rank); err != nil {
 			return nil, err
 		}
 		low, high, err := dtRange(cfg.DtMin, cfg.DtMax)
@@ -61,45 +63,45 @@ func NewS6(cfg S6Config, opts ...Option) *S6 {
 			}
 		}
 		n := 0
-		l.ALog = NewParam(build.Join(o.Name, "A"+cfg.suffix+"_log"), o.New(func() float64 {
-			n = n%l.state + 1
+		p.ALog = NewParam(build.Join(o.Name, "A"+cfg.suffix+"_log"), o.New(func() float64 {
+			n = n%p.state + 1
 			return math.Log(float64(n)) // S4D-Real: A_n = -n
-		}, l.channels, l.state), false)
-		l.D = NewParam(build.Join(o.Name, "D"+cfg.suffix), o.New(build.Constant(1), l.channels), false)
-		l.XProj = projection(o, "x_proj"+cfg.suffix, l.channels, l.rank+2*l.state, false)
-		l.DtProj = projection(o, "dt_proj"+cfg.suffix, l.rank, l.channels, true)
-		l.cfg = op.ScanConfig{DeltaSoftplus: true, Reverse: cfg.Reverse}
-		build.OverTime(l, l.channels, []Slot{{Name: "scan", Shape: tensor.Shape{l.channels, l.state}}}, l.mix)
+		}, p.channels, p.state), false)
+		p.D = NewParam(build.Join(o.Name, "D"+cfg.suffix), o.New(build.Constant(1), p.channels), false)
+		p.XProj = projection(o, "x_proj"+cfg.suffix, p.channels, p.rank+2*p.state, false)
+		p.DtProj = projection(o, "dt_proj"+cfg.suffix, p.rank, p.channels, true)
+		p.cfg = op.ScanConfig{DeltaSoftplus: true, Reverse: cfg.Reverse}
+		build.MixWith(l, p.channels, []Slot{{Name: "scan", Shape: tensor.Shape{p.channels, p.state}}}, p.mix)
 		if cfg.Reverse {
 			build.WithoutState(l, reversedState)
 		}
-		params, err := together(l.XProj, l.DtProj)
+		params, err := together(p.XProj, p.DtProj)
 		if err != nil {
 			return nil, err
 		}
 		if !o.Zeros {
 			// The bias of dt_proj is the inverse softplus of steps whose logarithm is uniform. So softplus of the bias, the initial Δ without
 			// its part from the input, is in the range.
-			weight, bias := l.DtProj.Weight, l.DtProj.Bias
-			weight.Value = o.New(build.Uniform(o.Rand(weight.Name), scale/math.Sqrt(float64(l.rank))), l.channels, l.rank)
+			weight, bias := p.DtProj.Weight, p.DtProj.Bias
+			weight.Value = o.New(build.Uniform(o.Rand(weight.Name), scale/math.Sqrt(float64(p.rank))), p.channels, p.rank)
 			step := build.LogUniform(o.Rand(bias.Name), low, high)
-			bias.Value = o.New(func() float64 { return build.InverseSoftplus(max(step(), cfg.DtFloor)) }, l.channels)
+			bias.Value = o.New(func() float64 { return build.InverseSoftplus(max(step(), cfg.DtFloor)) }, p.channels)
 		}
-		return append(Params{l.ALog, l.D}, params...), nil
+		return append(Params{p.ALog, p.D}, params...), nil
 	})
 }
 
-func (l *S6) mix(s *build.Steps, x *G.Node) *G.Node { return l.scan(s, x, nil) }
+func (p *S6Parts) mix(s *build.Steps, x *G.Node) *G.Node { return p.scan(s, x, nil) }
 
 // scan applies the layer to u (batch, length, channels), with a gate z in the shape of u, or nil.
-func (l *S6) scan(s *build.Steps, u, z *G.Node) *G.Node {
-	w := weights(s, l.XProj.Weight, l.DtProj.Weight, l.DtProj.Bias, l.ALog, l.D)
-	dtBC := split(s, s.Do(op.Linear(u, w[0], nil)), l.rank, l.state, l.state)
+func (p *S6Parts) scan(s *build.Steps, u, z *G.Node) *G.Node {
+	w := weights(s, p.XProj.Weight, p.DtProj.Weight, p.DtProj.Bias, p.ALog, p.D)
+	dtBC := split(s, s.Do(op.Linear(u, w[0], nil)), p.rank, p.state, p.state)
 	dt, b, c := dtBC[0], dtBC[1], dtBC[2]   // (batch, length, rank), (batch, length, state) twice
 	delta := s.Do(op.Linear(dt, w[1], nil)) // (batch, length, channels), to which the scan adds the bias
 	a := s.Do(op.NegExp(w[3]))              // (channels, state)
 	in := op.ScanInputs{U: u, Delta: delta, A: a, B: b, C: c, D: w[4], Z: z, DeltaBias: w[2], InitialState: s.Take(), Start: s.Start}
-	return build.Run(s, in, l.cfg, op.SelectiveScan, op.SelectiveScanWithState)
+	return build.Run(s, in, p.cfg, op.SelectiveScan, op.SelectiveScanWithState)
 }
 
 // Mixer returns an S6 of this configuration for a number of channels.
@@ -107,22 +109,3 @@ func (c S6Config) Mixer(channels int, opts ...Option) Mixer {
 	c.Channels = channels
 	return NewS6(c, opts...)
 }
-
-// Err returns what is wrong with the layer, or nil.
-func (l *S6) Err() error { return build.Err(l) }
-
-// Slots returns the parts of the layer's state.
-func (l *S6) Slots() []Slot { return build.Slots(l) }
-
-// Apply applies the layer to whole sequences, as Mixer has it.
-func (l *S6) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) { return build.Apply(l, x, opts) }
-
-// ApplyWithState continues from a state, as Mixer has it.
-func (l *S6) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
-	return build.ApplyWithState(l, x, state, opts)
-}
-
-// Fwd is Apply in the form of golgi's layers.
-func (l *S6) Fwd(x G.Input) G.Result { return build.Fwd(l, x) }
-
-var _ Mixer = (*S6)(nil)

@@ -11,17 +11,17 @@ import (
 // s6 runs algorithm 2 step by step on rows x (length, channels), and leaves the last state in h (channels, state).
 func s6(l *S6, x, h []float64) (y []float64) {
 	value := func(p *Param) []float64 { return p.Value.Data().([]float64) }
-	aLog, d := value(l.ALog), value(l.D)
-	xProj, dtProj, dtBias := value(l.XProj.Weight), value(l.DtProj.Weight), value(l.DtProj.Bias)
-	for ; len(x) > 0; x = x[l.channels:] {
-		u := x[:l.channels]
+	aLog, d := value(l.Parts.ALog), value(l.Parts.D)
+	xProj, dtProj, dtBias := value(l.Parts.XProj.Weight), value(l.Parts.DtProj.Weight), value(l.Parts.DtProj.Bias)
+	for ; len(x) > 0; x = x[l.Parts.channels:] {
+		u := x[:l.Parts.channels]
 		dtBC := times(xProj, u)
-		dt, b, c := dtBC[:l.rank], dtBC[l.rank:l.rank+l.state], dtBC[l.rank+l.state:]
+		dt, b, c := dtBC[:l.Parts.rank], dtBC[l.Parts.rank:l.Parts.rank+l.Parts.state], dtBC[l.Parts.rank+l.Parts.state:]
 		for i, delta := range times(dtProj, dt) {
 			delta = math.Log1p(math.Exp(delta + dtBias[i]))
 			out := d[i] * u[i]
-			for n := range l.state {
-				at := i*l.state + n
+			for n := range l.Parts.state {
+				at := i*l.Parts.state + n
 				h[at] = math.Exp(-delta*math.Exp(aLog[at]))*h[at] + delta*b[n]*u[i]
 				out += c[n] * h[at]
 			}
@@ -66,18 +66,18 @@ func TestS6(t *testing.T) {
 // The weights start like those of a Mamba block: A_n = -n, D = 1, and steps within the range.
 func TestS6Start(t *testing.T) {
 	l := NewS6(S6Config{Channels: 200, State: 3, DtMin: 0.01, DtMax: 0.5}, WithDtype(tensor.Float64))
-	for i, v := range l.ALog.Value.Data().([]float64) {
+	for i, v := range l.Parts.ALog.Value.Data().([]float64) {
 		if want := float64(i%3 + 1); math.Abs(math.Exp(v)-want) > 1e-12 {
 			t.Fatalf("exp(A_log) has element %d %v, want %v", i, math.Exp(v), want)
 		}
 	}
-	for i, v := range l.D.Value.Data().([]float64) {
+	for i, v := range l.Parts.D.Value.Data().([]float64) {
 		if v != 1 {
 			t.Fatalf("D has element %d %v, want 1", i, v)
 		}
 	}
 	least, most := math.Inf(1), 0.0
-	for _, v := range l.DtProj.Bias.Value.Data().([]float64) {
+	for _, v := range l.Parts.DtProj.Bias.Value.Data().([]float64) {
 		step := math.Log1p(math.Exp(v))
 		least, most = min(least, step), max(most, step)
 	}

@@ -60,7 +60,7 @@ func NewMambaBlock(cfg Config, opts ...Option) *MambaBlock {
 	b := build.New("nn: MambaBlock", cfg.sizes(), o, err, func(b *MambaBlock, o build.Options) (layer.Params, error) {
 		b.norm = newNorm(cfg, o, "norm")
 		b.mixer = layer.NewMamba(cfg.mamba(), o.Part("mixer")...)
-		build.OverTime(b, cfg.DModel, b.mixer.Slots(), b.mix)
+		build.MixWith(b, cfg.DModel, b.mixer.Slots(), b.mix)
 		return build.Together[layer.Params](b.norm, b.mixer)
 	})
 	b.cfg, b.opts, b.drop = cfg, o, newDrop(cfg, o, 0)
@@ -109,7 +109,7 @@ func (b *MambaBlock) mix(s *build.Steps, x *G.Node) *G.Node {
 
 // inputs returns the operands of op.MambaBlock, with the state of s.
 func (b *MambaBlock) inputs(s *build.Steps, x *G.Node) op.BlockInputs {
-	weights := b.mixer.Weights()
+	weights := b.mixer.Parts.Weights()
 	weights.Norm = b.norm.Weight
 	in := op.BlockInputs{X: x, Start: s.Start, BlockWeights: op.MapBlock(weights, func(_ op.BlockWeight, p *layer.Param) *G.Node {
 		if p == nil {

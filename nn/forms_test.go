@@ -144,7 +144,7 @@ func TestTiedBlocks(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))
 	scramble(stack.Params(), r)
 	first, second := stack.Blocks()[0], stack.Blocks()[1]
-	second.mixer.InProj.Weight, second.mixer.S6.ALog = first.mixer.InProj.Weight, first.mixer.S6.ALog
+	second.mixer.Parts.InProj.Weight, second.mixer.Parts.S6.Parts.ALog = first.mixer.Parts.InProj.Weight, first.mixer.Parts.S6.Parts.ALog
 	x, dy := normal(r, 2*4*3), normal(r, 2*4*3)
 	run := func(lisp bool, opts ...CallOption) results {
 		g := G.NewGraph()

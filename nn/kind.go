@@ -77,7 +77,7 @@ func newStackLayer(i int, kind Kind, cfg Config, opts ...Option) layer.Mixer {
 		return b
 	}
 	r := newResidual(kind, cfg, opts...)
-	r.drop.layer = i
+	r.Parts.drop.layer = i
 	return r
 }
 
@@ -127,8 +127,9 @@ func (c Config) mamba() layer.MambaConfig {
 }
 
 // residual is a layer of any kind but Mamba: a norm, a mixer and a residual connection.
-type residual struct {
-	layer.Base
+type residual = build.OverTime[residualParts, layer.Params]
+
+type residualParts struct {
 	norm  *layer.RMSNorm
 	mixer layer.Mixer
 	drop  drop
@@ -137,20 +138,13 @@ type residual struct {
 func newResidual(kind Kind, cfg Config, opts ...Option) *residual {
 	cfg, o, err := collect(cfg, opts)
 	return build.New("nn: "+string(kind), cfg.sizes(), o, err, func(r *residual, o build.Options) (layer.Params, error) {
-		r.norm, r.mixer, r.drop = newNorm(cfg, o, "norm"), newMixer(kind, cfg, o), newDrop(cfg, o, 0)
-		build.OverTime(r, cfg.DModel, r.mixer.Slots(), r.mix)
-		return build.Together[layer.Params](r.norm, r.mixer)
+		p := &r.Parts
+		p.norm, p.mixer, p.drop = newNorm(cfg, o, "norm"), newMixer(kind, cfg, o), newDrop(cfg, o, 0)
+		build.MixWith(r, cfg.DModel, p.mixer.Slots(), p.mix)
+		return build.Together[layer.Params](p.norm, p.mixer)
 	})
 }
 
-func (r *residual) mix(s *build.Steps, x *G.Node) *G.Node {
-	return r.drop.add(s, x, s.Mix(r.mixer, s.Do(r.norm.Apply(x))))
-}
-
-func (r *residual) Slots() []layer.Slot { return build.Slots(r) }
-func (r *residual) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
-	return build.Apply(r, x, opts)
-}
-func (r *residual) ApplyWithState(x *G.Node, state layer.State, opts ...CallOption) (*G.Node, layer.State, error) {
-	return build.ApplyWithState(r, x, state, opts)
+func (p *residualParts) mix(s *build.Steps, x *G.Node) *G.Node {
+	return p.drop.add(s, x, s.Mix(p.mixer, s.Do(p.norm.Apply(x))))
 }

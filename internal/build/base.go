@@ -91,7 +91,7 @@ type Layer[L any] interface {
 // Err returns what is wrong with a layer, which may be nil.
 func Err[L any, P Layer[L]](l P) error {
 	if l == nil {
-		return fmt.Errorf("layer: the %T is nil, want one that its constructor returns", l)
+		return fmt.Errorf("layer: the layer is nil, want one that its constructor returns")
 	}
 	return l.self().Err()
 }

@@ -53,6 +53,32 @@ type Mixer interface {
 	ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error)
 }
 
+// OverTime is a layer over time with weights W. Parts is what it is made of. It is a layer.Mixer, whose methods also work for a nil layer; methods
+// that an embedded struct promotes would panic.
+type OverTime[Parts any, W Weights] struct {
+	Base[W]
+	Parts Parts
+}
+
+// Err returns what is wrong with the layer, or nil.
+func (l *OverTime[Parts, W]) Err() error { return Err(l) }
+
+// Slots returns the parts of the layer's state, as layer.Mixer has it.
+func (l *OverTime[Parts, W]) Slots() []Slot { return Slots(l) }
+
+// Apply applies the layer to whole sequences, as layer.Mixer has it.
+func (l *OverTime[Parts, W]) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
+	return Apply(l, x, opts)
+}
+
+// ApplyWithState continues from a state, as layer.Mixer has it.
+func (l *OverTime[Parts, W]) ApplyWithState(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
+	return ApplyWithState(l, x, state, opts)
+}
+
+// Fwd is Apply in the form of golgi's layers.
+func (l *OverTime[Parts, W]) Fwd(x G.Input) G.Result { return Fwd(l, x) }
+
 // overTime is what a layer over time has.
 type overTime struct {
 	channels int
@@ -62,8 +88,8 @@ type overTime struct {
 	noState  error // why the layer has no state of fixed size, or nil
 }
 
-// OverTime makes a layer one over time: its input and its result are (batch, length, channels). mix applies it.
-func OverTime[L any, P Layer[L]](l P, channels int, slots []Slot, mix func(s *Steps, x *G.Node) *G.Node) {
+// MixWith makes a layer one over time: its input and its result are (batch, length, channels). mix applies it.
+func MixWith[L any, P Layer[L]](l P, channels int, slots []Slot, mix func(s *Steps, x *G.Node) *G.Node) {
 	c := l.self()
 	c.over.channels, c.over.slots, c.over.mix = channels, slots, mix
 }
