@@ -57,6 +57,7 @@ var (
 	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
 	quoted  = regexp.MustCompile("`([^`\n]+)`")
+	listing = regexp.MustCompile("(?ms)^```\\w+ (\\S+)\n(.*?)^```$")
 	goBlock = regexp.MustCompile("(?ms)^```go\n(.*?)^```$")
 	// A file or folder of the repository: it has a slash or one of our extensions.
 	file   = regexp.MustCompile(`^[A-Za-z0-9_./-]+\.(go|md|cu|sh|cuh|safetensors)$|^(internal|cuda|examples|docs|tools|testdata)/[A-Za-z0-9_./-]+$`)
@@ -221,6 +222,32 @@ func TestDocumentationClassifier(t *testing.T) {
 	functions = regexp.MustCompile(`// .*\nfunc ExampleNewTrainer`).ReplaceAllString(functions, "func main")
 	if !ok || !strings.Contains(read("docs/guide.md"), "\nconst batchSize"+functions+"}\n```\n") {
 		t.Error("the classifier of docs/guide.md differs from ExampleNewTrainer in train/example_problem_test.go")
+	}
+}
+
+// A listing that names its file, as in "```go op/min_gru.go", is a part of the file, or several parts with an empty line between them.
+func TestDocumentationListings(t *testing.T) {
+	listings := 0
+	for _, p := range pages(t) {
+		for _, l := range listing.FindAllStringSubmatch(p.text, -1) {
+			text, err := os.ReadFile(l[1])
+			if err != nil {
+				t.Errorf("%s lists a file: %v", p.path, err)
+				continue
+			}
+			listings++
+			if strings.Contains(string(text), l[2]) {
+				continue
+			}
+			for part := range strings.SplitSeq(l[2], "\n\n") {
+				if !strings.Contains(string(text), strings.Trim(part, "\n")) {
+					t.Errorf("%s: %s has no such lines:\n%s", p.path, l[1], part)
+				}
+			}
+		}
+	}
+	if listings < 8 {
+		t.Errorf("the pages list %d files, want the 8 of docs/adding-a-layer.md", listings)
 	}
 }
 
