@@ -45,6 +45,7 @@ func attentionTraining(tb testing.TB, length, width, heads int) (run func(), byt
 // at the longest length here they would take 64 times the bytes of Q.
 func TestAttentionMemory(t *testing.T) {
 	const width, heads = 64, 2
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2)) // each worker has a workspace of its own
 	lengths := []int{1024, 4096}
 	if testing.Short() {
 		lengths = []int{512, 1024}
