@@ -60,9 +60,9 @@ func TestPTXHasTheKernels(t *testing.T) {
 				passes := map[string]scanPass{"forward": size.forward, "backward": size.backward}
 				if size.chunked {
 					passes["ends"] = size.forward
-					passes["carries"] = scanPass{size.backward.split, size.backward.states, 1, 256, 0}
+					passes["carries"] = scanPass{size.backward.split, size.backward.states, 1, 256, 0, false}
 				}
-				for direction, pass := range passes {
+				check := func(direction string, pass scanPass) {
 					file, name := s.kernel(pass, direction, size)
 					text, err := readPTX(file)
 					if err != nil {
@@ -72,7 +72,7 @@ func TestPTXHasTheKernels(t *testing.T) {
 					m := entry.FindStringSubmatch(string(text))
 					if m == nil {
 						t.Errorf("%s is not in %s", name, file)
-						continue
+						return
 					}
 					if want := sizeOfScanArgs(); m[1] != want {
 						t.Errorf("%s takes %s bytes, want %s", name, m[1], want)
@@ -80,6 +80,15 @@ func TestPTXHasTheKernels(t *testing.T) {
 					if want := itoa(pass.threads); m[2] != want {
 						t.Errorf("%s runs on %s threads, want %s", name, m[2], want)
 					}
+				}
+				for direction, pass := range passes {
+					check(direction, pass)
+				}
+				if size.asyncForward != nil && s.usual() {
+					check("forward", *size.asyncForward)
+					check("ends", *size.asyncForward)
+					s.Z = Array[float32]{stream: new(Stream)}
+					check("forward", *size.asyncForward)
 				}
 			}
 		}

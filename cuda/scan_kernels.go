@@ -21,11 +21,12 @@ type scanArgs struct {
 
 // scanPass says how a kernel divides a scan.
 type scanPass struct {
-	split   int // threads per channel
-	states  int // states per thread
-	wide    int // channels per thread
-	threads int // threads per block
-	blocks  int // blocks per multiprocessor
+	split   int  // threads per channel
+	states  int  // states per thread
+	wide    int  // channels per thread
+	threads int  // threads per block
+	blocks  int  // blocks per multiprocessor
+	async   bool // the kernels are those of a file *async.cu
 }
 
 // channels returns the number of channels of a block of threads.
@@ -37,6 +38,8 @@ type scanSize struct {
 	forward, backward scanPass
 	every             int  // steps from checkpoint to checkpoint
 	chunked           bool // the length can be cut into chunks
+	// The kernels for compute capability 8.0 that take the place of forward and backward where they fit (Scan.async), if there are any.
+	asyncForward, asyncBackward *scanPass
 }
 
 // MaxState is the largest State of a Scan or Block of float32.
@@ -49,12 +52,12 @@ func (z scanSize) states() int { return z.forward.split * z.forward.states }
 
 var (
 	scanSizes = []scanSize{
-		{"scan16", scanPass{4, 4, 1, 128, 4}, scanPass{4, 4, 1, 128, 4}, 16, true},
-		{"scan64", scanPass{16, 4, 1, 128, 2}, scanPass{16, 4, 1, 64, 4}, 16, false},
-		{"scan256", scanPass{32, 8, 1, 128, 2}, scanPass{32, 8, 1, 128, 2}, 4, false},
+		{"scan16", scanPass{4, 4, 1, 128, 4, false}, scanPass{4, 4, 1, 128, 4, false}, 16, true, &scanPass{4, 4, 2, 64, 4, true}, nil},
+		{"scan64", scanPass{16, 4, 1, 128, 2, false}, scanPass{16, 4, 1, 64, 4, false}, 16, false, nil, nil},
+		{"scan256", scanPass{32, 8, 1, 128, 2, false}, scanPass{32, 8, 1, 128, 2, false}, 4, false, nil, nil},
 	}
 	// scanFew is for scans of few channels that are too short to be cut into chunks. It uses more threads per channel.
-	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4}, scanPass{16, 1, 1, 128, 4}, 16, false}
+	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4, false}, scanPass{16, 1, 1, 128, 4, false}, 16, false, nil, nil}
 )
 
 // A scan of few channels leaves most of the device idle, unless its length is cut into chunks that run at the same time. Chunks cost one
@@ -96,6 +99,14 @@ func (s *Scan[T]) chunks(z scanSize, p scanPass) int {
 // chunkSteps returns the steps of a chunk, if the length is cut into n. The last chunk may be shorter.
 func (s *Scan[T]) chunkSteps(n int) int {
 	return (s.Length + n*chunkSteps - 1) / (n * chunkSteps) * chunkSteps
+}
+
+// async reports whether the kernels for compute capability 8.0 compute the scan: with 16 states, softplus, B and C that vary with time, no
+// starts, and all rows of activations at multiples of four elements (args.vectors; B and C too). Their numbers of steps have 32 bits.
+func (s *Scan[T]) async(a *scanArgs) bool {
+	each := uintptr(size[T]())
+	return s.usual() && s.State == 16 && s.Softplus && a.vectors == 1 && s.U.stream.device.kernels >= 80 && s.Length < 1<<30 &&
+		(uintptr(s.B.stride(s.State)|s.C.stride(s.State))|a.b/each|a.c/each)%4 == 0
 }
 
 func (s *Scan[T]) usual() bool { return s.B.Groups > 0 && s.C.Groups > 0 && s.Start.Absent() }
@@ -180,11 +191,19 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 	} else if !s.usual() {
 		file += "options"
 	}
+	if p.async {
+		gate := "n"
+		if !s.Z.Absent() && direction != "ends" {
+			gate = "z"
+		}
+		return file + "async", fmt.Sprintf("scan_%s_%sasync_%s", direction, mark, gate)
+	}
 	return file, fmt.Sprintf("scan_%s_%s%dx%d_%s", direction, mark, p.split, p.states, options)
 }
 
-// launch queues a pass. If the length is cut into chunks, it first queues two kernels that compute the state at the beginning of each chunk:
-// first scans every chunk from a zero state, and combine joins the results. launch appends their memory to work.
+// launch queues a pass. If the length is cut into chunks, it first queues kernels that compute the state at the beginning of each chunk: first
+// scans every chunk from a zero state, and combine joins the results, unless it is empty: then the pass joins them itself. launch appends
+// their memory to work.
 func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine string, z scanSize, args *scanArgs,
 	work *temporaries) error {
 	blocks := func(p scanPass) int64 {
@@ -209,6 +228,9 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 		}
 		if err := queue(first, p, over, chunks-1); err != nil {
 			return err
+		}
+		if combine == "" {
+			return queue(direction, p, p, chunks)
 		}
 		file, _ := (&Scan[float32]{B: Projection[float32]{Groups: 1}, C: Projection[float32]{Groups: 1}}).kernel(p, direction, z)
 		if err := stream.run(file, combine, blocksOf(s.Batch*s.Channels*s.State, 128), unsafe.Pointer(args)); err != nil {

@@ -355,6 +355,56 @@ func everySize[T Activation](t *testing.T, s *Stream) {
 	}
 }
 
+// TestScanAsync tests problems that the kernels for compute capability 8.0 compute, and the kernels for 7.0 on the same problems.
+func TestScanAsync(t *testing.T) {
+	s := open(t)
+	both(t, func(t *testing.T) { async[float32](t, s) }, func(t *testing.T) { async[BFloat16](t, s) })
+}
+
+func async[T Activation](t *testing.T, s *Stream) {
+	if s.device.kernels < 80 {
+		t.Skip("the device has no kernels for compute capability 8.0")
+	}
+	defer func(kernels int) { s.device.kernels = kernels }(s.device.kernels)
+	r := rand.New(rand.NewPCG(31, 31))
+	for i := range times(24, 8) {
+		// Few channels with a length of several chunks, or many channels of few steps.
+		batch, length, perGroup, groups := 1+r.IntN(2), 192+r.IntN(times(1000, 200)), 4*(1+r.IntN(20)), 1+r.IntN(2)
+		if i%2 == 1 {
+			perGroup, length = 4*(1+r.IntN(40)), []int{1, 16, 17, 1 + r.IntN(70)}[i/2%4]
+			batch = (32*s.multiprocessors())/(perGroup*groups) + 1
+		}
+		p := drawAsync[T](r, batch, length, perGroup, groups)
+		for _, s.device.kernels = range []int{80, 70} {
+			rig := onDevice[T](t, s, p)
+			args := rig.scan.args()
+			if z := rig.scan.size(); z.asyncForward == nil || rig.scan.async(&args) != (s.device.kernels == 80) {
+				t.Errorf("%v: the kernels for compute capability %d do not compute it", p, s.device.kernels)
+			}
+			do(t, rig.run())
+			compare[T](t, p, rig.results(t), p.onHost())
+			rig.free()
+		}
+	}
+}
+
+// drawAsync returns a problem with random options that the kernels for compute capability 8.0 support.
+func drawAsync[T Activation](r *rand.Rand, batch, length, perGroup, groups int) *problem {
+	p := draw[T](r, batch, length, perGroup, groups, 16)
+	rows, part := batch*length, 0
+	for _, b := range []*kernel.Projection[float64]{&p.B, &p.C} {
+		b.Groups = []int{1, groups}[r.IntN(2)]
+		part = b.Groups*16 + 4*r.IntN(3)
+		b.Stride, b.Data = part, numbers[T](r, rows*part, 1)
+	}
+	if p.ZStride > 0 {
+		p.ZStride = p.Channels + 4*r.IntN(3)
+		p.Z = numbers[T](r, rows*p.ZStride, 1)
+	}
+	p.Softplus, p.Start = true, nil
+	return p
+}
+
 func TestScanIsDeterministic(t *testing.T) {
 	s := open(t)
 	both(t, func(t *testing.T) { sameAgain[float32](t, s, 200) }, func(t *testing.T) { sameAgain[BFloat16](t, s, times(5000, 300)) })

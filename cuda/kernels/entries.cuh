@@ -13,6 +13,17 @@
   extern "C" __global__ __launch_bounds__(TH, M) void scan_ends_##MARK##S##x##K##_##NAME(const Scan s) {         \
     scanForward<X, S, K, W, T, TH, EVERY, 0, VB, VC, STARTS, true>(s);                                              \
   }
+// The kernels of scan_forward_async.cuh: with z, without, and the first pass over chunks.
+#define FORWARD_ASYNC(X, MARK)                                                                                   \
+  extern "C" __global__ __launch_bounds__(64, 4) void scan_forward_##MARK##async_z(const Scan s) {               \
+    scanForwardAsync<X, 64, 16, true, false>(s);                                                                 \
+  }                                                                                                              \
+  extern "C" __global__ __launch_bounds__(64, 4) void scan_forward_##MARK##async_n(const Scan s) {               \
+    scanForwardAsync<X, 64, 16, false, false>(s);                                                                \
+  }                                                                                                              \
+  extern "C" __global__ __launch_bounds__(64, 8) void scan_ends_##MARK##async_n(const Scan s) {                  \
+    scanForwardAsync<X, 64, 16, false, true>(s);                                                                 \
+  }
 #define BACKWARD(X, MARK, S, K, T, Q, TH, M, NAME, VB, VC, STARTS)                                               \
   extern "C" __global__ __launch_bounds__(TH, M) void scan_backward_##MARK##S##x##K##_##NAME(const Scan s) {     \
     scanBackward<X, S, K, T, Q, TH, 0, false, VB, VC, STARTS>(s);                                                \

@@ -42,10 +42,10 @@ __device__ __forceinline__ uint32_t rounded(float x) {
   return y;
 }
 
-// copyLater copies BYTES bytes, 4 or 16, to shared memory, or writes zeros. They are there after copied and a barrier.
+// copyLater copies BYTES bytes, 4, 8 or 16, to shared memory, or writes zeros. They are there after copied and a barrier.
 template <int BYTES> __device__ __forceinline__ void copyLater(void *to, const void *from, bool there) {
   if (BYTES == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(sharedAddress(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
-  else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(sharedAddress(to)), "l"(from), "r"(there ? 4 : 0) : "memory");
+  else asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(sharedAddress(to)), "l"(from), "r"(there ? BYTES : 0), "n"(BYTES) : "memory");
 }
 __device__ __forceinline__ void copied() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #endif
