@@ -23,19 +23,22 @@ func specialValues[T Activation](t *testing.T, s *Stream) {
 	sizes := []struct{ batch, length, perGroup, groups, state int }{
 		{2, 32, 5, 1, 3}, // few channels
 		{1, 37, 3, 2, 16},
-		{2, 256, 2, 1, 4}, // cut into chunks
+		{2, 256, 2, 1, 4},  // cut into chunks
+		{1, 192, 4, 1, 16}, // the kernels for compute capability 8.0
 		{1, 64, 2, 1, 20},
 		{1, 34, 2, 1, 130},
 	}
 	if typeName[T]() == "bf16" {
-		sizes = sizes[:3]
+		sizes = sizes[:4]
 	}
 	for i, size := range sizes {
 		for n := range times(6, 1) {
 			r := rand.New(rand.NewPCG(21, uint64(10*i+n)))
 			p := draw[T](r, size.batch, size.length, size.perGroup, size.groups, size.state)
 			p.Start = nil
-			if (i+n)%2 == 1 {
+			if size.perGroup%4 == 0 {
+				p = drawAsync[T](r, size.batch, size.length, size.perGroup, size.groups)
+			} else if (i+n)%2 == 1 {
 				p.Start = make([]bool, size.batch*size.length)
 				p.Start[size.length/3] = true
 			}

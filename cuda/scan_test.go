@@ -365,14 +365,16 @@ func async[T Activation](t *testing.T, s *Stream) {
 	if s.device.kernels < 80 {
 		t.Skip("the device has no kernels for compute capability 8.0")
 	}
-	defer func(kernels int) { s.device.kernels = kernels }(s.device.kernels)
+	defer func(kernels, n int) { s.device.kernels, s.device.multiprocessors = kernels, n }(s.device.kernels, s.device.multiprocessors)
 	r := rand.New(rand.NewPCG(31, 31))
-	for i := range times(24, 8) {
-		// Few channels with a length of several chunks, or many channels of few steps.
-		batch, length, perGroup, groups := 1+r.IntN(2), 192+r.IntN(times(1000, 200)), 4*(1+r.IntN(20)), 1+r.IntN(2)
+	all := s.device.multiprocessors
+	for i := range times(32, 8) {
+		// A length of several chunks, or a device that some 50 channels fill.
+		batch, length, perGroup, groups := 1+r.IntN(2), 192+r.IntN(times(1000, 200)), 4*(1+r.IntN(12)), 1+r.IntN(2)
+		s.device.multiprocessors = all
 		if i%2 == 1 {
-			perGroup, length = 4*(1+r.IntN(40)), []int{1, 16, 17, 1 + r.IntN(70)}[i/2%4]
-			batch = (32*s.multiprocessors())/(perGroup*groups) + 1
+			s.device.multiprocessors = 1
+			perGroup, length = 44+4*r.IntN(times(30, 6)), []int{1, 16, 17, 1 + r.IntN(70)}[i/2%4]
 		}
 		p := drawAsync[T](r, batch, length, perGroup, groups)
 		for _, s.device.kernels = range []int{80, 70} {
@@ -419,19 +421,21 @@ func times(long, short int) int {
 }
 
 func sameAgain[T Activation](t *testing.T, s *Stream, channels int) {
-	p := draw[T](rand.New(rand.NewPCG(5, 5)), 2, 300, channels, 1, 16)
-	rig := onDevice[T](t, s, p)
-	defer rig.free()
-	firsts := map[string][]float64{}
-	for i := range times(20, 5) {
-		do(t, rig.run())
-		rig.results(t).each(func(name string, v []float64) {
-			if i == 0 {
-				firsts[name] = v
-			} else if !slices.EqualFunc(v, firsts[name], func(a, b float64) bool { return math.Float64bits(a) == math.Float64bits(b) }) {
-				t.Fatalf("run %d: %s differs", i, name)
-			}
-		})
+	r := rand.New(rand.NewPCG(5, 5))
+	for _, p := range []*problem{draw[T](r, 2, 300, channels, 1, 16), drawAsync[T](r, 2, 300, 36, 1)} {
+		rig := onDevice[T](t, s, p)
+		defer rig.free()
+		firsts := map[string][]float64{}
+		for i := range times(20, 5) {
+			do(t, rig.run())
+			rig.results(t).each(func(name string, v []float64) {
+				if i == 0 {
+					firsts[name] = v
+				} else if !slices.EqualFunc(v, firsts[name], func(a, b float64) bool { return math.Float64bits(a) == math.Float64bits(b) }) {
+					t.Fatalf("%v: run %d: %s differs", p, i, name)
+				}
+			})
+		}
 	}
 }
 

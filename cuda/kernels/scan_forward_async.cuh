@@ -16,7 +16,7 @@ __device__ __forceinline__ void streamFour(bf16 *p, float4 v) { __stcs((uint2 *)
 template <class X, int TH, int T, bool ENDS> struct Tiles {
   static constexpr int S = 4, K = 4, W = 2, N = S * K, CH = TH / S * W;
   static constexpr int ACROSS = CH / 4, RS = TH / ACROSS, E = T / RS;  // a thread prepares four channels of E steps that are RS apart
-  static constexpr int NB = T * S / TH;                                // and four states of NB steps of B and C
+  static constexpr int NB = (T * S + TH - 1) / TH;                     // and four states of NB steps of B and C
   // Pitches in elements that put the rows which a warp reads or writes together into different banks.
   static constexpr int PAIR = ACROSS + 4, STEP = 2 * ACROSS + 4, PART = CH + 8, SUMS = S * PART + (ACROSS == 4 ? 16 : 0);
   static constexpr bool NARROW = sizeof(X) < 4;
@@ -28,7 +28,7 @@ template <class X, int TH, int T, bool ENDS> struct Tiles {
     float4 b[2][T * S], c[2][T * S];
     float sums[ENDS ? 1 : 2][ENDS ? CH * RS / SUMS + 1 : T][SUMS];   // Σ C h over a thread's states; at the end Σ Δ
   };
-  static_assert(T % RS == 0 && T * S % TH == 0, "tile");
+  static_assert(T % RS == 0 && (T * S % TH == 0 || TH % (T * S) == 0), "tile");
 };
 
 // GATED: there is z. ENDS: the first pass over chunks, which computes only the states at their ends and Σ Δ.
@@ -94,6 +94,7 @@ template <class X, int TH, int T, bool GATED, bool ENDS> __device__ __forceinlin
   auto loadStates = [&](int tile, void *b, void *c) {
 #pragma unroll
     for (int j = 0; j < NB; j++) {
+      if (T * S < TH && tid >= T * S) break;
       const int row = min(tile * T + (tid + j * TH) / S, steps - 1), to = tid + j * TH;
       copyLater<sizeof(Four)>((Four *)b + to, at(B, row, bWide), true);
       if (!ENDS) copyLater<sizeof(Four)>((Four *)c + to, at(C, row, cWide), true);
@@ -123,7 +124,7 @@ template <class X, int TH, int T, bool GATED, bool ENDS> __device__ __forceinlin
   struct Out { float4 gate, add; };
   auto prepare = [&](int buf, Out (&out)[E]) {
 #pragma unroll
-    for (int j = 0; L::NARROW && j < NB; j++) {
+    for (int j = 0; L::NARROW && j < NB && (T * S >= TH || tid < T * S); j++) {
       m.b[buf][tid + j * TH] = widen(rawB[j]);
       if (!ENDS) m.c[buf][tid + j * TH] = widen(rawC[j]);
     }
