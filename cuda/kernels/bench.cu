@@ -16,6 +16,7 @@
 
 #include "scan_backward.cuh"
 #include "scan_forward.cuh"
+#include "scan_forward_async.cuh"
 
 #define CHECK(call)                                                                              \
   do {                                                                                           \
@@ -127,6 +128,7 @@ struct Variant {
   int chunks;          // 1, or the number of chunks of the length
   const void *first;   // the first pass over chunks
   int firstTH, firstCH;
+  bool async, gated;   // a kernel for compute capability 8.0, which joins the chunks itself; with z
 };
 static std::vector<Variant> variants;
 
@@ -148,6 +150,15 @@ template <int S, int K, int W, int T, int TH, int M, int EV, int POLY, bool VB =
     snprintf(n, 96, "F S%d K%d W%d T%d TH%d M%d EV%d P%d C%d%s", S, K, W, T, TH, M, EV, POLY, c, VB && VC && !ST ? "" : VB ? VC ? " st" : " c" : " b");
     variants.push_back({n, S, K, TH / S * W, TH, EV, VB, VC, ST, (const void *)fwd<S, K, W, T, TH, M, EV, POLY, VB, VC, ST, false>, false, c,
                         (const void *)fwd<S, K, W, T, TH, M, EV, POLY, VB, VC, ST, true>, TH, TH / S * W});
+  }
+}
+template <int TH, int M, bool GATED, bool ENDS> __global__ __launch_bounds__(TH, M) void fwdAsync(Scan s) { scanForwardAsync<float, TH, 16, GATED, ENDS>(s); }
+template <int TH, int M, int FIRST, int FIRSTM, bool GATED = true> static void addA(std::vector<int> chunks = {1}) {
+  for (int c : chunks) {
+    char n[96];
+    snprintf(n, 96, "F async TH%d M%d first TH%d M%d C%d%s", TH, M, FIRST, FIRSTM, c, GATED ? "" : " no z");
+    variants.push_back({n, 4, 4, TH / 2, TH, 16, true, true, false, (const void *)fwdAsync<TH, M, GATED, false>, false, c,
+                        (const void *)fwdAsync<FIRST, FIRSTM, false, true>, FIRST, FIRST / 2, true, GATED});
   }
 }
 template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool VB = true, bool VC = true, bool ST = false> static void addB(std::vector<int> chunks = {1}) {
@@ -217,7 +228,7 @@ struct Device {
       const int64_t blocks = p.B * sections * ((s.section + v.firstCH - 1) / v.firstCH);
       CHECK(cudaLaunchKernel(v.first, dim3(blocks, s.chunks - 1), dim3(v.firstTH), args, 0, 0));
       const void *combine = v.backward ? (const void *)carriesIn : (const void *)beginnings;
-      CHECK(cudaLaunchKernel(combine, dim3((p.B * p.D * p.N + 127) / 128), dim3(128), args, 0, 0));
+      if (!v.async) CHECK(cudaLaunchKernel(combine, dim3((p.B * p.D * p.N + 127) / 128), dim3(128), args, 0, 0));
     }
     cudaError_t e = cudaLaunchKernel(v.kernel, dim3(p.B * sections * perSection(v), s.chunks), dim3(v.TH), args, 0, 0);
     if (v.backward) {
@@ -242,7 +253,7 @@ struct Device {
 };
 
 static bool fits(const Variant &v, const Problem &p) {
-  return v.vb == (p.gB > 0) && v.vc == (p.gC > 0) && v.st == p.start && p.N <= v.S * v.K;
+  return v.vb == (p.gB > 0) && v.vc == (p.gC > 0) && v.st == p.start && p.N <= v.S * v.K && (!v.async || v.gated == p.z);
 }
 
 static double worst(const char *what, const float *q, const Doubles &want, int64_t D, int64_t N, int64_t every, std::string &where) {
@@ -337,6 +348,7 @@ int main(int argc, char **argv) {
       p.gB = v.vb ? flip() ? 1 : groups : 0, p.gC = v.vc ? flip() ? 1 : groups : 0;
       p.d = flip(), p.z = flip(), p.bias = flip(), p.initial = flip(), p.final = flip(), p.softplus = flip(), p.reverse = flip();
       p.start = v.st;
+      if (v.async) p.D *= 4, p.N = 16, p.softplus = true, p.z = v.gated;
       fill(p);
       Result<Doubles> r;
       reference(p, r, 1);

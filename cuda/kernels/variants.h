@@ -1,5 +1,5 @@
 // The variants that bench.cu compares, in groups that can be compiled separately. The arguments of addF are S, K, W, T, TH, M, EVERY, POLY;
-// those of addB are S, K, T, Q, TH, M, POLY, AHEAD.
+// those of addB are S, K, T, Q, TH, M, POLY, AHEAD, and those of addA are TH and M of the pass and of the first pass over chunks.
 #ifndef GROUP
 #define GROUP 0
 #endif
@@ -35,6 +35,12 @@ static void addVariants() {
   addB<8, 2, 16, 16, 128, 4, 0, false>({1, 8});
   addB<8, 2, 16, 16, 128, 3, 0, true>();
   addB<16, 1, 16, 16, 128, 4, 0, true>();
+#endif
+#if GROUP == 0 || GROUP == 9
+  addF<4, 4, 1, 16, 128, 4, 16, 0>({1, 8});
+  addA<64, 4, 64, 8>({1, 8, 16});
+  addA<64, 4, 64, 8, false>({1, 8});
+  addA<32, 8, 64, 8>();
 #endif
 #if GROUP == 0 || GROUP == 8
   addF<4, 4, 1, 16, 128, 4, 16, 8, true, true, true>({1, 4});
