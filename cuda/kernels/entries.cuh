@@ -15,10 +15,10 @@
   }
 // The kernels of scan_forward_async.cuh: with z, without, and the first pass over chunks.
 #define FORWARD_ASYNC(X, MARK)                                                                                   \
-  extern "C" __global__ __launch_bounds__(64, 4) void scan_forward_##MARK##async_z(const Scan s) {               \
+  extern "C" __global__ __launch_bounds__(64, 5) void scan_forward_##MARK##async_z(const Scan s) {               \
     scanForwardAsync<X, 64, 16, true, false>(s);                                                                 \
   }                                                                                                              \
-  extern "C" __global__ __launch_bounds__(64, 4) void scan_forward_##MARK##async_n(const Scan s) {               \
+  extern "C" __global__ __launch_bounds__(64, 5) void scan_forward_##MARK##async_n(const Scan s) {               \
     scanForwardAsync<X, 64, 16, false, false>(s);                                                                \
   }                                                                                                              \
   extern "C" __global__ __launch_bounds__(64, 8) void scan_ends_##MARK##async_n(const Scan s) {                  \
