@@ -20,7 +20,7 @@ type Device struct {
 
 	multiprocessors int
 	shared          int // bytes of shared memory that a block can have
-	kernels         int // the set of kernels that is used: 70, or 80 for those of tensor cores too (compute capability 8.0)
+	kernels         int // the set of kernels that is used: 70, or 80 for those of compute capability 8.0 too
 
 	// Every call holds calls for reading. Close locks it, so that it waits for running calls; later calls fail. Lock calls before mu.
 	calls    sync.RWMutex
@@ -56,7 +56,8 @@ const (
 // Open opens the GPU with the given number, 0 for the first. The error says what is missing: the driver, cuBLAS, a GPU with this number, or a
 // GPU that is new enough (compute capability 7.0, Volta).
 //
-// $MAMBA_PTX=70 makes the device use only the kernels for compute capability 7.0, without tensor cores in attention.
+// $MAMBA_PTX=70 makes the device use only the kernels for compute capability 7.0, without tensor cores in attention
+// and without the faster kernels of the scan.
 func Open(ordinal int) (*Device, error) {
 	dr, err := loadDriver()
 	if err != nil {
