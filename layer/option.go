@@ -29,7 +29,7 @@ func WithDtype(dt tensor.Dtype) Option { return func(o *build.Options) { o.Dtype
 //
 // A layer, block or stack that has neither a name nor a seed gets a number instead, counted up from the start of the program. Two
 // such layers start with different weights, and a program that makes its layers in the same order gets the same weights in every
-// run. If several goroutines make layers, the order is not fixed: give these layers names. An nn.LM without a seed has the seed 0.
+// run. If several goroutines make layers, the order is not fixed: give these layers names.
 func WithSeed(seed uint64) Option {
 	return func(o *build.Options) { o.Seed, o.Seeded = seed, true }
 }

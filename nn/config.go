@@ -5,7 +5,6 @@ import (
 	"math"
 	"slices"
 
-	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/build"
@@ -43,42 +42,31 @@ type Config struct {
 	DHidden int // channels inside SwiGLU and GeGLU; 8/3 of DModel, rounded up to a multiple of 8
 }
 
+// field is a field of a Config, for messages.
+type field[T any] struct {
+	name  string
+	value T
+}
+
 // withDefaults returns the configuration with its defaults, or an error if a field is out of its range.
 func (c Config) withDefaults() (Config, error) {
-	fill := func(field *int, value int) {
-		if *field == 0 {
-			*field = value
-		}
-	}
-	fillFloat := func(field *float64, value float64) {
-		if *field == 0 {
-			*field = value
-		}
-	}
 	c.Pattern = slices.Clone(c.Pattern) // the caller may change his
-	fill(&c.NLayer, max(len(c.Pattern), 1))
-	fill(&c.DState, 16)
-	fill(&c.DConv, 4)
-	fill(&c.Expand, 2)
-	fill(&c.DtRank, (c.DModel+15)/16)
-	fillFloat(&c.DtMin, 0.001)
-	fillFloat(&c.DtMax, 0.1)
-	fillFloat(&c.DtScale, 1)
-	fillFloat(&c.DtInitFloor, 1e-4)
-	fillFloat(&c.NormEps, 1e-5)
-	for _, f := range []struct {
-		name  string
-		value int
-	}{{"DModel", c.DModel}, {"NLayer", c.NLayer}, {"DState", c.DState}, {"DConv", c.DConv}, {"Expand", c.Expand}, {"DtRank", c.DtRank}} {
-		if err := size.Axis(f.value); err != nil && (f.name != "NLayer" || f.value < 1) {
-			return c, fmt.Errorf("nn: %s %w", f.name, err)
-		}
+	c.NLayer = build.OrDefault(c.NLayer, max(len(c.Pattern), 1))
+	c.DState, c.DConv, c.Expand = build.OrDefault(c.DState, 16), build.OrDefault(c.DConv, 4), build.OrDefault(c.Expand, 2)
+	c.DtRank = build.OrDefault(c.DtRank, (c.DModel+15)/16)
+	c.DtMin, c.DtMax, c.DtScale = build.OrDefault(c.DtMin, 0.001), build.OrDefault(c.DtMax, 0.1), build.OrDefault(c.DtScale, 1)
+	c.DtInitFloor, c.NormEps = build.OrDefault(c.DtInitFloor, 1e-4), build.OrDefault(c.NormEps, 1e-5)
+	if err := build.Axes("DModel", c.DModel, "NLayer", min(c.NLayer, 1), "DState", c.DState, "DConv", c.DConv, "Expand", c.Expand,
+		"DtRank", c.DtRank); err != nil {
+		return c, fmt.Errorf("nn: %w", err)
 	}
 	for _, f := range []struct {
-		name  string
-		value int
-		zero  string
-	}{{"DInner", c.DInner, "Expand·DModel"}, {"NHead", c.NHead, "the default"}, {"Window", c.Window, "no window"}, {"DHidden", c.DHidden, "the default"}} {
+		field[int]
+		zero string
+	}{
+		{field[int]{"DInner", c.DInner}, "Expand·DModel"}, {field[int]{"NHead", c.NHead}, "the default"},
+		{field[int]{"Window", c.Window}, "no window"}, {field[int]{"DHidden", c.DHidden}, "the default"},
+	} {
 		if f.value < 0 {
 			return c, fmt.Errorf("nn: %s is %d, want at least 1, or 0 for %s", f.name, f.value, f.zero)
 		}
@@ -94,18 +82,14 @@ func (c Config) withDefaults() (Config, error) {
 	if n := len(c.Pattern); n > 0 && c.NLayer%n != 0 {
 		return c, fmt.Errorf("nn: NLayer is %d, want a multiple of %d, the length of Pattern, or 0 for %d", c.NLayer, n, n)
 	}
-	for _, f := range []struct {
-		name  string
-		value float64
-	}{{"DtMin", c.DtMin}, {"DtMax", c.DtMax}, {"DtScale", c.DtScale}, {"DtInitFloor", c.DtInitFloor}, {"NormEps", c.NormEps}} {
+	for _, f := range []field[float64]{
+		{"DtMin", c.DtMin}, {"DtMax", c.DtMax}, {"DtScale", c.DtScale}, {"DtInitFloor", c.DtInitFloor}, {"NormEps", c.NormEps},
+	} {
 		if !(f.value > 0) || math.IsInf(f.value, 1) {
 			return c, fmt.Errorf("nn: %s is %v, want a positive number", f.name, f.value)
 		}
 	}
-	for _, f := range []struct {
-		name  string
-		value float64
-	}{{"Dropout", c.Dropout}, {"DropPath", c.DropPath}} {
+	for _, f := range []field[float64]{{"Dropout", c.Dropout}, {"DropPath", c.DropPath}} {
 		if !(f.value >= 0 && f.value < 1) {
 			return c, fmt.Errorf("nn: %s is %v, want at least 0 and below 1", f.name, f.value)
 		}
@@ -116,36 +100,17 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-func (c Config) inner() int {
-	if c.DInner > 0 {
-		return c.DInner
-	}
-	return size.Product(c.Expand, c.DModel)
-}
+func (c Config) inner() int { return build.OrDefault(c.DInner, size.Product(c.Expand, c.DModel)) }
 
 // sizes returns the names and values of the fields on which the sizes of the weights depend.
 func (c Config) sizes() []any {
 	sizes := []any{"DModel", c.DModel, "NLayer", c.NLayer, "DState", c.DState, "DConv", c.DConv, "DtRank", c.DtRank}
-	for _, f := range []struct {
-		name  string
-		value int
-	}{{"Expand", c.Expand}, {"DInner", c.DInner}, {"NHead", c.NHead}, {"DHidden", c.DHidden}} {
+	for _, f := range []field[int]{{"Expand", c.Expand}, {"DInner", c.DInner}, {"NHead", c.NHead}, {"DHidden", c.DHidden}} {
 		if f.value > 0 {
 			sizes = append(sizes, f.name, f.value)
 		}
 	}
 	return sizes
-}
-
-// fits returns an error if x, the input of a block or stack, has a wrong type or shape.
-func (c Config) fits(x *G.Node, dt tensor.Dtype) error {
-	if s := x.Shape(); len(s) != 3 || s[2] != c.DModel {
-		return fmt.Errorf("nn: x has shape %v, want (batch, length, d_model) = (any, any, %d)", s, c.DModel)
-	}
-	if x.Dtype() != dt {
-		return fmt.Errorf("nn: x is of %v, want %v like the weights", x.Dtype(), dt)
-	}
-	return nil
 }
 
 // Option configures how a model is made, for example its name, its type and its seed.
@@ -158,12 +123,8 @@ func WithName(name string) Option { return layer.WithName(name) }
 // WithDtype sets the type of the weights and so of the model: tensor.Float32 (the default) or tensor.Float64.
 func WithDtype(dt tensor.Dtype) Option { return layer.WithDtype(dt) }
 
-// WithSeed sets the seed of the initial weights. The same seed and name give the same weights: so a model can be built twice, and
-// parallel branches need different names or different seeds.
-//
-// Blocks and stacks that have neither a name nor a seed start with different weights, the same in every run of a program that makes
-// them in the same order. If several goroutines make them, the order is not fixed: give them names. The weights of an LM depend
-// only on its seed, 0 by default, and its configuration.
+// WithSeed sets the seed of the initial weights, as layer.WithSeed has it. The weights of an LM depend only on its seed, 0 by default, and
+// its configuration.
 func WithSeed(seed uint64) Option { return layer.WithSeed(seed) }
 
 // collect returns options and configuration with their defaults, or an error if one is wrong.

@@ -7,40 +7,19 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/operator"
+	"github.com/gomamba/mamba/op"
 )
 
-// onDevice makes the reader run on a device. The states are there; bringState copies them to r.state.
-func (r *reader) onDevice(g *G.ExprGraph, ids *G.Node, logits bool, opts []CallOption) error {
-	lm, at := r.lm, r.lm.Params().Place()
-	state, err := lm.stack.ZeroState(g, r.batch())
-	if err != nil {
-		return err
-	}
-	for _, l := range state {
-		for i, n := range l {
-			r.state = append(r.state, n.Value().(*tensor.Dense))
-			l[i] = G.NodeFromAny(g, at.Zeros(n.Shape()), G.WithName(n.Name()+" on a device"))
-		}
-	}
-	var out *G.Node
-	var next State
-	if logits {
-		out, next, err = lm.logits(ids, state, true, opts)
-	} else if out, _, err = lm.embed.ApplyTied(ids); err == nil {
-		_, next, err = lm.stack.apply(out, state, true, opts)
-		out = nil
-	}
-	if err != nil {
-		return err
-	}
-	d, err := operator.NewDecoder(at, ids, out, state.Nodes(), next.Nodes())
+// onDevice makes the reader run a graph on a device. logits is nil if the reader computes none.
+func (r *reader) onDevice(at op.Place, ids, logits *G.Node, state, next State) error {
+	d, err := operator.NewDecoder(at, ids, logits, state.Nodes(), next.Nodes())
 	if err != nil {
 		return fmt.Errorf("nn: %w", err)
 	}
 	r.device = &deviceReader{decoder: d}
-	if logits {
-		v := tensor.New(tensor.WithShape(out.Shape().Clone()...), tensor.Of(tensor.Float32))
-		r.out.logits, r.device.logits = G.Value(v), v.Data().([]float32)
+	if logits != nil {
+		v := tensor.New(tensor.WithShape(logits.Shape().Clone()...), tensor.Of(tensor.Float32))
+		r.out.logits, r.device.logits = v, v.Data().([]float32)
 	}
 	return nil
 }

@@ -39,10 +39,7 @@ type LM struct {
 // NewLM returns a language model with the paper's initial weights. If the configuration is invalid, or if its weights do not fit
 // into memory, Err and every use of the model return the error.
 func NewLM(cfg LMConfig, opts ...Option) *LM {
-	full, o, err := collect(cfg.Config, append([]Option{WithSeed(0)}, opts...))
-	if i := slices.IndexFunc(opts, func(o Option) bool { return o == nil }); i >= 0 {
-		err = fmt.Errorf("nn: option %d is nil", i) // collect counts the seed too
-	}
+	full, o, err := collect(cfg.Config, append(slices.Clip(opts), func(o *build.Options) { o.Seeded = true })) // 0 is a seed too
 	cfg.Config = full
 	if err == nil {
 		if wrong := size.Axis(cfg.Vocab); wrong != nil {
@@ -131,6 +128,18 @@ func (m *LM) logits(ids *G.Node, state State, withState bool, opts []CallOption)
 	}
 	logits, err = op.Linear(x, head, nil)
 	return logits, next, err
+}
+
+// read returns the logits, or nil if they are not wanted, and the next state, in the place of the weights.
+func (m *LM) read(ids *G.Node, state State, logits bool, opts []CallOption) (out *G.Node, next State, err error) {
+	if logits {
+		return m.logits(ids, state, true, opts)
+	}
+	x, _, err := m.embed.ApplyTied(ids)
+	if err == nil {
+		_, next, err = m.stack.apply(x, state, true, opts)
+	}
+	return nil, next, err
 }
 
 func (m *LM) apply(ids *G.Node, state State, withState bool, opts []CallOption) (logits *G.Node, next State, err error) {

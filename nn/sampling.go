@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 )
 
 // Sampling says how the next token is chosen from the logits. The zero value chooses greedily: it takes the token of the largest logit, and
@@ -29,27 +30,17 @@ type Sampling struct {
 
 // check returns an error if an option is out of its range.
 func (s Sampling) check() error {
-	finite := func(name string, v float64) error {
-		if !(v >= 0) || math.IsInf(v, 1) {
-			return fmt.Errorf("nn: %s is %v, want a finite number that is not negative", name, v)
-		}
-		return nil
-	}
-	fraction := func(name string, v float64) error {
-		if !(v >= 0 && v <= 1) {
-			return fmt.Errorf("nn: %s is %v, want 0 to 1", name, v)
-		}
-		return nil
-	}
 	if s.TopK < 0 {
 		return fmt.Errorf("nn: TopK is %d, want at least 0", s.TopK)
 	}
-	for _, err := range []error{
-		finite("Temperature", s.Temperature), fraction("TopP", s.TopP), fraction("MinP", s.MinP),
-		finite("RepetitionPenalty", s.RepetitionPenalty),
-	} {
-		if err != nil {
-			return err
+	for _, f := range []field[float64]{{"Temperature", s.Temperature}, {"RepetitionPenalty", s.RepetitionPenalty}} {
+		if !(f.value >= 0) || math.IsInf(f.value, 1) {
+			return fmt.Errorf("nn: %s is %v, want a finite number that is not negative", f.name, f.value)
+		}
+	}
+	for _, f := range []field[float64]{{"TopP", s.TopP}, {"MinP", s.MinP}} {
+		if !(f.value >= 0 && f.value <= 1) {
+			return fmt.Errorf("nn: %s is %v, want 0 to 1", f.name, f.value)
 		}
 	}
 	return nil
@@ -99,13 +90,7 @@ func choose[T float32 | float64](s *sampler, logits []T, seen tokenSet, random *
 		s.penalize(seen)
 	}
 	if s.greedy() {
-		best = 0
-		for i, v := range s.scores {
-			if v > s.scores[best] {
-				best = i
-			}
-		}
-		return best, nil
+		return slices.Index(s.scores, slices.Max(s.scores)), nil
 	}
 	return draw(s.left(), rand.New(random).Float64()), nil
 }
@@ -155,13 +140,7 @@ func (s *sampler) left() []candidate {
 		})
 	}
 	if s.MinP > 0 {
-		left := c[:0]
-		for _, x := range c {
-			if x.score >= s.MinP {
-				left = append(left, x)
-			}
-		}
-		c = left
+		c = slices.DeleteFunc(c, func(x candidate) bool { return x.score < s.MinP })
 	}
 	return c
 }

@@ -137,7 +137,9 @@ func TestSamplingDraws(t *testing.T) {
 	const draws = 40000
 	logits := []float32{1.5, -0.5, 2, 0, 1.9, -3, 0.3, 1}
 	wide := make([]float64, len(logits))
-	widen(wide, logits)
+	for i, v := range logits {
+		wide[i] = float64(v)
+	}
 	for _, options := range []Sampling{
 		{Temperature: 1}, {Temperature: 0.6}, {Temperature: 2.5}, {Temperature: 1, TopK: 3}, {Temperature: 1, TopP: 0.8},
 		{Temperature: 1, MinP: 0.2}, {Temperature: 1, RepetitionPenalty: 2},

@@ -102,12 +102,11 @@ func (s *MambaStack) slots() (slots []layer.Slot) {
 // load copies the sequence's state into a row of a reader.
 func (s *Sequence) load(r *reader, row int) {
 	for i, w := range r.lm.stack.slots() {
-		n := w.Shape.TotalSize()
-		if s.state == nil {
-			zeroPart(r.state[i], row*n, n)
-		} else {
-			copyPart(r.state[i], row*n, s.state[w.Name], 0, n)
+		n, from := w.Shape.TotalSize(), s.state[w.Name]
+		if from == nil {
+			from = tensor.New(tensor.WithShape(w.Shape...), tensor.Of(r.state[i].Dtype()))
 		}
+		copyPart(r.state[i], row*n, from, 0, n)
 	}
 	r.stateWritten()
 }
@@ -142,14 +141,5 @@ func copyPart(to *tensor.Dense, i int, from *tensor.Dense, j, n int) {
 		copy(d[i:i+n], from.Data().([]float32)[j:j+n])
 	case []float64:
 		copy(d[i:i+n], from.Data().([]float64)[j:j+n])
-	}
-}
-
-func zeroPart(v *tensor.Dense, i, n int) {
-	switch d := v.Data().(type) {
-	case []float32:
-		clear(d[i : i+n])
-	case []float64:
-		clear(d[i : i+n])
 	}
 }

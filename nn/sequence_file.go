@@ -85,18 +85,15 @@ func (s *Sequence) parse(f *tensorfile.File) error {
 		return fmt.Errorf("random is %q, want what a source of math/rand/v2 has written", meta["random"])
 	}
 	tensors := f.ByName()
-	for _, name := range []string{"pending", "seen"} {
-		tokens, err := parseTokens(name, tensors[name])
-		if err != nil {
-			return err
-		}
-		if delete(tensors, name); name == "pending" {
-			s.pending = tokens
-			continue
-		}
-		for _, token := range tokens {
-			s.seen.add(token)
-		}
+	if s.pending, err = parseTokens("pending", tensors); err != nil {
+		return err
+	}
+	seen, err := parseTokens("seen", tensors)
+	if err != nil {
+		return err
+	}
+	for _, token := range seen {
+		s.seen.add(token)
 	}
 	for _, name := range slices.Sorted(maps.Keys(tensors)) {
 		if err := s.parseState(tensors[name]); err != nil {
@@ -109,10 +106,13 @@ func (s *Sequence) parse(f *tensorfile.File) error {
 // maxVocab limits the tokens in a file, since the set of seen tokens takes memory in proportion to the largest token.
 const maxVocab = 1 << 28
 
-func parseTokens(name string, t *tensorfile.Tensor) ([]int, error) {
+// parseTokens returns the tokens of that name and removes them from tensors.
+func parseTokens(name string, tensors map[string]*tensorfile.Tensor) ([]int, error) {
+	t := tensors[name]
 	if t == nil {
 		return nil, fmt.Errorf("%s is missing", name)
 	}
+	delete(tensors, name)
 	if t.Dtype != tensorfile.Int64 || len(t.Shape) != 1 {
 		return nil, fmt.Errorf("%s is of %v %v, want a vector of int64", name, t.Dtype, t.Shape)
 	}

@@ -89,10 +89,12 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	if err := build.Use(s, x); err != nil {
 		return nil, nil, err
 	}
-	if err := s.cfg.fits(x, s.opts.Dtype); err != nil {
-		return nil, nil, err
-	}
-	if state != nil && len(state) != len(s.layers) {
+	switch shape, dt := x.Shape(), s.opts.Dtype; {
+	case len(shape) != 3 || shape[2] != s.cfg.DModel:
+		return nil, nil, fmt.Errorf("nn: x has shape %v, want (batch, length, d_model) = (any, any, %d)", shape, s.cfg.DModel)
+	case x.Dtype() != dt:
+		return nil, nil, fmt.Errorf("nn: x is of %v, want %v like the weights", x.Dtype(), dt)
+	case state != nil && len(state) != len(s.layers):
 		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.layers))
 	}
 	if withState {

@@ -80,7 +80,9 @@ func (s *Stepper) Step(tokens []int) ([][]float64, error) {
 		rows[i] = make([]float64, vocab)
 		switch d := s.r.out.logits.Data().(type) {
 		case []float32:
-			widen(rows[i], d[i*vocab:(i+1)*vocab])
+			for j := range rows[i] {
+				rows[i][j] = float64(d[i*vocab+j])
+			}
 		case []float64:
 			copy(rows[i], d[i*vocab:])
 		}
@@ -119,12 +121,6 @@ func outside(tokens []int, vocab int) int {
 		}
 	}
 	return -1
-}
-
-func widen(to []float64, from []float32) {
-	for i, v := range from {
-		to[i] = float64(v)
-	}
 }
 
 // steps returns an error if the model cannot run step by step.
@@ -166,39 +162,35 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 	}
 	r := &reader{lm: lm, ids: tensor.New(tensor.WithShape(batch, length), tensor.Of(tensor.Int)), out: new(outputs)}
 	g := G.NewGraph()
-	ids := G.NodeFromAny(g, r.ids, G.WithName("ids"))
-	if !lm.Params().Place().OnHost() {
-		if err := r.onDevice(g, ids, logits, opts); err != nil {
-			return nil, err
-		}
-		return r, nil
-	}
+	ids, at := G.NodeFromAny(g, r.ids, G.WithName("ids")), lm.Params().Place()
 	state, err := lm.stack.ZeroState(g, batch)
 	if err != nil {
 		return nil, err
 	}
-	var next State
+	for _, l := range state {
+		for i, n := range l {
+			if r.state = append(r.state, n.Value().(*tensor.Dense)); !at.OnHost() { // bringState copies the states there to r.state
+				l[i] = G.NodeFromAny(g, at.Zeros(n.Shape()), G.WithName(n.Name()+" on a device"))
+			}
+		}
+	}
+	out, next, err := lm.read(ids, state, logits, opts)
+	if err != nil {
+		return nil, err
+	}
+	if !at.OnHost() {
+		if err := r.onDevice(at, ids, out, state, next); err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
 	if logits {
-		out, after, err := lm.ApplyWithState(ids, state, opts...)
-		if err != nil {
-			return nil, err
-		}
 		G.Read(out, &r.out.logits)
-		next = after
-	} else {
-		x, err := lm.embed.Apply(ids)
-		if err != nil {
-			return nil, err
-		}
-		if _, next, err = lm.stack.ApplyWithState(x, state, opts...); err != nil {
-			return nil, err
-		}
 	}
 	after := next.Nodes()
 	r.out.next = make([]G.Value, len(after))
-	for i, n := range state.Nodes() {
-		r.state = append(r.state, n.Value().(*tensor.Dense))
-		G.Read(after[i], &r.out.next[i])
+	for i, n := range after {
+		G.Read(n, &r.out.next[i])
 	}
 	if err := op.CheckGraph(g); err != nil {
 		return nil, err
