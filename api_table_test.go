@@ -201,7 +201,7 @@ func layerCalls() []call {
 		methods("layer.H3", func() any { return layer.NewH3(h3) }, mixer(shape{2, 1, 4}, shape{2, 8, 2})),
 		methods("layer.MambaParts", func() any { return &layer.NewMamba(mamba).Parts }, nil),
 		methods("layer.Params", params, map[string]call{
-			"Count": missing, "Decayed": missing, "Freeze": missing, "Unfreeze": missing, "RemoveLoRA": missing, "Trainable": missing, "ValuesChanged": missing,
+			"Count": missing, "Freeze": missing, "Unfreeze": missing, "RemoveLoRA": missing, "Trainable": missing, "ValuesChanged": missing,
 			"Describe":  {args: func() []any { return []any{io.Discard, "name"} }, panics: append(missing.panics, "1=nil: an io.Writer is not nil")},
 			"MergeLoRA": {fine: []string{"0=nil: nothing to merge"}}, "ToHost": {fine: []string{"0=nil: nothing to copy"}},
 			"ByName": {args: with("a"), panics: missing.panics}, "ToDevice": {args: with(nil), broken: true, fine: []string{"1=zero: the error is that of the first use"}}, "Nodes": {args: func() []any { return []any{G.NewGraph()} }, panics: []string{"1=*: gorgonia.NewGraph makes graphs", "0[0]=*: a weight is not nil, and has a value"}},

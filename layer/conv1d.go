@@ -42,7 +42,7 @@ func NewConv1D(cfg Conv1DConfig, opts ...Option) *Conv1D {
 			slots = []Slot{{Name: "conv", Shape: tensor.Shape{cfg.Width - 1, cfg.Channels}}}
 		}
 		if build.MixWith(l, cfg.Channels, slots, p.mix); cfg.Reverse {
-			readFromEnd(l)
+			readFromEnd(l, cfg.Channels, p.mix)
 		}
 		return params, nil
 	})

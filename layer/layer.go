@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/op"
@@ -51,11 +52,11 @@ func ZeroState(l Mixer, g *G.ExprGraph, batch int) (State, error) {
 	if err := l.Err(); err != nil {
 		return nil, err
 	}
-	var o build.Options
+	var dt tensor.Dtype
 	for _, p := range l.Params() {
-		o.Dtype = p.Value.Dtype()
+		dt = p.Value.Dtype()
 	}
-	state, err := build.ZeroState(g, o, l.Slots(), batch)
+	state, err := build.ZeroState(g, dt, l.Slots(), batch)
 	if err != nil {
 		return nil, fmt.Errorf("layer: %w", err)
 	}
@@ -122,10 +123,10 @@ func weights(s *build.Steps, params ...*Param) G.Nodes {
 // reversedState is the reason of build.WithoutState for a layer that reads a sequence from its end.
 const reversedState = "a layer that reads a sequence from its end has no state for the steps that follow"
 
-// readFromEnd makes a layer over time one that reads each sequence from its end to its beginning. Then it has no state: a step depends on
-// those after it.
-func readFromEnd[L any, P build.Layer[L]](l P) {
-	build.Wrap(l, func(s *build.Steps, x *G.Node, mix func(*build.Steps, *G.Node) *G.Node) *G.Node {
+// readFromEnd is build.MixWith for a layer that reads each sequence from its end to its beginning. It has no state: a step depends on those
+// after it.
+func readFromEnd[L any, P build.Layer[L]](l P, channels int, mix func(*build.Steps, *G.Node) *G.Node) {
+	build.MixWith(l, channels, nil, func(s *build.Steps, x *G.Node) *G.Node {
 		return s.Do(op.Reverse(mix(s, s.Do(op.Reverse(x, s.Start))), s.Start))
 	})
 	build.WithoutState(l, reversedState)
@@ -134,7 +135,10 @@ func readFromEnd[L any, P build.Layer[L]](l P) {
 // split divides x along its last axis into parts of the given sizes.
 func split(s *build.Steps, x *G.Node, sizes ...int) G.Nodes {
 	parts, err := op.Split(x, sizes...)
-	return s.Parts(len(sizes), parts, err)
+	if s.Do(nil, err); err != nil {
+		return make(G.Nodes, len(sizes))
+	}
+	return parts
 }
 
 // prefixed returns slots with a prefix before their names.

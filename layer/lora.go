@@ -71,8 +71,8 @@ func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 		}
 	}
 	for i, w := range targets {
-		if w.device != nil {
-			if err := added[2*i : 2*i+2].ToDevice(w.device.Place()); err != nil {
+		if w.home != nil {
+			if err := added[2*i : 2*i+2].ToDevice(w.home.Place()); err != nil {
 				return nil, err
 			}
 		}
@@ -190,7 +190,7 @@ func (p Params) RemoveLoRA() {
 func (p *Param) merge() error {
 	g := G.NewGraph()
 	n, err := p.Effective(g)
-	if err == nil && p.device != nil {
+	if err == nil && p.home != nil {
 		n, err = op.Download(n)
 	}
 	if err != nil {

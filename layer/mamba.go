@@ -99,7 +99,7 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 		build.MixWith(l, cfg.Channels, append(p.Conv.Slots(), core.Slots()...), p.mix)
 		switch {
 		case cfg.Reverse:
-			readFromEnd(l)
+			readFromEnd(l, cfg.Channels, p.mix)
 		case cfg.Bidirectional:
 			build.WithoutState(l, reversedState)
 		}

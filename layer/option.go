@@ -6,8 +6,8 @@ import (
 
 	"gorgonia.org/tensor"
 
-	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/build"
+	"github.com/gomamba/mamba/op"
 )
 
 // Option is an option that every layer has: WithName, WithDtype, WithSeed, WithZeros, and the place, which OnDevice and WithPrecision
@@ -38,12 +38,12 @@ func WithSeed(seed uint64) Option {
 func WithZeros() Option { return func(o *build.Options) { o.Zeros = true } }
 
 // OnDevice makes a layer compute on a GPU; see nn.OnDevice.
-func OnDevice(device *cuda.Device) Option {
+func OnDevice(device *op.Device) Option {
 	return func(o *build.Options) { o.Device, o.OnDevice = device, true }
 }
 
 // WithPrecision sets the precision of a layer on a device; see nn.WithPrecision.
-func WithPrecision(p cuda.Precision) Option { return func(o *build.Options) { o.Precision = p } }
+func WithPrecision(p op.Precision) Option { return func(o *build.Options) { o.Precision = p } }
 
 // dtRange returns the range of the initial steps Δ, 0.001 to 0.1 if both ends are 0.
 func dtRange(low, high float64) (float64, float64, error) {

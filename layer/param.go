@@ -21,9 +21,18 @@ type Param struct {
 	// solver changes them.
 	Frozen bool
 
-	lora   *LoRA            // the weight's update, or nil
-	device *op.DeviceWeight // its copy on a device, or nil
-	id     uint64
+	lora *LoRA // the weight's update, or nil
+	home home  // where it is used, or nil for the host
+	id   uint64
+}
+
+// home is where a weight is used if that is not the host. Only op.DeviceWeight implements it; a weight with copies on several devices, or with a
+// part on each, can implement it too.
+type home interface {
+	G.Value // of the weight's nodes
+	Place() op.Place
+	ToHost() (*tensor.Dense, error) // brings Param.Value up to date
+	HostChanged()                   // Param.Value was written
 }
 
 var params atomic.Uint64
@@ -43,14 +52,17 @@ func (p *Param) Node(g *G.ExprGraph) *G.Node {
 	for _, n := range g.ByName(name) {
 		return n
 	}
-	if p.device != nil {
-		return G.NodeFromAny(g, p.device, G.WithName(name))
+	if p.home != nil {
+		return G.NodeFromAny(g, p.home, G.WithName(name))
 	}
 	return G.NodeFromAny(g, p.Value.ShallowClone(), G.WithName(name))
 }
 
 // OnDevice returns the copy of the weight on a device, or nil if it has none.
-func (p *Param) OnDevice() *op.DeviceWeight { return p.device }
+func (p *Param) OnDevice() *op.DeviceWeight {
+	w, _ := p.home.(*op.DeviceWeight)
+	return w
+}
 
 // ToDevice puts the weights and their LoRA on a device. Graphs that are made afterwards use them there, and solvers change them
 // there; Value then has the numbers of the last ToHost. Weights that are already on that device stay as they are. Weights on
@@ -63,33 +75,31 @@ func (p Params) ToDevice(at op.Place) error {
 		return err
 	}
 	all := p.withLoRA()
-	devices := make([]*op.DeviceWeight, len(all))
+	homes := make([]home, len(all))
 	for i, w := range all {
-		if devices[i] = w.device; w.device != nil {
-			if w.device.Place() == at {
-				continue
-			}
-			if _, err := w.device.ToHost(); err != nil {
-				return fmt.Errorf("layer: %s: %w", w.Name, err)
-			}
+		if homes[i] = w.home; (Params{w}).Place() == at {
+			continue
+		}
+		if err := (Params{w}).ToHost(); err != nil {
+			return err
 		}
 		var err error
-		if devices[i], err = at.NewWeight(w.Value); err != nil {
+		if homes[i], err = at.NewWeight(w.Value); err != nil {
 			return fmt.Errorf("layer: %s: %w", w.Name, err)
 		}
 	}
 	for i, w := range all {
-		w.device = devices[i]
+		w.home = homes[i]
 	}
 	return nil
 }
 
 // Place returns where the weights are used: the place of the first one, the host if there is none.
 func (p Params) Place() op.Place {
-	if len(p) == 0 || p[0] == nil || p[0].device == nil {
+	if len(p) == 0 || p[0] == nil || p[0].home == nil {
 		return op.Place{}
 	}
-	return p[0].device.Place()
+	return p[0].home.Place()
 }
 
 // ToHost copies the weights that are on a device, and their LoRA, to their Values. After an error some Values may be new and others
@@ -99,10 +109,10 @@ func (p Params) ToHost() error {
 		return err
 	}
 	for _, w := range p.withLoRA() {
-		if w.device == nil {
+		if w.home == nil {
 			continue
 		}
-		if _, err := w.device.ToHost(); err != nil {
+		if _, err := w.home.ToHost(); err != nil {
 			return fmt.Errorf("layer: %s: %w", w.Name, err)
 		}
 	}
@@ -114,8 +124,8 @@ func (p Params) ToHost() error {
 // you write.
 func (p Params) ValuesChanged() {
 	for _, w := range p.withLoRA() {
-		if w.device != nil {
-			w.device.HostChanged()
+		if w.home != nil {
+			w.home.HostChanged()
 		}
 	}
 }
@@ -153,18 +163,6 @@ func (p Params) ByName(name string) *Param {
 		}
 	}
 	return nil
-}
-
-// Decayed returns the weights that weight decay applies to, and the others, each in order.
-func (p Params) Decayed() (decayed, others Params) {
-	for _, w := range p {
-		if w.Decay {
-			decayed = append(decayed, w)
-		} else {
-			others = append(others, w)
-		}
-	}
-	return decayed, others
 }
 
 // Freeze marks the weights as frozen, so that Trainable leaves them out.

@@ -82,10 +82,6 @@ func TestParams(t *testing.T) {
 	if got := Params(nil).Count(); got != 0 {
 		t.Errorf("Count of none is %d", got)
 	}
-	decayed, others := p.Decayed()
-	if len(decayed) != 2 || decayed[0] != a || decayed[1] != c || len(others) != 1 || others[0] != b {
-		t.Errorf("Decayed is %v, %v", decayed, others)
-	}
 	g := G.NewGraph()
 	nodes := p.Nodes(g)
 	for i, w := range p {

@@ -2,11 +2,11 @@ package nn
 
 import (
 	"fmt"
+	"slices"
 
 	G "gorgonia.org/gorgonia"
 
 	"github.com/gomamba/mamba/cuda"
-	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/layer"
 )
 
@@ -27,8 +27,11 @@ func WithPrecision(p cuda.Precision) Option { return layer.WithPrecision(p) }
 // moved returns the states of layers with their nodes moved by the In or Out of an edge.
 func (s State) moved(move func(*G.Node) (*G.Node, error)) (to State, err error) {
 	for i, l := range s {
-		if l, err = build.Moved(l, move); err != nil {
-			return nil, fmt.Errorf("nn: layer %d: %w", i, err)
+		l = slices.Clone(l)
+		for j, n := range l {
+			if l[j], err = move(n); err != nil {
+				return nil, fmt.Errorf("nn: layer %d: %w", i, err)
+			}
 		}
 		to = append(to, l)
 	}

@@ -7,6 +7,12 @@ import (
 	"github.com/gomamba/mamba/internal/operator"
 )
 
+// Device is a GPU that cuda.Open returned, and Precision how matrix products are computed there: the types of package cuda.
+type (
+	Device    = cuda.Device
+	Precision = cuda.Precision
+)
+
 // Place is where a value is: on the host, which is the zero Place, or on a GPU together with the precision of matrix products. Operators of this
 // package run where their operands are. [Place.Upload] and [Download] copy values to a GPU and back. Each is the derivative of the other.
 //
@@ -21,7 +27,7 @@ type DeviceTensor = operator.Tensor
 type DeviceWeight = operator.Weight
 
 // On returns the place of a GPU with a precision of matrix products. Errors: a nil or closed device; an unknown precision.
-func On(device *cuda.Device, p cuda.Precision) (Place, error) { return operator.On(device, p) }
+func On(device *Device, p Precision) (Place, error) { return operator.On(device, p) }
 
 // PlaceOf returns the place of a node's value.
 func PlaceOf(n *G.Node) Place { return operator.PlaceOf(n) }

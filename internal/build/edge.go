@@ -32,14 +32,3 @@ func (e Edge) Out(n *G.Node) (*G.Node, error) {
 	}
 	return operator.Download(n)
 }
-
-// Moved returns nodes that are moved by In or Out of an edge.
-func Moved(nodes State, move func(*G.Node) (*G.Node, error)) (moved State, err error) {
-	for _, n := range nodes {
-		if n, err = move(n); err != nil {
-			return nil, err
-		}
-		moved = append(moved, n)
-	}
-	return moved, nil
-}

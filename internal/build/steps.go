@@ -94,13 +94,6 @@ func MixWith[L any, P Layer[L]](l P, channels int, slots []Slot, mix func(s *Ste
 	c.over.channels, c.over.slots, c.over.mix = channels, slots, mix
 }
 
-// Wrap makes around(s, x, mix) the way to apply a layer over time, where mix is the way before.
-func Wrap[L any, P Layer[L]](l P, around func(s *Steps, x *G.Node, mix func(s *Steps, x *G.Node) *G.Node) *G.Node) {
-	c := l.self()
-	mix := c.over.mix
-	c.over.mix = func(s *Steps, x *G.Node) *G.Node { return around(s, x, mix) }
-}
-
 // WithoutState makes a layer over time one that cannot be applied with a state. reason completes "NAME: …".
 func WithoutState[L any, P Layer[L]](l P, reason string) {
 	l.self().over.slots, l.self().over.noState = nil, fmt.Errorf("%s", reason)
@@ -146,21 +139,18 @@ func apply[L any, P Layer[L]](l P, x *G.Node, state State, withState bool, opts 
 		return nil, nil, fmt.Errorf("%s: %w", c.name, err)
 	}
 	e := EdgeOf(c.place(), x)
-	if x, err = e.In(x); err != nil {
-		return nil, nil, err
+	x = s.Do(e.In(x))
+	for i, n := range s.before {
+		s.before[i] = s.Do(e.In(n))
 	}
-	if s.before, err = Moved(s.before, e.In); err != nil {
-		return nil, nil, err
+	y := s.Do(e.Out(c.over.mix(s, x)))
+	for i, n := range s.next {
+		s.next[i] = s.Do(e.Out(n))
 	}
-	y := c.over.mix(s, x)
 	if s.err != nil {
 		return nil, nil, s.err
 	}
-	if s.next, err = Moved(s.next, e.Out); err != nil {
-		return nil, nil, err
-	}
-	y, err = e.Out(y)
-	return y, s.next, err
+	return y, s.next, nil
 }
 
 // steps checks the arguments of an application.
@@ -169,7 +159,7 @@ func (o *overTime) steps(x *G.Node, state State, withState bool, opts []CallOpti
 	if err != nil {
 		return nil, err
 	}
-	s := &Steps{Call: c, Graph: x.Graph(), WithState: withState, before: state}
+	s := &Steps{Call: c, Graph: x.Graph(), WithState: withState, before: slices.Clone(state)}
 	if shape := x.Shape(); len(shape) != 3 || shape[2] != o.channels {
 		return nil, fmt.Errorf("x has shape %v, want (batch, length, channels) = (any, any, %d)", shape, o.channels)
 	}
@@ -237,14 +227,6 @@ func (s *Steps) Do(y *G.Node, err error) *G.Node {
 // Result is Do, with the error of the steps.
 func (s *Steps) Result(y *G.Node, err error) (*G.Node, error) { return s.Do(y, err), s.err }
 
-// Parts returns the results of an operator with n of them, or n nil nodes after an error.
-func (s *Steps) Parts(n int, parts G.Nodes, err error) G.Nodes {
-	if s.Do(nil, err); s.err != nil {
-		return make(G.Nodes, n)
-	}
-	return parts
-}
-
 // Take returns the node of the next slot, nil for zeros.
 func (s *Steps) Take() *G.Node {
 	if !s.WithState {
@@ -286,20 +268,20 @@ func (s *Steps) Mix(part Mixer, x *G.Node) *G.Node {
 var states atomic.Uint64
 
 // ZeroState returns input nodes with zeros for slots.
-func ZeroState(g *G.ExprGraph, o Options, slots []Slot, batch int) (State, error) {
+func ZeroState(g *G.ExprGraph, dt tensor.Dtype, slots []Slot, batch int) (State, error) {
 	if g == nil {
 		return nil, fmt.Errorf("ZeroState: the graph is missing")
 	}
 	if batch < 1 {
 		return nil, fmt.Errorf("ZeroState: batch is %d, want at least 1", batch)
 	}
-	if err := StateBytes(o.Dtype, slots).Times(batch).Fits("its states"); err != nil {
+	if err := StateBytes(dt, slots).Times(batch).Fits("its states"); err != nil {
 		return nil, fmt.Errorf("ZeroState: batch is %d: %w", batch, err)
 	}
 	id := states.Add(1) // makes the names differ, since Gorgonia merges leaves of one name
 	state := make(State, len(slots))
 	for i, s := range slots {
-		zeros := Options{Dtype: o.Dtype}.New(nil, s.of(batch)...)
+		zeros := Options{Dtype: dt}.New(nil, s.of(batch)...)
 		state[i] = G.NodeFromAny(g, zeros, G.WithName(fmt.Sprintf("state.%s#%d", s.Name, id)))
 	}
 	return state, nil
