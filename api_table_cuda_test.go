@@ -125,7 +125,7 @@ func cudaCalls(g *gpu) []call {
 		return &cuda.Linear{Rows: 2, In: 3, Out: 4, X: f(6), Weight: f(12), Half: array[cuda.BFloat16](g, 12), Bias: f(4)}
 	}
 	lstm := func() *cuda.LSTM {
-		return &cuda.LSTM{Batch: 2, Length: 3, Width: 4, Z: f(96), R: f(64), H: f(8), C: f(8), Start: bytes(6)}
+		return &cuda.LSTM{Batch: 2, Length: 3, Channels: 4, Z: f(96), R: f(64), H: f(8), C: f(8), Start: bytes(6)}
 	}
 	lstmKept := func() *cuda.LSTMKept {
 		if g.t == nil {
@@ -134,7 +134,7 @@ func cudaCalls(g *gpu) []call {
 		return must(lstm().Forward(s, f(24), f(8), f(8), true))
 	}
 	attention := func() *cuda.Attention {
-		return &cuda.Attention{Batch: 2, Length: 3, Width: 8, Heads: 2, Window: 3, Base: 10, Precision: cuda.TF32, Q: f(48), K: f(48), V: f(48), Context: f(68),
+		return &cuda.Attention{Batch: 2, Length: 3, Channels: 8, Heads: 2, Window: 3, Base: 10, Precision: cuda.TF32, Q: f(48), K: f(48), V: f(48), Context: f(68),
 			Start: bytes(6)}
 	}
 	attentionKept := func() *cuda.AttentionKept {

@@ -11,15 +11,15 @@ import (
 // exist at a time, so memory is linear in the length. With a window, so is the time. What a step does not see never affects its result, not
 // even a NaN.
 type Attention struct {
-	Batch, Length, Width, Heads int     // Width is that of all heads together; a head has at most 256 elements
-	Window                      int     // number of steps that a step sees, itself included; 0 for all
-	Base                        float64 // base of the rotary positions' frequencies; 0 for none
+	Batch, Length, Channels, Heads int     // Channels is that of all heads together; a head has at most 256 elements
+	Window                         int     // number of steps that a step sees, itself included; 0 for all
+	Base                           float64 // base of the rotary positions' frequencies; 0 for none
 	// Precision is that of the products of whole tiles. On a device without the tensor cores for it, for a head of more than 128 elements, and
 	// for a single step, they are computed in float32. Scores, probabilities and sums are float32 in any case.
 	Precision Precision
 
-	Q, K, V Array[float32] // (batch, length, width); the heads are side by side along the width
-	Context Array[float32] // optional, for a Window of at least 2: (batch, window-1, 2·width + 1); rows of a key, a value, and 1 or 0
+	Q, K, V Array[float32] // (batch, length, channels); the heads are side by side along the channels
+	Context Array[float32] // optional, for a Window of at least 2: (batch, window-1, 2·channels + 1); rows of a key, a value, and 1 or 0
 	Start   Array[uint8]   // optional: (batch, length): a new sequence starts where it is not 0
 }
 
@@ -88,7 +88,7 @@ func (t *attentionTile) shared(own int) int {
 	return 4 * ((own*t.rows()+2*t.columns)*(t.dim+4) + t.rows()*(t.columns+4))
 }
 
-func (a *Attention) dim() int { return a.Width / a.Heads }
+func (a *Attention) dim() int { return a.Channels / a.Heads }
 
 // before returns the number of steps in the context.
 func (a *Attention) before() int {
@@ -100,7 +100,7 @@ func (a *Attention) before() int {
 
 func (a *Attention) steps() int { return a.before() + a.Length }
 
-func (a *Attention) contextLen() int { return count(a.Batch, a.Window-1, count(2, a.Width)+1) }
+func (a *Attention) contextLen() int { return count(a.Batch, a.Window-1, count(2, a.Channels)+1) }
 
 // AttentionKept holds the values of a forward pass that the backward pass needs: a copy of y, and log2 of what the softmax of each row of each
 // head divides by. Free it once.
@@ -125,20 +125,20 @@ func (a *Attention) Fits() error {
 	if err := a.Precision.Err(); err != nil {
 		return fmt.Errorf("cuda: attention: %w", err)
 	}
-	if err := atLeast(1, what, "Batch", a.Batch, "Length", a.Length, "Width", a.Width, "Heads", a.Heads); err != nil {
+	if err := atLeast(1, what, "Batch", a.Batch, "Length", a.Length, "Channels", a.Channels, "Heads", a.Heads); err != nil {
 		return err
 	}
 	switch dim := a.dim(); {
-	case a.Width%a.Heads != 0:
-		return fmt.Errorf("cuda: attention: Heads is %d, want a number that divides the width, %d", a.Heads, a.Width)
+	case a.Channels%a.Heads != 0:
+		return fmt.Errorf("cuda: attention: Heads is %d, want a number that divides the channels, %d", a.Heads, a.Channels)
 	case dim > maxHead:
-		return fmt.Errorf("cuda: attention: Width/Heads is %d, want at most %d", dim, maxHead)
+		return fmt.Errorf("cuda: attention: Channels/Heads is %d, want at most %d", dim, maxHead)
 	case a.Window < 0:
 		return fmt.Errorf("cuda: attention: Window is %d, want at least 1, or 0 for all steps", a.Window)
 	case !(a.Base == 0 || a.Base > 1 && !math.IsInf(a.Base, 1)):
 		return fmt.Errorf("cuda: attention: Base is %v, want above 1, or 0 for none", a.Base)
 	case a.Base > 0 && dim%2 != 0:
-		return fmt.Errorf("cuda: attention: Base needs an even head dimension, and Width/Heads is %d", dim)
+		return fmt.Errorf("cuda: attention: Base needs an even head dimension, and Channels/Heads is %d", dim)
 	case max(a.Length, a.Window) > 1<<29:
 		return fmt.Errorf("cuda: attention: Length is %d and Window %d, want at most 2^29", a.Length, a.Window)
 	}
@@ -160,7 +160,7 @@ func (a *Attention) check() error {
 	)
 }
 
-func (a *Attention) len() int { return count(a.Batch, a.Length, a.Width) }
+func (a *Attention) len() int { return count(a.Batch, a.Length, a.Channels) }
 
 // checkNext returns an error if the context after the last step, or its gradient, does not fit.
 func (a *Attention) checkNext(name string, next Array[float32]) error {
@@ -275,7 +275,7 @@ func (c *attending) gather(x Array[float32], context bool, offset, turn int, fac
 	rows := c.Batch * steps
 	var err error
 	if c.mma == nil {
-		to := take[float32](c.stream, &c.work, rows*c.Width, &err)
+		to := take[float32](c.stream, &c.work, rows*c.Channels, &err)
 		if err != nil {
 			return 0, err
 		}
@@ -303,7 +303,7 @@ func (c *attending) gatherAll(dy Array[float32]) (err error) {
 		turn    int
 		factor  float32
 	}{
-		{&c.tiles.q, c.Q, false, 0, 1, c.tiles.scale2}, {&c.tiles.k, c.K, true, 0, 1, 1}, {&c.tiles.v, c.V, true, c.Width, 0, 1}, {&c.tiles.dy, dy, false, 0, 0, 1},
+		{&c.tiles.q, c.Q, false, 0, 1, c.tiles.scale2}, {&c.tiles.k, c.K, true, 0, 1, 1}, {&c.tiles.v, c.V, true, c.Channels, 0, 1}, {&c.tiles.dy, dy, false, 0, 0, 1},
 	} {
 		if o.x.Absent() {
 			continue
@@ -323,7 +323,7 @@ func (c *attending) align() {
 	}
 }
 
-// Forward queues y (batch, length, width) and, unless it is absent, next (batch, window-1, 2·width + 1), the Context of the steps after the
+// Forward queues y (batch, length, channels) and, unless it is absent, next (batch, window-1, 2·channels + 1), the Context of the steps after the
 // last. With keep, it returns the values that Backward needs.
 func (a *Attention) Forward(s *Stream, y, next Array[float32], keep bool) (*AttentionKept, error) {
 	if err := a.check(); err != nil {
@@ -431,7 +431,7 @@ func (a *Attention) Backward(s *Stream, k *AttentionKept, dy, dnext Array[float3
 	context, turned := !a.Context.Absent(), a.Base != 0
 	result := func(separate bool, grad Array[float32]) Array[float32] {
 		if separate {
-			return take[float32](s, &c.work, a.Batch*a.steps()*a.Width, &err)
+			return take[float32](s, &c.work, a.Batch*a.steps()*a.Channels, &err)
 		}
 		return grad
 	}

@@ -44,7 +44,7 @@ func drawAttention(r *rand.Rand, batch, length, dim, heads, window int, precisio
 	coin := func() bool { return r.IntN(2) == 0 }
 	width, n := dim*heads, batch*length*dim*heads
 	draw := func(n int) []float64 { return numbers[float32](r, n, scale) }
-	p := &attentionCase{Attention: kernel.Attention[float64]{Batch: batch, Length: length, Width: width, Heads: heads, Window: window,
+	p := &attentionCase{Attention: kernel.Attention[float64]{Batch: batch, Length: length, Channels: width, Heads: heads, Window: window,
 		Q: draw(n), K: draw(n), V: numbers[float32](r, n, 1), Gemm: gonum.Implementation{}.Dgemm}, dy: numbers[float32](r, n, 1), precision: precision}
 	if coin() && dim%2 == 0 {
 		p.Base = []float64{10, 1e4}[r.IntN(2)]
@@ -74,7 +74,7 @@ func drawAttention(r *rand.Rand, batch, length, dim, heads, window int, precisio
 }
 
 func (p *attentionCase) String() string {
-	return fmt.Sprintf("%v, batch %d, length %d, width %d, heads %d, window %d, base %v, context %t, starts %t", p.precision, p.Batch, p.Length, p.Width, p.Heads,
+	return fmt.Sprintf("%v, batch %d, length %d, width %d, heads %d, window %d, base %v, context %t, starts %t", p.precision, p.Batch, p.Length, p.Channels, p.Heads,
 		p.Window, p.Base, p.Context != nil, p.Start != nil)
 }
 
@@ -95,7 +95,7 @@ func (p *attentionCase) onHost() *attentionResults {
 
 // upload returns the operands on the device.
 func (p *attentionCase) upload(t testing.TB, s *Stream) *Attention {
-	a := &Attention{Batch: p.Batch, Length: p.Length, Width: p.Width, Heads: p.Heads, Window: p.Window, Base: p.Base, Precision: p.precision, Q: put[float32](t, s, p.Q),
+	a := &Attention{Batch: p.Batch, Length: p.Length, Channels: p.Channels, Heads: p.Heads, Window: p.Window, Base: p.Base, Precision: p.precision, Q: put[float32](t, s, p.Q),
 		K: put[float32](t, s, p.K), V: put[float32](t, s, p.V), Context: put[float32](t, s, p.Context)}
 	if p.Start != nil {
 		marks := make([]uint8, len(p.Start))
@@ -150,7 +150,7 @@ func (p *attentionCase) compare(t *testing.T, s *Stream, tol float64) {
 		if name == "next" {
 			limit = 0
 		} else if name != "y" { // dP - inner is a difference of two sums over the head
-			limit *= 2 * math.Sqrt(max(1, float64(p.Width/p.Heads)/64))
+			limit *= 2 * math.Sqrt(max(1, float64(p.Channels/p.Heads)/64))
 		}
 		near(t, p.String()+": "+name, got[name], w, limit)
 	}
@@ -353,7 +353,7 @@ func testAttentionPieces(t *testing.T, s *Stream, precision Precision, tol float
 		context := p.Context
 		var y []float64
 		for _, part := range [][2]int{{0, 1}, {1, 2}, {2, 60}, {60, 61}, {61, 101}, {101, 102}, {102, 103}, {103, length}} {
-			q, w := &attentionCase{Attention: p.Attention, precision: precision}, p.Width
+			q, w := &attentionCase{Attention: p.Attention, precision: precision}, p.Channels
 			q.Length, q.Context, q.Start = part[1]-part[0], context, p.Start[part[0]:part[1]]
 			q.Q, q.K, q.V = p.Q[part[0]*w:part[1]*w], p.K[part[0]*w:part[1]*w], p.V[part[0]*w:part[1]*w]
 			q.dy, q.dnext = q.Q, context
@@ -498,7 +498,7 @@ func TestAttentionMemory(t *testing.T) {
 			before, _ := s.device.Memory()
 			n := length * 8
 			x := func() Array[float32] { return put[float32](t, s, make([]float64, n)) }
-			a := &Attention{Batch: 1, Length: length, Width: 8, Heads: 1, Base: 100, Precision: precision, Q: x(), K: x(), V: x()}
+			a := &Attention{Batch: 1, Length: length, Channels: 8, Heads: 1, Base: 100, Precision: precision, Q: x(), K: x(), V: x()}
 			g := &AttentionGrad{Q: x(), K: x(), V: x()}
 			do(t, a.bothWays(s, x(), Array[float32]{}, x(), Array[float32]{}, g))
 			_, all := s.device.Memory()
@@ -514,29 +514,29 @@ func TestAttentionErrors(t *testing.T) {
 	s := &Stream{device: &Device{multiprocessors: 132}}
 	some, none := Array[float32]{stream: s, n: 1000}, Array[float32]{}
 	for want, change := range map[string]func(a *Attention){
-		"Batch is 0, want at least 1":                             func(a *Attention) { a.Batch = 0 },
-		"Length is -1, want at least 1":                           func(a *Attention) { a.Length = -1 },
-		"Heads is 0, want at least 1":                             func(a *Attention) { a.Heads = 0 },
-		"Heads is 3, want a number that divides the width, 8":     func(a *Attention) { a.Heads = 3 },
-		"Width/Heads is 257, want at most 256":                    func(a *Attention) { a.Width, a.Heads = 257, 1 },
-		"Window is -1, want at least 1":                           func(a *Attention) { a.Window = -1 },
-		"precision is 9, want":                                    func(a *Attention) { a.Precision = 9 },
-		"Base is 1, want above 1":                                 func(a *Attention) { a.Base = 1 },
-		"Base is NaN, want above 1":                               func(a *Attention) { a.Base = math.NaN() },
-		"Base is +Inf, want above 1":                              func(a *Attention) { a.Base = math.Inf(1) },
-		"Base needs an even head dimension, and Width/Heads is 1": func(a *Attention) { a.Base, a.Heads = 10, 8 },
-		"there is a Context, and Window is 1, want at least 2":    func(a *Attention) { a.Context, a.Window = some, 1 },
-		"Window 1099511627776, want at most 2^29":                 func(a *Attention) { a.Window = 1 << 40 },
-		"Q has 1000 elements, want 9223372036854775807":           func(a *Attention) { a.Batch, a.Width = 1<<40, 1<<30; a.Heads = 1 << 22 },
-		"there is a next, and Window is 0, want at least 2":       func(a *Attention) { a.Window = 0 },
+		"Batch is 0, want at least 1":                                func(a *Attention) { a.Batch = 0 },
+		"Length is -1, want at least 1":                              func(a *Attention) { a.Length = -1 },
+		"Heads is 0, want at least 1":                                func(a *Attention) { a.Heads = 0 },
+		"Heads is 3, want a number that divides the channels, 8":     func(a *Attention) { a.Heads = 3 },
+		"Channels/Heads is 257, want at most 256":                    func(a *Attention) { a.Channels, a.Heads = 257, 1 },
+		"Window is -1, want at least 1":                              func(a *Attention) { a.Window = -1 },
+		"precision is 9, want":                                       func(a *Attention) { a.Precision = 9 },
+		"Base is 1, want above 1":                                    func(a *Attention) { a.Base = 1 },
+		"Base is NaN, want above 1":                                  func(a *Attention) { a.Base = math.NaN() },
+		"Base is +Inf, want above 1":                                 func(a *Attention) { a.Base = math.Inf(1) },
+		"Base needs an even head dimension, and Channels/Heads is 1": func(a *Attention) { a.Base, a.Heads = 10, 8 },
+		"there is a Context, and Window is 1, want at least 2":       func(a *Attention) { a.Context, a.Window = some, 1 },
+		"Window 1099511627776, want at most 2^29":                    func(a *Attention) { a.Window = 1 << 40 },
+		"Q has 1000 elements, want 9223372036854775807":              func(a *Attention) { a.Batch, a.Channels = 1<<40, 1<<30; a.Heads = 1 << 22 },
+		"there is a next, and Window is 0, want at least 2":          func(a *Attention) { a.Window = 0 },
 	} {
-		a := &Attention{Batch: 2, Length: 3, Width: 8, Heads: 2, Window: 2, Q: some, K: some, V: some}
+		a := &Attention{Batch: 2, Length: 3, Channels: 8, Heads: 2, Window: 2, Q: some, K: some, V: some}
 		change(a)
 		if err := refused(func() error { _, err := a.Forward(s, some, some, true); return err }, want); err != nil {
 			t.Error(err)
 		}
 	}
-	a, kept := &Attention{Batch: 2, Length: 3, Width: 8, Heads: 2, Q: some, K: some, V: some}, &AttentionKept{some, some}
+	a, kept := &Attention{Batch: 2, Length: 3, Channels: 8, Heads: 2, Q: some, K: some, V: some}, &AttentionKept{some, some}
 	for want, call := range map[string]func() error{
 		"there is a gradient of Context, and no Context": func() error { return a.Backward(s, kept, some, none, &AttentionGrad{Context: some}) },
 		"there is a dnext, and Window is 0":              func() error { return a.Backward(s, kept, some, some, &AttentionGrad{}) },

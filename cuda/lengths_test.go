@@ -68,7 +68,7 @@ func TestLengths(t *testing.T) {
 	}
 	attention := func(l *lengths) *Attention {
 		return &Attention{
-			Batch: batch, Length: length, Width: model, Heads: 2, Window: width,
+			Batch: batch, Length: length, Channels: model, Heads: 2, Window: width,
 			Q: l.array("Q", rows*model), K: l.array("K", rows*model), V: l.array("V", rows*model),
 			Context: l.array("Context", batch*(width-1)*(2*model+1)), Start: of[uint8](l.array("Start", rows)),
 		}
@@ -78,7 +78,7 @@ func TestLengths(t *testing.T) {
 			Half: of[BFloat16](l.array("Half", channels*model)), Bias: l.array("Bias", channels)}
 	}
 	lstm := func(l *lengths) *LSTM {
-		return &LSTM{Batch: batch, Length: length, Width: width, Z: l.array("Z", rows*4*width), R: l.array("R", 4*width*width),
+		return &LSTM{Batch: batch, Length: length, Channels: width, Z: l.array("Z", rows*4*width), R: l.array("R", 4*width*width),
 			H: l.array("H", batch*width), C: l.array("C", batch*width), Start: of[uint8](l.array("Start", rows))}
 	}
 	matrix := func(l *lengths, name string, rows, width int, transposed bool) Matrix[float32] {
@@ -343,15 +343,15 @@ func TestSizes(t *testing.T) {
 			return (&Linear{Rows: 1, In: 1, Out: 1, Precision: 7, X: some, Weight: some}).Forward(s, some)
 		},
 		"linear: the operands are nil": func() error { return (*Linear)(nil).Backward(s, some, some, some, some) },
-		"LSTM: Width is 0, want at least 1": func() error {
+		"LSTM: Channels is 0, want at least 1": func() error {
 			_, err := (&LSTM{Batch: 1, Length: 1, Z: some, R: some}).Forward(s, some, some, some, false)
 			return err
 		},
 		"LSTM: Z has 100 elements, want 9223372036854775807": func() error {
-			return (&LSTM{Batch: huge, Length: huge, Width: 4, Z: some, R: some}).Backward(s, new(LSTMKept), some, some, some, some, some, some, some)
+			return (&LSTM{Batch: huge, Length: huge, Channels: 4, Z: some, R: some}).Backward(s, new(LSTMKept), some, some, some, some, some, some, some)
 		},
 		"LSTM: the kept values are missing": func() error {
-			return (&LSTM{Batch: 1, Length: 1, Width: 1, Z: some, R: some}).Backward(s, nil, some, some, some, some, some, some, some)
+			return (&LSTM{Batch: 1, Length: 1, Channels: 1, Z: some, R: some}).Backward(s, nil, some, some, some, some, some, some, some)
 		},
 		"product: (-1, 2) by (2, 3)": func() error {
 			return MatMul(s, Strict, -1, 3, 2, Matrix[float32]{some, 5, false}, Matrix[float32]{some, 5, false}, 0, Matrix[float32]{some, 5, false})

@@ -9,12 +9,12 @@ import (
 // LSTM is the recurrence of a long short-term memory. op.LSTM defines it. A launch goes through all steps; long recurrent weights are read
 // from the device's caches. The recurrence computes in float32 in every precision.
 type LSTM struct {
-	Batch, Length, Width int
-	Precision            Precision // of the product that is the gradient of R
+	Batch, Length, Channels int
+	Precision               Precision // of the product that is the gradient of R
 
-	Z     Array[float32] // (batch, length, 4·width): the input's part of the gates, in the order i, f, g, o
-	R     Array[float32] // (4·width, width)
-	H, C  Array[float32] // optional: (batch, width): the state before the first step
+	Z     Array[float32] // (batch, length, 4·channels): the input's part of the gates, in the order i, f, g, o
+	R     Array[float32] // (4·channels, channels)
+	H, C  Array[float32] // optional: (batch, channels): the state before the first step
 	Start Array[uint8]   // optional: (batch, length): a new sequence starts where it is not 0
 }
 
@@ -39,25 +39,25 @@ func (l *LSTM) check() error {
 	if l == nil {
 		return missing("LSTM")
 	}
-	if err := firstError(atLeast(0, "LSTM", "Batch", l.Batch, "Length", l.Length), atLeast(1, "LSTM", "Width", l.Width)); err != nil {
+	if err := firstError(atLeast(0, "LSTM", "Batch", l.Batch, "Length", l.Length), atLeast(1, "LSTM", "Channels", l.Channels)); err != nil {
 		return err
 	}
 	if err := l.Precision.Err(); err != nil {
 		return fmt.Errorf("cuda: LSTM: %w", err)
 	}
 	return firstError(
-		expect("LSTM", "Z", l.Z.n, count(l.Batch, l.Length, 4, l.Width), "R", l.R.n, count(4, l.Width, l.Width)),
+		expect("LSTM", "Z", l.Z.n, count(l.Batch, l.Length, 4, l.Channels), "R", l.R.n, count(4, l.Channels, l.Channels)),
 		optional("LSTM", "H", l.H, l.states(), "C", l.C, l.states(), "Start", l.Start, count(l.Batch, l.Length)),
 	)
 }
 
 // size returns the number of elements of y, states that of h and of c.
-func (l *LSTM) size() int   { return count(l.Batch, l.Length, l.Width) }
-func (l *LSTM) states() int { return count(l.Batch, l.Width) }
+func (l *LSTM) size() int   { return count(l.Batch, l.Length, l.Channels) }
+func (l *LSTM) states() int { return count(l.Batch, l.Channels) }
 
 func (l *LSTM) args() lstmArgs {
 	return lstmArgs{
-		batch: int64(l.Batch), length: int64(l.Length), width: int64(l.Width), z: l.Z.address, r: l.R.address, h: l.H.address, c: l.C.address,
+		batch: int64(l.Batch), length: int64(l.Length), width: int64(l.Channels), z: l.Z.address, r: l.R.address, h: l.H.address, c: l.C.address,
 		start: l.Start.address,
 	}
 }
@@ -77,7 +77,7 @@ func (l *LSTM) launch(s *Stream, direction string, a *lstmArgs) error {
 	groups := (l.Batch + group - 1) / group
 	for first := 0; first < groups; first += together {
 		n := min(groups-first, together)
-		g := grid{x: int64((l.Width + warps - 1) / warps), y: int64(n), threads: 32 * warps}
+		g := grid{x: int64((l.Channels + warps - 1) / warps), y: int64(n), threads: 32 * warps}
 		if a.first = int64(first * group); steps > 1 {
 			arrived, err := NewArray[int32](s, n)
 			if err != nil {
@@ -96,7 +96,7 @@ func (l *LSTM) launch(s *Stream, direction string, a *lstmArgs) error {
 	return nil
 }
 
-// Forward queues h of each step, y (batch, length, width), and unless they are absent nextH and nextC (batch, width), the state after the last step.
+// Forward queues h of each step, y (batch, length, channels), and unless they are absent nextH and nextC (batch, channels), the state after the last step.
 // With keep, it returns the values that Backward needs.
 func (l *LSTM) Forward(s *Stream, y, nextH, nextC Array[float32], keep bool) (*LSTMKept, error) {
 	if err := l.check(); err != nil {
@@ -113,7 +113,7 @@ func (l *LSTM) Forward(s *Stream, y, nextH, nextC Array[float32], keep bool) (*L
 	if keep {
 		k.gates, k.cells = take[float32](s, &work, 4*l.size(), &err), take[float32](s, &work, l.size(), &err)
 	} else {
-		k.cells = take[float32](s, &work, l.Batch*l.Width, &err)
+		k.cells = take[float32](s, &work, l.Batch*l.Channels, &err)
 	}
 	a := l.args()
 	a.y, a.nextH, a.nextC, a.gates, a.cells = y.address, nextH.address, nextC.address, k.gates.address, k.cells.address
@@ -149,7 +149,7 @@ func (l *LSTM) Backward(s *Stream, k *LSTMKept, dy, dnextH, dnextC, dz, dr, dh, 
 		return errors.New("cuda: LSTM: the kept values are missing, want what Forward kept")
 	}
 	if err := firstError(
-		expect("LSTM", "kept gates", k.gates.n, 4*l.size(), "kept cells", k.cells.n, l.size(), "dz", dz.n, 4*l.size(), "dr", dr.n, 4*l.Width*l.Width),
+		expect("LSTM", "kept gates", k.gates.n, 4*l.size(), "kept cells", k.cells.n, l.size(), "dz", dz.n, 4*l.size(), "dr", dr.n, 4*l.Channels*l.Channels),
 		optional("LSTM", "dy", dy, l.size(), "dnextH", dnextH, l.states(), "dnextC", dnextC, l.states(), "dh", dh, l.states(), "dc", dc, l.states()),
 		s.usable(),
 	); err != nil {
@@ -161,12 +161,12 @@ func (l *LSTM) Backward(s *Stream, k *LSTMKept, dy, dnextH, dnextC, dz, dr, dh, 
 	var work temporaries
 	defer work.free()
 	var err error
-	wide := 4 * l.Width
-	r, dcells, before := take[float32](s, &work, wide*l.Width, &err), take[float32](s, &work, l.Batch*l.Width, &err), take[float32](s, &work, l.size(), &err)
+	wide := 4 * l.Channels
+	r, dcells, before := take[float32](s, &work, wide*l.Channels, &err), take[float32](s, &work, l.Batch*l.Channels, &err), take[float32](s, &work, l.size(), &err)
 	if err != nil {
 		return err
 	}
-	if err := s.run("lstm", "lstm_transpose", blocksOf(wide*l.Width, 256), l.R.address, r.address, wide, l.Width); err != nil {
+	if err := s.run("lstm", "lstm_transpose", blocksOf(wide*l.Channels, 256), l.R.address, r.address, wide, l.Channels); err != nil {
 		return err
 	}
 	a := l.args()
@@ -178,6 +178,6 @@ func (l *LSTM) Backward(s *Stream, k *LSTMKept, dy, dnextH, dnextC, dz, dr, dh, 
 	if err := s.run("lstm", "lstm_before", blocksOf(l.size(), 256), unsafe.Pointer(&a), before.address); err != nil {
 		return err
 	}
-	p := &Linear{Rows: l.Batch * l.Length, In: l.Width, Out: wide, Precision: l.Precision, X: before, Weight: l.R}
+	p := &Linear{Rows: l.Batch * l.Length, In: l.Channels, Out: wide, Precision: l.Precision, X: before, Weight: l.R}
 	return p.Backward(s, dz, Array[float32]{}, dr, Array[float32]{})
 }

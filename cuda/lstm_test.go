@@ -25,7 +25,7 @@ func TestLSTM(t *testing.T) {
 	}
 	for _, size := range sizes {
 		batch, length, width := size[0], size[1], size[2]
-		l := kernel.LSTM[float64]{Batch: batch, Length: length, Width: width, Z: numbers[float32](r, batch*length*4*width, 1),
+		l := kernel.LSTM[float64]{Batch: batch, Length: length, Channels: width, Z: numbers[float32](r, batch*length*4*width, 1),
 			R: numbers[float32](r, 4*width*width, 1/float64(width))}
 		optional := func(n int) []float64 {
 			if coin() {
@@ -58,7 +58,7 @@ func TestLSTM(t *testing.T) {
 			}
 			return blank[float32](t, s, len(v))
 		}
-		on := &LSTM{Batch: batch, Length: length, Width: width, Z: up(l.Z), R: up(l.R), H: up(l.H), C: up(l.C), Start: start}
+		on := &LSTM{Batch: batch, Length: length, Channels: width, Z: up(l.Z), R: up(l.R), H: up(l.H), C: up(l.C), Start: start}
 		ay, anextH, anextC, adz, adr, adh, adc := to(y), to(nextH), to(nextC), to(dz), to(dr), to(dh), to(dc)
 		ady, adnextH, adnextC := up(dy), up(dnextH), up(dnextC)
 		what := fmt.Sprintf("batch %d, length %d, width %d, h %v, c %v, start %v, dnext %v %v: ", batch, length, width, l.H != nil, l.C != nil, l.Start != nil,
@@ -96,7 +96,7 @@ func TestLSTMPrecisions(t *testing.T) {
 		put[float32](t, s, numbers[float32](r, batch*width, 1))
 	var want []float64
 	for p, tol := range []float64{0, 2e-3, 2e-2} {
-		l := &LSTM{Batch: batch, Length: length, Width: width, Precision: Precision(p), Z: z, R: weight}
+		l := &LSTM{Batch: batch, Length: length, Channels: width, Precision: Precision(p), Z: z, R: weight}
 		kept, err := l.Forward(s, blank[float32](t, s, batch*length*width), Array[float32]{}, Array[float32]{}, true)
 		do(t, err)
 		dr := blank[float32](t, s, 4*width*width)
@@ -117,7 +117,7 @@ func TestOperatorsOutOfMemory(t *testing.T) {
 	f := func(n int) Array[float32] { return blank[float32](t, s, n) }
 	none := Array[float32]{}
 	do(t, (&Linear{Rows: 40, In: 4, Out: 9, X: f(160), Weight: f(36)}).Forward(s, f(360))) // makes cuBLAS's workspace
-	l := &LSTM{Batch: 2, Length: 3, Width: 4, Precision: BF16, Z: f(96), R: f(64)}
+	l := &LSTM{Batch: 2, Length: 3, Channels: 4, Precision: BF16, Z: f(96), R: f(64)}
 	y, dz, dr, dh := f(24), f(96), f(64), f(8)
 	eachAllocationFails(t, s, limit, 7, func() error {
 		kept, err := l.Forward(s, y, none, none, true)
@@ -155,7 +155,7 @@ func BenchmarkLSTM(b *testing.B) {
 		b.Run(fmt.Sprintf("B%dL%dW%d", n.batch, n.length, n.width), func(b *testing.B) {
 			s := open(b)
 			rows := n.batch * n.length
-			l := &LSTM{Batch: n.batch, Length: n.length, Width: n.width, Precision: TF32, Z: zeros[float32](b, s, 4*rows*n.width),
+			l := &LSTM{Batch: n.batch, Length: n.length, Channels: n.width, Precision: TF32, Z: zeros[float32](b, s, 4*rows*n.width),
 				R: zeros[float32](b, s, 4*n.width*n.width)}
 			y, dz, dr := zeros[float32](b, s, rows*n.width), zeros[float32](b, s, 4*rows*n.width), zeros[float32](b, s, 4*n.width*n.width)
 			b.Run("forward", func(b *testing.B) {

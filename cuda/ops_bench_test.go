@@ -185,7 +185,7 @@ func BenchmarkAttention(b *testing.B) {
 		g := &AttentionGrad{Q: blank[float32](b, s, n), K: blank[float32](b, s, n), V: blank[float32](b, s, n)}
 		for _, window := range []int{0, 512} {
 			for _, precision := range []Precision{Strict, TF32, BF16} {
-				a := &Attention{Batch: batch, Length: length, Width: width, Heads: heads, Window: window, Precision: precision, Q: q, K: k, V: v}
+				a := &Attention{Batch: batch, Length: length, Channels: width, Heads: heads, Window: window, Precision: precision, Q: q, K: k, V: v}
 				name := fmt.Sprintf("L=%d/window=%d/%v/", length, window, precision)
 				b.Run(name+"forward", func(b *testing.B) {
 					measure(b, s, 16*n, func() error { _, err := a.Forward(s, y, none, false); return err })
@@ -209,7 +209,7 @@ func BenchmarkAttentionStep(b *testing.B) {
 		for _, window := range []int{512, 4096} {
 			b.Run(fmt.Sprintf("batch=%d/window=%d", batch, window), func(b *testing.B) {
 				n := batch * width
-				a := &Attention{Batch: batch, Length: 1, Width: width, Heads: heads, Window: window, Base: 1e4, Q: normals(b, s, n), K: normals(b, s, n),
+				a := &Attention{Batch: batch, Length: 1, Channels: width, Heads: heads, Window: window, Base: 1e4, Q: normals(b, s, n), K: normals(b, s, n),
 					V: normals(b, s, n)}
 				marks := make([]float32, a.contextLen())
 				for i := range marks {

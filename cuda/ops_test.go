@@ -206,7 +206,7 @@ func testNorm[T Activation](t *testing.T, s *Stream) {
 		rows, width := size[0], size[1]
 		x, w, dy := numbers[float32](r, rows*width, 3), numbers[float32](r, width, 1), numbers[T](r, rows*width, 1)
 		residual := numbers[float32](r, rows*width, 1)
-		n := kernel.RMSNorm[float64]{Width: width, Eps: 1e-5, X: x, Weight: w}
+		n := kernel.RMSNorm[float64]{Channels: width, Eps: 1e-5, X: x, Weight: w}
 		y, dx, dw := make([]float64, rows*width), make([]float64, rows*width), make([]float64, width)
 		n.Forward(y)
 		n.Backward(dy, dx, dw)

@@ -14,7 +14,7 @@ import (
 
 // Config configures a Mamba block or stack. The names are the paper's. A zero field stands for its default.
 type Config struct {
-	DModel int // width of the residual stream; required
+	DModel int // channels of the residual stream; required
 	NLayer int // layers of a stack; by default 1, or the length of Pattern. The initial out_proj is scaled by 1/√NLayer
 	DState int // N, the size of the state of each channel; 16
 	DConv  int // width of the causal convolution; 4

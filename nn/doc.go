@@ -4,7 +4,7 @@
 // The names are those of the paper (Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces"):
 //
 //	batch, length       number of sequences in a batch; number of steps in a sequence
-//	d_model             width of the residual stream
+//	d_model             number of channels of the residual stream
 //	d_inner             number of channels inside a block: expand · d_model
 //	d_state, N          size of each channel's state
 //	d_conv              width of the causal convolution

@@ -76,16 +76,16 @@ func (c *checker) required(name string, n *G.Node, axes string, want ...int) ten
 	return s
 }
 
-// rows checks an operand of rows, (batch, length, width) or (batch, width). It returns its shape, their number and the size
+// rows checks an operand of rows, (batch, length, channels) or (batch, channels). It returns its shape, their number and the size
 // of a row, which the string last names.
-func (c *checker) rows(name string, n *G.Node, last string) (shape tensor.Shape, rows, width int) {
+func (c *checker) rows(name string, n *G.Node, last string) (shape tensor.Shape, rows, size int) {
 	want := []int{0, 0, 0}
 	if n != nil && len(n.Shape()) == 2 {
 		want = want[1:]
 	}
 	s := c.required(name, n, fmt.Sprintf("(batch, length, %s) or (batch, %[1]s)", last), want...)
-	width = s[len(s)-1]
-	return s, s.TotalSize() / width, width
+	size = s[len(s)-1]
+	return s, s.TotalSize() / size, size
 }
 
 // optional is required for an operand that may be nil.

@@ -124,7 +124,7 @@ func TestPlaces(t *testing.T) {
 		{second2(Place{}.Upload(x)), "op: the device is missing, want a place that On returned"},
 		{second2(p.NewWeight(dense(f64, tensor.Shape{2}, []float64{1, 2}))), "op: weight: a tensor of float64 (2), want a row-major tensor of float32"},
 		{second2(Attention(AttentionInputs{Q: wide, K: wide, V: wide}, AttentionConfig{Heads: 1})),
-			"cuda: attention: Width/Heads is 258, want at most 256"},
+			"cuda: attention: Channels/Heads is 258, want at most 256"},
 		{second2(Reverse(x, there)), "op: reverse: Start is on " + p.String() + ", want a node on the host"},
 		{second2(Reverse(up, there)), "op: reverse: Start is on " + p.String() + ", want a node on the host"},
 		{second2(On(nil, cuda.Strict)), "op: the device is missing, want one that cuda.Open returned"},

@@ -4,6 +4,9 @@
 // Each operator checks its operands when it is added to a graph. An error names the operand, what it was, and what it should be. Each
 // operator is differentiable under the tape machine (with gorgonia.Grad) and, on the host, the lisp machine.
 //
+// The last axis of a sequence is channels, (batch, length, channels), in every operator; Linear alone has in and out. A width is the number of taps
+// of a convolution.
+//
 // An operator runs where its operands are: on the host, or on a GPU in float32. [On] returns the place of a GPU, [Place.Upload] copies the value
 // of a node there, and [Download] copies it back. The arithmetic is in internal/kernel for the host, and in package cuda for a GPU.
 package op

@@ -11,8 +11,8 @@ import (
 	"github.com/gomamba/mamba/internal/operator"
 )
 
-// Embedding returns the rows of weight whose indices are in ids: weight (vocabulary, width), ids (batch, length) of int, and the result
-// (batch, length, width). The weight has a gradient.
+// Embedding returns the rows of weight whose indices are in ids: weight (vocabulary, channels), ids (batch, length) of int, and the result
+// (batch, length, channels). The weight has a gradient.
 //
 // Errors: an operand that is missing, or of another type or shape; and when the graph runs, an id outside the vocabulary.
 func Embedding(weight, ids *G.Node) (*G.Node, error) {
@@ -24,7 +24,7 @@ func Embedding(weight, ids *G.Node) (*G.Node, error) {
 // gradients of the weight, without memory for a second one.
 func TiedEmbedding(weight, ids *G.Node) (x, tied *G.Node, err error) {
 	c := newChecker("embedding", "weight", weight)
-	w := c.required("weight", weight, "(vocabulary, width)", 0, 0)
+	w := c.required("weight", weight, "(vocabulary, channels)", 0, 0)
 	c.ints("ids", ids, "(batch, length)", 0, 0)
 	if c.err != nil {
 		return nil, nil, c.err
@@ -42,7 +42,7 @@ func TiedEmbedding(weight, ids *G.Node) (x, tied *G.Node, err error) {
 	return n[0], append(n, weight)[1], nil
 }
 
-type embedding[T kernel.Float] struct{ rows, vocabulary, width int }
+type embedding[T kernel.Float] struct{ rows, vocabulary, channels int }
 
 func (embedding[T]) String() string { return "embedding" }
 
@@ -56,18 +56,18 @@ func (f embedding[T]) Check(shapes []tensor.Shape, ints [][]int) error {
 }
 
 func (f embedding[T]) Forward(in []value[T], out [][]T) {
-	kernel.Embedding(out[0], in[0].Data, in[1].Ints, f.width)
+	kernel.Embedding(out[0], in[0].Data, in[1].Ints, f.channels)
 }
 
 func (f embedding[T]) Backward(in []value[T], dout, grad [][]T) {
-	kernel.EmbeddingBackward(grad[0], dout[0], in[1].Ints, f.width)
+	kernel.EmbeddingBackward(grad[0], dout[0], in[1].Ints, f.channels)
 }
 
 // Passes says that the second result is the weight.
 func (embedding[T]) Passes() (result, operand int) { return 1, 0 }
 
 func (f embedding[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
-	return nil, cuda.EmbeddingForward(s, f.rows, f.width, in[0].Array, in[1].Ids, out[0])
+	return nil, cuda.EmbeddingForward(s, f.rows, f.channels, in[0].Array, in[1].Ids, out[0])
 }
 
 func (f embedding[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
@@ -85,5 +85,5 @@ func (f embedding[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice
 	for i, id := range in[1].Ints {
 		ids[i] = int32(id)
 	}
-	return cuda.EmbeddingBackward(s, f.rows, f.width, f.vocabulary, ids, dout[0], grad[0])
+	return cuda.EmbeddingBackward(s, f.rows, f.channels, f.vocabulary, ids, dout[0], grad[0])
 }

@@ -15,11 +15,11 @@ import (
 // Errors: an operand that is missing, or of another type or shape.
 func Linear(x, weight, bias *G.Node) (*G.Node, error) {
 	c := newChecker("linear", "x", x)
-	s, rows, width := c.rows("x", x, "in")
-	out := c.required("weight", weight, "(out, in)", 0, width)[0]
+	s, rows, in := c.rows("x", x, "in")
+	out := c.required("weight", weight, "(out, in)", 0, in)[0]
 	c.optional("bias", bias, "(out)", out)
 	s[len(s)-1] = out
-	f := linear[float32]{product{rows, width, out}}
+	f := linear[float32]{product{rows, in, out}}
 	return c.apply1(f, linear[float64](f), s)
 }
 

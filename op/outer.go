@@ -10,23 +10,23 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// OuterProduct returns the outer product of k and v for each step and head, with heads of size = width/heads: k and v are (batch, length,
-// width), and the result is (batch, length, heads·size·size). Its channel (h, i, j) is
+// OuterProduct returns the outer product of k and v for each step and head, with heads of size = channels/heads: k and v are (batch, length,
+// channels), and the result is (batch, length, heads·size·size). Its channel (h, i, j) is
 //
 //	s_hij = k_hi v_hj
 //
-// With heads = width it is the elementwise product. Use it instead of gorgonia.OuterProd, whose gradients are wrong.
+// With heads = channels it is the elementwise product. Use it instead of gorgonia.OuterProd, whose gradients are wrong.
 //
-// Errors: an operand that is missing, or of another type or shape; a number of heads that does not divide the width.
+// Errors: an operand that is missing, or of another type or shape; a number of heads that does not divide the channels.
 func OuterProduct(k, v *G.Node, heads int) (*G.Node, error) {
 	c := newChecker("outer product", "k", k)
 	size, s := headSize(c, "k", k, heads)
-	c.required("v", v, "(batch, length, width)", s...)
+	c.required("v", v, "(batch, length, channels)", s...)
 	return c.apply1(outer[float32]{size}, outer[float64]{size}, tensor.Shape{s[0], s[1], s[2] * size})
 }
 
-// Contract returns the product of a vector q and a matrix s for each step and head: q is (batch, length, width), s (batch, length,
-// heads·size·size) in the layout of OuterProduct, and the result is (batch, length, width):
+// Contract returns the product of a vector q and a matrix s for each step and head: q is (batch, length, channels), s (batch, length,
+// heads·size·size) in the layout of OuterProduct, and the result is (batch, length, channels):
 //
 //	y_hj = Σ_i q_hi s_hij
 //
@@ -40,9 +40,9 @@ func Contract(q, s *G.Node, heads int) (*G.Node, error) {
 
 // headSize returns the size of a head of n, and the shape of n.
 func headSize(c *checker, name string, n *G.Node, heads int) (size int, shape tensor.Shape) {
-	shape = c.required(name, n, "(batch, length, width)", 0, 0, 0)
+	shape = c.required(name, n, "(batch, length, channels)", 0, 0, 0)
 	if heads < 1 || shape[2]%heads != 0 {
-		c.errorf("heads is %d, want a number that divides the width, %d", heads, shape[2])
+		c.errorf("heads is %d, want a number that divides the channels, %d", heads, shape[2])
 	}
 	return shape[2] / max(heads, 1), shape
 }

@@ -10,32 +10,32 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// RMSNorm returns x / sqrt(mean(x²) + eps) · weight, where the mean is over the last axis: x (batch, length, width) or (batch, width),
-// weight (width), and the result has x's shape. Both operands have gradients.
+// RMSNorm returns x / sqrt(mean(x²) + eps) · weight, where the mean is over the last axis: x (batch, length, channels) or (batch, channels),
+// weight (channels), and the result has x's shape. Both operands have gradients.
 //
 // Errors: an operand that is missing, or of another type or shape; an eps that is negative or not finite.
 //
 // Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", equation 4.
 func RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 	c := newChecker("RMS norm", "x", x)
-	shape, rows, width := c.rows("x", x, "width")
-	c.required("weight", weight, "(width)", width)
+	shape, rows, channels := c.rows("x", x, "channels")
+	c.required("weight", weight, "(channels)", channels)
 	if !(eps >= 0) || math.IsInf(eps, 1) {
 		c.errorf("eps is %v, want a finite number that is not negative", eps)
 	}
-	f := rmsNorm[float32]{rows, width, eps}
+	f := rmsNorm[float32]{rows, channels, eps}
 	return c.apply1(f, rmsNorm[float64](f), shape)
 }
 
 type rmsNorm[T kernel.Float] struct {
-	rows, width int
-	eps         float64
+	rows, channels int
+	eps            float64
 }
 
 func (f rmsNorm[T]) String() string { return fmt.Sprintf("RMS norm{eps: %v}", f.eps) }
 
 func (f rmsNorm[T]) kernel(in []value[T]) *kernel.RMSNorm[T] {
-	return &kernel.RMSNorm[T]{Width: f.width, Eps: f.eps, X: in[0].Data, Weight: in[1].Data}
+	return &kernel.RMSNorm[T]{Channels: f.channels, Eps: f.eps, X: in[0].Data, Weight: in[1].Data}
 }
 
 func (f rmsNorm[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0]) }
@@ -45,9 +45,9 @@ func (f rmsNorm[T]) Backward(in []value[T], dout, grad [][]T) {
 }
 
 func (f rmsNorm[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
-	return nil, cuda.RMSNormForward(s, f.rows, f.width, float32(f.eps), in[0].Array, in[1].Array, out[0])
+	return nil, cuda.RMSNormForward(s, f.rows, f.channels, float32(f.eps), in[0].Array, in[1].Array, out[0])
 }
 
 func (f rmsNorm[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
-	return cuda.RMSNormBackward(s, f.rows, f.width, float32(f.eps), in[0].Array, in[1].Array, dout[0], array{}, grad[0], grad[1])
+	return cuda.RMSNormBackward(s, f.rows, f.channels, float32(f.eps), in[0].Array, in[1].Array, dout[0], array{}, grad[0], grad[1])
 }

@@ -9,23 +9,23 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// Split divides x (batch, length, width) along its last axis into parts of the given sizes, which must add up to the width. It returns a
-// copy of each part, (batch, length, size).
+// Split divides x (batch, length, channels) along its last axis into parts of the given sizes, which must add up to the channels. It returns
+// a copy of each part, (batch, length, size).
 //
 // Use it instead of gorgonia.Slice: Gorgonia merges two slices into one node if their bounds differ by a multiple of 256.
 //
-// Errors: an x that is missing, or of another type or shape; a size below 1 or above the width; sizes that do not add up to the width.
+// Errors: an x that is missing, or of another type or shape; a size below 1 or above the channels; sizes that do not add up to them.
 func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 	c := newChecker("split", "x", x)
-	s, sum := c.required("x", x, "(batch, length, width)", 0, 0, 0), 0
+	s, sum := c.required("x", x, "(batch, length, channels)", 0, 0, 0), 0
 	for i, n := range sizes {
 		if n < 1 || n > s[2] {
-			c.errorf("size %d is %d, want 1 to %d, the width", i, n, s[2])
+			c.errorf("size %d is %d, want 1 to %d, the channels", i, n, s[2])
 		}
 		sum += n
 	}
 	if sum != s[2] {
-		c.errorf("sizes %v add up to %d, want the width, %d", sizes, sum, s[2])
+		c.errorf("sizes %v add up to %d, want the channels, %d", sizes, sum, s[2])
 	}
 	if c.err != nil {
 		return nil, c.err
@@ -47,22 +47,22 @@ func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 }
 
 // columns copies one part of a split.
-type columns[T kernel.Float] struct{ width, from, size int }
+type columns[T kernel.Float] struct{ channels, from, size int }
 
 func (f columns[T]) String() string { return fmt.Sprintf("columns{%d:%d}", f.from, f.from+f.size) }
 
 func (f columns[T]) Forward(in []value[T], out [][]T) {
-	kernel.CopyColumns(out[0], in[0].Data, f.width, f.from, f.size)
+	kernel.CopyColumns(out[0], in[0].Data, f.channels, f.from, f.size)
 }
 
 func (f columns[T]) Backward(_ []value[T], dout, grad [][]T) {
-	kernel.ScatterColumns(grad[0], dout[0], f.width, f.from, f.size)
+	kernel.ScatterColumns(grad[0], dout[0], f.channels, f.from, f.size)
 }
 
 func (f columns[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
-	return nil, cuda.CopyColumns(s, out[0].Len()/f.size, f.width, f.from, f.size, in[0].Array, out[0])
+	return nil, cuda.CopyColumns(s, out[0].Len()/f.size, f.channels, f.from, f.size, in[0].Array, out[0])
 }
 
 func (f columns[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, _ []onDevice, dout, grad []array, _ kept) error {
-	return cuda.ScatterColumns(s, dout[0].Len()/f.size, f.width, f.from, f.size, dout[0], grad[0])
+	return cuda.ScatterColumns(s, dout[0].Len()/f.size, f.channels, f.from, f.size, dout[0], grad[0])
 }

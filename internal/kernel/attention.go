@@ -21,10 +21,10 @@ import (
 // Only the scores of one tile of queries with one tile of keys are in memory at a time (Dao et al., "FlashAttention", algorithm 1).
 // So memory grows linearly with the length.
 type Attention[T Float] struct {
-	Batch, Length, Width, Heads, Window int
-	Base                                float64 // base of the rotation's frequencies; 0 for no rotation
-	Q, K, V                             []T     // (batch, length, width)
-	// Context holds the steps before the first: (batch, window-1, 2·width + 1). Each row is a key, a value, and 1 if there was such a
+	Batch, Length, Channels, Heads, Window int
+	Base                                   float64 // base of the rotation's frequencies; 0 for no rotation
+	Q, K, V                                []T     // (batch, length, channels)
+	// Context holds the steps before the first: (batch, window-1, 2·channels + 1). Each row is a key, a value, and 1 if there was such a
 	// step, else 0. Nil if there were none.
 	Context []T
 	Start   []bool // (batch, length), or nil
@@ -52,19 +52,19 @@ func (a *Attention[T]) contextRow(b, s int) []T { return a.contextOf(a.Context, 
 
 // contextOf returns step s of sequence b of a context, or of the gradient of a context.
 func (a *Attention[T]) contextOf(context []T, b, s int) []T {
-	w := 2*a.Width + 1
+	w := 2*a.Channels + 1
 	return context[(b*(a.Window-1)+s)*w:][:w]
 }
 
 // scale returns 1/√d.
-func (a *Attention[T]) scale() T { return T(1 / math.Sqrt(float64(a.Width/a.Heads))) }
+func (a *Attention[T]) scale() T { return T(1 / math.Sqrt(float64(a.Channels/a.Heads))) }
 
 // begins returns, for each step of row b of the batch, the first step of the sequence that it belongs to. Steps are counted from the
 // beginning of the context.
 func (a *Attention[T]) begins(b int) []int {
 	before := a.before()
 	first := before
-	for first > 0 && a.contextRow(b, first-1)[2*a.Width] != 0 {
+	for first > 0 && a.contextRow(b, first-1)[2*a.Channels] != 0 {
 		first--
 	}
 	f := make([]int, a.Length)
@@ -109,7 +109,7 @@ type tile[T Float] struct {
 }
 
 func (a *Attention[T]) newHead(i int, cos, sin []T) *head[T] {
-	h := &head[T]{Attention: a, b: i / a.Heads, h: i % a.Heads, dim: a.Width / a.Heads, before: a.before(), cos: cos, sin: sin}
+	h := &head[T]{Attention: a, b: i / a.Heads, h: i % a.Heads, dim: a.Channels / a.Heads, before: a.before(), cos: cos, sin: sin}
 	h.steps = h.before + a.Length
 	h.first = a.firsts(h.b)
 	h.q, h.k, h.v = h.borrow(a.Length*h.dim), h.borrow(h.steps*h.dim), h.borrow(h.steps*h.dim)
@@ -126,7 +126,7 @@ func (a *Attention[T]) newHead(i int, cos, sin []T) *head[T] {
 		if s < h.before {
 			row := a.contextRow(h.b, s)
 			copy(k, row[h.h*h.dim:])
-			copy(v, row[a.Width+h.h*h.dim:])
+			copy(v, row[a.Channels+h.h*h.dim:])
 		} else {
 			copy(k, h.row(a.K, s-h.before))
 			copy(v, h.row(a.V, s-h.before))
@@ -148,8 +148,8 @@ func (h *head[T]) release() {
 	}
 }
 
-// row returns the head's part of step t of v (batch, length, width).
-func (h *head[T]) row(v []T, t int) []T { return v[(h.b*h.Length+t)*h.Width+h.h*h.dim:][:h.dim] }
+// row returns the head's part of step t of v (batch, length, channels).
+func (h *head[T]) row(v []T, t int) []T { return v[(h.b*h.Length+t)*h.Channels+h.h*h.dim:][:h.dim] }
 
 // turn rotates the pairs of a row by their angles at a position. If back, it rotates in the opposite direction.
 func (h *head[T]) turn(x []T, position int, back bool) {
@@ -172,7 +172,7 @@ func (a *Attention[T]) angles() (cos, sin []T) {
 	if a.Base == 0 {
 		return nil, nil
 	}
-	half, steps := a.Width/a.Heads/2, a.before()+a.Length
+	half, steps := a.Channels/a.Heads/2, a.before()+a.Length
 	cos, sin = make([]T, steps*half), make([]T, steps*half)
 	// Each angle is the angle of the position before, rotated by one step. Every 64 positions the angle is computed anew, so that at most
 	// 64 rounding errors in float64 add up.
@@ -247,7 +247,7 @@ func (t *tile[T]) forward(y []T, stride int) {
 	}
 }
 
-// Forward writes y (batch, length, width) and, unless next is nil, the context of the steps that follow.
+// Forward writes y (batch, length, channels) and, unless next is nil, the context of the steps that follow.
 func (a *Attention[T]) Forward(y, next []T) {
 	cos, sin := a.angles()
 	heads := make([]*head[T], a.Batch*a.Heads)
@@ -268,7 +268,7 @@ func (a *Attention[T]) Forward(y, next []T) {
 		scores := work.Borrow[T](queryTile * keyTile)
 		defer scores.Return()
 		t := &tile[T]{head: h, from: from, to: min(from+queryTile, a.Length), scores: scores.Data}
-		t.forward(y[(h.b*a.Length+from)*a.Width+h.h*h.dim:], a.Width)
+		t.forward(y[(h.b*a.Length+from)*a.Channels+h.h*h.dim:], a.Channels)
 	})
 	for _, h := range heads {
 		h.release()
@@ -291,10 +291,10 @@ func (a *Attention[T]) next(next []T) {
 			case s < before:
 				copy(row, a.contextRow(b, s))
 			default:
-				at := (b*a.Length + s - before) * a.Width
-				copy(row, a.K[at:at+a.Width])
-				copy(row[a.Width:], a.V[at:at+a.Width])
-				row[2*a.Width] = 1
+				at := (b*a.Length + s - before) * a.Channels
+				copy(row, a.K[at:at+a.Channels])
+				copy(row[a.Channels:], a.V[at:at+a.Channels])
+				row[2*a.Channels] = 1
 			}
 		}
 	}

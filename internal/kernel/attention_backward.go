@@ -34,7 +34,7 @@ func (h *head[T]) backward(dy []T, grad *AttentionGrad[T]) {
 	var inner [queryTile]T // dy·y of each query
 	for from := 0; from < h.Length; from += queryTile {
 		t.from, t.to = from, min(from+queryTile, h.Length)
-		n, out := t.to-from, dy[(h.b*h.Length+from)*h.Width+h.h*dim:] // the head's part of dy, rows of Width
+		n, out := t.to-from, dy[(h.b*h.Length+from)*h.Channels+h.h*dim:] // the head's part of dy, rows of Channels
 		t.forward(y, dim)
 		for i := range n {
 			inner[i] = 0
@@ -52,8 +52,8 @@ func (h *head[T]) backward(dy []T, grad *AttentionGrad[T]) {
 					scaleOf(p, p, T(1/t.sum[i]))
 				}
 			}
-			h.Gemm(blas.Trans, blas.NoTrans, width, dim, n, 1, t.scores, width, out, h.Width, 1, dv[low*dim:], dim)
-			h.Gemm(blas.NoTrans, blas.Trans, n, width, dim, 1, out, h.Width, h.v[low*dim:], dim, 0, dp, width)
+			h.Gemm(blas.Trans, blas.NoTrans, width, dim, n, 1, t.scores, width, out, h.Channels, 1, dv[low*dim:], dim)
+			h.Gemm(blas.NoTrans, blas.Trans, n, width, dim, 1, out, h.Channels, h.v[low*dim:], dim, 0, dp, width)
 			for i := range n {
 				row := dp[i*width:][:width]
 				for j, p := range t.scores[i*width:][:width] {
@@ -85,7 +85,7 @@ func (h *head[T]) backward(dy []T, grad *AttentionGrad[T]) {
 		} else if grad.Context != nil {
 			row := h.contextOf(grad.Context, h.b, s)
 			copy(row[h.h*dim:], k)
-			copy(row[h.Width+h.h*dim:], v)
+			copy(row[h.Channels+h.h*dim:], v)
 		}
 	}
 }
@@ -97,17 +97,17 @@ func (a *Attention[T]) nextBack(dnext []T, grad *AttentionGrad[T]) {
 		first := a.begins(b)[a.Length-1]
 		for i := range a.Window - 1 {
 			s := before + a.Length - (a.Window - 1) + i
-			row := a.contextOf(dnext, b, i)[:2*a.Width]
+			row := a.contextOf(dnext, b, i)[:2*a.Channels]
 			switch {
 			case s < first:
 			case s < before:
 				if grad.Context != nil {
-					Add(a.contextOf(grad.Context, b, s)[:2*a.Width], row)
+					Add(a.contextOf(grad.Context, b, s)[:2*a.Channels], row)
 				}
 			default:
-				at := (b*a.Length + s - before) * a.Width
-				Add(grad.K[at:at+a.Width], row[:a.Width])
-				Add(grad.V[at:at+a.Width], row[a.Width:])
+				at := (b*a.Length + s - before) * a.Channels
+				Add(grad.K[at:at+a.Channels], row[:a.Channels])
+				Add(grad.V[at:at+a.Channels], row[a.Channels:])
 			}
 		}
 	}

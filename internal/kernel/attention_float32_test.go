@@ -29,7 +29,7 @@ func widened(v []float32) []float64 {
 func TestAttentionFloat32(t *testing.T) {
 	eachAttention(func(name string, a *Attention[float64]) {
 		b := &Attention[float32]{
-			Batch: a.Batch, Length: a.Length, Width: a.Width, Heads: a.Heads, Window: a.Window, Base: a.Base,
+			Batch: a.Batch, Length: a.Length, Channels: a.Channels, Heads: a.Heads, Window: a.Window, Base: a.Base,
 			Q: narrowed(a.Q), K: narrowed(a.K), V: narrowed(a.V), Context: narrowed(a.Context), Start: a.Start, Gemm: gonum.Implementation{}.Sgemm,
 		}
 		n := len(a.Q)

@@ -22,7 +22,7 @@ func newAttention(r *rand.Rand, batch, length, dim, heads, window int, base floa
 		return v
 	}
 	width := dim * heads
-	a := &Attention[float64]{Batch: batch, Length: length, Width: width, Heads: heads, Window: window, Base: base, Gemm: gonum.Implementation{}.Dgemm}
+	a := &Attention[float64]{Batch: batch, Length: length, Channels: width, Heads: heads, Window: window, Base: base, Gemm: gonum.Implementation{}.Dgemm}
 	a.Q, a.K, a.V = draw(batch*length*width), draw(batch*length*width), draw(batch*length*width)
 	if context {
 		a.Context = draw(batch * (window - 1) * (2*width + 1))
@@ -44,14 +44,14 @@ func newAttention(r *rand.Rand, batch, length, dim, heads, window int, base floa
 
 // plain writes y by the definition, one query at a time, and computes each angle separately.
 func (a *Attention[T]) plain(y []float64) {
-	dim, before := a.Width/a.Heads, a.before()
+	dim, before := a.Channels/a.Heads, a.before()
 	for b := range a.Batch {
 		key := func(s, at int) (k, v float64, there bool) {
 			if s < before {
 				row := a.contextRow(b, s)
-				return float64(row[at]), float64(row[a.Width+at]), row[2*a.Width] != 0
+				return float64(row[at]), float64(row[a.Channels+at]), row[2*a.Channels] != 0
 			}
-			i := (b*a.Length+s-before)*a.Width + at
+			i := (b*a.Length+s-before)*a.Channels + at
 			return float64(a.K[i]), float64(a.V[i]), true
 		}
 		for h := range a.Heads {
@@ -66,7 +66,7 @@ func (a *Attention[T]) plain(y []float64) {
 					score := 0.0
 					for j := range dim {
 						k, v, _ := key(s, h*dim+j)
-						q := float64(a.Q[(b*a.Length+t)*a.Width+h*dim+j])
+						q := float64(a.Q[(b*a.Length+t)*a.Channels+h*dim+j])
 						values = append(values, v)
 						if a.Base == 0 {
 							score += q * k
@@ -74,7 +74,7 @@ func (a *Attention[T]) plain(y []float64) {
 						}
 						half := dim / 2
 						pair := (j + half) % dim
-						other := float64(a.Q[(b*a.Length+t)*a.Width+h*dim+pair])
+						other := float64(a.Q[(b*a.Length+t)*a.Channels+h*dim+pair])
 						// q·R(t-s)·k, where R rotates by the distance
 						angle := float64(before+t-s) * math.Pow(a.Base, -float64(j%half)/float64(half))
 						sin := math.Sin(angle)
@@ -90,7 +90,7 @@ func (a *Attention[T]) plain(y []float64) {
 					}
 				}
 				for j := range dim {
-					at := (b*a.Length+t)*a.Width + h*dim + j
+					at := (b*a.Length+t)*a.Channels + h*dim + j
 					y[at] = 0
 					for i, e := range p {
 						y[at] += e / sum * values[i*dim+j]
@@ -149,7 +149,7 @@ func TestAttentionGradients(t *testing.T) {
 		y, dy := make([]float64, len(a.Q)), draw(len(a.Q))
 		var next, dnext []float64
 		if a.Window > 1 {
-			next = make([]float64, a.Batch*(a.Window-1)*(2*a.Width+1))
+			next = make([]float64, a.Batch*(a.Window-1)*(2*a.Channels+1))
 			dnext = draw(len(next))
 		}
 		loss := func() (sum float64) {
@@ -169,7 +169,7 @@ func TestAttentionGradients(t *testing.T) {
 		a.Backward(dy, dnext, grad)
 		for what, of := range map[string][2][]float64{"Q": {a.Q, grad.Q}, "K": {a.K, grad.K}, "V": {a.V, grad.V}, "Context": {a.Context, grad.Context}} {
 			for i := 0; i < len(of[0]); i += 1 + len(of[0])/41 {
-				if what == "Context" && i%(2*a.Width+1) == 2*a.Width {
+				if what == "Context" && i%(2*a.Channels+1) == 2*a.Channels {
 					continue // the mark of a step has no gradient
 				}
 				const step = 1e-5
@@ -204,7 +204,7 @@ func TestAttentionPieces(t *testing.T) {
 		var got []float64
 		for _, part := range [][2]int{{0, 1}, {1, 2}, {2, 100}, {100, 300}} {
 			p := *a
-			w := a.Width
+			w := a.Channels
 			p.Length, p.Context, p.Start = part[1]-part[0], slices.Clone(context), a.Start[part[0]:part[1]]
 			p.Q, p.K, p.V = a.Q[part[0]*w:part[1]*w], a.K[part[0]*w:part[1]*w], a.V[part[0]*w:part[1]*w]
 			y := make([]float64, len(p.Q))

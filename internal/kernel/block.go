@@ -47,7 +47,7 @@ func (b *Block[T]) rows() int { return b.Batch * b.Length }
 func (b *Block[T]) columns() int { return b.Rank + 2*b.State }
 
 func (b *Block[T]) norm() *RMSNorm[T] {
-	return &RMSNorm[T]{Width: b.Model, Eps: b.Eps, X: b.X, Weight: b.Norm}
+	return &RMSNorm[T]{Channels: b.Model, Eps: b.Eps, X: b.X, Weight: b.Norm}
 }
 
 func (b *Block[T]) linear(x, weight, bias []T, in, out int) *Linear[T] {

@@ -75,7 +75,7 @@ func kernelsToFollow() []namedKernel {
 		X: random(rows), Weight: random(channels * width), Bias: random(channels), SiLU: true,
 	}
 	convGrad := &ConvGrad[float32]{X: empty(rows), Weight: empty(channels * width), Bias: empty(channels)}
-	norm := &RMSNorm[float32]{Width: channels, Eps: 1e-5, X: random(rows), Weight: random(channels)}
+	norm := &RMSNorm[float32]{Channels: channels, Eps: 1e-5, X: random(rows), Weight: random(channels)}
 	entropy := &CrossEntropy[float32]{Vocabulary: vocabulary, Logits: random(vocabulary), Targets: []int{1}, Ignore: -100}
 
 	x, y, dy, dw := random(rows), empty(rows), random(rows), empty(channels)

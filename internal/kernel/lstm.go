@@ -14,18 +14,18 @@ import (
 //
 // The rows of z and R are those of i, f, g and o, in this order.
 type LSTM[T Float] struct {
-	Batch, Length, Width int
-	Z                    []T    // (batch, length, 4·width): the input's part of the gates before their activations
-	R                    []T    // (4·width, width)
-	H, C                 []T    // (batch, width): the state before the first step; nil for zeros
-	Start                []bool // (batch, length): where a sequence starts; nil for none
+	Batch, Length, Channels int
+	Z                       []T    // (batch, length, 4·channels): the input's part of the gates before their activations
+	R                       []T    // (4·channels, channels)
+	H, C                    []T    // (batch, channels): the state before the first step; nil for zeros
+	Start                   []bool // (batch, length): where a sequence starts; nil for none
 }
 
-// Forward writes h to y (batch, length, width). Unless it is nil, it writes h after the last step to nextH, and c to nextC, (batch,
-// width).
+// Forward writes h to y (batch, length, channels). Unless it is nil, it writes h after the last step to nextH, and c to nextC, (batch,
+// channels).
 func (l *LSTM[T]) Forward(y, nextH, nextC []T) {
 	work.Parallel(l.Batch, func(b int) {
-		w := l.Width
+		w := l.Channels
 		space := work.Borrow[T](5 * w)
 		gates, c := space.Data[:4*w], space.Data[4*w:]
 		l.firstCell(b, c)
@@ -54,7 +54,7 @@ func (l *LSTM[T]) Forward(y, nextH, nextC []T) {
 // Backward writes dz, dr and, unless they are nil, dh and dc: the gradients of Z, R, H and C, in their shapes. dy, dnextH and dnextC are
 // the gradients of Forward's results. The last two may be nil, for zeros. Backward recomputes h and the gates.
 func (l *LSTM[T]) Backward(dy, dnextH, dnextC, dz, dr, dh, dc []T) {
-	w := l.Width
+	w := l.Channels
 	hidden := work.Borrow[T](l.Batch * l.Length * w)
 	l.Forward(hidden.Data, nil, nil)
 	work.Parallel(l.Batch, func(b int) { l.backward(b, hidden.Data, dy, dnextH, dnextC, dz, dh, dc) })
@@ -74,7 +74,7 @@ func (l *LSTM[T]) Backward(dy, dnextH, dnextC, dz, dr, dh, dc []T) {
 }
 
 func (l *LSTM[T]) backward(b int, hidden, dy, dnextH, dnextC, dz, firstH, firstC []T) {
-	w := l.Width
+	w := l.Channels
 	space := work.Borrow[T]((l.Length+1)*w + 2*w)
 	cells, dh, dc := space.Data[:(l.Length+1)*w], space.Data[(l.Length+1)*w:][:w], space.Data[(l.Length+2)*w:][:w]
 	l.firstCell(b, cells[:w])
@@ -136,7 +136,7 @@ func (l *LSTM[T]) backward(b int, hidden, dy, dnextH, dnextC, dz, firstH, firstC
 
 // gates writes i, f, g and o of step t to gates. h is h(t-1), nil for zeros.
 func (l *LSTM[T]) gates(b, t int, h, gates []T) {
-	w := l.Width
+	w := l.Channels
 	z := l.Z[(b*l.Length+t)*4*w:][:4*w]
 	for k := range gates {
 		sum := z[k]
@@ -159,7 +159,7 @@ func (l *LSTM[T]) noCell(b, t int) bool { return l.starts(b, t) || t == 0 && l.C
 
 // before returns h(t-1), or nil if it is zero. The caller leaves out the products with zeros, since NaN times zero is NaN.
 func (l *LSTM[T]) before(b, t int, y []T) []T {
-	w := l.Width
+	w := l.Channels
 	switch {
 	case t < l.Length && l.starts(b, t):
 		return nil
@@ -174,7 +174,7 @@ func (l *LSTM[T]) before(b, t int, y []T) []T {
 func (l *LSTM[T]) firstCell(b int, c []T) {
 	clear(c)
 	if l.C != nil {
-		copy(c, l.C[b*l.Width:][:l.Width])
+		copy(c, l.C[b*l.Channels:][:l.Channels])
 	}
 }
 

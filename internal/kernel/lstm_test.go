@@ -17,7 +17,7 @@ func newLSTM(r *rand.Rand, batch, length, width int, h, c, start bool) *LSTM[flo
 		}
 		return v
 	}
-	l := &LSTM[float64]{Batch: batch, Length: length, Width: width, Z: draw(batch * length * 4 * width), R: draw(4 * width * width)}
+	l := &LSTM[float64]{Batch: batch, Length: length, Channels: width, Z: draw(batch * length * 4 * width), R: draw(4 * width * width)}
 	if h {
 		l.H = draw(batch * width)
 	}
@@ -45,7 +45,7 @@ func eachLSTM(t *testing.T, test func(t *testing.T, l *LSTM[float64])) {
 
 // run returns y and the state after it, h of all sequences and then c.
 func (l *LSTM[T]) run() (y, next []T) {
-	n := l.Batch * l.Width
+	n := l.Batch * l.Channels
 	y, next = make([]T, n*l.Length), make([]T, 2*n)
 	l.Forward(y, next[:n], next[n:])
 	return y, next
@@ -54,7 +54,7 @@ func (l *LSTM[T]) run() (y, next []T) {
 // lstmPlain computes the definition, one number at a time.
 func lstmPlain(l *LSTM[float64]) (y, next []float64) {
 	var cells []float64
-	w := l.Width
+	w := l.Channels
 	for b := range l.Batch {
 		h, c := make([]float64, w), make([]float64, w)
 		if l.H != nil {

@@ -9,23 +9,23 @@ import (
 // rmsRows is the number of rows of a task of RMSNorm.
 const rmsRows = 64
 
-// RMSNorm is y = x / sqrt(mean(x²) + eps) · weight over rows of the given width (Zhang and Sennrich, "Root Mean Square
+// RMSNorm is y = x / sqrt(mean(x²) + eps) · weight over rows of the given number of channels (Zhang and Sennrich, "Root Mean Square
 // Layer Normalization").
 type RMSNorm[T Float] struct {
-	Width  int
-	Eps    float64
-	X      []T // (rows, width)
-	Weight []T // (width)
+	Channels int
+	Eps      float64
+	X        []T // (rows, channels)
+	Weight   []T // (channels)
 }
 
 // scale returns 1/sqrt(mean(x²) + eps). The mean is in float64, so that the squares of large float32 do not overflow.
-func (r *RMSNorm[T]) scale(x []T) T { return T(1 / math.Sqrt(squares(x)/float64(r.Width)+r.Eps)) }
+func (r *RMSNorm[T]) scale(x []T) T { return T(1 / math.Sqrt(squares(x)/float64(r.Channels)+r.Eps)) }
 
-// Forward writes y (rows, width).
+// Forward writes y (rows, channels).
 func (r *RMSNorm[T]) Forward(y []T) {
-	work.ParallelRange(len(r.X)/r.Width, rmsRows, func(from, to int) {
+	work.ParallelRange(len(r.X)/r.Channels, rmsRows, func(from, to int) {
 		for row := from; row < to; row++ {
-			x, y := r.X[row*r.Width:(row+1)*r.Width], y[row*r.Width:(row+1)*r.Width]
+			x, y := r.X[row*r.Channels:(row+1)*r.Channels], y[row*r.Channels:(row+1)*r.Channels]
 			norm(y, x, r.Weight, r.scale(x))
 		}
 	})
@@ -38,18 +38,18 @@ func (r *RMSNorm[T]) Forward(y []T) {
 //
 // The sum is in T over the rows of a task, and in float64 over the tasks.
 func (r *RMSNorm[T]) Backward(dy, dx, dWeight []T) {
-	rows := len(r.X) / r.Width
-	part := work.Borrow[T]((rows + rmsRows - 1) / rmsRows * r.Width) // each task's sum over its rows
+	rows := len(r.X) / r.Channels
+	part := work.Borrow[T]((rows + rmsRows - 1) / rmsRows * r.Channels) // each task's sum over its rows
 	defer part.Return()
 	work.ParallelRange(rows, rmsRows, func(from, to int) {
-		sum := part.Data[from/rmsRows*r.Width:][:r.Width]
+		sum := part.Data[from/rmsRows*r.Channels:][:r.Channels]
 		clear(sum)
 		for row := from; row < to; row++ {
-			at := row * r.Width
-			x, dy, dx := r.X[at:at+r.Width], dy[at:at+r.Width], dx[at:at+r.Width]
+			at := row * r.Channels
+			x, dy, dx := r.X[at:at+r.Channels], dy[at:at+r.Channels], dx[at:at+r.Channels]
 			s := r.scale(x)
 			dot := normSums(sum, dy, x, r.Weight, s)
-			normBack(dx, dy, x, r.Weight, s, T(dot/float64(r.Width)))
+			normBack(dx, dy, x, r.Weight, s, T(dot/float64(r.Channels)))
 		}
 	})
 	sumRows(dWeight, part.Data)

@@ -146,7 +146,7 @@ func TestRMSNormAgainstReference(t *testing.T) {
 			rows, width := rapid.SampledFrom([]int{1, 2, 63, 64, 65, 200}).Draw(t, "rows"), rapid.SampledFrom([]int{1, 2, 7, 16, 33, 300}).Draw(t, "width")
 			r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 4))
 			// With a smaller eps, rounding errors of a row of small numbers would be magnified.
-			n := &RMSNorm[float64]{Width: width, Eps: 0.1, X: normals(r, rows*width), Weight: normals(r, width)}
+			n := &RMSNorm[float64]{Channels: width, Eps: 0.1, X: normals(r, rows*width), Weight: normals(r, width)}
 			dy := normals(r, rows*width)
 			y, dx, dWeight := referenceRMSNorm(n, dy)
 			gotY, gotDX, gotDWeight := like(y), like(dx), like(dWeight)
@@ -157,7 +157,7 @@ func TestRMSNormAgainstReference(t *testing.T) {
 					t.Fatalf("result %d: %v", i, err)
 				}
 			}
-			n32 := &RMSNorm[float32]{Width: width, Eps: 0.1, X: narrow(n.X), Weight: narrow(n.Weight)}
+			n32 := &RMSNorm[float32]{Channels: width, Eps: 0.1, X: narrow(n.X), Weight: narrow(n.Weight)}
 			y32, dx32, dWeight32 := make([]float32, len(y)), make([]float32, len(dx)), make([]float32, width)
 			n32.Forward(y32)
 			n32.Backward(narrow(dy), dx32, dWeight32)
@@ -173,21 +173,21 @@ func TestRMSNormAgainstReference(t *testing.T) {
 }
 
 func referenceRMSNorm(n *RMSNorm[float64], dy []float64) (y, dx, dWeight []float64) {
-	y, dx, dWeight = like(dy), like(dy), make([]float64, n.Width)
+	y, dx, dWeight = like(dy), like(dy), make([]float64, n.Channels)
 	clear(dx)
-	for at := 0; at < len(dy); at += n.Width {
+	for at := 0; at < len(dy); at += n.Channels {
 		var square, dot float64
-		for i := range n.Width {
+		for i := range n.Channels {
 			square += n.X[at+i] * n.X[at+i]
 		}
-		s := 1 / math.Sqrt(square/float64(n.Width)+n.Eps)
-		for i := range n.Width {
+		s := 1 / math.Sqrt(square/float64(n.Channels)+n.Eps)
+		for i := range n.Channels {
 			y[at+i] = n.X[at+i] * s * n.Weight[i]
 			dWeight[i] += dy[at+i] * n.X[at+i] * s
 			dot += dy[at+i] * n.Weight[i] * n.X[at+i] * s
 		}
-		for i := range n.Width {
-			dx[at+i] = s * (dy[at+i]*n.Weight[i] - n.X[at+i]*s*dot/float64(n.Width))
+		for i := range n.Channels {
+			dx[at+i] = s * (dy[at+i]*n.Weight[i] - n.X[at+i]*s*dot/float64(n.Channels))
 		}
 	}
 	return y, dx, dWeight
@@ -198,7 +198,7 @@ func TestRMSNormSizes(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		for _, size := range []float32{1e-38, 1e-20, 1e19, 3e38} {
 			x, y, weight := slices.Repeat([]float32{size}, 50), make([]float32, 50), slices.Repeat([]float32{1}, 50)
-			n := &RMSNorm[float32]{Width: 50, X: x, Weight: weight}
+			n := &RMSNorm[float32]{Channels: 50, X: x, Weight: weight}
 			n.Forward(y)
 			for _, v := range y {
 				if !(math.Abs(float64(v)-1) < 1e-6) {
@@ -212,7 +212,7 @@ func TestRMSNormSizes(t *testing.T) {
 func BenchmarkRMSNorm(b *testing.B) {
 	const rows, width = 2048, 768
 	r := rand.New(rand.NewPCG(1, 1))
-	n := &RMSNorm[float32]{Width: width, Eps: 1e-5, X: narrow(normals(r, rows*width)), Weight: narrow(normals(r, width))}
+	n := &RMSNorm[float32]{Channels: width, Eps: 1e-5, X: narrow(normals(r, rows*width)), Weight: narrow(normals(r, width))}
 	y, dx, dWeight := like(n.X), like(n.X), like(n.Weight)
 	run := func(name string, bytes int, f func()) {
 		b.Run(name, func(b *testing.B) {
