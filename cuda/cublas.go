@@ -6,25 +6,23 @@ import (
 	"unsafe"
 )
 
-// blasCall names a function of cuBLAS.
-type blasCall int
-
+// The functions of cuBLAS that we call.
 const (
-	cublasCreate blasCall = iota
+	cublasCreate = iota
 	cublasDestroy
 	cublasSetStream
 	cublasSetWorkspace
 	cublasGemmEx
-	blasCalls
 )
 
-var blasSymbols = [blasCalls]string{"cublasCreate_v2", "cublasDestroy_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmEx"}
-
-// blasCodes has the names of cuBLAS's return codes.
-var blasCodes = map[int]string{
-	1: "CUBLAS_STATUS_NOT_INITIALIZED", 3: "CUBLAS_STATUS_ALLOC_FAILED", 7: "CUBLAS_STATUS_INVALID_VALUE",
-	8: "CUBLAS_STATUS_ARCH_MISMATCH", 11: "CUBLAS_STATUS_MAPPING_ERROR", 13: "CUBLAS_STATUS_EXECUTION_FAILED",
-	14: "CUBLAS_STATUS_INTERNAL_ERROR", 15: "CUBLAS_STATUS_NOT_SUPPORTED", 16: "CUBLAS_STATUS_LICENSE_ERROR",
+var cublas = &library{
+	name: "cuBLAS", file: "libcublas.so", variable: "MAMBA_CUBLAS", majors: []string{"13", "12", "11"}, needs: "libcublasLt.so.*",
+	symbols: []string{"cublasCreate_v2", "cublasDestroy_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmEx"},
+	codes: map[int]string{
+		1: "CUBLAS_STATUS_NOT_INITIALIZED", 3: "CUBLAS_STATUS_ALLOC_FAILED", 7: "CUBLAS_STATUS_INVALID_VALUE",
+		8: "CUBLAS_STATUS_ARCH_MISMATCH", 11: "CUBLAS_STATUS_MAPPING_ERROR", 13: "CUBLAS_STATUS_EXECUTION_FAILED",
+		14: "CUBLAS_STATUS_INTERNAL_ERROR", 15: "CUBLAS_STATUS_NOT_SUPPORTED", 16: "CUBLAS_STATUS_LICENSE_ERROR",
+	},
 }
 
 // blasHandle is the cuBLAS handle of a stream, with its workspace.
@@ -51,17 +49,17 @@ func (s *Stream) cublas() (uintptr, error) {
 		return 0, err
 	}
 	var h uintptr
-	if err := d.doBLAS(cublasCreate, uintptr(unsafe.Pointer(&h))); err != nil {
+	if err := cublas.do(d, cublasCreate, uintptr(unsafe.Pointer(&h))); err != nil {
 		w.Free()
 		return 0, err
 	}
-	err = d.doBLAS(cublasSetStream, h, s.handle)
+	err = cublas.do(d, cublasSetStream, h, s.handle)
 	if err == nil {
-		err = d.doBLAS(cublasSetWorkspace, h, w.address, blasWorkspace)
+		err = cublas.do(d, cublasSetWorkspace, h, w.address, blasWorkspace)
 	}
 	if err != nil {
 		w.Free()
-		return 0, errors.Join(err, d.doBLAS(cublasDestroy, h))
+		return 0, errors.Join(err, cublas.do(d, cublasDestroy, h))
 	}
 	s.blas = blasHandle{h, w}
 	return h, nil
@@ -73,7 +71,7 @@ func (b *blasHandle) release(d *Device) error {
 	}
 	h := b.handle
 	*b = blasHandle{}
-	return d.callBLAS(cublasDestroy, h)
+	return cublas.call(d, cublasDestroy, h)
 }
 
 // Matrix is a matrix in row-major order. Its rows are Stride elements apart.
@@ -161,30 +159,7 @@ func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha fl
 		compute = computeTF32
 	}
 	// cuBLAS is column-major. The rows of c are the columns of cᵀ = bᵀ·aᵀ.
-	return s.device.doBLAS(cublasGemmEx, h, b.operation(), a.operation(), uintptr(n), uintptr(m), uintptr(k),
+	return cublas.do(s.device, cublasGemmEx, h, b.operation(), a.operation(), uintptr(n), uintptr(m), uintptr(k),
 		uintptr(unsafe.Pointer(&alpha)), b.Data.address, blasType[A](), uintptr(b.Stride), a.Data.address, blasType[A](), uintptr(a.Stride),
 		uintptr(unsafe.Pointer(&beta)), c.Data.address, blasType[C](), uintptr(c.Stride), compute, defaultAlgo)
-}
-
-// doBLAS calls cuBLAS with the device's context. It returns an error if the device is closed.
-//
-//go:uintptrescapes
-func (d *Device) doBLAS(f blasCall, args ...uintptr) error {
-	return d.whileOpen(func() error { return d.callBLAS(f, args...) })
-}
-
-// callBLAS calls cuBLAS with the device's context, also while Close releases the device.
-//
-//go:uintptrescapes
-func (d *Device) callBLAS(f blasCall, args ...uintptr) error {
-	return d.withContext(func() error {
-		if code := d.blas.call(f, args...); code != 0 {
-			name := blasCodes[code]
-			if name == "" {
-				name = "unknown"
-			}
-			return &Error{Call: blasSymbols[f], Code: code, Name: name, Text: "cuBLAS"}
-		}
-		return nil
-	})
 }

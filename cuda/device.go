@@ -12,7 +12,6 @@ import (
 // Device is an opened GPU.
 type Device struct {
 	driver  *driver
-	blas    *blasLibrary
 	name    string
 	handle  int32
 	context uintptr
@@ -114,11 +113,10 @@ func Current() (*Device, error) {
 
 // newDevice returns a device with the name and attributes that the driver reports. It has no context yet.
 func newDevice(dr *driver, handle int32) (*Device, error) {
-	blas, err := loadBLAS()
-	if err != nil {
+	if err := cublas.load(); err != nil {
 		return nil, err
 	}
-	d := &Device{driver: dr, blas: blas, handle: handle, resources: map[resource]struct{}{}, modules: map[string]*module{}}
+	d := &Device{driver: dr, handle: handle, resources: map[resource]struct{}{}, modules: map[string]*module{}}
 	var name [256]byte
 	if err := dr.call(cuDeviceGetName, uintptr(unsafe.Pointer(&name)), uintptr(len(name)), uintptr(d.handle)); err != nil {
 		return nil, err
@@ -138,6 +136,7 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 		return nil, fmt.Errorf("cuda: device %d, %s, has compute capability %d.%d, want 7.0 or newer", handle, d.name, major, minor)
 	}
 	d.multiprocessors, d.shared = int(processors), int(shared)
+	var err error
 	d.kernels, err = kernelSet(int(10*major+minor), os.Getenv("MAMBA_PTX"))
 	if err != nil {
 		return nil, err

@@ -17,8 +17,6 @@ func (*driver) call(f call, _ ...uintptr) error {
 	return &Error{Call: symbols[f], Name: "not on this platform"}
 }
 
-type blasLibrary struct{}
+func (*library) find() ([]uintptr, error) { return nil, errNoDriver }
 
-func loadBLAS() (*blasLibrary, error) { return nil, errNoDriver }
-
-func (*blasLibrary) call(blasCall, ...uintptr) int { panic("unreachable: there is no driver") }
+func invoke(uintptr, ...uintptr) int { panic("unreachable: there is no driver") }

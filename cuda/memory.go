@@ -67,22 +67,7 @@ func (p *pool) alloc(bytes int64) (uintptr, error) {
 		}
 	}
 	var address uintptr
-	err := d.do(cuMemAlloc, uintptr(unsafe.Pointer(&address)), uintptr(size))
-	if isOutOfMemory(err) {
-		if err := p.trim(); err != nil {
-			return 0, err
-		}
-		err = d.do(cuMemAlloc, uintptr(unsafe.Pointer(&address)), uintptr(size))
-	}
-	if isOutOfMemory(err) {
-		var free, total uint64
-		if err := d.do(cuMemGetInfo, uintptr(unsafe.Pointer(&free)), uintptr(unsafe.Pointer(&total))); err != nil {
-			return 0, err
-		}
-		used, _ := d.Memory()
-		return 0, &OutOfMemory{Asked: bytes, InUse: used, Free: int64(free)}
-	}
-	if err != nil {
+	if err := p.retry(bytes, func() error { return d.do(cuMemAlloc, uintptr(unsafe.Pointer(&address)), uintptr(size)) }); err != nil {
 		return 0, err
 	}
 	if p.blocks == nil {
@@ -92,6 +77,27 @@ func (p *pool) alloc(bytes int64) (uintptr, error) {
 	p.record(address)
 	d.count(size, size)
 	return address, nil
+}
+
+// retry runs f, which allocates bytes of the device's memory. If there is too little, it frees what it can and runs f again.
+func (p *pool) retry(bytes int64, f func() error) error {
+	err := f()
+	if isOutOfMemory(err) {
+		if err := p.trim(); err != nil {
+			return err
+		}
+		err = f()
+	}
+	if isOutOfMemory(err) {
+		var free, total uint64
+		d := p.stream.device
+		if err := d.do(cuMemGetInfo, uintptr(unsafe.Pointer(&free)), uintptr(unsafe.Pointer(&total))); err != nil {
+			return err
+		}
+		used, _ := d.Memory()
+		return &OutOfMemory{Asked: bytes, InUse: used, Free: int64(free)}
+	}
+	return err
 }
 
 // begin makes c the capture that is being recorded.

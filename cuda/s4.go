@@ -57,6 +57,12 @@ func (p *S4) Forward(s *Stream, y, final Array[float32]) error {
 	case p.Length == 1:
 		return s.run("s4", "s4_step", blocksOf(32*p.Batch*p.Channels, 256), unsafe.Pointer(&args))
 	}
+	if channels, err := p.convolves(s, final, false); err != nil || channels > 0 {
+		if err == nil {
+			err = p.convolve(s, &args, channels, p.U, y, false)
+		}
+		return err
+	}
 	var work temporaries
 	defer func() { work.free() }()
 	if err := p.enter(s, &args, &work, 1, "s4_forward_ends", "s4_carry"); err != nil {
@@ -113,6 +119,12 @@ func (p *S4) Backward(s *Stream, dy, dfinal Array[float32], grad *S4Grad) error 
 	args.dy, args.dfinal, args.du, args.dinitial = dy.address, dfinal.address, grad.U.address, grad.Initial.address
 	args.dlogDelta, args.dlogDecay, args.dfrequency = grad.LogDelta.address, grad.LogDecay.address, grad.Frequency.address
 	args.dc, args.dskip = grad.C.address, grad.D.address
+	if channels, err := p.convolves(s, dfinal, true); err != nil || channels > 0 {
+		if err == nil {
+			err = p.convolve(s, &args, channels, dy, grad.U, true)
+		}
+		return err
+	}
 	var work temporaries
 	defer func() { work.free() }()
 	if err := p.enter(s, &args, &work, 3, "s4_backward_ends", "s4_carry_back"); err != nil {
@@ -209,15 +221,20 @@ const (
 	s4Chunk  = 128 // least steps of a chunk; the length of a chunk is a multiple of the 32 steps of a tile
 )
 
+// table queues the kernel that writes the table of modes.
+func (p *S4) table(s *Stream, a *s4Args, work *temporaries) (err error) {
+	a.table = take[float64](s, work, count(p.Channels, p.Modes, 4), &err).address
+	if err != nil {
+		return err
+	}
+	return s.run("s4", "s4_modes", blocksOf(p.Channels*p.Modes, 128), unsafe.Pointer(a))
+}
+
 // enter queues the kernels before a pass. They write the table of modes. If the channels are too few for the device, enter cuts the length into
 // chunks that run at the same time, and the kernels compute what enters each chunk, values complex numbers for each mode. They cost more than
 // half as much as the pass itself, so there are at least three chunks or one.
 func (p *S4) enter(s *Stream, a *s4Args, work *temporaries, values int, ends, carry string) error {
-	var err error
-	a.table = take[float64](s, work, count(p.Channels, p.Modes, 4), &err).address
-	if err == nil {
-		err = s.run("s4", "s4_modes", blocksOf(p.Channels*p.Modes, 128), unsafe.Pointer(a))
-	}
+	err := p.table(s, a, work)
 	if err != nil {
 		return err
 	}

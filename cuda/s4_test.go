@@ -96,7 +96,10 @@ func (c *s4Case) on(t testing.TB, s *Stream) *S4 {
 
 func (c *s4Case) onDevice(t testing.TB, s *Stream) s4Results {
 	p := c.on(t, s)
-	y, final := blank[float32](t, s, c.all), blank[float32](t, s, c.states)
+	y, final := blank[float32](t, s, c.all), Array[float32]{}
+	if s.s4 != s4Convolution {
+		final = blank[float32](t, s, c.states)
+	}
 	do(t, p.Forward(s, y, final))
 	to := func(a Array[float32]) Array[float32] {
 		if a.Absent() {
@@ -107,6 +110,9 @@ func (c *s4Case) onDevice(t testing.TB, s *Stream) s4Results {
 	g := &S4Grad{U: to(p.U), LogDelta: to(p.LogDelta), LogDecay: to(p.LogDecay), Frequency: to(p.Frequency), C: to(p.C), D: to(p.D), Initial: to(p.Initial)}
 	do(t, p.Backward(s, put[float32](t, s, c.dy), put[float32](t, s, c.dfinal), g))
 	all := s4Results{}
+	if final.Absent() {
+		defer delete(all, "final")
+	}
 	for name, a := range map[string]Array[float32]{"y": y, "final": final, "dU": g.U, "dLogDelta": g.LogDelta, "dLogDecay": g.LogDecay,
 		"dFrequency": g.Frequency, "dC": g.C, "dD": g.D, "dInitial": g.Initial} {
 		all[name] = get(t, s, a)
@@ -121,6 +127,27 @@ func crowd(t *testing.T, s *Stream) {
 	t.Cleanup(func() { s.device.multiprocessors = before })
 }
 
+// whole makes c a case of whole sequences, which a convolution can compute.
+func (c *s4Case) whole() *s4Case {
+	c.host.Initial, c.host.Start, c.start, c.dfinal = nil, nil, nil, nil
+	return c
+}
+
+// bothWays runs a test with the recurrence and with the convolution.
+func bothWays(t *testing.T, test func(*testing.T, *Stream)) {
+	s := open(t)
+	for name, way := range map[string]s4Way{"recurrence": s4Recurrence, "convolution": s4Convolution} {
+		t.Run(name, func(t *testing.T) { by(t, s, way); test(t, s) })
+	}
+}
+
+// by chooses the way of every S4 on the stream until the test ends.
+func by(t testing.TB, s *Stream, way s4Way) {
+	before := s.s4
+	s.s4 = way
+	t.Cleanup(func() { s.s4 = before })
+}
+
 // TestS4 compares results and gradients with those of the host in float64, for random sizes and options. The results are the host's, rounded
 // to float32. A second run gives the same bits.
 func TestS4(t *testing.T) {
@@ -128,6 +155,9 @@ func TestS4(t *testing.T) {
 	r := rand.New(rand.NewPCG(30, 30))
 	compare := func(t *testing.T, c *s4Case) {
 		got, want := c.onDevice(t, s), c.onHost()
+		if s.s4 == s4Convolution {
+			delete(want, "final")
+		}
 		for name, w := range want {
 			near(t, fmt.Sprint(c, ": ", name), got[name], w, 1e-6)
 		}
@@ -150,6 +180,21 @@ func TestS4(t *testing.T) {
 	t.Run("chunks", func(t *testing.T) {
 		for range times(16, 4) {
 			compare(t, newS4Case(r, 1+r.IntN(2), 3*s4Chunk+r.IntN(200), 1+r.IntN(3), []int{1, 5, 16}[r.IntN(3)]))
+		}
+	})
+	t.Run("convolution", func(t *testing.T) {
+		by(t, s, s4Convolution)
+		defer func(n int) { s4Bytes = n }(s4Bytes)
+		for range times(40, 14) {
+			s4Bytes = 1 << (15 + r.IntN(6)) // a few channels at a time, or all
+			compare(t, newS4Case(r, 1+r.IntN(3), 1+r.IntN(70), 1+r.IntN(70), []int{1, 3, 8, 9, 16, 40}[r.IntN(6)]).whole())
+		}
+		for _, modes := range []int{3, 256} { // several parts of a sum, and several blocks of an impulse response
+			s4Bytes = 1 << 20
+			compare(t, newS4Case(r, 2, 4100+r.IntN(100), 3, modes).whole())
+		}
+		if len(s.ffts) == 0 {
+			t.Error("there was no transform")
 		}
 	})
 	t.Run("several sequences in a block", func(t *testing.T) {
@@ -196,8 +241,9 @@ func TestS4WithoutGradient(t *testing.T) {
 }
 
 // For extreme steps, decays and frequencies, the device has what the host has.
-func TestS4Extremes(t *testing.T) {
-	s := open(t)
+func TestS4Extremes(t *testing.T) { bothWays(t, testS4Extremes) }
+
+func testS4Extremes(t *testing.T, s *Stream) {
 	frequencies := []float64{0, 1, -1e4, 1e12}
 	decays := []float64{-80, -20, 0, 8, 80}
 	for _, bilinear := range []bool{false, true} {
@@ -209,12 +255,18 @@ func TestS4Extremes(t *testing.T) {
 			h := &c.host
 			h.Bilinear, h.Frequency, h.C = bilinear, make([]float64, len(h.LogDecay)), numbers[float32](rand.New(rand.NewPCG(2, 2)), 2*len(h.LogDecay), 1)
 			c.states, h.Initial, c.dfinal = 2*len(h.LogDecay), nil, nil
+			if s.s4 == s4Convolution {
+				c.whole()
+			}
 			for i := range h.LogDecay {
 				n := i % h.Modes
 				h.LogDecay[i], h.Frequency[i] = float64(float32(decays[n%len(decays)])), float64(float32(frequencies[n/len(decays)]))
 			}
 			h.LogDelta = []float64{-80, -20, -7, 0, 5, 80}
 			got, want := c.onDevice(t, s), c.onHost()
+			if s.s4 == s4Convolution {
+				delete(want, "final")
+			}
 			for name, w := range want {
 				for d := range h.Channels { // channels differ by many orders of magnitude
 					var a, b []float64
@@ -242,16 +294,21 @@ func TestS4Extremes(t *testing.T) {
 }
 
 // What is not finite goes forwards in time only, and not beyond the start of a sequence.
-func TestS4NotFinite(t *testing.T) {
-	s := open(t)
+func TestS4NotFinite(t *testing.T) { bothWays(t, testS4NotFinite) }
+
+func testS4NotFinite(t *testing.T, s *Stream) {
 	r := rand.New(rand.NewPCG(33, 33))
 	for _, length := range []int{1, 40, 4 * s4Chunk} {
 		for _, bad := range []float64{math.NaN(), math.Inf(1)} {
 			for range times(3, 1) {
 				c := newS4Case(r, 2, length, 3, 5)
+				if s.s4 == s4Convolution {
+					c.whole()
+				}
 				c.host.U[r.IntN(len(c.host.U))] = bad
+				c.dy[r.IntN(len(c.dy))] = bad
 				got, want := c.onDevice(t, s), c.onHost()
-				for _, name := range []string{"y", "final", "dU"} {
+				for name := range got {
 					for i, w := range want[name] {
 						if g := got[name][i]; (g-g == 0) != (w-w == 0) {
 							t.Fatalf("%v: %s[%d] is %v, want %v", c, name, i, g, w)
@@ -315,17 +372,25 @@ func TestS4WithoutSteps(t *testing.T) {
 	near(t, "final", get(t, s, final), make([]float64, 4), 0)
 }
 
-// BenchmarkS4 measures S4 with a complex state of 64 numbers (32 modes).
+// BenchmarkS4 measures S4 with a complex state of 64 numbers (32 modes), by the recurrence and by convolution.
 func BenchmarkS4(b *testing.B) {
 	s := open(b)
+	b.Run("recurrence", func(b *testing.B) { by(b, s, s4Recurrence); benchmarkS4(b, s) })
+	b.Run("convolution", func(b *testing.B) { by(b, s, s4Convolution); benchmarkS4(b, s) })
+}
+
+func benchmarkS4(b *testing.B, s *Stream) {
 	const modes = 32
-	for _, n := range []struct{ batch, channels, length int }{{8, 1536, 1024}, {8, 1536, 8192}, {1, 768, 65536}, {64, 256, 1024}, {1, 1536, 1}, {8, 1536, 1}} {
+	for _, n := range []struct{ batch, channels, length int }{{8, 1536, 1024}, {8, 1536, 8192}, {1, 1536, 65536}, {1, 768, 65536}, {64, 256, 1024}, {1, 1536, 1}, {8, 1536, 1}} {
 		rows := n.batch * n.length * n.channels
 		each := func(k int) Array[float32] { return zeros[float32](b, s, k*n.channels) }
 		p := &S4{Batch: n.batch, Length: n.length, Channels: n.channels, Modes: modes, U: each(n.batch * n.length), LogDelta: each(1),
 			LogDecay: each(modes), Frequency: each(modes), C: each(2 * modes), D: each(1)}
 		size := fmt.Sprintf("B%dD%dL%d", n.batch, n.channels, n.length)
 		y, final := each(n.batch*n.length), Array[float32]{}
+		if n.length == 1 && s.s4 == s4Convolution {
+			continue
+		}
 		if n.length == 1 {
 			p.Initial = each(2 * modes * n.batch)
 			final = p.Initial

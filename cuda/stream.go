@@ -17,6 +17,8 @@ type Stream struct {
 
 	adam, norm adamTable // tables of the last calls of AdamW.Step and GradientNorm
 	blas       blasHandle
+	ffts       map[fft]fftPlan
+	s4         s4Way
 	plan       []int32 // plan of the last EmbeddingBackward; its memory is reused
 }
 
@@ -91,7 +93,7 @@ func (s *Stream) Close() error {
 
 func (s *Stream) release() error {
 	d := s.device
-	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.blas.release(d), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
+	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.blas.release(d), s.releasePlans(), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
 }
 
 // Event is a point in the work of a stream.

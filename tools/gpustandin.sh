@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command with a stand-in for the GPU's driver and cuBLAS. With it the GPU's tests run on a machine without a GPU.
+# Runs a command with a stand-in for the GPU's driver, cuBLAS and cuFFT. With it the GPU's tests run on a machine without a GPU.
 #
 #   tools/gpustandin.sh [-if-present] go test -short ./cuda/... ./op ./layer ./nn ./train ./checkpoint
 #
@@ -48,5 +48,6 @@ cd "$out"
 printf '%s\0' *.cpp | xargs -0 -n 1 -P "$(nproc)" g++ -std=c++17 -fno-extern-tls-init -O2 -mfma -ffp-contract=fast -w -fPIC -I"$root/tools/gpustandin" -I"$kernels" -c
 g++ -shared -pthread -Wl,-z,defs -o libcuda.so.1 *.o
 ln -s libcuda.so.1 libcublas.so.13
+ln -s libcuda.so.1 libcufft.so.12
 cd "$OLDPWD"
 MAMBA_TEST_DEVICE=standin LD_LIBRARY_PATH=$out${LD_LIBRARY_PATH+:$LD_LIBRARY_PATH} "$@"

@@ -131,6 +131,11 @@ void count(const char *kind, int change) {
   counts[kind] += change;
 }
 
+bool refusesAllocation() {
+  std::lock_guard<std::mutex> lock(mutex);
+  return allocations.refuses();
+}
+
 int Stream::queue(std::function<int()> f) {
   static const bool idle = getenv("GPUSTANDIN_IDLE"); // nothing is done: what a program then takes is the host's part
   if (idle) return success;
@@ -230,11 +235,7 @@ int cuMemFree_v2(char *p) {
   return success;
 }
 int cuMemAllocHost_v2(void **p, size_t n) {
-  {
-    std::lock_guard<std::mutex> lock(mutex);
-    if (allocations.refuses()) return outOfMemory;
-  }
-  if (!(*p = malloc(n))) return outOfMemory;
+  if (refusesAllocation() || !(*p = malloc(n))) return outOfMemory;
   count("pinned buffer", 1);
   return success;
 }

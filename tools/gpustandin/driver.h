@@ -12,6 +12,9 @@ struct Stream {
 // count adds to the number of objects of a kind that are alive.
 void count(const char *kind, int change);
 
+// refusesAllocation reports whether an allocation is to fail.
+bool refusesAllocation();
+
 template <class T>
 T *make(const char *kind) {
   count(kind, 1);

@@ -84,6 +84,11 @@ template <class T> void __stcs(T *p, T v) { *p = v; }
 // What blocks of a cooperative launch use to wait for each other.
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline unsigned atomicAdd(unsigned *p, unsigned v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
+inline unsigned atomicMax(unsigned *p, unsigned v) {
+  unsigned old = *p;
+  while (old < v && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
+  return old;
+}
 inline void __nanosleep(unsigned) { sched_yield(); }
 
 template <class To, class From> To bitsOf(From v) {

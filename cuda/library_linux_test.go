@@ -20,14 +20,14 @@ func TestNoCuBLAS(t *testing.T) {
 	}
 	t.Run("named", func(t *testing.T) {
 		t.Setenv("MAMBA_CUBLAS", file)
-		if _, err := findBLAS(); err == nil || !strings.HasPrefix(err.Error(), "cuda: cuBLAS: MAMBA_CUBLAS is "+file) {
+		if _, err := cublas.find(); err == nil || !strings.HasPrefix(err.Error(), "cuda: cuBLAS: MAMBA_CUBLAS is "+file) {
 			t.Errorf("the error is %v", err)
 		}
 	})
 	t.Run("looked for", func(t *testing.T) {
 		t.Setenv("MAMBA_CUBLAS", "")
 		t.Setenv("CUDA_HOME", root)
-		_, err := findBLAS()
+		_, err := cublas.find()
 		if err == nil {
 			t.Skip("this machine has cuBLAS")
 		}

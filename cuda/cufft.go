@@ -1,0 +1,116 @@
+package cuda
+
+import (
+	"errors"
+	"os"
+	"unsafe"
+)
+
+// The functions of cuFFT that we call.
+const (
+	cufftCreate = iota
+	cufftDestroy
+	cufftSetAutoAllocation
+	cufftMakePlanMany
+	cufftSetStream
+	cufftSetWorkArea
+	cufftExecD2Z
+	cufftExecZ2D
+)
+
+var cufft = newCuFFT()
+
+func newCuFFT() *library {
+	return &library{
+		name: "cuFFT", file: "libcufft.so", variable: "MAMBA_CUFFT", majors: []string{"12", "11", "10"}, // of CUDA 13, 12 and 11
+		symbols: []string{"cufftCreate", "cufftDestroy", "cufftSetAutoAllocation", "cufftMakePlanMany", "cufftSetStream", "cufftSetWorkArea",
+			"cufftExecD2Z", "cufftExecZ2D"},
+		codes: map[int]string{
+			1: "CUFFT_INVALID_PLAN", codeOutOfMemory: "CUFFT_ALLOC_FAILED", 4: "CUFFT_INVALID_VALUE", 5: "CUFFT_INTERNAL_ERROR",
+			6: "CUFFT_EXEC_FAILED", 7: "CUFFT_SETUP_FAILED", 8: "CUFFT_INVALID_SIZE", 13: "CUFFT_NO_WORKSPACE", 14: "CUFFT_NOT_IMPLEMENTED",
+			15: "CUFFT_LICENSE_ERROR", 16: "CUFFT_NOT_SUPPORTED",
+		},
+	}
+}
+
+// hasFFT reports whether there is cuFFT, which is optional. The error says why the file that $MAMBA_CUFFT names could not be loaded.
+func hasFFT() (bool, error) {
+	err := cufft.load()
+	if err != nil && os.Getenv(cufft.variable) == "" {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// fft is a real Fourier transform in place, of several rows of points + 2 float64 each: from points real numbers to points/2 + 1 complex
+// numbers, or back, multiplied by points.
+type fft struct {
+	inverse      bool
+	points, rows int
+}
+
+// fftPlan is cuFFT's plan for a transform.
+type fftPlan struct {
+	handle int32
+	work   uint64 // bytes of working memory
+}
+
+// planFFT returns the stream's plan for a transform. The first call makes it. Plans stay until the stream is closed, since captures may use them.
+func (s *Stream) planFFT(f fft) (fftPlan, error) {
+	if p, ok := s.ffts[f]; ok {
+		return p, nil
+	}
+	d := s.device
+	var p fftPlan
+	if err := cufft.do(d, cufftCreate, uintptr(unsafe.Pointer(&p.handle))); err != nil {
+		return p, err
+	}
+	kind, from, to := uintptr(0x6a), f.points+2, f.points/2+1 // CUFFT_D2Z
+	if f.inverse {
+		kind, from, to = 0x6c, to, from // CUFFT_Z2D
+	}
+	err := cufft.do(d, cufftSetAutoAllocation, uintptr(p.handle), 0)
+	if err == nil {
+		err = s.pool.retry(0, func() error {
+			points, row := int32(f.points), [2]int32{int32(from), int32(to)}
+			return cufft.do(d, cufftMakePlanMany, uintptr(p.handle), 1, uintptr(unsafe.Pointer(&points)), uintptr(unsafe.Pointer(&row[0])), 1, uintptr(from),
+				uintptr(unsafe.Pointer(&row[1])), 1, uintptr(to), kind, uintptr(f.rows), uintptr(unsafe.Pointer(&p.work)))
+		})
+	}
+	if err == nil {
+		err = cufft.do(d, cufftSetStream, uintptr(p.handle), s.handle)
+	}
+	if err != nil {
+		return p, errors.Join(err, cufft.do(d, cufftDestroy, uintptr(p.handle)))
+	}
+	if s.ffts == nil {
+		s.ffts = map[fft]fftPlan{}
+	}
+	s.ffts[f] = p
+	return p, nil
+}
+
+// transform queues a transform. work has as many bytes as its plan says.
+func (s *Stream) transform(f fft, rows Array[float64], work Array[uint8]) error {
+	p, err := s.planFFT(f)
+	if err != nil {
+		return err
+	}
+	if err := cufft.do(s.device, cufftSetWorkArea, uintptr(p.handle), work.address); err != nil {
+		return err
+	}
+	if f.inverse {
+		return cufft.do(s.device, cufftExecZ2D, uintptr(p.handle), rows.address, rows.address)
+	}
+	return cufft.do(s.device, cufftExecD2Z, uintptr(p.handle), rows.address, rows.address)
+}
+
+// releasePlans frees the plans.
+func (s *Stream) releasePlans() error {
+	var errs []error
+	for _, p := range s.ffts {
+		errs = append(errs, cufft.call(s.device, cufftDestroy, uintptr(p.handle)))
+	}
+	s.ffts = nil
+	return errors.Join(errs...)
+}

@@ -1,0 +1,131 @@
+package cuda
+
+import "unsafe"
+
+// s4Way says how an S4 is computed. Tests choose one; otherwise the sizes do.
+type s4Way int
+
+const (
+	s4BySizes s4Way = iota
+	s4Recurrence
+	s4Convolution
+)
+
+// s4Piece is the second argument of the kernels of the convolution: struct Piece in kernels/s4fft.cu.
+type s4Piece struct {
+	rows, bad              uintptr
+	points, from, channels int64
+}
+
+// s4Bytes is the largest memory of the rows of a piece. cuFFT's working memory is about as large. Tests change it.
+var s4Bytes = 64 << 20
+
+// fftPoints returns the length of a transform that convolves two sequences of the given length without wrapping around: the least number of at
+// least 2·length - 1 that is 4, 5, 6 or 7 times a power of two, for which cuFFT is fast.
+func fftPoints(length int) int {
+	for unit := 2; ; unit *= 2 {
+		for n := 4; n < 8; n++ {
+			if n*unit >= 2*length-1 {
+				return n * unit
+			}
+		}
+	}
+}
+
+// convolves reports whether a pass is computed by convolution, and with how many channels at a time: whole sequences without states and starts,
+// where cuFFT is on the machine, and faster. final is the final state or its gradient.
+func (p *S4) convolves(s *Stream, final Array[float32], back bool) (channels int, err error) {
+	if s.s4 == s4Recurrence || !p.Initial.Absent() || !p.Start.Absent() || !final.Absent() || p.Length > 1<<28 {
+		return 0, nil
+	}
+	row := 8 * (fftPoints(p.Length) + 2)
+	channels = min(s4Bytes/row/p.rows(back), p.Channels, mostRows)
+	if channels >= 32 { // kernels read 32 channels together
+		pieces := (p.Channels + channels/32*32 - 1) / (channels / 32 * 32)
+		channels = min(((p.Channels+pieces-1)/pieces+31)/32*32, p.Channels)
+	}
+	if channels == 0 || s.s4 == s4BySizes && !p.convolutionIsFaster(back) {
+		return 0, nil
+	}
+	if ok, err := hasFFT(); !ok {
+		return 0, err
+	}
+	return channels, nil
+}
+
+// rows returns the rows of memory for a channel.
+func (p *S4) rows(back bool) int {
+	if back {
+		return 2*p.Batch + 1
+	}
+	return p.Batch + 1
+}
+
+// convolutionIsFaster is a rule from measurements on an H200.
+func (p *S4) convolutionIsFaster(back bool) bool {
+	return p.Batch >= 4 && p.Modes > 16 && p.Length >= 256
+}
+
+// convolve queues the forward or the backward pass as a convolution, some channels at a time. v is U and result y, or v is dy and result is dU.
+func (p *S4) convolve(s *Stream, a *s4Args, channels int, v, result Array[float32], back bool) error {
+	var work temporaries
+	defer func() { work.free() }()
+	err := p.table(s, a, &work)
+	piece := s4Piece{points: int64(fftPoints(p.Length)), channels: int64(channels)}
+	n, all, inverse, direction := int(piece.points), channels*p.rows(back), channels*p.Batch, 0
+	multiply := "s4_fft_multiply"
+	if back {
+		inverse, direction, multiply = inverse+channels, 1, "s4_fft_multiply_back"
+		// One warp sums up at least 64 steps, and eight warps are a part.
+		parts := min(max(p.Length/512, 1), 16)
+		a.parts, a.steps = int64(parts), int64((p.Length+8*parts-1)/(8*parts))
+		a.sums = take[float64](s, &work, count(parts, 6, p.Channels, p.Modes), &err).address
+		a.skipSums = take[float64](s, &work, count(parts, p.Channels), &err).address
+	}
+	forward, backward := fft{false, n, all}, fft{true, n, inverse}
+	var area uint64
+	for _, f := range []fft{forward, backward} {
+		if err == nil {
+			var plan fftPlan
+			plan, err = s.planFFT(f)
+			area = max(area, plan.work)
+		}
+	}
+	rows := take[float64](s, &work, count(all, n+2), &err)
+	bad := take[int32](s, &work, count(2, p.Batch, channels), &err)
+	room := take[uint8](s, &work, int(area), &err)
+	piece.rows, piece.bad = rows.address, bad.address
+	run := func(name string, g grid, more ...any) {
+		if g.threads = 256; err == nil {
+			err = s.run("s4fft", name, g, append([]any{unsafe.Pointer(a), unsafe.Pointer(&piece)}, more...)...)
+		}
+	}
+	transform := func(f fft) {
+		if err == nil {
+			err = s.transform(f, rows, room)
+		}
+	}
+	tiles := func(steps int) grid {
+		return grid{x: int64(steps+63) / 64, y: int64(channels+31) / 32, z: int64(min(p.Batch, mostRows))}
+	}
+	for from := 0; from < p.Channels && err == nil; from += channels {
+		piece.from = int64(min(from, p.Channels-channels)) // the last piece may compute some channels again, to the same results
+		err = bad.Fill(s, 0)
+		run("s4_fft_load", tiles(n), v.address, 0, bad.address, direction)
+		if back {
+			run("s4_fft_load", tiles(n), p.U.address, channels*(p.Batch+1), bad.address+uintptr(4*p.Batch*channels), 0)
+		}
+		run("s4_fft_impulse", grid{x: int64(n+4095) / 4096, y: int64(channels)})
+		transform(forward)
+		run(multiply, blocksOf(channels*(n/2+1), 256))
+		transform(backward)
+		run("s4_fft_store", tiles(p.Length), result.address, direction)
+		if back {
+			run("s4_fft_modes", grid{x: int64(channels) * int64((p.Modes+31)/32), y: a.parts})
+		}
+	}
+	if err == nil && back {
+		err = s.run("s4", "s4_gradients", blocksOf(32*p.Channels, 128), unsafe.Pointer(a))
+	}
+	return err
+}
