@@ -20,7 +20,7 @@ type everything struct {
 	array   Array[float32]
 }
 
-// makeEverything uses every resource of a device: memory, pinned memory, a module of kernels, cuBLAS.
+// makeEverything uses every resource of a device: memory, pinned memory, a module of kernels, cuBLAS, a plan of cuFFT.
 func makeEverything(t *testing.T, d *Device) everything {
 	t.Helper()
 	s, err := d.NewStream()
@@ -31,6 +31,10 @@ func makeEverything(t *testing.T, d *Device) everything {
 	do(t, err, Add(s, a, a, a), s.Record(e), s.Synchronize())
 	m := Matrix[float32]{Data: a, Stride: 4}
 	do(t, MatMul(s, Strict, 4, 4, 4, m, m, 1, m))
+	if cufft.load() == nil {
+		_, err = s.planFFT(fft{points: 8, rows: 2})
+		do(t, err)
+	}
 	c, err := s.Capture(func() error { return Add(s, a, a, a) })
 	do(t, err)
 	return everything{d, s, e, c, a}

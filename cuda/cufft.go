@@ -2,7 +2,6 @@ package cuda
 
 import (
 	"errors"
-	"os"
 	"unsafe"
 )
 
@@ -33,15 +32,6 @@ func newCuFFT() *library {
 	}
 }
 
-// hasFFT reports whether there is cuFFT, which is optional. The error says why the file that $MAMBA_CUFFT names could not be loaded.
-func hasFFT() (bool, error) {
-	err := cufft.load()
-	if err != nil && os.Getenv(cufft.variable) == "" {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // fft is a real Fourier transform in place, of several rows of points + 2 float64 each: from points real numbers to points/2 + 1 complex
 // numbers, or back, multiplied by points.
 type fft struct {
@@ -53,41 +43,54 @@ type fft struct {
 type fftPlan struct {
 	handle int32
 	work   uint64 // bytes of working memory
+	wrong  error  // why there is no plan
 }
 
 // planFFT returns the stream's plan for a transform. The first call makes it. Plans stay until the stream is closed, since captures may use them.
 func (s *Stream) planFFT(f fft) (fftPlan, error) {
 	if p, ok := s.ffts[f]; ok {
-		return p, nil
+		return p, p.wrong
 	}
+	p, err := s.newPlan(f)
+	if out := (*OutOfMemory)(nil); errors.As(err, &out) {
+		return p, err
+	}
+	if s.ffts == nil {
+		s.ffts = map[fft]fftPlan{}
+	}
+	p.wrong = err
+	s.ffts[f] = p
+	return p, err
+}
+
+func (s *Stream) newPlan(f fft) (p fftPlan, err error) {
 	d := s.device
-	var p fftPlan
+	if err := cufft.load(); err != nil {
+		return p, err
+	}
 	if err := cufft.do(d, cufftCreate, uintptr(unsafe.Pointer(&p.handle))); err != nil {
+		return p, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, cufft.do(d, cufftDestroy, uintptr(p.handle)))
+		}
+	}()
+	if err := cufft.do(d, cufftSetAutoAllocation, uintptr(p.handle), 0); err != nil {
 		return p, err
 	}
 	kind, from, to := uintptr(0x6a), f.points+2, f.points/2+1 // CUFFT_D2Z
 	if f.inverse {
 		kind, from, to = 0x6c, to, from // CUFFT_Z2D
 	}
-	err := cufft.do(d, cufftSetAutoAllocation, uintptr(p.handle), 0)
-	if err == nil {
-		err = s.pool.retry(0, func() error {
-			points, row := int32(f.points), [2]int32{int32(from), int32(to)}
-			return cufft.do(d, cufftMakePlanMany, uintptr(p.handle), 1, uintptr(unsafe.Pointer(&points)), uintptr(unsafe.Pointer(&row[0])), 1, uintptr(from),
-				uintptr(unsafe.Pointer(&row[1])), 1, uintptr(to), kind, uintptr(f.rows), uintptr(unsafe.Pointer(&p.work)))
-		})
+	points, row := int32(f.points), [2]int32{int32(from), int32(to)}
+	if err := s.pool.retry(0, func() error {
+		return cufft.do(d, cufftMakePlanMany, uintptr(p.handle), 1, uintptr(unsafe.Pointer(&points)), uintptr(unsafe.Pointer(&row[0])), 1, uintptr(from),
+			uintptr(unsafe.Pointer(&row[1])), 1, uintptr(to), kind, uintptr(f.rows), uintptr(unsafe.Pointer(&p.work)))
+	}); err != nil {
+		return p, err
 	}
-	if err == nil {
-		err = cufft.do(d, cufftSetStream, uintptr(p.handle), s.handle)
-	}
-	if err != nil {
-		return p, errors.Join(err, cufft.do(d, cufftDestroy, uintptr(p.handle)))
-	}
-	if s.ffts == nil {
-		s.ffts = map[fft]fftPlan{}
-	}
-	s.ffts[f] = p
-	return p, nil
+	return p, cufft.do(d, cufftSetStream, uintptr(p.handle), s.handle)
 }
 
 // transform queues a transform. work has as many bytes as its plan says.
@@ -109,7 +112,9 @@ func (s *Stream) transform(f fft, rows Array[float64], work Array[uint8]) error 
 func (s *Stream) releasePlans() error {
 	var errs []error
 	for _, p := range s.ffts {
-		errs = append(errs, cufft.call(s.device, cufftDestroy, uintptr(p.handle)))
+		if p.wrong == nil {
+			errs = append(errs, cufft.call(s.device, cufftDestroy, uintptr(p.handle)))
+		}
 	}
 	s.ffts = nil
 	return errors.Join(errs...)

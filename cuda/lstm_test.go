@@ -138,6 +138,14 @@ func TestOperatorsOutOfMemory(t *testing.T) {
 		return firstOf(c.Forward(s, y, none), func() error { return c.Backward(s, y, none, y, 4, dw, none, none) })
 	})
 	g := &MinGRU{Batch: 2, Length: 3, Channels: 4, Z: f(24), Candidate: f(24)}
+	p := &S4{Batch: 2, Length: 3, Channels: 4, Modes: 1, U: f(24), LogDelta: f(4), LogDecay: f(4), C: f(4)}
+	into := &S4Grad{U: f(24), LogDelta: f(4), LogDecay: f(4), C: f(4)}
+	for way, least := range map[s4Way]int{s4Recurrence: 3, s4Convolution: 7} { // with plans
+		by(t, s, way)
+		eachAllocationFails(t, s, limit, least, func() error {
+			return firstOf(p.Forward(s, y, none), func() error { return p.Backward(s, y, none, into) })
+		})
+	}
 	eachAllocationFails(t, s, limit, 1, func() error { return g.Backward(s, y, none, dz, dz, none) })
 }
 

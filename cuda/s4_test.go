@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -94,6 +96,17 @@ func (c *s4Case) on(t testing.TB, s *Stream) *S4 {
 	return c.device
 }
 
+// gradients returns arrays for the gradients.
+func (p *S4) gradients(make func(n int) Array[float32]) *S4Grad {
+	to := func(a Array[float32]) Array[float32] {
+		if a.Absent() {
+			return a
+		}
+		return make(a.n)
+	}
+	return &S4Grad{U: to(p.U), LogDelta: to(p.LogDelta), LogDecay: to(p.LogDecay), Frequency: to(p.Frequency), C: to(p.C), D: to(p.D), Initial: to(p.Initial)}
+}
+
 func (c *s4Case) onDevice(t testing.TB, s *Stream) s4Results {
 	p := c.on(t, s)
 	y, final := blank[float32](t, s, c.all), Array[float32]{}
@@ -101,13 +114,7 @@ func (c *s4Case) onDevice(t testing.TB, s *Stream) s4Results {
 		final = blank[float32](t, s, c.states)
 	}
 	do(t, p.Forward(s, y, final))
-	to := func(a Array[float32]) Array[float32] {
-		if a.Absent() {
-			return a
-		}
-		return blank[float32](t, s, a.n)
-	}
-	g := &S4Grad{U: to(p.U), LogDelta: to(p.LogDelta), LogDecay: to(p.LogDecay), Frequency: to(p.Frequency), C: to(p.C), D: to(p.D), Initial: to(p.Initial)}
+	g := p.gradients(func(n int) Array[float32] { return blank[float32](t, s, n) })
 	do(t, p.Backward(s, put[float32](t, s, c.dy), put[float32](t, s, c.dfinal), g))
 	all := s4Results{}
 	if final.Absent() {
@@ -185,13 +192,13 @@ func TestS4(t *testing.T) {
 	t.Run("convolution", func(t *testing.T) {
 		by(t, s, s4Convolution)
 		defer func(n int) { s4Bytes = n }(s4Bytes)
-		for range times(40, 14) {
+		for range times(40, 8) {
 			s4Bytes = 1 << (15 + r.IntN(6)) // a few channels at a time, or all
 			compare(t, newS4Case(r, 1+r.IntN(3), 1+r.IntN(70), 1+r.IntN(70), []int{1, 3, 8, 9, 16, 40}[r.IntN(6)]).whole())
 		}
 		for _, modes := range []int{3, 256} { // several parts of a sum, and several blocks of an impulse response
 			s4Bytes = 1 << 20
-			compare(t, newS4Case(r, 2, 4100+r.IntN(100), 3, modes).whole())
+			compare(t, newS4Case(r, 2, 2100+r.IntN(100), 2, modes).whole())
 		}
 		if len(s.ffts) == 0 {
 			t.Error("there was no transform")
@@ -205,20 +212,29 @@ func TestS4(t *testing.T) {
 	})
 }
 
-// TestS4PTX checks that the PTX has every kernel, and that s4Args has the size that the kernels expect.
+// TestS4PTX checks that the PTX has every kernel, and that s4Args and s4Piece have the sizes that the kernels expect.
 func TestS4PTX(t *testing.T) {
 	text, err := readPTX("s4")
+	do(t, err)
+	convolution, err := readPTX("s4fft")
 	do(t, err)
 	names := []string{"s4_modes", "s4_forward_ends", "s4_carry", "s4_backward_ends", "s4_carry_back", "s4_gradients", "s4_step"}
 	for _, modes := range []int{1, 16, 256} {
 		lanes := fmt.Sprint((&S4{Modes: modes}).lanes())
 		names = append(names, "s4_forward_"+lanes, "s4_backward_"+lanes, "s4_backward_final_"+lanes)
 	}
-	for _, name := range names {
-		m := regexp.MustCompile(`\.entry ` + name + `\(\s*\.param \.align 8 \.b8 ` + name + `_param_0\[(\d+)\]`).FindSubmatch(text)
-		if m == nil || string(m[1]) != fmt.Sprint(unsafe.Sizeof(s4Args{})) {
-			t.Errorf("%s takes %q bytes, want %d", name, m, unsafe.Sizeof(s4Args{}))
+	check := func(name string, text []byte, i int, size uintptr) {
+		m := regexp.MustCompile(fmt.Sprintf(`\.param \.align 8 \.b8 %s_param_%d\[(\d+)\]`, name, i)).FindSubmatch(text)
+		if m == nil || string(m[1]) != fmt.Sprint(size) {
+			t.Errorf("%s takes %q bytes, want %d", name, m, size)
 		}
+	}
+	for _, name := range names {
+		check(name, text, 0, unsafe.Sizeof(s4Args{}))
+	}
+	for _, name := range []string{"load", "impulse", "multiply", "multiply_back", "store", "modes"} {
+		check("s4_fft_"+name, convolution, 0, unsafe.Sizeof(s4Args{}))
+		check("s4_fft_"+name, convolution, 1, unsafe.Sizeof(s4Piece{}))
 	}
 }
 
@@ -353,6 +369,58 @@ func TestS4Pieces(t *testing.T) {
 		near(t, fmt.Sprint(c, ": y step by step"), y, whole["y"], 1e-6)
 		near(t, fmt.Sprint(c, ": the state step by step"), get(t, s, state), whole["final"], 1e-6)
 	}
+}
+
+// Without cuFFT whole sequences are computed by the recurrence. A file in $MAMBA_CUFFT that cannot be loaded is an error.
+func TestS4WithoutCuFFT(t *testing.T) {
+	s := open(t)
+	c := newS4Case(rand.New(rand.NewPCG(35, 35)), 4, 300, 2, 20).whole()
+	before := cufft
+	defer func() { cufft = before }()
+	by(t, s, s4Recurrence)
+	want := c.onDevice(t, s)
+	delete(want, "final")
+	by(t, s, s4Convolution)
+	cufft = newCuFFT()
+	cufft.file = "libnothing.so"
+	t.Setenv("MAMBA_CUFFT", "")
+	for name, v := range c.onDevice(t, s) {
+		if !slices.Equal(v, want[name]) {
+			t.Errorf("without cuFFT, %s is not that of the recurrence", name)
+		}
+	}
+	cufft, s.ffts = newCuFFT(), nil
+	file := filepath.Join(t.TempDir(), "libcufft.so.12")
+	t.Setenv("MAMBA_CUFFT", file)
+	g := c.device.gradients(func(n int) Array[float32] { return blank[float32](t, s, n) })
+	for _, err := range []error{c.device.Forward(s, c.device.U, Array[float32]{}), c.device.Backward(s, c.device.U, Array[float32]{}, g)} {
+		if err == nil || !strings.HasPrefix(err.Error(), "cuda: cuFFT: MAMBA_CUFFT is "+file) {
+			t.Errorf("the error is %v", err)
+		}
+	}
+}
+
+// A captured convolution gives the same bits in every launch.
+func TestS4Captured(t *testing.T) {
+	s := open(t)
+	by(t, s, s4Convolution)
+	c := newS4Case(rand.New(rand.NewPCG(36, 36)), 2, 40, 5, 3).whole()
+	want := c.onDevice(t, s) // makes the plans
+	u, y, dy := c.device.U, blank[float32](t, s, c.all), put[float32](t, s, c.dy)
+	g := c.device.gradients(func(n int) Array[float32] { return blank[float32](t, s, n) })
+	run, err := s.Capture(func() error {
+		return firstError(c.device.Forward(s, y, Array[float32]{}), c.device.Backward(s, dy, Array[float32]{}, g))
+	})
+	do(t, err)
+	for range 2 {
+		do(t, u.CopyFrom(s, make([]float32, c.all)), run.Launch(s), u.CopyOf(s, put[float32](t, s, c.host.U)), run.Launch(s))
+		for name, a := range map[string]Array[float32]{"y": y, "dU": g.U, "dLogDelta": g.LogDelta, "dC": g.C} {
+			if !slices.Equal(get(t, s, a), want[name]) {
+				t.Errorf("%s differs in a launch", name)
+			}
+		}
+	}
+	do(t, run.Close())
 }
 
 // A length of 0 leaves the state as it is.

@@ -1,6 +1,10 @@
 package cuda
 
-import "unsafe"
+import (
+	"errors"
+	"os"
+	"unsafe"
+)
 
 // s4Way says how an S4 is computed. Tests choose one; otherwise the sizes do.
 type s4Way int
@@ -47,10 +51,24 @@ func (p *S4) convolves(s *Stream, final Array[float32], back bool) (channels int
 	if channels == 0 || s.s4 == s4BySizes && !p.convolutionIsFaster(back) {
 		return 0, nil
 	}
-	if ok, err := hasFFT(); !ok {
-		return 0, err
+	for _, f := range p.transforms(channels, back) {
+		if _, err := s.planFFT(f); err != nil {
+			if out := (*OutOfMemory)(nil); errors.As(err, &out) || os.Getenv(cufft.variable) != "" {
+				return 0, err
+			}
+			return 0, nil // cuFFT is optional, and may be newer than the driver
+		}
 	}
 	return channels, nil
+}
+
+// transforms returns the transforms of a piece: that of all rows, and the inverse of the results, which are the first rows.
+func (p *S4) transforms(channels int, back bool) [2]fft {
+	n, results := fftPoints(p.Length), p.Batch
+	if back {
+		results++
+	}
+	return [2]fft{{false, n, channels * p.rows(back)}, {true, n, channels * results}}
 }
 
 // rows returns the rows of memory for a channel.
@@ -71,29 +89,20 @@ func (p *S4) convolve(s *Stream, a *s4Args, channels int, v, result Array[float3
 	var work temporaries
 	defer func() { work.free() }()
 	err := p.table(s, a, &work)
-	piece := s4Piece{points: int64(fftPoints(p.Length)), channels: int64(channels)}
-	n, all, inverse, direction := int(piece.points), channels*p.rows(back), channels*p.Batch, 0
-	multiply := "s4_fft_multiply"
+	transforms := p.transforms(channels, back)
+	n, all, direction, multiply := transforms[0].points, transforms[0].rows, 0, "s4_fft_multiply"
+	piece := s4Piece{points: int64(n), channels: int64(channels)}
 	if back {
-		inverse, direction, multiply = inverse+channels, 1, "s4_fft_multiply_back"
+		direction, multiply = 1, "s4_fft_multiply_back"
 		// One warp sums up at least 64 steps, and eight warps are a part.
 		parts := min(max(p.Length/512, 1), 16)
 		a.parts, a.steps = int64(parts), int64((p.Length+8*parts-1)/(8*parts))
 		a.sums = take[float64](s, &work, count(parts, 6, p.Channels, p.Modes), &err).address
 		a.skipSums = take[float64](s, &work, count(parts, p.Channels), &err).address
 	}
-	forward, backward := fft{false, n, all}, fft{true, n, inverse}
-	var area uint64
-	for _, f := range []fft{forward, backward} {
-		if err == nil {
-			var plan fftPlan
-			plan, err = s.planFFT(f)
-			area = max(area, plan.work)
-		}
-	}
 	rows := take[float64](s, &work, count(all, n+2), &err)
 	bad := take[int32](s, &work, count(2, p.Batch, channels), &err)
-	room := take[uint8](s, &work, int(area), &err)
+	room := take[uint8](s, &work, int(max(s.ffts[transforms[0]].work, s.ffts[transforms[1]].work)), &err)
 	piece.rows, piece.bad = rows.address, bad.address
 	run := func(name string, g grid, more ...any) {
 		if g.threads = 256; err == nil {
@@ -116,9 +125,9 @@ func (p *S4) convolve(s *Stream, a *s4Args, channels int, v, result Array[float3
 			run("s4_fft_load", tiles(n), p.U.address, channels*(p.Batch+1), bad.address+uintptr(4*p.Batch*channels), 0)
 		}
 		run("s4_fft_impulse", grid{x: int64(n+4095) / 4096, y: int64(channels)})
-		transform(forward)
+		transform(transforms[0])
 		run(multiply, blocksOf(channels*(n/2+1), 256))
-		transform(backward)
+		transform(transforms[1])
 		run("s4_fft_store", tiles(p.Length), result.address, direction)
 		if back {
 			run("s4_fft_modes", grid{x: int64(channels) * int64((p.Modes+31)/32), y: a.parts})
