@@ -3,6 +3,7 @@ package cuda
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"path/filepath"
 	"regexp"
@@ -396,6 +397,33 @@ func TestS4WithoutCuFFT(t *testing.T) {
 	for _, err := range []error{c.device.Forward(s, c.device.U, Array[float32]{}), c.device.Backward(s, c.device.U, Array[float32]{}, g)} {
 		if err == nil || !strings.HasPrefix(err.Error(), "cuda: cuFFT: MAMBA_CUFFT is "+file) {
 			t.Errorf("the error is %v", err)
+		}
+	}
+}
+
+// The sizes choose the way.
+func TestS4Rule(t *testing.T) {
+	s := open(t)
+	if cufft.load() != nil {
+		t.Skip("this machine has no cuFFT")
+	}
+	for _, test := range []struct {
+		batch, length, modes int
+		convolves            bool
+	}{{8, 1024, 64, true}, {8, 1024, 32, false}, {1, 1024, 64, false}, {8, 8192, 64, false}, {8, 8192, 256, true}, {8, 100, 64, false}, {8, 1 << 27, 256, false}} {
+		p := &S4{Batch: test.batch, Length: test.length, Channels: 40, Modes: test.modes}
+		for _, back := range []bool{false, true} {
+			channels, err := p.convolves(s, Array[float32]{}, back)
+			do(t, err)
+			if channels > 0 != test.convolves || 8*channels*p.rows(back)*(fftPoints(test.length)+2) > s4Bytes {
+				t.Errorf("%+v, back %t: %d channels at a time", test, back, channels)
+			}
+		}
+	}
+	for _, length := range []int{1, 2, 5, 6, 1000, 1025, 1 << 20} {
+		n := fftPoints(length)
+		if odd := n >> bits.TrailingZeros(uint(n)); n < 2*length-1 || n > max(8, 5*length/2+2) || n%2 > 0 || odd > 7 {
+			t.Errorf("length %d: a transform of %d points", length, n)
 		}
 	}
 }

@@ -48,7 +48,7 @@ func (p *S4) convolves(s *Stream, final Array[float32], back bool) (channels int
 		pieces := (p.Channels + channels/32*32 - 1) / (channels / 32 * 32)
 		channels = min(((p.Channels+pieces-1)/pieces+31)/32*32, p.Channels)
 	}
-	if channels == 0 || s.s4 == s4BySizes && !p.convolutionIsFaster(back) {
+	if channels == 0 || s.s4 == s4BySizes && !p.convolutionIsFaster() {
 		return 0, nil
 	}
 	for _, f := range p.transforms(channels, back) {
@@ -79,9 +79,14 @@ func (p *S4) rows(back bool) int {
 	return p.Batch + 1
 }
 
-// convolutionIsFaster is a rule from measurements on an H200.
-func (p *S4) convolutionIsFaster(back bool) bool {
-	return p.Batch >= 4 && p.Modes > 16 && p.Length >= 256
+// convolutionIsFaster is a rule from measurements on an H200. The time of the recurrence is proportional to the modes, that of the convolution
+// depends on them little. A transform that does not fit into a block's shared memory takes several passes.
+func (p *S4) convolutionIsFaster() bool {
+	least := 64
+	if p.Length > 2048 {
+		least = 128
+	}
+	return p.Batch >= 8 && p.Length >= 256 && p.Modes > least/2
 }
 
 // convolve queues the forward or the backward pass as a convolution, some channels at a time. v is U and result y, or v is dy and result is dU.
