@@ -13,10 +13,6 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	if s.Batch*s.Length*s.Channels == 0 {
 		return s.emptyBackward(stream, dfinal, grad)
 	}
-	kernels := s.size()
-	chunks := s.chunks(kernels, kernels.backward)
-	pass, rows, states := kernels.backward, s.Batch*s.Length*s.State, s.Channels*s.State
-	sections := s.Channels / s.section()
 	args := s.args()
 	args.checkpoints, args.dy, args.dfinal = checkpoints.address, dy.address, dfinal.address
 	args.du, args.ddelta, args.dz, args.dinitial = grad.U.address, grad.Delta.address, grad.Z.address, grad.Initial.address
@@ -24,6 +20,13 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 		args.dinitial = 0
 	}
 	args.alsoAligned((dy.address | grad.U.address | grad.Delta.address | grad.Z.address) / uintptr(size[T]()))
+	kernels := s.size()
+	pass, combine := kernels.backward, "scan_carries_in"
+	if s.asyncBackward(kernels, &args) {
+		pass, combine = *kernels.asyncBackward, ""
+	}
+	chunks, rows, states := s.chunks(kernels, pass), s.Batch*s.Length*s.State, s.Channels*s.State
+	sections := s.Channels / s.section()
 
 	var work temporaries
 	defer work.free()
@@ -73,7 +76,7 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	if err := firstError(errs[:]...); err != nil {
 		return err
 	}
-	if err := s.launch(stream, pass, "backward", "carries", "scan_carries_in", kernels, &args, &work); err != nil {
+	if err := s.launch(stream, pass, "backward", "carries", combine, kernels, &args, &work); err != nil {
 		return err
 	}
 	return stream.sumParts(sums)

@@ -27,6 +27,7 @@ type scanPass struct {
 	threads int  // threads per block
 	blocks  int  // blocks per multiprocessor
 	async   bool // the kernels are those of a file *async.cu
+	shared  int  // bytes of dynamic shared memory per block, at most
 }
 
 // channels returns the number of channels of a block of threads.
@@ -52,12 +53,13 @@ func (z scanSize) states() int { return z.forward.split * z.forward.states }
 
 var (
 	scanSizes = []scanSize{
-		{"scan16", scanPass{4, 4, 1, 128, 4, false}, scanPass{4, 4, 1, 128, 4, false}, 16, true, &scanPass{4, 4, 2, 64, 4, true}, nil},
-		{"scan64", scanPass{16, 4, 1, 128, 2, false}, scanPass{16, 4, 1, 64, 4, false}, 16, false, nil, nil},
-		{"scan256", scanPass{32, 8, 1, 128, 2, false}, scanPass{32, 8, 1, 128, 2, false}, 4, false, nil, nil},
+		{"scan16", scanPass{4, 4, 1, 128, 4, false, 0}, scanPass{4, 4, 1, 128, 4, false, 0}, 16, true, &scanPass{4, 4, 2, 64, 4, true, 0},
+			&scanPass{4, 4, 2, 128, 2, true, 111120}},
+		{"scan64", scanPass{16, 4, 1, 128, 2, false, 0}, scanPass{16, 4, 1, 64, 4, false, 0}, 16, false, nil, nil},
+		{"scan256", scanPass{32, 8, 1, 128, 2, false, 0}, scanPass{32, 8, 1, 128, 2, false, 0}, 4, false, nil, nil},
 	}
 	// scanFew is for scans of few channels that are too short to be cut into chunks. It uses more threads per channel.
-	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4, false}, scanPass{16, 1, 1, 128, 4, false}, 16, false, nil, nil}
+	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4, false, 0}, scanPass{16, 1, 1, 128, 4, false, 0}, 16, false, nil, nil}
 )
 
 // A scan of few channels leaves most of the device idle, unless its length is cut into chunks that run at the same time. Chunks cost one
@@ -107,6 +109,12 @@ func (s *Scan[T]) async(a *scanArgs) bool {
 	each := uintptr(size[T]())
 	return s.usual() && s.State == 16 && s.Softplus && a.vectors == 1 && s.U.stream.device.kernels >= 80 && s.Length < 1<<30 &&
 		(uintptr(s.B.stride(s.State)|s.C.stride(s.State))|a.b/each|a.c/each)%4 == 0
+}
+
+// asyncBackward reports whether the kernels for compute capability 8.0 compute the backward pass: they also need aligned checkpoints, and a
+// device with the shared memory. With the half of it, for 32 channels a block, they are slower than the other kernels.
+func (s *Scan[T]) asyncBackward(z scanSize, a *scanArgs) bool {
+	return z.asyncBackward != nil && s.async(a) && a.checkpoints%16 == 0 && z.asyncBackward.shared <= s.U.stream.device.shared
 }
 
 func (s *Scan[T]) usual() bool { return s.B.Groups > 0 && s.C.Groups > 0 && s.Start.Absent() }
@@ -191,7 +199,14 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 	} else if !s.usual() {
 		file += "options"
 	}
-	if p.async {
+	if p.async && direction == "backward" {
+		which := "any"
+		if s.section()%p.channels() == 0 && s.Length%size.every == 0 && !s.Z.Absent() {
+			which = "whole"
+		}
+		return file + which + "async", fmt.Sprintf("scan_backward_%sasync_%s", mark, which)
+	}
+	if p.async && direction != "carries" {
 		gate := "n"
 		if !s.Z.Absent() && direction != "ends" {
 			gate = "z"
@@ -211,7 +226,7 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 	}
 	queue := func(direction string, p, in scanPass, chunks int) error {
 		file, name := s.kernel(p, direction, z)
-		return stream.run(file, name, grid{x: blocks(in), y: int64(chunks), threads: in.threads}, unsafe.Pointer(args))
+		return stream.run(file, name, grid{x: blocks(in), y: int64(chunks), threads: in.threads, shared: in.shared}, unsafe.Pointer(args))
 	}
 	chunks := s.chunks(z, p)
 	args.chunks, args.chunkSteps = int64(chunks), int64(s.chunkSteps(chunks))

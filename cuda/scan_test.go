@@ -367,26 +367,39 @@ func async[T Activation](t *testing.T, s *Stream) {
 	}
 	defer func(kernels, n int) { s.device.kernels, s.device.multiprocessors = kernels, n }(s.device.kernels, s.device.multiprocessors)
 	r := rand.New(rand.NewPCG(31, 31))
-	all := s.device.multiprocessors
+	all, seen := s.device.multiprocessors, map[string]bool{}
 	for i := range times(32, 8) {
-		// A length of several chunks, or a device that some 50 channels fill.
+		// A length of several chunks, or a device that some 50 channels fill, in the last case with whole blocks and tiles.
 		batch, length, perGroup, groups := 1+r.IntN(2), 192+r.IntN(times(1000, 200)), 4*(1+r.IntN(12)), 1+r.IntN(2)
 		s.device.multiprocessors = all
 		if i%2 == 1 {
 			s.device.multiprocessors = 1
-			perGroup, length = 44+4*r.IntN(times(30, 6)), []int{1, 16, 17, 1 + r.IntN(70)}[i/2%4]
+			perGroup, length = 44+4*r.IntN(times(30, 6)), []int{1 + r.IntN(70), 17, 1, 16}[i/4%4]
+		}
+		if i%4 == 3 {
+			perGroup, length = 64*(1+r.IntN(2)), 16*(1+r.IntN(times(20, 3)))
 		}
 		p := drawAsync[T](r, batch, length, perGroup, groups)
+		if i%4 == 3 && p.Z == nil {
+			p.Z = numbers[T](r, batch*length*p.Channels, 1)
+		}
 		for _, s.device.kernels = range []int{80, 70} {
 			rig := onDevice[T](t, s, p)
 			args := rig.scan.args()
-			if z := rig.scan.size(); z.asyncForward == nil || rig.scan.async(&args) != (s.device.kernels == 80) {
+			z := rig.scan.size()
+			if z.asyncForward == nil || rig.scan.async(&args) != (s.device.kernels == 80) ||
+				rig.scan.asyncBackward(z, &args) != (s.device.kernels == 80 && s.device.shared >= z.asyncBackward.shared) {
 				t.Errorf("%v: the kernels for compute capability %d do not compute it", p, s.device.kernels)
 			}
+			_, name := rig.scan.kernel(*z.asyncBackward, "backward", z)
+			seen[name] = true
 			do(t, rig.run())
 			compare[T](t, p, rig.results(t), p.onHost())
 			rig.free()
 		}
+	}
+	if len(seen) != 2 {
+		t.Errorf("the backward passes were only %v", seen)
 	}
 }
 

@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "scan_backward.cuh"
+#include "scan_backward_async.cuh"
 #include "scan_forward.cuh"
 #include "scan_forward_async.cuh"
 
@@ -129,6 +129,8 @@ struct Variant {
   const void *first;   // the first pass over chunks
   int firstTH, firstCH;
   bool async, gated;   // a kernel for compute capability 8.0, which joins the chunks itself; with z
+  bool whole;          // for whole blocks and tiles only
+  int shared;          // bytes of dynamic shared memory per block
 };
 static std::vector<Variant> variants;
 
@@ -138,6 +140,7 @@ template <int S, int K, int W, int T, int TH, int M, int EV, int POLY, bool VB, 
 template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool VB, bool VC, bool ST> __global__ __launch_bounds__(TH, M) void bwd(Scan s) {
   scanBackward<float, S, K, T, Q, TH, POLY, AHEAD, VB, VC, ST>(s);
 }
+template <int CH, int M, bool WHOLE> __global__ __launch_bounds__(2 * CH, M) void bwdAsync(Scan s) { scanBackwardAsync<float, CH, WHOLE>(s); }
 template <int NP, bool VC, bool ST> __global__ void carries(Scan s) { scanCarries<float, NP, 256, VC, ST>(s); }
 __global__ void beginnings(Scan s) { scanBeginnings(s); }
 __global__ void carriesIn(Scan s) { scanCarriesIn(s); }
@@ -167,6 +170,16 @@ template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool 
     snprintf(n, 96, "B S%d K%d T%d Q%d TH%d M%d P%d%s C%d%s", S, K, T, Q, TH, M, POLY, AHEAD ? " ahead" : "", c, VB && VC && !ST ? "" : VB ? VC ? " st" : " c" : " b");
     constexpr int NP = S * K < 16 ? 16 : S * K;
     variants.push_back({n, S, K, TH / S, TH, T, VB, VC, ST, (const void *)bwd<S, K, T, Q, TH, M, POLY, AHEAD, VB, VC, ST>, true, c, (const void *)carries<NP, VC, ST>, 256, 256 / NP});
+  }
+}
+
+template <int CH, int M, bool WHOLE> static void addBAsync(std::vector<int> chunks = {1}) {
+  for (int c : chunks) {
+    char n[96];
+    snprintf(n, 96, "B async CH%d M%d C%d%s", CH, M, c, WHOLE ? " whole" : "");
+    variants.push_back({n, 4, 4, CH, 2 * CH, 16, true, true, false, (const void *)bwdAsync<CH, M, WHOLE>, true, c, (const void *)carries<16, true, false>, 256, 16,
+                        true, true, WHOLE, (int)sizeof(BackwardTile<float, CH>)});
+    CHECK(cudaFuncSetAttribute((const void *)bwdAsync<CH, M, WHOLE>, cudaFuncAttributeMaxDynamicSharedMemorySize, variants.back().shared));
   }
 }
 
@@ -230,7 +243,7 @@ struct Device {
       const void *combine = v.backward ? (const void *)carriesIn : (const void *)beginnings;
       if (!v.async) CHECK(cudaLaunchKernel(combine, dim3((p.B * p.D * p.N + 127) / 128), dim3(128), args, 0, 0));
     }
-    cudaError_t e = cudaLaunchKernel(v.kernel, dim3(p.B * sections * perSection(v), s.chunks), dim3(v.TH), args, 0, 0);
+    cudaError_t e = cudaLaunchKernel(v.kernel, dim3(p.B * sections * perSection(v), s.chunks), dim3(v.TH), args, v.shared, 0);
     if (v.backward) {
       const int64_t parts = p.B * s.chunks;
       sum(dA, s.dA, parts, p.D * p.N, p.D * p.N, p.D * p.N);
@@ -328,8 +341,8 @@ int main(int argc, char **argv) {
     cudaFuncAttributes a;
     CHECK(cudaFuncGetAttributes(&a, v.kernel));
     int blocks;
-    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, v.kernel, v.TH, 0);
-    printf("%-30s regs %3d local %4zu shared %6zu blocks/SM %d\n", v.name.c_str(), a.numRegs, a.localSizeBytes, a.sharedSizeBytes, blocks);
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, v.kernel, v.TH, v.shared);
+    printf("%-30s regs %3d local %4zu shared %6zu blocks/SM %d\n", v.name.c_str(), a.numRegs, a.localSizeBytes, a.sharedSizeBytes + v.shared, blocks);
   }
   if (argc > 1 && !strcmp(argv[1], "once")) trials = 0;
   // Check the results: for each variant some small problems with random options that it supports.
@@ -349,6 +362,7 @@ int main(int argc, char **argv) {
       p.d = flip(), p.z = flip(), p.bias = flip(), p.initial = flip(), p.final = flip(), p.softplus = flip(), p.reverse = flip();
       p.start = v.st;
       if (v.async) p.D *= 4, p.N = 16, p.softplus = true, p.z = v.gated;
+      if (v.whole) p.D = (1 + per % 2) * groups * v.CH, p.L = (p.L + 15) / 16 * 16;
       fill(p);
       Result<Doubles> r;
       reference(p, r, 1);
@@ -404,7 +418,7 @@ int main(int argc, char **argv) {
       float ms = timed(count, [&] { dev.launch(v); }), other = 0;
       if (v.backward) {
         void *args[] = {&dev.s};
-        other = timed(count, [&] { cudaLaunchKernel(v.kernel, dim3(p.B * dev.sections * dev.perSection(v), dev.s.chunks), dim3(v.TH), args, 0, 0); });
+        other = timed(count, [&] { cudaLaunchKernel(v.kernel, dim3(p.B * dev.sections * dev.perSection(v), dev.s.chunks), dim3(v.TH), args, v.shared, 0); });
       } else {
         float *keep = dev.s.checkpoints;
         dev.s.checkpoints = nullptr, other = timed(count, [&] { dev.launch(v); }), dev.s.checkpoints = keep;

@@ -24,6 +24,11 @@
   extern "C" __global__ __launch_bounds__(64, 8) void scan_ends_##MARK##async_n(const Scan s) {                  \
     scanForwardAsync<X, 64, 16, false, true>(s);                                                                 \
   }
+// The kernel of scan_backward_async.cuh. whole: for scans of whole blocks and tiles with z; any: for all others.
+#define BACKWARD_ASYNC(X, MARK, NAME, WHOLE)                                                                     \
+  extern "C" __global__ __launch_bounds__(128, 2) void scan_backward_##MARK##async_##NAME(const Scan s) {        \
+    scanBackwardAsync<X, 64, WHOLE>(s);                                                                          \
+  }
 #define BACKWARD(X, MARK, S, K, T, Q, TH, M, NAME, VB, VC, STARTS)                                               \
   extern "C" __global__ __launch_bounds__(TH, M) void scan_backward_##MARK##S##x##K##_##NAME(const Scan s) {     \
     scanBackward<X, S, K, T, Q, TH, 0, false, VB, VC, STARTS>(s);                                                \

@@ -1,5 +1,6 @@
 // The variants that bench.cu compares, in groups that can be compiled separately. The arguments of addF are S, K, W, T, TH, M, EVERY, POLY;
-// those of addB are S, K, T, Q, TH, M, POLY, AHEAD, and those of addA are TH and M of the pass and of the first pass over chunks.
+// those of addB are S, K, T, Q, TH, M, POLY, AHEAD, those of addA are TH and M of the pass and of the first pass over chunks, and
+// those of addBAsync are CH, M and WHOLE.
 #ifndef GROUP
 #define GROUP 0
 #endif
@@ -41,6 +42,9 @@ static void addVariants() {
   addA<64, 4, 64, 8>({1, 8, 16});
   addA<64, 4, 64, 8, false>({1, 8});
   addA<32, 8, 64, 8>();
+  addBAsync<64, 2, true>({1, 8, 11});
+  addBAsync<64, 2, false>({1, 8});
+  addBAsync<32, 4, true>();  // half the shared memory: with two blocks on a multiprocessor, as with 100 KB, 1.9 times as slow as 64
 #endif
 #if GROUP == 0 || GROUP == 8
   addF<4, 4, 1, 16, 128, 4, 16, 8, true, true, true>({1, 4});
