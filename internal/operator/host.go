@@ -41,7 +41,7 @@ func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Va
 	if h.own {
 		prealloc = h.last
 	}
-	result, flat := resultFor[T](prealloc, resultShape(o.out))
+	result, flat := resultFor[T](prealloc, o.to)
 	if o.readers.Load() > 0 && h.keeps() > 0 {
 		kept := work.Borrow[T](h.keeps())
 		h.f.(Keeper[T]).ForwardKeeping(in, unpack(flat, o.out), kept.Data)
@@ -80,7 +80,7 @@ func (h *host[T]) backward(o *Operator, prealloc G.Value, values []G.Value) (G.V
 	if err != nil {
 		return nil, err
 	}
-	grad, err := numbers[T](values[n], resultShape(o.out))
+	grad, err := numbers[T](values[n], o.to)
 	if err != nil {
 		return nil, fmt.Errorf("result %w", err)
 	}
@@ -109,7 +109,7 @@ func (h *host[T]) accumulate(o *Operator, inputs G.Nodes, output *G.Node) error 
 	if err != nil {
 		return err
 	}
-	grad, err := gradientOf[T](output, resultShape(o.out))
+	grad, err := gradientOf[T](output, o.to)
 	if err != nil {
 		return fmt.Errorf("result %w", err)
 	}

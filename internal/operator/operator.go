@@ -29,13 +29,54 @@ type slot struct {
 	passed         bool
 }
 
+// frame is what the operators of this package share: Gorgonia's questions about types and shapes, which an operator that is made for certain
+// operands answers without them.
+type frame struct {
+	name  string // with all that distinguishes the operator from others, except places, types and shapes
+	place Place  // of the result
+	in    []slot
+	dt    tensor.Dtype // of the result
+	to    tensor.Shape // of the result
+}
+
+func (f *frame) types() (types []hm.Type) {
+	for _, s := range f.in {
+		if s.present {
+			types = append(types, typeOf(s.dt, s.shape))
+		}
+	}
+	return types
+}
+
+func (f *frame) Arity() int                                     { return len(f.types()) }
+func (f *frame) Type() hm.Type                                  { return hm.NewFnType(append(f.types(), typeOf(f.dt, f.to))...) }
+func (f *frame) InferShape(...G.DimSizer) (tensor.Shape, error) { return f.to.Clone(), nil }
+func (f *frame) ReturnsPtr() bool                               { return !f.to.IsScalar() }
+func (f *frame) OverwritesInput() int                           { return -1 }
+func (f *frame) String() string                                 { return f.name }
+func (f *frame) Place() Place                                   { return f.place }
+
+func (f *frame) WriteHash(h hash.Hash) {
+	fmt.Fprintf(h, "mamba %s %p %v %v%v", f.name, f.place.context, f.place.precision, f.dt, f.to)
+	for _, s := range f.in {
+		if s.present { // printing the zero Dtype panics
+			fmt.Fprintf(h, " %v%v", s.dt, s.shape)
+		} else {
+			fmt.Fprint(h, " absent")
+		}
+	}
+}
+
+func (f *frame) Hashcode() uint32 {
+	h := fnv.New32a()
+	f.WriteHash(h)
+	return h.Sum32()
+}
+
 // Operator runs a function forward. Several results are packed into one value, since an operator of Gorgonia has one result: on the host into
 // a vector, one after another; on a device into a Tensor with parts.
 type Operator struct {
-	name    string
-	dt      tensor.Dtype
-	place   Place
-	in      []slot
+	frame
 	out     []tensor.Shape
 	checker Checker // nil if all values are right
 	body    body
@@ -75,7 +116,7 @@ var Replace = func(o G.Op) G.Op { return o }
 
 // New returns the operator of a definition, and its operands with those copied that have to be on a device.
 func New(d Definition) (*Operator, G.Nodes, error) {
-	o := &Operator{name: d.String(), dt: d.Dtype, out: d.Out}
+	o := &Operator{frame: frame{name: d.String(), dt: d.Dtype}, out: d.Out}
 	o.checker, _ = d.Float32.(Checker)
 	first := -1
 	for i, in := range d.In {
@@ -115,6 +156,7 @@ func New(d Definition) (*Operator, G.Nodes, error) {
 		}
 		o.in = append(o.in, s)
 	}
+	o.to = resultShape(o.out)
 	return o, children, nil
 }
 
@@ -191,9 +233,6 @@ func (o *Operator) Share() {
 	}
 }
 
-// Place returns where the operator runs and its result is.
-func (o *Operator) Place() Place { return o.place }
-
 // Function returns the function of the operator.
 func (o *Operator) Function() fmt.Stringer { return o.body.function() }
 
@@ -229,26 +268,6 @@ func typeOf(dt tensor.Dtype, s tensor.Shape) hm.Type {
 	}
 	return G.TensorType{Dims: s.Dims(), Of: dt}
 }
-
-// Arity returns the number of operands that are present.
-func (o *Operator) Arity() int { return len(o.types()) }
-
-func (o *Operator) types() (types []hm.Type) {
-	for _, s := range o.in {
-		if s.present {
-			types = append(types, typeOf(s.dt, s.shape))
-		}
-	}
-	return types
-}
-
-// Type returns the concrete types of the operands and the result, since an operator is made for certain operands.
-func (o *Operator) Type() hm.Type {
-	return hm.NewFnType(append(o.types(), typeOf(o.dt, resultShape(o.out)))...)
-}
-
-// InferShape returns the shape of the packed results.
-func (o *Operator) InferShape(...G.DimSizer) (tensor.Shape, error) { return resultShape(o.out), nil }
 
 // Do runs the operator and returns a new value.
 func (o *Operator) Do(values ...G.Value) (G.Value, error) { return o.UsePreallocDo(nil, values...) }
@@ -299,42 +318,14 @@ func (o *Operator) check(ints [][]int) error {
 	return o.checker.Check(shapes, ints)
 }
 
-// ReturnsPtr reports whether the result is a tensor, not a scalar: the tape machine can preallocate it.
-func (o *Operator) ReturnsPtr() bool { return !resultShape(o.out).IsScalar() }
-
 // CallsExtern reports whether the tape machine should preallocate the result. The machine does so if ReturnsPtr is true as well.
 func (o *Operator) CallsExtern() bool { return o.ReturnsPtr() && o.body.prepares() }
-
-// OverwritesInput returns -1: no operand is overwritten.
-func (o *Operator) OverwritesInput() int { return -1 }
-
-// WriteHash writes all that distinguishes the operator from others: function, place, types and shapes.
-func (o *Operator) WriteHash(h hash.Hash) {
-	fmt.Fprintf(h, "mamba %s %p %v %v", o.name, o.place.context, o.place.precision, o.dt)
-	for _, s := range o.in {
-		if s.present { // printing the zero Dtype panics
-			fmt.Fprintf(h, " %v%v", s.dt, s.shape)
-		} else {
-			fmt.Fprint(h, " absent")
-		}
-	}
-	fmt.Fprintf(h, " %v", o.out)
-}
-
-// Hashcode returns the hash of what WriteHash writes.
-func (o *Operator) Hashcode() uint32 { return hashcode(o) }
 
 func (o *Operator) String() string {
 	if o.place.OnHost() {
 		return o.name
 	}
 	return o.name + " on a device"
-}
-
-func hashcode(o interface{ WriteHash(hash.Hash) }) uint32 {
-	h := fnv.New32a()
-	o.WriteHash(h)
-	return h.Sum32()
 }
 
 // DiffWRT reports for each operand that is present whether it has a gradient.
@@ -378,7 +369,7 @@ func (o *Operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
 		if err := o.body.differentiated(o); err != nil {
 			return nil, o.wrong(err)
 		}
-		packed, err := node.Apply(Replace(&Gradients{of: o, body: o.body.fresh()}), children...)
+		packed, err := node.Apply(Replace(o.gradients()), children...)
 		if err != nil {
 			return nil, fmt.Errorf("op: gradient of %s: %w", o.name, err)
 		}
@@ -424,6 +415,7 @@ func (o *Operator) ReuseResult() {
 // Gradients runs a function backward. Its operands are the operator's operands, the gradient of the operator's result, and, if the function
 // keeps values, the result itself. It takes the kept values from that result, and reads none of the result's elements.
 type Gradients struct {
+	frame
 	of   *Operator
 	body body
 }
@@ -433,29 +425,23 @@ var (
 	_ G.UsePreallocDoer = (*Gradients)(nil)
 )
 
+func (o *Operator) gradients() *Gradients {
+	g := &Gradients{frame: o.frame, of: o, body: o.body.fresh()}
+	result := slot{shape: o.to, dt: o.dt, present: true}
+	g.name, g.to, g.in = "∇"+o.name, resultShape(o.gradientShapes()), append(slices.Clone(o.in), result)
+	if g.body.needsResult() {
+		g.in = append(g.in, result)
+	}
+	return g
+}
+
 // Of returns the operator.
 func (o *Gradients) Of() *Operator { return o.of }
 
-func (o *Gradients) Arity() int { return len(o.types()) }
+// Shapes returns the shapes of the gradients.
+func (o *Gradients) Shapes() []tensor.Shape { return o.of.gradientShapes() }
 
-func (o *Gradients) types() []hm.Type {
-	result := typeOf(o.of.dt, resultShape(o.of.out))
-	types := append(o.of.types(), result)
-	if o.body.needsResult() {
-		types = append(types, result)
-	}
-	return types
-}
-
-func (o *Gradients) Type() hm.Type {
-	return hm.NewFnType(append(o.types(), typeOf(o.of.dt, o.shape()))...)
-}
-
-func (o *Gradients) Place() Place                                   { return o.of.place }
-func (o *Gradients) Shapes() []tensor.Shape                         { return o.of.gradientShapes() }
-func (o *Gradients) shape() tensor.Shape                            { return resultShape(o.of.gradientShapes()) }
-func (o *Gradients) InferShape(...G.DimSizer) (tensor.Shape, error) { return o.shape(), nil }
-func (o *Gradients) Do(values ...G.Value) (G.Value, error)          { return o.UsePreallocDo(nil, values...) }
+func (o *Gradients) Do(values ...G.Value) (G.Value, error) { return o.UsePreallocDo(nil, values...) }
 
 func (o *Gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Value, err error) {
 	if err = o.of.count(values, o.Arity()); err == nil {
@@ -467,17 +453,8 @@ func (o *Gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Valu
 	return v, nil
 }
 
-func (o *Gradients) ReturnsPtr() bool     { return true }
-func (o *Gradients) CallsExtern() bool    { return o.body.prepares() }
-func (o *Gradients) OverwritesInput() int { return -1 }
-
-func (o *Gradients) WriteHash(h hash.Hash) {
-	fmt.Fprint(h, "gradients of ")
-	o.of.WriteHash(h)
-}
-
-func (o *Gradients) Hashcode() uint32 { return hashcode(o) }
-func (o *Gradients) String() string   { return "∇" + o.of.String() }
+func (o *Gradients) CallsExtern() bool { return o.body.prepares() }
+func (o *Gradients) String() string    { return "∇" + o.of.String() }
 
 // DiffWRT returns false for all operands, since there are no second derivatives. If it returned nil, Gorgonia would refuse to
 // differentiate a second loss in the same graph.

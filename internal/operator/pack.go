@@ -30,7 +30,7 @@ type part struct{ index, count, offset int }
 
 // operator describes the operator called what, from values of the shape of to values of the shape to.
 func (p part) operator(what string, place Place, dt tensor.Dtype, of, to tensor.Shape) unary {
-	return unary{name: fmt.Sprintf("%s[%d:]", what, p.offset), place: place, of: of, to: to, dt: dt, toDt: dt}
+	return newUnary(fmt.Sprintf("%s[%d:]", what, p.offset), place, dt, of, dt, to)
 }
 
 // view returns a part of a packed value without a copy.
@@ -55,7 +55,7 @@ func (v *view) Do(values ...G.Value) (G.Value, error) {
 		}
 		return t.parts[v.index], nil
 	}
-	d, err := slice(values[0], v.dt, v.of, v.offset, v.to)
+	d, err := slice(values[0], v.dt, v.of(), v.offset, v.to)
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: packed value %w", v, err)
 	}
@@ -63,10 +63,10 @@ func (v *view) Do(values ...G.Value) (G.Value, error) {
 }
 
 func (v *view) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
-	if v.of.Eq(v.to) && v.place.OnHost() {
+	if v.of().Eq(v.to) && v.place.OnHost() {
 		return G.Nodes{grad}, nil
 	}
-	n, err := node.Apply(&scatter{constant: constant{v.operator("scatter", v.place, v.dt, v.to, v.of)}, part: v.part}, grad)
+	n, err := node.Apply(&scatter{constant: constant{v.operator("scatter", v.place, v.dt, v.to, v.of())}, part: v.part}, grad)
 	if err != nil {
 		return nil, fmt.Errorf("op: gradient of %v: %w", v, err)
 	}
@@ -81,7 +81,7 @@ func (v *view) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) erro
 	if err != nil {
 		return fmt.Errorf("op: gradient of %v: packed value has no gradient: %w", v, err)
 	}
-	d, err := slice(into, v.dt, v.of, v.offset, v.to)
+	d, err := slice(into, v.dt, v.of(), v.offset, v.to)
 	if err != nil {
 		return fmt.Errorf("op: gradient of %v: packed value %w", v, err)
 	}
@@ -127,7 +127,7 @@ func (s *scatter) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Value,
 }
 
 func scatterOnHost[T Float](s *scatter, prealloc, v G.Value) (G.Value, error) {
-	grad, err := numbers[T](v, s.of)
+	grad, err := numbers[T](v, s.of())
 	if err != nil {
 		return nil, err
 	}

@@ -2,11 +2,9 @@ package operator
 
 import (
 	"fmt"
-	"hash"
 	"math"
 	"slices"
 
-	"github.com/chewxy/hm"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
@@ -50,28 +48,18 @@ func (p Place) transfer(x *G.Node, up bool) (*G.Node, error) {
 }
 
 // unary is what the operators of one operand share. They move values and compute nothing.
-type unary struct {
-	name     string // with all that distinguishes the operator from others, except places, types and shapes
-	place    Place  // of the result
-	of, to   tensor.Shape
-	dt, toDt tensor.Dtype // types of the operand and the result
+type unary struct{ frame }
+
+func newUnary(name string, place Place, dt tensor.Dtype, of tensor.Shape, toDt tensor.Dtype, to tensor.Shape) unary {
+	return unary{frame{name: name, place: place, in: []slot{{dt: dt, shape: of, present: true}}, dt: toDt, to: to}}
 }
 
-func (u *unary) Arity() int                                        { return 1 }
-func (u *unary) Type() hm.Type                                     { return hm.NewFnType(typeOf(u.dt, u.of), typeOf(u.toDt, u.to)) }
-func (u *unary) InferShape(...G.DimSizer) (tensor.Shape, error)    { return u.to.Clone(), nil }
-func (u *unary) ReturnsPtr() bool                                  { return !u.to.IsScalar() }
+// of returns the shape of the operand.
+func (u *unary) of() tensor.Shape { return u.in[0].shape }
+
 func (u *unary) CallsExtern() bool                                 { return false }
-func (u *unary) OverwritesInput() int                              { return -1 }
-func (u *unary) Hashcode() uint32                                  { return hashcode(u) }
-func (u *unary) String() string                                    { return u.name }
-func (u *unary) Place() Place                                      { return u.place }
 func (u *unary) DiffWRT(int) []bool                                { return []bool{true} }
 func (u *unary) DoDiff(G.ExecutionContext, G.Nodes, *G.Node) error { return errLisp }
-
-func (u *unary) WriteHash(h hash.Hash) {
-	fmt.Fprintf(h, "mamba %s %p %v %v%v %v%v", u.name, u.place.context, u.place.precision, u.dt, u.of, u.toDt, u.to)
-}
 
 // constant is an operator without a derivative.
 type constant struct{ unary }
@@ -90,15 +78,15 @@ type transfer struct {
 }
 
 func (p Place) newTransfer(up bool, of, to tensor.Shape) *transfer {
-	u := unary{name: "download", of: of, to: to, dt: tensor.Float32, toDt: tensor.Float32}
+	name, place := "download", Place{}
 	if up {
-		u.name, u.place = "upload", p
+		name, place = "upload", p
 	}
-	return &transfer{unary: u, device: p, up: up}
+	return &transfer{unary: newUnary(name, place, tensor.Float32, of, tensor.Float32, to), device: p, up: up}
 }
 
 func (t *transfer) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
-	n, err := node.Apply(t.device.newTransfer(!t.up, t.to, t.of), grad)
+	n, err := node.Apply(t.device.newTransfer(!t.up, t.to, t.of()), grad)
 	return G.Nodes{n}, err
 }
 
@@ -116,8 +104,8 @@ func (t *transfer) Do(values ...G.Value) (v G.Value, err error) {
 
 func (t *transfer) download(v G.Value) (G.Value, error) {
 	x, ok := v.(*Tensor)
-	if !ok || !x.shape.Eq(t.of) {
-		return nil, fmt.Errorf("x is a %T of shape %v, want a tensor of shape %v on a device", v, v.Shape(), t.of)
+	if !ok || !x.shape.Eq(t.of()) {
+		return nil, fmt.Errorf("x is a %T of shape %v, want a tensor of shape %v on a device", v, v.Shape(), t.of())
 	}
 	d, err := x.ToHost()
 	if err == nil && t.to.IsScalar() {
@@ -127,7 +115,7 @@ func (t *transfer) download(v G.Value) (G.Value, error) {
 }
 
 func (t *transfer) upload(v G.Value) (G.Value, error) {
-	host, err := numbers[float32](v, t.of)
+	host, err := numbers[float32](v, t.of())
 	if err != nil {
 		return nil, fmt.Errorf("x %w", err)
 	}
@@ -144,7 +132,7 @@ func (t *transfer) upload(v G.Value) (G.Value, error) {
 // raise returns a node with Ints or Marks on the device. It has no derivative.
 func (c *Context) raise(x *G.Node, kind Kind) (*G.Node, error) {
 	name := []string{"", "integers to a device", "marks to a device"}[kind]
-	u := unary{name: name, place: Place{context: c}, of: x.Shape(), to: x.Shape(), dt: x.Dtype(), toDt: tensor.Int}
+	u := newUnary(name, Place{context: c}, x.Dtype(), x.Shape(), tensor.Int, x.Shape())
 	return node.Apply(&raise{constant: constant{u}, kind: kind}, x)
 }
 
