@@ -57,32 +57,24 @@ func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Va
 	return v, nil
 }
 
-// backwardInto computes the gradients and packs them into flat. kept, the values from the forward pass, may be nil.
-func (h *host[T]) backwardInto(o *Operator, in []Operand[T], grad, kept, flat []T) {
-	each := unpack(flat, o.gradientShapes())
-	into := make([][]T, len(o.in))
-	for i, s := range o.in {
-		if o.computed(s) {
-			into[i], each = each[0], each[1:]
-		}
+func (h *host[T]) backward(o *Operator, prealloc G.Value, values []G.Value) (G.Value, error) {
+	result, flat := resultFor[T](prealloc, resultShape(o.gradientShapes()))
+	if err := h.gradients(o, values, flat); err != nil {
+		return nil, err
 	}
-	dout := unpack(grad, o.out)
-	if k, ok := h.f.(Keeper[T]); ok && kept != nil {
-		k.BackwardKept(in, dout, into, kept)
-		return
-	}
-	h.f.Backward(in, dout, into)
+	return result(), nil
 }
 
-func (h *host[T]) backward(o *Operator, prealloc G.Value, values []G.Value) (G.Value, error) {
+// gradients computes the gradients and packs them into flat. The values are those of backward; the result may be missing.
+func (h *host[T]) gradients(o *Operator, values []G.Value, flat []T) error {
 	n := o.Arity()
 	in, err := operands[T](o, values[:n])
 	if err != nil {
-		return nil, err
+		return err
 	}
 	grad, err := numbers[T](values[n], o.to)
 	if err != nil {
-		return nil, fmt.Errorf("result %w", err)
+		return fmt.Errorf("result %w", err)
 	}
 	var kept work.Space[T]
 	if n+1 < len(values) {
@@ -95,31 +87,34 @@ func (h *host[T]) backward(o *Operator, prealloc G.Value, values []G.Value) (G.V
 			}
 		}
 	}
-	result, flat := resultFor[T](prealloc, resultShape(o.gradientShapes()))
-	h.backwardInto(o, in, grad, kept.Data, flat)
-	return result(), nil
+	each, into := unpack(flat, o.gradientShapes()), make([][]T, len(o.in))
+	for i, s := range o.in {
+		if o.computed(s) {
+			into[i], each = each[0], each[1:]
+		}
+	}
+	if dout := unpack(grad, o.out); kept.Data != nil {
+		h.f.(Keeper[T]).BackwardKept(in, dout, into, kept.Data)
+	} else {
+		h.f.Backward(in, dout, into)
+	}
+	return nil
 }
 
 func (h *host[T]) accumulate(o *Operator, inputs G.Nodes, output *G.Node) error {
-	values := make([]G.Value, len(inputs))
-	for i, n := range inputs {
-		values[i] = n.Value()
+	var values []G.Value
+	for _, n := range inputs {
+		values = append(values, n.Value())
 	}
-	in, err := operands[T](o, values)
+	grad, err := output.Grad()
 	if err != nil {
-		return err
-	}
-	grad, err := gradientOf[T](output, o.to)
-	if err != nil {
-		return fmt.Errorf("result %w", err)
-	}
-	var kept work.Space[T]
-	if k, ok := output.Value().(*Keeping[T]); ok {
-		kept = k.shown()
+		return fmt.Errorf("result has no gradient: %w", err)
 	}
 	flat := work.Borrow[T](totalSize(o.gradientShapes()))
 	defer flat.Return()
-	h.backwardInto(o, in, grad, kept.Data, flat.Data)
+	if err := h.gradients(o, append(values, grad, output.Value()), flat.Data); err != nil {
+		return err
+	}
 	each := unpack(flat.Data, o.gradientShapes())
 	for _, s := range o.in {
 		if !s.present {
@@ -129,7 +124,8 @@ func (h *host[T]) accumulate(o *Operator, inputs G.Nodes, output *G.Node) error 
 		case o.computed(s):
 			err, each = addToGradient(inputs[0], each[0], s.shape), each[1:]
 		case s.differentiable:
-			err = addToGradient(inputs[0], grad, s.shape)
+			passed, _ := numbers[T](grad, s.shape) // gradients has checked it
+			err = addToGradient(inputs[0], passed, s.shape)
 		}
 		if err != nil {
 			return fmt.Errorf("%s %w", s.name, err)
@@ -375,16 +371,6 @@ func gradientOf[T Float](n *G.Node, shape tensor.Shape) ([]T, error) {
 		return nil, fmt.Errorf("has no gradient: %w", err)
 	}
 	return numbers[T](v, shape)
-}
-
-// addGradientOf adds the gradient that the lisp machine has stored in a node to d, which is row-major and has the node's shape.
-func addGradientOf[T Float](n *G.Node, d *tensor.Dense) error {
-	grad, err := gradientOf[T](n, d.Shape())
-	if err != nil {
-		return err
-	}
-	add(rowMajor[T](d), grad)
-	return nil
 }
 
 func add[T Float](to, v []T) {

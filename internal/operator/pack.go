@@ -77,22 +77,27 @@ func (v *view) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) erro
 	if !v.place.OnHost() {
 		return errLisp
 	}
-	into, err := inputs[0].Grad()
-	if err != nil {
-		return fmt.Errorf("op: gradient of %v: packed value has no gradient: %w", v, err)
-	}
-	d, err := slice(into, v.dt, v.of(), v.offset, v.to)
-	if err != nil {
-		return fmt.Errorf("op: gradient of %v: packed value %w", v, err)
-	}
+	add := addPart[float64]
 	if v.dt == tensor.Float32 {
-		err = addGradientOf[float32](output, d)
-	} else {
-		err = addGradientOf[float64](output, d)
+		add = addPart[float32]
 	}
+	if err := add(v, inputs[0], output); err != nil {
+		return fmt.Errorf("op: gradient of %v: %w", v, err)
+	}
+	return nil
+}
+
+// addPart adds the gradient that the lisp machine has stored in a view's node to a part of that of the packed value, which is a row-major vector.
+func addPart[T Float](v *view, packed, output *G.Node) error {
+	into, err := gradientOf[T](packed, v.of())
 	if err != nil {
-		return fmt.Errorf("op: gradient of %v: result %w", v, err)
+		return fmt.Errorf("packed value %w", err)
 	}
+	grad, err := gradientOf[T](output, v.to)
+	if err != nil {
+		return fmt.Errorf("result %w", err)
+	}
+	add(into[v.offset:][:len(grad)], grad)
 	return nil
 }
 
