@@ -36,8 +36,7 @@ type AttentionConfig struct {
 // first rotated by an angle that grows with its position. Their product then depends only on the distance between the two steps.
 //
 // The result is (batch, length, channels). Scores are computed tile by tile in both passes, so memory is linear in the length; time is
-// quadratic in the length if there is no window. Every operand but Start has a gradient. Result and gradients are the same bit for bit
-// for any number of processors.
+// quadratic in the length if there is no window.
 //
 // Errors: an operand that is missing, or of another type or shape than listed in AttentionInputs; a field of cfg out of its range.
 //

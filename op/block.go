@@ -84,10 +84,7 @@ type BlockConfig struct {
 //
 // with Δ = softplus(r·DtProjᵀ + DtBias) in the scan. The result y has X's shape. It equals the composition of RMSNorm, Linear, CausalConv
 // and SelectiveScan, but the machine holds none of the values between them. The weights have the layout of Hugging Face's
-// implementation. All operands are float32, or all float64. Start may also be of int, and works as in CausalConv and SelectiveScan.
-//
-// Every operand but Start has a gradient. Result and gradients are the same bit for bit for any number of processors, if the BLAS in use
-// computes the same products for any number.
+// implementation. Start works as in CausalConv and SelectiveScan.
 //
 // Errors: an operand that is missing, or of another type or shape than listed in BlockInputs; a field of cfg out of its range.
 //

@@ -30,12 +30,8 @@ type ConvConfig struct {
 //
 //	y_t = Σ_k Weight_dk · X_{t-(width-1)+k} + Bias_d, and silu of this sum if cfg.SiLU is set
 //
-// The result y is (batch, length, channels). All operands are float32, or all float64. Start may also be of int. Steps before the first
-// are those of Context, or zero without it. The steps of a new sequence read all earlier steps, and Context, as zero, whatever their
-// values are.
-//
-// Every operand but Start has a gradient. The backward pass recomputes the sums before silu. Result and gradients are the same bit for
-// bit for any number of processors.
+// The result y is (batch, length, channels). Steps before the first are those of Context, or zero without it. The steps of a new sequence
+// read all earlier steps, and Context, as zero, whatever their values are. The backward pass recomputes the sums before silu.
 //
 // Errors: an operand that is missing, or of another type or shape than listed in ConvInputs.
 //
@@ -46,7 +42,7 @@ func CausalConv(in ConvInputs, cfg ConvConfig) (y *G.Node, err error) {
 }
 
 // CausalConvWithContext returns what CausalConv returns, and the context for the steps that follow, (batch, width-1, channels): the last
-// width-1 steps of Context and X, with zeros for steps before the last Start. The gradient of context flows back.
+// width-1 steps of Context and X, with zeros for steps before the last Start.
 //
 // To process a sequence in pieces, pass context as the Context of the next piece: the results are those of the whole sequence. If the
 // width is 1 the convolution reads no earlier step: context is nil, and Context must be nil.

@@ -59,14 +59,7 @@ func (c *checker) passes() { c.in[len(c.in)-1].Passed = true }
 // "(batch, length)"; want holds their sizes, 0 for any. It returns the shape. After an error the sizes of 0 are 1 in it, so that the checks that
 // follow can compute with it; they then change nothing.
 func (c *checker) required(name string, n *G.Node, axes string, want ...int) tensor.Shape {
-	c.numbers(name, n)
-	if n == nil {
-		c.errorf("%s is missing, want a node of shape %s", name, axes)
-	} else {
-		c.float(name, n)
-		c.shape(name, n, axes, want...)
-	}
-	if c.err == nil {
+	if c.operand(name, n, operator.Numbers, axes, want...); c.err == nil {
 		return n.Shape()
 	}
 	s := tensor.Shape(slices.Clone(want))
@@ -74,6 +67,20 @@ func (c *checker) required(name string, n *G.Node, axes string, want ...int) ten
 		s[i] = max(s[i], 1)
 	}
 	return s
+}
+
+// operand checks an operand that must be present, and adds it.
+func (c *checker) operand(name string, n *G.Node, kind operator.Kind, axes string, want ...int) {
+	c.in = append(c.in, operator.In{Name: name, Node: n, Kind: kind})
+	switch {
+	case n != nil:
+		c.typed(name, n, kind)
+		c.shape(name, n, axes, want...)
+	case kind == operator.Ints:
+		c.errorf("%s is missing, want a node of int of shape %s", name, axes)
+	default:
+		c.errorf("%s is missing, want a node of shape %s", name, axes)
+	}
 }
 
 // rows checks an operand of rows, (batch, length, channels) or (batch, channels). It returns its shape, their number and the size
@@ -97,20 +104,24 @@ func (c *checker) optional(name string, n *G.Node, axes string, want ...int) {
 	}
 }
 
-func (c *checker) float(name string, n *G.Node) {
-	c.graph(name, n)
-	if c.err == nil && n.Dtype() != c.dt {
-		c.errorf("%s is of %v, want %v like the other operands", name, n.Dtype(), c.dt)
-	}
-}
-
-func (c *checker) graph(name string, n *G.Node) {
-	switch {
-	case c.err != nil || n.Graph() == c.g:
-	case n.Graph() == nil:
+// typed checks an operand's graph and type.
+func (c *checker) typed(name string, n *G.Node, kind operator.Kind) {
+	switch g := n.Graph(); {
+	case c.err != nil:
+		return
+	case g == nil:
 		c.errorf("%s belongs to no graph, want that of the other operands", name)
-	default:
+		return // a node without a graph may have no type, and Dtype then panics
+	case g != c.g:
 		c.errorf("%s belongs to another graph than the other operands", name)
+	}
+	switch dt := n.Dtype(); {
+	case kind == operator.Numbers && dt != c.dt:
+		c.errorf("%s is of %v, want %v like the other operands", name, dt, c.dt)
+	case kind == operator.Ints && dt != tensor.Int:
+		c.errorf("%s is of %v, want int", name, dt)
+	case kind == operator.Marks && dt != tensor.Float32 && dt != tensor.Float64 && dt != tensor.Int:
+		c.errorf("%s is of %v, want float32, float64 or int", name, dt)
 	}
 }
 
@@ -151,31 +162,14 @@ func (c *checker) start(n *G.Node, batch, length int) { c.marks("Start", n, batc
 
 // marks checks an operand whose non-zero elements mark steps. It may be nil.
 func (c *checker) marks(name string, n *G.Node, batch, length int) {
-	c.in = append(c.in, operator.In{Name: name, Node: n, Kind: operator.Marks})
 	if n == nil {
+		c.in = append(c.in, operator.In{Name: name, Kind: operator.Marks})
 		return
 	}
-	if c.graph(name, n); c.err != nil {
-		return
-	}
-	if dt := n.Dtype(); dt != tensor.Float32 && dt != tensor.Float64 && dt != tensor.Int {
-		c.errorf("%s is of %v, want float32, float64 or int", name, dt)
-	}
-	c.shape(name, n, "(batch, length)", batch, length)
+	c.operand(name, n, operator.Marks, "(batch, length)", batch, length)
 }
 
 // ints checks an operand of integers, such as tokens or targets.
 func (c *checker) ints(name string, n *G.Node, axes string, want ...int) {
-	c.in = append(c.in, operator.In{Name: name, Node: n, Kind: operator.Ints})
-	if n == nil {
-		c.errorf("%s is missing, want a node of int of shape %s", name, axes)
-		return
-	}
-	if c.graph(name, n); c.err != nil {
-		return
-	}
-	if dt := n.Dtype(); dt != tensor.Int {
-		c.errorf("%s is of %v, want int", name, dt)
-	}
-	c.shape(name, n, axes, want...)
+	c.operand(name, n, operator.Ints, axes, want...)
 }

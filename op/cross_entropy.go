@@ -13,8 +13,7 @@ import (
 
 // CrossEntropy returns the mean of -log softmax(logits)_target over the targets that are not equal to ignore. The logits are (batch,
 // length, vocabulary), the targets (batch, length) of int, and the result is a scalar. For one target a sequence, the logits are (batch,
-// vocabulary), and the targets (batch). The logits have a gradient. Result and gradient
-// are the same bit for bit for any number of processors.
+// vocabulary), and the targets (batch).
 //
 // If every target is ignored, the loss and its gradient are 0. (PyTorch returns 0/0, which is NaN, so one batch that holds only padding
 // destroys the weights.)

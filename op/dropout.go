@@ -20,7 +20,7 @@ type DropoutConfig struct {
 
 // Dropout returns x with each element set to 0 with probability Rate, and the others multiplied with 1/(1-Rate). x is (batch, …) of any axes;
 // the result has its shape. step (1), of int, is the number of the training step: each step drops other elements, and the same step drops the
-// same ones, on the host and on a device. A negative step drops nothing, for evaluation. x has a gradient.
+// same ones, on the host and on a device. A negative step drops nothing, for evaluation.
 //
 // Use it instead of gorgonia.Dropout, which draws from the clock, and which is one node for different rates.
 //

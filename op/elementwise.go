@@ -7,6 +7,7 @@ import (
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/operator"
 )
 
 // Add returns a + b. The operands have the same shape and type, and so has the result.
@@ -27,7 +28,7 @@ func Add(a, b *G.Node) (*G.Node, error) {
 	shape := a.Shape()
 	if b == nil {
 		c.errorf("b is missing, want a node of shape %v like a", shape)
-	} else if c.float("b", b); !slices.Equal(b.Shape(), shape) {
+	} else if c.typed("b", b, operator.Numbers); !slices.Equal(b.Shape(), shape) {
 		c.errorf("b has shape %v, want %v like a", b.Shape(), shape)
 	}
 	return c.apply1(add[float32]{}, add[float64]{}, shape)

@@ -12,7 +12,7 @@ import (
 )
 
 // Embedding returns the rows of weight whose indices are in ids: weight (vocabulary, channels), ids (batch, length) of int, and the result
-// (batch, length, channels). The weight has a gradient.
+// (batch, length, channels).
 //
 // Errors: an operand that is missing, or of another type or shape; and when the graph runs, an id outside the vocabulary.
 func Embedding(weight, ids *G.Node) (*G.Node, error) {

@@ -10,7 +10,7 @@ import (
 )
 
 // Linear returns x·weightᵀ + bias: x (batch, length, in) or (batch, in), weight (out, in), bias (out) or nil, and the result in the shape of
-// x with out in place of in. All operands have gradients. The matrix products are computed by package blas, or by the BLAS that the program has set with gorgonia.Use.
+// x with out in place of in. The matrix products are computed by package blas, or by the BLAS that the program has set with gorgonia.Use.
 //
 // Errors: an operand that is missing, or of another type or shape.
 func Linear(x, weight, bias *G.Node) (*G.Node, error) {

@@ -11,8 +11,7 @@ import (
 )
 
 // LowRank returns weight + scale·b·a, a matrix with an update of low rank: weight (out, in), a (rank, in), b (out, rank), and the result
-// (out, in). All operands have gradients. The gradient of the weight is the gradient of the result, without a copy. Matrix products are
-// computed as in Linear.
+// (out, in). The gradient of the weight is the gradient of the result, without a copy. Matrix products are computed as in Linear.
 //
 // Errors: an operand that is missing, or of another type or shape; a scale that is not finite.
 //

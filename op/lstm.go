@@ -24,10 +24,7 @@ type LSTMInputs struct {
 //	h_t = o tanh(c_t)
 //
 // It returns y, the h of all steps (batch, length, channels), and the state after the last step, h and c (batch, channels). To process a
-// sequence in pieces, pass h and c as the H and C of the next piece. All operands are float32, or all float64. Start may also be of int.
-//
-// Every operand but Start has a gradient, and the gradients of h and c flow back. Results and gradients are the same bit for bit for any
-// number of processors.
+// sequence in pieces, pass h and c as the H and C of the next piece.
 //
 // Errors: an operand that is missing, or of another type or shape than listed in LSTMInputs.
 //

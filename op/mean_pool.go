@@ -10,7 +10,6 @@ import (
 
 // MeanPool returns the mean of x (batch, length, channels) over time, (batch, channels). mask (batch, length), of float32, float64 or int, says
 // which steps count: those where it is not 0. The others, such as padding, may hold anything. A nil mask counts all. The mean of no step is 0.
-// x has a gradient.
 //
 // Errors: an x that is missing; an operand of another type or shape.
 func MeanPool(x, mask *G.Node) (*G.Node, error) {

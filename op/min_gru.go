@@ -21,7 +21,7 @@ type MinGRUInputs struct {
 //	u = σ(Z_t),  h_t = (1 - u) h_{t-1} + u Candidate_t
 //
 // It returns y, the h of all steps (batch, length, channels), and h after the last step (batch, channels). To process a sequence in pieces,
-// pass h as the H of the next piece. Every operand but Start has a gradient, and the gradient of h flows back.
+// pass h as the H of the next piece.
 //
 // Errors: an operand that is missing, or of another type or shape than listed in MinGRUInputs.
 //

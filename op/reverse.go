@@ -9,7 +9,7 @@ import (
 
 // Reverse returns x (batch, length, channels) with each sequence in reverse order over time. A new sequence begins where start (batch, length),
 // of float32, float64 or int, is not 0; start may be nil. Sequences stay where they are, so the same start marks those of the result. A layer
-// between two Reverses reads each sequence from its end to its beginning. x has a gradient.
+// between two Reverses reads each sequence from its end to its beginning.
 //
 // Errors: an x that is missing; an operand of another type or shape.
 func Reverse(x, start *G.Node) (*G.Node, error) {

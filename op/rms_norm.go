@@ -11,7 +11,7 @@ import (
 )
 
 // RMSNorm returns x / sqrt(mean(x²) + eps) · weight, where the mean is over the last axis: x (batch, length, channels) or (batch, channels),
-// weight (channels), and the result has x's shape. Both operands have gradients.
+// weight (channels), and the result has x's shape.
 //
 // Errors: an operand that is missing, or of another type or shape; an eps that is negative or not finite.
 //

@@ -40,10 +40,7 @@ type S4Config struct {
 // with C enters y.
 //
 // The result y is (batch, length, channels). Without InitialState and Start it is computed by FFT, as a convolution with the kernel
-// K_j = s·Re Σ_n C_n b_n w_n^j. With one of them it is computed step by step. Both give the same result to within rounding. All operands
-// are float32, or all float64. Start may also be of int.
-//
-// Every operand but Start has a gradient. Result and gradients are the same bit for bit for any number of processors.
+// K_j = s·Re Σ_n C_n b_n w_n^j. With one of them it is computed step by step. Both give the same result to within rounding.
 //
 // Errors: an operand that is missing, or of another type or shape than listed in S4Inputs.
 //
@@ -56,7 +53,7 @@ func S4(in S4Inputs, cfg S4Config) (y *G.Node, err error) {
 }
 
 // S4WithState returns what S4 returns, and the state after the last step, final (batch, channels, state). It always computes step by
-// step. The gradient of final flows back. To process a sequence in pieces, pass final as the InitialState of the next piece.
+// step. To process a sequence in pieces, pass final as the InitialState of the next piece.
 func S4WithState(in S4Inputs, cfg S4Config) (y, final *G.Node, err error) {
 	f, c := newS4(in, cfg)
 	f.steps, f.withState = true, true

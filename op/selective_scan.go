@@ -37,12 +37,10 @@ type ScanConfig struct {
 //	h_t = exp(Δ_t A_dn) h_{t-1} + Δ_t B_tn u_t
 //	y_t = (Σ_n C_tn h_t + D_d u_t) · silu(Z_t)
 //
-// The result y is (batch, length, channels). All operands are float32, or all float64. Start may also be of int. Each of B and C varies
-// over time or is constant, independently of the other. Channel d reads group d/(channels/groups). No state, InitialState included,
-// crosses the boundary between a step with a Start and the step before it.
-//
-// Every operand but Start has a gradient. The backward pass recomputes the states from checkpoints. No value of shape (batch, length,
-// channels, state) is ever held (docs/selective_scan.md). Result and gradients are the same bit for bit for any number of processors.
+// The result y is (batch, length, channels). Each of B and C varies over time or is constant, independently of the other. Channel d reads
+// group d/(channels/groups). No state, InitialState included, crosses the boundary between a step with a Start and the step before it.
+// The backward pass recomputes the states from checkpoints. No value of shape (batch, length, channels, state) is ever held
+// (docs/selective_scan.md).
 //
 // Errors: an operand that is missing, or of another type or shape than listed in ScanInputs; a number of groups that does not divide the
 // channels.
@@ -57,7 +55,6 @@ func SelectiveScan(in ScanInputs, cfg ScanConfig) (y *G.Node, err error) {
 }
 
 // SelectiveScanWithState returns what SelectiveScan returns, and the state after the last step scanned, final (batch, channels, state).
-// The gradient of final flows back.
 //
 // To process a sequence in pieces, pass final as the InitialState of the next piece. With Reverse, the next piece is the one before in
 // time. In that case do not pass final on if the piece begins with a Start: final belongs to the sequence that starts there.
