@@ -1,7 +1,6 @@
 package op
 
 import (
-	"fmt"
 	"math"
 
 	G "gorgonia.org/gorgonia"
@@ -99,10 +98,6 @@ func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention[float32],
 	c.optional("Context", in.Context, "(batch, window-1, 2·channels+1)", f.batch, cfg.Window-1, 2*f.channels+1)
 	c.start(in.Start, f.batch, f.length)
 	return f, c
-}
-
-func (f *attention[T]) String() string {
-	return fmt.Sprintf("attention{heads: %d, window: %d, rotary: %v, context: %t}", f.Heads, f.Window, f.Rotary, f.withContext)
 }
 
 func (f *attention[T]) kernel(in []value[T]) *kernel.Attention[T] {

@@ -179,10 +179,6 @@ func (f *mambaBlock[T]) results() []tensor.Shape {
 	return shapes
 }
 
-func (f *mambaBlock[T]) String() string {
-	return fmt.Sprintf("Mamba block{eps: %v, recompute: %v, state: %t}", f.Eps, f.Recompute, f.withState)
-}
-
 // blockStates returns context and final from a block's results, or their gradients from the results' gradients, zero for absent ones.
 func blockStates[T kernel.Float, V any](f *mambaBlock[T], results []V) (context, final V) {
 	if f.withState && f.width > 1 {

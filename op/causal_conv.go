@@ -1,8 +1,6 @@
 package op
 
 import (
-	"fmt"
-
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
@@ -91,10 +89,6 @@ func (c *checker) convContext(n *G.Node, batch, steps, channels int) {
 		c.errorf("Context has shape %v, want none: a width of 1 reads no earlier step", n.Shape())
 	}
 	c.optional("Context", n, "(batch, width-1, channels)", batch, steps, channels)
-}
-
-func (f *conv[T]) String() string {
-	return fmt.Sprintf("causal convolution{SiLU: %t, context: %t}", f.SiLU, f.withContext)
 }
 
 func (f *conv[T]) kernel(in []value[T]) *kernel.Conv[T] {

@@ -34,8 +34,6 @@ func CrossEntropy(logits, targets *G.Node, ignore int) (*G.Node, error) {
 
 type crossEntropy[T kernel.Float] struct{ rows, vocabulary, ignore int }
 
-func (f crossEntropy[T]) String() string { return fmt.Sprintf("cross-entropy{ignore: %d}", f.ignore) }
-
 func (f crossEntropy[T]) Check(shapes []tensor.Shape, ints [][]int) error {
 	return checkTargets(shapes[1], ints[1], f.vocabulary, f.ignore)
 }

@@ -202,9 +202,9 @@ func TestCrossEntropyTargets(t *testing.T) {
 		want    string
 	}{
 		{[]float64{0, 4, 2, 1, 9, 3}, 9, ""},
-		{[]float64{0, 1, 2, 5, 4, 3}, -100, "op: cross-entropy{ignore: -100}: targets[1, 0] is 5, want 0 to 4, the vocabulary, or -100, which is ignored"},
-		{[]float64{0, 1, -1, 3, 4, 3}, -100, "op: cross-entropy{ignore: -100}: targets[0, 2] is -1, want 0 to 4, the vocabulary, or -100, which is ignored"},
-		{[]float64{0, 1, 2, 3, 4, -100}, -1, "op: cross-entropy{ignore: -1}: targets[1, 2] is -100, want 0 to 4, the vocabulary, or -1, which is ignored"},
+		{[]float64{0, 1, 2, 5, 4, 3}, -100, "op: cross-entropy: targets[1, 0] is 5, want 0 to 4, the vocabulary, or -100, which is ignored"},
+		{[]float64{0, 1, -1, 3, 4, 3}, -100, "op: cross-entropy: targets[0, 2] is -1, want 0 to 4, the vocabulary, or -100, which is ignored"},
+		{[]float64{0, 1, 2, 3, 4, -100}, -1, "op: cross-entropy: targets[1, 2] is -100, want 0 to 4, the vocabulary, or -1, which is ignored"},
 	} {
 		g := G.NewGraph()
 		logits := leaf(g, "logits", tensor.Float64, []int{2, 3, 5}, make([]float64, 30))

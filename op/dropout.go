@@ -59,18 +59,13 @@ func newDropout(name string, x, step *G.Node, cfg DropoutConfig, each func(tenso
 	if c.err != nil {
 		return nil, c.err
 	}
-	f := dropout[float32]{name, cfg, each(x.Shape())}
+	f := dropout[float32]{cfg, each(x.Shape())}
 	return c.apply1(f, dropout[float64](f), x.Shape())
 }
 
 type dropout[T kernel.Float] struct {
-	name string
 	DropoutConfig
 	each int
-}
-
-func (f dropout[T]) String() string {
-	return fmt.Sprintf("%s{rate: %v, seed: %d, layer: %d, each: %d}", f.name, f.Rate, f.Seed, f.Layer, f.each)
 }
 
 // Check refuses a step that a device does not hold.

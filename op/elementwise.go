@@ -36,8 +36,6 @@ func Add(a, b *G.Node) (*G.Node, error) {
 
 type add[T kernel.Float] struct{}
 
-func (add[T]) String() string { return "add" }
-
 func (add[T]) Forward(in []value[T], out [][]T) { kernel.Sum(out[0], in[0].Data, in[1].Data) }
 
 func (add[T]) Backward(_ []value[T], _, _ [][]T) {}
@@ -62,8 +60,6 @@ func NegExp(x *G.Node) (*G.Node, error) {
 }
 
 type negExp[T kernel.Float] struct{}
-
-func (negExp[T]) String() string { return "negative exponential" }
 
 func (negExp[T]) Forward(in []value[T], out [][]T) { kernel.NegExp(out[0], in[0].Data) }
 

@@ -44,8 +44,6 @@ func TiedEmbedding(weight, ids *G.Node) (x, tied *G.Node, err error) {
 
 type embedding[T kernel.Float] struct{ rows, vocabulary, channels int }
 
-func (embedding[T]) String() string { return "embedding" }
-
 func (f embedding[T]) Check(shapes []tensor.Shape, ints [][]int) error {
 	for i, id := range ints[1] {
 		if length := shapes[1][1]; id < 0 || id >= f.vocabulary {

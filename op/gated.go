@@ -1,8 +1,6 @@
 package op
 
 import (
-	"fmt"
-
 	G "gorgonia.org/gorgonia"
 
 	"github.com/gomamba/mamba/cuda"
@@ -48,8 +46,6 @@ func (c *checker) activation(f Activation) {
 
 // gated is the function of Gate and, with an absent x, of Activate.
 type gated[T kernel.Float] struct{ f Activation }
-
-func (g gated[T]) String() string { return fmt.Sprintf("gate{%v}", g.f) }
 
 func (g gated[T]) Forward(in []value[T], out [][]T) { kernel.Gate(g.f, out[0], in[0].Data, in[1].Data) }
 

@@ -45,8 +45,6 @@ type linear[T kernel.Float] struct{ product }
 // product is the product of rows vectors with the transpose of a matrix (out, in).
 type product struct{ rows, in, out int }
 
-func (linear[T]) String() string { return "linear" }
-
 func (f linear[T]) kernel(in []value[T]) *kernel.Linear[T] {
 	return &kernel.Linear[T]{
 		Rows: f.rows, In: f.in, Out: f.out, X: in[0].Data, Weight: in[1].Data, Bias: in[2].Data, Gemm: gemm[T](),

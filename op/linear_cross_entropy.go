@@ -1,8 +1,6 @@
 package op
 
 import (
-	"fmt"
-
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
@@ -36,10 +34,6 @@ func LinearCrossEntropy(x, weight, targets *G.Node, ignore int) (*G.Node, error)
 type headLoss[T kernel.Float] struct {
 	product
 	ignore int
-}
-
-func (f *headLoss[T]) String() string {
-	return fmt.Sprintf("linear cross-entropy{ignore: %d}", f.ignore)
 }
 
 func (f *headLoss[T]) Check(shapes []tensor.Shape, ints [][]int) error {

@@ -1,7 +1,6 @@
 package op
 
 import (
-	"fmt"
 	"math"
 
 	G "gorgonia.org/gorgonia"
@@ -33,8 +32,6 @@ type lowRank[T kernel.Float] struct {
 	out, in, rank int
 	scale         float64
 }
-
-func (f lowRank[T]) String() string { return fmt.Sprintf("low rank{scale: %v}", f.scale) }
 
 func (f lowRank[T]) kernel(in []value[T]) *kernel.LowRank[T] {
 	return &kernel.LowRank[T]{

@@ -50,8 +50,6 @@ func LSTM(in LSTMInputs) (y, h, c *G.Node, err error) {
 
 type lstm[T kernel.Float] struct{ batch, length, channels int }
 
-func (*lstm[T]) String() string { return "LSTM" }
-
 func (f *lstm[T]) kernel(in []value[T]) *kernel.LSTM[T] {
 	return &kernel.LSTM[T]{
 		Batch: f.batch, Length: f.length, Channels: f.channels,

@@ -22,8 +22,6 @@ func MeanPool(x, mask *G.Node) (*G.Node, error) {
 
 type meanPool[T kernel.Float] struct{ batch, length, channels int }
 
-func (f meanPool[T]) String() string { return "mean pool" }
-
 func (f meanPool[T]) kernel(in []value[T]) *kernel.MeanPool {
 	return &kernel.MeanPool{Batch: f.batch, Length: f.length, Channels: f.channels, Mask: in[1].Marks}
 }

@@ -38,8 +38,6 @@ func MinGRU(in MinGRUInputs) (y, h *G.Node, err error) {
 
 type minGRU[T kernel.Float] struct{ batch, length, channels int }
 
-func (minGRU[T]) String() string { return "minGRU" }
-
 // On the host.
 
 func (f minGRU[T]) kernel(in []value[T]) *kernel.MinGRU[T] {

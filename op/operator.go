@@ -25,7 +25,7 @@ func (c *checker) apply(f32 operator.Function[float32], f64 operator.Function[fl
 	if c.err != nil {
 		return nil, c.err
 	}
-	return operator.Apply(operator.Definition{Float32: f32, Float64: f64, Dtype: c.dt, In: c.in, Out: results})
+	return operator.Apply(operator.Definition{Name: c.op, Float32: f32, Float64: f64, Dtype: c.dt, In: c.in, Out: results})
 }
 
 // apply1 is apply for one result.

@@ -1,8 +1,6 @@
 package op
 
 import (
-	"fmt"
-
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
@@ -49,8 +47,6 @@ func headSize(c *checker, name string, n *G.Node, heads int) (size int, shape te
 
 type outer[T kernel.Float] struct{ size int }
 
-func (f outer[T]) String() string { return fmt.Sprintf("outer product{size: %d}", f.size) }
-
 func (f outer[T]) Forward(in []value[T], out [][]T) {
 	kernel.OuterProduct(out[0], in[0].Data, in[1].Data, f.size)
 }
@@ -72,8 +68,6 @@ func (f outer[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, do
 }
 
 type contraction[T kernel.Float] struct{ size int }
-
-func (f contraction[T]) String() string { return fmt.Sprintf("contraction{size: %d}", f.size) }
 
 func (f contraction[T]) Forward(in []value[T], out [][]T) {
 	kernel.VectorMatrix(out[0], in[0].Data, in[1].Data, f.size)

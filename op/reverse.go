@@ -22,8 +22,6 @@ func Reverse(x, start *G.Node) (*G.Node, error) {
 
 type reverse[T kernel.Float] struct{ batch, length, channels int }
 
-func (reverse[T]) String() string { return "reverse" }
-
 func (f reverse[T]) Forward(in []value[T], out [][]T) {
 	kernel.Reverse(out[0], in[0].Data, f.batch, f.length, f.channels, in[1].Marks)
 }

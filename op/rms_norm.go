@@ -1,7 +1,6 @@
 package op
 
 import (
-	"fmt"
 	"math"
 
 	G "gorgonia.org/gorgonia"
@@ -31,8 +30,6 @@ type rmsNorm[T kernel.Float] struct {
 	rows, channels int
 	eps            float64
 }
-
-func (f rmsNorm[T]) String() string { return fmt.Sprintf("RMS norm{eps: %v}", f.eps) }
 
 func (f rmsNorm[T]) kernel(in []value[T]) *kernel.RMSNorm[T] {
 	return &kernel.RMSNorm[T]{Channels: f.channels, Eps: f.eps, X: in[0].Data, Weight: in[1].Data}

@@ -98,10 +98,6 @@ func newS4(in S4Inputs, cfg S4Config) (*s4[float32], *checker) {
 	return f, c
 }
 
-func (f *s4[T]) String() string {
-	return fmt.Sprintf("S4{bilinear: %t, step by step: %t, state: %t}", f.Bilinear, f.steps, f.withState)
-}
-
 func (f *s4[T]) kernel(in []value[T]) *kernel.S4[T] {
 	return &kernel.S4[T]{
 		Batch: f.batch, Length: f.length, Channels: f.channels, Modes: f.modes, Bilinear: f.Bilinear,

@@ -131,10 +131,6 @@ func (f *scan[T]) groups(c *checker, name string, n *G.Node) int {
 	}
 }
 
-func (f *scan[T]) String() string {
-	return fmt.Sprintf("selective scan{softplus: %t, reverse: %t, state: %t}", f.DeltaSoftplus, f.Reverse, f.withState)
-}
-
 func (f *scan[T]) kernel(in []value[T]) *kernel.Scan[T] {
 	return &kernel.Scan[T]{
 		Batch: f.batch, Length: f.length, Channels: f.channels, State: f.state,

@@ -14,7 +14,7 @@ import (
 
 // Gorgonia's CUDA machine runs the scan of float32 on its device. The other functions are not tested there.
 func init() {
-	cudamachine.Use(func(f fmt.Stringer) bool {
+	cudamachine.Use(func(f any) bool {
 		s, ok := f.(*scan[float32])
 		return ok && s.Fits(cuda.Strict) == nil
 	})

@@ -45,10 +45,10 @@ func newScanOp(in ScanInputs, cfg ScanConfig) (*SelectiveScanOp, error) {
 		return nil, c.err
 	}
 	o, nodes, err := operator.New(operator.Definition{
-		Float32: f, Float64: (*scan[float64])(f), Dtype: c.dt, In: c.in, Out: []tensor.Shape{f.result()},
+		Name: c.op, Float32: f, Float64: (*scan[float64])(f), Dtype: c.dt, In: c.in, Out: []tensor.Shape{f.result()},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("op: %v: %w", f, err)
+		return nil, fmt.Errorf("op: %s: %w", c.op, err)
 	}
 	return &SelectiveScanOp{o, in, cfg, nodes}, nil
 }
@@ -66,7 +66,7 @@ func (o *SelectiveScanOp) operator() *operator.Operator {
 	if o.err() == nil {
 		return o.made
 	}
-	none, _, _ := operator.New(operator.Definition{Float32: &scan[float32]{}, Dtype: tensor.Float32, Out: []tensor.Shape{{1}}})
+	none, _, _ := operator.New(operator.Definition{Name: "selective scan", Float32: &scan[float32]{}, Dtype: tensor.Float32, Out: []tensor.Shape{{1}}})
 	return none
 }
 

@@ -1,8 +1,6 @@
 package op
 
 import (
-	"fmt"
-
 	G "gorgonia.org/gorgonia"
 
 	"github.com/gomamba/mamba/cuda"
@@ -48,8 +46,6 @@ func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 
 // columns copies one part of a split.
 type columns[T kernel.Float] struct{ channels, from, size int }
-
-func (f columns[T]) String() string { return fmt.Sprintf("columns{%d:%d}", f.from, f.from+f.size) }
 
 func (f columns[T]) Forward(in []value[T], out [][]T) {
 	kernel.CopyColumns(out[0], in[0].Data, f.channels, f.from, f.size)

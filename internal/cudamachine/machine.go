@@ -20,7 +20,7 @@ import (
 
 // Use makes the machine run the operators on its device whose function is allowed, and their gradients. An allowed function computes in float32,
 // implements operator.OnDevice, supports its sizes (operator.Limited), and has operands of Numbers and Marks, and tensors as results.
-func Use(allowed func(function fmt.Stringer) bool) {
+func Use(allowed func(function any) bool) {
 	operator.Replace = func(o G.Op) G.Op {
 		switch o := o.(type) {
 		case *operator.Operator:

@@ -183,7 +183,7 @@ func (d *Decoder) run(s *cuda.Stream) (logits *Tensor, err error) {
 			t, err := f.body.(*device).run(f, s, in, ready)
 			values[n], owned[n] = t, t // also after an error, so that its memory is freed
 			if err != nil {
-				return nil, fmt.Errorf("op: %s: %w", f.name, err)
+				return nil, fmt.Errorf("op: %s: %w", f.op, err)
 			}
 		}
 		for _, operand := range operands {

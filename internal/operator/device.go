@@ -12,16 +12,15 @@ import (
 // device runs a function on a device. It owns its last result and frees it when it runs again.
 type device struct {
 	f    OnDevice
-	name fmt.Stringer
 	last *Tensor
 	// shared says that several nodes have the operator, so that last may still be read when it runs again.
 	shared bool
 }
 
-func (d *device) function() fmt.Stringer { return d.name }
-func (d *device) fresh() body            { return &device{f: d.f, name: d.name} }
-func (d *device) needsResult() bool      { return true }
-func (d *device) prepares() bool         { return false }
+func (d *device) function() any     { return d.f }
+func (d *device) fresh() body       { return &device{f: d.f} }
+func (d *device) needsResult() bool { return true }
+func (d *device) prepares() bool    { return false }
 
 var errLisp = fmt.Errorf("op: the lisp machine does not run on a device: use gorgonia.Grad and a tape machine")
 

@@ -15,11 +15,9 @@ type Float interface{ float32 | float64 }
 // Function computes an operator on the host, for one type of number. It has a fixed list of operands, of which optional ones may be absent,
 // and one or more results.
 //
-// A function must not keep a reference to a value, since a machine may overwrite any value before the backward pass runs.
+// Gorgonia merges operators of one name, functions with equal fields, and the same operands. So a function's fields are all of its parameters, and
+// hold no pointers. A function must not keep a reference to a value, since a machine may overwrite any value before the backward pass runs.
 type Function[T Float] interface {
-	// String returns the operator's name with every parameter that changes its result. Gorgonia merges operators that have the same
-	// name, shapes and operands.
-	String() string
 	// Forward writes every element of every result.
 	Forward(in []Operand[T], out [][]T)
 	// Backward computes the gradients from the operands and the results' gradients dout. It writes every element of every gradient that is
@@ -110,14 +108,13 @@ type In struct {
 
 // Definition defines an operator: its functions, its operands and the shapes of its results.
 type Definition struct {
+	Name    string
 	Float32 Function[float32] // runs on a device too if it implements OnDevice
 	Float64 Function[float64]
 	Dtype   tensor.Dtype // of Numbers and of the results
 	In      []In
 	Out     []tensor.Shape
 }
-
-func (d *Definition) String() string { return d.Float32.String() }
 
 // Apply adds an operator to the graph of its operands and returns a node for each of its results. Where the operands are decides where the
 // operator runs. Ints and Marks are copied to a device if they are needed there. A result that is a scalar is copied to the host.
@@ -127,7 +124,7 @@ func (d *Definition) String() string { return d.Float32.String() }
 func Apply(d Definition) (G.Nodes, error) {
 	nodes, err := apply(d)
 	if err != nil {
-		return nil, fmt.Errorf("op: %v: %w", &d, err)
+		return nil, fmt.Errorf("op: %s: %w", d.Name, err)
 	}
 	return nodes, nil
 }

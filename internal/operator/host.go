@@ -19,7 +19,7 @@ type host[T Float] struct {
 
 func hostBody[T Float](f Function[T]) body { return &host[T]{f: f} }
 
-func (h *host[T]) function() fmt.Stringer         { return h.f }
+func (h *host[T]) function() any                  { return h.f }
 func (h *host[T]) fresh() body                    { return &host[T]{f: h.f} }
 func (h *host[T]) needsResult() bool              { return h.keeps() > 0 }
 func (h *host[T]) prepares() bool                 { return !h.own }

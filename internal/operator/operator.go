@@ -8,6 +8,7 @@ import (
 	"hash"
 	"hash/fnv"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/chewxy/hm"
@@ -77,6 +78,7 @@ func (f *frame) Hashcode() uint32 {
 // a vector, one after another; on a device into a Tensor with parts.
 type Operator struct {
 	frame
+	op      string // the name without parameters, for messages
 	out     []tensor.Shape
 	checker Checker // nil if all values are right
 	body    body
@@ -102,7 +104,7 @@ type body interface {
 	// fresh returns a body for another operator of the same function.
 	fresh() body
 	// function returns the function.
-	function() fmt.Stringer
+	function() any
 }
 
 var (
@@ -116,7 +118,7 @@ var Replace = func(o G.Op) G.Op { return o }
 
 // New returns the operator of a definition, and its operands with those copied that have to be on a device.
 func New(d Definition) (*Operator, G.Nodes, error) {
-	o := &Operator{frame: frame{name: d.String(), dt: d.Dtype}, out: d.Out}
+	o := &Operator{frame: frame{name: d.Name + parameters(d.Float32), dt: d.Dtype}, op: d.Name, out: d.Out}
 	o.checker, _ = d.Float32.(Checker)
 	first := -1
 	for i, in := range d.In {
@@ -160,6 +162,12 @@ func New(d Definition) (*Operator, G.Nodes, error) {
 	return o, children, nil
 }
 
+// parameters returns the fields of a function, as "{rows:6, channels:4}".
+func parameters(f any) string {
+	s := fmt.Sprintf("%#v", f) // not %v: a parameter with a method String could hide others
+	return s[strings.IndexByte(s, '{'):]
+}
+
 // setBody chooses the function by place and type, and checks the sizes of the results.
 func (o *Operator) setBody(d Definition, first int) error {
 	if o.place.OnHost() {
@@ -190,7 +198,7 @@ func (o *Operator) setBody(d Definition, first int) error {
 			return fmt.Errorf("a result %w", err)
 		}
 	}
-	o.body = &device{f: f, name: d.Float32}
+	o.body = &device{f: f}
 	return nil
 }
 
@@ -234,7 +242,7 @@ func (o *Operator) Share() {
 }
 
 // Function returns the function of the operator.
-func (o *Operator) Function() fmt.Stringer { return o.body.function() }
+func (o *Operator) Function() any { return o.body.function() }
 
 // Slots returns the shapes and kinds of all operands and whether the backward pass computes their gradients: a nil shape for absent operands.
 func (o *Operator) Slots() (shapes []tensor.Shape, kinds []Kind, computed []bool) {
@@ -284,7 +292,7 @@ func (o *Operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, 
 	return v, nil
 }
 
-func (o *Operator) wrong(err error) error { return fmt.Errorf("op: %s: %w", o.name, err) }
+func (o *Operator) wrong(err error) error { return fmt.Errorf("op: %s: %w", o.op, err) }
 
 func (o *Operator) count(values []G.Value, want int) error {
 	if len(values) != want {
@@ -371,7 +379,7 @@ func (o *Operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
 		}
 		packed, err := node.Apply(Replace(o.gradients()), children...)
 		if err != nil {
-			return nil, fmt.Errorf("op: gradient of %s: %w", o.name, err)
+			return nil, fmt.Errorf("op: gradient of %s: %w", o.op, err)
 		}
 		if each = (G.Nodes{packed}); len(shapes) > 1 {
 			if each, err = o.views(packed, shapes); err != nil {
@@ -400,7 +408,7 @@ func (o *Operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) 
 		return o.wrong(err)
 	}
 	if err := o.body.accumulate(o, inputs, output); err != nil {
-		return fmt.Errorf("op: gradient of %s: %w", o.name, err)
+		return fmt.Errorf("op: gradient of %s: %w", o.op, err)
 	}
 	return nil
 }
@@ -448,7 +456,7 @@ func (o *Gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Valu
 		v, err = o.body.backward(o.of, prealloc, values)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("op: gradient of %s: %w", o.of.name, err)
+		return nil, fmt.Errorf("op: gradient of %s: %w", o.of.op, err)
 	}
 	return v, nil
 }
@@ -461,5 +469,5 @@ func (o *Gradients) String() string    { return "∇" + o.of.String() }
 func (o *Gradients) DiffWRT(inputs int) []bool { return make([]bool, inputs) }
 
 func (o *Gradients) SymDiff(G.Nodes, *G.Node, *G.Node) (G.Nodes, error) {
-	return nil, fmt.Errorf("op: %s has no second derivative", o.of.name)
+	return nil, fmt.Errorf("op: %s has no second derivative", o.of.op)
 }
