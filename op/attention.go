@@ -117,28 +117,24 @@ func (f *attention[T]) Backward(in []value[T], dout, grad [][]T) {
 }
 
 // Fits returns an error if the kernels do not support a size.
-func (f *attention[T]) Fits(p cuda.Precision) error { return f.on(p).Fits() }
+func (f *attention[T]) Fits(p cuda.Precision) error {
+	return f.on(p, make([]onDevice, attentionStart+1)).Fits()
+}
 
-// on returns the attention without operands.
-func (f *attention[T]) on(p cuda.Precision) *cuda.Attention {
+func (f *attention[T]) on(p cuda.Precision, in []onDevice) *cuda.Attention {
 	return &cuda.Attention{
 		Batch: f.batch, Length: f.length, Channels: f.channels, Heads: f.Heads, Window: f.Window, Base: f.Rotary, Precision: p,
+		Q: in[attentionQ].Array, K: in[attentionK].Array, V: in[attentionV].Array,
+		Context: in[attentionContext].Array, Start: in[attentionStart].Marks,
 	}
 }
 
-func (f *attention[T]) onWith(p cuda.Precision, in []onDevice) *cuda.Attention {
-	a := f.on(p)
-	a.Q, a.K, a.V = in[attentionQ].Array, in[attentionK].Array, in[attentionV].Array
-	a.Context, a.Start = in[attentionContext].Array, in[attentionStart].Marks
-	return a
-}
-
 func (f *attention[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
-	return f.onWith(p, in).Forward(s, out[0], second(out), keep)
+	return f.on(p, in).Forward(s, out[0], second(out), keep)
 }
 
 func (f *attention[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values kept) error {
-	return f.onWith(p, in).Backward(s, values.(*cuda.AttentionKept), dout[0], second(dout), &cuda.AttentionGrad{
+	return f.on(p, in).Backward(s, values.(*cuda.AttentionKept), dout[0], second(dout), &cuda.AttentionGrad{
 		Q: grad[attentionQ], K: grad[attentionK], V: grad[attentionV], Context: grad[attentionContext],
 	})
 }

@@ -104,10 +104,8 @@ func MambaBlockWithState(in BlockInputs, cfg BlockConfig) (y, context, final *G.
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if f.width > 1 {
-		context = nodes[1]
-	}
-	return nodes[0], context, nodes[len(nodes)-1], nil
+	context, final = blockStates(f, nodes)
+	return nodes[0], context, final, nil
 }
 
 // mambaBlock is the function of MambaBlock and MambaBlockWithState.
@@ -206,47 +204,37 @@ func (f *mambaBlock[T]) Backward(in []value[T], dout, grad [][]T) {
 
 func (f *mambaBlock[T]) ForwardKeeping(in []value[T], out [][]T, kept []T) {
 	context, final := blockStates(f, out)
-	f.kernel(in).Forward(out[0], context, final, f.keptValues(kept))
+	values, _ := f.keptValues(kept)
+	f.kernel(in).Forward(out[0], context, final, values)
 }
 
 func (f *mambaBlock[T]) BackwardKept(in []value[T], dout, grad [][]T, kept []T) {
 	dcontext, dfinal := blockStates(f, dout)
-	f.kernel(in).Backward(dout[0], dcontext, dfinal, f.keptValues(kept), &kernel.BlockGrad[T]{
+	values, _ := f.keptValues(kept)
+	f.kernel(in).Backward(dout[0], dcontext, dfinal, values, &kernel.BlockGrad[T]{
 		X: grad[blockX], BlockWeights: blockWeights(grad), Context: grad[blockContext], Initial: grad[blockInitial],
 	})
 }
 
-// keptWidths returns how many elements of each of a block's values are kept for each step.
-func (f *mambaBlock[T]) keptWidths() (normed, vz, u, rbc, delta int) {
-	switch f.Recompute {
-	case RecomputeNone:
-		return f.model, 2 * f.channels, f.channels, f.rank + 2*f.state, f.channels
-	case RecomputeCheap:
-		return 0, 2 * f.channels, 0, f.rank + 2*f.state, 0
+// keptValues divides the vector of kept elements into a block's values. It also returns their number, for nil as well.
+func (f *mambaBlock[T]) keptValues(kept []T) (v kernel.BlockValues[T], n int) {
+	take := func(of *[]T, channels int, keep bool) {
+		if size := f.batch * f.length * channels; keep {
+			if n += size; kept != nil {
+				*of = kept[n-size : n : n]
+			}
+		}
 	}
-	return 0, 0, 0, 0, 0
+	all, products := f.Recompute == RecomputeNone, f.Recompute != RecomputeAll
+	take(&v.Normed, f.model, all)
+	take(&v.VZ, 2*f.channels, products)
+	take(&v.U, f.channels, all)
+	take(&v.RBC, f.rank+2*f.state, products)
+	take(&v.Delta, f.channels, all)
+	return v, n
 }
 
 func (f *mambaBlock[T]) Keeps() int {
-	normed, vz, u, rbc, delta := f.keptWidths()
-	return f.batch * f.length * (normed + vz + u + rbc + delta)
-}
-
-// keptValues divides the vector of kept elements into a block's values.
-func (f *mambaBlock[T]) keptValues(rest []T) (v kernel.BlockValues[T]) {
-	if rest == nil {
-		return v
-	}
-	cut := func(width int) []T {
-		if width == 0 {
-			return nil
-		}
-		n := f.batch * f.length * width
-		s := rest[:n:n]
-		rest = rest[n:]
-		return s
-	}
-	normed, vz, u, rbc, delta := f.keptWidths()
-	v.Normed, v.VZ, v.U, v.RBC, v.Delta = cut(normed), cut(vz), cut(u), cut(rbc), cut(delta)
-	return v
+	_, n := f.keptValues(nil)
+	return n
 }

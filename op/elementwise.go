@@ -74,3 +74,57 @@ func (negExp[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out 
 func (negExp[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return cuda.NegExpBackward(s, in[0].Array, dout[0], grad[0])
 }
+
+// Activation is a function that is applied to each element.
+type Activation = kernel.Activation
+
+// The activations. GELU is the exact form with the error function, not the approximation with tanh (Hendrycks and Gimpel, "Gaussian Error
+// Linear Units").
+const (
+	SiLU = kernel.SiLU // x·sigmoid(x)
+	GELU = kernel.GELU // x·Φ(x), where Φ is the distribution function of the standard normal distribution
+)
+
+// Activate returns f(x), element by element: x and the result are (batch, length, channels). Errors: an x that is missing, or of another
+// type or shape; an unknown f.
+func Activate(x *G.Node, f Activation) (*G.Node, error) {
+	c := newChecker("activation", "x", x)
+	s := c.required("x", x, "(batch, length, channels)", 0, 0, 0)
+	c.numbers("", nil) // the x of Gate
+	c.activation(f)
+	return c.apply1(gated[float32]{f}, gated[float64]{f}, s)
+}
+
+// Gate returns f(gate)·x, element by element: gate, x and the result are (batch, length, channels). With SiLU it is the gate of SwiGLU,
+// with GELU that of GeGLU. Errors: an operand that is missing, or of another type or shape; an unknown f. Source: Shazeer, "GLU Variants
+// Improve Transformer", equation 6.
+func Gate(gate, x *G.Node, f Activation) (*G.Node, error) {
+	c := newChecker("gate", "gate", gate)
+	s := c.required("gate", gate, "(batch, length, channels)", 0, 0, 0)
+	c.activation(f)
+	c.required("x", x, "(batch, length, channels)", s...)
+	return c.apply1(gated[float32]{f}, gated[float64]{f}, s)
+}
+
+func (c *checker) activation(f Activation) {
+	if f != SiLU && f != GELU {
+		c.errorf("the activation is %d, want SiLU or GELU", int(f))
+	}
+}
+
+// gated is the function of Gate and, with an absent x, of Activate.
+type gated[T kernel.Float] struct{ f Activation }
+
+func (g gated[T]) Forward(in []value[T], out [][]T) { kernel.Gate(g.f, out[0], in[0].Data, in[1].Data) }
+
+func (g gated[T]) Backward(in []value[T], dout, grad [][]T) {
+	kernel.GateBackward(g.f, grad[0], grad[1], dout[0], in[0].Data, in[1].Data)
+}
+
+func (g gated[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
+	return nil, cuda.Gate(s, cuda.Nonlinearity(g.f), in[0].Array, in[1].Array, out[0])
+}
+
+func (g gated[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
+	return cuda.GateBackward(s, cuda.Nonlinearity(g.f), in[0].Array, in[1].Array, dout[0], grad[0], grad[1])
+}
