@@ -17,22 +17,13 @@ type device struct {
 	shared bool
 }
 
-func (d *device) function() any     { return d.f }
 func (d *device) fresh() body       { return &device{f: d.f} }
 func (d *device) needsResult() bool { return true }
-func (d *device) prepares() bool    { return false }
 
 var errLisp = fmt.Errorf("op: the lisp machine does not run on a device: use gorgonia.Grad and a tape machine")
 
 // accumulate returns an error. Without it the lisp machine would give zero gradients without an error.
 func (d *device) accumulate(*Operator, G.Nodes, *G.Node) error { return errLisp }
-
-func (d *device) differentiated(o *Operator) error {
-	if _, once := d.f.(Overwriter); once && o.readers.Load() > 1 {
-		return fmt.Errorf("the gradient is computed twice, want once: add the losses and differentiate their sum")
-	}
-	return nil
-}
 
 func (d *device) forward(o *Operator, _ G.Value, values []G.Value) (G.Value, error) {
 	return d.replace(o, func(s *cuda.Stream) (*Tensor, error) { return d.run(o, s, values, nil) })

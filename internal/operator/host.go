@@ -13,18 +13,13 @@ import (
 // host runs a function on the host.
 type host[T Float] struct {
 	f    Function[T]
-	own  bool    // the result is written into last
-	last G.Value // the result of the last run, if own
+	last G.Value // the result of the last run, if the operator reuses it
 }
 
 func hostBody[T Float](f Function[T]) body { return &host[T]{f: f} }
 
-func (h *host[T]) function() any                  { return h.f }
-func (h *host[T]) fresh() body                    { return &host[T]{f: h.f} }
-func (h *host[T]) needsResult() bool              { return h.keeps() > 0 }
-func (h *host[T]) prepares() bool                 { return !h.own }
-func (h *host[T]) differentiated(*Operator) error { return nil }
-func (h *host[T]) reuse()                         { h.own = true }
+func (h *host[T]) fresh() body       { return &host[T]{f: h.f} }
+func (h *host[T]) needsResult() bool { return h.keeps() > 0 }
 
 func (h *host[T]) keeps() int {
 	if k, ok := h.f.(Keeper[T]); ok {
@@ -38,7 +33,7 @@ func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Va
 	if err != nil {
 		return nil, err
 	}
-	if h.own {
+	if o.reuses {
 		prealloc = h.last
 	}
 	result, flat := resultFor[T](prealloc, o.to)
@@ -51,7 +46,7 @@ func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Va
 	}
 	h.f.Forward(in, unpack(flat, o.out))
 	v := result()
-	if h.own {
+	if o.reuses {
 		h.last = v
 	}
 	return v, nil

@@ -78,12 +78,14 @@ func (f *frame) Hashcode() uint32 {
 // a vector, one after another; on a device into a Tensor with parts.
 type Operator struct {
 	frame
-	op      string // the name without parameters, for messages
-	out     []tensor.Shape
-	checker Checker // nil if all values are right
-	body    body
-	readers atomic.Int32 // number of gradients operators that read the kept values
-	shared  bool         // see Share
+	op       string // the name without parameters, for messages
+	out      []tensor.Shape
+	checker  Checker // nil if all values are right
+	body     body
+	function any          // that the body runs
+	readers  atomic.Int32 // number of gradients operators that read the kept values
+	shared   bool         // see Share
+	reuses   bool         // see ReuseResult
 }
 
 // body is what differs between the places and the types of numbers.
@@ -97,14 +99,8 @@ type body interface {
 	accumulate(o *Operator, inputs G.Nodes, output *G.Node) error
 	// needsResult reports whether the backward pass reads the packed results, which carry the kept values.
 	needsResult() bool
-	// prepares reports whether the machine should prepare memory for results.
-	prepares() bool
-	// differentiated is called for each operator of gradients.
-	differentiated(o *Operator) error
 	// fresh returns a body for another operator of the same function.
 	fresh() body
-	// function returns the function.
-	function() any
 }
 
 var (
@@ -175,8 +171,8 @@ func (o *Operator) setBody(d Definition, first int) error {
 		for _, s := range o.out {
 			need = need.Plus(size.Of(o.dt.Size(), s...))
 		}
-		if o.body = hostBody(d.Float32); o.dt == tensor.Float64 {
-			o.body = hostBody(d.Float64)
+		if o.body, o.function = hostBody(d.Float32), d.Float32; o.dt == tensor.Float64 {
+			o.body, o.function = hostBody(d.Float64), d.Float64
 		}
 		return need.Fits(fmt.Sprintf("the results %v", o.out))
 	}
@@ -198,7 +194,7 @@ func (o *Operator) setBody(d Definition, first int) error {
 			return fmt.Errorf("a result %w", err)
 		}
 	}
-	o.body = &device{f: f}
+	o.body, o.function = &device{f: f}, f
 	return nil
 }
 
@@ -242,7 +238,7 @@ func (o *Operator) Share() {
 }
 
 // Function returns the function of the operator.
-func (o *Operator) Function() any { return o.body.function() }
+func (o *Operator) Function() any { return o.function }
 
 // Slots returns the shapes and kinds of all operands and whether the backward pass computes their gradients: a nil shape for absent operands.
 func (o *Operator) Slots() (shapes []tensor.Shape, kinds []Kind, computed []bool) {
@@ -327,7 +323,7 @@ func (o *Operator) check(ints [][]int) error {
 }
 
 // CallsExtern reports whether the tape machine should preallocate the result. The machine does so if ReturnsPtr is true as well.
-func (o *Operator) CallsExtern() bool { return o.ReturnsPtr() && o.body.prepares() }
+func (o *Operator) CallsExtern() bool { return o.ReturnsPtr() && o.place.OnHost() && !o.reuses }
 
 func (o *Operator) String() string {
 	if o.place.OnHost() {
@@ -374,8 +370,8 @@ func (o *Operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
 			children = append(children, output)
 			o.readers.Add(1)
 		}
-		if err := o.body.differentiated(o); err != nil {
-			return nil, o.wrong(err)
+		if _, once := o.function.(Overwriter); once && o.readers.Load() > 1 {
+			return nil, o.wrong(fmt.Errorf("the gradient is computed twice, want once: add the losses and differentiate their sum"))
 		}
 		packed, err := node.Apply(Replace(o.gradients()), children...)
 		if err != nil {
@@ -415,9 +411,7 @@ func (o *Operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) 
 
 // ReuseResult makes the operator write into its last result.
 func (o *Operator) ReuseResult() {
-	if b, ok := o.body.(interface{ reuse() }); ok && !o.shared {
-		b.reuse()
-	}
+	o.reuses = !o.shared && o.place.OnHost()
 }
 
 // Gradients runs a function backward. Its operands are the operator's operands, the gradient of the operator's result, and, if the function
@@ -461,7 +455,7 @@ func (o *Gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Valu
 	return v, nil
 }
 
-func (o *Gradients) CallsExtern() bool { return o.body.prepares() }
+func (o *Gradients) CallsExtern() bool { return o.place.OnHost() }
 func (o *Gradients) String() string    { return "∇" + o.of.String() }
 
 // DiffWRT returns false for all operands, since there are no second derivatives. If it returned nil, Gorgonia would refuse to
