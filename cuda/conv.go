@@ -69,6 +69,16 @@ func (c *Conv[T]) args() convArgs {
 // tiles returns the number of tiles that the length is cut into.
 func (c *Conv[T]) tiles(a *convArgs) int { return int((a.length + a.steps - 1) / a.steps) }
 
+// vectors reports whether the kernels that read four channels at a time fit: four taps, no starts, and every step begins at a multiple of four
+// elements of x and of the arrays at the addresses, in bytes, which are as large as T.
+func (c *Conv[T]) vectors(strides int, addresses ...uintptr) bool {
+	together := uintptr(c.Channels | c.XStride | strides)
+	for _, address := range append(addresses, c.X.address) {
+		together |= address / uintptr(size[T]())
+	}
+	return c.Width == 4 && c.Start.Absent() && together%4 == 0 && (c.Weight.address|c.Context.address)%16 == 0
+}
+
 func (c *Conv[T]) kernel(direction string) string {
 	switch {
 	case c.Width == 4 && c.Start.Absent():
@@ -107,6 +117,16 @@ func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
 		if err := c.wideForward(s, &a); err != nil {
 			return err
 		}
+	case c.vectors(0, y.address):
+		// A tile reads three steps again. Short tiles fill the device if there are few rows.
+		for a.steps > 8 && c.Batch*c.tiles(&a)*c.Channels/4 < 512*s.device.multiprocessors && c.Length <= 8<<16-8 {
+			a.steps /= 2
+		}
+		g := c.grid(c.tiles(&a))
+		g.x = blocksOf(c.Channels/4, 128).x
+		if err := s.run("conv", "conv_forward_"+typeName[T]()+"_vectors", g, unsafe.Pointer(&a)); err != nil {
+			return err
+		}
 	default:
 		if err := s.run("conv", c.kernel("forward"), c.grid(c.tiles(&a)), unsafe.Pointer(&a)); err != nil {
 			return err
@@ -139,14 +159,20 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 	}
 	a.steps = int64(max(64, (c.Length+65534)/65535))
 	a.dstep, a.dy, a.dnext, a.dx, a.dcontext = int64(dxStride), dy.address, dnext.address, dx.address, dcontext.address
-	count := c.Batch * c.tiles(&a)
+	name, g := c.kernel("backward"), c.grid(c.tiles(&a))
+	if c.Context.Absent() && dnext.Absent() && c.vectors(dxStride, dy.address, dx.address) {
+		const tiles = 8 // of a block of threads
+		name, g.x, g.threads = "conv_backward_"+typeName[T]()+"_vectors", blocksOf(c.Channels/2, 32).x, 32*tiles
+		g.y = (g.y + tiles - 1) / tiles
+	}
+	count := c.Batch * int(g.y)
 	parts, err := NewArray[float32](s, count*(c.Width+1)*c.Channels)
 	if err != nil {
 		return err
 	}
 	defer parts.Free()
 	if a.parts = parts.address; count > 0 {
-		if err := s.run("conv", c.kernel("backward"), c.grid(c.tiles(&a)), unsafe.Pointer(&a)); err != nil {
+		if err := s.run("conv", name, g, unsafe.Pointer(&a)); err != nil {
 			return err
 		}
 	}

@@ -21,8 +21,11 @@ func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, 
 		return err
 	}
 	name, g := "entropy_forward_"+typeName[T]()+"_512", grid{x: int64(rows), threads: 512}
-	if vocabulary <= 2048 {
+	switch {
+	case vocabulary <= 2048:
 		name, g = "entropy_forward_"+typeName[T]()+"_32", blocksOf(rows*32, 256)
+	case wholeRows(logits, stride):
+		name = "entropy_forward_" + typeName[T]() + "_vectors"
 	}
 	if err := s.run("cross_entropy", name, g, logits.address, targets.address, state.address, rows, vocabulary, stride, ignore); err != nil {
 		return err
@@ -43,7 +46,16 @@ func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int,
 		return s.run("cross_entropy", "entropy_backward_small_"+typeName[T](), blocksOf(rows*vocabulary, 256), logits.address,
 			targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore)
 	}
-	blocks := (vocabulary + 4095) / 4096 // blocks of threads per row, 16 logits per thread
-	return s.run("cross_entropy", "entropy_backward_"+typeName[T](), grid{x: int64(rows) * int64(blocks), threads: 256}, logits.address,
+	name, each := "entropy_backward_"+typeName[T](), 4096 // logits of a block of 256 threads
+	if wholeRows(logits, stride) {
+		name, each = name+"_vectors", 256*2*16/int(size[T]())
+	}
+	blocks := (vocabulary + each - 1) / each // per row
+	return s.run("cross_entropy", name, grid{x: int64(rows) * int64(blocks), threads: 256}, logits.address,
 		targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore, blocks)
+}
+
+// wholeRows reports whether every row begins at a multiple of 16 bytes. Kernels then read 16 bytes at a time.
+func wholeRows[T Activation](logits Array[T], stride int) bool {
+	return (logits.address|uintptr(int64(stride)*size[T]()))%16 == 0
 }

@@ -12,7 +12,33 @@ func RMSNormForward[T Activation](s *Stream, rows, width int, eps float32, x, w 
 	); err != nil {
 		return err
 	}
-	return s.run("norm", "norm_forward_"+typeName[T](), blocksOf(rows*32, 256), x.address, w.address, y.address, rows, width, eps)
+	name, group := "norm_forward_"+typeName[T](), 32
+	if rowsOf := normRows[T](width, y.address, x.address, w.address); rowsOf != nil {
+		name, group = name+rowsOf.name, rowsOf.group
+	}
+	return s.run("norm", name, blocksOf(rows*group, 256), x.address, w.address, y.address, rows, width, eps)
+}
+
+// normKernel describes the kernels that keep a row of up to most numbers in the registers of a group of threads.
+type normKernel struct {
+	most, group int
+	name        string
+}
+
+var normKernels = []normKernel{{256, 32, "_32x2"}, {768, 32, "_32x6"}, {1024, 256, "_256x1"}, {4096, 256, "_256x4"}}
+
+// normRows returns the kernels for rows that begin at multiples of four numbers, or nil if none fit. typed is the address of an array of T.
+func normRows[T Activation](width int, typed uintptr, addresses ...uintptr) *normKernel {
+	together := uintptr(width) | typed/uintptr(size[T]())
+	for _, address := range addresses {
+		together |= address / 4
+	}
+	for i := range normKernels {
+		if k := &normKernels[i]; together%4 == 0 && width <= k.most {
+			return k
+		}
+	}
+	return nil
 }
 
 // RMSNormBackward queues dx (rows, width), the gradient of x plus residual, and dw (width), the gradient of w. dy (rows, width) is the
@@ -34,16 +60,22 @@ func RMSNormBackward[T Activation](s *Stream, rows, width int, eps float32, x, w
 	if 4*width > room {
 		return fmt.Errorf("cuda: RMS norm: width is %d, want at most %d", width, room/4)
 	}
-	warps := min(16, room/(4*width))
-	each := max((rows+2*s.device.multiprocessors-1)/(2*s.device.multiprocessors), warps) // rows per block
+	name, warps := "norm_backward_"+typeName[T](), min(16, room/(4*width))
+	g := grid{threads: 32 * warps, shared: 4 * warps * width}
+	together := warps // rows that a block processes together
+	if k := normRows[T](width, dy.address, x.address, w.address, residual.address, dx.address); k != nil {
+		name, together = name+k.name, 256/k.group
+		g = grid{threads: 256, shared: 4 * together * width}
+	}
+	each := max((rows+2*s.device.multiprocessors-1)/(2*s.device.multiprocessors), together) // rows per block
 	blocks := (rows + each - 1) / each
 	parts, err := NewArray[float32](s, blocks*width)
 	if err != nil {
 		return err
 	}
 	defer parts.Free()
-	g := grid{x: int64(blocks), threads: 32 * warps, shared: 4 * warps * width}
-	if err := s.run("norm", "norm_backward_"+typeName[T](), g, x.address, w.address, dy.address, residual.address, dx.address,
+	g.x = int64(blocks)
+	if err := s.run("norm", name, g, x.address, w.address, dy.address, residual.address, dx.address,
 		parts.address, rows, width, eps, each); err != nil {
 		return err
 	}

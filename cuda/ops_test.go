@@ -202,7 +202,7 @@ func TestRMSNorm(t *testing.T) {
 
 func testNorm[T Activation](t *testing.T, s *Stream) {
 	r := rand.New(rand.NewPCG(6, 6))
-	for _, size := range [][2]int{{1, 1}, {3, 5}, {70, 33}, {1000, 64}, {300, 768}, {5, 3000}} {
+	for _, size := range [][2]int{{1, 1}, {3, 5}, {70, 33}, {1000, 64}, {300, 768}, {20, 1000}, {5, 3000}, {5, 5000}} {
 		rows, width := size[0], size[1]
 		x, w, dy := numbers[float32](r, rows*width, 3), numbers[float32](r, width, 1), numbers[T](r, rows*width, 1)
 		residual := numbers[float32](r, rows*width, 1)
@@ -242,8 +242,12 @@ func testConv[T Activation](t *testing.T, s *Stream) {
 	if typeName[T]() == "float" {
 		widths = append(widths, 17, 40)
 	}
-	for range 60 {
+	for i := range 80 {
 		batch, length, channels, width := 1+r.IntN(3), 1+r.IntN(150), 1+r.IntN(200), widths[r.IntN(len(widths))]
+		usual := i >= 60 // what the kernels that read several channels at a time compute
+		if usual {
+			length, channels, width = 1+r.IntN(700), 4*(1+r.IntN(50)), 4
+		}
 		stride, rows := channels+r.IntN(3)*channels, batch*length
 		c := kernel.Conv[float64]{Batch: batch, Length: length, Channels: channels, Width: width, XStride: stride,
 			X: numbers[T](r, rows*stride, 1), Weight: numbers[float32](r, channels*width, 1), SiLU: coin()}
@@ -254,7 +258,7 @@ func testConv[T Activation](t *testing.T, s *Stream) {
 			c.Context = numbers[float32](r, batch*(width-1)*channels, 1)
 		}
 		var start []uint8
-		if coin() {
+		if coin() && !usual {
 			c.Start, start = make([]bool, rows), make([]uint8, rows)
 			for i := range start {
 				if r.IntN(6) == 0 {
@@ -263,7 +267,7 @@ func testConv[T Activation](t *testing.T, s *Stream) {
 			}
 		}
 		dy, dnext := numbers[T](r, rows*channels, 1), []float64(nil)
-		if coin() && width > 1 {
+		if coin() && width > 1 && !usual {
 			dnext = numbers[float32](r, batch*(width-1)*channels, 1)
 		}
 		y, next := make([]float64, rows*channels), make([]float64, batch*(width-1)*channels)
@@ -333,9 +337,9 @@ func TestCrossEntropy(t *testing.T) {
 
 func testCrossEntropy[T Activation](t *testing.T, s *Stream) {
 	r := rand.New(rand.NewPCG(9, 9))
-	for _, size := range [][2]int{{1, 1}, {40, 16}, {33, 2049}, {9, 50277}, {1500, 257}} {
+	for _, size := range [][3]int{{1, 1, 1}, {40, 16, 16}, {33, 2049, 2049}, {9, 50277, 50277}, {1500, 257, 257}, {7, 50277, 50280}, {3, 2056, 2056}} {
 		for _, scale := range []float64{1, 60} {
-			rows, vocabulary := size[0], size[1]
+			rows, vocabulary, stride := size[0], size[1], size[2]
 			logits, targets, targets32 := numbers[T](r, rows*vocabulary, scale), make([]int, rows), make([]int32, rows)
 			for i := range targets {
 				if targets[i] = r.IntN(vocabulary); r.IntN(4) == 0 && rows > 1 {
@@ -347,13 +351,33 @@ func testCrossEntropy[T Activation](t *testing.T, s *Stream) {
 			want := []float64{c.Forward()}
 			d := make([]float64, len(logits))
 			c.Backward(0.75, d)
-			a, state, loss := put[T](t, s, logits), blank[float32](t, s, CrossEntropyState(rows)), blank[float32](t, s, 1)
+			spread := make([]float64, rows*stride)
+			for i := range rows {
+				copy(spread[i*stride:], logits[i*vocabulary:(i+1)*vocabulary])
+			}
+			a, state, loss := put[T](t, s, spread), blank[float32](t, s, CrossEntropyState(rows)), blank[float32](t, s, 1)
 			on := putInts(t, s, targets32)
-			do(t, CrossEntropyForward(s, rows, vocabulary, vocabulary, -100, a, on, state, loss),
-				CrossEntropyBackward(s, rows, vocabulary, vocabulary, -100, a, on, state, put[float32](t, s, []float64{0.75})))
+			do(t, CrossEntropyForward(s, rows, vocabulary, stride, -100, a, on, state, loss),
+				CrossEntropyBackward(s, rows, vocabulary, stride, -100, a, on, state, put[float32](t, s, []float64{0.75})))
 			what := fmt.Sprintf("%v, scale %v: ", size, scale)
 			near(t, what+"loss", get(t, s, loss), want, 2e-6)
-			near(t, what+"dlogits", get(t, s, a), d, 2e-6+tolerance[T](0)/float64(rows))
+			var got []float64
+			for i, all := 0, get(t, s, a); i < rows; i++ {
+				got = append(got, all[i*stride:i*stride+vocabulary]...)
+			}
+			near(t, what+"dlogits", got, d, 2e-6+tolerance[T](0)/float64(rows))
+		}
+	}
+	// A logit that is not a number, beside others and beside infinite ones.
+	for _, beside := range []float64{1, math.Inf(-1)} {
+		for _, at := range []int{0, 2050, 2055} {
+			logits := slices.Repeat([]float64{beside}, 2056)
+			logits[at] = math.NaN()
+			a, state, loss := put[T](t, s, logits), blank[float32](t, s, 3), put[float32](t, s, []float64{0})
+			do(t, CrossEntropyForward(s, 1, 2056, 2056, -100, a, putInts(t, s, []int32{1}), state, loss))
+			if got := get(t, s, loss); got[0] == got[0] {
+				t.Errorf("the loss with NaN at %d beside %v is %v, want NaN", at, beside, got[0])
+			}
 		}
 	}
 	// Every target is ignored.

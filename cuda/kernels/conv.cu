@@ -1,6 +1,7 @@
 // The causal depthwise convolution, followed by SiLU if c.silu is not 0. A thread processes one channel of a tile of steps. The taps, the last inputs and, in the
 // backward pass, the gradients of the last inputs are in registers.
 #include "conv.cuh"
+#include "vector.cuh"
 
 // MAX is the width if FIXED, else the largest width. STARTS: sequences can start at any step.
 template <class T, int MAX, bool FIXED, bool STARTS> struct Walk {
@@ -119,6 +120,132 @@ template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ 
   part[width * c.channels] = dbias;
 }
 
+// Taps computes the usual convolution, four taps without starts, for V neighbouring channels: x[j] holds the inputs j + 1 steps back, zeros
+// before the first step.
+template <class T, int V> struct Taps {
+  float w[4][V], x[3][V], bias[V];
+
+  __device__ __forceinline__ Taps(const Conv &c, int64_t b, int64_t from, int64_t d) {
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+      float taps[4];
+      load<4>(c.weight + 4 * (d + v), taps);
+#pragma unroll
+      for (int j = 0; j < 4; j++) w[j][v] = taps[3 - j];
+      bias[v] = c.bias ? c.bias[d + v] : 0.f;
+    }
+#pragma unroll
+    for (int j = 0; j < 3; j++) {
+      const int64_t t = from - 1 - j;
+#pragma unroll
+      for (int v = 0; v < V; v++) x[j][v] = 0.f;
+      if (t >= 0)
+        load<V>((const T *)c.x + (b * c.length + t) * c.step + d, x[j]);
+      else if (c.context)
+        load<V>(c.context + (b * 3 + 3 + t) * c.channels + d, x[j]);
+    }
+  }
+  // go advances to the step with the inputs next and returns a channel's sum.
+  __device__ __forceinline__ float sum(int v, float next) const {
+    return fmaf(w[3][v], x[2][v], fmaf(w[2][v], x[1][v], fmaf(w[1][v], x[0][v], fmaf(w[0][v], next, bias[v]))));
+  }
+  __device__ __forceinline__ void advance(int v, float next) { x[2][v] = x[1][v], x[1][v] = x[0][v], x[0][v] = next; }
+};
+
+// convForward4 computes V channels of a tile of c.steps steps. It reads U steps at a time.
+template <class T, int V, int U> __device__ __forceinline__ void convForward4(const Conv &c) {
+  const int64_t d = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V, b = blockIdx.z, from = blockIdx.y * c.steps;
+  if (d >= c.channels) return;
+  const int steps = (int)min(c.steps, c.length - from);
+  Taps<T, V> taps(c, b, from, d);
+  const T *x = (const T *)c.x + (b * c.length + from) * c.step + d;
+  T *y = (T *)c.y + (b * c.length + from) * c.channels + d;
+  for (int i = 0; i < steps; i += U, x += U * c.step, y += U * c.channels) {
+    float next[U][V];
+#pragma unroll
+    for (int u = 0; u < U; u++)
+      if (i + u < steps) load<V>(x + u * c.step, next[u]);
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      if (i + u >= steps) break;
+      float out[V];
+#pragma unroll
+      for (int v = 0; v < V; v++) {
+        const float sum = taps.sum(v, next[u][v]);
+        out[v] = c.silu ? sum * sigmoid(sum) : sum;
+        taps.advance(v, next[u][v]);
+      }
+      store<V>(y + u * c.channels, out);
+    }
+  }
+}
+
+// convBackward4 is the backward pass of a scan from zero whose context has no gradient. A block has TILES tiles of steps of 32·V channels, one
+// for each warp, and adds their parts of the gradients of taps and bias.
+template <class T, int V, int U, int TILES> __device__ __forceinline__ void convBackward4(const Conv &c) {
+  __shared__ float sums[TILES][5 * V][32];
+  const int lane = threadIdx.x % 32, tile = threadIdx.x / 32;
+  const int64_t d = ((int64_t)blockIdx.x * 32 + lane) * V, b = blockIdx.z, from = ((int64_t)blockIdx.y * TILES + tile) * c.steps;
+  float dw[5][V];  // of the taps, and of the bias
+#pragma unroll
+  for (int j = 0; j < 5; j++)
+#pragma unroll
+    for (int v = 0; v < V; v++) dw[j][v] = 0.f;
+  if (d < c.channels && from < c.length) {
+    Taps<T, V> taps(c, b, from, d);
+    const int left = (int)min(c.length - from, c.steps + 3), own = min((int)c.steps, left);
+    const T *x = (const T *)c.x + (b * c.length + from) * c.step + d, *dy = (const T *)c.dy + (b * c.length + from) * c.channels + d;
+    T *dx = (T *)c.dx + (b * c.length + from) * c.dstep + d;
+    float g[3][V];  // the gradients of the sums of the last three steps
+#pragma unroll
+    for (int j = 0; j < 3; j++)
+#pragma unroll
+      for (int v = 0; v < V; v++) g[j][v] = 0.f;
+    // The gradient of an input is complete three steps later.
+    for (int i = 0; i < own + 3; i += U) {
+      float next[U][V], out[U][V];
+#pragma unroll
+      for (int u = 0; u < U; u++) {
+#pragma unroll
+        for (int v = 0; v < V; v++) next[u][v] = out[u][v] = 0.f;
+        if (i + u < left) load<V>(x + (i + u) * c.step, next[u]), load<V>(dy + (i + u) * c.channels, out[u]);
+      }
+#pragma unroll
+      for (int u = 0; u < U; u++) {
+        float done[V];
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+          const float sum = taps.sum(v, next[u][v]), s = sigmoid(sum);
+          const float now = i + u < left ? out[u][v] * (c.silu ? s * fmaf(sum, 1.f - s, 1.f) : 1.f) : 0.f;
+          if (i + u < own) {
+            dw[0][v] = fmaf(now, next[u][v], dw[0][v]);
+#pragma unroll
+            for (int j = 0; j < 3; j++) dw[j + 1][v] = fmaf(now, taps.x[j][v], dw[j + 1][v]);
+            dw[4][v] += now;
+          }
+          done[v] = fmaf(taps.w[3][v], now, fmaf(taps.w[2][v], g[0][v], fmaf(taps.w[1][v], g[1][v], taps.w[0][v] * g[2][v])));
+          taps.advance(v, next[u][v]);
+          g[2][v] = g[1][v], g[1][v] = g[0][v], g[0][v] = now;
+        }
+        if (i + u >= 3 && i + u < own + 3) store<V>(dx + (i + u - 3) * c.dstep, done);
+      }
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < 5; j++)
+#pragma unroll
+    for (int v = 0; v < V; v++) sums[tile][j * V + v][lane] = dw[j][v];
+  __syncthreads();
+  for (int i = threadIdx.x; i < 5 * V * 32; i += 32 * TILES) {
+    const int j = i / 32 / V, v = i / 32 % V;
+    const int64_t channel = ((int64_t)blockIdx.x * 32 + i % 32) * V + v;
+    float sum = 0.f;
+#pragma unroll
+    for (int k = 0; k < TILES; k++) sum += sums[k][i / 32][i % 32];
+    if (channel < c.channels) c.parts[((b * gridDim.y + blockIdx.y) * 5 + (j < 4 ? 3 - j : 4)) * c.channels + channel] = sum;
+  }
+}
+
 // convNext writes the context of the steps that follow: the last width-1 inputs, zero where a sequence starts after the input.
 template <class T, bool STARTS> __device__ __forceinline__ void convNext(const Conv &c) {
   Walk<T, 1, false, STARTS> walk(c);
@@ -147,6 +274,8 @@ extern "C" __global__ void conv_weights(const float *parts, int64_t count, int64
   extern "C" __global__ void conv_backward_##NAME##_4(const Conv c) { convBackward<T, 4, true, false>(c); }                             \
   extern "C" __global__ void conv_backward_##NAME##_any(const Conv c) { convBackward<T, 16, false, true>(c); }                          \
   extern "C" __global__ void conv_backward_##NAME##_4_starts(const Conv c) { convBackward<T, 4, true, true>(c); }                       \
+  extern "C" __global__ void conv_forward_##NAME##_vectors(const Conv c) { convForward4<T, 4, 4>(c); }                                    \
+  extern "C" __global__ __launch_bounds__(256) void conv_backward_##NAME##_vectors(const Conv c) { convBackward4<T, 2, 4, 8>(c); }      \
   extern "C" __global__ void conv_next_##NAME(const Conv c) { convNext<T, true>(c); }
 CONV(float, float)
 CONV(bf16, bf16)

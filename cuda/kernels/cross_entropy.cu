@@ -1,5 +1,5 @@
 // The mean of -log softmax(logits)_target over the targets that are not ignore. GROUP threads process a row.
-#include "types.cuh"
+#include "vector.cuh"
 
 // Sum is a running Σ e^(x - most), where most is the largest x so far.
 struct Sum {
@@ -106,7 +106,77 @@ __device__ __forceinline__ void entropyBackwardSmall(T *logits, const int32_t *t
   *x = to<T>(target == ignore ? 0.f : (__expf(value(*x) - state[row]) - (i == target ? 1.f : 0.f)) * dloss[0] * state[2 * rows]);
 }
 
-#define ENTROPY(NAME, T)                                                                                                         \
+// entropyForwardRow is entropyForward for a block of GROUP threads, which reads V logits at a time. The rows begin at multiples of V logits.
+template <class T, int V, int U, int GROUP>
+__device__ __forceinline__ void entropyForwardRow(const T *logits, const int32_t *targets, float *state, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
+  const int64_t row = blockIdx.x;
+  const T *x = logits + row * stride;
+  Sum s = {-INFINITY, 0.f};
+  const int whole = (int)(vocabulary / V);
+  auto add = [&](const float *v, int n) {  // n logits for each rescaling of the sum
+    float m = v[0];
+#pragma unroll
+    for (int k = 1; k < n; k++) m = fmaxf(m, v[k]);
+    if (m > -INFINITY) {
+      float sum = 0.f;  // NaN if a logit is NaN
+#pragma unroll
+      for (int k = 0; k < n; k++) sum += __expf(v[k] - m);
+      s.add(m, sum);
+    } else {
+#pragma unroll
+      for (int k = 0; k < n; k++)
+        if (v[k] != v[k]) s = {NAN, NAN};
+    }
+  };
+  for (int i = threadIdx.x; i < whole; i += U * GROUP) {
+    float v[U][V];
+#pragma unroll
+    for (int u = 0; u < U; u++)
+      if (i + u * GROUP < whole) load<V>(x + (int64_t)(i + u * GROUP) * V, v[u]);
+#pragma unroll
+    for (int u = 0; u < U; u++)
+      if (i + u * GROUP < whole) add(v[u], V);
+  }
+  if (threadIdx.x < vocabulary - (int64_t)whole * V) {
+    const float v = value(x[(int64_t)whole * V + threadIdx.x]);
+    add(&v, 1);
+  }
+  s = groupSum<GROUP>(s);
+  if (threadIdx.x == 0) {
+    const int32_t target = targets[row];
+    const float lse = s.most + logf(s.sum);
+    state[row] = lse;
+    state[rows + row] = target == ignore ? 0.f : lse - value(x[target]);
+  }
+}
+
+// entropyBackwardRow is entropyBackward for rows that begin at multiples of V logits. A thread processes U times V logits.
+template <class T, int V, int U>
+__device__ __forceinline__ void entropyBackwardRow(T *logits, const int32_t *targets, const float *state, const float *dloss, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore, int64_t blocks) {
+  const int64_t row = blockIdx.x / blocks;
+  const int32_t target = targets[row];
+  const float lse = state[row], scale = target == ignore ? 0.f : dloss[0] * state[2 * rows];
+  T *x = logits + row * stride;
+  const int first = (int)(blockIdx.x % blocks * blockDim.x) * U + threadIdx.x, whole = (int)(vocabulary / V);
+  auto gradient = [&](float v, int64_t i) { return target == ignore ? 0.f : (__expf(v - lse) - (i == target ? 1.f : 0.f)) * scale; };
+  float v[U][V];
+#pragma unroll
+  for (int u = 0; u < U; u++)
+    if (first + u * (int)blockDim.x < whole) load<V>(x + (int64_t)(first + u * blockDim.x) * V, v[u]);
+#pragma unroll
+  for (int u = 0; u < U; u++) {
+    const int at = first + u * blockDim.x;
+    if (at < whole) {
+#pragma unroll
+      for (int k = 0; k < V; k++) v[u][k] = gradient(v[u][k], at * (int64_t)V + k);
+      store<V>(x + (int64_t)at * V, v[u]);
+    }
+  }
+  const int64_t rest = (int64_t)whole * V + threadIdx.x;
+  if (blockIdx.x % blocks == 0 && rest < vocabulary) x[rest] = to<T>(gradient(value(x[rest]), rest));
+}
+
+#define ENTROPY(NAME, T, V)                                                                                                      \
   extern "C" __global__ void entropy_forward_##NAME##_32(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int64_t p,  \
                                                          int32_t i) {                                                              \
     entropyForward<T, 32>(x, t, s, r, v, p, i);                                                                                    \
@@ -122,6 +192,14 @@ __device__ __forceinline__ void entropyBackwardSmall(T *logits, const int32_t *t
   extern "C" __global__ void entropy_backward_small_##NAME(T *x, const int32_t *t, const float *s, const float *d, int64_t r,      \
                                                            int64_t v, int64_t p, int32_t i) {                                      \
     entropyBackwardSmall<T>(x, t, s, d, r, v, p, i);                                                                               \
+  }                                                                                                                                \
+  extern "C" __global__ __launch_bounds__(512) void entropy_forward_##NAME##_vectors(const T *x, const int32_t *t, float *s,        \
+                                                                                     int64_t r, int64_t v, int64_t p, int32_t i) { \
+    entropyForwardRow<T, V, 2, 512>(x, t, s, r, v, p, i);                                                                          \
+  }                                                                                                                                \
+  extern "C" __global__ void entropy_backward_##NAME##_vectors(T *x, const int32_t *t, const float *s, const float *d, int64_t r,  \
+                                                               int64_t v, int64_t p, int32_t i, int64_t blocks) {                  \
+    entropyBackwardRow<T, V, 2>(x, t, s, d, r, v, p, i, blocks);                                                                   \
   }
-ENTROPY(float, float)
-ENTROPY(bf16, bf16)
+ENTROPY(float, float, 4)
+ENTROPY(bf16, bf16, 8)

@@ -1,6 +1,6 @@
 // RMSNorm: y = x / sqrt(mean(x²) + eps) · weight. A warp processes a row. The mean is in double, so that the squares of large floats do not
 // overflow.
-#include "types.cuh"
+#include "vector.cuh"
 
 __device__ __forceinline__ float rowScale(const float *x, int64_t width, float eps, int lane) {
   double sum = 0;
@@ -56,6 +56,112 @@ __device__ __forceinline__ void normBackward(const float *x, const float *w, con
   }
 }
 
+// Rows<GROUP, N> processes a row of at most 4·N·GROUP numbers, a multiple of four, with GROUP threads: a warp, or a block of 256. A thread keeps
+// its numbers in registers: N times four neighbouring ones.
+template <int GROUP, int N> struct Rows {
+  // each calls f(i, j) for the j-th group of four of the thread, at column i.
+  template <class F> static __device__ __forceinline__ void each(int64_t width, F f) {
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+      const int i = 4 * (j * GROUP + threadIdx.x % GROUP);
+      if (i < width) f(i, j);
+    }
+  }
+  // sum adds over the group. Every thread gets the same result.
+  static __device__ __forceinline__ double sum(double v) {
+    v = warpSum(v);
+    if constexpr (GROUP > 32) {
+      __shared__ double warps[GROUP / 32];
+      __syncthreads();
+      if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
+      __syncthreads();
+      v = 0;
+#pragma unroll
+      for (int i = 0; i < GROUP / 32; i++) v += warps[i];
+    }
+    return v;
+  }
+};
+
+template <class T, int GROUP, int N>
+__device__ __forceinline__ void normForwardRows(const float *x, const float *w, T *y, int64_t rows, int64_t width, float eps) {
+  typedef Rows<GROUP, N> R;
+  const int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP;
+  if (row >= rows) return;
+  float v[N][4];
+  R::each(width, [&](int i, int j) { load<4>(x + row * width + i, v[j]); });
+  double square = 0;
+  R::each(width, [&](int i, int j) {
+#pragma unroll
+    for (int k = 0; k < 4; k++) square += (double)v[j][k] * v[j][k];
+  });
+  const float scale = (float)(1 / sqrt(R::sum(square) / width + eps));
+  R::each(width, [&](int i, int j) {
+    float to[4];
+    load<4>(w + i, to);
+#pragma unroll
+    for (int k = 0; k < 4; k++) to[k] = v[j][k] * scale * to[k];
+    store<4>(y + row * width + i, to);
+  });
+}
+
+// normBackwardRows is normBackward with the rows in registers. blockDim.x / GROUP groups process the rows of a block in turn.
+template <class T, int GROUP, int N>
+__device__ __forceinline__ void normBackwardRows(const float *x, const float *w, const T *dy, const float *residual, float *dx, float *parts,
+                                                 int64_t rows, int64_t width, float eps, int64_t each) {
+  typedef Rows<GROUP, N> R;
+  extern __shared__ float sums[];
+  const int groups = blockDim.x / GROUP, group = threadIdx.x / GROUP;
+  float dw[N][4];
+#pragma unroll
+  for (int j = 0; j < N; j++)
+#pragma unroll
+    for (int k = 0; k < 4; k++) dw[j][k] = 0.f;
+  const int64_t first = (int64_t)blockIdx.x * each, last = min(first + each, rows);
+  for (int64_t row = first + group; row < last; row += groups) {
+    float v[N][4], g[N][4];
+    R::each(width, [&](int i, int j) { load<4>(x + row * width + i, v[j]), load<4>(dy + row * width + i, g[j]); });
+    double square = 0, dot = 0;
+    R::each(width, [&](int i, int j) {
+      float weight[4];
+      load<4>(w + i, weight);
+#pragma unroll
+      for (int k = 0; k < 4; k++) square += (double)v[j][k] * v[j][k], dot += (double)(g[j][k] * weight[k]) * v[j][k];
+    });
+    const double scale = 1 / sqrt(R::sum(square) / width + eps);
+    const float r = (float)scale, c = (float)(R::sum(dot) / width * scale * scale * scale);
+    R::each(width, [&](int i, int j) {
+      float weight[4], add[4] = {0.f, 0.f, 0.f, 0.f};
+      load<4>(w + i, weight);
+      if (residual) load<4>(residual + row * width + i, add);
+#pragma unroll
+      for (int k = 0; k < 4; k++) {
+        dw[j][k] += g[j][k] * v[j][k] * r;
+        add[k] += g[j][k] * weight[k] * r - v[j][k] * c;
+      }
+      store<4>(dx + row * width + i, add);
+    });
+  }
+  R::each(width, [&](int i, int j) { store<4>(GROUP == 32 ? sums + group * width + i : parts + blockIdx.x * width + i, dw[j]); });
+  if (GROUP > 32) return;
+  __syncthreads();
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+    float sum = 0;
+    for (int k = 0; k < groups; k++) sum += sums[k * width + i];
+    parts[blockIdx.x * width + i] = sum;
+  }
+}
+
+#define NORM_ROWS(NAME, T, GROUP, N, THREADS)                                                                                \
+  extern "C" __global__ __launch_bounds__(THREADS) void norm_forward_##NAME##_##GROUP##x##N(                                 \
+      const float *x, const float *w, T *y, int64_t rows, int64_t width, float eps) {                                        \
+    normForwardRows<T, GROUP, N>(x, w, y, rows, width, eps);                                                                 \
+  }                                                                                                                          \
+  extern "C" __global__ __launch_bounds__(THREADS) void norm_backward_##NAME##_##GROUP##x##N(                                \
+      const float *x, const float *w, const T *dy, const float *residual, float *dx, float *parts, int64_t rows,             \
+      int64_t width, float eps, int64_t each) {                                                                              \
+    normBackwardRows<T, GROUP, N>(x, w, dy, residual, dx, parts, rows, width, eps, each);                                    \
+  }
 #define NORM(NAME, T)                                                                                                        \
   extern "C" __global__ void norm_forward_##NAME(const float *x, const float *w, T *y, int64_t rows, int64_t width, float eps) { \
     normForward<T>(x, w, y, rows, width, eps);                                                                               \
@@ -63,6 +169,10 @@ __device__ __forceinline__ void normBackward(const float *x, const float *w, con
   extern "C" __global__ void norm_backward_##NAME(const float *x, const float *w, const T *dy, const float *residual, float *dx, \
                                                   float *parts, int64_t rows, int64_t width, float eps, int64_t each) {      \
     normBackward<T>(x, w, dy, residual, dx, parts, rows, width, eps, each);                                                  \
-  }
+  }                                                                                                                          \
+  NORM_ROWS(NAME, T, 32, 2, 256)                                                                                             \
+  NORM_ROWS(NAME, T, 32, 6, 256)                                                                                             \
+  NORM_ROWS(NAME, T, 256, 1, 256)                                                                                            \
+  NORM_ROWS(NAME, T, 256, 4, 256)
 NORM(float, float)
 NORM(bf16, bf16)

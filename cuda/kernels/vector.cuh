@@ -1,0 +1,49 @@
+// Reads and writes of V neighbouring activations with one instruction: 2 or 4 floats, 2, 4 or 8 numbers of bfloat16. The address must be a
+// multiple of their size.
+#pragma once
+#include "types.cuh"
+
+template <int V> __device__ __forceinline__ void load(const float *p, float (&x)[V]) {
+  static_assert(V == 2 || V == 4, "two or four");
+  if constexpr (V == 2) {
+    const float2 v = *(const float2 *)p;
+    x[0] = v.x, x[1] = v.y;
+  } else {
+    const float4 v = *(const float4 *)p;
+    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+  }
+}
+
+template <int V> __device__ __forceinline__ void store(float *p, const float (&x)[V]) {
+  static_assert(V == 2 || V == 4, "two or four");
+  if constexpr (V == 2)
+    *(float2 *)p = make_float2(x[0], x[1]);
+  else
+    *(float4 *)p = make_float4(x[0], x[1], x[2], x[3]);
+}
+
+__device__ __forceinline__ void widenTwo(uint32_t v, float &a, float &b) { a = __uint_as_float(v << 16), b = __uint_as_float(v & 0xffff0000u); }
+__device__ __forceinline__ uint32_t narrowTwo(float a, float b) { return to<bf16>(a).bits | (uint32_t)to<bf16>(b).bits << 16; }
+
+template <int V> __device__ __forceinline__ void load(const bf16 *p, float (&x)[V]) {
+  static_assert(V == 2 || V == 4 || V == 8, "two, four or eight");
+  if constexpr (V == 2) {
+    widenTwo(*(const uint32_t *)p, x[0], x[1]);
+  } else if constexpr (V == 4) {
+    const uint2 v = *(const uint2 *)p;
+    widenTwo(v.x, x[0], x[1]), widenTwo(v.y, x[2], x[3]);
+  } else {
+    const uint4 v = *(const uint4 *)p;
+    widenTwo(v.x, x[0], x[1]), widenTwo(v.y, x[2], x[3]), widenTwo(v.z, x[4], x[5]), widenTwo(v.w, x[6], x[7]);
+  }
+}
+
+template <int V> __device__ __forceinline__ void store(bf16 *p, const float (&x)[V]) {
+  static_assert(V == 2 || V == 4 || V == 8, "two, four or eight");
+  if constexpr (V == 2)
+    *(uint32_t *)p = narrowTwo(x[0], x[1]);
+  else if constexpr (V == 4)
+    *(uint2 *)p = make_uint2(narrowTwo(x[0], x[1]), narrowTwo(x[2], x[3]));
+  else
+    *(uint4 *)p = make_uint4(narrowTwo(x[0], x[1]), narrowTwo(x[2], x[3]), narrowTwo(x[4], x[5]), narrowTwo(x[6], x[7]));
+}
