@@ -265,6 +265,7 @@ func cudaCalls(g *gpu) []call {
 			row("AddBias", cuda.AddBias[float32], func() []any { return []any{s, 2, 3, f(6), 3, f(3)} }, "1=0", "2=0"),
 			row("ColumnSums", cuda.ColumnSums[float32], func() []any { return []any{s, 2, 3, f(6), 3, f(3)} }, "1=0", "2=0"),
 			row("Convert", cuda.Convert[float32, cuda.BFloat16], func() []any { return []any{s, f(4), array[cuda.BFloat16](g, 4)} }),
+			row("CopyAllTo", cuda.CopyAllTo[float32], func() []any { return []any{s, []cuda.Array[float32]{f(4)}, [][]float32{make([]float32, 4)}} }, "2[0][0]=*"),
 			row("Reverse", cuda.Reverse, func() []any { return []any{s, 2, 3, 4, f(24), f(24), bytes(6)} }, "1=0", "2=0", "3=0", "6=zero"),
 			row("CopyColumns", cuda.CopyColumns, func() []any { return []any{s, 2, 5, 1, 3, f(10), f(6)} }, "1=0", "3=0", "4=0"),
 			row("ScatterColumns", cuda.ScatterColumns, func() []any { return []any{s, 2, 5, 1, 3, f(6), f(10)} }, "1=0", "3=0", "4=0"),

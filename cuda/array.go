@@ -92,7 +92,7 @@ func (a Array[T]) CopyFrom(s *Stream, host []T) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	return s.stage.up(a.address, bytesOf(host))
+	return s.stage.up(piece{bytesOf(host), a.address})
 }
 
 // CopyTo copies the array to host. The lengths must be equal. It returns when the numbers are in host.
@@ -103,7 +103,25 @@ func (a Array[T]) CopyTo(s *Stream, host []T) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	return s.stage.down(bytesOf(host), a.address)
+	return s.stage.down(piece{bytesOf(host), a.address})
+}
+
+// CopyAllTo copies arrays to the host, each to the slice at its index, whose length must be equal. It waits once for all of them.
+func CopyAllTo[T Element](s *Stream, arrays []Array[T], hosts [][]T) error {
+	if len(hosts) != len(arrays) {
+		return fmt.Errorf("cuda: copy: the host has %d slices, want %d", len(hosts), len(arrays))
+	}
+	if err := s.usable(); err != nil {
+		return err
+	}
+	pieces := make([]piece, len(arrays))
+	for i, a := range arrays {
+		if len(hosts[i]) != a.n {
+			return fmt.Errorf("cuda: copy: slice %d of the host has %d elements, want %d", i, len(hosts[i]), a.n)
+		}
+		pieces[i] = piece{bytesOf(hosts[i]), a.address}
+	}
+	return s.stage.down(pieces...)
 }
 
 // Fill queues setting every byte of the array to value.

@@ -9,11 +9,20 @@ import (
 const stageBytes = 4 << 20
 
 // staging copies between a stream's device and the host. It has two buffers of pinned memory, which the device reads and writes directly.
-// While the device copies one buffer, the host fills or reads the other.
+// While the device copies one buffer, the host fills or reads the other. Uploads that follow each other share a buffer, so that small ones do
+// not wait.
 type staging struct {
 	stream *Stream
 	buffer [2]unsafe.Pointer
 	busy   [2]*Event // recorded after the device's last use of the buffer
+	at     int       // index of the buffer of the last upload
+	used   int       // bytes of that buffer that later uploads must not write
+}
+
+// piece is memory on the host, and the address of as many bytes on the device.
+type piece struct {
+	host   []byte
+	device uintptr
 }
 
 // prepare makes the buffers at the first copy.
@@ -38,60 +47,81 @@ func (g *staging) prepare() error {
 	return nil
 }
 
-func (g *staging) host(i, n int) []byte { return unsafe.Slice((*byte)(g.buffer[i]), n) }
+func (g *staging) host(i, from int) []byte { return unsafe.Slice((*byte)(g.buffer[i]), stageBytes)[from:] }
 
-// up copies from to the device's memory at to. It returns when the last part is queued. The caller may then change from.
-func (g *staging) up(to uintptr, from []byte) error {
+// up copies pieces to the device. It returns when the last one is queued. The caller may then change the memory on the host.
+func (g *staging) up(pieces ...piece) error {
 	if err := g.prepare(); err != nil {
 		return err
 	}
-	for i := 0; len(from) > 0; i ^= 1 {
-		if err := g.busy[i].Synchronize(); err != nil {
-			return err
+	for _, p := range pieces {
+		for len(p.host) > 0 {
+			if g.used == stageBytes {
+				if err := g.busy[g.at^1].Synchronize(); err != nil {
+					return err
+				}
+				g.at, g.used = g.at^1, 0
+			}
+			n := copy(g.host(g.at, g.used), p.host)
+			if err := g.stream.do(cuMemcpyHtoDAsync, p.device, uintptr(g.buffer[g.at])+uintptr(g.used), uintptr(n), g.stream.handle); err != nil {
+				return err
+			}
+			if err := g.stream.Record(g.busy[g.at]); err != nil {
+				return err
+			}
+			g.used = min((g.used+n+63)/64*64, stageBytes)
+			p = piece{p.host[n:], p.device + uintptr(n)}
 		}
-		n := copy(g.host(i, stageBytes), from)
-		if err := g.stream.do(cuMemcpyHtoDAsync, to, uintptr(g.buffer[i]), uintptr(n), g.stream.handle); err != nil {
-			return err
-		}
-		if err := g.stream.Record(g.busy[i]); err != nil {
-			return err
-		}
-		to, from = to+uintptr(n), from[n:]
 	}
 	return nil
 }
 
-// down copies the device's memory at from to to. It returns when all bytes are in to.
-func (g *staging) down(to []byte, from uintptr) error {
+// down copies pieces to the host. It returns when all bytes are there.
+func (g *staging) down(pieces ...piece) error {
 	if err := g.prepare(); err != nil {
 		return err
 	}
-	fetch := func(i, at int) error {
-		if at >= len(to) {
-			return nil
-		}
+	g.used = stageBytes // the next upload waits for a buffer
+	// fetch queues the copies of as many bytes as fit into a buffer, and returns where they belong.
+	fetch := func(i int) (to [][]byte, err error) {
 		if err := g.busy[i].Synchronize(); err != nil { // the buffer may still be in use by an upload
-			return err
+			return nil, err
 		}
-		n := min(stageBytes, len(to)-at)
-		if err := g.stream.do(cuMemcpyDtoHAsync, uintptr(g.buffer[i]), from+uintptr(at), uintptr(n), g.stream.handle); err != nil {
-			return err
+		for at := 0; len(pieces) > 0 && at < stageBytes; {
+			p := pieces[0]
+			n := min(stageBytes-at, len(p.host))
+			if n > 0 {
+				if err := g.stream.do(cuMemcpyDtoHAsync, uintptr(g.buffer[i])+uintptr(at), p.device, uintptr(n), g.stream.handle); err != nil {
+					return nil, err
+				}
+				to = append(to, p.host[:n])
+			}
+			if at += n; n == len(p.host) {
+				pieces = pieces[1:]
+			} else {
+				pieces[0] = piece{p.host[n:], p.device + uintptr(n)}
+			}
 		}
-		return g.stream.Record(g.busy[i])
+		if len(to) == 0 {
+			return nil, nil
+		}
+		return to, g.stream.Record(g.busy[i])
 	}
-	if err := fetch(0, 0); err != nil {
-		return err
-	}
-	for i, at := 0, 0; at < len(to); i, at = i^1, at+stageBytes {
-		if err := fetch(i^1, at+stageBytes); err != nil {
+	now, err := fetch(0)
+	for i := 0; err == nil && len(now) > 0; i ^= 1 {
+		var next [][]byte
+		if next, err = fetch(i ^ 1); err == nil {
+			err = g.busy[i].Synchronize()
+		}
+		if err != nil {
 			return err
 		}
-		if err := g.busy[i].Synchronize(); err != nil {
-			return err
+		for at, to := 0, now; len(to) > 0; to = to[1:] {
+			at += copy(to[0], g.host(i, at))
 		}
-		copy(to[at:], g.host(i, min(stageBytes, len(to)-at)))
+		now = next
 	}
-	return nil
+	return err
 }
 
 func (g *staging) release() error {

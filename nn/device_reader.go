@@ -75,6 +75,32 @@ func (r *reader) best(row int) (token int, ok bool, err error) {
 	return 0, false, d.decoder.Logits(d.logits)
 }
 
+// load sets the state of one sequence of the batch, whose tensors are in the order of r.state. nil stands for zeros.
+func (r *reader) load(row int, state []*tensor.Dense) error {
+	if r.device != nil {
+		r.device.hostOld = true
+		return r.device.decoder.SetRow(row, state)
+	}
+	for i, to := range r.state {
+		n := to.Shape().TotalSize() / r.batch()
+		from := tensor.New(tensor.WithShape(n), tensor.Of(to.Dtype()))
+		if state != nil {
+			from = state[i]
+		}
+		copyPart(to, row*n, from, 0, n)
+	}
+	return nil
+}
+
+// take sets the state of one sequence of the batch to that of a reader of one sequence.
+func (r *reader) take(row int, from *reader) error {
+	if r.device == nil {
+		return r.load(row, from.state)
+	}
+	r.device.hostOld = true
+	return r.device.decoder.CopyRow(row, from.device.decoder, 0)
+}
+
 // stateWritten records that r.state was written.
 func (r *reader) stateWritten() {
 	if r.device != nil {

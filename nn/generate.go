@@ -143,9 +143,6 @@ func (g *Generator) proceed(ctx context.Context, sequences []*Sequence, each fun
 			if err := sequences[i].fits(g.lm); err != nil { // each may have appended anything
 				return tokens, fmt.Errorf("nn: generate: sequence %d %w", i, err)
 			}
-			if err := g.prefill(ctx, sequences[i]); err != nil {
-				return tokens, err
-			}
 		}
 		var err error
 		if active, err = g.run(ctx, sequences, active, tokens, each); err != nil {
@@ -155,33 +152,59 @@ func (g *Generator) proceed(ctx context.Context, sequences []*Sequence, each fun
 	return tokens, nil
 }
 
-// prefill reads all pending tokens of a sequence but the last, one piece at a time. It computes no logits: the step that reads the
-// last token computes the logits of the next token.
-func (g *Generator) prefill(ctx context.Context, s *Sequence) error {
-	for len(s.pending) > 1 {
+// prefill reads all pending tokens of a sequence but the last, one piece at a time, and sets a row of a reader to the state after them. It
+// computes no logits: the step that reads the last token computes the logits of the next token. On a device the state stays there, and
+// read is the number of tokens that the row has read and the sequence has not. After an error the sequence is after the last piece that was
+// read.
+func (g *Generator) prefill(ctx context.Context, s *Sequence, to *reader, row int) (read int, err error) {
+	var last *reader // has read the last piece
+	defer func() {
+		if read == 0 || err == nil && last.device != nil {
+			return
+		}
+		if wrong := last.bringState(); wrong != nil {
+			err = errors.Join(err, fmt.Errorf("nn: generate: %w", wrong))
+		} else {
+			s.store(last, 0, read)
+		}
+		read = 0
+	}()
+	for len(s.pending)-read > 1 {
 		if err := ctx.Err(); err != nil {
-			return err
+			return read, err
 		}
-		n := min(len(s.pending)-1, g.cfg.Piece)
-		to := &g.rest
+		n := min(len(s.pending)-read-1, g.cfg.Piece)
+		kept := &g.rest
 		if n == g.cfg.Piece {
-			to = &g.piece
+			kept = &g.piece
 		}
-		r, err := g.reader(to, 1, n, false)
+		r, err := g.reader(kept, 1, n, false)
 		if err != nil {
-			return err
+			return read, err
 		}
-		s.load(r, 0)
-		if err := r.read(s.pending[:n]); err != nil {
-			return fmt.Errorf("nn: generate: %w", err)
+		if last == nil {
+			err = s.load(r, 0)
+		} else if last != r {
+			err = r.take(0, last)
+		}
+		if err == nil {
+			err = r.read(s.pending[read : read+n])
+		}
+		if err != nil {
+			return read, fmt.Errorf("nn: generate: %w", err)
 		}
 		r.commit()
-		if err := r.bringState(); err != nil {
-			return fmt.Errorf("nn: generate: %w", err)
-		}
-		s.store(r, 0, n)
+		last, read = r, read+n
 	}
-	return nil
+	if last == nil {
+		err = s.load(to, row)
+	} else {
+		err = to.take(row, last)
+	}
+	if err != nil {
+		return read, fmt.Errorf("nn: generate: %w", err)
+	}
+	return read, nil
 }
 
 // reader returns a reader of the size, the kept one if it has that size.
@@ -200,8 +223,8 @@ func (g *Generator) reader(kept **reader, batch, length int, logits bool) (*read
 	return r, err
 }
 
-// run generates tokens of the active sequences, each of which has one pending token. It returns when a sequence ends, or has got
-// other pending tokens from each. The result are the sequences that have not ended.
+// run reads the pending tokens of the active sequences and generates tokens. It returns when a sequence ends, or has got other pending tokens
+// from each. The result are the sequences that have not ended.
 //
 // A sequence is consistent at any time, for each to look at and after any error: a token is appended to its pending tokens when it is
 // chosen, and removed when the state that has read it is stored.
@@ -210,12 +233,9 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 	if err != nil {
 		return nil, err
 	}
-	for row, i := range active {
-		sequences[i].load(r, row)
-	}
-	steps := 0 // number of steps that the reader has committed
+	steps, read := 0, make([]int, len(active)) // tokens that the reader has read: all rows together, and before these each row by itself
 	defer func() {
-		if steps == 0 {
+		if steps == 0 && !slices.ContainsFunc(read, func(n int) bool { return n > 0 }) {
 			return
 		}
 		if wrong := r.bringState(); wrong != nil {
@@ -223,9 +243,16 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 			return
 		}
 		for row, i := range active {
-			sequences[i].store(r, row, steps)
+			if read[row]+steps > 0 {
+				sequences[i].store(r, row, read[row]+steps)
+			}
 		}
 	}()
+	for row, i := range active {
+		if read[row], err = g.prefill(ctx, sequences[i], r, row); err != nil {
+			return nil, err
+		}
+	}
 	r.chooseGreedily(g.takesLargest())
 	last, chosen := make([]int, len(active)), make([]choice, len(active))
 	for {
@@ -233,7 +260,7 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 			return nil, err
 		}
 		for row, i := range active {
-			last[row] = sequences[i].pending[steps]
+			last[row] = sequences[i].pending[read[row]+steps]
 		}
 		if err := r.read(last); err != nil {
 			return nil, fmt.Errorf("nn: generate: %w", err)
@@ -265,8 +292,8 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 				left = append(left, i)
 			}
 		}
-		for _, i := range active {
-			more = more || len(sequences[i].pending) > steps+1
+		for row, i := range active {
+			more = more || len(sequences[i].pending) > read[row]+steps+1
 		}
 		if more || len(left) < len(active) {
 			return left, nil

@@ -100,15 +100,15 @@ func (s *MambaStack) slots() (slots []layer.Slot) {
 }
 
 // load copies the sequence's state into a row of a reader.
-func (s *Sequence) load(r *reader, row int) {
-	for i, w := range r.lm.stack.slots() {
-		n, from := w.Shape.TotalSize(), s.state[w.Name]
-		if from == nil {
-			from = tensor.New(tensor.WithShape(w.Shape...), tensor.Of(r.state[i].Dtype()))
-		}
-		copyPart(r.state[i], row*n, from, 0, n)
+func (s *Sequence) load(r *reader, row int) error {
+	if s.state == nil {
+		return r.load(row, nil)
 	}
-	r.stateWritten()
+	var state []*tensor.Dense
+	for _, w := range r.lm.stack.slots() {
+		state = append(state, s.state[w.Name])
+	}
+	return r.load(row, state)
 }
 
 // take appends a token that the model chose.

@@ -263,7 +263,7 @@ func (d *Decoder) launch(s *cuda.Stream) (err error) {
 	if err := c.forget(); err != nil {
 		return err
 	}
-	if !d.began || d.logits == nil { // the first run loads the kernels, so it cannot be captured
+	if !d.began { // the first run loads the kernels, so it cannot be captured
 		d.result.drop()
 		d.result, err = d.run(s)
 		d.began = err == nil
@@ -299,20 +299,58 @@ func (d *Decoder) Commit() {
 
 // SetStates copies states from the host to the device, in the order of NewDecoder.
 func (d *Decoder) SetStates(host []*tensor.Dense) error {
-	return d.moveStates(host, func(s *cuda.Stream, a cuda.Array[float32], v []float32) error { return a.CopyFrom(s, v) })
+	return d.eachState(func(s *cuda.Stream, i int, a cuda.Array[float32]) error { return a.CopyFrom(s, floats(host[i])) })
+}
+
+// SetRow sets the states of one sequence of the batch from the host, in the order of NewDecoder. nil stands for zeros.
+func (d *Decoder) SetRow(row int, host []*tensor.Dense) error {
+	return d.eachState(func(s *cuda.Stream, i int, a cuda.Array[float32]) error {
+		if a = d.row(a, row); host == nil {
+			return a.Fill(s, 0)
+		}
+		return a.CopyFrom(s, floats(host[i]))
+	})
+}
+
+// CopyRow sets the states of one sequence of the batch to those of a sequence of another decoder of the same model and place.
+func (d *Decoder) CopyRow(row int, from *Decoder, fromRow int) error {
+	return d.eachState(func(s *cuda.Stream, i int, a cuda.Array[float32]) error {
+		b, err := from.states[from.at][i].array()
+		if err != nil {
+			return err
+		}
+		return d.row(a, row).CopyOf(s, from.row(b, fromRow))
+	})
+}
+
+// row returns the part of a state that belongs to one sequence of the batch.
+func (d *Decoder) row(state cuda.Array[float32], row int) cuda.Array[float32] {
+	n := state.Len() / d.ids.shape[0]
+	return state.Slice(row*n, n)
 }
 
 // States copies the states to the host.
 func (d *Decoder) States(host []*tensor.Dense) error {
-	return d.moveStates(host, func(s *cuda.Stream, a cuda.Array[float32], v []float32) error { return a.CopyTo(s, v) })
+	return d.do(func(s *cuda.Stream) error {
+		arrays, to := make([]cuda.Array[float32], len(host)), make([][]float32, len(host))
+		for i, t := range d.states[d.at] {
+			var err error
+			if arrays[i], err = t.array(); err != nil {
+				return err
+			}
+			to[i] = floats(host[i])
+		}
+		return cuda.CopyAllTo(s, arrays, to)
+	})
 }
 
-func (d *Decoder) moveStates(host []*tensor.Dense, move func(*cuda.Stream, cuda.Array[float32], []float32) error) error {
+// eachState calls f with each state.
+func (d *Decoder) eachState(f func(s *cuda.Stream, i int, a cuda.Array[float32]) error) error {
 	return d.do(func(s *cuda.Stream) error {
 		for i, t := range d.states[d.at] {
 			a, err := t.array()
 			if err == nil {
-				err = move(s, a, floats(host[i]))
+				err = f(s, i, a)
 			}
 			if err != nil {
 				return err
