@@ -256,7 +256,7 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 	if err != nil {
 		return err
 	}
-	if err := RMSNormForward(s, rows, b.Model, b.Eps, b.X, b.Norm, n); err != nil {
+	if err := normForward(s, rows, b.Model, b.Eps, b.X, b.Norm, n, y); err != nil { // y is the residual, to which the last product adds
 		return err
 	}
 	if err := b.product(s, n, b.Model, b.InProj, 2*channels, k.vz); err != nil {
@@ -278,9 +278,6 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 		return err
 	}
 	if err := b.scan(k).Forward(s, k.y, final, k.checkpoints); err != nil {
-		return err
-	}
-	if err := y.copy(s, b.X); err != nil {
 		return err
 	}
 	if err := MatMul(s, b.Precision, rows, b.Model, channels, matrix(k.y, channels), transposed(b.OutProj, channels), 1, matrix(y, b.Model)); err != nil {

@@ -47,7 +47,9 @@ func (g *staging) prepare() error {
 	return nil
 }
 
-func (g *staging) host(i, from int) []byte { return unsafe.Slice((*byte)(g.buffer[i]), stageBytes)[from:] }
+func (g *staging) host(i, from int) []byte {
+	return unsafe.Slice((*byte)(g.buffer[i]), stageBytes)[from:]
+}
 
 // up copies pieces to the device. It returns when the last one is queued. The caller may then change the memory on the host.
 func (g *staging) up(pieces ...piece) error {

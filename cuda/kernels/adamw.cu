@@ -1,5 +1,5 @@
 // AdamW's step for all weights in one launch, and the norm of all gradients. A block processes a piece of one weight.
-#include "types.cuh"
+#include "vector.cuh"
 
 struct Weight {
   float *w, *g, *m, *v;
@@ -22,14 +22,32 @@ extern "C" __global__ void adamw_step(const Weight *weights, const Piece *pieces
   const Weight w = weights[p.weight];
   const int64_t from = p.number * piece, to_ = min(from + piece, w.n);
   const float keep = w.decay ? a.keep : 1.f;
-#pragma unroll 4
-  for (int64_t i = from + threadIdx.x; i < to_; i += blockDim.x) {
-    const float g = a.scale * w.g[i];
-    const float m = a.beta1 * w.m[i] + a.rest1 * g;
-    const float v = a.beta2 * w.v[i] + a.rest2 * g * g;
-    const float x = keep * w.w[i] - a.rate * m / (sqrtf(v) * a.root + a.eps);
+  auto update = [&](float &x, float &g, float &m, float &v) {
+    const float scaled = a.scale * g;
+    m = a.beta1 * m + a.rest1 * scaled;
+    v = a.beta2 * v + a.rest2 * scaled * scaled;
+    x = keep * x - a.rate * m / (sqrtf(v) * a.root + a.eps);
+    g = 0.f;
+  };
+  int64_t done = from;  // the rest is updated one by one
+  if ((((uintptr_t)w.w | (uintptr_t)w.g | (uintptr_t)w.m | (uintptr_t)w.v) % 16 | (uintptr_t)w.half % 8) == 0) {
+    done = to_ / 4 * 4;
+#pragma unroll 2
+    for (int64_t i = from + 4 * threadIdx.x; i < done; i += 4 * blockDim.x) {
+      float x[4], g[4], m[4], v[4];
+      load<4>(w.w + i, x), load<4>(w.g + i, g), load<4>(w.m + i, m), load<4>(w.v + i, v);
+#pragma unroll
+      for (int k = 0; k < 4; k++) update(x[k], g[k], m[k], v[k]);
+      store<4>(w.w + i, x), store<4>(w.m + i, m), store<4>(w.v + i, v);
+      if (clear) store<4>(w.g + i, g);
+      if (w.half) store<4>(w.half + i, x);
+    }
+  }
+  for (int64_t i = done + threadIdx.x; i < to_; i += blockDim.x) {
+    float x = w.w[i], g = w.g[i], m = w.m[i], v = w.v[i];
+    update(x, g, m, v);
     w.w[i] = x, w.m[i] = m, w.v[i] = v;
-    if (clear) w.g[i] = 0.f;
+    if (clear) w.g[i] = g;
     if (w.half) w.half[i] = to<bf16>(x);
   }
 }

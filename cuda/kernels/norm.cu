@@ -1,4 +1,4 @@
-// RMSNorm: y = x / sqrt(mean(x²) + eps) · weight. A warp processes a row. The mean is in double, so that the squares of large floats do not
+// RMSNorm: y = x / sqrt(mean(x²) + eps) · weight. A warp processes a row. The forward pass also copies x, unless copy is null. The mean is in double, so that the squares of large floats do not
 // overflow.
 #include "vector.cuh"
 
@@ -9,14 +9,18 @@ __device__ __forceinline__ float rowScale(const float *x, int64_t width, float e
   return (float)(1 / sqrt(warpSum(sum) / width + eps));
 }
 
-template <class T> __device__ __forceinline__ void normForward(const float *x, const float *w, T *y, int64_t rows, int64_t width, float eps) {
+template <class T> __device__ __forceinline__ void normForward(const float *x, const float *w, T *y, float *copy, int64_t rows, int64_t width, float eps) {
   const int lane = threadIdx.x % 32;
   const int64_t row = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (row >= rows) return;
   x += row * width, y += row * width;
   const float scale = rowScale(x, width, eps, lane);
 #pragma unroll 8
-  for (int64_t i = lane; i < width; i += 32) y[i] = to<T>(x[i] * scale * w[i]);
+  for (int64_t i = lane; i < width; i += 32) {
+    const float v = x[i];
+    y[i] = to<T>(v * scale * w[i]);
+    if (copy) copy[row * width + i] = v;
+  }
 }
 
 // normBackward computes dx = residual + the gradient of x, and parts (block, width), each block's part of dw. A block processes each rows, its
@@ -84,7 +88,7 @@ template <int GROUP, int N> struct Rows {
 };
 
 template <class T, int GROUP, int N>
-__device__ __forceinline__ void normForwardRows(const float *x, const float *w, T *y, int64_t rows, int64_t width, float eps) {
+__device__ __forceinline__ void normForwardRows(const float *x, const float *w, T *y, float *copy, int64_t rows, int64_t width, float eps) {
   typedef Rows<GROUP, N> R;
   const int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP;
   if (row >= rows) return;
@@ -102,6 +106,7 @@ __device__ __forceinline__ void normForwardRows(const float *x, const float *w, 
 #pragma unroll
     for (int k = 0; k < 4; k++) to[k] = v[j][k] * scale * to[k];
     store<4>(y + row * width + i, to);
+    if (copy) store<4>(copy + row * width + i, v[j]);
   });
 }
 
@@ -154,8 +159,8 @@ __device__ __forceinline__ void normBackwardRows(const float *x, const float *w,
 
 #define NORM_ROWS(NAME, T, GROUP, N, THREADS)                                                                                \
   extern "C" __global__ __launch_bounds__(THREADS) void norm_forward_##NAME##_##GROUP##x##N(                                 \
-      const float *x, const float *w, T *y, int64_t rows, int64_t width, float eps) {                                        \
-    normForwardRows<T, GROUP, N>(x, w, y, rows, width, eps);                                                                 \
+      const float *x, const float *w, T *y, float *copy, int64_t rows, int64_t width, float eps) {                                        \
+    normForwardRows<T, GROUP, N>(x, w, y, copy, rows, width, eps);                                                                 \
   }                                                                                                                          \
   extern "C" __global__ __launch_bounds__(THREADS) void norm_backward_##NAME##_##GROUP##x##N(                                \
       const float *x, const float *w, const T *dy, const float *residual, float *dx, float *parts, int64_t rows,             \
@@ -163,8 +168,8 @@ __device__ __forceinline__ void normBackwardRows(const float *x, const float *w,
     normBackwardRows<T, GROUP, N>(x, w, dy, residual, dx, parts, rows, width, eps, each);                                    \
   }
 #define NORM(NAME, T)                                                                                                        \
-  extern "C" __global__ void norm_forward_##NAME(const float *x, const float *w, T *y, int64_t rows, int64_t width, float eps) { \
-    normForward<T>(x, w, y, rows, width, eps);                                                                               \
+  extern "C" __global__ void norm_forward_##NAME(const float *x, const float *w, T *y, float *copy, int64_t rows, int64_t width, float eps) { \
+    normForward<T>(x, w, y, copy, rows, width, eps);                                                                               \
   }                                                                                                                          \
   extern "C" __global__ void norm_backward_##NAME(const float *x, const float *w, const T *dy, const float *residual, float *dx, \
                                                   float *parts, int64_t rows, int64_t width, float eps, int64_t each) {      \
