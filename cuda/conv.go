@@ -123,7 +123,7 @@ func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
 			a.steps /= 2
 		}
 		g := c.grid(c.tiles(&a))
-		g.x = blocksOf(c.Channels/4, 128).x
+		g.x, g.threads = blocksOf(c.Channels/4, 64).x, 64
 		if err := s.run("conv", "conv_forward_"+typeName[T]()+"_vectors", g, unsafe.Pointer(&a)); err != nil {
 			return err
 		}
@@ -161,7 +161,9 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 	a.dstep, a.dy, a.dnext, a.dx, a.dcontext = int64(dxStride), dy.address, dnext.address, dx.address, dcontext.address
 	name, g := c.kernel("backward"), c.grid(c.tiles(&a))
 	if c.Context.Absent() && dnext.Absent() && c.vectors(dxStride, dy.address, dx.address) {
-		const tiles = 8 // of a block of threads
+		const tiles = 8                          // of a block of threads
+		a.steps = max(32, (a.steps/tiles+3)/4*4) // of a tile, a multiple of four
+		g = c.grid(c.tiles(&a))
 		name, g.x, g.threads = "conv_backward_"+typeName[T]()+"_vectors", blocksOf(c.Channels/2, 32).x, 32*tiles
 		g.y = (g.y + tiles - 1) / tiles
 	}

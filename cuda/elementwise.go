@@ -7,7 +7,7 @@ func Add(s *Stream, a, b, sum Array[float32]) error {
 	if err := firstError(present("add", "a", a), expect("add", "b", b.n, a.n, "sum", sum.n, a.n)); err != nil {
 		return err
 	}
-	return s.run("elementwise", "add", blocksOf(a.n, 256), a.address, b.address, sum.address, a.n)
+	return s.run("elementwise", "add", blocksOf((a.n+3)/4, 256), a.address, b.address, sum.address, a.n)
 }
 
 // NegExp queues y = -exp(x), element by element.
@@ -63,7 +63,7 @@ func Convert[A, B Activation](s *Stream, from Array[A], to Array[B]) error {
 	if a == b {
 		return Array[A](to).copy(s, from)
 	}
-	return s.run("elementwise", "convert_"+a+"_"+b, blocksOf(from.n, 256), from.address, to.address, from.n)
+	return s.run("elementwise", "convert_"+a+"_"+b, blocksOf((from.n+3)/4, 256), from.address, to.address, from.n)
 }
 
 // AddBias queues the addition of bias (width) to each row of x. The rows are stride elements apart.

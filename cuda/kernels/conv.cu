@@ -152,31 +152,96 @@ template <class T, int V> struct Taps {
   __device__ __forceinline__ void advance(int v, float next) { x[2][v] = x[1][v], x[1][v] = x[0][v], x[0][v] = next; }
 };
 
-// convForward4 computes V channels of a tile of c.steps steps. It reads U steps at a time.
+// convForward4 computes V channels of a tile of c.steps steps. It reads U steps at a time, while it computes the U before them.
 template <class T, int V, int U> __device__ __forceinline__ void convForward4(const Conv &c) {
   const int64_t d = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V, b = blockIdx.z, from = blockIdx.y * c.steps;
   if (d >= c.channels) return;
   const int steps = (int)min(c.steps, c.length - from);
-  Taps<T, V> taps(c, b, from, d);
   const T *x = (const T *)c.x + (b * c.length + from) * c.step + d;
   T *y = (T *)c.y + (b * c.length + from) * c.channels + d;
-  for (int i = 0; i < steps; i += U, x += U * c.step, y += U * c.channels) {
-    float next[U][V];
+  Pack<T, V> ahead[U];
+  auto read = [&](int i) {
 #pragma unroll
     for (int u = 0; u < U; u++)
-      if (i + u < steps) load<V>(x + u * c.step, next[u]);
+      if (i + u < steps) ahead[u].read(x + (i + u) * c.step);
+  };
+  read(0);
+  Taps<T, V> taps(c, b, from, d);
+  for (int i = 0; i < steps; i += U, y += U * c.channels) {
+    Pack<T, V> now[U];
+#pragma unroll
+    for (int u = 0; u < U; u++) now[u] = ahead[u];
+    read(i + U);
 #pragma unroll
     for (int u = 0; u < U; u++) {
       if (i + u >= steps) break;
       float out[V];
 #pragma unroll
       for (int v = 0; v < V; v++) {
-        const float sum = taps.sum(v, next[u][v]);
+        const float next = now[u].at(v), sum = taps.sum(v, next);
         out[v] = c.silu ? sum * sigmoid(sum) : sum;
-        taps.advance(v, next[u][v]);
+        taps.advance(v, next);
       }
       store<V>(y + u * c.channels, out);
     }
+  }
+}
+
+// convBackwardTile computes the gradients of the inputs of own steps from from on, and adds to dw those of taps and bias. A tile that is FULL has
+// c.steps steps, a multiple of U, and three more after them.
+template <class T, int V, int U, bool FULL>
+__device__ __forceinline__ void convBackwardTile(const Conv &c, int64_t b, int64_t from, int64_t d, float (&dw)[5][V]) {
+  const int left = FULL ? (int)c.steps + 3 : (int)min(c.length - from, c.steps + 3), own = FULL ? (int)c.steps : min((int)c.steps, left);
+  const T *x = (const T *)c.x + (b * c.length + from) * c.step + d, *dy = (const T *)c.dy + (b * c.length + from) * c.channels + d;
+  T *dx = (T *)c.dx + (b * c.length + from - 3) * c.dstep + d;  // the gradient of an input is complete three steps later
+  Pack<T, V> ax[U], ay[U];
+  auto read = [&](int i) {
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      ax[u].clear(), ay[u].clear();
+      if (i + u < left) ax[u].read(x + (i + u) * c.step), ay[u].read(dy + (i + u) * c.channels);
+    }
+  };
+  read(0);
+  Taps<T, V> taps(c, b, from, d);
+  float g[3][V];  // the gradients of the sums of the last three steps
+#pragma unroll
+  for (int j = 0; j < 3; j++)
+#pragma unroll
+    for (int v = 0; v < V; v++) g[j][v] = 0.f;
+  // some computes the first n of the steps from i on, whose inputs were read.
+  auto some = [&](int i, int n, bool ours, bool more) {
+    Pack<T, V> nx[U], ny[U];
+#pragma unroll
+    for (int u = 0; u < U; u++) nx[u] = ax[u], ny[u] = ay[u];
+    if (more) read(i + U);
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      if (u >= n) break;
+      float done[V];
+#pragma unroll
+      for (int v = 0; v < V; v++) {
+        const float next = nx[u].at(v), sum = taps.sum(v, next), s = sigmoid(sum);
+        float now = ny[u].at(v) * (c.silu ? s * fmaf(sum, 1.f - s, 1.f) : 1.f);
+        if (!FULL && i + u >= left) now = 0.f;
+        if (ours && (FULL || i + u < own)) {
+          dw[0][v] = fmaf(now, next, dw[0][v]);
+#pragma unroll
+          for (int j = 0; j < 3; j++) dw[j + 1][v] = fmaf(now, taps.x[j][v], dw[j + 1][v]);
+          dw[4][v] += now;
+        }
+        done[v] = fmaf(taps.w[3][v], now, fmaf(taps.w[2][v], g[0][v], fmaf(taps.w[1][v], g[1][v], taps.w[0][v] * g[2][v])));
+        taps.advance(v, next);
+        g[2][v] = g[1][v], g[1][v] = g[0][v], g[0][v] = now;
+      }
+      if (i + u >= 3 && (FULL || i + u < own + 3)) store<V>(dx + (i + u) * c.dstep, done);
+    }
+  };
+  if (FULL) {
+    for (int i = 0; i < own; i += U) some(i, U, true, true);
+    some(own, 3, false, false);
+  } else {
+    for (int i = 0; i < own + 3; i += U) some(i, U, true, true);
   }
 }
 
@@ -192,44 +257,10 @@ template <class T, int V, int U, int TILES> __device__ __forceinline__ void conv
 #pragma unroll
     for (int v = 0; v < V; v++) dw[j][v] = 0.f;
   if (d < c.channels && from < c.length) {
-    Taps<T, V> taps(c, b, from, d);
-    const int left = (int)min(c.length - from, c.steps + 3), own = min((int)c.steps, left);
-    const T *x = (const T *)c.x + (b * c.length + from) * c.step + d, *dy = (const T *)c.dy + (b * c.length + from) * c.channels + d;
-    T *dx = (T *)c.dx + (b * c.length + from) * c.dstep + d;
-    float g[3][V];  // the gradients of the sums of the last three steps
-#pragma unroll
-    for (int j = 0; j < 3; j++)
-#pragma unroll
-      for (int v = 0; v < V; v++) g[j][v] = 0.f;
-    // The gradient of an input is complete three steps later.
-    for (int i = 0; i < own + 3; i += U) {
-      float next[U][V], out[U][V];
-#pragma unroll
-      for (int u = 0; u < U; u++) {
-#pragma unroll
-        for (int v = 0; v < V; v++) next[u][v] = out[u][v] = 0.f;
-        if (i + u < left) load<V>(x + (i + u) * c.step, next[u]), load<V>(dy + (i + u) * c.channels, out[u]);
-      }
-#pragma unroll
-      for (int u = 0; u < U; u++) {
-        float done[V];
-#pragma unroll
-        for (int v = 0; v < V; v++) {
-          const float sum = taps.sum(v, next[u][v]), s = sigmoid(sum);
-          const float now = i + u < left ? out[u][v] * (c.silu ? s * fmaf(sum, 1.f - s, 1.f) : 1.f) : 0.f;
-          if (i + u < own) {
-            dw[0][v] = fmaf(now, next[u][v], dw[0][v]);
-#pragma unroll
-            for (int j = 0; j < 3; j++) dw[j + 1][v] = fmaf(now, taps.x[j][v], dw[j + 1][v]);
-            dw[4][v] += now;
-          }
-          done[v] = fmaf(taps.w[3][v], now, fmaf(taps.w[2][v], g[0][v], fmaf(taps.w[1][v], g[1][v], taps.w[0][v] * g[2][v])));
-          taps.advance(v, next[u][v]);
-          g[2][v] = g[1][v], g[1][v] = g[0][v], g[0][v] = now;
-        }
-        if (i + u >= 3 && i + u < own + 3) store<V>(dx + (i + u - 3) * c.dstep, done);
-      }
-    }
+    if (from + c.steps + 3 <= c.length)
+      convBackwardTile<T, V, U, true>(c, b, from, d, dw);
+    else
+      convBackwardTile<T, V, U, false>(c, b, from, d, dw);
   }
 #pragma unroll
   for (int j = 0; j < 5; j++)

@@ -1,13 +1,24 @@
 // Elementwise operations, sums of columns and rows, and the index of the largest number of a row.
-#include "types.cuh"
+#include "vector.cuh"
 
 #define EACH(N)                                                                        \
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;                    \
   if (i >= (N)) return;
 
+// Threads of the kernels of four elements read and write them together if the addresses allow it.
+template <class T> __device__ __forceinline__ bool atFour(const T *p) { return (uintptr_t)p % (4 * sizeof(T)) == 0; }
+
 extern "C" __global__ void add(const float *a, const float *b, float *sum, int64_t n) {
-  EACH(n)
-  sum[i] = a[i] + b[i];
+  const int64_t i = 4 * ((int64_t)blockIdx.x * blockDim.x + threadIdx.x);
+  if (i + 4 <= n && atFour(a) && atFour(b) && atFour(sum)) {
+    float x[4], y[4];
+    load<4>(a + i, x), load<4>(b + i, y);
+#pragma unroll
+    for (int k = 0; k < 4; k++) x[k] += y[k];
+    store<4>(sum + i, x);
+  } else {
+    for (int64_t j = i; j < min(i + 4, n); j++) sum[j] = a[j] + b[j];
+  }
 }
 
 extern "C" __global__ void neg_exp(const float *x, float *y, int64_t n) {
@@ -33,15 +44,18 @@ extern "C" __global__ void scatter_columns(const float *y, float *x, int64_t row
   x[i] = column >= 0 && column < width ? y[i / stride * width + column] : 0.f;
 }
 
-extern "C" __global__ void convert_float_bf16(const float *from, bf16 *result, int64_t n) {
-  EACH(n)
-  result[i] = to<bf16>(from[i]);
+template <class A, class B> __device__ __forceinline__ void convert(const A *from, B *result, int64_t n) {
+  const int64_t i = 4 * ((int64_t)blockIdx.x * blockDim.x + threadIdx.x);
+  if (i + 4 <= n && atFour(from) && atFour(result)) {
+    float x[4];
+    load<4>(from + i, x);
+    store<4>(result + i, x);
+  } else {
+    for (int64_t j = i; j < min(i + 4, n); j++) result[j] = to<B>(value(from[j]));
+  }
 }
-
-extern "C" __global__ void convert_bf16_float(const bf16 *from, float *result, int64_t n) {
-  EACH(n)
-  result[i] = value(from[i]);
-}
+extern "C" __global__ void convert_float_bf16(const float *from, bf16 *result, int64_t n) { convert(from, result, n); }
+extern "C" __global__ void convert_bf16_float(const bf16 *from, float *result, int64_t n) { convert(from, result, n); }
 
 template <class T> __device__ __forceinline__ void addBias(T *x, const float *bias, int64_t rows, int64_t width, int64_t stride) {
   EACH(rows * width)

@@ -47,3 +47,30 @@ template <int V> __device__ __forceinline__ void store(bf16 *p, const float (&x)
   else
     *(uint4 *)p = make_uint4(narrowTwo(x[0], x[1]), narrowTwo(x[2], x[3]), narrowTwo(x[4], x[5]), narrowTwo(x[6], x[7]));
 }
+
+// Pack is V neighbouring activations as they are in memory. They are widened later, since widening waits for the load.
+template <class T, int V> struct Pack {
+  uint32_t word[V * sizeof(T) / 4];
+  __device__ __forceinline__ void read(const T *p) {
+    if constexpr (sizeof word == 4) {
+      word[0] = *(const uint32_t *)p;
+    } else if constexpr (sizeof word == 8) {
+      const uint2 v = *(const uint2 *)p;
+      word[0] = v.x, word[1] = v.y;
+    } else {
+      static_assert(sizeof word == 16, "four, eight or sixteen bytes");
+      const uint4 v = *(const uint4 *)p;
+      word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w;
+    }
+  }
+  __device__ __forceinline__ float at(int i) const {
+    if constexpr (sizeof(T) == 4)
+      return __uint_as_float(word[i]);
+    else
+      return __uint_as_float(i % 2 ? word[i / 2] & 0xffff0000u : word[i / 2] << 16);
+  }
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < (int)(sizeof word / 4); i++) word[i] = 0;
+  }
+};
