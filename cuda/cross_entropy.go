@@ -25,7 +25,7 @@ func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, 
 	case vocabulary <= 2048:
 		name, g = "entropy_forward_"+typeName[T]()+"_32", blocksOf(rows*32, 256)
 	case wholeRows(logits, stride):
-		name = "entropy_forward_" + typeName[T]() + "_vectors"
+		name, g.threads = "entropy_forward_"+typeName[T]()+"_vectors", 256
 	}
 	if err := s.run("cross_entropy", name, g, logits.address, targets.address, state.address, rows, vocabulary, stride, ignore); err != nil {
 		return err
@@ -48,7 +48,7 @@ func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int,
 	}
 	name, each := "entropy_backward_"+typeName[T](), 4096 // logits of a block of 256 threads
 	if wholeRows(logits, stride) {
-		name, each = name+"_vectors", 256*2*16/int(size[T]())
+		name, each = name+"_vectors", 256*4*16/int(size[T]())
 	}
 	blocks := (vocabulary + each - 1) / each // per row
 	return s.run("cross_entropy", name, grid{x: int64(rows) * int64(blocks), threads: 256}, logits.address,

@@ -30,7 +30,7 @@ type normKernel struct {
 	name        string
 }
 
-var normKernels = []normKernel{{256, 32, "_32x2"}, {768, 32, "_32x6"}, {1024, 256, "_256x1"}, {4096, 256, "_256x4"}}
+var normKernels = []normKernel{{256, 32, "_32x2"}, {768, 32, "_32x6"}, {1024, 256, "_256x1"}, {3072, 256, "_256x3"}, {4096, 256, "_256x4"}}
 
 // normRows returns the kernels for rows that begin at multiples of four numbers, or nil if none fit. typed is the address of an array of T.
 func normRows[T Activation](width int, typed uintptr, addresses ...uintptr) *normKernel {
@@ -65,14 +65,16 @@ func RMSNormBackward[T Activation](s *Stream, rows, width int, eps float32, x, w
 	if 4*width > room {
 		return fmt.Errorf("cuda: RMS norm: width is %d, want at most %d", width, room/4)
 	}
-	name, warps := "norm_backward_"+typeName[T](), min(16, room/(4*width))
-	g := grid{threads: 32 * warps, shared: 4 * warps * width}
-	together := warps // rows that a block processes together
+	name, most := "norm_backward_"+typeName[T](), 2*s.device.multiprocessors // blocks
+	together := min(16, room/(4*width))                                      // rows that a block processes at the same time
+	g := grid{threads: 32 * together, shared: 4 * together * width}
 	if k := normRows[T](width, dy.address, x.address, w.address, residual.address, dx.address); k != nil {
 		name, together = name+k.name, 256/k.group
-		g = grid{threads: 256, shared: 4 * together * width}
+		if g = (grid{threads: 256, shared: 4 * together * width}); together == 1 {
+			most, g.shared = 2*most, 0
+		}
 	}
-	each := max((rows+2*s.device.multiprocessors-1)/(2*s.device.multiprocessors), together) // rows per block
+	each := max((rows+most-1)/most, together) // rows per block
 	blocks := (rows + each - 1) / each
 	parts, err := NewArray[float32](s, blocks*width)
 	if err != nil {

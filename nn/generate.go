@@ -16,7 +16,7 @@ type GenerateConfig struct {
 	MaxTokens  int    // maximum number of tokens that a call adds to a sequence; required
 	StopTokens []int  // a sequence ends after any of these tokens; none by default
 	Seed       uint64 // seed of the random choices; prompt i of Generate has the seed Seed+i
-	Piece      int    // maximum number of tokens of a prompt that one run reads; 512 by default
+	Piece      int    // maximum number of tokens of a prompt that one run reads; 512 by default, 2048 on a device
 }
 
 // Generator continues prompts. It reads them in parallel, and then generates one token after another, at a cost in time and memory
@@ -46,6 +46,9 @@ func NewGenerator(lm *LM, cfg GenerateConfig) (*Generator, error) {
 	}
 	if cfg.Piece == 0 {
 		cfg.Piece = 512 // long enough for the matrix products, and short enough to be interrupted soon
+		if !lm.Params().Place().OnHost() {
+			cfg.Piece = 2048
+		}
 	}
 	if cfg.MaxTokens < 1 {
 		return nil, fmt.Errorf("nn: MaxTokens is %d, want at least 1", cfg.MaxTokens)

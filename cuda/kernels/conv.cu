@@ -305,7 +305,7 @@ extern "C" __global__ void conv_weights(const float *parts, int64_t count, int64
   extern "C" __global__ void conv_backward_##NAME##_4(const Conv c) { convBackward<T, 4, true, false>(c); }                             \
   extern "C" __global__ void conv_backward_##NAME##_any(const Conv c) { convBackward<T, 16, false, true>(c); }                          \
   extern "C" __global__ void conv_backward_##NAME##_4_starts(const Conv c) { convBackward<T, 4, true, true>(c); }                       \
-  extern "C" __global__ void conv_forward_##NAME##_vectors(const Conv c) { convForward4<T, 4, 4>(c); }                                    \
+  extern "C" __global__ void conv_forward_##NAME##_vectors(const Conv c) { convForward4<T, 4, 2>(c); }                                    \
   extern "C" __global__ __launch_bounds__(256) void conv_backward_##NAME##_vectors(const Conv c) { convBackward4<T, 2, 4, 8>(c); }      \
   extern "C" __global__ void conv_next_##NAME(const Conv c) { convNext<T, true>(c); }
 CONV(float, float)

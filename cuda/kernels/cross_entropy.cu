@@ -193,13 +193,13 @@ __device__ __forceinline__ void entropyBackwardRow(T *logits, const int32_t *tar
                                                            int64_t v, int64_t p, int32_t i) {                                      \
     entropyBackwardSmall<T>(x, t, s, d, r, v, p, i);                                                                               \
   }                                                                                                                                \
-  extern "C" __global__ __launch_bounds__(512) void entropy_forward_##NAME##_vectors(const T *x, const int32_t *t, float *s,        \
+  extern "C" __global__ __launch_bounds__(256) void entropy_forward_##NAME##_vectors(const T *x, const int32_t *t, float *s,        \
                                                                                      int64_t r, int64_t v, int64_t p, int32_t i) { \
-    entropyForwardRow<T, V, 2, 512>(x, t, s, r, v, p, i);                                                                          \
+    entropyForwardRow<T, V, 2, 256>(x, t, s, r, v, p, i);                                                                          \
   }                                                                                                                                \
   extern "C" __global__ void entropy_backward_##NAME##_vectors(T *x, const int32_t *t, const float *s, const float *d, int64_t r,  \
                                                                int64_t v, int64_t p, int32_t i, int64_t blocks) {                  \
-    entropyBackwardRow<T, V, 2>(x, t, s, d, r, v, p, i, blocks);                                                                   \
+    entropyBackwardRow<T, V, 4>(x, t, s, d, r, v, p, i, blocks);                                                                   \
   }
 ENTROPY(float, float, 4)
 ENTROPY(bf16, bf16, 8)

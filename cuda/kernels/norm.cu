@@ -157,12 +157,12 @@ __device__ __forceinline__ void normBackwardRows(const float *x, const float *w,
   }
 }
 
-#define NORM_ROWS(NAME, T, GROUP, N, THREADS)                                                                                \
-  extern "C" __global__ __launch_bounds__(THREADS) void norm_forward_##NAME##_##GROUP##x##N(                                 \
+#define NORM_ROWS(NAME, T, GROUP, N, BLOCKS)                                                                                 \
+  extern "C" __global__ __launch_bounds__(256) void norm_forward_##NAME##_##GROUP##x##N(                                 \
       const float *x, const float *w, T *y, float *copy, int64_t rows, int64_t width, float eps) {                                        \
     normForwardRows<T, GROUP, N>(x, w, y, copy, rows, width, eps);                                                                 \
   }                                                                                                                          \
-  extern "C" __global__ __launch_bounds__(THREADS) void norm_backward_##NAME##_##GROUP##x##N(                                \
+  extern "C" __global__ __launch_bounds__(256, BLOCKS) void norm_backward_##NAME##_##GROUP##x##N(                                \
       const float *x, const float *w, const T *dy, const float *residual, float *dx, float *parts, int64_t rows,             \
       int64_t width, float eps, int64_t each) {                                                                              \
     normBackwardRows<T, GROUP, N>(x, w, dy, residual, dx, parts, rows, width, eps, each);                                    \
@@ -175,9 +175,10 @@ __device__ __forceinline__ void normBackwardRows(const float *x, const float *w,
                                                   float *parts, int64_t rows, int64_t width, float eps, int64_t each) {      \
     normBackward<T>(x, w, dy, residual, dx, parts, rows, width, eps, each);                                                  \
   }                                                                                                                          \
-  NORM_ROWS(NAME, T, 32, 2, 256)                                                                                             \
-  NORM_ROWS(NAME, T, 32, 6, 256)                                                                                             \
-  NORM_ROWS(NAME, T, 256, 1, 256)                                                                                            \
-  NORM_ROWS(NAME, T, 256, 4, 256)
+  NORM_ROWS(NAME, T, 32, 2, 2)                                                                                               \
+  NORM_ROWS(NAME, T, 32, 6, 2)                                                                                               \
+  NORM_ROWS(NAME, T, 256, 1, 4)                                                                                              \
+  NORM_ROWS(NAME, T, 256, 3, 4)                                                                                              \
+  NORM_ROWS(NAME, T, 256, 4, 2)
 NORM(float, float)
 NORM(bf16, bf16)
