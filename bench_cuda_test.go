@@ -34,7 +34,7 @@ func BenchmarkCUDATraining(b *testing.B) {
 		{"small/B64L256", nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 16}, 64, 256},
 		{"small/B64L4096", nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 16}, 64, 4096},
 	} {
-		for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {
+		for _, p := range []cuda.Precision{cuda.Strict, cuda.FP16x3, cuda.TF32, cuda.BF16} {
 			b.Run(m.name+"/"+p.String(), func(b *testing.B) {
 				d := gputest.Open(b, cuda.Open)
 				lm := nn.NewLM(m.cfg, nn.OnDevice(d), nn.WithPrecision(p))

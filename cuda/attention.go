@@ -14,7 +14,7 @@ type Attention struct {
 	Batch, Length, Channels, Heads int     // Channels is that of all heads together; a head has at most 256 elements
 	Window                         int     // number of steps that a step sees, itself included; 0 for all
 	Base                           float64 // base of the rotary positions' frequencies; 0 for none
-	// Precision is that of the products of whole tiles. On a device without the tensor cores for it, for a head of more than 128 elements, and
+	// Precision is that of the products of whole tiles; FP16x3 computes them in float32. On a device without the tensor cores for it, for a head of more than 128 elements, and
 	// for a single step, they are computed in float32. Scores, probabilities and sums are float32 in any case.
 	Precision Precision
 

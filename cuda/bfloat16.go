@@ -39,14 +39,15 @@ type Precision int
 
 const (
 	Strict Precision = iota // float32
-	TF32                    // float32, but matrix products round their operands to a mantissa of 10 bits
+	FP16x3                  // float32, but matrix products have operands of 22 significant bits, each in two parts in float16
+	TF32                    // float32, but matrix products round their operands to 11 significant bits
 	BF16                    // activations and operands of matrix products in bfloat16; weights, states and sums in float32
 )
 
 // Err returns an error if p is not a precision.
 func (p Precision) Err() error {
 	if p < Strict || p > BF16 {
-		return fmt.Errorf("precision is %d, want cuda.Strict, cuda.TF32 or cuda.BF16", int(p))
+		return fmt.Errorf("precision is %d, want cuda.Strict, cuda.FP16x3, cuda.TF32 or cuda.BF16", int(p))
 	}
 	return nil
 }
@@ -55,6 +56,8 @@ func (p Precision) String() string {
 	switch p {
 	case Strict:
 		return "float32"
+	case FP16x3:
+		return "fp16x3"
 	case TF32:
 		return "tf32"
 	case BF16:

@@ -13,11 +13,13 @@ const (
 	cublasSetStream
 	cublasSetWorkspace
 	cublasGemmEx
+	cublasGemmStridedBatchedEx
 )
 
 var cublas = &library{
 	name: "cuBLAS", file: "libcublas.so", variable: "MAMBA_CUBLAS", majors: []string{"13", "12", "11"}, needs: "libcublasLt.so.*",
-	symbols: []string{"cublasCreate_v2", "cublasDestroy_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmEx"},
+	symbols: []string{"cublasCreate_v2", "cublasDestroy_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmEx",
+		"cublasGemmStridedBatchedEx"},
 	codes: map[int]string{
 		1: "CUBLAS_STATUS_NOT_INITIALIZED", 3: "CUBLAS_STATUS_ALLOC_FAILED", 7: "CUBLAS_STATUS_INVALID_VALUE",
 		8: "CUBLAS_STATUS_ARCH_MISMATCH", 11: "CUBLAS_STATUS_MAPPING_ERROR", 13: "CUBLAS_STATUS_EXECUTION_FAILED",
@@ -111,6 +113,7 @@ func (m Matrix[T]) operation() uintptr {
 // Codes of cuBLAS for types and for modes of computation.
 const (
 	blasFloat    = 0
+	blasFloat16  = 2
 	blasBFloat16 = 14
 	computeFloat = 68
 	computeTF32  = 77
@@ -124,8 +127,8 @@ func blasType[T Activation]() uintptr {
 	return blasFloat
 }
 
-// MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c through cuBLAS, with sums in float32. TF32 changes only products of
-// float32.
+// MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c through cuBLAS, with sums in float32. FP16x3 and TF32 change only products of
+// float32. FP16x3 needs working memory, for operands of m rows at most 256 MB and the size of b.
 func MatMul[A, C Activation](s *Stream, p Precision, m, n, k int, a, b Matrix[A], beta float32, c Matrix[C]) error {
 	return MatMulScaled(s, p, m, n, k, 1, a, b, beta, c)
 }
@@ -149,6 +152,11 @@ func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha fl
 	}
 	if k == 0 {
 		return fmt.Errorf("cuda: product: k is 0, want at least 1")
+	}
+	if p == FP16x3 {
+		if done, err := fp16x3(s, m, n, k, alpha, a, b, beta, c); done || err != nil {
+			return err
+		}
 	}
 	h, err := s.cublas()
 	if err != nil {

@@ -17,7 +17,7 @@ func TestLinear(t *testing.T) {
 	for _, p := range []struct {
 		Precision
 		tol float64
-	}{{Strict, 2e-6}, {TF32, 4e-3}, {BF16, 2e-2}} {
+	}{{Strict, 2e-6}, {FP16x3, 2e-6}, {TF32, 4e-3}, {BF16, 2e-2}} {
 		for _, size := range [][3]int{{1, 1, 1}, {1, 40, 70}, {8, 33, 17}, {9, 33, 16}, {70, 64, 21}, {130, 10, 3}} {
 			for _, bias := range []bool{false, true} {
 				l := kernel.Linear[float64]{Rows: size[0], In: size[1], Out: size[2], Gemm: gonum.Implementation{}.Dgemm}
@@ -63,7 +63,7 @@ func TestLinearStep(t *testing.T) {
 	weight := put[float32](t, s, numbers[float32](r, 20*12, 1))
 	half := blank[BFloat16](t, s, 20*12)
 	do(t, Convert(s, weight, half))
-	for _, p := range []Precision{Strict, TF32, BF16} {
+	for _, p := range []Precision{Strict, FP16x3, TF32, BF16} {
 		l := &Linear{Rows: 3, In: 12, Out: 20, Precision: p, X: put[float32](t, s, numbers[float32](r, 36, 1)), Weight: weight, Half: half}
 		y, again := blank[float32](t, s, 60), blank[float32](t, s, 60)
 		do(t, l.Forward(s, y))

@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sort"
@@ -170,6 +171,62 @@ func benchCrossEntropy[T Activation](b *testing.B, size int) {
 			return CrossEntropyBackward(s, benchRows, benchVocabulary, benchVocabulary, -1, logits, targets, state, one)
 		})
 	})
+}
+
+// BenchmarkMatMul has the products of a step of the 130M model, and small ones. error is the largest error of three rows, relative to the
+// largest number in them. The operands are normally distributed.
+func BenchmarkMatMul(b *testing.B) {
+	s := open(b)
+	for _, c := range []struct {
+		name                     string
+		m, n, k                  int
+		transposedA, transposedB bool
+	}{
+		{"in_proj", benchRows, 2 * benchInner, benchWidth, false, true}, {"in_proj/dx", benchRows, benchWidth, 2 * benchInner, false, false},
+		{"in_proj/dweight", 2 * benchInner, benchWidth, benchRows, true, false}, {"x_proj", benchRows, 80, benchInner, false, true},
+		{"x_proj/dx", benchRows, benchInner, 80, false, false}, {"x_proj/dweight", 80, benchInner, benchRows, true, false},
+		{"dt_proj", benchRows, benchInner, 48, false, true}, {"dt_proj/dx", benchRows, 48, benchInner, false, false},
+		{"dt_proj/dweight", benchInner, 48, benchRows, true, false},
+		{"out_proj", benchRows, benchWidth, benchInner, false, true}, {"out_proj/dx", benchRows, benchInner, benchWidth, false, false},
+		{"out_proj/dweight", benchWidth, benchInner, benchRows, true, false}, {"head", benchRows, benchVocabulary, benchWidth, false, true},
+		{"head/dx", benchRows, benchWidth, benchVocabulary, false, false}, {"head/dweight", benchVocabulary, benchWidth, benchRows, true, false},
+		{"256", 256, 256, 256, false, true}, {"512", 512, 512, 512, false, true}, {"1024", 1024, 1024, 1024, false, true},
+		{"1024/odd", 1023, 1021, 1019, false, true}, {"2048", 2048, 2048, 2048, false, true}, {"4096", 4096, 4096, 4096, false, true},
+	} {
+		x := Matrix[float32]{Data: normals(b, s, c.m*c.k), Transposed: c.transposedA}
+		y := Matrix[float32]{Data: normals(b, s, c.k*c.n), Transposed: c.transposedB}
+		_, x.Stride = x.rowsAndWidth(c.m, c.k)
+		_, y.Stride = y.rowsAndWidth(c.k, c.n)
+		to := blank[float32](b, s, c.m*c.n)
+		for _, p := range []Precision{Strict, FP16x3, TF32} {
+			b.Run(c.name+"/"+p.String(), func(b *testing.B) {
+				measure(b, s, 4*(c.m*c.k+c.k*c.n+c.m*c.n), func() error { return MatMul(s, p, c.m, c.n, c.k, x, y, 0, matrix(to, c.n)) })
+				worst, most := 0.0, 0.0
+				hx, hy := get(b, s, x.Data.Slice(0, min(x.Data.n, 1<<20))), get(b, s, y.Data.Slice(0, min(y.Data.n, 1<<20)))
+				for _, i := range []int{0, c.m / 2, c.m - 1} {
+					got := get(b, s, to.Slice(i*c.n, c.n))
+					for j := range min(c.n, 2048) {
+						want := 0.0
+						for l := range c.k {
+							ix, iy := i*x.Stride+l, l*y.Stride+j
+							if x.Transposed {
+								ix = l*x.Stride + i
+							}
+							if y.Transposed {
+								iy = j*y.Stride + l
+							}
+							want += hx[ix%(1<<20)] * hy[iy%(1<<20)]
+						}
+						worst, most = max(worst, math.Abs(got[j]-want)), max(most, math.Abs(want))
+					}
+				}
+				b.ReportMetric(worst/most*1e6, "error-millionths")
+			})
+		}
+		x.Data.Free()
+		y.Data.Free()
+		to.Free()
+	}
 }
 
 // BenchmarkAttention has 12 heads of 64 elements and batch 8. of-floor is the time of reading the operands and writing the results once,

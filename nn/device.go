@@ -19,9 +19,10 @@ import (
 // layer.Params.ToHost copies them to each layer.Param.Value. Checkpoints and the trainer call it themselves.
 func OnDevice(device *cuda.Device) Option { return layer.OnDevice(device) }
 
-// WithPrecision sets the precision of a model on a device. cuda.Strict, the default, computes everything in float32. cuda.TF32 rounds the
-// operands of matrix products to 10 bits after the binary point. cuda.BF16 has in bfloat16 matrix products and,
-// inside a Mamba block, activations; weights, the residual stream, states and all sums stay in float32. docs/cuda.md has the details.
+// WithPrecision sets the precision of a model on a device. cuda.Strict, the default, computes everything in float32. cuda.FP16x3 computes large
+// matrix products on tensor cores with operands of 22 significant bits, where float32 has 24. cuda.TF32 rounds the operands of matrix
+// products to 11 significant bits. cuda.BF16 has in bfloat16 matrix products and, inside a Mamba block, activations; weights, the residual
+// stream, states and all sums stay in float32. docs/cuda.md has the details.
 func WithPrecision(p cuda.Precision) Option { return layer.WithPrecision(p) }
 
 // moved returns the states of layers with their nodes moved by the In or Out of an edge.

@@ -186,7 +186,7 @@ func TestDeviceStepperWeights(t *testing.T) {
 	for _, p := range []struct {
 		cuda.Precision
 		tol float64
-	}{{cuda.Strict, 1e-5}, {cuda.TF32, 1e-5}, {cuda.BF16, 0.02}} {
+	}{{cuda.Strict, 1e-5}, {cuda.FP16x3, 1e-5}, {cuda.TF32, 1e-5}, {cuda.BF16, 0.02}} {
 		host, device := onBoth(t, nn.WithPrecision(p.Precision))
 		pair := pairOf(t, host, device, 2)
 		defer pair.close()

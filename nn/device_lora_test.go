@@ -45,7 +45,7 @@ func TestDeviceLoRA(t *testing.T) {
 		for _, p := range []struct {
 			cuda.Precision
 			loss, grad float64
-		}{{cuda.Strict, 1e-5, 1e-4}, {cuda.TF32, 2e-3, 0.02}, {cuda.BF16, 0.02, 0.1}} {
+		}{{cuda.Strict, 1e-5, 1e-4}, {cuda.FP16x3, 1e-5, 1e-4}, {cuda.TF32, 2e-3, 0.02}, {cuda.BF16, 0.02, 0.1}} {
 			t.Run(fmt.Sprintf("frozen %v, %v", frozen, p.Precision), func(t *testing.T) {
 				host, device := adapted(t), adapted(t, nn.OnDevice(d), nn.WithPrecision(p.Precision))
 				if !frozen {
@@ -72,7 +72,7 @@ func TestDeviceLoRA(t *testing.T) {
 // TestDeviceLoRAMerged checks that merging does not change the model's results by a bit, those of single steps included.
 func TestDeviceLoRAMerged(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
-	for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {
+	for _, p := range []cuda.Precision{cuda.Strict, cuda.FP16x3, cuda.TF32, cuda.BF16} {
 		host, device := adapted(t), adapted(t, nn.OnDevice(d), nn.WithPrecision(p))
 		logits := func() []float32 {
 			g := G.NewGraph()

@@ -15,11 +15,11 @@ import (
 func TestDeviceAnyModel(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	rapid.Check(t, func(t *rapid.T) {
-		precision := rapid.SampledFrom([]cuda.Precision{cuda.Strict, cuda.Strict, cuda.TF32, cuda.BF16}).Draw(t, "precision")
+		precision := rapid.SampledFrom([]cuda.Precision{cuda.Strict, cuda.Strict, cuda.FP16x3, cuda.TF32, cuda.BF16}).Draw(t, "precision")
 		upTo := func(most int, name string) int { return rapid.IntRange(1, most).Draw(t, name) }
-		states := map[cuda.Precision]int{cuda.Strict: 70, cuda.TF32: 70, cuda.BF16: 16}[precision]
+		states := map[cuda.Precision]int{cuda.Strict: 70, cuda.FP16x3: 70, cuda.TF32: 70, cuda.BF16: 16}[precision]
 		// A norm of few numbers is ill-conditioned; the norm of one number is its sign.
-		least := map[cuda.Precision]int{cuda.Strict: 3, cuda.TF32: 15, cuda.BF16: 15}[precision]
+		least := map[cuda.Precision]int{cuda.Strict: 3, cuda.FP16x3: 3, cuda.TF32: 15, cuda.BF16: 15}[precision]
 		cfg := nn.LMConfig{
 			Config: nn.Config{
 				DModel: least + upTo(40, "DModel beyond that"), NLayer: upTo(2, "NLayer"), DState: upTo(states, "DState"), DConv: upTo(16, "DConv"),
@@ -30,7 +30,7 @@ func TestDeviceAnyModel(t *testing.T) {
 		batch, length := upTo(4, "batch"), 1+upTo(90, "length")
 		// The errors of a weight's gradient are relative to its largest element, or to this part of the model's largest gradient.
 		tol := map[cuda.Precision]struct{ loss, grad, small, logit float64 }{
-			cuda.Strict: {1e-5, 1e-4, 0.01, 1e-5}, cuda.TF32: {5e-3, 0.1, 0.1, 1e-5}, cuda.BF16: {0.05, 0.4, 0.1, 0.1},
+			cuda.Strict: {1e-5, 1e-4, 0.01, 1e-5}, cuda.FP16x3: {1e-5, 1e-4, 0.01, 1e-5}, cuda.TF32: {5e-3, 0.1, 0.1, 1e-5}, cuda.BF16: {0.05, 0.4, 0.1, 0.1},
 		}[precision]
 		host, device := nn.NewLM(cfg, nn.WithSeed(1)), nn.NewLM(cfg, nn.WithSeed(1), nn.OnDevice(d), nn.WithPrecision(precision))
 

@@ -102,7 +102,7 @@ func TestDeviceIsHost(t *testing.T) {
 		for _, p := range []struct {
 			cuda.Precision
 			loss, grad float64
-		}{{cuda.Strict, 1e-5, 1e-4}, {cuda.TF32, 2e-3, 0.02}, {cuda.BF16, 0.02, 0.1}} {
+		}{{cuda.Strict, 1e-5, 1e-4}, {cuda.FP16x3, 1e-5, 1e-4}, {cuda.TF32, 2e-3, 0.02}, {cuda.BF16, 0.02, 0.1}} {
 			t.Run(fmt.Sprintf("untied %v, %v", untied, p.Precision), func(t *testing.T) {
 				cfg := nn.LMConfig{Config: nn.Config{DModel: 32, NLayer: 2, Bias: true}, Vocab: 50, UntiedHead: untied}
 				loss, grads := lossAndGradients(t, nn.NewLM(cfg, nn.WithSeed(1)), 3, 37, false)

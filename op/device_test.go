@@ -52,7 +52,7 @@ func TestOperatorsOnDevice(t *testing.T) {
 		precision cuda.Precision
 		scale     int
 		tol       float64
-	}{{cuda.Strict, 1, 2e-4}, {cuda.Strict, 3, 2e-4}, {cuda.Strict, 8, 2e-4}, {cuda.TF32, 3, 5e-3}, {cuda.BF16, 3, 5e-2}} {
+	}{{cuda.Strict, 1, 2e-4}, {cuda.Strict, 3, 2e-4}, {cuda.Strict, 8, 2e-4}, {cuda.FP16x3, 3, 2e-4}, {cuda.TF32, 3, 5e-3}, {cuda.BF16, 3, 5e-2}} {
 		p, err := On(device, c.precision)
 		if err != nil {
 			t.Fatal(err)

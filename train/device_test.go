@@ -93,7 +93,7 @@ func TestDeviceTraining(t *testing.T) {
 // that a thousand steps leak no memory.
 func TestDeviceRepeats(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
-	for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {
+	for _, p := range []cuda.Precision{cuda.Strict, cuda.FP16x3, cuda.TF32, cuda.BF16} {
 		lm := deviceLM(d, p)
 		g := G.NewGraph()
 		ints := func(name string, step int) *G.Node {

@@ -120,6 +120,19 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
+// The conversions of types.cuh. 2^112 moves the exponents of one format to those of the other, and denormal numbers to denormal numbers.
+inline float fromHalf(unsigned x) {
+  if ((x & 0x7c00) == 0x7c00) return x & 0x3ff ? NAN : x & 0x8000 ? -INFINITY : INFINITY;
+  return __uint_as_float((x & 0x8000) << 16 | (x & 0x7fff) << 13) * 0x1p112f;
+}
+inline unsigned toHalf(float x) {
+  if (x != x) return 0x7fff;
+  const unsigned sign = __float_as_uint(x) >> 16 & 0x8000;
+  if (fabsf(x) >= 65520.f) return sign | 0x7c00;
+  const float unit = x == 0 ? 1.f : ldexpf(1.f, std::max(ilogbf(x), -14) - 10); // of the last place
+  return sign | __float_as_uint(fabsf(nearbyintf(x / unit) * unit) * 0x1p-112f) >> 13;
+}
+
 // The instructions of mma.cuh, which describes them.
 struct bf16;
 

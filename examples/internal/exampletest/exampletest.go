@@ -42,7 +42,7 @@ func Device(t *testing.T, program, want string, call func(args ...string) (code 
 	} else if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, program+": cuda: ") {
 		t.Errorf("exit code %d, output %q, error %q, want 1, nothing, and one line that begins with %s: cuda:", code, stdout, stderr, program)
 	}
-	for flag, want := range map[string]string{"-device": "should be cpu or cuda", "-precision": "should be float32, tf32 or bf16"} {
+	for flag, want := range map[string]string{"-device": "should be cpu or cuda", "-precision": "should be float32, fp16x3, tf32 or bf16"} {
 		if code, _, stderr := call(append(args, flag, "other")...); code != 1 || !strings.Contains(stderr, want) {
 			t.Errorf("%s other: exit code %d, %s, want 1 and %q", flag, code, stderr, want)
 		}

@@ -17,7 +17,7 @@ type Device struct {
 // Flags adds -device and -precision.
 func (d *Device) Flags(flags *flag.FlagSet) {
 	flags.StringVar(&d.name, "device", "cpu", "where to compute: cpu, or cuda for an NVIDIA GPU")
-	flags.StringVar(&d.precision, "precision", "float32", "precision of matrix products on a GPU: float32, tf32 or bf16")
+	flags.StringVar(&d.precision, "precision", "float32", "precision of matrix products on a GPU: float32, fp16x3, tf32 or bf16")
 }
 
 // GPU reports whether the model computes on a GPU.
@@ -44,7 +44,7 @@ func (d *Device) parsed() (cuda.Precision, error) {
 			return p, nil
 		}
 	}
-	return 0, fmt.Errorf("-precision is %q, should be float32, tf32 or bf16", d.precision)
+	return 0, fmt.Errorf("-precision is %q, should be float32, fp16x3, tf32 or bf16", d.precision)
 }
 
 // Open opens the device. It returns the options that put a model there, the device's name, and a function that closes it. For the
