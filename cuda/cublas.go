@@ -12,14 +12,15 @@ const (
 	cublasDestroy
 	cublasSetStream
 	cublasSetWorkspace
+	cublasSetMathMode
 	cublasGemmEx
 	cublasGemmStridedBatchedEx
 )
 
 var cublas = &library{
 	name: "cuBLAS", file: "libcublas.so", variable: "MAMBA_CUBLAS", majors: []string{"13", "12", "11"}, needs: "libcublasLt.so.*",
-	symbols: []string{"cublasCreate_v2", "cublasDestroy_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmEx",
-		"cublasGemmStridedBatchedEx"},
+	symbols: []string{"cublasCreate_v2", "cublasDestroy_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasSetMathMode",
+		"cublasGemmEx", "cublasGemmStridedBatchedEx"},
 	codes: map[int]string{
 		1: "CUBLAS_STATUS_NOT_INITIALIZED", 3: "CUBLAS_STATUS_ALLOC_FAILED", 7: "CUBLAS_STATUS_INVALID_VALUE",
 		8: "CUBLAS_STATUS_ARCH_MISMATCH", 11: "CUBLAS_STATUS_MAPPING_ERROR", 13: "CUBLAS_STATUS_EXECUTION_FAILED",
@@ -58,6 +59,10 @@ func (s *Stream) cublas() (uintptr, error) {
 	err = cublas.do(d, cublasSetStream, h, s.handle)
 	if err == nil {
 		err = cublas.do(d, cublasSetWorkspace, h, w.address, blasWorkspace)
+	}
+	if err == nil {
+		const sumsInFloat = 16 // also where cuBLAS divides k and the result has 16 bits: in float16 the sums of the parts could overflow
+		err = cublas.do(d, cublasSetMathMode, h, sumsInFloat)
 	}
 	if err != nil {
 		w.Free()

@@ -8,11 +8,11 @@ import (
 
 // The table of FP16x3: from how many multiplications on, and from which smallest of the three sizes on, a product is faster in three products
 // of float16 than in float32 (docs/cuda.md). Others are computed in float32.
-var fp16x3Least, fp16x3Narrow = 1 << 28, 128
+var fp16x3Least, fp16x3Narrow = 1 << 29, 128
 
 // fp16x3Part is the most numbers along k that tensor cores add up. They cut sums off. The parts are added with rounding.
 // fp16x3Panel is the size in bytes of the working memory for which the rows of c are divided into panels.
-var fp16x3Part, fp16x3Panel = 2048, 256 << 20
+var fp16x3Part, fp16x3Panel = 1024, 256 << 20
 
 // fp16x3 queues a product of float32 as three products in float16 (kernels/fp16x3.cu). It reports whether it did; it leaves other products to
 // its caller.
@@ -25,13 +25,13 @@ func fp16x3[A, C Activation](s *Stream, m, n, k int, alpha float32, from, by Mat
 	}
 	parts := (k + fp16x3Part - 1) / fp16x3Part
 	each := multiple(k, 8*parts) / parts
-	stride := multiple(n, 8)
+	stride := multiple(n, 8)                                                       // cuBLAS computes so many columns, because it is slow where their number is odd
 	rows := min(m, multiple(fp16x3Panel/(4*parts*each+(4*parts+2)*stride)+1, 256)) // of a panel
 	var work temporaries
 	defer work.free()
 	var err error
 	sa := splitOperand(s, &work, rows, k, parts*each, !a.Transposed, true, &err)
-	sb := splitOperand(s, &work, n, k, parts*each, b.Transposed, false, &err)
+	sb := splitOperand(s, &work, stride, k, parts*each, b.Transposed, false, &err)
 	mixed, high := take[BFloat16](s, &work, rows*stride, &err), take[float32](s, &work, parts*rows*stride, &err) // mixed is in float16
 	if err != nil {
 		return true, err
@@ -61,7 +61,7 @@ func fp16x3[A, C Activation](s *Stream, m, n, k int, alpha float32, from, by Mat
 				return err
 			}
 			var zero float32
-			return cublas.do(s.device, cublasGemmStridedBatchedEx, h, b.operation(), a.operation(), uintptr(n), uintptr(rows), uintptr(depth),
+			return cublas.do(s.device, cublasGemmStridedBatchedEx, h, b.operation(), a.operation(), uintptr(stride), uintptr(rows), uintptr(depth),
 				uintptr(unsafe.Pointer(&scale)), y, blasFloat16, uintptr(sb.to), uintptr(depth)*sb.alongK(), x, blasFloat16, uintptr(sa.to),
 				uintptr(depth)*sa.alongK(), uintptr(unsafe.Pointer(&zero)), to, typ, uintptr(stride), uintptr(rows*stride), uintptr(count),
 				computeFloat, defaultAlgo)

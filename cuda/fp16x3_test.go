@@ -22,8 +22,8 @@ func TestFP16x3(t *testing.T) {
 	for i := range 24 {
 		eager(t, 1+r.IntN(60), r.IntN(2)<<30)
 		m, n, k := 1+r.IntN(300), 1+r.IntN(150), 1+r.IntN(70)
-		if i == 5 {
-			m, n, k = 11, 7, 2500
+		if i < 8 { // k is more than a warp reads at once
+			m, n, k = 11, 7, 2500-300*i
 		}
 		draw := func(rows, width int, transposed bool) (Matrix[float32], func(i, j int) float64) {
 			x := Matrix[float32]{Transposed: transposed}
@@ -133,6 +133,38 @@ func TestFP16x3Extremes(t *testing.T) {
 			}
 			x[at(3, 7)], y[bt(39, 5)] = 0, 0
 			got = run()
+		}
+	}
+}
+
+// TestFP16x3Table checks that small and narrow products are computed in float32, and others not, also in a captured graph.
+func TestFP16x3Table(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(43, 43))
+	const n = 96
+	x, y := put[float32](t, s, numbers[float32](r, n*n, 1)), put[float32](t, s, numbers[float32](r, n*n, 1))
+	product := func(p Precision) []float64 {
+		c := blank[float32](t, s, n*n)
+		run := func() error { return MatMul(s, p, n, n, n, matrix(x, n), transposed(y, n), 0, matrix(c, n)) }
+		do(t, run())
+		first := get(t, s, c)
+		captured, err := s.Capture(run)
+		do(t, err, c.Fill(s, 0), captured.Launch(s))
+		if !slices.Equal(get(t, s, c), first) {
+			t.Errorf("%v: captured, the product differs", p)
+		}
+		do(t, captured.Close())
+		return first
+	}
+	strict := product(Strict)
+	for _, c := range []struct {
+		least, narrow int
+		same          bool
+	}{{fp16x3Least, fp16x3Narrow, true}, {n * n * n, n, false}, {n*n*n + 1, n, true}, {n * n * n, n + 1, true}} {
+		eager(t, 1024, 1<<28)
+		fp16x3Least, fp16x3Narrow = c.least, c.narrow
+		if same := slices.Equal(product(FP16x3), strict); same != c.same {
+			t.Errorf("from %d multiplications and a size of %d on: the bits of float32 are %v, want %v", c.least, c.narrow, same, c.same)
 		}
 	}
 }

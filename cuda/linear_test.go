@@ -13,6 +13,7 @@ import (
 
 func TestLinear(t *testing.T) {
 	s := open(t)
+	eager(t, 48, 1<<30)
 	r := rand.New(rand.NewPCG(24, 24))
 	for _, p := range []struct {
 		Precision

@@ -60,6 +60,7 @@ extern "C" {
 int cublasCreate_v2(Handle **h) { return *h = make<Handle>("cuBLAS handle"), success; }
 int cublasDestroy_v2(Handle *h) { return destroy("cuBLAS handle", h); }
 int cublasSetStream_v2(Handle *h, Stream *s) { return h->stream = s, success; }
+int cublasSetMathMode(Handle *, int) { return success; }
 int cublasSetWorkspace_v2(Handle *, void *, size_t) { return success; }
 
 // C (m, n) = alpha op(A) op(B) + beta C, by columns, for each of a batch of matrices stride elements apart.
