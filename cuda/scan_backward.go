@@ -22,8 +22,8 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	args.alsoAligned((dy.address | grad.U.address | grad.Delta.address | grad.Z.address) / uintptr(size[T]()))
 	kernels := s.size()
 	pass, combine := kernels.backward, "scan_carries_in"
-	if s.asyncBackward(kernels, &args) {
-		pass, combine = *kernels.asyncBackward, ""
+	if fast, ok := s.asyncBackward(kernels, &args); ok {
+		pass, combine = fast, ""
 	}
 	chunks, rows, states := s.chunks(kernels, pass), s.Batch*s.Length*s.State, s.Channels*s.State
 	sections := s.Channels / s.section()

@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"strings"
 	"unsafe"
 )
 
@@ -28,6 +29,7 @@ type scanPass struct {
 	blocks  int  // blocks per multiprocessor
 	async   bool // the kernels are those of a file *async.cu
 	shared  int  // bytes of dynamic shared memory per block, at most
+	whole   bool // with async, the kernel for whole blocks and tiles
 }
 
 // channels returns the number of channels of a block of threads.
@@ -53,13 +55,15 @@ func (z scanSize) states() int { return z.forward.split * z.forward.states }
 
 var (
 	scanSizes = []scanSize{
-		{"scan16", scanPass{4, 4, 1, 128, 4, false, 0}, scanPass{4, 4, 1, 128, 4, false, 0}, 16, true, &scanPass{4, 4, 2, 64, 4, true, 0},
-			&scanPass{4, 4, 2, 128, 2, true, 111120}},
-		{"scan64", scanPass{16, 4, 1, 128, 2, false, 0}, scanPass{16, 4, 1, 64, 4, false, 0}, 16, false, nil, nil},
-		{"scan256", scanPass{32, 8, 1, 128, 2, false, 0}, scanPass{32, 8, 1, 128, 2, false, 0}, 4, false, nil, nil},
+		{"scan16", scanPass{4, 4, 1, 128, 4, false, 0, false}, scanPass{4, 4, 1, 128, 4, false, 0, false}, 16, true, &scanPass{4, 4, 2, 64, 4, true, 0, false},
+			&scanPass{4, 4, 2, 128, 2, true, 111120, false}},
+		{"scan64", scanPass{16, 4, 1, 128, 2, false, 0, false}, scanPass{16, 4, 1, 64, 4, false, 0, false}, 16, false, nil, nil},
+		{"scan256", scanPass{32, 8, 1, 128, 2, false, 0, false}, scanPass{32, 8, 1, 128, 2, false, 0, false}, 4, false, nil, nil},
 	}
+	// asyncCarries is the first pass over chunks of asyncBackward. The warps of a block have the same channels.
+	asyncCarries = scanPass{8, 4, 1, 128, 7, true, 0, false}
 	// scanFew is for scans of few channels that are too short to be cut into chunks. It uses more threads per channel.
-	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4, false, 0}, scanPass{16, 1, 1, 128, 4, false, 0}, 16, false, nil, nil}
+	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4, false, 0, false}, scanPass{16, 1, 1, 128, 4, false, 0, false}, 16, false, nil, nil}
 )
 
 // A scan of few channels leaves most of the device idle, unless its length is cut into chunks that run at the same time. Chunks cost one
@@ -111,10 +115,15 @@ func (s *Scan[T]) async(a *scanArgs) bool {
 		(uintptr(s.B.stride(s.State)|s.C.stride(s.State))|a.b/each|a.c/each)%4 == 0
 }
 
-// asyncBackward reports whether the kernels for compute capability 8.0 compute the backward pass: they also need aligned checkpoints, and a
-// device with the shared memory. With the half of it, for 32 channels a block, they are slower than the other kernels.
-func (s *Scan[T]) asyncBackward(z scanSize, a *scanArgs) bool {
-	return z.asyncBackward != nil && s.async(a) && a.checkpoints%16 == 0 && z.asyncBackward.shared <= s.U.stream.device.shared
+// asyncBackward returns the kernels for compute capability 8.0 for the backward pass, and whether they compute it: they also need aligned
+// checkpoints, and a device with the shared memory. With half of it, for 32 channels a block, they are slower than the other kernels.
+func (s *Scan[T]) asyncBackward(z scanSize, a *scanArgs) (scanPass, bool) {
+	if z.asyncBackward == nil || !s.async(a) || a.checkpoints%16 != 0 || z.asyncBackward.shared > s.U.stream.device.shared {
+		return scanPass{}, false
+	}
+	p := *z.asyncBackward
+	p.whole = s.section()%p.channels() == 0 && s.Length%z.every == 0 && !s.Z.Absent()
+	return p, true
 }
 
 func (s *Scan[T]) usual() bool { return s.B.Groups > 0 && s.C.Groups > 0 && s.Start.Absent() }
@@ -199,14 +208,17 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 	} else if !s.usual() {
 		file += "options"
 	}
+	if p.async && direction == "carries" {
+		return strings.Replace(file, "backward", "carries", 1) + "async", fmt.Sprintf("scan_carries_%sasync", mark)
+	}
 	if p.async && direction == "backward" {
 		which := "any"
-		if s.section()%p.channels() == 0 && s.Length%size.every == 0 && !s.Z.Absent() {
+		if p.whole {
 			which = "whole"
 		}
 		return file + which + "async", fmt.Sprintf("scan_backward_%sasync_%s", mark, which)
 	}
-	if p.async && direction != "carries" {
+	if p.async {
 		gate := "n"
 		if !s.Z.Absent() && direction != "ends" {
 			gate = "z"
@@ -238,7 +250,10 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 			return err
 		}
 		over := p
-		if direction == "backward" { // one thread for each state
+		switch {
+		case direction == "backward" && p.async:
+			over = asyncCarries
+		case direction == "backward": // one thread for each state
 			over = scanPass{split: p.split * p.states, states: 1, wide: 1, threads: 256}
 		}
 		if err := queue(first, p, over, chunks-1); err != nil {
@@ -256,7 +271,7 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 }
 
 // partSum describes the sum of count parts of size elements each. The rows of the result, of width elements, are written step elements
-// apart. kernels/scan16backward.cu has the same struct.
+// apart. kernels/scan16sums.cu has the same struct.
 type partSum struct {
 	to, parts                      uintptr
 	count, size, width, step, half int64 // half is 1 for a result of bfloat16
@@ -264,15 +279,16 @@ type partSum struct {
 
 // sumParts queues sums, up to eight in each launch.
 func (s *Stream) sumParts(sums []partSum) error {
+	const each = 4 // elements per thread
 	for len(sums) > 0 {
 		var together [8]partSum
 		n, most := copy(together[:], sums), int64(0)
 		for _, p := range sums[:n] {
 			most = max(most, p.size)
 		}
-		g := blocksOf(int(most), 256)
+		g := blocksOf(int(most+each-1)/each, 256)
 		g.y = int64(n)
-		if err := s.run("scan16backward", "sum_parts", g, unsafe.Pointer(&together)); err != nil {
+		if err := s.run("scan16sums", "sum_parts", g, unsafe.Pointer(&together)); err != nil {
 			return err
 		}
 		sums = sums[n:]

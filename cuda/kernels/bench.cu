@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "scan_backward_async.cuh"
+#include "scan_carries_async.cuh"
 #include "scan_forward.cuh"
 #include "scan_forward_async.cuh"
 
@@ -141,6 +142,7 @@ template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool 
   scanBackward<float, S, K, T, Q, TH, POLY, AHEAD, VB, VC, ST>(s);
 }
 template <int CH, int M, bool WHOLE> __global__ __launch_bounds__(2 * CH, M) void bwdAsync(Scan s) { scanBackwardAsync<float, CH, WHOLE>(s); }
+__global__ __launch_bounds__(128, 7) void carriesAsync(Scan s) { scanCarriesAsync<float>(s); }
 template <int NP, bool VC, bool ST> __global__ void carries(Scan s) { scanCarries<float, NP, 256, VC, ST>(s); }
 __global__ void beginnings(Scan s) { scanBeginnings(s); }
 __global__ void carriesIn(Scan s) { scanCarriesIn(s); }
@@ -177,7 +179,7 @@ template <int CH, int M, bool WHOLE> static void addBAsync(std::vector<int> chun
   for (int c : chunks) {
     char n[96];
     snprintf(n, 96, "B async CH%d M%d C%d%s", CH, M, c, WHOLE ? " whole" : "");
-    variants.push_back({n, 4, 4, CH, 2 * CH, 16, true, true, false, (const void *)bwdAsync<CH, M, WHOLE>, true, c, (const void *)carries<16, true, false>, 256, 16,
+    variants.push_back({n, 4, 4, CH, 2 * CH, 16, true, true, false, (const void *)bwdAsync<CH, M, WHOLE>, true, c, (const void *)carriesAsync, 128, 16,
                         true, true, WHOLE, (int)sizeof(BackwardTile<float, CH>)});
     CHECK(cudaFuncSetAttribute((const void *)bwdAsync<CH, M, WHOLE>, cudaFuncAttributeMaxDynamicSharedMemorySize, variants.back().shared));
   }
@@ -255,7 +257,7 @@ struct Device {
   }
   void sum(float *to, const float *from, int64_t count, int64_t size, int64_t width, int64_t step) {
     void *args[] = {&to, &from, &count, &size, &width, &step};
-    CHECK(cudaLaunchKernel((const void *)sumParts, dim3((size + 255) / 256), dim3(256), args, 0, 0));
+    CHECK(cudaLaunchKernel((const void *)sumParts, dim3((size + 1023) / 1024), dim3(256), args, 0, 0));
   }
   void spread(const Variant &v, float *to, const float *from, int64_t groups) {
     const int64_t size = p.rows() * p.N;

@@ -29,6 +29,10 @@
   extern "C" __global__ __launch_bounds__(128, 2) void scan_backward_##MARK##async_##NAME(const Scan s) {        \
     scanBackwardAsync<X, 64, WHOLE>(s);                                                                          \
   }
+#define CARRIES_ASYNC(X, MARK)                                                                                   \
+  extern "C" __global__ __launch_bounds__(128, 7) void scan_carries_##MARK##async(const Scan s) {                \
+    scanCarriesAsync<X>(s);                                                                                      \
+  }
 #define BACKWARD(X, MARK, S, K, T, Q, TH, M, NAME, VB, VC, STARTS)                                               \
   extern "C" __global__ __launch_bounds__(TH, M) void scan_backward_##MARK##S##x##K##_##NAME(const Scan s) {     \
     scanBackward<X, S, K, T, Q, TH, 0, false, VB, VC, STARTS>(s);                                                \

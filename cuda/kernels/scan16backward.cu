@@ -1,4 +1,4 @@
-// Up to 16 states, B and C variable, no starts, and the kernels that join chunks and add parts.
+// Up to 16 states, B and C variable, no starts, and the kernel that joins chunks.
 #include "scan_backward.cuh"
 
 #include "entries.cuh"
@@ -7,20 +7,3 @@ BACKWARD16(USUAL, float, )
 BACKWARD16FEW(USUAL, float, )
 
 extern "C" __global__ void scan_carries_in(const Scan s) { scanCarriesIn(s); }
-
-// Sums describes up to eight sums of parts for one launch. partSum in cuda/scan_kernels.go has the same fields.
-struct Sums {
-  struct {
-    void *to;
-    const float *parts;
-    int64_t count, size, width, step, half;  // half: to is bfloat16
-  } of[8];
-};
-
-extern "C" __global__ void sum_parts(const Sums sums) {
-  const auto &s = sums.of[blockIdx.y];
-  if (s.half)
-    sumPartsOf((bf16 *)s.to, s.parts, s.count, s.size, s.width, s.step);
-  else
-    sumPartsOf((float *)s.to, s.parts, s.count, s.size, s.width, s.step);
-}

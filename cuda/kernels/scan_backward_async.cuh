@@ -60,37 +60,6 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
   const bool mine = WHOLE || pair * 2 < width, here = WHOLE || four * 4 < width, gated = WHOLE || s.z;
   const int64_t d = p.first + pair * 2, part = (p.b * s.chunks + p.chunk) * s.channels, own = p.b * s.channels;
 
-  float a[2][4], carry[2][4], tileA[2][4];
-  Sum dA[2][4];
-#pragma unroll
-  for (int j = 0; j < 2; j++) {
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-      const int64_t n = (d + j) * N + n0 + k;
-      a[j][k] = mine ? decayRate(s, n) * log2e : 0.f;
-      carry[j][k] = mine && s.dfinal ? s.dfinal[own * N + n] : 0.f;
-      tileA[j][k] = 0.f, dA[j][k].clear();
-    }
-  }
-  if (mine) {  // the gradient of the state after the chunk, from those that scanCarries computed for the later chunks
-    for (int64_t c = s.chunks - 1; c > p.chunk; c--) {
-      const int64_t other = (p.b * s.chunks + c) * s.channels + d;
-#pragma unroll
-      for (int j = 0; j < 2; j++) {
-        const float sum = s.sums[other + j];
-        const float4 h = *(const float4 *)(s.states + (other + j) * N + n0);
-        carry[j][0] = throughChunk(a[j][0], sum, carry[j][0], h.x), carry[j][1] = throughChunk(a[j][1], sum, carry[j][1], h.y);
-        carry[j][2] = throughChunk(a[j][2], sum, carry[j][2], h.z), carry[j][3] = throughChunk(a[j][3], sum, carry[j][3], h.w);
-      }
-    }
-  }
-  if (tid < CH) {
-    m.skip[tid] = s.D && tid < width ? s.D[p.first + tid] : 0.f;
-    m.bias[tid] = s.bias && tid < width ? s.bias[p.first + tid] : 0.f;
-    m.dD[tid].clear(), m.dBias[tid].clear();
-  }
-  float accD[4] = {}, accBias[4] = {};
-
   // Offsets of the tile that is carried back, and from a step to the next eight and to the tile before.
   const int64_t tiles = (p.to - p.from + T - 1) / T, begin = p.from + (tiles - 1) * T, sign = s.reverse ? -1 : 1;
   const int64_t row = rowOf(s, p.b, begin);
@@ -131,6 +100,40 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
       copyLater<BYTES>(to, rows[e] - tilesOn * T * rowStep[e], WHOLE ? some : i % 64 / 4 < some);
     }
   };
+  load(0, 0, left);
+
+  float a[2][4], carry[2][4], tileA[2][4];
+  Sum dA[2][4];
+#pragma unroll
+  for (int j = 0; j < 2; j++) {
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+      const int64_t n = (d + j) * N + n0 + k;
+      a[j][k] = mine ? decayRate(s, n) * log2e : 0.f;
+      carry[j][k] = mine && s.dfinal ? s.dfinal[own * N + n] : 0.f;
+      tileA[j][k] = 0.f, dA[j][k].clear();
+    }
+  }
+  if (mine) {  // the gradient of the state after the chunk, from those that scanCarries computed for the later chunks
+#pragma unroll 4
+    for (int64_t c = s.chunks - 1; c > p.chunk; c--) {
+      const int64_t other = (p.b * s.chunks + c) * s.channels + d;
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        const float sum = s.sums[other + j];
+        const float4 h = *(const float4 *)(s.states + (other + j) * N + n0);
+        carry[j][0] = throughChunk(a[j][0], sum, carry[j][0], h.x), carry[j][1] = throughChunk(a[j][1], sum, carry[j][1], h.y);
+        carry[j][2] = throughChunk(a[j][2], sum, carry[j][2], h.z), carry[j][3] = throughChunk(a[j][3], sum, carry[j][3], h.w);
+      }
+    }
+  }
+  if (tid < CH) {
+    m.skip[tid] = s.D && tid < width ? s.D[p.first + tid] : 0.f;
+    m.bias[tid] = s.bias && tid < width ? s.bias[p.first + tid] : 0.f;
+    m.dD[tid].clear(), m.dBias[tid].clear();
+  }
+  float accD[4] = {}, accBias[4] = {};
+
   auto prepare = [&](auto gated) {
     constexpr bool GATED = decltype(gated)::value;
     const float4 bias4 = ((const float4 *)m.bias)[four];
@@ -278,7 +281,6 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
     }
   };
 
-  load(0, 0, left);
   copied();
   if (!WHOLE && left < T) {  // Δ of steps beyond the end
 #pragma unroll
@@ -289,7 +291,6 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
   int buffer = 0;
   __syncthreads();
   for (int64_t tile = tiles - 1; tile >= 0; tile--) {
-    copied();
     if (gated) prepare(std::true_type());
     else prepare(std::false_type());
     __syncthreads();
@@ -324,6 +325,7 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
       if (i < HALF - 1) ahead = operandsOf(buffer, HALF - 2 - i);
       carryBack(o, lower[HALF - 1 - i], lowerDecay[HALF - 1 - i], lower[HALF - i], HALF - 1 - i);
     }
+    copied();
     __syncthreads();
     finish(0);
 #pragma unroll
