@@ -73,7 +73,10 @@ func NewH3(cfg H3Config, opts ...Option) *H3 {
 		if shift > 1 {
 			slots = []Slot{{Name: "shift", Shape: tensor.Shape{shift - 1, n}}}
 		}
-		build.MixWith(l, n, append(slots, prefixed("inner.", p.Inner.Slots())...), p.mix)
+		for _, s := range p.Inner.Slots() {
+			slots = append(slots, Slot{Name: "inner." + s.Name, Shape: s.Shape})
+		}
+		build.MixWith(l, n, slots, p.mix)
 		return together(p.QProj, p.KProj, p.VProj, p.Shift, p.Inner, p.OutProj)
 	})
 }

@@ -2,7 +2,6 @@ package layer
 
 import (
 	"fmt"
-	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -139,13 +138,4 @@ func split(s *build.Steps, x *G.Node, sizes ...int) G.Nodes {
 		return make(G.Nodes, len(sizes))
 	}
 	return parts
-}
-
-// prefixed returns slots with a prefix before their names.
-func prefixed(prefix string, slots []Slot) []Slot {
-	slots = slices.Clone(slots)
-	for i := range slots {
-		slots[i].Name = prefix + slots[i].Name
-	}
-	return slots
 }

@@ -48,7 +48,7 @@ func NewParam(name string, value *tensor.Dense, decay bool) *Param {
 // The node's value is a separate tensor that shares the memory of Value. A Gorgonia machine writes its engine into the tensors of
 // its graph, and several goroutines may run graphs of one weight.
 func (p *Param) Node(g *G.ExprGraph) *G.Node {
-	name := p.nodeName()
+	name := fmt.Sprintf("%s#%d", p.Name, p.id)
 	for _, n := range g.ByName(name) {
 		return n
 	}
@@ -129,8 +129,6 @@ func (p Params) ValuesChanged() {
 		}
 	}
 }
-
-func (p *Param) nodeName() string { return fmt.Sprintf("%s#%d", p.Name, p.id) }
 
 // Params are weights in the order of the model. No element is nil, and each has a Value. If that does not hold, methods that
 // return an error name the weight, and the others panic.

@@ -105,16 +105,13 @@ func (m *LM) Loss(ids, targets *G.Node, opts ...CallOption) (*G.Node, error) {
 
 // hidden returns the result of the stack, the weight of the head, and the next state, in the place of the weights.
 func (m *LM) hidden(ids *G.Node, state State, withState bool, opts []CallOption) (x, head *G.Node, next State, err error) {
-	if err := build.Use(m, ids); err != nil {
-		return nil, nil, nil, err
+	if err = build.Use(m, ids); err == nil {
+		x, head, err = m.embed.ApplyTied(ids)
 	}
-	if x, head, err = m.embed.ApplyTied(ids); err != nil {
-		return nil, nil, nil, err
+	if err == nil {
+		x, next, err = m.stack.apply(x, state, withState, opts)
 	}
-	if x, next, err = m.stack.apply(x, state, withState, opts); err != nil {
-		return nil, nil, nil, err
-	}
-	if m.cfg.UntiedHead {
+	if err == nil && m.cfg.UntiedHead {
 		head, err = m.head.Effective(ids.Graph())
 	}
 	return x, head, next, err

@@ -162,17 +162,6 @@ func (k *Keeping[T]) Kept() []T { return k.shown().Data }
 
 func (k *Keeping[T]) dense() *tensor.Dense { return k.Dense }
 
-// denseOf returns a value on the host as a Dense, nil if it is none.
-func denseOf(v G.Value) *tensor.Dense {
-	switch v := v.(type) {
-	case *tensor.Dense:
-		return v
-	case interface{ dense() *tensor.Dense }:
-		return v.dense()
-	}
-	return nil
-}
-
 // operands checks the values and returns them as operands, with zero operands for absent ones.
 func operands[T Float](o *Operator, values []G.Value) ([]Operand[T], error) {
 	in, ints := make([]Operand[T], len(o.in)), make([][]int, len(o.in))
@@ -215,7 +204,11 @@ func numbers[T int | float32 | float64](v G.Value, shape tensor.Shape) ([]T, err
 			return []T{x}, nil
 		}
 	default:
-		if d := denseOf(v); d != nil && d.Dtype() == dt && (d.Shape().Eq(shape) || shape.TotalSize() == 1 && d.Shape().TotalSize() == 1) {
+		d, ok := v.(*tensor.Dense)
+		if k, keeping := v.(interface{ dense() *tensor.Dense }); keeping {
+			d, ok = k.dense(), true
+		}
+		if ok && d.Dtype() == dt && (d.Shape().Eq(shape) || shape.TotalSize() == 1 && d.Shape().TotalSize() == 1) {
 			return rowMajor[T](d), nil
 		}
 	}

@@ -35,17 +35,13 @@ func (p Place) NewWeight(host *tensor.Dense) (*Weight, error) {
 	if err := p.context.check(); err != nil {
 		return nil, err
 	}
-	if host == nil || host.Dtype() != tensor.Float32 || host.IsScalar() || host.RequiresIterator() || !host.DataOrder().IsRowMajor() {
-		return nil, fmt.Errorf("op: weight: %v, want a row-major tensor of float32", describe(host))
+	switch {
+	case host == nil:
+		return nil, fmt.Errorf("op: weight: nothing, want a row-major tensor of float32")
+	case host.Dtype() != tensor.Float32 || host.IsScalar() || host.RequiresIterator() || !host.DataOrder().IsRowMajor():
+		return nil, fmt.Errorf("op: weight: a tensor of %v %v, want a row-major tensor of float32", host.Dtype(), host.Shape())
 	}
 	return &Weight{place: p, host: host, deviceOld: true, halfOld: true}, nil
-}
-
-func describe(d *tensor.Dense) string {
-	if d == nil {
-		return "nothing"
-	}
-	return fmt.Sprintf("a tensor of %v %v", d.Dtype(), d.Shape())
 }
 
 // Array returns the copy on the device, up to date, for reading. Use it inside the context's Do. After an error the next call tries
