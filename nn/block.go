@@ -32,10 +32,6 @@ type drop struct {
 	layer         int
 }
 
-func newDrop(cfg Config, o build.Options, layer int) drop {
-	return drop{cfg.Dropout, cfg.DropPath, o.Seed, layer}
-}
-
 // on reports whether something is dropped.
 func (d drop) on(s *build.Steps) bool { return s.Step != nil && (d.dropout > 0 || d.path > 0) }
 
@@ -63,7 +59,7 @@ func NewMambaBlock(cfg Config, opts ...Option) *MambaBlock {
 		build.MixWith(b, cfg.DModel, b.mixer.Slots(), b.mix)
 		return build.Together[layer.Params](b.norm, b.mixer)
 	})
-	b.cfg, b.opts, b.drop = cfg, o, newDrop(cfg, o, 0)
+	b.cfg, b.opts, b.drop = cfg, o, drop{cfg.Dropout, cfg.DropPath, o.Seed, 0}
 	return b
 }
 

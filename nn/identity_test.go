@@ -33,7 +33,7 @@ func newModel(kind string, cfg Config, vocab int, untied bool) model {
 		b := NewMambaBlock(cfg, WithDtype(tensor.Float64), WithSeed(0))
 		return model{cfg: b.Config(), params: b.Params(),
 			apply: func(x *G.Node, state State, opts ...CallOption) (*G.Node, State, error) {
-				y, next, err := b.ApplyWithState(x, state.layer(0), opts...)
+				y, next, err := b.ApplyWithState(x, append(state, nil)[0], opts...)
 				return y, State{next}, err
 			},
 			plain: b.Apply,

@@ -139,7 +139,7 @@ func newResidual(kind Kind, cfg Config, opts ...Option) *residual {
 	cfg, o, err := collect(cfg, opts)
 	return build.New("nn: "+string(kind), cfg.sizes(), o, err, func(r *residual, o build.Options) (layer.Params, error) {
 		p := &r.Parts
-		p.norm, p.mixer, p.drop = newNorm(cfg, o, "norm"), newMixer(kind, cfg, o), newDrop(cfg, o, 0)
+		p.norm, p.mixer, p.drop = newNorm(cfg, o, "norm"), newMixer(kind, cfg, o), drop{cfg.Dropout, cfg.DropPath, o.Seed, 0}
 		build.MixWith(r, cfg.DModel, p.mixer.Slots(), p.mix)
 		return build.Together[layer.Params](p.norm, p.mixer)
 	})

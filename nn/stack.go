@@ -97,6 +97,9 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	case state != nil && len(state) != len(s.layers):
 		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.layers))
 	}
+	if state == nil {
+		state = make(State, len(s.layers)) // of zero states
+	}
 	if withState {
 		next = make(State, len(s.layers))
 	}
@@ -106,7 +109,7 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	}
 	for i, l := range s.layers {
 		if withState {
-			x, next[i], err = l.ApplyWithState(x, state.layer(i), opts...)
+			x, next[i], err = l.ApplyWithState(x, state[i], opts...)
 		} else {
 			x, err = l.Apply(x, opts...)
 		}

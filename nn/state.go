@@ -26,14 +26,6 @@ func (s State) Nodes() (nodes G.Nodes) {
 	return nodes
 }
 
-// layer returns the state of layer i. A nil State has only zero states.
-func (s State) layer(i int) layer.State {
-	if s == nil {
-		return nil
-	}
-	return s[i]
-}
-
 // CallOption is an option of a single application of a block, stack or model.
 type CallOption = layer.CallOption
 

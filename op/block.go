@@ -58,15 +58,10 @@ const (
 )
 
 func (r Recompute) String() string {
-	switch r {
-	case RecomputeCheap:
-		return "cheap"
-	case RecomputeNone:
-		return "none"
-	case RecomputeAll:
-		return "all"
+	if r < RecomputeCheap || r > RecomputeAll {
+		return fmt.Sprintf("Recompute(%d)", int(r))
 	}
-	return fmt.Sprintf("Recompute(%d)", int(r))
+	return [...]string{"cheap", "none", "all"}[r]
 }
 
 // BlockConfig are the options of a Mamba block.

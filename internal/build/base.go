@@ -71,15 +71,12 @@ func (b *Base[W]) Describe() { b.params.Describe(os.Stdout, b.name) }
 // Use Params().Nodes(g) in a training loop, since it names the graph. If the layer is applied in a second graph, for example for
 // an evaluation, Model returns the nodes of the second graph, and these have no gradient.
 func (b *Base[W]) Model() G.Nodes {
-	last := b.last.Load()
-	if last == nil {
-		return nil
+	if last := b.last.Load(); last != nil {
+		if g := last.Value(); g != nil {
+			return b.params.Nodes(g)
+		}
 	}
-	g := last.Value()
-	if g == nil {
-		return nil
-	}
-	return b.params.Nodes(g)
+	return nil
 }
 
 // Layer is a pointer to a layer: a struct that embeds Base.

@@ -42,11 +42,20 @@ func (o Options) New(draw func() float64, shape ...int) *tensor.Dense {
 	if o.Zeros || o.counting() {
 		draw = nil
 	}
-	n := tensor.Shape(shape).TotalSize()
 	if dt == tensor.Float32 {
-		return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(fill(make([]float32, n), draw)))
+		return drawn[float32](draw, shape)
 	}
-	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(fill(make([]float64, n), draw)))
+	return drawn[float64](draw, shape)
+}
+
+func drawn[T float32 | float64](draw func() float64, shape tensor.Shape) *tensor.Dense {
+	v := make([]T, shape.TotalSize())
+	for i := range v {
+		if draw != nil {
+			v[i] = T(draw())
+		}
+	}
+	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(v))
 }
 
 // Overhead is about what a weight needs beside its elements: a Param, a tensor, names.
@@ -86,16 +95,6 @@ func (o Options) measure(what string, sizes []any, f func(Options) error) error 
 		return fmt.Errorf("%s: %s: %w", what, strings.Join(list, ", "), err)
 	}
 	return nil
-}
-
-func fill[T float32 | float64](v []T, draw func() float64) []T {
-	if draw == nil {
-		return v
-	}
-	for i := range v {
-		v[i] = T(draw())
-	}
-	return v
 }
 
 // Uniform returns a function that draws numbers between -bound and bound.
