@@ -258,7 +258,7 @@ func cudaCalls(g *gpu) []call {
 			}
 			return must(g.device.NewStream())
 		}, map[string]call{
-			"Capture": {args: func() []any { return []any{func() error { return nil }} }}, "Record": {args: func() []any { return []any{event()} }}, "Wait": {args: func() []any { return []any{event()} }},
+			"Capture": {args: func() []any { return []any{func() error { return nil }} }}, "Record": {args: func() []any { return []any{event()} }}, "Repeat": {args: func() []any { return []any{new(cuda.Allocations)} }}, "Wait": {args: func() []any { return []any{event()} }},
 		}),
 		[]call{
 			row("Add", cuda.Add, func() []any { return []any{s, f(4), f(4), f(4)} }),

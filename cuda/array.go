@@ -129,7 +129,7 @@ func (a Array[T]) Fill(s *Stream, value byte) error {
 	if err := s.usable(); err != nil || a.n == 0 {
 		return err
 	}
-	return s.do(cuMemsetD8Async, a.address, uintptr(value), uintptr(int64(a.n)*size[T]()), s.handle)
+	return s.queue(fill, append(s.words[:0], uint64(a.address), uint64(value), uint64(int64(a.n)*size[T]())))
 }
 
 func bytesOf[T Element](v []T) []byte {
@@ -149,5 +149,5 @@ func (a Array[T]) copy(s *Stream, from Array[T]) error {
 	if err := s.usable(); err != nil || from.n == 0 {
 		return err
 	}
-	return s.do(cuMemcpyDtoDAsync, a.address, from.address, uintptr(int64(from.n)*size[T]()), s.handle)
+	return s.queue(copying, append(s.words[:0], uint64(a.address), uint64(from.address), uint64(int64(from.n)*size[T]())))
 }

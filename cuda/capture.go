@@ -23,7 +23,6 @@ type Capture struct {
 // Errors: that of f; copies between host and device, waiting, Launch and Capture on the stream while f runs. After an error nothing
 // stays recorded, and the memory of the freed arrays is the stream's again.
 func (s *Stream) Capture(f func() error) (c *Capture, err error) {
-	const relaxed = 2 // the mode that allows calls from other threads, since a goroutine can move between threads, and allocations
 	if f == nil {
 		return nil, firstError(s.usable(), errors.New("cuda: capture: f is nil, want a function that queues work"))
 	}
@@ -31,35 +30,43 @@ func (s *Stream) Capture(f func() error) (c *Capture, err error) {
 	if err := s.Synchronize(); err != nil {
 		return nil, err
 	}
-	d := s.device
-	if err := d.do(cuStreamBeginCapture, s.handle, relaxed); err != nil {
-		return nil, err
-	}
 	c = &Capture{stream: s}
 	s.pool.begin(c)
-	var graph uintptr
-	ended := false
+	recorded := false
 	defer func() { // also if f panics
 		s.pool.end()
-		if !ended {
-			err = errors.Join(err, d.do(cuStreamEndCapture, s.handle, uintptr(unsafe.Pointer(&graph))))
-		}
-		if graph != 0 {
-			err = errors.Join(err, d.do(cuGraphDestroy, graph))
-		}
-		if err != nil || !ended {
+		if !recorded {
 			err = errors.Join(err, c.Close())
 			c = nil
 		}
 	}()
-	if err := f(); err != nil {
-		return c, err
+	err = s.instantiate(&c.handle, f, func(f func() error) error { return s.device.create(c, f) })
+	recorded = err == nil
+	return c, err
+}
+
+// instantiate records what f queues as a graph, and sets handle to that of its executable form. create calls the function that makes it, and can
+// register it for Close. After an error or a panic of f nothing stays recorded.
+func (s *Stream) instantiate(handle *uintptr, f func() error, create func(func() error) error) (err error) {
+	const relaxed = 2 // the mode that allows calls from other threads, since a goroutine can move between threads, and allocations
+	d := s.device
+	if err := d.do(cuStreamBeginCapture, s.handle, relaxed); err != nil {
+		return err
 	}
-	ended = true
-	if err := d.do(cuStreamEndCapture, s.handle, uintptr(unsafe.Pointer(&graph))); err != nil {
-		return c, err
-	}
-	return c, d.create(c, func() error { return d.call(cuGraphInstantiateWithFlags, uintptr(unsafe.Pointer(&c.handle)), graph, 0) })
+	recorded := false
+	defer func() { // also if f panics
+		var graph uintptr
+		err = errors.Join(err, d.do(cuStreamEndCapture, s.handle, uintptr(unsafe.Pointer(&graph))))
+		if recorded && err == nil {
+			err = create(func() error { return d.call(cuGraphInstantiateWithFlags, uintptr(unsafe.Pointer(handle)), graph, 0) })
+		}
+		if graph != 0 {
+			err = errors.Join(err, d.do(cuGraphDestroy, graph))
+		}
+	}()
+	err = f()
+	recorded = err == nil
+	return err
 }
 
 // Launch queues the recorded work on s. The arrays that the work uses and that were allocated before the capture must not have been freed.

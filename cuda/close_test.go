@@ -92,7 +92,7 @@ func TestUseAfterClose(t *testing.T) {
 	one := func(_ any, err error) error { return err }
 	host := make([]float32, 16)
 	device := use{
-		"Close": nil, "Name": nil, "Memory": nil, "OnClose": nil,
+		"Close": nil, "Name": nil, "Memory": nil, "OnClose": nil, "Launches": nil,
 		"NewStream": func(m everything) error { return one(m.device.NewStream()) },
 		"NewEvent":  func(m everything) error { return one(m.device.NewEvent()) },
 	}
@@ -101,6 +101,7 @@ func TestUseAfterClose(t *testing.T) {
 		"Synchronize": func(m everything) error { return m.stream.Synchronize() },
 		"Record":      func(m everything) error { return m.stream.Record(m.event) },
 		"Wait":        func(m everything) error { return m.stream.Wait(m.event) },
+		"Repeat":      nil,
 		"Trim":        func(m everything) error { return m.stream.Trim() },
 		"Capture":     func(m everything) error { return one(m.stream.Capture(func() error { return nil })) },
 	}

@@ -3,6 +3,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"math"
 	"unsafe"
 )
 
@@ -172,7 +173,8 @@ func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha fl
 		compute = computeTF32
 	}
 	// cuBLAS is column-major. The rows of c are the columns of cᵀ = bᵀ·aᵀ.
-	return cublas.do(s.device, cublasGemmEx, h, b.operation(), a.operation(), uintptr(n), uintptr(m), uintptr(k),
-		uintptr(unsafe.Pointer(&alpha)), b.Data.address, blasType[A](), uintptr(b.Stride), a.Data.address, blasType[A](), uintptr(a.Stride),
-		uintptr(unsafe.Pointer(&beta)), c.Data.address, blasType[C](), uintptr(c.Stride), compute, defaultAlgo)
+	s.words = append(s.words[:0], uint64(h), uint64(b.operation()), uint64(a.operation()), uint64(n), uint64(m), uint64(k),
+		uint64(math.Float32bits(alpha)), uint64(b.Data.address), uint64(blasType[A]()), uint64(b.Stride), uint64(a.Data.address), uint64(blasType[A]()), uint64(a.Stride),
+		uint64(math.Float32bits(beta)), uint64(c.Data.address), uint64(blasType[C]()), uint64(c.Stride), uint64(compute), uint64(defaultAlgo))
+	return s.queue(product, s.words)
 }

@@ -99,13 +99,11 @@ func (s *Stream) transform(f fft, rows Array[float64], work Array[uint8]) error 
 	if err != nil {
 		return err
 	}
-	if err := cufft.do(s.device, cufftSetWorkArea, uintptr(p.handle), work.address); err != nil {
-		return err
-	}
+	exec := cufftExecD2Z
 	if f.inverse {
-		return cufft.do(s.device, cufftExecZ2D, uintptr(p.handle), rows.address, rows.address)
+		exec = cufftExecZ2D
 	}
-	return cufft.do(s.device, cufftExecD2Z, uintptr(p.handle), rows.address, rows.address)
+	return s.queue(fourier, append(s.words[:0], uint64(p.handle), uint64(work.address), uint64(rows.address), uint64(exec)))
 }
 
 // releasePlans frees the plans.

@@ -18,8 +18,9 @@ type Device struct {
 	foreign bool // the context was made by another library; Close does not release it
 
 	multiprocessors int
-	shared          int // bytes of shared memory that a block can have
-	kernels         int // the set of kernels that is used: 70, or 80 for those of compute capability 8.0 too
+	shared          int  // bytes of shared memory that a block can have
+	single          bool // all work is queued one by one
+	kernels         int  // the set of kernels that is used: 70, or 80 for those of compute capability 8.0 too
 
 	// Every call holds calls for reading. Close locks it, so that it waits for running calls; later calls fail. Lock calls before mu.
 	calls    sync.RWMutex
@@ -31,6 +32,8 @@ type Device struct {
 	modules   map[string]*module
 	memory    usage
 	onClose   []func()
+
+	launches launches
 }
 
 // resource is a thing on the device that Close releases, unless its own Close was called before.
@@ -137,6 +140,13 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 	}
 	d.multiprocessors, d.shared = int(processors), int(shared)
 	var err error
+	switch graphs := os.Getenv("MAMBA_GRAPHS"); graphs {
+	case "", "on":
+	case "off":
+		d.single = true
+	default:
+		return nil, fmt.Errorf("cuda: MAMBA_GRAPHS is %q, want on or off, or nothing for on", graphs)
+	}
 	d.kernels, err = kernelSet(int(10*major+minor), os.Getenv("MAMBA_PTX"))
 	if err != nil {
 		return nil, err

@@ -1,9 +1,11 @@
 package cuda
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"unsafe"
 )
 
@@ -27,11 +29,15 @@ func (d *Device) Memory() (used, held int64) {
 }
 
 // pool is a stream's memory. It keeps freed blocks by size, because a training step allocates the same sizes again, and because the
-// driver's own allocations are slow and wait for the device.
+// driver's own allocations are slow and wait for the device. Work that is repeated gets the same blocks again (Repeat), so
+// that it can be replayed (replay.go).
 type pool struct {
 	stream *Stream
-	free   map[int64][]uintptr // blocks that neither an array nor a capture uses
+	free   map[int64][]uintptr // blocks that neither an array nor a capture uses, by size, the lowest address last
 	blocks map[uintptr]*block
+
+	repeat *Allocations // those of the work that is repeated
+	next   int          // index in repeat of the next allocation
 
 	capture *Capture            // the capture that is being recorded, or nil
 	inside  map[int64][]uintptr // blocks that only this capture uses, and no array
@@ -58,10 +64,12 @@ func (p *pool) alloc(bytes int64) (uintptr, error) {
 	d, size := p.stream.device, sizeOf(bytes)
 	for _, free := range []map[int64][]uintptr{p.inside, p.free} {
 		if list := free[size]; len(list) > 0 {
-			address := list[len(list)-1]
-			free[size] = list[:len(list)-1]
+			i := p.find(list)
+			address := list[i]
+			free[size] = slices.Delete(list, i, i+1)
 			p.blocks[address].used = true
 			p.record(address)
+			p.remember(address)
 			d.count(0, size)
 			return address, nil
 		}
@@ -75,6 +83,7 @@ func (p *pool) alloc(bytes int64) (uintptr, error) {
 	}
 	p.blocks[address] = &block{size: size, used: true}
 	p.record(address)
+	p.remember(address)
 	d.count(size, size)
 	return address, nil
 }
@@ -98,6 +107,53 @@ func (p *pool) retry(bytes int64, f func() error) error {
 		return &OutOfMemory{Asked: bytes, InUse: used, Free: int64(free)}
 	}
 	return err
+}
+
+// Allocations remembers the memory of the arrays of some work, for Stream.Repeat. The zero value remembers nothing.
+type Allocations struct {
+	last [][2]uintptr // of each array, in order, the addresses that it had the last time and the time before
+}
+
+// Repeat says that the same work follows as after the last call with a. Its arrays then get the memory that they had at that time, or the time
+// before, where it is free. So the addresses of a training step become the same in all steps, or alternate, and the stream can replay the step.
+func (s *Stream) Repeat(a *Allocations) {
+	if s != nil {
+		s.pool.repeat, s.pool.next = a, 0
+	}
+}
+
+// find returns the index of the block to take from a list of free blocks: one that is remembered, or the one with the lowest address.
+func (p *pool) find(list []uintptr) int {
+	if p.repeat != nil && p.next < len(p.repeat.last) {
+		for _, address := range p.repeat.last[p.next] {
+			if i, ok := slices.BinarySearchFunc(list, address, downwards); ok {
+				return i
+			}
+		}
+	}
+	return len(list) - 1
+}
+
+// remember records an allocation of the work that is repeated.
+func (p *pool) remember(address uintptr) {
+	if p.repeat == nil {
+		return
+	}
+	if p.next == len(p.repeat.last) {
+		p.repeat.last = append(p.repeat.last, [2]uintptr{})
+	}
+	if last := &p.repeat.last[p.next]; last[0] != address {
+		*last = [2]uintptr{address, last[0]}
+	}
+	p.next++
+}
+
+func downwards(a, b uintptr) int { return cmp.Compare(b, a) }
+
+// give adds a block to a list of free blocks.
+func give(free map[int64][]uintptr, size int64, address uintptr) {
+	at, _ := slices.BinarySearchFunc(free[size], address, downwards)
+	free[size] = slices.Insert(free[size], at, address)
 }
 
 // begin makes c the capture that is being recorded.
@@ -125,9 +181,9 @@ func (p *pool) put(address uintptr) {
 	p.record(address)
 	switch {
 	case b.captures == 0:
-		p.free[b.size] = append(p.free[b.size], address)
+		give(p.free, b.size, address)
 	case b.captures == 1 && b.last == p.capture:
-		p.inside[b.size] = append(p.inside[b.size], address)
+		give(p.inside, b.size, address)
 	}
 	b.used = false
 	p.stream.device.count(0, -b.size)
@@ -142,7 +198,7 @@ func (p *pool) takeBack(c *Capture) {
 		}
 		b.captures--
 		if b.captures == 0 && !b.used {
-			p.free[b.size] = append(p.free[b.size], address)
+			give(p.free, b.size, address)
 		}
 	}
 	c.blocks = nil

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"regexp"
+	"strconv"
+	"strings"
 	"unsafe"
 )
 
@@ -20,46 +23,74 @@ var ptxFiles embed.FS
 
 // module is a loaded file of kernels.
 type module struct {
-	handle    uintptr
-	functions map[string]uintptr
+	handle  uintptr
+	sizes   map[string][]int // of the arguments of each kernel, in bytes
+	kernels map[string]*function
 }
 
 // function returns a kernel of a file. It loads the file at its first use.
-func (d *Device) function(file, name string) (f uintptr, err error) {
+func (d *Device) function(file, name string) (k *function, err error) {
 	err = d.whileOpen(func() error {
-		f, err = d.load(file, name)
+		k, err = d.load(file, name)
 		return err
 	})
-	return f, err
+	return k, err
 }
 
-func (d *Device) load(file, name string) (uintptr, error) {
+func (d *Device) load(file, name string) (*function, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return 0, errClosed
+		return nil, errClosed
 	}
 	m := d.modules[file]
 	if m == nil {
 		ptx, err := readPTX(file)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		m = &module{functions: map[string]uintptr{}}
+		m = &module{sizes: argumentSizes(string(ptx)), kernels: map[string]*function{}}
 		if err := d.call(cuModuleLoadData, uintptr(unsafe.Pointer(&m.handle)), uintptr(unsafe.Pointer(unsafe.SliceData(ptx)))); err != nil {
-			return 0, fmt.Errorf("%w (loading %s)", err, file)
+			return nil, fmt.Errorf("%w (loading %s)", err, file)
 		}
 		d.modules[file] = m
 	}
-	f, ok := m.functions[name]
-	if !ok {
+	k := m.kernels[name]
+	if k == nil {
+		k = &function{name: name, sizes: m.sizes[name]}
 		text := append([]byte(name), 0)
-		if err := d.call(cuModuleGetFunction, uintptr(unsafe.Pointer(&f)), m.handle, uintptr(unsafe.Pointer(&text[0]))); err != nil {
-			return 0, fmt.Errorf("%w (%s in %s)", err, name, file)
+		if err := d.call(cuModuleGetFunction, uintptr(unsafe.Pointer(&k.handle)), m.handle, uintptr(unsafe.Pointer(&text[0]))); err != nil {
+			return nil, fmt.Errorf("%w (%s in %s)", err, name, file)
 		}
-		m.functions[name] = f
+		m.kernels[name] = k
 	}
-	return f, nil
+	return k, nil
+}
+
+// argument matches an argument of a kernel in PTX: its type, and the bytes of a struct.
+var argument = regexp.MustCompile(`\.param (?:\.align \d+ )?\.[a-z](\d+)[^,\n]*?(?:\[(\d+)\])?,?\n`)
+
+// argumentSizes returns the sizes of the arguments of the kernels in a PTX text, in bytes.
+func argumentSizes(ptx string) map[string][]int {
+	all := map[string][]int{}
+	for {
+		var entry string
+		if _, ptx, _ = strings.Cut(ptx, ".entry "); ptx == "" {
+			return all
+		}
+		entry, ptx, _ = strings.Cut(ptx, ")")
+		name, arguments, _ := strings.Cut(entry, "(")
+		var sizes []int
+		for _, a := range argument.FindAllStringSubmatch(arguments, -1) {
+			bits, _ := strconv.Atoi(a[1])
+			count, err := strconv.Atoi(a[2])
+			if err != nil { // no array
+				count = 1
+			}
+			sizes = append(sizes, bits/8*count)
+		}
+		all[name] = sizes
+	}
 }
 
 // GorgoniaPTX returns the PTX text of the kernels that Gorgonia's own CUDA machine needs: add_vv_f32 and add_vv_f64.
@@ -100,7 +131,16 @@ func blocksOf(n, threads int) grid {
 	return grid{x: (int64(n) + int64(threads) - 1) / int64(threads), threads: threads}
 }
 
-func (s *Stream) launchGrid(f uintptr, g grid, args ...unsafe.Pointer) error {
+// run queues a kernel. args are its arguments in order: an int stands for an int64, a uintptr for an address in the device's memory, and an
+// unsafe.Pointer for a struct at that address.
+func (s *Stream) run(file, name string, g grid, args ...any) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	k, err := s.device.function(file, name)
+	if err != nil {
+		return err
+	}
 	g.y, g.z = max(g.y, 1), max(g.z, 1)
 	if g.x > 1<<31-1 || g.y > 1<<16-1 || g.z > 1<<16-1 {
 		return fmt.Errorf("cuda: %d x %d x %d blocks, want at most 2^31-1 x 65535 x 65535", g.x, g.y, g.z)
@@ -108,52 +148,65 @@ func (s *Stream) launchGrid(f uintptr, g grid, args ...unsafe.Pointer) error {
 	if g.x == 0 {
 		return nil
 	}
-	var list [maxArgs]unsafe.Pointer
-	if copy(list[:], args) < len(args) {
-		return fmt.Errorf("cuda: a kernel of %d arguments, want at most %d", len(args), maxArgs)
+	if len(args) != len(k.sizes) || len(args) > maxArgs {
+		return fmt.Errorf("cuda: %s: %d arguments, want %d, and at most %d", name, len(args), len(k.sizes), maxArgs)
 	}
-	if g.shared > usualShared {
-		const maxDynamicShared = 8 // the attribute's number
-		if err := s.do(cuFuncSetAttribute, f, maxDynamicShared, uintptr(g.shared)); err != nil {
-			return err
-		}
-	}
+	cooperative := uint64(0)
 	if g.cooperative {
-		return s.do(cuLaunchCooperativeKernel, f, uintptr(g.x), uintptr(g.y), uintptr(g.z), uintptr(g.threads), 1, 1, uintptr(g.shared), s.handle,
-			uintptr(unsafe.Pointer(&list)))
+		cooperative = 1
 	}
-	return s.do(cuLaunchKernel, f, uintptr(g.x), uintptr(g.y), uintptr(g.z), uintptr(g.threads), 1, 1, uintptr(g.shared), s.handle,
-		uintptr(unsafe.Pointer(&list)), 0)
-}
-
-// run queues a kernel. args are its arguments in order: an int stands for an int64, a uintptr for an address in the device's memory, and an
-// unsafe.Pointer for a struct at that address.
-func (s *Stream) run(file, name string, g grid, args ...any) error {
-	if err := s.usable(); err != nil {
-		return err
-	}
-	f, err := s.device.function(file, name)
-	if err != nil {
-		return err
-	}
-	var words [maxArgs]uint64
-	var list [maxArgs]unsafe.Pointer
+	w := append(s.words[:0], uint64(g.x), uint64(g.y), uint64(g.z), uint64(g.threads), uint64(g.shared), cooperative)
 	for i, arg := range args {
-		list[i] = unsafe.Pointer(&words[i])
 		switch v := arg.(type) {
 		case int:
-			words[i] = uint64(v)
+			w = append(w, uint64(v))
 		case int32:
-			words[i] = uint64(uint32(v))
+			w = append(w, uint64(uint32(v)))
 		case float32:
-			words[i] = uint64(math.Float32bits(v))
+			w = append(w, uint64(math.Float32bits(v)))
 		case uintptr:
-			words[i] = uint64(v)
+			w = append(w, uint64(v))
 		case unsafe.Pointer:
-			list[i] = v
+			at, n := len(w), wordsOf(k.sizes[i])
+			w = append(w, make([]uint64, n)...)
+			copy(bytesAt(w[at:], k.sizes[i]), unsafe.Slice((*byte)(v), k.sizes[i]))
 		default:
 			return fmt.Errorf("cuda: %s: argument %d is a %T", name, i, arg)
 		}
 	}
-	return s.launchGrid(f, g, list[:len(args)]...)
+	s.words = w
+	return s.queue(k, w)
+}
+
+// gridWords is the number of words of a kernel's task before those of its arguments.
+const gridWords = 6
+
+// wordsOf returns the number of words that an argument of n bytes takes.
+func wordsOf(n int) int { return (n + 7) / 8 }
+
+func bytesAt(w []uint64, n int) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(w))), n)
+}
+
+// launch queues a kernel with the words of its task.
+func (s *Stream) launch(k *function, w []uint64) error {
+	var list [maxArgs]unsafe.Pointer
+	at := gridWords
+	for i, n := range k.sizes {
+		list[i] = unsafe.Pointer(&w[at])
+		at += wordsOf(n)
+	}
+	d, shared := s.device, uintptr(w[4])
+	if shared > usualShared {
+		const maxDynamicShared = 8 // the attribute's number
+		if err := d.do(cuFuncSetAttribute, k.handle, maxDynamicShared, shared); err != nil {
+			return err
+		}
+	}
+	if w[5] != 0 {
+		return d.do(cuLaunchCooperativeKernel, k.handle, uintptr(w[0]), uintptr(w[1]), uintptr(w[2]), uintptr(w[3]), 1, 1, shared, s.handle,
+			uintptr(unsafe.Pointer(&list)))
+	}
+	return d.do(cuLaunchKernel, k.handle, uintptr(w[0]), uintptr(w[1]), uintptr(w[2]), uintptr(w[3]), 1, 1, shared, s.handle,
+		uintptr(unsafe.Pointer(&list)), 0)
 }

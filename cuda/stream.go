@@ -20,6 +20,9 @@ type Stream struct {
 	ffts       map[fft]fftPlan
 	s4         s4Way
 	plan       []int32 // plan of the last EmbeddingBackward; its memory is reused
+
+	replay replay
+	words  []uint64 // of the last task; its memory is reused
 }
 
 // NewStream returns a new stream. The work of different streams can run at the same time.
@@ -60,11 +63,11 @@ func notClosed(what string, handle uintptr) error {
 	return nil
 }
 
-// do calls the driver. It returns an error if the stream or its device is closed.
+// do calls the driver for what is no task. It returns an error if the stream or its device is closed.
 //
 //go:uintptrescapes
 func (s *Stream) do(f call, args ...uintptr) error {
-	if err := s.usable(); err != nil {
+	if err := firstError(s.usable(), s.cut(symbols[f])); err != nil {
 		return err
 	}
 	return s.device.do(f, args...)
@@ -86,14 +89,14 @@ func (s *Stream) Close() error {
 	if err := s.recording("close"); err != nil {
 		return err
 	}
-	err := s.device.close(s)
+	err := errors.Join(s.flush("the end of the stream"), s.device.close(s))
 	s.handle = 0
 	return err
 }
 
 func (s *Stream) release() error {
 	d := s.device
-	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.blas.release(d), s.releasePlans(), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
+	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.replay.release(d), s.blas.release(d), s.releasePlans(), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
 }
 
 // Event is a point in the work of a stream.
@@ -116,12 +119,18 @@ func (s *Stream) Record(e *Event) error {
 	if err := firstError(s.usable(), e.usable()); err != nil {
 		return err
 	}
+	if err := s.cut("an event"); err != nil {
+		return err
+	}
 	return e.do(cuEventRecord, e.handle, s.handle)
 }
 
 // Wait makes all work that is queued later wait until another stream has reached e.
 func (s *Stream) Wait(e *Event) error {
 	if err := firstError(s.usable(), e.usable()); err != nil {
+		return err
+	}
+	if err := s.cut("waiting for an event"); err != nil {
 		return err
 	}
 	return e.do(cuStreamWaitEvent, s.handle, e.handle, 0)

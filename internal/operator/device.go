@@ -15,9 +15,10 @@ type device struct {
 	last *Tensor
 	// shared says that several nodes have the operator, so that last may still be read when it runs again.
 	shared bool
+	memory *cuda.Allocations // of the last run; not a part of device, since the stream refers to it
 }
 
-func (d *device) fresh() body       { return &device{f: d.f} }
+func (d *device) fresh() body       { return &device{f: d.f, memory: new(cuda.Allocations)} }
 func (d *device) needsResult() bool { return true }
 
 var errLisp = fmt.Errorf("op: the lisp machine does not run on a device: use gorgonia.Grad and a tape machine")
@@ -39,6 +40,7 @@ func (d *device) replace(o *Operator, f func(*cuda.Stream) (*Tensor, error)) (t 
 	err = o.place.context.Do(func(s *cuda.Stream) (err error) {
 		d.last.drop()
 		d.last = nil
+		s.Repeat(d.memory)
 		if t, err = f(s); !d.shared {
 			d.last = t
 		}

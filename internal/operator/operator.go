@@ -194,7 +194,7 @@ func (o *Operator) setBody(d Definition, first int) error {
 			return fmt.Errorf("a result %w", err)
 		}
 	}
-	o.body, o.function = &device{f: f}, f
+	o.body, o.function = (&device{f: f}).fresh(), f
 	return nil
 }
 

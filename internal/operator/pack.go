@@ -154,5 +154,6 @@ func (s *scatter) onDevice(v G.Value) (G.Value, error) {
 	s.last = newTensor(s.place, s.to)
 	s.last.parts = make([]*Tensor, s.count)
 	s.last.parts[s.index] = grad.share()
+	grad.drop() // no other operator reads it; a sum that Gorgonia made has no other owner
 	return s.last, nil
 }

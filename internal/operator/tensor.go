@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"gorgonia.org/tensor"
@@ -48,6 +49,7 @@ type Tensor struct {
 	buffer        *buffer   // nil for zeros, which take no memory, and if weight is set
 	weight        *Weight   // the weight whose numbers the tensor shows, if any
 	parts         []*Tensor // the tensors of a packed value; a nil element is zero
+	sums          []*Tensor // sums of this tensor and others that Gorgonia made, which are dropped with it
 	kept          atomic.Pointer[keptOnDevice]
 	gone          bool
 }
@@ -103,9 +105,10 @@ func (t *Tensor) drop() {
 	if k := t.kept.Swap(nil); k != nil {
 		k.release()
 	}
-	for _, p := range t.parts {
+	for _, p := range slices.Concat(t.parts, t.sums) {
 		p.drop()
 	}
+	t.sums = nil
 }
 
 // share returns another tensor with the same memory.
@@ -322,7 +325,9 @@ func (e engine) Add(a, b tensor.Tensor, opts ...tensor.FuncOpt) (tensor.Tensor, 
 	e.context.bury()
 	// A packed value is the result of a scatter. Only this sum reads it, so adding in place is safe, and the scatter releases the memory.
 	if o := tensor.ParseFuncOpts(opts...); o.Safe() && x.parts == nil {
-		x = x.share()
+		sum := x.share()
+		x.sums = append(x.sums, sum)
+		x = sum
 	}
 	return x, x.add(y)
 }
