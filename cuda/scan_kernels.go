@@ -72,6 +72,9 @@ const (
 	fewChunks  = 3
 	mostChunks = 64
 	chunkSteps = 64 // the length of a chunk is also a multiple of it
+	// The first pass over the chunks of asyncForward cuts each into finerChunks, since its blocks need half of the registers and of the shared
+	// memory.
+	finerChunks = 2
 )
 
 // size returns the kernels that the scan uses.
@@ -241,11 +244,17 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 		return stream.run(file, name, grid{x: blocks(in), y: int64(chunks), threads: in.threads, shared: in.shared}, unsafe.Pointer(args))
 	}
 	chunks := s.chunks(z, p)
-	args.chunks, args.chunkSteps = int64(chunks), int64(s.chunkSteps(chunks))
+	steps := s.chunkSteps(chunks)
+	args.chunks, args.chunkSteps = int64(chunks), int64(steps)
 	if chunks > 1 {
+		before := chunks - 1
+		if p.async && direction == "forward" {
+			before, args.chunkSteps = before*finerChunks, int64(steps/finerChunks)
+			args.chunks = (int64(s.Length) + args.chunkSteps - 1) / args.chunkSteps
+		}
 		var err error
-		args.states = take[float32](stream, work, s.Batch*chunks*s.Channels*s.State, &err).address
-		args.sums = take[float32](stream, work, s.Batch*chunks*s.Channels, &err).address
+		args.states = take[float32](stream, work, s.Batch*int(args.chunks)*s.Channels*s.State, &err).address
+		args.sums = take[float32](stream, work, s.Batch*int(args.chunks)*s.Channels, &err).address
 		if err != nil {
 			return err
 		}
@@ -256,10 +265,10 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 		case direction == "backward": // one thread for each state
 			over = scanPass{split: p.split * p.states, states: 1, wide: 1, threads: 256}
 		}
-		if err := queue(first, p, over, chunks-1); err != nil {
+		if err := queue(first, p, over, before); err != nil {
 			return err
 		}
-		if combine == "" {
+		if args.chunkSteps = int64(steps); combine == "" {
 			return queue(direction, p, p, chunks)
 		}
 		file, _ := (&Scan[float32]{B: Projection[float32]{Groups: 1}, C: Projection[float32]{Groups: 1}}).kernel(p, direction, z)

@@ -47,5 +47,8 @@ template <int BYTES> __device__ __forceinline__ void copyLater(void *to, const v
   if (BYTES == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(sharedAddress(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
   else asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(sharedAddress(to)), "l"(from), "r"(there ? BYTES : 0), "n"(BYTES) : "memory");
 }
+// commitCopies makes a group of the copies that were begun since the last call. groupsCopied waits for the groups, a little less than copied.
+__device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void groupsCopied() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 __device__ __forceinline__ void copied() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #endif

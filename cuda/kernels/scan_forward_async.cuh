@@ -4,7 +4,8 @@
 // ahead.
 //
 // Rows begin at multiples of four elements (Scan.vectors), B and C too, and Δ goes through softplus. Steps beyond the end are copies of the
-// last one with Δ = 0, channels beyond the last are copies of the last four. So a tile tests no element.
+// last one with Δ = 0. Channels beyond the last are copies of the last four, which write the same results to the same places. So a tile
+// tests no element.
 #pragma once
 #include "mma.cuh"
 #include "scan.cuh"
@@ -44,33 +45,10 @@ template <class X, int TH, int T, bool GATED, bool ENDS> __device__ __forceinlin
   const int across = tid % L::ACROSS, it = tid / L::ACROSS, steps4 = c / 4 + c % 4 / 2 * L::PAIR;  // and when it prepares
   const Place p = placeOf(s, CH);
   const int count = (int)(p.last - p.first), steps = (int)(p.to - p.from), tiles = (steps + T - 1) / T;
-  const int64_t DN = s.channels * N;
+  const int64_t chunksBefore = p.chunk * ((s.chunks + gridDim.y - 1) / gridDim.y);  // a block can scan several chunks of the first pass
+  const int64_t DN = s.channels * N, d = p.first + (c < count ? c : count - 4 + c % 4);
 
-  float a[W][K], h[W][K];
-#pragma unroll
-  for (int w = 0; w < W; w++) {
-    const int64_t d = min(p.first + c + w, p.last - 1);
-#pragma unroll
-    for (int k = 0; k < K; k++) {
-      a[w][k] = decayRate(s, d * N + n0 + k) * log2e;
-      h[w][k] = !ENDS && s.initial ? s.initial[p.b * DN + d * N + n0 + k] : 0.f;
-    }
-#pragma unroll 4
-    for (int64_t i = p.b * s.chunks; !ENDS && i < p.b * s.chunks + p.chunk; i++) {  // through the chunks before this one
-      const float4 v = *(const float4 *)(s.states + i * DN + d * N + n0);
-      const float sum = s.sums[i * s.channels + d], end[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-      for (int k = 0; k < K; k++) h[w][k] = throughChunk(a[w][k], sum, h[w][k], end[k]);
-    }
-  }
   const int column = min(across * 4, count - 4);
-  const bool writes = across * 4 < count, keeps = s.checkpoints && c < count;
-  float bias[4], skip[4];
-#pragma unroll
-  for (int j = 0; j < 4; j++) {
-    bias[j] = s.bias ? s.bias[p.first + column + j] : 0.f;
-    skip[j] = s.D ? s.D[p.first + column + j] : 0.f;
-  }
   // at returns the address of a row counted from the chunk's first. Its offset is one multiplication of 32 bits with a result of 64.
   const int64_t begin = rowOf(s, p.b, p.from);
   const int way = (s.reverse ? -1 : 1) * (int)sizeof(X);
@@ -81,7 +59,7 @@ template <class X, int TH, int T, bool GATED, bool ENDS> __device__ __forceinlin
   X *y = (X *)s.y + begin * s.channels + p.first + column;
   const X *B = (const X *)s.B + begin * s.bStep + p.first / s.bChannels * N + tid % S * 4;
   const X *C = (const X *)s.C + begin * s.cStep + p.first / s.cChannels * N + tid % S * 4;
-  float *checkpoint = s.checkpoints + ((p.b * ((s.length + T - 1) / T) + p.from / T) * s.channels + p.first + c) * N + n0;
+  float *checkpoint = s.checkpoints + ((p.b * ((s.length + T - 1) / T) + p.from / T) * s.channels + d) * N + n0;
 
   auto loadSteps = [&](int tile) {
 #pragma unroll
@@ -105,6 +83,7 @@ template <class X, int TH, int T, bool GATED, bool ENDS> __device__ __forceinlin
     loadSteps(tile + 2);
     if (L::NARROW) loadStates(tile + 2, m.narrowB, m.narrowC);
     else loadStates(tile + 1, m.b[buf], m.c[buf]);
+    commitCopies();
   };
   struct Raw { Four u, delta, z; } raw[E];
   Four rawB[NB], rawC[NB];
@@ -120,6 +99,43 @@ template <class X, int TH, int T, bool GATED, bool ENDS> __device__ __forceinlin
       if (!ENDS) rawC[j] = m.narrowC[tid + j * TH];
     }
   };
+  // The first tile's operands go to registers, while the second's are copied and the block reads what it needs once.
+#pragma unroll
+  for (int e = 0; e < E; e++) {
+    const int row = min(e * RS + it, steps - 1);
+    raw[e].u = __ldcs((const Four *)at(u, row, wide)), raw[e].delta = __ldcs((const Four *)at(delta, row, wide));
+    if (GATED && !ENDS) raw[e].z = __ldcs((const Four *)at(z, row, zWide));
+  }
+#pragma unroll
+  for (int j = 0; L::NARROW && j < NB; j++) {
+    const int row = min((tid + j * TH) / S, steps - 1);
+    rawB[j] = *(const Four *)at(B, row, bWide);
+    if (!ENDS) rawC[j] = *(const Four *)at(C, row, cWide);
+  }
+  load(-1, 0);
+  float a[W][K], h[W][K];
+#pragma unroll
+  for (int w = 0; w < W; w++) {
+    const int64_t state = (d + w) * N + n0;
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+      a[w][k] = decayRate(s, state + k) * log2e;
+      h[w][k] = !ENDS && s.initial ? s.initial[p.b * DN + state + k] : 0.f;
+    }
+#pragma unroll 4
+    for (int64_t i = p.b * s.chunks; !ENDS && i < p.b * s.chunks + chunksBefore; i++) {
+      const float4 v = *(const float4 *)(s.states + i * DN + state);
+      const float sum = s.sums[i * s.channels + d + w], end[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int k = 0; k < K; k++) h[w][k] = throughChunk(a[w][k], sum, h[w][k], end[k]);
+    }
+  }
+  float bias[4], skip[4];
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    bias[j] = s.bias ? s.bias[p.first + column + j] : 0.f;
+    skip[j] = s.D ? s.D[p.first + column + j] : 0.f;
+  }
   float deltas[4] = {}, fresh[4];  // Σ Δ of the tiles that were scanned, and of the one that is prepared
   struct Out { float4 gate, add; };
   auto prepare = [&](int buf, Out (&out)[E]) {
@@ -165,53 +181,58 @@ template <class X, int TH, int T, bool GATED, bool ENDS> __device__ __forceinlin
       }
       const float4 g = out[e].gate;
       if (GATED) v = make_float4(v.x * g.x, v.y * g.y, v.z * g.z, v.w * g.w);
-      if (writes && e * RS + it < left) streamFour(at(y, tile * T + e * RS + it, wide), v);
+      if (left == T || e * RS + it < left) streamFour(at(y, tile * T + e * RS + it, wide), v);
     }
   };
 
   Out before[E], now[E], next[E];  // of the tile before, of the one that is scanned, and of the one that is prepared
-  loadSteps(0), loadStates(0, L::NARROW ? (void *)m.narrowB : m.b[0], L::NARROW ? (void *)m.narrowC : m.c[0]);
-  copied();
-  fetch();
-  loadSteps(1);
-  if (L::NARROW) loadStates(1, m.narrowB, m.narrowC);
   prepare(0, now);
   stop(0, steps);
   int buf = 0;
   struct Operands { float4 step, b, c; };
 #pragma unroll 1
   for (int tile = 0; tile < tiles; tile++) {
-    copied();
+    groupsCopied();
     __syncthreads();
     fetch();
     if (!ENDS && tile > 0) put(tile - 1, buf ^ 1, before, T);
     load(tile, buf ^ 1);
 #pragma unroll
     for (int j = 0; j < 4; j++) deltas[j] += fresh[j];
-    // The operands of the next step are read before the sums of this step are written, since the compiler moves no read over a write.
+    // A step's operands are read two steps ahead, before the sums of earlier steps are written, since the compiler moves no read over a write.
+    // Its decays are computed one step ahead.
     auto operands = [&](int t) {
       Operands o;
       o.step = m.steps[buf][t][steps4], o.b = m.b[buf][t * S + sub];
       if (!ENDS) o.c = m.c[buf][t * S + sub];
       return o;
     };
-    Operands ahead = operands(0);
+    auto decaysOf = [&](float (&v)[W][K], float4 step) {
+#pragma unroll
+      for (int k = 0; k < K; k++) v[0][k] = exp2Approx(step.x * a[0][k]), v[1][k] = exp2Approx(step.y * a[1][k]);
+    };
+    Operands ahead = operands(0), further = operands(1);
+    float decays[W][K];
+    decaysOf(decays, ahead.step);
 #pragma unroll
     for (int t = 0; t < T; t++) {
-      if (!ENDS && t == 0 && keeps) {
+      if (!ENDS && t == 0 && s.checkpoints) {
 #pragma unroll
         for (int w = 0; w < W; w++) __stcs((float4 *)(checkpoint + w * N), make_float4(h[w][0], h[w][1], h[w][2], h[w][3]));
       }
       const Operands o = ahead;
-      if (t + 1 < T) ahead = operands(t + 1);
+      ahead = further;
+      if (t + 2 < T) further = operands(t + 2);
       const float b[4] = {o.b.x, o.b.y, o.b.z, o.b.w}, cc[4] = {o.c.x, o.c.y, o.c.z, o.c.w};
-      float sum[W];
+      float sum[W], decay[W][K];
+#pragma unroll
+      for (int k = 0; k < K; k++) decay[0][k] = decays[0][k], decay[1][k] = decays[1][k];
+      if (t + 1 < T) decaysOf(decays, ahead.step);
 #pragma unroll
       for (int k = 0; k < K; k++) {
 #pragma unroll
         for (int w = 0; w < W; w++) {
-          const float dt = w ? o.step.y : o.step.x, du = w ? o.step.w : o.step.z;
-          h[w][k] = fmaf(h[w][k], exp2Approx(dt * a[w][k]), du * b[k]);
+          h[w][k] = fmaf(h[w][k], decay[w][k], (w ? o.step.w : o.step.z) * b[k]);
           if (!ENDS) sum[w] = k ? fmaf(h[w][k], cc[k], sum[w]) : h[w][k] * cc[k];
         }
       }
@@ -226,11 +247,11 @@ template <class X, int TH, int T, bool GATED, bool ENDS> __device__ __forceinlin
   __syncthreads();
   if (!ENDS) put(tiles - 1, buf ^ 1, before, steps - (tiles - 1) * T);
   float *end = ENDS ? s.states + (p.b * s.chunks + p.chunk) * DN : p.to == s.length && s.final ? s.final + p.b * DN : nullptr;
-  if (end && c < count) {
+  if (end) {
 #pragma unroll
     for (int w = 0; w < W; w++) {
 #pragma unroll
-      for (int k = 0; k < K; k++) end[(p.first + c + w) * N + n0 + k] = h[w][k];
+      for (int k = 0; k < K; k++) end[(d + w) * N + n0 + k] = h[w][k];
     }
   }
   if (ENDS) {

@@ -182,3 +182,5 @@ inline uint32_t pair(float low, float high) {
 }
 template <int BYTES> void copyLater(void *to, const void *from, bool there) { there ? memcpy(to, from, BYTES) : memset(to, 0, BYTES); }
 inline void copied() {}
+inline void commitCopies() {}
+inline void groupsCopied() {}
