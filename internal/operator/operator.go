@@ -277,11 +277,10 @@ func typeOf(dt tensor.Dtype, s tensor.Shape) hm.Type {
 func (o *Operator) Do(values ...G.Value) (G.Value, error) { return o.UsePreallocDo(nil, values...) }
 
 // UsePreallocDo runs the operator. On the host it writes the result into prealloc if that has the right type, shape and layout.
-func (o *Operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (G.Value, error) {
-	if err := o.count(values, o.Arity()); err != nil {
-		return nil, o.wrong(err)
+func (o *Operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Value, err error) {
+	if err = o.count(values, o.Arity()); err == nil {
+		v, err = o.body.forward(o, prealloc, values)
 	}
-	v, err := o.body.forward(o, prealloc, values)
 	if err != nil {
 		return nil, o.wrong(err)
 	}

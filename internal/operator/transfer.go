@@ -142,25 +142,22 @@ type raise struct {
 	last *raised
 }
 
-func (o *raise) Do(values ...G.Value) (G.Value, error) {
-	var (
-		ints  []int
-		ids   []int32
-		marks []uint8
-		err   error
-	)
+func (o *raise) Do(values ...G.Value) (v G.Value, err error) {
+	var ints []int
+	var ids []int32
+	var marks []uint8
 	if o.kind == Ints {
 		ints, err = numbers[int](values[0], o.to)
-		for _, x := range ints {
-			ids = append(ids, Int32(x))
-		}
 	} else {
 		marks, err = MarkBytes(values[0], o.to)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: the value %w", o, err)
 	}
-	err = o.place.context.Do(func(s *cuda.Stream) (err error) {
+	for _, x := range ints {
+		ids = append(ids, Int32(x))
+	}
+	err = o.place.context.Do(func(s *cuda.Stream) error {
 		if o.last == nil {
 			r, err := o.place.newRaised(s, o.kind, o.to)
 			if err != nil {
@@ -170,8 +167,7 @@ func (o *raise) Do(values ...G.Value) (G.Value, error) {
 			own(o.place.context, r, func() { a.Free(); b.Free() })
 			o.last = r
 		}
-		o.last.ints = ints
-		if o.kind == Ints {
+		if o.last.ints = ints; o.kind == Ints {
 			return o.last.ids.CopyFrom(s, ids)
 		}
 		return o.last.marks.CopyFrom(s, marks)
