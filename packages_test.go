@@ -3,6 +3,8 @@ package mamba_test
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -33,5 +35,30 @@ func TestPackagesAreListed(t *testing.T) {
 	}
 	if count < 10 {
 		t.Errorf("%d packages, want all", count)
+	}
+}
+
+// Only tasks of package cuda queue kernels, products, transforms, fills and copies on a device. A direct call of the driver or a library would
+// overtake the tasks that a stream holds back (cuda/replay.go).
+func TestOnlyTasksQueueWork(t *testing.T) {
+	queues := regexp.MustCompile(`(do|call)\([^)]*\b(cublas\w*Gemm|cufftExec|cuLaunch|cuMemset|cuMemcpyDtoD)`)
+	files, err := filepath.Glob("cuda/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files of package cuda: %v", err)
+	}
+	found := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, call := range queues.FindAllString(string(text), -1) {
+			if found++; file != filepath.Join("cuda", "replay.go") && file != filepath.Join("cuda", "module.go") {
+				t.Errorf("%s: %s…, want a task (Stream.queue)", file, call)
+			}
+		}
+	}
+	if found < 5 {
+		t.Errorf("%d calls found, want those of replay.go and module.go", found)
 	}
 }

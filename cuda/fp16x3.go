@@ -60,11 +60,11 @@ func fp16x3[A, C Activation](s *Stream, m, n, k int, alpha float32, from, by Mat
 			if err != nil {
 				return err
 			}
-			var zero float32
-			return cublas.do(s.device, cublasGemmStridedBatchedEx, h, b.operation(), a.operation(), uintptr(stride), uintptr(rows), uintptr(depth),
-				uintptr(unsafe.Pointer(&scale)), y, blasFloat16, uintptr(sb.to), uintptr(depth)*sb.alongK(), x, blasFloat16, uintptr(sa.to),
-				uintptr(depth)*sa.alongK(), uintptr(unsafe.Pointer(&zero)), to, typ, uintptr(stride), uintptr(rows*stride), uintptr(count),
-				computeFloat, defaultAlgo)
+			s.words = append(s.words[:0], uint64(h), uint64(b.operation()), uint64(a.operation()), uint64(stride), uint64(rows), uint64(depth),
+				uint64(math.Float32bits(scale)), uint64(y), blasFloat16, uint64(sb.to), uint64(depth)*uint64(sb.alongK()), uint64(x), blasFloat16,
+				uint64(sa.to), uint64(depth)*uint64(sa.alongK()), 0, uint64(to), uint64(typ), uint64(stride), uint64(rows*stride), uint64(count),
+				computeFloat, uint64(defaultAlgo))
+			return s.queue(products, s.words)
 		}
 		if err := multiply(float32(math.Ldexp(1, -exponent)), sa.first(), sb.first(), 2*parts*each, 1, mixed.address, blasFloat16); err != nil {
 			return true, err

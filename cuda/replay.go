@@ -29,12 +29,14 @@ type function struct {
 	sizes  []int // of the arguments, in bytes
 }
 
-// The pieces of work that are not kernels, with their words.
+// The pieces of work that are not kernels, with their words. Nothing else may be queued by a call of a library: it would overtake tasks that are
+// held back. Stream.do, for copies from and to the host and events, queues those first.
 var (
-	fill    = &function{name: "a fill"}               // address, value, bytes
-	copying = &function{name: "a copy"}               // to, from, bytes
-	product = &function{name: "a product of cuBLAS"}  // the arguments of cublasGemmEx; alpha and beta instead of their addresses
-	fourier = &function{name: "a transform of cuFFT"} // plan, working memory, rows, function of cuFFT
+	fill     = &function{name: "a fill"}               // address, value, bytes
+	copying  = &function{name: "a copy"}               // to, from, bytes
+	product  = &function{name: "a product of cuBLAS"}  // the arguments of cublasGemmEx; alpha and beta instead of their addresses
+	products = &function{name: "products of cuBLAS"}   // those of cublasGemmStridedBatchedEx, in the same way
+	fourier  = &function{name: "a transform of cuFFT"} // plan, working memory, rows, function of cuFFT
 )
 
 func (t task) is(f *function, words []uint64) bool {
@@ -296,20 +298,23 @@ func (s *Stream) because(format string, args ...any) {
 
 // issue queues a task at once.
 func (s *Stream) issue(f *function, w []uint64) error {
-	switch d := s.device; f {
+	d, a := s.device, func(i int) uintptr { return uintptr(w[i]) }
+	switch f {
 	case fill:
-		return d.do(cuMemsetD8Async, uintptr(w[0]), uintptr(w[1]), uintptr(w[2]), s.handle)
+		return d.do(cuMemsetD8Async, a(0), a(1), a(2), s.handle)
 	case copying:
-		return d.do(cuMemcpyDtoDAsync, uintptr(w[0]), uintptr(w[1]), uintptr(w[2]), s.handle)
+		return d.do(cuMemcpyDtoDAsync, a(0), a(1), a(2), s.handle)
 	case product:
-		a := func(i int) uintptr { return uintptr(w[i]) }
 		return cublas.do(d, cublasGemmEx, a(0), a(1), a(2), a(3), a(4), a(5), uintptr(unsafe.Pointer(&w[6])), a(7), a(8), a(9), a(10), a(11), a(12),
 			uintptr(unsafe.Pointer(&w[13])), a(14), a(15), a(16), a(17), a(18))
+	case products:
+		return cublas.do(d, cublasGemmStridedBatchedEx, a(0), a(1), a(2), a(3), a(4), a(5), uintptr(unsafe.Pointer(&w[6])), a(7), a(8), a(9), a(10),
+			a(11), a(12), a(13), a(14), uintptr(unsafe.Pointer(&w[15])), a(16), a(17), a(18), a(19), a(20), a(21), a(22))
 	case fourier:
-		if err := cufft.do(d, cufftSetWorkArea, uintptr(w[0]), uintptr(w[1])); err != nil {
+		if err := cufft.do(d, cufftSetWorkArea, a(0), a(1)); err != nil {
 			return err
 		}
-		return cufft.do(d, int(w[3]), uintptr(w[0]), uintptr(w[2]), uintptr(w[2]))
+		return cufft.do(d, int(w[3]), a(0), a(2), a(2))
 	default:
 		return s.launch(f, w)
 	}

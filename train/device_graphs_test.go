@@ -68,7 +68,7 @@ func TestDeviceGraphs(t *testing.T) {
 		}
 		return all, d.Launches()
 	}
-	for _, p := range []cuda.Precision{cuda.Strict, cuda.TF32, cuda.BF16} {
+	for _, p := range []cuda.Precision{cuda.Strict, cuda.FP16x3, cuda.TF32, cuda.BF16} {
 		for _, accumulate := range []int{1, 2} {
 			if testing.Short() && (p != cuda.BF16 || accumulate != 2) {
 				continue
