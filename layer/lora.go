@@ -168,13 +168,12 @@ func (p Params) MergeLoRA() (merged int, err error) {
 		return 0, err
 	}
 	for _, w := range p {
-		if w.lora == nil {
-			continue
+		if w.lora != nil {
+			if err := w.merge(); err != nil {
+				return merged, fmt.Errorf("layer: LoRA: %s: %w", w.Name, err)
+			}
+			merged++
 		}
-		if err := w.merge(); err != nil {
-			return merged, fmt.Errorf("layer: LoRA: %s: %w", w.Name, err)
-		}
-		merged++
 	}
 	return merged, nil
 }

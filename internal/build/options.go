@@ -49,12 +49,6 @@ func Collect(opts []Option) (Options, error) {
 		}
 		opt(&o)
 	}
-	if o.Dtype.Type == nil { // printing it panics
-		return o, fmt.Errorf("dtype is missing, want float32 or float64")
-	}
-	if o.Dtype != tensor.Float32 && o.Dtype != tensor.Float64 {
-		return o, fmt.Errorf("dtype is %v, want float32 or float64", o.Dtype)
-	}
 	if o.OnDevice {
 		var err error
 		if o.Place, err = operator.On(o.Device, o.Precision); err != nil {
@@ -62,6 +56,10 @@ func Collect(opts []Option) (Options, error) {
 		}
 	}
 	switch {
+	case o.Dtype.Type == nil: // printing it panics
+		return o, fmt.Errorf("dtype is missing, want float32 or float64")
+	case o.Dtype != tensor.Float32 && o.Dtype != tensor.Float64:
+		return o, fmt.Errorf("dtype is %v, want float32 or float64", o.Dtype)
 	case o.Precision.Err() != nil:
 		return o, o.Precision.Err()
 	case o.Precision != cuda.Strict && o.Place.OnHost():

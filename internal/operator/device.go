@@ -11,10 +11,8 @@ import (
 
 // device runs a function on a device. It owns its last result and frees it when it runs again.
 type device struct {
-	f    OnDevice
-	last *Tensor
-	// shared says that several nodes have the operator, so that last may still be read when it runs again.
-	shared bool
+	f      OnDevice
+	last   *Tensor
 	memory *cuda.Allocations // of the last run; not a part of device, since the stream refers to it
 }
 
@@ -27,21 +25,21 @@ var errLisp = fmt.Errorf("op: the lisp machine does not run on a device: use gor
 func (d *device) accumulate(*Operator, G.Nodes, *G.Node) error { return errLisp }
 
 func (d *device) forward(o *Operator, _ G.Value, values []G.Value) (G.Value, error) {
-	return d.replace(o, func(s *cuda.Stream) (*Tensor, error) { return d.run(o, s, values, nil) })
+	return d.replace(o, !o.shared, func(s *cuda.Stream) (*Tensor, error) { return d.run(o, s, values, nil) })
 }
 
 // backward runs the function backward. The values that the forward pass kept come with the result.
 func (d *device) backward(o *Operator, _ G.Value, values []G.Value) (G.Value, error) {
-	return d.replace(o, func(s *cuda.Stream) (*Tensor, error) { return d.gradients(o, s, values) })
+	return d.replace(o, true, func(s *cuda.Stream) (*Tensor, error) { return d.gradients(o, s, values) })
 }
 
-// replace frees the result of the last run, and calls f for the next one.
-func (d *device) replace(o *Operator, f func(*cuda.Stream) (*Tensor, error)) (t *Tensor, err error) {
+// replace frees the result of the last run, and calls f for the next one. A result that is not owned may still be read when the operator runs again.
+func (d *device) replace(o *Operator, owned bool, f func(*cuda.Stream) (*Tensor, error)) (t *Tensor, err error) {
 	err = o.place.context.Do(func(s *cuda.Stream) (err error) {
 		d.last.drop()
 		d.last = nil
 		s.Repeat(d.memory)
-		if t, err = f(s); !d.shared {
+		if t, err = f(s); owned {
 			d.last = t
 		}
 		return err

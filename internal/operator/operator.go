@@ -80,7 +80,6 @@ type Operator struct {
 	frame
 	op       string // the name without parameters, for messages
 	out      []tensor.Shape
-	checker  Checker // nil if all values are right
 	body     body
 	function any          // that the body runs
 	readers  atomic.Int32 // number of gradients operators that read the kept values
@@ -115,7 +114,6 @@ var Replace = func(o G.Op) G.Op { return o }
 // New returns the operator of a definition, and its operands with those copied that have to be on a device.
 func New(d Definition) (*Operator, G.Nodes, error) {
 	o := &Operator{frame: frame{name: d.Name + parameters(d.Float32), dt: d.Dtype}, op: d.Name, out: d.Out}
-	o.checker, _ = d.Float32.(Checker)
 	first := -1
 	for i, in := range d.In {
 		if in.Node == nil || in.Kind != Numbers {
@@ -230,12 +228,7 @@ func Of(o G.Op) *Operator {
 
 // Share allows the operator to be applied several times in a graph. ReuseResult then does nothing. On a device the operator does not free its last
 // result when it runs again; the garbage collector does.
-func (o *Operator) Share() {
-	o.shared = true
-	if d, ok := o.body.(*device); ok {
-		d.shared = true
-	}
-}
+func (o *Operator) Share() { o.shared = true }
 
 // Function returns the function of the operator.
 func (o *Operator) Function() any { return o.function }
@@ -311,14 +304,15 @@ func (o *Operator) nodes(all G.Nodes) error {
 
 // check calls the function's check of integers.
 func (o *Operator) check(ints [][]int) error {
-	if o.checker == nil {
+	c, ok := o.function.(Checker)
+	if !ok {
 		return nil
 	}
 	shapes := make([]tensor.Shape, len(o.in))
 	for i, s := range o.in {
 		shapes[i] = s.shape
 	}
-	return o.checker.Check(shapes, ints)
+	return c.Check(shapes, ints)
 }
 
 // CallsExtern reports whether the tape machine should preallocate the result. The machine does so if ReturnsPtr is true as well.
