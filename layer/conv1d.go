@@ -34,7 +34,8 @@ type Conv1DConfig struct {
 
 // NewConv1D returns a convolution.
 func NewConv1D(cfg Conv1DConfig, opts ...Option) *Conv1D {
-	return newMixer("convolution", opts, []any{"channels", cfg.Channels, "width", cfg.Width}, func(l *Conv1D, p *Conv1DParts, o build.Options) (params Params, err error) {
+	sizes := []any{"channels", cfg.Channels, "width", cfg.Width}
+	return newMixer("convolution", opts, sizes, func(l *Conv1D, p *Conv1DParts, o build.Options) (params Params, err error) {
 		p.width, p.cfg.SiLU = cfg.Width, !cfg.NoSiLU
 		p.Weight, p.Bias, params = affine(o, !cfg.NoBias, 1/math.Sqrt(float64(cfg.Width)), cfg.Channels, 1, cfg.Width)
 		var slots []Slot

@@ -37,7 +37,8 @@ func NewGatedMLP(cfg GatedMLPConfig, opts ...Option) *GatedMLP {
 	if hidden == 0 && size.Axis(channels) == nil {
 		hidden = (8*channels/3 + 7) / 8 * 8
 	}
-	return newMixer("gated MLP", opts, []any{"channels", channels, "hidden", hidden}, func(l *GatedMLP, p *GatedMLPParts, o build.Options) (Params, error) {
+	sizes := []any{"channels", channels, "hidden", hidden}
+	return newMixer("gated MLP", opts, sizes, func(l *GatedMLP, p *GatedMLPParts, o build.Options) (Params, error) {
 		if p.activation = cfg.Activation; p.activation != op.SiLU && p.activation != op.GELU {
 			return nil, fmt.Errorf("the activation is %d, want op.SiLU or op.GELU", int(p.activation))
 		}

@@ -67,15 +67,7 @@ type attention[T kernel.Float] struct {
 	batch, length, channels int
 }
 
-// The indices of attention's operands.
-const (
-	attentionQ = iota
-	attentionK
-	attentionV
-	attentionContext
-	attentionStart
-)
-
+// The operands are in the order of AttentionInputs.
 func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention[float32], *checker) {
 	const row = "(batch, length, channels)"
 	c := newChecker("attention", "Q", in.Q)
@@ -103,29 +95,25 @@ func newAttention(in AttentionInputs, cfg AttentionConfig) (*attention[float32],
 func (f *attention[T]) kernel(in []value[T]) *kernel.Attention[T] {
 	return &kernel.Attention[T]{
 		Batch: f.batch, Length: f.length, Channels: f.channels, Heads: f.Heads, Window: f.Window, Base: f.Rotary, Gemm: gemm[T](),
-		Q: in[attentionQ].Data, K: in[attentionK].Data, V: in[attentionV].Data,
-		Context: in[attentionContext].Data, Start: in[attentionStart].Marks,
+		Q: in[0].Data, K: in[1].Data, V: in[2].Data, Context: in[3].Data, Start: in[4].Marks,
 	}
 }
 
 func (f *attention[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0], second(out)) }
 
 func (f *attention[T]) Backward(in []value[T], dout, grad [][]T) {
-	f.kernel(in).Backward(dout[0], second(dout), &kernel.AttentionGrad[T]{
-		Q: grad[attentionQ], K: grad[attentionK], V: grad[attentionV], Context: grad[attentionContext],
-	})
+	f.kernel(in).Backward(dout[0], second(dout), &kernel.AttentionGrad[T]{Q: grad[0], K: grad[1], V: grad[2], Context: grad[3]})
 }
 
 // Fits returns an error if the kernels do not support a size.
 func (f *attention[T]) Fits(p cuda.Precision) error {
-	return f.on(p, make([]onDevice, attentionStart+1)).Fits()
+	return f.on(p, make([]onDevice, 5)).Fits()
 }
 
 func (f *attention[T]) on(p cuda.Precision, in []onDevice) *cuda.Attention {
 	return &cuda.Attention{
 		Batch: f.batch, Length: f.length, Channels: f.channels, Heads: f.Heads, Window: f.Window, Base: f.Rotary, Precision: p,
-		Q: in[attentionQ].Array, K: in[attentionK].Array, V: in[attentionV].Array,
-		Context: in[attentionContext].Array, Start: in[attentionStart].Marks,
+		Q: in[0].Array, K: in[1].Array, V: in[2].Array, Context: in[3].Array, Start: in[4].Marks,
 	}
 }
 
@@ -135,6 +123,6 @@ func (f *attention[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice
 
 func (f *attention[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values kept) error {
 	return f.on(p, in).Backward(s, values.(*cuda.AttentionKept), dout[0], second(dout), &cuda.AttentionGrad{
-		Q: grad[attentionQ], K: grad[attentionK], V: grad[attentionV], Context: grad[attentionContext],
+		Q: grad[0], K: grad[1], V: grad[2], Context: grad[3],
 	})
 }

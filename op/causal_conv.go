@@ -61,17 +61,9 @@ type conv[T kernel.Float] struct {
 	batch, length, channels, width int
 }
 
-// The places of a convolution's operands.
-const (
-	convX = iota
-	convWeight
-	convBias
-	convContext
-	convStart
-)
-
 func (f *conv[T]) result() tensor.Shape { return tensor.Shape{f.batch, f.length, f.channels} }
 
+// The operands are in the order of ConvInputs.
 func newConv(in ConvInputs, cfg ConvConfig) (*conv[float32], *checker) {
 	c := newChecker("causal convolution", "X", in.X)
 	s := c.required("X", in.X, "(batch, length, channels)", 0, 0, 0)
@@ -94,23 +86,20 @@ func (c *checker) convContext(n *G.Node, batch, steps, channels int) {
 func (f *conv[T]) kernel(in []value[T]) *kernel.Conv[T] {
 	return &kernel.Conv[T]{
 		Batch: f.batch, Length: f.length, Channels: f.channels, Width: f.width,
-		X: in[convX].Data, Weight: in[convWeight].Data, Bias: in[convBias].Data,
-		Context: in[convContext].Data, Start: in[convStart].Marks, SiLU: f.SiLU,
+		X: in[0].Data, Weight: in[1].Data, Bias: in[2].Data, Context: in[3].Data, Start: in[4].Marks, SiLU: f.SiLU,
 	}
 }
 
 func (f *conv[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0], second(out)) }
 
 func (f *conv[T]) Backward(in []value[T], dout, grad [][]T) {
-	f.kernel(in).Backward(dout[0], second(dout), &kernel.ConvGrad[T]{
-		X: grad[convX], Weight: grad[convWeight], Bias: grad[convBias], Context: grad[convContext],
-	})
+	f.kernel(in).Backward(dout[0], second(dout), &kernel.ConvGrad[T]{X: grad[0], Weight: grad[1], Bias: grad[2], Context: grad[3]})
 }
 
 func (f *conv[T]) onDevice(in []onDevice) *cuda.Conv[float32] {
 	return &cuda.Conv[float32]{
-		Batch: f.batch, Length: f.length, Channels: f.channels, Width: f.width, X: in[convX].Array, XStride: f.channels,
-		Weight: in[convWeight].Array, Bias: in[convBias].Array, Context: in[convContext].Array, Start: in[convStart].Marks, SiLU: f.SiLU,
+		Batch: f.batch, Length: f.length, Channels: f.channels, Width: f.width, X: in[0].Array, XStride: f.channels,
+		Weight: in[1].Array, Bias: in[2].Array, Context: in[3].Array, Start: in[4].Marks, SiLU: f.SiLU,
 	}
 }
 
@@ -119,7 +108,7 @@ func (f *conv[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out
 }
 
 func (f *conv[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
-	return orZeros(s, dout[0], in[convX].Len(), func(dy array) error {
-		return f.onDevice(in).Backward(s, dy, second(dout), grad[convX], f.channels, grad[convWeight], grad[convBias], grad[convContext])
+	return orZeros(s, dout[0], in[0].Len(), func(dy array) error {
+		return f.onDevice(in).Backward(s, dy, second(dout), grad[0], f.channels, grad[1], grad[2], grad[3])
 	})
 }
