@@ -33,10 +33,18 @@ func BenchmarkCUDATraining(b *testing.B) {
 		{"hybrid/B8L1024", hybrid, 8, 1024},
 		{"small/B64L256", nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 16}, 64, 256},
 		{"small/B64L4096", nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 16}, 64, 4096},
+		{"2.8B/B1L2048", nn.LMConfig{Config: nn.Config{DModel: 2560, NLayer: 64}, Vocab: 50277}, 1, 2048},
 	} {
-		for _, p := range []cuda.Precision{cuda.Strict, cuda.FP16x3, cuda.TF32, cuda.BF16} {
+		precisions := []cuda.Precision{cuda.Strict, cuda.FP16x3, cuda.TF32, cuda.BF16}
+		if m.name == "2.8B/B1L2048" {
+			precisions = precisions[3:] // weights, gradients and moments take 50 GB; the host needs 45 GB
+		}
+		for _, p := range precisions {
 			b.Run(m.name+"/"+p.String(), func(b *testing.B) {
 				d := gputest.Open(b, cuda.Open)
+				if testing.Short() && m.cfg.DModel > 1024 {
+					b.Skip("the model has 2.8 billion weights, and -short is set")
+				}
 				lm := nn.NewLM(m.cfg, nn.OnDevice(d), nn.WithPrecision(p))
 				g := G.NewGraph()
 				ints := func(name string, step int) *G.Node {
@@ -101,7 +109,7 @@ func benchGenerate(b *testing.B, cfg nn.LMConfig) {
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
 		d := gputest.Open(b, cuda.Open)
 		lm := nn.NewLM(cfg, nn.OnDevice(d), nn.WithPrecision(p))
-		for _, m := range []struct{ batch, prompt, tokens int }{{1, 1, 200}, {8, 1, 100}, {1, 1024, 1}} {
+		for _, m := range []struct{ batch, prompt, tokens int }{{1, 1, 200}, {8, 1, 100}, {1, 1024, 1}, {1, 16384, 1}} {
 			b.Run(fmt.Sprintf("%v/batch=%d/prompt=%d/tokens=%d", p, m.batch, m.prompt, m.tokens), func(b *testing.B) {
 				g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: m.tokens})
 				if err != nil {
