@@ -60,15 +60,10 @@ func (c Config) withDefaults() (Config, error) {
 		"DtRank", c.DtRank); err != nil {
 		return c, fmt.Errorf("nn: %w", err)
 	}
-	for _, f := range []struct {
-		field[int]
-		zero string
-	}{
-		{field[int]{"DInner", c.DInner}, "Expand·DModel"}, {field[int]{"NHead", c.NHead}, "the default"},
-		{field[int]{"Window", c.Window}, "no window"}, {field[int]{"DHidden", c.DHidden}, "the default"},
-	} {
+	for _, f := range []field[int]{{"DInner", c.DInner}, {"NHead", c.NHead}, {"Window", c.Window}, {"DHidden", c.DHidden}} {
 		if f.value < 0 {
-			return c, fmt.Errorf("nn: %s is %d, want at least 1, or 0 for %s", f.name, f.value, f.zero)
+			zero := map[string]string{"DInner": "Expand·DModel", "Window": "no window"}[f.name]
+			return c, fmt.Errorf("nn: %s is %d, want at least 1, or 0 for %s", f.name, f.value, build.OrDefault(zero, "the default"))
 		}
 	}
 	if err := size.Axis(c.inner()); err != nil {
