@@ -2,6 +2,7 @@ package operator
 
 import (
 	"fmt"
+	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -113,6 +114,7 @@ func (p Place) results(shapes []tensor.Shape, ready []*Tensor) (*Tensor, []cuda.
 // operands returns the values as the function's operands, with zero operands for absent ones. The context must be locked.
 func (d *device) operands(o *Operator, values []G.Value) ([]DeviceOperand, error) {
 	in, ints := make([]DeviceOperand, len(o.in)), make([][]int, len(o.in))
+	var unchecked []*raised // the forward pass has checked those of the backward pass
 	for i, s := range o.in {
 		if !s.present {
 			continue
@@ -121,10 +123,22 @@ func (d *device) operands(o *Operator, values []G.Value) ([]DeviceOperand, error
 		if in[i], err = deviceOperandOf(values[0], s, o.place); err != nil {
 			return nil, fmt.Errorf("%s %w", s.name, err)
 		}
+		if r, ok := values[0].(*raised); ok && r.kind == Ints && !slices.Contains(r.checked, o) {
+			unchecked = append(unchecked, r)
+		}
 		ints[i] = in[i].Ints
 		values = values[1:]
 	}
-	return in, o.check(ints)
+	if len(unchecked) == 0 {
+		return in, nil
+	}
+	if err := o.check(ints); err != nil {
+		return in, err
+	}
+	for _, r := range unchecked {
+		r.checked = append(r.checked, o)
+	}
+	return in, nil
 }
 
 // deviceOperandOf returns a value as an operand. The text of an error continues a sentence that begins with the operand's name.

@@ -140,11 +140,11 @@ type raise struct {
 	constant
 	kind Kind
 	last *raised
+	ids  []int32 // those of the last run; their memory is reused
 }
 
 func (o *raise) Do(values ...G.Value) (v G.Value, err error) {
 	var ints []int
-	var ids []int32
 	var marks []uint8
 	if o.kind == Ints {
 		ints, err = numbers[int](values[0], o.to)
@@ -153,9 +153,6 @@ func (o *raise) Do(values ...G.Value) (v G.Value, err error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: the value %w", o, err)
-	}
-	for _, x := range ints {
-		ids = append(ids, Int32(x))
 	}
 	err = o.place.context.Do(func(s *cuda.Stream) error {
 		if o.last == nil {
@@ -167,8 +164,13 @@ func (o *raise) Do(values ...G.Value) (v G.Value, err error) {
 			own(o.place.context, r, func() { a.Free(); b.Free() })
 			o.last = r
 		}
-		if o.last.ints = ints; o.kind == Ints {
-			return o.last.ids.CopyFrom(s, ids)
+		o.last.ints, o.last.checked = ints, o.last.checked[:0]
+		if o.kind == Ints {
+			o.ids = slices.Grow(o.ids[:0], len(ints))[:len(ints)]
+			for i, x := range ints {
+				o.ids[i] = Int32(x)
+			}
+			return o.last.ids.CopyFrom(s, o.ids)
 		}
 		return o.last.marks.CopyFrom(s, marks)
 	})

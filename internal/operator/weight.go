@@ -221,8 +221,10 @@ type raised struct {
 	kind  Kind
 	shape tensor.Shape
 	ints  []int // of Ints: the numbers on the host, nil if they are only on the device
-	ids   cuda.Array[int32]
-	marks cuda.Array[uint8]
+
+	checked []*Operator // the operators that have checked ints; guarded by the context's lock
+	ids     cuda.Array[int32]
+	marks   cuda.Array[uint8]
 }
 
 var (
