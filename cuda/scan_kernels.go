@@ -72,9 +72,10 @@ const (
 	fewChunks  = 3
 	mostChunks = 64
 	chunkSteps = 64 // the length of a chunk is also a multiple of it
-	// The first pass over the chunks of asyncForward cuts each into finerChunks, since its blocks need half of the registers and of the shared
-	// memory.
-	finerChunks = 2
+	// The first pass over the chunks of asyncForward cuts each of at least finerSteps steps into finerChunks, since its blocks need half of the
+	// registers and of the shared memory, so that more fit.
+	finerChunks = 4
+	finerSteps  = 1024
 )
 
 // size returns the kernels that the scan uses.
@@ -248,7 +249,7 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 	args.chunks, args.chunkSteps = int64(chunks), int64(steps)
 	if chunks > 1 {
 		before := chunks - 1
-		if p.async && direction == "forward" {
+		if p.async && direction == "forward" && steps >= finerSteps {
 			before, args.chunkSteps = before*finerChunks, int64(steps/finerChunks)
 			args.chunks = (int64(s.Length) + args.chunkSteps - 1) / args.chunkSteps
 		}

@@ -157,13 +157,15 @@ template <int S, int K, int W, int T, int TH, int M, int EV, int POLY, bool VB =
                         (const void *)fwd<S, K, W, T, TH, M, EV, POLY, VB, VC, ST, true>, TH, TH / S * W});
   }
 }
-template <int TH, int M, bool GATED, bool ENDS> __global__ __launch_bounds__(TH, M) void fwdAsync(Scan s) { scanForwardAsync<float, TH, 16, GATED, ENDS>(s); }
-template <int TH, int M, int FIRST, int FIRSTM, bool GATED = true> static void addA(std::vector<int> chunks = {1}) {
+template <int TH, int M, bool GATED, bool ENDS, int AHEAD> __global__ __launch_bounds__(TH, M) void fwdAsync(Scan s) {
+  scanForwardAsync<float, TH, 16, GATED, ENDS, AHEAD>(s);
+}
+template <int TH, int M, int AHEAD, int FIRST, int FIRSTM, bool GATED = true> static void addA(std::vector<int> chunks = {1}) {
   for (int c : chunks) {
     char n[96];
-    snprintf(n, 96, "F async TH%d M%d first TH%d M%d C%d%s", TH, M, FIRST, FIRSTM, c, GATED ? "" : " no z");
-    variants.push_back({n, 4, 4, TH / 2, TH, 16, true, true, false, (const void *)fwdAsync<TH, M, GATED, false>, false, c,
-                        (const void *)fwdAsync<FIRST, FIRSTM, false, true>, FIRST, FIRST / 2, true, GATED});
+    snprintf(n, 96, "F async TH%d M%d A%d first TH%d M%d C%d%s", TH, M, AHEAD, FIRST, FIRSTM, c, GATED ? "" : " no z");
+    variants.push_back({n, 4, 4, TH / 2, TH, 16, true, true, false, (const void *)fwdAsync<TH, M, GATED, false, AHEAD>, false, c,
+                        (const void *)fwdAsync<FIRST, FIRSTM, false, true, AHEAD>, FIRST, FIRST / 2, true, GATED});
   }
 }
 template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool VB = true, bool VC = true, bool ST = false> static void addB(std::vector<int> chunks = {1}) {

@@ -32,8 +32,9 @@ template <class X, int TH, int T, bool ENDS> struct Tiles {
   static_assert(T % RS == 0 && (T * S % TH == 0 || TH % (T * S) == 0), "tile");
 };
 
-// GATED: there is z. ENDS: the first pass over chunks, which computes only the states at their ends and Σ Δ.
-template <class X, int TH, int T, bool GATED, bool ENDS> __device__ __forceinline__ void scanForwardAsync(const Scan &s) {
+// GATED: there is z. ENDS: the first pass over chunks, which computes only the states at their ends and Σ Δ. AHEAD: the decays of a step are
+// computed so many steps before its states, and its operands read two steps before that.
+template <class X, int TH, int T, bool GATED, bool ENDS, int AHEAD = 1> __device__ __forceinline__ void scanForwardAsync(const Scan &s) {
   typedef Tiles<X, TH, T, ENDS> L;
   typedef typename L::Four Four;
   constexpr int S = L::S, K = L::K, W = L::W, N = L::N, CH = L::CH, E = L::E, RS = L::RS, NB = L::NB;
@@ -116,15 +117,18 @@ template <class X, int TH, int T, bool GATED, bool ENDS> __device__ __forceinlin
   float a[W][K], h[W][K];
 #pragma unroll
   for (int w = 0; w < W; w++) {
-    const int64_t state = (d + w) * N + n0;
 #pragma unroll
     for (int k = 0; k < K; k++) {
-      a[w][k] = decayRate(s, state + k) * log2e;
-      h[w][k] = !ENDS && s.initial ? s.initial[p.b * DN + state + k] : 0.f;
+      const int64_t state = (d + w) * N + n0 + k;
+      a[w][k] = decayRate(s, state) * log2e;
+      h[w][k] = !ENDS && s.initial ? s.initial[p.b * DN + state] : 0.f;
     }
+  }
 #pragma unroll 4
-    for (int64_t i = p.b * s.chunks; !ENDS && i < p.b * s.chunks + chunksBefore; i++) {
-      const float4 v = *(const float4 *)(s.states + i * DN + state);
+  for (int64_t i = p.b * s.chunks; !ENDS && i < p.b * s.chunks + chunksBefore; i++) {
+#pragma unroll
+    for (int w = 0; w < W; w++) {
+      const float4 v = *(const float4 *)(s.states + i * DN + (d + w) * N + n0);
       const float sum = s.sums[i * s.channels + d + w], end[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
       for (int k = 0; k < K; k++) h[w][k] = throughChunk(a[w][k], sum, h[w][k], end[k]);
@@ -199,40 +203,39 @@ template <class X, int TH, int T, bool GATED, bool ENDS> __device__ __forceinlin
     load(tile, buf ^ 1);
 #pragma unroll
     for (int j = 0; j < 4; j++) deltas[j] += fresh[j];
-    // A step's operands are read two steps ahead, before the sums of earlier steps are written, since the compiler moves no read over a write.
-    // Its decays are computed one step ahead.
-    auto operands = [&](int t) {
-      Operands o;
+    auto read = [&](Operands &o, int t) {
       o.step = m.steps[buf][t][steps4], o.b = m.b[buf][t * S + sub];
       if (!ENDS) o.c = m.c[buf][t * S + sub];
-      return o;
     };
-    auto decaysOf = [&](float (&v)[W][K], float4 step) {
+    auto decaysOf = [&](float (&v)[W][K], const Operands &o) {
 #pragma unroll
-      for (int k = 0; k < K; k++) v[0][k] = exp2Approx(step.x * a[0][k]), v[1][k] = exp2Approx(step.y * a[1][k]);
+      for (int k = 0; k < K; k++) v[0][k] = exp2Approx(o.step.x * a[0][k]), v[1][k] = exp2Approx(o.step.y * a[1][k]);
     };
-    Operands ahead = operands(0), further = operands(1);
-    float decays[W][K];
-    decaysOf(decays, ahead.step);
+    // The operands of a step are read before the sums of earlier steps are written, since the compiler moves no read over a write.
+    constexpr int READ = AHEAD + 2, OPS = READ + 1, DECAYS = AHEAD + 1;
+    Operands ops[OPS];
+    float decays[DECAYS][W][K];
+#pragma unroll
+    for (int t = 0; t < READ; t++) {
+      read(ops[t], t);
+      if (t < AHEAD) decaysOf(decays[t], ops[t]);
+    }
 #pragma unroll
     for (int t = 0; t < T; t++) {
       if (!ENDS && t == 0 && s.checkpoints) {
 #pragma unroll
         for (int w = 0; w < W; w++) __stcs((float4 *)(checkpoint + w * N), make_float4(h[w][0], h[w][1], h[w][2], h[w][3]));
       }
-      const Operands o = ahead;
-      ahead = further;
-      if (t + 2 < T) further = operands(t + 2);
+      if (t + READ < T) read(ops[(t + READ) % OPS], t + READ);
+      if (t + AHEAD < T) decaysOf(decays[(t + AHEAD) % DECAYS], ops[(t + AHEAD) % OPS]);
+      const Operands &o = ops[t % OPS];
       const float b[4] = {o.b.x, o.b.y, o.b.z, o.b.w}, cc[4] = {o.c.x, o.c.y, o.c.z, o.c.w};
-      float sum[W], decay[W][K];
-#pragma unroll
-      for (int k = 0; k < K; k++) decay[0][k] = decays[0][k], decay[1][k] = decays[1][k];
-      if (t + 1 < T) decaysOf(decays, ahead.step);
+      float sum[W];
 #pragma unroll
       for (int k = 0; k < K; k++) {
 #pragma unroll
         for (int w = 0; w < W; w++) {
-          h[w][k] = fmaf(h[w][k], decay[w][k], (w ? o.step.w : o.step.z) * b[k]);
+          h[w][k] = fmaf(h[w][k], decays[t % DECAYS][w][k], (w ? o.step.w : o.step.z) * b[k]);
           if (!ENDS) sum[w] = k ? fmaf(h[w][k], cc[k], sum[w]) : h[w][k] * cc[k];
         }
       }
