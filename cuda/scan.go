@@ -65,13 +65,13 @@ func (s *Scan[T]) Forward(stream *Stream, y Array[T], final, checkpoints Array[f
 	args := s.args()
 	args.y, args.final, args.checkpoints = y.address, final.address, checkpoints.address
 	args.alsoAligned(y.address / uintptr(size[T]()))
-	pass, combine := z.forward, "scan_beginnings"
+	pass := z.forward
 	if z.asyncForward != nil && s.async(&args) {
-		pass, combine = *z.asyncForward, ""
+		pass = *z.asyncForward
 	}
 	var work temporaries
 	defer work.free()
-	return s.launch(stream, pass, "forward", "ends", combine, z, &args, &work)
+	return s.launch(stream, pass, "forward", "ends", "scan_beginnings", z, &args, &work)
 }
 
 // CheckpointLen returns the length of the checkpoints, which hold the state before every few steps.

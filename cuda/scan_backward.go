@@ -21,9 +21,10 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	}
 	args.alsoAligned((dy.address | grad.U.address | grad.Delta.address | grad.Z.address) / uintptr(size[T]()))
 	kernels := s.size()
-	pass, combine := kernels.backward, "scan_carries_in"
-	if fast, ok := s.asyncBackward(kernels, &args); ok {
-		pass, combine = fast, ""
+	pass := kernels.backward
+	if s.asyncBackward(&args) {
+		kernels = scanSizes[0]
+		pass = *kernels.asyncBackward
 	}
 	chunks, rows, states := s.chunks(kernels, pass), s.Batch*s.Length*s.State, s.Channels*s.State
 	sections := s.Channels / s.section()
@@ -76,7 +77,7 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	if err := firstError(errs[:]...); err != nil {
 		return err
 	}
-	if err := s.launch(stream, pass, "backward", "carries", combine, kernels, &args, &work); err != nil {
+	if err := s.launch(stream, pass, "backward", "carries", "scan_carries_in", kernels, &args, &work); err != nil {
 		return err
 	}
 	return stream.sumParts(sums)

@@ -29,11 +29,18 @@ type scanPass struct {
 	blocks  int  // blocks per multiprocessor
 	async   bool // the kernels are those of a file *async.cu
 	shared  int  // bytes of dynamic shared memory per block, at most
-	whole   bool // with async, the kernel for whole blocks and tiles
 }
 
 // channels returns the number of channels of a block of threads.
 func (p scanPass) channels() int { return p.threads / p.split * p.wide }
+
+// fewest returns the smallest number of chunks that are faster than the length in one piece.
+func (p scanPass) fewest() int {
+	if p == *scanSizes[0].asyncBackward {
+		return 2
+	}
+	return fewChunks
+}
 
 // scanSize describes the kernels for scans of up to states() states. kernels/entries.cuh has the same numbers.
 type scanSize struct {
@@ -55,19 +62,20 @@ func (z scanSize) states() int { return z.forward.split * z.forward.states }
 
 var (
 	scanSizes = []scanSize{
-		{"scan16", scanPass{4, 4, 1, 128, 4, false, 0, false}, scanPass{4, 4, 1, 128, 4, false, 0, false}, 16, true, &scanPass{4, 4, 2, 64, 4, true, 0, false},
-			&scanPass{4, 4, 2, 128, 2, true, 111120, false}},
-		{"scan64", scanPass{16, 4, 1, 128, 2, false, 0, false}, scanPass{16, 4, 1, 64, 4, false, 0, false}, 16, false, nil, nil},
-		{"scan256", scanPass{32, 8, 1, 128, 2, false, 0, false}, scanPass{32, 8, 1, 128, 2, false, 0, false}, 4, false, nil, nil},
+		{"scan16", scanPass{4, 4, 1, 128, 4, false, 0}, scanPass{4, 4, 1, 128, 4, false, 0}, 16, true, &scanPass{4, 4, 2, 64, 4, true, 0},
+			&scanPass{4, 4, 2, 128, 2, true, 111120}},
+		{"scan64", scanPass{16, 4, 1, 128, 2, false, 0}, scanPass{16, 4, 1, 64, 4, false, 0}, 16, false, nil, nil},
+		{"scan256", scanPass{32, 8, 1, 128, 2, false, 0}, scanPass{32, 8, 1, 128, 2, false, 0}, 4, false, nil, nil},
 	}
 	// asyncCarries is the first pass over chunks of asyncBackward. The warps of a block have the same channels.
-	asyncCarries = scanPass{8, 4, 1, 128, 7, true, 0, false}
+	asyncCarries = scanPass{8, 4, 1, 128, 8, true, 0}
 	// scanFew is for scans of few channels that are too short to be cut into chunks. It uses more threads per channel.
-	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4, false, 0, false}, scanPass{16, 1, 1, 128, 4, false, 0, false}, 16, false, nil, nil}
+	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4, false, 0}, scanPass{16, 1, 1, 128, 4, false, 0}, 16, false, nil, nil}
 )
 
 // A scan of few channels leaves most of the device idle, unless its length is cut into chunks that run at the same time. Chunks cost one
-// more pass. So a scan is cut only if it gives at least fewChunks chunks of at least chunkSteps steps.
+// more pass. So a scan is cut only if it gives at least fewChunks chunks of at least chunkSteps steps. For asyncBackward, whose first pass is
+// faster, two are enough.
 const (
 	fewChunks  = 3
 	mostChunks = 64
@@ -99,7 +107,7 @@ func (s *Scan[T]) chunks(z scanSize, p scanPass) int {
 	}
 	room := s.U.stream.multiprocessors() * p.blocks * p.channels()
 	n := min(room/max(s.Batch*s.Channels, 1), s.Length/chunkSteps, mostChunks)
-	if n < fewChunks {
+	if n < p.fewest() {
 		return 1
 	}
 	steps := s.chunkSteps(n)
@@ -119,15 +127,10 @@ func (s *Scan[T]) async(a *scanArgs) bool {
 		(uintptr(s.B.stride(s.State)|s.C.stride(s.State))|a.b/each|a.c/each)%4 == 0
 }
 
-// asyncBackward returns the kernels for compute capability 8.0 for the backward pass, and whether they compute it: they also need aligned
-// checkpoints, and a device with the shared memory. With half of it, for 32 channels a block, they are slower than the other kernels.
-func (s *Scan[T]) asyncBackward(z scanSize, a *scanArgs) (scanPass, bool) {
-	if z.asyncBackward == nil || !s.async(a) || a.checkpoints%16 != 0 || z.asyncBackward.shared > s.U.stream.device.shared {
-		return scanPass{}, false
-	}
-	p := *z.asyncBackward
-	p.whole = s.section()%p.channels() == 0 && s.Length%z.every == 0 && !s.Z.Absent()
-	return p, true
+// asyncBackward reports whether the kernels for compute capability 8.0 compute the backward pass: they also need aligned checkpoints, and a
+// device with the shared memory. With half of it, for 32 channels a block, they are slower than the other kernels. They are faster than scanFew.
+func (s *Scan[T]) asyncBackward(a *scanArgs) bool {
+	return s.async(a) && a.checkpoints%16 == 0 && scanSizes[0].asyncBackward.shared <= s.U.stream.device.shared
 }
 
 func (s *Scan[T]) usual() bool { return s.B.Groups > 0 && s.C.Groups > 0 && s.Start.Absent() }
@@ -217,7 +220,7 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 	}
 	if p.async && direction == "backward" {
 		which := "any"
-		if p.whole {
+		if s.section()%p.channels() == 0 && s.Length%size.every == 0 && !s.Z.Absent() {
 			which = "whole"
 		}
 		return file + which + "async", fmt.Sprintf("scan_backward_%sasync_%s", mark, which)
@@ -233,7 +236,7 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 }
 
 // launch queues a pass. If the length is cut into chunks, it first queues kernels that compute the state at the beginning of each chunk: first
-// scans every chunk from a zero state, and combine joins the results, unless it is empty: then the pass joins them itself. launch appends
+// scans every chunk from a zero state, and combine joins the results, unless the pass does so itself. launch appends
 // their memory to work.
 func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine string, z scanSize, args *scanArgs,
 	work *temporaries) error {
@@ -269,7 +272,7 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 		if err := queue(first, p, over, before); err != nil {
 			return err
 		}
-		if args.chunkSteps = int64(steps); combine == "" {
+		if args.chunkSteps = int64(steps); p.async {
 			return queue(direction, p, p, chunks)
 		}
 		file, _ := (&Scan[float32]{B: Projection[float32]{Groups: 1}, C: Projection[float32]{Groups: 1}}).kernel(p, direction, z)

@@ -30,7 +30,7 @@
     scanBackwardAsync<X, 64, WHOLE>(s);                                                                          \
   }
 #define CARRIES_ASYNC(X, MARK)                                                                                   \
-  extern "C" __global__ __launch_bounds__(128, 7) void scan_carries_##MARK##async(const Scan s) {                \
+  extern "C" __global__ __launch_bounds__(128, 8) void scan_carries_##MARK##async(const Scan s) {                \
     scanCarriesAsync<X>(s);                                                                                      \
   }
 #define BACKWARD(X, MARK, S, K, T, Q, TH, M, NAME, VB, VC, STARTS)                                               \

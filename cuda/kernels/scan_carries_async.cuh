@@ -1,7 +1,7 @@
 // The first pass over chunks of the backward pass, for what scan_backward_async.cuh computes: like scanCarries in scan_backward.cuh.
 //
 // A block has 16 channels of a chunk. Each of its warps goes through a part of the chunk's steps on its own: a lane has two neighbouring
-// channels and four states, and tiles of 16 steps are copied to shared memory while the tile before is scanned. At the end the block joins
+// channels and four states, and tiles of 8 steps are copied to shared memory while the tile before is scanned. At the end the block joins
 // the parts.
 #pragma once
 #include <type_traits>
@@ -13,15 +13,15 @@
 template <class X> struct CarryTile {
   typedef typename FourOf<X>::type Four;
   static constexpr bool WIDEN = sizeof(X) < 4;  // C is copied as it is, and widened with the other operands
-  Four raw[3][2][32];                           // Δ, z, dy as they are in memory
-  Four rawC[WIDEN ? 64 : 1];
-  float4 sv[16][8];                             // Δ and ȳ of the first pair of each four channels, then of the second
-  float sC[WIDEN ? 1 : 2][16][16];
+  Four raw[3][32];                              // Δ, z, dy as they are in memory
+  Four rawC[WIDEN ? 32 : 1];
+  float4 sv[8][8];                              // Δ and ȳ of the first pair of each four channels, then of the second
+  float sC[WIDEN ? 1 : 2][8][16];
 };
 
 template <class X> __device__ __forceinline__ void scanCarriesAsync(const Scan &s) {
   typedef CarryTile<X> Tile;
-  constexpr int CH = 16, T = 16, N = 16, HALF = 8, WARPS = 4, BYTES = 4 * sizeof(X);
+  constexpr int CH = 16, T = 8, N = 16, WARPS = 4, BYTES = 4 * sizeof(X);
   __shared__ __align__(16) Tile tiles[WARPS];
   __shared__ float sums[WARPS][CH];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sub = lane >> 1 & 3, n0 = sub * 4;
@@ -37,21 +37,16 @@ template <class X> __device__ __forceinline__ void scanCarriesAsync(const Scan &
   const int64_t count = (to - from + T - 1) / T, begin = from + (count - 1) * T, sign = s.reverse ? -1 : 1;
   const int64_t row = rowOf(s, p.b, begin);
   int64_t at = (row + sign * it) * s.channels + p.first + four * 4, zAt = (row + sign * it) * s.zStep + p.first + four * 4;
-  const int64_t eight = sign * HALF * s.channels, zEight = sign * HALF * s.zStep;
+  const int64_t step = sign * T * s.channels, zStep = sign * T * s.zStep, cStep = sign * T * s.cStep;  // from a tile to the next
   const X *C = (const X *)s.C + (row + sign * it) * s.cStep + p.first / s.cChannels * N + four * 4;
   int left = (int)(to - begin);
 
   auto load = [&](int tilesOn, int buffer, int some) {
-    const int64_t o = at - tilesOn * 2 * eight, oz = zAt - tilesOn * 2 * zEight;
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-      const bool in = e * HALF + it < some, there = here && in;
-      copyLater<BYTES>(&m.raw[0][e][lane], (const X *)s.delta + (o + e * eight), there);
-      if (s.z) copyLater<BYTES>(&m.raw[1][e][lane], (const X *)s.z + (oz + e * zEight), there);
-      copyLater<BYTES>(&m.raw[2][e][lane], (const X *)s.dy + (o + e * eight), there);
-      const int i = e * 32 + lane;
-      copyLater<BYTES>(Tile::WIDEN ? (void *)&m.rawC[i] : (void *)((float4 *)m.sC[buffer] + i), C + (e - tilesOn * 2) * HALF * sign * s.cStep, in);
-    }
+    const bool in = it < some, there = here && in;
+    copyLater<BYTES>(&m.raw[0][lane], (const X *)s.delta + (at - tilesOn * step), there);
+    if (s.z) copyLater<BYTES>(&m.raw[1][lane], (const X *)s.z + (zAt - tilesOn * zStep), there);
+    copyLater<BYTES>(&m.raw[2][lane], (const X *)s.dy + (at - tilesOn * step), there);
+    copyLater<BYTES>(Tile::WIDEN ? (void *)&m.rawC[lane] : (void *)((float4 *)m.sC[buffer] + lane), C - tilesOn * cStep, in);
   };
   if (count > 0) load(0, 0, left);
 
@@ -65,24 +60,20 @@ template <class X> __device__ __forceinline__ void scanCarriesAsync(const Scan &
   for (int j = 0; j < 4; j++) bias[j] = here && s.bias ? s.bias[p.first + four * 4 + j] : 0.f, deltas[j] = 0.f;
 
   auto prepare = [&](auto gated) {
+    const float4 raw4 = widen(m.raw[0][lane]), dy4 = widen(m.raw[2][lane]);
+    float4 z4 = make_float4(0.f, 0.f, 0.f, 0.f);
+    if (decltype(gated)::value) z4 = widen(m.raw[1][lane]);
+    const float raws[4] = {raw4.x, raw4.y, raw4.z, raw4.w}, zs[4] = {z4.x, z4.y, z4.z, z4.w}, dys[4] = {dy4.x, dy4.y, dy4.z, dy4.w};
+    float dt[4], out[4];
 #pragma unroll
-    for (int e = 0; e < 2; e++) {
-      const float4 raw4 = widen(m.raw[0][e][lane]), dy4 = widen(m.raw[2][e][lane]);
-      float4 z4 = make_float4(0.f, 0.f, 0.f, 0.f);
-      if (decltype(gated)::value) z4 = widen(m.raw[1][e][lane]);
-      const float raws[4] = {raw4.x, raw4.y, raw4.z, raw4.w}, zs[4] = {z4.x, z4.y, z4.z, z4.w}, dys[4] = {dy4.x, dy4.y, dy4.z, dy4.w};
-      float dt[4], out[4];
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        dt[j] = softplusOf(raws[j] + bias[j]), out[j] = dys[j];
-        if (decltype(gated)::value) out[j] *= zs[j] * sigmoidOf(zs[j]);
-        if (e * HALF + it >= left) dt[j] = 0.f;
-        deltas[j] += dt[j];
-      }
-      const int t = e * HALF + it;
-      m.sv[t][four] = make_float4(dt[0], dt[1], out[0], out[1]), m.sv[t][4 + four] = make_float4(dt[2], dt[3], out[2], out[3]);
-      if constexpr (Tile::WIDEN) ((float4 *)m.sC)[e * 32 + lane] = widen(m.rawC[e * 32 + lane]);
+    for (int j = 0; j < 4; j++) {
+      dt[j] = softplusOf(raws[j] + bias[j]), out[j] = dys[j];
+      if (decltype(gated)::value) out[j] *= zs[j] * sigmoidOf(zs[j]);
+      if (it >= left) dt[j] = 0.f;
+      deltas[j] += dt[j];
     }
+    m.sv[it][four] = make_float4(dt[0], dt[1], out[0], out[1]), m.sv[it][4 + four] = make_float4(dt[2], dt[3], out[2], out[3]);
+    if constexpr (Tile::WIDEN) ((float4 *)m.sC)[lane] = widen(m.rawC[lane]);
   };
   int buffer = 0;
   for (int64_t tile = count - 1; tile >= 0; tile--) {
@@ -103,7 +94,7 @@ template <class X> __device__ __forceinline__ void scanCarriesAsync(const Scan &
         for (int j = 0; j < 2; j++) carry[j][k] = exp2Approx((j ? v.y : v.x) * a[j][k]) * fmaf(c[k], j ? v.w : v.z, carry[j][k]);
       }
     }
-    buffer = next, left = T, at -= 2 * eight, zAt -= 2 * zEight, C -= sign * T * s.cStep;
+    buffer = next, left = T, at -= step, zAt -= zStep, C -= cStep;
     __syncwarp();
   }
 #pragma unroll
@@ -112,9 +103,9 @@ template <class X> __device__ __forceinline__ void scanCarriesAsync(const Scan &
     for (int i = 4; i < 32; i *= 2) deltas[j] += __shfl_xor_sync(~0u, deltas[j], i);
     if (it == 0) sums[warp][four * 4 + j] = deltas[j];
   }
-  static_assert(sizeof(m.raw) >= CH * N * sizeof(float), "the carries of a warp replace its operands");
+  static_assert(sizeof(m.sv) >= CH * N * sizeof(float), "the carries of a warp replace its operands");
 #pragma unroll
-  for (int j = 0; j < 2; j++) ((float4 *)m.raw)[(pair * 2 + j) * 4 + sub] = make_float4(carry[j][0], carry[j][1], carry[j][2], carry[j][3]);
+  for (int j = 0; j < 2; j++) ((float4 *)m.sv)[(pair * 2 + j) * 4 + sub] = make_float4(carry[j][0], carry[j][1], carry[j][2], carry[j][3]);
   __syncthreads();
   const int64_t part = (p.b * s.chunks + p.chunk) * s.channels + p.first;
 #pragma unroll
@@ -124,7 +115,7 @@ template <class X> __device__ __forceinline__ void scanCarriesAsync(const Scan &
     const float rate = decayRate(s, (p.first + c) * N + n) * log2e;
     float v = 0.f, sum = 0.f;
 #pragma unroll
-    for (int w = WARPS - 1; w >= 0; w--) v = throughChunk(rate, sums[w][c], v, ((float *)tiles[w].raw)[i]), sum += sums[w][c];
+    for (int w = WARPS - 1; w >= 0; w--) v = throughChunk(rate, sums[w][c], v, ((float *)tiles[w].sv)[i]), sum += sums[w][c];
     s.states[(part + c) * N + n] = v;
     if (n == 0) s.sums[part + c] = sum;
   }
