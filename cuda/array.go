@@ -92,7 +92,7 @@ func (a Array[T]) CopyFrom(s *Stream, host []T) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	return s.stage.up(piece{bytesOf(host), a.address})
+	return s.stage.up(piece{host: bytesOf(host), device: a.address})
 }
 
 // CopyTo copies the array to host. The lengths must be equal. It returns when the numbers are in host.
@@ -103,7 +103,7 @@ func (a Array[T]) CopyTo(s *Stream, host []T) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	return s.stage.down(piece{bytesOf(host), a.address})
+	return s.stage.down(piece{host: bytesOf(host), device: a.address})
 }
 
 // CopyAllTo copies arrays to the host, each to the slice at its index, whose length must be equal. It waits once for all of them.
@@ -119,7 +119,11 @@ func CopyAllTo[T Element](s *Stream, arrays []Array[T], hosts [][]T) error {
 		if len(hosts[i]) != a.n {
 			return fmt.Errorf("cuda: copy: slice %d of the host has %d elements, want %d", i, len(hosts[i]), a.n)
 		}
-		pieces[i] = piece{bytesOf(hosts[i]), a.address}
+		pieces[i] = piece{host: bytesOf(hosts[i]), device: a.address}
+		if i > 0 && a.n > 0 && s.pool.blocks[a.address] == nil {
+			before := pieces[i-1]
+			pieces[i].joined = a.stream == s && arrays[i-1].stream == s && len(before.host) > 0 && a.address == before.device+uintptr(len(before.host))
+		}
 	}
 	return s.stage.down(pieces...)
 }

@@ -73,6 +73,42 @@ func TestCopies(t *testing.T) {
 	}
 }
 
+// TestManyCopies uploads many small arrays, more than both buffers hold, and copies parts of them to the host at once.
+func TestManyCopies(t *testing.T) {
+	s := open(t)
+	const n, each = 11, stageBytes / 16
+	var arrays []Array[float32]
+	var hosts, want [][]float32
+	for i := range n {
+		host := make([]float32, each+i)
+		for j := range host {
+			host[j] = float32(i*each + j)
+		}
+		a, err := Upload(s, host)
+		do(t, err)
+		defer a.Free()
+		third := len(host) / 3
+		for _, part := range [][2]int{{0, third}, {third, 1}, {third + 1, 0}, {third + 1, third}, {5, 7}} { // the first two and the fourth follow each other
+			arrays = append(arrays, a.Slice(part[0], part[1]))
+			want = append(want, slices.Clone(host[part[0]:part[0]+part[1]]))
+			hosts = append(hosts, make([]float32, part[1]))
+		}
+		clear(host) // the copy does not read it any more
+	}
+	do(t, CopyAllTo(s, arrays, hosts))
+	for i := range want {
+		if !slices.Equal(hosts[i], want[i]) {
+			t.Fatalf("array %d came back changed", i)
+		}
+	}
+	if err := CopyAllTo(s, arrays[:2], hosts[:1]); err == nil || !strings.Contains(err.Error(), "the host has 1 slices, want 2") {
+		t.Errorf("the error is %v", err)
+	}
+	if err := CopyAllTo(s, arrays[:1], hosts[1:2]); err == nil || !strings.Contains(err.Error(), "slice 0 of the host has 1 elements") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
 func TestOutOfMemory(t *testing.T) {
 	s := open(t)
 	small, err := Upload(s, []float32{1, 2, 3})

@@ -23,6 +23,7 @@ type staging struct {
 type piece struct {
 	host   []byte
 	device uintptr
+	joined bool // the bytes on the device follow those of the piece before, in the same allocation
 }
 
 // prepare makes the buffers at the first copy.
@@ -72,7 +73,7 @@ func (g *staging) up(pieces ...piece) error {
 				return err
 			}
 			g.used = min((g.used+n+63)/64*64, stageBytes)
-			p = piece{p.host[n:], p.device + uintptr(n)}
+			p = piece{host: p.host[n:], device: p.device + uintptr(n)}
 		}
 	}
 	return nil
@@ -89,20 +90,34 @@ func (g *staging) down(pieces ...piece) error {
 		if err := g.busy[i].Synchronize(); err != nil { // the buffer may still be in use by an upload
 			return nil, err
 		}
-		for at := 0; len(pieces) > 0 && at < stageBytes; {
+		at, from, run := 0, uintptr(0), 0 // the last run bytes of the buffer are copied together
+		queue := func() error {
+			if run == 0 {
+				return nil
+			}
+			return g.stream.do(cuMemcpyDtoHAsync, uintptr(g.buffer[i])+uintptr(at-run), from, uintptr(run), g.stream.handle)
+		}
+		for len(pieces) > 0 && at < stageBytes {
 			p := pieces[0]
 			n := min(stageBytes-at, len(p.host))
 			if n > 0 {
-				if err := g.stream.do(cuMemcpyDtoHAsync, uintptr(g.buffer[i])+uintptr(at), p.device, uintptr(n), g.stream.handle); err != nil {
-					return nil, err
+				if !p.joined || run == 0 {
+					if err := queue(); err != nil {
+						return nil, err
+					}
+					from, run = p.device, 0
 				}
 				to = append(to, p.host[:n])
+				at, run = at+n, run+n
 			}
-			if at += n; n == len(p.host) {
+			if n == len(p.host) {
 				pieces = pieces[1:]
 			} else {
-				pieces[0] = piece{p.host[n:], p.device + uintptr(n)}
+				pieces[0] = piece{host: p.host[n:], device: p.device + uintptr(n)}
 			}
+		}
+		if err := queue(); err != nil {
+			return nil, err
 		}
 		if len(to) == 0 {
 			return nil, nil

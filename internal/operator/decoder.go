@@ -28,7 +28,8 @@ type Decoder struct {
 	logits *G.Node
 
 	states   [2][]*Tensor
-	at       int // index of the states before the next run
+	whole    [2]*buffer // the memory of the states
+	at       int        // index of the states before the next run
 	captured [2]captured
 	result   *Tensor // the logits of the last run
 	began    bool    // the first run has loaded the kernels
@@ -71,12 +72,8 @@ func NewDecoder(p Place, ids, logits *G.Node, before, after G.Nodes) (*Decoder, 
 	}
 	err := d.place.context.Do(func(s *cuda.Stream) (err error) {
 		for i := range d.states {
-			for _, n := range before {
-				t := newTensor(d.place, n.Shape())
-				if _, err := t.array(); err != nil {
-					return err
-				}
-				d.states[i] = append(d.states[i], t)
+			if err := d.newStates(s, i); err != nil {
+				return err
 			}
 		}
 		d.ids, err = d.place.newRaised(s, Ints, ids.Shape())
@@ -86,6 +83,27 @@ func NewDecoder(p Place, ids, logits *G.Node, before, after G.Nodes) (*Decoder, 
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
+}
+
+// newStates makes a set of states of zeros. They lie one after another in one array, so that a sequence's states are copied at once.
+func (d *Decoder) newStates(s *cuda.Stream, i int) (err error) {
+	padded := func(n *G.Node) int { return (n.Shape().TotalSize() + 127) / 128 * 128 }
+	total := 0
+	for _, n := range d.before {
+		total += padded(n)
+	}
+	if d.whole[i], err = d.place.context.newBuffer(total); err != nil {
+		return err
+	}
+	rest := d.whole[i].array
+	for _, n := range d.before {
+		t := newTensor(d.place, n.Shape())
+		t.buffer = &buffer{array: rest.Slice(0, n.Shape().TotalSize())}
+		t.buffer.refs.Store(2) // so that it is never freed by itself
+		d.states[i] = append(d.states[i], t)
+		rest = rest.Slice(padded(n), rest.Len()-padded(n))
+	}
+	return d.whole[i].array.Fill(s, 0)
 }
 
 // order collects the nodes that the roots need, each after its operands.
@@ -304,6 +322,9 @@ func (d *Decoder) SetStates(host []*tensor.Dense) error {
 
 // SetRow sets the states of one sequence of the batch from the host, in the order of NewDecoder. nil stands for zeros.
 func (d *Decoder) SetRow(row int, host []*tensor.Dense) error {
+	if host == nil && d.ids.shape[0] == 1 {
+		return d.do(func(s *cuda.Stream) error { return d.whole[d.at].array.Fill(s, 0) })
+	}
 	return d.eachState(func(s *cuda.Stream, i int, a cuda.Array[float32]) error {
 		if a = d.row(a, row); host == nil {
 			return a.Fill(s, 0)
@@ -314,6 +335,9 @@ func (d *Decoder) SetRow(row int, host []*tensor.Dense) error {
 
 // CopyRow sets the states of one sequence of the batch to those of a sequence of another decoder of the same model and place.
 func (d *Decoder) CopyRow(row int, from *Decoder, fromRow int) error {
+	if d.ids.shape[0] == 1 && from.ids.shape[0] == 1 {
+		return d.do(func(s *cuda.Stream) error { return d.whole[d.at].array.CopyOf(s, from.whole[from.at].array) })
+	}
 	return d.eachState(func(s *cuda.Stream, i int, a cuda.Array[float32]) error {
 		b, err := from.states[from.at][i].array()
 		if err != nil {
@@ -401,6 +425,8 @@ func (d *Decoder) Close() error {
 			for _, t := range d.states[i] {
 				t.drop()
 			}
+			d.whole[i].release()
+			d.whole[i] = nil
 		}
 		d.result.drop()
 		if d.ids != nil && !d.closed {
