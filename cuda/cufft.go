@@ -13,8 +13,7 @@ const (
 	cufftMakePlanMany
 	cufftSetStream
 	cufftSetWorkArea
-	cufftExecD2Z
-	cufftExecZ2D
+	cufftExecZ2Z
 )
 
 var cufft = newCuFFT()
@@ -23,7 +22,7 @@ func newCuFFT() *library {
 	return &library{
 		name: "cuFFT", file: "libcufft.so", variable: "MAMBA_CUFFT", majors: []string{"12", "11", "10"}, // of CUDA 13, 12 and 11
 		symbols: []string{"cufftCreate", "cufftDestroy", "cufftSetAutoAllocation", "cufftMakePlanMany", "cufftSetStream", "cufftSetWorkArea",
-			"cufftExecD2Z", "cufftExecZ2D"},
+			"cufftExecZ2Z"},
 		codes: map[int]string{
 			1: "CUFFT_INVALID_PLAN", codeOutOfMemory: "CUFFT_ALLOC_FAILED", 4: "CUFFT_INVALID_VALUE", 5: "CUFFT_INTERNAL_ERROR",
 			6: "CUFFT_EXEC_FAILED", 7: "CUFFT_SETUP_FAILED", 8: "CUFFT_INVALID_SIZE", 13: "CUFFT_NO_WORKSPACE", 14: "CUFFT_NOT_IMPLEMENTED",
@@ -32,12 +31,8 @@ func newCuFFT() *library {
 	}
 }
 
-// fft is a real Fourier transform in place, of several rows of points + 2 float64 each: from points real numbers to points/2 + 1 complex
-// numbers, or back, multiplied by points.
-type fft struct {
-	inverse      bool
-	points, rows int
-}
+// fft is a Fourier transform in place, of rows of points complex numbers of float64.
+type fft struct{ points, rows int }
 
 // fftPlan is cuFFT's plan for a transform.
 type fftPlan struct {
@@ -79,31 +74,24 @@ func (s *Stream) newPlan(f fft) (p fftPlan, err error) {
 	if err := cufft.do(d, cufftSetAutoAllocation, uintptr(p.handle), 0); err != nil {
 		return p, err
 	}
-	kind, from, to := uintptr(0x6a), f.points+2, f.points/2+1 // CUFFT_D2Z
-	if f.inverse {
-		kind, from, to = 0x6c, to, from // CUFFT_Z2D
-	}
-	points, row := int32(f.points), [2]int32{int32(from), int32(to)}
+	const z2z = 0x69
+	points := int32(f.points)
 	if err := s.pool.retry(0, func() error {
-		return cufft.do(d, cufftMakePlanMany, uintptr(p.handle), 1, uintptr(unsafe.Pointer(&points)), uintptr(unsafe.Pointer(&row[0])), 1, uintptr(from),
-			uintptr(unsafe.Pointer(&row[1])), 1, uintptr(to), kind, uintptr(f.rows), uintptr(unsafe.Pointer(&p.work)))
+		return cufft.do(d, cufftMakePlanMany, uintptr(p.handle), 1, uintptr(unsafe.Pointer(&points)), uintptr(unsafe.Pointer(&points)), 1,
+			uintptr(f.points), uintptr(unsafe.Pointer(&points)), 1, uintptr(f.points), z2z, uintptr(f.rows), uintptr(unsafe.Pointer(&p.work)))
 	}); err != nil {
 		return p, err
 	}
 	return p, cufft.do(d, cufftSetStream, uintptr(p.handle), s.handle)
 }
 
-// transform queues a transform. work has as many bytes as its plan says.
-func (s *Stream) transform(f fft, rows Array[float64], work Array[uint8]) error {
+// transform queues a transform with e^{-2πi/points}, or with the sign 1 its inverse times points. work has as many bytes as its plan says.
+func (s *Stream) transform(f fft, sign int, rows Array[float64], work Array[uint8]) error {
 	p, err := s.planFFT(f)
 	if err != nil {
 		return err
 	}
-	exec := cufftExecD2Z
-	if f.inverse {
-		exec = cufftExecZ2D
-	}
-	return s.queue(fourier, append(s.words[:0], uint64(p.handle), uint64(work.address), uint64(rows.address), uint64(exec)))
+	return s.queue(fourier, append(s.words[:0], uint64(p.handle), uint64(work.address), uint64(rows.address), uint64(sign)))
 }
 
 // releasePlans frees the plans.

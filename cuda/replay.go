@@ -36,7 +36,7 @@ var (
 	copying  = &function{name: "a copy"}               // to, from, bytes
 	product  = &function{name: "a product of cuBLAS"}  // the arguments of cublasGemmEx; alpha and beta instead of their addresses
 	products = &function{name: "products of cuBLAS"}   // those of cublasGemmStridedBatchedEx, in the same way
-	fourier  = &function{name: "a transform of cuFFT"} // plan, working memory, rows, function of cuFFT
+	fourier  = &function{name: "a transform of cuFFT"} // plan, working memory, rows, sign
 )
 
 func (t task) is(f *function, words []uint64) bool {
@@ -314,7 +314,7 @@ func (s *Stream) issue(f *function, w []uint64) error {
 		if err := cufft.do(d, cufftSetWorkArea, a(0), a(1)); err != nil {
 			return err
 		}
-		return cufft.do(d, int(w[3]), a(0), a(2), a(2))
+		return cufft.do(d, cufftExecZ2Z, a(0), a(2), a(2), a(3))
 	default:
 		return s.launch(f, w)
 	}

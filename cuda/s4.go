@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// S4 is a time-invariant state space model for each channel, on the device. op.S4 defines it. It is computed as a recurrence in float64, whose
-// time grows with the length; several blocks of threads share the length of a few channels.
+// S4 is a time-invariant state space model for each channel, on the device. op.S4 defines it. It is computed in float64: as a recurrence, or, for
+// whole sequences of many modes, as a convolution by cuFFT, if it is installed. The convolution uses up to 256 MiB of working memory.
 type S4 struct {
 	Batch, Length, Channels, Modes int
 	Bilinear                       bool // discretise by w = (1 + Δa/2)/(1 - Δa/2), else by the zero-order hold

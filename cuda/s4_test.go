@@ -204,6 +204,11 @@ func TestS4(t *testing.T) {
 		if len(s.ffts) == 0 {
 			t.Error("there was no transform")
 		}
+		for f, plan := range s.ffts {
+			if plan.wrong != nil {
+				t.Errorf("%+v: %v", f, plan.wrong)
+			}
+		}
 	})
 	t.Run("several sequences in a block", func(t *testing.T) {
 		crowd(t, s)
@@ -410,19 +415,19 @@ func TestS4Rule(t *testing.T) {
 	for _, test := range []struct {
 		batch, length, modes int
 		convolves            bool
-	}{{8, 1024, 64, true}, {8, 1024, 32, false}, {1, 1024, 64, false}, {8, 8192, 64, false}, {8, 8192, 256, true}, {8, 100, 64, false}, {8, 1 << 27, 256, false}} {
-		p := &S4{Batch: test.batch, Length: test.length, Channels: 40, Modes: test.modes}
+	}{{8, 1024, 32, true}, {8, 1024, 16, false}, {8, 1300, 32, false}, {4, 1024, 32, false}, {4, 1024, 33, true}, {1, 1024, 256, false}, {2, 4096, 64, true},
+		{8, 8192, 32, false}, {8, 8192, 64, true}, {8, 65536, 32, false}, {8, 65536, 64, true}, {8, 100, 64, false}, {8, 1 << 24, 256, false}} {
+		p := &S4{Batch: test.batch, Length: test.length, Channels: 1536, Modes: test.modes}
 		for _, back := range []bool{false, true} {
 			channels, err := p.convolves(s, Array[float32]{}, back)
 			do(t, err)
-			if channels > 0 != test.convolves || 8*channels*p.rows(back)*(fftPoints(test.length)+2) > s4Bytes {
+			if channels > 0 != test.convolves || 16*channels*p.rows(back)*fftPoints(test.length) > s4Bytes {
 				t.Errorf("%+v, back %t: %d channels at a time", test, back, channels)
 			}
 		}
 	}
 	for _, length := range []int{1, 2, 5, 6, 1000, 1025, 1 << 20} {
-		n := fftPoints(length)
-		if odd := n >> bits.TrailingZeros(uint(n)); n < 2*length-1 || n > max(8, 5*length/2+2) || n%2 > 0 || odd > 7 {
+		if n := fftPoints(length); n < length || n > max(4, 4*length/3+2) || n>>bits.TrailingZeros(uint(n)) > 5 {
 			t.Errorf("length %d: a transform of %d points", length, n)
 		}
 	}

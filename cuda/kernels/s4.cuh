@@ -23,7 +23,7 @@ struct S4 {
   double *skipSums;          // (part, channels): the gradient of D
 };
 
-struct Complex {
+struct __align__(16) Complex {
   double re, im;
 };
 __device__ __forceinline__ Complex operator+(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }

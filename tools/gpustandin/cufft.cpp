@@ -1,4 +1,5 @@
-// The functions of cuFFT that package cuda calls: real transforms of many rows, in double, in place or not.
+// The functions of cuFFT that package cuda calls: transforms of many rows of complex numbers, in double.
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <cstdint>
@@ -9,12 +10,12 @@
 #include "driver.h"
 
 namespace {
-enum { success = 0, invalidPlan = 1, allocFailed = 2, invalidValue = 4, invalidSize = 8, noWorkspace = 13, notImplemented = 14, D2Z = 0x6a, Z2D = 0x6c };
+enum { success = 0, invalidPlan = 1, allocFailed = 2, invalidValue = 4, invalidSize = 8, noWorkspace = 13, notImplemented = 14, Z2Z = 0x69 };
 
 typedef std::complex<double> Complex;
 
 struct Plan {
-  int n = 0, type = 0, rows = 0;
+  int n = 0, rows = 0;
   int64_t from = 0, to = 0; // distance of the rows of the operand and of the result
   Stream *stream = nullptr;
   void *area = nullptr;
@@ -30,7 +31,7 @@ Plan *planOf(int handle) {
   return at == plans.end() ? nullptr : at->second;
 }
 
-size_t workOf(const Plan &p) { return 16 * (p.n / 2 + 1); }
+size_t workOf(const Plan &p) { return (size_t)16 * p.n * (p.n > 64 ? p.rows : 1); } // as much as the rows, if they are long
 
 // dft returns the transform of the numbers x[0], x[step], …: Σ_t x_t e^(sign 2πi t k/n).
 std::vector<Complex> dft(const Complex *x, int n, int step, int sign) {
@@ -46,30 +47,6 @@ std::vector<Complex> dft(const Complex *x, int n, int step, int sign) {
     y[k] = even[k] + turned, y[k + n / 2] = even[k] - turned;
   }
   return y;
-}
-
-int exec(int handle, int type, double *x, double *y) {
-  Plan *found = planOf(handle);
-  if (!found || found->type != type) return invalidPlan;
-  const Plan p = *found;
-  if (!p.area) return noWorkspace;
-  return p.stream->queue([=] {
-    memset(p.area, 0xff, workOf(p)); // a real one computes in it
-    const int n = p.n, half = n / 2 + 1;
-    std::vector<Complex> row(n);
-    for (int64_t r = 0; r < p.rows; r++) {
-      if (type == D2Z) {
-        for (int t = 0; t < n; t++) row[t] = x[r * p.from + t];
-        memcpy((Complex *)y + r * p.to, dft(row.data(), n, 1, -1).data(), half * sizeof(Complex));
-        continue;
-      }
-      memcpy(row.data(), (Complex *)x + r * p.from, half * sizeof(Complex));
-      for (int k = 0; k < n - n / 2; k++) row[(n - k) % n] = std::conj(row[k]);
-      const auto out = dft(row.data(), n, 1, 1);
-      for (int t = 0; t < n; t++) y[r * p.to + t] = out[t].real();
-    }
-    return success;
-  });
 }
 }  // namespace
 
@@ -91,14 +68,25 @@ int cufftMakePlanMany(int handle, int rank, const int *n, const int *fromWidth, 
   Plan *p = planOf(handle);
   if (!p) return invalidPlan;
   if (refusesAllocation()) return allocFailed;
-  if (rank != 1 || fromStride != 1 || toStride != 1 || (type != D2Z && type != Z2D)) return notImplemented;
-  const int reals = type == D2Z ? from : to, numbers = type == D2Z ? to : from;
-  if (*n < 1 || rows < 1 || reals < *n || numbers < *n / 2 + 1 || *fromWidth > from || *toWidth > to) return invalidSize;
-  p->n = *n, p->type = type, p->rows = rows, p->from = from, p->to = to;
+  if (rank != 1 || fromStride != 1 || toStride != 1 || type != Z2Z) return notImplemented;
+  if (*n < 1 || rows < 1 || from < *n || to < *n || *fromWidth > from || *toWidth > to) return invalidSize;
+  p->n = *n, p->rows = rows, p->from = from, p->to = to;
   return *work = workOf(*p), success;
 }
 int cufftSetStream(int handle, Stream *s) { return planOf(handle) ? planOf(handle)->stream = s, success : invalidPlan; }
 int cufftSetWorkArea(int handle, void *area) { return planOf(handle) ? planOf(handle)->area = area, success : invalidPlan; }
-int cufftExecD2Z(int handle, double *x, double *y) { return exec(handle, D2Z, x, y); }
-int cufftExecZ2D(int handle, double *x, double *y) { return exec(handle, Z2D, x, y); }
+int cufftExecZ2Z(int handle, const Complex *x, Complex *y, int sign) {
+  Plan *found = planOf(handle);
+  if (!found || (sign != 1 && sign != -1)) return !found ? invalidPlan : invalidValue;
+  const Plan p = *found;
+  if (!p.area) return noWorkspace;
+  return p.stream->queue([=] {
+    memset(p.area, 0xff, workOf(p)); // a real one computes in it
+    for (int64_t r = 0; r < p.rows; r++) {
+      const auto row = dft(x + r * p.from, p.n, 1, sign);
+      std::copy(row.begin(), row.end(), y + r * p.to);
+    }
+    return success;
+  });
+}
 }

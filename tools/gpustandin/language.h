@@ -106,6 +106,7 @@ inline int __clz(unsigned v) { return v ? __builtin_clz(v) : 32; }
 
 inline float __expf(float x) { return expf(x); }
 inline float __fdividef(float a, float b) { return fabsf(b) > 0x1p126f && fabsf(b) <= 0x1p128 ? 0.f : a / b; } // as its manual says
+inline void sincospi(double x, double *sin, double *cos) { *sin = ::sin(M_PI * x), *cos = ::cos(M_PI * x); }
 inline double rsqrt(double x) { return 1 / sqrt(x); }
 using std::isinf;
 using std::max;
