@@ -68,18 +68,7 @@ type s4[T kernel.Float] struct {
 	batch, length, channels, modes, state int
 }
 
-// The indices of S4's operands.
-const (
-	s4U = iota
-	s4LogDelta
-	s4LogDecay
-	s4Frequency
-	s4C
-	s4D
-	s4Initial
-	s4Start
-)
-
+// The operands are checked in the order of kernel and onDevice.
 func newS4(in S4Inputs, cfg S4Config) (*s4[float32], *checker) {
 	c := newChecker("S4", "U", in.U)
 	s := c.required("U", in.U, "(batch, length, channels)", 0, 0, 0)
@@ -101,9 +90,8 @@ func newS4(in S4Inputs, cfg S4Config) (*s4[float32], *checker) {
 func (f *s4[T]) kernel(in []value[T]) *kernel.S4[T] {
 	return &kernel.S4[T]{
 		Batch: f.batch, Length: f.length, Channels: f.channels, Modes: f.modes, Bilinear: f.Bilinear,
-		U: in[s4U].Data, LogDelta: in[s4LogDelta].Data, LogDecay: in[s4LogDecay].Data,
-		Frequency: in[s4Frequency].Data, C: in[s4C].Data, D: in[s4D].Data,
-		Initial: in[s4Initial].Data, Start: in[s4Start].Marks,
+		U: in[0].Data, LogDelta: in[1].Data, LogDecay: in[2].Data, Frequency: in[3].Data,
+		C: in[4].Data, D: in[5].Data, Initial: in[6].Data, Start: in[7].Marks,
 	}
 }
 
@@ -117,8 +105,7 @@ func (f *s4[T]) Forward(in []value[T], out [][]T) {
 
 func (f *s4[T]) Backward(in []value[T], dout, grad [][]T) {
 	into := &kernel.S4Grad[T]{
-		U: grad[s4U], LogDelta: grad[s4LogDelta], LogDecay: grad[s4LogDecay],
-		Frequency: grad[s4Frequency], C: grad[s4C], D: grad[s4D], Initial: grad[s4Initial],
+		U: grad[0], LogDelta: grad[1], LogDecay: grad[2], Frequency: grad[3], C: grad[4], D: grad[5], Initial: grad[6],
 	}
 	if k := f.kernel(in); f.steps {
 		k.ScanBackward(dout[0], second(dout), into)
@@ -138,8 +125,8 @@ func (f *s4[T]) Fits(cuda.Precision) error {
 func (f *s4[T]) onDevice(in []onDevice) *cuda.S4 {
 	return &cuda.S4{
 		Batch: f.batch, Length: f.length, Channels: f.channels, Modes: f.modes, Bilinear: f.Bilinear,
-		U: in[s4U].Array, LogDelta: in[s4LogDelta].Array, LogDecay: in[s4LogDecay].Array, Frequency: in[s4Frequency].Array,
-		C: in[s4C].Array, D: in[s4D].Array, Initial: in[s4Initial].Array, Start: in[s4Start].Marks,
+		U: in[0].Array, LogDelta: in[1].Array, LogDecay: in[2].Array, Frequency: in[3].Array,
+		C: in[4].Array, D: in[5].Array, Initial: in[6].Array, Start: in[7].Marks,
 	}
 }
 
@@ -149,7 +136,6 @@ func (f *s4[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out [
 
 func (f *s4[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return f.onDevice(in).Backward(s, dout[0], second(dout), &cuda.S4Grad{
-		U: grad[s4U], LogDelta: grad[s4LogDelta], LogDecay: grad[s4LogDecay],
-		Frequency: grad[s4Frequency], C: grad[s4C], D: grad[s4D], Initial: grad[s4Initial],
+		U: grad[0], LogDelta: grad[1], LogDecay: grad[2], Frequency: grad[3], C: grad[4], D: grad[5], Initial: grad[6],
 	})
 }

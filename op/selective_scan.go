@@ -47,11 +47,8 @@ type ScanConfig struct {
 //
 // Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", algorithm 2.
 func SelectiveScan(in ScanInputs, cfg ScanConfig) (y *G.Node, err error) {
-	o, err := newScanOp(in, cfg)
-	if err != nil {
-		return nil, err
-	}
-	return o.apply()
+	f, c := newScan(in, cfg)
+	return c.apply1(f, (*scan[float64])(f), f.result())
 }
 
 // SelectiveScanWithState returns what SelectiveScan returns, and the state after the last step scanned, final (batch, channels, state).
@@ -72,23 +69,9 @@ type scan[T kernel.Float] struct {
 	bGroups, cGroups               int // 0 if constant over time
 }
 
-// The indices of a scan's operands.
-const (
-	scanU = iota
-	scanDelta
-	scanA
-	scanB
-	scanC
-	scanD
-	scanZ
-	scanDeltaBias
-	scanInitial
-	scanStart
-	scanOperands
-)
-
 func (f *scan[T]) result() tensor.Shape { return tensor.Shape{f.batch, f.length, f.channels} }
 
+// The operands are in the order of ScanInputs.
 func newScan(in ScanInputs, cfg ScanConfig) (*scan[float32], *checker) {
 	const row = "(batch, length, channels)"
 	c := newChecker("selective scan", "U", in.U)
@@ -134,11 +117,10 @@ func (f *scan[T]) groups(c *checker, name string, n *G.Node) int {
 func (f *scan[T]) kernel(in []value[T]) *kernel.Scan[T] {
 	return &kernel.Scan[T]{
 		Batch: f.batch, Length: f.length, Channels: f.channels, State: f.state,
-		U: in[scanU].Data, Delta: in[scanDelta].Data, A: in[scanA].Data,
-		B: kernel.Projection[T]{Data: in[scanB].Data, Groups: f.bGroups},
-		C: kernel.Projection[T]{Data: in[scanC].Data, Groups: f.cGroups},
-		D: in[scanD].Data, Z: in[scanZ].Data, DeltaBias: in[scanDeltaBias].Data,
-		Initial: in[scanInitial].Data, Start: in[scanStart].Marks,
+		U: in[0].Data, Delta: in[1].Data, A: in[2].Data,
+		B: kernel.Projection[T]{Data: in[3].Data, Groups: f.bGroups},
+		C: kernel.Projection[T]{Data: in[4].Data, Groups: f.cGroups},
+		D: in[5].Data, Z: in[6].Data, DeltaBias: in[7].Data, Initial: in[8].Data, Start: in[9].Marks,
 		Softplus: f.DeltaSoftplus, Reverse: f.Reverse,
 	}
 }
@@ -147,8 +129,8 @@ func (f *scan[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0
 
 func (f *scan[T]) Backward(in []value[T], dout, grad [][]T) {
 	f.kernel(in).Backward(dout[0], second(dout), &kernel.ScanGrad[T]{
-		U: grad[scanU], Delta: grad[scanDelta], A: grad[scanA], B: grad[scanB], C: grad[scanC],
-		D: grad[scanD], Z: grad[scanZ], DeltaBias: grad[scanDeltaBias], Initial: grad[scanInitial],
+		U: grad[0], Delta: grad[1], A: grad[2], B: grad[3], C: grad[4],
+		D: grad[5], Z: grad[6], DeltaBias: grad[7], Initial: grad[8],
 	})
 }
 
@@ -163,11 +145,11 @@ func (f *scan[T]) Fits(cuda.Precision) error {
 func (f *scan[T]) onDevice(in []onDevice) *cuda.Scan[float32] {
 	return &cuda.Scan[float32]{
 		Batch: f.batch, Length: f.length, Channels: f.channels, State: f.state,
-		U: in[scanU].Array, Delta: in[scanDelta].Array, A: in[scanA].Array,
-		B: cuda.Projection[float32]{Data: in[scanB].Array, Groups: f.bGroups},
-		C: cuda.Projection[float32]{Data: in[scanC].Array, Groups: f.cGroups},
-		D: in[scanD].Array, Z: in[scanZ].Array, DeltaBias: in[scanDeltaBias].Array,
-		Initial: in[scanInitial].Array, Start: in[scanStart].Marks, Softplus: f.DeltaSoftplus, Reverse: f.Reverse,
+		U: in[0].Array, Delta: in[1].Array, A: in[2].Array,
+		B: cuda.Projection[float32]{Data: in[3].Array, Groups: f.bGroups},
+		C: cuda.Projection[float32]{Data: in[4].Array, Groups: f.cGroups},
+		D: in[5].Array, Z: in[6].Array, DeltaBias: in[7].Array, Initial: in[8].Array, Start: in[9].Marks,
+		Softplus: f.DeltaSoftplus, Reverse: f.Reverse,
 	}
 }
 
@@ -189,10 +171,10 @@ func (f *scan[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out
 }
 
 func (f *scan[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, values kept) error {
-	return orZeros(s, dout[0], in[scanU].Len(), func(dy array) error {
+	return orZeros(s, dout[0], in[0].Len(), func(dy array) error {
 		return f.onDevice(in).Backward(s, values.(array), dy, second(dout), &cuda.ScanGrad[float32]{
-			U: grad[scanU], Delta: grad[scanDelta], A: grad[scanA], B: grad[scanB], C: grad[scanC],
-			D: grad[scanD], Z: grad[scanZ], DeltaBias: grad[scanDeltaBias], Initial: grad[scanInitial],
+			U: grad[0], Delta: grad[1], A: grad[2], B: grad[3], C: grad[4],
+			D: grad[5], Z: grad[6], DeltaBias: grad[7], Initial: grad[8],
 		})
 	})
 }

@@ -11,6 +11,8 @@ import (
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/internal/operator"
 )
 
 // weighted is the weighted sum of all elements of its operands. Gorgonia's own product cannot be used: it needs a kernel that Gorgonia's
@@ -50,13 +52,13 @@ func (p *scanProblem) onCPU(withState bool) map[string][]float64 {
 	}
 	f.withState = withState
 	list := c.in
-	values, grads := make([]value[float32], scanOperands), make([][]float32, scanOperands)
+	values, grads := make([]value[float32], len(list)), make([][]float32, len(list))
 	for i, o := range list {
 		if o.Node == nil {
 			continue
 		}
 		data := elements(o.Node.Value())
-		if values[i].Shape = o.Node.Shape(); i == scanStart {
+		if values[i].Shape = o.Node.Shape(); o.Kind == operator.Marks {
 			for _, x := range data {
 				values[i].Marks = append(values[i].Marks, x != 0)
 			}

@@ -8,7 +8,6 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
-	"github.com/gomamba/mamba/internal/node"
 	"github.com/gomamba/mamba/internal/operator"
 )
 
@@ -31,15 +30,6 @@ var (
 
 // NewSelectiveScanOp returns the operator for operands like these. Errors: those of SelectiveScan.
 func NewSelectiveScanOp(in ScanInputs, cfg ScanConfig) (*SelectiveScanOp, error) {
-	o, err := newScanOp(in, cfg)
-	if err != nil {
-		return nil, err
-	}
-	o.made.Share()
-	return o, nil
-}
-
-func newScanOp(in ScanInputs, cfg ScanConfig) (*SelectiveScanOp, error) {
 	f, c := newScan(in, cfg)
 	if c.err != nil {
 		return nil, c.err
@@ -50,6 +40,7 @@ func newScanOp(in ScanInputs, cfg ScanConfig) (*SelectiveScanOp, error) {
 	if err != nil {
 		return nil, fmt.Errorf("op: %s: %w", c.op, err)
 	}
+	o.Share()
 	return &SelectiveScanOp{o, in, cfg, nodes}, nil
 }
 
@@ -87,15 +78,6 @@ func (o *SelectiveScanOp) FinalState() (*G.Node, error) {
 	}
 	_, final, err := SelectiveScanWithState(o.in, o.cfg)
 	return final, err
-}
-
-// apply adds the operator to the graph of its operands.
-func (o *SelectiveScanOp) apply() (*G.Node, error) {
-	n, err := node.Apply(operator.Replace(o.made), o.nodes...)
-	if err != nil {
-		return nil, fmt.Errorf("op: %v: %w", o, err)
-	}
-	return n, nil
 }
 
 // The methods below implement gorgonia.Op, SDOp, ADOp and UsePreallocDoer.
