@@ -30,17 +30,10 @@ type deviceReader struct {
 	logits  []float32
 	greedy  bool  // read only the tokens of the largest logits, not the logits
 	best    []int // these tokens; -1 if the logits are wrong
-	hostNew bool  // the states on the host were written, and the states on the device are out of date
 	hostOld bool  // the states on the device were written, and the states on the host are out of date
 }
 
-func (d *deviceReader) read(r *reader, tokens []int) error {
-	if d.hostNew {
-		if err := d.decoder.SetStates(r.state); err != nil {
-			return err
-		}
-		d.hostNew = false
-	}
+func (d *deviceReader) read(tokens []int) error {
 	if err := d.decoder.Read(tokens); err != nil || d.logits == nil {
 		return err
 	}
@@ -99,13 +92,6 @@ func (r *reader) take(row int, from *reader) error {
 	}
 	r.device.hostOld = true
 	return r.device.decoder.CopyRow(row, from.device.decoder, 0)
-}
-
-// stateWritten records that r.state was written.
-func (r *reader) stateWritten() {
-	if r.device != nil {
-		r.device.hostNew, r.device.hostOld = true, false
-	}
 }
 
 // bringState brings r.state up to date.

@@ -89,15 +89,15 @@ func (g *Generator) enter() error {
 // steps, and between pieces of a prompt. A prompt that is empty or has a token outside the vocabulary is an error before anything
 // is computed.
 func (g *Generator) Generate(ctx context.Context, prompts [][]int, each func(prompt, token int) error) ([][]int, error) {
-	if err := g.enter(); err != nil {
-		return nil, fmt.Errorf("nn: generate: the generator is %w", err)
+	var seed uint64
+	if g != nil { // Continue returns the error of a nil Generator
+		seed = g.cfg.Seed
 	}
-	defer g.mu.Unlock()
 	sequences := make([]*Sequence, len(prompts))
 	for i, p := range prompts {
-		sequences[i] = NewSequence(g.cfg.Seed+uint64(i), p...)
+		sequences[i] = NewSequence(seed+uint64(i), p...)
 	}
-	return g.proceed(ctx, sequences, each)
+	return g.Continue(ctx, sequences, each)
 }
 
 // Continue is Generate for sequences. Each sequence is then after its new tokens, and a later call continues from there.
@@ -110,10 +110,6 @@ func (g *Generator) Continue(ctx context.Context, sequences []*Sequence, each fu
 		return nil, fmt.Errorf("nn: generate: the generator is %w", err)
 	}
 	defer g.mu.Unlock()
-	return g.proceed(ctx, sequences, each)
-}
-
-func (g *Generator) proceed(ctx context.Context, sequences []*Sequence, each func(sequence, token int) error) ([][]int, error) {
 	if ctx == nil {
 		return nil, fmt.Errorf("nn: generate: the context is missing, want one such as context.Background()")
 	}

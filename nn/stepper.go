@@ -207,7 +207,7 @@ func (r *reader) length() int { return r.ids.Shape()[1] }
 // change until commit.
 func (r *reader) read(tokens []int) error {
 	if r.device != nil {
-		return r.device.read(r, tokens)
+		return r.device.read(tokens)
 	}
 	copy(r.ids.Data().([]int), tokens)
 	r.machine.Reset()
@@ -226,10 +226,9 @@ func (r *reader) commit() {
 }
 
 func (r *reader) reset() {
-	for _, v := range r.state {
-		v.Zero()
+	for row := range r.batch() {
+		_ = r.load(row, nil) // an error of the device is also that of the next read
 	}
-	r.stateWritten()
 }
 
 // close frees the graph, the state and the memory on a device. The reader cannot be used afterwards.

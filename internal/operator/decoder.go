@@ -315,11 +315,6 @@ func (d *Decoder) Commit() {
 	d.at = 1 - d.at
 }
 
-// SetStates copies states from the host to the device, in the order of NewDecoder.
-func (d *Decoder) SetStates(host []*tensor.Dense) error {
-	return d.eachState(func(s *cuda.Stream, i int, a cuda.Array[float32]) error { return a.CopyFrom(s, floats(host[i])) })
-}
-
 // SetRow sets the states of one sequence of the batch from the host, in the order of NewDecoder. nil stands for zeros.
 func (d *Decoder) SetRow(row int, host []*tensor.Dense) error {
 	if host == nil && d.ids.shape[0] == 1 {
