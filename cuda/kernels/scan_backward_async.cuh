@@ -5,7 +5,7 @@
 // without other threads. What threads add for each other, over the states of a channel and over the channels of a block, they write to shared
 // memory, eight steps at a time; nobody waits for a shuffle. Each of these eight steps is then finished by the threads of one row.
 //
-// The tile has no test for an element and no branch. Channels and steps beyond the last are read as zeros, with Δ = 0, and are not written.
+// No element of a tile is tested. Channels and steps beyond the last are read as zeros, with Δ = 0, and rows of them are not written.
 #pragma once
 #include <type_traits>
 
