@@ -9,7 +9,9 @@
 //	err = scan.Forward(stream, y, final, checkpoints)
 //	err = y.CopyTo(stream, host)            // waits until the numbers are there
 //
-// Functions queue work on a [Stream], which runs it in order. Copies to the host and Synchronize wait until the results are there. Several
+// Functions queue work on a [Stream], which runs it in order. Copies to the host and Synchronize wait until the results are there. A stream can
+// hold back work that repeats, to queue it as a CUDA graph ([Device.Launches]). Before another library reads an array at its address, call
+// Synchronize, or wait for an [Event]. Several
 // goroutines may use a Device at the same time. Only one at a time may use a Stream and the arrays made on it. Close of the Device frees
 // everything.
 package cuda

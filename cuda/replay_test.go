@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -277,4 +278,29 @@ func TestRepeat(t *testing.T) {
 	run(3)
 	var none *Stream
 	none.Repeat(&work)
+}
+
+// An allocation that fails while work is held back queues that work, and leaves the stream and its graphs usable.
+func TestReplayOutOfMemory(t *testing.T) {
+	s := withGraphs(t, "on")
+	limit := gputest.Allocations(t)
+	x, y := filled(t, s, 100, 0), filled(t, s, 100, 1)
+	for run := range 6 {
+		do(t, x.Fill(s, 0))
+		for i := range 9 {
+			do(t, Add(s, x, y, x))
+			if run == 4 && i == 5 {
+				limit(0)
+				if _, err := NewArray[float32](s, 1<<20); !errors.As(err, new(*OutOfMemory)) {
+					t.Errorf("the error is %v, want one of memory", err)
+				}
+				limit(-1)
+			}
+		}
+		before := s.device.Launches()
+		holds(t, s, "the sum", x, 9)
+		if after := s.device.Launches(); run == 5 && (after != before || before.Replayed != 30) {
+			t.Errorf("%+v and %+v, want three runs of ten pieces replayed", before, after)
+		}
+	}
 }
