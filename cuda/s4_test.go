@@ -473,16 +473,17 @@ func TestS4WithoutSteps(t *testing.T) {
 	near(t, "final", get(t, s, final), make([]float64, 4), 0)
 }
 
-// BenchmarkS4 measures S4 with a complex state of 64 numbers (32 modes), by the recurrence and by convolution.
+// BenchmarkS4 measures S4 with complex states of 64 and 128 numbers (32 and 64 modes), by the recurrence and by convolution.
 func BenchmarkS4(b *testing.B) {
 	s := open(b)
-	b.Run("recurrence", func(b *testing.B) { by(b, s, s4Recurrence); benchmarkS4(b, s) })
-	b.Run("convolution", func(b *testing.B) { by(b, s, s4Convolution); benchmarkS4(b, s) })
+	for _, modes := range []int{32, 64} {
+		b.Run(fmt.Sprint("recurrence/N", 2*modes), func(b *testing.B) { by(b, s, s4Recurrence); benchmarkS4(b, s, modes) })
+		b.Run(fmt.Sprint("convolution/N", 2*modes), func(b *testing.B) { by(b, s, s4Convolution); benchmarkS4(b, s, modes) })
+	}
 }
 
-func benchmarkS4(b *testing.B, s *Stream) {
-	const modes = 32
-	for _, n := range []struct{ batch, channels, length int }{{8, 1536, 1024}, {8, 1536, 8192}, {1, 1536, 65536}, {1, 768, 65536}, {64, 256, 1024}, {1, 1536, 1}, {8, 1536, 1}} {
+func benchmarkS4(b *testing.B, s *Stream, modes int) {
+	for _, n := range []struct{ batch, channels, length int }{{8, 1536, 1024}, {8, 1536, 4096}, {8, 1536, 8192}, {1, 1536, 65536}, {1, 768, 65536}, {64, 256, 1024}, {1, 1536, 1}, {8, 1536, 1}} {
 		rows := n.batch * n.length * n.channels
 		each := func(k int) Array[float32] { return zeros[float32](b, s, k*n.channels) }
 		p := &S4{Batch: n.batch, Length: n.length, Channels: n.channels, Modes: modes, U: each(n.batch * n.length), LogDelta: each(1),
