@@ -127,7 +127,7 @@ func (p *fp16x3Split) set(x Array[float32], stride, across int) {
 	if p.along == 0 {
 		p.width = int64(across)
 		strips := (p.width + 127) / 128
-		p.blocks = strips * max(1, min(1024/strips, p.depth/64))
+		p.blocks = strips * max(1, min(fp16x3Blocks/strips, p.depth/64))
 		return
 	}
 	p.rows, p.blocks = int64(across), int64(across)
@@ -168,3 +168,4 @@ func aligned(address uintptr, stride int) int64 {
 	}
 	return 0
 }
+var fp16x3Blocks = int64(1024)
