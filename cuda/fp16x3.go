@@ -7,7 +7,7 @@ import (
 )
 
 // The table of FP16x3: from how many multiplications on, and from which smallest of the three sizes on, a product is faster in three products
-// of float16 than in float32 (docs/cuda.md). Others are computed in float32.
+// of float16 than in float32 (docs/cuda.md). Others, and those of two transposed operands, are computed in float32.
 var fp16x3Least, fp16x3Narrow = 1 << 29, 128
 
 // fp16x3Part is the most numbers along k that tensor cores add up. They cut sums off. The parts are added with rounding.
@@ -20,7 +20,8 @@ func fp16x3[A, C Activation](s *Stream, m, n, k int, alpha float32, from, by Mat
 	a, okA := any(from).(Matrix[float32])
 	b, okB := any(by).(Matrix[float32])
 	c, okC := any(to).(Matrix[float32])
-	if !okA || !okB || !okC || count(m, n, k) < fp16x3Least || min(m, n, k) < fp16x3Narrow || k > 1<<29 {
+	if !okA || !okB || !okC || count(m, n, k) < fp16x3Least || min(m, n, k) < fp16x3Narrow ||
+		k > 1<<29 || a.Transposed && b.Transposed {
 		return false, nil
 	}
 	parts := (k + fp16x3Part - 1) / fp16x3Part
@@ -127,7 +128,7 @@ func (p *fp16x3Split) set(x Array[float32], stride, across int) {
 	if p.along == 0 {
 		p.width = int64(across)
 		strips := (p.width + 127) / 128
-		p.blocks = strips * max(1, min(fp16x3Blocks/strips, p.depth/64))
+		p.blocks = strips * max(1, min(1024/strips, p.depth/64))
 		return
 	}
 	p.rows, p.blocks = int64(across), int64(across)
@@ -168,4 +169,3 @@ func aligned(address uintptr, stride int) int64 {
 	}
 	return 0
 }
-var fp16x3Blocks = int64(1024)
