@@ -247,6 +247,7 @@ template <class X, int TH, int T, bool GATED, bool ENDS, int AHEAD = 1> __device
     for (int e = 0; e < E; e++) before[e] = now[e], now[e] = next[e];
     buf ^= 1, checkpoint += DN;
   }
+  groupsCopied();  // no copy may arrive after the block has ended
   __syncthreads();
   if (!ENDS) put(tiles - 1, buf ^ 1, before, steps - (tiles - 1) * T);
   float *end = ENDS ? s.states + (p.b * s.chunks + p.chunk) * DN : p.to == s.length && s.final ? s.final + p.b * DN : nullptr;
