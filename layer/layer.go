@@ -1,7 +1,9 @@
 package layer
 
 import (
+	"cmp"
 	"fmt"
+	"sync/atomic"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -42,22 +44,34 @@ type Slot = build.Slot
 // stands for zeros. A nil State is zero.
 type State = build.State
 
+var states atomic.Uint64
+
 // ZeroState returns input nodes with zeros, the state of a layer before a sequence. To continue from the state that a run returned, set
 // their values to it. It is an error if the layer is invalid, if g is nil, or if the batch is below 1 or does not fit into memory.
 func ZeroState(l Mixer, g *G.ExprGraph, batch int) (State, error) {
-	if isNil(l) {
+	switch {
+	case isNil(l):
 		return nil, fmt.Errorf("layer: ZeroState: the layer is missing, want one that its constructor returns")
+	case l.Err() != nil:
+		return nil, l.Err()
+	case g == nil:
+		return nil, fmt.Errorf("layer: ZeroState: the graph is missing")
+	case batch < 1:
+		return nil, fmt.Errorf("layer: ZeroState: batch is %d, want at least 1", batch)
 	}
-	if err := l.Err(); err != nil {
-		return nil, err
-	}
-	var dt tensor.Dtype
+	var o build.Options
+	slots := l.Slots()
 	for _, p := range l.Params() {
-		dt = p.Value.Dtype()
+		o.Dtype = p.Value.Dtype()
 	}
-	state, err := build.ZeroState(g, dt, l.Slots(), batch)
-	if err != nil {
-		return nil, fmt.Errorf("layer: %w", err)
+	if err := build.StateBytes(o.Dtype, slots).Times(batch).Fits("its states"); err != nil {
+		return nil, fmt.Errorf("layer: ZeroState: batch is %d: %w", batch, err)
+	}
+	id := states.Add(1) // makes the names differ, since Gorgonia merges leaves of one name
+	state := make(State, len(slots))
+	for i, s := range slots {
+		zeros := o.New(nil, append(tensor.Shape{batch}, s.Shape...)...)
+		state[i] = G.NodeFromAny(g, zeros, G.WithName(fmt.Sprintf("state.%s#%d", s.Name, id)))
 	}
 	return state, nil
 }
@@ -80,11 +94,8 @@ func newLayer[L any, P interface {
 	build.Layer[L]
 	build.Made[Params]
 }](what string, opts []Option, sizes []any, f func(l P, o build.Options) (Params, error)) P {
-	err := build.Axes(sizes...)
-	o, wrong := build.Collect(opts)
-	if err == nil {
-		err = wrong
-	}
+	o, err := build.Collect(opts)
+	err = cmp.Or(build.Axes(sizes...), err)
 	what = "layer: " + what
 	named := func(err error) error {
 		if err == nil {

@@ -25,12 +25,11 @@ type GenerateConfig struct {
 // It uses the model's weights without copying them, so it sees every change to them. One goroutine may use a Generator at a time;
 // a second one gets an error. Several Generators may use one model at the same time.
 type Generator struct {
-	lm  *LM
+	lm  *LM // nil once closed
 	cfg GenerateConfig
 	sampler
 
 	mu          sync.Mutex
-	closed      bool
 	step        *reader // for one token of each sequence of the last batch
 	piece, rest *reader // for whole pieces of a prompt, and for its last, shorter piece
 }
@@ -66,11 +65,11 @@ func NewGenerator(lm *LM, cfg GenerateConfig) (*Generator, error) {
 // enter locks the Generator for a call. If it returns nil, the caller must call g.mu.Unlock.
 func (g *Generator) enter() error {
 	switch {
-	case g == nil || g.lm == nil:
+	case g == nil:
 		return errClosed
 	case !g.mu.TryLock():
 		return errInUse
-	case g.closed:
+	case g.lm == nil:
 		g.mu.Unlock()
 		return errClosed
 	}
@@ -330,7 +329,7 @@ func (g *Generator) Close() error {
 		return fmt.Errorf("nn: close: the generator is %w", err)
 	}
 	defer g.mu.Unlock()
-	g.closed = true
+	g.lm = nil
 	var errs []error
 	for _, r := range []*reader{g.step, g.piece, g.rest} {
 		if r != nil {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -263,28 +262,6 @@ func (s *Steps) Mix(part Mixer, x *G.Node) *G.Node {
 	s.before = s.before[n:]
 	s.Put(next...)
 	return s.Do(y, err)
-}
-
-var states atomic.Uint64
-
-// ZeroState returns input nodes with zeros for slots.
-func ZeroState(g *G.ExprGraph, dt tensor.Dtype, slots []Slot, batch int) (State, error) {
-	if g == nil {
-		return nil, fmt.Errorf("ZeroState: the graph is missing")
-	}
-	if batch < 1 {
-		return nil, fmt.Errorf("ZeroState: batch is %d, want at least 1", batch)
-	}
-	if err := StateBytes(dt, slots).Times(batch).Fits("its states"); err != nil {
-		return nil, fmt.Errorf("ZeroState: batch is %d: %w", batch, err)
-	}
-	id := states.Add(1) // makes the names differ, since Gorgonia merges leaves of one name
-	state := make(State, len(slots))
-	for i, s := range slots {
-		zeros := Options{Dtype: dt}.New(nil, s.of(batch)...)
-		state[i] = G.NodeFromAny(g, zeros, G.WithName(fmt.Sprintf("state.%s#%d", s.Name, id)))
-	}
-	return state, nil
 }
 
 // StateBytes returns the bytes of the slots of one sequence.

@@ -97,7 +97,7 @@ func (d *Decoder) newStates(s *cuda.Stream, i int) (err error) {
 	}
 	rest := d.whole[i].array
 	for _, n := range d.before {
-		t := newTensor(d.place, n.Shape())
+		t := d.place.Zeros(n.Shape())
 		t.buffer = &buffer{array: rest.Slice(0, n.Shape().TotalSize())}
 		t.buffer.refs.Store(2) // so that it is never freed by itself
 		d.states[i] = append(d.states[i], t)

@@ -106,7 +106,7 @@ func (p Place) results(shapes []tensor.Shape, ready []*Tensor) (*Tensor, []cuda.
 	if len(parts) == 1 {
 		return parts[0], arrays, nil
 	}
-	t := newTensor(p, resultShape(shapes))
+	t := p.Zeros(resultShape(shapes))
 	t.parts = parts
 	return t, arrays, nil
 }

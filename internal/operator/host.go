@@ -16,8 +16,6 @@ type host[T Float] struct {
 	last G.Value // the result of the last run, if the operator reuses it
 }
 
-func hostBody[T Float](f Function[T]) body { return &host[T]{f: f} }
-
 func (h *host[T]) fresh() body       { return &host[T]{f: h.f} }
 func (h *host[T]) needsResult() bool { return h.keeps() > 0 }
 

@@ -151,7 +151,7 @@ func (s *scatter) onDevice(v G.Value) (G.Value, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.last.drop()
-	s.last = newTensor(s.place, s.to)
+	s.last = s.place.Zeros(s.to)
 	s.last.parts = make([]*Tensor, s.count)
 	s.last.parts[s.index] = grad.share()
 	grad.drop() // no other operator reads it; a sum that Gorgonia made has no other owner

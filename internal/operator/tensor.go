@@ -40,18 +40,32 @@ func (b *buffer) release() {
 	}
 }
 
+// onPlace is what the values on a device have in common. Its methods are those of gorgonia.Value that do not depend on the elements.
+type onPlace struct {
+	place Place
+	shape tensor.Shape
+}
+
+func (v *onPlace) Place() Place        { return v.place }
+func (v *onPlace) Shape() tensor.Shape { return v.shape }
+func (v *onPlace) Size() int           { return v.shape.TotalSize() }
+func (v *onPlace) MemSize() uintptr    { return uintptr(4 * v.Size()) }
+func (v *onPlace) Uintptr() uintptr    { return 0 }
+
+// dense provides the unexported methods of tensor.Tensor. The methods of onPlace hide the others.
+type dense struct{ *tensor.Dense }
+
 // Tensor is a Gorgonia value: numbers of float32 in a device's memory. It implements as much of tensor.Tensor as Gorgonia's machines need.
 // They add gradients, which is done on the device. Other operations return errors.
 type Tensor struct {
-	*tensor.Dense // shell; it provides the unexported methods of tensor.Tensor
-	place         Place
-	shape         tensor.Shape
-	buffer        *buffer   // nil for zeros, which take no memory, and if weight is set
-	weight        *Weight   // the weight whose numbers the tensor shows, if any
-	parts         []*Tensor // the tensors of a packed value; a nil element is zero
-	sums          []*Tensor // sums of this tensor and others that Gorgonia made, which are dropped with it
-	kept          atomic.Pointer[keptOnDevice]
-	gone          bool
+	dense // the shell
+	onPlace
+	buffer *buffer   // nil for zeros, which take no memory, and if weight is set
+	weight *Weight   // the weight whose numbers the tensor shows, if any
+	parts  []*Tensor // the tensors of a packed value; a nil element is zero
+	sums   []*Tensor // sums of this tensor and others that Gorgonia made, which are dropped with it
+	kept   atomic.Pointer[keptOnDevice]
+	gone   bool
 }
 
 // keptOnDevice holds the values that a forward pass keeps for the backward pass.
@@ -77,23 +91,18 @@ var shell = func() *tensor.Dense {
 
 var _ tensor.Tensor = (*Tensor)(nil)
 
-func newTensor(p Place, shape tensor.Shape) *Tensor {
-	return &Tensor{Dense: shell, place: p, shape: shape.Clone()}
-}
-
 // allocate returns a tensor with memory of its own. The context must be locked.
 func (p Place) allocate(shape tensor.Shape) (*Tensor, error) {
-	t := newTensor(p, shape)
+	t := p.Zeros(shape)
 	var err error
 	t.buffer, err = p.context.newBuffer(shape.TotalSize())
 	return t, err
 }
 
-// Zeros returns a tensor of zeros on a device, for the value of an input. It takes no memory before it is used.
-func (p Place) Zeros(shape tensor.Shape) *Tensor { return newTensor(p, shape) }
-
-// Place returns the tensor's place.
-func (t *Tensor) Place() Place { return t.place }
+// Zeros returns a tensor of zeros on a device. It takes no memory before it is used.
+func (p Place) Zeros(shape tensor.Shape) *Tensor {
+	return &Tensor{dense: dense{shell}, onPlace: onPlace{p, shape.Clone()}}
+}
 
 // drop releases the tensor's memory and kept values. Reading the tensor is an error afterwards. The context must be locked.
 func (t *Tensor) drop() {
@@ -116,7 +125,7 @@ func (t *Tensor) share() *Tensor {
 	if t == nil {
 		return nil
 	}
-	s := newTensor(t.place, t.shape)
+	s := t.place.Zeros(t.shape)
 	if s.weight, s.gone = t.weight, t.gone; t.buffer != nil {
 		t.buffer.refs.Add(1)
 		s.buffer = t.buffer
@@ -235,9 +244,7 @@ func (t *Tensor) check() error {
 
 // The methods below implement gorgonia.Value and tensor.Tensor.
 
-func (t *Tensor) Shape() tensor.Shape           { return t.shape }
 func (t *Tensor) Dims() int                     { return t.shape.Dims() }
-func (t *Tensor) Size() int                     { return t.shape.TotalSize() }
 func (t *Tensor) DataSize() int                 { return t.shape.TotalSize() }
 func (t *Tensor) Strides() []int                { return t.shape.CalcStrides() }
 func (t *Tensor) Dtype() tensor.Dtype           { return tensor.Float32 }
@@ -247,8 +254,6 @@ func (t *Tensor) Engine() tensor.Engine         { return engine{t.place.context,
 func (t *Tensor) IsNativelyAccessible() bool    { return false }
 func (t *Tensor) IsManuallyManaged() bool       { return true }
 func (t *Tensor) RequiresIterator() bool        { return false }
-func (t *Tensor) MemSize() uintptr              { return uintptr(4 * t.shape.TotalSize()) }
-func (t *Tensor) Uintptr() uintptr              { return 0 }
 func (t *Tensor) Format(s fmt.State, verb rune) { fmt.Fprint(s, t.String()) }
 func (t *Tensor) String() string {
 	return fmt.Sprintf("%v of float32 on %s", t.shape, t.place.context.name())

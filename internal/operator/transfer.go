@@ -185,7 +185,7 @@ func Int32(x int) int32 { return int32(min(max(x, math.MinInt32), math.MaxInt32)
 
 // newRaised returns Ints or Marks with memory on the device. The context must be locked.
 func (p Place) newRaised(s *cuda.Stream, kind Kind, shape tensor.Shape) (r *raised, err error) {
-	r = &raised{place: p, kind: kind, shape: slices.Clone(shape)}
+	r = &raised{onPlace: onPlace{p, shape.Clone()}, kind: kind}
 	if kind == Ints {
 		r.ids, err = cuda.NewArray[int32](s, shape.TotalSize())
 	} else {

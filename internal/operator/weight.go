@@ -14,7 +14,7 @@ import (
 // Weight is a tensor of float32 with a copy on a device: a Gorgonia value for weights and the moments of solvers. A copy that is out of
 // date is updated when it is used. All methods but Array, Half, HalfIfAny and Written lock the context.
 type Weight struct {
-	place  Place
+	onPlace
 	host   *tensor.Dense
 	device *buffer
 	half   cuda.Array[cuda.BFloat16]
@@ -41,7 +41,7 @@ func (p Place) NewWeight(host *tensor.Dense) (*Weight, error) {
 	case host.Dtype() != tensor.Float32 || host.IsScalar() || host.RequiresIterator() || !host.DataOrder().IsRowMajor():
 		return nil, fmt.Errorf("op: weight: a tensor of %v %v, want a row-major tensor of float32", host.Dtype(), host.Shape())
 	}
-	return &Weight{place: p, host: host, deviceOld: true, halfOld: true}, nil
+	return &Weight{onPlace: onPlace{p, host.Shape().Clone()}, host: host, deviceOld: true, halfOld: true}, nil
 }
 
 // Array returns the copy on the device, up to date, for reading. Use it inside the context's Do. After an error the next call tries
@@ -98,9 +98,6 @@ func (w *Weight) Written() { w.hostOld, w.deviceOld, w.halfOld = true, false, fa
 
 // Dense returns the tensor on the host without updating it: it may be older than the copy on the device.
 func (w *Weight) Dense() *tensor.Dense { return w.host }
-
-// Place returns the weight's place.
-func (w *Weight) Place() Place { return w.place }
 
 // ToHost brings the tensor on the host up to date and returns it. Do not call it inside the context's Do.
 func (w *Weight) ToHost() (*tensor.Dense, error) {
@@ -159,24 +156,8 @@ func (w *Weight) check() error {
 	return nil
 }
 
-func (w *Weight) Shape() tensor.Shape {
-	if w.host == nil {
-		return nil
-	}
-	return w.host.Shape()
-}
-
-func (w *Weight) Size() int {
-	if w.host == nil {
-		return 0
-	}
-	return w.host.Shape().TotalSize()
-}
-
 func (w *Weight) Dtype() tensor.Dtype           { return tensor.Float32 }
 func (w *Weight) Type() hm.Type                 { return typeOf(tensor.Float32, w.Shape()) }
-func (w *Weight) Uintptr() uintptr              { return 0 }
-func (w *Weight) MemSize() uintptr              { return uintptr(4 * w.Size()) }
 func (w *Weight) Format(s fmt.State, verb rune) { fmt.Fprint(s, w.String()) }
 func (w *Weight) String() string {
 	return fmt.Sprintf("weight %v of float32 on %s", w.Shape(), w.place.context.name())
@@ -202,7 +183,7 @@ func (w *Weight) Clone() (any, error) {
 
 // shown returns a tensor that shows the weight's numbers.
 func (w *Weight) shown() *Tensor {
-	t := newTensor(w.place, w.Shape())
+	t := w.place.Zeros(w.Shape())
 	t.weight = w
 	return t
 }
@@ -217,10 +198,9 @@ func (w *Weight) CopyTo(dest any) error {
 
 // raised is the value of Ints or Marks on a device.
 type raised struct {
-	place Place
-	kind  Kind
-	shape tensor.Shape
-	ints  []int // of Ints: the numbers on the host, nil if they are only on the device
+	onPlace
+	kind Kind
+	ints []int // of Ints: the numbers on the host, nil if they are only on the device
 
 	checked []*Operator // the operators that have checked ints; guarded by the context's lock
 	ids     cuda.Array[int32]
@@ -232,12 +212,7 @@ var (
 	_ G.Typer = (*raised)(nil)
 )
 
-func (r *raised) Place() Place                  { return r.place }
-func (r *raised) Shape() tensor.Shape           { return r.shape }
-func (r *raised) Size() int                     { return r.shape.TotalSize() }
 func (r *raised) Data() any                     { return nil }
 func (r *raised) Dtype() tensor.Dtype           { return tensor.Int }
 func (r *raised) Type() hm.Type                 { return typeOf(tensor.Int, r.shape) }
-func (r *raised) Uintptr() uintptr              { return 0 }
-func (r *raised) MemSize() uintptr              { return uintptr(r.Size()) }
 func (r *raised) Format(s fmt.State, verb rune) { fmt.Fprintf(s, "%v of int on %v", r.shape, r.place) }
