@@ -169,7 +169,8 @@ func (o *Operator) setBody(d Definition, first int) error {
 		for _, s := range o.out {
 			need = need.Plus(size.Of(o.dt.Size(), s...))
 		}
-		if o.body, o.function = (&host[float32]{f: d.Float32}), d.Float32; o.dt == tensor.Float64 {
+		o.body, o.function = &host[float32]{f: d.Float32}, d.Float32
+		if o.dt == tensor.Float64 {
 			o.body, o.function = &host[float64]{f: d.Float64}, d.Float64
 		}
 		return need.Fits(fmt.Sprintf("the results %v", o.out))
