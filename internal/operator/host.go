@@ -308,23 +308,6 @@ func unpack[T any](v []T, shapes []tensor.Shape) [][]T {
 	return parts
 }
 
-// slice returns the elements of a packed value from offset on as a tensor of a shape. It shares the memory.
-func slice(v G.Value, dt tensor.Dtype, of tensor.Shape, offset int, shape tensor.Shape) (*tensor.Dense, error) {
-	if dt == tensor.Float32 {
-		return sliceOf[float32](v, of, offset, shape)
-	}
-	return sliceOf[float64](v, of, offset, shape)
-}
-
-func sliceOf[T Float](v G.Value, of tensor.Shape, offset int, shape tensor.Shape) (*tensor.Dense, error) {
-	all, err := numbers[T](v, of)
-	if err != nil {
-		return nil, err
-	}
-	end := offset + shape.TotalSize()
-	return denseFrom(all[offset:end:end], shape), nil
-}
-
 // denseFrom returns elements as a tensor that shares their memory.
 func denseFrom[T any](v []T, shape tensor.Shape) *tensor.Dense {
 	return tensor.New(tensor.WithShape(shape.Clone()...), tensor.WithBacking(v))

@@ -55,11 +55,25 @@ func (v *view) Do(values ...G.Value) (G.Value, error) {
 		}
 		return t.parts[v.index], nil
 	}
-	d, err := slice(values[0], v.dt, v.of(), v.offset, v.to)
+	take := partOf[float64]
+	if v.dt == tensor.Float32 {
+		take = partOf[float32]
+	}
+	d, err := take(v, values[0])
 	if err != nil {
 		return nil, fmt.Errorf("op: %v: packed value %w", v, err)
 	}
 	return d, nil
+}
+
+// partOf returns a view's part of a packed value on the host. It shares the memory.
+func partOf[T Float](v *view, packed G.Value) (*tensor.Dense, error) {
+	all, err := numbers[T](packed, v.of())
+	if err != nil {
+		return nil, err
+	}
+	end := v.offset + v.to.TotalSize()
+	return denseFrom(all[v.offset:end:end], v.to), nil
 }
 
 func (v *view) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
