@@ -133,6 +133,20 @@ func blasType[T Activation]() uintptr {
 	return blasFloat
 }
 
+// In TF32, cuBLAS multiplies two operands that both lie across k at two thirds of the speed that it has if one of them lies along k, as for
+// the gradient of a weight. Products with m and n of at least leastAlongK and a large k copy the smaller operand.
+const leastAlongK = 256
+
+// alongK returns a copy of a matrix (k, n) that lies along k, as (n, k). The caller frees its data, also after an error.
+func alongK[T Activation](s *Stream, x Matrix[T], k, n int) (Matrix[T], error) {
+	y, err := NewArray[T](s, k*n)
+	if err != nil {
+		return Matrix[T]{}, err
+	}
+	g := grid{x: int64((k + 31) / 32), y: int64((n + 31) / 32), threads: 256}
+	return Matrix[T]{Data: y, Stride: k}, s.run("elementwise", "transpose", g, x.Data.address, y.address, k, n, x.Stride)
+}
+
 // MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c through cuBLAS, with sums in float32. FP16x3 and TF32 change only products of
 // float32. FP16x3 needs working memory, for operands of m rows at most 256 MB and the size of b.
 func MatMul[A, C Activation](s *Stream, p Precision, m, n, k int, a, b Matrix[A], beta float32, c Matrix[C]) error {
@@ -171,6 +185,20 @@ func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha fl
 	compute := uintptr(computeFloat)
 	if p == TF32 && blasType[A]() == blasFloat {
 		compute = computeTF32
+		if a.Transposed && !b.Transposed && min(m, n) >= leastAlongK && k >= 4*leastAlongK && k%8 == 0 {
+			var copied Array[A]
+			if m <= n {
+				a, err = alongK(s, a, k, m)
+				copied, a.Transposed = a.Data, false
+			} else {
+				b, err = alongK(s, b, k, n)
+				copied, b.Transposed = b.Data, true
+			}
+			defer copied.Free()
+			if err != nil {
+				return err
+			}
+		}
 	}
 	// cuBLAS is column-major. The rows of c are the columns of cᵀ = bᵀ·aᵀ.
 	s.words = append(s.words[:0], uint64(h), uint64(b.operation()), uint64(a.operation()), uint64(n), uint64(m), uint64(k),

@@ -195,6 +195,31 @@ func testMatMul[A, C Activation](t *testing.T, s *Stream) {
 	}
 }
 
+// TestMatMulAcross multiplies operands of which both lie across k, as for the gradient of a weight, in TF32.
+func TestMatMulAcross(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(26, 26))
+	for _, size := range [][3]int{{256, 300, 1024}, {289, 260, 1032}} {
+		m, n, k := size[0], size[1], size[2]
+		x, y := numbers[float32](r, k*(m+5), 1), numbers[float32](r, k*(n+3), 1)
+		c, again := blank[float32](t, s, m*n), blank[float32](t, s, m*n)
+		a, b := Matrix[float32]{put[float32](t, s, x), m + 5, true}, Matrix[float32]{put[float32](t, s, y), n + 3, false}
+		do(t, MatMul(s, TF32, m, n, k, a, b, 0, matrix(c, n)), MatMul(s, TF32, m, n, k, a, b, 0, matrix(again, n)))
+		want := make([]float64, m*n)
+		for l := range k {
+			for i := range m {
+				for j := range n {
+					want[i*n+j] += x[l*(m+5)+i] * y[l*(n+3)+j]
+				}
+			}
+		}
+		near(t, fmt.Sprint(size), get(t, s, c), want, 2e-3)
+		if !slices.Equal(get(t, s, c), get(t, s, again)) {
+			t.Errorf("%v: a second product differs", size)
+		}
+	}
+}
+
 func TestRMSNorm(t *testing.T) {
 	s := open(t)
 	both(t, func(t *testing.T) { testNorm[float32](t, s) }, func(t *testing.T) { testNorm[BFloat16](t, s) })

@@ -31,6 +31,21 @@ extern "C" __global__ void neg_exp_backward(const float *x, const float *dy, flo
   dx[i] = -expf(x[i]) * dy[i];
 }
 
+// transpose writes y (width, rows), the transpose of x (rows, width), whose rows are stride elements apart. A block of 256 threads processes 32
+// by 32 numbers.
+extern "C" __global__ void transpose(const float *x, float *y, int64_t rows, int64_t width, int64_t stride) {
+  __shared__ float tile[32][33];  // 33: the threads that read a column use different banks
+  const int across = threadIdx.x % 32, down = threadIdx.x / 32;
+  const int64_t row = (int64_t)blockIdx.x * 32, column = (int64_t)blockIdx.y * 32;
+#pragma unroll
+  for (int i = down; i < 32; i += 8)
+    if (row + i < rows && column + across < width) tile[i][across] = x[(row + i) * stride + column + across];
+  __syncthreads();
+#pragma unroll
+  for (int i = down; i < 32; i += 8)
+    if (column + i < width && row + across < rows) y[(column + i) * rows + row + across] = tile[across][i];
+}
+
 // copy_columns copies the columns [from, from + width) of x (rows, stride) to y (rows, width).
 extern "C" __global__ void copy_columns(const float *x, float *y, int64_t rows, int64_t stride, int64_t from, int64_t width) {
   EACH(rows * width)
