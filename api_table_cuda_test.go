@@ -249,8 +249,8 @@ func cudaCalls(g *gpu) []call {
 			}, fine: append(absent("", "4"), scanFine...)},
 		}),
 		methods("cuda.Step", func() any { return step() }, map[string]call{
-			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.State=*", "0.Rank=*", "0.Eps=0"}},
-			"Forward": {args: func() []any { return []any{s, f(8), f(32), f(32)} }, fine: append(absent("0.", "ConvBias", "InBias", "OutBias"), "0.Batch=0", "0.Eps=0")},
+			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.State=*", "0.Rank=*", "0.Eps=0", "0.Precision=0"}},
+			"Forward": {args: func() []any { return []any{s, f(8), f(32), f(32)} }, fine: append(absent("0.", "ConvBias", "InBias", "OutBias"), "0.Batch=0", "0.Eps=0", "0.Precision=0")},
 		}),
 		methods("cuda.Stream", func() any {
 			if g.t == nil {
@@ -290,6 +290,9 @@ func cudaCalls(g *gpu) []call {
 			row("MatMulScaled", cuda.MatMulScaled[float32, float32], products(float32(1)), "1=0", "2=0", "3=0", "5=*", "8=*"),
 			row("RMSNormForward", cuda.RMSNormForward[float32], func() []any { return []any{s, 2, 3, float32(1e-5), f(6), f(3), f(6)} }, "1=0", "2=0", "3=0"),
 			row("RMSNormBackward", cuda.RMSNormBackward[float32], func() []any { return []any{s, 2, 3, float32(1e-5), f(6), f(3), f(6), f(6), f(6), f(3)} }, "1=0", "2=0", "3=0", "7=zero"),
+			row("StepChain", cuda.StepChain[float32], func() []any {
+				return []any{s, []*cuda.Step[float32]{step(), step()}, []cuda.StepResult{{Y: f(8), Context: f(32), Scan: f(32)}, {Y: f(8), Context: f(32), Scan: f(32)}}}
+			}, append(absent("1[0].", "ConvBias", "InBias", "OutBias"), "1[0].Eps=0", "1[0].Precision=0")...),
 			row("StepProduct", cuda.StepProduct[float32], func() []any { return []any{s, 2, 3, 4, f(6), f(3), float32(1e-5), f(12), f(4), f(8), f(8)} }, "1=0", "2=0", "3=0", "5=zero", "6=0", "8=zero", "9=zero"),
 			row("ArrayAt", cuda.ArrayAt[float32], func() []any { return []any{s, uintptr(1 << 20), 4} }),
 			row("NewArray", func(s *cuda.Stream, n int) error {

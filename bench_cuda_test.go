@@ -109,7 +109,7 @@ func benchGenerate(b *testing.B, cfg nn.LMConfig) {
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
 		d := gputest.Open(b, cuda.Open)
 		lm := nn.NewLM(cfg, nn.OnDevice(d), nn.WithPrecision(p))
-		for _, m := range []struct{ batch, prompt, tokens int }{{1, 1, 200}, {8, 1, 100}, {1, 1024, 1}, {1, 16384, 1}} {
+		for _, m := range []struct{ batch, prompt, tokens int }{{1, 1, 200}, {8, 1, 200}, {64, 1, 200}, {256, 1, 100}, {1, 1024, 1}, {1, 16384, 1}} {
 			b.Run(fmt.Sprintf("%v/batch=%d/prompt=%d/tokens=%d", p, m.batch, m.prompt, m.tokens), func(b *testing.B) {
 				g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: m.tokens})
 				if err != nil {
@@ -140,5 +140,32 @@ func benchGenerate(b *testing.B, cfg nn.LMConfig) {
 				b.ReportMetric(float64(tokens)/times[len(times)/2].Seconds(), "tokens/s")
 			})
 		}
+	}
+}
+
+// BenchmarkCUDAFirstToken measures a fresh process until its first token: opening the device, and from then on, with a model that is on the host, the
+// upload of the weights, loading the kernels, and one token. Run it alone, once for each process.
+func BenchmarkCUDAFirstToken(b *testing.B) {
+	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
+		b.Run(p.String(), func(b *testing.B) {
+			began := time.Now()
+			d := gputest.Open(b, cuda.Open)
+			opened := time.Since(began)
+			lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50277}, nn.OnDevice(d), nn.WithPrecision(p))
+			benchtest.Processors(b)
+			for b.Loop() {
+				began = time.Now()
+				g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: 1})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := g.Generate(b.Context(), [][]int{{7919}}, nil); err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(opened.Microseconds())/1e3, "ms-to-open")
+				b.ReportMetric(float64(time.Since(began).Microseconds())/1e3, "ms-to-first-token")
+				g.Close()
+			}
+		})
 	}
 }

@@ -121,3 +121,108 @@ func testStep[T Activation](t *testing.T, s *Stream) {
 		do(t, captured[0].Close(), captured[1].Close())
 	}
 }
+
+// TestStepChain compares chains of steps in one launch, and the kernels of many sequences, with those of few sequences, for random sizes; and
+// chains with themselves, in place and captured, bit for bit.
+func TestStepChain(t *testing.T) {
+	s := open(t)
+	both(t, func(t *testing.T) { testStepChain[float32](t, s) }, func(t *testing.T) { testStepChain[BFloat16](t, s) })
+}
+
+func testStepChain[T Activation](t *testing.T, s *Stream) {
+	if s.device.kernels < 80 {
+		t.Skip("the device uses kernels of compute capability 7.0, which have no chain")
+	}
+	defer func(kernels, n int) { s.device.kernels, s.device.multiprocessors = kernels, n }(s.device.kernels, s.device.multiprocessors)
+	r := rand.New(rand.NewPCG(29, 29))
+	for trial := range times(12, 5) {
+		size := Step[T]{
+			Batch: 1 + r.IntN(10)*r.IntN(2), Model: 8 * (1 + r.IntN(5)), Channels: 8 * (1 + r.IntN(5)), State: 1 + r.IntN(20),
+			Width: []int{4, 4, 1, 2, 16}[r.IntN(5)], Rank: 1 + r.IntN(6), Eps: 1e-5,
+		}
+		s.device.multiprocessors = 1 + r.IntN(5) // few, so that a block of threads has several rows of small weights
+		layers := 1 + r.IntN(3)
+		if trial == 0 {
+			layers = chainLayers + 2
+		}
+		half := typeName[T]() == "bf16"
+		if _, ok := planChain(s.device, &size); ok == (half && size.Rank%2 != 0) {
+			t.Fatalf("trial %d: %+v: a chain is %v", trial, size, ok)
+		}
+		normal := func(n int, scale float64) Array[float32] { return put[float32](t, s, numbers[float32](r, n, scale)) }
+		weight := func(n, in int) Array[T] { return put[T](t, s, numbers[T](r, n, 1/float64(in)+0.1)) }
+		b, taps := size.Batch*size.Channels, size.Width-1
+		var chain []*Step[T]
+		for i := range layers {
+			step := size
+			step.Norm, step.InProj, step.Conv = normal(size.Model, 0.5), weight(2*size.Channels*size.Model, size.Model), normal(size.Channels*size.Width, 0.5)
+			step.XProj, step.DtProj = weight(size.columns()*size.Channels, size.Channels), weight(size.Channels*size.Rank, size.Rank)
+			step.DtBias, step.ALog, step.D = normal(size.Channels, 0.5), normal(size.Channels*size.State, 0.5), normal(size.Channels, 0.5)
+			step.OutProj = weight(size.Model*size.Channels, size.Channels)
+			if (trial+i)%2 == 0 {
+				step.InBias, step.ConvBias, step.OutBias = normal(2*size.Channels, 0.5), normal(size.Channels, 0.5), normal(size.Model, 0.5)
+			}
+			step.Context, step.Scan = normal(b*taps, 0.5), normal(b*size.State, 0.5)
+			chain = append(chain, &step)
+		}
+		x := normal(size.Batch*size.Model, 0.5)
+		results := func() (all []StepResult) {
+			for range chain {
+				all = append(all, StepResult{blank[float32](t, s, x.Len()), blank[float32](t, s, b*taps), blank[float32](t, s, b*size.State)})
+			}
+			return all
+		}
+		run := func(kernels int, to []StepResult) {
+			s.device.kernels = kernels
+			chain[0].X = x
+			do(t, StepChain(s, chain, to))
+		}
+		values := func(of []StepResult) (all [][]float64) {
+			for _, a := range of {
+				all = append(all, get(t, s, a.Context), get(t, s, a.Scan))
+			}
+			return append(all, get(t, s, of[layers-1].Y))
+		}
+		plain, got := results(), results()
+		run(70, plain)
+		run(80, got)
+		want, first := values(plain), values(got)
+		for i := range want {
+			near(t, fmt.Sprintf("trial %d, %d steps, batch %d, model %d, channels %d, state %d, width %d, rank %d: result %d", trial, layers, size.Batch,
+				size.Model, size.Channels, size.State, size.Width, size.Rank, i), first[i], want[i], 1e-4)
+		}
+		same := func(name string, got [][]float64) {
+			for i := range got {
+				if !slices.Equal(got[i], first[i]) {
+					t.Errorf("trial %d, %s: result %d differs", trial, name, i)
+				}
+			}
+		}
+		if layers < chainLayers { // the rounding of activations to bfloat16 adds up
+			many, tolerance := results(), 1e-4
+			if typeName[T]() == "bf16" {
+				tolerance = 0.02
+			}
+			for i, step := range chain {
+				step.X = x
+				if i > 0 {
+					step.X = many[i-1].Y
+				}
+				do(t, step.many(s, many[i]))
+			}
+			for i, v := range values(many) {
+				near(t, fmt.Sprintf("trial %d: result %d of many sequences", trial, i), v, want[i], tolerance)
+			}
+		}
+		c, err := s.Capture(func() error { chain[0].X = x; return StepChain(s, chain, got) })
+		do(t, err, c.Launch(s))
+		same("captured", values(got))
+		do(t, c.Close())
+		for i, step := range chain {
+			got[i].Context, got[i].Scan = step.Context, step.Scan
+		}
+		got[layers-1].Y = x
+		run(80, got)
+		same("in place", values(got))
+	}
+}

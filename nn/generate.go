@@ -95,6 +95,7 @@ func (g *Generator) Generate(ctx context.Context, prompts [][]int, each func(pro
 	sequences := make([]*Sequence, len(prompts))
 	for i, p := range prompts {
 		sequences[i] = NewSequence(seed+uint64(i), p...)
+		sequences[i].once = true
 	}
 	return g.Continue(ctx, sequences, each)
 }
@@ -235,6 +236,9 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 	defer func() {
 		if steps == 0 && !slices.ContainsFunc(read, func(n int) bool { return n > 0 }) {
 			return
+		}
+		if len(left) == 0 && !slices.ContainsFunc(active, func(i int) bool { return !sequences[i].once }) {
+			return // nobody reads the states, whose copy can take longer than the steps
 		}
 		if wrong := r.bringState(); wrong != nil {
 			err = errors.Join(err, fmt.Errorf("nn: generate: %w", wrong))

@@ -24,6 +24,7 @@ type Sequence struct {
 	seen    tokenSet                 // read or pending, for the repetition penalty
 	random  rand.PCG
 	using   sync.Mutex // held by the Generator that continues the sequence
+	once    bool       // the call that made the sequence is the only one that reads it
 }
 
 // NewSequence returns a sequence that begins with a prompt. The seed is for the random choices of its tokens. Sequences with

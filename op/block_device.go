@@ -3,6 +3,7 @@ package op
 import (
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/operator"
 )
 
 // Fits returns an error if the kernels do not support a size of the block.
@@ -49,11 +50,47 @@ func blockForward[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.S
 	}
 	defer free()
 	context, final := blockStates(f, out)
-	if !keep && f.length == 1 && f.withState && !b.Initial.Absent() && b.Start.Absent() && (f.width == 1 || !b.Context.Absent()) &&
-		max(f.model, f.channels) <= cuda.StepProductMost {
-		return nil, blockStep(b, s, out[0], context, final)
+	if !keep && f.steps(in) {
+		return nil, stepOf(b).Forward(s, out[0], context, final)
 	}
 	return b.Forward(s, out[0], context, final, keep)
+}
+
+// steps reports whether cuda.Step computes the block.
+func (f *mambaBlock[T]) steps(in []onDevice) bool {
+	return f.length == 1 && f.withState && !in[blockInitial].Absent() && in[blockStart].Marks.Absent() &&
+		(f.width == 1 || !in[blockContext].Absent()) && max(f.model, f.channels) <= cuda.StepProductMost
+}
+
+func (f *mambaBlock[T]) ForwardChain(s *cuda.Stream, p cuda.Precision, links []operator.Link) error {
+	if p == cuda.BF16 {
+		return blockChain[cuda.BFloat16, T](s, p, links)
+	}
+	return blockChain[float32, T](s, p, links)
+}
+
+// blockChain queues blocks that follow each other, as a chain of steps if all are steps.
+func blockChain[T cuda.Activation, N kernel.Float](s *cuda.Stream, p cuda.Precision, links []operator.Link) error {
+	var steps []*cuda.Step[T]
+	var results []cuda.StepResult
+	for _, l := range links {
+		f := l.F.(*mambaBlock[N])
+		b, free, err := blockOn[T](f, s, p, l.In)
+		if err != nil {
+			return err
+		}
+		defer free()
+		context, final := blockStates(f, l.Out)
+		if !f.steps(l.In) {
+			if _, err := b.Forward(s, l.Out[0], context, final, false); err != nil {
+				return err
+			}
+			continue
+		}
+		steps = append(steps, stepOf(b))
+		results = append(results, cuda.StepResult{Y: l.Out[0], Context: context, Scan: final})
+	}
+	return cuda.StepChain(s, steps, results)
 }
 
 func (f *mambaBlock[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values kept) error {
@@ -82,13 +119,12 @@ func blockBackward[T cuda.Activation, N kernel.Float](
 	})
 }
 
-// blockStep queues one step of each sequence.
-func blockStep[T cuda.Activation](b *cuda.Block[T], s *cuda.Stream, y, context, final array) error {
-	step := &cuda.Step[T]{
-		Batch: b.Batch, Model: b.Model, Channels: b.Channels, State: b.State, Width: b.Width, Rank: b.Rank, Eps: b.Eps,
+// stepOf returns the block as a step.
+func stepOf[T cuda.Activation](b *cuda.Block[T]) *cuda.Step[T] {
+	return &cuda.Step[T]{
+		Batch: b.Batch, Model: b.Model, Channels: b.Channels, State: b.State, Width: b.Width, Rank: b.Rank, Eps: b.Eps, Precision: b.Precision,
 		X: b.X, Norm: b.Norm, Conv: b.Conv, DtBias: b.DtBias, ALog: b.ALog, D: b.D,
 		InProj: b.InProj, XProj: b.XProj, DtProj: b.DtProj, OutProj: b.OutProj,
 		InBias: b.InBias, ConvBias: b.ConvBias, OutBias: b.OutBias, Context: b.Context, Scan: b.Initial,
 	}
-	return step.Forward(s, y, context, final)
 }

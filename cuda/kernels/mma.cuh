@@ -1,5 +1,5 @@
-// Instructions of compute capability 8.0: products of small matrices in tensor cores, and copies to shared memory that do not wait. The
-// stand-in for a GPU has its own versions.
+// Instructions of compute capability 8.0: products of small matrices in tensor cores, and copies to shared memory that do not wait; and words
+// that blocks exchange. The stand-in for a GPU has its own versions.
 //
 // A product adds A (16, k) · B (k, 8) to C (16, 8), with k = 16 for bfloat16 and 8 for float in tf32: 32 bytes. With g = lane / 4 and
 // t = lane % 4, a lane has of C rows g and g + 8 in columns 2t and 2t + 1. Of A it has 4 bytes of rows g and g + 8 (x[0] and x[1]) at byte 4t,
@@ -51,4 +51,25 @@ template <int BYTES> __device__ __forceinline__ void copyLater(void *to, const v
 __device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 __device__ __forceinline__ void groupsCopied() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 __device__ __forceinline__ void copied() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// copiedBut waits for all groups but the last N.
+template <int N> __device__ __forceinline__ void copiedBut() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+// Box is two words of 64 bits, each a number and a tag, that blocks of one launch exchange. A word is written and read as a whole.
+struct Box {
+  float a;
+  uint32_t tagA;
+  float b;
+  uint32_t tagB;
+};
+__device__ __forceinline__ Box readBox(const uint64_t *box) {
+  Box v;
+  asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=f"(v.a), "=r"(v.tagA), "=f"(v.b), "=r"(v.tagB) : "l"(box) : "memory");
+  return v;
+}
+__device__ __forceinline__ void writeBox(uint64_t *box, float v, uint32_t tag) {
+  asm volatile("st.volatile.global.v2.u32 [%0], {%1, %2};" ::"l"(box), "f"(v), "r"(tag) : "memory");
+}
+// waitABit lets other threads run, where they do not by themselves.
+__device__ __forceinline__ void waitABit() {}
 #endif

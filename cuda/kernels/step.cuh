@@ -148,21 +148,21 @@ __device__ __forceinline__ void stepConv(const float *vz, const float *context, 
 }
 
 // stepScan computes Δ, the gated output y, and the next state and context, which may be in the place of h and context. 16 threads process a
-// channel.
-template <class W>
-__device__ __forceinline__ void stepScan(const float *vz, const float *u, const float *rbc, const W *dtProj, const float *dtBias,
-                                         const float *alog, const float *skip, const float *h, const float *context, float *y, float *hNext,
+// channel. A is the type of activations.
+template <class W, class A>
+__device__ __forceinline__ void stepScan(const A *vz, const A *u, const A *rbc, const W *dtProj, const float *dtBias,
+                                         const float *alog, const float *skip, const float *h, const float *context, A *y, float *hNext,
                                          float *contextNext, int64_t channels, int64_t states, int64_t width, int64_t rank) {
   const int lane = threadIdx.x % 16;
   const int64_t d = (int64_t)blockIdx.x * (blockDim.x / 16) + threadIdx.x / 16, b = blockIdx.y, columns = rank + 2 * states;
   const bool here = d < channels;
-  const float *r = rbc + b * columns, *B = r + rank, *C = B + states;
+  const A *r = rbc + b * columns, *B = r + rank, *C = B + states;
   float dt = 0.f, sum = 0.f, a = 0.f, before = 0.f, in = 0.f, out = 0.f, x = 0.f, z = 0.f, skipped = 0.f, bias = 0.f;
   if (here) {  // issue all loads before the first use of one
-    x = u[b * channels + d], z = vz[b * 2 * channels + channels + d], skipped = skip[d], bias = dtBias[d];
-    if (lane < states) a = alog[d * states + lane], before = h[(b * channels + d) * states + lane], in = B[lane], out = C[lane];
+    x = value(u[b * channels + d]), z = value(vz[b * 2 * channels + channels + d]), skipped = skip[d], bias = dtBias[d];
+    if (lane < states) a = alog[d * states + lane], before = h[(b * channels + d) * states + lane], in = value(B[lane]), out = value(C[lane]);
 #pragma unroll 4
-    for (int64_t i = lane; i < rank; i += 16) dt = fmaf(value(dtProj[d * rank + i]), r[i], dt);
+    for (int64_t i = lane; i < rank; i += 16) dt = fmaf(value(dtProj[d * rank + i]), value(r[i]), dt);
   }
 #pragma unroll
   for (int m = 8; m > 0; m /= 2) dt += __shfl_xor_sync(~0u, dt, m);
@@ -171,21 +171,34 @@ __device__ __forceinline__ void stepScan(const float *vz, const float *u, const 
   if (here) {
     for (int64_t n = lane; n < states; n += 16) {
       const int64_t at = (b * channels + d) * states + n;
-      if (n > lane) a = alog[d * states + n], before = h[at], in = B[n], out = C[n];
+      if (n > lane) a = alog[d * states + n], before = h[at], in = value(B[n]), out = value(C[n]);
       const float v = fmaf(expf(-dt * expf(a)), before, dt * x * in);
       hNext[at] = v, sum = fmaf(v, out, sum);
     }
   }
 #pragma unroll
   for (int m = 8; m > 0; m /= 2) sum += __shfl_xor_sync(~0u, sum, m);
-  if (here && lane == 0) y[b * channels + d] = fmaf(skipped, x, sum) * (z * sigmoid(z));
+  if (here && lane == 0) y[b * channels + d] = to<A>(fmaf(skipped, x, sum) * (z * sigmoid(z)));
   // Shift the context by one step. In place, each thread reads an element that another thread of the warp overwrites, so all read
   // first.
   const bool moves = here && lane < width - 1;  // 16 lanes suffice for a width of up to 17, which Step.Fits checks
   float next = 0.f;
-  if (moves) next = lane + 2 < width ? context[(b * (width - 1) + lane + 1) * channels + d] : vz[b * 2 * channels + d];
+  if (moves) next = lane + 2 < width ? context[(b * (width - 1) + lane + 1) * channels + d] : value(vz[b * 2 * channels + d]);
   __syncwarp();
   if (moves) contextNext[(b * (width - 1) + lane) * channels + d] = next;
+}
+
+// stepConvolve computes u = SiLU(conv) of many sequences.
+template <class A>
+__device__ __forceinline__ void stepConvolve(const A *vz, const float *context, const float *taps, const float *bias, A *u, int64_t batch,
+                                             int64_t channels, int64_t width) {
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, b = i / channels, d = i % channels;
+  if (b >= batch) return;
+  float sum = bias ? bias[d] : 0.f;
+#pragma unroll 3
+  for (int64_t k = 0; k < width - 1; k++) sum = fmaf(taps[d * width + k], context[(b * (width - 1) + k) * channels + d], sum);
+  sum = fmaf(taps[d * width + width - 1], value(vz[b * 2 * channels + d]), sum);
+  u[i] = to<A>(sum * sigmoid(sum));
 }
 
 #define STEP(NAME, W, G)                                                                                                                  \
@@ -205,5 +218,15 @@ __device__ __forceinline__ void stepScan(const float *vz, const float *u, const 
                                               const float *alog, const float *skip, const float *h, const float *context, float *y,         \
                                               float *hNext, float *contextNext, int64_t channels, int64_t states, int64_t width,            \
                                               int64_t rank) {                                                                               \
-    stepScan<W>(vz, u, rbc, dtProj, dtBias, alog, skip, h, context, y, hNext, contextNext, channels, states, width, rank);                  \
+    stepScan(vz, u, rbc, dtProj, dtBias, alog, skip, h, context, y, hNext, contextNext, channels, states, width, rank);                     \
+  }                                                                                                                                         \
+  extern "C" __global__ void step_scan_many_##NAME(const W *vz, const W *u, const W *rbc, const W *dtProj, const float *dtBias,             \
+                                                   const float *alog, const float *skip, const float *h, const float *context, W *y,        \
+                                                   float *hNext, float *contextNext, int64_t channels, int64_t states, int64_t width,       \
+                                                   int64_t rank) {                                                                          \
+    stepScan(vz, u, rbc, dtProj, dtBias, alog, skip, h, context, y, hNext, contextNext, channels, states, width, rank);                     \
+  }                                                                                                                                         \
+  extern "C" __global__ void step_convolve_##NAME(const W *vz, const float *context, const float *taps, const float *bias, W *u,            \
+                                                  int64_t batch, int64_t channels, int64_t width) {                                         \
+    stepConvolve(vz, context, taps, bias, u, batch, channels, width);                                                                       \
   }

@@ -3,6 +3,7 @@ package operator
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	G "gorgonia.org/gorgonia"
@@ -21,6 +22,7 @@ type Decoder struct {
 	place  Place
 	steps  []*G.Node       // the nodes in an order in which each follows its operands
 	last   map[*G.Node]int // the last step that reads a node
+	reads  map[target]int  // how many operators read a result
 	before G.Nodes
 	after  []target
 	ids    *raised
@@ -58,10 +60,7 @@ type captured struct {
 func NewDecoder(p Place, ids, logits *G.Node, before, after G.Nodes) (*Decoder, error) {
 	d := &Decoder{place: p, before: before, logits: logits}
 	for _, n := range after {
-		t := target{node: n}
-		if v, ok := n.Op().(*view); ok {
-			t = target{node.Operands(n)[0], v.index}
-		}
+		t := targetOf(n)
 		if Of(t.node.Op()) == nil || slices.Contains(d.after, t) {
 			return nil, fmt.Errorf("op: decoder: the state %v is computed by %v, want an operator with a result of its own", n, n.Op())
 		}
@@ -145,13 +144,24 @@ func (d *Decoder) order(ids *G.Node, roots G.Nodes) error {
 			return err
 		}
 	}
-	d.last = map[*G.Node]int{}
+	d.last, d.reads = map[*G.Node]int{}, map[target]int{}
 	for i, n := range d.steps {
 		for _, operand := range node.Operands(n) {
 			d.last[memoryOf(operand)] = i
+			if _, ok := n.Op().(*view); !ok {
+				d.reads[targetOf(operand)]++
+			}
 		}
 	}
 	return nil
+}
+
+// targetOf returns the result that a node stands for.
+func targetOf(n *G.Node) target {
+	if v, ok := n.Op().(*view); ok {
+		return target{node.Operands(n)[0], v.index}
+	}
+	return target{node: n}
 }
 
 // memoryOf returns the node whose value has the memory of n's value.
@@ -167,7 +177,26 @@ func memoryOf(n *G.Node) *G.Node {
 // run queues the graph's work and returns the logits. The context must be locked.
 func (d *Decoder) run(s *cuda.Stream) (logits *Tensor, err error) {
 	values, owned := map[*G.Node]G.Value{}, map[*G.Node]*Tensor{}
+	var chain []Link   // that are not queued yet
+	var tail *G.Node   // the node of the last of them
+	var held []*Tensor // what the chain's links read, and nothing after them
+	queue := func() error {
+		links := chain
+		if chain = nil; len(links) == 0 {
+			return nil
+		}
+		defer func() {
+			for _, t := range held {
+				t.drop()
+			}
+			held = nil
+		}()
+		return links[0].F.(Chained).ForwardChain(s, d.place.precision, links)
+	}
 	defer func() {
+		for _, t := range held {
+			t.drop()
+		}
 		for _, t := range owned {
 			t.drop()
 		}
@@ -198,18 +227,46 @@ func (d *Decoder) run(s *cuda.Stream) (logits *Tensor, err error) {
 					ready[t.part] = d.states[1-d.at][j].share()
 				}
 			}
-			t, err := f.body.(*device).run(f, s, in, ready)
+			body := f.body.(*device)
+			_, chains := body.f.(Chained)
+			joins := chains && len(chain) > 0 && targetOf(operands[0]) == target{node: tail} && d.reads[target{node: tail}] == 1 && reflect.TypeOf(chain[0].F) == reflect.TypeOf(body.f)
+			for _, operand := range operands[1:] {
+				joins = joins && owned[memoryOf(operand)] == nil // an operator may compute a weight, from LoRA
+			}
+			if !joins {
+				if err := queue(); err != nil {
+					return nil, fmt.Errorf("op: %s: %w", Of(tail.Op()).name, err)
+				}
+			}
+			var t *Tensor
+			if !chains {
+				t, err = body.run(f, s, in, ready)
+			} else {
+				var l Link
+				if l, t, err = body.link(f, in, ready); err == nil {
+					chain, tail = append(chain, l), n
+				}
+			}
 			values[n], owned[n] = t, t // also after an error, so that its memory is freed
 			if err != nil {
 				return nil, fmt.Errorf("op: %s: %w", f.op, err)
 			}
 		}
 		for _, operand := range operands {
-			if operand = memoryOf(operand); d.last[operand] == i && owned[operand] != nil {
-				owned[operand].drop()
-				delete(owned, operand)
+			operand = memoryOf(operand)
+			t := owned[operand]
+			if d.last[operand] != i || t == nil {
+				continue
+			}
+			if delete(owned, operand); len(chain) > 0 {
+				held = append(held, t)
+			} else {
+				t.drop()
 			}
 		}
+	}
+	if err := queue(); err != nil {
+		return nil, fmt.Errorf("op: %s: %w", Of(tail.Op()).name, err)
 	}
 	if d.logits == nil {
 		return nil, nil

@@ -48,29 +48,14 @@ func (d *device) replace(o *Operator, owned bool, f func(*cuda.Stream) (*Tensor,
 	return t, err
 }
 
-// run queues the function. Results that are in ready are written there. The context must be locked.
+// run queues the function. The context must be locked.
 func (d *device) run(o *Operator, s *cuda.Stream, values []G.Value, ready []*Tensor) (*Tensor, error) {
-	in, err := d.operands(o, values)
-	if err != nil {
-		return nil, err
-	}
-	if ready == nil {
-		ready = make([]*Tensor, len(o.out))
-	}
-	if p, ok := d.f.(Passer); ok {
-		if result, operand := p.Passes(); result < len(ready) {
-			x := in[operand]
-			if ready[result] = x.tensor.share(); x.Weight != nil {
-				ready[result] = x.Weight.shown()
-			}
-		}
-	}
-	t, arrays, err := o.place.results(o.out, ready)
+	l, t, err := d.link(o, values, ready)
 	if err != nil {
 		return nil, err
 	}
 	keep := o.readers.Load() > 0
-	k, err := d.f.ForwardOn(s, o.place.precision, in, arrays, keep)
+	k, err := d.f.ForwardOn(s, o.place.precision, l.In, l.Out, keep)
 	if keep && err == nil {
 		kept := &keptOnDevice{Kept: k}
 		if k != nil {
@@ -79,6 +64,28 @@ func (d *device) run(o *Operator, s *cuda.Stream, values []G.Value, ready []*Ten
 		t.kept.Store(kept)
 	}
 	return t, err
+}
+
+// link returns the function with its operands and its results, which are the parts of t. Results that are in ready are written there. The
+// context must be locked.
+func (d *device) link(o *Operator, values []G.Value, ready []*Tensor) (l Link, t *Tensor, err error) {
+	l.F = d.f
+	if l.In, err = d.operands(o, values); err != nil {
+		return l, nil, err
+	}
+	if ready == nil {
+		ready = make([]*Tensor, len(o.out))
+	}
+	if p, ok := d.f.(Passer); ok {
+		if result, operand := p.Passes(); result < len(ready) {
+			x := l.In[operand]
+			if ready[result] = x.tensor.share(); x.Weight != nil {
+				ready[result] = x.Weight.shown()
+			}
+		}
+	}
+	t, l.Out, err = o.place.results(o.out, ready)
+	return l, t, err
 }
 
 // results returns a tensor for results of the given shapes, and their arrays. A result that is in ready gets no new memory. The context must be

@@ -61,6 +61,21 @@ type OnDevice interface {
 	BackwardOn(s *cuda.Stream, p cuda.Precision, in []DeviceOperand, dout, grad []cuda.Array[float32], kept Kept) error
 }
 
+// Chained is a function of which consecutive uses can be queued together on a device: the first operand of each is the first result of the one
+// before, which nothing else reads.
+type Chained interface {
+	// ForwardChain is ForwardOn of each link, without values to keep. All links are functions of the same type. The first results of all but
+	// the last need not be written.
+	ForwardChain(s *cuda.Stream, p cuda.Precision, links []Link) error
+}
+
+// Link is a function with its operands and results on a device.
+type Link struct {
+	F   OnDevice
+	In  []DeviceOperand
+	Out []cuda.Array[float32]
+}
+
 // DeviceOperand is the value of an operand on a device. The zero DeviceOperand is an absent one.
 type DeviceOperand struct {
 	Shape               tensor.Shape

@@ -30,7 +30,7 @@ enum {
   cooperativeLaunchTooLarge = 720,
 };
 
-constexpr int multiprocessors = 132; // an H100's
+constexpr int multiprocessors = 4; // few: blocks of a cooperative launch are threads of the host
 constexpr unsigned usualShared = 48 << 10, mostShared = 227 << 10; // bytes of a block
 
 constexpr size_t totalMemory = (size_t)4 << 30;

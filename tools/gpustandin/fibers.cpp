@@ -1,6 +1,7 @@
 #include "fibers.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 #include <xmmintrin.h>
 
 #include <atomic>
@@ -46,7 +47,7 @@ namespace {
 constexpr int maxThreads = 1024;
 constexpr size_t stackSize = 128 << 10;
 
-enum State { ready, atWarp, atBarrier, done };
+enum State { ready, waits, atWarp, atBarrier, done };
 
 struct Fiber {
   void *stack;
@@ -113,7 +114,7 @@ const char *Multiprocessor::runBlock(Index size) {
   for (int w = 0; w < count; w++) warps[w].lanes = std::min(32, threads - 32 * w), warps[w].waiting = warps[w].turn = 0;
   waiting = 0, any = false;
   for (int live = threads; live > 0;) {
-    bool ran = false;
+    bool ran = false, moved = false;
     // Another order each time: what depends on it is a race.
     const int first = random() % count;
     for (int k = 0; k < count; k++) {
@@ -125,7 +126,11 @@ const char *Multiprocessor::runBlock(Index size) {
           const int lane = l ^ flip, i = 32 * w + lane;
           if (lane >= warps[w].lanes || fibers[i].state != ready) continue;
           resume(i);
-          again = ran = true;
+          ran = true;
+          if (fibers[i].state == waits)
+            fibers[i].state = ready; // the other warps come first
+          else
+            again = moved = true;
           if (fibers[i].state == done) live--;
         }
       }
@@ -136,11 +141,15 @@ const char *Multiprocessor::runBlock(Index size) {
         if (fibers[i].state == atBarrier) fibers[i].state = ready;
     } else if (!ran) {
       return "threads wait for others that do not come: they have ended, or wait elsewhere";
+    } else if (!moved) {
+      usleep(20); // all wait for another block
     }
   }
   return nullptr;
 }
 }  // namespace
+
+void yield() { here.pause(waits); }
 
 int laneOf() { return here.current % 32; }
 

@@ -12,6 +12,7 @@
 
 #define __global__
 #define __device__
+#define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
@@ -27,6 +28,7 @@ int barrierOr(int v);                                    // whether v was true a
 constexpr int slot = 24;                                 // bytes that a lane can give
 void *exchange(unsigned mask, const void *v, int bytes); // what all lanes gave, one slot each
 int laneOf();
+void yield();                                            // lets the other threads of the block run
 
 template <class T> T shuffle(unsigned mask, T v, int lane) {
   const char *all = (const char *)exchange(mask, &v, sizeof v);
@@ -108,6 +110,7 @@ inline float __expf(float x) { return expf(x); }
 inline float __fdividef(float a, float b) { return fabsf(b) > 0x1p126f && fabsf(b) <= 0x1p128 ? 0.f : a / b; } // as its manual says
 inline void sincospi(double x, double *sin, double *cos) { *sin = ::sin(M_PI * x), *cos = ::cos(M_PI * x); }
 inline double rsqrt(double x) { return 1 / sqrt(x); }
+inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 using std::isinf;
 using std::max;
 using std::min;
@@ -185,3 +188,23 @@ template <int BYTES> void copyLater(void *to, const void *from, bool there) { th
 inline void copied() {}
 inline void commitCopies() {}
 inline void groupsCopied() {}
+template <int N> void copiedBut() {}
+
+struct Box {
+  float a;
+  uint32_t tagA;
+  float b;
+  uint32_t tagB;
+};
+inline Box readBox(const uint64_t *box) {
+  Box v;
+  for (int i = 0; i < 2; i++) {
+    const uint64_t word = __atomic_load_n(box + i, __ATOMIC_SEQ_CST);
+    memcpy((char *)&v + 8 * i, &word, 8);
+  }
+  return v;
+}
+inline void writeBox(uint64_t *box, float v, uint32_t tag) {
+  __atomic_store_n(box, (uint64_t)tag << 32 | __float_as_uint(v), __ATOMIC_SEQ_CST);
+}
+inline void waitABit() { standin::yield(); }
