@@ -210,10 +210,15 @@ func (d *Device) Close() error {
 	for _, f := range onClose {
 		f()
 	}
+	var errs []error
+	for r := range resources {
+		if s, ok := r.(*Stream); ok && d.foreign { // the memory outlives the device, so the work counts
+			errs = append(errs, s.flush("the end of the device"))
+		}
+	}
 	d.calls.Lock()
 	defer d.calls.Unlock()
 	d.released = true
-	var errs []error
 	for r := range resources {
 		errs = append(errs, r.release())
 	}

@@ -194,6 +194,21 @@ func bytesAt(w []uint64, n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(w))), n)
 }
 
+// allow lets a kernel have an amount of shared memory. It never lowers what another stream needs.
+func (k *function) allow(d *Device, shared uintptr) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if shared <= max(k.shared, usualShared) {
+		return nil
+	}
+	const maxDynamicShared = 8 // the attribute's number
+	if err := d.do(cuFuncSetAttribute, k.handle, maxDynamicShared, shared); err != nil {
+		return err
+	}
+	k.shared = shared
+	return nil
+}
+
 // launch queues a kernel with the words of its task.
 func (s *Stream) launch(k *function, w []uint64) error {
 	var list [maxArgs]unsafe.Pointer
@@ -203,11 +218,8 @@ func (s *Stream) launch(k *function, w []uint64) error {
 		at += wordsOf(n)
 	}
 	d, shared := s.device, uintptr(w[4])
-	if shared > usualShared {
-		const maxDynamicShared = 8 // the attribute's number
-		if err := d.do(cuFuncSetAttribute, k.handle, maxDynamicShared, shared); err != nil {
-			return err
-		}
+	if err := k.allow(d, shared); err != nil {
+		return err
 	}
 	if w[5] != 0 {
 		return d.do(cuLaunchCooperativeKernel, k.handle, uintptr(w[0]), uintptr(w[1]), uintptr(w[2]), uintptr(w[3]), 1, 1, shared, s.handle,

@@ -116,7 +116,7 @@ func measure(b *testing.B, s *Stream, bytes int, f func() error) {
 // The sizes of the model of 130M parameters with batch 8 and length 1024.
 const benchRows, benchWidth, benchInner, benchVocabulary = 8192, 768, 1536, 50277
 
-func zeros[T Activation](b *testing.B, s *Stream, n int) Array[T] {
+func zeros[T Activation](b testing.TB, s *Stream, n int) Array[T] {
 	a := blank[T](b, s, n)
 	do(b, a.Fill(s, 0))
 	return a

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 )
@@ -27,6 +28,8 @@ type function struct {
 	name   string
 	handle uintptr
 	sizes  []int // of the arguments, in bytes
+	mu     sync.Mutex
+	shared uintptr // the most shared memory that a launch has asked for, if above the usual
 }
 
 // The pieces of work that are not kernels, with their words. Nothing else may be queued by a call of a library: it would overtake tasks that are
@@ -71,7 +74,7 @@ type graph struct {
 type replay struct {
 	graphs   map[uint64][]*graph // by the hash of their first task
 	recorded int                 // tasks in all graphs
-	seen     map[uint64]bool     // hashes of segments that have come: whether they can be recorded
+	seen     map[uint64]bool     // hashes of segments that have come: whether they are to be recorded when they come again
 	segment  []task              // the tasks that were queued one by one since the segment began or since its last graph
 	fit      []*graph            // graphs that begin with the tasks held back
 	held     int                 // tasks held back
@@ -230,6 +233,7 @@ func (s *Stream) learn() error {
 		if err := s.forget(); err != nil {
 			return err
 		}
+		r.seen = map[uint64]bool{h: true}
 	}
 	tasks = slices.Clone(tasks)
 	for n := firstTasks; len(tasks) > 0; n = min(2*n, mostTasks) {
@@ -243,6 +247,7 @@ func (s *Stream) learn() error {
 		}
 		tasks = tasks[n:]
 	}
+	r.seen[h] = false // if the graphs cannot be launched, more of them would not help
 	return nil
 }
 
@@ -276,9 +281,14 @@ func (s *Stream) record(tasks []task) error {
 
 // forget frees all graphs.
 func (s *Stream) forget() error {
-	return s.device.whileOpen(func() error { return s.replay.release(s.device) })
+	return s.device.whileOpen(func() error {
+		err := s.replay.release(s.device)
+		s.replay = replay{}
+		return err
+	})
 }
 
+// release frees the graphs. It changes nothing else, since Close of a device can call it while a goroutine queues work.
 func (r *replay) release(d *Device) error {
 	var errs []error
 	for _, graphs := range r.graphs {
@@ -286,7 +296,6 @@ func (r *replay) release(d *Device) error {
 			errs = append(errs, d.call(cuGraphExecDestroy, g.handle))
 		}
 	}
-	*r = replay{}
 	return errors.Join(errs...)
 }
 

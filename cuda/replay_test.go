@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gomamba/mamba/internal/gputest"
 )
@@ -302,5 +303,88 @@ func TestReplayOutOfMemory(t *testing.T) {
 		if after := s.device.Launches(); run == 5 && (after != before || before.Replayed != 30) {
 			t.Errorf("%+v and %+v, want three runs of ten pieces replayed", before, after)
 		}
+	}
+}
+
+// A segment that cannot be recorded after all graphs were forgotten is queued one by one.
+func TestReplayForgetsAndFails(t *testing.T) {
+	s := withGraphs(t, "")
+	a := zeros[float32](t, s, 16)
+	s.replay.recorded = mostRecorded
+	for range 3 {
+		do(t, a.Fill(s, 0), a.Fill(s, 1), a.Fill(s, 2))
+		if err := s.run("elementwise", "transpose", grid{x: 1, threads: 4096}, a.address, a.address, 1, 1, 1); err == nil {
+			t.Fatal("a launch of 4096 threads in a block returned no error")
+		}
+		do(t, s.Synchronize())
+	}
+}
+
+// A device that is closed while a goroutine queues work gives that goroutine an error.
+func TestReplayClose(t *testing.T) {
+	for i := range times(50, 10) {
+		d := gputest.Open(t, Open)
+		s, err := d.NewStream()
+		do(t, err)
+		a, err := NewArray[float32](s, 16)
+		do(t, err)
+		ended := make(chan error)
+		go func() {
+			for {
+				for k := range 20 {
+					if err := a.Fill(s, byte(k)); err != nil {
+						ended <- err
+						return
+					}
+				}
+				if err := s.Synchronize(); err != nil {
+					ended <- err
+					return
+				}
+			}
+		}()
+		time.Sleep(time.Duration(100+i*20) * time.Microsecond)
+		do(t, d.Close())
+		if err := <-ended; err != errClosed {
+			t.Fatal(err)
+		}
+		do(t, s.Close())
+	}
+}
+
+// Streams that launch one kernel with different amounts of shared memory do not disturb each other.
+func TestSharedMemory(t *testing.T) {
+	d := withGraphs(t, "off").device
+	ended := make(chan error)
+	models := []int{96, 160}
+	for _, model := range models {
+		s, err := d.NewStream()
+		do(t, err)
+		step := stepOfZeros(t, s, model)
+		go func() {
+			var err error
+			for i := 0; i < times(2000, 20) && err == nil; i++ {
+				err = step.Forward(s, step.X, step.Context, step.Scan)
+			}
+			ended <- errors.Join(err, s.Synchronize())
+		}()
+	}
+	for range models {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// stepOfZeros returns a step of a Mamba block whose weights and states are zeros.
+func stepOfZeros(t *testing.T, s *Stream, model int) *Step[float32] {
+	const state, width, rank = 16, 4, 6
+	channels := 2 * model
+	of := func(n int) Array[float32] { return zeros[float32](t, s, n) }
+	return &Step[float32]{
+		Batch: 1, Model: model, Channels: channels, State: state, Width: width, Rank: rank, Eps: 1e-5,
+		X: of(model), Norm: of(model), Conv: of(channels * width), DtBias: of(channels), ALog: of(channels * state), D: of(channels),
+		InProj: of(2 * channels * model), XProj: of((rank + 2*state) * channels), DtProj: of(channels * rank), OutProj: of(model * channels),
+		Context: of((width - 1) * channels), Scan: of(channels * state),
 	}
 }

@@ -89,8 +89,12 @@ func (s *Stream) Close() error {
 	if err := s.recording("close"); err != nil {
 		return err
 	}
-	err := errors.Join(s.flush("the end of the stream"), s.device.close(s))
-	s.handle = 0
+	err := s.flush("the end of the stream")
+	if err == errClosed { // with the device
+		err = nil
+	}
+	err = errors.Join(err, s.device.close(s))
+	s.handle, s.replay = 0, replay{}
 	return err
 }
 

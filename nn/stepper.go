@@ -145,6 +145,7 @@ type reader struct {
 	machine G.VM            // nil on a device
 	out     *outputs
 	device  *deviceReader // nil on the host
+	wrong   error         // of the last reset
 }
 
 // outputs holds the results of a run. It is separate from the reader, since the machine references it: a reader that held both would be in a
@@ -206,6 +207,11 @@ func (r *reader) length() int { return r.ids.Shape()[1] }
 // read reads tokens (batch, length), all of them in the vocabulary, and computes the logits and the next state. The reader's state does not
 // change until commit.
 func (r *reader) read(tokens []int) error {
+	if r.wrong != nil {
+		if r.reset(); r.wrong != nil {
+			return r.wrong
+		}
+	}
 	if r.device != nil {
 		return r.device.read(tokens)
 	}
@@ -225,9 +231,11 @@ func (r *reader) commit() {
 	}
 }
 
+// reset sets the state to zeros. If that fails, the next read tries again, and returns the error.
 func (r *reader) reset() {
+	r.wrong = nil
 	for row := range r.batch() {
-		_ = r.load(row, nil) // an error of the device is also that of the next read
+		r.wrong = errors.Join(r.wrong, r.load(row, nil))
 	}
 }
 

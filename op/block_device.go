@@ -82,6 +82,10 @@ func blockChain[T cuda.Activation, N kernel.Float](s *cuda.Stream, p cuda.Precis
 		defer free()
 		context, final := blockStates(f, l.Out)
 		if !f.steps(l.In) {
+			if err := cuda.StepChain(s, steps, results); err != nil { // in their order
+				return err
+			}
+			steps, results = nil, nil
 			if _, err := b.Forward(s, l.Out[0], context, final, false); err != nil {
 				return err
 			}

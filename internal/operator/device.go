@@ -40,6 +40,7 @@ func (d *device) replace(o *Operator, owned bool, f func(*cuda.Stream) (*Tensor,
 		d.last.drop()
 		d.last = nil
 		s.Repeat(d.memory)
+		defer s.Repeat(nil)
 		if t, err = f(s); owned {
 			d.last = t
 		}
