@@ -49,16 +49,7 @@ func TestFP16x3(t *testing.T) {
 		for _, c := range []Array[float32]{c, again} {
 			do(t, MatMulScaled(s, FP16x3, m, n, k, alpha, a, b, beta, matrix(c, stride)))
 		}
-		want := slices.Clone(before)
-		for i := range m {
-			for j := range n {
-				sum := float64(beta) * before[i*stride+j]
-				for l := range k {
-					sum += float64(alpha) * atA(i, l) * atB(l, j)
-				}
-				want[i*stride+j] = sum
-			}
-		}
+		want := productOf(m, n, k, alpha, atA, atB, beta, before, stride)
 		near(t, fmt.Sprint(a.Transposed, b.Transposed, m, n, k, alpha, beta, fp16x3Part, fp16x3Panel), get(t, s, c), want, 1e-6)
 		if !slices.Equal(get(t, s, c), get(t, s, again)) {
 			t.Error("two runs differ")

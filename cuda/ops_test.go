@@ -116,6 +116,21 @@ func near(t *testing.T, what string, got, want []float64, tol float64) {
 	}
 }
 
+// productOf returns beta c + alpha a b in float64, of m x k and k x n elements a and b. The rows of c are stride elements apart.
+func productOf(m, n, k int, alpha float32, a, b func(i, j int) float64, beta float32, c []float64, stride int) []float64 {
+	c = slices.Clone(c)
+	for i := range m {
+		for j := range n {
+			sum := float64(beta) * c[i*stride+j]
+			for l := range k {
+				sum += float64(alpha) * a(i, l) * b(l, j)
+			}
+			c[i*stride+j] = sum
+		}
+	}
+	return c
+}
+
 // do fails the test at the first error.
 func do(t testing.TB, errs ...error) {
 	t.Helper()
@@ -181,16 +196,7 @@ func testMatMul[A, C Activation](t *testing.T, s *Stream) {
 		before := numbers[C](r, m*stride, 1)
 		c := put[C](t, s, before)
 		do(t, MatMulScaled(s, Strict, m, n, k, alpha, a, b, beta, Matrix[C]{Data: c, Stride: stride}))
-		want := slices.Clone(before)
-		for i := range m {
-			for j := range n {
-				sum := float64(beta) * before[i*stride+j]
-				for l := range k {
-					sum += float64(alpha) * atA(i, l) * atB(l, j)
-				}
-				want[i*stride+j] = sum
-			}
-		}
+		want := productOf(m, n, k, alpha, atA, atB, beta, before, stride)
 		near(t, fmt.Sprint(m, n, k, alpha, beta), get(t, s, c), want, tolerance[C](1e-6))
 	}
 }

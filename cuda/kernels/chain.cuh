@@ -31,23 +31,6 @@ template <class W> struct Chain {
   ChainLayer<W> layer[CHAIN_LAYERS];
 };
 
-// warpTotal returns in lane l the sum of v[l % N] over the warp. N is a power of two of at most 32. Lanes exchange halves of their numbers,
-// which takes N - 1 shuffles instead of 5 N.
-template <int N> __device__ __forceinline__ float warpTotal(float (&v)[N]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int m = N / 2; m > 0; m /= 2) {
-#pragma unroll
-    for (int i = 0; i < m; i++) {
-      const bool upper = lane & m;
-      v[i] = (upper ? v[i + m] : v[i]) + __shfl_xor_sync(~0u, upper ? v[i] : v[i + m], m);
-    }
-  }
-#pragma unroll
-  for (int m = N; m < 32; m *= 2) v[0] += __shfl_xor_sync(~0u, v[0], m);
-  return v[0];
-}
-
 // numbers reads 16 bytes of a weight.
 __device__ __forceinline__ void numbers(float (&v)[4], const float *p) {
   const float4 q = *(const float4 *)p;

@@ -33,23 +33,6 @@ __device__ __forceinline__ void meet(uint32_t *arrived, int64_t n) {
   __syncthreads();
 }
 
-// total returns in lane l the sum of v[l % N] over the warp. N is a power of two of at most 32. Lanes exchange halves of their numbers, which
-// takes N - 1 shuffles instead of 5 N.
-template <int N> __device__ __forceinline__ float total(float (&v)[N]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int m = N / 2; m > 0; m /= 2) {
-#pragma unroll
-    for (int i = 0; i < m; i++) {
-      const bool upper = lane & m;
-      v[i] = (upper ? v[i + m] : v[i]) + __shfl_xor_sync(~0u, upper ? v[i] : v[i + m], m);
-    }
-  }
-#pragma unroll
-  for (int m = N; m < 32; m *= 2) v[0] += __shfl_xor_sync(~0u, v[0], m);
-  return v[0];
-}
-
 // products returns in lane l the product of row l / G % N of a weight, at rows + l / G % N * rowStep, and vector l % G, at x + l % G * step, of n
 // elements. All threads of a block call it with the same vectors. Vectors from count on are zero. If again is true and the vectors fit into shared
 // memory, they are still there from the last call.
@@ -82,7 +65,7 @@ __device__ __forceinline__ float products(const float *rows, int64_t rowStep, co
       }
     }
   }
-  return total(sum);
+  return warpTotal(sum);
 }
 
 // In lstmForward, lane q G + g computes gate q of sequence g, and lane g its state.
