@@ -196,9 +196,12 @@ func bytesAt(w []uint64, n int) []byte {
 
 // allow lets a kernel have an amount of shared memory. It never lowers what another stream needs.
 func (k *function) allow(d *Device, shared uintptr) error {
+	if shared <= usualShared {
+		return nil
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if shared <= max(k.shared, usualShared) {
+	if shared <= k.shared {
 		return nil
 	}
 	const maxDynamicShared = 8 // the attribute's number
