@@ -276,6 +276,8 @@ func cudaCalls(g *gpu) []call {
 			row("EmbeddingBackward", cuda.EmbeddingBackward, func() []any { return []any{s, 2, 3, 4, []int32{1, 2}, f(6), f(12)} }, "1=0", "4[0]=0"),
 			row("Gate", cuda.Gate, func() []any { return []any{s, cuda.GELU, f(4), f(4), f(4)} }, "1=0", "3=zero"),
 			row("GateBackward", cuda.GateBackward, func() []any { return []any{s, cuda.GELU, f(4), f(4), f(4), f(4), f(4)} }, "1=0", "3=zero"),
+			row("Scale", cuda.Scale, func() []any { return []any{s, float32(2), f(6), f(3), f(6)} }, "1=*", "3=zero"),
+			row("ScaleBackward", cuda.ScaleBackward, func() []any { return []any{s, float32(2), f(6), f(3), f(6), f(6), f(3)} }, "1=*", "3=zero"),
 			row("GorgoniaPTX", cuda.GorgoniaPTX, nil),
 			row("GradientNorm", cuda.GradientNorm, func() []any { return []any{s, []cuda.Array[float32]{f(4), f(3)}} }, "1=nil", "1[0]=zero: it has no elements"),
 			row("Largest", cuda.Largest, func() []any { return []any{s, 2, 3, f(6), ints(2)} }, "1=0", "2=0"),

@@ -227,6 +227,13 @@ func TestLengths(t *testing.T) {
 		"GateBackward": func(l *lengths) error {
 			return GateBackward(s, SiLU, Array[float32]{stream: s, n: 9}, l.array("x", 9), l.array("dy", 9), l.array("dgate", 9), l.array("dx", 9))
 		},
+		"Scale": func(l *lengths) error {
+			return Scale(s, 2, Array[float32]{stream: s, n: 9}, Array[float32]{stream: s, n: 3}, l.array("y", 9))
+		},
+		"ScaleBackward": func(l *lengths) error {
+			x, w := Array[float32]{stream: s, n: 9}, Array[float32]{stream: s, n: 3}
+			return ScaleBackward(s, 2, x, w, l.array("dy", 9), l.array("dx", 9), l.array("dweight", 3))
+		},
 		"OuterProduct": func(l *lengths) error {
 			return OuterProduct(s, 3, Array[float32]{stream: s, n: 9}, l.array("v", 9), l.array("product", 27))
 		},

@@ -9,7 +9,7 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// Linear computes x·Wᵀ + bias, from (batch, length, in) to (batch, length, out), or from (batch, in) to (batch, out). The weights start uniform within ±1/√in.
+// Linear computes x·Wᵀ + bias, from (batch, …, in) to (batch, …, out). The weights start uniform within ±1/√in.
 type Linear struct {
 	Base
 	Weight *Param // "weight" (out, in)
@@ -52,7 +52,7 @@ func projection(o build.Options, name string, in, out int, bias bool) *Linear {
 // Err returns what is wrong with the layer, or nil.
 func (l *Linear) Err() error { return build.Err(l) }
 
-// Apply applies the layer to x (batch, length, in) or (batch, in).
+// Apply applies the layer to x (batch, …, in).
 func (l *Linear) Apply(x *G.Node) (*G.Node, error) {
 	return build.At(l, x, func(x *G.Node) (*G.Node, error) {
 		s := build.Steps{Graph: x.Graph()}

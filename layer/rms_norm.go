@@ -37,7 +37,7 @@ func NewRMSNorm(cfg RMSNormConfig, opts ...Option) *RMSNorm {
 // Err returns what is wrong with the layer, or nil.
 func (l *RMSNorm) Err() error { return build.Err(l) }
 
-// Apply applies the norm to x (batch, length, channels) or (batch, channels).
+// Apply applies the norm to x (batch, …, channels).
 func (l *RMSNorm) Apply(x *G.Node) (*G.Node, error) {
 	return build.At(l, x, func(x *G.Node) (*G.Node, error) { return op.RMSNorm(x, l.Weight.Node(x.Graph()), l.eps) })
 }

@@ -83,14 +83,14 @@ func (c *checker) operand(name string, n *G.Node, kind operator.Kind, axes strin
 	}
 }
 
-// rows checks an operand of rows, (batch, length, channels) or (batch, channels). It returns its shape, their number and the size
-// of a row, which the string last names.
+// rows checks an operand of rows, (batch, …, channels) with any number of axes between. It returns its shape, their number and the size of a row,
+// which the string last names.
 func (c *checker) rows(name string, n *G.Node, last string) (shape tensor.Shape, rows, size int) {
-	want := []int{0, 0, 0}
-	if n != nil && len(n.Shape()) == 2 {
-		want = want[1:]
+	want := []int{0, 0}
+	if n != nil && len(n.Shape()) > 2 {
+		want = make([]int, len(n.Shape()))
 	}
-	s := c.required(name, n, fmt.Sprintf("(batch, length, %s) or (batch, %[1]s)", last), want...)
+	s := c.required(name, n, fmt.Sprintf("(batch, …, %s)", last), want...)
 	size = s[len(s)-1]
 	return s, s.TotalSize() / size, size
 }
@@ -133,7 +133,7 @@ func (c *checker) shape(name string, n *G.Node, axes string, want ...int) {
 	got := n.Shape()
 	fits := len(got) == len(want)
 	for i := 0; fits && i < len(want); i++ {
-		fits = got[i] == want[i] || want[i] == 0 && got[i] > 0
+		fits = got[i] > 0 && (want[i] == 0 || got[i] == want[i])
 	}
 	if !fits {
 		c.errorf("%s has shape %v, want %s%s", name, got, axes, sizes(want))

@@ -13,7 +13,7 @@ import (
 
 // CrossEntropy returns the mean of -log softmax(logits)_target over the targets that are not equal to ignore. The logits are (batch,
 // length, vocabulary), the targets (batch, length) of int, and the result is a scalar. For one target a sequence, the logits are (batch,
-// vocabulary), and the targets (batch).
+// vocabulary), and the targets (batch); for one a cell of a grid, they are (batch, height, width, classes) and (batch, height, width).
 //
 // If every target is ignored, the loss and its gradient are 0. (PyTorch returns 0/0, which is NaN, so one batch that holds only padding
 // destroys the weights.)
@@ -23,11 +23,8 @@ import (
 func CrossEntropy(logits, targets *G.Node, ignore int) (*G.Node, error) {
 	c := newChecker("cross-entropy", "logits", logits)
 	s, rows, vocabulary := c.rows("logits", logits, "vocabulary")
-	if len(s) == 2 {
-		c.ints("targets", targets, "(batch)", s[0])
-	} else {
-		c.ints("targets", targets, "(batch, length)", s[0], s[1])
-	}
+	axes := [...]string{"(batch)", "(batch, length)", "(batch, …)"}
+	c.ints("targets", targets, axes[min(len(s), 4)-2], s[:len(s)-1]...)
 	f := crossEntropy[float32]{rows, vocabulary, ignore}
 	return c.apply1(f, crossEntropy[float64](f), tensor.ScalarShape())
 }
@@ -41,11 +38,11 @@ func (f crossEntropy[T]) Check(shapes []tensor.Shape, ints [][]int) error {
 func checkTargets(shape tensor.Shape, targets []int, vocabulary, ignore int) error {
 	for i, target := range targets {
 		if target != ignore && (target < 0 || target >= vocabulary) {
-			at := fmt.Sprint(i)
-			if len(shape) == 2 {
-				at = fmt.Sprintf("%d, %d", i/shape[1], i%shape[1])
+			at, rest := "", i
+			for axis := len(shape) - 1; axis > 0; axis-- {
+				at, rest = fmt.Sprintf(", %d%s", rest%shape[axis], at), rest/shape[axis]
 			}
-			return fmt.Errorf("targets[%s] is %d, want 0 to %d, the vocabulary, or %d, which is ignored", at, target, vocabulary-1, ignore)
+			return fmt.Errorf("targets[%d%s] is %d, want 0 to %d, the vocabulary, or %d, which is ignored", rest, at, target, vocabulary-1, ignore)
 		}
 	}
 	return nil

@@ -238,7 +238,7 @@ func TestCrossEntropyErrors(t *testing.T) {
 	}{
 		{nil, targets, "logits is missing"},
 		{node(tensor.Int, 2, 3, 5), targets, "logits is of int, want float32 or float64"},
-		{node(tensor.Float32, 6), targets, "logits has shape (6), want (batch, length, vocabulary) or (batch, vocabulary)"},
+		{node(tensor.Float32, 6), targets, "logits has shape (6), want (batch, …, vocabulary)"},
 		{node(tensor.Float32, 6, 5), targets, "targets has shape (2, 3), want (batch) = (6)"},
 		{logits, nil, "targets is missing, want a node of int of shape (batch, length)"},
 		{logits, node(tensor.Float32, 2, 3), "targets is of float32, want int"},

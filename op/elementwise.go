@@ -85,24 +85,24 @@ const (
 	GELU = kernel.GELU // x·Φ(x), where Φ is the distribution function of the standard normal distribution
 )
 
-// Activate returns f(x), element by element: x and the result are (batch, length, channels). Errors: an x that is missing, or of another
+// Activate returns f(x), element by element: x and the result are (batch, …, channels). Errors: an x that is missing, or of another
 // type or shape; an unknown f.
 func Activate(x *G.Node, f Activation) (*G.Node, error) {
 	c := newChecker("activation", "x", x)
-	s := c.required("x", x, "(batch, length, channels)", 0, 0, 0)
+	s, _, _ := c.rows("x", x, "channels")
 	c.numbers("", nil) // the x of Gate
 	c.activation(f)
 	return c.apply1(gated[float32]{f}, gated[float64]{f}, s)
 }
 
-// Gate returns f(gate)·x, element by element: gate, x and the result are (batch, length, channels). With SiLU it is the gate of SwiGLU,
+// Gate returns f(gate)·x, element by element: gate, x and the result are (batch, …, channels). With SiLU it is the gate of SwiGLU,
 // with GELU that of GeGLU. Errors: an operand that is missing, or of another type or shape; an unknown f. Source: Shazeer, "GLU Variants
 // Improve Transformer", equation 6.
 func Gate(gate, x *G.Node, f Activation) (*G.Node, error) {
 	c := newChecker("gate", "gate", gate)
-	s := c.required("gate", gate, "(batch, length, channels)", 0, 0, 0)
+	s, _, _ := c.rows("gate", gate, "channels")
 	c.activation(f)
-	c.required("x", x, "(batch, length, channels)", s...)
+	c.required("x", x, "(batch, …, channels)", s...)
 	return c.apply1(gated[float32]{f}, gated[float64]{f}, s)
 }
 

@@ -17,12 +17,12 @@ func TestGateErrors(t *testing.T) {
 		want    string
 	}{
 		{nil, good, SiLU, "gate is missing"},
-		{node(f64, 5, 6), good, SiLU, "gate has shape (5, 6), want (batch, length, channels)"},
+		{node(f64, 6), good, SiLU, "gate has shape (6), want (batch, …, channels)"},
 		{node(tensor.Int, 2, 5, 6), good, SiLU, "gate is of int, want float32 or float64"},
 		{good, nil, SiLU, "x is missing"},
-		{good, node(f64, 2, 5, 7), SiLU, "x has shape (2, 5, 7), want (batch, length, channels) = (2, 5, 6)"},
-		{good, node(f64, 5, 6), GELU, "x has shape (5, 6), want (batch, length, channels) = (2, 5, 6)"},
-		{good, node(f64, 1, 5, 6), GELU, "x has shape (1, 5, 6), want (batch, length, channels) = (2, 5, 6)"},
+		{good, node(f64, 2, 5, 7), SiLU, "x has shape (2, 5, 7), want (batch, …, channels) = (2, 5, 6)"},
+		{good, node(f64, 5, 6), GELU, "x has shape (5, 6), want (batch, …, channels) = (2, 5, 6)"},
+		{good, node(f64, 1, 5, 6), GELU, "x has shape (1, 5, 6), want (batch, …, channels) = (2, 5, 6)"},
 		{good, node(f32, 2, 5, 6), GELU, "x is of float32, want float64 like the other operands"},
 		{good, unbound(G.NewGraph())(f64, 2, 5, 6), SiLU, "x belongs to another graph than the other operands"},
 		{good, node(f64, 2, 5, 6), 2, "the activation is 2, want SiLU or GELU"},
@@ -48,7 +48,7 @@ func TestActivateErrors(t *testing.T) {
 		want string
 	}{
 		{nil, SiLU, "x is missing"},
-		{node(f64, 5, 6), SiLU, "x has shape (5, 6), want (batch, length, channels)"},
+		{node(f64, 6), SiLU, "x has shape (6), want (batch, …, channels)"},
 		{node(f64, 2, 5, 6), 2, "the activation is 2, want SiLU or GELU"},
 		{node(f64, 2, 5, 6), -1, "the activation is -1, want SiLU or GELU"},
 	} {

@@ -9,7 +9,7 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// Linear returns x·weightᵀ + bias: x (batch, length, in) or (batch, in), weight (out, in), bias (out) or nil, and the result in the shape of
+// Linear returns x·weightᵀ + bias: x (batch, …, in), weight (out, in), bias (out) or nil, and the result in the shape of
 // x with out in place of in. The matrix products are computed by package blas, or by the BLAS that the program has set with gorgonia.Use.
 //
 // Errors: an operand that is missing, or of another type or shape.

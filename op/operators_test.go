@@ -38,7 +38,7 @@ func uses(scale int) []use {
 	}
 	batch, length, channels, state := 2, 5*scale, 4*scale, 3
 	sequence := input("", batch, length, channels).Value
-	x := grad.Input{Name: "x", Value: sequence}
+	x, grid := grad.Input{Name: "x", Value: sequence}, input("x", batch, 3, 2, channels)
 	attentionContext := input("Context", batch, 3, 2*channels+1)
 	logDelta := input("LogDelta", channels)
 	for i := range channels { // steps around 1, since a state forgets everything in a long step
@@ -55,6 +55,18 @@ func uses(scale int) []use {
 			[]grad.Input{input("weight", 3*scale, channels), input("a", 2, channels), input("b", 3*scale, 2)}},
 		{"linear of one row a sequence", func(in G.Nodes) (G.Nodes, error) { return one(Linear(in[0], in[1], in[2])) },
 			[]grad.Input{input("x", batch, channels), input("weight", 3, channels), input("bias", 3)}},
+		{"linear over a grid", func(in G.Nodes) (G.Nodes, error) { return one(Linear(in[0], in[1], in[2])) },
+			[]grad.Input{grid, input("weight", 3, channels), input("bias", 3)}},
+		{"grouped linear", func(in G.Nodes) (G.Nodes, error) { return one(GroupedLinear(in[0], in[1])) },
+			[]grad.Input{grid, input("weight", 2, 3, channels/2)}},
+		{"reshape", func(in G.Nodes) (G.Nodes, error) { return one(Reshape(in[0], 2, 6, channels)) }, []grad.Input{grid}},
+		{"scale", func(in G.Nodes) (G.Nodes, error) { return one(Scale(in[0], nil, -0.5)) }, []grad.Input{grid}},
+		{"scale of channels", func(in G.Nodes) (G.Nodes, error) { return one(Scale(in[0], in[1], 0.5)) },
+			[]grad.Input{grid, input("weight", channels)}},
+		{"cross-entropy over a grid", func(in G.Nodes) (G.Nodes, error) { return one(CrossEntropy(in[0], in[1], 0)) },
+			[]grad.Input{{Name: "logits", Value: grid.Value}, integers("targets", channels, batch, 3, 2)}},
+		{"split of a grid", func(in G.Nodes) (G.Nodes, error) { return Split(in[0], scale, 3*scale) }, []grad.Input{grid}},
+		{"GELU over a grid", func(in G.Nodes) (G.Nodes, error) { return one(Activate(in[0], GELU)) }, []grad.Input{grid}},
 		{"reverse", func(in G.Nodes) (G.Nodes, error) { return one(Reverse(in[0], nil)) }, []grad.Input{{Name: "x", Value: sequence}}},
 		{"reverse of packed sequences", func(in G.Nodes) (G.Nodes, error) { return one(Reverse(in[0], in[1])) },
 			[]grad.Input{{Name: "x", Value: sequence}, start}},

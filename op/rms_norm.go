@@ -9,7 +9,7 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// RMSNorm returns x / sqrt(mean(x²) + eps) · weight, where the mean is over the last axis: x (batch, length, channels) or (batch, channels),
+// RMSNorm returns x / sqrt(mean(x²) + eps) · weight, where the mean is over the last axis: x (batch, …, channels),
 // weight (channels), and the result has x's shape.
 //
 // Errors: an operand that is missing, or of another type or shape; an eps that is negative or not finite.

@@ -7,23 +7,24 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// Split divides x (batch, length, channels) along its last axis into parts of the given sizes, which must add up to the channels. It returns
-// a copy of each part, (batch, length, size).
+// Split divides x (batch, …, channels) along its last axis into parts of the given sizes, which must add up to the channels. It returns
+// a copy of each part, (batch, …, size).
 //
 // Use it instead of gorgonia.Slice: Gorgonia merges two slices into one node if their bounds differ by a multiple of 256.
 //
 // Errors: an x that is missing, or of another type or shape; a size below 1 or above the channels; sizes that do not add up to them.
 func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 	c := newChecker("split", "x", x)
-	s, sum := c.required("x", x, "(batch, length, channels)", 0, 0, 0), 0
+	s, _, channels := c.rows("x", x, "channels")
+	sum := 0
 	for i, n := range sizes {
-		if n < 1 || n > s[2] {
-			c.errorf("size %d is %d, want 1 to %d, the channels", i, n, s[2])
+		if n < 1 || n > channels {
+			c.errorf("size %d is %d, want 1 to %d, the channels", i, n, channels)
 		}
 		sum += n
 	}
-	if sum != s[2] {
-		c.errorf("sizes %v add up to %d, want the channels, %d", sizes, sum, s[2])
+	if sum != channels {
+		c.errorf("sizes %v add up to %d, want the channels, %d", sizes, sum, channels)
 	}
 	if c.err != nil {
 		return nil, c.err
@@ -32,8 +33,8 @@ func Split(x *G.Node, sizes ...int) (G.Nodes, error) {
 	from := 0
 	for _, n := range sizes {
 		shape := s.Clone()
-		shape[2] = n
-		f := columns[float32]{s[2], from, n}
+		shape[len(s)-1] = n
+		f := columns[float32]{channels, from, n}
 		p, err := c.apply1(f, columns[float64](f), shape)
 		if err != nil {
 			return nil, err
