@@ -218,6 +218,11 @@ func cudaCalls(g *gpu) []call {
 		methods("cuda.Dropout", func() any { return cuda.Dropout{Rate: 0.5, Seed: 1, Layer: 2, Each: 1} }, map[string]call{
 			"Apply": {args: func() []any { return []any{s, f(24), ints(1), f(24)} }, fine: []string{"0.Rate=0", "0.Each=*"}},
 		}),
+		methods("cuda.Dice", func() any { return &cuda.Dice{Images: 2, Cells: 3, Classes: 4, Logits: f(24), Targets: ints(6)} }, map[string]call{
+			"Forward":  {args: func() []any { return []any{s, array[float64](g, 12), f(1)} }, fine: []string{"0.Ignore=*"}},
+			"Backward": {args: func() []any { return []any{s, array[float64](g, 12), f(1), f(24)} }, fine: []string{"0.Ignore=*"}},
+			"State":    {fine: []string{"0=nil: it has no state", "0=zero", "0.*=*"}},
+		}),
 		methods("cuda.MeanPool", func() any { return &cuda.MeanPool{Batch: 2, Length: 3, Channels: 4, Mask: bytes(6)} }, map[string]call{
 			"Forward":  {args: func() []any { return []any{s, f(24), f(8)} }, fine: []string{"0=zero: there is nothing to compute", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Mask=zero"}},
 			"Backward": {args: func() []any { return []any{s, f(8), f(24)} }, fine: []string{"0=zero: there is nothing to compute", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Mask=zero"}},
@@ -271,6 +276,9 @@ func cudaCalls(g *gpu) []call {
 			row("ScatterColumns", cuda.ScatterColumns, func() []any { return []any{s, 2, 5, 1, 3, f(6), f(10)} }, "1=0", "3=0", "4=0"),
 			row("CrossEntropyForward", cuda.CrossEntropyForward[float32], func() []any { return []any{s, 2, 3, 3, int32(0), f(6), ints(2), f(5), f(1)} }, "1=0", "4=*"),
 			row("CrossEntropyBackward", cuda.CrossEntropyBackward[float32], func() []any { return []any{s, 2, 3, 3, int32(0), f(6), ints(2), f(5), f(1)} }, "1=0", "4=*"),
+			row("BinaryCrossEntropyForward", cuda.BinaryCrossEntropyForward, func() []any { return []any{s, 2, int32(0), f(2), ints(2), array[float64](g, 1), f(1)} }, "1=0", "2=*"),
+			row("BinaryCrossEntropyBackward", cuda.BinaryCrossEntropyBackward, func() []any { return []any{s, 2, int32(0), f(2), ints(2), array[float64](g, 1), f(1), f(2)} }, "1=0", "2=*"),
+			row("NearestTargets", cuda.NearestTargets, func() []any { return []any{s, 2, [3]int{1, 4, 4}, [3]int{1, 2, 2}, ints(32), ints(8)} }, "1=0"),
 			row("CrossEntropyState", cuda.CrossEntropyState, with(3)),
 			row("EmbeddingForward", cuda.EmbeddingForward, func() []any { return []any{s, 2, 3, f(12), ints(2), f(6)} }, "1=0", "2=0"),
 			row("EmbeddingBackward", cuda.EmbeddingBackward, func() []any { return []any{s, 2, 3, 4, []int32{1, 2}, f(6), f(12)} }, "1=0", "4[0]=0"),

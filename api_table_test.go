@@ -428,6 +428,16 @@ func opCalls() []call {
 			}, fine: []string{"0=of more axes", "2=zero", "2.Rate=0", "2.Layer=*"}},
 			{name: "op.MeanPool", f: op.MeanPool, args: func() []any { f, ints := inputs(); return []any{f(2, 3, 4), ints(2, 3)} }, fine: []string{"1=nil"}},
 			{name: "op.CrossEntropy", f: op.CrossEntropy, args: func() []any { f, ints := inputs(); return []any{f(2, 3, 5), ints(2, 3), -100} }, fine: []string{"0=axis 2*", "2=*"}},
+			{name: "op.BinaryCrossEntropy", f: op.BinaryCrossEntropy, args: func() []any { f, ints := inputs(); return []any{f(2, 3, 1), ints(2, 3), -100} }, fine: []string{"2=*"}},
+			{name: "op.Dice", f: op.Dice, args: func() []any { f, ints := inputs(); return []any{f(2, 3, 5), ints(2, 3), -100} }, fine: []string{"0=axis 2*", "2=*"}},
+			{name: "op.SegmentationLoss", f: op.SegmentationLoss, args: func() []any {
+				f, ints := inputs()
+				return []any{f(2, 3, 5), ints(2, 3), -100, op.SegmentationWeights{CrossEntropy: 1, Dice: 1}}
+			}, fine: []string{"0=axis 2*", "2=*", "3.CrossEntropy=0", "3.Dice=0"}},
+			{name: "op.DeepSupervision", f: op.DeepSupervision, args: func() []any {
+				f, ints := inputs()
+				return []any{G.Nodes{f(2, 4, 5)}, ints(2, 4), -100, []float64{1}, op.SegmentationWeights{CrossEntropy: 1, Dice: 1}}
+			}, fine: []string{"0[0]=axis*", "1=axis*", "2=*", "3=nil", "4.CrossEntropy=0", "4.Dice=0"}},
 			{name: "op.CheckGraph", f: op.CheckGraph, args: func() []any { return []any{G.NewGraph()} }, fine: []string{"0=zero: it has no nodes"}},
 			{name: "op.ReuseResults", f: op.ReuseResults, args: func() []any { return []any{G.NewGraph()} }},
 			struc("CausalConv", op.CausalConv, conv, op.ConvConfig{SiLU: true}, append(convFine, "1=zero")...),

@@ -37,7 +37,7 @@ type headLoss[T kernel.Float] struct {
 }
 
 func (f *headLoss[T]) Check(shapes []tensor.Shape, ints [][]int) error {
-	return checkTargets(shapes[2], ints[2], f.out, f.ignore)
+	return checkTargets(shapes[2], ints[2], f.out, f.ignore, "the vocabulary")
 }
 
 // Forward and Backward never run: on the host there are two operators.

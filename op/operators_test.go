@@ -162,6 +162,7 @@ func uses(scale int) []use {
 		{"cross-entropy", func(in G.Nodes) (G.Nodes, error) { return one(CrossEntropy(in[0], in[1], 0)) },
 			[]grad.Input{{Name: "logits", Value: sequence}, integers("targets", channels, batch, length)}},
 	}
+	all = append(all, lossUses(scale, input, integers)...)
 	for _, reverse := range []bool{false, true} {
 		p := &scanProblem{batch: batch, length: length, channels: channels, state: state, bGroups: 2, cGroups: 1,
 			cfg: ScanConfig{DeltaSoftplus: true, Reverse: reverse}}

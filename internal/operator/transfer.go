@@ -85,8 +85,12 @@ func (p Place) newTransfer(up bool, of, to tensor.Shape) *transfer {
 	return &transfer{unary: newUnary(name, place, tensor.Float32, of, tensor.Float32, to), device: p, up: up}
 }
 
-func (t *transfer) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
-	n, err := node.Apply(t.device.newTransfer(!t.up, t.to, t.of()), grad)
+// SymDiff names the transfer after x: the gradients of two values can be one node on the host, and each needs a copy on the device, because a
+// gradient there is dropped after its only reader.
+func (t *transfer) SymDiff(x G.Nodes, _, grad *G.Node) (G.Nodes, error) {
+	back := t.device.newTransfer(!t.up, t.to, t.of())
+	back.name += fmt.Sprintf(" of a gradient, %08x", x[0].Hashcode())
+	n, err := node.Apply(back, grad)
 	return G.Nodes{n}, err
 }
 
