@@ -19,7 +19,8 @@ type Stream struct {
 	blas       blasHandle
 	ffts       map[fft]fftPlan
 	s4         s4Way
-	plan       []int32 // plan of the last EmbeddingBackward; its memory is reused
+	plan       []int32  // plan of the last EmbeddingBackward; its memory is reused
+	orders     []orders // of grid scans
 
 	replay replay
 	words  []uint64 // of the last task; its memory is reused

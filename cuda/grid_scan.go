@@ -1,0 +1,390 @@
+package cuda
+
+import (
+	"fmt"
+	"slices"
+	"unsafe"
+)
+
+// GridScan is the selective scan over the cells of a grid in several directions at once. Each direction reads the cells in an order of its
+// own and has parameters of its own. op.GridScan defines it. Operands of type T are in the order of the cells. rows is batch · cells.
+type GridScan[T Activation] struct {
+	Batch, Cells, Channels, State, Directions int
+
+	Order     Array[int32]      // what GridOrders returned
+	U         Array[T]          // (rows, channels), or with Apart (rows, directions·channels)
+	Apart     bool              // each direction has channels of U and of the result of its own
+	Delta     Array[T]          // (rows, directions·channels)
+	A         Array[float32]    // (directions·channels, state)
+	ALog      bool              // A holds log(-A)
+	B, C      GridProjection[T] // state numbers for each direction of each row
+	D         Array[float32]    // optional: (directions·channels)
+	DeltaBias Array[float32]    // optional: (directions·channels)
+	Softplus  bool              // Δ is softplus(Delta + DeltaBias)
+}
+
+// GridProjection is B or C: the first state numbers of each of (rows, directions) parts of Step elements.
+type GridProjection[T Activation] struct {
+	Data Array[T]
+	Step int
+}
+
+// GridGrad receives the gradients of a GridScan's operands, in their shapes. Those of absent operands are absent.
+type GridGrad[T Activation] struct {
+	U               Array[float32]
+	More            Array[T] // optional: in U's shape, added to the gradient of U
+	Delta           Array[T]
+	B, C            GridProjection[T]
+	A, D, DeltaBias Array[float32]
+}
+
+// gridArgs has the same fields as the kernels' struct Grid (kernels/grid.cuh).
+type gridArgs struct {
+	batch, cells, channels, state, directions, groups, warps, chunks, chunkSteps, orderStep          int64
+	uRow, uApart, bStep, cStep, yRow, yApart, dyRow, dyApart, duRow, duApart, ddeltaRow, ddeltaApart int64
+	softplus, alog, vectors                                                                          int64
+	order, u, delta, a, b, c, d, bias, y, checkpoints, states, sums                                  uintptr
+	dy, du, ddelta, db, dc, da, dd, dbias                                                            uintptr
+}
+
+// gridAlign is the number of cells to which an order is padded: a multiple of the steps of a tile.
+const gridAlign = 8
+
+// orders is a copy on the device of the orders of a scan.
+type orders struct {
+	host [][]int32
+	on   Array[int32]
+}
+
+// GridOrders returns the orders of a GridScan's directions on the device: for each step the cell. All must be permutations of 0 to n-1 for the
+// same n, and must not change later. Equal orders are uploaded once for a stream. Do not free the array.
+func GridOrders(s *Stream, host [][]int32) (Array[int32], error) {
+	if err := s.usable(); err != nil {
+		return Array[int32]{}, err
+	}
+	for _, o := range s.orders {
+		if slices.EqualFunc(o.host, host, func(a, b []int32) bool {
+			return len(a) == len(b) && unsafe.SliceData(a) == unsafe.SliceData(b) || slices.Equal(a, b)
+		}) {
+			return o.on, nil
+		}
+	}
+	var all []int32
+	for k, order := range host {
+		if len(order) == 0 || len(order) != len(host[0]) {
+			return Array[int32]{}, fmt.Errorf("cuda: grid scan: order %d has %d cells, want at least 1, and as many as order 0", k, len(order))
+		}
+		seen := make([]bool, len(order))
+		for t, cell := range order {
+			if cell < 0 || int(cell) >= len(order) || seen[cell] {
+				return Array[int32]{}, fmt.Errorf("cuda: grid scan: order %d has cell %d at step %d, want each of 0 to %d once", k, cell, t, len(order)-1)
+			}
+			seen[cell] = true
+		}
+		all = append(all, order...)
+		for len(all)%gridAlign != 0 { // tiles read whole
+			all = append(all, order[len(order)-1])
+		}
+	}
+	on, err := Upload(s, all)
+	if err == nil {
+		s.orders = append(s.orders, orders{slices.Clone(host), on})
+	}
+	return on, err
+}
+
+// gridSize is a size of kernels: states and channels of a thread.
+type gridSize struct{ states, channels int }
+
+// size returns the size of the kernels. addresses are those of the activations, in bytes.
+func (g *GridScan[T]) size(backward bool, addresses ...uintptr) gridSize {
+	switch {
+	case g.State == 1:
+		together := g.U.address | g.Delta.address
+		for _, a := range addresses {
+			together |= a
+		}
+		if g.Channels%64 == 0 && together%uintptr(2*size[T]()) == 0 {
+			return gridSize{1, 2}
+		}
+		return gridSize{1, 1}
+	case g.State <= 4:
+		return gridSize{4, 1}
+	case g.State <= 8 || backward:
+		return gridSize{8, 1}
+	}
+	return gridSize{16, 1}
+}
+
+func (k gridSize) groups(state int) int { return (state + k.states - 1) / k.states }
+
+// run queues a kernel. Of all but the merging kernels, a warp has a part of the channels, of a chunk, of a group of a direction.
+func (k gridSize) run(s *Stream, kind, typeName string, a *gridArgs) error {
+	g := blocksOf(int(32*a.warps*a.chunks*a.directions*a.groups*a.batch), 128)
+	return s.run(fmt.Sprint("grid", k.states), fmt.Sprintf("grid_%s_%s_%dx%d", kind, typeName, k.states, k.channels), g, unsafe.Pointer(a))
+}
+
+func (g *GridScan[T]) rows() int { return count(g.Batch, g.Cells) }
+
+func (g *GridScan[T]) uWidth() int {
+	if g.Apart {
+		return count(g.Directions, g.Channels)
+	}
+	return g.Channels
+}
+
+// tileSteps returns the steps between two checkpoints.
+func (g *GridScan[T]) tileSteps() int {
+	if g.State <= 4 {
+		return 8
+	}
+	return 4
+}
+
+// CheckpointLen returns the length of the checkpoints.
+func (g *GridScan[T]) CheckpointLen() int {
+	return count(g.Batch, (g.Cells+g.tileSteps()-1)/g.tileSteps(), g.Directions, g.State, g.Channels)
+}
+
+// ResultLen returns the length of y, and of the gradient of U.
+func (g *GridScan[T]) ResultLen() int { return count(g.rows(), g.uWidth()) }
+
+func (g *GridScan[T]) check() error {
+	if g == nil {
+		return missing("grid scan")
+	}
+	if err := firstError(atLeast(0, "grid scan", "Batch", g.Batch, "Cells", g.Cells),
+		atLeast(1, "grid scan", "Channels", g.Channels, "State", g.State, "Directions", g.Directions)); err != nil {
+		return err
+	}
+	if g.State > MaxState {
+		return fmt.Errorf("cuda: grid scan: State is %d, want at most %d", g.State, MaxState)
+	}
+	if width := count(g.Directions, max(g.Channels, g.B.Step, g.C.Step)); width >= 1<<31 {
+		return fmt.Errorf("cuda: grid scan: a cell has %d numbers, want less than 2^31", width)
+	}
+	all, rows := count(g.Directions, g.Channels), g.rows()
+	return firstError(
+		expect("grid scan", "Order", g.Order.n, count(g.Directions, (g.Cells+gridAlign-1)/gridAlign*gridAlign), "U", g.U.n, g.ResultLen(),
+			"Delta", g.Delta.n, count(rows, all), "A", g.A.n, count(all, g.State)),
+		g.checkProjections("", g.B, g.C),
+		optional("grid scan", "D", g.D, all, "DeltaBias", g.DeltaBias, all),
+	)
+}
+
+// checkProjections checks B and C, or their gradients.
+func (g *GridScan[T]) checkProjections(of string, b, c GridProjection[T]) error {
+	parts := count(g.rows(), g.Directions)
+	return firstError(
+		inRow("grid scan", "the Step of "+of+"B", b.Step, g.State), inRow("grid scan", "the Step of "+of+"C", c.Step, g.State),
+		expect("grid scan", of+"B", b.Data.n, strided(parts, b.Step, g.State), of+"C", c.Data.n, strided(parts, c.Step, g.State)),
+	)
+}
+
+// args returns the arguments for kernels of a size. It chooses the chunks: enough warps to fill the device.
+func (g *GridScan[T]) args(s *Stream, k gridSize) gridArgs {
+	a := gridArgs{
+		batch: int64(g.Batch), cells: int64(g.Cells), channels: int64(g.Channels), state: int64(g.State), directions: int64(g.Directions),
+		groups: int64(k.groups(g.State)), warps: int64((g.Channels + 32*k.channels - 1) / (32 * k.channels)), chunks: 1, chunkSteps: int64(g.Cells),
+		orderStep: int64((g.Cells + gridAlign - 1) / gridAlign * gridAlign), uRow: int64(g.uWidth()), bStep: int64(g.B.Step), cStep: int64(g.C.Step),
+		order: g.Order.address, u: g.U.address, delta: g.Delta.address, a: g.A.address, b: g.B.Data.address, c: g.C.Data.address,
+		d: g.D.address, bias: g.DeltaBias.address,
+	}
+	if g.Apart {
+		a.uApart = a.channels
+	}
+	if g.Softplus {
+		a.softplus = 1
+	}
+	if g.ALog {
+		a.alog = 1
+	}
+	together := uintptr(int64(g.B.Step|g.C.Step)*size[T]()) | g.B.Data.address | g.C.Data.address
+	if g.State%k.states == 0 && together%uintptr(min(16, int64(k.states)*size[T]())) == 0 {
+		a.vectors = 1
+	}
+	const least = 64 // steps of a chunk
+	if warps := a.batch * a.directions * a.groups * a.warps; warps < 6*int64(s.multiprocessors()) {
+		chunks := max(1, min(12*int64(s.multiprocessors())/warps, a.cells/least))
+		a.chunkSteps = ((a.cells+chunks-1)/chunks + gridAlign - 1) / gridAlign * gridAlign
+		a.chunks = (a.cells + a.chunkSteps - 1) / a.chunkSteps
+	}
+	return a
+}
+
+// chunkStates allocates what passes between chunks, if there are several.
+func (g *GridScan[T]) chunkStates(s *Stream, work *temporaries, a *gridArgs, err *error) {
+	if a.chunks > 1 {
+		all := int(a.batch * a.chunks * a.directions * a.channels)
+		a.states, a.sums = take[float32](s, work, all*g.State, err).address, take[float32](s, work, all, err).address
+	}
+}
+
+// carry turns what leaves each chunk into what enters it.
+func (g *GridScan[T]) carry(s *Stream, a *gridArgs, reverse int) error {
+	return s.run("grid1", "grid_carry", blocksOf(int(a.batch*a.directions*a.state*a.channels), 128), unsafe.Pointer(a), reverse)
+}
+
+// Forward queues y: (rows, channels), the sum of the directions, or with Apart (rows, directions·channels). It also writes the checkpoints
+// unless they are absent. y can be absent if they are not.
+func (g *GridScan[T]) Forward(s *Stream, y, checkpoints Array[float32]) (err error) {
+	if err := g.check(); err != nil {
+		return err
+	}
+	if err := firstError(optional("grid scan", "y", y, g.ResultLen(), "checkpoints", checkpoints, g.CheckpointLen()), s.usable()); err != nil {
+		return err
+	}
+	if g.rows() == 0 {
+		return nil
+	}
+	k := g.size(false, y.address)
+	a := g.args(s, k)
+	a.checkpoints = checkpoints.address
+	var work temporaries
+	defer func() { work.free() }()
+	var m gridMerge[T, float32]
+	if !y.Absent() {
+		m = partsOf(g, s, &work, y, Array[T]{}, a.groups, !g.Apart, &err)
+		a.y, a.yRow, a.yApart = m.address, m.row, m.apart
+	}
+	g.chunkStates(s, &work, &a, &err)
+	if err != nil {
+		return err
+	}
+	if a.chunks > 1 {
+		if err := firstError(k.run(s, "ends", typeName[T](), &a), g.carry(s, &a, 0)); err != nil {
+			return err
+		}
+	}
+	return firstError(k.run(s, "forward", typeName[T](), &a), m.run(s))
+}
+
+// gridMerge is the sum of the parts of a result, of each direction or of all.
+type gridMerge[T, Y Activation] struct {
+	parts, more           Array[T]
+	to                    Array[Y]
+	address               uintptr // where the scan writes
+	row, apart            int64   // elements between cells, and between groups of directions
+	count, rows, channels int
+	directions            int64 // of the result
+}
+
+// partsOf returns where a scan writes a result of which each direction has groups parts, and how they become the result: the sum over all
+// directions if merged, else over the groups of each, and more unless it is absent.
+func partsOf[T, Y Activation](g *GridScan[T], s *Stream, work *temporaries, to Array[Y], more Array[T], groups int64, merged bool, err *error) gridMerge[T, Y] {
+	m := gridMerge[T, Y]{
+		to: to, more: more, count: int(groups), rows: g.rows(), channels: g.Channels, directions: int64(g.Directions), row: int64(g.Channels),
+		apart: int64(g.rows() * g.Channels),
+	}
+	if merged {
+		m.count, m.directions = m.count*g.Directions, 1
+	}
+	if direct, same := any(to).(Array[T]); same && m.count == 1 && more.Absent() {
+		m.address, m.row, m.apart = direct.address, m.directions*m.row, m.row
+		m.count = 0
+		return m
+	}
+	m.parts = take[T](s, work, m.count*int(m.directions)*m.rows*m.channels, err)
+	m.address = m.parts.address
+	return m
+}
+
+// run queues the sum, unless the scan wrote the result itself.
+func (m *gridMerge[T, Y]) run(s *Stream) error {
+	if m.count == 0 {
+		return nil
+	}
+	g := blocksOf((m.rows*m.channels+3)/4, 256)
+	g.y = m.directions
+	return s.run("grid1", "grid_merge_"+typeName[T]()+"_"+typeName[Y](), g, m.parts.address, m.more.address, m.to.address, m.count, m.rows, m.channels)
+}
+
+// Backward queues the gradients of all operands, from the gradient dy of the result. checkpoints are those that Forward wrote. If they are
+// absent, Backward computes them. It writes every element of grad's arrays except what lies between the parts of B and C. Sums are added in
+// a fixed order, so two runs give the same bits.
+func (g *GridScan[T]) Backward(s *Stream, checkpoints Array[float32], dy Array[T], grad *GridGrad[T]) (err error) {
+	if err := g.check(); err != nil {
+		return err
+	}
+	if grad == nil {
+		return fmt.Errorf("cuda: grid scan: the gradients are missing, want arrays for them")
+	}
+	all := g.Directions * g.Channels
+	if err := firstError(
+		expect("grid scan", "dy", dy.n, g.ResultLen(), "the gradient of U", grad.U.n, g.ResultLen(),
+			"the gradient of Delta", grad.Delta.n, g.rows()*all, "the gradient of A", grad.A.n, all*g.State),
+		g.checkProjections("the gradient of ", grad.B, grad.C),
+		optional("grid scan", "checkpoints", checkpoints, g.CheckpointLen(), "More", grad.More, g.ResultLen(), "the gradient of D", grad.D, all,
+			"the gradient of DeltaBias", grad.DeltaBias, all), s.usable(),
+	); err != nil {
+		return err
+	}
+	if g.rows() == 0 {
+		return firstError(grad.A.Fill(s, 0), orNothing(grad.D, s), orNothing(grad.DeltaBias, s))
+	}
+	var work temporaries
+	defer func() { work.free() }()
+	if checkpoints.Absent() {
+		checkpoints = take[float32](s, &work, g.CheckpointLen(), &err)
+		if err == nil {
+			err = g.Forward(s, Array[float32]{}, checkpoints)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	k := g.size(true, dy.address, grad.U.address, grad.Delta.address)
+	a := g.args(s, k)
+	a.checkpoints, a.dy, a.dyRow, a.dyApart = checkpoints.address, dy.address, a.uRow, a.uApart
+	du := partsOf(g, s, &work, grad.U, grad.More, a.groups, !g.Apart, &err)
+	ddelta := partsOf(g, s, &work, grad.Delta, Array[T]{}, a.groups, false, &err)
+	a.du, a.duRow, a.duApart = du.address, du.row, du.apart
+	a.ddelta, a.ddeltaRow, a.ddeltaApart = ddelta.address, ddelta.row, ddelta.apart
+	projections, sequences := g.rows()*g.Directions*g.State, g.Batch*int(a.chunks)
+	db, dc := take[float32](s, &work, int(a.warps)*projections, &err), take[float32](s, &work, int(a.warps)*projections, &err)
+	da := take[float32](s, &work, sequences*all*g.State, &err)
+	var dd, dbias Array[float32]
+	if !grad.D.Absent() {
+		dd = take[float32](s, &work, sequences*all, &err)
+	}
+	if !grad.DeltaBias.Absent() {
+		dbias = take[float32](s, &work, int(a.groups)*sequences*all, &err)
+	}
+	a.db, a.dc, a.da, a.dd, a.dbias = db.address, dc.address, da.address, dd.address, dbias.address
+	g.chunkStates(s, &work, &a, &err)
+	if err != nil {
+		return err
+	}
+	if a.chunks > 1 {
+		if err := firstError(k.run(s, "carries", typeName[T](), &a), g.carry(s, &a, 1)); err != nil {
+			return err
+		}
+	}
+	half := 2 - size[T]()/2 // 1 for bfloat16, else 0
+	sum := func(to GridProjection[T], parts Array[float32]) partSum {
+		return partSum{to.Data.address, parts.address, a.warps, int64(projections), a.state, int64(to.Step), half}
+	}
+	if err := firstError(
+		k.run(s, "backward", typeName[T](), &a), du.run(s), ddelta.run(s), s.sumParts([]partSum{sum(grad.B, db), sum(grad.C, dc)}),
+		s.rowSums(da, grad.A, sequences, all*g.State),
+	); err != nil {
+		return err
+	}
+	if !dd.Absent() {
+		if err := s.rowSums(dd, grad.D, sequences, all); err != nil {
+			return err
+		}
+	}
+	if !dbias.Absent() {
+		return s.rowSums(dbias, grad.DeltaBias, int(a.groups)*sequences, all)
+	}
+	return nil
+}
+
+// orNothing fills an array with zeros, unless it is absent.
+func orNothing(a Array[float32], s *Stream) error {
+	if a.Absent() {
+		return nil
+	}
+	return a.Fill(s, 0)
+}
