@@ -10,6 +10,7 @@
 // The packages for programs:
 //
 //	nn          MambaBlock, MambaStack, LM (a language model), Generator (prompts to tokens), Stepper (one token at a time)
+//	vision      models of images, and metrics of classification and segmentation
 //	layer       layers with weights: linear, norms, Mamba, S4, S6, H3, attention, LSTM; LoRA; frozen weights
 //	op          the operators: SelectiveScan and its neighbours, on the host and on a GPU
 //	train       AdamW, and a training loop for any loss, which can be stopped and resumed; LoRA in files
