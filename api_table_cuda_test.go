@@ -223,6 +223,9 @@ func cudaCalls(g *gpu) []call {
 			"Backward": {args: func() []any { return []any{s, array[float64](g, 12), f(1), f(24)} }, fine: []string{"0.Ignore=*"}},
 			"State":    {fine: []string{"0=nil: it has no state", "0=zero", "0.*=*"}},
 		}),
+		methods("cuda.Pad", func() any {
+			return &cuda.Pad{Batch: 2, Channels: 2, From: [3]int{1, 1, 2}, To: [3]int{1, 1, 3}, Before: [3]int{0, 0, 1}}
+		}, map[string]call{"Apply": {args: func() []any { return []any{s, f(8), f(12)} }, fine: []string{"0=zero: there is nothing to copy", "0.Batch=0", "0.Channels=0"}}}),
 		methods("cuda.MeanPool", func() any { return &cuda.MeanPool{Batch: 2, Length: 3, Channels: 4, Mask: bytes(6)} }, map[string]call{
 			"Forward":  {args: func() []any { return []any{s, f(24), f(8)} }, fine: []string{"0=zero: there is nothing to compute", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Mask=zero"}},
 			"Backward": {args: func() []any { return []any{s, f(8), f(24)} }, fine: []string{"0=zero: there is nothing to compute", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Mask=zero"}},

@@ -406,6 +406,7 @@ func opCalls() []call {
 			{name: "op.Linear", f: op.Linear, args: nodesOf(x, shape{5, 4}, shape{5}), fine: []string{"2=nil"}},
 			{name: "op.GroupedLinear", f: op.GroupedLinear, args: nodesOf(x, shape{2, 3, 2})},
 			{name: "op.Reshape", f: op.Reshape, args: func() []any { return append(nodesOf(x)(), 6, 4) }, fine: width},
+			{name: "op.Pad", f: op.Pad, args: func() []any { return append(nodesOf(x)(), []int{1}, []int{-1}) }, fine: []string{"0=of another graph", "1[0]=0", "2[0]=0", "1[0]=-1", "2[0]=-1"}},
 			{name: "op.Scale", f: op.Scale, args: func() []any { return append(nodesOf(x, shape{4})(), 0.5) }, fine: []string{"1=nil", "2=0", "2=-1"}},
 			{name: "op.LowRank", f: op.LowRank, args: func() []any { return append(nodesOf(shape{5, 4}, shape{2, 4}, shape{5, 2})(), 1.0) }, fine: []string{"3=0", "3=-1"}},
 			{name: "op.RMSNorm", f: op.RMSNorm, args: func() []any { return append(nodesOf(x, shape{4})(), 1e-5) }, fine: []string{"2=0"}},

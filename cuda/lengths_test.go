@@ -227,6 +227,10 @@ func TestLengths(t *testing.T) {
 		"GateBackward": func(l *lengths) error {
 			return GateBackward(s, SiLU, Array[float32]{stream: s, n: 9}, l.array("x", 9), l.array("dy", 9), l.array("dgate", 9), l.array("dx", 9))
 		},
+		"Pad": func(l *lengths) error {
+			p := Pad{Batch: 2, Channels: 3, From: [3]int{1, 2, 4}, To: [3]int{1, 3, 2}, Before: [3]int{0, 1, -1}}
+			return p.Apply(s, l.array("x", 2*2*4*3), l.array("y", 2*3*2*3))
+		},
 		"Scale": func(l *lengths) error {
 			return Scale(s, 2, Array[float32]{stream: s, n: 9}, Array[float32]{stream: s, n: 3}, l.array("y", 9))
 		},
