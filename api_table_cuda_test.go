@@ -289,6 +289,8 @@ func cudaCalls(g *gpu) []call {
 			row("Convert", cuda.Convert[float32, cuda.BFloat16], func() []any { return []any{s, f(4), array[cuda.BFloat16](g, 4)} }),
 			row("CopyAllTo", cuda.CopyAllTo[float32], func() []any { return []any{s, []cuda.Array[float32]{f(4)}, [][]float32{make([]float32, 4)}} }, "2[0][0]=*"),
 			row("Reverse", cuda.Reverse, func() []any { return []any{s, 2, 3, 4, f(24), f(24), bytes(6)} }, "1=0", "2=0", "3=0", "6=zero"),
+			row("Gather", cuda.Gather, func() []any { return []any{s, 2, 4, 3, ints(4), f(24), f(24)} }, "1=0", "2=0", "3=0"),
+			row("Scatter", cuda.Scatter, func() []any { return []any{s, 2, 4, 3, ints(4), f(24), f(24)} }, "1=0", "2=0", "3=0"),
 			row("CopyColumns", cuda.CopyColumns, func() []any { return []any{s, 2, 5, 1, 3, f(10), f(6)} }, "1=0", "3=0", "4=0"),
 			row("ScatterColumns", cuda.ScatterColumns, func() []any { return []any{s, 2, 5, 1, 3, f(6), f(10)} }, "1=0", "3=0", "4=0"),
 			row("CrossEntropyForward", cuda.CrossEntropyForward[float32], func() []any { return []any{s, 2, 3, 3, int32(0), f(6), ints(2), f(5), f(1)} }, "1=0", "4=*"),

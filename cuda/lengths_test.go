@@ -215,6 +215,12 @@ func TestLengths(t *testing.T) {
 		"Reverse": func(l *lengths) error {
 			return Reverse(s, batch, length, channels, l.array("x", rows*channels), l.array("y", rows*channels), of[uint8](l.array("start", rows)))
 		},
+		"Gather": func(l *lengths) error {
+			return Gather(s, batch, length, channels, of[int32](l.array("order", length)), l.array("x", rows*channels), l.array("y", rows*channels))
+		},
+		"Scatter": func(l *lengths) error {
+			return Scatter(s, batch, length, channels, of[int32](l.array("order", length)), l.array("x", rows*channels), l.array("y", rows*channels))
+		},
 		"CopyColumns": func(l *lengths) error {
 			return CopyColumns(s, rows, 9, 2, 5, l.array("x", rows*9), l.array("y", rows*5))
 		},

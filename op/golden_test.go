@@ -1,6 +1,7 @@
 package op
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -156,4 +157,91 @@ func near(v G.Value, want []float64, dt tensor.Dtype) error {
 		}
 	}
 	return nil
+}
+
+// TestGoldenCrossScan compares Reorder with VMamba's cross scan, which makes a copy of the image for each direction, and its cross merge,
+// which puts such copies back and adds them.
+func TestGoldenCrossScan(t *testing.T) {
+	file, err := golden.Read("../testdata/ss2d/golden_ss2d.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := 0
+	for _, name := range slices.Sorted(maps.Keys(file.Metadata)) {
+		var c struct {
+			Op           string
+			H, W         int
+			ChannelFirst bool `json:"channel_first"`
+		}
+		if err := json.Unmarshal([]byte(file.Metadata[name]), &c); err != nil {
+			t.Fatal(err)
+		}
+		if c.Op != "cross_scan" && c.Op != "cross_merge" {
+			continue // the layer SS2D
+		}
+		cases++
+		// image returns a tensor as (batch, cells, channels), and images one for each direction.
+		image := func(key string) []golden.Tensor {
+			x := file.Tensors[name+"."+key]
+			size := len(x.Data) / x.Shape[0] / (c.H * c.W)
+			if x.Shape = []int{x.Shape[0], c.H * c.W, size}; c.ChannelFirst {
+				x.Shape = []int{x.Shape[0], size, c.H * c.W}
+				x = x.Transpose(0, 2, 1)
+			}
+			return []golden.Tensor{x}
+		}
+		images := func(key string) (all []golden.Tensor) {
+			x := image(key)[0] // (batch, cells, directions·channels)
+			for k := range 4 {
+				shape := []int{x.Shape[0], x.Shape[1], x.Shape[2] / 4}
+				all = append(all, golden.Tensor{Shape: shape, Data: partOf(x.Data, shape[2], k, 4)})
+			}
+			return all
+		}
+		in, out, operand := image, images, "x"
+		if c.Op == "cross_merge" {
+			in, out, operand = images, image, "ys"
+		}
+		for _, dt := range []tensor.Dtype{tensor.Float64, tensor.Float32} {
+			g := G.NewGraph()
+			nodes, grads := map[string]*G.Node{}, map[string]G.Value{}
+			var x, y G.Nodes
+			for k, v := range in("in." + operand) {
+				x = append(x, leaf(g, fmt.Sprint("x", k), dt, v.Shape, v.Data))
+				nodes[fmt.Sprint("x", k)] = x[k]
+			}
+			for k, o := range VMambaOrders(c.H, c.W) {
+				if c.Op == "cross_scan" {
+					y = append(y, G.Must(Reorder(x[0], o)))
+				} else if n := G.Must(Reorder(x[k], o.Inverse())); k == 0 {
+					y = G.Nodes{n}
+				} else {
+					y[0] = G.Must(Add(y[0], n))
+				}
+			}
+			var loss *G.Node
+			values := make([]G.Value, len(y))
+			for k, v := range out("dout") {
+				G.Read(y[k], &values[k])
+				w := leaf(g, fmt.Sprint("dout", k), dt, y[k].Shape(), v.Data) // not dot, whose leaves are one where two orders are
+				loss = plus(loss, G.Must(G.Sum(G.Must(G.HadamardProd(y[k], w)))))
+			}
+			if err := runGradients(g, loss, nodes, false, grads); err != nil {
+				t.Fatal(err)
+			}
+			for k, v := range out("out") {
+				if err := near(values[k], v.Data, dt); err != nil {
+					t.Errorf("%s, %v, result %d: %v", name, dt, k, err)
+				}
+			}
+			for k, v := range in("grad." + operand) {
+				if err := near(grads[fmt.Sprint("x", k)], v.Data, dt); err != nil {
+					t.Errorf("%s, %v, gradient %d: %v", name, dt, k, err)
+				}
+			}
+		}
+	}
+	if cases != 8 {
+		t.Errorf("%d cases, want 8", cases)
+	}
 }

@@ -210,7 +210,7 @@ func uses(scale int) []use {
 		f, in := p.function(false)
 		all = append(all, use{fmt.Sprintf("Mamba block %+v", p.cfg), f, in})
 	}
-	return all
+	return append(all, gridUses(scale)...)
 }
 
 func one(n *G.Node, err error) (G.Nodes, error) { return G.Nodes{n}, err }
@@ -477,6 +477,19 @@ func (u use) zeroState(operand string, element int, name string, i int, x float6
 			return x != 0 // it is zero where a sequence starts before the convolution reads Context
 		}
 		return false
+	}
+	if strings.HasPrefix(u.name, "grid scan") {
+		c := shape("C")
+		directions := c[len(c)-1] / state
+		each := channels / directions
+		switch name {
+		case "gradient of C":
+			return i%(directions*state) == channel/each*state+n
+		case "result 0":
+			if strings.HasSuffix(u.name, "summed") {
+				channels, channel = each, channel%each
+			}
+		}
 	}
 	switch name {
 	case "result 0", "gradient of Delta", "gradient of Z":

@@ -30,6 +30,12 @@ type Scan[T Float] struct {
 
 	Softplus bool // Δ goes through softplus
 	Reverse  bool // the last step is scanned first
+
+	// Orders make the scan one over the cells of a grid, in len(Orders) directions at once. Direction k has the k-th equal part of the
+	// channels, scans Orders[k][i] as the i-th step, and has groups of B and C of its own. Reverse, Start and Z must then be absent.
+	Orders [][]int32
+	OneU   bool // U is (batch, length, channels/directions): all directions read the same
+	Merge  bool // y is (batch, length, channels/directions): the sum over the directions
 }
 
 // Projection is an operand B or C, of shape (batch, length, groups, state). Channel d reads group d/(channels/groups). With Groups 0 it is
@@ -128,6 +134,10 @@ func forwardSteps(width int) int { return max(min(tileSteps, tileSteps*256/width
 // Forward writes y (batch, length, channels) and, unless it is nil, the state after the last step scanned,
 // final (batch, channels, state).
 func (s *Scan[T]) Forward(y, final []T) {
+	if s.Orders != nil {
+		s.Reference(y, final)
+		return
+	}
 	// No sum runs over channels, so the cut can depend on the number of processors without changing the result.
 	tasks := 1
 	if procs := runtime.GOMAXPROCS(0); procs > 1 {

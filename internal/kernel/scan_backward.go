@@ -20,6 +20,10 @@ import (
 
 // Backward writes every element of grad's slices. dy is the gradient of y, dfinal that of the final state, nil for zeros.
 func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
+	if s.Orders != nil {
+		s.ReferenceBackward(s.Reference(make([]T, len(dy)), nil), dy, dfinal, grad)
+		return
+	}
 	stripes := s.stripes()
 	tasks := s.Batch * len(stripes)
 	rows := s.Length * s.State

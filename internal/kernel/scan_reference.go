@@ -4,6 +4,7 @@ package kernel
 // other kernels with it. It returns all states, (batch, channels, length+1, state), in the order scanned. The first is the initial state.
 func (s *Scan[T]) Reference(y, final []T) (states []T) {
 	states = make([]T, s.Batch*s.Channels*(s.Length+1)*s.State)
+	clear(y)
 	for b := range s.Batch {
 		for d := range s.Channels {
 			channel := (b*s.Channels + d)
@@ -12,8 +13,8 @@ func (s *Scan[T]) Reference(y, final []T) (states []T) {
 				copy(h, s.Initial[channel*s.State:(channel+1)*s.State])
 			}
 			for i := range s.Length {
-				t := s.step(i)
-				at := (b*s.Length+t)*s.Channels + d
+				t := s.visited(d, i)
+				at, u := (b*s.Length+t)*s.Channels+d, s.U[s.shared(s.OneU, b, t, d)]
 				delta := s.delta(at, d)
 				var out T
 				for n := range s.State {
@@ -21,17 +22,17 @@ func (s *Scan[T]) Reference(y, final []T) (states []T) {
 					if s.fresh(b, i) {
 						before = 0
 					}
-					now := exp(delta*s.A[d*s.State+n])*before + delta*s.U[at]*s.B.at(s, b, t, d, n)
+					now := exp(delta*s.A[d*s.State+n])*before + delta*u*s.B.at(s, b, t, d, n)
 					h[(i+1)*s.State+n] = now
 					out += s.C.at(s, b, t, d, n) * now
 				}
 				if s.D != nil {
-					out += s.D[d] * s.U[at]
+					out += s.D[d] * u
 				}
 				if z := s.zAt(b, t, d); s.Z != nil {
 					out *= silu(s.Z[z])
 				}
-				y[at] = out
+				y[s.shared(s.Merge, b, t, d)] += out
 			}
 			if final != nil {
 				copy(final[channel*s.State:(channel+1)*s.State], h[s.Length*s.State:])
@@ -43,7 +44,7 @@ func (s *Scan[T]) Reference(y, final []T) (states []T) {
 
 // ReferenceBackward computes what Backward does, from the states that Reference returned.
 func (s *Scan[T]) ReferenceBackward(states, dy, dfinal []T, grad *ScanGrad[T]) {
-	for _, sum := range [][]T{grad.A, grad.B, grad.C, grad.D, grad.DeltaBias} {
+	for _, sum := range [][]T{grad.U, grad.A, grad.B, grad.C, grad.D, grad.DeltaBias} {
 		clear(sum)
 	}
 	for b := range s.Batch {
@@ -55,16 +56,16 @@ func (s *Scan[T]) ReferenceBackward(states, dy, dfinal []T, grad *ScanGrad[T]) {
 				copy(carry, dfinal[channel*s.State:(channel+1)*s.State])
 			}
 			for i := s.Length - 1; i >= 0; i-- {
-				t := s.step(i)
-				at := (b*s.Length+t)*s.Channels + d
-				delta, dOut := s.delta(at, d), dy[at]
+				t := s.visited(d, i)
+				at, uAt := (b*s.Length+t)*s.Channels+d, s.shared(s.OneU, b, t, d)
+				delta, u, dOut := s.delta(at, d), s.U[uAt], dy[s.shared(s.Merge, b, t, d)]
 				if z := s.zAt(b, t, d); s.Z != nil {
 					var out T
 					for n := range s.State {
 						out += s.C.at(s, b, t, d, n) * h[(i+1)*s.State+n]
 					}
 					if s.D != nil {
-						out += s.D[d] * s.U[at]
+						out += s.D[d] * u
 					}
 					grad.Z[z] = dOut * out * siluSlope(s.Z[z])
 					dOut *= silu(s.Z[z])
@@ -72,7 +73,7 @@ func (s *Scan[T]) ReferenceBackward(states, dy, dfinal []T, grad *ScanGrad[T]) {
 				var du, dDelta T
 				if s.D != nil {
 					du = dOut * s.D[d]
-					grad.D[d] += dOut * s.U[at]
+					grad.D[d] += dOut * u
 				}
 				for n := range s.State {
 					a, bn := s.A[d*s.State+n], s.B.at(s, b, t, d, n)
@@ -82,16 +83,16 @@ func (s *Scan[T]) ReferenceBackward(states, dy, dfinal []T, grad *ScanGrad[T]) {
 					}
 					g := s.C.at(s, b, t, d, n)*dOut + carry[n]
 					grad.C[s.C.index(s, b, t, d, n)] += dOut * h[(i+1)*s.State+n]
-					grad.B[s.B.index(s, b, t, d, n)] += g * delta * s.U[at]
+					grad.B[s.B.index(s, b, t, d, n)] += g * delta * u
 					du += g * delta * bn
-					dDelta += g * (bn*s.U[at] + a*decay*before)
+					dDelta += g * (bn*u + a*decay*before)
 					grad.A[d*s.State+n] += g * delta * decay * before
 					carry[n] = decay * g
 					if s.fresh(b, i) { // the step before belongs to another sequence: nothing goes back to it, not even a NaN
 						carry[n] = 0
 					}
 				}
-				grad.U[at] = du
+				grad.U[uAt] += du
 				if s.Softplus {
 					raw := s.Delta[at]
 					if s.DeltaBias != nil {
@@ -109,6 +110,24 @@ func (s *Scan[T]) ReferenceBackward(states, dy, dfinal []T, grad *ScanGrad[T]) {
 			}
 		}
 	}
+}
+
+// visited returns the time, or the cell, of the i-th step that channel d scans.
+func (s *Scan[T]) visited(d, i int) int {
+	if s.Orders == nil {
+		return s.step(i)
+	}
+	return int(s.Orders[d*len(s.Orders)/s.Channels][i])
+}
+
+// shared returns the index of channel d at time t of batch b in (batch, length, channels), or in (batch, length, channels/directions) if all
+// directions share the array.
+func (s *Scan[T]) shared(all bool, b, t, d int) int {
+	channels := s.Channels
+	if all {
+		channels /= max(len(s.Orders), 1)
+	}
+	return (b*s.Length+t)*channels + d%channels
 }
 
 // delta returns Δ at an offset into (batch, length, channels) that belongs to channel d.
