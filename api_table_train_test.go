@@ -188,6 +188,7 @@ func checkpointCalls(dir string) []call {
 	of := func(name string) string { return filepath.Join(dir, name) }
 	check(checkpoint.Save(of("lm"), small()))
 	check(checkpoint.SaveParams(of("params"), linear().Params(), map[string]string{"a": "b"}))
+	check(os.WriteFile(of("released.pth"), must(os.ReadFile(filepath.Join("checkpoint", "testdata", "released.pth"))), 0o666))
 	open := func(name string) func() any { return func() any { return must(checkpoint.Open(of(name))) } }
 	return append(
 		methods("checkpoint.Reader", open("lm"), map[string]call{
@@ -196,6 +197,7 @@ func checkpointCalls(dir string) []call {
 			"LoadParams": {args: func() []any { return []any{small().Params(), ""} }, fine: []string{`2=""`, "1=nil: nothing is missing"}},
 		}),
 		call{name: "checkpoint.Open", f: checkpoint.Open, args: with(of("lm"))},
+		call{name: "checkpoint.OpenFile", f: checkpoint.OpenFile, args: with(of("released.pth"), "model"), fine: []string{`1=""`}},
 		call{name: "checkpoint.Load", f: checkpoint.Load, args: with(of("lm"))},
 		call{name: "checkpoint.Save", f: checkpoint.Save, args: func() []any { return []any{of("saved"), small()} }},
 		call{name: "checkpoint.SaveParams", f: checkpoint.SaveParams, args: func() []any { return []any{of("savedparams"), linear().Params(), map[string]string{"a": "b"}} }, fine: []string{"2=nil"}},

@@ -63,6 +63,16 @@ func TestReadersOfNoFile(t *testing.T) {
 			func(dir string) error { _, err := checkpoint.Load(dir); return err }},
 		{"checkpoint.Load, its weights", "model.safetensors", func(dir string) error { return checkpoint.Save(dir, newLM()) },
 			func(dir string) error { _, err := checkpoint.Load(dir); return err }},
+		{"checkpoint.OpenFile", "w.pth", func(dir string) error {
+			text, err := os.ReadFile(filepath.Join("checkpoint", "testdata", "released.pth"))
+			return errors.Join(err, os.WriteFile(filepath.Join(dir, "w.pth"), text, 0o666))
+		}, func(dir string) error {
+			r, err := checkpoint.OpenFile(filepath.Join(dir, "w.pth"), "")
+			if err != nil {
+				return err
+			}
+			return r.Close()
+		}},
 		{"checkpoint.Save, over an index", "model.safetensors.index.json", func(dir string) error {
 			return errors.Join(checkpoint.Save(dir, newLM()), os.WriteFile(filepath.Join(dir, "model.safetensors.index.json"), []byte("{}"), 0o666))
 		}, func(dir string) error { return checkpoint.Save(dir, newLM()) }},

@@ -123,12 +123,8 @@ func (r *Reader) openAll(f *folder) error {
 	if err != nil {
 		return err
 	}
-	r.tensors = make(map[string]*tensorfile.Tensor, len(entries))
-	for _, e := range entries {
-		if r.tensors[e.Name] != nil {
-			return fmt.Errorf("%s is there twice", e.Name)
-		}
-		r.tensors[e.Name] = e
+	if err := r.index(entries); err != nil {
+		return err
 	}
 	switch e := r.tensors[originalEmbedding]; {
 	case e != nil && r.tensors[embedding] == nil:
@@ -137,6 +133,18 @@ func (r *Reader) openAll(f *folder) error {
 		r.tensors[embedding] = e
 	case e != nil && r.config != nil:
 		return fmt.Errorf("%s is there twice, also as %s", embedding, originalEmbedding)
+	}
+	return nil
+}
+
+// index makes the tensors available by their names.
+func (r *Reader) index(entries []*tensorfile.Tensor) error {
+	r.tensors = make(map[string]*tensorfile.Tensor, len(entries))
+	for _, e := range entries {
+		if r.tensors[e.Name] != nil {
+			return fmt.Errorf("%s is there twice", e.Name)
+		}
+		r.tensors[e.Name] = e
 	}
 	return nil
 }
@@ -174,22 +182,75 @@ func (r *Reader) openFile(f *folder, name string) ([]*tensorfile.Tensor, error) 
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	c := tensorfile.Map(file, info.Size())
-	r.files = append(r.files, c)
-	var entries []*tensorfile.Tensor
-	if strings.HasSuffix(name, ".safetensors") {
-		var s *tensorfile.File
-		if s, err = tensorfile.Read(c, info.Size()); err == nil {
-			entries = s.Tensors
-			r.note(s.Metadata)
+	entries, err := r.read(file, info.Size(), func(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) {
+		if strings.HasSuffix(name, ".safetensors") {
+			return r.readSafetensors(c, size)
 		}
-	} else {
-		entries, err = readTorch(c, info.Size())
-	}
+		return readTorch(c, size)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return entries, nil
+}
+
+// read maps a file and calls f with it.
+func (r *Reader) read(file *os.File, size int64, f func(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error)) ([]*tensorfile.Tensor, error) {
+	c := tensorfile.Map(file, size)
+	r.files = append(r.files, c)
+	return f(c, size)
+}
+
+func (r *Reader) readSafetensors(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) {
+	s, err := tensorfile.Read(c, size)
+	if err != nil {
+		return nil, err
+	}
+	r.note(s.Metadata)
+	return s.Tensors, nil
+}
+
+// OpenFile opens one file of weights, for LoadInto and LoadParams: a safetensors file if its name ends in .safetensors, else a file that torch.save
+// wrote, such as a released .pth.
+//
+// A released file of a training run is a dictionary that has the weights beside the state of an optimizer, options, numbers and other objects. from is
+// the name of the dictionary with the weights, as "model_ema". With "", the weights are the whole file if it has tensors, else the first of model,
+// state_dict, model_state_dict, network_weights, net, module, model_ema and state_dict_ema. Everything else is stepped over: nothing is called, and
+// numbers that are not loaded are not read. A file that names functions of the system is an error. Tensors of integers are no weights and are left out,
+// and so is a prefix "module." of all names.
+//
+// Errors: a file that cannot be read; the format of PyTorch before 1.6; no such dictionary; a from with a safetensors file.
+func OpenFile(path, from string) (*Reader, error) {
+	r := &Reader{dir: path}
+	if err := r.openOne(path, from); err != nil {
+		r.Close()
+		return nil, r.fail(err)
+	}
+	return r, nil
+}
+
+func (r *Reader) openOne(path, from string) error {
+	file, err := tensorfile.OpenFile(path)
+	if err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	entries, err := r.read(file, info.Size(), func(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) {
+		switch {
+		case !strings.HasSuffix(path, ".safetensors"):
+			return readReleased(c, size, from)
+		case from != "":
+			return nil, fmt.Errorf("from is %q, want none: a safetensors file has one dictionary", from)
+		}
+		return r.readSafetensors(c, size)
+	})
+	if err != nil {
+		return err
+	}
+	return r.index(entries)
 }
 
 // openShards opens the files that an index names, and checks that they have the tensors that the index says.

@@ -28,6 +28,15 @@ const (
 // cannot do this: it reads every storage into memory, which makes a second copy of the model, and it allocates the sizes that a pickle
 // claims before it compares them with the file.
 func readTorch(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) {
+	return readTorchWith(c, size, maxPickle, unpickle)
+}
+
+// readReleased is readTorch for a file of a training run. from is the name of the dictionary with the weights, or "".
+func readReleased(c tensorfile.Contents, size int64, from string) ([]*tensorfile.Tensor, error) {
+	return readTorchWith(c, size, maxReleased, func(text []byte, objects int64) ([]view, error) { return unpickleReleased(text, objects, from) })
+}
+
+func readTorchWith(c tensorfile.Contents, size, limit int64, read func(text []byte, objects int64) ([]view, error)) ([]*tensorfile.Tensor, error) {
 	if err := notBeforeZip(c); err != nil {
 		return nil, err
 	}
@@ -56,7 +65,7 @@ func readTorch(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) 
 	if pickle == "" {
 		return nil, fmt.Errorf("it has no data.pkl, want a file that torch.save wrote")
 	}
-	within.left = maxDirectory + maxPickle
+	within.left = maxDirectory + limit
 	z := &torchZip{c, size, within, records, strings.TrimSuffix(pickle, "data.pkl")}
 	if z.records[z.folder+"byteorder"] != nil { // older versions of PyTorch did not write it
 		text, err := z.read("byteorder", 16)
@@ -67,12 +76,12 @@ func readTorch(c tensorfile.Contents, size int64) ([]*tensorfile.Tensor, error) 
 			return nil, fmt.Errorf("its byte order is %q, want little", text)
 		}
 	}
-	text, err := z.read("data.pkl", maxPickle)
+	text, err := z.read("data.pkl", limit)
 	if err != nil {
 		return nil, err
 	}
 	// A tensor needs about twenty objects, of fifty bytes each, and takes at least half a kilobyte of the file.
-	views, err := unpickle(text, 4096+size/16)
+	views, err := read(text, 4096+size/16)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", pickle, err)
 	}

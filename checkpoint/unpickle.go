@@ -34,6 +34,7 @@ type (
 	list   struct{}
 	dict   struct{ items []item }
 	item   struct{ key, value any }
+	other  struct{ class global } // an object of a class that is stepped over
 )
 
 // The functions that a pickle may name. Any other name is an error. The unpickler does not call them: it does what they would do to a
@@ -42,6 +43,12 @@ const (
 	orderedDict      global = "collections.OrderedDict"
 	rebuildTensor    global = "torch._utils._rebuild_tensor_v2"
 	rebuildParameter global = "torch._utils._rebuild_parameter"
+)
+
+// Functions that PyTorch uses for a parameter or tensor with attributes. A released file may name them.
+const (
+	rebuildWithState global = "torch._utils._rebuild_parameter_with_state"
+	rebuildFromType  global = "torch._tensor._rebuild_from_type_v2"
 )
 
 var storages = map[global]tensorfile.Dtype{
@@ -56,40 +63,52 @@ const maxStack = 1 << 12
 
 // unpickler reads the pickle of a state_dict. It knows the opcodes that torch.save writes (protocol 2), and it only makes data. The
 // length of the pickle bounds the memory for strings. The field objects bounds all other memory.
+//
+// With released it reads the file of a training run: a dictionary that has the state_dict beside objects of any class. It makes an other of each
+// such object and ignores what the pickle does with it. See released.go.
 type unpickler struct {
-	text    []byte
-	at      int
-	stack   []any
-	memo    []any
-	objects int64 // number of objects that the pickle may still make
+	released bool
+	text     []byte
+	at       int
+	stack    []any
+	memo     []any
+	objects  int64 // number of objects that the pickle may still make
 }
 
 // unpickle returns the tensors of a pickled state_dict. It is an error if the pickle makes more than the given number of objects.
 func unpickle(text []byte, objects int64) ([]view, error) {
 	u := &unpickler{text: text, objects: objects}
+	if err := u.run(); err != nil {
+		return nil, err
+	}
+	return u.result()
+}
+
+// run reads up to the end of the pickle.
+func (u *unpickler) run() error {
 	for {
 		start := u.at
 		op, err := u.take(1)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if op[0] == '.' {
-			return u.result()
+			return nil
 		}
 		if err := u.step(op[0]); err != nil {
-			return nil, fmt.Errorf("at byte %d: %w", start, err)
+			return fmt.Errorf("at byte %d: %w", start, err)
 		}
 		if len(u.stack) > maxStack {
-			return nil, fmt.Errorf("at byte %d: more than %d objects on the stack", start, maxStack)
+			return fmt.Errorf("at byte %d: more than %d objects on the stack", start, maxStack)
 		}
 		if u.objects < 0 {
-			return nil, fmt.Errorf("at byte %d: more objects than the tensors of such a file need", start)
+			return fmt.Errorf("at byte %d: more objects than the tensors of such a file need", start)
 		}
 	}
 }
 
-// result returns the tensors of the state_dict, which must be the only object on the stack.
-func (u *unpickler) result() ([]view, error) {
+// top returns the dictionary that must be the only object on the stack.
+func (u *unpickler) top() (*dict, error) {
 	if u.at != len(u.text) {
 		return nil, fmt.Errorf("%d bytes after its end", len(u.text)-u.at)
 	}
@@ -99,6 +118,15 @@ func (u *unpickler) result() ([]view, error) {
 	d, ok := u.stack[0].(*dict)
 	if !ok {
 		return nil, fmt.Errorf("it is %s, want a dictionary of tensors", describe(u.stack[0]))
+	}
+	return d, nil
+}
+
+// result returns the tensors of the state_dict.
+func (u *unpickler) result() ([]view, error) {
+	d, err := u.top()
+	if err != nil {
+		return nil, err
 	}
 	views := make([]view, 0, len(d.items))
 	seen := make(map[string]bool, len(d.items))
@@ -143,6 +171,8 @@ func describe(v any) string {
 		return "a tensor"
 	case *storage:
 		return "a storage"
+	case *other:
+		return "an object of " + string(v.class)
 	}
 	return "no object"
 }
@@ -227,7 +257,7 @@ func (u *unpickler) step(op byte) error {
 	switch op {
 	case 0x80: // PROTO
 		n, err := u.number(1)
-		if err == nil && n != 2 {
+		if err == nil && n != 2 && !(u.released && n <= 5) {
 			err = fmt.Errorf("the pickle is of protocol %d, want 2, as torch.save writes", n)
 		}
 		return err
@@ -284,6 +314,9 @@ func (u *unpickler) step(op byte) error {
 	case 'R': // REDUCE
 		return u.reduce()
 	}
+	if u.released {
+		return u.stepReleased(op)
+	}
 	return fmt.Errorf("opcode %#02x, which torch.save does not write", op)
 }
 
@@ -305,6 +338,9 @@ func (u *unpickler) pushLong() error {
 	if err != nil {
 		return err
 	}
+	if n > 8 && u.released {
+		return u.push(&other{"int"})
+	}
 	if n > 8 {
 		return fmt.Errorf("a number of %d bytes, want at most 8", n)
 	}
@@ -323,6 +359,9 @@ func (u *unpickler) pushString() error {
 	n, err := u.number(4)
 	if err != nil {
 		return err
+	}
+	if n > tensorfile.MaxName && u.released {
+		return u.skip(int64(n), "str")
 	}
 	if n > tensorfile.MaxName {
 		return fmt.Errorf("a string of %d bytes, want at most %d", n, tensorfile.MaxName)
@@ -369,12 +408,13 @@ func (u *unpickler) fill(op byte) error {
 		return err
 	}
 	switch to := to.(type) {
+	case *other:
 	case *list:
-		if op != 'a' && op != 'e' {
+		if op != 'a' && op != 'e' && !u.released {
 			return fmt.Errorf("opcode %q adds items of another kind to a list", op)
 		}
 	case *dict:
-		if op == 'b' {
+		if op == 'b' || u.released && (op == 'a' || op == 'e') {
 			break
 		}
 		if op == 'a' || op == 'e' || len(items)%2 != 0 {
@@ -384,7 +424,9 @@ func (u *unpickler) fill(op byte) error {
 			to.items = append(to.items, item{items[i], items[i+1]})
 		}
 	default:
-		return fmt.Errorf("%s holds no items", describe(to))
+		if op != 'b' || !u.released {
+			return fmt.Errorf("%s holds no items", describe(to))
+		}
 	}
 	u.stack = append(u.stack, to)
 	return nil
@@ -433,6 +475,9 @@ func (u *unpickler) pushGlobal() error {
 		return err
 	}
 	g := global(string(module) + "." + string(name))
+	if u.released {
+		return u.pushAny(g)
+	}
 	if _, ok := storages[g]; !ok && g != orderedDict && g != rebuildTensor && g != rebuildParameter {
 		return fmt.Errorf("it names %q, want only tensors of float32, float16, bfloat16 and float64; nothing is called", string(g))
 	}
@@ -446,6 +491,11 @@ func (u *unpickler) pushStorage() error {
 		return err
 	}
 	id, ok := v.(tuple)
+	if u.released && ok && len(id) == 5 && id[0] == "storage" {
+		if class, ok := id[1].(global); ok && storages[class] == "" {
+			return u.push(&other{class}) // of integers, whose tensors are no weights
+		}
+	}
 	if !ok || len(id) != 5 || id[0] != "storage" {
 		return fmt.Errorf("a persistent object is not a storage")
 	}
@@ -473,6 +523,14 @@ func (u *unpickler) reduce() error {
 	if !ok {
 		return fmt.Errorf("a call with %s, want a tuple", describe(a))
 	}
+	if u.released {
+		return u.reduceReleased(f, args)
+	}
+	return u.rebuild(f, args)
+}
+
+// rebuild pushes what a known function returns.
+func (u *unpickler) rebuild(f any, args tuple) error {
 	switch f {
 	case orderedDict:
 		if len(args) != 0 {
