@@ -10,6 +10,20 @@ func Add(s *Stream, a, b, sum Array[float32]) error {
 	return s.run("elementwise", "add", blocksOf((a.n+3)/4, 256), a.address, b.address, sum.address, a.n)
 }
 
+// AddRows queues sum = a + b, where b is added to each row of as many elements as b has. sum may be a.
+func AddRows(s *Stream, a, b, sum Array[float32]) error {
+	if err := firstError(present("add rows", "a", a), expect("add rows", "b", b.n, 1, "sum", sum.n, a.n)); err != nil {
+		return err
+	}
+	if a.n%b.n != 0 {
+		return fmt.Errorf("cuda: add rows: a has %d elements, want a multiple of the %d of b", a.n, b.n)
+	}
+	if a.n == b.n {
+		return Add(s, a, b, sum)
+	}
+	return s.run("elementwise", "add_rows", blocksOf((a.n+3)/4, 256), a.address, b.address, sum.address, a.n, b.n)
+}
+
 // NegExp queues y = -exp(x), element by element.
 func NegExp(s *Stream, x, y Array[float32]) error {
 	if err := firstError(present("negative exponential", "x", x), expect("negative exponential", "y", y.n, x.n)); err != nil {

@@ -5,15 +5,17 @@ import "fmt"
 // Nonlinearity is a function that is applied to each element.
 type Nonlinearity int
 
-// The nonlinearities. op.SiLU and op.GELU have the same numbers.
+// The nonlinearities. Those of op have the same numbers.
 const (
-	SiLU Nonlinearity = iota // x·sigmoid(x)
-	GELU                     // x·Φ(x), where Φ is the distribution function of the standard normal distribution
+	SiLU    Nonlinearity = iota // x·sigmoid(x)
+	GELU                        // x·Φ(x), where Φ is the distribution function of the standard normal distribution
+	ReLU                        // max(x, 0); its derivative at 0 is 0
+	Sigmoid                     // 1/(1 + exp(-x))
 )
 
 func (f Nonlinearity) err() error {
-	if f != SiLU && f != GELU {
-		return fmt.Errorf("cuda: gate: the nonlinearity is %d, want SiLU or GELU", int(f))
+	if f < SiLU || f > Sigmoid {
+		return fmt.Errorf("cuda: gate: the nonlinearity is %d, want SiLU, GELU, ReLU or Sigmoid", int(f))
 	}
 	return nil
 }
@@ -23,7 +25,7 @@ func Gate(s *Stream, f Nonlinearity, gate, x, y Array[float32]) error {
 	if err := firstError(f.err(), present("gate", "gate", gate), expect("gate", "y", y.n, gate.n), optional("gate", "x", x, gate.n)); err != nil {
 		return err
 	}
-	return s.run("gated", "gate_forward", blocksOf(gate.n, 256), gate.address, x.address, y.address, gate.n, int32(f))
+	return s.run("gated", "gate_forward", blocksOf((gate.n+3)/4, 256), gate.address, x.address, y.address, gate.n, int32(f))
 }
 
 // GateBackward queues the gradients dgate and, unless x is absent, dx of Gate's operands, from the gradient dy of its result.
@@ -38,5 +40,5 @@ func GateBackward(s *Stream, f Nonlinearity, gate, x, dy, dgate, dx Array[float3
 			return err
 		}
 	}
-	return s.run("gated", "gate_backward", blocksOf(gate.n, 256), gate.address, x.address, dy.address, dgate.address, dx.address, gate.n, int32(f))
+	return s.run("gated", "gate_backward", blocksOf((gate.n+3)/4, 256), gate.address, x.address, dy.address, dgate.address, dx.address, gate.n, int32(f))
 }

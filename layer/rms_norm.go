@@ -1,9 +1,6 @@
 package layer
 
 import (
-	"fmt"
-	"math"
-
 	G "gorgonia.org/gorgonia"
 
 	"github.com/gomamba/mamba/internal/build"
@@ -25,12 +22,12 @@ type RMSNormConfig struct {
 
 // NewRMSNorm returns a norm.
 func NewRMSNorm(cfg RMSNormConfig, opts ...Option) *RMSNorm {
-	return newLayer("RMS norm", opts, []any{"channels", cfg.Channels}, func(l *RMSNorm, o build.Options) (Params, error) {
-		if l.eps = build.OrDefault(cfg.Eps, 1e-5); !(l.eps > 0) || math.IsInf(l.eps, 1) {
-			return nil, fmt.Errorf("eps is %v, want a positive number, or 0 for the default", cfg.Eps)
+	return newLayer("RMS norm", opts, []any{"channels", cfg.Channels}, func(l *RMSNorm, o build.Options) (params Params, err error) {
+		if l.eps, err = epsOf(cfg.Eps); err != nil {
+			return nil, err
 		}
-		l.Weight = NewParam(build.Join(o.Name, "weight"), o.New(build.Constant(1), cfg.Channels), false)
-		return Params{l.Weight}, nil
+		l.Weight, _, params = scaleAndShift(o, cfg.Channels, false)
+		return params, nil
 	})
 }
 

@@ -161,12 +161,16 @@ func sizes(want []int) string {
 func (c *checker) start(n *G.Node, batch, length int) { c.marks("Start", n, batch, length) }
 
 // marks checks an operand whose non-zero elements mark steps. It may be nil.
-func (c *checker) marks(name string, n *G.Node, batch, length int) {
+func (c *checker) marks(name string, n *G.Node, want ...int) {
 	if n == nil {
 		c.in = append(c.in, operator.In{Name: name, Kind: operator.Marks})
 		return
 	}
-	c.operand(name, n, operator.Marks, "(batch, length)", batch, length)
+	axes := "(batch, length)"
+	if len(want) > 2 {
+		axes = "(batch, grid…)"
+	}
+	c.operand(name, n, operator.Marks, axes, want...)
 }
 
 // ints checks an operand of integers, such as tokens or targets.

@@ -4,18 +4,21 @@ import (
 	"slices"
 
 	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 	"github.com/gomamba/mamba/internal/operator"
 )
 
-// Add returns a + b. The operands have the same shape and type, and so has the result.
+// Add returns a + b, where b has the shape of a, or that shape with a size of 1 in place of the first sizes, or without them: b is then added
+// to each part of a. So b can be a position embedding (1, length, channels) for each sequence of a (batch, length, channels), or a bias
+// (channels). The result has the shape of a.
 //
 // Use it instead of gorgonia.Add, which overwrites its first operand if no later operator reads that node. If the operand is a reshaped
 // value, it shares its memory with the original, which may be a weight. Add overwrites neither operand.
 //
-// Errors: an operand that is missing; a b of another type or shape than a.
+// Errors: an operand that is missing; a b of another type than a, or of another shape.
 func Add(a, b *G.Node) (*G.Node, error) {
 	c := newChecker("add", "a", a)
 	if c.err != nil {
@@ -24,28 +27,50 @@ func Add(a, b *G.Node) (*G.Node, error) {
 	c.numbers("a", a)
 	c.passes()
 	c.numbers("b", b)
-	c.passes()
-	shape := a.Shape()
+	shape, rows := a.Shape(), 1
 	if b == nil {
 		c.errorf("b is missing, want a node of shape %v like a", shape)
-	} else if c.typed("b", b, operator.Numbers); !slices.Equal(b.Shape(), shape) {
-		c.errorf("b has shape %v, want %v like a", b.Shape(), shape)
+	} else if c.typed("b", b, operator.Numbers); !repeats(b.Shape(), shape) {
+		c.errorf("b has shape %v, want %v like a, or the last sizes of it", b.Shape(), shape)
+	} else if rows = shape.TotalSize() / b.Shape().TotalSize(); rows == 1 {
+		c.passes()
 	}
-	return c.apply1(add[float32]{}, add[float64]{}, shape)
+	return c.apply1(add[float32]{rows}, add[float64]{rows}, shape)
 }
 
-type add[T kernel.Float] struct{}
-
-func (add[T]) Forward(in []value[T], out [][]T) { kernel.Sum(out[0], in[0].Data, in[1].Data) }
-
-func (add[T]) Backward(_ []value[T], _, _ [][]T) {}
-
-func (add[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
-	return nil, cuda.Add(s, in[0].Array, in[1].Array, out[0])
+// repeats reports whether a value of shape b can be repeated to fill the shape a: its sizes are the last ones of a, after sizes of 1.
+func repeats(b, a tensor.Shape) bool {
+	for len(b) > 1 && b[0] == 1 && !ends(a, b) {
+		b = b[1:]
+	}
+	return ends(a, b) && b.TotalSize() > 0
 }
 
-func (add[T]) BackwardOn(*cuda.Stream, cuda.Precision, []onDevice, []array, []array, kept) error {
-	return nil
+// ends reports whether b is a, or the last sizes of a, at least one.
+func ends(a, b tensor.Shape) bool {
+	return len(b) <= len(a) && (len(b) > 0 || len(a) == 0) && slices.Equal(b, a[len(a)-len(b):])
+}
+
+// add adds b to each of rows parts of a.
+type add[T kernel.Float] struct{ rows int }
+
+func (add[T]) Forward(in []value[T], out [][]T) { kernel.AddRows(out[0], in[0].Data, in[1].Data) }
+
+func (f add[T]) Backward(_ []value[T], dout, grad [][]T) {
+	if grad[1] != nil {
+		kernel.SumRows(grad[1], dout[0])
+	}
+}
+
+func (f add[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
+	return nil, cuda.AddRows(s, in[0].Array, in[1].Array, out[0])
+}
+
+func (f add[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
+	if f.rows == 1 {
+		return nil
+	}
+	return cuda.ColumnSums(s, f.rows, grad[1].Len(), dout[0], grad[1].Len(), grad[1])
 }
 
 // NegExp returns -exp(x), element by element: the A of a selective scan from the weight A_log. Errors: an x that is missing or not of
@@ -83,6 +108,9 @@ type Activation = kernel.Activation
 const (
 	SiLU = kernel.SiLU // x·sigmoid(x)
 	GELU = kernel.GELU // x·Φ(x), where Φ is the distribution function of the standard normal distribution
+
+	ReLU    = kernel.ReLU    // max(x, 0); its derivative at 0 is 0
+	Sigmoid = kernel.Sigmoid // 1/(1 + exp(-x))
 )
 
 // Activate returns f(x), element by element: x and the result are (batch, …, channels). Errors: an x that is missing, or of another
@@ -107,8 +135,8 @@ func Gate(gate, x *G.Node, f Activation) (*G.Node, error) {
 }
 
 func (c *checker) activation(f Activation) {
-	if f != SiLU && f != GELU {
-		c.errorf("the activation is %d, want SiLU or GELU", int(f))
+	if !f.Known() {
+		c.errorf("the activation is %d, want SiLU, GELU, ReLU or Sigmoid", int(f))
 	}
 }
 

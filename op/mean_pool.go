@@ -8,16 +8,22 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// MeanPool returns the mean of x (batch, length, channels) over time, (batch, channels). mask (batch, length), of float32, float64 or int, says
-// which steps count: those where it is not 0. The others, such as padding, may hold anything. A nil mask counts all. The mean of no step is 0.
+// MeanPool returns the mean of x (batch, length, channels) over time, or of x (batch, grid…, channels) over the cells of its grid: (batch, channels).
+// mask (batch, length) or (batch, grid…), of float32, float64 or int, says which steps count: those where it is not 0. The others, such as padding,
+// may hold anything. A nil mask counts all. The mean of no step is 0.
 //
 // Errors: an x that is missing; an operand of another type or shape.
 func MeanPool(x, mask *G.Node) (*G.Node, error) {
 	c := newChecker("mean pool", "x", x)
-	s := c.required("x", x, "(batch, length, channels)", 0, 0, 0)
-	c.marks("mask", mask, s[0], s[1])
-	f := meanPool[float32]{s[0], s[1], s[2]}
-	return c.apply1(f, meanPool[float64](f), tensor.Shape{s[0], s[2]})
+	axes, want := "(batch, length, channels)", []int{0, 0, 0}
+	if x != nil && len(x.Shape()) > 3 {
+		axes, want = "(batch, grid…, channels)", make([]int, len(x.Shape()))
+	}
+	s := c.required("x", x, axes, want...)
+	channels := s[len(s)-1]
+	c.marks("mask", mask, s[:len(s)-1]...)
+	f := meanPool[float32]{s[0], s[1 : len(s)-1].TotalSize(), channels}
+	return c.apply1(f, meanPool[float64](f), tensor.Shape{s[0], channels})
 }
 
 type meanPool[T kernel.Float] struct{ batch, length, channels int }

@@ -1,8 +1,6 @@
 package op
 
 import (
-	"math"
-
 	G "gorgonia.org/gorgonia"
 
 	"github.com/gomamba/mamba/cuda"
@@ -19,9 +17,7 @@ func RMSNorm(x, weight *G.Node, eps float64) (*G.Node, error) {
 	c := newChecker("RMS norm", "x", x)
 	shape, rows, channels := c.rows("x", x, "channels")
 	c.required("weight", weight, "(channels)", channels)
-	if !(eps >= 0) || math.IsInf(eps, 1) {
-		c.errorf("eps is %v, want a finite number that is not negative", eps)
-	}
+	c.eps(eps)
 	f := rmsNorm[float32]{rows, channels, eps}
 	return c.apply1(f, rmsNorm[float64](f), shape)
 }

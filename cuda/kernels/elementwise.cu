@@ -21,6 +21,22 @@ extern "C" __global__ void add(const float *a, const float *b, float *sum, int64
   }
 }
 
+// add_rows adds b (width) to each row of a, which has n elements.
+extern "C" __global__ void add_rows(const float *a, const float *b, float *sum, int64_t n, int64_t width) {
+  const int64_t i = 4 * ((int64_t)blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= n) return;
+  const int64_t column = n >> 31 ? i % width : (uint32_t)i % (uint32_t)width;
+  if (width % 4 == 0 && atFour(a) && atFour(b) && atFour(sum)) {
+    float x[4], y[4];
+    load<4>(a + i, x), load<4>(b + column, y);
+#pragma unroll
+    for (int k = 0; k < 4; k++) x[k] += y[k];
+    store<4>(sum + i, x);
+  } else {
+    for (int64_t j = i, k = column; j < min(i + 4, n); j++, k = k + 1 == width ? 0 : k + 1) sum[j] = a[j] + b[k];
+  }
+}
+
 extern "C" __global__ void neg_exp(const float *x, float *y, int64_t n) {
   EACH(n)
   y[i] = -expf(x[i]);

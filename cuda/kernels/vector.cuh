@@ -1,11 +1,13 @@
-// Reads and writes of V neighbouring activations with one instruction: 2 or 4 floats, 2, 4 or 8 numbers of bfloat16. The address must be a
+// Reads and writes of V neighbouring activations with one instruction: 1, 2 or 4 floats, 2, 4 or 8 numbers of bfloat16. The address must be a
 // multiple of their size.
 #pragma once
 #include "types.cuh"
 
 template <int V> __device__ __forceinline__ void load(const float *p, float (&x)[V]) {
-  static_assert(V == 2 || V == 4, "two or four");
-  if constexpr (V == 2) {
+  static_assert(V == 1 || V == 2 || V == 4, "one, two or four");
+  if constexpr (V == 1) {
+    x[0] = *p;
+  } else if constexpr (V == 2) {
     const float2 v = *(const float2 *)p;
     x[0] = v.x, x[1] = v.y;
   } else {
@@ -15,8 +17,10 @@ template <int V> __device__ __forceinline__ void load(const float *p, float (&x)
 }
 
 template <int V> __device__ __forceinline__ void store(float *p, const float (&x)[V]) {
-  static_assert(V == 2 || V == 4, "two or four");
-  if constexpr (V == 2)
+  static_assert(V == 1 || V == 2 || V == 4, "one, two or four");
+  if constexpr (V == 1)
+    *p = x[0];
+  else if constexpr (V == 2)
     *(float2 *)p = make_float2(x[0], x[1]);
   else
     *(float4 *)p = make_float4(x[0], x[1], x[2], x[3]);

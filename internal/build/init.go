@@ -102,6 +102,17 @@ func Uniform(r *rand.Rand, bound float64) func() float64 {
 	return func() float64 { return bound * (2*r.Float64() - 1) }
 }
 
+// TruncatedNormal returns a function that draws normal numbers of a standard deviation, leaving out those beyond ±2.
+func TruncatedNormal(r *rand.Rand, deviation float64) func() float64 {
+	return func() float64 {
+		for {
+			if v := deviation * r.NormFloat64(); math.Abs(v) <= 2 {
+				return v
+			}
+		}
+	}
+}
+
 // Constant returns a function that returns v.
 func Constant(v float64) func() float64 { return func() float64 { return v } }
 

@@ -43,3 +43,34 @@ func ScatterColumns[T Float](x, y []T, stride, from, width int) {
 		}
 	})
 }
+
+// PutColumns copies y (rows, width) to the columns [from, from+width) of x, whose rows have stride elements. The other columns keep their values.
+// With one row of y, it is copied to each of the rows.
+func PutColumns[T Float](x, y []T, rows, stride, from, width int) {
+	each := width
+	if len(y) < rows*width {
+		each = 0
+	}
+	work.ParallelRange(rows, max(piece/width, 1), func(first, last int) {
+		for r := first; r < last; r++ {
+			copy(x[r*stride+from:][:width], y[r*each:])
+		}
+	})
+}
+
+// AddRows writes y = a + b, where b is added to each row of len(b) elements of a.
+func AddRows[T Float](y, a, b []T) {
+	if len(b) == len(a) {
+		Sum(y, a, b)
+		return
+	}
+	n := len(b)
+	work.ParallelRange(len(a)/n, max(piece/n, 1), func(from, to int) {
+		for at := from * n; at < to*n; at += n {
+			sumOf(y[at:at+n], a[at:at+n], b)
+		}
+	})
+}
+
+// SumRows writes the sum of all rows, each of len(sum) elements. It adds in float64.
+func SumRows[T Float](sum, rows []T) { sumRows(sum, rows) }

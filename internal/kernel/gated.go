@@ -12,9 +12,15 @@ type Activation int
 
 // The activations.
 const (
-	SiLU Activation = iota // x·sigmoid(x)
-	GELU                   // x·Φ(x), with Φ the standard normal distribution (Hendrycks and Gimpel, "Gaussian Error Linear Units")
+	SiLU        Activation = iota // x·sigmoid(x)
+	GELU                          // x·Φ(x), with Φ the standard normal distribution (Hendrycks and Gimpel, "Gaussian Error Linear Units")
+	ReLU                          // max(x, 0); its derivative at 0 is 0
+	Sigmoid                       // 1/(1 + exp(-x))
+	activations                   // their number
 )
+
+// Known reports whether a is one of the activations.
+func (a Activation) Known() bool { return a >= 0 && a < activations }
 
 func (a Activation) String() string {
 	switch a {
@@ -22,28 +28,62 @@ func (a Activation) String() string {
 		return "SiLU"
 	case GELU:
 		return "GELU"
+	case ReLU:
+		return "ReLU"
+	case Sigmoid:
+		return "Sigmoid"
 	}
 	return fmt.Sprintf("Activation(%d)", int(a))
 }
 
 func activate[T Float](f Activation, y, x []T) {
-	if f == SiLU {
+	switch f {
+	case SiLU:
 		siluOf(y, x)
-		return
-	}
-	for i, v := range x {
-		y[i] = gelu(v)
+	case Sigmoid:
+		sigmoidOf(y, x)
+	case ReLU:
+		for i, v := range x {
+			y[i] = relu(v)
+		}
+	default:
+		for i, v := range x {
+			y[i] = gelu(v)
+		}
 	}
 }
 
+// activateBack writes dx = f'(x)·dy. dx may be dy.
 func activateBack[T Float](f Activation, dx, dy, x []T) {
-	if f == SiLU {
+	switch f {
+	case SiLU:
 		siluBack(dx, dy, x)
-		return
+	case Sigmoid:
+		for i, v := range x {
+			s := sigmoid(v)
+			dx[i] = s * (1 - s) * dy[i]
+		}
+	case ReLU:
+		for i, v := range x {
+			if v <= 0 {
+				dx[i] = 0
+			} else {
+				dx[i] = dy[i]
+			}
+		}
+	default:
+		for i, v := range x {
+			dx[i] = geluSlope(v) * dy[i]
+		}
 	}
-	for i, v := range x {
-		dx[i] = geluSlope(v) * dy[i]
+}
+
+// relu keeps NaN.
+func relu[T Float](x T) T {
+	if x <= 0 {
+		return 0
 	}
+	return x
 }
 
 // Gate writes y = f(gate)·x, or y = f(gate) if x is nil.

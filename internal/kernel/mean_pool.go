@@ -27,22 +27,32 @@ func (p *MeanPool) share(b int) float64 {
 
 func (p *MeanPool) marked(b, t int) bool { return p.Mask == nil || p.Mask[b*p.Length+t] }
 
-// MeanPoolForward writes y (batch, channels) from x (batch, length, channels). What is not marked is not read. Sums are in float64, in the
-// order of the steps.
+// steps is the number of steps of a task. The sums of a task are added in the order of its steps, and then those of the tasks in order.
+func (p *MeanPool) steps() int { return max(4*piece/p.Channels, 1) }
+
+// MeanPoolForward writes y (batch, channels) from x (batch, length, channels). What is not marked is not read. Sums are in float64.
 func MeanPoolForward[T Float](p *MeanPool, y, x []T) {
-	work.Parallel(p.Batch, func(b int) {
-		share := p.share(b)
-		sums := work.Borrow[float64](p.Channels)
-		defer sums.Return()
-		clear(sums.Data)
-		for t := range p.Length {
+	tasks := (p.Length + p.steps() - 1) / p.steps()
+	sums := work.Borrow[float64](p.Batch * tasks * p.Channels)
+	defer sums.Return()
+	work.Parallel(p.Batch*tasks, func(task int) {
+		b, from := task/tasks, task%tasks*p.steps()
+		sum := sums.Data[task*p.Channels:][:p.Channels]
+		clear(sum)
+		for t := from; t < min(from+p.steps(), p.Length); t++ {
 			if p.marked(b, t) {
-				for d, v := range x[(b*p.Length+t)*p.Channels:][:p.Channels] {
-					sums.Data[d] += float64(v)
-				}
+				add64(sum, x[(b*p.Length+t)*p.Channels:][:p.Channels])
 			}
 		}
-		for d, v := range sums.Data {
+	})
+	work.Parallel(p.Batch, func(b int) {
+		share, sum := p.share(b), sums.Data[b*tasks*p.Channels:][:p.Channels]
+		for task := 1; task < tasks; task++ {
+			for d, v := range sums.Data[(b*tasks+task)*p.Channels:][:p.Channels] {
+				sum[d] += v
+			}
+		}
+		for d, v := range sum {
 			y[b*p.Channels+d] = T(v * share)
 		}
 	})
@@ -50,14 +60,20 @@ func MeanPoolForward[T Float](p *MeanPool, y, x []T) {
 
 // MeanPoolBackward writes dx, the gradient of x, from dy, the gradient of y.
 func MeanPoolBackward[T Float](p *MeanPool, dx, dy []T) {
-	work.Parallel(p.Batch, func(b int) {
-		share := p.share(b)
-		for t := range p.Length {
+	tasks := (p.Length + p.steps() - 1) / p.steps()
+	shares := work.Borrow[float64](p.Batch)
+	defer shares.Return()
+	for b := range p.Batch {
+		shares.Data[b] = p.share(b)
+	}
+	work.Parallel(p.Batch*tasks, func(task int) {
+		b, from := task/tasks, task%tasks*p.steps()
+		for t := from; t < min(from+p.steps(), p.Length); t++ {
 			row := dx[(b*p.Length+t)*p.Channels:][:p.Channels]
 			clear(row)
 			if p.marked(b, t) {
 				for d, v := range dy[b*p.Channels:][:p.Channels] {
-					row[d] = T(float64(v) * share)
+					row[d] = T(float64(v) * shares.Data[b])
 				}
 			}
 		}

@@ -6,8 +6,8 @@ import (
 	"github.com/gomamba/mamba/internal/work"
 )
 
-// rmsRows is the number of rows of a task of RMSNorm.
-const rmsRows = 64
+// normRows is the number of rows of a task of RMSNorm and LayerNorm.
+const normRows = 64
 
 // RMSNorm is y = x / sqrt(mean(x²) + eps) · weight over rows of the given number of channels (Zhang and Sennrich, "Root Mean Square
 // Layer Normalization").
@@ -23,7 +23,7 @@ func (r *RMSNorm[T]) scale(x []T) T { return T(1 / math.Sqrt(squares(x)/float64(
 
 // Forward writes y (rows, channels).
 func (r *RMSNorm[T]) Forward(y []T) {
-	work.ParallelRange(len(r.X)/r.Channels, rmsRows, func(from, to int) {
+	work.ParallelRange(len(r.X)/r.Channels, normRows, func(from, to int) {
 		for row := from; row < to; row++ {
 			x, y := r.X[row*r.Channels:(row+1)*r.Channels], y[row*r.Channels:(row+1)*r.Channels]
 			norm(y, x, r.Weight, r.scale(x))
@@ -39,10 +39,10 @@ func (r *RMSNorm[T]) Forward(y []T) {
 // The sum is in T over the rows of a task, and in float64 over the tasks.
 func (r *RMSNorm[T]) Backward(dy, dx, dWeight []T) {
 	rows := len(r.X) / r.Channels
-	part := work.Borrow[T]((rows + rmsRows - 1) / rmsRows * r.Channels) // each task's sum over its rows
+	part := work.Borrow[T]((rows + normRows - 1) / normRows * r.Channels) // each task's sum over its rows
 	defer part.Return()
-	work.ParallelRange(rows, rmsRows, func(from, to int) {
-		sum := part.Data[from/rmsRows*r.Channels:][:r.Channels]
+	work.ParallelRange(rows, normRows, func(from, to int) {
+		sum := part.Data[from/normRows*r.Channels:][:r.Channels]
 		clear(sum)
 		for row := from; row < to; row++ {
 			at := row * r.Channels

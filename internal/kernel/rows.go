@@ -20,6 +20,55 @@ func add64[T Float](sum []float64, x []T) {
 	}
 }
 
+// addProduct64 adds a·b to sum, element by element.
+func addProduct64[T Float](sum []float64, a, b []T) {
+	if a32, ok := asm32(a); ok {
+		addProductTo64s(sum, a32, any(b).([]float32))
+		return
+	}
+	for i, v := range a {
+		sum[i] += float64(v) * float64(b[i])
+	}
+}
+
+// sumOfAll returns Σ x.
+func sumOfAll[T Float](x []T) (sum float64) {
+	if x32, ok := asm32(x); ok {
+		return sum32s64(x32)
+	}
+	for _, v := range x {
+		sum += float64(v)
+	}
+	return sum
+}
+
+// dotOf returns Σ x·y.
+func dotOf[T Float](x, y []T) (sum float64) {
+	if x32, ok := asm32(x); ok {
+		return dot32s(x32, any(y).([]float32))
+	}
+	for i, v := range x {
+		sum += float64(v) * float64(y[i])
+	}
+	return sum
+}
+
+// centre writes c = x - mean. The mean is subtracted in two parts, since float32 may not hold it.
+func centre[T Float](c, x []T, mean float64) {
+	high := T(mean)
+	low := T(mean - float64(high))
+	if math.IsInf(mean, 0) {
+		low = 0 // ∞ - ∞ is NaN
+	}
+	if c32, ok := asm32(c); ok {
+		centre32s(c32, any(x).([]float32), float32(high), float32(low))
+		return
+	}
+	for i, v := range x {
+		c[i] = v - high - low
+	}
+}
+
 // squares returns Σ x².
 func squares[T Float](x []T) (sum float64) {
 	if x32, ok := asm32(x); ok {

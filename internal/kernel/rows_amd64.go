@@ -22,6 +22,51 @@ func addTo64s(sum []float64, x []float32) {
 	}
 }
 
+func addProductTo64s(sum []float64, a, b []float32) {
+	if len(a) == 0 {
+		return
+	}
+	_, _ = sum[len(a)-1], b[len(a)-1]
+	if level == cpu.AVX512 {
+		rowAddProduct64AVX512(&sum[0], &a[0], &b[0], len(a))
+	} else {
+		rowAddProduct64AVX2(&sum[0], &a[0], &b[0], len(a))
+	}
+}
+
+func sum32s64(x []float32) float64 {
+	if len(x) == 0 {
+		return 0
+	}
+	if level == cpu.AVX512 {
+		return rowSumAVX512(&x[0], len(x))
+	}
+	return rowSumAVX2(&x[0], len(x))
+}
+
+func dot32s(x, y []float32) float64 {
+	if len(x) == 0 {
+		return 0
+	}
+	_ = y[len(x)-1]
+	if level == cpu.AVX512 {
+		return rowDotAVX512(&x[0], &y[0], len(x))
+	}
+	return rowDotAVX2(&x[0], &y[0], len(x))
+}
+
+func centre32s(c, x []float32, high, low float32) {
+	if len(c) == 0 {
+		return
+	}
+	_ = x[len(c)-1]
+	if level == cpu.AVX512 {
+		rowCentreAVX512(&c[0], &x[0], high, low, len(c))
+	} else {
+		rowCentreAVX2(&c[0], &x[0], high, low, len(c))
+	}
+}
+
 func squares32s(x []float32) float64 {
 	if len(x) == 0 {
 		return 0

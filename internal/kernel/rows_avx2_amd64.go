@@ -14,6 +14,26 @@ func rowAdd64AVX2(sum *float64, x *float32, n int)
 //go:noescape
 func rowSquaresAVX2(x *float32, n int) float64
 
+// rowAddProduct64AVX2 computes sum[i] += float64(a[i])·float64(b[i]) for n elements.
+//
+//go:noescape
+func rowAddProduct64AVX2(sum *float64, a *float32, b *float32, n int)
+
+// rowSumAVX2 returns Σ float64(x[i]) of n elements.
+//
+//go:noescape
+func rowSumAVX2(x *float32, n int) float64
+
+// rowDotAVX2 returns Σ float64(x[i])·float64(y[i]) of n elements.
+//
+//go:noescape
+func rowDotAVX2(x *float32, y *float32, n int) float64
+
+// rowCentreAVX2 computes c[i] = x[i] - high - low for n elements.
+//
+//go:noescape
+func rowCentreAVX2(c *float32, x *float32, high float32, low float32, n int)
+
 // rowNormAVX2 computes y[i] = x[i]·s·w[i] for n elements.
 //
 //go:noescape

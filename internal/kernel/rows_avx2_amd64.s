@@ -117,6 +117,279 @@ squaresDone:
 	VZEROUPPER
 	RET
 
+// func rowAddProduct64AVX2(sum *float64, a *float32, b *float32, n int)
+// Requires: AVX
+TEXT ·rowAddProduct64AVX2(SB), NOSPLIT|NOFRAME, $0-32
+	MOVQ sum+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ b+16(FP), DX
+	MOVQ n+24(FP), BX
+	XORQ SI, SI
+
+addProduct64Many:
+	CMPQ      BX, $+8
+	JL        addProduct64One
+	VMOVUPS   (CX)(SI*1), X0
+	VCVTPS2PD X0, Y1
+	VMOVUPS   (DX)(SI*1), X0
+	VCVTPS2PD X0, Y0
+	VMULPD    Y1, Y0, Y1
+	VADDPD    (AX)(SI*2), Y1, Y1
+	VMOVUPD   Y1, (AX)(SI*2)
+	VMOVUPS   16(CX)(SI*1), X1
+	VCVTPS2PD X1, Y0
+	VMOVUPS   16(DX)(SI*1), X1
+	VCVTPS2PD X1, Y1
+	VMULPD    Y0, Y1, Y0
+	VADDPD    32(AX)(SI*2), Y0, Y0
+	VMOVUPD   Y0, 32(AX)(SI*2)
+	ADDQ      $+32, SI
+	SUBQ      $+8, BX
+	JMP       addProduct64Many
+
+addProduct64One:
+	CMPQ      BX, $+4
+	JL        addProduct64Single
+	VMOVUPS   (CX)(SI*1), X1
+	VCVTPS2PD X1, Y0
+	VMOVUPS   (DX)(SI*1), X1
+	VCVTPS2PD X1, Y1
+	VMULPD    Y0, Y1, Y0
+	VADDPD    (AX)(SI*2), Y0, Y0
+	VMOVUPD   Y0, (AX)(SI*2)
+	ADDQ      $+16, SI
+	SUBQ      $+4, BX
+	JMP       addProduct64One
+
+addProduct64Single:
+	CMPQ      BX, $+1
+	JL        addProduct64Done
+	VMOVSS    (CX)(SI*1), X0
+	VMOVQ     X0, X2
+	VCVTPS2PD X2, X2
+	VMOVSS    (DX)(SI*1), X0
+	VMOVQ     X0, X3
+	VCVTPS2PD X3, X3
+	VMULPD    Y2, Y3, Y2
+	VADDSD    (AX)(SI*2), X2, X2
+	VMOVSD    X2, (AX)(SI*2)
+	ADDQ      $+4, SI
+	SUBQ      $+1, BX
+	JMP       addProduct64Single
+
+addProduct64Done:
+	VZEROUPPER
+	RET
+
+// func rowSumAVX2(x *float32, n int) float64
+// Requires: AVX, SSE2
+TEXT ·rowSumAVX2(SB), NOSPLIT|NOFRAME, $0-24
+	MOVQ   x+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	XORQ   DX, DX
+
+sumMany:
+	CMPQ      CX, $+16
+	JL        sumOne
+	VMOVUPS   (AX)(DX*1), X4
+	VCVTPS2PD X4, Y4
+	VADDPD    Y4, Y0, Y0
+	VMOVUPS   16(AX)(DX*1), X4
+	VCVTPS2PD X4, Y4
+	VADDPD    Y4, Y1, Y1
+	VMOVUPS   32(AX)(DX*1), X4
+	VCVTPS2PD X4, Y4
+	VADDPD    Y4, Y2, Y2
+	VMOVUPS   48(AX)(DX*1), X4
+	VCVTPS2PD X4, Y4
+	VADDPD    Y4, Y3, Y3
+	ADDQ      $+64, DX
+	SUBQ      $+16, CX
+	JMP       sumMany
+
+sumOne:
+	CMPQ      CX, $+4
+	JL        sumSingle
+	VMOVUPS   (AX)(DX*1), X4
+	VCVTPS2PD X4, Y4
+	VADDPD    Y4, Y0, Y0
+	ADDQ      $+16, DX
+	SUBQ      $+4, CX
+	JMP       sumOne
+
+sumSingle:
+	CMPQ      CX, $+1
+	JL        sumDone
+	VMOVSS    (AX)(DX*1), X4
+	VMOVQ     X4, X5
+	VCVTPS2PD X5, X5
+	VADDPD    Y5, Y0, Y0
+	ADDQ      $+4, DX
+	SUBQ      $+1, CX
+	JMP       sumSingle
+
+sumDone:
+	VADDPD       Y3, Y0, Y0
+	VADDPD       Y2, Y1, Y1
+	VADDPD       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPD       X1, X0, X0
+	VUNPCKHPD    X0, X0, X1
+	VADDSD       X1, X0, X0
+	MOVSD        X0, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func rowDotAVX2(x *float32, y *float32, n int) float64
+// Requires: AVX, FMA3, SSE2
+TEXT ·rowDotAVX2(SB), NOSPLIT|NOFRAME, $0-32
+	MOVQ   x+0(FP), AX
+	MOVQ   y+8(FP), CX
+	MOVQ   n+16(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	XORQ   BX, BX
+
+dotMany:
+	CMPQ        DX, $+16
+	JL          dotOne
+	VMOVUPS     (AX)(BX*1), X4
+	VCVTPS2PD   X4, Y5
+	VMOVUPS     (CX)(BX*1), X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y5, Y4, Y0
+	VMOVUPS     16(AX)(BX*1), X5
+	VCVTPS2PD   X5, Y4
+	VMOVUPS     16(CX)(BX*1), X5
+	VCVTPS2PD   X5, Y5
+	VFMADD231PD Y4, Y5, Y1
+	VMOVUPS     32(AX)(BX*1), X5
+	VCVTPS2PD   X5, Y4
+	VMOVUPS     32(CX)(BX*1), X5
+	VCVTPS2PD   X5, Y5
+	VFMADD231PD Y4, Y5, Y2
+	VMOVUPS     48(AX)(BX*1), X5
+	VCVTPS2PD   X5, Y4
+	VMOVUPS     48(CX)(BX*1), X5
+	VCVTPS2PD   X5, Y5
+	VFMADD231PD Y4, Y5, Y3
+	ADDQ        $+64, BX
+	SUBQ        $+16, DX
+	JMP         dotMany
+
+dotOne:
+	CMPQ        DX, $+4
+	JL          dotSingle
+	VMOVUPS     (AX)(BX*1), X5
+	VCVTPS2PD   X5, Y4
+	VMOVUPS     (CX)(BX*1), X5
+	VCVTPS2PD   X5, Y5
+	VFMADD231PD Y4, Y5, Y0
+	ADDQ        $+16, BX
+	SUBQ        $+4, DX
+	JMP         dotOne
+
+dotSingle:
+	CMPQ        DX, $+1
+	JL          dotDone
+	VMOVSS      (AX)(BX*1), X4
+	VMOVQ       X4, X6
+	VCVTPS2PD   X6, X6
+	VMOVSS      (CX)(BX*1), X4
+	VMOVQ       X4, X7
+	VCVTPS2PD   X7, X7
+	VFMADD231PD Y6, Y7, Y0
+	ADDQ        $+4, BX
+	SUBQ        $+1, DX
+	JMP         dotSingle
+
+dotDone:
+	VADDPD       Y3, Y0, Y0
+	VADDPD       Y2, Y1, Y1
+	VADDPD       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPD       X1, X0, X0
+	VUNPCKHPD    X0, X0, X1
+	VADDSD       X1, X0, X0
+	MOVSD        X0, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func rowCentreAVX2(c *float32, x *float32, high float32, low float32, n int)
+// Requires: AVX
+TEXT ·rowCentreAVX2(SB), NOSPLIT|NOFRAME, $0-32
+	MOVQ         c+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS high+16(FP), Y0
+	VBROADCASTSS low+20(FP), Y1
+	XORQ         BX, BX
+
+centreMany:
+	CMPQ    DX, $+16
+	JL      centreOne
+	VMOVUPS (CX)(BX*1), Y2
+	VSUBPS  Y0, Y2, Y2
+	VSUBPS  Y1, Y2, Y2
+	VMOVUPS Y2, (AX)(BX*1)
+	VMOVUPS 32(CX)(BX*1), Y2
+	VSUBPS  Y0, Y2, Y2
+	VSUBPS  Y1, Y2, Y2
+	VMOVUPS Y2, 32(AX)(BX*1)
+	ADDQ    $+64, BX
+	SUBQ    $+16, DX
+	JMP     centreMany
+
+centreOne:
+	CMPQ    DX, $+8
+	JL      centreRest
+	VMOVUPS (CX)(BX*1), Y2
+	VSUBPS  Y0, Y2, Y2
+	VSUBPS  Y1, Y2, Y2
+	VMOVUPS Y2, (AX)(BX*1)
+	ADDQ    $+32, BX
+	SUBQ    $+8, DX
+	JMP     centreOne
+
+centreRest:
+	TESTQ      DX, DX
+	JZ         centreDone
+	LEAQ       lanesAVX2<>+32(SB), SI
+	NEGQ       DX
+	VMOVUPS    (SI)(DX*4), Y2
+	VMASKMOVPS (CX)(BX*1), Y2, Y3
+	VSUBPS     Y0, Y3, Y3
+	VSUBPS     Y1, Y3, Y3
+	VMASKMOVPS Y3, Y2, (AX)(BX*1)
+
+centreDone:
+	VZEROUPPER
+	RET
+
+DATA lanesAVX2<>+0(SB)/4, $0xffffffff
+DATA lanesAVX2<>+4(SB)/4, $0xffffffff
+DATA lanesAVX2<>+8(SB)/4, $0xffffffff
+DATA lanesAVX2<>+12(SB)/4, $0xffffffff
+DATA lanesAVX2<>+16(SB)/4, $0xffffffff
+DATA lanesAVX2<>+20(SB)/4, $0xffffffff
+DATA lanesAVX2<>+24(SB)/4, $0xffffffff
+DATA lanesAVX2<>+28(SB)/4, $0xffffffff
+DATA lanesAVX2<>+32(SB)/4, $0x00000000
+DATA lanesAVX2<>+36(SB)/4, $0x00000000
+DATA lanesAVX2<>+40(SB)/4, $0x00000000
+DATA lanesAVX2<>+44(SB)/4, $0x00000000
+DATA lanesAVX2<>+48(SB)/4, $0x00000000
+DATA lanesAVX2<>+52(SB)/4, $0x00000000
+DATA lanesAVX2<>+56(SB)/4, $0x00000000
+DATA lanesAVX2<>+60(SB)/4, $0x00000000
+GLOBL lanesAVX2<>(SB), RODATA|NOPTR, $64
+
 // func rowNormAVX2(y *float32, x *float32, w *float32, s float32, n int)
 // Requires: AVX
 TEXT ·rowNormAVX2(SB), NOSPLIT|NOFRAME, $0-40
@@ -171,24 +444,6 @@ normRest:
 normDone:
 	VZEROUPPER
 	RET
-
-DATA lanesAVX2<>+0(SB)/4, $0xffffffff
-DATA lanesAVX2<>+4(SB)/4, $0xffffffff
-DATA lanesAVX2<>+8(SB)/4, $0xffffffff
-DATA lanesAVX2<>+12(SB)/4, $0xffffffff
-DATA lanesAVX2<>+16(SB)/4, $0xffffffff
-DATA lanesAVX2<>+20(SB)/4, $0xffffffff
-DATA lanesAVX2<>+24(SB)/4, $0xffffffff
-DATA lanesAVX2<>+28(SB)/4, $0xffffffff
-DATA lanesAVX2<>+32(SB)/4, $0x00000000
-DATA lanesAVX2<>+36(SB)/4, $0x00000000
-DATA lanesAVX2<>+40(SB)/4, $0x00000000
-DATA lanesAVX2<>+44(SB)/4, $0x00000000
-DATA lanesAVX2<>+48(SB)/4, $0x00000000
-DATA lanesAVX2<>+52(SB)/4, $0x00000000
-DATA lanesAVX2<>+56(SB)/4, $0x00000000
-DATA lanesAVX2<>+60(SB)/4, $0x00000000
-GLOBL lanesAVX2<>(SB), RODATA|NOPTR, $64
 
 // func rowNormSumsAVX2(dw *float32, dy *float32, x *float32, w *float32, s float32, n int) float64
 // Requires: AVX, FMA3, SSE2

@@ -119,6 +119,265 @@ squaresDone:
 	VZEROUPPER
 	RET
 
+// func rowAddProduct64AVX512(sum *float64, a *float32, b *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·rowAddProduct64AVX512(SB), NOSPLIT|NOFRAME, $0-32
+	MOVQ sum+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ b+16(FP), DX
+	MOVQ n+24(FP), BX
+	XORQ SI, SI
+
+addProduct64Many:
+	CMPQ      BX, $+16
+	JL        addProduct64One
+	VMOVUPS   (CX)(SI*1), Y0
+	VCVTPS2PD Y0, Z1
+	VMOVUPS   (DX)(SI*1), Y0
+	VCVTPS2PD Y0, Z0
+	VMULPD    Z1, Z0, Z1
+	VADDPD    (AX)(SI*2), Z1, Z1
+	VMOVUPD   Z1, (AX)(SI*2)
+	VMOVUPS   32(CX)(SI*1), Y0
+	VCVTPS2PD Y0, Z1
+	VMOVUPS   32(DX)(SI*1), Y0
+	VCVTPS2PD Y0, Z0
+	VMULPD    Z1, Z0, Z1
+	VADDPD    64(AX)(SI*2), Z1, Z1
+	VMOVUPD   Z1, 64(AX)(SI*2)
+	ADDQ      $+64, SI
+	SUBQ      $+16, BX
+	JMP       addProduct64Many
+
+addProduct64One:
+	CMPQ      BX, $+8
+	JL        addProduct64Single
+	VMOVUPS   (CX)(SI*1), Y0
+	VCVTPS2PD Y0, Z1
+	VMOVUPS   (DX)(SI*1), Y0
+	VCVTPS2PD Y0, Z0
+	VMULPD    Z1, Z0, Z1
+	VADDPD    (AX)(SI*2), Z1, Z1
+	VMOVUPD   Z1, (AX)(SI*2)
+	ADDQ      $+32, SI
+	SUBQ      $+8, BX
+	JMP       addProduct64One
+
+addProduct64Single:
+	CMPQ      BX, $+1
+	JL        addProduct64Done
+	VMOVSS    (CX)(SI*1), X0
+	VMOVQ     X0, X2
+	VCVTPS2PD X2, X2
+	VMOVSS    (DX)(SI*1), X0
+	VMOVQ     X0, X3
+	VCVTPS2PD X3, X3
+	VMULPD    Z2, Z3, Z2
+	VADDSD    (AX)(SI*2), X2, X2
+	VMOVSD    X2, (AX)(SI*2)
+	ADDQ      $+4, SI
+	SUBQ      $+1, BX
+	JMP       addProduct64Single
+
+addProduct64Done:
+	VZEROUPPER
+	RET
+
+// func rowSumAVX512(x *float32, n int) float64
+// Requires: AVX, AVX512F, SSE2
+TEXT ·rowSumAVX512(SB), NOSPLIT|NOFRAME, $0-24
+	MOVQ   x+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	XORQ   DX, DX
+
+sumMany:
+	CMPQ      CX, $+32
+	JL        sumOne
+	VMOVUPS   (AX)(DX*1), Y4
+	VCVTPS2PD Y4, Z4
+	VADDPD    Z4, Z0, Z0
+	VMOVUPS   32(AX)(DX*1), Y4
+	VCVTPS2PD Y4, Z4
+	VADDPD    Z4, Z1, Z1
+	VMOVUPS   64(AX)(DX*1), Y4
+	VCVTPS2PD Y4, Z4
+	VADDPD    Z4, Z2, Z2
+	VMOVUPS   96(AX)(DX*1), Y4
+	VCVTPS2PD Y4, Z4
+	VADDPD    Z4, Z3, Z3
+	ADDQ      $+128, DX
+	SUBQ      $+32, CX
+	JMP       sumMany
+
+sumOne:
+	CMPQ      CX, $+8
+	JL        sumSingle
+	VMOVUPS   (AX)(DX*1), Y4
+	VCVTPS2PD Y4, Z4
+	VADDPD    Z4, Z0, Z0
+	ADDQ      $+32, DX
+	SUBQ      $+8, CX
+	JMP       sumOne
+
+sumSingle:
+	CMPQ      CX, $+1
+	JL        sumDone
+	VMOVSS    (AX)(DX*1), X4
+	VMOVQ     X4, X5
+	VCVTPS2PD X5, X5
+	VADDPD    Z5, Z0, Z0
+	ADDQ      $+4, DX
+	SUBQ      $+1, CX
+	JMP       sumSingle
+
+sumDone:
+	VADDPD        Z3, Z0, Z0
+	VADDPD        Z2, Z1, Z1
+	VADDPD        Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPD        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPD        X1, X0, X0
+	VUNPCKHPD     X0, X0, X1
+	VADDSD        X1, X0, X0
+	MOVSD         X0, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func rowDotAVX512(x *float32, y *float32, n int) float64
+// Requires: AVX, AVX512F, SSE2
+TEXT ·rowDotAVX512(SB), NOSPLIT|NOFRAME, $0-32
+	MOVQ   x+0(FP), AX
+	MOVQ   y+8(FP), CX
+	MOVQ   n+16(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	XORQ   BX, BX
+
+dotMany:
+	CMPQ        DX, $+32
+	JL          dotOne
+	VMOVUPS     (AX)(BX*1), Y4
+	VCVTPS2PD   Y4, Z5
+	VMOVUPS     (CX)(BX*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z5, Z4, Z0
+	VMOVUPS     32(AX)(BX*1), Y4
+	VCVTPS2PD   Y4, Z5
+	VMOVUPS     32(CX)(BX*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z5, Z4, Z1
+	VMOVUPS     64(AX)(BX*1), Y4
+	VCVTPS2PD   Y4, Z5
+	VMOVUPS     64(CX)(BX*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z5, Z4, Z2
+	VMOVUPS     96(AX)(BX*1), Y4
+	VCVTPS2PD   Y4, Z5
+	VMOVUPS     96(CX)(BX*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z5, Z4, Z3
+	ADDQ        $+128, BX
+	SUBQ        $+32, DX
+	JMP         dotMany
+
+dotOne:
+	CMPQ        DX, $+8
+	JL          dotSingle
+	VMOVUPS     (AX)(BX*1), Y4
+	VCVTPS2PD   Y4, Z5
+	VMOVUPS     (CX)(BX*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z5, Z4, Z0
+	ADDQ        $+32, BX
+	SUBQ        $+8, DX
+	JMP         dotOne
+
+dotSingle:
+	CMPQ        DX, $+1
+	JL          dotDone
+	VMOVSS      (AX)(BX*1), X4
+	VMOVQ       X4, X6
+	VCVTPS2PD   X6, X6
+	VMOVSS      (CX)(BX*1), X4
+	VMOVQ       X4, X7
+	VCVTPS2PD   X7, X7
+	VFMADD231PD Z6, Z7, Z0
+	ADDQ        $+4, BX
+	SUBQ        $+1, DX
+	JMP         dotSingle
+
+dotDone:
+	VADDPD        Z3, Z0, Z0
+	VADDPD        Z2, Z1, Z1
+	VADDPD        Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPD        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPD        X1, X0, X0
+	VUNPCKHPD     X0, X0, X1
+	VADDSD        X1, X0, X0
+	MOVSD         X0, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func rowCentreAVX512(c *float32, x *float32, high float32, low float32, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·rowCentreAVX512(SB), NOSPLIT|NOFRAME, $0-32
+	MOVQ         c+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS high+16(FP), Z0
+	VBROADCASTSS low+20(FP), Z1
+	XORQ         BX, BX
+
+centreMany:
+	CMPQ    DX, $+32
+	JL      centreOne
+	VMOVUPS (CX)(BX*1), Z2
+	VSUBPS  Z0, Z2, Z2
+	VSUBPS  Z1, Z2, Z2
+	VMOVUPS Z2, (AX)(BX*1)
+	VMOVUPS 64(CX)(BX*1), Z2
+	VSUBPS  Z0, Z2, Z2
+	VSUBPS  Z1, Z2, Z2
+	VMOVUPS Z2, 64(AX)(BX*1)
+	ADDQ    $+128, BX
+	SUBQ    $+32, DX
+	JMP     centreMany
+
+centreOne:
+	CMPQ    DX, $+16
+	JL      centreRest
+	VMOVUPS (CX)(BX*1), Z2
+	VSUBPS  Z0, Z2, Z2
+	VSUBPS  Z1, Z2, Z2
+	VMOVUPS Z2, (AX)(BX*1)
+	ADDQ    $+64, BX
+	SUBQ    $+16, DX
+	JMP     centreOne
+
+centreRest:
+	TESTQ     DX, DX
+	JZ        centreDone
+	MOVQ      $-1, SI
+	BZHIQ     DX, SI, SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (CX)(BX*1), K1, Z2
+	VSUBPS    Z0, Z2, Z2
+	VSUBPS    Z1, Z2, Z2
+	VMOVUPS   Z2, K1, (AX)(BX*1)
+
+centreDone:
+	VZEROUPPER
+	RET
+
 // func rowNormAVX512(y *float32, x *float32, w *float32, s float32, n int)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·rowNormAVX512(SB), NOSPLIT|NOFRAME, $0-40

@@ -4,6 +4,14 @@ package kernel
 
 func addTo64s(sum []float64, x []float32) { panic(noAssembly) }
 
+func addProductTo64s(sum []float64, a, b []float32) { panic(noAssembly) }
+
+func sum32s64(x []float32) float64 { panic(noAssembly) }
+
+func dot32s(x, y []float32) float64 { panic(noAssembly) }
+
+func centre32s(c, x []float32, high, low float32) { panic(noAssembly) }
+
 func squares32s(x []float32) float64 { panic(noAssembly) }
 
 func norm32s(y, x, w []float32, s float32) { panic(noAssembly) }

@@ -34,6 +34,58 @@ func rows(isa asm.ISA) {
 	})
 	k.ReturnSum64(accs)
 
+	k = f.Func("rowAddProduct64", "func(sum *float64, a, b *float32, n int)", "rowAddProduct64 computes sum[i] += float64(a[i])·float64(b[i]) for n elements.")
+	sum, a, b, n := k.Ptr("sum"), k.Ptr("a"), k.Ptr("b"), k.Int("n")
+	k.EachHalf("addProduct64", n, 2, func(h asm.Half, at reg.Register, offset, _ int) {
+		u, v, w := k.Vec(), k.Vec(), k.Vec()
+		h.Load(asm.AtIndex(a, at, 1, offset), u)
+		h.Widen(u, v)
+		h.Load(asm.AtIndex(b, at, 1, offset), u)
+		h.Widen(u, w)
+		k.VMULPD(v, w, v)
+		h.Add64(asm.AtIndex(sum, at, 2, 2*offset), v)
+		h.Store64(v, asm.AtIndex(sum, at, 2, 2*offset))
+	})
+	k.Return()
+
+	k = f.Func("rowSum", "func(x *float32, n int) float64", "rowSum returns Σ float64(x[i]) of n elements.")
+	x, n = k.Ptr("x"), k.Int("n")
+	accs = zeros(k, 4)
+	k.EachHalf("sum", n, len(accs), func(h asm.Half, at reg.Register, offset, i int) {
+		v, w := k.Vec(), k.Vec()
+		h.Load(asm.AtIndex(x, at, 1, offset), v)
+		h.Widen(v, w)
+		k.VADDPD(w, accs[i], accs[i])
+	})
+	k.ReturnSum64(accs)
+
+	k = f.Func("rowDot", "func(x, y *float32, n int) float64", "rowDot returns Σ float64(x[i])·float64(y[i]) of n elements.")
+	x, y, n := k.Ptr("x"), k.Ptr("y"), k.Int("n")
+	accs = zeros(k, 4)
+	k.EachHalf("dot", n, len(accs), func(h asm.Half, at reg.Register, offset, i int) {
+		u, v, w := k.Vec(), k.Vec(), k.Vec()
+		h.Load(asm.AtIndex(x, at, 1, offset), u)
+		h.Widen(u, v)
+		h.Load(asm.AtIndex(y, at, 1, offset), u)
+		h.Widen(u, w)
+		h.MulAdd64(v, w, accs[i])
+	})
+	k.ReturnSum64(accs)
+
+	k = f.Func("rowCentre", "func(c, x *float32, high, low float32, n int)", "rowCentre computes c[i] = x[i] - high - low for n elements.")
+	c, x, n := k.Ptr("c"), k.Ptr("x"), k.Int("n")
+	high, low := k.Scalar("high"), k.Scalar("low")
+	k.EachVector("centre", n, 2, func(at reg.Register, vectors int, mask *asm.Mask) {
+		for i := range vectors {
+			v := k.Vec()
+			k.LoadMasked(asm.AtIndex(x, at, 1, i*k.Bytes()), mask, v)
+			k.Sub(high, v, v)
+			k.Sub(low, v, v)
+			k.StoreMasked(v, mask, asm.AtIndex(c, at, 1, i*k.Bytes()))
+		}
+	})
+	k.Return()
+
 	k = f.Func("rowNorm", "func(y, x, w *float32, s float32, n int)", "rowNorm computes y[i] = x[i]·s·w[i] for n elements.")
 	y, x, w, n := k.Ptr("y"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
 	s := k.Scalar("s")
