@@ -149,6 +149,25 @@ func cudaCalls(g *gpu) []call {
 			C: cuda.Projection[float32]{Data: f(12), Groups: 1, Stride: 2}, D: f(4), Z: f(24), ZStride: 4, DeltaBias: f(4), Initial: f(16), Start: bytes(6),
 		}
 	}
+	gridScan := func() *cuda.GridScan[float32] {
+		return &cuda.GridScan[float32]{
+			Batch: 2, Cells: 4, Channels: 3, State: 2, Directions: 2, Order: ints(8), U: f(24), OneU: true, Merge: true, Delta: f(48), A: f(12),
+			B: cuda.GridProjection[float32]{Data: f(32), Step: 2}, C: cuda.GridProjection[float32]{Data: f(32), Step: 2}, D: f(6), DeltaBias: f(6),
+		}
+	}
+	ss2d := func() *cuda.SS2D[float32] {
+		return &cuda.SS2D[float32]{
+			Batch: 2, Cells: 4, Channels: 3, State: 2, Rank: 1, Directions: 2, Order: ints(8), X: f(24), XProj: f(30), DtProj: f(6), DtBias: f(6),
+			ALog: f(12), D: f(6),
+		}
+	}
+	ss2dKept := func() *cuda.SS2DKept[float32] {
+		if g.t == nil {
+			return new(cuda.SS2DKept[float32])
+		}
+		return must(ss2d().Forward(s, f(24), true))
+	}
+	gridFine := append(absent("0.", "D", "DeltaBias"), "0.Batch=0", "0.Cells=0")
 	step := func() *cuda.Step[float32] {
 		return &cuda.Step[float32]{
 			Batch: 2, Model: 4, Channels: 8, State: 2, Width: 3, Rank: 1, Eps: 1e-5, X: f(8), Norm: f(4), Conv: f(24), DtBias: f(8), ALog: f(16), D: f(8),
@@ -226,6 +245,22 @@ func cudaCalls(g *gpu) []call {
 		methods("cuda.Pad", func() any {
 			return &cuda.Pad{Batch: 2, Channels: 2, From: [3]int{1, 1, 2}, To: [3]int{1, 1, 3}, Before: [3]int{0, 0, 1}}
 		}, map[string]call{"Apply": {args: func() []any { return []any{s, f(8), f(12)} }, fine: []string{"0=zero: there is nothing to copy", "0.Batch=0", "0.Channels=0"}}}),
+		methods("cuda.GridScan", func() any { return gridScan() }, map[string]call{
+			"Forward": {args: func() []any { return []any{s, f(48), f(gridScan().CheckpointLen())} }, fine: append(absent("", "2", "3"), gridFine...)},
+			"Backward": {args: func() []any {
+				return []any{s, f(gridScan().CheckpointLen()), f(48), &cuda.GridGrad[float32]{
+					U: f(48), Delta: f(48), A: f(12), B: cuda.GridProjection[float32]{Data: f(32), Step: 2}, C: cuda.GridProjection[float32]{Data: f(32), Step: 2},
+					D: f(6), DeltaBias: f(6), More: func() (cuda.Array[float32], error) { return f(48), nil },
+				}}
+			}, fine: append(absent("", "2", "4.D", "4.DeltaBias"), append(gridFine, "4.More=nil")...)},
+		}),
+		methods("cuda.SS2D", func() any { return ss2d() }, map[string]call{
+			"Forward": {args: func() []any { return []any{s, f(24), true} }, fine: []string{"0.Batch=0", "0.Cells=0", "0.Precision=0"}},
+			"Backward": {args: func() []any {
+				return []any{s, ss2dKept(), f(24), &cuda.SS2DGrad{X: f(24), XProj: f(30), DtProj: f(6), DtBias: f(6), ALog: f(12), D: f(6)}}
+			}, fine: []string{"0.Batch=0", "0.Cells=0", "0.Precision=0"}},
+		}),
+		methods("cuda.SS2DKept", func() any { return ss2dKept() }, nil),
 		methods("cuda.MeanPool", func() any { return &cuda.MeanPool{Batch: 2, Length: 3, Channels: 4, Mask: bytes(6)} }, map[string]call{
 			"Forward":  {args: func() []any { return []any{s, f(24), f(8)} }, fine: []string{"0=zero: there is nothing to compute", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Mask=zero"}},
 			"Backward": {args: func() []any { return []any{s, f(8), f(24)} }, fine: []string{"0=zero: there is nothing to compute", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Mask=zero"}},
@@ -275,6 +310,7 @@ func cudaCalls(g *gpu) []call {
 			row("Convert", cuda.Convert[float32, cuda.BFloat16], func() []any { return []any{s, f(4), array[cuda.BFloat16](g, 4)} }),
 			row("CopyAllTo", cuda.CopyAllTo[float32], func() []any { return []any{s, []cuda.Array[float32]{f(4)}, [][]float32{make([]float32, 4)}} }, "2[0][0]=*"),
 			row("Reverse", cuda.Reverse, func() []any { return []any{s, 2, 3, 4, f(24), f(24), bytes(6)} }, "1=0", "2=0", "3=0", "6=zero"),
+			row("GridOrders", cuda.GridOrders, func() []any { return []any{s, [][]int32{{1, 0}, {0, 1}}} }, "1=nil: no order has no memory"),
 			row("Gather", cuda.Gather, func() []any { return []any{s, 2, 4, 3, ints(4), f(24), f(24)} }, "1=0", "2=0", "3=0"),
 			row("Scatter", cuda.Scatter, func() []any { return []any{s, 2, 4, 3, ints(4), f(24), f(24)} }, "1=0", "2=0", "3=0"),
 			row("CopyColumns", cuda.CopyColumns, func() []any { return []any{s, 2, 5, 1, 3, f(10), f(6)} }, "1=0", "3=0", "4=0"),

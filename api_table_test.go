@@ -414,6 +414,9 @@ func opCalls() []call {
 			{name: "op.VimOrders", f: op.VimOrders, args: with(3)},
 			{name: "op.LocalMambaOrders", f: op.LocalMambaOrders, args: with(3, 4)},
 			{name: "op.SegMambaOrders", f: op.SegMambaOrders, args: with(3, 3, 4)},
+			struc("SS2D", op.SS2D, func(n, _ func(...int) *G.Node) any {
+				return op.SS2DInputs{X: n(2, 3, 4, 5), XProj: n(2, 5, 5), DtProj: n(2, 5, 1), DtBias: n(2, 5), ALog: n(10, 2), D: n(10)}
+			}, op.SS2DConfig{Orders: []op.Order{op.Rows(3, 4), op.Columns(3, 4)}}),
 			struc("GridScan", op.GridScan, func(n, _ func(...int) *G.Node) any {
 				return op.GridScanInputs{U: n(2, 3, 4, 5), Delta: n(2, 3, 4, 10), A: n(10, 2), B: n(2, 3, 4, 4), C: n(2, 3, 4, 4), D: n(10), DeltaBias: n(10)}
 			}, op.GridScanConfig{Orders: []op.Order{op.Rows(3, 4), op.Columns(3, 4)}, DeltaSoftplus: true, Apart: true}, optional("D", "DeltaBias")...),

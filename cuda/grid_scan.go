@@ -12,8 +12,9 @@ type GridScan[T Activation] struct {
 	Batch, Cells, Channels, State, Directions int
 
 	Order     Array[int32]      // what GridOrders returned
-	U         Array[T]          // (rows, channels), or with Apart (rows, directions·channels)
-	Apart     bool              // each direction has channels of U and of the result of its own
+	U         Array[T]          // (rows, directions·channels), or with OneU (rows, channels)
+	OneU      bool              // the directions share U
+	Merge     bool              // the results of the directions are added
 	Delta     Array[T]          // (rows, directions·channels)
 	A         Array[float32]    // (directions·channels, state)
 	ALog      bool              // A holds log(-A)
@@ -32,7 +33,7 @@ type GridProjection[T Activation] struct {
 // GridGrad receives the gradients of a GridScan's operands, in their shapes. Those of absent operands are absent.
 type GridGrad[T Activation] struct {
 	U               Array[float32]
-	More            Array[T] // optional: in U's shape, added to the gradient of U
+	More            func() (Array[T], error) // optional: called when the other gradients are queued; its result, in U's shape, is added to that of U
 	Delta           Array[T]
 	B, C            GridProjection[T]
 	A, D, DeltaBias Array[float32]
@@ -40,15 +41,12 @@ type GridGrad[T Activation] struct {
 
 // gridArgs has the same fields as the kernels' struct Grid (kernels/grid.cuh).
 type gridArgs struct {
-	batch, cells, channels, state, directions, groups, warps, chunks, chunkSteps, orderStep          int64
+	batch, cells, channels, state, directions, groups, warps, chunks, chunkSteps                     int64
 	uRow, uApart, bStep, cStep, yRow, yApart, dyRow, dyApart, duRow, duApart, ddeltaRow, ddeltaApart int64
 	softplus, alog, vectors                                                                          int64
 	order, u, delta, a, b, c, d, bias, y, checkpoints, states, sums                                  uintptr
 	dy, du, ddelta, db, dc, da, dd, dbias                                                            uintptr
 }
-
-// gridAlign is the number of cells to which an order is padded: a multiple of the steps of a tile.
-const gridAlign = 8
 
 // orders is a copy on the device of the orders of a scan.
 type orders struct {
@@ -56,7 +54,7 @@ type orders struct {
 	on   Array[int32]
 }
 
-// GridOrders returns the orders of a GridScan's directions on the device: for each step the cell. All must be permutations of 0 to n-1 for the
+// GridOrders returns the orders of a GridScan's directions on the device, (directions, cells): for each step the cell. All must be permutations of 0 to n-1 for the
 // same n, and must not change later. Equal orders are uploaded once for a stream. Do not free the array.
 func GridOrders(s *Stream, host [][]int32) (Array[int32], error) {
 	if err := s.usable(); err != nil {
@@ -82,9 +80,6 @@ func GridOrders(s *Stream, host [][]int32) (Array[int32], error) {
 			seen[cell] = true
 		}
 		all = append(all, order...)
-		for len(all)%gridAlign != 0 { // tiles read whole
-			all = append(all, order[len(order)-1])
-		}
 	}
 	on, err := Upload(s, all)
 	if err == nil {
@@ -126,11 +121,12 @@ func (k gridSize) run(s *Stream, kind, typeName string, a *gridArgs) error {
 
 func (g *GridScan[T]) rows() int { return count(g.Batch, g.Cells) }
 
-func (g *GridScan[T]) uWidth() int {
-	if g.Apart {
-		return count(g.Directions, g.Channels)
+// width returns the channels of a row that the directions share or do not share.
+func (g *GridScan[T]) width(shared bool) int {
+	if shared {
+		return g.Channels
 	}
-	return g.Channels
+	return count(g.Directions, g.Channels)
 }
 
 // tileSteps returns the steps between two checkpoints.
@@ -146,8 +142,8 @@ func (g *GridScan[T]) CheckpointLen() int {
 	return count(g.Batch, (g.Cells+g.tileSteps()-1)/g.tileSteps(), g.Directions, g.State, g.Channels)
 }
 
-// ResultLen returns the length of y, and of the gradient of U.
-func (g *GridScan[T]) ResultLen() int { return count(g.rows(), g.uWidth()) }
+func (g *GridScan[T]) uLen() int      { return count(g.rows(), g.width(g.OneU)) }
+func (g *GridScan[T]) resultLen() int { return count(g.rows(), g.width(g.Merge)) }
 
 func (g *GridScan[T]) check() error {
 	if g == nil {
@@ -165,7 +161,7 @@ func (g *GridScan[T]) check() error {
 	}
 	all, rows := count(g.Directions, g.Channels), g.rows()
 	return firstError(
-		expect("grid scan", "Order", g.Order.n, count(g.Directions, (g.Cells+gridAlign-1)/gridAlign*gridAlign), "U", g.U.n, g.ResultLen(),
+		expect("grid scan", "Order", g.Order.n, count(g.Directions, g.Cells), "U", g.U.n, g.uLen(),
 			"Delta", g.Delta.n, count(rows, all), "A", g.A.n, count(all, g.State)),
 		g.checkProjections("", g.B, g.C),
 		optional("grid scan", "D", g.D, all, "DeltaBias", g.DeltaBias, all),
@@ -186,11 +182,11 @@ func (g *GridScan[T]) args(s *Stream, k gridSize) gridArgs {
 	a := gridArgs{
 		batch: int64(g.Batch), cells: int64(g.Cells), channels: int64(g.Channels), state: int64(g.State), directions: int64(g.Directions),
 		groups: int64(k.groups(g.State)), warps: int64((g.Channels + 32*k.channels - 1) / (32 * k.channels)), chunks: 1, chunkSteps: int64(g.Cells),
-		orderStep: int64((g.Cells + gridAlign - 1) / gridAlign * gridAlign), uRow: int64(g.uWidth()), bStep: int64(g.B.Step), cStep: int64(g.C.Step),
+		uRow: int64(g.width(g.OneU)), bStep: int64(g.B.Step), cStep: int64(g.C.Step),
 		order: g.Order.address, u: g.U.address, delta: g.Delta.address, a: g.A.address, b: g.B.Data.address, c: g.C.Data.address,
 		d: g.D.address, bias: g.DeltaBias.address,
 	}
-	if g.Apart {
+	if !g.OneU {
 		a.uApart = a.channels
 	}
 	if g.Softplus {
@@ -203,10 +199,10 @@ func (g *GridScan[T]) args(s *Stream, k gridSize) gridArgs {
 	if g.State%k.states == 0 && together%uintptr(min(16, int64(k.states)*size[T]())) == 0 {
 		a.vectors = 1
 	}
-	const least = 64 // steps of a chunk
+	const least, tile = 64, 8 // steps of a chunk, which is a multiple of a tile
 	if warps := a.batch * a.directions * a.groups * a.warps; warps < 6*int64(s.multiprocessors()) {
 		chunks := max(1, min(12*int64(s.multiprocessors())/warps, a.cells/least))
-		a.chunkSteps = ((a.cells+chunks-1)/chunks + gridAlign - 1) / gridAlign * gridAlign
+		a.chunkSteps = ((a.cells+chunks-1)/chunks + tile - 1) / tile * tile
 		a.chunks = (a.cells + a.chunkSteps - 1) / a.chunkSteps
 	}
 	return a
@@ -225,13 +221,13 @@ func (g *GridScan[T]) carry(s *Stream, a *gridArgs, reverse int) error {
 	return s.run("grid1", "grid_carry", blocksOf(int(a.batch*a.directions*a.state*a.channels), 128), unsafe.Pointer(a), reverse)
 }
 
-// Forward queues y: (rows, channels), the sum of the directions, or with Apart (rows, directions·channels). It also writes the checkpoints
+// Forward queues y: (rows, directions·channels), or with Merge (rows, channels), the sum of the directions. It also writes the checkpoints
 // unless they are absent. y can be absent if they are not.
 func (g *GridScan[T]) Forward(s *Stream, y, checkpoints Array[float32]) (err error) {
 	if err := g.check(); err != nil {
 		return err
 	}
-	if err := firstError(optional("grid scan", "y", y, g.ResultLen(), "checkpoints", checkpoints, g.CheckpointLen()), s.usable()); err != nil {
+	if err := firstError(optional("grid scan", "y", y, g.resultLen(), "checkpoints", checkpoints, g.CheckpointLen()), s.usable()); err != nil {
 		return err
 	}
 	if g.rows() == 0 {
@@ -244,7 +240,7 @@ func (g *GridScan[T]) Forward(s *Stream, y, checkpoints Array[float32]) (err err
 	defer func() { work.free() }()
 	var m gridMerge[T, float32]
 	if !y.Absent() {
-		m = partsOf(g, s, &work, y, Array[T]{}, a.groups, !g.Apart, &err)
+		m = partsOf(g, s, &work, y, false, a.groups, g.Merge, &err)
 		a.y, a.yRow, a.yApart = m.address, m.row, m.apart
 	}
 	g.chunkStates(s, &work, &a, &err)
@@ -270,16 +266,16 @@ type gridMerge[T, Y Activation] struct {
 }
 
 // partsOf returns where a scan writes a result of which each direction has groups parts, and how they become the result: the sum over all
-// directions if merged, else over the groups of each, and more unless it is absent.
-func partsOf[T, Y Activation](g *GridScan[T], s *Stream, work *temporaries, to Array[Y], more Array[T], groups int64, merged bool, err *error) gridMerge[T, Y] {
+// directions if merged, else over the groups of each. more says that something is added to the sum.
+func partsOf[T, Y Activation](g *GridScan[T], s *Stream, work *temporaries, to Array[Y], more bool, groups int64, merged bool, err *error) gridMerge[T, Y] {
 	m := gridMerge[T, Y]{
-		to: to, more: more, count: int(groups), rows: g.rows(), channels: g.Channels, directions: int64(g.Directions), row: int64(g.Channels),
+		to: to, count: int(groups), rows: g.rows(), channels: g.Channels, directions: int64(g.Directions), row: int64(g.Channels),
 		apart: int64(g.rows() * g.Channels),
 	}
 	if merged {
 		m.count, m.directions = m.count*g.Directions, 1
 	}
-	if direct, same := any(to).(Array[T]); same && m.count == 1 && more.Absent() {
+	if direct, same := any(to).(Array[T]); same && m.count == 1 && !more {
 		m.address, m.row, m.apart = direct.address, m.directions*m.row, m.row
 		m.count = 0
 		return m
@@ -311,10 +307,10 @@ func (g *GridScan[T]) Backward(s *Stream, checkpoints Array[float32], dy Array[T
 	}
 	all := g.Directions * g.Channels
 	if err := firstError(
-		expect("grid scan", "dy", dy.n, g.ResultLen(), "the gradient of U", grad.U.n, g.ResultLen(),
+		expect("grid scan", "dy", dy.n, g.resultLen(), "the gradient of U", grad.U.n, g.uLen(),
 			"the gradient of Delta", grad.Delta.n, g.rows()*all, "the gradient of A", grad.A.n, all*g.State),
 		g.checkProjections("the gradient of ", grad.B, grad.C),
-		optional("grid scan", "checkpoints", checkpoints, g.CheckpointLen(), "More", grad.More, g.ResultLen(), "the gradient of D", grad.D, all,
+		optional("grid scan", "checkpoints", checkpoints, g.CheckpointLen(), "the gradient of D", grad.D, all,
 			"the gradient of DeltaBias", grad.DeltaBias, all), s.usable(),
 	); err != nil {
 		return err
@@ -335,9 +331,12 @@ func (g *GridScan[T]) Backward(s *Stream, checkpoints Array[float32], dy Array[T
 	}
 	k := g.size(true, dy.address, grad.U.address, grad.Delta.address)
 	a := g.args(s, k)
-	a.checkpoints, a.dy, a.dyRow, a.dyApart = checkpoints.address, dy.address, a.uRow, a.uApart
-	du := partsOf(g, s, &work, grad.U, grad.More, a.groups, !g.Apart, &err)
-	ddelta := partsOf(g, s, &work, grad.Delta, Array[T]{}, a.groups, false, &err)
+	a.checkpoints, a.dy, a.dyRow, a.dyApart = checkpoints.address, dy.address, int64(g.width(g.Merge)), 0
+	if !g.Merge {
+		a.dyApart = a.channels
+	}
+	du := partsOf(g, s, &work, grad.U, grad.More != nil, a.groups, g.OneU, &err)
+	ddelta := partsOf(g, s, &work, grad.Delta, false, a.groups, false, &err)
 	a.du, a.duRow, a.duApart = du.address, du.row, du.apart
 	a.ddelta, a.ddeltaRow, a.ddeltaApart = ddelta.address, ddelta.row, ddelta.apart
 	projections, sequences := g.rows()*g.Directions*g.State, g.Batch*int(a.chunks)
@@ -365,7 +364,7 @@ func (g *GridScan[T]) Backward(s *Stream, checkpoints Array[float32], dy Array[T
 		return partSum{to.Data.address, parts.address, a.warps, int64(projections), a.state, int64(to.Step), half}
 	}
 	if err := firstError(
-		k.run(s, "backward", typeName[T](), &a), du.run(s), ddelta.run(s), s.sumParts([]partSum{sum(grad.B, db), sum(grad.C, dc)}),
+		k.run(s, "backward", typeName[T](), &a), ddelta.run(s), s.sumParts([]partSum{sum(grad.B, db), sum(grad.C, dc)}),
 		s.rowSums(da, grad.A, sequences, all*g.State),
 	); err != nil {
 		return err
@@ -376,9 +375,19 @@ func (g *GridScan[T]) Backward(s *Stream, checkpoints Array[float32], dy Array[T
 		}
 	}
 	if !dbias.Absent() {
-		return s.rowSums(dbias, grad.DeltaBias, int(a.groups)*sequences, all)
+		if err := s.rowSums(dbias, grad.DeltaBias, int(a.groups)*sequences, all); err != nil {
+			return err
+		}
 	}
-	return nil
+	if grad.More != nil {
+		if du.more, err = grad.More(); err != nil {
+			return err
+		}
+		if err := expect("grid scan", "More", du.more.n, g.uLen()); err != nil {
+			return err
+		}
+	}
+	return du.run(s)
 }
 
 // orNothing fills an array with zeros, unless it is absent.

@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 )
 
@@ -32,18 +33,17 @@ func benchGridScan[T Activation](b *testing.B) {
 			}
 			host = append(host, order)
 		}
-		order, err := GridOrders(s, host)
-		do(b, err)
+		order := putInts(b, s, slices.Concat(host...))
 		rows, all := n.batch*cells, n.directions*n.channels
 		b.Run(name, func(b *testing.B) {
 			wide := func(n int) Array[T] { return zeros[T](b, s, rows*n) }
 			each := func(n int) Array[float32] { return zeros[float32](b, s, n*all) }
 			narrow := func() GridProjection[T] { return GridProjection[T]{wide(n.directions * n.state), n.state} }
 			g := &GridScan[T]{
-				Batch: n.batch, Cells: cells, Channels: n.channels, State: n.state, Directions: n.directions, Order: order, U: wide(n.channels),
+				Batch: n.batch, Cells: cells, Channels: n.channels, State: n.state, Directions: n.directions, Order: order, U: wide(n.channels), OneU: true, Merge: true,
 				Delta: wide(all), A: each(n.state), ALog: true, B: narrow(), C: narrow(), D: each(1), DeltaBias: each(1), Softplus: true,
 			}
-			y, checkpoints := zeros[float32](b, s, g.ResultLen()), zeros[float32](b, s, g.CheckpointLen())
+			y, checkpoints := zeros[float32](b, s, rows*n.channels), zeros[float32](b, s, g.CheckpointLen())
 			b.Run("forward", func(b *testing.B) {
 				measure(b, s, 3*rows*all*int(size[T]()), func() error { return g.Forward(s, y, checkpoints) })
 			})

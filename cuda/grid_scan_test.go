@@ -12,14 +12,14 @@ import (
 type gridProblem struct {
 	batch, cells, channels, state, directions int
 	orders                                    [][]int32
-	apart, softplus, alog                     bool
+	oneU, merge, softplus, alog               bool
 	bStep, cStep                              int
 	u, delta, a, b, c, d, bias, dy            []float64
 }
 
 func drawGrid[T Activation](r *rand.Rand, batch, cells, channels, state, directions int) *gridProblem {
 	coin := func() bool { return r.IntN(2) == 0 }
-	p := &gridProblem{batch: batch, cells: cells, channels: channels, state: state, directions: directions, apart: coin(), softplus: coin(), alog: coin(),
+	p := &gridProblem{batch: batch, cells: cells, channels: channels, state: state, directions: directions, oneU: coin(), merge: coin(), softplus: coin(), alog: coin(),
 		bStep: state + r.IntN(3), cStep: state + r.IntN(3)}
 	for range directions {
 		order := make([]int32, cells)
@@ -29,8 +29,8 @@ func drawGrid[T Activation](r *rand.Rand, batch, cells, channels, state, directi
 		p.orders = append(p.orders, order)
 	}
 	rows, all := batch*cells, directions*channels
-	p.u, p.delta = numbers[T](r, rows*p.width(), 1), numbers[T](r, rows*all, 0.5)
-	p.b, p.c, p.dy = numbers[T](r, rows*directions*p.bStep, 1), numbers[T](r, rows*directions*p.cStep, 1), numbers[T](r, rows*p.width(), 1)
+	p.u, p.delta = numbers[T](r, rows*p.width(p.oneU), 1), numbers[T](r, rows*all, 0.5)
+	p.b, p.c, p.dy = numbers[T](r, rows*directions*p.bStep, 1), numbers[T](r, rows*directions*p.cStep, 1), numbers[T](r, rows*p.width(p.merge), 1)
 	p.a = numbers[float32](r, all*state, 0.5)
 	for i, v := range p.a {
 		if !p.alog {
@@ -50,25 +50,33 @@ func drawGrid[T Activation](r *rand.Rand, batch, cells, channels, state, directi
 	return p
 }
 
-func (p *gridProblem) width() int {
-	if p.apart {
-		return p.directions * p.channels
+func (p *gridProblem) width(shared bool) int {
+	if shared {
+		return p.channels
 	}
-	return p.channels
+	return p.directions * p.channels
 }
 
 // run returns y and the gradients of u, delta, a, b, c, d and bias.
 func (p *gridProblem) run() (y []float64, grad [7][]float64) {
 	like := func(v []float64) []float64 { return make([]float64, len(v)) }
-	y = like(p.u)
+	y = like(p.dy)
 	du, ddelta, da, db, dc, dd, dbias := like(p.u), like(p.delta), like(p.a), like(p.b), like(p.c), like(p.d), like(p.bias)
 	all := p.directions * p.channels
 	for seq := range p.batch * all {
 		b, k, d := seq/all, seq%all/p.channels, seq%p.channels
 		at := k*p.channels + d
-		wide := d
-		if p.apart {
-			wide = at
+		inU := func(cell int32) int { // the index in u, and inY that in y
+			if p.oneU {
+				return (b*p.cells+int(cell))*p.channels + d
+			}
+			return (b*p.cells+int(cell))*all + at
+		}
+		inY := func(cell int32) int {
+			if p.merge {
+				return (b*p.cells+int(cell))*p.channels + d
+			}
+			return (b*p.cells+int(cell))*all + at
 		}
 		D := 0.0
 		if p.d != nil {
@@ -85,14 +93,12 @@ func (p *gridProblem) run() (y []float64, grad [7][]float64) {
 				dt[t], slope[t] = math.Log1p(math.Exp(x)), 1/(1+math.Exp(-x))
 			}
 		}
-		for t, cell := range p.orders[k] {
-			row := b*p.cells + int(cell)
-			y[row*p.width()+wide] += D * p.u[row*p.width()+wide]
-			du[row*p.width()+wide] += D * p.dy[row*p.width()+wide]
+		for _, cell := range p.orders[k] {
+			y[inY(cell)] += D * p.u[inU(cell)]
+			du[inU(cell)] += D * p.dy[inY(cell)]
 			if p.d != nil {
-				dd[at] += p.dy[row*p.width()+wide] * p.u[row*p.width()+wide]
+				dd[at] += p.dy[inY(cell)] * p.u[inU(cell)]
 			}
-			_ = t
 		}
 		for n := range p.state {
 			rate, scale := p.a[at*p.state+n], 1.0
@@ -103,17 +109,17 @@ func (p *gridProblem) run() (y []float64, grad [7][]float64) {
 			h := make([]float64, p.cells+1)
 			for t, cell := range p.orders[k] {
 				row := b*p.cells + int(cell)
-				h[t+1] = math.Exp(dt[t]*rate)*h[t] + dt[t]*p.b[(row*p.directions+k)*p.bStep+n]*p.u[row*p.width()+wide]
-				y[row*p.width()+wide] += p.c[(row*p.directions+k)*p.cStep+n] * h[t+1]
+				h[t+1] = math.Exp(dt[t]*rate)*h[t] + dt[t]*p.b[(row*p.directions+k)*p.bStep+n]*p.u[inU(cell)]
+				y[inY(cell)] += p.c[(row*p.directions+k)*p.cStep+n] * h[t+1]
 			}
 			carry := 0.0
 			for t := p.cells - 1; t >= 0; t-- {
-				row := b*p.cells + int(p.orders[k][t])
-				g, x := p.dy[row*p.width()+wide], p.u[row*p.width()+wide]
+				cell := p.orders[k][t]
+				row, g, x := b*p.cells+int(cell), p.dy[inY(cell)], p.u[inU(cell)]
 				ib, ic := (row*p.directions+k)*p.bStep+n, (row*p.directions+k)*p.cStep+n
 				lambda, decay := p.c[ic]*g+carry, math.Exp(dt[t]*rate)
 				carry = decay * lambda
-				du[row*p.width()+wide] += lambda * dt[t] * p.b[ib]
+				du[inU(cell)] += lambda * dt[t] * p.b[ib]
 				db[ib] += lambda * dt[t] * x
 				dc[ic] += g * h[t+1]
 				da[at*p.state+n] += lambda * decay * h[t] * dt[t] * scale
@@ -131,13 +137,9 @@ func (p *gridProblem) run() (y []float64, grad [7][]float64) {
 // on returns the scan on the device.
 func gridOn[T Activation](t testing.TB, s *Stream, p *gridProblem) *GridScan[T] {
 	t.Helper()
-	order, err := GridOrders(s, p.orders)
-	if err != nil {
-		t.Fatal(err)
-	}
 	return &GridScan[T]{
-		Batch: p.batch, Cells: p.cells, Channels: p.channels, State: p.state, Directions: p.directions, Order: order,
-		U: put[T](t, s, p.u), Apart: p.apart, Delta: put[T](t, s, p.delta), A: put[float32](t, s, p.a), ALog: p.alog,
+		Batch: p.batch, Cells: p.cells, Channels: p.channels, State: p.state, Directions: p.directions, Order: putInts(t, s, slices.Concat(p.orders...)),
+		U: put[T](t, s, p.u), OneU: p.oneU, Merge: p.merge, Delta: put[T](t, s, p.delta), A: put[float32](t, s, p.a), ALog: p.alog,
 		B: GridProjection[T]{put[T](t, s, p.b), p.bStep}, C: GridProjection[T]{put[T](t, s, p.c), p.cStep},
 		D: put[float32](t, s, p.d), DeltaBias: put[float32](t, s, p.bias), Softplus: p.softplus,
 	}
@@ -162,11 +164,11 @@ func testGridScan[T Activation](t *testing.T) {
 		{1, 141, 40, 16, 3}, {2, 10, 3, 19, 2}, {1, 1, 1, 1, 1}, {1, 5, 2, 33, 1},
 	} {
 		p := drawGrid[T](r, c.batch, c.cells, c.channels, c.state, c.directions)
-		t.Run(fmt.Sprintf("%+v apart %v", c, p.apart), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%+v one U %v merged %v", c, p.oneU, p.merge), func(t *testing.T) {
 			wantY, want := p.run()
 			g := gridOn[T](t, s, p)
 			run := func(keep bool) (all [][]float64) {
-				y, checkpoints := blank[float32](t, s, len(p.u)), Array[float32]{}
+				y, checkpoints := blank[float32](t, s, len(p.dy)), Array[float32]{}
 				if keep {
 					checkpoints = blank[float32](t, s, g.CheckpointLen())
 				}
@@ -188,7 +190,7 @@ func testGridScan[T Activation](t *testing.T) {
 					grad.DeltaBias = blank[float32](t, s, len(p.bias))
 				}
 				if keep {
-					grad.More = g.U
+					grad.More = func() (Array[T], error) { return g.U, nil }
 				}
 				if err := g.Backward(s, checkpoints, put[T](t, s, p.dy), grad); err != nil {
 					t.Fatal(err)

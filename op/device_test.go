@@ -59,9 +59,6 @@ func TestOperatorsOnDevice(t *testing.T) {
 		}
 		for _, u := range uses(c.scale) {
 			t.Run(fmt.Sprintf("%s/%v/%d", u.name, c.precision, c.scale), func(t *testing.T) {
-				if strings.HasPrefix(u.name, "grid scan") {
-					t.Skip("the grid scan has no function on a device yet")
-				}
 				want, err := u.run(tensor.Float64, false, nil)
 				if err != nil {
 					t.Fatal(err)

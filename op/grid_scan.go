@@ -4,6 +4,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -104,5 +105,36 @@ func (f gridScan[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(ou
 func (f gridScan[T]) Backward(in []value[T], dout, grad [][]T) {
 	f.kernel(in).Backward(dout[0], nil, &kernel.ScanGrad[T]{
 		U: grad[0], Delta: grad[1], A: grad[2], B: grad[3], C: grad[4], D: grad[5], DeltaBias: grad[6],
+	})
+}
+
+// On a device the operands are float32 in every precision, as those of SelectiveScan are.
+
+func (f gridScan[T]) onDevice(s *cuda.Stream, in []onDevice) (*cuda.GridScan[float32], error) {
+	order, err := cuda.GridOrders(s, f.Orders.lists())
+	return &cuda.GridScan[float32]{
+		Batch: f.Batch, Cells: f.Cells, Channels: f.Channels / f.Orders.count, State: f.State, Directions: f.Orders.count, Order: order,
+		U: in[0].Array, OneU: f.OneU, Merge: f.Merge, Delta: in[1].Array, A: in[2].Array,
+		B: cuda.GridProjection[float32]{Data: in[3].Array, Step: f.State}, C: cuda.GridProjection[float32]{Data: in[4].Array, Step: f.State},
+		D: in[5].Array, DeltaBias: in[6].Array, Softplus: f.DeltaSoftplus,
+	}, err
+}
+
+func (f gridScan[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
+	g, err := f.onDevice(s, in)
+	if err != nil {
+		return nil, err
+	}
+	return nil, g.Forward(s, out[0], array{})
+}
+
+func (f gridScan[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
+	g, err := f.onDevice(s, in)
+	if err != nil {
+		return err
+	}
+	return g.Backward(s, array{}, dout[0], &cuda.GridGrad[float32]{
+		U: grad[0], Delta: grad[1], A: grad[2], B: cuda.GridProjection[float32]{Data: grad[3], Step: f.State},
+		C: cuda.GridProjection[float32]{Data: grad[4], Step: f.State}, D: grad[5], DeltaBias: grad[6],
 	})
 }

@@ -447,6 +447,10 @@ func (u use) zeroState(operand string, element int, name string, i int, x float6
 	channels, state := shape(operand)[0], shape(operand)[1]
 	channel, n := element/state, element%state
 	if operand == "ALog" {
+		if name == "result 0" && strings.HasPrefix(u.name, "SS2D") { // which mixes no channels after the scan
+			each := shape("X")[len(shape("X"))-1]
+			return i%each == channel%each
+		}
 		switch name {
 		case "result 0", "gradient of X":
 			return true

@@ -16,7 +16,6 @@ struct Grid {
   int64_t groups;               // of N states. A group of a direction computes its part of y, du and dΔ
   int64_t warps;                // that share the channels
   int64_t chunks, chunkSteps;   // long orders with few channels are cut into chunks that run at the same time
-  int64_t orderStep;            // elements between the orders of two directions
   int64_t uRow, uApart;         // elements between two cells and between two directions; 0 if the directions share u
   int64_t bStep, cStep;         // elements between two directions of B and C; cells are directions times as far apart
   int64_t yRow, yApart, dyRow, dyApart, duRow, duApart, ddeltaRow, ddeltaApart;  // apart: between groups of directions, of dy: between directions
@@ -74,7 +73,7 @@ template <class T, int N, int V, int TS> struct GridWarp {
     d = (int)min(own, s.channels - V);
     from = chunk * s.chunkSteps, to = min(from + s.chunkSteps, s.cells);
     row = b * s.cells;
-    order = s.order + k * s.orderStep;
+    order = s.order + k * s.cells;
   }
   __device__ __forceinline__ int64_t parameter(int v) const { return k * s.channels + d + v; }
   // has reports whether state i of the warp's N exists.
@@ -90,8 +89,8 @@ template <class T, int N, int V, int TS> struct GridWarp {
     const float a = s.A[parameter(v) * s.state + state];
     return s.alog ? -__expf(a) : a;
   }
-  // cells returns the cell of step lane % TS of the tile at step t, or of the first tile if t is beyond the end. at returns that of step i.
-  __device__ __forceinline__ int cells(int64_t t) const { return order[(t < from || t >= to ? from : t) + threadIdx.x % TS]; }
+  // cells returns the cell of step lane % TS of the tile at step t, or of the nearest step of the part. at returns that of step i.
+  __device__ __forceinline__ int cells(int64_t t) const { return order[max(from, min(t + threadIdx.x % TS, to - 1))]; }
   __device__ __forceinline__ int at(int cells, int i) const { return __shfl_sync(~0u, cells, i); }
   template <class X> __device__ __forceinline__ X *base(X *p, int64_t stride, int64_t apart) const { return p + row * stride + apart + d; }
   __device__ __forceinline__ const T *u() const { return base((const T *)s.u, s.uRow, k * s.uApart); }
