@@ -47,7 +47,7 @@ func TestNothingPanicsOrHangsOnADevice(t *testing.T) {
 }
 
 // withoutDevice are the calls that need no device.
-var withoutDevice = []string{"cuda.GorgoniaPTX", "cuda.Attention.Fits", "cuda.Block.Fits", "cuda.Step.Fits", "cuda.Precision.Err", "op.Place.Precision"}
+var withoutDevice = []string{"cuda.GorgoniaPTX", "cuda.Attention.Fits", "cuda.Block.Fits", "cuda.Step.Fits", "cuda.ConvShape.Fits", "cuda.GridConv.Fits", "cuda.Precision.Err", "op.Place.Precision"}
 
 // without marks calls that return an error without a device.
 func (g *gpu) without(calls []call) []call {
@@ -120,6 +120,13 @@ func cudaCalls(g *gpu) []call {
 	}
 	conv := func() *cuda.Conv[float32] {
 		return &cuda.Conv[float32]{Batch: 2, Length: 3, Channels: 4, Width: 3, X: f(24), XStride: 4, Weight: f(12), Bias: f(4), Context: f(16), Start: bytes(6)}
+	}
+	grid := func() *cuda.GridConv {
+		return &cuda.GridConv{
+			ConvShape: cuda.ConvShape{Batch: 2, Channels: 4, Filters: 6, Groups: 2, In: [3]int{1, 3, 3}, Out: [3]int{1, 3, 3}, Kernel: [3]int{1, 3, 3},
+				Stride: [3]int{1, 1, 1}, Padding: [3]int{0, 1, 1}, Dilation: [3]int{1, 1, 1}},
+			X: f(72), Weight: f(108), Bias: f(6),
+		}
 	}
 	linear := func() *cuda.Linear {
 		return &cuda.Linear{Rows: 2, In: 3, Out: 4, X: f(6), Weight: f(12), Half: array[cuda.BFloat16](g, 12), Bias: f(4)}
@@ -229,6 +236,13 @@ func cudaCalls(g *gpu) []call {
 		}),
 		methods("cuda.BlockKept", func() any { return kept() }, nil),
 		methods("cuda.Capture", func() any { return capture() }, map[string]call{"Launch": {args: func() []any { return []any{s} }}}),
+		methods("cuda.ConvShape", func() any { return grid().ConvShape }, map[string]call{"Fits": {fine: []string{"0.Batch=*"}}}),
+		methods("cuda.GridConv", func() any { return grid() }, map[string]call{
+			"Forward": {args: func() []any { return []any{s, f(108)} }, fine: append(absent("0.", "Bias"), "0.ConvShape.Batch=0", "0.Precision=0")},
+			"Backward": {args: func() []any { return []any{s, f(108), f(72), f(108), f(6)} },
+				fine: append(absent("0.", "Bias"), "0.ConvShape.Batch=0", "0.Precision=0", "3=zero", "4=zero", "5=zero")},
+			"Fits": {fine: []string{"0.Bias=*", "0.X=*", "0.Weight=*", "0.Precision=*", "0.ConvShape.Batch=*"}},
+		}),
 		methods("cuda.Conv", func() any { return conv() }, map[string]call{
 			"Forward":  {args: func() []any { return []any{s, f(24), f(16)} }, fine: append(absent("", "3"), convFine...)},
 			"Backward": {args: func() []any { return []any{s, f(24), f(16), f(24), 4, f(12), f(4), f(16)} }, fine: append(absent("", "3", "7", "8"), convFine...)},

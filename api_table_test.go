@@ -170,6 +170,16 @@ func configured(name string, constructor any, cfg any, fine ...string) []call {
 	return calls
 }
 
+// listsOf returns the exceptions of lists that may be nil. Those of padding may have zeros.
+func listsOf(prefix string, names ...string) (fine []string) {
+	for _, n := range names {
+		if fine = append(fine, prefix+n+"=nil"); strings.Contains(n, "Padding") {
+			fine = append(fine, prefix+n+"[0]=0")
+		}
+	}
+	return fine
+}
+
 func layerCalls() []call {
 	apply := call{args: nodesOf(inputShape), fine: another}
 	plain := map[string]call{"Apply": apply, "Fwd": apply}
@@ -186,6 +196,9 @@ func layerCalls() []call {
 	mamba := layer.MambaConfig{Channels: 4, Inner: 6, State: 2, Width: 3, Rank: 1, DtMin: 0.1, DtMax: 0.2, DtFloor: 0.1, DtScale: 1, Depth: 2}
 	attention := layer.AttentionConfig{Channels: 4, Heads: 2, Window: 3, Rotary: 100}
 	linear := layer.LinearConfig{In: 4, Out: 5}
+	conv := layer.ConvConfig{In: 4, Out: 6, Kernel: []int{3}, Stride: []int{1}, Padding: []int{1}, PaddingEnd: []int{1}, Dilation: []int{1}, Groups: 2}
+	transposed := layer.ConvTransposeConfig{In: 4, Out: 6, Kernel: []int{3}, Stride: []int{2}, Padding: []int{1}, OutputPadding: []int{1}, Dilation: []int{1}, Groups: 2}
+	patch := layer.PatchEmbedConfig{In: 4, Out: 6, Patch: []int{3}, Stride: []int{2}}
 	return slices.Concat(
 		methods("layer.Linear", func() any { return layer.NewLinear(linear) }, plain),
 		methods("layer.RMSNorm", func() any { return layer.NewRMSNorm(layer.RMSNormConfig{Channels: 4}) }, plain),
@@ -193,6 +206,9 @@ func layerCalls() []call {
 			map[string]call{"Apply": ids, "ApplyTied": ids, "Fwd": ids}),
 		methods("layer.GatedMLP", func() any { return layer.NewGatedMLP(gated) }, mixer()),
 		methods("layer.Conv1D", func() any { return layer.NewConv1D(layer.Conv1DConfig{Channels: 4, Width: 3}) }, mixer(shape{2, 2, 4})),
+		methods("layer.Conv", func() any { return layer.NewConv(conv) }, plain),
+		methods("layer.ConvTranspose", func() any { return layer.NewConvTranspose(transposed) }, plain),
+		methods("layer.PatchEmbed", func() any { return layer.NewPatchEmbed(patch) }, plain),
 		methods("layer.S4", func() any { return layer.NewS4(s4) }, mixer(shape{2, 4, 2})),
 		methods("layer.S6", func() any { return layer.NewS6(s6) }, mixer(shape{2, 4, 2})),
 		methods("layer.Mamba", func() any { return layer.NewMamba(mamba) }, mixer(shape{2, 2, 6}, shape{2, 6, 2})),
@@ -219,6 +235,9 @@ func layerCalls() []call {
 		configured("GatedMLP", layer.NewGatedMLP, gated, "Hidden", "Activation"),
 		configured("Embedding", layer.NewEmbedding, layer.EmbeddingConfig{Vocabulary: 3, Channels: 4}),
 		configured("Conv1D", layer.NewConv1D, layer.Conv1DConfig{Channels: 4, Width: 3}),
+		configured("Conv", layer.NewConv, conv, append(listsOf("", "Stride", "Padding", "PaddingEnd", "Dilation"), "Groups")...),
+		configured("ConvTranspose", layer.NewConvTranspose, transposed, append(listsOf("", "Padding", "OutputPadding", "Dilation"), "Groups")...),
+		configured("PatchEmbed", layer.NewPatchEmbed, patch, "Stride=nil"),
 		configured("S4", layer.NewS4, s4, "State", `A=""`),
 		configured("S6", layer.NewS6, s6, "State", "Rank", "DtFloor", "DtScale"),
 		configured("Mamba", layer.NewMamba, mamba, "Inner", "State", "Width", "Rank", "DtFloor", "DtScale", "Depth", "Depth=1*", "Depth=4*"),
@@ -354,7 +373,7 @@ func opCalls() []call {
 		return fine
 	}
 	conv := func(n, _ func(...int) *G.Node) any {
-		return op.ConvInputs{X: n(2, 3, 4), Weight: n(4, 1, 3), Bias: n(4), Context: n(2, 2, 4), Start: n(2, 3)}
+		return op.CausalConvInputs{X: n(2, 3, 4), Weight: n(4, 1, 3), Bias: n(4), Context: n(2, 2, 4), Start: n(2, 3)}
 	}
 	attention := func(n, _ func(...int) *G.Node) any {
 		return op.AttentionInputs{Q: n(2, 3, 4), K: n(2, 3, 4), V: n(2, 3, 4), Context: n(2, 2, 9), Start: n(2, 3)}
@@ -375,6 +394,8 @@ func opCalls() []call {
 	}
 	convFine, blockFine := optional("Bias", "Context", "Start"), append(optional("BlockWeights.InBias", "BlockWeights.ConvBias", "BlockWeights.OutBias", "Context", "InitialState", "Start"), "1.Eps=0", "1=zero", "1.Recompute=0")
 	scanFine := append(optional("D", "Z", "DeltaBias", "InitialState", "Start"), "1=zero")
+	conv2 := op.ConvConfig{Stride: []int{1, 2}, Padding: []int{1, 1}, PaddingEnd: []int{1, 1}, Dilation: []int{1, 1}, Groups: 2}
+	transposed := op.ConvTransposeConfig{Stride: []int{1, 2}, Padding: []int{1, 1}, OutputPadding: []int{0, 1}, Dilation: []int{1, 1}, Groups: 2}
 	window := op.AttentionConfig{Heads: 2, Window: 3, Rotary: 100}
 	noContext := func(n, i func(...int) *G.Node) any {
 		a := attention(n, i).(op.AttentionInputs)
@@ -395,6 +416,9 @@ func opCalls() []call {
 		methods("op.BlockWeights", func() any { return &op.BlockWeights[int]{} }, map[string]call{
 			"Each": {args: func() []any { return []any{func(op.BlockWeight, *int) {}} }, panics: []string{"0=nil: as everywhere in Go", "1=nil: a function is not nil"}},
 		}),
+		methods("op.ConvConfig", func() any { return conv2 }, map[string]call{"Err": {args: with(2), fine: append(listsOf("0.", "Padding", "Stride", "Dilation", "PaddingEnd"), "0=zero", "0.Groups=0")}}),
+		methods("op.ConvTransposeConfig", func() any { return transposed }, map[string]call{
+			"Err": {args: with(2), fine: append(listsOf("0.", "Padding", "Dilation", "OutputPadding"), "0=zero", "0.Groups=0")}}),
 		methods("op.Activation", func() any { return op.SiLU }, nil),
 		methods("op.Recompute", func() any { return op.RecomputeAll }, nil),
 		methods("op.Order", func() any { return op.Columns(3, 4) }, nil),
@@ -425,6 +449,11 @@ func opCalls() []call {
 			{name: "op.Reshape", f: op.Reshape, args: func() []any { return append(nodesOf(x)(), 6, 4) }, fine: width},
 			{name: "op.Pad", f: op.Pad, args: func() []any { return append(nodesOf(x)(), []int{1}, []int{-1}) }, fine: []string{"0=of another graph", "1[0]=0", "2[0]=0", "1[0]=-1", "2[0]=-1"}},
 			{name: "op.Scale", f: op.Scale, args: func() []any { return append(nodesOf(x, shape{4})(), 0.5) }, fine: []string{"1=nil", "2=0", "2=-1"}},
+			{name: "op.Conv", f: op.Conv, args: func() []any { return append(nodesOf(shape{2, 3, 3, 4}, shape{6, 2, 3, 3}, shape{6})(), conv2) },
+				fine: append(listsOf("3.", "Padding", "PaddingEnd", "Stride", "Dilation"), "2=nil")},
+			{name: "op.ConvTranspose", f: op.ConvTranspose, args: func() []any {
+				return append(nodesOf(shape{2, 3, 3, 4}, shape{4, 3, 3, 3}, shape{6})(), transposed)
+			}, fine: append(listsOf("3.", "Padding", "OutputPadding", "Dilation"), "2=nil")},
 			{name: "op.LowRank", f: op.LowRank, args: func() []any { return append(nodesOf(shape{5, 4}, shape{2, 4}, shape{5, 2})(), 1.0) }, fine: []string{"3=0", "3=-1"}},
 			{name: "op.RMSNorm", f: op.RMSNorm, args: func() []any { return append(nodesOf(x, shape{4})(), 1e-5) }, fine: []string{"2=0"}},
 			{name: "op.NegExp", f: op.NegExp, args: nodesOf(shape{4, 2}), fine: append(width, "0=of more axes")},
@@ -458,8 +487,8 @@ func opCalls() []call {
 			}, fine: []string{"0[0]=axis*", "1=axis*", "2=*", "3=nil", "4.CrossEntropy=0", "4.Dice=0"}},
 			{name: "op.CheckGraph", f: op.CheckGraph, args: func() []any { return []any{G.NewGraph()} }, fine: []string{"0=zero: it has no nodes"}},
 			{name: "op.ReuseResults", f: op.ReuseResults, args: func() []any { return []any{G.NewGraph()} }},
-			struc("CausalConv", op.CausalConv, conv, op.ConvConfig{SiLU: true}, append(convFine, "1=zero")...),
-			struc("CausalConvWithContext", op.CausalConvWithContext, conv, op.ConvConfig{SiLU: true}, append(convFine, "1=zero")...),
+			struc("CausalConv", op.CausalConv, conv, op.CausalConvConfig{SiLU: true}, append(convFine, "1=zero")...),
+			struc("CausalConvWithContext", op.CausalConvWithContext, conv, op.CausalConvConfig{SiLU: true}, append(convFine, "1=zero")...),
 			struc("Attention", op.Attention, noContext, window, append(optional("Context", "Start"), "1.Window=*", "1.Rotary=0")...),
 			struc("AttentionWithContext", op.AttentionWithContext, attention, window, append(optional("Context", "Start"), "1.Rotary=0")...),
 			struc("NewSelectiveScanOp", op.NewSelectiveScanOp, scan, op.ScanConfig{DeltaSoftplus: true}, scanFine...),

@@ -22,7 +22,7 @@ type Conv1DParts struct {
 	Weight *Param // "weight" (channels, 1, width)
 	Bias   *Param // "bias" (channels), or nil
 	width  int
-	cfg    op.ConvConfig
+	cfg    op.CausalConvConfig
 }
 
 // Conv1DConfig configures a Conv1D.
@@ -50,7 +50,7 @@ func NewConv1D(cfg Conv1DConfig, opts ...Option) *Conv1D {
 }
 
 func (p *Conv1DParts) mix(s *build.Steps, x *G.Node) *G.Node {
-	in := op.ConvInputs{X: x, Weight: p.Weight.Node(s.Graph), Start: s.Start}
+	in := op.CausalConvInputs{X: x, Weight: p.Weight.Node(s.Graph), Start: s.Start}
 	if p.Bias != nil {
 		in.Bias = p.Bias.Node(s.Graph)
 	}

@@ -79,6 +79,14 @@ func TestPlainLayersOnDevice(t *testing.T) {
 			l := NewLinear(LinearConfig{In: 6, Out: 5, Bias: true}, opts...)
 			return l.Params(), l.Apply
 		},
+		"convolution": func(opts ...Option) (Params, func(*G.Node) (*G.Node, error)) {
+			l := NewConv(ConvConfig{In: 6, Out: 5, Kernel: []int{3}, Padding: []int{1}}, opts...)
+			return l.Params(), l.Apply
+		},
+		"transposed convolution": func(opts ...Option) (Params, func(*G.Node) (*G.Node, error)) {
+			l := NewConvTranspose(ConvTransposeConfig{In: 6, Out: 5, Kernel: []int{2}, Stride: []int{2}}, opts...)
+			return l.Params(), l.Apply
+		},
 		"RMS norm": func(opts ...Option) (Params, func(*G.Node) (*G.Node, error)) {
 			l := NewRMSNorm(RMSNormConfig{Channels: 6}, opts...)
 			return l.Params(), l.Apply

@@ -42,6 +42,8 @@ func apply(l anyLayer, x *G.Node) (*G.Node, error) {
 var (
 	_ anyLayer = (*Linear)(nil)
 	_ anyLayer = (*Conv1D)(nil)
+	_ anyLayer = (*Conv)(nil)
+	_ anyLayer = (*ConvTranspose)(nil)
 	_ anyLayer = (*RMSNorm)(nil)
 	_ anyLayer = (*Embedding)(nil)
 	_ anyLayer = (*S6)(nil)
@@ -66,6 +68,10 @@ func TestLayerParams(t *testing.T) {
 		{NewConv1D(Conv1DConfig{Channels: 6, Width: 4}), "convolution", "weight (6, 1, 4) decay, bias (6)"},
 		{NewConv1D(Conv1DConfig{Channels: 6, Width: 4, NoBias: true}), "convolution", "weight (6, 1, 4) decay"},
 		{NewConv1D(Conv1DConfig{Channels: 6, Width: 4}, WithName("conv1d")), "conv1d", "conv1d.weight (6, 1, 4) decay, conv1d.bias (6)"},
+		{NewConv(ConvConfig{In: 6, Out: 4, Kernel: []int{3, 2}, Groups: 2}), "grid convolution", "weight (4, 3, 3, 2) decay, bias (4)"},
+		{NewConvTranspose(ConvTransposeConfig{In: 6, Out: 4, Kernel: []int{3}, Groups: 2}, WithName("up")), "up", "up.weight (6, 2, 3) decay, up.bias (4)"},
+		{NewConvTranspose(ConvTransposeConfig{In: 6, Out: 4, Kernel: []int{1, 2, 3}, NoBias: true}), "transposed convolution", "weight (6, 4, 1, 2, 3) decay"},
+		{NewPatchEmbed(PatchEmbedConfig{In: 3, Out: 8, Patch: []int{4, 4}}, WithName("proj")), "proj", "proj.weight (8, 3, 4, 4) decay, proj.bias (8)"},
 		{NewRMSNorm(RMSNormConfig{Channels: 7}), "RMS norm", "weight (7)"},
 		{NewRMSNorm(RMSNormConfig{Channels: 7}, WithName("norm_f")), "norm_f", "norm_f.weight (7)"},
 		{NewEmbedding(EmbeddingConfig{Vocabulary: 11, Channels: 3}), "embedding", "weight (11, 3) decay"},
@@ -126,6 +132,17 @@ func TestInvalidLayers(t *testing.T) {
 		{NewConv1D(Conv1DConfig{Channels: 0, Width: 4}), "layer: convolution: channels is 0, want at least 1"},
 		{NewConv1D(Conv1DConfig{Channels: 6, Width: 0}), "layer: convolution: width is 0, want at least 1"},
 		{NewConv1D(Conv1DConfig{Channels: 6, Width: 4}, WithDtype(tensor.Bool)), "layer: convolution: dtype is bool, want float32 or float64"},
+		{NewConv(ConvConfig{In: 3, Kernel: []int{3}}), "layer: grid convolution: out is 0, want at least 1"},
+		{NewConv(ConvConfig{In: 3, Out: 4, Kernel: []int{3, 0}}), "layer: grid convolution: kernel is 0, want at least 1"},
+		{NewConv(ConvConfig{In: 3, Out: 4}), "layer: grid convolution: op: grid convolution: the grid has 0 axes, want 1 to 3"},
+		{NewConv(ConvConfig{In: 3, Out: 4, Kernel: []int{3}, Groups: 2}), "layer: grid convolution: groups is 2, want a number that divides in, 3, and out, 4"},
+		{NewConv(ConvConfig{In: 3, Out: 4, Kernel: []int{3}, Stride: []int{0}}),
+			"layer: grid convolution: op: grid convolution: Stride is [0], want numbers from 1 to 1073741824"},
+		{NewConvTranspose(ConvTransposeConfig{In: 3, Out: 4, Kernel: []int{3, 3}, Padding: []int{1, 1, 1}}),
+			"layer: transposed convolution: op: grid convolution: Padding is [1 1 1], want one number, or one for each of the 2 axes of the grid"},
+		{NewConvTranspose(ConvTransposeConfig{In: 3, Out: 4, Kernel: []int{3, 3}, OutputPadding: []int{1}}),
+			"layer: transposed convolution: op: grid convolution: OutputPadding is [1], want less than Stride or Dilation"},
+		{NewPatchEmbed(PatchEmbedConfig{In: 3, Out: 4, Patch: []int{1, 1, 1, 1}}), "layer: patch embedding: op: grid convolution: the grid has 4 axes, want 1 to 3"},
 		{NewRMSNorm(RMSNormConfig{Channels: 0}), "layer: RMS norm: channels is 0, want at least 1"},
 		{NewRMSNorm(RMSNormConfig{Channels: 3, Eps: -1}), "layer: RMS norm: eps is -1, want a positive number, or 0 for the default"},
 		{NewEmbedding(EmbeddingConfig{Vocabulary: 0, Channels: 3}), "layer: embedding: vocabulary is 0, want at least 1"},
@@ -206,6 +223,8 @@ func TestMissingInput(t *testing.T) {
 	}{
 		{NewLinear(LinearConfig{In: 3, Out: 5}, WithName("head")), "head: the input is missing, want a node"},
 		{NewConv1D(Conv1DConfig{Channels: 3, Width: 2}), "convolution: the input is missing, want a node"},
+		{NewConv(ConvConfig{In: 3, Out: 2, Kernel: []int{1}}), "grid convolution: the input is missing, want a node"},
+		{NewConvTranspose(ConvTransposeConfig{In: 3, Out: 2, Kernel: []int{1}}), "transposed convolution: the input is missing, want a node"},
 		{NewRMSNorm(RMSNormConfig{Channels: 3}), "RMS norm: the input is missing, want a node"},
 		{NewEmbedding(EmbeddingConfig{Vocabulary: 3, Channels: 2}), "embedding: the input is missing, want a node"},
 		{NewS6(S6Config{Channels: 3}), "S6: the input is missing, want a node"},
@@ -243,6 +262,9 @@ func TestFwd(t *testing.T) {
 	}{
 		{NewLinear(LinearConfig{In: 3, Out: 5}), x, "(1, 2, 5)"},
 		{NewConv1D(Conv1DConfig{Channels: 3, Width: 2}), x, "(1, 2, 3)"},
+		{NewConv(ConvConfig{In: 3, Out: 4, Kernel: []int{2}}), x, "(1, 1, 4)"},
+		{NewConvTranspose(ConvTransposeConfig{In: 3, Out: 4, Kernel: []int{2}, Stride: []int{2}}), x, "(1, 4, 4)"},
+		{NewPatchEmbed(PatchEmbedConfig{In: 3, Out: 4, Patch: []int{2}, Stride: []int{1}}), x, "(1, 1, 4)"},
 		{NewRMSNorm(RMSNormConfig{Channels: 3}), x, "(1, 2, 3)"},
 		{NewEmbedding(EmbeddingConfig{Vocabulary: 7, Channels: 4}), ids, "(1, 2, 4)"},
 		{NewS6(S6Config{Channels: 3}), x, "(1, 2, 3)"},

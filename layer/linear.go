@@ -32,16 +32,18 @@ func NewLinear(cfg LinearConfig, opts ...Option) *Linear {
 
 // affine draws a weight of a shape and, if it is wanted, a bias for its first axis, both uniform within ±bound.
 func affine(o build.Options, withBias bool, bound float64, shape ...int) (weight, bias *Param, params Params) {
-	draw := func(name string, decay bool, shape ...int) *Param {
-		name = build.Join(o.Name, name)
-		return NewParam(name, o.New(build.Uniform(o.Rand(name), bound), shape...), decay)
-	}
-	weight = draw("weight", true, shape...)
+	weight = draw(o, "weight", true, bound, shape...)
 	if !withBias {
 		return weight, nil, Params{weight}
 	}
-	bias = draw("bias", false, shape[0])
+	bias = draw(o, "bias", false, bound, shape[0])
 	return weight, bias, Params{weight, bias}
+}
+
+// draw draws a weight of a name, uniform within ±bound.
+func draw(o build.Options, name string, decay bool, bound float64, shape ...int) *Param {
+	name = build.Join(o.Name, name)
+	return NewParam(name, o.New(build.Uniform(o.Rand(name), bound), shape...), decay)
 }
 
 // projection returns a linear layer that is a part of another layer.

@@ -156,8 +156,8 @@ func (p *blockProblem) compose(in BlockInputs) (G.Nodes, error) {
 	if err != nil {
 		return nil, err
 	}
-	u, context, err := CausalConvWithContext(ConvInputs{
-		X: halves[0], Weight: in.Conv, Bias: in.ConvBias, Context: in.Context, Start: in.Start}, ConvConfig{SiLU: true})
+	u, context, err := CausalConvWithContext(CausalConvInputs{
+		X: halves[0], Weight: in.Conv, Bias: in.ConvBias, Context: in.Context, Start: in.Start}, CausalConvConfig{SiLU: true})
 	if err != nil {
 		return nil, err
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
-// ConvInputs holds the operands of a causal convolution. Optional operands may be nil.
-type ConvInputs struct {
+// CausalConvInputs holds the operands of a causal convolution. Optional operands may be nil.
+type CausalConvInputs struct {
 	X      *G.Node // (batch, length, channels)
 	Weight *G.Node // (channels, 1, width); the last tap is for the step itself
 
@@ -18,8 +18,8 @@ type ConvInputs struct {
 	Start   *G.Node // optional: (batch, length); a non-zero element starts a new sequence at its step
 }
 
-// ConvConfig are the options of a causal convolution.
-type ConvConfig struct {
+// CausalConvConfig are the options of a causal convolution.
+type CausalConvConfig struct {
 	SiLU bool // apply silu(x) = x·sigmoid(x) to the result
 }
 
@@ -31,10 +31,10 @@ type ConvConfig struct {
 // The result y is (batch, length, channels). Steps before the first are those of Context, or zero without it. The steps of a new sequence
 // read all earlier steps, and Context, as zero, whatever their values are. The backward pass recomputes the sums before silu.
 //
-// Errors: an operand that is missing, or of another type or shape than listed in ConvInputs.
+// Errors: an operand that is missing, or of another type or shape than listed in CausalConvInputs.
 //
 // Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", section 3.4.
-func CausalConv(in ConvInputs, cfg ConvConfig) (y *G.Node, err error) {
+func CausalConv(in CausalConvInputs, cfg CausalConvConfig) (y *G.Node, err error) {
 	f, c := newConv(in, cfg)
 	return c.apply1(f, (*conv[float64])(f), f.result())
 }
@@ -44,7 +44,7 @@ func CausalConv(in ConvInputs, cfg ConvConfig) (y *G.Node, err error) {
 //
 // To process a sequence in pieces, pass context as the Context of the next piece: the results are those of the whole sequence. If the
 // width is 1 the convolution reads no earlier step: context is nil, and Context must be nil.
-func CausalConvWithContext(in ConvInputs, cfg ConvConfig) (y, context *G.Node, err error) {
+func CausalConvWithContext(in CausalConvInputs, cfg CausalConvConfig) (y, context *G.Node, err error) {
 	f, c := newConv(in, cfg)
 	if f.width == 1 {
 		y, err = c.apply1(f, (*conv[float64])(f), f.result())
@@ -56,18 +56,18 @@ func CausalConvWithContext(in ConvInputs, cfg ConvConfig) (y, context *G.Node, e
 
 // conv is the function of CausalConv and CausalConvWithContext.
 type conv[T kernel.Float] struct {
-	ConvConfig
+	CausalConvConfig
 	withContext                    bool
 	batch, length, channels, width int
 }
 
 func (f *conv[T]) result() tensor.Shape { return tensor.Shape{f.batch, f.length, f.channels} }
 
-// The operands are in the order of ConvInputs.
-func newConv(in ConvInputs, cfg ConvConfig) (*conv[float32], *checker) {
+// The operands are in the order of CausalConvInputs.
+func newConv(in CausalConvInputs, cfg CausalConvConfig) (*conv[float32], *checker) {
 	c := newChecker("causal convolution", "X", in.X)
 	s := c.required("X", in.X, "(batch, length, channels)", 0, 0, 0)
-	f := &conv[float32]{ConvConfig: cfg, batch: s[0], length: s[1], channels: s[2]}
+	f := &conv[float32]{CausalConvConfig: cfg, batch: s[0], length: s[1], channels: s[2]}
 	f.width = c.required("Weight", in.Weight, "(channels, 1, width)", f.channels, 1, 0)[2]
 	c.optional("Bias", in.Bias, "(channels)", f.channels)
 	c.convContext(in.Context, f.batch, f.width-1, f.channels)

@@ -22,7 +22,7 @@ type convProblem struct {
 
 	x, weight, bias, context, start []float64 // bias, context and start may be nil
 	dy, dcontext                    []float64
-	cfg                             ConvConfig
+	cfg                             CausalConvConfig
 }
 
 func drawConv(t *rapid.T) *convProblem {
@@ -31,7 +31,7 @@ func drawConv(t *rapid.T) *convProblem {
 		length:   rapid.IntRange(1, 9).Draw(t, "length"),
 		channels: rapid.IntRange(1, 5).Draw(t, "channels"),
 		width:    rapid.IntRange(1, 5).Draw(t, "width"),
-		cfg:      ConvConfig{SiLU: rapid.Bool().Draw(t, "SiLU")},
+		cfg:      CausalConvConfig{SiLU: rapid.Bool().Draw(t, "SiLU")},
 	}
 	r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 4))
 	if rapid.Bool().Draw(t, "bias") {
@@ -70,7 +70,7 @@ func (p *convProblem) steps(v []float64, from, to, size int) (s []float64) {
 func (p *convProblem) run(dt tensor.Dtype, lisp bool, ends ...int) (map[string][]float64, error) {
 	g := G.NewGraph()
 	nodes := map[string]*G.Node{"Weight": leaf(g, "Weight", dt, []int{p.channels, 1, p.width}, p.weight)}
-	in := ConvInputs{Weight: nodes["Weight"]}
+	in := CausalConvInputs{Weight: nodes["Weight"]}
 	if p.bias != nil {
 		in.Bias = leaf(g, "Bias", dt, []int{p.channels}, p.bias)
 		nodes["Bias"] = in.Bias
@@ -171,23 +171,23 @@ func TestCausalConvGradient(t *testing.T) {
 			{Name: "X", Value: dense(tensor.Float64, []int{p.batch, p.length, p.channels}, p.x)},
 			{Name: "Weight", Value: dense(tensor.Float64, []int{p.channels, 1, p.width}, p.weight)},
 		}
-		var optional []func(in *ConvInputs) **G.Node // the fields of the inputs after X and Weight
+		var optional []func(in *CausalConvInputs) **G.Node // the fields of the inputs after X and Weight
 		if p.bias != nil {
 			inputs = append(inputs, grad.Input{Name: "Bias", Value: dense(tensor.Float64, []int{p.channels}, p.bias)})
-			optional = append(optional, func(in *ConvInputs) **G.Node { return &in.Bias })
+			optional = append(optional, func(in *CausalConvInputs) **G.Node { return &in.Bias })
 		}
 		if p.context != nil {
 			shape := []int{p.batch, p.width - 1, p.channels}
 			inputs = append(inputs, grad.Input{Name: "Context", Value: dense(tensor.Float64, shape, p.context)})
-			optional = append(optional, func(in *ConvInputs) **G.Node { return &in.Context })
+			optional = append(optional, func(in *CausalConvInputs) **G.Node { return &in.Context })
 		}
 		if p.start != nil {
 			value := dense(tensor.Int, []int{p.batch, p.length}, p.start)
 			inputs = append(inputs, grad.Input{Name: "Start", Value: value, Constant: true})
-			optional = append(optional, func(in *ConvInputs) **G.Node { return &in.Start })
+			optional = append(optional, func(in *CausalConvInputs) **G.Node { return &in.Start })
 		}
 		grad.MustCheck(t, func(nodes G.Nodes) (G.Nodes, error) {
-			in := ConvInputs{X: nodes[0], Weight: nodes[1]}
+			in := CausalConvInputs{X: nodes[0], Weight: nodes[1]}
 			for i, n := range nodes[2:] {
 				*optional[i](&in) = n
 			}
@@ -237,7 +237,7 @@ func TestCausalConvPieces(t *testing.T) {
 func TestCausalConvPacked(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 5))
 	lengths := []int{1, 2, 5, 3, 1, 1, 7}
-	packed := &convProblem{batch: 1, length: 20, channels: 3, width: 4, bias: normal(r, 3), cfg: ConvConfig{SiLU: true}}
+	packed := &convProblem{batch: 1, length: 20, channels: 3, width: 4, bias: normal(r, 3), cfg: CausalConvConfig{SiLU: true}}
 	packed.context = normal(r, packed.contextSize()) // the Start at step 0 separates it
 	packed.fill(r).start = make([]float64, packed.length)
 
@@ -303,7 +303,7 @@ func TestCausalConvWidth1(t *testing.T) {
 	g := G.NewGraph()
 	x := leaf(g, "x", tensor.Float64, []int{1, 2, 2}, []float64{1, 2, 3, 4})
 	w := leaf(g, "w", tensor.Float64, []int{2, 1, 1}, []float64{10, 100})
-	y, context, err := CausalConvWithContext(ConvInputs{X: x, Weight: w}, ConvConfig{})
+	y, context, err := CausalConvWithContext(CausalConvInputs{X: x, Weight: w}, CausalConvConfig{})
 	if err != nil || context != nil {
 		t.Fatalf("context %v, error %v, want neither", context, err)
 	}
@@ -325,8 +325,8 @@ func TestCausalConvInGraph(t *testing.T) {
 	data, weight := normal(r, 2*6*3), normal(r, 3*4)
 	x := leaf(g, "x", tensor.Float64, []int{2, 6, 3}, data)
 	w := leaf(g, "w", tensor.Float64, []int{3, 1, 4}, weight)
-	y := G.Must(CausalConv(ConvInputs{X: x, Weight: w}, ConvConfig{}))
-	z := G.Must(CausalConv(ConvInputs{X: x, Weight: w}, ConvConfig{SiLU: true}))
+	y := G.Must(CausalConv(CausalConvInputs{X: x, Weight: w}, CausalConvConfig{}))
+	z := G.Must(CausalConv(CausalConvInputs{X: x, Weight: w}, CausalConvConfig{SiLU: true}))
 	grads, err := G.Grad(G.Must(G.Add(dot(y, normal(r, 36)), dot(z, normal(r, 36)))), x, w)
 	if err != nil {
 		t.Fatal(err)
@@ -364,7 +364,7 @@ func TestCausalConvInGraph(t *testing.T) {
 func TestCausalConvBitIdentical(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	r := rand.New(rand.NewPCG(3, 7))
-	p := &convProblem{batch: 2, length: 200, channels: 300, width: 4, bias: normal(r, 300), cfg: ConvConfig{SiLU: true}}
+	p := &convProblem{batch: 2, length: 200, channels: 300, width: 4, bias: normal(r, 300), cfg: CausalConvConfig{SiLU: true}}
 	p.context = normal(r, p.contextSize())
 	p.fill(r)
 	want, err := p.run(tensor.Float32, false, p.length)

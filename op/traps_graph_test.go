@@ -72,7 +72,9 @@ func TestTrapOptionsNotMerged(t *testing.T) {
 		}
 		return G.Must(SelectiveScan(in, cfg))
 	}
-	conv := func(cfg ConvConfig) *G.Node { return G.Must(CausalConv(ConvInputs{X: x, Weight: taps}, cfg)) }
+	conv := func(cfg CausalConvConfig) *G.Node {
+		return G.Must(CausalConv(CausalConvInputs{X: x, Weight: taps}, cfg))
+	}
 	split := func(part int, sizes ...int) *G.Node {
 		parts, err := Split(x, sizes...)
 		if err != nil {
@@ -89,7 +91,7 @@ func TestTrapOptionsNotMerged(t *testing.T) {
 		}, cfg))
 	}
 	withD := scan(func(in *ScanInputs) { in.D = vector }, ScanConfig{})
-	_, lastContext, err := CausalConvWithContext(ConvInputs{X: x, Weight: taps, Context: context}, ConvConfig{})
+	_, lastContext, err := CausalConvWithContext(CausalConvInputs{X: x, Weight: taps, Context: context}, CausalConvConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,8 +107,8 @@ func TestTrapOptionsNotMerged(t *testing.T) {
 		{"B and C or C and B", scan(func(in *ScanInputs) { in.B = matrix }, ScanConfig{}),
 			scan(func(in *ScanInputs) { in.A, in.B = matrix2, matrix }, ScanConfig{})},
 		{"Start or no Start", scan(func(in *ScanInputs) { in.Start = start }, ScanConfig{}), scan(nil, ScanConfig{})},
-		{"SiLU", conv(ConvConfig{}), conv(ConvConfig{SiLU: true})},
-		{"context or convolution", lastContext, conv(ConvConfig{})},
+		{"SiLU", conv(CausalConvConfig{}), conv(CausalConvConfig{SiLU: true})},
+		{"context or convolution", lastContext, conv(CausalConvConfig{})},
 		{"eps", G.Must(RMSNorm(x, vector, 1e-5)), G.Must(RMSNorm(x, vector, 1e-6))},
 		{"eps, further digits", G.Must(RMSNorm(x, vector, 0.1)), G.Must(RMSNorm(x, vector, 0.1+1e-9))},
 		{"split bounds", split(0, 2, 4), split(1, 2, 2, 2)},

@@ -1,0 +1,428 @@
+package cuda
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// ConvShape has the sizes of a convolution over a grid of three axes. Grids of fewer axes have the size 1 along the first axes.
+type ConvShape struct {
+	Batch, Channels, Filters, Groups int
+	In, Out                          [3]int // cells of the grids with Channels and with Filters numbers a cell
+	Kernel, Stride                   [3]int
+	Padding                          [3]int // cells of zeros before the first of In
+	Dilation                         [3]int
+}
+
+// GridConv is a convolution over a grid. op.Conv and op.ConvTranspose define it: Transposed exchanges the grids. With BF16 the products have
+// operands of bfloat16; depthwise convolutions compute in float32.
+type GridConv struct {
+	ConvShape
+	Transposed bool
+	SiLU       bool // the sum goes through SiLU
+	Precision  Precision
+
+	X      Array[float32] // (batch, in…, channels); of a transposed convolution (batch, out…, filters)
+	Weight Array[float32] // (filters, channels/groups, kernel…)
+	Bias   Array[float32] // optional: (filters); of a transposed convolution (channels)
+}
+
+// gridArgs has the same fields as the kernels' struct GridConv (kernels/gridconv.cu).
+type gridArgs struct {
+	batch                                      int64
+	channels, filters, groups, width           int32
+	in, out, kernel, stride, padding, dilation [3]int32
+}
+
+func (c *ConvShape) taps() int { return c.Kernel[0] * c.Kernel[1] * c.Kernel[2] }
+
+func (c *ConvShape) depthwise() bool { return c.Groups == c.Channels && c.Groups == c.Filters }
+
+// linear reports whether each cell of the result is the same linear map of one cell.
+func (c *ConvShape) linear() bool {
+	return c.taps() == 1 && c.Groups == 1 && c.In == c.Out && c.Stride == [3]int{1, 1, 1} && c.Padding == [3]int{}
+}
+
+// cells returns the number of cells of grids of the sizes n.
+func (c *ConvShape) cells(n [3]int) int { return count(c.Batch, n[0], n[1], n[2]) }
+
+// width returns the length of a row of columns: a multiple of eight, since cuBLAS has slow kernels for others.
+func (c *ConvShape) width() int { return (c.taps()*c.Channels/c.Groups + 7) / 8 * 8 }
+
+// biases returns the number of numbers of a bias.
+func (c *GridConv) biases() int {
+	if c.Transposed {
+		return c.Channels
+	}
+	return c.Filters
+}
+
+// lengths returns the lengths of x and y.
+func (c *GridConv) lengths() (x, y int) {
+	x, y = count(c.cells(c.In), c.Channels), count(c.cells(c.Out), c.Filters)
+	if c.Transposed {
+		return y, x
+	}
+	return x, y
+}
+
+// Fits returns an error that names a size that the kernels do not support.
+func (c ConvShape) Fits() error {
+	const most = 1 << 30
+	if err := firstError(
+		atLeast(0, "convolution", "Batch", c.Batch), atLeast(1, "convolution", "Channels", c.Channels, "Filters", c.Filters, "Groups", c.Groups),
+	); err != nil {
+		return err
+	}
+	if max(c.Channels, c.Filters) > most || c.Channels%c.Groups != 0 || c.Filters%c.Groups != 0 {
+		return fmt.Errorf("cuda: convolution: Groups is %d, want a number that divides Channels, %d, and Filters, %d, which are at most 2^30", c.Groups, c.Channels, c.Filters)
+	}
+	for i := range 3 {
+		if err := firstError(
+			atLeast(1, "convolution", "In", c.In[i], "Out", c.Out[i], "Kernel", c.Kernel[i], "Stride", c.Stride[i], "Dilation", c.Dilation[i]),
+			atLeast(0, "convolution", "Padding", c.Padding[i]),
+		); err != nil {
+			return err
+		}
+		if max(c.In[i], c.Padding[i], count(c.Out[i], c.Stride[i]), count(c.Kernel[i], c.Dilation[i])) > most {
+			return fmt.Errorf("cuda: convolution: axis %d has In %d, Padding %d, Out %d with Stride %d and Kernel %d with Dilation %d, want at most 2^30 cells",
+				i, c.In[i], c.Padding[i], c.Out[i], c.Stride[i], c.Kernel[i], c.Dilation[i])
+		}
+	}
+	if n := count(c.Channels/c.Groups, c.Kernel[0], c.Kernel[1], c.Kernel[2]); n > most {
+		return fmt.Errorf("cuda: convolution: a filter has %d weights, want at most 2^30", n)
+	}
+	return nil
+}
+
+// Fits is that of the ConvShape.
+func (c *GridConv) Fits() error {
+	if c == nil {
+		return missing("convolution")
+	}
+	return c.ConvShape.Fits()
+}
+
+func (c *GridConv) check() error {
+	if err := c.Fits(); err != nil {
+		return err
+	}
+	if err := c.Precision.Err(); err != nil {
+		return fmt.Errorf("cuda: convolution: %w", err)
+	}
+	x, _ := c.lengths()
+	return firstError(
+		expect("convolution", "X", c.X.n, x, "Weight", c.Weight.n, count(c.Filters, c.Channels/c.Groups, c.taps())),
+		optional("convolution", "Bias", c.Bias, c.biases()),
+	)
+}
+
+func (c *ConvShape) args() *gridArgs {
+	a := &gridArgs{batch: int64(c.Batch), channels: int32(c.Channels), filters: int32(c.Filters), groups: int32(c.Groups), width: int32(c.width())}
+	for i := range 3 {
+		a.in[i], a.out[i], a.kernel[i] = int32(c.In[i]), int32(c.Out[i]), int32(c.Kernel[i])
+		a.stride[i], a.padding[i], a.dilation[i] = int32(c.Stride[i]), int32(c.Padding[i]), int32(c.Dilation[i])
+	}
+	return a
+}
+
+// Forward queues y, in the grid and with the channels that x does not have.
+func (c *GridConv) Forward(s *Stream, y Array[float32]) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	_, n := c.lengths()
+	if err := firstError(expect("convolution", "y", y.n, n), s.usable()); err != nil || n == 0 {
+		return err
+	}
+	if err := c.sums(s, y); err != nil || !c.SiLU {
+		return err
+	}
+	y = y.Slice(0, n)
+	return Gate(s, SiLU, y, Array[float32]{}, y)
+}
+
+// sums queues y before SiLU.
+func (c *GridConv) sums(s *Stream, y Array[float32]) error {
+	if c.Transposed {
+		return c.spread(s, c.X, c.Bias, y)
+	}
+	return c.correlate(s, c.X, c.Bias, y)
+}
+
+// Backward queues the gradients that are not absent, in the shapes of the operands, from the gradient dy of y. It computes the sums before SiLU
+// again. Sums are added in a fixed order.
+func (c *GridConv) Backward(s *Stream, dy, dx, dweight, dbias Array[float32]) (err error) {
+	if err := c.check(); err != nil {
+		return err
+	}
+	x, n := c.lengths()
+	if err := firstError(
+		expect("convolution", "dy", dy.n, n), s.usable(),
+		optional("convolution", "dx", dx, x, "dweight", dweight, count(c.Filters, c.Channels/c.Groups, c.taps()), "dbias", dbias, c.biases()),
+	); err != nil {
+		return err
+	}
+	if n == 0 {
+		for _, a := range []Array[float32]{dweight, dbias} {
+			if err == nil && !a.Absent() {
+				err = a.Fill(s, 0)
+			}
+		}
+		return err
+	}
+	var work temporaries
+	defer work.free()
+	if c.SiLU {
+		sum := take[float32](s, &work, n, &err)
+		if err == nil {
+			err = c.sums(s, sum)
+		}
+		if err == nil {
+			err = GateBackward(s, SiLU, sum, Array[float32]{}, dy, sum, Array[float32]{})
+		}
+		if err != nil {
+			return err
+		}
+		dy = sum
+	}
+	in, out, toX := c.X, dy, c.spread
+	if c.Transposed {
+		in, out, toX = dy, c.X, c.correlate
+	}
+	if !dbias.Absent() {
+		err = ColumnSums(s, n/c.biases(), c.biases(), dy, c.biases(), dbias)
+	}
+	if err == nil && !dweight.Absent() {
+		err = c.weightSums(s, in, out, dweight)
+	}
+	if err == nil && !dx.Absent() {
+		err = toX(s, dy, Array[float32]{}, dx)
+	}
+	return err
+}
+
+// kernel returns the name of the kernel of four channels at a time if it fits channels and addresses, else of one.
+func (c *ConvShape) kernel(name string, channels int, addresses ...uintptr) string {
+	together := uintptr(channels)
+	for _, a := range addresses {
+		together |= a / 4
+	}
+	if together%4 == 0 {
+		return name + "_four"
+	}
+	return name + "_any"
+}
+
+// vectors returns the grid of one thread for each channel, or each four channels, of some cells.
+func vectors(kernel string, cells, channels int) grid {
+	if kernel[len(kernel)-4:] == "four" {
+		channels /= 4
+	}
+	return blocksOf(cells*channels, 256)
+}
+
+// correlate queues y (batch, out…, filters) from x (batch, in…, channels).
+func (c *GridConv) correlate(s *Stream, x, bias, y Array[float32]) error {
+	switch {
+	case c.depthwise():
+		return c.depthwiseMap(s, "forward", c.Out, x, bias, y)
+	case c.linear():
+		l := &Linear{Rows: c.cells(c.Out), In: c.Channels, Out: c.Filters, Precision: c.Precision, X: x, Weight: c.Weight, Bias: bias}
+		return l.Forward(s, y)
+	case c.Precision == BF16:
+		return correlate[BFloat16](c, s, x, bias, y)
+	}
+	return correlate[float32](c, s, x, bias, y)
+}
+
+func correlate[T Activation](c *GridConv, s *Stream, x, bias, y Array[float32]) (err error) {
+	var work temporaries
+	defer work.free()
+	width, filters := c.width(), c.Filters/c.Groups
+	w, col := orderedWeight[T](c, s, &work, &err), take[T](s, &work, c.piece()*width, &err)
+	if err != nil {
+		return err
+	}
+	err = c.eachPiece(func(first, n, group int) error {
+		if err := gather(c, s, x, col, first, n, group); err != nil {
+			return err
+		}
+		return Multiply(s, c.Precision, n, width, filters, col, part(w, group*filters*width), part(y, first*c.Filters+group*filters), c.Filters)
+	})
+	if err != nil || bias.Absent() {
+		return err
+	}
+	return AddBias(s, c.cells(c.Out), c.Filters, y, c.Filters, bias)
+}
+
+// spread queues x (batch, in…, channels), the transpose of correlate applied to y, plus bias in each cell.
+func (c *GridConv) spread(s *Stream, y, bias, x Array[float32]) error {
+	switch {
+	case c.depthwise():
+		return c.depthwiseMap(s, "backward", c.In, y, bias, x)
+	case c.Precision == BF16:
+		return spread[BFloat16](c, s, y, bias, x)
+	}
+	return spread[float32](c, s, y, bias, x)
+}
+
+func spread[T Activation](c *GridConv, s *Stream, y, bias, x Array[float32]) (err error) {
+	var work temporaries
+	defer work.free()
+	width, filters, size := c.width(), c.Filters/c.Groups, c.Channels/c.Groups
+	w, col := orderedWeight[T](c, s, &work, &err), take[T](s, &work, c.piece()*width, &err)
+	if err != nil {
+		return err
+	}
+	a, image := c.args(), c.In[0]*c.In[1]*c.In[2]
+	name := c.kernel("conv_spread_"+typeName[T](), size, x.address, bias.address)
+	written := 0 // images, by pieces before
+	return c.eachPiece(func(first, n, group int) error {
+		var temporary temporaries
+		defer temporary.free()
+		d := as[T](s, &temporary, y.Slice(first*c.Filters, n*c.Filters), &err)
+		if err != nil {
+			return err
+		}
+		if err := MatMul(s, c.Precision, n, width, filters, matrix(part(d, group*filters), c.Filters), matrix(part(w, group*filters*width), width), 0,
+			matrix(col, width)); err != nil {
+			return err
+		}
+		// The piece adds to the images that it has cells of. An earlier piece may have written the first of them.
+		cells := c.Out[0] * c.Out[1] * c.Out[2]
+		from, to := first/cells, (first+n-1)/cells+1
+		both := []struct{ from, to, add int }{{from, max(from, written), 1}, {max(from, written), to, 0}}
+		if group == c.Groups-1 {
+			written = to
+		}
+		for _, b := range both {
+			if b.from == b.to {
+				continue
+			}
+			if err := s.run("gridconv", name, vectors(name, (b.to-b.from)*image, size), unsafe.Pointer(a), col.address, bias.address, x.address,
+				b.from*image, (b.to-b.from)*image, first, n, int32(group), int32(b.add)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// weightSums queues the gradient of the weight, from x (batch, in…, channels) and y (batch, out…, filters), of which one is a gradient.
+func (c *GridConv) weightSums(s *Stream, x, y, dweight Array[float32]) error {
+	switch {
+	case c.depthwise():
+		return c.depthwiseWeight(s, x, y, dweight)
+	case c.Precision == BF16:
+		return weightSums[BFloat16](c, s, x, y, dweight)
+	}
+	return weightSums[float32](c, s, x, y, dweight)
+}
+
+func weightSums[T Activation](c *GridConv, s *Stream, x, y, dweight Array[float32]) (err error) {
+	var work temporaries
+	defer work.free()
+	width, filters, size := c.width(), c.Filters/c.Groups, c.Channels/c.Groups
+	sum, col := take[float32](s, &work, c.Filters*width, &err), take[T](s, &work, c.piece()*width, &err)
+	if err != nil {
+		return err
+	}
+	if err := c.eachPiece(func(first, n, group int) error {
+		var temporary temporaries
+		defer temporary.free()
+		d := as[T](s, &temporary, y.Slice(first*c.Filters, n*c.Filters), &err)
+		if err != nil {
+			return err
+		}
+		if err := gather(c, s, x, col, first, n, group); err != nil {
+			return err
+		}
+		return MatMul(s, c.Precision, filters, width, n, transposed(part(d, group*filters), c.Filters), matrix(col, width), float32(min(first, 1)),
+			matrix(part(sum, group*filters*width), width))
+	}); err != nil {
+		return err
+	}
+	return reorder(s, sum, dweight, c.Filters, c.taps(), size, width, c.taps()*size)
+}
+
+// orderedWeight returns the weight as (filters, width), in the order of the columns.
+func orderedWeight[T Activation](c *GridConv, s *Stream, work *temporaries, err *error) Array[T] {
+	w, size := take[T](s, work, c.Filters*c.width(), err), c.Channels/c.Groups
+	if *err == nil {
+		*err = reorder(s, c.Weight, w, c.Filters, size, c.taps(), size*c.taps(), c.width())
+	}
+	return w
+}
+
+// reorder queues y (n, ystride), the transposes of the matrices (rows, columns) of x (n, xstride).
+func reorder[T Activation](s *Stream, x Array[float32], y Array[T], n, rows, columns, xstride, ystride int) error {
+	return s.run("gridconv", "conv_order_"+typeName[T](), blocksOf(n*ystride, 256), x.address, y.address, n, rows, columns, xstride, ystride)
+}
+
+// columnsLimit is the largest number of bytes of a matrix of columns in float32, unless 64 rows take more.
+const columnsLimit = 256 << 20
+
+// piece returns the number of cells of Out whose columns are gathered at a time.
+func (c *ConvShape) piece() int {
+	cells, image := c.cells(c.Out), c.Out[0]*c.Out[1]*c.Out[2]
+	n := max(columnsLimit/4/c.width(), 64)
+	if n >= image {
+		n -= n % image // whole images
+	}
+	return min(n, cells)
+}
+
+// eachPiece calls do for consecutive pieces of the cells of Out, and for each group.
+func (c *ConvShape) eachPiece(do func(first, n, group int) error) error {
+	cells, most := c.cells(c.Out), c.piece()
+	for first := 0; first < cells; first += most {
+		for group := range c.Groups {
+			if err := do(first, min(most, cells-first), group); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// gather queues the matrix of columns of n cells of Out from first on.
+func gather[T Activation](c *GridConv, s *Stream, x Array[float32], col Array[T], first, n, group int) error {
+	across := min(c.width()/4, 256)
+	rows := 8 // of a thread
+	g := grid{x: int64((n + 256/across*rows - 1) / (256 / across * rows)), y: int64((c.width()/4 + across - 1) / across), threads: 256 / across * across}
+	name := c.kernel("conv_columns_"+typeName[T](), c.Channels/c.Groups, x.address)
+	return s.run("gridconv", name, g, unsafe.Pointer(c.args()), x.address, col.address, first, n, int32(group), int32(across), int32(rows))
+}
+
+// depthwiseMap queues y, whose grid has the sizes n, with the kernel of a direction.
+func (c *GridConv) depthwiseMap(s *Stream, direction string, n [3]int, x, bias, y Array[float32]) (err error) {
+	var work temporaries
+	defer work.free()
+	taps := take[float32](s, &work, c.taps()*c.Channels, &err)
+	if err == nil {
+		err = reorder(s, c.Weight, taps, 1, c.Channels, c.taps(), taps.n, taps.n)
+	}
+	if err != nil {
+		return err
+	}
+	name := c.kernel("conv_depthwise_"+direction, c.Channels, x.address, y.address, bias.address)
+	return s.run("gridconv", name, vectors(name, c.cells(n), c.Channels), unsafe.Pointer(c.args()), x.address, taps.address, bias.address, y.address)
+}
+
+func (c *GridConv) depthwiseWeight(s *Stream, x, y, dweight Array[float32]) (err error) {
+	var work temporaries
+	defer work.free()
+	cells := c.cells(c.Out)
+	each := max(256, (cells+255)/256) // cells of a partial sum
+	n := (cells + each - 1) / each
+	parts := take[float32](s, &work, n*(c.taps()+1)*c.Channels, &err)
+	if err != nil {
+		return err
+	}
+	g := grid{x: int64((c.Channels + 31) / 32), y: int64(c.taps() + 1), z: int64(n), threads: 256}
+	if err := s.run("gridconv", "conv_depthwise_weight", g, unsafe.Pointer(c.args()), x.address, y.address, parts.address, each); err != nil {
+		return err
+	}
+	return s.run("conv", "conv_weights", columnBlocks((c.taps()+1)*c.Channels), parts.address, n, c.Channels, c.taps(), dweight.address, uintptr(0))
+}

@@ -1,0 +1,261 @@
+// Convolutions over a grid. A convolution with several channels in a group is a product of a matrix: conv_columns gathers the rows of its operand, and
+// conv_spread is the transpose of that. In a depthwise convolution each channel has a filter of its own.
+#include "vector.cuh"
+
+struct GridConv {
+  int64_t batch;
+  int32_t channels, filters, groups, width;  // width: from one row of columns to the next
+  int32_t in[3], out[3], kernel[3], stride[3], padding[3], dilation[3];
+};
+
+// Cell is a cell of one of the two grids.
+struct Cell {
+  int64_t batch;
+  int32_t z, y, x;
+  __device__ __forceinline__ Cell(int64_t i, const int32_t (&n)[3]) {
+    x = (int32_t)(i % n[2]), i /= n[2];
+    y = (int32_t)(i % n[1]), i /= n[1];
+    z = (int32_t)(i % n[0]), batch = i / n[0];
+  }
+  __device__ __forceinline__ void next(const int32_t (&n)[3]) {
+    if (++x < n[2]) return;
+    x = 0;
+    if (++y < n[1]) return;
+    y = 0;
+    if (++z < n[0]) return;
+    z = 0, batch++;
+  }
+};
+
+__device__ __forceinline__ int64_t cellIndex(const int32_t (&n)[3], int64_t batch, int32_t z, int32_t y, int32_t x) {
+  return ((batch * n[0] + z) * n[1] + y) * n[2] + x;
+}
+
+__device__ __forceinline__ bool within(int32_t i, int32_t n) { return (uint32_t)i < (uint32_t)n; }
+
+template <int V> __device__ __forceinline__ void loadV(const float *p, float (&v)[V]) {
+  if constexpr (V == 1)
+    v[0] = *p;
+  else
+    load<V>(p, v);
+}
+template <int V> __device__ __forceinline__ void storeV(float *p, const float (&v)[V]) {
+  if constexpr (V == 1)
+    *p = v[0];
+  else
+    store<V>(p, v);
+}
+template <class T, int V> __device__ __forceinline__ void loadTyped(const T *p, float (&v)[V]) {
+  if constexpr (V == 1)
+    v[0] = value(*p);
+  else
+    load<V>(p, v);
+}
+
+// columns writes col (n, width): for each of n cells of the result from first on, the inputs of one group in the order (kernel…, channels), then zeros.
+// A thread writes four columns of some rows. TOGETHER: they are four channels of one cell.
+template <class T, bool TOGETHER>
+__device__ __forceinline__ void columns(const GridConv &g, const float *x, T *col, int64_t first, int64_t n, int32_t group, int32_t across, int32_t rows) {
+  constexpr int PARTS = TOGETHER ? 1 : 4;
+  const int32_t e = (blockIdx.y * across + threadIdx.x % across) * 4, size = g.channels / g.groups;
+  const int64_t from = ((int64_t)blockIdx.x * (blockDim.x / across) + threadIdx.x / across) * rows;
+  if (e >= g.width || from >= n) return;
+  int32_t dz[PARTS], dy[PARTS], dx[PARTS], c[PARTS];
+#pragma unroll
+  for (int p = 0; p < PARTS; p++) {
+    int32_t tap = (e + p) / size;
+    c[p] = group * size + (e + p) % size;
+    dx[p] = tap % g.kernel[2] * g.dilation[2] - g.padding[2], tap /= g.kernel[2];
+    dy[p] = tap % g.kernel[1] * g.dilation[1] - g.padding[1], tap /= g.kernel[1];
+    dz[p] = tap < g.kernel[0] ? tap * g.dilation[0] - g.padding[0] : -(1 << 30);  // outside, for the zeros at the end of a row
+  }
+  Cell o(first + from, g.out);
+  col += from * g.width + e;
+#pragma unroll 4
+  for (int64_t i = from; i < min(from + rows, n); i++, col += g.width, o.next(g.out)) {
+    float v[4] = {};
+#pragma unroll
+    for (int p = 0; p < PARTS; p++) {
+      const int32_t z = o.z * g.stride[0] + dz[p], y = o.y * g.stride[1] + dy[p], at = o.x * g.stride[2] + dx[p];
+      if (within(z, g.in[0]) && within(y, g.in[1]) && within(at, g.in[2])) {
+        const float *from = x + cellIndex(g.in, o.batch, z, y, at) * g.channels + c[p];
+        if (TOGETHER)
+          load<4>(from, v);
+        else
+          v[p] = *from;
+      }
+    }
+    store<4>(col, v);
+  }
+}
+
+// reader sets o to the coordinate at which the result reads the coordinate i of the input with the cell k of the kernel, and reports whether there is one.
+__device__ __forceinline__ bool reader(const GridConv &g, int axis, int32_t i, int32_t k, int32_t &o) {
+  o = i + g.padding[axis] - k * g.dilation[axis];
+  if (g.stride[axis] == 1) return within(o, g.out[axis]);
+  if (o < 0 || o % g.stride[axis]) return false;
+  return (o /= g.stride[axis]) < g.out[axis];
+}
+
+// eachReader calls f(tap, at) for each cell of the result that reads cell i, with the index of the cell of the kernel and of the cell of the result.
+template <class F> __device__ __forceinline__ void eachReader(const GridConv &g, const Cell &i, F f) {
+  int32_t tap = 0;
+#pragma unroll 1
+  for (int32_t kz = 0; kz < g.kernel[0]; kz++) {
+    int32_t z, y, x;
+    if (!reader(g, 0, i.z, kz, z)) {
+      tap += g.kernel[1] * g.kernel[2];
+      continue;
+    }
+  #pragma unroll 1
+  for (int32_t ky = 0; ky < g.kernel[1]; ky++) {
+      if (!reader(g, 1, i.y, ky, y)) {
+        tap += g.kernel[2];
+        continue;
+      }
+    #pragma unroll 1
+  for (int32_t kx = 0; kx < g.kernel[2]; kx++, tap++)
+        if (reader(g, 2, i.x, kx, x)) f(tap, cellIndex(g.out, i.batch, z, y, x));
+    }
+  }
+}
+
+// eachTap calls f(tap, at) for each cell that the result reads at cell o.
+template <class F> __device__ __forceinline__ void eachTap(const GridConv &g, const Cell &o, F f) {
+  int32_t tap = 0;
+#pragma unroll 1
+  for (int32_t kz = 0; kz < g.kernel[0]; kz++) {
+    const int32_t z = o.z * g.stride[0] - g.padding[0] + kz * g.dilation[0];
+  #pragma unroll 1
+  for (int32_t ky = 0; ky < g.kernel[1]; ky++) {
+      const int32_t y = o.y * g.stride[1] - g.padding[1] + ky * g.dilation[1];
+    #pragma unroll 1
+  for (int32_t kx = 0; kx < g.kernel[2]; kx++, tap++) {
+        const int32_t x = o.x * g.stride[2] - g.padding[2] + kx * g.dilation[2];
+        if (within(z, g.in[0]) && within(y, g.in[1]) && within(x, g.in[2])) f(tap, cellIndex(g.in, o.batch, z, y, x));
+      }
+    }
+  }
+}
+
+// spread adds to cells cells of x, from begin on, the columns (n, width) of the cells of the result from first on. Unless ADD is set it begins with bias, or with
+// zeros if bias is null.
+template <class T, int V>
+__device__ __forceinline__ void spread(const GridConv &g, const T *col, const float *bias, float *x, int64_t begin, int64_t cells, int64_t first, int64_t n,
+                                       int32_t group, int32_t add) {
+  const int32_t size = g.channels / g.groups, vectors = size / V;
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= cells * vectors) return;
+  const int32_t c = (int32_t)(i % vectors) * V, channel = group * size + c;
+  const int64_t cell = begin + i / vectors;
+  float sum[V] = {};
+  if (add)
+    loadV<V>(x + cell * g.channels + channel, sum);
+  else if (bias)
+    loadV<V>(bias + channel, sum);
+  eachReader(g, Cell(cell, g.in), [&](int32_t tap, int64_t at) {
+    if (at < first || at >= first + n) return;
+    float v[V];
+    loadTyped<T, V>(col + (at - first) * g.width + tap * size + c, v);
+#pragma unroll
+    for (int k = 0; k < V; k++) sum[k] += v[k];
+  });
+  storeV<V>(x + cell * g.channels + channel, sum);
+}
+
+// depthwise writes V channels of a cell. Unless BACK is set, x is the input and y the result; else y is the gradient of the input or the result of the
+// transposed convolution. The taps are (kernel…, channels).
+template <int V, bool BACK>
+__device__ __forceinline__ void depthwise(const GridConv &g, const float *x, const float *taps, const float *bias, float *y) {
+  const int32_t vectors = g.channels / V;
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, cell = i / vectors;
+  const int32_t(&n)[3] = BACK ? g.in : g.out;
+  if (cell >= g.batch * n[0] * n[1] * n[2]) return;
+  const int32_t c = (int32_t)(i % vectors) * V;
+  float sum[V] = {};
+  if (bias) loadV<V>(bias + c, sum);
+  auto add = [&](int32_t tap, int64_t at) {
+    float v[V], w[V];
+    loadV<V>(x + at * g.channels + c, v);
+    loadV<V>(taps + (int64_t)tap * g.channels + c, w);
+#pragma unroll
+    for (int k = 0; k < V; k++) sum[k] = fmaf(w[k], v[k], sum[k]);
+  };
+  if (BACK)
+    eachReader(g, Cell(cell, g.in), add);
+  else
+    eachTap(g, Cell(cell, g.out), add);
+  storeV<V>(y + cell * g.channels + c, sum);
+}
+
+// conv_depthwise_weight writes parts (gridDim.z, kernel + 1, channels): the sums over each cells of y·x for each cell of the kernel, and of y. A block has 32
+// channels and eight parts of the cells.
+extern "C" __global__ void conv_depthwise_weight(const GridConv g, const float *x, const float *y, float *parts, int64_t each) {
+  __shared__ float sums[8][32];
+  const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
+  const int32_t c = blockIdx.x * 32 + lane, taps = gridDim.y - 1;
+  int32_t tap = blockIdx.y;
+  const int32_t dx = tap % g.kernel[2] * g.dilation[2] - g.padding[2], dy = tap / g.kernel[2] % g.kernel[1] * g.dilation[1] - g.padding[1];
+  const int32_t dz = tap / g.kernel[2] / g.kernel[1] * g.dilation[0] - g.padding[0];
+  const int64_t cells = g.batch * g.out[0] * g.out[1] * g.out[2], from = blockIdx.z * each;
+  float sum = 0.f;
+  if (c < g.channels)
+    for (int64_t i = from + part; i < min(from + each, cells); i += 8) {
+      const float v = y[i * g.channels + c];
+      if (tap == taps) {
+        sum += v;
+        continue;
+      }
+      const Cell o(i, g.out);
+      const int32_t iz = o.z * g.stride[0] + dz, iy = o.y * g.stride[1] + dy, ix = o.x * g.stride[2] + dx;
+      if (within(iz, g.in[0]) && within(iy, g.in[1]) && within(ix, g.in[2])) sum = fmaf(v, x[cellIndex(g.in, o.batch, iz, iy, ix) * g.channels + c], sum);
+    }
+  sums[part][lane] = sum;
+  __syncthreads();
+  if (part > 0 || c >= g.channels) return;
+  sum = 0.f;
+#pragma unroll
+  for (int k = 0; k < 8; k++) sum += sums[k][lane];
+  parts[((int64_t)blockIdx.z * gridDim.y + tap) * g.channels + c] = sum;
+}
+
+// order writes y (count, ystride), the transposes (columns, rows) of the matrices (rows, columns) of x (count, xstride), and zeros after them.
+template <class T>
+__device__ __forceinline__ void order(const float *x, T *y, int64_t count, int64_t rows, int64_t columns, int64_t xstride, int64_t ystride) {
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, m = i / ystride, e = i % ystride;
+  if (m >= count) return;
+  y[i] = to<T>(e < rows * columns ? x[m * xstride + e % rows * columns + e / rows] : 0.f);
+}
+
+#define TYPED(NAME, T)                                                                                                                                    \
+  extern "C" __global__ void conv_columns_##NAME##_four(const GridConv g, const float *x, T *col, int64_t first, int64_t n, int32_t group, int32_t across, \
+                                                        int32_t rows) {                                                                                   \
+    columns<T, true>(g, x, col, first, n, group, across, rows);                                                                                           \
+  }                                                                                                                                                       \
+  extern "C" __global__ void conv_columns_##NAME##_any(const GridConv g, const float *x, T *col, int64_t first, int64_t n, int32_t group, int32_t across,  \
+                                                       int32_t rows) {                                                                                    \
+    columns<T, false>(g, x, col, first, n, group, across, rows);                                                                                          \
+  }                                                                                                                                                       \
+  extern "C" __global__ void conv_spread_##NAME##_four(const GridConv g, const T *col, const float *bias, float *x, int64_t begin, int64_t cells,          \
+                                                       int64_t first, int64_t n, int32_t group, int32_t add) {                                            \
+    spread<T, 4>(g, col, bias, x, begin, cells, first, n, group, add);                                                                                    \
+  }                                                                                                                                                       \
+  extern "C" __global__ void conv_spread_##NAME##_any(const GridConv g, const T *col, const float *bias, float *x, int64_t begin, int64_t cells,           \
+                                                      int64_t first, int64_t n, int32_t group, int32_t add) {                                             \
+    spread<T, 1>(g, col, bias, x, begin, cells, first, n, group, add);                                                                                    \
+  }                                                                                                                                                       \
+  extern "C" __global__ void conv_order_##NAME(const float *x, T *y, int64_t count, int64_t rows, int64_t columns, int64_t xstride, int64_t ystride) {     \
+    order<T>(x, y, count, rows, columns, xstride, ystride);                                                                                               \
+  }
+TYPED(float, float)
+TYPED(bf16, bf16)
+
+#define DEPTHWISE(NAME, V)                                                                                                                              \
+  extern "C" __global__ void conv_depthwise_forward_##NAME(const GridConv g, const float *x, const float *taps, const float *bias, float *y) {           \
+    depthwise<V, false>(g, x, taps, bias, y);                                                                                                           \
+  }                                                                                                                                                     \
+  extern "C" __global__ void conv_depthwise_backward_##NAME(const GridConv g, const float *x, const float *taps, const float *bias, float *y) {          \
+    depthwise<V, true>(g, x, taps, bias, y);                                                                                                            \
+  }
+DEPTHWISE(four, 4)
+DEPTHWISE(any, 1)
