@@ -27,8 +27,8 @@ type GridConv struct {
 	Bias   Array[float32] // optional: (filters); of a transposed convolution (channels)
 }
 
-// gridArgs has the same fields as the kernels' struct GridConv (kernels/gridconv.cu).
-type gridArgs struct {
+// gridConvArgs has the same fields as the kernels' struct GridConv (kernels/gridconv.cu).
+type gridConvArgs struct {
 	batch                                      int64
 	channels, filters, groups, width           int32
 	in, out, kernel, stride, padding, dilation [3]int32
@@ -117,8 +117,8 @@ func (c *GridConv) check() error {
 	)
 }
 
-func (c *ConvShape) args() *gridArgs {
-	a := &gridArgs{batch: int64(c.Batch), channels: int32(c.Channels), filters: int32(c.Filters), groups: int32(c.Groups), width: int32(c.width())}
+func (c *ConvShape) args() *gridConvArgs {
+	a := &gridConvArgs{batch: int64(c.Batch), channels: int32(c.Channels), filters: int32(c.Filters), groups: int32(c.Groups), width: int32(c.width())}
 	for i := range 3 {
 		a.in[i], a.out[i], a.kernel[i] = int32(c.In[i]), int32(c.Out[i]), int32(c.Kernel[i])
 		a.stride[i], a.padding[i], a.dilation[i] = int32(c.Stride[i]), int32(c.Padding[i]), int32(c.Dilation[i])
