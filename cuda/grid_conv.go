@@ -214,8 +214,8 @@ func (c *ConvShape) kernel(name string, channels int, addresses ...uintptr) stri
 	return name + "_any"
 }
 
-// vectors returns the grid of one thread for each channel, or each four channels, of some cells.
-func vectors(kernel string, cells, channels int) grid {
+// convThreads returns the grid of one thread for each channel, or each four channels, of some cells.
+func convThreads(kernel string, cells, channels int) grid {
 	if kernel[len(kernel)-4:] == "four" {
 		channels /= 4
 	}
@@ -300,7 +300,7 @@ func spread[T Activation](c *GridConv, s *Stream, y, bias, x Array[float32]) (er
 			if b.from == b.to {
 				continue
 			}
-			if err := s.run("gridconv", name, vectors(name, (b.to-b.from)*image, size), unsafe.Pointer(a), col.address, bias.address, x.address,
+			if err := s.run("gridconv", name, convThreads(name, (b.to-b.from)*image, size), unsafe.Pointer(a), col.address, bias.address, x.address,
 				b.from*image, (b.to-b.from)*image, first, n, int32(group), int32(b.add)); err != nil {
 				return err
 			}
@@ -343,20 +343,20 @@ func weightSums[T Activation](c *GridConv, s *Stream, x, y, dweight Array[float3
 	}); err != nil {
 		return err
 	}
-	return reorder(s, sum, dweight, c.Filters, c.taps(), size, width, c.taps()*size)
+	return convOrder(s, sum, dweight, c.Filters, c.taps(), size, width, c.taps()*size)
 }
 
 // orderedWeight returns the weight as (filters, width), in the order of the columns.
 func orderedWeight[T Activation](c *GridConv, s *Stream, work *temporaries, err *error) Array[T] {
 	w, size := take[T](s, work, c.Filters*c.width(), err), c.Channels/c.Groups
 	if *err == nil {
-		*err = reorder(s, c.Weight, w, c.Filters, size, c.taps(), size*c.taps(), c.width())
+		*err = convOrder(s, c.Weight, w, c.Filters, size, c.taps(), size*c.taps(), c.width())
 	}
 	return w
 }
 
-// reorder queues y (n, ystride), the transposes of the matrices (rows, columns) of x (n, xstride).
-func reorder[T Activation](s *Stream, x Array[float32], y Array[T], n, rows, columns, xstride, ystride int) error {
+// convOrder queues y (n, ystride), the transposes of the matrices (rows, columns) of x (n, xstride).
+func convOrder[T Activation](s *Stream, x Array[float32], y Array[T], n, rows, columns, xstride, ystride int) error {
 	return s.run("gridconv", "conv_order_"+typeName[T](), blocksOf(n*ystride, 256), x.address, y.address, n, rows, columns, xstride, ystride)
 }
 
@@ -401,13 +401,13 @@ func (c *GridConv) depthwiseMap(s *Stream, direction string, n [3]int, x, bias, 
 	defer work.free()
 	taps := take[float32](s, &work, c.taps()*c.Channels, &err)
 	if err == nil {
-		err = reorder(s, c.Weight, taps, 1, c.Channels, c.taps(), taps.n, taps.n)
+		err = convOrder(s, c.Weight, taps, 1, c.Channels, c.taps(), taps.n, taps.n)
 	}
 	if err != nil {
 		return err
 	}
 	name := c.kernel("conv_depthwise_"+direction, c.Channels, x.address, y.address, bias.address)
-	return s.run("gridconv", name, vectors(name, c.cells(n), c.Channels), unsafe.Pointer(c.args()), x.address, taps.address, bias.address, y.address)
+	return s.run("gridconv", name, convThreads(name, c.cells(n), c.Channels), unsafe.Pointer(c.args()), x.address, taps.address, bias.address, y.address)
 }
 
 func (c *GridConv) depthwiseWeight(s *Stream, x, y, dweight Array[float32]) (err error) {

@@ -39,7 +39,7 @@ type ConvConfig struct {
 // do not divide channels and out; a kernel that is larger than the grid with its padding.
 func Conv(x, weight, bias *G.Node, cfg ConvConfig) (*G.Node, error) {
 	c := newChecker("grid convolution", "x", x)
-	s, axes := c.grid(x)
+	s, axes := c.convGrid(x)
 	f := gridConv[float32]{ConvShape: kernel.ConvShape{Batch: s[0], Channels: s[axes+1]}, SiLU: cfg.SiLU}
 	end := cfg.set(c, &f.ConvShape, axes)
 	if f.Channels%f.Groups != 0 {
@@ -80,7 +80,7 @@ type ConvTransposeConfig struct {
 // cells along each axis. Memory and errors are those of Conv; and it is an error if the result has no cells along an axis.
 func ConvTranspose(x, weight, bias *G.Node, cfg ConvTransposeConfig) (*G.Node, error) {
 	c := newChecker("transposed convolution", "x", x)
-	s, axes := c.grid(x)
+	s, axes := c.convGrid(x)
 	f := gridConv[float32]{ConvShape: kernel.ConvShape{Batch: s[0], Filters: s[axes+1]}, Transposed: true}
 	added := cfg.set(c, &f.ConvShape, axes)
 	if f.Filters%f.Groups != 0 {
@@ -100,8 +100,8 @@ func ConvTranspose(x, weight, bias *G.Node, cfg ConvTransposeConfig) (*G.Node, e
 	return c.apply1(f, gridConv[float64](f), gridShape(s[0], f.In, axes, f.Channels))
 }
 
-// grid checks an x that is a grid, and returns its shape and the number of its axes.
-func (c *checker) grid(x *G.Node) (tensor.Shape, int) {
+// convGrid checks an x that is a grid, and returns its shape and the number of its axes.
+func (c *checker) convGrid(x *G.Node) (tensor.Shape, int) {
 	axes := 2
 	if c.err == nil {
 		axes = min(max(len(x.Shape())-2, 1), 3)
