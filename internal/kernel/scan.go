@@ -33,6 +33,7 @@ type Scan[T Float] struct {
 
 	// Orders make the scan one over the cells of a grid, in len(Orders) directions at once. Direction k has the k-th equal part of the
 	// channels, scans Orders[k][i] as the i-th step, and has groups of B and C of its own. Reverse, Start and Z must then be absent.
+	// B and C vary over time.
 	Orders [][]int32
 	OneU   bool // U is (batch, length, channels/directions): all directions read the same
 	Merge  bool // y is (batch, length, channels/directions): the sum over the directions
@@ -125,7 +126,11 @@ func (section block) blocks(width int) []block {
 
 // blockWidth returns the width of blocks, at most most, that gives the number of tasks, if there are enough channels.
 func (s *Scan[T]) blockWidth(most, tasks int) int {
-	return min(max(s.Batch*s.Channels/tasks/lanes, 1)*lanes, most)
+	channels := s.Channels
+	if s.OneU || s.Merge { // a task goes through all directions
+		channels /= len(s.Orders)
+	}
+	return min(max(s.Batch*channels/tasks/lanes, 1)*lanes, most)
 }
 
 // forwardSteps returns the steps of a tile, for blocks of that width.
@@ -134,10 +139,6 @@ func forwardSteps(width int) int { return max(min(tileSteps, tileSteps*256/width
 // Forward writes y (batch, length, channels) and, unless it is nil, the state after the last step scanned,
 // final (batch, channels, state).
 func (s *Scan[T]) Forward(y, final []T) {
-	if s.Orders != nil {
-		s.Reference(y, final)
-		return
-	}
 	// No sum runs over channels, so the cut can depend on the number of processors without changing the result.
 	tasks := 1
 	if procs := runtime.GOMAXPROCS(0); procs > 1 {
@@ -155,23 +156,46 @@ func (s *Scan[T]) Forward(y, final []T) {
 	c := s.newChunks()
 	defer c.layout.Return()
 	s.enterStates(c, all)
-	tasks = s.Batch * len(all)
-	work.Parallel(c.count*tasks, func(i int) {
-		chunk := i / tasks
-		run := s.newRun(steps, width, y)
-		defer run.release()
-		run.begin(i%tasks/len(all), all[i%len(all)])
-		for strip := range run.block.strips() {
-			run.enterChunk(c, chunk, strip)
-		}
-		from, to := c.bounds(chunk, s.Length)
-		for at := from; at < to; at += steps {
-			for strip := range run.block.strips() {
-				run.advance(strip, at, min(at+steps, to))
+	for _, phase := range s.phases(len(all), s.Merge, c) {
+		tasks := s.Batch * len(phase)
+		work.Parallel(c.count*tasks, func(i int) {
+			chunk := i / tasks
+			run := s.newRun(steps, width, y)
+			defer run.release()
+			from, to := c.bounds(chunk, s.Length)
+			for _, blk := range phase[i%len(phase)] {
+				run.begin(i%tasks/len(phase), all[blk])
+				for strip := range run.block.strips() {
+					run.enterChunk(c, chunk, strip)
+				}
+				for at := from; at < to; at += steps {
+					for strip := range run.block.strips() {
+						run.advance(strip, at, min(at+steps, to))
+					}
+				}
+				if final != nil && chunk == c.count-1 {
+					run.leave(final)
+				}
 			}
+		})
+	}
+}
+
+// phases returns which of n blocks, or stripes, the tasks of a pass process. Phases run one after another, and each task goes through its blocks
+// one after another. If the directions of a scan write to one array, the sum there must have the same order in every run: a task then goes
+// through the blocks of all directions that write to the same columns, or, with chunks, each direction is a phase.
+func (s *Scan[T]) phases(n int, oneArray bool, c *chunks[T]) (phases [][][]int) {
+	each := n // blocks of a direction
+	if oneArray {
+		each /= len(s.Orders)
+	}
+	for i := range n {
+		switch k := i / each; {
+		case k == 0 && i == 0, k > 0 && i%each == 0 && c.count > 1:
+			phases = append(phases, make([][]int, each))
 		}
-		if final != nil && chunk == c.count-1 {
-			run.leave(final)
-		}
-	})
+		last := phases[len(phases)-1]
+		last[i%each] = append(last[i%each], i)
+	}
+	return phases
 }

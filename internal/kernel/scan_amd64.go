@@ -58,41 +58,50 @@ type scanBackArgs struct {
 // scanPrepareArgs are the arguments of scanPrepare.
 type scanPrepareArgs struct {
 	dt, du, u              *float32 // (step, lanes)
-	delta, from            *float32 // rows that are step bytes apart
+	cells                  *int32   // of each step
+	delta, from            *float32 // rows of cell 0, that are step and uStep bytes apart
+	other                  *float32 // another operand to prefetch
 	bias                   *float32 // or nil
-	step                   int
+	step, uStep, otherStep int
+	ahead                  int // bytes in cells to the step whose rows are prefetched, or 0
 	steps, width, softplus int
 }
 
 // scanFinishArgs are the arguments of scanFinish.
 type scanFinishArgs struct {
-	y            *float32 // rows that are yStep bytes apart
-	acc, u       *float32 // (step, lanes)
-	d            *float32 // or nil
-	z            *float32 // rows that are zStep bytes apart, or nil
-	yStep, zStep int
-	steps, width int
+	cells              *int32   // of each step
+	y                  *float32 // the row of cell 0; rows are yStep bytes apart
+	acc, u             *float32 // (step, lanes)
+	d                  *float32 // or nil
+	z                  *float32 // the row of cell 0; rows are zStep bytes apart; or nil
+	yStep, zStep       int
+	steps, width, adds int
 }
 
 // scanUngateArgs are the arguments of scanUngate.
 type scanUngateArgs struct {
+	cells        *int32   // of each step
 	dOut         *float32 // (step, lanes)
-	dy           *float32 // rows that are step bytes apart
-	z            *float32 // rows that are zStep bytes apart, or nil
+	dy           *float32 // the row of cell 0; rows are step bytes apart
+	z            *float32 // the row of cell 0; rows are zStep bytes apart; or nil
 	step, zStep  int
+	ahead        int // as in scanPrepareArgs
 	steps, width int
 }
 
 // scanFinishBackArgs are the arguments of scanFinishBack.
 type scanFinishBackArgs struct {
-	rows                   *float32 // (step, lanes): dt; the other rows follow as layBack lays them
-	delta, dy, gu, gd      *float32 // rows that are step bytes apart
-	out                    *float32 // the same, or nil
-	z, dz                  *float32 // rows that are zStep bytes apart, or nil
-	bias, d                *float32 // or nil
-	sumD, sumBias          *float32
-	step, zStep            int
-	steps, width, softplus int
+	cells                        *int32   // of each step
+	rows                         *float32 // (step, lanes): dt; the other rows follow as layBack lays them
+	delta, gd                    *float32 // rows of cell 0; rows are step bytes apart
+	gu                           *float32 // the same, uStep bytes apart
+	dy, out                      *float32 // the same, yStep bytes apart; out may be nil
+	z, dz                        *float32 // the same, zStep bytes apart, or nil
+	bias, d                      *float32 // or nil
+	sumD, sumBias                *float32
+	step, uStep, yStep, zStep    int
+	ahead                        int // as in scanPrepareArgs
+	steps, width, softplus, adds int
 }
 
 var scanAVX512 = scanKernels{
@@ -233,13 +242,15 @@ func (s *scanAsm) widen(from, to int) {
 
 // projection returns the address of B or C for state n at the i-th step scanned, and the bytes to the next step. The tile begins at step
 // from.
-func (s *scanAsm) projection(p Projection[float32], constant, wide []float32, group, from, i, n int) (*float32, int) {
+func (s *scanAsm) projection(p Projection[float32], constant, wide, ordered []float32, group, from, i, n int) (*float32, int) {
 	r := s.run
 	switch {
 	case p.Groups == 0:
 		return &constant[n*lanes], 0
 	case s.vectors:
 		return &wide[((i-from)*r.State+n)*lanes], 4 * r.State * lanes
+	case ordered != nil:
+		return &ordered[(i-from)*r.State+n], 4 * r.State
 	}
 	return &p.Data[r.projectionAt(p, group, i)+n], s.bytes(p.stride(r.State))
 }
@@ -258,8 +269,8 @@ func (s *scanAsm) scan(pass scanPass, strip int, ns states, from int, seg segmen
 	if s.vectors {
 		s.widen(from, min(from+len(r.dt)/lanes, r.Length))
 	}
-	b, bStep := s.projection(r.B, st.b, s.b, r.bGroup, from, seg.from, ns.first)
-	c, cStep := s.projection(r.C, st.c, s.c, r.cGroup, from, seg.from, ns.first)
+	b, bStep := s.projection(r.B, st.b, s.b, r.ordered[0], r.bGroup, from, seg.from, ns.first)
+	c, cStep := s.projection(r.C, st.c, s.c, r.ordered[1], r.cGroup, from, seg.from, ns.first)
 	at, state := (seg.from-from)*lanes, ns.first*lanes
 	kernel := s.scanKernels.states[pass][flag(s.vectors)][bits.TrailingZeros(uint(ns.count))]
 	args := &s.args
@@ -283,7 +294,7 @@ func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg s
 	if pass == scanRecompute {
 		at = from - tile
 	}
-	if ns.first > 0 || at < 0 || at >= r.Length {
+	if ns.first > 0 || at < 0 || at >= r.Length || r.order != nil { // in an order, prepare and the others prefetch
 		return nil
 	}
 	a := &s.ahead
@@ -294,7 +305,7 @@ func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg s
 	a.left = a.lines - next%a.lines
 	a.jump, a.zJump = step-64*a.lines, zStep-64*a.lines
 	st := &r.strips[0]
-	row, rowZ := r.at(st, at, r.Channels), r.at(st, at, r.zStride())
+	row, rowZ := r.origin(r.all, st)+r.step(at)*r.Channels, r.origin(r.ofZ, st)+r.step(at)*r.zStride()
 	u, delta := &r.U[row], &r.Delta[row]
 	a.rows = [5]*float32{u, delta, u, u, u}
 	a.z = [2]*float32{u, u}
@@ -317,8 +328,8 @@ func (s *scanAsm) scanBack(strip int, ns states, from int, seg segment) {
 	r, back := s.run, s.back
 	st, sums := &r.strips[strip], &back.sums[strip]
 	last := seg.to - 1
-	b, bStep := s.projection(r.B, st.b, s.b, r.bGroup, from, last, ns.first)
-	c, cStep := s.projection(r.C, st.c, s.c, r.cGroup, from, last, ns.first)
+	b, bStep := s.projection(r.B, st.b, s.b, r.ordered[0], r.bGroup, from, last, ns.first)
+	c, cStep := s.projection(r.C, st.c, s.c, r.ordered[1], r.cGroup, from, last, ns.first)
 	dB, dBStep := s.gradient(r.B, sums.b, s.dB, back.dB, from, last, ns)
 	dC, dCStep := s.gradient(r.C, sums.c, s.dC, back.dC, from, last, ns)
 	at, state := (last-from)*lanes, ns.first*lanes
@@ -386,15 +397,26 @@ func (s *scanAsm) bytes(stride int) int {
 	return 4 * stride
 }
 
+// cellsAhead returns the bytes from a step in cells to that of the next tile, or 0 if rows are not prefetched through cells.
+func (s *scanAsm) cellsAhead() int {
+	if r := s.run; r.order == nil || r.tile[2] < 0 || r.tile[2] >= r.Length {
+		return 0
+	}
+	return 2 * len(s.run.cells)
+}
+
 func (s *scanAsm) prepare(strip, from, to int) {
 	r := s.run
 	st := &r.strips[strip]
-	row := r.at(st, from, r.Channels)
+	row, u := r.origin(r.all, st), r.origin(r.ofU, st)
 	var args scanPrepareArgs
-	args.step, args.steps, args.softplus = s.bytes(r.Channels), to-from, flag(r.Softplus)
+	args.cells, args.ahead, args.step, args.uStep, args.steps, args.softplus = &r.cells[0], s.cellsAhead(), 4*r.all.stride, 4*r.ofU.stride, to-from, flag(r.Softplus)
 	for l := 0; l < st.width; l += s.lanes {
 		args.dt, args.du, args.u, args.width = &r.dt[l], &r.du[l], &r.u[l], min(s.lanes, st.width-l)
-		args.delta, args.from, args.bias = &r.Delta[row+l], &r.U[row+l], at(r.DeltaBias, st.first+l)
+		args.delta, args.from, args.bias = &r.Delta[row+l], &r.U[u+l], at(r.DeltaBias, st.first+l)
+		if args.other, args.otherStep = args.from, args.uStep; r.out != nil {
+			args.other, args.otherStep = &r.out[r.origin(r.ofY, st)+l], 4*r.ofY.stride
+		}
 		if level == cpu.AVX512 {
 			scanPrepareAVX512(&args)
 		} else {
@@ -406,9 +428,9 @@ func (s *scanAsm) prepare(strip, from, to int) {
 func (s *scanAsm) finish(strip, from, to int) {
 	r := s.run
 	st := &r.strips[strip]
-	row, rowZ := r.at(st, from, r.Channels), r.at(st, from, r.zStride())
+	row, rowZ := r.origin(r.ofY, st), r.origin(r.ofZ, st)
 	var args scanFinishArgs
-	args.yStep, args.zStep, args.steps = s.bytes(r.Channels), s.bytes(r.zStride()), to-from
+	args.cells, args.yStep, args.zStep, args.steps, args.adds = &r.cells[0], 4*r.ofY.stride, 4*r.ofZ.stride, to-from, flag(r.addsY)
 	for l := 0; l < st.width; l += s.lanes {
 		args.y, args.acc, args.u, args.width = &r.out[row+l], &r.y[l], &r.u[l], min(s.lanes, st.width-l)
 		args.d, args.z = at(r.D, st.first+l), at(r.Z, rowZ+l)
@@ -423,9 +445,9 @@ func (s *scanAsm) finish(strip, from, to int) {
 func (s *scanAsm) ungate(strip, from, to int) {
 	r, back := s.run, s.back
 	st := &r.strips[strip]
-	row, rowZ := r.at(st, from, r.Channels), r.at(st, from, r.zStride())
+	row, rowZ := r.origin(r.ofY, st), r.origin(r.ofZ, st)
 	var args scanUngateArgs
-	args.step, args.zStep, args.steps = s.bytes(r.Channels), s.bytes(r.zStride()), to-from
+	args.cells, args.ahead, args.step, args.zStep, args.steps = &r.cells[0], s.cellsAhead(), 4*r.ofY.stride, 4*r.ofZ.stride, to-from
 	for l := 0; l < st.width; l += s.lanes {
 		args.dOut, args.dy, args.z, args.width = &back.dOut[l], &back.dy[row+l], at(r.Z, rowZ+l), min(s.lanes, st.width-l)
 		if level == cpu.AVX512 {
@@ -439,13 +461,14 @@ func (s *scanAsm) ungate(strip, from, to int) {
 func (s *scanAsm) finishBack(strip, from, to int) {
 	r, back, grad := s.run, s.back, s.back.grad
 	st, sums := &r.strips[strip], &back.sums[strip]
-	row, rowZ := r.at(st, from, r.Channels), r.at(st, from, r.zStride())
+	row, u, y, rowZ := r.origin(r.all, st), r.origin(r.ofU, st), r.origin(r.ofY, st), r.origin(r.ofZ, st)
 	var args scanFinishBackArgs
-	args.step, args.zStep, args.steps, args.softplus = s.bytes(r.Channels), s.bytes(r.zStride()), to-from, flag(r.Softplus)
+	args.cells, args.ahead, args.steps, args.softplus, args.adds = &r.cells[0], s.cellsAhead(), to-from, flag(r.Softplus), flag(r.addsU)
+	args.step, args.uStep, args.yStep, args.zStep = 4*r.all.stride, 4*r.ofU.stride, 4*r.ofY.stride, 4*r.ofZ.stride
 	for l := 0; l < st.width; l += s.lanes {
 		args.rows, args.sumD, args.sumBias, args.width = &r.dt[l], &sums.d[l], &sums.bias[l], min(s.lanes, st.width-l)
-		args.delta, args.dy, args.gu, args.gd = &r.Delta[row+l], &back.dy[row+l], &grad.U[row+l], &grad.Delta[row+l]
-		args.out, args.z, args.dz = at(grad.Y, row+l), at(r.Z, rowZ+l), at(grad.Z, rowZ+l)
+		args.delta, args.dy, args.gu, args.gd = &r.Delta[row+l], &back.dy[y+l], &grad.U[u+l], &grad.Delta[row+l]
+		args.out, args.z, args.dz = at(grad.Y, y+l), at(r.Z, rowZ+l), at(grad.Z, rowZ+l)
 		args.bias, args.d = at(r.DeltaBias, st.first+l), at(r.D, st.first+l)
 		if level == cpu.AVX512 {
 			scanFinishBackAVX512(&args)

@@ -471,8 +471,8 @@ func scanBackwardVectors1AVX2(args *scanBackArgs)
 // scanPrepareAVX2 computes Δ and Δ·u. bias may be nil:
 //
 //	for t := range steps {
-//		dt[t] = delta[t] + bias // softplus of the sum if softplus is 1
-//		u[t] = from[t]
+//		dt[t] = delta[cells[t]] + bias // softplus of the sum if softplus is 1
+//		u[t] = from[cells[t]]
 //		du[t] = dt[t] * u[t]
 //	}
 //
@@ -482,7 +482,7 @@ func scanPrepareAVX2(args *scanPrepareArgs)
 // scanFinishAVX2 writes the output. d and z may be nil: then there is no term d·u, or no gate:
 //
 //	for t := range steps {
-//		y[t] = (acc[t] + d*u[t]) * silu(z[t])
+//		y[cells[t]] = (acc[t] + d*u[t]) * silu(z[cells[t]]) // plus y if adds is 1
 //	}
 //
 //go:noescape
@@ -491,7 +491,7 @@ func scanFinishAVX2(args *scanFinishArgs)
 // scanUngateAVX2 writes the gradient before the gate. z may be nil: then there is no gate:
 //
 //	for t := range steps {
-//		dOut[t] = dy[t] * silu(z[t])
+//		dOut[t] = dy[cells[t]] * silu(z[cells[t]])
 //	}
 //
 //go:noescape
@@ -500,12 +500,13 @@ func scanUngateAVX2(args *scanUngateArgs)
 // scanFinishBackAVX2 writes the gradients and the output of a tile's rows. bias, d, out, and z with dz may be nil:
 //
 //	for t := range steps {
-//		gu[t] = dt[t]*gB[t] + d*dOut[t]
-//		gd[t] = dDelta[t] + u[t]*gB[t] // times sigmoid(delta[t] + bias) if softplus is 1
-//		dz[t] = dy[t] * (y[t] + d*u[t]) * siluSlope(z[t])
-//		out[t] = (y[t] + d*u[t]) * silu(z[t])
+//		c := cells[t]
+//		gu[c] = dt[t]*gB[t] + d*dOut[t] // plus gu if adds is 1
+//		gd[c] = dDelta[t] + u[t]*gB[t] // times sigmoid(delta[c] + bias) if softplus is 1
+//		dz[c] = dy[c] * (y[t] + d*u[t]) * siluSlope(z[c])
+//		out[c] = (y[t] + d*u[t]) * silu(z[c])
 //		sumD += dOut[t] * u[t]
-//		sumBias += gd[t]
+//		sumBias += gd[c]
 //	}
 //
 //go:noescape

@@ -4478,33 +4478,57 @@ loop:
 	RET
 
 // func scanPrepareAVX2(args *scanPrepareArgs)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·scanPrepareAVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ       args+0(FP), AX
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
-	MOVQ       24(AX), SI
-	MOVQ       32(AX), DI
-	MOVQ       40(AX), R8
-	MOVQ       48(AX), R9
-	MOVQ       56(AX), R10
-	MOVQ       64(AX), R11
-	MOVQ       72(AX), AX
-	LEAQ       lanesAVX2<>+32(SB), R12
-	NEGQ       R11
-	VMOVUPS    (R12)(R11*4), Y0
+	MOVQ       56(AX), SI
+	MOVQ       96(AX), DI
+	MOVQ       104(AX), R8
+	MOVQ       112(AX), R9
+	MOVQ       24(AX), R10
+	LEAQ       lanesAVX2<>+32(SB), R11
+	NEGQ       R8
+	VMOVUPS    (R11)(R8*4), Y0
 	VXORPS     Y1, Y1, Y1
-	TESTQ      R8, R8
+	TESTQ      SI, SI
 	JE         noBias
-	VMASKMOVPS (R8), Y0, Y1
+	VMASKMOVPS (SI), Y0, Y1
 
 noBias:
 loop:
-	VMASKMOVPS   (SI), Y0, Y2
-	VMASKMOVPS   (DI), Y0, Y4
+	MOVLQSX    (R10), SI
+	ADDQ       $+4, R10
+	MOVQ       88(AX), R8
+	TESTQ      R8, R8
+	JE         noAhead
+	MOVLQSX    -4(R10)(R8*1), R8
+	MOVQ       32(AX), R11
+	MOVQ       64(AX), R12
+	IMULQ      R8, R12
+	PREFETCHT0 (R11)(R12*1)
+	MOVQ       40(AX), R11
+	MOVQ       72(AX), R12
+	IMULQ      R8, R12
+	PREFETCHT0 (R11)(R12*1)
+	MOVQ       48(AX), R11
+	MOVQ       80(AX), R12
+	IMULQ      R8, R12
+	PREFETCHT0 (R11)(R12*1)
+
+noAhead:
+	MOVQ         32(AX), R8
+	MOVQ         64(AX), R11
+	IMULQ        SI, R11
+	VMASKMOVPS   (R8)(R11*1), Y0, Y2
+	MOVQ         40(AX), R8
+	MOVQ         72(AX), R11
+	IMULQ        SI, R11
+	VMASKMOVPS   (R8)(R11*1), Y0, Y4
 	VADDPS       Y1, Y2, Y3
-	TESTQ        AX, AX
+	TESTQ        R9, R9
 	JE           noSoftplus
 	VADDPS       Y1, Y2, Y2
 	VORPS        math_signAVX2<>+0(SB), Y2, Y3
@@ -4551,9 +4575,7 @@ noSoftplus:
 	ADDQ    $+64, CX
 	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    R9, SI
-	ADDQ    R9, DI
-	DECQ    R10
+	DECQ    DI
 	JNE     loop
 	VZEROUPPER
 	RET
@@ -4735,34 +4757,38 @@ GLOBL math_l3AVX2<>(SB), RODATA|NOPTR, $32
 // Requires: AVX, AVX2, FMA3
 TEXT ·scanFinishAVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ       args+0(FP), AX
-	MOVQ       (AX), CX
-	MOVQ       8(AX), DX
-	MOVQ       16(AX), BX
-	MOVQ       24(AX), SI
-	MOVQ       32(AX), DI
-	MOVQ       40(AX), R8
-	MOVQ       48(AX), R9
-	MOVQ       56(AX), R10
-	MOVQ       64(AX), AX
+	MOVQ       16(AX), CX
+	MOVQ       24(AX), DX
+	MOVQ       32(AX), BX
+	MOVQ       40(AX), SI
+	MOVQ       64(AX), DI
+	MOVQ       72(AX), R8
+	MOVQ       80(AX), R9
+	MOVQ       (AX), R10
 	LEAQ       lanesAVX2<>+32(SB), R11
-	NEGQ       AX
-	VMOVUPS    (R11)(AX*4), Y0
+	NEGQ       R8
+	VMOVUPS    (R11)(R8*4), Y0
 	VXORPS     Y1, Y1, Y1
-	TESTQ      SI, SI
+	TESTQ      BX, BX
 	JE         noDRow
-	VMASKMOVPS (SI), Y0, Y1
+	VMASKMOVPS (BX), Y0, Y1
 
 noDRow:
 loop:
-	VMOVUPS     (DX), Y2
-	TESTQ       SI, SI
+	MOVLQSX     (R10), R8
+	ADDQ        $+4, R10
+	VMOVUPS     (CX), Y2
+	TESTQ       BX, BX
 	JE          noD
-	VFMADD231PS (BX), Y1, Y2
+	VFMADD231PS (DX), Y1, Y2
 
 noD:
-	TESTQ        DI, DI
+	TESTQ        SI, SI
 	JE           noZ
-	VMASKMOVPS   (DI), Y0, Y3
+	MOVQ         40(AX), R11
+	MOVQ         56(AX), R12
+	IMULQ        R8, R12
+	VMASKMOVPS   (R11)(R12*1), Y0, Y3
 	VXORPS       math_signAVX2<>+0(SB), Y3, Y4
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
 	VMAXPS       Y4, Y6, Y4
@@ -4792,14 +4818,21 @@ noD:
 	VDIVPS       Y4, Y5, Y4
 	VMULPS       Y3, Y4, Y4
 	VMULPS       Y4, Y2, Y2
-	ADDQ         R9, DI
 
 noZ:
-	VMASKMOVPS Y2, Y0, (CX)
+	MOVQ       8(AX), R11
+	MOVQ       48(AX), R12
+	IMULQ      R8, R12
+	TESTQ      R9, R9
+	JE         noAdds
+	VMASKMOVPS (R11)(R12*1), Y0, Y3
+	VADDPS     Y3, Y2, Y2
+
+noAdds:
+	VMASKMOVPS Y2, Y0, (R11)(R12*1)
+	ADDQ       $+64, CX
 	ADDQ       $+64, DX
-	ADDQ       $+64, BX
-	ADDQ       R8, CX
-	DECQ       R10
+	DECQ       DI
 	JNE        loop
 	VZEROUPPER
 	RET
@@ -4811,25 +4844,41 @@ DATA cAVX2_3f800000<>+0(SB)/4, $0x3f800000
 GLOBL cAVX2_3f800000<>(SB), RODATA|NOPTR, $4
 
 // func scanUngateAVX2(args *scanUngateArgs)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·scanUngateAVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    args+0(FP), AX
-	MOVQ    (AX), CX
-	MOVQ    8(AX), DX
-	MOVQ    16(AX), BX
-	MOVQ    24(AX), SI
-	MOVQ    32(AX), DI
-	MOVQ    40(AX), R8
-	MOVQ    48(AX), AX
-	LEAQ    lanesAVX2<>+32(SB), R9
-	NEGQ    AX
-	VMOVUPS (R9)(AX*4), Y0
+	MOVQ    8(AX), CX
+	MOVQ    24(AX), DX
+	MOVQ    56(AX), BX
+	MOVQ    64(AX), SI
+	MOVQ    (AX), DI
+	LEAQ    lanesAVX2<>+32(SB), R8
+	NEGQ    SI
+	VMOVUPS (R8)(SI*4), Y0
 
 loop:
-	VMASKMOVPS   (DX), Y0, Y1
-	TESTQ        BX, BX
+	MOVLQSX    (DI), SI
+	ADDQ       $+4, DI
+	MOVQ       48(AX), R8
+	TESTQ      R8, R8
+	JE         noAhead
+	MOVLQSX    -4(DI)(R8*1), R8
+	MOVQ       16(AX), R9
+	MOVQ       32(AX), R10
+	IMULQ      R8, R10
+	PREFETCHT0 (R9)(R10*1)
+
+noAhead:
+	MOVQ         16(AX), R8
+	MOVQ         32(AX), R9
+	IMULQ        SI, R9
+	VMASKMOVPS   (R8)(R9*1), Y0, Y1
+	TESTQ        DX, DX
 	JE           noZ
-	VMASKMOVPS   (BX), Y0, Y2
+	MOVQ         24(AX), R8
+	MOVQ         40(AX), R9
+	IMULQ        SI, R9
+	VMASKMOVPS   (R8)(R9*1), Y0, Y2
 	VXORPS       math_signAVX2<>+0(SB), Y2, Y3
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y5
 	VMAXPS       Y3, Y5, Y3
@@ -4859,112 +4908,138 @@ loop:
 	VDIVPS       Y3, Y4, Y3
 	VMULPS       Y2, Y3, Y3
 	VMULPS       Y3, Y1, Y1
-	ADDQ         DI, BX
 
 noZ:
 	VMOVUPS Y1, (CX)
 	ADDQ    $+64, CX
-	ADDQ    SI, DX
-	DECQ    R8
+	DECQ    BX
 	JNE     loop
 	VZEROUPPER
 	RET
 
 // func scanFinishBackAVX2(args *scanFinishBackArgs)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·scanFinishBackAVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ       args+0(FP), AX
-	MOVQ       (AX), CX
-	MOVQ       8(AX), DX
-	MOVQ       16(AX), BX
-	MOVQ       48(AX), SI
-	MOVQ       24(AX), DI
-	MOVQ       32(AX), R8
-	MOVQ       56(AX), R9
-	MOVQ       40(AX), R10
-	MOVQ       112(AX), R11
-	XORQ       R12, R12
-	XORQ       R13, R13
-	MOVQ       120(AX), R14
-	LEAQ       lanesAVX2<>+32(SB), R15
-	NEGQ       R14
-	VMOVUPS    (R15)(R14*4), Y0
+	MOVQ       8(AX), CX
+	MOVQ       144(AX), DX
+	MOVQ       (AX), SI
+	MOVQ       152(AX), BX
+	LEAQ       lanesAVX2<>+32(SB), DI
+	NEGQ       BX
+	VMOVUPS    (DI)(BX*4), Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
-	MOVQ       64(AX), R14
-	TESTQ      R14, R14
+	MOVQ       72(AX), BX
+	TESTQ      BX, BX
 	JE         noBiasRow
-	VMASKMOVPS (R14), Y0, Y1
+	VMASKMOVPS (BX), Y0, Y1
 
 noBiasRow:
-	MOVQ       72(AX), R14
-	TESTQ      R14, R14
+	MOVQ       80(AX), BX
+	TESTQ      BX, BX
 	JE         noDRow
-	VMASKMOVPS (R14), Y0, Y2
+	VMASKMOVPS (BX), Y0, Y2
 
 noDRow:
-	MOVQ    80(AX), R14
-	VMOVUPS (R14), Y3
-	MOVQ    88(AX), R14
-	VMOVUPS (R14), Y4
+	MOVQ    88(AX), BX
+	VMOVUPS (BX), Y3
+	MOVQ    96(AX), BX
+	VMOVUPS (BX), Y4
 
 loop:
+	MOVLQSX    (SI), DI
+	ADDQ       $+4, SI
+	MOVQ       136(AX), BX
+	TESTQ      BX, BX
+	JE         noAhead
+	MOVLQSX    -4(SI)(BX*1), BX
+	MOVQ       32(AX), R8
+	MOVQ       112(AX), R9
+	IMULQ      BX, R9
+	PREFETCHT0 (R8)(R9*1)
+	MOVQ       24(AX), R8
+	MOVQ       104(AX), R9
+	IMULQ      BX, R9
+	PREFETCHT0 (R8)(R9*1)
+
+noAhead:
 	VMOVUPS     3072(CX), Y5
 	VMOVUPS     2048(CX), Y6
 	VMOVUPS     6144(CX), Y7
 	VMOVUPS     5120(CX), Y8
 	VMULPS      (CX), Y5, Y9
-	MOVQ        72(AX), R14
-	TESTQ       R14, R14
+	MOVQ        80(AX), BX
+	TESTQ       BX, BX
 	JE          noD
 	VFMADD231PS Y2, Y6, Y9
 	VFMADD231PS Y8, Y6, Y3
 	VFMADD231PS Y2, Y8, Y7
 
 noD:
-	VMASKMOVPS   Y9, Y0, (DI)(R12*1)
+	MOVQ       32(AX), R8
+	MOVQ       112(AX), R9
+	IMULQ      DI, R9
+	MOVQ       168(AX), BX
+	TESTQ      BX, BX
+	JE         noAdds
+	VMASKMOVPS (R8)(R9*1), Y0, Y6
+	VADDPS     Y6, Y9, Y9
+
+noAdds:
+	VMASKMOVPS   Y9, Y0, (R8)(R9*1)
 	VMOVUPS      4096(CX), Y9
 	VFMADD231PS  Y8, Y5, Y9
-	MOVQ         128(AX), R14
-	TESTQ        R14, R14
+	MOVQ         160(AX), BX
+	TESTQ        BX, BX
 	JE           noSoftplus
-	VMASKMOVPS   (DX)(R12*1), Y0, Y5
-	VADDPS       Y1, Y5, Y5
-	VXORPS       math_signAVX2<>+0(SB), Y5, Y5
+	MOVQ         16(AX), BX
+	MOVQ         104(AX), R8
+	IMULQ        DI, R8
+	VMASKMOVPS   (BX)(R8*1), Y0, Y6
+	VADDPS       Y1, Y6, Y6
+	VXORPS       math_signAVX2<>+0(SB), Y6, Y6
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y8
-	VMAXPS       Y5, Y8, Y5
+	VMAXPS       Y6, Y8, Y6
 	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y8
-	VMINPS       Y5, Y8, Y5
-	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y6
-	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y6
-	VSUBPS       math_shiftAVX2<>+0(SB), Y6, Y8
-	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y8, Y5
-	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y8, Y5
+	VMINPS       Y6, Y8, Y6
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y6, Y5
+	VSUBPS       math_shiftAVX2<>+0(SB), Y5, Y8
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y8, Y6
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y8, Y6
 	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y8
-	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y8
-	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y8
-	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y8
-	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y8
-	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y8
-	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y8
-	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
-	VPSRAD       $0x01, Y6, Y5
-	VPSUBD       Y5, Y6, Y6
-	VPSLLD       $0x17, Y5, Y5
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y6, Y8
+	VPSUBD       math_biasAVX2<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y6
+	VPSUBD       Y6, Y5, Y5
 	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y6, Y8, Y8
-	VMULPS       Y5, Y8, Y5
-	VADDPS       math_oneAVX2<>+0(SB), Y5, Y5
-	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y6
-	VDIVPS       Y5, Y6, Y5
-	VMULPS       Y5, Y9, Y9
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y8, Y8
+	VMULPS       Y6, Y8, Y6
+	VADDPS       math_oneAVX2<>+0(SB), Y6, Y6
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y5
+	VDIVPS       Y6, Y5, Y6
+	VMULPS       Y6, Y9, Y9
 
 noSoftplus:
 	VADDPS       Y9, Y4, Y4
-	VMASKMOVPS   Y9, Y0, (R8)(R12*1)
-	TESTQ        SI, SI
+	MOVQ         24(AX), BX
+	MOVQ         104(AX), R8
+	IMULQ        DI, R8
+	VMASKMOVPS   Y9, Y0, (BX)(R8*1)
+	MOVQ         56(AX), BX
+	TESTQ        BX, BX
 	JE           noZ
-	VMASKMOVPS   (SI)(R13*1), Y0, Y5
+	MOVQ         56(AX), BX
+	MOVQ         128(AX), R8
+	IMULQ        DI, R8
+	VMASKMOVPS   (BX)(R8*1), Y0, Y5
 	VXORPS       math_signAVX2<>+0(SB), Y5, Y6
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y9
 	VMAXPS       Y6, Y9, Y6
@@ -4997,28 +5072,34 @@ noSoftplus:
 	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y8
 	VMULPS       Y6, Y8, Y8
 	VMULPS       Y5, Y6, Y6
-	VMASKMOVPS   (BX)(R12*1), Y0, Y5
+	MOVQ         40(AX), BX
+	MOVQ         120(AX), R8
+	IMULQ        DI, R8
+	VMASKMOVPS   (BX)(R8*1), Y0, Y5
 	VMULPS       Y7, Y5, Y5
 	VMULPS       Y8, Y5, Y5
-	VMASKMOVPS   Y5, Y0, (R9)(R13*1)
+	MOVQ         64(AX), BX
+	MOVQ         128(AX), R8
+	IMULQ        DI, R8
+	VMASKMOVPS   Y5, Y0, (BX)(R8*1)
 	VMULPS       Y6, Y7, Y7
 
 noZ:
-	TESTQ      R10, R10
+	MOVQ       48(AX), BX
+	TESTQ      BX, BX
 	JE         noOut
-	VMASKMOVPS Y7, Y0, (R10)(R12*1)
+	MOVQ       48(AX), BX
+	MOVQ       120(AX), R8
+	IMULQ      DI, R8
+	VMASKMOVPS Y7, Y0, (BX)(R8*1)
 
 noOut:
-	MOVQ    96(AX), R14
-	ADDQ    R14, R12
-	MOVQ    104(AX), R14
-	ADDQ    R14, R13
 	ADDQ    $+64, CX
-	DECQ    R11
+	DECQ    DX
 	JNE     loop
-	MOVQ    80(AX), R14
-	VMOVUPS Y3, (R14)
-	MOVQ    88(AX), R14
-	VMOVUPS Y4, (R14)
+	MOVQ    88(AX), BX
+	VMOVUPS Y3, (BX)
+	MOVQ    96(AX), BX
+	VMOVUPS Y4, (BX)
 	VZEROUPPER
 	RET

@@ -6373,22 +6373,20 @@ loop:
 	RET
 
 // func scanPrepareAVX512(args *scanPrepareArgs)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·scanPrepareAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ         args+0(FP), AX
 	MOVQ         (AX), CX
 	MOVQ         8(AX), DX
 	MOVQ         16(AX), BX
-	MOVQ         24(AX), SI
-	MOVQ         32(AX), DI
-	MOVQ         40(AX), R8
-	MOVQ         48(AX), R9
-	MOVQ         56(AX), R10
-	MOVQ         64(AX), R11
-	MOVQ         72(AX), AX
-	MOVQ         $-1, R12
-	BZHIQ        R11, R12, R12
-	KMOVW        R12, K1
+	MOVQ         56(AX), SI
+	MOVQ         96(AX), DI
+	MOVQ         104(AX), R8
+	MOVQ         112(AX), R9
+	MOVQ         24(AX), R10
+	MOVQ         $-1, R11
+	BZHIQ        R8, R11, R11
+	KMOVW        R11, K1
 	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z0
 	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z1
 	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z2
@@ -6403,16 +6401,42 @@ TEXT ·scanPrepareAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VBROADCASTSS cAVX512_3efffffe<>+0(SB), Z11
 	VBROADCASTSS cAVX512_80000000<>+0(SB), Z12
 	VPXORD       Z3, Z3, Z3
-	TESTQ        R8, R8
+	TESTQ        SI, SI
 	JE           noBias
-	VMOVUPS.Z    (R8), K1, Z3
+	VMOVUPS.Z    (SI), K1, Z3
 
 noBias:
 loop:
-	VMOVUPS.Z        (SI), K1, Z13
-	VMOVUPS.Z        (DI), K1, Z15
+	MOVLQSX    (R10), SI
+	ADDQ       $+4, R10
+	MOVQ       88(AX), R8
+	TESTQ      R8, R8
+	JE         noAhead
+	MOVLQSX    -4(R10)(R8*1), R8
+	MOVQ       32(AX), R11
+	MOVQ       64(AX), R12
+	IMULQ      R8, R12
+	PREFETCHT0 (R11)(R12*1)
+	MOVQ       40(AX), R11
+	MOVQ       72(AX), R12
+	IMULQ      R8, R12
+	PREFETCHT0 (R11)(R12*1)
+	MOVQ       48(AX), R11
+	MOVQ       80(AX), R12
+	IMULQ      R8, R12
+	PREFETCHT0 (R11)(R12*1)
+
+noAhead:
+	MOVQ             32(AX), R8
+	MOVQ             64(AX), R11
+	IMULQ            SI, R11
+	VMOVUPS.Z        (R8)(R11*1), K1, Z13
+	MOVQ             40(AX), R8
+	MOVQ             72(AX), R11
+	IMULQ            SI, R11
+	VMOVUPS.Z        (R8)(R11*1), K1, Z15
 	VADDPS           Z3, Z13, Z14
-	TESTQ            AX, AX
+	TESTQ            R9, R9
 	JE               noSoftplus
 	VADDPS           Z3, Z13, Z13
 	VORPS            Z12, Z13, Z14
@@ -6452,9 +6476,7 @@ noSoftplus:
 	ADDQ    $+64, CX
 	ADDQ    $+64, DX
 	ADDQ    $+64, BX
-	ADDQ    R9, SI
-	ADDQ    R9, DI
-	DECQ    R10
+	DECQ    DI
 	JNE     loop
 	VZEROUPPER
 	RET
@@ -6514,17 +6536,16 @@ GLOBL cAVX512_3daaaa80<>(SB), RODATA|NOPTR, $4
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·scanFinishAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ         args+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         24(AX), SI
-	MOVQ         32(AX), DI
-	MOVQ         40(AX), R8
-	MOVQ         48(AX), R9
-	MOVQ         56(AX), R10
-	MOVQ         64(AX), AX
+	MOVQ         16(AX), CX
+	MOVQ         24(AX), DX
+	MOVQ         32(AX), BX
+	MOVQ         40(AX), SI
+	MOVQ         64(AX), DI
+	MOVQ         72(AX), R8
+	MOVQ         80(AX), R9
+	MOVQ         (AX), R10
 	MOVQ         $-1, R11
-	BZHIQ        AX, R11, R11
+	BZHIQ        R8, R11, R11
 	KMOVW        R11, K1
 	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z0
 	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z1
@@ -6540,21 +6561,26 @@ TEXT ·scanFinishAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VBROADCASTSS cAVX512_3efffffe<>+0(SB), Z11
 	VBROADCASTSS cAVX512_80000000<>+0(SB), Z12
 	VPXORD       Z13, Z13, Z13
-	TESTQ        SI, SI
+	TESTQ        BX, BX
 	JE           noDRow
-	VMOVUPS.Z    (SI), K1, Z13
+	VMOVUPS.Z    (BX), K1, Z13
 
 noDRow:
 loop:
-	VMOVUPS     (DX), Z14
-	TESTQ       SI, SI
+	MOVLQSX     (R10), R8
+	ADDQ        $+4, R10
+	VMOVUPS     (CX), Z14
+	TESTQ       BX, BX
 	JE          noD
-	VFMADD231PS (BX), Z13, Z14
+	VFMADD231PS (DX), Z13, Z14
 
 noD:
-	TESTQ        DI, DI
+	TESTQ        SI, SI
 	JE           noZ
-	VMOVUPS.Z    (DI), K1, Z15
+	MOVQ         40(AX), R11
+	MOVQ         56(AX), R12
+	IMULQ        R8, R12
+	VMOVUPS.Z    (R11)(R12*1), K1, Z15
 	VXORPS       Z12, Z15, Z16
 	VMAXPS       Z16, Z1, Z16
 	VMINPS       Z16, Z2, Z16
@@ -6575,32 +6601,37 @@ noD:
 	VDIVPS       Z16, Z3, Z16
 	VMULPS       Z15, Z16, Z16
 	VMULPS       Z16, Z14, Z14
-	ADDQ         R9, DI
 
 noZ:
-	VMOVUPS Z14, K1, (CX)
+	MOVQ      8(AX), R11
+	MOVQ      48(AX), R12
+	IMULQ     R8, R12
+	TESTQ     R9, R9
+	JE        noAdds
+	VMOVUPS.Z (R11)(R12*1), K1, Z15
+	VADDPS    Z15, Z14, Z14
+
+noAdds:
+	VMOVUPS Z14, K1, (R11)(R12*1)
+	ADDQ    $+64, CX
 	ADDQ    $+64, DX
-	ADDQ    $+64, BX
-	ADDQ    R8, CX
-	DECQ    R10
+	DECQ    DI
 	JNE     loop
 	VZEROUPPER
 	RET
 
 // func scanUngateAVX512(args *scanUngateArgs)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·scanUngateAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ         args+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         24(AX), SI
-	MOVQ         32(AX), DI
-	MOVQ         40(AX), R8
-	MOVQ         48(AX), AX
-	MOVQ         $-1, R9
-	BZHIQ        AX, R9, R9
-	KMOVW        R9, K1
+	MOVQ         8(AX), CX
+	MOVQ         24(AX), DX
+	MOVQ         56(AX), BX
+	MOVQ         64(AX), SI
+	MOVQ         (AX), DI
+	MOVQ         $-1, R8
+	BZHIQ        SI, R8, R8
+	KMOVW        R8, K1
 	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z0
 	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z1
 	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z2
@@ -6616,10 +6647,28 @@ TEXT ·scanUngateAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VBROADCASTSS cAVX512_80000000<>+0(SB), Z12
 
 loop:
-	VMOVUPS.Z    (DX), K1, Z13
-	TESTQ        BX, BX
+	MOVLQSX    (DI), SI
+	ADDQ       $+4, DI
+	MOVQ       48(AX), R8
+	TESTQ      R8, R8
+	JE         noAhead
+	MOVLQSX    -4(DI)(R8*1), R8
+	MOVQ       16(AX), R9
+	MOVQ       32(AX), R10
+	IMULQ      R8, R10
+	PREFETCHT0 (R9)(R10*1)
+
+noAhead:
+	MOVQ         16(AX), R8
+	MOVQ         32(AX), R9
+	IMULQ        SI, R9
+	VMOVUPS.Z    (R8)(R9*1), K1, Z13
+	TESTQ        DX, DX
 	JE           noZ
-	VMOVUPS.Z    (BX), K1, Z14
+	MOVQ         24(AX), R8
+	MOVQ         40(AX), R9
+	IMULQ        SI, R9
+	VMOVUPS.Z    (R8)(R9*1), K1, Z14
 	VXORPS       Z12, Z14, Z15
 	VMAXPS       Z15, Z1, Z15
 	VMINPS       Z15, Z2, Z15
@@ -6640,36 +6689,26 @@ loop:
 	VDIVPS       Z15, Z3, Z15
 	VMULPS       Z14, Z15, Z15
 	VMULPS       Z15, Z13, Z13
-	ADDQ         DI, BX
 
 noZ:
 	VMOVUPS Z13, (CX)
 	ADDQ    $+64, CX
-	ADDQ    SI, DX
-	DECQ    R8
+	DECQ    BX
 	JNE     loop
 	VZEROUPPER
 	RET
 
 // func scanFinishBackAVX512(args *scanFinishBackArgs)
-// Requires: AVX, AVX512DQ, AVX512F, BMI2
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·scanFinishBackAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ         args+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         48(AX), SI
-	MOVQ         24(AX), DI
-	MOVQ         32(AX), R8
-	MOVQ         56(AX), R9
-	MOVQ         40(AX), R10
-	MOVQ         112(AX), R11
-	XORQ         R12, R12
-	XORQ         R13, R13
-	MOVQ         120(AX), R14
-	MOVQ         $-1, R15
-	BZHIQ        R14, R15, R15
-	KMOVW        R15, K1
+	MOVQ         8(AX), CX
+	MOVQ         144(AX), DX
+	MOVQ         (AX), SI
+	MOVQ         152(AX), BX
+	MOVQ         $-1, DI
+	BZHIQ        BX, DI, DI
+	KMOVW        DI, K1
 	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z0
 	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z1
 	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z2
@@ -6685,71 +6724,107 @@ TEXT ·scanFinishBackAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VBROADCASTSS cAVX512_80000000<>+0(SB), Z12
 	VPXORD       Z13, Z13, Z13
 	VPXORD       Z14, Z14, Z14
-	MOVQ         64(AX), R14
-	TESTQ        R14, R14
+	MOVQ         72(AX), BX
+	TESTQ        BX, BX
 	JE           noBiasRow
-	VMOVUPS.Z    (R14), K1, Z13
+	VMOVUPS.Z    (BX), K1, Z13
 
 noBiasRow:
-	MOVQ      72(AX), R14
-	TESTQ     R14, R14
+	MOVQ      80(AX), BX
+	TESTQ     BX, BX
 	JE        noDRow
-	VMOVUPS.Z (R14), K1, Z14
+	VMOVUPS.Z (BX), K1, Z14
 
 noDRow:
-	MOVQ    80(AX), R14
-	VMOVUPS (R14), Z15
-	MOVQ    88(AX), R14
-	VMOVUPS (R14), Z16
+	MOVQ    88(AX), BX
+	VMOVUPS (BX), Z15
+	MOVQ    96(AX), BX
+	VMOVUPS (BX), Z16
 
 loop:
+	MOVLQSX    (SI), DI
+	ADDQ       $+4, SI
+	MOVQ       136(AX), BX
+	TESTQ      BX, BX
+	JE         noAhead
+	MOVLQSX    -4(SI)(BX*1), BX
+	MOVQ       32(AX), R8
+	MOVQ       112(AX), R9
+	IMULQ      BX, R9
+	PREFETCHT0 (R8)(R9*1)
+	MOVQ       24(AX), R8
+	MOVQ       104(AX), R9
+	IMULQ      BX, R9
+	PREFETCHT0 (R8)(R9*1)
+
+noAhead:
 	VMOVUPS     3072(CX), Z17
 	VMOVUPS     2048(CX), Z18
 	VMOVUPS     6144(CX), Z19
 	VMOVUPS     5120(CX), Z20
 	VMULPS      (CX), Z17, Z21
-	MOVQ        72(AX), R14
-	TESTQ       R14, R14
+	MOVQ        80(AX), BX
+	TESTQ       BX, BX
 	JE          noD
 	VFMADD231PS Z14, Z18, Z21
 	VFMADD231PS Z20, Z18, Z15
 	VFMADD231PS Z14, Z20, Z19
 
 noD:
-	VMOVUPS      Z21, K1, (DI)(R12*1)
+	MOVQ      32(AX), R8
+	MOVQ      112(AX), R9
+	IMULQ     DI, R9
+	MOVQ      168(AX), BX
+	TESTQ     BX, BX
+	JE        noAdds
+	VMOVUPS.Z (R8)(R9*1), K1, Z18
+	VADDPS    Z18, Z21, Z21
+
+noAdds:
+	VMOVUPS      Z21, K1, (R8)(R9*1)
 	VMOVUPS      4096(CX), Z21
 	VFMADD231PS  Z20, Z17, Z21
-	MOVQ         128(AX), R14
-	TESTQ        R14, R14
+	MOVQ         160(AX), BX
+	TESTQ        BX, BX
 	JE           noSoftplus
-	VMOVUPS.Z    (DX)(R12*1), K1, Z17
-	VADDPS       Z13, Z17, Z17
-	VXORPS       Z12, Z17, Z17
-	VMAXPS       Z17, Z1, Z17
-	VMINPS       Z17, Z2, Z17
-	VMOVAPS      Z0, Z18
-	VFMADD231PS  Z5, Z17, Z18
-	VSUBPS       Z0, Z18, Z18
-	VFNMADD231PS Z6, Z18, Z17
-	VFNMADD231PS Z7, Z18, Z17
+	MOVQ         16(AX), BX
+	MOVQ         104(AX), R8
+	IMULQ        DI, R8
+	VMOVUPS.Z    (BX)(R8*1), K1, Z18
+	VADDPS       Z13, Z18, Z18
+	VXORPS       Z12, Z18, Z18
+	VMAXPS       Z18, Z1, Z18
+	VMINPS       Z18, Z2, Z18
+	VMOVAPS      Z0, Z17
+	VFMADD231PS  Z5, Z18, Z17
+	VSUBPS       Z0, Z17, Z17
+	VFNMADD231PS Z6, Z17, Z18
+	VFNMADD231PS Z7, Z17, Z18
 	VMOVAPS      Z4, Z20
-	VFMADD213PS  Z8, Z17, Z20
-	VFMADD213PS  Z9, Z17, Z20
-	VFMADD213PS  Z10, Z17, Z20
-	VFMADD213PS  Z11, Z17, Z20
-	VFMADD213PS  Z3, Z17, Z20
-	VFMADD213PS  Z3, Z17, Z20
-	VSCALEFPS    Z18, Z20, Z17
-	VADDPS       Z3, Z17, Z17
-	VDIVPS       Z17, Z3, Z17
-	VMULPS       Z17, Z21, Z21
+	VFMADD213PS  Z8, Z18, Z20
+	VFMADD213PS  Z9, Z18, Z20
+	VFMADD213PS  Z10, Z18, Z20
+	VFMADD213PS  Z11, Z18, Z20
+	VFMADD213PS  Z3, Z18, Z20
+	VFMADD213PS  Z3, Z18, Z20
+	VSCALEFPS    Z17, Z20, Z18
+	VADDPS       Z3, Z18, Z18
+	VDIVPS       Z18, Z3, Z18
+	VMULPS       Z18, Z21, Z21
 
 noSoftplus:
 	VADDPS       Z21, Z16, Z16
-	VMOVUPS      Z21, K1, (R8)(R12*1)
-	TESTQ        SI, SI
+	MOVQ         24(AX), BX
+	MOVQ         104(AX), R8
+	IMULQ        DI, R8
+	VMOVUPS      Z21, K1, (BX)(R8*1)
+	MOVQ         56(AX), BX
+	TESTQ        BX, BX
 	JE           noZ
-	VMOVUPS.Z    (SI)(R13*1), K1, Z17
+	MOVQ         56(AX), BX
+	MOVQ         128(AX), R8
+	IMULQ        DI, R8
+	VMOVUPS.Z    (BX)(R8*1), K1, Z17
 	VXORPS       Z12, Z17, Z18
 	VMAXPS       Z18, Z1, Z18
 	VMINPS       Z18, Z2, Z18
@@ -6772,28 +6847,34 @@ noSoftplus:
 	VFMADD213PS  Z3, Z17, Z20
 	VMULPS       Z18, Z20, Z20
 	VMULPS       Z17, Z18, Z18
-	VMOVUPS.Z    (BX)(R12*1), K1, Z17
+	MOVQ         40(AX), BX
+	MOVQ         120(AX), R8
+	IMULQ        DI, R8
+	VMOVUPS.Z    (BX)(R8*1), K1, Z17
 	VMULPS       Z19, Z17, Z17
 	VMULPS       Z20, Z17, Z17
-	VMOVUPS      Z17, K1, (R9)(R13*1)
+	MOVQ         64(AX), BX
+	MOVQ         128(AX), R8
+	IMULQ        DI, R8
+	VMOVUPS      Z17, K1, (BX)(R8*1)
 	VMULPS       Z18, Z19, Z19
 
 noZ:
-	TESTQ   R10, R10
+	MOVQ    48(AX), BX
+	TESTQ   BX, BX
 	JE      noOut
-	VMOVUPS Z19, K1, (R10)(R12*1)
+	MOVQ    48(AX), BX
+	MOVQ    120(AX), R8
+	IMULQ   DI, R8
+	VMOVUPS Z19, K1, (BX)(R8*1)
 
 noOut:
-	MOVQ    96(AX), R14
-	ADDQ    R14, R12
-	MOVQ    104(AX), R14
-	ADDQ    R14, R13
 	ADDQ    $+64, CX
-	DECQ    R11
+	DECQ    DX
 	JNE     loop
-	MOVQ    80(AX), R14
-	VMOVUPS Z15, (R14)
-	MOVQ    88(AX), R14
-	VMOVUPS Z16, (R14)
+	MOVQ    88(AX), BX
+	VMOVUPS Z15, (BX)
+	MOVQ    96(AX), BX
+	VMOVUPS Z16, (BX)
 	VZEROUPPER
 	RET

@@ -20,10 +20,6 @@ import (
 
 // Backward writes every element of grad's slices. dy is the gradient of y, dfinal that of the final state, nil for zeros.
 func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
-	if s.Orders != nil {
-		s.ReferenceBackward(s.Reference(make([]T, len(dy)), nil), dy, dfinal, grad)
-		return
-	}
 	stripes := s.stripes()
 	tasks := s.Batch * len(stripes)
 	rows := s.Length * s.State
@@ -59,15 +55,20 @@ func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 		return r
 	}
 	s.carryGradients(c, stripes, newBack)
-	work.Parallel(c.count*tasks, func(i int) {
-		chunk := i / tasks
-		r := newBack(i%tasks, chunk)
-		defer r.releaseBack()
-		for _, blk := range stripes[i%len(stripes)] {
-			r.begin(i%tasks/len(stripes), blk)
-			r.run(c, chunk, part.param)
-		}
-	})
+	for _, phase := range s.phases(len(stripes), s.OneU, c) {
+		tasks := s.Batch * len(phase)
+		work.Parallel(c.count*tasks, func(i int) {
+			chunk, batch := i/tasks, i%tasks/len(phase)
+			for _, stripe := range phase[i%len(phase)] {
+				r := newBack(batch*len(stripes)+stripe, chunk)
+				for _, blk := range stripes[stripe] {
+					r.begin(batch, blk)
+					r.run(c, chunk, part.param)
+				}
+				r.releaseBack()
+			}
+		})
+	}
 	sumProjection(s, s.B, stripes, part.b, grad.B)
 	sumProjection(s, s.C, stripes, part.c, grad.C)
 	part.param.sum(s, grad)
@@ -83,12 +84,16 @@ type scanParts[T Float] struct {
 // cores busy, but each has its own dB and dC.
 func (s *Scan[T]) stripes() [][]block {
 	sections := s.sections()
+	together := s.Batch * len(sections) // at the same time
+	if s.OneU {
+		together = s.Batch
+	}
 	var stripes [][]block
 	for _, section := range sections {
 		blocks := section.blocks(s.blockWidth(backBlock, 8))
 		// 16 tasks are enough for most processors. The stripes' dB and dC, stripes·2·state elements per step, stay below half the size of U,
 		// except that up to 4 stripes are always allowed, so that cores have work.
-		n := (16 + s.Batch*len(sections) - 1) / (s.Batch * len(sections))
+		n := (16 + together - 1) / together
 		n = min(n, max(section.width/(4*s.State), 4), len(blocks))
 		for i := range n {
 			stripes = append(stripes, blocks[i*len(blocks)/n:(i+1)*len(blocks)/n])
@@ -118,7 +123,11 @@ func sumProjection[T Float](s *Scan[T], p Projection[T], stripes [][]block, part
 				}
 			}
 			for t := range count {
-				copy(grad[(batch*s.Length+from+t)*p.stride(s.State)+g*s.State:][:s.State], sum[t*s.State:])
+				at := from + t
+				if s.Orders != nil { // the parts are in the order scanned
+					at = int(s.Orders[g][at])
+				}
+				copy(grad[(batch*s.Length+at)*p.stride(s.State)+g*s.State:][:s.State], sum[t*s.State:])
 			}
 		}
 	})
@@ -130,11 +139,12 @@ type scanBack[T Float] struct {
 	dy, dfinal []T
 	grad       *ScanGrad[T]
 
-	checkpoints []T // (tile, strip, state, lanes): the state that enters the tile
-	keep        []T // (step of the tile, state, two, lanes): a_t and a_t h_{t-1}
-	dOut        []T // (tile, lanes): the gradient of Σ C h
-	gB, dDelta  []T // (tile, lanes): Σ_n g B, and Σ_n g A a h_{t-1}
-	dB, dC      []T // (length, state): the stripe's part, or nil if B or C is constant
+	checkpoints []T  // (tile, strip, state, lanes): the state that enters the tile
+	keep        []T  // (step of the tile, state, two, lanes): a_t and a_t h_{t-1}
+	dOut        []T  // (tile, lanes): the gradient of Σ C h
+	gB, dDelta  []T  // (tile, lanes): Σ_n g B, and Σ_n g A a h_{t-1}
+	dB, dC      []T  // (length, state): the stripe's part, or nil if B or C is constant. In the order scanned if there is an order
+	carries     bool // only the gradient of the state is wanted
 	carry       [backBlock / lanes][]T
 	sums        [backBlock / lanes]stripSums[T]
 	totals      work.Layout[float64]
@@ -160,7 +170,7 @@ func (s *Scan[T]) newBack(c *chunks[T], dy, dfinal []T, grad *ScanGrad[T]) *scan
 func (r *scanBack[T]) releaseBack() {
 	r.layout.Return()
 	r.totals.Return()
-	r.Scan, r.dy, r.dfinal, r.grad, r.dB, r.dC = nil, nil, nil, nil, nil, nil
+	r.Scan, r.dy, r.dfinal, r.grad, r.dB, r.dC, r.carries = nil, nil, nil, nil, nil, nil, false
 	scanBacks[poolOf[T]()].Put(r)
 }
 
@@ -238,6 +248,7 @@ func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 // from the checkpoint, then back.
 func (r *scanBack[T]) backward(strip, from, to int) {
 	used := (to - from) * lanes
+	r.visit(from, to, from-backSteps)
 	r.prepare(strip, from, to)
 	r.ungate(strip, from, to)
 	clear(r.y[:used])
@@ -258,7 +269,9 @@ func (r *scanBack[T]) backward(strip, from, to int) {
 			i = s.from
 		}
 	}
-	r.finishBack(strip, from, to)
+	if !r.carries {
+		r.finishBack(strip, from, to)
+	}
 }
 
 // ungate writes to dOut the gradient of the output before the gate, from the gradient dy of the output.
@@ -270,9 +283,9 @@ func (r *scanBack[T]) ungate(strip, from, to int) {
 	st := &r.strips[strip]
 	for i := from; i < to; i++ {
 		dOut := r.dOut[(i-from)*lanes:][:st.width]
-		copy(dOut, r.row(r.dy, st, i))
+		copy(dOut, r.row(r.dy, r.ofY, st, i))
 		if r.Z != nil {
-			for l, z := range r.rowZ(r.Z, st, i) {
+			for l, z := range r.row(r.Z, r.ofZ, st, i) {
 				dOut[l] *= silu(z)
 			}
 		}
@@ -295,8 +308,8 @@ func (r *scanBack[T]) scanBack(strip int, ns states, from int, s segment) {
 			kept := r.keep[((i-from)*ns.count+n-ns.first)*2*lanes:]
 			decay, state := kept[:w], kept[lanes:lanes+w]
 			a, carry := st.a[n*lanes:][:w], r.carry[strip][n*lanes:][:w]
-			b := r.spread(r.B, st.b, r.b, r.bGroup, i, n)[:w]
-			c := r.spread(r.C, st.c, r.c, r.cGroup, i, n)[:w]
+			b := r.spread(r.B, st.b, r.b, r.ordered[0], r.bGroup, i, n)[:w]
+			c := r.spread(r.C, st.c, r.c, r.ordered[1], r.cGroup, i, n)[:w]
 			dA := sums.a[n*lanes:][:w]
 			var sumB, sumC T
 			if r.dB == nil {
@@ -344,12 +357,15 @@ func (r *scanBack[T]) finishBack(strip, from, to int) {
 		at := (i - from) * lanes
 		dt, u, y := r.dt[at:at+st.width], r.u[at:at+st.width], r.y[at:at+st.width]
 		dOut, gB, dDelta := r.dOut[at:at+st.width], r.gB[at:at+st.width], r.dDelta[at:at+st.width]
-		gu, gd, delta := r.row(r.grad.U, st, i), r.row(r.grad.Delta, st, i), r.row(r.Delta, st, i)
+		gu, gd, delta := r.row(r.grad.U, r.ofU, st, i), r.row(r.grad.Delta, r.all, st, i), r.row(r.Delta, r.all, st, i)
 		for l := range dOut {
 			v := dt[l] * gB[l]
 			if r.D != nil {
 				v += r.D[st.first+l] * dOut[l]
 				sums.d[l] += dOut[l] * u[l]
+			}
+			if r.addsU {
+				v += gu[l]
 			}
 			gu[l] = v
 			v = dDelta[l] + u[l]*gB[l]
@@ -369,16 +385,16 @@ func (r *scanBack[T]) finishBack(strip, from, to int) {
 			}
 		}
 		if r.Z != nil {
-			dy, dz := r.row(r.dy, st, i), r.rowZ(r.grad.Z, st, i)
-			for l, z := range r.rowZ(r.Z, st, i) {
+			dy, dz := r.row(r.dy, r.ofY, st, i), r.row(r.grad.Z, r.ofZ, st, i)
+			for l, z := range r.row(r.Z, r.ofZ, st, i) {
 				dz[l] = dy[l] * y[l] * siluSlope(z)
 			}
 		}
 		if r.grad.Y != nil {
-			out := r.row(r.grad.Y, st, i)
+			out := r.row(r.grad.Y, r.ofY, st, i)
 			copy(out, y)
 			if r.Z != nil {
-				for l, z := range r.rowZ(r.Z, st, i) {
+				for l, z := range r.row(r.Z, r.ofZ, st, i) {
 					out[l] *= silu(z)
 				}
 			}

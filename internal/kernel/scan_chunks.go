@@ -33,6 +33,9 @@ func (s *Scan[T]) newChunks() *chunks[T] {
 	for _, section := range s.sections() {
 		strips += s.Batch * section.strips()
 	}
+	if s.OneU || s.Merge { // one direction after another
+		strips /= len(s.Orders)
+	}
 	c := &chunks[T]{count: 1, steps: s.Length}
 	if strips >= minStrips || s.Length < 2*minChunk {
 		return c
@@ -138,6 +141,7 @@ func (s *Scan[T]) carryGradients(c *chunks[T], stripes [][]block, newBack func(s
 	work.Parallel((c.count-1)*tasks, func(i int) {
 		chunk := 1 + i/tasks
 		r := newBack(i%tasks, chunk)
+		r.carries = true
 		defer r.releaseBack()
 		from, to := c.bounds(chunk, s.Length)
 		for _, blk := range stripes[i%len(stripes)] {

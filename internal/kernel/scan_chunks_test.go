@@ -20,6 +20,9 @@ func TestScanChunks(t *testing.T) {
 		{2, scanCase{batch: 1, length: 3001, channels: 20, state: 3, bGroups: 2, cGroups: 0, z: true, initial: true, softplus: true, reverse: true}},
 		{4, scanCase{batch: 2, length: 4100, channels: 5, state: 2, bGroups: 0, cGroups: 1, d: true, bias: true, start: true, softplus: true}},
 		{2, scanCase{batch: 1, length: 2500, channels: 40, state: 2, bGroups: 1, cGroups: 1, d: true, z: true, start: true, reverse: true}},
+		{8, scanCase{batch: 1, length: 8200, channels: 12, state: 1, bGroups: 4, cGroups: 4, directions: 4, d: true, bias: true, softplus: true, oneU: true, merge: true}},
+		{2, scanCase{batch: 1, length: 2100, channels: 21, state: 3, bGroups: 3, cGroups: 3, directions: 3, d: true, oneU: true}},
+		{2, scanCase{batch: 1, length: 2100, channels: 21, state: 2, bGroups: 3, cGroups: 3, directions: 3, initial: true, merge: true}},
 		{1, scanCase{batch: 2, length: 2500, channels: 40, state: 1, bGroups: 1, cGroups: 1}},
 		{1, scanCase{batch: 1, length: 2047, channels: 1, state: 1, bGroups: 1, cGroups: 1}},
 	}
@@ -46,21 +49,27 @@ func TestScanChunks(t *testing.T) {
 
 func TestScanChunksBitIdentical(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
-	c := scanCase{batch: 1, length: 4500, channels: 17, state: 4, bGroups: 1, cGroups: 1, d: true, z: true, bias: true, initial: true, softplus: true}
-	s := convert[float32](c.make64(5))
-	run := func() (out [][]float32) {
-		y, final := make([]float32, len(s.U)), make([]float32, len(s.Initial))
-		s.Forward(y, final)
-		g := s.newGrad()
-		s.Backward(y, final, g)
-		return [][]float32{y, final, g.U, g.Delta, g.A, g.B, g.C, g.D, g.Z, g.DeltaBias, g.Initial}
-	}
-	want := run()
-	for _, procs := range []int{1, 2, 3, 8} {
-		runtime.GOMAXPROCS(procs)
-		for j, got := range run() {
-			if !slices.Equal(got, want[j]) {
-				t.Fatalf("GOMAXPROCS %d: result %d differs", procs, j)
+	for _, c := range []scanCase{
+		{batch: 1, length: 4500, channels: 17, state: 4, bGroups: 1, cGroups: 1, d: true, z: true, bias: true, initial: true, softplus: true},
+		{batch: 1, length: 4500, channels: 9, state: 1, bGroups: 3, cGroups: 3, directions: 3, d: true, bias: true, initial: true, oneU: true, merge: true},
+		{batch: 2, length: 300, channels: 150, state: 5, bGroups: 3, cGroups: 3, directions: 3, d: true, bias: true, initial: true, oneU: true, merge: true},
+	} {
+		s := convert[float32](c.make64(5))
+		run := func() (out [][]float32) {
+			y, final := make([]float32, len(s.U)), make([]float32, len(s.Initial))
+			s.Forward(y, final)
+			g := s.newGrad()
+			s.Backward(y, final, g)
+			return [][]float32{y, final, g.U, g.Delta, g.A, g.B, g.C, g.D, g.Z, g.DeltaBias, g.Initial}
+		}
+		runtime.GOMAXPROCS(1)
+		want := run()
+		for _, procs := range []int{2, 3, 8} {
+			runtime.GOMAXPROCS(procs)
+			for j, got := range run() {
+				if !slices.Equal(got, want[j]) {
+					t.Fatalf("%+v, GOMAXPROCS %d: result %d differs", c, procs, j)
+				}
 			}
 		}
 	}

@@ -24,10 +24,18 @@ type scanRun[T Float] struct {
 
 	dt, du, u []T // (tile, lanes): Δ, Δ·u and u of the current tile
 	y         []T // (tile, lanes): Σ C h
-	out       []T // (batch, length, channels): takes the output of a forward pass; nil in the backward pass
+	out       []T // takes the output of a forward pass; nil in the backward pass
 	b, c      []T // (lanes): a value of B or C, once for each lane
 	bGroup    int
 	cGroup    int
+
+	order         []int32 // of the block's direction; nil without orders
+	all, ofU, ofY rows    // of Delta; of U; of the output. Their gradients are alike
+	ofZ           rows
+	addsU, addsY  bool    // the block adds to the gradient of U, and to the output, of the directions before
+	tile          [3]int  // the steps for which cells are set, and the first step of the tile that comes next
+	cells         []int32 // (two, tile): the time or cell of each step of the tile, and of the tile that comes next
+	ordered       [2][]T  // (tile, state): B and C in the order of the steps, if there is an order
 
 	asm *scanAsm // the workspace of the assembly; nil if the Go code runs
 	//lint:ignore U1000 a build without assembly has no use for it
@@ -40,6 +48,9 @@ type strip[T Float] struct {
 	a, b, c      []T // (state, lanes); b and c only where they are constant
 	h            []T // (state, lanes)
 }
+
+// rows is how an operand is laid out: the elements from one step to the next, and the first of the channels that it has.
+type rows struct{ stride, first int }
 
 // states is a range of states that are scanned together.
 type states struct{ first, count int }
@@ -102,6 +113,10 @@ func (r *scanRun[T]) lay(l *work.Layout[T], steps int) {
 
 func (r *scanRun[T]) layStrips(l *work.Layout[T], steps int) {
 	r.b, r.c = l.Array(lanes), l.Array(lanes)
+	r.cells = slices.Grow(r.cells[:0], 2*steps)[:2*steps]
+	for i := range r.ordered {
+		r.ordered[i] = l.ArrayIf(r.Orders != nil, steps*r.State)
+	}
 	size := r.State * lanes
 	r.strips = slices.Grow(r.strips[:0], r.width())[:r.width()]
 	for i := range r.strips {
@@ -116,6 +131,19 @@ func (r *scanRun[T]) layStrips(l *work.Layout[T], steps int) {
 func (r *scanRun[T]) begin(batch int, blk block) {
 	r.batch, r.block = batch, blk
 	r.bGroup, r.cGroup = r.B.groupOf(blk.first, r.Channels), r.C.groupOf(blk.first, r.Channels)
+	r.all, r.ofZ, r.tile, r.order = rows{r.Channels, 0}, rows{r.zStride(), 0}, [3]int{}, nil
+	r.ofU, r.ofY, r.addsU, r.addsY = r.all, r.all, false, false
+	if r.Orders != nil {
+		each := r.Channels / len(r.Orders)
+		direction := blk.first / each
+		r.order = r.Orders[direction]
+		if r.OneU {
+			r.ofU, r.addsU = rows{each, direction * each}, direction > 0
+		}
+		if r.Merge {
+			r.ofY, r.addsY = rows{each, direction * each}, direction > 0
+		}
+	}
 	for i := range blk.strips() {
 		st := &r.strips[i]
 		st.first, st.width = blk.first+i*lanes, min(lanes, blk.width-i*lanes)
@@ -226,19 +254,46 @@ func (r *scanRun[T]) leave(final []T) {
 	}
 }
 
-// at returns the index of the strip's part of the row at the i-th step scanned, in rows that are stride apart.
-func (r *scanRun[T]) at(st *strip[T], i, stride int) int {
-	return (r.batch*r.Length+r.step(i))*stride + st.first
+// visit sets cells for the tile of the steps [from, to), and for the tile after it in the pass, which begins at step next. A next outside the
+// length stands for none.
+func (r *scanRun[T]) visit(from, to, next int) {
+	if tile := [3]int{from, to, next}; r.tile == tile {
+		return
+	} else {
+		r.tile = tile
+	}
+	half := len(r.cells) / 2
+	for part, first := range []int{from, next} {
+		for i := range r.cells[part*half:][:half] {
+			step := min(max(first+i, 0), r.Length-1)
+			cell := int32(r.step(step))
+			if r.order != nil {
+				cell = r.order[step]
+			}
+			r.cells[part*half+i] = cell
+		}
+	}
+	if r.order == nil {
+		return
+	}
+	for i, p := range []struct {
+		Projection[T]
+		group int
+	}{{r.B, r.bGroup}, {r.C, r.cGroup}} {
+		for t := range to - from {
+			copy(r.ordered[i][t*r.State:][:r.State], p.Data[(r.batch*r.Length+int(r.cells[t]))*p.stride(r.State)+p.group*r.State:])
+		}
+	}
 }
 
-// row returns the strip's part of the row at the i-th step scanned of m (batch, length, channels).
-func (r *scanRun[T]) row(m []T, st *strip[T], i int) []T {
-	return m[r.at(st, i, r.Channels):][:st.width]
+// origin returns the index of the strip's first channel at time 0, or cell 0, of the batch.
+func (r *scanRun[T]) origin(rs rows, st *strip[T]) int {
+	return r.batch*r.Length*rs.stride + st.first - rs.first
 }
 
-// rowZ is row for z and its gradient.
-func (r *scanRun[T]) rowZ(m []T, st *strip[T], i int) []T {
-	return m[r.at(st, i, r.zStride()):][:st.width]
+// row returns the strip's part of the row of m at the i-th step scanned, which must be in the tile that visit was called for.
+func (r *scanRun[T]) row(m []T, rs rows, st *strip[T], i int) []T {
+	return m[r.origin(rs, st)+int(r.cells[i-r.tile[0]])*rs.stride:][:st.width]
 }
 
 func (s *Scan[T]) zStride() int {
@@ -254,11 +309,17 @@ func (r *scanRun[T]) projectionAt(p Projection[T], group, i int) int {
 }
 
 // spread returns B or C at the i-th step scanned for state n, a value for each lane.
-func (r *scanRun[T]) spread(p Projection[T], constant, buf []T, group, i, n int) []T {
+func (r *scanRun[T]) spread(p Projection[T], constant, buf, ordered []T, group, i, n int) []T {
 	if p.Groups == 0 {
 		return constant[n*lanes : (n+1)*lanes]
 	}
-	v := p.Data[r.projectionAt(p, group, i)+n]
+	data, at := p.Data, 0
+	if ordered == nil {
+		at = r.projectionAt(p, group, i)
+	} else {
+		data, at = ordered, (i-r.tile[0])*r.State
+	}
+	v := data[at+n]
 	for l := range buf {
 		buf[l] = v
 	}
@@ -267,6 +328,7 @@ func (r *scanRun[T]) spread(p Projection[T], constant, buf []T, group, i, n int)
 
 // advance scans a strip through the steps [from, to). Without an output it only updates the state.
 func (r *scanRun[T]) advance(strip, from, to int) {
+	r.visit(from, to, to)
 	r.prepare(strip, from, to)
 	pass := scanForward
 	if r.out == nil {
@@ -294,7 +356,7 @@ func (r *scanRun[T]) prepare(strip, from, to int) {
 	st := &r.strips[strip]
 	for i := from; i < to; i++ {
 		at := (i - from) * lanes
-		u, delta := r.row(r.U, st, i), r.row(r.Delta, st, i)
+		u, delta := r.row(r.U, r.ofU, st, i), r.row(r.Delta, r.all, st, i)
 		for l, v := range delta {
 			if r.DeltaBias != nil {
 				v += r.DeltaBias[st.first+l]
@@ -337,7 +399,7 @@ func (r *scanRun[T]) scan(pass scanPass, strip int, ns states, from int, s segme
 		dt, du, acc := r.dt[at:at+w], r.du[at:at+w], r.y[at:at+w]
 		for n := ns.first; n < ns.first+ns.count; n++ {
 			a, h := st.a[n*lanes:][:w], st.h[n*lanes:][:w]
-			b := r.spread(r.B, st.b, r.b, r.bGroup, i, n)[:w]
+			b := r.spread(r.B, st.b, r.b, r.ordered[0], r.bGroup, i, n)[:w]
 			if pass == scanRecompute {
 				kept := keep[((i-from)*ns.count+n-ns.first)*2*lanes:]
 				decay, state := kept[:w], kept[lanes:lanes+w]
@@ -352,7 +414,7 @@ func (r *scanRun[T]) scan(pass scanPass, strip int, ns states, from int, s segme
 				}
 			}
 			if pass != scanAdvance {
-				c := r.spread(r.C, st.c, r.c, r.cGroup, i, n)[:w]
+				c := r.spread(r.C, st.c, r.c, r.ordered[1], r.cGroup, i, n)[:w]
 				for l := range acc {
 					acc[l] += c[l] * h[l]
 				}
@@ -370,17 +432,23 @@ func (r *scanRun[T]) finish(strip, from, to int) {
 	st := &r.strips[strip]
 	for i := from; i < to; i++ {
 		at := (i - from) * lanes
-		acc, u, y := r.y[at:at+st.width], r.u[at:at+st.width], r.row(r.out, st, i)
-		copy(y, acc)
+		acc, u, y := r.y[at:at+st.width], r.u[at:at+st.width], r.row(r.out, r.ofY, st, i)
 		if r.D != nil {
-			for l := range y {
-				y[l] += r.D[st.first+l] * u[l]
+			for l := range acc {
+				acc[l] += r.D[st.first+l] * u[l]
 			}
 		}
 		if r.Z != nil {
-			for l, z := range r.rowZ(r.Z, st, i) {
-				y[l] *= silu(z)
+			for l, z := range r.row(r.Z, r.ofZ, st, i) {
+				acc[l] *= silu(z)
 			}
+		}
+		if !r.addsY {
+			copy(y, acc)
+			continue
+		}
+		for l, v := range acc {
+			y[l] += v
 		}
 	}
 }

@@ -20,6 +20,8 @@ type scanCase struct {
 	bGroups, cGroups               int
 	d, z, bias, initial, start     bool
 	softplus, reverse              bool
+	directions                     int // 0 for a scan without orders
+	oneU, merge                    bool
 }
 
 func (c scanCase) make64(seed uint64) *Scan[float64] {
@@ -38,10 +40,21 @@ func (c scanCase) make64(seed uint64) *Scan[float64] {
 		}
 		return Projection[float64]{Data: normal(c.batch*c.length*groups*c.state, 1), Groups: groups}
 	}
+	ofU := size
+	if c.oneU {
+		ofU /= c.directions
+	}
 	s := &Scan[float64]{
-		Batch: c.batch, Length: c.length, Channels: c.channels, State: c.state,
-		U: normal(size, 1), Delta: normal(size, 0.5), A: normal(c.channels*c.state, 1),
+		Batch: c.batch, Length: c.length, Channels: c.channels, State: c.state, OneU: c.oneU, Merge: c.merge,
+		U: normal(ofU, 1), Delta: normal(size, 0.5), A: normal(c.channels*c.state, 1),
 		B: projection(c.bGroups), C: projection(c.cGroups), Softplus: c.softplus, Reverse: c.reverse,
+	}
+	for range c.directions {
+		var order []int32
+		for _, cell := range r.Perm(c.length) {
+			order = append(order, int32(cell))
+		}
+		s.Orders = append(s.Orders, order)
 	}
 	for i, v := range s.A {
 		s.A[i] = -math.Abs(v)
@@ -93,7 +106,7 @@ func convert[T Float](v *Scan[float64]) *Scan[T] {
 		U: convertAll[T](v.U), Delta: convertAll[T](v.Delta), A: convertAll[T](v.A),
 		B: Projection[T]{convertAll[T](v.B.Data), v.B.Groups, v.B.Stride}, C: Projection[T]{convertAll[T](v.C.Data), v.C.Groups, v.C.Stride},
 		D: convertAll[T](v.D), Z: convertAll[T](v.Z), ZStride: v.ZStride, DeltaBias: convertAll[T](v.DeltaBias), Initial: convertAll[T](v.Initial),
-		Start: v.Start, Softplus: v.Softplus, Reverse: v.Reverse,
+		Start: v.Start, Softplus: v.Softplus, Reverse: v.Reverse, Orders: v.Orders, OneU: v.OneU, Merge: v.Merge,
 	}
 }
 
@@ -159,6 +172,10 @@ func drawScan(t *rapid.T) scanCase {
 	c.channels = perGroup * groups
 	c.bGroups = rapid.SampledFrom([]int{0, 1, groups}).Draw(t, "groups of B")
 	c.cGroups = rapid.SampledFrom([]int{0, 1, groups}).Draw(t, "groups of C")
+	if rapid.Bool().Draw(t, "orders") {
+		c.directions, c.bGroups, c.cGroups, c.z, c.start, c.reverse = groups, groups, groups, false, false, false
+		c.oneU, c.merge = rapid.Bool().Draw(t, "one U"), rapid.Bool().Draw(t, "merge")
+	}
 	return c
 }
 
@@ -168,7 +185,7 @@ func TestScanAgainstReference(t *testing.T) {
 			c := drawScan(t)
 			if c.state > 17 { // large states are slow
 				c.length, c.channels = min(c.length, 40), min(c.channels, 70)
-				c.bGroups, c.cGroups = min(c.bGroups, 1), min(c.cGroups, 1)
+				c.bGroups, c.cGroups, c.directions = min(c.bGroups, 1), min(c.cGroups, 1), min(c.directions, 1)
 			}
 			s := c.make64(rapid.Uint64().Draw(t, "seed"))
 			if level == cpu.Generic { // float64 has no other level
@@ -182,6 +199,9 @@ func TestScanAgainstReference(t *testing.T) {
 // compareWithReference compares the results of s with those of the reference for ref, the same problem in float64.
 func compareWithReference[T Float](t interface{ Fatalf(string, ...any) }, s *Scan[T], ref *Scan[float64], tol float64) {
 	size := ref.Batch * ref.Length * ref.Channels
+	if ref.Merge {
+		size /= len(ref.Orders)
+	}
 	state := ref.Batch * ref.Channels * ref.State
 	wantY, wantFinal := make([]float64, size), make([]float64, state)
 	states := ref.Reference(wantY, wantFinal)

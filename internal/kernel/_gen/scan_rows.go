@@ -26,6 +26,45 @@ func rowLoop(k *asm.Func, steps reg.GPVirtual, body func(), moves ...any) {
 	k.JNE(asm.Label("loop"))
 }
 
+// cellRows writes the addresses of a step's rows. The rows of an operand are step bytes apart, from that of cell 0 on; cells has the cell of each step.
+type cellRows struct {
+	k           *asm.Func
+	cells, cell reg.GPVirtual
+}
+
+func newCellRows(k *asm.Func) *cellRows { return &cellRows{k, k.Ptr("cells"), k.GP64()} }
+
+// next writes code that goes on to the next step.
+func (c *cellRows) next() {
+	c.k.MOVLQSX(asm.At(c.cells, 0), c.cell)
+	c.k.ADDQ(c.k.Imm(4), c.cells)
+}
+
+// of returns the address of the row of an operand, whose rows are step bytes apart. operand and step are fields of the arguments.
+func (c *cellRows) of(operand, step string) operand.Mem { return c.at(c.cell, operand, step) }
+
+func (c *cellRows) at(cell reg.GPVirtual, operand, step string) operand.Mem {
+	row, at := c.k.GP64(), c.k.GP64()
+	c.k.Load64(operand, row)
+	c.k.Load64(step, at)
+	c.k.IMULQ(cell, at)
+	return asm.AtIndex(row, at, 1, 0)
+}
+
+// prefetch writes code that prefetches the rows that the step ahead bytes on in cells has. operands holds pairs of an operand and its step.
+func (c *cellRows) prefetch(operands ...string) {
+	k := c.k
+	ahead := k.GP64()
+	k.Load64("ahead", ahead)
+	ifThere(k, "Ahead", ahead, func() {
+		cell := k.GP64()
+		k.MOVLQSX(asm.AtIndex(c.cells, ahead, 1, -4), cell)
+		for i := 0; i < len(operands); i += 2 {
+			k.PREFETCHT0(c.at(cell, operands[i], operands[i+1]))
+		}
+	})
+}
+
 // mathKept returns the number of constants that these kernels keep in registers.
 func mathKept(f *asm.File) int {
 	if f.ISA == asm.AVX512 {
@@ -47,12 +86,13 @@ func scanPrepare(f *asm.File) {
 		`scanPrepare computes Δ and Δ·u. bias may be nil:
 
 	for t := range steps {
-		dt[t] = delta[t] + bias // softplus of the sum if softplus is 1
-		u[t] = from[t]
+		dt[t] = delta[cells[t]] + bias // softplus of the sum if softplus is 1
+		u[t] = from[cells[t]]
 		du[t] = dt[t] * u[t]
 	}`)
-	dt, du, u, delta, from, bias := k.Ptr("dt"), k.Ptr("du"), k.Ptr("u"), k.Ptr("delta"), k.Ptr("from"), k.Ptr("bias")
-	step, steps, width, softplus := k.Int("step"), k.Int("steps"), k.Int("width"), k.Int("softplus")
+	dt, du, u, bias := k.Ptr("dt"), k.Ptr("du"), k.Ptr("u"), k.Ptr("bias")
+	steps, width, softplus := k.Int("steps"), k.Int("width"), k.Int("softplus")
+	rows := newCellRows(k)
 	mask := f.FirstLanes(width)
 	m := f.Math(mathKept(f))
 	b := f.Vec()
@@ -60,8 +100,10 @@ func scanPrepare(f *asm.File) {
 	ifThere(k, "Bias", bias, func() { f.LoadMasked(asm.At(bias, 0), mask, b) })
 	rowLoop(k, steps, func() {
 		x, v, in := f.Vec(), f.Vec(), f.Vec()
-		f.LoadMasked(asm.At(delta, 0), mask, x)
-		f.LoadMasked(asm.At(from, 0), mask, in)
+		rows.next()
+		rows.prefetch("delta", "step", "from", "uStep", "other", "otherStep")
+		f.LoadMasked(rows.of("delta", "step"), mask, x)
+		f.LoadMasked(rows.of("from", "uStep"), mask, in)
 		f.Add(b, x, v)
 		ifThere(k, "Softplus", softplus, func() {
 			f.Add(b, x, x)
@@ -71,7 +113,7 @@ func scanPrepare(f *asm.File) {
 		f.Store(in, asm.At(u, 0))
 		f.Mul(in, v, v)
 		f.Store(v, asm.At(du, 0))
-	}, dt, row, du, row, u, row, delta, step, from, step)
+	}, dt, row, du, row, u, row)
 	k.Return()
 }
 
@@ -80,10 +122,11 @@ func scanFinish(f *asm.File) {
 		`scanFinish writes the output. d and z may be nil: then there is no term d·u, or no gate:
 
 	for t := range steps {
-		y[t] = (acc[t] + d*u[t]) * silu(z[t])
+		y[cells[t]] = (acc[t] + d*u[t]) * silu(z[cells[t]]) // plus y if adds is 1
 	}`)
-	y, acc, u, d, z := k.Ptr("y"), k.Ptr("acc"), k.Ptr("u"), k.Ptr("d"), k.Ptr("z")
-	yStep, zStep, steps, width := k.Int("yStep"), k.Int("zStep"), k.Int("steps"), k.Int("width")
+	acc, u, d, z := k.Ptr("acc"), k.Ptr("u"), k.Ptr("d"), k.Ptr("z")
+	steps, width, adds := k.Int("steps"), k.Int("width"), k.Int("adds")
+	rows := newCellRows(k)
 	mask := f.FirstLanes(width)
 	m := f.Math(mathKept(f))
 	dv := f.Vec()
@@ -91,18 +134,24 @@ func scanFinish(f *asm.File) {
 	ifThere(k, "DRow", d, func() { f.LoadMasked(asm.At(d, 0), mask, dv) })
 	rowLoop(k, steps, func() {
 		v := f.Vec()
+		rows.next()
 		f.Load(asm.At(acc, 0), v)
 		ifThere(k, "D", d, func() { f.MulAdd(asm.At(u, 0), dv, v) })
 		ifThere(k, "Z", z, func() {
 			x, gate := f.Vec(), f.Vec()
-			f.LoadMasked(asm.At(z, 0), mask, x)
+			f.LoadMasked(rows.of("z", "zStep"), mask, x)
 			m.Sigmoid(x, gate)
 			f.Mul(x, gate, gate) // rounded as in scanFinishBack
 			f.Mul(gate, v, v)
-			k.ADDQ(zStep, z)
 		})
-		f.StoreMasked(v, mask, asm.At(y, 0))
-	}, acc, row, u, row, y, yStep)
+		y := rows.of("y", "yStep")
+		ifThere(k, "Adds", adds, func() {
+			before := f.Vec()
+			f.LoadMasked(y, mask, before)
+			f.Add(before, v, v)
+		})
+		f.StoreMasked(v, mask, y)
+	}, acc, row, u, row)
 	k.Return()
 }
 
@@ -111,25 +160,27 @@ func scanUngate(f *asm.File) {
 		`scanUngate writes the gradient before the gate. z may be nil: then there is no gate:
 
 	for t := range steps {
-		dOut[t] = dy[t] * silu(z[t])
+		dOut[t] = dy[cells[t]] * silu(z[cells[t]])
 	}`)
-	dOut, dy, z := k.Ptr("dOut"), k.Ptr("dy"), k.Ptr("z")
-	step, zStep, steps, width := k.Int("step"), k.Int("zStep"), k.Int("steps"), k.Int("width")
+	dOut, z := k.Ptr("dOut"), k.Ptr("z")
+	steps, width := k.Int("steps"), k.Int("width")
+	rows := newCellRows(k)
 	mask := f.FirstLanes(width)
 	m := f.Math(mathKept(f))
 	rowLoop(k, steps, func() {
 		v := f.Vec()
-		f.LoadMasked(asm.At(dy, 0), mask, v)
+		rows.next()
+		rows.prefetch("dy", "step")
+		f.LoadMasked(rows.of("dy", "step"), mask, v)
 		ifThere(k, "Z", z, func() {
 			x, gate := f.Vec(), f.Vec()
-			f.LoadMasked(asm.At(z, 0), mask, x)
+			f.LoadMasked(rows.of("z", "zStep"), mask, x)
 			m.Sigmoid(x, gate)
 			f.Mul(x, gate, gate) // rounded as in scanFinishBack
 			f.Mul(gate, v, v)
-			k.ADDQ(zStep, z)
 		})
 		f.Store(v, asm.At(dOut, 0))
-	}, dOut, row, dy, step)
+	}, dOut, row)
 	k.Return()
 }
 
@@ -138,19 +189,16 @@ func scanFinishBack(f *asm.File) {
 		`scanFinishBack writes the gradients and the output of a tile's rows. bias, d, out, and z with dz may be nil:
 
 	for t := range steps {
-		gu[t] = dt[t]*gB[t] + d*dOut[t]
-		gd[t] = dDelta[t] + u[t]*gB[t] // times sigmoid(delta[t] + bias) if softplus is 1
-		dz[t] = dy[t] * (y[t] + d*u[t]) * siluSlope(z[t])
-		out[t] = (y[t] + d*u[t]) * silu(z[t])
+		c := cells[t]
+		gu[c] = dt[t]*gB[t] + d*dOut[t] // plus gu if adds is 1
+		gd[c] = dDelta[t] + u[t]*gB[t] // times sigmoid(delta[c] + bias) if softplus is 1
+		dz[c] = dy[c] * (y[t] + d*u[t]) * siluSlope(z[c])
+		out[c] = (y[t] + d*u[t]) * silu(z[c])
 		sumD += dOut[t] * u[t]
-		sumBias += gd[t]
+		sumBias += gd[c]
 	}`)
-	rows, delta, dy, z := k.Ptr("rows"), k.Ptr("delta"), k.Ptr("dy"), k.Ptr("z")
-	gu, gd, dz, out := k.Ptr("gu"), k.Ptr("gd"), k.Ptr("dz"), k.Ptr("out")
-	steps := k.Int("steps")
-	at, zAt, t := k.GP64(), k.GP64(), k.GP64()
-	k.XORQ(at, at)
-	k.XORQ(zAt, zAt)
+	rows, steps, t := k.Ptr("rows"), k.Int("steps"), k.GP64()
+	cells := newCellRows(k)
 	mask := f.FirstLanes(k.Int("width"))
 	m := f.Math(mathKept(f))
 	bias, d, sumD, sumBias := f.Vec(), f.Vec(), f.Vec(), f.Vec()
@@ -164,10 +212,10 @@ func scanFinishBack(f *asm.File) {
 	f.Load(asm.At(t, 0), sumD)
 	k.Load64("sumBias", t)
 	f.Load(asm.At(t, 0), sumBias)
-	by := func(p reg.Register) operand.Mem { return asm.AtIndex(p, at, 1, 0) }
-	byZ := func(p reg.Register) operand.Mem { return asm.AtIndex(p, zAt, 1, 0) }
 	rowLoop(k, steps, func() {
 		gB, dOut, y, u, v, w := f.Vec(), f.Vec(), f.Vec(), f.Vec(), f.Vec(), f.Vec()
+		cells.next()
+		cells.prefetch("gu", "uStep", "gd", "step")
 		f.Load(asm.At(rows, rowsGB), gB)
 		f.Load(asm.At(rows, rowsDOut), dOut)
 		f.Load(asm.At(rows, rowsY), y)
@@ -179,33 +227,37 @@ func scanFinishBack(f *asm.File) {
 			f.MulAdd(u, dOut, sumD)
 			f.MulAdd(d, u, y)
 		})
-		f.StoreMasked(v, mask, by(gu))
+		gu := cells.of("gu", "uStep")
+		k.Load64("adds", t)
+		ifThere(k, "Adds", t, func() {
+			f.LoadMasked(gu, mask, w)
+			f.Add(w, v, v)
+		})
+		f.StoreMasked(v, mask, gu)
 		f.Load(asm.At(rows, rowsDDelta), v)
 		f.MulAdd(u, gB, v)
 		k.Load64("softplus", t)
 		ifThere(k, "Softplus", t, func() {
-			f.LoadMasked(by(delta), mask, w)
+			f.LoadMasked(cells.of("delta", "step"), mask, w)
 			f.Add(bias, w, w)
 			m.SoftplusSlope(w, w)
 			f.Mul(w, v, v)
 		})
 		f.Add(v, sumBias, sumBias)
-		f.StoreMasked(v, mask, by(gd))
-		ifThere(k, "Z", z, func() {
+		f.StoreMasked(v, mask, cells.of("gd", "step"))
+		k.Load64("z", t)
+		ifThere(k, "Z", t, func() {
 			x, gate, slope := f.Vec(), f.Vec(), f.Vec()
-			f.LoadMasked(byZ(z), mask, x)
+			f.LoadMasked(cells.of("z", "zStep"), mask, x)
 			m.SiLUBoth(x, gate, slope)
-			f.LoadMasked(by(dy), mask, x)
+			f.LoadMasked(cells.of("dy", "yStep"), mask, x)
 			f.Mul(y, x, x)
 			f.Mul(slope, x, x)
-			f.StoreMasked(x, mask, byZ(dz))
+			f.StoreMasked(x, mask, cells.of("dz", "zStep"))
 			f.Mul(gate, y, y)
 		})
-		ifThere(k, "Out", out, func() { f.StoreMasked(y, mask, by(out)) })
-		k.Load64("step", t)
-		k.ADDQ(t, at)
-		k.Load64("zStep", t)
-		k.ADDQ(t, zAt)
+		k.Load64("out", t)
+		ifThere(k, "Out", t, func() { f.StoreMasked(y, mask, cells.of("out", "yStep")) })
 	}, rows, row)
 	k.Load64("sumD", t)
 	f.Store(sumD, asm.At(t, 0))
