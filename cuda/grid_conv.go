@@ -135,6 +135,9 @@ func (c *GridConv) Forward(s *Stream, y Array[float32]) error {
 	if err := firstError(expect("convolution", "y", y.n, n), s.usable()); err != nil || n == 0 {
 		return err
 	}
+	if c.SiLU && c.planes(c.X.address, c.Bias.address, y.address) {
+		return c.depthwisePlanes(s, "silu", c.X, c.Bias, Array[float32]{}, y)
+	}
 	if err := c.sums(s, y); err != nil || !c.SiLU {
 		return err
 	}
@@ -175,16 +178,21 @@ func (c *GridConv) Backward(s *Stream, dy, dx, dweight, dbias Array[float32]) (e
 	defer work.free()
 	if c.SiLU {
 		sum := take[float32](s, &work, n, &err)
-		if err == nil {
-			err = c.sums(s, sum)
+		if err != nil {
+			return err
 		}
-		if err == nil {
+		if c.planes(c.X.address, c.Bias.address, dy.address) {
+			err = c.depthwisePlanes(s, "slope", c.X, c.Bias, dy, sum)
+		} else if err = c.sums(s, sum); err == nil {
 			err = GateBackward(s, SiLU, sum, Array[float32]{}, dy, sum, Array[float32]{})
 		}
 		if err != nil {
 			return err
 		}
 		dy = sum
+	}
+	if !dx.Absent() && !dweight.Absent() && c.planes(c.X.address, dy.address, dx.address) {
+		return c.planesBackward(s, dy, dx, dweight, dbias)
 	}
 	in, out, toX := c.X, dy, c.spread
 	if c.Transposed {
@@ -225,6 +233,8 @@ func convThreads(kernel string, cells, channels int) grid {
 // correlate queues y (batch, out…, filters) from x (batch, in…, channels).
 func (c *GridConv) correlate(s *Stream, x, bias, y Array[float32]) error {
 	switch {
+	case c.depthwise() && c.planes(x.address, bias.address, y.address):
+		return c.depthwisePlanes(s, "forward", x, bias, Array[float32]{}, y)
 	case c.depthwise():
 		return c.depthwiseMap(s, "forward", c.Out, x, bias, y)
 	case c.linear():
@@ -360,13 +370,13 @@ func convOrder[T Activation](s *Stream, x Array[float32], y Array[T], n, rows, c
 	return s.run("gridconv", "conv_order_"+typeName[T](), blocksOf(n*ystride, 256), x.address, y.address, n, rows, columns, xstride, ystride)
 }
 
-// columnsLimit is the largest number of bytes of a matrix of columns in float32, unless 64 rows take more.
-const columnsLimit = 256 << 20
+// columnsLimit is the largest number of elements of a matrix of columns, unless 64 rows have more. A test lowers it.
+var columnsLimit = 64 << 20
 
 // piece returns the number of cells of Out whose columns are gathered at a time.
 func (c *ConvShape) piece() int {
 	cells, image := c.cells(c.Out), c.Out[0]*c.Out[1]*c.Out[2]
-	n := max(columnsLimit/4/c.width(), 64)
+	n := max(columnsLimit/c.width(), 64)
 	if n >= image {
 		n -= n % image // whole images
 	}
@@ -395,14 +405,71 @@ func gather[T Activation](c *GridConv, s *Stream, x Array[float32], col Array[T]
 	return s.run("gridconv", name, g, unsafe.Pointer(c.args()), x.address, col.address, first, n, int32(group), int32(across), int32(rows))
 }
 
+// planes reports whether the kernels of depthwise.cu fit: a depthwise convolution of planes that keeps their size, with a kernel of 3 by 3, and arrays at the
+// addresses that begin at multiples of four numbers.
+func (c *GridConv) planes(addresses ...uintptr) bool {
+	usual := ConvShape{
+		Batch: c.Batch, Channels: c.Channels, Filters: c.Channels, Groups: c.Channels, In: c.In, Out: c.In,
+		Kernel: [3]int{1, 3, 3}, Stride: [3]int{1, 1, 1}, Padding: [3]int{0, 1, 1}, Dilation: [3]int{c.Dilation[0], 1, 1},
+	}
+	return c.ConvShape == usual && !c.Transposed && count(c.In[2], c.Channels) < 1<<30 && c.kernel("", c.Channels, addresses...) == "_four"
+}
+
+// planeRows is the number of rows of a tile of depthwise.cu. A tile reads two rows more.
+const planeRows = 14
+
+// depthwisePlanes queues a kernel of depthwise.cu: "forward" and "silu" write y, and "slope" the gradient of the sum before SiLU, from the gradient dy of y.
+func (c *GridConv) depthwisePlanes(s *Stream, kernel string, x, bias, dy, y Array[float32]) (err error) {
+	var work temporaries
+	defer work.free()
+	taps := c.depthwiseTaps(s, &work, &err)
+	if err != nil {
+		return err
+	}
+	rows := max(planeRows, (c.In[1]+65534)/65535)
+	g := blocksOf(c.In[2]*c.Channels/4, 128)
+	g.x, g.y = g.x*int64(c.Batch*c.In[0]), int64((c.In[1]+rows-1)/rows)
+	return s.run("depthwise", "depthwise_"+kernel, g, unsafe.Pointer(c.args()), x.address, taps.address, bias.address, dy.address, y.address, int32(rows))
+}
+
+// planesBackward queues the gradients of a convolution that planes reports, from the gradient dy of its sum.
+func (c *GridConv) planesBackward(s *Stream, dy, dx, dweight, dbias Array[float32]) (err error) {
+	const vector, most = 2, 48 // channels of a thread, and threads across the channels of a block
+	var work temporaries
+	defer work.free()
+	taps := c.depthwiseTaps(s, &work, &err)
+	lanes := c.Channels / vector
+	chunks := (lanes + most - 1) / most
+	across := (lanes + chunks - 1) / chunks
+	together := 256 / across // columns of a block
+	items := count(c.Batch, c.In[0], (c.In[1]+planeRows-1)/planeRows, (c.In[2]+together-1)/together)
+	n := min(items, max(4*s.device.multiprocessors/chunks, 1))
+	parts := take[float32](s, &work, n*10*c.Channels, &err)
+	if err != nil {
+		return err
+	}
+	g := grid{x: int64(chunks), y: int64(n), threads: together * across, shared: 4 * vector * together * across}
+	if err := s.run("depthwise", "depthwise_backward", g, unsafe.Pointer(c.args()), c.X.address, taps.address, dy.address, dx.address, parts.address,
+		int32(planeRows), int32(across)); err != nil {
+		return err
+	}
+	return s.run("conv", "conv_weights", columnBlocks(10*c.Channels), parts.address, n, c.Channels, 9, dweight.address, dbias.address)
+}
+
+// depthwiseTaps returns the weight as (kernel…, channels).
+func (c *GridConv) depthwiseTaps(s *Stream, work *temporaries, err *error) Array[float32] {
+	taps := take[float32](s, work, c.taps()*c.Channels, err)
+	if *err == nil {
+		*err = convOrder(s, c.Weight, taps, 1, c.Channels, c.taps(), taps.n, taps.n)
+	}
+	return taps
+}
+
 // depthwiseMap queues y, whose grid has the sizes n, with the kernel of a direction.
 func (c *GridConv) depthwiseMap(s *Stream, direction string, n [3]int, x, bias, y Array[float32]) (err error) {
 	var work temporaries
 	defer work.free()
-	taps := take[float32](s, &work, c.taps()*c.Channels, &err)
-	if err == nil {
-		err = convOrder(s, c.Weight, taps, 1, c.Channels, c.taps(), taps.n, taps.n)
-	}
+	taps := c.depthwiseTaps(s, &work, &err)
 	if err != nil {
 		return err
 	}

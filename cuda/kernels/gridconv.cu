@@ -1,12 +1,6 @@
 // Convolutions over a grid. A convolution with several channels in a group is a product of a matrix: conv_columns gathers the rows of its operand, and
 // conv_spread is the transpose of that. In a depthwise convolution each channel has a filter of its own.
-#include "vector.cuh"
-
-struct GridConv {
-  int64_t batch;
-  int32_t channels, filters, groups, width;  // width: from one row of columns to the next
-  int32_t in[3], out[3], kernel[3], stride[3], padding[3], dilation[3];
-};
+#include "gridconv.cuh"
 
 // Cell is a cell of one of the two grids.
 struct Cell {
@@ -30,8 +24,6 @@ struct Cell {
 __device__ __forceinline__ int64_t cellIndex(const int32_t (&n)[3], int64_t batch, int32_t z, int32_t y, int32_t x) {
   return ((batch * n[0] + z) * n[1] + y) * n[2] + x;
 }
-
-__device__ __forceinline__ bool within(int32_t i, int32_t n) { return (uint32_t)i < (uint32_t)n; }
 
 template <int V> __device__ __forceinline__ void loadV(const float *p, float (&v)[V]) {
   if constexpr (V == 1)

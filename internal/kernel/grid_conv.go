@@ -37,8 +37,8 @@ func product3(n [3]int) int { return n[0] * n[1] * n[2] }
 // taps returns the number of cells of the kernel.
 func (s *ConvShape) taps() int { return product3(s.Kernel) }
 
-// depthwise reports whether each channel has one filter of its own.
-func (s *ConvShape) depthwise() bool { return s.Groups == s.Channels && s.Groups == s.Filters }
+// isDepthwise reports whether each channel has one filter of its own.
+func (s *ConvShape) isDepthwise() bool { return s.Groups == s.Channels && s.Groups == s.Filters }
 
 // pointwise reports whether each cell of y is made of one cell of x, the same one.
 func (s *ConvShape) pointwise() bool {
@@ -55,6 +55,12 @@ func (s *ConvShape) sizes() (in, out int) {
 
 // Forward writes y.
 func (c *GridConv[T]) Forward(y []T) {
+	if c.isDepthwise() && !c.Transposed {
+		taps := c.depthwiseTaps(false)
+		defer taps.Return()
+		c.depthwise(y, c.X, taps.Data, c.Bias, nil, c.SiLU)
+		return
+	}
 	c.sums(y)
 	if c.SiLU {
 		Gate(SiLU, y, y, nil)
@@ -75,8 +81,14 @@ func (c *GridConv[T]) Backward(dy, dx, dWeight, dBias []T) {
 	if c.SiLU {
 		w := work.Borrow[T](len(dy))
 		defer w.Return()
-		c.sums(w.Data)
-		GateBackward(SiLU, w.Data, nil, dy, w.Data, nil)
+		if c.isDepthwise() && !c.Transposed {
+			taps := c.depthwiseTaps(false)
+			defer taps.Return()
+			c.depthwise(w.Data, c.X, taps.Data, c.Bias, dy, false)
+		} else {
+			c.sums(w.Data)
+			GateBackward(SiLU, w.Data, nil, dy, w.Data, nil)
+		}
 		dy = w.Data
 	}
 	if dBias != nil {
@@ -156,8 +168,10 @@ func fillRows[T Float](y, row []T) {
 
 // correlate writes y (batch, out…, filters) from x (batch, in…, channels).
 func (c *GridConv[T]) correlate(y, x, bias []T) {
-	if c.depthwise() {
-		c.depthwiseForward(y, x, bias)
+	if c.isDepthwise() {
+		taps := c.depthwiseTaps(false)
+		defer taps.Return()
+		c.depthwise(y, x, taps.Data, bias, nil, false)
 		return
 	}
 	var beta T
@@ -180,8 +194,8 @@ func (c *GridConv[T]) correlate(y, x, bias []T) {
 
 // spread writes x (batch, in…, channels), the transpose of the linear map of correlate applied to y, plus bias in each cell.
 func (c *GridConv[T]) spread(x, y, bias []T) {
-	if c.depthwise() {
-		c.depthwiseBackward(x, y, bias)
+	if c.isDepthwise() {
+		c.depthwiseSpread(x, y, bias)
 		return
 	}
 	w := c.orderedWeight()
@@ -212,7 +226,7 @@ func (c *GridConv[T]) spread(x, y, bias []T) {
 
 // weightSums writes the gradient of the weight, from x (batch, in…, channels) and y (batch, out…, filters), of which one is a gradient.
 func (c *GridConv[T]) weightSums(dw, x, y []T) {
-	if c.depthwise() {
+	if c.isDepthwise() {
 		c.depthwiseWeight(dw, x, y)
 		return
 	}
@@ -262,33 +276,64 @@ func (c *GridConv[T]) gather(col, x []T, group, first, n int) ([]T, int) {
 	work.ParallelRange(n, max(piece/width, 1), func(from, to int) {
 		for i := from; i < to; i++ {
 			row, o := col[i*width:(i+1)*width], cellAt(first+i, c.Out)
-			c.eachTap(o, func(tap, at int, inside bool) {
-				if to := row[tap*size : (tap+1)*size]; inside {
-					copy(to, x[at*c.Channels+group*size:])
-				} else {
-					clear(to)
+			begin := o.x*c.Stride[2] - c.Padding[2]
+			if begin < 0 || begin+(c.Kernel[2]-1)*c.Dilation[2] >= c.In[2] {
+				clear(row)
+			}
+			for kz := range c.Kernel[0] {
+				z := o.z*c.Stride[0] - c.Padding[0] + kz*c.Dilation[0]
+				for ky := range c.Kernel[1] {
+					y := o.y*c.Stride[1] - c.Padding[1] + ky*c.Dilation[1]
+					part := row[:c.Kernel[2]*size]
+					row = row[len(part):]
+					if z < 0 || z >= c.In[0] || y < 0 || y >= c.In[1] {
+						clear(part)
+						continue
+					}
+					line := x[((o.batch*c.In[0]+z)*c.In[1]+y)*c.In[2]*c.Channels:][:c.In[2]*c.Channels]
+					for s := c.spans(o.x, group, 0, c.In[2]); s.next(); {
+						copy(part[s.col:][:s.n], line[s.x:])
+					}
 				}
-			})
+			}
 		}
 	})
 	return col, width
 }
 
-// eachTap calls do for each cell of the kernel at a cell of Out, with its index, and the index of its cell of In if that is inside.
-func (s *ConvShape) eachTap(o cell, do func(tap, at int, inside bool)) {
-	tap := 0
-	for kz := range s.Kernel[0] {
-		z := o.z*s.Stride[0] - s.Padding[0] + kz*s.Dilation[0]
-		for ky := range s.Kernel[1] {
-			y := o.y*s.Stride[1] - s.Padding[1] + ky*s.Dilation[1]
-			line := ((o.batch*s.In[0]+z)*s.In[1] + y) * s.In[2]
-			for kx := range s.Kernel[2] {
-				x := o.x*s.Stride[2] - s.Padding[2] + kx*s.Dilation[2]
-				do(tap, line+x, z >= 0 && z < s.In[0] && y >= 0 && y < s.In[1] && x >= 0 && x < s.In[2])
-				tap++
-			}
+// span goes over the parts of a line of In that a cell of Out reads: n elements each, from x on in the line, and from col on in the columns of the line's taps.
+type span struct {
+	col, x, n        int
+	stepCol, stepX   int
+	tap, taps, at    int
+	dilation, lo, hi int
+}
+
+// spans returns the spans of a group for the coordinate o of Out, in the cells [lo, hi) of the line. If the inputs of neighbouring taps are neighbours, it is one.
+func (c *GridConv[T]) spans(o, group, lo, hi int) span {
+	size, at := c.Channels/c.Groups, o*c.Stride[2]-c.Padding[2]
+	if c.Groups == 1 && c.Dilation[2] == 1 {
+		first, last := max(lo-at, 0), min(hi-at, c.Kernel[2])
+		s := span{col: first * size, x: (at + first) * size, n: (last - first) * size}
+		if last > first {
+			s.taps = 1
+		}
+		return s
+	}
+	return span{col: -size, x: at*c.Channels + group*size - c.Dilation[2]*c.Channels, n: size, stepCol: size, stepX: c.Dilation[2] * c.Channels,
+		taps: c.Kernel[2], at: at - c.Dilation[2], dilation: c.Dilation[2], lo: lo, hi: hi}
+}
+
+// next goes to the next span, and reports whether there is one.
+func (s *span) next() bool {
+	for s.tap < s.taps {
+		s.tap++
+		s.col, s.x, s.at = s.col+s.stepCol, s.x+s.stepX, s.at+s.dilation
+		if s.dilation == 0 || s.at >= s.lo && s.at < s.hi {
+			return true
 		}
 	}
+	return false
 }
 
 // eachReader calls do for each cell of Out that reads a cell of In, with the index of the cell of the kernel and of the cell of Out.
@@ -318,52 +363,132 @@ func (s *ConvShape) reader(axis, i, k int) (int, bool) {
 // scatter adds the columns of n cells of Out from first on to x.
 func (c *GridConv[T]) scatter(x, col []T, group, first, n int) {
 	size, width := c.Channels/c.Groups, c.width()
-	// The images that the piece has cells of.
-	image := product3(c.In)
-	begin := cellAt(first, c.Out).batch * image
-	end := (cellAt(first+n-1, c.Out).batch + 1) * image
-	work.ParallelRange(end-begin, max(piece/width, 1), func(from, to int) {
-		for i := begin + from; i < begin+to; i++ {
-			row := x[i*c.Channels+group*size:][:size]
-			c.eachReader(cellAt(i, c.In), func(tap, at int) {
-				if at -= first; at >= 0 && at < n {
-					sumOf(row, row, col[at*width+tap*size:][:size])
+	begin, end := cellAt(first, c.Out), cellAt(first+n-1, c.Out)
+	// The lines of the images that the piece has cells of, in parts, which do not depend on the number of processors.
+	lines := c.In[0] * c.In[1]
+	from, to := begin.batch*lines, (end.batch+1)*lines
+	long := max(piece/width, 64)
+	parts := (c.In[2] + long - 1) / long
+	work.ParallelRange((to-from)*parts, max(piece/width/min(long, c.In[2]), 1), func(a, b int) {
+		for i := a; i < b; i++ {
+			at := from + i/parts
+			lo := i % parts * long
+			hi := min(lo+long, c.In[2])
+			line := x[at*c.In[2]*c.Channels:][:c.In[2]*c.Channels]
+			in := cell{batch: at / lines, z: at / c.In[1] % c.In[0], y: at % c.In[1]}
+			// The cells of Out along the last axis that can read the part.
+			least := max((lo+c.Padding[2]-(c.Kernel[2]-1)*c.Dilation[2]+c.Stride[2]-1)/c.Stride[2], 0)
+			most := min((hi-1+c.Padding[2])/c.Stride[2]+1, c.Out[2])
+			for kz := range c.Kernel[0] {
+				z, inZ := c.reader(0, in.z, kz)
+				for ky := range c.Kernel[1] {
+					y, inY := c.reader(1, in.y, ky)
+					if !inZ || !inY {
+						continue
+					}
+					begin := ((in.batch*c.Out[0]+z)*c.Out[1]+y)*c.Out[2] - first // of the line of Out, in the piece
+					for o := max(least, -begin); o < min(most, n-begin); o++ {
+						row := col[(begin+o)*width+(kz*c.Kernel[1]+ky)*c.Kernel[2]*size:]
+						for s := c.spans(o, group, lo, hi); s.next(); {
+							sumOf(line[s.x:][:s.n], line[s.x:][:s.n], row[s.col:][:s.n])
+						}
+					}
 				}
-			})
+			}
 		}
 	})
 }
 
-// depthwiseTaps returns the weight as (kernel…, channels).
-func (c *GridConv[T]) depthwiseTaps() work.Space[T] {
-	w := work.Borrow[T](len(c.Weight))
-	transposeEach(w.Data, c.Weight, c.Channels, c.taps())
+// depthwiseTaps returns the weight as (kernel…, channels), from the last tap to the first if turned is set.
+func (c *GridConv[T]) depthwiseTaps(turned bool) work.Space[T] {
+	w, n := work.Borrow[T](len(c.Weight)), c.Channels
+	transposeEach(w.Data, c.Weight, n, c.taps())
+	for i, j := 0, len(w.Data)-n; turned && i < j; i, j = i+n, j-n {
+		for k := range n {
+			w.Data[i+k], w.Data[j+k] = w.Data[j+k], w.Data[i+k]
+		}
+	}
 	return w
 }
 
-func (c *GridConv[T]) depthwiseForward(y, x, bias []T) {
-	taps := c.depthwiseTaps()
-	defer taps.Return()
-	n := c.Channels
-	fillRows(y, bias)
-	work.ParallelRange(len(y)/n, max(piece/(n*c.taps()), 1), func(from, to int) {
-		for i := from; i < to; i++ {
-			row := y[i*n : (i+1)*n]
-			c.eachTap(cellAt(i, c.Out), func(tap, at int, inside bool) {
-				if inside {
-					addProduct(row, taps.Data[tap*n:(tap+1)*n], x[at*n:(at+1)*n])
+// eachRun cuts the cells [from, to) of Out into runs of neighbouring cells along the last axis that read the same taps. do gets the first of them, their number,
+// where the input of the first is, and a list of the taps, for a depthwise convolution.
+func (s *ConvShape) eachRun(from, to int, do func(first, steps, x int, list []gridTap)) {
+	var memory [64]gridTap
+	list := memory[:0]
+	size, stride, step := s.Kernel[2], s.Stride[2], s.Dilation[2]
+	for from < to {
+		o := cellAt(from, s.Out)
+		end := min(o.x+to-from, s.Out[2])
+		for x := o.x; x < end; {
+			at := x*stride - s.Padding[2]
+			low, high := 0, 0 // the taps along the last axis that have an input
+			if at < 0 {
+				low = (step - 1 - at) / step
+			}
+			if at < s.In[2] {
+				high = min((s.In[2]-1-at)/step+1, size)
+			}
+			steps := 1
+			if low == 0 && high == size {
+				steps = min((s.In[2]-1-(size-1)*step+s.Padding[2])/stride+1, end) - x
+			}
+			list = list[:0]
+			for kz := range s.Kernel[0] {
+				z := o.z*s.Stride[0] - s.Padding[0] + kz*s.Dilation[0]
+				for ky := range s.Kernel[1] {
+					y := o.y*s.Stride[1] - s.Padding[1] + ky*s.Dilation[1]
+					if z < 0 || z >= s.In[0] || y < 0 || y >= s.In[1] {
+						continue
+					}
+					line, tap := ((o.batch*s.In[0]+z)*s.In[1]+y)*s.In[2], (kz*s.Kernel[1]+ky)*size
+					for kx := low; kx < high; kx++ {
+						list = append(list, gridTap{(line + kx*step) * s.Channels, (tap + kx) * s.Channels})
+					}
 				}
-			})
+			}
+			do(from, steps, at*s.Channels, list)
+			x += steps
+			from += steps
 		}
+	}
+}
+
+// depthwiseTask returns the number of cells of a task.
+func (s *ConvShape) depthwiseTask() int { return max(4*piece/(s.Channels*s.taps()), 64) }
+
+// depthwise writes to y, in each cell of Out, the sum, or silu of it, or dy·siluSlope of it if dy is not nil.
+func (c *GridConv[T]) depthwise(y, x, taps, bias, dy []T, silu bool) {
+	n := c.Channels
+	work.ParallelRange(c.Batch*product3(c.Out), c.depthwiseTask(), func(from, to int) {
+		c.eachRun(from, to, func(first, steps, at int, list []gridTap) {
+			r := gridRows[T]{steps: steps, n: n, y: rowsOf[T]{y, first * n, n}, x: rowsOf[T]{x, at, c.Stride[2] * n}, taps: taps, list: list, bias: bias, silu: silu}
+			if dy != nil {
+				r.dy = rowsOf[T]{dy, first * n, n}
+			}
+			r.run()
+		})
 	})
 }
 
-func (c *GridConv[T]) depthwiseBackward(x, y, bias []T) {
-	taps := c.depthwiseTaps()
-	defer taps.Return()
+// depthwiseSpread is spread for a depthwise convolution. With a stride of 1 it is a convolution with the kernel turned round.
+func (c *GridConv[T]) depthwiseSpread(x, y, bias []T) {
 	n := c.Channels
+	if c.Stride == [3]int{1, 1, 1} {
+		back := GridConv[T]{ConvShape: c.ConvShape}
+		back.In, back.Out = c.Out, c.In
+		for i := range 3 {
+			back.Padding[i] = c.Dilation[i]*(c.Kernel[i]-1) - c.Padding[i]
+		}
+		taps := c.depthwiseTaps(true)
+		defer taps.Return()
+		back.depthwise(x, y, taps.Data, bias, nil, false)
+		return
+	}
+	taps := c.depthwiseTaps(false)
+	defer taps.Return()
 	fillRows(x, bias)
-	work.ParallelRange(len(x)/n, max(piece/(n*c.taps()), 1), func(from, to int) {
+	work.ParallelRange(len(x)/n, c.depthwiseTask(), func(from, to int) {
 		for i := from; i < to; i++ {
 			row := x[i*n : (i+1)*n]
 			c.eachReader(cellAt(i, c.In), func(tap, at int) {
@@ -376,20 +501,16 @@ func (c *GridConv[T]) depthwiseBackward(x, y, bias []T) {
 // depthwiseWeight adds the terms of a task in T and the tasks' sums in float64, so that the error does not grow with the size of the grid.
 func (c *GridConv[T]) depthwiseWeight(dw, x, y []T) {
 	n, size, cells := c.Channels, len(dw), c.Batch*product3(c.Out)
-	each := max(256, cells/64)
+	each := max(256, (cells+63)/64)
 	parts := work.Borrow[T]((cells + each - 1) / each * size)
 	defer parts.Return()
 	work.ParallelRange(cells, each, func(from, to int) {
-		sum := parts.Data[from/each*size:][:size]
-		clear(sum)
-		for i := from; i < to; i++ {
-			row := y[i*n : (i+1)*n]
-			c.eachTap(cellAt(i, c.Out), func(tap, at int, inside bool) {
-				if inside {
-					addProduct(sum[tap*n:(tap+1)*n], row, x[at*n:(at+1)*n])
-				}
-			})
-		}
+		sums := parts.Data[from/each*size:][:size]
+		clear(sums)
+		c.eachRun(from, to, func(first, steps, at int, list []gridTap) {
+			r := gridRows[T]{steps: steps, n: n, dy: rowsOf[T]{y, first * n, n}, x: rowsOf[T]{x, at, c.Stride[2] * n}, taps: sums, list: list}
+			r.sum()
+		})
 	})
 	sums := work.Borrow[T](size)
 	defer sums.Return()

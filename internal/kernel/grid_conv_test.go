@@ -6,9 +6,11 @@ import (
 	"slices"
 	"testing"
 
+	gonum "gonum.org/v1/gonum/blas"
 	"pgregory.net/rapid"
 
 	"github.com/gomamba/mamba/blas"
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // reference computes a convolution and its gradients by the definition.
@@ -119,6 +121,19 @@ func TestGridConvAgainstReference(t *testing.T) {
 	eachLevel(t, func(t *testing.T) { rapid.Check(t, func(t *rapid.T) { compareGridConv(t, drawGridConv(t)) }) })
 }
 
+// Convolutions whose columns are gathered in several pieces, and one whose lines are spread in several parts.
+func TestGridConvInPieces(t *testing.T) {
+	image := ConvShape{Batch: 2, Channels: 64, Filters: 4, Groups: 1, In: [3]int{1, 35, 31}, Out: [3]int{1, 35, 31},
+		Kernel: [3]int{1, 3, 3}, Stride: [3]int{1, 1, 1}, Padding: [3]int{0, 1, 1}, Dilation: [3]int{1, 1, 1}}
+	sequence := ConvShape{Batch: 1, Channels: 3, Filters: 2, Groups: 1, In: [3]int{1, 1, 20000}, Out: [3]int{1, 1, 10000},
+		Kernel: [3]int{1, 1, 9}, Stride: [3]int{1, 1, 2}, Padding: [3]int{0, 0, 4}, Dilation: [3]int{1, 1, 1}}
+	for _, s := range []ConvShape{image, sequence} {
+		r := rand.New(rand.NewPCG(3, 5))
+		in, _ := s.sizes()
+		compareGridConv(t, &GridConv[float64]{ConvShape: s, X: normals(r, in), Weight: normals(r, s.Filters*s.width()), Gemm: blas.Implementation{}.Dgemm})
+	}
+}
+
 func compareGridConv(t interface{ Fatalf(string, ...any) }, c *GridConv[float64]) {
 	size, out := c.sizes()
 	if !c.Transposed {
@@ -142,6 +157,57 @@ func compareGridConv(t interface{ Fatalf(string, ...any) }, c *GridConv[float64]
 	for name, got := range n.results(narrow) {
 		if !slices.Equal(got, first[name]) {
 			t.Fatalf("%s has other bits with three processors", name)
+		}
+	}
+}
+
+// BenchmarkGridConv measures the convolutions of small image models, in float32. gemm is the matrix product of the forward pass alone, and copy a copy of x.
+func BenchmarkGridConv(b *testing.B) {
+	plane := func(side, channels, filters, kernel, stride, groups int) ConvShape {
+		out, padding := (side-1)/stride+1, kernel/2
+		if kernel == stride {
+			out, padding = side/stride, 0
+		}
+		return ConvShape{
+			Batch: 1, Channels: channels, Filters: filters, Groups: groups, In: [3]int{1, side, side}, Out: [3]int{1, out, out},
+			Kernel: [3]int{1, kernel, kernel}, Stride: [3]int{1, stride, stride}, Padding: [3]int{0, padding, padding}, Dilation: [3]int{1, 1, 1},
+		}
+	}
+	volume := plane(24, 32, 32, 3, 1, 1)
+	volume.In[0], volume.Out[0], volume.Kernel[0], volume.Padding[0] = 24, 24, 3, 1
+	for _, c := range []struct {
+		name  string
+		shape ConvShape
+	}{
+		{"depthwise3x3-56-96", plane(56, 96, 96, 3, 1, 96)},
+		{"depthwise3x3-256-96", plane(256, 96, 96, 3, 1, 96)},
+		{"stem3x3-224-3to48", plane(224, 3, 48, 3, 2, 1)},
+		{"down3x3-56-96to192", plane(56, 96, 192, 3, 2, 1)},
+		{"patch16-224-3to192", plane(224, 3, 192, 16, 16, 1)},
+		{"dense3x3-128-32", plane(128, 32, 32, 3, 1, 1)},
+		{"dense3x3x3-24-32", volume},
+	} {
+		r := rand.New(rand.NewPCG(5, 5))
+		in, out := c.shape.sizes()
+		weights := c.shape.Filters * c.shape.width()
+		x, y, w, dx, dw := narrow(normals(r, in)), narrow(normals(r, out)), narrow(normals(r, weights)), make([]float32, in), make([]float32, weights)
+		g := &GridConv[float32]{ConvShape: c.shape, X: x, Weight: w, Gemm: blas.Implementation{}.Sgemm}
+		run := func(name string, f func()) {
+			b.Run(c.name+"/"+name, func(b *testing.B) {
+				benchtest.Processors(b)
+				for b.Loop() {
+					f()
+				}
+			})
+		}
+		run("forward", func() { g.Forward(y) })
+		run("backward", func() { g.Backward(y, dx, dw, nil) })
+		run("copy", func() { Sum(dx, x, x) })
+		if rows, width := out/c.shape.Filters, c.shape.width(); !c.shape.isDepthwise() {
+			a := make([]float32, rows*width)
+			run("gemm", func() {
+				g.Gemm(gonum.NoTrans, gonum.Trans, rows, c.shape.Filters, width, 1, a, width, w, width, 0, y, c.shape.Filters)
+			})
 		}
 	}
 }

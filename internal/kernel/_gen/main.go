@@ -11,6 +11,7 @@ func main() {
 		adamW,
 		writeScan,
 		conv,
+		gridConv,
 		rows,
 		writeGemm,
 	}
