@@ -194,6 +194,9 @@ func layerCalls() []call {
 	s4 := layer.S4Config{Channels: 4, State: 2, A: layer.S4DLin, DtMin: 0.1, DtMax: 0.2}
 	s6 := layer.S6Config{Channels: 4, State: 2, Rank: 1, DtMin: 0.1, DtMax: 0.2, DtFloor: 0.1, DtScale: 1}
 	mamba := layer.MambaConfig{Channels: 4, Inner: 6, State: 2, Width: 3, Rank: 1, DtMin: 0.1, DtMax: 0.2, DtFloor: 0.1, DtScale: 1, Depth: 2}
+	ss2d := layer.SS2DConfig{Channels: 4, Inner: 4, State: 2, Width: 3, Rank: 1, DtMin: 0.1, DtMax: 0.2, Orders: op.VMambaOrders}
+	mambaVision := layer.MambaVisionConfig{Channels: 4, Inner: 4, State: 2, Width: 3, Rank: 1}
+	onImage := call{args: nodesOf(shape{2, 2, 3, 4}), fine: another}
 	attention := layer.AttentionConfig{Channels: 4, Heads: 2, Window: 3, Rotary: 100}
 	linear := layer.LinearConfig{In: 4, Out: 5}
 	conv := layer.ConvConfig{In: 4, Out: 6, Kernel: []int{3}, Stride: []int{1}, Padding: []int{1}, PaddingEnd: []int{1}, Dilation: []int{1}, Groups: 2}
@@ -212,6 +215,12 @@ func layerCalls() []call {
 		methods("layer.S4", func() any { return layer.NewS4(s4) }, mixer(shape{2, 4, 2})),
 		methods("layer.S6", func() any { return layer.NewS6(s6) }, mixer(shape{2, 4, 2})),
 		methods("layer.Mamba", func() any { return layer.NewMamba(mamba) }, mixer(shape{2, 2, 6}, shape{2, 6, 2})),
+		methods("layer.SS2D", func() any { return layer.NewSS2D(ss2d) }, map[string]call{"Apply": onImage, "Fwd": onImage}),
+		methods("layer.MambaVision", func() any { return layer.NewMambaVision(mambaVision) }, func() map[string]call {
+			rows := mixer()
+			rows["ApplyWithState"] = call{args: rows["ApplyWithState"].args, broken: true} // it has no state
+			return rows
+		}()),
 		methods("layer.LSTM", func() any { return layer.NewLSTM(layer.LSTMConfig{Channels: 4}) }, mixer(shape{2, 4}, shape{2, 4})),
 		methods("layer.Attention", func() any { return layer.NewAttention(attention) }, mixer(shape{2, 2, 9})),
 		methods("layer.H3", func() any { return layer.NewH3(h3) }, mixer(shape{2, 1, 4}, shape{2, 8, 2})),
@@ -240,7 +249,9 @@ func layerCalls() []call {
 		configured("PatchEmbed", layer.NewPatchEmbed, patch, "Stride=nil"),
 		configured("S4", layer.NewS4, s4, "State", `A=""`),
 		configured("S6", layer.NewS6, s6, "State", "Rank", "DtFloor", "DtScale"),
-		configured("Mamba", layer.NewMamba, mamba, "Inner", "State", "Width", "Rank", "DtFloor", "DtScale", "Depth", "Depth=1*", "Depth=4*"),
+		configured("Mamba", layer.NewMamba, mamba, "Inner", "State", "Width", "Rank", "DtFloor", "DtScale", "Depth", "Depth=1*", "Depth=4*", "Slices=0", "LayerScale", "LayerScale=-1"),
+		configured("SS2D", layer.NewSS2D, ss2d, "Inner", "State", "Width", "Rank", "Orders=nil"),
+		configured("MambaVision", layer.NewMambaVision, mambaVision, "Inner", "State", "Width", "Rank"),
 		configured("LSTM", layer.NewLSTM, layer.LSTMConfig{Channels: 4}),
 		configured("Attention", layer.NewAttention, attention, "Heads", "Window", "Rotary"),
 		configured("H3", layer.NewH3, h3, "Heads", "Shift"),
@@ -251,6 +262,11 @@ func layerCalls() []call {
 			{name: "layer.WithName", f: func(s string) *layer.S6 { return layer.NewS6(s6, layer.WithName(s)) }, args: with("a"), fine: []string{"0=*"}},
 			{name: "layer.WithSeed", f: func(n int) *layer.S6 { return layer.NewS6(s6, layer.WithSeed(uint64(n))) }, args: with(1), fine: []string{"0=*"}},
 			{name: "layer.WithZeros", f: func() *layer.S6 { return layer.NewS6(s6, layer.WithZeros()) }},
+			{name: "layer.WithSlices", f: func(n int) (*G.Node, error) {
+				cfg := mamba
+				cfg.Bidirectional, cfg.Slices = true, 1
+				return layer.NewMamba(cfg).Apply(nodesOf(inputShape)()[0].(*G.Node), layer.WithSlices(n))
+			}, args: with(3)},
 			{name: "layer.WithStart", f: func(x, start *G.Node) (*G.Node, error) { return layer.NewS6(s6).Apply(x, layer.WithStart(start)) },
 				args: nodesOf(inputShape, shape{2, 3}), fine: []string{"1=nil"}},
 		},

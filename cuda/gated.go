@@ -7,15 +7,16 @@ type Nonlinearity int
 
 // The nonlinearities. Those of op have the same numbers.
 const (
-	SiLU    Nonlinearity = iota // x·sigmoid(x)
-	GELU                        // x·Φ(x), where Φ is the distribution function of the standard normal distribution
-	ReLU                        // max(x, 0); its derivative at 0 is 0
-	Sigmoid                     // 1/(1 + exp(-x))
+	SiLU      Nonlinearity = iota // x·sigmoid(x)
+	GELU                          // x·Φ(x), where Φ is the distribution function of the standard normal distribution
+	ReLU                          // max(x, 0); its derivative at 0 is 0
+	Sigmoid                       // 1/(1 + exp(-x))
+	LeakyReLU                     // x, or 0.01·x if x is negative
 )
 
 func (f Nonlinearity) err() error {
-	if f < SiLU || f > Sigmoid {
-		return fmt.Errorf("cuda: gate: the nonlinearity is %d, want SiLU, GELU, ReLU or Sigmoid", int(f))
+	if f < SiLU || f > LeakyReLU {
+		return fmt.Errorf("cuda: gate: the nonlinearity is %d, want SiLU, GELU, ReLU, Sigmoid or LeakyReLU", int(f))
 	}
 	return nil
 }

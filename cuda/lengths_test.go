@@ -348,11 +348,11 @@ func TestSizes(t *testing.T) {
 			c := &Conv[BFloat16]{Batch: 1, Length: 2, Channels: 3, Width: 17, X: of[BFloat16](some), XStride: 3, Weight: some}
 			return c.Forward(s, of[BFloat16](some), Array[float32]{})
 		},
-		"columns: from is 3 and width 8, want columns of the 10":        func() error { return CopyColumns(s, 2, 10, 3, 8, some, some) },
-		"columns: from is -1, want at least 0":                          func() error { return ScatterColumns(s, 2, 10, -1, 3, some, some) },
-		"gate: the nonlinearity is 4, want SiLU, GELU, ReLU or Sigmoid": func() error { return Gate(s, 4, some, some, some) },
-		"outer product: size is 3, want a number that divides the 100":  func() error { return OuterProduct(s, 3, some, some, some) },
-		"matrix and vector: size is 0, want a number":                   func() error { return MatrixVector(s, 0, some, some, some) },
+		"columns: from is 3 and width 8, want columns of the 10":                   func() error { return CopyColumns(s, 2, 10, 3, 8, some, some) },
+		"columns: from is -1, want at least 0":                                     func() error { return ScatterColumns(s, 2, 10, -1, 3, some, some) },
+		"gate: the nonlinearity is 5, want SiLU, GELU, ReLU, Sigmoid or LeakyReLU": func() error { return Gate(s, 5, some, some, some) },
+		"outer product: size is 3, want a number that divides the 100":             func() error { return OuterProduct(s, 3, some, some, some) },
+		"matrix and vector: size is 0, want a number":                              func() error { return MatrixVector(s, 0, some, some, some) },
 		"linear: In is 0, want at least 1": func() error {
 			return (&Linear{Rows: 1, Out: 1, X: some, Weight: some}).Forward(s, some)
 		},

@@ -40,7 +40,7 @@ func NewGatedMLP(cfg GatedMLPConfig, opts ...Option) *GatedMLP {
 	sizes := []any{"channels", channels, "hidden", hidden}
 	return newMixer("gated MLP", opts, sizes, func(l *GatedMLP, p *GatedMLPParts, o build.Options) (Params, error) {
 		if p.activation = cfg.Activation; !p.activation.Known() {
-			return nil, fmt.Errorf("the activation is %d, want op.SiLU, op.GELU, op.ReLU or op.Sigmoid", int(p.activation))
+			return nil, fmt.Errorf("the activation is %d, want op.SiLU, op.GELU, op.ReLU, op.Sigmoid or op.LeakyReLU", int(p.activation))
 		}
 		p.GateProj = projection(o, "gate_proj", channels, hidden, cfg.Bias)
 		p.UpProj = projection(o, "up_proj", channels, hidden, cfg.Bias)

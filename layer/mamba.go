@@ -24,7 +24,9 @@ import (
 //
 // With Reverse, the layer reads each sequence from its end to its beginning. With Bidirectional, it does both: a second convolution and a
 // second S6 read the same u from the end, and the gated results are added before out_proj (Zhu et al., "Vision Mamba", algorithm 1, whose
-// code names the second weights "conv1d_b", "A_b_log", "D_b", "x_proj_b" and "dt_proj_b", as here). In both cases it has no state.
+// code names the second weights "conv1d_b", "A_b_log", "D_b", "x_proj_b" and "dt_proj_b", as here). In both cases it has no state. With Slices,
+// a third convolution and a third S6 ("conv1d_s", "A_s_log", …) read the same u in the order of op.Slices, and their gated result is added too
+// (Xing et al., "SegMamba", section 2.2).
 //
 // The weights have the names of the Hugging Face layout. Its state has the slots conv (width-1, inner), unless the width is 1, and
 // scan (inner, state).
@@ -38,6 +40,11 @@ type MambaParts struct {
 	S4              *S4     // "s4"; nil with an S6
 	ConvB           *Conv1D // "conv1d_b"; nil unless Bidirectional
 	S6B             *S6     // nil unless Bidirectional
+	ConvS           *Conv1D // "conv1d_s"; nil without Slices
+	S6S             *S6     // nil without Slices
+	Gamma           *Param  // "gamma" (channels); nil without LayerScale
+	average         bool
+	slices          int
 	inner           int
 }
 
@@ -60,6 +67,11 @@ type MambaConfig struct {
 
 	Reverse       bool // each step sees those after it instead of those before
 	Bidirectional bool // each step sees all steps; not with Reverse or S4
+	Average       bool // with Bidirectional: half of the sum of the two directions, as in Vim
+	// Slices adds, with Bidirectional, a third pass over so many slices of the sequence; 0 for none. The number must divide the length. The call
+	// option WithSlices gives another number.
+	Slices     int
+	LayerScale float64 // initial value of a weight for each channel, by which the result is multiplied; 0 for none
 }
 
 // NewMamba returns the mixer of a Mamba block.
@@ -75,8 +87,14 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 		if cfg.Bidirectional && (cfg.Reverse || cfg.S4) {
 			return nil, fmt.Errorf("the layer is bidirectional and has Reverse or S4, want neither")
 		}
+		if cfg.Slices < 0 || !cfg.Bidirectional && (cfg.Slices > 0 || cfg.Average) {
+			return nil, fmt.Errorf("field Slices is %d and Average %t, want 0 and false, or Bidirectional with a number that is not negative", cfg.Slices, cfg.Average)
+		}
+		if math.IsNaN(cfg.LayerScale) || math.IsInf(cfg.LayerScale, 0) {
+			return nil, fmt.Errorf("field LayerScale is %v, want a finite number", cfg.LayerScale)
+		}
 		n := cfg.Inner
-		p.inner = n
+		p.inner, p.average, p.slices = n, cfg.Average, cfg.Slices
 		p.InProj, p.OutProj = projection(o, "in_proj", cfg.Channels, 2*n, cfg.Bias), projection(o, "out_proj", n, cfg.Channels, cfg.Bias)
 		p.Conv = NewConv1D(Conv1DConfig{Channels: n, Width: cfg.Width, NoBias: cfg.NoConvBias}, o.Part("conv1d")...)
 		var core Mixer
@@ -95,6 +113,11 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 				s6.Reverse, s6.suffix = true, "_b"
 				p.S6B = NewS6(s6, o.Part("")...)
 			}
+			if cfg.Slices > 0 {
+				p.ConvS = NewConv1D(Conv1DConfig{Channels: n, Width: cfg.Width, NoBias: cfg.NoConvBias}, o.Part("conv1d_s")...)
+				s6.Reverse, s6.suffix = false, "_s"
+				p.S6S = NewS6(s6, o.Part("")...)
+			}
 		}
 		build.MixWith(l, cfg.Channels, append(p.Conv.Slots(), core.Slots()...), p.mix)
 		switch {
@@ -103,8 +126,13 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 		case cfg.Bidirectional:
 			build.WithoutState(l, reversedState)
 		}
+		var scale Params
+		if cfg.LayerScale != 0 {
+			p.Gamma = NewParam(build.Join(o.Name, "gamma"), o.New(build.Constant(cfg.LayerScale), cfg.Channels), false)
+			scale = Params{p.Gamma}
+		}
 		if params, err = together(p.InProj, p.Conv, core, p.OutProj); err != nil || cfg.S4 {
-			return params, err
+			return append(params, scale...), err
 		}
 		// Every layer adds to the residual stream. Dividing by √Depth keeps the initial size of the sum independent of the depth.
 		if out := p.OutProj.Weight; !o.Zeros {
@@ -114,11 +142,15 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 		// The order of the Hugging Face layout begins with A_log and D.
 		first := len(p.InProj.Params()) + len(p.Conv.Params())
 		params = append(append(Params{p.S6.Parts.ALog, p.S6.Parts.D}, params[:first]...), params[first+2:]...)
+		var more []build.Part[Params]
 		if cfg.Bidirectional {
-			b, err := together(p.ConvB, p.S6B)
-			return append(params, b...), err
+			more = append(more, p.ConvB, p.S6B)
 		}
-		return params, nil
+		if cfg.Slices > 0 {
+			more = append(more, p.ConvS, p.S6S)
+		}
+		rest, err := together(more...)
+		return append(append(params, rest...), scale...), err
 	})
 }
 
@@ -135,7 +167,40 @@ func (p *MambaParts) mix(s *build.Steps, x *G.Node) *G.Node {
 	if p.S6B != nil {
 		y = s.Do(op.Add(y, p.S6B.Parts.scan(s, s.Mix(p.ConvB, x), z)))
 	}
-	return s.Do(p.OutProj.Apply(y)) // (batch, length, channels)
+	if p.S6S != nil {
+		y = s.Do(op.Add(y, p.sliced(s, x, z)))
+	}
+	if p.average {
+		y = s.Do(op.Scale(y, nil, 0.5))
+	}
+	y = s.Do(p.OutProj.Apply(y)) // (batch, length, channels)
+	if p.Gamma != nil {
+		y = s.Do(op.Scale(y, p.Gamma.Node(s.Graph), 1))
+	}
+	return y
+}
+
+// sliced returns the gated result of the pass over slices.
+func (p *MambaParts) sliced(s *build.Steps, x, z *G.Node) *G.Node {
+	if x == nil {
+		return nil
+	}
+	if s.Start != nil {
+		return s.Do(nil, fmt.Errorf("start is given, want none for a layer with Slices: a slice would cross the boundaries between sequences"))
+	}
+	order := op.Slices(build.OrDefault(s.Slices, p.slices), x.Shape()[1])
+	u := s.Mix(p.ConvS, s.Do(op.Reorder(x, order)))
+	y := s.Do(op.Reorder(p.S6S.Parts.scan(s, u, nil), order.Inverse()))
+	return s.Do(op.Gate(z, y, op.SiLU))
+}
+
+// WithSlices sets the number of slices of a Mamba with Slices for one application.
+func WithSlices(n int) CallOption {
+	return func(c *build.Call) {
+		if c.Slices = n; n < 1 {
+			c.Err = fmt.Errorf("slices are %d, want at least 1", n)
+		}
+	}
 }
 
 // Mixer returns a Mamba of this configuration for a number of channels.

@@ -34,7 +34,7 @@ func NewMLP(cfg MLPConfig, opts ...Option) *MLP {
 	sizes := []any{"channels", cfg.Channels, "hidden", hidden, "out", out}
 	return newLayer("MLP", opts, sizes, func(l *MLP, o build.Options) (Params, error) {
 		if l.activation = build.OrDefault(cfg.Activation, op.GELU); !l.activation.Known() {
-			return nil, fmt.Errorf("the activation is %d, want op.GELU, op.ReLU or op.Sigmoid", int(cfg.Activation))
+			return nil, fmt.Errorf("the activation is %d, want op.GELU, op.ReLU, op.Sigmoid or op.LeakyReLU", int(cfg.Activation))
 		}
 		l.FC1 = projection(o, "fc1", cfg.Channels, hidden, !cfg.NoBias)
 		l.FC2 = projection(o, "fc2", hidden, out, !cfg.NoBias)

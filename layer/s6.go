@@ -94,12 +94,19 @@ func NewS6(cfg S6Config, opts ...Option) *S6 {
 func (p *S6Parts) mix(s *build.Steps, x *G.Node) *G.Node { return p.scan(s, x, nil) }
 
 // scan applies the layer to u (batch, length, channels), with a gate z in the shape of u, or nil.
-func (p *S6Parts) scan(s *build.Steps, u, z *G.Node) *G.Node {
+func (p *S6Parts) scan(s *build.Steps, u, z *G.Node) *G.Node { return p.scanWith(s, u, z, false) }
+
+// scanWith is scan that, with twice, adds the bias of dt_proj two times.
+func (p *S6Parts) scanWith(s *build.Steps, u, z *G.Node, twice bool) *G.Node {
 	w := weights(s, p.XProj.Weight, p.DtProj.Weight, p.DtProj.Bias, p.ALog, p.D)
 	dtBC := split(s, s.Do(op.Linear(u, w[0], nil)), p.rank, p.state, p.state)
-	dt, b, c := dtBC[0], dtBC[1], dtBC[2]   // (batch, length, rank), (batch, length, state) twice
-	delta := s.Do(op.Linear(dt, w[1], nil)) // (batch, length, channels), to which the scan adds the bias
-	a := s.Do(op.NegExp(w[3]))              // (channels, state)
+	dt, b, c := dtBC[0], dtBC[1], dtBC[2] // (batch, length, rank), (batch, length, state) twice
+	var bias *G.Node
+	if twice {
+		bias = w[2]
+	}
+	delta := s.Do(op.Linear(dt, w[1], bias)) // (batch, length, channels), to which the scan adds the bias
+	a := s.Do(op.NegExp(w[3]))               // (channels, state)
 	in := op.ScanInputs{U: u, Delta: delta, A: a, B: b, C: c, D: w[4], Z: z, DeltaBias: w[2], InitialState: s.Take(), Start: s.Start}
 	return build.Run(s, in, p.cfg, op.SelectiveScan, op.SelectiveScanWithState)
 }

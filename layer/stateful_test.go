@@ -86,6 +86,7 @@ func reversed(o []Option) []stateful {
 		statefulOf("convolution from the end", 3, NewConv1D(Conv1DConfig{Channels: 3, Width: 3, Reverse: true}, o...)),
 		statefulOf("Mamba from the end", 3, NewMamba(MambaConfig{Channels: 3, State: 2, Width: 3, Reverse: true}, o...)),
 		statefulOf("Mamba in both directions", 3, NewMamba(MambaConfig{Channels: 3, State: 2, Width: 3, Bidirectional: true}, o...)),
+		statefulOf("Mamba in both directions with a scale", 3, NewMamba(MambaConfig{Channels: 3, State: 2, Width: 2, Bidirectional: true, Average: true, LayerScale: 0.7}, o...)),
 	}
 	for i, s := range all {
 		all[i].whole = true

@@ -111,6 +111,8 @@ const (
 
 	ReLU    = kernel.ReLU    // max(x, 0); its derivative at 0 is 0
 	Sigmoid = kernel.Sigmoid // 1/(1 + exp(-x))
+
+	LeakyReLU = kernel.LeakyReLU // x, or 0.01·x if x is negative; its derivative at 0 is 0.01
 )
 
 // Activate returns f(x), element by element: x and the result are (batch, …, channels). Errors: an x that is missing, or of another
@@ -136,7 +138,7 @@ func Gate(gate, x *G.Node, f Activation) (*G.Node, error) {
 
 func (c *checker) activation(f Activation) {
 	if !f.Known() {
-		c.errorf("the activation is %d, want SiLU, GELU, ReLU or Sigmoid", int(f))
+		c.errorf("the activation is %d, want SiLU, GELU, ReLU, Sigmoid or LeakyReLU", int(f))
 	}
 }
 

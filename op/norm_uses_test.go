@@ -70,6 +70,7 @@ func normUses(batch, length, channels, scale int) []use {
 			[]grad.Input{input("x", batch, 2, length, channels), mask(batch, 2, length)}},
 		{"ReLU", func(in G.Nodes) (G.Nodes, error) { return one(Activate(in[0], ReLU)) }, []grad.Input{input("x", batch, length, channels)}},
 		{"sigmoid", func(in G.Nodes) (G.Nodes, error) { return one(Activate(in[0], Sigmoid)) }, []grad.Input{input("x", batch, length, channels)}},
+		{"activation LeakyReLU", func(in G.Nodes) (G.Nodes, error) { return one(Activate(in[0], LeakyReLU)) }, []grad.Input{input("x", batch, length, channels)}},
 		{"gate of ReLU", func(in G.Nodes) (G.Nodes, error) { return one(Gate(in[0], in[1], ReLU)) },
 			[]grad.Input{input("gate", batch, 2, length, channels), input("x", batch, 2, length, channels)}},
 	}

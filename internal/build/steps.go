@@ -26,6 +26,7 @@ type Call struct {
 	Step      *G.Node // (1) of int: the training step, or nil outside training
 	Composed  bool
 	Recompute int   // an op.Recompute
+	Slices    int   // of a Mamba with slices; 0 for those of its configuration
 	Err       error // of an option that is invalid
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Input is one input of a language model with the expected results, from an expected.safetensors.
@@ -57,6 +58,16 @@ type Given struct {
 	Dir         string   // empty if the variable is not set
 	Scans       []string // its *_scan.safetensors
 	Checkpoints []string // its subdirectories with an expected.safetensors
+	Vision      []string // its subdirectories with one of VisionFiles
+}
+
+// VisionFiles are the names of the files with expected numbers of vision models, of SS2D, and of mixers and blocks.
+var VisionFiles = []string{"expected_vision.safetensors", "golden_ss2d.safetensors", "golden_blocks.safetensors"}
+
+// String says what was found, for a test that finds nothing of its own kind.
+func (g Given) String() string {
+	return fmt.Sprintf("%s has %d *_scan.safetensors for TestGoldenScan, %d checkpoints for TestGoldenCheckpoint and %d folders for TestGoldenVision",
+		g.Dir, len(g.Scans), len(g.Checkpoints), len(g.Vision))
 }
 
 // FromEnvironment returns the files in the directory that MAMBA_GOLDEN names. It returns an error if there are none. A relative name is
@@ -79,10 +90,15 @@ func FromEnvironment() (Given, error) {
 			g.Checkpoints = append(g.Checkpoints, path)
 		} else if ok, _ := filepath.Match("*_scan.safetensors", e.Name()); ok {
 			g.Scans = append(g.Scans, path)
+		} else if slices.ContainsFunc(VisionFiles, func(name string) bool {
+			_, err := os.Stat(filepath.Join(path, name))
+			return err == nil
+		}) {
+			g.Vision = append(g.Vision, path)
 		}
 	}
-	if len(g.Scans)+len(g.Checkpoints) == 0 {
-		return g, fmt.Errorf("MAMBA_GOLDEN names %s, which has neither a *_scan.safetensors nor a folder with an expected.safetensors", g.Dir)
+	if len(g.Scans)+len(g.Checkpoints)+len(g.Vision) == 0 {
+		return g, fmt.Errorf("MAMBA_GOLDEN names %s, which has no *_scan.safetensors and no folder with an expected.safetensors or one of %v", g.Dir, VisionFiles)
 	}
 	return g, nil
 }

@@ -16,6 +16,7 @@ const (
 	GELU                          // x·Φ(x), with Φ the standard normal distribution (Hendrycks and Gimpel, "Gaussian Error Linear Units")
 	ReLU                          // max(x, 0); its derivative at 0 is 0
 	Sigmoid                       // 1/(1 + exp(-x))
+	LeakyReLU                     // x, or 0.01·x if x is negative
 	activations                   // their number
 )
 
@@ -32,6 +33,8 @@ func (a Activation) String() string {
 		return "ReLU"
 	case Sigmoid:
 		return "Sigmoid"
+	case LeakyReLU:
+		return "LeakyReLU"
 	}
 	return fmt.Sprintf("Activation(%d)", int(a))
 }
@@ -45,6 +48,10 @@ func activate[T Float](f Activation, y, x []T) {
 	case ReLU:
 		for i, v := range x {
 			y[i] = relu(v)
+		}
+	case LeakyReLU:
+		for i, v := range x {
+			y[i] = v * leak(v)
 		}
 	default:
 		for i, v := range x {
@@ -71,11 +78,23 @@ func activateBack[T Float](f Activation, dx, dy, x []T) {
 				dx[i] = dy[i]
 			}
 		}
+	case LeakyReLU:
+		for i, v := range x {
+			dx[i] = leak(v) * dy[i]
+		}
 	default:
 		for i, v := range x {
 			dx[i] = geluSlope(v) * dy[i]
 		}
 	}
+}
+
+// leak returns the slope of LeakyReLU at x: PyTorch's default for negative x.
+func leak[T Float](x T) T {
+	if x <= 0 {
+		return 0.01
+	}
+	return 1
 }
 
 // relu keeps NaN.
