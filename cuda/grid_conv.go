@@ -30,7 +30,7 @@ type GridConv struct {
 // gridConvArgs has the same fields as the kernels' struct GridConv (kernels/gridconv.cu).
 type gridConvArgs struct {
 	batch                                      int64
-	channels, filters, groups, width           int32
+	channels, filters, groups, width, ones     int32
 	in, out, kernel, stride, padding, dilation [3]int32
 }
 
@@ -46,8 +46,19 @@ func (c *ConvShape) linear() bool {
 // cells returns the number of cells of grids of the sizes n.
 func (c *ConvShape) cells(n [3]int) int { return count(c.Batch, n[0], n[1], n[2]) }
 
-// width returns the length of a row of columns: a multiple of eight, since cuBLAS has slow kernels for others.
-func (c *ConvShape) width() int { return (c.taps()*c.Channels/c.Groups + 7) / 8 * 8 }
+// biasColumns is the number of columns of ones for a bias. A product adds it so in less time than a kernel after the product.
+const biasColumns = 3
+
+// width returns the length of a row of columns, with some columns of ones: a multiple of eight, since cuBLAS has slow kernels for others.
+func (c *ConvShape) width(ones int) int { return (c.taps()*c.Channels/c.Groups + ones + 7) / 8 * 8 }
+
+// onesFor returns the number of columns of ones for a bias, which may be absent.
+func onesFor(bias Array[float32]) int {
+	if bias.Absent() {
+		return 0
+	}
+	return biasColumns
+}
 
 // biases returns the number of numbers of a bias.
 func (c *GridConv) biases() int {
@@ -117,8 +128,9 @@ func (c *GridConv) check() error {
 	)
 }
 
-func (c *ConvShape) args() *gridConvArgs {
-	a := &gridConvArgs{batch: int64(c.Batch), channels: int32(c.Channels), filters: int32(c.Filters), groups: int32(c.Groups), width: int32(c.width())}
+func (c *ConvShape) args(ones int) *gridConvArgs {
+	a := &gridConvArgs{batch: int64(c.Batch), channels: int32(c.Channels), filters: int32(c.Filters), groups: int32(c.Groups), width: int32(c.width(ones)),
+		ones: int32(ones)}
 	for i := range 3 {
 		a.in[i], a.out[i], a.kernel[i] = int32(c.In[i]), int32(c.Out[i]), int32(c.Kernel[i])
 		a.stride[i], a.padding[i], a.dilation[i] = int32(c.Stride[i]), int32(c.Padding[i]), int32(c.Dilation[i])
@@ -198,11 +210,13 @@ func (c *GridConv) Backward(s *Stream, dy, dx, dweight, dbias Array[float32]) (e
 	if c.Transposed {
 		in, out, toX = dy, c.X, c.correlate
 	}
-	if !dbias.Absent() {
+	sums := dbias // which a product for dweight computes too, if y is on Out
+	if !dbias.Absent() && (c.Transposed || dweight.Absent()) {
+		sums = Array[float32]{}
 		err = ColumnSums(s, n/c.biases(), c.biases(), dy, c.biases(), dbias)
 	}
 	if err == nil && !dweight.Absent() {
-		err = c.weightSums(s, in, out, dweight)
+		err = c.weightSums(s, in, out, dweight, sums)
 	}
 	if err == nil && !dx.Absent() {
 		err = toX(s, dy, Array[float32]{}, dx)
@@ -249,21 +263,18 @@ func (c *GridConv) correlate(s *Stream, x, bias, y Array[float32]) error {
 func correlate[T Activation](c *GridConv, s *Stream, x, bias, y Array[float32]) (err error) {
 	var work temporaries
 	defer work.free()
-	width, filters := c.width(), c.Filters/c.Groups
-	w, col := orderedWeight[T](c, s, &work, &err), take[T](s, &work, c.piece()*width, &err)
+	ones := onesFor(bias)
+	width, filters := c.width(ones), c.Filters/c.Groups
+	w, col := orderedWeight[T](c, s, &work, bias, &err), take[T](s, &work, c.piece(width)*width, &err)
 	if err != nil {
 		return err
 	}
-	err = c.eachPiece(func(first, n, group int) error {
-		if err := gather(c, s, x, col, first, n, group); err != nil {
+	return c.eachPiece(width, func(first, n, group int) error {
+		if err := gather(c, s, x, col, first, n, group, ones); err != nil {
 			return err
 		}
 		return Multiply(s, c.Precision, n, width, filters, col, part(w, group*filters*width), part(y, first*c.Filters+group*filters), c.Filters)
 	})
-	if err != nil || bias.Absent() {
-		return err
-	}
-	return AddBias(s, c.cells(c.Out), c.Filters, y, c.Filters, bias)
 }
 
 // spread queues x (batch, in…, channels), the transpose of correlate applied to y, plus bias in each cell.
@@ -280,15 +291,15 @@ func (c *GridConv) spread(s *Stream, y, bias, x Array[float32]) error {
 func spread[T Activation](c *GridConv, s *Stream, y, bias, x Array[float32]) (err error) {
 	var work temporaries
 	defer work.free()
-	width, filters, size := c.width(), c.Filters/c.Groups, c.Channels/c.Groups
-	w, col := orderedWeight[T](c, s, &work, &err), take[T](s, &work, c.piece()*width, &err)
+	width, filters, size := c.width(0), c.Filters/c.Groups, c.Channels/c.Groups
+	w, col := orderedWeight[T](c, s, &work, Array[float32]{}, &err), take[T](s, &work, c.piece(width)*width, &err)
 	if err != nil {
 		return err
 	}
-	a, image := c.args(), c.In[0]*c.In[1]*c.In[2]
+	a, image := c.args(0), c.In[0]*c.In[1]*c.In[2]
 	name := c.kernel("conv_spread_"+typeName[T](), size, x.address, bias.address)
 	written := 0 // images, by pieces before
-	return c.eachPiece(func(first, n, group int) error {
+	return c.eachPiece(width, func(first, n, group int) error {
 		var temporary temporaries
 		defer temporary.free()
 		d := as[T](s, &temporary, y.Slice(first*c.Filters, n*c.Filters), &err)
@@ -319,33 +330,35 @@ func spread[T Activation](c *GridConv, s *Stream, y, bias, x Array[float32]) (er
 	})
 }
 
-// weightSums queues the gradient of the weight, from x (batch, in…, channels) and y (batch, out…, filters), of which one is a gradient.
-func (c *GridConv) weightSums(s *Stream, x, y, dweight Array[float32]) error {
+// weightSums queues the gradient of the weight, from x (batch, in…, channels) and y (batch, out…, filters), of which one is a gradient, and the sums of the columns
+// of y, unless they are absent.
+func (c *GridConv) weightSums(s *Stream, x, y, dweight, sums Array[float32]) error {
 	switch {
 	case c.depthwise():
-		return c.depthwiseWeight(s, x, y, dweight)
+		return c.depthwiseWeight(s, x, y, dweight, sums)
 	case c.Precision == BF16:
-		return weightSums[BFloat16](c, s, x, y, dweight)
+		return weightSums[BFloat16](c, s, x, y, dweight, sums)
 	}
-	return weightSums[float32](c, s, x, y, dweight)
+	return weightSums[float32](c, s, x, y, dweight, sums)
 }
 
-func weightSums[T Activation](c *GridConv, s *Stream, x, y, dweight Array[float32]) (err error) {
+func weightSums[T Activation](c *GridConv, s *Stream, x, y, dweight, sums Array[float32]) (err error) {
 	var work temporaries
 	defer work.free()
-	width, filters, size := c.width(), c.Filters/c.Groups, c.Channels/c.Groups
-	sum, col := take[float32](s, &work, c.Filters*width, &err), take[T](s, &work, c.piece()*width, &err)
+	ones := onesFor(sums)
+	width, filters, size := c.width(ones), c.Filters/c.Groups, c.Channels/c.Groups
+	sum, col := take[float32](s, &work, c.Filters*width, &err), take[T](s, &work, c.piece(width)*width, &err)
 	if err != nil {
 		return err
 	}
-	if err := c.eachPiece(func(first, n, group int) error {
+	if err := c.eachPiece(width, func(first, n, group int) error {
 		var temporary temporaries
 		defer temporary.free()
 		d := as[T](s, &temporary, y.Slice(first*c.Filters, n*c.Filters), &err)
 		if err != nil {
 			return err
 		}
-		if err := gather(c, s, x, col, first, n, group); err != nil {
+		if err := gather(c, s, x, col, first, n, group, ones); err != nil {
 			return err
 		}
 		return MatMul(s, c.Precision, filters, width, n, transposed(part(d, group*filters), c.Filters), matrix(col, width), float32(min(first, 1)),
@@ -353,30 +366,35 @@ func weightSums[T Activation](c *GridConv, s *Stream, x, y, dweight Array[float3
 	}); err != nil {
 		return err
 	}
-	return convOrder(s, sum, dweight, c.Filters, c.taps(), size, width, c.taps()*size)
+	none := Array[float32]{}
+	if err := convOrder(s, sum, none, dweight, c.Filters, c.taps(), size, width, c.taps()*size); err != nil || sums.Absent() {
+		return err
+	}
+	return convOrder(s, part(sum, c.taps()*size), none, sums, c.Filters, 1, 1, width, 1)
 }
 
-// orderedWeight returns the weight as (filters, width), in the order of the columns.
-func orderedWeight[T Activation](c *GridConv, s *Stream, work *temporaries, err *error) Array[T] {
-	w, size := take[T](s, work, c.Filters*c.width(), err), c.Channels/c.Groups
+// orderedWeight returns the weight as (filters, width), in the order of the columns, with a bias for the columns of ones unless it is absent.
+func orderedWeight[T Activation](c *GridConv, s *Stream, work *temporaries, bias Array[float32], err *error) Array[T] {
+	width, size := c.width(onesFor(bias)), c.Channels/c.Groups
+	w := take[T](s, work, c.Filters*width, err)
 	if *err == nil {
-		*err = convOrder(s, c.Weight, w, c.Filters, size, c.taps(), size*c.taps(), c.width())
+		*err = convOrder(s, c.Weight, bias, w, c.Filters, size, c.taps(), size*c.taps(), width)
 	}
 	return w
 }
 
-// convOrder queues y (n, ystride), the transposes of the matrices (rows, columns) of x (n, xstride).
-func convOrder[T Activation](s *Stream, x Array[float32], y Array[T], n, rows, columns, xstride, ystride int) error {
-	return s.run("gridconv", "conv_order_"+typeName[T](), blocksOf(n*ystride, 256), x.address, y.address, n, rows, columns, xstride, ystride)
+// convOrder queues y (n, ystride), the transposes of the matrices (rows, columns) of x (n, xstride), and after each of them the parts of a number of bias.
+func convOrder[T Activation](s *Stream, x, bias Array[float32], y Array[T], n, rows, columns, xstride, ystride int) error {
+	return s.run("gridconv", "conv_order_"+typeName[T](), blocksOf(n*ystride, 256), x.address, bias.address, y.address, n, rows, columns, xstride, ystride)
 }
 
 // columnsLimit is the largest number of elements of a matrix of columns, unless 64 rows have more. A test lowers it.
 var columnsLimit = 64 << 20
 
 // piece returns the number of cells of Out whose columns are gathered at a time.
-func (c *ConvShape) piece() int {
+func (c *ConvShape) piece(width int) int {
 	cells, image := c.cells(c.Out), c.Out[0]*c.Out[1]*c.Out[2]
-	n := max(columnsLimit/c.width(), 64)
+	n := max(columnsLimit/width, 64)
 	if n >= image {
 		n -= n % image // whole images
 	}
@@ -384,8 +402,8 @@ func (c *ConvShape) piece() int {
 }
 
 // eachPiece calls do for consecutive pieces of the cells of Out, and for each group.
-func (c *ConvShape) eachPiece(do func(first, n, group int) error) error {
-	cells, most := c.cells(c.Out), c.piece()
+func (c *ConvShape) eachPiece(width int, do func(first, n, group int) error) error {
+	cells, most := c.cells(c.Out), c.piece(width)
 	for first := 0; first < cells; first += most {
 		for group := range c.Groups {
 			if err := do(first, min(most, cells-first), group); err != nil {
@@ -397,12 +415,13 @@ func (c *ConvShape) eachPiece(do func(first, n, group int) error) error {
 }
 
 // gather queues the matrix of columns of n cells of Out from first on.
-func gather[T Activation](c *GridConv, s *Stream, x Array[float32], col Array[T], first, n, group int) error {
-	across := min(c.width()/4, 256)
+func gather[T Activation](c *GridConv, s *Stream, x Array[float32], col Array[T], first, n, group, ones int) error {
+	width := c.width(ones)
+	across := min(width/4, 256)
 	rows := 8 // of a thread
-	g := grid{x: int64((n + 256/across*rows - 1) / (256 / across * rows)), y: int64((c.width()/4 + across - 1) / across), threads: 256 / across * across}
+	g := grid{x: int64((n + 256/across*rows - 1) / (256 / across * rows)), y: int64((width/4 + across - 1) / across), threads: 256 / across * across}
 	name := c.kernel("conv_columns_"+typeName[T](), c.Channels/c.Groups, x.address)
-	return s.run("gridconv", name, g, unsafe.Pointer(c.args()), x.address, col.address, first, n, int32(group), int32(across), int32(rows))
+	return s.run("gridconv", name, g, unsafe.Pointer(c.args(ones)), x.address, col.address, first, n, int32(group), int32(across), int32(rows))
 }
 
 // planes reports whether the kernels of depthwise.cu fit: a depthwise convolution of planes that keeps their size, with a kernel of 3 by 3, and arrays at the
@@ -429,7 +448,7 @@ func (c *GridConv) depthwisePlanes(s *Stream, kernel string, x, bias, dy, y Arra
 	rows := max(planeRows, (c.In[1]+65534)/65535)
 	g := blocksOf(c.In[2]*c.Channels/4, 128)
 	g.x, g.y = g.x*int64(c.Batch*c.In[0]), int64((c.In[1]+rows-1)/rows)
-	return s.run("depthwise", "depthwise_"+kernel, g, unsafe.Pointer(c.args()), x.address, taps.address, bias.address, dy.address, y.address, int32(rows))
+	return s.run("depthwise", "depthwise_"+kernel, g, unsafe.Pointer(c.args(0)), x.address, taps.address, bias.address, dy.address, y.address, int32(rows))
 }
 
 // planesBackward queues the gradients of a convolution that planes reports, from the gradient dy of its sum.
@@ -449,7 +468,7 @@ func (c *GridConv) planesBackward(s *Stream, dy, dx, dweight, dbias Array[float3
 		return err
 	}
 	g := grid{x: int64(chunks), y: int64(n), threads: together * across, shared: 4 * vector * together * across}
-	if err := s.run("depthwise", "depthwise_backward", g, unsafe.Pointer(c.args()), c.X.address, taps.address, dy.address, dx.address, parts.address,
+	if err := s.run("depthwise", "depthwise_backward", g, unsafe.Pointer(c.args(0)), c.X.address, taps.address, dy.address, dx.address, parts.address,
 		int32(planeRows), int32(across)); err != nil {
 		return err
 	}
@@ -460,7 +479,7 @@ func (c *GridConv) planesBackward(s *Stream, dy, dx, dweight, dbias Array[float3
 func (c *GridConv) depthwiseTaps(s *Stream, work *temporaries, err *error) Array[float32] {
 	taps := take[float32](s, work, c.taps()*c.Channels, err)
 	if *err == nil {
-		*err = convOrder(s, c.Weight, taps, 1, c.Channels, c.taps(), taps.n, taps.n)
+		*err = convOrder(s, c.Weight, Array[float32]{}, taps, 1, c.Channels, c.taps(), taps.n, taps.n)
 	}
 	return taps
 }
@@ -474,10 +493,10 @@ func (c *GridConv) depthwiseMap(s *Stream, direction string, n [3]int, x, bias, 
 		return err
 	}
 	name := c.kernel("conv_depthwise_"+direction, c.Channels, x.address, y.address, bias.address)
-	return s.run("gridconv", name, convThreads(name, c.cells(n), c.Channels), unsafe.Pointer(c.args()), x.address, taps.address, bias.address, y.address)
+	return s.run("gridconv", name, convThreads(name, c.cells(n), c.Channels), unsafe.Pointer(c.args(0)), x.address, taps.address, bias.address, y.address)
 }
 
-func (c *GridConv) depthwiseWeight(s *Stream, x, y, dweight Array[float32]) (err error) {
+func (c *GridConv) depthwiseWeight(s *Stream, x, y, dweight, sums Array[float32]) (err error) {
 	var work temporaries
 	defer work.free()
 	cells := c.cells(c.Out)
@@ -488,8 +507,8 @@ func (c *GridConv) depthwiseWeight(s *Stream, x, y, dweight Array[float32]) (err
 		return err
 	}
 	g := grid{x: int64((c.Channels + 31) / 32), y: int64(c.taps() + 1), z: int64(n), threads: 256}
-	if err := s.run("gridconv", "conv_depthwise_weight", g, unsafe.Pointer(c.args()), x.address, y.address, parts.address, each); err != nil {
+	if err := s.run("gridconv", "conv_depthwise_weight", g, unsafe.Pointer(c.args(0)), x.address, y.address, parts.address, each); err != nil {
 		return err
 	}
-	return s.run("conv", "conv_weights", columnBlocks((c.taps()+1)*c.Channels), parts.address, n, c.Channels, c.taps(), dweight.address, uintptr(0))
+	return s.run("conv", "conv_weights", columnBlocks((c.taps()+1)*c.Channels), parts.address, n, c.Channels, c.taps(), dweight.address, sums.address)
 }

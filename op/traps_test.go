@@ -292,3 +292,32 @@ func TestTrapDualValuesAddUp(t *testing.T) {
 		}
 	}
 }
+
+// Gorgonia merges convolutions of one input that differ in their dilation alone, if their results have one shape. It does not merge those of Conv.
+func TestTrapDilation(t *testing.T) {
+	g := G.NewGraph()
+	node := func(name string, shape ...int) *G.Node {
+		return leaf(g, name, tensor.Float64, shape, normal(rand.New(rand.NewPCG(30, 14)), tensor.Shape(shape).TotalSize()))
+	}
+	image, filter := node("image", 1, 1, 6, 6), node("filter", 1, 1, 2, 2)
+	x := node("x", 1, 6, 6, 1)
+	var theirs, ours [2]G.Value
+	for i, dilation := range []int{1, 2} {
+		G.Read(G.Must(G.Conv2d(image, filter, tensor.Shape{2, 2}, []int{0, 0}, []int{3, 3}, []int{dilation, dilation})), &theirs[i])
+		G.Read(G.Must(Conv(x, filter, nil, ConvConfig{Stride: []int{3}, Dilation: []int{dilation}})), &ours[i])
+	}
+	m := G.NewTapeMachine(g)
+	defer m.Close()
+	if err := m.RunAll(); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(elements(ours[0]), elements(theirs[0])) {
+		t.Errorf("%v with dilation 1, want %v as Gorgonia has it", elements(ours[0]), elements(theirs[0]))
+	}
+	if slices.Equal(elements(ours[0]), elements(ours[1])) {
+		t.Error("two dilations give the same result")
+	}
+	if !slices.Equal(elements(theirs[0]), elements(theirs[1])) {
+		t.Error("Gorgonia no longer merges convolutions with two dilations")
+	}
+}

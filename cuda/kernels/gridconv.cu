@@ -44,15 +44,21 @@ template <class T, int V> __device__ __forceinline__ void loadTyped(const T *p, 
     load<V>(p, v);
 }
 
-// columns writes col (n, width): for each of n cells of the result from first on, the inputs of one group in the order (kernel…, channels), then zeros.
+// columns writes col (n, width): for each of n cells of the result from first on, the inputs of one group in the order (kernel…, channels), then ones, then zeros.
 // A thread writes four columns of some rows. TOGETHER: they are four channels of one cell.
 template <class T, bool TOGETHER>
-__device__ __forceinline__ void columns(const GridConv &g, const float *x, T *col, int64_t first, int64_t n, int32_t group, int32_t across, int32_t rows) {
+__device__ __forceinline__ void columns(const GridConv &g, const float *__restrict__ x, T *__restrict__ col, int64_t first, int64_t n, int32_t group, int32_t across, int32_t rows) {
   constexpr int PARTS = TOGETHER ? 1 : 4;
   const int32_t e = (blockIdx.y * across + threadIdx.x % across) * 4, size = g.channels / g.groups;
   const int64_t from = ((int64_t)blockIdx.x * (blockDim.x / across) + threadIdx.x / across) * rows;
   if (e >= g.width || from >= n) return;
   int32_t dz[PARTS], dy[PARTS], dx[PARTS], c[PARTS];
+  float rest[4];  // the columns that are no inputs
+#pragma unroll
+  for (int p = 0; p < 4; p++) {
+    const int32_t after = e + p - size * g.kernel[0] * g.kernel[1] * g.kernel[2];
+    rest[p] = after >= 0 && after < g.ones ? 1.f : 0.f;
+  }
 #pragma unroll
   for (int p = 0; p < PARTS; p++) {
     int32_t tap = (e + p) / size;
@@ -65,7 +71,7 @@ __device__ __forceinline__ void columns(const GridConv &g, const float *x, T *co
   col += from * g.width + e;
 #pragma unroll 4
   for (int64_t i = from; i < min(from + rows, n); i++, col += g.width, o.next(g.out)) {
-    float v[4] = {};
+    float v[4] = {rest[0], rest[1], rest[2], rest[3]};
 #pragma unroll
     for (int p = 0; p < PARTS; p++) {
       const int32_t z = o.z * g.stride[0] + dz[p], y = o.y * g.stride[1] + dy[p], at = o.x * g.stride[2] + dx[p];
@@ -83,31 +89,33 @@ __device__ __forceinline__ void columns(const GridConv &g, const float *x, T *co
 
 // reader sets o to the coordinate at which the result reads the coordinate i of the input with the cell k of the kernel, and reports whether there is one.
 __device__ __forceinline__ bool reader(const GridConv &g, int axis, int32_t i, int32_t k, int32_t &o) {
-  o = i + g.padding[axis] - k * g.dilation[axis];
-  if (g.stride[axis] == 1) return within(o, g.out[axis]);
-  if (o < 0 || o % g.stride[axis]) return false;
-  return (o /= g.stride[axis]) < g.out[axis];
+  const int32_t at = i + g.padding[axis] - k * g.dilation[axis];
+  o = at / g.stride[axis];
+  return at >= 0 && o * g.stride[axis] == at && o < g.out[axis];
 }
+
+// Taps goes through the cells of the kernel along an axis that can read the coordinate i. Without dilation these are every stride-th.
+struct Taps {
+  int32_t first, step;
+  __device__ __forceinline__ Taps(const GridConv &g, int axis, int32_t i) {
+    const bool plain = g.dilation[axis] == 1 && g.stride[axis] > 1;
+    first = plain ? (i + g.padding[axis]) % g.stride[axis] : 0, step = plain ? g.stride[axis] : 1;
+  }
+};
 
 // eachReader calls f(tap, at) for each cell of the result that reads cell i, with the index of the cell of the kernel and of the cell of the result.
 template <class F> __device__ __forceinline__ void eachReader(const GridConv &g, const Cell &i, F f) {
-  int32_t tap = 0;
+  const Taps tz(g, 0, i.z), ty(g, 1, i.y), tx(g, 2, i.x);
+  int32_t z, y, x;
 #pragma unroll 1
-  for (int32_t kz = 0; kz < g.kernel[0]; kz++) {
-    int32_t z, y, x;
-    if (!reader(g, 0, i.z, kz, z)) {
-      tap += g.kernel[1] * g.kernel[2];
-      continue;
-    }
-  #pragma unroll 1
-  for (int32_t ky = 0; ky < g.kernel[1]; ky++) {
-      if (!reader(g, 1, i.y, ky, y)) {
-        tap += g.kernel[2];
-        continue;
-      }
-    #pragma unroll 1
-  for (int32_t kx = 0; kx < g.kernel[2]; kx++, tap++)
-        if (reader(g, 2, i.x, kx, x)) f(tap, cellIndex(g.out, i.batch, z, y, x));
+  for (int32_t kz = tz.first; kz < g.kernel[0]; kz += tz.step) {
+    if (!reader(g, 0, i.z, kz, z)) continue;
+#pragma unroll 1
+    for (int32_t ky = ty.first; ky < g.kernel[1]; ky += ty.step) {
+      if (!reader(g, 1, i.y, ky, y)) continue;
+#pragma unroll 1
+      for (int32_t kx = tx.first; kx < g.kernel[2]; kx += tx.step)
+        if (reader(g, 2, i.x, kx, x)) f((kz * g.kernel[1] + ky) * g.kernel[2] + kx, cellIndex(g.out, i.batch, z, y, x));
     }
   }
 }
@@ -211,12 +219,22 @@ extern "C" __global__ void conv_depthwise_weight(const GridConv g, const float *
   parts[((int64_t)blockIdx.z * gridDim.y + tap) * g.channels + c] = sum;
 }
 
-// order writes y (count, ystride), the transposes (columns, rows) of the matrices (rows, columns) of x (count, xstride), and zeros after them.
+// order writes y (count, ystride), the transposes (columns, rows) of the matrices (rows, columns) of x (count, xstride), and zeros after them. If bias is not null,
+// its numbers come between: each in three parts, whose sum is the number also if the parts are bfloat16.
 template <class T>
-__device__ __forceinline__ void order(const float *x, T *y, int64_t count, int64_t rows, int64_t columns, int64_t xstride, int64_t ystride) {
+__device__ __forceinline__ void order(const float *x, const float *bias, T *y, int64_t count, int64_t rows, int64_t columns, int64_t xstride, int64_t ystride) {
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, m = i / ystride, e = i % ystride;
   if (m >= count) return;
-  y[i] = to<T>(e < rows * columns ? x[m * xstride + e % rows * columns + e / rows] : 0.f);
+  const int64_t after = e - rows * columns;
+  float v = 0.f;
+  if (after < 0) {
+    v = x[m * xstride + e % rows * columns + e / rows];
+  } else if (bias && after < 3) {
+    v = bias[m];
+    for (int64_t part = 0; part < after; part++) v -= value(to<bf16>(v));
+    v = value(to<bf16>(v));
+  }
+  y[i] = to<T>(v);
 }
 
 #define TYPED(NAME, T)                                                                                                                                    \
@@ -236,8 +254,8 @@ __device__ __forceinline__ void order(const float *x, T *y, int64_t count, int64
                                                       int64_t first, int64_t n, int32_t group, int32_t add) {                                             \
     spread<T, 1>(g, col, bias, x, begin, cells, first, n, group, add);                                                                                    \
   }                                                                                                                                                       \
-  extern "C" __global__ void conv_order_##NAME(const float *x, T *y, int64_t count, int64_t rows, int64_t columns, int64_t xstride, int64_t ystride) {     \
-    order<T>(x, y, count, rows, columns, xstride, ystride);                                                                                               \
+  extern "C" __global__ void conv_order_##NAME(const float *x, const float *bias, T *y, int64_t count, int64_t rows, int64_t columns, int64_t xstride, int64_t ystride) {     \
+    order<T>(x, bias, y, count, rows, columns, xstride, ystride);                                                                                               \
   }
 TYPED(float, float)
 TYPED(bf16, bf16)

@@ -4,7 +4,7 @@
 
 struct GridConv {
   int64_t batch;
-  int32_t channels, filters, groups, width;  // width: from one row of columns to the next
+  int32_t channels, filters, groups, width, ones;  // width: from one row of columns to the next; ones: columns of ones after those of the inputs
   int32_t in[3], out[3], kernel[3], stride[3], padding[3], dilation[3];
 };
 
