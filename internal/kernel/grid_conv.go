@@ -272,34 +272,50 @@ func (c *GridConv[T]) gather(col, x []T, group, first, n int) ([]T, int) {
 	if c.pointwise() {
 		return x[first*c.Channels+group*size:], c.Channels
 	}
-	width := c.width()
+	width, run := c.width(), c.Kernel[2]*size
 	work.ParallelRange(n, max(piece/width, 1), func(from, to int) {
-		for i := from; i < to; i++ {
-			row, o := col[i*width:(i+1)*width], cellAt(first+i, c.Out)
-			begin := o.x*c.Stride[2] - c.Padding[2]
-			if begin < 0 || begin+(c.Kernel[2]-1)*c.Dilation[2] >= c.In[2] {
-				clear(row)
-			}
+		for from < to {
+			o := cellAt(first+from, c.Out) // the first of some cells of a line
+			cells := min(to-from, c.Out[2]-o.x)
+			part := col[from*width : (from+cells)*width] // from the columns of the next taps of a line on
 			for kz := range c.Kernel[0] {
 				z := o.z*c.Stride[0] - c.Padding[0] + kz*c.Dilation[0]
 				for ky := range c.Kernel[1] {
 					y := o.y*c.Stride[1] - c.Padding[1] + ky*c.Dilation[1]
-					part := row[:c.Kernel[2]*size]
-					row = row[len(part):]
 					if z < 0 || z >= c.In[0] || y < 0 || y >= c.In[1] {
-						clear(part)
-						continue
+						for i := range cells {
+							clear(part[i*width:][:run])
+						}
+					} else {
+						line := x[((o.batch*c.In[0]+z)*c.In[1]+y)*c.In[2]*c.Channels:][:c.In[2]*c.Channels]
+						for i := range cells {
+							c.gatherLine(part[i*width:][:run], line, o.x+i, group)
+						}
 					}
-					line := x[((o.batch*c.In[0]+z)*c.In[1]+y)*c.In[2]*c.Channels:][:c.In[2]*c.Channels]
-					for s := c.spans(o.x, group, 0, c.In[2]); s.next(); {
-						copy(part[s.col:][:s.n], line[s.x:])
-					}
+					part = part[min(run, len(part)):]
 				}
 			}
+			from += cells
 		}
 	})
 	return col, width
 }
+
+// gatherLine writes the columns of the taps of a line, for the coordinate o of Out.
+func (c *GridConv[T]) gatherLine(col, line []T, o, group int) {
+	if at := o*c.Stride[2] - c.Padding[2]; at < 0 || at+(c.Kernel[2]-1)*c.Dilation[2] >= c.In[2] {
+		clear(col)
+	} else if c.joined() {
+		copy(col, line[at*c.Channels:])
+		return
+	}
+	for s := c.spans(o, group, 0, c.In[2]); s.next(); {
+		copy(col[s.col:][:s.n], line[s.x:])
+	}
+}
+
+// joined reports whether the inputs of neighbouring taps of a line are neighbours.
+func (c *ConvShape) joined() bool { return c.Groups == 1 && c.Dilation[2] == 1 }
 
 // span goes over the parts of a line of In that a cell of Out reads: n elements each, from x on in the line, and from col on in the columns of the line's taps.
 type span struct {
@@ -309,10 +325,10 @@ type span struct {
 	dilation, lo, hi int
 }
 
-// spans returns the spans of a group for the coordinate o of Out, in the cells [lo, hi) of the line. If the inputs of neighbouring taps are neighbours, it is one.
+// spans returns the spans of a group for the coordinate o of Out, in the cells [lo, hi) of the line: one if the inputs are joined.
 func (c *GridConv[T]) spans(o, group, lo, hi int) span {
 	size, at := c.Channels/c.Groups, o*c.Stride[2]-c.Padding[2]
-	if c.Groups == 1 && c.Dilation[2] == 1 {
+	if c.joined() {
 		first, last := max(lo-at, 0), min(hi-at, c.Kernel[2])
 		s := span{col: first * size, x: (at + first) * size, n: (last - first) * size}
 		if last > first {
@@ -389,6 +405,11 @@ func (c *GridConv[T]) scatter(x, col []T, group, first, n int) {
 					begin := ((in.batch*c.Out[0]+z)*c.Out[1]+y)*c.Out[2] - first // of the line of Out, in the piece
 					for o := max(least, -begin); o < min(most, n-begin); o++ {
 						row := col[(begin+o)*width+(kz*c.Kernel[1]+ky)*c.Kernel[2]*size:]
+						if at := o*c.Stride[2] - c.Padding[2]; c.joined() && at >= lo && at+c.Kernel[2] <= hi {
+							part := line[at*size:][:c.Kernel[2]*size]
+							sumOf(part, part, row[:len(part)])
+							continue
+						}
 						for s := c.spans(o, group, lo, hi); s.next(); {
 							sumOf(line[s.x:][:s.n], line[s.x:][:s.n], row[s.col:][:s.n])
 						}
