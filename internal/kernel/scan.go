@@ -71,6 +71,11 @@ const (
 	// four rows (16 KiB) stay in the first-level cache. A wide block has shorter tiles, so that what it prefetches stays in the
 	// second-level cache.
 	tileSteps = 64
+	// mostBack is the largest number of steps of a tile of the backward pass. backRows is the number of rows of each of its arrays: with
+	// 80 rows, 16 steps of different arrays have different addresses modulo 4096, so that a load need not wait for the store of another
+	// array. The generator _gen has the same number.
+	mostBack = 64
+	backRows = 80
 	// backSteps is the number of steps between two checkpoints of the backward pass. With 16 states, a tile's states and decays
 	// (2·16·16·16 lanes, 32 KiB of float32) stay in the first-level cache. The checkpoints need 1/16 of the memory of the states. The
 	// generator _gen has the same number.
@@ -135,6 +140,18 @@ func (s *Scan[T]) blockWidth(most, tasks int) int {
 
 // forwardSteps returns the steps of a tile, for blocks of that width.
 func forwardSteps(width int) int { return max(min(tileSteps, tileSteps*256/width), backSteps) }
+
+// backSteps returns the steps of a tile of the backward pass, a divisor of tileSteps. Few states leave room in the cache for more steps, which make
+// up for the cost of the calls.
+func (s *Scan[T]) backSteps() int {
+	switch {
+	case s.State == 1:
+		return mostBack
+	case s.State <= 3:
+		return 2 * backSteps
+	}
+	return backSteps
+}
 
 // Forward writes y (batch, length, channels) and, unless it is nil, the state after the last step scanned,
 // final (batch, channels, state).

@@ -18,6 +18,7 @@ type scanKernels struct {
 	lanes  int // float32 per vector; a strip is one or two vectors wide
 	states [3][2][]func(*scanArgs)
 	back   [2][]func(*scanBackArgs)
+	small  [2]map[int]func(*scanSmallArgs) // by pass and number of states: a whole tile in one call
 }
 
 // The fields of the arguments below are set one by one. The compiler would build a composite literal elsewhere and copy it in larger pieces,
@@ -65,6 +66,19 @@ type scanPrepareArgs struct {
 	step, uStep, otherStep int
 	ahead                  int // bytes in cells to the step whose rows are prefetched, or 0
 	steps, width, softplus int
+}
+
+// scanSmallArgs are the arguments of scanAdvanceSmall and scanForwardSmall.
+type scanSmallArgs struct {
+	cells                        *int32   // of each step
+	delta, from, y, z            *float32 // rows of cell 0, that are step, uStep, yStep and zStep bytes apart; z may be nil
+	bias, d                      *float32 // or nil
+	h, a                         *float32 // (state, lanes): the state, and A·log2(e)
+	b, c                         *float32 // a float32 per step and state
+	step, uStep, yStep, zStep    int
+	bStep, cStep                 int // bytes from a step to the next step
+	ahead                        int // as in scanPrepareArgs
+	steps, width, softplus, adds int
 }
 
 // scanFinishArgs are the arguments of scanFinish.
@@ -124,6 +138,10 @@ var scanAVX512 = scanKernels{
 		{scanBackward1AVX512, scanBackward2AVX512, scanBackward4AVX512, scanBackward8AVX512, scanBackward16AVX512},
 		{scanBackwardVectors1AVX512, scanBackwardVectors2AVX512, scanBackwardVectors4AVX512, scanBackwardVectors8AVX512, scanBackwardVectors16AVX512},
 	},
+	small: [2]map[int]func(*scanSmallArgs){
+		scanAdvance: {1: scanAdvanceSmall1AVX512, 2: scanAdvanceSmall2AVX512},
+		scanForward: {1: scanForwardSmall1AVX512, 2: scanForwardSmall2AVX512},
+	},
 }
 
 var scanAVX2 = scanKernels{
@@ -146,6 +164,10 @@ var scanAVX2 = scanKernels{
 		{scanBackward1AVX2, scanBackward2AVX2, scanBackward4AVX2, scanBackward8AVX2},
 		{scanBackwardVectors1AVX2, scanBackwardVectors2AVX2, scanBackwardVectors4AVX2, scanBackwardVectors8AVX2},
 	},
+	small: [2]map[int]func(*scanSmallArgs){
+		scanAdvance: {1: scanAdvanceSmall1AVX2, 2: scanAdvanceSmall2AVX2},
+		scanForward: {1: scanForwardSmall1AVX2, 2: scanForwardSmall2AVX2},
+	},
 }
 
 // scanAsm runs a scan's phases in assembly.
@@ -161,11 +183,13 @@ type scanAsm struct {
 	b, c    []float32
 	dB, dC  []float32
 	wide    wideTile
+	whole   bool // a tile is scanned in one call
 
 	// The arguments of scanKernels. They are here because the compiler would allocate a local variable: it does not see that a function
 	// that is called through a variable keeps no pointer.
 	args     scanArgs
 	backArgs scanBackArgs
+	tileArgs scanSmallArgs
 	ahead    scanAhead
 }
 
@@ -267,7 +291,7 @@ func (s *scanAsm) scan(pass scanPass, strip int, ns states, from int, seg segmen
 	r := s.run
 	st := &r.strips[strip]
 	if s.vectors {
-		s.widen(from, min(from+len(r.dt)/lanes, r.Length))
+		s.widen(from, min(from+len(r.cells)/2, r.Length))
 	}
 	b, bStep := s.projection(r.B, st.b, s.b, r.ordered[0], r.bGroup, from, seg.from, ns.first)
 	c, cStep := s.projection(r.C, st.c, s.c, r.ordered[1], r.cGroup, from, seg.from, ns.first)
@@ -289,7 +313,7 @@ func (s *scanAsm) scan(pass scanPass, strip int, ns states, from int, seg segmen
 // lookAhead returns the part of the next tile that this strip prefetches, or nil if there is none.
 func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg segment) *scanAhead {
 	r := s.run
-	tile := len(r.dt) / lanes
+	tile := len(r.cells) / 2
 	at := from + tile
 	if pass == scanRecompute {
 		at = from - tile
@@ -397,12 +421,36 @@ func (s *scanAsm) bytes(stride int) int {
 	return 4 * stride
 }
 
-// cellsAhead returns the bytes from a step in cells to that of the next tile, or 0 if rows are not prefetched through cells.
+// cellsAhead returns the bytes from a step in cells to that of the next tile, or 0 if there is none, or lookAhead prefetches its rows.
 func (s *scanAsm) cellsAhead() int {
-	if r := s.run; r.order == nil || r.tile[2] < 0 || r.tile[2] >= r.Length {
+	if r := s.run; !s.whole && r.order == nil || r.tile[2] < 0 || r.tile[2] >= r.Length {
 		return 0
 	}
 	return 2 * len(s.run.cells)
+}
+
+// advance scans a strip through a tile in one call, or returns false if there is no kernel for that.
+func (s *scanAsm) advance(pass scanPass, strip, from, to int) bool {
+	r := s.run
+	kernel := s.small[pass][r.State]
+	if s.whole = kernel != nil && !s.vectors && r.Start == nil && !r.keepsDelta; !s.whole {
+		return false
+	}
+	st := &r.strips[strip]
+	row, u, y, z := r.origin(r.all, st), r.origin(r.ofU, st), r.origin(r.ofY, st), r.origin(r.ofZ, st)
+	args := &s.tileArgs
+	args.cells, args.ahead, args.steps, args.softplus, args.adds = &r.cells[0], s.cellsAhead(), to-from, flag(r.Softplus), flag(r.addsY)
+	args.step, args.uStep, args.yStep, args.zStep = 4*r.all.stride, 4*r.ofU.stride, 4*r.ofY.stride, 4*r.ofZ.stride
+	args.b, args.bStep = s.projection(r.B, nil, nil, r.ordered[0], r.bGroup, from, from, 0)
+	args.c, args.cStep = s.projection(r.C, nil, nil, r.ordered[1], r.cGroup, from, from, 0)
+	for l := 0; l < st.width; l += s.lanes {
+		args.h, args.a, args.width = &st.h[l], &s.a[strip][l], min(s.lanes, st.width-l)
+		args.delta, args.from, args.y, args.z = &r.Delta[row+l], &r.U[u+l], at(r.out, y+l), at(r.Z, z+l)
+		args.bias, args.d = at(r.DeltaBias, st.first+l), at(r.D, st.first+l)
+		kernel(args)
+	}
+	s.whole = false
+	return true
 }
 
 func (s *scanAsm) prepare(strip, from, to int) {

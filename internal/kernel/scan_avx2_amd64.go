@@ -468,6 +468,60 @@ func scanRecomputeVectors1AVX2(args *scanArgs)
 //go:noescape
 func scanBackwardVectors1AVX2(args *scanBackArgs)
 
+// scanAdvanceSmall1AVX2 scans a tile of 1 state(s). bias, d and z may be nil:
+//
+//	for t := range steps {
+//		dt := delta[cells[t]] + bias // softplus of the sum if softplus is 1
+//		u := from[cells[t]]
+//		for n := range 1 {
+//			h[n] = exp2(dt*a[n])*h[n] + dt*u*b[t][n]
+//		}
+//	}
+//
+//go:noescape
+func scanAdvanceSmall1AVX2(args *scanSmallArgs)
+
+// scanForwardSmall1AVX2 scans a tile of 1 state(s). bias, d and z may be nil:
+//
+//	for t := range steps {
+//		dt := delta[cells[t]] + bias // softplus of the sum if softplus is 1
+//		u := from[cells[t]]
+//		for n := range 1 {
+//			h[n] = exp2(dt*a[n])*h[n] + dt*u*b[t][n]
+//		}
+//		y[cells[t]] = (Σ_n c[t][n]*h[n] + d*u) * silu(z[cells[t]]) // plus y if adds is 1
+//	}
+//
+//go:noescape
+func scanForwardSmall1AVX2(args *scanSmallArgs)
+
+// scanAdvanceSmall2AVX2 scans a tile of 2 state(s). bias, d and z may be nil:
+//
+//	for t := range steps {
+//		dt := delta[cells[t]] + bias // softplus of the sum if softplus is 1
+//		u := from[cells[t]]
+//		for n := range 2 {
+//			h[n] = exp2(dt*a[n])*h[n] + dt*u*b[t][n]
+//		}
+//	}
+//
+//go:noescape
+func scanAdvanceSmall2AVX2(args *scanSmallArgs)
+
+// scanForwardSmall2AVX2 scans a tile of 2 state(s). bias, d and z may be nil:
+//
+//	for t := range steps {
+//		dt := delta[cells[t]] + bias // softplus of the sum if softplus is 1
+//		u := from[cells[t]]
+//		for n := range 2 {
+//			h[n] = exp2(dt*a[n])*h[n] + dt*u*b[t][n]
+//		}
+//		y[cells[t]] = (Σ_n c[t][n]*h[n] + d*u) * silu(z[cells[t]]) // plus y if adds is 1
+//	}
+//
+//go:noescape
+func scanForwardSmall2AVX2(args *scanSmallArgs)
+
 // scanPrepareAVX2 computes Δ and Δ·u. bias may be nil:
 //
 //	for t := range steps {

@@ -842,10 +842,10 @@ TEXT ·scanBackward8AVX2(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS      (CX), Y0
-	VMOVUPS      1024(CX), Y1
-	VMOVUPS      2048(CX), Y2
-	VMOVUPS      3072(CX), Y3
-	VMOVUPS      4096(CX), Y4
+	VMOVUPS      5120(CX), Y1
+	VMOVUPS      10240(CX), Y2
+	VMOVUPS      15360(CX), Y3
+	VMOVUPS      20480(CX), Y4
 	VMOVUPS      (BX), Y5
 	VBROADCASTSS (R8), Y6
 	VBROADCASTSS (R9), Y7
@@ -1020,8 +1020,8 @@ loop:
 	VMOVUPS      Y1, (R10)
 	VADDPS       (R11), Y2, Y2
 	VMOVUPS      Y2, (R11)
-	VMOVUPS      Y3, 3072(CX)
-	VMOVUPS      Y4, 4096(CX)
+	VMOVUPS      Y3, 15360(CX)
+	VMOVUPS      Y4, 20480(CX)
 	MOVQ         72(AX), R13
 	ADDQ         R13, R8
 	MOVQ         80(AX), R13
@@ -1752,10 +1752,10 @@ TEXT ·scanBackwardVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS     (CX), Y0
-	VMOVUPS     1024(CX), Y1
-	VMOVUPS     2048(CX), Y2
-	VMOVUPS     3072(CX), Y3
-	VMOVUPS     4096(CX), Y4
+	VMOVUPS     5120(CX), Y1
+	VMOVUPS     10240(CX), Y2
+	VMOVUPS     15360(CX), Y3
+	VMOVUPS     20480(CX), Y4
 	VMOVUPS     (BX), Y5
 	VMOVUPS     (R8), Y6
 	VFMADD231PS (R9), Y2, Y5
@@ -1908,8 +1908,8 @@ loop:
 	VMOVUPS     448(DI), Y1
 	VFMADD231PS Y0, Y8, Y1
 	VMOVUPS     Y1, 448(DI)
-	VMOVUPS     Y3, 3072(CX)
-	VMOVUPS     Y4, 4096(CX)
+	VMOVUPS     Y3, 15360(CX)
+	VMOVUPS     Y4, 20480(CX)
 	MOVQ        72(AX), R13
 	ADDQ        R13, R8
 	MOVQ        80(AX), R13
@@ -2400,10 +2400,10 @@ TEXT ·scanBackward4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS      (CX), Y0
-	VMOVUPS      1024(CX), Y1
-	VMOVUPS      2048(CX), Y2
-	VMOVUPS      3072(CX), Y3
-	VMOVUPS      4096(CX), Y4
+	VMOVUPS      5120(CX), Y1
+	VMOVUPS      10240(CX), Y2
+	VMOVUPS      15360(CX), Y3
+	VMOVUPS      20480(CX), Y4
 	VMOVUPS      (BX), Y5
 	VBROADCASTSS (R8), Y6
 	VBROADCASTSS (R9), Y7
@@ -2496,8 +2496,8 @@ loop:
 	VADDPS       Y1, Y0, Y0
 	VADDPS       (R11), X0, X0
 	VMOVUPS      X0, (R11)
-	VMOVUPS      Y3, 3072(CX)
-	VMOVUPS      Y4, 4096(CX)
+	VMOVUPS      Y3, 15360(CX)
+	VMOVUPS      Y4, 20480(CX)
 	MOVQ         72(AX), R13
 	ADDQ         R13, R8
 	MOVQ         80(AX), R13
@@ -2968,10 +2968,10 @@ TEXT ·scanBackwardVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS     (CX), Y0
-	VMOVUPS     1024(CX), Y1
-	VMOVUPS     2048(CX), Y2
-	VMOVUPS     3072(CX), Y3
-	VMOVUPS     4096(CX), Y4
+	VMOVUPS     5120(CX), Y1
+	VMOVUPS     10240(CX), Y2
+	VMOVUPS     15360(CX), Y3
+	VMOVUPS     20480(CX), Y4
 	VMOVUPS     (BX), Y5
 	VMOVUPS     (R8), Y6
 	VFMADD231PS (R9), Y2, Y5
@@ -3048,8 +3048,8 @@ loop:
 	VMOVUPS     192(DI), Y1
 	VFMADD231PS Y0, Y8, Y1
 	VMOVUPS     Y1, 192(DI)
-	VMOVUPS     Y3, 3072(CX)
-	VMOVUPS     Y4, 4096(CX)
+	VMOVUPS     Y3, 15360(CX)
+	VMOVUPS     Y4, 20480(CX)
 	MOVQ        72(AX), R13
 	ADDQ        R13, R8
 	MOVQ        80(AX), R13
@@ -3400,10 +3400,10 @@ TEXT ·scanBackward2AVX2(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS      (CX), Y0
-	VMOVUPS      1024(CX), Y1
-	VMOVUPS      2048(CX), Y2
-	VMOVUPS      3072(CX), Y3
-	VMOVUPS      4096(CX), Y4
+	VMOVUPS      5120(CX), Y1
+	VMOVUPS      10240(CX), Y2
+	VMOVUPS      15360(CX), Y3
+	VMOVUPS      20480(CX), Y4
 	VMOVUPS      (BX), Y5
 	VBROADCASTSS (R8), Y6
 	VBROADCASTSS (R9), Y7
@@ -3460,8 +3460,8 @@ loop:
 	VMOVQ        (R11), X0
 	VADDPS       X1, X0, X0
 	VMOVQ        X0, (R11)
-	VMOVUPS      Y3, 3072(CX)
-	VMOVUPS      Y4, 4096(CX)
+	VMOVUPS      Y3, 15360(CX)
+	VMOVUPS      Y4, 20480(CX)
 	MOVQ         72(AX), R13
 	ADDQ         R13, R8
 	MOVQ         80(AX), R13
@@ -3802,10 +3802,10 @@ TEXT ·scanBackwardVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS     (CX), Y0
-	VMOVUPS     1024(CX), Y1
-	VMOVUPS     2048(CX), Y2
-	VMOVUPS     3072(CX), Y3
-	VMOVUPS     4096(CX), Y4
+	VMOVUPS     5120(CX), Y1
+	VMOVUPS     10240(CX), Y2
+	VMOVUPS     15360(CX), Y3
+	VMOVUPS     20480(CX), Y4
 	VMOVUPS     (BX), Y5
 	VMOVUPS     (R8), Y6
 	VFMADD231PS (R9), Y2, Y5
@@ -3844,8 +3844,8 @@ loop:
 	VMOVUPS     64(DI), Y1
 	VFMADD231PS Y0, Y8, Y1
 	VMOVUPS     Y1, 64(DI)
-	VMOVUPS     Y3, 3072(CX)
-	VMOVUPS     Y4, 4096(CX)
+	VMOVUPS     Y3, 15360(CX)
+	VMOVUPS     Y4, 20480(CX)
 	MOVQ        72(AX), R13
 	ADDQ        R13, R8
 	MOVQ        80(AX), R13
@@ -4122,10 +4122,10 @@ TEXT ·scanBackward1AVX2(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS      (CX), Y0
-	VMOVUPS      1024(CX), Y1
-	VMOVUPS      2048(CX), Y2
-	VMOVUPS      3072(CX), Y3
-	VMOVUPS      4096(CX), Y4
+	VMOVUPS      5120(CX), Y1
+	VMOVUPS      10240(CX), Y2
+	VMOVUPS      15360(CX), Y3
+	VMOVUPS      20480(CX), Y4
 	VMOVUPS      (BX), Y5
 	VBROADCASTSS (R8), Y6
 	VBROADCASTSS (R9), Y7
@@ -4164,8 +4164,8 @@ loop:
 	VADDPS       Y1, Y0, Y0
 	VADDSS       (R11), X0, X0
 	VMOVSS       X0, (R11)
-	VMOVUPS      Y3, 3072(CX)
-	VMOVUPS      Y4, 4096(CX)
+	VMOVUPS      Y3, 15360(CX)
+	VMOVUPS      Y4, 20480(CX)
 	MOVQ         72(AX), R13
 	ADDQ         R13, R8
 	MOVQ         80(AX), R13
@@ -4437,10 +4437,10 @@ TEXT ·scanBackwardVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS     (CX), Y0
-	VMOVUPS     1024(CX), Y1
-	VMOVUPS     2048(CX), Y2
-	VMOVUPS     3072(CX), Y3
-	VMOVUPS     4096(CX), Y4
+	VMOVUPS     5120(CX), Y1
+	VMOVUPS     10240(CX), Y2
+	VMOVUPS     15360(CX), Y3
+	VMOVUPS     20480(CX), Y4
 	VMOVUPS     (BX), Y5
 	VMOVUPS     (R8), Y6
 	VFMADD231PS (R9), Y2, Y5
@@ -4460,8 +4460,8 @@ loop:
 	VMOVUPS     (DI), Y1
 	VFMADD231PS Y0, Y8, Y1
 	VMOVUPS     Y1, (DI)
-	VMOVUPS     Y3, 3072(CX)
-	VMOVUPS     Y4, 4096(CX)
+	VMOVUPS     Y3, 15360(CX)
+	VMOVUPS     Y4, 20480(CX)
 	MOVQ        72(AX), R13
 	ADDQ        R13, R8
 	MOVQ        80(AX), R13
@@ -4477,106 +4477,119 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanPrepareAVX2(args *scanPrepareArgs)
+// func scanAdvanceSmall1AVX2(args *scanSmallArgs)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·scanPrepareAVX2(SB), NOSPLIT|NOFRAME, $0-8
-	MOVQ       args+0(FP), AX
-	MOVQ       (AX), CX
-	MOVQ       8(AX), DX
-	MOVQ       16(AX), BX
-	MOVQ       56(AX), SI
-	MOVQ       96(AX), DI
-	MOVQ       104(AX), R8
-	MOVQ       112(AX), R9
-	MOVQ       24(AX), R10
-	LEAQ       lanesAVX2<>+32(SB), R11
-	NEGQ       R8
-	VMOVUPS    (R11)(R8*4), Y0
-	VXORPS     Y1, Y1, Y1
-	TESTQ      SI, SI
-	JE         noBias
-	VMASKMOVPS (SI), Y0, Y1
+TEXT ·scanAdvanceSmall1AVX2(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         64(AX), CX
+	MOVQ         72(AX), DX
+	MOVQ         144(AX), BX
+	MOVQ         (AX), DI
+	MOVQ         8(AX), R9
+	MOVQ         16(AX), R10
+	MOVQ         24(AX), SI
+	MOVQ         152(AX), SI
+	LEAQ         lanesAVX2<>+32(SB), R8
+	NEGQ         SI
+	VMOVUPS      (R8)(SI*4), Y0
+	MOVQ         56(AX), SI
+	VMOVUPS      (SI), Y1
+	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
 
-noBias:
 loop:
-	MOVLQSX    (R10), SI
-	ADDQ       $+4, R10
-	MOVQ       88(AX), R8
-	TESTQ      R8, R8
+	MOVLQSX    (DI), R8
+	ADDQ       $+4, DI
+	MOVQ       136(AX), SI
+	TESTQ      SI, SI
 	JE         noAhead
-	MOVLQSX    -4(R10)(R8*1), R8
-	MOVQ       32(AX), R11
-	MOVQ       64(AX), R12
-	IMULQ      R8, R12
-	PREFETCHT0 (R11)(R12*1)
-	MOVQ       40(AX), R11
-	MOVQ       72(AX), R12
-	IMULQ      R8, R12
-	PREFETCHT0 (R11)(R12*1)
-	MOVQ       48(AX), R11
-	MOVQ       80(AX), R12
-	IMULQ      R8, R12
-	PREFETCHT0 (R11)(R12*1)
+	MOVLQSX    -4(DI)(SI*1), SI
+	MOVQ       SI, R11
+	IMULQ      88(AX), R11
+	PREFETCHT0 (R9)(R11*1)
+	IMULQ      96(AX), SI
+	PREFETCHT0 (R10)(SI*1)
 
 noAhead:
-	MOVQ         32(AX), R8
-	MOVQ         64(AX), R11
-	IMULQ        SI, R11
-	VMASKMOVPS   (R8)(R11*1), Y0, Y2
-	MOVQ         40(AX), R8
-	MOVQ         72(AX), R11
-	IMULQ        SI, R11
-	VMASKMOVPS   (R8)(R11*1), Y0, Y4
-	VADDPS       Y1, Y2, Y3
-	TESTQ        R9, R9
+	MOVQ       R8, SI
+	IMULQ      88(AX), SI
+	VMASKMOVPS (R9)(SI*1), Y0, Y3
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JE         noBias
+	VMASKMOVPS (SI), Y0, Y4
+	VADDPS     Y4, Y3, Y3
+
+noBias:
+	MOVQ         160(AX), SI
+	VMOVAPS      Y3, Y4
+	TESTQ        SI, SI
 	JE           noSoftplus
-	VADDPS       Y1, Y2, Y2
-	VORPS        math_signAVX2<>+0(SB), Y2, Y3
+	VORPS        math_signAVX2<>+0(SB), Y3, Y4
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
-	VMAXPS       Y3, Y6, Y3
+	VMAXPS       Y4, Y6, Y4
 	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
-	VFMADD231PS  math_log2eAVX2<>+0(SB), Y3, Y5
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y4, Y5
 	VSUBPS       math_shiftAVX2<>+0(SB), Y5, Y6
-	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y3
-	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y3
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y4
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y4
 	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y6
-	VFMADD213PS  math_e5AVX2<>+0(SB), Y3, Y6
-	VFMADD213PS  math_e4AVX2<>+0(SB), Y3, Y6
-	VFMADD213PS  math_e3AVX2<>+0(SB), Y3, Y6
-	VFMADD213PS  math_e2AVX2<>+0(SB), Y3, Y6
-	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y6
-	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y6
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y6
 	VPSUBD       math_biasAVX2<>+0(SB), Y5, Y5
-	VPSRAD       $0x01, Y5, Y3
-	VPSUBD       Y3, Y5, Y5
-	VPSLLD       $0x17, Y3, Y3
+	VPSRAD       $0x01, Y5, Y4
+	VPSUBD       Y4, Y5, Y5
+	VPSLLD       $0x17, Y4, Y4
 	VPSLLD       $0x17, Y5, Y5
 	VMULPS       Y5, Y6, Y6
-	VMULPS       Y3, Y6, Y3
+	VMULPS       Y4, Y6, Y4
 	VBROADCASTSS cAVX2_3f000000<>+0(SB), Y5
-	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y5
-	VDIVPS       Y5, Y3, Y5
-	VMULPS       Y5, Y5, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y5
+	VDIVPS       Y5, Y4, Y5
+	VMULPS       Y5, Y5, Y4
 	VBROADCASTSS cAVX2_3a0f74c4<>+0(SB), Y6
-	VFMADD213PS  math_l7AVX2<>+0(SB), Y3, Y6
-	VFMADD213PS  math_l5AVX2<>+0(SB), Y3, Y6
-	VFMADD213PS  math_l3AVX2<>+0(SB), Y3, Y6
-	VMULPS       Y3, Y6, Y6
+	VFMADD213PS  math_l7AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_l5AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_l3AVX2<>+0(SB), Y4, Y6
+	VMULPS       Y4, Y6, Y6
 	VFMADD213PS  Y5, Y5, Y6
-	VXORPS       Y3, Y3, Y3
-	VMAXPS       Y3, Y2, Y3
-	VADDPS       Y6, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VMAXPS       Y4, Y3, Y4
+	VADDPS       Y6, Y4, Y4
 
 noSoftplus:
-	VMOVUPS Y3, (CX)
-	VMOVUPS Y4, (BX)
-	VMULPS  Y4, Y3, Y3
-	VMOVUPS Y3, (DX)
-	ADDQ    $+64, CX
-	ADDQ    $+64, DX
-	ADDQ    $+64, BX
-	DECQ    DI
-	JNE     loop
+	MOVQ         R8, SI
+	IMULQ        96(AX), SI
+	VMASKMOVPS   (R10)(SI*1), Y0, Y3
+	VMULPS       Y3, Y4, Y3
+	VMULPS       (CX), Y4, Y4
+	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y5
+	VMAXPS       Y4, Y5, Y4
+	VMOVUPS      wide_43000000AVX2<>+0(SB), Y6
+	VMINPS       Y4, Y6, Y4
+	VADDPS       Y2, Y4, Y5
+	VSUBPS       Y2, Y5, Y6
+	VSUBPS       Y6, Y4, Y6
+	VMOVUPS      wide_3aae046fAVX2<>+0(SB), Y4
+	VFMADD213PS  wide_3c1e8629AVX2<>+0(SB), Y6, Y4
+	VFMADD213PS  wide_3d635b73AVX2<>+0(SB), Y6, Y4
+	VFMADD213PS  wide_3e75fc8cAVX2<>+0(SB), Y6, Y4
+	VFMADD213PS  wide_3f317214AVX2<>+0(SB), Y6, Y4
+	VFMADD213PS  wide_3f800000AVX2<>+0(SB), Y6, Y4
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y4, Y4
+	VBROADCASTSS (DX), Y5
+	VMULPS       Y5, Y3, Y3
+	VFMADD213PS  Y3, Y4, Y1
+	MOVQ         120(AX), SI
+	ADDQ         SI, DX
+	DECQ         BX
+	JNE          loop
+	MOVQ         56(AX), AX
+	VMOVUPS      Y1, (AX)
 	VZEROUPPER
 	RET
 
@@ -4753,6 +4766,633 @@ DATA math_l3AVX2<>+24(SB)/4, $0x3daaaa80
 DATA math_l3AVX2<>+28(SB)/4, $0x3daaaa80
 GLOBL math_l3AVX2<>(SB), RODATA|NOPTR, $32
 
+// func scanForwardSmall1AVX2(args *scanSmallArgs)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·scanForwardSmall1AVX2(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         64(AX), CX
+	MOVQ         72(AX), DX
+	MOVQ         80(AX), BX
+	MOVQ         144(AX), SI
+	MOVQ         (AX), R8
+	MOVQ         8(AX), R10
+	MOVQ         16(AX), R11
+	MOVQ         24(AX), R12
+	MOVQ         152(AX), DI
+	LEAQ         lanesAVX2<>+32(SB), R9
+	NEGQ         DI
+	VMOVUPS      (R9)(DI*4), Y0
+	MOVQ         56(AX), DI
+	VMOVUPS      (DI), Y1
+	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
+
+loop:
+	MOVLQSX    (R8), R9
+	ADDQ       $+4, R8
+	MOVQ       136(AX), DI
+	TESTQ      DI, DI
+	JE         noAhead
+	MOVLQSX    -4(R8)(DI*1), DI
+	MOVQ       DI, R13
+	IMULQ      88(AX), R13
+	PREFETCHT0 (R10)(R13*1)
+	MOVQ       DI, R13
+	IMULQ      96(AX), R13
+	PREFETCHT0 (R11)(R13*1)
+	IMULQ      104(AX), DI
+	PREFETCHT0 (R12)(DI*1)
+
+noAhead:
+	MOVQ       R9, DI
+	IMULQ      88(AX), DI
+	VMASKMOVPS (R10)(DI*1), Y0, Y3
+	MOVQ       40(AX), DI
+	TESTQ      DI, DI
+	JE         noBias
+	VMASKMOVPS (DI), Y0, Y4
+	VADDPS     Y4, Y3, Y3
+
+noBias:
+	MOVQ         160(AX), DI
+	VMOVAPS      Y3, Y4
+	TESTQ        DI, DI
+	JE           noSoftplus
+	VORPS        math_signAVX2<>+0(SB), Y3, Y4
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
+	VMAXPS       Y4, Y6, Y4
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y4, Y5
+	VSUBPS       math_shiftAVX2<>+0(SB), Y5, Y6
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y4
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y4
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y6
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y6
+	VPSUBD       math_biasAVX2<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y4
+	VPSUBD       Y4, Y5, Y5
+	VPSLLD       $0x17, Y4, Y4
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y6, Y6
+	VMULPS       Y4, Y6, Y4
+	VBROADCASTSS cAVX2_3f000000<>+0(SB), Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y5
+	VDIVPS       Y5, Y4, Y5
+	VMULPS       Y5, Y5, Y4
+	VBROADCASTSS cAVX2_3a0f74c4<>+0(SB), Y6
+	VFMADD213PS  math_l7AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_l5AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_l3AVX2<>+0(SB), Y4, Y6
+	VMULPS       Y4, Y6, Y6
+	VFMADD213PS  Y5, Y5, Y6
+	VXORPS       Y4, Y4, Y4
+	VMAXPS       Y4, Y3, Y4
+	VADDPS       Y6, Y4, Y4
+
+noSoftplus:
+	MOVQ         R9, DI
+	IMULQ        96(AX), DI
+	VMASKMOVPS   (R11)(DI*1), Y0, Y3
+	VMULPS       Y3, Y4, Y6
+	VXORPS       Y5, Y5, Y5
+	VMULPS       (CX), Y4, Y4
+	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y7
+	VMAXPS       Y4, Y7, Y4
+	VMOVUPS      wide_43000000AVX2<>+0(SB), Y8
+	VMINPS       Y4, Y8, Y4
+	VADDPS       Y2, Y4, Y7
+	VSUBPS       Y2, Y7, Y8
+	VSUBPS       Y8, Y4, Y8
+	VMOVUPS      wide_3aae046fAVX2<>+0(SB), Y4
+	VFMADD213PS  wide_3c1e8629AVX2<>+0(SB), Y8, Y4
+	VFMADD213PS  wide_3d635b73AVX2<>+0(SB), Y8, Y4
+	VFMADD213PS  wide_3e75fc8cAVX2<>+0(SB), Y8, Y4
+	VFMADD213PS  wide_3f317214AVX2<>+0(SB), Y8, Y4
+	VFMADD213PS  wide_3f800000AVX2<>+0(SB), Y8, Y4
+	VPSLLD       $0x17, Y7, Y7
+	VMULPS       Y7, Y4, Y4
+	VBROADCASTSS (DX), Y7
+	VMULPS       Y7, Y6, Y6
+	VFMADD213PS  Y6, Y4, Y1
+	VBROADCASTSS (BX), Y4
+	VFMADD231PS  Y4, Y1, Y5
+	MOVQ         120(AX), DI
+	ADDQ         DI, DX
+	MOVQ         128(AX), DI
+	ADDQ         DI, BX
+	MOVQ         48(AX), DI
+	TESTQ        DI, DI
+	JE           noD
+	VMASKMOVPS   (DI), Y0, Y4
+	VFMADD231PS  Y3, Y4, Y5
+
+noD:
+	MOVQ         32(AX), DI
+	TESTQ        DI, DI
+	JE           noZ
+	MOVQ         32(AX), DI
+	MOVQ         R9, R13
+	IMULQ        112(AX), R13
+	VMASKMOVPS   (DI)(R13*1), Y0, Y3
+	VXORPS       math_signAVX2<>+0(SB), Y3, Y4
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
+	VMAXPS       Y4, Y7, Y4
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y7
+	VMINPS       Y4, Y7, Y4
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y6
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y4, Y6
+	VSUBPS       math_shiftAVX2<>+0(SB), Y6, Y7
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y4
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y4
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y7
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y4, Y7
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y4, Y7
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y4, Y7
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y4, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y7
+	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y4
+	VPSUBD       Y4, Y6, Y6
+	VPSLLD       $0x17, Y4, Y4
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VMULPS       Y4, Y7, Y4
+	VADDPS       math_oneAVX2<>+0(SB), Y4, Y4
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y6
+	VDIVPS       Y4, Y6, Y4
+	VMULPS       Y3, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+
+noZ:
+	IMULQ      104(AX), R9
+	MOVQ       168(AX), DI
+	TESTQ      DI, DI
+	JE         noAdds
+	VMASKMOVPS (R12)(R9*1), Y0, Y4
+	VADDPS     Y4, Y5, Y5
+
+noAdds:
+	VMASKMOVPS Y5, Y0, (R12)(R9*1)
+	DECQ       SI
+	JNE        loop
+	MOVQ       56(AX), AX
+	VMOVUPS    Y1, (AX)
+	VZEROUPPER
+	RET
+
+DATA cAVX2_42b20000<>+0(SB)/4, $0x42b20000
+GLOBL cAVX2_42b20000<>(SB), RODATA|NOPTR, $4
+
+DATA cAVX2_3f800000<>+0(SB)/4, $0x3f800000
+GLOBL cAVX2_3f800000<>(SB), RODATA|NOPTR, $4
+
+// func scanAdvanceSmall2AVX2(args *scanSmallArgs)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·scanAdvanceSmall2AVX2(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         64(AX), CX
+	MOVQ         72(AX), DX
+	MOVQ         144(AX), BX
+	MOVQ         (AX), DI
+	MOVQ         8(AX), R9
+	MOVQ         16(AX), R10
+	MOVQ         24(AX), SI
+	MOVQ         152(AX), SI
+	LEAQ         lanesAVX2<>+32(SB), R8
+	NEGQ         SI
+	VMOVUPS      (R8)(SI*4), Y0
+	MOVQ         56(AX), SI
+	VMOVUPS      (SI), Y1
+	VMOVUPS      64(SI), Y2
+	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y3
+
+loop:
+	MOVLQSX    (DI), R8
+	ADDQ       $+4, DI
+	MOVQ       136(AX), SI
+	TESTQ      SI, SI
+	JE         noAhead
+	MOVLQSX    -4(DI)(SI*1), SI
+	MOVQ       SI, R11
+	IMULQ      88(AX), R11
+	PREFETCHT0 (R9)(R11*1)
+	IMULQ      96(AX), SI
+	PREFETCHT0 (R10)(SI*1)
+
+noAhead:
+	MOVQ       R8, SI
+	IMULQ      88(AX), SI
+	VMASKMOVPS (R9)(SI*1), Y0, Y4
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JE         noBias
+	VMASKMOVPS (SI), Y0, Y5
+	VADDPS     Y5, Y4, Y4
+
+noBias:
+	MOVQ         160(AX), SI
+	VMOVAPS      Y4, Y5
+	TESTQ        SI, SI
+	JE           noSoftplus
+	VORPS        math_signAVX2<>+0(SB), Y4, Y5
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
+	VMAXPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y6
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y6
+	VSUBPS       math_shiftAVX2<>+0(SB), Y6, Y7
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y5
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y5
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y7
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y5
+	VPSUBD       Y5, Y6, Y6
+	VPSLLD       $0x17, Y5, Y5
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VMULPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_3f000000<>+0(SB), Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y6
+	VDIVPS       Y6, Y5, Y6
+	VMULPS       Y6, Y6, Y5
+	VBROADCASTSS cAVX2_3a0f74c4<>+0(SB), Y7
+	VFMADD213PS  math_l7AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_l5AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_l3AVX2<>+0(SB), Y5, Y7
+	VMULPS       Y5, Y7, Y7
+	VFMADD213PS  Y6, Y6, Y7
+	VXORPS       Y5, Y5, Y5
+	VMAXPS       Y5, Y4, Y5
+	VADDPS       Y7, Y5, Y5
+
+noSoftplus:
+	MOVQ         R8, SI
+	IMULQ        96(AX), SI
+	VMASKMOVPS   (R10)(SI*1), Y0, Y4
+	VMULPS       Y4, Y5, Y4
+	VMULPS       (CX), Y5, Y6
+	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y7
+	VMAXPS       Y6, Y7, Y6
+	VMOVUPS      wide_43000000AVX2<>+0(SB), Y8
+	VMINPS       Y6, Y8, Y6
+	VADDPS       Y3, Y6, Y7
+	VSUBPS       Y3, Y7, Y8
+	VSUBPS       Y8, Y6, Y8
+	VMOVUPS      wide_3aae046fAVX2<>+0(SB), Y6
+	VFMADD213PS  wide_3c1e8629AVX2<>+0(SB), Y8, Y6
+	VFMADD213PS  wide_3d635b73AVX2<>+0(SB), Y8, Y6
+	VFMADD213PS  wide_3e75fc8cAVX2<>+0(SB), Y8, Y6
+	VFMADD213PS  wide_3f317214AVX2<>+0(SB), Y8, Y6
+	VFMADD213PS  wide_3f800000AVX2<>+0(SB), Y8, Y6
+	VPSLLD       $0x17, Y7, Y7
+	VMULPS       Y7, Y6, Y6
+	VBROADCASTSS (DX), Y7
+	VMULPS       Y7, Y4, Y7
+	VFMADD213PS  Y7, Y6, Y1
+	VMULPS       64(CX), Y5, Y5
+	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y6
+	VMAXPS       Y5, Y6, Y5
+	VMOVUPS      wide_43000000AVX2<>+0(SB), Y7
+	VMINPS       Y5, Y7, Y5
+	VADDPS       Y3, Y5, Y6
+	VSUBPS       Y3, Y6, Y7
+	VSUBPS       Y7, Y5, Y7
+	VMOVUPS      wide_3aae046fAVX2<>+0(SB), Y5
+	VFMADD213PS  wide_3c1e8629AVX2<>+0(SB), Y7, Y5
+	VFMADD213PS  wide_3d635b73AVX2<>+0(SB), Y7, Y5
+	VFMADD213PS  wide_3e75fc8cAVX2<>+0(SB), Y7, Y5
+	VFMADD213PS  wide_3f317214AVX2<>+0(SB), Y7, Y5
+	VFMADD213PS  wide_3f800000AVX2<>+0(SB), Y7, Y5
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y5, Y5
+	VBROADCASTSS 4(DX), Y6
+	VMULPS       Y6, Y4, Y4
+	VFMADD213PS  Y4, Y5, Y2
+	MOVQ         120(AX), SI
+	ADDQ         SI, DX
+	DECQ         BX
+	JNE          loop
+	MOVQ         56(AX), AX
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      Y2, 64(AX)
+	VZEROUPPER
+	RET
+
+// func scanForwardSmall2AVX2(args *scanSmallArgs)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·scanForwardSmall2AVX2(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         64(AX), CX
+	MOVQ         72(AX), DX
+	MOVQ         80(AX), BX
+	MOVQ         144(AX), SI
+	MOVQ         (AX), R8
+	MOVQ         8(AX), R10
+	MOVQ         16(AX), R11
+	MOVQ         24(AX), R12
+	MOVQ         152(AX), DI
+	LEAQ         lanesAVX2<>+32(SB), R9
+	NEGQ         DI
+	VMOVUPS      (R9)(DI*4), Y0
+	MOVQ         56(AX), DI
+	VMOVUPS      (DI), Y1
+	VMOVUPS      64(DI), Y2
+	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y3
+
+loop:
+	MOVLQSX    (R8), R9
+	ADDQ       $+4, R8
+	MOVQ       136(AX), DI
+	TESTQ      DI, DI
+	JE         noAhead
+	MOVLQSX    -4(R8)(DI*1), DI
+	MOVQ       DI, R13
+	IMULQ      88(AX), R13
+	PREFETCHT0 (R10)(R13*1)
+	MOVQ       DI, R13
+	IMULQ      96(AX), R13
+	PREFETCHT0 (R11)(R13*1)
+	IMULQ      104(AX), DI
+	PREFETCHT0 (R12)(DI*1)
+
+noAhead:
+	MOVQ       R9, DI
+	IMULQ      88(AX), DI
+	VMASKMOVPS (R10)(DI*1), Y0, Y4
+	MOVQ       40(AX), DI
+	TESTQ      DI, DI
+	JE         noBias
+	VMASKMOVPS (DI), Y0, Y5
+	VADDPS     Y5, Y4, Y4
+
+noBias:
+	MOVQ         160(AX), DI
+	VMOVAPS      Y4, Y5
+	TESTQ        DI, DI
+	JE           noSoftplus
+	VORPS        math_signAVX2<>+0(SB), Y4, Y5
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
+	VMAXPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y6
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y6
+	VSUBPS       math_shiftAVX2<>+0(SB), Y6, Y7
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y5
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y5
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y7
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y5
+	VPSUBD       Y5, Y6, Y6
+	VPSLLD       $0x17, Y5, Y5
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VMULPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_3f000000<>+0(SB), Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y6
+	VDIVPS       Y6, Y5, Y6
+	VMULPS       Y6, Y6, Y5
+	VBROADCASTSS cAVX2_3a0f74c4<>+0(SB), Y7
+	VFMADD213PS  math_l7AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_l5AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_l3AVX2<>+0(SB), Y5, Y7
+	VMULPS       Y5, Y7, Y7
+	VFMADD213PS  Y6, Y6, Y7
+	VXORPS       Y5, Y5, Y5
+	VMAXPS       Y5, Y4, Y5
+	VADDPS       Y7, Y5, Y5
+
+noSoftplus:
+	MOVQ         R9, DI
+	IMULQ        96(AX), DI
+	VMASKMOVPS   (R11)(DI*1), Y0, Y4
+	VMULPS       Y4, Y5, Y7
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y8, Y8, Y8
+	VMULPS       (CX), Y5, Y9
+	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y10
+	VMAXPS       Y9, Y10, Y9
+	VMOVUPS      wide_43000000AVX2<>+0(SB), Y11
+	VMINPS       Y9, Y11, Y9
+	VADDPS       Y3, Y9, Y10
+	VSUBPS       Y3, Y10, Y11
+	VSUBPS       Y11, Y9, Y11
+	VMOVUPS      wide_3aae046fAVX2<>+0(SB), Y9
+	VFMADD213PS  wide_3c1e8629AVX2<>+0(SB), Y11, Y9
+	VFMADD213PS  wide_3d635b73AVX2<>+0(SB), Y11, Y9
+	VFMADD213PS  wide_3e75fc8cAVX2<>+0(SB), Y11, Y9
+	VFMADD213PS  wide_3f317214AVX2<>+0(SB), Y11, Y9
+	VFMADD213PS  wide_3f800000AVX2<>+0(SB), Y11, Y9
+	VPSLLD       $0x17, Y10, Y10
+	VMULPS       Y10, Y9, Y9
+	VBROADCASTSS (DX), Y10
+	VMULPS       Y10, Y7, Y10
+	VFMADD213PS  Y10, Y9, Y1
+	VBROADCASTSS (BX), Y9
+	VFMADD231PS  Y9, Y1, Y6
+	VMULPS       64(CX), Y5, Y5
+	VMOVUPS      wide_c2fe0000AVX2<>+0(SB), Y9
+	VMAXPS       Y5, Y9, Y5
+	VMOVUPS      wide_43000000AVX2<>+0(SB), Y10
+	VMINPS       Y5, Y10, Y5
+	VADDPS       Y3, Y5, Y9
+	VSUBPS       Y3, Y9, Y10
+	VSUBPS       Y10, Y5, Y10
+	VMOVUPS      wide_3aae046fAVX2<>+0(SB), Y5
+	VFMADD213PS  wide_3c1e8629AVX2<>+0(SB), Y10, Y5
+	VFMADD213PS  wide_3d635b73AVX2<>+0(SB), Y10, Y5
+	VFMADD213PS  wide_3e75fc8cAVX2<>+0(SB), Y10, Y5
+	VFMADD213PS  wide_3f317214AVX2<>+0(SB), Y10, Y5
+	VFMADD213PS  wide_3f800000AVX2<>+0(SB), Y10, Y5
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y9, Y5, Y5
+	VBROADCASTSS 4(DX), Y9
+	VMULPS       Y9, Y7, Y7
+	VFMADD213PS  Y7, Y5, Y2
+	VBROADCASTSS 4(BX), Y5
+	VFMADD231PS  Y5, Y2, Y8
+	MOVQ         120(AX), DI
+	ADDQ         DI, DX
+	MOVQ         128(AX), DI
+	ADDQ         DI, BX
+	VADDPS       Y8, Y6, Y6
+	MOVQ         48(AX), DI
+	TESTQ        DI, DI
+	JE           noD
+	VMASKMOVPS   (DI), Y0, Y5
+	VFMADD231PS  Y4, Y5, Y6
+
+noD:
+	MOVQ         32(AX), DI
+	TESTQ        DI, DI
+	JE           noZ
+	MOVQ         32(AX), DI
+	MOVQ         R9, R13
+	IMULQ        112(AX), R13
+	VMASKMOVPS   (DI)(R13*1), Y0, Y4
+	VXORPS       math_signAVX2<>+0(SB), Y4, Y5
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y8
+	VMAXPS       Y5, Y8, Y5
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y8
+	VMINPS       Y5, Y8, Y5
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y7
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y7
+	VSUBPS       math_shiftAVX2<>+0(SB), Y7, Y8
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y8, Y5
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y8, Y5
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y8
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y8
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y8
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y8
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y8
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y8
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y8
+	VPSUBD       math_biasAVX2<>+0(SB), Y7, Y7
+	VPSRAD       $0x01, Y7, Y5
+	VPSUBD       Y5, Y7, Y7
+	VPSLLD       $0x17, Y5, Y5
+	VPSLLD       $0x17, Y7, Y7
+	VMULPS       Y7, Y8, Y8
+	VMULPS       Y5, Y8, Y5
+	VADDPS       math_oneAVX2<>+0(SB), Y5, Y5
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y7
+	VDIVPS       Y5, Y7, Y5
+	VMULPS       Y4, Y5, Y5
+	VMULPS       Y5, Y6, Y6
+
+noZ:
+	IMULQ      104(AX), R9
+	MOVQ       168(AX), DI
+	TESTQ      DI, DI
+	JE         noAdds
+	VMASKMOVPS (R12)(R9*1), Y0, Y5
+	VADDPS     Y5, Y6, Y6
+
+noAdds:
+	VMASKMOVPS Y6, Y0, (R12)(R9*1)
+	DECQ       SI
+	JNE        loop
+	MOVQ       56(AX), AX
+	VMOVUPS    Y1, (AX)
+	VMOVUPS    Y2, 64(AX)
+	VZEROUPPER
+	RET
+
+// func scanPrepareAVX2(args *scanPrepareArgs)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·scanPrepareAVX2(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ       args+0(FP), AX
+	MOVQ       (AX), CX
+	MOVQ       8(AX), DX
+	MOVQ       16(AX), BX
+	MOVQ       56(AX), SI
+	MOVQ       96(AX), DI
+	MOVQ       104(AX), R8
+	MOVQ       112(AX), R9
+	MOVQ       24(AX), R10
+	LEAQ       lanesAVX2<>+32(SB), R11
+	NEGQ       R8
+	VMOVUPS    (R11)(R8*4), Y0
+	VXORPS     Y1, Y1, Y1
+	TESTQ      SI, SI
+	JE         noBias
+	VMASKMOVPS (SI), Y0, Y1
+
+noBias:
+loop:
+	MOVLQSX    (R10), SI
+	ADDQ       $+4, R10
+	MOVQ       88(AX), R8
+	TESTQ      R8, R8
+	JE         noAhead
+	MOVLQSX    -4(R10)(R8*1), R8
+	MOVQ       32(AX), R11
+	MOVQ       R8, R12
+	IMULQ      64(AX), R12
+	PREFETCHT0 (R11)(R12*1)
+	MOVQ       40(AX), R11
+	MOVQ       R8, R12
+	IMULQ      72(AX), R12
+	PREFETCHT0 (R11)(R12*1)
+	MOVQ       48(AX), R11
+	IMULQ      80(AX), R8
+	PREFETCHT0 (R11)(R8*1)
+
+noAhead:
+	MOVQ         32(AX), R8
+	MOVQ         SI, R11
+	IMULQ        64(AX), R11
+	VMASKMOVPS   (R8)(R11*1), Y0, Y2
+	MOVQ         40(AX), R8
+	IMULQ        72(AX), SI
+	VMASKMOVPS   (R8)(SI*1), Y0, Y4
+	VADDPS       Y1, Y2, Y3
+	TESTQ        R9, R9
+	JE           noSoftplus
+	VADDPS       Y1, Y2, Y2
+	VORPS        math_signAVX2<>+0(SB), Y2, Y3
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
+	VMAXPS       Y3, Y6, Y3
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y3, Y5
+	VSUBPS       math_shiftAVX2<>+0(SB), Y5, Y6
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y3
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y3
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y6
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y3, Y6
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y3, Y6
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y3, Y6
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y3, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y6
+	VPSUBD       math_biasAVX2<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y3
+	VPSUBD       Y3, Y5, Y5
+	VPSLLD       $0x17, Y3, Y3
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y6, Y6
+	VMULPS       Y3, Y6, Y3
+	VBROADCASTSS cAVX2_3f000000<>+0(SB), Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y5
+	VDIVPS       Y5, Y3, Y5
+	VMULPS       Y5, Y5, Y3
+	VBROADCASTSS cAVX2_3a0f74c4<>+0(SB), Y6
+	VFMADD213PS  math_l7AVX2<>+0(SB), Y3, Y6
+	VFMADD213PS  math_l5AVX2<>+0(SB), Y3, Y6
+	VFMADD213PS  math_l3AVX2<>+0(SB), Y3, Y6
+	VMULPS       Y3, Y6, Y6
+	VFMADD213PS  Y5, Y5, Y6
+	VXORPS       Y3, Y3, Y3
+	VMAXPS       Y3, Y2, Y3
+	VADDPS       Y6, Y3, Y3
+
+noSoftplus:
+	VMOVUPS Y3, (CX)
+	VMOVUPS Y4, (BX)
+	VMULPS  Y4, Y3, Y3
+	VMOVUPS Y3, (DX)
+	ADDQ    $+64, CX
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	DECQ    DI
+	JNE     loop
+	VZEROUPPER
+	RET
+
 // func scanFinishAVX2(args *scanFinishArgs)
 // Requires: AVX, AVX2, FMA3
 TEXT ·scanFinishAVX2(SB), NOSPLIT|NOFRAME, $0-8
@@ -4786,8 +5426,8 @@ noD:
 	TESTQ        SI, SI
 	JE           noZ
 	MOVQ         40(AX), R11
-	MOVQ         56(AX), R12
-	IMULQ        R8, R12
+	MOVQ         R8, R12
+	IMULQ        56(AX), R12
 	VMASKMOVPS   (R11)(R12*1), Y0, Y3
 	VXORPS       math_signAVX2<>+0(SB), Y3, Y4
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
@@ -4821,27 +5461,20 @@ noD:
 
 noZ:
 	MOVQ       8(AX), R11
-	MOVQ       48(AX), R12
-	IMULQ      R8, R12
+	IMULQ      48(AX), R8
 	TESTQ      R9, R9
 	JE         noAdds
-	VMASKMOVPS (R11)(R12*1), Y0, Y3
+	VMASKMOVPS (R11)(R8*1), Y0, Y3
 	VADDPS     Y3, Y2, Y2
 
 noAdds:
-	VMASKMOVPS Y2, Y0, (R11)(R12*1)
+	VMASKMOVPS Y2, Y0, (R11)(R8*1)
 	ADDQ       $+64, CX
 	ADDQ       $+64, DX
 	DECQ       DI
 	JNE        loop
 	VZEROUPPER
 	RET
-
-DATA cAVX2_42b20000<>+0(SB)/4, $0x42b20000
-GLOBL cAVX2_42b20000<>(SB), RODATA|NOPTR, $4
-
-DATA cAVX2_3f800000<>+0(SB)/4, $0x3f800000
-GLOBL cAVX2_3f800000<>(SB), RODATA|NOPTR, $4
 
 // func scanUngateAVX2(args *scanUngateArgs)
 // Requires: AVX, AVX2, FMA3, MMX+
@@ -4864,21 +5497,19 @@ loop:
 	JE         noAhead
 	MOVLQSX    -4(DI)(R8*1), R8
 	MOVQ       16(AX), R9
-	MOVQ       32(AX), R10
-	IMULQ      R8, R10
-	PREFETCHT0 (R9)(R10*1)
+	IMULQ      32(AX), R8
+	PREFETCHT0 (R9)(R8*1)
 
 noAhead:
 	MOVQ         16(AX), R8
-	MOVQ         32(AX), R9
-	IMULQ        SI, R9
+	MOVQ         SI, R9
+	IMULQ        32(AX), R9
 	VMASKMOVPS   (R8)(R9*1), Y0, Y1
 	TESTQ        DX, DX
 	JE           noZ
 	MOVQ         24(AX), R8
-	MOVQ         40(AX), R9
-	IMULQ        SI, R9
-	VMASKMOVPS   (R8)(R9*1), Y0, Y2
+	IMULQ        40(AX), SI
+	VMASKMOVPS   (R8)(SI*1), Y0, Y2
 	VXORPS       math_signAVX2<>+0(SB), Y2, Y3
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y5
 	VMAXPS       Y3, Y5, Y3
@@ -4955,19 +5586,18 @@ loop:
 	JE         noAhead
 	MOVLQSX    -4(SI)(BX*1), BX
 	MOVQ       32(AX), R8
-	MOVQ       112(AX), R9
-	IMULQ      BX, R9
+	MOVQ       BX, R9
+	IMULQ      112(AX), R9
 	PREFETCHT0 (R8)(R9*1)
 	MOVQ       24(AX), R8
-	MOVQ       104(AX), R9
-	IMULQ      BX, R9
-	PREFETCHT0 (R8)(R9*1)
+	IMULQ      104(AX), BX
+	PREFETCHT0 (R8)(BX*1)
 
 noAhead:
-	VMOVUPS     3072(CX), Y5
-	VMOVUPS     2048(CX), Y6
-	VMOVUPS     6144(CX), Y7
-	VMOVUPS     5120(CX), Y8
+	VMOVUPS     15360(CX), Y5
+	VMOVUPS     10240(CX), Y6
+	VMOVUPS     30720(CX), Y7
+	VMOVUPS     25600(CX), Y8
 	VMULPS      (CX), Y5, Y9
 	MOVQ        80(AX), BX
 	TESTQ       BX, BX
@@ -4978,8 +5608,8 @@ noAhead:
 
 noD:
 	MOVQ       32(AX), R8
-	MOVQ       112(AX), R9
-	IMULQ      DI, R9
+	MOVQ       DI, R9
+	IMULQ      112(AX), R9
 	MOVQ       168(AX), BX
 	TESTQ      BX, BX
 	JE         noAdds
@@ -4988,14 +5618,14 @@ noD:
 
 noAdds:
 	VMASKMOVPS   Y9, Y0, (R8)(R9*1)
-	VMOVUPS      4096(CX), Y9
+	VMOVUPS      20480(CX), Y9
 	VFMADD231PS  Y8, Y5, Y9
 	MOVQ         160(AX), BX
 	TESTQ        BX, BX
 	JE           noSoftplus
 	MOVQ         16(AX), BX
-	MOVQ         104(AX), R8
-	IMULQ        DI, R8
+	MOVQ         DI, R8
+	IMULQ        104(AX), R8
 	VMASKMOVPS   (BX)(R8*1), Y0, Y6
 	VADDPS       Y1, Y6, Y6
 	VXORPS       math_signAVX2<>+0(SB), Y6, Y6
@@ -5030,15 +5660,15 @@ noAdds:
 noSoftplus:
 	VADDPS       Y9, Y4, Y4
 	MOVQ         24(AX), BX
-	MOVQ         104(AX), R8
-	IMULQ        DI, R8
+	MOVQ         DI, R8
+	IMULQ        104(AX), R8
 	VMASKMOVPS   Y9, Y0, (BX)(R8*1)
 	MOVQ         56(AX), BX
 	TESTQ        BX, BX
 	JE           noZ
 	MOVQ         56(AX), BX
-	MOVQ         128(AX), R8
-	IMULQ        DI, R8
+	MOVQ         DI, R8
+	IMULQ        128(AX), R8
 	VMASKMOVPS   (BX)(R8*1), Y0, Y5
 	VXORPS       math_signAVX2<>+0(SB), Y5, Y6
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y9
@@ -5073,14 +5703,14 @@ noSoftplus:
 	VMULPS       Y6, Y8, Y8
 	VMULPS       Y5, Y6, Y6
 	MOVQ         40(AX), BX
-	MOVQ         120(AX), R8
-	IMULQ        DI, R8
+	MOVQ         DI, R8
+	IMULQ        120(AX), R8
 	VMASKMOVPS   (BX)(R8*1), Y0, Y5
 	VMULPS       Y7, Y5, Y5
 	VMULPS       Y8, Y5, Y5
 	MOVQ         64(AX), BX
-	MOVQ         128(AX), R8
-	IMULQ        DI, R8
+	MOVQ         DI, R8
+	IMULQ        128(AX), R8
 	VMASKMOVPS   Y5, Y0, (BX)(R8*1)
 	VMULPS       Y6, Y7, Y7
 
@@ -5089,9 +5719,8 @@ noZ:
 	TESTQ      BX, BX
 	JE         noOut
 	MOVQ       48(AX), BX
-	MOVQ       120(AX), R8
-	IMULQ      DI, R8
-	VMASKMOVPS Y7, Y0, (BX)(R8*1)
+	IMULQ      120(AX), DI
+	VMASKMOVPS Y7, Y0, (BX)(DI*1)
 
 noOut:
 	ADDQ    $+64, CX

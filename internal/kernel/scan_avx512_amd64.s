@@ -964,10 +964,10 @@ TEXT ·scanBackward16AVX512(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS          (CX), Z0
-	VMOVUPS          1024(CX), Z1
-	VMOVUPS          2048(CX), Z2
-	VMOVUPS          3072(CX), Z3
-	VMOVUPS          4096(CX), Z4
+	VMOVUPS          5120(CX), Z1
+	VMOVUPS          10240(CX), Z2
+	VMOVUPS          15360(CX), Z3
+	VMOVUPS          20480(CX), Z4
 	VMOVUPS          (BX), Z5
 	VBROADCASTSS     (R8), Z6
 	VFMADD231PS.BCST (R9), Z2, Z5
@@ -1302,8 +1302,8 @@ loop:
 	VMOVUPS          Z2, (R10)
 	VADDPS           (R11), Z9, Z9
 	VMOVUPS          Z9, (R11)
-	VMOVUPS          Z3, 3072(CX)
-	VMOVUPS          Z4, 4096(CX)
+	VMOVUPS          Z3, 15360(CX)
+	VMOVUPS          Z4, 20480(CX)
 	MOVQ             72(AX), R13
 	ADDQ             R13, R8
 	MOVQ             80(AX), R13
@@ -2233,10 +2233,10 @@ TEXT ·scanBackwardVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS     (CX), Z0
-	VMOVUPS     1024(CX), Z1
-	VMOVUPS     2048(CX), Z2
-	VMOVUPS     3072(CX), Z3
-	VMOVUPS     4096(CX), Z4
+	VMOVUPS     5120(CX), Z1
+	VMOVUPS     10240(CX), Z2
+	VMOVUPS     15360(CX), Z3
+	VMOVUPS     20480(CX), Z4
 	VMOVUPS     (BX), Z5
 	VMOVUPS     (R8), Z6
 	VFMADD231PS (R9), Z2, Z5
@@ -2541,8 +2541,8 @@ loop:
 	VMOVUPS     960(DI), Z1
 	VFMADD231PS Z0, Z8, Z1
 	VMOVUPS     Z1, 960(DI)
-	VMOVUPS     Z3, 3072(CX)
-	VMOVUPS     Z4, 4096(CX)
+	VMOVUPS     Z3, 15360(CX)
+	VMOVUPS     Z4, 20480(CX)
 	MOVQ        72(AX), R13
 	ADDQ        R13, R8
 	MOVQ        80(AX), R13
@@ -3120,10 +3120,10 @@ TEXT ·scanBackward8AVX512(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS          (CX), Z0
-	VMOVUPS          1024(CX), Z1
-	VMOVUPS          2048(CX), Z2
-	VMOVUPS          3072(CX), Z3
-	VMOVUPS          4096(CX), Z4
+	VMOVUPS          5120(CX), Z1
+	VMOVUPS          10240(CX), Z2
+	VMOVUPS          15360(CX), Z3
+	VMOVUPS          20480(CX), Z4
 	VMOVUPS          (BX), Z5
 	VBROADCASTSS     (R8), Z6
 	VFMADD231PS.BCST (R9), Z2, Z5
@@ -3296,8 +3296,8 @@ loop:
 	VADDPS           Z1, Z0, Z0
 	VADDPS           (R11), Y0, Y0
 	VMOVUPS          Y0, (R11)
-	VMOVUPS          Z3, 3072(CX)
-	VMOVUPS          Z4, 4096(CX)
+	VMOVUPS          Z3, 15360(CX)
+	VMOVUPS          Z4, 20480(CX)
 	MOVQ             72(AX), R13
 	ADDQ             R13, R8
 	MOVQ             80(AX), R13
@@ -3875,10 +3875,10 @@ TEXT ·scanBackwardVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS     (CX), Z0
-	VMOVUPS     1024(CX), Z1
-	VMOVUPS     2048(CX), Z2
-	VMOVUPS     3072(CX), Z3
-	VMOVUPS     4096(CX), Z4
+	VMOVUPS     5120(CX), Z1
+	VMOVUPS     10240(CX), Z2
+	VMOVUPS     15360(CX), Z3
+	VMOVUPS     20480(CX), Z4
 	VMOVUPS     (BX), Z5
 	VMOVUPS     (R8), Z6
 	VFMADD231PS (R9), Z2, Z5
@@ -4031,8 +4031,8 @@ loop:
 	VMOVUPS     448(DI), Z1
 	VFMADD231PS Z0, Z8, Z1
 	VMOVUPS     Z1, 448(DI)
-	VMOVUPS     Z3, 3072(CX)
-	VMOVUPS     Z4, 4096(CX)
+	VMOVUPS     Z3, 15360(CX)
+	VMOVUPS     Z4, 20480(CX)
 	MOVQ        72(AX), R13
 	ADDQ        R13, R8
 	MOVQ        80(AX), R13
@@ -4434,10 +4434,10 @@ TEXT ·scanBackward4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS          (CX), Z0
-	VMOVUPS          1024(CX), Z1
-	VMOVUPS          2048(CX), Z2
-	VMOVUPS          3072(CX), Z3
-	VMOVUPS          4096(CX), Z4
+	VMOVUPS          5120(CX), Z1
+	VMOVUPS          10240(CX), Z2
+	VMOVUPS          15360(CX), Z3
+	VMOVUPS          20480(CX), Z4
 	VMOVUPS          (BX), Z5
 	VBROADCASTSS     (R8), Z6
 	VFMADD231PS.BCST (R9), Z2, Z5
@@ -4532,8 +4532,8 @@ loop:
 	VADDPS           Z0, Z1, Z1
 	VADDPS           (R11), X1, X1
 	VMOVUPS          X1, (R11)
-	VMOVUPS          Z3, 3072(CX)
-	VMOVUPS          Z4, 4096(CX)
+	VMOVUPS          Z3, 15360(CX)
+	VMOVUPS          Z4, 20480(CX)
 	MOVQ             72(AX), R13
 	ADDQ             R13, R8
 	MOVQ             80(AX), R13
@@ -4935,10 +4935,10 @@ TEXT ·scanBackwardVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS     (CX), Z0
-	VMOVUPS     1024(CX), Z1
-	VMOVUPS     2048(CX), Z2
-	VMOVUPS     3072(CX), Z3
-	VMOVUPS     4096(CX), Z4
+	VMOVUPS     5120(CX), Z1
+	VMOVUPS     10240(CX), Z2
+	VMOVUPS     15360(CX), Z3
+	VMOVUPS     20480(CX), Z4
 	VMOVUPS     (BX), Z5
 	VMOVUPS     (R8), Z6
 	VFMADD231PS (R9), Z2, Z5
@@ -5015,8 +5015,8 @@ loop:
 	VMOVUPS     192(DI), Z1
 	VFMADD231PS Z0, Z8, Z1
 	VMOVUPS     Z1, 192(DI)
-	VMOVUPS     Z3, 3072(CX)
-	VMOVUPS     Z4, 4096(CX)
+	VMOVUPS     Z3, 15360(CX)
+	VMOVUPS     Z4, 20480(CX)
 	MOVQ        72(AX), R13
 	ADDQ        R13, R8
 	MOVQ        80(AX), R13
@@ -5330,10 +5330,10 @@ TEXT ·scanBackward2AVX512(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS          (CX), Z0
-	VMOVUPS          1024(CX), Z1
-	VMOVUPS          2048(CX), Z2
-	VMOVUPS          3072(CX), Z3
-	VMOVUPS          4096(CX), Z4
+	VMOVUPS          5120(CX), Z1
+	VMOVUPS          10240(CX), Z2
+	VMOVUPS          15360(CX), Z3
+	VMOVUPS          20480(CX), Z4
 	VMOVUPS          (BX), Z5
 	VBROADCASTSS     (R8), Z6
 	VFMADD231PS.BCST (R9), Z2, Z5
@@ -5394,8 +5394,8 @@ loop:
 	VMOVQ            (R11), X1
 	VADDPS           X0, X1, X1
 	VMOVQ            X1, (R11)
-	VMOVUPS          Z3, 3072(CX)
-	VMOVUPS          Z4, 4096(CX)
+	VMOVUPS          Z3, 15360(CX)
+	VMOVUPS          Z4, 20480(CX)
 	MOVQ             72(AX), R13
 	ADDQ             R13, R8
 	MOVQ             80(AX), R13
@@ -5709,10 +5709,10 @@ TEXT ·scanBackwardVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS     (CX), Z0
-	VMOVUPS     1024(CX), Z1
-	VMOVUPS     2048(CX), Z2
-	VMOVUPS     3072(CX), Z3
-	VMOVUPS     4096(CX), Z4
+	VMOVUPS     5120(CX), Z1
+	VMOVUPS     10240(CX), Z2
+	VMOVUPS     15360(CX), Z3
+	VMOVUPS     20480(CX), Z4
 	VMOVUPS     (BX), Z5
 	VMOVUPS     (R8), Z6
 	VFMADD231PS (R9), Z2, Z5
@@ -5751,8 +5751,8 @@ loop:
 	VMOVUPS     64(DI), Z1
 	VFMADD231PS Z0, Z8, Z1
 	VMOVUPS     Z1, 64(DI)
-	VMOVUPS     Z3, 3072(CX)
-	VMOVUPS     Z4, 4096(CX)
+	VMOVUPS     Z3, 15360(CX)
+	VMOVUPS     Z4, 20480(CX)
 	MOVQ        72(AX), R13
 	ADDQ        R13, R8
 	MOVQ        80(AX), R13
@@ -6018,10 +6018,10 @@ TEXT ·scanBackward1AVX512(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS          (CX), Z0
-	VMOVUPS          1024(CX), Z1
-	VMOVUPS          2048(CX), Z2
-	VMOVUPS          3072(CX), Z3
-	VMOVUPS          4096(CX), Z4
+	VMOVUPS          5120(CX), Z1
+	VMOVUPS          10240(CX), Z2
+	VMOVUPS          15360(CX), Z3
+	VMOVUPS          20480(CX), Z4
 	VMOVUPS          (BX), Z5
 	VBROADCASTSS     (R8), Z6
 	VFMADD231PS.BCST (R9), Z2, Z5
@@ -6065,8 +6065,8 @@ loop:
 	VADDPS           Z0, Z1, Z1
 	VADDSS           (R11), X1, X1
 	VMOVSS           X1, (R11)
-	VMOVUPS          Z3, 3072(CX)
-	VMOVUPS          Z4, 4096(CX)
+	VMOVUPS          Z3, 15360(CX)
+	VMOVUPS          Z4, 20480(CX)
 	MOVQ             72(AX), R13
 	ADDQ             R13, R8
 	MOVQ             80(AX), R13
@@ -6332,10 +6332,10 @@ TEXT ·scanBackwardVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-8
 
 loop:
 	VMOVUPS     (CX), Z0
-	VMOVUPS     1024(CX), Z1
-	VMOVUPS     2048(CX), Z2
-	VMOVUPS     3072(CX), Z3
-	VMOVUPS     4096(CX), Z4
+	VMOVUPS     5120(CX), Z1
+	VMOVUPS     10240(CX), Z2
+	VMOVUPS     15360(CX), Z3
+	VMOVUPS     20480(CX), Z4
 	VMOVUPS     (BX), Z5
 	VMOVUPS     (R8), Z6
 	VFMADD231PS (R9), Z2, Z5
@@ -6355,8 +6355,8 @@ loop:
 	VMOVUPS     (DI), Z1
 	VFMADD231PS Z0, Z8, Z1
 	VMOVUPS     Z1, (DI)
-	VMOVUPS     Z3, 3072(CX)
-	VMOVUPS     Z4, 4096(CX)
+	VMOVUPS     Z3, 15360(CX)
+	VMOVUPS     Z4, 20480(CX)
 	MOVQ        72(AX), R13
 	ADDQ        R13, R8
 	MOVQ        80(AX), R13
@@ -6372,25 +6372,27 @@ loop:
 	VZEROUPPER
 	RET
 
-// func scanPrepareAVX512(args *scanPrepareArgs)
+// func scanAdvanceSmall1AVX512(args *scanSmallArgs)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
-TEXT ·scanPrepareAVX512(SB), NOSPLIT|NOFRAME, $0-8
+TEXT ·scanAdvanceSmall1AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ         args+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
+	MOVQ         64(AX), CX
+	MOVQ         72(AX), DX
+	MOVQ         144(AX), BX
+	MOVQ         (AX), DI
+	MOVQ         8(AX), R9
+	MOVQ         16(AX), R10
+	MOVQ         24(AX), SI
+	MOVQ         152(AX), SI
+	MOVQ         $-1, R8
+	BZHIQ        SI, R8, R8
+	KMOVW        R8, K1
 	MOVQ         56(AX), SI
-	MOVQ         96(AX), DI
-	MOVQ         104(AX), R8
-	MOVQ         112(AX), R9
-	MOVQ         24(AX), R10
-	MOVQ         $-1, R11
-	BZHIQ        R8, R11, R11
-	KMOVW        R11, K1
-	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z0
-	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z1
-	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z2
-	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z2
+	VMOVUPS      (SI), Z0
+	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z1
+	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z2
+	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z3
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z3
 	VBROADCASTSS cAVX512_3ab5121a<>+0(SB), Z4
 	VBROADCASTSS cAVX512_3fb8aa3b<>+0(SB), Z5
 	VBROADCASTSS cAVX512_3f317218<>+0(SB), Z6
@@ -6400,84 +6402,92 @@ TEXT ·scanPrepareAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VBROADCASTSS cAVX512_3e2aaa49<>+0(SB), Z10
 	VBROADCASTSS cAVX512_3efffffe<>+0(SB), Z11
 	VBROADCASTSS cAVX512_80000000<>+0(SB), Z12
-	VPXORD       Z3, Z3, Z3
-	TESTQ        SI, SI
-	JE           noBias
-	VMOVUPS.Z    (SI), K1, Z3
+	VMOVUPS      exp2AVX512<>+0(SB), Z13
+	VMOVUPS      exp2AVX512<>+64(SB), Z14
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z15
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z16
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z17
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z18
 
-noBias:
 loop:
-	MOVLQSX    (R10), SI
-	ADDQ       $+4, R10
-	MOVQ       88(AX), R8
-	TESTQ      R8, R8
+	MOVLQSX    (DI), R8
+	ADDQ       $+4, DI
+	MOVQ       136(AX), SI
+	TESTQ      SI, SI
 	JE         noAhead
-	MOVLQSX    -4(R10)(R8*1), R8
-	MOVQ       32(AX), R11
-	MOVQ       64(AX), R12
-	IMULQ      R8, R12
-	PREFETCHT0 (R11)(R12*1)
-	MOVQ       40(AX), R11
-	MOVQ       72(AX), R12
-	IMULQ      R8, R12
-	PREFETCHT0 (R11)(R12*1)
-	MOVQ       48(AX), R11
-	MOVQ       80(AX), R12
-	IMULQ      R8, R12
-	PREFETCHT0 (R11)(R12*1)
+	MOVLQSX    -4(DI)(SI*1), SI
+	MOVQ       SI, R11
+	IMULQ      88(AX), R11
+	PREFETCHT0 (R9)(R11*1)
+	IMULQ      96(AX), SI
+	PREFETCHT0 (R10)(SI*1)
 
 noAhead:
-	MOVQ             32(AX), R8
-	MOVQ             64(AX), R11
-	IMULQ            SI, R11
-	VMOVUPS.Z        (R8)(R11*1), K1, Z13
-	MOVQ             40(AX), R8
-	MOVQ             72(AX), R11
-	IMULQ            SI, R11
-	VMOVUPS.Z        (R8)(R11*1), K1, Z15
-	VADDPS           Z3, Z13, Z14
-	TESTQ            R9, R9
+	MOVQ      R8, SI
+	IMULQ     88(AX), SI
+	VMOVUPS.Z (R9)(SI*1), K1, Z19
+	MOVQ      40(AX), SI
+	TESTQ     SI, SI
+	JE        noBias
+	VMOVUPS.Z (SI), K1, Z20
+	VADDPS    Z20, Z19, Z19
+
+noBias:
+	MOVQ             160(AX), SI
+	VMOVAPS          Z19, Z20
+	TESTQ            SI, SI
 	JE               noSoftplus
-	VADDPS           Z3, Z13, Z13
-	VORPS            Z12, Z13, Z14
-	VMAXPS           Z14, Z1, Z14
-	VMOVAPS          Z0, Z16
-	VFMADD231PS      Z5, Z14, Z16
-	VSUBPS           Z0, Z16, Z16
-	VFNMADD231PS     Z6, Z16, Z14
-	VFNMADD231PS     Z7, Z16, Z14
-	VMOVAPS          Z4, Z17
-	VFMADD213PS      Z8, Z14, Z17
-	VFMADD213PS      Z9, Z14, Z17
-	VFMADD213PS      Z10, Z14, Z17
-	VFMADD213PS      Z11, Z14, Z17
-	VFMADD213PS      Z2, Z14, Z17
-	VFMADD213PS      Z2, Z14, Z17
-	VSCALEFPS        Z16, Z17, Z14
-	VBROADCASTSS     cAVX512_3f000000<>+0(SB), Z16
-	VFMADD213PS      Z2, Z14, Z16
-	VDIVPS           Z16, Z14, Z16
-	VMULPS           Z16, Z16, Z14
-	VBROADCASTSS     cAVX512_3a0f74c4<>+0(SB), Z17
-	VFMADD213PS.BCST cAVX512_3b0f5cdd<>+0(SB), Z14, Z17
-	VFMADD213PS.BCST cAVX512_3c4ce91c<>+0(SB), Z14, Z17
-	VFMADD213PS.BCST cAVX512_3daaaa80<>+0(SB), Z14, Z17
-	VMULPS           Z14, Z17, Z17
-	VFMADD213PS      Z16, Z16, Z17
-	VPXORD           Z14, Z14, Z14
-	VMAXPS           Z14, Z13, Z14
-	VADDPS           Z17, Z14, Z14
+	VORPS            Z12, Z19, Z20
+	VMAXPS           Z20, Z2, Z20
+	VMOVAPS          Z1, Z21
+	VFMADD231PS      Z5, Z20, Z21
+	VSUBPS           Z1, Z21, Z21
+	VFNMADD231PS     Z6, Z21, Z20
+	VFNMADD231PS     Z7, Z21, Z20
+	VMOVAPS          Z4, Z22
+	VFMADD213PS      Z8, Z20, Z22
+	VFMADD213PS      Z9, Z20, Z22
+	VFMADD213PS      Z10, Z20, Z22
+	VFMADD213PS      Z11, Z20, Z22
+	VFMADD213PS      Z3, Z20, Z22
+	VFMADD213PS      Z3, Z20, Z22
+	VSCALEFPS        Z21, Z22, Z20
+	VBROADCASTSS     cAVX512_3f000000<>+0(SB), Z21
+	VFMADD213PS      Z3, Z20, Z21
+	VDIVPS           Z21, Z20, Z21
+	VMULPS           Z21, Z21, Z20
+	VBROADCASTSS     cAVX512_3a0f74c4<>+0(SB), Z22
+	VFMADD213PS.BCST cAVX512_3b0f5cdd<>+0(SB), Z20, Z22
+	VFMADD213PS.BCST cAVX512_3c4ce91c<>+0(SB), Z20, Z22
+	VFMADD213PS.BCST cAVX512_3daaaa80<>+0(SB), Z20, Z22
+	VMULPS           Z20, Z22, Z22
+	VFMADD213PS      Z21, Z21, Z22
+	VPXORD           Z20, Z20, Z20
+	VMAXPS           Z20, Z19, Z20
+	VADDPS           Z22, Z20, Z20
 
 noSoftplus:
-	VMOVUPS Z14, (CX)
-	VMOVUPS Z15, (BX)
-	VMULPS  Z15, Z14, Z14
-	VMOVUPS Z14, (DX)
-	ADDQ    $+64, CX
-	ADDQ    $+64, DX
-	ADDQ    $+64, BX
-	DECQ    DI
-	JNE     loop
+	MOVQ          R8, SI
+	IMULQ         96(AX), SI
+	VMOVUPS.Z     (R10)(SI*1), K1, Z19
+	VMULPS        Z19, Z20, Z19
+	VMULPS        (CX), Z20, Z20
+	VADDPS.RD_SAE Z15, Z20, Z21
+	VREDUCEPS     $0x59, Z20, Z22
+	VPERMI2PS     Z14, Z13, Z21
+	VMOVUPS       Z17, Z23
+	VFMADD213PS   Z16, Z22, Z23
+	VFMADD213PS   Z18, Z22, Z23
+	VMULPS        Z21, Z23, Z23
+	VSCALEFPS     Z20, Z23, Z23
+	VMULPS.BCST   (DX), Z19, Z19
+	VFMADD213PS   Z19, Z23, Z0
+	MOVQ          120(AX), SI
+	ADDQ          SI, DX
+	DECQ          BX
+	JNE           loop
+	MOVQ          56(AX), AX
+	VMOVUPS       Z0, (AX)
 	VZEROUPPER
 	RET
 
@@ -6532,6 +6542,605 @@ GLOBL cAVX512_3c4ce91c<>(SB), RODATA|NOPTR, $4
 DATA cAVX512_3daaaa80<>+0(SB)/4, $0x3daaaa80
 GLOBL cAVX512_3daaaa80<>(SB), RODATA|NOPTR, $4
 
+// func scanForwardSmall1AVX512(args *scanSmallArgs)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
+TEXT ·scanForwardSmall1AVX512(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         64(AX), CX
+	MOVQ         72(AX), DX
+	MOVQ         80(AX), BX
+	MOVQ         144(AX), SI
+	MOVQ         (AX), R8
+	MOVQ         8(AX), R10
+	MOVQ         16(AX), R11
+	MOVQ         24(AX), R12
+	MOVQ         152(AX), DI
+	MOVQ         $-1, R9
+	BZHIQ        DI, R9, R9
+	KMOVW        R9, K1
+	MOVQ         56(AX), DI
+	VMOVUPS      (DI), Z0
+	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z1
+	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z2
+	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z3
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z4
+	VBROADCASTSS cAVX512_3ab5121a<>+0(SB), Z5
+	VBROADCASTSS cAVX512_3fb8aa3b<>+0(SB), Z6
+	VBROADCASTSS cAVX512_3f317218<>+0(SB), Z7
+	VBROADCASTSS cAVX512_b102e308<>+0(SB), Z8
+	VBROADCASTSS cAVX512_3c091cf1<>+0(SB), Z9
+	VBROADCASTSS cAVX512_3d2aac79<>+0(SB), Z10
+	VBROADCASTSS cAVX512_3e2aaa49<>+0(SB), Z11
+	VBROADCASTSS cAVX512_3efffffe<>+0(SB), Z12
+	VBROADCASTSS cAVX512_80000000<>+0(SB), Z13
+	VMOVUPS      exp2AVX512<>+0(SB), Z14
+	VMOVUPS      exp2AVX512<>+64(SB), Z15
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z16
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z17
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z18
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z19
+
+loop:
+	MOVLQSX    (R8), R9
+	ADDQ       $+4, R8
+	MOVQ       136(AX), DI
+	TESTQ      DI, DI
+	JE         noAhead
+	MOVLQSX    -4(R8)(DI*1), DI
+	MOVQ       DI, R13
+	IMULQ      88(AX), R13
+	PREFETCHT0 (R10)(R13*1)
+	MOVQ       DI, R13
+	IMULQ      96(AX), R13
+	PREFETCHT0 (R11)(R13*1)
+	IMULQ      104(AX), DI
+	PREFETCHT0 (R12)(DI*1)
+
+noAhead:
+	MOVQ      R9, DI
+	IMULQ     88(AX), DI
+	VMOVUPS.Z (R10)(DI*1), K1, Z20
+	MOVQ      40(AX), DI
+	TESTQ     DI, DI
+	JE        noBias
+	VMOVUPS.Z (DI), K1, Z21
+	VADDPS    Z21, Z20, Z20
+
+noBias:
+	MOVQ             160(AX), DI
+	VMOVAPS          Z20, Z21
+	TESTQ            DI, DI
+	JE               noSoftplus
+	VORPS            Z13, Z20, Z21
+	VMAXPS           Z21, Z2, Z21
+	VMOVAPS          Z1, Z22
+	VFMADD231PS      Z6, Z21, Z22
+	VSUBPS           Z1, Z22, Z22
+	VFNMADD231PS     Z7, Z22, Z21
+	VFNMADD231PS     Z8, Z22, Z21
+	VMOVAPS          Z5, Z23
+	VFMADD213PS      Z9, Z21, Z23
+	VFMADD213PS      Z10, Z21, Z23
+	VFMADD213PS      Z11, Z21, Z23
+	VFMADD213PS      Z12, Z21, Z23
+	VFMADD213PS      Z4, Z21, Z23
+	VFMADD213PS      Z4, Z21, Z23
+	VSCALEFPS        Z22, Z23, Z21
+	VBROADCASTSS     cAVX512_3f000000<>+0(SB), Z22
+	VFMADD213PS      Z4, Z21, Z22
+	VDIVPS           Z22, Z21, Z22
+	VMULPS           Z22, Z22, Z21
+	VBROADCASTSS     cAVX512_3a0f74c4<>+0(SB), Z23
+	VFMADD213PS.BCST cAVX512_3b0f5cdd<>+0(SB), Z21, Z23
+	VFMADD213PS.BCST cAVX512_3c4ce91c<>+0(SB), Z21, Z23
+	VFMADD213PS.BCST cAVX512_3daaaa80<>+0(SB), Z21, Z23
+	VMULPS           Z21, Z23, Z23
+	VFMADD213PS      Z22, Z22, Z23
+	VPXORD           Z21, Z21, Z21
+	VMAXPS           Z21, Z20, Z21
+	VADDPS           Z23, Z21, Z21
+
+noSoftplus:
+	MOVQ             R9, DI
+	IMULQ            96(AX), DI
+	VMOVUPS.Z        (R11)(DI*1), K1, Z20
+	VMULPS           Z20, Z21, Z22
+	VPXORD           Z24, Z24, Z24
+	VMULPS           (CX), Z21, Z21
+	VADDPS.RD_SAE    Z16, Z21, Z23
+	VREDUCEPS        $0x59, Z21, Z25
+	VPERMI2PS        Z15, Z14, Z23
+	VMOVUPS          Z18, Z26
+	VFMADD213PS      Z17, Z25, Z26
+	VFMADD213PS      Z19, Z25, Z26
+	VMULPS           Z23, Z26, Z26
+	VSCALEFPS        Z21, Z26, Z26
+	VMULPS.BCST      (DX), Z22, Z21
+	VFMADD213PS      Z21, Z26, Z0
+	VFMADD231PS.BCST (BX), Z0, Z24
+	MOVQ             120(AX), DI
+	ADDQ             DI, DX
+	MOVQ             128(AX), DI
+	ADDQ             DI, BX
+	MOVQ             48(AX), DI
+	TESTQ            DI, DI
+	JE               noD
+	VMOVUPS.Z        (DI), K1, Z21
+	VFMADD231PS      Z20, Z21, Z24
+
+noD:
+	MOVQ         32(AX), DI
+	TESTQ        DI, DI
+	JE           noZ
+	MOVQ         32(AX), DI
+	MOVQ         R9, R13
+	IMULQ        112(AX), R13
+	VMOVUPS.Z    (DI)(R13*1), K1, Z20
+	VXORPS       Z13, Z20, Z21
+	VMAXPS       Z21, Z2, Z21
+	VMINPS       Z21, Z3, Z21
+	VMOVAPS      Z1, Z22
+	VFMADD231PS  Z6, Z21, Z22
+	VSUBPS       Z1, Z22, Z22
+	VFNMADD231PS Z7, Z22, Z21
+	VFNMADD231PS Z8, Z22, Z21
+	VMOVAPS      Z5, Z23
+	VFMADD213PS  Z9, Z21, Z23
+	VFMADD213PS  Z10, Z21, Z23
+	VFMADD213PS  Z11, Z21, Z23
+	VFMADD213PS  Z12, Z21, Z23
+	VFMADD213PS  Z4, Z21, Z23
+	VFMADD213PS  Z4, Z21, Z23
+	VSCALEFPS    Z22, Z23, Z21
+	VADDPS       Z4, Z21, Z21
+	VDIVPS       Z21, Z4, Z21
+	VMULPS       Z20, Z21, Z21
+	VMULPS       Z21, Z24, Z24
+
+noZ:
+	IMULQ     104(AX), R9
+	MOVQ      168(AX), DI
+	TESTQ     DI, DI
+	JE        noAdds
+	VMOVUPS.Z (R12)(R9*1), K1, Z21
+	VADDPS    Z21, Z24, Z24
+
+noAdds:
+	VMOVUPS Z24, K1, (R12)(R9*1)
+	DECQ    SI
+	JNE     loop
+	MOVQ    56(AX), AX
+	VMOVUPS Z0, (AX)
+	VZEROUPPER
+	RET
+
+// func scanAdvanceSmall2AVX512(args *scanSmallArgs)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
+TEXT ·scanAdvanceSmall2AVX512(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         64(AX), CX
+	MOVQ         72(AX), DX
+	MOVQ         144(AX), BX
+	MOVQ         (AX), DI
+	MOVQ         8(AX), R9
+	MOVQ         16(AX), R10
+	MOVQ         24(AX), SI
+	MOVQ         152(AX), SI
+	MOVQ         $-1, R8
+	BZHIQ        SI, R8, R8
+	KMOVW        R8, K1
+	MOVQ         56(AX), SI
+	VMOVUPS      (SI), Z0
+	VMOVUPS      64(SI), Z1
+	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z2
+	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z3
+	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z4
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z4
+	VBROADCASTSS cAVX512_3ab5121a<>+0(SB), Z5
+	VBROADCASTSS cAVX512_3fb8aa3b<>+0(SB), Z6
+	VBROADCASTSS cAVX512_3f317218<>+0(SB), Z7
+	VBROADCASTSS cAVX512_b102e308<>+0(SB), Z8
+	VBROADCASTSS cAVX512_3c091cf1<>+0(SB), Z9
+	VBROADCASTSS cAVX512_3d2aac79<>+0(SB), Z10
+	VBROADCASTSS cAVX512_3e2aaa49<>+0(SB), Z11
+	VBROADCASTSS cAVX512_3efffffe<>+0(SB), Z12
+	VBROADCASTSS cAVX512_80000000<>+0(SB), Z13
+	VMOVUPS      exp2AVX512<>+0(SB), Z14
+	VMOVUPS      exp2AVX512<>+64(SB), Z15
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z16
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z17
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z18
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z19
+
+loop:
+	MOVLQSX    (DI), R8
+	ADDQ       $+4, DI
+	MOVQ       136(AX), SI
+	TESTQ      SI, SI
+	JE         noAhead
+	MOVLQSX    -4(DI)(SI*1), SI
+	MOVQ       SI, R11
+	IMULQ      88(AX), R11
+	PREFETCHT0 (R9)(R11*1)
+	IMULQ      96(AX), SI
+	PREFETCHT0 (R10)(SI*1)
+
+noAhead:
+	MOVQ      R8, SI
+	IMULQ     88(AX), SI
+	VMOVUPS.Z (R9)(SI*1), K1, Z20
+	MOVQ      40(AX), SI
+	TESTQ     SI, SI
+	JE        noBias
+	VMOVUPS.Z (SI), K1, Z21
+	VADDPS    Z21, Z20, Z20
+
+noBias:
+	MOVQ             160(AX), SI
+	VMOVAPS          Z20, Z21
+	TESTQ            SI, SI
+	JE               noSoftplus
+	VORPS            Z13, Z20, Z21
+	VMAXPS           Z21, Z3, Z21
+	VMOVAPS          Z2, Z22
+	VFMADD231PS      Z6, Z21, Z22
+	VSUBPS           Z2, Z22, Z22
+	VFNMADD231PS     Z7, Z22, Z21
+	VFNMADD231PS     Z8, Z22, Z21
+	VMOVAPS          Z5, Z23
+	VFMADD213PS      Z9, Z21, Z23
+	VFMADD213PS      Z10, Z21, Z23
+	VFMADD213PS      Z11, Z21, Z23
+	VFMADD213PS      Z12, Z21, Z23
+	VFMADD213PS      Z4, Z21, Z23
+	VFMADD213PS      Z4, Z21, Z23
+	VSCALEFPS        Z22, Z23, Z21
+	VBROADCASTSS     cAVX512_3f000000<>+0(SB), Z22
+	VFMADD213PS      Z4, Z21, Z22
+	VDIVPS           Z22, Z21, Z22
+	VMULPS           Z22, Z22, Z21
+	VBROADCASTSS     cAVX512_3a0f74c4<>+0(SB), Z23
+	VFMADD213PS.BCST cAVX512_3b0f5cdd<>+0(SB), Z21, Z23
+	VFMADD213PS.BCST cAVX512_3c4ce91c<>+0(SB), Z21, Z23
+	VFMADD213PS.BCST cAVX512_3daaaa80<>+0(SB), Z21, Z23
+	VMULPS           Z21, Z23, Z23
+	VFMADD213PS      Z22, Z22, Z23
+	VPXORD           Z21, Z21, Z21
+	VMAXPS           Z21, Z20, Z21
+	VADDPS           Z23, Z21, Z21
+
+noSoftplus:
+	MOVQ          R8, SI
+	IMULQ         96(AX), SI
+	VMOVUPS.Z     (R10)(SI*1), K1, Z20
+	VMULPS        Z20, Z21, Z20
+	VMULPS        (CX), Z21, Z22
+	VADDPS.RD_SAE Z16, Z22, Z23
+	VREDUCEPS     $0x59, Z22, Z24
+	VPERMI2PS     Z15, Z14, Z23
+	VMOVUPS       Z18, Z25
+	VFMADD213PS   Z17, Z24, Z25
+	VFMADD213PS   Z19, Z24, Z25
+	VMULPS        Z23, Z25, Z25
+	VSCALEFPS     Z22, Z25, Z25
+	VMULPS.BCST   (DX), Z20, Z22
+	VFMADD213PS   Z22, Z25, Z0
+	VMULPS        64(CX), Z21, Z21
+	VADDPS.RD_SAE Z16, Z21, Z22
+	VREDUCEPS     $0x59, Z21, Z23
+	VPERMI2PS     Z15, Z14, Z22
+	VMOVUPS       Z18, Z24
+	VFMADD213PS   Z17, Z23, Z24
+	VFMADD213PS   Z19, Z23, Z24
+	VMULPS        Z22, Z24, Z24
+	VSCALEFPS     Z21, Z24, Z24
+	VMULPS.BCST   4(DX), Z20, Z20
+	VFMADD213PS   Z20, Z24, Z1
+	MOVQ          120(AX), SI
+	ADDQ          SI, DX
+	DECQ          BX
+	JNE           loop
+	MOVQ          56(AX), AX
+	VMOVUPS       Z0, (AX)
+	VMOVUPS       Z1, 64(AX)
+	VZEROUPPER
+	RET
+
+// func scanForwardSmall2AVX512(args *scanSmallArgs)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
+TEXT ·scanForwardSmall2AVX512(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         64(AX), CX
+	MOVQ         72(AX), DX
+	MOVQ         80(AX), BX
+	MOVQ         144(AX), SI
+	MOVQ         (AX), R8
+	MOVQ         8(AX), R10
+	MOVQ         16(AX), R11
+	MOVQ         24(AX), R12
+	MOVQ         152(AX), DI
+	MOVQ         $-1, R9
+	BZHIQ        DI, R9, R9
+	KMOVW        R9, K1
+	MOVQ         56(AX), DI
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z2
+	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z3
+	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z4
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z5
+	VBROADCASTSS cAVX512_3ab5121a<>+0(SB), Z6
+	VBROADCASTSS cAVX512_3fb8aa3b<>+0(SB), Z7
+	VBROADCASTSS cAVX512_3f317218<>+0(SB), Z8
+	VBROADCASTSS cAVX512_b102e308<>+0(SB), Z9
+	VBROADCASTSS cAVX512_3c091cf1<>+0(SB), Z10
+	VBROADCASTSS cAVX512_3d2aac79<>+0(SB), Z11
+	VBROADCASTSS cAVX512_3e2aaa49<>+0(SB), Z12
+	VBROADCASTSS cAVX512_3efffffe<>+0(SB), Z13
+	VBROADCASTSS cAVX512_80000000<>+0(SB), Z14
+	VMOVUPS      exp2AVX512<>+0(SB), Z15
+	VMOVUPS      exp2AVX512<>+64(SB), Z16
+	VBROADCASTSS cAVX512_48c00000<>+0(SB), Z17
+	VBROADCASTSS cAVX512_3f31708f<>+0(SB), Z18
+	VBROADCASTSS cAVX512_3e7879f3<>+0(SB), Z19
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z20
+
+loop:
+	MOVLQSX    (R8), R9
+	ADDQ       $+4, R8
+	MOVQ       136(AX), DI
+	TESTQ      DI, DI
+	JE         noAhead
+	MOVLQSX    -4(R8)(DI*1), DI
+	MOVQ       DI, R13
+	IMULQ      88(AX), R13
+	PREFETCHT0 (R10)(R13*1)
+	MOVQ       DI, R13
+	IMULQ      96(AX), R13
+	PREFETCHT0 (R11)(R13*1)
+	IMULQ      104(AX), DI
+	PREFETCHT0 (R12)(DI*1)
+
+noAhead:
+	MOVQ      R9, DI
+	IMULQ     88(AX), DI
+	VMOVUPS.Z (R10)(DI*1), K1, Z21
+	MOVQ      40(AX), DI
+	TESTQ     DI, DI
+	JE        noBias
+	VMOVUPS.Z (DI), K1, Z22
+	VADDPS    Z22, Z21, Z21
+
+noBias:
+	MOVQ             160(AX), DI
+	VMOVAPS          Z21, Z22
+	TESTQ            DI, DI
+	JE               noSoftplus
+	VORPS            Z14, Z21, Z22
+	VMAXPS           Z22, Z3, Z22
+	VMOVAPS          Z2, Z23
+	VFMADD231PS      Z7, Z22, Z23
+	VSUBPS           Z2, Z23, Z23
+	VFNMADD231PS     Z8, Z23, Z22
+	VFNMADD231PS     Z9, Z23, Z22
+	VMOVAPS          Z6, Z24
+	VFMADD213PS      Z10, Z22, Z24
+	VFMADD213PS      Z11, Z22, Z24
+	VFMADD213PS      Z12, Z22, Z24
+	VFMADD213PS      Z13, Z22, Z24
+	VFMADD213PS      Z5, Z22, Z24
+	VFMADD213PS      Z5, Z22, Z24
+	VSCALEFPS        Z23, Z24, Z22
+	VBROADCASTSS     cAVX512_3f000000<>+0(SB), Z23
+	VFMADD213PS      Z5, Z22, Z23
+	VDIVPS           Z23, Z22, Z23
+	VMULPS           Z23, Z23, Z22
+	VBROADCASTSS     cAVX512_3a0f74c4<>+0(SB), Z24
+	VFMADD213PS.BCST cAVX512_3b0f5cdd<>+0(SB), Z22, Z24
+	VFMADD213PS.BCST cAVX512_3c4ce91c<>+0(SB), Z22, Z24
+	VFMADD213PS.BCST cAVX512_3daaaa80<>+0(SB), Z22, Z24
+	VMULPS           Z22, Z24, Z24
+	VFMADD213PS      Z23, Z23, Z24
+	VPXORD           Z22, Z22, Z22
+	VMAXPS           Z22, Z21, Z22
+	VADDPS           Z24, Z22, Z22
+
+noSoftplus:
+	MOVQ             R9, DI
+	IMULQ            96(AX), DI
+	VMOVUPS.Z        (R11)(DI*1), K1, Z21
+	VMULPS           Z21, Z22, Z23
+	VPXORD           Z25, Z25, Z25
+	VPXORD           Z26, Z26, Z26
+	VMULPS           (CX), Z22, Z24
+	VADDPS.RD_SAE    Z17, Z24, Z27
+	VREDUCEPS        $0x59, Z24, Z28
+	VPERMI2PS        Z16, Z15, Z27
+	VMOVUPS          Z19, Z29
+	VFMADD213PS      Z18, Z28, Z29
+	VFMADD213PS      Z20, Z28, Z29
+	VMULPS           Z27, Z29, Z29
+	VSCALEFPS        Z24, Z29, Z29
+	VMULPS.BCST      (DX), Z23, Z24
+	VFMADD213PS      Z24, Z29, Z0
+	VFMADD231PS.BCST (BX), Z0, Z25
+	VMULPS           64(CX), Z22, Z22
+	VADDPS.RD_SAE    Z17, Z22, Z24
+	VREDUCEPS        $0x59, Z22, Z27
+	VPERMI2PS        Z16, Z15, Z24
+	VMOVUPS          Z19, Z28
+	VFMADD213PS      Z18, Z27, Z28
+	VFMADD213PS      Z20, Z27, Z28
+	VMULPS           Z24, Z28, Z28
+	VSCALEFPS        Z22, Z28, Z28
+	VMULPS.BCST      4(DX), Z23, Z22
+	VFMADD213PS      Z22, Z28, Z1
+	VFMADD231PS.BCST 4(BX), Z1, Z26
+	MOVQ             120(AX), DI
+	ADDQ             DI, DX
+	MOVQ             128(AX), DI
+	ADDQ             DI, BX
+	VADDPS           Z26, Z25, Z25
+	MOVQ             48(AX), DI
+	TESTQ            DI, DI
+	JE               noD
+	VMOVUPS.Z        (DI), K1, Z22
+	VFMADD231PS      Z21, Z22, Z25
+
+noD:
+	MOVQ         32(AX), DI
+	TESTQ        DI, DI
+	JE           noZ
+	MOVQ         32(AX), DI
+	MOVQ         R9, R13
+	IMULQ        112(AX), R13
+	VMOVUPS.Z    (DI)(R13*1), K1, Z21
+	VXORPS       Z14, Z21, Z22
+	VMAXPS       Z22, Z3, Z22
+	VMINPS       Z22, Z4, Z22
+	VMOVAPS      Z2, Z23
+	VFMADD231PS  Z7, Z22, Z23
+	VSUBPS       Z2, Z23, Z23
+	VFNMADD231PS Z8, Z23, Z22
+	VFNMADD231PS Z9, Z23, Z22
+	VMOVAPS      Z6, Z24
+	VFMADD213PS  Z10, Z22, Z24
+	VFMADD213PS  Z11, Z22, Z24
+	VFMADD213PS  Z12, Z22, Z24
+	VFMADD213PS  Z13, Z22, Z24
+	VFMADD213PS  Z5, Z22, Z24
+	VFMADD213PS  Z5, Z22, Z24
+	VSCALEFPS    Z23, Z24, Z22
+	VADDPS       Z5, Z22, Z22
+	VDIVPS       Z22, Z5, Z22
+	VMULPS       Z21, Z22, Z22
+	VMULPS       Z22, Z25, Z25
+
+noZ:
+	IMULQ     104(AX), R9
+	MOVQ      168(AX), DI
+	TESTQ     DI, DI
+	JE        noAdds
+	VMOVUPS.Z (R12)(R9*1), K1, Z22
+	VADDPS    Z22, Z25, Z25
+
+noAdds:
+	VMOVUPS Z25, K1, (R12)(R9*1)
+	DECQ    SI
+	JNE     loop
+	MOVQ    56(AX), AX
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VZEROUPPER
+	RET
+
+// func scanPrepareAVX512(args *scanPrepareArgs)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
+TEXT ·scanPrepareAVX512(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         56(AX), SI
+	MOVQ         96(AX), DI
+	MOVQ         104(AX), R8
+	MOVQ         112(AX), R9
+	MOVQ         24(AX), R10
+	MOVQ         $-1, R11
+	BZHIQ        R8, R11, R11
+	KMOVW        R11, K1
+	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z0
+	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z1
+	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z2
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z2
+	VBROADCASTSS cAVX512_3ab5121a<>+0(SB), Z4
+	VBROADCASTSS cAVX512_3fb8aa3b<>+0(SB), Z5
+	VBROADCASTSS cAVX512_3f317218<>+0(SB), Z6
+	VBROADCASTSS cAVX512_b102e308<>+0(SB), Z7
+	VBROADCASTSS cAVX512_3c091cf1<>+0(SB), Z8
+	VBROADCASTSS cAVX512_3d2aac79<>+0(SB), Z9
+	VBROADCASTSS cAVX512_3e2aaa49<>+0(SB), Z10
+	VBROADCASTSS cAVX512_3efffffe<>+0(SB), Z11
+	VBROADCASTSS cAVX512_80000000<>+0(SB), Z12
+	VPXORD       Z3, Z3, Z3
+	TESTQ        SI, SI
+	JE           noBias
+	VMOVUPS.Z    (SI), K1, Z3
+
+noBias:
+loop:
+	MOVLQSX    (R10), SI
+	ADDQ       $+4, R10
+	MOVQ       88(AX), R8
+	TESTQ      R8, R8
+	JE         noAhead
+	MOVLQSX    -4(R10)(R8*1), R8
+	MOVQ       32(AX), R11
+	MOVQ       R8, R12
+	IMULQ      64(AX), R12
+	PREFETCHT0 (R11)(R12*1)
+	MOVQ       40(AX), R11
+	MOVQ       R8, R12
+	IMULQ      72(AX), R12
+	PREFETCHT0 (R11)(R12*1)
+	MOVQ       48(AX), R11
+	IMULQ      80(AX), R8
+	PREFETCHT0 (R11)(R8*1)
+
+noAhead:
+	MOVQ             32(AX), R8
+	MOVQ             SI, R11
+	IMULQ            64(AX), R11
+	VMOVUPS.Z        (R8)(R11*1), K1, Z13
+	MOVQ             40(AX), R8
+	IMULQ            72(AX), SI
+	VMOVUPS.Z        (R8)(SI*1), K1, Z15
+	VADDPS           Z3, Z13, Z14
+	TESTQ            R9, R9
+	JE               noSoftplus
+	VADDPS           Z3, Z13, Z13
+	VORPS            Z12, Z13, Z14
+	VMAXPS           Z14, Z1, Z14
+	VMOVAPS          Z0, Z16
+	VFMADD231PS      Z5, Z14, Z16
+	VSUBPS           Z0, Z16, Z16
+	VFNMADD231PS     Z6, Z16, Z14
+	VFNMADD231PS     Z7, Z16, Z14
+	VMOVAPS          Z4, Z17
+	VFMADD213PS      Z8, Z14, Z17
+	VFMADD213PS      Z9, Z14, Z17
+	VFMADD213PS      Z10, Z14, Z17
+	VFMADD213PS      Z11, Z14, Z17
+	VFMADD213PS      Z2, Z14, Z17
+	VFMADD213PS      Z2, Z14, Z17
+	VSCALEFPS        Z16, Z17, Z14
+	VBROADCASTSS     cAVX512_3f000000<>+0(SB), Z16
+	VFMADD213PS      Z2, Z14, Z16
+	VDIVPS           Z16, Z14, Z16
+	VMULPS           Z16, Z16, Z14
+	VBROADCASTSS     cAVX512_3a0f74c4<>+0(SB), Z17
+	VFMADD213PS.BCST cAVX512_3b0f5cdd<>+0(SB), Z14, Z17
+	VFMADD213PS.BCST cAVX512_3c4ce91c<>+0(SB), Z14, Z17
+	VFMADD213PS.BCST cAVX512_3daaaa80<>+0(SB), Z14, Z17
+	VMULPS           Z14, Z17, Z17
+	VFMADD213PS      Z16, Z16, Z17
+	VPXORD           Z14, Z14, Z14
+	VMAXPS           Z14, Z13, Z14
+	VADDPS           Z17, Z14, Z14
+
+noSoftplus:
+	VMOVUPS Z14, (CX)
+	VMOVUPS Z15, (BX)
+	VMULPS  Z15, Z14, Z14
+	VMOVUPS Z14, (DX)
+	ADDQ    $+64, CX
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	DECQ    DI
+	JNE     loop
+	VZEROUPPER
+	RET
+
 // func scanFinishAVX512(args *scanFinishArgs)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·scanFinishAVX512(SB), NOSPLIT|NOFRAME, $0-8
@@ -6578,8 +7187,8 @@ noD:
 	TESTQ        SI, SI
 	JE           noZ
 	MOVQ         40(AX), R11
-	MOVQ         56(AX), R12
-	IMULQ        R8, R12
+	MOVQ         R8, R12
+	IMULQ        56(AX), R12
 	VMOVUPS.Z    (R11)(R12*1), K1, Z15
 	VXORPS       Z12, Z15, Z16
 	VMAXPS       Z16, Z1, Z16
@@ -6604,15 +7213,14 @@ noD:
 
 noZ:
 	MOVQ      8(AX), R11
-	MOVQ      48(AX), R12
-	IMULQ     R8, R12
+	IMULQ     48(AX), R8
 	TESTQ     R9, R9
 	JE        noAdds
-	VMOVUPS.Z (R11)(R12*1), K1, Z15
+	VMOVUPS.Z (R11)(R8*1), K1, Z15
 	VADDPS    Z15, Z14, Z14
 
 noAdds:
-	VMOVUPS Z14, K1, (R11)(R12*1)
+	VMOVUPS Z14, K1, (R11)(R8*1)
 	ADDQ    $+64, CX
 	ADDQ    $+64, DX
 	DECQ    DI
@@ -6654,21 +7262,19 @@ loop:
 	JE         noAhead
 	MOVLQSX    -4(DI)(R8*1), R8
 	MOVQ       16(AX), R9
-	MOVQ       32(AX), R10
-	IMULQ      R8, R10
-	PREFETCHT0 (R9)(R10*1)
+	IMULQ      32(AX), R8
+	PREFETCHT0 (R9)(R8*1)
 
 noAhead:
 	MOVQ         16(AX), R8
-	MOVQ         32(AX), R9
-	IMULQ        SI, R9
+	MOVQ         SI, R9
+	IMULQ        32(AX), R9
 	VMOVUPS.Z    (R8)(R9*1), K1, Z13
 	TESTQ        DX, DX
 	JE           noZ
 	MOVQ         24(AX), R8
-	MOVQ         40(AX), R9
-	IMULQ        SI, R9
-	VMOVUPS.Z    (R8)(R9*1), K1, Z14
+	IMULQ        40(AX), SI
+	VMOVUPS.Z    (R8)(SI*1), K1, Z14
 	VXORPS       Z12, Z14, Z15
 	VMAXPS       Z15, Z1, Z15
 	VMINPS       Z15, Z2, Z15
@@ -6749,19 +7355,18 @@ loop:
 	JE         noAhead
 	MOVLQSX    -4(SI)(BX*1), BX
 	MOVQ       32(AX), R8
-	MOVQ       112(AX), R9
-	IMULQ      BX, R9
+	MOVQ       BX, R9
+	IMULQ      112(AX), R9
 	PREFETCHT0 (R8)(R9*1)
 	MOVQ       24(AX), R8
-	MOVQ       104(AX), R9
-	IMULQ      BX, R9
-	PREFETCHT0 (R8)(R9*1)
+	IMULQ      104(AX), BX
+	PREFETCHT0 (R8)(BX*1)
 
 noAhead:
-	VMOVUPS     3072(CX), Z17
-	VMOVUPS     2048(CX), Z18
-	VMOVUPS     6144(CX), Z19
-	VMOVUPS     5120(CX), Z20
+	VMOVUPS     15360(CX), Z17
+	VMOVUPS     10240(CX), Z18
+	VMOVUPS     30720(CX), Z19
+	VMOVUPS     25600(CX), Z20
 	VMULPS      (CX), Z17, Z21
 	MOVQ        80(AX), BX
 	TESTQ       BX, BX
@@ -6772,8 +7377,8 @@ noAhead:
 
 noD:
 	MOVQ      32(AX), R8
-	MOVQ      112(AX), R9
-	IMULQ     DI, R9
+	MOVQ      DI, R9
+	IMULQ     112(AX), R9
 	MOVQ      168(AX), BX
 	TESTQ     BX, BX
 	JE        noAdds
@@ -6782,14 +7387,14 @@ noD:
 
 noAdds:
 	VMOVUPS      Z21, K1, (R8)(R9*1)
-	VMOVUPS      4096(CX), Z21
+	VMOVUPS      20480(CX), Z21
 	VFMADD231PS  Z20, Z17, Z21
 	MOVQ         160(AX), BX
 	TESTQ        BX, BX
 	JE           noSoftplus
 	MOVQ         16(AX), BX
-	MOVQ         104(AX), R8
-	IMULQ        DI, R8
+	MOVQ         DI, R8
+	IMULQ        104(AX), R8
 	VMOVUPS.Z    (BX)(R8*1), K1, Z18
 	VADDPS       Z13, Z18, Z18
 	VXORPS       Z12, Z18, Z18
@@ -6815,15 +7420,15 @@ noAdds:
 noSoftplus:
 	VADDPS       Z21, Z16, Z16
 	MOVQ         24(AX), BX
-	MOVQ         104(AX), R8
-	IMULQ        DI, R8
+	MOVQ         DI, R8
+	IMULQ        104(AX), R8
 	VMOVUPS      Z21, K1, (BX)(R8*1)
 	MOVQ         56(AX), BX
 	TESTQ        BX, BX
 	JE           noZ
 	MOVQ         56(AX), BX
-	MOVQ         128(AX), R8
-	IMULQ        DI, R8
+	MOVQ         DI, R8
+	IMULQ        128(AX), R8
 	VMOVUPS.Z    (BX)(R8*1), K1, Z17
 	VXORPS       Z12, Z17, Z18
 	VMAXPS       Z18, Z1, Z18
@@ -6848,14 +7453,14 @@ noSoftplus:
 	VMULPS       Z18, Z20, Z20
 	VMULPS       Z17, Z18, Z18
 	MOVQ         40(AX), BX
-	MOVQ         120(AX), R8
-	IMULQ        DI, R8
+	MOVQ         DI, R8
+	IMULQ        120(AX), R8
 	VMOVUPS.Z    (BX)(R8*1), K1, Z17
 	VMULPS       Z19, Z17, Z17
 	VMULPS       Z20, Z17, Z17
 	MOVQ         64(AX), BX
-	MOVQ         128(AX), R8
-	IMULQ        DI, R8
+	MOVQ         DI, R8
+	IMULQ        128(AX), R8
 	VMOVUPS      Z17, K1, (BX)(R8*1)
 	VMULPS       Z18, Z19, Z19
 
@@ -6864,9 +7469,8 @@ noZ:
 	TESTQ   BX, BX
 	JE      noOut
 	MOVQ    48(AX), BX
-	MOVQ    120(AX), R8
-	IMULQ   DI, R8
-	VMOVUPS Z19, K1, (BX)(R8*1)
+	IMULQ   120(AX), DI
+	VMOVUPS Z19, K1, (BX)(DI*1)
 
 noOut:
 	ADDQ    $+64, CX

@@ -178,16 +178,16 @@ func (r *scanBack[T]) layBack(l *work.Layout[T], steps int) {
 	// The assembly expects these arrays one after another, in this order, without gaps. There are none, since a row of 16 lanes fills whole
 	// cache lines.
 	for _, row := range []*[]T{&r.dt, &r.du, &r.dOut, &r.gB, &r.dDelta, &r.u, &r.y} {
-		*row = l.Array(backSteps * lanes)
+		*row = l.Array(backRows * lanes)
 	}
-	r.layStrips(l, backSteps)
+	r.layStrips(l, r.backSteps())
 	size := r.State * lanes
-	r.checkpoints = l.Array((steps + backSteps - 1) / backSteps * r.width() * size)
+	r.checkpoints = l.Array((steps + r.backSteps() - 1) / r.backSteps() * r.width() * size)
 	most := 0
 	for _, n := range r.states {
 		most = max(most, n.count)
 	}
-	r.keep = l.Array(backSteps * most * 2 * lanes)
+	r.keep = l.Array(r.backSteps() * most * 2 * lanes)
 	for i := range r.width() {
 		r.carry[i] = l.Array(size)
 		r.sums[i].lay(r.Scan, l)
@@ -206,7 +206,7 @@ func (r *scanBack[T]) enterBack(strip int, last bool) {
 func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 	strips := r.block.strips()
 	from, to := c.bounds(chunk, r.Length)
-	size, tiles := r.State*lanes, (to-from+backSteps-1)/backSteps
+	size, tiles := r.State*lanes, (to-from+r.backSteps()-1)/r.backSteps()
 	checkpoint := func(tile, strip int) []T { return r.checkpoints[(tile*strips+strip)*size:][:size] }
 	for i := range strips {
 		r.enterChunk(c, chunk, i)
@@ -217,20 +217,20 @@ func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 		r.sums[i].reset()
 	}
 	for tile := range tiles {
-		at := from + tile*backSteps
+		at := from + tile*r.backSteps()
 		for i := range strips {
 			copy(checkpoint(tile, i), r.strips[i].h)
 			if tile < tiles-1 {
-				r.advance(i, at, at+backSteps)
+				r.advance(i, at, at+r.backSteps())
 			}
 		}
 	}
 	for tile := tiles - 1; tile >= 0; tile-- {
-		at := from + tile*backSteps
+		at := from + tile*r.backSteps()
 		for i := range strips {
 			copy(r.strips[i].h, checkpoint(tile, i))
-			r.backward(i, at, min(at+backSteps, to))
-			if tile%(tileSteps/backSteps) == 0 {
+			r.backward(i, at, min(at+r.backSteps(), to))
+			if tile%(tileSteps/r.backSteps()) == 0 {
 				r.sums[i].flush()
 			}
 		}
@@ -248,7 +248,7 @@ func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 // from the checkpoint, then back.
 func (r *scanBack[T]) backward(strip, from, to int) {
 	used := (to - from) * lanes
-	r.visit(from, to, from-backSteps)
+	r.visit(from, to, from-r.backSteps())
 	r.prepare(strip, from, to)
 	r.ungate(strip, from, to)
 	clear(r.y[:used])

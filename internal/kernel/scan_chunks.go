@@ -69,6 +69,7 @@ func (s *Scan[T]) enterStates(c *chunks[T], blocks []block) {
 	work.Parallel(c.count*tasks, func(i int) {
 		chunk := i / tasks
 		run := s.newRun(tileSteps, maxBlock, nil)
+		run.keepsDelta = true
 		defer run.release()
 		run.begin(i%tasks/len(blocks), blocks[i%len(blocks)])
 		from, to := c.bounds(chunk, s.Length)
@@ -148,9 +149,9 @@ func (s *Scan[T]) carryGradients(c *chunks[T], stripes [][]block, newBack func(s
 			r.begin(i%tasks/len(stripes), blk)
 			for strip := range blk.strips() {
 				r.enterBack(strip, chunk == c.count-1)
-				for at := to; at > from; at = (at - 1) / backSteps * backSteps {
+				for at := to; at > from; at = (at - 1) / s.backSteps() * s.backSteps() {
 					clear(r.strips[strip].h) // any state will do: the carry depends only on the decays
-					r.backward(strip, (at-1)/backSteps*backSteps, at)
+					r.backward(strip, (at-1)/s.backSteps()*s.backSteps(), at)
 				}
 				r.strips[strip].store(r.ofBatch(s.ofChunk(c.carry, chunk-1)), r.carry[strip], s.State)
 			}

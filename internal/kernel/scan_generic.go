@@ -10,6 +10,7 @@ func newScanAsm[T Float](*scanRun[T]) *scanAsm { return nil }
 func (*scanAsm) cut([]states) []states                    { return nil }
 func (*scanAsm) lay(layout any, steps int)                {}
 func (*scanAsm) begin(strip, width int)                   {}
+func (*scanAsm) advance(scanPass, int, int, int) bool     { return false }
 func (*scanAsm) prepare(strip, from, to int)              {}
 func (*scanAsm) scan(scanPass, int, states, int, segment) {}
 func (*scanAsm) finish(strip, from, to int)               {}

@@ -32,6 +32,7 @@ type scanRun[T Float] struct {
 	order         []int32 // of the block's direction; nil without orders
 	all, ofU, ofY rows    // of Delta; of U; of the output. Their gradients are alike
 	ofZ           rows
+	keepsDelta    bool    // the caller of advance reads dt
 	addsU, addsY  bool    // the block adds to the gradient of U, and to the output, of the directions before
 	tile          [3]int  // the steps for which cells are set, and the first step of the tile that comes next
 	cells         []int32 // (two, tile): the time or cell of each step of the tile, and of the tile that comes next
@@ -96,7 +97,7 @@ func (r *scanRun[T]) init(s *Scan[T], widest int, out []T) {
 
 func (r *scanRun[T]) release() {
 	r.layout.Return()
-	r.Scan, r.out = nil, nil
+	r.Scan, r.out, r.keepsDelta = nil, nil, false
 	scanRuns[poolOf[T]()].Put(r)
 }
 
@@ -263,26 +264,34 @@ func (r *scanRun[T]) visit(from, to, next int) {
 		r.tile = tile
 	}
 	half := len(r.cells) / 2
-	for part, first := range []int{from, next} {
-		for i := range r.cells[part*half:][:half] {
-			step := min(max(first+i, 0), r.Length-1)
-			cell := int32(r.step(step))
-			if r.order != nil {
-				cell = r.order[step]
-			}
-			r.cells[part*half+i] = cell
-		}
-	}
 	if r.order == nil {
+		for t := range half {
+			r.cells[t] = int32(r.step(min(from+t, r.Length-1)))
+			r.cells[half+t] = int32(r.step(min(max(next+t, 0), r.Length-1)))
+		}
 		return
 	}
-	for i, p := range []struct {
-		Projection[T]
-		group int
-	}{{r.B, r.bGroup}, {r.C, r.cGroup}} {
-		for t := range to - from {
-			copy(r.ordered[i][t*r.State:][:r.State], p.Data[(r.batch*r.Length+int(r.cells[t]))*p.stride(r.State)+p.group*r.State:])
+	copy(r.cells, r.order[from:to])
+	if next >= 0 && next < r.Length {
+		for n := copy(r.cells[half:], r.order[next:]); n < half; n++ { // the last tile is shorter
+			r.cells[half+n] = r.cells[half+n-1]
 		}
+	}
+	r.gather(r.ordered[0], r.B, r.bGroup, to-from)
+	r.gather(r.ordered[1], r.C, r.cGroup, to-from)
+}
+
+// gather copies the states of B or C of the first steps of the tile to to (step, state).
+func (r *scanRun[T]) gather(to []T, p Projection[T], group, steps int) {
+	from, stride := p.Data[r.batch*r.Length*p.stride(r.State)+group*r.State:], p.stride(r.State)
+	if r.State == 1 { // a copy of one number would take longer than the scan of a narrow block
+		for t, cell := range r.cells[:steps] {
+			to[t] = from[int(cell)*stride]
+		}
+		return
+	}
+	for t, cell := range r.cells[:steps] {
+		copy(to[t*r.State:][:r.State], from[int(cell)*stride:])
 	}
 }
 
@@ -328,12 +337,15 @@ func (r *scanRun[T]) spread(p Projection[T], constant, buf, ordered []T, group, 
 
 // advance scans a strip through the steps [from, to). Without an output it only updates the state.
 func (r *scanRun[T]) advance(strip, from, to int) {
-	r.visit(from, to, to)
-	r.prepare(strip, from, to)
 	pass := scanForward
 	if r.out == nil {
 		pass = scanAdvance
 	}
+	r.visit(from, to, to)
+	if r.asm != nil && r.asm.advance(pass, strip, from, to) {
+		return
+	}
+	r.prepare(strip, from, to)
 	clear(r.y[:(to-from)*lanes])
 	for i := from; i < to; {
 		s := r.segment(i, to)

@@ -19,8 +19,8 @@ import (
 const (
 	row = 64 // bytes of a strip's row
 
-	// tileSteps is the number of steps of a tile of the backward pass: backSteps in internal/kernel/scan.go.
-	tileSteps = 16
+	// backRows is the number of rows of an array of a tile of the backward pass, as in internal/kernel/scan.go.
+	backRows = 80
 )
 
 // stateBlocks returns the numbers of states for which there are kernels.
@@ -39,6 +39,11 @@ func writeScan(isa asm.ISA) {
 				scanStates(f, n, vectors, kind)
 			}
 			scanBackward(f, n, vectors)
+		}
+	}
+	for _, n := range smallStates {
+		for _, kind := range []scanKind{scanAdvance, scanForward} {
+			scanSmall(f, n, kind)
 		}
 	}
 	scanPrepare(f)
@@ -315,15 +320,15 @@ func (p *prefetch) step() {
 	k.Label("asked")
 }
 
-// Offsets of the arrays of the backward pass, in the order of layBack in scan_backward.go. Each has tileSteps rows.
+// Offsets of the arrays of the backward pass, in the order of layBack in scan_backward.go. Each has backRows rows.
 const (
-	rowsDt     = iota * tileSteps * row // Δ
-	rowsDu                              // Δ·u
-	rowsDOut                            // the gradient of Σ C h
-	rowsGB                              // Σ_n g B
-	rowsDDelta                          // Σ_n g A a h_{t-1}
-	rowsU                               // u
-	rowsY                               // Σ C h
+	rowsDt     = iota * backRows * row // Δ
+	rowsDu                             // Δ·u
+	rowsDOut                           // the gradient of Σ C h
+	rowsGB                             // Σ_n g B
+	rowsDDelta                         // Σ_n g A a h_{t-1}
+	rowsU                              // u
+	rowsY                              // Σ C h
 )
 
 // scanBackward writes a kernel that carries the gradient of n states through a tile, from the last step to the first.

@@ -30,9 +30,16 @@ func rowLoop(k *asm.Func, steps reg.GPVirtual, body func(), moves ...any) {
 type cellRows struct {
 	k           *asm.Func
 	cells, cell reg.GPVirtual
+	kept        map[string]reg.GPVirtual // operands whose addresses stay in registers
 }
 
-func newCellRows(k *asm.Func) *cellRows { return &cellRows{k, k.Ptr("cells"), k.GP64()} }
+func newCellRows(k *asm.Func, kept ...string) *cellRows {
+	c := &cellRows{k, k.Ptr("cells"), k.GP64(), map[string]reg.GPVirtual{}}
+	for _, operand := range kept {
+		c.kept[operand] = k.Ptr(operand)
+	}
+	return c
+}
 
 // next writes code that goes on to the next step.
 func (c *cellRows) next() {
@@ -44,10 +51,14 @@ func (c *cellRows) next() {
 func (c *cellRows) of(operand, step string) operand.Mem { return c.at(c.cell, operand, step) }
 
 func (c *cellRows) at(cell reg.GPVirtual, operand, step string) operand.Mem {
-	row, at := c.k.GP64(), c.k.GP64()
-	c.k.Load64(operand, row)
-	c.k.Load64(step, at)
-	c.k.IMULQ(cell, at)
+	row, ok := c.kept[operand]
+	if !ok {
+		row = c.k.GP64()
+		c.k.Load64(operand, row)
+	}
+	at := c.k.GP64()
+	c.k.MOVQ(cell, at)
+	c.k.IMULQ(c.k.Addr(step), at)
 	return asm.AtIndex(row, at, 1, 0)
 }
 
