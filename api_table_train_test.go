@@ -24,6 +24,7 @@ import (
 	"github.com/gomamba/mamba/report"
 	"github.com/gomamba/mamba/tokens"
 	"github.com/gomamba/mamba/train"
+	"github.com/gomamba/mamba/vision"
 )
 
 func small() *nn.LM {
@@ -189,6 +190,10 @@ func checkpointCalls(dir string) []call {
 	check(checkpoint.Save(of("lm"), small()))
 	check(checkpoint.SaveParams(of("params"), linear().Params(), map[string]string{"a": "b"}))
 	check(os.WriteFile(of("released.pth"), must(os.ReadFile(filepath.Join("checkpoint", "testdata", "released.pth"))), 0o666))
+	smallVision := func() vision.Model {
+		return vision.NewVMamba(vision.VMambaConfig{Classes: 3, Depths: []int{1}, Dims: []int{4}})
+	}
+	check(checkpoint.SaveVision(of("vision"), smallVision()))
 	open := func(name string) func() any { return func() any { return must(checkpoint.Open(of(name))) } }
 	return append(
 		methods("checkpoint.Reader", open("lm"), map[string]call{
@@ -198,6 +203,9 @@ func checkpointCalls(dir string) []call {
 		}),
 		call{name: "checkpoint.Open", f: checkpoint.Open, args: with(of("lm"))},
 		call{name: "checkpoint.OpenFile", f: checkpoint.OpenFile, args: with(of("released.pth"), "model"), fine: []string{`1=""`}},
+		call{name: "checkpoint.LoadVision", f: checkpoint.LoadVision, args: func() []any { return []any{of("vision"), checkpoint.VisionConfig{Classes: 4, DropPath: 0.1}} },
+			fine: []string{"1=zero", `1.From=""`, "1.Model=nil", "1.Classes=0", "1.DropPath=0"}},
+		call{name: "checkpoint.SaveVision", f: checkpoint.SaveVision, args: func() []any { return []any{of("savedvision"), smallVision()} }},
 		call{name: "checkpoint.Load", f: checkpoint.Load, args: with(of("lm"))},
 		call{name: "checkpoint.Save", f: checkpoint.Save, args: func() []any { return []any{of("saved"), small()} }},
 		call{name: "checkpoint.SaveParams", f: checkpoint.SaveParams, args: func() []any { return []any{of("savedparams"), linear().Params(), map[string]string{"a": "b"}} }, fine: []string{"2=nil"}},

@@ -15,7 +15,11 @@
 // layer, by prefix, and Params().Freeze() excludes them from training. SaveParams and Reader.LoadParams save and load the weights
 // of any model.
 //
-// Files are not trusted. A pickle is read as data: nothing in it is called, and anything but tensors is an error that names it.
+// LoadVision reads models of package vision from released files of VMamba, Vim, VM-UNet and SegMamba, and SaveVision writes them. OpenFile opens one
+// such file.
+//
+// Files are not trusted. A pickle is read as data: nothing in it is called, and anything but tensors is an error that names it (OpenFile
+// steps over other objects).
 // Each number in a file is compared with the size of the file before it is used. Symbolic links that lead out of the directory
 // are errors, except within the cache of Hugging Face. A weight that is not a number is an error.
 //

@@ -110,6 +110,22 @@ func (r *Reader) openAll(f *folder) error {
 	if err != nil {
 		return err
 	}
+	if err := r.openWeights(f); err != nil {
+		return err
+	}
+	switch e := r.tensors[originalEmbedding]; {
+	case e != nil && r.tensors[embedding] == nil:
+		delete(r.tensors, originalEmbedding)
+		e.Name = embedding
+		r.tensors[embedding] = e
+	case e != nil && r.config != nil:
+		return fmt.Errorf("%s is there twice, also as %s", embedding, originalEmbedding)
+	}
+	return nil
+}
+
+// openWeights opens the files with the weights.
+func (r *Reader) openWeights(f *folder) error {
 	name, err := f.weights()
 	if err != nil {
 		return err
@@ -123,18 +139,7 @@ func (r *Reader) openAll(f *folder) error {
 	if err != nil {
 		return err
 	}
-	if err := r.index(entries); err != nil {
-		return err
-	}
-	switch e := r.tensors[originalEmbedding]; {
-	case e != nil && r.tensors[embedding] == nil:
-		delete(r.tensors, originalEmbedding)
-		e.Name = embedding
-		r.tensors[embedding] = e
-	case e != nil && r.config != nil:
-		return fmt.Errorf("%s is there twice, also as %s", embedding, originalEmbedding)
-	}
-	return nil
+	return r.index(entries)
 }
 
 // index makes the tensors available by their names.
@@ -211,7 +216,7 @@ func (r *Reader) readSafetensors(c tensorfile.Contents, size int64) ([]*tensorfi
 }
 
 // OpenFile opens one file of weights, for LoadInto and LoadParams: a safetensors file if its name ends in .safetensors, else a file that torch.save
-// wrote, such as a released .pth.
+// wrote, such as a released .pth. Of a directory it opens the files with the weights that Open would, whatever its config.json is.
 //
 // A released file of a training run is a dictionary that has the weights beside the state of an optimizer, options, numbers and other objects. from is
 // the name of the dictionary with the weights, as "model_ema". With "", the weights are the whole file if it has tensors, else the first of model,
@@ -219,7 +224,7 @@ func (r *Reader) readSafetensors(c tensorfile.Contents, size int64) ([]*tensorfi
 // numbers that are not loaded are not read. A file that names functions of the system is an error. Tensors of integers are no weights and are left out,
 // and so is a prefix "module." of all names.
 //
-// Errors: a file that cannot be read; the format of PyTorch before 1.6; no such dictionary; a from with a safetensors file.
+// Errors: a file that cannot be read; the format of PyTorch before 1.6; no such dictionary; a from with a safetensors file or a directory.
 func OpenFile(path, from string) (*Reader, error) {
 	r := &Reader{dir: path}
 	if err := r.openOne(path, from); err != nil {
@@ -230,6 +235,17 @@ func OpenFile(path, from string) (*Reader, error) {
 }
 
 func (r *Reader) openOne(path, from string) error {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		if from != "" {
+			return fmt.Errorf("from is %q, want none: a directory has one dictionary", from)
+		}
+		f, err := openFolder(path)
+		if err != nil {
+			return err
+		}
+		defer f.close()
+		return r.openWeights(f)
+	}
 	file, err := tensorfile.OpenFile(path)
 	if err != nil {
 		return err
