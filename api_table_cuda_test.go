@@ -105,6 +105,12 @@ func cudaCalls(g *gpu) []call {
 		check(cuda.Add(s, a, a, a)) // loads the kernel
 		return must(s.Capture(func() error { return cuda.Add(s, a, a, a) }))
 	}
+	outbox := func() *cuda.Outbox[float32] {
+		if g.t == nil {
+			return new(cuda.Outbox[float32])
+		}
+		return must(cuda.NewOutbox[float32](s, 4))
+	}
 	block := func() *cuda.Block[float32] {
 		return &cuda.Block[float32]{
 			Batch: 2, Length: 3, Model: 4, Channels: 8, State: 2, Width: 3, Rank: 1, Eps: 1e-5, Precision: cuda.Strict,
@@ -289,6 +295,7 @@ func cudaCalls(g *gpu) []call {
 			"Backward": {args: func() []any { return []any{s, lstmKept(), f(24), f(8), f(8), f(96), f(64), f(8), f(8)} }, fine: append(absent("", "3", "4", "5", "8", "9"), lstmFine...)},
 		}),
 		methods("cuda.LSTMKept", func() any { return lstmKept() }, nil),
+		methods("cuda.Outbox", func() any { return outbox() }, map[string]call{"Send": {args: func() []any { return []any{f(4)} }}}),
 		methods("cuda.S4", func() any { return s4() }, map[string]call{
 			"Forward": {args: func() []any { return []any{s, f(24), f(32)} }, fine: append(absent("", "3"), s4Fine...)},
 			"Backward": {args: func() []any {
@@ -360,6 +367,13 @@ func cudaCalls(g *gpu) []call {
 			}, append(absent("1[0].", "ConvBias", "InBias", "OutBias"), "1[0].Eps=0", "1[0].Precision=0")...),
 			row("StepProduct", cuda.StepProduct[float32], func() []any { return []any{s, 2, 3, 4, f(6), f(3), float32(1e-5), f(12), f(4), f(8), f(8)} }, "1=0", "2=0", "3=0", "5=zero", "6=0", "8=zero", "9=zero"),
 			row("ArrayAt", cuda.ArrayAt[float32], func() []any { return []any{s, uintptr(1 << 20), 4} }),
+			row("NewOutbox", func(s *cuda.Stream, n int) error {
+				o, err := cuda.NewOutbox[float32](s, n)
+				if err == nil {
+					err = o.Close()
+				}
+				return err
+			}, func() []any { return []any{s, 4} }),
 			row("NewArray", func(s *cuda.Stream, n int) error {
 				a, err := cuda.NewArray[float32](s, n)
 				a.Free()

@@ -218,8 +218,9 @@ func TestAttentionKernelSet(t *testing.T) {
 		want       int
 		err        string
 	}{
-		{75, "", 70, ""}, {80, "", 80, ""}, {90, "", 80, ""}, {90, "70", 70, ""}, {120, "80", 80, ""},
-		{75, "80", 0, "MAMBA_PTX is 80, and the device has compute capability 7.5"}, {90, "90", 0, `MAMBA_PTX is "90", want 70 or 80`},
+		{75, "", 70, ""}, {80, "", 80, ""}, {89, "", 80, ""}, {90, "", 90, ""}, {90, "70", 70, ""}, {120, "80", 80, ""},
+		{75, "80", 0, "MAMBA_PTX is 80, and the device has compute capability 7.5"}, {120, "90", 90, ""},
+		{80, "90", 0, "MAMBA_PTX is 90, and the device has compute capability 8.0"}, {90, "100", 0, `MAMBA_PTX is "100", want 70, 80 or 90`},
 	} {
 		got, err := kernelSet(c.capability, c.asked)
 		if got != c.want || (err != nil) != (c.err != "") || err != nil && !strings.Contains(err.Error(), c.err) {

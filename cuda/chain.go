@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 )
@@ -9,7 +10,7 @@ import (
 // the array that it follows: X, Context and Scan.
 type StepResult struct{ Y, Context, Scan Array[float32] }
 
-// Constants of kernels/chain.cuh.
+// Constants of kernels/chainmma.cu.
 const (
 	chainLayers  = 28 // of a launch, whose arguments take at most 4096 bytes
 	chainGroup   = 8  // sequences of a launch
@@ -42,15 +43,14 @@ type chainPlan struct {
 
 // planChain returns the plan for steps of a size, and false if the kernels do not support it.
 func planChain[T Activation](d *Device, s *Step[T]) (p chainPlan, ok bool) {
-	bytes := int(size[T]())
-	if d.kernels < 80 || s.Model%8 != 0 || s.Channels%8 != 0 || s.Rank*bytes%4 != 0 { // copies of 16 bytes, for four channels
+	if d.kernels < 80 || size[T]() != 4 || s.Model%8 != 0 || s.Channels%8 != 0 { // copies of 16 bytes, for four channels
 		return p, false
 	}
 	p.group = 1
 	if s.Batch > 1 {
 		p.group = chainGroup
 	}
-	p.kernel = fmt.Sprintf("chain_%s_%d", typeName[T](), p.group)
+	p.kernel = fmt.Sprintf("chain_%d", p.group)
 	parts := func(n, each int) int { return (n + each - 1) / each }
 	up := func(n, unit int) int { return parts(n, unit) * unit }
 	columns := up(s.columns(), 2)
@@ -61,13 +61,14 @@ func planChain[T Activation](d *Device, s *Step[T]) (p chainPlan, ok bool) {
 	weights := 2*p.channelsEach*s.Model + (p.columnsEach+p.modelEach)*s.Channels
 	floats := 2*s.Model + p.group*(s.Model+s.Channels+up(columns, 4)+2*p.channelsEach) + up(p.group*p.modelEach, 4) +
 		2*p.channelsEach*(3+s.Width+s.State+s.Rank+p.group*(s.Width-1+s.State))
-	p.shared = bytes*weights + 4*floats
+	p.shared = 4 * (weights + floats)
 	return p, p.shared <= d.shared
 }
 
 // StepChain queues steps that follow each other. It sets the X of each but the first to the Y of the one before. It writes the
-// contexts and scans of all, and the last Y; the Y of others may be left as they are. Steps of one size run as one kernel where the device
-// has compute capability 8.0 and the weights that a multiprocessor reads fit into its shared memory.
+// contexts and scans of all, and the last Y; the Y of others may be left as they are. On devices of compute capability 8.0 and newer, a few sequences
+// with weights of bfloat16 take four kernels a step that use tensor cores. With weights of float32, steps of one size run as one kernel if a
+// multiprocessor's part of the weights fits into its shared memory, and if the device runs that many blocks of threads at the same time.
 func StepChain[T Activation](s *Stream, steps []*Step[T], results []StepResult) error {
 	if len(steps) != len(results) {
 		return fmt.Errorf("cuda: step: %d results, want %d, one for each step", len(results), len(steps))
@@ -92,8 +93,22 @@ func StepChain[T Activation](s *Stream, steps []*Step[T], results []StepResult) 
 		var err error
 		switch {
 		case first.Batch == 0:
-		case ok && first.Batch <= chainMost:
-			err = launchChain(s, plan, steps[:n], results[:n])
+		case first.Batch <= fewMost && first.isFew(s.device):
+			for i, step := range steps[:n] {
+				err = firstError(err, step.few(s, results[i], i == 0))
+			}
+		case first.Batch <= rowsMost && first.isFew(s.device):
+			for i, step := range steps[:n] {
+				err = firstError(err, step.rows(s, results[i], i == 0))
+			}
+		case ok && first.Batch <= chainMost && s.device.launches.apart.Load() == nil:
+			var refused bool
+			if refused, err = launchChain(s, plan, steps[:n], results[:n]); refused {
+				why := err.Error()
+				s.device.launches.apart.Store(&why) // and now without
+				err = nil
+				continue
+			}
 		default:
 			for i, step := range steps[:n] {
 				queue := step.forward
@@ -116,11 +131,15 @@ func (s *Step[T]) sameSize(o *Step[T]) bool {
 	return s.Batch == o.Batch && s.Model == o.Model && s.Channels == o.Channels && s.State == o.State && s.Width == o.Width && s.Rank == o.Rank && s.Eps == o.Eps
 }
 
-// launchChain queues steps of one size, for a group of sequences after the other.
-func launchChain[T Activation](s *Stream, p chainPlan, steps []*Step[T], results []StepResult) error {
+// launchChain queues steps of one size, for a group of sequences after the other. It returns refused and an error, and has queued nothing, if the
+// device does not run all blocks of threads at the same time, as a part of a GPU may not.
+func launchChain[T Activation](s *Stream, p chainPlan, steps []*Step[T], results []StepResult) (refused bool, err error) {
+	if !s.device.cooperates {
+		return true, errors.New("the device has no cooperative launches")
+	}
 	boxes, err := NewArray[uint8](s, 8*p.boxes)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer boxes.Free()
 	first, last := steps[0], results[len(results)-1]
@@ -147,12 +166,12 @@ func launchChain[T Activation](s *Stream, p chainPlan, steps []*Step[T], results
 			}
 		}
 		if err := boxes.Fill(s, 0); err != nil {
-			return err
+			return false, err
 		}
-		g := grid{x: int64(p.blocks), threads: chainThreads, shared: p.shared, cooperative: true}
-		if err := s.run("chain"+typeName[T]()+"mma", p.kernel, g, unsafe.Pointer(a)); err != nil {
-			return err
+		g := grid{x: int64(p.blocks), threads: chainThreads, shared: p.shared, mode: cooperative}
+		if err := s.run("chainmma", p.kernel, g, unsafe.Pointer(a)); err != nil {
+			return from == 0 && isRefused(err), err
 		}
 	}
-	return nil
+	return false, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"unsafe"
 )
@@ -20,7 +21,9 @@ type Device struct {
 	multiprocessors int
 	shared          int  // bytes of shared memory that a block can have
 	single          bool // all work is queued one by one
-	kernels         int  // the set of kernels that is used: 70, or 80 for those of compute capability 8.0 too
+	kernels         int  // the set of kernels that is used: 70, or 80 or 90 for those of compute capability 8.0 or 9.0 too
+	cooperates      bool // it can run all blocks of a kernel at the same time
+	overlaps        bool // a kernel can begin before the one before it has ended, in CUDA graphs too
 
 	// Every call holds calls for reading. Close locks it, so that it waits for running calls; later calls fail. Lock calls before mu.
 	calls    sync.RWMutex
@@ -52,6 +55,7 @@ const (
 	attributeMultiprocessors = 16
 	attributeMajor           = 75
 	attributeMinor           = 76
+	attributeCooperative     = 95
 	attributeShared          = 97 // per block, for a kernel that asks for it
 )
 
@@ -59,7 +63,7 @@ const (
 // GPU that is new enough (compute capability 7.0, Volta).
 //
 // $MAMBA_PTX=70 makes the device use only the kernels for compute capability 7.0, without tensor cores in attention
-// and without the faster kernels of the scan.
+// and without the faster kernels of the scan and of decoding. With 80 it does not use those for 9.0 either.
 func Open(ordinal int) (*Device, error) {
 	dr, err := loadDriver()
 	if err != nil {
@@ -127,9 +131,10 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 	for d.name = ""; len(d.name) < len(name) && name[len(d.name)] != 0; {
 		d.name += string(name[len(d.name)])
 	}
-	var major, minor, processors, shared int32
+	var major, minor, processors, shared, cooperative, version int32
 	for attribute, to := range map[uintptr]*int32{
 		attributeMajor: &major, attributeMinor: &minor, attributeMultiprocessors: &processors, attributeShared: &shared,
+		attributeCooperative: &cooperative,
 	} {
 		if err := dr.call(cuDeviceGetAttribute, uintptr(unsafe.Pointer(to)), attribute, uintptr(d.handle)); err != nil {
 			return nil, err
@@ -138,7 +143,10 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 	if major < 7 {
 		return nil, fmt.Errorf("cuda: device %d, %s, has compute capability %d.%d, want 7.0 or newer", handle, d.name, major, minor)
 	}
-	d.multiprocessors, d.shared = int(processors), int(shared)
+	if err := dr.call(cuDriverGetVersion, uintptr(unsafe.Pointer(&version))); err != nil {
+		return nil, err
+	}
+	d.multiprocessors, d.shared, d.cooperates = int(processors), int(shared), cooperative != 0
 	var err error
 	switch graphs := os.Getenv("MAMBA_GRAPHS"); graphs {
 	case "", "on":
@@ -151,27 +159,21 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.overlaps = d.kernels >= 90 && version >= 12030 // CUDA 12.3, whose graphs keep such launches
 	return d, nil
 }
 
 // kernelSet returns the newest set of kernels for a compute capability, such as 75, or the one that $MAMBA_PTX asks for.
 func kernelSet(capability int, asked string) (int, error) {
-	newest := 70
-	if capability >= 80 {
-		newest = 80
-	}
-	switch asked {
-	case "":
-		return newest, nil
-	case "70":
-		return 70, nil
-	case "80":
-		if newest == 80 {
-			return 80, nil
+	for _, set := range []int{90, 80, 70} {
+		switch {
+		case set <= capability && (asked == "" || asked == strconv.Itoa(set)):
+			return set, nil
+		case asked == strconv.Itoa(set):
+			return 0, fmt.Errorf("cuda: MAMBA_PTX is %d, and the device has compute capability %d.%d, want at least %d.0", set, capability/10, capability%10, set/10)
 		}
-		return 0, fmt.Errorf("cuda: MAMBA_PTX is 80, and the device has compute capability %d.%d, want at least 8.0", capability/10, capability%10)
 	}
-	return 0, fmt.Errorf("cuda: MAMBA_PTX is %q, want 70 or 80, or nothing for what fits the device", asked)
+	return 0, fmt.Errorf("cuda: MAMBA_PTX is %q, want 70, 80 or 90, or nothing for what fits the device", asked)
 }
 
 // Name returns the device's name, such as "NVIDIA H200".

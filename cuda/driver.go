@@ -46,6 +46,7 @@ const (
 	cuFuncSetAttribute
 	cuLaunchKernel
 	cuLaunchCooperativeKernel
+	cuLaunchKernelEx
 	cuStreamBeginCapture
 	cuStreamEndCapture
 	cuGraphInstantiateWithFlags
@@ -64,7 +65,7 @@ var symbols = [calls]string{
 	"cuEventCreate", "cuEventDestroy_v2", "cuEventRecord", "cuEventSynchronize", "cuEventElapsedTime",
 	"cuMemGetInfo_v2", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemAllocHost_v2", "cuMemFreeHost",
 	"cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemcpyDtoDAsync_v2", "cuMemsetD8Async",
-	"cuModuleLoadData", "cuModuleUnload", "cuModuleGetFunction", "cuFuncSetAttribute", "cuLaunchKernel", "cuLaunchCooperativeKernel",
+	"cuModuleLoadData", "cuModuleUnload", "cuModuleGetFunction", "cuFuncSetAttribute", "cuLaunchKernel", "cuLaunchCooperativeKernel", "cuLaunchKernelEx",
 	"cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphLaunch", "cuGraphDestroy", "cuGraphExecDestroy",
 }
 
@@ -81,6 +82,12 @@ func (e *Error) Error() string {
 }
 
 const codeOutOfMemory = 2
+
+// isRefused reports whether the driver cannot launch a cooperative kernel: all its blocks do not fit at once, or the device does not support it.
+func isRefused(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && (e.Code == 720 || e.Code == 801)
+}
 
 func isOutOfMemory(err error) bool {
 	var e *Error

@@ -95,11 +95,22 @@ func AddBias[T Activation](s *Stream, rows, width int, x Array[T], stride int, b
 // index is -1 if the largest number is infinite or if any number is NaN.
 func Largest(s *Stream, rows, width int, x Array[float32], index Array[int32]) error {
 	if err := firstError(
-		atLeast(0, "largest", "rows", rows, "width", width), expect("largest", "x", x.n, count(rows, width), "index", index.n, rows),
+		atLeast(0, "largest", "rows", rows, "width", width), expect("largest", "x", x.n, count(rows, width), "index", index.n, rows), s.usable(),
 	); err != nil {
 		return err
 	}
-	return s.run("elementwise", "largest", grid{x: int64(rows), threads: 1024}, x.address, index.address, width)
+	const least = 2048                                                      // numbers of a part
+	count := min(max(1, width/least), 1+2*s.multiprocessors()/max(1, rows)) // parts of a row
+	parts, err := NewArray[float32](s, 2*rows*count)
+	if err != nil || rows == 0 {
+		return err
+	}
+	defer parts.Free()
+	each := (width + count - 1) / count
+	if err := s.run("elementwise", "largest_parts", grid{x: int64(rows), y: int64(count), threads: 256}, x.address, parts.address, width, each); err != nil {
+		return err
+	}
+	return s.run("elementwise", "largest", grid{x: int64(rows), threads: 32}, parts.address, index.address, count)
 }
 
 // ColumnSums queues the sums (width) of the columns of x, added in a fixed order. The rows of x are stride elements apart.

@@ -53,6 +53,9 @@ func linearForward[T Activation](l *Linear, s *Stream, y Array[float32]) (err er
 	if err != nil {
 		return err
 	}
+	if half, ok := any(weight).(Array[BFloat16]); ok && l.Rows <= fewRows && fewFits(s.device, l.In, half, l.X) {
+		return fewProduct(s, false, l.Rows, l.In, l.Out, l.X, half, l.Bias, Array[float32]{}, y)
+	}
 	if l.Rows <= fewRows && stepGroup(l.Rows, l.In) > 0 {
 		return StepProduct(s, l.Rows, l.In, l.Out, l.X, Array[float32]{}, 0, weight, l.Bias, Array[float32]{}, y)
 	}

@@ -87,7 +87,7 @@ func (l *LSTM) launch(s *Stream, direction string, a *lstmArgs) error {
 			if err := arrived.Fill(s, 0); err != nil {
 				return err
 			}
-			a.arrived, g.x, g.cooperative = arrived.address, min(g.x, int64(together/n)), true
+			a.arrived, g.x, g.mode = arrived.address, min(g.x, int64(together/n)), cooperative
 		}
 		if err := s.run("lstm", name, g, unsafe.Pointer(a)); err != nil {
 			return err

@@ -23,9 +23,12 @@ var ptxFiles embed.FS
 
 // rounding has the files whose kernels round so much to bfloat16 that they are also compiled for compute capability 8.0, as file80.
 var rounding = map[string]bool{
-	"adamw": true, "conv": true, "cross_entropy": true, "elementwise": true, "gridconv": true, "norm": true,
+	"adamw": true, "conv": true, "cross_entropy": true, "elementwise": true, "gridconv": true, "norm": true, "steprows": true,
 	"grid1": true, "grid4": true, "grid8": true, "grid16": true,
 }
+
+// overlaps has the files whose kernels are also compiled for compute capability 9.0, where they can begin before the kernel before them has ended.
+var overlaps = map[string]string{"fewmma": "few90", "manymma": "many90"}
 
 // module is a loaded file of kernels.
 type module struct {
@@ -36,7 +39,10 @@ type module struct {
 
 // function returns a kernel of a file. It loads the file at its first use.
 func (d *Device) function(file, name string) (k *function, err error) {
-	if d.kernels >= 80 && rounding[file] {
+	switch newer := overlaps[file]; {
+	case d.kernels >= 90 && newer != "":
+		file = newer
+	case d.kernels >= 80 && rounding[file]:
 		file += "80"
 	}
 	err = d.whileOpen(func() error {
@@ -123,7 +129,7 @@ func readPTX(file string) ([]byte, error) {
 }
 
 // maxArgs is the largest number of arguments of a kernel.
-const maxArgs = 16
+const maxArgs = 18
 
 // usualShared is the shared memory in bytes that a block can have without asking for more.
 const usualShared = 48 << 10
@@ -132,7 +138,26 @@ const usualShared = 48 << 10
 type grid struct {
 	x, y, z         int64 // blocks along each axis; 0 in y or z means 1
 	threads, shared int   // threads per block, and bytes of shared memory per block in addition to those that the kernel declares
-	cooperative     bool  // all blocks are on the device at the same time, or the launch fails
+	mode            launchMode
+}
+
+// launchMode says when a kernel begins. Every kernel begins after the work that was queued before it, if not said otherwise.
+type launchMode uint64
+
+const (
+	cooperative launchMode = iota + 1 // all blocks are on the device at the same time, or the launch fails
+	overlapping                       // may begin before the kernel before it has ended: it waits for it by itself (awaitLast in kernels/step.cuh)
+)
+
+// launchConfig has the layout of the driver's CUlaunchConfig, with one attribute (CUlaunchAttribute).
+type launchConfig struct {
+	x, y, z, threadsX, threadsY, threadsZ, shared, _ uint32
+	stream, attributes                               uintptr
+	count, _                                         uint32
+	attribute                                        struct {
+		id, _ uint32
+		value [16]uint32
+	}
 }
 
 // blocksOf returns the grid of at least n threads, in blocks of threads threads.
@@ -160,11 +185,7 @@ func (s *Stream) run(file, name string, g grid, args ...any) error {
 	if len(args) != len(k.sizes) || len(args) > maxArgs {
 		return fmt.Errorf("cuda: %s: %d arguments, want %d, and at most %d", name, len(args), len(k.sizes), maxArgs)
 	}
-	cooperative := uint64(0)
-	if g.cooperative {
-		cooperative = 1
-	}
-	w := append(s.words[:0], uint64(g.x), uint64(g.y), uint64(g.z), uint64(g.threads), uint64(g.shared), cooperative)
+	w := append(s.words[:0], uint64(g.x), uint64(g.y), uint64(g.z), uint64(g.threads), uint64(g.shared), uint64(g.mode))
 	for i, arg := range args {
 		switch v := arg.(type) {
 		case int:
@@ -227,7 +248,14 @@ func (s *Stream) launch(k *function, w []uint64) error {
 	if err := k.allow(d, shared); err != nil {
 		return err
 	}
-	if w[5] != 0 {
+	switch launchMode(w[5]) {
+	case overlapping:
+		const programmaticStreamSerialization = 6 // the attribute's number
+		c := &launchConfig{x: uint32(w[0]), y: uint32(w[1]), z: uint32(w[2]), threadsX: uint32(w[3]), threadsY: 1, threadsZ: 1, shared: uint32(shared), stream: s.handle, count: 1}
+		c.attribute.id, c.attribute.value[0] = programmaticStreamSerialization, 1
+		c.attributes = uintptr(unsafe.Pointer(&c.attribute))
+		return d.do(cuLaunchKernelEx, uintptr(unsafe.Pointer(c)), k.handle, uintptr(unsafe.Pointer(&list)), 0)
+	case cooperative:
 		return d.do(cuLaunchCooperativeKernel, k.handle, uintptr(w[0]), uintptr(w[1]), uintptr(w[2]), uintptr(w[3]), 1, 1, shared, s.handle,
 			uintptr(unsafe.Pointer(&list)))
 	}

@@ -472,6 +472,60 @@ func TestAdamW(t *testing.T) {
 	}
 }
 
+// TestLargest compares the indices with those of a plain loop, for rows of one and of several parts, with equal, infinite and missing numbers.
+func TestLargest(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(31, 31))
+	nan, inf := math.NaN(), math.Inf(1)
+	for _, width := range []int{1, 2, 31, 300, 2047, 4096, 9001} {
+		for _, rows := range []int{1, 3, 70} {
+			x := make([]float64, rows*width)
+			want := make([]int32, rows)
+			for row := range rows {
+				v := x[row*width:][:width]
+				for i := range v {
+					v[i] = float64(r.IntN(9)) - 20 // many are equal
+				}
+				some := r.IntN(width)
+				switch row % 8 {
+				case 1:
+					v[some] = nan
+				case 2:
+					v[some] = inf
+				case 3:
+					v[some] = -inf
+				case 4:
+					for i := range v {
+						v[i] = -inf
+					}
+				case 5:
+					for i := range v {
+						v[i] = -inf
+					}
+					v[some] = -3
+				case 6:
+					v[some], v[r.IntN(width)] = inf, nan
+				}
+				for i := range v {
+					if v[i] > v[want[row]] {
+						want[row] = int32(i)
+					}
+				}
+				if slices.ContainsFunc(v, math.IsNaN) || math.IsInf(v[want[row]], 0) {
+					want[row] = -1
+				}
+			}
+			index := putInts(t, s, make([]int32, rows))
+			do(t, Largest(s, rows, width, put[float32](t, s, x), index))
+			got := make([]int32, rows)
+			do(t, index.CopyTo(s, got))
+			if !slices.Equal(got, want) {
+				t.Errorf("%d rows of %d: %v, want %v", rows, width, got, want)
+			}
+		}
+	}
+}
+
 func TestElementwise(t *testing.T) {
 	s := open(t)
 	both(t, func(t *testing.T) { testElementwise[float32](t, s) }, func(t *testing.T) { testElementwise[BFloat16](t, s) })

@@ -85,13 +85,14 @@ type Launches struct {
 	Single   int64  // kernels, products, fills and copies on the device that were queued one by one
 	Replayed int64  // those that were queued as parts of recorded graphs
 	Graphs   int64  // recorded graphs
+	Apart    string // why decoding steps of several blocks were not queued as one launch, although the kernels support them; empty if none were
 	Why      string // why three or more pieces that belong together were queued one by one, the last time; empty if none were
 }
 
 // launches counts what Launches returns.
 type launches struct {
 	single, replayed, graphs atomic.Int64
-	why                      atomic.Pointer[string]
+	apart, why               atomic.Pointer[string]
 }
 
 // Launches returns how the work of all streams was queued since Open. Work that comes a third time is queued as CUDA graphs of up to 64 pieces,
@@ -104,6 +105,9 @@ func (d *Device) Launches() (l Launches) {
 	l = Launches{Single: d.launches.single.Load(), Replayed: d.launches.replayed.Load(), Graphs: d.launches.graphs.Load()}
 	if why := d.launches.why.Load(); why != nil {
 		l.Why = *why
+	}
+	if apart := d.launches.apart.Load(); apart != nil {
+		l.Apart = *apart
 	}
 	return l
 }

@@ -21,7 +21,7 @@ type Step[T Activation] struct {
 
 // Up to chainMost sequences are computed by a chain, and up to fewSequences by four kernels a block where there is no chain, in groups of up to eight
 // after each other. More are computed by products that read a weight once for all of them.
-const chainMost, fewSequences = 24, 16
+const chainMost, fewSequences, fewMost, rowsMost, fewTiles, rowsIn, rowsX, rowsOut = 24, 16, 32, 1024, 4, 8, 1, 4
 
 // stepRoom is the shared memory that a kernel can use on every device, in float32.
 const stepRoom = 48 << 10 / 4
@@ -133,14 +133,21 @@ func (s *Step[T]) many(stream *Stream, r StepResult) error {
 			return err
 		}
 	}
-	if err := stream.run("step"+typeName[T](), "step_convolve_"+typeName[T](), blocksOf(inner, 256), vz.address, s.Context.address, s.Conv.address,
-		s.ConvBias.address, u.address, s.Batch, s.Channels, s.Width); err != nil {
+	vector := 1 // channels of a thread
+	if s.Channels%4 == 0 && (s.Context.address|r.Context.address)%16 == 0 {
+		vector = 4
+	}
+	if err := stream.run("steprows", fmt.Sprintf("step_convolve_%s_%d", typeName[T](), vector), blocksOf(inner/vector, 256), vz.address, s.Context.address,
+		s.Conv.address, s.ConvBias.address, u.address, r.Context.address, s.Batch, s.Channels, int32(2*s.Channels), int32(s.Width)); err != nil {
 		return err
 	}
 	if err := Multiply(stream, s.Precision, s.Batch, s.Channels, columns, u, s.XProj, rbc, columns); err != nil {
 		return err
 	}
-	if err := s.scan(stream, "step_scan_many_", vz.address, u.address, rbc.address, u.address, r); err != nil { // y takes the place of u
+	// y takes the place of u.
+	g, each := s.scanGrid(stream.device, grid{})
+	if err := stream.run("steprows", "step_scan_rows_"+typeName[T](), g, part(vz, s.Channels).address, u.address, rbc.address, s.DtProj.address, s.DtBias.address,
+		s.ALog.address, s.D.address, s.Scan.address, u.address, r.Scan.address, s.Batch, s.Channels, int32(2*s.Channels), int32(s.State), int32(s.Rank), int32(each)); err != nil {
 		return err
 	}
 	if r.Y.address != s.X.address {
@@ -155,6 +162,123 @@ func (s *Step[T]) many(stream *Stream, r StepResult) error {
 		return nil
 	}
 	return AddBias(stream, s.Batch, s.Model, r.Y, s.Model, s.OutBias)
+}
+
+// scanRow is the number of channels of a block of threads of stepScanRows.
+const scanRow = 64
+
+// fewFits reports whether fewProduct supports a weight (out, in) and vectors x (batch, in).
+func fewFits(d *Device, in int, weight Array[BFloat16], x Array[float32]) bool {
+	return d.kernels >= 80 && in%8 == 0 && (weight.address|x.address)%16 == 0
+}
+
+// fewGrid returns the grid of a kernel of kernels/fewrows.cuh over the tiles of so many rows of a weight. If early is true, the kernel begins before
+// the kernel before it has ended.
+func fewGrid(d *Device, early bool, batch, rows, tiles, threads int) grid {
+	const tile, sequences = 16, 8
+	g := grid{x: int64((rows + tile*tiles - 1) / (tile * tiles)), y: int64((batch + sequences - 1) / sequences), threads: threads}
+	if early && d.overlaps && d.kernels >= 90 {
+		g.mode = overlapping
+	}
+	return g
+}
+
+// fewProduct queues y (batch, out) = weight (out, in) · x (batch, in), plus bias and residual unless they are absent, in tensor cores.
+func fewProduct(s *Stream, early bool, batch, in, out int, x Array[float32], weight Array[BFloat16], bias, residual, y Array[float32]) error {
+	warps, tiles := 16, 1 // of a block
+	if out > 64*s.device.multiprocessors {
+		warps, tiles = 8, fewTiles
+	}
+	return s.run("fewmma", fmt.Sprintf("few_product_%d", warps), fewGrid(s.device, early, batch, out, tiles, 32*warps), x.address, weight.address, bias.address,
+		residual.address, y.address, int32(batch), int32(in), int32(out), int32(tiles))
+}
+
+// isFew reports whether few supports the step.
+func (s *Step[T]) isFew(d *Device) bool {
+	in, half := any(s.InProj).(Array[BFloat16])
+	if !half {
+		return false
+	}
+	x, out := any(s.XProj).(Array[BFloat16]), any(s.OutProj).(Array[BFloat16])
+	return fewFits(d, s.Model, in, s.X) && fewFits(d, s.Channels, x, s.Norm) && fewFits(d, s.Channels, out, s.Norm)
+}
+
+// few queues the step as four kernels with products of bfloat16 in tensor cores (kernels/fewrows.cuh). Unless it is the first of a chain, its
+// first kernel begins before the work that was queued before it has ended.
+func (s *Step[T]) few(stream *Stream, r StepResult, first bool) error {
+	var err error
+	var work temporaries
+	defer func() { work.free() }()
+	inner, width, d := s.Batch*s.Channels, (s.columns()+15)/16*16, stream.device
+	in := fewGrid(d, !first, s.Batch, s.Channels, 1, 256)
+	u, z := take[float32](stream, &work, inner, &err), take[float32](stream, &work, inner, &err)
+	parts, gated := take[float32](stream, &work, s.Batch*int(in.x)*width, &err), take[float32](stream, &work, inner, &err)
+	if err != nil {
+		return err
+	}
+	if err := stream.run("fewmma", "few_in", in, s.X.address, s.Norm.address, s.InProj.address, s.InBias.address,
+		s.Context.address, s.Conv.address, s.ConvBias.address, s.XProj.address, u.address, z.address, parts.address, r.Context.address, int32(s.Batch),
+		int32(s.Model), int32(s.Channels), int32(s.Width), int32(s.columns()), s.Eps); err != nil {
+		return err
+	}
+	g := fewGrid(d, true, 0, 0, 1, 4*scanRow)
+	g.x, g.y, g.shared = int64((s.Channels+scanRow-1)/scanRow), int64(s.Batch), 4*width*(max(1, 1024/width)+1)
+	if err := stream.run("fewmma", "few_scan", g, z.address, u.address, parts.address, s.DtProj.address, s.DtBias.address, s.ALog.address, s.D.address,
+		s.Scan.address, gated.address, r.Scan.address, s.Batch, s.Channels, int32(s.Channels), int32(s.State), int32(s.Rank), int32(1), int32(in.x)); err != nil {
+		return err
+	}
+	out := any(s.OutProj).(Array[BFloat16])
+	return fewProduct(stream, true, s.Batch, s.Channels, s.Model, gated, out, s.OutBias, s.X, r.Y)
+}
+
+// rows queues the step as five kernels with products of bfloat16 in tensor cores (kernels/manyrows.cuh), and activations of bfloat16, for many
+// sequences. isFew must be true.
+func (s *Step[T]) rows(stream *Stream, r StepResult, first bool) error {
+	var err error
+	var work temporaries
+	defer func() { work.free() }()
+	inner, columns, d := s.Batch*s.Channels, s.columns(), stream.device
+	n, u := take[BFloat16](stream, &work, s.Batch*s.Model, &err), take[BFloat16](stream, &work, inner, &err)
+	z, gated := take[BFloat16](stream, &work, inner, &err), take[BFloat16](stream, &work, inner, &err)
+	rbc := take[BFloat16](stream, &work, s.Batch*columns, &err)
+	if err != nil {
+		return err
+	}
+	over := func(rows, groups int) grid { // groups of eight sequences are in a block of threads
+		g := fewGrid(d, true, s.Batch, rows, 1, 256)
+		g.y = (g.y + int64(groups) - 1) / int64(groups)
+		return g
+	}
+	const warps = 4
+	norm := fewGrid(d, !first, 0, 0, 1, 32*warps)
+	norm.x = int64((s.Batch + warps - 1) / warps)
+	if err := stream.run("manymma", "many_norm", norm, s.X.address, s.Norm.address, n.address, int32(s.Batch), int32(s.Model), s.Eps); err != nil {
+		return err
+	}
+	if err := stream.run("manymma", fmt.Sprintf("many_in_%d", rowsIn), over(s.Channels, rowsIn), n.address, s.InProj.address, s.InBias.address, s.Context.address,
+		s.Conv.address, s.ConvBias.address, u.address, z.address, r.Context.address, int32(s.Batch), int32(s.Model), int32(s.Channels), int32(s.Width)); err != nil {
+		return err
+	}
+	var none uintptr
+	if err := stream.run("manymma", fmt.Sprintf("many_product_bf16_%d", rowsX), over(columns, rowsX), u.address, s.XProj.address, none, none, rbc.address,
+		int32(s.Batch), int32(s.Channels), int32(columns)); err != nil {
+		return err
+	}
+	g, each := s.scanGrid(d, fewGrid(d, true, 0, 0, 1, 0))
+	if err := stream.run("manymma", "many_scan", g, z.address, u.address, rbc.address, s.DtProj.address, s.DtBias.address, s.ALog.address, s.D.address,
+		s.Scan.address, gated.address, r.Scan.address, s.Batch, s.Channels, int32(s.Channels), int32(s.State), int32(s.Rank), int32(each)); err != nil {
+		return err
+	}
+	return stream.run("manymma", fmt.Sprintf("many_product_float_%d", rowsOut), over(s.Model, rowsOut), gated.address, s.OutProj.address, s.OutBias.address,
+		s.X.address, r.Y.address, int32(s.Batch), int32(s.Channels), int32(s.Model))
+}
+
+// scanGrid returns g for stepScanRows of many sequences, and how many sequences a thread computes one after the other.
+func (s *Step[T]) scanGrid(d *Device, g grid) (grid, int) {
+	across := (s.Channels + scanRow - 1) / scanRow
+	each := min(max(1, s.Batch*across/(4*d.multiprocessors)), 8)
+	g.x, g.y, g.threads = int64(across), int64((s.Batch+each-1)/each), 4*scanRow
+	return g, each
 }
 
 // scan queues a kernel that computes Δ, the gated output y, and the next state and context.

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"gonum.org/v1/gonum/blas/gonum"
 
+	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/internal/kernel"
 )
 
@@ -122,8 +124,8 @@ func testStep[T Activation](t *testing.T, s *Stream) {
 	}
 }
 
-// TestStepChain compares chains of steps in one launch, and the kernels of many sequences, with those of few sequences, for random sizes; and
-// chains with themselves, in place and captured, bit for bit.
+// TestStepChain compares the kernels of compute capability 8.0 and newer for chains of steps (one launch in float32, tensor cores in bfloat16), and
+// those of many sequences, with the kernels that every device has, for random sizes; and chains with themselves, in place and captured, bit for bit.
 func TestStepChain(t *testing.T) {
 	s := open(t)
 	both(t, func(t *testing.T) { testStepChain[float32](t, s) }, func(t *testing.T) { testStepChain[BFloat16](t, s) })
@@ -133,20 +135,26 @@ func testStepChain[T Activation](t *testing.T, s *Stream) {
 	if s.device.kernels < 80 {
 		t.Skip("the device uses kernels of compute capability 7.0, which have no chain")
 	}
-	defer func(kernels, n int) { s.device.kernels, s.device.multiprocessors = kernels, n }(s.device.kernels, s.device.multiprocessors)
+	newest := s.device.kernels
+	defer func(n int) { s.device.kernels, s.device.multiprocessors = newest, n }(s.device.multiprocessors)
 	r := rand.New(rand.NewPCG(29, 29))
-	for trial := range times(12, 5) {
+	half := typeName[T]() == "bf16"
+	for trial := range times(14, 7) {
 		size := Step[T]{
 			Batch: 1 + r.IntN(10)*r.IntN(2), Model: 8 * (1 + r.IntN(5)), Channels: 8 * (1 + r.IntN(5)), State: 1 + r.IntN(20),
 			Width: []int{4, 4, 1, 2, 16}[r.IntN(5)], Rank: 1 + r.IntN(6), Eps: 1e-5,
 		}
 		s.device.multiprocessors = 1 + r.IntN(5) // few, so that a block of threads has several rows of small weights
 		layers := 1 + r.IntN(3)
-		if trial == 0 {
+		switch {
+		case trial == 0:
 			layers = chainLayers + 2
+		case trial == 1 && half: // more of a row than a warp reads ahead
+			size.Model, size.Channels = 1608, 24
+		case trial == 2 && half:
+			size.Model, size.Channels, size.Rank = 24, 1608, 98
 		}
-		half := typeName[T]() == "bf16"
-		if _, ok := planChain(s.device, &size); ok == (half && size.Rank%2 != 0) {
+		if _, ok := planChain(s.device, &size); ok == half {
 			t.Fatalf("trial %d: %+v: a chain is %v", trial, size, ok)
 		}
 		normal := func(n int, scale float64) Array[float32] { return put[float32](t, s, numbers[float32](r, n, scale)) }
@@ -185,11 +193,15 @@ func testStepChain[T Activation](t *testing.T, s *Stream) {
 		}
 		plain, got := results(), results()
 		run(70, plain)
-		run(80, got)
-		want, first := values(plain), values(got)
-		for i := range want {
-			near(t, fmt.Sprintf("trial %d, %d steps, batch %d, model %d, channels %d, state %d, width %d, rank %d: result %d", trial, layers, size.Batch,
-				size.Model, size.Channels, size.State, size.Width, size.Rank, i), first[i], want[i], 1e-4)
+		want := values(plain)
+		var first [][]float64
+		for _, kernels := range []int{80, newest} {
+			run(kernels, got)
+			first = values(got)
+			for i := range want {
+				near(t, fmt.Sprintf("trial %d, %d steps, batch %d, model %d, channels %d, state %d, width %d, rank %d, kernels %d: result %d", trial, layers,
+					size.Batch, size.Model, size.Channels, size.State, size.Width, size.Rank, kernels, i), first[i], want[i], 1e-4)
+			}
 		}
 		same := func(name string, got [][]float64) {
 			for i := range got {
@@ -200,18 +212,28 @@ func testStepChain[T Activation](t *testing.T, s *Stream) {
 		}
 		if layers < chainLayers { // the rounding of activations to bfloat16 adds up
 			many, tolerance := results(), 1e-4
-			if typeName[T]() == "bf16" {
+			if half {
 				tolerance = 0.02
 			}
-			for i, step := range chain {
-				step.X = x
-				if i > 0 {
-					step.X = many[i-1].Y
+			for name, queue := range map[string]func(step *Step[T], to StepResult) error{
+				"many": func(step *Step[T], to StepResult) error { return step.many(s, to) },
+				"rows": func(step *Step[T], to StepResult) error {
+					if !step.isFew(s.device) {
+						return step.many(s, to)
+					}
+					return step.rows(s, to, step == chain[0])
+				},
+			} {
+				for i, step := range chain {
+					step.X = x
+					if i > 0 {
+						step.X = many[i-1].Y
+					}
+					do(t, queue(step, many[i]))
 				}
-				do(t, step.many(s, many[i]))
-			}
-			for i, v := range values(many) {
-				near(t, fmt.Sprintf("trial %d: result %d of many sequences", trial, i), v, want[i], tolerance)
+				for i, v := range values(many) {
+					near(t, fmt.Sprintf("trial %d: result %d of %s", trial, i, name), v, want[i], tolerance)
+				}
 			}
 		}
 		c, err := s.Capture(func() error { chain[0].X = x; return StepChain(s, chain, got) })
@@ -222,7 +244,119 @@ func testStepChain[T Activation](t *testing.T, s *Stream) {
 			got[i].Context, got[i].Scan = step.Context, step.Scan
 		}
 		got[layers-1].Y = x
-		run(80, got)
+		run(newest, got)
 		same("in place", values(got))
+	}
+}
+
+// TestStepFewAlone checks that a sequence in bfloat16 does not depend on the others, bit for bit.
+func TestStepFewAlone(t *testing.T) {
+	s := open(t)
+	if s.device.kernels < 80 {
+		t.Skip("the device uses kernels of compute capability 7.0, which compute a sequence in groups of different sizes")
+	}
+	r := rand.New(rand.NewPCG(37, 37))
+	const batch, model, channels, state, rank, width = 11, 48, 96, 16, 3, 4
+	normal := func(n int, scale float64) Array[float32] { return put[float32](t, s, numbers[float32](r, n, scale)) }
+	weight := func(n int) Array[BFloat16] { return put[BFloat16](t, s, numbers[BFloat16](r, n, 0.2)) }
+	all := &Step[BFloat16]{
+		Batch: batch, Model: model, Channels: channels, State: state, Width: width, Rank: rank, Eps: 1e-5, X: normal(batch*model, 1), Norm: normal(model, 1),
+		Conv: normal(channels*width, 0.5), DtBias: normal(channels, 0.5), ALog: normal(channels*state, 0.5), D: normal(channels, 0.5),
+		InProj: weight(2 * channels * model), XProj: weight((rank + 2*state) * channels), DtProj: weight(channels * rank), OutProj: weight(model * channels),
+		Context: normal(batch*(width-1)*channels, 1), Scan: normal(batch*channels*state, 1),
+	}
+	run := func(step *Step[BFloat16]) [][]float64 {
+		y, context, scan := blank[float32](t, s, step.X.Len()), blank[float32](t, s, step.Context.Len()), blank[float32](t, s, step.Scan.Len())
+		do(t, step.Forward(s, y, context, scan))
+		return [][]float64{get(t, s, y), get(t, s, context), get(t, s, scan)}
+	}
+	want := run(all)
+	for b := range batch {
+		row := func(a Array[float32]) Array[float32] { n := a.Len() / batch; return a.Slice(b*n, n) }
+		one := *all
+		one.Batch, one.X, one.Context, one.Scan = 1, row(all.X), row(all.Context), row(all.Scan)
+		for i, got := range run(&one) {
+			n := len(want[i]) / batch
+			if !slices.Equal(got, want[i][b*n:][:n]) {
+				t.Errorf("sequence %d, result %d is not the same alone", b, i)
+			}
+		}
+	}
+}
+
+// TestFewProduct compares products of bfloat16 weights with few vectors with products in float64.
+func TestFewProduct(t *testing.T) {
+	s := open(t)
+	if s.device.kernels < 80 {
+		t.Skip("the device uses kernels of compute capability 7.0, which have no such product")
+	}
+	defer func(n int) { s.device.multiprocessors = n }(s.device.multiprocessors)
+	r := rand.New(rand.NewPCG(41, 41))
+	for trial := range times(20, 8) {
+		batch, in, out := 1+r.IntN(20), 8*(1+r.IntN(30)), 1+r.IntN(200)
+		if trial%4 == 0 {
+			in = 1536 + 8*r.IntN(30)
+		}
+		s.device.multiprocessors = 1 + trial%2*1000 // one: some tiles for each block of threads
+		x, w := numbers[float32](r, batch*in, 1), numbers[BFloat16](r, out*in, 1)
+		bias, residual := numbers[float32](r, out, 1), numbers[float32](r, batch*out, 1)
+		want := slices.Clone(residual)
+		for b := range batch {
+			for o := range out {
+				for i := range in {
+					want[b*out+o] += x[b*in+i] * w[o*in+i]
+				}
+				want[b*out+o] += bias[o]
+			}
+		}
+		y := put[float32](t, s, residual)
+		do(t, fewProduct(s, false, batch, in, out, put[float32](t, s, x), put[BFloat16](t, s, w), put[float32](t, s, bias), y, y))
+		near(t, fmt.Sprintf("batch %d, in %d, out %d", batch, in, out), get(t, s, y), want, 2e-5)
+	}
+}
+
+// TestStepChainRefused checks that a device without cooperative launches, and one that refuses a chain, compute the steps one by one, and say why.
+func TestStepChainRefused(t *testing.T) {
+	refuse := gputest.Cooperative(t)
+	const model, channels, state, rank, width = 16, 24, 5, 3, 4
+	results := func(before, after int) (y []float64, apart string) {
+		refuse(before)
+		s := open(t)
+		refuse(after)
+		r := rand.New(rand.NewPCG(43, 43))
+		normal := func(n int) Array[float32] { return put[float32](t, s, numbers[float32](r, n, 0.3)) }
+		step := func() *Step[float32] {
+			return &Step[float32]{
+				Batch: 2, Model: model, Channels: channels, State: state, Width: width, Rank: rank, Eps: 1e-5, X: normal(2 * model), Norm: normal(model),
+				Conv: normal(channels * width), DtBias: normal(channels), ALog: normal(channels * state), D: normal(channels), InProj: normal(2 * channels * model),
+				XProj: normal((rank + 2*state) * channels), DtProj: normal(channels * rank), OutProj: normal(model * channels),
+				Context: normal(2 * (width - 1) * channels), Scan: normal(2 * channels * state),
+			}
+		}
+		steps := []*Step[float32]{step(), step()}
+		to := make([]StepResult, 2)
+		for i := range to {
+			to[i] = StepResult{blank[float32](t, s, 2*model), blank[float32](t, s, 2*(width-1)*channels), blank[float32](t, s, 2*channels*state)}
+		}
+		x := steps[0].X
+		for range 2 { // the second time it is known
+			steps[0].X = x
+			do(t, StepChain(s, steps, to))
+		}
+		return get(t, s, to[1].Y), s.device.Launches().Apart
+	}
+	want, why := results(-1, -1)
+	if why != "" {
+		t.Errorf("a chain in one launch: %s", why)
+	}
+	for text, got := range map[string]func() ([]float64, string){
+		"no cooperative launches":                 func() ([]float64, string) { return results(0, 0) },
+		"CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE": func() ([]float64, string) { return results(-1, 0) },
+	} {
+		y, why := got()
+		near(t, text, y, want, 1e-5)
+		if !strings.Contains(why, text) {
+			t.Errorf("the reason is %q, want %s", why, text)
+		}
 	}
 }

@@ -29,6 +29,7 @@ type deviceReader struct {
 	decoder *operator.Decoder
 	logits  []float32
 	greedy  bool  // read only the tokens of the largest logits, not the logits
+	goesOn  bool  // the next read, if it chooses greedily too, reads these tokens unless the caller stops
 	best    []int // these tokens; -1 if the logits are wrong
 	hostOld bool  // the states on the device were written, and the states on the host are out of date
 }
@@ -38,7 +39,7 @@ func (d *deviceReader) read(tokens []int) error {
 		return err
 	}
 	if d.greedy {
-		return d.decoder.Best(d.best)
+		return d.decoder.Best(d.best, d.goesOn)
 	}
 	return d.decoder.Logits(d.logits)
 }
@@ -52,6 +53,14 @@ func (d *deviceReader) commit() {
 func (r *reader) chooseGreedily(greedy bool) {
 	if d := r.device; d != nil {
 		d.greedy, d.best = greedy, make([]int, r.batch())
+	}
+}
+
+// expectMore sets whether the caller is going to read the tokens that the next read chooses greedily. A device then goes on while the host looks at
+// them.
+func (r *reader) expectMore(more bool) {
+	if d := r.device; d != nil {
+		d.goesOn = more
 	}
 }
 

@@ -264,6 +264,7 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 		for row, i := range active {
 			last[row] = sequences[i].pending[read[row]+steps]
 		}
+		r.expectMore(!slices.ContainsFunc(active, func(i int) bool { return len(tokens[i])+1 >= g.cfg.MaxTokens }))
 		if err := r.read(last); err != nil {
 			return nil, fmt.Errorf("nn: generate: %w", err)
 		}

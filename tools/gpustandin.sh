@@ -34,7 +34,7 @@ trap 'rm -rf "$out"' EXIT
 kernels=$root/cuda/kernels
 for ptx in "$kernels"/*.ptx.gz; do
 	name=$(basename "$ptx" .ptx.gz)
-	case $name in *80) continue ;; esac # the same kernels again
+	case $name in *80 | *90) continue ;; esac # the same kernels again
 	flush=$(case $name in scan*) echo true ;; *) echo false ;; esac) # as generate.sh compiles them
 	{
 		echo '#include "language.h"'

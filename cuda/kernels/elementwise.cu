@@ -111,35 +111,59 @@ extern "C" __global__ void row_sums(const float *parts, float *sum, int64_t coun
   if (threadIdx.x < 32 && i < size) sum[i] = (float)s;
 }
 
-// largest writes, for each row of x, the index of its largest number. Of several equal ones it takes the lowest index. The index is -1 if the
-// largest number is infinite or if any number is NaN.
-extern "C" __global__ void largest(const float *x, int32_t *index, int64_t width) {
-  __shared__ float best[32];
-  __shared__ int32_t where[32];
+// Best is the largest number of a part of a row, and its index. The index is -1 if the number is infinity or if any number is NaN.
+struct Best {
   float top = -INFINITY;
   int32_t at = 0x7fffffff;
+  __device__ __forceinline__ void take(float v, int32_t i) {
+    if (v > top || (v == top && i < at)) top = v, at = i;
+  }
+  __device__ __forceinline__ void overWarp() {
+#pragma unroll
+    for (int m = 16; m > 0; m /= 2) {
+      const float v = __shfl_xor_sync(~0u, top, m);
+      take(v, __shfl_xor_sync(~0u, at, m));
+    }
+  }
+};
+
+// largest_parts finds the largest number of each part of a row, of each numbers. The blocks are (rows, parts) of 256 threads.
+extern "C" __global__ void largest_parts(const float *x, Best *parts, int64_t width, int64_t each) {
+  __shared__ float tops[8];
+  __shared__ int32_t indices[8];
+  Best best;
   bool bad = false;
+  const int64_t from = blockIdx.y * each, to = min(from + each, width);
   x += blockIdx.x * width;
 #pragma unroll 8
-  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+  for (int64_t i = from + threadIdx.x; i < to; i += 256) {
     const float v = x[i];
     bad = bad || v != v;
-    if (v > top) top = v, at = (int32_t)i;
+    if (v > best.top) best.top = v, best.at = (int32_t)i;
   }
-  auto take = [&](float v, int32_t i) {
-    if (v > top || (v == top && i < at)) top = v, at = i;
-  };
-#pragma unroll
-  for (int m = 16; m > 0; m /= 2) {
-    const float v = __shfl_xor_sync(~0u, top, m);
-    take(v, __shfl_xor_sync(~0u, at, m));
-  }
-  if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = top, where[threadIdx.x / 32] = at;
+  best.overWarp();
+  if (threadIdx.x % 32 == 0) tops[threadIdx.x / 32] = best.top, indices[threadIdx.x / 32] = best.at;
   bad = __syncthreads_or(bad);
   if (threadIdx.x == 0) {
-    for (int i = 1; i < blockDim.x / 32; i++) take(best[i], where[i]);
-    index[blockIdx.x] = bad || isinf(top) ? -1 : at;
+    for (int i = 1; i < 8; i++) best.take(tops[i], indices[i]);
+    if (bad || best.top == INFINITY) best.at = -1;
+    parts[blockIdx.x * gridDim.y + blockIdx.y] = best;
   }
+}
+
+// largest writes, for each row, the index of its largest number. Of several equal ones it takes the lowest index. The index is -1 if the
+// largest number is infinite or if any number is NaN. A warp joins the parts of a row.
+extern "C" __global__ void largest(const Best *parts, int32_t *index, int64_t count) {
+  Best best;
+  bool bad = false;
+  for (int64_t i = threadIdx.x; i < count; i += 32) {
+    const Best part = parts[blockIdx.x * count + i];
+    bad = bad || part.at < 0;
+    best.take(part.top, part.at);
+  }
+  best.overWarp();
+  bad = __syncthreads_or(bad);
+  if (threadIdx.x == 0) index[blockIdx.x] = bad || isinf(best.top) ? -1 : best.at;
 }
 
 #define TYPED(NAME, T)                                                                                                     \

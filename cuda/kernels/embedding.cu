@@ -2,9 +2,10 @@
 // token and cuts them into chunks. A token with several chunks is summed in two passes.
 #include "types.cuh"
 
+// An id of -1, of a token that could not be chosen, stands for 0.
 extern "C" __global__ void embedding_forward(const float *w, const int32_t *ids, float *x, int64_t rows, int64_t width) {
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < rows * width) x[i] = w[ids[i / width] * width + i % width];
+  if (i < rows * width) x[i] = w[max(ids[i / width], 0) * width + i % width];
 }
 
 // Chunk is the positions [from, to) of a token. Its sum is written to row slot of parts, or added to the table if slot is negative.

@@ -1,7 +1,19 @@
 // A step of generation, one token for each sequence of a batch: matrix-vector products that read each weight once for up to G sequences. The
 // operations between the products are part of their kernels. Activations are float, weights are float or bfloat16.
 #pragma once
-#include "types.cuh"
+#include "vector.cuh"
+
+// letNextBegin lets the next kernel begin, if it was launched so. awaitLast waits until the kernel before has ended and shows what it wrote.
+__device__ __forceinline__ void letNextBegin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void awaitLast() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // four reads four elements of a weight.
 __device__ __forceinline__ float4 four(const float *p) { return *(const float4 *)p; }
@@ -188,17 +200,138 @@ __device__ __forceinline__ void stepScan(const A *vz, const A *u, const A *rbc, 
   if (moves) contextNext[(b * (width - 1) + lane) * channels + d] = next;
 }
 
-// stepConvolve computes u = SiLU(conv) of many sequences.
-template <class A>
-__device__ __forceinline__ void stepConvolve(const A *vz, const float *context, const float *taps, const float *bias, A *u, int64_t batch,
-                                             int64_t channels, int64_t width) {
-  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, b = i / channels, d = i % channels;
+// sumParts returns the sum of count rows of width numbers, a multiple of 4, in a fixed order. It is at the end of shared, which has
+// (max(1, 1024 / width) + 1) · width numbers. A block of 256 threads calls it.
+__device__ __forceinline__ const float *sumParts(const float *rows, int count, int width, float *shared) {
+  const int groups = max(1, 4 * 256 / width);
+  for (int i = threadIdx.x; i < width / 4 * groups; i += 256) {
+    const int v = i % (width / 4), group = i / (width / 4);
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+    for (int p = group; p < count; p += groups) {
+      const float4 q = four(rows + (int64_t)p * width + 4 * v);
+      sum.x += q.x, sum.y += q.y, sum.z += q.z, sum.w += q.w;
+    }
+    *(float4 *)(shared + group * width + 4 * v) = sum;
+  }
+  __syncthreads();
+  float *total = shared + groups * width;
+  for (int i = threadIdx.x; i < width; i += 256) {
+    float sum = 0.f;
+    for (int group = 0; group < groups; group++) sum += shared[group * width + i];
+    total[i] = sum;
+  }
+  __syncthreads();
+  return total;
+}
+
+// stepScanRows is stepScan for the sequences from each·blockIdx.y on, each of them, without the context. A thread computes four states of a channel at a
+// time, and four threads a channel, so that a warp reads whole runs of states. The rows of z are stride elements apart. If parts is not 0, rbc are
+// that many rows of rank + 2 states numbers, rounded up to a multiple of 16, whose sum is that of a sequence; then each is 1, and the block has
+// shared memory for them.
+template <class W, class A>
+__device__ __forceinline__ void stepScanRows(const A *z, const A *u, const A *rbc, const W *dtProj, const float *dtBias, const float *alog,
+                                             const float *skip, const float *h, A *y, float *hNext, int64_t batch, int64_t channels, int stride,
+                                             int states, int rank, int each, int parts) {
+  constexpr int R = 4;  // a thread keeps 4 R numbers of a row of dt_proj
+  letNextBegin();
+  const int lane = threadIdx.x % 4, columns = rank + 2 * states;
+  const int64_t d = (int64_t)blockIdx.x * (blockDim.x / 4) + threadIdx.x / 4;
+  const bool here = d < channels, fours = rank % 4 == 0 && states % 4 == 0;
+  float4 w[R];
+  float a[4] = {0, 0, 0, 0}, skipped = 0.f, bias = 0.f;
+  if (here) {
+    skipped = skip[d], bias = dtBias[d];
+#pragma unroll
+    for (int j = 0; j < R; j++)
+      if (fours && 4 * (lane + 4 * j) < rank) w[j] = four(dtProj + d * rank + 4 * (lane + 4 * j));
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+      if (4 * lane + k < states) a[k] = -expf(alog[d * states + 4 * lane + k]);
+  }
+  awaitLast();
+  const int64_t from = (int64_t)blockIdx.y * each, to = min(from + each, batch);
+  auto stateOf = [&](int64_t b) { return *(const float4 *)(h + (b * channels + d) * states + 4 * lane); };
+  const bool reads = here && fours && 4 * lane < states;
+  float4 coming = make_float4(0, 0, 0, 0);
+  float nextX = 0.f, nextZ = 0.f;
+  auto read = [&](int64_t b) {
+    if (here && b < to) nextX = value(u[b * channels + d]), nextZ = value(z[b * stride + d]);
+    if (reads && b < to) coming = stateOf(b);
+  };
+  read(from);
+  const float *summed = nullptr;
+  if constexpr (sizeof(A) == sizeof(float)) {
+    extern __shared__ __align__(16) float shared[];
+    if (parts > 0) summed = sumParts(rbc + from * parts * ((columns + 15) / 16 * 16), parts, (columns + 15) / 16 * 16, shared);
+  }
+  for (int64_t b = from; b < to; b++) {
+    const float4 before = coming;
+    const float x = nextX, gate = nextZ;
+    read(b + 1);
+    const A *r = rbc + b * columns;
+    if constexpr (sizeof(A) == sizeof(float))
+      if (summed) r = summed;
+    const A *B = r + rank, *C = B + states;
+    float dt = 0.f, sum = 0.f;
+    auto dot = [&](float4 p, float4 q) { dt = fmaf(p.x, q.x, fmaf(p.y, q.y, fmaf(p.z, q.z, fmaf(p.w, q.w, dt)))); };
+    if (here && fours) {
+#pragma unroll
+      for (int j = 0; j < R; j++)
+        if (4 * (lane + 4 * j) < rank) dot(w[j], four(r + 4 * (lane + 4 * j)));
+      for (int i = 4 * (lane + 4 * R); i < rank; i += 16) dot(four(dtProj + d * rank + i), four(r + i));
+    } else if (here) {
+      for (int i = lane; i < rank; i += 4) dt = fmaf(value(dtProj[d * rank + i]), value(r[i]), dt);
+    }
+    dt += __shfl_xor_sync(~0u, dt, 2);
+    dt += __shfl_xor_sync(~0u, dt, 1);
+    dt += bias;
+    dt = fmaxf(dt, 0.f) + log1pf(expf(-fabsf(dt)));
+    auto one = [&](float decay, float old, float in, float out) {
+      const float v = fmaf(expf(dt * decay), old, dt * x * in);
+      sum = fmaf(v, out, sum);
+      return v;
+    };
+    float *next = hNext + (b * channels + d) * states;
+    if (reads) {
+      const float4 in = four(B + 4 * lane), out = four(C + 4 * lane);
+      *(float4 *)(next + 4 * lane) = make_float4(one(a[0], before.x, in.x, out.x), one(a[1], before.y, in.y, out.y), one(a[2], before.z, in.z, out.z),
+                                                 one(a[3], before.w, in.w, out.w));
+    }
+    if (here) {
+      const float *old = h + (b * channels + d) * states;
+      for (int n = fours ? 16 + 4 * lane : 4 * lane; n < states; n += 16)
+        for (int k = n; k < min(n + 4, states); k++) next[k] = one(k < 16 ? a[k % 4] : -expf(alog[d * states + k]), old[k], value(B[k]), value(C[k]));
+    }
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    if (here && lane == 0) y[b * channels + d] = ::to<A>(fmaf(skipped, x, sum) * (gate * sigmoid(gate)));
+  }
+}
+
+// stepConvolve computes u = SiLU(conv) and the next context of many sequences, V channels a thread. The rows of v are stride elements apart.
+template <class A, int V>
+__device__ __forceinline__ void stepConvolve(const A *v, const float *context, const float *taps, const float *bias, A *u, float *contextNext,
+                                             int64_t batch, int64_t channels, int stride, int width) {
+  const int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V, b = i / channels, d = i % channels;
   if (b >= batch) return;
-  float sum = bias ? bias[d] : 0.f;
+  float now[V], sum[V], old[V];
+  load<V>(v + b * stride + d, now);
+#pragma unroll
+  for (int k = 0; k < V; k++) sum[k] = bias ? bias[d + k] : 0.f;
+  const float *from = context + b * (width - 1) * channels + d;
+  float *next = contextNext + b * (width - 1) * channels + d;
 #pragma unroll 3
-  for (int64_t k = 0; k < width - 1; k++) sum = fmaf(taps[d * width + k], context[(b * (width - 1) + k) * channels + d], sum);
-  sum = fmaf(taps[d * width + width - 1], value(vz[b * 2 * channels + d]), sum);
-  u[i] = to<A>(sum * sigmoid(sum));
+  for (int j = 0; j < width - 1; j++) {
+    load<V>(from + j * channels, old);
+#pragma unroll
+    for (int k = 0; k < V; k++) sum[k] = fmaf(taps[(d + k) * width + j], old[k], sum[k]);
+    if (j > 0) store<V>(next + (j - 1) * channels, old);
+  }
+  if (width > 1) store<V>(next + (int64_t)(width - 2) * channels, now);
+#pragma unroll
+  for (int k = 0; k < V; k++) sum[k] = fmaf(taps[(d + k) * width + width - 1], now[k], sum[k]), sum[k] *= sigmoid(sum[k]);
+  store<V>(u + i, sum);
 }
 
 #define STEP(NAME, W, G)                                                                                                                  \
@@ -219,14 +352,4 @@ __device__ __forceinline__ void stepConvolve(const A *vz, const float *context, 
                                               float *hNext, float *contextNext, int64_t channels, int64_t states, int64_t width,            \
                                               int64_t rank) {                                                                               \
     stepScan(vz, u, rbc, dtProj, dtBias, alog, skip, h, context, y, hNext, contextNext, channels, states, width, rank);                     \
-  }                                                                                                                                         \
-  extern "C" __global__ void step_scan_many_##NAME(const W *vz, const W *u, const W *rbc, const W *dtProj, const float *dtBias,             \
-                                                   const float *alog, const float *skip, const float *h, const float *context, W *y,        \
-                                                   float *hNext, float *contextNext, int64_t channels, int64_t states, int64_t width,       \
-                                                   int64_t rank) {                                                                          \
-    stepScan(vz, u, rbc, dtProj, dtBias, alog, skip, h, context, y, hNext, contextNext, channels, states, width, rank);                     \
-  }                                                                                                                                         \
-  extern "C" __global__ void step_convolve_##NAME(const W *vz, const float *context, const float *taps, const float *bias, W *u,            \
-                                                  int64_t batch, int64_t channels, int64_t width) {                                         \
-    stepConvolve(vz, context, taps, bias, u, batch, channels, width);                                                                       \
   }

@@ -1,4 +1,4 @@
-// Reads and writes of V neighbouring activations with one instruction: 1, 2 or 4 floats, 2, 4 or 8 numbers of bfloat16. The address must be a
+// Reads and writes of V neighbouring activations with one instruction: 1, 2 or 4 floats, 1, 2, 4 or 8 numbers of bfloat16. The address must be a
 // multiple of their size.
 #pragma once
 #include "types.cuh"
@@ -39,8 +39,10 @@ __device__ __forceinline__ uint32_t narrowTwo(float a, float b) {
 }
 
 template <int V> __device__ __forceinline__ void load(const bf16 *p, float (&x)[V]) {
-  static_assert(V == 2 || V == 4 || V == 8, "two, four or eight");
-  if constexpr (V == 2) {
+  static_assert(V == 1 || V == 2 || V == 4 || V == 8, "one, two, four or eight");
+  if constexpr (V == 1) {
+    x[0] = value(*p);
+  } else if constexpr (V == 2) {
     widenTwo(*(const uint32_t *)p, x[0], x[1]);
   } else if constexpr (V == 4) {
     const uint2 v = *(const uint2 *)p;
@@ -52,8 +54,10 @@ template <int V> __device__ __forceinline__ void load(const bf16 *p, float (&x)[
 }
 
 template <int V> __device__ __forceinline__ void store(bf16 *p, const float (&x)[V]) {
-  static_assert(V == 2 || V == 4 || V == 8, "two, four or eight");
-  if constexpr (V == 2)
+  static_assert(V == 1 || V == 2 || V == 4 || V == 8, "one, two, four or eight");
+  if constexpr (V == 1)
+    *p = to<bf16>(x[0]);
+  else if constexpr (V == 2)
     *(uint32_t *)p = narrowTwo(x[0], x[1]);
   else if constexpr (V == 4)
     *(uint2 *)p = make_uint2(narrowTwo(x[0], x[1]), narrowTwo(x[2], x[3]));

@@ -66,6 +66,10 @@ func Allocations(t testing.TB) Limit { return limit(t, "standinAllocations") }
 // It needs the stand-in.
 func Copies(t testing.TB) Limit { return limit(t, "standinCopies") }
 
+// Cooperative returns the limit on cooperative launches. After the limit every such launch fails as too large, and a device that is opened
+// reports that it has none. It needs the stand-in.
+func Cooperative(t testing.TB) Limit { return limit(t, "standinCooperative") }
+
 // Alive lists what was created on the stand-in and not yet destroyed, as "1 context, 2 streams". It needs the stand-in.
 func Alive(t testing.TB) string {
 	t.Helper()

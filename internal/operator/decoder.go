@@ -17,24 +17,27 @@ import (
 // and the states stay there between the runs. A decoder of one token per sequence runs the graph twice and captures the work, then launches it.
 //
 // There are two sets of states, before and after a run, so that a failed run changes nothing. The operators that compute the new states write
-// them into the other set.
+// them into the other set. A decoder with logits has a third set, for a run that is queued ahead (Best).
 type Decoder struct {
-	place  Place
-	steps  []*G.Node       // the nodes in an order in which each follows its operands
-	last   map[*G.Node]int // the last step that reads a node
-	reads  map[target]int  // how many operators read a result
-	before G.Nodes
-	after  []target
-	ids    *raised
-	there  []int // the tokens in ids, nil if unknown; after a run that computes logits, ids are the tokens of the largest
-	logits *G.Node
+	place   Place
+	steps   []*G.Node       // the nodes in an order in which each follows its operands
+	last    map[*G.Node]int // the last step that reads a node
+	reads   map[target]int  // how many operators read a result
+	before  G.Nodes
+	results []target // the states after a run
+	ids     *raised
+	there   []int // the tokens in ids, nil if unknown; after a run that computes logits, ids are the tokens of the largest
+	logits  *G.Node
+	chosen  *cuda.Outbox[int32] // the tokens on their way to the host; nil without logits
 
-	states   [2][]*Tensor
-	whole    [2]*buffer // the memory of the states
+	states   [][]*Tensor
+	whole    []*buffer  // the memory of the states
+	captured []captured // runs from the states with the same index
 	at       int        // index of the states before the next run
-	captured [2]captured
-	result   *Tensor // the logits of the last run
-	began    bool    // the first run has loaded the kernels
+	result   *Tensor    // the logits of the last run
+	first    *Tensor    // the logits of the first run, which has loaded the kernels and was not captured
+	began    bool       // the first run was queued
+	ahead    *ahead     // the run that is queued ahead, or nil
 	closed   bool
 	weights  []*Weight
 }
@@ -43,6 +46,12 @@ type Decoder struct {
 type target struct {
 	node *G.Node
 	part int
+}
+
+// ahead is a run that reads the tokens that the last run has chosen.
+type ahead struct {
+	result  *Tensor
+	changes uint64 // the context's, when it was queued
 }
 
 // captured is a captured run, the logits that it computes, and where the weights were on the device at that time.
@@ -61,21 +70,28 @@ func NewDecoder(p Place, ids, logits *G.Node, before, after G.Nodes) (*Decoder, 
 	d := &Decoder{place: p, before: before, logits: logits}
 	for _, n := range after {
 		t := targetOf(n)
-		if Of(t.node.Op()) == nil || slices.Contains(d.after, t) {
+		if Of(t.node.Op()) == nil || slices.Contains(d.results, t) {
 			return nil, fmt.Errorf("op: decoder: the state %v is computed by %v, want an operator with a result of its own", n, n.Op())
 		}
-		d.after = append(d.after, t)
+		d.results = append(d.results, t)
 	}
 	if err := d.order(ids, append(slices.Clone(after), logits)); err != nil {
 		return nil, fmt.Errorf("op: decoder: %w", err)
 	}
+	sets := 2
+	if logits != nil {
+		sets = 3
+	}
+	d.states, d.whole, d.captured = make([][]*Tensor, sets), make([]*buffer, sets), make([]captured, sets)
 	err := d.place.context.Do(func(s *cuda.Stream) (err error) {
 		for i := range d.states {
 			if err := d.newStates(s, i); err != nil {
 				return err
 			}
 		}
-		d.ids, err = d.place.newRaised(s, Ints, ids.Shape())
+		if d.ids, err = d.place.newRaised(s, Ints, ids.Shape()); err == nil && logits != nil {
+			d.chosen, err = cuda.NewOutbox[int32](s, ids.Shape().TotalSize())
+		}
 		return err
 	})
 	if err != nil {
@@ -174,8 +190,11 @@ func memoryOf(n *G.Node) *G.Node {
 	}
 }
 
-// run queues the graph's work and returns the logits. The context must be locked.
-func (d *Decoder) run(s *cuda.Stream) (logits *Tensor, err error) {
+// after returns the index of the states after a run from those with index at.
+func (d *Decoder) after(at int) int { return (at + 1) % len(d.states) }
+
+// run queues the graph's work from the states with index at, and returns the logits. The context must be locked.
+func (d *Decoder) run(s *cuda.Stream, at int) (logits *Tensor, err error) {
 	values, owned := map[*G.Node]G.Value{}, map[*G.Node]*Tensor{}
 	var chain []Link   // that are not queued yet
 	var tail *G.Node   // the node of the last of them
@@ -202,7 +221,7 @@ func (d *Decoder) run(s *cuda.Stream) (logits *Tensor, err error) {
 		}
 	}()
 	for i, n := range d.before {
-		values[n] = d.states[d.at][i]
+		values[n] = d.states[at][i]
 	}
 	for i, n := range d.steps {
 		var in []G.Value
@@ -222,9 +241,9 @@ func (d *Decoder) run(s *cuda.Stream) (logits *Tensor, err error) {
 		default:
 			f := Of(o)
 			ready := make([]*Tensor, len(f.out))
-			for j, t := range d.after {
+			for j, t := range d.results {
 				if t.node == n {
-					ready[t.part] = d.states[1-d.at][j].share()
+					ready[t.part] = d.states[d.after(at)][j].share()
 				}
 			}
 			body := f.body.(*device)
@@ -298,9 +317,14 @@ func (d *Decoder) do(f func(*cuda.Stream) error) error {
 // Read reads tokens (batch, length), which are in the vocabulary. It computes the states after them and the logits. The current states do not change
 // until Commit, also after an error.
 func (d *Decoder) Read(tokens []int) error {
-	return d.do(func(s *cuda.Stream) error {
-		// Greedy generation reads the tokens that the previous step has chosen. They are already on the device.
-		if !slices.Equal(tokens, d.there) {
+	return d.do(func(s *cuda.Stream) (err error) {
+		there, next := slices.Equal(tokens, d.there), d.ahead
+		d.there, d.ahead = nil, nil
+		switch {
+		case next != nil && there && next.changes == d.place.context.changes:
+			d.result = next.result
+			return nil
+		case next != nil || !there: // a run that was queued ahead has overwritten the tokens
 			ids := make([]int32, len(tokens))
 			for i, token := range tokens {
 				ids[i] = int32(token)
@@ -309,50 +333,49 @@ func (d *Decoder) Read(tokens []int) error {
 				return err
 			}
 		}
-		d.there = nil
-		return d.launch(s)
+		if d.result, err = d.launch(s, d.at); d.first != nil && d.result != d.first {
+			d.first.drop()
+			d.first = nil
+		}
+		return err
 	})
 }
 
-// launch runs the graph. It launches the captured run if the weights are where they were at its capture.
-func (d *Decoder) launch(s *cuda.Stream) (err error) {
+// launch runs the graph from the states with index at and returns the logits. It launches the captured run if the weights are where they were at
+// its capture.
+func (d *Decoder) launch(s *cuda.Stream, at int) (logits *Tensor, err error) {
 	var now captured
 	for _, w := range d.weights { // also brings the device's copies up to date
 		a, err := w.Array()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		now.whole = append(now.whole, a)
 		if h := w.HalfIfAny(); !h.Absent() {
 			if h, err = w.Half(); err != nil {
-				return err
+				return nil, err
 			}
 			now.half = append(now.half, h)
 		}
 	}
-	c := &d.captured[d.at]
+	c := &d.captured[at]
 	if c.step != nil && slices.Equal(now.whole, c.whole) && slices.Equal(now.half, c.half) {
-		d.result = c.result
-		return c.step.Launch(s)
+		return c.result, c.step.Launch(s)
 	}
 	if err := c.forget(); err != nil {
-		return err
+		return nil, err
 	}
 	if !d.began { // the first run loads the kernels, so it cannot be captured
-		d.result.drop()
-		d.result, err = d.run(s)
+		d.first.drop()
+		d.first, err = d.run(s, at)
 		d.began = err == nil
-		return err
+		return d.first, err
 	}
-	if now.step, err = s.Capture(func() (err error) { now.result, err = d.run(s); return err }); err != nil {
-		return err
-	}
-	if d.result != d.captured[1-d.at].result {
-		d.result.drop()
+	if now.step, err = s.Capture(func() (err error) { now.result, err = d.run(s, at); return err }); err != nil {
+		return nil, err
 	}
 	*c = now
-	d.result = c.result
-	return c.step.Launch(s)
+	return c.result, c.step.Launch(s)
 }
 
 // forget frees the captured run.
@@ -369,15 +392,15 @@ func (c *captured) forget() (err error) {
 func (d *Decoder) Commit() {
 	d.place.context.mu.Lock()
 	defer d.place.context.mu.Unlock()
-	d.at = 1 - d.at
+	d.at = d.after(d.at)
 }
 
 // SetRow sets the states of one sequence of the batch from the host, in the order of NewDecoder. nil stands for zeros.
 func (d *Decoder) SetRow(row int, host []*tensor.Dense) error {
 	if host == nil && d.ids.shape[0] == 1 {
-		return d.do(func(s *cuda.Stream) error { return d.whole[d.at].array.Fill(s, 0) })
+		return d.set(func(s *cuda.Stream) error { return d.whole[d.at].array.Fill(s, 0) })
 	}
-	return d.eachState(func(s *cuda.Stream, i int, a cuda.Array[float32]) error {
+	return d.setEach(func(s *cuda.Stream, i int, a cuda.Array[float32]) error {
 		if a = d.row(a, row); host == nil {
 			return a.Fill(s, 0)
 		}
@@ -388,9 +411,9 @@ func (d *Decoder) SetRow(row int, host []*tensor.Dense) error {
 // CopyRow sets the states of one sequence of the batch to those of a sequence of another decoder of the same model and place.
 func (d *Decoder) CopyRow(row int, from *Decoder, fromRow int) error {
 	if d.ids.shape[0] == 1 && from.ids.shape[0] == 1 {
-		return d.do(func(s *cuda.Stream) error { return d.whole[d.at].array.CopyOf(s, from.whole[from.at].array) })
+		return d.set(func(s *cuda.Stream) error { return d.whole[d.at].array.CopyOf(s, from.whole[from.at].array) })
 	}
-	return d.eachState(func(s *cuda.Stream, i int, a cuda.Array[float32]) error {
+	return d.setEach(func(s *cuda.Stream, i int, a cuda.Array[float32]) error {
 		b, err := from.states[from.at][i].array()
 		if err != nil {
 			return err
@@ -420,9 +443,19 @@ func (d *Decoder) States(host []*tensor.Dense) error {
 	})
 }
 
-// eachState calls f with each state.
-func (d *Decoder) eachState(f func(s *cuda.Stream, i int, a cuda.Array[float32]) error) error {
+// set calls f, which writes the states.
+func (d *Decoder) set(f func(s *cuda.Stream) error) error {
 	return d.do(func(s *cuda.Stream) error {
+		if d.ahead != nil {
+			d.ahead, d.there = nil, nil
+		}
+		return f(s)
+	})
+}
+
+// setEach calls f with each state, which f writes.
+func (d *Decoder) setEach(f func(s *cuda.Stream, i int, a cuda.Array[float32]) error) error {
+	return d.set(func(s *cuda.Stream) error {
 		for i, t := range d.states[d.at] {
 			a, err := t.array()
 			if err == nil {
@@ -449,10 +482,24 @@ func (d *Decoder) Logits(logits []float32) error {
 
 // Best waits for the tokens (batch) of the largest logits after the last Read, and copies them to the host. Of several largest it takes the lowest
 // token. A token is -1 if the largest logit is infinite or a logit is NaN.
-func (d *Decoder) Best(tokens []int) error {
+//
+// With goOn, Best first queues the run that reads these tokens, so that the device does not wait for the host. The next Read takes its result if
+// it reads the same tokens, and if neither a state nor a weight has changed. If that run cannot be queued, the next Read tries it again.
+func (d *Decoder) Best(tokens []int, goOn bool) error {
 	return d.do(func(s *cuda.Stream) error {
-		ids := make([]int32, len(tokens))
-		if err := d.ids.ids.CopyTo(s, ids); err != nil {
+		if err := d.chosen.Send(d.ids.ids); err != nil {
+			return err
+		}
+		if goOn {
+			next := &ahead{changes: d.place.context.changes}
+			var err error
+			if next.result, err = d.launch(s, d.after(d.at)); err != nil {
+				next.changes-- // never taken
+			}
+			d.ahead = next
+		}
+		ids, err := d.chosen.Wait()
+		if err != nil {
 			return err
 		}
 		for i, id := range ids {
@@ -470,9 +517,6 @@ func (d *Decoder) Close() error {
 	}
 	return d.place.context.Do(func(*cuda.Stream) (err error) {
 		for i := range d.captured {
-			if d.result == d.captured[i].result {
-				d.result = nil
-			}
 			err = errors.Join(err, d.captured[i].forget())
 			for _, t := range d.states[i] {
 				t.drop()
@@ -480,11 +524,14 @@ func (d *Decoder) Close() error {
 			d.whole[i].release()
 			d.whole[i] = nil
 		}
-		d.result.drop()
+		d.first.drop()
 		if d.ids != nil && !d.closed {
 			d.ids.ids.Free()
 		}
-		d.closed, d.result = true, nil
+		if d.chosen != nil {
+			err = errors.Join(err, d.chosen.Close())
+		}
+		d.closed, d.result, d.first, d.chosen = true, nil, nil, nil
 		return err
 	})
 }

@@ -87,6 +87,8 @@ type Context struct {
 	device *cuda.Device
 	stream *cuda.Stream
 
+	changes uint64 // how often a weight got new numbers, or memory elsewhere; guarded by mu
+
 	deadMu sync.Mutex
 	dead   []func() // pending frees of values that the garbage collector has found
 }

@@ -94,7 +94,12 @@ func (w *Weight) HalfIfAny() cuda.Array[cuda.BFloat16] { return w.half }
 
 // Written records that the copy on the device has new numbers, and so has the copy in bfloat16 if there is one. Use it inside the
 // context's Do.
-func (w *Weight) Written() { w.hostOld, w.deviceOld, w.halfOld = true, false, false }
+func (w *Weight) Written() {
+	w.hostOld, w.deviceOld, w.halfOld = true, false, false
+	if w.check() == nil {
+		w.place.context.changes++
+	}
+}
 
 // Dense returns the tensor on the host without updating it: it may be older than the copy on the device.
 func (w *Weight) Dense() *tensor.Dense { return w.host }
@@ -128,6 +133,7 @@ func (w *Weight) HostChanged() {
 	w.place.context.mu.Lock()
 	defer w.place.context.mu.Unlock()
 	w.hostOld, w.deviceOld = false, true
+	w.place.context.changes++
 }
 
 // Free brings the tensor on the host up to date and frees the memory on the device. The weight can be used again: it is then uploaded
@@ -144,6 +150,7 @@ func (w *Weight) Free() error {
 		w.undo.Stop()
 		w.half.Free()
 		w.device, w.half, w.deviceOld, w.halfOld = nil, cuda.Array[cuda.BFloat16]{}, true, true
+		w.place.context.changes++
 		return nil
 	})
 }

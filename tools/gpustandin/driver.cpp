@@ -63,7 +63,7 @@ struct Limit {
     return left = n, refused = 0, before;
   }
 };
-Limit allocations{false}, copies{true}; // an allocation is tried again before it is an error
+Limit allocations{false}, copies{true}, cooperatives{false}; // an allocation is tried again before it is an error
 
 std::mutex countsMutex;
 std::map<std::string, int> counts;
@@ -105,6 +105,12 @@ bool inside(const void *p, size_t n) {
   if (next == memory.begin()) return false;
   auto &at = *--next;
   return (char *)p + n <= at.first + at.second.size;
+}
+
+// refusesCooperative reports whether a cooperative launch is to fail.
+bool refusesCooperative() {
+  std::lock_guard<std::mutex> lock(mutex);
+  return cooperatives.refuses();
 }
 
 // refusesCopy reports whether a copy between host and device is to fail.
@@ -169,6 +175,10 @@ int cuDeviceGet(int *device, int ordinal) { return ordinal == 0 ? *device = 0, s
 int cuDeviceGetName(char *name, int n, int) { return snprintf(name, n, "stand-in for a GPU"), success; }
 int cuDeviceGetAttribute(int *v, int attribute, int) {
   static const std::map<int, int> attributes = {{16, multiprocessors}, {75, 9}, {76, 0}, {97, mostShared}};
+  if (attribute == 95) {
+    std::lock_guard<std::mutex> lock(mutex);
+    return *v = cooperatives.left != 0, success;
+  }
   auto at = attributes.find(attribute);
   if (at == attributes.end()) return invalidValue;
   return *v = at->second, success;
@@ -282,7 +292,7 @@ static int launch(standin::Kernel *f, unsigned gx, unsigned gy, unsigned gz, uns
                   void **arguments, bool cooperative) {
   if (!gx || !gy || !gz || gx > 0x7fffffff || gy > 0xffff || gz > 0xffff || !bx || (uint64_t)bx * by * bz - 1 >= 1024 || sharedBytes > f->shared)
     return invalidValue;
-  if (cooperative && (uint64_t)gx * gy * gz > multiprocessors) return cooperativeLaunchTooLarge;
+  if (cooperative && ((uint64_t)gx * gy * gz > multiprocessors || refusesCooperative())) return cooperativeLaunchTooLarge;
   return s->queue([=, kernel = f->bind(arguments)] {
     if (const char *wrong = standin::run(kernel, {gx, gy, gz}, {bx, by, bz}, f->flush, cooperative)) {
       fprintf(stderr, "stand-in: %s: %s\n", f->name, wrong);
@@ -298,6 +308,15 @@ int cuLaunchKernel(standin::Kernel *f, unsigned gx, unsigned gy, unsigned gz, un
 int cuLaunchCooperativeKernel(standin::Kernel *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned sharedBytes,
                               Stream *s, void **arguments) {
   return launch(f, gx, gy, gz, bx, by, bz, sharedBytes, s, arguments, true);
+}
+struct LaunchConfig {
+  unsigned gx, gy, gz, bx, by, bz, shared;
+  Stream *stream;
+  void *attributes;
+  unsigned count;
+};
+int cuLaunchKernelEx(const LaunchConfig *c, standin::Kernel *f, void **arguments, void **) {
+  return launch(f, c->gx, c->gy, c->gz, c->bx, c->by, c->bz, c->shared, c->stream, arguments, false);
 }
 
 int cuStreamBeginCapture_v2(Stream *s, int) {
@@ -334,6 +353,11 @@ int64_t standinAllocations(int64_t n) {
 int64_t standinCopies(int64_t n) {
   std::lock_guard<std::mutex> lock(mutex);
   return copies.set(n);
+}
+// standinCooperative does the same for cooperative launches, which fail as too large.
+int64_t standinCooperative(int64_t n) {
+  std::lock_guard<std::mutex> lock(mutex);
+  return cooperatives.set(n);
 }
 // standinAlive writes a list of the objects that were created and not yet destroyed, such as "1 context, 2 streams", into n bytes.
 void standinAlive(char *to, size_t n) {

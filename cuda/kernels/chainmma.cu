@@ -9,26 +9,25 @@
 // read all x of this one, which their writers computed after they had read all y, and so on.
 //
 // A warp executes few instructions between two exchanges, since each of them waits for the one before.
-#pragma once
 #include "mma.cuh"
 
 constexpr int CHAIN_LAYERS = 28, CHAIN_WARPS = 12, CHAIN_THREADS = 32 * CHAIN_WARPS, CHAIN_OWN = 8;
 
-template <class W> struct ChainLayer {
-  const W *inProj, *xProj, *outProj;
+struct ChainLayer {
+  const float *inProj, *xProj, *outProj;
   const float *inBias, *outBias, *norm;
   float *contextNext, *hNext;
   const void *own[CHAIN_OWN];  // conv, convBias, dtBias, skip, alog, dtProj, context, h: of these a block needs what belongs to its channels
 };
 
-template <class W> struct Chain {
+struct Chain {
   int32_t layers, batch, model, channels, states, width, rank;
   int32_t channelsEach, columnsEach, modelEach;  // what a block owns
   float eps;
   const float *x;                                // (batch, model)
   float *y;                                      // (batch, model)
   uint64_t *boxes;                               // zeros: x (G, model), u (G, channels), rbc (G, columns), y (G, channels)
-  ChainLayer<W> layer[CHAIN_LAYERS];
+  ChainLayer layer[CHAIN_LAYERS];
 };
 
 // numbers reads 16 bytes of a weight.
@@ -36,19 +35,13 @@ __device__ __forceinline__ void numbers(float (&v)[4], const float *p) {
   const float4 q = *(const float4 *)p;
   v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
 }
-__device__ __forceinline__ void numbers(float (&v)[8], const bf16 *p) {
-  const uint4 q = *(const uint4 *)p;
-  const uint32_t w[4] = {q.x, q.y, q.z, q.w};
-#pragma unroll
-  for (int i = 0; i < 4; i++) v[2 * i] = __uint_as_float(w[i] << 16), v[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
-}
 
 // dot adds the products of ROWS rows of n weights, step elements apart, with G vectors of n numbers to sums[row G + g]. With norm, the weights
 // are first multiplied by norm, and the sums of the vectors' squares are added to sums[ROWS G + g]. All are in shared memory. n is a multiple
 // of 8.
-template <int ROWS, int G, bool NORM, class W, int N>
-__device__ __forceinline__ void dot(const W *row, int step, const float *x, const float *norm, int n, float (&sums)[N]) {
-  constexpr int E = 16 / sizeof(W);
+template <int ROWS, int G, bool NORM, int N>
+__device__ __forceinline__ void dot(const float *row, int step, const float *x, const float *norm, int n, float (&sums)[N]) {
+  constexpr int E = 4;
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int j = 0; j < N; j++) sums[j] = 0.f;
@@ -121,7 +114,7 @@ __device__ __forceinline__ void copyRun(void *to, const void *from, int bytes, i
 #define STAMP(I)
 #endif
 
-template <class W, int G> __device__ __forceinline__ void chain(const Chain<W> &c) {
+template <int G> __device__ __forceinline__ void chain(const Chain &c) {
   extern __shared__ __align__(16) float shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, p = blockIdx.x;
   const int model = c.model, channels = c.channels, states = c.states, past = c.width - 1, rank = c.rank, batch = c.batch;
@@ -134,8 +127,8 @@ template <class W, int G> __device__ __forceinline__ void chain(const Chain<W> &
   uint64_t *boxX = c.boxes, *boxU = boxX + G * model, *boxR = boxU + G * channels, *boxY = boxR + G * columns;
 
   // Shared memory: weights, vectors, and what belongs to the block's channels, of two layers by turns. cuda/chain.go computes the size.
-  W *inProj = (W *)shared, *xProj = inProj + 2 * each * model, *outProj = xProj + c.columnsEach * channels;
-  float *norms = (float *)(outProj + c.modelEach * channels);
+  float *inProj = shared, *xProj = inProj + 2 * each * model, *outProj = xProj + c.columnsEach * channels;
+  float *norms = outProj + c.modelEach * channels;
   float *xs = norms + 2 * model, *ys = xs + G * model, *rbc = ys + G * channels, *us = rbc + G * ((columns + 3) / 4 * 4);
   float *zs = us + G * each, *residual = zs + G * each, *own = residual + (G * c.modelEach + 3) / 4 * 4;
   const int at[CHAIN_OWN + 1] = {0, each * c.width, each * (c.width + 1), each * (c.width + 2), each * (c.width + 3), each * (c.width + 3 + states),
@@ -147,12 +140,12 @@ template <class W, int G> __device__ __forceinline__ void chain(const Chain<W> &
 #pragma unroll
   for (int i = 0; i < CHAIN_OWN; i++) {
     if (i != warp) continue;
-    const int size = i == 0 ? 4 * c.width : i == 4 || i == 7 ? 4 * states : i == 5 ? (int)sizeof(W) * rank : 4;  // bytes of a channel
+    const int size = i == 0 ? 4 * c.width : i == 4 || i == 7 ? 4 * states : i == 5 ? 4 * rank : 4;  // bytes of a channel
     ownAt = at[i], ownBytes = mine * size, ownFrom = (int64_t)channel * size, ownRuns = i == 6 ? batch * past : i == 7 ? batch : 1;
   }
   // Copies are begun in four portions a layer: a wait takes as long as the copies that were begun before it.
   auto loadIn = [&](int l, int part) {  // a third of in_proj
-    const int bytes = mine * model * (int)sizeof(W), from = bytes / 48 * part * 16, to = part == 2 ? bytes : bytes / 48 * (part + 1) * 16;
+    const int bytes = mine * model * 4, from = bytes / 48 * part * 16, to = part == 2 ? bytes : bytes / 48 * (part + 1) * 16;
 #pragma unroll
     for (int half = 0; half < 2; half++)
       copyRun((char *)(inProj + half * each * model) + from, (const char *)(c.layer[l].inProj + (int64_t)(half * channels + channel) * model) + from,
@@ -167,9 +160,9 @@ template <class W, int G> __device__ __forceinline__ void chain(const Chain<W> &
       to += warp == 7 ? each * states : each, from += (int64_t)channels * (warp == 7 ? 4 * states : 4);
     }
   };
-  auto loadColumns = [&](int l) { copyRun(xProj, c.layer[l].xProj + (int64_t)column * channels, projected * channels * (int)sizeof(W), threadIdx.x, CHAIN_THREADS); };
+  auto loadColumns = [&](int l) { copyRun(xProj, c.layer[l].xProj + (int64_t)column * channels, projected * channels * 4, threadIdx.x, CHAIN_THREADS); };
   auto loadOut = [&](int l) {  // out_proj, and the norm of the next layer
-    copyRun(outProj, c.layer[l].outProj + (int64_t)out * channels, outMine * channels * (int)sizeof(W), threadIdx.x, CHAIN_THREADS);
+    copyRun(outProj, c.layer[l].outProj + (int64_t)out * channels, outMine * channels * 4, threadIdx.x, CHAIN_THREADS);
     if (l + 1 < c.layers) copyRun(norms + (l + 1) % 2 * model, c.layer[l + 1].norm, model * 4, threadIdx.x, CHAIN_THREADS);
   };
 
@@ -181,7 +174,7 @@ template <class W, int G> __device__ __forceinline__ void chain(const Chain<W> &
   for (int i = threadIdx.x; i < outMine * G; i += CHAIN_THREADS) residual[i] = i % G < batch ? c.x[i % G * model + out + i / G] : 0.f;
 
   for (int l = 0; l < c.layers; l++) {
-    const ChainLayer<W> &w = c.layer[l];
+    const ChainLayer &w = c.layer[l];
     const float *o = own + l % 2 * at[CHAIN_OWN];
     const bool more = l + 1 < c.layers;
     const uint32_t tag = l + 1;
@@ -243,9 +236,9 @@ template <class W, int G> __device__ __forceinline__ void chain(const Chain<W> &
       const float *r = rbc + g * columns, *B = r + rank, *C = B + states;
       float dt = 0.f, sum = 0.f, x = 0.f, a = 0.f;
       if (here) {
-        const W *dtProj = (const W *)(o + at[5]) + j * rank;
+        const float *dtProj = o + at[5] + j * rank;
 #pragma unroll 4
-        for (int i = member; i < rank; i += 16) dt = fmaf(value(dtProj[i]), r[i], dt);
+        for (int i = member; i < rank; i += 16) dt = fmaf(dtProj[i], r[i], dt);
         x = us[job];
         if (member < states) a = -expf(o[at[4] + j * states + member]);
       }
@@ -294,5 +287,7 @@ template <class W, int G> __device__ __forceinline__ void chain(const Chain<W> &
   }
 }
 
-#define CHAIN(NAME, W, G) \
-  extern "C" __global__ __launch_bounds__(CHAIN_THREADS, 1) void chain_##NAME##_##G(const Chain<W> c) { chain<W, G>(c); }
+#define CHAIN(G) \
+  extern "C" __global__ __launch_bounds__(CHAIN_THREADS, 1) void chain_##G(const Chain c) { chain<G>(c); }
+CHAIN(1)
+CHAIN(8)

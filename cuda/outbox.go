@@ -1,0 +1,80 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+)
+
+// Outbox is memory on the host to which a stream copies an array while other work is queued.
+type Outbox[T Element] struct {
+	stream *Stream
+	memory unsafe.Pointer
+	n      int
+	sent   *Event
+}
+
+// NewOutbox returns an outbox for n elements. Close frees it, or Close of the device.
+func NewOutbox[T Element](s *Stream, n int) (*Outbox[T], error) {
+	if n < 1 || n > 1<<31-1 {
+		return nil, fmt.Errorf("cuda: outbox: n is %d, want 1 to 2^31-1", n)
+	}
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
+	e, err := s.device.NewEvent()
+	if err != nil {
+		return nil, err
+	}
+	o := &Outbox[T]{stream: s, n: n, sent: e}
+	err = s.device.create(o, func() error {
+		return s.device.call(cuMemAllocHost, uintptr(unsafe.Pointer(&o.memory)), uintptr(int64(n)*size[T]()))
+	})
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return o, nil
+}
+
+// Send queues a copy of the array, whose length must be that of the outbox. It returns before the numbers are there.
+func (o *Outbox[T]) Send(a Array[T]) error {
+	if err := o.usable(); err != nil {
+		return err
+	}
+	if err := expect("outbox", "a", a.n, o.n); err != nil {
+		return err
+	}
+	if err := o.stream.do(cuMemcpyDtoHAsync, uintptr(o.memory), a.address, uintptr(int64(o.n)*size[T]()), o.stream.handle); err != nil {
+		return err
+	}
+	return o.stream.Record(o.sent)
+}
+
+// Wait waits until the numbers of the last Send are there, and returns them. The next Send overwrites them.
+func (o *Outbox[T]) Wait() ([]T, error) {
+	if err := o.usable(); err != nil {
+		return nil, err
+	}
+	return unsafe.Slice((*T)(o.memory), o.n), o.sent.Synchronize()
+}
+
+func (o *Outbox[T]) usable() error {
+	if o == nil || o.stream == nil {
+		return fmt.Errorf("cuda: the outbox is missing, want one that NewOutbox returned")
+	}
+	return firstError(o.stream.usable(), notClosed("outbox", uintptr(o.memory)))
+}
+
+// Close frees the outbox. A second Close does nothing.
+func (o *Outbox[T]) Close() error {
+	if o == nil || o.stream == nil {
+		return o.usable()
+	}
+	err := errors.Join(o.stream.device.close(o), o.sent.Close())
+	o.memory = nil
+	return err
+}
+
+func (o *Outbox[T]) release() error {
+	return o.stream.device.call(cuMemFreeHost, uintptr(o.memory))
+}
