@@ -13,6 +13,9 @@ type Linear struct {
 	Bias   Array[float32]  // optional: (out)
 }
 
+// fewHead is the number of rows up to which Forward uses fewProduct, which reads the weight once for eight rows and is near the memory's speed.
+const fewHead = 8
+
 // fewRows is the number of rows up to which Forward uses StepProduct, which reads the weight once for eight rows.
 const fewRows = 32
 
@@ -53,7 +56,7 @@ func linearForward[T Activation](l *Linear, s *Stream, y Array[float32]) (err er
 	if err != nil {
 		return err
 	}
-	if half, ok := any(weight).(Array[BFloat16]); ok && l.Rows <= fewRows && fewFits(s.device, l.In, half, l.X) {
+	if half, ok := any(weight).(Array[BFloat16]); ok && l.Rows <= fewHead && fewFits(s.device, l.In, half, l.X) {
 		return fewProduct(s, false, l.Rows, l.In, l.Out, l.X, half, l.Bias, Array[float32]{}, y)
 	}
 	if l.Rows <= fewRows && stepGroup(l.Rows, l.In) > 0 {

@@ -19,9 +19,10 @@ type Step[T Activation] struct {
 	Scan    Array[float32] // (batch, channels, state)
 }
 
-// Up to chainMost sequences are computed by a chain, and up to fewSequences by four kernels a block where there is no chain, in groups of up to eight
-// after each other. More are computed by products that read a weight once for all of them.
-const chainMost, fewSequences, fewMost, rowsMost, fewTiles, rowsIn, rowsX, rowsOut = 24, 16, 32, 1024, 4, 8, 1, 4
+// In bfloat16, up to fewMost sequences are computed by few and up to rowsMost by rows. Where these do not run, up to chainMost sequences are computed
+// by a chain, and up to fewSequences by four kernels a block where there is no chain, in groups of up to eight after each other. More are computed by
+// products that read a weight once for all of them. fewTiles, rowsIn, rowsX and rowsOut are sizes of blocks of threads. All are measured on an H200.
+const chainMost, fewSequences, fewMost, rowsMost, fewTiles, rowsIn, rowsX, rowsOut = 24, 16, 16, 96, 6, 8, 1, 4
 
 // stepRoom is the shared memory that a kernel can use on every device, in float32.
 const stepRoom = 48 << 10 / 4
