@@ -4,14 +4,21 @@ import "github.com/gomamba/mamba/internal/work"
 
 // Scale writes y = by·weight·x, where x is rows of len(weight) elements, or y = by·x if weight is nil.
 func Scale[T Float](y, x, weight []T, by T) {
-	n := max(len(weight), 1)
+	if weight == nil {
+		work.ParallelRange(len(x), piece, func(from, to int) {
+			y := y[from:to]
+			for i, v := range x[from:to] {
+				y[i] = by * v
+			}
+		})
+		return
+	}
+	n := len(weight)
 	work.ParallelRange(len(x)/n, max(piece/n, 1), func(from, to int) {
 		for r := from; r < to; r++ {
+			y := y[r*n : (r+1)*n]
 			for i, v := range x[r*n : (r+1)*n] {
-				if v *= by; weight != nil {
-					v *= weight[i]
-				}
-				y[r*n+i] = v
+				y[i] = by * weight[i] * v
 			}
 		}
 	})
