@@ -50,6 +50,10 @@ type MambaUNetConfig struct {
 	// Of volumes alone.
 	Hidden int // channels of the coarsest map of the decoder; twice the last of Dims
 
+	// Attention puts attention over all cells of a map in the place of the scans of an image, for comparison: layer.Attention, in which each cell sees those
+	// before it, row by row. It takes half of the products of attention in both directions. Its time grows with the square of the number of pixels.
+	Attention bool
+
 	DeepSupervision bool // a head for each stage of the decoder, for the method Deep
 }
 
@@ -125,6 +129,9 @@ func (c MambaUNetConfig) check() error {
 	}
 	switch c.Axes {
 	case 2:
+		if c.Attention && c.Orders != nil {
+			return fmt.Errorf("field Orders is given and Attention true, want one of them")
+		}
 		if c.Hidden != 0 {
 			return fmt.Errorf("field Hidden is %d, want 0: it is for volumes, Axes 3", c.Hidden)
 		}
@@ -133,8 +140,8 @@ func (c MambaUNetConfig) check() error {
 		}
 		return counts("DecoderDepths", c.DecoderDepths, stages)
 	case 3:
-		if c.DecoderDepths != nil || c.DropPath != 0 || c.Orders != nil {
-			return fmt.Errorf("field DecoderDepths, DropPath or Orders is given, want none: they are for images, Axes 2")
+		if c.DecoderDepths != nil || c.DropPath != 0 || c.Orders != nil || c.Attention {
+			return fmt.Errorf("field DecoderDepths, DropPath, Orders or Attention is given, want none: they are for images, Axes 2")
 		}
 		return build.Axes("Hidden", c.Hidden)
 	}
@@ -303,7 +310,7 @@ func newVMUNet(cfg MambaUNetConfig, o build.Options, add func(layer.Params, erro
 		for j := range count {
 			part := each
 			part.Name = build.Join(o.Name, fmt.Sprintf("%s%s.blocks.%d", prefix, name, j))
-			b, p, err := newVSSBlock(part, vssNames{"ln_1", "self_attention"}, layer.SS2DConfig{Channels: dim, State: cfg.State, Orders: cfg.Orders}, 0, drop(j))
+			b, p, err := newVSSBlock(part, vssNames{"ln_1", "self_attention"}, layer.SS2DConfig{Channels: dim, State: cfg.State, Orders: cfg.Orders}, 0, cfg.Attention, drop(j))
 			add(p, err)
 			all = append(all, b)
 		}

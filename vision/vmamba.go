@@ -178,7 +178,7 @@ func NewVMamba(cfg VMambaConfig, opts ...Option) *VMamba {
 			for j := range count {
 				part := each
 				part.Name = build.Join(o.Name, fmt.Sprintf("%s.blocks.%d", name, j))
-				b, p, err := newVSSBlock(part, vssNames{"norm", "op"}, mixer, int(cfg.MLPRatio*float64(dim)), drop(done+j))
+				b, p, err := newVSSBlock(part, vssNames{"norm", "op"}, mixer, int(cfg.MLPRatio*float64(dim)), false, drop(done+j))
 				add(p, err)
 				stage.blocks = append(stage.blocks, b)
 			}

@@ -3,12 +3,13 @@
 //	go run ./examples/scaling                              # a few minutes on two cores
 //	go run ./examples/scaling -device cuda -longest 1048576  # on a GPU
 //	go run ./examples/scaling -kinds mamba,s4,lstm -longest 16384
+//	go run ./examples/scaling -images -shortest 256 -longest 1024 -dmodel 16  # a MambaUNet on images
 //	go run ./examples/scaling -h                           # all flags
 //
 // Each point is one sequence: a forward pass, or a forward and a backward pass (training). Time is the median of -runs runs. Memory is
 // what a run needs at its peak: the graph, its values, and the workspaces of the kernels. On a GPU it is the GPU's memory, and the sequence
 // and the results are there. An exponent of 1 means that twice the length
-// costs twice as much; an exponent of 2, four times as much. A kind whose run takes longer than -limit is not run at longer lengths.
+// costs twice as much; an exponent of 2, four times as much. With -images, a step has the same number of pixels whatever the side of its images. A kind whose run takes longer than -limit is not run at longer lengths.
 //
 // After Ctrl-C the program finishes the current point and prints the results so far; a second Ctrl-C ends it at once.
 package main
@@ -68,28 +69,42 @@ func measureAll(ctx context.Context, set settings, out io.Writer) error {
 	if device != "" {
 		fmt.Fprintf(out, "device    %s\n", device)
 	}
-	fmt.Fprintf(out, "layers: %d, d_model: %d, batch: 1, float32; median of %d runs\n\n", set.layers, set.dmodel, set.runs)
-	fmt.Fprintf(out, "%-10s %-9s %8s %12s %14s %12s\n", "kind", "pass", "length", "time", "per step", "memory")
+	if set.images {
+		fmt.Fprintf(out, "MambaUNet of 4 stages, blocks: %d, channels: %d, pixels of a step: %d, float32; median of %d runs\n\n", set.layers, set.dmodel, set.longest*set.longest, set.runs)
+		fmt.Fprintf(out, "%-10s %-9s %8s %12s %14s %12s %11s\n", "kind", "pass", "side", "time", "per pixel", "memory", "per pixel")
+	} else {
+		fmt.Fprintf(out, "layers: %d, d_model: %d, batch: 1, float32; median of %d runs\n\n", set.layers, set.dmodel, set.runs)
+		fmt.Fprintf(out, "%-10s %-9s %8s %12s %14s %12s\n", "kind", "pass", "length", "time", "per step", "memory")
+	}
 	var results []result
 	for _, kind := range set.kinds {
-		stack := nn.NewMambaStack(nn.Config{DModel: set.dmodel, NLayer: set.layers, NHead: set.heads, Pattern: []nn.Kind{kind}}, where...)
-		if err := stack.Err(); err != nil {
+		newModel := sequences
+		if set.images {
+			newModel = images
+		}
+		m, err := newModel(set, kind, where...)
+		if err != nil {
 			return err
 		}
 		if set.device.GPU() { // the first run of all prepares the kernels and the workspace of cuBLAS
-			if _, err := measure(set, stack, passes[1], set.shortest); err != nil {
+			if _, err := measure(set, m, passes[1], set.shortest); err != nil {
 				return fmt.Errorf("%s: %w", kind, err)
 			}
 		}
 		for _, p := range passes {
 			r := result{kind: kind, pass: p}
 			for length := set.shortest; length <= set.longest && ctx.Err() == nil; length *= 2 {
-				at, err := measure(set, stack, p, length)
+				at, err := measure(set, m, p, length)
 				if err != nil {
 					return fmt.Errorf("%s, length %d: %w", kind, length, err)
 				}
 				r.points = append(r.points, at)
-				fmt.Fprintf(out, "%-10s %-9s %8d %9.2f ms %11.3f µs %9.1f MB\n", kind, p.name, length, 1e3*at.seconds, 1e6*at.seconds/float64(length), at.bytes/1e6)
+				steps := set.steps(length)
+				fmt.Fprintf(out, "%-10s %-9s %8d %9.2f ms %11.3f µs %9.1f MB", kind, p.name, length, 1e3*at.seconds, 1e6*at.seconds/float64(steps), at.bytes/1e6)
+				if set.images {
+					fmt.Fprintf(out, " %9.0f B", at.bytes/float64(steps))
+				}
+				fmt.Fprintln(out)
 				if at.seconds > set.limit && length < set.longest {
 					fmt.Fprintf(out, "%s, %s: stopped after length %d, which took longer than -limit, %v s\n", kind, p.name, length, set.limit)
 					break
@@ -103,6 +118,9 @@ func measureAll(ctx context.Context, set settings, out io.Writer) error {
 	}
 	fmt.Fprintln(out)
 	for _, r := range results {
+		if set.images {
+			break // the number of pixels is the same, so the time of a pixel says it
+		}
 		time := exponent(r.points, set.fit, func(p point) float64 { return p.seconds })
 		memory := exponent(r.points, set.fit, func(p point) float64 { return p.bytes })
 		if math.IsNaN(time) {
@@ -125,6 +143,9 @@ func measureAll(ctx context.Context, set settings, out io.Writer) error {
 func draw(set settings, results []result) error {
 	time := report.Panel{X: "length, tokens", Y: "time of a run, ms", LogX: true, LogY: true}
 	memory := report.Panel{X: "length, tokens", Y: "memory of a run at its peak, MB", LogX: true, LogY: true}
+	if set.images {
+		time.X, memory.X = "side of the images, pixels", "side of the images, pixels"
+	}
 	for _, r := range results {
 		var length, ms, mb []float64
 		for _, p := range r.points {

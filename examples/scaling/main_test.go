@@ -43,6 +43,23 @@ func TestRun(t *testing.T) {
 	exampletest.PNG(t, curves)
 }
 
+func TestImages(t *testing.T) {
+	curves := filepath.Join(t.TempDir(), "curves.png")
+	code, stdout, stderr := call(context.Background(), "-images", "-shortest", "8", "-longest", "16", "-dmodel", "4", "-runs", "1", "-out", curves)
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit code %d, %s", code, stderr)
+	}
+	for _, want := range []string{`pixels of a step: 256,`, `mamba      training +8 .* B\n`, `attention  training +16 .* µs .* MB .* B\n`} {
+		if !regexp.MustCompile(want).MatchString(stdout) {
+			t.Errorf("no match for %q in:\n%s", want, stdout)
+		}
+	}
+	exampletest.PNG(t, curves)
+	if code, _, stderr := call(context.Background(), "-images", "-kinds", "lstm"); code != 1 || !strings.Contains(stderr, "of -images should be mamba or attention") {
+		t.Errorf("exit code %d, %s", code, stderr)
+	}
+}
+
 // A kind whose run takes too long is not run at longer lengths, and the program says so.
 func TestLimit(t *testing.T) {
 	_, stdout, _ := call(context.Background(), append([]string{"-out", "", "-limit", "1e-9"}, tiny...)...)
@@ -56,11 +73,14 @@ func TestLimit(t *testing.T) {
 func TestMemory(t *testing.T) {
 	set := settings{dmodel: 16, layers: 1, heads: 1, runs: 1, limit: 20}
 	for _, kind := range []nn.Kind{nn.Mamba, nn.Attention, nn.S4} {
-		stack := nn.NewMambaStack(nn.Config{DModel: set.dmodel, NLayer: set.layers, NHead: set.heads, Pattern: []nn.Kind{kind}})
+		m, err := sequences(set, kind)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, p := range passes {
 			var bytes []float64
 			for _, length := range []int{8192, 1024, 8192, 1024} {
-				at, err := measure(set, stack, p, length)
+				at, err := measure(set, m, p, length)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -85,14 +105,17 @@ func TestMemory(t *testing.T) {
 func TestDeviceMemory(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	set := settings{dmodel: 16, layers: 1, runs: 1, limit: 20}
-	stack := nn.NewMambaStack(nn.Config{DModel: set.dmodel, NLayer: set.layers}, nn.OnDevice(d))
-	if _, err := measure(set, stack, passes[1], 16); err != nil { // allocates the workspace of cuBLAS
+	m, err := sequences(set, nn.Mamba, nn.OnDevice(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := measure(set, m, passes[1], 16); err != nil { // allocates the workspace of cuBLAS
 		t.Fatal(err)
 	}
 	for _, p := range passes {
 		var bytes []float64
 		for _, length := range []int{1024, 128, 1024, 128} {
-			at, err := measure(set, stack, p, length)
+			at, err := measure(set, m, p, length)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/op"
+	"github.com/gomamba/mamba/vision"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 )
@@ -36,30 +37,59 @@ type pass struct {
 
 var passes = []pass{{"forward", false}, {"training", true}}
 
-// measure runs a stack on one sequence of a length: forward, or forward and backward with the gradients of all weights.
+// model is what is measured.
+type model struct {
+	params layer.Params
+	input  func(n int) []int // the shape of the input of length, or side, n
+	apply  func(x *G.Node) (*G.Node, error)
+}
+
+// sequences returns a stack of layers of a kind for one sequence.
+func sequences(set settings, kind nn.Kind, opts ...nn.Option) (model, error) {
+	stack := nn.NewMambaStack(nn.Config{DModel: set.dmodel, NLayer: set.layers, NHead: set.heads, Pattern: []nn.Kind{kind}}, opts...)
+	return model{
+		params: stack.Params(), input: func(length int) []int { return []int{1, length, set.dmodel} },
+		apply: func(x *G.Node) (*G.Node, error) { return stack.Apply(x) },
+	}, stack.Err()
+}
+
+// images returns a MambaUNet for square images, with scans or, of the kind attention, with attention over all cells. A step has the same number of pixels
+// whatever the side: those of one image of the longest.
+func images(set settings, kind nn.Kind, opts ...nn.Option) (model, error) {
+	unet := vision.NewMambaUNet(vision.MambaUNetConfig{
+		Classes: 2, Dims: []int{set.dmodel}, Depths: slices.Repeat([]int{set.layers}, 4), DecoderDepths: slices.Repeat([]int{set.layers}, 4),
+		Attention: kind == nn.Attention,
+	}, opts...)
+	return model{
+		params: unet.Params(), apply: func(x *G.Node) (*G.Node, error) { return unet.Apply(x) },
+		input: func(side int) []int { return []int{set.longest / side * (set.longest / side), side, side, 3} },
+	}, unet.Err()
+}
+
+// measure runs a model on an input of a length: forward, or forward and backward with the gradients of all weights.
 //
 // The first run measures memory: its peak, minus what was in use before the inputs were made. So bytes is what the graph, its values, the
 // values kept for the backward pass, and the workspaces of the kernels need together. The following runs measure time, and seconds is
 // their median.
-func measure(set settings, stack *nn.MambaStack, p pass, length int) (at point, err error) {
+func measure(set settings, m model, p pass, length int) (at point, err error) {
 	g := G.NewGraph()
-	weights := stack.Params().Nodes(g)
+	weights := m.params.Nodes(g)
 	place := op.PlaceOf(weights[0])
 	before, err := inUse(place)
 	if err != nil {
 		return at, err
 	}
-	x, err := normal(g, place, "x", length, set.dmodel)
+	x, err := normal(g, place, "x", m.input(length)...)
 	if err != nil {
 		return at, err
 	}
-	y, err := stack.Apply(x)
+	y, err := m.apply(x)
 	if err != nil {
 		return at, err
 	}
 	results := G.Nodes{y}
 	if p.backward {
-		dy, err := normal(g, place, "dy", length, set.dmodel)
+		dy, err := normal(g, place, "dy", y.Shape()...)
 		if err == nil && !place.OnHost() {
 			dy, err = op.Add(dy, dy) // an operator's result, since a gradient on a device is freed when it has been read
 		}
@@ -116,9 +146,9 @@ func measure(set settings, stack *nn.MambaStack, p pass, length int) (at point, 
 	return point{length, times[len(times)/2], peak - before}, nil
 }
 
-// normal returns an input of normal numbers, (1, length, channels), at a place.
-func normal(g *G.ExprGraph, place op.Place, name string, length, channels int) (*G.Node, error) {
-	value := tensor.New(tensor.WithShape(1, length, channels), tensor.WithBacking(G.Gaussian(0, 1)(tensor.Float32, 1, length, channels)))
+// normal returns an input of normal numbers at a place.
+func normal(g *G.ExprGraph, place op.Place, name string, shape ...int) (*G.Node, error) {
+	value := tensor.New(tensor.WithShape(shape...), tensor.WithBacking(G.Gaussian(0, 1)(tensor.Float32, shape...)))
 	input := layer.Params{layer.NewParam(name, value, false)}
 	if !place.OnHost() {
 		if err := input.ToDevice(place); err != nil {

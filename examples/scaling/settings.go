@@ -19,6 +19,7 @@ type settings struct {
 	limit                  float64
 	out                    string
 	kinds                  []nn.Kind
+	images                 bool
 	device                 options.Device
 }
 
@@ -44,6 +45,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.runs, 1, "runs", "runs of each point; the median counts")
 	options.Number(flags, &set.limit, options.Positive, "limit", "seconds; a kind whose run takes longer is not run at longer lengths")
 	kinds := flags.String("kinds", "mamba,attention", "kinds of layers to measure, with commas between them: "+kindNames())
+	flags.BoolVar(&set.images, "images", false, "measure a MambaUNet on square images, of sides -shortest to -longest, instead of sequences; kinds are mamba and attention")
 	set.device.Flags(flags)
 	flags.StringVar(&set.out, "out", "scaling.png", "PNG `file` for time and memory against length; empty for none")
 	if err := options.Parse(flags, args, usage, "Scaling measures time and memory against the length of a sequence.", "there are only flags"); err != nil {
@@ -61,5 +63,22 @@ func parse(args []string, usage io.Writer) (settings, error) {
 			return set, fmt.Errorf("invalid value %q for flag -kinds: %s is there twice", *kinds, kind)
 		}
 	}
+	for _, kind := range set.kinds {
+		if set.images && kind != nn.Mamba && kind != nn.Attention {
+			return set, fmt.Errorf("invalid value %q for flag -kinds: of -images should be mamba or attention", *kinds)
+		}
+	}
+	if set.images && set.dmodel%4 != 0 {
+		return set, fmt.Errorf("invalid value %q for flag -dmodel: of -images should be a multiple of 4", fmt.Sprint(set.dmodel))
+	}
 	return set, set.device.Check()
+}
+
+// steps returns the steps of a sequence of a length or, of images, the pixels of a step.
+func (set settings) steps(length int) int {
+	if set.images {
+		n := set.longest / length
+		return n * n * length * length
+	}
+	return length
 }
