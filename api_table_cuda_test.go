@@ -180,6 +180,16 @@ func cudaCalls(g *gpu) []call {
 		}
 		return must(ss2d().Forward(s, f(24), true))
 	}
+	mlp := func() *cuda.MLP[float32] {
+		return &cuda.MLP[float32]{Rows: 2, In: 3, Hidden: 5, Out: 4, F: cuda.GELU, X: f(6), W1: f(15), W2: f(20), B1: f(5), B2: f(4)}
+	}
+	mlpKept := func() *cuda.MLPKept[float32] {
+		if g.t == nil {
+			return new(cuda.MLPKept[float32])
+		}
+		return must(mlp().Forward(s, f(8), true))
+	}
+	mlpFine := append(absent("0.", "B1", "B2"), "0.Rows=0", "0.Precision=0", "0.F=0")
 	gridFine := append(absent("0.", "D", "DeltaBias"), "0.Batch=0", "0.Cells=0")
 	step := func() *cuda.Step[float32] {
 		return &cuda.Step[float32]{
@@ -280,6 +290,13 @@ func cudaCalls(g *gpu) []call {
 				return []any{s, ss2dKept(), f(24), &cuda.SS2DGrad{X: f(24), XProj: f(30), DtProj: f(6), DtBias: f(6), ALog: f(12), D: f(6)}}
 			}, fine: []string{"0.Batch=0", "0.Cells=0", "0.Precision=0"}},
 		}),
+		methods("cuda.MLP", func() any { return mlp() }, map[string]call{
+			"Forward": {args: func() []any { return []any{s, f(8), true} }, fine: mlpFine},
+			"Backward": {args: func() []any {
+				return []any{s, mlpKept(), f(8), &cuda.MLPGrad{X: f(6), W1: f(15), W2: f(20), B1: f(5), B2: f(4)}}
+			}, fine: append(absent("", "4.B1", "4.B2"), mlpFine...)},
+		}),
+		methods("cuda.MLPKept", func() any { return mlpKept() }, nil),
 		methods("cuda.SS2DKept", func() any { return ss2dKept() }, nil),
 		methods("cuda.MeanPool", func() any { return &cuda.MeanPool{Batch: 2, Length: 3, Channels: 4, Mask: bytes(6)} }, map[string]call{
 			"Forward":  {args: func() []any { return []any{s, f(24), f(8)} }, fine: []string{"0=zero: there is nothing to compute", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Mask=zero"}},

@@ -454,6 +454,11 @@ func opCalls() []call {
 			{name: "op.VimOrders", f: op.VimOrders, args: with(3)},
 			{name: "op.LocalMambaOrders", f: op.LocalMambaOrders, args: with(3, 4)},
 			{name: "op.SegMambaOrders", f: op.SegMambaOrders, args: with(3, 3, 4)},
+			{name: "op.MLP", f: op.MLP, args: func() []any {
+				in := nodesOf([]int{2, 3, 4}, []int{5, 4}, []int{5}, []int{6, 5}, []int{6})()
+				n := func(i int) *G.Node { return in[i].(*G.Node) }
+				return []any{op.MLPInputs{X: n(0), W1: n(1), B1: n(2), W2: n(3), B2: n(4)}, op.GELU}
+			}, fine: []string{"0.B1=nil", "0.B2=nil", "1=0"}},
 			struc("SS2D", op.SS2D, func(n, _ func(...int) *G.Node) any {
 				return op.SS2DInputs{X: n(2, 3, 4, 5), XProj: n(2, 5, 5), DtProj: n(2, 5, 1), DtBias: n(2, 5), ALog: n(10, 2), D: n(10)}
 			}, op.SS2DConfig{Orders: []op.Order{op.Rows(3, 4), op.Columns(3, 4)}}),

@@ -24,7 +24,7 @@ var ptxFiles embed.FS
 // rounding has the files whose kernels round so much to bfloat16 that they are also compiled for compute capability 8.0, as file80.
 var rounding = map[string]bool{
 	"adamw": true, "conv": true, "cross_entropy": true, "elementwise": true, "gridconv": true, "norm": true, "steprows": true,
-	"grid1": true, "grid4": true, "grid8": true, "grid16": true,
+	"mlp": true, "grid1": true, "grid4": true, "grid8": true, "grid16": true,
 }
 
 // overlaps has the files whose kernels are also compiled for compute capability 9.0, where they can begin before the kernel before them has ended.

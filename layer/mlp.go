@@ -49,9 +49,8 @@ func (l *MLP) Err() error { return build.Err(l) }
 func (l *MLP) Apply(x *G.Node) (*G.Node, error) {
 	return build.At(l, x, func(x *G.Node) (*G.Node, error) {
 		s := build.Steps{Graph: x.Graph()}
-		h := s.Do(l.FC1.Apply(x))              // (batch, …, hidden)
-		h = s.Do(op.Activate(h, l.activation)) // (batch, …, hidden)
-		return s.Result(l.FC2.Apply(h))        // (batch, …, out)
+		w := weights(&s, l.FC1.Weight, l.FC1.Bias, l.FC2.Weight, l.FC2.Bias)
+		return s.Result(op.MLP(op.MLPInputs{X: x, W1: w[0], B1: w[1], W2: w[2], B2: w[3]}, l.activation)) // (batch, …, out)
 	})
 }
 

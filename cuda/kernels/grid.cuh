@@ -128,6 +128,19 @@ template <class T, int N, int V, int TS> struct GridWarp {
 #pragma unroll
     for (int i = 0; i < N; i++) x[i] = has(i) ? value(at[i]) : 0.f;
   }
+  // steps turns Δ before its softplus into Δ, of all steps of a tile at once: a branch for each step would leave no work to overlap.
+  __device__ __forceinline__ void steps(const Raw<T, V> (&raw)[TS], const float (&bias)[V], float (&dt)[TS][V]) const {
+#pragma unroll
+    for (int i = 0; i < TS; i++)
+#pragma unroll
+      for (int v = 0; v < V; v++) dt[i][v] = raw[i].at(v) + bias[v];
+    if (s.softplus) {
+#pragma unroll
+      for (int i = 0; i < TS; i++)
+#pragma unroll
+        for (int v = 0; v < V; v++) dt[i][v] = softplusOf(dt[i][v]);
+    }
+  }
   // of returns the address of the states of this warp's channels: before a tile, or of a chunk.
   __device__ __forceinline__ float *of(float *p, int64_t count, int64_t index) const {
     return p + (((b * count + index) * s.directions + k) * s.state + n) * s.channels + d;
@@ -181,25 +194,34 @@ template <class T, int N, int V, int TS, bool ENDS> __device__ __forceinline__ v
     read(next);
     const int later = w.cells(t0 + 2 * TS);
     if (!ENDS && s.checkpoints) w.write(w.checkpoint(t0), h);
+    float dt[TS][V], out[TS][V];
+    w.steps(now.delta, bias, dt);
 #pragma unroll
     for (int i = 0; i < TS; i++) {
       if (!decltype(full)::value && t0 + i >= w.to) break;
-      float out[V], b[N], c[N];
+      float b[N], c[N];
       const int cell = w.at(cells, i);
       w.coefficients(now.bc, i, B, cell, s.bStep, b);
       if (!ENDS) w.coefficients(now.bc, TS + i, C, cell, s.cStep, c);
 #pragma unroll
       for (int v = 0; v < V; v++) {
-        const float x = now.u[i].at(v), raw = now.delta[i].at(v) + bias[v], dt = s.softplus ? softplusOf(raw) : raw, dx = dt * x;
-        if (ENDS) total[v] += dt;
-        out[v] = D[v] * x;
+        const float x = now.u[i].at(v), dx = dt[i][v] * x;
+        if (ENDS) total[v] += dt[i][v];
+        out[i][v] = D[v] * x;
 #pragma unroll
         for (int m = 0; m < N; m++) {
-          h[m][v] = fmaf(exp2Approx(dt * rate[m][v]), h[m][v], dx * b[m]);
-          if (!ENDS) out[v] = fmaf(c[m], h[m][v], out[v]);
+          h[m][v] = fmaf(exp2Approx(dt[i][v] * rate[m][v]), h[m][v], dx * b[m]);
+          if (!ENDS) out[i][v] = fmaf(c[m], h[m][v], out[i][v]);
         }
       }
-      if (!ENDS && s.y && w.live) put(y + (int64_t)cell * yRow, out);
+    }
+    if (!ENDS && s.y) {
+#pragma unroll
+      for (int i = 0; i < TS; i++) {
+        if (!decltype(full)::value && t0 + i >= w.to) break;
+        const int64_t cell = w.at(cells, i);
+        if (w.live) put(y + cell * yRow, out[i]);
+      }
     }
     cells = next, next = later;
   };
@@ -225,29 +247,41 @@ template <class T, int N, int V, int TS> __device__ __forceinline__ void gridCar
   for (int v = 0; v < V; v++) bias[v] = s.bias ? s.bias[w.parameter(v)] : 0.f, total[v] = 0.f;
   const T *delta = w.delta(), *C = w.projection(s.C, s.cStep), *dy = w.base((const T *)s.dy, s.dyRow, w.k * s.dyApart);
   const int deltaRow = (int)(s.directions * s.channels), dyRow = (int)s.dyRow;
-  for (int64_t t0 = (w.to - 1) / TS * TS; t0 >= w.from; t0 -= TS) {
-    const int cells = w.cells(t0);
-    const T early = *w.projection(C, cells, s.cStep);
-    Raw<T, V> ad[TS], ay[TS];
-    float c[TS][N];
+  Ahead<T, V, TS> ahead;
+  auto read = [&](int cells) {
+    if (N == 1) ahead.bc = *w.projection(C, cells, s.cStep);
 #pragma unroll
     for (int i = 0; i < TS; i++) {
-      const int64_t cell = w.at(cells, i);
-      ad[i].read(delta + cell * deltaRow), ay[i].read(dy + cell * dyRow);
-      w.coefficients(early, i, C, (int)cell, s.cStep, c[i]);
+      const int64_t c = w.at(cells, i);
+      ahead.delta[i].read(delta + c * deltaRow), ahead.dy[i].read(dy + c * dyRow);
     }
+  };
+  int64_t t0 = (w.to - 1) / TS * TS;
+  int cells = w.cells(t0), next = w.cells(t0 - TS);
+  read(cells);
+  auto tile = [&](auto full) {
+    const Ahead<T, V, TS> now = ahead;
+    read(next);
+    const int later = w.cells(t0 - 2 * TS);
+    float dt[TS][V];
+    w.steps(now.delta, bias, dt);
 #pragma unroll
     for (int i = TS - 1; i >= 0; i--) {
-      if (t0 + i >= w.to) continue;
+      float c[N];
+      w.coefficients(now.bc, i, C, w.at(cells, i), s.cStep, c);
+      if (!decltype(full)::value && t0 + i >= w.to) continue;
 #pragma unroll
       for (int v = 0; v < V; v++) {
-        const float raw = ad[i].at(v) + bias[v], dt = s.softplus ? softplusOf(raw) : raw, g = ay[i].at(v);
-        total[v] += dt;
+        total[v] += dt[i][v];
 #pragma unroll
-        for (int m = 0; m < N; m++) carry[m][v] = exp2Approx(dt * rate[m][v]) * fmaf(c[i][m], g, carry[m][v]);
+        for (int m = 0; m < N; m++) carry[m][v] = exp2Approx(dt[i][v] * rate[m][v]) * fmaf(c[m], now.dy[i].at(v), carry[m][v]);
       }
     }
-  }
+    cells = next, next = later;
+    t0 -= TS;
+  };
+  if (t0 + TS > w.to) tile(std::false_type());
+  while (t0 >= w.from) tile(std::true_type());
   w.write(w.of(s.states, s.chunks, w.chunk), carry);
 #pragma unroll
   for (int v = 0; v < V; v++)
@@ -301,18 +335,23 @@ template <class T, int N, int V, int TS> __device__ __forceinline__ void gridBac
     read(t0 - TS, next);
     const int later = w.cells(t0 - 2 * TS);
     // the states of the tile again
+    w.steps(now.delta, bias, dt);
+#pragma unroll
+    for (int i = 0; i < TS; i++)
+#pragma unroll
+      for (int v = 0; v < V; v++) slope[i][v] = 1.f;
+    if (s.softplus) {
+#pragma unroll
+      for (int i = 0; i < TS; i++)
+#pragma unroll
+        for (int v = 0; v < V; v++) slope[i][v] = sigmoidOf(now.delta[i].at(v) + bias[v]);
+    }
 #pragma unroll
     for (int i = 0; i < TS; i++) {
       float b[N];
       w.coefficients(now.bc, i, B, w.at(cells, i), s.bStep, b);
 #pragma unroll
       for (int v = 0; v < V; v++) {
-        const float raw = now.delta[i].at(v) + bias[v];
-        dt[i][v] = raw, slope[i][v] = 1.f;
-        if (s.softplus) {
-          const float e = expOf(-fabsf(raw));
-          dt[i][v] = softplusOf(raw, e), slope[i][v] = (raw >= 0.f ? 1.f : e) * inverseOf(1.f + e);
-        }
 #pragma unroll
         for (int m = 0; m < N; m++) {
           const float a = exp2Approx(dt[i][v] * rate[m][v]);
@@ -336,7 +375,7 @@ template <class T, int N, int V, int TS> __device__ __forceinline__ void gridBac
         float gu[V], gd[V];
 #pragma unroll
         for (int v = 0; v < V; v++) {
-          const float g = now.dy[i].at(v), x = now.u[i].at(v);
+          const float g = w.live ? now.dy[i].at(v) : 0.f, x = w.live ? now.u[i].at(v) : 0.f;
           float fromU = 0.f, fromA = 0.f;
 #pragma unroll
           for (int m = 0; m < N; m++) {
@@ -345,10 +384,8 @@ template <class T, int N, int V, int TS> __device__ __forceinline__ void gridBac
             carry[m][v] = a * lambda;
             fromU = fmaf(lambda, b[m], fromU), fromA = fmaf(rate[m][v], past, fromA);
             dA[m][v] = fmaf(dt[i][v], past, dA[m][v]);
-            if (w.live) {
-              sums[j * N + m] = fmaf(lambda * dt[i][v], x, sums[j * N + m]);
-              sums[(SB + j) * N + m] = fmaf(g, hs[i][m][v], sums[(SB + j) * N + m]);
-            }
+            sums[j * N + m] = fmaf(lambda * dt[i][v], x, sums[j * N + m]);
+            sums[(SB + j) * N + m] = fmaf(g, hs[i][m][v], sums[(SB + j) * N + m]);
           }
           gu[v] = fmaf(fromU, dt[i][v], D[v] * g);
           gd[v] = fmaf(fromU, x, fromA * ln2) * slope[i][v];
