@@ -457,7 +457,8 @@ func placeCalls(g *gpu) []call {
 		}),
 		methods("op.DeviceWeight", func() any { return weight(2, 3) }, map[string]call{
 			"Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},
-			"CopyTo": {args: with(nil), broken: true}, // for gorgonia.Read
+			"CopyTo":  {args: with(nil), broken: true}, // for gorgonia.Read
+			"Average": {args: func() []any { return []any{value(), 0.9, 0.1} }, fine: []string{"2=*", "3=*"}},
 		}),
 		methods("op.DeviceTensor", value, map[string]call{
 			"Eq": {args: with(1)}, "Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},

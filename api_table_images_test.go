@@ -3,6 +3,8 @@ package mamba_test
 import (
 	"slices"
 
+	G "gorgonia.org/gorgonia"
+
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
@@ -25,6 +27,7 @@ func imageLayerCalls() []call {
 	expanding := layer.PatchExpandingConfig{Channels: 4, Out: 2, Block: []int{2, 2}, Eps: 1e-5}
 	position := layer.PositionEmbeddingConfig{Grid: []int{4, 6}, Channels: 4}
 	token := layer.ClassTokenConfig{Channels: 4, Middle: true}
+	batch := layer.BatchNormConfig{Channels: 4, Eps: 1e-5, Momentum: 0.1}
 	tokens := of(inputShape)
 	tokens["Read"] = tokens["Apply"]
 	return slices.Concat(
@@ -35,6 +38,13 @@ func imageLayerCalls() []call {
 		methods("layer.PatchExpanding", func() any { return layer.NewPatchExpanding(expanding) }, of(grid)),
 		methods("layer.PositionEmbedding", func() any { return layer.NewPositionEmbedding(position) }, of(grid)),
 		methods("layer.ClassToken", func() any { return layer.NewClassToken(token) }, tokens),
+		methods("layer.BatchNorm", func() any { return layer.NewBatchNorm(batch) }, of(grid)),
+		configured("BatchNorm", layer.NewBatchNorm, batch, "Eps", "Momentum"),
+		[]call{
+			{name: "layer.WithTraining", f: func(x, step *G.Node) (*G.Node, error) {
+				return layer.NewBatchNorm(batch).Apply(x, layer.WithTraining(step))
+			}, args: func() []any { f, ints := inputs(); return []any{f(grid...), ints(1)} }, fine: []string{"0=of another graph", "1=*: no dropout draws from it"}},
+		},
 		configured("LayerNorm", layer.NewLayerNorm, norm, "Eps"),
 		configured("InstanceNorm", layer.NewInstanceNorm, instance, "Eps"),
 		configured("MLP", layer.NewMLP, mlp, "Hidden", "Out", "Activation"),
@@ -50,8 +60,9 @@ func imageOpCalls() []call {
 	nodes := func(rest []any, shapes ...shape) func() []any {
 		return func() []any { return append(nodesOf(shapes...)(), rest...) }
 	}
+	pool := op.PoolConfig{Kernel: []int{2, 3}, Stride: []int{1, 2}, Padding: []int{1, 1}, ExcludePadding: true}
 	blocks := op.BlocksConfig{Block: []int{2, 2}, FirstFastest: true, Cut: true}
-	return []call{
+	return append(methods("op.Interpolation", func() any { return op.InterpolateCubic }, nil), []call{
 		{name: "op.LayerNorm", f: op.LayerNorm, args: nodes([]any{1e-5}, x, channels, channels), fine: []string{"1=nil", "2=nil", "3=0"}},
 		{name: "op.InstanceNorm", f: op.InstanceNorm, args: nodes([]any{1e-5}, x, channels, channels), fine: []string{"1=nil", "2=nil", "3=0"}},
 		{name: "op.BatchNorm", f: op.BatchNorm, args: nodes([]any{1e-5}, x, channels, channels), fine: []string{"1=nil", "2=nil", "3=0"}},
@@ -59,8 +70,12 @@ func imageOpCalls() []call {
 		{name: "op.SpaceToDepth", f: op.SpaceToDepth, args: nodes([]any{blocks}, x), fine: []string{"0=of another graph"}},
 		{name: "op.DepthToSpace", f: op.DepthToSpace, args: nodes([]any{blocks}, x), fine: []string{"0=of another graph"}},
 		{name: "op.Concat", f: op.Concat, args: func() []any { return append([]any{1}, nodesOf(x, shape{1, 3, 6, 4})()...) }},
+		{name: "op.Interpolate", f: op.Interpolate, args: nodes([]any{op.InterpolateConfig{Size: []int{5, 7}, Mode: op.InterpolateCubic, AlignCorners: true}}, x),
+			fine: []string{"0=of another graph", "0=axis*: the result does not grow"}},
+		{name: "op.MaxPool", f: op.MaxPool, args: nodes([]any{pool}, x), fine: []string{"0=of another graph", "1.Stride=nil", "1.Padding=nil", "1.Padding[*]=0"}},
+		{name: "op.AvgPool", f: op.AvgPool, args: nodes([]any{pool}, x), fine: []string{"0=of another graph", "1.Stride=nil", "1.Padding=nil", "1.Padding[*]=0"}},
 		{name: "op.SplitAxis", f: op.SplitAxis, args: nodes([]any{1, 1, 3}, x), fine: []string{"0=of another graph", "0=of more axes"}},
-	}
+	}...)
 }
 
 func imageCUDACalls(g *gpu) []call {
@@ -101,7 +116,20 @@ func imageCUDACalls(g *gpu) []call {
 			"SpaceToDepth": {args: func() []any { return []any{s, f(24), f(24)} }},
 			"DepthToSpace": {args: func() []any { return []any{s, f(24), f(24)} }},
 		}),
+		methods("cuda.Interpolate", func() any {
+			return &cuda.Interpolate{Batch: 1, Channels: 2, From: [3]int{1, 2, 3}, To: [3]int{1, 4, 3}, Mode: cuda.InterpolateLinear, AlignCorners: true}
+		}, map[string]call{
+			"Forward":  {args: func() []any { return []any{s, f(12), f(24)} }, fine: []string{"0.Mode=0"}},
+			"Backward": {args: func() []any { return []any{s, f(24), f(12)} }, fine: []string{"0.Mode=0"}},
+		}),
+		methods("cuda.Window", func() any {
+			return &cuda.Window{Batch: 1, Channels: 2, From: [3]int{1, 2, 4}, To: [3]int{1, 1, 2}, Size: [3]int{1, 2, 2}, Stride: [3]int{1, 2, 2}, Max: true}
+		}, map[string]call{
+			"Forward":  {args: func() []any { return []any{s, f(16), f(4)} }},
+			"Backward": {args: func() []any { return []any{s, f(16), f(4), f(16)} }},
+		}),
 		[]call{
+			row("Average", cuda.Average, func() []any { return []any{s, float32(0.9), float32(0.1), f(4), f(4)} }, "1=*", "2=*"),
 			row("AddRows", cuda.AddRows, func() []any { return []any{s, f(6), f(3), f(6)} }),
 			row("CopyRows", cuda.CopyRows, func() []any { return []any{s, 2, 3, f(7), 4, f(8), 5} }, "1=0", "2=0", "4=0"),
 		},

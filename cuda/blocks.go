@@ -23,7 +23,7 @@ func (b *Blocks) SpaceToDepth(s *Stream, wide, deep Array[float32]) error {
 	if err := b.check(s, wide, deep); err != nil {
 		return err
 	}
-	return b.run(s, "space_to_depth", wide, deep, b.Deep, b.Channels*b.parts())
+	return b.run(s, "space_to_depth", wide, deep, [3]int{b.Deep[0], b.Deep[1], b.Deep[2] * b.parts()})
 }
 
 // DepthToSpace queues wide from deep: the inverse of SpaceToDepth, and its gradient.
@@ -31,33 +31,24 @@ func (b *Blocks) DepthToSpace(s *Stream, deep, wide Array[float32]) error {
 	if err := b.check(s, wide, deep); err != nil {
 		return err
 	}
-	return b.run(s, "depth_to_space", deep, wide, b.Wide, b.Channels)
+	return b.run(s, "depth_to_space", deep, wide, b.Wide)
 }
 
 func (b *Blocks) parts() int { return count(b.Block[0], b.Block[1], b.Block[2]) }
 
-// run queues a kernel that writes lines of cells[2]·each elements.
-func (b *Blocks) run(s *Stream, name string, from, to Array[float32], cells [3]int, each int) error {
+// run queues a kernel that writes lines of cells[2]·channels elements.
+func (b *Blocks) run(s *Stream, name string, from, to Array[float32], cells [3]int) error {
 	k := struct {
 		from, to               uintptr
 		wide, deep, block      [3]int32
 		channels, firstFastest int32
-	}{from: from.address, to: to.address, channels: int32(b.Channels)}
-	for i := range 3 {
-		k.wide[i], k.deep[i], k.block[i] = int32(b.Wide[i]), int32(b.Deep[i]), int32(b.Block[i])
-	}
+	}{from: from.address, to: to.address, wide: int32s(b.Wide), deep: int32s(b.Deep), block: int32s(b.Block)}
 	if b.FirstFastest {
 		k.firstFastest = 1
 	}
-	line := cells[2] * each
-	if vectors(b.Channels, from.address, to.address) {
-		name, line, k.channels = name+"_4", line/4, k.channels/4
-	} else {
-		name += "_1"
-	}
-	const threads = 256
-	g := grid{x: int64(b.Batch) * int64(cells[0]) * int64(cells[1]), y: int64(min((line+threads-1)/threads, 64)), threads: min(threads, (line+31)/32*32)}
-	return s.run("blocks", name, g, unsafe.Pointer(&k))
+	g, suffix, channels := lines(b.Batch, cells, b.Channels, from.address, to.address)
+	k.channels = channels
+	return s.run("blocks", name+suffix, g, unsafe.Pointer(&k))
 }
 
 func (b *Blocks) check(s *Stream, wide, deep Array[float32]) error {

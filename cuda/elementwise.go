@@ -24,6 +24,14 @@ func AddRows(s *Stream, a, b, sum Array[float32]) error {
 	return s.run("elementwise", "add_rows", blocksOf((a.n+3)/4, 256), a.address, b.address, sum.address, a.n, b.n)
 }
 
+// Average queues average = keep·average + by·x, element by element.
+func Average(s *Stream, keep, by float32, x, average Array[float32]) error {
+	if err := firstError(present("average", "x", x), expect("average", "average", average.n, x.n)); err != nil {
+		return err
+	}
+	return s.run("elementwise", "average", blocksOf(x.n, 256), x.address, average.address, x.n, keep, by)
+}
+
 // NegExp queues y = -exp(x), element by element.
 func NegExp(s *Stream, x, y Array[float32]) error {
 	if err := firstError(present("negative exponential", "x", x), expect("negative exponential", "y", y.n, x.n)); err != nil {

@@ -34,6 +34,8 @@ func plains() []plain {
 			return NewInstanceNorm(InstanceNormConfig{Channels: 3, Affine: true}, o...)
 		},
 			[]int{2, 2, 2, 4, 3}, "(2, 2, 2, 4, 3)", "weight (3), bias (3)"},
+		{"batch norm", func(o ...Option) anyLayer { return NewBatchNorm(BatchNormConfig{Channels: 3}, o...) }, []int{2, 3, 4, 3}, "(2, 3, 4, 3)",
+			"weight (3), bias (3), running_mean (3), running_var (3)"},
 		{"MLP", func(o ...Option) anyLayer { return NewMLP(MLPConfig{Channels: 3, Out: 2}, o...) }, []int{2, 3, 2, 3}, "(2, 3, 2, 2)",
 			"fc1.weight (12, 3) decay, fc1.bias (12), fc2.weight (2, 12) decay, fc2.bias (2)"},
 		{"patch merging", func(o ...Option) anyLayer { return NewPatchMerging(PatchMergingConfig{Channels: 3}, o...) }, []int{2, 3, 4, 3}, "(2, 2, 2, 6)",

@@ -83,6 +83,10 @@ type CallOption = build.CallOption
 // an effect on it. start is of the layer's type, or of int; nil stands for no start.
 func WithStart(start *G.Node) CallOption { return func(c *build.Call) { c.Start = start } }
 
+// WithTraining says that the application is in training: layers that behave differently there, such as BatchNorm and those with dropout, do so. step (1)
+// of int is the number of the training step, from which dropout draws; a negative step drops nothing.
+func WithTraining(step *G.Node) CallOption { return func(c *build.Call) { c.Step = step } }
+
 // Inner is the configuration of a layer that another layer can have inside: S4Config, S6Config, LSTMConfig, AttentionConfig and others.
 type Inner interface {
 	// Mixer returns the layer for a number of channels, which the configuration does not need to have.

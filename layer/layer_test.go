@@ -34,6 +34,9 @@ func apply(l anyLayer, x *G.Node) (*G.Node, error) {
 	if m, ok := l.(Mixer); ok {
 		return m.Apply(x)
 	}
+	if b, ok := l.(*BatchNorm); ok {
+		return b.Apply(x)
+	}
 	return l.(interface {
 		Apply(x *G.Node) (*G.Node, error)
 	}).Apply(x)

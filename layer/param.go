@@ -21,6 +21,12 @@ type Param struct {
 	// solver changes them.
 	Frozen bool
 
+	// Statistic weights are running averages of what a layer has seen, such as the mean of a BatchNorm. They are saved like all weights, but not
+	// trained: Params.Trainable leaves them out, and Params.UpdateStatistics moves them.
+	Statistic bool
+
+	observed observations
+
 	lora *LoRA // the weight's update, or nil
 	home home  // where it is used, or nil for the host
 	id   uint64
@@ -33,6 +39,8 @@ type home interface {
 	Place() op.Place
 	ToHost() (*tensor.Dense, error) // brings Param.Value up to date
 	HostChanged()                   // Param.Value was written
+
+	Average(v G.Value, keep, by float64) error // writes keep·weight + by·v to the weight
 }
 
 var params atomic.Uint64
@@ -175,11 +183,14 @@ func (p Params) setFrozen(frozen bool) {
 	}
 }
 
-// Trainable returns the weights that are not frozen, in order. The A and B of a LoRA come after their weight. Give the nodes of
+// Trained reports whether the weight is trained: it is neither frozen nor a running statistic.
+func (p *Param) Trained() bool { return !p.Frozen && !p.Statistic }
+
+// Trainable returns the weights that are neither frozen nor running statistics, in order. The A and B of a LoRA come after their weight. Give the nodes of
 // these weights to gorgonia.Grad and to the solver.
 func (p Params) Trainable() (trainable Params) {
 	for _, w := range p.withLoRA() {
-		if !w.Frozen {
+		if w.Trained() {
 			trainable = append(trainable, w)
 		}
 	}
@@ -215,6 +226,9 @@ func (p Params) Describe(w io.Writer, name string) {
 		}
 		if param.Frozen {
 			notes += "  frozen"
+		}
+		if param.Statistic {
+			notes += "  running statistic"
 		}
 		if l := param.lora; l != nil {
 			notes += fmt.Sprintf("  LoRA of rank %d", l.A.Value.Shape()[0])

@@ -35,7 +35,7 @@ func WithStart(start *G.Node) CallOption { return layer.WithStart(start) }
 
 // WithTraining turns on Config.Dropout and Config.DropPath. step (1) of int is the number of the training step: what is dropped depends on
 // it, on the model's seed, on the layer and on the position alone. A negative step drops nothing.
-func WithTraining(step *G.Node) CallOption { return func(c *build.Call) { c.Step = step } }
+func WithTraining(step *G.Node) CallOption { return layer.WithTraining(step) }
 
 // Recompute says which values the backward pass of a block computes again instead of keeping them from the forward pass. Results and
 // gradients are the same bit for bit. docs/recompute.md has the memory and the time of each level.

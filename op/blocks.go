@@ -75,8 +75,8 @@ func (c *checker) blocks(x *G.Node, cfg BlocksConfig) (tensor.Shape, kernel.Bloc
 	shape := c.grid("x", x, len(cfg.Block), "Block")
 	f := kernel.Blocks{Batch: shape[0], Block: [3]int{1, 1, 1}, FirstFastest: cfg.FirstFastest}
 	for i, n := range cfg.Block {
-		if n < 1 || n > 1<<20 {
-			c.errorf("Block is %v, want sizes of 1 to %d", cfg.Block, 1<<20)
+		if n < 1 || n > maxCells {
+			c.errorf("Block is %v, want sizes of 1 to %d", cfg.Block, maxCells)
 		}
 		if c.err == nil {
 			f.Block[3-len(cfg.Block)+i] = n

@@ -8,7 +8,6 @@ import (
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
-	"github.com/gomamba/mamba/internal/work"
 )
 
 // Concat returns values joined along an axis, counted from 0, in order. They have the same number of axes and the same sizes, except along the
@@ -84,10 +83,7 @@ func (f concat[T]) Backward(in []value[T], dout, grad [][]T) {
 			kernel.CopyColumns(grad[i], dout[0], f.size, from, width)
 			return
 		}
-		each := work.Borrow[T](f.outer * width)
-		defer each.Return()
-		kernel.CopyColumns(each.Data, dout[0], f.size, from, width)
-		kernel.SumRows(grad[i], each.Data)
+		kernel.SumColumns(grad[i], dout[0], f.size, from)
 	})
 }
 

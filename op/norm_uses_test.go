@@ -68,6 +68,30 @@ func normUses(batch, length, channels, scale int) []use {
 			[]grad.Input{input("a", batch, 2, length, channels+1), input("b", channels+1)}},
 		{"mean over a grid", func(in G.Nodes) (G.Nodes, error) { return one(MeanPool(in[0], in[1])) },
 			[]grad.Input{input("x", batch, 2, length, channels), mask(batch, 2, length)}},
+		{"nearest interpolation", func(in G.Nodes) (G.Nodes, error) {
+			return one(Interpolate(in[0], InterpolateConfig{Size: []int{7, 2}}))
+		}, []grad.Input{input("x", batch, 3, length, channels)}},
+		{"linear interpolation", func(in G.Nodes) (G.Nodes, error) {
+			return one(Interpolate(in[0], InterpolateConfig{Size: []int{4, 3, length + 2}, Mode: InterpolateLinear}))
+		}, []grad.Input{input("x", batch, 2, 4, length, channels)}},
+		{"linear interpolation with corners", func(in G.Nodes) (G.Nodes, error) {
+			return one(Interpolate(in[0], InterpolateConfig{Size: []int{length + 3}, Mode: InterpolateLinear, AlignCorners: true}))
+		}, []grad.Input{input("x", batch, length, channels+1)}},
+		{"cubic interpolation", func(in G.Nodes) (G.Nodes, error) {
+			return one(Interpolate(in[0], InterpolateConfig{Size: []int{6, length - 1}, Mode: InterpolateCubic}))
+		}, []grad.Input{input("x", batch, 3, length, channels)}},
+		{"cubic interpolation with corners", func(in G.Nodes) (G.Nodes, error) {
+			return one(Interpolate(in[0], InterpolateConfig{Size: []int{9, 2 * length}, Mode: InterpolateCubic, AlignCorners: true}))
+		}, []grad.Input{input("x", batch, 4, length, channels+1)}},
+		{"max pool", func(in G.Nodes) (G.Nodes, error) {
+			return one(MaxPool(in[0], PoolConfig{Kernel: []int{3, 2}, Stride: []int{2, 1}, Padding: []int{1, 1}}))
+		}, []grad.Input{input("x", batch, 4, length, channels)}},
+		{"average pool", func(in G.Nodes) (G.Nodes, error) {
+			return one(AvgPool(in[0], PoolConfig{Kernel: []int{2, 2, 3}, Stride: []int{1, 2, 2}, Padding: []int{0, 1, 1}}))
+		}, []grad.Input{input("x", batch, 2, 3, length, channels)}},
+		{"average pool without padding", func(in G.Nodes) (G.Nodes, error) {
+			return one(AvgPool(in[0], PoolConfig{Kernel: []int{3}, Stride: []int{2}, Padding: []int{1}, ExcludePadding: true}))
+		}, []grad.Input{input("x", batch, length, channels+1)}},
 		{"ReLU", func(in G.Nodes) (G.Nodes, error) { return one(Activate(in[0], ReLU)) }, []grad.Input{input("x", batch, length, channels)}},
 		{"sigmoid", func(in G.Nodes) (G.Nodes, error) { return one(Activate(in[0], Sigmoid)) }, []grad.Input{input("x", batch, length, channels)}},
 		{"activation LeakyReLU", func(in G.Nodes) (G.Nodes, error) { return one(Activate(in[0], LeakyReLU)) }, []grad.Input{input("x", batch, length, channels)}},

@@ -403,8 +403,8 @@ func TestOperatorsNaN(t *testing.T) {
 		switch {
 		case u.name == "S4" || u.name == "S4 of real modes":
 			continue // a Fourier transform rounds all steps together, so a small change reaches all of them: TestS4NaN checks S4
-		case strings.HasSuffix(u.name, "ReLU"):
-			continue // a change of a negative element has no effect, but a NaN has one: TestReLU in internal/kernel checks it
+		case strings.HasSuffix(u.name, "ReLU") || u.name == "max pool":
+			continue // a change of a negative or a smaller element has no effect, but a NaN has one: TestReLU and TestWindowNaN in internal/kernel
 		case strings.HasPrefix(u.name, "attention"):
 			continue // a score of the only visible step has no effect unless it is NaN: TestAttentionNaN in internal/kernel checks attention
 		}

@@ -99,7 +99,7 @@ func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
 			return nil, fmt.Errorf("train: AdamW: %s is there twice", p.Name)
 		}
 		w := &moments{param: p}
-		if !p.Frozen {
+		if p.Trained() {
 			w.allocate()
 		}
 		s.all = append(s.all, w)
@@ -224,7 +224,7 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 	for _, p := range pairs {
 		if d, ok := p.grad.(*tensor.Dense); !ok {
 			device = append(device, p)
-		} else if !p.param.Frozen {
+		} else if p.param.Trained() {
 			sum += squareSum(d)
 		}
 	}
@@ -250,7 +250,7 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 		d, ok := p.grad.(*tensor.Dense)
 		switch {
 		case !ok:
-		case p.param.Frozen:
+		case !p.param.Trained():
 			d.Zero()
 		case p.grad.Dtype() == tensor.Float32:
 			p.allocate()

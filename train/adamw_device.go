@@ -45,7 +45,7 @@ func deviceNorm(all []trained) (norm float64, err error) {
 	err = c.Do(func(s *cuda.Stream) (err error) {
 		var grads []cuda.Array[float32]
 		for _, p := range all {
-			if p.param.Frozen {
+			if !p.param.Trained() {
 				continue
 			}
 			a, err := p.grad.(*op.DeviceTensor).Array()
@@ -67,7 +67,7 @@ func (s *AdamW) deviceStep(all []trained, scale float64) error {
 		return err
 	}
 	for _, p := range all {
-		if p.param.Frozen || p.device != nil && p.device.m.Place().Device() == c.Device() {
+		if !p.param.Trained() || p.device != nil && p.device.m.Place().Device() == c.Device() {
 			continue
 		}
 		if p.device != nil { // the weight has moved to another device
@@ -89,7 +89,7 @@ func (s *AdamW) deviceStep(all []trained, scale float64) error {
 	err = c.Do(func(stream *cuda.Stream) error {
 		var list []cuda.AdamWeight
 		for _, p := range all {
-			if p.param.Frozen {
+			if !p.param.Trained() {
 				continue
 			}
 			w := p.value.(*op.DeviceWeight)
@@ -108,7 +108,7 @@ func (s *AdamW) deviceStep(all []trained, scale float64) error {
 			return err
 		}
 		for _, p := range all {
-			if p.param.Frozen {
+			if !p.param.Trained() {
 				continue
 			}
 			p.value.(*op.DeviceWeight).Written()

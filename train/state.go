@@ -332,6 +332,7 @@ func (t *Trainer) resume(s *saved) error {
 		return err
 	}
 	t.params.ValuesChanged()
+	t.all.Statistics().ValuesChanged()
 	t.solver.SetSteps(s.state.Steps)
 	t.curve = s.curve
 	return nil
@@ -395,7 +396,7 @@ func (t *Trainer) record() (map[string]string, error) {
 			fmt.Fprintf(trained, "%q scale %x\n", w.Name, math.Float64bits(l.Scale))
 		}
 		for _, p := range weights {
-			if p.Frozen {
+			if p.Frozen && !p.Statistic {
 				frozen = append(frozen, array(Moment{p.Name, p.Value}))
 			} else {
 				fmt.Fprintf(trained, "%q %v %v decay %t\n", p.Name, p.Value.Dtype(), p.Value.Shape(), p.Decay)

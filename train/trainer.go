@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	G "gorgonia.org/gorgonia"
@@ -309,11 +310,17 @@ func (t *Trainer) step() (err error) {
 		return err
 	}
 	defer t.mu.Unlock()
+	restore := func() error { return nil }
+	if t.cfg.Accumulate > 1 { // with one batch they change only when the step is made
+		if restore, err = keepStatistics(t.all); err != nil {
+			return fmt.Errorf("train: step %d: %w", t.Done()+1, err)
+		}
+	}
 	at, made := t.source.Position(), false
 	defer func() {
 		if !made {
 			t.clearGradients() // of the batches that have run
-			err = errors.Join(err, t.source.Go(at))
+			err = errors.Join(err, restore(), t.source.Go(at))
 		}
 	}()
 	batches := make([]Batch, t.cfg.Accumulate)
@@ -334,6 +341,12 @@ func (t *Trainer) step() (err error) {
 		if err := t.train.run(b, b.Weight/sum, t.Done()*t.cfg.Accumulate+i); err != nil {
 			return err
 		}
+		if i < len(batches)-1 {
+			err = t.all.UpdateStatistics()
+		}
+		if err != nil {
+			return fmt.Errorf("train: step %d: %w", t.Done()+1, err)
+		}
 		loss += t.train.result(theLoss)
 	}
 	if err := t.finite(loss); err != nil {
@@ -342,9 +355,33 @@ func (t *Trainer) step() (err error) {
 	if err := t.solver.Step(t.nodes); err != nil {
 		return err
 	}
+	if err := t.all.UpdateStatistics(); err != nil {
+		return fmt.Errorf("train: step %d: %w", t.Done()+1, err)
+	}
 	t.curve.Training = append(t.curve.Training, Point{t.Done(), loss})
 	made = true
 	return nil
+}
+
+// keepStatistics returns a function that writes the values that the running statistics have now.
+func keepStatistics(all layer.Params) (restore func() error, err error) {
+	statistics := all.Statistics()
+	if err := statistics.ToHost(); err != nil {
+		return nil, err
+	}
+	values := make([]*tensor.Dense, len(statistics))
+	for i, p := range statistics {
+		values[i] = p.Value.Clone().(*tensor.Dense)
+	}
+	return func() error {
+		for i, p := range statistics {
+			if err := tensor.Copy(p.Value, values[i]); err != nil {
+				return err
+			}
+		}
+		statistics.ValuesChanged()
+		return nil
+	}, nil
 }
 
 func (t *Trainer) clearGradients() {
@@ -355,12 +392,13 @@ func (t *Trainer) clearGradients() {
 	}
 }
 
-// tensors returns the trained weights and the solver's moments. It copies them from the device first.
+// tensors returns the trained weights, the running statistics and the solver's moments. It copies them from the device first.
 func (t *Trainer) tensors() (all []Moment, err error) {
-	if err := t.params.ToHost(); err != nil {
+	saved := slices.Concat(t.params, t.all.Statistics())
+	if err := saved.ToHost(); err != nil {
 		return nil, err
 	}
-	for _, p := range t.params {
+	for _, p := range saved {
 		all = append(all, Moment{p.Name, p.Value})
 	}
 	all = append(all, t.solver.Moments()...)

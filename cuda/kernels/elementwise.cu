@@ -37,6 +37,11 @@ extern "C" __global__ void add_rows(const float *a, const float *b, float *sum, 
   }
 }
 
+extern "C" __global__ void average(const float *x, float *average, int64_t n, float keep, float by) {
+  EACH(n)
+  average[i] = keep * average[i] + by * x[i];
+}
+
 extern "C" __global__ void neg_exp(const float *x, float *y, int64_t n) {
   EACH(n)
   y[i] = -expf(x[i]);

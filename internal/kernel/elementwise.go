@@ -72,5 +72,13 @@ func AddRows[T Float](y, a, b []T) {
 	})
 }
 
+// SumColumns writes the sum of the columns [from, from+len(sum)) of x over its rows, which have stride elements.
+func SumColumns[T Float](sum, x []T, stride, from int) {
+	each := work.Borrow[T](len(x) / stride * len(sum))
+	defer each.Return()
+	CopyColumns(each.Data, x, stride, from, len(sum))
+	sumRows(sum, each.Data)
+}
+
 // SumRows writes the sum of all rows, each of len(sum) elements. It adds in float64.
 func SumRows[T Float](sum, rows []T) { sumRows(sum, rows) }

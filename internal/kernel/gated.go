@@ -47,7 +47,7 @@ func activate[T Float](f Activation, y, x []T) {
 		sigmoidOf(y, x)
 	case ReLU:
 		for i, v := range x {
-			y[i] = relu(v)
+			y[i] = max(v, 0) // NaN stays
 		}
 	case LeakyReLU:
 		for i, v := range x {
@@ -72,11 +72,11 @@ func activateBack[T Float](f Activation, dx, dy, x []T) {
 		}
 	case ReLU:
 		for i, v := range x {
+			d := dy[i]
 			if v <= 0 {
-				dx[i] = 0
-			} else {
-				dx[i] = dy[i]
+				d = 0
 			}
+			dx[i] = d
 		}
 	case LeakyReLU:
 		for i, v := range x {
@@ -95,14 +95,6 @@ func leak[T Float](x T) T {
 		return 0.01
 	}
 	return 1
-}
-
-// relu keeps NaN.
-func relu[T Float](x T) T {
-	if x <= 0 {
-		return 0
-	}
-	return x
 }
 
 // Gate writes y = f(gate)·x, or y = f(gate) if x is nil.

@@ -45,6 +45,23 @@ func TestRowsAnyLength(t *testing.T) {
 			near("add64 past the end", sum[n], 1e3, 0)
 			near("squares", squares(x), square, 1e-12*square)
 
+			total, product, terms := 0.0, 0.0, 0.0
+			products := slices.Repeat([]float64{1e3}, n+1)
+			addProduct64(products[:n], x, w)
+			for i, v := range x {
+				p := float64(v) * float64(w[i])
+				near("addProduct64", products[i], 1e3+p, 1e-15*(1e3+math.Abs(p)))
+				total, product, terms = total+float64(v), product+p, terms+math.Abs(p)+math.Abs(float64(v))
+			}
+			near("addProduct64 past the end", products[n], 1e3, 0)
+			near("sumOfAll", sumOfAll(x), total, 1e-12*terms)
+			near("dotOf", dotOf(x, w), product, 1e-12*terms)
+			centre(y, x, total/float64(n))
+			for i, v := range x {
+				c := float64(v) - total/float64(n)
+				near("centre", float64(y[i]), c, 2e-7*math.Abs(c)+1e-14*math.Abs(total/float64(n))+3e-45)
+			}
+
 			s := float32(1 / math.Sqrt(square/float64(n)+1e-30))
 			norm(y, x, w, s)
 			for i, v := range x {
@@ -52,7 +69,8 @@ func TestRowsAnyLength(t *testing.T) {
 			}
 
 			before := slices.Clone(dw)
-			dot, terms := 0.0, 0.0
+			dot := 0.0
+			terms = 0
 			for i, v := range x {
 				term := float64(dy[i]) * float64(w[i]) * float64(v) * float64(s)
 				dot, terms = dot+term, terms+math.Abs(term)

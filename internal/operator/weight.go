@@ -136,6 +136,32 @@ func (w *Weight) HostChanged() {
 	w.place.context.changes++
 }
 
+// Average writes keep·weight + by·v to the copy on the device. Do not call it inside the context's Do.
+func (w *Weight) Average(v G.Value, keep, by float64) error {
+	t, ok := v.(*Tensor)
+	if err := w.check(); err != nil {
+		return err
+	}
+	if !ok || t.place.context != w.place.context {
+		return fmt.Errorf("the value of the last run is a %T, want a tensor on %v", v, w.place)
+	}
+	return w.place.context.Do(func(s *cuda.Stream) error {
+		a, err := w.Array()
+		if err != nil {
+			return err
+		}
+		x, err := t.Array()
+		if err != nil {
+			return err
+		}
+		if err := cuda.Average(s, float32(keep), float32(by), x, a); err != nil {
+			return err
+		}
+		w.Written()
+		return nil
+	})
+}
+
 // Free brings the tensor on the host up to date and frees the memory on the device. The weight can be used again: it is then uploaded
 // from the host. After an error nothing was freed. Do not call Free inside the context's Do.
 func (w *Weight) Free() error {
