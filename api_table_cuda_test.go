@@ -456,7 +456,7 @@ func placeCalls(g *gpu) []call {
 			"Precision": {fine: []string{"0=zero"}},
 		}),
 		methods("op.DeviceWeight", func() any { return weight(2, 3) }, map[string]call{
-			"Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},
+			"Format":  {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},
 			"CopyTo":  {args: with(nil), broken: true}, // for gorgonia.Read
 			"Average": {args: func() []any { return []any{value(), 0.9, 0.1} }, fine: []string{"2=*", "3=*"}},
 		}),
