@@ -11,6 +11,7 @@ import (
 
 	"github.com/gomamba/mamba/blas"
 	"github.com/gomamba/mamba/internal/benchtest"
+	"github.com/gomamba/mamba/internal/work"
 )
 
 // reference computes a convolution and its gradients by the definition.
@@ -158,6 +159,24 @@ func compareGridConv(t interface{ Fatalf(string, ...any) }, c *GridConv[float64]
 		if !slices.Equal(got, first[name]) {
 			t.Fatalf("%s has other bits with three processors", name)
 		}
+	}
+}
+
+// The working memory does not grow with the grid. All columns of this volume at once would be 56 MB.
+func TestGridConvMemory(t *testing.T) {
+	s := ConvShape{Batch: 1, Channels: 4, Filters: 4, Groups: 1, In: [3]int{64, 64, 32}, Out: [3]int{64, 64, 32},
+		Kernel: [3]int{3, 3, 3}, Stride: [3]int{1, 1, 1}, Padding: [3]int{1, 1, 1}, Dilation: [3]int{1, 1, 1}}
+	in, out := s.sizes()
+	c := &GridConv[float32]{ConvShape: s, X: make([]float32, in), Weight: make([]float32, s.Filters*s.width()), Gemm: blas.Implementation{}.Sgemm}
+	y, dx, dw := make([]float32, out), make([]float32, in), make([]float32, len(c.Weight))
+	work.ReleaseWorkspaces()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	c.Forward(y)
+	c.Backward(y, dx, dw, nil)
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
+		t.Errorf("%d bytes of working memory, want at most 16 MiB", n)
 	}
 }
 
