@@ -43,6 +43,11 @@ func (c *ConvShape) linear() bool {
 	return c.taps() == 1 && c.Groups == 1 && c.In == c.Out && c.Stride == [3]int{1, 1, 1} && c.Padding == [3]int{}
 }
 
+// asLinear returns the convolution, which linear reports, of x.
+func (c *GridConv) asLinear(x, bias Array[float32]) *Linear {
+	return &Linear{Rows: c.cells(c.Out), In: c.Channels, Out: c.Filters, Precision: c.Precision, X: x, Weight: c.Weight, Bias: bias}
+}
+
 // cells returns the number of cells of grids of the sizes n.
 func (c *ConvShape) cells(n [3]int) int { return count(c.Batch, n[0], n[1], n[2]) }
 
@@ -206,6 +211,9 @@ func (c *GridConv) Backward(s *Stream, dy, dx, dweight, dbias Array[float32]) (e
 	if !dx.Absent() && !dweight.Absent() && c.planes(c.X.address, dy.address, dx.address) {
 		return c.planesBackward(s, dy, dx, dweight, dbias)
 	}
+	if c.linear() && !c.Transposed {
+		return c.asLinear(c.X, c.Bias).Backward(s, dy, dx, dweight, dbias)
+	}
 	in, out, toX := c.X, dy, c.spread
 	if c.Transposed {
 		in, out, toX = dy, c.X, c.correlate
@@ -252,8 +260,7 @@ func (c *GridConv) correlate(s *Stream, x, bias, y Array[float32]) error {
 	case c.depthwise():
 		return c.depthwiseMap(s, "forward", c.Out, x, bias, y)
 	case c.linear():
-		l := &Linear{Rows: c.cells(c.Out), In: c.Channels, Out: c.Filters, Precision: c.Precision, X: x, Weight: c.Weight, Bias: bias}
-		return l.Forward(s, y)
+		return c.asLinear(x, bias).Forward(s, y)
 	case c.Precision == BF16:
 		return correlate[BFloat16](c, s, x, bias, y)
 	}
@@ -296,9 +303,17 @@ func spread[T Activation](c *GridConv, s *Stream, y, bias, x Array[float32]) (er
 	if err != nil {
 		return err
 	}
-	a, image := c.args(0), c.In[0]*c.In[1]*c.In[2]
+	a := c.args(0)
 	name := c.kernel("conv_spread_"+typeName[T](), size, x.address, bias.address)
-	written := 0 // images, by pieces before
+	axis := 1 // slabs of x are lines, or planes of a volume
+	if max(c.In[0], c.Out[0]) > 1 {
+		axis = 0
+	}
+	slab, cells := c.In[2], c.Out[2] // cells of a slab of In and of Out
+	if axis == 0 {
+		slab, cells = c.In[1]*c.In[2], c.Out[1]*c.Out[2]
+	}
+	written := 0 // slabs, by pieces before
 	return c.eachPiece(width, func(first, n, group int) error {
 		var temporary temporaries
 		defer temporary.free()
@@ -310,21 +325,27 @@ func spread[T Activation](c *GridConv, s *Stream, y, bias, x Array[float32]) (er
 			matrix(col, width)); err != nil {
 			return err
 		}
-		// The piece adds to the images that it has cells of. An earlier piece may have written the first of them.
-		cells := c.Out[0] * c.Out[1] * c.Out[2]
-		from, to := first/cells, (first+n-1)/cells+1
-		both := []struct{ from, to, add int }{{from, max(from, written), 1}, {max(from, written), to, 0}}
+		// The piece adds to the slabs that its cells read. Pieces before may have written the first of them; the others it writes.
+		begin, last := first/cells, (first+n-1)/cells // slabs of Out
+		reach := func(o, taps int) int {              // the slab of In, in its image, that a slab of Out reads with a tap
+			return min(max(o%c.Out[axis]*c.Stride[axis]-c.Padding[axis]+taps*c.Dilation[axis], 0), c.In[axis])
+		}
+		from := min(begin/c.Out[axis]*c.In[axis]+reach(begin, 0), written)
+		to := last/c.Out[axis]*c.In[axis] + min(reach(last, c.Kernel[axis]-1)+1, c.In[axis])
+		if (first+n)%(cells*c.Out[axis]) == 0 { // the end of an image
+			to = (last/c.Out[axis] + 1) * c.In[axis]
+		}
+		to = max(to, written)
+		for add, slabs := range [][2]int{{written, to}, {from, written}} {
+			if wide := (slabs[1] - slabs[0]) * slab; wide > 0 {
+				if err := s.run("gridconv", name, convThreads(name, wide, size), unsafe.Pointer(a), col.address, bias.address, x.address,
+					slabs[0]*slab, wide, first, n, int32(group), int32(add)); err != nil {
+					return err
+				}
+			}
+		}
 		if group == c.Groups-1 {
 			written = to
-		}
-		for _, b := range both {
-			if b.from == b.to {
-				continue
-			}
-			if err := s.run("gridconv", name, convThreads(name, (b.to-b.from)*image, size), unsafe.Pointer(a), col.address, bias.address, x.address,
-				b.from*image, (b.to-b.from)*image, first, n, int32(group), int32(b.add)); err != nil {
-				return err
-			}
 		}
 		return nil
 	})
@@ -393,12 +414,7 @@ var columnsLimit = 64 << 20
 
 // piece returns the number of cells of Out whose columns are gathered at a time.
 func (c *ConvShape) piece(width int) int {
-	cells, image := c.cells(c.Out), c.Out[0]*c.Out[1]*c.Out[2]
-	n := max(columnsLimit/width, 64)
-	if n >= image {
-		n -= n % image // whole images
-	}
-	return min(n, cells)
+	return min(max(columnsLimit/width, 64), c.cells(c.Out))
 }
 
 // eachPiece calls do for consecutive pieces of the cells of Out, and for each group.
@@ -434,10 +450,32 @@ func (c *GridConv) planes(addresses ...uintptr) bool {
 	return c.ConvShape == usual && !c.Transposed && count(c.In[2], c.Channels) < 1<<30 && c.kernel("", c.Channels, addresses...) == "_four"
 }
 
-// planeRows is the number of rows of a tile of depthwise.cu. A tile reads two rows more.
-const planeRows = 14
+// planeTile is how the kernels of depthwise.cu and depthwiseasync.cu cut planes into tiles: rows of a tile, threads across the channels and along the columns of a
+// block, and blocks across the channels, across the columns and along the rows.
+type planeTile struct{ rows, across, columns, chunks, groups, tiles int }
 
-// depthwisePlanes queues a kernel of depthwise.cu: "forward" and "silu" write y, and "slope" the gradient of the sum before SiLU, from the gradient dy of y.
+// tile returns tiles for threads of some channels, in blocks of at most 256 threads, of which at most lanes are across the channels.
+func (c *ConvShape) tile(vector, lanes, rows int) (t planeTile) {
+	all := c.Channels / vector
+	t.chunks = (all + lanes - 1) / lanes
+	t.across = (all + t.chunks - 1) / t.chunks
+	most := 256 / t.across
+	for n := most; n > most/2; n-- { // as few columns as possible that lie outside of the plane
+		columns := max(min(n, c.In[2]), 2)
+		if groups := (c.In[2] + columns - 1) / columns; t.columns == 0 || groups*columns < t.groups*t.columns {
+			t.columns, t.groups = columns, groups
+		}
+	}
+	t.rows = max(rows, (c.In[1]+65534)/65535)
+	t.tiles = (c.In[1] + t.rows - 1) / t.rows
+	return t
+}
+
+// The rows that the kernels of depthwiseasync.cu have in shared memory.
+const forwardStages, backwardStages = 6, 4
+
+// depthwisePlanes queues a kernel of depthwise.cu or depthwiseasync.cu: "forward" and "silu" write y, and "slope" the gradient of the sum before SiLU, from the
+// gradient dy of y.
 func (c *GridConv) depthwisePlanes(s *Stream, kernel string, x, bias, dy, y Array[float32]) (err error) {
 	var work temporaries
 	defer work.free()
@@ -445,31 +483,40 @@ func (c *GridConv) depthwisePlanes(s *Stream, kernel string, x, bias, dy, y Arra
 	if err != nil {
 		return err
 	}
-	rows := max(planeRows, (c.In[1]+65534)/65535)
+	t := c.tile(4, 32, 28)
+	planes := int64(c.Batch * c.In[0])
+	if s.device.kernels >= 80 {
+		g := grid{x: planes * int64(t.groups*t.chunks), y: int64(t.tiles), threads: t.across * t.columns, shared: 16 * forwardStages * (t.columns + 2) * t.across}
+		if kernel == "slope" {
+			g.shared += 16 * forwardStages * g.threads // dy
+		}
+		return s.run("depthwiseasync", "depthwise_async_"+kernel, g, unsafe.Pointer(c.args(0)), x.address, taps.address, bias.address, dy.address, y.address,
+			int32(t.rows), int32(t.across))
+	}
 	g := blocksOf(c.In[2]*c.Channels/4, 128)
-	g.x, g.y = g.x*int64(c.Batch*c.In[0]), int64((c.In[1]+rows-1)/rows)
-	return s.run("depthwise", "depthwise_"+kernel, g, unsafe.Pointer(c.args(0)), x.address, taps.address, bias.address, dy.address, y.address, int32(rows))
+	g.x, g.y = g.x*planes, int64(t.tiles)
+	return s.run("depthwise", "depthwise_"+kernel, g, unsafe.Pointer(c.args(0)), x.address, taps.address, bias.address, dy.address, y.address, int32(t.rows))
 }
 
 // planesBackward queues the gradients of a convolution that planes reports, from the gradient dy of its sum.
 func (c *GridConv) planesBackward(s *Stream, dy, dx, dweight, dbias Array[float32]) (err error) {
-	const vector, most = 2, 48 // channels of a thread, and threads across the channels of a block
 	var work temporaries
 	defer work.free()
 	taps := c.depthwiseTaps(s, &work, &err)
-	lanes := c.Channels / vector
-	chunks := (lanes + most - 1) / most
-	across := (lanes + chunks - 1) / chunks
-	together := 256 / across // columns of a block
-	items := count(c.Batch, c.In[0], (c.In[1]+planeRows-1)/planeRows, (c.In[2]+together-1)/together)
-	n := min(items, max(4*s.device.multiprocessors/chunks, 1))
+	file, kernel, vector, t := "depthwise", "depthwise_backward", 2, c.tile(2, 48, 56)
+	shared := 4 * vector * t.across * t.columns
+	if s.device.kernels >= 80 {
+		file, kernel, vector, t = "depthwiseasync", "depthwise_async_backward", 4, c.tile(4, 32, 56)
+		shared = 2 * 16 * backwardStages * (t.columns + 2) * t.across
+	}
+	n := min(count(c.Batch, c.In[0], t.tiles, t.groups), max(2*s.device.multiprocessors/t.chunks, 1)) // two blocks fit on a multiprocessor
 	parts := take[float32](s, &work, n*10*c.Channels, &err)
 	if err != nil {
 		return err
 	}
-	g := grid{x: int64(chunks), y: int64(n), threads: together * across, shared: 4 * vector * together * across}
-	if err := s.run("depthwise", "depthwise_backward", g, unsafe.Pointer(c.args(0)), c.X.address, taps.address, dy.address, dx.address, parts.address,
-		int32(planeRows), int32(across)); err != nil {
+	g := grid{x: int64(t.chunks), y: int64(n), threads: t.columns * t.across, shared: shared}
+	if err := s.run(file, kernel, g, unsafe.Pointer(c.args(0)), c.X.address, taps.address, dy.address, dx.address, parts.address, int32(t.rows),
+		int32(t.across)); err != nil {
 		return err
 	}
 	return s.run("conv", "conv_weights", columnBlocks(10*c.Channels), parts.address, n, c.Channels, 9, dweight.address, dbias.address)
