@@ -454,21 +454,27 @@ func (c *GridConv) planes(addresses ...uintptr) bool {
 // block, and blocks across the channels, across the columns and along the rows.
 type planeTile struct{ rows, across, columns, chunks, groups, tiles int }
 
-// tile returns tiles for threads of some channels, in blocks of at most 256 threads, of which at most lanes are across the channels.
-func (c *ConvShape) tile(vector, lanes, rows int) (t planeTile) {
+// tile returns tiles for threads of some channels, in blocks of at most 256 threads, of which at most lanes are across the channels. Of tiles that the device has
+// room for some of at a time it takes those that take the least time: a tile's time is that of its columns and rows, with three more rows to begin with.
+func (c *ConvShape) tile(vector, lanes, room int) (best planeTile) {
 	all := c.Channels / vector
-	t.chunks = (all + lanes - 1) / lanes
+	t := planeTile{chunks: (all + lanes - 1) / lanes}
 	t.across = (all + t.chunks - 1) / t.chunks
-	most := 256 / t.across
-	for n := most; n > most/2; n-- { // as few columns as possible that lie outside of the plane
-		columns := max(min(n, c.In[2]), 2)
-		if groups := (c.In[2] + columns - 1) / columns; t.columns == 0 || groups*columns < t.groups*t.columns {
-			t.columns, t.groups = columns, groups
+	least := 0
+	for _, t.rows = range []int{56, 28, 14} {
+		t.rows = min(max(t.rows, (c.In[1]+65534)/65535), c.In[1])
+		t.tiles = (c.In[1] + t.rows - 1) / t.rows
+		most := 256 / t.across
+		for n := most; n > most/2; n-- {
+			t.columns = max(min(n, c.In[2]), 2)
+			t.groups = (c.In[2] + t.columns - 1) / t.columns
+			blocks := count(c.Batch, c.In[0], t.tiles, t.groups, t.chunks)
+			if time := count((blocks+room-1)/room, t.rows+3, t.columns); best.rows == 0 || time < least {
+				least, best = time, t
+			}
 		}
 	}
-	t.rows = max(rows, (c.In[1]+65534)/65535)
-	t.tiles = (c.In[1] + t.rows - 1) / t.rows
-	return t
+	return best
 }
 
 // The rows that the kernels of depthwiseasync.cu have in shared memory.
@@ -483,7 +489,7 @@ func (c *GridConv) depthwisePlanes(s *Stream, kernel string, x, bias, dy, y Arra
 	if err != nil {
 		return err
 	}
-	t := c.tile(4, 32, 28)
+	t := c.tile(4, 32, 4*s.device.multiprocessors)
 	planes := int64(c.Batch * c.In[0])
 	if s.device.kernels >= 80 {
 		g := grid{x: planes * int64(t.groups*t.chunks), y: int64(t.tiles), threads: t.across * t.columns, shared: 16 * forwardStages * (t.columns + 2) * t.across}
@@ -503,13 +509,14 @@ func (c *GridConv) planesBackward(s *Stream, dy, dx, dweight, dbias Array[float3
 	var work temporaries
 	defer work.free()
 	taps := c.depthwiseTaps(s, &work, &err)
-	file, kernel, vector, t := "depthwise", "depthwise_backward", 2, c.tile(2, 48, 56)
+	room := 2 * s.device.multiprocessors // blocks
+	file, kernel, vector, t := "depthwise", "depthwise_backward", 2, c.tile(2, 48, room)
 	shared := 4 * vector * t.across * t.columns
 	if s.device.kernels >= 80 {
-		file, kernel, vector, t = "depthwiseasync", "depthwise_async_backward", 4, c.tile(4, 32, 56)
+		file, kernel, vector, t = "depthwiseasync", "depthwise_async_backward", 4, c.tile(4, 32, room)
 		shared = 2 * 16 * backwardStages * (t.columns + 2) * t.across
 	}
-	n := min(count(c.Batch, c.In[0], t.tiles, t.groups), max(2*s.device.multiprocessors/t.chunks, 1)) // two blocks fit on a multiprocessor
+	n := min(count(c.Batch, c.In[0], t.tiles, t.groups), max(room/t.chunks, 1))
 	parts := take[float32](s, &work, n*10*c.Channels, &err)
 	if err != nil {
 		return err
