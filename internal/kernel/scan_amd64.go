@@ -329,7 +329,8 @@ func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg s
 	a.left = a.lines - next%a.lines
 	a.jump, a.zJump = step-64*a.lines, zStep-64*a.lines
 	st := &r.strips[0]
-	row, rowZ := r.origin(r.all, st)+r.step(at)*r.Channels, r.origin(r.ofZ, st)+r.step(at)*r.zStride()
+	ahead := r.step(at) - r.base
+	row, rowZ := r.origin(r.all, st)+ahead*r.Channels, r.origin(r.ofZ, st)+ahead*r.zStride()
 	u, delta := &r.U[row], &r.Delta[row]
 	a.rows = [5]*float32{u, delta, u, u, u}
 	a.z = [2]*float32{u, u}

@@ -35,7 +35,8 @@ type scanRun[T Float] struct {
 	keepsDelta    bool    // the caller of advance reads dt
 	addsU, addsY  bool    // the block adds to the gradient of U, and to the output, of the directions before
 	tile          [3]int  // the steps for which cells are set, and the first step of the tile that comes next
-	cells         []int32 // (two, tile): the time or cell of each step of the tile, and of the tile that comes next
+	base          int     // of an order 0, else the time of the first step of the tile
+	cells         []int32 // (two, tile): the cell, or the time minus base, of each step of the tile, and of the tile that comes next
 	ordered       [2][]T  // (tile, state): B and C in the order of the steps, if there is an order
 
 	asm *scanAsm // the workspace of the assembly; nil if the Go code runs
@@ -132,7 +133,7 @@ func (r *scanRun[T]) layStrips(l *work.Layout[T], steps int) {
 func (r *scanRun[T]) begin(batch int, blk block) {
 	r.batch, r.block = batch, blk
 	r.bGroup, r.cGroup = r.B.groupOf(blk.first, r.Channels), r.C.groupOf(blk.first, r.Channels)
-	r.all, r.ofZ, r.tile, r.order = rows{r.Channels, 0}, rows{r.zStride(), 0}, [3]int{}, nil
+	r.all, r.ofZ, r.tile, r.order, r.base = rows{r.Channels, 0}, rows{r.zStride(), 0}, [3]int{}, nil, 0
 	r.ofU, r.ofY, r.addsU, r.addsY = r.all, r.all, false, false
 	if r.Orders != nil {
 		each := r.Channels / len(r.Orders)
@@ -265,9 +266,10 @@ func (r *scanRun[T]) visit(from, to, next int) {
 	}
 	half := len(r.cells) / 2
 	if r.order == nil {
+		r.base = r.step(from) // so that a length of more than 2³¹ steps fits into the cells
 		for t := range half {
-			r.cells[t] = int32(r.step(min(from+t, r.Length-1)))
-			r.cells[half+t] = int32(r.step(min(max(next+t, 0), r.Length-1)))
+			r.cells[t] = int32(r.step(min(from+t, r.Length-1)) - r.base)
+			r.cells[half+t] = int32(r.step(min(max(next+t, 0), r.Length-1)) - r.base)
 		}
 		return
 	}
@@ -295,9 +297,9 @@ func (r *scanRun[T]) gather(to []T, p Projection[T], group, steps int) {
 	}
 }
 
-// origin returns the index of the strip's first channel at time 0, or cell 0, of the batch.
+// origin returns the index of the strip's first channel at the time base, or in cell 0, of the batch.
 func (r *scanRun[T]) origin(rs rows, st *strip[T]) int {
-	return r.batch*r.Length*rs.stride + st.first - rs.first
+	return (r.batch*r.Length+r.base)*rs.stride + st.first - rs.first
 }
 
 // row returns the strip's part of the row of m at the i-th step scanned, which must be in the tile that visit was called for.
