@@ -98,9 +98,10 @@ func benchVision(b *testing.B, size, batch int, training bool, p cuda.Precision)
 	}
 	slices.Sort(times)
 	median := times[len(times)/2].Seconds()
-	_, held := d.Memory()
+	used, held := d.Memory()
 	b.ReportMetric(median*1e3, "ms/step")
 	b.ReportMetric(float64(batch)/median, "images/s")
 	b.ReportMetric(float64(held)/(1<<30), "GiB")
+	b.ReportMetric(float64(used)/(1<<30), "GiB-between-steps")
 	b.Logf("loss %v, launches %+v", value, d.Launches())
 }
