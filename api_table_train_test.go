@@ -204,7 +204,7 @@ func checkpointCalls(dir string) []call {
 		call{name: "checkpoint.Open", f: checkpoint.Open, args: with(of("lm"))},
 		call{name: "checkpoint.OpenFile", f: checkpoint.OpenFile, args: with(of("released.pth"), "model"), fine: []string{`1=""`}},
 		call{name: "checkpoint.LoadVision", f: checkpoint.LoadVision, args: func() []any { return []any{of("vision"), checkpoint.VisionConfig{Classes: 4, DropPath: 0.1}} },
-			fine: []string{"1=zero", `1.From=""`, "1.Model=nil", "1.Classes=0", "1.DropPath=0"}},
+			fine: []string{"1=zero", `1.From=""`, "1.Model=nil", "1.Classes=0", "1.Height=0", "1.Width=0", "1.DropPath=0"}},
 		call{name: "checkpoint.SaveVision", f: checkpoint.SaveVision, args: func() []any { return []any{of("savedvision"), smallVision()} }},
 		call{name: "checkpoint.Load", f: checkpoint.Load, args: with(of("lm"))},
 		call{name: "checkpoint.Save", f: checkpoint.Save, args: func() []any { return []any{of("saved"), small()} }},

@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
+
+	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
@@ -26,6 +29,9 @@ type VisionConfig struct {
 	Model any
 	// Classes makes, if it is not 0 and not the number of the file, a head of so many classes with initial weights, for fine-tuning.
 	Classes int
+	// Height and Width are the size of the images of a Vim; 0 for that of the file. For another size, the position embedding is interpolated, bicubic as
+	// Vim's. The class token keeps its row. A Width of 0 stands for Height.
+	Height, Width int
 	// DropPath, if it is not 0, is the DropPath of the model, for fine-tuning.
 	DropPath float64
 }
@@ -133,9 +139,7 @@ func (r *Reader) vision(cfg VisionConfig, opts []nn.Option) (vision.Model, error
 		m = vision.NewVMamba(c, l.options()...)
 		err = l.fill(m, l.same)
 	case vision.VimConfig:
-		l.change(&c.Classes, &c.DropPath, "head")
-		m = vision.NewVim(c, l.options()...)
-		err = l.fill(m, l.same)
+		m, err = l.vim(c)
 	case vision.MambaUNetConfig:
 		if s.parts["layers.0.blocks.0.op"] {
 			return l.start(c)
@@ -145,10 +149,16 @@ func (r *Reader) vision(cfg VisionConfig, opts []nn.Option) (vision.Model, error
 			head = "out.conv.conv"
 		}
 		l.change(&c.Classes, &c.DropPath, head, "deep")
+		if c.DeepSupervision && !s.parts["deep"] { // heads for training alone, which released files do not have
+			l.own["deep"] = true
+		}
 		m = vision.NewMambaUNet(c, l.options()...)
 		err = l.fill(m, l.same)
 	default:
-		err = fmt.Errorf("Model is a %T, want a vision.VMambaConfig, vision.VimConfig or vision.MambaUNetConfig", cfg.Model)
+		err = fmt.Errorf("VisionConfig.Model is a %T, want a vision.VMambaConfig, vision.VimConfig or vision.MambaUNetConfig", cfg.Model)
+	}
+	if _, ok := cfg.Model.(vision.VimConfig); err == nil && !ok && cfg.Height|cfg.Width != 0 {
+		err = fmt.Errorf("VisionConfig.Height is %d and Width %d, want 0: a %T takes images of any size", cfg.Height, cfg.Width, m)
 	}
 	if err != nil {
 		return nil, err
@@ -271,6 +281,100 @@ func (l *visionLoad) start(c vision.MambaUNetConfig) (vision.Model, error) {
 		}
 		return name
 	}, func(string) bool { return false })
+}
+
+// vim returns a Vim, whose position embedding may be of another size than that of the file.
+func (l *visionLoad) vim(c vision.VimConfig) (vision.Model, error) {
+	if l.cfg.Height == 0 && l.cfg.Width != 0 {
+		return nil, fmt.Errorf("VisionConfig.Width is %d and Height 0, want both, or Height alone", l.cfg.Width)
+	}
+	const position = "pos_embed"
+	small := c
+	small.Depth = 1 // all that is read of it is its position embedding
+	file := vision.NewVim(small, layer.WithZeros(), layer.WithDtype(tensor.Float64))
+	if l.cfg.Height != 0 {
+		if c.Height, c.Width = l.cfg.Height, l.cfg.Width; file.Err() != nil {
+			return nil, file.Err()
+		}
+		l.own[position] = true
+	}
+	l.change(&c.Classes, &c.DropPath, "head")
+	m := vision.NewVim(c, l.options()...)
+	if err := l.fill(m, l.same); err != nil || l.cfg.Height == 0 {
+		return m, err
+	}
+	err := l.fillSome(file, func(name string) string {
+		if name == position {
+			return name
+		}
+		return ""
+	}, func(string) bool { return false })
+	if err != nil {
+		return nil, err
+	}
+	embedding := func(m *vision.Vim) *layer.Param { return m.Params()[slices.Index(ownNames(m), position)] }
+	return m, resize(embedding(file).Value, file.Config(), embedding(m), m.Config())
+}
+
+// resize writes the position embedding of images of one size, interpolated, to that of another size.
+//
+// Vim's own script takes the first row for that of the class token, wherever the token is, and shifts the rows before a token in the middle by one. Here
+// the token keeps its row, and a cell interpolates between the cells around it.
+func resize(from *tensor.Dense, old vision.VimConfig, to *layer.Param, c vision.VimConfig) error {
+	grid := func(c vision.VimConfig) (rows, columns, token int) {
+		rows, columns, token = (c.Height-c.Patch)/c.Stride+1, (c.Width-c.Patch)/c.Stride+1, -1
+		switch c.Token {
+		case vision.MiddleToken:
+			token = rows * columns / 2
+		case vision.FirstToken:
+			token = 0
+		}
+		return rows, columns, token
+	}
+	cells, row := from.Float64s(), []float64(nil) // row is that of the token
+	rows, columns, token := grid(old)
+	if token >= 0 {
+		at := token * c.Dim
+		row = slices.Clone(cells[at : at+c.Dim])
+		cells = slices.Delete(cells, at, at+c.Dim)
+	}
+	toRows, toColumns, token := grid(c)
+	cells = cubic(cells, rows, toRows, columns*c.Dim)
+	cells = cubic(cells, columns, toColumns, c.Dim)
+	if token >= 0 {
+		cells = slices.Insert(cells, token*c.Dim, row...)
+	}
+	switch data := to.Value.Data().(type) {
+	case []float64:
+		copy(data, cells)
+	case []float32:
+		for i, v := range cells {
+			data[i] = float32(v)
+		}
+	}
+	layer.Params{to}.ValuesChanged()
+	return nil
+}
+
+// cubic interpolates x (…, from, inner) to (…, to, inner), as PyTorch's bicubic interpolation along one axis: Keys's kernel with a = -0.75, the edges
+// repeated, without aligned corners. It runs once, on the host.
+func cubic(x []float64, from, to, inner int) []float64 {
+	const a = -0.75
+	near := func(d float64) float64 { return ((a+2)*d-(a+3))*d*d + 1 }  // of a cell up to 1 away
+	far := func(d float64) float64 { return ((a*d-5*a)*d+8*a)*d - 4*a } // of one 1 to 2 away
+	y := make([]float64, len(x)/from*to)
+	for i := range len(y) / inner {
+		at := (float64(i%to)+0.5)*float64(from)/float64(to) - 0.5
+		low := math.Floor(at)
+		d := at - low
+		for k, weight := range []float64{far(d + 1), near(d), near(1 - d), far(2 - d)} {
+			cell := i/to*from + min(max(int(low)+k-1, 0), from-1)
+			for c := range inner {
+				y[i*inner+c] += weight * x[cell*inner+c]
+			}
+		}
+	}
+	return y
 }
 
 // vmambaName returns the present name of a weight of a VMamba in its older files, and in VM-UNet.

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -157,6 +158,65 @@ func TestSaveVisionHidden(t *testing.T) {
 	}
 }
 
+// The position embedding of a Vim for another size of images is interpolated, and its class token keeps its row.
+func TestLoadVisionResizes(t *testing.T) {
+	const file, dim = folders + "vim-tiny/vim.pth", 20
+	position := func(m vision.Model) [][]float64 {
+		for _, p := range m.Params() {
+			if strings.HasSuffix(p.Name, "pos_embed") {
+				return slices.Collect(slices.Chunk(p.Value.Float64s(), dim))
+			}
+		}
+		t.Fatal("no position embedding")
+		return nil
+	}
+	old := position(loadVision(t, file, VisionConfig{}, nn.WithDtype(tensor.Float64)))
+	at := func(y, x int) []float64 { // a cell of 8·8, of which the token is number 32
+		i := min(max(y, 0), 7)*8 + min(max(x, 0), 7)
+		if i >= 32 {
+			i++
+		}
+		return old[i]
+	}
+	cubic := func(x float64) float64 { // Keys's kernel
+		const a = -0.75
+		if x = math.Abs(x); x <= 1 {
+			return ((a+2)*x-(a+3))*x*x + 1
+		} else if x < 2 {
+			return ((a*x-5*a)*x+8*a)*x - 4*a
+		}
+		return 0
+	}
+	for _, size := range [][2]int{{64, 64}, {96, 72}, {40, 0}} {
+		m := loadVision(t, file, VisionConfig{Height: size[0], Width: size[1], Classes: 3}, nn.WithDtype(tensor.Float64))
+		c := m.(*vision.Vim).Config()
+		rows, columns := c.Height/8, c.Width/8
+		if c.Height != size[0] || size[1] != 0 && c.Width != size[1] || c.Classes != 3 {
+			t.Errorf("%v: the model is for %d by %d and %d classes", size, c.Height, c.Width, c.Classes)
+		}
+		got := position(m)
+		token := rows * columns / 2
+		if !slices.Equal(got[token], old[32]) || len(got) != rows*columns+1 {
+			t.Fatalf("%v: %d rows, want %d with that of the class token at %d", size, len(got), rows*columns+1, token)
+		}
+		got = slices.Delete(got, token, token+1)
+		for i, row := range got {
+			y, x := (float64(i/columns)+0.5)*8/float64(rows)-0.5, (float64(i%columns)+0.5)*8/float64(columns)-0.5
+			for d, v := range row {
+				want := 0.
+				for j := int(math.Floor(y)) - 1; j < int(math.Floor(y))+3; j++ {
+					for k := int(math.Floor(x)) - 1; k < int(math.Floor(x))+3; k++ {
+						want += cubic(y-float64(j)) * cubic(x-float64(k)) * at(j, k)[d]
+					}
+				}
+				if math.Abs(v-want) > 1e-12 {
+					t.Fatalf("%v: cell %d, channel %d is %v, want %v", size, i, d, v, want)
+				}
+			}
+		}
+	}
+}
+
 // rewritten copies a file of weights with other names and shapes.
 func rewritten(t *testing.T, from string, change func(name string, shape []int) (string, []int)) string {
 	t.Helper()
@@ -247,6 +307,19 @@ func TestStartMambaUNet(t *testing.T) {
 	}
 }
 
+// A released VM-UNet gets heads for deep supervision with initial values.
+func TestLoadVisionDeep(t *testing.T) {
+	plain := loadVision(t, folders+"vmunet-tiny/best.pth", VisionConfig{})
+	cfg := plain.(*vision.MambaUNet).Config()
+	cfg.DeepSupervision = true
+	deep := loadVision(t, folders+"vmunet-tiny/best.pth", VisionConfig{Model: cfg}).Params()
+	n := len(plain.Params())
+	sameWeights(t, deep[:n], plain.Params())
+	if len(deep) != n+4 || !slices.ContainsFunc(deep[n].Value.Float32s(), func(v float32) bool { return v != 0 }) {
+		t.Errorf("%d weights after those of the file, want 4 with initial values", len(deep)-n)
+	}
+}
+
 func TestLoadVisionErrors(t *testing.T) {
 	v0, vim := folders+"vmamba-v0-tiny/vssm.pth", folders+"vim-tiny/vim.pth"
 	without := func(path, drop string) string {
@@ -270,6 +343,9 @@ func TestLoadVisionErrors(t *testing.T) {
 		{v0, VisionConfig{Model: vision.VMambaTiny()}, "tensors do not fit"},
 		{v0, VisionConfig{Model: vision.VimTiny()}, "tensors do not fit"},
 		{v0, VisionConfig{Model: 3}, "Model is a int, want a vision.VMambaConfig"},
+		{v0, VisionConfig{Height: 32}, "Height is 32 and Width 0, want 0: a *vision.VMamba takes images of any size"},
+		{vim, VisionConfig{Width: 64}, "Width is 64 and Height 0, want both, or Height alone"},
+		{vim, VisionConfig{Height: 4}, "want at least the size of a patch"},
 		{v0, VisionConfig{Classes: -1}, "Classes is -1"},
 		{v0, VisionConfig{DropPath: 2}, "DropPath is 2"},
 		{without(v0, "layers.2.blocks.1.op.Ds"), VisionConfig{}, "layers.2.blocks.1.op.Ds has shape [], want [80] like layers.2.blocks.0.op.Ds"},
