@@ -467,7 +467,6 @@ func opCalls() []call {
 				return op.GridScanInputs{U: n(2, 3, 4, 5), Delta: n(2, 3, 4, 10), A: n(10, 2), B: n(2, 3, 4, 4), C: n(2, 3, 4, 4), D: n(10), DeltaBias: n(10)}
 			}, op.GridScanConfig{Orders: []op.Order{op.Rows(3, 4), op.Columns(3, 4)}, DeltaSoftplus: true, Apart: true}, optional("D", "DeltaBias")...),
 			{name: "op.Linear", f: op.Linear, args: nodesOf(x, shape{5, 4}, shape{5}), fine: []string{"2=nil"}},
-			{name: "op.GroupedLinear", f: op.GroupedLinear, args: nodesOf(x, shape{2, 3, 2})},
 			{name: "op.Reshape", f: op.Reshape, args: func() []any { return append(nodesOf(x)(), 6, 4) }, fine: width},
 			{name: "op.Pad", f: op.Pad, args: func() []any { return append(nodesOf(x)(), []int{1}, []int{-1}) }, fine: []string{"0=of another graph", "1[0]=0", "2[0]=0", "1[0]=-1", "2[0]=-1"}},
 			{name: "op.Scale", f: op.Scale, args: func() []any { return append(nodesOf(x, shape{4})(), 0.5) }, fine: []string{"1=nil", "2=0", "2=-1"}},

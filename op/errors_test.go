@@ -187,9 +187,6 @@ func TestErrors(t *testing.T) {
 		failure(Linear(x, weight, vector))("linear: bias has shape (6), want (out) = (4)"),
 		failure(Linear(x, weight, node(f32, 4)))("linear: bias is of float32, want float64 like the other operands"),
 
-		failure(GroupedLinear(nil, x))("grouped linear: x is missing"),
-		failure(GroupedLinear(x, weight))("grouped linear: weight has shape (4, 6), want (groups, out, in)"),
-		failure(GroupedLinear(x, node(f64, 2, 5, 2)))("grouped linear: weight has shape (2, 5, 2), want (groups, out, in) with groups·in = 6, the channels of x"),
 		failure(Reshape(nil, 6))("reshape: x is missing"),
 		failure(Reshape(x))("reshape: the shape is [], want one of 60 elements, those of x (2, 5, 6)"),
 		failure(Reshape(x, 10, 7))("reshape: the shape is [10 7], want one of 60 elements, those of x (2, 5, 6)"),

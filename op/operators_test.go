@@ -57,8 +57,6 @@ func uses(scale int) []use {
 			[]grad.Input{input("x", batch, channels), input("weight", 3, channels), input("bias", 3)}},
 		{"linear over a grid", func(in G.Nodes) (G.Nodes, error) { return one(Linear(in[0], in[1], in[2])) },
 			[]grad.Input{grid, input("weight", 3, channels), input("bias", 3)}},
-		{"grouped linear", func(in G.Nodes) (G.Nodes, error) { return one(GroupedLinear(in[0], in[1])) },
-			[]grad.Input{grid, input("weight", 2, 3, channels/2)}},
 		{"reshape", func(in G.Nodes) (G.Nodes, error) { return one(Reshape(in[0], 2, 6, channels)) }, []grad.Input{grid}},
 		{"scale", func(in G.Nodes) (G.Nodes, error) { return one(Scale(in[0], nil, -0.5)) }, []grad.Input{grid}},
 		{"scale of channels", func(in G.Nodes) (G.Nodes, error) { return one(Scale(in[0], in[1], 0.5)) },

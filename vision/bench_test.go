@@ -31,13 +31,12 @@ func images(tb testing.TB, g *G.ExprGraph, at op.Place, shape ...int) *G.Node {
 }
 
 // BenchmarkCUDATraining measures a whole training step on a GPU (forward and backward pass, AdamW, the loss on the host), and BenchmarkCUDAInference a
-// forward pass. The images are on the GPU. They report the median of images per second and the device's memory.
+// forward pass. The images are on the GPU. BenchmarkCUDAVision in the root measures VMamba-T. They report the median of images per second and the device's memory.
 func BenchmarkCUDATraining(b *testing.B) { benchDevice(b, true) }
 
 func BenchmarkCUDAInference(b *testing.B) { benchDevice(b, false) }
 
 func benchDevice(b *testing.B, training bool) {
-	vmamba := func(opts ...layer.Option) network { return vision.NewVMamba(vision.VMambaTiny(), opts...) }
 	unet := func(opts ...layer.Option) network {
 		cfg := vision.MambaUNet3DBase(4)
 		cfg.Channels = 4
@@ -48,8 +47,6 @@ func benchDevice(b *testing.B, training bool) {
 		make  func(opts ...layer.Option) network
 		shape []int
 	}{
-		{"VMamba-T/224/B128", vmamba, []int{128, 224, 224, 3}},
-		{"VMamba-T/1024/B8", vmamba, []int{8, 1024, 1024, 3}},
 		{"Vim-Ti/224/B128", func(opts ...layer.Option) network { return vision.NewVim(vision.VimTiny(), opts...) }, []int{128, 224, 224, 3}},
 		{"VM-UNet/256/B32", func(opts ...layer.Option) network { return vision.NewMambaUNet(vision.MambaUNetTiny(9), opts...) }, []int{32, 256, 256, 3}},
 		{"SegMamba/128/B1", unet, []int{1, 128, 128, 128, 4}},
