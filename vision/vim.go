@@ -249,14 +249,36 @@ func (m *Vim) features(s *build.Steps, x *G.Node) (maps G.Nodes, stream *G.Node,
 	return maps, x, at
 }
 
-// positions returns the position embedding (1, tokens, dim) of a grid of patches, which must be that of the model.
+// positions returns the position embedding (1, tokens, dim) of a grid of patches: that of the model or, for another grid, one interpolated between its
+// cells. The class token keeps its own.
 func (m *Vim) positions(s *build.Steps, rows, columns int) *G.Node {
 	p := s.Do(m.position.Effective(s.Graph))
 	r, c := m.cfg.grid(m.cfg.Height, m.cfg.Width)
 	if p == nil || rows == r && columns == c {
 		return p
 	}
-	return s.Do(nil, fmt.Errorf("the image has %d by %d patches, want %d by %d, those of the position embedding", rows, columns, r, c))
+	var token *G.Node
+	if at := 0; m.cfg.hasToken() {
+		if m.cfg.Token == MiddleToken {
+			at = r * c / 2
+		}
+		token = s.Do(op.Pad(p, []int{-at}, []int{at - r*c}))
+		rest := s.Do(op.Pad(p, []int{-at - 1}, []int{0}))
+		if at > 0 {
+			rest = s.Do(op.Concat(1, s.Do(op.Pad(p, []int{0}, []int{at - r*c - 1})), rest))
+		}
+		p = rest
+	}
+	p = s.Do(op.Interpolate(s.Do(op.Reshape(p, 1, r, c, m.cfg.Dim)), op.InterpolateConfig{Size: []int{rows, columns}, Mode: op.InterpolateCubic}))
+	p = s.Do(op.Reshape(p, 1, rows*columns, m.cfg.Dim))
+	if token == nil {
+		return p
+	}
+	at := 0
+	if m.cfg.Token == MiddleToken {
+		at = rows * columns / 2
+	}
+	return insert(s, p, token, at)
 }
 
 // insert returns x (batch, length, channels) with a token (1, 1, channels) before position at.

@@ -37,10 +37,10 @@ func samples() []sample {
 			return vision.NewVMamba(cfg, opts...)
 		}},
 		{"Vim", flat, func(drop float64, opts ...layer.Option) network {
-			return vision.NewVim(vision.VimConfig{Classes: 5, Height: 13, Width: 21, Patch: 4, Stride: 3, Dim: 6, Depth: 2, State: 3, DropPath: drop, LayerScale: 0.5}, opts...)
+			return vision.NewVim(vision.VimConfig{Classes: 5, Height: 16, Width: 20, Patch: 4, Stride: 3, Dim: 6, Depth: 2, State: 3, DropPath: drop, LayerScale: 0.5}, opts...)
 		}},
 		{"Vim of the mean", flat, func(drop float64, opts ...layer.Option) network {
-			return vision.NewVim(vision.VimConfig{Classes: 5, Height: 13, Width: 21, Patch: 4, Dim: 6, Depth: 2, State: 3, DropPath: drop, Token: vision.MeanToken, LayerNorm: true}, opts...)
+			return vision.NewVim(vision.VimConfig{Classes: 5, Height: 16, Patch: 4, Dim: 6, Depth: 2, State: 3, DropPath: drop, Token: vision.MeanToken, LayerNorm: true}, opts...)
 		}},
 		{"MambaUNet", flat, func(drop float64, opts ...layer.Option) network {
 			return vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Dims: []int{8}, Depths: []int{1, 1}, State: 3, DropPath: drop}, opts...)
@@ -168,6 +168,46 @@ func TestDropPath(t *testing.T) {
 		first := run(m, x, 7)
 		if slices.Equal(first, want) || !slices.Equal(run(m, x, 7), first) || slices.Equal(run(m, x, 8), first) && slices.Equal(run(m, x, 9), first) {
 			t.Errorf("%s: in training, steps 7, 7, 8 and 9 want other logits than in evaluation, the same in the same step", s.name)
+		}
+	}
+}
+
+// A model for images of another size: the position embedding of a Vim is interpolated, so one that is the same everywhere stays so.
+func TestVimPositions(t *testing.T) {
+	for _, token := range []vision.Token{vision.MiddleToken, vision.FirstToken, vision.LastToken} {
+		m := vision.NewVim(vision.VimConfig{Classes: 3, Height: 8, Width: 12, Patch: 4, Dim: 4, Depth: 1, State: 2, Token: token}, layer.WithDtype(tensor.Float64))
+		if err := m.Err(); err != nil {
+			t.Fatal(err)
+		}
+		stir(m.Params())
+		position := m.Params().ByName("pos_embed").Value.Data().([]float64)
+		for i := range position {
+			position[i] = float64(i%4) - 1 // the same for each token
+		}
+		x := randomImage(rand.New(rand.NewPCG(1, 2)), tensor.Float64, 1, 20, 8, 3)
+		got := logits(t, m, x, true)
+		// A model made for that size, with the same numbers.
+		other := vision.NewVim(vision.VimConfig{Classes: 3, Height: 20, Width: 8, Patch: 4, Dim: 4, Depth: 1, State: 2, Token: token}, layer.WithDtype(tensor.Float64))
+		for i, p := range other.Params() {
+			if p.Name == "pos_embed" {
+				for i := range p.Value.Data().([]float64) {
+					p.Value.Data().([]float64)[i] = float64(i%4) - 1
+				}
+			} else if err := tensor.Copy(p.Value, m.Params()[i].Value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := logits(t, other, x, true)
+		for i, p := range m.Params() {
+			if p.Name == "pos_embed" {
+				continue // of another shape
+			}
+			if d := apart(got[1+i], want[1+i]); !(d <= 1e-10) {
+				t.Errorf("token %d, %s: the gradient is %v apart from that of a model for this size", token, p.Name, d)
+			}
+		}
+		if d := apart(got[0], want[0]); !(d <= 1e-10) {
+			t.Errorf("token %d: the logits are %v apart from those of a model for this size", token, d)
 		}
 	}
 }
@@ -346,7 +386,7 @@ func TestErrors(t *testing.T) {
 		{vision.NewVim(vision.VimConfig{Classes: 2, Token: 9}), "Token is 9, want MiddleToken"},
 		{vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Axes: 4}), "Axes is 4, want 2 for images or 3 for volumes"},
 		{vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Dims: []int{6}}), "Dims[0] is 6, want a multiple of 4"},
-		{vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Axes: 3, DropPath: 0.1}), "DropPath or Orders is given, want none"},
+		{vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Axes: 3, DropPath: 0.1}), "DropPath, Orders or Attention is given, want none"},
 	} {
 		if err := test.model.Err(); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("error %v, want %s", err, test.want)
