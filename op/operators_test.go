@@ -141,9 +141,9 @@ func uses(scale int) []use {
 		{"GELU", func(in G.Nodes) (G.Nodes, error) { return one(Activate(in[0], GELU)) }, []grad.Input{x}},
 		{"MLP", func(in G.Nodes) (G.Nodes, error) {
 			return one(MLP(MLPInputs{X: in[0], W1: in[1], B1: in[2], W2: in[3], B2: in[4]}, GELU))
-		}, []grad.Input{x, input("W1", 4*scale, channels), input("B1", 4*scale), input("W2", 2*scale+1, 4*scale), input("B2", 2*scale+1)}},
+		}, []grad.Input{{Name: "X", Value: sequence}, input("W1", 4*scale, channels), input("B1", 4*scale), input("W2", 2*scale+1, 4*scale), input("B2", 2*scale+1)}},
 		{"MLP without biases", func(in G.Nodes) (G.Nodes, error) { return one(MLP(MLPInputs{X: in[0], W1: in[1], W2: in[2]}, SiLU)) },
-			[]grad.Input{x, input("W1", 3*scale, channels), input("W2", 2, 3*scale)}},
+			[]grad.Input{{Name: "X", Value: sequence}, input("W1", 3*scale, channels), input("W2", 2, 3*scale)}},
 		{"gate of SiLU", func(in G.Nodes) (G.Nodes, error) { return one(Gate(in[0], in[1], SiLU)) },
 			[]grad.Input{{Name: "gate", Value: sequence}, input("x", batch, length, channels)}},
 		{"gate of GELU", func(in G.Nodes) (G.Nodes, error) { return one(Gate(in[0], in[1], GELU)) },
