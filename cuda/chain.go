@@ -112,7 +112,7 @@ func StepChain[T Activation](s *Stream, steps []*Step[T], results []StepResult) 
 		default:
 			for i, step := range steps[:n] {
 				queue := step.forward
-				if step.Batch > fewSequences {
+				if step.Batch > fewSequences || size[T]() == 4 && step.Batch > chainMost {
 					queue = step.many
 				}
 				err = firstError(err, queue(s, results[i]))

@@ -16,6 +16,10 @@ type Linear struct {
 // fewHead is the number of rows up to which Forward uses fewProduct, which reads the weight once for eight rows and is near the memory's speed.
 const fewHead = 8
 
+// Results of bfloat16 whose rows are no multiple of 16 bytes, of up to mostPadded rows of at least leastPadded numbers, are computed in rows that are, and then
+// copied. cuBLAS computes 256 rows of 50277 logits in 40 instead of 166 µs so, and the copy takes about 25.
+const mostPadded, leastPadded = 1024, 4096
+
 // fewRows is the number of rows up to which Forward uses StepProduct, which reads the weight once for eight rows.
 const fewRows = 32
 
@@ -59,15 +63,32 @@ func linearForward[T Activation](l *Linear, s *Stream, y Array[float32]) (err er
 	if half, ok := any(weight).(Array[BFloat16]); ok && l.Rows <= fewHead && fewFits(s.device, l.In, half, l.X) {
 		return fewProduct(s, false, l.Rows, l.In, l.Out, l.X, half, l.Bias, Array[float32]{}, y)
 	}
-	if l.Rows <= fewRows && stepGroup(l.Rows, l.In) > 0 {
+	wide := (l.Out + 7) / 8 * 8
+	pads := wide > l.Out && size[T]() == 2 && l.Rows <= mostPadded && l.Out >= leastPadded
+	if l.Rows <= fewRows && stepGroup(l.Rows, l.In) > 0 && !pads {
 		return StepProduct(s, l.Rows, l.In, l.Out, l.X, Array[float32]{}, 0, weight, l.Bias, Array[float32]{}, y)
 	}
 	x := as[T](s, &work, l.X.Slice(0, l.Rows*l.In), &err)
 	if err != nil {
 		return err
 	}
-	if err := Multiply(s, l.Precision, l.Rows, l.In, l.Out, x, weight, y, l.Out); err != nil || l.Bias.Absent() {
+	if pads {
+		padded := take[float32](s, &work, l.Rows*wide, &err)
+		if err != nil {
+			return err
+		}
+		if err := MatMul(s, l.Precision, l.Rows, l.Out, l.In, matrix(x, l.In), transposed(weight, l.In), 0, matrix(padded, wide)); err != nil {
+			return err
+		}
+		g := grid{x: int64((l.Out + 1023) / 1024), y: int64(l.Rows), threads: 256}
+		if err := s.run("elementwise", "copy_rows", g, padded.address, y.address, wide, l.Out); err != nil {
+			return err
+		}
+	} else if err := Multiply(s, l.Precision, l.Rows, l.In, l.Out, x, weight, y, l.Out); err != nil {
 		return err
+	}
+	if l.Bias.Absent() {
+		return nil
 	}
 	return AddBias(s, l.Rows, l.Out, y, l.Out, l.Bias)
 }

@@ -77,3 +77,22 @@ func TestLinearStep(t *testing.T) {
 		do(t, c.Close())
 	}
 }
+
+// TestLinearPadded compares bfloat16 products whose rows are no multiple of 16 bytes, which are computed in longer rows, with products in float64.
+func TestLinearPadded(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(47, 47))
+	const rows, in, out = 33, 8, leastPadded + 3
+	x, w, bias := numbers[BFloat16](r, rows*in, 1), numbers[BFloat16](r, out*in, 1), numbers[float32](r, out, 1)
+	want := make([]float64, rows*out)
+	for i := range want {
+		for k := range in {
+			want[i] += x[i/out*in+k] * w[i%out*in+k]
+		}
+		want[i] += bias[i%out]
+	}
+	l := &Linear{Rows: rows, In: in, Out: out, Precision: BF16, X: put[float32](t, s, x), Weight: put[float32](t, s, w), Bias: put[float32](t, s, bias)}
+	y := blank[float32](t, s, rows*out)
+	do(t, l.Forward(s, y))
+	near(t, "y", get(t, s, y), want, 1e-5)
+}

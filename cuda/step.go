@@ -20,9 +20,10 @@ type Step[T Activation] struct {
 }
 
 // In bfloat16, up to fewMost sequences are computed by few and up to rowsMost by rows. Where these do not run, up to chainMost sequences are computed
-// by a chain, and up to fewSequences by four kernels a block where there is no chain, in groups of up to eight after each other. More are computed by
-// products that read a weight once for all of them. fewTiles, rowsIn, rowsX and rowsOut are sizes of blocks of threads. All are measured on an H200.
-const chainMost, fewSequences, fewMost, rowsMost, fewTiles, rowsIn, rowsX, rowsOut = 24, 16, 16, 96, 6, 8, 1, 4
+// by a chain. Without it, up to chainMost in float32 and fewSequences in bfloat16 are computed by four kernels a block, in groups of up to eight. More are computed by
+// products that read a weight once for all of them. fewTiles, rowsIn, rowsX and rowsOut are sizes of blocks of threads. All but fewSequences
+// are measured on an H200 (docs/cuda.md).
+const chainMost, fewSequences, fewMost, rowsMost, fewTiles, rowsIn, rowsX, rowsOut = 8, 16, 16, 128, 6, 8, 1, 4
 
 // stepRoom is the shared memory that a kernel can use on every device, in float32.
 const stepRoom = 48 << 10 / 4
@@ -186,11 +187,11 @@ func fewGrid(d *Device, early bool, batch, rows, tiles, threads int) grid {
 
 // fewProduct queues y (batch, out) = weight (out, in) · x (batch, in), plus bias and residual unless they are absent, in tensor cores.
 func fewProduct(s *Stream, early bool, batch, in, out int, x Array[float32], weight Array[BFloat16], bias, residual, y Array[float32]) error {
-	warps, tiles := 16, 1 // of a block
+	ahead, tiles := 6, 1 // runs that a warp reads ahead, and tiles of a block
 	if out > 64*s.device.multiprocessors {
-		warps, tiles = 8, fewTiles
+		ahead, tiles = 3, fewTiles
 	}
-	return s.run("fewmma", fmt.Sprintf("few_product_%d", warps), fewGrid(s.device, early, batch, out, tiles, 32*warps), x.address, weight.address, bias.address,
+	return s.run("fewmma", fmt.Sprintf("few_product_%d", ahead), fewGrid(s.device, early, batch, out, tiles, 256), x.address, weight.address, bias.address,
 		residual.address, y.address, int32(batch), int32(in), int32(out), int32(tiles))
 }
 
@@ -278,7 +279,8 @@ func (s *Step[T]) rows(stream *Stream, r StepResult, first bool) error {
 func (s *Step[T]) scanGrid(d *Device, g grid) (grid, int) {
 	across := (s.Channels + scanRow - 1) / scanRow
 	each := min(max(1, s.Batch*across/(4*d.multiprocessors)), 8)
-	g.x, g.y, g.threads = int64(across), int64((s.Batch+each-1)/each), 4*scanRow
+	each = max(1, min(each, stepRoom/s.columns()))
+	g.x, g.y, g.threads, g.shared = int64(across), int64((s.Batch+each-1)/each), 4*scanRow, 4*each*s.columns()
 	return g, each
 }
 

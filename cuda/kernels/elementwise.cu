@@ -116,6 +116,17 @@ extern "C" __global__ void row_sums(const float *parts, float *sum, int64_t coun
   if (threadIdx.x < 32 && i < size) sum[i] = (float)s;
 }
 
+// copy_rows writes to y the first width numbers of each row of x, whose rows are stride numbers apart. The blocks are ((width + 1023) / 1024, rows) of 256
+// threads.
+extern "C" __global__ void copy_rows(const float *x, float *y, int64_t stride, int64_t width) {
+  x += blockIdx.y * stride, y += blockIdx.y * width;
+#pragma unroll
+  for (int k = 0; k < 4; k++) {
+    const int64_t i = 1024 * (int64_t)blockIdx.x + 256 * k + threadIdx.x;
+    if (i < width) y[i] = x[i];
+  }
+}
+
 // Best is the largest number of a part of a row, and its index. The index is -1 if the number is infinity or if any number is NaN.
 struct Best {
   float top = -INFINITY;

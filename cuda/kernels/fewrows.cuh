@@ -174,11 +174,11 @@ __device__ __forceinline__ void fewIn(const float *x, const float *norm, const b
 }
 
 // fewProduct computes y (batch, out) = weight (out, in) · x (batch, in), plus bias and residual unless they are null. residual may be y. A block
-// of threads computes each tiles.
-template <int WARPS>
+// of threads computes each tiles, with ONE one.
+template <int WARPS, int AHEAD, bool ONE>
 __device__ __forceinline__ void fewProduct(const float *x, const bf16 *weight, const float *bias, const float *residual, float *y, int batch, int in,
                                            int out, int each) {
-  constexpr int AHEAD = 3;
+  if (ONE) each = 1;
   using In = Tile<WARPS, AHEAD>;
   __shared__ float sums[2][WARPS][SEQUENCES * STRIDE];
   letNextBegin();

@@ -226,9 +226,9 @@ __device__ __forceinline__ const float *sumParts(const float *rows, int count, i
 }
 
 // stepScanRows is stepScan for the sequences from each·blockIdx.y on, each of them, without the context. A thread computes four states of a channel at a
-// time, and four threads a channel, so that a warp reads whole runs of states. The rows of z are stride elements apart. If parts is not 0, rbc are
-// that many rows of rank + 2 states numbers, rounded up to a multiple of 16, whose sum is that of a sequence; then each is 1, and the block has
-// shared memory for them.
+// time, and four threads a channel, so that a warp reads whole runs of states. The rows of z are stride elements apart. The block has shared memory for
+// rbc of its sequences. If parts is not 0, rbc are that many rows of rank + 2 states numbers, rounded up to a multiple of 16, whose sum is that of a
+// sequence; then each is 1, and the block has the shared memory of sumParts.
 template <class W, class A>
 __device__ __forceinline__ void stepScanRows(const A *z, const A *u, const A *rbc, const W *dtProj, const float *dtBias, const float *alog,
                                              const float *skip, const float *h, A *y, float *hNext, int64_t batch, int64_t channels, int stride,
@@ -260,19 +260,19 @@ __device__ __forceinline__ void stepScanRows(const A *z, const A *u, const A *rb
     if (reads && b < to) coming = stateOf(b);
   };
   read(from);
-  const float *summed = nullptr;
-  if constexpr (sizeof(A) == sizeof(float)) {
-    extern __shared__ __align__(16) float shared[];
-    if (parts > 0) summed = sumParts(rbc + from * parts * ((columns + 15) / 16 * 16), parts, (columns + 15) / 16 * 16, shared);
+  extern __shared__ __align__(16) float shared[];
+  const float *all = shared;
+  if (parts > 0) {
+    if constexpr (sizeof(A) == sizeof(float)) all = sumParts(rbc + from * parts * ((columns + 15) / 16 * 16), parts, (columns + 15) / 16 * 16, shared);
+  } else {
+    for (int i = threadIdx.x; i < (int)(to - from) * columns; i += blockDim.x) shared[i] = value(rbc[from * columns + i]);
+    __syncthreads();
   }
   for (int64_t b = from; b < to; b++) {
     const float4 before = coming;
     const float x = nextX, gate = nextZ;
     read(b + 1);
-    const A *r = rbc + b * columns;
-    if constexpr (sizeof(A) == sizeof(float))
-      if (summed) r = summed;
-    const A *B = r + rank, *C = B + states;
+    const float *r = all + (int)(b - from) * columns, *B = r + rank, *C = B + states;
     float dt = 0.f, sum = 0.f;
     auto dot = [&](float4 p, float4 q) { dt = fmaf(p.x, q.x, fmaf(p.y, q.y, fmaf(p.z, q.z, fmaf(p.w, q.w, dt)))); };
     if (here && fours) {
@@ -281,7 +281,7 @@ __device__ __forceinline__ void stepScanRows(const A *z, const A *u, const A *rb
         if (4 * (lane + 4 * j) < rank) dot(w[j], four(r + 4 * (lane + 4 * j)));
       for (int i = 4 * (lane + 4 * R); i < rank; i += 16) dot(four(dtProj + d * rank + i), four(r + i));
     } else if (here) {
-      for (int i = lane; i < rank; i += 4) dt = fmaf(value(dtProj[d * rank + i]), value(r[i]), dt);
+      for (int i = lane; i < rank; i += 4) dt = fmaf(value(dtProj[d * rank + i]), r[i], dt);
     }
     dt += __shfl_xor_sync(~0u, dt, 2);
     dt += __shfl_xor_sync(~0u, dt, 1);
@@ -301,7 +301,7 @@ __device__ __forceinline__ void stepScanRows(const A *z, const A *u, const A *rb
     if (here) {
       const float *old = h + (b * channels + d) * states;
       for (int n = fours ? 16 + 4 * lane : 4 * lane; n < states; n += 16)
-        for (int k = n; k < min(n + 4, states); k++) next[k] = one(k < 16 ? a[k % 4] : -expf(alog[d * states + k]), old[k], value(B[k]), value(C[k]));
+        for (int k = n; k < min(n + 4, states); k++) next[k] = one(k < 16 ? a[k % 4] : -expf(alog[d * states + k]), old[k], B[k], C[k]);
     }
     sum += __shfl_xor_sync(~0u, sum, 2);
     sum += __shfl_xor_sync(~0u, sum, 1);
