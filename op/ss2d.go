@@ -65,10 +65,10 @@ type ss2d[T kernel.Float] struct {
 // hostSS2D is an SS2D on the host with the values between its parts.
 type hostSS2D[T kernel.Float] struct {
 	ss2d[T]
-	in              []value[T]
-	gemm            kernel.Gemm[T]
-	rbc, b, c, scan []T
-	kernel          *kernel.Scan[T]
+	in        []value[T]
+	gemm      kernel.Gemm[T]
+	rbc, b, c []T
+	kernel    *kernel.Scan[T]
 }
 
 func (f ss2d[T]) part() int { return f.Rank + 2*f.State }
