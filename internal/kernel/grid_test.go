@@ -192,6 +192,22 @@ func TestReLU(t *testing.T) {
 	}
 }
 
+// GELU in float32 is that of float64 to within rounding, also of infinities.
+func TestGELU(t *testing.T) {
+	for x := float32(-12); x < 12; x += 0.0037 {
+		y, want := gelu(x), gelu(float64(x))
+		if !(math.Abs(float64(y)-want) <= 4e-7*math.Abs(float64(x))) {
+			t.Fatalf("GELU of %v is %v, want %v", x, y, want)
+		}
+		if slope, want := geluSlope(x), geluSlope(float64(x)); !(math.Abs(float64(slope)-want) <= 6e-7) {
+			t.Fatalf("the slope of GELU at %v is %v, want %v", x, slope, want)
+		}
+	}
+	if got := fmt.Sprint(gelu(float32(math.Inf(1))), geluSlope(float32(math.Inf(1))), geluSlope(float32(math.Inf(-1))), gelu(float32(math.NaN()))); got != "+Inf 1 0 NaN" {
+		t.Errorf("GELU and its slopes at infinity are %s", got)
+	}
+}
+
 // The maximum of a window with a NaN is NaN, and its gradient goes there; of equal numbers to the first one.
 func TestWindowNaN(t *testing.T) {
 	nan := math.NaN()
