@@ -69,6 +69,7 @@ func benchVision(b *testing.B, size, batch int, training bool, p cuda.Precision)
 		}
 		options = append(options, G.BindDualValues(nodes...))
 	}
+	op.FreeAfterUse(g)
 	vm := G.NewTapeMachine(g, options...)
 	defer vm.Close()
 	solver, err := train.NewAdamW(m.Params(), train.AdamWConfig{LearnRate: 1e-4, Decay: 0.1})

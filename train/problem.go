@@ -186,6 +186,7 @@ func newLossGraph(p Problem, inputs []input, training bool) (l *lossGraph, weigh
 	if err := op.CheckGraph(c.graph); err != nil {
 		return nil, nil, err
 	}
+	op.FreeAfterUse(c.graph)
 	l.vm = G.NewTapeMachine(c.graph, options...)
 	return l, weights, nil
 }

@@ -15,6 +15,7 @@ type device struct {
 	f      OnDevice
 	last   *Tensor
 	memory *cuda.Allocations // of the last run; not a part of device, since the stream refers to it
+	reads  []int             // see FreeAfterUse: for each result how many operators read it, 0 if it stays; nil if all stay
 }
 
 func (d *device) fresh() body       { return &device{f: d.f, memory: new(cuda.Allocations)} }
@@ -26,7 +27,34 @@ var errLisp = fmt.Errorf("op: the lisp machine does not run on a device: use gor
 func (d *device) accumulate(*Operator, G.Nodes, *G.Node) error { return errLisp }
 
 func (d *device) forward(o *Operator, _ G.Value, values []G.Value) (G.Value, error) {
-	return d.replace(o, !o.shared, func(s *cuda.Stream) (*Tensor, error) { return d.run(o, s, values, nil) })
+	return d.replace(o, !o.shared, func(s *cuda.Stream) (*Tensor, error) {
+		t, err := d.run(o, s, values, nil)
+		if err == nil {
+			read(values)
+			t.expect(d.reads)
+		}
+		return t, err
+	})
+}
+
+// expect says how many operators will read each part of a value.
+func (t *Tensor) expect(reads []int) {
+	parts := t.parts
+	if parts == nil {
+		parts = []*Tensor{t}
+	}
+	for i, n := range reads {
+		parts[i].reads = n
+	}
+}
+
+// read notes that an operator has read its operands.
+func read(values []G.Value) {
+	for _, v := range values {
+		if t, ok := v.(*Tensor); ok {
+			t.read()
+		}
+	}
 }
 
 // backward runs the function backward. The values that the forward pass kept come with the result.
@@ -176,11 +204,14 @@ func deviceOperandOf(v G.Value, want slot, p Place) (o DeviceOperand, err error)
 	return o, fmt.Errorf("has a value %T of %v %v, want a value of shape %v on %v", v, v.Dtype(), v.Shape(), want.shape, p)
 }
 
-func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (*Tensor, error) {
+func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (t *Tensor, err error) {
 	n := o.Arity()
-	in, err := d.operands(o, values[:n])
-	if err != nil {
-		return nil, err
+	var in []DeviceOperand
+	computes := o.computes()
+	if computes {
+		if in, err = d.operands(o, values[:n]); err != nil {
+			return nil, err
+		}
 	}
 	grad, ok := values[n].(*Tensor)
 	output, ok2 := values[n+1].(*Tensor)
@@ -226,18 +257,19 @@ func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (*Tens
 	if err != nil {
 		return nil, err
 	}
-	into, computes := make([]cuda.Array[float32], len(o.in)), false
+	into := make([]cuda.Array[float32], len(o.in))
 	for i, s := range o.in {
 		if !s.differentiable {
 			continue
 		}
 		if !s.passed {
-			into[i], computes = arrays[0], true
+			into[i] = arrays[0]
 		}
 		arrays = arrays[1:]
 	}
 	if computes {
 		err = d.f.BackwardOn(s, o.place.precision, in, dout, into, k.Kept)
+		read(values[:n])
 	}
 	grad.drop() // no other operator reads it: every gradient on the device has one reader
 	return t, err

@@ -343,6 +343,11 @@ func (o *Operator) computed(s slot) bool {
 	return s.differentiable && !(s.passed && o.place.OnHost())
 }
 
+// computes reports whether the operator of the gradients computes one on a device, where it otherwise passes all of them on.
+func (o *Operator) computes() bool {
+	return slices.ContainsFunc(o.in, func(s slot) bool { return s.differentiable && !s.passed })
+}
+
 func (o *Operator) gradientShapes() (shapes []tensor.Shape) {
 	for _, s := range o.in {
 		if o.computed(s) {

@@ -65,6 +65,7 @@ type Tensor struct {
 	parts  []*Tensor // the tensors of a packed value; a nil element is zero
 	sums   []*Tensor // sums of this tensor and others that Gorgonia made, which are dropped with it
 	kept   atomic.Pointer[keptOnDevice]
+	reads  int // operators that have yet to read the tensor, if it is freed after the last one; see FreeAfterUse
 	gone   bool
 }
 
@@ -81,6 +82,9 @@ func (k *keptOnDevice) release() {
 		k.Free()
 	}
 }
+
+var errGone = fmt.Errorf("was overwritten when its operator ran again, or freed after its last use; run one machine of a graph at a time, " +
+	"and name values that you read to op.FreeAfterUse")
 
 // shell is an empty Dense that carries our engine, so that package tensor calls the engine for sums.
 var shell = func() *tensor.Dense {
@@ -120,6 +124,17 @@ func (t *Tensor) drop() {
 	t.sums = nil
 }
 
+// read notes that an operator has read the tensor. After the last one it frees the memory, but not the kept values. The context must be locked.
+func (t *Tensor) read() {
+	if t.reads == 0 {
+		return
+	}
+	if t.reads--; t.reads == 0 {
+		t.buffer.release()
+		t.buffer, t.weight, t.gone = nil, nil, true
+	}
+}
+
 // share returns another tensor with the same memory.
 func (t *Tensor) share() *Tensor {
 	if t == nil {
@@ -137,7 +152,7 @@ func (t *Tensor) share() *Tensor {
 func (t *Tensor) array() (cuda.Array[float32], error) {
 	switch {
 	case t.gone:
-		return cuda.Array[float32]{}, fmt.Errorf("was overwritten when its operator ran again; run one machine of a graph at a time")
+		return cuda.Array[float32]{}, errGone
 	case t.buffer != nil:
 		return t.buffer.array, nil
 	case t.weight != nil:

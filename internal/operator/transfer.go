@@ -75,6 +75,7 @@ type transfer struct {
 	device Place
 	up     bool
 	last   *Tensor
+	reads  int // see FreeAfterUse
 }
 
 func (p Place) newTransfer(up bool, of, to tensor.Shape) *transfer {
@@ -112,6 +113,9 @@ func (t *transfer) download(v G.Value) (G.Value, error) {
 		return nil, fmt.Errorf("x is a %T of shape %v, want a tensor of shape %v on a device", v, v.Shape(), t.of())
 	}
 	d, err := x.ToHost()
+	if err == nil {
+		err = x.place.context.Do(func(*cuda.Stream) error { x.read(); return nil })
+	}
 	if err == nil && t.to.IsScalar() {
 		return G.NewF32(floats(d)[0]), nil
 	}
@@ -128,6 +132,7 @@ func (t *transfer) upload(v G.Value) (G.Value, error) {
 		if t.last, err = t.place.allocate(t.to); err != nil {
 			return err
 		}
+		t.last.reads = t.reads
 		return t.last.buffer.array.CopyFrom(s, host)
 	})
 	return t.last, err
