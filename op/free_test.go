@@ -84,4 +84,3 @@ func TestFreeAfterUse(t *testing.T) {
 	}
 	FreeAfterUse(nil)
 }
-
