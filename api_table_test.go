@@ -507,7 +507,7 @@ func opCalls() []call {
 				return []any{G.Nodes{f(2, 4, 5)}, ints(2, 4), -100, []float64{1}, op.SegmentationWeights{CrossEntropy: 1, Dice: 1}}
 			}, fine: []string{"0[0]=axis*", "1=axis*", "2=*", "3=nil", "4.CrossEntropy=0", "4.Dice=0"}},
 			{name: "op.CheckGraph", f: op.CheckGraph, args: func() []any { return []any{G.NewGraph()} }, fine: []string{"0=zero: it has no nodes"}},
-			{name: "op.FreeAfterUse", f: op.FreeAfterUse, args: func() []any { g := G.NewGraph(); return []any{g, []any{G.NewScalar(g, tensor.Float32)}} }},
+			{name: "op.FreeAfterUse", f: op.FreeAfterUse, args: func() []any { g := G.NewGraph(); return []any{g, G.NewScalar(g, tensor.Float32)} }},
 			{name: "op.ReuseResults", f: op.ReuseResults, args: func() []any { return []any{G.NewGraph()} }},
 			struc("CausalConv", op.CausalConv, conv, op.CausalConvConfig{SiLU: true}, append(convFine, "1=zero")...),
 			struc("CausalConvWithContext", op.CausalConvWithContext, conv, op.CausalConvConfig{SiLU: true}, append(convFine, "1=zero")...),
