@@ -11,7 +11,7 @@ FORWARD(forward, NONE)
 FORWARD(silu, SILU)
 FORWARD(slope, SLOPE)
 
-extern "C" __global__ __launch_bounds__(256, 1) void depthwise_async_backward(const GridConv g, const float *x, const float *taps, const float *dy, float *dx,
+extern "C" __global__ __launch_bounds__(384, 1) void depthwise_async_backward(const GridConv g, const float *x, const float *taps, const float *dy, float *dx,
                                                                               float *parts, int32_t rows, int32_t across) {
   depthwiseBackwardAsync<4, 4>(g, x, taps, dy, dx, parts, rows, across);
 }
