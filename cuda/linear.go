@@ -77,7 +77,7 @@ func linearForward[T Activation](l *Linear, s *Stream, y Array[float32]) (err er
 		if err != nil {
 			return err
 		}
-		if err := MatMul(s, l.Precision, l.Rows, l.Out, l.In, matrix(x, l.In), transposed(weight, l.In), 0, matrix(padded, wide)); err != nil {
+		if err := Multiply(s, l.Precision, l.Rows, l.In, l.Out, x, weight, padded, wide); err != nil {
 			return err
 		}
 		g := grid{x: int64((l.Out + 1023) / 1024), y: int64(l.Rows), threads: 256}
