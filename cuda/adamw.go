@@ -3,6 +3,7 @@ package cuda
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"unsafe"
 )
 
@@ -27,10 +28,12 @@ type adamEntry struct {
 	n, decay         int64
 }
 
-// Step queues one update of all weights in one launch. With clear, it also sets the gradients to zero.
-func (a AdamW) Step(s *Stream, weights []AdamWeight, clear bool) error {
+// Step queues one update of all weights, in one launch, and returns the Euclidean norm of all gradients together before Scale. squares is the sum of the
+// squares of further gradients, which count in the norm. If the norm is above clip, and clip is above 0, the gradients are scaled by clip/norm. If
+// it is not finite, nothing changes. The sums are added in a fixed order. Step waits for the norm only: the update may still run.
+func (a AdamW) Step(s *Stream, weights []AdamWeight, clip, squares float64) (float64, error) {
 	if err := s.usable(); err != nil {
-		return err
+		return 0, err
 	}
 	entries := make([]adamEntry, len(weights))
 	for i, w := range weights {
@@ -40,7 +43,7 @@ func (a AdamW) Step(s *Stream, weights []AdamWeight, clear bool) error {
 			n    int
 		}{{"Grad", w.Grad.n}, {"M", w.M.n}, {"V", w.V.n}, {"Half", w.Half.n}} {
 			if a.n != n && (a.name != "Half" || !w.Half.Absent()) {
-				return fmt.Errorf("cuda: AdamW: weight %d has %d elements, and its %s %d, want as many", i, n, a.name, a.n)
+				return 0, fmt.Errorf("cuda: AdamW: weight %d has %d elements, and its %s %d, want as many", i, n, a.name, a.n)
 			}
 		}
 		entries[i] = adamEntry{w.Weight.address, w.Grad.address, w.M.address, w.V.address, w.Half.address, int64(n), 0}
@@ -50,42 +53,24 @@ func (a AdamW) Step(s *Stream, weights []AdamWeight, clear bool) error {
 	}
 	t, err := s.adam.upload(s, entries)
 	if err != nil || t.pieces == 0 {
-		return err
-	}
-	cleared := int32(0)
-	if clear {
-		cleared = 1
-	}
-	return s.run("adamw", "adamw_step", grid{x: int64(t.pieces), threads: 256}, t.table.address, t.numbers, unsafe.Pointer(&a), cleared)
-}
-
-// GradientNorm returns the Euclidean norm of all gradients together, added in a fixed order. It waits for the result.
-func GradientNorm(s *Stream, grads []Array[float32]) (float64, error) {
-	if err := s.usable(); err != nil {
-		return 0, err
-	}
-	entries := make([]adamEntry, len(grads))
-	for i, g := range grads {
-		entries[i] = adamEntry{g: g.address, n: int64(g.n)}
-	}
-	t, err := s.norm.upload(s, entries)
-	if err != nil || t.pieces == 0 {
-		return 0, err
+		return math.Sqrt(squares), err
 	}
 	parts, err := NewArray[float64](s, t.pieces+1)
 	if err != nil {
 		return 0, err
 	}
 	defer parts.Free()
-	if err := s.run("adamw", "gradient_squares", grid{x: int64(t.pieces), threads: 256}, t.table.address, t.numbers, parts.address); err != nil {
-		return 0, err
-	}
-	sum := parts.Slice(t.pieces, 1)
-	if err := s.run("adamw", "gradient_norm", grid{x: 1, threads: 1024}, parts.address, t.pieces, sum.address); err != nil {
+	sum, g := parts.Slice(t.pieces, 1), grid{x: int64(t.pieces), threads: 256}
+	if err := firstError(
+		s.run("adamw", "gradient_squares", g, t.table.address, t.numbers, parts.address),
+		s.run("adamw", "gradient_norm", grid{x: 1, threads: 1024}, parts.address, t.pieces, squares, sum.address),
+	); err != nil {
 		return 0, err
 	}
 	var norm [1]float64
-	err = sum.CopyTo(s, norm[:])
+	err = s.stage.down(func() error {
+		return s.run("adamw", "adamw_step", g, t.table.address, t.numbers, unsafe.Pointer(&a), sum.address, clip)
+	}, piece{host: bytesOf(norm[:]), device: sum.address})
 	return norm[0], err
 }
 

@@ -313,9 +313,13 @@ func (b *Block[T]) Backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Arr
 	if err := b.check(); err != nil {
 		return err
 	}
-	if err := b.checkBackward(k, dy, dcontext, dfinal, grad); err != nil {
+	if err := firstError(b.checkBackward(k, dy, dcontext, dfinal, grad), s.usable()); err != nil {
 		return err
 	}
+	return s.together(func() error { return b.backward(s, k, dy, dcontext, dfinal, grad) })
+}
+
+func (b *Block[T]) backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Array[float32], grad *BlockGrad) error {
 	var work temporaries
 	defer work.free()
 	var err error

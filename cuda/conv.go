@@ -172,13 +172,24 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 	if err != nil {
 		return err
 	}
-	defer parts.Free()
 	if a.parts = parts.address; count > 0 {
 		if err := s.run("conv", name, g, unsafe.Pointer(&a)); err != nil {
+			parts.Free()
 			return err
 		}
 	}
-	return s.run("conv", "conv_weights", columnBlocks((c.Width+1)*c.Channels), parts.address, count, c.Channels, c.Width, dweight.address, dbias.address)
+	return c.sumWeights(s, parts, count, dweight, dbias)
+}
+
+// sumWeights queues the gradients of taps and bias, the sums of count parts (width+1, channels), the bias in the last row. It frees parts.
+func (c *Conv[T]) sumWeights(s *Stream, parts Array[float32], count int, dweight, dbias Array[float32]) error {
+	width, channels := int64(c.Width), int64(c.Channels)
+	size := width * channels
+	sums := []partSum{{dweight.address, parts.address, int64(count), size + channels, size, channels, width, 1, 0}}
+	if !dbias.Absent() {
+		sums = append(sums, partSum{dbias.address, parts.address + uintptr(4*size), int64(count), size + channels, channels, channels, 1, channels, 0})
+	}
+	return s.sum(nil, sums, parts)
 }
 
 // wideForward queues y for a width of more than maxConvWidth.
@@ -216,17 +227,24 @@ func (c *Conv[T]) wideBackward(s *Stream, a *convArgs, dweight, dbias Array[floa
 	rows, taps := c.Batch*c.Length, (c.Width+1)*c.Channels
 	each := max(64, (rows+63)/64) // rows of a partial sum
 	n := (rows + each - 1) / each
-	dsum, parts := take[float32](s, &work, rows*c.Channels, &err), take[float32](s, &work, n*taps, &err)
+	dsum := take[float32](s, &work, rows*c.Channels, &err)
+	if err != nil {
+		return err
+	}
+	parts, err := NewArray[float32](s, n*taps)
 	if err != nil {
 		return err
 	}
 	a.parts = parts.address
 	over := blocksOf(taps, 256)
 	over.y = int64(n)
-	return firstError(
+	if err := firstError(
 		s.run("conv_wide", "conv_wide_sums", blocksOf(rows*c.Channels, 256), unsafe.Pointer(a), live.address, dsum.address),
 		s.run("conv_wide", "conv_wide_inputs", blocksOf(c.Batch*(c.Width-1+c.Length)*c.Channels, 256), unsafe.Pointer(a), live.address, dsum.address),
 		s.run("conv_wide", "conv_wide_weights", over, unsafe.Pointer(a), live.address, dsum.address, each),
-		s.run("conv", "conv_weights", columnBlocks(taps), parts.address, n, c.Channels, c.Width, dweight.address, dbias.address),
-	)
+	); err != nil {
+		parts.Free()
+		return err
+	}
+	return c.sumWeights(s, parts, n, dweight, dbias)
 }

@@ -11,8 +11,8 @@ func checkLogits(rows, vocabulary, stride, n int) error {
 }
 
 // CrossEntropyForward queues loss (1): the mean of -log softmax(logits)_target over the rows whose target is not ignore, or 0 if there is no
-// such row. logits is (rows, vocabulary), with rows that are stride elements apart. targets is (rows). The caller must have checked that the
-// other targets are in the vocabulary. It also writes state, of CrossEntropyState(rows) elements, for CrossEntropyBackward.
+// such row. logits is (rows, vocabulary), with rows that are stride elements apart. targets is (rows). The results mean
+// nothing if another target is outside the vocabulary. It also writes state, of CrossEntropyState(rows) elements, for CrossEntropyBackward.
 func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, loss Array[float32]) error {
 	if err := firstError(
 		checkLogits(rows, vocabulary, stride, logits.n),
@@ -22,6 +22,8 @@ func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, 
 	}
 	name, g := "entropy_forward_"+typeName[T]()+"_512", grid{x: int64(rows), threads: 512}
 	switch {
+	case vocabulary <= 32:
+		name, g = "entropy_forward_"+typeName[T]()+"_4", blocksOf(rows*4, 256)
 	case vocabulary <= 2048:
 		name, g = "entropy_forward_"+typeName[T]()+"_32", blocksOf(rows*32, 256)
 	case wholeRows(logits, stride):

@@ -147,7 +147,7 @@ func alongK[T Activation](s *Stream, x Matrix[T], k, n int) (Matrix[T], error) {
 	return Matrix[T]{Data: y, Stride: k}, s.run("elementwise", "transpose", g, x.Data.address, y.address, k, n, x.Stride)
 }
 
-// MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c through cuBLAS, with sums in float32. FP16x3 and TF32 change only products of
+// MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c, with sums in float32, through cuBLAS or, for many rows and few columns, kernels of ours. FP16x3 and TF32 change only products of
 // float32. FP16x3 needs working memory, for operands of m rows at most 256 MB and the size of b.
 func MatMul[A, C Activation](s *Stream, p Precision, m, n, k int, a, b Matrix[A], beta float32, c Matrix[C]) error {
 	return MatMulScaled(s, p, m, n, k, 1, a, b, beta, c)
@@ -181,6 +181,11 @@ func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha fl
 	h, err := s.cublas()
 	if err != nil {
 		return err
+	}
+	if p != TF32 {
+		if done, err := narrow(s, m, n, k, alpha, a, b, beta, c); done || err != nil {
+			return err
+		}
 	}
 	compute := uintptr(computeFloat)
 	if p == TF32 && blasType[A]() == blasFloat {

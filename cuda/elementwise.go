@@ -32,6 +32,14 @@ func Average(s *Stream, keep, by float32, x, average Array[float32]) error {
 	return s.run("elementwise", "average", blocksOf(x.n, 256), x.address, average.address, x.n, keep, by)
 }
 
+// Set queues setting every element of x to v.
+func Set(s *Stream, x Array[float32], v float32) error {
+	if err := present("set", "x", x); err != nil {
+		return err
+	}
+	return s.run("elementwise", "set", blocksOf(x.n, 256), x.address, x.n, v)
+}
+
 // NegExp queues y = -exp(x), element by element.
 func NegExp(s *Stream, x, y Array[float32]) error {
 	if err := firstError(present("negative exponential", "x", x), expect("negative exponential", "y", y.n, x.n)); err != nil {
@@ -135,13 +143,13 @@ func ColumnSums[T Activation](s *Stream, rows, width int, x Array[T], stride int
 	if err != nil {
 		return err
 	}
-	defer parts.Free()
 	g := blocksOf(width, 64)
 	g.y = int64(count)
 	if count > 0 {
 		if err := s.run("elementwise", "column_sums_"+typeName[T](), g, x.address, parts.address, rows, width, stride, each); err != nil {
+			parts.Free()
 			return err
 		}
 	}
-	return s.rowSums(parts, sums, count, width)
+	return s.sum(nil, []partSum{sumOf(sums.Slice(0, width), parts, count)}, parts)
 }

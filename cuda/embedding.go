@@ -5,23 +5,33 @@ import (
 	"slices"
 )
 
-// EmbeddingForward queues x (rows, width): for each id, its row of w. The caller must have checked that the ids are rows of w.
-func EmbeddingForward(s *Stream, rows, width int, w Array[float32], ids Array[int32], x Array[float32]) error {
+// EmbeddingForward queues x (rows, width): for each id, its row of w (vocabulary, width). For an id outside the vocabulary it writes zeros.
+func EmbeddingForward(s *Stream, rows, width, vocabulary int, w Array[float32], ids Array[int32], x Array[float32]) error {
 	if err := firstError(
-		atLeast(0, "embedding", "rows", rows, "width", width),
-		expect("embedding", "ids", ids.n, rows, "x", x.n, count(rows, width), "w", w.n, min(rows, 1)*width),
+		atLeast(0, "embedding", "rows", rows, "width", width, "vocabulary", vocabulary),
+		expect("embedding", "ids", ids.n, rows, "x", x.n, count(rows, width), "w", w.n, count(vocabulary, width)),
 	); err != nil {
 		return err
 	}
-	return s.run("embedding", "embedding_forward", blocksOf(rows*width, 256), w.address, ids.address, x.address, rows, width)
+	together, suffix := embeddingVector(width, w, x)
+	return s.run("embedding", "embedding_forward"+suffix, blocksOf(rows*width/together, 256), w.address, ids.address, x.address, rows, width, vocabulary)
 }
 
-// EmbeddingBackward queues the addition of w's gradient to dw (vocabulary, width), from dx (rows, width) and the ids on the host. The rows
-// of a token are added in their order, in chunks. An id outside the vocabulary is an error.
-func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids []int32, dx, dw Array[float32]) error {
+// embeddingVector returns how many numbers of a row a thread reads together, and the suffix of the kernels that do so.
+func embeddingVector(width int, a, b Array[float32]) (int, string) {
+	if uintptr(width)%4|(a.address|b.address)%16 == 0 {
+		return 4, "_4"
+	}
+	return 1, "_1"
+}
+
+// EmbeddingBackward queues the addition of w's gradient to dw (vocabulary, width), from dx (rows, width) and the ids, on the device and on the host.
+// The rows of a token are added in their order, in chunks. For a small vocabulary only the ids on the device are read, and those outside the
+// vocabulary are ignored. Otherwise the host sorts the ids, and one outside the vocabulary is an error.
+func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids Array[int32], host []int, dx, dw Array[float32]) error {
 	if err := firstError(
 		atLeast(0, "embedding", "rows", rows, "width", width, "vocabulary", vocabulary),
-		expect("embedding", "ids", len(ids), rows, "dx", dx.n, count(rows, width), "dw", dw.n, count(vocabulary, width)),
+		expect("embedding", "ids", ids.n, rows, "host", len(host), rows, "dx", dx.n, count(rows, width), "dw", dw.n, count(vocabulary, width)),
 		s.usable(),
 	); err != nil {
 		return err
@@ -29,7 +39,12 @@ func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids []int32, dx, 
 	if rows == 0 {
 		return nil
 	}
-	plan, chunks, sums, slots, err := embeddingPlan(s.plan, ids[:rows], vocabulary)
+	// A table of 32 columns for each warp must fit into shared memory, and the partial sums be fewer than the numbers.
+	const room = 96 << 10
+	if warps := min(8, min(room, s.device.shared)/(128*max(vocabulary, 1))); vocabulary > 0 && warps > 0 && 4*vocabulary <= rows {
+		return embeddingFew(s, rows, width, vocabulary, warps, ids, dx, dw)
+	}
+	plan, chunks, sums, slots, err := embeddingPlan(s.plan, host, vocabulary)
 	if err != nil {
 		return err
 	}
@@ -44,13 +59,31 @@ func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids []int32, dx, 
 		return err
 	}
 	defer parts.Free()
-	threads := min(256, (width+31)/32*32)
+	together, suffix := embeddingVector(width, dx, dw)
+	threads := func(n int) int { return min(256, (n+31)/32*32) }
 	at := func(i int) uintptr { return there.address + uintptr(4*i) }
-	if err := s.run("embedding", "embedding_backward", grid{x: int64(chunks), threads: threads}, dx.address, at(0), at(rows),
+	if err := s.run("embedding", "embedding_backward"+suffix, grid{x: int64(chunks), threads: threads(width / together)}, dx.address, at(0), at(rows),
 		parts.address, dw.address, width); err != nil {
 		return err
 	}
-	return s.run("embedding", "embedding_sums", grid{x: int64(sums), threads: threads}, at(rows+4*chunks), parts.address, dw.address, width)
+	return s.run("embedding", "embedding_sums", grid{x: int64(sums), threads: threads(width)}, at(rows+4*chunks), parts.address, dw.address, width)
+}
+
+// embeddingFew is EmbeddingBackward for a small vocabulary, with blocks of some warps.
+func embeddingFew(s *Stream, rows, width, vocabulary, warps int, ids Array[int32], dx, dw Array[float32]) error {
+	g := grid{x: (int64(width) + 31) / 32, threads: 32 * warps, shared: 128 * vocabulary * warps}
+	most := min(rows/(4*vocabulary), max(64*s.device.multiprocessors/(warps*int(g.x)), 1)) // blocks along the rows: 64 warps a multiprocessor
+	each := max((rows+most-1)/most, 8*warps)
+	g.y = int64((rows + each - 1) / each)
+	parts, err := NewArray[float32](s, int(g.y)*vocabulary*width)
+	if err != nil {
+		return err
+	}
+	defer parts.Free()
+	return firstError(
+		s.run("embedding", "embedding_few", g, dx.address, ids.address, parts.address, rows, width, vocabulary, each),
+		s.run("embedding", "embedding_few_sums", columnBlocks(vocabulary*width), parts.address, dw.address, int(g.y), vocabulary*width),
+	)
 }
 
 // embeddingChunk is the number of rows that one block of threads adds.
@@ -58,10 +91,10 @@ const embeddingChunk = 32
 
 // embeddingPlan returns the positions sorted by token, then the chunks, then the sums of the tokens with several chunks: four numbers for
 // each chunk and sum (kernels/embedding.cu). slots is the number of partial sums. The plan reuses memory if it is long enough.
-func embeddingPlan(memory, ids []int32, vocabulary int) (plan []int32, chunks, sums, slots int, err error) {
+func embeddingPlan(memory []int32, ids []int, vocabulary int) (plan []int32, chunks, sums, slots int, err error) {
 	begin := make([]int32, vocabulary+1)
 	for i, id := range ids {
-		if id < 0 || int(id) >= vocabulary {
+		if id < 0 || id >= vocabulary {
 			return nil, 0, 0, 0, fmt.Errorf("cuda: embedding: ids[%d] is %d, want 0 to %d", i, id, vocabulary-1)
 		}
 		begin[id+1]++

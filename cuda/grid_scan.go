@@ -361,23 +361,17 @@ func (g *GridScan[T]) Backward(s *Stream, checkpoints Array[float32], dy Array[T
 	}
 	half := 2 - size[T]()/2 // 1 for bfloat16, else 0
 	sum := func(to GridProjection[T], parts Array[float32]) partSum {
-		return partSum{to.Data.address, parts.address, a.warps, int64(projections), a.state, int64(to.Step), half}
+		return partSum{to.Data.address, parts.address, a.warps, int64(projections), int64(projections), a.state, 1, int64(to.Step), half}
 	}
-	if err := firstError(
-		k.run(s, "backward", typeName[T](), &a), ddelta.run(s), s.sumParts([]partSum{sum(grad.B, db), sum(grad.C, dc)}),
-		s.rowSums(da, grad.A, sequences, all*g.State),
-	); err != nil {
-		return err
-	}
+	sums := []partSum{sum(grad.B, db), sum(grad.C, dc), sumOf(grad.A.Slice(0, all*g.State), da, sequences)}
 	if !dd.Absent() {
-		if err := s.rowSums(dd, grad.D, sequences, all); err != nil {
-			return err
-		}
+		sums = append(sums, sumOf(grad.D.Slice(0, all), dd, sequences))
 	}
 	if !dbias.Absent() {
-		if err := s.rowSums(dbias, grad.DeltaBias, int(a.groups)*sequences, all); err != nil {
-			return err
-		}
+		sums = append(sums, sumOf(grad.DeltaBias.Slice(0, all), dbias, int(a.groups)*sequences))
+	}
+	if err := firstError(k.run(s, "backward", typeName[T](), &a), ddelta.run(s), s.sumParts(sums)); err != nil {
+		return err
 	}
 	if grad.More != nil {
 		if du.more, err = grad.More(); err != nil {

@@ -192,10 +192,10 @@ func TestLengths(t *testing.T) {
 				l.array("residual", rows*model), l.array("dx", rows*model), l.array("dw", model))
 		},
 		"EmbeddingForward": func(l *lengths) error {
-			return EmbeddingForward(s, rows, model, l.array("w", model), of[int32](l.array("ids", rows)), l.array("x", rows*model))
+			return EmbeddingForward(s, rows, model, 3, l.array("w", 3*model), of[int32](l.array("ids", rows)), l.array("x", rows*model))
 		},
 		"EmbeddingBackward": func(l *lengths) error {
-			return EmbeddingBackward(s, rows, model, 3, make([]int32, l.array("ids", rows).n), l.array("dx", rows*model), l.array("dw", 3*model))
+			return EmbeddingBackward(s, rows, model, 3, of[int32](l.array("ids", rows)), make([]int, l.array("host", rows).n), l.array("dx", rows*model), l.array("dw", 3*model))
 		},
 		"CrossEntropyForward": func(l *lengths) error {
 			return CrossEntropyForward(s, rows, 10, 12, 0, l.array("logits", (rows-1)*12+10), of[int32](l.array("targets", rows)),
@@ -394,9 +394,9 @@ func TestSizes(t *testing.T) {
 		"RMS norm: rows is -1, want at least 0":                  func() error { return RMSNormForward(s, -1, -1, 0, some, some, some) },
 		"RMS norm: width is -1, want at least 0":                 func() error { return RMSNormBackward(s, 1, -1, 0, some, some, some, some, some, some) },
 		"RMS norm: x has 100 elements, want 9223372036854775807": func() error { return RMSNormForward(s, huge, huge, 0, some, some, some) },
-		"embedding: rows is -1, want at least 0":                 func() error { return EmbeddingForward(s, -1, 2, some, ints, some) },
-		"embedding: vocabulary is -1, want at least 0":           func() error { return EmbeddingBackward(s, 0, 2, -1, nil, some, some) },
-		"embedding: dw has 100 elements, want 92233":             func() error { return EmbeddingBackward(s, 0, huge, huge, nil, some, some) },
+		"embedding: rows is -1, want at least 0":                 func() error { return EmbeddingForward(s, -1, 2, 3, some, ints, some) },
+		"embedding: vocabulary is -1, want at least 0":           func() error { return EmbeddingBackward(s, 0, 2, -1, ints, nil, some, some) },
+		"embedding: dw has 100 elements, want 92233":             func() error { return EmbeddingBackward(s, 0, huge, huge, ints, nil, some, some) },
 		"cross-entropy: rows is -1, want at least 0":             func() error { return CrossEntropyForward(s, -1, 5, 5, 0, some, ints, some, some) },
 		"cross-entropy: vocabulary is 0, want at least 1":        func() error { return CrossEntropyBackward(s, 1, 0, 5, 0, some, ints, some, some) },
 		"cross-entropy: stride is 4, want at least the 5":        func() error { return CrossEntropyForward(s, 2, 5, 4, 0, some, ints, some, some) },
@@ -444,7 +444,7 @@ func TestAdamWLengths(t *testing.T) {
 			w := AdamWeight{Weight: array(9), Grad: array(9), M: array(9), V: array(9), Half: of[BFloat16](array(9))}
 			change(&w)
 			want := fmt.Sprintf("weight 0 has 9 elements, and its %s %d, want as many", name, n)
-			if err := refused(func() error { return AdamW{}.Step(s, []AdamWeight{w}, false) }, want); err != nil {
+			if err := refused(func() error { _, err := AdamW{}.Step(s, []AdamWeight{w}, 0, 0); return err }, want); err != nil {
 				t.Error(err)
 			}
 		}

@@ -194,6 +194,8 @@ func (s *Stream) run(file, name string, g grid, args ...any) error {
 			w = append(w, uint64(uint32(v)))
 		case float32:
 			w = append(w, uint64(math.Float32bits(v)))
+		case float64:
+			w = append(w, math.Float64bits(v))
 		case uintptr:
 			w = append(w, uint64(v))
 		case unsafe.Pointer:

@@ -30,7 +30,7 @@ type normKernel struct {
 	name        string
 }
 
-var normKernels = []normKernel{{256, 32, "_32x2"}, {768, 32, "_32x6"}, {1024, 256, "_256x1"}, {3072, 256, "_256x3"}, {4096, 256, "_256x4"}}
+var normKernels = []normKernel{{64, 16, "_16x1"}, {128, 32, "_32x1"}, {256, 32, "_32x2"}, {768, 32, "_32x6"}, {1024, 256, "_256x1"}, {3072, 256, "_256x3"}, {4096, 256, "_256x4"}}
 
 // normRows returns the kernels for rows that begin at multiples of four numbers, or nil if none fit. typed is the address of an array of T.
 func normRows[T Activation](width int, typed uintptr, addresses ...uintptr) *normKernel {
@@ -71,7 +71,10 @@ func RMSNormBackward[T Activation](s *Stream, rows, width int, eps float32, x, w
 	if k := normRows[T](width, dy.address, x.address, w.address, residual.address, dx.address); k != nil {
 		name, together = name+k.name, 256/k.group
 		if g = (grid{threads: 256, shared: 4 * together * width}); together == 1 {
-			most, g.shared = 2*most, 0
+			g.shared = 0
+		}
+		if together == 1 || width <= 128 { // more blocks fit on a multiprocessor
+			most *= 2
 		}
 	}
 	each := max((rows+most-1)/most, together) // rows per block
@@ -80,19 +83,14 @@ func RMSNormBackward[T Activation](s *Stream, rows, width int, eps float32, x, w
 	if err != nil {
 		return err
 	}
-	defer parts.Free()
 	g.x = int64(blocks)
 	if err := s.run("norm", name, g, x.address, w.address, dy.address, residual.address, dx.address,
 		parts.address, rows, width, eps, each); err != nil {
+		parts.Free()
 		return err
 	}
-	return s.rowSums(parts, dw, blocks, width)
+	return s.sum(nil, []partSum{sumOf(dw.Slice(0, width), parts, blocks)}, parts)
 }
 
 // columnBlocks returns the grid of the kernels that use columnSum.
 func columnBlocks(size int) grid { return grid{x: (int64(size) + 31) / 32, threads: 256} }
-
-// rowSums queues the sum (size) of the rows of parts (count, size), added in a fixed order.
-func (s *Stream) rowSums(parts, sum Array[float32], count, size int) error {
-	return s.run("elementwise", "row_sums", columnBlocks(size), parts.address, sum.address, count, size)
-}

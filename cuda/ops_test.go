@@ -226,6 +226,39 @@ func TestMatMulAcross(t *testing.T) {
 	}
 }
 
+// TestMatMulNarrow multiplies matrices of many rows, for some of which there are kernels of ours.
+func TestMatMulNarrow(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(27, 27))
+	const rows = leastNarrowRows + 37
+	for _, size := range [][2]int{{4, 128}, {128, 4}, {16, 64}, {64, 16}, {256, 8}, {8, 256}, {68, 12}, {12, 36}, {64, 128}, {36, 128}} {
+		n, k := size[0], size[1]
+		matrix := func(rows, width int) (Matrix[float32], func(i, j int) float64) {
+			stride := width + 4*r.IntN(2)
+			v := numbers[float32](r, rows*stride, 1)
+			return Matrix[float32]{Data: put[float32](t, s, v), Stride: stride}, func(i, j int) float64 { return v[i*stride+j] }
+		}
+		check := func(what string, m, n, k int, a, b Matrix[float32], atA, atB func(i, j int) float64, beta float32, stride int) {
+			before := numbers[float32](r, m*stride, 1)
+			c := put[float32](t, s, before)
+			do(t, MatMul(s, Strict, m, n, k, a, b, beta, Matrix[float32]{Data: c, Stride: stride}))
+			near(t, fmt.Sprint(what, size), get(t, s, c), productOf(m, n, k, 1, atA, atB, beta, before, stride), 1e-6)
+		}
+		across := func(at func(i, j int) float64) func(i, j int) float64 {
+			return func(i, j int) float64 { return at(j, i) }
+		}
+		x, atX := matrix(rows, k)
+		w, atW := matrix(k, n)
+		check("rows ", rows, n, k, x, w, atX, atW, float32(r.IntN(2)), n+4*r.IntN(2))
+		v, atV := matrix(n, k)
+		v.Transposed = true
+		check("rows, along ", rows, n, k, x, v, atX, across(atV), float32(r.IntN(2)), n)
+		y, atY := matrix(rows, n)
+		y.Transposed = true
+		check("columns ", n, k, rows, y, x, across(atY), atX, 0, k)
+	}
+}
+
 func TestRMSNorm(t *testing.T) {
 	s := open(t)
 	both(t, func(t *testing.T) { testNorm[float32](t, s) }, func(t *testing.T) { testNorm[BFloat16](t, s) })
@@ -233,7 +266,7 @@ func TestRMSNorm(t *testing.T) {
 
 func testNorm[T Activation](t *testing.T, s *Stream) {
 	r := rand.New(rand.NewPCG(6, 6))
-	for _, size := range [][2]int{{1, 1}, {3, 5}, {70, 33}, {1000, 64}, {300, 768}, {20, 1000}, {5, 3000}, {5, 5000}} {
+	for _, size := range [][2]int{{1, 1}, {3, 5}, {70, 33}, {1000, 64}, {37, 40}, {41, 128}, {300, 768}, {20, 1000}, {5, 3000}, {5, 5000}} {
 		rows, width := size[0], size[1]
 		x, w, dy := numbers[float32](r, rows*width, 3), numbers[float32](r, width, 1), numbers[T](r, rows*width, 1)
 		residual := numbers[float32](r, rows*width, 1)
@@ -335,7 +368,7 @@ func testConv[T Activation](t *testing.T, s *Stream) {
 func TestEmbedding(t *testing.T) {
 	s := open(t)
 	r := rand.New(rand.NewPCG(8, 8))
-	for _, size := range [][3]int{{1, 1, 1}, {500, 16, 64}, {77, 300, 33}, {4000, 5, 100}} {
+	for _, size := range [][3]int{{1, 1, 1}, {500, 16, 64}, {77, 300, 33}, {4000, 5, 100}, {300, 99, 64}, {700, 150, 40}} {
 		rows, vocabulary, width := size[0], size[1], size[2]
 		ids, ids32 := make([]int, rows), make([]int32, rows)
 		for i := range ids {
@@ -350,15 +383,21 @@ func TestEmbedding(t *testing.T) {
 			dw[i] += before[i]
 		}
 		ax, adw := blank[float32](t, s, rows*width), put[float32](t, s, before)
-		do(t, EmbeddingForward(s, rows, width, put[float32](t, s, w), putInts(t, s, ids32), ax),
-			EmbeddingBackward(s, rows, width, vocabulary, ids32, put[float32](t, s, dx), adw))
+		on := putInts(t, s, ids32)
+		do(t, EmbeddingForward(s, rows, width, vocabulary, put[float32](t, s, w), on, ax),
+			EmbeddingBackward(s, rows, width, vocabulary, on, ids, put[float32](t, s, dx), adw))
 		near(t, fmt.Sprint("x ", size), get(t, s, ax), x, 0)
 		near(t, fmt.Sprint("dw ", size), get(t, s, adw), dw, 1e-6)
 	}
-	err := EmbeddingBackward(s, 2, 1, 3, []int32{0, 3}, put[float32](t, s, []float64{1, 1}), put[float32](t, s, []float64{1, 1, 1}))
+	ones := put[float32](t, s, slices.Repeat([]float64{1}, 12))
+	err := EmbeddingBackward(s, 2, 1, 3, putInts(t, s, []int32{0, 3}), []int{0, 3}, ones, ones)
 	if err == nil || !strings.Contains(err.Error(), "ids[1] is 3, want 0 to 2") {
 		t.Errorf("a token outside: %v", err)
 	}
+	outside, x := putInts(t, s, []int32{0, 3, -1, 1, 2, 1 << 30, 0, 0, 0, 0, 0, 0}), blank[float32](t, s, 12)
+	do(t, EmbeddingForward(s, 12, 1, 3, ones, outside, x), EmbeddingBackward(s, 12, 1, 3, outside, make([]int, 12), ones, ones))
+	near(t, "rows of tokens outside", get(t, s, x), []float64{1, 0, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1}, 0)
+	near(t, "gradient without tokens outside", get(t, s, ones), []float64{8, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1}, 0)
 }
 
 func TestCrossEntropy(t *testing.T) {
@@ -421,9 +460,9 @@ func testCrossEntropy[T Activation](t *testing.T, s *Stream) {
 func TestAdamW(t *testing.T) {
 	s := open(t)
 	r := rand.New(rand.NewPCG(10, 10))
+	a := AdamW{Scale: 1, Beta1: 0.9, Rest1: 0.1, Beta2: 0.99, Rest2: 0.01, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 0.98}
 	var on []AdamWeight
 	var host [][4][]float64
-	var grads []Array[float32]
 	sum := 0.0
 	for i, n := range []int{1, 100, adamPiece, adamPiece + 1, 3*adamPiece - 5} {
 		w := [4][]float64{numbers[float32](r, n, 1), numbers[float32](r, n, 1), numbers[float32](r, n, 1), numbers[float32](r, n, 1)}
@@ -435,29 +474,22 @@ func TestAdamW(t *testing.T) {
 		if i > 2 {
 			d.Half = blank[BFloat16](t, s, n)
 		}
-		host, on, grads = append(host, w), append(on, d), append(grads, d.Grad)
+		host, on = append(host, w), append(on, d)
 	}
-	norm, err := GradientNorm(s, grads)
-	do(t, err)
-	near(t, "norm", []float64{norm}, []float64{math.Sqrt(sum)}, 1e-12)
-	sum = 0
-	for range 1500 { // more parts than threads that add them
-		v := numbers[float32](r, 3, 1)
-		grads = append(grads, put[float32](t, s, v))
-		sum += v[0]*v[0] + v[1]*v[1] + v[2]*v[2]
-	}
-	norm, err = GradientNorm(s, grads[5:])
-	do(t, err)
-	near(t, "norm of many", []float64{norm}, []float64{math.Sqrt(sum)}, 1e-12)
-	a := AdamW{Scale: 0.5, Beta1: 0.9, Rest1: 0.1, Beta2: 0.99, Rest2: 0.01, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 0.98}
-	for range 2 { // the second call reuses the table of the first
-		do(t, a.Step(s, on, true))
+	length := math.Sqrt(sum + 7)
+	for _, clip := range []float64{0, length / 2, 2 * length} { // later calls reuse the table of the first
+		norm, err := a.Step(s, on, clip, 7)
+		do(t, err)
+		near(t, "norm", []float64{norm}, []float64{length}, 1e-12)
 		for i, w := range host {
-			k := kernel.AdamW[float64]{Scale: 0.5, Beta1: 0.9, Rest1: 0.1, Beta2: 0.99, Rest2: 0.01, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 1}
+			k := kernel.AdamW[float64]{Scale: 1, Beta1: 0.9, Rest1: 0.1, Beta2: 0.99, Rest2: 0.01, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 1}
 			if on[i].Decay {
 				k.Keep = 0.98
 			}
-			k.Step(w[0], w[1], w[2], w[3])
+			if clip == length/2 {
+				k.Scale = 0.5
+			}
+			k.Step(w[0], slices.Clone(w[1]), w[2], w[3])
 			for j, x := range []Array[float32]{on[i].Weight, on[i].Grad, on[i].M, on[i].V} {
 				near(t, fmt.Sprint("weight ", i, " array ", j), get(t, s, x), w[j], 1e-6)
 			}
@@ -466,8 +498,30 @@ func TestAdamW(t *testing.T) {
 			}
 		}
 	}
+	for _, wrong := range []float64{math.NaN(), math.Inf(1)} { // nothing changes
+		before := [][]float64{get(t, s, on[1].Weight), get(t, s, on[1].M), get(t, s, on[1].V)}
+		do(t, on[0].Grad.CopyFrom(s, []float32{float32(wrong)}))
+		norm, err := a.Step(s, on, 1, 0)
+		do(t, err)
+		if !math.IsNaN(norm) && !math.IsInf(norm, 1) {
+			t.Errorf("the norm with a gradient of %v is %v", wrong, norm)
+		}
+		for j, x := range []Array[float32]{on[1].Weight, on[1].M, on[1].V} {
+			near(t, "after a gradient that is not finite", get(t, s, x), before[j], 0)
+		}
+	}
+	sum = 0
+	var many []AdamWeight
+	for range 1500 { // more parts than threads that add them
+		v := numbers[float32](r, 3, 1)
+		many = append(many, AdamWeight{Weight: blank[float32](t, s, 3), Grad: put[float32](t, s, v), M: blank[float32](t, s, 3), V: blank[float32](t, s, 3)})
+		sum += v[0]*v[0] + v[1]*v[1] + v[2]*v[2]
+	}
+	norm, err := a.Step(s, many, 0, 0)
+	do(t, err)
+	near(t, "norm of many", []float64{norm}, []float64{math.Sqrt(sum)}, 1e-12)
 	on[0].M = on[1].M
-	if err := a.Step(s, on, false); err == nil || !strings.Contains(err.Error(), "weight 0 has 1 elements") {
+	if _, err := a.Step(s, on, 0, 0); err == nil || !strings.Contains(err.Error(), "weight 0 has 1 elements") {
 		t.Errorf("moments of another length: %v", err)
 	}
 }

@@ -57,7 +57,8 @@ func hash(h uint64, f *function, words []uint64) uint64 {
 }
 
 const (
-	firstTasks   = 8       // tasks in the first graph of a segment; the device begins when they have come
+	firstTasks   = 2       // tasks in the first graph of a segment; the device begins when they have come
+	wholeTasks   = 16      // a segment of fewer tasks is one graph
 	mostTasks    = 64      // tasks in a later graph; each graph has twice as many as the one before it
 	leastTasks   = 3       // a shorter segment is not recorded
 	mostRecorded = 1 << 15 // tasks in all graphs of a stream
@@ -240,8 +241,9 @@ func (s *Stream) learn() error {
 		r.seen = map[uint64]bool{h: true}
 	}
 	tasks = slices.Clone(tasks)
+	whole := len(tasks) < wholeTasks
 	for n := firstTasks; len(tasks) > 0; n = min(2*n, mostTasks) {
-		if n = min(n, len(tasks)); len(tasks)-n < firstTasks {
+		if n = min(n, len(tasks)); whole || len(tasks)-n < firstTasks {
 			n = len(tasks)
 		}
 		if err := s.record(tasks[:n:n]); err != nil {

@@ -31,8 +31,17 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 
 	var work temporaries
 	defer work.free()
-	// parts allocates the partial sums of a gradient, which are added after the pass. A single partial sum is the gradient itself.
-	var sums []partSum
+	// parts allocates the partial sums of a gradient of a parameter, which are added after the pass. A single partial sum is the gradient itself.
+	var now, later []partSum
+	var laterParts []Array[float32]
+	queued := false
+	defer func() {
+		if !queued {
+			for _, a := range laterParts {
+				a.Free()
+			}
+		}
+	}()
 	parts := func(of Array[float32], count, n int) (uintptr, error) {
 		switch {
 		case of.n == 0: // the operand is absent
@@ -44,8 +53,8 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 		if err != nil {
 			return 0, err
 		}
-		work = append(work, a)
-		sums = append(sums, partSum{of.address, a.address, int64(count), int64(n), int64(n), int64(n), 0})
+		laterParts = append(laterParts, a)
+		later = append(later, sumOf(of.Slice(0, n), a, count))
 		return a.address, nil
 	}
 	projection := func(p Projection[T], of Array[T]) (uintptr, error) {
@@ -64,7 +73,7 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 		work = append(work, a)
 		for g := range p.Groups {
 			to, from := of.address+uintptr(size[T]())*uintptr(g*s.State), a.address+uintptr(4*g*count*rows)
-			sums = append(sums, partSum{to, from, int64(count), int64(rows), int64(s.State), int64(p.stride(s.State)), half})
+			now = append(now, partSum{to, from, int64(count), int64(rows), int64(rows), int64(s.State), 1, int64(p.stride(s.State)), half})
 		}
 		return a.address, nil
 	}
@@ -80,7 +89,8 @@ func (s *Scan[T]) Backward(stream *Stream, checkpoints Array[float32], dy Array[
 	if err := s.launch(stream, pass, "backward", "carries", "scan_carries_in", kernels, &args, &work); err != nil {
 		return err
 	}
-	return stream.sumParts(sums)
+	queued = true
+	return stream.sum(now, later, laterParts...)
 }
 
 func (s *Scan[T]) checkBackward(checkpoints Array[float32], dy Array[T], dfinal Array[float32], grad *ScanGrad[T]) error {

@@ -282,29 +282,3 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 	}
 	return queue(direction, p, p, chunks)
 }
-
-// partSum describes the sum of count parts of size elements each. The rows of the result, of width elements, are written step elements
-// apart. kernels/scan16sums.cu has the same struct.
-type partSum struct {
-	to, parts                      uintptr
-	count, size, width, step, half int64 // half is 1 for a result of bfloat16
-}
-
-// sumParts queues sums, up to eight in each launch.
-func (s *Stream) sumParts(sums []partSum) error {
-	const each = 4 // elements per thread
-	for len(sums) > 0 {
-		var together [8]partSum
-		n, most := copy(together[:], sums), int64(0)
-		for _, p := range sums[:n] {
-			most = max(most, p.size)
-		}
-		g := blocksOf(int(most+each-1)/each, 256)
-		g.y = int64(n)
-		if err := s.run("scan16sums", "sum_parts", g, unsafe.Pointer(&together)); err != nil {
-			return err
-		}
-		sums = sums[n:]
-	}
-	return nil
-}

@@ -40,7 +40,8 @@ func (g *staging) prepare() error {
 			return err
 		}
 		e := &Event{device: d} // not registered with the device: release destroys it
-		if err := d.do(cuEventCreate, uintptr(unsafe.Pointer(&e.handle)), 0); err != nil {
+		const withoutTime = 2
+		if err := d.do(cuEventCreate, uintptr(unsafe.Pointer(&e.handle)), withoutTime); err != nil {
 			return errors.Join(err, d.do(cuMemFreeHost, uintptr(g.buffer[i])))
 		}
 		g.busy[i] = e
@@ -79,8 +80,9 @@ func (g *staging) up(pieces ...piece) error {
 	return nil
 }
 
-// down copies pieces to the host. It returns when all bytes are there.
-func (g *staging) down(pieces ...piece) error {
+// down copies pieces to the host. It returns when all bytes are there. Once the first copies are queued, it calls meanwhile, which can queue work
+// that does not change them. meanwhile may be nil.
+func (g *staging) down(meanwhile func() error, pieces ...piece) error {
 	if err := g.prepare(); err != nil {
 		return err
 	}
@@ -125,6 +127,9 @@ func (g *staging) down(pieces ...piece) error {
 		return to, g.stream.Record(g.busy[i])
 	}
 	now, err := fetch(0)
+	if err == nil && meanwhile != nil {
+		err = meanwhile()
+	}
 	for i := 0; err == nil && len(now) > 0; i ^= 1 {
 		var next [][]byte
 		if next, err = fetch(i ^ 1); err == nil {

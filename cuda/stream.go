@@ -15,12 +15,14 @@ type Stream struct {
 	pool   pool
 	stage  staging
 
-	adam, norm adamTable // tables of the last calls of AdamW.Step and GradientNorm
-	blas       blasHandle
-	ffts       map[fft]fftPlan
-	s4         s4Way
-	plan       []int32  // plan of the last EmbeddingBackward; its memory is reused
-	orders     []orders // of grid scans
+	adam   adamTable // table of the last AdamW.Step
+	blas   blasHandle
+	ffts   map[fft]fftPlan
+	s4     s4Way
+	plan   []int32  // plan of the last EmbeddingBackward; its memory is reused
+	orders []orders // of grid scans
+
+	gathered *gathered // the sums of together, while it runs
 
 	replay replay
 	words  []uint64 // of the last task; its memory is reused

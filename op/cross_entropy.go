@@ -44,15 +44,13 @@ func (f crossEntropy[T]) Check(shapes []tensor.Shape, ints [][]int) error {
 
 // checkTargets returns an error that names the first target that is neither a class nor ignored. what is what the classes are called.
 func checkTargets(shape tensor.Shape, targets []int, classes, ignore int, what string) error {
-	for i, target := range targets {
-		if target != ignore && (target < 0 || target >= classes) {
-			at := make([]string, len(shape))
-			for axis := len(shape) - 1; axis >= 0; axis-- {
-				at[axis] = fmt.Sprint(i % shape[axis])
-				i /= shape[axis]
-			}
-			return fmt.Errorf("targets[%s] is %d, want 0 to %d, %s, or %d, which is ignored", strings.Join(at, ", "), target, classes-1, what, ignore)
+	if i := kernel.FirstOutside(targets, classes, ignore); i >= 0 {
+		target, at := targets[i], make([]string, len(shape))
+		for axis := len(shape) - 1; axis >= 0; axis-- {
+			at[axis] = fmt.Sprint(i % shape[axis])
+			i /= shape[axis]
 		}
+		return fmt.Errorf("targets[%s] is %d, want 0 to %d, %s, or %d, which is ignored", strings.Join(at, ", "), target, classes-1, what, ignore)
 	}
 	return nil
 }

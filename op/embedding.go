@@ -45,10 +45,9 @@ func TiedEmbedding(weight, ids *G.Node) (x, tied *G.Node, err error) {
 type embedding[T kernel.Float] struct{ rows, vocabulary, channels int }
 
 func (f embedding[T]) Check(shapes []tensor.Shape, ints [][]int) error {
-	for i, id := range ints[1] {
-		if length := shapes[1][1]; id < 0 || id >= f.vocabulary {
-			return fmt.Errorf("ids[%d, %d] is %d, want 0 to %d", i/length, i%length, id, f.vocabulary-1)
-		}
+	if i := kernel.FirstOutside(ints[1], f.vocabulary); i >= 0 {
+		length := shapes[1][1]
+		return fmt.Errorf("ids[%d, %d] is %d, want 0 to %d", i/length, i%length, ints[1][i], f.vocabulary-1)
 	}
 	return nil
 }
@@ -65,7 +64,7 @@ func (f embedding[T]) Backward(in []value[T], dout, grad [][]T) {
 func (embedding[T]) Passes() (result, operand int) { return 1, 0 }
 
 func (f embedding[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
-	return nil, cuda.EmbeddingForward(s, f.rows, f.channels, in[0].Array, in[1].Ids, out[0])
+	return nil, cuda.EmbeddingForward(s, f.rows, f.channels, f.vocabulary, in[0].Array, in[1].Ids, out[0])
 }
 
 func (f embedding[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
@@ -79,9 +78,5 @@ func (f embedding[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice
 	if dout[0].Absent() {
 		return nil
 	}
-	ids := make([]int32, f.rows)
-	for i, id := range in[1].Ints {
-		ids[i] = int32(id)
-	}
-	return cuda.EmbeddingBackward(s, f.rows, f.channels, f.vocabulary, ids, dout[0], grad[0])
+	return cuda.EmbeddingBackward(s, f.rows, f.channels, f.vocabulary, in[1].Ids, in[1].Ints, dout[0], grad[0])
 }

@@ -66,7 +66,6 @@ func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
 	fill(&cfg.Beta1, 0.9)
 	fill(&cfg.Beta2, 0.999)
 	fill(&cfg.Eps, 1e-8)
-	finite := func(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 	for _, c := range []struct {
 		name  string
 		value float64
@@ -115,6 +114,8 @@ func (w *moments) allocate() {
 		w.v = tensor.New(tensor.WithShape(v.Shape().Clone()...), tensor.Of(v.Dtype()))
 	}
 }
+
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 
 // Steps returns the number of steps made.
 func (s *AdamW) Steps() int { return s.steps }
@@ -228,12 +229,11 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 			sum += squareSum(d)
 		}
 	}
-	there, err := deviceNorm(device)
+	norm, err := s.deviceStep(device, sum) // before the host's weights, so that an error leaves all of them
 	if err != nil {
 		return fmt.Errorf("train: AdamW: %w", err)
 	}
-	norm := math.Sqrt(sum + there*there)
-	if math.IsNaN(norm) || math.IsInf(norm, 0) {
+	if !finite(norm) {
 		return diverged{fmt.Errorf("train: AdamW: the gradient has length %v at step %d", norm, s.steps+1)}
 	}
 	s.norm = norm
@@ -241,10 +241,6 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 	scale := 1.0
 	if s.cfg.Clip > 0 && norm > s.cfg.Clip {
 		scale = s.cfg.Clip / norm
-	}
-	if err := s.deviceStep(device, scale); err != nil { // before the host's weights, so that nothing moved
-		s.steps--
-		return fmt.Errorf("train: AdamW: %w", err)
 	}
 	for _, p := range pairs {
 		d, ok := p.grad.(*tensor.Dense)
@@ -297,20 +293,20 @@ func squareSum(d *tensor.Dense) float64 {
 }
 
 func step[T kernel.Float](s *AdamW, w *moments, grad *tensor.Dense, scale float64) {
-	a := factors[T](s, scale)
+	a := factors[T](s, s.steps, scale)
 	if !w.param.Decay {
 		a.Keep = 1
 	}
 	a.Step(slice[T](w.param.Value), slice[T](grad), slice[T](w.m), slice[T](w.v))
 }
 
-// factors returns the factors of the current step for weights with decay.
-func factors[T kernel.Float](s *AdamW, scale float64) kernel.AdamW[T] {
-	rate := s.LearnRate(s.steps)
+// factors returns the factors of a step, counted from 1, for weights with decay.
+func factors[T kernel.Float](s *AdamW, step int, scale float64) kernel.AdamW[T] {
+	rate := s.LearnRate(step)
 	return kernel.AdamW[T]{
 		Scale: T(scale), Eps: T(s.cfg.Eps), Keep: T(1 - rate*s.cfg.Decay),
 		Beta1: T(s.cfg.Beta1), Rest1: T(1 - s.cfg.Beta1), Beta2: T(s.cfg.Beta2), Rest2: T(1 - s.cfg.Beta2),
-		Rate: T(rate / (1 - math.Pow(s.cfg.Beta1, float64(s.steps)))),
-		Root: T(1 / math.Sqrt(1-math.Pow(s.cfg.Beta2, float64(s.steps)))),
+		Rate: T(rate / (1 - math.Pow(s.cfg.Beta1, float64(step)))),
+		Root: T(1 / math.Sqrt(1-math.Pow(s.cfg.Beta2, float64(step)))),
 	}
 }

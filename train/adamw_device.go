@@ -3,6 +3,7 @@ package train
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/op"
@@ -36,35 +37,12 @@ func deviceOf(all []trained) (c op.Place, err error) {
 	return c, nil
 }
 
-// deviceNorm returns the length of all gradients of weights that are not frozen.
-func deviceNorm(all []trained) (norm float64, err error) {
+// deviceStep moves the weights, in one launch, and clears the gradients. It returns the length of all gradients: those of weights that are not frozen,
+// and others whose squares have the given sum. If the length is not finite, nothing changes.
+func (s *AdamW) deviceStep(all []trained, squares float64) (norm float64, err error) {
 	c, err := deviceOf(all)
 	if c.OnHost() || err != nil {
-		return 0, err
-	}
-	err = c.Do(func(s *cuda.Stream) (err error) {
-		var grads []cuda.Array[float32]
-		for _, p := range all {
-			if !p.param.Trained() {
-				continue
-			}
-			a, err := p.grad.(*op.DeviceTensor).Array()
-			if err != nil {
-				return fmt.Errorf("the gradient of %s %w", p.param.Name, err)
-			}
-			grads = append(grads, a)
-		}
-		norm, err = cuda.GradientNorm(s, grads)
-		return err
-	})
-	return norm, err
-}
-
-// deviceStep moves the weights, in one launch, and clears the gradients.
-func (s *AdamW) deviceStep(all []trained, scale float64) error {
-	c, err := deviceOf(all)
-	if c.OnHost() || err != nil {
-		return err
+		return math.Sqrt(squares), err
 	}
 	for _, p := range all {
 		if !p.param.Trained() || p.device != nil && p.device.m.Place().Device() == c.Device() {
@@ -72,21 +50,21 @@ func (s *AdamW) deviceStep(all []trained, scale float64) error {
 		}
 		if p.device != nil { // the weight has moved to another device
 			if err := p.device.toHost(); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		p.allocate()
 		m, err := c.NewWeight(p.m)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		v, err := c.NewWeight(p.v)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		p.device = &deviceMoments{m, v}
 	}
-	err = c.Do(func(stream *cuda.Stream) error {
+	err = c.Do(func(stream *cuda.Stream) (err error) {
 		var list []cuda.AdamWeight
 		for _, p := range all {
 			if !p.param.Trained() {
@@ -96,7 +74,9 @@ func (s *AdamW) deviceStep(all []trained, scale float64) error {
 			a := cuda.AdamWeight{Decay: p.param.Decay, Half: w.HalfIfAny()}
 			var errs [4]error
 			a.Weight, errs[0] = w.Array()
-			a.Grad, errs[1] = p.grad.(*op.DeviceTensor).Array()
+			if a.Grad, errs[1] = p.grad.(*op.DeviceTensor).Array(); errs[1] != nil {
+				errs[1] = fmt.Errorf("the gradient of %s %w", p.param.Name, errs[1])
+			}
 			a.M, errs[2] = p.device.m.Array()
 			a.V, errs[3] = p.device.v.Array()
 			if err := errors.Join(errs[:]...); err != nil {
@@ -104,7 +84,7 @@ func (s *AdamW) deviceStep(all []trained, scale float64) error {
 			}
 			list = append(list, a)
 		}
-		if err := cuda.AdamW(factors[float32](s, scale)).Step(stream, list, false); err != nil {
+		if norm, err = cuda.AdamW(factors[float32](s, s.steps+1, 1)).Step(stream, list, s.cfg.Clip, squares); err != nil || !finite(norm) {
 			return err
 		}
 		for _, p := range all {
@@ -117,11 +97,10 @@ func (s *AdamW) deviceStep(all []trained, scale float64) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return err
+	if err == nil && finite(norm) {
+		for _, p := range all {
+			p.grad.(*op.DeviceTensor).Zero()
+		}
 	}
-	for _, p := range all {
-		p.grad.(*op.DeviceTensor).Zero()
-	}
-	return nil
+	return norm, err
 }

@@ -17,17 +17,20 @@ struct AdamW {
 
 constexpr int64_t piece = 8192;  // elements; adamPiece in cuda/adamw.go is the same number
 
-extern "C" __global__ void adamw_step(const Weight *weights, const Piece *pieces, const AdamW a, int32_t clear) {
+// adamw_step changes nothing if the norm of the gradients is not finite. It scales a longer gradient to clip, if that is above 0.
+extern "C" __global__ void adamw_step(const Weight *weights, const Piece *pieces, const AdamW a, const double *norm, double clip) {
+  const double length = *norm;
+  if (!(length < INFINITY)) return;
+  const float scale = clip > 0 && length > clip ? (float)(a.scale * (clip / length)) : a.scale;
   const Piece p = pieces[blockIdx.x];
   const Weight w = weights[p.weight];
   const int64_t from = p.number * piece, to_ = min(from + piece, w.n);
   const float keep = w.decay ? a.keep : 1.f;
-  auto update = [&](float &x, float &g, float &m, float &v) {
-    const float scaled = a.scale * g;
+  auto update = [&](float &x, float g, float &m, float &v) {
+    const float scaled = scale * g;
     m = a.beta1 * m + a.rest1 * scaled;
     v = a.beta2 * v + a.rest2 * scaled * scaled;
     x = keep * x - a.rate * m / (sqrtf(v) * a.root + a.eps);
-    g = 0.f;
   };
   int64_t done = from;  // the rest is updated one by one
   if ((((uintptr_t)w.w | (uintptr_t)w.g | (uintptr_t)w.m | (uintptr_t)w.v) % 16 | (uintptr_t)w.half % 8) == 0) {
@@ -39,15 +42,13 @@ extern "C" __global__ void adamw_step(const Weight *weights, const Piece *pieces
 #pragma unroll
       for (int k = 0; k < 4; k++) update(x[k], g[k], m[k], v[k]);
       store<4>(w.w + i, x), store<4>(w.m + i, m), store<4>(w.v + i, v);
-      if (clear) store<4>(w.g + i, g);
       if (w.half) store<4>(w.half + i, x);
     }
   }
   for (int64_t i = done + threadIdx.x; i < to_; i += blockDim.x) {
-    float x = w.w[i], g = w.g[i], m = w.m[i], v = w.v[i];
-    update(x, g, m, v);
+    float x = w.w[i], m = w.m[i], v = w.v[i];
+    update(x, w.g[i], m, v);
     w.w[i] = x, w.m[i] = m, w.v[i] = v;
-    if (clear) w.g[i] = g;
     if (w.half) w.half[i] = to<bf16>(x);
   }
 }
@@ -69,7 +70,7 @@ extern "C" __global__ void gradient_squares(const Weight *weights, const Piece *
   }
 }
 
-extern "C" __global__ void gradient_norm(const double *parts, int64_t count, double *norm) {
+extern "C" __global__ void gradient_norm(const double *parts, int64_t count, double squares, double *norm) {
   __shared__ double sums[1024];
   const int tid = threadIdx.x;
   double sum = 0;
@@ -79,5 +80,5 @@ extern "C" __global__ void gradient_norm(const double *parts, int64_t count, dou
     __syncthreads();
     if (tid < m) sums[tid] += sums[tid + m];
   }
-  if (tid == 0) norm[0] = sqrt(sums[0]);
+  if (tid == 0) norm[0] = sqrt(sums[0] + squares);
 }

@@ -286,18 +286,6 @@ template <class T, bool STARTS> __device__ __forceinline__ void convNext(const C
   c.next[(walk.b * (walk.width - 1) + i) * c.channels + walk.d] = reaches ? walk.input(t) : 0.f;
 }
 
-// conv_weights adds the parts and transposes the gradient of the taps to (channels, width).
-extern "C" __global__ void conv_weights(const float *parts, int64_t count, int64_t channels, int64_t width, float *dweight, float *dbias) {
-  const int64_t i = (int64_t)blockIdx.x * 32 + threadIdx.x % 32, size = (width + 1) * channels;
-  const double sum = columnSum(parts, count, size, i);
-  if (threadIdx.x >= 32 || i >= size) return;
-  const int64_t tap = i / channels, d = i % channels;
-  if (tap < width)
-    dweight[d * width + tap] = (float)sum;
-  else if (dbias)
-    dbias[d] = (float)sum;
-}
-
 #define CONV(NAME, T)                                                                                                                   \
   extern "C" __global__ void conv_forward_##NAME##_4(const Conv c) { convForward<T, 4, true, false>(c); }                               \
   extern "C" __global__ void conv_forward_##NAME##_any(const Conv c) { convForward<T, 16, false, true>(c); }                            \

@@ -1,6 +1,11 @@
 // The mean of -log softmax(logits)_target over the targets that are not ignore. GROUP threads process a row.
 #include "vector.cuh"
 
+// counts reports whether a target is a token. The host finds one that is wrong later.
+__device__ __forceinline__ bool counts(int32_t target, int64_t vocabulary, int32_t ignore) {
+  return target != ignore && target >= 0 && target < vocabulary;
+}
+
 // Sum is a running Σ e^(x - most), where most is the largest x so far.
 struct Sum {
   float most, sum;
@@ -13,7 +18,7 @@ struct Sum {
 
 template <int GROUP> __device__ __forceinline__ Sum groupSum(Sum v) {
 #pragma unroll
-  for (int m = 16; m > 0; m /= 2) {
+  for (int m = GROUP < 32 ? GROUP / 2 : 16; m > 0; m /= 2) {
     const Sum o = {__shfl_xor_sync(~0u, v.most, m), __shfl_xor_sync(~0u, v.sum, m)};
     // Both lanes add in the same order, so that they get the same result bit for bit.
     Sum low = threadIdx.x & m ? o : v;
@@ -33,8 +38,7 @@ template <int GROUP> __device__ __forceinline__ Sum groupSum(Sum v) {
 
 template <class T, int GROUP>
 __device__ __forceinline__ void entropyForward(const T *logits, const int32_t *targets, float *state, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
-  const int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP;
-  if (row >= rows) return;
+  const int64_t own = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP, row = min(own, rows - 1);  // all groups of a warp run together
   const T *x = logits + row * stride;
   const int lane = threadIdx.x % GROUP;
   Sum s = {-INFINITY, 0.f};
@@ -55,11 +59,11 @@ __device__ __forceinline__ void entropyForward(const T *logits, const int32_t *t
       s.add(a, 1.f);
   }
   s = groupSum<GROUP>(s);
-  if (lane == 0) {
+  if (lane == 0 && own < rows) {
     const int32_t target = targets[row];
     const float lse = s.most + logf(s.sum);
     state[row] = lse;
-    state[rows + row] = target == ignore ? 0.f : lse - value(x[target]);
+    state[rows + row] = counts(target, vocabulary, ignore) ? lse - value(x[target]) : 0.f;
   }
 }
 
@@ -71,6 +75,7 @@ extern "C" __global__ void entropy_mean(const int32_t *targets, float *state, fl
   const int tid = threadIdx.x;
   double sum = 0;
   int64_t count = 0;
+#pragma unroll 8
   for (int64_t i = tid; i < rows; i += 1024) sum += state[rows + i], count += targets[i] != ignore;
   sums[tid] = sum, counts[tid] = count;
   for (int m = 512; m > 0; m /= 2) {
@@ -146,7 +151,7 @@ __device__ __forceinline__ void entropyForwardRow(const T *logits, const int32_t
     const int32_t target = targets[row];
     const float lse = s.most + logf(s.sum);
     state[row] = lse;
-    state[rows + row] = target == ignore ? 0.f : lse - value(x[target]);
+    state[rows + row] = counts(target, vocabulary, ignore) ? lse - value(x[target]) : 0.f;
   }
 }
 
@@ -177,6 +182,10 @@ __device__ __forceinline__ void entropyBackwardRow(T *logits, const int32_t *tar
 }
 
 #define ENTROPY(NAME, T, V)                                                                                                      \
+  extern "C" __global__ void entropy_forward_##NAME##_4(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int64_t p,   \
+                                                        int32_t i) {                                                               \
+    entropyForward<T, 4>(x, t, s, r, v, p, i);                                                                                     \
+  }                                                                                                                                \
   extern "C" __global__ void entropy_forward_##NAME##_32(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int64_t p,  \
                                                          int32_t i) {                                                              \
     entropyForward<T, 32>(x, t, s, r, v, p, i);                                                                                    \

@@ -1,4 +1,4 @@
-// Elementwise operations, sums of columns and rows, and the index of the largest number of a row.
+// Elementwise operations, sums of columns, and the index of the largest number of a row.
 #include "vector.cuh"
 
 #define EACH(N)                                                                        \
@@ -40,6 +40,11 @@ extern "C" __global__ void add_rows(const float *a, const float *b, float *sum, 
 extern "C" __global__ void average(const float *x, float *average, int64_t n, float keep, float by) {
   EACH(n)
   average[i] = keep * average[i] + by * x[i];
+}
+
+extern "C" __global__ void set(float *x, int64_t n, float v) {
+  EACH(n)
+  x[i] = v;
 }
 
 extern "C" __global__ void neg_exp(const float *x, float *y, int64_t n) {
@@ -107,13 +112,6 @@ template <class T> __device__ __forceinline__ void columnSums(const T *x, float 
 #pragma unroll 8
   for (int64_t row = first; row < min(first + each, rows); row++) sum += value(x[row * stride + column]);
   parts[blockIdx.y * width + column] = sum;
-}
-
-// row_sums writes sum (size), the sum of the rows of parts (count, size), added in a fixed order.
-extern "C" __global__ void row_sums(const float *parts, float *sum, int64_t count, int64_t size) {
-  const int64_t i = (int64_t)blockIdx.x * 32 + threadIdx.x % 32;
-  const double s = columnSum(parts, count, size, i);
-  if (threadIdx.x < 32 && i < size) sum[i] = (float)s;
 }
 
 // copy_rows writes to y the first width numbers of each row of x, whose rows are stride numbers apart. The blocks are ((width + 1023) / 1024, rows) of 256

@@ -60,8 +60,8 @@ __device__ __forceinline__ void normBackward(const float *x, const float *w, con
   }
 }
 
-// Rows<GROUP, N> processes a row of at most 4·N·GROUP numbers, a multiple of four, with GROUP threads: a warp, or a block of 256. A thread keeps
-// its numbers in registers: N times four neighbouring ones.
+// Rows<GROUP, N> processes a row of at most 4·N·GROUP numbers, a multiple of four, with GROUP threads: a part of a warp, a warp, or a block of 256. A
+// thread keeps its numbers in registers: N times four neighbouring ones. The groups of a warp always run together, also without a row.
 template <int GROUP, int N> struct Rows {
   // each calls f(i, j) for the j-th group of four of the thread, at column i.
   template <class F> static __device__ __forceinline__ void each(int64_t width, F f) {
@@ -73,7 +73,8 @@ template <int GROUP, int N> struct Rows {
   }
   // sum adds over the group. Every thread gets the same result.
   static __device__ __forceinline__ double sum(double v) {
-    v = warpSum(v);
+#pragma unroll
+    for (int m = GROUP < 32 ? GROUP / 2 : 16; m > 0; m /= 2) v += __shfl_xor_sync(~0u, v, m);
     if constexpr (GROUP > 32) {
       __shared__ double warps[GROUP / 32];
       __syncthreads();
@@ -90,8 +91,8 @@ template <int GROUP, int N> struct Rows {
 template <class T, int GROUP, int N>
 __device__ __forceinline__ void normForwardRows(const float *x, const float *w, T *y, float *copy, int64_t rows, int64_t width, float eps) {
   typedef Rows<GROUP, N> R;
-  const int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP;
-  if (row >= rows) return;
+  const int64_t own = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP, row = min(own, rows - 1);
+  if (GROUP >= 32 && own >= rows) return;
   float v[N][4];
   R::each(width, [&](int i, int j) { load<4>(x + row * width + i, v[j]); });
   double square = 0;
@@ -100,7 +101,7 @@ __device__ __forceinline__ void normForwardRows(const float *x, const float *w, 
     for (int k = 0; k < 4; k++) square += (double)v[j][k] * v[j][k];
   });
   const float scale = (float)(1 / sqrt(R::sum(square) / width + eps));
-  R::each(width, [&](int i, int j) {
+  if (own < rows) R::each(width, [&](int i, int j) {
     float to[4];
     load<4>(w + i, to);
 #pragma unroll
@@ -123,7 +124,8 @@ __device__ __forceinline__ void normBackwardRows(const float *x, const float *w,
 #pragma unroll
     for (int k = 0; k < 4; k++) dw[j][k] = 0.f;
   const int64_t first = (int64_t)blockIdx.x * each, last = min(first + each, rows);
-  for (int64_t row = first + group; row < last; row += groups) {
+  for (int64_t from = first + (GROUP < 32 ? threadIdx.x / 32 * (32 / GROUP) : group); from < last; from += groups) {
+    const int64_t own = GROUP < 32 ? from + group % (32 / GROUP) : from, row = min(own, last - 1);
     float v[N][4], g[N][4];
     R::each(width, [&](int i, int j) { load<4>(x + row * width + i, v[j]), load<4>(dy + row * width + i, g[j]); });
     double square = 0, dot = 0;
@@ -135,7 +137,7 @@ __device__ __forceinline__ void normBackwardRows(const float *x, const float *w,
     });
     const double scale = 1 / sqrt(R::sum(square) / width + eps);
     const float r = (float)scale, c = (float)(R::sum(dot) / width * scale * scale * scale);
-    R::each(width, [&](int i, int j) {
+    if (own < last) R::each(width, [&](int i, int j) {
       float weight[4], add[4] = {0.f, 0.f, 0.f, 0.f};
       load<4>(w + i, weight);
       if (residual) load<4>(residual + row * width + i, add);
@@ -147,7 +149,7 @@ __device__ __forceinline__ void normBackwardRows(const float *x, const float *w,
       store<4>(dx + row * width + i, add);
     });
   }
-  R::each(width, [&](int i, int j) { store<4>(GROUP == 32 ? sums + group * width + i : parts + blockIdx.x * width + i, dw[j]); });
+  R::each(width, [&](int i, int j) { store<4>(GROUP <= 32 ? sums + group * width + i : parts + blockIdx.x * width + i, dw[j]); });
   if (GROUP > 32) return;
   __syncthreads();
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
@@ -175,6 +177,8 @@ __device__ __forceinline__ void normBackwardRows(const float *x, const float *w,
                                                   float *parts, int64_t rows, int64_t width, float eps, int64_t each) {      \
     normBackward<T>(x, w, dy, residual, dx, parts, rows, width, eps, each);                                                  \
   }                                                                                                                          \
+  NORM_ROWS(NAME, T, 16, 1, 4)                                                                                               \
+  NORM_ROWS(NAME, T, 32, 1, 4)                                                                                               \
   NORM_ROWS(NAME, T, 32, 2, 2)                                                                                               \
   NORM_ROWS(NAME, T, 32, 6, 2)                                                                                               \
   NORM_ROWS(NAME, T, 256, 1, 4)                                                                                              \

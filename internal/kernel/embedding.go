@@ -1,6 +1,33 @@
 package kernel
 
-import "github.com/gomamba/mamba/internal/work"
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/gomamba/mamba/internal/work"
+)
+
+// FirstOutside returns the index of the first id that is neither in [0, n) nor in ignored, or -1 if there is none.
+func FirstOutside(ids []int, n int, ignored ...int) int {
+	first := func(ids []int) int {
+		for i, id := range ids {
+			if uint(id) >= uint(n) && !slices.Contains(ignored, id) {
+				return i
+			}
+		}
+		return -1
+	}
+	var found atomic.Bool
+	work.ParallelRange(len(ids), 1<<14, func(from, to int) {
+		if first(ids[from:to]) >= 0 {
+			found.Store(true)
+		}
+	})
+	if !found.Load() {
+		return -1
+	}
+	return first(ids)
+}
 
 // Embedding copies row ids[i] of weight (vocabulary, channels) to row i of y (ids, channels).
 func Embedding[T Float](y, weight []T, ids []int, channels int) {

@@ -85,6 +85,11 @@ func (d *device) run(o *Operator, s *cuda.Stream, values []G.Value, ready []*Ten
 	}
 	keep := o.readers.Load() > 0
 	k, err := d.f.ForwardOn(s, o.place.precision, l.In, l.Out, keep)
+	if err == nil {
+		if err = o.checkInts(values); err != nil && k != nil { // while the device works
+			k.Free()
+		}
+	}
 	if keep && err == nil {
 		kept := &keptOnDevice{Kept: k}
 		if k != nil {
@@ -149,8 +154,7 @@ func (p Place) results(shapes []tensor.Shape, ready []*Tensor) (*Tensor, []cuda.
 
 // operands returns the values as the function's operands, with zero operands for absent ones. The context must be locked.
 func (d *device) operands(o *Operator, values []G.Value) ([]DeviceOperand, error) {
-	in, ints := make([]DeviceOperand, len(o.in)), make([][]int, len(o.in))
-	var unchecked []*raised // the forward pass has checked those of the backward pass
+	in := make([]DeviceOperand, len(o.in))
 	for i, s := range o.in {
 		if !s.present {
 			continue
@@ -159,22 +163,36 @@ func (d *device) operands(o *Operator, values []G.Value) ([]DeviceOperand, error
 		if in[i], err = deviceOperandOf(values[0], s, o.place); err != nil {
 			return nil, fmt.Errorf("%s %w", s.name, err)
 		}
-		if r, ok := values[0].(*raised); ok && r.kind == Ints && !slices.Contains(r.checked, o) {
-			unchecked = append(unchecked, r)
+		values = values[1:]
+	}
+	return in, nil
+}
+
+// checkInts checks the function's operands that are Ints, once for each time that they were copied to the device.
+func (o *Operator) checkInts(values []G.Value) error {
+	ints := make([][]int, len(o.in))
+	var unchecked []*raised
+	for i, s := range o.in {
+		if !s.present {
+			continue
 		}
-		ints[i] = in[i].Ints
+		if r, ok := values[0].(*raised); ok && r.kind == Ints {
+			if ints[i] = r.ints; !slices.Contains(r.checked, o) {
+				unchecked = append(unchecked, r)
+			}
+		}
 		values = values[1:]
 	}
 	if len(unchecked) == 0 {
-		return in, nil
+		return nil
 	}
 	if err := o.check(ints); err != nil {
-		return in, err
+		return err
 	}
 	for _, r := range unchecked {
 		r.checked = append(r.checked, o)
 	}
-	return in, nil
+	return nil
 }
 
 // deviceOperandOf returns a value as an operand. The text of an error continues a sentence that begins with the operand's name.

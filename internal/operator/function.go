@@ -46,7 +46,9 @@ type Keeper[T Float] interface {
 }
 
 // Checker is a function that refuses some values of its integer operands, such as an index out of range. Check returns an error that names
-// the operand and the element. It reads shapes and integers only, and runs before Forward and Backward in both places.
+// the operand and the element. It reads shapes and integers only. On the host it runs before Forward and Backward. On a device it runs after
+// ForwardOn has queued its kernels, while the device works, and once for each copy of the integers. So kernels must not read or write out of range
+// with an integer that Check refuses.
 type Checker interface {
 	Check(shapes []tensor.Shape, ints [][]int) error
 }

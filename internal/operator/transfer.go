@@ -10,6 +10,7 @@ import (
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/node"
+	"github.com/gomamba/mamba/internal/work"
 )
 
 // Upload returns a node with the value of x on the place's device. x is a tensor of float32 on the host. The derivative of Upload is Download.
@@ -75,7 +76,8 @@ type transfer struct {
 	device Place
 	up     bool
 	last   *Tensor
-	reads  int // see FreeAfterUse
+	reads  int      // see FreeAfterUse
+	number *float32 // the last upload of a single number
 }
 
 func (p Place) newTransfer(up bool, of, to tensor.Shape) *transfer {
@@ -133,6 +135,13 @@ func (t *transfer) upload(v G.Value) (G.Value, error) {
 			return err
 		}
 		t.last.reads = t.reads
+		if len(host) == 1 { // the gradient of a loss is the same in most steps; then it is a part of the work that is replayed
+			x := host[0]
+			again := t.number != nil && *t.number == x
+			if t.number = &x; again {
+				return cuda.Set(s, t.last.buffer.array, x)
+			}
+		}
 		return t.last.buffer.array.CopyFrom(s, host)
 	})
 	return t.last, err
@@ -176,9 +185,12 @@ func (o *raise) Do(values ...G.Value) (v G.Value, err error) {
 		o.last.ints, o.last.checked = ints, o.last.checked[:0]
 		if o.kind == Ints {
 			o.ids = slices.Grow(o.ids[:0], len(ints))[:len(ints)]
-			for i, x := range ints {
-				o.ids[i] = Int32(x)
-			}
+			work.ParallelRange(len(ints), 1<<14, func(from, to int) {
+				ids := o.ids[from:to]
+				for i, x := range ints[from:to] {
+					ids[i] = Int32(x)
+				}
+			})
 			return o.last.ids.CopyFrom(s, o.ids)
 		}
 		return o.last.marks.CopyFrom(s, marks)
