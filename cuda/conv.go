@@ -178,18 +178,17 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 			return err
 		}
 	}
-	return c.sumWeights(s, parts, count, dweight, dbias)
+	return s.sum(nil, tapSums(parts, count, c.Width, c.Channels, dweight, dbias), parts)
 }
 
-// sumWeights queues the gradients of taps and bias, the sums of count parts (width+1, channels), the bias in the last row. It frees parts.
-func (c *Conv[T]) sumWeights(s *Stream, parts Array[float32], count int, dweight, dbias Array[float32]) error {
-	width, channels := int64(c.Width), int64(c.Channels)
-	size := width * channels
-	sums := []partSum{{dweight.address, parts.address, int64(count), size + channels, size, channels, width, 1, 0}}
+// tapSums returns the gradients of taps and bias as the sums of count parts (taps+1, channels), the bias in the last row. The bias may be absent.
+func tapSums(parts Array[float32], count, taps, channels int, dweight, dbias Array[float32]) []partSum {
+	size, n := int64(taps*channels), int64(channels)
+	sums := []partSum{{dweight.address, parts.address, int64(count), size + n, size, n, int64(taps), 1, 0}}
 	if !dbias.Absent() {
-		sums = append(sums, partSum{dbias.address, parts.address + uintptr(4*size), int64(count), size + channels, channels, channels, 1, channels, 0})
+		sums = append(sums, partSum{dbias.address, parts.address + uintptr(4*size), int64(count), size + n, n, n, 1, n, 0})
 	}
-	return s.sum(nil, sums, parts)
+	return sums
 }
 
 // wideForward queues y for a width of more than maxConvWidth.
@@ -246,5 +245,5 @@ func (c *Conv[T]) wideBackward(s *Stream, a *convArgs, dweight, dbias Array[floa
 		parts.Free()
 		return err
 	}
-	return c.sumWeights(s, parts, n, dweight, dbias)
+	return s.sum(nil, tapSums(parts, n, c.Width, c.Channels, dweight, dbias), parts)
 }

@@ -526,7 +526,7 @@ func (c *GridConv) planesBackward(s *Stream, dy, dx, dweight, dbias Array[float3
 		int32(t.across)); err != nil {
 		return err
 	}
-	return s.run("conv", "conv_weights", columnBlocks(10*c.Channels), parts.address, n, c.Channels, 9, dweight.address, dbias.address)
+	return s.sumParts(tapSums(parts, n, 9, c.Channels, dweight, dbias))
 }
 
 // depthwiseTaps returns the weight as (kernel…, channels).
@@ -564,5 +564,5 @@ func (c *GridConv) depthwiseWeight(s *Stream, x, y, dweight, sums Array[float32]
 	if err := s.run("gridconv", "conv_depthwise_weight", g, unsafe.Pointer(c.args(0)), x.address, y.address, parts.address, each); err != nil {
 		return err
 	}
-	return s.run("conv", "conv_weights", columnBlocks((c.taps()+1)*c.Channels), parts.address, n, c.Channels, c.taps(), dweight.address, sums.address)
+	return s.sumParts(tapSums(parts, n, c.taps(), c.Channels, dweight, sums))
 }
