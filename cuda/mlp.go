@@ -134,7 +134,7 @@ func (m *MLP[T]) Backward(s *Stream, k *MLPKept[T], dy Array[float32], grad *MLP
 		return err
 	}
 	if !grad.B1.Absent() {
-		if err := s.rowSums(parts, grad.B1, int(over.y), m.Hidden); err != nil {
+		if err := s.sumParts([]partSum{sumOf(grad.B1.Slice(0, m.Hidden), parts, int(over.y))}); err != nil {
 			return err
 		}
 	}
