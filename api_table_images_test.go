@@ -99,7 +99,7 @@ func imageCUDACalls(g *gpu) []call {
 		return must(channelNorm().Forward(s, f(24), f(8), f(8), true))
 	}
 	normFine := append(absent("0.", "Weight", "Bias"), "0.Eps=0")
-	channelFine := append(absent("0.", "Weight", "Bias"), "0.Eps=0")
+	channelFine := append(absent("0.", "Weight", "Bias", "Mean", "Variance"), "0.Eps=0")
 	return g.without(slices.Concat(
 		methods("cuda.LayerNorm", func() any { return norm() }, map[string]call{
 			"Forward":  {args: func() []any { return []any{s, f(24)} }, fine: append([]string{"0=zero: there is nothing to compute", "0.Rows=0", "0.Width=0"}, normFine...)},
@@ -109,7 +109,7 @@ func imageCUDACalls(g *gpu) []call {
 			"Forward": {args: func() []any { return []any{s, f(24), f(8), f(8), true} }, fine: channelFine},
 			"Backward": {args: func() []any {
 				return []any{s, kept(), f(24), f(8), f(8), &cuda.ChannelNormGrad{X: f(24), Weight: f(4), Bias: f(4)}}
-			}, fine: append([]string{"4=zero", "5=zero", "6.Weight=zero", "6.Bias=zero"}, channelFine...)},
+			}, fine: append([]string{"4=zero", "5=zero", "6.Weight=zero", "6.Bias=zero", "6.Mean=zero", "6.Variance=zero"}, channelFine...)},
 		}),
 		methods("cuda.ChannelNormKept", func() any { return kept() }, nil),
 		methods("cuda.Blocks", func() any { return blocks() }, map[string]call{

@@ -101,7 +101,7 @@ func StepChain[T Activation](s *Stream, steps []*Step[T], results []StepResult) 
 			for i, step := range steps[:n] {
 				err = firstError(err, step.rows(s, results[i], i == 0))
 			}
-		case ok && first.Batch <= chainMost && s.device.launches.apart.Load() == nil:
+		case ok && first.Batch <= first.exactMost() && s.device.launches.apart.Load() == nil:
 			var refused bool
 			if refused, err = launchChain(s, plan, steps[:n], results[:n]); refused {
 				why := err.Error()
@@ -112,7 +112,7 @@ func StepChain[T Activation](s *Stream, steps []*Step[T], results []StepResult) 
 		default:
 			for i, step := range steps[:n] {
 				queue := step.forward
-				if step.Batch > fewSequences || size[T]() == 4 && step.Batch > chainMost {
+				if step.Batch > min(fewSequences, step.exactMost()) {
 					queue = step.many
 				}
 				err = firstError(err, queue(s, results[i]))

@@ -19,11 +19,20 @@ type Step[T Activation] struct {
 	Scan    Array[float32] // (batch, channels, state)
 }
 
-// In bfloat16, up to fewMost sequences are computed by few and up to rowsMost by rows. Where these do not run, up to chainMost sequences are computed
-// by a chain. Without it, up to chainMost in float32 and fewSequences in bfloat16 are computed by four kernels a block, in groups of up to eight. More are computed by
-// products that read a weight once for all of them. fewTiles, rowsIn, rowsX and rowsOut are sizes of blocks of threads. All but fewSequences
-// are measured on an H200 (docs/cuda.md).
+// In bfloat16, up to fewMost sequences are computed by few and up to rowsMost by rows. Where these do not run, and in float32, up to exactMost
+// sequences are computed by a chain. Without it, up to fewSequences of them are computed by four kernels a block, in groups of up to eight. More are
+// computed by products that read a weight once for all of them. fewTiles, rowsIn, rowsX and rowsOut are sizes of blocks of threads. All but
+// fewSequences are measured on an H200 (docs/cuda.md).
 const chainMost, fewSequences, fewMost, rowsMost, fewTiles, rowsIn, rowsX, rowsOut = 8, 16, 16, 128, 6, 8, 1, 4
+
+// exactMost returns how many sequences are computed without rounding their activations to the type of the products. In TF32 the chain is faster
+// than cuBLAS for chainMost sequences only, but more of them have been computed in float32 from the beginning, and generation there must not become less exact.
+func (s *Step[T]) exactMost() int {
+	if size[T]() == 4 && s.Precision != TF32 {
+		return chainMost
+	}
+	return 3 * chainMost
+}
 
 // stepRoom is the shared memory that a kernel can use on every device, in float32.
 const stepRoom = 48 << 10 / 4

@@ -206,6 +206,9 @@ func numbers[T int | float32 | float64](v G.Value, shape tensor.Shape) ([]T, err
 		if k, keeping := v.(interface{ dense() *tensor.Dense }); keeping {
 			d, ok = k.dense(), true
 		}
+		if ok && d == nil {
+			return numbers[T](nil, shape)
+		}
 		if ok && d.Dtype() == dt && (d.Shape().Eq(shape) || shape.TotalSize() == 1 && d.Shape().TotalSize() == 1) {
 			return rowMajor[T](d), nil
 		}

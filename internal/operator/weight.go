@@ -136,22 +136,27 @@ func (w *Weight) HostChanged() {
 	w.place.context.changes++
 }
 
-// Average writes keep·weight + by·v to the copy on the device. Do not call it inside the context's Do.
+// Average writes keep·weight + by·v to the copy on the device. v is a value that gorgonia.Read has copied to the host. Do not call it inside the
+// context's Do.
 func (w *Weight) Average(v G.Value, keep, by float64) error {
-	t, ok := v.(*Tensor)
 	if err := w.check(); err != nil {
 		return err
 	}
-	if !ok || t.place.context != w.place.context {
-		return fmt.Errorf("the value of the last run is a %T, want a tensor on %v", v, w.place)
+	host, err := numbers[float32](v, w.shape)
+	if err != nil {
+		return fmt.Errorf("the value of the last run %w", err)
 	}
 	return w.place.context.Do(func(s *cuda.Stream) error {
 		a, err := w.Array()
 		if err != nil {
 			return err
 		}
-		x, err := t.Array()
+		x, err := cuda.NewArray[float32](s, len(host))
 		if err != nil {
+			return err
+		}
+		defer x.Free()
+		if err := x.CopyFrom(s, host); err != nil {
 			return err
 		}
 		if err := cuda.Average(s, float32(keep), float32(by), x, a); err != nil {
