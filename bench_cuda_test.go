@@ -13,6 +13,7 @@ import (
 	"github.com/gomamba/mamba/internal/benchtest"
 	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 	"github.com/gomamba/mamba/train"
 )
 
@@ -62,6 +63,7 @@ func BenchmarkCUDATraining(b *testing.B) {
 				if _, err := G.Grad(loss, nodes...); err != nil {
 					b.Fatal(err)
 				}
+				op.FreeAfterUse(g)
 				vm := G.NewTapeMachine(g, G.BindDualValues(nodes...))
 				defer vm.Close()
 				solver, err := train.NewAdamW(lm.Params().Trainable(), train.AdamWConfig{LearnRate: 1e-4, Decay: 0.1})

@@ -92,6 +92,7 @@ func benchDevice(b *testing.B, training bool) {
 					return solver.Step(gradients)
 				}
 			}
+			op.FreeAfterUse(g)
 			vm := G.NewTapeMachine(g, options...)
 			defer vm.Close()
 			run := func() time.Duration {

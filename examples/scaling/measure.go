@@ -107,6 +107,7 @@ func measure(set settings, m model, p pass, length int) (at point, err error) {
 			G.Read(n, &values[i])
 		}
 	}
+	op.FreeAfterUse(g)
 	vm := G.NewTapeMachine(g)
 	defer func() {
 		err = errors.Join(err, vm.Close())
