@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // labels draws n labels below classes, so that some classes are often absent.
@@ -280,6 +282,7 @@ func BenchmarkHausdorff95(b *testing.B) {
 		return l
 	}
 	p, q := ball(60), ball(66)
+	benchtest.Processors(b)
 	for b.Loop() {
 		if _, err := Hausdorff95(p, q, 1, []int{n, n, n}, nil); err != nil {
 			b.Fatal(err)
