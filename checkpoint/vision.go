@@ -103,7 +103,9 @@ func hiddenOf(m vision.Model) (h hidden, err error) {
 	case *vision.MambaUNet:
 		if m != nil {
 			c := m.Config()
-			h, orders = hidden{DropPath: c.DropPath}, c.Orders != nil
+			if h, orders = (hidden{DropPath: c.DropPath}), c.Orders != nil; c.Attention {
+				return h, errors.New("the model has Attention, which LoadVision does not read: save its weights with SaveParams")
+			}
 		}
 	default:
 		return h, fmt.Errorf("the model is a %T, want one of package vision", m)
@@ -142,7 +144,8 @@ func (r *Reader) vision(cfg VisionConfig, opts []nn.Option) (vision.Model, error
 		m, err = l.vim(c)
 	case vision.MambaUNetConfig:
 		if s.parts["layers.0.blocks.0.op"] {
-			return l.start(c)
+			m, err = l.start(c)
+			break
 		}
 		head := "vmunet.final_conv"
 		if c.Axes == 3 {
@@ -252,6 +255,9 @@ func (l *visionLoad) fillSome(m vision.Model, from func(name string) string, sup
 
 // start returns a MambaUNet with the weights of a VMamba of the first form.
 func (l *visionLoad) start(c vision.MambaUNetConfig) (vision.Model, error) {
+	if c.Axes == 3 || c.Attention {
+		return nil, fmt.Errorf("the file has the weights of a VMamba, and VisionConfig.Model has Axes %d and Attention %t, want Axes 2 without Attention", c.Axes, c.Attention)
+	}
 	if l.cfg.Classes != 0 {
 		c.Classes = l.cfg.Classes
 	}

@@ -343,6 +343,7 @@ func TestLoadVisionErrors(t *testing.T) {
 		{v0, VisionConfig{Model: vision.VMambaTiny()}, "tensors do not fit"},
 		{v0, VisionConfig{Model: vision.VimTiny()}, "tensors do not fit"},
 		{v0, VisionConfig{Model: 3}, "Model is a int, want a vision.VMambaConfig"},
+		{v0, VisionConfig{Model: vision.MambaUNet3DTiny(2)}, "VisionConfig.Model has Axes 3 and Attention false, want Axes 2 without Attention"},
 		{v0, VisionConfig{Height: 32}, "Height is 32 and Width 0, want 0: a *vision.VMamba takes images of any size"},
 		{vim, VisionConfig{Width: 64}, "Width is 64 and Height 0, want both, or Height alone"},
 		{vim, VisionConfig{Height: 4}, "want at least the size of a patch"},
@@ -360,7 +361,8 @@ func TestLoadVisionErrors(t *testing.T) {
 		}
 	}
 	var none *vision.VMamba
-	for _, m := range []vision.Model{nil, none, vision.NewVMamba(vision.VMambaConfig{}), vision.NewVMamba(vision.VMambaConfig{Classes: 1, Dims: []int{2}, Depths: []int{1}, Orders: lines})} {
+	for _, m := range []vision.Model{nil, none, vision.NewVMamba(vision.VMambaConfig{}), vision.NewVMamba(vision.VMambaConfig{Classes: 1, Dims: []int{2}, Depths: []int{1}, Orders: lines}),
+		vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 1, Dims: []int{4}, Depths: []int{1}, Attention: true})} {
 		if err := SaveVision(t.TempDir(), m); err == nil {
 			t.Errorf("a %T was saved without an error", m)
 		}

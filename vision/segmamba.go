@@ -162,13 +162,12 @@ func (p *umambaParts) apply(s *build.Steps, x *G.Node, slices int) *G.Node {
 	}
 	shape := x.Shape().Clone()
 	last := len(shape) - 1
-	call := *s
-	call.Slices = slices
-	if slices == 0 {
-		call.Slices = shape[1]
+	defer func(before int) { s.Slices = before }(s.Slices)
+	if s.Slices = slices; slices == 0 {
+		s.Slices = shape[1]
 	}
 	x = s.Do(op.Reshape(s.Do(p.norm.Apply(x)), shape[0], shape[1:last].TotalSize(), shape[last]))
-	return s.Do(op.Reshape(call.Mix(p.mamba, x), shape...))
+	return s.Do(op.Reshape(s.Mix(p.mamba, x), shape...))
 }
 
 // Err returns the error of an invalid configuration, or nil.

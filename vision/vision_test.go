@@ -394,6 +394,11 @@ func TestErrors(t *testing.T) {
 	}
 	m := vision.NewVMamba(vision.VMambaConfig{Classes: 2, Depths: []int{1}, Dims: []int{4}})
 	g := G.NewGraph()
+	volume := G.NewTensor(g, tensor.Float32, 5, G.WithShape(1, 3, 4, 2, 4), G.WithName("volume"))
+	stage := vision.NewSegMambaStage(vision.SegMambaStageConfig{Channels: 4, State: 2, Slices: 5})
+	if _, err := stage.Apply(volume); err == nil || !strings.Contains(err.Error(), "slices") {
+		t.Errorf("a volume that five slices do not divide: error %v, want one that names the slices", err)
+	}
 	node := func(dt tensor.Dtype, shape ...int) *G.Node {
 		return G.NewTensor(g, dt, len(shape), G.WithShape(shape...), G.WithName(fmt.Sprint(dt, shape)))
 	}
