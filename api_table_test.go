@@ -228,6 +228,7 @@ func layerCalls() []call {
 		methods("layer.Params", params, map[string]call{
 			"Count": missing, "Freeze": missing, "Unfreeze": missing, "RemoveLoRA": missing, "Trainable": missing, "ValuesChanged": missing,
 			"UpdateStatistics": {fine: []string{"0=nil: nothing to move"}},
+			"ForgetStatistics": {},
 			"Describe":         {args: func() []any { return []any{io.Discard, "name"} }, panics: append(missing.panics, "1=nil: an io.Writer is not nil")},
 			"MergeLoRA":        {fine: []string{"0=nil: nothing to merge"}}, "ToHost": {fine: []string{"0=nil: nothing to copy"}},
 			"ByName": {args: with("a"), panics: missing.panics}, "ToDevice": {args: with(nil), broken: true, fine: []string{"1=zero: the error is that of the first use"}}, "Nodes": {args: func() []any { return []any{G.NewGraph()} }, panics: []string{"1=*: gorgonia.NewGraph makes graphs", "0[0]=*: a weight is not nil, and has a value"}},

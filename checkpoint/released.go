@@ -226,10 +226,10 @@ func unpickleReleased(text []byte, objects int64, from string) ([]view, error) {
 	return views, nil
 }
 
-// first returns the dictionary with the first of the names.
+// first returns the dictionary with the first of the names: the last one of that name, as in Python.
 func (d *dict) first(names []string) *dict {
 	for _, name := range names {
-		for _, i := range d.items {
+		for _, i := range slices.Backward(d.items) {
 			if in, ok := i.value.(*dict); ok && i.key == any(name) {
 				return in
 			}

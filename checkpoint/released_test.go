@@ -68,6 +68,7 @@ func TestHostileReleasedFiles(t *testing.T) {
 		pickle, from, want string
 	}{
 		"good":                        {beside("N"), "", ""},
+		"the last of a name":          {pDict(pString("model"), "}", pString("model"), model), "", ""},
 		"system":                      {beside(pGlobal("posix", "system") + pTuple(pString("true")) + "R"), "", `it names "posix.system"`},
 		"system that is not called":   {beside(pGlobal("os", "system")), "", `it names "os.system"`},
 		"a module of system":          {beside(pGlobal("os.path", "join")), "", `it names "os.path.join"`},

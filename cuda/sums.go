@@ -42,8 +42,11 @@ func (s *Stream) together(f func() error) error {
 	g := new(gathered)
 	s.gathered = g
 	defer g.parts.free()
-	err := f()
-	if s.gathered = nil; err != nil {
+	err := func() error {
+		defer func() { s.gathered = nil }() // also after a panic: sums that stay in g would never be queued
+		return f()
+	}()
+	if err != nil {
 		return err
 	}
 	return s.sumParts(g.sums)

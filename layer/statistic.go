@@ -56,6 +56,23 @@ func (p Params) UpdateStatistics() error {
 	return nil
 }
 
+// ForgetStatistics makes the last runs of the graphs of training not count: the next UpdateStatistics does not see them. Call it after a run that failed,
+// for example one whose loss is not finite; train.Trainer does.
+func (p Params) ForgetStatistics() {
+	for _, w := range p {
+		if w == nil {
+			continue
+		}
+		w.observed.mu.Lock()
+		for _, at := range w.observed.all {
+			if o := at.Value(); o != nil {
+				o.value = nil
+			}
+		}
+		w.observed.mu.Unlock()
+	}
+}
+
 func (p *Param) update() error {
 	p.observed.mu.Lock()
 	defer p.observed.mu.Unlock()

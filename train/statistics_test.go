@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -109,5 +110,12 @@ func TestRunningStatistics(t *testing.T) {
 		if got := values(params); !slices.Equal(got, before) {
 			t.Errorf("accumulate %d: a failed step leaves %v, want %v", accumulate, got, before)
 		}
+		if err := params.UpdateStatistics(); err != nil { // as the trainer that comes next does
+			t.Fatal(err)
+		}
+		if got := values(params); !slices.Equal(got, before) {
+			t.Errorf("accumulate %d: the statistics of a failed step count later: %v, want %v", accumulate, got, before)
+		}
+		runtime.KeepAlive(tr) // its graph holds what the step has computed
 	}
 }

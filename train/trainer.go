@@ -304,7 +304,7 @@ func (t *Trainer) finite(loss float64) error {
 	return nil
 }
 
-// step makes a training step. After an error, or a panic of the source, the trainer is as it was before.
+// step makes a training step. After an error, or a panic of the source, the trainer is as it was before, but for an error that says that the step is made.
 func (t *Trainer) step() (err error) {
 	if err := t.enter("step"); err != nil {
 		return err
@@ -320,6 +320,7 @@ func (t *Trainer) step() (err error) {
 	defer func() {
 		if !made {
 			t.clearGradients() // of the batches that have run
+			t.all.ForgetStatistics()
 			err = errors.Join(err, restore(), t.source.Go(at))
 		}
 	}()
@@ -355,11 +356,11 @@ func (t *Trainer) step() (err error) {
 	if err := t.solver.Step(t.nodes); err != nil {
 		return err
 	}
-	if err := t.all.UpdateStatistics(); err != nil {
-		return fmt.Errorf("train: step %d: %w", t.Done()+1, err)
-	}
 	t.curve.Training = append(t.curve.Training, Point{t.Done(), loss})
-	made = true
+	made = true // the weights have moved
+	if err := t.all.UpdateStatistics(); err != nil {
+		return fmt.Errorf("train: step %d is made, but for its running statistics: %w", t.Done(), err)
+	}
 	return nil
 }
 
