@@ -373,13 +373,17 @@ func TestOperatorsGradients(t *testing.T) {
 
 func TestOperatorsBitIdentical(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	processors := []int{1, 2, 3, 8}
+	if testing.Short() { // under the race detector each run takes seconds
+		processors = []int{1, 8}
+	}
 	for _, u := range uses(40) {
 		want, err := u.run(tensor.Float32, false, nil)
 		if err != nil {
 			t.Errorf("%s: %v", u.name, err)
 			continue
 		}
-		for _, procs := range []int{1, 2, 3, 8} {
+		for _, procs := range processors {
 			runtime.GOMAXPROCS(procs)
 			for _, lisp := range []bool{false, true} {
 				got, err := u.run(tensor.Float32, lisp, nil)
