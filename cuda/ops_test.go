@@ -450,6 +450,14 @@ func testCrossEntropy[T Activation](t *testing.T, s *Stream) {
 			}
 		}
 	}
+	// One that another thread finds than the logits that are finite.
+	for _, logits := range [][]float64{{math.Inf(-1), 1, math.NaN(), 2}, {1, math.Inf(-1), 2, math.NaN()}} {
+		a, state, loss := put[T](t, s, logits), blank[float32](t, s, 3), put[float32](t, s, []float64{0})
+		do(t, CrossEntropyForward(s, 1, 4, 4, -100, a, putInts(t, s, []int32{1}), state, loss))
+		if got := get(t, s, loss); got[0] == got[0] {
+			t.Errorf("the loss of %v is %v, want NaN", logits, got[0])
+		}
+	}
 	// Every target is ignored.
 	a, state, loss := put[T](t, s, []float64{1, 2}), blank[float32](t, s, 3), blank[float32](t, s, 1)
 	on := putInts(t, s, []int32{-100})

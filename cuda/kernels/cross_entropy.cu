@@ -11,7 +11,10 @@ struct Sum {
   float most, sum;
   __device__ __forceinline__ void add(float m, float s) {
     const float top = fmaxf(most, m);
-    if (top == -INFINITY) return;
+    if (top == -INFINITY) {
+      sum += s;  // which may be NaN; other sums are multiplied by 0 when a larger x comes
+      return;
+    }
     sum = sum * __expf(most - top) + s * __expf(m - top), most = top;
   }
 };

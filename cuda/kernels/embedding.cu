@@ -2,24 +2,12 @@
 // four numbers, else 1.
 #include "vector.cuh"
 
-template <int V> __device__ __forceinline__ void read(const float *p, float (&x)[V]) {
-  if constexpr (V == 1)
-    x[0] = *p;
-  else
-    load<V>(p, x);
-}
-template <int V> __device__ __forceinline__ void write(float *p, const float (&x)[V]) {
-  if constexpr (V == 1)
-    *p = x[0];
-  else
-    store<V>(p, x);
-}
 template <int V> __device__ __forceinline__ void addTo(float *p, const float (&x)[V]) {
   float sum[V];
-  read<V>(p, sum);
+  load<V>(p, sum);
 #pragma unroll
   for (int v = 0; v < V; v++) sum[v] += x[v];
-  write<V>(p, sum);
+  store<V>(p, sum);
 }
 
 // embeddingForward writes zeros for an id outside the vocabulary, which the host finds later, and for -1, a token that could not be chosen.
@@ -30,8 +18,8 @@ __device__ __forceinline__ void embeddingForward(const float *w, const int32_t *
   const int64_t row = rows * width <= INT32_MAX ? (int64_t)((uint32_t)i / (uint32_t)width) : i / width;
   const int64_t id = ids[row];
   float v[V] = {};
-  if (id >= 0 && id < vocabulary) read<V>(w + id * width + i - row * width, v);
-  write<V>(x + i, v);
+  if (id >= 0 && id < vocabulary) load<V>(w + id * width + i - row * width, v);
+  store<V>(x + i, v);
 }
 
 // Chunk is the positions [from, to) of a token. Its sum is written to row slot of parts, or added to the table if slot is negative.
@@ -48,14 +36,14 @@ __device__ __forceinline__ void embeddingBackward(const float *dx, const int32_t
 #pragma unroll 8
     for (int k = c.from; k < c.to; k++) {
       float v[V];
-      read<V>(dx + positions[k] * width + i, v);
+      load<V>(dx + positions[k] * width + i, v);
 #pragma unroll
       for (int j = 0; j < V; j++) sum[j] += v[j];
     }
     if (c.slot < 0)
       addTo<V>(dw + c.token * width + i, sum);
     else
-      write<V>(parts + c.slot * width + i, sum);
+      store<V>(parts + c.slot * width + i, sum);
   }
 }
 

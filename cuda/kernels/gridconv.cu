@@ -34,25 +34,6 @@ __device__ __forceinline__ int64_t cellIndex(const int32_t (&n)[3], int64_t batc
   return ((batch * n[0] + z) * n[1] + y) * n[2] + x;
 }
 
-template <int V> __device__ __forceinline__ void loadV(const float *p, float (&v)[V]) {
-  if constexpr (V == 1)
-    v[0] = *p;
-  else
-    load<V>(p, v);
-}
-template <int V> __device__ __forceinline__ void storeV(float *p, const float (&v)[V]) {
-  if constexpr (V == 1)
-    *p = v[0];
-  else
-    store<V>(p, v);
-}
-template <class T, int V> __device__ __forceinline__ void loadTyped(const T *p, float (&v)[V]) {
-  if constexpr (V == 1)
-    v[0] = value(*p);
-  else
-    load<V>(p, v);
-}
-
 // columns writes col (n, width): for each of n cells of the result from first on, the inputs of one group in the order (kernel…, channels), then ones, then zeros.
 // A thread writes four columns of some rows. TOGETHER: they are four channels of one cell.
 template <class T, bool TOGETHER>
@@ -159,17 +140,17 @@ __device__ __forceinline__ void spread(const GridConv &g, const T *col, const fl
   const int64_t cell = begin + i;
   float sum[V] = {};
   if (add)
-    loadV<V>(x + cell * g.channels + channel, sum);
+    load<V>(x + cell * g.channels + channel, sum);
   else if (bias)
-    loadV<V>(bias + channel, sum);
+    load<V>(bias + channel, sum);
   eachReader(g, Cell(cell, g.in), [&](int32_t tap, int64_t at) {
     if (at < first || at >= first + n) return;
     float v[V];
-    loadTyped<T, V>(col + (at - first) * g.width + tap * size + c, v);
+    load<V>(col + (at - first) * g.width + tap * size + c, v);
 #pragma unroll
     for (int k = 0; k < V; k++) sum[k] += v[k];
   });
-  storeV<V>(x + cell * g.channels + channel, sum);
+  store<V>(x + cell * g.channels + channel, sum);
 }
 
 // depthwise writes V channels of a cell. Unless BACK is set, x is the input and y the result; else y is the gradient of the input or the result of the
@@ -182,11 +163,11 @@ __device__ __forceinline__ void depthwise(const GridConv &g, const float *x, con
   const int32_t(&n)[3] = BACK ? g.in : g.out;
   if (cell >= g.batch * n[0] * n[1] * n[2]) return;
   float sum[V] = {};
-  if (bias) loadV<V>(bias + c, sum);
+  if (bias) load<V>(bias + c, sum);
   auto add = [&](int32_t tap, int64_t at) {
     float v[V], w[V];
-    loadV<V>(x + at * g.channels + c, v);
-    loadV<V>(taps + (int64_t)tap * g.channels + c, w);
+    load<V>(x + at * g.channels + c, v);
+    load<V>(taps + (int64_t)tap * g.channels + c, w);
 #pragma unroll
     for (int k = 0; k < V; k++) sum[k] = fmaf(w[k], v[k], sum[k]);
   };
@@ -194,7 +175,7 @@ __device__ __forceinline__ void depthwise(const GridConv &g, const float *x, con
     eachReader(g, Cell(cell, g.in), add);
   else
     eachTap(g, Cell(cell, g.out), add);
-  storeV<V>(y + cell * g.channels + c, sum);
+  store<V>(y + cell * g.channels + c, sum);
 }
 
 // conv_depthwise_weight writes parts (gridDim.z, kernel + 1, channels): the sums over each cells of y·x for each cell of the kernel, and of y. A block has 32

@@ -1,32 +1,11 @@
 // LayerNorm: y = (x - mean) / sqrt(variance + eps) · weight + bias over rows; see cuda/layer_norm.go. Weight and bias may be null. Means and variances
 // are in double: the variance is the mean of (x - mean)², so that a large mean costs no digits.
-#include "vector.cuh"
+#include "rows.cuh"
 
-// Few<GROUP, N> processes a row of at most 4·N·GROUP numbers, a multiple of four, with GROUP neighbouring threads of a block of 256: a part of a
-// warp, a warp, or the block. A thread keeps its numbers in registers: N times four neighbouring ones. All threads of a warp call sum.
-template <int GROUP, int N> struct Few {
-  template <class F> static __device__ __forceinline__ void each(int64_t width, F f) {
-#pragma unroll
-    for (int j = 0; j < N; j++) {
-      const int i = 4 * (j * GROUP + threadIdx.x % GROUP);
-      if (i < width) f(i, j);
-    }
-  }
-  // sum adds over the group. Every thread gets the same result.
-  static __device__ __forceinline__ double sum(double v) {
-#pragma unroll
-    for (int m = (GROUP < 32 ? GROUP : 32) / 2; m > 0; m /= 2) v += __shfl_xor_sync(~0u, v, m);
-    if constexpr (GROUP > 32) {
-      __shared__ double warps[GROUP / 32];
-      __syncthreads();
-      if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
-      __syncthreads();
-      v = 0;
-#pragma unroll
-      for (int i = 0; i < GROUP / 32; i++) v += warps[i];
-    }
-    return v;
-  }
+// Few<GROUP, N> is Rows with the mean and the variance. All threads of a warp call sum.
+template <int GROUP, int N> struct Few : Rows<GROUP, N> {
+  using Rows<GROUP, N>::each;
+  using Rows<GROUP, N>::sum;
   // centre subtracts the mean from the numbers of a row and returns 1/sqrt(variance + eps).
   static __device__ __forceinline__ float centre(float (&v)[N][4], int64_t width, float eps) {
     double total = 0, square = 0;

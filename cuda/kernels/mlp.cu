@@ -3,19 +3,6 @@
 #include "activation.cuh"
 #include "vector.cuh"
 
-// at<V> reads and writes V neighbouring numbers.
-template <int V, class T> __device__ __forceinline__ void get(const T *p, float (&x)[V]) {
-  if constexpr (V == 1)
-    x[0] = value(*p);
-  else
-    load<V>(p, x);
-}
-template <int V, class T> __device__ __forceinline__ void set(T *p, const float (&x)[V]) {
-  if constexpr (V == 1)
-    *p = to<T>(x[0]);
-  else
-    store<V>(p, x);
-}
 template <int V> __device__ __forceinline__ void biases(const float *bias, int64_t column, float (&b)[V]) {
 #pragma unroll
   for (int v = 0; v < V; v++) b[v] = bias ? bias[column + v] : 0.f;
@@ -26,10 +13,10 @@ __device__ __forceinline__ void mlpForward(const T *h, const float *bias, T *y, 
   const int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V;
   if (i >= rows * width) return;
   float x[V], b[V];
-  get<V>(h + i, x), biases(bias, i % width, b);
+  load<V>(h + i, x), biases(bias, i % width, b);
 #pragma unroll
   for (int v = 0; v < V; v++) x[v] = activation(f, x[v] + b[v]);
-  set<V>(y + i, x);
+  store<V>(y + i, x);
 }
 
 // mlpBackward writes y again, replaces dy by the gradient of h, and writes parts (gridDim.y, width): its sums over each rows. A block of 256 threads has
@@ -45,14 +32,14 @@ __device__ __forceinline__ void mlpBackward(const T *h, const float *bias, T *dy
 #pragma unroll 2
     for (int64_t row = first + part; row < last; row += 8) {
       float x[V], d[V];
-      get<V>(h + row * width + column, x), get<V>(dy + row * width + column, d);
+      load<V>(h + row * width + column, x), load<V>(dy + row * width + column, d);
 #pragma unroll
       for (int v = 0; v < V; v++) {
         const float s = x[v] + b[v];
         x[v] = activation(f, s), d[v] *= slope(f, s);
         total[v] += d[v];
       }
-      set<V>(y + row * width + column, x), set<V>(dy + row * width + column, d);
+      store<V>(y + row * width + column, x), store<V>(dy + row * width + column, d);
     }
   }
 #pragma unroll

@@ -1,6 +1,6 @@
 // RMSNorm: y = x / sqrt(mean(x²) + eps) · weight. A warp processes a row. The forward pass also copies x, unless copy is null. The mean is in double, so that the squares of large floats do not
 // overflow.
-#include "vector.cuh"
+#include "rows.cuh"
 
 __device__ __forceinline__ float rowScale(const float *x, int64_t width, float eps, int lane) {
   double sum = 0;
@@ -59,34 +59,6 @@ __device__ __forceinline__ void normBackward(const float *x, const float *w, con
     parts[blockIdx.x * width + i] = sum;
   }
 }
-
-// Rows<GROUP, N> processes a row of at most 4·N·GROUP numbers, a multiple of four, with GROUP threads: a part of a warp, a warp, or a block of 256. A
-// thread keeps its numbers in registers: N times four neighbouring ones. The groups of a warp always run together, also without a row.
-template <int GROUP, int N> struct Rows {
-  // each calls f(i, j) for the j-th group of four of the thread, at column i.
-  template <class F> static __device__ __forceinline__ void each(int64_t width, F f) {
-#pragma unroll
-    for (int j = 0; j < N; j++) {
-      const int i = 4 * (j * GROUP + threadIdx.x % GROUP);
-      if (i < width) f(i, j);
-    }
-  }
-  // sum adds over the group. Every thread gets the same result.
-  static __device__ __forceinline__ double sum(double v) {
-#pragma unroll
-    for (int m = GROUP < 32 ? GROUP / 2 : 16; m > 0; m /= 2) v += __shfl_xor_sync(~0u, v, m);
-    if constexpr (GROUP > 32) {
-      __shared__ double warps[GROUP / 32];
-      __syncthreads();
-      if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
-      __syncthreads();
-      v = 0;
-#pragma unroll
-      for (int i = 0; i < GROUP / 32; i++) v += warps[i];
-    }
-    return v;
-  }
-};
 
 template <class T, int GROUP, int N>
 __device__ __forceinline__ void normForwardRows(const float *x, const float *w, T *y, float *copy, int64_t rows, int64_t width, float eps) {

@@ -237,7 +237,7 @@ __device__ __forceinline__ void stepScanRows(const A *z, const A *u, const A *rb
   letNextBegin();
   const int lane = threadIdx.x % 4, columns = rank + 2 * states;
   const int64_t d = (int64_t)blockIdx.x * (blockDim.x / 4) + threadIdx.x / 4;
-  const bool here = d < channels, fours = rank % 4 == 0 && states % 4 == 0;
+  const bool here = d < channels, fours = rank % 4 == 0 && states % 4 == 0 && ((uint64_t)dtProj | (uint64_t)h | (uint64_t)hNext) % 16 == 0;
   float4 w[R];
   float a[4] = {0, 0, 0, 0}, skipped = 0.f, bias = 0.f;
   if (here) {
