@@ -4,15 +4,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
+	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 	"github.com/gomamba/mamba/vision"
 )
 
@@ -345,8 +346,10 @@ func resize(from *tensor.Dense, old vision.VimConfig, to *layer.Param, c vision.
 		cells = slices.Delete(cells, at, at+c.Dim)
 	}
 	toRows, toColumns, token := grid(c)
-	cells = cubic(cells, rows, toRows, columns*c.Dim)
-	cells = cubic(cells, columns, toColumns, c.Dim)
+	cells, err := bicubic(cells, rows, columns, c.Dim, toRows, toColumns)
+	if err != nil {
+		return err
+	}
 	if token >= 0 {
 		cells = slices.Insert(cells, token*c.Dim, row...)
 	}
@@ -362,25 +365,20 @@ func resize(from *tensor.Dense, old vision.VimConfig, to *layer.Param, c vision.
 	return nil
 }
 
-// cubic interpolates x (…, from, inner) to (…, to, inner), as PyTorch's bicubic interpolation along one axis: Keys's kernel with a = -0.75, the edges
-// repeated, without aligned corners. It runs once, on the host.
-func cubic(x []float64, from, to, inner int) []float64 {
-	const a = -0.75
-	near := func(d float64) float64 { return ((a+2)*d-(a+3))*d*d + 1 }  // of a cell up to 1 away
-	far := func(d float64) float64 { return ((a*d-5*a)*d+8*a)*d - 4*a } // of one 1 to 2 away
-	y := make([]float64, len(x)/from*to)
-	for i := range len(y) / inner {
-		at := (float64(i%to)+0.5)*float64(from)/float64(to) - 0.5
-		low := math.Floor(at)
-		d := at - low
-		for k, weight := range []float64{far(d + 1), near(d), near(1 - d), far(2 - d)} {
-			cell := i/to*from + min(max(int(low)+k-1, 0), from-1)
-			for c := range inner {
-				y[i*inner+c] += weight * x[cell*inner+c]
-			}
-		}
+// bicubic interpolates cells (rows, columns, channels) to another number of rows and columns.
+func bicubic(cells []float64, rows, columns, channels, toRows, toColumns int) ([]float64, error) {
+	g := G.NewGraph()
+	x := G.NodeFromAny(g, tensor.New(tensor.WithShape(1, rows, columns, channels), tensor.WithBacking(cells)), G.WithName("cells"))
+	y, err := op.Interpolate(x, op.InterpolateConfig{Size: []int{toRows, toColumns}, Mode: op.InterpolateCubic})
+	if err != nil {
+		return nil, err
 	}
-	return y
+	vm := G.NewTapeMachine(g)
+	err = errors.Join(vm.RunAll(), vm.Close())
+	if err != nil {
+		return nil, err
+	}
+	return y.Value().Data().([]float64), nil
 }
 
 // vmambaName returns the present name of a weight of a VMamba in its older files, and in VM-UNet.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 type shapes struct {
 	of    map[string][]int
 	parts map[string]bool // the modules
+	names []string        // of all tensors, sorted
 	err   error           // the first
 }
 
@@ -30,6 +32,7 @@ func newShapes(tensors map[string]*tensorfile.Tensor) *shapes {
 			}
 		}
 	}
+	s.names = slices.Sorted(maps.Keys(s.of))
 	return s
 }
 
@@ -77,20 +80,21 @@ func (s *shapes) count(prefix string) (n int) {
 
 // blocks is count for modules that all have the tensors of the first.
 func (s *shapes) blocks(prefix string) int {
+	if s.err != nil { // a hostile file may have many more modules
+		return 0
+	}
 	n := s.count(prefix)
 	first := prefix + ".0."
-	var names []string
-	for name := range s.of {
-		if strings.HasPrefix(name, first) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names) // the error is always the same
+	at, _ := slices.BinarySearch(s.names, first)
 	for i := 1; i < n; i++ {
-		for _, name := range names {
+		for _, name := range s.names[at:] {
+			if !strings.HasPrefix(name, first) {
+				break
+			}
 			other := fmt.Sprintf("%s.%d.%s", prefix, i, name[len(first):])
-			if shape, ok := s.of[other]; s.err == nil && (!ok || !slices.Equal(shape, s.of[name])) {
+			if shape, ok := s.of[other]; !ok || !slices.Equal(shape, s.of[name]) {
 				s.err = fmt.Errorf("%s has shape %v, want %v like %s", other, shape, s.of[name], name)
+				return n
 			}
 		}
 	}
@@ -159,6 +163,13 @@ func (s *shapes) vim(h hidden) vision.VimConfig {
 		if c.Height = (side-1)*c.Stride + c.Patch; s.err == nil && side*side != cells {
 			s.err = fmt.Errorf("pos_embed has %d cells, which make no square image, want VisionConfig.Model with its Height and Width", cells)
 		}
+		return c
+	}
+	width := cmp.Or(c.Width, c.Height)
+	rows, columns := (c.Height-c.Patch)/c.Stride+1, (width-c.Patch)/c.Stride+1
+	if s.err == nil && (rows < 1 || cells%rows != 0 || columns != cells/rows) { // before a model of that size is made
+		s.err = fmt.Errorf("pos_embed has %d cells, want as many as the image of the metadata has, %d by %d with patches of %d at a distance of %d",
+			cells, c.Height, width, c.Patch, c.Stride)
 	}
 	return c
 }

@@ -330,11 +330,17 @@ func TestLoadVisionErrors(t *testing.T) {
 			return name, shape
 		})
 	}
+	large := t.TempDir() // a small file with the metadata of a large image
+	small := vision.NewVim(vision.VimConfig{Classes: 3, Height: 16, Patch: 8, Dim: 6, Depth: 1, State: 2})
+	if err := save(large, nil, ownNames(small), small.Params(), map[string]string{hiddenKey: `{"Height":40000,"Width":40000,"Stride":1}`}); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		path string
 		cfg  VisionConfig
 		want string
 	}{
+		{large, VisionConfig{Classes: 5}, "pos_embed has 4 cells, want as many as the image of the metadata has, 40000 by 40000 with patches of 8 at a distance of 1"},
 		{"none.pth", VisionConfig{}, "none.pth"},
 		{t.TempDir(), VisionConfig{}, "no weights"},
 		{"testdata/released.pth", VisionConfig{}, "its tensors are those of no model of package vision"},
