@@ -67,7 +67,7 @@ func planChain[T Activation](d *Device, s *Step[T]) (p chainPlan, ok bool) {
 
 // StepChain queues steps that follow each other. It sets the X of each but the first to the Y of the one before. It writes the
 // contexts and scans of all, and the last Y; the Y of others may be left as they are. On devices of compute capability 8.0 and newer, a few sequences
-// with weights of bfloat16 take four kernels a step that use tensor cores. With weights of float32, steps of one size run as one kernel if a
+// with weights of bfloat16 take three kernels a step that use tensor cores. With weights of float32, steps of one size run as one kernel if a
 // multiprocessor's part of the weights fits into its shared memory, and if the device runs that many blocks of threads at the same time.
 func StepChain[T Activation](s *Stream, steps []*Step[T], results []StepResult) error {
 	if len(steps) != len(results) {
@@ -86,7 +86,7 @@ func StepChain[T Activation](s *Stream, steps []*Step[T], results []StepResult) 
 	}
 	for len(steps) > 0 {
 		first, n := steps[0], 1
-		for n < min(len(steps), chainLayers) && first.sameSize(steps[n]) {
+		for n < min(len(steps), chainLayers) && first.sameSize(steps[n]) && first.isFew(s.device) == steps[n].isFew(s.device) {
 			n++
 		}
 		plan, ok := planChain(s.device, first)

@@ -55,7 +55,8 @@ type orders struct {
 }
 
 // GridOrders returns the orders of a GridScan's directions on the device, (directions, cells): for each step the cell. All must be permutations of 0 to n-1 for the
-// same n, and must not change later. Equal orders are uploaded once for a stream. Do not free the array.
+// same n, and must not change later. Equal orders are uploaded once for a stream, and stay until
+// the device is closed: directions · cells · 4 bytes for each size of image that a program uses. Do not free the array.
 func GridOrders(s *Stream, host [][]int32) (Array[int32], error) {
 	if err := s.usable(); err != nil {
 		return Array[int32]{}, err

@@ -214,7 +214,7 @@ func (s *Step[T]) isFew(d *Device) bool {
 	return fewFits(d, s.Model, in, s.X) && fewFits(d, s.Channels, x, s.Norm) && fewFits(d, s.Channels, out, s.Norm)
 }
 
-// few queues the step as four kernels with products of bfloat16 in tensor cores (kernels/fewrows.cuh). Unless it is the first of a chain, its
+// few queues the step as three kernels with products of bfloat16 in tensor cores (kernels/fewrows.cuh). Unless it is the first of a chain, its
 // first kernel begins before the work that was queued before it has ended.
 func (s *Step[T]) few(stream *Stream, r StepResult, first bool) error {
 	var err error

@@ -25,7 +25,8 @@ type InterpolateConfig struct {
 }
 
 // Interpolate returns x (batch, grid…, channels) on a grid of another size: (batch, size…, channels). Positions and weights are PyTorch's
-// (torch.nn.functional.interpolate without a scale factor and without antialiasing), computed in float64.
+// (torch.nn.functional.interpolate without a scale factor and without antialiasing), computed in float64. For nearest, PyTorch multiplies j by m/n in
+// float32, and so takes the cell before where the product is rounded to below a whole number.
 //
 // Errors: an x that is missing, or of another type or shape; a Size of another number of axes than the grid, or with a size below 1; an unknown Mode;
 // a cubic Mode for a grid that has not two axes; AlignCorners with InterpolateNearest.

@@ -52,8 +52,8 @@ func segmentationOf(logits, targets *G.Node, ignore int, w SegmentationWeights, 
 }
 
 // DeepSupervision returns the weighted sum of SegmentationLoss over the outputs of a model at several resolutions, a scalar. Each output is (batch, grid…,
-// classes) with a grid of its own size. The targets (batch, grid…) are resized to each: a cell takes the nearest target, as PyTorch's nearest
-// interpolation has it. An output of weight 0 is left out. Without weights, output i has 1/2^i divided by their sum, as in nnU-Net.
+// classes) with a grid of its own size. The targets (batch, grid…) are resized to each: a cell takes the nearest target, as InterpolateNearest
+// has it. An output of weight 0 is left out. Without weights, output i has 1/2^i divided by their sum, as in nnU-Net.
 //
 // Errors: those of SegmentationLoss, with the number of the output; no outputs; another number of weights than of outputs; a weight that is negative or
 // not finite; weights that are all 0.

@@ -20,7 +20,8 @@ type Problem struct {
 	Params layer.Params // the weights. Frozen ones are not trained, but compared when a run is resumed
 
 	// Loss returns the loss of a batch, a scalar of float32 or float64: the mean over the examples of the batch, whose number is
-	// Batch.Weight. It is called twice, to build the graph that trains and the graph that evaluates.
+	// Batch.Weight. It is called twice, to build the graph that trains and the graph that evaluates. On a GPU the values of both are freed after their
+	// last use (op.FreeAfterUse); Call.Metric reads one that is a number.
 	Loss func(*Call) (*G.Node, error)
 
 	Data    Source  // the batches to train on
