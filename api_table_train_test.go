@@ -290,12 +290,32 @@ func gradCalls() []call {
 func blasCalls() []call {
 	v := func(n int) []float32 { return make([]float32, n) }
 	gonums := []string{"*=*: as gonum's BLAS does, which has no errors"}
-	return []call{
+	kernels := []string{"*=*: the innermost loops, as of gonum's BLAS, have no errors"}
+	weights := func() any {
+		w, err := mblas.Quantize(mblas.Q8_0, 2, 32, v(64))
+		if err != nil {
+			panic(err)
+		}
+		return w
+	}
+	prepared := func() mblas.Prepared {
+		w := weights().(*mblas.Weights)
+		return w.Prepare(v(32), 32, 1, v(w.Scratch(1)))
+	}
+	return slices.Concat(methods("blas.Weights", weights, map[string]call{
+		"Row":      {args: func() []any { return []any{1, v(32)} }, panics: kernels},
+		"Scratch":  {args: with(1)},
+		"Prepare":  {args: func() []any { return []any{v(32), 32, 1, v(10)} }, panics: kernels},
+		"MulRange": {args: func() []any { return []any{v(2), 2, prepared(), 0, 2, true} }, panics: kernels},
+		"Mul":      {args: func() []any { return []any{v(2), 2, v(32), 32, 1, true} }, panics: kernels},
+	}), methods("blas.Prepared", func() any { return prepared() }, nil), methods("blas.Type", func() any { return mblas.Q8_0 }, nil), []call{
+		{name: "blas.NewWeights", f: mblas.NewWeights, args: func() []any { return []any{mblas.Float32, 1, 4, make([]byte, 16)} }},
+		{name: "blas.Quantize", f: mblas.Quantize, args: func() []any { return []any{mblas.Float32, 1, 4, v(4)} }, fine: []string{"3[0]=*"}},
 		{name: "blas.Implementation.Sgemm", f: mblas.Implementation.Sgemm, args: func() []any {
 			return []any{mblas.Implementation{}, blas.NoTrans, blas.Trans, 2, 3, 4, float32(1), v(8), 4, v(12), 4, float32(1), v(6), 3}
 		}, panics: gonums},
 		{name: "blas.Implementation.Sgemv", f: mblas.Implementation.Sgemv, args: func() []any {
 			return []any{mblas.Implementation{}, blas.NoTrans, 2, 3, float32(1), v(6), 3, v(3), 1, float32(math.Pi), v(2), 1}
 		}, panics: gonums},
-	}
+	})
 }

@@ -17,3 +17,18 @@ func Example() {
 	fmt.Println(c.Data)
 	// Output: [5 11 11 25]
 }
+
+func ExampleQuantize() {
+	data := make([]float32, 2*256)
+	for i := range data {
+		data[i] = float32(i%16) / 15
+	}
+	w, err := blas.Quantize(blas.Q4_K, 2, 256, data)
+	if err != nil {
+		panic(err)
+	}
+	var y [2]float32
+	w.Mul(y[:], 2, data, 256, 1, false) // y = w·x of the first row of data
+	fmt.Printf("%d bytes of %d; %.0f\n", w.Bytes(), 4*len(data), y)
+	// Output: 288 bytes of 2048; [88 88]
+}

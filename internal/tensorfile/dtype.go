@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/gomamba/mamba/internal/half"
 )
 
 // Dtype is the type of a tensor's elements on file, by the name that the safetensors format gives it.
@@ -70,7 +72,7 @@ func decode[T float32 | float64](to []T, from []byte, d Dtype) (int, error) {
 		}
 	case Float16:
 		for i := range to {
-			x := half(binary.LittleEndian.Uint16(from[2*i:]))
+			x := half.FromFloat16(binary.LittleEndian.Uint16(from[2*i:]))
 			to[i] = T(x)
 			if x != x {
 				return i, errNaN
@@ -78,7 +80,7 @@ func decode[T float32 | float64](to []T, from []byte, d Dtype) (int, error) {
 		}
 	case BFloat16:
 		for i := range to {
-			x := math.Float32frombits(uint32(binary.LittleEndian.Uint16(from[2*i:])) << 16)
+			x := half.FromBFloat16(binary.LittleEndian.Uint16(from[2*i:]))
 			to[i] = T(x)
 			if x != x {
 				return i, errNaN
@@ -91,17 +93,6 @@ func decode[T float32 | float64](to []T, from []byte, d Dtype) (int, error) {
 }
 
 var errNaN = errors.New("is not a number")
-
-// half converts a float16 to float32. A float16 has 1 bit for the sign, 5 for the exponent with a bias of 15, and 10 for the fraction.
-func half(h uint16) float32 {
-	sign, rest := uint32(h&0x8000)<<16, uint32(h&0x7fff)
-	if rest >= 0x7c00 { // infinity or NaN
-		return math.Float32frombits(sign | 0x7f800000 | (rest&0x3ff)<<13)
-	}
-	// Shifted by 13 bits, exponent and fraction are where float32 has them. The factor corrects the exponent's bias, 127 instead of 15.
-	// Both operations are exact, for subnormal numbers too.
-	return math.Float32frombits(sign | math.Float32bits(math.Float32frombits(rest<<13)*0x1p112))
-}
 
 // nanIn returns the index of the first element that is not a number, or -1.
 func nanIn(data any) int {

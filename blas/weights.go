@@ -1,0 +1,327 @@
+package blas
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/gomamba/mamba/internal/half"
+	"github.com/gomamba/mamba/internal/work"
+)
+
+// Type is the type of the numbers of Weights. The names of the quantized types are those of llama.cpp and of GGUF files, and the bytes are the same.
+type Type uint8
+
+// The types. In a quantized type, a number is scale·q, or scale·q + m, with an integer q. The scale is a float16 for a block of
+// numbers of a row.
+const (
+	Float32  Type = iota
+	BFloat16      // activations are rounded to bfloat16
+	Float16
+	Q8_0 // 8 bits; a scale for 32 numbers: 8.5 bits a number
+	Q4_0 // 4 bits; a scale for 32: 4.5 bits
+	Q5_0 // 5 bits; a scale for 32: 5.5 bits
+	Q5_1 // 5 bits; a scale and an m for 32: 6 bits
+	Q4_K // 4 bits; a scale for 256, and for 32 of them a factor and an m of 6 bits: 4.5 bits
+	Q6_K // 6 bits; a scale for 256, and for 16 of them a factor of 8 bits: 6.56 bits
+	types
+)
+
+// format describes a type: blocks of numbers.
+type format struct {
+	name         string
+	block, bytes int
+}
+
+var formats = [types]format{
+	Float32:  {"float32", 1, 4},
+	BFloat16: {"bfloat16", 1, 2},
+	Float16:  {"float16", 1, 2},
+	Q8_0:     {"Q8_0", 32, 34},
+	Q4_0:     {"Q4_0", 32, 18},
+	Q5_0:     {"Q5_0", 32, 22},
+	Q5_1:     {"Q5_1", 32, 24},
+	Q4_K:     {"Q4_K", 256, 144},
+	Q6_K:     {"Q6_K", 256, 210},
+}
+
+func (t Type) String() string {
+	if t >= types {
+		return fmt.Sprintf("Type(%d)", uint8(t))
+	}
+	return formats[t].name
+}
+
+// Block returns the number of inputs that the rows of the type are a multiple of, 1 for a type that is not quantized, and 0 for no type.
+func (t Type) Block() int {
+	if t >= types {
+		return 0
+	}
+	return formats[t].block
+}
+
+// quantized reports whether the type has blocks. Activations are then quantized too, to 8 bits in blocks of 32.
+func (t Type) quantized() bool { return t >= Q8_0 }
+
+// Weights is a matrix (outputs, inputs) for products with activations, in one of the types. It does not change, so any number of
+// goroutines may use it.
+type Weights struct {
+	typ             Type
+	outputs, inputs int
+	data            []byte    // rows, one after another; nil for Float32
+	floats          []float32 // of Float32
+}
+
+// NewWeights returns Weights of the bytes of a matrix, row by row. It keeps data, which must not change: it may be a part of a file that is mapped
+// into memory. Only the data of Float32 is copied where it cannot be used in place.
+//
+// Errors: an unknown type; a size below 1; inputs that are no multiple of the type's block; data of another length.
+func NewWeights(t Type, outputs, inputs int, data []byte) (*Weights, error) {
+	row, err := t.check(outputs, inputs)
+	if err != nil {
+		return nil, err
+	}
+	if len(data)/row != outputs || len(data)%row != 0 {
+		return nil, fmt.Errorf("blas: weights: data has %d bytes, want %d rows of %d for %d inputs of %v", len(data), outputs, row, inputs, t)
+	}
+	w := &Weights{typ: t, outputs: outputs, inputs: inputs, data: data}
+	if t == Float32 {
+		if w.data = nil; uintptr(unsafe.Pointer(&data[0]))%4 == 0 && binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
+			w.floats = unsafe.Slice((*float32)(unsafe.Pointer(&data[0])), outputs*inputs)
+		} else {
+			w.floats = make([]float32, outputs*inputs)
+			for i := range w.floats {
+				w.floats[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
+			}
+		}
+	}
+	return w, nil
+}
+
+// check returns the bytes of a row.
+func (t Type) check(outputs, inputs int) (row int, err error) {
+	switch {
+	case t >= types:
+		return 0, fmt.Errorf("blas: weights: the type is %v, want one of %v to %v", t, Float32, types-1)
+	case outputs < 1:
+		return 0, fmt.Errorf("blas: weights: outputs is %d, want at least 1", outputs)
+	case inputs < 1 || inputs > math.MaxInt32: // sums of integers would overflow
+		return 0, fmt.Errorf("blas: weights: inputs is %d, want 1 to %d", inputs, math.MaxInt32)
+	case inputs%formats[t].block != 0:
+		return 0, fmt.Errorf("blas: weights: inputs is %d, want a multiple of %d for %v", inputs, formats[t].block, t)
+	}
+	return inputs / formats[t].block * formats[t].bytes, nil
+}
+
+// Type returns the type of the numbers.
+func (w *Weights) Type() Type { return w.typ }
+
+// Outputs returns the number of rows.
+func (w *Weights) Outputs() int { return w.outputs }
+
+// Inputs returns the length of a row.
+func (w *Weights) Inputs() int { return w.inputs }
+
+// Bytes returns the size of the matrix in memory.
+func (w *Weights) Bytes() int { return len(w.data) + 4*len(w.floats) }
+
+func (w *Weights) row(i int) []byte {
+	n := len(w.data) / w.outputs
+	return w.data[i*n : (i+1)*n]
+}
+
+// Row writes row i, as float32, to to.
+func (w *Weights) Row(i int, to []float32) {
+	switch to = to[:w.inputs]; {
+	case w.typ == Float32:
+		copy(to, w.floats[i*w.inputs:])
+	case w.typ == BFloat16:
+		for j, row := 0, w.row(i); j < len(to); j++ {
+			to[j] = half.FromBFloat16(binary.LittleEndian.Uint16(row[2*j:]))
+		}
+	case w.typ == Float16:
+		for j, row := 0, w.row(i); j < len(to); j++ {
+			to[j] = half.FromFloat16(binary.LittleEndian.Uint16(row[2*j:]))
+		}
+	default:
+		var b numbers
+		for j, row := 0, w.row(i); j < len(to); j += 32 {
+			w.typ.unpack(row, j/32, &b)
+			for l, q := range b.q {
+				to[j+l] = b.scale[l/16]*float32(q) + b.m
+			}
+		}
+	}
+}
+
+// Prepared are rows of activations in the form that MulRange multiplies. They are valid until their scratch or their x is written.
+type Prepared struct {
+	rows, ld int
+	data     []float32
+}
+
+// Rows returns the number of rows.
+func (p Prepared) Rows() int { return p.rows }
+
+// Scratch returns the number of float32 that Prepare needs for rows of activations: 0 for a type that multiplies activations as they are.
+func (w *Weights) Scratch(rows int) int { return rows * w.scratchRow() }
+
+func (w *Weights) scratchRow() int {
+	switch {
+	case w.typ == BFloat16:
+		return (w.inputs + 1) / 2
+	case w.typ.quantized():
+		return quantizedRow(w.inputs)
+	}
+	return 0
+}
+
+// Prepare rounds or quantizes activations: rows of x (rows, inputs) that are ldx ≥ inputs apart. scratch has at least Scratch(rows) elements. The result of
+// weights of one type and number of inputs serves all others of that type and number.
+func (w *Weights) Prepare(x []float32, ldx, rows int, scratch []float32) Prepared {
+	ld := w.scratchRow()
+	within("x", rows, ldx, w.inputs, len(x))
+	if ld == 0 {
+		return Prepared{rows, ldx, x}
+	}
+	within("scratch", rows, ld, ld, len(scratch))
+	for i := range rows {
+		w.prepareRow(x[i*ldx:][:w.inputs], scratch[i*ld:][:ld])
+	}
+	return Prepared{rows, ld, scratch}
+}
+
+func (w *Weights) prepareRow(x, to []float32) {
+	if w.typ != BFloat16 {
+		newQuantized(to, w.inputs).quantize(x)
+		return
+	}
+	rounded := words(to)
+	for j, v := range x {
+		rounded[j] = half.ToBFloat16(v)
+	}
+}
+
+// within panics unless n elements hold rows of that width, ld apart.
+func within(name string, rows, ld, width, n int) {
+	bounded(name, rows, ld, width)
+	if ld < width || rows > 0 && n < (rows-1)*ld+width {
+		panic("blas: weights: insufficient length of " + name)
+	}
+}
+
+// words returns the memory of float32 as numbers of 16 bits.
+func words(v []float32) []uint16 {
+	return unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(v))), 2*len(v))
+}
+
+// MulRange computes the outputs [from, to) of each row of activations that Prepare returned: dst[i*ldDst+j] for row i and output j. If add, it adds them to dst
+// instead. It starts no goroutine. An output has the same bits whatever the range is.
+func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, add bool) {
+	if from >= to || x.rows < 1 {
+		return
+	}
+	if from < 0 || to > w.outputs {
+		panic(fmt.Sprintf("blas: weights: the range is %d to %d, want one within %d outputs", from, to, w.outputs))
+	}
+	within("dst", x.rows, ldDst, to, len(dst))
+	width := w.scratchRow()
+	if width == 0 {
+		width = w.inputs
+	}
+	within("the prepared x", x.rows, x.ld, width, len(x.data))
+	if w.typ == Float32 {
+		w.mulFloat32(w.floats[from*w.inputs:to*w.inputs], dst[from:], ldDst, x, to-from, add)
+		return
+	}
+	var row []float32
+	if w.typ == Float16 {
+		s := work.Borrow[float32](w.inputs)
+		defer s.Return()
+		row = s.Data
+	}
+	for j := from; j < to; j++ {
+		if w.typ == Float16 {
+			w.Row(j, row)
+		}
+		for i := range x.rows {
+			var sum float32
+			switch at := x.data[i*x.ld:]; w.typ {
+			case Float16:
+				sum = dot(row, at)
+			case BFloat16:
+				sum = dotBFloat16(w.row(j), words(at[:x.ld]))
+			default:
+				sum = w.typ.dot(w.row(j), newQuantized(at[:x.ld], w.inputs))
+			}
+			if add {
+				sum += dst[i*ldDst+j]
+			}
+			dst[i*ldDst+j] = sum
+		}
+	}
+}
+
+func (w *Weights) mulFloat32(weights, dst []float32, ldDst int, x Prepared, outputs int, add bool) {
+	var beta float32
+	if add {
+		beta = 1
+	}
+	p := product{
+		kernels: current(), m: x.rows, n: outputs, k: w.inputs, alpha: 1, beta: beta, a: x.data, aRow: x.ld, aCol: 1,
+		b: weights, ldb: w.inputs, bTrans: true, c: dst, ldc: ldDst,
+	}
+	switch {
+	case p.kernels == nil:
+		for i := range x.rows {
+			for j := range outputs {
+				sum := dot(weights[j*w.inputs:][:w.inputs], x.data[i*x.ld:])
+				if add {
+					sum += dst[i*ldDst+j]
+				}
+				dst[i*ldDst+j] = sum
+			}
+		}
+	case p.dotsApply():
+		p.dotColumns(0, outputs)
+	default:
+		p.inTasks(true)
+	}
+}
+
+func dot(w, x []float32) (sum float32) {
+	for i, w := range w {
+		sum += w * x[i]
+	}
+	return sum
+}
+
+func dotBFloat16(w []byte, x []uint16) (sum float32) {
+	for i := range len(w) / 2 {
+		sum += half.FromBFloat16(binary.LittleEndian.Uint16(w[2*i:])) * half.FromBFloat16(x[i])
+	}
+	return sum
+}
+
+// Mul computes all outputs of rows of x, ldx apart, on all processors: dst (rows, outputs), ldDst apart. If add, it adds them to dst instead.
+func (w *Weights) Mul(dst []float32, ldDst int, x []float32, ldx, rows int, add bool) {
+	if rows < 1 {
+		return
+	}
+	within("x", rows, ldx, w.inputs, len(x))
+	within("dst", rows, ldDst, w.outputs, len(dst))
+	s := work.Borrow[float32](w.Scratch(rows))
+	defer s.Return()
+	ld := w.scratchRow()
+	p := Prepared{rows, ldx, x}
+	if ld > 0 {
+		p = Prepared{rows, ld, s.Data}
+		work.ParallelRange(rows, max(1, (1<<14)/w.inputs), func(from, to int) {
+			w.Prepare(x[from*ldx:], ldx, to-from, s.Data[from*ld:])
+		})
+	}
+	const bytes = 1 << 18 // of a task: 20 µs at the speed of memory
+	size := max(1, bytes/max(1, w.Bytes()/w.outputs)/dotRows) * dotRows
+	work.ParallelRange(w.outputs, size, func(from, to int) { w.MulRange(dst, ldDst, p, from, to, add) })
+}

@@ -1,0 +1,307 @@
+package blas
+
+import (
+	"math"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/gomamba/mamba/internal/half"
+)
+
+func allTypes() (all []Type) {
+	for t := range types {
+		all = append(all, t)
+	}
+	return all
+}
+
+// randomWeights returns weights whose bytes are arbitrary, but for scales of moderate size.
+func randomWeights(t Type, outputs, inputs int, r fill) *Weights {
+	f := formats[t]
+	data := make([]byte, outputs*inputs/f.block*f.bytes)
+	for i := range data {
+		data[i] = byte(r.Uint32())
+	}
+	scale := func(b []byte) {
+		h := half.ToFloat16(float32(r.NormFloat64()))
+		b[0], b[1] = byte(h), byte(h>>8)
+	}
+	for b := data; len(b) > 0; b = b[f.bytes:] {
+		switch t {
+		case Float32:
+			bits := math.Float32bits(float32(r.NormFloat64()))
+			b[0], b[1], b[2], b[3] = byte(bits), byte(bits>>8), byte(bits>>16), byte(bits>>24)
+		case BFloat16:
+			h := half.ToBFloat16(float32(r.NormFloat64()))
+			b[0], b[1] = byte(h), byte(h>>8)
+		case Q6_K:
+			scale(b[208:])
+		case Q5_1, Q4_K:
+			scale(b[2:])
+			fallthrough
+		default:
+			scale(b)
+		}
+	}
+	w, err := NewWeights(t, outputs, inputs, data)
+	if err != nil {
+		panic(err)
+	}
+	return w
+}
+
+// activations returns what the weights multiply after Prepare, for one row.
+func (w *Weights) activations(p Prepared, row int) []float64 {
+	x := make([]float64, w.inputs)
+	at := p.data[row*p.ld:]
+	switch {
+	case w.typ == BFloat16:
+		for j := range x {
+			x[j] = float64(half.FromBFloat16(words(at)[j]))
+		}
+	case w.typ.quantized():
+		for j, q := range newQuantized(at, w.inputs).q {
+			x[j] = float64(q) * float64(newQuantized(at, w.inputs).scale[j/32])
+		}
+	default:
+		for j := range x {
+			x[j] = float64(at[j])
+		}
+	}
+	return x
+}
+
+// reference returns the product in float64, and a bound of the error of an element: the sum of the magnitudes of its terms.
+func (w *Weights) reference(p Prepared, add []float32) (want, magnitude []float64) {
+	row := make([]float32, w.inputs)
+	want, magnitude = make([]float64, p.rows*w.outputs), make([]float64, p.rows*w.outputs)
+	for i := range p.rows {
+		x := w.activations(p, i)
+		for j := range w.outputs {
+			w.Row(j, row)
+			at := i*w.outputs + j
+			if add != nil {
+				want[at], magnitude[at] = float64(add[at]), math.Abs(float64(add[at]))
+			}
+			for l, v := range row {
+				want[at] += float64(v) * x[l]
+				magnitude[at] += math.Abs(float64(v) * x[l])
+			}
+			if w.typ.quantized() { // q and m are multiplied separately
+				var b numbers
+				for l := 0; l < w.inputs; l += 32 {
+					w.typ.unpack(w.row(j), l/32, &b)
+					magnitude[at] += 2 * math.Abs(float64(b.m)*float64(newQuantized(p.data[i*p.ld:], w.inputs).sum[l/32]))
+					for n := range b.q {
+						magnitude[at] += 32 * math.Abs(float64(b.scale[n/16])*x[l+n])
+					}
+				}
+			}
+		}
+	}
+	return want, magnitude
+}
+
+func TestWeights(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for _, typ := range allTypes() {
+			t.Run(typ.String(), func(t *testing.T) {
+				rapid.Check(t, func(t *rapid.T) {
+					unit := typ.Block()
+					outputs := rapid.IntRange(1, 20).Draw(t, "outputs")
+					inputs := unit * rapid.IntRange(1, max(1, 160/unit)).Draw(t, "blocks")
+					rows := rapid.SampledFrom([]int{1, 1, 2, 3, 4, 7, 8, 9, 25, 34}).Draw(t, "rows")
+					r := newFill(rapid.Uint64().Draw(t, "seed"))
+					w := randomWeights(typ, outputs, inputs, r)
+					ldx, ldd := inputs+rapid.IntRange(0, 3).Draw(t, "gap"), outputs+rapid.IntRange(0, 3).Draw(t, "gap of dst")
+					x := newMatrix((rows-1)*ldx+inputs, rapid.IntRange(0, 15).Draw(t, "shift"))
+					r.normal(x.data)
+					scratch := newMatrix(w.Scratch(rows), 3)
+					p := w.Prepare(x.data, ldx, rows, scratch.data)
+					if p.Rows() != rows || !scratch.intact() {
+						t.Fatalf("%d rows, want %d; the scratch is intact: %t", p.Rows(), rows, scratch.intact())
+					}
+					for _, add := range []bool{false, true} {
+						dst := newMatrix((rows-1)*ldd+outputs, rapid.IntRange(0, 15).Draw(t, "shift of dst"))
+						r.normal(dst.data)
+						var before []float32
+						for i := range rows {
+							before = append(before, dst.data[i*ldd:][:outputs]...)
+						}
+						parts := dst.clone()
+						whole := dst.clone()
+						w.MulRange(dst.data, ldd, p, 0, outputs, add)
+						w.Mul(whole.data, ldd, x.data, ldx, rows, add)
+						middle := rapid.IntRange(0, outputs).Draw(t, "middle")
+						w.MulRange(parts.data, ldd, p, 0, middle, add)
+						w.MulRange(parts.data, ldd, p, middle, outputs, add)
+						if !add {
+							before = nil
+						}
+						want, magnitude := w.reference(p, before)
+						for i := range rows {
+							for j := range outputs {
+								got, at := float64(dst.data[i*ldd+j]), i*outputs+j
+								if !(math.Abs(got-want[at]) <= float64(inputs+8)*0x1p-24*magnitude[at]) {
+									t.Fatalf("%d×%d, %d rows, add %t: output %d of row %d is %g, want %g of %g", outputs, inputs, rows, add, j, i, got, want[at], magnitude[at])
+								}
+							}
+						}
+						if !dst.intact() || !slices.Equal(dst.all, parts.all) || !slices.Equal(dst.all, whole.all) {
+							t.Fatalf("%d×%d, %d rows, add %t: parts or other memory differ", outputs, inputs, rows, add)
+						}
+					}
+				})
+			})
+		}
+	})
+}
+
+// A NaN or an infinity of the activations reaches all outputs of its row, and no other row.
+func TestWeightsSpecialValues(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for _, typ := range allTypes() {
+			for _, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), 1e-45, 0, 3e38} {
+				const rows, outputs, inputs = 26, 9, 256
+				w := randomWeights(typ, outputs, inputs, newFill(5))
+				for _, rows := range []int{3, rows} {
+					x, dst := make([]float32, rows*inputs), make([]float32, rows*outputs)
+					x[inputs+7] = float32(v)
+					w.Mul(dst, outputs, x, inputs, rows, false)
+					for i, y := range dst {
+						finite := y-y == 0
+						if special := math.IsNaN(v) || math.IsInf(v, 0); i/outputs == 1 && special == finite && v < 3e38 || i/outputs != 1 && y != 0 {
+							t.Errorf("%v, %v: output %d is %v", typ, v, i, y)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+// The result is the same for any number of processors.
+func TestWeightsProcessors(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for _, typ := range allTypes() {
+		for _, rows := range []int{1, 30} {
+			w := randomWeights(typ, 1200, 512, newFill(3))
+			x, dst := normal(rows*512), [2][]float32{}
+			for i := range dst {
+				runtime.GOMAXPROCS(1 + 2*i)
+				dst[i] = make([]float32, rows*1200)
+				w.Mul(dst[i], 1200, x, 512, rows, false)
+			}
+			if !slices.Equal(dst[0], dst[1]) {
+				t.Errorf("%v, %d rows: bits differ", typ, rows)
+			}
+		}
+	}
+}
+
+// Quantized numbers are near to what they stand for; a second quantization of the same type changes little.
+func TestQuantize(t *testing.T) {
+	relative := map[Type]float64{ // root mean square of the error of normal numbers, divided by theirs
+		Float32: 0, BFloat16: 0.0017, Float16: 0.00025, Q8_0: 0.0056, Q4_0: 0.11, Q5_0: 0.055, Q5_1: 0.043, Q4_K: 0.075, Q6_K: 0.024,
+	}
+	const outputs, inputs = 16, 512
+	for _, typ := range allTypes() {
+		for _, scale := range []float32{1, 1e-3, 200} {
+			data := normal(outputs * inputs)
+			for i := range data {
+				data[i] *= scale
+			}
+			w, err := Quantize(typ, outputs, inputs, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := formats[typ]
+			if w.Type() != typ || w.Outputs() != outputs || w.Inputs() != inputs || w.Bytes() != outputs*inputs/f.block*f.bytes {
+				t.Errorf("%v: %v, %d×%d, %d bytes", typ, w.Type(), w.Outputs(), w.Inputs(), w.Bytes())
+			}
+			got := make([]float32, inputs)
+			var errors, squares float64
+			for i := range outputs {
+				w.Row(i, got)
+				for j, x := range data[i*inputs:][:inputs] {
+					errors += float64(got[j]-x) * float64(got[j]-x)
+					squares += float64(x) * float64(x)
+				}
+			}
+			if e := math.Sqrt(errors / squares); e > relative[typ] || e < relative[typ]/2 {
+				t.Errorf("%v: the error is %.5f at %g, want at most %g, and more than half of it", typ, e, scale, relative[typ])
+			}
+		}
+	}
+}
+
+// What is exact in a type stays exact: zeros, one number repeated, and extreme numbers do not become NaN.
+func TestQuantizeSpecial(t *testing.T) {
+	for _, typ := range allTypes() {
+		for _, x := range [][2]float32{{0, 0}, {1, 1}, {-1, -1}, {-2, 0}, {0, 2}, {1e-30, -1e-30}, {6e4, -6e4}} {
+			data := make([]float32, 256)
+			for i := range data {
+				data[i] = x[i%2]
+			}
+			w, err := Quantize(typ, 1, 256, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make([]float32, 256)
+			w.Row(0, got)
+			for i, y := range got {
+				if diff := math.Abs(float64(y - data[i])); !(diff <= 0.13*math.Abs(float64(x[0]-x[1]))+0.01*math.Abs(float64(x[0]))+0x1p-25) {
+					t.Fatalf("%v: %v becomes %v", typ, x, got[:2])
+				}
+			}
+		}
+	}
+}
+
+func TestWeightsErrors(t *testing.T) {
+	nan := make([]float32, 256)
+	nan[3] = float32(math.NaN())
+	large := make([]float32, 256)
+	large[9] = 1e5
+	for _, c := range []struct {
+		want string
+		f    func() (*Weights, error)
+	}{
+		{"the type is Type(77), want one of float32 to Q6_K", func() (*Weights, error) { return NewWeights(77, 1, 1, make([]byte, 4)) }},
+		{"outputs is 0, want at least 1", func() (*Weights, error) { return NewWeights(Q8_0, 0, 32, nil) }},
+		{"inputs is -32, want 1 to", func() (*Weights, error) { return NewWeights(Q8_0, 1, -32, nil) }},
+		{"inputs is 128, want a multiple of 256 for Q4_K", func() (*Weights, error) { return NewWeights(Q4_K, 1, 128, make([]byte, 72)) }},
+		{"data has 33 bytes, want 1 rows of 34", func() (*Weights, error) { return NewWeights(Q8_0, 1, 32, make([]byte, 33)) }},
+		{"data has 34 bytes, want 4611686018427387904 rows of 34", func() (*Weights, error) { return NewWeights(Q8_0, 1<<62, 32, make([]byte, 34)) }},
+		{"data has 256 numbers, want 2 × 256", func() (*Weights, error) { return Quantize(Q8_0, 2, 256, make([]float32, 256)) }},
+		{"data[3] is NaN, want at most ±3.4028235e+38 for bfloat16", func() (*Weights, error) { return Quantize(BFloat16, 1, 256, nan) }},
+		{"data[9] is 100000, want at most ±65504 for Q4_K", func() (*Weights, error) { return Quantize(Q4_K, 1, 256, large) }},
+	} {
+		if _, err := c.f(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, want %q", err, c.want)
+		}
+	}
+}
+
+// Activations differ from their blocks by at most half a step.
+func TestQuantizedActivations(t *testing.T) {
+	x := normal(320)
+	for i := range x {
+		x[i] *= float32(math.Exp(float64(i/32*9 - 40)))
+	}
+	r := newQuantized(make([]float32, quantizedRow(len(x))), len(x))
+	r.quantize(x)
+	for i, v := range x {
+		var sum float64
+		for j := range 32 {
+			sum += float64(r.q[i/32*32+j]) * float64(r.scale[i/32])
+		}
+		if d := math.Abs(float64(r.q[i])*float64(r.scale[i/32]) - float64(v)); d > 0.501*float64(r.scale[i/32]) || math.Abs(sum-float64(r.sum[i/32])) > 1e-6*math.Abs(sum) {
+			t.Fatalf("%d: %g differs by %g, scale %g; sum %g, want %g", i, v, d, r.scale[i/32], r.sum[i/32], sum)
+		}
+	}
+}
