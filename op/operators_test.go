@@ -373,9 +373,9 @@ func TestOperatorsGradients(t *testing.T) {
 
 func TestOperatorsBitIdentical(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
-	processors := []int{1, 2, 3, 8}
+	processors, machines := []int{1, 2, 3, 8}, []bool{false, true}
 	if testing.Short() { // under the race detector each run takes seconds
-		processors = []int{1, 8}
+		processors, machines = []int{8}, []bool{true}
 	}
 	for _, u := range uses(40) {
 		want, err := u.run(tensor.Float32, false, nil)
@@ -385,7 +385,7 @@ func TestOperatorsBitIdentical(t *testing.T) {
 		}
 		for _, procs := range processors {
 			runtime.GOMAXPROCS(procs)
-			for _, lisp := range []bool{false, true} {
+			for _, lisp := range machines {
 				got, err := u.run(tensor.Float32, lisp, nil)
 				if err == nil {
 					err = sameResults(got, want, 0)
