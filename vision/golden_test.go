@@ -30,6 +30,26 @@ var goldenFolders = []string{"ss2d", "vision-blocks", "vmamba-v0-tiny", "vmamba-
 // float64 and float32: results, losses, maps and all gradients. With MAMBA_GOLDEN set, it also takes the folders of that directory that have one of
 // golden.VisionFiles.
 func TestGoldenVision(t *testing.T) {
+	for _, dir := range goldenDirs(t) {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			goldenFolder(t, dir, precision{"float64", tensor.Float64, 1e-9, 1e-9, 1e-12, 1e-6, nil})
+			goldenFolder(t, dir, precision{"float32", tensor.Float32, 1e-5, 2e-4, 1e-5, 2e-4, nil})
+		})
+	}
+}
+
+// TestGoldenVisionOnDevice is the same on a GPU, in float32.
+func TestGoldenVisionOnDevice(t *testing.T) {
+	d := gputest.Open(t, cuda.Open)
+	for _, dir := range goldenDirs(t) {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			goldenFolder(t, dir, precision{d.Name(), tensor.Float32, 1e-5, 2e-4, 1e-5, 2e-4, []layer.Option{layer.OnDevice(d)}})
+		})
+	}
+}
+
+// goldenDirs are the folders that MAMBA_GOLDEN names, and those of testdata.
+func goldenDirs(t *testing.T) []string {
 	given, err := golden.FromEnvironment()
 	if err != nil {
 		t.Fatal(err)
@@ -41,22 +61,7 @@ func TestGoldenVision(t *testing.T) {
 	for _, name := range goldenFolders {
 		dirs = append(dirs, filepath.Join("../testdata", name))
 	}
-	for _, dir := range dirs {
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			goldenFolder(t, dir, precision{"float64", tensor.Float64, 1e-9, 1e-9, 1e-12, 1e-6, nil})
-			goldenFolder(t, dir, precision{"float32", tensor.Float32, 1e-5, 2e-4, 1e-5, 2e-4, nil})
-		})
-	}
-}
-
-// TestGoldenVisionOnDevice is the same on a GPU, in float32.
-func TestGoldenVisionOnDevice(t *testing.T) {
-	d := gputest.Open(t, cuda.Open)
-	for _, name := range goldenFolders {
-		t.Run(name, func(t *testing.T) {
-			goldenFolder(t, filepath.Join("../testdata", name), precision{d.Name(), tensor.Float32, 1e-5, 2e-4, 1e-5, 2e-4, []layer.Option{layer.OnDevice(d)}})
-		})
-	}
+	return dirs
 }
 
 // precision is a type of numbers and a place, with the tolerances of results and gradients of operators and blocks, of models' logits and losses, and of their
