@@ -29,7 +29,7 @@ func calls(t *testing.T) []call {
 	if err := os.WriteFile(filepath.Join(dir, "text"), []byte("some text"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return slices.Concat(layerCalls(), nnCalls(dir), opCalls(), visionCalls(), taskCalls(dir), trainCalls(dir), checkpointCalls(dir), reportCalls(dir),
+	return slices.Concat(layerCalls(), nnCalls(dir), opCalls(), visionCalls(), dataCalls(dir), taskCalls(dir), trainCalls(dir), checkpointCalls(dir), reportCalls(dir),
 		tokensCalls(t, dir), gradCalls(), blasCalls(), cudaCalls(noGPU()), placeCalls(noGPU()), otherCalls(noGPU()))
 }
 

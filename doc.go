@@ -11,6 +11,7 @@
 //
 //	nn          MambaBlock, MambaStack, LM (a language model), Generator (prompts to tokens), Stepper (one token at a time)
 //	vision      models of images, and metrics of classification and segmentation
+//	images      images and volumes: files, labels, augmentation, batches, sliding windows
 //	layer       layers with weights: linear, norms, Mamba, S4, S6, H3, attention, LSTM; LoRA; frozen weights
 //	op          the operators: SelectiveScan and its neighbours, on the host and on a GPU
 //	train       AdamW, and a training loop for any loss, which can be stopped and resumed; LoRA in files
