@@ -1,6 +1,8 @@
 package op
 
 import (
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -83,4 +85,71 @@ func TestFreeAfterUse(t *testing.T) {
 		m.Close()
 	}
 	FreeAfterUse(nil)
+}
+
+// With FreeAfterUse, gradients that Gorgonia adds do not stay after the run, whatever the number of summands, and the sums are the same.
+func TestFreeAfterUseOfSums(t *testing.T) {
+	var want []float32
+	var before int64
+	for _, test := range []struct {
+		name   string
+		length int
+		free   bool
+	}{{"short", 3, true}, {"long", 6, true}, {"all stay", 6, false}} {
+		device := gputest.Open(t, cuda.Open)
+		p, err := On(device, cuda.Strict)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := G.NewGraph()
+		x := G.NewTensor(g, f32, 3, G.WithShape(1, 2, 512), G.WithName("x"), G.WithInit(G.Uniform(-1, 1)))
+		rng := rand.New(rand.NewPCG(5, 5))
+		for i := range x.Value().Data().([]float32) {
+			x.Value().Data().([]float32)[i] = rng.Float32()
+		}
+		y := G.Must(p.Upload(x))
+		for i := range test.length {
+			a := y
+			for _, f := range []Activation{SiLU, GELU, Sigmoid}[:1+i%3] { // a node with two to four readers
+				y = G.Must(Add(G.Must(Activate(a, f)), y))
+			}
+			parts, err := Split(y, 256, 256)
+			if err != nil {
+				t.Fatal(err)
+			}
+			y = G.Must(Concat(2, G.Must(Gate(parts[0], parts[1], SiLU)), parts[0]))
+		}
+		loss := G.Must(G.Sum(G.Must(Download(y))))
+		grads, err := G.Grad(loss, x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.free {
+			FreeAfterUse(g)
+		}
+		m := G.NewTapeMachine(g)
+		for run := range 3 {
+			m.Reset()
+			if err := m.RunAll(); err != nil {
+				t.Fatal(err)
+			}
+			got := grads[0].Value().Data().([]float32)
+			if test.name == "long" && run == 0 {
+				want = slices.Clone(got)
+			}
+			if want != nil && !slices.Equal(got, want) {
+				t.Errorf("%s, run %d: the gradients are not those of the first run with FreeAfterUse", test.name, run)
+			}
+		}
+		used, _ := device.Memory()
+		switch {
+		case test.name == "short":
+			before = used
+		case test.free && used != before:
+			t.Errorf("%d operators use %d bytes, half as many %d", test.length, used, before)
+		case !test.free && used <= before:
+			t.Errorf("without FreeAfterUse %d bytes are used, want more than %d", used, before)
+		}
+		m.Close()
+	}
 }

@@ -40,7 +40,7 @@ func ReuseResults(g *G.ExprGraph) {
 }
 
 // FreeAfterUse makes the operators on a device in a graph free the memory of each result as soon as its last reader in the graph has run.
-// Without it, a result stays until its operator runs again. Results that no operator reads, such as a loss, the nodes of keep, and what
+// Without it, a result stays until its operator runs again. The gradients that Gorgonia adds where a node has several readers are freed as well. Results that no operator reads, such as a loss, the nodes of keep, and what
 // an operator of Gorgonia reads, for example gorgonia.Read, stay. Reading another value after the run is an error.
 //
 // Call it when the graph is complete, gradients included. The trainer does so for its graphs. The numbers are the same with it and without it.

@@ -15,7 +15,7 @@ type device struct {
 	f      OnDevice
 	last   *Tensor
 	memory *cuda.Allocations // of the last run; not a part of device, since the stream refers to it
-	reads  []int             // see FreeAfterUse: for each result how many operators read it, 0 if it stays; nil if all stay
+	reads  [][]int           // see FreeAfterUse: for each result the reads of its tensor; nil if all stay
 }
 
 func (d *device) fresh() body       { return &device{f: d.f, memory: new(cuda.Allocations)} }
@@ -37,8 +37,8 @@ func (d *device) forward(o *Operator, _ G.Value, values []G.Value) (G.Value, err
 	})
 }
 
-// expect says how many operators will read each part of a value.
-func (t *Tensor) expect(reads []int) {
+// expect sets the reads of each part of a value.
+func (t *Tensor) expect(reads [][]int) {
 	parts := t.parts
 	if parts == nil {
 		parts = []*Tensor{t}
@@ -59,7 +59,13 @@ func read(values []G.Value) {
 
 // backward runs the function backward. The values that the forward pass kept come with the result.
 func (d *device) backward(o *Operator, _ G.Value, values []G.Value) (G.Value, error) {
-	return d.replace(o, true, func(s *cuda.Stream) (*Tensor, error) { return d.gradients(o, s, values) })
+	return d.replace(o, true, func(s *cuda.Stream) (*Tensor, error) {
+		t, err := d.gradients(o, s, values)
+		if err == nil {
+			t.expect(d.reads)
+		}
+		return t, err
+	})
 }
 
 // replace frees the result of the last run, and calls f for the next one. A result that is not owned may still be read when the operator runs again.

@@ -1,6 +1,8 @@
 package operator
 
 import (
+	"strings"
+
 	G "gorgonia.org/gorgonia"
 
 	"github.com/gomamba/mamba/internal/node"
@@ -12,21 +14,37 @@ func FreeAfterUse(g *G.ExprGraph, keep ...*G.Node) {
 	for _, n := range keep {
 		stays[n] = true
 	}
-	reads := map[*G.Node]int{} // arcs by which operators read the numbers of a node
+	reads := map[*G.Node]int{}   // arcs by which operators read the numbers of a node
+	sum := map[*G.Node]*G.Node{} // the last sum of Gorgonia's whose first operand a node is
 	all := g.AllNodes()
+	made := map[*G.Node]bool{} // whether a node is a sum that Gorgonia makes of values on a device
+	var isSum func(n *G.Node) bool
+	isSum = func(n *G.Node) bool {
+		is, ok := made[n]
+		if !ok && n.Op() != nil && strings.HasPrefix(n.Op().String(), "+ ") {
+			is = true
+			for _, c := range node.Operands(n) {
+				is = is && (!PlaceOf(c).OnHost() || isSum(c))
+			}
+		}
+		made[n] = is
+		return is
+	}
 	for _, n := range all {
 		children := node.Operands(n) // of each operand one
 		switch o := n.Op().(type) {
 		case nil, *view:
 			continue
-		case *Gradients: // reads neither the result nor, if it only passes gradients on, the operands
+		case *Gradients: // reads neither the result nor, if it only passes gradients on, the operands. It frees the gradient that it reads
 			children = children[:o.of.Arity()]
 			if !o.of.computes() {
 				continue
 			}
 		case *transfer:
 		default:
-			if Of(o) == nil { // Gorgonia's operators do not say when they have read a value
+			if isSum(n) {
+				sum[children[0]] = n
+			} else if Of(o) == nil { // Gorgonia's other operators do not say when they have read a value
 				for _, c := range children {
 					stays[c] = true
 				}
@@ -37,31 +55,41 @@ func FreeAfterUse(g *G.ExprGraph, keep ...*G.Node) {
 			reads[c]++
 		}
 	}
-	uses := func(n *G.Node) int {
+	count := func(n *G.Node) int {
 		if stays[n] {
 			return 0
 		}
 		return reads[n]
 	}
 	for _, n := range all {
-		switch o := n.Op().(type) {
+		each := []int{count(n)}
+		for s := n; reads[s] == 1 && sum[s] != nil; s = sum[s] {
+			each = append(each, count(sum[s]))
+		}
+		i, of := 0, n
+		if v, ok := n.Op().(*view); ok {
+			i, of = v.index, node.Operands(n)[0]
+		}
+		switch o := of.Op().(type) {
 		case *transfer:
-			o.reads = uses(n)
-		case *view:
-			if of := Of(node.Operands(n)[0].Op()); of != nil {
-				if d, ok := of.body.(*device); ok && !of.shared {
-					if d.reads == nil {
-						d.reads = make([]int, len(of.out))
-					}
-					d.reads[o.index] = uses(n)
-				}
-			}
+			o.reads = each[0]
+		case *Gradients:
+			expect(o.body, len(o.of.gradientShapes()), i, n != of, each)
 		default:
-			if of := Of(o); of != nil && len(of.out) == 1 {
-				if d, ok := of.body.(*device); ok && !of.shared {
-					d.reads = []int{uses(n)}
-				}
+			if o := Of(of.Op()); o != nil && !o.shared {
+				expect(o.body, len(o.out), i, n != of, each)
 			}
 		}
+	}
+}
+
+// expect tells a body of so many results how many operators read result i, and the sums that are made of it. view says that a view returns the result, as
+// it does if there are several.
+func expect(b body, results, i int, view bool, reads []int) {
+	if d, ok := b.(*device); ok && (view || results == 1) {
+		if d.reads == nil {
+			d.reads = make([][]int, results)
+		}
+		d.reads[i] = reads
 	}
 }

@@ -65,8 +65,10 @@ type Tensor struct {
 	parts  []*Tensor // the tensors of a packed value; a nil element is zero
 	sums   []*Tensor // sums of this tensor and others that Gorgonia made, which are dropped with it
 	kept   atomic.Pointer[keptOnDevice]
-	reads  int // operators that have yet to read the tensor, if it is freed after the last one; see FreeAfterUse
-	gone   bool
+	// reads says when the tensor is freed (see FreeAfterUse): the number of operators that have yet to read it, or 0 if it stays; then that number of the sum
+	// that Gorgonia makes of it as the first operand, of the sum that it makes of this sum, and so on.
+	reads []int
+	gone  bool
 }
 
 // keptOnDevice holds the values that a forward pass keeps for the backward pass.
@@ -124,12 +126,14 @@ func (t *Tensor) drop() {
 	t.sums = nil
 }
 
-// read notes that an operator has read the tensor. After the last one it frees the memory, but not the kept values. The context must be locked.
+// read notes that an operator, or a sum that Gorgonia makes, has read the tensor. After the last one it frees the memory, but not the kept values and the
+// sums. The context must be locked.
 func (t *Tensor) read() {
-	if t.reads == 0 {
+	if len(t.reads) == 0 || t.reads[0] == 0 {
 		return
 	}
-	if t.reads--; t.reads == 0 {
+	t.reads = append([]int{t.reads[0] - 1}, t.reads[1:]...)
+	if t.reads[0] == 0 {
 		t.buffer.release()
 		t.buffer, t.weight, t.gone = nil, nil, true
 	}
@@ -343,13 +347,22 @@ func (e engine) Add(a, b tensor.Tensor, opts ...tensor.FuncOpt) (tensor.Tensor, 
 	e.context.mu.Lock()
 	defer e.context.mu.Unlock()
 	e.context.bury()
-	// A packed value is the result of a scatter. Only this sum reads it, so adding in place is safe, and the scatter releases the memory.
+	// A packed value is the result of a scatter. Only this sum reads it, so adding in place is safe.
+	sum, next := x, x.reads[min(len(x.reads), 1):]
 	if o := tensor.ParseFuncOpts(opts...); o.Safe() && x.parts == nil {
-		sum := x.share()
+		sum = x.share()
 		x.sums = append(x.sums, sum)
-		x = sum
+		if x != y {
+			x.read() // if this sum is the last reader, it is written into the memory of x
+		}
 	}
-	return x, x.add(y)
+	err := sum.add(y)
+	if y.parts != nil && x != y {
+		y.drop()
+	}
+	y.read()
+	sum.reads = next
+	return sum, err
 }
 
 // Memcpy copies the engine's tensor into the memory of a Dense. If the copy fails, all elements are NaN, since package tensor panics after an

@@ -134,7 +134,7 @@ func (t *transfer) upload(v G.Value) (G.Value, error) {
 		if t.last, err = t.place.allocate(t.to); err != nil {
 			return err
 		}
-		t.last.reads = t.reads
+		t.last.reads = []int{t.reads}
 		if len(host) == 1 { // the gradient of a loss is the same in most steps; then it is a part of the work that is replayed
 			x := host[0]
 			again := t.number != nil && *t.number == x
