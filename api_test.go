@@ -394,7 +394,7 @@ const module = "github.com/gomamba/mamba/"
 
 // public are the packages that users import.
 var public = []string{
-	"blas", "checkpoint", "cuda", "grad", "images", "layer", "nn", "op", "report", "task", "tokens", "train", "vision",
+	"blas", "checkpoint", "cuda", "dist", "grad", "images", "layer", "nn", "op", "report", "task", "tokens", "train", "vision",
 }
 
 // exported returns the functions and methods of the public packages: "nn.NewLM", "nn.LM.Apply". Methods that come from an embedded type

@@ -1,0 +1,457 @@
+package dist_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"hash"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gomamba/mamba/dist"
+	"github.com/gomamba/mamba/internal/disttest"
+)
+
+var long = flag.Bool("long", false, "test all numbers of ranks with all libraries, which takes half a minute")
+
+// role is the environment variable that makes this test's binary a rank of TestMPI.
+const role = "MAMBA_DIST_TEST"
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	f := map[string]func() error{
+		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail,
+	}[os.Getenv(role)]
+	if f == nil {
+		os.Exit(m.Run())
+	}
+	if err := f(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// value returns element i of a rank. Sums of such values depend on their order.
+func value[T dist.Element](rank, i, seed int) T {
+	u := (uint64(seed)<<40 | uint64(rank)<<32 | uint64(i)) * 0x9e3779b97f4a7c15
+	u = (u ^ u>>29) * 0xbf58476d1ce4e5b9
+	u ^= u >> 32
+	x := math.Ldexp(float64(int32(u)), int(u>>40%16)-40)
+	switch any(T(0)).(type) {
+	case dist.BFloat16:
+		return T(bfloat16(float32(x)))
+	case byte:
+		return T(u >> 8)
+	}
+	return T(x)
+}
+
+func bfloat16(x float32) uint16 {
+	u := math.Float32bits(x)
+	return uint16((u + 0x7fff + u>>16&1) >> 16)
+}
+
+// add is the definition of a sum: in the order of the ranks, in float32 for BFloat16.
+func add[T dist.Float](size, i, seed int) T {
+	if _, ok := any(T(0)).(dist.BFloat16); ok {
+		var sum float32
+		for r := range size {
+			sum += math.Float32frombits(uint32(value[T](r, i, seed)) << 16)
+		}
+		return T(bfloat16(sum))
+	}
+	sum := value[T](0, i, seed)
+	for r := 1; r < size; r++ {
+		sum += value[T](r, i, seed)
+	}
+	return sum
+}
+
+func same[T dist.Element](what string, got []T, want func(i int) T) error {
+	for i := range got {
+		if w := want(i); got[i] != w {
+			return fmt.Errorf("%s: element %d of %d is %v, want %v", what, i, len(got), got[i], w)
+		}
+	}
+	return nil
+}
+
+// collectives compares every call with a loop, and adds the results to a hash.
+func collectives(g *dist.Group, h hash.Hash) error {
+	seed := 0
+	for _, n := range []int{0, 1, 3, 15, 17, 64, 100, 1025, 5003} {
+		for _, f := range []func(*dist.Group, hash.Hash, int, int) error{sums[float32], sums[float64], sums[dist.BFloat16],
+			moves[float32], moves[float64], moves[dist.BFloat16], moves[byte]} {
+			seed++
+			if err := f(g, h, n, seed); err != nil {
+				return fmt.Errorf("rank %d of %d, %d elements: %w", g.Rank(), g.Size(), n, err)
+			}
+		}
+	}
+	return nil
+}
+
+func make1[T dist.Element](n int, f func(i int) T) []T {
+	x := make([]T, n)
+	for i := range x {
+		x[i] = f(i)
+	}
+	return x
+}
+
+func sums[T dist.Float](g *dist.Group, h hash.Hash, n, seed int) error {
+	own := func(i int) T { return value[T](g.Rank(), i, seed) }
+	want := func(i int) T { return add[T](g.Size(), i, seed) }
+	x := make1(n, own)
+	err := dist.AllReduce(g, x)
+	if err = errors.Join(err, same("AllReduce", x, want)); err != nil {
+		return err
+	}
+	fmt.Fprint(h, x)
+
+	all, part := make1(n*g.Size(), own), make([]T, n)
+	if err := dist.ReduceScatter(g, part, all); err != nil {
+		return err
+	}
+	from := g.Rank() * n
+	return errors.Join(same("ReduceScatter", part, func(i int) T { return want(from + i) }), same("data of ReduceScatter", all, own))
+}
+
+func moves[T dist.Element](g *dist.Group, h hash.Hash, n, seed int) error {
+	all := make([]T, n*g.Size())
+	err := dist.AllGather(g, all, make1(n, func(i int) T { return value[T](g.Rank(), i, seed) }))
+	if err = errors.Join(err, same("AllGather", all, func(i int) T { return value[T](i/n, i%n, seed) })); err != nil {
+		return err
+	}
+	fmt.Fprint(h, all)
+	for root := range g.Size() {
+		x := make1(n, func(i int) T { return value[T](g.Rank(), i, seed) })
+		err := dist.Broadcast(g, x, root)
+		if err = errors.Join(err, same("Broadcast", x, func(i int) T { return value[T](root, i, seed) })); err != nil {
+			return err
+		}
+	}
+	lengths, err := g.GatherBytes(make([]byte, n+g.Rank()))
+	if err != nil {
+		return err
+	}
+	for rank, b := range lengths {
+		if len(b) != n+rank {
+			return fmt.Errorf("GatherBytes: %d bytes of rank %d, want %d", len(b), rank, n+rank)
+		}
+	}
+	if g.Size() == 1 {
+		return g.Barrier()
+	}
+	next, before := (g.Rank()+1)%g.Size(), (g.Rank()+g.Size()-1)%g.Size()
+	sent := make(chan error, 1)
+	go func() { sent <- dist.Send(g, make1(n, func(i int) T { return value[T](g.Rank(), i, seed) }), next) }()
+	x := make([]T, n)
+	err = dist.Receive(g, x, before)
+	err = errors.Join(err, <-sent, same("Receive", x, func(i int) T { return value[T](before, i, seed) }))
+	return errors.Join(err, g.Barrier())
+}
+
+func TestCollectives(t *testing.T) {
+	for _, size := range []int{1, 2, 3, 4, 7} {
+		for _, piece := range []int{0, 1, 7} {
+			if piece > 0 && size > 2 && !*long {
+				continue
+			}
+			errs := disttest.Run(size, func(g *dist.Group) error {
+				g.SetPiece(piece)
+				return collectives(g, sha256.New())
+			})
+			if err := errors.Join(errs...); err != nil {
+				t.Errorf("pieces of %d: %v", piece, err)
+			}
+		}
+	}
+}
+
+func mpiCollectives() error {
+	g, err := dist.Join(context.Background())
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	if err := collectives(g, h); err != nil {
+		return err
+	}
+	fmt.Println(g.Rank(), g.Size(), g.LocalRank(), hex.EncodeToString(h.Sum(nil)[:8]))
+	return g.Close()
+}
+
+// Both libraries give the bits of the goroutines' engine.
+func TestMPI(t *testing.T) {
+	sizes := []int{2}
+	if *long {
+		sizes = []int{1, 2, 3, 4}
+	}
+	for _, size := range sizes {
+		var want []string
+		hashes := make([]string, size)
+		errs := disttest.Run(size, func(g *dist.Group) error {
+			h := sha256.New()
+			defer func() { hashes[g.Rank()] = hex.EncodeToString(h.Sum(nil)[:8]) }()
+			return collectives(g, h)
+		})
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		for rank, h := range hashes {
+			want = append(want, fmt.Sprintln(rank, size, rank, h))
+		}
+		for _, library := range disttest.Libraries {
+			t.Run(fmt.Sprint(library.Name, size), func(t *testing.T) {
+				got := disttest.Output(t, library.Start(t, size, role, "collectives"))
+				slices.Sort(got)
+				if strings.Join(got, "\n")+"\n" != strings.Join(want, "") {
+					t.Errorf("the ranks print\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, ""))
+				}
+			})
+		}
+	}
+}
+
+func mpiHang() error {
+	g, err := dist.Join(context.Background(), dist.WithTimeout(time.Second))
+	if err != nil {
+		return err
+	}
+	if g.Rank() == 1 {
+		g.Watch(func() (uint64, string) { return 0, "reading batch 3 of step 5" })
+		select {}
+	}
+	return g.Barrier()
+}
+
+func mpiStop() error {
+	g, err := dist.Join(context.Background(), dist.WithTimeout(time.Second))
+	if err != nil {
+		return err
+	}
+	if g.Rank() == 1 {
+		time.Sleep(200 * time.Millisecond)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	}
+	return g.Barrier()
+}
+
+func mpiFail() error {
+	g, err := dist.Join(context.Background())
+	if err != nil {
+		return err
+	}
+	if g.Rank() == 1 {
+		err = g.Fail(errors.New("the disk is full"))
+	} else {
+		err = dist.AllReduce(g, make([]float32, 100))
+	}
+	fmt.Println(g.Rank(), err)
+	return g.Close()
+}
+
+func mpiJoin() error {
+	g, err := dist.Join(context.Background())
+	if err == nil {
+		err = g.Close()
+	}
+	if err == nil {
+		_, err = dist.Join(context.Background())
+	}
+	fmt.Println(err)
+	return nil
+}
+
+// A rank that hangs or is stopped ends all ranks in a bounded time, with a line that says which one and why.
+func TestLostRank(t *testing.T) {
+	for i, library := range disttest.Libraries {
+		for what, line := range map[string]string{
+			"hang": "rank 1 of 2 ends the run: this rank has made no progress for 1s: reading batch 3 of step 5",
+			"stop": "rank 0 of 2 ends the run: rank 1 has given no sign of life for 1s",
+		} {
+			if !*long && (what == "hang") != (i == 0) {
+				continue // one of each
+			}
+			t.Run(library.Name+" "+what, func(t *testing.T) {
+				t.Parallel() // they wait
+				cmd := library.Start(t, 2, role, what)
+				out, err := cmd.CombinedOutput()
+				if err == nil || !strings.Contains(string(out), line) {
+					t.Errorf("%v; the ranks print\n%s\nwant a line with %q", err, out, line)
+				}
+			})
+		}
+	}
+}
+
+// The error of one rank arrives at all, which can then leave the group.
+func TestFailMPI(t *testing.T) {
+	got := disttest.Output(t, disttest.Libraries[0].Start(t, 3, role, "fail"))
+	slices.Sort(got)
+	want := []string{"0 rank 1: the disk is full", "1 the disk is full", "2 rank 1: the disk is full"}
+	if !slices.Equal(got, want) {
+		t.Errorf("the ranks print %q, want %q", got, want)
+	}
+}
+
+func TestJoinErrors(t *testing.T) {
+	for what, test := range map[string]struct {
+		library, file int
+		want          string
+	}{
+		"twice":         {0, 0, "dist: join: this process has joined a group already; MPI can be started once in a process"},
+		"other library": {1, 0, "it belongs to another launcher; name the launcher's own library in $MAMBA_MPI"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			l := disttest.Libraries[test.library]
+			l.File = disttest.Libraries[test.file].File
+			for _, line := range disttest.Output(t, l.Start(t, 2, role, "join")) {
+				if !strings.Contains(line, test.want) {
+					t.Errorf("the error is %s, want %q", line, test.want)
+				}
+			}
+		})
+	}
+}
+
+// What does not fit is an error on all ranks, and none waits.
+func TestWrongCalls(t *testing.T) {
+	numbers := func(n int) []float32 { return make([]float32, n) }
+	for what, test := range map[string]struct {
+		call func(g *dist.Group) error
+		want string // in the error of every rank
+	}{
+		"another length": {func(g *dist.Group) error { return dist.AllReduce(g, numbers(5+g.Rank()/2)) },
+			"dist: rank 0 calls AllReduce of 5 float32 and rank 2 calls AllReduce of 6 float32, want the same calls in the same order on all ranks"},
+		"another type": {func(g *dist.Group) error {
+			if g.Rank() == 1 {
+				return dist.AllReduce(g, make([]float64, 5))
+			}
+			return dist.AllReduce(g, numbers(5))
+		}, "AllReduce of 5 float64"},
+		"another call": {func(g *dist.Group) error {
+			if g.Rank() == 0 {
+				return g.Barrier()
+			}
+			return dist.AllReduce(g, numbers(5))
+		}, "rank 0 calls Barrier and rank 1 calls AllReduce of 5 float32"},
+		"another root":  {func(g *dist.Group) error { return dist.Broadcast(g, numbers(5), g.Rank()) }, "calls Broadcast of 5 float32 from rank 0 and rank 1 calls Broadcast of 5 float32 from rank 1"},
+		"no such root":  {func(g *dist.Group) error { return dist.Broadcast(g, numbers(5), 3-g.Rank()/2) }, "dist: Broadcast: root is 3, want a rank: 0 to 2"},
+		"uneven parts":  {func(g *dist.Group) error { return dist.ReduceScatter(g, numbers(2), numbers(7)) }, "dist: ReduceScatter: data has 7 elements and own has 2, want 3 times as many"},
+		"uneven gather": {func(g *dist.Group) error { return dist.AllGather(g, numbers(7-g.Rank()/2), numbers(2)) }, "dist: AllGather: all has 7 elements and own has 2, want 3 times as many"},
+		"a failed rank": {func(g *dist.Group) error {
+			if g.Rank() == 1 {
+				return g.Fail(errors.New("no data"))
+			}
+			_, err := g.GatherBytes(nil)
+			return err
+		}, "no data"},
+		"closed": {func(g *dist.Group) error {
+			if err := g.Close(); err != nil {
+				return err
+			}
+			return dist.AllReduce(g, numbers(5))
+		}, "dist: AllReduce: the group is closed"},
+		"to itself":   {func(g *dist.Group) error { return dist.Send(g, numbers(5), g.Rank()) }, "which is this one"},
+		"from nobody": {func(g *dist.Group) error { return dist.Receive(g, numbers(5), 3) }, "dist: Receive: from is 3, want another rank of the 3"},
+		"other pairs": {func(g *dist.Group) error {
+			switch g.Rank() {
+			case 0:
+				if err := dist.Send(g, []byte("abc"), 1); err != nil {
+					return err
+				}
+			case 1:
+				return dist.Receive(g, numbers(3), 0)
+			}
+			return g.Barrier()
+		}, "dist: rank 0 sends 3 bytes, and rank 1 receives 3 float32, want the same"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			for rank, err := range disttest.Run(3, test.call) {
+				if err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("the error of rank %d is %v, want %q", rank, err, test.want)
+				}
+			}
+		})
+	}
+}
+
+func TestLaunched(t *testing.T) {
+	for _, l := range []string{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE", "PET_NNODES"} {
+		t.Setenv(l, "")
+	}
+	for _, test := range []struct{ set, want string }{
+		{"", "nobody 0 1 0 <nil>"},
+		{"OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_RANK=3 OMPI_COMM_WORLD_LOCAL_RANK=1", "Open MPI's mpirun 3 4 1 <nil>"},
+		{"PMI_SIZE=4 PMI_RANK=2 MPI_LOCALRANKID=2", "mpirun or srun 2 4 2 <nil>"},
+		{"PMI_SIZE=4 PMI_RANK=2", "mpirun or srun 2 4 -1 <nil>"},
+		{"SLURM_NTASKS=8 SLURM_PROCID=0", "nobody 0 1 0 <nil>"}, // the script of a job
+		{"SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=5 SLURM_LOCALID=1", "srun 5 8 1 <nil>"},
+		{"WORLD_SIZE=2 RANK=1 LOCAL_RANK=1", "torchrun or a launcher like it 1 2 1 <nil>"},
+		{"PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=1", "Kubeflow 1 2 0 <nil>"},
+		{"PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=8", ` 0 0 0 dist: PET_NPROC_PER_NODE is "8", want 1: PET_NNODES and PET_NODE_RANK describe pods, and each has one process`},
+		{"WORLD_SIZE=2 RANK=2", ` 0 0 0 dist: the environment variable RANK is "2", want a whole number from 0 to 1`},
+		{"WORLD_SIZE=many RANK=0", ` 0 0 0 dist: the environment variable WORLD_SIZE is "many", want a whole number from 1 to 1048576`},
+	} {
+		t.Run(test.set, func(t *testing.T) {
+			for _, pair := range strings.Fields(test.set) {
+				name, value, _ := strings.Cut(pair, "=")
+				t.Setenv(name, value)
+			}
+			by, rank, size, local, err := dist.Launched()
+			if got := fmt.Sprint(by, " ", rank, " ", size, " ", local, " ", err); got != test.want {
+				t.Errorf("it is %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestJoinWithoutMPI(t *testing.T) {
+	t.Setenv("OMPI_COMM_WORLD_SIZE", "")
+	t.Setenv("PMI_SIZE", "")
+	t.Setenv("SLURM_STEP_NUM_TASKS", "")
+	join := func(options ...dist.Option) error {
+		g, err := dist.Join(t.Context(), options...)
+		if err == nil {
+			err = g.Close()
+		}
+		return err
+	}
+	if err := errors.Join(join(), join(dist.WithTimeout(0))); err != nil {
+		t.Errorf("a program that was started alone: %v", err)
+	}
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{join(dist.WithTimeout(time.Millisecond)), "dist: the timeout is 1ms, want at least 1s, or 0 for none"},
+		{join(dist.WithLocalRank(1)), "dist: the local rank is 1, want 0 to 0"},
+		{join(nil), "dist: an option is nil"},
+	} {
+		if test.err == nil || test.err.Error() != test.want {
+			t.Errorf("the error is %v, want %s", test.err, test.want)
+		}
+	}
+	t.Setenv("WORLD_SIZE", "2")
+	t.Setenv("RANK", "0")
+	if err := join(); err == nil || !strings.Contains(err.Error(), "want a launcher of MPI: mpirun -n 2") {
+		t.Errorf("without MPI the error is %v", err)
+	}
+	t.Setenv("PMI_SIZE", "2")
+	t.Setenv("PMI_RANK", "0")
+	file := t.TempDir() + "/libmpi.so"
+	t.Setenv("MAMBA_MPI", file)
+	if err := join(); err == nil || !strings.HasPrefix(err.Error(), "dist: join: MAMBA_MPI is "+file+": ") {
+		t.Errorf("without the library the error is %v", err)
+	}
+}

@@ -1,0 +1,189 @@
+package dist
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Group is the processes of a run, seen from one of them. Join and New make one. A nil Group is a group of one.
+//
+// One goroutine at a time may make collective calls. Send and Receive may be called from others at the same time.
+type Group struct {
+	engine        Engine // nil for a group of one
+	local         int
+	limit         time.Duration
+	mu            sync.Mutex // held by a collective call
+	sends, takes  sync.Mutex
+	broken        error // of a call after which the ranks do not know of each other what they do; guarded by mu
+	closed        atomic.Bool
+	scratch       []byte
+	pieceForTests int
+}
+
+// Option is an option of Join and New.
+type Option func(*Group) error
+
+// WithTimeout sets after which time without a sign of life a rank counts as lost: 30 s by default, at least 1 s, or 0 for never.
+func WithTimeout(limit time.Duration) Option {
+	return func(g *Group) error {
+		if limit != 0 && limit < time.Second {
+			return fmt.Errorf("the timeout is %v, want at least 1s, or 0 for none", limit)
+		}
+		g.limit = limit
+		return nil
+	}
+}
+
+// WithLocalRank sets the rank among the processes of the same machine, for New. Join knows it.
+func WithLocalRank(rank int) Option {
+	return func(g *Group) error {
+		if rank < 0 || rank >= g.Size() {
+			return fmt.Errorf("the local rank is %d, want 0 to %d", rank, g.Size()-1)
+		}
+		g.local = rank
+		return nil
+	}
+}
+
+// New returns a group over an engine. The group closes the engine.
+//
+// Errors: an engine that is missing, or whose rank is not one of its size; a wrong option.
+func New(e Engine, options ...Option) (*Group, error) {
+	if e == nil {
+		return nil, fmt.Errorf("dist: the engine is nil, want one that connects the ranks")
+	}
+	if e.Size() < 1 || e.Rank() < 0 || e.Rank() >= e.Size() {
+		return nil, fmt.Errorf("dist: the engine has rank %d of %d, want 0 to one less than the size", e.Rank(), e.Size())
+	}
+	g := &Group{engine: e, limit: 30 * time.Second}
+	if e.Size() == 1 {
+		g.engine = nil
+	}
+	if err := g.set(options); err != nil {
+		return nil, err
+	}
+	g.Watch(nil)
+	return g, nil
+}
+
+func (g *Group) set(options []Option) error {
+	for _, o := range options {
+		if o == nil {
+			return fmt.Errorf("dist: an option is nil")
+		}
+		if err := o(g); err != nil {
+			return fmt.Errorf("dist: %w", err)
+		}
+	}
+	return nil
+}
+
+// Join returns the group that this process was started in, and waits until all its ranks have joined. It asks the variables that launchers set: Open MPI's mpirun,
+// MPICH's mpirun (PMI), srun, and RANK and WORLD_SIZE. Without them the process is a group of one. Call Close when you no longer use it.
+//
+// MPI can be started once in a process, so a second Join of a larger group is an error, also after Close.
+//
+// Errors: variables that are no numbers; no MPI library, or one that does not belong to the launcher; a wrong option; the error of the context if it ends first.
+func Join(ctx context.Context, options ...Option) (*Group, error) {
+	if ctx == nil {
+		return nil, fmt.Errorf("dist: join: the context is missing, want one such as context.Background()")
+	}
+	l, err := launched()
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{limit: 30 * time.Second, local: l.local}
+	if l.size == 1 {
+		return g, g.set(options)
+	}
+	if err := g.set(options); err != nil {
+		return nil, err
+	}
+	if !l.mpi {
+		return nil, fmt.Errorf("dist: %s has started rank %d of %d without MPI, want a launcher of MPI: mpirun -n %d, srun --mpi=pmix or --mpi=pmi2", l.by, l.rank, l.size, l.size)
+	}
+	e, err := startMPI(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	g.engine = e
+	g.Watch(nil)
+	if g.local < 0 {
+		if g.local, err = g.countLocal(); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// countLocal returns the number of lower ranks on this machine.
+func (g *Group) countLocal() (n int, err error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return 0, fmt.Errorf("dist: the name of this machine: %w", err)
+	}
+	hosts, err := g.GatherBytes([]byte(host))
+	if err != nil {
+		return 0, err
+	}
+	for _, other := range hosts[:g.Rank()] {
+		if string(other) == host {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// Rank returns the number of this process in the group, 0 to Size-1.
+func (g *Group) Rank() int {
+	if g == nil || g.engine == nil {
+		return 0
+	}
+	return g.engine.Rank()
+}
+
+// Size returns the number of processes of the group.
+func (g *Group) Size() int {
+	if g == nil || g.engine == nil {
+		return 1
+	}
+	return g.engine.Size()
+}
+
+// LocalRank returns the number of this process among those of the group on the same machine. It is the number of the GPU to use.
+func (g *Group) LocalRank() int {
+	if g == nil {
+		return 0
+	}
+	return g.local
+}
+
+// Watch begins to watch this process: if progress returns the same count for the time of WithTimeout while no call of the group waits for other ranks,
+// the processes of all ranks end. The line on standard error has what progress says it is doing. A nil progress ends the watch.
+func (g *Group) Watch(progress func() (count uint64, doing string)) {
+	if g != nil && g.engine != nil && !g.closed.Load() {
+		g.engine.Watch(g.limit, progress)
+	}
+}
+
+// Close leaves the group. It waits for the Close of all ranks. After a call that has failed on this rank alone, call Fail first.
+func (g *Group) Close() error {
+	if g == nil || g.engine == nil {
+		return nil
+	}
+	if g.closed.Swap(true) {
+		return fmt.Errorf("dist: close: the group is closed already")
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var err error
+	if g.broken == nil {
+		_, err = g.agree(header{call: callClose})
+	}
+	return errors.Join(err, g.engine.Close())
+}

@@ -1,0 +1,71 @@
+package dist
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+)
+
+// launch is what a launcher says about a process.
+type launch struct {
+	by                string // names the launcher
+	mpi               bool   // whether it starts programs that use MPI
+	pmi               bool   // whether its MPI is MPICH or a relative of it
+	rank, size, local int
+}
+
+// launchers are the variables that launchers set, in the order in which they count: mpirun may run inside a job of Slurm, which may run inside a pod.
+//
+// Slurm sets SLURM_NTASKS for the script of a job as well, which is one process. Only srun sets SLURM_STEP_NUM_TASKS.
+var launchers = []struct {
+	by                string
+	mpi, pmi          bool
+	size, rank, local string
+}{
+	{"Open MPI's mpirun", true, false, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"},
+	{"mpirun or srun", true, true, "PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID"},
+	{"srun", true, false, "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"},
+	{"torchrun or a launcher like it", false, false, "WORLD_SIZE", "RANK", "LOCAL_RANK"},
+	{"Kubeflow", false, false, "PET_NNODES", "PET_NODE_RANK", ""},
+}
+
+// launched returns what the environment says about this process. A process that was started alone is rank 0 of 1.
+func launched() (launch, error) {
+	for _, l := range launchers {
+		if os.Getenv(l.size) == "" || os.Getenv(l.rank) == "" {
+			continue
+		}
+		found := launch{by: l.by, mpi: l.mpi, pmi: l.pmi}
+		var err error
+		if found.size, err = number(l.size, 1, 1<<20); err != nil {
+			return launch{}, err
+		}
+		if found.rank, err = number(l.rank, 0, found.size-1); err != nil {
+			return launch{}, err
+		}
+		if l.local == "" {
+			if n := os.Getenv("PET_NPROC_PER_NODE"); n != "" && n != "1" {
+				return launch{}, fmt.Errorf("dist: PET_NPROC_PER_NODE is %q, want 1: PET_NNODES and PET_NODE_RANK describe pods, and each has one process", n)
+			}
+		} else if os.Getenv(l.local) == "" && found.size > 1 {
+			found.local = -1 // Join counts
+		} else if found.local, err = number(l.local, 0, found.size-1); err != nil {
+			return launch{}, err
+		}
+		return found, nil
+	}
+	return launch{by: "nobody", size: 1}, nil
+}
+
+// number returns the value of an environment variable, 0 if it is not set.
+func number(name string, least, most int) (int, error) {
+	text := os.Getenv(name)
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < least || n > most {
+		return 0, fmt.Errorf("dist: the environment variable %s is %q, want a whole number from %d to %d", name, text, least, most)
+	}
+	return n, nil
+}

@@ -1,0 +1,128 @@
+// Package disttest has groups of ranks for tests: goroutines of one process, and processes under the mpirun of each MPI library that is there.
+package disttest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gomamba/mamba/dist"
+)
+
+// memory is the messages under way between the goroutines of a process.
+type memory struct {
+	mu      sync.Mutex
+	changed *sync.Cond
+	waiting map[way][][]byte
+}
+
+type way struct {
+	from, to int
+	tag      dist.Tag
+}
+
+// engine is a dist.Engine between goroutines.
+type engine struct {
+	*memory
+	rank, size int
+}
+
+func (e engine) Rank() int { return e.rank }
+func (e engine) Size() int { return e.size }
+
+func (e engine) Move(tag dist.Tag, messages []dist.Message) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, m := range messages {
+		if !m.Receive {
+			w := way{e.rank, m.Peer, tag}
+			e.waiting[w] = append(e.waiting[w], bytes.Clone(m.Bytes))
+		}
+	}
+	e.changed.Broadcast()
+	for _, m := range messages {
+		if !m.Receive {
+			continue
+		}
+		w := way{m.Peer, e.rank, tag}
+		for len(e.waiting[w]) == 0 {
+			e.changed.Wait()
+		}
+		got := e.waiting[w][0]
+		if e.waiting[w] = e.waiting[w][1:]; len(got) != len(m.Bytes) {
+			return fmt.Errorf("rank %d sends %d bytes, and rank %d receives %d", m.Peer, len(got), e.rank, len(m.Bytes))
+		}
+		copy(m.Bytes, got)
+	}
+	return nil
+}
+
+func (engine) Watch(time.Duration, func() (uint64, string)) {}
+func (engine) Close() error                                 { return nil }
+
+// Run calls f for each rank of a group in a goroutine of its own, and returns their errors. It closes the groups.
+func Run(size int, f func(g *dist.Group) error) []error {
+	m := &memory{waiting: map[way][][]byte{}}
+	m.changed = sync.NewCond(&m.mu)
+	errs := make([]error, size)
+	var wait sync.WaitGroup
+	for rank := range size {
+		wait.Go(func() {
+			g, err := dist.New(engine{m, rank, size})
+			if err == nil {
+				if err = g.Fail(f(g)); err == nil {
+					err = g.Close()
+				}
+			}
+			errs[rank] = err
+		})
+	}
+	wait.Wait()
+	return errs
+}
+
+// Library is an MPI library with its launcher.
+type Library struct {
+	Name, File string
+	launcher   []string
+}
+
+// Libraries are those that are tested, by the names of Debian's packages.
+var Libraries = []Library{
+	{"Open MPI", "libmpi.so.40", []string{"mpirun.openmpi", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"}},
+	{"MPICH", "libmpich.so.12", []string{"mpirun.mpich"}},
+}
+
+// Start returns the command that runs this test's binary as so many ranks, with an environment variable that tells TestMain what they do. It skips
+// the test if the library's launcher is not there.
+func (l Library) Start(t *testing.T, size int, variable, value string) *exec.Cmd {
+	t.Helper()
+	launcher, err := exec.LookPath(l.launcher[0])
+	if err != nil {
+		t.Skipf("%s is not installed: no %s", l.Name, l.launcher[0])
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, launcher, append(append([]string{}, l.launcher[1:]...), "-n", fmt.Sprint(size), os.Args[0], "-test.run=^$")...)
+	cmd.Env = append(os.Environ(), variable+"="+value, "MAMBA_MPI="+l.File, "GOMAXPROCS=2")
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+// Output runs a command of Start and returns what the ranks print to standard output, line by line.
+func Output(t *testing.T, cmd *exec.Cmd) []string {
+	t.Helper()
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s%s", cmd, err, out, stderr.String())
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n")
+}
