@@ -16,6 +16,7 @@
 //	op          the operators: SelectiveScan and its neighbours, on the host and on a GPU
 //	train       AdamW, and a training loop for any loss, which can be stopped and resumed; LoRA in files
 //	dist        the processes of a distributed run, over MPI: sums, gathers, broadcasts
+//	dist/disttest goroutines as ranks, for tests
 //	checkpoint  pretrained weights: Load, Save, and parts by prefix
 //	tokens      tokenizers, and models from the Hugging Face hub
 //	task        data: text as bytes, and synthetic tasks

@@ -10,14 +10,15 @@ import (
 	"hash"
 	"math"
 	"os"
+	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gomamba/mamba/dist"
-	"github.com/gomamba/mamba/internal/disttest"
+	"github.com/gomamba/mamba/dist/disttest"
 )
 
 var long = flag.Bool("long", false, "test all numbers of ranks with all libraries, which takes half a minute")
@@ -241,7 +242,9 @@ func mpiStop() error {
 	}
 	if g.Rank() == 1 {
 		time.Sleep(200 * time.Millisecond)
-		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		if err := exec.Command("kill", "-STOP", strconv.Itoa(os.Getpid())).Run(); err != nil {
+			return err
+		}
 	}
 	return g.Barrier()
 }

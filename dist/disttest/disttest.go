@@ -1,4 +1,4 @@
-// Package disttest has groups of ranks for tests: goroutines of one process, and processes under the mpirun of each MPI library that is there.
+// Package disttest has groups of ranks for tests: Run makes them of goroutines, and Library.Start of processes under the mpirun of an MPI library.
 package disttest
 
 import (
