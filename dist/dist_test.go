@@ -88,7 +88,7 @@ func same[T dist.Element](what string, got []T, want func(i int) T) error {
 // collectives compares every call with a loop, and adds the results to a hash.
 func collectives(g *dist.Group, h hash.Hash) error {
 	seed := 0
-	for _, n := range []int{0, 1, 3, 15, 17, 64, 100, 1025, 5003} {
+	for _, n := range []int{0, 1, 3, 15, 17, 64, 1025} {
 		for _, f := range []func(*dist.Group, hash.Hash, int, int) error{sums[float32], sums[float64], sums[dist.BFloat16],
 			moves[float32], moves[float64], moves[dist.BFloat16], moves[byte]} {
 			seed++
@@ -162,9 +162,9 @@ func moves[T dist.Element](g *dist.Group, h hash.Hash, n, seed int) error {
 }
 
 func TestCollectives(t *testing.T) {
-	for _, size := range []int{1, 2, 3, 4, 7} {
+	for _, size := range []int{1, 2, 3, 5} {
 		for _, piece := range []int{0, 1, 7} {
-			if piece > 0 && size > 2 && !*long {
+			if piece > 0 && size != 3 && !*long {
 				continue
 			}
 			errs := disttest.Run(size, func(g *dist.Group) error {
@@ -179,6 +179,7 @@ func TestCollectives(t *testing.T) {
 }
 
 func mpiCollectives() error {
+	dist.SetMostBytes(1000)
 	g, err := dist.Join(context.Background())
 	if err != nil {
 		return err
@@ -188,7 +189,13 @@ func mpiCollectives() error {
 		return err
 	}
 	fmt.Println(g.Rank(), g.Size(), g.LocalRank(), hex.EncodeToString(h.Sum(nil)[:8]))
-	return g.Close()
+	if err := g.Close(); err != nil || g.Size() == 1 {
+		return err
+	}
+	if _, err := dist.Join(context.Background()); err == nil || !strings.Contains(err.Error(), "MPI can be started once in a process") {
+		return fmt.Errorf("a second Join: the error is %v", err)
+	}
+	return nil
 }
 
 // Both libraries give the bits of the goroutines' engine.
@@ -264,13 +271,7 @@ func mpiFail() error {
 }
 
 func mpiJoin() error {
-	g, err := dist.Join(context.Background())
-	if err == nil {
-		err = g.Close()
-	}
-	if err == nil {
-		_, err = dist.Join(context.Background())
-	}
+	_, err := dist.Join(context.Background())
 	fmt.Println(err)
 	return nil
 }
@@ -299,6 +300,9 @@ func TestLostRank(t *testing.T) {
 
 // The error of one rank arrives at all, which can then leave the group.
 func TestFailMPI(t *testing.T) {
+	if !*long {
+		t.Skip("-long is not set; TestWrongCalls fails without MPI")
+	}
 	got := disttest.Output(t, disttest.Libraries[0].Start(t, 3, role, "fail"))
 	slices.Sort(got)
 	want := []string{"0 rank 1: the disk is full", "1 the disk is full", "2 rank 1: the disk is full"}
@@ -307,23 +311,16 @@ func TestFailMPI(t *testing.T) {
 	}
 }
 
-func TestJoinErrors(t *testing.T) {
-	for what, test := range map[string]struct {
-		library, file int
-		want          string
-	}{
-		"twice":         {0, 0, "dist: join: this process has joined a group already; MPI can be started once in a process"},
-		"other library": {1, 0, "it belongs to another launcher; name the launcher's own library in $MAMBA_MPI"},
-	} {
-		t.Run(what, func(t *testing.T) {
-			l := disttest.Libraries[test.library]
-			l.File = disttest.Libraries[test.file].File
-			for _, line := range disttest.Output(t, l.Start(t, 2, role, "join")) {
-				if !strings.Contains(line, test.want) {
-					t.Errorf("the error is %s, want %q", line, test.want)
-				}
-			}
-		})
+func TestOtherLibrary(t *testing.T) {
+	mpich, openMPI := disttest.Libraries[1], disttest.Libraries[0]
+	mpich.File = openMPI.File
+	if _, err := exec.LookPath("mpirun.openmpi"); err != nil {
+		t.Skip("Open MPI is not installed")
+	}
+	for _, line := range disttest.Output(t, mpich.Start(t, 2, role, "join")) {
+		if want := "has started 2 processes, and this library sees 1: it belongs to another launcher"; !strings.Contains(line, want) {
+			t.Errorf("the error is %s, want %q", line, want)
+		}
 	}
 }
 

@@ -8,3 +8,6 @@ func Launched() (by string, rank, size, local int, err error) {
 	l, err := launched()
 	return l.by, l.rank, l.size, l.local, err
 }
+
+// SetMostBytes makes the MPI engine cut messages into pieces of at most n bytes.
+func SetMostBytes(n int) { mostBytes = n }

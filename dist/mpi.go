@@ -49,7 +49,7 @@ type request struct {
 }
 
 // mostBytes is the largest number of bytes of an MPI call, whose count is an int of 32 bits.
-const mostBytes = 1 << 30
+var mostBytes = 1 << 30 // a variable for tests
 
 var joined sync.Mutex // locked for good by the first startMPI
 
