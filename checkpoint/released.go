@@ -18,7 +18,7 @@ var stateNames = []string{"model", "state_dict", "model_state_dict", "network_we
 // hostileModules are modules whose functions attacks name. No file of weights needs them. The list does not protect us, since nothing is called whatever
 // its name is. It protects the next reader of such a file, who learns what is in it.
 var hostileModules = []string{
-	"os", "posix", "nt", "sys", "subprocess", "socket", "shutil", "ctypes", "runpy", "importlib", "pty", "code", "codeop", "commands", "pickle",
+	"os", "posix", "nt", "_posixsubprocess", "operator", "pydoc", "cProfile", "profile", "platform", "sys", "subprocess", "socket", "shutil", "ctypes", "runpy", "importlib", "pty", "code", "codeop", "commands", "pickle",
 	"_pickle", "marshal", "webbrowser", "asyncio", "multiprocessing", "http", "urllib", "requests", "pip", "pdb", "bdb", "timeit", "tempfile",
 }
 
@@ -28,9 +28,9 @@ var builtinTypes = []string{"set", "frozenset", "list", "dict", "tuple", "object
 
 // pushAny pushes a name of a released file. It is only a name: nothing is imported.
 func (u *unpickler) pushAny(g global) error {
-	module, _, _ := strings.Cut(string(g), ".")
-	hostile := slices.Contains(hostileModules, module) || strings.HasPrefix(string(g), "torch.hub.") || strings.HasPrefix(string(g), "numpy.testing.")
-	if module == "builtins" || module == "__builtin__" {
+	parts := strings.Split(string(g), ".") // pickle looks a name up part by part, so torch.os.system is os.system
+	hostile := slices.ContainsFunc(parts, func(s string) bool { return slices.Contains(hostileModules, s) }) || strings.HasPrefix(string(g), "torch.hub.") || strings.HasPrefix(string(g), "numpy.testing.")
+	if module := parts[0]; module == "builtins" || module == "__builtin__" {
 		hostile = !slices.Contains(builtinTypes, string(g[len(module)+1:]))
 	}
 	if hostile {
@@ -124,11 +124,7 @@ func (u *unpickler) stepReleased(op byte) error {
 		if err != nil {
 			return err
 		}
-		b, err := u.take(int(n))
-		if err != nil {
-			return err
-		}
-		return u.push(string(b))
+		return u.pushText(int(n))
 	case 0x8f: // EMPTY_SET
 		return u.push(new(list))
 	case 0x90: // ADDITEMS
@@ -171,8 +167,8 @@ func (u *unpickler) stepReleased(op byte) error {
 	return fmt.Errorf("opcode %#02x, which torch.save does not write", op)
 }
 
-// unpickleReleased returns the tensors of the state_dict in the file of a training run: the dictionary of the given name, or with "" the whole file
-// if it has tensors, else the first of stateNames. Integers and all that is no tensor are left out. A prefix "module." that all names have is
+// unpickleReleased returns the tensors of the state_dict in the file of a training run: the dictionary of the given name, or with "" the first of
+// stateNames that has tensors, else the whole file. Integers and all that is no tensor are left out. A prefix "module." that all names have is
 // removed.
 func unpickleReleased(text []byte, objects int64, from string) ([]view, error) {
 	u := &unpickler{text: text, objects: min(objects, maxReleasedObjects), released: true}
@@ -191,14 +187,13 @@ func unpickleReleased(text []byte, objects int64, from string) ([]view, error) {
 	names := stateNames
 	if from != "" {
 		names = []string{from}
-	} else if slices.ContainsFunc(d.items, func(i item) bool { _, ok := i.value.(*view); return ok }) {
-		names = nil
 	}
-	state := d
-	if names != nil {
-		if state = d.first(names); state == nil {
-			return nil, fmt.Errorf("it has %s, want a dictionary of tensors named %s", d.keys(), strings.Join(names, ", "))
-		}
+	state := d.first(names)
+	if from == "" && d.hasTensor() && (state == nil || !state.hasTensor()) {
+		state = d
+	}
+	if state == nil {
+		return nil, fmt.Errorf("it has %s, want a dictionary of tensors named %s", d.keys(), strings.Join(names, ", "))
 	}
 	inner := &unpickler{}
 	plain := new(dict)
@@ -226,16 +221,25 @@ func unpickleReleased(text []byte, objects int64, from string) ([]view, error) {
 	return views, nil
 }
 
-// first returns the dictionary with the first of the names: the last one of that name, as in Python.
-func (d *dict) first(names []string) *dict {
+// first returns the dictionary with the first of the names: the last one of that name, as in Python. One without tensors is returned only if no
+// other has any.
+func (d *dict) first(names []string) (empty *dict) {
 	for _, name := range names {
 		for _, i := range slices.Backward(d.items) {
 			if in, ok := i.value.(*dict); ok && i.key == any(name) {
-				return in
+				if in.hasTensor() {
+					return in
+				}
+				empty = in
+				break
 			}
 		}
 	}
-	return nil
+	return empty
+}
+
+func (d *dict) hasTensor() bool {
+	return slices.ContainsFunc(d.items, func(i item) bool { _, ok := i.value.(*view); return ok })
 }
 
 // keys lists the keys for an error.

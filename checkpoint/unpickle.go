@@ -366,7 +366,11 @@ func (u *unpickler) pushString() error {
 	if n > tensorfile.MaxName {
 		return fmt.Errorf("a string of %d bytes, want at most %d", n, tensorfile.MaxName)
 	}
-	b, err := u.take(int(n))
+	return u.pushText(int(n))
+}
+
+func (u *unpickler) pushText(n int) error {
+	b, err := u.take(n)
 	if err != nil {
 		return err
 	}

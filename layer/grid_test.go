@@ -87,6 +87,15 @@ func TestPlainLayers(t *testing.T) {
 	}
 }
 
+// A position embedding of one cell is no constant for cells of any number.
+func TestPositionEmbeddingGrid(t *testing.T) {
+	l := NewPositionEmbedding(PositionEmbeddingConfig{Grid: []int{1}, Channels: 4})
+	_, err := l.Apply(G.NewTensor(G.NewGraph(), tensor.Float32, 3, G.WithShape(2, 5, 4), G.WithName("x")))
+	if want := "x has shape (2, 5, 4), want (1, 4) after the batch"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("the error is %v, want one with %q", err, want)
+	}
+}
+
 // On a device the layers have the results and gradients of the host.
 func TestPlainLayersOnGrids(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"fmt"
+	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -50,6 +51,9 @@ func (l *PositionEmbedding) Err() error { return build.Err(l) }
 // Apply adds the embedding to x (batch, grid…, channels).
 func (l *PositionEmbedding) Apply(x *G.Node) (*G.Node, error) {
 	return build.At(l, x, func(x *G.Node) (*G.Node, error) {
+		if s, want := x.Shape(), l.Weight.Value.Shape(); len(s) != len(want) || !slices.Equal(s[1:], want[1:]) { // op.Add would repeat a grid of 1
+			return nil, fmt.Errorf("x has shape %v, want %v after the batch", s, want[1:])
+		}
 		s := build.Steps{Graph: x.Graph()}
 		return s.Result(op.Add(x, weights(&s, l.Weight)[0]))
 	})

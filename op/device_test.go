@@ -107,6 +107,18 @@ func TestPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	many, err := p.Upload(node(f32, 1, 257)) // as A, DtProj… of one channel and a state of 257
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := p.Upload(node(f32, 1, 3, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	states, err := p.Upload(node(f32, 1, 3, 257))
+	if err != nil {
+		t.Fatal(err)
+	}
 	wHalf, err := half.Upload(w)
 	if err != nil {
 		t.Fatal(err)
@@ -125,6 +137,8 @@ func TestPlaces(t *testing.T) {
 		{second2(p.NewWeight(dense(f64, tensor.Shape{2}, []float64{1, 2}))), "op: weight: a tensor of float64 (2), want a row-major tensor of float32"},
 		{second2(Attention(AttentionInputs{Q: wide, K: wide, V: wide}, AttentionConfig{Heads: 1})),
 			"cuda: attention: Channels/Heads is 258, want at most 256"},
+		{second2(GridScan(GridScanInputs{U: line, Delta: line, A: many, B: states, C: states}, GridScanConfig{Orders: []Order{Rows(3)}})),
+			"the state is 257, want at most 256 on a device"},
 		{second2(Reverse(x, there)), "op: reverse: Start is on " + p.String() + ", want a node on the host"},
 		{second2(Reverse(up, there)), "op: reverse: Start is on " + p.String() + ", want a node on the host"},
 		{second2(On(nil, cuda.Strict)), "op: the device is missing, want one that cuda.Open returned"},

@@ -110,6 +110,8 @@ func (f gridScan[T]) Backward(in []value[T], dout, grad [][]T) {
 
 // On a device the operands are float32 in every precision, as those of SelectiveScan are.
 
+func (f gridScan[T]) Fits(cuda.Precision) error { return stateFits(f.State) }
+
 func (f gridScan[T]) onDevice(s *cuda.Stream, in []onDevice) (*cuda.GridScan[float32], error) {
 	order, err := cuda.GridOrders(s, f.Orders.lists())
 	return &cuda.GridScan[float32]{

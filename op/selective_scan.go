@@ -134,10 +134,12 @@ func (f *scan[T]) Backward(in []value[T], dout, grad [][]T) {
 	})
 }
 
-// Fits returns an error if the state is too large for a device.
-func (f *scan[T]) Fits(cuda.Precision) error {
-	if f.state > cuda.MaxState {
-		return fmt.Errorf("the state is %d, want at most %d on a device", f.state, cuda.MaxState)
+func (f *scan[T]) Fits(cuda.Precision) error { return stateFits(f.state) }
+
+// stateFits returns an error if the state of a scan is too large for a device.
+func stateFits(state int) error {
+	if state > cuda.MaxState {
+		return fmt.Errorf("the state is %d, want at most %d on a device", state, cuda.MaxState)
 	}
 	return nil
 }

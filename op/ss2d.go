@@ -137,6 +137,8 @@ func (f ss2d[T]) Backward(in []value[T], dout, grad [][]T) {
 
 // On a device.
 
+func (f ss2d[T]) Fits(cuda.Precision) error { return stateFits(f.State) }
+
 func ss2dOn[A cuda.Activation, T kernel.Float](f ss2d[T], s *cuda.Stream, p cuda.Precision, in []onDevice) (d *cuda.SS2D[A], free func(), err error) {
 	order, err := cuda.GridOrders(s, f.Orders.lists())
 	if err != nil {
