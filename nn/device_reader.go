@@ -16,42 +16,53 @@ func (r *reader) onDevice(at op.Place, ids, logits *G.Node, state, next State) e
 	if err != nil {
 		return fmt.Errorf("nn: %w", err)
 	}
-	r.device = &deviceReader{decoder: d}
+	r.decoding = &decoding{decoder: d}
 	if logits != nil {
 		v := tensor.New(tensor.WithShape(logits.Shape().Clone()...), tensor.Of(tensor.Float32))
-		r.out.logits, r.device.logits = v, v.Data().([]float32)
+		r.out.logits, r.decoding.logits = v, v.Data().([]float32)
 	}
 	return nil
 }
 
-// deviceReader is the part of a reader that is on a device.
-type deviceReader struct {
-	decoder *operator.Decoder
+// decoder reads tokens from states to states, which it holds. operator.Decoder does so on a device, hostDecoder on the host.
+type decoder interface {
+	Read(tokens []int) error
+	Commit()
+	SetRow(row int, host []*tensor.Dense) error
+	States(host []*tensor.Dense) error
+	Logits(logits []float32) error
+	Best(tokens []int, goOn bool) error
+	Close() error
+}
+
+// decoding is the part of a reader that a decoder does.
+type decoding struct {
+	decoder
 	logits  []float32
 	greedy  bool  // read only the tokens of the largest logits, not the logits
 	goesOn  bool  // the next read, if it chooses greedily too, reads these tokens unless the caller stops
 	best    []int // these tokens; -1 if the logits are wrong
-	hostOld bool  // the states on the device were written, and the states on the host are out of date
+	hostOld bool  // the decoder's states were written, and those of the reader are out of date
 }
 
-func (d *deviceReader) read(tokens []int) error {
-	if err := d.decoder.Read(tokens); err != nil || d.logits == nil {
+func (d *decoding) read(tokens []int) error {
+	if err := d.Read(tokens); err != nil || d.logits == nil {
 		return err
 	}
 	if d.greedy {
-		return d.decoder.Best(d.best, d.goesOn)
+		return d.Best(d.best, d.goesOn)
 	}
-	return d.decoder.Logits(d.logits)
+	return d.Logits(d.logits)
 }
 
-func (d *deviceReader) commit() {
-	d.decoder.Commit()
+func (d *decoding) commit() {
+	d.Commit()
 	d.hostOld = true
 }
 
-// chooseGreedily sets what later reads on a device copy to the host: only the tokens of the largest logits, or all logits.
+// chooseGreedily sets what later reads of a decoder return: only the tokens of the largest logits, or all logits.
 func (r *reader) chooseGreedily(greedy bool) {
-	if d := r.device; d != nil {
+	if d := r.decoding; d != nil {
 		d.greedy, d.best = greedy, make([]int, r.batch())
 	}
 }
@@ -59,29 +70,29 @@ func (r *reader) chooseGreedily(greedy bool) {
 // expectMore sets whether the caller is going to read the tokens that the next read chooses greedily. A device then goes on while the host looks at
 // them.
 func (r *reader) expectMore(more bool) {
-	if d := r.device; d != nil {
+	if d := r.decoding; d != nil {
 		d.goesOn = more
 	}
 }
 
-// best returns the token of a row's largest logit if reads choose greedily on a device. If the row's logits are wrong, best copies them to the
+// best returns the token of a row's largest logit if reads of a decoder choose greedily. If the row's logits are wrong, best copies them to the
 // host, so that the caller's check of them gives the error.
 func (r *reader) best(row int) (token int, ok bool, err error) {
-	d := r.device
+	d := r.decoding
 	if d == nil || !d.greedy {
 		return 0, false, nil
 	}
 	if d.best[row] >= 0 {
 		return d.best[row], true, nil
 	}
-	return 0, false, d.decoder.Logits(d.logits)
+	return 0, false, d.Logits(d.logits)
 }
 
 // load sets the state of one sequence of the batch, whose tensors are in the order of r.state. nil stands for zeros.
 func (r *reader) load(row int, state []*tensor.Dense) error {
-	if r.device != nil {
-		r.device.hostOld = true
-		return r.device.decoder.SetRow(row, state)
+	if r.decoding != nil {
+		r.decoding.hostOld = true
+		return r.decoding.SetRow(row, state)
 	}
 	for i, to := range r.state {
 		n := to.Shape().TotalSize() / r.batch()
@@ -96,21 +107,21 @@ func (r *reader) load(row int, state []*tensor.Dense) error {
 
 // take sets the state of one sequence of the batch to that of a reader of one sequence.
 func (r *reader) take(row int, from *reader) error {
-	if r.device == nil {
+	if r.decoding == nil || from.decoding == nil {
 		return r.load(row, from.state)
 	}
-	r.device.hostOld = true
-	return r.device.decoder.CopyRow(row, from.device.decoder, 0)
+	r.decoding.hostOld = true // both are on a device: a prompt on the host is read by a graph
+	return r.decoding.decoder.(*operator.Decoder).CopyRow(row, from.decoding.decoder.(*operator.Decoder), 0)
 }
 
 // bringState brings r.state up to date.
 func (r *reader) bringState() error {
-	if r.device == nil || !r.device.hostOld {
+	if r.decoding == nil || !r.decoding.hostOld {
 		return nil
 	}
-	if err := r.device.decoder.States(r.state); err != nil {
+	if err := r.decoding.States(r.state); err != nil {
 		return err
 	}
-	r.device.hostOld = false
+	r.decoding.hostOld = false
 	return nil
 }

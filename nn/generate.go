@@ -158,7 +158,7 @@ func (g *Generator) Continue(ctx context.Context, sequences []*Sequence, each fu
 func (g *Generator) prefill(ctx context.Context, s *Sequence, to *reader, row int) (read int, err error) {
 	var last *reader // has read the last piece
 	defer func() {
-		if read == 0 || err == nil && last.device != nil {
+		if read == 0 || err == nil && last.decoding != nil {
 			return
 		}
 		if wrong := last.bringState(); wrong != nil {
@@ -256,6 +256,7 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 		}
 	}
 	r.chooseGreedily(g.takesLargest())
+	r.refresh()
 	last, chosen := make([]int, len(active)), make([]choice, len(active))
 	for {
 		if err := ctx.Err(); err != nil {

@@ -71,6 +71,7 @@ func (s *Stepper) Step(tokens []int) ([][]float64, error) {
 	if i := outside(tokens, vocab); i >= 0 {
 		return nil, fmt.Errorf("nn: step: token %d is %d, want 0 to %d", i, tokens[i], vocab-1)
 	}
+	s.r.refresh()
 	if err := s.r.read(tokens); err != nil {
 		return nil, fmt.Errorf("nn: step: %w", err)
 	}
@@ -139,13 +140,13 @@ func (m *LM) steps() error {
 
 // reader reads a fixed number of tokens of each sequence of a batch. It holds the state between one run and the next.
 type reader struct {
-	lm      *LM
-	ids     *tensor.Dense   // (batch, length)
-	state   []*tensor.Dense // before the next run: the values of the graph's input nodes, (batch, …) each
-	machine G.VM            // nil on a device
-	out     *outputs
-	device  *deviceReader // nil on the host
-	wrong   error         // of the last reset
+	lm       *LM
+	ids      *tensor.Dense   // (batch, length)
+	state    []*tensor.Dense // before the next run: the values of the graph's input nodes, (batch, …) each
+	machine  G.VM            // nil if a decoder reads
+	out      *outputs
+	decoding *decoding // nil if the machine runs the graph
+	wrong    error     // of the last reset
 }
 
 // outputs holds the results of a run. It is separate from the reader, since the machine references it: a reader that held both would be in a
@@ -174,6 +175,9 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 				l[i] = G.NodeFromAny(g, at.Zeros(n.Shape()), G.WithName(n.Name()+" on a device"))
 			}
 		}
+	}
+	if length == 1 && logits && len(opts) == 0 && r.onHost() {
+		return r, nil
 	}
 	out, next, err := lm.read(ids, state, logits, opts)
 	if err != nil {
@@ -212,8 +216,8 @@ func (r *reader) read(tokens []int) error {
 			return r.wrong
 		}
 	}
-	if r.device != nil {
-		return r.device.read(tokens)
+	if r.decoding != nil {
+		return r.decoding.read(tokens)
 	}
 	copy(r.ids.Data().([]int), tokens)
 	r.machine.Reset()
@@ -222,8 +226,8 @@ func (r *reader) read(tokens []int) error {
 
 // commit makes the state that the last read computed the reader's state. Call it once after a read that returned nil.
 func (r *reader) commit() {
-	if r.device != nil {
-		r.device.commit()
+	if r.decoding != nil {
+		r.decoding.commit()
 		return
 	}
 	for i, v := range r.out.next {
@@ -241,10 +245,10 @@ func (r *reader) reset() {
 
 // close frees the graph, the state and the memory on a device. The reader cannot be used afterwards.
 func (r *reader) close() error {
-	machine, device := r.machine, r.device
+	machine, decoding := r.machine, r.decoding
 	*r = reader{}
-	if device != nil {
-		return device.decoder.Close()
+	if decoding != nil {
+		return decoding.Close()
 	}
 	return machine.Close()
 }

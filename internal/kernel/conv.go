@@ -339,3 +339,20 @@ func (c *Conv[T]) sumTiles(sums []T, grad *ConvGrad[T]) {
 		}
 	})
 }
+
+// ConvStep is one step of a Conv with SiLU, for some channels: y = silu(bias + Σ_k taps_k·inputs_k), where tap 0 reads the step itself, and tap k
+// the step k before. bias may be nil. The result is that of a Conv bit for bit.
+func ConvStep(y, bias []float32, taps, inputs [][]float32) {
+	if bias == nil {
+		clear(y)
+	} else {
+		copy(y, bias)
+	}
+	for k, tap := range taps {
+		addProduct(y, tap, inputs[k])
+	}
+	siluOf(y, y)
+}
+
+// AddTo adds x to y.
+func AddTo(y, x []float32) { sumOf(y, y, x) }

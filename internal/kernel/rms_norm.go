@@ -23,12 +23,15 @@ func (r *RMSNorm[T]) scale(x []T) T { return T(1 / math.Sqrt(squares(x)/float64(
 
 // Forward writes y (rows, channels).
 func (r *RMSNorm[T]) Forward(y []T) {
-	work.ParallelRange(len(r.X)/r.Channels, normRows, func(from, to int) {
-		for row := from; row < to; row++ {
-			x, y := r.X[row*r.Channels:(row+1)*r.Channels], y[row*r.Channels:(row+1)*r.Channels]
-			norm(y, x, r.Weight, r.scale(x))
-		}
-	})
+	work.ParallelRange(len(r.X)/r.Channels, normRows, func(from, to int) { r.ForwardRows(y, from, to) })
+}
+
+// ForwardRows writes the rows [from, to) of y. It starts no goroutine.
+func (r *RMSNorm[T]) ForwardRows(y []T, from, to int) {
+	for row := from; row < to; row++ {
+		x, y := r.X[row*r.Channels:(row+1)*r.Channels], y[row*r.Channels:(row+1)*r.Channels]
+		norm(y, x, r.Weight, r.scale(x))
+	}
 }
 
 // Backward writes the gradients of x and the weight, from the gradient dy of y. With x̂ = x·s and g = dy·weight,

@@ -1,0 +1,317 @@
+// Package step computes one step of generation of a language model of Mamba blocks on the host: one token of each sequence of a batch, in
+// float32. A step is one job that all processors go through together (work.Walk). It computes what the operators of package op compute for
+// a length of 1, bit for bit, for weights in float32.
+package step
+
+import (
+	"runtime"
+
+	"github.com/gomamba/mamba/blas"
+	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/work"
+)
+
+// MostRows is the largest batch that a Step is for: more sequences are faster with products that pack their operands.
+const MostRows = 24
+
+// Config has the sizes and the weights of a model.
+type Config struct {
+	Batch                               int
+	Model, Channels, State, Width, Rank int
+	Eps                                 float64
+
+	Embedding *blas.Weights // (vocabulary, model)
+	Blocks    []Block
+	Norm      []float32     // (model)
+	Head      *blas.Weights // (vocabulary, model)
+}
+
+// Block has the weights of a Mamba block: those of the products, and the others, which are in float32.
+type Block struct {
+	kernel.BlockWeights[[]float32] // those of the products are nil
+
+	InProj, XProj, DtProj, OutProj *blas.Weights
+}
+
+// Step is a model with the states of a batch. One goroutine may use a Step at a time.
+//
+// A step writes the new states beside the old ones, so that nothing has changed until Commit.
+type Step struct {
+	Config
+	walk  *work.Walk[worker]
+	procs int   // for which tasks is made
+	tasks []int // of each phase
+
+	x      []float32 // (batch, model): the residual stream
+	vz     []float32 // (batch, 2·channels)
+	u      []float32 // (batch, channels)
+	rbc    []float32 // (batch, rank + 2·state)
+	delta  []float32 // (batch, channels)
+	s      []float32 // (batch, channels): the results of the scans
+	logits []float32 // (batch, vocabulary)
+
+	blocks []block
+	at     int   // the current states
+	last   int   // the row of a context that is the newest
+	run    int   // number of runs
+	stale  bool  // a and taps are older than the weights
+	tokens []int // that Read reads
+}
+
+// block is what a Step has for each block.
+type block struct {
+	scan *kernel.ScanStep
+	taps []float32 // (width, channels): tap 0 reads the step itself
+	// context is a ring of rows (width, batch, channels): the convolution's inputs of the last width-1 steps, and a row for the next step.
+	context []float32
+	states  [2][]float32 // (batch, strips, state, lanes), before and after a step, in turn
+}
+
+// The phases of a block.
+const (
+	inPhase   = iota // norm, in_proj, convolution
+	xPhase           // x_proj
+	scanPhase        // dt_proj, scan
+	outPhase         // out_proj
+	phases
+)
+
+// worker is the memory of a goroutine.
+type worker struct {
+	kernel.ScanStepper
+	input    []float32 // (batch, the widest input): what a product reads
+	scratch  []float32 // of the activations of a product
+	prepared blas.Prepared
+	key      int // the phase of the run that prepared is for
+
+	taps, inputs [][]float32
+}
+
+// New returns a Step with states of zeros.
+func New(cfg Config) *Step {
+	s := &Step{Config: cfg, stale: true}
+	b, c := cfg.Batch, cfg.Channels
+	s.x, s.vz, s.u, s.rbc = make([]float32, b*cfg.Model), make([]float32, 2*b*c), make([]float32, b*c), make([]float32, b*s.columns())
+	s.delta, s.s, s.logits = make([]float32, b*c), make([]float32, b*c), make([]float32, b*cfg.Head.Outputs())
+	for _, w := range cfg.Blocks {
+		of := block{scan: kernel.NewScanStep(c, cfg.State, w.D, w.DtBias), taps: make([]float32, c*cfg.Width), context: make([]float32, cfg.Width*b*c)}
+		for i := range of.states {
+			of.states[i] = make([]float32, b*s.stateSize())
+		}
+		s.blocks = append(s.blocks, of)
+	}
+	s.walk = work.NewWalk(s.newWorker, s.task, nil)
+	return s
+}
+
+func (s *Step) columns() int   { return s.Rank + 2*s.State }
+func (s *Step) stateSize() int { return kernel.StepStateSize(s.Channels, s.State) }
+
+func (s *Step) newWorker() *worker {
+	scratch := s.Head.Scratch(s.Batch)
+	for _, b := range s.Blocks {
+		for _, w := range []*blas.Weights{b.InProj, b.XProj, b.DtProj, b.OutProj} {
+			scratch = max(scratch, w.Scratch(s.Batch))
+		}
+	}
+	return &worker{
+		input: make([]float32, s.Batch*s.Model), scratch: make([]float32, scratch),
+		taps: make([][]float32, s.Width), inputs: make([][]float32, s.Width),
+	}
+}
+
+// Refresh makes the next step look at the weights that a Step keeps in another layout: A_log and the convolution's. Call it after weights may
+// have changed.
+func (s *Step) Refresh() { s.stale = true }
+
+// Logits returns the logits (batch, vocabulary) of the last Read. The next Read overwrites them.
+func (s *Step) Logits() []float32 { return s.logits }
+
+// Read reads a token for each sequence, all in the vocabulary, and computes the logits of the next ones.
+func (s *Step) Read(tokens []int) {
+	s.run++
+	if procs := runtime.GOMAXPROCS(0); procs != s.procs {
+		s.procs = procs
+		s.cutTasks()
+	}
+	if s.stale {
+		s.stale = false
+		work.Parallel(len(s.blocks), func(i int) { s.refresh(i) })
+	}
+	for i, token := range tokens {
+		s.Embedding.Row(token, s.x[i*s.Model:(i+1)*s.Model])
+	}
+	s.walk.Run(s.tasks)
+}
+
+// Commit makes the states after the last Read the current ones.
+func (s *Step) Commit() {
+	s.at = 1 - s.at
+	s.last = (s.last + 1) % s.Width
+}
+
+func (s *Step) refresh(i int) {
+	b, w := &s.blocks[i], &s.Blocks[i]
+	b.scan.SetA(w.ALog, 0, kernel.Strips(s.Channels))
+	for d := range s.Channels {
+		for k := range s.Width {
+			b.taps[k*s.Channels+d] = w.Conv[d*s.Width+s.Width-1-k]
+		}
+	}
+}
+
+// granule is the unit in which outputs are cut into tasks: a cache line of results, and a strip of a scan.
+const granule = kernel.StripLanes
+
+// cutTasks sets the number of tasks of each phase. It depends on the number of processors. The results do not.
+func (s *Step) cutTasks() {
+	product := func(w *blas.Weights) int {
+		const least = 1 << 15 // bytes of a task: a few µs
+		return max(1, min(parts(w.Outputs(), granule), w.Bytes()/least, s.procs))
+	}
+	s.tasks = s.tasks[:0]
+	for _, b := range s.Blocks {
+		s.tasks = append(s.tasks, product(b.InProj), product(b.XProj), min(kernel.Strips(s.Channels), s.procs), product(b.OutProj))
+	}
+	s.tasks = append(s.tasks, product(s.Head))
+}
+
+func parts(n, size int) int { return (n + size - 1) / size }
+
+// cut returns the elements of task i of a phase with n elements.
+func (s *Step) cut(n, phase, i int) (from, to int) {
+	units, tasks := parts(n, granule), s.tasks[phase]
+	return units * i / tasks * granule, min(units*(i+1)/tasks*granule, n)
+}
+
+// context returns the row of a ring that is k steps before the newest, or the row for the next step if k is -1.
+func (s *Step) context(b *block, k int) []float32 {
+	n := s.Batch * s.Channels
+	return b.context[(s.last-k+s.Width)%s.Width*n:][:n]
+}
+
+func (s *Step) task(w *worker, phase, i int) {
+	key := s.run*len(s.tasks) + phase
+	first := w.key != key // the worker's first task of the phase
+	w.key = key
+	if phase == len(s.tasks)-1 {
+		if first {
+			w.prepared = s.normed(w, s.Head, s.Norm)
+		}
+		from, to := s.cut(s.Head.Outputs(), phase, i)
+		s.Head.MulRange(s.logits, s.Head.Outputs(), w.prepared, from, to, false)
+		return
+	}
+	weights, b := &s.Blocks[phase/phases], &s.blocks[phase/phases]
+	switch phase % phases {
+	case inPhase:
+		if first {
+			w.prepared = s.normed(w, weights.InProj, weights.Norm)
+		}
+		from, to := s.cut(2*s.Channels, phase, i)
+		s.in(w, weights, b, from, to)
+	case xPhase:
+		if first {
+			w.prepared = weights.XProj.Prepare(s.u, s.Channels, s.Batch, w.scratch)
+		}
+		from, to := s.cut(s.columns(), phase, i)
+		weights.XProj.MulRange(s.rbc, s.columns(), w.prepared, from, to, false)
+	case scanPhase:
+		if first {
+			w.prepared = weights.DtProj.Prepare(s.rbc, s.columns(), s.Batch, w.scratch)
+		}
+		from, to := s.cut(s.Channels, phase, i)
+		weights.DtProj.MulRange(s.delta, s.Channels, w.prepared, from, to, false)
+		s.scan(w, b, from/granule, parts(to, granule))
+	case outPhase:
+		if first {
+			w.prepared = weights.OutProj.Prepare(s.s, s.Channels, s.Batch, w.scratch)
+		}
+		from, to := s.cut(s.Model, phase, i)
+		if weights.OutBias != nil {
+			s.addBias(s.x, weights.OutBias, s.Model, from, to)
+		}
+		weights.OutProj.MulRange(s.x, s.Model, w.prepared, from, to, true)
+	}
+}
+
+// normed returns the norm of the residual stream, prepared for weights.
+func (s *Step) normed(w *worker, weights *blas.Weights, norm []float32) blas.Prepared {
+	n := kernel.RMSNorm[float32]{Channels: s.Model, Eps: s.Eps, X: s.x, Weight: norm}
+	n.ForwardRows(w.input, 0, s.Batch)
+	return weights.Prepare(w.input, s.Model, s.Batch, w.scratch)
+}
+
+func (s *Step) addBias(y, bias []float32, width, from, to int) {
+	for row := range s.Batch {
+		kernel.AddTo(y[row*width+from:row*width+to], bias[from:to])
+	}
+}
+
+// in computes the outputs [from, to) of in_proj, and of the convolution where they are its inputs.
+func (s *Step) in(w *worker, weights *Block, b *block, from, to int) {
+	weights.InProj.MulRange(s.vz, 2*s.Channels, w.prepared, from, to, false)
+	if weights.InBias != nil {
+		s.addBias(s.vz, weights.InBias, 2*s.Channels, from, to)
+	}
+	to = min(to, s.Channels)
+	if from >= to {
+		return
+	}
+	var bias []float32
+	if weights.ConvBias != nil {
+		bias = weights.ConvBias[from:to]
+	}
+	for row := range s.Batch {
+		at := row * s.Channels
+		copy(s.context(b, -1)[at+from:at+to], s.vz[2*at+from:])
+		for k := range s.Width {
+			w.taps[k] = b.taps[k*s.Channels+from:][:to-from]
+			w.inputs[k] = s.context(b, k-1)[at+from : at+to]
+		}
+		kernel.ConvStep(s.u[at+from:at+to], bias, w.taps, w.inputs)
+	}
+}
+
+// scan computes the strips [from, to).
+func (s *Step) scan(w *worker, b *block, from, to int) {
+	size := s.stateSize()
+	const strips = 8 // whose A stays in the first-level cache for all sequences
+	for ; from < to; from += strips {
+		for row := range s.Batch {
+			at, bc := row*s.Channels, s.rbc[row*s.columns()+s.Rank:][:2*s.State]
+			r := kernel.ScanStepRow{
+				U: s.u[at : at+s.Channels], Delta: s.delta[at : at+s.Channels], Z: s.vz[2*at+s.Channels : 2*at+2*s.Channels], Y: s.s[at : at+s.Channels],
+				B: bc[:s.State], C: bc[s.State:], Before: b.states[s.at][row*size:][:size], After: b.states[1-s.at][row*size:][:size],
+			}
+			b.scan.Advance(&w.ScanStepper, &r, from, min(from+strips, to))
+		}
+	}
+}
+
+// LoadState sets the state of one sequence before block i: context (width-1, channels), from the oldest to the newest, and scan (channels, state).
+// nil stands for zeros.
+func (s *Step) LoadState(row, i int, context, scan []float32) {
+	b, size := &s.blocks[i], s.stateSize()
+	if to := b.states[s.at][row*size:][:size]; scan == nil {
+		clear(to)
+	} else {
+		kernel.LayState(to, scan, s.Channels, s.State)
+	}
+	for k := range s.Width - 1 {
+		if to := s.context(b, k)[row*s.Channels:][:s.Channels]; context == nil {
+			clear(to)
+		} else {
+			copy(to, context[(s.Width-2-k)*s.Channels:])
+		}
+	}
+}
+
+// StoreState copies the state of one sequence to context and scan, as LoadState has them.
+func (s *Step) StoreState(row, i int, context, scan []float32) {
+	b, size := &s.blocks[i], s.stateSize()
+	kernel.UnlayState(scan, b.states[s.at][row*size:][:size], s.Channels, s.State)
+	for k := range s.Width - 1 {
+		copy(context[(s.Width-2-k)*s.Channels:][:s.Channels], s.context(b, k)[row*s.Channels:])
+	}
+}

@@ -1,0 +1,160 @@
+package nn
+
+import (
+	"math"
+
+	"gonum.org/v1/gonum/blas/gonum"
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/blas"
+	"github.com/gomamba/mamba/internal/step"
+	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/op"
+)
+
+// hostDecoder is a decoder on the host, without a graph: package step reads a token of each sequence as one job.
+type hostDecoder struct {
+	step    *step.Step
+	batch   int
+	vocab   int
+	context bool // the states have contexts: the width is above 1
+}
+
+// newHostDecoder returns a decoder of a model, or nil if package step does not compute the model's step: a layer that is no Mamba block, a
+// weight with a LoRA, a type other than float32, a large batch, or another BLAS. A graph then reads the tokens.
+func newHostDecoder(lm *LM, batch int) *hostDecoder {
+	switch G.WhichBLAS().(type) {
+	case gonum.Implementation, blas.Implementation:
+	default:
+		return nil
+	}
+	cfg := lm.stack.cfg
+	if batch > step.MostRows || lm.stack.opts.Dtype != tensor.Float32 || !lm.Params().Place().OnHost() {
+		return nil
+	}
+	ok := true
+	floats := func(p *layer.Param) []float32 {
+		if p == nil {
+			return nil
+		}
+		v, is := p.Value.Data().([]float32)
+		ok = ok && is && p.LoRA() == nil && len(v) == p.Value.Shape().TotalSize() && !p.Value.RequiresIterator()
+		return v
+	}
+	matrix := func(p *layer.Param) *blas.Weights {
+		v, s := floats(p), p.Value.Shape()
+		return blas.FloatWeights(s[0], s[1], v)
+	}
+	c := step.Config{
+		Batch: batch, Model: cfg.DModel, Channels: cfg.inner(), State: cfg.DState, Width: cfg.DConv, Rank: cfg.DtRank, Eps: cfg.NormEps,
+		Embedding: matrix(lm.embed.Weight), Norm: floats(lm.stack.norm.Weight), Head: matrix(lm.head),
+	}
+	for _, l := range lm.stack.layers {
+		b, is := l.(*MambaBlock)
+		if !is {
+			return nil
+		}
+		w := b.mixer.Parts.Weights()
+		w.Norm = b.norm.Weight
+		block := step.Block{InProj: matrix(w.InProj), XProj: matrix(w.XProj), DtProj: matrix(w.DtProj), OutProj: matrix(w.OutProj)}
+		block.BlockWeights = op.MapBlock(w, func(about op.BlockWeight, p *layer.Param) []float32 {
+			if about.Product {
+				return nil
+			}
+			return floats(p)
+		})
+		c.Blocks = append(c.Blocks, block)
+	}
+	if !ok {
+		return nil
+	}
+	return &hostDecoder{step: step.New(c), batch: batch, vocab: lm.cfg.Vocab, context: cfg.DConv > 1}
+}
+
+// onHost makes the reader read with a decoder on the host. It returns false if the model needs a graph.
+func (r *reader) onHost() bool {
+	d := newHostDecoder(r.lm, r.batch())
+	if d == nil {
+		return false
+	}
+	r.decoding = &decoding{decoder: d, logits: d.step.Logits()}
+	r.out.logits = tensor.New(tensor.WithShape(d.batch, 1, d.vocab), tensor.WithBacking(d.step.Logits()))
+	return true
+}
+
+// refresh makes the next read look at the weights that a decoder on the host keeps in another form.
+func (r *reader) refresh() {
+	if r.decoding != nil {
+		if d, ok := r.decoding.decoder.(*hostDecoder); ok {
+			d.step.Refresh()
+		}
+	}
+}
+
+func (d *hostDecoder) Read(tokens []int) error {
+	d.step.Read(tokens)
+	return nil
+}
+
+func (d *hostDecoder) Commit() { d.step.Commit() }
+
+// slots returns the state of block i in a list of states.
+func (d *hostDecoder) slots(states []*tensor.Dense, i int) (context, scan []float32) {
+	if states == nil {
+		return nil, nil
+	}
+	data := func(i int) []float32 { return states[i].Data().([]float32) }
+	if !d.context {
+		return nil, data(i)
+	}
+	return data(2 * i), data(2*i + 1)
+}
+
+func (d *hostDecoder) blocks() int { return len(d.step.Blocks) }
+
+func (d *hostDecoder) SetRow(row int, host []*tensor.Dense) error {
+	for i := range d.blocks() {
+		context, scan := d.slots(host, i)
+		d.step.LoadState(row, i, context, scan)
+	}
+	return nil
+}
+
+func (d *hostDecoder) States(host []*tensor.Dense) error {
+	for i := range d.blocks() {
+		context, scan := d.slots(host, i)
+		for row := range d.batch {
+			part := func(v []float32) []float32 { return v[row*len(v)/d.batch : (row+1)*len(v)/d.batch] }
+			d.step.StoreState(row, i, part(context), part(scan))
+		}
+	}
+	return nil
+}
+
+func (d *hostDecoder) Logits([]float32) error { return nil } // they are the step's
+
+func (d *hostDecoder) Best(tokens []int, _ bool) error {
+	for row := range tokens {
+		tokens[row] = largest(d.step.Logits()[row*d.vocab:][:d.vocab])
+	}
+	return nil
+}
+
+// largest returns the index of the largest logit, the lowest of several, or -1 if it is infinite or a logit is NaN.
+func largest(logits []float32) int {
+	best := 0
+	for i, v := range logits {
+		if v > logits[best] {
+			best = i
+		} else if v != v {
+			return -1
+		}
+	}
+	if math.IsInf(float64(logits[best]), 0) {
+		return -1
+	}
+	return best
+}
+
+func (d *hostDecoder) Close() error { return nil }
