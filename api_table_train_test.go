@@ -310,6 +310,7 @@ func blasCalls() []call {
 		"Mul":      {args: func() []any { return []any{v(2), 2, v(32), 32, 1, true} }, panics: kernels},
 	}), methods("blas.Prepared", func() any { return prepared() }, nil), methods("blas.Type", func() any { return mblas.Q8_0 }, nil), []call{
 		{name: "blas.NewWeights", f: mblas.NewWeights, args: func() []any { return []any{mblas.Float32, 1, 4, make([]byte, 16)} }},
+		{name: "blas.WeightsOf", f: mblas.WeightsOf, args: func() []any { return []any{1, 4, v(4)} }, fine: []string{"2[0]=*"}},
 		{name: "blas.Quantize", f: mblas.Quantize, args: func() []any { return []any{mblas.Float32, 1, 4, v(4)} }, fine: []string{"3[0]=*"}},
 		{name: "blas.Implementation.Sgemm", f: mblas.Implementation.Sgemm, args: func() []any {
 			return []any{mblas.Implementation{}, blas.NoTrans, blas.Trans, 2, 3, 4, float32(1), v(8), 4, v(12), 4, float32(1), v(6), 3}

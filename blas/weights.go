@@ -99,6 +99,19 @@ func NewWeights(t Type, outputs, inputs int, data []byte) (*Weights, error) {
 	return w, nil
 }
 
+// WeightsOf returns Weights of the float32 numbers of a matrix (outputs, inputs), which share data: products see what is written to it later.
+//
+// Errors: a size below 1; data of another length.
+func WeightsOf(outputs, inputs int, data []float32) (*Weights, error) {
+	if _, err := Float32.check(outputs, inputs); err != nil {
+		return nil, err
+	}
+	if len(data)/inputs != outputs || len(data)%inputs != 0 {
+		return nil, fmt.Errorf("blas: weights: data has %d numbers, want %d × %d", len(data), outputs, inputs)
+	}
+	return &Weights{outputs: outputs, inputs: inputs, floats: data}, nil
+}
+
 // check returns the bytes of a row.
 func (t Type) check(outputs, inputs int) (row int, err error) {
 	switch {

@@ -34,22 +34,28 @@ func newHostDecoder(lm *LM, batch int) *hostDecoder {
 		return nil
 	}
 	ok := true
-	floats := func(p *layer.Param) []float32 {
+	floats := func(p *layer.Param, shape ...int) []float32 {
 		if p == nil {
 			return nil
 		}
+		if p.Value == nil || p.LoRA() != nil || !p.Value.Shape().Eq(tensor.Shape(shape)) || p.Value.RequiresIterator() {
+			ok = false
+			return nil
+		}
 		v, is := p.Value.Data().([]float32)
-		ok = ok && is && p.LoRA() == nil && len(v) == p.Value.Shape().TotalSize() && !p.Value.RequiresIterator()
+		ok = ok && is
 		return v
 	}
-	matrix := func(p *layer.Param) *blas.Weights {
-		v, s := floats(p), p.Value.Shape()
-		return blas.FloatWeights(s[0], s[1], v)
+	matrix := func(p *layer.Param, outputs, inputs int) *blas.Weights {
+		w, err := blas.WeightsOf(outputs, inputs, floats(p, outputs, inputs))
+		ok = ok && err == nil
+		return w
 	}
 	c := step.Config{
 		Batch: batch, Model: cfg.DModel, Channels: cfg.inner(), State: cfg.DState, Width: cfg.DConv, Rank: cfg.DtRank, Eps: cfg.NormEps,
-		Embedding: matrix(lm.embed.Weight), Norm: floats(lm.stack.norm.Weight), Head: matrix(lm.head),
+		Embedding: matrix(lm.embed.Weight, lm.cfg.Vocab, cfg.DModel), Norm: floats(lm.stack.norm.Weight, cfg.DModel), Head: matrix(lm.head, lm.cfg.Vocab, cfg.DModel),
 	}
+	shapes := op.BlockShapes(c.Model, c.Channels, c.State, c.Width, c.Rank)
 	for _, l := range lm.stack.layers {
 		b, is := l.(*MambaBlock)
 		if !is {
@@ -57,13 +63,13 @@ func newHostDecoder(lm *LM, batch int) *hostDecoder {
 		}
 		w := b.mixer.Parts.Weights()
 		w.Norm = b.norm.Weight
-		block := step.Block{InProj: matrix(w.InProj), XProj: matrix(w.XProj), DtProj: matrix(w.DtProj), OutProj: matrix(w.OutProj)}
-		block.BlockWeights = op.MapBlock(w, func(about op.BlockWeight, p *layer.Param) []float32 {
-			if about.Product {
-				return nil
-			}
-			return floats(p)
-		})
+		of := func(p *layer.Param, shape []int) *blas.Weights { return matrix(p, shape[0], shape[1]) }
+		block := step.Block{
+			InProj: of(w.InProj, shapes.InProj), XProj: of(w.XProj, shapes.XProj), DtProj: of(w.DtProj, shapes.DtProj), OutProj: of(w.OutProj, shapes.OutProj),
+			Norm: floats(w.Norm, shapes.Norm...), ALog: floats(w.ALog, shapes.ALog...), D: floats(w.D, shapes.D...), DtBias: floats(w.DtBias, shapes.DtBias...),
+			Conv: floats(w.Conv, shapes.Conv...), ConvBias: floats(w.ConvBias, shapes.ConvBias...),
+			InBias: floats(w.InBias, shapes.InBias...), OutBias: floats(w.OutBias, shapes.OutBias...),
+		}
 		c.Blocks = append(c.Blocks, block)
 	}
 	if !ok {

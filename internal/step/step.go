@@ -26,11 +26,13 @@ type Config struct {
 	Head      *blas.Weights // (vocabulary, model)
 }
 
-// Block has the weights of a Mamba block: those of the products, and the others, which are in float32.
+// Block has the weights of a Mamba block, in the shapes that kernel.BlockWeights lists. The biases of the products and of the convolution may be nil.
 type Block struct {
-	kernel.BlockWeights[[]float32] // those of the products are nil
-
 	InProj, XProj, DtProj, OutProj *blas.Weights
+
+	Norm, ALog, D, DtBias     []float32
+	Conv                      []float32
+	ConvBias, InBias, OutBias []float32
 }
 
 // Step is a model with the states of a batch. One goroutine may use a Step at a time.
