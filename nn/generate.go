@@ -22,7 +22,7 @@ type GenerateConfig struct {
 // Generator continues prompts. It reads them in parallel, and then generates one token after another, at a cost in time and memory
 // per token that does not grow with the length.
 //
-// It uses the model's weights without copying them, so it sees every change to them. One goroutine may use a Generator at a time;
+// It uses the model's weights without copying them, so each call sees every change before it. One goroutine may use a Generator at a time;
 // a second one gets an error. Several Generators may use one model at the same time.
 type Generator struct {
 	lm  *LM // nil once closed

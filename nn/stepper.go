@@ -16,8 +16,8 @@ var (
 	errClosed = errors.New("closed, or not made by its constructor")
 )
 
-// Stepper runs a language model one token at a time, in constant time and memory per token. It holds a graph of one step and the
-// state between steps. It uses the model's weights without copying them, so it sees every change to them.
+// Stepper runs a language model one token at a time, in constant time and memory per token. It holds the state between steps, and a graph of
+// one step where the model needs one. It uses the model's weights without copying them, so it sees every change to them.
 //
 // Use a Stepper to build your own generation. Generator is one that reads prompts in parallel.
 //
