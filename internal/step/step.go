@@ -53,11 +53,10 @@ type Step struct {
 	logits []float32 // (batch, vocabulary)
 
 	blocks []block
-	at     int   // the current states
-	last   int   // the row of a context that is the newest
-	run    int   // number of runs
-	stale  bool  // a and taps are older than the weights
-	tokens []int // that Read reads
+	at     int  // the current states
+	last   int  // the row of a context that is the newest
+	run    int  // number of runs
+	stale  bool // a and taps are older than the weights
 }
 
 // block is what a Step has for each block.
