@@ -237,6 +237,13 @@ func layerCalls() []call {
 		}),
 		methods("layer.Param", func() any { return params().(layer.Params)[0] }, map[string]call{
 			"Node":       {args: func() []any { return []any{G.NewGraph()} }, panics: []string{"1=*: gorgonia.NewGraph makes graphs", "0=*: a weight is not nil, and has a value"}},
+			"SetNarrow": {args: func() []any {
+				w, err := blas.Quantize(blas.Float16, 2, 3, make([]float32, 6))
+				if err != nil {
+					panic(err)
+				}
+				return []any{w}
+			}, broken: true},
 			"LoRAShapes": {args: with(2), panics: []string{"0=zero: a weight has a value"}},
 			"Effective":  {args: func() []any { return []any{G.NewGraph()} }, panics: []string{zeroGraph}},
 		}),

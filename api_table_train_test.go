@@ -207,6 +207,7 @@ func checkpointCalls(dir string) []call {
 			fine: []string{"1=zero", `1.From=""`, "1.Model=nil", "1.Classes=0", "1.Height=0", "1.Width=0", "1.DropPath=0"}},
 		call{name: "checkpoint.SaveVision", f: checkpoint.SaveVision, args: func() []any { return []any{of("savedvision"), smallVision()} }},
 		call{name: "checkpoint.Load", f: checkpoint.Load, args: with(of("lm"))},
+		call{name: "checkpoint.Weights", f: func(dir, types string) (*nn.LM, error) { return checkpoint.Load(dir, checkpoint.Weights(types)) }, args: with(of("lm"), "int8")},
 		call{name: "checkpoint.Save", f: checkpoint.Save, args: func() []any { return []any{of("saved"), small()} }},
 		call{name: "checkpoint.SaveParams", f: checkpoint.SaveParams, args: func() []any { return []any{of("savedparams"), linear().Params(), map[string]string{"a": "b"}} }, fine: []string{"2=nil"}},
 	)
@@ -303,6 +304,7 @@ func blasCalls() []call {
 		return w.Prepare(v(32), 32, 1, v(w.Scratch(1)))
 	}
 	return slices.Concat(methods("blas.Weights", weights, map[string]call{
+		"Hold":     {args: with(1)},
 		"Row":      {args: func() []any { return []any{1, v(32)} }, panics: kernels},
 		"Scratch":  {args: with(1)},
 		"Prepare":  {args: func() []any { return []any{v(32), 32, 1, v(10)} }, panics: kernels},
@@ -311,6 +313,9 @@ func blasCalls() []call {
 	}), methods("blas.Prepared", func() any { return prepared() }, nil), methods("blas.Type", func() any { return mblas.Q8_0 }, nil), []call{
 		{name: "blas.NewWeights", f: mblas.NewWeights, args: func() []any { return []any{mblas.Float32, 1, 4, make([]byte, 16)} }},
 		{name: "blas.WeightsOf", f: mblas.WeightsOf, args: func() []any { return []any{1, 4, v(4)} }, fine: []string{"2[0]=*"}},
+		{name: "blas.QuantizeRows", f: mblas.QuantizeRows, args: func() []any {
+			return []any{mblas.Float32, 1, 4, 1, func(int) ([]float32, error) { return v(4), nil }}
+		}, fine: []string{"3=*"}},
 		{name: "blas.Quantize", f: mblas.Quantize, args: func() []any { return []any{mblas.Float32, 1, 4, v(4)} }, fine: []string{"3[0]=*"}},
 		{name: "blas.Implementation.Sgemm", f: mblas.Implementation.Sgemm, args: func() []any {
 			return []any{mblas.Implementation{}, blas.NoTrans, blas.Trans, 2, 3, 4, float32(1), v(8), 4, v(12), 4, float32(1), v(6), 3}

@@ -13,35 +13,73 @@ import (
 // Quantize returns Weights of a type with the numbers of a matrix (outputs, inputs), rounded or quantized on all processors. It keeps data if the type is
 // Float32, else it does not.
 //
-// Errors: those of NewWeights, and a number that is not finite, or too large for the type.
+// Errors: a size or a type as in NewWeights; data of another length; a number that is not finite, or too large for the type.
 func Quantize(t Type, outputs, inputs int, data []float32) (*Weights, error) {
-	row, err := t.check(outputs, inputs)
-	if err != nil {
+	if _, err := t.check(outputs, inputs); err != nil {
 		return nil, err
 	}
 	if len(data)/inputs != outputs || len(data)%inputs != 0 {
 		return nil, fmt.Errorf("blas: weights: data has %d numbers, want %d × %d", len(data), outputs, inputs)
 	}
-	w := &Weights{typ: t, outputs: outputs, inputs: inputs, floats: data}
-	largest := float32(65504) // of float16, the type of the scales too
-	if t <= BFloat16 {
-		largest = math.MaxFloat32
+	return QuantizeRows(t, outputs, inputs, outputs, func(int) ([]float32, error) { return data, nil })
+}
+
+// QuantizeRows is Quantize for a matrix that is larger than the memory should be: read returns the next some rows, and the rest at the end, from row first on.
+// It may return the same memory each time, unless the type is Float32 and some is less than outputs.
+//
+// Errors: those of Quantize; those of read.
+func QuantizeRows(t Type, outputs, inputs, some int, read func(first int) ([]float32, error)) (*Weights, error) {
+	row, err := t.check(outputs, inputs)
+	switch {
+	case err != nil:
+		return nil, err
+	case some < 1 || some < outputs && t == Float32:
+		return nil, fmt.Errorf("blas: weights: the number of rows to read is %d, want at least 1, and all %d for float32", some, outputs)
+	case read == nil:
+		return nil, fmt.Errorf("blas: weights: read is missing, want a function that returns rows")
 	}
-	if i := slices.IndexFunc(data, func(x float32) bool { return !(-largest <= x && x <= largest) }); i >= 0 {
-		return nil, fmt.Errorf("blas: weights: data[%d] is %v, want at most ±%v for %v", i, data[i], largest, t)
-	}
-	if t == Float32 {
-		return w, nil
-	}
-	w.floats, w.data = nil, make([]byte, outputs*row)
-	f := formats[t]
-	work.ParallelRange(outputs, max(1, (1<<14)/inputs), func(from, to int) {
-		for b := from * row / f.bytes; b < to*row/f.bytes; b++ {
-			t.pack(data[b*f.block:][:f.block], w.data[b*f.bytes:][:f.bytes])
+	w := &Weights{typ: t, outputs: outputs, inputs: inputs}
+	for first := 0; first < outputs; first += some {
+		n := min(some, outputs-first)
+		data, err := read(first)
+		if err != nil {
+			return nil, err
 		}
-	})
+		if len(data)/inputs != n || len(data)%inputs != 0 {
+			return nil, fmt.Errorf("blas: weights: %d numbers from row %d on, want %d × %d", len(data), first, n, inputs)
+		}
+		if i := slices.IndexFunc(data, func(x float32) bool { return !t.holds(x) }); i >= 0 {
+			return nil, fmt.Errorf("blas: weights: data[%d] is %v, want at most ±%v for %v", first*inputs+i, data[i], t.largest(), t)
+		}
+		if t == Float32 {
+			w.floats = data
+			break
+		}
+		if w.data == nil {
+			w.data = make([]byte, outputs*row)
+		}
+		f, to := formats[t], w.data[first*row:(first+n)*row]
+		work.ParallelRange(n, max(1, (1<<14)/inputs), func(from, end int) {
+			for b := from * row / f.bytes; b < end*row/f.bytes; b++ {
+				t.pack(data[b*f.block:][:f.block], to[b*f.bytes:][:f.bytes])
+			}
+		})
+	}
 	return w, nil
 }
+
+// largest returns the largest number of the type. Scales are float16.
+func (t Type) largest() float32 {
+	switch t {
+	case Float32:
+		return math.MaxFloat32
+	case BFloat16:
+		return 0x1.FEp127
+	}
+	return 65504
+}
+
+func (t Type) holds(x float32) bool { return -t.largest() <= x && x <= t.largest() }
 
 // putScale writes the nearest float16 to b and returns it with its inverse, 0 for 0.
 func putScale(b []byte, scale float32) (rounded, inverse float32) {

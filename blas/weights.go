@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"runtime"
+	"slices"
 	"unsafe"
 
 	"github.com/gomamba/mamba/internal/half"
@@ -61,6 +63,14 @@ func (t Type) Block() int {
 	return formats[t].block
 }
 
+// BlockBytes returns the bytes of such a block.
+func (t Type) BlockBytes() int {
+	if t >= types {
+		return 0
+	}
+	return formats[t].bytes
+}
+
 // quantized reports whether the type has blocks. Activations are then quantized too, to 8 bits in blocks of 32.
 func (t Type) quantized() bool { return t >= Q8_0 }
 
@@ -71,6 +81,7 @@ type Weights struct {
 	outputs, inputs int
 	data            []byte    // rows, one after another; nil for Float32
 	floats          []float32 // of Float32
+	owner           any       // of data
 }
 
 // NewWeights returns Weights of the bytes of a matrix, row by row. It keeps data, which must not change: it may be a part of a file that is mapped
@@ -127,6 +138,9 @@ func (t Type) check(outputs, inputs int) (row int, err error) {
 	return inputs / formats[t].block * formats[t].bytes, nil
 }
 
+// Hold makes the weights keep a reference to the owner of their data, such as a file that is mapped into memory and unmapped when nothing refers to it.
+func (w *Weights) Hold(owner any) { w.owner = owner }
+
 // Type returns the type of the numbers.
 func (w *Weights) Type() Type { return w.typ }
 
@@ -146,6 +160,7 @@ func (w *Weights) row(i int) []byte {
 
 // Row writes row i, as float32, to to.
 func (w *Weights) Row(i int, to []float32) {
+	defer runtime.KeepAlive(w) // and so the owner of the data
 	switch to = to[:w.inputs]; {
 	case w.typ == Float32:
 		copy(to, w.floats[i*w.inputs:])
@@ -166,6 +181,49 @@ func (w *Weights) Row(i int, to []float32) {
 			}
 		}
 	}
+}
+
+// Check returns an error if a number is NaN, or if a scale of a block is not finite. It reads all of the matrix.
+func (w *Weights) Check() error {
+	bad := make([]bool, w.outputs)
+	work.ParallelRange(w.outputs, max(1, (1<<16)/w.inputs), func(from, to int) {
+		for i := from; i < to; i++ {
+			bad[i] = !w.sound(i)
+		}
+	})
+	if i := slices.Index(bad, true); i >= 0 {
+		return fmt.Errorf("row %d has a number that is not finite", i)
+	}
+	return nil
+}
+
+// sound reports whether row i has neither a NaN nor a scale that is not finite.
+func (w *Weights) sound(i int) bool {
+	if w.typ == Float32 {
+		return !slices.ContainsFunc(w.floats[i*w.inputs:(i+1)*w.inputs], func(x float32) bool { return x != x })
+	}
+	defer runtime.KeepAlive(w)
+	f, row := formats[w.typ], w.row(i)
+	for b := row; len(b) > 0; b = b[f.bytes:] {
+		at, more := 0, 0 // where a float16 is, and how many after it
+		switch w.typ {
+		case BFloat16:
+			if x := half.FromBFloat16(binary.LittleEndian.Uint16(b)); x != x {
+				return false
+			}
+			continue
+		case Q5_1, Q4_K:
+			more = 1
+		case Q6_K:
+			at = 208
+		}
+		for j := range more + 1 {
+			if x := float16At(b[at+2*j:]); x != x || w.typ.quantized() && x-x != 0 {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Prepared are rows of activations in the form that MulRange multiplies. They are valid until their scratch or their x is written.
@@ -235,6 +293,7 @@ func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, a
 	if from >= to || x.rows < 1 {
 		return
 	}
+	defer runtime.KeepAlive(w)
 	if from < 0 || to > w.outputs {
 		panic(fmt.Sprintf("blas: weights: the range is %d to %d, want one within %d outputs", from, to, w.outputs))
 	}

@@ -11,18 +11,27 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gomamba/mamba/internal/gguf"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 )
 
-// Load returns the language model in the directory of a checkpoint. The weights are float32, or of the type that nn.WithDtype
-// sets. nn.WithName puts a name in front of their names.
+// Load returns the language model in the directory of a checkpoint, or in a GGUF file, which has the ending .gguf. The weights are float32, or of the type that
+// nn.WithDtype sets; the option Weights keeps or makes narrower ones, which generate only. The weights of a GGUF file keep the file's types by default.
+// nn.WithName puts a name in front of their names.
 //
 // It is an error if config.json asks for anything that is not supported; if a tensor is missing, superfluous or of another shape
 // (one error lists all of them); or if a weight is not a number. Nothing is allocated for the model until its configuration has
 // been compared with the files.
 func Load(dir string, opts ...nn.Option) (*nn.LM, error) {
+	types, opts, err := weightTypes(opts)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: %s: %w", dir, err)
+	}
+	if gguf.IsFile(dir) {
+		return loadGGUF(dir, types, opts)
+	}
 	r, err := Open(dir)
 	if err != nil {
 		return nil, err
@@ -31,6 +40,9 @@ func Load(dir string, opts ...nn.Option) (*nn.LM, error) {
 	cfg, err := r.Config()
 	if err != nil {
 		return nil, err
+	}
+	if types != "" && types != "float32" {
+		return r.loadNarrow(cfg, types, opts)
 	}
 	lm := nn.NewLM(cfg, append(slices.Clone(opts), layer.WithZeros())...)
 	if err := r.LoadInto(lm, ""); err != nil {

@@ -27,7 +27,7 @@ const (
 // programs find old and new files mixed if it stops between the last two renames and the configuration has changed. The next Save
 // repairs that.)
 //
-// It is an error, and the old checkpoint stays, if a weight is not a number, if a weight has a LoRA, if the model has layers of
+// It is an error, and the old checkpoint stays, if a weight is narrow (see Weights) or not a number, if a weight has a LoRA, if the model has layers of
 // other kinds than Mamba (SaveParams saves those), or if another process is saving to the directory.
 func Save(dir string, lm *nn.LM) error {
 	if err := lm.Err(); err != nil {
@@ -38,7 +38,11 @@ func Save(dir string, lm *nn.LM) error {
 			return fmt.Errorf("checkpoint: save to %s: Pattern[%d] is %s, want mamba: the layout has no other layers; SaveParams saves them", dir, i, kind)
 		}
 	}
-	text, err := json.MarshalIndent(savedConfigOf(lm), "", "  ")
+	var text []byte
+	err := complete(lm.Params())
+	if err == nil {
+		text, err = json.MarshalIndent(savedConfigOf(lm), "", "  ")
+	}
 	if err == nil {
 		err = save(dir, append(text, '\n'), ownNames(lm), lm.Params(), nil)
 	}

@@ -66,6 +66,9 @@ func savedConfigOf(lm *nn.LM) savedConfig {
 // complete returns an error that names the first weight that is missing.
 func complete(params layer.Params) error {
 	for i, p := range params {
+		if p != nil && p.Narrow() != nil {
+			return fmt.Errorf("%s is of %v, want float32: load the model without the option Weights to train or save it", p.Name, p.Narrow().Type())
+		}
 		if p == nil || p.Value == nil || p.Value.Dtype().Type == nil { // a zero tensor has no type
 			return fmt.Errorf("weight %d is missing or has no value, want one that layer.NewParam or a layer made", i)
 		}

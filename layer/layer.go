@@ -62,7 +62,9 @@ func ZeroState(l Mixer, g *G.ExprGraph, batch int) (State, error) {
 	var o build.Options
 	slots := l.Slots()
 	for _, p := range l.Params() {
-		o.Dtype = p.Value.Dtype()
+		if p.Value != nil { // a narrow one counts as float32
+			o.Dtype = p.Value.Dtype()
+		}
 	}
 	if err := build.StateBytes(o.Dtype, slots).Times(batch).Fits("its states"); err != nil {
 		return nil, fmt.Errorf("layer: ZeroState: batch is %d: %w", batch, err)

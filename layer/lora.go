@@ -87,7 +87,7 @@ func (p Params) AddLoRA(cfg LoRAConfig) (Params, error) {
 // TargetsOf returns the weights that AddLoRA would give an update to, or the error that it would return, except for a rank that exceeds
 // the machine's memory. It changes nothing.
 func (p Params) TargetsOf(cfg LoRAConfig) (targets Params, err error) {
-	if err := p.check(); err != nil {
+	if err := p.CheckWide(); err != nil {
 		return nil, err
 	}
 	if cfg.Rank < 1 {

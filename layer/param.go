@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -8,13 +9,15 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/blas"
+	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/op"
 )
 
 // Param is a weight: a tensor with a name, separate from any graph.
 type Param struct {
 	Name  string        // the key of the Hugging Face layout: "backbone.layers.0.mixer.in_proj.weight"; not to be changed
-	Value *tensor.Dense // shared by every graph that the weight is used in; solvers update it in place, unless it is OnDevice
+	Value *tensor.Dense // shared by every graph that the weight is used in; solvers update it in place, unless it is OnDevice; nil if it is Narrow
 	Decay bool          // whether weight decay applies
 
 	// Frozen weights are not trained. Params.Trainable leaves them out, so they get no gradient from gorgonia.Grad, and no
@@ -32,7 +35,7 @@ type Param struct {
 	id   uint64
 }
 
-// home is where a weight is used if that is not the host. Only op.DeviceWeight implements it; a weight with copies on several devices, or with a
+// home is where a weight is used if that is not its Value. op.DeviceWeight and operator.Narrow implement it; a weight with copies on several devices, or with a
 // part on each, can implement it too.
 type home interface {
 	G.Value // of the weight's nodes
@@ -72,6 +75,40 @@ func (p *Param) OnDevice() *op.DeviceWeight {
 	return w
 }
 
+// SetNarrow makes the weight a matrix in another type, for models that generate and are not trained: products with it compute as blas.Weights does. Value is
+// nil then. Call it before the weight is used in a graph. It is an error if the weight is on a device, has a LoRA, or has a value of another shape.
+func (p *Param) SetNarrow(w *blas.Weights) error {
+	switch {
+	case p == nil || w == nil:
+		return errors.New("layer: SetNarrow: the weight or its matrix is missing")
+	case p.OnDevice() != nil || p.lora != nil:
+		return fmt.Errorf("layer: %s: the weight is on a device or has a LoRA, want neither for a narrow weight", p.Name)
+	case p.Value != nil && !p.Value.Shape().Eq(tensor.Shape{w.Outputs(), w.Inputs()}):
+		return fmt.Errorf("layer: %s: the matrix has shape (%d, %d), want %v", p.Name, w.Outputs(), w.Inputs(), p.Value.Shape())
+	}
+	p.Value, p.home = nil, operator.NewNarrow(w)
+	return nil
+}
+
+// Narrow returns the matrix that SetNarrow has set, or nil.
+func (p *Param) Narrow() *blas.Weights {
+	if n, ok := p.home.(*operator.Narrow); ok {
+		return n.Weights()
+	}
+	return nil
+}
+
+// Shape returns the shape of the weight, nil if it has neither a Value nor a narrow matrix.
+func (p *Param) Shape() tensor.Shape {
+	switch {
+	case p.Value != nil:
+		return p.Value.Shape()
+	case p.home != nil:
+		return p.home.Shape()
+	}
+	return nil
+}
+
 // ToDevice puts the weights and their LoRA on a device. Graphs that are made afterwards use them there, and solvers change them
 // there; Value then has the numbers of the last ToHost. Weights that are already on that device stay as they are. Weights on
 // another device are first copied to the host. After an error every weight is where it was.
@@ -79,7 +116,7 @@ func (p Params) ToDevice(at op.Place) error {
 	if at.OnHost() {
 		return fmt.Errorf("layer: the device is missing, want a place that op.On returned")
 	}
-	if err := p.check(); err != nil {
+	if err := p.CheckWide(); err != nil {
 		return err
 	}
 	all := p.withLoRA()
@@ -145,8 +182,21 @@ type Params []*Param
 // check returns an error if a weight is nil or has no value.
 func (p Params) check() error {
 	for i, w := range p {
-		if w == nil || w.Value == nil {
+		if w == nil || w.Value == nil && w.Narrow() == nil {
 			return fmt.Errorf("layer: weight %d of %d is missing, want one that NewParam returned with a value", i, len(p))
+		}
+	}
+	return nil
+}
+
+// CheckWide returns an error if a weight is missing, or is narrow (see Param.SetNarrow): training, LoRA, and a GPU take float32 and float64 only.
+func (p Params) CheckWide() error {
+	if err := p.check(); err != nil {
+		return err
+	}
+	for _, w := range p {
+		if n := w.Narrow(); n != nil {
+			return fmt.Errorf("layer: %s is of %v, want float32: a model of narrow weights generates on the host, and is not trained", w.Name, n.Type())
 		}
 	}
 	return nil
@@ -211,7 +261,7 @@ func (p Params) withLoRA() (all Params) {
 // Count returns the number of elements of all weights.
 func (p Params) Count() (n int) {
 	for _, w := range p {
-		n += w.Value.Shape().TotalSize()
+		n += w.Shape().TotalSize()
 	}
 	return n
 }
@@ -233,6 +283,12 @@ func (p Params) Describe(w io.Writer, name string) {
 		if l := param.lora; l != nil {
 			notes += fmt.Sprintf("  LoRA of rank %d", l.A.Value.Shape()[0])
 		}
-		fmt.Fprintf(w, "  %-40s %-16s %v%s\n", param.Name, fmt.Sprint(param.Value.Shape()), param.Value.Dtype(), notes)
+		var kind fmt.Stringer = tensor.Float32
+		if m := param.Narrow(); m != nil {
+			kind = m.Type()
+		} else if param.Value != nil {
+			kind = param.Value.Dtype()
+		}
+		fmt.Fprintf(w, "  %-40s %-16s %v%s\n", param.Name, fmt.Sprint(param.Shape()), kind, notes)
 	}
 }

@@ -189,7 +189,24 @@ func (f *mambaBlock[T]) kernel(in []value[T]) *kernel.Block[T] {
 		Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank, Eps: f.Eps,
 		X: in[blockX].Data, BlockWeights: MapBlock(blockWeights(in), func(_ BlockWeight, v value[T]) []T { return v.Data }),
 		Context: in[blockContext].Data, Initial: in[blockInitial].Data, Start: in[blockStart].Marks, Gemm: gemm[T](),
+		Products: MapBlock(blockWeights(in), func(_ BlockWeight, v value[T]) (g kernel.Gemm[T]) {
+			if v.Narrow != nil {
+				g = gemmWith(v)
+			}
+			return g
+		}),
 	}
+}
+
+// TakesNarrow says that the matrices of products may be narrow.
+func (f *mambaBlock[T]) TakesNarrow(i int) bool {
+	all := make([]int, blockContext)
+	for j := range all {
+		all[j] = j
+	}
+	w, product := blockWeights(all), false
+	w.Each(func(about BlockWeight, at *int) { product = product || about.Product && *at == i })
+	return product
 }
 
 func (f *mambaBlock[T]) Forward(in []value[T], out [][]T) { f.ForwardKeeping(in, out, nil) }

@@ -52,7 +52,15 @@ func (f embedding[T]) Check(shapes []tensor.Shape, ints [][]int) error {
 	return nil
 }
 
+func (embedding[T]) TakesNarrow(i int) bool { return i == 0 }
+
 func (f embedding[T]) Forward(in []value[T], out [][]T) {
+	if w := in[0].Narrow; w != nil {
+		for i, id := range in[1].Ints {
+			w.Row(id, any(out[0]).([]float32)[i*f.channels:(i+1)*f.channels])
+		}
+		return
+	}
 	kernel.Embedding(out[0], in[0].Data, in[1].Ints, f.channels)
 }
 

@@ -1,6 +1,7 @@
 package op
 
 import (
+	gonumblas "gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/gonum"
 	G "gorgonia.org/gorgonia"
 
@@ -40,6 +41,17 @@ func gemm[T kernel.Float]() kernel.Gemm[T] {
 	return any(kernel.Gemm[float64](chosenBLAS().Dgemm)).(kernel.Gemm[T])
 }
 
+// gemmWith returns the product with the transpose of a weight, B of the product.
+func gemmWith[T kernel.Float](weight value[T]) kernel.Gemm[T] {
+	w := weight.Narrow
+	if w == nil {
+		return gemm[T]()
+	}
+	return any(kernel.Gemm[float32](func(_, _ gonumblas.Transpose, m, _, _ int, _ float32, a []float32, lda int, _ []float32, _ int, beta float32, c []float32, ldc int) {
+		w.Mul(c, ldc, a, lda, m, beta != 0)
+	})).(kernel.Gemm[T])
+}
+
 type linear[T kernel.Float] struct{ product }
 
 // product is the product of rows vectors with the transpose of a matrix (out, in).
@@ -47,9 +59,11 @@ type product struct{ rows, in, out int }
 
 func (f linear[T]) kernel(in []value[T]) *kernel.Linear[T] {
 	return &kernel.Linear[T]{
-		Rows: f.rows, In: f.in, Out: f.out, X: in[0].Data, Weight: in[1].Data, Bias: in[2].Data, Gemm: gemm[T](),
+		Rows: f.rows, In: f.in, Out: f.out, X: in[0].Data, Weight: in[1].Data, Bias: in[2].Data, Gemm: gemmWith(in[1]),
 	}
 }
+
+func (linear[T]) TakesNarrow(i int) bool { return i == 1 }
 
 func (f linear[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0]) }
 

@@ -124,6 +124,11 @@ func parse(file []byte, vocab int) (*Tokenizer, error) {
 	if err := json.Unmarshal(file, &d); err != nil {
 		return nil, err
 	}
+	return d.tokenizer(vocab)
+}
+
+// tokenizer returns the tokenizer of a document for a model of a vocabulary.
+func (d *document) tokenizer(vocab int) (*Tokenizer, error) {
 	if err := d.supported(); err != nil {
 		return nil, err
 	}

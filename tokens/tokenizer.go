@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/gomamba/mamba/internal/gguf"
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
@@ -31,15 +32,22 @@ func Bytes() *Tokenizer { return new(Tokenizer) }
 
 // Open returns the tokenizer in dir, the folder of a model whose vocabulary has vocab tokens. It reads tokenizer.json, which must
 // be a byte-level BPE, and takes the end of a text (see End) from generation_config.json or config.json. Without a
-// tokenizer.json, a vocabulary of 256 is that of Bytes.
+// tokenizer.json, a vocabulary of 256 is that of Bytes. A dir that ends in .gguf is a GGUF file, which has all of this inside.
 //
-// It is an error if dir is not a folder; if there is no tokenizer.json (errors.Is fs.ErrNotExist) and vocab is not 256; if a file
+// It is an error if dir is neither a folder nor a GGUF file; if there is no tokenizer.json (errors.Is fs.ErrNotExist) and vocab is not 256; if a file
 // is not a regular file of at most 64 MiB; if tokenizer.json contradicts itself or has a token outside of 0 to vocab-1; or if it
 // needs what this package does not do: a model other than BPE, a normalizer other than NFC, a split into words other than
 // GPT-2's, or tokens that are added to every text. The error names the part.
 func Open(dir string, vocab int) (*Tokenizer, error) {
 	if vocab < 1 {
 		return nil, fmt.Errorf("tokens: open: vocab is %d, should be the size of the model's vocabulary, at least 1", vocab)
+	}
+	if gguf.IsFile(dir) {
+		t, err := openGGUF(dir, vocab)
+		if err != nil {
+			return nil, fmt.Errorf("tokens: open: %w", err)
+		}
+		return t, nil
 	}
 	if info, err := os.Stat(dir); err != nil {
 		return nil, fmt.Errorf("tokens: open: %w", err)

@@ -85,6 +85,9 @@ func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
 	}
 	s := &AdamW{cfg: cfg, of: map[uintptr]*moments{}}
 	for i, p := range params {
+		if p != nil && p.Narrow() != nil {
+			return nil, fmt.Errorf("train: AdamW: %w", layer.Params(params).CheckWide())
+		}
 		if p == nil || p.Value == nil {
 			return nil, fmt.Errorf("train: AdamW: weight %d is missing or has no value, want one that layer.NewParam or a layer made", i)
 		}

@@ -107,6 +107,9 @@ func describe(n *G.Node) string {
 func (p Problem) check(saved bool) error {
 	named := map[string]bool{}
 	for i, w := range p.Params {
+		if w != nil && w.Narrow() != nil {
+			return fmt.Errorf("train: %w", p.Params.CheckWide())
+		}
 		if w == nil || w.Value == nil {
 			return fmt.Errorf("train: weight %d of %d is missing or has no value, want one that layer.NewParam or a layer made", i, len(p.Params))
 		}

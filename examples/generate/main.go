@@ -2,6 +2,8 @@
 //
 //	go run ./examples/generate -model DIR -prompt TEXT
 //	go run ./examples/generate -model OWNER/NAME -prompt TEXT     # downloaded from the Hugging Face hub
+//	go run ./examples/generate -model FILE.gguf -prompt TEXT      # llama.cpp's format
+//	go run ./examples/generate -model DIR -weights int8 …         # smaller and faster: bf16, int8, int4
 //	go run ./examples/generate -model DIR -adapter DIR …          # with a LoRA adapter
 //	go run ./examples/generate -device cuda …                     # on a GPU
 //	go run ./examples/generate -h                                 # all flags
@@ -22,6 +24,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"github.com/gomamba/mamba/checkpoint"
@@ -65,6 +68,9 @@ func generate(ctx context.Context, set settings, stdout, stderr io.Writer) error
 		return err
 	}
 	start := time.Now()
+	if set.weights != "" {
+		where = append(where, checkpoint.Weights(set.weights))
+	}
 	lm, err := checkpoint.Load(dir, where...)
 	if err != nil {
 		return err
@@ -122,7 +128,7 @@ func generate(ctx context.Context, set settings, stdout, stderr io.Writer) error
 // directory returns the folder of a model: name itself, or a repository of the hub in the cache.
 func directory(ctx context.Context, flag, name string, stderr io.Writer) (string, error) {
 	info, err := os.Stat(name)
-	if err == nil && info.IsDir() {
+	if err == nil && (info.IsDir() || strings.HasSuffix(name, ".gguf")) {
 		return name, nil
 	}
 	if err == nil || !tokens.IsRepository(name) {

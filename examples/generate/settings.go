@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"slices"
 
 	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/nn"
@@ -11,10 +13,10 @@ import (
 
 // settings has the values of the flags.
 type settings struct {
-	model, adapter, tokenizer, prompt, state string
-	merge                                    bool
-	generation                               nn.GenerateConfig
-	device                                   options.Device
+	model, weights, adapter, tokenizer, prompt, state string
+	merge                                             bool
+	generation                                        nn.GenerateConfig
+	device                                            options.Device
 }
 
 // parse reads the flags. Its errors name the flag, its value and what it should be.
@@ -23,7 +25,8 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 	g.MaxTokens, g.Temperature, g.TopP, g.RepetitionPenalty = 200, 0.8, 0.95, 1
 	seed := 1
 	flags := flag.NewFlagSet("generate", flag.ContinueOnError)
-	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint, or OWNER/NAME of the Hugging Face hub")
+	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint, a file .gguf, or OWNER/NAME of the Hugging Face hub")
+	flags.StringVar(&set.weights, "weights", "", "`type` of the matrices: float32, bf16, int8, int4, or file as on file (default float32; file for .gguf)")
 	flags.StringVar(&set.adapter, "adapter", "", "`directory` of a LoRA adapter for the model, or OWNER/NAME")
 	flags.BoolVar(&set.merge, "merge", true, "merge the adapter into the weights; -merge=false keeps it apart")
 	flags.StringVar(&set.tokenizer, "tokenizer", "", "`directory` of the tokenizer.json, or OWNER/NAME (default the model's)")
@@ -47,6 +50,8 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 		return set, errors.New("-model is missing, should be a directory, or OWNER/NAME of the Hugging Face hub")
 	case g.TopP > 1:
 		return set, errors.New("-top-p is more than 1, should be 0 to 1")
+	case set.weights != "" && !slices.Contains([]string{"float32", "bf16", "int8", "int4", "file"}, set.weights):
+		return set, fmt.Errorf("-weights is %q, should be float32, bf16, int8, int4 or file", set.weights)
 	case g.MinP > 1:
 		return set, errors.New("-min-p is more than 1, should be 0 to 1")
 	}

@@ -25,7 +25,7 @@ func (o Options) Rand(name string) *rand.Rand {
 
 // New returns a tensor of a shape. Its elements are drawn in order, or are zeros with WithZeros or if draw is nil.
 //
-// It returns nil if the shape has a size below 1 or needs more memory than the machine has.
+// It returns nil with Empty, or if the shape has a size below 1 or needs more memory than the machine has.
 func (o Options) New(draw func() float64, shape ...int) *tensor.Dense {
 	dt := tensor.Float64
 	if o.Dtype == tensor.Float32 {
@@ -33,7 +33,12 @@ func (o Options) New(draw func() float64, shape ...int) *tensor.Dense {
 	}
 	bytes := size.Of(dt.Size(), shape...)
 	switch {
+	case o.Empty && !o.counting():
+		return nil
 	case o.counting():
+		if o.Empty {
+			bytes = 0
+		}
 		*o.count = o.count.Plus(bytes.Plus(Overhead).Times(o.times))
 		shape = []int{1}
 	case bytes == 0 || bytes.Fits("") != nil:

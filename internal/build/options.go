@@ -25,6 +25,9 @@ type Options struct {
 	Seed   uint64
 	Seeded bool // the seed was given
 	Zeros  bool // the weights are zero instead of drawn
+	Empty  bool // the weights have no values; whoever makes the layer sets them
+
+	Narrow string // the types of weights that checkpoint.Load shall use; it removes the option
 
 	Place     operator.Place // of the weights; Collect sets it
 	Device    *cuda.Device
@@ -56,6 +59,8 @@ func Collect(opts []Option) (Options, error) {
 		}
 	}
 	switch {
+	case o.Narrow != "":
+		return o, fmt.Errorf("the option Weights is %q, want none: checkpoint.Load alone has it", o.Narrow)
 	case o.Dtype.Type == nil: // printing it panics
 		return o, fmt.Errorf("dtype is missing, want float32 or float64")
 	case o.Dtype != tensor.Float32 && o.Dtype != tensor.Float64:

@@ -59,6 +59,7 @@ type Given struct {
 	Scans       []string // its *_scan.safetensors
 	Checkpoints []string // its subdirectories with an expected.safetensors
 	Vision      []string // its subdirectories with one of VisionFiles
+	GGUF        []string // its subdirectories with files of that format
 }
 
 // VisionFiles are the names of the files with expected numbers of vision models, of SS2D, and of mixers and blocks.
@@ -66,8 +67,8 @@ var VisionFiles = []string{"expected_vision.safetensors", "golden_ss2d.safetenso
 
 // String says what was found, for a test that finds nothing of its own kind.
 func (g Given) String() string {
-	return fmt.Sprintf("%s has %d *_scan.safetensors for TestGoldenScan, %d checkpoints for TestGoldenCheckpoint and %d folders for TestGoldenVision",
-		g.Dir, len(g.Scans), len(g.Checkpoints), len(g.Vision))
+	return fmt.Sprintf("%s has %d *_scan.safetensors for TestGoldenScan, %d checkpoints for TestGoldenCheckpoint, %d folders for TestGoldenVision and %d for TestGoldenGGUF",
+		g.Dir, len(g.Scans), len(g.Checkpoints), len(g.Vision), len(g.GGUF))
 }
 
 // FromEnvironment returns the files in the directory that MAMBA_GOLDEN names. It returns an error if there are none. A relative name is
@@ -90,6 +91,8 @@ func FromEnvironment() (Given, error) {
 			g.Checkpoints = append(g.Checkpoints, path)
 		} else if ok, _ := filepath.Match("*_scan.safetensors", e.Name()); ok {
 			g.Scans = append(g.Scans, path)
+		} else if files, _ := filepath.Glob(filepath.Join(path, "*.gguf")); len(files) > 0 {
+			g.GGUF = append(g.GGUF, path)
 		} else if slices.ContainsFunc(VisionFiles, func(name string) bool {
 			_, err := os.Stat(filepath.Join(path, name))
 			return err == nil
@@ -97,8 +100,8 @@ func FromEnvironment() (Given, error) {
 			g.Vision = append(g.Vision, path)
 		}
 	}
-	if len(g.Scans)+len(g.Checkpoints)+len(g.Vision) == 0 {
-		return g, fmt.Errorf("MAMBA_GOLDEN names %s, which has no *_scan.safetensors and no folder with an expected.safetensors or one of %v", g.Dir, VisionFiles)
+	if len(g.Scans)+len(g.Checkpoints)+len(g.Vision)+len(g.GGUF) == 0 {
+		return g, fmt.Errorf("MAMBA_GOLDEN names %s, which has no *_scan.safetensors and no folder with an expected.safetensors, a *.gguf or one of %v", g.Dir, VisionFiles)
 	}
 	return g, nil
 }

@@ -6,6 +6,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/blas"
 	"github.com/gomamba/mamba/cuda"
 )
 
@@ -31,6 +32,8 @@ type Operand[T Float] struct {
 	Data  []T    // of Numbers, in row-major order
 	Ints  []int  // of Ints, in row-major order
 	Marks []bool // of Marks, in row-major order
+
+	Narrow *blas.Weights // of Numbers instead of Data, for a function that TakesNarrow
 }
 
 // Keeper is a function whose forward pass can keep values for its backward pass. Without the kept values the backward pass recomputes them,

@@ -65,6 +65,11 @@ func (h *host[T]) gradients(o *Operator, values []G.Value, flat []T) error {
 	if err != nil {
 		return err
 	}
+	for i, operand := range in {
+		if operand.Narrow != nil {
+			return fmt.Errorf("%s is of %v, want float32: a model of narrow weights is not trained", o.in[i].name, operand.Narrow.Type())
+		}
+	}
 	grad, err := numbers[T](values[n], o.to)
 	if err != nil {
 		return fmt.Errorf("result %w", err)
@@ -173,7 +178,9 @@ func operands[T Float](o *Operator, values []G.Value) ([]Operand[T], error) {
 		in[i].Shape = s.shape
 		switch s.kind {
 		case Numbers:
-			in[i].Data, err = numbers[T](v, s.shape)
+			if in[i].Narrow, err = o.ofNarrow(i, v); in[i].Narrow == nil && err == nil {
+				in[i].Data, err = numbers[T](v, s.shape)
+			}
 		case Ints:
 			in[i].Ints, err = numbers[int](v, s.shape)
 			ints[i] = in[i].Ints

@@ -31,6 +31,14 @@ func Map(f *os.File, size int64) Contents {
 	return &mapped{f, data}
 }
 
+func mappedBytes(c Contents, off, n int64) ([]byte, bool) {
+	m, ok := c.(*mapped)
+	if !ok {
+		return nil, false
+	}
+	return m.data[off : off+n : off+n], true
+}
+
 // Close unmaps and closes the file.
 func (m *mapped) Close() error {
 	if m.data != nil {

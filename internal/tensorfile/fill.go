@@ -113,6 +113,26 @@ func readElements[T any](t *Tensor, data []T, first int64, decode func([]T, []by
 	return nil
 }
 
+// ReadPart reads len(to) elements of a tensor, from element first on, and converts them to float32. An element that is not a number is an error.
+func ReadPart(t *Tensor, first int64, to []float32) error {
+	if !t.Dtype.Float() {
+		return fmt.Errorf("%s is of %s, want F32, F16, BF16 or F64", t.Name, t.Dtype)
+	}
+	return readElements(t, to, first, decode[float32])
+}
+
+// Bytes returns n bytes of a file from off on: a part of the mapping, which must not be closed then, if the file is mapped; otherwise a copy.
+func Bytes(c Contents, off, n int64) (data []byte, isMapped bool, err error) {
+	if data, ok := mappedBytes(c, off, n); ok {
+		return data, true, nil
+	}
+	data = make([]byte, n)
+	if got, err := c.ReadAt(data, off); got < len(data) {
+		return nil, false, fmt.Errorf("cannot read %d bytes at %d: %w", n, off, err)
+	}
+	return data, false, nil
+}
+
 // Equal reports whether two tensors are the same, bit for bit.
 func Equal(a, b *Tensor) (bool, error) {
 	if a.Dtype != b.Dtype || !slices.Equal(a.Shape, b.Shape) {
