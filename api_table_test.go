@@ -16,6 +16,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/blas"
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
@@ -227,6 +228,7 @@ func layerCalls() []call {
 		methods("layer.MambaParts", func() any { return &layer.NewMamba(mamba).Parts }, nil),
 		methods("layer.Params", params, map[string]call{
 			"Count": missing, "Freeze": missing, "Unfreeze": missing, "RemoveLoRA": missing, "Trainable": missing, "ValuesChanged": missing,
+			"CheckWide":        {fine: []string{"0=nil"}},
 			"UpdateStatistics": {fine: []string{"0=nil: nothing to move"}},
 			"ForgetStatistics": {},
 			"Describe":         {args: func() []any { return []any{io.Discard, "name"} }, panics: append(missing.panics, "1=nil: an io.Writer is not nil")},
@@ -236,7 +238,7 @@ func layerCalls() []call {
 			"TargetsOf": {args: with(layer.LoRAConfig{Rank: 2, Alpha: 1, Targets: []string{"in_proj"}, Seed: 1}), fine: []string{"1.Alpha=0", "1.Targets=nil", "1.Rank=1*", "1.Rank=4*", "1.Start=nil"}},
 		}),
 		methods("layer.Param", func() any { return params().(layer.Params)[0] }, map[string]call{
-			"Node":       {args: func() []any { return []any{G.NewGraph()} }, panics: []string{"1=*: gorgonia.NewGraph makes graphs", "0=*: a weight is not nil, and has a value"}},
+			"Node": {args: func() []any { return []any{G.NewGraph()} }, panics: []string{"1=*: gorgonia.NewGraph makes graphs", "0=*: a weight is not nil, and has a value"}},
 			"SetNarrow": {args: func() []any {
 				w, err := blas.Quantize(blas.Float16, 2, 3, make([]float32, 6))
 				if err != nil {

@@ -185,6 +185,9 @@ func (w *Weights) Row(i int, to []float32) {
 
 // Check returns an error if a number is NaN, or if a scale of a block is not finite. It reads all of the matrix.
 func (w *Weights) Check() error {
+	if w == nil || w.outputs == 0 {
+		return fmt.Errorf("blas: weights: the matrix is missing, want one that NewWeights or Quantize returned")
+	}
 	bad := make([]bool, w.outputs)
 	work.ParallelRange(w.outputs, max(1, (1<<16)/w.inputs), func(from, to int) {
 		for i := from; i < to; i++ {

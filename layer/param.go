@@ -76,11 +76,16 @@ func (p *Param) OnDevice() *op.DeviceWeight {
 }
 
 // SetNarrow makes the weight a matrix in another type, for models that generate and are not trained: products with it compute as blas.Weights does. Value is
-// nil then. Call it before the weight is used in a graph. It is an error if the weight is on a device, has a LoRA, or has a value of another shape.
+// nil then. Call it before the weight is used in a graph. It is an error if the weight is on a device, has a LoRA, or has a value of
+// another shape, and if a number of w is not finite.
 func (p *Param) SetNarrow(w *blas.Weights) error {
+	if p == nil || p.id == 0 {
+		return errors.New("layer: SetNarrow: the weight is missing, want one that NewParam or a layer made")
+	}
+	if err := w.Check(); err != nil {
+		return fmt.Errorf("layer: %s: %w", p.Name, err)
+	}
 	switch {
-	case p == nil || w == nil:
-		return errors.New("layer: SetNarrow: the weight or its matrix is missing")
 	case p.OnDevice() != nil || p.lora != nil:
 		return fmt.Errorf("layer: %s: the weight is on a device or has a LoRA, want neither for a narrow weight", p.Name)
 	case p.Value != nil && !p.Value.Shape().Eq(tensor.Shape{w.Outputs(), w.Inputs()}):

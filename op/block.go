@@ -3,6 +3,7 @@ package op
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -184,18 +185,17 @@ func blockStates[T kernel.Float, V any](f *mambaBlock[T], results []V) (context,
 }
 
 func (f *mambaBlock[T]) kernel(in []value[T]) *kernel.Block[T] {
-	return &kernel.Block[T]{
+	b := &kernel.Block[T]{
 		Batch: f.batch, Length: f.length,
 		Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank, Eps: f.Eps,
 		X: in[blockX].Data, BlockWeights: MapBlock(blockWeights(in), func(_ BlockWeight, v value[T]) []T { return v.Data }),
 		Context: in[blockContext].Data, Initial: in[blockInitial].Data, Start: in[blockStart].Marks, Gemm: gemm[T](),
-		Products: MapBlock(blockWeights(in), func(_ BlockWeight, v value[T]) (g kernel.Gemm[T]) {
-			if v.Narrow != nil {
-				g = gemmWith(v)
-			}
-			return g
-		}),
 	}
+	if slices.ContainsFunc(in, func(v value[T]) bool { return v.Narrow != nil }) {
+		products := MapBlock(blockWeights(in), func(_ BlockWeight, v value[T]) kernel.Gemm[T] { return gemmWith(v) })
+		b.Products = &products
+	}
+	return b
 }
 
 // TakesNarrow says that the matrices of products may be narrow.

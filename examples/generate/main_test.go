@@ -228,6 +228,6 @@ func TestUsage(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
-	exampletest.Usage(t, stdout, "model", "adapter", "merge", "tokenizer", "prompt", "state", "max", "seed", "temperature", "top-k", "top-p", "min-p",
+	exampletest.Usage(t, stdout, "model", "weights", "adapter", "merge", "tokenizer", "prompt", "state", "max", "seed", "temperature", "top-k", "top-p", "min-p",
 		"repetition-penalty", "device", "precision")
 }

@@ -30,7 +30,7 @@ type Block[T Float] struct {
 	Start   []bool // optional: (batch, length): a new sequence starts here
 
 	Gemm     Gemm[T]
-	Products BlockWeights[Gemm[T]] // of weights that are no slices; nil for Gemm
+	Products *BlockWeights[Gemm[T]] // with each weight, where some are no slices; nil for Gemm
 }
 
 // BlockValues are the intermediate values of a block that its backward pass needs. The backward pass recomputes those that are nil.
@@ -52,15 +52,15 @@ func (b *Block[T]) norm() *RMSNorm[T] {
 }
 
 func (b *Block[T]) linear(x, weight, bias []T, in, out int, product Gemm[T]) *Linear[T] {
-	return &Linear[T]{Rows: b.rows(), In: in, Out: out, X: x, Weight: weight, Bias: bias, Gemm: b.gemm(product)}
+	return &Linear[T]{Rows: b.rows(), In: in, Out: out, X: x, Weight: weight, Bias: bias, Gemm: product}
 }
 
-// gemm returns the product with a weight: its own, or Gemm.
-func (b *Block[T]) gemm(product Gemm[T]) Gemm[T] {
-	if product != nil {
-		return product
+// products returns the product with each weight.
+func (b *Block[T]) products() BlockWeights[Gemm[T]] {
+	if b.Products != nil {
+		return *b.Products
 	}
-	return b.Gemm
+	return BlockWeights[Gemm[T]]{InProj: b.Gemm, XProj: b.Gemm, DtProj: b.Gemm, OutProj: b.Gemm}
 }
 
 func (b *Block[T]) conv(v *BlockValues[T]) *Conv[T] {
@@ -115,16 +115,16 @@ func (b *Block[T]) compute(v *BlockValues[T], kept bool, context []T, w *spaces[
 		b.norm().Forward(v.Normed)
 	}
 	if missing(&v.VZ, 2*b.Channels) {
-		b.linear(v.Normed, b.InProj, b.InBias, b.Model, 2*b.Channels, b.Products.InProj).Forward(v.VZ)
+		b.linear(v.Normed, b.InProj, b.InBias, b.Model, 2*b.Channels, b.products().InProj).Forward(v.VZ)
 	}
 	if missing(&v.U, b.Channels) {
 		b.conv(v).Forward(v.U, context)
 	}
 	if missing(&v.RBC, b.columns()) {
-		b.linear(v.U, b.XProj, nil, b.Channels, b.columns(), b.Products.XProj).Forward(v.RBC)
+		b.linear(v.U, b.XProj, nil, b.Channels, b.columns(), b.products().XProj).Forward(v.RBC)
 	}
 	if missing(&v.Delta, b.Channels) {
-		b.gemm(b.Products.DtProj)(blas.NoTrans, blas.Trans, b.rows(), b.Channels, b.Rank,
+		b.products().DtProj(blas.NoTrans, blas.Trans, b.rows(), b.Channels, b.Rank,
 			1, v.RBC, b.columns(), b.DtProj, b.Rank, 0, v.Delta, b.Channels)
 	}
 }
@@ -152,5 +152,5 @@ func (b *Block[T]) Forward(y, context, final []T, keep BlockValues[T]) {
 			}
 		}
 	})
-	b.gemm(b.Products.OutProj)(blas.NoTrans, blas.Trans, b.rows(), b.Model, b.Channels, 1, s, b.Channels, b.OutProj, b.Channels, 1, y, b.Model)
+	b.products().OutProj(blas.NoTrans, blas.Trans, b.rows(), b.Model, b.Channels, 1, s, b.Channels, b.OutProj, b.Channels, 1, y, b.Model)
 }

@@ -53,7 +53,7 @@ func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 
 	// v, z = n·InProjᵀ + InBias, n = norm(x)
 	dNormed := w.take(rows * b.Model)
-	b.linear(v.Normed, b.InProj, nil, b.Model, 2*b.Channels, nil).Backward(dVZ, dNormed, grad.InProj, grad.InBias)
+	b.linear(v.Normed, b.InProj, nil, b.Model, 2*b.Channels, b.Gemm).Backward(dVZ, dNormed, grad.InProj, grad.InBias)
 	b.norm().Backward(dNormed, grad.X, grad.Norm)
 	Add(grad.X, dy)
 }
