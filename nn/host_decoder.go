@@ -47,6 +47,9 @@ func newHostDecoder(lm *LM, batch int) *hostDecoder {
 		return v
 	}
 	matrix := func(p *layer.Param, outputs, inputs int) *blas.Weights {
+		if w := p.Narrow(); w != nil {
+			return w
+		}
 		w, err := blas.WeightsOf(outputs, inputs, floats(p, outputs, inputs))
 		ok = ok && err == nil
 		return w
