@@ -1,6 +1,7 @@
 package mamba_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,14 @@ func dataCalls(dir string) []call {
 	if err := images.WriteNIfTI(nii, img()); err != nil {
 		panic(err)
 	}
+	decathlon := filepath.Join(dir, "decathlon")
+	if err := os.MkdirAll(decathlon, 0o777); err != nil {
+		panic(err)
+	}
+	const dataset = `{"labels": {"0": "a", "1": "b"}, "training": [{"image": "x.nii.gz", "label": "x.nii.gz"}]}`
+	if err := errors.Join(os.WriteFile(filepath.Join(decathlon, "dataset.json"), []byte(dataset), 0o666), images.WriteNIfTI(filepath.Join(decathlon, "x.nii.gz"), img())); err != nil {
+		panic(err)
+	}
 	pair := images.Pair{Image: png, Label: filepath.Join(dir, "images", "label", "1.png")}
 	// What an image and labels may have: any values, no grid, no bits.
 	anyImage := func(argument string) []string {
@@ -45,9 +54,24 @@ func dataCalls(dir string) []call {
 	augmented := func(argument string) []string {
 		return []string{argument + ".Augment*", argument + ".Background=0", argument + ".Foreground=0"}
 	}
+	sizeAt := func(fine ...string) call { return call{args: with([]int{4, 6}, []float64{2, 2}), fine: fine} }
+	embedded := sizeAt("0*")
+	embedded.panics = []string{"0=nil: a nil image has no Grid, whose method it is"}
 	return slices.Concat(
-		methods("images.Image", func() any { return img() }, map[string]call{"Color": {fine: anyImage("0")}, "Gray": {fine: anyImage("0")}}),
-		methods("images.Labels", func() any { return labels() }, map[string]call{"Picture": {args: with(2), fine: kept("0", "0")}}),
+		methods("images.Image", func() any { return img() }, map[string]call{
+			"Color": {fine: anyImage("0")}, "Gray": {fine: anyImage("0")}, "Argmax": {fine: anyImage("0")}, "SizeAt": embedded, "Slice": {args: with(0), broken: true},
+			"Resample": {args: with([]int{2, 3}), fine: anyImage("0")}, "Like": {args: func() []any { return []any{img()} }, fine: append(anyImage("0"), anyImage("1")...)},
+		}),
+		methods("images.Labels", func() any { return labels() }, map[string]call{
+			"Picture": {args: with(2), fine: kept("0", "0")}, "Slice": {args: with(0), broken: true}, "Resample": {args: with([]int{2, 3}), fine: kept("0", "*")}, "SizeAt": embedded,
+			"Like": {args: func() []any { return []any{img()} }, fine: append(kept("0", "*"), anyImage("1")...)},
+		}),
+		methods("images.Grid", func() any { return images.Grid{Spacing: []float64{1, 1}} }, map[string]call{
+			"SizeAt": sizeAt("0=zero", "0.Spacing=nil", "0.Affine=*"),
+		}),
+		methods("images.Normalization", func() any { return images.Normalization{{High: 1, Deviation: 1}} }, map[string]call{
+			"Apply": {args: func() []any { return []any{img()} }, fine: append(anyImage("1"), "0[0].Low=0", "0[0].Low=-1", "0[0].High=0", "0[0].Mean=0", "0[0].Mean=-1")},
+		}),
 		methods("images.Classes", func() any { return images.Classes{0, 1} }, map[string]call{
 			"Index":  {args: func() []any { return []any{labels()} }, fine: append(kept("1", "0"), "0[0]=0")},
 			"Values": {args: func() []any { return []any{labels()} }, fine: append(kept("1", "0"), "0[0]=*: any value is one of labels")},
@@ -78,6 +102,10 @@ func dataCalls(dir string) []call {
 			{name: "images.Pairs", f: images.Pairs, args: with(filepath.Join(dir, "images"))},
 			{name: "images.ReadPairs", f: images.ReadPairs, args: func() []any { return []any{[]images.Pair{pair}, images.Classes{0}} }, fine: []string{"0[0].Name=*", "1=nil: those of the labels", "1[0]=0"}},
 			{name: "images.ByClass", f: images.ByClass, args: with(filepath.Join(dir, "images"))},
+			{name: "images.Decathlon", f: images.Decathlon, args: with(filepath.Join(dir, "decathlon"))},
+			{name: "images.MeasureImage", f: images.MeasureImage, args: func() []any { return []any{img()} }, fine: []string{"0.Pix[0]=0", "0.Pix[0]=-1", "0.Grid*", "0.Bits=0"}},
+			{name: "images.MeasureForeground", f: images.MeasureForeground, args: func() []any { return []any{images.Samples{sample()}, 1} }},
+			{name: "images.NewFiles", f: images.NewFiles, args: func() []any { return []any{[]images.Pair{pair}, images.Classes{0}, 0, nil} }, fine: []string{"0[0]*: it is not read yet", "1[0]=*", "3=nil"}},
 			{name: "images.NewBatches", f: images.NewBatches, args: func() []any { return []any{images.Samples{sample()}, patches(), 1, 1} }, fine: append(augmented("1"), "3=0")},
 		},
 	)

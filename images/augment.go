@@ -272,8 +272,9 @@ type deformation struct {
 	axes, step int
 	n          [3]int // control points along each axis
 	points     []float64
-	scale      [3]float64 // cells along each axis for a displacement of one
-	row        []float64  // control points of one row of the patch, three displacements each
+	scale      [3]float64   // cells along each axis for a displacement of one
+	row        []float64    // control points of one row of the patch, three displacements each
+	weights    [][4]float64 // of four control points, for each cell between two
 }
 
 func bend(a Augment, patch [3]int, spacing [3]float64, axes int, r *rand.Rand) *deformation {
@@ -296,25 +297,22 @@ func bend(a Augment, patch [3]int, spacing [3]float64, axes int, r *rand.Rand) *
 		d.points[i] = r.NormFloat64()
 	}
 	d.row = make([]float64, 3*d.n[2])
+	for i := range d.step {
+		t := float64(i) / float64(d.step)
+		u := 1 - t
+		d.weights = append(d.weights, [4]float64{u * u * u / 6, (3*t*t*t - 6*t*t + 4) / 6, (3*u*u*u - 6*u*u + 4) / 6, t * t * t / 6})
+	}
 	return d
-}
-
-// spline returns the first of four control points and their weights at a cell.
-func (d *deformation) spline(cell int) (first int, w [4]float64) {
-	t := float64(cell%d.step) / float64(d.step)
-	u := 1 - t
-	return cell / d.step, [4]float64{u * u * u / 6, (3*t*t*t - 6*t*t + 4) / 6, (3*u*u*u - 6*u*u + 4) / 6, t * t * t / 6}
 }
 
 // addRow adds the displacements of the cells of a row.
 func (d *deformation) addRow(z, y int, at [][3]float64) {
 	clear(d.row)
-	firstZ, wz := d.spline(z)
-	planes := 4
+	firstZ, wz, planes := z/d.step, d.weights[z%d.step], 4
 	if d.axes == 2 {
 		firstZ, wz, planes = 0, [4]float64{1}, 1
 	}
-	firstY, wy := d.spline(y)
+	firstY, wy := y/d.step, d.weights[y%d.step]
 	for i := range planes {
 		for j := range 4 {
 			w := wz[i] * wy[j]
@@ -324,77 +322,139 @@ func (d *deformation) addRow(z, y int, at [][3]float64) {
 		}
 	}
 	for x := range at {
-		firstX, w := d.spline(x)
-		p := d.row[3*firstX:][:12]
-		for i := range 3 {
-			at[x][i] += d.scale[i] * (w[0]*p[i] + w[1]*p[3+i] + w[2]*p[6+i] + w[3]*p[9+i])
+		p, w, a := d.row[3*(x/d.step):][:12], &d.weights[x%d.step], &at[x]
+		if d.axes == 3 {
+			a[0] += d.scale[0] * (w[0]*p[0] + w[1]*p[3] + w[2]*p[6] + w[3]*p[9])
 		}
+		a[1] += d.scale[1] * (w[0]*p[1] + w[1]*p[4] + w[2]*p[7] + w[3]*p[10])
+		a[2] += d.scale[2] * (w[0]*p[2] + w[1]*p[5] + w[2]*p[8] + w[3]*p[11])
 	}
 }
 
-// sample fills a patch.
+// sample fills a patch row by row. at are the places that the cells of a row show.
 func (g *geometry) sample(from, to *Sample) {
 	at := make([][3]float64, g.patch[2])
-	channels := from.Image.Channels
-	var weights [8]float32
 	for z := range g.patch[0] {
 		for y := range g.patch[1] {
 			u := [3]float64{float64(z) - float64(g.patch[0]-1)/2, float64(y) - float64(g.patch[1]-1)/2, -float64(g.patch[2]-1) / 2}
+			var first, step [3]float64
+			for i, m := range g.matrix {
+				first[i], step[i] = g.center[i]+m[0]*u[0]+m[1]*u[1]+m[2]*u[2], m[2]
+			}
+			row, c := (z*g.patch[1]+y)*g.patch[2], from.Image.Channels
+			pix, labels := to.Image.Pix[row*c:][:len(at)*c], []int32(nil)
+			if to.Labels != nil {
+				labels = to.Labels.Values[row:][:len(at)]
+			}
+			if g.exact && g.copyRow(from, first, step, pix, labels) {
+				continue
+			}
 			for x := range at {
-				for i, m := range g.matrix {
-					at[x][i] = g.center[i] + m[0]*u[0] + m[1]*u[1] + m[2]*(u[2]+float64(x))
-				}
+				f := float64(x)
+				at[x] = [3]float64{first[0] + f*step[0], first[1] + f*step[1], first[2] + f*step[2]}
 			}
 			if g.bend != nil {
 				g.bend.addRow(z, y, at)
 			}
-			row := (z*g.patch[1] + y) * g.patch[2]
-			if to.Labels != nil {
-				for x, p := range at {
-					to.Labels.Values[row+x] = from.Labels.Values[g.index(floor(p[0]+0.5), floor(p[1]+0.5), floor(p[2]+0.5))]
-				}
-			}
-			pix := to.Image.Pix[row*channels:][:len(at)*channels]
-			if g.exact {
-				for x, p := range at {
-					i := g.index(floor(p[0]+0.5), floor(p[1]+0.5), floor(p[2]+0.5)) * channels
-					copy(pix[x*channels:(x+1)*channels], from.Image.Pix[i:])
-				}
-				continue
-			}
+			flat := g.patch[0] == 1 && g.image[0] == 1
 			for x, p := range at {
-				z, y, x0 := floor(p[0]), floor(p[1]), floor(p[2])
-				fz, fy, fx := float32(p[0]-float64(z)), float32(p[1]-float64(y)), float32(p[2]-float64(x0))
-				corners := 4
-				weights = [8]float32{(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx}
-				if g.patch[0] > 1 || g.image[0] > 1 {
-					corners = 8
-					for k, w := range weights[:4] {
-						weights[k], weights[4+k] = w*(1-fz), w*fz
-					}
+				if to := pix[x*c : (x+1)*c]; g.exact {
+					copy(to, from.Image.Pix[g.nearest(p)*c:])
+				} else if !flat || !g.bilinear(from, p, to, labels, x) {
+					g.linear(from.Image, p, to)
+				} else {
+					continue // it has written the label
 				}
-				for k := range corners {
-					i := g.index(z+k>>2, y+k>>1&1, x0+k&1) * channels
-					for c := range channels {
-						pix[x*channels+c] += weights[k] * from.Image.Pix[i+c]
-					}
+				if labels != nil {
+					labels[x] = from.Labels.Values[g.nearest(p)]
 				}
 			}
 		}
 	}
 }
 
-// floor is the largest integer that is not above x.
-func floor(x float64) int {
-	i := int(x)
-	if float64(i) > x {
-		i--
+// copyRow copies a row whose cells are cells of the image, and reports whether they are.
+func (g *geometry) copyRow(from *Sample, first, step [3]float64, pix []float32, labels []int32) bool {
+	c := from.Image.Channels
+	n := len(pix) / c
+	for i, f := range first {
+		for _, at := range [2]float64{f, f + float64(n-1)*step[i]} {
+			if at < 0 || at >= float64(g.image[i]) {
+				return false
+			}
+		}
 	}
-	return i
+	i, d := g.nearest(first), (floor(step[0]+0.5)*g.image[1]+floor(step[1]+0.5))*g.image[2]+floor(step[2]+0.5)
+	if d == 1 {
+		copy(pix, from.Image.Pix[i*c:])
+		if labels != nil {
+			copy(labels, from.Labels.Values[i:])
+		}
+		return true
+	}
+	for x := range n {
+		if c == 1 {
+			pix[x] = from.Image.Pix[i+x*d]
+		} else {
+			copy(pix[x*c:(x+1)*c], from.Image.Pix[(i+x*d)*c:])
+		}
+	}
+	for x := range labels {
+		labels[x] = from.Labels.Values[i+x*d]
+	}
+	return true
 }
+
+// linear interpolates between the eight cells around a place.
+func (g *geometry) linear(im *Image, p [3]float64, to []float32) {
+	z, y, x := floor(p[0]), floor(p[1]), floor(p[2])
+	fz, fy, fx := float32(p[0]-float64(z)), float32(p[1]-float64(y)), float32(p[2]-float64(x))
+	for k := range 8 {
+		w := [2]float32{1 - fz, fz}[k>>2] * [2]float32{1 - fy, fy}[k>>1&1] * [2]float32{1 - fx, fx}[k&1]
+		if w == 0 {
+			continue
+		}
+		i := g.index(z+k>>2, y+k>>1&1, x+k&1) * len(to)
+		for c, v := range im.Pix[i : i+len(to)] {
+			to[c] += w * v
+		}
+	}
+}
+
+// bilinear is linear, and nearest for the label, at a place between four cells of an image. It reports whether the place is one.
+func (g *geometry) bilinear(from *Sample, p [3]float64, to []float32, labels []int32, x int) bool {
+	width, c := g.image[2], len(to)
+	row, column := floor(p[1]), floor(p[2])
+	if uint(row) >= uint(g.image[1]-1) || uint(column) >= uint(width-1) {
+		return false
+	}
+	fy, fx := float32(p[1]-float64(row)), float32(p[2]-float64(column))
+	i := row*width + column
+	upper := from.Image.Pix[i*c:][:2*c]
+	lower := from.Image.Pix[(i+width)*c:][:2*c]
+	w0, w1, w2, w3 := (1-fy)*(1-fx), (1-fy)*fx, fy*(1-fx), fy*fx
+	for k := range to {
+		to[k] = w0*upper[k] + w1*upper[c+k] + w2*lower[k] + w3*lower[c+k]
+	}
+	if labels != nil {
+		labels[x] = from.Labels.Values[floor(p[1]+0.5)*width+floor(p[2]+0.5)]
+	}
+	return true
+}
+
+// nearest returns the cell nearest to a place.
+func (g *geometry) nearest(p [3]float64) int {
+	return g.index(floor(p[0]+0.5), floor(p[1]+0.5), floor(p[2]+0.5))
+}
+
+// floor is the largest integer that is not above x, which is above -1<<30.
+func floor(x float64) int { return int(x+1<<30) - 1<<30 }
 
 // index returns the cell at a place, which may lie outside.
 func (g *geometry) index(z, y, x int) int {
+	if uint(z) < uint(g.image[0]) && uint(y) < uint(g.image[1]) && uint(x) < uint(g.image[2]) {
+		return (z*g.image[1]+y)*g.image[2] + x
+	}
 	return (mirror(z, g.image[0])*g.image[1]+mirror(y, g.image[1]))*g.image[2] + mirror(x, g.image[2])
 }
 
@@ -402,6 +462,9 @@ func (g *geometry) index(z, y, x int) int {
 func (a Augment) values(im *Image, r *rand.Rand) {
 	brightness, contrast, gamma := a.draw(a.Brightness, r), math.Pow(1+a.Contrast, a.draw(1, r)), math.Pow(1+a.Gamma, a.draw(1, r))
 	noise := math.Abs(a.draw(a.Noise, r))
+	if a.Brightness == 0 && a.Contrast == 0 && a.Gamma == 0 && a.Noise == 0 {
+		return
+	}
 	for c := range im.Channels {
 		mean, deviation, least, most := im.statistics(c)
 		if deviation == 0 {
@@ -429,21 +492,26 @@ func (a Augment) values(im *Image, r *rand.Rand) {
 	}
 }
 
-// statistics returns mean, standard deviation, least and largest value of a channel.
+// statistics returns mean, standard deviation, least and largest value of a channel. Sums are those of the distances from the first value, so
+// that little is lost when they are subtracted.
 func (im *Image) statistics(channel int) (mean, deviation, least, most float64) {
-	n := float64(len(im.Pix) / im.Channels)
-	first, last := im.Pix[channel], im.Pix[channel]
+	first := im.Pix[channel]
+	low, high := first, first
+	var sum, squares float64
 	for i := channel; i < len(im.Pix); i += im.Channels {
 		v := im.Pix[i]
-		mean += float64(v)
-		first, last = min(first, v), max(last, v)
+		d := float64(v) - float64(first)
+		sum, squares = sum+d, squares+d*d
+		if v < low {
+			low = v
+		}
+		if v > high {
+			high = v
+		}
 	}
-	mean /= n
-	for i := channel; i < len(im.Pix); i += im.Channels {
-		d := float64(im.Pix[i]) - mean
-		deviation += d * d
-	}
-	return mean, math.Sqrt(deviation / n), float64(first), float64(last)
+	n := float64(len(im.Pix) / im.Channels)
+	sum /= n
+	return float64(first) + sum, math.Sqrt(max(0, squares/n-sum*sum)), float64(low), float64(high)
 }
 
 // power raises a channel's values, as shares of the range from least to most, to a power. The power is interpolated in a table, which is

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 
 	"github.com/gomamba/mamba/internal/size"
@@ -27,6 +28,92 @@ func (s Samples) Load(i int) (*Sample, error) {
 		return nil, fmt.Errorf("images: sample %d, want 0 to %d", i, len(s)-1)
 	}
 	return s[i], s[i].check()
+}
+
+// NewFiles returns a Source that reads the files of pairs when they are needed. It keeps the samples that were used last, as many as memory bytes
+// hold; 0 means half of the machine's memory. prepare, if it is not nil, changes a sample after it was read: it may resample or normalize it.
+// Labels become classes before.
+func NewFiles(pairs []Pair, classes Classes, memory uint64, prepare func(*Sample) (*Sample, error)) (Source, error) {
+	if len(pairs) == 0 {
+		return nil, errors.New("images: there are no pairs to read")
+	}
+	if len(classes) == 0 {
+		return nil, errors.New("images: classes is empty, want the values of the labels: ReadPairs or ClassesOf finds them")
+	}
+	if memory == 0 {
+		memory = uint64(size.Machine()) / 2
+	}
+	return &fileSource{pairs: slices.Clone(pairs), classes: classes, memory: size.Bytes(memory), prepare: prepare, kept: map[int]*Sample{}}, nil
+}
+
+type fileSource struct {
+	pairs   []Pair
+	classes Classes
+	memory  size.Bytes
+	prepare func(*Sample) (*Sample, error)
+
+	mu   sync.Mutex
+	kept map[int]*Sample
+	used []int // the indices of kept, in the order of their last use
+	held size.Bytes
+}
+
+func (f *fileSource) Len() int { return len(f.pairs) }
+
+func (f *fileSource) Load(i int) (*Sample, error) {
+	if i < 0 || i >= len(f.pairs) {
+		return nil, fmt.Errorf("images: sample %d, want 0 to %d", i, len(f.pairs)-1)
+	}
+	f.mu.Lock()
+	s := f.kept[i]
+	if s != nil {
+		f.touch(i)
+	}
+	f.mu.Unlock()
+	if s != nil {
+		return s, nil
+	}
+	read, _, err := ReadPairs(f.pairs[i:i+1], f.classes)
+	if err != nil {
+		return nil, err
+	}
+	if s = read[0]; f.prepare != nil {
+		if s, err = f.prepare(s); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.pairs[i].Image, err)
+		}
+	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if other := f.kept[i]; other != nil { // read by another goroutine at the same time
+		return other, nil
+	}
+	f.kept[i] = s
+	f.touch(i)
+	for f.held = f.held.Plus(s.bytes()); f.held > f.memory && len(f.used) > 0; f.used = f.used[1:] {
+		f.held -= f.kept[f.used[0]].bytes()
+		delete(f.kept, f.used[0])
+	}
+	return s, nil
+}
+
+// touch makes a sample the one that was used last.
+func (f *fileSource) touch(i int) {
+	if at := slices.Index(f.used, i); at >= 0 {
+		f.used = slices.Delete(f.used, at, at+1)
+	}
+	f.used = append(f.used, i)
+}
+
+// bytes returns the memory of a sample.
+func (s *Sample) bytes() size.Bytes {
+	b := size.Of(4, len(s.Image.Pix))
+	if s.Labels != nil {
+		b = b.Plus(size.Of(4, len(s.Labels.Values)))
+	}
+	return b
 }
 
 // Batches makes batches for training: patches of the samples of a source. Each epoch takes one patch of each sample, in an order of its own. Batch i

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/binary"
@@ -171,6 +172,14 @@ func (v *volume) check() (bytesEach int, err error) {
 	if finite := func(x float32) bool { return !math.IsNaN(float64(x)) && !math.IsInf(float64(x), 0) }; v.Slope != 0 && finite(v.Slope) && !finite(v.Inter) {
 		return 0, fmt.Errorf("scl_inter is %v beside scl_slope of %v, want a finite number", v.Inter, v.Slope)
 	}
+	for a := range v.sizes {
+		if p := math.Abs(float64(v.Pixdim[a+1])); !(p <= mostSpacing) {
+			return 0, fmt.Errorf("pixdim[%d] is %v, want a spacing of at most %v", a+1, v.Pixdim[a+1], mostSpacing)
+		}
+	}
+	if err := v.checkForms(); err != nil {
+		return 0, err
+	}
 	if int(v.Bits) != 8*t.bytes {
 		return 0, fmt.Errorf("bitpix is %d, but values of type %d (%s) have %d bits", v.Bits, v.Type, t.name, 8*t.bytes)
 	}
@@ -179,6 +188,29 @@ func (v *volume) check() (bytesEach int, err error) {
 	}
 	return t.bytes, nil
 }
+
+// checkForms returns an error if the form that is used, sform or else qform, is none.
+func (h *header) checkForms() error {
+	used, numbers := "sform", append(append(append([]float32(nil), h.Rows[0][:]...), h.Rows[1][:]...), h.Rows[2][:]...)
+	if h.SForm <= 0 {
+		used, numbers = "qform", append(append([]float32(nil), h.Quaternion[:]...), h.QOffset[:]...)
+	}
+	if h.SForm <= 0 && h.QForm <= 0 {
+		return nil
+	}
+	for _, x := range numbers {
+		if !(math.Abs(float64(x)) <= 1e9) {
+			return fmt.Errorf("the %s has the number %v, want finite ones", used, x)
+		}
+	}
+	if b, c, d := float64(h.Quaternion[0]), float64(h.Quaternion[1]), float64(h.Quaternion[2]); used == "qform" && b*b+c*c+d*d > 1.001 {
+		return fmt.Errorf("the quaternion of the qform is (%v, %v, %v), want a length of at most 1", b, c, d)
+	}
+	return nil
+}
+
+// mostSpacing is the largest size of a cell.
+const mostSpacing = 1e6
 
 // types are the types of values that are read. value returns the value at the beginning of b.
 var types = map[int16]struct {
@@ -215,7 +247,7 @@ func typeName(t int16) string {
 // each calls f with the index and the value, scaled, of each value from one index to another.
 func (v *volume) each(from, to int, f func(i int, x float64)) {
 	t := types[v.Type]
-	// scl_slope of 0 means that values are not scaled; so do the numbers that are none.
+	// Values are not scaled if scl_slope is 0, or no finite number, as nibabel has it.
 	slope, inter := float64(v.Slope), float64(v.Inter)
 	if slope == 0 || math.IsNaN(slope) || math.IsInf(slope, 0) {
 		slope, inter = 1, 0
@@ -260,9 +292,9 @@ func readNIfTILabels(file []byte) (*Labels, error) {
 	row := v.sizes[0]
 	return l, parallel(n/row, 0, func(y int) (err error) {
 		v.each(y*row, (y+1)*row, func(i int, x float64) {
-			if r := math.Round(x); math.Abs(x-r) > 1e-3 || math.Abs(r) > math.MaxInt32 || x != x {
+			if r := math.Round(x); err == nil && !(math.Abs(x-r) <= 1e-3 && math.Abs(r) <= math.MaxInt32) {
 				err = fmt.Errorf("the label at index %v is %v, want an integer of 32 bits", v.index(i), x)
-			} else {
+			} else if err == nil {
 				l.Values[i] = int32(r)
 			}
 		})
@@ -291,10 +323,8 @@ func (v *volume) grid() Grid {
 	g := Grid{nifti: v.header}
 	var spacing [3]float64
 	for a := range spacing {
-		if s := math.Abs(float64(v.Pixdim[a+1])); s > 0 && s <= 1e6 {
-			spacing[a] = s
-		} else {
-			spacing[a] = 1
+		if spacing[a] = math.Abs(float64(v.Pixdim[a+1])); spacing[a] == 0 || a >= len(v.sizes) && !(spacing[a] <= mostSpacing) {
+			spacing[a] = 1 // not said, which is usual for axes that are not there
 		}
 	}
 	for a := len(v.sizes) - 1; a >= 0; a-- {
@@ -379,15 +409,29 @@ func WriteNIfTILabels(path string, l *Labels) error {
 	return writeNIfTI(path, l.Size, 1, l.Grid, 8, 4, func(b []byte, i int) { binary.LittleEndian.PutUint32(b, uint32(l.Values[i])) })
 }
 
-func writeNIfTI(path string, sizes []int, channels int, g Grid, dataType int16, bytesEach int, put func(b []byte, i int)) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("images: %w", err)
-		}
-	}()
+func writeNIfTI(path string, sizes []int, channels int, g Grid, dataType int16, bytesEach int, put func(b []byte, i int)) error {
 	if !volumeName(path) {
-		return fmt.Errorf("the name of the NIfTI file is %q, want one that ends in .nii or .nii.gz", path)
+		return fmt.Errorf("images: the name of the NIfTI file is %q, want one that ends in .nii or .nii.gz", path)
 	}
+	h, err := newHeader(sizes, channels, g, dataType, bytesEach)
+	if err != nil {
+		return fmt.Errorf("images: %s: %w", path, err)
+	}
+	err = tensorfile.Replace(path, func(w io.Writer) error {
+		if !strings.HasSuffix(strings.ToLower(path), ".gz") {
+			return h.write(w, size.Product(sizes...)*channels, bytesEach, put)
+		}
+		z := gzip.NewWriter(w)
+		return errors.Join(h.write(z, size.Product(sizes...)*channels, bytesEach, put), z.Close())
+	})
+	if err != nil {
+		return fmt.Errorf("images: %w", err)
+	}
+	return nil
+}
+
+// newHeader returns the header of a file on a grid.
+func newHeader(sizes []int, channels int, g Grid, dataType int16, bytesEach int) (*header, error) {
 	h := header{Units: 2, Pixdim: [8]float32{1, 1, 1, 1, 1, 1, 1, 1}} // millimetres
 	if g.nifti != nil {
 		h = *g.nifti
@@ -397,7 +441,7 @@ func writeNIfTI(path string, sizes []int, channels int, g Grid, dataType int16, 
 	h.Dim = [8]int16{int16(len(sizes)), 1, 1, 1, 1, 1, 1, 1}
 	for a, n := range reversed(sizes) {
 		if n > math.MaxInt16 {
-			return fmt.Errorf("%s: the size is %s, want at most %d along an axis of a NIfTI-1 file", path, sizeString(sizes), math.MaxInt16)
+			return nil, fmt.Errorf("the size is %s, want at most %d along an axis of a NIfTI-1 file", sizeString(sizes), math.MaxInt16)
 		}
 		h.Dim[a+1] = int16(n)
 		if g.Spacing != nil {
@@ -405,46 +449,37 @@ func writeNIfTI(path string, sizes []int, channels int, g Grid, dataType int16, 
 		}
 	}
 	if channels > math.MaxInt16 {
-		return fmt.Errorf("%s: %d channels, want at most %d in a NIfTI-1 file", path, channels, math.MaxInt16)
+		return nil, fmt.Errorf("%d channels, want at most %d in a NIfTI-1 file", channels, math.MaxInt16)
 	}
-	if channels > 1 {
+	if channels > 1 { // the third axis of an image is one
 		h.Dim[0], h.Dim[4] = 4, int16(channels)
 	}
-	if g.Affine != nil && (g.nifti == nil || *g.Affine != *(&volume{header: g.nifti, sizes: sizes}).grid().Affine) {
-		h.SForm, h.QForm = 1, 0
+	var old *[3][4]float64 // the grid of the file that was read: its forms stay as they are
+	if g.nifti != nil {
+		old = (&volume{header: g.nifti, sizes: sizes}).grid().Affine
+	}
+	if g.Affine != nil && (old == nil || *g.Affine != *old) {
+		h.SForm, h.QForm = max(h.SForm, 1), 0
 		for r := range 3 {
 			for c := range 4 {
 				h.Rows[r][c] = float32(g.Affine[r][c])
 			}
 		}
 	}
-	return tensorfile.Replace(path, func(w io.Writer) (err error) {
-		if strings.HasSuffix(strings.ToLower(path), ".gz") {
-			z := gzip.NewWriter(w)
-			defer func() { err = errors.Join(err, z.Close()) }()
-			w = z
-		}
-		var head bytes.Buffer
-		if err := binary.Write(&head, binary.LittleEndian, &h); err != nil {
-			return err
-		}
-		head.Write(make([]byte, dataOffset-headerBytes)) // no extensions
-		if _, err := w.Write(head.Bytes()); err != nil {
-			return err
-		}
-		n := size.Product(sizes...) * channels
-		buffer := make([]byte, 0, 1<<16)
-		for i := range n {
-			if len(buffer)+bytesEach > cap(buffer) {
-				if _, err := w.Write(buffer); err != nil {
-					return err
-				}
-				buffer = buffer[:0]
-			}
-			buffer = buffer[:len(buffer)+bytesEach]
-			put(buffer[len(buffer)-bytesEach:], i)
-		}
-		_, err = w.Write(buffer)
+	return &h, nil
+}
+
+// write writes a file with n values.
+func (h *header) write(w io.Writer, n, bytesEach int, put func(b []byte, i int)) error {
+	b := bufio.NewWriterSize(w, 1<<16)
+	if err := binary.Write(b, binary.LittleEndian, h); err != nil {
 		return err
-	})
+	}
+	_, _ = b.Write(make([]byte, dataOffset-headerBytes)) // no extensions; Flush returns the error of any Write
+	var value [8]byte
+	for i := range n {
+		put(value[:], i)
+		_, _ = b.Write(value[:bytesEach])
+	}
+	return b.Flush()
 }

@@ -60,16 +60,9 @@ func (w Windows) Labels(im *Image, classes int, model Model) (*Labels, error) {
 	l := &Labels{Size: im.Size, Grid: im.Grid, Values: make([]int32, len(im.Pix)/im.Channels)}
 	done := 0
 	return l, p.run(func(scores []float32) {
-		for ; len(scores) > 0; scores = scores[classes:] {
-			best := 0
-			for c, v := range scores[:classes] {
-				if v > scores[best] {
-					best = c
-				}
-			}
-			l.Values[done] = int32(best)
-			done++
-		}
+		n := len(scores) / classes
+		argmax(l.Values[done:done+n], scores, classes)
+		done += n
 	})
 }
 
