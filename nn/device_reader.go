@@ -30,6 +30,7 @@ type decoder interface {
 	Commit()
 	SetRow(row int, host []*tensor.Dense) error
 	States(host []*tensor.Dense) error
+	RowStates(row int, host []*tensor.Dense) error // of one sequence, to its part of host
 	Logits(logits []float32) error
 	Best(tokens []int, goOn bool) error
 	Close() error
@@ -105,13 +106,44 @@ func (r *reader) load(row int, state []*tensor.Dense) error {
 	return nil
 }
 
-// take sets the state of one sequence of the batch to that of a reader of one sequence.
-func (r *reader) take(row int, from *reader) error {
-	if r.decoding == nil || from.decoding == nil {
-		return r.load(row, from.state)
+// take sets the state of one sequence of the batch to that of a sequence of another reader of the model.
+func (r *reader) take(row int, from *reader, fromRow int) error {
+	if r.decoding != nil && from.decoding != nil {
+		to, here := r.decoding.decoder.(*operator.Decoder)
+		at, there := from.decoding.decoder.(*operator.Decoder)
+		if here && there {
+			r.decoding.hostOld = true
+			return to.CopyRow(row, at, fromRow)
+		}
 	}
-	r.decoding.hostOld = true // both are on a device: a prompt on the host is read by a graph
-	return r.decoding.decoder.(*operator.Decoder).CopyRow(row, from.decoding.decoder.(*operator.Decoder), 0)
+	if err := from.bringRow(fromRow); err != nil {
+		return err
+	}
+	return r.load(row, from.rowState(fromRow))
+}
+
+// rowState returns the state of one sequence of the batch, in r.state's memory.
+func (r *reader) rowState(row int) (state []*tensor.Dense) {
+	for _, v := range r.state {
+		n := v.Shape().TotalSize() / r.batch()
+		var part any
+		switch d := v.Data().(type) {
+		case []float32:
+			part = d[row*n : (row+1)*n]
+		case []float64:
+			part = d[row*n : (row+1)*n]
+		}
+		state = append(state, tensor.New(tensor.WithShape(n), tensor.WithBacking(part)))
+	}
+	return state
+}
+
+// bringRow brings the state of one sequence of the batch in r.state up to date.
+func (r *reader) bringRow(row int) error {
+	if r.decoding == nil || !r.decoding.hostOld {
+		return nil
+	}
+	return r.decoding.RowStates(row, r.state)
 }
 
 // bringState brings r.state up to date.

@@ -184,7 +184,7 @@ func (g *Generator) prefill(ctx context.Context, s *Sequence, to *reader, row in
 		if last == nil {
 			err = s.load(r, 0)
 		} else if last != r {
-			err = r.take(0, last)
+			err = r.take(0, last, 0)
 		}
 		if err == nil {
 			err = r.read(s.pending[read : read+n])
@@ -198,7 +198,7 @@ func (g *Generator) prefill(ctx context.Context, s *Sequence, to *reader, row in
 	if last == nil {
 		err = s.load(to, row)
 	} else {
-		err = to.take(row, last)
+		err = to.take(row, last, 0)
 	}
 	if err != nil {
 		return read, fmt.Errorf("nn: generate: %w", err)
@@ -271,7 +271,7 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 		}
 		for row, i := range active {
 			var wrong error
-			if chosen[row], wrong = g.choose(r, row, sequences[i]); wrong != nil {
+			if chosen[row], wrong = g.next(r, row, sequences[i]); wrong != nil {
 				err = errors.Join(err, fmt.Errorf("nn: generate: sequence %d: %w", i, wrong))
 			}
 		}
@@ -312,19 +312,19 @@ type choice struct {
 	random rand.PCG
 }
 
-// choose returns the next token of the sequence in a row of a reader. It leaves the sequence as it is.
-func (g *Generator) choose(r *reader, row int, s *Sequence) (c choice, err error) {
+// next returns the next token of the sequence in a row of a reader. It leaves the sequence as it is.
+func (m *sampler) next(r *reader, row int, s *Sequence) (c choice, err error) {
 	c.random = s.random
 	var best bool
 	if c.token, best, err = r.best(row); best || err != nil {
 		return c, err
 	}
-	vocab := g.lm.cfg.Vocab
+	vocab := r.lm.cfg.Vocab
 	switch d := r.out.logits.Data().(type) {
 	case []float32:
-		c.token, err = choose(&g.sampler, d[row*vocab:(row+1)*vocab], s.seen, &c.random)
+		c.token, err = choose(m, d[row*vocab:(row+1)*vocab], s.seen, s.chosen, &c.random)
 	case []float64:
-		c.token, err = choose(&g.sampler, d[row*vocab:(row+1)*vocab], s.seen, &c.random)
+		c.token, err = choose(m, d[row*vocab:(row+1)*vocab], s.seen, s.chosen, &c.random)
 	}
 	return c, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"path/filepath"
@@ -44,6 +45,9 @@ var samplings = map[string]Sampling{
 	"penalty":                     {Temperature: 1, RepetitionPenalty: 1.2},
 	"all":                         {Temperature: 0.9, TopK: 9, TopP: 0.95, MinP: 0.02, RepetitionPenalty: 1.1},
 	"all, tokens liked again":     {Temperature: 0.9, TopK: 9, TopP: 0.95, MinP: 0.02, RepetitionPenalty: 0.8},
+	"presence":                    {Temperature: 1, PresencePenalty: 1.5},
+	"frequency":                   {Temperature: 1, FrequencyPenalty: 0.7},
+	"greedy, all penalties":       {RepetitionPenalty: 1.1, PresencePenalty: -0.5, FrequencyPenalty: 0.9},
 	"top-k of one is greedy, too": {Temperature: 3, TopK: 1},
 }
 
@@ -79,7 +83,7 @@ func TestGenerateIsForward(t *testing.T) {
 				for i, prompt := range prompts {
 					sequence, random, s := slices.Clone(prompt), rand.NewPCG(40+uint64(i), 0), &sampler{Sampling: options}
 					for range length {
-						token, err := choose(s, lastLogits(t, lm, sequence), setOf(sequence...), random)
+						token, err := choose(s, lastLogits(t, lm, sequence), setOf(sequence...), times(sequence[len(prompt):]), random)
 						if err != nil {
 							t.Fatal(err)
 						}
@@ -152,8 +156,9 @@ func differ(a, b *Sequence) error {
 	if err := values(a).near(values(b), 0); err != nil {
 		return err
 	}
-	if !slices.Equal(a.pending, b.pending) || !slices.Equal(a.seen.tokens(), b.seen.tokens()) || a.random != b.random {
-		return fmt.Errorf("pending %v, seen %v, random %v; want %v, %v, %v", a.pending, a.seen.tokens(), a.random, b.pending, b.seen.tokens(), b.random)
+	if !slices.Equal(a.pending, b.pending) || !slices.Equal(a.seen.tokens(), b.seen.tokens()) || a.random != b.random || !maps.Equal(a.chosen, b.chosen) {
+		return fmt.Errorf("pending %v, seen %v, random %v, chosen %v; want %v, %v, %v, %v",
+			a.pending, a.seen.tokens(), a.random, a.chosen, b.pending, b.seen.tokens(), b.random, b.chosen)
 	}
 	return nil
 }

@@ -131,12 +131,17 @@ func (d *hostDecoder) SetRow(row int, host []*tensor.Dense) error {
 }
 
 func (d *hostDecoder) States(host []*tensor.Dense) error {
+	for row := range d.batch {
+		d.RowStates(row, host)
+	}
+	return nil
+}
+
+func (d *hostDecoder) RowStates(row int, host []*tensor.Dense) error {
 	for i := range d.blocks() {
 		context, scan := d.slots(host, i)
-		for row := range d.batch {
-			part := func(v []float32) []float32 { return v[row*len(v)/d.batch : (row+1)*len(v)/d.batch] }
-			d.step.StoreState(row, i, part(context), part(scan))
-		}
+		part := func(v []float32) []float32 { return v[row*len(v)/d.batch : (row+1)*len(v)/d.batch] }
+		d.step.StoreState(row, i, part(context), part(scan))
 	}
 	return nil
 }

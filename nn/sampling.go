@@ -10,8 +10,8 @@ import (
 // Sampling says how the next token is chosen from the logits. The zero value chooses greedily: it takes the token of the largest logit, and
 // of several such tokens the one with the lowest number.
 //
-// The steps and their order are those of Hugging Face's generate: repetition penalty, temperature, top-k, top-p, min-p. Each step works on
-// the tokens that the step before has kept. Then a token is drawn with the probabilities of the kept tokens, scaled to add up to one.
+// The steps and their order are those of Hugging Face's generate: repetition penalty, temperature, top-k, top-p, min-p. The presence and
+// frequency penalties, OpenAI's, follow the repetition penalty. Each step works on the tokens that the step before has kept. Then a token is drawn with the probabilities of the kept tokens, scaled to add up to one.
 // Tokens are ranked by probability, the most probable first, and equally probable tokens by number, the lowest first.
 type Sampling struct {
 	// Temperature divides the logits. A temperature below 1 makes probable tokens more probable; 0 chooses greedily.
@@ -26,6 +26,10 @@ type Sampling struct {
 	// logits and multiplies their other logits. 0 and 1 change nothing; a penalty between 0 and 1 makes the tokens more probable. The
 	// penalty also applies to greedy choice.
 	RepetitionPenalty float64
+	// PresencePenalty is subtracted from the logits of the tokens that were chosen before. FrequencyPenalty is subtracted once for each time.
+	// Tokens of the prompt do not count. 0 changes nothing, and a negative penalty makes the tokens more probable. The penalties also apply to
+	// greedy choice.
+	PresencePenalty, FrequencyPenalty float64
 }
 
 // check returns an error if an option is out of its range.
@@ -36,6 +40,11 @@ func (s Sampling) check() error {
 	for _, f := range []field[float64]{{"Temperature", s.Temperature}, {"RepetitionPenalty", s.RepetitionPenalty}} {
 		if !(f.value >= 0) || math.IsInf(f.value, 1) {
 			return fmt.Errorf("nn: %s is %v, want a finite number that is not negative", f.name, f.value)
+		}
+	}
+	for _, f := range []field[float64]{{"PresencePenalty", s.PresencePenalty}, {"FrequencyPenalty", s.FrequencyPenalty}} {
+		if math.IsNaN(f.value) || math.IsInf(f.value, 0) {
+			return fmt.Errorf("nn: %s is %v, want a finite number", f.name, f.value)
 		}
 	}
 	for _, f := range []field[float64]{{"TopP", s.TopP}, {"MinP", s.MinP}} {
@@ -59,15 +68,18 @@ type candidate struct {
 	score float64 // first the logit, then the weight with which the token is drawn
 }
 
-func (s *sampler) greedy() bool    { return s.Temperature == 0 || s.TopK == 1 }
-func (s *sampler) penalizes() bool { return s.RepetitionPenalty != 0 && s.RepetitionPenalty != 1 }
+func (s *sampler) greedy() bool  { return s.Temperature == 0 || s.TopK == 1 }
+func (s *sampler) repeats() bool { return s.RepetitionPenalty != 0 && s.RepetitionPenalty != 1 }
+func (s *sampler) penalizes() bool {
+	return s.repeats() || s.PresencePenalty != 0 || s.FrequencyPenalty != 0
+}
 
 // takesLargest reports whether the choice is always the token of the largest logit.
 func (s *sampler) takesLargest() bool { return s.greedy() && !s.penalizes() }
 
-// choose returns the next token for a row of logits. seen holds the tokens of the sequence so far. A NaN, or an infinite largest logit, is an
-// error.
-func choose[T float32 | float64](s *sampler, logits []T, seen tokenSet, random *rand.PCG) (int, error) {
+// choose returns the next token for a row of logits. seen holds the tokens of the sequence so far, and chosen how often each token was chosen. A
+// NaN, or an infinite largest logit, is an error.
+func choose[T float32 | float64](s *sampler, logits []T, seen tokenSet, chosen map[int]int, random *rand.PCG) (int, error) {
 	best := 0
 	for i, v := range logits {
 		if v > logits[best] {
@@ -87,7 +99,7 @@ func choose[T float32 | float64](s *sampler, logits []T, seen tokenSet, random *
 		s.scores = append(s.scores, float64(v))
 	}
 	if s.penalizes() {
-		s.penalize(seen)
+		s.penalize(seen, chosen)
 	}
 	if s.greedy() {
 		return slices.Index(s.scores, slices.Max(s.scores)), nil
@@ -95,9 +107,10 @@ func choose[T float32 | float64](s *sampler, logits []T, seen tokenSet, random *
 	return draw(s.left(), rand.New(random).Float64()), nil
 }
 
-func (s *sampler) penalize(seen tokenSet) {
+func (s *sampler) penalize(seen tokenSet, chosen map[int]int) {
+	finite := func(v float64) float64 { return min(max(v, -math.MaxFloat64), math.MaxFloat64) } // an infinity would give NaN in differences
 	for token, v := range s.scores {
-		if !seen.has(token) {
+		if !s.repeats() || !seen.has(token) {
 			continue
 		}
 		if v > 0 {
@@ -105,7 +118,10 @@ func (s *sampler) penalize(seen tokenSet) {
 		} else {
 			v *= s.RepetitionPenalty
 		}
-		s.scores[token] = min(max(v, -math.MaxFloat64), math.MaxFloat64) // an infinity would give NaN in differences
+		s.scores[token] = finite(v)
+	}
+	for token, times := range chosen {
+		s.scores[token] = finite(s.scores[token] - s.PresencePenalty - float64(times)*s.FrequencyPenalty)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 
 // probabilities is the definition of Sampling, written like Hugging Face's processors: each sets the scores of the tokens that it drops to
 // minus infinity.
-func probabilities(logits []float64, s Sampling, seen map[int]bool) []float64 {
+func probabilities(logits []float64, s Sampling, seen map[int]bool, chosen map[int]int) []float64 {
 	scores := slices.Clone(logits)
 	if p := s.RepetitionPenalty; p != 0 {
 		for token := range seen {
@@ -23,6 +23,9 @@ func probabilities(logits []float64, s Sampling, seen map[int]bool) []float64 {
 				scores[token] /= p
 			}
 		}
+	}
+	for token, n := range chosen {
+		scores[token] = scores[token] - s.PresencePenalty - float64(n)*s.FrequencyPenalty
 	}
 	for i := range scores {
 		scores[i] /= s.Temperature
@@ -80,6 +83,15 @@ func softmax(scores []float64) []float64 {
 	return p
 }
 
+// times returns how often each token occurs.
+func times(tokens []int) map[int]int {
+	n := map[int]int{}
+	for _, token := range tokens {
+		n[token]++
+	}
+	return n
+}
+
 func setOf(tokens ...int) (s tokenSet) {
 	for _, token := range tokens {
 		s.add(token)
@@ -102,19 +114,24 @@ func TestSamplingProbabilities(t *testing.T) {
 			TopP:              rapid.SampledFrom([]float64{0, 1e-9, 0.3, 0.77, 0.95, 1}).Draw(t, "top-p"),
 			MinP:              rapid.SampledFrom([]float64{0, 0.01, 0.2, 1}).Draw(t, "min-p"),
 			RepetitionPenalty: rapid.SampledFrom([]float64{0, 1, 1.3, 0.7}).Draw(t, "penalty"),
+			PresencePenalty:   rapid.SampledFrom([]float64{0, 1.1, -2}).Draw(t, "presence"),
+			FrequencyPenalty:  rapid.SampledFrom([]float64{0, 0.3, -0.5}).Draw(t, "frequency"),
 		}}
-		seen := map[int]bool{}
+		seen, chosen := map[int]bool{}, map[int]int{}
 		var set tokenSet
 		for range r.IntN(n) {
 			token := r.IntN(n)
 			seen[token] = true
 			set.add(token)
+			if r.IntN(2) == 0 {
+				chosen[token]++
+			}
 		}
-		want := probabilities(logits, s.Sampling, seen)
+		want := probabilities(logits, s.Sampling, seen, chosen)
 
 		s.scores = slices.Clone(logits)
-		if s.RepetitionPenalty != 0 {
-			s.penalize(set)
+		if s.penalizes() {
+			s.penalize(set, chosen)
 		}
 		left, got, sum := s.left(), make([]float64, n), 0.0
 		for _, c := range left {
@@ -145,14 +162,14 @@ func TestSamplingDraws(t *testing.T) {
 		{Temperature: 1, MinP: 0.2}, {Temperature: 1, RepetitionPenalty: 2},
 		{Temperature: 0.9, TopK: 6, TopP: 0.95, MinP: 0.05, RepetitionPenalty: 1.4},
 	} {
-		want := probabilities(wide, options, map[int]bool{2: true, 5: true})
+		want := probabilities(wide, options, map[int]bool{2: true, 5: true}, nil)
 		for _, manySeeds := range []bool{false, true} {
 			s, counts, random := &sampler{Sampling: options}, make([]int, len(logits)), rand.NewPCG(1, 0)
 			for i := range draws {
 				if manySeeds {
 					random.Seed(uint64(i), 0)
 				}
-				token, err := choose(s, logits, setOf(2, 5), random)
+				token, err := choose(s, logits, setOf(2, 5), nil, random)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -212,7 +229,7 @@ func TestSamplingTies(t *testing.T) {
 	chosen := func(s Sampling, seen ...int) (tokens []int) {
 		random := rand.NewPCG(1, 2)
 		for range 300 {
-			token, err := choose(&sampler{Sampling: s}, logits, setOf(seen...), random)
+			token, err := choose(&sampler{Sampling: s}, logits, setOf(seen...), nil, random)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -252,7 +269,7 @@ func TestSamplingExtremes(t *testing.T) {
 				for _, k := range []int{0, 2, math.MaxInt} {
 					s := &sampler{Sampling: Sampling{Temperature: temperature, TopK: k, TopP: p, MinP: p / 2, RepetitionPenalty: penalty}}
 					for seed := range uint64(20) {
-						token, err := choose(s, logits, setOf(1), rand.NewPCG(seed, 0))
+						token, err := choose(s, logits, setOf(1), nil, rand.NewPCG(seed, 0))
 						if err != nil || token < 0 || token >= len(logits) || math.IsInf(logits[token], -1) {
 							t.Fatalf("%+v chooses %d, %v", s.Sampling, token, err)
 						}
@@ -275,7 +292,7 @@ func TestSamplingOfNoNumbers(t *testing.T) {
 		{[]float64{1, inf, 0}, "the logit of token 1, the largest, is +Inf"},
 		{[]float64{-inf, -inf}, "the logit of token 0, the largest, is -Inf"},
 	} {
-		if _, err := choose(new(sampler), c.logits, nil, new(rand.PCG)); err == nil || err.Error() != c.want {
+		if _, err := choose(new(sampler), c.logits, nil, nil, new(rand.PCG)); err == nil || err.Error() != c.want {
 			t.Errorf("%v returns %v, want %s", c.logits, err, c.want)
 		}
 	}

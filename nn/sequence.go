@@ -22,6 +22,7 @@ type Sequence struct {
 	pending []int                    // tokens that state has not read; a step reads the last one and gives the next token
 	state   map[string]*tensor.Dense // by the names of slots; nil at the beginning
 	seen    tokenSet                 // read or pending, for the repetition penalty
+	chosen  map[int]int              // how often each token was chosen, for the presence and frequency penalties; nil for none
 	random  rand.PCG
 	using   sync.Mutex // held by the Generator that continues the sequence
 	once    bool       // the call that made the sequence is the only one that reads it
@@ -54,11 +55,20 @@ func (s *Sequence) Pending() []int { return slices.Clone(s.pending) }
 
 // Clone returns a copy, to continue in more than one way. The copy would get the same tokens; Reseed changes that.
 func (s *Sequence) Clone() *Sequence {
-	c := &Sequence{pending: slices.Clone(s.pending), seen: slices.Clone(s.seen), random: s.random, state: maps.Clone(s.state)}
+	c := &Sequence{pending: slices.Clone(s.pending), seen: slices.Clone(s.seen), chosen: maps.Clone(s.chosen), random: s.random, state: maps.Clone(s.state)}
 	for name, v := range c.state {
 		c.state[name] = v.Clone().(*tensor.Dense)
 	}
 	return c
+}
+
+// StateBytes returns the memory of the model's state in the sequence, in bytes. It is 0 at the beginning, and later the same for every sequence
+// of a model.
+func (s *Sequence) StateBytes() (bytes int) {
+	for _, v := range s.state {
+		bytes += int(v.MemSize())
+	}
+	return bytes
 }
 
 // Reseed sets the seed of all later random choices.
@@ -117,10 +127,14 @@ func (s *Sequence) load(r *reader, row int) error {
 func (s *Sequence) take(c choice) {
 	s.random = c.random
 	s.Append(c.token)
+	if s.chosen == nil {
+		s.chosen = map[int]int{}
+	}
+	s.chosen[c.token]++
 }
 
-// store copies the state of a reader's row, which has read the first pending tokens, into the sequence. The reader's state
-// is up to date on the host.
+// store copies the state of a reader's row, which has read the first pending tokens, into the sequence. The row's state in r.state
+// is up to date.
 func (s *Sequence) store(r *reader, row, read int) {
 	if s.state == nil {
 		s.state = map[string]*tensor.Dense{}

@@ -17,7 +17,7 @@ const sequenceFormat = "gomamba sequence 2"
 
 // Save writes the sequence to a file, for LoadSequence. The file is in the safetensors format, with a checksum. It holds the state of
 // the layers by the names of their slots, such as layers.i.conv (d_conv-1, d_inner) and layers.i.scan (d_inner, d_state), the tokens
-// pending and seen, and in its metadata the format and the random source.
+// pending, seen and chosen, how many times each was chosen, and in its metadata the format and the random source.
 //
 // The file is replaced as a whole: a program or machine that stops at any moment leaves the old file or the new one. It is an error
 // if another process is writing the file.
@@ -37,10 +37,15 @@ func (s *Sequence) write(w io.Writer) error {
 		v := s.state[name]
 		arrays = append(arrays, tensorfile.Array{Name: name, Shape: v.Shape(), Data: v.Data()})
 	}
+	chosen := slices.Sorted(maps.Keys(s.chosen))
+	times := make([]int, len(chosen))
+	for i, token := range chosen {
+		times[i] = s.chosen[token]
+	}
 	for _, part := range []struct {
 		name   string
 		tokens []int
-	}{{"pending", s.pending}, {"seen", s.seen.tokens()}} {
+	}{{"pending", s.pending}, {"seen", s.seen.tokens()}, {"chosen", chosen}, {"times", times}} {
 		tokens := make([]int64, len(part.tokens))
 		for i, token := range part.tokens {
 			tokens[i] = int64(token)
@@ -95,10 +100,38 @@ func (s *Sequence) parse(f *tensorfile.File) error {
 	for _, token := range seen {
 		s.seen.add(token)
 	}
+	if err := s.parseChosen(tensors); err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(tensors)) {
 		if err := s.parseState(tensors[name]); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// parseChosen reads how often each token was chosen. Files that were written before there was a penalty for it do not say so.
+func (s *Sequence) parseChosen(tensors map[string]*tensorfile.Tensor) error {
+	if tensors["chosen"] == nil {
+		return nil
+	}
+	chosen, err := parseTokens("chosen", tensors)
+	if err != nil {
+		return err
+	}
+	times, err := parseTokens("times", tensors)
+	if err != nil {
+		return err
+	}
+	if len(times) != len(chosen) {
+		return fmt.Errorf("times has %d numbers, want %d, one for each token in chosen", len(times), len(chosen))
+	}
+	for i, token := range chosen {
+		if s.chosen == nil {
+			s.chosen = map[int]int{}
+		}
+		s.chosen[token] = times[i]
 	}
 	return nil
 }

@@ -78,15 +78,7 @@ func (s *Stepper) Step(tokens []int) ([][]float64, error) {
 	s.r.commit()
 	rows := make([][]float64, batch)
 	for i := range rows {
-		rows[i] = make([]float64, vocab)
-		switch d := s.r.out.logits.Data().(type) {
-		case []float32:
-			for j := range rows[i] {
-				rows[i][j] = float64(d[i*vocab+j])
-			}
-		case []float64:
-			copy(rows[i], d[i*vocab:])
-		}
+		rows[i] = s.r.logits(i)
 	}
 	return rows, nil
 }
@@ -233,6 +225,21 @@ func (r *reader) commit() {
 	for i, v := range r.out.next {
 		copyPart(r.state[i], 0, v.(*tensor.Dense), 0, r.state[i].Shape().TotalSize())
 	}
+}
+
+// logits returns a copy of a row of the logits of the last read.
+func (r *reader) logits(row int) []float64 {
+	vocab := r.lm.cfg.Vocab
+	logits := make([]float64, vocab)
+	switch d := r.out.logits.Data().(type) {
+	case []float32:
+		for i := range logits {
+			logits[i] = float64(d[row*vocab+i])
+		}
+	case []float64:
+		copy(logits, d[row*vocab:])
+	}
+	return logits
 }
 
 // reset sets the state to zeros. If that fails, the next read tries again, and returns the error.

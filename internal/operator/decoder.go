@@ -430,14 +430,27 @@ func (d *Decoder) row(state cuda.Array[float32], row int) cuda.Array[float32] {
 
 // States copies the states to the host.
 func (d *Decoder) States(host []*tensor.Dense) error {
+	return d.copyStates(host, func(a cuda.Array[float32], to []float32) (cuda.Array[float32], []float32) { return a, to })
+}
+
+// RowStates copies the states of one sequence of the batch to its part of the host's.
+func (d *Decoder) RowStates(row int, host []*tensor.Dense) error {
+	return d.copyStates(host, func(a cuda.Array[float32], to []float32) (cuda.Array[float32], []float32) {
+		n := len(to) / d.ids.shape[0]
+		return d.row(a, row), to[row*n : (row+1)*n]
+	})
+}
+
+// copyStates copies the part of each state that part returns.
+func (d *Decoder) copyStates(host []*tensor.Dense, part func(cuda.Array[float32], []float32) (cuda.Array[float32], []float32)) error {
 	return d.do(func(s *cuda.Stream) error {
 		arrays, to := make([]cuda.Array[float32], len(host)), make([][]float32, len(host))
 		for i, t := range d.states[d.at] {
-			var err error
-			if arrays[i], err = t.array(); err != nil {
+			a, err := t.array()
+			if err != nil {
 				return err
 			}
-			to[i] = floats(host[i])
+			arrays[i], to[i] = part(a, floats(host[i]))
 		}
 		return cuda.CopyAllTo(s, arrays, to)
 	})

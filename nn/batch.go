@@ -1,0 +1,401 @@
+package nn
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+	"sync"
+)
+
+// BatchConfig holds the options of a Batch. A zero field stands for the default.
+type BatchConfig struct {
+	Piece int // maximum number of tokens that one call of Read reads; 64 by default, 512 on a device
+}
+
+// Batch generates tokens for sequences that come and go, as a server needs it: sequences join and leave between any two steps, each with its own
+// Sampling, and Read reads a prompt in pieces between the steps of the others.
+//
+//	left, err := batch.Read(s)         // until no token is left to read
+//	err = batch.Join(s, sampling)
+//	err = batch.Step(func(s *Sequence, next Next) { … }) // one token for each sequence that has joined
+//	err = batch.Leave(s)
+//
+// A sequence gets the tokens that a Generator with the same Piece gives it alone, whatever runs beside it: bit for bit on the host with package
+// blas, and up to the rounding of the matrix products on a device.
+//
+// One goroutine may use a Batch at a time; a second one gets an error. It uses the model's weights without copying them.
+type Batch struct {
+	lm    *LM // nil once closed
+	piece int
+	sampler
+
+	mu      sync.Mutex
+	rows    []member  // row i is row i%most of group i/most
+	groups  []*reader // all but the last have most rows; the last can have more rows than sequences
+	most    int
+	spare   []*reader // groups of earlier numbers of sequences, the last one left last
+	prompts []*reader // for pieces of one prompt, the last one used last
+}
+
+// member is a sequence that has joined.
+type member struct {
+	*Sequence
+	how  Sampling
+	read int // pending tokens that the row has read and the sequence has not
+}
+
+const (
+	// rowsAlike is the largest number of rows for which a product computes each row as it computes it alone (package blas).
+	rowsAlike = 24
+	// A graph is made once for each number of tokens and each number of sequences; as many of the last ones are kept.
+	keptPrompts, keptGroups = 32, 4
+)
+
+// NewBatch returns a Batch without sequences. An invalid model or option is an error that names it, and so is a model that has a layer
+// without a state of fixed size, such as attention without a window.
+func NewBatch(lm *LM, cfg BatchConfig) (*Batch, error) {
+	if err := lm.steps(); err != nil {
+		return nil, err
+	}
+	if cfg.Piece < 0 {
+		return nil, fmt.Errorf("nn: Piece is %d, want at least 1, or 0 for the default", cfg.Piece)
+	}
+	b := &Batch{lm: lm, piece: cfg.Piece, most: rowsAlike}
+	host := lm.Params().Place().OnHost()
+	if !host {
+		b.most = 1 << 30
+	}
+	if b.piece == 0 {
+		b.piece = 64 // as long as a step of some tens of sequences, which wait for it
+		if !host {
+			b.piece = 512
+		}
+	}
+	return b, nil
+}
+
+// enter locks the Batch for a call. If it returns nil, the caller must call b.mu.Unlock.
+func (b *Batch) enter(call string) error {
+	err := errInUse
+	switch {
+	case b == nil:
+		err = errClosed
+	case !b.mu.TryLock():
+	case b.lm == nil:
+		b.mu.Unlock()
+		err = errClosed
+	default:
+		return nil
+	}
+	return fmt.Errorf("nn: %s: the batch is %w", call, err)
+}
+
+// Len returns the number of sequences that have joined.
+func (b *Batch) Len() int {
+	if b == nil {
+		return 0
+	}
+	return len(b.rows)
+}
+
+// Read reads one piece of a sequence's pending tokens, all but the last. It returns the number of tokens that are left to read before the
+// sequence can join. After an error the sequence is as it was before the call. A sequence that does not fit the model is an error before
+// anything is computed.
+func (b *Batch) Read(s *Sequence) (left int, err error) {
+	if err := b.enter("read"); err != nil {
+		return 0, err
+	}
+	defer b.mu.Unlock()
+	if err := b.admits(s); err != nil {
+		return 0, fmt.Errorf("nn: read: the sequence %w", err)
+	}
+	defer s.using.Unlock()
+	n := min(len(s.pending)-1, b.piece)
+	if n == 0 {
+		return 0, nil
+	}
+	r, err := kept(b, &b.prompts, keptPrompts, func(r *reader) bool { return r.length() == n }, 1, n, false)
+	if err == nil {
+		err = s.load(r, 0)
+	}
+	if err == nil {
+		err = r.read(s.pending[:n])
+	}
+	if err == nil {
+		r.commit()
+		err = r.bringState()
+	}
+	if err != nil {
+		return 0, fmt.Errorf("nn: read: %w", err)
+	}
+	s.store(r, 0, n)
+	return len(s.pending) - 1, nil
+}
+
+// admits locks a sequence that fits the model, or returns an error.
+func (b *Batch) admits(s *Sequence) error {
+	switch {
+	case s == nil:
+		return errors.New("is missing, want one that NewSequence returned")
+	case !s.using.TryLock():
+		return fmt.Errorf("is %w, or has joined a batch", errInUse)
+	}
+	if err := s.fits(b.lm); err != nil {
+		s.using.Unlock()
+		return err
+	}
+	for _, token := range s.pending {
+		s.seen.add(token) // Append did it before, but a file may lack it
+	}
+	return nil
+}
+
+// kept returns a reader that fits from a list of the last ones used, or makes one of a batch and a length. The list then ends with it, if it
+// keeps any.
+func kept(b *Batch, list *[]*reader, most int, fits func(*reader) bool, batch, length int, logits bool) (*reader, error) {
+	if i := slices.IndexFunc(*list, fits); i >= 0 {
+		r := (*list)[i]
+		*list = append(slices.Delete(*list, i, i+1), r)
+		return r, nil
+	}
+	r, err := newReader(b.lm, batch, length, logits)
+	if err != nil {
+		return nil, err
+	}
+	return r, keep(list, most, r)
+}
+
+// keep appends a reader to a list, and closes the first of the list if there are too many.
+func keep(list *[]*reader, most int, r *reader) (err error) {
+	if *list = append(*list, r); len(*list) > most {
+		err = (*list)[0].close()
+		*list = slices.Delete(*list, 0, 1)
+	}
+	return err
+}
+
+// Join adds a sequence with one pending token to the next step. Until it leaves, no other call may use it. It is an error if more tokens are
+// pending, which Read has to read before, or if an option of how is out of its range.
+func (b *Batch) Join(s *Sequence, how Sampling) error {
+	if err := b.enter("join"); err != nil {
+		return err
+	}
+	defer b.mu.Unlock()
+	if err := how.check(); err != nil {
+		return err
+	}
+	if err := b.admits(s); err != nil {
+		return fmt.Errorf("nn: join: the sequence %w", err)
+	}
+	err := b.add(s, how)
+	if err != nil {
+		s.using.Unlock()
+		err = fmt.Errorf("nn: join: %w", err)
+	}
+	return err
+}
+
+func (b *Batch) add(s *Sequence, how Sampling) error {
+	if n := len(s.pending); n > 1 {
+		return fmt.Errorf("the sequence has %d pending tokens, want 1: Read reads the others", n)
+	}
+	if err := b.resize(len(b.rows) + 1); err != nil {
+		return err
+	}
+	r, row := b.at(len(b.rows))
+	if err := s.load(r, row); err != nil {
+		return err
+	}
+	b.rows = append(b.rows, member{s, how, 0})
+	return nil
+}
+
+// at returns the reader and its row of row i.
+func (b *Batch) at(i int) (*reader, int) { return b.groups[i/b.most], i % b.most }
+
+// resize makes groups for n rows. The last group gets room for an eighth more rows on average, and becomes smaller when it is half empty, so
+// that its size changes seldom.
+func (b *Batch) resize(n int) error {
+	for len(b.groups) > (n+b.most-1)/b.most {
+		last := len(b.groups) - 1
+		r := b.groups[last]
+		b.groups = b.groups[:last]
+		if err := keep(&b.spare, keptGroups, r); err != nil {
+			return err
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	group := (n - 1) / b.most
+	rows := n - group*b.most
+	for len(b.groups) <= group {
+		b.groups = append(b.groups, nil)
+	}
+	old := b.groups[group]
+	if old != nil && rows <= old.batch() && 2*rows > old.batch() {
+		return nil
+	}
+	grain := max(1, (1<<bits.Len(uint(rows)))/8)
+	size := min((rows+grain-1)/grain*grain, b.most)
+	r, err := kept(b, &b.spare, keptGroups, func(r *reader) bool { return r.batch() == size }, size, 1, true)
+	if err != nil {
+		b.groups = slices.DeleteFunc(b.groups, func(r *reader) bool { return r == nil })
+		return err
+	}
+	b.spare = b.spare[:len(b.spare)-1] // r, which is the last
+	if old != nil {
+		for row := range min(rows, len(b.rows)-group*b.most) {
+			if err := r.take(row, old, row); err != nil {
+				return errors.Join(err, r.close())
+			}
+		}
+		err = keep(&b.spare, keptGroups, old)
+	}
+	b.groups[group] = r
+	return err
+}
+
+// Next is what a step has chosen for a sequence. It is valid in the call that it is passed to.
+type Next struct {
+	Token int
+	Err   error // if the logits have a NaN, or their largest is infinite; the sequence has then left the batch and cannot be continued
+
+	r   *reader
+	row int
+}
+
+// Logits returns a copy of the logits from which the token was chosen, before any penalty.
+func (n Next) Logits() ([]float64, error) {
+	if n.r == nil || n.r.lm == nil {
+		return nil, errors.New("nn: Logits: Next is not one that Batch.Step passed, want to be called from the function that Step calls")
+	}
+	if d := n.r.decoding; d != nil && d.greedy {
+		if err := d.Logits(d.logits); err != nil {
+			return nil, fmt.Errorf("nn: Logits: %w", err)
+		}
+	}
+	return n.r.logits(n.row), nil
+}
+
+// Step reads the pending token of each sequence that has joined, and chooses its next one, which is then its pending token. It calls each, unless it is
+// nil, with every sequence and its token. Each may not call the Batch. If Step returns an error, no sequence has changed.
+func (b *Batch) Step(each func(s *Sequence, next Next)) error {
+	if err := b.enter("step"); err != nil {
+		return err
+	}
+	defer b.mu.Unlock()
+	for g, r := range b.groups {
+		rows := b.rows[g*b.most : min((g+1)*b.most, len(b.rows))]
+		tokens, greedy := make([]int, r.batch()), true
+		for i, m := range rows {
+			tokens[i] = m.pending[m.read]
+			b.Sampling = m.how
+			greedy = greedy && b.takesLargest()
+		}
+		r.chooseGreedily(greedy)
+		if err := r.read(tokens); err != nil {
+			return fmt.Errorf("nn: step: %w", err)
+		}
+	}
+	for _, r := range b.groups {
+		r.commit()
+	}
+	var failed []*Sequence
+	for i := range b.rows {
+		m := &b.rows[i]
+		m.read++
+		next := Next{}
+		next.r, next.row = b.at(i)
+		b.Sampling = m.how
+		c, err := b.next(next.r, next.row, m.Sequence)
+		if next.Token, next.Err = c.token, err; err != nil {
+			failed = append(failed, m.Sequence)
+		} else {
+			m.take(c)
+		}
+		if each != nil {
+			each(m.Sequence, next)
+		}
+	}
+	for _, s := range failed {
+		s.pending = nil
+		if err := b.remove(b.row(s)); err != nil {
+			return fmt.Errorf("nn: step: %w", err)
+		}
+	}
+	return nil
+}
+
+// row returns the row of a sequence, or -1.
+func (b *Batch) row(s *Sequence) int {
+	return slices.IndexFunc(b.rows, func(m member) bool { return m.Sequence == s })
+}
+
+// Leave removes a sequence from the batch. The sequence is then after its last token, and any call can continue it.
+func (b *Batch) Leave(s *Sequence) error { return b.leave("leave", s, true) }
+
+// Drop removes a sequence that nobody continues. Its state is lost, so that a later use of it is an error.
+func (b *Batch) Drop(s *Sequence) error { return b.leave("drop", s, false) }
+
+func (b *Batch) leave(call string, s *Sequence, store bool) error {
+	if err := b.enter(call); err != nil {
+		return err
+	}
+	defer b.mu.Unlock()
+	i := b.row(s)
+	if i < 0 {
+		return fmt.Errorf("nn: %s: the sequence is not in the batch, want one that has joined", call)
+	}
+	m := b.rows[i]
+	if !store {
+		s.pending, s.state = nil, nil
+	} else if m.read > 0 {
+		r, row := b.at(i)
+		if err := r.bringRow(row); err != nil {
+			return fmt.Errorf("nn: %s: %w", call, err)
+		}
+		s.store(r, row, m.read)
+	}
+	if err := b.remove(i); err != nil {
+		return fmt.Errorf("nn: %s: %w", call, err)
+	}
+	return nil
+}
+
+// remove takes row i out of the batch. The last row moves to its place.
+func (b *Batch) remove(i int) error {
+	last := len(b.rows) - 1
+	if i != last {
+		r, row := b.at(i)
+		from, fromRow := b.at(last)
+		if err := r.take(row, from, fromRow); err != nil {
+			return err
+		}
+	}
+	b.rows[i].using.Unlock()
+	b.rows[i] = b.rows[last]
+	b.rows[last] = member{}
+	b.rows = b.rows[:last]
+	return b.resize(last)
+}
+
+// Close frees the graphs and the memory on a device. The sequences in the batch are dropped. Calls after Close return an error, a second Close
+// too.
+func (b *Batch) Close() error {
+	if err := b.enter("close"); err != nil {
+		return err
+	}
+	defer b.mu.Unlock()
+	for _, m := range b.rows {
+		m.pending, m.state = nil, nil
+		m.using.Unlock()
+	}
+	var errs []error
+	for _, r := range slices.Concat(b.groups, b.spare, b.prompts) {
+		errs = append(errs, r.close())
+	}
+	b.lm, b.rows, b.groups, b.spare, b.prompts = nil, nil, nil, nil, nil
+	return errors.Join(errs...)
+}

@@ -1,0 +1,276 @@
+package nn
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/gputest"
+)
+
+// visitor is a sequence that comes to a batch, and what a Generator gives it alone.
+type visitor struct {
+	*Sequence
+	how   Sampling
+	want  []int
+	after *Sequence
+	got   []int
+}
+
+// visitors returns sequences of random prompts, samplings and lengths.
+func visitors(t *testing.T, lm *LM, r *rand.Rand, n, piece int) (all []*visitor) {
+	t.Helper()
+	names := slices.Sorted(maps.Keys(samplings))
+	for i := range n {
+		prompt := make([]int, 1+r.IntN(3*piece))
+		for j := range prompt {
+			prompt[j] = r.IntN(smallVocab)
+		}
+		v := &visitor{Sequence: NewSequence(uint64(i), prompt...), how: samplings[names[r.IntN(len(names))]]}
+		v.after = v.Clone()
+		g := newGenerator(t, lm, GenerateConfig{Sampling: v.how, MaxTokens: 1 + r.IntN(20), Piece: piece})
+		v.want = must(g.Continue(t.Context(), []*Sequence{v.after}, nil))[0]
+		all = append(all, v)
+	}
+	return all
+}
+
+// visit lets sequences come and go at random until all have left. Most are in the batch at a time.
+func visit(t *testing.T, b *Batch, r *rand.Rand, all []*visitor, most int) {
+	t.Helper()
+	waiting, inside, widest := slices.Clone(all), map[*Sequence]*visitor{}, 0
+	for len(waiting)+len(inside) > 0 {
+		for n := r.IntN(most); n > 0 && len(waiting) > 0 && len(inside) < most; n-- {
+			v := waiting[0]
+			left, err := b.Read(v.Sequence)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left > 0 {
+				waiting = append(waiting[1:], v) // its other pieces are read after later steps
+				continue
+			}
+			if err := b.Join(v.Sequence, v.how); err != nil {
+				t.Fatal(err)
+			}
+			inside[v.Sequence], waiting = v, waiting[1:]
+		}
+		if widest = max(widest, b.Len()); b.Len() != len(inside) {
+			t.Fatalf("%d sequences in the batch, want %d", b.Len(), len(inside))
+		}
+		var over []*visitor
+		err := b.Step(func(s *Sequence, next Next) {
+			v := inside[s]
+			if next.Err != nil {
+				t.Fatal(next.Err)
+			}
+			if v.got = append(v.got, next.Token); len(v.got) == len(v.want) {
+				over = append(over, v)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range over {
+			if err := b.Leave(v.Sequence); err != nil {
+				t.Fatal(err)
+			}
+			delete(inside, v.Sequence)
+		}
+		for _, v := range inside { // one that leaves in the middle and comes again
+			if r.IntN(20) == 0 {
+				if err := b.Leave(v.Sequence); err != nil {
+					t.Fatal(err)
+				}
+				delete(inside, v.Sequence)
+				waiting = append(waiting, v)
+				break
+			}
+		}
+	}
+	if widest < most/2 {
+		t.Fatalf("at most %d sequences were in the batch, want about %d", widest, most)
+	}
+}
+
+// Sequences that come and go get the tokens and the states that a Generator gives them alone, bit for bit, in both types.
+func TestBatchIsGenerator(t *testing.T) {
+	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
+		lm, r := smallLM(dt, 4), rand.New(rand.NewPCG(3, 1))
+		b := must(NewBatch(lm, BatchConfig{Piece: 5}))
+		for _, most := range []int{3, 60} { // 60 are three groups
+			all := visitors(t, lm, r, 2*most, 5)
+			visit(t, b, r, all, most)
+			for i, v := range all {
+				if !slices.Equal(v.got, v.want) {
+					t.Errorf("%v, of %d sequences, %d: %v, want %v", dt, most, i, v.got, v.want)
+				} else if err := differ(v.Sequence, v.after); err != nil {
+					t.Errorf("%v, of %d sequences, %d: %v", dt, most, i, err)
+				}
+			}
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The same on a device, where the states are equal up to rounding, and there is one group.
+func TestDeviceBatch(t *testing.T) {
+	d := gputest.Open(t, cuda.Open)
+	cfg := LMConfig{Config: Config{DModel: 6, NLayer: 2, DState: 3}, Vocab: smallVocab, UntiedHead: true}
+	host, lm := NewLM(cfg), NewLM(cfg, OnDevice(d))
+	r := rand.New(rand.NewPCG(3, 1))
+	for _, m := range []*LM{host, lm} {
+		scramble(m.Params(), rand.New(rand.NewPCG(7, 8)))
+		m.Params().ValuesChanged()
+	}
+	all := visitors(t, host, r, 40, 5)
+	b := must(NewBatch(lm, BatchConfig{Piece: 5}))
+	visit(t, b, r, all, 30)
+	for i, v := range all {
+		if !slices.Equal(v.got, v.want) {
+			t.Errorf("sequence %d: %v, want %v", i, v.got, v.want)
+		} else if err := values(v.Sequence).near(values(v.after), 1e-4); err != nil {
+			t.Errorf("sequence %d: %v", i, err)
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The logits of a step are those of the sequence so far, for greedy choice too.
+func TestNextLogits(t *testing.T) {
+	lm := smallLM(tensor.Float64, 4)
+	b := must(NewBatch(lm, BatchConfig{}))
+	defer b.Close()
+	s, tokens := NewSequence(1, 3), []int{3}
+	for _, how := range []Sampling{{}, {Temperature: 1}} {
+		if err := b.Join(s, how); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if err := b.Step(func(_ *Sequence, next Next) {
+				got := results{"logits": must(next.Logits())}
+				if err := got.near(results{"logits": lastLogits(t, lm, tokens)}, 1e-12); err != nil {
+					t.Error(err)
+				}
+				tokens = append(tokens, next.Token)
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Leave(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := (Next{}).Logits(); err == nil {
+		t.Error("logits of no step are no error")
+	}
+}
+
+// A sequence whose logits are not numbers leaves the batch with an error. The others go on.
+func TestBatchNotANumber(t *testing.T) {
+	lm := smallLM(tensor.Float32, 4)
+	weights := lm.embed.Weight.Value.Data().([]float32)
+	for i := range 6 {
+		weights[5*6+i] = float32(math.NaN())
+	}
+	b := must(NewBatch(lm, BatchConfig{}))
+	defer b.Close()
+	bad, good := NewSequence(0, 5), NewSequence(0, 4)
+	for _, s := range []*Sequence{bad, good} {
+		if err := b.Join(s, Sampling{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for step := range 2 {
+		calls := 0
+		if err := b.Step(func(s *Sequence, next Next) {
+			if calls++; (next.Err != nil) != (s == bad) {
+				t.Errorf("step %d: the bad sequence %t has error %v", step, s == bad, next.Err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if calls != 2-step || b.Len() != 1 {
+			t.Errorf("step %d: %d sequences, then %d, want %d and 1", step, calls, b.Len(), 2-step)
+		}
+	}
+	if _, err := b.Read(bad); err == nil || !strings.Contains(err.Error(), "has no token to read") {
+		t.Errorf("the bad sequence is continued: %v", err)
+	}
+}
+
+// Wrong calls are errors, and change nothing.
+func TestBatchErrors(t *testing.T) {
+	lm := smallLM(tensor.Float32, 4)
+	if _, err := NewBatch(lm, BatchConfig{Piece: -1}); err == nil || err.Error() != "nn: Piece is -1, want at least 1, or 0 for the default" {
+		t.Errorf("Piece -1: %v", err)
+	}
+	if _, err := NewBatch(nil, BatchConfig{}); err == nil {
+		t.Error("no error without a model")
+	}
+	b := must(NewBatch(lm, BatchConfig{}))
+	in := NewSequence(0, 1)
+	if err := b.Join(in, Sampling{}); err != nil {
+		t.Fatal(err)
+	}
+	g := newGenerator(t, lm, GenerateConfig{MaxTokens: 1})
+	for name, c := range map[string]struct {
+		err  func() error
+		want string
+	}{
+		"join nil":       {func() error { return b.Join(nil, Sampling{}) }, "nn: join: the sequence is missing"},
+		"join twice":     {func() error { return b.Join(in, Sampling{}) }, "nn: join: the sequence is in use"},
+		"join a prompt":  {func() error { return b.Join(NewSequence(0, 1, 2), Sampling{}) }, "nn: join: the sequence has 2 pending tokens, want 1"},
+		"join nothing":   {func() error { return b.Join(NewSequence(0), Sampling{}) }, "nn: join: the sequence has no token to read"},
+		"join a token":   {func() error { return b.Join(NewSequence(0, smallVocab), Sampling{}) }, "nn: join: the sequence has token 19 at 0, want 0 to 18"},
+		"join an option": {func() error { return b.Join(NewSequence(0, 1), Sampling{TopK: -1}) }, "nn: TopK is -1"},
+		"penalty": {func() error { return b.Join(NewSequence(0, 1), Sampling{FrequencyPenalty: math.Inf(1)}) },
+			"nn: FrequencyPenalty is +Inf, want a finite number"},
+		"read nil":    {func() error { _, err := b.Read(nil); return err }, "nn: read: the sequence is missing"},
+		"read joined": {func() error { _, err := b.Read(in); return err }, "nn: read: the sequence is in use"},
+		"leave":       {func() error { return b.Leave(NewSequence(0, 1)) }, "nn: leave: the sequence is not in the batch"},
+		"drop nil":    {func() error { return b.Drop(nil) }, "nn: drop: the sequence is not in the batch"},
+		"generate":    {func() error { _, err := g.Continue(context.Background(), []*Sequence{in}, nil); return err }, "in use"},
+		"from each": {func() (err error) {
+			return errors.Join(b.Step(func(*Sequence, Next) { err = b.Leave(in) }), err)
+		}, "nn: leave: the batch is in use"},
+	} {
+		if err := c.err(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	if err := b.Drop(in); err != nil || b.Len() != 0 {
+		t.Errorf("drop: %v, %d sequences left", err, b.Len())
+	}
+	if err := b.Step(nil); err != nil {
+		t.Errorf("a step of no sequence: %v", err)
+	}
+	again := NewSequence(0, 1)
+	if err := b.Join(again, Sampling{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := b.Step(nil); !errors.Is(err, errClosed) {
+		t.Errorf("a step after Close: %v", err)
+	}
+	if err := b.Close(); !errors.Is(err, errClosed) {
+		t.Errorf("a second Close: %v", err)
+	}
+	if err := again.using.TryLock(); !err {
+		t.Error("a sequence is still locked after Close")
+	}
+}
