@@ -99,6 +99,15 @@ func (b *Batch) Len() int {
 	return len(b.rows)
 }
 
+// Piece returns the maximum number of tokens that one call of Read reads. States after a multiple of it are those that a sequence with a longer
+// prompt passes too.
+func (b *Batch) Piece() int {
+	if b == nil {
+		return 0
+	}
+	return b.piece
+}
+
 // Read reads one piece of a sequence's pending tokens, all but the last. It returns the number of tokens that are left to read before the
 // sequence can join. After an error the sequence is as it was before the call. A sequence that does not fit the model is an error before
 // anything is computed.

@@ -55,11 +55,35 @@ func (s *Sequence) Pending() []int { return slices.Clone(s.pending) }
 
 // Clone returns a copy, to continue in more than one way. The copy would get the same tokens; Reseed changes that.
 func (s *Sequence) Clone() *Sequence {
-	c := &Sequence{pending: slices.Clone(s.pending), seen: slices.Clone(s.seen), chosen: maps.Clone(s.chosen), random: s.random, state: maps.Clone(s.state)}
-	for name, v := range c.state {
-		c.state[name] = v.Clone().(*tensor.Dense)
+	return &Sequence{pending: slices.Clone(s.pending), state: s.cloneState(), seen: slices.Clone(s.seen), chosen: maps.Clone(s.chosen), random: s.random}
+}
+
+// Skip takes the first n pending tokens as read: the state becomes a copy of that of another sequence, which has read the same tokens before. So a
+// beginning that many prompts share is read once. It is an error if n is not 0 to the number of pending tokens, or if from is missing or in use.
+func (s *Sequence) Skip(n int, from *Sequence) error {
+	switch {
+	case n < 0 || n > len(s.pending):
+		return fmt.Errorf("nn: skip: n is %d, want 0 to %d, the number of pending tokens", n, len(s.pending))
+	case from == nil || from == s:
+		return fmt.Errorf("nn: skip: from is missing, want another sequence")
+	case !s.using.TryLock():
+		return fmt.Errorf("nn: skip: the sequence is %w", errInUse)
 	}
-	return c
+	defer s.using.Unlock()
+	if !from.using.TryLock() {
+		return fmt.Errorf("nn: skip: from is %w", errInUse)
+	}
+	defer from.using.Unlock()
+	s.pending, s.state = slices.Clone(s.pending[n:]), from.cloneState()
+	return nil
+}
+
+func (s *Sequence) cloneState() map[string]*tensor.Dense {
+	state := maps.Clone(s.state)
+	for name, v := range state {
+		state[name] = v.Clone().(*tensor.Dense)
+	}
+	return state
 }
 
 // StateBytes returns the memory of the model's state in the sequence, in bytes. It is 0 at the beginning, and later the same for every sequence

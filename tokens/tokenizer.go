@@ -139,6 +139,15 @@ func (t *Tokenizer) Decode(tokens []int) (string, error) {
 	return string([]rune(string(text))), nil
 }
 
+// Piece returns the bytes of a token, which can be a part of a character. A special token, and a token of the model that is not in tokenizer.json,
+// has none.
+//
+// It is an error if token is not in the model's vocabulary.
+func (t *Tokenizer) Piece(token int) ([]byte, error) {
+	piece, err := t.piece(token)
+	return []byte(piece), err
+}
+
 // piece returns the bytes of a token.
 func (t *Tokenizer) piece(token int) (string, error) {
 	vocab := 256

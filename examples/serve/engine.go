@@ -1,0 +1,315 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gomamba/mamba/nn"
+)
+
+// The errors that end a call before its answers are complete.
+var (
+	errBusy    = errors.New("the queue is full")
+	errStopped = errors.New("the server is shutting down")
+	errTimeout = errors.New("the time limit of a request is over")
+)
+
+// limits are what the engine accepts and holds.
+type limits struct {
+	batch int   // answers that are generated together
+	queue int   // answers that wait
+	cache int64 // bytes of states of shared prefixes
+}
+
+// engine is the one goroutine that computes. It reads prompts in pieces, and between them makes steps that give each running answer a token.
+// Answers join and leave at every step.
+type engine struct {
+	batch   *nn.Batch
+	limits  limits
+	metrics *metrics
+	prefix  *prefixes
+
+	mu      sync.Mutex
+	queue   []*prompt // accepted and not begun
+	waiting int       // answers of the prompts in queue
+	closed  bool      // nothing is accepted any more
+	rate    float64   // tokens per second, smoothed
+	wake    chan struct{}
+
+	// Only run uses what follows.
+	reading []*prompt // begun, the oldest first
+	begun   int       // answers of the prompts in reading
+	short   bool      // the next piece is of the prompt that is shortest, not of the oldest
+	running map[*nn.Sequence]*answer
+	step    time.Duration // of the last steps, smoothed
+	broken  error         // of a device, after which nothing can run
+}
+
+func newEngine(lm *nn.LM, piece int, l limits, m *metrics) (*engine, error) {
+	batch, err := nn.NewBatch(lm, nn.BatchConfig{Piece: piece})
+	if err != nil {
+		return nil, err
+	}
+	return &engine{batch: batch, limits: l, metrics: m, prefix: newPrefixes(batch.Piece(), l.cache),
+		wake: make(chan struct{}, 1), running: map[*nn.Sequence]*answer{}}, nil
+}
+
+// submit accepts all answers of a call, or none of them: errBusy if the queue has no room for them, errStopped after stop.
+func (e *engine) submit(c *call) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return errStopped
+	}
+	n := 0
+	for _, p := range c.prompts {
+		n += len(p.answers)
+	}
+	if e.waiting > 0 && e.waiting+n > e.limits.queue {
+		return errBusy
+	}
+	for _, p := range c.prompts {
+		p.accepted, p.unread = time.Now(), len(p.tokens)
+	}
+	e.queue = append(e.queue, c.prompts...)
+	e.waiting += n
+	e.metrics.waiting.Set(float64(e.waiting))
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// retryAfter returns the seconds after which a place in the queue is likely to be free.
+func (e *engine) retryAfter() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	tokens := 0
+	for _, p := range e.queue {
+		for _, a := range p.answers {
+			tokens += a.most
+		}
+	}
+	return int(min(max(math.Ceil(float64(tokens)/max(e.rate, 1)), 1), 60))
+}
+
+// stop makes submit refuse. run then returns when all accepted answers are complete.
+func (e *engine) stop() {
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run computes until stop is called and all answers are complete, or until ctx ends or the device fails, which ends those that are left with
+// errStopped.
+func (e *engine) run(ctx context.Context) error {
+	defer e.batch.Close()
+	for {
+		for ctx.Err() == nil && len(e.reading)+len(e.running) == 0 && !e.begin() {
+			e.mu.Lock()
+			over := e.closed && len(e.queue) == 0
+			e.mu.Unlock()
+			if over {
+				return nil
+			}
+			select {
+			case <-e.wake:
+			case <-ctx.Done():
+			}
+		}
+		if ctx.Err() != nil || e.broken != nil {
+			e.stop()
+			e.end(errStopped)
+			return e.broken
+		}
+		start := time.Now()
+		e.leave()
+		for e.begin() {
+		}
+		e.read()
+		if err := e.next(start); err != nil {
+			e.end(err)
+		}
+	}
+}
+
+// begin moves the oldest prompt of the queue to those that are read, if the batch will have room for its answers.
+func (e *engine) begin() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for len(e.queue) > 0 {
+		p := e.queue[0]
+		n := len(p.answers)
+		if gone := p.call.ctx.Err() != nil; !gone && len(e.running)+e.begun+n > e.limits.batch {
+			return false
+		} else if e.queue, e.waiting = e.queue[1:], e.waiting-n; gone {
+			continue
+		}
+		e.metrics.waiting.Set(float64(e.waiting))
+		e.begun += n
+		e.reading = append(e.reading, p)
+		return true
+	}
+	e.queue = nil // lets go of its memory
+	return false
+}
+
+// leave drops what clients no longer wait for.
+func (e *engine) leave() {
+	e.reading = slices.DeleteFunc(e.reading, func(p *prompt) bool {
+		gone := p.call.ctx.Err() != nil
+		if gone {
+			e.begun -= len(p.answers)
+		}
+		return gone
+	})
+	for s, a := range e.running {
+		if a.call.ctx.Err() != nil {
+			e.drop(s)
+		}
+	}
+}
+
+// drop takes a running answer out of the batch.
+func (e *engine) drop(s *nn.Sequence) {
+	delete(e.running, s)
+	e.broken = errors.Join(e.broken, e.batch.Drop(s))
+}
+
+// end ends all answers with an error.
+func (e *engine) end(err error) {
+	e.mu.Lock()
+	prompts := append(e.reading, e.queue...)
+	e.queue, e.waiting = nil, 0
+	e.mu.Unlock()
+	e.reading, e.begun = nil, 0
+	for _, p := range prompts {
+		p.call.out.put(event{err: err})
+	}
+	for s, a := range e.running {
+		a.call.out.put(event{err: err})
+		e.drop(s)
+	}
+}
+
+// promptShare is how many times as long as a step the pieces of prompts between two steps may take, if anything is running.
+const promptShare = 3
+
+// read reads pieces of prompts. Every other piece is of the oldest prompt, and the others of the shortest, so that neither a long prompt nor
+// many short ones stop the others.
+func (e *engine) read() {
+	start := time.Now()
+	for len(e.reading) > 0 {
+		i := 0
+		if e.short = !e.short; !e.short {
+			for j, p := range e.reading {
+				if p.unread < e.reading[i].unread {
+					i = j
+				}
+			}
+		}
+		p := e.reading[i]
+		if done, err := e.piece(p); done || err != nil {
+			e.reading = slices.Delete(e.reading, i, i+1)
+			e.begun -= len(p.answers)
+			if err == nil {
+				err = e.join(p)
+			}
+			if err != nil {
+				p.call.out.put(event{err: err})
+			}
+		}
+		if time.Since(start) > promptShare*e.step {
+			return
+		}
+	}
+}
+
+// piece reads the next piece of a prompt, and reports whether it was the last.
+func (e *engine) piece(p *prompt) (done bool, err error) {
+	if p.sequence == nil {
+		if err := e.prefix.begin(p); err != nil {
+			return false, err
+		}
+		e.metrics.cached.Add(float64(p.cached))
+	}
+	left, err := e.batch.Read(p.sequence)
+	if err != nil {
+		return false, err
+	}
+	e.metrics.prompt.Add(float64(p.unread - left))
+	p.unread = left
+	return left == 0, e.prefix.after(p)
+}
+
+// join lets the answers of a prompt that has been read run.
+func (e *engine) join(p *prompt) error {
+	for i, a := range p.answers {
+		s := p.sequence
+		if i < len(p.answers)-1 {
+			s = s.Clone()
+		}
+		s.Reseed(a.seed)
+		if err := e.batch.Join(s, a.how); err != nil {
+			return err
+		}
+		e.running[s] = a
+	}
+	return nil
+}
+
+// next makes a step. The time since the last one began at loop.
+func (e *engine) next(loop time.Time) error {
+	n := len(e.running)
+	e.metrics.running.Set(float64(n))
+	e.metrics.held.Set(float64(e.prefix.bytes))
+	if n == 0 {
+		return nil
+	}
+	start := time.Now()
+	var over []*nn.Sequence
+	err := e.batch.Step(func(s *nn.Sequence, next nn.Next) {
+		a := e.running[s]
+		switch done, err := a.take(next); {
+		case next.Err != nil:
+			delete(e.running, s) // it has left the batch
+			a.call.out.put(event{err: next.Err})
+		case err != nil:
+			a.call.out.put(event{err: err})
+			over = append(over, s)
+		case done:
+			over = append(over, s)
+		}
+		if a.tokens == 1 {
+			e.metrics.first.Observe(time.Since(a.prompt.accepted).Seconds())
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range over {
+		e.drop(s)
+	}
+	now := time.Now()
+	took := now.Sub(start)
+	if e.step == 0 {
+		e.step = took
+	}
+	e.step += (took - e.step) / 8
+	e.mu.Lock()
+	e.rate += (float64(n)/took.Seconds() - e.rate) / 8
+	e.mu.Unlock()
+	e.metrics.generated.Add(float64(n))
+	e.metrics.size.Observe(float64(n))
+	e.metrics.token.Observe(now.Sub(loop).Seconds())
+	return nil
+}
