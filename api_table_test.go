@@ -292,6 +292,8 @@ func nnCalls(dir string) []call {
 	full.Pattern, full.DHidden, full.NHead, full.Window, full.DInner = []nn.Kind{nn.Mamba, nn.Attention}, 4, 2, 3, 4
 	full.Dropout, full.DropPath = 0.1, 0.2
 	lm := func() *nn.LM { return nn.NewLM(lmCfg) }
+	sampling := nn.Sampling{Temperature: 1, TopK: 2, TopP: 0.5, MinP: 0.1, RepetitionPenalty: 1, PresencePenalty: 1, FrequencyPenalty: 1}
+	var inBatch *nn.Sequence // of the last batch that was made
 	defaults := []string{"0.*=0", "0.Pattern=nil", "0.DtScale=*e*"}
 	of := func(prefix string) (fine []string) {
 		for _, d := range defaults[:2] {
@@ -334,8 +336,20 @@ func nnCalls(dir string) []call {
 		methods("nn.State", func() any { return nn.State{layer.State{layerState()[0].(*G.Node)}} }, nil),
 		methods("nn.Stepper", func() any { s, _ := nn.NewStepper(lm(), 2); return s }, map[string]call{"Step": {args: with([]int{1, 2}), fine: []string{"1[0]=0"}}}),
 		methods("nn.Sequence", func() any { return nn.NewSequence(1, 2, 3) }, map[string]call{
-			"Append": {args: with(1)}, "Reseed": {args: with(uint64(1))}, "Save": {args: with(filepath.Join(dir, "sequence")), fine: []string{"0=zero"}},
+			"Append": {args: with(1)}, "Reseed": {args: with(uint64(1))}, "Skip": {args: func() []any { return []any{1, nn.NewSequence(1)} }, fine: []string{"1=0", "2=zero"}}, "Save": {args: with(filepath.Join(dir, "sequence")), fine: []string{"0=zero"}},
 		}),
+		methods("nn.Batch", func() any {
+			b, _ := nn.NewBatch(lm(), nn.BatchConfig{})
+			inBatch = nn.NewSequence(1, 2)
+			b.Join(inBatch, nn.Sampling{})
+			return b
+		}, map[string]call{
+			"Read":  {args: func() []any { return []any{nn.NewSequence(1, 2, 3)} }},
+			"Join":  {args: func() []any { return []any{nn.NewSequence(1, 2), sampling} }, fine: []string{"2.*=0", "2=zero", "2.TopK=*", "2.PresencePenalty=-1", "2.FrequencyPenalty=-1"}},
+			"Step":  {args: func() []any { return []any{func(*nn.Sequence, nn.Next) {}} }, fine: []string{"1=nil"}},
+			"Leave": {args: func() []any { return []any{inBatch} }}, "Drop": {args: func() []any { return []any{inBatch} }},
+		}),
+		methods("nn.Next", func() any { return nn.Next{} }, map[string]call{"Logits": {broken: true}}),
 		methods("nn.Generator", func() any { g, _ := nn.NewGenerator(lm(), nn.GenerateConfig{MaxTokens: 2}); return g }, map[string]call{
 			"Generate": {args: func() []any { return []any{context.Background(), [][]int{{1, 2}}, func(_, _ int) error { return nil }} },
 				fine: []string{"2=nil", "2[0][0]=0", "3=nil"}},
@@ -349,9 +363,10 @@ func nnCalls(dir string) []call {
 			{name: "nn.NewMambaStack", f: nn.NewMambaStack, args: with(full.Config), fine: append(of("0"), "0.DHidden=*")},
 			{name: "nn.NewLM", f: nn.NewLM, args: with(full), fine: append(of("0.Config"), "0.Config.DHidden=*")},
 			{name: "nn.NewStepper", f: nn.NewStepper, args: func() []any { return []any{lm(), 2} }},
+			{name: "nn.NewBatch", f: nn.NewBatch, args: func() []any { return []any{lm(), nn.BatchConfig{Piece: 3}} }, fine: []string{"1.Piece=*", "1=zero"}},
 			{name: "nn.NewGenerator", f: nn.NewGenerator, args: func() []any {
-				return []any{lm(), nn.GenerateConfig{Sampling: nn.Sampling{Temperature: 1, TopK: 2, TopP: 0.5, MinP: 0.1, RepetitionPenalty: 1}, MaxTokens: 2, StopTokens: []int{1}, Piece: 3}}
-			}, fine: []string{"1.Sampling*=0", "1.Sampling=zero", "1.Sampling.TopK=*", "1.MaxTokens=1*", "1.MaxTokens=4*", "1.Piece=*", "1.StopTokens=nil", "1.StopTokens[0]=0"}},
+				return []any{lm(), nn.GenerateConfig{Sampling: sampling, MaxTokens: 2, StopTokens: []int{1}, Piece: 3}}
+			}, fine: []string{"1.Sampling*=0", "1.Sampling=zero", "1.Sampling.TopK=*", "1.Sampling.PresencePenalty=-1", "1.Sampling.FrequencyPenalty=-1", "1.MaxTokens=1*", "1.MaxTokens=4*", "1.Piece=*", "1.StopTokens=nil", "1.StopTokens[0]=0"}},
 			{name: "nn.NewSequence", f: nn.NewSequence, args: with(uint64(1), 2, 3)},
 			{name: "nn.LoadSequence", f: nn.LoadSequence, args: func() []any {
 				nn.NewSequence(1, 2).Save(filepath.Join(dir, "loaded"))

@@ -239,6 +239,7 @@ func tokensCalls(t *testing.T, dir string) []call {
 	return append(append(
 		methods("tokens.Tokenizer", func() any { return tokens.Bytes() }, map[string]call{
 			"Encode": {args: with("text"), fine: []string{"0=zero", "1=*"}}, "Decode": {args: with([]int{65}), fine: []string{"0=zero", "1[0]=0", "1=nil"}},
+			"Piece": {args: with(65), fine: []string{"0=zero", "1=0"}},
 		}),
 		methods("tokens.Stream", func() any { return tokens.Bytes().NewStream() }, map[string]call{"Decode": {args: with(65), fine: []string{"1=0"}}})...),
 		call{name: "tokens.Bytes", f: tokens.Bytes},

@@ -6,6 +6,8 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
+
+	"github.com/gomamba/mamba/internal/step"
 )
 
 // BatchConfig holds the options of a Batch. A zero field stands for the default.
@@ -24,7 +26,8 @@ type BatchConfig struct {
 // A sequence gets the tokens that a Generator with the same Piece gives it alone, whatever runs beside it: bit for bit on the host with package
 // blas, and up to the rounding of the matrix products on a device.
 //
-// One goroutine may use a Batch at a time; a second one gets an error. It uses the model's weights without copying them.
+// One goroutine may use a Batch at a time; a second one gets an error. It uses the model's weights without copying them. Change them only while
+// no sequence is in the batch.
 type Batch struct {
 	lm    *LM // nil once closed
 	piece int
@@ -46,8 +49,8 @@ type member struct {
 }
 
 const (
-	// rowsAlike is the largest number of rows for which a product computes each row as it computes it alone (package blas).
-	rowsAlike = 24
+	// rowsAlike is the largest number of rows for which a product computes each row as it computes it alone, and a step is one job.
+	rowsAlike = step.MostRows
 	// A graph is made once for each number of tokens and each number of sequences; as many of the last ones are kept.
 	keptPrompts, keptGroups = 32, 4
 )
@@ -213,6 +216,11 @@ func (b *Batch) add(s *Sequence, how Sampling) error {
 		return err
 	}
 	r, row := b.at(len(b.rows))
+	if len(b.rows) == 0 {
+		for _, r := range append(b.spare, r) {
+			r.refresh() // the weights may have changed
+		}
+	}
 	if err := s.load(r, row); err != nil {
 		return err
 	}

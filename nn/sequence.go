@@ -62,6 +62,8 @@ func (s *Sequence) Clone() *Sequence {
 // beginning that many prompts share is read once. It is an error if n is not 0 to the number of pending tokens, or if from is missing or in use.
 func (s *Sequence) Skip(n int, from *Sequence) error {
 	switch {
+	case s == nil:
+		return fmt.Errorf("nn: skip: the sequence is missing, want one that NewSequence returned")
 	case n < 0 || n > len(s.pending):
 		return fmt.Errorf("nn: skip: n is %d, want 0 to %d, the number of pending tokens", n, len(s.pending))
 	case from == nil || from == s:

@@ -32,6 +32,8 @@ type server struct {
 	number  atomic.Int64 // of the last request
 	open    atomic.Int64 // requests that are answered now
 	ending  atomic.Bool  // the server is shutting down
+
+	accepted atomic.Int64 // requests that the engine has taken
 }
 
 // handler returns the handler of all paths.
@@ -87,7 +89,6 @@ type responder struct {
 	http.ResponseWriter
 	status int
 	call   *call
-	first  time.Time // of the first token
 }
 
 func (w *responder) WriteHeader(status int) {
@@ -261,6 +262,7 @@ func (s *server) serve(w *responder, r *http.Request, c *call, o generation, sh 
 		return err
 	}
 	w.call = c
+	s.accepted.Add(1)
 	if o.stream {
 		return s.stream(w, c, o.usage, sh)
 	}
