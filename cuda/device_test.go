@@ -155,6 +155,57 @@ func TestMemoryIsUsedAgain(t *testing.T) {
 	}
 }
 
+// Large arrays never share memory. Their memory serves for arrays of other sizes, is joined when they are freed, and goes back to the device as a whole.
+func TestMemoryIsCutAndJoined(t *testing.T) {
+	s := open(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	var arrays []Array[uint8]
+	most := 0
+	for range 400 {
+		if len(arrays) > 8 || len(arrays) > 0 && r.IntN(2) == 0 {
+			i := r.IntN(len(arrays))
+			arrays[i].Free()
+			arrays = slices.Delete(arrays, i, i+1)
+			continue
+		}
+		a, err := NewArray[uint8](s, large+r.IntN(4*large))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range arrays {
+			if a.address < b.address+uintptr(b.n) && b.address < a.address+uintptr(a.n) {
+				t.Fatalf("%d bytes at %x and %d at %x", a.n, a.address, b.n, b.address)
+			}
+		}
+		arrays = append(arrays, a)
+		used, held := s.device.Memory()
+		free := int64(0)
+		for i, s := range s.pool.spans {
+			if free += s.size; s.address < s.of.address || int64(s.address-s.of.address)+s.size > s.of.size {
+				t.Fatalf("span %d is not in its segment", i)
+			}
+		}
+		if most = max(most, int(used)); used+free != held {
+			t.Fatalf("%d bytes used, %d free, %d held", used, free, held)
+		}
+	}
+	if _, held := s.device.Memory(); held > 2*int64(most) {
+		t.Errorf("%d bytes held for at most %d used", held, most)
+	}
+	for _, a := range arrays {
+		a.Free()
+	}
+	for i, s := range s.pool.spans {
+		if s.size != s.of.size {
+			t.Errorf("span %d has %d of %d bytes", i, s.size, s.of.size)
+		}
+	}
+	do(t, s.Trim())
+	if used, held := s.device.Memory(); used != 0 || held != 0 || len(s.pool.spans) != 0 {
+		t.Fatalf("%d bytes used, %d held", used, held)
+	}
+}
+
 func TestSizeOf(t *testing.T) {
 	for bytes := int64(0); bytes < 1<<40; bytes += bytes/7 + 1 {
 		size := sizeOf(bytes)

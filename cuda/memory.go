@@ -28,12 +28,14 @@ func (d *Device) Memory() (used, held int64) {
 	return d.memory.used, d.memory.held
 }
 
-// pool is a stream's memory. It keeps freed blocks by size, because a training step allocates the same sizes again, and because the
-// driver's own allocations are slow and wait for the device. Work that is repeated gets the same blocks again (Repeat), so
-// that it can be replayed (replay.go).
+// pool is a stream's memory. It keeps freed blocks, because a training step allocates the same sizes again, and because the driver's own
+// allocations are slow and wait for the device. Small blocks are kept by size. Large ones are cut from spans of free memory, and become a part of
+// them again, so that the memory of one size serves for another. Work that is repeated gets the same blocks again (Repeat), so that it can
+// be replayed (replay.go).
 type pool struct {
 	stream *Stream
-	free   map[int64][]uintptr // blocks that neither an array nor a capture uses, by size, the lowest address last
+	free   map[int64][]uintptr // small blocks that neither an array nor a capture uses, by size, the lowest address last
+	spans  []span              // large free memory, in order of addresses
 	blocks map[uintptr]*block
 
 	repeat *Allocations // those of the work that is repeated
@@ -43,49 +45,148 @@ type pool struct {
 	inside  map[int64][]uintptr // blocks that only this capture uses, and no array
 }
 
-// block is a part of the device's memory that the driver allocated.
+// segment is memory that the driver allocated: a small block, or some large ones.
+type segment struct {
+	address uintptr
+	size    int64
+}
+
+// span is a free part of a segment.
+type span struct {
+	address uintptr
+	size    int64
+	of      *segment
+}
+
+// block is a part of a segment that an array or a capture uses, or a small one that is free.
 type block struct {
 	size     int64
+	of       *segment
 	used     bool     // by an array
 	captures int      // open captures whose launches may write into the block
 	last     *Capture // the one of them that was recorded last
 }
 
-// sizeOf rounds up to one of eight sizes per power of two, at least 512 bytes, so that freed blocks are reused more often.
+const (
+	large       = 1 << 20 // bytes of the smallest large block
+	largeStep   = 1 << 16 // large blocks are multiples of it
+	segmentStep = 2 << 20 // and their segments of this, the size of the driver's pages
+)
+
+func roundUp(n, step int64) int64 { return (n + step - 1) / step * step }
+
+// sizeOf returns the size of a block for an array. A small one has one of eight sizes per power of two, at least 512 bytes, so that freed blocks
+// are reused more often.
 func sizeOf(bytes int64) int64 {
+	if bytes > large {
+		return roundUp(bytes, largeStep)
+	}
 	step := int64(512)
 	if n := bits.Len64(uint64(max(bytes, 1) - 1)); n > 12 {
 		step = 1 << (n - 4)
 	}
-	return (max(bytes, 1) + step - 1) / step * step
+	return roundUp(max(bytes, 1), step)
 }
 
 func (p *pool) alloc(bytes int64) (uintptr, error) {
 	d, size := p.stream.device, sizeOf(bytes)
+	address, b := p.reuse(size)
+	if b == nil {
+		s := &segment{size: size}
+		if size >= large {
+			s.size = roundUp(size, segmentStep)
+		}
+		if err := p.retry(bytes, func() error { return d.do(cuMemAlloc, uintptr(unsafe.Pointer(&s.address)), uintptr(s.size)) }); err != nil {
+			return 0, err
+		}
+		d.count(s.size, 0)
+		if p.blocks == nil {
+			p.free, p.blocks = map[int64][]uintptr{}, map[uintptr]*block{}
+		}
+		if address, b = s.address, (&block{size: size, of: s}); s.size > size {
+			p.join(span{address + uintptr(size), s.size - size, s})
+		}
+		p.blocks[address] = b
+	}
+	b.used = true
+	p.record(address)
+	p.remember(address)
+	d.count(0, size)
+	return address, nil
+}
+
+// reuse returns a free block of a size, or nil.
+func (p *pool) reuse(size int64) (uintptr, *block) {
 	for _, free := range []map[int64][]uintptr{p.inside, p.free} {
 		if list := free[size]; len(list) > 0 {
 			i := p.find(list)
 			address := list[i]
 			free[size] = slices.Delete(list, i, i+1)
-			p.blocks[address].used = true
-			p.record(address)
-			p.remember(address)
-			d.count(0, size)
-			return address, nil
+			return address, p.blocks[address]
 		}
 	}
-	var address uintptr
-	if err := p.retry(bytes, func() error { return d.do(cuMemAlloc, uintptr(unsafe.Pointer(&address)), uintptr(size)) }); err != nil {
-		return 0, err
+	i, address := p.findSpan(size)
+	if i < 0 {
+		return 0, nil
 	}
-	if p.blocks == nil {
-		p.free, p.blocks = map[int64][]uintptr{}, map[uintptr]*block{}
+	s := p.spans[i]
+	p.spans = slices.Delete(p.spans, i, i+1)
+	for _, rest := range []span{{s.address, int64(address - s.address), s.of}, {address + uintptr(size), int64(s.address-address) + s.size - size, s.of}} {
+		if rest.size > 0 {
+			p.join(rest)
+		}
 	}
-	p.blocks[address] = &block{size: size, used: true}
-	p.record(address)
-	p.remember(address)
-	d.count(size, size)
-	return address, nil
+	b := &block{size: size, of: s.of}
+	p.blocks[address] = b
+	return address, b
+}
+
+// findSpan returns the index of the span to cut a block from, and the block's address: one that is remembered, or the first of the smallest span
+// in which it fits. The index is negative if there is none.
+func (p *pool) findSpan(size int64) (at int, address uintptr) {
+	if size < large {
+		return -1, 0
+	}
+	for _, address := range p.remembered() {
+		i, ok := slices.BinarySearchFunc(p.spans, address, func(s span, a uintptr) int { return cmp.Compare(s.address, a) })
+		if !ok {
+			i--
+		}
+		if i >= 0 && int64(address-p.spans[i].address)+size <= p.spans[i].size {
+			return i, address
+		}
+	}
+	at = -1
+	for i, s := range p.spans {
+		if s.size >= size && (at < 0 || s.size < p.spans[at].size) {
+			at, address = i, s.address
+		}
+	}
+	return at, address
+}
+
+// join adds free memory to the spans.
+func (p *pool) join(s span) {
+	i, _ := slices.BinarySearchFunc(p.spans, s, func(a, b span) int { return cmp.Compare(a.address, b.address) })
+	from, to := i, i
+	if i > 0 && p.spans[i-1].of == s.of && p.spans[i-1].address+uintptr(p.spans[i-1].size) == s.address {
+		from, s.address, s.size = i-1, p.spans[i-1].address, p.spans[i-1].size+s.size
+	}
+	if i < len(p.spans) && p.spans[i].of == s.of && s.address+uintptr(s.size) == p.spans[i].address {
+		to, s.size = i+1, s.size+p.spans[i].size
+	}
+	p.spans = slices.Replace(p.spans, from, to, s)
+}
+
+// giveBack makes a block free that neither an array nor a capture uses.
+func (p *pool) giveBack(address uintptr) {
+	b := p.blocks[address]
+	if b.size < large {
+		give(p.free, b.size, address)
+		return
+	}
+	delete(p.blocks, address)
+	p.join(span{address, b.size, b.of})
 }
 
 // retry runs f, which allocates bytes of the device's memory. If there is too little, it frees what it can and runs f again.
@@ -124,14 +225,20 @@ func (s *Stream) Repeat(a *Allocations) {
 
 // find returns the index of the block to take from a list of free blocks: one that is remembered, or the one with the lowest address.
 func (p *pool) find(list []uintptr) int {
-	if p.repeat != nil && p.next < len(p.repeat.last) {
-		for _, address := range p.repeat.last[p.next] {
-			if i, ok := slices.BinarySearchFunc(list, address, downwards); ok {
-				return i
-			}
+	for _, address := range p.remembered() {
+		if i, ok := slices.BinarySearchFunc(list, address, downwards); ok {
+			return i
 		}
 	}
 	return len(list) - 1
+}
+
+// remembered returns the addresses that the next allocation had before.
+func (p *pool) remembered() []uintptr {
+	if p.repeat == nil || p.next >= len(p.repeat.last) {
+		return nil
+	}
+	return p.repeat.last[p.next][:]
 }
 
 // remember records an allocation of the work that is repeated.
@@ -181,7 +288,7 @@ func (p *pool) put(address uintptr) {
 	p.record(address)
 	switch {
 	case b.captures == 0:
-		give(p.free, b.size, address)
+		p.giveBack(address)
 	case b.captures == 1 && b.last == p.capture:
 		give(p.inside, b.size, address)
 	}
@@ -198,7 +305,7 @@ func (p *pool) takeBack(c *Capture) {
 		}
 		b.captures--
 		if b.captures == 0 && !b.used {
-			give(p.free, b.size, address)
+			p.giveBack(address)
 		}
 	}
 	c.blocks = nil
@@ -210,29 +317,46 @@ func (p *pool) trim() error {
 	if p.capture == nil {
 		errs = append(errs, p.stream.Synchronize())
 	}
+	drop := func(address uintptr, size int64) {
+		errs = append(errs, p.stream.device.do(cuMemFree, address))
+		p.stream.device.count(-size, 0)
+	}
 	for size, list := range p.free {
 		for _, address := range list {
-			errs = append(errs, p.stream.device.do(cuMemFree, address))
+			drop(address, size)
 			delete(p.blocks, address)
-			p.stream.device.count(-size, 0)
 		}
 		delete(p.free, size)
 	}
+	p.spans = slices.DeleteFunc(p.spans, func(s span) bool {
+		whole := s.size == s.of.size
+		if whole {
+			drop(s.address, s.size)
+		}
+		return whole
+	})
 	return errors.Join(errs...)
 }
 
-// release frees all blocks, also those in use.
+// release frees all memory, also that in use.
 func (p *pool) release() error {
-	var errs []error
-	for address, b := range p.blocks {
-		errs = append(errs, p.stream.device.call(cuMemFree, address))
-		used := b.size
-		if !b.used {
-			used = 0
-		}
-		p.stream.device.count(-b.size, -used)
+	all := map[*segment]bool{}
+	for _, s := range p.spans {
+		all[s.of] = true
 	}
-	p.free, p.blocks = nil, nil
+	used := int64(0)
+	for _, b := range p.blocks {
+		if all[b.of] = true; b.used {
+			used += b.size
+		}
+	}
+	var errs []error
+	for s := range all {
+		errs = append(errs, p.stream.device.call(cuMemFree, s.address))
+		p.stream.device.count(-s.size, 0)
+	}
+	p.stream.device.count(0, -used)
+	p.free, p.blocks, p.spans = nil, nil, nil
 	return errors.Join(errs...)
 }
 
