@@ -32,8 +32,7 @@ type Model func(windows []float32, n int) (scores []float32, err error)
 // overlap, the score is a mean with Gaussian weights, whose standard deviation is an eighth of the window: scores are most reliable in its
 // middle. Where one window covers all, the result is the model's, bit for bit.
 //
-// The memory that it takes beside the result does not depend on the height of an image: one batch of windows, and the scores of the rows that a row
-// of windows covers.
+// The memory that it takes beside the result does not depend on the size of the image: it is that of one batch of windows, twice with Flips.
 func (w Windows) Scores(im *Image, classes int, model Model) (*Image, error) {
 	p, err := w.plan(im, classes, model)
 	if err != nil {
@@ -44,11 +43,11 @@ func (w Windows) Scores(im *Image, classes int, model Model) (*Image, error) {
 		return nil, err
 	}
 	out.Grid = im.Grid
-	done := 0
-	return out, p.run(func(scores []float32) { done += copy(out.Pix[done:], scores) })
+	return out, p.run(out.Pix, nil)
 }
 
-// Labels returns the class with the largest score for each cell; the lowest of equal ones. It is Scores without the memory for all scores.
+// Labels returns the class with the largest score for each cell; the lowest of equal ones. It is Scores and Image.Argmax without the memory for all
+// scores: it holds those of the rows (planes, for a volume) that a row of windows covers.
 func (w Windows) Labels(im *Image, classes int, model Model) (*Labels, error) {
 	p, err := w.plan(im, classes, model)
 	if err != nil {
@@ -59,7 +58,7 @@ func (w Windows) Labels(im *Image, classes int, model Model) (*Labels, error) {
 	}
 	l := &Labels{Size: im.Size, Grid: im.Grid, Values: make([]int32, len(im.Pix)/im.Channels)}
 	done := 0
-	return l, p.run(func(scores []float32) {
+	return l, p.run(make([]float32, p.band()), func(scores []float32) {
 		n := len(scores) / classes
 		argmax(l.Values[done:done+n], scores, classes)
 		done += n
@@ -120,9 +119,8 @@ func (w Windows) plan(im *Image, classes int, model Model) (*plan, error) {
 		p.starts[a] = starts(p.image[a], p.window[a], w.Overlap)
 		p.weights[a] = weights(p.image[a], p.window[a], p.starts[a])
 	}
-	band := size.Of(4, append([]int{min(w.Size[0], im.Size[0]), classes}, im.Size[1:]...)...)
 	batch := size.Of(4, w.Batch, p.window[0], p.window[1], p.window[2], im.Channels+2*classes)
-	if err := band.Plus(batch).Fits("the windows and the rows that they cover"); err != nil {
+	if err := batch.Plus(size.Of(4, p.band())).Fits("the windows and the rows that they cover"); err != nil {
 		return nil, fmt.Errorf("images: windows: %w", err)
 	}
 	return p, nil
@@ -191,17 +189,23 @@ func weights(n, window int, starts []int) [][]float32 {
 	return all
 }
 
-// run predicts all windows and hands on the scores of finished rows (of planes, for a volume), from the first to the last.
-func (p *plan) run(emit func(scores []float32)) error {
-	// The axis along which results are finished: the first one of the image. Those of the band are the ones after it.
-	lead := 3 - len(p.im.Size)
-	row := p.classes
-	for a := lead + 1; a < 3; a++ {
-		row *= p.image[a]
-	}
+// lead is the axis along which results are finished: the first one of the image.
+func (p *plan) lead() int { return 3 - len(p.im.Size) }
+
+// row returns the number of scores in a row of the image (a plane of a volume).
+func (p *plan) row() int {
+	return size.Product(append([]int{p.classes}, p.im.Size[1:]...)...)
+}
+
+// band returns the number of scores in the rows that a row of windows covers.
+func (p *plan) band() int { return size.Product(min(p.Size[0], p.im.Size[0]), p.row()) }
+
+// run predicts all windows and adds their scores to a band of rows. Without emit, the band is the whole image. With it, emit is called with the scores of
+// finished rows, from the first to the last, and the band moves on.
+func (p *plan) run(band []float32, emit func(scores []float32)) error {
+	lead, row := p.lead(), p.row()
 	var (
-		band   = make([]float32, min(p.window[lead], p.image[lead])*row) // the rows from `from` on
-		from   = 0
+		from   = 0 // the first row of the band
 		inputs = make([]float32, p.Batch*p.window[0]*p.window[1]*p.window[2]*p.im.Channels)
 		places [][3]int
 	)
@@ -219,7 +223,7 @@ func (p *plan) run(emit func(scores []float32)) error {
 	empty(band)
 	for i := range p.starts[0] {
 		for j := range p.starts[1] {
-			if next := p.starts[lead][[2]int{i, j}[lead]]; next > from { // nothing is added to the rows before it any more
+			if next := p.starts[lead][[2]int{i, j}[lead]]; emit != nil && next > from { // nothing is added to the rows before it any more
 				if err := flush(); err != nil {
 					return err
 				}
@@ -238,7 +242,9 @@ func (p *plan) run(emit func(scores []float32)) error {
 	if err := flush(); err != nil {
 		return err
 	}
-	finish(p.image[lead])
+	if emit != nil {
+		finish(p.image[lead])
+	}
 	return nil
 }
 
@@ -386,12 +392,8 @@ func (p *plan) flipped(i int, f [3]bool) int {
 
 // blend adds the weighted scores of a window to the band, whose first row (or plane) is from.
 func (p *plan) blend(band []float32, from int, scores []float32, at [3]int) {
-	origin := [3]int{}
-	if len(p.im.Size) == 3 {
-		origin[0] = from
-	} else {
-		origin[1] = from
-	}
+	var origin [3]int
+	origin[p.lead()] = from
 	z0, y0, x0 := p.starts[0][at[0]], p.starts[1][at[1]], p.starts[2][at[2]]
 	wz, wy, wx := p.weights[0][at[0]], p.weights[1][at[1]], p.weights[2][at[2]]
 	for z := range p.window[0] {
