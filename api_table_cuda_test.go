@@ -461,6 +461,7 @@ func placeCalls(g *gpu) []call {
 			"Average": {args: func() []any { return []any{host(2, 3), 0.9, 0.1} }, fine: []string{"2=*", "3=*"}},
 		}),
 		methods("op.DeviceTensor", value, map[string]call{
+			"FromHost": {args: with(make([]float32, 6)), fine: []string{"1[0]=*"}},
 			"Eq": {args: with(1)}, "Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},
 			// What a tensor on a device cannot do.
 			"Apply": {args: with(nil), broken: true}, "At": {broken: true}, "GobDecode": {args: with([]byte{1}), broken: true}, "GobEncode": {broken: true},

@@ -50,6 +50,7 @@ var _ G.Solver = (*AdamW)(nil)
 // moments holds the means of a weight's gradients and of their squares. They are nil until the weight is first trained.
 type moments struct {
 	param  *layer.Param
+	own    []span // the elements that m and v belong to: all, but for a solver of a rank with shards
 	m, v   *tensor.Dense
 	device *deviceMoments // nil for a weight of the host
 }
@@ -58,6 +59,11 @@ type moments struct {
 //
 // Errors: a field of the configuration out of its range; a weight that is not of float32 or float64, is a scalar, or is there twice.
 func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
+	return newAdamW(params, cfg, nil)
+}
+
+// newAdamW is NewAdamW for the spans of each weight that this rank has, or for all of them if own is nil.
+func newAdamW(params layer.Params, cfg AdamWConfig, own [][]span) (*AdamW, error) {
 	fill := func(field *float64, value float64) {
 		if *field == 0 {
 			*field = value
@@ -100,7 +106,10 @@ func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
 		if s.of[p.Value.Uintptr()] != nil {
 			return nil, fmt.Errorf("train: AdamW: %s is there twice", p.Name)
 		}
-		w := &moments{param: p}
+		w := &moments{param: p, own: []span{{0, p.Value.Size()}}}
+		if own != nil {
+			w.own = own[i]
+		}
 		if p.Trained() {
 			w.allocate()
 		}
@@ -111,11 +120,19 @@ func NewAdamW(params layer.Params, cfg AdamWConfig) (*AdamW, error) {
 }
 
 func (w *moments) allocate() {
-	if w.m == nil {
-		v := w.param.Value
-		w.m = tensor.New(tensor.WithShape(v.Shape().Clone()...), tensor.Of(v.Dtype()))
-		w.v = tensor.New(tensor.WithShape(v.Shape().Clone()...), tensor.Of(v.Dtype()))
+	n, v := 0, w.param.Value
+	for _, s := range w.own {
+		n += s.to - s.from
 	}
+	if w.m != nil || n == 0 {
+		return
+	}
+	shape := v.Shape()
+	if n < v.Size() {
+		shape = tensor.Shape{n}
+	}
+	w.m = tensor.New(tensor.WithShape(shape.Clone()...), tensor.Of(v.Dtype()))
+	w.v = tensor.New(tensor.WithShape(shape.Clone()...), tensor.Of(v.Dtype()))
 }
 
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
@@ -185,7 +202,10 @@ func (s *AdamW) copyError() error {
 //
 // Errors: a value that is not a weight of the solver; a weight that is there twice or has no gradient; gradients that are not finite; a
 // factor of the schedule that is negative or not finite. An error leaves the weights as they were.
-func (s *AdamW) Step(model []G.ValueGrad) error {
+func (s *AdamW) Step(model []G.ValueGrad) error { return s.step(model, nil) }
+
+// step is Step. If squares is not nil, it is the sum of the squares of all gradients on the host.
+func (s *AdamW) step(model []G.ValueGrad, squares *float64) error {
 	if s == nil || s.of == nil {
 		return fmt.Errorf("train: AdamW: the solver is missing, want one that NewAdamW returned")
 	}
@@ -231,6 +251,9 @@ func (s *AdamW) Step(model []G.ValueGrad) error {
 		} else if p.param.Trained() {
 			sum += squareSum(d)
 		}
+	}
+	if squares != nil {
+		sum = *squares
 	}
 	norm, err := s.deviceStep(device, sum) // before the host's weights, so that an error leaves all of them
 	if err != nil {
@@ -300,7 +323,15 @@ func step[T kernel.Float](s *AdamW, w *moments, grad *tensor.Dense, scale float6
 	if !w.param.Decay {
 		a.Keep = 1
 	}
-	a.Step(slice[T](w.param.Value), slice[T](grad), slice[T](w.m), slice[T](w.v))
+	value, g, at := slice[T](w.param.Value), slice[T](grad), 0
+	for _, s := range w.own {
+		to := at + s.to - s.from
+		a.Step(value[s.from:s.to], g[s.from:s.to], slice[T](w.m)[at:to], slice[T](w.v)[at:to])
+		at = to
+	}
+	if at < len(g) {
+		clear(g) // the parts of other ranks
+	}
 }
 
 // factors returns the factors of a step, counted from 1, for weights with decay.

@@ -10,6 +10,7 @@ import (
 
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/internal/size"
 )
 
@@ -95,15 +96,15 @@ func bytesOf(of []input) (all size.Bytes) {
 	return all
 }
 
-// total returns the sum of the batches' weights.
-func total(batches []Batch) (sum float64, err error) {
+// total returns the sum of the batches' weights over all ranks.
+func total(batches []Batch, g *dist.Group) (sum float64, err error) {
 	for _, b := range batches {
 		sum += b.Weight
 	}
-	if sum <= 0 {
-		return 0, fmt.Errorf("the weights of %d batches add up to 0, want more: Batch.Weight is the number of examples that the loss is the mean of", len(batches))
+	if sum, err = sumOver(g, sum); err == nil && sum <= 0 {
+		err = fmt.Errorf("the weights of %d batches add up to 0, want more: Batch.Weight is the number of examples that the loss is the mean of", len(batches)*g.Size())
 	}
-	return sum, nil
+	return sum, err
 }
 
 // hash adds all of a batch that inputs has accepted to a hash.

@@ -55,7 +55,7 @@ func TestDeviceGraphs(t *testing.T) {
 			if tr.Done() < steps {
 				continue
 			}
-			tensors, err := tr.tensors()
+			tensors, err := tr.tensors(true)
 			if err != nil {
 				t.Fatal(err)
 			}

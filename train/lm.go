@@ -7,6 +7,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/nn"
 )
 
@@ -30,7 +31,11 @@ type Config struct {
 	// run depends on but that is not in this configuration, such as the flags of a program.
 	Settings map[string]string
 
-	// Report is called after each step.
+	// Group is the processes that train together, as dist.Join returned it; nil for this one alone. See RunConfig.Group.
+	Group *dist.Group
+	Shard bool // see RunConfig.Shard
+
+	// Report is called after each step; with a Group on rank 0 only.
 	Report func(*Curve)
 	// Options are the options of the model's calls, such as nn.WithRecompute.
 	Options []nn.CallOption
@@ -47,7 +52,7 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 		return nil, err
 	}
 	run := RunConfig{Steps: cfg.Steps, Accumulate: cfg.Accumulate, AdamW: cfg.AdamW, EvalEvery: cfg.EvalEvery, File: cfg.File,
-		SaveEvery: cfg.SaveEvery, Settings: cfg.Settings, Report: cfg.Report}
+		SaveEvery: cfg.SaveEvery, Settings: cfg.Settings, Group: cfg.Group, Shard: cfg.Shard, Report: cfg.Report}
 	if err := atLeast(field{"Batch", cfg.Batch, 1}, field{"Length", cfg.Length, 1}); err != nil {
 		return nil, err
 	}
@@ -84,7 +89,7 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.tokens = run.Accumulate * cfg.Batch * cfg.Length
+	t.tokens = cfg.Group.Size() * run.Accumulate * cfg.Batch * cfg.Length
 	t.describe = func() map[string]string {
 		all := map[string]string{"Batch": fmt.Sprint(cfg.Batch), "Length": fmt.Sprint(cfg.Length), "Seed": fmt.Sprint(cfg.Seed),
 			"Data": describeDocuments(cfg.Data), "HeldOut": describeDocuments(cfg.HeldOut)}

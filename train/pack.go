@@ -200,6 +200,14 @@ func (p *Packer) Next() (Batch, error) {
 	return packed(rows, p.docs, p.batch, p.length)
 }
 
+// Skip passes over batches, as so many calls of Next do.
+func (p *Packer) Skip(batches int) error {
+	if err := p.check(); err != nil {
+		return err
+	}
+	return p.epochs.skip(batches, p.batch)
+}
+
 // Position returns the position after the last batch.
 func (p *Packer) Position() Position { return p.epochs.at }
 

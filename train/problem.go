@@ -10,6 +10,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/internal/node"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
@@ -257,24 +258,41 @@ func (l *lossGraph) metrics() []string {
 	return slices.Sorted(maps.Keys(l.results))[1:] // the first one is the loss
 }
 
-// measure returns the means of the loss and of the metrics over batches, by name.
-func (l *lossGraph) measure(batches []Batch, inputs []input) (map[string]float64, error) {
+// measure returns the means of the loss and of the metrics over batches, by name. Each rank runs every Size-th batch, and all ranks add up the results in the
+// order of the batches, as one process does.
+func (l *lossGraph) measure(batches []Batch, inputs []input, g *dist.Group) (map[string]float64, error) {
 	for i, b := range batches {
 		if err := b.check(inputs); err != nil {
 			return nil, fmt.Errorf("train: evaluate: batch %d: %w", i, err)
 		}
 	}
-	sum, err := total(batches)
+	sum, err := total(batches, nil)
 	if err != nil {
 		return nil, fmt.Errorf("train: evaluate: %w", err)
 	}
-	means := map[string]float64{}
-	for _, b := range batches {
-		if err := l.run(b, 1, -1); err != nil {
+	names, ranks := slices.Sorted(maps.Keys(l.results)), g.Size()
+	rounds := (len(batches) + ranks - 1) / ranks
+	own := make([]float64, rounds*len(names))
+	for round := range rounds {
+		at := round*ranks + g.Rank()
+		if at >= len(batches) {
+			break
+		}
+		if err := l.run(batches[at], 1, -1); err != nil {
 			return nil, err
 		}
-		for name := range l.results {
-			means[name] += l.result(name) * b.Weight
+		for i, name := range names {
+			own[round*len(names)+i] = l.result(name)
+		}
+	}
+	all := make([]float64, ranks*len(own))
+	if err := dist.AllGather(g, all, own); err != nil {
+		return nil, err
+	}
+	means := map[string]float64{}
+	for at, b := range batches {
+		for i, name := range names {
+			means[name] += all[at%ranks*len(own)+at/ranks*len(names)+i] * b.Weight
 		}
 	}
 	for name := range means {

@@ -2,6 +2,7 @@ package train
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 
 	"github.com/gomamba/mamba/internal/size"
@@ -13,6 +14,24 @@ type Source interface {
 	Next() (Batch, error) // the next batch
 	Position() Position   // where the next batch begins
 	Go(Position) error    // moves to a position that Position returned; after an error the source is where it was
+}
+
+// Skipper is a Source that can pass over batches without making them. The processes of a group read different batches of one order: each passes over those of
+// the others. A Source that is no Skipper makes them and drops them. NewSource and NewShuffled return one; Packer is one.
+type Skipper interface {
+	Skip(batches int) error // moves to where so many calls of Next would
+}
+
+func skip(s Source, batches int) error {
+	if s, ok := s.(Skipper); ok {
+		return s.Skip(batches)
+	}
+	for range batches {
+		if _, err := s.Next(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Position is a place in a Source.
@@ -39,6 +58,22 @@ func (e *epochs[T]) next() T {
 	}
 	e.at.Row++
 	return e.items[e.at.Row-1]
+}
+
+// mostSkipped is far more than the batches of a step of all ranks, and few enough that passing over them ends.
+const mostSkipped = 1 << 20
+
+// skip passes over batches of rows.
+func (e *epochs[T]) skip(batches, rows int) error {
+	if batches < 0 || batches > mostSkipped {
+		return sourceError(fmt.Errorf("it cannot pass over %d batches, want 0 to %d", batches, mostSkipped))
+	}
+	for range batches {
+		for range rows {
+			e.next()
+		}
+	}
+	return nil
 }
 
 func (e *epochs[T]) goTo(to Position) error {
@@ -104,6 +139,9 @@ func (s *shuffled) Next() (Batch, error) {
 	return b, err
 }
 
+// Skip implements Skipper.
+func (s *shuffled) Skip(batches int) error { return s.skip(batches, len(s.chosen)) }
+
 func (s *shuffled) Position() Position { return s.at }
 
 func (s *shuffled) Go(to Position) error { return sourceError(s.goTo(to)) }
@@ -129,6 +167,15 @@ func (n *numbered) Next() (Batch, error) {
 		n.next++
 	}
 	return b, err
+}
+
+// Skip implements Skipper.
+func (n *numbered) Skip(batches int) error {
+	if batches < 0 || batches > min(mostSkipped, math.MaxInt-n.next) {
+		return sourceError(fmt.Errorf("it cannot pass over %d batches, want 0 to %d", batches, mostSkipped))
+	}
+	n.next += batches
+	return nil
 }
 
 func (n *numbered) Position() Position { return Position{Row: n.next} }

@@ -15,6 +15,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gorgonia.org/tensor"
@@ -236,18 +237,23 @@ func (t *Trainer) Save() error {
 	if t.cfg.File == "" {
 		return nil
 	}
+	t.doing("saving after step %d", t.Done())
 	err := t.ready()
+	if err == nil {
+		err = t.meet()
+	}
 	if err == nil {
 		err = t.save()
 	}
 	if err != nil {
-		return fmt.Errorf("train: save: %w", err)
+		return t.cfg.Group.Fail(fmt.Errorf("train: save: %w", err))
 	}
 	return nil
 }
 
 func (t *Trainer) save() error {
-	tensors, err := t.tensors()
+	defer func() { t.whole = nil }()
+	tensors, err := t.tensors(true)
 	if err != nil {
 		return err
 	}
@@ -255,7 +261,13 @@ func (t *Trainer) save() error {
 	if err != nil {
 		return err
 	}
-	return writeState(t.cfg.File, state{t.Done(), t.source.Position(), t.cfg.Settings, run}, t.curve, tensors)
+	if t.cfg.Group.Rank() == 0 {
+		err = writeState(t.cfg.File, state{t.Done(), t.source.Position(), t.cfg.Settings, run}, t.curve, tensors)
+	}
+	if err != nil {
+		return err
+	}
+	return t.cfg.Group.Barrier() // a rank that goes on knows that the state is saved
 }
 
 // Resume continues the run that was saved to Config.File. If there is no such file, resumed is false. The trainer then continues with the same
@@ -265,6 +277,9 @@ func (t *Trainer) save() error {
 // depends on differs: Settings, the model's configuration and frozen weights, Data, HeldOut, or any field of Config but EvalEvery, SaveEvery,
 // Report and Options. The error names what differs. If the disk fails while the weights are read, all later calls of the trainer return this
 // error.
+//
+// With a Group all ranks call Resume. Rank 0 reads the file and sends the others what they need. The number of ranks may differ from that of the run that saved
+// the file; then the number of batches of a step differs too, unless Accumulate makes up for it.
 func (t *Trainer) Resume() (resumed bool, err error) {
 	if err := t.enter("resume"); err != nil {
 		return false, err
@@ -273,6 +288,17 @@ func (t *Trainer) Resume() (resumed bool, err error) {
 	if t.cfg.File == "" {
 		return false, nil
 	}
+	if err = t.meet(); err == nil && t.cfg.Group.Rank() == 0 {
+		resumed, err = t.resumeFile()
+	}
+	if err == nil {
+		resumed, err = t.resumeOthers(resumed)
+	}
+	return resumed, t.cfg.Group.Fail(err)
+}
+
+// resumeFile is Resume for the rank that has the file.
+func (t *Trainer) resumeFile() (resumed bool, err error) {
 	if err := t.ready(); err != nil {
 		if errors.Is(err, fs.ErrNotExist) { // the folder does not exist
 			return false, nil
@@ -302,13 +328,13 @@ func (t *Trainer) resume(s *saved) error {
 	if err != nil {
 		return err
 	}
-	tensors, err := t.tensors()
+	tensors, err := t.tensors(false)
 	if err != nil {
 		return err
 	}
 	err = s.match(tensors)
 	var diff []string
-	for _, name := range differing(s.state.Run, run) {
+	for _, name := range differing(regrouped(s.state.Run, run)) {
 		diff = append(diff, fmt.Sprintf("%s was %q and is %q", name, s.state.Run[name], run[name]))
 	}
 	if diff != nil {
@@ -340,7 +366,7 @@ func (t *Trainer) resume(s *saved) error {
 
 // ready returns an error if a Resume has failed in the middle, and locks the trainer's file.
 func (t *Trainer) ready() (err error) {
-	if t.broken != nil || t.cfg.File == "" || t.lock != nil {
+	if t.broken != nil || t.cfg.File == "" || t.lock != nil || t.cfg.Group.Rank() != 0 {
 		return t.broken
 	}
 	t.lock, err = tensorfile.Acquire(t.cfg.File)
@@ -361,6 +387,23 @@ func differing(a, b map[string]string) (names []string) {
 	return names
 }
 
+// regrouped returns two records without the number of ranks, and without Accumulate if their steps have equally many batches: a run goes on with another
+// number of ranks.
+func regrouped(was, is map[string]string) (map[string]string, map[string]string) {
+	batches := func(of map[string]string) int {
+		n, _ := strconv.Atoi(of["Accumulate"])
+		ranks, _ := strconv.Atoi(of["ranks"])
+		return n * max(ranks, 1)
+	}
+	was, is = maps.Clone(was), maps.Clone(is)
+	if batches(was) == batches(is) {
+		was["Accumulate"] = is["Accumulate"]
+	}
+	delete(was, "ranks")
+	delete(is, "ranks")
+	return was, is
+}
+
 // scheduleSamples is the largest number of steps for which record calls the schedule.
 const scheduleSamples = 1 << 16
 
@@ -373,6 +416,9 @@ func (t *Trainer) record() (map[string]string, error) {
 	c := t.cfg
 	all := t.describe()
 	all["Steps"], all["Accumulate"] = fmt.Sprint(c.Steps), fmt.Sprint(c.Accumulate)
+	if n := c.Group.Size(); n > 1 {
+		all["ranks"] = fmt.Sprint(n)
+	}
 	if names := t.scorer.metrics(); len(names) > 0 {
 		all["metrics"] = strings.Join(names, ", ")
 	}

@@ -11,6 +11,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 )
@@ -30,7 +31,14 @@ type RunConfig struct {
 	// run depends on and that is neither here nor a weight: the loss, the seed and the source of the data, the flags of a program.
 	Settings map[string]string
 
-	// Report is called after each step.
+	// Group is the processes that train together, as dist.Join returned it; nil for this one alone. Each has the same problem and configuration, and makes the
+	// same calls of the trainer. In a step each rank takes the gradients of Accumulate batches of its own: rank 0 the first ones, rank 1 the next ones. The step
+	// is that of one process that accumulates them all, within rounding. Running statistics become the mean of those of the ranks. HeldOut is shared among the ranks. Rank 0 alone reads and writes File.
+	Group *dist.Group
+	// Shard makes each rank keep the moments of its share of the weights only (ZeRO, stage 1), in the memory of the host. The steps have the same bits.
+	Shard bool
+
+	// Report is called after each step; with a Group on rank 0 only.
 	Report func(*Curve)
 }
 
@@ -54,6 +62,9 @@ func (c *RunConfig) complete() error {
 	if c.Accumulate == 0 {
 		c.Accumulate = 1
 	}
+	if c.Shard && c.Group.Size() == 1 {
+		c.Shard = false
+	}
 	return atLeast(field{"Steps", c.Steps, 1}, field{"Accumulate", c.Accumulate, 1}, field{"EvalEvery", c.EvalEvery, 0}, field{"SaveEvery", c.SaveEvery, 0})
 }
 
@@ -69,6 +80,10 @@ type Trainer struct {
 	inputs   []input // of every batch
 	heldOut  []Batch
 	solver   *AdamW
+	exchange *exchange // nil for one process
+	activity activity
+	met      bool     // the ranks have compared what they train
+	whole    []Moment // the moments of all ranks, on rank 0 while it saves or resumes
 	train    *lossGraph
 	scorer   *lossGraph
 	nodes    []G.ValueGrad
@@ -113,8 +128,18 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 			return nil, fmt.Errorf("train: batch %d of HeldOut: %w", i, err)
 		}
 	}
-	if t.solver, err = NewAdamW(t.params, cfg.AdamW); err != nil {
+	var own [][]span
+	if cfg.Group.Size() > 1 {
+		t.exchange = newExchange(cfg.Group, t.params, cfg.Shard)
+		if cfg.Shard {
+			own = t.exchange.mine
+		}
+	}
+	if t.solver, err = newAdamW(t.params, cfg.AdamW, own); err != nil {
 		return nil, err
+	}
+	if cfg.Shard && !t.params.Place().OnHost() {
+		return nil, fmt.Errorf("train: Shard is true and the weights are on a GPU, want them on the host: moments on a GPU are not divided among ranks")
 	}
 	var nodes G.Nodes
 	if t.train, nodes, err = newLossGraph(p, t.inputs, true); err != nil {
@@ -124,7 +149,7 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 		return nil, errors.Join(err, t.train.vm.Close())
 	}
 	t.nodes = G.NodesToValueGrads(nodes)
-	if cfg.File != "" {
+	if cfg.File != "" || t.exchange != nil {
 		t.describe = describeBatches(first, p.HeldOut)
 	}
 	return t, nil
@@ -195,7 +220,7 @@ func (t *Trainer) Tokens() int {
 }
 
 // Evaluate returns the mean loss over batches, by their weights; for a language model in nats per token. The batches must have the shapes
-// and types of the training batches, as those of Pack do.
+// and types of the training batches, as those of Pack do. With a Group all ranks call it with the same batches, and share the work.
 func (t *Trainer) Evaluate(batches []Batch) (float64, error) {
 	means, err := t.measure(batches)
 	return means[theLoss], err
@@ -216,16 +241,27 @@ func (t *Trainer) measure(batches []Batch) (map[string]float64, error) {
 	if t.broken != nil {
 		return nil, fmt.Errorf("train: %w", t.broken)
 	}
-	return t.scorer.measure(batches, t.inputs)
+	err := t.meet()
+	if err != nil {
+		return nil, t.cfg.Group.Fail(err)
+	}
+	means, err := t.scorer.measure(batches, t.inputs, t.cfg.Group)
+	return means, t.cfg.Group.Fail(err)
 }
 
 // Run trains until the last step. If the context ends, Run finishes the current step, saves the run, and returns the context's error. A loss or
 // gradient that is not finite is an error as well; the last saved file stays as it is.
+//
+// With a Group all ranks call Run. If the context of one ends, or one has an error, Run returns on all of them, and the error names the rank. After another error than
+// a context's, the group is of no further use.
 func (t *Trainer) Run(ctx context.Context) error {
 	if err := t.enter("run"); err != nil {
 		return err
 	}
 	err := t.ready()
+	if err == nil {
+		err = t.meet()
+	}
 	t.mu.Unlock() // Report may use the trainer between steps
 	if !t.running.TryLock() {
 		return fmt.Errorf("train: run: the trainer runs already")
@@ -237,13 +273,22 @@ func (t *Trainer) Run(ctx context.Context) error {
 	if ctx == nil {
 		return fmt.Errorf("train: run: the context is missing, want one such as context.Background()")
 	}
+	if err := t.run(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return t.cfg.Group.Fail(err)
+	} else {
+		return err
+	}
+}
+
+func (t *Trainer) run(ctx context.Context) error {
+	defer t.watch()()
 	if len(t.curve.HeldOut) == 0 {
 		if err := t.evaluate(); err != nil {
 			return err
 		}
 	}
 	for t.Done() < t.cfg.Steps {
-		if err := ctx.Err(); err != nil {
+		if err := t.ended(ctx); err != nil {
 			return errors.Join(t.Save(), err)
 		}
 		if err := t.step(); err != nil {
@@ -260,7 +305,8 @@ func (t *Trainer) Run(ctx context.Context) error {
 				return err
 			}
 		}
-		if t.cfg.Report != nil {
+		if t.cfg.Report != nil && t.cfg.Group.Rank() == 0 {
+			t.doing("in Report after step %d", done)
 			t.cfg.Report(&t.curve)
 		}
 	}
@@ -324,7 +370,12 @@ func (t *Trainer) step() (err error) {
 			err = errors.Join(err, restore(), t.source.Go(at))
 		}
 	}()
-	batches := make([]Batch, t.cfg.Accumulate)
+	t.doing("reading the batches of step %d", t.Done()+1)
+	group := t.cfg.Group
+	batches, before := make([]Batch, t.cfg.Accumulate), group.Rank()*t.cfg.Accumulate
+	if err := skip(t.source, before); err != nil {
+		return fmt.Errorf("train: step %d: the batches of other ranks: %w", t.Done()+1, err)
+	}
 	for i := range batches {
 		if batches[i], err = t.source.Next(); err == nil {
 			err = batches[i].check(t.inputs)
@@ -333,13 +384,17 @@ func (t *Trainer) step() (err error) {
 			return fmt.Errorf("train: batch %d of step %d: %w", i, t.Done()+1, err)
 		}
 	}
-	sum, err := total(batches)
+	if err := skip(t.source, (group.Size()-1)*t.cfg.Accumulate-before); err != nil {
+		return fmt.Errorf("train: step %d: the batches of other ranks: %w", t.Done()+1, err)
+	}
+	sum, err := total(batches, group)
 	if err != nil {
 		return fmt.Errorf("train: step %d: %w", t.Done()+1, err)
 	}
 	loss := 0.0
 	for i, b := range batches {
-		if err := t.train.run(b, b.Weight/sum, t.Done()*t.cfg.Accumulate+i); err != nil {
+		t.doing("forward and backward pass of batch %d of step %d", i, t.Done()+1)
+		if err := t.train.run(b, b.Weight/sum, t.Done()*t.cfg.Accumulate*group.Size()+before+i); err != nil {
 			return err
 		}
 		if i < len(batches)-1 {
@@ -350,10 +405,13 @@ func (t *Trainer) step() (err error) {
 		}
 		loss += t.train.result(theLoss)
 	}
+	if loss, err = sumOver(group, loss); err != nil {
+		return err
+	}
 	if err := t.finite(loss); err != nil {
 		return err
 	}
-	if err := t.solver.Step(t.nodes); err != nil {
+	if err := t.solve(); err != nil {
 		return err
 	}
 	t.curve.Training = append(t.curve.Training, Point{t.Done(), loss})
@@ -361,7 +419,7 @@ func (t *Trainer) step() (err error) {
 	if err := t.all.UpdateStatistics(); err != nil {
 		return fmt.Errorf("train: step %d is made, but for its running statistics: %w", t.Done(), err)
 	}
-	return nil
+	return t.meanStatistics()
 }
 
 // keepStatistics returns a function that writes the values that the running statistics have now.
@@ -393,8 +451,9 @@ func (t *Trainer) clearGradients() {
 	}
 }
 
-// tensors returns the trained weights, the running statistics and the solver's moments. It copies them from the device first.
-func (t *Trainer) tensors() (all []Moment, err error) {
+// tensors returns the trained weights, the running statistics and the solver's moments. It copies them from the device first. With shards, the moments are
+// of all ranks on rank 0, and none on the others: with their values if gather is true, which is a call of the group, else zeros to read into.
+func (t *Trainer) tensors(gather bool) (all []Moment, err error) {
 	saved := slices.Concat(t.params, t.all.Statistics())
 	if err := saved.ToHost(); err != nil {
 		return nil, err
@@ -402,6 +461,14 @@ func (t *Trainer) tensors() (all []Moment, err error) {
 	for _, p := range saved {
 		all = append(all, Moment{p.Name, p.Value})
 	}
-	all = append(all, t.solver.Moments()...)
-	return all, t.solver.copyError()
+	switch {
+	case !t.cfg.Shard:
+		all = append(all, t.solver.Moments()...)
+		return all, t.solver.copyError()
+	case gather:
+		t.whole, err = t.gatherMoments()
+	default:
+		t.whole = t.wholeMoments()
+	}
+	return append(all, t.whole...), err
 }

@@ -267,11 +267,17 @@ func typeOf(dt tensor.Dtype, s tensor.Shape) hm.Type {
 	return G.TensorType{Dims: s.Dims(), Of: dt}
 }
 
+var runs atomic.Uint64
+
+// Runs returns how many operators have begun to run in this process: a sign that a long run of a graph makes progress.
+func Runs() uint64 { return runs.Load() }
+
 // Do runs the operator and returns a new value.
 func (o *Operator) Do(values ...G.Value) (G.Value, error) { return o.UsePreallocDo(nil, values...) }
 
 // UsePreallocDo runs the operator. On the host it writes the result into prealloc if that has the right type, shape and layout.
 func (o *Operator) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Value, err error) {
+	runs.Add(1)
 	if err = o.count(values, o.Arity()); err == nil {
 		v, err = o.body.forward(o, prealloc, values)
 	}
@@ -445,6 +451,7 @@ func (o *Gradients) Shapes() []tensor.Shape { return o.of.gradientShapes() }
 func (o *Gradients) Do(values ...G.Value) (G.Value, error) { return o.UsePreallocDo(nil, values...) }
 
 func (o *Gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Value, err error) {
+	runs.Add(1)
 	if err = o.of.count(values, o.Arity()); err == nil {
 		v, err = o.body.backward(o.of, prealloc, values)
 	}

@@ -244,6 +244,29 @@ func (t *Tensor) ToHost() (*tensor.Dense, error) {
 	})
 }
 
+// FromHost replaces the tensor's numbers. Other values that share its memory keep theirs. It is an error if there are not as many.
+func (t *Tensor) FromHost(numbers []float32) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	if len(numbers) != t.shape.TotalSize() {
+		return fmt.Errorf("op: %d numbers for a tensor of shape %v, want %d", len(numbers), t.shape, t.shape.TotalSize())
+	}
+	return t.place.context.Do(func(s *cuda.Stream) error {
+		b, err := t.place.context.newBuffer(len(numbers))
+		if err != nil {
+			return err
+		}
+		if err := b.array.CopyFrom(s, numbers); err != nil {
+			b.release()
+			return err
+		}
+		t.drop()
+		t.parts, t.gone, t.buffer = nil, false, b
+		return nil
+	})
+}
+
 // Array returns the tensor's device memory. Call it and use the array inside the context's Do, before the operator that made the tensor runs
 // again.
 func (t *Tensor) Array() (cuda.Array[float32], error) {
