@@ -462,7 +462,7 @@ func placeCalls(g *gpu) []call {
 		}),
 		methods("op.DeviceTensor", value, map[string]call{
 			"FromHost": {args: with(make([]float32, 6)), fine: []string{"1[0]=*"}},
-			"Eq": {args: with(1)}, "Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},
+			"Eq":       {args: with(1)}, "Format": {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},
 			// What a tensor on a device cannot do.
 			"Apply": {args: with(nil), broken: true}, "At": {broken: true}, "GobDecode": {args: with([]byte{1}), broken: true}, "GobEncode": {broken: true},
 			"Memset": {args: with(1), broken: true}, "ReadNpy": {args: with(nil), broken: true}, "Reshape": {broken: true}, "SetAt": {args: with(1, 0), broken: true},
