@@ -46,3 +46,23 @@ var avx2 = kernels{
 	transpose: transposeAVX2, packRows: packRowsAVX2, packColumns: packColumnsAVX2,
 	dots: []dotsFunc{1: dots1AVX2},
 }
+
+// narrowKernel returns the kernels of a type at the level, nil if there are none.
+func narrowKernel(t Type) *narrowSet {
+	switch {
+	case level != cpu.AVX512 || t.quantized() && !cpu.IntegerProducts || t == BFloat16 && !cpu.BFloat16:
+		return nil
+	}
+	return &narrow512[t]
+}
+
+var narrow512 = [types]narrowSet{
+	Float16:  {dotsFloat161AVX512, dotsFloat162AVX512, dotsFloat164AVX512, 16},
+	BFloat16: {dotsBFloat161AVX512, dotsBFloat162AVX512, dotsBFloat164AVX512, 32},
+	Q8_0:     {dotsQ8_01AVX512, dotsQ8_02AVX512, dotsQ8_04AVX512, 64},
+	Q4_0:     {dotsQ4_01AVX512, dotsQ4_02AVX512, dotsQ4_04AVX512, 64},
+	Q5_0:     {dotsQ5_01AVX512, dotsQ5_02AVX512, dotsQ5_04AVX512, 64},
+	Q5_1:     {dotsQ5_11AVX512, dotsQ5_12AVX512, dotsQ5_14AVX512, 64},
+	Q4_K:     {dotsQ4_K1AVX512, dotsQ4_K2AVX512, dotsQ4_K4AVX512, 256},
+	Q6_K:     {dotsQ6_K1AVX512, dotsQ6_K2AVX512, dotsQ6_K4AVX512, 256},
+}

@@ -81,61 +81,62 @@ func factors(b []byte, part int) (scale, m uint8) {
 	return b[part+4]&15 | b[part-4]>>6<<4, b[part+4]>>4 | b[part]>>6<<4
 }
 
-// dot returns the product of a row with activations.
-func (t Type) dot(row []byte, x quantized) (sum float32) {
+// dot returns the product of the blocks of 32 from first on of a row with activations.
+func (t Type) dot(row []byte, x quantized, first int) (sum float32) {
 	var b numbers
-	for i, scale := range x.scale {
+	for i := first; i < x.blocks; i++ {
 		t.unpack(row, i, &b)
+		q, scale, total := x.block(i)
 		var part [2]int32
-		for j, q := range b.q {
-			part[j/16] += int32(q) * int32(x.q[32*i+j])
+		for j, w := range b.q {
+			part[j/16] += int32(w) * int32(q[j])
 		}
-		sum += scale*(b.scale[0]*float32(part[0])+b.scale[1]*float32(part[1])) + b.m*x.sum[i]
+		sum += *scale*(b.scale[0]*float32(part[0])+b.scale[1]*float32(part[1])) + b.m**total
 	}
 	return sum
 }
 
-// quantized is a row of activations in blocks of 32: each number is q·scale.
+// quantized is a row of activations in blocks of 32: each number is q·scale. The memory has two blocks together, as the kernels read them: 64 q, the two
+// scales, and the two sums of the numbers after rounding.
 type quantized struct {
-	q     []int8
-	scale []float32 // by blocks
-	sum   []float32 // by blocks: of the 32 numbers, after rounding
+	memory []float32
+	blocks int
 }
 
-// quantizedRow returns the number of float32 whose memory a row takes.
-func quantizedRow(inputs int) int { return inputs/4 + 2*(inputs/32) }
+const quantizedUnit = 20 // float32
 
-// newQuantized returns a row in that memory.
-func newQuantized(memory []float32, inputs int) quantized {
-	q, rest := memory[:inputs/4], memory[inputs/4:]
-	return quantized{
-		q:     unsafe.Slice((*int8)(unsafe.Pointer(unsafe.SliceData(q))), inputs),
-		scale: rest[:inputs/32], sum: rest[inputs/32 : 2*(inputs/32)],
-	}
+// quantizedRow returns the number of float32 whose memory a row takes.
+func quantizedRow(inputs int) int { return (inputs + 63) / 64 * quantizedUnit }
+
+func (r quantized) block(i int) (q *[32]int8, scale, sum *float32) {
+	unit := r.memory[i/2*quantizedUnit:][:quantizedUnit]
+	return (*[32]int8)(unsafe.Pointer(&unit[i%2*8])), &unit[16+i%2], &unit[18+i%2]
 }
 
 // quantize writes the row. A block with a number that is not finite becomes NaN, and one of numbers below 2⁻¹⁰⁰ zero.
 func (r quantized) quantize(x []float32) {
-	for i := range r.scale {
-		block, q := x[32*i:32*i+32], r.q[32*i:32*i+32]
+	for i := range r.blocks {
+		q, scale, total := r.block(i)
+		block := x[32*i : 32*i+32]
 		var largest float32
 		for _, v := range block {
-			largest = max(largest, float32(math.Abs(float64(v)))) // NaN if there is one
+			largest = max(largest, max(v, -v)) // NaN if there is one
 		}
 		if !(largest <= math.MaxFloat32) {
-			r.scale[i], r.sum[i] = float32(math.NaN()), float32(math.NaN())
-			clear(q)
+			*q, *scale, *total = [32]int8{}, float32(math.NaN()), float32(math.NaN())
 			continue
 		}
 		var inverse float32
-		if r.scale[i] = 0; largest > 0x1p-100 { // below, the inverse could be infinite
-			r.scale[i], inverse = largest/127, 127/largest
+		if *scale = 0; largest > 0x1p-100 { // below, the inverse could be infinite
+			*scale, inverse = largest/127, 127/largest
 		}
 		var sum int32
 		for j, v := range block {
-			q[j] = int8(math.RoundToEven(float64(v * inverse)))
-			sum += int32(q[j])
+			// Adding 1.5·2²³ rounds to the nearest integer, which is then in the low bits.
+			n := int8(math.Float32bits(v*inverse + 0x1.8p23))
+			q[j] = n
+			sum += int32(n)
 		}
-		r.sum[i] = r.scale[i] * float32(sum)
+		*total = *scale * float32(sum)
 	}
 }

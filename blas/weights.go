@@ -268,7 +268,7 @@ func (w *Weights) Prepare(x []float32, ldx, rows int, scratch []float32) Prepare
 
 func (w *Weights) prepareRow(x, to []float32) {
 	if w.typ != BFloat16 {
-		newQuantized(to, w.inputs).quantize(x)
+		quantized{to, w.inputs / 32}.quantize(x)
 		return
 	}
 	rounded := words(to)
@@ -310,6 +310,10 @@ func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, a
 		w.mulFloat32(w.floats[from*w.inputs:to*w.inputs], dst[from:], ldDst, x, to-from, add)
 		return
 	}
+	if k := narrowKernel(w.typ); k != nil && w.outputs >= fewest {
+		w.mulNarrow(k, dst, ldDst, x, from, to, add)
+		return
+	}
 	var row []float32
 	if w.typ == Float16 {
 		s := work.Borrow[float32](w.inputs)
@@ -328,7 +332,7 @@ func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, a
 			case BFloat16:
 				sum = dotBFloat16(w.row(j), words(at[:x.ld]))
 			default:
-				sum = w.typ.dot(w.row(j), newQuantized(at[:x.ld], w.inputs))
+				sum = w.typ.dot(w.row(j), quantized{at, w.inputs / 32}, 0)
 			}
 			if add {
 				sum += dst[i*ldDst+j]

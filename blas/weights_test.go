@@ -64,8 +64,9 @@ func (w *Weights) activations(p Prepared, row int) []float64 {
 			x[j] = float64(half.FromBFloat16(words(at)[j]))
 		}
 	case w.typ.quantized():
-		for j, q := range newQuantized(at, w.inputs).q {
-			x[j] = float64(q) * float64(newQuantized(at, w.inputs).scale[j/32])
+		for j := range x {
+			q, scale, _ := quantized{at, w.inputs / 32}.block(j / 32)
+			x[j] = float64(q[j%32]) * float64(*scale)
 		}
 	default:
 		for j := range x {
@@ -95,7 +96,8 @@ func (w *Weights) reference(p Prepared, add []float32) (want, magnitude []float6
 				var b numbers
 				for l := 0; l < w.inputs; l += 32 {
 					w.typ.unpack(w.row(j), l/32, &b)
-					magnitude[at] += 2 * math.Abs(float64(b.m)*float64(newQuantized(p.data[i*p.ld:], w.inputs).sum[l/32]))
+					_, _, sum := quantized{p.data[i*p.ld:], w.inputs / 32}.block(l / 32)
+					magnitude[at] += 2 * math.Abs(float64(b.m)*float64(*sum))
 					for n := range b.q {
 						magnitude[at] += 32 * math.Abs(float64(b.scale[n/16])*x[l+n])
 					}
@@ -293,15 +295,16 @@ func TestQuantizedActivations(t *testing.T) {
 	for i := range x {
 		x[i] *= float32(math.Exp(float64(i/32*9 - 40)))
 	}
-	r := newQuantized(make([]float32, quantizedRow(len(x))), len(x))
+	r := quantized{make([]float32, quantizedRow(len(x))), len(x) / 32}
 	r.quantize(x)
 	for i, v := range x {
+		q, scale, total := r.block(i / 32)
 		var sum float64
-		for j := range 32 {
-			sum += float64(r.q[i/32*32+j]) * float64(r.scale[i/32])
+		for _, q := range q {
+			sum += float64(q) * float64(*scale)
 		}
-		if d := math.Abs(float64(r.q[i])*float64(r.scale[i/32]) - float64(v)); d > 0.501*float64(r.scale[i/32]) || math.Abs(sum-float64(r.sum[i/32])) > 1e-6*math.Abs(sum) {
-			t.Fatalf("%d: %g differs by %g, scale %g; sum %g, want %g", i, v, d, r.scale[i/32], r.sum[i/32], sum)
+		if d := math.Abs(float64(q[i%32])*float64(*scale) - float64(v)); d > 0.501*float64(*scale) || math.Abs(sum-float64(*total)) > 1e-6*math.Abs(sum) {
+			t.Fatalf("%d: %g differs by %g, scale %g; sum %g, want %g", i, v, d, *scale, *total, sum)
 		}
 	}
 }

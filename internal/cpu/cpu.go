@@ -19,3 +19,6 @@ func (l Level) String() string { return [...]string{"generic", "avx2", "avx512"}
 
 // Best is the highest level that this processor runs.
 var Best = detect()
+
+// IntegerProducts and BFloat16 report whether a processor at level AVX512 also has AVX512-VNNI, the products of 8 bits, and AVX512-BF16.
+var IntegerProducts, BFloat16 = detectMore()

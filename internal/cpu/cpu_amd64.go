@@ -4,6 +4,10 @@ package cpu
 
 import "golang.org/x/sys/cpu"
 
+func detectMore() (products, bfloat16 bool) {
+	return cpu.X86.HasAVX512VNNI, cpu.X86.HasAVX512BF16
+}
+
 func detect() Level {
 	x := &cpu.X86
 	switch {

@@ -132,6 +132,22 @@ A dot product is summed in as many parts as a vector has lanes.`, name, vectors,
 	f.Return()
 }
 
+// pairs combines two registers with one of the lower and one of the upper halves of each 128 bits, and adds the two.
+func (g gemm) pairs(a, b reg.VecVirtual, low, high func(...operand.Op)) reg.VecVirtual {
+	l, h := g.YMM(), g.YMM()
+	low(b, a, l)
+	high(b, a, h)
+	g.Add(h, l, l)
+	return l
+}
+
+// sums4 returns the sums over the lanes of each 128 bits of four YMM registers.
+func (g gemm) sums4(v []reg.VecVirtual) reg.VecVirtual {
+	ab := g.pairs(v[0], v[1], g.VUNPCKLPS, g.VUNPCKHPS)
+	cd := g.pairs(v[2], v[3], g.VUNPCKLPS, g.VUNPCKHPS)
+	return g.pairs(ab, cd, g.VUNPCKLPD, g.VUNPCKHPD)
+}
+
 // sums returns the sums over the lanes of eight registers, in one YMM register. It first adds the halves of each register, then combines
 // pairs of registers.
 func (g gemm) sums(v []reg.VecVirtual) reg.VecVirtual {
@@ -145,18 +161,9 @@ func (g gemm) sums(v []reg.VecVirtual) reg.VecVirtual {
 			g.Add(y, z.AsY(), half[i])
 		}
 	}
-	pairs := func(a, b reg.VecVirtual, low, high func(...operand.Op)) reg.VecVirtual {
-		l, h := g.YMM(), g.YMM()
-		low(b, a, l)
-		high(b, a, h)
-		g.Add(h, l, l)
-		return l
-	}
 	var four [2]reg.VecVirtual
 	for i := range four {
-		ab := pairs(half[4*i], half[4*i+1], g.VUNPCKLPS, g.VUNPCKHPS)
-		cd := pairs(half[4*i+2], half[4*i+3], g.VUNPCKLPS, g.VUNPCKHPS)
-		four[i] = pairs(ab, cd, g.VUNPCKLPD, g.VUNPCKHPD)
+		four[i] = g.sums4(half[4*i:])
 	}
 	low, high := g.YMM(), g.YMM()
 	g.VPERM2F128(operand.U8(0x20), four[1], four[0], low)

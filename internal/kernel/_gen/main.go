@@ -14,6 +14,7 @@ func main() {
 		gridConv,
 		rows,
 		writeGemm,
+		writeWeights,
 	}
 	for _, isa := range []asm.ISA{asm.AVX512, asm.AVX2} {
 		for _, write := range writers {

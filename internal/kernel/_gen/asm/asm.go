@@ -12,6 +12,8 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -79,10 +81,40 @@ func (f *File) Write(name string) {
 		if err != nil {
 			log.Fatalf("%s: %v", name, err)
 		}
+		if ext == ".s" {
+			text = bfloat16s(text)
+		}
 		if err := os.WriteFile(base+ext, text, 0o644); err != nil {
 			log.Fatal(err)
 		}
 	}
+}
+
+var wordProduct = regexp.MustCompile(`VPDPWSSD +Z(\d+), Z(\d+), Z(\d+)`)
+
+// bfloat16s replaces VPDPWSSD, which no kernel needs, by VDPBF16PS, which neither avo nor Go's assembler knows. Their encodings differ in the prefix
+// only: 62, three bytes of EVEX, 52, and the registers.
+func bfloat16s(text []byte) []byte {
+	return wordProduct.ReplaceAllFunc(text, func(line []byte) []byte {
+		var r [3]int // the second factor, the first, and the sum
+		for i, number := range wordProduct.FindSubmatch(line)[1:] {
+			r[i], _ = strconv.Atoi(string(number))
+		}
+		not := func(register, bit, at int) int { return (^register >> bit & 1) << at }
+		p0 := not(r[2], 3, 7) | not(r[0], 4, 6) | not(r[0], 3, 5) | not(r[2], 4, 4) | 2 // the map 0F 38
+		p1 := (^r[1]&15)<<3 | 4 | 2                                                     // the prefix F3
+		p2 := 2<<5 | not(r[1], 4, 3)                                                    // 512 bits
+		bytes := []int{0x62, p0, p1, p2, 0x52, 0xc0 | r[2]&7<<3 | r[0]&7}
+		var s strings.Builder
+		for i, b := range bytes {
+			if i > 0 {
+				s.WriteString("; ")
+			}
+			fmt.Fprintf(&s, "BYTE $0x%02x", b)
+		}
+		fmt.Fprintf(&s, " // VDPBF16PS Z%d, Z%d, Z%d", r[0], r[1], r[2])
+		return []byte(s.String())
+	})
 }
 
 // Func begins a function. The name of the ISA is appended to its name. The function must not keep a pointer, since it is declared as
