@@ -39,7 +39,7 @@ func visionCalls() []call {
 func visionModelCalls() []call {
 	vmamba := vision.VMambaConfig{Classes: 2, Channels: 3, Depths: []int{1}, Dims: []int{4}, State: 1, Expand: 1, Rank: 1, Conv: 3, MLPRatio: 2, DropPath: 0.1, Orders: op.VMambaOrders}
 	vim := vision.VimConfig{Classes: 2, Channels: 3, Height: 8, Width: 8, Patch: 4, Stride: 4, Dim: 4, Depth: 1, State: 2, Conv: 3, Inner: 4, Rank: 1, Eps: 1e-5, LayerScale: 1}
-	unet := vision.MambaUNetConfig{Classes: 2, Axes: 2, Channels: 3, Dims: []int{4}, Depths: []int{1}, State: 1, DecoderDepths: []int{1}, DropPath: 0.1,
+	unet := vision.MambaUNetConfig{Classes: 2, Axes: 2, Channels: 3, Dims: []int{4}, Depths: []int{1}, State: 1, DecoderDepths: []int{1}, DropPath: 0.1, Stem: []int{2},
 		DeepSupervision: true, Orders: op.VMambaOrders}
 	stage := vision.SegMambaStageConfig{Channels: 4, Axes: 3, Depth: 1, State: 2, Conv: 3, Inner: 4, Slices: 2, Hidden: 4}
 	mamba := layer.MambaConfig{Channels: 4, Inner: 6, State: 2, Width: 3, Rank: 1, DtMin: 0.1, DtMax: 0.2, DtFloor: 0.1, DtScale: 1, Depth: 2}
@@ -70,7 +70,7 @@ func visionModelCalls() []call {
 				fine: of("Channels=0", "Depths=nil", "Dims=nil", "State=0", "Expand=0", "Rank=0", "Conv=0", "MLPRatio=0", "DropPath=0", "Orders=nil")},
 			{name: "vision.NewVim", f: vision.NewVim, args: with(vim), fine: of("Channels=0", "Height=0", "Width=0", "Stride=0", "Dim=0", "Depth=0", "Token=0",
 				"State=0", "Conv=0", "Inner=0", "Rank=0", "LayerScale=0", "LayerScale=-1", "Eps=0", "DropPath=0")},
-			{name: "vision.NewMambaUNet", f: vision.NewMambaUNet, args: with(unet), fine: of("Axes=0", "Channels=0", "Dims=nil", "State=0", "DecoderDepths=nil", "DropPath=0", "Orders=nil", "Hidden=0")},
+			{name: "vision.NewMambaUNet", f: vision.NewMambaUNet, args: with(unet), fine: of("Axes=0", "Channels=0", "Dims=nil", "State=0", "DecoderDepths=nil", "DropPath=0", "Orders=nil", "Hidden=0", "Stem=nil")},
 			{name: "vision.NewSegMambaStage", f: vision.NewSegMambaStage, args: with(stage), fine: of("Axes=0", "Depth=0", "State=0", "Conv=0", "Inner=0", "Slices=*", "Hidden=0")},
 			{name: "vision.NewUMambaLayer", f: vision.NewUMambaLayer, args: with(mamba), fine: of("Inner=0", "State=0", "Width=0", "Rank=0", "DtFloor=0", "DtScale=0", "Depth=0", "Depth=1*", "Depth=4*", "Slices=0", "LayerScale=0", "LayerScale=-1")},
 			{name: "vision.VMambaTiny", f: vision.VMambaTiny}, {name: "vision.VMambaSmall", f: vision.VMambaSmall}, {name: "vision.VMambaBase", f: vision.VMambaBase},

@@ -273,7 +273,8 @@ func (l *visionLoad) start(c vision.MambaUNetConfig) (vision.Model, error) {
 	return m, l.fillSome(m, func(name string) string {
 		name, ok := strings.CutPrefix(name, "vmunet.")
 		decoder := strings.HasPrefix(name, "layers_up.")
-		if !ok || strings.HasPrefix(name, "final_") || decoder && !strings.Contains(name, ".blocks.") {
+		stem := strings.HasPrefix(name, "stem") || len(c.Stem) > 0 && strings.HasPrefix(name, "patch_embed.")
+		if !ok || stem || strings.HasPrefix(name, "final_") || decoder && !strings.Contains(name, ".blocks.") {
 			return ""
 		}
 		for i := range stages {

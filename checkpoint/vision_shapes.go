@@ -179,6 +179,10 @@ func (s *shapes) unet(h hidden) vision.MambaUNetConfig {
 		Axes: 2, Classes: s.at("vmunet.final_conv.weight", 0), Channels: s.at("vmunet.patch_embed.proj.weight", 1),
 		State: s.at("vmunet.layers.0.blocks.0.self_attention.A_logs", 1), DeepSupervision: s.parts["deep"], DropPath: h.DropPath,
 	}
+	for i := range s.count("vmunet.stem") {
+		c.Stem = append(c.Stem, s.at(fmt.Sprintf("vmunet.stem.%d.conv1.conv.weight", i), 0))
+		c.Channels = s.at("vmunet.stem.0.conv1.conv.weight", 1)
+	}
 	for i := range s.count("vmunet.layers") {
 		stage := fmt.Sprintf("vmunet.layers.%d.blocks", i)
 		c.Depths, c.Dims = append(c.Depths, s.blocks(stage)), append(c.Dims, s.at(stage+".0.ln_1.weight", 0))

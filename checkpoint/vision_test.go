@@ -144,6 +144,7 @@ func TestSaveVisionHidden(t *testing.T) {
 		vision.NewVim(vision.VimConfig{Classes: 3, Height: 8, Patch: 8, Dim: 6, Depth: 1, Token: vision.LastToken}),
 		vision.NewVMamba(vision.VMambaConfig{Classes: 3, Depths: []int{1, 2}, Dims: []int{10, 14}, Expand: 1.35, MLPRatio: 0.77, Rank: 3, DropPath: 0.2}),
 		vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Dims: []int{8, 12}, Depths: []int{1, 1}, DropPath: 0.3, DeepSupervision: true}),
+		vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Channels: 1, Stem: []int{3, 5}, Dims: []int{6}, Depths: []int{1, 1}, State: 2}),
 		vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Axes: 3, Dims: []int{2, 4}, Depths: []int{1, 2}, State: 3}),
 	} {
 		dir := t.TempDir()

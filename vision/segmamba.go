@@ -209,28 +209,45 @@ type resBlock struct {
 	conv [3]*layer.Conv // the third or nil
 }
 
+// convParts makes the convolutional parts of a U-Net.
+type convParts struct {
+	axes int
+	o    build.Options
+	add  func(layer.Params, error)
+}
+
+func (p convParts) conv(in, out, kernel, stride, padding int, bias bool, name string) *layer.Conv {
+	k := slices.Repeat([]int{kernel}, p.axes)
+	c := layer.NewConv(layer.ConvConfig{In: in, Out: out, Kernel: k, Stride: []int{stride}, Padding: []int{padding}, NoBias: !bias}, p.o.Part(name)...)
+	p.add(c.Params(), c.Err())
+	return c
+}
+
+func (p convParts) block(in, out int, name string) *resBlock {
+	b := &resBlock{}
+	b.conv[0], b.conv[1] = p.conv(in, out, 3, 1, 1, false, name+".conv1.conv"), p.conv(out, out, 3, 1, 1, false, name+".conv2.conv")
+	if in != out {
+		b.conv[2] = p.conv(in, out, 1, 1, 0, false, name+".conv3.conv")
+	}
+	return b
+}
+
+func (p convParts) decoder(in, out int, name string) decoderStage {
+	up := layer.NewConvTranspose(layer.ConvTransposeConfig{In: in, Out: out, Kernel: slices.Repeat([]int{2}, p.axes), Stride: []int{2}, NoBias: true},
+		p.o.Part(name+".transp_conv.conv")...)
+	p.add(up.Params(), up.Err())
+	return decoderStage{up, p.block(2*out, out, name+".conv_block")}
+}
+
 func newSegMamba(cfg MambaUNetConfig, o build.Options, add func(layer.Params, error)) *segMamba {
 	n, dims := len(cfg.Dims), cfg.Dims
-	conv := func(in, out, kernel, stride, padding int, bias bool, name string) *layer.Conv {
-		k := slices.Repeat([]int{kernel}, 3)
-		c := layer.NewConv(layer.ConvConfig{In: in, Out: out, Kernel: k, Stride: []int{stride}, Padding: []int{padding}, NoBias: !bias}, o.Part(name)...)
-		add(c.Params(), c.Err())
-		return c
-	}
-	block := func(in, out int, name string) *resBlock {
-		b := &resBlock{}
-		b.conv[0], b.conv[1] = conv(in, out, 3, 1, 1, false, name+".conv1.conv"), conv(out, out, 3, 1, 1, false, name+".conv2.conv")
-		if in != out {
-			b.conv[2] = conv(in, out, 1, 1, 0, false, name+".conv3.conv")
-		}
-		return b
-	}
+	c := convParts{3, o, add}
 	m := &segMamba{}
 	for i, dim := range dims {
 		if i == 0 {
-			m.down = append(m.down, conv(cfg.Channels, dim, 7, 2, 3, true, "vit.downsample_layers.0.0"))
+			m.down = append(m.down, c.conv(cfg.Channels, dim, 7, 2, 3, true, "vit.downsample_layers.0.0"))
 		} else {
-			m.down = append(m.down, conv(dims[i-1], dim, 2, 2, 0, true, fmt.Sprintf("vit.downsample_layers.%d.1", i)))
+			m.down = append(m.down, c.conv(dims[i-1], dim, 2, 2, 0, true, fmt.Sprintf("vit.downsample_layers.%d.1", i)))
 		}
 		part, err := build.Collect(o.Part(""))
 		names := segMambaNames{fmt.Sprintf("vit.gscs.%d", i), fmt.Sprintf("vit.stages.%d", i), fmt.Sprintf("vit.mlps.%d", i)}
@@ -240,16 +257,13 @@ func newSegMamba(cfg MambaUNetConfig, o build.Options, add func(layer.Params, er
 	}
 	wide := append(append([]int{cfg.Channels}, dims...), cfg.Hidden) // the channels of the image and of each map
 	for i := range n + 1 {
-		m.encoder = append(m.encoder, block(wide[i], wide[i+1], fmt.Sprintf("encoder%d.layer", i+1)))
+		m.encoder = append(m.encoder, c.block(wide[i], wide[i+1], fmt.Sprintf("encoder%d.layer", i+1)))
 	}
 	for i := n; i > 0; i-- {
-		name := fmt.Sprintf("decoder%d", i+1)
-		up := layer.NewConvTranspose(layer.ConvTransposeConfig{In: wide[i+1], Out: wide[i], Kernel: []int{2, 2, 2}, Stride: []int{2}, NoBias: true}, o.Part(name+".transp_conv.conv")...)
-		add(up.Params(), up.Err())
-		m.decoder = append(m.decoder, decoderStage{up, block(2*wide[i], wide[i], name+".conv_block")})
+		m.decoder = append(m.decoder, c.decoder(wide[i+1], wide[i], fmt.Sprintf("decoder%d", i+1)))
 	}
-	m.last = block(dims[0], dims[0], "decoder1.layer")
-	m.head = conv(dims[0], cfg.Classes, 1, 1, 0, true, "out.conv.conv")
+	m.last = c.block(dims[0], dims[0], "decoder1.layer")
+	m.head = c.conv(dims[0], cfg.Classes, 1, 1, 0, true, "out.conv.conv")
 	return m
 }
 
@@ -267,6 +281,14 @@ func (b *resBlock) apply(s *build.Steps, x *G.Node) *G.Node {
 	return activate(s, s.Do(op.Add(y, x)), op.LeakyReLU)
 }
 
+func (d decoderStage) apply(s *build.Steps, x, skip *G.Node) *G.Node {
+	up := s.Do(d.up.Apply(x))
+	if up == nil {
+		return nil
+	}
+	return d.block.apply(s, s.Do(op.Concat(up.Dims()-1, up, skip)))
+}
+
 func (m *segMamba) apply(s *build.Steps, x *G.Node) (maps, decoded G.Nodes, logits *G.Node) {
 	skips := G.Nodes{m.encoder[0].apply(s, x)}
 	for i, t := range m.stages {
@@ -281,8 +303,7 @@ func (m *segMamba) apply(s *build.Steps, x *G.Node) (maps, decoded G.Nodes, logi
 	}
 	x = skips[len(skips)-1]
 	for i, d := range m.decoder {
-		up := s.Do(d.up.Apply(x))
-		x = d.block.apply(s, s.Do(op.Concat(4, up, skips[len(skips)-2-i])))
+		x = d.apply(s, x, skips[len(skips)-2-i])
 		decoded = append(decoded, x)
 	}
 	return maps, decoded[:len(decoded)-1], s.Do(m.head.Apply(m.last.apply(s, x)))

@@ -17,7 +17,8 @@ import (
 //
 // For images (batch, height, width, channels) it is VM-UNet (Ruan and Xiang, "VM-UNet: Vision Mamba UNet for Medical Image Segmentation"): VMamba's blocks
 // of the first form on both sides, patch merging and expanding, added skips. Its names of weights begin with vmunet. An image of one channel is repeated
-// three times if the model takes three.
+// three times if the model takes three. Its cells are 4 by 4 pixels, so thin structures pass through one cell. With a Stem, stages of residual convolutions see
+// each pixel before the scans, and again after them.
 //
 // For volumes (batch, depth, height, width, channels) it is SegMamba (Xing et al., "SegMamba: Long-range Sequential Modeling Mamba For 3D Medical Image
 // Segmentation"): stages of gated convolutions and of layer.Mamba with slices, and a decoder of residual convolutions with concatenated skips. The scans of
@@ -44,6 +45,10 @@ type MambaUNetConfig struct {
 	// Of images alone.
 	DecoderDepths []int   // blocks of each stage of the decoder, the coarsest first; 2, …, 2, 1
 	DropPath      float64 // probability, in training, to drop a block for an image. It grows linearly from 0 to the coarsest block, and falls again to 0
+	// Stem has the channels of stages of residual convolutions before the scans, the first at the resolution of the image, each at half of that before it.
+	// The scans begin at half the resolution of the last. Each stage has its counterpart after the scans, with a concatenated skip. None by default: then the
+	// scans begin at a quarter of the image's resolution.
+	Stem []int
 	// Orders returns the directions of the scans; op.VMambaOrders. See layer.SS2DConfig.
 	Orders func(height, width int) []op.Order
 
@@ -124,8 +129,8 @@ func (c MambaUNetConfig) check() error {
 		counts("Dims", c.Dims, stages), rate("DropPath", c.DropPath)); err != nil {
 		return err
 	}
-	if stages > maxStages {
-		return fmt.Errorf("field Depths has %d stages, want at most %d", stages, maxStages)
+	if all := stages + len(c.Stem); all > maxStages {
+		return fmt.Errorf("fields Depths and Stem have %d stages, want at most %d", all, maxStages)
 	}
 	switch c.Axes {
 	case 2:
@@ -135,13 +140,17 @@ func (c MambaUNetConfig) check() error {
 		if c.Hidden != 0 {
 			return fmt.Errorf("field Hidden is %d, want 0: it is for volumes, Axes 3", c.Hidden)
 		}
-		if c.Dims[0]%4 != 0 {
+		if len(c.Stem) > 0 {
+			if err := counts("Stem", c.Stem, len(c.Stem)); err != nil {
+				return err
+			}
+		} else if c.Dims[0]%4 != 0 {
 			return fmt.Errorf("field Dims[0] is %d, want a multiple of 4: the last expansion makes 4 by 4 pixels of a cell, with a quarter of its channels", c.Dims[0])
 		}
 		return counts("DecoderDepths", c.DecoderDepths, stages)
 	case 3:
-		if c.DecoderDepths != nil || c.DropPath != 0 || c.Orders != nil || c.Attention {
-			return fmt.Errorf("field DecoderDepths, DropPath, Orders or Attention is given, want none: they are for images, Axes 2")
+		if c.DecoderDepths != nil || c.DropPath != 0 || c.Orders != nil || c.Attention || c.Stem != nil {
+			return fmt.Errorf("field DecoderDepths, DropPath, Stem, Orders or Attention is given, want none: they are for images, Axes 2")
 		}
 		return build.Axes("Hidden", c.Hidden)
 	}
@@ -153,7 +162,15 @@ func (c MambaUNetConfig) multiple() int {
 	if c.Axes == 3 {
 		return 1 << len(c.Depths)
 	}
-	return 4 << (len(c.Depths) - 1)
+	return c.cell() << (len(c.Depths) - 1)
+}
+
+// cell returns the number of pixels of an image that a cell of the first scans is wide.
+func (c MambaUNetConfig) cell() int {
+	if len(c.Stem) > 0 {
+		return 1 << len(c.Stem)
+	}
+	return 4
 }
 
 // unet is what a MambaUNet has inside.
@@ -210,7 +227,7 @@ func (m *MambaUNet) Features(x *G.Node, opts ...CallOption) (G.Nodes, error) {
 }
 
 // Deep returns the logits of Apply and then those of the heads of the decoder, from fine to coarse, for a loss with deep supervision such as
-// op.DeepSupervision. Each is (batch, grid…, classes): of an image the second has an eighth of its resolution, of a volume half, and every further one half of
+// op.DeepSupervision. Each is (batch, grid…, classes): of an image the second has an eighth of its resolution without a Stem, of a volume half, and every further one half of
 // the one before. It is an error if the model has no such heads, or if it cannot halve the size of x as often as it has stages.
 func (m *MambaUNet) Deep(x *G.Node, opts ...CallOption) (G.Nodes, error) {
 	if err := build.Err(m); err != nil {
@@ -281,10 +298,12 @@ func (m *MambaUNet) Fwd(x G.Input) G.Result {
 
 // vmUNet is VM-UNet.
 type vmUNet struct {
+	stem     []*resBlock // or none
 	embed    *layer.Conv
 	norm     *layer.LayerNorm
 	down, up []vmUNetStage
-	last     *layer.PatchExpanding
+	last     *layer.PatchExpanding // or nil with a stem
+	stemUp   []decoderStage        // of the stem, the coarsest first
 	head     *layer.Conv
 }
 
@@ -299,11 +318,14 @@ func newVMUNet(cfg MambaUNetConfig, o build.Options, add func(layer.Params, erro
 	const prefix = "vmunet."
 	part := func(name string) []Option { return o.Part(prefix + name) }
 	n, dims := len(cfg.Dims), cfg.Dims
-	u := &vmUNet{
-		embed: layer.NewConv(layer.ConvConfig{In: cfg.Channels, Out: dims[0], Kernel: []int{4, 4}, Stride: []int{4}}, part("patch_embed.proj")...),
-		norm:  layer.NewLayerNorm(layer.LayerNormConfig{Channels: dims[0]}, part("patch_embed.norm")...),
+	u, in, patch, c := &vmUNet{}, cfg.Channels, 4, convParts{2, o, add}
+	for i, out := range cfg.Stem {
+		u.stem = append(u.stem, c.block(in, out, fmt.Sprintf("%sstem.%d", prefix, i)))
+		in, patch = out, 2
 	}
-	add(build.Together[layer.Params](u.embed, u.norm))
+	u.embed = c.conv(in, dims[0], patch, patch, 0, true, prefix+"patch_embed.proj")
+	u.norm = layer.NewLayerNorm(layer.LayerNormConfig{Channels: dims[0]}, part("patch_embed.norm")...)
+	add(u.norm.Params(), u.norm.Err())
 	// blocks returns the blocks of a stage. drop returns that of a block.
 	blocks := func(name string, dim, depth int, drop func(i int) drop) (all []*vssBlock) {
 		each, count := o.Repeated(depth)
@@ -345,10 +367,18 @@ func newVMUNet(cfg MambaUNetConfig, o build.Options, add func(layer.Params, erro
 		})
 		u.up, done = append(u.up, stage), done+cfg.DecoderDepths[i]
 	}
-	u.last = layer.NewPatchExpanding(layer.PatchExpandingConfig{Channels: dims[0], Out: dims[0] / 4, Block: []int{4, 4}}, part("final_up")...)
-	u.head = layer.NewConv(layer.ConvConfig{In: dims[0] / 4, Out: cfg.Classes, Kernel: []int{1, 1}}, part("final_conv")...)
-	normal(o, u.last.Expand)
-	add(build.Together[layer.Params](u.last, u.head))
+	out := dims[0]
+	for i := len(cfg.Stem) - 1; i >= 0; i-- {
+		u.stemUp = append(u.stemUp, c.decoder(out, cfg.Stem[i], fmt.Sprintf("%sstem_up.%d", prefix, i)))
+		out = cfg.Stem[i]
+	}
+	if u.stem == nil {
+		out = dims[0] / 4
+		u.last = layer.NewPatchExpanding(layer.PatchExpandingConfig{Channels: dims[0], Out: out, Block: []int{4, 4}}, part("final_up")...)
+		normal(o, u.last.Expand)
+		add(u.last.Params(), u.last.Err())
+	}
+	u.head = c.conv(out, cfg.Classes, 1, 1, 0, true, prefix+"final_conv")
 	return u
 }
 
@@ -360,9 +390,16 @@ func sum(list []int) (n int) {
 }
 
 func (u *vmUNet) apply(s *build.Steps, x *G.Node) (maps, decoded G.Nodes, logits *G.Node) {
+	var fine, skips G.Nodes
+	for i, b := range u.stem {
+		if i > 0 {
+			x = s.Do(op.MaxPool(x, op.PoolConfig{Kernel: []int{2, 2}}))
+		}
+		x = b.apply(s, x)
+		fine = append(fine, x)
+	}
 	x = s.Do(u.norm.Apply(s.Do(u.embed.Apply(x))))
 	maps = G.Nodes{x}
-	var skips G.Nodes
 	for _, stage := range u.down {
 		skips = append(skips, x)
 		for _, b := range stage.blocks {
@@ -382,5 +419,11 @@ func (u *vmUNet) apply(s *build.Steps, x *G.Node) (maps, decoded G.Nodes, logits
 		}
 		maps, decoded = append(maps, x), append(decoded, x)
 	}
-	return maps, decoded[:len(decoded)-1], s.Do(u.head.Apply(s.Do(u.last.Apply(x))))
+	for i, d := range u.stemUp {
+		x = d.apply(s, x, fine[len(fine)-1-i])
+	}
+	if u.last != nil {
+		x = s.Do(u.last.Apply(x))
+	}
+	return maps, decoded[:len(decoded)-1], s.Do(u.head.Apply(x))
 }

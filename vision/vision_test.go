@@ -45,6 +45,9 @@ func samples() []sample {
 		{"MambaUNet", flat, func(drop float64, opts ...layer.Option) network {
 			return vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Dims: []int{8}, Depths: []int{1, 1}, State: 3, DropPath: drop}, opts...)
 		}},
+		{"MambaUNet with a stem", flat, func(drop float64, opts ...layer.Option) network {
+			return vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Stem: []int{3, 4}, Dims: []int{6}, Depths: []int{1, 1}, State: 3, DropPath: drop}, opts...)
+		}},
 		{"MambaUNet of volumes", volume, func(_ float64, opts ...layer.Option) network {
 			return vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Axes: 3, Dims: []int{4}, Depths: []int{1, 1}, State: 3}, opts...)
 		}},
@@ -157,7 +160,7 @@ func TestDropPath(t *testing.T) {
 		y := c.must(m.Apply(G.NodeFromAny(g, x, G.WithName("x")), nn.WithTraining(n)))
 		return c.run(g, y)[0]
 	}
-	for _, s := range samples()[:5] {
+	for _, s := range samples()[:6] {
 		m := s.make(0.6, layer.WithDtype(tensor.Float64), layer.WithSeed(1))
 		stir(m.Params())
 		x := randomImage(rand.New(rand.NewPCG(1, 2)), tensor.Float64, append([]int{6}, s.image...)...)
@@ -386,7 +389,8 @@ func TestErrors(t *testing.T) {
 		{vision.NewVim(vision.VimConfig{Classes: 2, Token: 9}), "Token is 9, want MiddleToken"},
 		{vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Axes: 4}), "Axes is 4, want 2 for images or 3 for volumes"},
 		{vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Dims: []int{6}}), "Dims[0] is 6, want a multiple of 4"},
-		{vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Axes: 3, DropPath: 0.1}), "DropPath, Orders or Attention is given, want none"},
+		{vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Stem: []int{4, 0}}), "Stem[1] is 0, want 1 to"},
+		{vision.NewMambaUNet(vision.MambaUNetConfig{Classes: 2, Axes: 3, DropPath: 0.1}), "DropPath, Stem, Orders or Attention is given, want none"},
 	} {
 		if err := test.model.Err(); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("error %v, want %s", err, test.want)
