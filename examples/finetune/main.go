@@ -16,19 +16,16 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"math"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
-	"syscall"
 
 	"github.com/gomamba/mamba/checkpoint"
+	"github.com/gomamba/mamba/examples/internal/loop"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
@@ -36,17 +33,7 @@ import (
 	"github.com/gomamba/mamba/train"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// After the first signal, the next one has its usual effect.
-	context.AfterFunc(ctx, stop)
-	if os.Getenv("GOGC") == "" {
-		// Nearly all of the heap is numbers, which the collector does not scan. So frequent collections cost little, and a large
-		// model needs a quarter to a third less memory and trains faster.
-		debug.SetGCPercent(20)
-	}
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
+func main() { loop.Main(run) }
 
 // run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -54,15 +41,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		err = work(ctx, set, stdout)
 	}
-	switch {
-	case errors.Is(err, context.Canceled):
-		fmt.Fprintf(stdout, "stopped     and saved: the same command with -resume continues\n")
-		return 0
-	case err != nil && !errors.Is(err, flag.ErrHelp):
-		fmt.Fprintln(stderr, "finetune:", err)
-		return 1
-	}
-	return 0
+	return loop.Exit("finetune", err, stdout, stderr)
 }
 
 // text is a corpus with a name, and the perplexity of its held-out part before and after training.
@@ -116,7 +95,7 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 			return err
 		}
 	}
-	if err := loop(ctx, t, show, set, out); err != nil {
+	if err := loop.Run(ctx, t, show, set.resume, out); err != nil {
 		return err
 	}
 	for i := range texts {
@@ -169,19 +148,13 @@ func prepare(set settings) (*tensorfile.Lock, error) {
 	if set.model != "" && sameFolder(set.model, set.out) {
 		return nil, fmt.Errorf("-out is %q, the directory of -model: should be another", set.out)
 	}
-	dir := set.out
+	base := ""
 	if set.model == "" {
-		dir = baseDir(set)
+		base = "base"
 	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return nil, outError(set.out, err)
-	}
-	lock, err := tensorfile.Acquire(filepath.Join(set.out, "finetune"))
-	if errors.Is(err, tensorfile.ErrLocked) {
-		return nil, fmt.Errorf("-out is %q, which another run is using: should be another directory: %w", set.out, err)
-	}
+	lock, err := loop.Lock(set.out, base, "finetune")
 	if err != nil {
-		return nil, outError(set.out, err)
+		return nil, err
 	}
 	if err := clearStates(set); err != nil {
 		return nil, errors.Join(err, lock.Release())
@@ -201,23 +174,18 @@ func clearStates(set settings) error {
 	if set.resume {
 		return nil
 	}
-	file := stateFile(set)
-	steps, settings, err := train.Saved(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		file = baseFile(set)
-		steps, settings, err = train.Saved(file)
+	there, err := loop.Unfinished(set.out, stateFile(set))
+	if err == nil && !there {
+		if there, err = loop.Unfinished(set.out, baseFile(set)); err == nil && there { // the model alone has been trained
+			err = loop.Continue(set.out, baseFile(set))
+		}
 	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return fmt.Errorf("%w; remove it to start again", err)
-	case file == baseFile(set) || fmt.Sprint(steps) != settings["-steps"]:
-		return fmt.Errorf("-out is %q, which holds a run that has not ended: continue it with -resume, or remove %s to start again", set.out, file)
+	if err != nil {
+		return err
 	}
 	for _, f := range []string{stateFile(set), baseFile(set)} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return outError(set.out, err)
+			return loop.OutError(set.out, err)
 		}
 	}
 	return nil
@@ -230,14 +198,6 @@ func sameFolder(a, b string) bool {
 	}
 	y, err := os.Stat(b)
 	return err == nil && os.SameFile(x, y)
-}
-
-func outError(path string, err error) error {
-	var pathError *fs.PathError
-	if errors.As(err, &pathError) {
-		err = pathError.Err
-	}
-	return fmt.Errorf("-out is %q, should be a directory that can be written: %w", path, err)
 }
 
 // newTrainer returns a trainer on a corpus, and its progress.
@@ -262,23 +222,6 @@ func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[strin
 	return t, show, err
 }
 
-// loop trains, from the beginning or from where a resumed run stopped.
-func loop(ctx context.Context, t *train.Trainer, show *report.Progress, set settings, out io.Writer) error {
-	if set.resume {
-		resumed, err := t.Resume()
-		if err != nil {
-			return err
-		}
-		if resumed {
-			fmt.Fprintf(out, "resumed     after step %d of %d\n", t.Done(), show.Steps)
-		}
-	}
-	show.Start(t.Done())
-	err := t.Run(ctx)
-	show.Finish()
-	return err
-}
-
 // finish writes the result, the tokenizer and the picture.
 func finish(set settings, lm *nn.LM, curve *train.Curve, enc encoding, out io.Writer) error {
 	what := "model"
@@ -301,7 +244,7 @@ func finish(set settings, lm *nn.LM, curve *train.Curve, enc encoding, out io.Wr
 	}
 	for _, name := range stale {
 		if err := os.Remove(filepath.Join(set.out, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return outError(set.out, err)
+			return loop.OutError(set.out, err)
 		}
 	}
 	if set.model != "" {
@@ -311,7 +254,7 @@ func finish(set settings, lm *nn.LM, curve *train.Curve, enc encoding, out io.Wr
 	}
 	png := filepath.Join(set.out, "loss.png")
 	if err := report.WritePNG(png, report.Loss{Label: "loss, nats per " + enc.unit()}.Panel(curve)); err != nil {
-		return outError(set.out, err)
+		return loop.OutError(set.out, err)
 	}
 	fmt.Fprintf(out, "%-11s %s\ncurve       %s\n", what, set.out, png)
 	return nil

@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/gomamba/mamba/checkpoint"
+	"github.com/gomamba/mamba/examples/internal/loop"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/tokens"
@@ -85,7 +86,7 @@ func trainBase(ctx context.Context, set settings, base text, out io.Writer) (*nn
 		return nil, err
 	}
 	defer t.Close()
-	if err := loop(ctx, t, show, own, out); err != nil {
+	if err := loop.Run(ctx, t, show, own.resume, out); err != nil {
 		return nil, err
 	}
 	return lm, checkpoint.Save(baseDir(set), lm)
@@ -123,7 +124,7 @@ func copyTokenizer(from, to string) error {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(to, name), data, 0o666); err != nil {
-			return outError(to, err)
+			return loop.OutError(to, err)
 		}
 	}
 	return nil

@@ -1,0 +1,106 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/gomamba/mamba/internal/tensorfile"
+	"github.com/gomamba/mamba/report"
+	"github.com/gomamba/mamba/train"
+)
+
+// Main runs a program that trains and that can be stopped and resumed, and ends the process with its exit code.
+func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// After the first signal, the next one has its usual effect.
+	context.AfterFunc(ctx, stop)
+	if os.Getenv("GOGC") == "" {
+		// Nearly all of the heap is numbers, which the collector does not scan. So frequent collections cost little, and a large
+		// model needs a quarter to a third less memory and trains faster.
+		debug.SetGCPercent(20)
+	}
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// Exit prints the error that a program ends with, and returns its exit code.
+func Exit(program string, err error, stdout, stderr io.Writer) int {
+	switch {
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintf(stdout, "stopped     and saved: the same command with -resume continues\n")
+		return 0
+	case err != nil && !errors.Is(err, flag.ErrHelp):
+		fmt.Fprintf(stderr, "%s: %v\n", program, err)
+		return 1
+	}
+	return 0
+}
+
+// Lock makes the directory that -out names, and inside, and locks it for a program.
+func Lock(out, inside, program string) (*tensorfile.Lock, error) {
+	if err := os.MkdirAll(filepath.Join(out, inside), 0o777); err != nil {
+		return nil, OutError(out, err)
+	}
+	lock, err := tensorfile.Acquire(filepath.Join(out, program))
+	if errors.Is(err, tensorfile.ErrLocked) {
+		return nil, fmt.Errorf("-out is %q, which another run is using: should be another directory: %w", out, err)
+	}
+	if err != nil {
+		return nil, OutError(out, err)
+	}
+	return lock, nil
+}
+
+// OutError adds -out to an error of the file system.
+func OutError(out string, err error) error {
+	var pathError *fs.PathError
+	if errors.As(err, &pathError) {
+		err = pathError.Err
+	}
+	return fmt.Errorf("-out is %q, should be a directory that can be written: %w", out, err)
+}
+
+// Unfinished returns an error if a file has the state of a run that has not ended. A run saves its flag -steps. there says whether there is a
+// state.
+func Unfinished(out, file string) (there bool, err error) {
+	steps, settings, err := train.Saved(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return true, fmt.Errorf("%w; remove it to start again", err)
+	case fmt.Sprint(steps) != settings["-steps"]:
+		return true, Continue(out, file)
+	}
+	return true, nil
+}
+
+// Continue returns the error of a directory that holds the state of a run that has not ended.
+func Continue(out, file string) error {
+	return fmt.Errorf("-out is %q, which holds a run that has not ended: continue it with -resume, or remove %s to start again", out, file)
+}
+
+// Run trains, from the beginning or from where a resumed run stopped.
+func Run(ctx context.Context, t *train.Trainer, show *report.Progress, resume bool, out io.Writer) error {
+	if resume {
+		resumed, err := t.Resume()
+		if err != nil {
+			return err
+		}
+		if resumed {
+			fmt.Fprintf(out, "resumed     after step %d of %d\n", t.Done(), show.Steps)
+		}
+	}
+	show.Start(t.Done())
+	err := t.Run(ctx)
+	show.Finish()
+	return err
+}
