@@ -74,7 +74,7 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 	tuned := texts[len(texts)-1]
 	fmt.Fprintf(out, "data        %s: documents: %d, %ss: %d, held out: %d\n", tuned.name, len(tuned.train)+len(tuned.heldOut), enc.unit(),
 		tuned.tokens, len(tuned.heldOut))
-	model := fingerprint(lm)
+	model := loop.Fingerprint(lm.Params())
 	what := "all weights"
 	if set.lora > 0 {
 		if _, err := lm.Params().AddLoRA(layer.LoRAConfig{Rank: set.lora, Alpha: set.alpha, Seed: uint64(set.seed)}); err != nil {

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -128,16 +126,4 @@ func copyTokenizer(from, to string) error {
 		}
 	}
 	return nil
-}
-
-// fingerprint returns a checksum of a model's weights. A run is resumed only with the model that it started from.
-func fingerprint(lm *nn.LM) string {
-	h := sha256.New()
-	for _, p := range lm.Params() {
-		fmt.Fprint(h, p.Name, p.Value.Shape())
-		if err := binary.Write(h, binary.LittleEndian, p.Value.Data()); err != nil {
-			panic(err) // floats have a size, and a hash has no errors
-		}
-	}
-	return fmt.Sprintf("%x", h.Sum(nil)[:8])
 }

@@ -74,7 +74,7 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 		return err
 	}
 	set.complete(d)
-	fmt.Fprintf(out, "data        %s: images: %d, held out: %d, classes: %v, channels: %d\n", d.name, len(d.train)+len(d.heldOut), len(d.heldOut), d.classes, d.channels)
+	fmt.Fprintf(out, "data        %s: images: %d, held out: %d, classes: %v, channels: %d\n", d.name, d.train.Len()+d.heldOut.Len(), d.heldOut.Len(), d.classes, d.channels)
 	whole := description{Axes: d.axes, Channels: d.channels, Width: set.width, Crop: set.crop, Classes: d.classes, Background: d.background, Prepare: d.prepare}
 	descriptions, err := pair(whole, names)
 	if err != nil {
@@ -208,11 +208,15 @@ func (n *network) train(ctx context.Context, set settings, d *dataset, out io.Wr
 		return r, err
 	}
 	defer p.Close()
-	for _, s := range d.heldOut {
+	for i := range d.original.Len() {
 		if err := ctx.Err(); err != nil {
 			return r, err
 		}
-		l, err := p.labels(s.Image, set)
+		s, err := d.original.Load(i)
+		if err != nil {
+			return r, err
+		}
+		l, err := p.segment(s.Image, set)
 		if err == nil {
 			err = r.confusion.Add(integers(l), integers(s.Labels), -1)
 		}
@@ -258,7 +262,11 @@ type classMetrics struct {
 // finish writes pictures and metrics.json, and prints the metrics.
 func finish(set settings, d *dataset, results []result, out io.Writer) error {
 	var m metrics
-	for _, s := range d.heldOut {
+	for i := range d.original.Len() {
+		s, err := d.original.Load(i)
+		if err != nil {
+			return err
+		}
 		m.HeldOut = append(m.HeldOut, s.Name)
 	}
 	number := func(v float64) *float64 {
@@ -294,7 +302,7 @@ func finish(set settings, d *dataset, results []result, out io.Writer) error {
 	}); err != nil {
 		return loop.OutError(set.out, err)
 	}
-	fmt.Fprintf(out, "metrics     %s\n\n%s, held out:\n", file, plural(len(d.heldOut), "image"))
+	fmt.Fprintf(out, "metrics     %s\n\n%s, held out:\n", file, plural(d.heldOut.Len(), "image"))
 	for _, r := range results {
 		fmt.Fprintf(out, "%-11s pixel accuracy %.4f\n", r.Kind, r.confusion.Accuracy())
 	}
@@ -308,13 +316,23 @@ func finish(set settings, d *dataset, results []result, out io.Writer) error {
 
 // picture writes the first image held out, its truth and the predictions side by side; of a volume, the slice in the middle.
 func (d *dataset) picture(set settings, results []result, out io.Writer) error {
-	slice := func(l *images.Labels) (*images.Image, error) { return middle(l).Picture(len(d.classes)) }
-	im, err := shown(d.original[0])
+	slice := func(l *images.Labels) (*images.Image, error) {
+		l, err := middle(l)
+		if err != nil {
+			return nil, err
+		}
+		return l.Picture(len(d.classes))
+	}
+	first, err := d.original.Load(0)
+	if err != nil {
+		return err
+	}
+	im, err := shown(first.Image)
 	if err != nil {
 		return err
 	}
 	all, what := []*images.Image{im}, []string{"image", "truth"}
-	truth, err := slice(d.heldOut[0].Labels)
+	truth, err := slice(first.Labels)
 	if err != nil {
 		return err
 	}
@@ -334,7 +352,7 @@ func (d *dataset) picture(set settings, results []result, out io.Writer) error {
 	if err := images.WritePNG(file, picture); err != nil {
 		return loop.OutError(set.out, err)
 	}
-	fmt.Fprintf(out, "picture     %s: %s of %s\n", file, strings.Join(what, ", "), d.heldOut[0].Name)
+	fmt.Fprintf(out, "picture     %s: %s of %s\n", file, strings.Join(what, ", "), first.Name)
 	return nil
 }
 

@@ -204,10 +204,18 @@ func softmax(x []float32) {
 	}
 }
 
-// labels returns the classes of the cells of a prepared image.
-func (p *predictor) labels(im *images.Image, set settings) (*images.Labels, error) {
+// segment returns the classes of the cells of an image, on its own grid.
+func (p *predictor) segment(im *images.Image, set settings) (*images.Labels, error) {
+	prepared, err := p.Prepare.apply(im)
+	if err != nil {
+		return nil, err
+	}
 	w := images.Windows{Size: p.size(), Overlap: set.overlap, Flips: set.flips}
-	return w.Labels(im, len(p.Classes), p.scores)
+	l, err := w.Labels(prepared, len(p.Classes), p.scores)
+	if err != nil {
+		return nil, err
+	}
+	return l.Like(im)
 }
 
 // save writes the weights and the description to a folder.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,40 +16,46 @@ import (
 
 // preparation makes of an image what a model takes.
 type preparation struct {
-	Channels int // 1 for grey
+	Channels int                  // 1 for grey, 3 for colour; another number for volumes
+	Spacing  []float64            // to resample to; nil leaves the cells as they are
+	Clip     images.Normalization // of all images; nil normalizes each image by its own mean and deviation
 }
 
-// apply returns the image with the right number of channels, and with mean 0 and variance 1 in each of them.
+// apply prepares an image.
 func (p preparation) apply(im *images.Image) (*images.Image, error) {
 	var err error
 	switch {
 	case p.Channels == 1:
 		im, err = im.Gray()
-	case p.Channels == 3:
+	case p.Channels == 3 && im.Channels == 1:
 		im, err = im.Color()
 	case im.Channels != p.Channels:
-		err = fmt.Errorf("the image has %d channels, want %d", im.Channels, p.Channels)
+		err = fmt.Errorf("it has %s, want %d as the other images", plural(im.Channels, "channel"), p.Channels)
+	}
+	if err == nil && p.Spacing != nil {
+		var size []int
+		if size, err = im.SizeAt(im.Size, p.Spacing); err == nil {
+			im, err = im.Resample(size)
+		}
+	}
+	normal := p.Clip
+	if err == nil && normal == nil {
+		normal, err = images.MeasureImage(im)
 	}
 	if err != nil {
 		return nil, err
 	}
-	out := *im
-	out.Pix = make([]float32, len(im.Pix))
-	for c := range im.Channels {
-		sum, squares, n := 0., 0., float64(len(im.Pix)/im.Channels)
-		for i := c; i < len(im.Pix); i += im.Channels {
-			sum += float64(im.Pix[i])
-		}
-		mean := sum / n
-		for i := c; i < len(im.Pix); i += im.Channels {
-			squares += (float64(im.Pix[i]) - mean) * (float64(im.Pix[i]) - mean)
-		}
-		by := 1 / max(math.Sqrt(squares/n), 1e-6)
-		for i := c; i < len(im.Pix); i += im.Channels {
-			out.Pix[i] = float32((float64(im.Pix[i]) - mean) * by)
-		}
+	return normal.Apply(im)
+}
+
+// sample prepares an image with its labels.
+func (p preparation) sample(s *images.Sample) (*images.Sample, error) {
+	im, err := p.apply(s.Image)
+	if err != nil {
+		return nil, err
 	}
-	return &out, nil
+	labels, err := s.Labels.Resample(im.Size)
+	return &images.Sample{Name: s.Name, Image: im, Labels: labels}, err
 }
 
 // predict segments the files of -predict.
@@ -109,15 +114,10 @@ func (p *predictor) file(file string, set settings, out io.Writer) error {
 	if len(im.Size) != p.Axes {
 		return fmt.Errorf("it has %d axes, want %d as the model's images", len(im.Size), p.Axes)
 	}
-	prepared, err := p.Prepare.apply(im)
+	classes, err := p.segment(im, set)
 	if err != nil {
 		return err
 	}
-	classes, err := p.labels(prepared, set)
-	if err != nil {
-		return err
-	}
-	classes.Grid = im.Grid
 	values, err := p.Classes.Values(classes)
 	if err != nil {
 		return err
@@ -164,13 +164,14 @@ func shares(l *images.Labels, classes images.Classes) string {
 // shown returns an image of one or three channels with values from 0 to 1; of a volume, the slice in the middle.
 func shown(im *images.Image) (*images.Image, error) {
 	if len(im.Size) == 3 {
-		n := im.Size[1] * im.Size[2]
-		s := *im
-		s.Size, s.Channels, s.Grid, s.Pix = im.Size[1:], 1, images.Grid{}, make([]float32, n)
-		for i := range s.Pix {
-			s.Pix[i] = im.Pix[(im.Size[0]/2*n+i)*im.Channels]
+		slice, err := im.Slice(im.Size[0] / 2)
+		if err != nil {
+			return nil, err
 		}
-		im = &s
+		im = &images.Image{Size: slice.Size, Channels: 1, Pix: make([]float32, len(slice.Pix)/im.Channels)}
+		for i := range im.Pix {
+			im.Pix[i] = slice.Pix[i*slice.Channels]
+		}
 	}
 	if im.Bits > 0 {
 		return im, nil
@@ -188,10 +189,9 @@ func shown(im *images.Image) (*images.Image, error) {
 }
 
 // middle returns a map, or the slice in the middle of a volume.
-func middle(l *images.Labels) *images.Labels {
+func middle(l *images.Labels) (*images.Labels, error) {
 	if len(l.Size) == 2 {
-		return l
+		return l, nil
 	}
-	n := l.Size[1] * l.Size[2]
-	return &images.Labels{Size: l.Size[1:], Values: l.Values[l.Size[0]/2*n:][:n]}
+	return l.Slice(l.Size[0] / 2)
 }

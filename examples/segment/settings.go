@@ -4,7 +4,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/gomamba/mamba/examples/internal/options"
 )
@@ -54,7 +53,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.save, 0, "save", "steps between saves (default a tenth of the steps)")
 	options.Whole(flags, &set.seed, 0, "seed", "seed of the weights, the patches and the augmentation")
 	set.device.Flags(flags)
-	args, set.predict = files(args)
+	args, set.predict = options.Files(args, "predict")
 	err := options.Parse(flags, args, usage, "Segment trains models that give each pixel of an image a class, and predicts masks.",
 		"name a folder to train on with -data, or images to segment with -predict")
 	if err != nil {
@@ -66,23 +65,6 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		set.model = ""
 	}
 	return set, set.check()
-}
-
-// files takes the files after -predict from the arguments.
-func files(args []string) (rest, files []string) {
-	for i := 0; i < len(args); i++ {
-		at := i
-		if args[i] == "-predict" || args[i] == "--predict" {
-			for i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") {
-				i++
-				files = append(files, args[i])
-			}
-		}
-		if i == at { // another flag, or -predict without a file
-			rest = append(rest, args[i])
-		}
-	}
-	return rest, files
 }
 
 func (set settings) check() error {
@@ -115,9 +97,8 @@ func (set *settings) complete(d *dataset) {
 			crop, batch = 64, 2
 		}
 	}
-	least := d.least()
 	or(&set.width, width)
-	or(&set.crop, max(min(crop, least/16*16), 16))
+	or(&set.crop, max(min(crop, d.least/16*16), 16))
 	or(&set.batch, batch)
 	or(&set.steps, steps)
 	or(&set.eval, max(set.steps/10, 1))

@@ -2,6 +2,8 @@ package loop
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -14,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/gomamba/mamba/internal/tensorfile"
+	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/report"
 	"github.com/gomamba/mamba/train"
 )
@@ -103,4 +106,16 @@ func Run(ctx context.Context, t *train.Trainer, show *report.Progress, resume bo
 	err := t.Run(ctx)
 	show.Finish()
 	return err
+}
+
+// Fingerprint returns a checksum of a model's weights. A run is resumed only with the model that it started from.
+func Fingerprint(params layer.Params) string {
+	h := sha256.New()
+	for _, p := range params {
+		fmt.Fprint(h, p.Name, p.Value.Shape())
+		if err := binary.Write(h, binary.LittleEndian, p.Value.Data()); err != nil {
+			panic(err) // floats have a size, and a hash has no errors
+		}
+	}
+	return fmt.Sprintf("%x", h.Sum(nil)[:8])
 }

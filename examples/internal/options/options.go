@@ -124,3 +124,20 @@ func (n number) Set(s string) error {
 	*n.value = v
 	return nil
 }
+
+// Files takes the files after a flag from the arguments, up to the next flag. Without a file the flag stays, and Parse returns its error.
+func Files(args []string, name string) (rest, files []string) {
+	for i := 0; i < len(args); i++ {
+		at := i
+		if args[i] == "-"+name || args[i] == "--"+name {
+			for i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") {
+				i++
+				files = append(files, args[i])
+			}
+		}
+		if i == at {
+			rest = append(rest, args[i])
+		}
+	}
+	return rest, files
+}
