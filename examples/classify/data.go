@@ -30,12 +30,10 @@ func pattern(seed uint64, class, side int) *images.Sample {
 	r := rand.New(rand.NewPCG(seed, uint64(class)))
 	im := &images.Image{Size: []int{side, side}, Channels: 3, Pix: make([]float32, 3*side*side)}
 	sin, cos := math.Sincos(2 * math.Pi * r.Float64())
-	wave, cy, cx := 2*math.Pi/(float64(side)*(0.15+0.15*r.Float64())), float64(side)*r.Float64(), float64(side)*r.Float64()
+	wave, cy, cx := 2*math.Pi/(float64(side)*(0.25+0.15*r.Float64())), float64(side)*r.Float64(), float64(side)*r.Float64()
 	var colors [2][3]float64
-	for i := range colors {
-		for c := range colors[i] {
-			colors[i][c] = r.Float64()
-		}
+	for c := range 3 { // a dark and a bright one
+		colors[0][c], colors[1][c] = 0.4*r.Float64(), 0.6+0.4*r.Float64()
 	}
 	for i := range side * side {
 		y, x := float64(i/side)-cy, float64(i%side)-cx
@@ -51,7 +49,7 @@ func pattern(seed uint64, class, side int) *images.Sample {
 		}
 		share := 1 / (1 + math.Exp(-6*value))
 		for c := range 3 {
-			im.Pix[3*i+c] = float32(colors[0][c]*share + colors[1][c]*(1-share) + 0.15*r.NormFloat64())
+			im.Pix[3*i+c] = float32(colors[0][c]*share + colors[1][c]*(1-share) + 0.1*r.NormFloat64())
 		}
 	}
 	return &images.Sample{Name: fmt.Sprintf("%s-%d", patterns[class], seed), Image: im, Class: class}

@@ -99,7 +99,7 @@ func drawConfusion(path string, classes []string, counts [][]int) error {
 		p.Add(labels)
 	}
 	side := vg.Length(min(14+len(classes), 40)) * vg.Centimeter
-	c := vgimg.NewWith(vgimg.UseWH(side*5/4, side), vgimg.UseDPI(110))
+	c := vgimg.NewWith(vgimg.UseWH(side*5/4, side), vgimg.UseDPI(150))
 	p.Draw(draw.New(c))
 	return tensorfile.Replace(path, func(w io.Writer) error {
 		_, err := vgimg.PngCanvas{Canvas: c}.WriteTo(w)

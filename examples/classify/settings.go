@@ -34,8 +34,8 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Number(flags, &set.heldout, options.Positive, "heldout", "share of the images of each class that is held out, the last by their names")
 	options.Whole(flags, &set.size, 0, "size", "side to which images are cut and resized, a multiple of 8 (default 32, 64 with -data, or 224 for a released model)")
 	options.Whole(flags, &set.batch, 1, "batch", "images of a step (default 16)")
-	options.Whole(flags, &set.steps, 0, "steps", "training steps (default 200, or 1000 with -data)")
-	options.Number(flags, &set.lr, 0, "lr", "peak learn rate (default 0.003, or 0.0002 for a model to tune)")
+	options.Whole(flags, &set.steps, 0, "steps", "training steps (default 400, or 1000 with -data)")
+	options.Number(flags, &set.lr, 0, "lr", "peak learn rate (default 0.002, or 0.0002 for a model to tune)")
 	options.Whole(flags, &set.warmup, 0, "warmup", "steps in which the learn rate rises to its peak; after them it falls to a hundredth along half a cosine (default a twentieth of the steps)")
 	options.Number(flags, &set.decay, 0, "decay", "weight decay")
 	options.Number(flags, &set.droppath, 0, "droppath", "probability, in training, to drop a branch of the last block for an image")
@@ -83,7 +83,7 @@ func (set *settings) complete(side int) {
 			*value = byDefault
 		}
 	}
-	steps, size, lr := 200, 32, 0.003
+	steps, size, lr := 400, 32, 0.002
 	if set.data != "" {
 		steps, size = 1000, 64
 	}

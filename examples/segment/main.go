@@ -314,10 +314,19 @@ func finish(set settings, d *dataset, results []result, out io.Writer) error {
 	return nil
 }
 
-// picture writes the first image held out, its truth and the predictions side by side; of a volume, the slice in the middle.
+// picture writes the first image held out, its truth and the predictions side by side; of a volume, the slice in the middle. Each pixel of a small image
+// becomes a square.
 func (d *dataset) picture(set settings, results []result, out io.Writer) error {
+	const height = 384
+	enlarged := func(size []int) []int {
+		by := max(height/size[0], 1)
+		return []int{by * size[0], by * size[1]}
+	}
 	slice := func(l *images.Labels) (*images.Image, error) {
 		l, err := middle(l)
+		if err == nil {
+			l, err = l.Resample(enlarged(l.Size))
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -328,6 +337,9 @@ func (d *dataset) picture(set settings, results []result, out io.Writer) error {
 		return err
 	}
 	im, err := shown(first.Image)
+	if err == nil {
+		im, err = im.Resample(enlarged(im.Size))
+	}
 	if err != nil {
 		return err
 	}

@@ -98,7 +98,7 @@ func TestFolder(t *testing.T) {
 		t.Errorf("the models have %d and %d parameters, want about the same", a, b)
 	}
 	picture, err := images.Read(filepath.Join(out, "segmented.png"))
-	if err != nil || !slices.Equal(picture.Size, []int{20, 4*24 + 3*8}) {
+	if err != nil || !slices.Equal(picture.Size, []int{19 * 20, 4*19*24 + 3*8}) {
 		t.Errorf("the picture: %v, %v", picture, err)
 	}
 	for i, kind := range kinds {

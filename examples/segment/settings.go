@@ -40,7 +40,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.width, 0, "width", "channels at the full resolution of the MambaUNet (default 8, or 16 with -data); the U-Net has the width that gives it as many parameters")
 	options.Whole(flags, &set.crop, 0, "crop", "side of the patches to train and predict on, a multiple of 16 (default 64, with -data 256 for images and 64 for volumes; less if the images are smaller)")
 	options.Whole(flags, &set.batch, 0, "batch", "patches of a step (default 4, or 8 with -data; 2 of volumes)")
-	options.Whole(flags, &set.steps, 0, "steps", "training steps (default 150, or 1500 with -data)")
+	options.Whole(flags, &set.steps, 0, "steps", "training steps (default 400, or 1500 with -data)")
 	options.Number(flags, &set.lr, 0, "lr", "peak learn rate (default 0.002)")
 	options.Whole(flags, &set.warmup, 0, "warmup", "steps in which the learn rate rises to its peak; after them it falls to a hundredth along half a cosine (default a twentieth of the steps)")
 	options.Number(flags, &set.decay, 0, "decay", "weight decay")
@@ -90,7 +90,7 @@ func (set *settings) complete(d *dataset) {
 			*value = byDefault
 		}
 	}
-	width, crop, batch, steps := 8, 64, 4, 150
+	width, crop, batch, steps := 8, 64, 4, 400
 	if set.data != "" {
 		width, crop, batch, steps = 16, 256, 8, 1500
 		if d.axes == 3 {
