@@ -103,6 +103,8 @@ func (f concat[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, ou
 	})
 }
 
+func (concat[T]) Linear() {}
+
 func (f concat[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return f.device(in, func(i, rows, from, width int) error {
 		part := dout[0].Slice(from, dout[0].Len()-from)

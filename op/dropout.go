@@ -94,6 +94,8 @@ func (f dropout[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, o
 	return nil, f.dropOn(s, in[1], out[0], in[0].Array)
 }
 
+func (dropout[T]) Linear() {}
+
 func (f dropout[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return f.dropOn(s, in[1], grad[0], dout[0])
 }

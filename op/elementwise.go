@@ -66,6 +66,8 @@ func (f add[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out [
 	return nil, cuda.AddRows(s, in[0].Array, in[1].Array, out[0])
 }
 
+func (add[T]) Linear() {}
+
 func (f add[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	if f.rows == 1 {
 		return nil

@@ -82,6 +82,8 @@ func (f interpolate[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevic
 	return nil, f.onDevice().Forward(s, in[0].Array, out[0])
 }
 
+func (interpolate[T]) Linear() {}
+
 func (f interpolate[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, _ []onDevice, dout, grad []array, _ kept) error {
 	return f.onDevice().Backward(s, dout[0], grad[0])
 }

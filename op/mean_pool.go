@@ -48,6 +48,8 @@ func (f meanPool[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, 
 	return nil, f.onDevice(in).Forward(s, in[0].Array, out[0])
 }
 
+func (meanPool[T]) Linear() {}
+
 func (f meanPool[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return f.onDevice(in).Backward(s, dout[0], grad[0])
 }

@@ -56,6 +56,8 @@ func (f pad[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out [
 	return nil, (*cuda.Pad)(&f.Pad).Apply(s, in[0].Array, out[0])
 }
 
+func (pad[T]) Linear() {}
+
 func (f pad[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, _ []onDevice, dout, grad []array, _ kept) error {
 	back := f.Reverse()
 	return (*cuda.Pad)(&back).Apply(s, dout[0], grad[0])

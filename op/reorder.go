@@ -103,6 +103,8 @@ func (f reorder[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, o
 	return nil, cuda.Gather(s, f.batch, f.Order.len(), f.channels, order, in[0].Array, out[0])
 }
 
+func (reorder[T]) Linear() {}
+
 func (f reorder[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	order, err := cuda.GridOrders(s, f.Order.lists())
 	if err != nil {

@@ -50,6 +50,8 @@ func (reshape[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out
 	return nil, out[0].CopyOf(s, in[0].Array)
 }
 
+func (reshape[T]) Linear() {}
+
 func (reshape[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, _ []onDevice, dout, grad []array, _ kept) error {
 	return grad[0].CopyOf(s, dout[0])
 }

@@ -34,6 +34,8 @@ func (f reverse[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, o
 	return nil, cuda.Reverse(s, f.batch, f.length, f.channels, in[0].Array, out[0], in[1].Marks)
 }
 
+func (reverse[T]) Linear() {}
+
 func (f reverse[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
 	return cuda.Reverse(s, f.batch, f.length, f.channels, dout[0], grad[0], in[1].Marks)
 }

@@ -80,6 +80,8 @@ func (f columns[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, o
 	return nil, cuda.CopyColumns(s, out[0].Len()/f.size, f.width, f.from, f.size, in[0].Array, out[0])
 }
 
+func (columns[T]) Linear() {}
+
 func (f columns[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, _ []onDevice, dout, grad []array, _ kept) error {
 	return cuda.ScatterColumns(s, dout[0].Len()/f.size, f.width, f.from, f.size, dout[0], grad[0])
 }

@@ -70,7 +70,7 @@ func images(set settings, kind nn.Kind, opts ...nn.Option) (model, error) {
 //
 // The first run measures memory: its peak, minus what was in use before the inputs were made. So bytes is what the graph, its values, the
 // values kept for the backward pass, and the workspaces of the kernels need together. The following runs measure time, and seconds is
-// their median.
+// their median. A run that takes longer than -limit is not repeated: its time is that of the first.
 func measure(set settings, m model, p pass, length int) (at point, err error) {
 	g := G.NewGraph()
 	weights := m.params.Nodes(g)
@@ -131,7 +131,10 @@ func measure(set settings, m model, p pass, length int) (at point, err error) {
 		return at, err
 	}
 	times := make([]float64, 0, set.runs)
-	for len(times) < set.runs && (len(times) == 0 || first < set.limit) {
+	if first > set.limit {
+		times = append(times, first)
+	}
+	for len(times) < set.runs && first <= set.limit {
 		seconds, err := run()
 		if err != nil {
 			return at, err

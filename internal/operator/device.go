@@ -110,7 +110,7 @@ func (d *device) run(o *Operator, s *cuda.Stream, values []G.Value, ready []*Ten
 // context must be locked.
 func (d *device) link(o *Operator, values []G.Value, ready []*Tensor) (l Link, t *Tensor, err error) {
 	l.F = d.f
-	if l.In, err = d.operands(o, values); err != nil {
+	if l.In, err = d.operands(o, values, true); err != nil {
 		return l, nil, err
 	}
 	if ready == nil {
@@ -158,15 +158,18 @@ func (p Place) results(shapes []tensor.Shape, ready []*Tensor) (*Tensor, []cuda.
 	return t, arrays, nil
 }
 
-// operands returns the values as the function's operands, with zero operands for absent ones. The context must be locked.
-func (d *device) operands(o *Operator, values []G.Value) ([]DeviceOperand, error) {
+// operands returns the values as the function's operands, with zero operands for absent ones. Without numbers, those of Numbers have only a shape. The
+// context must be locked.
+func (d *device) operands(o *Operator, values []G.Value, numbers bool) ([]DeviceOperand, error) {
 	in := make([]DeviceOperand, len(o.in))
 	for i, s := range o.in {
 		if !s.present {
 			continue
 		}
 		var err error
-		if in[i], err = deviceOperandOf(values[0], s, o.place); err != nil {
+		if s.kind == Numbers && !numbers {
+			in[i].Shape = s.shape
+		} else if in[i], err = deviceOperandOf(values[0], s, o.place); err != nil {
 			return nil, fmt.Errorf("%s %w", s.name, err)
 		}
 		values = values[1:]
@@ -233,7 +236,7 @@ func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (t *Te
 	var in []DeviceOperand
 	computes := o.computes()
 	if computes {
-		if in, err = d.operands(o, values[:n]); err != nil {
+		if in, err = d.operands(o, values[:n], o.reads()); err != nil {
 			return nil, err
 		}
 	}
@@ -293,7 +296,9 @@ func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (t *Te
 	}
 	if computes {
 		err = d.f.BackwardOn(s, o.place.precision, in, dout, into, k.Kept)
-		read(values[:n])
+		if o.reads() {
+			read(values[:n])
+		}
 	}
 	grad.drop() // no other operator reads it: every gradient on the device has one reader
 	return t, err

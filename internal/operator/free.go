@@ -35,9 +35,9 @@ func FreeAfterUse(g *G.ExprGraph, keep ...*G.Node) {
 		switch o := n.Op().(type) {
 		case nil, *view:
 			continue
-		case *Gradients: // reads neither the result nor, if it only passes gradients on, the operands. It frees the gradient that it reads
+		case *Gradients: // does not read the result, and frees the gradient that it reads
 			children = children[:o.of.Arity()]
-			if !o.of.computes() {
+			if !o.of.reads() {
 				continue
 			}
 		case *transfer:

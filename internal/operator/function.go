@@ -107,6 +107,10 @@ type Passer interface{ Passes() (result, operand int) }
 // Overwriter is a function whose BackwardOn overwrites the values that ForwardOn kept, so it can be differentiated only once on a device.
 type Overwriter interface{ OverwritesKept() }
 
+// Linear is a function whose BackwardOn reads no numbers of its operands, only shapes, integers and marks. With FreeAfterUse the operands can then be
+// freed before the backward pass. BackwardOn gets them without an array.
+type Linear interface{ Linear() }
+
 // Kind is what the elements of an operand are.
 type Kind int
 

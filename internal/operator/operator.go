@@ -349,6 +349,12 @@ func (o *Operator) computed(s slot) bool {
 	return s.differentiable && !(s.passed && o.place.OnHost())
 }
 
+// reads reports whether the operator of the gradients reads the numbers of the operands on a device.
+func (o *Operator) reads() bool {
+	_, linear := o.function.(Linear)
+	return !linear && o.computes()
+}
+
 // computes reports whether the operator of the gradients computes one on a device, where it otherwise passes all of them on.
 func (o *Operator) computes() bool {
 	return slices.ContainsFunc(o.in, func(s slot) bool { return s.differentiable && !s.passed })
