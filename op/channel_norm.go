@@ -23,6 +23,36 @@ func InstanceNorm(x, weight, bias *G.Node, eps float64) (*G.Node, error) {
 	return c.apply1(f, channelNorm[float64](f), shape)
 }
 
+// ActivatedNormConfig are the options of ActivatedNorm.
+type ActivatedNormConfig struct {
+	Eps          float64
+	Activation   Activation
+	NormResidual bool // the residual is normalized too, without weight and bias
+}
+
+// ActivatedNorm returns f(InstanceNorm(x) + residual), the end of a residual block, by one operator: x and residual are (batch, grid…, channels), weight and
+// bias (channels), and the result has x's shape. Weight, bias and residual can be nil. With NormResidual the sum is with InstanceNorm(residual). It is
+// Activate of Add of InstanceNorm, but the backward pass reads only x, the residual and their statistics: the machine holds neither the norms nor the sum.
+//
+// Errors: an operand that is missing, or of another type or shape; NormResidual without a residual; an eps that is negative or not finite; an unknown
+// activation.
+//
+// Source: He et al., "Deep Residual Learning for Image Recognition", figure 2, with the norm of Ulyanov et al.
+func ActivatedNorm(x, weight, bias, residual *G.Node, cfg ActivatedNormConfig) (*G.Node, error) {
+	c := newChecker("activated norm", "x", x)
+	shape, rows, channels := c.rows("x", x, "channels")
+	c.optional("weight", weight, "(channels)", channels)
+	c.optional("bias", bias, "(channels)", channels)
+	c.optional("residual", residual, "(batch, grid…, channels)", shape...)
+	if cfg.NormResidual && residual == nil {
+		c.errorf("NormResidual is true and the residual is missing, want both or neither")
+	}
+	c.eps(cfg.Eps)
+	c.activation(cfg.Activation)
+	f := activatedNorm[float32]{shape[0], rows / shape[0], channels, cfg}
+	return c.apply1(f, activatedNorm[float64](f), shape)
+}
+
 // BatchNorm returns (x - mean) / sqrt(variance + eps) · weight + bias, with mean and variance of each channel over the cells of all sequences of the
 // batch: x (batch, …, channels), weight (channels) or nil for ones, bias (channels) or nil for zeros. It returns y in x's shape, and the mean
 // and the variance (channels), divided by the number of cells, from which a caller can keep running statistics for BatchNormWith.
@@ -114,6 +144,51 @@ func (f channelNorm[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevi
 		return f.onDevice(in).Backward(s, k.(*cuda.ChannelNormKept), dy, dmean, dvariance,
 			&cuda.ChannelNormGrad{X: grad[0], Weight: grad[1], Bias: grad[2], Mean: grad[3], Variance: grad[4]})
 	})
+}
+
+// activatedNorm is the function of ActivatedNorm. Its operands are x, weight, bias, residual.
+type activatedNorm[T kernel.Float] struct {
+	groups, rows, channels int
+	cfg                    ActivatedNormConfig
+}
+
+// On the host.
+
+func (f activatedNorm[T]) kernel(in []value[T]) *kernel.ActivatedNorm[T] {
+	return &kernel.ActivatedNorm[T]{
+		ChannelNorm: kernel.ChannelNorm[T]{
+			Groups: f.groups, Rows: f.rows, Channels: f.channels, Eps: f.cfg.Eps, X: in[0].Data, Weight: in[1].Data, Bias: in[2].Data,
+		},
+		Activation: f.cfg.Activation, Residual: in[3].Data, NormResidual: f.cfg.NormResidual,
+	}
+}
+
+func (f activatedNorm[T]) Forward(in []value[T], out [][]T) { f.kernel(in).Forward(out[0]) }
+
+func (f activatedNorm[T]) Backward(in []value[T], dout, grad [][]T) {
+	f.kernel(in).Backward(dout[0], grad[0], grad[1], grad[2], grad[3])
+}
+
+// On a device.
+
+func (f activatedNorm[T]) onDevice(in []onDevice) *cuda.ChannelNorm {
+	return &cuda.ChannelNorm{
+		Groups: f.groups, Rows: f.rows, Channels: f.channels, Eps: float32(f.cfg.Eps), X: in[0].Array, Weight: in[1].Array, Bias: in[2].Array,
+		Activated: true, Activation: cuda.Nonlinearity(f.cfg.Activation), Residual: in[3].Array, NormResidual: f.cfg.NormResidual,
+	}
+}
+
+func (f activatedNorm[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
+	k, err := f.onDevice(in).Forward(s, out[0], array{}, array{}, keep)
+	if k == nil {
+		return nil, err
+	}
+	return k, err
+}
+
+func (f activatedNorm[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, dout, grad []array, k kept) error {
+	return f.onDevice(in).Backward(s, k.(*cuda.ChannelNormKept), dout[0], array{}, array{},
+		&cuda.ChannelNormGrad{X: grad[0], Weight: grad[1], Bias: grad[2], Residual: grad[3]})
 }
 
 // three returns a list of one or three, with zero values for those that are missing.

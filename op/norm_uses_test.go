@@ -33,6 +33,15 @@ func normUses(batch, length, channels, scale int) []use {
 			[]grad.Input{input("x", batch, 2, 3, length, channels), input("weight", channels), input("bias", channels)}},
 		{"instance norm without weight and bias", func(in G.Nodes) (G.Nodes, error) { return one(InstanceNorm(in[0], nil, nil, 1e-5)) },
 			[]grad.Input{input("x", batch, length, channels+1)}},
+		{"activated norm", func(in G.Nodes) (G.Nodes, error) {
+			return one(ActivatedNorm(in[0], in[1], in[2], nil, ActivatedNormConfig{Eps: 1e-5, Activation: GELU}))
+		}, []grad.Input{input("x", batch, 2, length, channels+1), input("weight", channels+1), input("bias", channels+1)}},
+		{"activated norm with a residual", func(in G.Nodes) (G.Nodes, error) {
+			return one(ActivatedNorm(in[0], in[1], in[2], in[3], ActivatedNormConfig{Eps: 1e-5, Activation: SiLU}))
+		}, []grad.Input{input("x", batch, length, channels), input("weight", channels), input("bias", channels), input("residual", batch, length, channels)}},
+		{"activated norms of two operands and LeakyReLU", func(in G.Nodes) (G.Nodes, error) {
+			return one(ActivatedNorm(in[0], in[1], in[2], in[3], ActivatedNormConfig{Eps: 1e-5, Activation: LeakyReLU, NormResidual: true}))
+		}, []grad.Input{input("x", batch, 2, 3, length, channels), input("weight", channels), input("bias", channels), input("residual", batch, 2, 3, length, channels)}},
 		{"batch norm", func(in G.Nodes) (G.Nodes, error) {
 			y, mean, variance, err := BatchNorm(in[0], in[1], in[2], 1e-5)
 			return G.Nodes{y, mean, variance}, err

@@ -114,7 +114,7 @@ func (t *SegMambaStage) Fwd(x G.Input) G.Result { return build.Lift(x, t.Apply) 
 // apply returns the map after the layers, which the next stage takes, and the result of the MLP.
 func (t *SegMambaStage) apply(s *build.Steps, x *G.Node) (stream, y *G.Node) {
 	conv := func(i int, x *G.Node) *G.Node {
-		return activate(s, instanceNorm(s, s.Do(t.gated[i].Apply(x))), op.ReLU)
+		return activatedNorm(s, s.Do(t.gated[i].Apply(x)), nil, op.ReLU, false)
 	}
 	x = s.Do(op.Add(x, conv(3, s.Do(op.Add(conv(1, conv(0, x)), conv(2, x))))))
 	for i := range t.seq {
@@ -272,13 +272,18 @@ func instanceNorm(s *build.Steps, x *G.Node) *G.Node {
 	return s.Do(op.InstanceNorm(x, nil, nil, 1e-5))
 }
 
+// activatedNorm returns the activation of the instance norm of x, or of its sum with a residual, which may be normalized too.
+func activatedNorm(s *build.Steps, x, residual *G.Node, f op.Activation, norm bool) *G.Node {
+	return s.Do(op.ActivatedNorm(x, nil, nil, residual, op.ActivatedNormConfig{Eps: 1e-5, Activation: f, NormResidual: norm}))
+}
+
 func (b *resBlock) apply(s *build.Steps, x *G.Node) *G.Node {
-	conv := func(i int, x *G.Node) *G.Node { return instanceNorm(s, s.Do(b.conv[i].Apply(x))) }
-	y := conv(1, activate(s, conv(0, x), op.LeakyReLU))
+	conv := func(i int, x *G.Node) *G.Node { return s.Do(b.conv[i].Apply(x)) }
+	y := conv(1, activatedNorm(s, conv(0, x), nil, op.LeakyReLU, false))
 	if b.conv[2] != nil {
 		x = conv(2, x)
 	}
-	return activate(s, s.Do(op.Add(y, x)), op.LeakyReLU)
+	return activatedNorm(s, y, x, op.LeakyReLU, b.conv[2] != nil)
 }
 
 func (d decoderStage) apply(s *build.Steps, x, skip *G.Node) *G.Node {

@@ -2,16 +2,25 @@
 //
 // A block of 256 threads processes each rows of a group, and up to 256·V neighbouring channels: tile blockIdx.x % tiles of group blockIdx.x / tiles,
 // part blockIdx.y. A thread has V channels and every (256 / columns)-th row.
+#include "activation.cuh"
 #include "vector.cuh"
 
+// An operand of the sum of which an activation is taken: its norm, or the operand itself if it has no statistics.
+struct Term {
+  const float *x, *weight, *bias;  // weight and bias may be null
+  const float *high, *low, *scale; // (groups, channels): the mean is high + low
+};
+
 struct Task {
-  const float *x, *dy, *weight, *bias;
-  const float *high, *low, *scale;      // (groups, channels): the mean is high + low
+  Term norm, other;                     // with an activation, the other term is added unless its x is null
+  const float *dy;
   const float *constant, *slope;        // (groups, channels), or null for given statistics
   float *to;                            // y, or dx
+  float *sum;                           // the gradient of the sum, unless it is null
   double *parts;                        // (2, groups, gridDim.y, channels)
   int64_t groups, rows, channels, each; // each: rows per block
   int32_t tiles, columns;               // tiles of columns·V channels
+  int32_t activation;
 };
 
 template <int V> struct Place {
@@ -27,6 +36,47 @@ template <int V> struct Place {
   __device__ __forceinline__ int64_t at(const Task &t, int64_t row) const { return (group * t.rows + row) * t.channels + channel; }
   __device__ __forceinline__ int64_t statistic(const Task &t) const { return group * t.channels + channel; }
 };
+
+// Map is what a term does to its operand: V channels of it.
+template <int V> struct Map {
+  float high[V], low[V], scale[V], bias[V];
+  bool norm;
+  __device__ __forceinline__ Map(const Term &t, const Place<V> &p, int64_t statistic) {
+    norm = t.scale;
+    if (!norm) return;
+    load<V>(t.high + statistic, high), load<V>(t.low + statistic, low), load<V>(t.scale + statistic, scale);
+#pragma unroll
+    for (int v = 0; v < V; v++) bias[v] = 0.f;
+    if (t.weight) {
+      float weight[V];
+      load<V>(t.weight + p.channel, weight);
+#pragma unroll
+      for (int v = 0; v < V; v++) scale[v] *= weight[v];
+    }
+    if (t.bias) load<V>(t.bias + p.channel, bias);
+  }
+  __device__ __forceinline__ float centred(float x, int v) const { return x - high[v] - low[v]; }
+  __device__ __forceinline__ float of(float x, int v) const { return norm ? fmaf(centred(x, v), scale[v], bias[v]) : x; }
+};
+
+// total turns x into the norm of x plus the other term.
+template <int V> __device__ __forceinline__ void total(const Task &t, const Map<V> &norm, const Map<V> &other, int64_t at, const float (&x)[V], float (&sum)[V]) {
+#pragma unroll
+  for (int v = 0; v < V; v++) sum[v] = norm.of(x[v], v);
+  if (!t.other.x) return;
+  float o[V];
+  load<V>(t.other.x + at, o);
+#pragma unroll
+  for (int v = 0; v < V; v++) sum[v] += other.of(o[v], v);
+}
+
+// back turns dy into the gradient of the sum.
+template <int V> __device__ __forceinline__ void back(const Task &t, const Map<V> &norm, const Map<V> &other, int64_t at, const float (&x)[V], float (&dy)[V]) {
+  float sum[V];
+  total<V>(t, norm, other, at, x, sum);
+#pragma unroll
+  for (int v = 0; v < V; v++) dy[v] *= slope(t.activation, sum[v]);
+}
 
 // reduce adds the sums a and b of the threads of each column, in order, and writes them to the parts.
 template <int V> __device__ __forceinline__ void reduce(const Task &t, const Place<V> &p, const double (&a)[V], const double (&b)[V]) {
@@ -52,11 +102,11 @@ template <int V> __device__ __forceinline__ void statistics(const Task &t) {
   double sum[V] = {}, square[V] = {};
   if (p.live) {
     float first[V];
-    load<V>(t.x + p.at(t, 0), first);
+    load<V>(t.norm.x + p.at(t, 0), first);
 #pragma unroll 4
     for (int64_t row = p.row; row < p.end; row += p.step) {
       float x[V];
-      load<V>(t.x + p.at(t, row), x);
+      load<V>(t.norm.x + p.at(t, row), x);
 #pragma unroll
       for (int v = 0; v < V; v++) {
         const double c = (double)x[v] - first[v];
@@ -67,76 +117,77 @@ template <int V> __device__ __forceinline__ void statistics(const Task &t) {
   reduce<V>(t, p, sum, square);
 }
 
-template <int V> __device__ __forceinline__ void apply(const Task &t) {
+// unrolled is the number of rows that a thread has on their way: the more, the more code.
+__host__ __device__ constexpr int unrolled(int v, bool active) { return v == 1 ? 1 : active ? 2 : 4; }
+
+// apply writes the norm or, with A, the activation of the sum.
+template <int V, bool A> __device__ __forceinline__ void apply(const Task &t) {
   const Place<V> p(t);
   if (!p.live) return;
-  float high[V], low[V], scale[V], weight[V], bias[V];
-  load<V>(t.high + p.statistic(t), high), load<V>(t.low + p.statistic(t), low), load<V>(t.scale + p.statistic(t), scale);
-#pragma unroll
-  for (int v = 0; v < V; v++) weight[v] = 1.f, bias[v] = 0.f;
-  if (t.weight) load<V>(t.weight + p.channel, weight);
-  if (t.bias) load<V>(t.bias + p.channel, bias);
-#pragma unroll 4
+  const Map<V> norm(t.norm, p, p.statistic(t)), other(A ? t.other : Term{}, p, p.statistic(t));
+#pragma unroll unrolled(V, A)
   for (int64_t row = p.row; row < p.end; row += p.step) {
     float x[V];
-    load<V>(t.x + p.at(t, row), x);
+    load<V>(t.norm.x + p.at(t, row), x);
+    if (A) total<V>(t, norm, other, p.at(t, row), x, x);
 #pragma unroll
-    for (int v = 0; v < V; v++) x[v] = fmaf(x[v] - high[v] - low[v], scale[v] * weight[v], bias[v]);
+    for (int v = 0; v < V; v++) x[v] = A ? activation(t.activation, x[v]) : norm.of(x[v], v);
     store<V>(t.to + p.at(t, row), x);
   }
 }
 
-// backwardSums adds dy and dy·(x - mean).
-template <int V> __device__ __forceinline__ void backwardSums(const Task &t) {
+// backwardSums adds d and d·(x - mean), where d is the gradient of the norm.
+template <int V, bool A> __device__ __forceinline__ void backwardSums(const Task &t) {
   const Place<V> p(t);
   double sum[V] = {}, dot[V] = {};
   if (p.live) {
-    float high[V], low[V];
-    load<V>(t.high + p.statistic(t), high), load<V>(t.low + p.statistic(t), low);
-#pragma unroll 4
+    const Map<V> norm(t.norm, p, p.statistic(t)), other(A ? t.other : Term{}, p, p.statistic(t));
+#pragma unroll unrolled(V, A)
     for (int64_t row = p.row; row < p.end; row += p.step) {
       float x[V], dy[V];
-      load<V>(t.x + p.at(t, row), x), load<V>(t.dy + p.at(t, row), dy);
+      load<V>(t.norm.x + p.at(t, row), x), load<V>(t.dy + p.at(t, row), dy);
+      if (A) back<V>(t, norm, other, p.at(t, row), x, dy);
 #pragma unroll
-      for (int v = 0; v < V; v++) sum[v] += dy[v], dot[v] += (double)dy[v] * (x[v] - high[v] - low[v]);
+      for (int v = 0; v < V; v++) sum[v] += dy[v], dot[v] += (double)dy[v] * norm.centred(x[v], v);
     }
   }
   reduce<V>(t, p, sum, dot);
 }
 
-template <int V> __device__ __forceinline__ void backward(const Task &t) {
+template <int V, bool A> __device__ __forceinline__ void backward(const Task &t) {
   const Place<V> p(t);
   if (!p.live) return;
-  float high[V], low[V], scale[V], constant[V], slope[V];
-  load<V>(t.high + p.statistic(t), high), load<V>(t.low + p.statistic(t), low), load<V>(t.scale + p.statistic(t), scale);
-  if (t.weight) {
-    float weight[V];
-    load<V>(t.weight + p.channel, weight);
-#pragma unroll
-    for (int v = 0; v < V; v++) scale[v] *= weight[v];
-  }
+  const Map<V> norm(t.norm, p, p.statistic(t)), other(A ? t.other : Term{}, p, p.statistic(t));
+  float constant[V], slope[V];
   if (t.constant) load<V>(t.constant + p.statistic(t), constant), load<V>(t.slope + p.statistic(t), slope);
-#pragma unroll 4
+#pragma unroll unrolled(V, A)
   for (int64_t row = p.row; row < p.end; row += p.step) {
     float x[V], dy[V];
     load<V>(t.dy + p.at(t, row), dy);
-    if (t.constant) load<V>(t.x + p.at(t, row), x);
+    if (A || t.constant) load<V>(t.norm.x + p.at(t, row), x);
+    if (A) {
+      back<V>(t, norm, other, p.at(t, row), x, dy);
+      if (t.sum) store<V>(t.sum + p.at(t, row), dy);
+    }
 #pragma unroll
     for (int v = 0; v < V; v++) {
-      dy[v] *= scale[v];
-      if (t.constant) dy[v] = fmaf(x[v] - high[v] - low[v], slope[v], dy[v] + constant[v]);
+      dy[v] *= norm.scale[v];
+      if (t.constant) dy[v] = fmaf(norm.centred(x[v], v), slope[v], dy[v] + constant[v]);
     }
     store<V>(t.to + p.at(t, row), dy);
   }
 }
 
-#define CHANNEL_NORM(V)                                                                                                              \
-  extern "C" __global__ __launch_bounds__(256) void channel_norm_statistics_##V(const Task t) { statistics<V>(t); }                  \
-  extern "C" __global__ __launch_bounds__(256) void channel_norm_apply_##V(const Task t) { apply<V>(t); }                            \
-  extern "C" __global__ __launch_bounds__(256) void channel_norm_sums_##V(const Task t) { backwardSums<V>(t); }                      \
-  extern "C" __global__ __launch_bounds__(256) void channel_norm_backward_##V(const Task t) { backward<V>(t); }
-CHANNEL_NORM(1)
-CHANNEL_NORM(4)
+#define CHANNEL_NORM(V, NAME, A)                                                                                                            \
+  extern "C" __global__ __launch_bounds__(256) void channel_norm_apply##NAME##_##V(const Task t) { apply<V, A>(t); }                       \
+  extern "C" __global__ __launch_bounds__(256) void channel_norm_sums##NAME##_##V(const Task t) { backwardSums<V, A>(t); }                 \
+  extern "C" __global__ __launch_bounds__(256) void channel_norm_backward##NAME##_##V(const Task t) { backward<V, A>(t); }
+CHANNEL_NORM(1, , false)
+CHANNEL_NORM(4, , false)
+CHANNEL_NORM(1, _active, true)
+CHANNEL_NORM(4, _active, true)
+extern "C" __global__ __launch_bounds__(256) void channel_norm_statistics_1(const Task t) { statistics<1>(t); }
+extern "C" __global__ __launch_bounds__(256) void channel_norm_statistics_4(const Task t) { statistics<4>(t); }
 
 struct Totals {
   double a, b;
