@@ -65,6 +65,8 @@ func imageOpCalls() []call {
 	return append(methods("op.Interpolation", func() any { return op.InterpolateCubic }, nil), []call{
 		{name: "op.LayerNorm", f: op.LayerNorm, args: nodes([]any{1e-5}, x, channels, channels), fine: []string{"1=nil", "2=nil", "3=0"}},
 		{name: "op.InstanceNorm", f: op.InstanceNorm, args: nodes([]any{1e-5}, x, channels, channels), fine: []string{"1=nil", "2=nil", "3=0"}},
+		{name: "op.ActivatedNorm", f: op.ActivatedNorm, args: nodes([]any{op.ActivatedNormConfig{Eps: 1e-5, Activation: op.GELU, NormResidual: true}}, x, channels, channels, x),
+			fine: []string{"1=nil", "2=nil", "4=zero", "4.Eps=0", "4.Activation=0"}},
 		{name: "op.BatchNorm", f: op.BatchNorm, args: nodes([]any{1e-5}, x, channels, channels), fine: []string{"1=nil", "2=nil", "3=0"}},
 		{name: "op.BatchNormWith", f: op.BatchNormWith, args: nodes([]any{1e-5}, x, channels, channels, channels, channels), fine: []string{"1=nil", "2=nil", "5=0"}},
 		{name: "op.SpaceToDepth", f: op.SpaceToDepth, args: nodes([]any{blocks}, x), fine: []string{"0=of another graph"}},
@@ -84,7 +86,8 @@ func imageCUDACalls(g *gpu) []call {
 		return &cuda.LayerNorm{Rows: 6, Width: 4, Eps: 1e-5, X: f(24), Weight: f(4), Bias: f(4)}
 	}
 	channelNorm := func() *cuda.ChannelNorm {
-		return &cuda.ChannelNorm{Groups: 2, Rows: 3, Channels: 4, Eps: 1e-5, X: f(24), Weight: f(4), Bias: f(4)}
+		return &cuda.ChannelNorm{Groups: 2, Rows: 3, Channels: 4, Eps: 1e-5, X: f(24), Weight: f(4), Bias: f(4),
+			Activated: true, Activation: cuda.LeakyReLU, Residual: f(24), NormResidual: true}
 	}
 	blocks := func() *cuda.Blocks {
 		return &cuda.Blocks{Batch: 1, Wide: [3]int{1, 2, 6}, Deep: [3]int{1, 1, 3}, Block: [3]int{1, 2, 2}, Channels: 2}
@@ -99,7 +102,7 @@ func imageCUDACalls(g *gpu) []call {
 		return must(channelNorm().Forward(s, f(24), f(8), f(8), true))
 	}
 	normFine := append(absent("0.", "Weight", "Bias"), "0.Eps=0")
-	channelFine := append(absent("0.", "Weight", "Bias", "Mean", "Variance"), "0.Eps=0")
+	channelFine := append(absent("0.", "Weight", "Bias", "Mean", "Variance"), "0.Eps=0", "0.Activation=0")
 	return g.without(slices.Concat(
 		methods("cuda.LayerNorm", func() any { return norm() }, map[string]call{
 			"Forward":  {args: func() []any { return []any{s, f(24)} }, fine: append([]string{"0=zero: there is nothing to compute", "0.Rows=0", "0.Width=0"}, normFine...)},
@@ -108,7 +111,7 @@ func imageCUDACalls(g *gpu) []call {
 		methods("cuda.ChannelNorm", func() any { return channelNorm() }, map[string]call{
 			"Forward": {args: func() []any { return []any{s, f(24), f(8), f(8), true} }, fine: channelFine},
 			"Backward": {args: func() []any {
-				return []any{s, kept(), f(24), f(8), f(8), &cuda.ChannelNormGrad{X: f(24), Weight: f(4), Bias: f(4)}}
+				return []any{s, kept(), f(24), f(8), f(8), &cuda.ChannelNormGrad{X: f(24), Weight: f(4), Bias: f(4), Residual: f(24)}}
 			}, fine: append([]string{"4=zero", "5=zero", "6.Weight=zero", "6.Bias=zero", "6.Mean=zero", "6.Variance=zero"}, channelFine...)},
 		}),
 		methods("cuda.ChannelNormKept", func() any { return kept() }, nil),

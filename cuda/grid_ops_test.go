@@ -55,6 +55,21 @@ func TestNormsOfGrids(t *testing.T) {
 					check(fmt.Sprintf("channel norm of %d groups: result %d", groups, i), get(t, s, got),
 						[][]float64{wantY, wantDX, wantDW, wantDB, wantMean, wantVariance}[i], 2e-6)
 				}
+				r := numbers[float32](rand.New(rand.NewPCG(7, uint64(width))), rows*width, 1)
+				dR, dDR, wantDR := put[float32](t, s, r), blank[float32](t, s, rows*width), make([]float64, rows*width)
+				for f := range Nonlinearity(10 - 10*int(min(offset, 1))) { // each with a residual, and with its norm
+					c.Activated, c.Activation, c.Residual, c.NormResidual = true, f%5, dR, f >= 5
+					kept, err := c.Forward(s, y, Array[float32]{}, Array[float32]{}, true)
+					do(t, err, c.Backward(s, kept, dDY, Array[float32]{}, Array[float32]{}, &ChannelNormGrad{X: dx, Weight: dw, Bias: db, Residual: dDR}))
+					kept.Free()
+					host := &kernel.ActivatedNorm[float64]{ChannelNorm: *host, Activation: kernel.Activation(f % 5), Residual: r, NormResidual: f >= 5}
+					host.Forward(wantY)
+					host.Backward(dy, wantDX, wantDW, wantDB, wantDR)
+					for i, got := range []Array[float32]{y, dx, dw, db, dDR} {
+						check(fmt.Sprintf("activated norm %d of %d groups: result %d", f, groups, i), get(t, s, got),
+							[][]float64{wantY, wantDX, wantDW, wantDB, wantDR}[i], 4e-6)
+					}
+				}
 			}
 		}
 	}
