@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -99,9 +100,9 @@ var Libraries = []Library{
 	{"MPICH", "libmpich.so.12", []string{"mpirun.mpich"}},
 }
 
-// Start returns the command that runs this test's binary as so many ranks, with an environment variable that tells TestMain what they do. It skips
-// the test if the library's launcher is not there.
-func (l Library) Start(t *testing.T, size int, variable, value string) *exec.Cmd {
+// Start returns the command that runs this test's binary as so many ranks with arguments, and with an environment variable that tells TestMain what they do. It
+// skips the test if the library's launcher is not there.
+func (l Library) Start(t *testing.T, size int, variable, value string, arguments ...string) *exec.Cmd {
 	t.Helper()
 	launcher, err := exec.LookPath(l.launcher[0])
 	if err != nil {
@@ -109,7 +110,7 @@ func (l Library) Start(t *testing.T, size int, variable, value string) *exec.Cmd
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, launcher, append(append([]string{}, l.launcher[1:]...), "-n", fmt.Sprint(size), os.Args[0], "-test.run=^$")...)
+	cmd := exec.CommandContext(ctx, launcher, slices.Concat(l.launcher[1:], []string{"-n", fmt.Sprint(size), os.Args[0]}, arguments)...)
 	cmd.Env = append(os.Environ(), variable+"="+value, "MAMBA_MPI="+l.File, "GOMAXPROCS=2")
 	cmd.WaitDelay = 5 * time.Second
 	return cmd

@@ -4,6 +4,7 @@
 //	go run ./examples/finetune -data FILE                           # the same on your own text
 //	go run ./examples/finetune -model DIR -data FILE                # all weights of a checkpoint
 //	go run ./examples/finetune -model DIR -data FILE -lora 8 -merge # LoRA on the projections
+//	mpirun -n 4 ./finetune -distributed -data FILE                  # four processes, on one machine or several
 //	go run ./examples/finetune -h                                   # all flags
 //
 // The model is a directory in the Hugging Face layout. The data has one document per line, or is JSON Lines (.jsonl) with text, or
@@ -25,6 +26,7 @@ import (
 	"slices"
 
 	"github.com/gomamba/mamba/checkpoint"
+	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/examples/internal/loop"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
@@ -38,8 +40,18 @@ func main() { loop.Main(run) }
 // run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	set, err := parse(args, stdout)
+	if err == nil && set.distributed {
+		set.group, err = dist.Join(ctx)
+	}
+	if set.group.Rank() > 0 { // rank 0 says what happens on all
+		stdout, stderr = io.Discard, io.Discard
+	}
 	if err == nil {
-		err = work(ctx, set, stdout)
+		if err = work(ctx, set, stdout); errors.Is(err, context.Canceled) {
+			err = errors.Join(err, set.group.Close())
+		} else {
+			err = errors.Join(set.group.Fail(err), set.group.Close())
+		}
 	}
 	return loop.Exit("finetune", err, stdout, stderr)
 }
@@ -54,12 +66,17 @@ type text struct {
 
 // work does everything, in the order of the output.
 func work(ctx context.Context, set settings, out io.Writer) (err error) {
-	lock, err := prepare(set)
-	if err != nil {
+	if set.group.Rank() == 0 {
+		lock, err := prepare(set)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, lock.Release()) }()
+	}
+	if err := set.group.Barrier(); err != nil { // nobody begins in a folder that is in use
 		return err
 	}
-	defer func() { err = errors.Join(err, lock.Release()) }()
-	where, device, closeDevice, err := set.device.Open()
+	where, device, closeDevice, err := set.device.OpenAt(set.group.LocalRank())
 	if err != nil {
 		return err
 	}
@@ -83,7 +100,7 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 		what = fmt.Sprintf("LoRA of rank %d", set.lora)
 	}
 	fmt.Fprintf(out, "finetune    %s: %d of %d parameters\n", what, lm.Params().Trainable().Count(), lm.Params().Count())
-	fmt.Fprintf(out, "            steps: %d, batch: %d x %d, length: %d, learn rate: %v\n", set.steps, set.accumulate, set.batch, set.length, set.lr)
+	fmt.Fprintf(out, "            steps: %d, batch: %s%d x %d, length: %d, learn rate: %v\n", set.steps, ranks(set), set.accumulate, set.batch, set.length, set.lr)
 
 	t, show, err := newTrainer(lm, set, tuned.corpus, stateFile(set), set.saved(map[string]string{"-model": model, "-data": tuned.sum}), out)
 	if err != nil {
@@ -114,7 +131,18 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 		}
 		fmt.Fprintln(out)
 	}
-	return finish(set, lm, t.Curve(), enc, out)
+	if set.group.Rank() == 0 {
+		return finish(set, lm, t.Curve(), enc, out)
+	}
+	return nil
+}
+
+// ranks returns the number of processes as a factor of the batch, "" for one.
+func ranks(set settings) string {
+	if n := set.group.Size(); n > 1 {
+		return fmt.Sprintf("%d x ", n)
+	}
+	return ""
 }
 
 // perplexity returns the perplexity of the held-out documents.
@@ -203,7 +231,7 @@ func sameFolder(a, b string) bool {
 // newTrainer returns a trainer on a corpus, and its progress.
 func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[string]string, out io.Writer) (*train.Trainer, *report.Progress, error) {
 	show := &report.Progress{
-		Out: out, Steps: set.steps, Tokens: set.accumulate * set.batch * set.length,
+		Out: out, Steps: set.steps, Tokens: set.group.Size() * set.accumulate * set.batch * set.length,
 		Summary: func(c *train.Curve, last int) string {
 			text := fmt.Sprintf("loss %.3f  perplexity %.3f", c.Mean(last), perplexity(c.Mean(last)))
 			if n := len(c.HeldOut); n > 0 {
@@ -217,7 +245,7 @@ func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[strin
 		Batch: set.batch, Length: set.length, Steps: set.steps, Accumulate: set.accumulate,
 		Data: c.train, HeldOut: c.heldOut, Seed: uint64(set.seed),
 		AdamW: train.AdamWConfig{LearnRate: set.lr, Decay: set.decay, Clip: set.clip, Schedule: train.WarmupCosine(set.warmup, set.steps, 0.1)},
-		File:  file, SaveEvery: set.save, EvalEvery: set.eval, Settings: saved, Report: show.Update,
+		File:  file, SaveEvery: set.save, EvalEvery: set.eval, Settings: saved, Group: set.group, Shard: set.shard, Report: show.Update,
 	})
 	return t, show, err
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 
+	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/nn"
 )
@@ -16,6 +17,7 @@ type settings struct {
 	lora                             int
 	alpha                            float64
 	merge, resume                    bool
+	distributed, shard               bool
 	steps, batch, length, accumulate int
 	lr, decay, clip                  float64
 	warmup                           int
@@ -26,6 +28,7 @@ type settings struct {
 
 	device options.Device
 	where  []nn.Option // of the model: that device
+	group  *dist.Group // the processes that train together, nil for this one alone
 }
 
 // parse reads the flags. Its errors name the flag, the value and what it should be.
@@ -42,6 +45,8 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.lora, 0, "lora", "rank of LoRA on the projections; 0 trains all weights")
 	options.Number(flags, &set.alpha, 0, "alpha", "alpha of LoRA, whose scale is alpha/rank (default the rank)")
 	flags.BoolVar(&set.merge, "merge", false, "merge LoRA into the weights and save the whole model")
+	flags.BoolVar(&set.distributed, "distributed", false, "train with all processes that mpirun or srun has started, each on -accumulate batches of a step")
+	flags.BoolVar(&set.shard, "shard", false, "with -distributed: divide the moments of AdamW among the processes")
 	options.Whole(flags, &set.steps, 1, "steps", "training steps")
 	options.Whole(flags, &set.batch, 1, "batch", "sequences of a batch")
 	options.Whole(flags, &set.length, 1, "length", "tokens of a sequence")
@@ -71,6 +76,8 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		err = fmt.Errorf("invalid value %v for flag -heldout: should be below 1", set.heldout)
 	case set.lora == 0 && (set.merge || set.alpha != 0):
 		err = fmt.Errorf("-merge and -alpha need -lora")
+	case set.shard && (!set.distributed || set.device.GPU()):
+		err = fmt.Errorf("-shard needs -distributed and -device cpu")
 	default:
 		err = set.device.Check()
 	}

@@ -75,9 +75,9 @@ func trainBase(ctx context.Context, set settings, base text, out io.Writer) (*nn
 		set.basesteps = baseSteps(c, set.batch*set.length)
 	}
 	own := settings{steps: set.basesteps, batch: set.batch, length: set.length, accumulate: 1, lr: 5e-3, clip: 1, decay: 0.01,
-		warmup: max(set.basesteps/20, 1), seed: set.seed, heldout: set.heldout, evaltokens: set.evaltokens, device: set.device, save: max(set.basesteps/10, 1), eval: max(set.basesteps/10, 1), resume: set.resume}
-	fmt.Fprintf(out, "base        %s: documents: %d, bytes: %d, held out: %d\n            steps: %d, batch: 1 x %d, length: %d, learn rate: %v\n", base.name, len(c.train)+len(c.heldOut), c.tokens, len(c.heldOut),
-		own.steps, own.batch, own.length, own.lr)
+		warmup: max(set.basesteps/20, 1), seed: set.seed, heldout: set.heldout, evaltokens: set.evaltokens, device: set.device, group: set.group, shard: set.shard, save: max(set.basesteps/10, 1), eval: max(set.basesteps/10, 1), resume: set.resume}
+	fmt.Fprintf(out, "base        %s: documents: %d, bytes: %d, held out: %d\n            steps: %d, batch: %s1 x %d, length: %d, learn rate: %v\n", base.name, len(c.train)+len(c.heldOut), c.tokens, len(c.heldOut),
+		own.steps, ranks(set), own.batch, own.length, own.lr)
 	saved := own.saved(map[string]string{"-layers": fmt.Sprint(set.layers), "-dmodel": fmt.Sprint(set.dmodel), "the text": c.sum})
 	t, show, err := newTrainer(lm, own, c, baseFile(set), saved, out)
 	if err != nil {
@@ -86,6 +86,9 @@ func trainBase(ctx context.Context, set settings, base text, out io.Writer) (*nn
 	defer t.Close()
 	if err := loop.Run(ctx, t, show, own.resume, out); err != nil {
 		return nil, err
+	}
+	if set.group.Rank() > 0 {
+		return lm, nil
 	}
 	return lm, checkpoint.Save(baseDir(set), lm)
 }

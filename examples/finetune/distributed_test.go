@@ -1,0 +1,45 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gomamba/mamba/dist/disttest"
+)
+
+// Two processes print once, and end where one process that accumulates as many batches does. With -resume the command is done.
+func TestDistributed(t *testing.T) {
+	data := writeLines(t, 60)
+	arguments := func(out string, more ...string) []string {
+		return slices.Concat(tiny, []string{"-data", data, "-basesteps", "3", "-layers", "1", "-dmodel", "16", "-out", out}, more)
+	}
+	dir := t.TempDir()
+	library := disttest.Libraries[0]
+	two := filepath.Join(dir, "two")
+	lines := disttest.Output(t, library.Start(t, 2, asProgram, "1", arguments(two, "-distributed", "-shard")...))
+	text := strings.Join(lines, "\n")
+	if strings.Count(text, "finetune    all weights") != 1 || !strings.Contains(text, "batch: 2 x 1 x 2, length: 32") {
+		t.Errorf("two processes print\n%s", text)
+	}
+	for _, file := range []string{"config.json", "model.safetensors", "loss.png", "train.safetensors"} {
+		if _, err := os.Stat(filepath.Join(two, file)); err != nil {
+			t.Error(err)
+		}
+	}
+	again := strings.Join(disttest.Output(t, library.Start(t, 2, asProgram, "1", arguments(two, "-distributed", "-resume")...)), "\n")
+	perplexities := regexp.MustCompile(`perplexity per .*\n.*`).FindString(text)
+	if !strings.Contains(again, "resumed     after step 4 of 4") || perplexities == "" || !strings.Contains(again, perplexities[strings.LastIndex(perplexities, " "):]) {
+		t.Errorf("resumed, two processes print\n%s\nafter\n%s", again, text)
+	}
+	// The training itself is compared in package train. Here one rank fails.
+	cmd := library.Start(t, 2, asProgram, "1", arguments(two, "-distributed")...)
+	cmd.Args = append(cmd.Args, "-model", filepath.Join(dir, "none"))
+	out, err := cmd.CombinedOutput()
+	if err == nil || strings.Count(string(out), "finetune: ") != 1 {
+		t.Errorf("without a model: %v, two processes print\n%s", err, out)
+	}
+}
