@@ -416,7 +416,7 @@ func TestGroupMPI(t *testing.T) {
 			r := rand.New(rand.NewPCG(uint64(i), 1))
 			for kill := range *kills {
 				cmd := library.Start(t, len(want), role, file)
-				cmd.Env = append(cmd.Env, fmt.Sprintf("%s_KILL=%d %d", role, r.IntN(len(want)), r.IntN(500_000)))
+				cmd.Env = append(cmd.Env, fmt.Sprintf("%s_KILL=%d %d", role, r.IntN(len(want)), r.IntN(400_000)))
 				began := time.Now()
 				out, err := cmd.CombinedOutput()
 				if d := time.Since(began); d > 20*time.Second {
@@ -426,6 +426,15 @@ func TestGroupMPI(t *testing.T) {
 				t.Logf("kill %d: %v; %d steps are saved (%v); %d bytes of output", kill, err, steps, saved, len(out))
 				if saved != nil && !errors.Is(saved, fs.ErrNotExist) {
 					t.Error(saved)
+				}
+				if err != nil {
+					continue
+				}
+				if got := strings.Fields(string(out)); !slices.Contains(got, strings.Fields(want[0])[1]) {
+					t.Errorf("a run that ended after kills prints %q, want %q", got, want)
+				}
+				if err := os.Remove(file); err != nil { // the next kill meets a new run
+					t.Fatal(err)
 				}
 			}
 			got := disttest.Output(t, library.Start(t, len(want), role, file))
