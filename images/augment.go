@@ -117,27 +117,22 @@ const mostCells = 10000
 
 func (f *foreground) find(l *Labels) {
 	f.once.Do(func() {
-		counts := map[int32]int{}
-		var run int32
-		n := 0
-		for _, v := range l.Values {
-			if v != run {
-				counts[run] += n
-				run, n = v, 0
-			}
-			n++
+		counts, seen := map[int32]int{}, map[int32]int{}
+		for start, end := range runs(l.Values) {
+			counts[l.Values[start]] += end - start
 		}
-		counts[run] += n
 		f.cells = map[int32][]int{}
-		seen := map[int32]int{}
-		for i, v := range l.Values {
-			if every := (counts[v] + mostCells - 1) / mostCells; seen[v]%every == 0 {
-				if f.cells[v] == nil {
-					f.classes = append(f.classes, v)
-				}
-				f.cells[v] = append(f.cells[v], i)
+		for start, end := range runs(l.Values) {
+			v := l.Values[start]
+			if f.cells[v] == nil {
+				f.classes = append(f.classes, v)
 			}
-			seen[v]++
+			every, cells := (counts[v]+mostCells-1)/mostCells, f.cells[v]
+			for i := start + (every-seen[v]%every)%every; i < end; i += every {
+				cells = append(cells, i)
+			}
+			f.cells[v] = cells
+			seen[v] += end - start
 		}
 	})
 }
@@ -409,7 +404,18 @@ func (g *geometry) copyRow(from *Sample, first, step [3]float64, pix []float32, 
 func (g *geometry) linear(im *Image, p [3]float64, to []float32) {
 	z, y, x := floor(p[0]), floor(p[1]), floor(p[2])
 	fz, fy, fx := float32(p[0]-float64(z)), float32(p[1]-float64(y)), float32(p[2]-float64(x))
-	for k := range 8 {
+	if uint(z) < uint(g.image[0]-1) && uint(y) < uint(g.image[1]-1) && uint(x) < uint(g.image[2]-1) {
+		c := len(to)
+		i, line, plane := ((z*g.image[1]+y)*g.image[2]+x)*c, g.image[2]*c, g.image[1]*g.image[2]*c
+		p00, p01 := im.Pix[i:][:2*c], im.Pix[i+line:][:2*c]
+		p10, p11 := im.Pix[i+plane:][:2*c], im.Pix[i+plane+line:][:2*c]
+		w00, w01, w10, w11 := (1-fz)*(1-fy), (1-fz)*fy, fz*(1-fy), fz*fy
+		for k := range to {
+			to[k] = (1-fx)*(w00*p00[k]+w01*p01[k]+w10*p10[k]+w11*p11[k]) + fx*(w00*p00[c+k]+w01*p01[c+k]+w10*p10[c+k]+w11*p11[c+k])
+		}
+		return
+	}
+	for k := range 8 { // at a border
 		w := [2]float32{1 - fz, fz}[k>>2] * [2]float32{1 - fy, fy}[k>>1&1] * [2]float32{1 - fx, fx}[k&1]
 		if w == 0 {
 			continue

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -256,21 +257,26 @@ func TestSmallImage(t *testing.T) {
 	}
 }
 
-// The time of one sample: a crop of 512 × 512 cells with all that there is, with flips and turns, and alone.
+// The time of one sample of one channel, with all that there is, with flips and turns, and alone.
 func BenchmarkDraw(b *testing.B) {
-	s := someSamples([]int{640, 640}, 1)[0]
-	s.Image, _ = s.Image.channel(0)
-	for _, c := range []struct {
-		name string
-		a    Augment
-	}{{"everything", Augment{Flips: true, Turns: true, Rotate: 30, Scale: 0.25, Elastic: 5, Brightness: 0.3, Contrast: 0.3, Gamma: 0.3, Noise: 0.1}}, {"turns", Augment{Flips: true, Turns: true}}, {"crop", Augment{}}} {
-		b.Run(c.name, func(b *testing.B) {
-			for i := range b.N {
-				if _, err := (Patches{Size: []int{512, 512}, Augment: c.a}).Draw(s, uint64(i)); err != nil {
-					b.Fatal(err)
+	for _, c := range []struct{ image, patch []int }{{[]int{640, 640}, []int{512, 512}}, {[]int{140, 140, 140}, []int{128, 128, 128}}} {
+		if testing.Short() && len(c.patch) == 3 {
+			continue
+		}
+		s := someSamples(c.image, 1)[0]
+		s.Image, _ = s.Image.channel(0)
+		for _, a := range []struct {
+			name string
+			Augment
+		}{{"everything", Augment{Flips: true, Turns: true, Rotate: 30, Tilt: 10, Scale: 0.25, Elastic: 5, Brightness: 0.3, Contrast: 0.3, Gamma: 0.3, Noise: 0.1}}, {"turns", Augment{Flips: true, Turns: true}}, {"crop", Augment{}}} {
+			b.Run(fmt.Sprintf("%dD/%s", len(c.patch), a.name), func(b *testing.B) {
+				for i := range b.N {
+					if _, err := (Patches{Size: c.patch, Augment: a.Augment}).Draw(s, uint64(i)); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
 

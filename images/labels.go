@@ -3,6 +3,7 @@ package images
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/gomamba/mamba/internal/size"
@@ -38,13 +39,9 @@ func (c Classes) with(l *Labels) (Classes, error) {
 	for _, v := range c {
 		seen[v] = true
 	}
-	for last, i := int32(0), 0; i < len(l.Values); i++ {
-		if v := l.Values[i]; i == 0 || v != last {
-			if last = v; !seen[v] {
-				if seen[v] = true; len(seen) > MaxClasses {
-					return nil, fmt.Errorf("the labels have more than %d different values, want at most %d, one for each class", MaxClasses, MaxClasses)
-				}
-			}
+	for start := range runs(l.Values) {
+		if seen[l.Values[start]] = true; len(seen) > MaxClasses {
+			return nil, fmt.Errorf("the labels have more than %d different values, want at most %d, one for each class", MaxClasses, MaxClasses)
 		}
 	}
 	c = c[:0:0]
@@ -53,6 +50,20 @@ func (c Classes) with(l *Labels) (Classes, error) {
 	}
 	slices.Sort(c)
 	return c, nil
+}
+
+// runs goes through the runs of equal values: where each begins and where it ends. Labels have few of them, so a look into a map for each costs
+// little.
+func runs(values []int32) iter.Seq2[int, int] {
+	return func(yield func(start, end int) bool) {
+		for start, end := 0, 0; start < len(values); start = end {
+			for end = start + 1; end < len(values) && values[end] == values[start]; end++ {
+			}
+			if !yield(start, end) {
+				return
+			}
+		}
+	}
 }
 
 // Index returns the map with the class of each value in the place of the value. The error says which value is not in c.

@@ -133,6 +133,10 @@ func open(file []byte) (*volume, error) {
 	if n, err := io.ReadFull(in, v.data); err != nil {
 		return nil, fmt.Errorf("%s need %d bytes, but the file has %d: %w", what, need, n, err)
 	}
+	// The checksum stands at the end, at most after some bytes that are none of ours.
+	if _, err := io.CopyN(io.Discard, in, 1<<20); err != nil && err != io.EOF {
+		return nil, fmt.Errorf("the compressed data are damaged: %w", err)
+	}
 	return v, nil
 }
 
@@ -421,7 +425,10 @@ func writeNIfTI(path string, sizes []int, channels int, g Grid, dataType int16, 
 		if !strings.HasSuffix(strings.ToLower(path), ".gz") {
 			return h.write(w, size.Product(sizes...)*channels, bytesEach, put)
 		}
-		z := gzip.NewWriter(w)
+		z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+		if err != nil {
+			return err
+		}
 		return errors.Join(h.write(z, size.Product(sizes...)*channels, bytesEach, put), z.Close())
 	})
 	if err != nil {

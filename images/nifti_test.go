@@ -196,6 +196,13 @@ func TestNIfTIHostile(t *testing.T) {
 			t.Errorf("%s, compressed: no error", c.name)
 		}
 	}
+	damaged, err := os.ReadFile("testdata/nifti/scaled.nii.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged[len(damaged)-6] ^= 1
+	_, err = Read(save(t, dir, "damaged.nii.gz", damaged))
+	wantError(t, err, "damaged.nii.gz", "checksum")
 	quaternion := set(252, [2]int16{1, 0})
 	copy(quaternion[256:], []byte{0, 0, 0, 64})
 	_, err = Read(save(t, dir, "q.nii", quaternion))

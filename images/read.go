@@ -201,16 +201,37 @@ func deep(m image.Image) bool {
 
 // rgb returns the colour of a pixel in 16 bits. What transparency has hidden is shown.
 func rgb(m image.Image, x, y int) (r, g, b uint32) {
-	switch m := m.(type) {
+	var c color.Color
+	switch m := m.(type) { // without an allocation for each pixel
+	case *image.RGBA:
+		if c := m.RGBAAt(x, y); c.A == 255 {
+			return 257 * uint32(c.R), 257 * uint32(c.G), 257 * uint32(c.B)
+		}
+		c = m.At(x, y)
 	case *image.NRGBA:
 		c := m.NRGBAAt(x, y)
 		return 257 * uint32(c.R), 257 * uint32(c.G), 257 * uint32(c.B)
+	case *image.RGBA64:
+		if c := m.RGBA64At(x, y); c.A == 65535 {
+			return uint32(c.R), uint32(c.G), uint32(c.B)
+		}
+		c = m.At(x, y)
+	case *image.NRGBA64:
+		c := m.NRGBA64At(x, y)
+		return uint32(c.R), uint32(c.G), uint32(c.B)
 	case *image.YCbCr:
 		r, g, b, _ := m.YCbCrAt(x, y).RGBA()
 		return r, g, b
+	case *image.Paletted:
+		c = m.Palette[m.ColorIndexAt(x, y)]
+		if c, ok := c.(color.NRGBA); ok {
+			return 257 * uint32(c.R), 257 * uint32(c.G), 257 * uint32(c.B)
+		}
+	default:
+		c = m.At(x, y)
 	}
-	c := color.NRGBA64Model.Convert(m.At(x, y)).(color.NRGBA64)
-	return uint32(c.R), uint32(c.G), uint32(c.B)
+	n := color.NRGBA64Model.Convert(c).(color.NRGBA64)
+	return uint32(n.R), uint32(n.G), uint32(n.B)
 }
 
 // decodeLabels returns a file as its own values.

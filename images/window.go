@@ -87,8 +87,8 @@ func (w Windows) plan(im *Image, classes int, model Model) (*plan, error) {
 	if classes < 1 || classes > 1<<16 {
 		return nil, fmt.Errorf("images: windows: %d classes, want 1 to 65536", classes)
 	}
-	if !(w.BytesPerCell >= 0 && w.BytesPerCell <= 1<<40) {
-		return nil, fmt.Errorf("images: windows: BytesPerCell is %v, want 0 to %d", w.BytesPerCell, 1<<40)
+	if !(w.BytesPerCell >= 0 && w.BytesPerCell <= 1e12) {
+		return nil, fmt.Errorf("images: windows: BytesPerCell is %v, want 0 to 1e12", w.BytesPerCell)
 	}
 	if w.Whole {
 		if err := w.fits(im.Size); err != nil {
