@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/gomamba/mamba/internal/size"
 )
 
 // Sample is an image with its labels. For training, the values of the labels are classes (Classes.Index).
@@ -25,8 +27,14 @@ func (s *Sample) check() error {
 	if s == nil {
 		return errors.New("images: the sample is nil")
 	}
-	if err := s.Image.check(); err != nil || s.Labels == nil {
+	if err := s.Image.check(); err != nil {
 		return err
+	}
+	if size.Product(s.Image.Size...) == 1 {
+		return fmt.Errorf("images: sample %q has %s cells, want more than one: nothing can be learned from it", s.Name, sizeString(s.Image.Size))
+	}
+	if s.Labels == nil {
+		return nil
 	}
 	if err := s.Labels.check(); err != nil {
 		return err
@@ -98,18 +106,23 @@ func Pairs(dir string) ([]Pair, error) {
 }
 
 // ReadPairs reads all files of some pairs, and turns the values of the labels into classes: those of all labels together, or known ones if classes is not
-// nil. The error of a file names it.
+// nil. The error of a file names it. An image of a single cell is an error, since nothing can be learned from it.
 func ReadPairs(pairs []Pair, classes Classes) ([]*Sample, Classes, error) {
 	if len(pairs) == 0 {
 		return nil, nil, errors.New("images: there are no pairs to read")
 	}
 	samples := make([]*Sample, len(pairs))
 	err := parallel(len(pairs), 0, func(i int) (err error) {
-		samples[i], err = pairs[i].Read()
-		if err == nil && samples[i].Labels == nil {
-			err = fmt.Errorf("images: %s has no label", pairs[i].Image)
+		if samples[i], err = pairs[i].Read(); err != nil {
+			return err
 		}
-		return err
+		if samples[i].Labels == nil {
+			return fmt.Errorf("images: %s has no label", pairs[i].Image)
+		}
+		if err := samples[i].check(); err != nil {
+			return fmt.Errorf("images: %s: %s", pairs[i].Image, strings.TrimPrefix(err.Error(), "images: "))
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, nil, err

@@ -106,21 +106,23 @@ func TestHostileImages(t *testing.T) {
 	_, err = Read(dir)
 	wantError(t, err, dir)
 
-	// An image of one pixel is an image: it is read, drawn from, seen in windows, and written.
+	// An image of one pixel can be read, predicted and written; it is an error to train on it.
 	path := save(t, dir, "one.png", grayFile(t, 1, 1, 51))
-	s, err := Pair{Image: path, Label: path}.Read()
+	pair := Pair{Name: "one", Image: path, Label: path}
+	s, err := pair.Read()
 	if err != nil || !slices.Equal(s.Image.Pix, []float32{0.2}) || !slices.Equal(s.Labels.Values, []int32{51}) {
 		t.Fatalf("%v, error %v", s, err)
 	}
-	if s, err = (Patches{Size: []int{4, 4}, Augment: everything}).Draw(s, 1); err != nil {
-		t.Fatal(err)
-	}
-	if l, err := (Windows{Size: []int{4, 4}, Flips: true}).Labels(s.Image, 2, pointwise(1)); err != nil || len(l.Values) != 16 {
+	if l, err := (Windows{Size: []int{4, 4}, Flips: true}).Labels(s.Image, 2, pointwise(1)); err != nil || len(l.Values) != 1 {
 		t.Errorf("%v, error %v", l, err)
 	}
 	if err := WritePNG(path, s.Image); err != nil {
 		t.Error(err)
 	}
+	_, _, err = ReadPairs([]Pair{pair}, nil)
+	wantError(t, err, path, "1 × 1 cells, want more than one")
+	_, err = Patches{Size: []int{4, 4}}.Draw(s, 1)
+	wantError(t, err, `"one"`, "1 × 1 cells, want more than one")
 }
 
 // A broken PNG, JPEG or TIFF file is an error and no panic; labels and values have the image's size.

@@ -141,6 +141,33 @@ func TestRead(t *testing.T) {
 	wantError(t, err, path, "JPEG", "want PNG")
 }
 
+// Pictures have the colours of the classes; an overlay keeps the background as it is.
+func TestPictures(t *testing.T) {
+	l := &Labels{Size: []int{1, 3}, Values: []int32{0, 1, 2}}
+	picture, err := l.Picture(3)
+	if err != nil || !slices.Equal(picture.Pix[:3], []float32{0, 0, 0}) || [3]float32(picture.Pix[6:]) != Color(2) {
+		t.Errorf("%v, error %v", picture, err)
+	}
+	im := &Image{Size: []int{1, 3}, Channels: 1, Pix: []float32{0.2, 0.4, 0.6}}
+	for background, want := range map[int][3][3]float32{0: {{0.2, 0.2, 0.2}, Color(1), Color(2)}, 1: {Color(1), {0.4, 0.4, 0.4}, Color(2)}, -1: {{}, Color(1), Color(2)}} {
+		o, err := Overlay(im, l, background, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range slices.Concat(want[0][:], want[1][:], want[2][:]) {
+			if math.Abs(float64(o.Pix[i]-v)) > 1e-6 {
+				t.Errorf("background %d: %v, want %v", background, o.Pix, want)
+			}
+		}
+	}
+	row, err := Beside(2, im, picture)
+	if err != nil || !slices.Equal(row.Size, []int{1, 8}) || row.Channels != 3 || row.Pix[3*3] != 1 || row.Pix[0] != 0.2 {
+		t.Errorf("%v, error %v", row, err)
+	}
+	_, err = Overlay(im, &Labels{Size: []int{3, 1}, Values: l.Values}, 0, 1)
+	wantError(t, err, "1 × 3", "3 × 1")
+}
+
 // A label has at most MaxClasses values, and classes go back to values.
 func TestClasses(t *testing.T) {
 	l := &Labels{Size: []int{2, 3}, Values: []int32{255, 0, 7000, 7000, 0, 255}}

@@ -179,7 +179,8 @@ func (l *Labels) Picture(classes int) (*Image, error) {
 }
 
 // Overlay returns an image, made grey, with the colour of each cell's class over it. opacity is the share of the colour, from 0 to 1. Cells of
-// the class background stay as they are; -1 colours all.
+// the class background stay as they are; -1 colours all. If the background is not class 0, class 0 has the background's colour, since black
+// could not be seen.
 func Overlay(im *Image, l *Labels, background int, opacity float64) (*Image, error) {
 	if err := im.flat(); err != nil {
 		return nil, err
@@ -201,6 +202,9 @@ func Overlay(im *Image, l *Labels, background int, opacity float64) (*Image, err
 		return nil, err
 	}
 	colors := colors(MaxClasses)
+	if background > 0 {
+		colors[0] = colors[background]
+	}
 	out, share := &Image{Size: im.Size, Channels: 3, Bits: 8, Pix: make([]float32, 3*len(l.Values))}, float32(opacity)
 	for i, v := range l.Values {
 		for c := range 3 {
