@@ -254,7 +254,7 @@ func TestErrors(t *testing.T) {
 		{"1.png", []string{"-data", sizes}},
 		{"more than 256 different values", []string{"-data", thousand}},
 		{"the labels have the values [0], want at least two", []string{"-data", single}},
-		{"it has 1 image, and -heldout is 1, should be fewer", []string{"-data", one}},
+		{"1 × 1 cells, want more than one", []string{"-data", one}},
 		{"it has 3 images, and -heldout is 3, should be fewer", []string{"-data", good, "-heldout", "3"}},
 		{`invalid value 0.95 for flag -overlap`, []string{"-overlap", "0.95"}},
 		{`invalid value 17 for flag -crop`, []string{"-crop", "17"}},
