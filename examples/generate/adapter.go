@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/gomamba/mamba/examples/internal/models"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/train"
@@ -17,7 +18,7 @@ import (
 // folders returns the folders of -model and of -adapter, which is "" if the flag is not set.
 func folders(ctx context.Context, set settings, stderr io.Writer) (model, adapter string, err error) {
 	if set.adapter != "" {
-		if adapter, err = directory(ctx, "-adapter", set.adapter, stderr); err != nil {
+		if adapter, err = models.Directory(ctx, "-adapter", set.adapter, stderr); err != nil {
 			return "", "", err
 		}
 		if !isAdapter(adapter) {
@@ -27,7 +28,7 @@ func folders(ctx context.Context, set settings, stderr io.Writer) (model, adapte
 			return "", "", fmt.Errorf("-model is missing, should be the base model of the adapter%s", named(adapter))
 		}
 	}
-	if model, err = directory(ctx, "-model", set.model, stderr); err != nil {
+	if model, err = models.Directory(ctx, "-model", set.model, stderr); err != nil {
 		return "", "", err
 	}
 	if _, err := os.Stat(filepath.Join(model, "config.json")); errors.Is(err, os.ErrNotExist) && isAdapter(model) {

@@ -24,10 +24,10 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"strings"
 	"time"
 
 	"github.com/gomamba/mamba/checkpoint"
+	"github.com/gomamba/mamba/examples/internal/models"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/task"
 	"github.com/gomamba/mamba/tokens"
@@ -125,29 +125,11 @@ func generate(ctx context.Context, set settings, stdout, stderr io.Writer) error
 	return nil
 }
 
-// directory returns the folder of a model: name itself, or a repository of the hub in the cache.
-func directory(ctx context.Context, flag, name string, stderr io.Writer) (string, error) {
-	info, err := os.Stat(name)
-	if err == nil && (info.IsDir() || strings.HasSuffix(name, ".gguf")) {
-		return name, nil
-	}
-	if err == nil || !tokens.IsRepository(name) {
-		return "", fmt.Errorf("%s is %q, should be a directory, or OWNER/NAME of the Hugging Face hub", flag, name)
-	}
-	show := progress{out: stderr}
-	defer show.finish()
-	dir, err := tokens.Download(ctx, name, tokens.DownloadConfig{Progress: show.show})
-	if err != nil {
-		return "", fmt.Errorf("%s is %q, which is no directory here: %w", flag, name, err)
-	}
-	return dir, nil
-}
-
 // openTokenizer returns the tokenizer of -tokenizer, or else that of the model.
 func openTokenizer(ctx context.Context, set settings, dir string, vocab int, stderr io.Writer) (*tokens.Tokenizer, error) {
 	if set.tokenizer != "" {
 		var err error
-		if dir, err = directory(ctx, "-tokenizer", set.tokenizer, stderr); err != nil {
+		if dir, err = models.Directory(ctx, "-tokenizer", set.tokenizer, stderr); err != nil {
 			return nil, err
 		}
 	}

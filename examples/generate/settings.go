@@ -3,10 +3,9 @@ package main
 import (
 	"errors"
 	"flag"
-	"fmt"
 	"io"
-	"slices"
 
+	"github.com/gomamba/mamba/examples/internal/models"
 	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/nn"
 )
@@ -50,10 +49,11 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 		return set, errors.New("-model is missing, should be a directory, or OWNER/NAME of the Hugging Face hub")
 	case g.TopP > 1:
 		return set, errors.New("-top-p is more than 1, should be 0 to 1")
-	case set.weights != "" && !slices.Contains([]string{"float32", "bf16", "int8", "int4", "file"}, set.weights):
-		return set, fmt.Errorf("-weights is %q, should be float32, bf16, int8, int4 or file", set.weights)
 	case g.MinP > 1:
 		return set, errors.New("-min-p is more than 1, should be 0 to 1")
+	}
+	if err := models.CheckWeights(set.weights); err != nil {
+		return set, err
 	}
 	return set, set.device.Check()
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/nikolalohinski/gonja/v2/config"
 	"github.com/nikolalohinski/gonja/v2/exec"
 	"github.com/nikolalohinski/gonja/v2/loaders"
+
+	"github.com/gomamba/mamba/internal/gguf"
 )
 
 // template turns the messages of a chat into a prompt: the Jinja template that comes with a model.
@@ -24,9 +26,12 @@ type template struct {
 	names  map[string]any // such as eos_token
 }
 
-// openTemplate returns the template of a model's folder: chat_template.jinja, or chat_template in tokenizer_config.json. It returns nil if the folder has
-// none.
+// openTemplate returns the template of a model's folder, chat_template.jinja or chat_template in tokenizer_config.json, or that of a GGUF file. It returns
+// nil if there is none.
 func openTemplate(dir string) (*template, error) {
+	if gguf.IsFile(dir) {
+		return ggufTemplate(dir)
+	}
 	var c struct {
 		Template json.RawMessage `json:"chat_template"`
 		Begin    any             `json:"bos_token"`
@@ -61,6 +66,34 @@ func openTemplate(dir string) (*template, error) {
 	}
 	if text == "" {
 		return nil, fmt.Errorf("%s: chat_template is %.80s, should be a text, or a list with one named default", path, c.Template)
+	}
+	return newTemplate(text, names)
+}
+
+// ggufTemplate returns the template of a GGUF file, or nil.
+func ggufTemplate(path string) (*template, error) {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, ok, err := gguf.Value[string](f, "tokenizer.chat_template")
+	if err != nil || !ok {
+		return nil, err
+	}
+	names := map[string]any{}
+	all, _, err := gguf.Value[[]string](f, "tokenizer.ggml.tokens")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"bos", "eos"} {
+		id, ok, err := gguf.Value[uint64](f, "tokenizer.ggml."+name+"_token_id")
+		if err != nil {
+			return nil, err
+		}
+		if names[name+"_token"] = ""; ok && id < uint64(len(all)) {
+			names[name+"_token"] = all[id]
+		}
 	}
 	return newTemplate(text, names)
 }

@@ -2,6 +2,7 @@
 //
 //	go run ./examples/serve                       # trains a small model for some seconds and serves it
 //	go run ./examples/serve -model DIR            # a checkpoint in the layout of Hugging Face or of state-spaces/mamba
+//	go run ./examples/serve -model FILE.gguf      # a file of llama.cpp
 //	go run ./examples/serve -device cuda …        # on a GPU
 //	go run ./examples/serve -h                    # all flags
 //
@@ -66,7 +67,7 @@ func serve(ctx context.Context, set settings, stderr io.Writer) error {
 	if device != "" {
 		log.Info("device", "name", device)
 	}
-	m, err := openModel(ctx, set, where, log)
+	m, err := openModel(ctx, set, where, stderr, log)
 	if err != nil {
 		return err
 	}

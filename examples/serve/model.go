@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/examples/internal/loop"
+	"github.com/gomamba/mamba/examples/internal/models"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/task"
 	"github.com/gomamba/mamba/tokens"
@@ -27,11 +30,11 @@ type model struct {
 }
 
 // openModel loads the model of -model, or trains one.
-func openModel(ctx context.Context, set settings, where []nn.Option, log *slog.Logger) (m *model, err error) {
+func openModel(ctx context.Context, set settings, where []nn.Option, stderr io.Writer, log *slog.Logger) (m *model, err error) {
 	if set.model == "" {
 		m, err = trainModel(ctx, set.steps, where, log)
 	} else {
-		m, err = loadModel(set, where)
+		m, err = loadModel(ctx, set, where, stderr)
 	}
 	if err != nil {
 		return nil, err
@@ -59,14 +62,22 @@ func openModel(ctx context.Context, set settings, where []nn.Option, log *slog.L
 	return m, nil
 }
 
-func loadModel(set settings, where []nn.Option) (*model, error) {
-	lm, err := checkpoint.Load(set.model, where...)
+func loadModel(ctx context.Context, set settings, where []nn.Option, stderr io.Writer) (*model, error) {
+	dir, err := models.Directory(ctx, "-model", set.model, stderr)
 	if err != nil {
 		return nil, err
 	}
-	dir := set.model
+	if set.weights != "" {
+		where = append(where, checkpoint.Weights(set.weights))
+	}
+	lm, err := checkpoint.Load(dir, where...)
+	if err != nil {
+		return nil, err
+	}
 	if set.tokenizer != "" {
-		dir = set.tokenizer
+		if dir, err = models.Directory(ctx, "-tokenizer", set.tokenizer, stderr); err != nil {
+			return nil, err
+		}
 	}
 	tokenizer, err := tokens.Open(dir, lm.Config().Vocab)
 	if err != nil {
@@ -76,8 +87,8 @@ func loadModel(set settings, where []nn.Option) (*model, error) {
 	if err != nil {
 		return nil, err
 	}
-	path, err := filepath.Abs(set.model)
-	return &model{lm: lm, name: filepath.Base(path), tokenizer: tokenizer, chat: chat}, err
+	path, err := filepath.Abs(set.model) // of "." too
+	return &model{lm: lm, name: strings.TrimSuffix(filepath.Base(path), ".gguf"), tokenizer: tokenizer, chat: chat}, err
 }
 
 // trainModel trains the model of examples/bytelm for a moment, on the source of Go's library.

@@ -93,7 +93,6 @@ func (s *testServer) post(ctx context.Context, path string, body any) (status in
 	if err != nil {
 		return 0, nil, "", err
 	}
-	r.Header.Set("Content-Type", "application/json")
 	resp, err := s.client.Do(r)
 	if err != nil {
 		return 0, nil, "", err

@@ -9,18 +9,19 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gomamba/mamba/examples/internal/models"
 	"github.com/gomamba/mamba/examples/internal/options"
 )
 
 // settings has the values of the flags.
 type settings struct {
-	model, tokenizer, name, template string
-	addr, keyFile, key, logFormat    string
-	batch, queue, piece, cache       int
-	maxTokens, maxPrompt, steps      int
-	maxBody                          int64
-	timeout, grace                   time.Duration
-	device                           options.Device
+	model, weights, tokenizer, name, template string
+	addr, keyFile, key, logFormat             string
+	batch, queue, piece, cache                int
+	maxTokens, maxPrompt, steps               int
+	maxBody                                   int64
+	timeout, grace                            time.Duration
+	device                                    options.Device
 }
 
 // parse reads the flags. Its errors name the flag, its value and what it should be.
@@ -28,8 +29,9 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 	set = settings{batch: 64, queue: 256, cache: 256, maxTokens: 4096, maxPrompt: 1 << 17, steps: 300}
 	body := 1024
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
-	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint, or OWNER/NAME of the Hugging Face hub (default a small model of bytes that is trained first)")
-	flags.StringVar(&set.tokenizer, "tokenizer", "", "`directory` of the tokenizer.json (default the model's)")
+	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint, a file .gguf, or OWNER/NAME of the Hugging Face hub (default a small model of bytes that is trained first)")
+	flags.StringVar(&set.weights, "weights", "", "type of the matrices: float32, bf16, int8, int4, or file for that on file (default float32, or file for a .gguf)")
+	flags.StringVar(&set.tokenizer, "tokenizer", "", "`directory` of the tokenizer.json, or OWNER/NAME (default the model's)")
 	flags.StringVar(&set.template, "chat-template", "", "`file` with the Jinja template of chats (default the model's)")
 	flags.StringVar(&set.name, "name", "", "the model's `name` for clients (default that of its directory)")
 	flags.StringVar(&set.addr, "addr", "127.0.0.1:8080", "`address` to listen at; port 0 takes a free one")
@@ -58,8 +60,11 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 		return set, fmt.Errorf("-timeout is %v, should be more than 0", set.timeout)
 	case set.grace < 0:
 		return set, fmt.Errorf("-grace is %v, should not be negative", set.grace)
-	case set.model == "" && set.tokenizer != "":
-		return set, errors.New("-tokenizer is set without -model, should be left out")
+	case set.model == "" && set.tokenizer+set.weights != "":
+		return set, errors.New("-tokenizer or -weights is set without -model, should be left out")
+	}
+	if err := models.CheckWeights(set.weights); err != nil {
+		return set, err
 	}
 	if set.key = os.Getenv("API_KEY"); set.keyFile != "" {
 		text, err := os.ReadFile(set.keyFile)

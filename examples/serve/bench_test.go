@@ -1,0 +1,201 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/benchtest"
+	"github.com/gomamba/mamba/nn"
+)
+
+// loaded returns a model of bytes with random weights for the benchmarks, on the GPU if $MAMBA_SERVE_DEVICE is set.
+func loaded(b *testing.B) *model {
+	b.Helper()
+	cfg := nn.Config{DModel: 512, NLayer: 6}
+	if testing.Short() {
+		cfg = tiny
+	}
+	m := testModel(cfg)
+	if os.Getenv("MAMBA_SERVE_DEVICE") != "" {
+		d, err := cuda.Open(0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		m.lm = nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 256}, nn.OnDevice(d))
+	}
+	m.ends = nil
+	return m
+}
+
+// timed sends a request for a stream, and returns the time to its first token and the number of tokens.
+func (s *testServer) timed(body object) (first time.Duration, n int, err error) {
+	body["stream"] = true
+	text, err := json.Marshal(body)
+	if err != nil {
+		return 0, 0, err
+	}
+	start := time.Now()
+	resp, err := s.client.Post(s.url+"/v1/completions", "application/json", bytes.NewReader(text))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, 0, fmt.Errorf("status %d", resp.StatusCode)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if bytes.HasPrefix(lines.Bytes(), []byte("data: {")) {
+			if n++; n == 1 {
+				first = time.Since(start)
+			}
+		}
+	}
+	return first, n, lines.Err()
+}
+
+// BenchmarkLoad has 64 clients at once, each with a prompt of 32 tokens and an answer of 128 tokens, all as streams. It shows tokens per second of the
+// server and of a Generator with the same 64 sequences, their ratio, and the median of the time to the first token in steps of a batch of 64.
+func BenchmarkLoad(b *testing.B) {
+	const clients, read = 64, 32
+	answer := 128
+	if testing.Short() {
+		answer = 4
+	}
+	m := loaded(b)
+	s := start(b, m)
+	sampling := nn.Sampling{Temperature: 1}
+	g, err := nn.NewGenerator(m.lm, nn.GenerateConfig{Sampling: sampling, MaxTokens: answer, Piece: 64})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer g.Close()
+	prompt := func(i int) string { return fmt.Sprintf("%0*d", read, i) }
+	serve := func() (firsts []time.Duration) {
+		var wait sync.WaitGroup
+		var mu sync.Mutex
+		for i := range clients {
+			wait.Go(func() {
+				first, n, err := s.timed(object{"model": "test", "prompt": prompt(i), "max_tokens": answer, "seed": i})
+				if err != nil || n == 0 {
+					b.Errorf("client %d: %d parts, %v", i, n, err)
+				}
+				mu.Lock()
+				firsts = append(firsts, first)
+				mu.Unlock()
+			})
+		}
+		wait.Wait()
+		slices.Sort(firsts)
+		return firsts
+	}
+	generate := func(prompts [][]int) {
+		if _, err := g.Generate(context.Background(), prompts, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	prompts := make([][]int, clients)
+	for i := range prompts {
+		prompts[i], _ = m.tokenizer.Encode(prompt(i))
+	}
+	serve()
+	generate(prompts)
+	benchtest.Processors(b)
+	var serving, generating time.Duration
+	var firsts []time.Duration
+	for b.Loop() {
+		start := time.Now()
+		firsts = append(firsts, serve()[clients/2])
+		middle := time.Now()
+		generate(prompts)
+		serving, generating = serving+middle.Sub(start), generating+time.Since(middle)
+	}
+	slices.Sort(firsts)
+	tokens := float64(b.N * clients * answer)
+	step := generating.Seconds() / float64(b.N*answer)
+	b.ReportMetric(tokens/serving.Seconds(), "server-tokens/s")
+	b.ReportMetric(tokens/generating.Seconds(), "generator-tokens/s")
+	b.ReportMetric(generating.Seconds()/serving.Seconds(), "ratio")
+	b.ReportMetric(firsts[len(firsts)/2].Seconds()*1e3, "first-ms")
+	b.ReportMetric(firsts[len(firsts)/2].Seconds()/step, "first-steps")
+}
+
+// BenchmarkPrefix has 100 requests one after another, whose prompts begin with a system prompt of 2,000 tokens: the same for all, or another one for each. It
+// shows the median of the time to the first token.
+func BenchmarkPrefix(b *testing.B) {
+	requests := 100
+	if testing.Short() {
+		requests = 3
+	}
+	m := loaded(b)
+	for _, shared := range []bool{true, false} {
+		b.Run(fmt.Sprintf("shared=%t", shared), func(b *testing.B) {
+			s := start(b, m)
+			benchtest.Processors(b)
+			var firsts []time.Duration
+			for b.Loop() {
+				for i := range requests {
+					system := "the same"
+					if !shared {
+						system = fmt.Sprintf("number %d of %d", i, b.N)
+					}
+					first, _, err := s.timed(object{"model": "test", "prompt": fmt.Sprintf("%-2000s question %d", system, i), "max_tokens": 2})
+					if err != nil {
+						b.Fatal(err)
+					}
+					firsts = append(firsts, first)
+				}
+			}
+			slices.Sort(firsts)
+			b.ReportMetric(firsts[len(firsts)/2].Seconds()*1e3, "first-ms")
+			b.ReportMetric(firsts[len(firsts)*95/100].Seconds()*1e3, "first-p95-ms")
+		})
+	}
+}
+
+// BenchmarkSequences shows what a running answer costs: the memory of its state, and the time of a step by the number of answers.
+func BenchmarkSequences(b *testing.B) {
+	m := loaded(b)
+	counts := []int{1, 8, 24, 64, 256}
+	if testing.Short() {
+		counts = counts[:2]
+	}
+	for _, n := range counts {
+		b.Run(fmt.Sprintf("B=%d", n), func(b *testing.B) {
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			batch, err := nn.NewBatch(m.lm, nn.BatchConfig{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer batch.Close()
+			for i := range n {
+				if err := batch.Join(nn.NewSequence(uint64(i), 'a'), nn.Sampling{Temperature: 1}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			benchtest.Processors(b)
+			for b.Loop() {
+				if err := batch.Step(nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(n)/1e3, "KB/answer")
+			b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "tokens/s")
+		})
+	}
+}
