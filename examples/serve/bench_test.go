@@ -65,15 +65,21 @@ func (s *testServer) timed(body object) (first time.Duration, n int, err error) 
 	return first, n, lines.Err()
 }
 
-// BenchmarkLoad has 64 clients at once, each with a prompt of 32 tokens and an answer of 128 tokens, all as streams. It shows tokens per second of the
+// BenchmarkLoad has 64 clients at once, each with a prompt of L tokens and an answer of 128 tokens, all as streams. It shows tokens per second of the
 // server and of a Generator with the same 64 sequences, their ratio, and the median of the time to the first token in steps of a batch of 64.
 func BenchmarkLoad(b *testing.B) {
-	const clients, read = 64, 32
+	m := loaded(b)
+	for _, length := range []int{16, 32} {
+		b.Run(fmt.Sprintf("L=%d", length), func(b *testing.B) { measureLoad(b, m, length) })
+	}
+}
+
+func measureLoad(b *testing.B, m *model, read int) {
+	const clients = 64
 	answer := 128
 	if testing.Short() {
 		answer = 4
 	}
-	m := loaded(b)
 	s := start(b, m)
 	sampling := nn.Sampling{Temperature: 1}
 	g, err := nn.NewGenerator(m.lm, nn.GenerateConfig{Sampling: sampling, MaxTokens: answer, Piece: 64})

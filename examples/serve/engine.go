@@ -201,13 +201,20 @@ func (e *engine) end(err error) {
 	}
 }
 
-// promptShare is how many times as long as a step the pieces of prompts between two steps may take, if anything is running.
-const promptShare = 3
+// promptShare is how many times as long as a step the pieces of prompts between two steps may take. While fewer answers run than wait for their prompts, it
+// is fillShare: a step costs less for each answer when the batch is full.
+const (
+	promptShare = 3
+	fillShare   = 12
+)
 
 // read reads pieces of prompts. Every other piece is of the oldest prompt, and the others of the shortest, so that neither a long prompt nor
 // many short ones stop the others.
 func (e *engine) read() {
-	start := time.Now()
+	start, share := time.Now(), time.Duration(promptShare)
+	if len(e.running) < e.begun {
+		share = fillShare
+	}
 	for len(e.reading) > 0 {
 		i := 0
 		if e.short = !e.short; !e.short {
@@ -228,7 +235,7 @@ func (e *engine) read() {
 				p.call.out.put(event{err: err})
 			}
 		}
-		if time.Since(start) > promptShare*e.step {
+		if time.Since(start) > share*e.step {
 			return
 		}
 	}

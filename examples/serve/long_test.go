@@ -25,11 +25,11 @@ var requests = flag.Int("requests", 600, "requests of TestLong; its long form ha
 func TestLong(t *testing.T) {
 	total := *requests
 	if testing.Short() {
-		total = min(total, 200)
+		total = min(total, 100)
 	}
 	const clients, piece = 48, 16
 	m := testModel(tiny)
-	questions := make([]question, max(total/10, 50))
+	questions := make([]question, max(total/10, 20))
 	r := rand.New(rand.NewPCG(11, 1))
 	for i := range questions {
 		var err error
