@@ -2,9 +2,13 @@ package mamba_test
 
 import (
 	"fmt"
+	"runtime"
+	"sync"
 	"testing"
 
+	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/internal/benchtest"
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/nn"
 )
 
@@ -82,4 +86,72 @@ func measureGenerate(b *testing.B, lm *nn.LM, name string, batch, length, tokens
 	if err := g.Close(); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// BenchmarkGenerateNarrow is BenchmarkGenerate for a model loaded with narrow weights (checkpoint.Weights). GB is what its weights take.
+// reading, in the same run, is what reading as many bytes takes.
+func BenchmarkGenerateNarrow(b *testing.B) {
+	cfg := nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50280}
+	if testing.Short() {
+		leftOut(b, stepName(cfg), "its weights are half a gigabyte, and -short is set")
+		return
+	}
+	dir := b.TempDir()
+	if err := checkpoint.Save(dir, nn.NewLM(cfg)); err != nil {
+		b.Fatal(err)
+	}
+	for _, types := range []string{"float32", "bfloat16", "int8", "int4"} {
+		lm, err := checkpoint.Load(dir, checkpoint.Weights(types))
+		if err != nil {
+			b.Fatal(err)
+		}
+		bytes := 0
+		for _, p := range lm.Params() {
+			if w := p.Narrow(); w != nil {
+				bytes += w.Bytes()
+			} else {
+				bytes += 4 * p.Shape().TotalSize()
+			}
+		}
+		benchmarkReading(b, types, bytes)
+		measureGenerate(b, lm, types, 1, 1, 32)
+		measureGenerate(b, lm, types, 8, 1, 16)
+		measureGenerate(b, lm, types+"/prompt", 1, 1024, 1)
+	}
+}
+
+// benchmarkReading reads memory on all processors.
+func benchmarkReading(b *testing.B, name string, bytes int) {
+	memory := make([]float64, bytes/8)
+	size.HugePages(memory) // as the weights have them
+	for i := range memory {
+		memory[i] = float64(i)
+	}
+	b.Run("reading/"+name, func(b *testing.B) {
+		benchtest.Processors(b)
+		processors := runtime.GOMAXPROCS(0)
+		sums := make([]float64, 8*processors)
+		for b.Loop() {
+			var all sync.WaitGroup
+			for p := range processors {
+				all.Go(func() {
+					part := memory[p*len(memory)/processors : (p+1)*len(memory)/processors]
+					var s [8]float64
+					for i := 0; i+8 <= len(part); i += 8 {
+						s[0] += part[i]
+						s[1] += part[i+1]
+						s[2] += part[i+2]
+						s[3] += part[i+3]
+						s[4] += part[i+4]
+						s[5] += part[i+5]
+						s[6] += part[i+6]
+						s[7] += part[i+7]
+					}
+					sums[8*p] = s[0] + s[1] + s[2] + s[3] + s[4] + s[5] + s[6] + s[7]
+				})
+			}
+			all.Wait()
+		}
+		b.ReportMetric(float64(bytes)*float64(b.N)/float64(b.Elapsed().Nanoseconds()), "GB/s")
+	})
 }

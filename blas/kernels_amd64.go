@@ -66,3 +66,24 @@ var narrow512 = [types]narrowSet{
 	Q4_K:     {dotsQ4_K1AVX512, dotsQ4_K2AVX512, dotsQ4_K4AVX512, 256},
 	Q6_K:     {dotsQ6_K1AVX512, dotsQ6_K2AVX512, dotsQ6_K4AVX512, 256},
 }
+
+// panelKernel returns the kernels of a type for many rows of activations, nil if there are none.
+func panelKernel(t Type) *panelSet {
+	switch {
+	case narrowKernel(t) == nil || t == Float16 || t == Q6_K: // Q6_K has scales of 16 numbers; it is a type of heads, which read few rows
+		return nil
+	case t == BFloat16:
+		return &words512
+	}
+	return &quantized512
+}
+
+var (
+	quantized512 = panelSet{most: 6, rows: [9]panelFunc{
+		1: tileQuantized1AVX512, 2: tileQuantized2AVX512, 3: tileQuantized3AVX512, 4: tileQuantized4AVX512, 5: tileQuantized5AVX512, 6: tileQuantized6AVX512,
+	}}
+	words512 = panelSet{most: 8, rows: [9]panelFunc{
+		1: tileBFloat161AVX512, 2: tileBFloat162AVX512, 3: tileBFloat163AVX512, 4: tileBFloat164AVX512,
+		5: tileBFloat165AVX512, 6: tileBFloat166AVX512, 7: tileBFloat167AVX512, 8: tileBFloat168AVX512,
+	}}
+)

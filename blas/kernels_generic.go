@@ -5,3 +5,5 @@ package blas
 func current() *kernels { return nil }
 
 func narrowKernel(Type) *narrowSet { return nil }
+
+func panelKernel(Type) *panelSet { return nil }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/gomamba/mamba/internal/half"
+	memory "github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/internal/work"
 )
 
@@ -57,6 +58,7 @@ func QuantizeRows(t Type, outputs, inputs, some int, read func(first int) ([]flo
 		}
 		if w.data == nil {
 			w.data = make([]byte, outputs*row)
+			memory.HugePages(w.data)
 		}
 		f, to := formats[t], w.data[first*row:(first+n)*row]
 		work.ParallelRange(n, max(1, (1<<14)/inputs), func(from, end int) {

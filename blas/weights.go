@@ -272,6 +272,7 @@ func (w *Weights) prepareRow(x, to []float32) {
 		return
 	}
 	rounded := words(to)
+	clear(rounded[len(x):])
 	for j, v := range x {
 		rounded[j] = half.ToBFloat16(v)
 	}
@@ -308,6 +309,10 @@ func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, a
 	within("the prepared x", x.rows, x.ld, width, len(x.data))
 	if w.typ == Float32 {
 		w.mulFloat32(w.floats[from*w.inputs:to*w.inputs], dst[from:], ldDst, x, to-from, add)
+		return
+	}
+	if k := panelKernel(w.typ); k != nil && x.rows > fewRows {
+		w.mulPanels(k, dst, ldDst, x, from, to, add)
 		return
 	}
 	if k := narrowKernel(w.typ); k != nil && w.outputs >= fewest {
@@ -402,5 +407,8 @@ func (w *Weights) Mul(dst []float32, ldDst int, x []float32, ldx, rows int, add 
 	}
 	const bytes = 1 << 18 // of a task: 20 µs at the speed of memory
 	size := max(1, bytes/max(1, w.Bytes()/w.outputs)/dotRows) * dotRows
+	if rows > fewRows {
+		size = 3 * panelWidth
+	}
 	work.ParallelRange(w.outputs, size, func(from, to int) { w.MulRange(dst, ldDst, p, from, to, add) })
 }

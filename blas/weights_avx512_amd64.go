@@ -123,3 +123,73 @@ func dotsQ4_K4AVX512(units int, x *float32, ldx int, w *byte, ldw int, y *float3
 //
 //go:noescape
 func dotsQ6_K4AVX512(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups int, add int, tail int)
+
+// tileQuantized1AVX512 multiplies a panel of 32 outputs by 1 row(s) of quantized x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 64 numbers.
+//
+//go:noescape
+func tileQuantized1AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileBFloat161AVX512 multiplies a panel of 32 outputs by 1 row(s) of x in bfloat16, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is two numbers.
+//
+//go:noescape
+func tileBFloat161AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileQuantized2AVX512 multiplies a panel of 32 outputs by 2 row(s) of quantized x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 64 numbers.
+//
+//go:noescape
+func tileQuantized2AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileBFloat162AVX512 multiplies a panel of 32 outputs by 2 row(s) of x in bfloat16, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is two numbers.
+//
+//go:noescape
+func tileBFloat162AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileQuantized3AVX512 multiplies a panel of 32 outputs by 3 row(s) of quantized x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 64 numbers.
+//
+//go:noescape
+func tileQuantized3AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileBFloat163AVX512 multiplies a panel of 32 outputs by 3 row(s) of x in bfloat16, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is two numbers.
+//
+//go:noescape
+func tileBFloat163AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileQuantized4AVX512 multiplies a panel of 32 outputs by 4 row(s) of quantized x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 64 numbers.
+//
+//go:noescape
+func tileQuantized4AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileBFloat164AVX512 multiplies a panel of 32 outputs by 4 row(s) of x in bfloat16, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is two numbers.
+//
+//go:noescape
+func tileBFloat164AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileQuantized5AVX512 multiplies a panel of 32 outputs by 5 row(s) of quantized x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 64 numbers.
+//
+//go:noescape
+func tileQuantized5AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileBFloat165AVX512 multiplies a panel of 32 outputs by 5 row(s) of x in bfloat16, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is two numbers.
+//
+//go:noescape
+func tileBFloat165AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileQuantized6AVX512 multiplies a panel of 32 outputs by 6 row(s) of quantized x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 64 numbers.
+//
+//go:noescape
+func tileQuantized6AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileBFloat166AVX512 multiplies a panel of 32 outputs by 6 row(s) of x in bfloat16, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is two numbers.
+//
+//go:noescape
+func tileBFloat166AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileBFloat167AVX512 multiplies a panel of 32 outputs by 7 row(s) of x in bfloat16, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is two numbers.
+//
+//go:noescape
+func tileBFloat167AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)
+
+// tileBFloat168AVX512 multiplies a panel of 32 outputs by 8 row(s) of x in bfloat16, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is two numbers.
+//
+//go:noescape
+func tileBFloat168AVX512(units int, x *float32, ldx int, panel *float32, y *float32, ldy int, add int)

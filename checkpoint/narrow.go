@@ -174,6 +174,7 @@ func (r *Reader) loadNarrow(cfg nn.LMConfig, types string, opts []nn.Option) (*n
 		}
 		m.narrow = func(outputs int) (*blas.Weights, error) {
 			data := make([]byte, t.Size)
+			size.HugePages(data)
 			at := 0
 			err := t.File.Pieces(t.Offset, t.Size, func(piece []byte) error {
 				at += copy(data[at:], piece)

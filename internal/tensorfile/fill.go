@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/gomamba/mamba/internal/size"
 )
 
 // Job is a tensor on file and the slice to read it into, which has as many elements.
@@ -37,10 +39,10 @@ func run(jobs []Job, exact bool) error {
 		}
 		switch to := j.To.(type) {
 		case []float32:
-			hugePages(to)
+			size.HugePages(to)
 			tasks = split(tasks, j.From, to, floats[float32](exact))
 		case []float64:
-			hugePages(to)
+			size.HugePages(to)
 			tasks = split(tasks, j.From, to, floats[float64](exact))
 		case []int64:
 			tasks = split(tasks, j.From, to, bits)

@@ -23,12 +23,21 @@ func writeWeights(isa asm.ISA) {
 			g.dots(t, v)
 		}
 	}
+	for rows := 1; rows <= 8; rows++ {
+		if rows <= 6 {
+			g.quantizedTile(rows) // 12 sums of integers and 12 of float32 in 32 registers
+		}
+		g.wordsTile(rows)
+	}
 	g.Write("weights")
 }
 
 type weights struct {
 	gemm
-	f *asm.Func
+	f    *asm.Func
+	next gemmStrided
+
+	units reg.GPVirtual // that are left, of a tile
 }
 
 // rowsFor returns how many rows of weights are read together with v rows of activations.
@@ -48,6 +57,9 @@ func (g *weights) begin(name string, v int, doc string) (w, x gemmStrided, acc [
 		fmt.Sprintf("dots%s%d multiplies groups·%d rows of w, ldw bytes apart, by %d row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. %s", name, v, rows, v, doc))
 	g.Label("group")
 	w = g.strided(g.f.Ptr("w"), g.f.Int("ldw"), rows)
+	g.next = w // the same place in the next rows, which are read next
+	g.next.base = g.GP64()
+	g.LEAQ(asm.AtIndex(w.base, w.by1, uint8(rows), 0), g.next.base)
 	x = g.strided(g.f.Ptr("x"), g.bytes(g.f, "ldx"), v)
 	for range rows {
 		acc = append(acc, g.Vecs(v))
@@ -140,7 +152,7 @@ func (g *weights) halves(name string, v int) {
 	g.Label("loop")
 	wv := g.Vecs(rowsFor(v))
 	for j := range wv {
-		g.PREFETCHT0(offset(w.at(j), 1024))
+		g.PREFETCHT0(g.next.at(j))
 		if bf {
 			g.VMOVDQU64(w.at(j), wv[j])
 		} else {
@@ -153,6 +165,7 @@ func (g *weights) halves(name string, v int) {
 		return r
 	})
 	g.ADDQ(operand.U32(step), w.base)
+	g.ADDQ(operand.U32(step), g.next.base)
 	g.ADDQ(operand.U32(xStep), x.base)
 	g.DECQ(units)
 	g.JNE(asm.Label("loop"))
@@ -234,7 +247,7 @@ func (g *weights) dots(t quantizedType, v int) {
 	if t.block == 32 {
 		u, s := make([]reg.VecVirtual, rows), make([]reg.VecVirtual, rows)
 		for j := range rows {
-			g.PREFETCHT0(offset(w.at(j), 1024))
+			g.PREFETCHT0(g.next.at(j))
 			u[j], s[j] = g.two(t, c, w.at(j))
 		}
 		g.unit(t, c, x, 0, u, s, acc)
@@ -250,12 +263,13 @@ func (g *weights) dots(t quantizedType, v int) {
 			}
 		}
 		g.ADDQ(operand.U32(2*t.bytes), w.base)
+		g.ADDQ(operand.U32(2*t.bytes), g.next.base)
 		g.ADDQ(operand.U32(unitBytes), x.base)
 	} else {
 		scales := make([]reg.VecVirtual, rows)
 		for j := range rows {
 			for line := 0; line < t.bytes; line += 64 {
-				g.PREFETCHT0(offset(w.at(j), 1024+line))
+				g.PREFETCHT0(offset(g.next.at(j), line))
 			}
 			scales[j] = g.scales(t, c, w.at(j))
 		}
@@ -286,6 +300,7 @@ func (g *weights) dots(t quantizedType, v int) {
 			g.unit(t, c, x, n*unitBytes, u, s, acc)
 		}
 		g.ADDQ(operand.U32(t.bytes), w.base)
+		g.ADDQ(operand.U32(t.bytes), g.next.base)
 		g.ADDQ(operand.U32(4*unitBytes), x.base)
 	}
 	g.DECQ(units)

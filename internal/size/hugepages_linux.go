@@ -1,4 +1,4 @@
-package tensorfile
+package size
 
 import (
 	"os"
@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hugePages asks the kernel for pages of megabytes for weights that were just allocated and not yet written. With pages of 4 KiB, half
+// HugePages asks the kernel for pages of megabytes for weights that were just allocated and not yet written. With pages of 4 KiB, half
 // a gigabyte needs 126,000 page faults. On a virtual machine they take several times as long as reading and converting the weights.
 // This is only a hint, which the kernel may ignore. The memory is still managed by Go.
-func hugePages[T float32 | float64](data []T) {
+func HugePages[T byte | float32 | float64](data []T) {
 	const worth = 4 << 20 // in bytes; a smaller slice contains at most a few huge pages
 	size := len(data) * int(unsafe.Sizeof(T(0)))
 	if size < worth {
