@@ -51,16 +51,11 @@ func rowsFor(v int) int {
 const weightsSignature = "func(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups, add, tail int)"
 
 // begin begins a kernel: its function, and the loop over groups of rows of weights.
-func (g *weights) begin(name string, v int, doc string) (w, x gemmStrided, acc [][]reg.VecVirtual) {
+func (g *weights) begin(name string, v int, doc string) (acc [][]reg.VecVirtual) {
 	rows := rowsFor(v)
 	g.f = g.Func(fmt.Sprintf("dots%s%d", name, v), weightsSignature,
 		fmt.Sprintf("dots%s%d multiplies groups·%d rows of w, ldw bytes apart, by %d row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. %s", name, v, rows, v, doc))
 	g.Label("group")
-	w = g.strided(g.f.Ptr("w"), g.f.Int("ldw"), rows)
-	g.next = w // the same place in the next rows, which are read next
-	g.next.base = g.GP64()
-	g.LEAQ(asm.AtIndex(w.base, w.by1, uint8(rows), 0), g.next.base)
-	x = g.strided(g.f.Ptr("x"), g.bytes(g.f, "ldx"), v)
 	for range rows {
 		acc = append(acc, g.Vecs(v))
 	}
@@ -69,7 +64,38 @@ func (g *weights) begin(name string, v int, doc string) (w, x gemmStrided, acc [
 			g.Zero(r)
 		}
 	}
-	return w, x, acc
+	return acc
+}
+
+// chunk returns the addresses of n rows of weights of a group from row first on, and of the activations.
+func (g *weights) chunk(first, n, v int) (w, x gemmStrided) {
+	ldw := g.f.Int("ldw")
+	w = g.strided(g.f.Ptr("w"), ldw, n)
+	for range first {
+		g.ADDQ(ldw, w.base)
+	}
+	if g.next = w; n > 1 {
+		g.next.base = g.GP64()
+		g.LEAQ(asm.AtIndex(w.base, w.by1, uint8(n), 0), g.next.base)
+	}
+	return w, g.strided(g.f.Ptr("x"), g.bytes(g.f, "ldx"), v)
+}
+
+// prefetch fetches what is read after this: of several rows the same place in the next rows, of one row what follows.
+func (g *weights) prefetch(w gemmStrided, j, n, offsetBytes int) {
+	if n > 1 {
+		g.PREFETCHT0(offset(g.next.at(j), offsetBytes))
+	} else {
+		g.PREFETCHT0(offset(w.at(j), 2048+offsetBytes))
+	}
+}
+
+// step moves the addresses of weights.
+func (g *weights) step(w gemmStrided, n, bytes int) {
+	g.ADDQ(operand.U32(bytes), w.base)
+	if n > 1 {
+		g.ADDQ(operand.U32(bytes), g.next.base)
+	}
 }
 
 // end stores the sums of a group and goes on to the next group.
@@ -133,64 +159,62 @@ func (g *weights) halves(name string, v int) {
 		doc = "A unit is 32 numbers of bfloat16 of w and of x; tail more follow."
 		step, xStep = 64, 64
 	}
-	w, x, acc := g.begin(name, v, doc)
-	multiply := func(wv []reg.VecVirtual, xv func(i int) reg.VecVirtual) {
+	acc := g.begin(name, v, doc)
+	for c := range acc {
+		g.halvesOf(bf, step, xStep, c, v, acc[c:c+1])
+	}
+	g.end(v, acc)
+}
+
+// halvesOf multiplies one row of a group after the other, which reads memory in order.
+func (g *weights) halvesOf(bf bool, step, xStep, first, v int, acc [][]reg.VecVirtual) {
+	label := func(name string) string { return fmt.Sprint(name, first) }
+	w, x := g.chunk(first, 1, v)
+	multiply := func(wv reg.VecVirtual, xv func(i int) reg.VecVirtual) {
 		for i := range v {
-			xv := xv(i)
-			for j := range wv {
-				if bf {
-					g.VPDPWSSD(wv[j], xv, acc[j][i]) // File.Write makes VDPBF16PS of it
-				} else {
-					g.VFMADD231PS(wv[j], xv, acc[j][i])
-				}
+			if xv := xv(i); bf {
+				g.VPDPWSSD(wv, xv, acc[0][i]) // File.Write makes VDPBF16PS of it
+			} else {
+				g.VFMADD231PS(wv, xv, acc[0][i])
 			}
 		}
 	}
 	units := g.f.Int("units")
 	g.TESTQ(units, units)
-	g.JE(asm.Label("tail"))
-	g.Label("loop")
-	wv := g.Vecs(rowsFor(v))
-	for j := range wv {
-		g.PREFETCHT0(g.next.at(j))
-		if bf {
-			g.VMOVDQU64(w.at(j), wv[j])
-		} else {
-			g.VCVTPH2PS(w.at(j), wv[j])
-		}
+	g.JE(asm.Label(label("tail")))
+	g.Label(label("loop"))
+	wv := g.ZMM()
+	g.prefetch(w, 0, 1, 0)
+	if bf {
+		g.VMOVDQU64(w.at(0), wv)
+	} else {
+		g.VCVTPH2PS(w.at(0), wv)
 	}
 	multiply(wv, func(i int) reg.VecVirtual {
 		r := g.ZMM()
 		g.VMOVUPS(x.at(i), r)
 		return r
 	})
-	g.ADDQ(operand.U32(step), w.base)
-	g.ADDQ(operand.U32(step), g.next.base)
+	g.step(w, 1, step)
 	g.ADDQ(operand.U32(xStep), x.base)
 	g.DECQ(units)
-	g.JNE(asm.Label("loop"))
-	g.Label("tail")
+	g.JNE(asm.Label(label("loop")))
+	g.Label(label("tail"))
 	tail := g.f.Int("tail")
 	g.TESTQ(tail, tail)
-	g.JE(asm.Label("done"))
+	g.JE(asm.Label(label("done")))
 	k := g.K()
 	if bf { // the mask of 32 words from a count
-		ones := g.GP64()
+		ones, bits := g.GP64(), g.GP64()
 		g.MOVQ(operand.I32(-1), ones)
-		bits := g.GP64()
 		g.BZHIQ(tail, ones, bits)
 		g.KMOVD(bits.As32(), k)
+		g.VMOVDQU16_Z(w.at(0), k, wv)
 	} else {
 		k = g.mask(tail).k.(reg.OpmaskVirtual)
-	}
-	for j := range wv {
-		if bf {
-			g.VMOVDQU16_Z(w.at(j), k, wv[j])
-		} else {
-			h := g.YMM()
-			g.VMOVDQU16_Z(w.at(j), k, h)
-			g.VCVTPH2PS(h, wv[j])
-		}
+		h := g.YMM()
+		g.VMOVDQU16_Z(w.at(0), k, h)
+		g.VCVTPH2PS(h, wv)
 	}
 	multiply(wv, func(i int) reg.VecVirtual {
 		r := g.ZMM()
@@ -201,8 +225,7 @@ func (g *weights) halves(name string, v int) {
 		}
 		return r
 	})
-	g.Label("done")
-	g.end(v, acc)
+	g.Label(label("done"))
 }
 
 func offset(m operand.Mem, n int) operand.Mem {
@@ -216,15 +239,16 @@ type quantizedType struct {
 	block, bytes int // numbers and bytes of a block
 	zero         int // what is subtracted from the numbers that unit returns, which are not negative
 	scale        int // where a block of 32 has its float16
+	together     int // rows that are read together: one, so that memory is read in order, or more, which shares the work on activations
 }
 
 var quantizedTypes = []quantizedType{
-	{"Q8_0", 32, 34, 128, 0},
-	{"Q4_0", 32, 18, 8, 0},
-	{"Q5_0", 32, 22, 16, 0},
-	{"Q5_1", 32, 24, 0, 0},
-	{"Q4_K", 256, 144, 0, 0},
-	{"Q6_K", 256, 210, 32, 208},
+	{"Q8_0", 32, 34, 128, 0, 1},
+	{"Q4_0", 32, 18, 8, 0, 4},
+	{"Q5_0", 32, 22, 16, 0, 4},
+	{"Q5_1", 32, 24, 0, 0, 4},
+	{"Q4_K", 256, 144, 0, 0, 4},
+	{"Q6_K", 256, 210, 32, 208, 1},
 }
 
 // The bytes of 64 activations, as quantized has them in blas: 64 numbers, the two scales, the two sums.
@@ -237,17 +261,28 @@ const (
 // dots writes the kernel for a quantized type. It multiplies 64 numbers at a time, four in each lane, and sums in float32 with the scales of weights and
 // activations.
 func (g *weights) dots(t quantizedType, v int) {
-	rows := rowsFor(v)
-	w, x, acc := g.begin(t.name, v, "A unit is 64 numbers, or 256 if a block has as many, and x is quantized.")
+	all := g.begin(t.name, v, "A unit is 64 numbers, or 256 if a block has as many, and x is quantized.")
 	c := g.constants(t)
+	rows := min(rowsFor(v), t.together)
+	for first := 0; first < len(all); first += rows {
+		g.dotsOf(t, c, first, v, all[first:first+rows])
+	}
+	g.end(v, all)
+}
+
+// dotsOf multiplies some rows of a group.
+func (g *weights) dotsOf(t quantizedType, c constants, first, v int, acc [][]reg.VecVirtual) {
+	label := func(name string) string { return fmt.Sprint(name, first) }
+	rows := len(acc)
+	w, x := g.chunk(first, rows, v)
 	units := g.f.Int("units")
 	g.TESTQ(units, units)
-	g.JE(asm.Label("done"))
-	g.Label("loop")
+	g.JE(asm.Label(label("done")))
+	g.Label(label("loop"))
 	if t.block == 32 {
 		u, s := make([]reg.VecVirtual, rows), make([]reg.VecVirtual, rows)
 		for j := range rows {
-			g.PREFETCHT0(g.next.at(j))
+			g.prefetch(w, j, rows, 0)
 			u[j], s[j] = g.two(t, c, w.at(j))
 		}
 		g.unit(t, c, x, 0, u, s, acc)
@@ -262,14 +297,13 @@ func (g *weights) dots(t quantizedType, v int) {
 				}
 			}
 		}
-		g.ADDQ(operand.U32(2*t.bytes), w.base)
-		g.ADDQ(operand.U32(2*t.bytes), g.next.base)
+		g.step(w, rows, 2*t.bytes)
 		g.ADDQ(operand.U32(unitBytes), x.base)
 	} else {
 		scales := make([]reg.VecVirtual, rows)
 		for j := range rows {
 			for line := 0; line < t.bytes; line += 64 {
-				g.PREFETCHT0(offset(g.next.at(j), line))
+				g.prefetch(w, j, rows, line)
 			}
 			scales[j] = g.scales(t, c, w.at(j))
 		}
@@ -299,14 +333,12 @@ func (g *weights) dots(t quantizedType, v int) {
 			}
 			g.unit(t, c, x, n*unitBytes, u, s, acc)
 		}
-		g.ADDQ(operand.U32(t.bytes), w.base)
-		g.ADDQ(operand.U32(t.bytes), g.next.base)
+		g.step(w, rows, t.bytes)
 		g.ADDQ(operand.U32(4*unitBytes), x.base)
 	}
 	g.DECQ(units)
-	g.JNE(asm.Label("loop"))
-	g.Label("done")
-	g.end(v, acc)
+	g.JNE(asm.Label(label("loop")))
+	g.Label(label("done"))
 }
 
 // sums returns the sums of 64 activations, twice in each part of 128 bits.
