@@ -245,6 +245,19 @@ func TestForeground(t *testing.T) {
 	}
 }
 
+// Spacings that differ by all that they may give places far outside, and no panic.
+func TestExtremeSpacing(t *testing.T) {
+	for _, spacing := range [][]float64{{leastSpacing, mostSpacing, 1}, {mostSpacing, leastSpacing, mostSpacing}, {1, 1, leastSpacing}} {
+		s := positions(3, 4, 5)
+		s.Image.Spacing = spacing
+		for index := range uint64(20) {
+			if _, err := (Patches{Size: []int{4, 4, 4}, Augment: everything}).Draw(s, index); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // An image smaller than a patch goes on by its mirror image.
 func TestSmallImage(t *testing.T) {
 	s := positions(3, 1)

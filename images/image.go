@@ -35,8 +35,8 @@ type Grid struct {
 // Labels is a map of labels: a number for each cell. In a map that was read from a file they are the file's own values; Classes.Index turns
 // them into classes from 0, which losses and metrics want, and Classes.Values turns classes back.
 //
-// The value of a grey pixel, of 8 or 16 bits, is its grey level. That of a pixel with a palette is its index in the palette. A coloured pixel of 8
-// bits has the value 0x1000000 | red<<16 | green<<8 | blue.
+// The value of a grey pixel, of 8 or 16 bits, is its grey level; fewer bits are scaled to 8, so the values of one bit are 0 and 255. That of a pixel
+// with a palette is its index in the palette. A coloured pixel of 8 bits has the value 0x1000000 | red<<16 | green<<8 | blue.
 type Labels struct {
 	Size   []int   // height, width; or depth, height, width
 	Values []int32 // row-major: len is the product of Size
@@ -101,13 +101,16 @@ func (l *Labels) check() error {
 	return l.Grid.check(l.Size)
 }
 
+// The smallest and the largest size of a cell. Their ratio keeps places within the range of float64.
+const leastSpacing, mostSpacing = 1e-9, 1e6
+
 func (g Grid) check(sizes []int) error {
 	if g.Spacing != nil && len(g.Spacing) != len(sizes) {
 		return fmt.Errorf("images: Spacing has %d axes, want %d, as Size", len(g.Spacing), len(sizes))
 	}
 	for _, s := range g.Spacing {
-		if !(s > 0 && s <= 1e6) {
-			return fmt.Errorf("images: Spacing is %v, want positive numbers of at most 1e6", g.Spacing)
+		if !(s >= leastSpacing && s <= mostSpacing) {
+			return fmt.Errorf("images: Spacing is %v, want numbers from %g to %g", g.Spacing, leastSpacing, mostSpacing)
 		}
 	}
 	return nil

@@ -177,8 +177,8 @@ func (v *volume) check() (bytesEach int, err error) {
 		return 0, fmt.Errorf("scl_inter is %v beside scl_slope of %v, want a finite number", v.Inter, v.Slope)
 	}
 	for a := range v.sizes {
-		if p := math.Abs(float64(v.Pixdim[a+1])); !(p <= mostSpacing) {
-			return 0, fmt.Errorf("pixdim[%d] is %v, want a spacing of at most %v", a+1, v.Pixdim[a+1], mostSpacing)
+		if p := math.Abs(float64(v.Pixdim[a+1])); p != 0 && !(p >= leastSpacing && p <= mostSpacing) {
+			return 0, fmt.Errorf("pixdim[%d] is %v, want a spacing from %g to %g, or 0 for none", a+1, v.Pixdim[a+1], leastSpacing, mostSpacing)
 		}
 	}
 	if err := v.checkForms(); err != nil {
@@ -212,9 +212,6 @@ func (h *header) checkForms() error {
 	}
 	return nil
 }
-
-// mostSpacing is the largest size of a cell.
-const mostSpacing = 1e6
 
 // types are the types of values that are read. value returns the value at the beginning of b.
 var types = map[int16]struct {

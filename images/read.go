@@ -113,8 +113,14 @@ func decode(data []byte) (m image.Image, err error) {
 	if c.Width < 1 || c.Height < 1 {
 		return nil, fmt.Errorf("the header claims %d × %d pixels, want at least 1 × 1", c.Height, c.Width)
 	}
-	// The decoded pixels have at most 8 bytes; three channels of float32 have 12.
-	if err := size.Of(20, c.Height, c.Width).Fits(fmt.Sprintf("the %d × %d pixels that the header claims", c.Height, c.Width)); err != nil {
+	each := uintptr(8 + 12) // bytes of a decoded pixel, and of three channels of float32
+	switch c.ColorModel {
+	case color.GrayModel:
+		each = 1 + 4
+	case color.Gray16Model:
+		each = 2 + 4
+	}
+	if err := size.Of(each, c.Height, c.Width).Fits(fmt.Sprintf("the %d × %d pixels that the header claims", c.Height, c.Width)); err != nil {
 		return nil, err
 	}
 	// Deflate and LZW turn a byte into at most 4096, of 8 pixels; JPEG has at least a bit for 64 pixels.
