@@ -6,7 +6,10 @@ import (
 	"slices"
 	"time"
 
+	G "gorgonia.org/gorgonia"
+
 	"github.com/gomamba/mamba/dist"
+	"github.com/gomamba/mamba/nn"
 )
 
 // alone is an engine of one rank, or of any numbers that a caller can give it.
@@ -39,6 +42,9 @@ func distCalls() []call {
 			"Watch":       {args: with(func() (uint64, string) { return 0, "" })},
 		}),
 		[]call{
+			{name: "nn.WithSegments", f: func(g *dist.Group) (*G.Node, error) {
+				return nn.NewMambaBlock(nn.Config{DModel: 4}).Apply(nodesOf(shape{2, 3, 4})()[0].(*G.Node), nn.WithSegments(g))
+			}, args: func() []any { return []any{group()} }, fine: none},
 			{name: "dist.Join", f: dist.Join, args: with(context.Background())},
 			{name: "dist.New", f: dist.New, args: func() []any { return []any{alone{Ranks: 1}} }},
 			{name: "dist.WithTimeout", f: func(d time.Duration) error { return option(dist.WithTimeout(d)) }, args: with(time.Minute), fine: []string{"0=0: none", "0=1099511627776: 18 minutes", "0=4611686018427387904: a century"}},

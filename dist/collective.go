@@ -198,7 +198,17 @@ func (g *Group) Fail(err error) error {
 		return err
 	}
 	text := []byte(err.Error() + " ")[:min(len(err.Error())+1, longestError)]
-	headers, other := g.agree(header{call: callFail, count: int64(len(text))})
+	own := header{call: callFail, count: int64(len(text))}
+	if g.paired.Load() { // others may wait in Receive
+		message := make([]byte, headerBytes)
+		own.write(message)
+		for rank := range g.Size() {
+			if rank != g.Rank() {
+				_ = g.send(rank, message, text) // that the engine has failed, agree says
+			}
+		}
+	}
+	headers, other := g.agree(own)
 	if other != nil {
 		return errors.Join(err, other)
 	}
@@ -450,30 +460,61 @@ func sumBFloat16(dst []BFloat16, parts [][]BFloat16) {
 	}
 }
 
-// Send sends data to another rank, which calls Receive with as many elements of the same type. It may return before they have arrived.
+// Send sends data to another rank, which calls Receive with as many elements of the same type. It copies data and returns at once; an error of the engine is that of a
+// later call.
 func Send[T Element](g *Group, data []T, to int) error {
 	if err := g.peer("Send", "to", to); err != nil {
 		return err
 	}
-	h := make([]byte, headerBytes)
-	headerOf[T](callSend, len(data)).write(h)
-	g.sends.Lock()
-	defer g.sends.Unlock()
-	return g.pair([]Message{{to, false, h}, {to, false, bytesOf(data)}}[:1+min(len(data), 1)])
+	g.paired.Store(true)
+	message := make([]byte, headerBytes)
+	headerOf[T](callSend, len(data)).write(message)
+	return g.send(to, message, append([]byte{}, bytesOf(data)...))
 }
 
-// Receive receives what another rank sends with Send. It is an error if that has another type or number of elements; the two ranks cannot use Send and Receive after it.
+// send starts a message, after those before it.
+func (g *Group) send(to int, header, data []byte) error {
+	g.sends.Lock()
+	defer g.sends.Unlock()
+	before, done := g.sent, make(chan struct{})
+	g.sent = done
+	go func() {
+		defer close(done)
+		if before != nil {
+			<-before
+		}
+		messages := []Message{{to, false, header}, {to, false, data}}
+		if err := g.pair(messages[:1+min(len(data), 1)]); err != nil {
+			g.sends.Lock()
+			g.unsent = err
+			g.sends.Unlock()
+		}
+	}()
+	return g.unsent
+}
+
+// Receive receives what another rank sends with Send. It is an error if that has another type or number of elements; the two ranks cannot use Send and Receive after
+// it. If the other rank calls Fail, Receive returns its error.
 func Receive[T Element](g *Group, data []T, from int) error {
 	if err := g.peer("Receive", "from", from); err != nil {
 		return err
 	}
 	g.takes.Lock()
 	defer g.takes.Unlock()
+	g.paired.Store(true)
 	h := make([]byte, headerBytes)
 	if err := g.pair([]Message{{from, true, h}}); err != nil {
 		return err
 	}
-	if sent, want := readHeader(h), headerOf[T](callSend, len(data)); sent != want {
+	sent, want := readHeader(h), headerOf[T](callSend, len(data))
+	if sent.call == callFail {
+		text := make([]byte, min(max(sent.count, 1), longestError))
+		if err := g.pair([]Message{{from, true, text}}); err != nil {
+			return err
+		}
+		return fmt.Errorf("rank %d: %s", from, bytes.TrimSpace(text))
+	}
+	if sent != want {
 		return fmt.Errorf("dist: rank %d sends %d %s, and rank %d receives %d %s, want the same", from, sent.count, kinds[sent.kind], g.Rank(), want.count, kinds[want.kind])
 	}
 	if len(data) == 0 {

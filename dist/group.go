@@ -21,6 +21,9 @@ type Group struct {
 	sends, takes  sync.Mutex
 	broken        error // of a call after which the ranks do not know of each other what they do; guarded by mu
 	closed        atomic.Bool
+	paired        atomic.Bool   // the ranks use Send and Receive
+	sent          chan struct{} // closed when the last message of Send is on its way; guarded by sends
+	unsent        error         // why one is not
 	scratch       []byte
 	pieceForTests int
 }
@@ -183,7 +186,9 @@ func (g *Group) Close() error {
 	defer g.mu.Unlock()
 	var err error
 	if g.broken == nil {
-		_, err = g.agree(header{call: callClose})
+		if _, err = g.agree(header{call: callClose}); err == nil && g.sent != nil {
+			<-g.sent
+		}
 	}
 	return errors.Join(err, g.engine.Close())
 }

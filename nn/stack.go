@@ -97,6 +97,13 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	case state != nil && len(state) != len(s.layers):
 		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.layers))
 	}
+	group, err := groupOf(opts)
+	if err != nil {
+		return nil, nil, fmt.Errorf("nn: %w", err)
+	}
+	if group != nil && (withState || state != nil) {
+		return nil, nil, fmt.Errorf("nn: segments: the stack is applied with a state, want none: the ranks have the states of each other")
+	}
 	if state == nil {
 		state = make(State, len(s.layers)) // of zero states
 	}
@@ -108,9 +115,12 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 		return nil, nil, err
 	}
 	for i, l := range s.layers {
-		if withState {
+		switch {
+		case withState:
 			x, next[i], err = l.ApplyWithState(x, state[i], opts...)
-		} else {
+		case group != nil:
+			x, err = segmented(l, x, group, opts)
+		default:
 			x, err = l.Apply(x, opts...)
 		}
 		if err != nil {

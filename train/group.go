@@ -64,7 +64,7 @@ func (t *Trainer) meet() error {
 	if err != nil {
 		return err
 	}
-	own := map[string]string{"Shard": fmt.Sprint(t.cfg.Shard), "File is set": fmt.Sprint(t.cfg.File != ""), "EvalEvery": fmt.Sprint(t.cfg.EvalEvery), "SaveEvery": fmt.Sprint(t.cfg.SaveEvery)}
+	own := map[string]string{"Shard": fmt.Sprint(t.cfg.Shard), "Segments": fmt.Sprint(t.cfg.Segments), "File is set": fmt.Sprint(t.cfg.File != ""), "EvalEvery": fmt.Sprint(t.cfg.EvalEvery), "SaveEvery": fmt.Sprint(t.cfg.SaveEvery)}
 	for name, value := range record {
 		own[name] = value
 	}

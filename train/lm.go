@@ -34,6 +34,9 @@ type Config struct {
 	// Group is the processes that train together, as dist.Join returned it; nil for this one alone. See RunConfig.Group.
 	Group *dist.Group
 	Shard bool // see RunConfig.Shard
+	// Segments divides each sequence among the ranks instead of giving them different batches (nn.WithSegments): for sequences that are too long for the memory of one
+	// process. The steps are those of one process with the same configuration, within rounding.
+	Segments bool
 
 	// Report is called after each step; with a Group on rank 0 only.
 	Report func(*Curve)
@@ -52,7 +55,8 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 		return nil, err
 	}
 	run := RunConfig{Steps: cfg.Steps, Accumulate: cfg.Accumulate, AdamW: cfg.AdamW, EvalEvery: cfg.EvalEvery, File: cfg.File,
-		SaveEvery: cfg.SaveEvery, Settings: cfg.Settings, Group: cfg.Group, Shard: cfg.Shard, Report: cfg.Report}
+		SaveEvery: cfg.SaveEvery, Settings: cfg.Settings, Group: cfg.Group, Shard: cfg.Shard,
+		Segments: cfg.Segments, Report: cfg.Report}
 	if err := atLeast(field{"Batch", cfg.Batch, 1}, field{"Length", cfg.Length, 1}); err != nil {
 		return nil, err
 	}
@@ -85,11 +89,19 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 			return nil, fmt.Errorf("%w (Config.HeldOut)", err)
 		}
 	}
+	if cfg.Segments && cfg.Group.Size() > 1 {
+		if err := divide(&cfg, lm, &p); err != nil {
+			return nil, err
+		}
+	}
 	t, err := NewTrainer(p, run)
 	if err != nil {
 		return nil, err
 	}
-	t.tokens = cfg.Group.Size() * run.Accumulate * cfg.Batch * cfg.Length
+	if cfg.Segments && cfg.Group.Size() > 1 {
+		t.cut = func(b Batch) (Batch, error) { return segment(b, cfg.Group) }
+	}
+	t.tokens = t.shares() * run.Accumulate * cfg.Batch * cfg.Length
 	t.describe = func() map[string]string {
 		all := map[string]string{"Batch": fmt.Sprint(cfg.Batch), "Length": fmt.Sprint(cfg.Length), "Seed": fmt.Sprint(cfg.Seed),
 			"Data": describeDocuments(cfg.Data), "HeldOut": describeDocuments(cfg.HeldOut)}

@@ -259,41 +259,48 @@ func (l *lossGraph) metrics() []string {
 }
 
 // measure returns the means of the loss and of the metrics over batches, by name. Each rank runs every Size-th batch, and all ranks add up the results in the
-// order of the batches, as one process does.
-func (l *lossGraph) measure(batches []Batch, inputs []input, g *dist.Group) (map[string]float64, error) {
+// order of the batches, as one process does. With segments each rank runs its part of every batch.
+func (l *lossGraph) measure(batches []Batch, inputs []input, g *dist.Group, segments bool) (map[string]float64, error) {
 	for i, b := range batches {
 		if err := b.check(inputs); err != nil {
 			return nil, fmt.Errorf("train: evaluate: batch %d: %w", i, err)
 		}
 	}
-	sum, err := total(batches, nil)
-	if err != nil {
-		return nil, fmt.Errorf("train: evaluate: %w", err)
-	}
-	names, ranks := slices.Sorted(maps.Keys(l.results)), g.Size()
-	rounds := (len(batches) + ranks - 1) / ranks
-	own := make([]float64, rounds*len(names))
-	for round := range rounds {
-		at := round*ranks + g.Rank()
-		if at >= len(batches) {
-			break
+	// Row i of own and all has the weight and the results of batch i, zeros if another rank runs it.
+	names := slices.Sorted(maps.Keys(l.results))
+	width := 1 + len(names)
+	own := make([]float64, len(batches)*width)
+	for i, b := range batches {
+		if !segments && i%g.Size() != g.Rank() {
+			continue
 		}
-		if err := l.run(batches[at], 1, -1); err != nil {
+		if err := l.run(b, 1, -1); err != nil {
 			return nil, err
 		}
-		for i, name := range names {
-			own[round*len(names)+i] = l.result(name)
+		own[i*width] = b.Weight
+		for j, name := range names {
+			own[i*width+1+j] = l.result(name)
 		}
 	}
-	all := make([]float64, ranks*len(own))
+	all := make([]float64, g.Size()*len(own))
 	if err := dist.AllGather(g, all, own); err != nil {
 		return nil, err
 	}
-	means := map[string]float64{}
-	for at, b := range batches {
-		for i, name := range names {
-			means[name] += all[at%ranks*len(own)+at/ranks*len(names)+i] * b.Weight
+	means, sum := map[string]float64{}, 0.0
+	for i := range batches {
+		for rank := range g.Size() {
+			row := all[rank*len(own)+i*width:][:width]
+			if row[0] == 0 && !segments && i%g.Size() != rank {
+				continue
+			}
+			sum += row[0]
+			for j, name := range names {
+				means[name] += row[1+j] * row[0]
+			}
 		}
+	}
+	if sum <= 0 {
+		return nil, fmt.Errorf("train: evaluate: the weights of %d batches add up to 0, want more: Batch.Weight is the number of examples that the loss is the mean of", len(batches))
 	}
 	for name := range means {
 		means[name] /= sum

@@ -416,7 +416,7 @@ func (t *Trainer) record() (map[string]string, error) {
 	c := t.cfg
 	all := t.describe()
 	all["Steps"], all["Accumulate"] = fmt.Sprint(c.Steps), fmt.Sprint(c.Accumulate)
-	if n := c.Group.Size(); n > 1 {
+	if n := t.shares(); n > 1 {
 		all["ranks"] = fmt.Sprint(n)
 	}
 	if names := t.scorer.metrics(); len(names) > 0 {

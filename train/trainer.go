@@ -37,6 +37,9 @@ type RunConfig struct {
 	Group *dist.Group
 	// Shard makes each rank keep the moments of its share of the weights only (ZeRO, stage 1), in the memory of the host. The steps have the same bits.
 	Shard bool
+	// Segments says that the batches of the ranks are parts of the same ones, which Data makes and between which Loss connects the layers (nn.WithSegments). Each rank
+	// then reads every batch, and HeldOut has parts too.
+	Segments bool
 
 	// Report is called after each step; with a Group on rank 0 only.
 	Report func(*Curve)
@@ -62,8 +65,8 @@ func (c *RunConfig) complete() error {
 	if c.Accumulate == 0 {
 		c.Accumulate = 1
 	}
-	if c.Shard && c.Group.Size() == 1 {
-		c.Shard = false
+	if c.Group.Size() == 1 {
+		c.Shard, c.Segments = false, false
 	}
 	return atLeast(field{"Steps", c.Steps, 1}, field{"Accumulate", c.Accumulate, 1}, field{"EvalEvery", c.EvalEvery, 0}, field{"SaveEvery", c.SaveEvery, 0})
 }
@@ -80,7 +83,8 @@ type Trainer struct {
 	inputs   []input // of every batch
 	heldOut  []Batch
 	solver   *AdamW
-	exchange *exchange // nil for one process
+	exchange *exchange                  // nil for one process
+	cut      func(Batch) (Batch, error) // returns this rank's part of a batch; nil if it is the whole one
 	activity activity
 	met      bool     // the ranks have compared what they train
 	whole    []Moment // the moments of all ranks, on rank 0 while it saves or resumes
@@ -222,15 +226,37 @@ func (t *Trainer) Tokens() int {
 // Evaluate returns the mean loss over batches, by their weights; for a language model in nats per token. The batches must have the shapes
 // and types of the training batches, as those of Pack do. With a Group all ranks call it with the same batches, and share the work.
 func (t *Trainer) Evaluate(batches []Batch) (float64, error) {
-	means, err := t.measure(batches)
+	means, err := t.measureWhole(batches)
 	return means[theLoss], err
 }
 
 // Measure returns the means of the metrics of the loss (Call.Metric) over batches, by name. It has the errors of Evaluate.
 func (t *Trainer) Measure(batches []Batch) (map[string]float64, error) {
-	means, err := t.measure(batches)
+	means, err := t.measureWhole(batches)
 	delete(means, theLoss)
 	return means, err
+}
+
+func (t *Trainer) measureWhole(batches []Batch) (map[string]float64, error) {
+	if t == nil || t.cut == nil {
+		return t.measure(batches)
+	}
+	parts := make([]Batch, len(batches))
+	for i, b := range batches {
+		var err error
+		if parts[i], err = t.cut(b); err != nil {
+			return nil, err
+		}
+	}
+	return t.measure(parts)
+}
+
+// shares returns the number of ranks that read different batches.
+func (t *Trainer) shares() int {
+	if t.cfg.Segments {
+		return 1
+	}
+	return t.cfg.Group.Size()
 }
 
 func (t *Trainer) measure(batches []Batch) (map[string]float64, error) {
@@ -245,7 +271,7 @@ func (t *Trainer) measure(batches []Batch) (map[string]float64, error) {
 	if err != nil {
 		return nil, t.cfg.Group.Fail(err)
 	}
-	means, err := t.scorer.measure(batches, t.inputs, t.cfg.Group)
+	means, err := t.scorer.measure(batches, t.inputs, t.cfg.Group, t.cfg.Segments)
 	return means, t.cfg.Group.Fail(err)
 }
 
@@ -372,7 +398,7 @@ func (t *Trainer) step() (err error) {
 	}()
 	t.doing("reading the batches of step %d", t.Done()+1)
 	group := t.cfg.Group
-	batches, before := make([]Batch, t.cfg.Accumulate), group.Rank()*t.cfg.Accumulate
+	batches, before := make([]Batch, t.cfg.Accumulate), group.Rank()%t.shares()*t.cfg.Accumulate
 	if err := skip(t.source, before); err != nil {
 		return fmt.Errorf("train: step %d: the batches of other ranks: %w", t.Done()+1, err)
 	}
@@ -384,7 +410,7 @@ func (t *Trainer) step() (err error) {
 			return fmt.Errorf("train: batch %d of step %d: %w", i, t.Done()+1, err)
 		}
 	}
-	if err := skip(t.source, (group.Size()-1)*t.cfg.Accumulate-before); err != nil {
+	if err := skip(t.source, (t.shares()-1)*t.cfg.Accumulate-before); err != nil {
 		return fmt.Errorf("train: step %d: the batches of other ranks: %w", t.Done()+1, err)
 	}
 	sum, err := total(batches, group)
@@ -394,7 +420,7 @@ func (t *Trainer) step() (err error) {
 	loss := 0.0
 	for i, b := range batches {
 		t.doing("forward and backward pass of batch %d of step %d", i, t.Done()+1)
-		if err := t.train.run(b, b.Weight/sum, t.Done()*t.cfg.Accumulate*group.Size()+before+i); err != nil {
+		if err := t.train.run(b, b.Weight/sum, t.Done()*t.cfg.Accumulate*t.shares()+before+i); err != nil {
 			return err
 		}
 		if i < len(batches)-1 {

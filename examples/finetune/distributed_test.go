@@ -30,7 +30,7 @@ func TestDistributed(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	again := strings.Join(disttest.Output(t, library.Start(t, 2, asProgram, "1", arguments(two, "-distributed", "-resume")...)), "\n")
+	again := strings.Join(disttest.Output(t, library.Start(t, 2, asProgram, "1", arguments(two, "-distributed", "-resume", "-segments")...)), "\n")
 	perplexities := regexp.MustCompile(`perplexity per .*\n.*`).FindString(text)
 	if !strings.Contains(again, "resumed     after step 4 of 4") || perplexities == "" || !strings.Contains(again, perplexities[strings.LastIndex(perplexities, " "):]) {
 		t.Errorf("resumed, two processes print\n%s\nafter\n%s", again, text)

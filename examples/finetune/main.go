@@ -139,7 +139,7 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 
 // ranks returns the number of processes as a factor of the batch, "" for one.
 func ranks(set settings) string {
-	if n := set.group.Size(); n > 1 {
+	if n := set.group.Size(); n > 1 && !set.segments {
 		return fmt.Sprintf("%d x ", n)
 	}
 	return ""
@@ -231,7 +231,7 @@ func sameFolder(a, b string) bool {
 // newTrainer returns a trainer on a corpus, and its progress.
 func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[string]string, out io.Writer) (*train.Trainer, *report.Progress, error) {
 	show := &report.Progress{
-		Out: out, Steps: set.steps, Tokens: set.group.Size() * set.accumulate * set.batch * set.length,
+		Out: out, Steps: set.steps, Tokens: set.accumulate * set.batch * set.length,
 		Summary: func(c *train.Curve, last int) string {
 			text := fmt.Sprintf("loss %.3f  perplexity %.3f", c.Mean(last), perplexity(c.Mean(last)))
 			if n := len(c.HeldOut); n > 0 {
@@ -241,11 +241,14 @@ func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[strin
 		},
 		Rate: func(tokens float64) string { return fmt.Sprintf("%.0f tokens/s", tokens) },
 	}
+	if !set.segments {
+		show.Tokens *= set.group.Size()
+	}
 	t, err := train.New(lm, train.Config{
 		Batch: set.batch, Length: set.length, Steps: set.steps, Accumulate: set.accumulate,
 		Data: c.train, HeldOut: c.heldOut, Seed: uint64(set.seed),
 		AdamW: train.AdamWConfig{LearnRate: set.lr, Decay: set.decay, Clip: set.clip, Schedule: train.WarmupCosine(set.warmup, set.steps, 0.1)},
-		File:  file, SaveEvery: set.save, EvalEvery: set.eval, Settings: saved, Group: set.group, Shard: set.shard, Report: show.Update,
+		File:  file, SaveEvery: set.save, EvalEvery: set.eval, Settings: saved, Group: set.group, Shard: set.shard, Segments: set.segments, Report: show.Update,
 	})
 	return t, show, err
 }

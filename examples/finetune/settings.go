@@ -17,7 +17,7 @@ type settings struct {
 	lora                             int
 	alpha                            float64
 	merge, resume                    bool
-	distributed, shard               bool
+	distributed, shard, segments     bool
 	steps, batch, length, accumulate int
 	lr, decay, clip                  float64
 	warmup                           int
@@ -47,6 +47,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	flags.BoolVar(&set.merge, "merge", false, "merge LoRA into the weights and save the whole model")
 	flags.BoolVar(&set.distributed, "distributed", false, "train with all processes that mpirun or srun has started, each on -accumulate batches of a step")
 	flags.BoolVar(&set.shard, "shard", false, "with -distributed: divide the moments of AdamW among the processes")
+	flags.BoolVar(&set.segments, "segments", false, "with -distributed: divide each sequence among the processes, for long ones")
 	options.Whole(flags, &set.steps, 1, "steps", "training steps")
 	options.Whole(flags, &set.batch, 1, "batch", "sequences of a batch")
 	options.Whole(flags, &set.length, 1, "length", "tokens of a sequence")
@@ -76,8 +77,8 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		err = fmt.Errorf("invalid value %v for flag -heldout: should be below 1", set.heldout)
 	case set.lora == 0 && (set.merge || set.alpha != 0):
 		err = fmt.Errorf("-merge and -alpha need -lora")
-	case set.shard && (!set.distributed || set.device.GPU()):
-		err = fmt.Errorf("-shard needs -distributed and -device cpu")
+	case (set.shard || set.segments) && (!set.distributed || set.device.GPU()):
+		err = fmt.Errorf("-shard and -segments need -distributed and -device cpu")
 	default:
 		err = set.device.Check()
 	}

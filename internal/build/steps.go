@@ -20,6 +20,12 @@ type Slot struct {
 // State is layer.State.
 type State []*G.Node
 
+// Ranks is a *dist.Group.
+type Ranks interface {
+	Rank() int
+	Size() int
+}
+
 // Call holds the options of one application.
 type Call struct {
 	Start     *G.Node // (batch, length), or nil
@@ -27,6 +33,7 @@ type Call struct {
 	Composed  bool
 	Recompute int   // an op.Recompute
 	Slices    int   // of a Mamba with slices; 0 for those of its configuration
+	Segments  Ranks // the processes that have the parts of the sequences, or nil
 	Err       error // of an option that is invalid
 }
 
@@ -168,6 +175,9 @@ func (o *overTime) steps(x *G.Node, state State, withState bool, opts []CallOpti
 	}
 	if withState && o.noState != nil {
 		return nil, o.noState
+	}
+	if c.Segments != nil && !withState {
+		return nil, fmt.Errorf("segments are for a block, a stack or a language model of package nn")
 	}
 	batch := x.Shape()[0]
 	switch want := x.Shape()[:2]; {
