@@ -78,7 +78,7 @@ func (b *MambaBlock) Slots() []layer.Slot { return build.Slots(b) }
 
 // Apply applies the block to x (batch, length, d_model).
 func (b *MambaBlock) Apply(x *G.Node, opts ...CallOption) (*G.Node, error) {
-	if group, err := groupOf(opts); err == nil && group != nil {
+	if group := groupOf(opts); group != nil {
 		return segmented(b, x, group, opts)
 	}
 	return build.Apply(b, x, opts)

@@ -33,11 +33,11 @@ func WithSegments(group *dist.Group) CallOption {
 	}
 }
 
-// groupOf returns the group of WithSegments, nil without one.
-func groupOf(opts []CallOption) (*dist.Group, error) {
-	call, err := build.CallOf(opts)
+// groupOf returns the group of WithSegments, nil without one. If an option is invalid, the layers say so.
+func groupOf(opts []CallOption) *dist.Group {
+	call, _ := build.CallOf(opts)
 	group, _ := call.Segments.(*dist.Group)
-	return group, err
+	return group
 }
 
 // segmented applies a layer to this rank's steps.
@@ -155,7 +155,7 @@ func (o receiveState) Do(...G.Value) (G.Value, error) {
 }
 
 func (o receiveState) SymDiff(in G.Nodes, _, grad *G.Node) (G.Nodes, error) {
-	dx, err := G.ApplyOp(returnGradient{o.neighbour}, in[0], grad)
+	dx, err := G.ApplyOp(returnGradient(o), in[0], grad)
 	return G.Nodes{dx}, err
 }
 
@@ -193,7 +193,7 @@ func (o sendState) Do(in ...G.Value) (G.Value, error) {
 }
 
 func (o sendState) SymDiff(in G.Nodes, _, grad *G.Node) (G.Nodes, error) {
-	dstate, err := G.ApplyOp(receiveGradient{o.neighbour}, grad)
+	dstate, err := G.ApplyOp(receiveGradient(o), grad)
 	return G.Nodes{grad, dstate}, err
 }
 

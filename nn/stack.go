@@ -97,10 +97,7 @@ func (s *MambaStack) apply(x *G.Node, state State, withState bool, opts []CallOp
 	case state != nil && len(state) != len(s.layers):
 		return nil, nil, fmt.Errorf("nn: the state has %d layers, want %d", len(state), len(s.layers))
 	}
-	group, err := groupOf(opts)
-	if err != nil {
-		return nil, nil, fmt.Errorf("nn: %w", err)
-	}
+	group := groupOf(opts)
 	if group != nil && (withState || state != nil) {
 		return nil, nil, fmt.Errorf("nn: segments: the stack is applied with a state, want none: the ranks have the states of each other")
 	}
