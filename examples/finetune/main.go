@@ -40,20 +40,13 @@ func main() { loop.Main(run) }
 // run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	set, err := parse(args, stdout)
-	if err == nil && set.distributed {
-		set.group, err = dist.Join(ctx)
+	if err != nil {
+		return loop.Exit("finetune", err, stdout, stderr)
 	}
-	if set.group.Rank() > 0 { // rank 0 says what happens on all
-		stdout, stderr = io.Discard, io.Discard
-	}
-	if err == nil {
-		if err = work(ctx, set, stdout); errors.Is(err, context.Canceled) {
-			err = errors.Join(err, set.group.Close())
-		} else {
-			err = errors.Join(set.group.Fail(err), set.group.Close())
-		}
-	}
-	return loop.Exit("finetune", err, stdout, stderr)
+	return loop.Work(ctx, "finetune", set.distributed, stdout, stderr, func(group *dist.Group, out io.Writer) error {
+		set.group = group
+		return work(ctx, set, out)
+	})
 }
 
 // text is a corpus with a name, and the perplexity of its held-out part before and after training.

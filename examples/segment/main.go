@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/examples/internal/loop"
 	"github.com/gomamba/mamba/images"
 	"github.com/gomamba/mamba/internal/tensorfile"
@@ -37,14 +38,16 @@ func main() { loop.Main(run) }
 // run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	set, err := parse(args, stdout)
-	switch {
-	case err != nil:
-	case len(set.predict) > 0:
-		err = predict(ctx, set, stdout)
-	default:
-		err = work(ctx, set, stdout)
+	if err != nil {
+		return loop.Exit("segment", err, stdout, stderr)
 	}
-	return loop.Exit("segment", err, stdout, stderr)
+	return loop.Work(ctx, "segment", set.distributed, stdout, stderr, func(group *dist.Group, out io.Writer) error {
+		if len(set.predict) > 0 {
+			return predict(ctx, set, out)
+		}
+		set.group = group
+		return work(ctx, set, out)
+	})
 }
 
 // work trains, in the order of the output.
@@ -53,15 +56,20 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	lock, err := loop.Lock(set.out, "", "segment")
-	if err != nil {
+	if set.group.Rank() == 0 {
+		lock, err := loop.Lock(set.out, "", "segment")
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, lock.Release()) }()
+		if err := clearStates(set, names); err != nil {
+			return err
+		}
+	}
+	if err := set.group.Barrier(); err != nil { // nobody begins in a folder that is in use
 		return err
 	}
-	defer func() { err = errors.Join(err, lock.Release()) }()
-	if err := clearStates(set, names); err != nil {
-		return err
-	}
-	opts, device, closeDevice, err := set.device.Open()
+	opts, device, closeDevice, err := set.device.OpenAt(set.group.LocalRank())
 	if err != nil {
 		return err
 	}
@@ -89,11 +97,19 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 		if err != nil {
 			return err
 		}
-		r, err := n.train(ctx, set, d, out)
+		curve, err := n.train(ctx, set, d, out)
 		if err != nil {
 			return err
 		}
-		results = append(results, r)
+		results = append(results, result{network: n, curve: curve})
+	}
+	if set.group.Rank() > 0 {
+		return nil
+	}
+	for i := range results {
+		if err := results[i].evaluate(ctx, set, d); err != nil {
+			return err
+		}
 	}
 	return finish(set, d, results, out)
 }
@@ -161,19 +177,19 @@ type result struct {
 	curve     *train.Curve
 }
 
-// train trains the model, saves it, and predicts the images held out.
-func (n *network) train(ctx context.Context, set settings, d *dataset, out io.Writer) (r result, err error) {
+// train trains the model and saves it.
+func (n *network) train(ctx context.Context, set settings, d *dataset, out io.Writer) (*train.Curve, error) {
 	fmt.Fprintf(out, "\nmodel       %s: parameters: %d, width: %d\n", n.Kind, n.params.Count(), n.Width)
 	fmt.Fprintf(out, "            steps: %d, patches: %d x %v, learn rate: %v\n", set.steps, set.batch, n.size(), set.lr)
 	if err := os.MkdirAll(folder(set, n.Kind), 0o777); err != nil {
-		return r, loop.OutError(set.out, err)
+		return nil, loop.OutError(set.out, err)
 	}
 	source, heldOut, err := d.batches(set)
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	show := &report.Progress{
-		Out: out, Steps: set.steps, Tokens: set.batch,
+		Out: out, Steps: set.steps, Tokens: set.group.Size() * set.batch,
 		Summary: func(c *train.Curve, last int) string {
 			text := fmt.Sprintf("loss %.3f", c.Mean(last))
 			if k := len(c.HeldOut); k > 0 {
@@ -187,45 +203,50 @@ func (n *network) train(ctx context.Context, set settings, d *dataset, out io.Wr
 		Steps: set.steps,
 		AdamW: train.AdamWConfig{LearnRate: set.lr, Decay: set.decay, Clip: set.clip, Schedule: train.WarmupCosine(set.warmup, set.steps, 0.01)},
 		File:  stateFile(set, n.Kind), SaveEvery: set.save, EvalEvery: set.eval, Report: show.Update,
-		Settings: set.saved(map[string]string{"-data": d.sum, "-model": n.Kind}),
+		Settings: set.saved(map[string]string{"-data": d.sum, "-model": n.Kind + " " + loop.Fingerprint(n.params)}),
+		Group:    set.group,
 	})
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	defer t.Close()
 	if err := loop.Run(ctx, t, show, set.resume, out); err != nil {
-		return r, err
+		return nil, err
 	}
-	if err := n.save(folder(set, n.Kind)); err != nil {
-		return r, err
+	if set.group.Rank() > 0 {
+		return t.Curve(), nil
 	}
-	r = result{network: n, curve: t.Curve()}
-	if r.confusion, err = vision.NewConfusion(len(n.Classes)); err != nil {
-		return r, err
+	return t.Curve(), n.save(folder(set, n.Kind))
+}
+
+// evaluate predicts the images held out.
+func (r *result) evaluate(ctx context.Context, set settings, d *dataset) (err error) {
+	if r.confusion, err = vision.NewConfusion(len(r.Classes)); err != nil {
+		return err
 	}
-	p, err := n.predictor()
+	p, err := r.predictor()
 	if err != nil {
-		return r, err
+		return err
 	}
 	defer p.Close()
 	for i := range d.original.Len() {
 		if err := ctx.Err(); err != nil {
-			return r, err
+			return err
 		}
 		s, err := d.original.Load(i)
 		if err != nil {
-			return r, err
+			return err
 		}
 		l, err := p.segment(s.Image, set)
 		if err == nil {
 			err = r.confusion.Add(integers(l), integers(s.Labels), -1)
 		}
 		if err != nil {
-			return r, fmt.Errorf("%s: %w", s.Name, err)
+			return fmt.Errorf("%s: %w", s.Name, err)
 		}
 		r.predicted = append(r.predicted, l)
 	}
-	return r, nil
+	return nil
 }
 
 func integers(l *images.Labels) []int {

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gomamba/mamba/dist/disttest"
 	"github.com/gomamba/mamba/examples/internal/exampletest"
 	"github.com/gomamba/mamba/images"
 )
@@ -223,6 +224,17 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// Two processes print once, and leave what one process does.
+func TestDistributed(t *testing.T) {
+	out := t.TempDir()
+	args := append(small, "-data", writeFolder(t), "-out", out, "-steps", "2", "-model", "unet", "-distributed")
+	text := strings.Join(disttest.Output(t, disttest.Libraries[0].Start(t, 2, asProgram, "1", args...)), "\n")
+	if strings.Count(text, "model       unet") != 1 || strings.Count(text, "label 7     Dice") != 1 {
+		t.Errorf("two processes print\n%s", text)
+	}
+	must(t, "-out", out, "-predict", filepath.Join(args[slices.Index(args, "-data")+1], "image", "0.png"))
+}
+
 // Volumes in the layout of the Decathlon, with two spacings, become masks on their own grids.
 func TestVolumes(t *testing.T) {
 	dir, out := t.TempDir(), t.TempDir()
@@ -310,7 +322,7 @@ func TestErrors(t *testing.T) {
 		{"has no trained model", []string{"-predict", "a.png"}},
 		{"needs an argument: -predict", []string{"-predict"}},
 		{`unexpected argument "a.png": name a folder`, []string{"a.png"}},
-		{"-resume is for training", []string{"-predict", "a.png", "-resume"}},
+		{"-resume and -distributed are for training", []string{"-predict", "a.png", "-resume"}},
 	} {
 		code, stdout, stderr := call(append([]string{"-out", out}, test.args...)...)
 		if code != 1 || !strings.Contains(stderr, test.want) || strings.Count(stderr, "\n") != 1 || strings.Contains(stdout, "step") {
@@ -328,7 +340,7 @@ func TestErrors(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	_, text, _ := call("-h")
-	exampletest.Usage(t, text, "data", "out", "model", "predict", "resume", "steps", "lr", "crop", "width", "heldout", "flips", "overlap", "device", "precision")
+	exampletest.Usage(t, text, "data", "out", "model", "predict", "resume", "steps", "lr", "crop", "width", "heldout", "flips", "overlap", "distributed", "device", "precision")
 }
 
 func TestDevice(t *testing.T) {

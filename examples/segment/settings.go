@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/examples/internal/options"
 )
 
 // settings are the values of the flags.
 type settings struct {
 	data, out, model          string
+	distributed               bool
 	resume, flips, noaugment  bool
 	heldout                   int
 	width, crop, batch, steps int
@@ -22,6 +24,7 @@ type settings struct {
 	predict                   []string
 
 	device options.Device
+	group  *dist.Group // the processes that train together, nil for this one alone
 }
 
 // kinds are the models that -model names, in the order in which both are trained.
@@ -36,6 +39,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	flags.StringVar(&set.model, "model", "both", "mambaunet, unet, or both side by side; or the `directory` of a checkpoint of this program, to train further or for -predict (with -predict, default the first in -out)")
 	flags.String("predict", "", "`file` to segment, and others after it: writes NAME_mask and NAME_overlay into -out")
 	flags.BoolVar(&set.resume, "resume", false, "continue the run in -out; the other flags must be the same")
+	flags.BoolVar(&set.distributed, "distributed", false, "train with all processes that mpirun or srun has started, each on -batch patches of a step")
 	options.Whole(flags, &set.heldout, 0, "heldout", "images that are held out, the last by their names (default a sixth)")
 	options.Whole(flags, &set.width, 0, "width", "channels at the full resolution of the MambaUNet (default 8, or 16 with -data); the U-Net has the width that gives it as many parameters")
 	options.Whole(flags, &set.crop, 0, "crop", "side of the patches to train and predict on, a multiple of 16 (default 64, with -data 256 for images and 64 for volumes; less if the images are smaller)")
@@ -77,8 +81,8 @@ func (set settings) check() error {
 		return fmt.Errorf("invalid value %v for flag -foreground: should be at most 1", set.foreground)
 	case set.crop%16 != 0:
 		return fmt.Errorf("invalid value %d for flag -crop: should be a multiple of 16", set.crop)
-	case len(set.predict) > 0 && set.resume:
-		return fmt.Errorf("-resume is for training, not for -predict")
+	case len(set.predict) > 0 && (set.resume || set.distributed):
+		return fmt.Errorf("-resume and -distributed are for training, not for -predict")
 	}
 	return set.device.Check()
 }

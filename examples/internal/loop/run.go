@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/report"
@@ -45,6 +46,27 @@ func Exit(program string, err error, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
+}
+
+// Work does the work of a program and returns its exit code: alone or, if it is distributed, as one of the processes that mpirun or srun has started. Rank 0
+// alone prints.
+func Work(ctx context.Context, program string, distributed bool, stdout, stderr io.Writer, work func(group *dist.Group, out io.Writer) error) int {
+	var group *dist.Group
+	var err error
+	if distributed {
+		group, err = dist.Join(ctx)
+	}
+	if group.Rank() > 0 { // rank 0 says what happens on all
+		stdout, stderr = io.Discard, io.Discard
+	}
+	if err == nil {
+		if err = work(group, stdout); errors.Is(err, context.Canceled) {
+			err = errors.Join(err, group.Close())
+		} else {
+			err = errors.Join(group.Fail(err), group.Close())
+		}
+	}
+	return Exit(program, err, stdout, stderr)
 }
 
 // Lock makes the directory that -out names, and inside, and locks it for a program.
