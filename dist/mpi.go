@@ -118,10 +118,11 @@ func (m *mpi) run(started chan<- error) {
 	m.loop()
 }
 
-// Polling: while a message is under way, the library is asked without pause for this time after the last message that has arrived, and then at intervals, so that a
-// rank that waits for a slower one leaves it the processor.
+// Polling: while a message is under way, the library is asked again and again. Between the questions the thread leaves the processor to others that want it, and
+// some time after the last message that has arrived it sleeps: a rank that waits for a slower one costs little then. With a shorter time, two ranks that answer each
+// other after a sleep would make each other sleep for good: an AllReduce of 4 bytes took 0.7 ms instead of 0.1.
 const (
-	eager = 100 * time.Microsecond
+	eager = 2 * time.Millisecond
 	nap   = 50 * time.Microsecond
 )
 
@@ -179,6 +180,8 @@ func (m *mpi) loop() {
 		}
 		if len(active) > 0 && now.Sub(news) > eager {
 			time.Sleep(nap)
+		} else if len(active) > 0 {
+			yield()
 		}
 	}
 }

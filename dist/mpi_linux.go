@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"github.com/ebitengine/purego"
@@ -200,3 +201,6 @@ func (lib *mpiLibrary) test(r *request) (bool, error) {
 func (lib *mpiLibrary) finish() error { return lib.call(mpiFinalize) }
 
 func (lib *mpiLibrary) abort() { _ = lib.call(mpiAbort, lib.world, 1) }
+
+// yield lets another thread have the processor.
+func yield() { syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0) }
