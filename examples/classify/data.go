@@ -30,7 +30,7 @@ func pattern(seed uint64, class, side int) *images.Sample {
 	r := rand.New(rand.NewPCG(seed, uint64(class)))
 	im := &images.Image{Size: []int{side, side}, Channels: 3, Pix: make([]float32, 3*side*side)}
 	sin, cos := math.Sincos(2 * math.Pi * r.Float64())
-	wave, cy, cx := 2*math.Pi/(float64(side)*(0.25+0.15*r.Float64())), float64(side)*r.Float64(), float64(side)*r.Float64()
+	wave, cy, cx := 2*math.Pi/(float64(side)*(0.25+0.15*r.Float64())), float64(side)*(0.3+0.4*r.Float64()), float64(side)*(0.3+0.4*r.Float64())
 	var colors [2][3]float64
 	for c := range 3 { // a dark and a bright one
 		colors[0][c], colors[1][c] = 0.4*r.Float64(), 0.6+0.4*r.Float64()
