@@ -57,7 +57,7 @@ func TestNormsOfGrids(t *testing.T) {
 				}
 				r := numbers[float32](rand.New(rand.NewPCG(7, uint64(width))), rows*width, 1)
 				dR, dDR, wantDR := put[float32](t, s, r), blank[float32](t, s, rows*width), make([]float64, rows*width)
-				for f := range Nonlinearity(10 - 10*int(min(offset, 1))) { // each with a residual, and with its norm
+				for f := Nonlinearity(0); f < 10 && offset == 0 && width <= 384; f++ { // each with a residual, and with its norm
 					c.Activated, c.Activation, c.Residual, c.NormResidual = true, f%5, dR, f >= 5
 					kept, err := c.Forward(s, y, Array[float32]{}, Array[float32]{}, true)
 					do(t, err, c.Backward(s, kept, dDY, Array[float32]{}, Array[float32]{}, &ChannelNormGrad{X: dx, Weight: dw, Bias: db, Residual: dDR}))

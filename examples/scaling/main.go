@@ -70,7 +70,7 @@ func measureAll(ctx context.Context, set settings, out io.Writer) error {
 		fmt.Fprintf(out, "device    %s\n", device)
 	}
 	if set.images {
-		fmt.Fprintf(out, "MambaUNet of 4 stages, blocks: %d, channels: %d, pixels of a step: %d, float32; median of %d runs\n\n", set.layers, set.dmodel, set.longest*set.longest, set.runs)
+		fmt.Fprintf(out, "MambaUNet of 4 stages, blocks: %d, channels: %d, pixels of a step: %d; median of %d runs\n\n", set.layers, set.dmodel, set.longest*set.longest, set.runs)
 		fmt.Fprintf(out, "%-10s %-9s %8s %12s %14s %12s %11s\n", "kind", "pass", "side", "time", "per pixel", "memory", "per pixel")
 	} else {
 		fmt.Fprintf(out, "layers: %d, d_model: %d, batch: 1, float32; median of %d runs\n\n", set.layers, set.dmodel, set.runs)

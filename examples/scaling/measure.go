@@ -150,9 +150,13 @@ func measure(set settings, m model, p pass, length int) (at point, err error) {
 	return point{length, times[len(times)/2], peak - before}, nil
 }
 
-// normal returns an input of normal numbers at a place.
+// normal returns an input of normal numbers at a place. They repeat after 2^20, since drawing them takes longer than a run on a GPU.
 func normal(g *G.ExprGraph, place op.Place, name string, shape ...int) (*G.Node, error) {
-	value := tensor.New(tensor.WithShape(shape...), tensor.WithBacking(G.Gaussian(0, 1)(tensor.Float32, shape...)))
+	all := make([]float32, tensor.Shape(shape).TotalSize())
+	block := G.Gaussian(0, 1)(tensor.Float32, min(len(all), 1<<20)).([]float32)
+	for at := 0; at < len(all); at += copy(all[at:], block) {
+	}
+	value := tensor.New(tensor.WithShape(shape...), tensor.WithBacking(all))
 	input := layer.Params{layer.NewParam(name, value, false)}
 	if !place.OnHost() {
 		if err := input.ToDevice(place); err != nil {
