@@ -32,7 +32,8 @@ type ActivatedNormConfig struct {
 
 // ActivatedNorm returns f(InstanceNorm(x) + residual), the end of a residual block, by one operator: x and residual are (batch, grid…, channels), weight and
 // bias (channels), and the result has x's shape. Weight, bias and residual can be nil. With NormResidual the sum is with InstanceNorm(residual). It is
-// Activate of Add of InstanceNorm, but the backward pass reads only x, the residual and their statistics: the machine holds neither the norms nor the sum.
+// Activate of Add of InstanceNorm, but the backward pass reads only x, the residual and their statistics: the machine holds neither the norms nor the sum. On a
+// GPU and after FreeAfterUse it does not hold the result either: gradients that read it have it computed again.
 //
 // Errors: an operand that is missing, or of another type or shape; NormResidual without a residual; an eps that is negative or not finite; an unknown
 // activation.
@@ -177,6 +178,9 @@ func (f activatedNorm[T]) onDevice(in []onDevice) *cuda.ChannelNorm {
 		Activated: true, Activation: cuda.Nonlinearity(f.cfg.Activation), Residual: in[3].Array, NormResidual: f.cfg.NormResidual,
 	}
 }
+
+// Repeatable implements operator.Repeatable.
+func (activatedNorm[T]) Repeatable() {}
 
 func (f activatedNorm[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
 	k, err := f.onDevice(in).Forward(s, out[0], array{}, array{}, keep)

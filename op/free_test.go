@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/gputest"
@@ -149,6 +150,70 @@ func TestFreeAfterUseOfSums(t *testing.T) {
 			t.Errorf("%d operators use %d bytes, half as many %d", test.length, used, before)
 		case !test.free && used <= before:
 			t.Errorf("without FreeAfterUse %d bytes are used, want more than %d", used, before)
+		}
+		m.Close()
+	}
+}
+
+// With FreeAfterUse an activated norm is computed again for the gradients that read it, which are the same, and less memory is held than when the norms are
+// kept.
+func TestFreeAfterUseRepeats(t *testing.T) {
+	var want []float32
+	var most int64
+	for _, free := range []bool{false, true} {
+		device := gputest.Open(t, cuda.Open)
+		p, err := On(device, cuda.Strict)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := G.NewGraph()
+		const rows, channels, length = 8, 128, 6
+		x := G.NewTensor(g, f32, 3, G.WithShape(1, rows, channels), G.WithName("x"))
+		v := make([]float32, rows*channels)
+		for i, rng := 0, rand.New(rand.NewPCG(5, 6)); i < len(v); i++ {
+			v[i] = rng.Float32()
+		}
+		if err := G.Let(x, tensor.New(tensor.WithShape(1, rows, channels), tensor.WithBacking(v))); err != nil {
+			t.Fatal(err)
+		}
+		y := G.Must(p.Upload(x))
+		before := y
+		var norms G.Nodes
+		for i := range length { // every second one reads a result that is computed again twice, once as its residual
+			a := G.Must(ActivatedNorm(y, nil, nil, before, ActivatedNormConfig{Eps: 1e-5, Activation: SiLU, NormResidual: i%2 > 0}))
+			norms = append(norms, a)
+			before, y = y, G.Must(Gate(a, a, SiLU))
+			if i%2 > 0 {
+				before = a
+			}
+		}
+		grads, err := G.Grad(G.Must(G.Sum(G.Must(Download(y)))), x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if free {
+			norms = nil
+		}
+		FreeAfterUse(g, norms...)
+		m := G.NewTapeMachine(g)
+		for run := range 3 {
+			m.Reset()
+			if err := m.RunAll(); err != nil {
+				t.Fatalf("freed %t, run %d: %v", free, run, err)
+			}
+			got := grads[0].Value().Data().([]float32)
+			if want == nil {
+				want = slices.Clone(got)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("freed %t, run %d: the gradients differ", free, run)
+			}
+		}
+		_, held := device.Memory()
+		if one := int64(4 * rows * channels); !free {
+			most = held
+		} else if held > most-length/2*one {
+			t.Errorf("%d bytes are held, and %d with %d results that are kept, want %d bytes less", held, most, length, length/2*one)
 		}
 		m.Close()
 	}

@@ -16,6 +16,7 @@ type device struct {
 	last   *Tensor
 	memory *cuda.Allocations // of the last run; not a part of device, since the stream refers to it
 	reads  [][]int           // see FreeAfterUse: for each result the reads of its tensor; nil if all stay
+	again  int               // the number of gradients that read the result after it was freed and computed again; 0 if it is not freed before; see Repeatable
 }
 
 func (d *device) fresh() body       { return &device{f: d.f, memory: new(cuda.Allocations)} }
@@ -32,9 +33,29 @@ func (d *device) forward(o *Operator, _ G.Value, values []G.Value) (G.Value, err
 		if err == nil {
 			read(values)
 			t.expect(d.reads)
+			d.repeat(o, slices.Clone(values), t)
 		}
 		return t, err
 	})
+}
+
+// repeat makes t compute its numbers again if it is read after it was freed.
+func (d *device) repeat(o *Operator, values []G.Value, t *Tensor) {
+	if d.again == 0 {
+		return
+	}
+	t.repeat = func() error {
+		in, err := d.operands(o, values, true)
+		if err != nil {
+			return err
+		}
+		if t.buffer, err = o.place.context.newBuffer(t.Size()); err != nil {
+			return err
+		}
+		t.gone, t.reads = false, []int{d.again}
+		_, err = d.f.ForwardOn(o.place.context.stream, o.place.precision, in, []cuda.Array[float32]{t.buffer.array}, false)
+		return err
+	}
 }
 
 // expect sets the reads of each part of a value.
@@ -211,6 +232,11 @@ func deviceOperandOf(v G.Value, want slot, p Place) (o DeviceOperand, err error)
 	case *Tensor:
 		if want.kind == Numbers && v.place.context == p.context && v.shape.Eq(want.shape) {
 			o.tensor, o.Weight = v, v.weight
+			if v.gone && v.repeat != nil {
+				if err := v.repeat(); err != nil {
+					return o, err
+				}
+			}
 			o.Array, err = v.array()
 			return o, err
 		}

@@ -14,20 +14,22 @@ func FreeAfterUse(g *G.ExprGraph, keep ...*G.Node) {
 	for _, n := range keep {
 		stays[n] = true
 	}
-	reads := map[*G.Node]int{}   // arcs by which operators read the numbers of a node
+	reads := map[*G.Node]int{} // arcs by which operators read the numbers of a node
+	back := map[*G.Node]int{}  // those of gradients
+	derived := map[*Operator]bool{}
 	sum := map[*G.Node]*G.Node{} // the last sum of Gorgonia's whose first operand a node is
 	all := g.AllNodes()
-	made := map[*G.Node]bool{} // whether a node is a sum that Gorgonia makes of values on a device
+	sums := map[*G.Node]bool{} // whether a node is a sum that Gorgonia makes of values on a device
 	var isSum func(n *G.Node) bool
 	isSum = func(n *G.Node) bool {
-		is, ok := made[n]
+		is, ok := sums[n]
 		if !ok && n.Op() != nil && strings.HasPrefix(n.Op().String(), "+ ") {
 			is = true
 			for _, c := range node.Operands(n) {
 				is = is && (!PlaceOf(c).OnHost() || isSum(c))
 			}
 		}
-		made[n] = is
+		sums[n] = is
 		return is
 	}
 	for _, n := range all {
@@ -39,6 +41,10 @@ func FreeAfterUse(g *G.ExprGraph, keep ...*G.Node) {
 			children = children[:o.of.Arity()]
 			if !o.of.reads() {
 				continue
+			}
+			derived[o.of] = true
+			for _, c := range children {
+				back[c]++
 			}
 		case *transfer:
 		default:
@@ -76,9 +82,19 @@ func FreeAfterUse(g *G.ExprGraph, keep ...*G.Node) {
 		case *Gradients:
 			expect(o.body, len(o.of.gradientShapes()), i, n != of, each)
 		default:
-			if o := Of(of.Op()); o != nil && !o.shared {
-				expect(o.body, len(o.out), i, n != of, each)
+			made := Of(of.Op())
+			if made == nil || made.shared {
+				continue
 			}
+			if d, ok := made.body.(*device); ok {
+				if _, cheap := made.function.(Repeatable); cheap && derived[made] && reads[n] > back[n] && !stays[n] {
+					each[0] -= back[n]
+					d.again = back[n]
+				} else {
+					d.again = 0
+				}
+			}
+			expect(made.body, len(made.out), i, n != of, each)
 		}
 	}
 }

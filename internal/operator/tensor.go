@@ -67,8 +67,9 @@ type Tensor struct {
 	kept   atomic.Pointer[keptOnDevice]
 	// reads says when the tensor is freed (see FreeAfterUse): the number of operators that have yet to read it, or 0 if it stays; then that number of the sum
 	// that Gorgonia makes of it as the first operand, of the sum that it makes of this sum, and so on.
-	reads []int
-	gone  bool
+	reads  []int
+	repeat func() error // computes the numbers again after they were freed; nil if nothing can. The context must be locked
+	gone   bool
 }
 
 // keptOnDevice holds the values that a forward pass keeps for the backward pass.
@@ -116,7 +117,7 @@ func (t *Tensor) drop() {
 		return
 	}
 	t.buffer.release()
-	t.buffer, t.weight, t.gone = nil, nil, true
+	t.buffer, t.weight, t.repeat, t.gone = nil, nil, nil, true
 	if k := t.kept.Swap(nil); k != nil {
 		k.release()
 	}
