@@ -38,9 +38,8 @@ func loaded(b *testing.B) *model {
 	return m
 }
 
-// timed sends a request for a stream, and returns the time to its first token and the number of tokens.
+// timed sends a request, and returns the time to the first part of its stream and the number of parts.
 func (s *testServer) timed(body object) (first time.Duration, n int, err error) {
-	body["stream"] = true
 	text, err := json.Marshal(body)
 	if err != nil {
 		return 0, 0, err
@@ -65,16 +64,20 @@ func (s *testServer) timed(body object) (first time.Duration, n int, err error) 
 	return first, n, lines.Err()
 }
 
-// BenchmarkLoad has 64 clients at once, each with a prompt of L tokens and an answer of 128 tokens, all as streams. It shows tokens per second of the
+// BenchmarkLoad has 64 clients at once, each with a prompt of L tokens and an answer of 128 tokens. It shows tokens per second of the
 // server and of a Generator with the same 64 sequences, their ratio, and the median of the time to the first token in steps of a batch of 64.
 func BenchmarkLoad(b *testing.B) {
-	m := loaded(b)
+	m, small := loaded(b), testModel(nn.Config{DModel: 64, NLayer: 2}) // the small one is that of examples/bytelm
+	small.ends = nil
 	for _, length := range []int{16, 32} {
-		b.Run(fmt.Sprintf("L=%d", length), func(b *testing.B) { measureLoad(b, m, length) })
+		b.Run(fmt.Sprintf("L=%d", length), func(b *testing.B) { measureLoad(b, m, length, true) })
+	}
+	for _, stream := range []bool{true, false} {
+		b.Run(fmt.Sprintf("bytelm/stream=%t", stream), func(b *testing.B) { measureLoad(b, small, 16, stream) })
 	}
 }
 
-func measureLoad(b *testing.B, m *model, read int) {
+func measureLoad(b *testing.B, m *model, read int, stream bool) {
 	const clients = 64
 	answer := 128
 	if testing.Short() {
@@ -93,8 +96,8 @@ func measureLoad(b *testing.B, m *model, read int) {
 		var mu sync.Mutex
 		for i := range clients {
 			wait.Go(func() {
-				first, n, err := s.timed(object{"model": "test", "prompt": prompt(i), "max_tokens": answer, "seed": i})
-				if err != nil || n == 0 {
+				first, n, err := s.timed(object{"model": "test", "prompt": prompt(i), "max_tokens": answer, "seed": i, "stream": stream})
+				if err != nil || (n == 0) == stream {
 					b.Errorf("client %d: %d parts, %v", i, n, err)
 				}
 				mu.Lock()
@@ -156,7 +159,7 @@ func BenchmarkPrefix(b *testing.B) {
 					if !shared {
 						system = fmt.Sprintf("number %d of %d", i, b.N)
 					}
-					first, _, err := s.timed(object{"model": "test", "prompt": fmt.Sprintf("%-2000s question %d", system, i), "max_tokens": 2})
+					first, _, err := s.timed(object{"model": "test", "prompt": fmt.Sprintf("%-2000s question %d", system, i), "max_tokens": 2, "stream": true})
 					if err != nil {
 						b.Fatal(err)
 					}

@@ -267,7 +267,7 @@ func (s *server) serve(w *responder, r *http.Request, c *call, o generation, sh 
 		return s.stream(w, c, o.usage, sh)
 	}
 	answers := make([]merged, len(c.answers))
-	err := c.each(func(events []event) error {
+	err := c.each(0, func(events []event) error {
 		for _, e := range events {
 			m := &answers[e.answer.index]
 			m.text.WriteString(e.text)
@@ -284,9 +284,15 @@ func (s *server) serve(w *responder, r *http.Request, c *call, o generation, sh 
 	return w.json(http.StatusOK, sh.whole(c, answers))
 }
 
-// each calls f with the events of a call until all of its answers are complete.
-func (c *call) each(f func([]event) error) error {
-	for left := len(c.answers); left > 0; {
+// gather is the least time between two writes of a stream. A small model chooses several tokens in it, and a write costs as much as one of its steps.
+const gather = 4 * time.Millisecond
+
+// each calls f with the events of a call until all of its answers are complete. It waits after each call of f but the last.
+func (c *call) each(wait time.Duration, f func([]event) error) error {
+	for first, left := true, len(c.answers); left > 0; first = false {
+		if !first && wait > 0 {
+			time.Sleep(wait)
+		}
 		events, err := c.out.take(c.ctx)
 		if err != nil {
 			return err
@@ -338,7 +344,7 @@ func (s *server) stream(w *responder, c *call, withUsage bool, sh shape) error {
 		}
 		return nil
 	}
-	err := c.each(func(events []event) error {
+	err := c.each(gather, func(events []event) error {
 		if w.status == 0 {
 			if err := start(); err != nil {
 				return err
