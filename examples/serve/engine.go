@@ -146,14 +146,13 @@ func (e *engine) run(ctx context.Context) error {
 func (e *engine) begin() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for len(e.queue) > 0 {
+	if len(e.queue) > 0 {
 		p := e.queue[0]
 		n := len(p.answers)
-		if gone := p.call.ctx.Err() != nil; !gone && len(e.running)+e.begun+n > e.limits.batch {
+		if len(e.running)+e.begun+n > e.limits.batch {
 			return false
-		} else if e.queue, e.waiting = e.queue[1:], e.waiting-n; gone {
-			continue
 		}
+		e.queue, e.waiting = e.queue[1:], e.waiting-n
 		e.metrics.waiting.Set(float64(e.waiting))
 		e.begun += n
 		e.reading = append(e.reading, p)
@@ -165,13 +164,19 @@ func (e *engine) begin() bool {
 
 // leave drops what clients no longer wait for.
 func (e *engine) leave() {
-	e.reading = slices.DeleteFunc(e.reading, func(p *prompt) bool {
-		gone := p.call.ctx.Err() != nil
-		if gone {
-			e.begun -= len(p.answers)
-		}
-		return gone
-	})
+	without := func(prompts []*prompt, answers *int) []*prompt {
+		return slices.DeleteFunc(prompts, func(p *prompt) bool {
+			gone := p.call.ctx.Err() != nil
+			if gone {
+				*answers -= len(p.answers)
+			}
+			return gone
+		})
+	}
+	e.reading = without(e.reading, &e.begun)
+	e.mu.Lock()
+	e.queue = without(e.queue, &e.waiting)
+	e.mu.Unlock()
 	for s, a := range e.running {
 		if a.call.ctx.Err() != nil {
 			e.drop(s)

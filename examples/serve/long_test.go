@@ -5,7 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"runtime"
 	"strconv"
@@ -220,6 +222,34 @@ func TestTimeLimits(t *testing.T) {
 			}
 		}
 		wait.Wait()
+	}
+}
+
+// An answer may take longer than a request may take to arrive, on a connection that was used before. A client that does not send its body gets an error.
+func TestSlowAnswer(t *testing.T) {
+	m := testModel(tiny)
+	m.ends = nil
+	s := start(t, m, "-max-tokens", "12000")
+	s.readTime = 20 * time.Millisecond
+	for _, stream := range []bool{false, true} {
+		began := time.Now()
+		status, _, text, err := s.post(t.Context(), "/v1/completions", object{"model": "test", "prompt": "a", "max_tokens": 12000, "stream": stream})
+		if took := time.Since(began); took < 2*s.readTime {
+			t.Fatalf("the answer took %v, want more than a request may take to arrive", took)
+		}
+		if status != http.StatusOK || err != nil || !strings.Contains(text, `"finish_reason":"length"`) {
+			t.Errorf("stream %t: status %d, %v, %d bytes", stream, status, err, len(text))
+		}
+	}
+	connection, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	fmt.Fprint(connection, "POST /v1/completions HTTP/1.0\r\nContent-Length: 5\r\n\r\n{")
+	answer, err := io.ReadAll(connection)
+	if err != nil || !strings.Contains(string(answer), "the body could not be read") {
+		t.Errorf("a body that does not come: %q, %v", answer, err)
 	}
 }
 

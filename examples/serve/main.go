@@ -86,12 +86,12 @@ func newServer(set settings, m *model, log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &server{set: set, model: m, engine: e, metrics: metrics, log: log, started: time.Now()}, nil
+	return &server{set: set, model: m, engine: e, metrics: metrics, log: log, started: time.Now(), readTime: 30 * time.Second}, nil
 }
 
 // run serves at a listener until ctx ends. It then refuses new requests, and gives the accepted ones the time of -grace.
 func (s *server) run(ctx context.Context, listener net.Listener) error {
-	web := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+	web := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: writeTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
 	hard, kill := context.WithCancel(context.Background())
 	defer kill()

@@ -33,7 +33,8 @@ type server struct {
 	open    atomic.Int64 // requests that are answered now
 	ending  atomic.Bool  // the server is shutting down
 
-	accepted atomic.Int64 // requests that the engine has taken
+	readTime time.Duration // for a request to arrive
+	accepted atomic.Int64  // requests that the engine has taken
 }
 
 // handler returns the handler of all paths.
@@ -105,6 +106,7 @@ func (w *responder) json(status int, v any) error {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTime))
 	w.WriteHeader(status)
 	_, err = w.Write(append(text, '\n'))
 	return err
@@ -139,8 +141,7 @@ func (s *server) api(answer func(w *responder, r *http.Request) error) http.Hand
 		w, start := &responder{ResponseWriter: rw}, time.Now()
 		id := s.number.Add(1)
 		w.Header().Set("X-Request-Id", strconv.FormatInt(id, 10))
-		control := http.NewResponseController(rw)
-		control.SetReadDeadline(start.Add(readTime))
+		http.NewResponseController(rw).SetReadDeadline(start.Add(s.readTime)) // until the body has arrived
 		defer s.open.Add(-1)
 		var err error
 		// More requests than can run and wait are refused before their bodies are read.
@@ -149,7 +150,8 @@ func (s *server) api(answer func(w *responder, r *http.Request) error) http.Hand
 		} else {
 			err = answer(w, r)
 		}
-		if err != nil && r.Context().Err() == nil {
+		gone := errors.Is(err, context.Canceled) // the client
+		if err != nil && !gone {
 			f := s.asFailure(err)
 			if f.status == http.StatusTooManyRequests {
 				w.Header().Set("Retry-After", strconv.Itoa(s.engine.retryAfter()))
@@ -160,7 +162,7 @@ func (s *server) api(answer func(w *responder, r *http.Request) error) http.Hand
 			w.fail(f)
 		}
 		status := w.status
-		if r.Context().Err() != nil {
+		if gone {
 			status = statusGone
 		}
 		s.metrics.requests.WithLabelValues(r.Pattern, strconv.Itoa(status)).Inc()
@@ -169,7 +171,6 @@ func (s *server) api(answer func(w *responder, r *http.Request) error) http.Hand
 }
 
 const (
-	readTime   = 30 * time.Second // for a request to arrive
 	writeTime  = 30 * time.Second // for a client to take a part of an answer
 	statusGone = 499              // in the log: the client closed the connection
 )
@@ -200,6 +201,10 @@ func (s *server) body(w *responder, r *http.Request) (parameters, error) {
 		return nil, fail(http.StatusRequestEntityTooLarge, "", "body_too_large", "the body is larger than %d bytes, the limit", large.Limit)
 	case err != nil:
 		return nil, fail(http.StatusBadRequest, "", "", "the body could not be read: %v", err)
+	}
+	// A deadline that passes while an answer is made would look like a client that has left.
+	if err := http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Time{}); err != nil {
+		return nil, err
 	}
 	return parseParameters(text)
 }
