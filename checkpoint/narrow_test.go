@@ -1,0 +1,159 @@
+package checkpoint
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/blas"
+	"github.com/gomamba/mamba/internal/gguf"
+	"github.com/gomamba/mamba/internal/golden"
+	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/train"
+)
+
+// The logits of narrow weights are near those of float32, and the matrices have the types that Weights promises. All else stays float32.
+func TestNarrowWeights(t *testing.T) {
+	wide := newLM(t, nn.LMConfig{Config: nn.Config{DModel: 256, NLayer: 2}, Vocab: 40, UntiedHead: true})
+	dir := t.TempDir()
+	if err := Save(dir, wide); err != nil {
+		t.Fatal(err)
+	}
+	ids := []int{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4, 3, 3, 8, 3, 2, 7}
+	want := ggufLogits(t, wide, ids)
+	for types, c := range map[string]struct {
+		tolerance              float64
+		embed, in, dt, out, at blas.Type
+	}{
+		"bf16":    {3e-2, blas.BFloat16, blas.BFloat16, blas.BFloat16, blas.BFloat16, blas.BFloat16},
+		"float16": {3e-3, blas.Float16, blas.Float16, blas.Float16, blas.Float16, blas.Float16},
+		"int8":    {5e-2, blas.Q8_0, blas.Q8_0, blas.Float16, blas.Q8_0, blas.Q8_0},
+		"int4":    {0.3, blas.Q4_K, blas.Q4_K, blas.Float16, blas.Q4_K, blas.Q6_K},
+	} {
+		lm, err := Load(dir, Weights(types))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := golden.Distance(ggufLogits(t, lm, ids), want)
+		if err != nil || !(d <= c.tolerance) || d == 0 {
+			t.Errorf("%s: logits are off by %.2g of the largest, want more than 0 and at most %g (%v)", types, d, c.tolerance, err)
+		}
+		for _, p := range lm.Params() {
+			got, name := p.Narrow(), strings.TrimSuffix(p.Name, ".weight")
+			typ := map[string]blas.Type{"embeddings": c.embed, "in_proj": c.in, "x_proj": c.in, "dt_proj": c.dt, "out_proj": c.out, "lm_head": c.at}
+			of, product := typ[name[strings.LastIndexByte(name, '.')+1:]]
+			product = product && strings.HasSuffix(p.Name, ".weight")
+			if product != (got != nil) || product && got.Type() != of || !product && p.Value.Dtype() != tensor.Float32 {
+				t.Errorf("%s: %s is %v", types, p.Name, got)
+			}
+		}
+	}
+}
+
+// A checkpoint in bfloat16 keeps its type, and so gives the same numbers as with bf16.
+func TestWeightsOfTheFile(t *testing.T) {
+	var logits [2][]float64
+	for i, types := range []string{"file", "bfloat16"} {
+		lm, err := Load(sharded, Weights(types))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := lm.Params()[0].Narrow(); w == nil || w.Type() != blas.BFloat16 {
+			t.Errorf("%s: the embedding is %v", types, w)
+		}
+		logits[i] = ggufLogits(t, lm, []int{1, 2, 3})
+	}
+	if d, err := golden.Distance(logits[0], logits[1]); d != 0 || err != nil {
+		t.Error(d, err)
+	}
+	lm, err := Load(tiny, Weights("file")) // float32
+	if err == nil && lm.Params().CheckWide() != nil || err != nil {
+		t.Errorf("a float32 file: %v, %v", err, lm.Params().CheckWide())
+	}
+}
+
+// What narrow weights cannot do is an error that says so.
+func TestNarrowErrors(t *testing.T) {
+	lm, err := Load(tiny, Weights("int8"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const what = "backbone.embeddings.weight is of "
+	for name, c := range map[string]struct {
+		want string
+		f    func() error
+	}{
+		"save":   {what, func() error { return Save(t.TempDir(), lm) }},
+		"params": {what, func() error { return SaveParams(t.TempDir(), lm.Params(), nil) }},
+		"lora":   {what, func() error { _, err := lm.Params().AddLoRA(layer.LoRAConfig{Rank: 2}); return err }},
+		"train": {what, func() error {
+			_, err := train.New(lm, train.Config{Batch: 1, Length: 4, Steps: 1, Data: []train.Document{{Tokens: []int{1, 2, 3, 4, 5}}}})
+			return err
+		}},
+		"type":   {`the option Weights is "int3", want float32, file, bfloat16, float16, int8 or int4`, func() error { _, err := Load(tiny, Weights("int3")); return err }},
+		"empty":  {`the option Weights is "nothing"`, func() error { _, err := Load(tiny, Weights("")); return err }},
+		"double": {`the option Weights is "int8" with a dtype of float64`, func() error { _, err := Load(tiny, Weights("int8"), nn.WithDtype(tensor.Float64)); return err }},
+		"new":    {`the option Weights is "int8", want none`, func() error { return nn.NewLM(lm.Config(), Weights("int8")).Err() }},
+	} {
+		if err := c.f(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// A damaged GGUF file is an error that names what is wrong.
+func TestHostileGGUF(t *testing.T) {
+	source := filepath.Join(ggufTiny, "narrow-Q8_0.gguf")
+	replace := func(old, replacement string) func([]byte) []byte {
+		return func(b []byte) []byte { return []byte(strings.Replace(string(b), old, replacement, 1)) }
+	}
+	for name, c := range map[string]struct {
+		want  string
+		spoil func([]byte) []byte
+	}{
+		"short":        {"bytes at", func(b []byte) []byte { return b[:len(b)-4096] }},
+		"architecture": {"general.architecture is \"llama\", want mamba", replace("\x05\x00\x00\x00\x00\x00\x00\x00mamba\x0c", "\x05\x00\x00\x00\x00\x00\x00\x00llama\x0c")},
+		"layers":       {"tensors do not fit", replace("mamba.block_count\x04\x00\x00\x00\x02", "mamba.block_count\x04\x00\x00\x00\x03")},
+		"no layers":    {"mamba.block_count is 0, want 1 to", replace("mamba.block_count\x04\x00\x00\x00\x02", "mamba.block_count\x04\x00\x00\x00\x00")},
+		"many layers":  {"mamba.block_count is 16777218, but the file has only", replace("mamba.block_count\x04\x00\x00\x00\x02\x00\x00\x00", "mamba.block_count\x04\x00\x00\x00\x02\x00\x00\x01")},
+		"width":        {"tensors do not fit", replace("mamba.embedding_length\x04\x00\x00\x00\x40", "mamba.embedding_length\x04\x00\x00\x00\x41")},
+		"missing key":  {"mamba.ssm.state_size is missing", replace("mamba.ssm.state_size", "mamba.ssm.state_sise")},
+		"name":         {"superfluous: blk.0.ssm_y.weight", replace("blk.0.ssm_x.weight", "blk.0.ssm_y.weight")},
+	} {
+		b, err := os.ReadFile(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "x.gguf")
+		put(t, path, c.spoil(b))
+		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	// Scales that are not finite: the largest tensor's.
+	file, err := gguf.Open(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	b, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	largest := file.Tensors[0]
+	for _, x := range file.Tensors {
+		if x.Size > largest.Size {
+			largest = x
+		}
+	}
+	b[largest.Offset+34], b[largest.Offset+35] = 0, 0x7c
+	path := filepath.Join(t.TempDir(), "x.gguf")
+	put(t, path, b)
+	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "row 0 has a number that is not finite") {
+		t.Errorf("an infinite scale: %v", err)
+	}
+}
