@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"testing"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // positions is a sample whose image has the place of each cell in its channels, and whose labels number the cells.
@@ -283,6 +285,7 @@ func BenchmarkDraw(b *testing.B) {
 			Augment
 		}{{"everything", Augment{Flips: true, Turns: true, Rotate: 30, Tilt: 10, Scale: 0.25, Elastic: 5, Brightness: 0.3, Contrast: 0.3, Gamma: 0.3, Noise: 0.1}}, {"turns", Augment{Flips: true, Turns: true}}, {"crop", Augment{}}} {
 			b.Run(fmt.Sprintf("%dD/%s", len(c.patch), a.name), func(b *testing.B) {
+				benchtest.Processors(b)
 				for i := range b.N {
 					if _, err := (Patches{Size: c.patch, Augment: a.Augment}).Draw(s, uint64(i)); err != nil {
 						b.Fatal(err)

@@ -5,6 +5,8 @@ import (
 	"math"
 	"runtime"
 	"testing"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 // The memory beside image and result does not depend on the size of the image for Scores; for Labels it is that of the rows that a row of windows covers
@@ -70,6 +72,7 @@ func BenchmarkWindows(b *testing.B) {
 			model, w := halves(256, 4), Windows{Size: []int{256, 256}, Overlap: 0.5, Batch: 4}
 			scores, labels := working(b, im, w, model)
 			b.ResetTimer()
+			benchtest.Processors(b)
 			for range b.N {
 				if _, err := w.Labels(im, 2, model); err != nil {
 					b.Fatal(err)

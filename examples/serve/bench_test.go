@@ -120,9 +120,9 @@ func measureLoad(b *testing.B, m *model, read int, stream bool) {
 	}
 	serve()
 	generate(prompts)
-	benchtest.Processors(b)
 	var serving, generating time.Duration
 	var firsts []time.Duration
+	benchtest.Processors(b)
 	for b.Loop() {
 		start := time.Now()
 		firsts = append(firsts, serve()[clients/2])
@@ -151,8 +151,8 @@ func BenchmarkPrefix(b *testing.B) {
 	for _, shared := range []bool{true, false} {
 		b.Run(fmt.Sprintf("shared=%t", shared), func(b *testing.B) {
 			s := start(b, m)
-			benchtest.Processors(b)
 			var firsts []time.Duration
+			benchtest.Processors(b)
 			for b.Loop() {
 				for i := range requests {
 					system := "the same"

@@ -108,7 +108,7 @@ func bfloat16s(text []byte) []byte {
 		var s strings.Builder
 		for i, b := range bytes {
 			if i > 0 {
-				s.WriteString("; ")
+				s.WriteString("\n\t")
 			}
 			fmt.Fprintf(&s, "BYTE $0x%02x", b)
 		}
