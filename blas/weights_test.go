@@ -115,7 +115,7 @@ func TestWeights(t *testing.T) {
 				rapid.Check(t, func(t *rapid.T) {
 					unit := typ.Block()
 					outputs := rapid.OneOf(rapid.IntRange(1, 20), rapid.IntRange(31, 70)).Draw(t, "outputs")
-					inputs := unit * rapid.IntRange(1, max(1, 160/unit)).Draw(t, "blocks")
+					inputs := unit * rapid.IntRange(1, max(1, 100/unit)).Draw(t, "blocks")
 					rows := rapid.SampledFrom([]int{1, 1, 2, 3, 4, 7, 8, 9, 25, 34}).Draw(t, "rows")
 					r := newFill(rapid.Uint64().Draw(t, "seed"))
 					w := randomWeights(typ, outputs, inputs, r)
