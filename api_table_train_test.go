@@ -309,6 +309,7 @@ func blasCalls() []call {
 		"Row":      {args: func() []any { return []any{1, v(32)} }, panics: kernels},
 		"Scratch":  {args: with(1)},
 		"Prepare":  {args: func() []any { return []any{v(32), 32, 1, v(weights().(*mblas.Weights).Scratch(1))} }, panics: kernels},
+		"Fetch":    {args: func() []any { return []any{0, 2, 0} }, panics: kernels},
 		"MulRange": {args: func() []any { return []any{v(2), 2, prepared(), 0, 2, true} }, panics: kernels},
 		"Mul":      {args: func() []any { return []any{v(2), 2, v(32), 32, 1, true} }, panics: kernels},
 	}), methods("blas.Prepared", func() any { return prepared() }, nil), methods("blas.Type", func() any { return mblas.Q8_0 }, nil), []call{

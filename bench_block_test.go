@@ -10,6 +10,7 @@ import (
 
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/train"
 )
 
 // productFlop returns the floating-point operations of a block's matrix products for one token: in_proj, x_proj, dt_proj and out_proj. All
@@ -47,7 +48,7 @@ func measureBlock(b *testing.B, name string, batch, length, width, runs int, bac
 	})
 }
 
-// BenchmarkStack measures a training step, Adam's step included, of a stack and of examples/bytelm's language model.
+// BenchmarkStack measures a training step, AdamW's step included, of a stack and of examples/bytelm's language model.
 func BenchmarkStack(b *testing.B) {
 	{
 		const batch, length, width, layers = 8, 256, 64, 4
@@ -76,7 +77,7 @@ func BenchmarkStack(b *testing.B) {
 	})
 }
 
-// newTraining returns a program that makes training steps with Adam. Its check wants a finite loss, and that the first step has changed every
+// newTraining returns a program that makes training steps with train.AdamW. Its check wants a finite loss, and that the first step has changed every
 // weight.
 func newTraining(loss *G.Node, params layer.Params) program {
 	g := loss.Graph()
@@ -90,7 +91,11 @@ func newTraining(loss *G.Node, params layer.Params) program {
 	for _, p := range params {
 		before = append(before, slices.Clone(p.Value.Data().([]float32)))
 	}
-	m, solver := G.NewTapeMachine(g, G.BindDualValues(weights...)), G.NewAdamSolver()
+	solver, err := train.NewAdamW(params, train.AdamWConfig{LearnRate: 1e-3})
+	if err != nil {
+		return failed(err)
+	}
+	m := G.NewTapeMachine(g, G.BindDualValues(weights...))
 	return program{
 		run: func() error {
 			defer m.Reset()

@@ -2,9 +2,11 @@ package mamba_test
 
 import (
 	"fmt"
+	"io"
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/internal/benchtest"
@@ -34,6 +36,57 @@ func BenchmarkGenerate(b *testing.B) {
 		measureGenerate(b, lm, "generate/"+options.name, 1, 1, 16, options.Sampling)
 	}
 	measureGenerate(b, lm, "generate/greedy", 8, 1, 16)
+	for _, batch := range []int{1, 8} {
+		measureStream(b, lm, batch)
+	}
+}
+
+// measureStream measures a token of each of some sequences, beside the time to read all weights once with the same number of processors: the least
+// that a step can take. x-stream is the ratio of the medians. Both are measured in turn, in one call of Continue.
+func measureStream(b *testing.B, lm *nn.LM, batch int) {
+	b.Helper()
+	b.Run(fmt.Sprintf("stream/B=%d/L=1/%s", batch, stepName(lm.Config())), func(b *testing.B) {
+		g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: 1 << 20})
+		if err != nil {
+			b.Fatal(err)
+		}
+		sequences := make([]*nn.Sequence, batch)
+		for i := range sequences {
+			sequences[i] = nn.NewSequence(1, 1+i)
+		}
+		var steps, readings []time.Duration
+		b.ReportAllocs()
+		benchtest.Processors(b)
+		for b.Loop() {
+			left := 8 + 1 // the first token of a call includes what a call begins with
+			start := time.Now()
+			_, err := g.Continue(b.Context(), sequences, func(sequence, _ int) error {
+				if sequence < batch-1 {
+					return nil
+				}
+				if left < 9 {
+					steps = append(steps, time.Since(start))
+					readings = append(readings, readOnce(lm.Params()))
+				}
+				if left--; left == 0 {
+					return io.EOF
+				}
+				start = time.Now()
+				return nil
+			})
+			if err != io.EOF {
+				b.Fatal(err)
+			}
+		}
+		step, reading := median(steps), median(readings)
+		b.ReportMetric(step, "ns/step")
+		b.ReportMetric(reading, "ns/reading")
+		b.ReportMetric(step/reading, "x-stream")
+		b.ReportMetric(4*float64(lm.Params().Count())/reading, "stream-GB/s")
+		if err := g.Close(); err != nil {
+			b.Fatal(err)
+		}
+	})
 }
 
 // measureGenerate reads prompts of a length and generates tokens after each of them.

@@ -22,8 +22,8 @@
 // there is a kernel for each number of rows. If A has few rows and B is transposed, as in text generation, no tiles are needed: the rows
 // of B are read once, without packing, at the speed of memory.
 //
-// A small product is one task. A large product is cut into blocks of C. The cut depends on the sizes alone, never on the number of
-// processors, and the last blocks are smaller, so that all processors finish at about the same time. Each task packs its own operands, in
+// A small product is one task. A large product is cut into blocks of C. The cut depends on the sizes, and on the
+// number of processors where these would have no work; the order of a sum does not. The last blocks are smaller, so that all processors finish at about the same time. Each task packs its own operands, in
 // memory that is kept for later products. So tasks share no memory that is written, and never wait for each other. The folder _openblas, a
 // module of its own, compares with OpenBLAS.
 package blas

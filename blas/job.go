@@ -1,6 +1,8 @@
 package blas
 
 import (
+	"math"
+	"runtime"
 	"sync"
 
 	"github.com/gomamba/mamba/internal/work"
@@ -43,6 +45,9 @@ func (p *product) inTasks(alone bool) {
 		most := max(1, p.m/blockRows)
 		j.blocks = max(parts(p.n, blockColumns), min(parts(min(wanted, 8), most), parts(p.panels(), 2)))
 		j.rowBlocks = min(most, parts(wanted, j.blocks))
+		if procs := min(runtime.GOMAXPROCS(0), p.m*p.n*p.k/serialSize); !alone && j.blocks*j.rowBlocks < procs {
+			j.cutFor(procs)
+		}
 		// The last tasks are small, for the processors to finish together.
 		blocks := j.blocks * j.rowBlocks
 		j.whole = blocks - (blocks+2)/4
@@ -58,6 +63,22 @@ func (p *product) inTasks(alone bool) {
 	}
 	j.product = product{}
 	jobs.Put(j)
+}
+
+// cutFor cuts C for more processors than the cut by sizes has blocks for: into the blocks that take the least time, as many times one block as each
+// processor computes. A block's time is that of its products and of packing: its columns of B, and its rows of A.
+func (j *job) cutFor(procs int) {
+	const packing = 12 // products that take as long as packing a number
+	least := math.Inf(1)
+	fewest, most := parts(j.n, blockColumns), 2*procs // more blocks than most would only pack more
+	for columns := fewest; columns <= max(fewest, min(j.panels(), most)); columns++ {
+		for rows := 1; rows <= max(1, min(j.strips/2, most)); rows++ {
+			time := float64(parts(rows*columns, procs)) * (float64(j.m)/float64(rows) + packing) * (float64(j.n)/float64(columns) + packing)
+			if time < least {
+				least, j.blocks, j.rowBlocks = time, columns, rows
+			}
+		}
+	}
 }
 
 func (j *job) dot(i int) { j.dotColumns(i*j.columns, min((i+1)*j.columns, j.n)) }

@@ -101,7 +101,7 @@ func New(cfg Config) *Step {
 		}
 		s.blocks = append(s.blocks, of)
 	}
-	s.walk = work.NewWalk(s.newWorker, s.task, nil)
+	s.walk = work.NewWalk(s.newWorker, s.task, s.ahead)
 	return s
 }
 
@@ -166,23 +166,27 @@ const granule = kernel.StripLanes
 
 // cutTasks sets the number of tasks of each phase. It depends on the number of processors. The results do not.
 func (s *Step) cutTasks() {
-	product := func(w *blas.Weights) int {
-		const least = 1 << 15 // bytes of a task: a few µs
-		return max(1, min(parts(w.Outputs(), granule), w.Bytes()/least, s.procs))
+	product := func(w *blas.Weights, unit int) int {
+		const least = 1 << 14 // bytes of a task: a few µs
+		return max(1, min(parts(w.Outputs(), unit), w.Bytes()/least, s.procs))
 	}
 	s.tasks = s.tasks[:0]
 	for _, b := range s.Blocks {
-		s.tasks = append(s.tasks, product(b.InProj), product(b.XProj), min(kernel.Strips(s.Channels), s.procs), product(b.OutProj))
+		s.tasks = append(s.tasks, product(b.InProj, granule), product(b.XProj, 1), min(kernel.Strips(s.Channels), s.procs), product(b.OutProj, granule))
 	}
-	s.tasks = append(s.tasks, product(s.Head))
+	s.tasks = append(s.tasks, product(s.Head, granule))
 }
 
 func parts(n, size int) int { return (n + size - 1) / size }
 
-// cut returns the elements of task i of a phase with n elements.
+// cut returns the elements of task i of a phase with n elements. x_proj has so few that they are cut singly.
 func (s *Step) cut(n, phase, i int) (from, to int) {
-	units, tasks := parts(n, granule), s.tasks[phase]
-	return units * i / tasks * granule, min(units*(i+1)/tasks*granule, n)
+	unit, tasks := granule, s.tasks[phase]
+	if phase%phases == xPhase {
+		unit = 1
+	}
+	units := parts(n, unit)
+	return units * i / tasks * unit, min(units*(i+1)/tasks*unit, n)
 }
 
 // context returns the row of a ring that is k steps before the newest, or the row for the next step if k is -1.
@@ -234,6 +238,18 @@ func (s *Step) task(w *worker, phase, i int) {
 		}
 		weights.OutProj.MulRange(s.x, s.Model, w.prepared, from, to, true)
 	}
+}
+
+// ahead fetches a part of the weights that a product's task will read into the cache, and reports whether there is more.
+func (s *Step) ahead(_ *worker, phase, i, part int) bool {
+	const most = 1 << 18 // bytes: a part of the second-level cache
+	w := s.Head
+	if phase < len(s.tasks)-1 {
+		b := &s.Blocks[phase/phases]
+		w = [phases]*blas.Weights{b.InProj, b.XProj, b.DtProj, b.OutProj}[phase%phases]
+	}
+	from, to := s.cut(w.Outputs(), phase, i)
+	return w.Fetch(from, to, part) && part < most/blas.FetchBytes
 }
 
 // normed returns the norm of the residual stream, prepared for weights.

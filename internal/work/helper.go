@@ -63,6 +63,7 @@ func poll[T any](c <-chan T) (v T, ok bool) {
 			return v, true
 		default:
 		}
+		pause()
 		if i%64 == 0 {
 			if time.Since(begin) > patience {
 				return v, false

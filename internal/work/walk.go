@@ -17,7 +17,7 @@ import (
 // W is what a goroutine keeps from task to task.
 type Walk[W any] struct {
 	task  func(w *W, phase, i int)
-	ahead func(w *W, phase, i int)
+	ahead func(w *W, phase, i, part int) (more bool)
 	first []int64 // by phase, the number of tasks in the phases before it; then the number of all tasks
 
 	_      [cacheLine]byte
@@ -32,9 +32,9 @@ type Walk[W any] struct {
 	help       func() // made once, since a function value allocates
 }
 
-// NewWalk returns a walk. task does task i of a phase. ahead, unless it is nil, is called before a task that must wait for the phases
-// before it: it may prefetch what the task reads. A task must not depend on what it finds in its workspace w, which workspace makes.
-func NewWalk[W any](workspace func() *W, task, ahead func(w *W, phase, i int)) *Walk[W] {
+// NewWalk returns a walk. task does task i of a phase. ahead, unless it is nil, is called while a task waits for the phases before it, with
+// part 0, 1, …, as long as it returns true: it may prefetch what the task reads, a small part at a time. A task must not depend on what it finds in its workspace w, which workspace makes.
+func NewWalk[W any](workspace func() *W, task func(w *W, phase, i int), ahead func(w *W, phase, i, part int) (more bool)) *Walk[W] {
 	w := &Walk[W]{task: task, ahead: ahead}
 	w.workspaces.New = func() any { return workspace() }
 	w.help = func() {
@@ -88,8 +88,7 @@ func (w *Walk[W]) join() {
 			phase++
 		}
 		if before := w.first[phase]; w.done.Load() < before {
-			if w.ahead != nil {
-				w.ahead(space, phase, int(i-before))
+			for part := 0; w.ahead != nil && w.done.Load() < before && w.ahead(space, phase, int(i-before), part); part++ {
 			}
 			w.await(&w.done, func(done int64) bool { return done >= before })
 		}
@@ -98,8 +97,8 @@ func (w *Walk[W]) join() {
 	}
 }
 
-// spins is the number of times that a goroutine looks at a counter before it lets other goroutines run: about 10 µs.
-const spins = 1 << 13
+// spins is the number of times that a goroutine looks at a counter before it lets other goroutines run: 10 to 40 µs.
+const spins = 1 << 10
 
 // await returns when the counter has a value that is enough. It spins for a short time, then lets other goroutines run, and after patience other
 // processes too, for a machine that has fewer processors than goroutines that spin.
@@ -108,6 +107,7 @@ func (w *Walk[W]) await(counter *atomic.Int64, enough func(int64) bool) {
 		if enough(counter.Load()) {
 			return
 		}
+		pause()
 	}
 	for begin := time.Now(); !enough(counter.Load()); {
 		if runtime.Gosched(); time.Since(begin) > patience {

@@ -38,7 +38,10 @@ func TestWalk(t *testing.T) {
 						}
 					}
 				}
-			}, func(own *int, phase, i int) { *own++ })
+			}, func(own *int, phase, i, part int) bool {
+				*own++
+				return part < 3
+			})
 			const runs = 30
 			for range runs {
 				w.Run(tasks)
