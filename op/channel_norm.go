@@ -180,7 +180,7 @@ func (f activatedNorm[T]) onDevice(in []onDevice) *cuda.ChannelNorm {
 }
 
 // Repeatable implements operator.Repeatable.
-func (activatedNorm[T]) Repeatable() {}
+func (activatedNorm[T]) Repeatable() bool { return true }
 
 func (f activatedNorm[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
 	k, err := f.onDevice(in).Forward(s, out[0], array{}, array{}, keep)

@@ -240,6 +240,9 @@ func (f gridConv[T]) Fits(cuda.Precision) error {
 	return cuda.ConvShape(f.ConvShape).Fits()
 }
 
+// Repeatable reports whether the convolution is depthwise.
+func (f gridConv[T]) Repeatable() bool { return f.Groups == f.Channels && f.Groups == f.Filters }
+
 func (f gridConv[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, f.onDevice(p, in).Forward(s, out[0])
 }

@@ -153,6 +153,8 @@ func (g gated[T]) Backward(in []value[T], dout, grad [][]T) {
 	kernel.GateBackward(g.f, grad[0], grad[1], dout[0], in[0].Data, in[1].Data)
 }
 
+func (gated[T]) Repeatable() bool { return true }
+
 func (g gated[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, cuda.Gate(s, cuda.Nonlinearity(g.f), in[0].Array, in[1].Array, out[0])
 }

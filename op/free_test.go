@@ -1,6 +1,7 @@
 package op
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -182,7 +183,7 @@ func TestFreeAfterUseRepeats(t *testing.T) {
 		for i := range length { // every second one reads a result that is computed again twice, once as its residual
 			a := G.Must(ActivatedNorm(y, nil, nil, before, ActivatedNormConfig{Eps: 1e-5, Activation: SiLU, NormResidual: i%2 > 0}))
 			norms = append(norms, a)
-			before, y = y, G.Must(Gate(a, a, SiLU))
+			before, y = y, G.Must(Scale(a, nil, 0.5)) // which is not computed again
 			if i%2 > 0 {
 				before = a
 			}
@@ -216,5 +217,66 @@ func TestFreeAfterUseRepeats(t *testing.T) {
 			t.Errorf("%d bytes are held, and %d with %d results that are kept, want %d bytes less", held, most, length, length/2*one)
 		}
 		m.Close()
+	}
+}
+
+// With FreeAfterUse the backward pass computes results of norms, activations and depthwise convolutions again instead of keeping them. The gradients are the
+// same bit for bit, also of the last weight alone, where the operand of a norm has no other reader left.
+func TestFreeAfterUseComputesAgain(t *testing.T) {
+	const blocks, side, channels = 4, 16, 32
+	for _, all := range []bool{true, false} {
+		var want [][]float64
+		var held [2]int64
+		for i, free := range []bool{false, true} {
+			device := gputest.Open(t, cuda.Open)
+			p, err := On(device, cuda.Strict)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := rand.New(rand.NewPCG(1, 2))
+			g := G.NewGraph()
+			var with G.Nodes
+			node := func(shape ...int) *G.Node {
+				with = append(with, leaf(g, fmt.Sprint("leaf", len(with)), f32, shape, normal(r, tensor.Shape(shape).TotalSize())))
+				return G.Must(p.Upload(with[len(with)-1]))
+			}
+			y := node(1, side, side, channels)
+			for range blocks {
+				taps, weight := node(channels, 1, 3, 3), node(channels, channels)
+				h := G.Must(LayerNorm(y, nil, nil, 1e-5))
+				h = G.Must(Conv(h, taps, nil, ConvConfig{Padding: []int{1}, Groups: channels, SiLU: true}))
+				h = G.Must(Activate(G.Must(LayerNorm(h, nil, nil, 1e-5)), GELU))
+				y = G.Must(Linear(h, weight, nil))
+			}
+			if !all {
+				with = with[len(with)-1:]
+			}
+			grads, err := G.Grad(G.Must(G.Sum(G.Must(Download(y)))), with...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if free {
+				FreeAfterUse(g)
+			}
+			m := G.NewTapeMachine(g)
+			for run := range 3 {
+				m.Reset()
+				if err := m.RunAll(); err != nil {
+					t.Fatal(err)
+				}
+				for j, n := range grads {
+					if got := elements(n.Value()); len(want) <= j {
+						want = append(want, got)
+					} else if !slices.Equal(got, want[j]) {
+						t.Errorf("all %v, free %v, run %d: gradient %d is another", all, free, run, j)
+					}
+				}
+			}
+			m.Close()
+			_, held[i] = device.Memory()
+		}
+		if least := int64(3 * blocks * 4 * side * side * channels); all && held[0]-held[1] < least {
+			t.Errorf("a step holds %d bytes, and without FreeAfterUse %d, want %d more", held[1], held[0], least)
+		}
 	}
 }

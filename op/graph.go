@@ -39,9 +39,13 @@ func ReuseResults(g *G.ExprGraph) {
 	}
 }
 
-// FreeAfterUse makes the operators on a device in a graph free the memory of each result as soon as its last reader in the graph has run.
-// Without it, a result stays until its operator runs again. The gradients that Gorgonia adds where a node has several readers are freed as well. Results that no operator reads, such as a loss, the nodes of keep, and what
-// an operator of Gorgonia reads, for example gorgonia.Read, stay. Reading another value after the run is an error.
+// FreeAfterUse makes the operators on a device in a graph free the memory of each result as soon as its last reader in the graph has run. Without it, a
+// result stays until its operator runs again. The gradients that Gorgonia adds where a node has several readers are freed as well. Results that no operator
+// reads, such as a loss, the nodes of keep, and what an operator of Gorgonia reads, for example gorgonia.Read, stay. Reading another value after the run is
+// an error.
+//
+// Results of norms, activations, gates and depthwise convolutions do not stay for the backward pass, which computes them again from operands that it needs
+// anyway. So a training step holds less than half of the memory of a vision model, and takes a few per cent longer.
 //
 // Call it when the graph is complete, gradients included. The trainer does so for its graphs. The numbers are the same with it and without it.
 func FreeAfterUse(g *G.ExprGraph, keep ...*G.Node) {

@@ -50,6 +50,8 @@ func (f layerNorm[T]) onDevice(in []onDevice) *cuda.LayerNorm {
 	return &cuda.LayerNorm{Rows: f.rows, Width: f.channels, Eps: float32(f.eps), X: in[0].Array, Weight: in[1].Array, Bias: in[2].Array}
 }
 
+func (layerNorm[T]) Repeatable() bool { return true }
+
 func (f layerNorm[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, f.onDevice(in).Forward(s, out[0])
 }

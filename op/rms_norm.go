@@ -37,6 +37,8 @@ func (f rmsNorm[T]) Backward(in []value[T], dout, grad [][]T) {
 	f.kernel(in).Backward(dout[0], grad[0], grad[1])
 }
 
+func (rmsNorm[T]) Repeatable() bool { return true }
+
 func (f rmsNorm[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	return nil, cuda.RMSNormForward(s, f.rows, f.channels, float32(f.eps), in[0].Array, in[1].Array, out[0])
 }

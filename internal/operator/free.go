@@ -87,7 +87,7 @@ func FreeAfterUse(g *G.ExprGraph, keep ...*G.Node) {
 				continue
 			}
 			if d, ok := made.body.(*device); ok {
-				if _, cheap := made.function.(Repeatable); cheap && derived[made] && reads[n] > back[n] && !stays[n] {
+				if r, ok := made.function.(Repeatable); ok && r.Repeatable() && derived[made] && reads[n] > back[n] && !stays[n] {
 					each[0] -= back[n]
 					d.again = back[n]
 				} else {

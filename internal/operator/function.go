@@ -111,9 +111,9 @@ type Overwriter interface{ OverwritesKept() }
 // freed before the backward pass. BackwardOn gets them without an array.
 type Linear interface{ Linear() }
 
-// Repeatable is a function of one result that takes little time on a device. With FreeAfterUse the result is freed when the operators of the forward pass have
+// Repeatable is a function of one result that takes little time on a device, if Repeatable returns true. With FreeAfterUse the result is freed when the operators of the forward pass have
 // read it, and the first gradient that reads it has it computed again. BackwardOn must read all operands, so that they are still there.
-type Repeatable interface{ Repeatable() }
+type Repeatable interface{ Repeatable() bool }
 
 // Kind is what the elements of an operand are.
 type Kind int
