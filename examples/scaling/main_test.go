@@ -49,7 +49,7 @@ func TestImages(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit code %d, %s", code, stderr)
 	}
-	for _, want := range []string{`pixels of a step: 256,`, `mamba      training +8 .* B\n`, `attention  training +16 .* µs .* MB .* B\n`} {
+	for _, want := range []string{`pixels of a step: 256;`, `mamba      training +8 .* B\n`, `attention  training +16 .* µs .* MB .* B\n`} {
 		if !regexp.MustCompile(want).MatchString(stdout) {
 			t.Errorf("no match for %q in:\n%s", want, stdout)
 		}
