@@ -19,8 +19,8 @@ type ScanStepRow struct {
 
 // ScanStepper is the working memory of a goroutine that computes steps.
 type ScanStepper struct {
-	dt, du, u, y [stepStrips * lanes]float32
-	asm          scanStepAsm
+	dt, du, y [stepStrips * lanes]float32
+	asm       scanStepAsm
 }
 
 // stepStrips is the number of strips whose Δ and gates are computed together.

@@ -10,7 +10,10 @@ import (
 )
 
 // scanStepAsm has the arguments of the assembly, which the compiler would allocate otherwise.
-type scanStepAsm struct{ scan scanArgs }
+type scanStepAsm struct {
+	scan scanArgs
+	u    [stepStrips * lanes]float32
+}
 
 func scanStepScale(a []float32) {
 	if level != cpu.Generic {
@@ -48,7 +51,7 @@ func (s *ScanStep) advanceAsm(w *ScanStepper, r *ScanStepRow, from, to, n int) b
 		var a scanPrepareArgs
 		a.cells, a.step, a.uStep, a.steps, a.softplus = &stepCells[0], strip, strip, p.strips, 1
 		for l := 0; l < p.width; l += set.lanes {
-			a.dt, a.du, a.u, a.width = &w.dt[at+l], &w.du[at+l], &w.u[at+l], min(set.lanes, p.width-l)
+			a.dt, a.du, a.u, a.width = &w.dt[at+l], &w.du[at+l], &w.asm.u[at+l], min(set.lanes, p.width-l)
 			a.delta, a.from = &w.dt[at+l], &r.U[first+at+l]
 			a.other, a.otherStep = a.from, strip
 			if level == cpu.AVX512 {
@@ -83,7 +86,7 @@ func (s *ScanStep) advanceAsm(w *ScanStepper, r *ScanStepRow, from, to, n int) b
 		var a scanFinishArgs
 		a.cells, a.yStep, a.zStep, a.steps = &stepCells[0], strip, strip, p.strips
 		for l := 0; l < p.width; l += set.lanes {
-			a.acc, a.u, a.width = &w.y[at+l], &w.u[at+l], min(set.lanes, p.width-l)
+			a.acc, a.u, a.width = &w.y[at+l], &w.asm.u[at+l], min(set.lanes, p.width-l)
 			a.y, a.z = &r.Y[first+at+l], &r.Z[first+at+l]
 			if level == cpu.AVX512 {
 				scanFinishAVX512(&a)

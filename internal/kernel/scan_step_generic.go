@@ -6,4 +6,7 @@ type scanStepAsm struct{}
 
 func scanStepScale([]float32) {}
 
-func (*ScanStep) advanceAsm(*ScanStepper, *ScanStepRow, int, int, int) bool { return false }
+func (*ScanStep) advanceAsm(w *ScanStepper, _ *ScanStepRow, _, _, _ int) bool {
+	_ = w.asm // it is empty here
+	return false
+}
