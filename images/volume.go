@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/gomamba/mamba/internal/size"
 )
@@ -272,6 +273,9 @@ func MeasureImage(im *Image) (Normalization, error) {
 	if err := im.check(); err != nil {
 		return nil, err
 	}
+	if err := im.finite(); err != nil {
+		return nil, err
+	}
 	n := make(Normalization, im.Channels)
 	for c := range n {
 		mean, deviation, least, most := im.statistics(c)
@@ -309,6 +313,9 @@ func MeasureForeground(source Source, background int) (Normalization, error) {
 		}
 		if s.Labels == nil {
 			return nil, fmt.Errorf("images: measure: sample %q has no labels", s.Name)
+		}
+		if err := s.Image.finite(); err != nil {
+			return nil, fmt.Errorf("images: measure: sample %q: %s", s.Name, strings.TrimPrefix(err.Error(), "images: "))
 		}
 		if values == nil {
 			values = make([][]float32, s.Image.Channels)
@@ -369,12 +376,29 @@ func (n Normalization) check(channels int) error {
 	return nil
 }
 
-// Apply returns the image with each channel normalized.
+// finite returns an error that names the first cell that is no finite number.
+func (im *Image) finite() error {
+	for i, v := range im.Pix {
+		if v-v != 0 {
+			at := make([]int, len(im.Size))
+			for a, k := len(im.Size)-1, i/im.Channels; a >= 0; a-- {
+				at[a], k = k%im.Size[a], k/im.Size[a]
+			}
+			return fmt.Errorf("images: the image has the value %v in cell %v, channel %d, want finite numbers", v, at, i%im.Channels)
+		}
+	}
+	return nil
+}
+
+// Apply returns the image with each channel normalized. The error names a cell that is NaN or infinite.
 func (n Normalization) Apply(im *Image) (*Image, error) {
 	if err := im.check(); err != nil {
 		return nil, err
 	}
 	if err := n.check(im.Channels); err != nil {
+		return nil, err
+	}
+	if err := im.finite(); err != nil {
 		return nil, err
 	}
 	out := *im

@@ -111,7 +111,9 @@ func TestNormalization(t *testing.T) {
 	}
 	im.Pix[5] = float32(math.NaN())
 	_, err = MeasureImage(im)
-	wantError(t, err, "NaN")
+	wantError(t, err, "NaN", "in cell [")
+	_, err = (Normalization{{High: 1, Deviation: 1}, {High: 1, Deviation: 1}}).Apply(im)
+	wantError(t, err, "NaN", "in cell [")
 
 	s := positions(1, 1001)
 	s.Labels.Values = make([]int32, 1001)

@@ -161,6 +161,15 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// Without names, the rows of the confusion matrix are numbered from the top, as they are drawn.
+func TestTicks(t *testing.T) {
+	for _, tick := range topDown(100).Ticks(-0.5, 99.5) {
+		if want := fmt.Sprint(99 - tick.Value); tick.Label != "" && tick.Label != want {
+			t.Errorf("row %v is labelled %s, want %s", tick.Value, tick.Label, want)
+		}
+	}
+}
+
 func TestUsage(t *testing.T) {
 	_, text, _ := call("-h")
 	exampletest.Usage(t, text, "data", "out", "model", "predict", "resume", "steps", "lr", "size", "heldout", "droppath", "device", "precision")

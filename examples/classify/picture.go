@@ -59,6 +59,17 @@ func (n shades) Colors() []color.Color {
 	return all
 }
 
+// topDown are the ticks of the rows of a matrix, whose first row is on top.
+type topDown int
+
+func (n topDown) Ticks(least, most float64) []plot.Tick {
+	ticks := plot.DefaultTicks{}.Ticks(least, most)
+	for i := range ticks {
+		ticks[i].Value = float64(n-1) - ticks[i].Value
+	}
+	return ticks
+}
+
 // drawConfusion draws a confusion matrix, with the counts if there are few classes.
 func drawConfusion(path string, classes []string, counts [][]int) error {
 	const mostNames, mostCounts = 60, 20
@@ -75,6 +86,8 @@ func drawConfusion(path string, classes []string, counts [][]int) error {
 		if n > 6 {
 			p.X.Tick.Label.Rotation, p.X.Tick.Label.XAlign, p.X.Tick.Label.YAlign = math.Pi/3, text.XRight, text.YCenter
 		}
+	} else {
+		p.Y.Tick.Marker = topDown(n)
 	}
 	if len(classes) <= mostCounts {
 		at := plotter.XYLabels{}

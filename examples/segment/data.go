@@ -159,6 +159,9 @@ func (d *dataset) look(source images.Source) error {
 		if len(im.Size) != d.axes {
 			return fmt.Errorf("%s has %d axes, and the first image %d, want one number", s.Name, len(im.Size), d.axes)
 		}
+		if d.channels != 0 && im.Channels != d.channels && !picture(im) {
+			return fmt.Errorf("%s has %s, and the images before it %d, want one number", s.Name, plural(im.Channels, "channel"), d.channels)
+		}
 		d.channels = max(d.channels, im.Channels)
 		sizes = append(sizes, im.Size)
 		if im.Spacing != nil {

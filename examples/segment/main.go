@@ -172,6 +172,7 @@ func clearStates(set settings, names []string) error {
 // result is a trained model and what it makes of the images held out.
 type result struct {
 	*network
+	names     []string // of the images held out
 	predicted []*images.Labels
 	confusion *vision.Confusion
 	curve     *train.Curve
@@ -237,14 +238,14 @@ func (r *result) evaluate(ctx context.Context, set settings, d *dataset) (err er
 		if err != nil {
 			return err
 		}
-		l, err := p.segment(s.Image, set)
+		l, err := p.segment(ctx, s.Image, set)
 		if err == nil {
 			err = r.confusion.Add(integers(l), integers(s.Labels), -1)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.Name, err)
 		}
-		r.predicted = append(r.predicted, l)
+		r.names, r.predicted = append(r.names, s.Name), append(r.predicted, l)
 	}
 	return nil
 }
@@ -280,37 +281,21 @@ type classMetrics struct {
 	IoU   *float64 `json:"iou"`
 }
 
-// finish writes pictures and metrics.json, and prints the metrics.
+// finish writes metrics.json and the pictures, and prints the metrics. They do not depend on the pictures: an error of a picture comes last.
 func finish(set settings, d *dataset, results []result, out io.Writer) error {
-	var m metrics
-	for i := range d.original.Len() {
-		s, err := d.original.Load(i)
-		if err != nil {
-			return err
-		}
-		m.HeldOut = append(m.HeldOut, s.Name)
-	}
+	m := metrics{HeldOut: results[0].names}
 	number := func(v float64) *float64 {
 		if v != v {
 			return nil
 		}
 		return &v
 	}
-	fmt.Fprintln(out)
 	for _, r := range results {
-		png := filepath.Join(folder(set, r.Kind), "loss.png")
-		if err := report.WritePNG(png, report.Loss{Label: "cross-entropy + Dice loss"}.Panel(r.curve)); err != nil {
-			return loop.OutError(set.out, err)
-		}
-		fmt.Fprintf(out, "%-11s %s\ncurve       %s\n", r.Kind, folder(set, r.Kind), png)
 		of := modelMetrics{Model: r.Kind, Parameters: r.params.Count(), Steps: set.steps, LearnRate: set.lr, Seed: set.seed, Accuracy: r.confusion.Accuracy()}
 		for i, label := range d.classes {
 			of.Classes = append(of.Classes, classMetrics{label, number(r.confusion.Dice(i)), number(r.confusion.IoU(i))})
 		}
 		m.Models = append(m.Models, of)
-	}
-	if err := d.picture(set, results, out); err != nil {
-		return err
 	}
 	text, err := json.MarshalIndent(m, "", "\t")
 	if err != nil {
@@ -323,6 +308,16 @@ func finish(set settings, d *dataset, results []result, out io.Writer) error {
 	}); err != nil {
 		return loop.OutError(set.out, err)
 	}
+	fmt.Fprintln(out)
+	var failed []error
+	for _, r := range results {
+		png := filepath.Join(folder(set, r.Kind), "loss.png")
+		if err := report.WritePNG(png, report.Loss{Label: "cross-entropy + Dice loss"}.Panel(r.curve)); err != nil {
+			failed = append(failed, loop.OutError(set.out, err))
+		}
+		fmt.Fprintf(out, "%-11s %s\ncurve       %s\n", r.Kind, folder(set, r.Kind), png)
+	}
+	failed = append(failed, d.picture(set, results, out))
 	fmt.Fprintf(out, "metrics     %s\n\n%s, held out:\n", file, plural(d.heldOut.Len(), "image"))
 	for _, r := range results {
 		fmt.Fprintf(out, "%-11s pixel accuracy %.4f\n", r.Kind, r.confusion.Accuracy())
@@ -332,7 +327,7 @@ func finish(set settings, d *dataset, results []result, out io.Writer) error {
 			fmt.Fprintf(out, "%-11s label %-5v Dice %.4f  IoU %.4f\n", r.Kind, label, r.confusion.Dice(i), r.confusion.IoU(i))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // picture writes the first image held out, its truth and the predictions side by side; of a volume, the slice in the middle. Each pixel of a small image

@@ -335,7 +335,52 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: exit code %d, %s", file, code, stderr)
 		}
 	}
-	must(t, "-out", out, "-predict", filepath.Join(one, "image", "0.png")) // an image of one pixel has a mask of one
+	a, b := filepath.Join(good, "image", "0.png"), filepath.Join(one, "image", "0.png")
+	if code, stdout, stderr := call("-out", out, "-predict", a, b); code != 1 || !strings.Contains(stderr, a+" and "+b) || stdout != "" {
+		t.Errorf("two files of one name: exit code %d, %s%s", code, stdout, stderr)
+	}
+	if code, _, stderr := call("-out", out, "-predict", broken, b); code != 1 || !strings.Contains(stderr, "broken.png") { // goes on
+		t.Errorf("a broken file before a good one: exit code %d, %s", code, stderr)
+	}
+	if l, err := images.ReadLabels(filepath.Join(out, "0_mask.png")); err != nil || len(l.Values) != 1 { // an image of one pixel has a mask of one
+		t.Errorf("the mask of a good file after a broken one: %v, %v", l, err)
+	}
+}
+
+// The description in a checkpoint is checked before the model is made. Channels are colours only in pictures.
+func TestDescription(t *testing.T) {
+	good := description{Kind: "unet", Axes: 3, Channels: 2, Width: 2, Crop: 16, Classes: images.Classes{0, 9}, Prepare: preparation{Channels: 2, Spacing: []float64{1, 1, 1}}}
+	if err := good.check(); err != nil {
+		t.Error(err)
+	}
+	for want, change := range map[string]func(d *description){
+		"increasing":        func(d *description) { d.Classes = images.Classes{9, 0} },
+		"has 1 classes":     func(d *description) { d.Classes = d.Classes[:1] },
+		"background":        func(d *description) { d.Background = 2 },
+		"prepares 1":        func(d *description) { d.Prepare.Channels = 1 },
+		"has 2 axes":        func(d *description) { d.Prepare.Spacing = []float64{1, 1} },
+		"numbers above 0":   func(d *description) { d.Prepare.Spacing = []float64{1, 0, 1} },
+		"has 1 channels":    func(d *description) { d.Prepare.Clip = images.Normalization{{High: 1, Deviation: 1}} },
+		"-width is":         func(d *description) { d.Width = 1 << 11 },
+		"more than this ma": func(d *description) { d.Crop = 1 << 40 },
+	} {
+		d := good
+		change(&d)
+		err := d.check()
+		if err == nil {
+			_, err = d.make(nil)
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+	steps, err := images.New([]int{4, 4, 4}, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (preparation{Channels: 1}).apply(steps); err == nil || !strings.Contains(err.Error(), "it has 3 channels, want 1") {
+		t.Errorf("three steps of a volume for a model of one channel: error %v", err)
+	}
 }
 
 func TestUsage(t *testing.T) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/images"
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/op"
@@ -32,6 +34,33 @@ type description struct {
 	Prepare    preparation
 }
 
+// check returns an error if the description of a file contradicts itself.
+func (d description) check() error {
+	for i, c := range d.Classes {
+		if i > 0 && c <= d.Classes[i-1] {
+			return fmt.Errorf("the classes are %v, want increasing values", d.Classes)
+		}
+	}
+	for _, s := range d.Prepare.Spacing {
+		if !(s > 0) {
+			return fmt.Errorf("the spacing is %v, want numbers above 0", d.Prepare.Spacing)
+		}
+	}
+	switch n := len(d.Prepare.Spacing); {
+	case len(d.Classes) < 2 || len(d.Classes) > images.MaxClasses:
+		return fmt.Errorf("it has %d classes, want 2 to %d", len(d.Classes), images.MaxClasses)
+	case d.Background < 0 || d.Background >= len(d.Classes):
+		return fmt.Errorf("the background is class %d, want 0 to %d", d.Background, len(d.Classes)-1)
+	case d.Channels < 1 || d.Channels > math.MaxInt16 || d.Prepare.Channels != d.Channels:
+		return fmt.Errorf("it has %d channels and prepares %d, want one number from 1 to %d", d.Channels, d.Prepare.Channels, math.MaxInt16)
+	case n != 0 && n != d.Axes:
+		return fmt.Errorf("the spacing has %d axes, want %d", n, d.Axes)
+	case d.Prepare.Clip != nil && len(d.Prepare.Clip) != d.Channels:
+		return fmt.Errorf("the normalization has %d channels, want %d", len(d.Prepare.Clip), d.Channels)
+	}
+	return nil
+}
+
 // network is a model of either kind.
 type network struct {
 	description
@@ -47,10 +76,13 @@ func (d description) make(opts []nn.Option) (*network, error) {
 		return nil, fmt.Errorf("a model of %d axes, want 2 for images or 3 for volumes", d.Axes)
 	case d.Crop < 16 || d.Crop%16 != 0:
 		return nil, fmt.Errorf("windows of %d cells, want a multiple of 16", d.Crop)
-	case d.Width < 1 || d.Width > 1<<12:
-		return nil, fmt.Errorf("-width is %d, should be 1 to 4096", d.Width)
+	case d.Width < 1 || d.Width > 1<<10:
+		return nil, fmt.Errorf("-width is %d, should be 1 to 1024", d.Width)
 	case classes < 2:
 		return nil, fmt.Errorf("the labels have %d values, want at least 2", classes)
+	}
+	if err := size.Of(4, append(d.size(), d.Channels+d.Width)...).Fits(fmt.Sprintf("windows of %d cells a side", d.Crop)); err != nil {
+		return nil, err
 	}
 	if d.Kind == "unet" {
 		u, err := newUNet(d.Axes, d.Channels, d.Width, classes, opts)
@@ -204,14 +236,19 @@ func softmax(x []float32) {
 	}
 }
 
-// segment returns the classes of the cells of an image, on its own grid.
-func (p *predictor) segment(im *images.Image, set settings) (*images.Labels, error) {
+// segment returns the classes of the cells of an image, on its own grid. When the context ends, it ends after the window that it is at.
+func (p *predictor) segment(ctx context.Context, im *images.Image, set settings) (*images.Labels, error) {
 	prepared, err := p.Prepare.apply(im)
 	if err != nil {
 		return nil, err
 	}
 	w := images.Windows{Size: p.size(), Overlap: set.overlap, Flips: set.flips}
-	l, err := w.Labels(prepared, len(p.Classes), p.scores)
+	l, err := w.Labels(prepared, len(p.Classes), func(window []float32, n int) ([]float32, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return p.scores(window, n)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -255,6 +292,9 @@ func fill(r *checkpoint.Reader, opts []nn.Option) (*network, error) {
 	}
 	if !slices.Contains(kinds, d.Kind) {
 		return nil, fmt.Errorf("the model is %q, want one of %q", d.Kind, kinds)
+	}
+	if err := d.check(); err != nil {
+		return nil, fmt.Errorf("the description of the model: %w", err)
 	}
 	n, err := d.make(opts)
 	if err != nil {

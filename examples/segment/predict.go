@@ -16,7 +16,7 @@ import (
 
 // preparation makes of an image what a model takes.
 type preparation struct {
-	Channels int                  // 1 for grey, 3 for colour; another number for volumes
+	Channels int                  // of the image; pictures become grey or coloured
 	Spacing  []float64            // to resample to; nil leaves the cells as they are
 	Clip     images.Normalization // of all images; nil normalizes each image by its own mean and deviation
 }
@@ -25,11 +25,12 @@ type preparation struct {
 func (p preparation) apply(im *images.Image) (*images.Image, error) {
 	var err error
 	switch {
-	case p.Channels == 1:
+	case im.Channels == p.Channels:
+	case picture(im) && p.Channels == 1:
 		im, err = im.Gray()
-	case p.Channels == 3 && im.Channels == 1:
+	case picture(im) && p.Channels == 3:
 		im, err = im.Color()
-	case im.Channels != p.Channels:
+	default:
 		err = fmt.Errorf("it has %s, want %d as the other images", plural(im.Channels, "channel"), p.Channels)
 	}
 	if err == nil && p.Spacing != nil {
@@ -48,6 +49,9 @@ func (p preparation) apply(im *images.Image) (*images.Image, error) {
 	return normal.Apply(im)
 }
 
+// picture reports whether the channels of an image are colours. Those of a NIfTI file are modalities or points in time.
+func picture(im *images.Image) bool { return len(im.Size) == 2 && im.Bits > 0 }
+
 // sample prepares an image with its labels.
 func (p preparation) sample(s *images.Sample) (*images.Sample, error) {
 	im, err := p.apply(s.Image)
@@ -60,6 +64,14 @@ func (p preparation) sample(s *images.Sample) (*images.Sample, error) {
 
 // predict segments the files of -predict.
 func predict(ctx context.Context, set settings, out io.Writer) error {
+	from := map[string]string{}
+	for _, file := range set.predict {
+		name := set.output(file)
+		if other, there := from[name]; there {
+			return fmt.Errorf("-predict names %s and %s, whose masks would both be %s_mask: should be files of different names, or calls with different -out", other, file, name)
+		}
+		from[name] = file
+	}
 	dir := set.model
 	if dir == "" {
 		for _, kind := range kinds {
@@ -94,19 +106,27 @@ func predict(ctx context.Context, set settings, out io.Writer) error {
 		return err
 	}
 	defer p.Close()
+	var failed []error // a bad file does not stop the others
 	for _, file := range set.predict {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("stopped before %s", file)
+		err := p.file(ctx, file, set, out)
+		if ctx.Err() != nil {
+			return errors.Join(append(failed, fmt.Errorf("stopped at %s", file))...)
 		}
-		if err := p.file(file, set, out); err != nil {
-			return fmt.Errorf("-predict: %s: %w", file, err)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("-predict: %s: %w", file, err))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+// output returns the path of what is written for a file, without _mask and the ending.
+func (set settings) output(file string) string {
+	name := strings.TrimSuffix(filepath.Base(file), ".gz")
+	return filepath.Join(set.out, strings.TrimSuffix(name, filepath.Ext(name)))
 }
 
 // file segments one file.
-func (p *predictor) file(file string, set settings, out io.Writer) error {
+func (p *predictor) file(ctx context.Context, file string, set settings, out io.Writer) error {
 	im, err := images.Read(file)
 	if err != nil {
 		return err
@@ -114,7 +134,7 @@ func (p *predictor) file(file string, set settings, out io.Writer) error {
 	if len(im.Size) != p.Axes {
 		return fmt.Errorf("it has %d axes, want %d as the model's images", len(im.Size), p.Axes)
 	}
-	classes, err := p.segment(im, set)
+	classes, err := p.segment(ctx, im, set)
 	if err != nil {
 		return err
 	}
@@ -122,9 +142,9 @@ func (p *predictor) file(file string, set settings, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	name := filepath.Join(set.out, strings.TrimSuffix(filepath.Base(strings.TrimSuffix(file, ".gz")), filepath.Ext(strings.TrimSuffix(file, ".gz"))))
+	name := set.output(file)
 	mask := name + "_mask.png"
-	if p.Axes == 3 {
+	if !picture(im) {
 		mask = name + "_mask.nii.gz"
 	}
 	if err := images.WriteLabels(mask, values); err != nil {

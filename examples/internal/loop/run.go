@@ -84,11 +84,17 @@ func Lock(out, inside, program string) (*tensorfile.Lock, error) {
 	return lock, nil
 }
 
-// OutError adds -out to an error of the file system.
+// OutError adds -out to an error of the file system. It returns other errors as they are.
 func OutError(out string, err error) error {
 	var pathError *fs.PathError
-	if errors.As(err, &pathError) {
+	var linkError *os.LinkError
+	switch {
+	case errors.As(err, &pathError):
 		err = pathError.Err
+	case errors.As(err, &linkError):
+		err = linkError.Err
+	default:
+		return err
 	}
 	return fmt.Errorf("-out is %q, should be a directory that can be written: %w", out, err)
 }
