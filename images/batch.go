@@ -156,11 +156,24 @@ func NewBatches(source Source, patches Patches, batch, workers int) (*Batches, e
 	if workers < 0 || workers > 1<<12 {
 		return nil, fmt.Errorf("images: batches: %d workers, want 1 to %d, or 0 for as many as there are processors", workers, 1<<12)
 	}
-	if err := size.Of(4, append([]int{batch}, patches.Size...)...).Fits("the patches of a batch"); err != nil {
-		return nil, fmt.Errorf("images: batches: %w", err)
-	}
 	patches.Size = append([]int(nil), patches.Size...)
-	return &Batches{source: source, patches: patches, batch: batch, workers: workers, next: map[int]func() (*Batch, error){}, epoch: -1}, nil
+	b := &Batches{source: source, patches: patches, batch: batch, workers: workers, next: map[int]func() (*Batch, error){}, epoch: -1}
+	if err := b.fits(1, false); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// fits returns an error if two batches, one in use and one that is being made, do not fit into memory: each has its patches and, side by side, their copies.
+func (b *Batches) fits(channels int, labels bool) error {
+	each := uintptr(2 * 4 * channels)
+	if labels {
+		each += 4 + 8
+	}
+	if err := size.Of(2*each, append([]int{b.batch}, b.patches.Size...)...).Fits(fmt.Sprintf("two batches of %d patches of %s with %s", b.batch, sizeString(b.patches.Size), plural(channels, "channel"))); err != nil {
+		return fmt.Errorf("images: batches: %w", err)
+	}
+	return nil
 }
 
 // At returns batch i, from 0. While the caller uses it, the batch after it is made.
@@ -207,6 +220,9 @@ func (b *Batches) make(i int, samples []int) (*Batch, error) {
 	err := parallel(b.batch, b.workers, func(j int) error {
 		s, err := b.source.Load(samples[j])
 		if err != nil {
+			return err
+		}
+		if err := b.fits(s.Image.Channels, s.Labels != nil); err != nil {
 			return err
 		}
 		all[j], err = b.patches.Draw(s, uint64(i*b.batch+j))

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +24,7 @@ type Dataset struct {
 }
 
 // Decathlon reads dataset.json in a folder, which names the images in imagesTr, their labels in labelsTr, and the images in imagesTs. A file that
-// is missing, or that lies outside of the folder, is an error that names it.
+// is missing, or that lies outside of the folder, is an error that names it. Test leaves out images that are missing: training needs none of them.
 func Decathlon(dir string) (*Dataset, error) {
 	path := filepath.Join(dir, "dataset.json")
 	text, err := tensorfile.ReadFile(path, 1<<26)
@@ -100,6 +101,9 @@ func decathlon(dir string, text []byte) (*Dataset, error) {
 	}
 	for _, t := range file.Test {
 		path, err := in(t)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

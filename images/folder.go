@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/gomamba/mamba/internal/size"
 )
@@ -106,13 +107,19 @@ func Pairs(dir string) ([]Pair, error) {
 }
 
 // ReadPairs reads all files of some pairs, and turns the values of the labels into classes: those of all labels together, or known ones if classes is not
-// nil. The error of a file names it. An image of a single cell is an error, since nothing can be learned from it.
+// nil. The error of a file names it. An image of a single cell is an error, since nothing can be learned from it. So are
+// files that together need more than half of the machine's memory: NewFiles is for them.
 func ReadPairs(pairs []Pair, classes Classes) ([]*Sample, Classes, error) {
 	if len(pairs) == 0 {
 		return nil, nil, errors.New("images: there are no pairs to read")
 	}
 	samples := make([]*Sample, len(pairs))
+	var held atomic.Uint64 // bytes
 	err := parallel(len(pairs), 0, func(i int) (err error) {
+		// A program needs as much again for what it makes of them.
+		if err := size.Bytes(held.Load()).Times(2).Fits(fmt.Sprintf("two copies of the images and labels read so far, of %s,", plural(len(pairs), "pair"))); err != nil {
+			return fmt.Errorf("images: %w: NewFiles reads files when they are needed", err)
+		}
 		if samples[i], err = pairs[i].Read(); err != nil {
 			return err
 		}
@@ -122,6 +129,7 @@ func ReadPairs(pairs []Pair, classes Classes) ([]*Sample, Classes, error) {
 		if err := samples[i].check(); err != nil {
 			return fmt.Errorf("images: %s: %s", pairs[i].Image, strings.TrimPrefix(err.Error(), "images: "))
 		}
+		held.Add(uint64(samples[i].bytes()))
 		return nil
 	})
 	if err != nil {

@@ -45,6 +45,16 @@ func TestHostileImages(t *testing.T) {
 	dir := t.TempDir()
 	m := image.NewGray(image.Rect(0, 0, 20, 10))
 	asPNG, asJPG, asTIF := encoded(t, m, png.Encode), encoded(t, m, asJPEG), encoded(t, m, asTIFF)
+	colour := encoded(t, image.NewNRGBA(m.Rect), asTIFF)
+	planes, bits := slices.Clone(colour), slices.Clone(colour)
+	for at, n := binary.LittleEndian.Uint32(colour[4:])+2, 0; n < int(binary.LittleEndian.Uint16(colour[binary.LittleEndian.Uint32(colour[4:]):])); at, n = at+12, n+1 {
+		switch binary.LittleEndian.Uint16(colour[at:]) {
+		case 258:
+			copy(bits[at+4:], []byte{1, 0, 0, 0, 8, 0, 0, 0})
+		case 282: // becomes 284
+			copy(planes[at:], []byte{0x1c, 1, 3, 0, 1, 0, 0, 0, 2, 0, 0, 0})
+		}
+	}
 	large := slices.Clone(asJPG) // the frame has 16 bits for each size
 	frame := bytes.Index(large, []byte{0xff, 0xc0})
 	copy(large[frame+5:], []byte{0xff, 0xff, 0xff, 0xff})
@@ -82,6 +92,9 @@ func TestHostileImages(t *testing.T) {
 		"loop.tif":   {loop, []string{"no end"}},
 		"float.tif":  {floats, []string{"floating-point", "8 or 16 bits"}},
 		"deep.tif":   {tag(asTIF, 258, 32), []string{"samples of 32 bits"}},
+		"planes.tif": {planes, []string{"has 4 planes"}},
+		"bits.tif":   {bits, []string{"the bits of 1 sample", "4 samples"}},
+		"2.nii":      {append([]byte{0x1c, 2, 0, 0}, make([]byte, 600)...), []string{"is a NIfTI-2 file"}},
 		"big.tif":    {[]byte("II+\x00\x08\x00\x00\x00"), []string{"BigTIFF"}},
 		"photo.gif":  {[]byte("GIF89a"), []string{"GIF", "want PNG"}},
 		"scan.dcm":   {append(make([]byte, 128), "DICM\x02\x00"...), []string{"DICOM", "dcm2niix"}},

@@ -142,6 +142,9 @@ func open(file []byte) (*volume, error) {
 
 // check returns the bytes of a value, or an error for a header that is absurd or of something that is not read.
 func (v *volume) check() (bytesEach int, err error) {
+	if v.Size == 540 || v.Size == 0x1c020000 { // in either byte order
+		return 0, errors.New("is a NIfTI-2 file, want NIfTI-1")
+	}
 	switch string(v.Magic[:]) {
 	case "n+1\x00":
 	case "ni1\x00":

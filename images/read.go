@@ -64,6 +64,7 @@ func format(data []byte) string {
 	for _, f := range []struct{ name, magic string }{
 		{"PNG", "\x89PNG\r\n\x1a\n"}, {"JPEG", "\xff\xd8"}, {"TIFF", "II*\x00"}, {"TIFF", "MM\x00*"}, {"BigTIFF", "II+\x00"}, {"BigTIFF", "MM\x00+"},
 		{"GIF", "GIF8"}, {"BMP", "BM"}, {"WebP", "RIFF"},
+		{"NIfTI-2", "\x1c\x02\x00\x00"}, {"NIfTI-2", "\x00\x00\x02\x1c"}, // its size of a header, 540
 	} {
 		if bytes.HasPrefix(data, []byte(f.magic)) {
 			return f.name

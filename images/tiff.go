@@ -17,7 +17,7 @@ func checkTIFF(data []byte) (blank bool, err error) {
 		order = binary.BigEndian
 	}
 	const mostPages = 1 << 16
-	pages := 0
+	pages, bits, samples, planes := 0, uint32(0), uint32(1), uint16(1)
 	for at := uint64(order.Uint32(data[4:])); at != 0; {
 		if at+2 > uint64(len(data)) {
 			return false, fmt.Errorf("page %d begins at byte %d of %d: the file is truncated", pages+1, at, len(data))
@@ -33,10 +33,19 @@ func checkTIFF(data []byte) (blank bool, err error) {
 		for tag := data[at+2 : end]; pages == 1 && len(tag) > 0; tag = tag[12:] {
 			// A tag of one short has its value in place; of several, that of the first one where the tag points to.
 			value := tag[8:]
-			if count := order.Uint32(tag[4:]); count > 2 && order.Uint16(tag[2:]) == 3 {
+			count := order.Uint32(tag[4:])
+			if count > 2 && order.Uint16(tag[2:]) == 3 {
 				if p := uint64(order.Uint32(value)); p+2 <= uint64(len(data)) {
 					value = data[p:]
 				}
+			}
+			switch order.Uint16(tag) {
+			case 258:
+				bits = count
+			case 277:
+				samples = uint32(order.Uint16(value))
+			case 284:
+				planes = order.Uint16(value)
 			}
 			switch id, v := order.Uint16(tag), order.Uint16(value); {
 			case id == 258 && v != 1 && v != 2 && v != 4 && v != 8 && v != 16:
@@ -50,6 +59,12 @@ func checkTIFF(data []byte) (blank bool, err error) {
 			}
 		}
 		at = uint64(order.Uint32(data[end:]))
+	}
+	switch {
+	case planes == 2 && samples > 1:
+		return false, fmt.Errorf("has %d planes, one for each sample, want the samples of a pixel side by side (planar configuration 1)", samples)
+	case bits > 0 && bits < samples:
+		return false, fmt.Errorf("has the bits of %s (BitsPerSample) but %d samples for a pixel, want those of each", plural(int(bits), "sample"), samples)
 	}
 	if pages != 1 {
 		return false, fmt.Errorf("has %s, want 1: save each as a file of its own", plural(pages, "page"))

@@ -157,7 +157,7 @@ func TestSlice(t *testing.T) {
 func TestDecathlon(t *testing.T) {
 	dir := t.TempDir()
 	const text = `{"name": "Toy", "description": "x", "tensorImageSize": "4D", "modality": {"0": "FLAIR", "1": "CT"}, "labels": {"0": "background", "2": "tumour", "1": "liver"}, "numTraining": 2, "numTest": 1,
-		"training": [{"image": "./imagesTr/a_10.nii.gz", "label": "./labelsTr/a_10.nii.gz"}, {"image": "./imagesTr/a_2.nii.gz", "label": "./labelsTr/a_2.nii.gz"}], "test": ["./imagesTs/a_3.nii.gz"]}`
+		"training": [{"image": "./imagesTr/a_10.nii.gz", "label": "./labelsTr/a_10.nii.gz"}, {"image": "./imagesTr/a_2.nii.gz", "label": "./labelsTr/a_2.nii.gz"}], "test": ["./imagesTs/a_3.nii.gz", "./imagesTs/none.nii.gz"]}`
 	save(t, dir, "dataset.json", []byte(text))
 	_, err := Decathlon(dir)
 	wantError(t, err, "dataset.json", filepath.Join("imagesTr", "a_10.nii.gz"))

@@ -84,7 +84,10 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 		return err
 	}
 	d.train.side, d.heldOut.side = set.size, set.size // the model may say the size of the images
-	start := loop.Fingerprint(m.Params())
+	start := set.model
+	if !set.fresh() {
+		start = loop.Fingerprint(m.Params())
+	}
 	fmt.Fprintf(out, "data        %s: images: %d, held out: %d, classes: %d\n", d.name, d.train.Len()+d.heldOut.Len(), d.heldOut.Len(), len(d.classes))
 	fmt.Fprintf(out, "model       %s: parameters: %d\n", set.model, m.Params().Count())
 	fmt.Fprintf(out, "            steps: %d, images: %d x %d x %d, learn rate: %v\n", set.steps, set.batch, set.size, set.size, set.lr)
@@ -167,7 +170,8 @@ func load(set *settings, cfg checkpoint.VisionConfig, opts []nn.Option) (vision.
 		set.complete(c.Height)
 		return m, nil
 	case *vision.VMamba:
-		set.complete(0)
+		about, _ := described(set.model) // of a released model there is none
+		set.complete(about.Size)
 		return m, nil
 	}
 	return nil, fmt.Errorf("-model is %q, a %T: should be a classifier, a VMamba or a Vim", set.model, m)
@@ -177,6 +181,21 @@ func load(set *settings, cfg checkpoint.VisionConfig, opts []nn.Option) (vision.
 type description struct {
 	Classes []string `json:"classes"`
 	Size    int      `json:"size"`
+}
+
+// described reads the description in a directory.
+func described(dir string) (about description, err error) {
+	text, err := tensorfile.ReadFile(filepath.Join(dir, "classify.json"), 1<<24)
+	if err == nil {
+		err = json.Unmarshal(text, &about)
+	}
+	if err == nil && (len(about.Classes) < 2 || about.Size < 8 || about.Size > 1<<14) {
+		err = fmt.Errorf("classify.json has %d classes and the size %d", len(about.Classes), about.Size)
+	}
+	if err != nil {
+		return description{}, err
+	}
+	return about, nil
 }
 
 // metrics is metrics.json.
@@ -298,14 +317,7 @@ func (p *predictor) logits(im *images.Image) ([]float32, error) {
 
 // predict prints the classes of the files of -predict.
 func predict(ctx context.Context, set settings, out io.Writer) error {
-	text, err := tensorfile.ReadFile(filepath.Join(set.model, "classify.json"), 1<<24)
-	var about description
-	if err == nil {
-		err = json.Unmarshal(text, &about)
-	}
-	if err == nil && (len(about.Classes) < 2 || about.Size < 8 || about.Size > 1<<14) {
-		err = fmt.Errorf("classify.json has %d classes and the size %d", len(about.Classes), about.Size)
-	}
+	about, err := described(set.model)
 	if err != nil {
 		return fmt.Errorf("-model is %q, should be a directory that this program wrote: %w", set.model, err)
 	}

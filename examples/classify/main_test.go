@@ -80,6 +80,9 @@ func TestFolder(t *testing.T) {
 	if float64(right)/2 != m.Top1 {
 		t.Errorf("-predict prints %s, and the accuracy of these two images was %v", text, m.Top1)
 	}
+	if text := must(t, "-batch", "2", "-steps", "1", "-data", dir, "-model", out, "-out", filepath.Join(out, "same")); !strings.Contains(text, "images: 2 x 16 x 16") {
+		t.Errorf("tuned without -size, images should keep that of the model, 16: %s", text)
+	}
 	// The directory, and a Vim for images of another size, are models to tune.
 	must(t, append(small, "-data", dir, "-model", out, "-out", filepath.Join(out, "tuned"))...)
 	vim := vision.NewVim(vision.VimConfig{Classes: 7, Height: 32, Patch: 8, Dim: 8, Depth: 1, State: 2}, layer.WithSeed(1))
@@ -151,6 +154,7 @@ func TestErrors(t *testing.T) {
 		{"invalid value 2 for flag -droppath", []string{"-droppath", "2"}},
 		{`-model is "resnet", should be vmamba, vim, or`, []string{"-model", "resnet"}},
 		{"should be a directory that this program wrote", []string{"-predict", "a.png"}},
+		{"-data has no effect with -predict", []string{"-predict", "a.png", "-data", "b"}},
 		{"-resume is for training", []string{"-predict", "a.png", "-resume"}},
 		{`unexpected argument "a.png"`, []string{"a.png"}},
 	} {

@@ -32,16 +32,16 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	flags.String("predict", "", "`file` to classify, and others after it")
 	flags.BoolVar(&set.resume, "resume", false, "continue the run in -out; the other flags must be the same")
 	options.Number(flags, &set.heldout, options.Positive, "heldout", "share of the images of each class that is held out, the last by their names")
-	options.Whole(flags, &set.size, 0, "size", "side to which images are cut and resized, a multiple of 8 (default 32, 64 with -data, or 224 for a released model)")
+	options.Whole(flags, &set.size, 1, "size", "side to which images are cut and resized, a multiple of 8 (default 32, 64 with -data, 224 for a released model, or that of a model to tune that this program wrote)")
 	options.Whole(flags, &set.batch, 1, "batch", "images of a step (default 16)")
-	options.Whole(flags, &set.steps, 0, "steps", "training steps (default 400, or 1000 with -data)")
-	options.Number(flags, &set.lr, 0, "lr", "peak learn rate (default 0.002, or 0.0002 for a model to tune)")
+	options.Whole(flags, &set.steps, 1, "steps", "training steps (default 400, or 1000 with -data)")
+	options.Number(flags, &set.lr, options.Positive, "lr", "peak learn rate (default 0.002, or 0.0002 for a model to tune)")
 	options.Whole(flags, &set.warmup, 0, "warmup", "steps in which the learn rate rises to its peak; after them it falls to a hundredth along half a cosine (default a twentieth of the steps)")
 	options.Number(flags, &set.decay, 0, "decay", "weight decay")
 	options.Number(flags, &set.droppath, 0, "droppath", "probability, in training, to drop a branch of the last block for an image")
 	flags.BoolVar(&set.noaugment, "noaugment", false, "train on the images as they are, without random flips, scales, rotations and changes of intensity")
-	options.Whole(flags, &set.eval, 0, "eval", "steps between evaluations (default a tenth of the steps)")
-	options.Whole(flags, &set.save, 0, "save", "steps between saves (default a tenth of the steps)")
+	options.Whole(flags, &set.eval, 1, "eval", "steps between evaluations (default a tenth of the steps)")
+	options.Whole(flags, &set.save, 1, "save", "steps between saves (default a tenth of the steps)")
 	options.Whole(flags, &set.seed, 0, "seed", "seed of the weights, of the order of the images and of their changes")
 	set.device.Flags(flags)
 	set.batch = 16
@@ -69,6 +69,9 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		err = fmt.Errorf("-resume is for training, not for -predict")
 	default:
 		err = set.device.Check()
+	}
+	if err == nil && len(set.predict) > 0 {
+		err = options.Unused(flags, "predict", "out", "model", "device", "precision")
 	}
 	return set, err
 }

@@ -13,6 +13,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/images"
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/train"
 )
 
@@ -57,6 +58,9 @@ func (d *dataset) files(set settings) error {
 	}
 	if _, err := os.Stat(filepath.Join(set.data, "dataset.json")); errors.Is(err, fs.ErrNotExist) {
 		pairs, err := images.Pairs(set.data)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("should have image/ and label/, or dataset.json: %w", err)
+		}
 		if err != nil {
 			return err
 		}
@@ -87,7 +91,7 @@ func (set settings) heldOutOf(n int) (int, error) {
 	return held, nil
 }
 
-// memory takes images that are in memory.
+// memory takes images that are in memory, and prepares all.
 func (d *dataset) memory(samples images.Samples, set settings) error {
 	held, err := set.heldOutOf(len(samples))
 	if err != nil {
@@ -116,7 +120,7 @@ func (d *dataset) decathlon(list *images.Dataset, set settings) error {
 	}
 	n := len(list.Training) - held
 	files := func(pairs []images.Pair, prepare func(*images.Sample) (*images.Sample, error)) images.Source {
-		source, err2 := images.NewFiles(pairs, list.Classes, 0, prepare)
+		source, err2 := images.NewFiles(pairs, list.Classes, uint64(size.Machine()/6), prepare) // three of them
 		if err == nil {
 			err = err2
 		}

@@ -200,11 +200,15 @@ func (n *network) train(ctx context.Context, set settings, d *dataset, out io.Wr
 		},
 		Rate: func(perSecond float64) string { return fmt.Sprintf("%.3g patches/s", perSecond) },
 	}
+	model := n.Kind
+	if model != set.model && set.model != "both" { // a checkpoint to train further
+		model += " " + loop.Fingerprint(n.params)
+	}
 	t, err := train.NewTrainer(train.Problem{Params: n.params, Loss: n.loss, Data: source, HeldOut: heldOut}, train.RunConfig{
 		Steps: set.steps,
 		AdamW: train.AdamWConfig{LearnRate: set.lr, Decay: set.decay, Clip: set.clip, Schedule: train.WarmupCosine(set.warmup, set.steps, 0.01)},
 		File:  stateFile(set, n.Kind), SaveEvery: set.save, EvalEvery: set.eval, Report: show.Update,
-		Settings: set.saved(map[string]string{"-data": d.sum, "-model": n.Kind + " " + loop.Fingerprint(n.params)}),
+		Settings: set.saved(map[string]string{"-data": d.sum, "-model": model}),
 		Group:    set.group,
 	})
 	if err != nil {

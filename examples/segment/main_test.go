@@ -166,8 +166,10 @@ func TestResume(t *testing.T) {
 		if code, _, stderr := call(append(args, "-out", out)...); code != 1 || !strings.Contains(stderr, "has not ended") {
 			t.Errorf("a new run over one that has not ended: exit code %d, %s", code, stderr)
 		}
-		if code, _, stderr := call(append(args, "-out", out, "-resume", "-lr", "0.5")...); code != 1 || !strings.Contains(stderr, "-lr") {
-			t.Errorf("resumed with another learn rate: exit code %d, %s", code, stderr)
+		for _, flag := range []string{"-lr", "-seed", "-width"} {
+			if code, _, stderr := call(append(args, "-out", out, "-resume", flag, "5")...); code != 1 || !strings.Contains(stderr, flag) || strings.Contains(stderr, "-model") {
+				t.Errorf("resumed with another %s: exit code %d, %s", flag, code, stderr)
+			}
 		}
 		must(t, append(args, "-out", out, "-resume")...)
 		for _, name := range []string{"metrics.json", "segmented.png", "unet/model.safetensors", "mambaunet/model.safetensors", "mambaunet/train.safetensors"} {
@@ -322,6 +324,10 @@ func TestErrors(t *testing.T) {
 		{"has no trained model", []string{"-predict", "a.png"}},
 		{"needs an argument: -predict", []string{"-predict"}},
 		{`unexpected argument "a.png": name a folder`, []string{"a.png"}},
+		{"should have image/ and label/, or dataset.json", []string{"-data", filepath.Dir(good)}},
+		{`invalid value "0" for flag -lr`, []string{"-lr", "0"}},
+		{`invalid value "0" for flag -batch`, []string{"-batch", "0"}},
+		{"-crop has no effect with -predict", []string{"-predict", "a.png", "-crop", "32"}},
 		{"-resume and -distributed are for training", []string{"-predict", "a.png", "-resume"}},
 	} {
 		code, stdout, stderr := call(append([]string{"-out", out}, test.args...)...)

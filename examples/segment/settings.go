@@ -40,21 +40,21 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	flags.String("predict", "", "`file` to segment, and others after it: writes NAME_mask and NAME_overlay into -out")
 	flags.BoolVar(&set.resume, "resume", false, "continue the run in -out; the other flags must be the same")
 	flags.BoolVar(&set.distributed, "distributed", false, "train with all processes that mpirun or srun has started, each on -batch patches of a step")
-	options.Whole(flags, &set.heldout, 0, "heldout", "images that are held out, the last by their names (default a sixth)")
-	options.Whole(flags, &set.width, 0, "width", "channels at the full resolution of the MambaUNet (default 8, or 16 with -data); the U-Net has the width that gives it as many parameters")
-	options.Whole(flags, &set.crop, 0, "crop", "side of the patches to train and predict on, a multiple of 16 (default 64, with -data 256 for images and 64 for volumes; less if the images are smaller)")
-	options.Whole(flags, &set.batch, 0, "batch", "patches of a step (default 4, or 8 with -data; 2 of volumes)")
-	options.Whole(flags, &set.steps, 0, "steps", "training steps (default 400, or 1500 with -data)")
-	options.Number(flags, &set.lr, 0, "lr", "peak learn rate (default 0.002)")
+	options.Whole(flags, &set.heldout, 1, "heldout", "images that are held out, the last by their names (default a sixth)")
+	options.Whole(flags, &set.width, 1, "width", "channels at the full resolution of the MambaUNet (default 8, or 16 with -data); the U-Net has the width that gives it as many parameters, and a checkpoint keeps its own")
+	options.Whole(flags, &set.crop, 1, "crop", "side of the patches to train and predict on, a multiple of 16 (default 64, with -data 256 for images and 64 for volumes; less if the images are smaller)")
+	options.Whole(flags, &set.batch, 1, "batch", "patches of a step (default 4, or 8 with -data; 2 of volumes)")
+	options.Whole(flags, &set.steps, 1, "steps", "training steps (default 400, or 1500 with -data)")
+	options.Number(flags, &set.lr, options.Positive, "lr", "peak learn rate (default 0.002)")
 	options.Whole(flags, &set.warmup, 0, "warmup", "steps in which the learn rate rises to its peak; after them it falls to a hundredth along half a cosine (default a twentieth of the steps)")
 	options.Number(flags, &set.decay, 0, "decay", "weight decay")
 	options.Number(flags, &set.clip, 0, "clip", "length to which a longer gradient is scaled down; 0 for no limit")
-	options.Number(flags, &set.foreground, 0, "foreground", "share of the patches that are drawn around a cell that is not of the first class")
+	options.Number(flags, &set.foreground, 0, "foreground", "share of the patches that are drawn around a cell that is not of the most frequent class")
 	flags.BoolVar(&set.noaugment, "noaugment", false, "train on the images as they are, without random flips, rotations, deformations and changes of intensity")
 	options.Number(flags, &set.overlap, 0, "overlap", "share of a window that the next one sees again in prediction, at most 0.9")
 	flags.BoolVar(&set.flips, "flips", false, "predict the mirror images too, and take the mean")
-	options.Whole(flags, &set.eval, 0, "eval", "steps between evaluations (default a tenth of the steps)")
-	options.Whole(flags, &set.save, 0, "save", "steps between saves (default a tenth of the steps)")
+	options.Whole(flags, &set.eval, 1, "eval", "steps between evaluations (default a tenth of the steps)")
+	options.Whole(flags, &set.save, 1, "save", "steps between saves (default a tenth of the steps)")
 	options.Whole(flags, &set.seed, 0, "seed", "seed of the weights, the patches and the augmentation")
 	set.device.Flags(flags)
 	args, set.predict = options.Files(args, "predict")
@@ -68,7 +68,10 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	if len(set.predict) > 0 && !given["model"] {
 		set.model = ""
 	}
-	return set, set.check()
+	if err = set.check(); err == nil && len(set.predict) > 0 {
+		err = options.Unused(flags, "predict", "out", "model", "overlap", "flips", "device", "precision")
+	}
+	return set, err
 }
 
 func (set settings) check() error {

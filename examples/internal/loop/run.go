@@ -128,6 +128,8 @@ func Run(ctx context.Context, t *train.Trainer, show *report.Progress, resume bo
 		}
 		if resumed {
 			fmt.Fprintf(out, "resumed     after step %d of %d\n", t.Done(), show.Steps)
+		} else {
+			fmt.Fprintln(out, "resumed     nothing: -out holds no run of this model, a new one begins")
 		}
 	}
 	show.Start(t.Done())

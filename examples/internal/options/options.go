@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -123,6 +124,16 @@ func (n number) Set(s string) error {
 	}
 	*n.value = v
 	return nil
+}
+
+// Unused returns an error if a flag was given that has no effect beside the flag with. used are those that have one.
+func Unused(flags *flag.FlagSet, with string, used ...string) (err error) {
+	flags.Visit(func(f *flag.Flag) {
+		if err == nil && !slices.Contains(used, f.Name) {
+			err = fmt.Errorf("-%s has no effect with -%s: leave it out", f.Name, with)
+		}
+	})
+	return err
 }
 
 // Files takes the files after a flag from the arguments, up to the next flag. Without a file the flag stays, and Parse returns its error.
