@@ -251,6 +251,7 @@ func finish(ctx context.Context, set settings, d *dataset, m vision.Model, curve
 		}
 		result.Confusion = append(result.Confusion, row)
 	}
+	var failed []error // a picture that fails loses nothing else
 	for _, f := range []struct {
 		name  string
 		write func(path string) error
@@ -263,12 +264,12 @@ func finish(ctx context.Context, set settings, d *dataset, m vision.Model, curve
 		{"confusion.png", func(path string) error { return drawConfusion(path, d.classes, result.Confusion) }},
 	} {
 		if err := f.write(filepath.Join(set.out, f.name)); err != nil {
-			return loop.OutError(set.out, err)
+			failed = append(failed, loop.OutError(set.out, err))
 		}
 	}
 	fmt.Fprintf(out, "\nmodel       %s\ncurve       %s\nconfusion   %s\n", set.out, filepath.Join(set.out, "loss.png"), filepath.Join(set.out, "confusion.png"))
 	fmt.Fprintf(out, "top-1       %.4f of %d images held out\n", c.Accuracy(), d.heldOut.Len())
-	return nil
+	return errors.Join(failed...)
 }
 
 func writeJSON(path string, v any) error {

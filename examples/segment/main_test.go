@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image"
 	"image/color"
@@ -344,6 +345,28 @@ func TestErrors(t *testing.T) {
 	a, b := filepath.Join(good, "image", "0.png"), filepath.Join(one, "image", "0.png")
 	if code, stdout, stderr := call("-out", out, "-predict", a, b); code != 1 || !strings.Contains(stderr, a+" and "+b) || stdout != "" {
 		t.Errorf("two files of one name: exit code %d, %s%s", code, stdout, stderr)
+	}
+	ended, stop := context.WithCancel(t.Context())
+	stop()
+	n, err := load(filepath.Join(out, "unet"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := n.predictor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if _, err := p.segment(ended, microscope(0).Image, settings{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a stop inside of an image: error %v", err)
+	}
+	bad := t.TempDir() // for the picture
+	if err := os.Mkdir(filepath.Join(bad, "segmented.png"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := call(append(small, "-data", good, "-out", bad, "-model", "unet", "-steps", "1")...)
+	if _, err := os.Stat(filepath.Join(bad, "metrics.json")); code != 1 || stderr == "" || err != nil || !strings.Contains(stdout, "label 200   Dice") {
+		t.Errorf("without a picture, the metrics should stay: exit code %d, %v, %s%s", code, err, stdout, stderr)
 	}
 	if code, _, stderr := call("-out", out, "-predict", broken, b); code != 1 || !strings.Contains(stderr, "broken.png") { // goes on
 		t.Errorf("a broken file before a good one: exit code %d, %s", code, stderr)
