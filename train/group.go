@@ -37,22 +37,23 @@ func (t *Trainer) watch() func() {
 	return func() { t.cfg.Group.Watch(nil) }
 }
 
-// ended returns an error if the context of any rank has ended.
-func (t *Trainer) ended(ctx context.Context) error {
+// ended returns why to stop if the context of any rank has ended: the same decision on all ranks, so each asks its context once.
+func (t *Trainer) ended(ctx context.Context) (why, err error) {
+	why = ctx.Err()
 	if t.exchange == nil {
-		return ctx.Err()
+		return why, nil
 	}
 	own, all := []byte{0}, make([]byte, t.cfg.Group.Size())
-	if ctx.Err() != nil {
+	if why != nil {
 		own[0] = 1
 	}
 	if err := dist.AllGather(t.cfg.Group, all, own); err != nil {
-		return err
+		return nil, err
 	}
-	if rank := bytes.IndexByte(all, 1); own[0] == 0 && rank >= 0 {
-		return fmt.Errorf("train: rank %d was told to stop: %w", rank, context.Canceled)
+	if rank := bytes.IndexByte(all, 1); why == nil && rank >= 0 {
+		why = fmt.Errorf("train: rank %d was told to stop: %w", rank, context.Canceled)
 	}
-	return ctx.Err()
+	return why, nil
 }
 
 // meet compares what the ranks train, before their first common work.

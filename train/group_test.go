@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -385,6 +386,99 @@ func TestGroupErrors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// lateContext ends after the first time that it is asked.
+type lateContext struct {
+	context.Context
+	asked int
+}
+
+func (c *lateContext) Err() error {
+	if c.asked++; c.asked > 1 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// A context that ends while its rank waits for the others stops all ranks together, after the next step.
+func TestGroupStop(t *testing.T) {
+	for rank, err := range disttest.Run(2, func(g *dist.Group) error {
+		tr, _, err := subjects()["any loss"](groupConfig(g, 1))
+		if err != nil {
+			return err
+		}
+		defer tr.Close()
+		ctx := t.Context()
+		if g.Rank() == 0 {
+			ctx = &lateContext{Context: ctx}
+		}
+		if err := tr.Run(ctx); !errors.Is(err, context.Canceled) || tr.Done() != 1 {
+			return fmt.Errorf("after step %d the error is %v", tr.Done(), err)
+		}
+		return g.Barrier()
+	}) {
+		if err != nil {
+			t.Errorf("rank %d: %v", rank, err)
+		}
+	}
+}
+
+// What keeps a rank from beginning to run is an error on all ranks. Without Fail, the others would wait until that rank ends.
+func TestGroupBegin(t *testing.T) {
+	for what, test := range map[string]struct {
+		file, want string
+		ctx        context.Context
+	}{
+		"no folder":  {filepath.Join(t.TempDir(), "missing", "run"), "no such file or directory", t.Context()},
+		"no context": {"", "train: run: the context is missing", nil},
+	} {
+		var all sync.WaitGroup // ranks leave together, since disttest.Run calls Fail too
+		all.Add(2)
+		for rank, err := range disttest.Run(2, func(g *dist.Group) error {
+			cfg, ctx := groupConfig(g, 1), t.Context()
+			if cfg.File = test.file; g.Rank() == 0 {
+				ctx = test.ctx
+			}
+			tr, _, err := subjects()["any loss"](cfg)
+			if err != nil {
+				return err
+			}
+			defer tr.Close()
+			err = tr.Run(ctx)
+			all.Done()
+			all.Wait()
+			return err
+		}) {
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s: the error of rank %d is %v, want %q", what, rank, err, test.want)
+			}
+		}
+	}
+}
+
+// A run that is stopped and cannot be saved has not the context's error.
+func TestStopUnsaved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	cfg := groupConfig(nil, 1)
+	cfg.File = filepath.Join(dir, "file")
+	ctx, stop := context.WithCancel(t.Context())
+	cfg.Report = func(*Curve) {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+		stop()
+	}
+	tr, _, err := subjects()["any loss"](cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Run(ctx); err == nil || errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "train: save: ") || !strings.HasSuffix(err.Error(), "; the run stopped after step 1: context canceled") {
+		t.Errorf("the error is %v", err)
 	}
 }
 

@@ -275,8 +275,8 @@ func (t *Trainer) measure(batches []Batch) (map[string]float64, error) {
 	return means, t.cfg.Group.Fail(err)
 }
 
-// Run trains until the last step. If the context ends, Run finishes the current step, saves the run, and returns the context's error. A loss or
-// gradient that is not finite is an error as well; the last saved file stays as it is.
+// Run trains until the last step. If the context ends, Run finishes the current step, saves the run, and returns the context's error; if the run could not be saved,
+// Run returns that error, which is not the context's. A loss or gradient that is not finite is an error as well; the last saved file stays as it is.
 //
 // With a Group all ranks call Run. If the context of one ends, or one has an error, Run returns on all of them, and the error names the rank. After another error than
 // a context's, the group is of no further use.
@@ -285,6 +285,9 @@ func (t *Trainer) Run(ctx context.Context) error {
 		return err
 	}
 	err := t.ready()
+	if ctx == nil {
+		err = fmt.Errorf("run: the context is missing, want one such as context.Background()")
+	}
 	if err == nil {
 		err = t.meet()
 	}
@@ -294,41 +297,45 @@ func (t *Trainer) Run(ctx context.Context) error {
 	}
 	defer t.running.Unlock()
 	if err != nil {
-		return fmt.Errorf("train: %w", err)
+		return t.cfg.Group.Fail(fmt.Errorf("train: %w", err))
 	}
-	if ctx == nil {
-		return fmt.Errorf("train: run: the context is missing, want one such as context.Background()")
-	}
-	if err := t.run(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+	stopped, err := t.run(ctx)
+	if err != nil {
 		return t.cfg.Group.Fail(err)
-	} else {
-		return err
 	}
+	return stopped
 }
 
-func (t *Trainer) run(ctx context.Context) error {
+// run returns why it has stopped before the last step if a context has ended, which all ranks know, or an error, which others may not know.
+func (t *Trainer) run(ctx context.Context) (stopped, err error) {
 	defer t.watch()()
 	if len(t.curve.HeldOut) == 0 {
 		if err := t.evaluate(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for t.Done() < t.cfg.Steps {
-		if err := t.ended(ctx); err != nil {
-			return errors.Join(t.Save(), err)
+		if stopped, err = t.ended(ctx); err != nil {
+			return nil, err
+		}
+		if stopped != nil {
+			if err := t.Save(); err != nil {
+				return nil, fmt.Errorf("%w; the run stopped after step %d: %v", err, t.Done(), stopped)
+			}
+			return stopped, nil
 		}
 		if err := t.step(); err != nil {
-			return err
+			return nil, err
 		}
 		done, last := t.Done(), t.Done() == t.cfg.Steps
 		if last || t.cfg.EvalEvery > 0 && done%t.cfg.EvalEvery == 0 {
 			if err := t.evaluate(); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if last || t.cfg.SaveEvery > 0 && done%t.cfg.SaveEvery == 0 {
 			if err := t.Save(); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if t.cfg.Report != nil && t.cfg.Group.Rank() == 0 {
@@ -336,7 +343,7 @@ func (t *Trainer) run(ctx context.Context) error {
 			t.cfg.Report(&t.curve)
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 func (t *Trainer) evaluate() error {
