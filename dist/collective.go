@@ -472,12 +472,15 @@ func Send[T Element](g *Group, data []T, to int) error {
 	return g.send(to, message, append([]byte{}, bytesOf(data)...))
 }
 
-// send starts a message, after those before it.
+// send starts a message, after those before it to the same rank. It waits for none to another rank, which perhaps receives that one only after this one has arrived.
 func (g *Group) send(to int, header, data []byte) error {
 	g.sends.Lock()
 	defer g.sends.Unlock()
-	before, done := g.sent, make(chan struct{})
-	g.sent = done
+	before, done := g.sent[to], make(chan struct{})
+	if g.sent == nil {
+		g.sent = map[int]chan struct{}{}
+	}
+	g.sent[to] = done
 	go func() {
 		defer close(done)
 		if before != nil {

@@ -386,8 +386,63 @@ func TestWrongCalls(t *testing.T) {
 	}
 }
 
+// rendezvous is an engine of rank 0 whose messages to a rank leave only when that rank receives, as large messages of MPI do. Rank 1 receives only what comes after a
+// message to rank 2 has arrived.
+type rendezvous struct {
+	arrived chan struct{}
+	all     bool // messages have arrived
+}
+
+func (*rendezvous) Rank() int                                    { return 0 }
+func (*rendezvous) Size() int                                    { return 3 }
+func (*rendezvous) Watch(time.Duration, func() (uint64, string)) {}
+func (*rendezvous) Close() error                                 { return nil }
+
+func (e *rendezvous) Move(tag dist.Tag, messages []dist.Message) error {
+	switch m := messages[len(messages)-1]; {
+	case m.Receive || len(messages) > 2: // of a collective call, whose headers are those of this rank
+		for _, r := range messages {
+			if r.Receive {
+				copy(r.Bytes, m.Bytes)
+			}
+		}
+	case m.Peer == 2:
+		close(e.arrived)
+	case m.Peer == 1:
+		select {
+		case <-e.arrived:
+		case <-time.After(10 * time.Second):
+			return errors.New("the message to rank 2 has waited for that to rank 1")
+		}
+		e.all = true
+	}
+	return nil
+}
+
+// A message does not wait for one to another rank, and Close waits for all.
+func TestSendOrder(t *testing.T) {
+	e := &rendezvous{arrived: make(chan struct{})}
+	g, err := dist.New(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []int{1, 2} {
+		if err := dist.Send(g, []byte{1}, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.Close(); err != nil || !e.all {
+		t.Errorf("Close returns %v, and all messages have arrived is %v, want true", err, e.all)
+	}
+	select {
+	case <-e.arrived:
+	default:
+		t.Error("Close has not waited for the message to rank 2")
+	}
+}
+
 func TestLaunched(t *testing.T) {
-	for _, l := range []string{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE", "PET_NNODES"} {
+	for _, l := range dist.LauncherVariables() {
 		t.Setenv(l, "")
 	}
 	for _, test := range []struct{ set, want string }{
@@ -400,6 +455,10 @@ func TestLaunched(t *testing.T) {
 		{"WORLD_SIZE=2 RANK=1 LOCAL_RANK=1", "torchrun or a launcher like it 1 2 1 <nil>"},
 		{"PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=1", "Kubeflow 1 2 0 <nil>"},
 		{"PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=8", ` 0 0 0 dist: PET_NPROC_PER_NODE is "8", want 1: PET_NNODES and PET_NODE_RANK describe pods, and each has one process`},
+		{"PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=auto", ` 0 0 0 dist: PET_NPROC_PER_NODE is "auto", which is as many processes in each pod as it has GPUs or processors, want 1: each pod has one process here`},
+		{"PET_NNODES=1:4", ` 0 0 0 dist: the environment variable PET_NNODES is "1:4", the least and the largest number of pods of an elastic job, want one number: a run keeps its number of ranks`},
+		{"WORLD_SIZE=4", ` 0 0 0 dist: the environment variable WORLD_SIZE is "4" and RANK is not set, want both, as torchrun or a launcher like it sets them, or neither for one process`},
+		{"PMI_RANK=1", ` 0 0 0 dist: the environment variable PMI_RANK is "1" and PMI_SIZE is not set, want both, as mpirun or srun sets them, or neither for one process`},
 		{"WORLD_SIZE=2 RANK=2", ` 0 0 0 dist: the environment variable RANK is "2", want a whole number from 0 to 1`},
 		{"WORLD_SIZE=many RANK=0", ` 0 0 0 dist: the environment variable WORLD_SIZE is "many", want a whole number from 1 to 1048576`},
 	} {
@@ -417,9 +476,9 @@ func TestLaunched(t *testing.T) {
 }
 
 func TestJoinWithoutMPI(t *testing.T) {
-	t.Setenv("OMPI_COMM_WORLD_SIZE", "")
-	t.Setenv("PMI_SIZE", "")
-	t.Setenv("SLURM_STEP_NUM_TASKS", "")
+	for _, l := range dist.LauncherVariables() {
+		t.Setenv(l, "")
+	}
 	join := func(options ...dist.Option) error {
 		g, err := dist.Join(t.Context(), options...)
 		if err == nil {

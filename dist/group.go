@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,9 +23,9 @@ type Group struct {
 	sends, takes  sync.Mutex
 	broken        error // of a call after which the ranks do not know of each other what they do; guarded by mu
 	closed        atomic.Bool
-	paired        atomic.Bool   // the ranks use Send and Receive
-	sent          chan struct{} // closed when the last message of Send is on its way; guarded by sends
-	unsent        error         // why one is not
+	paired        atomic.Bool           // the ranks use Send and Receive
+	sent          map[int]chan struct{} // by destination, closed when the last message of Send to it is on its way; guarded by sends
+	unsent        error                 // why one is not
 	scratch       []byte
 	pieceForTests int
 }
@@ -186,8 +188,13 @@ func (g *Group) Close() error {
 	defer g.mu.Unlock()
 	var err error
 	if g.broken == nil {
-		if _, err = g.agree(header{call: callClose}); err == nil && g.sent != nil {
-			<-g.sent
+		if _, err = g.agree(header{call: callClose}); err == nil {
+			g.sends.Lock()
+			sent := slices.Collect(maps.Values(g.sent))
+			g.sends.Unlock()
+			for _, done := range sent {
+				<-done
+			}
 		}
 	}
 	return errors.Join(err, g.engine.Close())

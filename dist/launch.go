@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 )
 
 // launch is what a launcher says about a process.
@@ -32,8 +33,16 @@ var launchers = []struct {
 // launched returns what the environment says about this process. A process that was started alone is rank 0 of 1.
 func launched() (launch, error) {
 	for _, l := range launchers {
-		if os.Getenv(l.size) == "" || os.Getenv(l.rank) == "" {
+		size, rank := os.Getenv(l.size), os.Getenv(l.rank)
+		switch {
+		case l.by == "Kubeflow" && strings.Contains(size, ":"):
+			return launch{}, fmt.Errorf("dist: the environment variable %s is %q, the least and the largest number of pods of an elastic job, want one number: a run keeps its number of ranks", l.size, size)
+		case size == "" && (rank == "" || l.rank == "SLURM_PROCID"):
 			continue
+		case size == "":
+			return launch{}, fmt.Errorf("dist: the environment variable %s is %q and %s is not set, want both, as %s sets them, or neither for one process", l.rank, rank, l.size, l.by)
+		case rank == "":
+			return launch{}, fmt.Errorf("dist: the environment variable %s is %q and %s is not set, want both, as %s sets them, or neither for one process", l.size, size, l.rank, l.by)
 		}
 		found := launch{by: l.by, mpi: l.mpi, pmi: l.pmi}
 		var err error
@@ -44,7 +53,11 @@ func launched() (launch, error) {
 			return launch{}, err
 		}
 		if l.local == "" {
-			if n := os.Getenv("PET_NPROC_PER_NODE"); n != "" && n != "1" {
+			switch n := os.Getenv("PET_NPROC_PER_NODE"); n {
+			case "", "1":
+			case "auto", "cpu", "gpu", "xpu":
+				return launch{}, fmt.Errorf("dist: PET_NPROC_PER_NODE is %q, which is as many processes in each pod as it has GPUs or processors, want 1: each pod has one process here", n)
+			default:
 				return launch{}, fmt.Errorf("dist: PET_NPROC_PER_NODE is %q, want 1: PET_NNODES and PET_NODE_RANK describe pods, and each has one process", n)
 			}
 		} else if os.Getenv(l.local) == "" && found.size > 1 {
