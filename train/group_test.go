@@ -458,30 +458,6 @@ func TestGroupBegin(t *testing.T) {
 	}
 }
 
-// A run that is stopped and cannot be saved has not the context's error.
-func TestStopUnsaved(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "run")
-	if err := os.Mkdir(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	cfg := groupConfig(nil, 1)
-	cfg.File = filepath.Join(dir, "file")
-	ctx, stop := context.WithCancel(t.Context())
-	cfg.Report = func(*Curve) {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-		stop()
-	}
-	tr, _, err := subjects()["any loss"](cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := tr.Run(ctx); err == nil || errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "train: save: ") || !strings.HasSuffix(err.Error(), "; the run stopped after step 1: context canceled") {
-		t.Errorf("the error is %v", err)
-	}
-}
-
 // Under mpirun. A process that has this variable is a rank of TestGroupMPI; its value is the file of the run.
 const role = "MAMBA_TRAIN_TEST"
 

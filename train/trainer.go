@@ -275,8 +275,8 @@ func (t *Trainer) measure(batches []Batch) (map[string]float64, error) {
 	return means, t.cfg.Group.Fail(err)
 }
 
-// Run trains until the last step. If the context ends, Run finishes the current step, saves the run, and returns the context's error; if the run could not be saved,
-// Run returns that error, which is not the context's. A loss or gradient that is not finite is an error as well; the last saved file stays as it is.
+// Run trains until the last step. If the context ends, Run finishes the current step, saves the run, and returns the context's error. If it cannot be saved, the error is both
+// that of the save and the context's. A loss or gradient that is not finite is an error as well; the last saved file stays as it is.
 //
 // With a Group all ranks call Run. If the context of one ends, or one has an error, Run returns on all of them, and the error names the rank. After another error than
 // a context's, the group is of no further use.
@@ -320,7 +320,7 @@ func (t *Trainer) run(ctx context.Context) (stopped, err error) {
 		}
 		if stopped != nil {
 			if err := t.Save(); err != nil {
-				return nil, fmt.Errorf("%w; the run stopped after step %d: %v", err, t.Done(), stopped)
+				return nil, errors.Join(err, stopped)
 			}
 			return stopped, nil
 		}
