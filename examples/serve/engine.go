@@ -75,14 +75,18 @@ func (e *engine) submit(c *call) error {
 	for _, p := range c.prompts {
 		p.accepted, p.unread = time.Now(), len(p.tokens)
 	}
-	e.queue = append(e.queue, c.prompts...)
-	e.waiting += n
-	e.metrics.waiting.Set(float64(e.waiting))
+	e.setQueue(append(e.queue, c.prompts...), e.waiting+n)
 	select {
 	case e.wake <- struct{}{}:
 	default:
 	}
 	return nil
+}
+
+// setQueue sets the queue and the number of its answers. The caller holds mu.
+func (e *engine) setQueue(queue []*prompt, waiting int) {
+	e.queue, e.waiting = queue, waiting
+	e.metrics.waiting.Set(float64(waiting))
 }
 
 // retryAfter returns the seconds after which a place in the queue is likely to be free.
@@ -114,13 +118,14 @@ func (e *engine) stop() {
 func (e *engine) run(ctx context.Context) error {
 	defer e.batch.Close()
 	for {
-		for ctx.Err() == nil && len(e.reading)+len(e.running) == 0 && !e.begin() {
+		for ctx.Err() == nil && e.broken == nil && len(e.reading)+len(e.running) == 0 && !e.begin() {
 			e.mu.Lock()
 			over := e.closed && len(e.queue) == 0
 			e.mu.Unlock()
 			if over {
 				return nil
 			}
+			e.metrics.running.Set(0)
 			select {
 			case <-e.wake:
 			case <-ctx.Done():
@@ -136,8 +141,12 @@ func (e *engine) run(ctx context.Context) error {
 		for e.begin() {
 		}
 		e.read()
+		if e.broken != nil {
+			continue
+		}
 		if err := e.next(start); err != nil {
 			e.end(err)
+			e.check()
 		}
 	}
 }
@@ -152,8 +161,7 @@ func (e *engine) begin() bool {
 		if len(e.running)+e.begun+n > e.limits.batch {
 			return false
 		}
-		e.queue, e.waiting = e.queue[1:], e.waiting-n
-		e.metrics.waiting.Set(float64(e.waiting))
+		e.setQueue(e.queue[1:], e.waiting-n)
 		e.begun += n
 		e.reading = append(e.reading, p)
 		return true
@@ -175,7 +183,9 @@ func (e *engine) leave() {
 	}
 	e.reading = without(e.reading, &e.begun)
 	e.mu.Lock()
-	e.queue = without(e.queue, &e.waiting)
+	waiting := e.waiting
+	queue := without(e.queue, &waiting)
+	e.setQueue(queue, waiting)
 	e.mu.Unlock()
 	for s, a := range e.running {
 		if a.call.ctx.Err() != nil {
@@ -187,14 +197,27 @@ func (e *engine) leave() {
 // drop takes a running answer out of the batch.
 func (e *engine) drop(s *nn.Sequence) {
 	delete(e.running, s)
-	e.broken = errors.Join(e.broken, e.batch.Drop(s))
+	e.fails(e.batch.Drop(s))
+}
+
+// fails sets broken to the first error that cannot be overcome.
+func (e *engine) fails(err error) {
+	if e.broken == nil {
+		e.broken = err
+	}
+}
+
+// check finds out after an error whether it would come again, because the device is lost: then not even one token of a new sequence can be read.
+func (e *engine) check() {
+	_, err := e.batch.Read(nn.NewSequence(0, 0, 0))
+	e.fails(err)
 }
 
 // end ends all answers with an error.
 func (e *engine) end(err error) {
 	e.mu.Lock()
 	prompts := append(e.reading, e.queue...)
-	e.queue, e.waiting = nil, 0
+	e.setQueue(nil, 0)
 	e.mu.Unlock()
 	e.reading, e.begun = nil, 0
 	for _, p := range prompts {
@@ -220,7 +243,7 @@ func (e *engine) read() {
 	if len(e.running) < e.begun {
 		share = fillShare
 	}
-	for len(e.reading) > 0 {
+	for len(e.reading) > 0 && e.broken == nil {
 		i := 0
 		if e.short = !e.short; !e.short {
 			for j, p := range e.reading {
@@ -238,6 +261,7 @@ func (e *engine) read() {
 			}
 			if err != nil {
 				p.call.out.put(event{err: err})
+				e.check()
 			}
 		}
 		if time.Since(start) > share*e.step {

@@ -86,10 +86,11 @@ func newServer(set settings, m *model, log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &server{set: set, model: m, engine: e, metrics: metrics, log: log, started: time.Now(), readTime: 30 * time.Second}, nil
+	return &server{set: set, model: m, engine: e, metrics: metrics, log: log, started: time.Now(), readTime: 30 * time.Second, endTime: 10 * time.Second}, nil
 }
 
-// run serves at a listener until ctx ends. It then refuses new requests, and gives the accepted ones the time of -grace.
+// run serves at a listener until ctx ends or the device fails, which is an error. When ctx ends, it refuses new requests and gives the accepted ones the
+// time of -grace.
 func (s *server) run(ctx context.Context, listener net.Listener) error {
 	web := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: writeTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
@@ -98,23 +99,27 @@ func (s *server) run(ctx context.Context, listener net.Listener) error {
 	computed, served := make(chan error, 1), make(chan error, 1)
 	go func() { computed <- s.engine.run(hard) }()
 	go func() { served <- web.Serve(listener) }()
+	var err error
 	select {
 	case <-ctx.Done():
-	case err := <-computed:
-		return errors.Join(err, web.Close())
+		s.log.Info("shutting down", "grace", s.set.grace)
+		s.ending.Store(true)
+		s.engine.stop()
+		timer := time.AfterFunc(s.set.grace, kill)
+		defer timer.Stop()
+		err = <-computed
+	case err = <-computed:
+		s.ending.Store(true)
 	case err := <-served:
 		return err
 	}
-	s.log.Info("shutting down", "grace", s.set.grace)
-	s.ending.Store(true)
-	s.engine.stop()
-	timer := time.AfterFunc(s.set.grace, kill)
-	defer timer.Stop()
-	err := <-computed
 	// All answers are in the mailboxes. What is left is to send them.
-	last, cancel := context.WithTimeout(context.Background(), writeTime)
+	last, cancel := context.WithTimeout(context.Background(), s.endTime)
 	defer cancel()
-	err = errors.Join(err, web.Shutdown(last))
+	if web.Shutdown(last) != nil {
+		s.log.Warn("closing the connections of clients that neither send nor take anything")
+		err = errors.Join(err, web.Close())
+	}
 	s.log.Info("stopped")
 	return err
 }

@@ -34,6 +34,7 @@ type server struct {
 	ending  atomic.Bool  // the server is shutting down
 
 	readTime time.Duration // for a request to arrive
+	endTime  time.Duration // for the last answers to be sent when the server ends
 	accepted atomic.Int64  // requests that the engine has taken
 }
 
@@ -69,7 +70,10 @@ func (s *server) handler() http.Handler {
 		}
 		return fail(http.StatusNotFound, "", "unknown_url", "there is no %.200q here", r.URL.Path)
 	}))
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.readTime)) // until the body has arrived, also one that nobody reads
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // keyed lets only requests with the API key pass, if one is set.
@@ -141,7 +145,6 @@ func (s *server) api(answer func(w *responder, r *http.Request) error) http.Hand
 		w, start := &responder{ResponseWriter: rw}, time.Now()
 		id := s.number.Add(1)
 		w.Header().Set("X-Request-Id", strconv.FormatInt(id, 10))
-		http.NewResponseController(rw).SetReadDeadline(start.Add(s.readTime)) // until the body has arrived
 		defer s.open.Add(-1)
 		var err error
 		// More requests than can run and wait are refused before their bodies are read.
