@@ -195,7 +195,7 @@ func (w *Weights) Check() error {
 		}
 	})
 	if i := slices.Index(bad, true); i >= 0 {
-		return fmt.Errorf("row %d has a number that is not finite", i)
+		return fmt.Errorf("row %d has a NaN, or a scale that is not finite", i)
 	}
 	return nil
 }

@@ -105,6 +105,31 @@ func TestNarrowErrors(t *testing.T) {
 	}
 }
 
+// A narrow weight keeps its shape: LoRAShapes gives it, and SetNarrow takes no other, not even (n, 1) for (n).
+func TestNarrowShape(t *testing.T) {
+	lm, err := Load(tiny, Weights("int8"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"backbone.layers.0.mixer.in_proj.weight", "backbone.norm_f.weight"} {
+		p := lm.Params().ByName(name)
+		shape := p.Shape()
+		if p.Narrow() != nil {
+			if _, shapes := p.LoRAShapes(2); !shapes[0].Eq(tensor.Shape{2, shape[1]}) || !shapes[1].Eq(tensor.Shape{shape[0], 2}) {
+				t.Errorf("%s: LoRA of shapes %v", name, shapes)
+			}
+			shape = tensor.Shape{shape[1], shape[0]}
+		}
+		w, err := blas.Quantize(blas.BFloat16, shape[0], shape.TotalSize()/shape[0], make([]float32, shape.TotalSize()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.SetNarrow(w); err == nil || !strings.Contains(err.Error(), name+": the matrix has shape (") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // A damaged GGUF file is an error that names what is wrong.
 func TestHostileGGUF(t *testing.T) {
 	source := filepath.Join(ggufTiny, "narrow-Q8_0.gguf")
@@ -153,7 +178,7 @@ func TestHostileGGUF(t *testing.T) {
 	b[largest.Offset+34], b[largest.Offset+35] = 0, 0x7c
 	path := filepath.Join(t.TempDir(), "x.gguf")
 	put(t, path, b)
-	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "row 0 has a number that is not finite") {
+	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "row 0 has a NaN, or a scale that is not finite") {
 		t.Errorf("an infinite scale: %v", err)
 	}
 }

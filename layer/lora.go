@@ -124,7 +124,7 @@ func (p Params) TargetsOf(cfg LoRAConfig) (targets Params, err error) {
 
 // LoRAShapes returns the names and shapes of the A and B that a weight (out, in) gets from AddLoRA with a rank.
 func (p *Param) LoRAShapes(rank int) (names [2]string, shapes [2]tensor.Shape) {
-	l, s := strings.TrimSuffix(p.Name, ".weight"), p.Value.Shape()
+	l, s := strings.TrimSuffix(p.Name, ".weight"), p.Shape()
 	return [2]string{build.Join(l, "lora_A.weight"), build.Join(l, "lora_B.weight")}, [2]tensor.Shape{{rank, s[1]}, {s[0], rank}}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 
 	G "gorgonia.org/gorgonia"
@@ -76,8 +77,8 @@ func (p *Param) OnDevice() *op.DeviceWeight {
 }
 
 // SetNarrow makes the weight a matrix in another type, for models that generate and are not trained: products with it compute as blas.Weights does. Value is
-// nil then. Call it before the weight is used in a graph. It is an error if the weight is on a device, has a LoRA, or has a value of
-// another shape, and if a number of w is not finite.
+// nil then. Call it before the weight is used in a graph. It is an error if the weight is on a device, has a LoRA, or has
+// another shape, and if w has a NaN, or a scale that is not finite.
 func (p *Param) SetNarrow(w *blas.Weights) error {
 	if p == nil || p.id == 0 {
 		return errors.New("layer: SetNarrow: the weight is missing, want one that NewParam or a layer made")
@@ -85,11 +86,12 @@ func (p *Param) SetNarrow(w *blas.Weights) error {
 	if err := w.Check(); err != nil {
 		return fmt.Errorf("layer: %s: %w", p.Name, err)
 	}
+	shape := p.Shape() // nil in a model that is loaded just now
 	switch {
 	case p.OnDevice() != nil || p.lora != nil:
 		return fmt.Errorf("layer: %s: the weight is on a device or has a LoRA, want neither for a narrow weight", p.Name)
-	case p.Value != nil && !p.Value.Shape().Eq(tensor.Shape{w.Outputs(), w.Inputs()}):
-		return fmt.Errorf("layer: %s: the matrix has shape (%d, %d), want %v", p.Name, w.Outputs(), w.Inputs(), p.Value.Shape())
+	case shape != nil && !slices.Equal(shape, tensor.Shape{w.Outputs(), w.Inputs()}): // Shape.Eq takes (n, 1) for (n)
+		return fmt.Errorf("layer: %s: the matrix has shape (%d, %d), want %v", p.Name, w.Outputs(), w.Inputs(), shape)
 	}
 	p.Value, p.home = nil, operator.NewNarrow(w)
 	return nil

@@ -48,6 +48,7 @@ func newHostDecoder(lm *LM, batch int) *hostDecoder {
 	}
 	matrix := func(p *layer.Param, outputs, inputs int) *blas.Weights {
 		if w := p.Narrow(); w != nil {
+			ok = ok && w.Outputs() == outputs && w.Inputs() == inputs
 			return w
 		}
 		w, err := blas.WeightsOf(outputs, inputs, floats(p, outputs, inputs))
