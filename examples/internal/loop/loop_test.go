@@ -3,10 +3,15 @@ package loop
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/gomamba/mamba/dist"
+	"github.com/gomamba/mamba/dist/disttest"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/task"
 	"github.com/gomamba/mamba/train"
@@ -85,6 +90,83 @@ func TestTrain(t *testing.T) {
 		stop()
 		if (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) || steps != c.steps || last != c.last {
 			t.Errorf("%s: %d steps, last %t, error %v, want %d, %t and %q", c.name, steps, last, err, c.steps, c.last, c.want)
+		}
+	}
+}
+
+// broken is an engine of the last of two ranks, the other of which does the same. Its Close fails, and from call number fails on its Move too.
+type broken struct{ calls, fails int }
+
+func (*broken) Rank() int                                    { return 1 }
+func (*broken) Size() int                                    { return 2 }
+func (*broken) Watch(time.Duration, func() (uint64, string)) {}
+func (*broken) Close() error                                 { return errors.New("no way out") }
+
+func (e *broken) Move(_ dist.Tag, messages []dist.Message) error {
+	if e.calls++; e.fails > 0 && e.calls >= e.fails {
+		return errors.New("the network is down")
+	}
+	if len(messages) == 2 {
+		copy(messages[0].Bytes, messages[1].Bytes)
+	}
+	return nil
+}
+
+// Only what is nothing but the end of a context is a success, and only what Run returns then is saved. A rank above 0 prints what rank 0 has not heard.
+func TestExit(t *testing.T) {
+	stop, errSave := saved{fmt.Errorf("train: rank 1 was told to stop: %w", context.Canceled)}, errors.New("the disk is full")
+	exit := func(err error) func(stdout, stderr io.Writer) int {
+		return func(stdout, stderr io.Writer) int { return Exit("x", err, stdout, stderr) }
+	}
+	in := func(e dist.Engine, err error) func(stdout, stderr io.Writer) int {
+		return func(stdout, stderr io.Writer) int {
+			g, failed := dist.New(e)
+			if failed != nil {
+				t.Fatal(failed)
+			}
+			return workIn(g, "x", stdout, stderr, func(*dist.Group, io.Writer) error { return err })
+		}
+	}
+	for what, test := range map[string]struct {
+		call           func(stdout, stderr io.Writer) int
+		code           int
+		stdout, stderr string // what is in them; "" for nothing
+	}{
+		"nothing":        {exit(nil), 0, "", ""},
+		"stopped":        {exit(errors.Join(nil, stop)), 0, "stopped     and saved: the same command with -resume continues", ""},
+		"not yet":        {exit(fmt.Errorf("dist: join: %w", context.Canceled)), 0, "stopped     outside of training: dist: join: context canceled", ""},
+		"a failed save":  {exit(errors.Join(fmt.Errorf("train: save: %w", errSave), context.Canceled)), 1, "", "x: train: save: the disk is full"},
+		"a failed lock":  {exit(errors.Join(stop, errSave)), 1, "", "the disk is full"},
+		"a failed close": {in(&broken{}, nil), 1, "", "x: no way out"},
+		"stop, no close": {in(&broken{}, stop), 1, "", "x: train: rank 1 was told to stop: context canceled\nno way out"},
+		"cannot tell":    {in(&broken{fails: 1}, errSave), 1, "", "x: the disk is full\ndist: rank 1: the network is down"},
+		"not distributed": {func(stdout, stderr io.Writer) int {
+			return Work(t.Context(), "x", false, stdout, stderr, func(*dist.Group, io.Writer) error { return errSave })
+		}, 1, "", "x: the disk is full"},
+	} {
+		var stdout, stderr strings.Builder
+		code := test.call(&stdout, &stderr)
+		if code != test.code || !strings.Contains(stdout.String(), test.stdout) || !strings.Contains(stderr.String(), test.stderr) ||
+			(test.stdout == "") != (stdout.Len() == 0) || (test.stderr == "") != (stderr.Len() == 0) {
+			t.Errorf("%s: exit code %d, %q and %q, want %d, %q and %q", what, code, &stdout, &stderr, test.code, test.stdout, test.stderr)
+		}
+	}
+	// What all ranks have heard, rank 0 prints.
+	for rank, err := range disttest.Run(2, func(g *dist.Group) error {
+		var stderr strings.Builder
+		code := workIn(g, "x", io.Discard, &stderr, func(g *dist.Group, _ io.Writer) error {
+			if g.Rank() == 1 {
+				return errSave
+			}
+			return g.Barrier()
+		})
+		if want := []string{"x: rank 1: the disk is full\n", ""}[g.Rank()]; code != 1 || stderr.String() != want {
+			t.Errorf("rank %d: exit code %d, %q, want 1 and %q", g.Rank(), code, stderr.String(), want)
+		}
+		return nil
+	}) {
+		if err != nil && !strings.Contains(err.Error(), "the group is closed already") { // disttest.Run closes it as well
+			t.Errorf("rank %d: %v", rank, err)
 		}
 	}
 }

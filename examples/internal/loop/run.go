@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/gomamba/mamba/dist"
@@ -35,38 +36,71 @@ func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// saved is the end of a context after which Run has saved what it trains, on all ranks.
+type saved struct{ error }
+
+func (s saved) Unwrap() error { return s.error }
+
+// stopped says whether an error is the end of a context and nothing else: all that are joined in it, such as that of a save, count.
+func stopped(err error) bool {
+	if err == nil {
+		return false
+	}
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(all.Unwrap(), func(err error) bool { return !stopped(err) })
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		return stopped(inner)
+	}
+	return err == context.Canceled
+}
+
 // Exit prints the error that a program ends with, and returns its exit code.
 func Exit(program string, err error, stdout, stderr io.Writer) int {
 	switch {
-	case errors.Is(err, context.Canceled):
-		fmt.Fprintf(stdout, "stopped     and saved: the same command with -resume continues\n")
+	case err == nil || errors.Is(err, flag.ErrHelp):
 		return 0
-	case err != nil && !errors.Is(err, flag.ErrHelp):
+	case !stopped(err):
 		fmt.Fprintf(stderr, "%s: %v\n", program, err)
 		return 1
+	case errors.As(err, new(saved)):
+		fmt.Fprintf(stdout, "stopped     and saved: the same command with -resume continues\n")
+	default:
+		fmt.Fprintf(stdout, "stopped     outside of training: %v; -resume continues from the last save, if there is one\n", err)
 	}
 	return 0
 }
 
 // Work does the work of a program and returns its exit code: alone or, if it is distributed, as one of the processes that mpirun or srun has started. Rank 0
-// alone prints.
+// prints, and other ranks print the errors of which rank 0 has not heard.
 func Work(ctx context.Context, program string, distributed bool, stdout, stderr io.Writer, work func(group *dist.Group, out io.Writer) error) int {
-	var group *dist.Group
-	var err error
-	if distributed {
-		group, err = dist.Join(ctx)
+	if !distributed {
+		return Exit(program, work(nil, stdout), stdout, stderr)
 	}
+	group, err := dist.Join(ctx)
+	if err != nil {
+		return Exit(program, err, stdout, stderr)
+	}
+	return workIn(group, program, stdout, stderr, work)
+}
+
+func workIn(group *dist.Group, program string, stdout, stderr io.Writer, work func(group *dist.Group, out io.Writer) error) int {
+	quiet := stderr
 	if group.Rank() > 0 { // rank 0 says what happens on all
-		stdout, stderr = io.Discard, io.Discard
+		stdout, quiet = io.Discard, io.Discard
 	}
-	if err == nil {
-		if err = work(group, stdout); errors.Is(err, context.Canceled) {
-			err = errors.Join(err, group.Close())
-		} else {
-			err = errors.Join(group.Fail(err), group.Close())
+	err := work(group, stdout)
+	if err != nil && !(stopped(err) && errors.As(err, new(saved))) {
+		failed := group.Fail(err)
+		if failed.Error() != err.Error() { // it could not tell the others
+			quiet = stderr
 		}
+		err = failed
 	}
-	return Exit(program, err, stdout, stderr)
+	if closing := group.Close(); closing != nil {
+		err, quiet = errors.Join(err, closing), stderr
+	}
+	return Exit(program, err, stdout, quiet)
 }
 
 // Lock makes the directory that -out names, and inside, and locks it for a program.
@@ -135,6 +169,9 @@ func Run(ctx context.Context, t *train.Trainer, show *report.Progress, resume bo
 	show.Start(t.Done())
 	err := t.Run(ctx)
 	show.Finish()
+	if stopped(err) {
+		err = saved{err}
+	}
 	return err
 }
 
