@@ -25,8 +25,9 @@ type Walk[W any] struct {
 	_      [cacheLine - 8]byte
 	done   atomic.Int64 // number of tasks that are done
 	_      [cacheLine - 8]byte
-	inside atomic.Int64 // goroutines that may take a task
-	open   atomic.Bool  // a run takes helpers
+	inside atomic.Int64        // goroutines that may take a task
+	open   atomic.Bool         // a run takes helpers
+	failed atomic.Pointer[any] // what a task, or ahead, panicked with first: nobody takes or waits for a task any more
 
 	workspaces sync.Pool
 	help       func() // made once, since a function value allocates
@@ -44,7 +45,8 @@ func NewWalk[W any](workspace func() *W, task func(w *W, phase, i int), ahead fu
 	return w
 }
 
-// Run does all tasks and returns. tasks has the number of tasks of each phase. One goroutine may call Run at a time.
+// Run does all tasks and returns. tasks has the number of tasks of each phase. One goroutine may call Run at a time. If a task panics, Run panics with the
+// same when nobody is in a task any more. The walk can run again.
 func (w *Walk[W]) Run(tasks []int) {
 	widest := 0
 	w.first = append(w.first[:0], 0)
@@ -54,6 +56,7 @@ func (w *Walk[W]) Run(tasks []int) {
 	}
 	w.next.Store(0)
 	w.done.Store(0)
+	w.failed.Store(nil)
 	w.open.Store(true)
 	processors := runtime.GOMAXPROCS(0)
 	for range min(widest, processors) - 1 {
@@ -64,15 +67,23 @@ func (w *Walk[W]) Run(tasks []int) {
 		help(w.help)
 	}
 	w.join()
-	w.await(&w.done, func(done int64) bool { return done == w.first[len(tasks)] })
+	w.await(&w.done, func(done int64) bool { return done == w.first[len(tasks)] || w.failed.Load() != nil })
 	w.open.Store(false) // a helper that comes later leaves at once, or takes part in the next run
 	w.await(&w.inside, func(inside int64) bool { return inside == 0 })
+	if failed := w.failed.Load(); failed != nil {
+		panic(*failed)
+	}
 }
 
-// join takes tasks until all are taken.
+// join takes tasks until all are taken, or one panics.
 func (w *Walk[W]) join() {
 	w.inside.Add(1)
-	defer w.inside.Add(-1)
+	defer func() {
+		if failed := recover(); failed != nil {
+			w.fail(failed)
+		}
+		w.inside.Add(-1)
+	}()
 	if !w.open.Load() {
 		return
 	}
@@ -81,21 +92,25 @@ func (w *Walk[W]) join() {
 	phase := 0
 	for last := len(w.first) - 1; ; {
 		i := w.next.Add(1) - 1
-		if i >= w.first[last] {
+		if i >= w.first[last] || w.failed.Load() != nil {
 			return
 		}
 		for i >= w.first[phase+1] {
 			phase++
 		}
 		if before := w.first[phase]; w.done.Load() < before {
-			for part := 0; w.ahead != nil && w.done.Load() < before && w.ahead(space, phase, int(i-before), part); part++ {
+			for part := 0; w.ahead != nil && w.done.Load() < before && w.failed.Load() == nil && w.ahead(space, phase, int(i-before), part); part++ {
 			}
-			w.await(&w.done, func(done int64) bool { return done >= before })
+			if w.await(&w.done, func(done int64) bool { return done >= before || w.failed.Load() != nil }); w.failed.Load() != nil {
+				return
+			}
 		}
 		w.task(space, phase, int(i-w.first[phase]))
 		w.done.Add(1)
 	}
 }
+
+func (w *Walk[W]) fail(with any) { w.failed.CompareAndSwap(nil, &with) } // a function of its own, so that join allocates nothing
 
 // spins is the number of times that a goroutine looks at a counter before it lets other goroutines run: 10 to 40 µs.
 const spins = 1 << 10

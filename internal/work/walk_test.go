@@ -58,3 +58,35 @@ func TestWalk(t *testing.T) {
 		}
 	}
 }
+
+// A task that panics stops the walk: Run panics with the same, and the walk runs again.
+func TestWalkPanic(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	runtime.GOMAXPROCS(4)
+	tasks := []int{4, 4, 4}
+	for bad := range 12 {
+		var fails atomic.Bool
+		var ran atomic.Int64
+		w := NewWalk(func() *int { return new(int) }, func(_ *int, phase, i int) {
+			if ran.Add(1); fails.Load() && 4*phase+i == bad {
+				panic(bad)
+			}
+		}, func(*int, int, int, int) bool { return true })
+		for range 20 {
+			fails.Store(true)
+			func() {
+				defer func() {
+					if got := recover(); got != bad {
+						t.Errorf("Run panicked with %v, want %d", got, bad)
+					}
+				}()
+				w.Run(tasks)
+			}()
+			fails.Store(false)
+			ran.Store(0)
+			if w.Run(tasks); ran.Load() != 12 {
+				t.Errorf("after the panic %d tasks ran, want 12", ran.Load())
+			}
+		}
+	}
+}
