@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"math"
 	"slices"
@@ -173,13 +172,22 @@ func newLikelihood(logits []float64, token, top int) likelihood {
 	if top == 0 {
 		return l
 	}
-	order := make([]int, len(logits))
-	for i := range order {
-		order[i] = i
+	l.top = make([]likelihood, 0, top) // the largest logits so far; of equal ones the first token comes first
+	for i, v := range logits {
+		switch n := len(l.top); {
+		case n < top:
+			l.top = append(l.top, likelihood{token: i, log: v})
+		case v > l.top[n-1].log:
+			l.top[n-1] = likelihood{token: i, log: v}
+		default:
+			continue
+		}
+		for j := len(l.top) - 1; j > 0 && v > l.top[j-1].log; j-- {
+			l.top[j-1], l.top[j] = l.top[j], l.top[j-1]
+		}
 	}
-	slices.SortFunc(order, func(i, j int) int { return cmp.Or(cmp.Compare(logits[j], logits[i]), cmp.Compare(i, j)) })
-	for _, i := range order[:min(top, len(order))] {
-		l.top = append(l.top, likelihood{token: i, log: logits[i] - all})
+	for i := range l.top {
+		l.top[i].log -= all
 	}
 	return l
 }

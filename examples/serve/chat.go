@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -164,6 +166,23 @@ type message struct {
 	text    string
 }
 
+// UnmarshalJSON reads a message. Members that are null are as those that are missing, as in a client's copy of an answer.
+func (m *message) UnmarshalJSON(text []byte) error {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(text, &members); err != nil {
+		return err
+	}
+	maps.DeleteFunc(members, func(name string, v json.RawMessage) bool { return name != "content" && string(v) == "null" })
+	text, err := json.Marshal(members)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	type plain message // without this method
+	return d.Decode((*plain)(m))
+}
+
 // messages reads the parameter messages.
 func (p parameters) messages() (list []message, err error) {
 	if err := p.get("messages", "a list of objects with role and content", &list); err != nil {
@@ -226,8 +245,22 @@ type chatLogprobs struct {
 type chatLogprob struct {
 	Token string        `json:"token"`
 	Log   float64       `json:"logprob"`
-	Bytes []int         `json:"bytes"`
+	Bytes byteList      `json:"bytes"`
 	Top   []chatLogprob `json:"top_logprobs,omitempty"`
+}
+
+// byteList is bytes that JSON has as a list of numbers.
+type byteList []byte
+
+func (b byteList) MarshalJSON() ([]byte, error) {
+	text := []byte{'['}
+	for i, v := range b {
+		if i > 0 {
+			text = append(text, ',')
+		}
+		text = strconv.AppendUint(text, uint64(v), 10)
+	}
+	return append(text, ']'), nil
 }
 
 func (s *server) chat(w *responder, r *http.Request) error {
@@ -242,7 +275,7 @@ func (s *server) chat(w *responder, r *http.Request) error {
 		p["max_tokens"] = p["max_completion_tokens"]
 		delete(p, "max_completion_tokens")
 	}
-	o, err := s.options(p, s.set.maxTokens)
+	o, err := s.options(p, 1, s.set.maxTokens)
 	if err != nil {
 		return err
 	}
@@ -258,7 +291,7 @@ func (s *server) chat(w *responder, r *http.Request) error {
 		return invalid("top_logprobs", "is set without logprobs, should be left out")
 	}
 	if wanted {
-		o.top = top
+		o.top, o.topParam = top, "top_logprobs"
 	}
 	messages, err := p.messages()
 	if err != nil {
@@ -333,11 +366,7 @@ func (s *chatShape) likely(a *answer, likely []likelihood) *chatLogprobs {
 
 func (s *chatShape) logprob(l likelihood) chatLogprob {
 	piece, _ := s.model.tokenizer.Piece(l.token)
-	c := chatLogprob{Token: s.model.show(l.token), Log: l.log, Bytes: []int{}}
-	for _, b := range []byte(piece) {
-		c.Bytes = append(c.Bytes, int(b))
-	}
-	return c
+	return chatLogprob{Token: s.model.show(l.token), Log: l.log, Bytes: byteList(piece)}
 }
 
 func (s *chatShape) whole(c *call, answers []merged) any {

@@ -47,21 +47,24 @@ func (s *server) completions(w *responder, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	o, err := s.options(p, 16)
+	top, echo, least := -1, false, 1
+	if err := p.get("echo", "true or false", &echo); err != nil {
+		return err
+	}
+	if echo {
+		least = 0 // the prompt alone
+	}
+	o, err := s.options(p, least, 16)
 	if err != nil {
 		return err
 	}
-	top, echo := -1, false
 	if _, ok := p["logprobs"]; ok {
 		top = 0
 	}
 	if err := p.whole("logprobs", &top, min(top, 0), mostAlternative); err != nil {
 		return err
 	}
-	if err := p.get("echo", "true or false", &echo); err != nil {
-		return err
-	}
-	o.top = top
+	o.top, o.topParam = top, "logprobs"
 	if echo && top >= 0 {
 		return invalid("logprobs", "is set together with echo, should be left out: the probabilities of a prompt's tokens are not computed")
 	}

@@ -2,10 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -111,5 +115,107 @@ func TestLostDevice(t *testing.T) {
 	}
 	if err := s.stop(); err == nil || !strings.Contains(err.Error(), "closed") {
 		t.Errorf("the error is %v, want that of the batch", err)
+	}
+}
+
+// The alternatives of a token are the first of all tokens in the order of their logits, then of their numbers.
+func TestAlternatives(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	for range 200 {
+		logits, order := make([]float64, 1+r.IntN(60)), []int{}
+		for i := range logits {
+			logits[i], order = float64(r.IntN(12)), append(order, i) // many are equal
+		}
+		slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(logits[j], logits[i]) })
+		top := r.IntN(mostAlternative + 1)
+		got := []int{}
+		for _, l := range newLikelihood(logits, 0, top).top {
+			if got = append(got, l.token); l.log != newLikelihood(logits, l.token, 0).log {
+				t.Errorf("the logarithm of token %d is %v", l.token, l.log)
+			}
+		}
+		if want := order[:min(top, len(order))]; !slices.Equal(got, want) {
+			t.Errorf("%v: the %d most probable are %v, want %v", logits, top, got, want)
+		}
+	}
+}
+
+// Bytes are numbers in JSON.
+func TestByteList(t *testing.T) {
+	for _, c := range []struct {
+		bytes byteList
+		want  string
+	}{{nil, "[]"}, {byteList{0}, "[0]"}, {byteList("a\xff"), "[97,255]"}} {
+		if text, err := json.Marshal(c.bytes); string(text) != c.want || err != nil {
+			t.Errorf("%v: %s, %v, want %s", c.bytes, text, err, c.want)
+		}
+	}
+}
+
+// The limit of probabilities is that of all answers together, and a request below it is answered.
+func TestProbabilityLimit(t *testing.T) {
+	m := testModel(tiny)
+	m.ends = nil
+	for token := range m.vocab { // each ends an answer
+		m.ends = append(m.ends, token)
+	}
+	var err error
+	if m.chat, err = newTemplate("{{ messages[0].content }}", nil); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, m, "-max-tokens", "1000000000")
+	for _, c := range []struct {
+		path, body string
+		status     int
+		param      string
+	}{
+		{"completions", `{"model":"test","prompt":"a","n":64,"max_tokens":1024,"logprobs":20}`, 400, "logprobs"},
+		{"completions", `{"model":"test","prompt":"a","n":64,"max_tokens":1024,"logprobs":3}`, 200, ""},
+		{"completions", `{"model":"test","prompt":["a","b"],"n":32,"max_tokens":1025,"logprobs":3}`, 400, "logprobs"},
+		{"completions", `{"model":"test","prompt":"a","n":64,"max_tokens":1000000000}`, 200, ""},
+		{"chat/completions", `{"model":"test","messages":[{"role":"user","content":"a"}],"n":64,"logprobs":true}`, 400, "top_logprobs"},
+	} {
+		status, _, text, err := s.post(t.Context(), "/v1/"+c.path, c.body)
+		if err == nil && c.status != http.StatusOK {
+			err = refused(status, text, c.status, c.param)
+		}
+		if err != nil || status != c.status {
+			t.Errorf("%s: status %d, %v, %.300s", c.body, status, err, text)
+		}
+	}
+}
+
+// A client can send an answer's message back with its members that are null; members with values that the server does not know stay errors.
+func TestEchoedMessage(t *testing.T) {
+	for _, c := range []struct {
+		messages string
+		ok       bool
+	}{
+		{`[{"role":"assistant","content":"b","refusal":null,"tool_calls":null,"name":null}]`, true},
+		{`[{"role":"assistant","content":"b","refusal":"no"}]`, false}, {`[{"role":"assistant","content":"b","tool_calls":[]}]`, false},
+		{`[null]`, false}, {`["a"]`, false},
+	} {
+		list, err := parameters{"messages": json.RawMessage(c.messages)}.messages()
+		if (err == nil) != c.ok || c.ok && list[0].text != "b" {
+			t.Errorf("%s: %+v, %v", c.messages, list, err)
+		}
+	}
+}
+
+// With echo, max_tokens can be 0: the answer is the prompt.
+func TestPromptAlone(t *testing.T) {
+	s := start(t, testModel(tiny))
+	for _, stream := range []bool{false, true} {
+		body := object{"model": "test", "prompt": []string{"ab", "c"}, "max_tokens": 0, "echo": true, "stream": stream}
+		if stream {
+			body["stream_options"] = object{"include_usage": true}
+		}
+		status, _, text, err := s.post(t.Context(), "/v1/completions", body)
+		if status != http.StatusOK || err != nil {
+			t.Fatalf("stream %t: status %d, %s, %v", stream, status, text, err)
+		}
+		if err := (question{texts: []string{"ab", "c"}, ends: []string{"length", "length"}}).check(t, text, stream); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -124,6 +124,7 @@ type generation struct {
 	how          nn.Sampling
 	seed         uint64
 	n, most, top int
+	topParam     string // the parameter of top
 	stops        []string
 	stream       bool
 	usage        bool // at the end of a stream
@@ -133,10 +134,11 @@ const (
 	mostChoices     = 128 // OpenAI's limit of n
 	mostStops       = 16
 	mostAlternative = 20
+	mostLikely      = 1 << 18 // probabilities that a request asks for; each takes some 250 bytes until its answer is sent
 )
 
-// options reads the shared parameters. most is the default of max_tokens.
-func (s *server) options(p parameters, most int) (o generation, err error) {
+// options reads the shared parameters. least is the smallest max_tokens, and most its default.
+func (s *server) options(p parameters, least, most int) (o generation, err error) {
 	o = generation{how: nn.Sampling{Temperature: 1, TopP: 1, RepetitionPenalty: 1}, n: 1, most: min(most, s.set.maxTokens), top: -1}
 	var model, user string
 	seed := int64(rand.Uint64())
@@ -147,7 +149,7 @@ func (s *server) options(p parameters, most int) (o generation, err error) {
 	for _, read := range []func() error{
 		func() error { return p.get("model", "the name of a model", &model) },
 		func() error { return p.get("user", "a text", &user) },
-		func() error { return p.whole("max_tokens", &o.most, 1, s.set.maxTokens) },
+		func() error { return p.whole("max_tokens", &o.most, least, s.set.maxTokens) },
 		func() error { return p.number("temperature", &o.how.Temperature, 0, 2) },
 		func() error { return p.number("top_p", &o.how.TopP, 0, 1) },
 		func() error { return p.whole("top_k", &o.how.TopK, 0, math.MaxInt32) },
@@ -265,8 +267,13 @@ func (s *server) checkPrompt(param string, q *prompt) error {
 
 // newCall returns a call with n answers for each prompt. Answer i has the seed seed+i.
 func (s *server) newCall(o generation, prompts []*prompt) (*call, error) {
-	if n := o.n * len(prompts); n > s.set.batch {
+	n := o.n * len(prompts)
+	if n > s.set.batch {
 		return nil, invalid("n", "is %d for %d prompts, should make at most %d answers", o.n, len(prompts), s.set.batch)
+	}
+	if o.top >= 0 && 1+o.top > mostLikely/n/max(o.most, 1) { // without a product, which can be too large
+		return nil, invalid(o.topParam, "is %d with %d answers of up to %d tokens, which is more than %d probabilities, should be smaller, or max_tokens should be",
+			o.top, n, o.most, mostLikely)
 	}
 	c := &call{prompts: prompts, out: mailbox{filled: make(chan struct{}, 1)}}
 	for _, p := range prompts {
