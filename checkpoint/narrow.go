@@ -36,7 +36,7 @@ func Weights(types string) nn.Option {
 }
 
 // weightTypes returns the value of the option Weights, "" for none, and the other options.
-func weightTypes(opts []nn.Option) (types string, rest []nn.Option, err error) {
+func weightTypes(opts []nn.Option, isGGUF bool) (types string, rest []nn.Option, err error) {
 	var o build.Options
 	for _, opt := range opts {
 		if opt != nil {
@@ -51,6 +51,13 @@ func weightTypes(opts []nn.Option) (types string, rest []nn.Option, err error) {
 	case "", "float32", "file", "bfloat16", "float16", "int8", "int4":
 	default:
 		return "", nil, fmt.Errorf("the option Weights is %q, want float32, file, bfloat16, float16, int8 or int4", o.Narrow)
+	}
+	const convert = `load it with checkpoint.Weights("float32") alone, save that with checkpoint.Save, and load the directory`
+	switch {
+	case isGGUF && o.OnDevice:
+		return "", nil, fmt.Errorf("OnDevice is given, want none: a GGUF file is loaded on the host; for a device, %s", convert)
+	case isGGUF && o.Dtype.Type != nil && o.Dtype != tensor.Float32:
+		return "", nil, fmt.Errorf("dtype is %v, want float32 for a GGUF file; for another one, %s", o.Dtype, convert)
 	}
 	if types = o.Narrow; types != "" && types != "float32" {
 		if o.OnDevice {

@@ -83,6 +83,9 @@ func TestNarrowErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	const what = "backbone.embeddings.weight is of "
+	loadGGUF := func(opts ...nn.Option) func() error {
+		return func() error { _, err := Load(filepath.Join(ggufTiny, "narrow-Q8_0.gguf"), opts...); return err }
+	}
 	for name, c := range map[string]struct {
 		want string
 		f    func() error
@@ -94,10 +97,14 @@ func TestNarrowErrors(t *testing.T) {
 			_, err := train.New(lm, train.Config{Batch: 1, Length: 4, Steps: 1, Data: []train.Document{{Tokens: []int{1, 2, 3, 4, 5}}}})
 			return err
 		}},
-		"type":   {`the option Weights is "int3", want float32, file, bfloat16, float16, int8 or int4`, func() error { _, err := Load(tiny, Weights("int3")); return err }},
-		"empty":  {`the option Weights is "nothing"`, func() error { _, err := Load(tiny, Weights("")); return err }},
-		"double": {`the option Weights is "int8" with a dtype of float64`, func() error { _, err := Load(tiny, Weights("int8"), nn.WithDtype(tensor.Float64)); return err }},
-		"new":    {`the option Weights is "int8", want none`, func() error { return nn.NewLM(lm.Config(), Weights("int8")).Err() }},
+		"type":           {`the option Weights is "int3", want float32, file, bfloat16, float16, int8 or int4`, func() error { _, err := Load(tiny, Weights("int3")); return err }},
+		"empty":          {`the option Weights is "nothing"`, func() error { _, err := Load(tiny, Weights("")); return err }},
+		"double":         {`the option Weights is "int8" with a dtype of float64`, func() error { _, err := Load(tiny, Weights("int8"), nn.WithDtype(tensor.Float64)); return err }},
+		"GGUF, double":   {"dtype is float64, want float32 for a GGUF file", loadGGUF(nn.WithDtype(tensor.Float64))},
+		"GGUF, double 2": {"dtype is float64, want float32 for a GGUF file", loadGGUF(nn.WithDtype(tensor.Float64), Weights("float32"))},
+		"GGUF, device":   {"OnDevice is given, want none: a GGUF file", loadGGUF(nn.OnDevice(nil))},
+		"GGUF, device 2": {"OnDevice is given, want none: a GGUF file", loadGGUF(nn.OnDevice(nil), Weights("float32"))},
+		"new":            {`the option Weights is "int8", want none`, func() error { return nn.NewLM(lm.Config(), Weights("int8")).Err() }},
 	} {
 		if err := c.f(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
@@ -127,6 +134,21 @@ func TestNarrowShape(t *testing.T) {
 		if err := p.SetNarrow(w); err == nil || !strings.Contains(err.Error(), name+": the matrix has shape (") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A GGUF file can become a directory, also one with the ending .gguf, which Load takes with another dtype.
+func TestGGUFToDirectory(t *testing.T) {
+	lm, err := Load(filepath.Join(ggufTiny, "narrow-Q8_0.gguf"), Weights("float32"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "folder.gguf")
+	if err := Save(dir, lm); err != nil {
+		t.Fatal(err)
+	}
+	if lm, err = Load(dir, nn.WithDtype(tensor.Float64)); err != nil || lm.Params()[0].Value.Dtype() != tensor.Float64 {
+		t.Error(err)
 	}
 }
 

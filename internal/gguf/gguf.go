@@ -178,6 +178,7 @@ type reader struct {
 	from     *bufio.Reader
 	at, size int64
 	memory   int64 // of the metadata
+	bits     [8]byte
 	err      error
 }
 
@@ -190,13 +191,17 @@ func (r *reader) fail(format string, args ...any) {
 // bytes returns the next n bytes, which are zero after an error.
 func (r *reader) bytes(n int) []byte {
 	b := make([]byte, n)
+	r.fill(b)
+	return b
+}
+
+func (r *reader) fill(b []byte) {
 	if r.err == nil {
 		if _, err := io.ReadFull(r.from, b); err != nil {
 			r.fail("the file ends at byte %d of its header: %w", r.size, err)
 		}
 	}
-	r.at += int64(n)
-	return b
+	r.at += int64(len(b))
 }
 
 func (r *reader) uint32() uint32 { return binary.LittleEndian.Uint32(r.bytes(4)) }
@@ -260,13 +265,13 @@ func (r *reader) value(kind uint32) any {
 		case kindString:
 			return array(r, 8, 16, func() string { return r.string(maxMetadata, "a text") })
 		case 6, 12:
-			return array(r, widths[of], 8, func() float64 { v, _ := r.value(of).(float64); return v })
+			return array(r, widths[of], 8, func() float64 { return float(of, r.number(of)) })
 		case 7:
-			return array(r, 1, 1, func() bool { v, _ := r.value(of).(bool); return v })
+			return array(r, 1, 1, func() bool { return r.truth(r.number(of)) })
 		case 1, 3, 5, 11:
-			return array(r, widths[of], 8, func() int64 { v, _ := r.value(of).(int64); return v })
+			return array(r, widths[of], 8, func() int64 { return signed(of, r.number(of)) })
 		}
-		return array(r, widths[of], 8, func() uint64 { v, _ := r.value(of).(uint64); return v })
+		return array(r, widths[of], 8, func() uint64 { return r.number(of) })
 	}
 	if kind > 12 {
 		r.fail("the type is %d, want 0 to 12", kind)
@@ -274,36 +279,51 @@ func (r *reader) value(kind uint32) any {
 	if r.err != nil {
 		return nil
 	}
-	var b [8]byte
-	copy(b[:], r.bytes(widths[kind]))
-	u := binary.LittleEndian.Uint64(b[:])
+	u := r.number(kind)
 	switch kind {
-	case 1:
-		return int64(int8(u))
-	case 3:
-		return int64(int16(u))
-	case 5:
-		return int64(int32(u))
-	case 11:
-		return int64(u)
-	case 6:
-		return float64(math.Float32frombits(uint32(u)))
-	case 12:
-		return math.Float64frombits(u)
+	case 1, 3, 5, 11:
+		return signed(kind, u)
+	case 6, 12:
+		return float(kind, u)
 	case 7:
-		if u > 1 {
-			r.fail("a truth is %d, want 0 or 1", u)
-		}
-		return u == 1
+		return r.truth(u)
 	}
 	return u
+}
+
+// number returns the bits of a number or truth.
+func (r *reader) number(kind uint32) uint64 {
+	clear(r.bits[:])
+	r.fill(r.bits[:widths[kind]])
+	return binary.LittleEndian.Uint64(r.bits[:])
+}
+
+func (r *reader) truth(u uint64) bool {
+	if u > 1 {
+		r.fail("a truth is %d, want 0 or 1", u)
+	}
+	return u == 1
+}
+
+func signed(kind uint32, u uint64) int64 {
+	shift := 64 - 8*widths[kind]
+	return int64(u<<shift) >> shift
+}
+
+func float(kind uint32, u uint64) float64 {
+	if kind == 6 {
+		return float64(math.Float32frombits(uint32(u)))
+	}
+	return math.Float64frombits(u)
 }
 
 // array reads elements that take at least width bytes in the file and memory bytes here.
 func array[T any](r *reader, width, memory int, element func() T) []T {
 	n := r.count("elements", math.MaxInt64, int64(width))
-	r.grow(int64(n) * int64(memory))
-	var all []T
+	if r.grow(int64(n) * int64(memory)); r.err != nil {
+		return nil
+	}
+	all := make([]T, 0, n)
 	for i := 0; i < n && r.err == nil; i++ {
 		all = append(all, element())
 	}

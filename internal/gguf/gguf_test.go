@@ -147,3 +147,16 @@ func FuzzGGUF(f *testing.F) {
 		}
 	})
 }
+
+// Arrays take a small multiple of their size while they are read.
+func TestArrayMemory(t *testing.T) {
+	const n = 1 << 20
+	f := append(begin(3, 0, 1).text("a").u32(kindArray).u32(0).u64(n), make([]byte, n)...)
+	if mallocs := testing.AllocsPerRun(1, func() {
+		if _, err := read(f); err != nil {
+			t.Error(err)
+		}
+	}); mallocs > 1000 {
+		t.Errorf("reading %d numbers makes %v allocations", n, mallocs)
+	}
+}

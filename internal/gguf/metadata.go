@@ -3,6 +3,7 @@ package gguf
 import (
 	"fmt"
 	"math"
+	"os"
 )
 
 // Value returns a value of type T of the metadata: uint64, int64, float64, bool, string, or a slice of one of them. ok is false if the file does not have the
@@ -36,5 +37,11 @@ func Size(f *File, key string) (int, error) {
 	return int(n), err
 }
 
-// IsFile reports whether a path has the name of a GGUF file.
-func IsFile(path string) bool { return len(path) > 5 && path[len(path)-5:] == ".gguf" }
+// IsFile reports whether a path has the name of a GGUF file, and is no folder.
+func IsFile(path string) bool {
+	if len(path) <= 5 || path[len(path)-5:] != ".gguf" {
+		return false
+	}
+	info, err := os.Stat(path)
+	return err != nil || !info.IsDir()
+}

@@ -18,6 +18,9 @@ func Directory(ctx context.Context, flag, name string, stderr io.Writer) (string
 	if err == nil && (info.IsDir() || strings.HasSuffix(name, ".gguf")) {
 		return name, nil
 	}
+	if err != nil && strings.HasSuffix(name, ".gguf") {
+		return "", fmt.Errorf("%s is %q, should be a GGUF file that exists: %w", flag, name, err)
+	}
 	if err == nil || !tokens.IsRepository(name) {
 		return "", fmt.Errorf("%s is %q, should be a directory, or OWNER/NAME of the Hugging Face hub", flag, name)
 	}
