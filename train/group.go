@@ -16,7 +16,8 @@ import (
 	"github.com/gomamba/mamba/internal/tensorfile"
 )
 
-// activity is what a trainer is doing, for Group.Watch. Every new one, and every operator that runs, is a sign of life.
+// activity is what a trainer is doing, for Group.Watch. Every new one, every operator that runs, and every piece of a file is a sign of
+// life.
 type activity struct {
 	count atomic.Uint64
 	text  atomic.Pointer[string]
@@ -33,7 +34,9 @@ func (t *Trainer) doing(format string, args ...any) {
 // watch lets the group watch this process, and returns a function that ends that.
 func (t *Trainer) watch() func() {
 	t.doing("beginning to train")
-	t.cfg.Group.Watch(func() (uint64, string) { return t.activity.count.Load() + operator.Runs(), *t.activity.text.Load() })
+	t.cfg.Group.Watch(func() (uint64, string) {
+		return t.activity.count.Load() + operator.Runs() + tensorfile.Steps(), *t.activity.text.Load()
+	})
 	return func() { t.cfg.Group.Watch(nil) }
 }
 

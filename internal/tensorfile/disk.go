@@ -30,7 +30,14 @@ func Intercept(f func(op, name string) error) (restore func()) {
 	return func() { interceptor.Store(old) }
 }
 
+var steps atomic.Uint64
+
+// Steps returns how many operations on disks have begun in this process, and how many pieces of tensors were written or hashed: a sign that a long save makes
+// progress.
+func Steps() uint64 { return steps.Load() }
+
 func operation(op, name string) error {
+	steps.Add(1)
 	if f := interceptor.Load(); f != nil {
 		return (*f)(op, name)
 	}

@@ -421,3 +421,17 @@ func TestWithoutLocks(t *testing.T) {
 	}
 	namesAre(t, dir, "s")
 }
+
+// Each piece of a tensor, when it is hashed and when it is written, and each operation on the disk is a step.
+func TestSteps(t *testing.T) {
+	const pieces = 3
+	arrays := []Array{{"a", []int{pieces * pieceSize / 4}, make([]float32, pieces*pieceSize/4)}}
+	before, operations := Steps(), uint64(0)
+	defer Intercept(func(string, string) error { operations++; return nil })()
+	if err := Replace(filepath.Join(t.TempDir(), "f"), func(w io.Writer) error { return WriteSealed(w, nil, arrays) }); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := Steps()-before, operations+2*pieces; got != want || operations < 4 {
+		t.Errorf("%d steps, want %d", got, want)
+	}
+}

@@ -141,6 +141,7 @@ func writeElements[T float32 | float64 | int64](w io.Writer, data []T, width int
 	buffer := buffers.Get().(*[pieceSize]byte)
 	defer buffers.Put(buffer)
 	for part := range slices.Chunk(data, pieceSize/width) {
+		steps.Add(1)
 		n, err := binary.Encode(buffer[:], binary.LittleEndian, part)
 		if err != nil {
 			return err
