@@ -67,8 +67,12 @@ func TestWalkPanic(t *testing.T) {
 	for bad := range 12 {
 		var fails atomic.Bool
 		var ran atomic.Int64
-		w := NewWalk(func() *int { return new(int) }, func(_ *int, phase, i int) {
+		var w *Walk[int]
+		w = NewWalk(func() *int { return new(int) }, func(_ *int, phase, i int) {
 			if ran.Add(1); fails.Load() && 4*phase+i == bad {
+				for phase < 2 && w.inside.Load() < 2 { // somebody else is to wait for this phase
+					runtime.Gosched()
+				}
 				panic(bad)
 			}
 		}, func(*int, int, int, int) bool { return true })
