@@ -17,7 +17,7 @@ import (
 )
 
 // Weights is an option of Load: the type of the matrices of a model that generates text on the host. A model whose matrices are narrower than float32 is
-// smaller and generates faster; it cannot be trained, saved or moved to a GPU.
+// smaller, and generates faster on a processor with AVX-512, VNNI and BF16 (on others far slower); it cannot be trained, saved or moved to a GPU.
 //
 //   - "float32": the default of a directory;
 //   - "file": the types that the file has, the default of a GGUF file;
