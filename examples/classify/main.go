@@ -27,6 +27,7 @@ import (
 
 	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/examples/internal/loop"
+	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/images"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/nn"
@@ -64,7 +65,7 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 			return err
 		}
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return loop.OutError(set.out, err)
+			return options.OutDirError(set.out, err)
 		}
 	}
 	opts, device, closeDevice, err := set.device.Open()
@@ -264,7 +265,7 @@ func finish(ctx context.Context, set settings, d *dataset, m vision.Model, curve
 		{"confusion.png", func(path string) error { return drawConfusion(path, d.classes, result.Confusion) }},
 	} {
 		if err := f.write(filepath.Join(set.out, f.name)); err != nil {
-			failed = append(failed, loop.OutError(set.out, err))
+			failed = append(failed, options.OutDirError(set.out, err))
 		}
 	}
 	fmt.Fprintf(out, "\nmodel       %s\ncurve       %s\nconfusion   %s\n", set.out, filepath.Join(set.out, "loss.png"), filepath.Join(set.out, "confusion.png"))

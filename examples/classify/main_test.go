@@ -19,18 +19,12 @@ import (
 )
 
 func call(args ...string) (code int, stdout, stderr string) {
-	var out, problems bytes.Buffer
-	code = run(context.Background(), args, &out, &problems)
-	return code, out.String(), problems.String()
+	return exampletest.Program(run).Call(args...)
 }
 
 func must(t *testing.T, args ...string) string {
 	t.Helper()
-	code, stdout, stderr := call(args...)
-	if code != 0 || stderr != "" {
-		t.Fatalf("%v: exit code %d, %s\n%s", args, code, stderr, stdout)
-	}
-	return stdout
+	return exampletest.Program(run).Must(t, args...)
 }
 
 // small are flags of a run that takes no time.

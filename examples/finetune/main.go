@@ -28,6 +28,7 @@ import (
 	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/examples/internal/loop"
+	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
@@ -206,7 +207,7 @@ func clearStates(set settings) error {
 	}
 	for _, f := range []string{stateFile(set), baseFile(set)} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return loop.OutError(set.out, err)
+			return options.OutDirError(set.out, err)
 		}
 	}
 	return nil
@@ -268,7 +269,7 @@ func finish(set settings, lm *nn.LM, curve *train.Curve, enc encoding, out io.Wr
 	}
 	for _, name := range stale {
 		if err := os.Remove(filepath.Join(set.out, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return loop.OutError(set.out, err)
+			return options.OutDirError(set.out, err)
 		}
 	}
 	if set.model != "" {
@@ -278,7 +279,7 @@ func finish(set settings, lm *nn.LM, curve *train.Curve, enc encoding, out io.Wr
 	}
 	png := filepath.Join(set.out, "loss.png")
 	if err := report.WritePNG(png, report.Loss{Label: "loss, nats per " + enc.unit()}.Panel(curve)); err != nil {
-		return loop.OutError(set.out, err)
+		return options.OutDirError(set.out, err)
 	}
 	fmt.Fprintf(out, "%-11s %s\ncurve       %s\n", what, set.out, png)
 	return nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/examples/internal/loop"
+	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/tokens"
@@ -125,7 +126,7 @@ func copyTokenizer(from, to string) error {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(to, name), data, 0o666); err != nil {
-			return loop.OutError(to, err)
+			return options.OutDirError(to, err)
 		}
 	}
 	return nil

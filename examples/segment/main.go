@@ -25,6 +25,7 @@ import (
 
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/examples/internal/loop"
+	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/images"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/nn"
@@ -163,7 +164,7 @@ func clearStates(set settings, names []string) error {
 	}
 	for _, name := range names {
 		if err := os.Remove(stateFile(set, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return loop.OutError(set.out, err)
+			return options.OutDirError(set.out, err)
 		}
 	}
 	return nil
@@ -183,7 +184,7 @@ func (n *network) train(ctx context.Context, set settings, d *dataset, out io.Wr
 	fmt.Fprintf(out, "\nmodel       %s: parameters: %d, width: %d\n", n.Kind, n.params.Count(), n.Width)
 	fmt.Fprintf(out, "            steps: %d, patches: %d x %v, learn rate: %v\n", set.steps, set.batch, n.size(), set.lr)
 	if err := os.MkdirAll(folder(set, n.Kind), 0o777); err != nil {
-		return nil, loop.OutError(set.out, err)
+		return nil, options.OutDirError(set.out, err)
 	}
 	source, heldOut, err := d.batches(set)
 	if err != nil {
@@ -310,14 +311,14 @@ func finish(set settings, d *dataset, results []result, out io.Writer) error {
 		_, err := w.Write(append(text, '\n'))
 		return err
 	}); err != nil {
-		return loop.OutError(set.out, err)
+		return options.OutDirError(set.out, err)
 	}
 	fmt.Fprintln(out)
 	var failed []error
 	for _, r := range results {
 		png := filepath.Join(folder(set, r.Kind), "loss.png")
 		if err := report.WritePNG(png, report.Loss{Label: "cross-entropy + Dice loss"}.Panel(r.curve)); err != nil {
-			failed = append(failed, loop.OutError(set.out, err))
+			failed = append(failed, options.OutDirError(set.out, err))
 		}
 		fmt.Fprintf(out, "%-11s %s\ncurve       %s\n", r.Kind, folder(set, r.Kind), png)
 	}
@@ -382,7 +383,7 @@ func (d *dataset) picture(set settings, results []result, out io.Writer) error {
 	}
 	file := filepath.Join(set.out, "segmented.png")
 	if err := images.WritePNG(file, picture); err != nil {
-		return loop.OutError(set.out, err)
+		return options.OutDirError(set.out, err)
 	}
 	fmt.Fprintf(out, "picture     %s: %s of %s\n", file, strings.Join(what, ", "), first.Name)
 	return nil

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/gomamba/mamba/examples/internal/loop"
+	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/images"
 )
 
@@ -99,7 +99,7 @@ func predict(ctx context.Context, set settings, out io.Writer) error {
 		return err
 	}
 	if err := os.MkdirAll(set.out, 0o777); err != nil {
-		return loop.OutError(set.out, err)
+		return options.OutDirError(set.out, err)
 	}
 	p, err := n.predictor()
 	if err != nil {
@@ -148,7 +148,7 @@ func (p *predictor) file(ctx context.Context, file string, set settings, out io.
 		mask = name + "_mask.nii.gz"
 	}
 	if err := images.WriteLabels(mask, values); err != nil {
-		return loop.OutError(set.out, err)
+		return options.OutDirError(set.out, err)
 	}
 	written := mask
 	if p.Axes == 2 {
@@ -161,7 +161,7 @@ func (p *predictor) file(ctx context.Context, file string, set settings, out io.
 			return err
 		}
 		if err := images.WritePNG(name+"_overlay.png", overlay); err != nil {
-			return loop.OutError(set.out, err)
+			return options.OutDirError(set.out, err)
 		}
 		written += ", " + name + "_overlay.png"
 	}

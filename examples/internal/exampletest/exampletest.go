@@ -2,7 +2,10 @@
 package exampletest
 
 import (
+	"bytes"
+	"context"
 	"image/png"
+	"io"
 	"os"
 	"regexp"
 	"strings"
@@ -11,6 +14,26 @@ import (
 
 	"github.com/gomamba/mamba/cuda"
 )
+
+// Program is the function of an example that runs it and returns its exit code.
+type Program func(ctx context.Context, args []string, stdout, stderr io.Writer) int
+
+// Call runs the program and returns what it wrote.
+func (p Program) Call(args ...string) (code int, stdout, stderr string) {
+	var out, problems bytes.Buffer
+	code = p(context.Background(), args, &out, &problems)
+	return code, out.String(), problems.String()
+}
+
+// Must runs the program, which has to succeed without a word on stderr, and returns its output.
+func (p Program) Must(t *testing.T, args ...string) string {
+	t.Helper()
+	code, stdout, stderr := p.Call(args...)
+	if code != 0 || stderr != "" {
+		t.Fatalf("%v: exit code %d, %s\n%s", args, code, stderr, stdout)
+	}
+	return stdout
+}
 
 // PNG fails the test unless a file is a picture of at least 1000 by 500 pixels.
 func PNG(t *testing.T, path string) {

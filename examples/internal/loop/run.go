@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/gomamba/mamba/dist"
+	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/report"
@@ -106,31 +107,16 @@ func workIn(group *dist.Group, program string, stdout, stderr io.Writer, work fu
 // Lock makes the directory that -out names, and inside, and locks it for a program.
 func Lock(out, inside, program string) (*tensorfile.Lock, error) {
 	if err := os.MkdirAll(filepath.Join(out, inside), 0o777); err != nil {
-		return nil, OutError(out, err)
+		return nil, options.OutDirError(out, err)
 	}
 	lock, err := tensorfile.Acquire(filepath.Join(out, program))
 	if errors.Is(err, tensorfile.ErrLocked) {
 		return nil, fmt.Errorf("-out is %q, which another run is using: should be another directory: %w", out, err)
 	}
 	if err != nil {
-		return nil, OutError(out, err)
+		return nil, options.OutDirError(out, err)
 	}
 	return lock, nil
-}
-
-// OutError adds -out to an error of the file system. It returns other errors as they are.
-func OutError(out string, err error) error {
-	var pathError *fs.PathError
-	var linkError *os.LinkError
-	switch {
-	case errors.As(err, &pathError):
-		err = pathError.Err
-	case errors.As(err, &linkError):
-		err = linkError.Err
-	default:
-		return err
-	}
-	return fmt.Errorf("-out is %q, should be a directory that can be written: %w", out, err)
 }
 
 // Unfinished returns an error if a file has the state of a run that has not ended. A run saves its flag -steps. there says whether there is a

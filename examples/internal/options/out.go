@@ -33,7 +33,12 @@ func CheckPNG(path string) error {
 }
 
 // OutError adds -out to an error of the file system, and what it should name. It returns other errors as they are.
-func OutError(path string, err error) error {
+func OutError(path string, err error) error { return outError(path, "file", err) }
+
+// OutDirError is OutError for a program whose -out names a directory.
+func OutDirError(path string, err error) error { return outError(path, "directory", err) }
+
+func outError(path, what string, err error) error {
 	var pathError *fs.PathError
 	var linkError *os.LinkError
 	switch {
@@ -44,5 +49,5 @@ func OutError(path string, err error) error {
 	default:
 		return err
 	}
-	return fmt.Errorf("-out is %q, should be a file that can be written: %w", path, err)
+	return fmt.Errorf("-out is %q, should be a %s that can be written: %w", path, what, err)
 }
