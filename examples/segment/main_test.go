@@ -337,6 +337,10 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	a, b := filepath.Join(good, "image", "0.png"), filepath.Join(one, "image", "0.png")
+	own := filepath.Join(out, "x_mask.png") // what x.png would be written to
+	if code, stdout, stderr := call("-out", out, "-predict", "x.png", own); code != 1 || !strings.Contains(stderr, own+", which a result of x.png would replace") || stdout != "" {
+		t.Errorf("an image where a mask goes: exit code %d, %s%s", code, stdout, stderr)
+	}
 	if code, stdout, stderr := call("-out", out, "-predict", a, b); code != 1 || !strings.Contains(stderr, a+" and "+b) || stdout != "" {
 		t.Errorf("two files of one name: exit code %d, %s%s", code, stdout, stderr)
 	}

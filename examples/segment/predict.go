@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/gomamba/mamba/examples/internal/options"
@@ -71,6 +72,14 @@ func predict(ctx context.Context, set settings, out io.Writer) error {
 			return fmt.Errorf("-predict names %s and %s, whose masks would both be %s_mask: should be files of different names, or calls with different -out", other, file, name)
 		}
 		from[name] = file
+	}
+	for _, file := range set.predict { // a result must not replace an image
+		name := set.output(file)
+		for _, end := range []string{"_mask.png", "_mask.nii.gz", "_overlay.png"} {
+			if i := slices.IndexFunc(set.predict, func(in string) bool { return filepath.Clean(in) == filepath.Clean(name+end) }); i >= 0 {
+				return fmt.Errorf("-predict names %s, which a result of %s would replace: should be in another directory than -out", set.predict[i], file)
+			}
+		}
 	}
 	dir := set.model
 	if dir == "" {
