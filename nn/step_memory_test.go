@@ -29,9 +29,9 @@ func TestStepAllocations(t *testing.T) {
 		}
 	}
 	t.Logf("a step allocates %d bytes", least)
-	// The headers of tensors and Gorgonia's own lists remain. The residuals of the five layers would take 320 KiB, and the query weight with
-	// LoRA 256 KiB.
-	if most := uint64(300 << 10); least > most {
+	// The headers of tensors and Gorgonia's own lists remain: 195 KiB, and up to 310 under the race detector, where pools forget at random a part of what they
+	// hold. The residuals of the five layers would take 320 KiB more, and the query weight with LoRA 256 KiB more.
+	if most := uint64(400 << 10); least > most {
 		t.Errorf("a step allocates %d bytes, want at most %d", least, most)
 	}
 }
