@@ -200,6 +200,14 @@ func cudaCalls(g *gpu) []call {
 	s4 := func() *cuda.S4 {
 		return &cuda.S4{Batch: 2, Length: 3, Channels: 4, Modes: 2, U: f(24), LogDelta: f(4), LogDecay: f(8), Frequency: f(8), C: f(16), D: f(4), Initial: f(32), Start: bytes(6)}
 	}
+	connected := func() *cuda.Stream {
+		if g.t == nil {
+			return s
+		}
+		c := must(g.device.NewStream())
+		check(c.Connect(must(g.device.NewConnectionID()), 0, 1))
+		return c
+	}
 	matrix := func(rows, columns int) cuda.Matrix[float32] {
 		return cuda.Matrix[float32]{Data: f(rows * columns), Stride: columns}
 	}
@@ -339,9 +347,20 @@ func cudaCalls(g *gpu) []call {
 			}
 			return must(g.device.NewStream())
 		}, map[string]call{
+			"Connect": {args: func() []any {
+				if g.t == nil {
+					return []any{cuda.ConnectionID{}, 0, 1}
+				}
+				return []any{must(g.device.NewConnectionID()), 0, 1}
+			}, fine: []string{"2=0"}},
+			"Disconnected": {broken: true}, "Exchange": {broken: true},
 			"Capture": {args: func() []any { return []any{func() error { return nil }} }}, "Record": {args: func() []any { return []any{event()} }}, "Repeat": {args: func() []any { return []any{new(cuda.Allocations)} }}, "Wait": {args: func() []any { return []any{event()} }},
 		}),
 		[]call{
+			row("AllGather", cuda.AllGather[float32], func() []any { return []any{connected(), f(4), f(4)} }),
+			row("AllReduce", cuda.AllReduce[float32], func() []any { return []any{connected(), f(4)} }, "1=zero: it has no elements"),
+			row("Broadcast", cuda.Broadcast[float32], func() []any { return []any{connected(), f(4), 0} }, "1=zero: it has no elements", "2=0"),
+			row("ReduceScatter", cuda.ReduceScatter[float32], func() []any { return []any{connected(), f(4), f(4)} }),
 			row("Add", cuda.Add, func() []any { return []any{s, f(4), f(4), f(4)} }),
 			row("AddBias", cuda.AddBias[float32], func() []any { return []any{s, 2, 3, f(6), 3, f(3)} }, "1=0", "2=0"),
 			row("ColumnSums", cuda.ColumnSums[float32], func() []any { return []any{s, 2, 3, f(6), 3, f(3)} }, "1=0", "2=0"),

@@ -21,7 +21,41 @@ func (alone) Move(dist.Tag, []dist.Message) error          { return nil }
 func (alone) Watch(time.Duration, func() (uint64, string)) {}
 func (alone) Close() error                                 { return nil }
 
-func init() { others = append(others, func(*gpu) []call { return distCalls() }) }
+func init() {
+	others = append(others, func(g *gpu) []call { return slices.Concat(distCalls(), devicesCalls(g)) })
+}
+
+// devicesCalls are the calls of a group of one with arrays on a GPU.
+func devicesCalls(g *gpu) []call {
+	group := must(dist.Join(context.Background()))
+	devices := func() any {
+		if g.t == nil {
+			return new(dist.Devices)
+		}
+		return must(group.Devices(g.device))
+	}
+	on := func(n int, more ...any) func() []any {
+		return func() []any {
+			args := []any{devices()}
+			for range n {
+				args = append(args, g.floats(4))
+			}
+			return append(args, more...)
+		}
+	}
+	return g.without(slices.Concat(
+		methods("dist.Devices", devices, map[string]call{"Together": {args: with(func() error { return nil })}}),
+		[]call{
+			{name: "dist.Group.Devices", f: (*dist.Group).Devices, args: func() []any { return []any{group, g.device} }, fine: []string{"0=nil: a group of one", "0=zero: the same"}},
+			{name: "dist.AllReduceOn", f: dist.AllReduceOn[float32], args: on(1)},
+			{name: "dist.ReduceScatterOn", f: dist.ReduceScatterOn[float32], args: on(2)},
+			{name: "dist.AllGatherOn", f: dist.AllGatherOn[float32], args: on(2)},
+			{name: "dist.BroadcastOn", f: dist.BroadcastOn[float32], args: on(1, 0), fine: []string{"2=0"}},
+			{name: "dist.SendOn", f: dist.SendOn[float32], args: on(1, 1), broken: true},
+			{name: "dist.ReceiveOn", f: dist.ReceiveOn[float32], args: on(1, 1), broken: true},
+		},
+	))
+}
 
 // distCalls are the calls of package dist for a group of one, which needs no launcher. Without a group there is one process.
 func distCalls() []call {

@@ -65,6 +65,9 @@ func (a Array[T]) Len() int { return a.n }
 // Address returns the address of the first element in the device's memory.
 func (a Array[T]) Address() uintptr { return a.address }
 
+// Stream returns the stream that the array was made on, nil for a zero Array.
+func (a Array[T]) Stream() *Stream { return a.stream }
+
 // Absent reports whether a is the zero Array, which stands for an absent operand.
 func (a Array[T]) Absent() bool { return a.stream == nil }
 

@@ -93,17 +93,22 @@ func TestUseAfterClose(t *testing.T) {
 	host := make([]float32, 16)
 	device := use{
 		"Close": nil, "Name": nil, "Memory": nil, "OnClose": nil, "Launches": nil,
-		"NewStream": func(m everything) error { return one(m.device.NewStream()) },
-		"NewEvent":  func(m everything) error { return one(m.device.NewEvent()) },
+		"NewStream":       func(m everything) error { return one(m.device.NewStream()) },
+		"NewEvent":        func(m everything) error { return one(m.device.NewEvent()) },
+		"NewConnectionID": func(m everything) error { return one(m.device.NewConnectionID()) },
 	}
 	stream := use{
 		"Close": nil, "Device": nil,
-		"Synchronize": func(m everything) error { return m.stream.Synchronize() },
-		"Record":      func(m everything) error { return m.stream.Record(m.event) },
-		"Wait":        func(m everything) error { return m.stream.Wait(m.event) },
-		"Repeat":      nil,
-		"Trim":        func(m everything) error { return m.stream.Trim() },
-		"Capture":     func(m everything) error { return one(m.stream.Capture(func() error { return nil })) },
+		"Synchronize":  func(m everything) error { return m.stream.Synchronize() },
+		"Record":       func(m everything) error { return m.stream.Record(m.event) },
+		"Wait":         func(m everything) error { return m.stream.Wait(m.event) },
+		"Repeat":       nil,
+		"Trim":         func(m everything) error { return m.stream.Trim() },
+		"Connect":      func(m everything) error { return m.stream.Connect(ConnectionID{}, 0, 1) },
+		"Disconnect":   func(m everything) error { return m.stream.Disconnect() },
+		"Disconnected": func(m everything) error { return m.stream.Disconnected() },
+		"Exchange":     func(m everything) error { return m.stream.Exchange() },
+		"Capture":      func(m everything) error { return one(m.stream.Capture(func() error { return nil })) },
 	}
 	event := use{
 		"Close":       nil,
@@ -112,7 +117,7 @@ func TestUseAfterClose(t *testing.T) {
 	}
 	capture := use{"Close": nil, "Launch": func(m everything) error { return m.capture.Launch(m.stream) }}
 	array := use{
-		"Len": nil, "Address": nil, "Absent": nil, "Free": nil, "Slice": nil,
+		"Len": nil, "Address": nil, "Absent": nil, "Free": nil, "Slice": nil, "Bytes": nil, "Stream": nil,
 		"CopyFrom": func(m everything) error { return m.array.CopyFrom(m.stream, host) },
 		"CopyTo":   func(m everything) error { return m.array.CopyTo(m.stream, host) },
 		"CopyOf":   func(m everything) error { return m.array.CopyOf(m.stream, m.array) },

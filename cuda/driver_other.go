@@ -20,3 +20,9 @@ func (*driver) call(f call, _ ...uintptr) error {
 func (*library) find() ([]uintptr, error) { return nil, errNoDriver }
 
 func invoke(uintptr, ...uintptr) int { panic("unreachable: there is no driver") }
+
+func lastError(uintptr) string { panic("unreachable: there is no driver") }
+
+func initRank(uintptr, *uintptr, int, ConnectionID, int) int {
+	panic("unreachable: there is no driver")
+}

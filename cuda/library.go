@@ -9,6 +9,7 @@ type library struct {
 	variable string         // the environment variable that can name the file
 	majors   []string       // the versions whose functions have the arguments that we pass, the newest first
 	needs    string         // pattern of a library that it needs, which may be in the same folder; or ""
+	install  string         // what to install
 	symbols  []string       // the functions that we call
 	codes    map[int]string // the names of its return codes
 
@@ -35,14 +36,18 @@ func (l *library) do(d *Device, f int, args ...uintptr) error {
 //go:uintptrescapes
 func (l *library) call(d *Device, f int, args ...uintptr) error {
 	return d.withContext(func() error {
-		code := invoke(l.address[f], args...)
-		if code == 0 {
-			return nil
-		}
-		name := l.codes[code]
-		if name == "" {
-			name = "unknown"
-		}
-		return &Error{Call: l.symbols[f], Code: code, Name: name, Text: l.name}
+		return l.result(f, invoke(l.address[f], args...))
 	})
+}
+
+// result returns the error of a return code of function f.
+func (l *library) result(f, code int) error {
+	if code == 0 {
+		return nil
+	}
+	name := l.codes[code]
+	if name == "" {
+		name = "unknown"
+	}
+	return &Error{Call: l.symbols[f], Code: code, Name: name, Text: l.name}
 }

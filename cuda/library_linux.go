@@ -3,6 +3,7 @@
 package cuda
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,7 +22,10 @@ func libraryFolders() []string {
 			folders = append(folders, root, filepath.Join(root, "lib64"), filepath.Join(root, "lib"))
 		}
 	}
+	home, _ := os.UserHomeDir()
 	for _, pattern := range []string{
+		os.Getenv("VIRTUAL_ENV") + "/lib/python3*/site-packages/nvidia/*/lib", os.Getenv("CONDA_PREFIX") + "/lib", os.Getenv("CONDA_PREFIX") + "/lib/python3*/site-packages/nvidia/*/lib",
+		home + "/.local/lib/python3*/site-packages/nvidia/*/lib",
 		"/usr/local/cuda/lib64", "/usr/local/cuda-*/lib64", "/usr/local/cuda*/targets/*/lib", "/opt/cuda/lib64",
 		"/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64",
 		"/usr/lib/python3*/*-packages/nvidia/*/lib", "/usr/local/lib/python3*/*-packages/nvidia/*/lib",
@@ -81,9 +85,12 @@ func (l *library) find() ([]uintptr, error) {
 			}
 		}
 	}
-	last := len(l.majors) - 1
-	return nil, fmt.Errorf("cuda: no %s (%s.%s or .%s) where the loader looks, in $CUDA_HOME, $CUDA_PATH or the usual folders; install it, or "+
-		"name its file in $%s: %w", l.name, l.file, strings.Join(l.majors[:last], ", ."), l.majors[last], l.variable, wrong)
+	majors := l.majors[0]
+	if last := len(l.majors) - 1; last > 0 {
+		majors = strings.Join(l.majors[:last], ", .") + " or ." + l.majors[last]
+	}
+	return nil, fmt.Errorf("cuda: no %s (%s.%s) where the loader looks, in $CUDA_HOME, $CUDA_PATH or the usual folders; install %s, or "+
+		"name its file in $%s: %w", l.name, l.file, majors, cmp.Or(l.install, "it"), l.variable, wrong)
 }
 
 // invoke calls the function at an address.
@@ -92,4 +99,18 @@ func (l *library) find() ([]uintptr, error) {
 func invoke(address uintptr, args ...uintptr) int {
 	code, _, _ := purego.SyscallN(address, args...)
 	return int(int32(code))
+}
+
+// lastError calls ncclGetLastError at an address.
+func lastError(address uintptr) string {
+	var f func(handle uintptr) string
+	purego.RegisterFunc(&f, address)
+	return f(0)
+}
+
+// initRank calls ncclCommInitRank at an address, which takes its id by value.
+func initRank(address uintptr, handle *uintptr, size int, id ConnectionID, rank int) int {
+	var f func(handle *uintptr, size int32, id struct{ Bytes ConnectionID }, rank int32) int32
+	purego.RegisterFunc(&f, address)
+	return int(f(handle, int32(size), struct{ Bytes ConnectionID }{id}, int32(rank)))
 }

@@ -15,12 +15,13 @@ type Stream struct {
 	pool   pool
 	stage  staging
 
-	adam   adamTable // table of the last AdamW.Step
-	blas   blasHandle
-	ffts   map[fft]fftPlan
-	s4     s4Way
-	plan   []int32  // plan of the last EmbeddingBackward; its memory is reused
-	orders []orders // of grid scans
+	adam       adamTable // table of the last AdamW.Step
+	blas       blasHandle
+	connection connection // of NCCL
+	ffts       map[fft]fftPlan
+	s4         s4Way
+	plan       []int32  // plan of the last EmbeddingBackward; its memory is reused
+	orders     []orders // of grid scans
 
 	gathered *gathered // the sums of together, while it runs
 
@@ -103,7 +104,7 @@ func (s *Stream) Close() error {
 
 func (s *Stream) release() error {
 	d := s.device
-	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.replay.release(d), s.blas.release(d), s.releasePlans(), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
+	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.replay.release(d), s.connection.release(d), s.blas.release(d), s.releasePlans(), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
 }
 
 // Event is a point in the work of a stream.

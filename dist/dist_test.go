@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	f := map[string]func() error{
 		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail,
+		"devices": mpiDevices,
 	}[os.Getenv(role)]
 	if f == nil {
 		os.Exit(m.Run())

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs a command with a stand-in for the GPU's driver, cuBLAS and cuFFT. With it the GPU's tests run on a machine without a GPU.
+# Runs a command with a stand-in for the GPU's driver, cuBLAS, cuFFT and NCCL. With it the GPU's tests run on a machine without a GPU.
 #
-#   tools/gpustandin.sh [-if-present] go test -short ./cuda/... ./op ./layer ./nn ./train ./checkpoint
+#   tools/gpustandin.sh [-if-present] go test -short ./cuda/... ./dist ./op ./layer ./nn ./train ./checkpoint
 #
 # tools/gpustandin is a driver that runs the kernels of cuda/kernels on the host, compiled by g++. It tests the Go code and the logic
 # of the kernels. It does not test their PTX, the last bits of the arithmetic, or speed.
@@ -50,5 +50,6 @@ printf '%s\0' *.cpp | xargs -0 -n 1 -P "$(nproc)" g++ -std=c++17 -fno-extern-tls
 g++ -shared -pthread -Wl,-z,defs -o libcuda.so.1 *.o
 ln -s libcuda.so.1 libcublas.so.13
 ln -s libcuda.so.1 libcufft.so.12
+ln -s libcuda.so.1 libnccl.so.2
 cd "$OLDPWD"
 MAMBA_TEST_DEVICE=standin LD_LIBRARY_PATH=$out${LD_LIBRARY_PATH+:$LD_LIBRARY_PATH} "$@"

@@ -28,6 +28,10 @@ enum {
   notFound = 500,
   launchFailed = 719,
   cooperativeLaunchTooLarge = 720,
+  captureMerge = 902,
+  captureUnjoined = 904,
+  captureIsolation = 905,
+  capturedEvent = 907,
 };
 
 constexpr int multiprocessors = 4; // few: blocks of a cooperative launch are threads of the host
@@ -68,6 +72,8 @@ Limit allocations{false}, copies{true}, cooperatives{false}; // an allocation is
 std::mutex countsMutex;
 std::map<std::string, int> counts;
 
+const bool idle = getenv("GPUSTANDIN_IDLE"); // nothing is done: what a program then takes is the host's part
+
 thread_local void *current;
 char context;
 
@@ -98,15 +104,6 @@ void giveBack(char *p, Memory m) {
   munmap((char *)((size_t)p / page * page) - page, pages(m.size) + 2 * page);
 }
 
-// inside reports whether the n bytes at p lie in one allocation.
-bool inside(const void *p, size_t n) {
-  std::lock_guard<std::mutex> lock(mutex);
-  auto next = memory.upper_bound((char *)p);
-  if (next == memory.begin()) return false;
-  auto &at = *--next;
-  return (char *)p + n <= at.first + at.second.size;
-}
-
 // refusesCooperative reports whether a cooperative launch is to fail.
 bool refusesCooperative() {
   std::lock_guard<std::mutex> lock(mutex);
@@ -120,7 +117,11 @@ bool refusesCopy() {
 }
 
 struct Event {
-  std::chrono::steady_clock::time_point at;
+  std::shared_ptr<Point> point;       // null if it was not recorded yet
+  std::weak_ptr<Recording> recording; // in which it was recorded last, if captured
+  bool captured = false;
+  Stream *of = nullptr; // the stream that it is a point of
+  uint64_t after = 0;   // as many pieces of its work
 };
 
 struct Graph {
@@ -142,14 +143,72 @@ bool refusesAllocation() {
   return allocations.refuses();
 }
 
-int Stream::queue(std::function<int()> f) {
-  static const bool idle = getenv("GPUSTANDIN_IDLE"); // nothing is done: what a program then takes is the host's part
-  if (idle) return success;
-  if (recording) {
-    recording->push_back(std::move(f));
-    return success;
+// inside reports whether the n bytes at p lie in one allocation.
+bool inside(const void *p, size_t n) {
+  std::lock_guard<std::mutex> lock(mutex);
+  auto next = memory.upper_bound((char *)p);
+  if (next == memory.begin()) return false;
+  auto &at = *--next;
+  return (char *)p + n <= at.first + at.second.size;
+}
+
+void Point::reach() {
+  std::lock_guard<std::mutex> lock(mutex);
+  reached = true, at = std::chrono::steady_clock::now();
+  changed.notify_all();
+}
+
+void Point::wait() {
+  std::unique_lock<std::mutex> lock(mutex);
+  changed.wait(lock, [this] { return reached; });
+}
+
+Worker::Worker() {
+  thread = std::thread([this] {
+    std::unique_lock<std::mutex> lock(mutex);
+    for (;; changed.notify_all()) {
+      changed.wait(lock, [this] { return last || !work.empty(); });
+      if (work.empty()) return;
+      auto f = std::move(work.front());
+      lock.unlock();
+      f();
+      lock.lock();
+      work.pop_front();
+    }
+  });
+}
+
+Worker::~Worker() {
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    last = true;
+    changed.notify_all();
   }
-  return f();
+  thread.join();
+}
+
+void Worker::add(std::function<int()> f) {
+  std::lock_guard<std::mutex> lock(mutex);
+  work.push_back(std::move(f));
+  changed.notify_all();
+}
+
+void Worker::wait() {
+  std::unique_lock<std::mutex> lock(mutex);
+  changed.wait(lock, [this] { return work.empty(); });
+}
+
+void Stream::parallel() {
+  if (!worker) worker = std::make_unique<Worker>();
+}
+
+int Stream::queue(std::function<int()> f) {
+  if (idle) return success;
+  queued++;
+  if (recording) recording->work.push_back(std::move(f));
+  else if (worker) worker->add(std::move(f));
+  else return f();
+  return success;
 }
 
 extern "C" {
@@ -160,7 +219,9 @@ int cuGetErrorName(int code, const char **name) {
   static const std::map<int, const char *> names = {
       {invalidValue, "CUDA_ERROR_INVALID_VALUE"},     {outOfMemory, "CUDA_ERROR_OUT_OF_MEMORY"},   {invalidDevice, "CUDA_ERROR_INVALID_DEVICE"},
       {invalidContext, "CUDA_ERROR_INVALID_CONTEXT"}, {illegalState, "CUDA_ERROR_ILLEGAL_STATE"}, {notFound, "CUDA_ERROR_NOT_FOUND"},
-      {launchFailed, "CUDA_ERROR_LAUNCH_FAILED"},  {cooperativeLaunchTooLarge, "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"},  {contextIsDestroyed, "CUDA_ERROR_CONTEXT_IS_DESTROYED"}, {unknown, "CUDA_ERROR_UNKNOWN"}};
+      {launchFailed, "CUDA_ERROR_LAUNCH_FAILED"},  {cooperativeLaunchTooLarge, "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"},  {contextIsDestroyed, "CUDA_ERROR_CONTEXT_IS_DESTROYED"},
+      {captureMerge, "CUDA_ERROR_STREAM_CAPTURE_MERGE"}, {captureUnjoined, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED"},
+      {captureIsolation, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION"}, {capturedEvent, "CUDA_ERROR_CAPTURED_EVENT"}, {unknown, "CUDA_ERROR_UNKNOWN"}};
   auto at = names.find(code);
   if (at == names.end()) return invalidValue;
   return *name = at->second, success;
@@ -207,17 +268,43 @@ int cuCtxGetDevice(int *d) { return current ? *d = 0, success : invalidContext; 
 
 int cuStreamCreate(Stream **s, unsigned) { return current ? *s = make<Stream>("stream"), success : invalidContext; }
 int cuStreamDestroy_v2(Stream *s) { return destroy("stream", s); }
-int cuStreamSynchronize(Stream *s) { return s->recording ? illegalState : s->wrong; }
-int cuStreamWaitEvent(Stream *, Event *, unsigned) { return success; }
+int cuStreamSynchronize(Stream *s) {
+  if (s->recording) return illegalState;
+  if (s->worker) s->worker->wait();
+  return s->wrong;
+}
+int cuStreamWaitEvent(Stream *s, Event *e, unsigned) {
+  if (!e->point) return success;
+  if (!e->captured) {
+    if (s->recording) return captureIsolation;
+    return s->queue([point = e->point] { return point->wait(), success; });
+  }
+  const auto recording = e->recording.lock();
+  if (!recording) return capturedEvent;
+  if (s->recording && s->recording != recording) return captureMerge;
+  if (!s->recording) s->recording = recording, recording->joined.push_back(s);
+  s->queued++;
+  e->of->joined = std::max(e->of->joined, e->after);
+  return success;
+}
 
 int cuEventCreate(Event **e, unsigned) { return *e = make<Event>("event"), success; }
 int cuEventDestroy_v2(Event *e) { return destroy("event", e); }
 int cuEventRecord(Event *e, Stream *s) {
-  return s->queue([e] { return e->at = std::chrono::steady_clock::now(), success; });
+  e->point = std::make_shared<Point>(), e->captured = s->recording != nullptr, e->recording = s->recording, e->of = s;
+  const int code = s->queue([point = e->point] { return point->reach(), success; });
+  e->after = s->queued;
+  if (idle) e->point->reach();
+  return code;
 }
-int cuEventSynchronize(Event *) { return success; }
+int cuEventSynchronize(Event *e) {
+  if (e->point && e->captured) return capturedEvent;
+  if (e->point) e->point->wait();
+  return success;
+}
 int cuEventElapsedTime(float *ms, Event *from, Event *to) {
-  return *ms = std::chrono::duration<float, std::milli>(to->at - from->at).count(), success;
+  *ms = from->point && to->point ? std::chrono::duration<float, std::milli>(to->point->at - from->point->at).count() : 0;
+  return success;
 }
 
 int cuMemGetInfo_v2(size_t *free, size_t *total) {
@@ -298,7 +385,7 @@ static int launch(standin::Kernel *f, unsigned gx, unsigned gy, unsigned gz, uns
       fprintf(stderr, "stand-in: %s: %s\n", f->name, wrong);
       s->wrong = launchFailed;
     }
-    return s->wrong;
+    return (int)s->wrong;
   });
 }
 int cuLaunchKernel(standin::Kernel *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned sharedBytes, Stream *s,
@@ -321,15 +408,18 @@ int cuLaunchKernelEx(const LaunchConfig *c, standin::Kernel *f, void **arguments
 
 int cuStreamBeginCapture_v2(Stream *s, int) {
   if (s->recording) return illegalState;
-  s->recording = new std::vector<std::function<int()>>;
+  s->recording = std::make_shared<Recording>();
   return success;
 }
 int cuStreamEndCapture(Stream *s, Graph **g) {
   if (!s->recording) return illegalState;
-  *g = make<Graph>("graph");
-  (*g)->work = std::move(*s->recording);
-  delete s->recording;
+  const auto recording = std::move(s->recording);
+  bool unjoined = false;
+  for (Stream *other : recording->joined) unjoined |= other->joined < other->queued, other->recording = nullptr;
   s->recording = nullptr;
+  if (unjoined) return *g = nullptr, captureUnjoined;
+  *g = make<Graph>("graph");
+  (*g)->work = std::move(recording->work);
   return success;
 }
 int cuGraphInstantiateWithFlags(Graph **exec, Graph *g, uint64_t) { return *exec = make<Graph>("graph"), **exec = *g, success; }

@@ -1,0 +1,289 @@
+package dist
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/gomamba/mamba/cuda"
+)
+
+// Devices is the GPUs of the ranks of a group, one for each. AllReduceOn and the other functions whose names end in On move arrays between them, through NCCL. Each
+// queues its work and returns at once. All ranks make the same calls in the same order.
+//
+// The work runs on a stream of its own, one call after the other. A call begins when all work that was queued before on the stream of its arrays is done. Work that
+// is queued on that stream later runs at the same time, until Wait: before it, the arrays must not be freed or changed, nor read if the call writes them. Between
+// two calls of Wait, calls can be captured into a CUDA graph (cuda.Stream.Capture); the Wait belongs into the same capture.
+//
+// NCCL adds in a fixed order. So the results have the same bits on all ranks and in every run with the same number of ranks. With two ranks they are those of AllReduce
+// and ReduceScatter in host memory; with more, the order is another one, and BFloat16 is rounded after each addition.
+//
+// One goroutine at a time may use a Devices.
+type Devices struct {
+	group        *Group
+	device       *cuda.Device
+	stream       *cuda.Stream // nil for a group of one
+	queued, done *cuda.Event
+	waiting      []*cuda.Stream // those whose arrays are in calls after the last Wait
+	messages     []cuda.Message // those of Together while it runs, else nil
+	closed       bool
+}
+
+// Devices connects the GPUs of all ranks, of which d is this rank's. All ranks call it, each with another GPU. A group of one needs no library. Close the result before the group
+// and the device, or close the device.
+//
+// Errors: d is nil or closed; NCCL is missing on a rank; two ranks have the same GPU.
+func (g *Group) Devices(d *cuda.Device) (x *Devices, err error) {
+	if d == nil {
+		return nil, g.Fail(errors.New("dist: devices: the device is nil, want one that cuda.Open returned"))
+	}
+	x = &Devices{group: g, device: d}
+	if g.Size() == 1 {
+		if x.queued, err = d.NewEvent(); err != nil { // the device is closed
+			return nil, fmt.Errorf("dist: devices: %w", err)
+		}
+		return x, nil
+	}
+	defer func() {
+		if err != nil {
+			err, x = errors.Join(err, x.Close()), nil
+		}
+	}()
+	own, err := x.open()
+	if err != nil {
+		return x, g.Fail(fmt.Errorf("dist: devices: %w", err))
+	}
+	ids, err := g.GatherBytes(own[:])
+	if err != nil {
+		return x, err
+	}
+	if g.limit > 0 {
+		guard := time.AfterFunc(max(g.limit, 30*time.Second), func() { g.abort("NCCL does not connect the GPUs of the ranks") })
+		defer guard.Stop()
+	}
+	if err := x.stream.Connect(cuda.ConnectionID(ids[0]), g.Rank(), g.Size()); err != nil {
+		return x, g.Fail(fmt.Errorf("dist: devices: %w", err))
+	}
+	d.OnClose(func() { _ = x.Close() })
+	return x, g.Barrier()
+}
+
+// open makes what x has on the device, and an id of a connection.
+func (x *Devices) open() (id cuda.ConnectionID, err error) {
+	if x.stream, err = x.device.NewStream(); err != nil {
+		return id, err
+	}
+	if x.queued, err = x.device.NewEvent(); err != nil {
+		return id, err
+	}
+	if x.done, err = x.device.NewEvent(); err != nil {
+		return id, err
+	}
+	return x.device.NewConnectionID()
+}
+
+// abort ends the processes of all ranks.
+func (g *Group) abort(why string) {
+	fmt.Fprintf(os.Stderr, "dist: rank %d of %d ends the run: %s\n", g.Rank(), g.Size(), why)
+	os.Exit(1)
+}
+
+// Wait makes the streams of the arrays wait for all calls so far. It returns at once.
+func (x *Devices) Wait() error {
+	if err := x.usable("wait"); err != nil || len(x.waiting) == 0 {
+		return err
+	}
+	if err := x.stream.Record(x.done); err != nil {
+		return err
+	}
+	for _, s := range x.waiting {
+		if err := s.Wait(x.done); err != nil {
+			return err
+		}
+	}
+	x.waiting = x.waiting[:0]
+	return nil
+}
+
+// Close waits for the calls so far and ends the connection. After Fail of a rank it ends them. A second Close does nothing.
+func (x *Devices) Close() error {
+	if x == nil || x.device == nil {
+		return x.usable("close")
+	}
+	if x.closed {
+		return nil
+	}
+	x.closed = true
+	var errs []error
+	if x.stream != nil {
+		if x.group.failed() {
+			errs = append(errs, x.stream.Disconnect())
+		}
+		errs = append(errs, x.stream.Close())
+	}
+	for _, e := range []*cuda.Event{x.queued, x.done} {
+		if e != nil {
+			errs = append(errs, e.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// failed reports whether the ranks do not know of each other what they do.
+func (g *Group) failed() bool {
+	if !g.mu.TryLock() { // a call of the group runs
+		return false
+	}
+	defer g.mu.Unlock()
+	return g.broken != nil
+}
+
+func (x *Devices) usable(call string) error {
+	switch {
+	case x == nil || x.device == nil:
+		return fmt.Errorf("dist: %s: the devices are missing, want those that Group.Devices returned", call)
+	case x.closed:
+		return fmt.Errorf("dist: %s: the devices are closed", call)
+	}
+	return nil
+}
+
+// operand is an array of a call.
+type operand struct {
+	name  string
+	array cuda.Array[byte]
+}
+
+// begin checks the arrays of a call and returns the stream on which to queue it, which waits for their work. For a group of one it is the stream of the arrays.
+func (x *Devices) begin(call string, operands ...operand) (*cuda.Stream, error) {
+	if err := x.usable(call); err != nil {
+		return nil, err
+	}
+	for _, o := range operands {
+		switch {
+		case o.array.Absent():
+			return nil, fmt.Errorf("dist: %s: %s is absent, want an array", call, o.name)
+		case o.array.Stream().Device() != x.device:
+			return nil, fmt.Errorf("dist: %s: %s is on another device, want that of this rank", call, o.name)
+		case o.array.Stream() != operands[0].array.Stream():
+			return nil, fmt.Errorf("dist: %s: %s is on another stream than %s, want the same", call, o.name, operands[0].name)
+		}
+	}
+	s := operands[0].array.Stream()
+	if x.stream == nil {
+		return s, nil
+	}
+	if x.messages != nil && call != "SendOn" && call != "ReceiveOn" {
+		return nil, fmt.Errorf("dist: %s: inside Together, want SendOn and ReceiveOn only", call)
+	}
+	if err := s.Record(x.queued); err != nil {
+		return nil, err
+	}
+	if err := x.stream.Wait(x.queued); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(x.waiting, s) {
+		x.waiting = append(x.waiting, s)
+	}
+	return x.stream, nil
+}
+
+// AllReduceOn replaces the elements of a by their sums over all ranks, which have the same number of elements.
+func AllReduceOn[T Float](x *Devices, a cuda.Array[T]) error {
+	s, err := x.begin("AllReduceOn", operand{"a", a.Bytes()})
+	if err != nil || x.stream == nil {
+		return err
+	}
+	return cuda.AllReduce(s, a)
+}
+
+// ReduceScatterOn writes to own the sums over all ranks of one part of all: all has Size parts as long as own, and rank r gets part r. own may be that part of all; else
+// the two must not overlap. all keeps its other elements.
+func ReduceScatterOn[T Float](x *Devices, own, all cuda.Array[T]) error {
+	return partOn(x, "ReduceScatterOn", own, all, func(s *cuda.Stream) error { return cuda.ReduceScatter(s, own, all) }, own, all)
+}
+
+// AllGatherOn writes own of rank r to part r of all, which has Size parts as long as own. own may be the part of this rank; else the two must not overlap.
+func AllGatherOn[T cuda.Element](x *Devices, all, own cuda.Array[T]) error {
+	return partOn(x, "AllGatherOn", own, all, func(s *cuda.Stream) error { return cuda.AllGather(s, all, own) }, all, own)
+}
+
+// partOn queues a call between an array and its parts. For a group of one it is a copy.
+func partOn[T cuda.Element](x *Devices, call string, own, all cuda.Array[T], f func(s *cuda.Stream) error, to, from cuda.Array[T]) error {
+	if x != nil {
+		if err := fits(call, "all", all.Len(), own.Len(), x.group.Size()); err != nil {
+			return err
+		}
+	}
+	s, err := x.begin(call, operand{"own", own.Bytes()}, operand{"all", all.Bytes()})
+	switch {
+	case err != nil:
+		return err
+	case x.stream != nil:
+		return f(s)
+	case own.Address() != all.Address():
+		return to.CopyOf(s, from)
+	}
+	return nil
+}
+
+// BroadcastOn replaces the elements of a by those of rank root. All ranks have the same number of elements.
+func BroadcastOn[T cuda.Element](x *Devices, a cuda.Array[T], root int) error {
+	if x != nil && (root < 0 || root >= x.group.Size()) {
+		return fmt.Errorf("dist: BroadcastOn: root is %d, want a rank: 0 to %d", root, x.group.Size()-1)
+	}
+	s, err := x.begin("BroadcastOn", operand{"a", a.Bytes()})
+	if err != nil || x.stream == nil {
+		return err
+	}
+	return cuda.Broadcast(s, a, root)
+}
+
+// SendOn sends a to another rank, which calls ReceiveOn with as many elements of the same type. The calls after it may wait until that rank does so: two ranks that
+// send to each other use Together.
+func SendOn[T cuda.Element](x *Devices, a cuda.Array[T], to int) error {
+	return x.message("SendOn", "to", cuda.Message{Peer: to, Bytes: a.Bytes()})
+}
+
+// ReceiveOn writes to a what another rank sends with SendOn.
+func ReceiveOn[T cuda.Element](x *Devices, a cuda.Array[T], from int) error {
+	return x.message("ReceiveOn", "from", cuda.Message{Peer: from, Receive: true, Bytes: a.Bytes()})
+}
+
+func (x *Devices) message(call, name string, m cuda.Message) error {
+	if x != nil {
+		if err := x.group.peer(call, name, m.Peer); err != nil {
+			return err
+		}
+	}
+	s, err := x.begin(call, operand{"a", m.Bytes})
+	if err != nil {
+		return err
+	}
+	if x.messages != nil {
+		x.messages = append(x.messages, m)
+		return nil
+	}
+	return s.Exchange(m)
+}
+
+// Together queues the calls of SendOn and ReceiveOn that f makes as one, so that none waits for another one. f must not make other calls of x.
+func (x *Devices) Together(f func() error) error {
+	if err := x.usable("together"); err != nil {
+		return err
+	}
+	if f == nil {
+		return errors.New("dist: together: f is nil, want a function that calls SendOn and ReceiveOn")
+	}
+	if x.messages != nil {
+		return errors.New("dist: together: inside another Together")
+	}
+	x.messages = []cuda.Message{}
+	defer func() { x.messages = nil }()
+	if err := f(); err != nil || len(x.messages) == 0 {
+		return err
+	}
+	return x.stream.Exchange(x.messages...)
+}

@@ -1,0 +1,243 @@
+package dist_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/dist"
+	"github.com/gomamba/mamba/dist/disttest"
+	"github.com/gomamba/mamba/internal/gputest"
+)
+
+// devices opens the GPU of a rank, and calls f with the group's devices.
+func devices(g *dist.Group, f func(x *dist.Devices, s *cuda.Stream) error) error {
+	d, err := cuda.Open(gpuOf(g))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	s, err := d.NewStream()
+	if err != nil {
+		return err
+	}
+	x, err := g.Devices(d)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(x, s), x.Close(), d.Close())
+}
+
+// deviceCollectives compares every call on arrays of the GPU with a loop, and adds the results to a hash.
+func deviceCollectives(g *dist.Group, h hash.Hash) error {
+	return devices(g, func(x *dist.Devices, s *cuda.Stream) error {
+		seed := 0
+		for _, n := range []int{0, 1, 3, 64, 1025, 70000} {
+			for _, f := range []func(*dist.Group, *dist.Devices, *cuda.Stream, hash.Hash, int, int) error{sumsOn[float32], sumsOn[float64], sumsOn[dist.BFloat16],
+				movesOn[float32], movesOn[float64], movesOn[dist.BFloat16], movesOn[byte]} {
+				seed++
+				if err := f(g, x, s, h, n, seed); err != nil {
+					return fmt.Errorf("rank %d of %d, %d elements: %w", g.Rank(), g.Size(), n, err)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// near compares sums that are added in another order: with two ranks the same bits, else within a rounding for each addition.
+func near[T dist.Float](what string, size int, got []T, seed int, index func(i int) int) error {
+	for i := range got {
+		want, largest := wide(add[T](size, index(i), seed)), 0.0
+		for r := range size {
+			largest += math.Abs(wide(value[T](r, index(i), seed)))
+		}
+		bound := largest * map[bool]float64{true: float64(size), false: 0}[size > 2]
+		switch any(T(0)).(type) {
+		case float32:
+			bound *= 0x1p-23
+		case float64:
+			bound *= 0x1p-52
+		default:
+			bound *= 0x1p-7
+		}
+		if d := math.Abs(wide(got[i]) - want); !(d <= bound) {
+			return fmt.Errorf("%s: element %d of %d is %v, want %v", what, i, len(got), wide(got[i]), want)
+		}
+	}
+	return nil
+}
+
+func wide[T dist.Float](x T) float64 {
+	if b, ok := any(x).(dist.BFloat16); ok {
+		return float64(b.Float32())
+	}
+	return float64(x)
+}
+
+// upload returns an array of n elements on a device.
+func upload[T dist.Element](s *cuda.Stream, n int, f func(i int) T) (cuda.Array[T], error) {
+	return cuda.Upload(s, make1(n, f))
+}
+
+func download[T dist.Element](s *cuda.Stream, a cuda.Array[T]) ([]T, error) {
+	host := make([]T, a.Len())
+	return host, a.CopyTo(s, host)
+}
+
+func sumsOn[T dist.Float](g *dist.Group, x *dist.Devices, s *cuda.Stream, h hash.Hash, n, seed int) error {
+	rank, size := g.Rank(), g.Size()
+	own := func(i int) T { return value[T](rank, i, seed) }
+	a, err := upload(s, n, own)
+	if err != nil {
+		return err
+	}
+	defer a.Free()
+	all, err := upload(s, n*size, own)
+	if err != nil {
+		return err
+	}
+	defer all.Free()
+	part, err := cuda.NewArray[T](s, n)
+	if err != nil {
+		return err
+	}
+	defer part.Free()
+	mine := all.Slice(rank*n, n)
+	if err := errors.Join(dist.AllReduceOn(x, a), dist.ReduceScatterOn(x, part, all), x.Wait()); err != nil {
+		return err
+	}
+	sum, err1 := download(s, a)
+	parts, err2 := download(s, part)
+	same1 := func(i int) int { return i }
+	err = errors.Join(err1, err2, near("AllReduceOn", size, sum, seed, same1), near("ReduceScatterOn", size, parts, seed, func(i int) int { return rank*n + i }))
+	if err != nil {
+		return err
+	}
+	// In place, the sums of all parts are those of an AllReduce.
+	if err := errors.Join(dist.ReduceScatterOn(x, mine, all), dist.AllGatherOn(x, all, mine), x.Wait()); err != nil {
+		return err
+	}
+	sums, err := download(s, all)
+	fmt.Fprint(h, sum, sums)
+	return errors.Join(err, near("ReduceScatterOn and AllGatherOn", size, sums, seed, same1),
+		same("ReduceScatterOn in place", sums[rank*n:][:n], func(i int) T { return parts[i] }))
+}
+
+func movesOn[T dist.Element](g *dist.Group, x *dist.Devices, s *cuda.Stream, h hash.Hash, n, seed int) error {
+	rank, size := g.Rank(), g.Size()
+	of := func(rank int) func(int) T { return func(i int) T { return value[T](rank, i, seed) } }
+	own, err := upload(s, n, of(rank))
+	if err != nil {
+		return err
+	}
+	defer own.Free()
+	all, err := cuda.NewArray[T](s, n*size)
+	if err != nil {
+		return err
+	}
+	defer all.Free()
+	if err := errors.Join(dist.AllGatherOn(x, all, own), x.Wait()); err != nil {
+		return err
+	}
+	got, err := download(s, all)
+	if err = errors.Join(err, same("AllGatherOn", got, func(i int) T { return value[T](i/max(n, 1), i%max(n, 1), seed) })); err != nil {
+		return err
+	}
+	for root := range size {
+		a, err := upload(s, n, of(rank))
+		if err != nil {
+			return err
+		}
+		err = errors.Join(dist.BroadcastOn(x, a, root), x.Wait())
+		got, wrong := download(s, a)
+		a.Free()
+		if err = errors.Join(err, wrong, same("BroadcastOn", got, of(root))); err != nil {
+			return err
+		}
+	}
+	if size == 1 {
+		return nil
+	}
+	// Around the ring, all at once and then from rank to rank.
+	next, before := (rank+1)%size, (rank+size-1)%size
+	a := all.Slice(0, n)
+	err = x.Together(func() error { return errors.Join(dist.SendOn(x, own, next), dist.ReceiveOn(x, a, before)) })
+	if err = errors.Join(err, x.Wait()); err != nil {
+		return err
+	}
+	got, err = download(s, a)
+	if err = errors.Join(err, same("Together", got, of(before))); err != nil {
+		return err
+	}
+	if rank > 0 {
+		err = dist.ReceiveOn(x, a, before)
+	}
+	if rank < size-1 && err == nil {
+		err = dist.SendOn(x, own, next)
+	}
+	if err = errors.Join(err, x.Wait()); err != nil || rank == 0 {
+		return err
+	}
+	got, err = download(s, a)
+	return errors.Join(err, same("ReceiveOn", got, of(before)))
+}
+
+func mpiDevices() error {
+	g, err := dist.Join(context.Background())
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	if err := g.Fail(deviceCollectives(g, h)); err != nil {
+		return err
+	}
+	fmt.Println(g.Rank(), g.Size(), hex.EncodeToString(h.Sum(nil)[:8]))
+	return g.Close()
+}
+
+// The sums have the same bits on all ranks and in every run.
+func TestDevices(t *testing.T) {
+	gputest.Open(t, cuda.Open)
+	h := sha256.New()
+	if err := deviceCollectives(nil, h); err != nil {
+		t.Errorf("a group of one: %v", err)
+	}
+	sizes := []int{2}
+	if *long {
+		sizes = []int{2, 3, 4}
+	}
+	for _, size := range sizes {
+		library := disttest.Libraries[0]
+		t.Run(fmt.Sprint(library.Name, size), func(t *testing.T) {
+			lines := disttest.Output(t, library.Start(t, size, role, "devices"))
+			slices.Sort(lines)
+			if len(lines) != size {
+				t.Fatalf("the ranks print %q, want a line each", lines)
+			}
+			for rank, line := range lines {
+				_, hash, _ := strings.Cut(lines[0], " ")
+				if want := fmt.Sprint(rank, " ", hash); line != want {
+					t.Errorf("rank %d prints %q, want %q", rank, line, want)
+				}
+			}
+		})
+	}
+}
+
+// gpuOf returns the number of a rank's GPU: the stand-in has one in each process.
+func gpuOf(g *dist.Group) int {
+	if os.Getenv("MAMBA_TEST_DEVICE") == "standin" {
+		return 0
+	}
+	return g.LocalRank()
+}
