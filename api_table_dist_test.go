@@ -73,6 +73,7 @@ func distCalls() []call {
 			"Barrier": {fine: none}, "Close": {fine: none},
 			"GatherBytes": {args: with([]byte{1}), fine: and("1=*")},
 			"Fail":        {args: with(errors.New("no data")), broken: true, fine: []string{"1=nil: nothing has failed"}},
+			"Observe":     {args: with(func(string) func(bool) { return func(bool) {} })},
 			"Watch":       {args: with(func() (uint64, string) { return 0, "" })},
 		}),
 		[]call{

@@ -109,6 +109,10 @@ func trainCalls(dir string) []call {
 		return train.Problem{Params: lm.Params(), Loss: train.LMLoss(lm), HeldOut: []train.Batch{batch()},
 			Data: train.NewSource(func(int) (train.Batch, error) { return batch(), nil })}
 	}
+	trace := new(train.Trace)
+	traced := must(train.New(small(), func() train.Config { c := cfg; c.Trace = trace; return c }()))
+	check(traced.Run(context.Background()))
+	check(traced.Close())
 	of := func() any { return new(train.Call) }
 	noPrompt := []string{"0[0].Prompt=0", "0[0]=zero: the other document is left", "0[0].Tokens[0]=*: the trainer knows the vocabulary"}
 	return slices.Concat(
@@ -120,6 +124,7 @@ func trainCalls(dir string) []call {
 		methods("train.Packer", packer, map[string]call{"Skip": {args: with(1), fine: []string{"1=0"}}, "Go": {args: func() []any { return []any{train.Position{Row: 1}} }, fine: []string{"1=zero", "1.Row=0", "1.Epoch=0", "1.Epoch=1*", "1.Epoch=4*"}}}),
 		methods("train.Call", of, map[string]call{"Input": {args: with("ids")}, "Metric": {args: with("m", (*G.Node)(nil))}}),
 		methods("train.Curve", func() any { return curve }, map[string]call{"Mean": {args: with(1)}}),
+		methods("train.Trace", func() any { return trace }, map[string]call{"WriteJSON": {args: func() []any { return []any{io.Discard} }, fine: []string{"0=*: nothing is recorded"}}}),
 		methods("train.AdamW", func() any { return solver(the) }, map[string]call{
 			"LearnRate": {args: with(1)}, "SetSteps": {args: with(1)}, "Step": {args: func() []any { return []any{model(the)} }, fine: []string{"1=nil: no weight changes"}},
 		}),
@@ -132,7 +137,7 @@ func trainCalls(dir string) []call {
 				return t.Close()
 			}, args: func() []any { c := cfg; c.File = filepath.Join(dir, "new"); return []any{small(), c} }, fine: []string{
 				"1.Steps=1*", "1.Steps=4*", "1.Accumulate=0", "1.Data[0].Prompt=0", "1.Data[0]=zero", "1.HeldOut=nil", "1.HeldOut[0]*", "1.Data[0].Tokens[0]=0",
-				"1.AdamW.*=0", "1.AdamW.Schedule=nil", "1.EvalEvery=*", "1.SaveEvery=*", `1.File=*: the error is that of the first save`, "1.Settings=nil", "1.Report=nil", "1.Options=nil", "1.Group=*: a group of one",
+				"1.AdamW.*=0", "1.AdamW.Schedule=nil", "1.EvalEvery=*", "1.SaveEvery=*", `1.File=*: the error is that of the first save`, "1.Settings=nil", "1.Report=nil", "1.Trace=*", "1.Options=nil", "1.Group=*: a group of one",
 			}},
 			{name: "train.NewTrainer", f: func(p train.Problem, c train.RunConfig) error {
 				t, err := train.NewTrainer(p, c)
@@ -145,7 +150,7 @@ func trainCalls(dir string) []call {
 					File: filepath.Join(dir, "problem"), Settings: cfg.Settings, Report: cfg.Report}}
 			}, fine: []string{
 				"0.HeldOut=nil", "0.HeldOut[0].Weight=0",
-				"1.Steps=1*", "1.Steps=4*", "1.Accumulate=0", "1.AdamW.*=0", "1.AdamW.Schedule=nil", "1.EvalEvery=*", "1.SaveEvery=*", "1.File=*: the error is that of the first save", "1.Settings=nil", "1.Report=nil", "1.Group=*: a group of one",
+				"1.Steps=1*", "1.Steps=4*", "1.Accumulate=0", "1.AdamW.*=0", "1.AdamW.Schedule=nil", "1.EvalEvery=*", "1.SaveEvery=*", "1.File=*: the error is that of the first save", "1.Settings=nil", "1.Report=nil", "1.Trace=*", "1.Group=*: a group of one",
 			}},
 			{name: "train.LMLoss", f: func(lm *nn.LM, o ...nn.CallOption) error {
 				p := problem()

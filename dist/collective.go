@@ -104,7 +104,7 @@ func (g *Group) breaks(err error) error {
 	return err
 }
 
-// enter locks the group for a collective call. If it returns nil, the caller must unlock g.mu.
+// enter locks the group for a collective call. If it returns nil, the caller must call leave.
 func (g *Group) enter(c call) error {
 	if g.closed.Load() {
 		return fmt.Errorf("dist: %s: the group is closed", callNames[c])
@@ -116,7 +116,19 @@ func (g *Group) enter(c call) error {
 		g.mu.Unlock()
 		return g.broken
 	}
+	if f := g.observer.Load(); f != nil {
+		g.next = (*f)(callNames[c])
+	}
 	return nil
+}
+
+// leave ends a call after enter.
+func (g *Group) leave() {
+	if g.next != nil {
+		g.next(true)
+		g.next = nil
+	}
+	g.mu.Unlock()
 }
 
 // move sends and receives the messages of a collective call.
@@ -134,6 +146,9 @@ func (g *Group) agree(own header) ([]header, error) {
 	part := func(rank int) []byte { return all[headerBytes*rank : headerBytes*(rank+1)] }
 	if err := g.move(g.each(func(rank int) []byte { return part(g.Rank()) }, part)); err != nil {
 		return nil, err
+	}
+	if g.next != nil {
+		g.next(false)
 	}
 	headers := make([]header, g.Size())
 	var failed []int
@@ -231,7 +246,7 @@ func (g *Group) Barrier() error {
 	if err := g.enter(callBarrier); err != nil {
 		return err
 	}
-	defer g.mu.Unlock()
+	defer g.leave()
 	_, err := g.agree(header{call: callBarrier})
 	return err
 }
@@ -253,7 +268,7 @@ func (g *Group) GatherBytes(own []byte) ([][]byte, error) {
 	if err := g.enter(callBytes); err != nil {
 		return nil, err
 	}
-	defer g.mu.Unlock()
+	defer g.leave()
 	headers, err := g.agree(header{call: callBytes, kind: 'b', size: 1, count: int64(len(own))})
 	if err != nil {
 		return nil, err
@@ -274,7 +289,7 @@ func AllReduce[T Float](g *Group, data []T) error {
 	if err := g.enter(callReduce); err != nil {
 		return err
 	}
-	defer g.mu.Unlock()
+	defer g.leave()
 	if _, err := g.agree(headerOf[T](callReduce, len(data))); err != nil {
 		return err
 	}
@@ -308,7 +323,7 @@ func ReduceScatter[T Float](g *Group, own, data []T) error {
 	if err := g.enter(callScatter); err != nil {
 		return err
 	}
-	defer g.mu.Unlock()
+	defer g.leave()
 	if _, err := g.agree(headerOf[T](callScatter, len(data))); err != nil {
 		return err
 	}
@@ -327,7 +342,7 @@ func AllGather[T Element](g *Group, all, own []T) error {
 	if err := g.enter(callGather); err != nil {
 		return err
 	}
-	defer g.mu.Unlock()
+	defer g.leave()
 	if _, err := g.agree(headerOf[T](callGather, len(all))); err != nil {
 		return err
 	}
@@ -352,7 +367,7 @@ func Broadcast[T Element](g *Group, data []T, root int) error {
 	if err := g.enter(callBroadcast); err != nil {
 		return err
 	}
-	defer g.mu.Unlock()
+	defer g.leave()
 	h := headerOf[T](callBroadcast, len(data))
 	h.root = int32(root)
 	if _, err := g.agree(h); err != nil {
@@ -505,10 +520,16 @@ func Receive[T Element](g *Group, data []T, from int) error {
 	g.takes.Lock()
 	defer g.takes.Unlock()
 	g.paired.Store(true)
+	next := func(bool) {}
+	if f := g.observer.Load(); f != nil {
+		next = (*f)("Receive")
+		defer next(true)
+	}
 	h := make([]byte, headerBytes)
 	if err := g.pair([]Message{{from, true, h}}); err != nil {
 		return err
 	}
+	next(false)
 	sent, want := readHeader(h), headerOf[T](callSend, len(data))
 	if sent.call == callFail {
 		text := make([]byte, min(max(sent.count, 1), longestError))

@@ -26,6 +26,8 @@ type Group struct {
 	paired        atomic.Bool           // the ranks use Send and Receive
 	sent          map[int]chan struct{} // by destination, closed when the last message of Send to it is on its way; guarded by sends
 	unsent        error                 // why one is not
+	observer      atomic.Pointer[func(string) func(bool)]
+	next          func(done bool) // of the observer, for the call that holds mu; nil if nobody observes it
 	scratch       []byte
 	pieceForTests int
 }
@@ -173,6 +175,19 @@ func (g *Group) LocalRank() int {
 func (g *Group) Watch(progress func() (count uint64, doing string)) {
 	if g != nil && g.engine != nil && !g.closed.Load() {
 		g.engine.Watch(g.limit, progress)
+	}
+}
+
+// Observe calls begin at the beginning of each collective call and each Receive of this rank, with its name, from the goroutine that makes the call. The function
+// that begin returns is called with false when all ranks have begun the call, or when the sender's message has come, and with true at the end: until the first
+// call this rank waits for others, and then bytes move. A call that fails may have the end only. A nil begin ends the observation. A group of one has no calls to observe.
+func (g *Group) Observe(begin func(call string) (next func(done bool))) {
+	switch {
+	case g == nil:
+	case begin == nil:
+		g.observer.Store(nil)
+	default:
+		g.observer.Store(&begin)
 	}
 }
 

@@ -68,7 +68,7 @@ func (t *Trainer) meet() error {
 	if err != nil {
 		return err
 	}
-	own := map[string]string{"Shard": fmt.Sprint(t.cfg.Shard), "Segments": fmt.Sprint(t.cfg.Segments), "File is set": fmt.Sprint(t.cfg.File != ""), "EvalEvery": fmt.Sprint(t.cfg.EvalEvery), "SaveEvery": fmt.Sprint(t.cfg.SaveEvery)}
+	own := map[string]string{"Shard": fmt.Sprint(t.cfg.Shard), "Segments": fmt.Sprint(t.cfg.Segments), "File is set": fmt.Sprint(t.cfg.File != ""), "Trace is set": fmt.Sprint(t.cfg.Trace != nil), "EvalEvery": fmt.Sprint(t.cfg.EvalEvery), "SaveEvery": fmt.Sprint(t.cfg.SaveEvery)}
 	for name, value := range record {
 		own[name] = value
 	}
@@ -110,9 +110,11 @@ func (t *Trainer) meet() error {
 // solve makes a step of the solver with the gradients of all ranks.
 func (t *Trainer) solve() error {
 	if t.exchange == nil {
+		t.cfg.Trace.begin(updating)
 		return t.solver.Step(t.nodes)
 	}
 	t.doing("adding up the gradients of step %d", t.Done()+1)
+	t.cfg.Trace.begin(exchanging)
 	grads, back, err := gradients(t.nodes)
 	if err != nil {
 		return err
@@ -124,12 +126,14 @@ func (t *Trainer) solve() error {
 	if err != nil {
 		return err
 	}
+	t.cfg.Trace.begin(updating)
 	if !t.params.Place().OnHost() {
 		return t.solver.Step(t.nodes) // the same on every rank
 	}
 	if err := t.solver.step(t.nodes, &squares); err != nil || !t.cfg.Shard {
 		return err
 	}
+	t.cfg.Trace.begin(exchanging)
 	weights := make(elements, len(t.params))
 	for i, p := range t.params {
 		weights[i] = p.Value.Data()

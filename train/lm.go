@@ -40,6 +40,7 @@ type Config struct {
 
 	// Report is called after each step; with a Group on rank 0 only.
 	Report func(*Curve)
+	Trace  *Trace // see RunConfig.Trace
 	// Options are the options of the model's calls, such as nn.WithRecompute.
 	Options []nn.CallOption
 }
@@ -56,7 +57,7 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 	}
 	run := RunConfig{Steps: cfg.Steps, Accumulate: cfg.Accumulate, AdamW: cfg.AdamW, EvalEvery: cfg.EvalEvery, File: cfg.File,
 		SaveEvery: cfg.SaveEvery, Settings: cfg.Settings, Group: cfg.Group, Shard: cfg.Shard,
-		Segments: cfg.Segments, Report: cfg.Report}
+		Segments: cfg.Segments, Report: cfg.Report, Trace: cfg.Trace}
 	if err := atLeast(field{"Batch", cfg.Batch, 1}, field{"Length", cfg.Length, 1}); err != nil {
 		return nil, err
 	}

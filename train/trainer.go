@@ -43,6 +43,8 @@ type RunConfig struct {
 
 	// Report is called after each step; with a Group on rank 0 only.
 	Report func(*Curve)
+	// Trace records what the time of Run goes to; by default nothing does. With a Group all ranks have one, or none.
+	Trace *Trace
 }
 
 // field is a number of a configuration with its smallest value.
@@ -299,7 +301,11 @@ func (t *Trainer) Run(ctx context.Context) error {
 	if err != nil {
 		return t.cfg.Group.Fail(fmt.Errorf("train: %w", err))
 	}
-	stopped, err := t.run(ctx)
+	var stopped error
+	if err = t.cfg.Trace.start(t.cfg.Group); err == nil {
+		stopped, err = t.run(ctx)
+		err = errors.Join(err, t.cfg.Trace.stop(t.cfg.Group, err == nil))
+	}
 	if err != nil {
 		return t.cfg.Group.Fail(err)
 	}
@@ -309,16 +315,20 @@ func (t *Trainer) Run(ctx context.Context) error {
 // run returns why it has stopped before the last step if a context has ended, which all ranks know, or an error, which others may not know.
 func (t *Trainer) run(ctx context.Context) (stopped, err error) {
 	defer t.watch()()
+	trace := t.cfg.Trace
+	trace.begin(evaluating)
 	if len(t.curve.HeldOut) == 0 {
 		if err := t.evaluate(); err != nil {
 			return nil, err
 		}
 	}
 	for t.Done() < t.cfg.Steps {
+		trace.begin(waiting)
 		if stopped, err = t.ended(ctx); err != nil {
 			return nil, err
 		}
 		if stopped != nil {
+			trace.begin(saving)
 			if err := t.Save(); err != nil {
 				return nil, errors.Join(err, stopped)
 			}
@@ -329,16 +339,19 @@ func (t *Trainer) run(ctx context.Context) (stopped, err error) {
 		}
 		done, last := t.Done(), t.Done() == t.cfg.Steps
 		if last || t.cfg.EvalEvery > 0 && done%t.cfg.EvalEvery == 0 {
+			trace.begin(evaluating)
 			if err := t.evaluate(); err != nil {
 				return nil, err
 			}
 		}
 		if last || t.cfg.SaveEvery > 0 && done%t.cfg.SaveEvery == 0 {
+			trace.begin(saving)
 			if err := t.Save(); err != nil {
 				return nil, err
 			}
 		}
 		if t.cfg.Report != nil && t.cfg.Group.Rank() == 0 {
+			trace.begin(reporting)
 			t.doing("in Report after step %d", done)
 			t.cfg.Report(&t.curve)
 		}
@@ -404,6 +417,7 @@ func (t *Trainer) step() (err error) {
 		}
 	}()
 	t.doing("reading the batches of step %d", t.Done()+1)
+	t.cfg.Trace.begin(loading)
 	group := t.cfg.Group
 	batches, before := make([]Batch, t.cfg.Accumulate), group.Rank()%t.shares()*t.cfg.Accumulate
 	if err := skip(t.source, before); err != nil {
@@ -420,11 +434,13 @@ func (t *Trainer) step() (err error) {
 	if err := skip(t.source, (t.shares()-1)*t.cfg.Accumulate-before); err != nil {
 		return fmt.Errorf("train: step %d: the batches of other ranks: %w", t.Done()+1, err)
 	}
+	t.cfg.Trace.begin(waiting)
 	sum, err := total(batches, group)
 	if err != nil {
 		return fmt.Errorf("train: step %d: %w", t.Done()+1, err)
 	}
 	loss := 0.0
+	t.cfg.Trace.begin(computing)
 	for i, b := range batches {
 		t.doing("forward and backward pass of batch %d of step %d", i, t.Done()+1)
 		if err := t.train.run(b, b.Weight/sum, t.Done()*t.cfg.Accumulate*t.shares()+before+i); err != nil {
@@ -438,6 +454,7 @@ func (t *Trainer) step() (err error) {
 		}
 		loss += t.train.result(theLoss)
 	}
+	t.cfg.Trace.begin(waiting)
 	if loss, err = sumOver(group, loss); err != nil {
 		return err
 	}

@@ -20,12 +20,12 @@ func TestDistributed(t *testing.T) {
 	dir := t.TempDir()
 	library := disttest.Libraries[0]
 	two := filepath.Join(dir, "two")
-	lines := disttest.Output(t, library.Start(t, 2, asProgram, "1", arguments(two, "-distributed", "-shard")...))
+	lines := disttest.Output(t, library.Start(t, 2, asProgram, "1", arguments(two, "-distributed", "-shard", "-trace")...))
 	text := strings.Join(lines, "\n")
-	if strings.Count(text, "finetune    all weights") != 1 || !strings.Contains(text, "batch: 2 x 1 x 2, length: 32") {
+	if strings.Count(text, "finetune    all weights") != 1 || !strings.Contains(text, "batch: 2 x 1 x 2, length: 32") || strings.Count(text, "trace  ") != 1 || !strings.Contains(text, "\n   1       4 ") {
 		t.Errorf("two processes print\n%s", text)
 	}
-	for _, file := range []string{"config.json", "model.safetensors", "loss.png", "train.safetensors"} {
+	for _, file := range []string{"config.json", "model.safetensors", "loss.png", "train.safetensors", "trace.json"} {
 		if _, err := os.Stat(filepath.Join(two, file)); err != nil {
 			t.Error(err)
 		}

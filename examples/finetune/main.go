@@ -96,6 +96,9 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 	fmt.Fprintf(out, "finetune    %s: %d of %d parameters\n", what, lm.Params().Trainable().Count(), lm.Params().Count())
 	fmt.Fprintf(out, "            steps: %d, batch: %s%d x %d, length: %d, learn rate: %v\n", set.steps, ranks(set), set.accumulate, set.batch, set.length, set.lr)
 
+	if set.traced {
+		set.trace = new(train.Trace)
+	}
 	t, show, err := newTrainer(lm, set, tuned.corpus, stateFile(set), set.saved(map[string]string{"-model": model, "-data": tuned.sum}), out)
 	if err != nil {
 		return err
@@ -106,7 +109,8 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 			return err
 		}
 	}
-	if err := loop.Run(ctx, t, show, set.resume, out); err != nil {
+	err = loop.Run(ctx, t, show, set.resume, out)
+	if err := errors.Join(err, loop.Trace(set.trace, filepath.Join(set.out, "trace.json"), set.group, out)); err != nil {
 		return err
 	}
 	for i := range texts {
@@ -242,7 +246,7 @@ func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[strin
 		Batch: set.batch, Length: set.length, Steps: set.steps, Accumulate: set.accumulate,
 		Data: c.train, HeldOut: c.heldOut, Seed: uint64(set.seed),
 		AdamW: train.AdamWConfig{LearnRate: set.lr, Decay: set.decay, Clip: set.clip, Schedule: train.WarmupCosine(set.warmup, set.steps, 0.1)},
-		File:  file, SaveEvery: set.save, EvalEvery: set.eval, Settings: saved, Group: set.group, Shard: set.shard, Segments: set.segments, Report: show.Update,
+		File:  file, SaveEvery: set.save, EvalEvery: set.eval, Settings: saved, Group: set.group, Shard: set.shard, Segments: set.segments, Report: show.Update, Trace: set.trace,
 	})
 	return t, show, err
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/examples/internal/options"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/train"
 )
 
 // settings are the values of the flags.
@@ -16,7 +17,7 @@ type settings struct {
 	model, data, out                 string
 	lora                             int
 	alpha                            float64
-	merge, resume                    bool
+	merge, resume, traced            bool
 	distributed, shard, segments     bool
 	steps, batch, length, accumulate int
 	lr, decay, clip                  float64
@@ -29,6 +30,7 @@ type settings struct {
 	device options.Device
 	where  []nn.Option // of the model: that device
 	group  *dist.Group // the processes that train together, nil for this one alone
+	trace  *train.Trace
 }
 
 // parse reads the flags. Its errors name the flag, the value and what it should be.
@@ -48,6 +50,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	flags.BoolVar(&set.distributed, "distributed", false, "train with all processes that mpirun or srun has started, each on -accumulate batches of a step")
 	flags.BoolVar(&set.shard, "shard", false, "with -distributed: divide the moments of AdamW among the processes")
 	flags.BoolVar(&set.segments, "segments", false, "with -distributed: divide each sequence among the processes, for long ones")
+	flags.BoolVar(&set.traced, "trace", false, "print what the time of each process goes to, and write it to trace.json in -out, for ui.perfetto.dev")
 	options.Whole(flags, &set.steps, 1, "steps", "training steps")
 	options.Whole(flags, &set.batch, 1, "batch", "sequences of a batch")
 	options.Whole(flags, &set.length, 1, "length", "tokens of a sequence")

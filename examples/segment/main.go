@@ -205,18 +205,23 @@ func (n *network) train(ctx context.Context, set settings, d *dataset, out io.Wr
 	if model != set.model && set.model != "both" { // a checkpoint to train further
 		model += " " + loop.Fingerprint(n.params)
 	}
+	var trace *train.Trace
+	if set.traced {
+		trace = new(train.Trace)
+	}
 	t, err := train.NewTrainer(train.Problem{Params: n.params, Loss: n.loss, Data: source, HeldOut: heldOut}, train.RunConfig{
 		Steps: set.steps,
 		AdamW: train.AdamWConfig{LearnRate: set.lr, Decay: set.decay, Clip: set.clip, Schedule: train.WarmupCosine(set.warmup, set.steps, 0.01)},
 		File:  stateFile(set, n.Kind), SaveEvery: set.save, EvalEvery: set.eval, Report: show.Update,
 		Settings: set.saved(map[string]string{"-data": d.sum, "-model": model}),
-		Group:    set.group,
+		Group:    set.group, Trace: trace,
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
-	if err := loop.Run(ctx, t, show, set.resume, out); err != nil {
+	err = loop.Run(ctx, t, show, set.resume, out)
+	if err := errors.Join(err, loop.Trace(trace, filepath.Join(folder(set, n.Kind), "trace.json"), set.group, out)); err != nil {
 		return nil, err
 	}
 	if set.group.Rank() > 0 {

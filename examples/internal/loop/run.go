@@ -161,6 +161,15 @@ func Run(ctx context.Context, t *train.Trainer, show *report.Progress, resume bo
 	return err
 }
 
+// Trace prints the table of a trace of Run and writes it to a file. It does nothing if the trace is nil, which means that the program has no flag -trace.
+func Trace(trace *train.Trace, file string, group *dist.Group, out io.Writer) error {
+	if trace == nil || group.Rank() > 0 {
+		return nil
+	}
+	fmt.Fprintf(out, "\ntrace       %s, for ui.perfetto.dev or chrome://tracing\n%v", file, trace)
+	return tensorfile.Replace(file, trace.WriteJSON)
+}
+
 // Fingerprint returns a checksum of a model's weights. A run is resumed only with the model that it started from.
 func Fingerprint(params layer.Params) string {
 	h := sha256.New()
