@@ -45,7 +45,7 @@ func (p *product) inTasks(alone bool) {
 		most := max(1, p.m/blockRows)
 		j.blocks = max(parts(p.n, blockColumns), min(parts(min(wanted, 8), most), parts(p.panels(), 2)))
 		j.rowBlocks = min(most, parts(wanted, j.blocks))
-		if procs := min(runtime.GOMAXPROCS(0), p.m*p.n*p.k/serialSize); !alone && j.blocks*j.rowBlocks < procs {
+		if procs := min(runtime.GOMAXPROCS(0), p.cost()/(serialSize/2)); !alone && j.blocks*j.rowBlocks < procs {
 			j.cutFor(procs)
 		}
 		// The last tasks are small, for the processors to finish together.

@@ -16,8 +16,8 @@ const (
 
 	// taskSize is the number of multiplications of a task: about 40 µs.
 	taskSize = 1 << 22
-	// serialSize is the largest number of multiplications that one processor does alone.
-	serialSize = 1 << 20
+	// serialSize is the largest cost of a product that one processor computes alone, and half of it the least for each of several.
+	serialSize = 1 << 19
 	// streamSize is the number of elements of B of a task that reads B without packing.
 	streamSize = 1 << 16
 )
@@ -43,7 +43,7 @@ func (p *product) run() {
 		p.a, p.b, p.ldb, p.aRow, p.bTrans = p.b, p.a, p.aRow, p.k, true
 		p.ldc = p.n
 	}
-	small := p.m*p.n*p.k <= serialSize
+	small := p.cost() <= serialSize
 	switch {
 	case p.dotsApply():
 		if p.n*p.k < 2*streamSize {
@@ -58,6 +58,13 @@ func (p *product) run() {
 		}
 	}
 	p.inTasks(small)
+}
+
+// cost returns the time of a product in multiplications. A tile multiplies whole vectors. To read and write an element of C takes about as long as
+// perElement multiplications.
+func (p *product) cost() int {
+	const perElement = 8
+	return p.m * p.width() * p.lanes * (p.k + perElement)
 }
 
 // dotsApply reports whether the rows of a transposed B are read without packing.

@@ -244,14 +244,20 @@ func (s *AdamW) step(model []G.ValueGrad, squares *float64) error {
 		pairs = append(pairs, p)
 	}
 	var device []trained
-	sum := 0.0
+	var single [][]float32
+	var double [][]float64
 	for _, p := range pairs {
-		if d, ok := p.grad.(*tensor.Dense); !ok {
+		switch d, ok := p.grad.(*tensor.Dense); {
+		case !ok:
 			device = append(device, p)
-		} else if p.param.Trained() {
-			sum += squareSum(d)
+		case !p.param.Trained() || squares != nil:
+		case d.Dtype() == tensor.Float32:
+			single = append(single, slice[float32](d))
+		default:
+			double = append(double, slice[float64](d))
 		}
 	}
+	sum := kernel.SquareSum(single...) + kernel.SquareSum(double...)
 	if squares != nil {
 		sum = *squares
 	}
@@ -268,20 +274,8 @@ func (s *AdamW) step(model []G.ValueGrad, squares *float64) error {
 	if s.cfg.Clip > 0 && norm > s.cfg.Clip {
 		scale = s.cfg.Clip / norm
 	}
-	for _, p := range pairs {
-		d, ok := p.grad.(*tensor.Dense)
-		switch {
-		case !ok:
-		case !p.param.Trained():
-			d.Zero()
-		case p.grad.Dtype() == tensor.Float32:
-			p.allocate()
-			step[float32](s, p.moments, d, scale)
-		default:
-			p.allocate()
-			step[float64](s, p.moments, d, scale)
-		}
-	}
+	step[float32](s, pairs, scale)
+	step[float64](s, pairs, scale)
 	return nil
 }
 
@@ -311,27 +305,39 @@ func plain(d *tensor.Dense) bool {
 
 func slice[T kernel.Float](d *tensor.Dense) []T { return d.Data().([]T) }
 
-func squareSum(d *tensor.Dense) float64 {
-	if d.Dtype() == tensor.Float32 {
-		return kernel.SquareSum(slice[float32](d))
-	}
-	return kernel.SquareSum(slice[float64](d))
-}
-
-func step[T kernel.Float](s *AdamW, w *moments, grad *tensor.Dense, scale float64) {
+// step changes the weights of the host that are of type T, and sets their gradients to zero. All of them are one job: a small model has many small weights.
+func step[T kernel.Float](s *AdamW, pairs []trained, scale float64) {
 	a := factors[T](s, s.steps, scale)
-	if !w.param.Decay {
-		a.Keep = 1
+	var parts []kernel.AdamWPart[T]
+	for _, p := range pairs {
+		d, ok := p.grad.(*tensor.Dense)
+		if !ok {
+			continue
+		}
+		g, ok := d.Data().([]T)
+		switch {
+		case !ok:
+		case !p.param.Trained():
+			clear(g)
+		default:
+			p.allocate()
+			keep, value, at := a.Keep, slice[T](p.param.Value), 0
+			if !p.param.Decay {
+				keep = 1
+			}
+			for _, own := range p.own {
+				to := at + own.to - own.from
+				parts = append(parts, kernel.AdamWPart[T]{
+					Keep: keep, W: value[own.from:own.to], G: g[own.from:own.to], M: slice[T](p.m)[at:to], V: slice[T](p.v)[at:to],
+				})
+				at = to
+			}
+			if at < len(g) {
+				defer clear(g) // the parts of other ranks
+			}
+		}
 	}
-	value, g, at := slice[T](w.param.Value), slice[T](grad), 0
-	for _, s := range w.own {
-		to := at + s.to - s.from
-		a.Step(value[s.from:s.to], g[s.from:s.to], slice[T](w.m)[at:to], slice[T](w.v)[at:to])
-		at = to
-	}
-	if at < len(g) {
-		clear(g) // the parts of other ranks
-	}
+	a.Steps(parts)
 }
 
 // factors returns the factors of a step, counted from 1, for weights with decay.

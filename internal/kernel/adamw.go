@@ -21,9 +21,26 @@ type AdamW[T Float] struct {
 	Scale, Beta1, Rest1, Beta2, Rest2, Rate, Root, Eps, Keep T
 }
 
+// AdamWPart is a weight W of a step, with its gradient and its moments. All have one length.
+type AdamWPart[T Float] struct {
+	Keep       T // instead of that of the step
+	W, G, M, V []T
+}
+
 // Step updates w, m and v and clears g, in one pass over memory. All have one length.
-func (a *AdamW[T]) Step(w, g, m, v []T) {
-	work.ParallelRange(len(w), piece, func(from, to int) { a.step(w[from:to], g[from:to], m[from:to], v[from:to]) })
+func (a *AdamW[T]) Step(w, g, m, v []T) { a.Steps([]AdamWPart[T]{{a.Keep, w, g, m, v}}) }
+
+// Steps is Step for several weights, in one job.
+func (a *AdamW[T]) Steps(parts []AdamWPart[T]) {
+	lengths := make([]int, len(parts))
+	for i, p := range parts {
+		lengths[i] = len(p.W)
+	}
+	work.ParallelRanges(lengths, piece, func(k, from, to int) {
+		p, own := parts[k], *a
+		own.Keep = p.Keep
+		own.step(p.W[from:to], p.G[from:to], p.M[from:to], p.V[from:to])
+	})
 }
 
 func (a *AdamW[T]) step(w, g, m, v []T) {
@@ -50,13 +67,23 @@ func (a *AdamW[T]) loop(w, g, m, v []T) {
 // sqrt compiles to one instruction for both types. The square root of a float32, computed in float64 and rounded, is correctly rounded.
 func sqrt[T Float](x T) T { return T(math.Sqrt(float64(x))) }
 
-// SquareSum returns Σ x². The pieces are summed in parallel, and their sums are added in order.
-func SquareSum[T Float](x []T) (sum float64) {
-	parts := work.Borrow[float64]((len(x) + piece - 1) / piece)
+// SquareSum returns the sum of the squares of all elements. The pieces are summed in parallel, in one job. For each of the slices the sums of its
+// pieces are added in order.
+func SquareSum[T Float](all ...[]T) (sum float64) {
+	lengths, first, pieces := make([]int, len(all)), make([]int, len(all)), 0
+	for i, x := range all {
+		lengths[i], first[i] = len(x), pieces
+		pieces += (len(x) + piece - 1) / piece
+	}
+	parts := work.Borrow[float64](pieces)
 	defer parts.Return()
-	work.ParallelRange(len(x), piece, func(from, to int) { parts.Data[from/piece] = squares(x[from:to]) })
-	for _, part := range parts.Data {
-		sum += part
+	work.ParallelRanges(lengths, piece, func(k, from, to int) { parts.Data[first[k]+from/piece] = squares(all[k][from:to]) })
+	for i, n := range lengths {
+		var own float64
+		for _, part := range parts.Data[first[i]:][:(n+piece-1)/piece] {
+			own += part
+		}
+		sum += own
 	}
 	return sum
 }

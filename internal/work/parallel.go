@@ -117,6 +117,21 @@ func ParallelWith[W any](n int, workspace func() W, task func(w W, i int)) {
 	})
 }
 
+// ParallelRanges is ParallelRange for several ranges, [0, lengths[k]) for each k, in one job.
+func ParallelRanges(lengths []int, size int, task func(k, from, to int)) {
+	pieces := 0
+	for _, n := range lengths {
+		pieces += (n + size - 1) / size
+	}
+	Parallel(pieces, func(i int) {
+		k := 0
+		for ; i >= (lengths[k]+size-1)/size; k++ {
+			i -= (lengths[k] + size - 1) / size
+		}
+		task(k, i*size, min((i+1)*size, lengths[k]))
+	})
+}
+
 // ParallelRange cuts [0, n) into pieces of at most size and calls task for each, spread over the processors.
 func ParallelRange(n, size int, task func(from, to int)) {
 	if n <= size {

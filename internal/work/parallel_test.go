@@ -65,6 +65,29 @@ func TestParallelRange(t *testing.T) {
 	}
 }
 
+// Every element of every range is in one piece, also where a range is empty.
+func TestParallelRanges(t *testing.T) {
+	for size := 1; size < 6; size++ {
+		lengths := []int{0, 3, 1, 0, 0, 12, 5, 0}
+		var ran [8][12]atomic.Int64
+		ParallelRanges(lengths, size, func(k, from, to int) {
+			if from%size != 0 || to-from > size || to <= from {
+				t.Errorf("piece [%d, %d) of range %d by %d", from, to, k, size)
+			}
+			for i := from; i < to; i++ {
+				ran[k][i].Add(1)
+			}
+		})
+		for k, n := range lengths {
+			for i := range ran[k] {
+				if got, want := ran[k][i].Load() == 1, i < n; got != want {
+					t.Errorf("element %d of range %d by %d: %d times", i, k, size, ran[k][i].Load())
+				}
+			}
+		}
+	}
+}
+
 // No two tasks use the same workspace at the same time.
 func TestParallelWith(t *testing.T) {
 	for n := range 40 {

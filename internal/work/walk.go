@@ -115,7 +115,7 @@ func (w *Walk[W]) fail(with any) { w.failed.CompareAndSwap(nil, &with) } // a fu
 // spins is the number of times that a goroutine looks at a counter before it lets other goroutines run: 10 to 40 µs.
 const spins = 1 << 10
 
-// await returns when the counter has a value that is enough. It spins for a short time, then lets other goroutines run, and after patience other
+// await returns when the counter has a value that is enough. It spins for a short time, then lets other goroutines run, and after patience/4 other
 // processes too, for a machine that has fewer processors than goroutines that spin.
 func (w *Walk[W]) await(counter *atomic.Int64, enough func(int64) bool) {
 	for range spins {
@@ -125,8 +125,8 @@ func (w *Walk[W]) await(counter *atomic.Int64, enough func(int64) bool) {
 		pause()
 	}
 	for begin := time.Now(); !enough(counter.Load()); {
-		if runtime.Gosched(); time.Since(begin) > patience {
-			time.Sleep(patience / 4)
+		if runtime.Gosched(); time.Since(begin) > patience/4 {
+			time.Sleep(patience / 16)
 		}
 	}
 }
