@@ -203,8 +203,8 @@ func (d *Device) Close() error {
 		return errMissing
 	}
 	d.mu.Lock()
-	resources, modules, closed, onClose := d.resources, d.modules, d.closed, d.onClose
-	d.resources, d.modules, d.onClose, d.closed = nil, nil, nil, true
+	closed, onClose := d.closed, d.onClose
+	d.onClose, d.closed = nil, true
 	d.mu.Unlock()
 	if closed {
 		return nil
@@ -212,6 +212,10 @@ func (d *Device) Close() error {
 	for _, f := range onClose {
 		f()
 	}
+	d.mu.Lock()
+	resources, modules := d.resources, d.modules // without those that the functions have closed
+	d.resources, d.modules = nil, nil
+	d.mu.Unlock()
 	var errs []error
 	for r := range resources {
 		if s, ok := r.(*Stream); ok && d.foreign { // the memory outlives the device, so the work counts

@@ -86,7 +86,10 @@ func (x *Devices) open() (id cuda.ConnectionID, err error) {
 
 // abort ends the processes of all ranks.
 func (g *Group) abort(why string) {
-	fmt.Fprintf(os.Stderr, "dist: rank %d of %d ends the run: %s\n", g.Rank(), g.Size(), why)
+	if m, ok := g.engine.(*mesh); ok {
+		m.abort(why)
+	}
+	say(g.engine, why) // the launcher of MPI ends the others
 	os.Exit(1)
 }
 
@@ -286,4 +289,21 @@ func (x *Devices) Together(f func() error) error {
 		return err
 	}
 	return x.stream.Exchange(x.messages...)
+}
+
+// exchange moves messages with arrays of a stream, and makes the stream wait for them.
+func (x *Devices) exchange(s *cuda.Stream, messages []cuda.Message) error {
+	if err := s.Record(x.queued); err != nil {
+		return err
+	}
+	if err := x.stream.Wait(x.queued); err != nil {
+		return err
+	}
+	if err := x.stream.Exchange(messages...); err != nil {
+		return err
+	}
+	if err := x.stream.Record(x.done); err != nil {
+		return err
+	}
+	return s.Wait(x.done)
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -21,7 +20,7 @@ import (
 
 // devices opens the GPU of a rank, and calls f with the group's devices.
 func devices(g *dist.Group, f func(x *dist.Devices, s *cuda.Stream) error) error {
-	d, err := cuda.Open(gpuOf(g))
+	d, err := cuda.Open(g.LocalRank())
 	if err != nil {
 		return err
 	}
@@ -212,12 +211,16 @@ func TestDevices(t *testing.T) {
 	if err := deviceCollectives(nil, h); err != nil {
 		t.Errorf("a group of one: %v", err)
 	}
-	sizes := []int{2}
-	if *long {
-		sizes = []int{2, 3, 4}
+	type run struct {
+		disttest.Library
+		size int
 	}
-	for _, size := range sizes {
-		library := disttest.Libraries[0]
+	runs := []run{{disttest.NCCL, 2}, {disttest.Libraries[0], 2}}
+	if *long {
+		runs = append(runs, run{disttest.NCCL, 3}, run{disttest.NCCL, 4}, run{disttest.Libraries[1], 2})
+	}
+	for _, r := range runs {
+		library, size := r.Library, r.size
 		t.Run(fmt.Sprint(library.Name, size), func(t *testing.T) {
 			lines := disttest.Output(t, library.Start(t, size, role, "devices"))
 			slices.Sort(lines)
@@ -232,12 +235,4 @@ func TestDevices(t *testing.T) {
 			}
 		})
 	}
-}
-
-// gpuOf returns the number of a rank's GPU: the stand-in has one in each process.
-func gpuOf(g *dist.Group) int {
-	if os.Getenv("MAMBA_TEST_DEVICE") == "standin" {
-		return 0
-	}
-	return g.LocalRank()
 }

@@ -17,8 +17,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/dist/disttest"
+	"github.com/gomamba/mamba/internal/gputest"
 )
 
 var long = flag.Bool("long", false, "test all numbers of ranks with all libraries, which takes half a minute")
@@ -29,7 +31,7 @@ const role = "MAMBA_DIST_TEST"
 func TestMain(m *testing.M) {
 	flag.Parse()
 	f := map[string]func() error{
-		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail,
+		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail, "kill": mpiKill,
 		"devices": mpiDevices,
 	}[os.Getenv(role)]
 	if f == nil {
@@ -190,7 +192,7 @@ func mpiCollectives() error {
 		return err
 	}
 	fmt.Println(g.Rank(), g.Size(), g.LocalRank(), hex.EncodeToString(h.Sum(nil)[:8]))
-	if err := g.Close(); err != nil || g.Size() == 1 {
+	if err := g.Close(); err != nil || g.Size() == 1 || os.Getenv("MAMBA_MPI") == "" {
 		return err
 	}
 	if _, err := dist.Join(context.Background()); err == nil || !strings.Contains(err.Error(), "MPI can be started once in a process") {
@@ -199,8 +201,8 @@ func mpiCollectives() error {
 	return nil
 }
 
-// Both libraries give the bits of the goroutines' engine.
-func TestMPI(t *testing.T) {
+// All engines give the bits of the goroutines' engine.
+func TestEngines(t *testing.T) {
 	sizes := []int{2}
 	if *long {
 		sizes = []int{1, 2, 3, 4}
@@ -219,8 +221,11 @@ func TestMPI(t *testing.T) {
 		for rank, h := range hashes {
 			want = append(want, fmt.Sprintln(rank, size, rank, h))
 		}
-		for _, library := range disttest.Libraries {
+		for _, library := range append(slices.Clone(disttest.Libraries), disttest.NCCL) {
 			t.Run(fmt.Sprint(library.Name, size), func(t *testing.T) {
+				if library.Name == "NCCL" {
+					gputest.Open(t, cuda.Open)
+				}
 				got := disttest.Output(t, library.Start(t, size, role, "collectives"))
 				slices.Sort(got)
 				if strings.Join(got, "\n")+"\n" != strings.Join(want, "") {
@@ -243,14 +248,18 @@ func mpiHang() error {
 	return g.Barrier()
 }
 
-func mpiStop() error {
+func mpiStop() error { return mpiSignal("-STOP") }
+func mpiKill() error { return mpiSignal("-KILL") }
+
+// mpiSignal sends a signal to rank 1, for which rank 0 waits.
+func mpiSignal(signal string) error {
 	g, err := dist.Join(context.Background(), dist.WithTimeout(time.Second))
 	if err != nil {
 		return err
 	}
 	if g.Rank() == 1 {
 		time.Sleep(200 * time.Millisecond)
-		if err := exec.Command("kill", "-STOP", strconv.Itoa(os.Getpid())).Run(); err != nil {
+		if err := exec.Command("kill", signal, strconv.Itoa(os.Getpid())).Run(); err != nil {
 			return err
 		}
 	}
@@ -279,15 +288,19 @@ func mpiJoin() error {
 
 // A rank that hangs or is stopped ends all ranks in a bounded time, with a line that says which one and why.
 func TestLostRank(t *testing.T) {
-	for i, library := range disttest.Libraries {
+	for i, library := range append(slices.Clone(disttest.Libraries), disttest.NCCL) {
 		for what, line := range map[string]string{
 			"hang": "rank 1 of 2 ends the run: this rank has made no progress for 1s: reading batch 3 of step 5",
 			"stop": "rank 0 of 2 ends the run: rank 1 has given no sign of life for 1s",
+			"kill": "rank 0 of 2 ends the run: rank 1 has ended or is cut off",
 		} {
-			if !*long && (what == "hang") != (i == 0) {
-				continue // one of each
+			if what == "kill" && i < 2 || !*long && i < 2 && (what == "hang") != (i == 0) { // the launcher of MPI ends the others; one of each
+				continue
 			}
 			t.Run(library.Name+" "+what, func(t *testing.T) {
+				if i == 2 {
+					gputest.Open(t, cuda.Open)
+				}
 				t.Parallel() // they wait
 				cmd := library.Start(t, 2, role, what)
 				out, err := cmd.CombinedOutput()
@@ -455,6 +468,13 @@ func TestLaunched(t *testing.T) {
 		{"SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=5 SLURM_LOCALID=1", "srun 5 8 1 <nil>"},
 		{"WORLD_SIZE=2 RANK=1 LOCAL_RANK=1", "torchrun or a launcher like it 1 2 1 <nil>"},
 		{"PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=1", "Kubeflow 1 2 0 <nil>"},
+		{"WORLD_SIZE=2 RANK=1 MASTER_ADDR=::1 MASTER_PORT=29500", "torchrun or a launcher like it 1 2 -1 [::1]:29500 <nil>"},
+		{"SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=5 SLURM_LOCALID=1 MASTER_ADDR=a MASTER_PORT=1", "srun 5 8 1 a:1 <nil>"},
+		{"PMI_SIZE=4 PMI_RANK=2 MPI_LOCALRANKID=2 MASTER_ADDR=a MASTER_PORT=1", "mpirun or srun 2 4 2 <nil>"},
+		{"PET_NNODES=2 PET_NODE_RANK=1 PET_MASTER_ADDR=a PET_MASTER_PORT=1", "Kubeflow 1 2 0 a:1 <nil>"},
+		{"WORLD_SIZE=2 RANK=1 MASTER_ADDR=a", ` 0 0 0 dist: the environment variable MASTER_ADDR is set and MASTER_PORT is not, want a free port of that machine`},
+		{"WORLD_SIZE=2 RANK=1 MASTER_PORT=1", ` 0 0 0 dist: the environment variable MASTER_PORT is set and MASTER_ADDR is not, want the address of the machine of rank 0`},
+		{"WORLD_SIZE=2 RANK=1 MASTER_ADDR=a MASTER_PORT=99999", ` 0 0 0 dist: the environment variable MASTER_PORT is "99999", want a whole number from 1 to 65535`},
 		{"PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=8", ` 0 0 0 dist: PET_NPROC_PER_NODE is "8", want 1: PET_NNODES and PET_NODE_RANK describe pods, and each has one process`},
 		{"PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=auto", ` 0 0 0 dist: PET_NPROC_PER_NODE is "auto", which is as many processes in each pod as it has GPUs or processors, want 1: each pod has one process here`},
 		{"PET_NNODES=1:4", ` 0 0 0 dist: the environment variable PET_NNODES is "1:4", the least and the largest number of pods of an elastic job, want one number: a run keeps its number of ranks`},
@@ -468,8 +488,8 @@ func TestLaunched(t *testing.T) {
 				name, value, _ := strings.Cut(pair, "=")
 				t.Setenv(name, value)
 			}
-			by, rank, size, local, err := dist.Launched()
-			if got := fmt.Sprint(by, " ", rank, " ", size, " ", local, " ", err); got != test.want {
+			by, rank, size, local, address, err := dist.Launched()
+			if got := fmt.Sprint(by, " ", rank, " ", size, " ", local, " ", address, err); got != test.want {
 				t.Errorf("it is %s, want %s", got, test.want)
 			}
 		})
@@ -504,7 +524,7 @@ func TestJoinWithoutMPI(t *testing.T) {
 	}
 	t.Setenv("WORLD_SIZE", "2")
 	t.Setenv("RANK", "0")
-	if err := join(); err == nil || !strings.Contains(err.Error(), "want a launcher of MPI: mpirun -n 2") {
+	if err := join(); err == nil || !strings.Contains(err.Error(), "without MPI and without MASTER_ADDR and MASTER_PORT, want these, or a launcher of MPI: mpirun -n 2") {
 		t.Errorf("without MPI the error is %v", err)
 	}
 	t.Setenv("PMI_SIZE", "2")

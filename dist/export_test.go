@@ -1,25 +1,39 @@
 package dist
 
+import (
+	"context"
+	"net"
+)
+
+// Meet connects a rank as Join does without MPI, but without a GPU.
+func Meet(ctx context.Context, rank, size int, host, port string) (Engine, error) {
+	return meet(ctx, launch{by: "a test", rank: rank, size: size, host: host, port: port})
+}
+
 // SetPiece makes ReduceScatter and AllReduce move at most n elements of each rank in a round.
 func (g *Group) SetPiece(n int) { g.pieceForTests = n }
 
 // Launched returns what the environment says about this process.
-func Launched() (by string, rank, size, local int, err error) {
+func Launched() (by string, rank, size, local int, address string, err error) {
 	l, err := launched()
-	return l.by, l.rank, l.size, l.local, err
+	if l.host != "" {
+		address = net.JoinHostPort(l.host, l.port) + " "
+	}
+	return l.by, l.rank, l.size, l.local, address, err
 }
 
 // LauncherVariables returns the names of all environment variables that Launched reads.
 func LauncherVariables() []string {
 	names := []string{"PET_NPROC_PER_NODE"}
 	for _, l := range launchers {
-		names = append(names, l.size, l.rank)
-		if l.local != "" {
-			names = append(names, l.local)
+		for _, name := range []string{l.size, l.rank, l.local, l.host, l.port} {
+			if name != "" {
+				names = append(names, name)
+			}
 		}
 	}
 	return names
 }
 
-// SetMostBytes makes the MPI engine cut messages into pieces of at most n bytes.
-func SetMostBytes(n int) { mostBytes = n }
+// SetMostBytes makes the MPI engine cut messages into pieces of at most n bytes, and those through NCCL into pieces of about as many.
+func SetMostBytes(n int) { mostBytes, leastLarge, bufferBytes = n, 100, 4*n }

@@ -111,18 +111,32 @@ func Join(ctx context.Context, options ...Option) (*Group, error) {
 	if err := g.set(options); err != nil {
 		return nil, err
 	}
-	if !l.mpi {
-		return nil, fmt.Errorf("dist: %s has started rank %d of %d without MPI, want a launcher of MPI: mpirun -n %d, srun --mpi=pmix or --mpi=pmi2", l.by, l.rank, l.size, l.size)
+	switch {
+	case l.mpi:
+		g.engine, err = startMPI(ctx, l)
+	case l.host == "":
+		err = fmt.Errorf("dist: %s has started rank %d of %d without MPI and without MASTER_ADDR and MASTER_PORT, want these, or a launcher of MPI: mpirun -n %d, srun --mpi=pmix or --mpi=pmi2",
+			l.by, l.rank, l.size, l.size)
+	default:
+		if g.limit > 0 {
+			var cancel func()
+			ctx, cancel = context.WithTimeoutCause(ctx, 10*g.limit, fmt.Errorf("not within %v", 10*g.limit))
+			defer cancel()
+		}
+		g.engine, err = meet(ctx, l)
 	}
-	e, err := startMPI(ctx, l)
 	if err != nil {
 		return nil, err
 	}
-	g.engine = e
 	g.Watch(nil)
 	if g.local < 0 {
 		if g.local, err = g.countLocal(); err != nil {
 			return nil, err
+		}
+	}
+	if m, ok := g.engine.(*mesh); ok {
+		if err := m.openGPU(g); err != nil {
+			return nil, errors.Join(err, g.Close())
 		}
 	}
 	return g, nil

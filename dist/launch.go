@@ -13,6 +13,7 @@ type launch struct {
 	mpi               bool   // whether it starts programs that use MPI
 	pmi               bool   // whether its MPI is MPICH or a relative of it
 	rank, size, local int
+	host, port        string // where rank 0 listens, if the launcher says so
 }
 
 // launchers are the variables that launchers set, in the order in which they count: mpirun may run inside a job of Slurm, which may run inside a pod.
@@ -22,12 +23,13 @@ var launchers = []struct {
 	by                string
 	mpi, pmi          bool
 	size, rank, local string
+	host, port        string
 }{
-	{"Open MPI's mpirun", true, false, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"},
-	{"mpirun or srun", true, true, "PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID"},
-	{"srun", true, false, "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"},
-	{"torchrun or a launcher like it", false, false, "WORLD_SIZE", "RANK", "LOCAL_RANK"},
-	{"Kubeflow", false, false, "PET_NNODES", "PET_NODE_RANK", ""},
+	{"Open MPI's mpirun", true, false, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "", ""},
+	{"mpirun or srun", true, true, "PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "", ""},
+	{"srun", true, false, "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "MASTER_ADDR", "MASTER_PORT"}, // without MPI if these are set
+	{"torchrun or a launcher like it", false, false, "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"},
+	{"Kubeflow", false, false, "PET_NNODES", "PET_NODE_RANK", "", "PET_MASTER_ADDR", "PET_MASTER_PORT"},
 }
 
 // launched returns what the environment says about this process. A process that was started alone is rank 0 of 1.
@@ -65,6 +67,20 @@ func launched() (launch, error) {
 		} else if found.local, err = number(l.local, 0, found.size-1); err != nil {
 			return launch{}, err
 		}
+		if l.host == "" || found.size == 1 || os.Getenv(l.host) == "" && os.Getenv(l.port) == "" {
+			return found, nil
+		}
+		if found.host = os.Getenv(l.host); found.host == "" {
+			return launch{}, fmt.Errorf("dist: the environment variable %s is set and %s is not, want the address of the machine of rank 0", l.port, l.host)
+		}
+		port, err := number(l.port, 1, 1<<16-1)
+		if err == nil && port == 0 {
+			err = fmt.Errorf("dist: the environment variable %s is set and %s is not, want a free port of that machine", l.host, l.port)
+		}
+		if err != nil {
+			return launch{}, err
+		}
+		found.port, found.mpi = strconv.Itoa(port), false
 		return found, nil
 	}
 	return launch{by: "nobody", size: 1}, nil

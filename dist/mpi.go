@@ -235,8 +235,7 @@ type life struct {
 	in, out *job // a sign from the rank before, nil once it has left; a sign to the rank after
 
 	checked, heard, sent time.Time
-	count                uint64 // of watch.progress, and when it changed
-	changed              time.Time
+	stall                stall
 }
 
 // The signs.
@@ -246,8 +245,7 @@ const (
 )
 
 func (m *mpi) newLife() *life {
-	now := time.Now()
-	return &life{m: m, heard: now, changed: now}
+	return &life{m: m, heard: time.Now()}
 }
 
 // sign starts a sign to or from a rank.
@@ -279,20 +277,39 @@ func (l *life) check(now time.Time, waits bool) error {
 		return err
 	}
 	if l.in != nil && now.Sub(l.heard) > w.limit {
-		l.m.abort(fmt.Sprintf("rank %d has given no sign of life for %v: its process or machine is gone, stopped or cut off", l.in.messages[0].Peer, w.limit))
+		l.m.abort(silent(l.in.messages[0].Peer, w.limit))
 	}
-	if w.progress == nil || waits {
-		l.changed = now
-		return nil
-	}
-	count, doing := w.progress()
-	if count != l.count {
-		l.count, l.changed = count, now
-	}
-	if now.Sub(l.changed) > w.limit {
-		l.m.abort(fmt.Sprintf("this rank has made no progress for %v: %s", w.limit, doing))
+	if why := l.stall.check(now, w, waits); why != "" {
+		l.m.abort(why)
 	}
 	return nil
+}
+
+// stall notices that a rank makes no progress.
+type stall struct {
+	count   uint64 // of watch.progress
+	changed time.Time
+}
+
+// check returns why the run must end, or "". waits says that the rank waits for others.
+func (s *stall) check(now time.Time, w *watch, waits bool) string {
+	if w.progress == nil || waits || s.changed.IsZero() {
+		s.changed = now
+		return ""
+	}
+	count, doing := w.progress()
+	if count != s.count {
+		s.count, s.changed = count, now
+	}
+	if now.Sub(s.changed) > w.limit {
+		return fmt.Sprintf("this rank has made no progress for %v: %s", w.limit, doing)
+	}
+	return ""
+}
+
+// silent is why the run ends when a rank gives no sign of life.
+func silent(rank int, limit time.Duration) string {
+	return fmt.Sprintf("rank %d has given no sign of life for %v: its process or machine is gone, stopped or cut off", rank, limit)
 }
 
 // receive looks for a sign of the rank before.
@@ -347,8 +364,11 @@ func (m *mpi) leave(l *life, unreceived bool) error {
 	return m.lib.finish()
 }
 
-func (m *mpi) say(why string) {
-	fmt.Fprintf(os.Stderr, "dist: rank %d of %d ends the run: %s\n", m.rank, m.size, why)
+func (m *mpi) say(why string) { say(m, why) }
+
+// say writes why this rank ends the run.
+func say(e Engine, why string) {
+	fmt.Fprintf(os.Stderr, "dist: rank %d of %d ends the run: %s\n", e.Rank(), e.Size(), why)
 }
 
 // abort writes why, and ends the processes of all ranks.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -100,6 +101,11 @@ var Libraries = []Library{
 	{"MPICH", "libmpich.so.12", []string{"mpirun.mpich"}},
 }
 
+// NCCL starts the ranks without MPI, with the variables of torchrun. It needs a GPU for each, or the stand-in.
+var NCCL = Library{"NCCL", "", []string{"sh", "-c", `n=$2; shift 2; all=
+for r in $(seq 0 $((n-1))); do RANK=$r LOCAL_RANK=$r WORLD_SIZE=$n "$@" & all="$all $!"; done
+code=0; for p in $all; do wait $p || { code=1; sleep 0.2; kill -9 $all; }; done 2>/dev/null; exit $code`, "start"}}
+
 // Start returns the command that runs this test's binary as so many ranks with arguments, and with an environment variable that tells TestMain what they do. It
 // skips the test if the library's launcher is not there.
 func (l Library) Start(t *testing.T, size int, variable, value string, arguments ...string) *exec.Cmd {
@@ -111,7 +117,15 @@ func (l Library) Start(t *testing.T, size int, variable, value string, arguments
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, launcher, slices.Concat(l.launcher[1:], []string{"-n", fmt.Sprint(size), os.Args[0]}, arguments)...)
-	cmd.Env = append(os.Environ(), variable+"="+value, "MAMBA_MPI="+l.File, "GOMAXPROCS=2")
+	cmd.Env = append(os.Environ(), variable+"="+value, "MAMBA_MPI="+l.File, "GOMAXPROCS=2", fmt.Sprint("GPUSTANDIN_GPUS=", size))
+	if l.File == "" {
+		free, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer free.Close()
+		cmd.Env = append(cmd.Env, "MASTER_ADDR=127.0.0.1", fmt.Sprint("MASTER_PORT=", free.Addr().(*net.TCPAddr).Port))
+	}
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }

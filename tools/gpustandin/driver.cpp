@@ -74,6 +74,8 @@ std::map<std::string, int> counts;
 
 const bool idle = getenv("GPUSTANDIN_IDLE"); // nothing is done: what a program then takes is the host's part
 
+const int devices = getenv("GPUSTANDIN_GPUS") ? atoi(getenv("GPUSTANDIN_GPUS")) : 1; // all have the same memory
+
 thread_local void *current;
 char context;
 
@@ -231,8 +233,8 @@ int cuGetErrorString(int code, const char **text) {
   return cuGetErrorName(code, text);
 }
 
-int cuDeviceGetCount(int *n) { return *n = 1, success; }
-int cuDeviceGet(int *device, int ordinal) { return ordinal == 0 ? *device = 0, success : invalidDevice; }
+int cuDeviceGetCount(int *n) { return *n = devices, success; }
+int cuDeviceGet(int *device, int ordinal) { return ordinal >= 0 && ordinal < devices ? *device = ordinal, success : invalidDevice; }
 int cuDeviceGetName(char *name, int n, int) { return snprintf(name, n, "stand-in for a GPU"), success; }
 int cuDeviceGetAttribute(int *v, int attribute, int) {
   static const std::map<int, int> attributes = {{16, multiprocessors}, {75, 9}, {76, 0}, {97, mostShared}};
