@@ -6,4 +6,6 @@ func current() *kernels { return nil }
 
 func narrowKernel(Type) *narrowSet { return nil }
 
+func wordProducts() bool { return false }
+
 func panelKernel(Type) *panelSet { return nil }

@@ -6,10 +6,11 @@ const fewest = 4
 // narrowFunc is a kernel of narrow weights. Its declaration says what it computes.
 type narrowFunc func(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups, add, tail int)
 
-// narrowSet has the kernels of a type for 1, 2 and 4 rows of activations, and how many numbers a unit has.
+// narrowSet has the kernels of a type for 1, 2 and 4 rows of activations.
 type narrowSet struct {
 	one, two, four narrowFunc
-	unit           int
+	unit           int  // numbers
+	tails          bool // the kernels multiply the numbers after the last unit too
 }
 
 // mulNarrow is MulRange with kernels.
@@ -63,12 +64,12 @@ func (w *Weights) mulRows(k *narrowSet, dst []float32, ldDst int, x Prepared, fr
 		f(units, &x.data[i*x.ld], x.ld, &w.data[j*row], row, &at[0], ldDst, n/group, flag, tail)
 		i += rows
 	}
-	if !w.typ.quantized() || tail == 0 {
+	if k.tails || tail == 0 {
 		return
 	}
-	for i := from; i < to; i++ { // a block without a neighbour
+	for i := from; i < to; i++ {
 		for o := range n {
-			dst[(i-from)*ldDst+o] += w.typ.dot(w.row(j+o), quantized{x.data[i*x.ld:], w.inputs / 32}, w.inputs/32-1)
+			dst[(i-from)*ldDst+o] += w.dot(j+o, x.data[i*x.ld:], w.inputs-tail)
 		}
 	}
 }

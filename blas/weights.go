@@ -243,8 +243,10 @@ func (w *Weights) Scratch(rows int) int { return rows * w.scratchRow() }
 
 func (w *Weights) scratchRow() int {
 	switch {
-	case w.typ == BFloat16:
+	case w.typ == BFloat16 && wordProducts():
 		return (w.inputs + 1) / 2
+	case w.typ == BFloat16:
+		return w.inputs
 	case w.typ.quantized():
 		return quantizedRow(w.inputs)
 	}
@@ -267,14 +269,19 @@ func (w *Weights) Prepare(x []float32, ldx, rows int, scratch []float32) Prepare
 }
 
 func (w *Weights) prepareRow(x, to []float32) {
-	if w.typ != BFloat16 {
+	switch {
+	case w.typ != BFloat16:
 		quantized{to, w.inputs / 32}.quantize(x)
-		return
-	}
-	rounded := words(to)
-	clear(rounded[len(x):])
-	for j, v := range x {
-		rounded[j] = half.ToBFloat16(v)
+	case wordProducts():
+		rounded := words(to)
+		clear(rounded[len(x):])
+		for j, v := range x {
+			rounded[j] = half.ToBFloat16(v)
+		}
+	default:
+		for j, v := range x {
+			to[j] = half.FromBFloat16(half.ToBFloat16(v))
+		}
 	}
 }
 
@@ -319,26 +326,9 @@ func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, a
 		w.mulNarrow(k, dst, ldDst, x, from, to, add)
 		return
 	}
-	var row []float32
-	if w.typ == Float16 {
-		s := work.Borrow[float32](w.inputs)
-		defer s.Return()
-		row = s.Data
-	}
 	for j := from; j < to; j++ {
-		if w.typ == Float16 {
-			w.Row(j, row)
-		}
 		for i := range x.rows {
-			var sum float32
-			switch at := x.data[i*x.ld:]; w.typ {
-			case Float16:
-				sum = dot(row, at)
-			case BFloat16:
-				sum = dotBFloat16(w.row(j), words(at[:x.ld]))
-			default:
-				sum = w.typ.dot(w.row(j), quantized{at, w.inputs / 32}, 0)
-			}
+			sum := w.dot(j, x.data[i*x.ld:], 0)
 			if add {
 				sum += dst[i*ldDst+j]
 			}
@@ -381,9 +371,23 @@ func dot(w, x []float32) (sum float32) {
 	return sum
 }
 
-func dotBFloat16(w []byte, x []uint16) (sum float32) {
-	for i := range len(w) / 2 {
-		sum += half.FromBFloat16(binary.LittleEndian.Uint16(w[2*i:])) * half.FromBFloat16(x[i])
+// dot returns the product of row j, from its number first on, with a row that Prepare returned.
+func (w *Weights) dot(j int, x []float32, first int) (sum float32) {
+	row := w.row(j)
+	if w.typ.quantized() {
+		return w.typ.dot(row, quantized{x, w.inputs / 32}, first/32)
+	}
+	number := half.FromBFloat16
+	if w.typ == Float16 {
+		number = half.FromFloat16
+	}
+	for i := first; i < w.inputs; i++ {
+		bits := binary.LittleEndian.Uint16(row[2*i:])
+		if w.typ == BFloat16 && wordProducts() {
+			sum += number(bits) * half.FromBFloat16(words(x)[i])
+		} else {
+			sum += number(bits) * x[i]
+		}
 	}
 	return sum
 }

@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/gomamba/mamba/internal/cpu"
 	"github.com/gomamba/mamba/internal/half"
 )
 
@@ -59,7 +60,7 @@ func (w *Weights) activations(p Prepared, row int) []float64 {
 	x := make([]float64, w.inputs)
 	at := p.data[row*p.ld:]
 	switch {
-	case w.typ == BFloat16:
+	case w.typ == BFloat16 && wordProducts():
 		for j := range x {
 			x[j] = float64(half.FromBFloat16(words(at)[j]))
 		}
@@ -184,6 +185,28 @@ func TestWeightsSpecialValues(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A processor with AVX-512 but without the products of integers and of bfloat16 computes what one with AVX2 does.
+func TestWeightsOldAVX512(t *testing.T) {
+	best, integers, words := level, cpu.IntegerProducts, cpu.BFloat16
+	if best != cpu.AVX512 {
+		t.Skip("the processor has no AVX-512")
+	}
+	defer func() { level, cpu.IntegerProducts, cpu.BFloat16 = best, integers, words }()
+	for _, typ := range []Type{BFloat16, Q8_0, Q4_0, Q5_0, Q5_1, Q4_K, Q6_K} {
+		for _, rows := range []int{1, 30} {
+			w, x, dst := randomWeights(typ, 50, 512, newFill(3)), normal(rows*512), [2][]float32{}
+			for i := range dst {
+				cpu.IntegerProducts, cpu.BFloat16, level = false, false, best-cpu.Level(i)
+				dst[i] = make([]float32, rows*50)
+				w.Mul(dst[i], 50, x, 512, rows, false)
+			}
+			if !slices.Equal(dst[0], dst[1]) {
+				t.Errorf("%v, %d rows: bits differ", typ, rows)
+			}
+		}
+	}
 }
 
 // The result is the same for any number of processors.

@@ -11,7 +11,7 @@ type Level int
 // The levels. Each includes the levels before it.
 const (
 	Generic Level = iota // only Go, no assembly
-	AVX2                 // AVX2 and FMA
+	AVX2                 // AVX2, FMA and F16C
 	AVX512               // AVX-512 F, CD, BW, DQ and VL: every processor with AVX-512 since Skylake-SP
 )
 

@@ -11,7 +11,7 @@ func detectMore() (products, bfloat16 bool) {
 func detect() Level {
 	x := &cpu.X86
 	switch {
-	case !x.HasAVX2 || !x.HasFMA:
+	case !x.HasAVX2 || !x.HasFMA || !x.HasF16C:
 		return Generic
 	case x.HasAVX512 && x.HasAVX512F && x.HasAVX512CD && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL:
 		return AVX512

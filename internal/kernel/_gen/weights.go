@@ -9,12 +9,13 @@ import (
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
 )
 
-// writeWeights writes the products of package blas with narrow weights and few rows of activations, for AVX-512 with VNNI and BF16.
+// writeWeights writes the products of package blas with narrow weights, for AVX-512 with VNNI and BF16, and for AVX2 with F16C.
 func writeWeights(isa asm.ISA) {
-	if isa != asm.AVX512 {
+	g := &weights{gemm: gemm{File: asm.NewFile("../../../blas", isa)}}
+	if isa == asm.AVX2 {
+		g.writeAVX2()
 		return
 	}
-	g := &weights{gemm: gemm{File: asm.NewFile("../../../blas", isa)}}
 	g.masks = g.maskTable("wordMasks")
 	for _, v := range []int{1, 2, 4} {
 		g.halves("Float16", v)
@@ -105,10 +106,12 @@ func (g *weights) end(v int, acc [][]reg.VecVirtual) {
 	for i := range v {
 		half := make([]reg.VecVirtual, rows)
 		for j := range rows {
-			high := g.YMM()
-			g.VEXTRACTF64X4(operand.U8(1), acc[j][i], high)
-			half[j] = g.YMM()
-			g.VADDPS(high, acc[j][i].AsY(), half[j])
+			if half[j] = acc[j][i]; g.ISA == asm.AVX512 {
+				high := g.YMM()
+				g.VEXTRACTF64X4(operand.U8(1), acc[j][i], high)
+				half[j] = g.YMM()
+				g.VADDPS(high, acc[j][i].AsY(), half[j])
+			}
 		}
 		var sum reg.VecVirtual
 		if rows == 4 {
@@ -118,7 +121,11 @@ func (g *weights) end(v int, acc [][]reg.VecVirtual) {
 			sum = g.pairs(ab, ab, g.VUNPCKLPD, g.VUNPCKHPD) // the two sums twice
 		}
 		high := g.XMM()
-		g.VEXTRACTF32X4(operand.U8(1), sum, high)
+		if g.ISA == asm.AVX512 {
+			g.VEXTRACTF32X4(operand.U8(1), sum, high)
+		} else {
+			g.VEXTRACTF128(operand.U8(1), sum, high)
+		}
 		g.VADDPS(high, sum.AsX(), high)
 		label := fmt.Sprintf("store%d", i)
 		g.TESTQ(add, add)
@@ -490,19 +497,28 @@ func (g *weights) scales(t quantizedType, c constants, at operand.Mem) reg.VecVi
 		g.VMULPS(d, s, s)
 		return s
 	}
-	// Bytes: eight scales, then eight m, as function factors of blas has them.
-	a, b := g.XMM(), g.XMM()
-	g.VPSHUFD(operand.U8(0x98), offset(at, 4), a)
-	g.VPSHUFD(operand.U8(0x50), offset(at, 4), b)
-	g.VPSRLVD(g.TableBits("factorShift", []uint32{0, 0, 0, 4}), a, a)
-	g.VPANDD(g.TableBits("factorLow", []uint32{0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f}), a, a)
-	g.VPSRLD(operand.U8(2), b, b)
-	g.VPANDD(g.TableBits("factorHigh", []uint32{0, 0x30303030, 0, 0x30303030}), b, b)
-	g.VPORD(a, b, a)
-	g.VPMOVZXBD(a, s)
+	g.VPMOVZXBD(g.factors(at), s)
 	g.VCVTDQ2PS(s, s)
 	g.VMULPS(g.float16s(c, at, offset(at, 2)), s, s)
 	return s
+}
+
+// factors returns bytes of a block of Q4_K: the factors of eight scales, then those of eight m, as function factors of blas has them.
+func (g *weights) factors(at operand.Mem) reg.VecVirtual {
+	a, b := g.XMM(), g.XMM()
+	and, or := g.VPANDD, g.VPORD // take all 32 registers
+	if g.ISA == asm.AVX2 {
+		and = func(o ...operand.Op) { g.VPAND(o[0], o[1], o[2]) }
+		or = func(o ...operand.Op) { g.VPOR(o[0], o[1], o[2]) }
+	}
+	g.VPSHUFD(operand.U8(0x98), offset(at, 4), a)
+	g.VPSHUFD(operand.U8(0x50), offset(at, 4), b)
+	g.VPSRLVD(g.TableBits("factorShift", []uint32{0, 0, 0, 4}), a, a)
+	and(g.TableBits("factorLow", []uint32{0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f}), a, a)
+	g.VPSRLD(operand.U8(2), b, b)
+	and(g.TableBits("factorHigh", []uint32{0, 0x30303030, 0, 0x30303030}), b, b)
+	or(a, b, a)
+	return a
 }
 
 // index returns the table that spreads the scales of part n of a block of 256 to the lanes.
