@@ -62,25 +62,25 @@ func narrowKernel(t Type) *narrowSet {
 func wordProducts() bool { return level == cpu.AVX512 && cpu.BFloat16 }
 
 var narrow512 = [types]narrowSet{
-	Float16:  {dotsFloat161AVX512, dotsFloat162AVX512, dotsFloat164AVX512, 16, true},
-	BFloat16: {dotsBFloat161AVX512, dotsBFloat162AVX512, dotsBFloat164AVX512, 32, true},
-	Q8_0:     {dotsQ8_01AVX512, dotsQ8_02AVX512, dotsQ8_04AVX512, 64, false},
-	Q4_0:     {dotsQ4_01AVX512, dotsQ4_02AVX512, dotsQ4_04AVX512, 64, false},
-	Q5_0:     {dotsQ5_01AVX512, dotsQ5_02AVX512, dotsQ5_04AVX512, 64, false},
-	Q5_1:     {dotsQ5_11AVX512, dotsQ5_12AVX512, dotsQ5_14AVX512, 64, false},
-	Q4_K:     {dotsQ4_K1AVX512, dotsQ4_K2AVX512, dotsQ4_K4AVX512, 256, false},
-	Q6_K:     {dotsQ6_K1AVX512, dotsQ6_K2AVX512, dotsQ6_K4AVX512, 256, false},
+	Float16:  {dotsFloat161AVX512, dotsFloat162AVX512, dotsFloat164AVX512, 16, 1},
+	BFloat16: {dotsBFloat161AVX512, dotsBFloat162AVX512, dotsBFloat164AVX512, 32, 1},
+	Q8_0:     {dotsQ8_01AVX512, dotsQ8_02AVX512, dotsQ8_04AVX512, 64, 64},
+	Q4_0:     {dotsQ4_01AVX512, dotsQ4_02AVX512, dotsQ4_04AVX512, 64, 64},
+	Q5_0:     {dotsQ5_01AVX512, dotsQ5_02AVX512, dotsQ5_04AVX512, 64, 64},
+	Q5_1:     {dotsQ5_11AVX512, dotsQ5_12AVX512, dotsQ5_14AVX512, 64, 64},
+	Q4_K:     {dotsQ4_K1AVX512, dotsQ4_K2AVX512, dotsQ4_K4AVX512, 256, 256},
+	Q6_K:     {dotsQ6_K1AVX512, dotsQ6_K2AVX512, dotsQ6_K4AVX512, 256, 256},
 }
 
 var narrow2 = [types]narrowSet{
-	Float16:  {dotsFloat161AVX2, dotsFloat162AVX2, dotsFloat164AVX2, 32, false},
-	BFloat16: {dotsBFloat161AVX2, dotsBFloat162AVX2, dotsBFloat164AVX2, 32, false},
-	Q8_0:     {dotsQ8_01AVX2, dotsQ8_02AVX2, dotsQ8_04AVX2, 64, false},
-	Q4_0:     {dotsQ4_01AVX2, dotsQ4_02AVX2, dotsQ4_04AVX2, 64, false},
-	Q5_0:     {dotsQ5_01AVX2, dotsQ5_02AVX2, dotsQ5_04AVX2, 64, false},
-	Q5_1:     {dotsQ5_11AVX2, dotsQ5_12AVX2, dotsQ5_14AVX2, 64, false},
-	Q4_K:     {dotsQ4_K1AVX2, dotsQ4_K2AVX2, dotsQ4_K4AVX2, 256, false},
-	Q6_K:     {dotsQ6_K1AVX2, dotsQ6_K2AVX2, dotsQ6_K4AVX2, 256, false},
+	Float16:  {dotsFloat161AVX2, dotsFloat162AVX2, dotsFloat164AVX2, 32, 8},
+	BFloat16: {dotsBFloat161AVX2, dotsBFloat162AVX2, dotsBFloat164AVX2, 32, 8},
+	Q8_0:     {dotsQ8_01AVX2, dotsQ8_02AVX2, dotsQ8_04AVX2, 64, 64},
+	Q4_0:     {dotsQ4_01AVX2, dotsQ4_02AVX2, dotsQ4_04AVX2, 64, 64},
+	Q5_0:     {dotsQ5_01AVX2, dotsQ5_02AVX2, dotsQ5_04AVX2, 64, 64},
+	Q5_1:     {dotsQ5_11AVX2, dotsQ5_12AVX2, dotsQ5_14AVX2, 64, 64},
+	Q4_K:     {dotsQ4_K1AVX2, dotsQ4_K2AVX2, dotsQ4_K4AVX2, 256, 256},
+	Q6_K:     {dotsQ6_K1AVX2, dotsQ6_K2AVX2, dotsQ6_K4AVX2, 256, 256},
 }
 
 // panelKernel returns the kernels of a type for many rows of activations, nil if there are none.

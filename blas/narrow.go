@@ -9,8 +9,8 @@ type narrowFunc func(units int, x *float32, ldx int, w *byte, ldw int, y *float3
 // narrowSet has the kernels of a type for 1, 2 and 4 rows of activations.
 type narrowSet struct {
 	one, two, four narrowFunc
-	unit           int  // numbers
-	tails          bool // the kernels multiply the numbers after the last unit too
+	unit           int // numbers
+	least          int // the kernels leave the numbers after the last multiple of it
 }
 
 // mulNarrow is MulRange with kernels.
@@ -64,7 +64,7 @@ func (w *Weights) mulRows(k *narrowSet, dst []float32, ldDst int, x Prepared, fr
 		f(units, &x.data[i*x.ld], x.ld, &w.data[j*row], row, &at[0], ldDst, n/group, flag, tail)
 		i += rows
 	}
-	if k.tails || tail == 0 {
+	if tail %= k.least; tail == 0 {
 		return
 	}
 	for i := from; i < to; i++ {

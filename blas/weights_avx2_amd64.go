@@ -4,12 +4,12 @@
 
 package blas
 
-// dotsFloat161AVX2 multiplies groups·4 rows of w, ldw bytes apart, by 1 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. The caller multiplies the tail.
+// dotsFloat161AVX2 multiplies groups·4 rows of w, ldw bytes apart, by 1 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. Of the tail, the caller multiplies tail%8.
 //
 //go:noescape
 func dotsFloat161AVX2(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups int, add int, tail int)
 
-// dotsBFloat161AVX2 multiplies groups·4 rows of w, ldw bytes apart, by 1 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. The caller multiplies the tail.
+// dotsBFloat161AVX2 multiplies groups·4 rows of w, ldw bytes apart, by 1 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. Of the tail, the caller multiplies tail%8.
 //
 //go:noescape
 func dotsBFloat161AVX2(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups int, add int, tail int)
@@ -44,12 +44,12 @@ func dotsQ4_K1AVX2(units int, x *float32, ldx int, w *byte, ldw int, y *float32,
 //go:noescape
 func dotsQ6_K1AVX2(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups int, add int, tail int)
 
-// dotsFloat162AVX2 multiplies groups·4 rows of w, ldw bytes apart, by 2 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. The caller multiplies the tail.
+// dotsFloat162AVX2 multiplies groups·4 rows of w, ldw bytes apart, by 2 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. Of the tail, the caller multiplies tail%8.
 //
 //go:noescape
 func dotsFloat162AVX2(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups int, add int, tail int)
 
-// dotsBFloat162AVX2 multiplies groups·4 rows of w, ldw bytes apart, by 2 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. The caller multiplies the tail.
+// dotsBFloat162AVX2 multiplies groups·4 rows of w, ldw bytes apart, by 2 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. Of the tail, the caller multiplies tail%8.
 //
 //go:noescape
 func dotsBFloat162AVX2(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups int, add int, tail int)
@@ -84,12 +84,12 @@ func dotsQ4_K2AVX2(units int, x *float32, ldx int, w *byte, ldw int, y *float32,
 //go:noescape
 func dotsQ6_K2AVX2(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups int, add int, tail int)
 
-// dotsFloat164AVX2 multiplies groups·2 rows of w, ldw bytes apart, by 4 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. The caller multiplies the tail.
+// dotsFloat164AVX2 multiplies groups·2 rows of w, ldw bytes apart, by 4 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. Of the tail, the caller multiplies tail%8.
 //
 //go:noescape
 func dotsFloat164AVX2(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups int, add int, tail int)
 
-// dotsBFloat164AVX2 multiplies groups·2 rows of w, ldw bytes apart, by 4 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. The caller multiplies the tail.
+// dotsBFloat164AVX2 multiplies groups·2 rows of w, ldw bytes apart, by 4 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. Of the tail, the caller multiplies tail%8.
 //
 //go:noescape
 func dotsBFloat164AVX2(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups int, add int, tail int)

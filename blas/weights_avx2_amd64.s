@@ -22,7 +22,7 @@ group:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), DX
 	TESTQ  DX, DX
-	JE     done0
+	JE     tail0
 
 loop0:
 	PREFETCHT0  2048(AX)
@@ -39,6 +39,20 @@ loop0:
 	DECQ        DX
 	JNE         loop0
 
+tail0:
+	MOVQ tail+72(FP), DX
+	SHRQ $0x03, DX
+	JE   done0
+
+vector0:
+	PREFETCHT0  2048(AX)
+	VCVTPH2PS   (AX), Y7
+	VFMADD231PS (CX), Y7, Y0
+	ADDQ        $0x00000010, AX
+	ADDQ        $0x00000020, CX
+	DECQ        DX
+	JNE         vector0
+
 done0:
 	VADDPS Y5, Y0, Y0
 	VADDPS Y6, Y4, Y4
@@ -54,7 +68,7 @@ done0:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), DX
 	TESTQ  DX, DX
-	JE     done1
+	JE     tail1
 
 loop1:
 	PREFETCHT0  2048(CX)
@@ -70,6 +84,20 @@ loop1:
 	ADDQ        $0x00000080, AX
 	DECQ        DX
 	JNE         loop1
+
+tail1:
+	MOVQ tail+72(FP), DX
+	SHRQ $0x03, DX
+	JE   done1
+
+vector1:
+	PREFETCHT0  2048(CX)
+	VCVTPH2PS   (CX), Y7
+	VFMADD231PS (AX), Y7, Y1
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        DX
+	JNE         vector1
 
 done1:
 	VADDPS Y5, Y1, Y1
@@ -87,7 +115,7 @@ done1:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), DX
 	TESTQ  DX, DX
-	JE     done2
+	JE     tail2
 
 loop2:
 	PREFETCHT0  2048(CX)
@@ -103,6 +131,20 @@ loop2:
 	ADDQ        $0x00000080, AX
 	DECQ        DX
 	JNE         loop2
+
+tail2:
+	MOVQ tail+72(FP), DX
+	SHRQ $0x03, DX
+	JE   done2
+
+vector2:
+	PREFETCHT0  2048(CX)
+	VCVTPH2PS   (CX), Y7
+	VFMADD231PS (AX), Y7, Y2
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        DX
+	JNE         vector2
 
 done2:
 	VADDPS Y5, Y2, Y2
@@ -121,7 +163,7 @@ done2:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), DX
 	TESTQ  DX, DX
-	JE     done3
+	JE     tail3
 
 loop3:
 	PREFETCHT0  2048(CX)
@@ -137,6 +179,20 @@ loop3:
 	ADDQ        $0x00000080, AX
 	DECQ        DX
 	JNE         loop3
+
+tail3:
+	MOVQ tail+72(FP), DX
+	SHRQ $0x03, DX
+	JE   done3
+
+vector3:
+	PREFETCHT0  2048(CX)
+	VCVTPH2PS   (CX), Y7
+	VFMADD231PS (AX), Y7, Y3
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        DX
+	JNE         vector3
 
 done3:
 	VADDPS       Y5, Y3, Y3
@@ -190,7 +246,7 @@ group:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), DX
 	TESTQ  DX, DX
-	JE     done0
+	JE     tail0
 
 loop0:
 	PREFETCHT0  2048(AX)
@@ -211,6 +267,21 @@ loop0:
 	DECQ        DX
 	JNE         loop0
 
+tail0:
+	MOVQ tail+72(FP), DX
+	SHRQ $0x03, DX
+	JE   done0
+
+vector0:
+	PREFETCHT0  2048(AX)
+	VPMOVZXWD   (AX), Y7
+	VPSLLD      $0x10, Y7, Y7
+	VFMADD231PS (CX), Y7, Y0
+	ADDQ        $0x00000010, AX
+	ADDQ        $0x00000020, CX
+	DECQ        DX
+	JNE         vector0
+
 done0:
 	VADDPS Y5, Y0, Y0
 	VADDPS Y6, Y4, Y4
@@ -226,7 +297,7 @@ done0:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), DX
 	TESTQ  DX, DX
-	JE     done1
+	JE     tail1
 
 loop1:
 	PREFETCHT0  2048(CX)
@@ -247,6 +318,21 @@ loop1:
 	DECQ        DX
 	JNE         loop1
 
+tail1:
+	MOVQ tail+72(FP), DX
+	SHRQ $0x03, DX
+	JE   done1
+
+vector1:
+	PREFETCHT0  2048(CX)
+	VPMOVZXWD   (CX), Y7
+	VPSLLD      $0x10, Y7, Y7
+	VFMADD231PS (AX), Y7, Y1
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        DX
+	JNE         vector1
+
 done1:
 	VADDPS Y5, Y1, Y1
 	VADDPS Y6, Y4, Y4
@@ -263,7 +349,7 @@ done1:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), DX
 	TESTQ  DX, DX
-	JE     done2
+	JE     tail2
 
 loop2:
 	PREFETCHT0  2048(CX)
@@ -284,6 +370,21 @@ loop2:
 	DECQ        DX
 	JNE         loop2
 
+tail2:
+	MOVQ tail+72(FP), DX
+	SHRQ $0x03, DX
+	JE   done2
+
+vector2:
+	PREFETCHT0  2048(CX)
+	VPMOVZXWD   (CX), Y7
+	VPSLLD      $0x10, Y7, Y7
+	VFMADD231PS (AX), Y7, Y2
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        DX
+	JNE         vector2
+
 done2:
 	VADDPS Y5, Y2, Y2
 	VADDPS Y6, Y4, Y4
@@ -301,7 +402,7 @@ done2:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), DX
 	TESTQ  DX, DX
-	JE     done3
+	JE     tail3
 
 loop3:
 	PREFETCHT0  2048(CX)
@@ -321,6 +422,21 @@ loop3:
 	ADDQ        $0x00000080, AX
 	DECQ        DX
 	JNE         loop3
+
+tail3:
+	MOVQ tail+72(FP), DX
+	SHRQ $0x03, DX
+	JE   done3
+
+vector3:
+	PREFETCHT0  2048(CX)
+	VPMOVZXWD   (CX), Y7
+	VPSLLD      $0x10, Y7, Y7
+	VFMADD231PS (AX), Y7, Y3
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        DX
+	JNE         vector3
 
 done3:
 	VADDPS       Y5, Y3, Y3
@@ -2927,7 +3043,7 @@ group:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), BX
 	TESTQ  BX, BX
-	JE     done0
+	JE     tail0
 
 loop0:
 	PREFETCHT0  2048(AX)
@@ -2948,6 +3064,21 @@ loop0:
 	DECQ        BX
 	JNE         loop0
 
+tail0:
+	MOVQ tail+72(FP), BX
+	SHRQ $0x03, BX
+	JE   done0
+
+vector0:
+	PREFETCHT0  2048(AX)
+	VCVTPH2PS   (AX), Y10
+	VFMADD231PS (CX), Y10, Y0
+	VFMADD231PS (CX)(DX*1), Y10, Y1
+	ADDQ        $0x00000010, AX
+	ADDQ        $0x00000020, CX
+	DECQ        BX
+	JNE         vector0
+
 done0:
 	VADDPS Y8, Y0, Y0
 	VADDPS Y9, Y1, Y1
@@ -2961,7 +3092,7 @@ done0:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), BX
 	TESTQ  BX, BX
-	JE     done1
+	JE     tail1
 
 loop1:
 	PREFETCHT0  2048(CX)
@@ -2982,6 +3113,21 @@ loop1:
 	DECQ        BX
 	JNE         loop1
 
+tail1:
+	MOVQ tail+72(FP), BX
+	SHRQ $0x03, BX
+	JE   done1
+
+vector1:
+	PREFETCHT0  2048(CX)
+	VCVTPH2PS   (CX), Y10
+	VFMADD231PS (AX), Y10, Y2
+	VFMADD231PS (AX)(DX*1), Y10, Y3
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        BX
+	JNE         vector1
+
 done1:
 	VADDPS Y8, Y2, Y2
 	VADDPS Y9, Y3, Y3
@@ -2996,7 +3142,7 @@ done1:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), BX
 	TESTQ  BX, BX
-	JE     done2
+	JE     tail2
 
 loop2:
 	PREFETCHT0  2048(CX)
@@ -3017,6 +3163,21 @@ loop2:
 	DECQ        BX
 	JNE         loop2
 
+tail2:
+	MOVQ tail+72(FP), BX
+	SHRQ $0x03, BX
+	JE   done2
+
+vector2:
+	PREFETCHT0  2048(CX)
+	VCVTPH2PS   (CX), Y10
+	VFMADD231PS (AX), Y10, Y4
+	VFMADD231PS (AX)(DX*1), Y10, Y5
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        BX
+	JNE         vector2
+
 done2:
 	VADDPS Y8, Y4, Y4
 	VADDPS Y9, Y5, Y5
@@ -3032,7 +3193,7 @@ done2:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), BX
 	TESTQ  BX, BX
-	JE     done3
+	JE     tail3
 
 loop3:
 	PREFETCHT0  2048(CX)
@@ -3052,6 +3213,21 @@ loop3:
 	ADDQ        $0x00000080, AX
 	DECQ        BX
 	JNE         loop3
+
+tail3:
+	MOVQ tail+72(FP), BX
+	SHRQ $0x03, BX
+	JE   done3
+
+vector3:
+	PREFETCHT0  2048(CX)
+	VCVTPH2PS   (CX), Y10
+	VFMADD231PS (AX), Y10, Y6
+	VFMADD231PS (AX)(DX*1), Y10, Y7
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        BX
+	JNE         vector3
 
 done3:
 	VADDPS       Y8, Y6, Y6
@@ -3125,7 +3301,7 @@ group:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), BX
 	TESTQ  BX, BX
-	JE     done0
+	JE     tail0
 
 loop0:
 	PREFETCHT0  2048(AX)
@@ -3150,6 +3326,22 @@ loop0:
 	DECQ        BX
 	JNE         loop0
 
+tail0:
+	MOVQ tail+72(FP), BX
+	SHRQ $0x03, BX
+	JE   done0
+
+vector0:
+	PREFETCHT0  2048(AX)
+	VPMOVZXWD   (AX), Y10
+	VPSLLD      $0x10, Y10, Y10
+	VFMADD231PS (CX), Y10, Y0
+	VFMADD231PS (CX)(DX*1), Y10, Y1
+	ADDQ        $0x00000010, AX
+	ADDQ        $0x00000020, CX
+	DECQ        BX
+	JNE         vector0
+
 done0:
 	VADDPS Y8, Y0, Y0
 	VADDPS Y9, Y1, Y1
@@ -3163,7 +3355,7 @@ done0:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), BX
 	TESTQ  BX, BX
-	JE     done1
+	JE     tail1
 
 loop1:
 	PREFETCHT0  2048(CX)
@@ -3188,6 +3380,22 @@ loop1:
 	DECQ        BX
 	JNE         loop1
 
+tail1:
+	MOVQ tail+72(FP), BX
+	SHRQ $0x03, BX
+	JE   done1
+
+vector1:
+	PREFETCHT0  2048(CX)
+	VPMOVZXWD   (CX), Y10
+	VPSLLD      $0x10, Y10, Y10
+	VFMADD231PS (AX), Y10, Y2
+	VFMADD231PS (AX)(DX*1), Y10, Y3
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        BX
+	JNE         vector1
+
 done1:
 	VADDPS Y8, Y2, Y2
 	VADDPS Y9, Y3, Y3
@@ -3202,7 +3410,7 @@ done1:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), BX
 	TESTQ  BX, BX
-	JE     done2
+	JE     tail2
 
 loop2:
 	PREFETCHT0  2048(CX)
@@ -3227,6 +3435,22 @@ loop2:
 	DECQ        BX
 	JNE         loop2
 
+tail2:
+	MOVQ tail+72(FP), BX
+	SHRQ $0x03, BX
+	JE   done2
+
+vector2:
+	PREFETCHT0  2048(CX)
+	VPMOVZXWD   (CX), Y10
+	VPSLLD      $0x10, Y10, Y10
+	VFMADD231PS (AX), Y10, Y4
+	VFMADD231PS (AX)(DX*1), Y10, Y5
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        BX
+	JNE         vector2
+
 done2:
 	VADDPS Y8, Y4, Y4
 	VADDPS Y9, Y5, Y5
@@ -3242,7 +3466,7 @@ done2:
 	SHLQ   $0x02, DX
 	MOVQ   units+0(FP), BX
 	TESTQ  BX, BX
-	JE     done3
+	JE     tail3
 
 loop3:
 	PREFETCHT0  2048(CX)
@@ -3266,6 +3490,22 @@ loop3:
 	ADDQ        $0x00000080, AX
 	DECQ        BX
 	JNE         loop3
+
+tail3:
+	MOVQ tail+72(FP), BX
+	SHRQ $0x03, BX
+	JE   done3
+
+vector3:
+	PREFETCHT0  2048(CX)
+	VPMOVZXWD   (CX), Y10
+	VPSLLD      $0x10, Y10, Y10
+	VFMADD231PS (AX), Y10, Y6
+	VFMADD231PS (AX)(DX*1), Y10, Y7
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        BX
+	JNE         vector3
 
 done3:
 	VADDPS       Y8, Y6, Y6
@@ -6530,7 +6770,7 @@ group:
 	LEAQ   (DX)(DX*2), BX
 	MOVQ   units+0(FP), SI
 	TESTQ  SI, SI
-	JE     done0
+	JE     tail0
 
 loop0:
 	PREFETCHT0  2048(AX)
@@ -6559,6 +6799,23 @@ loop0:
 	DECQ        SI
 	JNE         loop0
 
+tail0:
+	MOVQ tail+72(FP), SI
+	SHRQ $0x03, SI
+	JE   done0
+
+vector0:
+	PREFETCHT0  2048(AX)
+	VCVTPH2PS   (AX), Y12
+	VFMADD231PS (CX), Y12, Y0
+	VFMADD231PS (CX)(DX*1), Y12, Y1
+	VFMADD231PS (CX)(DX*2), Y12, Y2
+	VFMADD231PS (CX)(BX*1), Y12, Y3
+	ADDQ        $0x00000010, AX
+	ADDQ        $0x00000020, CX
+	DECQ        SI
+	JNE         vector0
+
 done0:
 	VADDPS Y8, Y0, Y0
 	VADDPS Y9, Y1, Y1
@@ -6577,7 +6834,7 @@ done0:
 	LEAQ   (DX)(DX*2), BX
 	MOVQ   units+0(FP), SI
 	TESTQ  SI, SI
-	JE     done1
+	JE     tail1
 
 loop1:
 	PREFETCHT0  2048(CX)
@@ -6605,6 +6862,23 @@ loop1:
 	ADDQ        $0x00000080, AX
 	DECQ        SI
 	JNE         loop1
+
+tail1:
+	MOVQ tail+72(FP), SI
+	SHRQ $0x03, SI
+	JE   done1
+
+vector1:
+	PREFETCHT0  2048(CX)
+	VCVTPH2PS   (CX), Y12
+	VFMADD231PS (AX), Y12, Y4
+	VFMADD231PS (AX)(DX*1), Y12, Y5
+	VFMADD231PS (AX)(DX*2), Y12, Y6
+	VFMADD231PS (AX)(BX*1), Y12, Y7
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        SI
+	JNE         vector1
 
 done1:
 	VADDPS       Y8, Y4, Y4
@@ -6711,7 +6985,7 @@ group:
 	LEAQ   (DX)(DX*2), BX
 	MOVQ   units+0(FP), SI
 	TESTQ  SI, SI
-	JE     done0
+	JE     tail0
 
 loop0:
 	PREFETCHT0  2048(AX)
@@ -6744,6 +7018,24 @@ loop0:
 	DECQ        SI
 	JNE         loop0
 
+tail0:
+	MOVQ tail+72(FP), SI
+	SHRQ $0x03, SI
+	JE   done0
+
+vector0:
+	PREFETCHT0  2048(AX)
+	VPMOVZXWD   (AX), Y12
+	VPSLLD      $0x10, Y12, Y12
+	VFMADD231PS (CX), Y12, Y0
+	VFMADD231PS (CX)(DX*1), Y12, Y1
+	VFMADD231PS (CX)(DX*2), Y12, Y2
+	VFMADD231PS (CX)(BX*1), Y12, Y3
+	ADDQ        $0x00000010, AX
+	ADDQ        $0x00000020, CX
+	DECQ        SI
+	JNE         vector0
+
 done0:
 	VADDPS Y8, Y0, Y0
 	VADDPS Y9, Y1, Y1
@@ -6762,7 +7054,7 @@ done0:
 	LEAQ   (DX)(DX*2), BX
 	MOVQ   units+0(FP), SI
 	TESTQ  SI, SI
-	JE     done1
+	JE     tail1
 
 loop1:
 	PREFETCHT0  2048(CX)
@@ -6794,6 +7086,24 @@ loop1:
 	ADDQ        $0x00000080, AX
 	DECQ        SI
 	JNE         loop1
+
+tail1:
+	MOVQ tail+72(FP), SI
+	SHRQ $0x03, SI
+	JE   done1
+
+vector1:
+	PREFETCHT0  2048(CX)
+	VPMOVZXWD   (CX), Y12
+	VPSLLD      $0x10, Y12, Y12
+	VFMADD231PS (AX), Y12, Y4
+	VFMADD231PS (AX)(DX*1), Y12, Y5
+	VFMADD231PS (AX)(DX*2), Y12, Y6
+	VFMADD231PS (AX)(BX*1), Y12, Y7
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, AX
+	DECQ        SI
+	JNE         vector1
 
 done1:
 	VADDPS       Y8, Y4, Y4

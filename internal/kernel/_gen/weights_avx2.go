@@ -24,7 +24,8 @@ func (g *weights) writeAVX2() {
 // halvesAVX2 writes the kernel for numbers of 16 bits. It multiplies one row of a group after the other.
 func (g *weights) halvesAVX2(name string, v int) {
 	const unit = 4 // vectors
-	all := g.begin(name, v, "A unit is 32 numbers of w, and as many float32 of x. The caller multiplies the tail.")
+	bf := name == "BFloat16"
+	all := g.begin(name, v, "A unit is 32 numbers of w, and as many float32 of x. Of the tail, the caller multiplies tail%8.")
 	for first, sums := range all {
 		label := func(name string) string { return fmt.Sprint(name, first) }
 		// One sum would wait for itself: a row of activations has as many as there are registers for.
@@ -37,28 +38,34 @@ func (g *weights) halvesAVX2(name string, v int) {
 			acc = append(acc, more)
 		}
 		w, x := g.chunk(first, 1, v)
+		loop := func(name string, times reg.GPVirtual, unit int, next string) {
+			g.JE(asm.Label(label(next)))
+			g.Label(label(name))
+			g.prefetch(w, 0, 1, 0)
+			for n := range unit {
+				wv := g.YMM()
+				if bf {
+					g.VPMOVZXWD(offset(w.at(0), n*16), wv)
+					g.VPSLLD(operand.U8(16), wv, wv)
+				} else {
+					g.VCVTPH2PS(offset(w.at(0), n*16), wv)
+				}
+				for i := range v {
+					g.VFMADD231PS(offset(x.at(i), n*32), wv, acc[n%len(acc)][i])
+				}
+			}
+			g.step(w, 1, unit*16)
+			g.ADDQ(operand.U32(unit*32), x.base)
+			g.DECQ(times)
+			g.JNE(asm.Label(label(name)))
+			g.Label(label(next))
+		}
 		units := g.f.Int("units")
 		g.TESTQ(units, units)
-		g.JE(asm.Label(label("done")))
-		g.Label(label("loop"))
-		g.prefetch(w, 0, 1, 0)
-		for n := range unit {
-			wv := g.YMM()
-			if name == "Float16" {
-				g.VCVTPH2PS(offset(w.at(0), n*16), wv)
-			} else {
-				g.VPMOVZXWD(offset(w.at(0), n*16), wv)
-				g.VPSLLD(operand.U8(16), wv, wv)
-			}
-			for i := range v {
-				g.VFMADD231PS(offset(x.at(i), n*32), wv, acc[n%len(acc)][i])
-			}
-		}
-		g.step(w, 1, unit*16)
-		g.ADDQ(operand.U32(unit*32), x.base)
-		g.DECQ(units)
-		g.JNE(asm.Label(label("loop")))
-		g.Label(label("done"))
+		loop("loop", units, unit, "tail")
+		tail := g.f.Int("tail")
+		g.SHRQ(operand.U8(3), tail)
+		loop("vector", tail, 1, "done")
 		for n := len(acc) / 2; n > 0; n /= 2 {
 			for j := range n {
 				for i := range v {
