@@ -16,9 +16,9 @@ type BatchConfig struct {
 }
 
 // Batch generates tokens for sequences that come and go, as a server needs it: sequences join and leave between any two steps, each with its own
-// Sampling, and Read reads a prompt in pieces between the steps of the others.
+// Sampling, and Read reads prompts in pieces between the steps of the others.
 //
-//	left, err := batch.Read(s)         // until no token is left to read
+//	left, err := batch.Read(s, …)      // until no token is left to read
 //	err = batch.Join(s, sampling)
 //	err = batch.Step(func(s *Sequence, next Next) { … }) // one token for each sequence that has joined
 //	err = batch.Leave(s)
@@ -38,7 +38,7 @@ type Batch struct {
 	groups  []*reader // all but the last have most rows; the last can have more rows than sequences
 	most    int
 	spare   []*reader // groups of earlier numbers of sequences, the last one left last
-	prompts []*reader // for pieces of one prompt, the last one used last
+	prompts []*reader // graphs for pieces of one prompt, the last one used last
 }
 
 // member is a sequence that has joined.
@@ -111,21 +111,41 @@ func (b *Batch) Piece() int {
 	return b.piece
 }
 
-// Read reads one piece of a sequence's pending tokens, all but the last. It returns the number of tokens that are left to read before the
-// sequence can join. After an error the sequence is as it was before the call. A sequence that does not fit the model is an error before
-// anything is computed.
-func (b *Batch) Read(s *Sequence) (left int, err error) {
+// Read reads one piece of the pending tokens of each sequence, all but the last. It returns the number of tokens that are left to read before
+// each can join. On the host, pieces of several sequences share the matrix products, so that together they take less time than apart; the results
+// are the same. After an error each sequence is as it was before the call, or after its piece. A sequence that does not fit the model is an error
+// before anything is computed.
+func (b *Batch) Read(sequences ...*Sequence) (left []int, err error) {
 	if err := b.enter("read"); err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer b.mu.Unlock()
-	if err := b.admits(s); err != nil {
-		return 0, fmt.Errorf("nn: read: the sequence %w", err)
+	if len(sequences) == 0 {
+		sequences = []*Sequence{nil} // an error
 	}
-	defer s.using.Unlock()
+	for _, s := range sequences {
+		if err := b.admits(s); err != nil {
+			return nil, fmt.Errorf("nn: read: the sequence %w", err)
+		}
+		defer s.using.Unlock()
+	}
+	together := readOnHost(b.lm, sequences, b.piece)
+	for _, s := range sequences {
+		if !together {
+			if err := b.readPiece(s); err != nil {
+				return nil, fmt.Errorf("nn: read: %w", err)
+			}
+		}
+		left = append(left, len(s.pending)-1)
+	}
+	return left, nil
+}
+
+// readPiece reads a piece of a sequence with a graph.
+func (b *Batch) readPiece(s *Sequence) error {
 	n := min(len(s.pending)-1, b.piece)
 	if n == 0 {
-		return 0, nil
+		return nil
 	}
 	r, err := kept(b, &b.prompts, keptPrompts, func(r *reader) bool { return r.length() == n }, 1, n, false)
 	if err == nil {
@@ -138,11 +158,10 @@ func (b *Batch) Read(s *Sequence) (left int, err error) {
 		r.commit()
 		err = r.bringState()
 	}
-	if err != nil {
-		return 0, fmt.Errorf("nn: read: %w", err)
+	if err == nil {
+		s.store(r, 0, n)
 	}
-	s.store(r, 0, n)
-	return len(s.pending) - 1, nil
+	return err
 }
 
 // admits locks a sequence that fits the model, or returns an error.

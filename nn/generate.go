@@ -172,6 +172,9 @@ func (g *Generator) prefill(ctx context.Context, s *Sequence, to *reader, row in
 		if err := ctx.Err(); err != nil {
 			return read, err
 		}
+		if read == 0 && readOnHost(g.lm, []*Sequence{s}, g.cfg.Piece) {
+			continue
+		}
 		n := min(len(s.pending)-read-1, g.cfg.Piece)
 		kept := &g.rest
 		if n == g.cfg.Piece {

@@ -21,16 +21,30 @@ type hostDecoder struct {
 	context bool // the states have contexts: the width is above 1
 }
 
-// newHostDecoder returns a decoder of a model, or nil if package step does not compute the model's step: a layer that is no Mamba block, a
-// weight with a LoRA, a type other than float32, a large batch, or another BLAS. A graph then reads the tokens.
+// newHostDecoder returns a decoder of a model, or nil if package step does not compute the model's step, or the batch is large. A graph then reads
+// the tokens.
 func newHostDecoder(lm *LM, batch int) *hostDecoder {
+	if batch > step.MostRows {
+		return nil
+	}
+	c := hostConfig(lm)
+	if c == nil {
+		return nil
+	}
+	c.Batch = batch
+	return &hostDecoder{step: step.New(*c), batch: batch, vocab: lm.cfg.Vocab, context: lm.stack.cfg.DConv > 1}
+}
+
+// hostConfig returns the sizes and the weights of a model for package step, or nil if that does not compute the model: a layer that is no Mamba
+// block, a weight with a LoRA, a type other than float32, or another BLAS.
+func hostConfig(lm *LM) *step.Config {
 	switch G.WhichBLAS().(type) {
 	case gonum.Implementation, blas.Implementation:
 	default:
 		return nil
 	}
 	cfg := lm.stack.cfg
-	if batch > step.MostRows || lm.stack.opts.Dtype != tensor.Float32 || !lm.Params().Place().OnHost() {
+	if lm.stack.opts.Dtype != tensor.Float32 || !lm.Params().Place().OnHost() {
 		return nil
 	}
 	ok := true
@@ -56,7 +70,7 @@ func newHostDecoder(lm *LM, batch int) *hostDecoder {
 		return w
 	}
 	c := step.Config{
-		Batch: batch, Model: cfg.DModel, Channels: cfg.inner(), State: cfg.DState, Width: cfg.DConv, Rank: cfg.DtRank, Eps: cfg.NormEps,
+		Model: cfg.DModel, Channels: cfg.inner(), State: cfg.DState, Width: cfg.DConv, Rank: cfg.DtRank, Eps: cfg.NormEps,
 		Embedding: matrix(lm.embed.Weight, lm.cfg.Vocab, cfg.DModel), Norm: floats(lm.stack.norm.Weight, cfg.DModel), Head: matrix(lm.head, lm.cfg.Vocab, cfg.DModel),
 	}
 	shapes := op.BlockShapes(c.Model, c.Channels, c.State, c.Width, c.Rank)
@@ -79,7 +93,43 @@ func newHostDecoder(lm *LM, batch int) *hostDecoder {
 	if !ok {
 		return nil
 	}
-	return &hostDecoder{step: step.New(c), batch: batch, vocab: lm.cfg.Vocab, context: cfg.DConv > 1}
+	return &c
+}
+
+// readOnHost reads a piece of each sequence, of at most most tokens and without the last pending one, all together. It returns false if a graph
+// has to read them.
+func readOnHost(lm *LM, sequences []*Sequence, most int) bool {
+	c := hostConfig(lm)
+	if c == nil {
+		return false
+	}
+	var pieces []step.Piece
+	for _, s := range sequences {
+		n := min(len(s.pending)-1, most)
+		if n == 0 {
+			continue
+		}
+		p := step.Piece{Tokens: s.pending[:n]}
+		if s.state == nil {
+			s.state = map[string]*tensor.Dense{}
+			for _, w := range lm.stack.slots() {
+				s.state[w.Name] = tensor.New(tensor.WithShape(w.Shape...), tensor.Of(tensor.Float32))
+			}
+		}
+		state := s.tensors(lm)
+		for i := range c.Blocks {
+			context, scan := blockState(state, i, c.Width > 1)
+			p.Context, p.Scan = append(p.Context, context), append(p.Scan, scan)
+		}
+		pieces = append(pieces, p)
+	}
+	if len(pieces) > 0 {
+		c.ReadPieces(pieces)
+	}
+	for _, s := range sequences {
+		s.read(min(len(s.pending)-1, most))
+	}
+	return true
 }
 
 // onHost makes the reader read with a decoder on the host. It returns false if the model needs a graph.
@@ -109,13 +159,13 @@ func (d *hostDecoder) Read(tokens []int) error {
 
 func (d *hostDecoder) Commit() { d.step.Commit() }
 
-// slots returns the state of block i in a list of states.
-func (d *hostDecoder) slots(states []*tensor.Dense, i int) (context, scan []float32) {
+// blockState returns the state of block i in a list of states, which have contexts if the convolution's width is above 1.
+func blockState(states []*tensor.Dense, i int, contexts bool) (context, scan []float32) {
 	if states == nil {
 		return nil, nil
 	}
 	data := func(i int) []float32 { return states[i].Data().([]float32) }
-	if !d.context {
+	if !contexts {
 		return nil, data(i)
 	}
 	return data(2 * i), data(2*i + 1)
@@ -125,7 +175,7 @@ func (d *hostDecoder) blocks() int { return len(d.step.Blocks) }
 
 func (d *hostDecoder) SetRow(row int, host []*tensor.Dense) error {
 	for i := range d.blocks() {
-		context, scan := d.slots(host, i)
+		context, scan := blockState(host, i, d.context)
 		d.step.LoadState(row, i, context, scan)
 	}
 	return nil
@@ -140,7 +190,7 @@ func (d *hostDecoder) States(host []*tensor.Dense) error {
 
 func (d *hostDecoder) RowStates(row int, host []*tensor.Dense) error {
 	for i := range d.blocks() {
-		context, scan := d.slots(host, i)
+		context, scan := blockState(host, i, d.context)
 		part := func(v []float32) []float32 { return v[row*len(v)/d.batch : (row+1)*len(v)/d.batch] }
 		d.step.StoreState(row, i, part(context), part(scan))
 	}

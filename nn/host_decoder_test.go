@@ -1,6 +1,7 @@
 package nn
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -9,6 +10,7 @@ import (
 
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/blas"
 	"github.com/gomamba/mamba/internal/cpu"
 	"github.com/gomamba/mamba/layer"
 )
@@ -71,6 +73,68 @@ func TestHostDecoder(t *testing.T) {
 		}
 		if err := graph.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// Pieces of any lengths that are read together leave the states that a graph leaves that reads each alone, bit for bit (without assembly within
+// rounding): for any sizes, optional weights and weights of fewer bits, from the beginning and from a state, for any number of processors.
+func TestReadOnHost(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	r := rand.New(rand.NewPCG(5, 12))
+	for i, cfg := range []LMConfig{
+		{Config: Config{DModel: 5, NLayer: 2, DState: 3, DConv: 1}, Vocab: 7},
+		{Config: Config{DModel: 6, NLayer: 3, DConv: 2, Bias: true}, Vocab: 33, UntiedHead: true},
+		{Config: Config{DModel: 70, NLayer: 2, DState: 8, NoConvBias: true}, Vocab: 300},
+		{Config: Config{DModel: 64, NLayer: 2}, Vocab: 64}, // in int8
+	} {
+		lm := NewLM(cfg)
+		scramble(lm.Params(), r)
+		if i == 3 {
+			for _, p := range lm.Params() {
+				if shape := p.Value.Shape(); len(shape) == 2 && shape[1]%32 == 0 {
+					w := must(blas.Quantize(blas.Q8_0, shape[0], shape[1], p.Value.Data().([]float32)))
+					if err := p.SetNarrow(w); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		runtime.GOMAXPROCS([]int{1, 2, 5}[i%3])
+		apart, together := []*Sequence{}, []*Sequence{}
+		for range 7 {
+			tokens := make([]int, 1+r.IntN(140))
+			for j := range tokens {
+				tokens[j] = r.IntN(cfg.Vocab)
+			}
+			apart, together = append(apart, NewSequence(1, tokens...)), append(together, NewSequence(1, tokens...))
+		}
+		for piece := 70; piece > 0; piece -= 55 { // of more rows than a product for few has, and of fewer
+			if !readOnHost(lm, together, piece) {
+				t.Fatalf("%+v: a graph has to read", cfg)
+			}
+			for j, s := range apart {
+				n := min(len(s.pending)-1, piece)
+				if n == 0 {
+					continue
+				}
+				graph := must(newReader(lm, 1, n, false))
+				if err := errors.Join(s.load(graph, 0), graph.read(s.pending[:n])); err != nil || graph.decoding != nil {
+					t.Fatalf("a graph reads: %t, %v", graph.decoding == nil, err)
+				}
+				graph.commit()
+				s.store(graph, 0, n)
+				tol := 1e-4
+				if cpu.Best > cpu.Generic {
+					tol = 0
+				}
+				if err := values(together[j]).near(values(s), tol); err != nil || !slices.Equal(together[j].pending, s.pending) {
+					t.Errorf("%+v, pieces of %d, sequence %d: %v", cfg, piece, j, err)
+				}
+				if err := graph.close(); err != nil {
+					t.Error(err)
+				}
+			}
 		}
 	}
 }

@@ -139,14 +139,18 @@ func (s *MambaStack) slots() (slots []layer.Slot) {
 
 // load copies the sequence's state into a row of a reader.
 func (s *Sequence) load(r *reader, row int) error {
+	return r.load(row, s.tensors(r.lm))
+}
+
+// tensors returns the sequence's state in the order of the model's slots, or nil at the beginning.
+func (s *Sequence) tensors(lm *LM) (state []*tensor.Dense) {
 	if s.state == nil {
-		return r.load(row, nil)
+		return nil
 	}
-	var state []*tensor.Dense
-	for _, w := range r.lm.stack.slots() {
+	for _, w := range lm.stack.slots() {
 		state = append(state, s.state[w.Name])
 	}
-	return r.load(row, state)
+	return state
 }
 
 // take appends a token that the model chose.
@@ -172,7 +176,12 @@ func (s *Sequence) store(r *reader, row, read int) {
 		n := w.Shape.TotalSize()
 		copyPart(s.state[w.Name], 0, r.state[i], row*n, n)
 	}
-	if s.pending = s.pending[read:]; len(s.pending) <= read {
+	s.read(read)
+}
+
+// read takes the first n pending tokens as read.
+func (s *Sequence) read(n int) {
+	if s.pending = s.pending[n:]; len(s.pending) <= n {
 		s.pending = slices.Clip(slices.Clone(s.pending)) // lets go of a long prompt
 	}
 }

@@ -105,7 +105,7 @@ func New(cfg Config) *Step {
 	return s
 }
 
-func (s *Step) columns() int   { return s.Rank + 2*s.State }
+func (c *Config) columns() int { return c.Rank + 2*c.State }
 func (s *Step) stateSize() int { return kernel.StepStateSize(s.Channels, s.State) }
 
 func (s *Step) newWorker() *worker {
