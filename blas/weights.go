@@ -337,15 +337,20 @@ func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, a
 	}
 }
 
-func (w *Weights) mulFloat32(weights, dst []float32, ldDst int, x Prepared, outputs int, add bool) {
+// product returns the product of rows of activations with rows of float32 weights.
+func (w *Weights) product(weights, dst []float32, ldDst int, x Prepared, outputs int, add bool) product {
 	var beta float32
 	if add {
 		beta = 1
 	}
-	p := product{
+	return product{
 		kernels: current(), m: x.rows, n: outputs, k: w.inputs, alpha: 1, beta: beta, a: x.data, aRow: x.ld, aCol: 1,
 		b: weights, ldb: w.inputs, bTrans: true, c: dst, ldc: ldDst,
 	}
+}
+
+func (w *Weights) mulFloat32(weights, dst []float32, ldDst int, x Prepared, outputs int, add bool) {
+	p := w.product(weights, dst, ldDst, x, outputs, add)
 	switch {
 	case p.kernels == nil:
 		for i := range x.rows {
@@ -434,6 +439,11 @@ func (w *Weights) Mul(dst []float32, ldDst int, x []float32, ldx, rows int, add 
 	}
 	within("x", rows, ldx, w.inputs, len(x))
 	within("dst", rows, ldDst, w.outputs, len(dst))
+	if w.typ == Float32 && current() != nil {
+		p := w.product(w.floats, dst, ldDst, Prepared{rows, ldx, x}, w.outputs, add)
+		p.run()
+		return
+	}
 	s := work.Borrow[float32](w.Scratch(rows))
 	defer s.Return()
 	ld := w.scratchRow()
