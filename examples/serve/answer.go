@@ -19,6 +19,7 @@ type call struct {
 	prompts []*prompt
 	answers []*answer // of all prompts, by index
 	out     mailbox
+	likely  int // probabilities that the answers can have
 
 	tokens, cached int // of the events that the handler has taken
 }
@@ -33,10 +34,10 @@ type prompt struct {
 
 	// The engine's.
 	sequence *nn.Sequence
-	unread   int    // tokens that are left to read
-	cached   int    // tokens that were not read, since the state after them was kept
-	keepAt   int    // whole pieces after which the state is kept
-	hash     uint64 // of these pieces
+	unread   int      // tokens that are left to read
+	cached   int      // tokens that were not read, since the state after them was kept
+	hashes   []uint64 // of the beginnings of one, two, … whole pieces
+	keepAt   int      // whole pieces after which the state is kept
 }
 
 // answer is a continuation of a prompt. The engine calls take with each token; the handler reads events from the call's mailbox.

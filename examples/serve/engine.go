@@ -14,6 +14,7 @@ import (
 // The errors that end a call before its answers are complete.
 var (
 	errBusy    = errors.New("the queue is full")
+	errLikely  = errors.New("all requests together ask for too many probabilities")
 	errStopped = errors.New("the server is shutting down")
 	errTimeout = errors.New("the time limit of a request is over")
 )
@@ -43,9 +44,10 @@ type engine struct {
 	// Only run uses what follows.
 	reading []*prompt // begun, the oldest first
 	begun   int       // answers of the prompts in reading
-	short   bool      // the next piece is of the prompt that is shortest, not of the oldest
+	short   bool      // the last piece was of the shortest prompt, and the next one is of the oldest
 	running map[*nn.Sequence]*answer
 	step    time.Duration // of the last steps, smoothed
+	token   time.Duration // for a token of a prompt, smoothed
 	broken  error         // of a device, after which nothing can run
 }
 
@@ -162,6 +164,7 @@ func (e *engine) begin() bool {
 			return false
 		}
 		e.setQueue(e.queue[1:], e.waiting-n)
+		p.hashes = e.prefix.hashes(p.tokens)
 		e.begun += n
 		e.reading = append(e.reading, p)
 		return true
@@ -236,55 +239,90 @@ const (
 	fillShare   = 12
 )
 
-// read reads pieces of prompts. Every other piece is of the oldest prompt, and the others of the shortest, so that neither a long prompt nor
-// many short ones stop the others.
+// together is the number of tokens from which on reading more of them at once takes no less time for each.
+const together = 256
+
+// read reads pieces of prompts, several at once while there is time for them.
 func (e *engine) read() {
 	start, share := time.Now(), time.Duration(promptShare)
 	if len(e.running) < e.begun {
 		share = fillShare
 	}
 	for len(e.reading) > 0 && e.broken == nil {
-		i := 0
-		if e.short = !e.short; !e.short {
-			for j, p := range e.reading {
-				if p.unread < e.reading[i].unread {
-					i = j
-				}
-			}
+		most := together
+		if left := share*e.step - time.Since(start); len(e.running) > 0 && e.token > 0 {
+			most = min(most, int(left/e.token))
 		}
-		p := e.reading[i]
-		if done, err := e.piece(p); done || err != nil {
-			e.reading = slices.Delete(e.reading, i, i+1)
-			e.begun -= len(p.answers)
-			if err == nil {
-				err = e.join(p)
-			}
-			if err != nil {
-				p.call.out.put(event{err: err})
-				e.check()
-			}
-		}
+		e.pieces(e.choose(most))
 		if time.Since(start) > share*e.step {
 			return
 		}
 	}
 }
 
-// piece reads the next piece of a prompt, and reports whether it was the last.
-func (e *engine) piece(p *prompt) (done bool, err error) {
-	if p.sequence == nil {
-		if err := e.prefix.begin(p); err != nil {
-			return false, err
+// choose returns prompts whose next pieces have about most tokens, at least one prompt. Every other one is the oldest, and the others are the
+// shortest, so that neither a long prompt nor many short ones stop the others. A prompt whose beginning another one is reading waits for its state.
+func (e *engine) choose(most int) (group []*prompt) {
+	left := slices.Clone(e.reading)
+	for n := 0; n < most || len(group) == 0; {
+		next := -1
+		for i, p := range left {
+			if (next < 0 || !e.short && p.unread < left[next].unread) && !e.prefix.awaits(p, e.reading) {
+				next = i
+			}
 		}
-		e.metrics.cached.Add(float64(p.cached))
+		if next < 0 {
+			return group
+		}
+		e.short = !e.short
+		p := left[next]
+		if p.sequence == nil {
+			e.prefix.begin(p)
+			e.metrics.cached.Add(float64(p.cached))
+		}
+		n += min(p.unread, e.batch.Piece())
+		group = append(group, p)
+		left = slices.Delete(left, next, next+1)
 	}
-	left, err := e.batch.Read(p.sequence)
-	if err != nil {
-		return false, err
+	return group
+}
+
+// pieces reads the next piece of each prompt of a group. Prompts that are read to the end run.
+func (e *engine) pieces(group []*prompt) {
+	start, tokens := time.Now(), 0
+	sequences := make([]*nn.Sequence, len(group))
+	for i, p := range group {
+		sequences[i] = p.sequence
 	}
-	e.metrics.prompt.Add(float64(p.unread - left))
-	p.unread = left
-	return left == 0, e.prefix.after(p)
+	left, err := e.batch.Read(sequences...)
+	for i, p := range group {
+		wrong := err
+		if err == nil {
+			tokens += p.unread - left[i]
+			p.unread = left[i]
+			wrong = e.prefix.after(p)
+		}
+		if wrong == nil && p.unread > 0 {
+			continue
+		}
+		e.reading = slices.DeleteFunc(e.reading, func(q *prompt) bool { return q == p })
+		e.begun -= len(p.answers)
+		if wrong == nil {
+			wrong = e.join(p)
+		}
+		if wrong != nil {
+			p.call.out.put(event{err: wrong})
+			e.check()
+		}
+	}
+	e.metrics.prompt.Add(float64(tokens))
+	if tokens > 0 {
+		took := time.Since(start) / time.Duration(tokens)
+		if e.token == 0 {
+			e.token = took
+		}
+		e.token += (took - e.token) / 8
+	}
 }
 
 // join lets the answers of a prompt that has been read run.

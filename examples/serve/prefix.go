@@ -50,22 +50,30 @@ func (p *prefixes) hashes(tokens []int) (h []uint64) {
 	return h
 }
 
+// awaits reports whether a prompt has to wait for one of others, which is about to leave the state after a beginning that both share.
+func (p *prefixes) awaits(q *prompt, others []*prompt) bool {
+	return q.sequence == nil && slices.ContainsFunc(others, func(x *prompt) bool {
+		at := x.keepAt
+		return x.sequence != nil && at > 0 && x.read() < at*p.piece && at <= len(q.hashes) && q.hashes[at-1] == x.hashes[at-1] && p.kept[q.hashes[at-1]] == nil
+	})
+}
+
+// read returns the number of tokens that a prompt has read, or found read.
+func (q *prompt) read() int { return len(q.tokens) - 1 - q.unread }
+
 // begin makes the sequence of a prompt, after the longest beginning whose state is kept.
-func (p *prefixes) begin(q *prompt) error {
+func (p *prefixes) begin(q *prompt) {
 	q.sequence, q.unread = nn.NewSequence(0, q.tokens...), len(q.tokens)-1
 	if p.most == 0 {
-		return nil
+		return
 	}
-	h := p.hashes(q.tokens)
+	h := q.hashes
 	q.keepAt = len(h)
 	for q.keepAt > 0 && !p.known[h[q.keepAt-1]] {
 		q.keepAt--
 	}
 	if q.keepAt == 0 {
 		q.keepAt = len(h)
-	}
-	if q.keepAt > 0 {
-		q.hash = h[q.keepAt-1]
 	}
 	if len(p.known)+len(h) > mostKnown {
 		clear(p.known)
@@ -80,23 +88,26 @@ func (p *prefixes) begin(q *prompt) error {
 		}
 		at := n * p.piece
 		x := e.Value.(*prefix)
-		if slices.EqualFunc(x.tokens, q.tokens[:at], func(a int32, b int) bool { return int(a) == b }) {
+		if slices.EqualFunc(x.tokens, q.tokens[:at], func(a int32, b int) bool { return int(a) == b }) && q.sequence.Skip(at, x.state) == nil {
 			p.used.MoveToFront(e)
 			q.cached, q.unread = at, q.unread-at
-			return q.sequence.Skip(at, x.state)
+			return
 		}
 	}
-	return nil
 }
 
 // after keeps the state of a prompt of which a piece has been read, if this is where its state is kept. It lets go of the states that were not
 // used for the longest time.
 func (p *prefixes) after(q *prompt) error {
-	read := len(q.tokens) - 1 - q.unread
-	if read == 0 || read != q.keepAt*p.piece || p.kept[q.hash] != nil {
+	read := q.read()
+	if read == 0 || read != q.keepAt*p.piece {
 		return nil
 	}
-	x := &prefix{hash: q.hash, bytes: int64(q.sequence.StateBytes() + 4*read), state: nn.NewSequence(0)}
+	hash := q.hashes[q.keepAt-1]
+	if p.kept[hash] != nil {
+		return nil
+	}
+	x := &prefix{hash: hash, bytes: int64(q.sequence.StateBytes() + 4*read), state: nn.NewSequence(0)}
 	if x.bytes > p.most {
 		return nil
 	}

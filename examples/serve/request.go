@@ -134,7 +134,6 @@ const (
 	mostChoices     = 128 // OpenAI's limit of n
 	mostStops       = 16
 	mostAlternative = 20
-	mostLikely      = 1 << 18 // probabilities that a request asks for; each takes some 250 bytes until its answer is sent
 )
 
 // options reads the shared parameters. least is the smallest max_tokens, and most its default.
@@ -271,11 +270,11 @@ func (s *server) newCall(o generation, prompts []*prompt) (*call, error) {
 	if n > s.set.batch {
 		return nil, invalid("n", "is %d for %d prompts, should make at most %d answers", o.n, len(prompts), s.set.batch)
 	}
-	if o.top >= 0 && 1+o.top > mostLikely/n/max(o.most, 1) { // without a product, which can be too large
+	if most := s.set.likely / 4; o.top >= 0 && 1+o.top > most/n/max(o.most, 1) { // without a product, which can be too large
 		return nil, invalid(o.topParam, "is %d with %d answers of up to %d tokens, which is more than %d probabilities, should be smaller, or max_tokens should be",
-			o.top, n, o.most, mostLikely)
+			o.top, n, o.most, most)
 	}
-	c := &call{prompts: prompts, out: mailbox{filled: make(chan struct{}, 1)}}
+	c := &call{likely: n * o.most * (1 + o.top), prompts: prompts, out: mailbox{filled: make(chan struct{}, 1)}}
 	for _, p := range prompts {
 		p.call = c
 		for range o.n {

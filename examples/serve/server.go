@@ -31,6 +31,7 @@ type server struct {
 	started time.Time
 	number  atomic.Int64 // of the last request
 	open    atomic.Int64 // requests that are answered now
+	likely  atomic.Int64 // probabilities that these can have
 	ending  atomic.Bool  // the server is shutting down
 
 	readTime time.Duration // for a request to arrive
@@ -131,6 +132,8 @@ func (s *server) asFailure(err error) *failure {
 		return f
 	case errors.Is(err, errBusy):
 		return fail(http.StatusTooManyRequests, "", "rate_limit_exceeded", "the queue of %d is full, should be tried again later", s.set.queue)
+	case errors.Is(err, errLikely):
+		return fail(http.StatusTooManyRequests, "", "rate_limit_exceeded", "the open requests ask for %d probabilities, the most, should be tried again later", s.set.likely)
 	case errors.Is(err, errStopped):
 		return fail(http.StatusServiceUnavailable, "", "shutting_down", "%v", errStopped)
 	case errors.Is(err, errTimeout):
@@ -266,6 +269,10 @@ func (s *server) serve(w *responder, r *http.Request, c *call, o generation, sh 
 	ctx, cancel := context.WithTimeoutCause(r.Context(), s.set.timeout, errTimeout)
 	defer cancel() // the engine then drops what is left
 	c.ctx = ctx
+	defer s.likely.Add(-int64(c.likely))
+	if s.likely.Add(int64(c.likely)) > int64(s.set.likely) {
+		return errLikely
+	}
 	if o.most == 0 {
 		for _, a := range c.answers {
 			c.out.put(event{answer: a, finish: "length"})

@@ -17,7 +17,7 @@ import (
 type settings struct {
 	model, weights, tokenizer, name, template string
 	addr, keyFile, key, logFormat             string
-	batch, queue, piece, cache                int
+	batch, queue, piece, cache, likely        int
 	maxTokens, maxPrompt, steps               int
 	maxBody                                   int64
 	timeout, grace                            time.Duration
@@ -26,7 +26,7 @@ type settings struct {
 
 // parse reads the flags. Its errors name the flag, its value and what it should be.
 func parse(args []string, usage io.Writer) (set settings, err error) {
-	set = settings{batch: 64, queue: 256, cache: 256, maxTokens: 4096, maxPrompt: 1 << 17, steps: 300}
+	set = settings{batch: 64, queue: 256, cache: 256, likely: 1 << 20, maxTokens: 4096, maxPrompt: 1 << 17, steps: 300}
 	body := 1024
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint, a file .gguf, or OWNER/NAME of the Hugging Face hub (default a small model of bytes that is trained first)")
@@ -41,6 +41,7 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 	options.Whole(flags, &set.queue, 1, "queue", "answers that wait; a request beyond them gets status 429")
 	options.Whole(flags, &set.piece, 0, "piece", "tokens of a prompt that are read between two steps; 0 for 64, or 512 on a GPU")
 	options.Whole(flags, &set.cache, 0, "cache", "MiB for the states of beginnings that several prompts share; 0 for none")
+	options.Whole(flags, &set.likely, 0, "logprobs", "probabilities that all open requests together may ask for, and a request a quarter of them; each takes some 250 bytes")
 	options.Whole(flags, &set.maxTokens, 1, "max-tokens", "the most tokens of an answer")
 	options.Whole(flags, &set.maxPrompt, 1, "max-prompt", "the most tokens of a prompt")
 	options.Whole(flags, &body, 1, "max-body", "the largest body of a request in KiB")
