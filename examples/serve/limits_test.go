@@ -185,6 +185,57 @@ func TestProbabilityLimit(t *testing.T) {
 	}
 }
 
+// The open requests together may ask for a limited number of probabilities. What a request has asked for is free again at its end.
+func TestAllProbabilities(t *testing.T) {
+	m := testModel(tiny)
+	m.ends = nil
+	s := start(t, m, "-logprobs", "8000", "-max-tokens", "1000000000")
+	ask := func(ctx context.Context, most int) int {
+		status, _, text, err := s.post(ctx, "/v1/completions", object{"model": "test", "prompt": "x", "max_tokens": most, "logprobs": 0})
+		if status == http.StatusTooManyRequests {
+			err = refused(status, text, status, "")
+		}
+		if err != nil && ctx.Err() == nil {
+			t.Error(err)
+		}
+		return status
+	}
+	s.likely.Add(7000) // as of other requests
+	for _, c := range []struct{ most, want int }{{1000, 200}, {1001, 429}, {1000, 200}, {2001, 400}} {
+		if got := ask(t.Context(), c.most); got != c.want {
+			t.Errorf("max_tokens %d: status %d, want %d", c.most, got, c.want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	ask(ctx, 1000)
+	for begin := time.Now(); s.open.Load() > 0 && time.Since(begin) < 10*time.Second; {
+		time.Sleep(time.Millisecond)
+	}
+	if n := s.likely.Load(); n != 7000 {
+		t.Errorf("%d probabilities are taken, want 7000", n)
+	}
+}
+
+// Prompts that come at once and have the same beginning do not read it at the same time: one reads it, or two if their last pieces differ.
+func TestSharedAtOnce(t *testing.T) {
+	beginning := strings.Repeat("a long system prompt ", 20) // 420 tokens
+	for _, c := range []struct {
+		end    string
+		cached int // tokens of ten prompts
+	}{{"", 9 * 416}, {strings.Repeat("x", 40), 8 * 416}} {
+		s := start(t, testModel(tiny), "-piece", "16")
+		var prompts []string
+		for i := range 10 {
+			prompts = append(prompts, beginning+fmt.Sprint(i)+c.end)
+		}
+		_, _, text, err := s.post(t.Context(), "/v1/completions", object{"model": "test", "prompt": prompts, "max_tokens": 1})
+		if want := fmt.Sprintf(`"cached_tokens":%d}`, c.cached); err != nil || !strings.Contains(text, want) {
+			t.Errorf("%s, %v, want %s", text, err, want)
+		}
+	}
+}
+
 // A client can send an answer's message back with its members that are null; members with values that the server does not know stay errors.
 func TestEchoedMessage(t *testing.T) {
 	for _, c := range []struct {

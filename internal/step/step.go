@@ -1,6 +1,6 @@
 // Package step computes one step of generation of a language model of Mamba blocks on the host: one token of each sequence of a batch, in
 // float32. A step is one job that all processors go through together (work.Walk). It computes what the operators of package op compute for
-// a length of 1, bit for bit, for weights in float32.
+// a length of 1, bit for bit, for weights in float32. ReadPieces does the same for pieces of several prompts together.
 package step
 
 import (
