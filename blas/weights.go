@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"unsafe"
 
@@ -183,19 +184,34 @@ func (w *Weights) Row(i int, to []float32) {
 	}
 }
 
-// Check returns an error if a number is NaN, or if a scale of a block is not finite. It reads all of the matrix.
+// Check returns an error if a number is NaN, if a scale of a block is not finite, or if the memory cannot be read, as that of a mapped file that has become
+// shorter. It reads all of the matrix.
 func (w *Weights) Check() error {
 	if w == nil || w.outputs == 0 {
 		return fmt.Errorf("blas: weights: the matrix is missing, want one that NewWeights or Quantize returned")
 	}
-	bad := make([]bool, w.outputs)
+	bad := make([]string, w.outputs)
 	work.ParallelRange(w.outputs, max(1, (1<<16)/w.inputs), func(from, to int) {
-		for i := from; i < to; i++ {
-			bad[i] = !w.sound(i)
+		i := from
+		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // by default a fault ends the program
+		defer func() {
+			if r := recover(); r != nil {
+				if _, isFault := r.(interface{ Addr() uintptr }); !isFault {
+					panic(r)
+				}
+				bad[i] = "cannot be read: has its file become shorter?"
+			}
+		}()
+		for ; i < to; i++ {
+			if !w.sound(i) {
+				bad[i] = "has a NaN, or a scale that is not finite"
+			}
 		}
 	})
-	if i := slices.Index(bad, true); i >= 0 {
-		return fmt.Errorf("row %d has a NaN, or a scale that is not finite", i)
+	for i, why := range bad {
+		if why != "" {
+			return fmt.Errorf("row %d %s", i, why)
+		}
 	}
 	return nil
 }

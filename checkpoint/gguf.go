@@ -12,15 +12,22 @@ import (
 	"github.com/gomamba/mamba/internal/gguf"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 )
 
 // loadGGUF returns the model in a GGUF file. Its narrow matrices lie in the mapped file, which is unmapped when nothing refers to them.
-func loadGGUF(name, types string, opts []nn.Option) (*nn.LM, error) {
+func loadGGUF(name, types string, place op.Place, opts []nn.Option) (*nn.LM, error) {
 	file, err := gguf.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint: %w", err)
 	}
 	lm, mapped, err := readGGUF(file, types, opts)
+	if err == nil && !place.OnHost() {
+		err = lm.Params().ToDevice(place)
+	}
+	if err == nil {
+		err = file.Whole() // up to the end of a page, the memory after the end of a file is zero
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("checkpoint: %s: %w", name, err), file.Close())
 	}
@@ -86,34 +93,38 @@ func readGGUF(file *gguf.File, types string, opts []nn.Option) (lm *nn.LM, mappe
 	return lm, mapped, err
 }
 
-// readRows reads whole rows of a tensor. Of A = -exp(A_log) it returns A_log.
+// readRows reads whole rows of a tensor, by parts, so that neither the file's pages nor a second copy of a large tensor stay in memory. Of A = -exp(A_log) it
+// returns A_log.
 func readRows(file *gguf.File, t *gguf.Tensor, first int64, to []float32, isA bool) error {
 	rows, inputs := t.Rows()
-	row := t.Size / int64(rows)
-	n := int64(len(to) / inputs)
-	data, _, err := tensorfile.Bytes(file.Contents(), t.Offset+first/int64(inputs)*row, n*row)
-	if err != nil {
-		return err
-	}
-	w, err := blas.NewWeights(t.Type, int(n), inputs, data)
-	if err == nil {
-		err = w.Check()
-	}
-	if err != nil {
-		return err
-	}
-	for i := range int(n) {
-		w.Row(i, to[i*inputs:(i+1)*inputs])
-	}
-	runtime.KeepAlive(file)
-	if !isA {
-		return nil
-	}
-	for i, a := range to {
-		if !(a < 0) || math.IsInf(float64(a), 0) {
-			return fmt.Errorf("element %d is %v, want a finite number below 0", i, a)
+	row := int(t.Size) / rows
+	some := max(1, (1<<20)/row) // rows of a part
+	buffer := make([]byte, min(some, len(to)/inputs)*row)
+	for at := int(first) / inputs; len(to) > 0; at += some {
+		n := min(some, len(to)/inputs)
+		data := buffer[:n*row]
+		if got, err := file.Contents().ReadAt(data, t.Offset+int64(at)*int64(row)); got < len(data) {
+			return fmt.Errorf("cannot read row %d: %w", at+got/row, err)
 		}
-		to[i] = float32(math.Log(-float64(a)))
+		w, err := blas.NewWeights(t.Type, n, inputs, data)
+		if err == nil {
+			err = w.Check()
+		}
+		if err != nil {
+			return err
+		}
+		for i := range n {
+			w.Row(i, to[i*inputs:(i+1)*inputs])
+		}
+		if isA {
+			for i, a := range to[:n*inputs] {
+				if !(a < 0) || math.IsInf(float64(a), 0) {
+					return fmt.Errorf("element %d is %v, want a finite number below 0", at*inputs+i, a)
+				}
+				to[i] = float32(math.Log(-float64(a)))
+			}
+		}
+		to = to[n*inputs:]
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 )
 
 // Weights is an option of Load: the type of the matrices of a model that generates text on the host. A model whose matrices are narrower than float32 is
@@ -30,13 +31,17 @@ import (
 func Weights(types string) nn.Option {
 	return func(o *build.Options) {
 		if o.Narrow = types; types == "" {
-			o.Narrow = "nothing"
+			o.Narrow = empty
 		}
 	}
 }
 
-// weightTypes returns the value of the option Weights, "" for none, and the other options.
-func weightTypes(opts []nn.Option, isGGUF bool) (types string, rest []nn.Option, err error) {
+// empty is what Weights("") sets, since "" in build.Options means that the option was not given.
+const empty = "\x00"
+
+// weightTypes returns the value of the option Weights, "" for none, and the other options. Of a GGUF file's options it returns the device apart: such a model is
+// made on the host.
+func weightTypes(opts []nn.Option, isGGUF bool) (types string, place op.Place, rest []nn.Option, err error) {
 	var o build.Options
 	for _, opt := range opts {
 		if opt != nil {
@@ -50,24 +55,27 @@ func weightTypes(opts []nn.Option, isGGUF bool) (types string, rest []nn.Option,
 		o.Narrow = "float16"
 	case "", "float32", "file", "bfloat16", "float16", "int8", "int4":
 	default:
-		return "", nil, fmt.Errorf("the option Weights is %q, want float32, file, bfloat16, float16, int8 or int4", o.Narrow)
+		err = fmt.Errorf("the option Weights is %q, want float32, file, bfloat16, float16, int8 or int4", strings.TrimPrefix(o.Narrow, empty))
+		return "", place, nil, err
 	}
-	const convert = `load it with checkpoint.Weights("float32") alone, save that with checkpoint.Save, and load the directory`
-	switch {
+	types = o.Narrow
+	isDouble := o.Dtype.Type != nil && o.Dtype != tensor.Float32
+	switch narrow := types != "" && types != "float32"; {
+	case isGGUF && isDouble:
+		err = fmt.Errorf("dtype is %v, want float32 for a GGUF file; for another one, load it with checkpoint.Weights(\"float32\") alone, save that with checkpoint.Save, and load the directory", o.Dtype)
+	case narrow && o.OnDevice:
+		err = fmt.Errorf("the option Weights is %q, want float32 on a device: there, nn.WithPrecision sets the precision of products", types)
+	case narrow && isDouble:
+		err = fmt.Errorf("the option Weights is %q with a dtype of %v, want one of them", types, o.Dtype)
 	case isGGUF && o.OnDevice:
-		return "", nil, fmt.Errorf("OnDevice is given, want none: a GGUF file is loaded on the host; for a device, %s", convert)
-	case isGGUF && o.Dtype.Type != nil && o.Dtype != tensor.Float32:
-		return "", nil, fmt.Errorf("dtype is %v, want float32 for a GGUF file; for another one, %s", o.Dtype, convert)
+		types = "float32"
+		place, err = op.On(o.Device, o.Precision)
 	}
-	if types = o.Narrow; types != "" && types != "float32" {
-		if o.OnDevice {
-			return "", nil, fmt.Errorf("the option Weights is %q, want float32 on a device: there, nn.WithPrecision sets the precision of products", types)
+	return types, place, append(slices.Clone(opts), func(o *build.Options) {
+		if o.Narrow = ""; isGGUF && o.OnDevice {
+			o.ToHost()
 		}
-		if o.Dtype.Type != nil && o.Dtype != tensor.Float32 {
-			return "", nil, fmt.Errorf("the option Weights is %q with a dtype of %v, want one of them", types, o.Dtype)
-		}
-	}
-	return types, append(slices.Clone(opts), func(o *build.Options) { o.Narrow = "" }), nil
+	}), err
 }
 
 // matrix is a tensor on file.

@@ -9,8 +9,10 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/blas"
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/gguf"
 	"github.com/gomamba/mamba/internal/golden"
+	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 	"github.com/gomamba/mamba/train"
@@ -98,12 +100,12 @@ func TestNarrowErrors(t *testing.T) {
 			return err
 		}},
 		"type":           {`the option Weights is "int3", want float32, file, bfloat16, float16, int8 or int4`, func() error { _, err := Load(tiny, Weights("int3")); return err }},
-		"empty":          {`the option Weights is "nothing"`, func() error { _, err := Load(tiny, Weights("")); return err }},
+		"empty":          {`the option Weights is "", want float32, file`, func() error { _, err := Load(tiny, Weights("")); return err }},
 		"double":         {`the option Weights is "int8" with a dtype of float64`, func() error { _, err := Load(tiny, Weights("int8"), nn.WithDtype(tensor.Float64)); return err }},
 		"GGUF, double":   {"dtype is float64, want float32 for a GGUF file", loadGGUF(nn.WithDtype(tensor.Float64))},
 		"GGUF, double 2": {"dtype is float64, want float32 for a GGUF file", loadGGUF(nn.WithDtype(tensor.Float64), Weights("float32"))},
-		"GGUF, device":   {"OnDevice is given, want none: a GGUF file", loadGGUF(nn.OnDevice(nil))},
-		"GGUF, device 2": {"OnDevice is given, want none: a GGUF file", loadGGUF(nn.OnDevice(nil), Weights("float32"))},
+		"GGUF, device":   {`the option Weights is "file", want float32 on a device`, loadGGUF(nn.OnDevice(nil), Weights("file"))},
+		"GGUF, device 2": {"the device is missing", loadGGUF(nn.OnDevice(nil))},
 		"new":            {`the option Weights is "int8", want none`, func() error { return nn.NewLM(lm.Config(), Weights("int8")).Err() }},
 	} {
 		if err := c.f(); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -149,6 +151,53 @@ func TestGGUFToDirectory(t *testing.T) {
 	}
 	if lm, err = Load(dir, nn.WithDtype(tensor.Float64)); err != nil || lm.Params()[0].Value.Dtype() != tensor.Float64 {
 		t.Error(err)
+	}
+}
+
+// On a device, the weights of a GGUF file are float32.
+func TestGGUFOnDevice(t *testing.T) {
+	path, ids := filepath.Join(ggufTiny, "narrow-Q4_K_M.gguf"), []int{3, 1, 4, 1, 5, 9, 2, 6}
+	wide, err := Load(path, Weights("float32"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lm, err := Load(path, nn.OnDevice(gputest.Open(t, cuda.Open)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := golden.Distance(ggufLogits(t, lm, ids), ggufLogits(t, wide, ids)); !(d <= 1e-5) || err != nil || lm.Params().Place().OnHost() {
+		t.Errorf("off by %.2g, on the host: %t (%v)", d, lm.Params().Place().OnHost(), err)
+	}
+}
+
+// A file that is cut after it was opened is an error, wherever it is cut: neither the end of the process nor zeros.
+func TestShorterGGUF(t *testing.T) {
+	for _, types := range []string{"file", "float32", "int8"} {
+		for cut := range int64(4) {
+			path := filepath.Join(t.TempDir(), "x.gguf")
+			b, err := os.ReadFile(filepath.Join(ggufTiny, "narrow-Q8_0.gguf"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(t, path, b)
+			file, err := gguf.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(path, []int64{int64(len(b)) - 1, int64(len(b)) - 9000, 5000, 0}[cut]); err != nil {
+				t.Fatal(err)
+			}
+			_, _, err = readGGUF(file, types, nil)
+			if err == nil {
+				err = file.Whole()
+			}
+			if err == nil || !strings.Contains(err.Error(), "cannot") && !strings.Contains(err.Error(), "shorter than") {
+				t.Errorf("%s, cut %d: %v", types, cut, err)
+			}
+			if err := file.Close(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
 

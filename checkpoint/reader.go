@@ -18,8 +18,8 @@ import (
 )
 
 // Load returns the language model in the directory of a checkpoint, or in a GGUF file, which has the ending .gguf. The weights are float32, or of the type that
-// nn.WithDtype sets; the option Weights keeps or makes narrower ones, which generate only. The weights of a GGUF file keep the file's types by default.
-// A GGUF file is loaded on the host, without OnDevice and with a dtype of float32; Save makes a directory of it that has neither limit.
+// nn.WithDtype sets; the option Weights keeps or makes narrower ones, which generate only. The weights of a GGUF file keep the file's types by default on the host,
+// and become float32 on a device. A GGUF file is loaded with a dtype of float32; Save makes a directory of it that has no such limit.
 // nn.WithName puts a name in front of their names.
 //
 // It is an error if config.json asks for anything that is not supported; if a tensor is missing, superfluous or of another shape
@@ -27,12 +27,12 @@ import (
 // been compared with the files.
 func Load(dir string, opts ...nn.Option) (*nn.LM, error) {
 	isGGUF := gguf.IsFile(dir)
-	types, opts, err := weightTypes(opts, isGGUF)
+	types, place, opts, err := weightTypes(opts, isGGUF)
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint: %s: %w", dir, err)
 	}
 	if isGGUF {
-		return loadGGUF(dir, types, opts)
+		return loadGGUF(dir, types, place, opts)
 	}
 	r, err := Open(dir)
 	if err != nil {

@@ -88,7 +88,7 @@ func Count(bytes *size.Bytes) Option {
 func (o Options) measure(what string, sizes []any, f func(Options) error) error {
 	var bytes size.Bytes
 	Count(&bytes)(&o)
-	o.toHost() // nothing is to be put there
+	o.ToHost() // nothing is to be put there
 	if err := f(o); err != nil {
 		return err
 	}

@@ -84,11 +84,12 @@ func (o Options) Part(name string) []Option {
 	return []Option{func(part *Options) {
 		*part = o
 		part.Name = Join(o.Name, name)
-		part.toHost()
+		part.ToHost()
 	}}
 }
 
-func (o *Options) toHost() {
+// ToHost removes the device and the precision.
+func (o *Options) ToHost() {
 	o.Place, o.Device, o.OnDevice, o.Precision = operator.Place{}, nil, false, 0
 }
 

@@ -54,6 +54,7 @@ type File struct {
 	Tensors  []*Tensor // in the order of their data
 	metadata map[string]any
 	contents tensorfile.Contents
+	size     int64
 }
 
 // kinds are the types of tensors by the numbers that the files have.
@@ -88,13 +89,21 @@ func Open(path string) (*File, error) {
 // Close unmaps and closes the file.
 func (f *File) Close() error { return f.contents.Close() }
 
+// Whole returns an error if the file has become shorter since it was opened.
+func (f *File) Whole() error {
+	if _, err := f.contents.ReadAt(make([]byte, 1), f.size-1); err != nil {
+		return fmt.Errorf("the file has become shorter than %d bytes: %w", f.size, err)
+	}
+	return nil
+}
+
 // Contents returns the contents of the file.
 func (f *File) Contents() tensorfile.Contents { return f.contents }
 
 // Read reads the metadata and the list of tensors of a file of the given size.
 func Read(c tensorfile.Contents, size int64) (*File, error) {
 	r := &reader{from: bufio.NewReader(io.NewSectionReader(c, 0, size)), size: size}
-	f := &File{metadata: map[string]any{}, contents: c}
+	f := &File{metadata: map[string]any{}, contents: c, size: size}
 	if err := f.read(r); err != nil {
 		return nil, err
 	}
