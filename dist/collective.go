@@ -139,46 +139,78 @@ func (g *Group) move(messages []Message) error {
 	return nil
 }
 
-// agree tells all ranks what this one is about to do, and returns what all do. It is an error unless that is the same.
-func (g *Group) agree(own header) ([]header, error) {
-	all := make([]byte, headerBytes*g.Size())
-	own.write(all[headerBytes*g.Rank():])
-	part := func(rank int) []byte { return all[headerBytes*rank : headerBytes*(rank+1)] }
-	if err := g.move(g.each(func(rank int) []byte { return part(g.Rank()) }, part)); err != nil {
-		return nil, err
+// records are what the ranks tell each other at the beginning of a call: a header each and, if the data of the call fit, the data too. Record i is that of the rank i before
+// this one.
+type records struct {
+	rank, size int
+	all        []byte
+}
+
+const recordBytes, fewBytes = 64, 64 - headerBytes
+
+func (r records) of(rank int) []byte {
+	return r.all[(r.rank-rank+r.size)%r.size*recordBytes:][:recordBytes]
+}
+
+func (r records) header(rank int) header { return readHeader(r.of(rank)) }
+
+// few returns the data in the record of a rank.
+func few[T Element](r records, rank, count int) []T {
+	return unsafe.Slice((*T)(unsafe.Pointer(&r.of(rank)[headerBytes])), count)
+}
+
+// agree tells all ranks what this one is about to do, and returns what all do. It is an error unless that is the same. data travel along if they are at most fewBytes.
+//
+// It takes ⌈log₂ N⌉ rounds of one message: after round k a rank has the records of itself and of the 2ᵏ - 1 ranks before it.
+func (g *Group) agree(own header, data []byte) (records, error) {
+	n := g.Size()
+	r := records{g.Rank(), n, make([]byte, recordBytes*n)}
+	own.write(r.all)
+	if len(data) <= fewBytes {
+		copy(r.all[headerBytes:], data)
+	}
+	for have := 1; have < n; have *= 2 {
+		count := min(have, n-have) * recordBytes
+		if err := g.move([]Message{
+			{(r.rank - have + n) % n, true, r.all[have*recordBytes:][:count]},
+			{(r.rank + have) % n, false, r.all[:count]},
+		}); err != nil {
+			return r, err
+		}
 	}
 	if g.next != nil {
 		g.next(false)
 	}
-	headers := make([]header, g.Size())
-	var failed []int
-	for i := range headers {
-		headers[i] = readHeader(part(i))
-		if headers[i].call == callFail {
-			failed = append(failed, i)
+	if own.call == callFail {
+		return r, nil
+	}
+	texts, messages, first := make([][]byte, n), []Message{}, -1
+	for rank := range n {
+		if h := r.header(rank); h.call == callFail {
+			texts[rank] = make([]byte, min(max(h.count, 0), longestError))
+			messages = append(messages, Message{rank, true, texts[rank]})
+			if first < 0 {
+				first = rank
+			}
 		}
 	}
-	if failed != nil && own.call != callFail {
-		texts := make([][]byte, len(failed))
-		var messages []Message
-		for i, rank := range failed {
-			texts[i] = make([]byte, min(max(headers[rank].count, 0), longestError))
-			messages = append(messages, Message{rank, true, texts[i]})
-		}
+	if first >= 0 {
 		if err := g.move(messages); err != nil {
-			return nil, err
+			return r, err
 		}
-		return nil, g.breaks(fmt.Errorf("rank %d: %s", failed[0], bytes.TrimSpace(texts[0])))
+		return r, g.breaks(fmt.Errorf("rank %d: %s", first, bytes.TrimSpace(texts[first])))
 	}
-	for i, h := range headers {
+	zero := r.header(0)
+	for rank := range n {
+		h := r.header(rank)
 		if h.call == callBytes { // their numbers may differ
-			h.count = headers[0].count
+			h.count = zero.count
 		}
-		if h != headers[0] && own.call != callFail {
-			return nil, g.breaks(fmt.Errorf("dist: rank 0 calls %v and rank %d calls %v, want the same calls in the same order on all ranks", headers[0], i, headers[i]))
+		if h != zero {
+			return r, g.breaks(fmt.Errorf("dist: rank 0 calls %v and rank %d calls %v, want the same calls in the same order on all ranks", zero, rank, r.header(rank)))
 		}
 	}
-	return headers, nil
+	return r, nil
 }
 
 // each returns messages to and from all other ranks. Their order differs from rank to rank, so that not all send to the same one first.
@@ -223,13 +255,13 @@ func (g *Group) Fail(err error) error {
 			}
 		}
 	}
-	headers, other := g.agree(own)
+	r, other := g.agree(own, nil)
 	if other != nil {
 		return errors.Join(err, other)
 	}
 	var messages []Message
-	for rank, h := range headers {
-		if h.call != callFail {
+	for rank := range g.Size() {
+		if r.header(rank).call != callFail {
 			messages = append(messages, Message{rank, false, text})
 		}
 	}
@@ -247,7 +279,7 @@ func (g *Group) Barrier() error {
 		return err
 	}
 	defer g.leave()
-	_, err := g.agree(header{call: callBarrier})
+	_, err := g.agree(header{call: callBarrier}, nil)
 	return err
 }
 
@@ -269,13 +301,18 @@ func (g *Group) GatherBytes(own []byte) ([][]byte, error) {
 		return nil, err
 	}
 	defer g.leave()
-	headers, err := g.agree(header{call: callBytes, kind: 'b', size: 1, count: int64(len(own))})
+	r, err := g.agree(header{call: callBytes, kind: 'b', size: 1, count: int64(len(own))}, own)
 	if err != nil {
 		return nil, err
 	}
-	all := make([][]byte, g.Size())
-	for i, h := range headers {
-		all[i] = make([]byte, h.count)
+	all, most := make([][]byte, g.Size()), int64(0)
+	for rank := range all {
+		n := r.header(rank).count
+		all[rank], most = make([]byte, n), max(most, n)
+		copy(all[rank], r.of(rank)[headerBytes:])
+	}
+	if most <= fewBytes {
+		return all, nil
 	}
 	copy(all[g.Rank()], own)
 	return all, g.move(g.each(func(int) []byte { return all[g.Rank()] }, func(rank int) []byte { return all[rank] }))
@@ -290,8 +327,17 @@ func AllReduce[T Float](g *Group, data []T) error {
 		return err
 	}
 	defer g.leave()
-	if _, err := g.agree(headerOf[T](callReduce, len(data))); err != nil {
+	r, err := g.agree(headerOf[T](callReduce, len(data)), bytesOf(data))
+	if err != nil {
 		return err
+	}
+	if len(bytesOf(data)) <= fewBytes {
+		parts := make([][]T, g.Size())
+		for rank := range parts {
+			parts[rank] = few[T](r, rank, len(data))
+		}
+		sum(data, parts)
+		return nil
 	}
 	cut := even(len(data), g.Size())
 	if err := reduceScatter(g, data[cut(g.Rank()):cut(g.Rank()+1)], data, cut); err != nil {
@@ -324,7 +370,7 @@ func ReduceScatter[T Float](g *Group, own, data []T) error {
 		return err
 	}
 	defer g.leave()
-	if _, err := g.agree(headerOf[T](callScatter, len(data))); err != nil {
+	if _, err := g.agree(headerOf[T](callScatter, len(data)), nil); err != nil {
 		return err
 	}
 	return reduceScatter(g, own, data, equal(len(own)))
@@ -343,8 +389,15 @@ func AllGather[T Element](g *Group, all, own []T) error {
 		return err
 	}
 	defer g.leave()
-	if _, err := g.agree(headerOf[T](callGather, len(all))); err != nil {
+	r, err := g.agree(headerOf[T](callGather, len(all)), bytesOf(own))
+	if err != nil {
 		return err
+	}
+	if len(bytesOf(own)) <= fewBytes {
+		for rank := range g.Size() {
+			copy(all[rank*len(own):], few[T](r, rank, len(own)))
+		}
+		return nil
 	}
 	return allGather(g, all, equal(len(own)))
 }
@@ -370,8 +423,13 @@ func Broadcast[T Element](g *Group, data []T, root int) error {
 	defer g.leave()
 	h := headerOf[T](callBroadcast, len(data))
 	h.root = int32(root)
-	if _, err := g.agree(h); err != nil {
+	r, err := g.agree(h, bytesOf(data))
+	if err != nil {
 		return err
+	}
+	if len(bytesOf(data)) <= fewBytes {
+		copy(data, few[T](r, root, len(data)))
+		return nil
 	}
 	// Each rank gets one part from root and the others from the other ranks, so that root does not send everything to everyone.
 	cut := even(len(data), g.Size())

@@ -414,12 +414,8 @@ func (*rendezvous) Close() error                                 { return nil }
 
 func (e *rendezvous) Move(tag dist.Tag, messages []dist.Message) error {
 	switch m := messages[len(messages)-1]; {
-	case m.Receive || len(messages) > 2: // of a collective call, whose headers are those of this rank
-		for _, r := range messages {
-			if r.Receive {
-				copy(r.Bytes, m.Bytes)
-			}
-		}
+	case messages[0].Receive: // of a collective call, whose headers are those of this rank
+		copy(messages[0].Bytes, m.Bytes)
 	case m.Peer == 2:
 		close(e.arrived)
 	case m.Peer == 1:

@@ -217,7 +217,7 @@ func (g *Group) Close() error {
 	defer g.mu.Unlock()
 	var err error
 	if g.broken == nil {
-		if _, err = g.agree(header{call: callClose}); err == nil {
+		if _, err = g.agree(header{call: callClose}, nil); err == nil {
 			g.sends.Lock()
 			sent := slices.Collect(maps.Values(g.sent))
 			g.sends.Unlock()

@@ -140,7 +140,7 @@ func (d *Folder) Create(name string, write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	w := bufio.NewWriterSize(diskFile{f, name}, 1<<20)
+	w := bufio.NewWriterSize(&syncing{diskFile: diskFile{f, name}}, 1<<20)
 	if err = write(w); err == nil {
 		err = w.Flush()
 	}
@@ -164,6 +164,23 @@ func (f diskFile) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	return f.file.Write(b)
+}
+
+// syncing is a file that is synced while it is written, every syncBytes: one sync of a large file can take minutes on a slow disk, in which a process shows no sign of life
+// (Steps). A disk that does not answer at all still shows none.
+type syncing struct {
+	diskFile
+	unsynced int
+}
+
+var syncBytes = 64 << 20 // a variable for tests
+
+func (f *syncing) Write(b []byte) (int, error) {
+	n, err := f.diskFile.Write(b)
+	if f.unsynced += n; err == nil && f.unsynced >= syncBytes {
+		f.unsynced, err = 0, f.sync("sync")
+	}
+	return n, err
 }
 
 // sync writes what the file holds to the disk. op is what the interceptor sees.

@@ -422,16 +422,27 @@ func TestWithoutLocks(t *testing.T) {
 	namesAre(t, dir, "s")
 }
 
-// Each piece of a tensor, when it is hashed and when it is written, and each operation on the disk is a step.
+// Each piece of a tensor, when it is hashed and when it is written, and each operation on the disk is a step. A large file is synced in pieces.
 func TestSteps(t *testing.T) {
 	const pieces = 3
 	arrays := []Array{{"a", []int{pieces * pieceSize / 4}, make([]float32, pieces*pieceSize/4)}}
-	before, operations := Steps(), uint64(0)
-	defer Intercept(func(string, string) error { operations++; return nil })()
+	defer func(n int) { syncBytes = n }(syncBytes)
+	syncBytes = 2 * pieceSize
+	before, operations, syncs := Steps(), uint64(0), 0
+	defer Intercept(func(op, _ string) error {
+		operations++
+		if op == "sync" {
+			syncs++
+		}
+		return nil
+	})()
 	if err := Replace(filepath.Join(t.TempDir(), "f"), func(w io.Writer) error { return WriteSealed(w, nil, arrays) }); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := Steps()-before, operations+2*pieces; got != want || operations < 4 {
 		t.Errorf("%d steps, want %d", got, want)
+	}
+	if syncs != 2 { // after two pieces, and at the end
+		t.Errorf("the file is synced %d times, want 2", syncs)
 	}
 }
