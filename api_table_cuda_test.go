@@ -137,6 +137,15 @@ func cudaCalls(g *gpu) []call {
 	linear := func() *cuda.Linear {
 		return &cuda.Linear{Rows: 2, In: 3, Out: 4, X: f(6), Weight: f(12), Half: array[cuda.BFloat16](g, 12), Bias: f(4)}
 	}
+	head := func() *cuda.Head[float32] {
+		return &cuda.Head[float32]{Rows: 2, In: 3, Vocabulary: 4, Ignore: -1, X: f(6), Weight: f(12), Targets: ints(2)}
+	}
+	headKept := func() *cuda.HeadKept[float32] {
+		if g.t == nil {
+			return new(cuda.HeadKept[float32])
+		}
+		return must(head().Forward(s, f(1), true))
+	}
 	lstm := func() *cuda.LSTM {
 		return &cuda.LSTM{Batch: 2, Length: 3, Channels: 4, Z: f(96), R: f(64), H: f(8), C: f(8), Start: bytes(6)}
 	}
@@ -253,12 +262,18 @@ func cudaCalls(g *gpu) []call {
 		methods("cuda.Block", func() any { return block() }, map[string]call{
 			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.Length=*", "0.Channels=*", "0.Model=*", "0.Rank=*", "0.Eps=0", "0.Precision=0"}},
 			"Forward": {args: func() []any { return []any{s, f(24), f(32), f(32), true} }, fine: append(absent("", "3", "4"), blockFine...)},
+			"Keep":    {args: func() []any { return []any{s} }, fine: blockFine},
 			"Backward": {args: func() []any {
 				return []any{s, kept(), f(24), f(32), f(32), &cuda.BlockGrad{X: f(24), Norm: f(4), InProj: f(64), Conv: f(24), XProj: f(40), DtProj: f(8), DtBias: f(8), ALog: f(16),
 					D: f(8), OutProj: f(32), InBias: f(16), ConvBias: f(8), OutBias: f(4), Context: f(32), Initial: f(32)}}
 			}, fine: append(absent("", "4", "5"), slices.DeleteFunc(slices.Clone(blockFine), func(s string) bool { return s == "0.Initial=zero" })...)},
 		}),
 		methods("cuda.BlockKept", func() any { return kept() }, nil),
+		methods("cuda.Head", func() any { return head() }, map[string]call{
+			"Forward":  {args: func() []any { return []any{s, f(1), true} }, fine: []string{"0.Rows=0", "0.Ignore=*", "0.Precision=0"}},
+			"Backward": {args: func() []any { return []any{s, headKept(), f(1), f(6), f(12)} }, fine: []string{"0.Rows=0", "0.Ignore=*", "0.Precision=0"}},
+		}),
+		methods("cuda.HeadKept", func() any { return headKept() }, nil),
 		methods("cuda.Capture", func() any { return capture() }, map[string]call{"Launch": {args: func() []any { return []any{s} }}}),
 		methods("cuda.ConvShape", func() any { return grid().ConvShape }, map[string]call{"Fits": {fine: []string{"0.Batch=*"}}}),
 		methods("cuda.GridConv", func() any { return grid() }, map[string]call{

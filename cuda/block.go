@@ -214,6 +214,14 @@ func (b *Block[T]) scan(k *BlockKept[T]) *Scan[T] {
 	}
 }
 
+// Keep queues a part of Forward: it computes the values that Backward needs, and no result.
+func (b *Block[T]) Keep(s *Stream) (*BlockKept[T], error) {
+	if err := firstError(b.check(), s.usable()); err != nil {
+		return nil, err
+	}
+	return b.run(s, Array[float32]{}, Array[float32]{}, Array[float32]{}, true)
+}
+
 // Forward queues the block. It writes y (batch, length, model), which must not be X, and unless they are absent the context
 // (batch, width-1, channels) and the state (batch, channels, state) after the last step. With keep, it returns the values that Backward needs.
 func (b *Block[T]) Forward(s *Stream, y, context, final Array[float32], keep bool) (*BlockKept[T], error) {
@@ -226,6 +234,11 @@ func (b *Block[T]) Forward(s *Stream, y, context, final Array[float32], keep boo
 	if err := optional("block", "context", context, b.contextLen(), "final", final, b.stateLen()); err != nil {
 		return nil, err
 	}
+	return b.run(s, y, context, final, keep)
+}
+
+// run is Forward of operands that fit. If y is absent, it computes only what Backward needs.
+func (b *Block[T]) run(s *Stream, y, context, final Array[float32], keep bool) (*BlockKept[T], error) {
 	var work temporaries
 	var err error
 	rows, channels := b.rows(), b.Channels
@@ -277,7 +290,7 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 	if err := MatMul(s, b.Precision, rows, channels, b.Rank, r, transposed(b.DtProj, b.Rank), 0, matrix(k.delta, channels)); err != nil {
 		return err
 	}
-	if err := b.scan(k).Forward(s, k.y, final, k.checkpoints); err != nil {
+	if err := b.scan(k).Forward(s, k.y, final, k.checkpoints); err != nil || y.Absent() {
 		return err
 	}
 	if err := MatMul(s, b.Precision, rows, b.Model, channels, matrix(k.y, channels), transposed(b.OutProj, channels), 1, matrix(y, b.Model)); err != nil {

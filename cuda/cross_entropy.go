@@ -14,38 +14,57 @@ func checkLogits(rows, vocabulary, stride, n int) error {
 // such row. logits is (rows, vocabulary), with rows that are stride elements apart. targets is (rows). The results mean
 // nothing if another target is outside the vocabulary. It also writes state, of CrossEntropyState(rows) elements, for CrossEntropyBackward.
 func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, loss Array[float32]) error {
-	if err := firstError(
-		checkLogits(rows, vocabulary, stride, logits.n),
-		expect("cross-entropy", "targets", targets.n, rows, "state", state.n, CrossEntropyState(rows), "loss", loss.n, 1),
-	); err != nil {
+	if err := firstError(checkLogits(rows, vocabulary, stride, logits.n), checkMean(rows, targets, state, loss)); err != nil {
 		return err
 	}
-	name, g := "entropy_forward_"+typeName[T]()+"_512", grid{x: int64(rows), threads: 512}
-	switch {
-	case vocabulary <= 32:
-		name, g = "entropy_forward_"+typeName[T]()+"_4", blocksOf(rows*4, 256)
-	case vocabulary <= 2048:
-		name, g = "entropy_forward_"+typeName[T]()+"_32", blocksOf(rows*32, 256)
-	case wholeRows(logits, stride):
-		name, g.threads = "entropy_forward_"+typeName[T]()+"_vectors", 256
-	}
-	if err := s.run("cross_entropy", name, g, logits.address, targets.address, state.address, rows, vocabulary, stride, ignore); err != nil {
+	if err := entropyForward(s, 0, rows, rows, vocabulary, stride, ignore, logits, targets, state); err != nil {
 		return err
 	}
-	return s.run("cross_entropy", "entropy_mean", grid{x: 1, threads: 1024}, targets.address, state.address, loss.address, rows, ignore)
+	return entropyMean(s, rows, ignore, targets, state, loss)
 }
 
 // CrossEntropyBackward queues the gradient of the logits, which overwrites the logits. dloss (1) is the gradient of the loss. state is that
 // of CrossEntropyForward. The other arguments are the same.
 func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, dloss Array[float32]) error {
-	if err := firstError(
-		checkLogits(rows, vocabulary, stride, logits.n),
-		expect("cross-entropy", "targets", targets.n, rows, "state", state.n, CrossEntropyState(rows), "dloss", dloss.n, 1),
-	); err != nil {
+	if err := firstError(checkLogits(rows, vocabulary, stride, logits.n), checkMean(rows, targets, state, dloss)); err != nil {
 		return err
 	}
-	if vocabulary <= 2048 {
-		return s.run("cross_entropy", "entropy_backward_small_"+typeName[T](), blocksOf(rows*vocabulary, 256), logits.address,
+	return entropyBackward(s, 0, rows, rows, vocabulary, stride, ignore, logits, targets, state, dloss)
+}
+
+func checkMean(rows int, targets Array[int32], state, loss Array[float32]) error {
+	return expect("cross-entropy", "targets", targets.n, rows, "state", state.n, CrossEntropyState(rows), "loss", loss.n, 1)
+}
+
+// entropyForward queues the part of CrossEntropyForward that belongs to n of the rows, from row from on. logits has these rows alone. from and n are multiples of 64,
+// but for the last rows.
+func entropyForward[T Activation](s *Stream, from, n, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state Array[float32]) error {
+	name, g := "entropy_forward_"+typeName[T]()+"_512", grid{x: int64(n), threads: 512}
+	switch {
+	case vocabulary <= 32:
+		name, g = "entropy_forward_"+typeName[T]()+"_4", blocksOf(n*4, 256)
+	case vocabulary <= smallVocabulary:
+		name, g = "entropy_forward_"+typeName[T]()+"_32", blocksOf(n*32, 256)
+	case wholeRows(logits, stride):
+		name, g.threads = "entropy_forward_"+typeName[T]()+"_vectors", 256
+	}
+	return s.run("cross_entropy", name, g, logits.address, part(targets, from).address, part(state, from).address, rows, vocabulary, stride, ignore)
+}
+
+// entropyMean queues the mean of the losses of all rows.
+func entropyMean(s *Stream, rows int, ignore int32, targets Array[int32], state, loss Array[float32]) error {
+	return s.run("cross_entropy", "entropy_mean", grid{x: 1, threads: 1024}, targets.address, state.address, loss.address, rows, ignore)
+}
+
+// smallVocabulary is the largest vocabulary whose kernels process several rows in a block of threads.
+const smallVocabulary = 2048
+
+// entropyBackward queues the part of CrossEntropyBackward that belongs to n of the rows, as entropyForward does. from is even.
+func entropyBackward[T Activation](s *Stream, from, n, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, dloss Array[float32]) error {
+	targets, state = part(targets, from), part(state, from)
+	rows -= from / 2 // the kernels read state[2·rows], which stays the same element
+	if vocabulary <= smallVocabulary {
+		return s.run("cross_entropy", "entropy_backward_small_"+typeName[T](), blocksOf(n*vocabulary, 256), logits.address,
 			targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore)
 	}
 	name, each := "entropy_backward_"+typeName[T](), 4096 // logits of a block of 256 threads
@@ -53,7 +72,7 @@ func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int,
 		name, each = name+"_vectors", 256*4*16/int(size[T]())
 	}
 	blocks := (vocabulary + each - 1) / each // per row
-	return s.run("cross_entropy", name, grid{x: int64(rows) * int64(blocks), threads: 256}, logits.address,
+	return s.run("cross_entropy", name, grid{x: int64(n) * int64(blocks), threads: 256}, logits.address,
 		targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore, blocks)
 }
 

@@ -77,6 +77,9 @@ func TestLengths(t *testing.T) {
 		return &Linear{Rows: rows, In: model, Out: channels, X: l.array("X", rows*model), Weight: l.array("Weight", channels*model),
 			Half: of[BFloat16](l.array("Half", channels*model)), Bias: l.array("Bias", channels)}
 	}
+	head := func(l *lengths) *Head[float32] {
+		return &Head[float32]{Rows: rows, In: model, Vocabulary: channels, X: l.array("X", rows*model), Weight: l.array("Weight", channels*model), Targets: of[int32](l.array("Targets", rows))}
+	}
 	lstm := func(l *lengths) *LSTM {
 		return &LSTM{Batch: batch, Length: length, Channels: width, Z: l.array("Z", rows*4*width), R: l.array("R", 4*width*width),
 			H: l.array("H", batch*width), C: l.array("C", batch*width), Start: of[uint8](l.array("Start", rows))}
@@ -196,6 +199,18 @@ func TestLengths(t *testing.T) {
 		},
 		"EmbeddingBackward": func(l *lengths) error {
 			return EmbeddingBackward(s, rows, model, 3, of[int32](l.array("ids", rows)), make([]int, l.array("host", rows).n), l.array("dx", rows*model), l.array("dw", 3*model))
+		},
+		"Block.Keep": func(l *lengths) error {
+			_, err := block(l).Keep(s)
+			return err
+		},
+		"Head.Forward": func(l *lengths) error {
+			_, err := head(l).Forward(s, l.array("loss", 1), true)
+			return err
+		},
+		"Head.Backward": func(l *lengths) error {
+			k := &HeadKept[float32]{state: l.array("the kept state", CrossEntropyState(rows))}
+			return head(l).Backward(s, k, l.array("dloss", 1), l.array("dx", rows*model), l.array("dweight", channels*model))
 		},
 		"CrossEntropyForward": func(l *lengths) error {
 			return CrossEntropyForward(s, rows, 10, 12, 0, l.array("logits", (rows-1)*12+10), of[int32](l.array("targets", rows)),

@@ -184,6 +184,11 @@ func halves(columns int) (bounds [][2]int) {
 // It divides the columns of dy as Multiply divides those of y. Without this cuBLAS does not use tensor cores along the rows of dy, and its
 // other kernels have a fifth of their speed.
 func MultiplyBackward[T Activation](s *Stream, p Precision, rows, in, out int, x, weight, dy Array[T], stride int, dx, dweight Array[float32]) error {
+	return multiplyBackward(s, p, rows, in, out, x, weight, dy, stride, dx, dweight, 0)
+}
+
+// multiplyBackward is MultiplyBackward that adds dweight to beta times what it was.
+func multiplyBackward[T Activation](s *Stream, p Precision, rows, in, out int, x, weight, dy Array[T], stride int, dx, dweight Array[float32], beta float32) error {
 	if err := firstError(
 		atLeast(1, "product", "rows", rows, "in", in, "out", out), inRow("product", "stride", stride, out),
 	); err != nil {
@@ -212,7 +217,7 @@ func MultiplyBackward[T Activation](s *Stream, p Precision, rows, in, out int, x
 		}
 		if !dweight.Absent() {
 			d.Transposed = true
-			if err := MatMul(s, p, n, in, rows, d, matrix(x, in), 0, matrix(part(dweight, from*in), in)); err != nil {
+			if err := MatMul(s, p, n, in, rows, d, matrix(x, in), beta, matrix(part(dweight, from*in), in)); err != nil {
 				return err
 			}
 		}

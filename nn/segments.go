@@ -24,7 +24,10 @@ import (
 //
 // All ranks run the same graph. Each rank's gradients of the weights are those of its own steps; add them up (dist.AllReduce), or train with train.Config.Segments.
 //
-// Errors: weights on a GPU; a layer without a state of fixed size, such as attention without a window; a state.
+// With weights on a GPU, each rank has a GPU of its own, and the states go from GPU to GPU through NCCL (dist.Devices). If NCCL is missing on a rank, they go through the memory of the hosts.
+// The first call for a GPU connects the GPUs, so all ranks make it.
+//
+// Errors: a layer without a state of fixed size, such as attention without a window; a state.
 func WithSegments(group *dist.Group) CallOption {
 	return func(c *build.Call) {
 		if group.Size() > 1 {
@@ -48,10 +51,10 @@ func segmented(l layer.Mixer, x *G.Node, group *dist.Group, opts []CallOption) (
 	if x == nil || x.Graph() == nil || x.Shape().Dims() != 3 {
 		return l.Apply(x) // which says what is wrong
 	}
-	slots := l.Slots()
 	if !l.Params().Place().OnHost() {
-		return nil, fmt.Errorf("nn: segments: the weights are on a GPU, want them on the host")
+		return segmentedOn(l, x, group, opts)
 	}
+	slots := l.Slots()
 	var state layer.State
 	var sizes []int
 	width, batch := 0, x.Shape()[0]

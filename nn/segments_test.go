@@ -11,8 +11,10 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/dist/disttest"
+	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/layer"
 )
 
@@ -20,7 +22,7 @@ import (
 var cuts = [][]int{{13}, {6, 7}, {1, 9, 3}}
 
 // passes runs a model forwards and backwards over this rank's steps of x (2, 13, width). It returns the results and the gradients of x and of the weights.
-func passes(g *dist.Group, cut []int, apply func(x *G.Node, opts ...CallOption) (*G.Node, error), params layer.Params, width int) (y, dx, dw []float64, err error) {
+func passes[T float32 | float64](g *dist.Group, cut []int, apply func(x *G.Node, opts ...CallOption) (*G.Node, error), params layer.Params, width int) (y, dx, dw []T, err error) {
 	const batch = 2
 	from, length := 0, 0
 	for rank, n := range cut {
@@ -32,11 +34,11 @@ func passes(g *dist.Group, cut []int, apply func(x *G.Node, opts ...CallOption) 
 	steps := cut[g.Rank()]
 	r := rand.New(rand.NewPCG(1, 2))
 	part := func(width int) *tensor.Dense {
-		var own []float64
+		var own []T
 		for range batch {
 			for t := range length {
 				for range width {
-					if v := r.NormFloat64(); t >= from && t < from+steps {
+					if v := T(r.NormFloat64()); t >= from && t < from+steps {
 						own = append(own, v)
 					}
 				}
@@ -68,38 +70,58 @@ func passes(g *dist.Group, cut []int, apply func(x *G.Node, opts ...CallOption) 
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		if d := v.Data().([]float64); i == 0 {
+		if d := v.Data().([]T); i == 0 {
 			dx = append(dx, d...)
 		} else {
 			dw = append(dw, d...)
 		}
 	}
-	return append(y, result.Data().([]float64)...), dx, dw, dist.AllReduce(g, dw)
+	return append(y, result.Data().([]T)...), dx, dw, dist.AllReduce(g, dw)
 }
 
 // Sequences that are cut over ranks give the results and all gradients of one process, for layers of every kind.
 func TestSegments(t *testing.T) {
-	const width = 8
+	compareSegments[float64](t, 1e-10, func(int) Option { return WithDtype(tensor.Float64) })
+}
+
+// The same on a GPU for each rank. The states go through the memory of the host, since NCCL wants two GPUs; TestSegmentsNCCL runs processes.
+func TestSegmentsOnDevice(t *testing.T) {
+	var devices []*cuda.Device
+	for range cuts[len(cuts)-1] {
+		devices = append(devices, gputest.Open(t, cuda.Open))
+	}
+	throughHosts = true
+	defer func() { throughHosts = false }()
+	compareSegments[float32](t, 1e-4, func(rank int) Option { return OnDevice(devices[rank]) })
+}
+
+// segmentSubjects are what is cut over ranks, with the options.
+func segmentSubjects(width int, o Option) map[string]func() (func(x *G.Node, opts ...CallOption) (*G.Node, error), layer.Params) {
 	config := Config{DModel: width, DState: 4, NHead: 2, Window: 4, Pattern: Kinds(), NLayer: len(Kinds())}
-	subjects := map[string]func() (func(x *G.Node, opts ...CallOption) (*G.Node, error), layer.Params){
+	return map[string]func() (func(x *G.Node, opts ...CallOption) (*G.Node, error), layer.Params){
 		"block": func() (func(x *G.Node, opts ...CallOption) (*G.Node, error), layer.Params) {
-			b := NewMambaBlock(Config{DModel: width, DState: 3}, WithDtype(tensor.Float64), WithSeed(4))
+			b := NewMambaBlock(Config{DModel: width, DState: 3}, o, WithSeed(4))
 			return b.Apply, b.Params()
 		},
 		"all kinds": func() (func(x *G.Node, opts ...CallOption) (*G.Node, error), layer.Params) {
-			s := NewMambaStack(config, WithDtype(tensor.Float64), WithSeed(3))
+			s := NewMambaStack(config, o, WithSeed(3))
 			return s.Apply, s.Params()
 		},
 	}
-	for name, subject := range subjects {
-		var one [3][]float64
+}
+
+func compareSegments[T float32 | float64](t *testing.T, tol float64, option func(rank int) Option) {
+	const width = 8
+	near := func(got, want T) bool { return math.Abs(float64(got-want)) <= tol*(1+math.Abs(float64(want))) }
+	for name := range segmentSubjects(width, nil) {
+		var one [3][]T
 		for _, cut := range cuts {
 			t.Run(fmt.Sprint(name, cut), func(t *testing.T) {
-				all := make([][3][]float64, len(cut))
+				all := make([][3][]T, len(cut))
 				if err := errors.Join(disttest.Run(len(cut), func(g *dist.Group) error {
-					apply, params := subject()
-					y, dx, dw, err := passes(g, cut, apply, params, width)
-					all[g.Rank()] = [3][]float64{y, dx, dw}
+					apply, params := segmentSubjects(width, option(g.Rank()))[name]()
+					y, dx, dw, err := passes[T](g, cut, apply, params, width)
+					all[g.Rank()] = [3][]T{y, dx, dw}
 					return err
 				})...); err != nil {
 					t.Fatal(err)
@@ -115,7 +137,7 @@ func TestSegments(t *testing.T) {
 						for b := range 2 {
 							for k := range n * width {
 								want := one[i][(b*13+from)*width+k]
-								if got := all[rank][i][at]; !(math.Abs(got-want) <= 1e-10*(1+math.Abs(want))) {
+								if got := all[rank][i][at]; !near(got, want) {
 									t.Fatalf("rank %d: %s, sequence %d, number %d is %v, want %v", rank, what, b, k, got, want)
 								}
 								at++
@@ -123,7 +145,7 @@ func TestSegments(t *testing.T) {
 						}
 					}
 					for i, want := range one[2] {
-						if got := all[rank][2][i]; !(math.Abs(got-want) <= 1e-10*(1+math.Abs(want))) {
+						if got := all[rank][2][i]; !near(got, want) {
 							t.Fatalf("rank %d: gradient %d of the weights is %v, want %v", rank, i, got, want)
 						}
 					}

@@ -48,7 +48,7 @@ const (
 )
 
 // WithRecompute sets which values the backward pass of the blocks computes again. It has an effect only in a graph with gradients:
-// without them, nothing is kept. On a GPU a block keeps the same values at every level.
+// without them, nothing is kept. On a GPU RecomputeCheap keeps the same values as RecomputeNone.
 func WithRecompute(level Recompute) CallOption {
 	return func(c *build.Call) {
 		if c.Recompute = int(level); level < RecomputeCheap || level > RecomputeAll { // layers that recompute nothing do not look at it

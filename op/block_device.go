@@ -53,6 +53,10 @@ func blockForward[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.S
 	if !keep && f.steps(in) {
 		return nil, stepOf(b).Forward(s, out[0], context, final)
 	}
+	if keep && f.Recompute == RecomputeAll {
+		_, err := b.Forward(s, out[0], context, final, false)
+		return new(cuda.BlockKept[T]), err
+	}
 	return b.Forward(s, out[0], context, final, keep)
 }
 
@@ -112,6 +116,12 @@ func blockBackward[T cuda.Activation, N kernel.Float](
 		return err
 	}
 	defer free()
+	if f.Recompute == RecomputeAll {
+		if values, err = b.Keep(s); err != nil {
+			return err
+		}
+		defer values.Free()
+	}
 	w := blockWeights(grad)
 	into := &cuda.BlockGrad{
 		X: grad[blockX], Norm: w.Norm, InProj: w.InProj, Conv: w.Conv, XProj: w.XProj, DtProj: w.DtProj, DtBias: w.DtBias, ALog: w.ALog, D: w.D,

@@ -10,7 +10,7 @@ import (
 )
 
 // LinearCrossEntropy returns CrossEntropy of the logits Linear(x, weight, nil): x (batch, length, in), weight (vocabulary, in), targets (batch,
-// length) of int. On a device it is one operator, which keeps the logits in the precision of the product and replaces them by their gradient. It
+// length) of int. On a device it is one operator, which computes the logits in the precision of the product, in chunks of rows of at most 2 GiB, and replaces them by their gradient. It
 // can then be differentiated once. On the host it is the two operators.
 //
 // Errors: those of Linear and of CrossEntropy.
@@ -47,21 +47,6 @@ func (f *headLoss[T]) Backward(_ []value[T], _, _ [][]T) {}
 // OverwritesKept says that the backward pass replaces the logits by their gradient.
 func (f *headLoss[T]) OverwritesKept() {}
 
-// padded returns a row stride for logits that no user sees, in elements. It makes a row a multiple of 16 bytes; tensor cores read other rows
-// slowly.
-func (f *headLoss[T]) padded() int { return (f.out + 7) / 8 * 8 }
-
-// headKept holds what the gradient needs: the logits, with rows of padded elements, and the state of CrossEntropyForward.
-type headKept[T cuda.Activation] struct {
-	logits cuda.Array[T]
-	state  array
-}
-
-func (k *headKept[T]) Free() {
-	k.logits.Free()
-	k.state.Free()
-}
-
 func (f *headLoss[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
 	if p == cuda.BF16 {
 		return headForward[cuda.BFloat16](f, s, p, in, out[0], keep)
@@ -69,54 +54,44 @@ func (f *headLoss[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice,
 	return headForward[float32](f, s, p, in, out[0], keep)
 }
 
-func headForward[T cuda.Activation, N kernel.Float](
-	f *headLoss[N], s *cuda.Stream, p cuda.Precision, in []onDevice, out array, keep bool,
-) (_ kept, err error) {
+// headOn returns a head with its operands. Call free after its kernels are queued.
+func headOn[T cuda.Activation, N kernel.Float](f *headLoss[N], s *cuda.Stream, p cuda.Precision, in []onDevice) (h *cuda.Head[T], free func(), err error) {
 	product, free, err := as[T](s, in[0], in[1])
+	if err != nil {
+		return nil, nil, err
+	}
+	return &cuda.Head[T]{
+		Rows: f.rows, In: f.in, Vocabulary: f.out, Ignore: operator.Int32(f.ignore), Precision: p, X: product[0], Weight: product[1], Targets: in[2].Ids,
+	}, free, nil
+}
+
+func headForward[T cuda.Activation, N kernel.Float](f *headLoss[N], s *cuda.Stream, p cuda.Precision, in []onDevice, out array, keep bool) (kept, error) {
+	h, free, err := headOn[T](f, s, p, in)
 	if err != nil {
 		return nil, err
 	}
 	defer free()
-	k := new(headKept[T])
-	defer func() {
-		if err != nil || !keep {
-			k.Free()
-		}
-	}()
-	if k.logits, err = cuda.NewArray[T](s, f.rows*f.padded()); err != nil {
+	k, err := h.Forward(s, out, keep)
+	if k == nil {
 		return nil, err
 	}
-	if k.state, err = cuda.NewArray[float32](s, cuda.CrossEntropyState(f.rows)); err != nil {
-		return nil, err
-	}
-	if err = cuda.Multiply(s, p, f.rows, f.in, f.out, product[0], product[1], k.logits, f.padded()); err != nil {
-		return nil, err
-	}
-	err = cuda.CrossEntropyForward(s, f.rows, f.out, f.padded(), operator.Int32(f.ignore), k.logits, in[2].Ids, k.state, out)
-	if err != nil || !keep {
-		return nil, err
-	}
-	return k, nil
+	return k, err
 }
 
 func (f *headLoss[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values kept) error {
 	if p == cuda.BF16 {
-		return headBackward(f, s, p, in, values.(*headKept[cuda.BFloat16]), dout[0], grad)
+		return headBackward(f, s, p, in, values.(*cuda.HeadKept[cuda.BFloat16]), dout[0], grad)
 	}
-	return headBackward(f, s, p, in, values.(*headKept[float32]), dout[0], grad)
+	return headBackward(f, s, p, in, values.(*cuda.HeadKept[float32]), dout[0], grad)
 }
 
 func headBackward[T cuda.Activation, N kernel.Float](
-	f *headLoss[N], s *cuda.Stream, p cuda.Precision, in []onDevice, k *headKept[T], dout array, grad []array,
+	f *headLoss[N], s *cuda.Stream, p cuda.Precision, in []onDevice, k *cuda.HeadKept[T], dout array, grad []array,
 ) error {
-	product, free, err := as[T](s, in[0], in[1])
+	h, free, err := headOn[T](f, s, p, in)
 	if err != nil {
 		return err
 	}
 	defer free()
-	err = cuda.CrossEntropyBackward(s, f.rows, f.out, f.padded(), operator.Int32(f.ignore), k.logits, in[2].Ids, k.state, dout)
-	if err != nil {
-		return err
-	}
-	return cuda.MultiplyBackward(s, p, f.rows, f.in, f.out, product[0], product[1], k.logits, f.padded(), grad[0], grad[1])
+	return h.Backward(s, k, dout, grad[0], grad[1])
 }

@@ -242,11 +242,15 @@ func newTrainer(lm *nn.LM, set settings, c *corpus, file string, saved map[strin
 	if !set.segments {
 		show.Tokens *= set.group.Size()
 	}
+	var calls []nn.CallOption
+	if set.recompute {
+		calls = append(calls, nn.WithRecompute(nn.RecomputeAll))
+	}
 	t, err := train.New(lm, train.Config{
 		Batch: set.batch, Length: set.length, Steps: set.steps, Accumulate: set.accumulate,
 		Data: c.train, HeldOut: c.heldOut, Seed: uint64(set.seed),
 		AdamW: train.AdamWConfig{LearnRate: set.lr, Decay: set.decay, Clip: set.clip, Schedule: train.WarmupCosine(set.warmup, set.steps, 0.1)},
-		File:  file, SaveEvery: set.save, EvalEvery: set.eval, Settings: saved, Group: set.group, Shard: set.shard, Segments: set.segments, Report: show.Update, Trace: set.trace,
+		File:  file, SaveEvery: set.save, EvalEvery: set.eval, Settings: saved, Group: set.group, Shard: set.shard, Segments: set.segments, Report: show.Update, Trace: set.trace, Options: calls,
 	})
 	return t, show, err
 }

@@ -19,6 +19,7 @@ type settings struct {
 	alpha                            float64
 	merge, resume, traced            bool
 	distributed, shard, segments     bool
+	recompute                        bool
 	steps, batch, length, accumulate int
 	lr, decay, clip                  float64
 	warmup                           int
@@ -50,6 +51,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	flags.BoolVar(&set.distributed, "distributed", false, "train with all processes that mpirun or srun has started, each on -accumulate batches of a step")
 	flags.BoolVar(&set.shard, "shard", false, "with -distributed: divide the moments of AdamW among the processes")
 	flags.BoolVar(&set.segments, "segments", false, "with -distributed: divide each sequence among the processes, for long ones")
+	flags.BoolVar(&set.recompute, "recompute", false, "compute the values inside the blocks again for the backward pass instead of keeping them, for long sequences")
 	flags.BoolVar(&set.traced, "trace", false, "print what the time of each process goes to, and write it to trace.json in -out, for ui.perfetto.dev")
 	options.Whole(flags, &set.steps, 1, "steps", "training steps")
 	options.Whole(flags, &set.batch, 1, "batch", "sequences of a batch")
@@ -80,8 +82,10 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		err = fmt.Errorf("invalid value %v for flag -heldout: should be below 1", set.heldout)
 	case set.lora == 0 && (set.merge || set.alpha != 0):
 		err = fmt.Errorf("-merge and -alpha need -lora")
-	case (set.shard || set.segments) && (!set.distributed || set.device.GPU()):
-		err = fmt.Errorf("-shard and -segments need -distributed and -device cpu")
+	case (set.shard || set.segments) && !set.distributed:
+		err = fmt.Errorf("-shard and -segments need -distributed")
+	case set.shard && set.device.GPU():
+		err = fmt.Errorf("-shard needs -device cpu")
 	default:
 		err = set.device.Check()
 	}

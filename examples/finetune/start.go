@@ -76,7 +76,7 @@ func trainBase(ctx context.Context, set settings, base text, out io.Writer) (*nn
 		set.basesteps = baseSteps(c, set.batch*set.length)
 	}
 	own := settings{steps: set.basesteps, batch: set.batch, length: set.length, accumulate: 1, lr: 5e-3, clip: 1, decay: 0.01,
-		warmup: max(set.basesteps/20, 1), seed: set.seed, heldout: set.heldout, evaltokens: set.evaltokens, device: set.device, group: set.group, shard: set.shard, segments: set.segments, save: max(set.basesteps/10, 1), eval: max(set.basesteps/10, 1), resume: set.resume}
+		warmup: max(set.basesteps/20, 1), seed: set.seed, heldout: set.heldout, evaltokens: set.evaltokens, device: set.device, group: set.group, shard: set.shard, segments: set.segments, recompute: set.recompute, save: max(set.basesteps/10, 1), eval: max(set.basesteps/10, 1), resume: set.resume}
 	fmt.Fprintf(out, "base        %s: documents: %d, bytes: %d, held out: %d\n            steps: %d, batch: %s1 x %d, length: %d, learn rate: %v\n", base.name, len(c.train)+len(c.heldOut), c.tokens, len(c.heldOut),
 		own.steps, ranks(set), own.batch, own.length, own.lr)
 	saved := own.saved(map[string]string{"-layers": fmt.Sprint(set.layers), "-dmodel": fmt.Sprint(set.dmodel), "the text": c.sum})

@@ -257,6 +257,20 @@ func deviceOperandOf(v G.Value, want slot, p Place) (o DeviceOperand, err error)
 	return o, fmt.Errorf("has a value %T of %v %v, want a value of shape %v on %v", v, v.Dtype(), v.Shape(), want.shape, p)
 }
 
+// passed returns the gradient of operand i, which is that of a result.
+func (d *device) passed(o *Operator, i int, dout []*Tensor) *Tensor {
+	result := 0
+	if p, ok := d.f.(Passer); ok {
+		if r, operand := p.Passes(); operand == i {
+			result = r
+		}
+	}
+	if t := dout[result]; t != nil {
+		return t.share()
+	}
+	return o.place.Zeros(o.in[i].shape)
+}
+
 func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (t *Tensor, err error) {
 	n := o.Arity()
 	var in []DeviceOperand
@@ -298,10 +312,10 @@ func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (t *Te
 		defer k.release()
 	}
 	var ready []*Tensor
-	for _, s := range o.in {
+	for i, s := range o.in {
 		switch {
 		case s.differentiable && s.passed:
-			ready = append(ready, grad.share())
+			ready = append(ready, d.passed(o, i, each))
 		case s.differentiable:
 			ready = append(ready, nil)
 		}

@@ -101,8 +101,11 @@ type Limited interface {
 type Kept interface{ Free() }
 
 // Passer is a function that returns one of its operands as one of its results on a device. The function adds its own gradient of the operand
-// to the gradient of this result.
+// to the gradient of this result, unless the operand is Passed.
 type Passer interface{ Passes() (result, operand int) }
+
+// Actor is a function whose BackwardOn has an effect even if all of its gradients are Passed.
+type Actor interface{ ActsBackward() }
 
 // Overwriter is a function whose BackwardOn overwrites the values that ForwardOn kept, so it can be differentiated only once on a device.
 type Overwriter interface{ OverwritesKept() }
@@ -129,8 +132,8 @@ type In struct {
 	Name string
 	Node *G.Node // nil if the operand is absent
 	Kind Kind
-	// Passed says that the operand's gradient is the gradient of the only result. It is passed on without a copy, and Backward does not get
-	// to write it.
+	// Passed says that the operand's gradient is the gradient of the only result, or on a device that of the result that a Passer returns it as. It is passed on
+	// without a copy, and Backward does not get to write it.
 	Passed bool
 }
 
