@@ -49,6 +49,9 @@ func TestClose(t *testing.T) {
 		d.OnClose(func() {
 			ran = append(ran, i)
 			do(t, made.stream.Synchronize())
+			if i == 2 {
+				do(t, made.stream.Close())
+			}
 		})
 	}
 	do(t, d.Close(), d.Close())

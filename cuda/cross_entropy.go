@@ -14,7 +14,7 @@ func checkLogits(rows, vocabulary, stride, n int) error {
 // such row. logits is (rows, vocabulary), with rows that are stride elements apart. targets is (rows). The results mean
 // nothing if another target is outside the vocabulary. It also writes state, of CrossEntropyState(rows) elements, for CrossEntropyBackward.
 func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, loss Array[float32]) error {
-	if err := firstError(checkLogits(rows, vocabulary, stride, logits.n), checkMean(rows, targets, state, loss)); err != nil {
+	if err := firstError(checkLogits(rows, vocabulary, stride, logits.n), checkMean(rows, targets, state, "loss", loss)); err != nil {
 		return err
 	}
 	if err := entropyForward(s, 0, rows, rows, vocabulary, stride, ignore, logits, targets, state); err != nil {
@@ -26,14 +26,14 @@ func CrossEntropyForward[T Activation](s *Stream, rows, vocabulary, stride int, 
 // CrossEntropyBackward queues the gradient of the logits, which overwrites the logits. dloss (1) is the gradient of the loss. state is that
 // of CrossEntropyForward. The other arguments are the same.
 func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, dloss Array[float32]) error {
-	if err := firstError(checkLogits(rows, vocabulary, stride, logits.n), checkMean(rows, targets, state, dloss)); err != nil {
+	if err := firstError(checkLogits(rows, vocabulary, stride, logits.n), checkMean(rows, targets, state, "dloss", dloss)); err != nil {
 		return err
 	}
 	return entropyBackward(s, 0, rows, rows, vocabulary, stride, ignore, logits, targets, state, dloss)
 }
 
-func checkMean(rows int, targets Array[int32], state, loss Array[float32]) error {
-	return expect("cross-entropy", "targets", targets.n, rows, "state", state.n, CrossEntropyState(rows), "loss", loss.n, 1)
+func checkMean(rows int, targets Array[int32], state Array[float32], name string, number Array[float32]) error {
+	return expect("cross-entropy", "targets", targets.n, rows, "state", state.n, CrossEntropyState(rows), name, number.n, 1)
 }
 
 // entropyForward queues the part of CrossEntropyForward that belongs to n of the rows, from row from on. logits has these rows alone. from and n are multiples of 64,

@@ -22,7 +22,7 @@ import (
 // and sends the state after its own steps to the next one. Gradients of the states go the other way. So the results and gradients are those of one process, and a rank
 // needs the memory of its own steps only. Rank r works at a layer while rank r+1 works at the one before, so a stack of many layers keeps all ranks busy.
 //
-// All ranks run the same graph. Each rank's gradients of the weights are those of its own steps; add them up (dist.AllReduce), or train with train.Config.Segments.
+// All ranks run the same graph. A graph with gradients has one of x, or of a weight that x depends on; without it a rank would not send the gradients of the states that another one waits for. Each rank's gradients of the weights are those of its own steps; add them up (dist.AllReduce), or train with train.Config.Segments.
 //
 // With weights on a GPU, each rank has a GPU of its own, and the states go from GPU to GPU through NCCL (dist.Devices). If NCCL is missing on a rank, they go through the memory of the hosts.
 // The first call for a GPU connects the GPUs, so all ranks make it.
