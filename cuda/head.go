@@ -104,8 +104,11 @@ func (h *Head[T]) Backward(s *Stream, k *HeadKept[T], dloss, dx, dweight Array[f
 	if k == nil {
 		return errors.New("cuda: head: the kept values are missing, want what Forward kept")
 	}
+	if err := h.check(); err != nil {
+		return err
+	}
 	if err := firstError(
-		h.check(), expect("head", "the kept state", k.state.n, CrossEntropyState(h.Rows), "dloss", dloss.n, 1, "dx", dx.n, count(h.Rows, h.In), "dweight", dweight.n, count(h.Vocabulary, h.In)),
+		expect("head", "the kept state", k.state.n, CrossEntropyState(h.Rows), "dloss", dloss.n, 1, "dx", dx.n, count(h.Rows, h.In), "dweight", dweight.n, count(h.Vocabulary, h.In)),
 		optional("head", "the kept logits", k.logits, h.chunk()*h.padded()), s.usable(),
 	); err != nil {
 		return err
