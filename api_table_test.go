@@ -434,6 +434,12 @@ func opCalls() []call {
 		return op.BlockInputs{X: n(2, 3, 4), BlockWeights: op.BlockWeights[*G.Node]{Norm: n(4), InProj: n(16, 4), Conv: n(8, 1, 3), XProj: n(5, 8), DtProj: n(8, 1), DtBias: n(8),
 			ALog: n(8, 2), D: n(8), OutProj: n(4, 8), InBias: n(16), ConvBias: n(8), OutBias: n(4)}, Context: n(2, 2, 8), InitialState: n(2, 8, 2), Start: n(2, 3)}
 	}
+	bidirectional := func(n, _ func(...int) *G.Node) any {
+		direction := func() op.DirectionWeights {
+			return op.DirectionWeights{Conv: n(8, 1, 3), ConvBias: n(8), XProj: n(5, 8), DtProj: n(8, 1), DtBias: n(8), ALog: n(8, 2), D: n(8)}
+		}
+		return op.BidirectionalInputs{XZ: n(2, 3, 16), Forward: direction(), Backward: direction(), Start: n(2, 3)}
+	}
 	convFine, blockFine := optional("Bias", "Context", "Start"), append(optional("BlockWeights.InBias", "BlockWeights.ConvBias", "BlockWeights.OutBias", "Context", "InitialState", "Start"), "1.Eps=0", "1=zero", "1.Recompute=0")
 	scanFine := append(optional("D", "Z", "DeltaBias", "InitialState", "Start"), "1=zero")
 	conv2 := op.ConvConfig{Stride: []int{1, 2}, Padding: []int{1, 1}, PaddingEnd: []int{1, 1}, Dilation: []int{1, 1}, Groups: 2}
@@ -544,6 +550,7 @@ func opCalls() []call {
 			struc("S4", op.S4, s4, op.S4Config{Bilinear: true}, append(optional("D", "InitialState", "Start"), "1=zero")...),
 			struc("S4WithState", op.S4WithState, s4, op.S4Config{Bilinear: true}, append(optional("D", "InitialState", "Start"), "1=zero")...),
 			struc("LSTM", op.LSTM, lstm, nil, optional("H", "C", "Start")...),
+			struc("BidirectionalMamba", op.BidirectionalMamba, bidirectional, op.BidirectionalConfig{}, append(optional("Forward.ConvBias", "Backward.ConvBias", "Start"), "1=zero")...),
 			struc("MambaBlock", op.MambaBlock, block, op.BlockConfig{Eps: 1e-5, Recompute: op.RecomputeAll}, blockFine...),
 			struc("MambaBlockWithState", op.MambaBlockWithState, block, op.BlockConfig{Eps: 1e-5, Recompute: op.RecomputeAll}, blockFine...),
 		},

@@ -155,23 +155,18 @@ func NewMamba(cfg MambaConfig, opts ...Option) *Mamba {
 }
 
 func (p *MambaParts) mix(s *build.Steps, x *G.Node) *G.Node {
-	uz := split(s, s.Do(p.InProj.Apply(x)), p.inner, p.inner)
-	x, z := uz[0], uz[1]  // (batch, length, inner)
-	u := s.Mix(p.Conv, x) // (batch, length, inner)
-	var y *G.Node         // (batch, length, inner)
-	if p.S6 != nil {
-		y = p.S6.Parts.scan(s, u, z)
-	} else {
-		y = s.Do(op.Gate(z, s.Mix(p.S4, u), op.SiLU))
-	}
+	xz := s.Do(p.InProj.Apply(x)) // (batch, length, 2·inner)
+	var y *G.Node                 // (batch, length, inner)
 	if p.S6B != nil {
-		y = s.Do(op.Add(y, p.S6B.Parts.scan(s, s.Mix(p.ConvB, x), z)))
-	}
-	if p.S6S != nil {
-		y = s.Do(op.Add(y, p.sliced(s, x, z)))
-	}
-	if p.average {
-		y = s.Do(op.Scale(y, nil, 0.5))
+		y = p.bidirectional(s, xz)
+	} else {
+		parts := split(s, xz, p.inner, p.inner)
+		u, z := s.Mix(p.Conv, parts[0]), parts[1] // (batch, length, inner)
+		if p.S6 != nil {
+			y = p.S6.Parts.scan(s, u, z)
+		} else {
+			y = s.Do(op.Gate(z, s.Mix(p.S4, u), op.SiLU))
+		}
 	}
 	y = s.Do(p.OutProj.Apply(y)) // (batch, length, channels)
 	if p.Gamma != nil {
@@ -180,13 +175,37 @@ func (p *MambaParts) mix(s *build.Steps, x *G.Node) *G.Node {
 	return y
 }
 
+// bidirectional returns the gated results of both directions, and of the pass over slices, added.
+func (p *MambaParts) bidirectional(s *build.Steps, xz *G.Node) *G.Node {
+	direction := func(conv *Conv1D, core *S6) op.DirectionWeights {
+		c, k := conv.Parts, core.Parts
+		w := weights(s, c.Weight, c.Bias, k.XProj.Weight, k.DtProj.Weight, k.DtProj.Bias, k.ALog, k.D)
+		return op.DirectionWeights{Conv: w[0], ConvBias: w[1], XProj: w[2], DtProj: w[3], DtBias: w[4], ALog: w[5], D: w[6]}
+	}
+	in := op.BidirectionalInputs{XZ: xz, Forward: direction(p.Conv, p.S6), Backward: direction(p.ConvB, p.S6B), Start: s.Start}
+	y := s.Do(op.BidirectionalMamba(in, op.BidirectionalConfig{Average: p.average && p.S6S == nil}))
+	if p.S6S == nil {
+		return y
+	}
+	y = s.Do(op.Add(y, p.sliced(s, xz)))
+	if p.average {
+		y = s.Do(op.Scale(y, nil, 0.5))
+	}
+	return y
+}
+
 // sliced returns the gated result of the pass over slices.
-func (p *MambaParts) sliced(s *build.Steps, x, z *G.Node) *G.Node {
-	if x == nil {
+func (p *MambaParts) sliced(s *build.Steps, xz *G.Node) *G.Node {
+	if xz == nil {
 		return nil
 	}
 	if s.Start != nil {
 		return s.Do(nil, fmt.Errorf("start is given, want none for a layer with Slices: a slice would cross the boundaries between sequences"))
+	}
+	parts := split(s, xz, p.inner, p.inner)
+	x, z := parts[0], parts[1]
+	if x == nil {
+		return nil
 	}
 	order := op.Slices(build.OrDefault(s.Slices, p.slices), x.Shape()[1])
 	u := s.Mix(p.ConvS, s.Do(op.Reorder(x, order)))

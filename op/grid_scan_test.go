@@ -99,7 +99,7 @@ func gridUses(scale int) (all []use) {
 	}
 	x := grad.Input{Name: "x", Value: dense(tensor.Float64, []int{batch, height, width, 4}, normal(r, batch*height*width*4))}
 	order := permutation(r, height*width)
-	all = append(all, ss2dUses(scale)...)
+	all = append(append(all, ss2dUses(scale)...), bidirectionalUses(scale)...)
 	return append(all, use{"reorder", func(in G.Nodes) (G.Nodes, error) { return one(Reorder(in[0], order)) }, []grad.Input{x}})
 }
 

@@ -453,7 +453,8 @@ func (u use) sameEffect(operand string, element int, got, moved, base map[string
 			}
 			// A bad number in an operand other than A can make the gradient of a state infinite or NaN. At the first step of a sequence
 			// the gradients of A and Delta multiply it by a state of zero.
-			timesZero := math.IsNaN(is) && operand != "A" && operand != "ALog" && (name == "gradient of A" || name == "gradient of Delta")
+			timesZero := math.IsNaN(is) && operand != "A" && !strings.HasSuffix(operand, "ALog") &&
+				(name == "gradient of A" || name == "gradient of Delta" || strings.HasSuffix(name, "ward.ALog"))
 			// The matrix product of a convolution multiplies the zeros of the padding with weights, or with gradients.
 			padding := math.IsNaN(is) && strings.HasPrefix(u.name, "dense") && (operand == "weight" || name == "gradient of weight")
 			if !depends && is != x && !timesZero && !padding {
@@ -469,7 +470,7 @@ func (u use) sameEffect(operand string, element int, got, moved, base map[string
 // A scan passes it on to y, and to the gradients of Delta, Z and C, of the element's channel and state alone. A block mixes the channels
 // of one step. The number x is what the element was.
 func (u use) zeroState(operand string, element int, name string, i int, x float64) bool {
-	if operand != "A" && operand != "ALog" {
+	if operand != "A" && !strings.HasSuffix(operand, "ALog") {
 		return false
 	}
 	shape := func(name string) tensor.Shape {
@@ -477,6 +478,10 @@ func (u use) zeroState(operand string, element int, name string, i int, x float6
 	}
 	channels, state := shape(operand)[0], shape(operand)[1]
 	channel, n := element/state, element%state
+	if strings.HasSuffix(operand, "ward.ALog") { // of BidirectionalMamba, which mixes channels before the scan, not after
+		column := i % (2 * channels)
+		return name == "result 0" && i%channels == channel || name == "gradient of XZ" && (column < channels || column == channels+channel)
+	}
 	if operand == "ALog" {
 		if name == "result 0" && strings.HasPrefix(u.name, "SS2D") { // which mixes no channels after the scan
 			each := shape("X")[len(shape("X"))-1]

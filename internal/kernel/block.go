@@ -121,12 +121,21 @@ func (b *Block[T]) compute(v *BlockValues[T], kept bool, context []T, w *spaces[
 		b.conv(v).Forward(v.U, context)
 	}
 	if missing(&v.RBC, b.columns()) {
-		b.linear(v.U, b.XProj, nil, b.Channels, b.columns(), b.products().XProj).Forward(v.RBC)
+		b.xProj(v)
 	}
 	if missing(&v.Delta, b.Channels) {
-		b.products().DtProj(blas.NoTrans, blas.Trans, b.rows(), b.Channels, b.Rank,
-			1, v.RBC, b.columns(), b.DtProj, b.Rank, 0, v.Delta, b.Channels)
+		b.dtProj(v)
 	}
+}
+
+// xProj writes r, B and C.
+func (b *Block[T]) xProj(v *BlockValues[T]) {
+	b.linear(v.U, b.XProj, nil, b.Channels, b.columns(), b.products().XProj).Forward(v.RBC)
+}
+
+// dtProj writes Δ.
+func (b *Block[T]) dtProj(v *BlockValues[T]) {
+	b.products().DtProj(blas.NoTrans, blas.Trans, b.rows(), b.Channels, b.Rank, 1, v.RBC, b.columns(), b.DtProj, b.Rank, 0, v.Delta, b.Channels)
 }
 
 // Forward writes y (batch, length, model). Unless they are nil, it writes the context of the steps that follow

@@ -37,6 +37,19 @@ func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 	if grad.OutBias != nil {
 		sumRows(grad.OutBias, dy)
 	}
+	b.projectBack(b.conv(v), v, a, du, dDelta, dRBC, dcontext, &ConvGrad[T]{X: dVZ, Weight: grad.Conv, Bias: grad.ConvBias, Context: grad.Context}, grad)
+
+	// v, z = n·InProjᵀ + InBias, n = norm(x)
+	dNormed := w.take(rows * b.Model)
+	b.linear(v.Normed, b.InProj, nil, b.Model, 2*b.Channels, b.Gemm).Backward(dVZ, dNormed, grad.InProj, grad.InBias)
+	b.norm().Backward(dNormed, grad.X, grad.Norm)
+	Add(grad.X, dy)
+}
+
+// projectBack writes the gradients of the weights and of the convolution's operands, from the scan's gradients of A (in grad.ALog), of u, of Δ, and of B
+// and C (in dRBC). It overwrites these.
+func (b *Block[T]) projectBack(conv *Conv[T], v *BlockValues[T], a, du, dDelta, dRBC, dcontext []T, convGrad *ConvGrad[T], grad *BlockGrad[T]) {
+	rows, columns := b.rows(), b.columns()
 	for i, v := range a { // A = -exp(ALog) is its own derivative
 		grad.ALog[i] *= v
 	}
@@ -49,11 +62,5 @@ func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 	b.Gemm(blas.NoTrans, blas.NoTrans, rows, b.Channels, columns, 1, dRBC, columns, b.XProj, b.Channels, 1, du, b.Channels)
 	b.Gemm(blas.Trans, blas.NoTrans, columns, b.Channels, rows, 1, dRBC, columns, v.U, b.Channels, 0, grad.XProj, b.Channels)
 
-	b.conv(v).Backward(du, dcontext, &ConvGrad[T]{X: dVZ, Weight: grad.Conv, Bias: grad.ConvBias, Context: grad.Context})
-
-	// v, z = n·InProjᵀ + InBias, n = norm(x)
-	dNormed := w.take(rows * b.Model)
-	b.linear(v.Normed, b.InProj, nil, b.Model, 2*b.Channels, b.Gemm).Backward(dVZ, dNormed, grad.InProj, grad.InBias)
-	b.norm().Backward(dNormed, grad.X, grad.Norm)
-	Add(grad.X, dy)
+	conv.Backward(du, dcontext, convGrad)
 }

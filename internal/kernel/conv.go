@@ -13,6 +13,7 @@ type Conv[T Float] struct {
 
 	X       []T    // (batch, length, channels)
 	XStride int    // elements between two steps of X, which can be part of a wider matrix; 0 means channels
+	FromEnd bool   // step t is row length-1-t of X and of its gradient; all else stays in the order of the steps
 	Weight  []T    // (channels, width)
 	Bias    []T    // (channels)
 	Context []T    // (batch, width-1, channels): the steps before the first, from the oldest to the newest
@@ -64,6 +65,9 @@ func (c *Conv[T]) rowsX(x []T, p convPart, t int) rowsOf[T] {
 	stride := c.Channels
 	if c.XStride > 0 {
 		stride = c.XStride
+	}
+	if c.FromEnd {
+		return rowsOf[T]{x, ((p.batch+1)*c.Length-1-t)*stride + p.first, -stride}
 	}
 	return rowsOf[T]{x, (p.batch*c.Length+t)*stride + p.first, stride}
 }
