@@ -89,9 +89,12 @@ func (c *Capture) usable() error {
 	return notClosed("capture", c.handle)
 }
 
+// Capturing reports whether f of Capture runs on the stream.
+func (s *Stream) Capturing() bool { return s != nil && s.pool.capture != nil }
+
 // recording returns an error if the stream is being captured.
 func (s *Stream) recording(what string) error {
-	if s != nil && s.pool.capture != nil {
+	if s.Capturing() {
 		return fmt.Errorf("cuda: %s: the stream is being captured, want a call before or after the capture", what)
 	}
 	return nil

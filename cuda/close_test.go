@@ -101,7 +101,7 @@ func TestUseAfterClose(t *testing.T) {
 		"NewConnectionID": func(m everything) error { return one(m.device.NewConnectionID()) },
 	}
 	stream := use{
-		"Close": nil, "Device": nil,
+		"Close": nil, "Device": nil, "Capturing": nil,
 		"Synchronize":  func(m everything) error { return m.stream.Synchronize() },
 		"Record":       func(m everything) error { return m.stream.Record(m.event) },
 		"Wait":         func(m everything) error { return m.stream.Wait(m.event) },
@@ -116,6 +116,7 @@ func TestUseAfterClose(t *testing.T) {
 	event := use{
 		"Close":       nil,
 		"Synchronize": func(m everything) error { return m.event.Synchronize() },
+		"Reached":     func(m everything) error { return one(m.event.Reached()) },
 		"Since":       func(m everything) error { return one(m.event.Since(m.event)) },
 	}
 	capture := use{"Close": nil, "Launch": func(m everything) error { return m.capture.Launch(m.stream) }}

@@ -29,6 +29,7 @@ const (
 	cuEventCreate
 	cuEventDestroy
 	cuEventRecord
+	cuEventQuery
 	cuEventSynchronize
 	cuEventElapsedTime
 	cuMemGetInfo
@@ -62,7 +63,7 @@ var symbols = [calls]string{
 	"cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute",
 	"cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease_v2", "cuCtxSetCurrent", "cuCtxGetCurrent", "cuCtxGetDevice",
 	"cuStreamCreate", "cuStreamDestroy_v2", "cuStreamSynchronize", "cuStreamWaitEvent",
-	"cuEventCreate", "cuEventDestroy_v2", "cuEventRecord", "cuEventSynchronize", "cuEventElapsedTime",
+	"cuEventCreate", "cuEventDestroy_v2", "cuEventRecord", "cuEventQuery", "cuEventSynchronize", "cuEventElapsedTime",
 	"cuMemGetInfo_v2", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemAllocHost_v2", "cuMemFreeHost",
 	"cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemcpyDtoDAsync_v2", "cuMemsetD8Async",
 	"cuModuleLoadData", "cuModuleUnload", "cuModuleGetFunction", "cuFuncSetAttribute", "cuLaunchKernel", "cuLaunchCooperativeKernel", "cuLaunchKernelEx",
@@ -81,7 +82,10 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("cuda: %s: %s (%d): %s", e.Call, e.Name, e.Code, e.Text)
 }
 
-const codeOutOfMemory = 2
+const (
+	codeOutOfMemory = 2
+	codeNotReady    = 600
+)
 
 // isRefused reports whether the driver cannot launch a cooperative kernel: all its blocks do not fit at once, or the device does not support it.
 func isRefused(err error) bool {

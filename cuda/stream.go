@@ -152,6 +152,19 @@ func (e *Event) Synchronize() error {
 	return e.do(cuEventSynchronize, e.handle)
 }
 
+// Reached reports whether the stream has reached the event.
+func (e *Event) Reached() (bool, error) {
+	if err := e.usable(); err != nil {
+		return false, err
+	}
+	err := e.do(cuEventQuery, e.handle)
+	var code *Error
+	if errors.As(err, &code) && code.Code == codeNotReady {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // Since returns the device's time from start to e, with a resolution of about half a microsecond. Both must have been reached, else it
 // returns an error.
 func (e *Event) Since(start *Event) (time.Duration, error) {

@@ -28,6 +28,7 @@ type Devices struct {
 	queued, done *cuda.Event
 	waiting      []*cuda.Stream // those whose arrays are in calls after the last Wait
 	messages     []cuda.Message // those of Together while it runs, else nil
+	watch        *callWatch     // nil for a group of one
 	closed       bool
 }
 
@@ -66,6 +67,7 @@ func (g *Group) Devices(d *cuda.Device) (x *Devices, err error) {
 	if err := x.stream.Connect(cuda.ConnectionID(ids[0]), g.Rank(), g.Size()); err != nil {
 		return x, g.Fail(fmt.Errorf("dist: devices: %w", err))
 	}
+	x.watch = watchCalls(x)
 	d.OnClose(func() { _ = x.Close() })
 	return x, g.Barrier()
 }
@@ -120,10 +122,14 @@ func (x *Devices) Close() error {
 	}
 	x.closed = true
 	var errs []error
-	if x.stream != nil {
+	if x.watch != nil {
 		if x.group.failed() {
+			x.watch.stop()
 			errs = append(errs, x.stream.Disconnect())
 		}
+		errs = append(errs, x.stream.Synchronize(), x.watch.close())
+	}
+	if x.stream != nil {
 		errs = append(errs, x.stream.Close())
 	}
 	for _, e := range []*cuda.Event{x.queued, x.done} {
@@ -159,7 +165,7 @@ type operand struct {
 	array cuda.Array[byte]
 }
 
-// begin checks the arrays of a call and returns the stream on which to queue it, which waits for their work. For a group of one it is the stream of the arrays.
+// begin checks the arrays of a call and returns their stream.
 func (x *Devices) begin(call string, operands ...operand) (*cuda.Stream, error) {
 	if err := x.usable(call); err != nil {
 		return nil, err
@@ -174,23 +180,27 @@ func (x *Devices) begin(call string, operands ...operand) (*cuda.Stream, error) 
 			return nil, fmt.Errorf("dist: %s: %s is on another stream than %s, want the same", call, o.name, operands[0].name)
 		}
 	}
-	s := operands[0].array.Stream()
-	if x.stream == nil {
-		return s, nil
-	}
 	if x.messages != nil && call != "SendOn" && call != "ReceiveOn" {
 		return nil, fmt.Errorf("dist: %s: inside Together, want SendOn and ReceiveOn only", call)
 	}
+	return operands[0].array.Stream(), nil
+}
+
+// queue queues a call on the stream of x, after the work of another stream.
+func (x *Devices) queue(s *cuda.Stream, call string, f func() error) error {
 	if err := s.Record(x.queued); err != nil {
-		return nil, err
+		return err
 	}
 	if err := x.stream.Wait(x.queued); err != nil {
-		return nil, err
+		return err
 	}
 	if !slices.Contains(x.waiting, s) {
 		x.waiting = append(x.waiting, s)
 	}
-	return x.stream, nil
+	if s.Capturing() {
+		return f()
+	}
+	return x.watch.call(call, f)
 }
 
 // AllReduceOn replaces the elements of a by their sums over all ranks, which have the same number of elements.
@@ -199,22 +209,22 @@ func AllReduceOn[T Float](x *Devices, a cuda.Array[T]) error {
 	if err != nil || x.stream == nil {
 		return err
 	}
-	return cuda.AllReduce(s, a)
+	return x.queue(s, "AllReduceOn", func() error { return cuda.AllReduce(x.stream, a) })
 }
 
 // ReduceScatterOn writes to own the sums over all ranks of one part of all: all has Size parts as long as own, and rank r gets part r. own may be that part of all; else
 // the two must not overlap. all keeps its other elements.
 func ReduceScatterOn[T Float](x *Devices, own, all cuda.Array[T]) error {
-	return partOn(x, "ReduceScatterOn", own, all, func(s *cuda.Stream) error { return cuda.ReduceScatter(s, own, all) }, own, all)
+	return partOn(x, "ReduceScatterOn", own, all, func() error { return cuda.ReduceScatter(x.stream, own, all) }, own, all)
 }
 
 // AllGatherOn writes own of rank r to part r of all, which has Size parts as long as own. own may be the part of this rank; else the two must not overlap.
 func AllGatherOn[T cuda.Element](x *Devices, all, own cuda.Array[T]) error {
-	return partOn(x, "AllGatherOn", own, all, func(s *cuda.Stream) error { return cuda.AllGather(s, all, own) }, all, own)
+	return partOn(x, "AllGatherOn", own, all, func() error { return cuda.AllGather(x.stream, all, own) }, all, own)
 }
 
 // partOn queues a call between an array and its parts. For a group of one it is a copy.
-func partOn[T cuda.Element](x *Devices, call string, own, all cuda.Array[T], f func(s *cuda.Stream) error, to, from cuda.Array[T]) error {
+func partOn[T cuda.Element](x *Devices, call string, own, all cuda.Array[T], f func() error, to, from cuda.Array[T]) error {
 	if x != nil {
 		if err := fits(call, "all", all.Len(), own.Len(), x.group.Size()); err != nil {
 			return err
@@ -225,7 +235,7 @@ func partOn[T cuda.Element](x *Devices, call string, own, all cuda.Array[T], f f
 	case err != nil:
 		return err
 	case x.stream != nil:
-		return f(s)
+		return x.queue(s, call, f)
 	case own.Address() != all.Address():
 		return to.CopyOf(s, from)
 	}
@@ -241,7 +251,7 @@ func BroadcastOn[T cuda.Element](x *Devices, a cuda.Array[T], root int) error {
 	if err != nil || x.stream == nil {
 		return err
 	}
-	return cuda.Broadcast(s, a, root)
+	return x.queue(s, "BroadcastOn", func() error { return cuda.Broadcast(x.stream, a, root) })
 }
 
 // SendOn sends a to another rank, which calls ReceiveOn with as many elements of the same type. The calls after it may wait until that rank does so: two ranks that
@@ -269,7 +279,7 @@ func (x *Devices) message(call, name string, m cuda.Message) error {
 		x.messages = append(x.messages, m)
 		return nil
 	}
-	return s.Exchange(m)
+	return x.queue(s, call, func() error { return x.stream.Exchange(m) })
 }
 
 // Together queues the calls of SendOn and ReceiveOn that f makes as one, so that none waits for another one. f must not make other calls of x.
@@ -288,22 +298,5 @@ func (x *Devices) Together(f func() error) error {
 	if err := f(); err != nil || len(x.messages) == 0 {
 		return err
 	}
-	return x.stream.Exchange(x.messages...)
-}
-
-// exchange moves messages with arrays of a stream, and makes the stream wait for them.
-func (x *Devices) exchange(s *cuda.Stream, messages []cuda.Message) error {
-	if err := s.Record(x.queued); err != nil {
-		return err
-	}
-	if err := x.stream.Wait(x.queued); err != nil {
-		return err
-	}
-	if err := x.stream.Exchange(messages...); err != nil {
-		return err
-	}
-	if err := x.stream.Record(x.done); err != nil {
-		return err
-	}
-	return s.Wait(x.done)
+	return x.queue(x.messages[0].Bytes.Stream(), "Together", func() error { return x.stream.Exchange(x.messages...) })
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/dist"
@@ -49,8 +50,50 @@ func deviceCollectives(g *dist.Group, h hash.Hash) error {
 				}
 			}
 		}
-		return nil
+		return captured(g, x, s)
 	})
+}
+
+// captured queues calls in a CUDA graph: they run at each launch, after the work before them and before that after them.
+func captured(g *dist.Group, x *dist.Devices, s *cuda.Stream) error {
+	size, n := g.Size(), 100
+	a, err := upload(s, n, func(int) float32 { return 1 })
+	if err != nil {
+		return err
+	}
+	defer a.Free()
+	all, err := upload(s, n*size, func(int) float32 { return 0 })
+	if err != nil {
+		return err
+	}
+	defer all.Free()
+	f := func() error {
+		return errors.Join(cuda.Add(s, a, a, a), dist.AllReduceOn(x, a), dist.AllGatherOn(x, all, a), x.Wait(), cuda.Add(s, a, a, a))
+	}
+	if err := f(); err != nil { // not captured
+		return err
+	}
+	graph, err := s.Capture(f)
+	if err != nil {
+		return err
+	}
+	defer graph.Close()
+	if err := errors.Join(graph.Launch(s), graph.Launch(s)); err != nil {
+		return err
+	}
+	once := float32(4 * size)
+	sums, err1 := download(s, a)
+	parts, err2 := download(s, all)
+	err = errors.Join(err1, err2, same("a graph", sums, func(int) float32 { return once * once * once }),
+		same("a graph", parts, func(int) float32 { return once * once * once / 2 }))
+	if err != nil || size == 1 {
+		return err
+	}
+	if c, err := s.Capture(func() error { return dist.AllReduceOn(x, a) }); err == nil {
+		return errors.Join(errors.New("a capture without Wait: no error"), c.Close())
+	}
+	// After that error all goes on.
+	return errors.Join(x.Wait(), dist.AllReduceOn(x, a), x.Wait(), s.Synchronize())
 }
 
 // near compares sums that are added in another order: with two ranks the same bits, else within a rounding for each addition.
@@ -191,6 +234,42 @@ func movesOn[T dist.Element](g *dist.Group, x *dist.Devices, s *cuda.Stream, h h
 	return errors.Join(err, same("ReceiveOn", got, of(before)))
 }
 
+// mpiNever makes a call that rank 1 does not make.
+func mpiNever() error {
+	g, err := dist.Join(context.Background(), dist.WithTimeout(time.Second))
+	if err != nil {
+		return err
+	}
+	return devices(g, func(x *dist.Devices, s *cuda.Stream) error {
+		a, err := upload(s, 100, func(int) float32 { return 1 })
+		if err == nil && g.Rank() == 0 {
+			err = dist.AllReduceOn(x, a)
+		}
+		time.Sleep(5 * time.Second)
+		return err
+	})
+}
+
+// mpiFailed fails while rank 0 waits for a call that is never made. Both leave.
+func mpiFailed() error {
+	g, err := dist.Join(context.Background())
+	if err != nil {
+		return err
+	}
+	err = devices(g, func(x *dist.Devices, s *cuda.Stream) error {
+		a, err := upload(s, 100, func(int) float32 { return 1 })
+		if err != nil {
+			return err
+		}
+		if g.Rank() == 1 {
+			return g.Fail(errors.New("the disk is full"))
+		}
+		return errors.Join(dist.AllReduceOn(x, a), g.Barrier())
+	})
+	fmt.Println(g.Rank(), err)
+	return g.Close()
+}
+
 func mpiDevices() error {
 	g, err := dist.Join(context.Background())
 	if err != nil {
@@ -234,5 +313,15 @@ func TestDevices(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A rank that fails ends the calls that others wait for.
+func TestDevicesFail(t *testing.T) {
+	gputest.Open(t, cuda.Open)
+	got := disttest.Output(t, disttest.NCCL.Start(t, 2, role, "failed"))
+	slices.Sort(got)
+	if want := []string{"0 rank 1: the disk is full", "1 the disk is full"}; !slices.Equal(got, want) {
+		t.Errorf("the ranks print %q, want %q", got, want)
 	}
 }

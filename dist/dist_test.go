@@ -31,7 +31,7 @@ const role = "MAMBA_DIST_TEST"
 func TestMain(m *testing.M) {
 	flag.Parse()
 	f := map[string]func() error{
-		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail, "kill": mpiKill,
+		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail, "kill": mpiKill, "never": mpiNever, "failed": mpiFailed,
 		"devices": mpiDevices,
 	}[os.Getenv(role)]
 	if f == nil {
@@ -290,11 +290,12 @@ func mpiJoin() error {
 func TestLostRank(t *testing.T) {
 	for i, library := range append(slices.Clone(disttest.Libraries), disttest.NCCL) {
 		for what, line := range map[string]string{
-			"hang": "rank 1 of 2 ends the run: this rank has made no progress for 1s: reading batch 3 of step 5",
-			"stop": "rank 0 of 2 ends the run: rank 1 has given no sign of life for 1s",
-			"kill": "rank 0 of 2 ends the run: rank 1 has ended or is cut off",
+			"hang":  "rank 1 of 2 ends the run: this rank has made no progress for 1s: reading batch 3 of step 5",
+			"stop":  "rank 0 of 2 ends the run: rank 1 has given no sign of life for 1s",
+			"kill":  "rank 0 of 2 ends the run: rank 1 has ended or is cut off",
+			"never": "rank 0 of 2 ends the run: AllReduceOn has begun and not ended for 1s",
 		} {
-			if what == "kill" && i < 2 || !*long && i < 2 && (what == "hang") != (i == 0) { // the launcher of MPI ends the others; one of each
+			if (what == "kill" || what == "never") && i < 2 || !*long && i < 2 && (what == "hang") != (i == 0) { // the launcher of MPI ends the others; one of each
 				continue
 			}
 			t.Run(library.Name+" "+what, func(t *testing.T) {

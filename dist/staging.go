@@ -69,7 +69,10 @@ func (m *mesh) moveLarge(messages []Message) (err error) {
 		if len(queued) == 0 {
 			return nil
 		}
-		if err := m.devices.exchange(m.stream, queued); err != nil {
+		if err := m.devices.queue(m.stream, "a message", func() error { return m.devices.stream.Exchange(queued...) }); err != nil {
+			return err
+		}
+		if err := m.devices.Wait(); err != nil {
 			return err
 		}
 		if err := cuda.CopyAllTo(m.stream, arrays, hosts); err != nil {

@@ -22,8 +22,10 @@ import (
 
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/dist/disttest"
+	"github.com/gomamba/mamba/internal/gputest"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/nn"
 )
@@ -531,8 +533,11 @@ func TestGroupMPI(t *testing.T) {
 	})...); err != nil {
 		t.Fatal(err)
 	}
-	for i, library := range disttest.Libraries {
+	for i, library := range append(slices.Clone(disttest.Libraries), disttest.NCCL) {
 		t.Run(library.Name, func(t *testing.T) {
+			if library.Name == disttest.NCCL.Name {
+				gputest.Open(t, cuda.Open)
+			}
 			file := filepath.Join(t.TempDir(), "run")
 			r := rand.New(rand.NewPCG(uint64(i), 1))
 			for kill := range *kills {

@@ -26,6 +26,7 @@ enum {
   contextIsDestroyed = 709,
   illegalState = 401,
   notFound = 500,
+  notReady = 600,
   launchFailed = 719,
   cooperativeLaunchTooLarge = 720,
   captureMerge = 902,
@@ -303,6 +304,12 @@ int cuEventSynchronize(Event *e) {
   if (e->point && e->captured) return capturedEvent;
   if (e->point) e->point->wait();
   return success;
+}
+int cuEventQuery(Event *e) {
+  if (e->point && e->captured) return capturedEvent;
+  if (!e->point) return success;
+  std::lock_guard<std::mutex> lock(e->point->mutex);
+  return e->point->reached ? success : notReady;
 }
 int cuEventElapsedTime(float *ms, Event *from, Event *to) {
   *ms = from->point && to->point ? std::chrono::duration<float, std::milli>(to->point->at - from->point->at).count() : 0;

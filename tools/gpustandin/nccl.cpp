@@ -173,11 +173,11 @@ bool exchange(Comm *c, std::vector<Transfer> transfers) {
     std::map<int, bool> held; // those between the same ranks keep their order
     for (auto &t : transfers) {
       bool &before = held[2 * t.peer + t.receive];
-      if (!before && !advance(c, t)) return c->aborted = true;
+      if (!before && !advance(c, t)) return c->wrong = remoteError, true;
       if (t.done < sizeof(uint64_t) + t.n) before = true, all = false;
     }
     return all;
-  }) && !c->aborted;
+  }) && !c->wrong;
 }
 
 // Group is the calls of a thread between ncclGroupStart and ncclGroupEnd.
@@ -202,7 +202,7 @@ int end() {
     bool right = !c->wrong;
     for (auto &f : g.collectives) right = right && f();
     if (right && !g.transfers.empty()) right = exchange(c, g.transfers);
-    if (!right) c->wrong = remoteError, s->wrong = 719;
+    if (!right && !c->aborted) c->wrong = remoteError, s->wrong = 719;
     return (int)s->wrong;
   });
   return success;
