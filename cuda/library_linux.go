@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,13 +24,14 @@ func libraryFolders() []string {
 		}
 	}
 	home, _ := os.UserHomeDir()
+	python, _ := exec.LookPath("python3")
+	environment := filepath.Dir(filepath.Dir(python)) // a virtual or conda environment, if one is active
 	for _, pattern := range []string{
-		os.Getenv("VIRTUAL_ENV") + "/lib/python3*/site-packages/nvidia/*/lib", os.Getenv("CONDA_PREFIX") + "/lib", os.Getenv("CONDA_PREFIX") + "/lib/python3*/site-packages/nvidia/*/lib",
-		home + "/.local/lib/python3*/site-packages/nvidia/*/lib",
 		"/usr/local/cuda/lib64", "/usr/local/cuda-*/lib64", "/usr/local/cuda*/targets/*/lib", "/opt/cuda/lib64",
 		"/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64",
 		"/usr/lib/python3*/*-packages/nvidia/*/lib", "/usr/local/lib/python3*/*-packages/nvidia/*/lib",
 		"/opt/conda/lib", "/opt/conda/lib/python3*/site-packages/nvidia/*/lib",
+		environment + "/lib", environment + "/lib/python3*/site-packages/nvidia/*/lib", home + "/.local/lib/python3*/site-packages/nvidia/*/lib",
 	} {
 		found, _ := filepath.Glob(pattern)
 		slices.Sort(found)

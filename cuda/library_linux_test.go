@@ -5,6 +5,7 @@ package cuda
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -37,4 +38,32 @@ func TestNoCuBLAS(t *testing.T) {
 			}
 		}
 	})
+}
+
+// NCCL is found beside the Python that is on the path, and its file alone has its errors.
+func TestFindNCCL(t *testing.T) {
+	root := t.TempDir()
+	file := filepath.Join(root, "lib", "python3.99", "site-packages", "nvidia", "nccl", "lib", "libnccl.so.2")
+	for name, mode := range map[string]os.FileMode{filepath.Join(root, "bin", "python3"): 0o755, file: 0o644} {
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte("no program"), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", filepath.Join(root, "bin"))
+	if folders := libraryFolders(); !slices.Contains(folders, filepath.Dir(file)) {
+		t.Errorf("the folders are %q, want %s among them", folders, filepath.Dir(file))
+	}
+	t.Setenv("MAMBA_NCCL", "")
+	_, err := nccl.find()
+	if err == nil {
+		t.Skip("this machine has NCCL")
+	}
+	for _, want := range []string{"no NCCL (libnccl.so.2)", "nvidia-nccl-cu13", "$MAMBA_NCCL", file} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %v, want it to name %s", err, want)
+		}
+	}
 }

@@ -35,7 +35,7 @@ type Devices struct {
 // Devices connects the GPUs of all ranks, of which d is this rank's. All ranks call it, each with another GPU. A group of one needs no library. Close the result before the group
 // and the device, or close the device.
 //
-// Errors: d is nil or closed; NCCL is missing on a rank; two ranks have the same GPU.
+// Errors: d is nil or closed; NCCL is missing on a rank; two ranks have the same GPU; a sum of NCCL is wrong.
 func (g *Group) Devices(d *cuda.Device) (x *Devices, err error) {
 	if d == nil {
 		return nil, g.Fail(errors.New("dist: devices: the device is nil, want one that cuda.Open returned"))
@@ -67,9 +67,33 @@ func (g *Group) Devices(d *cuda.Device) (x *Devices, err error) {
 	if err := x.stream.Connect(cuda.ConnectionID(ids[0]), g.Rank(), g.Size()); err != nil {
 		return x, g.Fail(fmt.Errorf("dist: devices: %w", err))
 	}
+	err = x.try()
 	x.watch = watchCalls(x)
 	d.OnClose(func() { _ = x.Close() })
-	return x, g.Barrier()
+	return x, g.Fail(err)
+}
+
+// try makes first calls, in which NCCL prepares what a capture could not, and looks at the sums: there are machines whose GPUs cannot read each other's memory, and
+// do not say so.
+func (x *Devices) try() error {
+	host := slices.Repeat([]float32{1}, 1<<12*x.group.Size()+1)
+	a, err := cuda.Upload(x.stream, host)
+	if err == nil {
+		err = cuda.AllReduce(x.stream, a)
+	}
+	if err == nil {
+		err = a.CopyTo(x.stream, host)
+	}
+	if err != nil {
+		return fmt.Errorf("dist: devices: %w", err)
+	}
+	a.Free()
+	for i, sum := range host {
+		if sum != float32(x.group.Size()) {
+			return fmt.Errorf("dist: devices: NCCL adds %d ones to %v (element %d): the GPUs do not see each other's memory; NCCL_P2P_DISABLE=1 makes NCCL copy through the host", x.group.Size(), sum, i)
+		}
+	}
+	return nil
 }
 
 // open makes what x has on the device, and an id of a connection.

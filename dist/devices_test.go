@@ -5,9 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"hash"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -86,7 +88,7 @@ func captured(g *dist.Group, x *dist.Devices, s *cuda.Stream) error {
 	parts, err2 := download(s, all)
 	err = errors.Join(err1, err2, same("a graph", sums, func(int) float32 { return once * once * once }),
 		same("a graph", parts, func(int) float32 { return once * once * once / 2 }))
-	if err != nil || size == 1 {
+	if err != nil || size == 1 || os.Getenv("MAMBA_TEST_DEVICE") != "standin" {
 		return err
 	}
 	if c, err := s.Capture(func() error { return dist.AllReduceOn(x, a) }); err == nil {
@@ -324,4 +326,112 @@ func TestDevicesFail(t *testing.T) {
 	if want := []string{"0 rank 1: the disk is full", "1 the disk is full"}; !slices.Equal(got, want) {
 		t.Errorf("the ranks print %q, want %q", got, want)
 	}
+}
+
+var times = flag.Bool("times", false, "measure the calls of two GPUs")
+
+// mpiTimes prints the times of calls on arrays of several sizes, of float32.
+func mpiTimes() error {
+	g, err := dist.Join(context.Background())
+	if err != nil {
+		return err
+	}
+	err = devices(g, func(x *dist.Devices, s *cuda.Stream) error {
+		print := func(format string, args ...any) {
+			if g.Rank() == 0 {
+				fmt.Printf(format, args...)
+			}
+		}
+		print("%-9s %12s %14s %12s %12s %12s\n", "MiB", "AllReduceOn", "ReduceScatterOn", "AllGatherOn", "BroadcastOn", "both ways")
+		for _, mib := range []int{1, 16, 128, 512} {
+			n := mib << 18
+			a, err := cuda.NewArray[float32](s, n)
+			if err == nil {
+				err = a.Fill(s, 0)
+			}
+			if err != nil {
+				return err
+			}
+			b, err := cuda.NewArray[float32](s, n)
+			if err != nil {
+				return err
+			}
+			part := a.Slice(g.Rank()*(n/g.Size()), n/g.Size())
+			next, before := (g.Rank()+1)%g.Size(), (g.Rank()+g.Size()-1)%g.Size()
+			print("%-9d", mib)
+			for _, f := range []func() error{
+				func() error { return dist.AllReduceOn(x, a) },
+				func() error { return dist.ReduceScatterOn(x, part, a) },
+				func() error { return dist.AllGatherOn(x, a, part) },
+				func() error { return dist.BroadcastOn(x, a, 0) },
+				func() error {
+					return x.Together(func() error { return errors.Join(dist.SendOn(x, a, next), dist.ReceiveOn(x, b, before)) })
+				},
+			} {
+				d, err := timeOf(g, x, s, f, max(4, 64/mib))
+				if err != nil {
+					return err
+				}
+				print(" %9.1f us", float64(d.Nanoseconds())/1e3)
+			}
+			print("\n")
+			a.Free()
+			b.Free()
+		}
+		for _, n := range []int{1, 1 << 12, 1 << 22, 1 << 26} {
+			host, best := make([]float32, n), time.Hour
+			for range 4 {
+				began := time.Now()
+				if err := dist.AllReduce(g, host); err != nil {
+					return err
+				}
+				best = min(best, time.Since(began))
+			}
+			print("AllReduce of %d float32 in host memory: %v\n", n, best)
+		}
+		return nil
+	})
+	return errors.Join(g.Fail(err), g.Close())
+}
+
+// timeOf returns the GPU's time of a call, the best of three times several calls.
+func timeOf(g *dist.Group, x *dist.Devices, s *cuda.Stream, f func() error, calls int) (best time.Duration, err error) {
+	begin, err := s.Device().NewEvent()
+	if err != nil {
+		return 0, err
+	}
+	defer begin.Close()
+	end, err := s.Device().NewEvent()
+	if err != nil {
+		return 0, err
+	}
+	defer end.Close()
+	best = time.Hour
+	for range 4 { // the first one prepares
+		if err := errors.Join(g.Barrier(), s.Record(begin)); err != nil {
+			return 0, err
+		}
+		for range calls {
+			if err := f(); err != nil {
+				return 0, err
+			}
+		}
+		if err := errors.Join(x.Wait(), s.Record(end), end.Synchronize()); err != nil {
+			return 0, err
+		}
+		d, err := end.Since(begin)
+		if err != nil {
+			return 0, err
+		}
+		best = min(best, d/time.Duration(calls))
+	}
+	return best, nil
+}
+
+// Not a benchmark: the processes need a launcher.
+func TestDevicesTimes(t *testing.T) {
+	if !*times {
+		t.Skip("-times is not set")
+	}
+	t.Logf("\n%s", strings.Join(disttest.Output(t, disttest.NCCL.Start(t, 2, role, "times")), "\n"))
 }

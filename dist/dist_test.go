@@ -31,7 +31,7 @@ const role = "MAMBA_DIST_TEST"
 func TestMain(m *testing.M) {
 	flag.Parse()
 	f := map[string]func() error{
-		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail, "kill": mpiKill, "never": mpiNever, "failed": mpiFailed,
+		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail, "kill": mpiKill, "never": mpiNever, "failed": mpiFailed, "times": mpiTimes,
 		"devices": mpiDevices,
 	}[os.Getenv(role)]
 	if f == nil {
