@@ -22,6 +22,8 @@ type GridScan[T Activation] struct {
 	D         Array[float32]    // optional: (directions·channels)
 	DeltaBias Array[float32]    // optional: (directions·channels)
 	Softplus  bool              // Δ is softplus(Delta + DeltaBias)
+
+	entries Array[float32] // optional: see entriesLen. Forward writes it, and Backward reads it
 }
 
 // GridProjection is B or C: the first state numbers of each of (rows, directions) parts of Step elements.
@@ -44,27 +46,33 @@ type gridArgs struct {
 	batch, cells, channels, state, directions, groups, warps, chunks, chunkSteps                     int64
 	uRow, uApart, bStep, cStep, yRow, yApart, dyRow, dyApart, duRow, duApart, ddeltaRow, ddeltaApart int64
 	softplus, alog, vectors                                                                          int64
-	order, u, delta, a, b, c, d, bias, y, checkpoints, states, sums                                  uintptr
+	order, u, delta, a, b, c, d, bias, y, checkpoints, states, carries, sums                         uintptr
 	dy, du, ddelta, db, dc, da, dd, dbias                                                            uintptr
 }
 
 // orders is a copy on the device of the orders of a scan.
 type orders struct {
-	host [][]int32
-	on   Array[int32]
+	host   [][]int32
+	on     Array[int32]
+	pinned bool // a capture reads it
 }
 
+// ordersRoom is how many bytes of orders a stream keeps.
+const ordersRoom = 256 << 20
+
 // GridOrders returns the orders of a GridScan's directions on the device, (directions, cells): for each step the cell. All must be permutations of 0 to n-1 for the
-// same n, and must not change later. Equal orders are uploaded once for a stream, and stay until
-// the device is closed: directions · cells · 4 bytes for each size of image that a program uses. Do not free the array.
+// same n, and must not change later. Equal orders are uploaded once for a stream. Ask for them before each use, and do not free the array: beyond 256 MiB, the
+// stream frees the orders for which nobody has asked for the longest time. Those that were asked for during a capture stay until the device is closed.
 func GridOrders(s *Stream, host [][]int32) (Array[int32], error) {
 	if err := s.usable(); err != nil {
 		return Array[int32]{}, err
 	}
-	for _, o := range s.orders {
+	for i, o := range s.orders {
 		if slices.EqualFunc(o.host, host, func(a, b []int32) bool {
 			return len(a) == len(b) && unsafe.SliceData(a) == unsafe.SliceData(b) || slices.Equal(a, b)
 		}) {
+			o.pinned = o.pinned || s.pool.capture != nil
+			s.orders = append(slices.Delete(s.orders, i, i+1), o) // the last is the one used last
 			return o.on, nil
 		}
 	}
@@ -84,9 +92,24 @@ func GridOrders(s *Stream, host [][]int32) (Array[int32], error) {
 	}
 	on, err := Upload(s, all)
 	if err == nil {
-		s.orders = append(s.orders, orders{slices.Clone(host), on})
+		s.keepOrders(orders{host: slices.Clone(host), on: on}, ordersRoom)
 	}
 	return on, err
+}
+
+// keepOrders keeps orders, and frees those of the longest time ago that do not fit into room bytes beside them.
+func (s *Stream) keepOrders(o orders, room int) {
+	room -= 4 * o.on.n
+	kept := []orders{o}
+	for _, o := range slices.Backward(s.orders) {
+		if room -= 4 * o.on.n; room < 0 && !o.pinned {
+			o.on.Free()
+			continue
+		}
+		kept = append(kept, o)
+	}
+	slices.Reverse(kept)
+	s.orders = kept
 }
 
 // gridSize is a size of kernels: states and channels of a thread.
@@ -178,7 +201,7 @@ func (g *GridScan[T]) checkProjections(of string, b, c GridProjection[T]) error 
 	)
 }
 
-// args returns the arguments for kernels of a size. It chooses the chunks: enough warps to fill the device.
+// args returns the arguments for kernels of a size.
 func (g *GridScan[T]) args(s *Stream, k gridSize) gridArgs {
 	a := gridArgs{
 		batch: int64(g.Batch), cells: int64(g.Cells), channels: int64(g.Channels), state: int64(g.State), directions: int64(g.Directions),
@@ -200,21 +223,47 @@ func (g *GridScan[T]) args(s *Stream, k gridSize) gridArgs {
 	if g.State%k.states == 0 && together%uintptr(min(16, int64(k.states)*size[T]())) == 0 {
 		a.vectors = 1
 	}
-	const least, tile = 64, 8 // steps of a chunk, which is a multiple of a tile
-	if warps := a.batch * a.directions * a.groups * a.warps; warps < 6*int64(s.multiprocessors()) {
-		chunks := max(1, min(12*int64(s.multiprocessors())/warps, a.cells/least))
-		a.chunkSteps = ((a.cells+chunks-1)/chunks + tile - 1) / tile * tile
-		a.chunks = (a.cells + a.chunkSteps - 1) / a.chunkSteps
-	}
+	chunks, steps := g.chunks(s, int(a.warps))
+	a.chunks, a.chunkSteps = int64(chunks), int64(steps)
 	return a
 }
 
-// chunkStates allocates what passes between chunks, if there are several.
-func (g *GridScan[T]) chunkStates(s *Stream, work *temporaries, a *gridArgs, err *error) {
-	if a.chunks > 1 {
-		all := int(a.batch * a.chunks * a.directions * a.channels)
-		a.states, a.sums = take[float32](s, work, all*g.State, err).address, take[float32](s, work, all, err).address
+// chunks returns into how many chunks the orders are cut, and the steps of a chunk: enough chunks for warps of the channels to fill the device. It is the
+// same forward and backward, so that Backward can read the states that entered the chunks of Forward.
+func (g *GridScan[T]) chunks(s *Stream, warps int) (chunks, steps int) {
+	const least, tile = 64, 8 // steps of a chunk, which is a multiple of a tile
+	if warps *= g.Batch * g.Directions * g.size(false).groups(g.State); warps >= 6*s.multiprocessors() {
+		return 1, g.Cells
 	}
+	chunks = max(1, min(12*s.multiprocessors()/warps, g.Cells/least))
+	steps = ((g.Cells+chunks-1)/chunks + tile - 1) / tile * tile
+	return (g.Cells + steps - 1) / steps, steps
+}
+
+// entriesLen returns the length of the states that enter the chunks, (batch, chunks, directions, state, channels), of a scan with more than one state, or 0
+// if there is one chunk.
+func (g *GridScan[T]) entriesLen(s *Stream) int {
+	chunks, _ := g.chunks(s, (g.Channels+31)/32)
+	if chunks == 1 {
+		return 0
+	}
+	return count(g.Batch, chunks, g.Directions, g.State, g.Channels)
+}
+
+// enter computes the states that enter the chunks, if there are several, unless they are already in g.entries. It allocates what passes between the chunks.
+func (g *GridScan[T]) enter(s *Stream, work *temporaries, k gridSize, a *gridArgs, known bool) (err error) {
+	if a.chunks == 1 {
+		return nil
+	}
+	all := int(a.batch * a.chunks * a.directions * a.channels)
+	a.sums, a.states = take[float32](s, work, all, &err).address, g.entries.address
+	if g.entries.Absent() {
+		a.states = take[float32](s, work, all*g.State, &err).address
+	}
+	if err != nil || known && !g.entries.Absent() {
+		return err
+	}
+	return firstError(k.run(s, "ends", typeName[T](), a), g.carry(s, a, 0))
 }
 
 // carry turns what leaves each chunk into what enters it.
@@ -244,14 +293,8 @@ func (g *GridScan[T]) Forward(s *Stream, y, checkpoints Array[float32]) (err err
 		m = partsOf(g, s, &work, y, false, a.groups, g.Merge, &err)
 		a.y, a.yRow, a.yApart = m.address, m.row, m.apart
 	}
-	g.chunkStates(s, &work, &a, &err)
-	if err != nil {
+	if err := firstError(err, g.enter(s, &work, k, &a, false)); err != nil {
 		return err
-	}
-	if a.chunks > 1 {
-		if err := firstError(k.run(s, "ends", typeName[T](), &a), g.carry(s, &a, 0)); err != nil {
-			return err
-		}
 	}
 	return firstError(k.run(s, "forward", typeName[T](), &a), m.run(s))
 }
@@ -296,6 +339,31 @@ func (m *gridMerge[T, Y]) run(s *Stream) error {
 	return s.run("grid1", "grid_merge_"+typeName[T]()+"_"+typeName[Y](), g, m.parts.address, m.more.address, m.to.address, m.count, m.rows, m.channels)
 }
 
+// again queues what Backward needs of each chunk: the checkpoints, unless they are known, and the gradients that enter it. One pass computes both, since
+// the decays are the expensive part of either.
+func (g *GridScan[T]) again(s *Stream, work *temporaries, k gridSize, a *gridArgs, checkpoints bool) (err error) {
+	if !checkpoints && a.chunks == 1 {
+		return nil
+	}
+	if a.chunks == 1 {
+		return k.run(s, "forward", typeName[T](), a)
+	}
+	pass := "carries"
+	if checkpoints {
+		pass = "again"
+		err = g.enter(s, work, k, a, true)
+	}
+	all := int(a.batch * a.chunks * a.directions * a.channels)
+	a.carries = take[float32](s, work, all*g.State, &err).address
+	if !checkpoints {
+		a.sums = take[float32](s, work, all, &err).address
+	}
+	if err != nil {
+		return err
+	}
+	return firstError(k.run(s, pass, typeName[T](), a), g.carry(s, a, 1))
+}
+
 // Backward queues the gradients of all operands, from the gradient dy of the result. checkpoints are those that Forward wrote. If they are
 // absent, Backward computes them. It writes every element of grad's arrays except what lies between the parts of B and C. Sums are added in
 // a fixed order, so two runs give the same bits.
@@ -321,21 +389,24 @@ func (g *GridScan[T]) Backward(s *Stream, checkpoints Array[float32], dy Array[T
 	}
 	var work temporaries
 	defer func() { work.free() }()
-	if checkpoints.Absent() {
-		checkpoints = take[float32](s, &work, g.CheckpointLen(), &err)
-		if err == nil {
-			err = g.Forward(s, Array[float32]{}, checkpoints)
-		}
-		if err != nil {
-			return err
-		}
-	}
 	k := g.size(true, dy.address, grad.U.address, grad.Delta.address)
-	a := g.args(s, k)
-	a.checkpoints, a.dy, a.dyRow, a.dyApart = checkpoints.address, dy.address, int64(g.width(g.Merge)), 0
+	before := k // the size of the kernels that run before
+	if g.State > k.states {
+		before = g.size(false)
+	}
+	a := g.args(s, before)
+	a.dy, a.dyRow, a.checkpoints = dy.address, int64(g.width(g.Merge)), checkpoints.address
 	if !g.Merge {
 		a.dyApart = a.channels
 	}
+	if checkpoints.Absent() {
+		a.checkpoints = take[float32](s, &work, g.CheckpointLen(), &err).address
+	}
+	if err := firstError(err, g.again(s, &work, before, &a, checkpoints.Absent())); err != nil {
+		return err
+	}
+	own := g.args(s, k)
+	a.groups, a.vectors = own.groups, own.vectors
 	du := partsOf(g, s, &work, grad.U, grad.More != nil, a.groups, g.OneU, &err)
 	ddelta := partsOf(g, s, &work, grad.Delta, false, a.groups, false, &err)
 	a.du, a.duRow, a.duApart = du.address, du.row, du.apart
@@ -351,14 +422,8 @@ func (g *GridScan[T]) Backward(s *Stream, checkpoints Array[float32], dy Array[T
 		dbias = take[float32](s, &work, int(a.groups)*sequences*all, &err)
 	}
 	a.db, a.dc, a.da, a.dd, a.dbias = db.address, dc.address, da.address, dd.address, dbias.address
-	g.chunkStates(s, &work, &a, &err)
 	if err != nil {
 		return err
-	}
-	if a.chunks > 1 {
-		if err := firstError(k.run(s, "carries", typeName[T](), &a), g.carry(s, &a, 1)); err != nil {
-			return err
-		}
 	}
 	half := 2 - size[T]()/2 // 1 for bfloat16, else 0
 	sum := func(to GridProjection[T], parts Array[float32]) partSum {

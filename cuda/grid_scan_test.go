@@ -167,7 +167,10 @@ func testGridScan[T Activation](t *testing.T) {
 		t.Run(fmt.Sprintf("%+v one U %v merged %v", c, p.oneU, p.merge), func(t *testing.T) {
 			wantY, want := p.run()
 			g := gridOn[T](t, s, p)
-			run := func(keep bool) (all [][]float64) {
+			run := func(keep, entries bool) (all [][]float64) {
+				if g.entries = (Array[float32]{}); entries {
+					g.entries = blank[float32](t, s, g.entriesLen(s))
+				}
 				y, checkpoints := blank[float32](t, s, len(p.dy)), Array[float32]{}
 				if keep {
 					checkpoints = blank[float32](t, s, g.CheckpointLen())
@@ -205,7 +208,7 @@ func testGridScan[T Activation](t *testing.T) {
 					get(t, s, grad.D), get(t, s, grad.DeltaBias)}
 			}
 			names := []string{"y", "du", "ddelta", "dA", "dB", "dC", "dD", "dbias"}
-			got, again := run(true), run(false)
+			got, again := run(true, false), run(false, false)
 			for i, want := range append([][]float64{wantY}, want[:]...) {
 				near(t, names[i], got[i], want, tol)
 				near(t, names[i]+" without checkpoints", again[i], want, tol)
@@ -213,7 +216,12 @@ func testGridScan[T Activation](t *testing.T) {
 					sameBits(t, names[i], again[i], got[i])
 				}
 			}
-			third := run(true)
+			if c.state > 1 && g.entriesLen(s) > 0 {
+				for i, v := range run(false, true) {
+					sameBits(t, names[i]+" with the states that entered the chunks", v, again[i])
+				}
+			}
+			third := run(true, false)
 			for i := range third {
 				sameBits(t, names[i]+" in a second run", third[i], got[i])
 			}
@@ -235,6 +243,30 @@ func TestGridOrders(t *testing.T) {
 	}
 	if b, err := GridOrders(s, [][]int32{{1, 0, 2}}); err != nil || a != b {
 		t.Errorf("equal orders are at %v and %v: %v", a, b, err)
+	}
+}
+
+// Beyond the room, the orders of the longest time ago are freed, unless a capture reads them.
+func TestGridOrdersRoom(t *testing.T) {
+	s := open(t)
+	add := func(room int) {
+		on, err := Upload(s, make([]int32, 100))
+		do(t, err)
+		s.keepOrders(orders{on: on, host: [][]int32{make([]int32, 100)}}, room)
+	}
+	add(1000)
+	add(1000)
+	first, second := s.orders[0], s.orders[1]
+	add(800)
+	if len(s.orders) != 2 || s.orders[0].on != second.on {
+		t.Errorf("%d orders of 400 bytes are in 800 bytes, with the first: %t", len(s.orders), s.orders[0].on == first.on)
+	}
+	s.orders[0].pinned = true
+	if add(400); len(s.orders) != 2 || s.orders[0].on != second.on {
+		t.Errorf("%d orders are left, want the new one and the one of a capture", len(s.orders))
+	}
+	if add(0); len(s.orders) != 2 || s.orders[0].on != second.on {
+		t.Errorf("%d orders are left without room, want the new one and the one of a capture", len(s.orders))
 	}
 }
 

@@ -23,14 +23,15 @@ type SS2D[T Activation] struct {
 
 // SS2DKept holds the values of an SS2D's forward pass that its backward pass needs. Free it once.
 type SS2DKept[T Activation] struct {
-	rbc         Array[T]
-	checkpoints Array[float32]
+	rbc                  Array[T]
+	checkpoints, entries Array[float32] // of the scan
 }
 
 // Free frees the arrays.
 func (k *SS2DKept[T]) Free() {
 	k.rbc.Free()
 	k.checkpoints.Free()
+	k.entries.Free()
 	*k = SS2DKept[T]{}
 }
 
@@ -56,12 +57,12 @@ func (f *SS2D[T]) check() error {
 		"DtProj", f.DtProj.n, count(f.all(), f.Rank), "DtBias", f.DtBias.n, f.all(), "ALog", f.ALog.n, count(f.all(), f.State), "D", f.D.n, f.all())
 }
 
-// scan returns the scan of x, with the values that the products made.
-func (f *SS2D[T]) scan(x, rbc, delta Array[T]) *GridScan[T] {
+// scan returns the scan of x, with the values that the products made, and the states that enter its chunks if they are kept.
+func (f *SS2D[T]) scan(x, rbc, delta Array[T], entries Array[float32]) *GridScan[T] {
 	return &GridScan[T]{
 		Batch: f.Batch, Cells: f.Cells, Channels: f.Channels, State: f.State, Directions: f.Directions, Order: f.Order,
 		U: x, OneU: true, Merge: true, Delta: delta, A: f.ALog, ALog: true, B: GridProjection[T]{part(rbc, f.Rank), f.part()},
-		C: GridProjection[T]{part(rbc, f.Rank+f.State), f.part()}, D: f.D, DeltaBias: f.DtBias, Softplus: true,
+		C: GridProjection[T]{part(rbc, f.Rank+f.State), f.part()}, D: f.D, DeltaBias: f.DtBias, Softplus: true, entries: entries,
 	}
 }
 
@@ -79,15 +80,20 @@ func (f *SS2D[T]) Forward(s *Stream, y Array[float32], keep bool) (_ *SS2DKept[T
 	var work temporaries
 	defer func() { work.free() }()
 	k := &SS2DKept[T]{}
-	if k.rbc, err = NewArray[T](s, f.rows()*f.columns()); err == nil && keep && f.State == 1 { // of more states Backward computes them again
-		k.checkpoints, err = NewArray[float32](s, f.scan(k.rbc, k.rbc, k.rbc).CheckpointLen())
+	if k.rbc, err = NewArray[T](s, f.rows()*f.columns()); err == nil && keep {
+		g := f.scan(k.rbc, k.rbc, k.rbc, Array[float32]{})
+		if f.State == 1 { // of more states Backward computes the checkpoints again
+			k.checkpoints, err = NewArray[float32](s, g.CheckpointLen())
+		} else if n := g.entriesLen(s); n > 0 {
+			k.entries, err = NewArray[float32](s, n)
+		}
 	}
 	x := as[T](s, &work, f.X.Slice(0, f.rows()*f.Channels), &err)
 	delta, dt := f.delta(s, &work, &err)
 	if err == nil {
 		err = firstError(
 			MatMul(s, f.Precision, f.rows(), f.columns(), f.Channels, matrix(x, f.Channels), transposed(f.XProj, f.Channels), 0, matrix(k.rbc, f.columns())),
-			f.product(s, k.rbc, dt, delta), f.scan(x, k.rbc, delta).Forward(s, y, k.checkpoints),
+			f.product(s, k.rbc, dt, delta), f.scan(x, k.rbc, delta, k.entries).Forward(s, y, k.checkpoints),
 		)
 	}
 	if err != nil || !keep {
@@ -142,7 +148,7 @@ func (f *SS2D[T]) Backward(s *Stream, k *SS2DKept[T], dy Array[float32], grad *S
 		return err
 	}
 	transposedOf := func(m Matrix[T]) Matrix[T] { m.Transposed = true; return m }
-	return f.scan(x, k.rbc, delta).Backward(s, k.checkpoints, d, &GridGrad[T]{
+	return f.scan(x, k.rbc, delta, k.entries).Backward(s, k.checkpoints, d, &GridGrad[T]{
 		U: grad.X, Delta: ddelta, B: GridProjection[T]{part(drbc, f.Rank), f.part()}, C: GridProjection[T]{part(drbc, f.Rank+f.State), f.part()},
 		A: grad.ALog, D: grad.D, DeltaBias: grad.DtBias,
 		More: func() (Array[T], error) {

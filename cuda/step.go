@@ -211,8 +211,12 @@ func (s *Step[T]) isFew(d *Device) bool {
 		return false
 	}
 	x, out := any(s.XProj).(Array[BFloat16]), any(s.OutProj).(Array[BFloat16])
-	return fewFits(d, s.Model, in, s.X) && fewFits(d, s.Channels, x, s.Norm) && fewFits(d, s.Channels, out, s.Norm)
+	return s.fewShared() <= d.shared && fewFits(d, s.Model, in, s.X) && fewFits(d, s.Channels, x, s.Norm) && fewFits(d, s.Channels, out, s.Norm)
 }
+
+// fewWidth returns the columns of XProj in whole tiles of the kernels, and fewShared the bytes of shared memory of few_scan.
+func (s *Step[T]) fewWidth() int  { return (s.columns() + 15) / 16 * 16 }
+func (s *Step[T]) fewShared() int { return 4 * s.fewWidth() * (max(1, 1024/s.fewWidth()) + 1) }
 
 // few queues the step as three kernels with products of bfloat16 in tensor cores (kernels/fewrows.cuh). Unless it is the first of a chain, its
 // first kernel begins before the work that was queued before it has ended.
@@ -220,7 +224,7 @@ func (s *Step[T]) few(stream *Stream, r StepResult, first bool) error {
 	var err error
 	var work temporaries
 	defer func() { work.free() }()
-	inner, width, d := s.Batch*s.Channels, (s.columns()+15)/16*16, stream.device
+	inner, width, d := s.Batch*s.Channels, s.fewWidth(), stream.device
 	in := fewGrid(d, !first, s.Batch, s.Channels, 1, 256)
 	u, z := take[float32](stream, &work, inner, &err), take[float32](stream, &work, inner, &err)
 	parts, gated := take[float32](stream, &work, s.Batch*int(in.x)*width, &err), take[float32](stream, &work, inner, &err)
@@ -233,7 +237,7 @@ func (s *Step[T]) few(stream *Stream, r StepResult, first bool) error {
 		return err
 	}
 	g := fewGrid(d, true, 0, 0, 1, 4*scanRow)
-	g.x, g.y, g.shared = int64((s.Channels+scanRow-1)/scanRow), int64(s.Batch), 4*width*(max(1, 1024/width)+1)
+	g.x, g.y, g.shared = int64((s.Channels+scanRow-1)/scanRow), int64(s.Batch), s.fewShared()
 	if err := stream.run("fewmma", "few_scan", g, z.address, u.address, parts.address, s.DtProj.address, s.DtBias.address, s.ALog.address, s.D.address,
 		s.Scan.address, gated.address, r.Scan.address, s.Batch, s.Channels, int32(s.Channels), int32(s.State), int32(s.Rank), int32(1), int32(in.x)); err != nil {
 		return err

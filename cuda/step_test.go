@@ -360,3 +360,15 @@ func TestStepChainRefused(t *testing.T) {
 		}
 	}
 }
+
+// A rank for whose numbers a block has no shared memory takes the kernels of many sequences.
+func TestStepOfLargeRank(t *testing.T) {
+	d := open(t).device
+	step := Step[BFloat16]{Model: 8, Channels: 8, State: 1, Rank: 8}
+	if step.isFew(d) != (d.kernels >= 80) {
+		t.Errorf("rank 8 is few: %t", step.isFew(d))
+	}
+	if step.Rank = d.shared / 4; step.isFew(d) {
+		t.Errorf("rank %d is few, with %d bytes of shared memory", step.Rank, d.shared)
+	}
+}

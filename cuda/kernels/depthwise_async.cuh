@@ -113,6 +113,7 @@ __device__ __forceinline__ void depthwiseBackwardAsync(const GridConv &g, const 
     const bool mine = has && column + own < width;
     RowRing<V> inX(g, x + plane, shared, column, together, channel, across);
     RowRing<V> inD(g, dy + plane, shared + S * inX.size * V, column, together, channel, across);
+    copiedBut<0>();  // rows past the end of the item before are zeros on their way to the same places
     __syncthreads();  // the rows of the item before have been read
     auto copy = [&](int32_t r, int32_t place) {
       inD.copy(r, place, r <= end);
@@ -150,9 +151,8 @@ __device__ __forceinline__ void depthwiseBackwardAsync(const GridConv &g, const 
       if (mine && r - 1 >= first && r - 1 < end) store<V>(dx + at + (r - 1) * step, out);
     }
   }
-  __syncthreads();
   copiedBut<0>();
-    for (int t = 0; t < 10; t++) {
+  for (int t = 0; t < 10; t++) {
     __syncthreads();
 #pragma unroll
     for (int v = 0; v < V; v++) shared[(own * across + lane) * V + v] = dw[t][v];

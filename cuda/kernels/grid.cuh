@@ -27,8 +27,9 @@ struct Grid {
   const float *D, *bias;
   void *y;
   float *checkpoints;           // (batch, tiles of T steps, directions, state, channels): the states before each tile
-  float *states, *sums;         // (batch, chunks, directions, state, channels): first what leaves a chunk, then what enters it;
-                                // (batch, chunks, directions, channels): Σ Δ of each chunk
+  float *states, *carries;      // (batch, chunks, directions, state, channels), of states and of their gradients: first what leaves a chunk, then what
+                                // enters it. A gradient enters a chunk from the chunk after it. Null if there is one chunk
+  float *sums;                  // (batch, chunks, directions, channels): Σ Δ of each chunk
   const void *dy;
   void *du, *ddelta;
   float *dB, *dC;               // (warps, batch, cells, directions, state)
@@ -162,21 +163,29 @@ template <class T, int N, int V, int TS> struct GridWarp {
   __device__ __forceinline__ float &sum(int v) const { return s.sums[((b * s.chunks + chunk) * s.directions + k) * s.channels + d + v]; }
 };
 
-// gridForward computes y and the checkpoints, unless they are null. ENDS: it only computes the states that leave a chunk, from zero, and Σ Δ.
-template <class T, int N, int V, int TS, bool ENDS> __device__ __forceinline__ void gridForward(const Grid &s) {
+// Pass is what a kernel computes as it goes along a chunk in its order. FORWARD: y and the checkpoints, unless they are null. ENDS: the states that leave
+// the chunk, from zero, and Σ Δ. CARRIES: what the chunk passes to the chunk before it, and Σ Δ. With P_t the product of the decays from the chunk's first step
+// to step t, that is the gradient Σ P_t·C_t·dy_t of the state that enters the chunk. AGAIN: CARRIES and the checkpoints.
+enum Pass { FORWARD, ENDS, CARRIES, AGAIN };
+
+template <class T, int N, int V, int TS, Pass PASS> __device__ __forceinline__ void gridForward(const Grid &s) {
+  constexpr bool STATES = PASS != CARRIES, CARRY = PASS == CARRIES || PASS == AGAIN;
   const GridWarp<T, N, V, TS> w(s);
   if (!w.exists) return;
-  float rate[N][V], h[N][V], D[V], bias[V], total[V];
+  float rate[N][V], h[N][V], P[N][V], carry[N][V], D[V], bias[V], total[V];
   w.rates(rate);
-  w.read(!ENDS && s.states ? w.of(s.states, s.chunks, w.chunk) : nullptr, h);
+  w.read((PASS == FORWARD || PASS == AGAIN) && s.states ? w.of(s.states, s.chunks, w.chunk) : nullptr, h);
 #pragma unroll
   for (int v = 0; v < V; v++) {
     D[v] = s.D && w.n == 0 ? s.D[w.parameter(v)] : 0.f;
     bias[v] = s.bias ? s.bias[w.parameter(v)] : 0.f;
     total[v] = 0.f;
+#pragma unroll
+    for (int m = 0; m < N; m++) P[m][v] = 1.f, carry[m][v] = 0.f;
   }
   const T *u = w.u(), *delta = w.delta(), *B = w.projection(s.B, s.bStep), *C = w.projection(s.C, s.cStep);
-  const int uRow = (int)s.uRow, deltaRow = (int)(s.directions * s.channels), yRow = (int)s.yRow;
+  const T *dy = w.base((const T *)s.dy, s.dyRow, w.k * s.dyApart);
+  const int uRow = (int)s.uRow, deltaRow = (int)(s.directions * s.channels), yRow = (int)s.yRow, dyRow = (int)s.dyRow;
   T *y = w.base((T *)s.y, s.yRow, w.kg * s.yApart);
   Ahead<T, V, TS> ahead;
   auto read = [&](int cells) {
@@ -184,7 +193,9 @@ template <class T, int N, int V, int TS, bool ENDS> __device__ __forceinline__ v
 #pragma unroll
     for (int i = 0; i < TS; i++) {
       const int64_t c = w.at(cells, i);
-      ahead.u[i].read(u + c * uRow), ahead.delta[i].read(delta + c * deltaRow);
+      if (STATES) ahead.u[i].read(u + c * uRow);
+      ahead.delta[i].read(delta + c * deltaRow);
+      if (CARRY) ahead.dy[i].read(dy + c * dyRow);
     }
   };
   int cells = w.cells(w.from), next = w.cells(w.from + TS);
@@ -193,7 +204,7 @@ template <class T, int N, int V, int TS, bool ENDS> __device__ __forceinline__ v
     const Ahead<T, V, TS> now = ahead;
     read(next);
     const int later = w.cells(t0 + 2 * TS);
-    if (!ENDS && s.checkpoints) w.write(w.checkpoint(t0), h);
+    if ((PASS == FORWARD || PASS == AGAIN) && s.checkpoints) w.write(w.checkpoint(t0), h);
     float dt[TS][V], out[TS][V];
     w.steps(now.delta, bias, dt);
 #pragma unroll
@@ -201,21 +212,23 @@ template <class T, int N, int V, int TS, bool ENDS> __device__ __forceinline__ v
       if (!decltype(full)::value && t0 + i >= w.to) break;
       float b[N], c[N];
       const int cell = w.at(cells, i);
-      w.coefficients(now.bc, i, B, cell, s.bStep, b);
-      if (!ENDS) w.coefficients(now.bc, TS + i, C, cell, s.cStep, c);
+      if (STATES) w.coefficients(now.bc, i, B, cell, s.bStep, b);
+      if (PASS != ENDS) w.coefficients(now.bc, TS + i, C, cell, s.cStep, c);
 #pragma unroll
       for (int v = 0; v < V; v++) {
-        const float x = now.u[i].at(v), dx = dt[i][v] * x;
-        if (ENDS) total[v] += dt[i][v];
+        const float x = STATES ? now.u[i].at(v) : 0.f, dx = dt[i][v] * x;
+        if (PASS != FORWARD) total[v] += dt[i][v];
         out[i][v] = D[v] * x;
 #pragma unroll
         for (int m = 0; m < N; m++) {
-          h[m][v] = fmaf(exp2Approx(dt[i][v] * rate[m][v]), h[m][v], dx * b[m]);
-          if (!ENDS) out[i][v] = fmaf(c[m], h[m][v], out[i][v]);
+          const float a = exp2Approx(dt[i][v] * rate[m][v]);
+          if (STATES) h[m][v] = fmaf(a, h[m][v], dx * b[m]);
+          if (PASS == FORWARD) out[i][v] = fmaf(c[m], h[m][v], out[i][v]);
+          if (CARRY) P[m][v] *= a, carry[m][v] = fmaf(P[m][v], c[m] * now.dy[i].at(v), carry[m][v]);
         }
       }
     }
-    if (!ENDS && s.y) {
+    if (PASS == FORWARD && s.y) {
 #pragma unroll
       for (int i = 0; i < TS; i++) {
         if (!decltype(full)::value && t0 + i >= w.to) break;
@@ -228,64 +241,12 @@ template <class T, int N, int V, int TS, bool ENDS> __device__ __forceinline__ v
   int64_t t0 = w.from;
   for (; t0 + TS <= w.to; t0 += TS) tile(t0, std::true_type());
   if (t0 < w.to) tile(t0, std::false_type());
-  if (ENDS) {
-    w.write(w.of(s.states, s.chunks, w.chunk), h);
+  if (PASS != FORWARD) {
+    w.write(w.of(PASS == ENDS ? s.states : s.carries, s.chunks, w.chunk), PASS == ENDS ? h : carry);
 #pragma unroll
     for (int v = 0; v < V; v++)
       if (w.live && w.n == 0) w.sum(v) = total[v];
   }
-}
-
-// gridCarries computes what a chunk passes to the chunk before it: the gradient of the state that enters the chunk, from zero, and Σ Δ.
-template <class T, int N, int V, int TS> __device__ __forceinline__ void gridCarries(const Grid &s) {
-  const GridWarp<T, N, V, TS> w(s);
-  if (!w.exists) return;
-  float rate[N][V], carry[N][V], bias[V], total[V];
-  w.rates(rate);
-  w.read(nullptr, carry);
-#pragma unroll
-  for (int v = 0; v < V; v++) bias[v] = s.bias ? s.bias[w.parameter(v)] : 0.f, total[v] = 0.f;
-  const T *delta = w.delta(), *C = w.projection(s.C, s.cStep), *dy = w.base((const T *)s.dy, s.dyRow, w.k * s.dyApart);
-  const int deltaRow = (int)(s.directions * s.channels), dyRow = (int)s.dyRow;
-  Ahead<T, V, TS> ahead;
-  auto read = [&](int cells) {
-    if (N == 1) ahead.bc = *w.projection(C, cells, s.cStep);
-#pragma unroll
-    for (int i = 0; i < TS; i++) {
-      const int64_t c = w.at(cells, i);
-      ahead.delta[i].read(delta + c * deltaRow), ahead.dy[i].read(dy + c * dyRow);
-    }
-  };
-  int64_t t0 = (w.to - 1) / TS * TS;
-  int cells = w.cells(t0), next = w.cells(t0 - TS);
-  read(cells);
-  auto tile = [&](auto full) {
-    const Ahead<T, V, TS> now = ahead;
-    read(next);
-    const int later = w.cells(t0 - 2 * TS);
-    float dt[TS][V];
-    w.steps(now.delta, bias, dt);
-#pragma unroll
-    for (int i = TS - 1; i >= 0; i--) {
-      float c[N];
-      w.coefficients(now.bc, i, C, w.at(cells, i), s.cStep, c);
-      if (!decltype(full)::value && t0 + i >= w.to) continue;
-#pragma unroll
-      for (int v = 0; v < V; v++) {
-        total[v] += dt[i][v];
-#pragma unroll
-        for (int m = 0; m < N; m++) carry[m][v] = exp2Approx(dt[i][v] * rate[m][v]) * fmaf(c[m], now.dy[i].at(v), carry[m][v]);
-      }
-    }
-    cells = next, next = later;
-    t0 -= TS;
-  };
-  if (t0 + TS > w.to) tile(std::false_type());
-  while (t0 >= w.from) tile(std::true_type());
-  w.write(w.of(s.states, s.chunks, w.chunk), carry);
-#pragma unroll
-  for (int v = 0; v < V; v++)
-    if (w.live && w.n == 0) w.sum(v) = total[v];
 }
 
 // gridBackward computes all gradients, those of parameters, B and C as parts.
@@ -296,7 +257,7 @@ template <class T, int N, int V, int TS> __device__ __forceinline__ void gridBac
   constexpr bool KEEP = N * TS * V <= 16;        // decays stay in registers
   float rate[N][V], carry[N][V], dA[N][V], D[V], bias[V], dD[V], dbias[V];
   w.rates(rate);
-  w.read(s.states ? w.of(s.states, s.chunks, w.chunk) : nullptr, carry);
+  w.read(s.carries ? w.of(s.carries, s.chunks, w.chunk) : nullptr, carry);
 #pragma unroll
   for (int v = 0; v < V; v++) {
     D[v] = s.D && w.n == 0 ? s.D[w.parameter(v)] : 0.f;
@@ -425,17 +386,12 @@ template <class T, int N, int V, int TS> __device__ __forceinline__ void gridBac
 }
 
 // The names of the kernels: grid_KIND_TYPE_NxV.
+#define GRID_KERNEL(KIND, FUNCTION, MARK, N, V, M)                                                             \
+  extern "C" __global__ __launch_bounds__(128, M) void grid_##KIND##_##MARK##_##N##x##V(const Grid s) { FUNCTION(s); }
 #define GRID_FORWARD(X, MARK, N, V, TS, M)                                                                     \
-  extern "C" __global__ __launch_bounds__(128, M) void grid_forward_##MARK##_##N##x##V(const Grid s) {         \
-    gridForward<X, N, V, TS, false>(s);                                                                        \
-  }                                                                                                            \
-  extern "C" __global__ __launch_bounds__(128, M) void grid_ends_##MARK##_##N##x##V(const Grid s) {            \
-    gridForward<X, N, V, TS, true>(s);                                                                         \
-  }
+  GRID_KERNEL(forward, (gridForward<X, N, V, TS, FORWARD>), MARK, N, V, M)                                     \
+  GRID_KERNEL(ends, (gridForward<X, N, V, TS, ENDS>), MARK, N, V, M)                                           \
+  GRID_KERNEL(carries, (gridForward<X, N, V, TS, CARRIES>), MARK, N, V, M)                                     \
+  GRID_KERNEL(again, (gridForward<X, N, V, TS, AGAIN>), MARK, N, V, M)
 #define GRID_BACKWARD(X, MARK, N, V, TS, M)                                                                    \
-  extern "C" __global__ __launch_bounds__(128, M) void grid_backward_##MARK##_##N##x##V(const Grid s) {        \
-    gridBackward<X, N, V, TS>(s);                                                                              \
-  }                                                                                                            \
-  extern "C" __global__ __launch_bounds__(128, M) void grid_carries_##MARK##_##N##x##V(const Grid s) {         \
-    gridCarries<X, N, V, TS>(s);                                                                               \
-  }
+  GRID_KERNEL(backward, (gridBackward<X, N, V, TS>), MARK, N, V, M)

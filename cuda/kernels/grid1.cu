@@ -10,7 +10,7 @@ GRID_BACKWARD(float, float, 1, 2, 8, 2)
 GRID_BACKWARD(bf16, bf16, 1, 1, 8, 3)
 GRID_BACKWARD(bf16, bf16, 1, 2, 8, 2)
 
-// grid_carry turns the states that leave the chunks of a sequence into those that enter them: forwards, or backwards if reverse is not 0.
+// grid_carry turns the states that leave the chunks of a sequence into those that enter them, or backwards in time, if reverse is not 0, their gradients.
 extern "C" __global__ void grid_carry(const Grid s, int64_t reverse) {
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, perChunk = s.directions * s.state * s.channels;
   if (i >= s.batch * perChunk) return;
@@ -19,7 +19,7 @@ extern "C" __global__ void grid_carry(const Grid s, int64_t reverse) {
   float v = 0.f;
   for (int64_t j = 0; j < s.chunks; j++) {
     const int64_t chunk = b * s.chunks + (reverse ? s.chunks - 1 - j : j);
-    float *state = s.states + chunk * perChunk + at;
+    float *state = (reverse ? s.carries : s.states) + chunk * perChunk + at;
     const float own = *state;
     *state = v;
     v = throughChunk(rate, s.sums[(chunk * s.directions + k) * s.channels + d], v, own);
