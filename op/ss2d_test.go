@@ -9,7 +9,9 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/grad"
+	"github.com/gomamba/mamba/internal/gputest"
 )
 
 // ss2dSizes are the sizes of an SS2D with random operands.
@@ -101,5 +103,33 @@ func TestSS2DIsGridScans(t *testing.T) {
 	}
 	if err := sameResults(got, want, 1e-12); err != nil {
 		t.Error(err)
+	}
+}
+
+// On a device, an image of many cells is cut into chunks that are scanned at the same time. The forward pass keeps the states that enter them.
+func TestSS2DInChunksOnDevice(t *testing.T) {
+	device := gputest.Open(t, cuda.Open)
+	for _, c := range []struct {
+		precision cuda.Precision
+		state     int
+		tol       float64
+	}{{cuda.Strict, 1, 1e-4}, {cuda.Strict, 3, 1e-4}, {cuda.Strict, 16, 1e-4}, {cuda.BF16, 16, 5e-2}, {cuda.Strict, 17, 1e-4}} {
+		z := ss2dSizes{[]int{12, 17}, 3, 1, c.state, VMambaOrders(12, 17)}
+		u := use{"SS2D", z.f, z.inputs(7)}
+		p, err := On(device, c.precision)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := u.run(tensor.Float64, false, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := u.at(p).run(tensor.Float32, false, nil)
+		if err == nil {
+			err = sameResults(got, want, c.tol)
+		}
+		if err != nil {
+			t.Errorf("%v, %d states: %v", c.precision, c.state, err)
+		}
 	}
 }
