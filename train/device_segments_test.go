@@ -115,6 +115,7 @@ var (
 	recompute = flag.Bool("recompute", false, "use nn.RecomputeAll")
 	width     = flag.Int("width", 768, "d_model")
 	depth     = flag.Int("depth", 24, "number of Mamba blocks")
+	started   = time.Now()
 )
 
 // TestLongSegments measures the loss and the gradients of sequences of doubling lengths, on the GPUs of all ranks.
@@ -189,7 +190,7 @@ func longSegment(t *testing.T, g *dist.Group, d *cuda.Device, lm *nn.LM, tokens 
 		}
 		took := time.Since(began)
 		used, held := d.Memory()
-		t.Logf("rank %d of %d: %d tokens in %.3f s, %.0f tokens/s, loss %.6f; the GPU holds %.1f GiB, %.1f in use now", g.Rank(), g.Size(), tokens, took.Seconds(), float64(tokens)/took.Seconds(), loss, float64(held)/(1<<30), float64(used)/(1<<30))
+		t.Logf("after %.1f s: rank %d of %d: %d tokens in %.3f s, %.0f tokens/s, loss %.6f; the GPU holds %.1f GiB, %.1f in use now", time.Since(started).Seconds(), g.Rank(), g.Size(), tokens, took.Seconds(), float64(tokens)/took.Seconds(), loss, float64(held)/(1<<30), float64(used)/(1<<30))
 		if norm {
 			if err := normOf(t, g, lm.Params(), nodes); err != nil {
 				return err
