@@ -1,10 +1,12 @@
 package nn
 
 import (
+	"cmp"
 	"fmt"
 	"hash"
 	"hash/fnv"
 	"io"
+	"slices"
 	"sync/atomic"
 
 	"github.com/chewxy/hm"
@@ -22,7 +24,7 @@ import (
 // and sends the state after its own steps to the next one. Gradients of the states go the other way. So the results and gradients are those of one process, and a rank
 // needs the memory of its own steps only. Rank r works at a layer while rank r+1 works at the one before, so a stack of many layers keeps all ranks busy.
 //
-// All ranks run the same graph. A graph with gradients has one of x, or of a weight that x depends on; without it a rank would not send the gradients of the states that another one waits for. Each rank's gradients of the weights are those of its own steps; add them up (dist.AllReduce), or train with train.Config.Segments.
+// All ranks run the same graph. Each rank's gradients of the weights are those of its own steps; add them up (dist.AllReduce), or train with train.Config.Segments.
 //
 // With weights on a GPU, each rank has a GPU of its own, and the states go from GPU to GPU through NCCL (dist.Devices). If NCCL is missing on a rank, they go through the memory of the hosts.
 // The first call for a GPU connects the GPUs, so all ranks make it.
@@ -64,7 +66,9 @@ func segmented(l layer.Mixer, x *G.Node, group *dist.Group, opts []CallOption) (
 	}
 	n := neighbour{group: group, id: neighbours.Add(1), x: x.Shape().Clone(), state: tensor.Shape{batch, width}, dt: x.Dtype()}
 	if group.Rank() > 0 && width > 0 {
-		flat, err := G.ApplyOp(receiveState{n}, x)
+		w := anchor(l.Params()).Node(x.Graph())
+		n.w = w.Shape().Clone()
+		flat, err := G.ApplyOp(receiveState{n}, x, w)
 		if err != nil {
 			return nil, err
 		}
@@ -97,6 +101,16 @@ func segmented(l layer.Mixer, x *G.Node, group *dist.Group, opts []CallOption) (
 	return G.ApplyOp(sendState{n}, y, flat)
 }
 
+// anchor returns a weight for the operator that receives a state. The gradients of the weights of the rank before depend on the gradient of this state, also if x has none. So the
+// operator depends on a weight, if one is trained, and its gradient with respect to that is zero.
+func anchor(all layer.Params) (least *layer.Param) {
+	trained := all.Trainable()
+	if len(trained) == 0 {
+		trained = all
+	}
+	return slices.MinFunc(trained, func(a, b *layer.Param) int { return cmp.Compare(a.Shape().TotalSize(), b.Shape().TotalSize()) })
+}
+
 var neighbours atomic.Uint64
 
 // neighbour is what the four operators between two ranks share. An operand that an operator does not read puts it in its place in the order of the machine.
@@ -104,6 +118,7 @@ type neighbour struct {
 	group    *dist.Group
 	id       uint64 // no two operators are the same node
 	x, state tensor.Shape
+	w        tensor.Shape // of the weight of receiveState
 	dt       tensor.Dtype
 }
 
@@ -141,16 +156,18 @@ func moveTo[T dist.Element](g *dist.Group, x []T, rank int, receive bool) error 
 	return dist.Send(g, x, rank)
 }
 
-// receiveState is the state (batch, width) that the rank before sends. Its operand is the layer's input.
+// receiveState is the state (batch, width) that the rank before sends. Its operands are the layer's input and its anchor.
 type receiveState struct{ neighbour }
 
-func (o receiveState) Arity() int                                     { return 1 }
-func (o receiveState) Type() hm.Type                                  { return hm.NewFnType(o.sequence(), o.matrix()) }
+func (o receiveState) Arity() int { return 2 }
+func (o receiveState) Type() hm.Type {
+	return hm.NewFnType(o.sequence(), G.TensorType{Dims: o.w.Dims(), Of: o.dt}, o.matrix())
+}
 func (o receiveState) InferShape(...G.DimSizer) (tensor.Shape, error) { return o.state.Clone(), nil }
 func (o receiveState) String() string                                 { return fmt.Sprintf("receive state %d", o.id) }
 func (o receiveState) WriteHash(h hash.Hash)                          { io.WriteString(h, o.String()) }
 func (o receiveState) Hashcode() uint32                               { return code(o.String()) }
-func (o receiveState) DiffWRT(int) []bool                             { return []bool{true} }
+func (o receiveState) DiffWRT(int) []bool                             { return []bool{true, true} }
 
 func (o receiveState) Do(...G.Value) (G.Value, error) {
 	v := o.empty(o.state)
@@ -159,7 +176,11 @@ func (o receiveState) Do(...G.Value) (G.Value, error) {
 
 func (o receiveState) SymDiff(in G.Nodes, _, grad *G.Node) (G.Nodes, error) {
 	dx, err := G.ApplyOp(returnGradient(o), in[0], grad)
-	return G.Nodes{dx}, err
+	if err != nil {
+		return nil, err
+	}
+	dw, err := op.Scale(in[1], nil, 0)
+	return G.Nodes{dx, dw}, err
 }
 
 // returnGradient sends the gradient of the state to the rank before. Its result is the gradient of the layer's input, which is zero, so that it runs before the layers below.

@@ -28,6 +28,7 @@ import (
 func segmentsOnDevice(g *dist.Group, d *cuda.Device) ([]float64, error) {
 	c := nn.Config{DModel: 8, DState: 2, Pattern: nn.Kinds(), NHead: 2, Window: 4, NLayer: len(nn.Kinds())}
 	lm := nn.NewLM(nn.LMConfig{Config: c, Vocab: vocab}, nn.WithSeed(3), nn.OnDevice(d))
+	lm.Params()[:1].Freeze() // the embedding, so that the input of the first layer has no gradient
 	cfg := config()
 	cfg.Group, cfg.Segments, cfg.Steps, cfg.EvalEvery = g, true, 2, 2
 	tr, err := New(lm, cfg)

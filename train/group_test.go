@@ -152,39 +152,42 @@ func TestGroupTraining(t *testing.T) {
 	}
 }
 
-// Ranks that have parts of the same sequences train as one process does, for layers of every kind.
+// Ranks that have parts of the same sequences train as one process does, for layers of every kind, also if the input of the first layer has no gradient.
 func TestGroupSegments(t *testing.T) {
 	smallBuckets(t)
-	train := func(g *dist.Group) (*Trainer, layer.Params, error) {
-		c := nn.Config{DModel: 8, DState: 2, Pattern: nn.Kinds(), NHead: 2, Window: 4, NLayer: len(nn.Kinds())}
-		lm := nn.NewLM(nn.LMConfig{Config: c, Vocab: vocab}, nn.WithSeed(3), nn.WithDtype(tensor.Float64))
-		cfg := config()
-		cfg.Group, cfg.Segments, cfg.Shard, cfg.Steps, cfg.Accumulate = g, true, true, 3, 2
-		tr, err := New(lm, cfg)
-		return tr, lm.Params(), err
-	}
-	one, params, err := train(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer one.Close()
-	if err := one.Run(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for _, size := range []int{2, 3} {
-		all, err := trainOn(size, train)
+	for _, frozen := range []int{0, 1} { // the embedding
+		train := func(g *dist.Group) (*Trainer, layer.Params, error) {
+			c := nn.Config{DModel: 8, DState: 2, Pattern: nn.Kinds(), NHead: 2, Window: 4, NLayer: len(nn.Kinds())}
+			lm := nn.NewLM(nn.LMConfig{Config: c, Vocab: vocab}, nn.WithSeed(3), nn.WithDtype(tensor.Float64))
+			lm.Params()[:frozen].Freeze()
+			cfg := config()
+			cfg.Group, cfg.Segments, cfg.Shard, cfg.Steps, cfg.Accumulate = g, true, true, 3, 2
+			tr, err := New(lm, cfg)
+			return tr, lm.Params(), err
+		}
+		one, params, err := train(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for rank := range all {
-			if !reflect.DeepEqual(all[rank], all[0]) {
-				t.Errorf("rank %d has other bits than rank 0", rank)
-			}
+		defer one.Close()
+		if err := one.Run(t.Context()); err != nil {
+			t.Fatal(err)
 		}
-		within(t, "training losses", losses(all[0].curve.Training), losses(one.Curve().Training), 1e-9)
-		within(t, "held-out losses", losses(all[0].curve.HeldOut), losses(one.Curve().HeldOut), 1e-9)
-		for i, w := range values(params) {
-			within(t, "a weight", all[0].weights[i], w, 1e-7)
+		for _, size := range []int{2, 3} {
+			all, err := trainOn(size, train)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for rank := range all {
+				if !reflect.DeepEqual(all[rank], all[0]) {
+					t.Errorf("rank %d has other bits than rank 0", rank)
+				}
+			}
+			within(t, "training losses", losses(all[0].curve.Training), losses(one.Curve().Training), 1e-9)
+			within(t, "held-out losses", losses(all[0].curve.HeldOut), losses(one.Curve().HeldOut), 1e-9)
+			for i, w := range values(params) {
+				within(t, "a weight", all[0].weights[i], w, 1e-7)
+			}
 		}
 	}
 	for rank, err := range disttest.Run(2, func(g *dist.Group) error {

@@ -104,9 +104,6 @@ type Kept interface{ Free() }
 // to the gradient of this result, unless the operand is Passed.
 type Passer interface{ Passes() (result, operand int) }
 
-// Actor is a function whose BackwardOn has an effect even if all of its gradients are Passed.
-type Actor interface{ ActsBackward() }
-
 // Overwriter is a function whose BackwardOn overwrites the values that ForwardOn kept, so it can be differentiated only once on a device.
 type Overwriter interface{ OverwritesKept() }
 

@@ -355,10 +355,9 @@ func (o *Operator) reads() bool {
 	return !linear && o.computes()
 }
 
-// computes reports whether the operator of the gradients calls the function on a device, where it otherwise only passes gradients on.
+// computes reports whether the operator of the gradients computes one on a device, where it otherwise passes all of them on.
 func (o *Operator) computes() bool {
-	_, acts := o.function.(Actor)
-	return acts || slices.ContainsFunc(o.in, func(s slot) bool { return s.differentiable && !s.passed })
+	return slices.ContainsFunc(o.in, func(s slot) bool { return s.differentiable && !s.passed })
 }
 
 func (o *Operator) gradientShapes() (shapes []tensor.Shape) {
