@@ -179,7 +179,9 @@ func (o receiveState) SymDiff(in G.Nodes, _, grad *G.Node) (G.Nodes, error) {
 	if err != nil {
 		return nil, err
 	}
-	dw, err := op.Scale(in[1], nil, 0)
+	s := build.Steps{Graph: in[0].Graph()}
+	zero := s.Do(op.Scale(s.Do(op.Reshape(in[1], 1, o.w.TotalSize())), nil, 0))
+	dw, err := s.Result(op.Reshape(zero, o.w...))
 	return G.Nodes{dx, dw}, err
 }
 
