@@ -328,6 +328,18 @@ func TestDevicesFail(t *testing.T) {
 	}
 }
 
+// Without NCCL the error says what to do, on all ranks.
+func TestDevicesWithout(t *testing.T) {
+	gputest.Open(t, cuda.Open)
+	cmd := disttest.NCCL.Start(t, 2, role, "join")
+	cmd.Env = append(cmd.Env, "MAMBA_NCCL=/nowhere/libnccl.so.2")
+	for _, line := range disttest.Output(t, cmd) {
+		if want := "cuda: NCCL: MAMBA_NCCL is /nowhere/libnccl.so.2"; !strings.Contains(line, want) {
+			t.Errorf("the error is %s, want %q", line, want)
+		}
+	}
+}
+
 var times = flag.Bool("times", false, "measure the calls of two GPUs")
 
 // mpiTimes prints the times of calls on arrays of several sizes, of float32.

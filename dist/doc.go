@@ -12,6 +12,10 @@
 //	mpirun -n 4 program
 //	srun --mpi=pmix -n 4 program
 //
+// or, where each process has a GPU, with torchrun or another launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT:
+//
+//	torchrun --nproc-per-node 4 --no-python program
+//
 // A program that was started alone is a group of one. It needs no library, and all calls return at once.
 //
 // # Engines
@@ -19,6 +23,9 @@
 // MPI moves numbers in host memory. Join loads the library at run time, so the program needs no cgo and the same binary runs with Open MPI 4
 // and 5, with MPICH 3 and newer and the libraries that share its ABI (Intel MPI, MVAPICH), and with the standard ABI of MPI 5.0. The environment
 // variable MAMBA_MPI names the library's file if it is in none of the usual places. Open MPI 4.1.4 and MPICH 4.0.2 are tested.
+//
+// NCCL moves arrays between GPUs: Group.Devices. Without MPI it also moves what is large in host memory, and TCP connections between all ranks move the rest. MAMBA_NCCL
+// names its file. It was tested with the stand-in for a GPU.
 //
 // Any other transport can implement Engine.
 //
@@ -36,5 +43,6 @@
 // # Lost ranks
 //
 // Each rank sends a sign of life to the next one. If a rank is silent for 30 s (WithTimeout), because its process or machine is gone or stopped, the
-// next rank writes one line to standard error that says so, and ends the processes of all ranks with exit code 1. A process whose rank makes no progress (Watch) does the same.
+// next rank writes one line to standard error that says so, and ends the processes of all ranks with exit code 1. A process whose rank makes no progress (Watch) does the same, and
+// one whose call on arrays of the GPU has begun and does not end.
 package dist

@@ -93,9 +93,13 @@ func (g *Group) set(options []Option) error {
 // Join returns the group that this process was started in, and waits until all its ranks have joined. It asks the variables that launchers set: Open MPI's mpirun,
 // MPICH's mpirun (PMI), srun, and RANK and WORLD_SIZE. Without them the process is a group of one. Call Close when you no longer use it.
 //
+// With MASTER_ADDR and MASTER_PORT the ranks meet there, without MPI, unless mpirun has started them. Each needs a GPU, that of its local rank, and NCCL. Join then waits for at most ten
+// times the time of WithTimeout.
+//
 // MPI can be started once in a process, so a second Join of a larger group is an error, also after Close.
 //
-// Errors: variables that are no numbers; no MPI library, or one that does not belong to the launcher; a wrong option; the error of the context if it ends first.
+// Errors: variables that are no numbers; no MPI library, or one that does not belong to the launcher; no NCCL or GPU; ranks that do not come, or come twice; a wrong option; the error of
+// the context if it ends first.
 func Join(ctx context.Context, options ...Option) (*Group, error) {
 	if ctx == nil {
 		return nil, fmt.Errorf("dist: join: the context is missing, want one such as context.Background()")

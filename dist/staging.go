@@ -24,11 +24,14 @@ func (m *mesh) openGPU(g *Group) (err error) {
 	if err == nil {
 		m.stream, err = m.gpu.NewStream()
 	}
+	const needs = "dist: join: without MPI each rank needs a GPU and NCCL: %w"
 	if err != nil {
-		return g.Fail(fmt.Errorf("dist: join: without MPI each rank needs a GPU and NCCL: %w", err))
+		return g.Fail(fmt.Errorf(needs, err))
 	}
-	m.devices, err = g.Devices(m.gpu)
-	return err
+	if m.devices, err = g.Devices(m.gpu); err != nil {
+		return fmt.Errorf(needs, err)
+	}
+	return nil
 }
 
 func (m *mesh) closeGPU(err error) error {
