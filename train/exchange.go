@@ -1,26 +1,29 @@
 package train
 
 import (
-	"fmt"
+	"slices"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/node"
+	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/layer"
-	"github.com/gomamba/mamba/op"
 )
 
 // exchange adds up gradients over the ranks of a group, and gives each rank its share of the weights.
 //
-// The elements of all weights of one type stand one after another, in the order of the weights, and are cut into buckets. Each bucket has an equal part for each
-// rank. The sum of a part is made on its rank. Then the parts are gathered: those of the gradients, or with shards those of the new weights.
+// The elements of all weights of one type stand one after another, in the order in which the backward pass finishes their gradients, and are cut into buckets. Each bucket
+// has an equal part for each rank. The sum of a part is made on its rank. Then the parts are gathered: those of the gradients, or with shards those of the new weights.
 type exchange struct {
-	group *dist.Group
-	lists []list
-	mine  [][]span // by weight: what this rank sums, and with shards has the moments of
-	shard bool     // each rank has the moments of its own parts alone
+	group   *dist.Group
+	lists   []list
+	buckets []bucket // of all lists, in the order in which their last gradients are there
+	mine    [][]span // by weight: what this rank sums, and with shards has the moments of
+	shard   bool     // each rank has the moments of its own parts alone
+	space   any      // memory for a bucket
 }
 
 // list is the weights of one type.
@@ -37,35 +40,51 @@ type slot struct {
 	from, to int
 }
 
+// bucket is the elements of a list from from on. It is complete when the first after gradients are there.
+type bucket struct {
+	list
+	from, after int
+}
+
 // unit is the number of elements of which weights and parts begin at a multiple, so that the arithmetic of a part begins at a whole cache line.
 const unit = 16
 
-// bucketBytes is the size of a bucket: large enough that the time of its messages is that of its bytes.
+// bucketBytes is the size of a bucket: large enough that the time of its messages is that of its bytes. Smaller models have eight buckets, but none smaller than a sixteenth of
+// it, so that most of their bytes travel during the backward pass.
 var bucketBytes = 8 << 20 // a variable for tests
 
-func newExchange(group *dist.Group, params layer.Params, shard bool) *exchange {
+// newExchange returns an exchange of the gradients of params, which the backward pass finishes in the given order.
+func newExchange(group *dist.Group, params layer.Params, order []int, shard bool) *exchange {
 	e := &exchange{group: group, shard: shard, mine: make([][]span, len(params))}
 	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
 		l := list{dt: dt}
-		for i, p := range params {
-			if p.Value.Dtype() == dt {
-				n := p.Value.Size()
-				l.slots = append(l.slots, slot{i, l.length, l.length + n})
+		var after []int // by slot
+		for at, i := range order {
+			if v := params[i].Value; v.Dtype() == dt {
+				n := v.Size()
+				l.slots, after = append(l.slots, slot{i, l.length, l.length + n}), append(after, at+1)
 				l.length += (n + unit - 1) / unit * unit
 			}
 		}
 		if l.slots == nil {
 			continue
 		}
-		ranks := unit * group.Size()
-		l.bucket = min(bucketBytes/int(dt.Size()), l.length+ranks-1) / ranks * ranks
-		l.bucket = max(l.bucket, ranks)
+		ranks, size := unit*group.Size(), int(dt.Size())
+		l.bucket = min(bucketBytes, max(bucketBytes/16, l.length*size/8)) / size
+		l.bucket = max(min(l.bucket, l.length+ranks-1)/ranks, 1) * ranks
 		l.length = (l.length + l.bucket - 1) / l.bucket * l.bucket
 		for _, p := range l.slots {
 			e.mine[p.param] = l.parts(p, group.Rank(), group.Size())
 		}
+		for from, s := 0, 0; from < l.length; from += l.bucket {
+			for s+1 < len(l.slots) && l.slots[s+1].from < from+l.bucket {
+				s++
+			}
+			e.buckets = append(e.buckets, bucket{l, from, after[s]})
+		}
 		e.lists = append(e.lists, l)
 	}
+	slices.SortStableFunc(e.buckets, func(a, b bucket) int { return a.after - b.after })
 	return e
 }
 
@@ -96,62 +115,24 @@ func (e *exchange) spansOf(i, rank int) []span {
 	return nil
 }
 
-// elements are the numbers of the weights of a model, or of their gradients: element i belongs to weight i.
-type elements []any // []float32 or []float64
+// elements returns the numbers of weight i, or of its gradient: a []float32 or []float64.
+type elements func(i int) (any, error)
 
-// reduce reslots the gradients by their sums over all ranks, with shards only this rank's parts of them. It returns the sum of the squares, the same on all ranks.
-func (e *exchange) reduce(grads elements) (squares float64, err error) {
-	for _, l := range e.lists {
-		if l.dt == tensor.Float32 {
-			err = reduce[float32](e, l, grads)
-		} else {
-			err = reduce[float64](e, l, grads)
-		}
-		if err != nil {
-			return 0, err
-		}
+// sum replaces the gradients in a bucket by their sums over all ranks, with shards only this rank's part of them. It returns the sum of the squares of that part.
+func (e *exchange) sum(b bucket, grads elements) (squares float64, err error) {
+	if b.dt == tensor.Float32 {
+		return travel[float32](e, b, grads, true)
 	}
-	own := 0.0
-	for i, g := range grads {
-		for _, s := range e.mine[i] {
-			switch g := g.(type) {
-			case []float32:
-				own += kernel.SquareSum(g[s.from:s.to])
-			case []float64:
-				own += kernel.SquareSum(g[s.from:s.to])
-			}
-		}
-	}
-	return sumOver(e.group, own)
-}
-
-func reduce[T dist.Float](e *exchange, l list, grads elements) error {
-	data := make([]T, l.bucket)
-	part := l.bucket / e.group.Size()
-	own := data[e.group.Rank()*part:][:part]
-	for from := 0; from < l.length; from += l.bucket {
-		clear(data)
-		each(l, from, grads, func(bucket, of []T) { copy(bucket, of) }, data)
-		if err := dist.ReduceScatter(e.group, own, data); err != nil {
-			return err
-		}
-		if !e.shard {
-			if err := dist.AllGather(e.group, data, own); err != nil {
-				return err
-			}
-		}
-		each(l, from, grads, func(bucket, of []T) { copy(of, bucket) }, data)
-	}
-	return nil
+	return travel[float64](e, b, grads, true)
 }
 
 // gather gives all ranks the parts of the weights that the others have.
 func (e *exchange) gather(weights elements) (err error) {
-	for _, l := range e.lists {
-		if l.dt == tensor.Float32 {
-			err = gather[float32](e, l, weights)
+	for _, b := range e.buckets {
+		if b.dt == tensor.Float32 {
+			_, err = travel[float32](e, b, weights, false)
 		} else {
-			err = gather[float64](e, l, weights)
+			_, err = travel[float64](e, b, weights, false)
 		}
 		if err != nil {
 			return err
@@ -160,29 +141,43 @@ func (e *exchange) gather(weights elements) (err error) {
 	return nil
 }
 
-func gather[T dist.Float](e *exchange, l list, weights elements) error {
-	data := make([]T, l.bucket)
-	part := l.bucket / e.group.Size()
+// travel adds up the elements of a bucket over all ranks if reduce is true. Then it gathers the parts, but for those of gradients with shards.
+func travel[T kernel.Float](e *exchange, b bucket, of elements, reduce bool) (squares float64, err error) {
+	data, ok := e.space.([]T)
+	if !ok || len(data) != b.bucket {
+		data = make([]T, b.bucket)
+		e.space = data
+	}
+	clear(data)
+	each := func(f func(bucket, of []T)) error {
+		for _, p := range b.slots {
+			if lo, hi := max(p.from, b.from), min(p.to, b.from+b.bucket); lo < hi {
+				x, err := of(p.param)
+				if err != nil {
+					return err
+				}
+				f(data[lo-b.from:hi-b.from], x.([]T)[lo-p.from:hi-p.from])
+			}
+		}
+		return nil
+	}
+	if err := each(func(bucket, of []T) { copy(bucket, of) }); err != nil {
+		return 0, err
+	}
+	part := b.bucket / e.group.Size()
 	own := data[e.group.Rank()*part:][:part]
-	for from := 0; from < l.length; from += l.bucket {
-		clear(data)
-		each(l, from, weights, func(bucket, of []T) { copy(bucket, of) }, data)
+	if reduce {
+		if err := dist.ReduceScatter(e.group, own, data); err != nil {
+			return 0, err
+		}
+		squares = kernel.SquareSum(own)
+	}
+	if !reduce || !e.shard {
 		if err := dist.AllGather(e.group, data, own); err != nil {
-			return err
-		}
-		each(l, from, weights, func(bucket, of []T) { copy(of, bucket) }, data)
-	}
-	return nil
-}
-
-// each calls f with every part of a weight in the bucket that begins at from, and its elements in the bucket.
-func each[T dist.Float](l list, from int, of elements, f func(bucket, of []T), data []T) {
-	for _, p := range l.slots {
-		lo, hi := max(p.from, from), min(p.to, from+l.bucket)
-		if lo < hi {
-			f(data[lo-from:hi-from], of[p.param].([]T)[lo-p.from:hi-p.from])
+			return 0, err
 		}
 	}
+	return squares, each(func(bucket, of []T) { copy(of, bucket) })
 }
 
 // sumOver returns the sum of a number over all ranks.
@@ -192,32 +187,87 @@ func sumOver(g *dist.Group, x float64) (float64, error) {
 	return one[0], err
 }
 
-// gradients returns the memory of the gradients of nodes, on the host. Those on a device are copied; back copies them there again.
-func gradients(nodes []G.ValueGrad) (all elements, back func() error, err error) {
-	all = make(elements, len(nodes))
-	device := map[int]*op.DeviceTensor{}
-	for i, n := range nodes {
-		grad, err := n.Grad()
-		if err != nil {
-			return nil, nil, fmt.Errorf("train: weight %d has no gradient: %w", i, err)
-		}
-		d, ok := grad.(*tensor.Dense)
-		if !ok {
-			device[i] = grad.(*op.DeviceTensor)
-			if d, err = device[i].ToHost(); err != nil {
-				return nil, nil, err
-			}
-		}
-		all[i] = d.Data()
-	}
-	return all, func() error {
-		for i := range nodes {
-			if device[i] != nil {
-				if err := device[i].FromHost(all[i].([]float32)); err != nil {
-					return err
+// sums is the gradients of a step while a goroutine adds them up over all ranks, bucket by bucket, each as soon as it is complete. So their messages travel while the
+// backward pass runs. Until end returns, no other call of the group may be made.
+type sums struct {
+	there   chan int // numbers of gradients that are there, in the order of the exchange
+	done    chan struct{}
+	squares float64 // of this rank's parts
+	err     error
+}
+
+// begin begins to add up gradients. grads is called for those that are there.
+func (e *exchange) begin(grads elements) *sums {
+	news := make(chan int, len(e.mine)+1)
+	s := &sums{there: news, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		there, more := 0, true
+		for _, b := range e.buckets {
+			for there < b.after {
+				if there, more = <-news; !more {
+					return
 				}
 			}
+			squares, err := e.sum(b, grads)
+			if s.squares += squares; err != nil {
+				s.err = err
+				return
+			}
 		}
-		return nil
-	}, nil
+	}()
+	return s
+}
+
+// arrived says that the first n gradients are there. It does not wait.
+func (s *sums) arrived(n int) { s.there <- n }
+
+// end waits until the complete buckets are added up. If the backward pass has failed, the others stay as they are. A second end does nothing.
+func (s *sums) end() error {
+	if s.there != nil {
+		close(s.there)
+		s.there = nil
+		<-s.done
+	}
+	return s.err
+}
+
+// arrivals tells when gradients are there.
+type arrivals struct {
+	order []int       // of the weights, as the backward pass finishes their gradients
+	tell  func(n int) // is called with the number of gradients that are there, in this order; nil if nobody asks
+}
+
+// watch returns the arrivals of the gradients of a graph. The tape machine runs the nodes in the order of gorgonia.Sort, backwards, and adds each gradient to that of its weight at
+// once. So when one of our operators begins to run, the gradients of all nodes before it are there.
+func watch(grads G.Nodes) (*arrivals, error) {
+	sorted, err := G.Sort(grads[0].Graph())
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(sorted)
+	weights := map[*G.Node][]int{}
+	for i, n := range grads {
+		weights[n] = append(weights[n], i)
+	}
+	a, told := &arrivals{}, 0
+	var late []int
+	for _, n := range sorted {
+		if o, ok := n.Op().(*operator.Gradients); ok && len(a.order) > told {
+			there := len(a.order)
+			told = there
+			o.Before(func() {
+				if a.tell != nil {
+					a.tell(there)
+				}
+			})
+		}
+		if len(node.Operands(n)) > 0 && n.Op() != (G.Iop{}) {
+			a.order = append(a.order, weights[n]...)
+		} else { // the machine adds these when the run ends
+			late = append(late, weights[n]...)
+		}
+	}
+	a.order = append(a.order, late...)
+	return a, nil
 }

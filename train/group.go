@@ -6,14 +6,17 @@ import (
 	"encoding/binary"
 	"encoding/gob"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
+	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/internal/tensorfile"
+	"github.com/gomamba/mamba/op"
 )
 
 // activity is what a trainer is doing, for Group.Watch. Every new one, every operator that runs, and every piece of a file is a sign of
@@ -75,6 +78,7 @@ func (t *Trainer) meet() error {
 	for name, value := range t.cfg.Settings {
 		own["Settings."+name] = value
 	}
+	own["the order of the gradients"] = fmt.Sprint(t.train.arrivals.order) // and so of the calls of the group
 	var weights []tensorfile.Array
 	for _, p := range append(t.params[:len(t.params):len(t.params)], t.all.Statistics()...) {
 		weights = append(weights, array(Moment{p.Name, p.Value})) // record has copied them to the host
@@ -107,24 +111,61 @@ func (t *Trainer) meet() error {
 	return nil
 }
 
-// solve makes a step of the solver with the gradients of all ranks.
-func (t *Trainer) solve() error {
+// addUp runs the last forward and backward pass of a step, and meanwhile adds up the gradients of all ranks. It returns the sum of their squares, the same on all ranks.
+func (t *Trainer) addUp(run func() error) (squares float64, err error) {
+	copies := make([]*tensor.Dense, len(t.nodes)) // of gradients on a device
+	s := t.exchange.begin(func(i int) (any, error) {
+		if copies[i] != nil {
+			return copies[i].Data(), nil
+		}
+		grad, err := t.nodes[i].Grad()
+		if err != nil {
+			return nil, fmt.Errorf("train: %s has no gradient: %w", t.params[i].Name, err)
+		}
+		return grad.Data(), nil
+	})
+	onHost := t.params.Place().OnHost()
+	if onHost {
+		t.train.arrivals.tell = s.arrived
+	}
+	err = run()
+	t.train.arrivals.tell = nil
+	t.cfg.Trace.begin(exchanging)
+	for i := range copies {
+		if err == nil && !onHost {
+			var grad G.Value
+			if grad, err = t.nodes[i].Grad(); err == nil {
+				copies[i], err = grad.(*op.DeviceTensor).ToHost()
+			}
+		}
+	}
+	if err == nil {
+		t.doing("adding up the gradients of step %d", t.Done()+1)
+		s.arrived(len(t.nodes))
+	}
+	if err := errors.Join(err, s.end()); err != nil {
+		return 0, err
+	}
+	for i, d := range copies {
+		if d == nil {
+			continue
+		}
+		grad, err := t.nodes[i].Grad()
+		if err == nil {
+			err = grad.(*op.DeviceTensor).FromHost(d.Data().([]float32))
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return sumOver(t.cfg.Group, s.squares)
+}
+
+// solve makes a step of the solver with the gradients of all ranks, whose squares have the given sum in a group.
+func (t *Trainer) solve(squares float64) error {
 	if t.exchange == nil {
 		t.cfg.Trace.begin(updating)
 		return t.solver.Step(t.nodes)
-	}
-	t.doing("adding up the gradients of step %d", t.Done()+1)
-	t.cfg.Trace.begin(exchanging)
-	grads, back, err := gradients(t.nodes)
-	if err != nil {
-		return err
-	}
-	squares, err := t.exchange.reduce(grads)
-	if err == nil {
-		err = back()
-	}
-	if err != nil {
-		return err
 	}
 	t.cfg.Trace.begin(updating)
 	if !t.params.Place().OnHost() {
@@ -134,12 +175,8 @@ func (t *Trainer) solve() error {
 		return err
 	}
 	t.cfg.Trace.begin(exchanging)
-	weights := make(elements, len(t.params))
-	for i, p := range t.params {
-		weights[i] = p.Value.Data()
-	}
 	defer t.params.ValuesChanged()
-	return t.exchange.gather(weights)
+	return t.exchange.gather(func(i int) (any, error) { return t.params[i].Value.Data(), nil })
 }
 
 // meanStatistics gives all ranks the mean of their running statistics.

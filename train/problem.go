@@ -137,6 +137,8 @@ type lossGraph struct {
 	inputs      map[string]*G.Node
 	step, share *G.Node             // step is nil if the loss does not ask for it
 	results     map[string]*G.Value // pointers, so that the machine does not reference lossGraph: Go never collects a cycle with a finalizer in it
+	grads       G.Nodes             // the gradients of the weights, if the graph trains
+	arrivals    *arrivals           // tells when they are there; nil for one process
 	vm          G.VM
 }
 
@@ -183,7 +185,7 @@ func newLossGraph(p Problem, inputs []input, training bool) (l *lossGraph, weigh
 				return nil, nil, fmt.Errorf("train: the loss does not depend on the weight %q, want it to, or the weight frozen", trained[i].Name)
 			}
 		}
-		if _, err := G.Grad(loss, weights...); err != nil {
+		if l.grads, err = G.Grad(loss, weights...); err != nil {
 			return nil, nil, err
 		}
 		options = append(options, G.BindDualValues(weights...))

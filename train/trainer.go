@@ -134,25 +134,28 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 			return nil, fmt.Errorf("train: batch %d of HeldOut: %w", i, err)
 		}
 	}
-	var own [][]span
-	if cfg.Group.Size() > 1 {
-		t.exchange = newExchange(cfg.Group, t.params, cfg.Shard)
-		if cfg.Shard {
-			own = t.exchange.mine
-		}
-	}
-	if t.solver, err = newAdamW(t.params, cfg.AdamW, own); err != nil {
-		return nil, err
-	}
-	if cfg.Shard && !t.params.Place().OnHost() {
-		return nil, fmt.Errorf("train: Shard is true and the weights are on a GPU, want them on the host: moments on a GPU are not divided among ranks")
-	}
 	var nodes G.Nodes
 	if t.train, nodes, err = newLossGraph(p, t.inputs, true); err != nil {
 		return nil, err
 	}
 	if t.scorer, _, err = newLossGraph(p, t.inputs, false); err != nil {
 		return nil, errors.Join(err, t.train.vm.Close())
+	}
+	if cfg.Shard && !t.params.Place().OnHost() {
+		return nil, fmt.Errorf("train: Shard is true and the weights are on a GPU, want them on the host: moments on a GPU are not divided among ranks")
+	}
+	var own [][]span
+	if cfg.Group.Size() > 1 {
+		if t.train.arrivals, err = watch(t.train.grads); err != nil {
+			return nil, errors.Join(err, t.train.vm.Close(), t.scorer.vm.Close())
+		}
+		t.exchange = newExchange(cfg.Group, t.params, t.train.arrivals.order, cfg.Shard)
+		if cfg.Shard {
+			own = t.exchange.mine
+		}
+	}
+	if t.solver, err = newAdamW(t.params, cfg.AdamW, own); err != nil {
+		return nil, errors.Join(err, t.train.vm.Close(), t.scorer.vm.Close())
 	}
 	t.nodes = G.NodesToValueGrads(nodes)
 	if cfg.File != "" || t.exchange != nil {
@@ -439,11 +442,19 @@ func (t *Trainer) step() (err error) {
 	if err != nil {
 		return fmt.Errorf("train: step %d: %w", t.Done()+1, err)
 	}
-	loss := 0.0
+	loss, squares := 0.0, 0.0
 	t.cfg.Trace.begin(computing)
 	for i, b := range batches {
 		t.doing("forward and backward pass of batch %d of step %d", i, t.Done()+1)
-		if err := t.train.run(b, b.Weight/sum, t.Done()*t.cfg.Accumulate*t.shares()+before+i); err != nil {
+		run := func() error {
+			return t.train.run(b, b.Weight/sum, t.Done()*t.cfg.Accumulate*t.shares()+before+i)
+		}
+		if t.exchange != nil && i == len(batches)-1 {
+			squares, err = t.addUp(run)
+		} else {
+			err = run()
+		}
+		if err != nil {
 			return err
 		}
 		if i < len(batches)-1 {
@@ -461,7 +472,7 @@ func (t *Trainer) step() (err error) {
 	if err := t.finite(loss); err != nil {
 		return err
 	}
-	if err := t.solve(); err != nil {
+	if err := t.solve(squares); err != nil {
 		return err
 	}
 	t.curve.Training = append(t.curve.Training, Point{t.Done(), loss})

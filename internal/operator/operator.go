@@ -429,8 +429,9 @@ func (o *Operator) ReuseResult() {
 // keeps values, the result itself. It takes the kept values from that result, and reads none of the result's elements.
 type Gradients struct {
 	frame
-	of   *Operator
-	body body
+	of     *Operator
+	body   body
+	before func() // see Before
 }
 
 var (
@@ -451,6 +452,10 @@ func (o *Operator) gradients() *Gradients {
 // Of returns the operator.
 func (o *Gradients) Of() *Operator { return o.of }
 
+// Before makes the operator call f each time before it runs. A tape machine has then added the gradients of all earlier nodes to those of the weights
+// (gorgonia.BindDualValues).
+func (o *Gradients) Before(f func()) { o.before = f }
+
 // Shapes returns the shapes of the gradients.
 func (o *Gradients) Shapes() []tensor.Shape { return o.of.gradientShapes() }
 
@@ -458,6 +463,9 @@ func (o *Gradients) Do(values ...G.Value) (G.Value, error) { return o.UsePreallo
 
 func (o *Gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Value, err error) {
 	runs.Add(1)
+	if o.before != nil {
+		o.before()
+	}
 	if err = o.of.count(values, o.Arity()); err == nil {
 		v, err = o.body.backward(o.of, prealloc, values)
 	}

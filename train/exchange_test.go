@@ -1,0 +1,121 @@
+package train
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"gorgonia.org/tensor"
+
+	"github.com/gomamba/mamba/dist"
+	"github.com/gomamba/mamba/dist/disttest"
+	"github.com/gomamba/mamba/layer"
+)
+
+// A gradient that is said to be there does not change any more, and those of later layers are there before the backward pass of earlier ones.
+func TestArrivals(t *testing.T) {
+	for name, subject := range subjects() {
+		t.Run(name, func(t *testing.T) {
+			tr, params, err := subject(groupConfig(nil, 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tr.Close()
+			a, err := watch(tr.train.grads)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sorted := slices.Sorted(slices.Values(a.order)); len(sorted) != len(tr.params) || len(slices.Compact(sorted)) != len(sorted) {
+				t.Fatalf("the order of %d weights is %v", len(tr.params), a.order)
+			}
+			grad := func(i int) []float64 { // of all runs
+				g, err := tr.nodes[i].Grad()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return values(layer.Params{layer.NewParam("", g.(*tensor.Dense), false)})[0]
+			}
+			then := make([][]float64, len(a.order))
+			times, there := 0, 0
+			a.tell = func(n int) {
+				times++
+				for _, i := range a.order[there:n] {
+					then[i] = slices.Clone(grad(i))
+				}
+				there = n
+			}
+			b, err := tr.source.Next()
+			for range 2 {
+				times, there = 0, 0
+				if err := errors.Join(err, tr.train.run(b, 1, 0)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, i := range a.order[:there] {
+				if !reflect.DeepEqual(grad(i), then[i]) {
+					t.Errorf("the gradient of %s changed after it was there", tr.params[i].Name)
+				}
+			}
+			if name == "all kinds" && (times < len(params)/20 || there < len(params)*3/4) {
+				t.Errorf("%d of %d gradients were there in %d pieces before the end", there, len(params), times)
+			}
+		})
+	}
+}
+
+// Gradients that travel during the backward pass have the bits of gradients that travel after it.
+func TestOverlap(t *testing.T) {
+	smallBuckets(t)
+	for name, subject := range subjects() {
+		t.Run(name, func(t *testing.T) {
+			var want []outcome
+			for _, late := range []bool{true, false} {
+				got, err := trainOn(2, func(g *dist.Group) (*Trainer, layer.Params, error) {
+					cfg := groupConfig(g, 2)
+					cfg.Steps = 2
+					tr, params, err := subject(cfg)
+					if err == nil && late {
+						tr.train.arrivals = &arrivals{order: tr.train.arrivals.order} // that nobody tells
+					}
+					return tr, params, err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if late {
+					want = got
+				} else if !reflect.DeepEqual(got, want) {
+					t.Error("the bits differ")
+				}
+			}
+		})
+	}
+}
+
+// A rank whose backward pass fails ends the sums of all ranks, whatever has travelled before.
+func TestSumsFail(t *testing.T) {
+	smallBuckets(t)
+	const weights = 9
+	for rank, err := range disttest.Run(3, func(g *dist.Group) error {
+		var params layer.Params
+		var order []int
+		for i := range weights {
+			params = append(params, layer.NewParam(fmt.Sprint(i), tensor.New(tensor.Of(tensor.Float64), tensor.WithShape(100)), false))
+			order = append(order, weights-1-i)
+		}
+		s := newExchange(g, params, order, false).begin(func(i int) (any, error) { return params[i].Value.Data(), nil })
+		s.arrived(4)
+		if g.Rank() == 1 {
+			return errors.Join(s.end(), errors.New("an operator fails"))
+		}
+		s.arrived(weights)
+		return s.end()
+	}) {
+		if err == nil || !strings.Contains(err.Error(), "an operator fails") || rank != 1 && !strings.HasPrefix(err.Error(), "rank 1: ") {
+			t.Errorf("the error of rank %d is %v", rank, err)
+		}
+	}
+}
