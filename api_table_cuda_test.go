@@ -239,7 +239,11 @@ func cudaCalls(g *gpu) []call {
 	return g.without(slices.Concat(
 		methods("cuda.AdamW", func() any { return adam }, map[string]call{"Step": {args: func() []any {
 			return []any{s, []cuda.AdamWeight{{Weight: f(4), Grad: f(4), M: f(4), V: f(4), Half: array[cuda.BFloat16](g, 4)}}, 1.0, 0.0}
-		}, fine: []string{"0*", "2=nil: nothing is done", "2[0]=zero: it has no elements", "2[0].Half=zero", "3=*", "4=*"}}}),
+		}, fine: []string{"0*", "2=nil: nothing is done", "2[0]=zero: it has no elements", "2[0].Half=zero", "3=*", "4=*"}},
+			"StepAmong": {args: func() []any {
+				ranks := &cuda.AdamWRanks{Own: []cuda.Array[float32]{f(4)}, Size: 1, Gather: func(all, own cuda.Array[float64]) error { return nil }}
+				return []any{s, []cuda.AdamWeight{{Weight: f(4), Grad: f(4), M: f(4), V: f(4)}}, 1.0, 0.0, ranks}
+			}, fine: []string{"0*", "2=nil: only the norm is computed", "2[0]=zero: it has no elements", "2[0].Half=zero", "3=*", "4=*", "5=nil: this device alone", "5.Own=nil: the norm is that of the given squares"}}}),
 		methods("cuda.Array", func() any { return f(4) }, map[string]call{
 			"CopyFrom": {args: func() []any { return []any{s, make([]float32, 4)} }, fine: []string{"2[0]=*"}},
 			"CopyTo":   {args: func() []any { return []any{s, make([]float32, 4)} }, fine: []string{"2[0]=*"}},

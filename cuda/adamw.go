@@ -32,6 +32,20 @@ type adamEntry struct {
 // squares of further gradients, which count in the norm. If the norm is above clip, and clip is above 0, the gradients are scaled by clip/norm. If
 // it is not finite, nothing changes. The sums are added in a fixed order. Step waits for the norm only: the update may still run.
 func (a AdamW) Step(s *Stream, weights []AdamWeight, clip, squares float64) (float64, error) {
+	return a.StepAmong(s, weights, clip, squares, nil)
+}
+
+// AdamWRanks is the gradients of several devices, whose norm counts in AdamW.StepAmong.
+type AdamWRanks struct {
+	Own        []Array[float32] // those that this device adds to the norm; as many arrays of the same lengths on each device
+	Rank, Size int
+	// Gather queues an all-gather: own of rank r becomes part r of all. own is the part of this rank already.
+	Gather func(all, own Array[float64]) error
+}
+
+// StepAmong is Step with the norm of the gradients of several devices, the same on each. A nil ranks stands for this one alone. Then the gradients are those of the
+// weights.
+func (a AdamW) StepAmong(s *Stream, weights []AdamWeight, clip, squares float64, ranks *AdamWRanks) (float64, error) {
 	if err := s.usable(); err != nil {
 		return 0, err
 	}
@@ -52,24 +66,49 @@ func (a AdamW) Step(s *Stream, weights []AdamWeight, clip, squares float64) (flo
 		}
 	}
 	t, err := s.adam.upload(s, entries)
-	if err != nil || t.pieces == 0 {
-		return math.Sqrt(squares), err
+	if err != nil {
+		return 0, err
 	}
-	parts, err := NewArray[float64](s, t.pieces+1)
+	of, rank, size := t, 0, 1
+	if ranks != nil {
+		if rank, size = ranks.Rank, ranks.Size; rank < 0 || rank >= size || ranks.Gather == nil {
+			return 0, fmt.Errorf("cuda: AdamW: the rank is %d of %d, want 0 to one less than the size, and Gather", rank, size)
+		}
+		own := make([]adamEntry, len(ranks.Own))
+		for i, a := range ranks.Own {
+			own[i] = adamEntry{g: a.address, n: int64(a.n)}
+		}
+		if of, err = s.adamOwn.upload(s, own); err != nil {
+			return 0, err
+		}
+	}
+	if of.pieces == 0 {
+		return math.Sqrt(squares), nil
+	}
+	parts, err := NewArray[float64](s, of.pieces*size+1)
 	if err != nil {
 		return 0, err
 	}
 	defer parts.Free()
-	sum, g := parts.Slice(t.pieces, 1), grid{x: int64(t.pieces), threads: 256}
-	if err := firstError(
-		s.run("adamw", "gradient_squares", g, t.table.address, t.numbers, parts.address),
-		s.run("adamw", "gradient_norm", grid{x: 1, threads: 1024}, parts.address, t.pieces, squares, sum.address),
-	); err != nil {
+	all, own, sum := parts.Slice(0, of.pieces*size), parts.Slice(rank*of.pieces, of.pieces), parts.Slice(of.pieces*size, 1)
+	each := func(t *adamTable) grid { return grid{x: int64(t.pieces), threads: 256} }
+	if err := s.run("adamw", "gradient_squares", each(of), of.table.address, of.numbers, own.address); err != nil {
+		return 0, err
+	}
+	if ranks != nil {
+		if err := ranks.Gather(all, own); err != nil {
+			return 0, err
+		}
+	}
+	if err := s.run("adamw", "gradient_norm", grid{x: 1, threads: 1024}, all.address, all.n, squares, sum.address); err != nil {
 		return 0, err
 	}
 	var norm [1]float64
 	err = s.stage.down(func() error {
-		return s.run("adamw", "adamw_step", g, t.table.address, t.numbers, unsafe.Pointer(&a), sum.address, clip)
+		if t.pieces == 0 {
+			return nil
+		}
+		return s.run("adamw", "adamw_step", each(t), t.table.address, t.numbers, unsafe.Pointer(&a), sum.address, clip)
 	}, piece{host: bytesOf(norm[:]), device: sum.address})
 	return norm[0], err
 }

@@ -16,6 +16,7 @@ type Stream struct {
 	stage  staging
 
 	adam       adamTable // table of the last AdamW.Step
+	adamOwn    adamTable // table of the gradients of the last AdamW.StepAmong
 	blas       blasHandle
 	connection connection // of NCCL
 	ffts       map[fft]fftPlan

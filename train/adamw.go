@@ -42,7 +42,8 @@ type AdamW struct {
 	of    map[uintptr]*moments // by the address of the weight
 	steps int
 	norm  float64
-	err   error // of copying moments from the device and of SetSteps, for the next Step
+	among *deviceExchange // adds up the gradients of several GPUs; nil for one
+	err   error           // of copying moments from the device and of SetSteps, for the next Step
 }
 
 var _ G.Solver = (*AdamW)(nil)

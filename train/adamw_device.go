@@ -37,6 +37,20 @@ func deviceOf(all []trained) (c op.Place, err error) {
 	return c, nil
 }
 
+// parts returns the elements of a weight in spans, whose moments stand one after another in M and V.
+func parts(a cuda.AdamWeight, spans []span) (all []cuda.AdamWeight) {
+	at := 0
+	for _, s := range spans {
+		n := s.to - s.from
+		p := cuda.AdamWeight{Weight: a.Weight.Slice(s.from, n), Grad: a.Grad.Slice(s.from, n), M: a.M.Slice(at, n), V: a.V.Slice(at, n), Decay: a.Decay}
+		if !a.Half.Absent() {
+			p.Half = a.Half.Slice(s.from, n)
+		}
+		all, at = append(all, p), at+n
+	}
+	return all
+}
+
 // deviceStep moves the weights, in one launch, and clears the gradients. It returns the length of all gradients: those of weights that are not frozen,
 // and others whose squares have the given sum. If the length is not finite, nothing changes.
 func (s *AdamW) deviceStep(all []trained, squares float64) (norm float64, err error) {
@@ -53,7 +67,9 @@ func (s *AdamW) deviceStep(all []trained, squares float64) (norm float64, err er
 				return 0, err
 			}
 		}
-		p.allocate()
+		if p.allocate(); p.m == nil {
+			continue
+		}
 		m, err := c.NewWeight(p.m)
 		if err != nil {
 			return 0, err
@@ -67,14 +83,16 @@ func (s *AdamW) deviceStep(all []trained, squares float64) (norm float64, err er
 	err = c.Do(func(stream *cuda.Stream) (err error) {
 		var list []cuda.AdamWeight
 		for _, p := range all {
-			if !p.param.Trained() {
+			if !p.param.Trained() || p.device == nil { // this rank has no part of it
 				continue
 			}
 			w := p.value.(*op.DeviceWeight)
 			a := cuda.AdamWeight{Decay: p.param.Decay, Half: w.HalfIfAny()}
 			var errs [4]error
 			a.Weight, errs[0] = w.Array()
-			if a.Grad, errs[1] = p.grad.(*op.DeviceTensor).Array(); errs[1] != nil {
+			if s.among != nil {
+				a.Grad = s.among.grad(p.param)
+			} else if a.Grad, errs[1] = p.grad.(*op.DeviceTensor).Array(); errs[1] != nil {
 				errs[1] = fmt.Errorf("the gradient of %s %w", p.param.Name, errs[1])
 			}
 			a.M, errs[2] = p.device.m.Array()
@@ -82,18 +100,27 @@ func (s *AdamW) deviceStep(all []trained, squares float64) (norm float64, err er
 			if err := errors.Join(errs[:]...); err != nil {
 				return err
 			}
-			list = append(list, a)
+			list = append(list, parts(a, p.own)...)
 		}
-		if norm, err = cuda.AdamW(factors[float32](s, s.steps+1, 1)).Step(stream, list, s.cfg.Clip, squares); err != nil || !finite(norm) {
+		var ranks *cuda.AdamWRanks
+		if s.among != nil {
+			if ranks, err = s.among.ranks(); err != nil {
+				return err
+			}
+		}
+		if norm, err = cuda.AdamW(factors[float32](s, s.steps+1, 1)).StepAmong(stream, list, s.cfg.Clip, squares, ranks); err != nil || !finite(norm) {
 			return err
 		}
 		for _, p := range all {
-			if !p.param.Trained() {
+			if !p.param.Trained() || p.device == nil {
 				continue
 			}
 			p.value.(*op.DeviceWeight).Written()
 			p.device.m.Written()
 			p.device.v.Written()
+		}
+		if s.among != nil && s.among.shard {
+			return s.among.gather(stream)
 		}
 		return nil
 	})

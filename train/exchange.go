@@ -20,10 +20,12 @@ import (
 type exchange struct {
 	group   *dist.Group
 	lists   []list
-	buckets []bucket // of all lists, in the order in which their last gradients are there
-	mine    [][]span // by weight: what this rank sums, and with shards has the moments of
-	shard   bool     // each rank has the moments of its own parts alone
-	space   any      // memory for a bucket
+	buckets []bucket        // of all lists, in the order in which their last gradients are there
+	mine    [][]span        // by weight: what this rank sums, and with shards has the moments of
+	shard   bool            // each rank has the moments of its own parts alone
+	space   any             // memory for a bucket
+	squares float64         // the sum of the squares of this rank's parts, of the last step
+	device  *deviceExchange // of weights on a GPU, from meet on; nil for weights on the host
 }
 
 // list is the weights of one type.
@@ -70,7 +72,11 @@ func newExchange(group *dist.Group, params layer.Params, order []int, shard bool
 			continue
 		}
 		ranks, size := unit*group.Size(), int(dt.Size())
-		l.bucket = min(bucketBytes, max(bucketBytes/16, l.length*size/8)) / size
+		most := bucketBytes
+		if !params.Place().OnHost() {
+			most = deviceBucketBytes
+		}
+		l.bucket = min(most, max(most/16, l.length*size/8)) / size
 		l.bucket = max(min(l.bucket, l.length+ranks-1)/ranks, 1) * ranks
 		l.length = (l.length + l.bucket - 1) / l.bucket * l.bucket
 		for _, p := range l.slots {
@@ -187,30 +193,36 @@ func sumOver(g *dist.Group, x float64) (float64, error) {
 	return one[0], err
 }
 
-// sums is the gradients of a step while a goroutine adds them up over all ranks, bucket by bucket, each as soon as it is complete. So their messages travel while the
-// backward pass runs. Until end returns, no other call of the group may be made.
-type sums struct {
-	there   chan int // numbers of gradients that are there, in the order of the exchange
-	done    chan struct{}
-	squares float64 // of this rank's parts
-	err     error
+// sums adds up the gradients of a step over all ranks, bucket by bucket, each as soon as it is complete. So their messages travel while the backward pass runs.
+type sums interface {
+	// arrived says that the first n gradients are there, in the order of the exchange. It does not wait.
+	arrived(n int)
+	// end ends what arrived began. If the backward pass has failed, buckets that were not complete stay as they are.
+	end() error
 }
 
-// begin begins to add up gradients. grads is called for those that are there.
-func (e *exchange) begin(grads elements) *sums {
-	news := make(chan int, len(e.mine)+1)
-	s := &sums{there: news, done: make(chan struct{})}
+// hostSums is the sums of gradients on the host, which a goroutine makes. Until end returns, no other call of the group may be made.
+type hostSums struct {
+	there chan int
+	done  chan struct{}
+	err   error
+}
+
+// begin begins to add up gradients on the host. grads is called for those that are there.
+func (e *exchange) begin(grads elements) *hostSums {
+	s := &hostSums{there: make(chan int, len(e.mine)+1), done: make(chan struct{})}
+	e.squares = 0
 	go func() {
 		defer close(s.done)
 		there, more := 0, true
 		for _, b := range e.buckets {
 			for there < b.after {
-				if there, more = <-news; !more {
+				if there, more = <-s.there; !more {
 					return
 				}
 			}
 			squares, err := e.sum(b, grads)
-			if s.squares += squares; err != nil {
+			if e.squares += squares; err != nil {
 				s.err = err
 				return
 			}
@@ -219,16 +231,11 @@ func (e *exchange) begin(grads elements) *sums {
 	return s
 }
 
-// arrived says that the first n gradients are there. It does not wait.
-func (s *sums) arrived(n int) { s.there <- n }
+func (s *hostSums) arrived(n int) { s.there <- n }
 
-// end waits until the complete buckets are added up. If the backward pass has failed, the others stay as they are. A second end does nothing.
-func (s *sums) end() error {
-	if s.there != nil {
-		close(s.there)
-		s.there = nil
-		<-s.done
-	}
+func (s *hostSums) end() error {
+	close(s.there)
+	<-s.done
 	return s.err
 }
 

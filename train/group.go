@@ -10,13 +10,11 @@ import (
 	"fmt"
 	"sync/atomic"
 
-	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/internal/tensorfile"
-	"github.com/gomamba/mamba/op"
 )
 
 // activity is what a trainer is doing, for Group.Watch. Every new one, every operator that runs, and every piece of a file is a sign of
@@ -107,71 +105,58 @@ func (t *Trainer) meet() error {
 			return fmt.Errorf("train: rank %d differs from rank 0: %s is %q and not %q, want the same model, configuration and data on all ranks", rank, names[0], other[names[0]], first[names[0]])
 		}
 	}
+	if at := t.params.Place(); !at.OnHost() {
+		if t.exchange.device, err = t.exchange.connect(at, t.params, t.nodes, t.train.grads); err != nil {
+			return err
+		}
+		t.solver.among = t.exchange.device
+	}
 	t.met = true
 	return nil
 }
 
-// addUp runs the last forward and backward pass of a step, and meanwhile adds up the gradients of all ranks. It returns the sum of their squares, the same on all ranks.
-func (t *Trainer) addUp(run func() error) (squares float64, err error) {
-	copies := make([]*tensor.Dense, len(t.nodes)) // of gradients on a device
-	s := t.exchange.begin(func(i int) (any, error) {
-		if copies[i] != nil {
-			return copies[i].Data(), nil
-		}
-		grad, err := t.nodes[i].Grad()
-		if err != nil {
-			return nil, fmt.Errorf("train: %s has no gradient: %w", t.params[i].Name, err)
-		}
-		return grad.Data(), nil
-	})
-	onHost := t.params.Place().OnHost()
-	if onHost {
-		t.train.arrivals.tell = s.arrived
-	}
-	err = run()
-	t.train.arrivals.tell = nil
-	t.cfg.Trace.begin(exchanging)
-	for i := range copies {
-		if err == nil && !onHost {
-			var grad G.Value
-			if grad, err = t.nodes[i].Grad(); err == nil {
-				copies[i], err = grad.(*op.DeviceTensor).ToHost()
+// addUp runs forward and backward pass number i of a step. During the last one it adds up the gradients of all ranks.
+func (t *Trainer) addUp(i int, run func() error) error {
+	var s sums
+	last := i == t.cfg.Accumulate-1
+	switch d := t.exchange.device; {
+	case d != nil:
+		s = d.begin(i == 0, last)
+	case last:
+		s = t.exchange.begin(func(i int) (any, error) {
+			grad, err := t.nodes[i].Grad()
+			if err != nil {
+				return nil, fmt.Errorf("train: %s has no gradient: %w", t.params[i].Name, err)
 			}
-		}
+			return grad.Data(), nil
+		})
+	default:
+		return run()
+	}
+	t.train.arrivals.tell = s.arrived
+	err := run()
+	t.train.arrivals.tell = nil
+	if last {
+		t.doing("adding up the gradients of step %d", t.Done()+1)
+		t.cfg.Trace.begin(exchanging)
 	}
 	if err == nil {
-		t.doing("adding up the gradients of step %d", t.Done()+1)
 		s.arrived(len(t.nodes))
 	}
-	if err := errors.Join(err, s.end()); err != nil {
-		return 0, err
-	}
-	for i, d := range copies {
-		if d == nil {
-			continue
-		}
-		grad, err := t.nodes[i].Grad()
-		if err == nil {
-			err = grad.(*op.DeviceTensor).FromHost(d.Data().([]float32))
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
-	return sumOver(t.cfg.Group, s.squares)
+	return errors.Join(err, s.end())
 }
 
-// solve makes a step of the solver with the gradients of all ranks, whose squares have the given sum in a group.
-func (t *Trainer) solve(squares float64) error {
-	if t.exchange == nil {
-		t.cfg.Trace.begin(updating)
+// solve makes a step of the solver with the gradients of all ranks.
+func (t *Trainer) solve() error {
+	t.cfg.Trace.begin(updating)
+	if t.exchange == nil || t.exchange.device != nil {
 		return t.solver.Step(t.nodes)
 	}
-	t.cfg.Trace.begin(updating)
-	if !t.params.Place().OnHost() {
-		return t.solver.Step(t.nodes) // the same on every rank
+	squares, err := sumOver(t.cfg.Group, t.exchange.squares)
+	if err == nil {
+		err = t.solver.step(t.nodes, &squares)
 	}
-	if err := t.solver.step(t.nodes, &squares); err != nil || !t.cfg.Shard {
+	if err != nil || !t.cfg.Shard {
 		return err
 	}
 	t.cfg.Trace.begin(exchanging)
@@ -283,6 +268,10 @@ func (t *Trainer) wholeMoments() (whole []Moment) {
 
 // gatherMoments returns the moments of all ranks as whole tensors on rank 0, and nil on the others.
 func (t *Trainer) gatherMoments() (whole []Moment, err error) {
+	t.solver.Moments() // copies those on a device to the host
+	if err := t.solver.copyError(); err != nil {
+		return nil, err
+	}
 	if t.cfg.Group.Rank() == 0 {
 		whole = t.wholeMoments()
 	}
@@ -324,6 +313,10 @@ func sliceOf(d *tensor.Dense, s span) any {
 // scatterMoments gives each rank its parts of the whole moments that rank 0 has in t.whole.
 func (t *Trainer) scatterMoments() error {
 	defer func() { t.whole = nil }()
+	t.solver.Moments() // from now on those of the host count
+	if err := t.solver.copyError(); err != nil {
+		return err
+	}
 	whole := t.whole
 	if t.cfg.Group.Rank() > 0 {
 		whole = t.wholeMoments()

@@ -474,8 +474,15 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	rank := func() error { return rankMPI(file) }
-	if file == "segments" {
+	switch kind, rest, _ := strings.Cut(file, " "); kind {
+	case "segments":
 		rank = rankOfSegments
+	case "devices":
+		models, dir, _ := strings.Cut(rest, " ")
+		n, err := strconv.Atoi(models)
+		rank = func() error { return errors.Join(err, rankDevices(n, dir)) }
+	case "benchmark":
+		rank = func() error { return rankBenchmark(rest) }
 	}
 	if err := rank(); err != nil {
 		fmt.Fprintln(os.Stderr, err)

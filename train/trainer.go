@@ -141,9 +141,6 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 	if t.scorer, _, err = newLossGraph(p, t.inputs, false); err != nil {
 		return nil, errors.Join(err, t.train.vm.Close())
 	}
-	if cfg.Shard && !t.params.Place().OnHost() {
-		return nil, fmt.Errorf("train: Shard is true and the weights are on a GPU, want them on the host: moments on a GPU are not divided among ranks")
-	}
 	var own [][]span
 	if cfg.Group.Size() > 1 {
 		if t.train.arrivals, err = watch(t.train.grads); err != nil {
@@ -195,7 +192,7 @@ func (t *Trainer) Close() error {
 		return err
 	}
 	defer t.mu.Unlock()
-	err := errors.Join(t.train.vm.Close(), t.scorer.vm.Close())
+	err := errors.Join(t.exchange.close(), t.train.vm.Close(), t.scorer.vm.Close())
 	t.train, t.scorer, t.nodes = nil, nil, nil
 	if t.lock != nil {
 		err = errors.Join(err, t.lock.Release())
@@ -310,7 +307,7 @@ func (t *Trainer) Run(ctx context.Context) error {
 		err = errors.Join(err, t.cfg.Trace.stop(t.cfg.Group, err == nil))
 	}
 	if err != nil {
-		return t.cfg.Group.Fail(err)
+		return errors.Join(t.cfg.Group.Fail(err), t.exchange.close())
 	}
 	return stopped
 }
@@ -442,15 +439,15 @@ func (t *Trainer) step() (err error) {
 	if err != nil {
 		return fmt.Errorf("train: step %d: %w", t.Done()+1, err)
 	}
-	loss, squares := 0.0, 0.0
+	loss := 0.0
 	t.cfg.Trace.begin(computing)
 	for i, b := range batches {
 		t.doing("forward and backward pass of batch %d of step %d", i, t.Done()+1)
 		run := func() error {
 			return t.train.run(b, b.Weight/sum, t.Done()*t.cfg.Accumulate*t.shares()+before+i)
 		}
-		if t.exchange != nil && i == len(batches)-1 {
-			squares, err = t.addUp(run)
+		if t.exchange != nil {
+			err = t.addUp(i, run)
 		} else {
 			err = run()
 		}
@@ -472,7 +469,7 @@ func (t *Trainer) step() (err error) {
 	if err := t.finite(loss); err != nil {
 		return err
 	}
-	if err := t.solve(squares); err != nil {
+	if err := t.solve(); err != nil {
 		return err
 	}
 	t.curve.Training = append(t.curve.Training, Point{t.Done(), loss})

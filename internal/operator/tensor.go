@@ -337,6 +337,18 @@ func (t *Tensor) Zero() {
 	t.parts, t.gone = nil, false
 }
 
+// Discard frees the memory of a gradient that no operator reads (see FreeAfterUse). Reading it is an error afterwards.
+func (t *Tensor) Discard() {
+	if t.check() != nil {
+		return
+	}
+	t.place.context.mu.Lock()
+	defer t.place.context.mu.Unlock()
+	if len(t.reads) == 0 || t.reads[0] == 0 {
+		t.drop()
+	}
+}
+
 var errOnDevice = fmt.Errorf("op: the tensor is on a device; Download it first")
 
 func (t *Tensor) At(...int) (any, error)                              { return nil, errOnDevice }

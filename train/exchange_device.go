@@ -1,0 +1,202 @@
+package train
+
+import (
+	"errors"
+	"fmt"
+
+	G "gorgonia.org/gorgonia"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/dist"
+	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/op"
+)
+
+// deviceExchange adds up gradients on GPUs. They never travel through the memory of the host.
+//
+// One array has all gradients in the order of the exchange. Each gradient is copied or added to its place there when the backward pass has queued it, and its own memory is freed. A
+// complete bucket is added up over the ranks on the stream of dist.Devices, while the device's stream goes on with the backward pass.
+type deviceExchange struct {
+	*exchange
+	list
+	x      *dist.Devices
+	place  op.Place
+	nodes  []G.ValueGrad // of the weights
+	made   G.Nodes       // the gradients in the graph
+	params layer.Params
+	flat   cuda.Array[float32]
+
+	first, last    bool // pass of the step
+	there, buckets int  // numbers of gradients and buckets that have been queued
+	err            error
+}
+
+// deviceBucketBytes is bucketBytes for GPUs, whose messages take 16 µs and more.
+var deviceBucketBytes = 32 << 20 // a variable for tests
+
+// connect connects the GPUs of all ranks, which call it together.
+func (e *exchange) connect(at op.Place, params layer.Params, nodes []G.ValueGrad, made G.Nodes) (d *deviceExchange, err error) {
+	for _, p := range params {
+		if other := (layer.Params{p}).Place(); other.Device() != at.Device() {
+			return nil, fmt.Errorf("train: %s is on %v and %s on %v, want all weights on one GPU", p.Name, other, params[0].Name, at)
+		}
+	}
+	d = &deviceExchange{exchange: e, list: e.lists[0], place: at, params: params, nodes: nodes, made: made}
+	if d.x, err = e.group.Devices(at.Device()); err != nil {
+		return nil, err
+	}
+	err = at.Do(func(s *cuda.Stream) error {
+		if d.flat, err = cuda.NewArray[float32](s, d.length); err != nil {
+			return err
+		}
+		return d.flat.Fill(s, 0) // also what is between the weights
+	})
+	if err != nil {
+		return nil, errors.Join(err, d.x.Close())
+	}
+	return d, nil
+}
+
+// close ends the connection, if there is one.
+func (e *exchange) close() error {
+	if e == nil || e.device == nil {
+		return nil
+	}
+	err := e.device.x.Close()
+	_ = e.device.place.Do(func(*cuda.Stream) error { // on a closed device there is nothing to free
+		e.device.flat.Free()
+		return nil
+	})
+	e.device.flat = cuda.Array[float32]{}
+	return err
+}
+
+// bucketAt returns a bucket, and this rank's part of it.
+func (d *deviceExchange) bucketAt(from int) (all, own cuda.Array[float32]) {
+	all = d.flat.Slice(from, d.bucket)
+	part := d.bucket / d.group.Size()
+	return all, all.Slice(d.group.Rank()*part, part)
+}
+
+// begin begins a pass of a step.
+func (d *deviceExchange) begin(first, last bool) sums {
+	d.first, d.last, d.there, d.buckets, d.err = first, last, 0, 0, nil
+	return d
+}
+
+func (d *deviceExchange) arrived(n int) {
+	if d.err != nil {
+		return
+	}
+	new := d.slots[d.there:n]
+	d.there = n
+	d.err = d.place.Do(func(s *cuda.Stream) error {
+		for _, p := range new {
+			grad, err := d.nodes[p.param].Grad()
+			if err != nil {
+				return fmt.Errorf("train: %s has no gradient: %w", d.params[p.param].Name, err)
+			}
+			from, err := grad.(*op.DeviceTensor).Array()
+			if err != nil {
+				return fmt.Errorf("train: the gradient of %s %w", d.params[p.param].Name, err)
+			}
+			to := d.flat.Slice(p.from, p.to-p.from)
+			if d.first {
+				err = to.CopyOf(s, from)
+			} else {
+				err = cuda.Add(s, to, from, to)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		for d.last && d.buckets < len(d.exchange.buckets) && d.exchange.buckets[d.buckets].after <= n {
+			all, own := d.bucketAt(d.exchange.buckets[d.buckets].from)
+			d.buckets++
+			if err := dist.ReduceScatterOn(d.x, own, all); err != nil {
+				return err
+			}
+			if d.shard {
+				continue
+			}
+			if err := dist.AllGatherOn(d.x, all, own); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, p := range new {
+		if grad, err := d.nodes[p.param].Grad(); err == nil {
+			grad.(*op.DeviceTensor).Zero()
+		}
+		if made, ok := d.made[p.param].Value().(*op.DeviceTensor); ok {
+			made.Discard()
+		}
+	}
+}
+
+func (d *deviceExchange) end() error { return d.err }
+
+// grad returns the gradient of weight i.
+func (d *deviceExchange) grad(p *layer.Param) cuda.Array[float32] {
+	for _, s := range d.slots {
+		if d.params[s.param] == p {
+			return d.flat.Slice(s.from, s.to-s.from)
+		}
+	}
+	return cuda.Array[float32]{}
+}
+
+// ranks makes the device's stream wait for the sums of gradients, and returns this rank's parts of them for the norm.
+func (d *deviceExchange) ranks() (*cuda.AdamWRanks, error) {
+	r := &cuda.AdamWRanks{Rank: d.group.Rank(), Size: d.group.Size(), Gather: func(all, own cuda.Array[float64]) error {
+		return errors.Join(dist.AllGatherOn(d.x, all, own), d.x.Wait())
+	}}
+	for from := 0; from < d.length; from += d.bucket {
+		_, own := d.bucketAt(from)
+		r.Own = append(r.Own, own)
+	}
+	return r, d.x.Wait()
+}
+
+// gather gives all ranks the parts of the weights that the others have changed.
+func (d *deviceExchange) gather(s *cuda.Stream) error {
+	weights := make([]*op.DeviceWeight, len(d.params))
+	arrays := make([]cuda.Array[float32], len(d.params))
+	for i, p := range d.params {
+		var err error
+		weights[i] = p.OnDevice()
+		if arrays[i], err = weights[i].Array(); err != nil {
+			return err
+		}
+	}
+	for _, p := range d.slots {
+		for _, own := range d.mine[p.param] {
+			if err := d.flat.Slice(p.from+own.from, own.to-own.from).CopyOf(s, arrays[p.param].Slice(own.from, own.to-own.from)); err != nil {
+				return err
+			}
+		}
+	}
+	for from := 0; from < d.length; from += d.bucket {
+		all, own := d.bucketAt(from)
+		if err := dist.AllGatherOn(d.x, all, own); err != nil {
+			return err
+		}
+	}
+	if err := d.x.Wait(); err != nil {
+		return err
+	}
+	for _, p := range d.slots {
+		w, a := weights[p.param], arrays[p.param]
+		if err := a.CopyOf(s, d.flat.Slice(p.from, p.to-p.from)); err != nil {
+			return err
+		}
+		if half := w.HalfIfAny(); !half.Absent() {
+			if err := cuda.Convert(s, a, half); err != nil {
+				return err
+			}
+		}
+		w.Written()
+	}
+	return nil
+}
