@@ -95,6 +95,32 @@ func TestOverlap(t *testing.T) {
 	}
 }
 
+// A group of one trains as no group does, without any of this.
+func TestGroupOfOne(t *testing.T) {
+	var all []outcome
+	for _, size := range []int{0, 1} {
+		got, err := trainOn(1, func(g *dist.Group) (*Trainer, layer.Params, error) {
+			if size == 0 {
+				g = nil
+			}
+			cfg := groupConfig(g, 2)
+			cfg.Shard = true
+			tr, params, err := subjects()["LoRA"](cfg)
+			if err == nil && (tr.exchange != nil || tr.train.arrivals != nil) {
+				err = errors.New("it exchanges gradients")
+			}
+			return tr, params, err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, got...)
+	}
+	if !reflect.DeepEqual(all[0], all[1]) {
+		t.Error("the bits differ")
+	}
+}
+
 // A rank whose backward pass fails ends the sums of all ranks, whatever has travelled before.
 func TestSumsFail(t *testing.T) {
 	smallBuckets(t)

@@ -35,7 +35,7 @@ type RunConfig struct {
 	// same calls of the trainer. In a step each rank takes the gradients of Accumulate batches of its own: rank 0 the first ones, rank 1 the next ones. The step
 	// is that of one process that accumulates them all, within rounding. Running statistics become the mean of those of the ranks. HeldOut is shared among the ranks. Rank 0 alone reads and writes File.
 	Group *dist.Group
-	// Shard makes each rank keep the moments of its share of the weights only (ZeRO, stage 1), in the memory of the host. The steps have the same bits.
+	// Shard makes each rank keep the moments of its share of the weights only (ZeRO, stage 1). The steps have the same bits.
 	Shard bool
 	// Segments says that the batches of the ranks are parts of the same ones, which Data makes and between which Loss connects the layers (nn.WithSegments). Each rank
 	// then reads every batch, and HeldOut has parts too.

@@ -84,8 +84,6 @@ func parse(args []string, usage io.Writer) (settings, error) {
 		err = fmt.Errorf("-merge and -alpha need -lora")
 	case (set.shard || set.segments) && !set.distributed:
 		err = fmt.Errorf("-shard and -segments need -distributed")
-	case set.shard && set.device.GPU():
-		err = fmt.Errorf("-shard needs -device cpu")
 	default:
 		err = set.device.Check()
 	}
