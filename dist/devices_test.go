@@ -212,6 +212,9 @@ func movesOn[T dist.Element](g *dist.Group, x *dist.Devices, s *cuda.Stream, h h
 	if size == 1 {
 		return nil
 	}
+	if err := x.Together(func() error { return dist.BroadcastOn(x, own, 0) }); err == nil || !strings.Contains(err.Error(), "inside Together, want SendOn and ReceiveOn only") {
+		return fmt.Errorf("BroadcastOn inside Together: the error is %v", err)
+	}
 	// Around the ring, all at once and then from rank to rank.
 	next, before := (rank+1)%size, (rank+size-1)%size
 	a := all.Slice(0, n)
@@ -446,4 +449,50 @@ func TestDevicesTimes(t *testing.T) {
 		t.Skip("-times is not set")
 	}
 	t.Logf("\n%s", strings.Join(disttest.Output(t, disttest.NCCL.Start(t, 2, role, "times")), "\n"))
+}
+
+// What does not fit is an error before anything is queued.
+func TestDevicesWrong(t *testing.T) {
+	d, other := gputest.Open(t, cuda.Open), gputest.Open(t, cuda.Open)
+	array := func(d *cuda.Device, n int) cuda.Array[float32] {
+		s, err := d.NewStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := cuda.NewArray[float32](s, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	x, err := (*dist.Group)(nil).Devices(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed, err := (*dist.Group)(nil).Devices(d)
+	if err := errors.Join(err, closed.Close(), closed.Close()); err != nil {
+		t.Fatal(err)
+	}
+	a, none := array(d, 4), cuda.Array[float32]{}
+	for what, test := range map[string]struct {
+		err  error
+		want string
+	}{
+		"no device":        {func() error { _, err := (*dist.Group)(nil).Devices(nil); return err }(), "dist: devices: the device is nil, want one that cuda.Open returned"},
+		"no devices":       {dist.AllReduceOn(nil, a), "dist: AllReduceOn: the devices are missing, want those that Group.Devices returned"},
+		"closed":           {dist.AllReduceOn(closed, a), "dist: AllReduceOn: the devices are closed"},
+		"absent":           {dist.AllReduceOn(x, none), "dist: AllReduceOn: a is absent, want an array"},
+		"own is absent":    {dist.ReduceScatterOn(x, none, a.Slice(0, 0)), "dist: ReduceScatterOn: own is absent, want an array"},
+		"another device":   {dist.BroadcastOn(x, array(other, 4), 0), "dist: BroadcastOn: a is on another device, want that of this rank"},
+		"another stream":   {dist.AllGatherOn(x, array(d, 4), a), "dist: AllGatherOn: all is on another stream than own, want the same"},
+		"lengths":          {dist.ReduceScatterOn(x, a.Slice(0, 1), a), "dist: ReduceScatterOn: all has 4 elements and own has 1, want 1 times as many"},
+		"no such root":     {dist.BroadcastOn(x, a, 1), "dist: BroadcastOn: root is 1, want a rank: 0 to 0"},
+		"to itself":        {dist.SendOn(x, a, 0), "dist: SendOn: to is 0, want another rank of the 1, not 0, which is this one"},
+		"no function":      {x.Together(nil), "dist: together: f is nil, want a function that calls SendOn and ReceiveOn"},
+		"wait when closed": {closed.Wait(), "dist: wait: the devices are closed"},
+	} {
+		if test.err == nil || !strings.Contains(test.err.Error(), test.want) {
+			t.Errorf("%s: the error is %v, want %q", what, test.err, test.want)
+		}
+	}
 }
