@@ -218,8 +218,13 @@ func (d *Device) Close() error {
 	d.mu.Unlock()
 	var errs []error
 	for r := range resources {
-		if s, ok := r.(*Stream); ok && d.foreign { // the memory outlives the device, so the work counts
+		s, ok := r.(*Stream)
+		if ok && d.foreign { // the memory outlives the device, so the work counts
 			errs = append(errs, s.flush("the end of the device"))
+		}
+		if ok {
+			s.records.Lock()
+			defer s.records.Unlock()
 		}
 	}
 	d.calls.Lock()

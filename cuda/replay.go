@@ -259,6 +259,8 @@ func (s *Stream) learn() error {
 
 // record records tasks as a graph, and does not run them.
 func (s *Stream) record(tasks []task) error {
+	s.records.Lock()
+	defer s.records.Unlock()
 	r, d, g := &s.replay, s.device, &graph{tasks: tasks}
 	issue := func() error {
 		for _, t := range tasks {

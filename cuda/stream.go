@@ -3,6 +3,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 	"unsafe"
 )
@@ -26,8 +27,9 @@ type Stream struct {
 
 	gathered *gathered // the sums of together, while it runs
 
-	replay replay
-	words  []uint64 // of the last task; its memory is reused
+	replay  replay
+	records sync.Mutex // held while work is recorded for a replay: Close of the device waits for it
+	words   []uint64   // of the last task; its memory is reused
 }
 
 // NewStream returns a new stream. The work of different streams can run at the same time.
