@@ -16,6 +16,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/gputest"
 )
 
 var requests = flag.Int("requests", 600, "requests of TestLong; its long form has 100000")
@@ -29,8 +32,34 @@ func TestLong(t *testing.T) {
 	if testing.Short() {
 		total = min(total, 100)
 	}
-	const clients, piece = 48, 16
-	m := testModel(tiny)
+	testLong(t, testModel(tiny), total)
+}
+
+// The same on a GPU, whose memory is free again. Answers are those of a Generator on the GPU.
+func TestDeviceLong(t *testing.T) {
+	d := gputest.Open(t, cuda.Open)
+	settled := func(most int64) (used int64) {
+		for range 20 { // finalizers free the memory of models
+			runtime.GC()
+			if used, _ = d.Memory(); used <= most {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		return used
+	}
+	host := testModel(tiny)
+	t.Run("first", func(t *testing.T) { answerTogether(t, onDevice(t, host, d), host, 2) })
+	before := settled(0)
+	t.Run("load", func(t *testing.T) { testLong(t, onDevice(t, host, d), min(*requests, 96)) })
+	if after := settled(before); after > before {
+		t.Errorf("%d bytes of the GPU are used, %d before", after, before)
+	}
+}
+
+func testLong(t *testing.T, m *model, total int) {
+	const piece = 16
+	clients := min(48, total/4)
 	questions := make([]question, max(total/10, 20))
 	r := rand.New(rand.NewPCG(11, 1))
 	for i := range questions {
@@ -138,8 +167,14 @@ func TestLong(t *testing.T) {
 }
 
 // When the server shuts down under load, every accepted request is answered completely. Others get status 503, or no connection.
-func TestShutdown(t *testing.T) {
-	m := testModel(tiny)
+func TestShutdown(t *testing.T) { testShutdown(t, testModel(tiny)) }
+
+// The same on a GPU.
+func TestDeviceShutdown(t *testing.T) {
+	testShutdown(t, onDevice(t, testModel(tiny), gputest.Open(t, cuda.Open)))
+}
+
+func testShutdown(t *testing.T, m *model) {
 	s := start(t, m, "-batch", "8", "-queue", "64")
 	questions := make([]question, 24)
 	r := rand.New(rand.NewPCG(5, 1))

@@ -110,17 +110,22 @@ func TestNarrowWeights(t *testing.T) {
 
 // On a GPU, answers are those on the host.
 func TestDeviceServer(t *testing.T) {
-	d := gputest.Open(t, cuda.Open)
-	host, m := testModel(tiny), testModel(tiny)
-	dir := t.TempDir()
-	if err := checkpoint.Save(dir, host.lm); err != nil {
+	host := testModel(tiny)
+	answerTogether(t, onDevice(t, host, gputest.Open(t, cuda.Open)), host, 8)
+}
+
+// onDevice returns a copy of a model on a device.
+func onDevice(t *testing.T, m *model, d *cuda.Device) *model {
+	t.Helper()
+	dir, on := t.TempDir(), *m
+	err := checkpoint.Save(dir, m.lm)
+	if err == nil {
+		on.lm, err = checkpoint.Load(dir, nn.OnDevice(d))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	var err error
-	if m.lm, err = checkpoint.Load(dir, nn.OnDevice(d)); err != nil {
-		t.Fatal(err)
-	}
-	answerTogether(t, m, host, 8)
+	return &on
 }
 
 // answerTogether sends random questions at once and compares the answers with those of a Generator, which is on the host if one is given.
