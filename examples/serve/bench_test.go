@@ -183,7 +183,7 @@ func measureLoad(b *testing.B, m *model, read int, temperature float64, stream b
 	for i, text := range answers {
 		got, all := "", []object{{}}
 		if stream {
-			all = parts(b, string(text)+"\n")
+			all = parts(b, string(text))
 		} else if err := json.Unmarshal(text, &all[0]); err != nil {
 			b.Fatal(err)
 		}
