@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -72,7 +73,7 @@ func TestProgram(t *testing.T) {
 		}
 	}
 	_, stdout, _ := callEnded("-h")
-	exampletest.Usage(t, stdout, "model", "weights", "tokenizer", "chat-template", "name", "addr", "key-file", "log", "batch", "queue", "piece", "cache", "max-tokens",
+	exampletest.Usage(t, stdout, "model", "weights", "tokenizer", "chat-template", "name", "addr", "key-file", "log", "batch", "queue", "piece", "cache", "logprobs", "max-tokens",
 		"max-prompt", "max-body", "steps", "timeout", "grace", "device", "precision")
 }
 
@@ -95,6 +96,44 @@ func TestOpenTemplate(t *testing.T) {
 		}
 		if _, err := openTemplate(dir); err == nil {
 			t.Errorf("no error for %s", text)
+		}
+	}
+}
+
+// The template of a GGUF file is found, with its special tokens. A file without one has no chats.
+func TestGGUFTemplate(t *testing.T) {
+	number := func(b []byte, v uint64) []byte { return binary.LittleEndian.AppendUint64(b, v) }
+	text := func(b []byte, s string) []byte { return append(number(b, uint64(len(s))), s...) }
+	kind := func(b []byte, v uint32) []byte { return binary.LittleEndian.AppendUint32(b, v) }
+	for _, c := range []struct{ template, want, problem string }{
+		{"{{ bos_token }}{{ messages[0].content }}{{ eos_token }}", "<s>hello", ""}, {"", "", ""}, {"{% if %}", "", "the chat template"},
+	} {
+		keys := uint64(2)
+		if c.template != "" {
+			keys++
+		}
+		b := number(number(kind([]byte("GGUF"), 3), 0), keys)
+		b = kind(text(b, "tokenizer.ggml.tokens"), 9)
+		b = text(text(number(kind(b, 8), 2), "x"), "<s>") // a list of texts
+		b = kind(kind(text(b, "tokenizer.ggml.bos_token_id"), 4), 1)
+		if c.template != "" {
+			b = text(kind(text(b, "tokenizer.chat_template"), 8), c.template)
+		}
+		path := filepath.Join(t.TempDir(), "model.gguf")
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		chat, err := openTemplate(path)
+		if (err != nil) != (c.problem != "") || err != nil && !strings.Contains(err.Error(), c.problem) {
+			t.Errorf("%q: %v, want %q", c.template, err, c.problem)
+			continue
+		}
+		if (chat != nil) != (c.want != "") {
+			t.Errorf("%q: a template is there: %t", c.template, chat != nil)
+		} else if chat != nil {
+			if text, err := chat.render([]message{{Role: "user", text: "hello"}}); text != c.want || err != nil {
+				t.Errorf("%q: %q, %v, want %q", c.template, text, err, c.want)
+			}
 		}
 	}
 }
