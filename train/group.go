@@ -205,12 +205,13 @@ func (t *Trainer) resumeOthers(resumed bool) (bool, error) {
 	type news struct {
 		Resumed  bool
 		Steps    int
+		Batches  int
 		Position Position
 		Curve    Curve
 	}
 	var text bytes.Buffer
 	if t.cfg.Group.Rank() == 0 {
-		if err := gob.NewEncoder(&text).Encode(news{resumed, t.Done(), t.source.Position(), t.curve}); err != nil {
+		if err := gob.NewEncoder(&text).Encode(news{resumed, t.Done(), t.batches, t.source.Position(), t.curve}); err != nil {
 			return false, err
 		}
 	}
@@ -227,6 +228,7 @@ func (t *Trainer) resumeOthers(resumed bool) (bool, error) {
 			return false, err
 		}
 		t.solver.SetSteps(n.Steps)
+		t.batches = n.Batches
 		t.curve = n.Curve
 	}
 	saved := append(t.params[:len(t.params):len(t.params)], t.all.Statistics()...)

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -239,6 +240,7 @@ func TestGroupResume(t *testing.T) {
 		shard            bool
 	}
 	dir := t.TempDir()
+	var batches atomic.Int64 // that rank 1 counts after a resume
 	train := func(r run, file string, stopAfter int) ([]outcome, error) {
 		return trainOn(r.size, func(g *dist.Group) (*Trainer, layer.Params, error) {
 			cfg := groupConfig(g, r.accumulate)
@@ -259,6 +261,9 @@ func TestGroupResume(t *testing.T) {
 			if _, err := os.Stat(file); err == nil {
 				if resumed, err := tr.Resume(); !resumed || err != nil {
 					return nil, nil, errors.Join(err, tr.Close(), fmt.Errorf("resumed is %v", resumed))
+				}
+				if g.Rank() == 1 {
+					batches.Store(int64(tr.batches))
 				}
 			}
 			if stopAfter > 0 {
@@ -315,6 +320,9 @@ func TestGroupResume(t *testing.T) {
 		got, err := train(run{2, 1, false}, file, 0)
 		if err != nil || len(got[1].curve.Training) != 6 {
 			t.Errorf("%d steps, %v", len(got[1].curve.Training), err)
+		}
+		if n := batches.Load(); n != 9 { // so that no two batches of the run drop the same elements
+			t.Errorf("the run has trained on %d batches before it is resumed, want 3 of each of 3 ranks", n)
 		}
 	})
 }

@@ -492,7 +492,7 @@ func TestStateMetrics(t *testing.T) {
 		curve := *tr.Curve()
 		curve.Metrics = maps.Clone(curve.Metrics)
 		c.change(curve.Metrics)
-		if err := writeState(cfg.File, state{tr.Done(), tr.source.Position(), cfg.Settings, must(tr.record())}, curve, must(tr.tensors(true))); err != nil {
+		if err := writeState(cfg.File, state{tr.Done(), tr.source.Position(), cfg.Settings, must(tr.record()), tr.batches}, curve, must(tr.tensors(true))); err != nil {
 			t.Fatal(err)
 		}
 		if resumed, err := tr.Resume(); resumed != (c.want == "") || resumed != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {

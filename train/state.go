@@ -32,7 +32,8 @@ type state struct {
 	Steps    int               `json:"steps"`
 	Position Position          `json:"position"`
 	Settings map[string]string `json:"settings"`
-	Run      map[string]string `json:"run"` // the trainer's own configuration; see record
+	Run      map[string]string `json:"run"`               // the trainer's own configuration; see record
+	Batches  int               `json:"batches,omitempty"` // that were trained on
 }
 
 // The names of the curve's tensors. They have a colon, so they differ from the names of weights.
@@ -137,8 +138,8 @@ func (s *state) parse(text string) error {
 	if err := d.Decode(s); err != nil {
 		return err
 	}
-	if s.Steps < 0 {
-		return fmt.Errorf("steps is %d, want at least 0", s.Steps)
+	if s.Steps < 0 || s.Batches < 0 {
+		return fmt.Errorf("steps is %d, want at least 0, and batches is %d, want at least 0", s.Steps, s.Batches)
 	}
 	again, err := json.Marshal(s) // finds missing fields of position, repeated fields, and names in other letters
 	if err == nil && !bytes.Equal(again, []byte(text)) {
@@ -262,7 +263,7 @@ func (t *Trainer) save() error {
 		return err
 	}
 	if t.cfg.Group.Rank() == 0 {
-		err = writeState(t.cfg.File, state{t.Done(), t.source.Position(), t.cfg.Settings, run}, t.curve, tensors)
+		err = writeState(t.cfg.File, state{t.Done(), t.source.Position(), t.cfg.Settings, run, t.batches}, t.curve, tensors)
 	}
 	if err != nil {
 		return err
@@ -361,6 +362,9 @@ func (t *Trainer) resume(s *saved) error {
 	t.all.Statistics().ValuesChanged()
 	t.solver.SetSteps(s.state.Steps)
 	t.curve = s.curve
+	if t.batches = s.state.Batches; t.batches == 0 { // a file of before the number was saved, or of no step
+		t.batches = s.state.Steps * batchesOf(s.state.Run)
+	}
 	return nil
 }
 
@@ -390,18 +394,20 @@ func differing(a, b map[string]string) (names []string) {
 // regrouped returns two records without the number of ranks, and without Accumulate if their steps have equally many batches: a run goes on with another
 // number of ranks.
 func regrouped(was, is map[string]string) (map[string]string, map[string]string) {
-	batches := func(of map[string]string) int {
-		n, _ := strconv.Atoi(of["Accumulate"])
-		ranks, _ := strconv.Atoi(of["ranks"])
-		return n * max(ranks, 1)
-	}
 	was, is = maps.Clone(was), maps.Clone(is)
-	if batches(was) == batches(is) {
+	if batchesOf(was) == batchesOf(is) {
 		was["Accumulate"] = is["Accumulate"]
 	}
 	delete(was, "ranks")
 	delete(is, "ranks")
 	return was, is
+}
+
+// batchesOf returns the number of batches of a step of a recorded run.
+func batchesOf(run map[string]string) int {
+	n, _ := strconv.Atoi(run["Accumulate"])
+	ranks, _ := strconv.Atoi(run["ranks"])
+	return n * max(ranks, 1)
 }
 
 // scheduleSamples is the largest number of steps for which record calls the schedule.

@@ -151,6 +151,7 @@ func TestStateContents(t *testing.T) {
 		{"steps in capitals", change(`"steps":3`, `"Steps":3`), arrays, "steps is missing"},
 		{"something behind", map[string]string{"format": stateFormat, "state": note + "{}"}, arrays, "after top-level value"},
 		{"no note", map[string]string{"format": stateFormat}, arrays, "its note"},
+		{"batches -5", change(`"batches":3`, `"batches":-5`), arrays, "batches is -5, want at least 0"},
 		{"steps -5", change(`"steps":3`, `"steps":-5`), arrays, "steps is -5, want at least 0"},
 		{"steps 4", change(`"steps":3`, `"steps":4`), arrays, "its curve has 3 steps, want 4"},
 		{"a step too many", change(`"steps":3`, `"steps":4`), append(without("curve:training.steps", "curve:training.loss"),

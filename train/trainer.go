@@ -94,6 +94,7 @@ type Trainer struct {
 	scorer   *lossGraph
 	nodes    []G.ValueGrad
 	tokens   int
+	batches  int // that the run has trained on, on all ranks; see Call.Step
 	curve    Curve
 	describe func() map[string]string // describes the model and the data, for record
 
@@ -444,7 +445,7 @@ func (t *Trainer) step() (err error) {
 	for i, b := range batches {
 		t.doing("forward and backward pass of batch %d of step %d", i, t.Done()+1)
 		run := func() error {
-			return t.train.run(b, b.Weight/sum, t.Done()*t.cfg.Accumulate*t.shares()+before+i)
+			return t.train.run(b, b.Weight/sum, t.batches+before+i)
 		}
 		if t.exchange != nil {
 			err = t.addUp(i, run)
@@ -473,6 +474,7 @@ func (t *Trainer) step() (err error) {
 		return err
 	}
 	t.curve.Training = append(t.curve.Training, Point{t.Done(), loss})
+	t.batches += t.shares() * t.cfg.Accumulate
 	made = true // the weights have moved
 	if err := t.all.UpdateStatistics(); err != nil {
 		return fmt.Errorf("train: step %d is made, but for its running statistics: %w", t.Done(), err)
