@@ -474,7 +474,10 @@ func TestGroupBegin(t *testing.T) {
 // Under mpirun. A process that has this variable is a rank of TestGroupMPI; its value is the file of the run.
 const role = "MAMBA_TRAIN_TEST"
 
-var kills = flag.Int("groupkills", 0, "number of times that TestGroupMPI kills a rank at a random moment")
+var (
+	kills  = flag.Int("groupkills", 0, "number of times that TestGroupMPI kills each rank at a random moment")
+	faults = flag.Bool("groupfaults", false, "all faults of TestGroupFaults, which take a minute, and not one of them")
+)
 
 func TestMain(m *testing.M) {
 	file := os.Getenv(role)
@@ -499,9 +502,20 @@ func TestMain(m *testing.M) {
 }
 
 func rankMPI(file string) error {
-	g, err := dist.Join(context.Background())
+	fault, rank := os.Getenv(role+"_FAULT"), ""
+	if at := strings.LastIndexByte(fault, ' '); at >= 0 {
+		fault, rank = fault[:at], fault[at+1:]
+	}
+	var options []dist.Option
+	if fault != "" {
+		options = append(options, dist.WithTimeout(2*time.Second))
+	}
+	g, err := dist.Join(context.Background(), options...)
 	if err != nil {
 		return err
+	}
+	if rank != strconv.Itoa(g.Rank()) {
+		fault = ""
 	}
 	if rank, after, kill := strings.Cut(os.Getenv(role+"_KILL"), " "); kill && rank == strconv.Itoa(g.Rank()) {
 		micros, err := strconv.Atoi(after)
@@ -513,27 +527,33 @@ func rankMPI(file string) error {
 			_ = p.Kill()
 		})
 	}
-	sum, err := hashOfRun(g, file)
+	sum, err := hashOfRun(g, file, fault)
 	if err != nil {
-		return err
+		return errors.Join(g.Fail(err), g.Close())
 	}
 	fmt.Println(g.Rank(), sum)
 	return g.Close()
 }
 
 // hashOfRun trains, or goes on to train, and returns a hash of all results.
-func hashOfRun(g *dist.Group, file string) (string, error) {
+func hashOfRun(g *dist.Group, file, fault string) (string, error) {
 	cfg := groupConfig(g, 2)
+	if fault == "configuration" {
+		cfg.AdamW.LearnRate *= 2
+	}
 	cfg.Steps, cfg.File, cfg.SaveEvery, cfg.Shard = 8, file, 1, true
 	tr, params, err := subjects()["LoRA"](cfg)
 	if err != nil {
 		return "", err
 	}
 	defer tr.Close()
+	if fault == "model" {
+		params.Trainable()[0].Value.Data().([]float64)[0]++
+	}
 	if _, err := tr.Resume(); err != nil {
 		return "", err
 	}
-	if err := tr.Run(context.Background()); err != nil {
+	if err := tr.Run(&faulty{Context: context.Background(), fault: fault}); err != nil {
 		return "", err
 	}
 	h := sha256.New()
@@ -545,7 +565,7 @@ func hashOfRun(g *dist.Group, file string) (string, error) {
 func TestGroupMPI(t *testing.T) {
 	want := make([]string, 2)
 	if err := errors.Join(disttest.Run(len(want), func(g *dist.Group) error {
-		sum, err := hashOfRun(g, filepath.Join(t.TempDir(), "run"))
+		sum, err := hashOfRun(g, filepath.Join(t.TempDir(), "run"), "")
 		want[g.Rank()] = fmt.Sprint(g.Rank(), " ", sum)
 		return err
 	})...); err != nil {
@@ -558,9 +578,9 @@ func TestGroupMPI(t *testing.T) {
 			}
 			file := filepath.Join(t.TempDir(), "run")
 			r := rand.New(rand.NewPCG(uint64(i), 1))
-			for kill := range *kills {
+			for kill := range *kills * len(want) {
 				cmd := library.Start(t, len(want), role, file)
-				cmd.Env = append(cmd.Env, fmt.Sprintf("%s_KILL=%d %d", role, r.IntN(len(want)), r.IntN(400_000)))
+				cmd.Env = append(cmd.Env, fmt.Sprintf("%s_KILL=%d %d", role, kill%len(want), r.IntN(400_000)))
 				began := time.Now()
 				out, err := cmd.CombinedOutput()
 				if d := time.Since(began); d > 20*time.Second {
@@ -589,3 +609,20 @@ func TestGroupMPI(t *testing.T) {
 		})
 	}
 }
+
+// faulty is a context in which something happens to its process after four steps.
+type faulty struct {
+	context.Context
+	fault string
+	asked int
+}
+
+func (c *faulty) Err() error {
+	if c.asked++; c.asked == 5 && happens[c.fault] != nil {
+		happens[c.fault]()
+	}
+	return nil
+}
+
+// happens are the faults.
+var happens = map[string]func(){"hangs": func() { select {} }}
