@@ -242,7 +242,27 @@ func (s *hostSums) end() error {
 // arrivals tells when gradients are there.
 type arrivals struct {
 	order []int       // of the weights, as the backward pass finishes their gradients
+	first []int       // by number of gradients that are there: how many of the first ones of order are; nil if it is that number
 	tell  func(n int) // is called with the number of gradients that are there, in this order; nil if nobody asks
+}
+
+// align makes the order that from the last weight to the first, which is the same for ranks with other graphs.
+func (a *arrivals) align() {
+	at := make([]int, len(a.order)) // by weight
+	for i, w := range a.order {
+		at[w] = i
+	}
+	a.first = make([]int, len(at)+1)
+	for there := range a.first {
+		k := 0
+		for k < len(at) && at[len(at)-1-k] < there {
+			k++
+		}
+		a.first[there] = k
+	}
+	for i := range a.order {
+		a.order[i] = len(at) - 1 - i
+	}
 }
 
 // watch returns the arrivals of the gradients of a graph. The tape machine runs the nodes in the order of gorgonia.Sort, backwards, and adds each gradient to that of its weight at
@@ -264,8 +284,11 @@ func watch(grads G.Nodes) (*arrivals, error) {
 			there := len(a.order)
 			told = there
 			o.Before(func() {
-				if a.tell != nil {
-					a.tell(there)
+				if n := there; a.tell != nil {
+					if a.first != nil {
+						n = a.first[there]
+					}
+					a.tell(n)
 				}
 			})
 		}

@@ -626,3 +626,15 @@ func (c *faulty) Err() error {
 
 // happens are the faults.
 var happens = map[string]func(){"hangs": func() { select {} }}
+
+// Ranks whose gradients come in different orders agree on one, and know how many of its first ones are there.
+func TestArrivalsAlign(t *testing.T) {
+	a := &arrivals{order: []int{2, 0, 1, 3}}
+	if a.align(); !slices.Equal(a.order, []int{3, 2, 1, 0}) || !slices.Equal(a.first, []int{0, 0, 0, 0, 4}) {
+		t.Errorf("the order is %v, and %v are there", a.order, a.first)
+	}
+	a = &arrivals{order: []int{2, 0, 1}}
+	if a.align(); !slices.Equal(a.order, []int{2, 1, 0}) || !slices.Equal(a.first, []int{0, 1, 1, 3}) {
+		t.Errorf("the order is %v, and %v are there", a.order, a.first)
+	}
+}
