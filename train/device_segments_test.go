@@ -30,13 +30,19 @@ func segmentsOnDevice(g *dist.Group, d *cuda.Device) ([]float64, error) {
 	lm := nn.NewLM(nn.LMConfig{Config: c, Vocab: vocab}, nn.WithSeed(3), nn.OnDevice(d))
 	lm.Params()[:1].Freeze() // the embedding, so that the input of the first layer has no gradient
 	cfg := config()
-	cfg.Group, cfg.Segments, cfg.Steps, cfg.EvalEvery = g, true, 2, 2
+	cfg.Group, cfg.Segments, cfg.Steps, cfg.EvalEvery = g, true, 4, 4
 	tr, err := New(lm, cfg)
 	if err != nil {
 		return nil, g.Fail(err)
 	}
 	defer tr.Close()
 	if err := tr.Run(context.Background()); err != nil {
+		return nil, err
+	}
+	if l := d.Launches(); l.Replayed == 0 && os.Getenv("MAMBA_GRAPHS") != "off" {
+		return nil, fmt.Errorf("no work between the messages was replayed, and %d pieces of it were queued one by one: %s", l.Single, l.Why)
+	}
+	if err := lm.Params().ToHost(); err != nil {
 		return nil, err
 	}
 	sum := 0.0
