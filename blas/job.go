@@ -17,8 +17,8 @@ type job struct {
 
 	strips            int // rows of tiles
 	blocks, rowBlocks int // that C is cut into, of columns and of rows
-	whole             int // tasks that are blocks; the others are
-	pieces            int // so many for a block
+	pieces            int // tasks of each block of cut, which the processors get to last; the other blocks are one task each
+	cut               span
 
 	dotTask, multiplyTask func(i int) // made once: a method's value allocates
 }
@@ -48,11 +48,13 @@ func (p *product) inTasks(alone bool) {
 		if procs := min(runtime.GOMAXPROCS(0), p.cost()/(serialSize/2)); !alone && j.blocks*j.rowBlocks < procs {
 			j.cutFor(procs)
 		}
-		// The last tasks are small, for the processors to finish together.
+		// The last tasks are small, for the processors to finish together: those between what the caller of work.Parallel takes and what its helpers take.
 		blocks := j.blocks * j.rowBlocks
-		j.whole = blocks - (blocks+2)/4
+		small := (blocks + 2) / 4
+		j.cut.from = max(0, min(blocks/runtime.GOMAXPROCS(0)-small/2, blocks-small))
+		j.cut.to = j.cut.from + small
 		j.pieces = min(4, j.strips/j.rowBlocks)
-		tasks = j.whole + (blocks-j.whole)*j.pieces
+		tasks = blocks + small*(j.pieces-1)
 	}
 	if alone {
 		for i := range tasks {
@@ -85,9 +87,11 @@ func (j *job) dot(i int) { j.dotColumns(i*j.columns, min((i+1)*j.columns, j.n)) 
 
 func (j *job) multiplyBlock(i int) {
 	piece, pieces := 0, 1
-	if i >= j.whole {
-		pieces = j.pieces
-		i, piece = j.whole+(i-j.whole)/pieces, (i-j.whole)%pieces
+	switch small := i - j.cut.from; {
+	case small >= j.cut.len()*j.pieces:
+		i -= j.cut.len() * (j.pieces - 1)
+	case small >= 0:
+		i, piece, pieces = j.cut.from+small/j.pieces, small%j.pieces, j.pieces
 	}
 	strips := cut(j.strips, j.rowBlocks, i%j.rowBlocks).cut(pieces, piece)
 	x := block{

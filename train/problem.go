@@ -12,6 +12,7 @@ import (
 
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/internal/node"
+	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
 )
@@ -142,6 +143,11 @@ type lossGraph struct {
 	vm          G.VM
 }
 
+// mostReused is the most memory, in bytes, for which all results of a graph on the host stay where they are from step to step. Then Gorgonia allocates and
+// clears none of it, and there is little garbage to collect: a twelfth of a small model's step. In a large graph results that are not needed at the same time
+// share memory instead.
+const mostReused = 64 << 20
+
 // theLoss is the name of the loss in lossGraph.results; no metric has it.
 const theLoss = ""
 
@@ -194,6 +200,7 @@ func newLossGraph(p Problem, inputs []input, training bool) (l *lossGraph, weigh
 		return nil, nil, err
 	}
 	op.FreeAfterUse(c.graph)
+	operator.ReuseResults(c.graph, mostReused)
 	l.vm = G.NewTapeMachine(c.graph, options...)
 	return l, weights, nil
 }

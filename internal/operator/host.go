@@ -13,7 +13,7 @@ import (
 // host runs a function on the host.
 type host[T Float] struct {
 	f    Function[T]
-	last G.Value // the result of the last run, if the operator reuses it
+	last G.Value // the result of the last run, or the gradients, if the operator reuses them
 }
 
 func (h *host[T]) fresh() body       { return &host[T]{f: h.f} }
@@ -35,27 +35,39 @@ func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Va
 		prealloc = h.last
 	}
 	result, flat := resultFor[T](prealloc, o.to)
+	var k *Keeping[T]
 	if o.readers.Load() > 0 && h.keeps() > 0 {
 		kept := work.Borrow[T](h.keeps())
 		h.f.(Keeper[T]).ForwardKeeping(in, unpack(flat, o.out), kept.Data)
-		k := &Keeping[T]{Dense: result().(*tensor.Dense)}
+		k = new(Keeping[T])
 		k.kept.Store(&kept)
-		return k, nil
+	} else {
+		h.f.Forward(in, unpack(flat, o.out))
 	}
-	h.f.Forward(in, unpack(flat, o.out))
 	v := result()
 	if o.reuses {
 		h.last = v
+	}
+	if k != nil {
+		k.Dense = v.(*tensor.Dense)
+		return k, nil
 	}
 	return v, nil
 }
 
 func (h *host[T]) backward(o *Operator, prealloc G.Value, values []G.Value) (G.Value, error) {
+	if o.reuses {
+		prealloc = h.last
+	}
 	result, flat := resultFor[T](prealloc, resultShape(o.gradientShapes()))
 	if err := h.gradients(o, values, flat); err != nil {
 		return nil, err
 	}
-	return result(), nil
+	v := result()
+	if o.reuses {
+		h.last = v
+	}
+	return v, nil
 }
 
 // gradients computes the gradients and packs them into flat. The values are those of backward; the result may be missing.

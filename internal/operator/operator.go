@@ -84,7 +84,7 @@ type Operator struct {
 	function any          // that the body runs
 	readers  atomic.Int32 // number of gradients operators that read the kept values
 	shared   bool         // see Share
-	reuses   bool         // see ReuseResult
+	reuses   bool         // see ReuseResults
 }
 
 // body is what differs between the places and the types of numbers.
@@ -227,7 +227,7 @@ func Of(o G.Op) *Operator {
 	return nil
 }
 
-// Share allows the operator to be applied several times in a graph. ReuseResult then does nothing. On a device the operator does not free its last
+// Share allows the operator to be applied several times in a graph. ReuseResults then does nothing. On a device the operator does not free its last
 // result when it runs again; the garbage collector does.
 func (o *Operator) Share() { o.shared = true }
 
@@ -420,9 +420,23 @@ func (o *Operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) 
 	return nil
 }
 
-// ReuseResult makes the operator write into its last result.
-func (o *Operator) ReuseResult() {
-	o.reuses = !o.shared && o.place.OnHost()
+// ReuseResults makes the operators of a graph that run on the host write their results and their gradients into the memory of the last run, unless these
+// are more than most bytes in all.
+func ReuseResults(g *G.ExprGraph, most int) {
+	var all []*Operator
+	var bytes size.Bytes
+	for _, n := range g.AllNodes() {
+		o := Of(n.Op())
+		if o != nil {
+			all = append(all, o)
+		}
+		if _, ok := n.Op().(*Gradients); ok || o != nil {
+			bytes = bytes.Plus(size.Of(n.Dtype().Size(), n.Shape()...))
+		}
+	}
+	for _, o := range all {
+		o.reuses = !o.shared && o.place.OnHost() && bytes <= size.Bytes(most)
+	}
 }
 
 // Gradients runs a function backward. Its operands are the operator's operands, the gradient of the operator's result, and, if the function
@@ -475,7 +489,7 @@ func (o *Gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Valu
 	return v, nil
 }
 
-func (o *Gradients) CallsExtern() bool { return o.place.OnHost() }
+func (o *Gradients) CallsExtern() bool { return o.place.OnHost() && !o.of.reuses }
 func (o *Gradients) String() string    { return "∇" + o.of.String() }
 
 // DiffWRT returns false for all operands, since there are no second derivatives. If it returned nil, Gorgonia would refuse to

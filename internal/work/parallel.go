@@ -9,7 +9,9 @@ import (
 // Parallel calls task(0) … task(n-1), spread over the processors, and returns when all are done. With one task or one processor it calls
 // them in order in the calling goroutine.
 //
-// The tasks run in any order, on any processor. So a task must write only memory that no other task reads or writes.
+// The tasks run in any order, on any processor. So a task must write only memory that no other task reads or writes. The caller takes the first tasks,
+// the helpers the last: where task i of one job reads what task i of the job before has written, on two processors most of it is in the processor's own
+// cache.
 func Parallel(n int, task func(i int)) {
 	processors := runtime.GOMAXPROCS(0)
 	helpers := min(n, processors) - 1
@@ -24,7 +26,9 @@ func Parallel(n int, task func(i int)) {
 		j = newJob()
 	}
 	j.task, j.n = task, int64(n)
-	j.next.Store(0)
+	j.taken.Store(0)
+	j.first.Store(0)
+	j.last.Store(int64(n))
 	j.left.Store(int64(n) + 1) // the 1 is for the caller
 	j.users.Store(int64(helpers) + 1)
 	for range helpers {
@@ -35,7 +39,7 @@ func Parallel(n int, task func(i int)) {
 		helping.Add(1)
 		help(j.help)
 	}
-	done := j.work() + 1
+	done := j.work(true) + 1
 	if j.left.Add(-done) > 0 {
 		if _, ok := poll(j.finished); !ok {
 			<-j.finished
@@ -49,7 +53,9 @@ func Parallel(n int, task func(i int)) {
 type job struct {
 	task     func(i int)
 	n        int64
-	next     atomic.Int64 // the first task that nobody has taken
+	taken    atomic.Int64 // number of tasks that somebody has taken or is about to take
+	first    atomic.Int64 // the first task that nobody has taken
+	last     atomic.Int64 // the task after the last that nobody has taken
 	left     atomic.Int64 // number of tasks that are not done, plus 1 until the caller has no more tasks to run
 	users    atomic.Int64 // number of goroutines that use the job: the caller and its helpers; the last one returns it to jobs
 	finished chan struct{}
@@ -67,7 +73,7 @@ var (
 func newJob() *job {
 	j := &job{finished: make(chan struct{}, 1)}
 	j.help = func() {
-		if done := j.work(); done > 0 && j.left.Add(-done) == 0 {
+		if done := j.work(false); done > 0 && j.left.Add(-done) == 0 {
 			j.finished <- struct{}{}
 		}
 		j.leave()
@@ -76,11 +82,14 @@ func newJob() *job {
 	return j
 }
 
-// work runs tasks until all are taken, and returns the number of tasks that it ran.
-func (j *job) work() (done int64) {
-	for i := j.next.Add(1) - 1; i < j.n; i = j.next.Add(1) - 1 {
-		j.task(int(i))
-		done++
+// work runs tasks until all are taken, the first or the last of those that are left, and returns the number of tasks that it ran.
+func (j *job) work(first bool) (done int64) {
+	for ; j.taken.Add(1) <= j.n; done++ {
+		if first {
+			j.task(int(j.first.Add(1) - 1))
+		} else {
+			j.task(int(j.last.Add(-1)))
+		}
 	}
 	return done
 }

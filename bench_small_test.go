@@ -1,0 +1,65 @@
+package mamba_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	gonum "gonum.org/v1/gonum/blas"
+
+	"github.com/gomamba/mamba/blas"
+	"github.com/gomamba/mamba/internal/benchtest"
+	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/train"
+)
+
+// BenchmarkSmall measures a training step of train.Trainer with the model of examples/bytelm, as that program trains it. x-products is the time of a step
+// divided by the time that its matrix products would take at the rate of a product of 1024³, with the same number of cores. Both times are medians,
+// and are measured alternately.
+func BenchmarkSmall(b *testing.B) {
+	const batch, length, width, layers, vocab, n = 8, 128, 64, 2, 256, 1024
+	lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: width, NLayer: layers}, Vocab: vocab})
+	flop := 3 * batch * length * (layers*productFlop(lm.Config().Config) + 2*width*vocab)
+	document := train.Document{Tokens: make([]int, 16*batch*length)}
+	for i := range document.Tokens {
+		document.Tokens[i] = i * i % vocab
+	}
+	x, y := make([]float32, n*n), make([]float32, n*n)
+	b.Run(fmt.Sprintf("M=%d/L=%d/B=%d/layers=%d", width, length, batch, layers), func(b *testing.B) {
+		var steps, products []time.Duration
+		var begin time.Time
+		b.ReportAllocs()
+		benchtest.Processors(b)
+		trainer, err := train.New(lm, train.Config{
+			Batch: batch, Length: length, Steps: 1 + b.N, Data: []train.Document{document}, AdamW: train.AdamWConfig{LearnRate: 1e-3},
+			Report: func(*train.Curve) {
+				b.StopTimer()
+				if !begin.IsZero() { // the first step does more and is not measured
+					steps = append(steps, time.Since(begin))
+				}
+				start := time.Now()
+				blas.Implementation{}.Sgemm(gonum.NoTrans, gonum.NoTrans, n, n, n, 1, x, n, x, n, 0, y, n)
+				products = append(products, time.Since(start))
+				if begin.IsZero() {
+					b.ResetTimer()
+				}
+				begin = time.Now()
+				b.StartTimer()
+			},
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := trainer.Run(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		work{tokens: batch * length, flop: flop}.report(b)
+		rate := 2 * n * n * n / median(products)
+		b.ReportMetric(median(steps)/(flop/rate), "x-products")
+		b.ReportMetric(rate, "product-GFLOP/s")
+		if err := trainer.Close(); err != nil {
+			b.Fatal(err)
+		}
+	})
+}
