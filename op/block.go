@@ -50,9 +50,10 @@ type Recompute int
 
 const (
 	// RecomputeCheap keeps the values that are expensive to recompute, the products with InProj and XProj: 2·channels + rank + 2·state
-	// numbers, 12.3 KiB. It recomputes the norm, the convolution and Δ.
+	// numbers, 12.3 KiB. It recomputes the norm, the convolution and Δ. If there are 4 to 16 states, it also keeps the scan's state after every 16 steps:
+	// channels·state/16 numbers a step, 6 KiB.
 	RecomputeCheap Recompute = iota
-	// RecomputeNone keeps all of these: 4·channels + model + rank + 2·state numbers, 27.3 KiB.
+	// RecomputeNone keeps all of these: 4·channels + model + rank + 2·state numbers, 27.3 KiB, and the same states.
 	RecomputeNone
 	// RecomputeAll keeps nothing. It recomputes the block up to the scan.
 	RecomputeAll
@@ -230,11 +231,14 @@ func (f *mambaBlock[T]) BackwardKept(in []value[T], dout, grad [][]T, kept []T) 
 
 // keptValues divides the vector of kept elements into a block's values. It also returns their number, for nil as well.
 func (f *mambaBlock[T]) keptValues(kept []T) (v kernel.BlockValues[T], n int) {
+	takeAll := func(of *[]T, size int) {
+		if n += size; kept != nil && size > 0 {
+			*of = kept[n-size : n : n]
+		}
+	}
 	take := func(of *[]T, channels int, keep bool) {
-		if size := f.batch * f.length * channels; keep {
-			if n += size; kept != nil {
-				*of = kept[n-size : n : n]
-			}
+		if keep {
+			takeAll(of, f.batch*f.length*channels)
 		}
 	}
 	all, products := f.Recompute == RecomputeNone, f.Recompute != RecomputeAll
@@ -243,6 +247,9 @@ func (f *mambaBlock[T]) keptValues(kept []T) (v kernel.BlockValues[T], n int) {
 	take(&v.U, f.channels, all)
 	take(&v.RBC, f.rank+2*f.state, products)
 	take(&v.Delta, f.channels, all)
+	if products {
+		takeAll(&v.States, (&kernel.Scan[T]{Batch: f.batch, Length: f.length, Channels: f.channels, State: f.state}).KeptStates())
+	}
 	return v, n
 }
 

@@ -40,6 +40,7 @@ type BlockValues[T Float] struct {
 	U      []T // (rows, channels)
 	RBC    []T // (rows, rank + 2·state)
 	Delta  []T // (rows, channels): Δ before bias and softplus
+	States []T // Scan.States, of Scan.KeptStates elements
 }
 
 func (b *Block[T]) rows() int { return b.Batch * b.Length }
@@ -77,7 +78,7 @@ func (b *Block[T]) scan(v *BlockValues[T], a []T) *Scan[T] {
 		B: Projection[T]{Data: v.RBC[b.Rank:], Groups: 1, Stride: b.columns()},
 		C: Projection[T]{Data: v.RBC[b.Rank+b.State:], Groups: 1, Stride: b.columns()},
 		D: b.D, Z: v.VZ[b.Channels:], ZStride: 2 * b.Channels, DeltaBias: b.DtBias,
-		Initial: b.Initial, Start: b.Start, Softplus: true,
+		Initial: b.Initial, Start: b.Start, Softplus: true, States: v.States,
 	}
 }
 

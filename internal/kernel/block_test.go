@@ -73,8 +73,11 @@ func (c *blockCase) keepings() (all []BlockValues[float32]) {
 		}
 		return v
 	}
-	for set := range 32 {
+	for set := range 64 {
 		var k BlockValues[float32]
+		if n := c.scan(&BlockValues[float32]{VZ: nan(2 * c.Channels), RBC: nan(c.columns())}, nil).KeptStates(); set>>5 == 1 && n > 0 {
+			k.States = slices.Repeat([]float32{float32(math.NaN())}, n)
+		}
 		for i, s := range []struct {
 			values *[]float32
 			width  int
@@ -128,6 +131,17 @@ func TestBlockKeeping(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A scan in chunks gives the same gradients with the states that the forward pass has kept.
+func TestBlockKeepingChunks(t *testing.T) {
+	c := newBlockCase(5, 1, 2*minChunk+70, 1, 3, 4, 2, 1)
+	want, keepings := c.run(BlockValues[float32]{}), c.keepings()
+	for name, v := range c.run(keepings[len(keepings)-1]) {
+		if !slices.Equal(v, want[name]) {
+			t.Errorf("%s differs", name)
+		}
+	}
 }
 
 // A block without optional operands gives the same results as one whose optional operands are zero.

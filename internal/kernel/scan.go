@@ -28,6 +28,10 @@ type Scan[T Float] struct {
 	Initial   []T    // (batch, channels, state): the state before the first step scanned
 	Start     []bool // (batch, length): a new sequence starts here
 
+	// States, unless it is nil, has KeptStates elements. Forward writes the states that enter each tile of the backward pass but the first, and Backward
+	// reads them instead of computing them again.
+	States []T // (batch, tile-1, channels rounded up to strips, state), each strip as (state, lanes)
+
 	Softplus bool // Δ goes through softplus
 	Reverse  bool // the last step is scanned first
 
@@ -151,6 +155,23 @@ func (s *Scan[T]) backSteps() int {
 		return 2 * backSteps
 	}
 	return backSteps
+}
+
+// KeptStates returns the number of elements of States, 0 where they are not worth their memory or Forward could not write them.
+func (s *Scan[T]) KeptStates() int {
+	if s.State < 4 || s.State > 16 || s.Orders != nil || s.B.Groups > 1 || s.C.Groups > 1 {
+		return 0
+	}
+	return s.Batch * max(0, (s.Length-1)/s.backSteps()) * s.keptStride()
+}
+
+// keptStride returns the number of elements of the states of all channels at one step in States.
+func (s *Scan[T]) keptStride() int { return (s.Channels + lanes - 1) / lanes * lanes * s.State }
+
+// kept returns the part of States of the strip that begins at a channel, for the tile that begins at step i.
+func (s *Scan[T]) kept(batch, i, first int) []T {
+	tile := batch*((s.Length-1)/s.backSteps()) + i/s.backSteps() - 1
+	return s.States[tile*s.keptStride()+first*s.State:][:lanes*s.State]
 }
 
 // Forward writes y (batch, length, channels) and, unless it is nil, the state after the last step scanned,

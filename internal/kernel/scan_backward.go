@@ -15,7 +15,7 @@ import (
 //	dΔ = Σ_n g (B u + A a h_{t-1})    dA = Σ_t g Δ a h_{t-1}
 //	dD = Σ ȳ u    dinitial = a_0 g_0
 //
-// Each task first scans forward and keeps the state every backSteps steps, as a checkpoint. Then it goes through the tiles from the last to
+// Each task first scans forward and keeps the state every backSteps steps, as a checkpoint, unless the forward pass has written these states. Then it goes through the tiles from the last to
 // the first, recomputes their states from the checkpoint, and computes the gradients.
 
 // Backward writes every element of grad's slices. dy is the gradient of y, dfinal that of the final state, nil for zeros.
@@ -139,7 +139,7 @@ type scanBack[T Float] struct {
 	dy, dfinal []T
 	grad       *ScanGrad[T]
 
-	checkpoints []T  // (tile, strip, state, lanes): the state that enters the tile
+	checkpoints []T  // (tile, strip, state, lanes): the state that enters the tile, where it is not in States
 	keep        []T  // (step of the tile, state, two, lanes): a_t and a_t h_{t-1}
 	dOut        []T  // (tile, lanes): the gradient of Σ C h
 	gB, dDelta  []T  // (tile, lanes): Σ_n g B, and Σ_n g A a h_{t-1}
@@ -182,7 +182,11 @@ func (r *scanBack[T]) layBack(l *work.Layout[T], steps int) {
 	}
 	r.layStrips(l, r.backSteps())
 	size := r.State * lanes
-	r.checkpoints = l.Array((steps + r.backSteps() - 1) / r.backSteps() * r.width() * size)
+	tiles := (steps + r.backSteps() - 1) / r.backSteps()
+	if r.States != nil {
+		tiles = 1
+	}
+	r.checkpoints = l.Array(tiles * r.width() * size)
 	most := 0
 	for _, n := range r.states {
 		most = max(most, n.count)
@@ -207,7 +211,12 @@ func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 	strips := r.block.strips()
 	from, to := c.bounds(chunk, r.Length)
 	size, tiles := r.State*lanes, (to-from+r.backSteps()-1)/r.backSteps()
-	checkpoint := func(tile, strip int) []T { return r.checkpoints[(tile*strips+strip)*size:][:size] }
+	checkpoint := func(tile, strip int) []T {
+		if at := from + tile*r.backSteps(); r.States != nil && at > 0 {
+			return r.kept(r.batch, at, r.strips[strip].first)
+		}
+		return r.checkpoints[(tile*strips+strip)*size:][:size]
+	}
 	for i := range strips {
 		r.enterChunk(c, chunk, i)
 		r.enterBack(i, chunk == c.count-1)
@@ -218,9 +227,12 @@ func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 	}
 	for tile := range tiles {
 		at := from + tile*r.backSteps()
+		if r.States != nil && at > 0 {
+			break
+		}
 		for i := range strips {
 			copy(checkpoint(tile, i), r.strips[i].h)
-			if tile < tiles-1 {
+			if tile < tiles-1 && r.States == nil {
 				r.advance(i, at, at+r.backSteps())
 			}
 		}

@@ -344,13 +344,19 @@ func (r *scanRun[T]) advance(strip, from, to int) {
 		pass = scanAdvance
 	}
 	r.visit(from, to, to)
-	if r.asm != nil && r.asm.advance(pass, strip, from, to) {
+	if r.States == nil && r.asm != nil && r.asm.advance(pass, strip, from, to) {
 		return
 	}
 	r.prepare(strip, from, to)
 	clear(r.y[:(to-from)*lanes])
 	for i := from; i < to; {
 		s := r.segment(i, to)
+		if r.States != nil && r.out != nil {
+			if tile := r.backSteps(); i > 0 && i%tile == 0 {
+				copy(r.kept(r.batch, i, r.strips[strip].first), r.strips[strip].h)
+			}
+			s.to = min(s.to, (i/r.backSteps()+1)*r.backSteps())
+		}
 		for _, n := range r.states {
 			r.scan(pass, strip, n, from, s, nil)
 		}
