@@ -42,7 +42,7 @@ func Embedding[T Float](y, weight []T, ids []int, channels int) {
 // of columns, so that every sum is taken in the order of the ids.
 func EmbeddingBackward[T Float](dWeight, dy []T, ids []int, channels int) {
 	work.ParallelRange(len(dWeight), 16*piece, func(from, to int) { clear(dWeight[from:to]) })
-	work.ParallelRange(channels, 64, func(from, to int) {
+	work.ParallelRange(channels, 32, func(from, to int) {
 		for i, id := range ids {
 			sum := dWeight[id*channels+from : id*channels+to]
 			sumOf(sum, sum, dy[i*channels+from:i*channels+to])
