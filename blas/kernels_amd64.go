@@ -83,6 +83,29 @@ var narrow2 = [types]narrowSet{
 	Q6_K:     {dotsQ6_K1AVX2, dotsQ6_K2AVX2, dotsQ6_K4AVX2, 256, 256},
 }
 
+// quantizeUnits quantizes units of 64 activations and returns how many.
+func quantizeUnits(x, to []float32) (units int) {
+	if units = len(x) / 64; units == 0 || level < cpu.AVX2 {
+		return 0
+	}
+	quantizeUnitsAVX2(units, &x[0], &to[0])
+	return units
+}
+
+// roundVectors rounds some activations to bfloat16, as prepareRow does, and returns how many.
+func roundVectors(x, to []float32) int {
+	lanes, f := 8, func(n int) { roundAVX2(n, &x[0], &to[0]) }
+	if wordProducts() {
+		lanes, f = 16, func(n int) { roundAVX512(n, &x[0], &words(to)[0]) }
+	}
+	n := len(x) / lanes
+	if n == 0 || level < cpu.AVX2 {
+		return 0
+	}
+	f(n)
+	return n * lanes
+}
+
 // panelKernel returns the kernels of a type for many rows of activations, nil if there are none.
 func panelKernel(t Type) *panelSet {
 	switch {

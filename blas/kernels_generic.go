@@ -8,4 +8,8 @@ func narrowKernel(Type) *narrowSet { return nil }
 
 func wordProducts() bool { return false }
 
+func quantizeUnits(x, to []float32) int { return 0 }
+
+func roundVectors(x, to []float32) int { return 0 }
+
 func panelKernel(Type) *panelSet { return nil }

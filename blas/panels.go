@@ -31,16 +31,17 @@ func (w *Weights) mulPanels(k *panelSet, dst []float32, ldDst int, x Prepared, f
 		units = (w.inputs + 63) / 64
 		size = units * 2 * blockPanel
 	}
-	space := work.Borrow[float32](size)
+	space := work.Borrow[float32](size + packRows*packBlocks*8)
 	defer space.Return()
-	panel := space.Data
+	memory := unsafe.Slice((*uint32)(unsafe.Pointer(&space.Data[0])), len(space.Data))
+	panel := space.Data[:size]
 	flag := 0
 	if add {
 		flag = 1
 	}
 	for j := from; j < to; j += panelWidth {
 		n := min(panelWidth, to-j)
-		w.packPanel(unsafe.Slice((*uint32)(unsafe.Pointer(&panel[0])), len(panel)), j, n)
+		w.packPanel(memory[:size], memory[size:], j, n)
 		for i := 0; i < x.rows; i += k.most {
 			rows := min(k.most, x.rows-i)
 			if n == panelWidth {
@@ -59,35 +60,51 @@ func (w *Weights) mulPanels(k *panelSet, dst []float32, ldDst int, x Prepared, f
 	}
 }
 
-// packPanel packs n rows of weights from row j on.
-func (w *Weights) packPanel(to []uint32, j, n int) {
+// packRows and packBlocks are the rows and their blocks of 32 that packPanel transposes together.
+const packRows, packBlocks = 16, 8
+
+// packPanel packs n rows of weights from row j on. It writes the words of a few blocks to rows first.
+func (w *Weights) packPanel(to, rows []uint32, j, n int) {
 	if n < panelWidth {
 		clear(to)
 	}
 	rowBytes := len(w.data) / w.outputs
 	data := w.data[j*rowBytes : (j+n)*rowBytes]
 	if !w.typ.quantized() {
+		if w.inputs%2 == 0 {
+			for o := 0; o < n; o += packRows {
+				transpose(w.inputs/2, &data[o*rowBytes], w.inputs/2, min(packRows, n-o), &to[o])
+			}
+			return
+		}
 		for i := range w.inputs / 2 {
 			for o := range n {
 				to[i*panelWidth+o] = binary.LittleEndian.Uint32(data[o*rowBytes+4*i:])
 			}
 		}
-		if i := w.inputs / 2; w.inputs%2 == 1 {
-			for o := range n {
-				to[i*panelWidth+o] = uint32(binary.LittleEndian.Uint16(data[o*rowBytes+4*i:]))
-			}
+		i := w.inputs / 2
+		for o := range n {
+			to[i*panelWidth+o] = uint32(binary.LittleEndian.Uint16(data[o*rowBytes+4*i:]))
 		}
 		return
 	}
 	f := formats[w.typ]
 	blocks := w.inputs / 32
-	for i := range blocks {
-		part := to[i*blockPanel : (i+1)*blockPanel]
-		at := 32 * i / f.block * f.bytes
-		for o := range n {
-			b := data[o*rowBytes+at:][:f.bytes]
-			scale, m := w.typ.words(b, 32*i%f.block/32, part[o:])
-			part[8*panelWidth+o], part[9*panelWidth+o] = math.Float32bits(scale), math.Float32bits(m)
+	for first := 0; first < blocks; first += packBlocks {
+		last := min(first+packBlocks, blocks)
+		for o := 0; o < n; o += packRows {
+			for r := range min(packRows, n-o) {
+				row := data[(o+r)*rowBytes:]
+				for i := first; i < last; i++ {
+					b := row[32*i/f.block*f.bytes:][:f.bytes]
+					scale, m := w.typ.words(b, 32*i%f.block/32, (*[8]uint32)(rows[8*(r*packBlocks+i-first):]))
+					part := to[i*blockPanel+8*panelWidth+o+r:][:panelWidth+1]
+					part[0], part[panelWidth] = math.Float32bits(scale), math.Float32bits(m)
+				}
+			}
+			for i := first; i < last; i++ {
+				transpose(8, (*byte)(unsafe.Pointer(&rows[8*(i-first)])), 8*packBlocks, min(packRows, n-o), &to[i*blockPanel+o])
+			}
 		}
 	}
 	if blocks%2 == 1 {
@@ -95,15 +112,19 @@ func (w *Weights) packPanel(to []uint32, j, n int) {
 	}
 }
 
-// words writes the q of part i of a block, four to a word, and a word to each panelWidth elements. It returns the scale and what is added.
-func (t Type) words(b []byte, i int, to []uint32) (scale, m float32) {
-	to = to[:7*panelWidth+1]
+// transpose copies rows of n words, ld words apart, into columns of a panel.
+func transpose(n int, from *byte, ld, rows int, to *uint32) {
+	current().transpose(n, (*float32)(unsafe.Pointer(from)), ld, rows, (*float32)(unsafe.Pointer(to)), panelWidth)
+}
+
+// words writes the q of part i of a block, four to a word. It returns the scale and what is added.
+func (t Type) words(b []byte, i int, to *[8]uint32) (scale, m float32) {
 	const low = 0x0f0f0f0f
 	switch t {
 	case Q8_0:
 		q := b[2:34]
 		for k := range 8 {
-			to[k*panelWidth] = binary.LittleEndian.Uint32(q[4*k:]) ^ 0x80808080 // adds 128
+			to[k] = binary.LittleEndian.Uint32(q[4*k:]) ^ 0x80808080 // adds 128
 		}
 		scale = float16At(b)
 		return scale, -128 * scale
@@ -111,7 +132,7 @@ func (t Type) words(b []byte, i int, to []uint32) (scale, m float32) {
 		q := b[2:18]
 		for k := range 4 {
 			v := binary.LittleEndian.Uint32(q[4*k:])
-			to[k*panelWidth], to[(k+4)*panelWidth] = v&low, v>>4&low
+			to[k], to[k+4] = v&low, v>>4&low
 		}
 		scale = float16At(b)
 		return scale, -8 * scale
@@ -120,8 +141,8 @@ func (t Type) words(b []byte, i int, to []uint32) (scale, m float32) {
 		spread := func(bits uint32) uint32 { return bits & 15 * 0x00204081 & 0x01010101 << 4 } // a bit to each byte
 		for k := range 4 {
 			v := binary.LittleEndian.Uint32(q[4*k:])
-			to[k*panelWidth] = v&low | spread(fifth>>(4*k))
-			to[(k+4)*panelWidth] = v>>4&low | spread(fifth>>(4*k+16))
+			to[k] = v&low | spread(fifth>>(4*k))
+			to[k+4] = v>>4&low | spread(fifth>>(4*k+16))
 		}
 		if scale = float16At(b); t == Q5_1 {
 			return scale, float16At(b[2:])
@@ -130,7 +151,7 @@ func (t Type) words(b []byte, i int, to []uint32) (scale, m float32) {
 	default: // Q4_K
 		q, shift := b[16+i/2*32:][:32], i%2*4
 		for k := range 8 {
-			to[k*panelWidth] = binary.LittleEndian.Uint32(q[4*k:]) >> shift & low
+			to[k] = binary.LittleEndian.Uint32(q[4*k:]) >> shift & low
 		}
 		factor, minus := factors(b[4:16], i)
 		return float16At(b) * float32(factor), -float16At(b[2:]) * float32(minus)

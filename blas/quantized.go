@@ -119,7 +119,7 @@ func (r quantized) quantize(x []float32) {
 		q, scale, sum := r.block(r.blocks)
 		*q, *scale, *sum = [32]int8{}, 0, 0
 	}
-	for i := range r.blocks {
+	for i := 2 * quantizeUnits(x[:32*r.blocks], r.memory); i < r.blocks; i++ {
 		q, scale, total := r.block(i)
 		block := x[32*i : 32*i+32]
 		var largest float32

@@ -291,12 +291,12 @@ func (w *Weights) prepareRow(x, to []float32) {
 	case wordProducts():
 		rounded := words(to)
 		clear(rounded[len(x):])
-		for j, v := range x {
-			rounded[j] = half.ToBFloat16(v)
+		for j := roundVectors(x, to); j < len(x); j++ {
+			rounded[j] = half.ToBFloat16(x[j])
 		}
 	default:
-		for j, v := range x {
-			to[j] = half.FromBFloat16(half.ToBFloat16(v))
+		for j := roundVectors(x, to); j < len(x); j++ {
+			to[j] = half.FromBFloat16(half.ToBFloat16(x[j]))
 		}
 	}
 }
@@ -336,6 +336,15 @@ func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, a
 	}
 	if k := panelKernel(w.typ); k != nil && x.rows > fewRows {
 		w.mulPanels(k, dst, ldDst, x, from, to, add)
+		return
+	}
+	if w.typ == Float16 && x.rows > fewRows && current() != nil {
+		s := work.Borrow[float32]((to - from) * w.inputs)
+		defer s.Return()
+		for j := range to - from {
+			w.Row(from+j, s.Data[j*w.inputs:])
+		}
+		w.mulFloat32(s.Data, dst[from:], ldDst, x, to-from, add)
 		return
 	}
 	if k := narrowKernel(w.typ); k != nil && w.outputs >= fewest {

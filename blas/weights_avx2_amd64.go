@@ -4,6 +4,16 @@
 
 package blas
 
+// quantizeUnitsAVX2 quantizes units of 64 activations.
+//
+//go:noescape
+func quantizeUnitsAVX2(units int, x *float32, to *float32)
+
+// roundAVX2 rounds vectors of x to the nearest bfloat16, the even one of two.
+//
+//go:noescape
+func roundAVX2(vectors int, x *float32, to *float32)
+
 // dotsFloat161AVX2 multiplies groups·4 rows of w, ldw bytes apart, by 1 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 32 numbers of w, and as many float32 of x. Of the tail, the caller multiplies tail%8.
 //
 //go:noescape

@@ -4,6 +4,240 @@
 
 #include "textflag.h"
 
+// func quantizeUnitsAVX2(units int, x *float32, to *float32)
+// Requires: AVX, AVX2
+TEXT ·quantizeUnitsAVX2(SB), NOSPLIT|NOFRAME, $0-24
+	MOVQ units+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ to+16(FP), DX
+
+loop:
+	VMOVUPS      (CX), Y0
+	VANDPS       magnitudeAVX2<>+0(SB), Y0, Y4
+	VMOVUPS      32(CX), Y1
+	VANDPS       magnitudeAVX2<>+0(SB), Y1, Y5
+	VMOVUPS      64(CX), Y2
+	VANDPS       magnitudeAVX2<>+0(SB), Y2, Y6
+	VMOVUPS      96(CX), Y3
+	VANDPS       magnitudeAVX2<>+0(SB), Y3, Y7
+	VPMAXUD      Y5, Y4, Y4
+	VPMAXUD      Y7, Y6, Y6
+	VPMAXUD      Y6, Y4, Y4
+	VEXTRACTI128 $0x01, Y4, X5
+	VMOVDQA      X4, X4
+	VPMAXUD      X5, X4, X4
+	VPSHUFD      $0x4e, X4, X5
+	VPMAXUD      X5, X4, X4
+	VPSHUFD      $0xb1, X4, X5
+	VPMAXUD      X5, X4, X4
+	VMOVD        X4, BX
+	CMPL         BX, $0x7f800000
+	JAE          firstNaN
+	CMPL         BX, $0x0d800000
+	JBE          firstZero
+	VMOVSS       cAVX2_42fe0000<>+0(SB), X5
+	VDIVSS       X5, X4, X6
+	VDIVSS       X4, X5, X4
+	VBROADCASTSS X4, Y4
+	VMOVSS       X6, 64(DX)
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VMULPS       Y4, Y0, Y0
+	VADDPS       Y5, Y0, Y0
+	VPSUBD       Y5, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VADDPS       Y5, Y1, Y1
+	VPSUBD       Y5, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VADDPS       Y5, Y2, Y2
+	VPSUBD       Y5, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+	VADDPS       Y5, Y3, Y3
+	VPSUBD       Y5, Y3, Y3
+	VPACKSSDW    Y1, Y0, Y4
+	VPACKSSDW    Y3, Y2, Y5
+	VPACKSSWB    Y5, Y4, Y4
+	VMOVDQU      packedAVX2<>+0(SB), Y5
+	VPERMD       Y4, Y5, Y4
+	VMOVDQU      Y4, (DX)
+	VPADDD       Y1, Y0, Y0
+	VPADDD       Y3, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VMOVDQA      X0, X0
+	VPADDD       X1, X0, X0
+	VPSHUFD      $0x4e, X0, X1
+	VPADDD       X1, X0, X0
+	VPSHUFD      $0xb1, X0, X1
+	VPADDD       X1, X0, X0
+	VCVTDQ2PS    X0, X0
+	VMULSS       X6, X0, X0
+	VMOVSS       X0, 72(DX)
+	JMP          firstDone
+
+firstNaN:
+	VXORPS  Y0, Y0, Y0
+	VMOVDQU Y0, (DX)
+	MOVL    $0x7fc00000, 64(DX)
+	MOVL    $0x7fc00000, 72(DX)
+	JMP     firstDone
+
+firstZero:
+	VXORPS  Y0, Y0, Y0
+	VMOVDQU Y0, (DX)
+	MOVL    $0x00000000, 64(DX)
+	MOVL    $0x00000000, 72(DX)
+
+firstDone:
+	VMOVUPS      128(CX), Y0
+	VANDPS       magnitudeAVX2<>+0(SB), Y0, Y4
+	VMOVUPS      160(CX), Y1
+	VANDPS       magnitudeAVX2<>+0(SB), Y1, Y5
+	VMOVUPS      192(CX), Y2
+	VANDPS       magnitudeAVX2<>+0(SB), Y2, Y6
+	VMOVUPS      224(CX), Y3
+	VANDPS       magnitudeAVX2<>+0(SB), Y3, Y7
+	VPMAXUD      Y5, Y4, Y4
+	VPMAXUD      Y7, Y6, Y6
+	VPMAXUD      Y6, Y4, Y4
+	VEXTRACTI128 $0x01, Y4, X5
+	VMOVDQA      X4, X4
+	VPMAXUD      X5, X4, X4
+	VPSHUFD      $0x4e, X4, X5
+	VPMAXUD      X5, X4, X4
+	VPSHUFD      $0xb1, X4, X5
+	VPMAXUD      X5, X4, X4
+	VMOVD        X4, BX
+	CMPL         BX, $0x7f800000
+	JAE          secondNaN
+	CMPL         BX, $0x0d800000
+	JBE          secondZero
+	VMOVSS       cAVX2_42fe0000<>+0(SB), X5
+	VDIVSS       X5, X4, X6
+	VDIVSS       X4, X5, X4
+	VBROADCASTSS X4, Y4
+	VMOVSS       X6, 68(DX)
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VMULPS       Y4, Y0, Y0
+	VADDPS       Y5, Y0, Y0
+	VPSUBD       Y5, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VADDPS       Y5, Y1, Y1
+	VPSUBD       Y5, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VADDPS       Y5, Y2, Y2
+	VPSUBD       Y5, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+	VADDPS       Y5, Y3, Y3
+	VPSUBD       Y5, Y3, Y3
+	VPACKSSDW    Y1, Y0, Y4
+	VPACKSSDW    Y3, Y2, Y5
+	VPACKSSWB    Y5, Y4, Y4
+	VMOVDQU      packedAVX2<>+0(SB), Y5
+	VPERMD       Y4, Y5, Y4
+	VMOVDQU      Y4, 32(DX)
+	VPADDD       Y1, Y0, Y0
+	VPADDD       Y3, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VMOVDQA      X0, X0
+	VPADDD       X1, X0, X0
+	VPSHUFD      $0x4e, X0, X1
+	VPADDD       X1, X0, X0
+	VPSHUFD      $0xb1, X0, X1
+	VPADDD       X1, X0, X0
+	VCVTDQ2PS    X0, X0
+	VMULSS       X6, X0, X0
+	VMOVSS       X0, 76(DX)
+	JMP          secondDone
+
+secondNaN:
+	VXORPS  Y0, Y0, Y0
+	VMOVDQU Y0, 32(DX)
+	MOVL    $0x7fc00000, 68(DX)
+	MOVL    $0x7fc00000, 76(DX)
+	JMP     secondDone
+
+secondZero:
+	VXORPS  Y0, Y0, Y0
+	VMOVDQU Y0, 32(DX)
+	MOVL    $0x00000000, 68(DX)
+	MOVL    $0x00000000, 76(DX)
+
+secondDone:
+	ADDQ $0x00000100, CX
+	ADDQ $0x00000050, DX
+	DECQ AX
+	JNE  loop
+	VZEROUPPER
+	RET
+
+DATA magnitudeAVX2<>+0(SB)/4, $0x7fffffff
+DATA magnitudeAVX2<>+4(SB)/4, $0x7fffffff
+DATA magnitudeAVX2<>+8(SB)/4, $0x7fffffff
+DATA magnitudeAVX2<>+12(SB)/4, $0x7fffffff
+DATA magnitudeAVX2<>+16(SB)/4, $0x7fffffff
+DATA magnitudeAVX2<>+20(SB)/4, $0x7fffffff
+DATA magnitudeAVX2<>+24(SB)/4, $0x7fffffff
+DATA magnitudeAVX2<>+28(SB)/4, $0x7fffffff
+GLOBL magnitudeAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA cAVX2_42fe0000<>+0(SB)/4, $0x42fe0000
+GLOBL cAVX2_42fe0000<>(SB), RODATA|NOPTR, $4
+
+DATA cAVX2_4b400000<>+0(SB)/4, $0x4b400000
+GLOBL cAVX2_4b400000<>(SB), RODATA|NOPTR, $4
+
+DATA packedAVX2<>+0(SB)/4, $0x00000000
+DATA packedAVX2<>+4(SB)/4, $0x00000004
+DATA packedAVX2<>+8(SB)/4, $0x00000001
+DATA packedAVX2<>+12(SB)/4, $0x00000005
+DATA packedAVX2<>+16(SB)/4, $0x00000002
+DATA packedAVX2<>+20(SB)/4, $0x00000006
+DATA packedAVX2<>+24(SB)/4, $0x00000003
+DATA packedAVX2<>+28(SB)/4, $0x00000007
+GLOBL packedAVX2<>(SB), RODATA|NOPTR, $32
+
+// func roundAVX2(vectors int, x *float32, to *float32)
+// Requires: AVX, AVX2
+TEXT ·roundAVX2(SB), NOSPLIT|NOFRAME, $0-24
+	MOVQ         vectors+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         to+16(FP), DX
+	VBROADCASTSS cAVX2_00000001<>+0(SB), Y0
+	VBROADCASTSS cAVX2_00007fff<>+0(SB), Y1
+	VBROADCASTSS cAVX2_00400000<>+0(SB), Y2
+	VBROADCASTSS cAVX2_ffff0000<>+0(SB), Y3
+
+loop:
+	VMOVUPS   (CX), Y4
+	VPSRLD    $0x10, Y4, Y5
+	VPAND     Y0, Y5, Y5
+	VPADDD    Y1, Y5, Y5
+	VPADDD    Y4, Y5, Y5
+	VCMPPS    $0x03, Y4, Y4, Y6
+	VPOR      Y2, Y4, Y4
+	VBLENDVPS Y6, Y4, Y5, Y5
+	VPAND     Y3, Y5, Y5
+	VMOVUPS   Y5, (DX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	DECQ      AX
+	JNE       loop
+	VZEROUPPER
+	RET
+
+DATA cAVX2_00000001<>+0(SB)/4, $0x00000001
+GLOBL cAVX2_00000001<>(SB), RODATA|NOPTR, $4
+
+DATA cAVX2_00007fff<>+0(SB)/4, $0x00007fff
+GLOBL cAVX2_00007fff<>(SB), RODATA|NOPTR, $4
+
+DATA cAVX2_00400000<>+0(SB)/4, $0x00400000
+GLOBL cAVX2_00400000<>(SB), RODATA|NOPTR, $4
+
+DATA cAVX2_ffff0000<>+0(SB)/4, $0xffff0000
+GLOBL cAVX2_ffff0000<>(SB), RODATA|NOPTR, $4
+
 // func dotsFloat161AVX2(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups int, add int, tail int)
 // Requires: AVX, F16C, FMA3, MMX+
 TEXT ·dotsFloat161AVX2(SB), NOSPLIT|NOFRAME, $0-80

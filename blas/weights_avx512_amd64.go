@@ -4,6 +4,11 @@
 
 package blas
 
+// roundAVX512 rounds vectors of x to the nearest bfloat16, the even one of two.
+//
+//go:noescape
+func roundAVX512(vectors int, x *float32, to *uint16)
+
 // dotsFloat161AVX512 multiplies groups·4 rows of w, ldw bytes apart, by 1 row(s) of x, ldx float32 apart: y[i*ldy+j], added to what is there if add is 1. A unit is 16 numbers of float16 and as many float32 of x; tail more follow.
 //
 //go:noescape

@@ -23,6 +23,42 @@ DATA wordMasksAVX512<>+30(SB)/2, $0x7fff
 DATA wordMasksAVX512<>+32(SB)/2, $0xffff
 GLOBL wordMasksAVX512<>(SB), RODATA|NOPTR, $34
 
+// func roundAVX512(vectors int, x *float32, to *uint16)
+// Requires: AVX, AVX512F
+TEXT ·roundAVX512(SB), NOSPLIT|NOFRAME, $0-24
+	MOVQ         vectors+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         to+16(FP), DX
+	VBROADCASTSS cAVX512_00000001<>+0(SB), Z0
+	VBROADCASTSS cAVX512_00007fff<>+0(SB), Z1
+	VBROADCASTSS cAVX512_00400000<>+0(SB), Z2
+
+loop:
+	VMOVUPS (CX), Z3
+	VPSRLD  $0x10, Z3, Z4
+	VPANDD  Z0, Z4, Z4
+	VPADDD  Z1, Z4, Z4
+	VPADDD  Z3, Z4, Z4
+	VCMPPS  $0x03, Z3, Z3, K1
+	VPORD   Z2, Z3, K1, Z4
+	VPSRLD  $0x10, Z4, Z4
+	VPMOVDW Z4, (DX)
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000020, DX
+	DECQ    AX
+	JNE     loop
+	VZEROUPPER
+	RET
+
+DATA cAVX512_00000001<>+0(SB)/4, $0x00000001
+GLOBL cAVX512_00000001<>(SB), RODATA|NOPTR, $4
+
+DATA cAVX512_00007fff<>+0(SB)/4, $0x00007fff
+GLOBL cAVX512_00007fff<>(SB), RODATA|NOPTR, $4
+
+DATA cAVX512_00400000<>+0(SB)/4, $0x00400000
+GLOBL cAVX512_00400000<>(SB), RODATA|NOPTR, $4
+
 // func dotsFloat161AVX512(units int, x *float32, ldx int, w *byte, ldw int, y *float32, ldy int, groups int, add int, tail int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VL, MMX+
 TEXT ·dotsFloat161AVX512(SB), NOSPLIT|NOFRAME, $0-80

@@ -331,3 +331,40 @@ func TestQuantizedActivations(t *testing.T) {
 		}
 	}
 }
+
+// Each level prepares activations to the same bits.
+func TestPrepareLevels(t *testing.T) {
+	x := append(normal(64*7), make([]float32, 64+32+5)...)
+	for i, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), 3.4e38, -3.4e38, 0x1p-101, 1e-45, math.Copysign(0, -1)} {
+		x[40*i+i*i] = float32(v)
+	}
+	for i := range 32 {
+		x[64*7+i] = 0x1p-140 * float32(i)
+		x[64*8+i] = math.Float32frombits(0x3f808000 + uint32(i)<<16) // between two bfloat16
+		x[96+i] *= 1e-20
+	}
+	for _, typ := range []Type{BFloat16, Q8_0} {
+		inputs := len(x) / typ.Block() * typ.Block()
+		w := randomWeights(typ, 1, inputs, newFill(1))
+		var want []uint64
+		eachLevel(t, func(t *testing.T) {
+			p := w.Prepare(x, inputs, 1, make([]float32, w.Scratch(1)))
+			var got []uint64
+			if typ == BFloat16 {
+				for _, v := range w.activations(p, 0) {
+					got = append(got, math.Float64bits(v))
+				}
+			} else {
+				for _, v := range p.data {
+					got = append(got, uint64(math.Float32bits(v)))
+				}
+			}
+			if want == nil {
+				want = got
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%v: bits differ from those of the lowest level", typ)
+			}
+		})
+	}
+}

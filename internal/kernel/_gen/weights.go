@@ -17,6 +17,7 @@ func writeWeights(isa asm.ISA) {
 		return
 	}
 	g.masks = g.maskTable("wordMasks")
+	g.round()
 	for _, v := range []int{1, 2, 4} {
 		g.halves("Float16", v)
 		g.halves("BFloat16", v)

@@ -11,6 +11,8 @@ import (
 
 // writeAVX2 writes the products for AVX2. They take any number of rows of activations: there are no tiles.
 func (g *weights) writeAVX2() {
+	g.quantize()
+	g.round()
 	for _, v := range []int{1, 2, 4} {
 		g.halvesAVX2("Float16", v)
 		g.halvesAVX2("BFloat16", v)
