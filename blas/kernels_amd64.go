@@ -118,10 +118,10 @@ func panelKernel(t Type) *panelSet {
 }
 
 var (
-	quantized512 = panelSet{most: 6, rows: [9]panelFunc{
+	quantized512 = panelSet{most: 6, numbers: 64, x: quantizedUnit, panel: 2 * blockPanel, unitsAtOnce: 8, rows: [9]panelFunc{
 		1: tileQuantized1AVX512, 2: tileQuantized2AVX512, 3: tileQuantized3AVX512, 4: tileQuantized4AVX512, 5: tileQuantized5AVX512, 6: tileQuantized6AVX512,
 	}}
-	words512 = panelSet{most: 8, rows: [9]panelFunc{
+	words512 = panelSet{most: 8, numbers: 2, x: 1, panel: panelWidth, unitsAtOnce: 192, rows: [9]panelFunc{
 		1: tileBFloat161AVX512, 2: tileBFloat162AVX512, 3: tileBFloat163AVX512, 4: tileBFloat164AVX512,
 		5: tileBFloat165AVX512, 6: tileBFloat166AVX512, 7: tileBFloat167AVX512, 8: tileBFloat168AVX512,
 	}}

@@ -13,8 +13,11 @@ type panelFunc func(units int, x *float32, ldx int, panel *float32, y *float32, 
 
 // panelSet has the kernels for many rows of activations, by their number.
 type panelSet struct {
-	rows [9]panelFunc
-	most int
+	rows        [9]panelFunc
+	most        int
+	numbers     int // of a unit
+	x, panel    int // float32 of a unit, of activations and of a panel
+	unitsAtOnce int // whose part of a panel stays in the first-level cache for all activations
 }
 
 // Weights are packed into panels of panelWidth outputs. With quantized weights, a panel has blockPanel numbers of 32 bits for each 32 inputs: four q of each
@@ -26,35 +29,34 @@ const (
 
 // mulPanels is MulRange for many rows of activations. It packs the weights once for all of them.
 func (w *Weights) mulPanels(k *panelSet, dst []float32, ldDst int, x Prepared, from, to int, add bool) {
-	units, size := (w.inputs+1)/2, (w.inputs+1)/2*panelWidth
-	if w.typ.quantized() {
-		units = (w.inputs + 63) / 64
-		size = units * 2 * blockPanel
-	}
+	units := parts(w.inputs, k.numbers)
+	size := units * k.panel
 	space := work.Borrow[float32](size + packRows*packBlocks*8)
 	defer space.Return()
 	memory := unsafe.Slice((*uint32)(unsafe.Pointer(&space.Data[0])), len(space.Data))
 	panel := space.Data[:size]
-	flag := 0
-	if add {
-		flag = 1
-	}
 	for j := from; j < to; j += panelWidth {
 		n := min(panelWidth, to-j)
 		w.packPanel(memory[:size], memory[size:], j, n)
-		for i := 0; i < x.rows; i += k.most {
-			rows := min(k.most, x.rows-i)
-			if n == panelWidth {
-				k.rows[rows](units, &x.data[i*x.ld], x.ld, &panel[0], &dst[i*ldDst+j], ldDst, flag)
-				continue
+		for first := 0; first < units; first += k.unitsAtOnce {
+			some, flag := min(k.unitsAtOnce, units-first), 0
+			if add || first > 0 {
+				flag = 1
 			}
-			var sums [8 * panelWidth]float32
-			for r := range rows {
-				copy(sums[r*panelWidth:][:n], dst[(i+r)*ldDst+j:])
-			}
-			k.rows[rows](units, &x.data[i*x.ld], x.ld, &panel[0], &sums[0], panelWidth, flag)
-			for r := range rows {
-				copy(dst[(i+r)*ldDst+j:][:n], sums[r*panelWidth:])
+			for i := 0; i < x.rows; i += k.most {
+				rows, at, part := min(k.most, x.rows-i), &x.data[i*x.ld+first*k.x], &panel[first*k.panel]
+				if n == panelWidth {
+					k.rows[rows](some, at, x.ld, part, &dst[i*ldDst+j], ldDst, flag)
+					continue
+				}
+				var sums [8 * panelWidth]float32
+				for r := range rows {
+					copy(sums[r*panelWidth:][:n], dst[(i+r)*ldDst+j:])
+				}
+				k.rows[rows](some, at, x.ld, part, &sums[0], panelWidth, flag)
+				for r := range rows {
+					copy(dst[(i+r)*ldDst+j:][:n], sums[r*panelWidth:])
+				}
 			}
 		}
 	}

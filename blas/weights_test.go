@@ -164,6 +164,27 @@ func TestWeights(t *testing.T) {
 	})
 }
 
+// Rows of weights that are longer than a part of a panel.
+func TestWeightsLong(t *testing.T) {
+	const rows, outputs = 26, 33
+	for _, typ := range allTypes() {
+		inputs := max(1055/typ.Block(), 1) * typ.Block()
+		w, x := randomWeights(typ, outputs, inputs, newFill(4)), normal(rows*inputs)
+		for _, add := range [][]float32{nil, normal(rows * outputs)} {
+			dst := make([]float32, rows*outputs)
+			copy(dst, add)
+			p := w.Prepare(x, inputs, rows, make([]float32, w.Scratch(rows)))
+			w.MulRange(dst, outputs, p, 0, outputs, add != nil)
+			want, magnitude := w.reference(p, add)
+			for i, y := range dst {
+				if !(math.Abs(float64(y)-want[i]) <= float64(inputs+8)*0x1p-24*magnitude[i]) {
+					t.Fatalf("%v, add %t: %d is %g, want %g", typ, add != nil, i, y, want[i])
+				}
+			}
+		}
+	}
+}
+
 // A NaN or an infinity of the activations reaches all outputs of its row, and no other row.
 func TestWeightsSpecialValues(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
