@@ -247,7 +247,7 @@ type quantizedType struct {
 	block, bytes int // numbers and bytes of a block
 	zero         int // what is subtracted from the numbers that unit returns, which are not negative
 	scale        int // where a block of 32 has its float16
-	together     int // rows that are read together: one, so that memory is read in order, or more, which shares the work on activations
+	together     int // rows that are read together for one activation: one, so that memory is read in order, or more, which shares the work on it
 }
 
 var quantizedTypes = []quantizedType{
@@ -271,7 +271,10 @@ const (
 func (g *weights) dots(t quantizedType, v int) {
 	all := g.begin(t.name, v, "A unit is 64 numbers, or 256 if a block has as many, and x is quantized.")
 	c := g.constants(t)
-	rows := min(rowsFor(v), t.together)
+	rows := rowsFor(v)
+	if v == 1 { // several activations take longer than memory
+		rows = min(rows, t.together)
+	}
 	for first := 0; first < len(all); first += rows {
 		g.dotsOf(t, c, first, v, all[first:first+rows])
 	}
