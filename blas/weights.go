@@ -464,7 +464,7 @@ func (w *Weights) Mul(dst []float32, ldDst int, x []float32, ldx, rows int, add 
 	}
 	within("x", rows, ldx, w.inputs, len(x))
 	within("dst", rows, ldDst, w.outputs, len(dst))
-	if w.typ == Float32 && current() != nil {
+	if w.typ == Float32 && current() != nil && w.outputs > 1 { // run sums one column in another order than MulRange
 		p := w.product(w.floats, dst, ldDst, Prepared{rows, ldx, x}, w.outputs, add)
 		p.run()
 		return
