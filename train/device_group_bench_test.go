@@ -81,7 +81,7 @@ func rankBenchmark(sizes string) error {
 			if err != nil {
 				return 0, "", err
 			}
-			if late {
+			if late && tr.exchange != nil {
 				tr.train.arrivals = &arrivals{order: tr.train.arrivals.order} // that nobody tells
 			}
 			err = tr.Run(context.Background())
@@ -100,11 +100,14 @@ func rankBenchmark(sizes string) error {
 				times[0].Seconds()*1e3, times[len(times)-1].Seconds()*1e3, float64(g.Size()*batch*length)/median.Seconds(), float64(held)/(1<<30), l[0].Loss, l[len(l)-1].Loss, d.Launches()), nil
 		}
 		results := map[string]time.Duration{}
-		for _, m := range []struct {
-			name        string
-			alone       bool
-			shard, late bool
-		}{{"one GPU", true, false, false}, {"all GPUs", false, false, false}, {"all GPUs, no overlap", false, false, true}, {"all GPUs, Shard", false, true, false}} {
+		ways := []struct {
+			name               string
+			alone, shard, late bool
+		}{{name: "one GPU", alone: true}, {name: "all GPUs"}, {name: "all GPUs, no overlap", late: true}, {name: "all GPUs, Shard", shard: true}}
+		if g.Size() == 1 {
+			ways = ways[:2]
+		}
+		for _, m := range ways {
 			group := g
 			if m.alone {
 				group = nil
@@ -120,7 +123,7 @@ func rankBenchmark(sizes string) error {
 			}
 		}
 		one, all, late := results["one GPU"].Seconds(), results["all GPUs"].Seconds(), results["all GPUs, no overlap"].Seconds()
-		if g.Rank() == 0 {
+		if g.Size() > 1 {
 			say("%v: %.3f times the tokens/s of one GPU; %.0f%% of the exchange hidden", precision, float64(g.Size())*one/all, 100*(late-all)/(late-one))
 		}
 	}

@@ -47,6 +47,7 @@ type way struct {
 	late       bool   // the gradients travel after the backward pass
 	file       string // to resume from
 	stop       int    // the step after which the run is stopped, if above 0
+	fails      bool   // the second step of rank 1 has a token that is not in the vocabulary
 }
 
 // rankDevices is a rank of TestDeviceGroup. It trains in several ways, the first of so many models also stopped and resumed, and prints a hash of all losses and weights.
@@ -83,6 +84,9 @@ func rankDevices(models int, dir string) error {
 			}
 			if w.late {
 				tr.train.arrivals = &arrivals{order: tr.train.arrivals.order} // that nobody tells
+			}
+			if w.fails && g.Rank() == 1 {
+				tr.source = &failing{tr.source, 4, func(b *Batch) error { b.Values["targets"].Data().([]int)[3] = vocab; return nil }}
 			}
 			if w.file != "" {
 				_, err = tr.Resume()
@@ -124,6 +128,13 @@ func rankDevices(models int, dir string) error {
 			}
 		}
 		fmt.Fprint(h, together)
+		if i < models-1 {
+			continue
+		}
+		// Rank 0 has queued messages that rank 1 will never answer.
+		if _, err := train(way{group: g, accumulate: 1, fails: true}); err == nil || !strings.Contains(err.Error(), "targets[0, 3] is ") || g.Rank() == 0 && !strings.HasPrefix(err.Error(), "rank 1: ") {
+			return fmt.Errorf("the error of a token that is not in the vocabulary is %w", err)
+		}
 	}
 	fmt.Printf("%d %x\n", g.Rank(), h.Sum(nil)[:8])
 	return errors.Join(g.Close(), d.Close())
