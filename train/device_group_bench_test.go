@@ -17,10 +17,7 @@ import (
 )
 
 // rankBenchmark is a rank of the measurement of docs/distributed.md: steps of a language model on one GPU, and of all ranks together. sizes are the numbers of layers, channels,
-// tokens, sequences of a rank, steps of a sequence, and training steps. It is not a benchmark of package testing, since its ranks are processes:
-//
-//	go test -c -o train.test ./train
-//	for rank in 0 1; do RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 MAMBA_TRAIN_TEST='benchmark 24 768 50280 8 1024 32' ./train.test & done; wait
+// tokens, sequences of a rank, steps of a sequence, and training steps. It is not a benchmark of package testing, since its ranks are processes.
 func rankBenchmark(sizes string) error {
 	var layers, channels, vocabulary, batch, length, steps int
 	if _, err := fmt.Sscan(sizes, &layers, &channels, &vocabulary, &batch, &length, &steps); err != nil {
