@@ -51,9 +51,17 @@ type member struct {
 const (
 	// rowsAlike is the largest number of rows for which a product computes each row as it computes it alone, and a step is one job.
 	rowsAlike = step.MostRows
-	// A graph is made once for each number of tokens and each number of sequences; as many of the last ones are kept.
-	keptPrompts, keptGroups = 32, 4
+	// A graph is made once for each number of tokens and each number of sequences. keptPrompts of the last ones are kept.
+	keptPrompts = 32
 )
+
+// keptGroups returns the number of groups of earlier sizes that are kept.
+func (b *Batch) keptGroups() int {
+	if b.most > rowsAlike {
+		return 8 // of 1, 2, 4, … 128 rows
+	}
+	return 4
+}
 
 // NewBatch returns a Batch without sequences. An invalid model or option is an error that names it, and so is a model that has a layer
 // without a state of fixed size, such as attention without a window.
@@ -250,14 +258,14 @@ func (b *Batch) add(s *Sequence, how Sampling) error {
 // at returns the reader and its row of row i.
 func (b *Batch) at(i int) (*reader, int) { return b.groups[i/b.most], i % b.most }
 
-// resize makes groups for n rows. The last group gets room for an eighth more rows on average, and becomes smaller when it is half empty, so
-// that its size changes seldom.
+// resize makes groups for n rows. The last group gets room for an eighth more rows on average (on a device, a power of two), and becomes smaller when
+// it is half empty, so that its size changes seldom.
 func (b *Batch) resize(n int) error {
 	for len(b.groups) > (n+b.most-1)/b.most {
 		last := len(b.groups) - 1
 		r := b.groups[last]
 		b.groups = b.groups[:last]
-		if err := keep(&b.spare, keptGroups, r); err != nil {
+		if err := keep(&b.spare, b.keptGroups(), r); err != nil {
 			return err
 		}
 	}
@@ -275,7 +283,10 @@ func (b *Batch) resize(n int) error {
 	}
 	grain := max(1, (1<<bits.Len(uint(rows)))/8)
 	size := min((rows+grain-1)/grain*grain, b.most)
-	r, err := kept(b, &b.spare, keptGroups, func(r *reader) bool { return r.batch() == size }, size, 1, true)
+	if b.most > rowsAlike { // a graph on a device takes long to make, and a step of more rows hardly longer
+		size = 1 << bits.Len(uint(rows-1))
+	}
+	r, err := kept(b, &b.spare, b.keptGroups(), func(r *reader) bool { return r.batch() == size }, size, 1, true)
 	if err != nil {
 		b.groups = slices.DeleteFunc(b.groups, func(r *reader) bool { return r == nil })
 		return err
@@ -287,7 +298,7 @@ func (b *Batch) resize(n int) error {
 				return errors.Join(err, r.close())
 			}
 		}
-		err = keep(&b.spare, keptGroups, old)
+		err = keep(&b.spare, b.keptGroups(), old)
 	}
 	b.groups[group] = r
 	return err
