@@ -306,6 +306,7 @@ func TestDevices(t *testing.T) {
 	for _, r := range runs {
 		library, size := r.Library, r.size
 		t.Run(fmt.Sprint(library.Name, size), func(t *testing.T) {
+			disttest.NeedGPUs(t, size)
 			lines := disttest.Output(t, library.Start(t, size, role, "devices"))
 			slices.Sort(lines)
 			if len(lines) != size {

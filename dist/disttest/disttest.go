@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/dist"
 )
 
@@ -106,6 +107,21 @@ var NCCL = Library{"NCCL", "", []string{"sh", "-c", `n=$2; shift 2; all=
 for r in $(seq 0 $((n-1))); do RANK=$r LOCAL_RANK=$r WORLD_SIZE=$n "$@" & all="$all $!"; done
 code=0; for p in $all; do wait $p || { code=1; sleep 0.2; kill -9 $all; }; done 2>/dev/null; exit $code`, "start"}}
 
+// NeedGPUs skips a test of ranks with a GPU each if the machine has fewer. The stand-in has as many as are needed.
+func NeedGPUs(t *testing.T, size int) {
+	t.Helper()
+	if os.Getenv("MAMBA_TEST_DEVICE") == "standin" {
+		return
+	}
+	d, err := cuda.Open(size - 1)
+	if err != nil {
+		t.Skipf("%d ranks need a GPU each: %v", size, err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Start returns the command that runs this test's binary as so many ranks with arguments, and with an environment variable that tells TestMain what they do. It
 // skips the test if the library's launcher is not there.
 func (l Library) Start(t *testing.T, size int, variable, value string, arguments ...string) *exec.Cmd {
@@ -119,6 +135,7 @@ func (l Library) Start(t *testing.T, size int, variable, value string, arguments
 	cmd := exec.CommandContext(ctx, launcher, slices.Concat(l.launcher[1:], []string{"-n", fmt.Sprint(size), os.Args[0]}, arguments)...)
 	cmd.Env = append(os.Environ(), variable+"="+value, "MAMBA_MPI="+l.File, "GOMAXPROCS=2", fmt.Sprint("GPUSTANDIN_GPUS=", size))
 	if l.File == "" {
+		NeedGPUs(t, size)
 		free, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
