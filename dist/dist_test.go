@@ -467,6 +467,11 @@ func TestLaunched(t *testing.T) {
 		{"PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=1", "Kubeflow 1 2 0 <nil>"},
 		{"WORLD_SIZE=2 RANK=1 MASTER_ADDR=::1 MASTER_PORT=29500", "torchrun or a launcher like it 1 2 -1 [::1]:29500 <nil>"},
 		{"SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=5 SLURM_LOCALID=1 MASTER_ADDR=a MASTER_PORT=1", "srun 5 8 1 a:1 <nil>"},
+		// torchrun, started by srun or mpirun on each machine, and variables by hand in an interactive shell of Slurm
+		{"SLURM_STEP_NUM_TASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0 WORLD_SIZE=8 RANK=3 LOCAL_RANK=3 MASTER_ADDR=a MASTER_PORT=1", "torchrun or a launcher like it 3 8 3 a:1 <nil>"},
+		{"OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1 WORLD_SIZE=8 RANK=7 LOCAL_RANK=3 MASTER_ADDR=a MASTER_PORT=1 TORCHELASTIC_RUN_ID=none", "torchrun or a launcher like it 7 8 3 a:1 <nil>"},
+		{"OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_LOCAL_RANK=1 WORLD_SIZE=8 RANK=7 MASTER_ADDR=a MASTER_PORT=1", "Open MPI's mpirun 1 2 1 <nil>"}, // of a pod
+		{"SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=5 SLURM_LOCALID=1 WORLD_SIZE=8 MASTER_ADDR=a MASTER_PORT=1", "srun 5 8 1 a:1 <nil>"},                                      // RANK is not set
 		{"PMI_SIZE=4 PMI_RANK=2 MPI_LOCALRANKID=2 MASTER_ADDR=a MASTER_PORT=1", "mpirun or srun 2 4 2 <nil>"},
 		{"PET_NNODES=2 PET_NODE_RANK=1 PET_MASTER_ADDR=a PET_MASTER_PORT=1", "Kubeflow 1 2 0 a:1 <nil>"},
 		{"WORLD_SIZE=2 RANK=1 MASTER_ADDR=a", ` 0 0 0 dist: the environment variable MASTER_ADDR is set and MASTER_PORT is not, want a free port of that machine`},

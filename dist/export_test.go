@@ -24,7 +24,7 @@ func Launched() (by string, rank, size, local int, address string, err error) {
 
 // LauncherVariables returns the names of all environment variables that Launched reads.
 func LauncherVariables() []string {
-	names := []string{"PET_NPROC_PER_NODE"}
+	names := []string{"PET_NPROC_PER_NODE", "TORCHELASTIC_RUN_ID"}
 	for _, l := range launchers {
 		for _, name := range []string{l.size, l.rank, l.local, l.host, l.port} {
 			if name != "" {

@@ -18,7 +18,8 @@ type launch struct {
 
 // launchers are the variables that launchers set, in the order in which they count: mpirun may run inside a job of Slurm, which may run inside a pod.
 //
-// Slurm sets SLURM_NTASKS for the script of a job as well, which is one process. Only srun sets SLURM_STEP_NUM_TASKS.
+// Slurm sets SLURM_NTASKS for the script of a job as well, which is one process. Only srun sets SLURM_STEP_NUM_TASKS. It also sets it to 1 in an interactive shell and, with
+// "srun torchrun", to the number of machines: RANK and WORLD_SIZE count more.
 var launchers = []struct {
 	by                string
 	mpi, pmi          bool
@@ -34,9 +35,13 @@ var launchers = []struct {
 
 // launched returns what the environment says about this process. A process that was started alone is rank 0 of 1.
 func launched() (launch, error) {
+	inner := os.Getenv("WORLD_SIZE") != "" && os.Getenv("RANK") != "" // set by hand or by torchrun, which srun or mpirun may have started
+	torchrun := inner && os.Getenv("TORCHELASTIC_RUN_ID") != ""
 	for _, l := range launchers {
 		size, rank := os.Getenv(l.size), os.Getenv(l.rank)
 		switch {
+		case torchrun && l.mpi || inner && l.by == "srun":
+			continue // the variables of the launcher's own launcher
 		case l.by == "Kubeflow" && strings.Contains(size, ":"):
 			return launch{}, fmt.Errorf("dist: the environment variable %s is %q, the least and the largest number of pods of an elastic job, want one number: a run keeps its number of ranks", l.size, size)
 		case size == "" && (rank == "" || l.rank == "SLURM_PROCID"):
