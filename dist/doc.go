@@ -31,8 +31,8 @@
 //
 // # Results
 //
-// All sums are made by this package, in the order of the ranks: in float32 for BFloat16, else in the type of the elements. So the result has the same bits on
-// every rank, in every run with the same number of ranks, and with every library.
+// This package makes all sums of host memory itself, in the order of the ranks: in float32 for BFloat16, else in the type of the elements. So the result has the same bits on
+// every rank, in every run with the same number of ranks, and with every library. AllReduceOn and ReduceScatterOn say what the sums of arrays on GPUs are.
 //
 // # Calls in the same order
 //

@@ -48,7 +48,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	options.Whole(flags, &set.lora, 0, "lora", "rank of LoRA on the projections; 0 trains all weights")
 	options.Number(flags, &set.alpha, 0, "alpha", "alpha of LoRA, whose scale is alpha/rank (default the rank)")
 	flags.BoolVar(&set.merge, "merge", false, "merge LoRA into the weights and save the whole model")
-	flags.BoolVar(&set.distributed, "distributed", false, "train with all processes that mpirun or srun has started, each on -accumulate batches of a step")
+	flags.BoolVar(&set.distributed, "distributed", false, "train with all processes that mpirun, srun or torchrun has started, each on -accumulate batches of a step")
 	flags.BoolVar(&set.shard, "shard", false, "with -distributed: divide the moments of AdamW among the processes")
 	flags.BoolVar(&set.segments, "segments", false, "with -distributed: divide each sequence among the processes, for long ones")
 	flags.BoolVar(&set.recompute, "recompute", false, "compute the values inside the blocks again for the backward pass instead of keeping them, for long sequences")

@@ -40,7 +40,7 @@ func parse(args []string, usage io.Writer) (settings, error) {
 	flags.StringVar(&set.model, "model", "both", "mambaunet, unet, or both side by side; or the `directory` of a checkpoint of this program, to train further or for -predict (with -predict, default the first in -out)")
 	flags.String("predict", "", "`file` to segment, and others after it: writes NAME_mask and NAME_overlay into -out")
 	flags.BoolVar(&set.resume, "resume", false, "continue the run in -out; the other flags must be the same")
-	flags.BoolVar(&set.distributed, "distributed", false, "train with all processes that mpirun or srun has started, each on -batch patches of a step")
+	flags.BoolVar(&set.distributed, "distributed", false, "train with all processes that mpirun, srun or torchrun has started, each on -batch patches of a step")
 	flags.BoolVar(&set.traced, "trace", false, "print what the time of each process goes to, and write it to trace.json beside each checkpoint, for ui.perfetto.dev")
 	options.Whole(flags, &set.heldout, 1, "heldout", "images that are held out, the last by their names (default a sixth)")
 	options.Whole(flags, &set.width, 1, "width", "channels at the full resolution of the MambaUNet (default 8, or 16 with -data); the U-Net has the width that gives it as many parameters, and a checkpoint keeps its own")

@@ -72,7 +72,7 @@ func Exit(program string, err error, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// Work does the work of a program and returns its exit code: alone or, if it is distributed, as one of the processes that mpirun or srun has started. Rank 0
+// Work does the work of a program and returns its exit code: alone or, if it is distributed, as one of the processes that mpirun, srun or torchrun has started. Rank 0
 // prints, and other ranks print the errors of which rank 0 has not heard.
 func Work(ctx context.Context, program string, distributed bool, stdout, stderr io.Writer, work func(group *dist.Group, out io.Writer) error) int {
 	if !distributed {
