@@ -3,7 +3,10 @@ package mamba_test
 import (
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -158,18 +161,39 @@ func BenchmarkGenerateNarrow(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		bytes := 0
-		for _, p := range lm.Params() {
-			if w := p.Narrow(); w != nil {
-				bytes += w.Bytes()
-			} else {
-				bytes += 4 * p.Shape().TotalSize()
-			}
+		measureNarrow(b, lm, types)
+	}
+}
+
+// measureNarrow measures one sequence, eight, and a prompt, beside reading the weights.
+func measureNarrow(b *testing.B, lm *nn.LM, name string) {
+	bytes := 0
+	for _, p := range lm.Params() {
+		if w := p.Narrow(); w != nil {
+			bytes += w.Bytes()
+		} else {
+			bytes += 4 * p.Shape().TotalSize()
 		}
-		benchmarkReading(b, types, bytes)
-		measureGenerate(b, lm, types, 1, 1, 32)
-		measureGenerate(b, lm, types, 8, 1, 16)
-		measureGenerate(b, lm, types+"/prompt", 1, 1024, 1)
+	}
+	benchmarkReading(b, name, bytes)
+	measureGenerate(b, lm, name, 1, 1, 32)
+	measureGenerate(b, lm, name, 8, 1, 16)
+	measureGenerate(b, lm, name+"/prompt", 1, 1024, 1)
+}
+
+// BenchmarkGenerateGGUF is BenchmarkGenerateNarrow for the files that $MAMBA_GGUF names, separated by commas: llama.cpp reads the same ones.
+func BenchmarkGenerateGGUF(b *testing.B) {
+	files := os.Getenv("MAMBA_GGUF")
+	if files == "" {
+		leftOut(b, "files", "$MAMBA_GGUF names none")
+		return
+	}
+	for _, file := range strings.Split(files, ",") {
+		lm, err := checkpoint.Load(file)
+		if err != nil {
+			b.Fatal(err)
+		}
+		measureNarrow(b, lm, strings.TrimSuffix(filepath.Base(file), ".gguf"))
 	}
 }
 
