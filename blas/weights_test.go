@@ -185,6 +185,29 @@ func TestWeightsLong(t *testing.T) {
 	}
 }
 
+// Up to fewRows rows, each has the bits that it has alone: what a sequence of a batch gets does not depend on the others.
+func TestWeightsRowsAlone(t *testing.T) {
+	const outputs = 9
+	eachLevel(t, func(t *testing.T) {
+		for _, typ := range append(allTypes(), Float32) {
+			inputs := max(345/typ.Block(), 1) * typ.Block()
+			w, x := randomWeights(typ, outputs, inputs, newFill(6)), normal(fewRows*inputs)
+			var alone []float32
+			for i := range fewRows {
+				alone = append(alone, make([]float32, outputs)...)
+				w.Mul(alone[i*outputs:], outputs, x[i*inputs:], inputs, 1, false)
+			}
+			for rows := 2; rows <= fewRows; rows++ {
+				dst := make([]float32, rows*outputs)
+				w.Mul(dst, outputs, x, inputs, rows, false)
+				if !slices.Equal(dst, alone[:len(dst)]) {
+					t.Fatalf("%v: of %d rows, one has other bits than alone", typ, rows)
+				}
+			}
+		}
+	})
+}
+
 // A NaN or an infinity of the activations reaches all outputs of its row, and no other row.
 func TestWeightsSpecialValues(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {

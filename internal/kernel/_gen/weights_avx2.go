@@ -30,14 +30,10 @@ func (g *weights) halvesAVX2(name string, v int) {
 	all := g.begin(name, v, "A unit is 32 numbers of w, and as many float32 of x. Of the tail, the caller multiplies tail%8.")
 	for first, sums := range all {
 		label := func(name string) string { return fmt.Sprint(name, first) }
-		// One sum would wait for itself: a row of activations has as many as there are registers for.
-		acc := [][]reg.VecVirtual{sums}
-		for len(acc) < max(2, 4/v) {
-			more := g.Vecs(v)
-			for _, r := range more {
-				g.Zero(r)
-			}
-			acc = append(acc, more)
+		// One sum would wait for itself. There are two for any number of rows of activations, so that each row has the bits that it has alone.
+		acc := [][]reg.VecVirtual{sums, g.Vecs(v)}
+		for _, r := range acc[1] {
+			g.Zero(r)
 		}
 		w, x := g.chunk(first, 1, v)
 		loop := func(name string, times reg.GPVirtual, unit int, next string) {
@@ -68,12 +64,8 @@ func (g *weights) halvesAVX2(name string, v int) {
 		tail := g.f.Int("tail")
 		g.SHRQ(operand.U8(3), tail)
 		loop("vector", tail, 1, "done")
-		for n := len(acc) / 2; n > 0; n /= 2 {
-			for j := range n {
-				for i := range v {
-					g.VADDPS(acc[j+n][i], acc[j][i], acc[j][i])
-				}
-			}
+		for i := range v {
+			g.VADDPS(acc[1][i], sums[i], sums[i])
 		}
 	}
 	g.end(v, all)
