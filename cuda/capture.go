@@ -89,12 +89,17 @@ func (c *Capture) usable() error {
 	return notClosed("capture", c.handle)
 }
 
-// Capturing reports whether f of Capture runs on the stream.
-func (s *Stream) Capturing() bool { return s != nil && s.pool.capture != nil }
+// Capturing returns the capture whose f runs on the stream, nil if there is none.
+func (s *Stream) Capturing() *Capture {
+	if s == nil {
+		return nil
+	}
+	return s.pool.capture
+}
 
 // recording returns an error if the stream is being captured.
 func (s *Stream) recording(what string) error {
-	if s.Capturing() {
+	if s.Capturing() != nil {
 		return fmt.Errorf("cuda: %s: the stream is being captured, want a call before or after the capture", what)
 	}
 	return nil
@@ -105,6 +110,9 @@ func (s *Stream) recording(what string) error {
 func (c *Capture) Close() error {
 	if c == nil || c.stream == nil {
 		return c.usable()
+	}
+	if c.stream.Capturing() == c {
+		return c.stream.recording("close")
 	}
 	err := c.stream.device.close(c)
 	c.handle = 0

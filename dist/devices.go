@@ -26,9 +26,10 @@ type Devices struct {
 	device       *cuda.Device
 	stream       *cuda.Stream // nil for a group of one
 	queued, done *cuda.Event
-	waiting      []*cuda.Stream // those whose arrays are in calls after the last Wait
-	messages     []cuda.Message // those of Together while it runs, else nil
-	watch        *callWatch     // nil for a group of one
+	waiting      []*cuda.Stream  // those whose arrays are in calls after the last Wait
+	captures     []*cuda.Capture // those with calls
+	messages     []cuda.Message  // those of Together while it runs, else nil
+	watch        *callWatch      // nil for a group of one
 	closed       bool
 }
 
@@ -67,9 +68,15 @@ func (g *Group) Devices(d *cuda.Device) (x *Devices, err error) {
 	if err := x.stream.Connect(cuda.ConnectionID(ids[0]), g.Rank(), g.Size()); err != nil {
 		return x, g.Fail(fmt.Errorf("dist: devices: %w", err))
 	}
+	if err := g.Barrier(); err != nil { // of a rank that NCCL does not connect: the first call would wait for it
+		return x, err
+	}
 	err = x.try()
 	x.watch = watchCalls(x)
 	d.OnClose(func() { _ = x.Close() })
+	if err == nil {
+		return x, g.Barrier()
+	}
 	return x, g.Fail(err)
 }
 
@@ -136,7 +143,7 @@ func (x *Devices) Wait() error {
 	return nil
 }
 
-// Close waits for the calls so far and ends the connection. After Fail of a rank it ends them. A second Close does nothing.
+// Close waits for the calls so far and ends the connection. After Fail of a rank it ends them. It also closes the captures with calls. A second Close does nothing.
 func (x *Devices) Close() error {
 	if x == nil || x.device == nil {
 		return x.usable("close")
@@ -144,17 +151,19 @@ func (x *Devices) Close() error {
 	if x.closed {
 		return nil
 	}
+	for _, c := range slices.Backward(x.captures) { // NCCL waits for the end of graphs before it ends a connection
+		if err := c.Close(); err != nil {
+			return err
+		}
+	}
 	x.closed = true
 	var errs []error
-	if x.watch != nil {
+	if x.stream != nil {
 		if x.group.failed() {
 			x.watch.stop()
 			errs = append(errs, x.stream.Disconnect())
 		}
-		errs = append(errs, x.stream.Synchronize(), x.watch.close())
-	}
-	if x.stream != nil {
-		errs = append(errs, x.stream.Close())
+		errs = append(errs, x.stream.Synchronize(), x.watch.close(), x.stream.Close())
 	}
 	for _, e := range []*cuda.Event{x.queued, x.done} {
 		if e != nil {
@@ -221,7 +230,10 @@ func (x *Devices) queue(s *cuda.Stream, call string, f func() error) error {
 	if !slices.Contains(x.waiting, s) {
 		x.waiting = append(x.waiting, s)
 	}
-	if s.Capturing() {
+	if c := s.Capturing(); c != nil {
+		if !slices.Contains(x.captures, c) {
+			x.captures = append(x.captures, c)
+		}
 		return f()
 	}
 	return x.watch.call(call, f)
@@ -300,13 +312,16 @@ func (x *Devices) message(call, name string, m cuda.Message) error {
 		return err
 	}
 	if x.messages != nil {
+		if len(x.messages) > 0 && x.messages[0].Bytes.Stream() != s {
+			return fmt.Errorf("dist: %s: a is on another stream than the messages before it in Together, want the same", call)
+		}
 		x.messages = append(x.messages, m)
 		return nil
 	}
 	return x.queue(s, call, func() error { return x.stream.Exchange(m) })
 }
 
-// Together queues the calls of SendOn and ReceiveOn that f makes as one, so that none waits for another one. f must not make other calls of x.
+// Together queues the calls of SendOn and ReceiveOn that f makes as one, so that none waits for another one. Their arrays have the same stream. f must not make other calls of x.
 func (x *Devices) Together(f func() error) error {
 	if err := x.usable("together"); err != nil {
 		return err

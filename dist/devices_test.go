@@ -94,8 +94,15 @@ func captured(g *dist.Group, x *dist.Devices, s *cuda.Stream) error {
 	if c, err := s.Capture(func() error { return dist.AllReduceOn(x, a) }); err == nil {
 		return errors.Join(errors.New("a capture without Wait: no error"), c.Close())
 	}
-	// After that error all goes on.
-	return errors.Join(x.Wait(), dist.AllReduceOn(x, a), x.Wait(), s.Synchronize())
+	// After that error all goes on. A capture that stays open ends with x, and not before it is made.
+	_, err = s.Capture(func() error {
+		err := errors.Join(dist.AllReduceOn(x, a), x.Wait())
+		if err := x.Close(); err == nil || !strings.Contains(err.Error(), "cuda: close: the stream is being captured") {
+			return fmt.Errorf("Close in a capture: the error is %v", err)
+		}
+		return err
+	})
+	return errors.Join(err, x.Wait(), dist.AllReduceOn(x, a), x.Wait(), s.Synchronize())
 }
 
 // near compares sums that are added in another order: with two ranks the same bits, else within a rounding for each addition.
@@ -214,6 +221,23 @@ func movesOn[T dist.Element](g *dist.Group, x *dist.Devices, s *cuda.Stream, h h
 	}
 	if err := x.Together(func() error { return dist.BroadcastOn(x, own, 0) }); err == nil || !strings.Contains(err.Error(), "inside Together, want SendOn and ReceiveOn only") {
 		return fmt.Errorf("BroadcastOn inside Together: the error is %v", err)
+	}
+	other, err := s.Device().NewStream()
+	if err != nil {
+		return err
+	}
+	b, err := upload(other, 1, of(rank))
+	if err != nil {
+		return err
+	}
+	err = x.Together(func() error {
+		return errors.Join(dist.SendOn(x, own, (rank+1)%size), dist.ReceiveOn(x, b, (rank+1)%size))
+	})
+	if err == nil || !strings.Contains(err.Error(), "dist: ReceiveOn: a is on another stream than the messages before it in Together, want the same") {
+		return fmt.Errorf("two streams in Together: the error is %v", err)
+	}
+	if err := other.Close(); err != nil {
+		return err
 	}
 	// Around the ring, all at once and then from rank to rank.
 	next, before := (rank+1)%size, (rank+size-1)%size
@@ -339,6 +363,18 @@ func TestDevicesWithout(t *testing.T) {
 	cmd.Env = append(cmd.Env, "MAMBA_NCCL=/nowhere/libnccl.so.2")
 	for _, line := range disttest.Output(t, cmd) {
 		if want := "cuda: NCCL: MAMBA_NCCL is /nowhere/libnccl.so.2"; !strings.Contains(line, want) {
+			t.Errorf("the error is %s, want %q", line, want)
+		}
+	}
+}
+
+// What is wrong on one rank alone when NCCL connects the GPUs is an error on all.
+func TestDevicesWithoutOne(t *testing.T) {
+	gputest.Alive(t) // it takes the stand-in
+	cmd := disttest.NCCL.Start(t, 2, role, "join")
+	cmd.Env = append(cmd.Env, "GPUSTANDIN_LOST=1")
+	for _, line := range disttest.Output(t, cmd) {
+		if want := "cuda: ncclCommInitRank: ncclSystemError (2): NCCL: this rank is not connected"; !strings.Contains(line, want) {
 			t.Errorf("the error is %s, want %q", line, want)
 		}
 	}

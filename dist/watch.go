@@ -18,7 +18,7 @@ type callWatch struct {
 	entering pending   // one that NCCL is about to queue
 	free     []*cuda.Event
 	stopping chan struct{}
-	stop     func()
+	end      func()
 	stopped  chan struct{}
 }
 
@@ -32,12 +32,19 @@ type pending struct {
 func watchCalls(x *Devices) *callWatch {
 	w := &callWatch{x: x, stopping: make(chan struct{}), stopped: make(chan struct{})}
 	stop := sync.OnceFunc(func() { close(w.stopping) })
-	w.stop = func() {
+	w.end = func() {
 		stop()
 		<-w.stopped
 	}
 	go w.run()
 	return w
+}
+
+// stop ends the watch. A nil watch has ended.
+func (w *callWatch) stop() {
+	if w != nil {
+		w.end()
+	}
 }
 
 // call queues a call on the stream of x, between two events.
@@ -136,6 +143,9 @@ func (w *callWatch) check(now time.Time) string {
 
 // close ends the watch, after the calls.
 func (w *callWatch) close() error {
+	if w == nil {
+		return nil
+	}
 	w.stop()
 	var errs []error
 	for _, p := range w.calls {

@@ -11,6 +11,7 @@
 # GPUSTANDIN_SEED=N   seed of the random order in which threads run
 # GPUSTANDIN_IDLE=1   compute nothing: the time of a program is then that of its host code, without a real driver's
 # GPUSTANDIN_GPUS=N   the number of GPUs, 1 by default
+# GPUSTANDIN_LOST=N   the rank that NCCL does not connect with the others
 #
 # It needs Linux on amd64 and g++. Without them it prints what is missing and fails; with -if-present it succeeds.
 set -euo pipefail

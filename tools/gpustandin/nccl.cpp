@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string>
@@ -55,6 +56,7 @@ struct Comm {
   int rank, ranks;
   std::atomic<bool> aborted{false};
   std::atomic<int> wrong{0};
+  std::shared_ptr<int> captured = std::make_shared<int>(); // shared with calls in graphs
 
   char *slot(int rank) { return (char *)(shared + 1) + rank * slotBytes; }
   Ring &ring(int from, int to) { return ((Ring *)slot(ranks))[from * ranks + to]; }
@@ -198,7 +200,7 @@ int end() {
   Group g = std::move(group);
   group = Group();
   g.stream->parallel();
-  g.stream->queue([=, c = g.comm, s = g.stream] {
+  g.stream->queue([=, c = g.comm, s = g.stream, captured = g.stream->recording ? g.comm->captured : nullptr] {
     bool right = !c->wrong;
     for (auto &f : g.collectives) right = right && f();
     if (right && !g.transfers.empty()) right = exchange(c, g.transfers);
@@ -240,6 +242,13 @@ int ncclGetUniqueId(Id *id) {
   return success;
 }
 
+// A real NCCL waits for the end of graphs that have calls of the communicator.
+static void graphs(Comm *c) {
+  if (c->captured.use_count() > 1) fprintf(stderr, "stand-in: NCCL: a communicator ends before a graph with its calls\n"), abort();
+}
+
+int ncclCommDestroy(Comm *c) { return graphs(c), munmap(c->shared, c->size), destroy("communicator", c); }
+
 int ncclCommInitRank(Comm **to, int ranks, Id id, int rank) {
   if (ranks < 1 || ranks > mostRanks || rank < 0 || rank >= ranks) return fails(invalidArgument, "rank " + std::to_string(rank) + " of " + std::to_string(ranks));
   for (int i = 16; i < 128; i++)
@@ -256,12 +265,12 @@ int ncclCommInitRank(Comm **to, int ranks, Id id, int rank) {
   c->shared = (Shared *)p;
   c->barrier();
   shm_unlink(name.c_str());
+  if (const char *lost = getenv("GPUSTANDIN_LOST"); lost && atoi(lost) == rank) return ncclCommDestroy(c), fails(systemError, "this rank is not connected");
   return *to = c, success;
 }
 
-int ncclCommDestroy(Comm *c) { return munmap(c->shared, c->size), destroy("communicator", c); }
-
 int ncclCommAbort(Comm *c) {
+  graphs(c);
   c->aborted = true; // work on its way ends; the memory stays
   count("communicator", -1);
   return success;
