@@ -191,7 +191,8 @@ func ncclType[T Summand]() uintptr {
 }
 
 // ReduceScatter queues the sums over all ranks of one part of all to own: all has a part as long as own for each rank, and rank r gets part r. own may be
-// that part of all; else the two must not overlap. NCCL adds in a fixed order. It rounds BFloat16 after each addition.
+// that part of all; else the two must not overlap. The order of more than two ranks is NCCL's: it
+// depends on the GPUs, the number of elements, and the version and variables of NCCL. BFloat16 may be rounded after each addition.
 func ReduceScatter[T Summand](s *Stream, own, all Array[T]) error {
 	if err := s.parts("reduce scatter", own.address, all.address, own.n, all.n, int(size[T]())); err != nil || own.n == 0 {
 		return err

@@ -17,8 +17,10 @@ import (
 // is queued on that stream later runs at the same time, until Wait: before it, the arrays must not be freed or changed, nor read if the call writes them. Between
 // two calls of Wait, calls can be captured into a CUDA graph (cuda.Stream.Capture); the Wait belongs into the same capture.
 //
-// NCCL adds in a fixed order. So the results have the same bits on all ranks and in every run with the same number of ranks. With two ranks they are those of AllReduce
-// and ReduceScatter in host memory; with more, the order is another one, and BFloat16 is rounded after each addition.
+// A sum is made once and then copied, so all ranks have the same bits. With two ranks they are those of AllReduce and ReduceScatter in host memory. With more, the order depends on the
+// machines, the number of elements, and the version and variables of NCCL, and BFloat16 may be rounded after each addition; with the same of all these, each run has the same bits.
+//
+// A rank that waits in a call for longer than the time of WithTimeout ends the run, even if the other ranks are only slow.
 //
 // One goroutine at a time may use a Devices.
 type Devices struct {

@@ -55,12 +55,12 @@ var joined sync.Mutex // locked for good by the first startMPI
 
 // startMPI loads the library, and starts it in this process.
 func startMPI(ctx context.Context, l launch) (*mpi, error) {
-	if !joined.TryLock() {
-		return nil, fmt.Errorf("dist: join: this process has joined a group already; MPI can be started once in a process")
-	}
 	lib, err := loadMPI(l)
 	if err != nil {
 		return nil, err
+	}
+	if !joined.TryLock() {
+		return nil, fmt.Errorf("dist: join: this process has joined a group already; MPI can be started once in a process")
 	}
 	m := &mpi{lib: lib, jobs: make(chan *job), ended: make(chan struct{})}
 	started := make(chan error, 1)
