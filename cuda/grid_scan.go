@@ -62,7 +62,8 @@ const ordersRoom = 256 << 20
 
 // GridOrders returns the orders of a GridScan's directions on the device, (directions, cells): for each step the cell. All must be permutations of 0 to n-1 for the
 // same n, and must not change later. Equal orders are uploaded once for a stream. Ask for them before each use, and do not free the array: beyond 256 MiB, the
-// stream frees the orders for which nobody has asked for the longest time. Those that were asked for during a capture stay until the device is closed.
+// stream frees the orders for which nobody has asked for the longest time. Those that were asked for during a capture stay until the device is closed. A capture cannot
+// upload orders, so they must be there before it.
 func GridOrders(s *Stream, host [][]int32) (Array[int32], error) {
 	if err := s.usable(); err != nil {
 		return Array[int32]{}, err

@@ -3,7 +3,7 @@ package cuda
 import "errors"
 
 // Head is the mean cross-entropy of the logits X·Weightᵀ, with activations of type T. It computes the logits in chunks of rows of at most 2 GiB, so a long text does not need
-// memory for all of them.
+// memory for all of them. With a vocabulary of at most 2,048, all rows are one chunk.
 type Head[T Activation] struct {
 	Rows, In, Vocabulary int
 	Ignore               int32     // the target of rows that do not count

@@ -259,7 +259,7 @@ func (b *Batch) add(s *Sequence, how Sampling) error {
 func (b *Batch) at(i int) (*reader, int) { return b.groups[i/b.most], i % b.most }
 
 // resize makes groups for n rows. The last group gets room for an eighth more rows on average (on a device, a power of two), and becomes smaller when
-// it is half empty, so that its size changes seldom.
+// half of it is empty (on a device, two thirds), so that its size changes seldom.
 func (b *Batch) resize(n int) error {
 	for len(b.groups) > (n+b.most-1)/b.most {
 		last := len(b.groups) - 1
@@ -278,13 +278,13 @@ func (b *Batch) resize(n int) error {
 		b.groups = append(b.groups, nil)
 	}
 	old := b.groups[group]
-	if old != nil && rows <= old.batch() && 2*rows > old.batch() {
-		return nil
-	}
 	grain := max(1, (1<<bits.Len(uint(rows)))/8)
-	size := min((rows+grain-1)/grain*grain, b.most)
-	if b.most > rowsAlike { // a graph on a device takes long to make, and a step of more rows hardly longer
-		size = 1 << bits.Len(uint(rows-1))
+	size, shrinks := min((rows+grain-1)/grain*grain, b.most), 2
+	if b.most > rowsAlike { // a graph on a device takes long to make, and the states of all rows as many copies to move
+		size, shrinks = 1<<bits.Len(uint(rows-1)), 3
+	}
+	if old != nil && rows <= old.batch() && shrinks*rows > old.batch() {
+		return nil
 	}
 	r, err := kept(b, &b.spare, b.keptGroups(), func(r *reader) bool { return r.batch() == size }, size, 1, true)
 	if err != nil {

@@ -157,6 +157,47 @@ func TestDeviceBatch(t *testing.T) {
 	}
 }
 
+// A sequence that leaves and another one that joins do not change the size of a group on a device, whatever their number is.
+func TestDeviceBatchSize(t *testing.T) {
+	d := gputest.Open(t, cuda.Open)
+	b := must(NewBatch(NewLM(LMConfig{Config: Config{DModel: 6, NLayer: 1, DState: 3}, Vocab: smallVocab}, OnDevice(d)), BatchConfig{}))
+	var in []*Sequence
+	join := func() {
+		t.Helper()
+		in = append(in, NewSequence(0, 1))
+		if err := b.Join(in[len(in)-1], Sampling{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave := func() {
+		t.Helper()
+		if err := b.Leave(in[len(in)-1]); err != nil {
+			t.Fatal(err)
+		}
+		in = in[:len(in)-1]
+	}
+	for n := 1; n <= 9; n++ {
+		join()
+		r := b.groups[0]
+		if n > 1 {
+			leave()
+			join()
+		}
+		if b.groups[0] != r || r.batch() < n {
+			t.Errorf("%d sequences: the group has %d rows, and after a change %d, want the same", n, r.batch(), b.groups[0].batch())
+		}
+	}
+	for len(in) > 5 {
+		leave()
+	}
+	if n := b.groups[0].batch(); n != 8 {
+		t.Errorf("5 sequences of 9 are left in %d rows, want 8", n)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // The logits of a step are those of the sequence so far, for greedy choice too.
 func TestNextLogits(t *testing.T) {
 	lm := smallLM(tensor.Float64, 4)
