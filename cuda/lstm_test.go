@@ -147,6 +147,48 @@ func TestOperatorsOutOfMemory(t *testing.T) {
 		})
 	}
 	eachAllocationFails(t, s, limit, 1, func() error { return g.Backward(s, y, none, dz, dz, none) })
+	b := &Block[float32]{Batch: 2, Length: 3, Model: 4, Channels: 4, State: 2, Width: 2, Rank: 1, X: f(24), Norm: f(4), InProj: f(32), Conv: f(8), XProj: f(20),
+		DtProj: f(4), DtBias: f(4), ALog: f(8), D: f(4), OutProj: f(16)}
+	of := &BlockGrad{X: f(24), Norm: f(4), InProj: f(32), Conv: f(8), XProj: f(20), DtProj: f(4), DtBias: f(4), ALog: f(8), D: f(4), OutProj: f(16)}
+	eachAllocationFails(t, s, limit, 10, func() error {
+		kept, err := b.Keep(s)
+		if err != nil {
+			return err
+		}
+		defer kept.Free()
+		return b.Backward(s, kept, y, none, none, of)
+	})
+	h := &Head[float32]{Rows: 70, In: 1, Vocabulary: smallVocabulary + 1, X: f(70), Weight: f(smallVocabulary + 1), Targets: putInts(t, s, make([]int32, 70))}
+	loss, dhidden, dhead := f(1), f(70), f(smallVocabulary+1)
+	defer func(n int) { headBytes = n }(headBytes)
+	headBytes = 1 // 64 rows
+	eachAllocationFails(t, s, limit, 2, func() error {
+		kept, err := h.Forward(s, loss, true)
+		if err != nil {
+			return err
+		}
+		defer kept.Free()
+		return h.Backward(s, kept, loss, dhidden, dhead)
+	})
+	order := make([]int32, 130)
+	for i := range order {
+		order[i] = int32(i)
+	}
+	on, err := GridOrders(s, [][]int32{order})
+	do(t, err)
+	scans := &SS2D[float32]{Batch: 1, Cells: 130, Channels: 4, State: 3, Rank: 1, Directions: 1, Order: on, X: f(520), XProj: f(28), DtProj: f(4), DtBias: f(4), ALog: f(12), D: f(4)}
+	cells, ofScans := f(520), &SS2DGrad{X: f(520), XProj: f(28), DtProj: f(4), DtBias: f(4), ALog: f(12), D: f(4)}
+	eachAllocationFails(t, s, limit, 15, func() error {
+		kept, err := scans.Forward(s, cells, true)
+		if err != nil {
+			return err
+		}
+		if kept.entries.Absent() {
+			t.Error("a scan in chunks keeps no states that enter them")
+		}
+		defer kept.Free()
+		return scans.Backward(s, kept, cells, ofScans)
+	})
 }
 
 // firstOf returns err, or the error of next.
