@@ -65,7 +65,7 @@ func segmented(l layer.Mixer, x *G.Node, group *dist.Group, opts []CallOption) (
 		width += s.Shape.TotalSize()
 	}
 	n := neighbour{group: group, id: neighbours.Add(1), x: x.Shape().Clone(), state: tensor.Shape{batch, width}, dt: x.Dtype()}
-	if width > 0 {
+	if group.Rank() > 0 && width > 0 {
 		w := anchor(l.Params()).Node(x.Graph())
 		n.w = w.Shape().Clone()
 		flat, err := G.ApplyOp(receiveState{n}, x, w)
@@ -156,7 +156,7 @@ func moveTo[T dist.Element](g *dist.Group, x []T, rank int, receive bool) error 
 	return dist.Send(g, x, rank)
 }
 
-// receiveState is the state (batch, width) that the rank before sends, zeros on rank 0: the ranks have the same graph, so that their gradients are complete in the same order. Its operands are the layer's input and its anchor.
+// receiveState is the state (batch, width) that the rank before sends. Its operands are the layer's input and its anchor.
 type receiveState struct{ neighbour }
 
 func (o receiveState) Arity() int { return 2 }
@@ -171,9 +171,6 @@ func (o receiveState) DiffWRT(int) []bool                             { return [
 
 func (o receiveState) Do(...G.Value) (G.Value, error) {
 	v := o.empty(o.state)
-	if o.group.Rank() == 0 {
-		return v, nil
-	}
 	return v, o.move(v, o.group.Rank()-1, true)
 }
 
@@ -188,7 +185,7 @@ func (o receiveState) SymDiff(in G.Nodes, _, grad *G.Node) (G.Nodes, error) {
 	return G.Nodes{dx, dw}, err
 }
 
-// returnGradient sends the gradient of the state to the rank before, if there is one. Its result is the gradient of the layer's input, which is zero, so that it runs before the layers below.
+// returnGradient sends the gradient of the state to the rank before. Its result is the gradient of the layer's input, which is zero, so that it runs before the layers below.
 type returnGradient struct{ neighbour }
 
 func (o returnGradient) Arity() int                                     { return 2 }
@@ -199,9 +196,6 @@ func (o returnGradient) WriteHash(h hash.Hash)                          { io.Wri
 func (o returnGradient) Hashcode() uint32                               { return code(o.String()) }
 
 func (o returnGradient) Do(in ...G.Value) (G.Value, error) {
-	if o.group.Rank() == 0 {
-		return o.empty(o.x), nil
-	}
 	return o.empty(o.x), o.move(in[1], o.group.Rank()-1, false)
 }
 

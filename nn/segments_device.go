@@ -32,7 +32,7 @@ func segmentedOn(l layer.Mixer, x *G.Node, group *dist.Group, opts []CallOption)
 		width += s.Shape.TotalSize()
 	}
 	var state layer.State
-	if width > 0 {
+	if group.Rank() > 0 && width > 0 {
 		nodes, err := operator.Apply(operator.Definition{Name: "receive a state", Float32: stateFrom{n, results[1:]}, Dtype: tensor.Float32,
 			In: []operator.In{{Name: "x", Node: x, Passed: true}, {Name: "a weight", Node: anchor(l.Params()).Node(x.Graph())}}, Out: results})
 		if err != nil {
@@ -150,26 +150,18 @@ func (n link) move(s *cuda.Stream, arrays []cuda.Array[float32], rank int, recei
 	return n.devices.Wait()
 }
 
-// stateFrom returns its first operand, and the parts of the state that the rank before sends, zeros on rank 0 (see receiveState). Its backward pass sends their gradients there. Its other operand is the layer's anchor.
+// stateFrom returns its first operand, and the parts of the state that the rank before sends. Its backward pass sends their gradients there. Its other operand is the layer's anchor.
 type stateFrom struct {
 	link
 	parts []tensor.Shape
 }
 
 func (f stateFrom) ForwardOn(s *cuda.Stream, _ cuda.Precision, _ []operator.DeviceOperand, out []cuda.Array[float32], _ bool) (operator.Kept, error) {
-	if f.group.Rank() > 0 {
-		return nil, f.move(s, out[1:], f.group.Rank()-1, true)
-	}
-	for _, part := range out[1:] {
-		if err := part.Fill(s, 0); err != nil {
-			return nil, err
-		}
-	}
-	return nil, nil
+	return nil, f.move(s, out[1:], f.group.Rank()-1, true)
 }
 
 func (f stateFrom) BackwardOn(s *cuda.Stream, _ cuda.Precision, _ []operator.DeviceOperand, dout, grad []cuda.Array[float32], _ operator.Kept) error {
-	if err := grad[1].Fill(s, 0); err != nil || f.group.Rank() == 0 {
+	if err := grad[1].Fill(s, 0); err != nil {
 		return err
 	}
 	parts := slices.Clone(dout[1:])
