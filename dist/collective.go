@@ -239,14 +239,9 @@ func (g *Group) Fail(err error) error {
 	if err == nil || g == nil || g.engine == nil || g.closed.Load() {
 		return err
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.broken != nil {
-		return err
-	}
 	text := []byte(err.Error() + " ")[:min(len(err.Error())+1, longestError)]
 	own := header{call: callFail, count: int64(len(text))}
-	if g.paired.Load() { // others may wait in Receive
+	if g.paired.Load() && !g.told.Swap(true) { // others may wait in Receive, and a collective call of another goroutine of this rank for them
 		message := make([]byte, headerBytes)
 		own.write(message)
 		for rank := range g.Size() {
@@ -254,6 +249,11 @@ func (g *Group) Fail(err error) error {
 				_ = g.send(rank, message, text) // that the engine has failed, agree says
 			}
 		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.broken != nil {
+		return err
 	}
 	r, other := g.agree(own, nil)
 	if other != nil {

@@ -24,6 +24,7 @@ type Group struct {
 	broken        error // of a call after which the ranks do not know of each other what they do; guarded by mu
 	closed        atomic.Bool
 	paired        atomic.Bool           // the ranks use Send and Receive
+	told          atomic.Bool           // those that wait in Receive know that this rank has failed
 	sent          map[int]chan struct{} // by destination, closed when the last message of Send to it is on its way; guarded by sends
 	unsent        error                 // why one is not
 	observer      atomic.Pointer[func(string) func(bool)]

@@ -197,12 +197,13 @@ func sumOver(g *dist.Group, x float64) (float64, error) {
 type sums interface {
 	// arrived says that the first n gradients are there, in the order of the exchange. It does not wait.
 	arrived(n int)
-	// end ends what arrived began. If the backward pass has failed, buckets that were not complete stay as they are.
-	end() error
+	// end ends what arrived began. failed is the error of the backward pass, which end returns with its own: buckets that were not complete then stay as they are.
+	end(failed error) error
 }
 
-// hostSums is the sums of gradients on the host, which a goroutine makes. Until end returns, no other call of the group may be made.
+// hostSums is the sums of gradients on the host, which a goroutine makes. Until end returns, no other collective call of the group may be made.
 type hostSums struct {
+	group *dist.Group
 	there chan int
 	done  chan struct{}
 	err   error
@@ -210,7 +211,7 @@ type hostSums struct {
 
 // begin begins to add up gradients on the host. grads is called for those that are there.
 func (e *exchange) begin(grads elements) *hostSums {
-	s := &hostSums{there: make(chan int, len(e.mine)+1), done: make(chan struct{})}
+	s := &hostSums{group: e.group, there: make(chan int, len(e.mine)+1), done: make(chan struct{})}
 	e.squares = 0
 	go func() {
 		defer close(s.done)
@@ -233,9 +234,14 @@ func (e *exchange) begin(grads elements) *hostSums {
 
 func (s *hostSums) arrived(n int) { s.there <- n }
 
-func (s *hostSums) end() error {
+// end tells the other ranks of a failure before it waits: with segments their operators may wait for a message of this rank, and this rank's sum for them.
+func (s *hostSums) end(failed error) error {
 	close(s.there)
+	failed = s.group.Fail(failed)
 	<-s.done
+	if failed != nil {
+		return failed // which the sum's error follows from
+	}
 	return s.err
 }
 

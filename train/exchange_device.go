@@ -135,7 +135,7 @@ func (d *deviceExchange) arrived(n int) {
 	}
 }
 
-func (d *deviceExchange) end() error { return d.err }
+func (d *deviceExchange) end(failed error) error { return errors.Join(failed, d.err) }
 
 // grad returns the gradient of weight i.
 func (d *deviceExchange) grad(p *layer.Param) cuda.Array[float32] {

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -8,11 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/dist/disttest"
 	"github.com/gomamba/mamba/layer"
+	"github.com/gomamba/mamba/nn"
 )
 
 // A gradient that is said to be there does not change any more, and those of later layers are there before the backward pass of earlier ones.
@@ -135,13 +138,53 @@ func TestSumsFail(t *testing.T) {
 		s := newExchange(g, params, order, false).begin(func(i int) (any, error) { return params[i].Value.Data(), nil })
 		s.arrived(4)
 		if g.Rank() == 1 {
-			return errors.Join(s.end(), errors.New("an operator fails"))
+			return s.end(errors.New("an operator fails"))
 		}
 		s.arrived(weights)
-		return s.end()
+		return s.end(nil)
 	}) {
 		if err == nil || !strings.Contains(err.Error(), "an operator fails") || rank != 1 && !strings.HasPrefix(err.Error(), "rank 1: ") {
 			t.Errorf("the error of rank %d is %v", rank, err)
+		}
+	}
+}
+
+// failingMachine fails in its second run, in the backward pass, when all but one of the gradients are there.
+type failingMachine struct {
+	G.VM
+	of   *lossGraph
+	runs int
+}
+
+func (m *failingMachine) RunAll() error {
+	if m.runs++; m.runs < 2 {
+		return m.VM.RunAll()
+	}
+	m.of.arrivals.tell(len(m.of.arrivals.order) - 1)
+	return errors.New("an operator fails")
+}
+
+// With segments, a rank whose backward pass fails ends the run of all, although its sum waits for a rank that waits for the gradient of a state.
+func TestSegmentsFail(t *testing.T) {
+	smallBuckets(t)
+	for _, size := range []int{2, 3} {
+		for rank, err := range disttest.Run(size, func(g *dist.Group) error {
+			lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 8, NLayer: 2, DState: 2}, Vocab: vocab}, nn.WithSeed(3))
+			cfg := config()
+			cfg.Group, cfg.Segments, cfg.Steps, cfg.EvalEvery = g, true, 3, 0
+			tr, err := New(lm, cfg)
+			if err != nil {
+				return err
+			}
+			defer tr.Close()
+			if g.Rank() == size-1 {
+				tr.train.vm = &failingMachine{VM: tr.train.vm, of: tr.train}
+			}
+			return tr.Run(context.Background())
+		}) {
+			if err == nil || !strings.Contains(err.Error(), "an operator fails") {
+				t.Errorf("the error of rank %d of %d is %v", rank, size, err)
+			}
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/gob"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -143,7 +142,7 @@ func (t *Trainer) addUp(i int, run func() error) error {
 	if err == nil {
 		s.arrived(len(t.nodes))
 	}
-	return errors.Join(err, s.end())
+	return s.end(err)
 }
 
 // solve makes a step of the solver with the gradients of all ranks.
