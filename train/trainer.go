@@ -147,7 +147,7 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 		if t.train.arrivals, err = watch(t.train.grads); err != nil {
 			return nil, errors.Join(err, t.train.vm.Close(), t.scorer.vm.Close())
 		}
-		if cfg.Segments { // the first layer of a rank above 0 gets a state, so that its graph is another one
+		if cfg.Segments { // the ranks have other graphs: the first one receives no states, and the last one sends none
 			t.train.arrivals.align()
 		}
 		t.exchange = newExchange(cfg.Group, t.params, t.train.arrivals.order, cfg.Shard)
