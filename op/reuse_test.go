@@ -1,6 +1,8 @@
 package op
 
 import (
+	"maps"
+	"slices"
 	"testing"
 
 	G "gorgonia.org/gorgonia"
@@ -72,6 +74,64 @@ func TestReuseResultsReachesAll(t *testing.T) {
 				t.Errorf("run %d: the result of %v is in new memory", run, n)
 			}
 			last[i] = n.Value()
+		}
+	}
+}
+
+// In a graph with gradients, each operator computes the same results and gradients with the memory of the last run as without, in every run.
+func TestReuseResultsWithGradients(t *testing.T) {
+	for _, u := range uses(1) {
+		var want [][]float64
+		for _, reuse := range []bool{false, true} {
+			g := G.NewGraph()
+			nodes, out, loss, err := u.build(g, tensor.Float32, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			names := slices.Sorted(maps.Keys(nodes))
+			var in G.Nodes
+			for _, name := range names {
+				in = append(in, nodes[name])
+			}
+			grads, err := G.Grad(loss, in...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			values := make([]G.Value, len(out)+len(grads))
+			for i, n := range slices.Concat(out, grads) {
+				G.Read(n, &values[i])
+			}
+			if reuse {
+				ReuseResults(g)
+			}
+			m := G.NewTapeMachine(g)
+			var got [][]float64
+			for run := range 3 {
+				for _, n := range in {
+					x := n.Value().Data().([]float32)
+					for i := range x {
+						x[i] *= []float32{1, 0.5, 2}[run]
+					}
+				}
+				m.Reset()
+				if err := m.RunAll(); err != nil {
+					t.Fatal(err)
+				}
+				for _, v := range values {
+					got = append(got, slices.Clone(elements(v)))
+				}
+			}
+			if err := m.Close(); err != nil {
+				t.Error(err)
+			}
+			if !reuse {
+				want = got
+			}
+			for i := range got {
+				if !slices.Equal(got[i], want[i]) {
+					t.Errorf("%s: run %d, value %d: %v, want %v", u.name, i/len(values), i%len(values), got[i], want[i])
+				}
+			}
 		}
 	}
 }
