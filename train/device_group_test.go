@@ -50,7 +50,7 @@ type way struct {
 	fails      bool   // the second step of rank 1 has a token that is not in the vocabulary
 }
 
-// rankDevices is a rank of TestDeviceGroup. It trains in several ways, the first of so many models also stopped and resumed, and prints a hash of all losses and weights.
+// rankDevices is a rank of TestDeviceGroup. It trains in several ways, and some of the models are stopped and resumed too. It prints a hash of all losses and weights.
 func rankDevices(models int, dir string) error {
 	deviceBucketBytes = 2048
 	g, err := dist.Join(context.Background())

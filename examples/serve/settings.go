@@ -34,7 +34,7 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 	flags.StringVar(&set.tokenizer, "tokenizer", "", "`directory` of the tokenizer.json, or OWNER/NAME (default the model's)")
 	flags.StringVar(&set.template, "chat-template", "", "`file` with the Jinja template of chats (default the model's)")
 	flags.StringVar(&set.name, "name", "", "`text` by which clients name the model (default that of its directory)")
-	flags.StringVar(&set.addr, "addr", "127.0.0.1:8080", "`text` HOST:PORT to listen at; port 0 takes a free one")
+	flags.StringVar(&set.addr, "addr", "127.0.0.1:8080", "`HOST:PORT` to listen at; port 0 takes a free one")
 	flags.StringVar(&set.keyFile, "key-file", "", "`file` with the API key that clients must send (default the environment variable API_KEY, or no key)")
 	flags.StringVar(&set.logFormat, "log", "text", "form of the log, text or json")
 	options.Whole(flags, &set.batch, 1, "batch", "answers that are generated together")
