@@ -181,7 +181,7 @@ func (g *Group) Size() int {
 	return g.engine.Size()
 }
 
-// LocalRank returns the number of this process among those of the group on the same machine. It is the number of the GPU to use.
+// LocalRank returns the number of this process among those of the group on the same machine. It is the number of the GPU to use, if each process sees all GPUs of the machine.
 func (g *Group) LocalRank() int {
 	if g == nil {
 		return 0
