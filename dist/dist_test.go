@@ -466,6 +466,7 @@ func TestLaunched(t *testing.T) {
 		{"WORLD_SIZE=2 RANK=1 LOCAL_RANK=1", "torchrun or a launcher like it 1 2 1 <nil>"},
 		{"PET_NNODES=2 PET_NODE_RANK=1 PET_NPROC_PER_NODE=1", "Kubeflow 1 2 0 <nil>"},
 		{"WORLD_SIZE=2 RANK=1 MASTER_ADDR=::1 MASTER_PORT=29500", "torchrun or a launcher like it 1 2 -1 [::1]:29500 <nil>"},
+		{"WORLD_SIZE=2 RANK=1 MASTER_ADDR=[::1] MASTER_PORT=29500", "torchrun or a launcher like it 1 2 -1 [::1]:29500 <nil>"},
 		{"SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=5 SLURM_LOCALID=1 MASTER_ADDR=a MASTER_PORT=1", "srun 5 8 1 a:1 <nil>"},
 		// torchrun, started by srun or mpirun on each machine, and variables by hand in an interactive shell of Slurm
 		{"SLURM_STEP_NUM_TASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0 WORLD_SIZE=8 RANK=3 LOCAL_RANK=3 MASTER_ADDR=a MASTER_PORT=1", "torchrun or a launcher like it 3 8 3 a:1 <nil>"},

@@ -75,7 +75,7 @@ func launched() (launch, error) {
 		if l.host == "" || found.size == 1 || os.Getenv(l.host) == "" && os.Getenv(l.port) == "" {
 			return found, nil
 		}
-		if found.host = os.Getenv(l.host); found.host == "" {
+		if found.host = strings.Trim(os.Getenv(l.host), "[]"); found.host == "" { // IPv6 is often written in brackets
 			return launch{}, fmt.Errorf("dist: the environment variable %s is set and %s is not, want the address of the machine of rank 0", l.port, l.host)
 		}
 		port, err := number(l.port, 1, 1<<16-1)
