@@ -236,13 +236,14 @@ func (e *engine) end(err error) {
 // is fillShare: a step costs less for each answer when the batch is full.
 const (
 	promptShare = 3
-	fillShare   = 12
+	fillShare   = 8
 )
 
 // together is the number of tokens from which on reading more of them at once takes no less time for each.
 const together = 256
 
-// read reads pieces of prompts, several at once while there is time for them.
+// read reads pieces of prompts, several at once, and others after them if these are likely to end within the time. A last small group would take nearly as
+// long as a whole one, and the answers whose prompts are read wait for it.
 func (e *engine) read() {
 	start, share := time.Now(), time.Duration(promptShare)
 	if len(e.running) < e.begun {
@@ -253,8 +254,9 @@ func (e *engine) read() {
 		if left := share*e.step - time.Since(start); len(e.running) > 0 && e.token > 0 {
 			most = min(most, int(left/e.token))
 		}
+		before := time.Now()
 		e.pieces(e.choose(most))
-		if time.Since(start) > share*e.step {
+		if now := time.Now(); now.Sub(start)+now.Sub(before) > share*e.step {
 			return
 		}
 	}
