@@ -23,7 +23,7 @@ type Problem struct {
 
 	// Loss returns the loss of a batch, a scalar of float32 or float64: the mean over the examples of the batch, whose number is
 	// Batch.Weight. It is called twice, to build the graph that trains and the graph that evaluates. On a GPU the values of both are freed after their
-	// last use (op.FreeAfterUse); Call.Metric reads one that is a number.
+	// last use (op.FreeAfterUse); Call.Metric reads one that is a number. On the host their memory may be used again in the next step: gorgonia.Read copies a value.
 	Loss func(*Call) (*G.Node, error)
 
 	Data    Source  // the batches to train on
