@@ -73,7 +73,7 @@ func Device(t *testing.T, program, want string, call func(args ...string) (code 
 }
 
 // flagLine is the line of a flag, with its type: a flag without one is a switch.
-var flagLine = regexp.MustCompile(`^  -[a-z-]+( (int|float|string|file|directory|path|text|duration))?$`)
+var flagLine = regexp.MustCompile(`^  -[a-z-]+( (int|float|string|file|directory|path|text|duration|HOST:PORT))?$`)
 
 // Usage fails the test unless the text that a program prints with -h has lines of at most 80 columns, a named type for each flag,
 // at most one default for each flag, and all of the flags.
