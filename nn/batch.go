@@ -289,6 +289,9 @@ func (b *Batch) resize(n int) error {
 	r, err := kept(b, &b.spare, b.keptGroups(), func(r *reader) bool { return r.batch() == size }, size, 1, true)
 	if err != nil {
 		b.groups = slices.DeleteFunc(b.groups, func(r *reader) bool { return r == nil })
+		if old != nil && rows <= old.batch() { // there is no memory to become smaller, and no need
+			return nil
+		}
 		return err
 	}
 	b.spare = b.spare[:len(b.spare)-1] // r, which is the last
