@@ -3,19 +3,21 @@ package train
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	G "gorgonia.org/gorgonia"
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/dist"
+	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
 )
 
 // deviceExchange adds up gradients on GPUs. They never travel through the memory of the host.
 //
-// One array has all gradients in the order of the exchange. Each gradient is copied or added to its place there when the backward pass has queued it, and its own memory is freed. A
-// complete bucket is added up over the ranks on the stream of dist.Devices, while the device's stream goes on with the backward pass.
+// One array has all gradients in the order of the exchange. In the first pass of a step, the operators of the backward pass write most gradients to their places there. The others are
+// copied or added when the backward pass has queued them, and their own memory is freed. A complete bucket is added up over the ranks on the stream of dist.Devices, while the device's stream goes on with the backward pass.
 type deviceExchange struct {
 	*exchange
 	list
@@ -54,6 +56,16 @@ func (e *exchange) connect(at op.Place, params layer.Params, nodes []G.ValueGrad
 	if err != nil {
 		return nil, errors.Join(err, d.x.Close())
 	}
+	for _, p := range d.slots {
+		if n := made[p.param]; slices.Index(made, n) == p.param { // two weights whose gradient is the same node: only the first takes its memory
+			operator.Into(n, func() (a cuda.Array[float32]) {
+				if d.first {
+					a = d.placeOf(p)
+				}
+				return a
+			})
+		}
+	}
 	return d, nil
 }
 
@@ -78,6 +90,11 @@ func (d *deviceExchange) bucketAt(from int) (all, own cuda.Array[float32]) {
 	return all, all.Slice(d.group.Rank()*part, part)
 }
 
+// placeOf returns the place of a gradient.
+func (d *deviceExchange) placeOf(p slot) cuda.Array[float32] {
+	return d.flat.Slice(p.from, p.to-p.from)
+}
+
 // begin begins a pass of a step.
 func (d *deviceExchange) begin(first, last bool) sums {
 	d.first, d.last, d.there, d.buckets, d.err = first, last, 0, 0, nil
@@ -100,11 +117,11 @@ func (d *deviceExchange) arrived(n int) {
 			if err != nil {
 				return fmt.Errorf("train: the gradient of %s %w", d.params[p.param].Name, err)
 			}
-			to := d.flat.Slice(p.from, p.to-p.from)
-			if d.first {
-				err = to.CopyOf(s, from)
-			} else {
+			switch to := d.placeOf(p); {
+			case !d.first:
 				err = cuda.Add(s, to, from, to)
+			case from.Address() != to.Address():
+				err = to.CopyOf(s, from)
 			}
 			if err != nil {
 				return err
@@ -141,7 +158,7 @@ func (d *deviceExchange) end(failed error) error { return errors.Join(failed, d.
 func (d *deviceExchange) grad(p *layer.Param) cuda.Array[float32] {
 	for _, s := range d.slots {
 		if d.params[s.param] == p {
-			return d.flat.Slice(s.from, s.to-s.from)
+			return d.placeOf(s)
 		}
 	}
 	return cuda.Array[float32]{}
@@ -188,7 +205,7 @@ func (d *deviceExchange) gather(s *cuda.Stream) error {
 	}
 	for _, p := range d.slots {
 		w, a := weights[p.param], arrays[p.param]
-		if err := a.CopyOf(s, d.flat.Slice(p.from, p.to-p.from)); err != nil {
+		if err := a.CopyOf(s, d.placeOf(p)); err != nil {
 			return err
 		}
 		if half := w.HalfIfAny(); !half.Absent() {

@@ -8,15 +8,17 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/node"
 )
 
 // device runs a function on a device. It owns its last result and frees it when it runs again.
 type device struct {
 	f      OnDevice
 	last   *Tensor
-	memory *cuda.Allocations // of the last run; not a part of device, since the stream refers to it
-	reads  [][]int           // see FreeAfterUse: for each result the reads of its tensor; nil if all stay
-	again  int               // the number of gradients that read the result after it was freed and computed again; 0 if it is not freed before; see Repeatable
+	memory *cuda.Allocations            // of the last run; not a part of device, since the stream refers to it
+	reads  [][]int                      // see FreeAfterUse: for each result the reads of its tensor; nil if all stay
+	into   []func() cuda.Array[float32] // see Into: for each gradient the function that returns its memory, if there is one
+	again  int                          // the number of gradients that read the result after it was freed and computed again; 0 if it is not freed before; see Repeatable
 }
 
 func (d *device) fresh() body       { return &device{f: d.f, memory: new(cuda.Allocations)} }
@@ -271,6 +273,40 @@ func (d *device) passed(o *Operator, i int, dout []*Tensor) *Tensor {
 	return o.place.Zeros(o.in[i].shape)
 }
 
+// Into makes the operator of a gradient on a device write it to the array that f returns each time, if that is not absent, instead of memory of its own. The array stays
+// the caller's. Into does nothing if the gradient is not that of one operator alone, such as a sum, or if an operator reads it.
+func Into(gradient *G.Node, f func() cuda.Array[float32]) {
+	i, of := 0, gradient
+	if v, ok := gradient.Op().(*view); ok {
+		i, of = v.index, node.Operands(gradient)[0]
+	}
+	g, ok := of.Op().(*Gradients)
+	if !ok || gradient.Graph().To(gradient.ID()).Len() > 0 {
+		return
+	}
+	if d, ok := g.body.(*device); ok {
+		if d.into == nil {
+			d.into = make([]func() cuda.Array[float32], len(g.Shapes()))
+		}
+		d.into[i] = f
+	}
+}
+
+// given returns a tensor with the memory that Into has for gradient i, nil if there is none.
+func (d *device) given(p Place, i int, shape tensor.Shape) *Tensor {
+	if d.into == nil || d.into[i] == nil {
+		return nil
+	}
+	a := d.into[i]()
+	if a.Absent() {
+		return nil
+	}
+	t := p.Zeros(shape)
+	t.buffer = &buffer{array: a}
+	t.buffer.refs.Store(2) // one stays, so that the array is never freed
+	return t
+}
+
 func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (t *Tensor, err error) {
 	n := o.Arity()
 	var in []DeviceOperand
@@ -317,7 +353,7 @@ func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (t *Te
 		case s.differentiable && s.passed:
 			ready = append(ready, d.passed(o, i, each))
 		case s.differentiable:
-			ready = append(ready, nil)
+			ready = append(ready, d.given(o.place, len(ready), s.shape))
 		}
 	}
 	t, arrays, err := o.place.results(o.gradientShapes(), ready)
