@@ -15,8 +15,8 @@ import (
 
 // exchange adds up gradients over the ranks of a group, and gives each rank its share of the weights.
 //
-// The elements of all weights of one type stand one after another, in the order in which the backward pass finishes their gradients, and are cut into buckets. Each bucket
-// has an equal part for each rank. The sum of a part is made on its rank. Then the parts are gathered: those of the gradients, or with shards those of the new weights.
+// The elements of all weights of one type stand one after another, in the order in which the backward pass finishes their gradients, and are cut into buckets of about the same size. Each
+// bucket has an equal part for each rank. The sum of a part is made on its rank. Then the parts are gathered: those of the gradients, or with shards those of the new weights.
 type exchange struct {
 	group   *dist.Group
 	lists   []list
@@ -30,11 +30,13 @@ type exchange struct {
 
 // list is the weights of one type.
 type list struct {
-	dt     tensor.Dtype
-	slots  []slot
-	length int // a multiple of bucket
-	bucket int // elements of a bucket, a multiple of unit · ranks
+	dt    tensor.Dtype
+	slots []slot
+	ends  []int // of the buckets, multiples of unit · ranks
 }
+
+// length returns the number of elements.
+func (l list) length() int { return l.ends[len(l.ends)-1] }
 
 // slot is where a weight stands in a list.
 type slot struct {
@@ -42,51 +44,70 @@ type slot struct {
 	from, to int
 }
 
-// bucket is the elements of a list from from on. It is complete when the first after gradients are there.
+// bucket is some elements of a list. It is complete when the first after gradients are there.
 type bucket struct {
 	list
-	from, after int
+	span
+	after int
 }
+
+// span is elements: from from to to.
+type span struct{ from, to int }
 
 // unit is the number of elements of which weights and parts begin at a multiple, so that the arithmetic of a part begins at a whole cache line.
 const unit = 16
 
-// bucketBytes is the size of a bucket: large enough that the time of its messages is that of its bytes. Smaller models have eight buckets, but none smaller than a sixteenth of
-// it, so that most of their bytes travel during the backward pass.
+// bucketBytes is the most that a bucket has: enough that the time of its messages is that of its bytes. Smaller models have about eight buckets, but of no less than a sixteenth of
+// it, so that most of their bytes travel during the backward pass. A bucket ends where the next weight does not fit. A larger weight is cut into several buckets; on a GPU it is one
+// bucket, since no bytes of it can travel earlier than the others.
 var bucketBytes = 8 << 20 // a variable for tests
 
 // newExchange returns an exchange of the gradients of params, which the backward pass finishes in the given order.
 func newExchange(group *dist.Group, params layer.Params, order []int, shard bool) *exchange {
 	e := &exchange{group: group, shard: shard, mine: make([][]span, len(params))}
 	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
-		l := list{dt: dt}
-		var after []int // by slot
-		for at, i := range order {
+		total := 0
+		for _, i := range order {
 			if v := params[i].Value; v.Dtype() == dt {
-				n := v.Size()
-				l.slots, after = append(l.slots, slot{i, l.length, l.length + n}), append(after, at+1)
-				l.length += (n + unit - 1) / unit * unit
+				total += v.Size()
 			}
 		}
-		if l.slots == nil {
+		if total == 0 {
 			continue
 		}
 		ranks, size := unit*group.Size(), int(dt.Size())
-		most := bucketBytes
-		if !params.Place().OnHost() {
+		most, whole := bucketBytes, !params.Place().OnHost()
+		if whole {
 			most = deviceBucketBytes
 		}
-		l.bucket = min(most, max(most/16, l.length*size/8)) / size
-		l.bucket = max(min(l.bucket, l.length+ranks-1)/ranks, 1) * ranks
-		l.length = (l.length + l.bucket - 1) / l.bucket * l.bucket
+		most = max(min(most, max(most/16, total*size/8))/size/ranks, 1) * ranks
+		l := list{dt: dt}
+		var after []int // by bucket
+		from, at, last := 0, 0, 0
+		cut := func(to int) {
+			from, at = to, max(at, to)
+			l.ends, after = append(l.ends, to), append(after, last)
+		}
+		for there, i := range order {
+			v := params[i].Value
+			if v.Dtype() != dt {
+				continue
+			}
+			if at > from && at+v.Size() > from+most {
+				cut((at + ranks - 1) / ranks * ranks)
+			}
+			l.slots, last = append(l.slots, slot{i, at, at + v.Size()}), there+1
+			at = (at + v.Size() + unit - 1) / unit * unit
+			for !whole && at > from+most {
+				cut(from + most)
+			}
+		}
+		cut((at + ranks - 1) / ranks * ranks)
 		for _, p := range l.slots {
 			e.mine[p.param] = l.parts(p, group.Rank(), group.Size())
 		}
-		for from, s := 0, 0; from < l.length; from += l.bucket {
-			for s+1 < len(l.slots) && l.slots[s+1].from < from+l.bucket {
-				s++
-			}
-			e.buckets = append(e.buckets, bucket{l, from, after[s]})
+		for i, s := range l.spans() {
+			e.buckets = append(e.buckets, bucket{l, s, after[i]})
 		}
 		e.lists = append(e.lists, l)
 	}
@@ -94,14 +115,21 @@ func newExchange(group *dist.Group, params layer.Params, order []int, shard bool
 	return e
 }
 
-// span is elements of a weight: from from to to.
-type span struct{ from, to int }
+// spans returns the elements of each bucket.
+func (l list) spans() (spans []span) {
+	from := 0
+	for _, to := range l.ends {
+		spans = append(spans, span{from, to})
+		from = to
+	}
+	return spans
+}
 
 // parts returns the spans of a weight that belong to a rank.
 func (l list) parts(p slot, rank, size int) (spans []span) {
-	part := l.bucket / size
-	for b := p.from / l.bucket * l.bucket; b < p.to; b += l.bucket {
-		from, to := max(b+rank*part, p.from), min(b+(rank+1)*part, p.to)
+	for _, b := range l.spans() {
+		part := (b.to - b.from) / size
+		from, to := max(b.from+rank*part, p.from), min(b.from+(rank+1)*part, p.to)
 		if from < to {
 			spans = append(spans, span{from - p.from, to - p.from})
 		}
@@ -149,15 +177,13 @@ func (e *exchange) gather(weights elements) (err error) {
 
 // travel adds up the elements of a bucket over all ranks if reduce is true. Then it gathers the parts, but for those of gradients with shards.
 func travel[T kernel.Float](e *exchange, b bucket, of elements, reduce bool) (squares float64, err error) {
-	data, ok := e.space.([]T)
-	if !ok || len(data) != b.bucket {
-		data = make([]T, b.bucket)
-		e.space = data
-	}
+	data, _ := e.space.([]T)
+	data = slices.Grow(data[:0], b.to-b.from)[:b.to-b.from]
+	e.space = data
 	clear(data)
 	each := func(f func(bucket, of []T)) error {
 		for _, p := range b.slots {
-			if lo, hi := max(p.from, b.from), min(p.to, b.from+b.bucket); lo < hi {
+			if lo, hi := max(p.from, b.from), min(p.to, b.to); lo < hi {
 				x, err := of(p.param)
 				if err != nil {
 					return err
@@ -170,7 +196,7 @@ func travel[T kernel.Float](e *exchange, b bucket, of elements, reduce bool) (sq
 	if err := each(func(bucket, of []T) { copy(bucket, of) }); err != nil {
 		return 0, err
 	}
-	part := b.bucket / e.group.Size()
+	part := len(data) / e.group.Size()
 	own := data[e.group.Rank()*part:][:part]
 	if reduce {
 		if err := dist.ReduceScatter(e.group, own, data); err != nil {

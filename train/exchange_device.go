@@ -48,7 +48,7 @@ func (e *exchange) connect(at op.Place, params layer.Params, nodes []G.ValueGrad
 		return nil, err
 	}
 	err = at.Do(func(s *cuda.Stream) error {
-		if d.flat, err = cuda.NewArray[float32](s, d.length); err != nil {
+		if d.flat, err = cuda.NewArray[float32](s, d.length()); err != nil {
 			return err
 		}
 		return d.flat.Fill(s, 0) // also what is between the weights
@@ -83,10 +83,10 @@ func (e *exchange) close() error {
 	return err
 }
 
-// bucketAt returns a bucket, and this rank's part of it.
-func (d *deviceExchange) bucketAt(from int) (all, own cuda.Array[float32]) {
-	all = d.flat.Slice(from, d.bucket)
-	part := d.bucket / d.group.Size()
+// at returns the memory of a bucket, and this rank's part of it.
+func (d *deviceExchange) at(b span) (all, own cuda.Array[float32]) {
+	all = d.flat.Slice(b.from, b.to-b.from)
+	part := all.Len() / d.group.Size()
 	return all, all.Slice(d.group.Rank()*part, part)
 }
 
@@ -128,7 +128,7 @@ func (d *deviceExchange) arrived(n int) {
 			}
 		}
 		for d.last && d.buckets < len(d.exchange.buckets) && d.exchange.buckets[d.buckets].after <= n {
-			all, own := d.bucketAt(d.exchange.buckets[d.buckets].from)
+			all, own := d.at(d.exchange.buckets[d.buckets].span)
 			d.buckets++
 			if err := dist.ReduceScatterOn(d.x, own, all); err != nil {
 				return err
@@ -169,8 +169,8 @@ func (d *deviceExchange) ranks() (*cuda.AdamWRanks, error) {
 	r := &cuda.AdamWRanks{Rank: d.group.Rank(), Size: d.group.Size(), Gather: func(all, own cuda.Array[float64]) error {
 		return errors.Join(dist.AllGatherOn(d.x, all, own), d.x.Wait())
 	}}
-	for from := 0; from < d.length; from += d.bucket {
-		_, own := d.bucketAt(from)
+	for _, b := range d.spans() {
+		_, own := d.at(b)
 		r.Own = append(r.Own, own)
 	}
 	return r, d.x.Wait()
@@ -194,8 +194,8 @@ func (d *deviceExchange) gather(s *cuda.Stream) error {
 			}
 		}
 	}
-	for from := 0; from < d.length; from += d.bucket {
-		all, own := d.bucketAt(from)
+	for _, b := range d.spans() {
+		all, own := d.at(b)
 		if err := dist.AllGatherOn(d.x, all, own); err != nil {
 			return err
 		}
