@@ -4,20 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
+	"time"
 	"unsafe"
 )
 
 // The functions of NCCL that we call.
 const (
 	ncclGetUniqueID = iota
-	ncclCommInitRank
+	ncclCommInitRankConfig
 	ncclCommDestroy
 	ncclCommAbort
 	ncclCommGetAsyncError
 	ncclGetLastError
 	ncclReduceScatter
 	ncclAllGather
-	ncclReduce
+	ncclAllReduce
 	ncclBroadcast
 	ncclSend
 	ncclReceive
@@ -28,8 +30,8 @@ const (
 var nccl = &library{
 	name: "NCCL", file: "libnccl.so", variable: "MAMBA_NCCL", majors: []string{"2"},
 	install: "NVIDIA's package libnccl2, or Python's nvidia-nccl-cu13 (nvidia-nccl-cu12 for a driver of CUDA 12)",
-	symbols: []string{"ncclGetUniqueId", "ncclCommInitRank", "ncclCommDestroy", "ncclCommAbort", "ncclCommGetAsyncError", "ncclGetLastError",
-		"ncclReduceScatter", "ncclAllGather", "ncclReduce", "ncclBroadcast", "ncclSend", "ncclRecv", "ncclGroupStart", "ncclGroupEnd"},
+	symbols: []string{"ncclGetUniqueId", "ncclCommInitRankConfig", "ncclCommDestroy", "ncclCommAbort", "ncclCommGetAsyncError", "ncclGetLastError",
+		"ncclReduceScatter", "ncclAllGather", "ncclAllReduce", "ncclBroadcast", "ncclSend", "ncclRecv", "ncclGroupStart", "ncclGroupEnd"},
 	codes: map[int]string{
 		1: "ncclUnhandledCudaError", 2: "ncclSystemError", 3: "ncclInternalError", 4: "ncclInvalidArgument", 5: "ncclInvalidUsage",
 		6: "ncclRemoteError", 7: "ncclInProgress",
@@ -48,15 +50,16 @@ func (d *Device) NewConnectionID() (id ConnectionID, err error) {
 }
 
 // Connect connects the stream with streams of other processes on other GPUs through NCCL. All size processes call it with the same id, each with another rank from 0 to
-// size-1; it waits for all of them. ReduceScatter, AllGather, Reduce, Broadcast and Exchange then queue work on the stream. All ranks must queue the same calls in the same
-// order. Close of the stream ends the connection.
+// size-1; it waits for all of them. ReduceScatter, AllGather, AllReduce, Broadcast and Exchange then queue work on the stream. All ranks must queue the same calls in the same
+// order. Such a call returns when NCCL has queued it: at the first calls of a kind, and at the first messages between two ranks, NCCL may wait for the other ranks before.
+// Disconnect, also of another goroutine, ends that wait, and that of Connect. Close of the stream ends the connection.
 //
 // Errors: NCCL is missing; two ranks on the same GPU; a rank that is not below size; a stream that is connected.
 func (s *Stream) Connect(id ConnectionID, rank, size int) error {
 	if err := s.open(); err != nil {
 		return err
 	}
-	if s.connection.handle != 0 {
+	if _, err := s.connected(); err == nil {
 		return errors.New("cuda: connect: the stream is connected already")
 	}
 	if size < 1 || size > 1<<20 || rank < 0 || rank >= size {
@@ -65,56 +68,152 @@ func (s *Stream) Connect(id ConnectionID, rank, size int) error {
 	if err := nccl.load(); err != nil {
 		return err
 	}
-	c := connection{rank: rank, size: size}
-	err := s.device.whileOpen(func() error {
-		return s.device.withContext(func() error {
-			return nccl.result(ncclCommInitRank, initRank(nccl.address[ncclCommInitRank], &c.handle, size, id, rank))
-		})
+	c := &connection{rank: rank, size: size}
+	s.connection.Store(c)
+	err := c.do(s.device, ncclCommInitRankConfig, func() (int, error) {
+		return initRank(nccl.address[ncclCommInitRankConfig], &c.handle, size, id, rank), nil
 	})
 	if err != nil {
-		return explained(err)
+		err = explained(err)
+		_ = c.abort(s.device) // frees what there is of it
 	}
-	s.connection = c
-	return nil
+	return err
 }
 
 // connection is a stream's end of a connection of NCCL.
+//
+// NCCL makes it non-blocking: its calls return at once, and a thread of NCCL does what may wait for other ranks. So abort can end the connection while a call waits. (NCCL frees a
+// connection in ncclCommAbort, also one that a thread waits in.) The variable NCCL_COMM_BLOCKING=1 of a user makes it blocking, and then abort waits for a call that waits.
 type connection struct {
-	handle     uintptr
 	rank, size int
+	mu         sync.Mutex // held by calls of NCCL. Lock it inside whileOpen
+	handle     uintptr    // 0 if it could not be made
+	busy       bool       // NCCL's thread is at work
+	ended      bool       // the handle is of no use any more
+}
+
+// ncclConfig is ncclConfig_t of NCCL 2.14. Later versions take it too.
+type ncclConfig struct {
+	size           uintptr // in bytes
+	magic, version uint32
+	blocking       int32
+}
+
+var nonBlocking = ncclConfig{size: unsafe.Sizeof(ncclConfig{}), magic: 0xcafebeef, version: 21400}
+
+var errDisconnected = errors.New("cuda: the stream is not connected, want a call of Connect before")
+
+// do makes calls of NCCL and waits until NCCL has done what they have begun. It does not wait for the GPU. The code is that of the last call, of function f.
+func (c *connection) do(d *Device, f int, calls func() (code int, err error)) error {
+	code, err := c.call(d, calls)
+	for began := time.Now(); err == nil && code == ncclInProgress; {
+		if time.Since(began) < time.Millisecond {
+			runtime.Gosched()
+		} else {
+			time.Sleep(50 * time.Microsecond)
+		}
+		code, err = c.call(d, c.state)
+	}
+	if err != nil {
+		return err
+	}
+	return nccl.result(f, code)
+}
+
+// call makes calls of NCCL on one thread, to which a group of them belongs.
+func (c *connection) call(d *Device, calls func() (code int, err error)) (code int, err error) {
+	err = d.whileOpen(func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.ended {
+			return errDisconnected
+		}
+		return d.withContext(func() (err error) {
+			code, err = calls()
+			c.busy = code == ncclInProgress
+			return err
+		})
+	})
+	return code, err
+}
+
+const ncclInProgress = 7
+
+// state returns the code of what NCCL does or has done last. c.mu must be locked.
+func (c *connection) state() (int, error) {
+	var code int32
+	if wrong := invoke(nccl.address[ncclCommGetAsyncError], c.handle, uintptr(unsafe.Pointer(&code))); wrong != 0 {
+		return wrong, nil
+	}
+	return int(code), nil
+}
+
+// end returns the handle, which nobody uses any more, and whether NCCL's thread is at work. The handle is 0 if there is none or the connection has ended.
+func (c *connection) end() (handle uintptr, busy bool) {
+	if c == nil {
+		return 0, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return 0, false
+	}
+	c.ended = true
+	return c.handle, c.busy
 }
 
 func (c *connection) release(d *Device) error {
-	if c.handle == 0 {
+	h, busy := c.end()
+	if h == 0 {
 		return nil
 	}
-	h := c.handle
-	*c = connection{}
-	return explained(nccl.call(d, ncclCommDestroy, h))
+	f := ncclCommDestroy
+	if busy { // it would be an error
+		f = ncclCommAbort
+	}
+	return explained(nccl.call(d, f, h))
 }
 
-// Disconnect ends the connection of a stream at once, if it has one. Calls that wait for other processes end too, and their results are arbitrary.
+func (c *connection) abort(d *Device) error {
+	h, _ := c.end()
+	if h == 0 {
+		return nil
+	}
+	return explained(nccl.do(d, ncclCommAbort, h))
+}
+
+// Disconnect ends the connection of a stream, if it has one. Calls that wait for other processes, on the host and on the GPU, end at once, and their results are
+// arbitrary. Disconnect returns when no Capture with such calls exists any more. Another goroutine than the one that uses the stream may call it.
 func (s *Stream) Disconnect() error {
-	if err := s.open(); err != nil || s.connection.handle == 0 {
+	if err := s.open(); err != nil {
 		return err
 	}
-	h := s.connection.handle
-	s.connection = connection{}
-	return explained(nccl.do(s.device, ncclCommAbort, h))
+	return s.connection.Load().abort(s.device)
 }
 
-// Disconnected returns an error that NCCL found while queued work ran, such as a lost process.
+// Disconnected returns an error that NCCL found while queued work ran, such as a lost process. Another goroutine than the one that uses the stream may call it.
 func (s *Stream) Disconnected() error {
-	if err := s.connected(); err != nil {
+	if err := s.open(); err != nil {
 		return err
 	}
-	var code int32
-	err := nccl.do(s.device, ncclCommGetAsyncError, s.connection.handle, uintptr(unsafe.Pointer(&code)))
-	const inProgress = 7
-	if err == nil && code != 0 && code != inProgress {
-		err = nccl.result(ncclCommGetAsyncError, int(code))
+	c := s.connection.Load()
+	if c == nil {
+		return errDisconnected
 	}
-	return explained(err)
+	return explained(s.device.whileOpen(func() error {
+		if !c.mu.TryLock() { // for a call, which returns such an error itself
+			return nil
+		}
+		defer c.mu.Unlock()
+		if c.ended {
+			return errDisconnected
+		}
+		code, err := c.state()
+		if err == nil && code != ncclInProgress {
+			err = nccl.result(ncclCommGetAsyncError, code)
+		}
+		return err
+	}))
 }
 
 // explained adds NCCL's own words to an error.
@@ -139,34 +238,40 @@ func (s *Stream) open() error {
 	return s.device.whileOpen(nothing)
 }
 
-// connected returns an error for a stream that is not connected.
-func (s *Stream) connected() error {
+// connected returns the connection of the stream, and an error if there is none.
+func (s *Stream) connected() (*connection, error) {
 	if err := s.open(); err != nil {
-		return err
+		return nil, err
 	}
-	if s.connection.handle == 0 {
-		return errors.New("cuda: the stream is not connected, want a call of Connect before")
+	c := s.connection.Load()
+	if c == nil {
+		return nil, errDisconnected
 	}
-	return nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return nil, errDisconnected
+	}
+	return c, nil
 }
 
 // collective queues calls of NCCL as one piece of work.
 func (s *Stream) collective(f func(call func(f int, args ...uintptr) error) error) error {
-	if err := firstError(s.connected(), s.cut("a call of NCCL")); err != nil {
+	c, err := s.connected()
+	if err == nil {
+		err = s.cut("a call of NCCL")
+	}
+	if err != nil {
 		return err
 	}
-	d := s.device
-	return explained(d.whileOpen(func() error {
-		runtime.LockOSThread() // a group belongs to a thread
-		defer runtime.UnlockOSThread()
-		err := nccl.call(d, ncclGroupStart)
-		if err == nil {
-			err = f(func(f int, args ...uintptr) error {
-				return nccl.call(d, f, append(args, s.connection.handle, s.handle)...)
-			})
-			err = errors.Join(err, nccl.call(d, ncclGroupEnd))
+	return explained(c.do(s.device, ncclGroupEnd, func() (int, error) {
+		if code := invoke(nccl.address[ncclGroupStart]); code != 0 {
+			return 0, nccl.result(ncclGroupStart, code)
 		}
-		return err
+		err := f(func(f int, args ...uintptr) error {
+			return nccl.result(f, invoke(nccl.address[f], append(args, c.handle, s.handle)...))
+		})
+		return invoke(nccl.address[ncclGroupEnd]), err
 	}))
 }
 
@@ -214,10 +319,10 @@ func AllGather[T Element](s *Stream, all, own Array[T]) error {
 
 // parts checks that all has a part as long as own for each rank, and that own is this rank's part or apart from all.
 func (s *Stream) parts(what string, own, all uintptr, n, total, size int) error {
-	if err := s.connected(); err != nil {
+	c, err := s.connected()
+	if err != nil {
 		return err
 	}
-	c := s.connection
 	if total != count(n, c.size) {
 		return fmt.Errorf("cuda: %s: all has %d elements and own has %d, want %d times as many", what, total, n, c.size)
 	}
@@ -227,47 +332,25 @@ func (s *Stream) parts(what string, own, all uintptr, n, total, size int) error 
 	return nil
 }
 
-// AllReduce queues the sums over all ranks of the elements of a, which is as long on all of them. They are added as ReduceScatter adds, once, so all ranks get the
-// same bits.
+// AllReduce queues the sums over all ranks of the elements of a, which is as long on all of them. Each sum is made once and then copied, so all ranks get the same bits.
+// ReduceScatter says in what order it is made.
 func AllReduce[T Summand](s *Stream, a Array[T]) error {
-	if err := s.connected(); err != nil || a.n == 0 {
+	if _, err := s.connected(); err != nil || a.n == 0 {
 		return err
 	}
-	// Equal parts of whole cache lines, and a rest that goes through rank 0.
-	const block = 64
-	c := s.connection
-	each := a.n / c.size / block * block
-	rest, own := a.Slice(each*c.size, a.n-each*c.size), a.Slice(each*c.rank, each)
-	err := s.collective(func(call func(int, ...uintptr) error) (err error) {
-		if each > 0 {
-			err = call(ncclReduceScatter, a.address, own.address, uintptr(each), ncclType[T](), ncclSum)
-		}
-		if err == nil && rest.n > 0 {
-			err = call(ncclReduce, rest.address, rest.address, uintptr(rest.n), ncclType[T](), ncclSum, 0)
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return s.collective(func(call func(int, ...uintptr) error) (err error) {
-		if each > 0 {
-			err = call(ncclAllGather, own.address, a.address, uintptr(each), ncclType[T]())
-		}
-		if err == nil && rest.n > 0 {
-			err = call(ncclBroadcast, rest.address, rest.address, uintptr(rest.n), ncclType[T](), 0)
-		}
-		return err
+	return s.collective(func(call func(int, ...uintptr) error) error {
+		return call(ncclAllReduce, a.address, a.address, uintptr(a.n), ncclType[T](), ncclSum)
 	})
 }
 
 // Broadcast queues a copy of a of rank root to a of all ranks, which has the same length.
 func Broadcast[T Element](s *Stream, a Array[T], root int) error {
-	if err := s.connected(); err != nil {
+	c, err := s.connected()
+	if err != nil {
 		return err
 	}
-	if root < 0 || root >= s.connection.size {
-		return fmt.Errorf("cuda: broadcast: root is %d, want a rank: 0 to %d", root, s.connection.size-1)
+	if root < 0 || root >= c.size {
+		return fmt.Errorf("cuda: broadcast: root is %d, want a rank: 0 to %d", root, c.size-1)
 	}
 	if a.n == 0 {
 		return nil
@@ -292,11 +375,12 @@ func (a Array[T]) Bytes() Array[uint8] {
 // Exchange queues messages, none of which waits for another one. Each needs a message of the same length the other way round at its peer. Messages between the same two
 // ranks in the same direction arrive in the order in which they were queued.
 func (s *Stream) Exchange(messages ...Message) error {
-	if err := s.connected(); err != nil {
+	c, err := s.connected()
+	if err != nil {
 		return err
 	}
 	for _, m := range messages {
-		if c := s.connection; m.Peer < 0 || m.Peer >= c.size || m.Peer == c.rank {
+		if m.Peer < 0 || m.Peer >= c.size || m.Peer == c.rank {
 			return fmt.Errorf("cuda: exchange: Peer is %d, want another rank of the %d, not %d, which is this one", m.Peer, c.size, c.rank)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 )
@@ -19,7 +20,7 @@ type Stream struct {
 	adam       adamTable // table of the last AdamW.Step
 	adamOwn    adamTable // table of the gradients of the last AdamW.StepAmong
 	blas       blasHandle
-	connection connection // of NCCL
+	connection atomic.Pointer[connection] // of NCCL; nil if there was none
 	ffts       map[fft]fftPlan
 	s4         s4Way
 	plan       []int32  // plan of the last EmbeddingBackward; its memory is reused
@@ -107,7 +108,7 @@ func (s *Stream) Close() error {
 
 func (s *Stream) release() error {
 	d := s.device
-	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.replay.release(d), s.connection.release(d), s.blas.release(d), s.releasePlans(), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
+	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.replay.release(d), s.connection.Load().release(d), s.blas.release(d), s.releasePlans(), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
 }
 
 // Event is a point in the work of a stream.

@@ -145,7 +145,7 @@ func (g *Group) agree(own header, data []byte) (records, error) {
 		if err := g.move(messages); err != nil {
 			return r, err
 		}
-		return r, g.breaks(fmt.Errorf("rank %d: %s", first, bytes.TrimSpace(texts[first])))
+		return r, g.breaks(&rankError{int(r.header(first).root), string(bytes.TrimSpace(texts[first]))})
 	}
 	zero := r.header(0)
 	for rank := range n {
@@ -163,13 +163,17 @@ func (g *Group) agree(own header, data []byte) (records, error) {
 const longestError = 16 << 10
 
 // Fail tells all ranks that this one cannot go on because of an error: their current or next collective call returns it, with the number of this
-// rank. Fail waits for that call, and the group is of no further use on any rank. It returns err, and does nothing if err is nil, if the group has failed already, or if it is a group of one.
+// rank. Calls of their Devices end, on the host and on the GPU, and return it too; Fail does not wait for those. Fail waits for the collective call, and the group is of no further use
+// on any rank. It returns err, and does nothing if err is nil, if the group has failed already, or if it is a group of one.
 func (g *Group) Fail(err error) error {
 	if err == nil || g == nil || g.engine == nil || g.closed.Load() {
 		return err
 	}
-	text := []byte(err.Error() + " ")[:min(len(err.Error())+1, longestError)]
-	own := header{call: callFail, count: int64(len(text))}
+	first := &rankError{g.Rank(), err.Error()}
+	errors.As(err, &first) // another rank has failed before
+	text := []byte(first.text + " ")[:min(len(first.text)+1, longestError)]
+	own := header{call: callFail, root: int32(first.rank), count: int64(len(text))}
+	g.say(own, text)
 	if g.paired.Load() && !g.told.Swap(true) { // others may wait in Receive, and a collective call of another goroutine of this rank for them
 		message := make([]byte, headerBytes)
 		own.write(message)

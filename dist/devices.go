@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/gomamba/mamba/cuda"
@@ -22,6 +23,8 @@ import (
 //
 // A rank that waits in a call for longer than the time of WithTimeout ends the run, even if the other ranks are only slow.
 //
+// If a rank fails (Group.Fail), calls that wait for it end on all ranks, on the host and on the GPU, with arbitrary results; they and all later calls return its error.
+//
 // One goroutine at a time may use a Devices.
 type Devices struct {
 	group        *Group
@@ -32,6 +35,7 @@ type Devices struct {
 	captures     []*cuda.Capture // those with calls
 	messages     []cuda.Message  // those of Together while it runs, else nil
 	watch        *callWatch      // nil for a group of one
+	ending       sync.WaitGroup  // disconnect
 	closed       bool
 }
 
@@ -63,12 +67,13 @@ func (g *Group) Devices(d *cuda.Device) (x *Devices, err error) {
 	if err != nil {
 		return x, err
 	}
+	g.listen().add(x)
 	if g.limit > 0 {
 		guard := time.AfterFunc(max(g.limit, 30*time.Second), func() { g.abort("NCCL does not connect the GPUs of the ranks") })
 		defer guard.Stop()
 	}
 	if err := x.stream.Connect(cuda.ConnectionID(ids[0]), g.Rank(), g.Size()); err != nil {
-		return x, g.Fail(fmt.Errorf("dist: devices: %w", err))
+		return x, g.Fail(fmt.Errorf("dist: devices: %w", x.why(err)))
 	}
 	if err := g.Barrier(); err != nil { // of a rank that NCCL does not connect: the first call would wait for it
 		return x, err
@@ -79,7 +84,7 @@ func (g *Group) Devices(d *cuda.Device) (x *Devices, err error) {
 	if err == nil {
 		return x, g.Barrier()
 	}
-	return x, g.Fail(err)
+	return x, g.Fail(x.why(err))
 }
 
 // try makes first calls, in which NCCL prepares what a capture could not, and looks at the sums: there are machines whose GPUs cannot read each other's memory, and
@@ -165,7 +170,12 @@ func (x *Devices) Close() error {
 			x.watch.stop()
 			errs = append(errs, x.stream.Disconnect())
 		}
-		errs = append(errs, x.stream.Synchronize(), x.watch.close(), x.stream.Close())
+		errs = append(errs, x.stream.Synchronize())
+		if n := x.group.news.Load(); n != nil {
+			n.remove(x)
+		}
+		x.ending.Wait()
+		errs = append(errs, x.watch.close(), x.stream.Close())
 	}
 	for _, e := range []*cuda.Event{x.queued, x.done} {
 		if e != nil {
@@ -173,6 +183,19 @@ func (x *Devices) Close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// disconnect ends the connection at once.
+func (x *Devices) disconnect() {
+	x.ending.Go(func() { _ = x.stream.Disconnect() }) // it waits for Close of the captures
+}
+
+// why returns the error of another rank that has failed instead of one that follows from it.
+func (x *Devices) why(err error) error {
+	if lost := x.group.lost(); err != nil && lost != nil {
+		return lost
+	}
+	return err
 }
 
 // failed reports whether the ranks do not know of each other what they do.
@@ -191,7 +214,7 @@ func (x *Devices) usable(call string) error {
 	case x.closed:
 		return fmt.Errorf("dist: %s: the devices are closed", call)
 	}
-	return nil
+	return x.group.lost()
 }
 
 // operand is an array of a call.
@@ -236,9 +259,9 @@ func (x *Devices) queue(s *cuda.Stream, call string, f func() error) error {
 		if !slices.Contains(x.captures, c) {
 			x.captures = append(x.captures, c)
 		}
-		return f()
+		return x.why(f())
 	}
-	return x.watch.call(call, f)
+	return x.why(x.watch.call(call, f))
 }
 
 // AllReduceOn replaces the elements of a by their sums over all ranks, which have the same number of elements.

@@ -265,6 +265,15 @@ func movesOn[T dist.Element](g *dist.Group, x *dist.Devices, s *cuda.Stream, h h
 
 // mpiNever makes a call that rank 1 does not make.
 func mpiNever() error {
+	return never(func(x *dist.Devices, a cuda.Array[float32]) error { return dist.AllReduceOn(x, a) })
+}
+
+// mpiFirst makes a call that rank 1 does not make, and that NCCL prepares together with rank 1.
+func mpiFirst() error {
+	return never(func(x *dist.Devices, a cuda.Array[float32]) error { return dist.SendOn(x, a, 1) })
+}
+
+func never(f func(x *dist.Devices, a cuda.Array[float32]) error) error {
 	g, err := dist.Join(context.Background(), dist.WithTimeout(time.Second))
 	if err != nil {
 		return err
@@ -272,11 +281,38 @@ func mpiNever() error {
 	return devices(g, func(x *dist.Devices, s *cuda.Stream) error {
 		a, err := upload(s, 100, func(int) float32 { return 1 })
 		if err == nil && g.Rank() == 0 {
-			err = dist.AllReduceOn(x, a)
+			err = f(x, a)
 		}
 		time.Sleep(5 * time.Second)
 		return err
 	})
+}
+
+// waits are calls of rank 0 that wait for rank 1, which fails. Each returns the error of rank 1.
+var waits = map[string]func(g *dist.Group, x *dist.Devices, s *cuda.Stream, a cuda.Array[float32]) error{
+	"on the host": func(_ *dist.Group, x *dist.Devices, _ *cuda.Stream, a cuda.Array[float32]) error {
+		return dist.SendOn(x, a, 1)
+	},
+	"on the host in a capture": func(_ *dist.Group, x *dist.Devices, s *cuda.Stream, a cuda.Array[float32]) error {
+		_, err := s.Capture(func() error { return errors.Join(dist.SendOn(x, a, 1), x.Wait()) })
+		return err
+	},
+	"on the GPU": func(_ *dist.Group, x *dist.Devices, s *cuda.Stream, a cuda.Array[float32]) error {
+		return errors.Join(dist.AllReduceOn(x, a), x.Wait(), s.Synchronize(), x.Wait())
+	},
+	"on the GPU in a capture": func(_ *dist.Group, x *dist.Devices, s *cuda.Stream, a cuda.Array[float32]) error {
+		graph, err := s.Capture(func() error { return errors.Join(dist.AllReduceOn(x, a), x.Wait()) })
+		if err != nil {
+			return err
+		}
+		return errors.Join(graph.Launch(s), s.Synchronize(), x.Wait())
+	},
+	"in Close": func(g *dist.Group, x *dist.Devices, _ *cuda.Stream, a cuda.Array[float32]) error {
+		return errors.Join(dist.AllReduceOn(x, a), x.Close(), g.Barrier())
+	},
+	"in a call of the group": func(g *dist.Group, x *dist.Devices, _ *cuda.Stream, a cuda.Array[float32]) error {
+		return errors.Join(dist.AllReduceOn(x, a), g.Barrier())
+	},
 }
 
 // mpiFailed fails while rank 0 waits for a call that is never made. Both leave.
@@ -291,11 +327,13 @@ func mpiFailed() error {
 			return err
 		}
 		if g.Rank() == 1 {
+			time.Sleep(200 * time.Millisecond) // so that rank 0 waits
 			return g.Fail(errors.New("the disk is full"))
 		}
-		return errors.Join(dist.AllReduceOn(x, a), g.Barrier())
+		return g.Fail(waits[flag.Arg(0)](g, x, s, a))
 	})
-	fmt.Println(g.Rank(), err)
+	first, _, _ := strings.Cut(fmt.Sprint(err), "\n")
+	fmt.Println(g.Rank(), first)
 	return g.Close()
 }
 
@@ -325,12 +363,17 @@ func TestDevices(t *testing.T) {
 	}
 	runs := []run{{disttest.NCCL, 2}, {disttest.Libraries[0], 2}}
 	if *long {
-		runs = append(runs, run{disttest.NCCL, 3}, run{disttest.NCCL, 4}, run{disttest.Libraries[1], 2})
+		blocking := disttest.NCCL
+		blocking.Name = "blocking NCCL"
+		runs = append(runs, run{disttest.NCCL, 3}, run{disttest.NCCL, 4}, run{disttest.Libraries[1], 2}, run{blocking, 2})
 	}
 	for _, r := range runs {
 		library, size := r.Library, r.size
 		t.Run(fmt.Sprint(library.Name, size), func(t *testing.T) {
 			disttest.NeedGPUs(t, size)
+			if library.Name == "blocking NCCL" {
+				t.Setenv("NCCL_COMM_BLOCKING", "1")
+			}
 			lines := disttest.Output(t, library.Start(t, size, role, "devices"))
 			slices.Sort(lines)
 			if len(lines) != size {
@@ -349,10 +392,20 @@ func TestDevices(t *testing.T) {
 // A rank that fails ends the calls that others wait for.
 func TestDevicesFail(t *testing.T) {
 	gputest.Open(t, cuda.Open)
-	got := disttest.Output(t, disttest.NCCL.Start(t, 2, role, "failed"))
-	slices.Sort(got)
-	if want := []string{"0 rank 1: the disk is full", "1 the disk is full"}; !slices.Equal(got, want) {
-		t.Errorf("the ranks print %q, want %q", got, want)
+	for _, library := range []disttest.Library{disttest.NCCL, disttest.Libraries[0]} {
+		for what := range waits {
+			if library.File != "" && testing.Short() && what != "on the host" {
+				continue
+			}
+			t.Run(library.Name+" "+what, func(t *testing.T) {
+				t.Parallel()
+				got := disttest.Output(t, library.Start(t, 2, role, "failed", what))
+				slices.Sort(got)
+				if want := []string{"0 rank 1: the disk is full", "1 the disk is full"}; !slices.Equal(got, want) {
+					t.Errorf("the ranks print %q, want %q", got, want)
+				}
+			})
+		}
 	}
 }
 
@@ -374,7 +427,7 @@ func TestDevicesWithoutOne(t *testing.T) {
 	cmd := disttest.NCCL.Start(t, 2, role, "join")
 	cmd.Env = append(cmd.Env, "GPUSTANDIN_LOST=1")
 	for _, line := range disttest.Output(t, cmd) {
-		if want := "cuda: ncclCommInitRank: ncclSystemError (2): NCCL: this rank is not connected"; !strings.Contains(line, want) {
+		if want := "cuda: ncclCommInitRankConfig: ncclSystemError (2): NCCL: this rank is not connected"; !strings.Contains(line, want) {
 			t.Errorf("the error is %s, want %q", line, want)
 		}
 	}

@@ -31,7 +31,7 @@ const role = "MAMBA_DIST_TEST"
 func TestMain(m *testing.M) {
 	flag.Parse()
 	f := map[string]func() error{
-		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail, "kill": mpiKill, "never": mpiNever, "failed": mpiFailed, "times": mpiTimes,
+		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail, "kill": mpiKill, "never": mpiNever, "first": mpiFirst, "failed": mpiFailed, "times": mpiTimes,
 		"devices": mpiDevices,
 	}[os.Getenv(role)]
 	if f == nil {
@@ -294,8 +294,9 @@ func TestLostRank(t *testing.T) {
 			"stop":  "rank 0 of 2 ends the run: rank 1 has given no sign of life for 1s",
 			"kill":  "rank 0 of 2 ends the run: rank 1 has ended or is cut off",
 			"never": "rank 0 of 2 ends the run: AllReduceOn has begun and not ended for 1s",
+			"first": "rank 0 of 2 ends the run: NCCL has not queued SendOn for 1s: not all ranks call it",
 		} {
-			if (what == "kill" || what == "never") && i < 2 || !*long && i < 2 && (what == "hang") != (i == 0) { // the launcher of MPI ends the others; one of each
+			if (what == "kill" || what == "never" || what == "first") && i < 2 || !*long && i < 2 && (what == "hang") != (i == 0) { // the launcher of MPI ends the others; one of each
 				continue
 			}
 			t.Run(library.Name+" "+what, func(t *testing.T) {
@@ -305,6 +306,9 @@ func TestLostRank(t *testing.T) {
 				t.Parallel() // they wait
 				cmd := library.Start(t, 2, role, what)
 				out, err := cmd.CombinedOutput()
+				if what == "never" && os.Getenv("MAMBA_TEST_DEVICE") != "standin" && strings.Contains(string(out), "NCCL has not queued AllReduceOn for 1s: not all ranks call it") {
+					return // a real NCCL may have something to prepare at any call
+				}
 				if err == nil || !strings.Contains(string(out), line) {
 					t.Errorf("%v; the ranks print\n%s\nwant a line with %q", err, out, line)
 				}

@@ -33,4 +33,5 @@ const (
 	tagGroup Tag = 1 + iota // collective calls
 	tagPair                 // Send and Receive
 	tagLife                 // signs of life
+	tagNews                 // failures, which all ranks wait for all the time: that is not waiting for other ranks
 )

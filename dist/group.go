@@ -27,6 +27,7 @@ type Group struct {
 	told          atomic.Bool           // those that wait in Receive know that this rank has failed
 	sent          map[int]chan struct{} // by destination, closed when the last message of Send to it is on its way; guarded by sends
 	unsent        error                 // why one is not
+	news          atomic.Pointer[news]  // from the first Devices on
 	observer      atomic.Pointer[func(string) func(bool)]
 	next          func(done bool) // of the observer, for the call that holds mu; nil if nobody observes it
 	scratch       []byte
@@ -230,6 +231,10 @@ func (g *Group) Close() error {
 				<-done
 			}
 		}
+	}
+	if n := g.news.Load(); n != nil {
+		g.say(header{call: callClose}, nil)
+		n.hears.Wait()
 	}
 	return errors.Join(err, g.engine.Close())
 }

@@ -223,8 +223,10 @@ func (p *peer) ask(tag Tag, b []byte) *wanting {
 }
 
 func (m *mesh) Move(tag Tag, messages []Message) error {
-	m.waits.Add(1)
-	defer m.waits.Add(-1)
+	if tag != tagNews {
+		m.waits.Add(1)
+		defer m.waits.Add(-1)
+	}
 	var wanted []*wanting
 	var large []Message
 	for _, message := range messages {

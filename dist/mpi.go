@@ -127,11 +127,11 @@ const (
 )
 
 func (m *mpi) loop() {
-	var active []*job
+	var active, news []*job // news are asked for when signs of life are
 	life := m.newLife()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	news := time.Now()
+	last := time.Now() // when something has come or begun
 	for {
 		var j *job
 		if len(active) == 0 {
@@ -148,37 +148,34 @@ func (m *mpi) loop() {
 		now := time.Now()
 		if j != nil {
 			if j.last {
-				j.done <- m.leave(life, len(active) > 0)
+				j.done <- m.leave(life, len(active)+len(news) > 0)
 				return
 			}
-			active, news = append(active, j), now
-			if err := m.start(j); err != nil {
-				m.end(active, err)
-				return
-			}
-		}
-		rest := active[:0]
-		for _, j := range active {
-			open := j.open
-			if err := m.test(j); err != nil {
-				m.end(active, err)
-				return
-			}
-			if j.open != open {
-				news = now
-			}
-			if j.open > 0 {
-				rest = append(rest, j)
+			if last = now; j.tag == tagNews && j.messages[0].Receive {
+				news = append(news, j)
 			} else {
-				j.done <- nil
+				active = append(active, j)
+			}
+			if err := m.start(j); err != nil {
+				m.end(append(active, news...), err)
+				return
 			}
 		}
-		active = rest
-		if err := life.check(now, len(active) > 0); err != nil {
-			m.end(active, err)
+		var moved bool
+		var err error
+		if active, moved, err = m.test(active); moved {
+			last = now
+		}
+		if checked := life.checked; err == nil {
+			if err = life.check(now, len(active) > 0); err == nil && life.checked != checked {
+				news, _, err = m.test(news)
+			}
+		}
+		if err != nil {
+			m.end(append(active, news...), err)
 			return
 		}
-		if len(active) > 0 && now.Sub(news) > eager {
+		if len(active) > 0 && now.Sub(last) > eager {
 			time.Sleep(nap)
 		} else if len(active) > 0 {
 			yield()
@@ -210,8 +207,26 @@ func (m *mpi) start(j *job) error {
 	return nil
 }
 
-// test looks which messages of a job are done.
-func (m *mpi) test(j *job) error {
+// test looks which jobs are done, and returns the others, and whether a message has come or gone.
+func (m *mpi) test(jobs []*job) (rest []*job, moved bool, err error) {
+	rest = jobs[:0]
+	for i, j := range jobs {
+		open := j.open
+		if err := m.look(j); err != nil {
+			return append(rest, jobs[i:]...), moved, err
+		}
+		moved = moved || j.open != open
+		if j.open > 0 {
+			rest = append(rest, j)
+		} else {
+			j.done <- nil
+		}
+	}
+	return rest, moved, nil
+}
+
+// look looks which messages of a job are done.
+func (m *mpi) look(j *job) error {
 	for i := range j.requests {
 		r := &j.requests[i]
 		if !r.open {
@@ -269,7 +284,7 @@ func (l *life) check(now time.Time, waits bool) error {
 		l.out, err = l.sign(l.m.rank+1, false, alive)
 	}
 	if err == nil && l.out != nil {
-		if err = l.m.test(l.out); l.out.open == 0 {
+		if err = l.m.look(l.out); l.out.open == 0 {
 			l.out = nil
 		}
 	}
@@ -321,7 +336,7 @@ func (l *life) receive(now time.Time) (err error) {
 	if err != nil || l.in == nil {
 		return err
 	}
-	if err := l.m.test(l.in); err != nil || l.in.open > 0 {
+	if err := l.m.look(l.in); err != nil || l.in.open > 0 {
 		return err
 	}
 	l.heard = now
@@ -347,7 +362,7 @@ func (m *mpi) leave(l *life, unreceived bool) error {
 		if last == nil && l.out == nil {
 			last, err = l.sign(m.rank+1, false, leaving)
 		} else if last != nil {
-			err = m.test(last)
+			err = m.look(last)
 		}
 		if err != nil {
 			return err

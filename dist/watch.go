@@ -16,6 +16,7 @@ type callWatch struct {
 	mu       sync.Mutex
 	calls    []pending // that have not ended, in their order
 	entering pending   // one that NCCL is about to queue
+	wrong    time.Time // when an error was first seen
 	free     []*cuda.Event
 	stopping chan struct{}
 	end      func()
@@ -116,17 +117,23 @@ func (w *callWatch) run() {
 func (w *callWatch) check(now time.Time) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := errors.Join(w.x.stream.Disconnected(), w.collect()); err != nil {
-		return err.Error()
-	}
-	limit := w.x.group.limit
-	if limit == 0 {
+	if w.x.group.lost() != nil { // the connection ends
 		return ""
 	}
-	if p := w.entering; p.name != "" && now.Sub(p.begun) > limit {
+	limit := w.x.group.limit
+	if p := w.entering; limit > 0 && p.name != "" && now.Sub(p.begun) > limit {
 		return fmt.Sprintf("NCCL has not queued %s for %v: not all ranks call it", p.name, limit)
 	}
-	if len(w.calls) == 0 {
+	if err := errors.Join(w.x.stream.Disconnected(), w.collect()); err != nil {
+		if w.wrong.IsZero() {
+			w.wrong = now
+		}
+		if now.Sub(w.wrong) > time.Second { // that a rank has failed is known after NCCL has lost it
+			return err.Error()
+		}
+		return ""
+	}
+	if limit == 0 || len(w.calls) == 0 {
 		return ""
 	}
 	p := &w.calls[0]

@@ -133,7 +133,8 @@ func (l Library) Start(t *testing.T, size int, variable, value string, arguments
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, launcher, slices.Concat(l.launcher[1:], []string{"-n", fmt.Sprint(size), os.Args[0]}, arguments)...)
-	cmd.Env = append(os.Environ(), variable+"="+value, "MAMBA_MPI="+l.File, "GOMAXPROCS=2", fmt.Sprint("GPUSTANDIN_GPUS=", size))
+	users := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NCCL_DEBUG") }) // it prints to standard output
+	cmd.Env = append(users, variable+"="+value, "MAMBA_MPI="+l.File, "GOMAXPROCS=2", fmt.Sprint("GPUSTANDIN_GPUS=", size))
 	if l.File == "" {
 		NeedGPUs(t, size)
 		free, err := net.Listen("tcp", "127.0.0.1:0")

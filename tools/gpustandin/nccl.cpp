@@ -1,5 +1,8 @@
 // The functions of NCCL that package cuda calls, between processes of one machine through shared memory. What is queued on a stream runs in a thread of that stream.
 //
+// As in a real NCCL, the host waits for the other ranks at the first call of each kind, and at the first message between two ranks: the caller, or with a non-blocking
+// communicator (blocking is 0 in its configuration) a thread of its own, while the caller gets ncclInProgress. NCCL_COMM_BLOCKING goes before the configuration.
+//
 // A real NCCL waits forever if the ranks make different calls. Here that is an error of the stream, with a line on standard error.
 #include <fcntl.h>
 #include <sched.h>
@@ -11,12 +14,14 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <thread>
 
 #include "driver.h"
 
 namespace {
-enum { success = 0, systemError = 2, invalidArgument = 4, invalidUsage = 5, remoteError = 6 };
+enum { success = 0, systemError = 2, internalError = 3, invalidArgument = 4, invalidUsage = 5, remoteError = 6, inProgress = 7 };
 enum { bytes = 1, float32 = 7, float64 = 8, bfloat16 = 9 };
+enum Kind { allReduce, reduceScatter, allGather, broadcast, kinds };
 constexpr int mostRanks = 16;
 constexpr size_t slotBytes = 1 << 20, ringBytes = 1 << 18;
 
@@ -24,9 +29,14 @@ struct Id {
   unsigned char bytes[128];
 };
 
-thread_local std::string lastError;
+std::mutex errorMutex;
+char lastError[1024]; // of all threads, as in a real NCCL
 
-int fails(int code, std::string why) { return lastError = why, code; }
+int fails(int code, std::string why) {
+  std::lock_guard<std::mutex> lock(errorMutex);
+  snprintf(lastError, sizeof lastError, "%s", why.c_str());
+  return code;
+}
 
 // Call is what the ranks must agree on.
 struct Call {
@@ -42,7 +52,9 @@ struct Ring {
 };
 
 struct Shared {
-  std::atomic<int> attached, arrived, round;
+  std::atomic<int> arrived, round;
+  std::atomic<int> come[kinds];                // ranks that have made a call of a kind
+  std::atomic<int> pairs[mostRanks][mostRanks]; // from and to: 1 if the first has sent, 2 if the second has received
   struct {
     char name[32];
     size_t count;
@@ -50,12 +62,24 @@ struct Shared {
   } calls[mostRanks];
 };
 
+// Transfer is a message of a group.
+struct Transfer {
+  char *at;
+  size_t n;
+  int peer;
+  bool receive;
+  size_t done = 0; // bytes, of its length first
+};
+
 struct Comm {
-  Shared *shared;
+  Shared *shared = nullptr;
   size_t size;
   int rank, ranks;
+  bool blocking;
   std::atomic<bool> aborted{false};
-  std::atomic<int> wrong{0};
+  std::atomic<int> wrong{0}, state{0}; // of queued work; of the last call
+  std::thread job;                     // of the last call
+  bool used[kinds] = {};
   std::shared_ptr<int> captured = std::make_shared<int>(); // shared with calls in graphs
 
   char *slot(int rank) { return (char *)(shared + 1) + rank * slotBytes; }
@@ -80,6 +104,34 @@ struct Comm {
       return true;
     }
     return wait([&] { return shared->round != round; });
+  }
+
+  // begin does what may wait for other ranks.
+  int begin(std::function<int()> work) {
+    if (blocking) return state = work();
+    join();
+    state = inProgress;
+    job = std::thread([=] { state = work(); });
+    return inProgress;
+  }
+
+  void join() {
+    if (job.joinable()) job.join();
+  }
+
+  // connect waits for the other ranks if calls are the first ones, and reports whether they have come.
+  bool connect(const std::vector<Kind> &calls, const std::vector<Transfer> &transfers) {
+    for (Kind k : calls)
+      if (!used[k]) used[k] = true, shared->come[k]++;
+    auto pair = [&](const Transfer &t) -> std::atomic<int> & { return t.receive ? shared->pairs[t.peer][rank] : shared->pairs[rank][t.peer]; };
+    for (auto &t : transfers) pair(t) |= 1 + t.receive;
+    return wait([&] {
+      for (Kind k : calls)
+        if (shared->come[k] < ranks) return false;
+      for (auto &t : transfers)
+        if (pair(t) != 3) return false;
+      return true;
+    });
   }
 
   // agree reports whether all ranks make the same call.
@@ -136,15 +188,6 @@ void sum(Comm *c, char *to, size_t offset, size_t n, int type, int last) {
   else sum(c, (uint16_t *)to, offset, n, last);
 }
 
-// Transfer is a message of a group.
-struct Transfer {
-  char *at;
-  size_t n;
-  int peer;
-  bool receive;
-  size_t done = 0; // bytes, of its length first
-};
-
 // advance moves what it can of a message, and returns whether all is well.
 bool advance(Comm *c, Transfer &t) {
   Ring &r = t.receive ? c->ring(t.peer, c->rank) : c->ring(c->rank, t.peer);
@@ -187,7 +230,8 @@ struct Group {
   int depth = 0;
   Comm *comm = nullptr;
   Stream *stream = nullptr;
-  std::vector<std::function<bool()>> collectives;
+  std::vector<Kind> calls;
+  std::vector<std::function<bool()>> collectives; // as many
   std::vector<Transfer> transfers;
 };
 thread_local Group group;
@@ -199,25 +243,29 @@ int end() {
   if (--group.depth > 0 || !group.comm) return success;
   Group g = std::move(group);
   group = Group();
-  g.stream->parallel();
-  g.stream->queue([=, c = g.comm, s = g.stream, captured = g.stream->recording ? g.comm->captured : nullptr] {
-    bool right = !c->wrong;
-    for (auto &f : g.collectives) right = right && f();
-    if (right && !g.transfers.empty()) right = exchange(c, g.transfers);
-    if (!right && !c->aborted) c->wrong = remoteError, s->wrong = 719;
-    return (int)s->wrong;
+  return g.comm->begin([g] {
+    if (!g.comm->connect(g.calls, g.transfers)) return fails(internalError, "the communicator was aborted");
+    g.stream->parallel();
+    g.stream->queue([=, c = g.comm, s = g.stream, captured = g.stream->recording ? g.comm->captured : nullptr] {
+      bool right = !c->wrong;
+      for (auto &f : g.collectives) right = right && f();
+      if (right && !g.transfers.empty()) right = exchange(c, g.transfers);
+      if (!right && !c->aborted) c->wrong = remoteError, s->wrong = 719;
+      return (int)s->wrong;
+    });
+    return (int)success;
   });
-  return success;
 }
 
 // add adds a call to the group, or makes it one of its own.
-int add(Comm *c, Stream *s, std::function<bool()> collective, Transfer *t = nullptr) {
+int add(Comm *c, Stream *s, Kind kind, std::function<bool()> collective, Transfer *t = nullptr) {
   if (!c || !s) return fails(invalidArgument, "no communicator or no stream");
+  if (c->state == inProgress) return fails(invalidArgument, "a call before the one before it has returned ncclSuccess");
   if (group.comm && (group.comm != c || group.stream != s)) return fails(invalidUsage, "calls of several communicators or streams in a group, which the stand-in has not");
   start();
   group.comm = c, group.stream = s;
   if (t) group.transfers.push_back(*t);
-  else group.collectives.push_back(collective);
+  else group.calls.push_back(kind), group.collectives.push_back(collective);
   return end();
 }
 
@@ -228,7 +276,7 @@ bool within(const void *p, size_t n) {
 }  // namespace
 
 extern "C" {
-const char *ncclGetLastError(Comm *) { return lastError.c_str(); }
+const char *ncclGetLastError(Comm *) { return lastError; }
 
 // Every byte of an id follows from the first 16, so that an id of which a part is lost is noticed.
 static unsigned char byteOf(const Id &id, int i) { return id.bytes[i % 16] ^ (unsigned char)(31 * (i / 16)); }
@@ -242,41 +290,63 @@ int ncclGetUniqueId(Id *id) {
   return success;
 }
 
-// A real NCCL waits for the end of graphs that have calls of the communicator.
-static void graphs(Comm *c) {
+// A real NCCL waits for the end of graphs that have calls of the communicator: ncclCommDestroy forever, since nobody else can then end them here.
+int ncclCommDestroy(Comm *c) {
   if (c->captured.use_count() > 1) fprintf(stderr, "stand-in: NCCL: a communicator ends before a graph with its calls\n"), abort();
+  if (c->state == inProgress) return fails(invalidArgument, "ncclCommDestroy before the last call has returned ncclSuccess");
+  c->join();
+  return munmap(c->shared, c->size), destroy("communicator", c);
 }
 
-int ncclCommDestroy(Comm *c) { return graphs(c), munmap(c->shared, c->size), destroy("communicator", c); }
-
-int ncclCommInitRank(Comm **to, int ranks, Id id, int rank) {
-  if (ranks < 1 || ranks > mostRanks || rank < 0 || rank >= ranks) return fails(invalidArgument, "rank " + std::to_string(rank) + " of " + std::to_string(ranks));
+static int connect(Comm *c, Id id) {
   for (int i = 16; i < 128; i++)
     if (id.bytes[i] != byteOf(id, i)) return fails(invalidArgument, "byte " + std::to_string(i) + " of the id is not that of ncclGetUniqueId");
   std::string name = "/standin-nccl-";
   for (int i = 0; i < 16; i++) name += "0123456789abcdef"[id.bytes[i] >> 4], name += "0123456789abcdef"[id.bytes[i] & 15];
-  Comm *c = make<Comm>("communicator");
-  c->rank = rank, c->ranks = ranks, c->size = sizeof(Shared) + ranks * slotBytes + ranks * ranks * sizeof(Ring);
+  c->size = sizeof(Shared) + c->ranks * slotBytes + c->ranks * c->ranks * sizeof(Ring);
   const int file = shm_open(name.c_str(), O_CREAT | O_RDWR, 0600);
   void *p = MAP_FAILED;
   if (file >= 0 && ftruncate(file, c->size) == 0) p = mmap(nullptr, c->size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (file >= 0) close(file);
-  if (p == MAP_FAILED) return destroy("communicator", c), fails(systemError, "no shared memory");
+  if (p == MAP_FAILED) return fails(systemError, "no shared memory");
   c->shared = (Shared *)p;
-  c->barrier();
+  const bool come = c->barrier();
   shm_unlink(name.c_str());
-  if (const char *lost = getenv("GPUSTANDIN_LOST"); lost && atoi(lost) == rank) return ncclCommDestroy(c), fails(systemError, "this rank is not connected");
-  return *to = c, success;
+  if (!come) return fails(internalError, "the communicator was aborted");
+  if (const char *lost = getenv("GPUSTANDIN_LOST"); lost && atoi(lost) == c->rank) return fails(systemError, "this rank is not connected");
+  return success;
 }
 
+struct Config {
+  size_t size;
+  unsigned magic, version;
+  int blocking;
+};
+
+int ncclCommInitRankConfig(Comm **to, int ranks, Id id, int rank, const Config *config) {
+  if (ranks < 1 || ranks > mostRanks || rank < 0 || rank >= ranks) return fails(invalidArgument, "rank " + std::to_string(rank) + " of " + std::to_string(ranks));
+  if (config->magic != 0xcafebeef || config->version < 21400 || config->size < sizeof(Config)) return fails(invalidArgument, "a wrong configuration");
+  const char *blocking = getenv("NCCL_COMM_BLOCKING");
+  Comm *c = *to = make<Comm>("communicator");
+  c->rank = rank, c->ranks = ranks, c->blocking = blocking && (*blocking == '0' || *blocking == '1') ? *blocking == '1' : config->blocking != 0;
+  return c->begin([=] { return connect(c, id); });
+}
+
+// A call on its way ends, and work on its way too. The memory stays.
 int ncclCommAbort(Comm *c) {
-  graphs(c);
-  c->aborted = true; // work on its way ends; the memory stays
+  c->aborted = true;
+  c->join();
+  while (c->captured.use_count() > 1) usleep(100);
   count("communicator", -1);
   return success;
 }
 
-int ncclCommGetAsyncError(Comm *c, int *code) { return *code = c->wrong, success; }
+int ncclCommGetAsyncError(Comm *c, int *code) {
+  *code = c->state;
+  if (*code != inProgress) c->join();
+  if (*code == success) *code = c->wrong;
+  return success;
+}
 
 int ncclGroupStart() { return start(); }
 int ncclGroupEnd() { return end(); }
@@ -284,7 +354,7 @@ int ncclGroupEnd() { return end(); }
 int ncclReduceScatter(const char *from, char *to, size_t n, int type, int, Comm *c, Stream *s) {
   const size_t size = sizeOf(type);
   if (!c || !within(from, n * size * c->ranks) || !within(to, n * size)) return fails(invalidArgument, "ncclReduceScatter");
-  return add(c, s, [=] {
+  return add(c, s, reduceScatter, [=] {
     if (!c->agree({"ncclReduceScatter", n, type, 0})) return false;
     const size_t piece = slotBytes / size / c->ranks;
     for (size_t at = 0; at < n; at += piece) {
@@ -301,7 +371,7 @@ int ncclReduceScatter(const char *from, char *to, size_t n, int type, int, Comm 
 int ncclAllGather(const char *from, char *to, size_t n, int type, Comm *c, Stream *s) {
   n *= sizeOf(type);
   if (!c || !within(to, n * c->ranks) || !within(from, n)) return fails(invalidArgument, "ncclAllGather");
-  return add(c, s, [=] {
+  return add(c, s, allGather, [=] {
     if (!c->agree({"ncclAllGather", n, type, 0})) return false;
     for (size_t at = 0; at < n; at += slotBytes) {
       const size_t k = std::min(slotBytes, n - at);
@@ -314,17 +384,17 @@ int ncclAllGather(const char *from, char *to, size_t n, int type, Comm *c, Strea
   });
 }
 
-int ncclReduce(const char *from, char *to, size_t n, int type, int, int root, Comm *c, Stream *s) {
+int ncclAllReduce(const char *from, char *to, size_t n, int type, int, Comm *c, Stream *s) {
   const size_t size = sizeOf(type);
-  if (!c || !within(from, n * size) || (root == c->rank && !within(to, n * size))) return fails(invalidArgument, "ncclReduce");
-  return add(c, s, [=] {
-    if (!c->agree({"ncclReduce", n, type, root})) return false;
+  if (!c || !within(from, n * size) || !within(to, n * size)) return fails(invalidArgument, "ncclAllReduce");
+  return add(c, s, allReduce, [=] {
+    if (!c->agree({"ncclAllReduce", n, type, 0})) return false;
     const size_t piece = slotBytes / size;
     for (size_t at = 0; at < n; at += piece) {
       const size_t k = std::min(piece, n - at);
       memcpy(c->slot(c->rank), from + at * size, k * size);
       if (!c->barrier()) return false;
-      if (c->rank == root) sum(c, to + at * size, 0, k, type, root);
+      sum(c, to + at * size, 0, k, type, 0);
       if (!c->barrier()) return false;
     }
     return true;
@@ -334,7 +404,7 @@ int ncclReduce(const char *from, char *to, size_t n, int type, int, int root, Co
 int ncclBroadcast(const char *from, char *to, size_t n, int type, int root, Comm *c, Stream *s) {
   n *= sizeOf(type);
   if (!c || root < 0 || root >= c->ranks || !within(to, n)) return fails(invalidArgument, "ncclBroadcast");
-  return add(c, s, [=] {
+  return add(c, s, broadcast, [=] {
     if (!c->agree({"ncclBroadcast", n, type, root})) return false;
     for (size_t at = 0; at < n; at += slotBytes) {
       const size_t k = std::min(slotBytes, n - at);
@@ -350,12 +420,12 @@ int ncclBroadcast(const char *from, char *to, size_t n, int type, int root, Comm
 int ncclSend(char *from, size_t n, int type, int peer, Comm *c, Stream *s) {
   Transfer t = {from, n * sizeOf(type), peer, false};
   if (!c || peer < 0 || peer >= c->ranks || !within(from, t.n)) return fails(invalidArgument, "ncclSend");
-  return add(c, s, nullptr, &t);
+  return add(c, s, kinds, nullptr, &t);
 }
 
 int ncclRecv(char *to, size_t n, int type, int peer, Comm *c, Stream *s) {
   Transfer t = {to, n * sizeOf(type), peer, true};
   if (!c || peer < 0 || peer >= c->ranks || !within(to, t.n)) return fails(invalidArgument, "ncclRecv");
-  return add(c, s, nullptr, &t);
+  return add(c, s, kinds, nullptr, &t);
 }
 }
