@@ -99,7 +99,7 @@ type ncclConfig struct {
 	blocking       int32
 }
 
-var nonBlocking = ncclConfig{size: unsafe.Sizeof(ncclConfig{}), magic: 0xcafebeef, version: 21400}
+var nonBlocking = ncclConfig{size: unsafe.Sizeof(ncclConfig{}), magic: 0xcafebeef, version: 21400, blocking: 0}
 
 var errDisconnected = errors.New("cuda: the stream is not connected, want a call of Connect before")
 

@@ -25,7 +25,7 @@
 // variable MAMBA_MPI names the library's file if it is in none of the usual places. Open MPI 4.1.4 and MPICH 4.0.2 are tested.
 //
 // NCCL moves arrays between GPUs: Group.Devices. Without MPI it also moves what is large in host memory, and TCP connections between all ranks move the rest. MAMBA_NCCL
-// names its file. Several ranks were tested with the stand-in for GPUs, one rank on an H200.
+// names its file. Two ranks were tested on two H200 GPUs, more with the stand-in for GPUs.
 //
 // Any other transport can implement Engine.
 //

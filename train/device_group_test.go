@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/dist"
@@ -61,9 +63,13 @@ func rankDevices(models int, dir string) error {
 	if err != nil {
 		return g.Fail(err)
 	}
+	began := time.Now()
 	h := sha256.New()
 	for i, s := range deviceSubjects[:models] {
 		train := func(w way) (o outcome, err error) {
+			defer func() { // for a run that hangs
+				fmt.Fprintf(os.Stderr, "after %.1f s, rank %d: %s: %d ranks, shard %v, late %v, stop %d, fails %v: %v\n", time.Since(began).Seconds(), g.Rank(), s.name, w.group.Size(), w.shard, w.late, w.stop, w.fails, err)
+			}()
 			c := nn.LMConfig{Config: nn.Config{DModel: 16, NLayer: 2, DState: 2}, Vocab: vocab}
 			s.config(&c)
 			lm := nn.NewLM(c, nn.WithSeed(3), nn.OnDevice(d), nn.WithPrecision(s.precision))
