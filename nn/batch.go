@@ -29,11 +29,12 @@ type BatchConfig struct {
 // One goroutine may use a Batch at a time; a second one gets an error. It uses the model's weights without copying them. Change them only while
 // no sequence is in the batch.
 type Batch struct {
-	lm    *LM // nil once closed
-	piece int
-	sampler
+	lm       *LM // nil once closed
+	piece    int
+	samplers samplers
 
 	mu      sync.Mutex
+	chosen  []choice  // of the rows, by the last step
 	rows    []member  // row i is row i%most of group i/most
 	groups  []*reader // all but the last have most rows; the last can have more rows than sequences
 	most    int
@@ -341,8 +342,7 @@ func (b *Batch) Step(each func(s *Sequence, next Next)) error {
 		tokens, greedy := make([]int, r.batch()), true
 		for i, m := range rows {
 			tokens[i] = m.pending[m.read]
-			b.Sampling = m.how
-			greedy = greedy && b.takesLargest()
+			greedy = greedy && m.how.takesLargest()
 		}
 		r.chooseGreedily(greedy)
 		if err := r.read(tokens); err != nil {
@@ -352,15 +352,19 @@ func (b *Batch) Step(each func(s *Sequence, next Next)) error {
 	for _, r := range b.groups {
 		r.commit()
 	}
+	b.chosen = slices.Grow(b.chosen[:0], len(b.rows))[:len(b.rows)]
+	for g, r := range b.groups {
+		rows := b.rows[g*b.most : min((g+1)*b.most, len(b.rows))]
+		b.samplers.next(r, b.chosen[g*b.most:][:len(rows)], func(row int) (*Sequence, Sampling) { return rows[row].Sequence, rows[row].how })
+	}
 	var failed []*Sequence
 	for i := range b.rows {
 		m := &b.rows[i]
 		m.read++
 		next := Next{}
 		next.r, next.row = b.at(i)
-		b.Sampling = m.how
-		c, err := b.next(next.r, next.row, m.Sequence)
-		if next.Token, next.Err = c.token, err; err != nil {
+		c := b.chosen[i]
+		if next.Token, next.Err = c.token, c.err; c.err != nil {
 			failed = append(failed, m.Sequence)
 		} else {
 			m.take(c)

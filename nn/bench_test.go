@@ -75,3 +75,38 @@ func live() int {
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc)
 }
+
+// BenchmarkSample is the choice of a token among 50,280, on one processor, from logits of a normal distribution with this deviation.
+func BenchmarkSample(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 2))
+	logits, seen, chosen := make([]float32, 50280), tokenSet{}, map[int]int{}
+	for range 1000 {
+		token := r.IntN(len(logits))
+		seen.add(token)
+		chosen[token]++
+	}
+	for _, deviation := range []float64{1, 4} {
+		for i := range logits {
+			logits[i] = float32(deviation * r.NormFloat64())
+		}
+		for _, c := range []struct {
+			name string
+			Sampling
+		}{
+			{"temperature", Sampling{}}, {"top-p", Sampling{TopP: 0.9}}, {"top-k", Sampling{TopK: 50}}, {"min-p", Sampling{MinP: 0.05}},
+			{"penalties", Sampling{RepetitionPenalty: 1.1, PresencePenalty: 0.5, FrequencyPenalty: 0.1}},
+		} {
+			b.Run(fmt.Sprintf("%s/deviation=%v", c.name, deviation), func(b *testing.B) {
+				s, random := &sampler{Sampling: c.Sampling}, rand.NewPCG(3, 4)
+				s.Temperature = 0.8
+				b.ReportAllocs()
+				benchtest.Processors(b)
+				for b.Loop() {
+					if _, err := choose(s, logits, seen, chosen, random); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

@@ -76,13 +76,16 @@ func (r *reader) expectMore(more bool) {
 	}
 }
 
+// chosen reports whether the last read of a decoder has chosen the tokens.
+func (r *reader) chosen() bool { return r.decoding != nil && r.decoding.greedy }
+
 // best returns the token of a row's largest logit if reads of a decoder choose greedily. If the row's logits are wrong, best copies them to the
 // host, so that the caller's check of them gives the error.
 func (r *reader) best(row int) (token int, ok bool, err error) {
-	d := r.decoding
-	if d == nil || !d.greedy {
+	if !r.chosen() {
 		return 0, false, nil
 	}
+	d := r.decoding
 	if d.best[row] >= 0 {
 		return d.best[row], true, nil
 	}

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+
+	"github.com/gomamba/mamba/internal/work"
 )
 
 // GenerateConfig holds the options of a Generator. A zero field stands for the default.
@@ -25,9 +27,9 @@ type GenerateConfig struct {
 // It uses the model's weights without copying them, so each call sees every change before it. One goroutine may use a Generator at a time;
 // a second one gets an error. Several Generators may use one model at the same time.
 type Generator struct {
-	lm  *LM // nil once closed
-	cfg GenerateConfig
-	sampler
+	lm       *LM // nil once closed
+	cfg      GenerateConfig
+	samplers samplers
 
 	mu          sync.Mutex
 	step        *reader // for one token of each sequence of the last batch
@@ -59,7 +61,7 @@ func NewGenerator(lm *LM, cfg GenerateConfig) (*Generator, error) {
 		return nil, fmt.Errorf("nn: StopTokens[%d] is %d, want 0 to %d", i, cfg.StopTokens[i], lm.cfg.Vocab-1)
 	}
 	cfg.StopTokens = slices.Clone(cfg.StopTokens)
-	return &Generator{lm: lm, cfg: cfg, sampler: sampler{Sampling: cfg.Sampling}}, nil
+	return &Generator{lm: lm, cfg: cfg}, nil
 }
 
 // enter locks the Generator for a call. If it returns nil, the caller must call g.mu.Unlock.
@@ -258,7 +260,7 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 			return nil, err
 		}
 	}
-	r.chooseGreedily(g.takesLargest())
+	r.chooseGreedily(g.cfg.takesLargest())
 	r.refresh()
 	last, chosen := make([]int, len(active)), make([]choice, len(active))
 	for {
@@ -272,9 +274,9 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 		if err := r.read(last); err != nil {
 			return nil, fmt.Errorf("nn: generate: %w", err)
 		}
+		g.samplers.next(r, chosen, func(row int) (*Sequence, Sampling) { return sequences[active[row]], g.cfg.Sampling })
 		for row, i := range active {
-			var wrong error
-			if chosen[row], wrong = g.next(r, row, sequences[i]); wrong != nil {
+			if wrong := chosen[row].err; wrong != nil {
 				err = errors.Join(err, fmt.Errorf("nn: generate: sequence %d: %w", i, wrong))
 			}
 		}
@@ -309,27 +311,70 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 	}
 }
 
-// choice is a token and the sequence's random source after it was drawn.
+// choice is a token and the sequence's random source after it was drawn, or an error.
 type choice struct {
 	token  int
 	random rand.PCG
+	err    error
 }
 
-// next returns the next token of the sequence in a row of a reader. It leaves the sequence as it is.
-func (m *sampler) next(r *reader, row int, s *Sequence) (c choice, err error) {
+// samplers lends a sampler to each goroutine that chooses tokens.
+type samplers struct {
+	mu   sync.Mutex
+	free []*sampler
+}
+
+// next sets chosen to the next token of each of the first rows of a reader: that of the sequence in the row, with the Sampling that of returns. It
+// leaves the sequences as they are.
+func (p *samplers) next(r *reader, chosen []choice, of func(row int) (*Sequence, Sampling)) {
+	size := max(1, 1<<13/r.lm.cfg.Vocab) // rows whose choice takes longer than to let another goroutine begin
+	if r.chosen() {
+		size = len(chosen)
+	}
+	work.ParallelRange(len(chosen), size, func(from, to int) {
+		m := p.take()
+		defer p.give(m)
+		for row := from; row < to; row++ {
+			var s *Sequence
+			s, m.Sampling = of(row)
+			chosen[row] = m.next(r, row, s)
+		}
+	})
+}
+
+func (p *samplers) take() *sampler {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := len(p.free) - 1
+	if last < 0 {
+		return new(sampler)
+	}
+	m := p.free[last]
+	p.free = p.free[:last]
+	return m
+}
+
+func (p *samplers) give(m *sampler) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free = append(p.free, m)
+}
+
+// next returns the next token of the sequence in a row of a reader.
+func (m *sampler) next(r *reader, row int, s *Sequence) (c choice) {
 	c.random = s.random
 	var best bool
-	if c.token, best, err = r.best(row); best || err != nil {
-		return c, err
+	if c.token, best, c.err = r.best(row); best || c.err != nil {
+		return c
 	}
 	vocab := r.lm.cfg.Vocab
 	switch d := r.out.logits.Data().(type) {
 	case []float32:
-		c.token, err = choose(m, d[row*vocab:(row+1)*vocab], s.seen, s.chosen, &c.random)
+		c.token, c.err = choose(m, d[row*vocab:(row+1)*vocab], s.seen, s.chosen, &c.random)
 	case []float64:
-		c.token, err = choose(m, d[row*vocab:(row+1)*vocab], s.seen, s.chosen, &c.random)
+		c.token, c.err = choose(m, d[row*vocab:(row+1)*vocab], s.seen, s.chosen, &c.random)
 	}
-	return c, err
+	return c
 }
 
 // Close frees the graphs and the memory on a device. Calls after Close return an error, a second Close too.

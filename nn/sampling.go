@@ -1,8 +1,10 @@
 package nn
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 )
@@ -58,24 +60,24 @@ func (s Sampling) check() error {
 // sampler chooses tokens. It reuses its memory for each choice.
 type sampler struct {
 	Sampling
-	scores     []float64
-	candidates []candidate
+	scores []float64 // first the logits with their penalties, then the weights with which the tokens are drawn
+	ranked []candidate
 }
 
 // candidate is a token that may be drawn.
 type candidate struct {
 	token int
-	score float64 // first the logit, then the weight with which the token is drawn
+	score float64 // first the logit, then the weight
 }
 
-func (s *sampler) greedy() bool  { return s.Temperature == 0 || s.TopK == 1 }
-func (s *sampler) repeats() bool { return s.RepetitionPenalty != 0 && s.RepetitionPenalty != 1 }
-func (s *sampler) penalizes() bool {
+func (s *Sampling) greedy() bool  { return s.Temperature == 0 || s.TopK == 1 }
+func (s *Sampling) repeats() bool { return s.RepetitionPenalty != 0 && s.RepetitionPenalty != 1 }
+func (s *Sampling) penalizes() bool {
 	return s.repeats() || s.PresencePenalty != 0 || s.FrequencyPenalty != 0
 }
 
 // takesLargest reports whether the choice is always the token of the largest logit.
-func (s *sampler) takesLargest() bool { return s.greedy() && !s.penalizes() }
+func (s *Sampling) takesLargest() bool { return s.greedy() && !s.penalizes() }
 
 // choose returns the next token for a row of logits. seen holds the tokens of the sequence so far, and chosen how often each token was chosen. A
 // NaN, or an infinite largest logit, is an error.
@@ -94,130 +96,158 @@ func choose[T float32 | float64](s *sampler, logits []T, seen tokenSet, chosen m
 	if s.takesLargest() {
 		return best, nil
 	}
-	s.scores = s.scores[:0]
-	for _, v := range logits {
-		s.scores = append(s.scores, float64(v))
+	s.scores = slices.Grow(s.scores[:0], len(logits))[:len(logits)]
+	for i, v := range logits {
+		s.scores[i] = float64(v)
 	}
 	if s.penalizes() {
 		s.penalize(seen, chosen)
+		best = slices.Index(s.scores, slices.Max(s.scores))
 	}
 	if s.greedy() {
-		return slices.Index(s.scores, slices.Max(s.scores)), nil
+		return best, nil
 	}
-	return draw(s.left(), rand.New(random).Float64()), nil
+	ranked, sum := s.weigh(s.scores[best])
+	token := draw(s.scores, sum, rand.New(random).Float64())
+	if ranked != nil {
+		token = ranked[token].token
+	}
+	return token, nil
 }
 
 func (s *sampler) penalize(seen tokenSet, chosen map[int]int) {
 	finite := func(v float64) float64 { return min(max(v, -math.MaxFloat64), math.MaxFloat64) } // an infinity would give NaN in differences
-	for token, v := range s.scores {
-		if !s.repeats() || !seen.has(token) {
-			continue
-		}
-		if v > 0 {
-			v /= s.RepetitionPenalty
-		} else {
-			v *= s.RepetitionPenalty
-		}
-		s.scores[token] = finite(v)
+	if s.repeats() {
+		seen.each(func(token int) {
+			if token >= len(s.scores) {
+				return
+			}
+			v := s.scores[token]
+			if v > 0 {
+				v /= s.RepetitionPenalty
+			} else {
+				v *= s.RepetitionPenalty
+			}
+			s.scores[token] = finite(v)
+		})
 	}
 	for token, times := range chosen {
 		s.scores[token] = finite(s.scores[token] - s.PresencePenalty - float64(times)*s.FrequencyPenalty)
 	}
 }
 
-// left returns the tokens that top-k, top-p and min-p keep, with weights proportional to their probabilities.
-func (s *sampler) left() []candidate {
-	c := s.candidates[:0]
-	best := math.Inf(-1)
-	for token, v := range s.scores {
-		c = append(c, candidate{token, v})
-		best = max(best, v)
+// weigh makes the scores weights proportional to the probabilities, with zeros for tokens that min-p drops, and returns their sum. best is the largest
+// score. If top-k or top-p is set, the scores are then those of the tokens that it keeps, and weigh returns these tokens by rank. Otherwise ranked is
+// nil. The sum adds the scores in their order.
+func (s *sampler) weigh(best float64) (ranked []candidate, sum float64) {
+	if s.TopK > 0 && s.TopK < len(s.scores) {
+		ranked = s.mostProbable(s.TopK)
+		s.scores = s.scores[:len(ranked)]
+		for i, x := range ranked {
+			s.scores[i] = x.score
+		}
 	}
-	s.candidates = c
-
-	n := len(c) // top-k keeps n tokens
-	if s.TopK > 0 && s.TopK < n {
-		n = s.TopK
-		c = rank(c, func(ranked []candidate) bool { return len(ranked) < n })
-	}
-	sum := 0.0
-	for i, x := range c {
-		// The most probable token has weight 1, so no exponential overflows.
-		c[i].score = math.Exp((x.score - best) / s.Temperature)
-		sum += c[i].score
+	for i, v := range s.scores {
+		w := math.Exp((v - best) / s.Temperature) // the most probable token has weight 1, so no exponential overflows
+		s.scores[i] = w
+		sum += w
 	}
 	if s.TopP > 0 && s.TopP < 1 {
-		mass := 0.0
-		c = rank(c, func(ranked []candidate) bool {
-			if k := len(ranked); k > 0 {
-				mass += ranked[k-1].score
-			}
-			return mass < s.TopP*sum
-		})
+		ranked = s.nucleus(ranked, s.TopP*sum)
+		s.scores, sum = s.scores[:len(ranked)], 0
+		for i, x := range ranked {
+			s.scores[i] = x.score
+			sum += x.score
+		}
 	}
 	if s.MinP > 0 {
-		c = slices.DeleteFunc(c, func(x candidate) bool { return x.score < s.MinP })
+		sum = 0
+		for i, w := range s.scores {
+			if w < s.MinP {
+				s.scores[i] = 0
+			}
+			sum += s.scores[i]
+		}
 	}
-	return c
+	return ranked, sum
 }
 
-// draw returns the token at the fraction u of the sum of all weights, 0 ≤ u < 1.
-func draw(c []candidate, u float64) int {
-	sum := 0.0
-	for _, x := range c {
-		sum += x.score
+// mostProbable returns the n tokens of the highest ranks.
+func (s *sampler) mostProbable(n int) []candidate {
+	c, least := s.ranked[:0], math.Inf(-1) // least is the score of the last token that was kept when n tokens were
+	for token, v := range s.scores {
+		if len(c) >= n && v <= least { // a token of the same score and a higher number ranks behind
+			continue
+		}
+		if c = append(c, candidate{token, v}); len(c) == 2*n {
+			rank(c)
+			c, least = c[:n], c[n-1].score
+		}
 	}
+	s.ranked = c
+	rank(c)
+	return c[:min(n, len(c))]
+}
+
+// nucleus returns the tokens of the highest ranks, as few as have a sum of weights of mass or more. of are the tokens of the weights, nil for all.
+func (s *sampler) nucleus(of []candidate, mass float64) []candidate {
+	if of == nil {
+		// Only tokens whose weights are not much smaller than the last one's are ranked: a histogram says how small.
+		const perOctave, octaves = 8, 64
+		var bins [perOctave*octaves + 1]float64
+		bin := func(w float64) int {
+			return int(min((math.Float64bits(1)-math.Float64bits(w))/(1<<52/perOctave), perOctave*octaves))
+		}
+		for _, w := range s.scores {
+			bins[bin(w)] += w
+		}
+		last, enough := 0, mass*(1+float64(len(s.scores))*0x1p-50) // whatever the order of the sums
+		for sum := bins[0]; sum < enough && last < len(bins)-1; sum += bins[last] {
+			last++
+		}
+		of = s.ranked[:0]
+		for token, w := range s.scores {
+			if bin(w) <= last {
+				of = append(of, candidate{token, w})
+			}
+		}
+		s.ranked = of
+	} else {
+		for i := range of {
+			of[i].score = s.scores[i]
+		}
+	}
+	rank(of)
+	n, sum := 0, 0.0
+	for ; n < len(of) && sum < mass; n++ {
+		sum += of[n].score
+	}
+	return of[:n]
+}
+
+// rank sorts candidates by rank.
+func rank(c []candidate) {
+	slices.SortFunc(c, func(a, b candidate) int {
+		if a.score == b.score {
+			return a.token - b.token
+		}
+		return cmp.Compare(b.score, a.score)
+	})
+}
+
+// draw returns the index of the weight at the fraction u of their sum, 0 ≤ u < 1.
+func draw(weights []float64, sum, u float64) int {
 	u *= sum
 	last := 0
-	for _, x := range c {
-		if x.score > 0 {
-			last = x.token // also the result if rounding leaves u at 0 or above after the loop
+	for i, w := range weights {
+		if w > 0 {
+			last = i // also the result if rounding leaves u at 0 or above after the loop
 		}
-		if u -= x.score; u < 0 {
+		if u -= w; u < 0 {
 			break
 		}
 	}
 	return last
-}
-
-// rank returns the first candidates of c by rank, in c's memory. It calls more with the candidates ranked so far, and stops when more returns
-// false. It does not sort the others, since few tokens of a large vocabulary are wanted.
-func rank(c []candidate, more func(ranked []candidate) bool) []candidate {
-	// The unranked candidates are a heap that is stored backwards: its root is the last element of c. Ranked candidates move to the front.
-	n := len(c)
-	at := func(i int) *candidate { return &c[n-1-i] }
-	sift := func(i, size int) {
-		for {
-			child := 2*i + 1
-			if child >= size {
-				return
-			}
-			if child+1 < size && before(*at(child + 1), *at(child)) {
-				child++
-			}
-			if !before(*at(child), *at(i)) {
-				return
-			}
-			*at(i), *at(child) = *at(child), *at(i)
-			i = child
-		}
-	}
-	for i := n/2 - 1; i >= 0; i-- {
-		sift(i, n)
-	}
-	ranked := 0
-	for ranked < n && more(c[:ranked]) {
-		size := n - ranked
-		// Swap the root with the last element of the heap, which is the first unranked element of c.
-		*at(0), c[ranked] = c[ranked], *at(0)
-		ranked++
-		sift(0, size-1)
-	}
-	return c[:ranked]
-}
-
-func before(a, b candidate) bool {
-	return a.score > b.score || a.score == b.score && a.token < b.token
 }
 
 // tokenSet is a set of tokens, stored as one bit per token.
@@ -234,12 +264,17 @@ func (s tokenSet) has(token int) bool {
 	return token/64 < len(s) && s[token/64]>>(token%64)&1 == 1
 }
 
-// tokens returns the tokens of the set in ascending order.
-func (s tokenSet) tokens() (tokens []int) {
-	for token := range 64 * len(s) {
-		if s.has(token) {
-			tokens = append(tokens, token)
+// each calls f with the tokens of the set in ascending order.
+func (s tokenSet) each(f func(token int)) {
+	for i, word := range s {
+		for ; word != 0; word &= word - 1 {
+			f(64*i + bits.TrailingZeros64(word))
 		}
 	}
+}
+
+// tokens returns the tokens of the set in ascending order.
+func (s tokenSet) tokens() (tokens []int) {
+	s.each(func(token int) { tokens = append(tokens, token) })
 	return tokens
 }

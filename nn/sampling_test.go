@@ -1,11 +1,10 @@
 package nn
 
 import (
-	"fmt"
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -133,12 +132,10 @@ func TestSamplingProbabilities(t *testing.T) {
 		if s.penalizes() {
 			s.penalize(set, chosen)
 		}
-		left, got, sum := s.left(), make([]float64, n), 0.0
-		for _, c := range left {
-			sum += c.score
-		}
-		for _, c := range left {
-			got[c.token] += c.score / sum
+		got := make([]float64, n)
+		tokens, sum := s.left()
+		for i, token := range tokens {
+			got[token] += s.scores[i] / sum
 		}
 		for i := range want {
 			if math.Abs(got[i]-want[i]) > 1e-12 {
@@ -213,9 +210,12 @@ func TestSamplingTopPTies(t *testing.T) {
 	} {
 		test.Temperature = 1
 		s := &sampler{Sampling: test.Sampling, scores: slices.Clone(test.logits)}
+		tokens, _ := s.left()
 		var got []int
-		for _, c := range s.left() {
-			got = append(got, c.token)
+		for i, token := range tokens {
+			if s.scores[i] > 0 {
+				got = append(got, token)
+			}
 		}
 		if slices.Sort(got); !slices.Equal(got, test.want) {
 			t.Errorf("%+v of logits %v keeps tokens %v, want %v", test.Sampling, test.logits, got, test.want)
@@ -298,32 +298,108 @@ func TestSamplingOfNoNumbers(t *testing.T) {
 	}
 }
 
-// The ranked candidates are in order, and no candidate is lost.
-func TestRank(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		n := rapid.IntRange(0, 40).Draw(t, "candidates")
-		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
-		c := make([]candidate, n)
-		for i, token := range r.Perm(n) {
-			c[i] = candidate{token, float64(r.IntN(8))}
+// left returns the tokens of the weights, and the weights' sum.
+func (s *sampler) left() (tokens []int, sum float64) {
+	ranked, sum := s.weigh(slices.Max(s.scores))
+	for i := range s.scores {
+		if ranked != nil {
+			i = ranked[i].token
 		}
-		want := slices.SortedFunc(slices.Values(c), func(a, b candidate) int {
-			if before(a, b) {
-				return -1
+		tokens = append(tokens, i)
+	}
+	return tokens, sum
+}
+
+// chooseSlowly is choose without penalties, by the definition of the ranks and of the order of all sums: it sorts all tokens.
+func chooseSlowly(logits []float64, s Sampling, u float64) int {
+	c, best := make([]candidate, len(logits)), slices.Max(logits)
+	for i, v := range logits {
+		c[i] = candidate{i, v}
+	}
+	sum := func() (sum float64) {
+		for _, x := range c {
+			sum += x.score
+		}
+		return sum
+	}
+	sort := func() {
+		slices.SortStableFunc(c, func(a, b candidate) int { return cmp.Compare(b.score, a.score) })
+	}
+	if s.TopK > 0 && s.TopK < len(c) {
+		sort()
+		c = c[:s.TopK]
+	}
+	for i := range c {
+		c[i].score = math.Exp((c[i].score - best) / s.Temperature)
+	}
+	if s.TopP > 0 && s.TopP < 1 {
+		most, mass, n := s.TopP*sum(), 0.0, 0
+		slices.SortFunc(c, func(a, b candidate) int { return a.token - b.token })
+		for sort(); n < len(c) && mass < most; n++ {
+			mass += c[n].score
+		}
+		c = c[:n]
+	}
+	c = slices.DeleteFunc(c, func(x candidate) bool { return x.score < s.MinP || x.score == 0 })
+	u *= sum()
+	for _, x := range c {
+		if u -= x.score; u < 0 {
+			return x.token
+		}
+	}
+	return c[len(c)-1].token
+}
+
+// The tokens are those of the slow choice, whatever the shape of the distribution, and no choice allocates.
+func TestSamplingAsSlowly(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 9))
+	for round := range 400 {
+		n, spread := 1+r.IntN(2000), math.Exp(r.NormFloat64()*2)
+		logits := make([]float64, n)
+		for i := range logits {
+			switch logits[i] = r.NormFloat64() * spread; round % 4 {
+			case 1:
+				logits[i] = math.Round(logits[i]) // many ties
+			case 2:
+				logits[i] = spread * float64(i) / float64(n)
+			case 3:
+				if r.IntN(3) == 0 {
+					logits[i] = math.Inf(-1)
+				}
 			}
-			return 1
-		})
-		wanted := rapid.IntRange(0, n+1).Draw(t, "wanted")
-		got := rank(c, func(ranked []candidate) bool { return len(ranked) < wanted })
-		if !slices.Equal(got, want[:min(wanted, n)]) {
-			t.Fatalf("the first %d are %v, want %v", wanted, got, want[:min(wanted, n)])
 		}
-		slices.SortFunc(c, func(a, b candidate) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
-		slices.SortFunc(want, func(a, b candidate) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
-		if !slices.Equal(c, want) {
-			t.Fatalf("the candidates are %v, want %v", c, want)
+		logits[r.IntN(n)] += 0.5
+		if round%4 == 3 {
+			logits[r.IntN(n)] = 1
 		}
-	})
+		s := &sampler{Sampling: Sampling{
+			Temperature: math.Exp(r.NormFloat64()),
+			TopK:        []int{0, 0, 2 + r.IntN(9), 2 + r.IntN(n)}[r.IntN(4)],
+			TopP:        []float64{0, 0.999, 1e-9, r.Float64(), 1 - 1e-15}[r.IntN(5)],
+			MinP:        []float64{0, 0, r.Float64()}[r.IntN(3)],
+		}}
+		for range 5 {
+			random := rand.NewPCG(r.Uint64(), 0)
+			same := *random
+			got, err := choose(s, logits, nil, nil, random)
+			if want := chooseSlowly(logits, s.Sampling, rand.New(&same).Float64()); err != nil || got != want {
+				t.Fatalf("round %d, %+v of %d tokens chooses %d, want %d (%v)", round, s.Sampling, n, got, want, err)
+			}
+		}
+		s.RepetitionPenalty, s.FrequencyPenalty = 1.1, 0.1
+		seen, chosen, random := setOf(0, n-1), map[int]int{0: 2}, rand.NewPCG(1, 1)
+		again := func() {
+			*random = *rand.NewPCG(1, 1)
+			if _, err := choose(s, logits, seen, chosen, random); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if round < 40 {
+			if again(); testing.AllocsPerRun(3, again) > 0 {
+				t.Fatalf("round %d: %+v of %d tokens allocates", round, s.Sampling, n)
+			}
+		}
+	}
 }
 
 func TestTokenSet(t *testing.T) {
