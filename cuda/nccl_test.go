@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,6 +49,32 @@ func TestConnection(t *testing.T) {
 	if do(t, b.CopyTo(s, got)); got[0] != 3 || got[1] != 4 {
 		t.Errorf("ReduceScatter of one rank gives %v, want 3 and 4", got)
 	}
+	alone[float32](t, s)
+	alone[float64](t, s)
+	alone[BFloat16](t, s)
 	do(t, s.Disconnect(), s.Disconnect())
 	wants("disconnected", AllReduce(s, a), "the stream is not connected")
+}
+
+// alone makes all calls that a rank can make alone, which copy.
+func alone[T Summand](t *testing.T, s *Stream) {
+	for _, n := range []int{1, 3, 1025, 70001} {
+		host, got := make([]T, n), make([]T, n)
+		for i := range host {
+			host[i] = T(i % 251)
+		}
+		a, err := Upload(s, host)
+		do(t, err)
+		b, err := NewArray[T](s, n)
+		do(t, err)
+		c, err := NewArray[T](s, n)
+		do(t, err)
+		do(t, AllReduce(s, a), ReduceScatter(s, b, a), Broadcast(s, b, 0), AllGather(s, c, b), AllGather(s, c.Bytes(), b.Bytes()), c.CopyTo(s, got))
+		if !slices.Equal(got, host) {
+			t.Errorf("%d elements of %T do not come back", n, host)
+		}
+		a.Free()
+		b.Free()
+		c.Free()
+	}
 }

@@ -435,19 +435,35 @@ func TestDevicesWithoutOne(t *testing.T) {
 
 var times = flag.Bool("times", false, "measure the calls of two GPUs")
 
-// mpiTimes prints the times of calls on arrays of several sizes, of float32.
+// mpiTimes prints the times of calls on arrays of several sizes, of float32: those of the GPU, and in which the host queues a call.
 func mpiTimes() error {
+	began := time.Now()
 	g, err := dist.Join(context.Background())
 	if err != nil {
 		return err
 	}
-	err = devices(g, func(x *dist.Devices, s *cuda.Stream) error {
-		print := func(format string, args ...any) {
-			if g.Rank() == 0 {
-				fmt.Printf(format, args...)
-			}
+	print := func(format string, args ...any) {
+		if g.Rank() == 0 {
+			fmt.Printf(format, args...)
 		}
-		print("%-9s %12s %14s %12s %12s %12s\n", "MiB", "AllReduceOn", "ReduceScatterOn", "AllGatherOn", "BroadcastOn", "both ways")
+	}
+	since := func(what string) {
+		print("%s: %.2f s\n", what, time.Since(began).Seconds())
+		began = time.Now()
+	}
+	since("Join")
+	err = devices(g, func(x *dist.Devices, s *cuda.Stream) error {
+		since("cuda.Open and Group.Devices")
+		second, err := g.Devices(s.Device())
+		if err != nil {
+			return err
+		}
+		since("Group.Devices")
+		if err := second.Close(); err != nil {
+			return err
+		}
+		since("Close")
+		print("%-9s %22s %22s %22s %22s %22s\n", "MiB", "AllReduceOn", "ReduceScatterOn", "AllGatherOn", "BroadcastOn", "both ways")
 		for _, mib := range []int{1, 16, 128, 512} {
 			n := mib << 18
 			a, err := cuda.NewArray[float32](s, n)
@@ -473,11 +489,11 @@ func mpiTimes() error {
 					return x.Together(func() error { return errors.Join(dist.SendOn(x, a, next), dist.ReceiveOn(x, b, before)) })
 				},
 			} {
-				d, err := timeOf(g, x, s, f, max(4, 64/mib))
+				gpu, host, err := timeOf(g, x, s, f, max(4, 64/mib))
 				if err != nil {
 					return err
 				}
-				print(" %9.1f us", float64(d.Nanoseconds())/1e3)
+				print(" %8.1f us (%6.1f us)", gpu, host)
 			}
 			print("\n")
 			a.Free()
@@ -499,38 +515,41 @@ func mpiTimes() error {
 	return errors.Join(g.Fail(err), g.Close())
 }
 
-// timeOf returns the GPU's time of a call, the best of three times several calls.
-func timeOf(g *dist.Group, x *dist.Devices, s *cuda.Stream, f func() error, calls int) (best time.Duration, err error) {
+// timeOf returns the times of a call in microseconds, of the GPU and of the host, the best of three times several calls.
+func timeOf(g *dist.Group, x *dist.Devices, s *cuda.Stream, f func() error, calls int) (gpu, host float64, err error) {
 	begin, err := s.Device().NewEvent()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer begin.Close()
 	end, err := s.Device().NewEvent()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer end.Close()
-	best = time.Hour
+	each := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(calls) }
+	gpu, host = math.Inf(1), math.Inf(1)
 	for range 4 { // the first one prepares
 		if err := errors.Join(g.Barrier(), s.Record(begin)); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
+		began := time.Now()
 		for range calls {
 			if err := f(); err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 		}
+		host = min(host, each(time.Since(began)))
 		if err := errors.Join(x.Wait(), s.Record(end), end.Synchronize()); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		d, err := end.Since(begin)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		best = min(best, d/time.Duration(calls))
+		gpu = min(gpu, each(d))
 	}
-	return best, nil
+	return gpu, host, nil
 }
 
 // Not a benchmark: the processes need a launcher.
