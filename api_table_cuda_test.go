@@ -443,6 +443,7 @@ func cudaCalls(g *gpu) []call {
 				}
 				return d.Close()
 			}, with(0), "0=0"),
+			{name: "cuda.Count", f: func() { _, _ = cuda.Count() }}, // whether there is a driver is the machine's matter
 			{name: "cuda.Current", f: func() { // whether this thread has a context is the driver's matter
 				if d, err := cuda.Current(); err == nil {
 					check(d.Close())

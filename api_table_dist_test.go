@@ -71,6 +71,7 @@ func distCalls() []call {
 	return slices.Concat(
 		methods("dist.Group", group, map[string]call{
 			"Barrier": {fine: none}, "Close": {fine: none},
+			"Beside":      {args: with(true)},
 			"GatherBytes": {args: with([]byte{1}), fine: and("1=*")},
 			"Fail":        {args: with(errors.New("no data")), broken: true, fine: []string{"1=nil: nothing has failed"}},
 			"Observe":     {args: with(func(string) func(bool) { return func(bool) {} })},

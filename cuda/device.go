@@ -65,16 +65,16 @@ const (
 // $MAMBA_PTX=70 makes the device use only the kernels for compute capability 7.0, without tensor cores in attention
 // and without the faster kernels of the scan and of decoding. With 80 it does not use those for 9.0 either.
 func Open(ordinal int) (*Device, error) {
-	dr, err := loadDriver()
+	count, err := Count()
 	if err != nil {
 		return nil, err
 	}
-	var count int32
-	if err := dr.call(cuDeviceGetCount, uintptr(unsafe.Pointer(&count))); err != nil {
-		return nil, err
-	}
-	if ordinal < 0 || ordinal >= int(count) {
+	if ordinal < 0 || ordinal >= count {
 		return nil, fmt.Errorf("cuda: device %d: there are %d", ordinal, count)
+	}
+	dr, err := loadDriver()
+	if err != nil {
+		return nil, err
 	}
 	var handle int32
 	if err := dr.call(cuDeviceGet, uintptr(unsafe.Pointer(&handle)), uintptr(ordinal)); err != nil {
@@ -88,6 +88,18 @@ func Open(ordinal int) (*Device, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// Count returns the number of GPUs that this process sees: those of the machine, or those that $CUDA_VISIBLE_DEVICES or a container leaves. The error says why the driver
+// cannot be used.
+func Count() (int, error) {
+	dr, err := loadDriver()
+	if err != nil {
+		return 0, err
+	}
+	var count int32
+	err = dr.call(cuDeviceGetCount, uintptr(unsafe.Pointer(&count)))
+	return int(count), err
 }
 
 // Current returns a device that uses the CUDA context that is current on the calling thread. Lock the goroutine to its thread first, with

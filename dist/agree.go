@@ -183,6 +183,8 @@ func (g *Group) Fail(err error) error {
 			}
 		}
 	}
+	g.collective.Add(1)
+	defer g.collective.Add(-1)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.broken != nil {

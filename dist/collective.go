@@ -43,6 +43,7 @@ func (g *Group) enter(c call) error {
 		g.mu.Unlock()
 		return g.broken
 	}
+	g.collective.Add(1)
 	if f := g.observer.Load(); f != nil {
 		g.next = (*f)(callNames[c])
 	}
@@ -55,6 +56,7 @@ func (g *Group) leave() {
 		g.next(true)
 		g.next = nil
 	}
+	g.collective.Add(-1)
 	g.mu.Unlock()
 }
 

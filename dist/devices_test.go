@@ -23,7 +23,7 @@ import (
 
 // devices opens the GPU of a rank, and calls f with the group's devices.
 func devices(g *dist.Group, f func(x *dist.Devices, s *cuda.Stream) error) error {
-	d, err := cuda.Open(g.LocalRank())
+	d, err := cuda.Open(g.GPU())
 	if err != nil {
 		return err
 	}
@@ -558,6 +558,19 @@ func TestDevicesTimes(t *testing.T) {
 		t.Skip("-times is not set")
 	}
 	t.Logf("\n%s", strings.Join(disttest.Output(t, disttest.NCCL.Start(t, 2, role, "times")), "\n"))
+}
+
+// A process that sees one GPU alone takes it, whatever its local rank is.
+func TestGPU(t *testing.T) {
+	gputest.Open(t, cuda.Open)
+	g, err := dist.New(&rendezvous{arrived: make(chan struct{})}, dist.WithLocalRank(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := cuda.Count()
+	if got := g.GPU(); err != nil || n < 1 || (n == 1 && got != 0) || (n > 1 && got != 2) {
+		t.Errorf("with %d GPUs (%v) local rank 2 takes GPU %d, want 0 for one and 2 for more", n, err, got)
+	}
 }
 
 // What does not fit is an error before anything is queued.

@@ -31,7 +31,7 @@ const role = "MAMBA_DIST_TEST"
 func TestMain(m *testing.M) {
 	flag.Parse()
 	f := map[string]func() error{
-		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail, "kill": mpiKill, "never": mpiNever, "first": mpiFirst, "failed": mpiFailed, "times": mpiTimes,
+		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "beside": mpiBeside, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail, "kill": mpiKill, "never": mpiNever, "first": mpiFirst, "failed": mpiFailed, "times": mpiTimes,
 		"devices": mpiDevices,
 	}[os.Getenv(role)]
 	if f == nil {
@@ -248,6 +248,20 @@ func mpiHang() error {
 	return g.Barrier()
 }
 
+// mpiBeside hangs beside a collective call, for which rank 0 never comes: it waits for this rank.
+func mpiBeside() error {
+	g, err := dist.Join(context.Background(), dist.WithTimeout(time.Second))
+	if err != nil {
+		return err
+	}
+	if g.Rank() == 0 {
+		return dist.Receive(g, make([]float32, 1), 1)
+	}
+	g.Watch(func() (uint64, string) { return 0, "reading batch 3 of step 5" })
+	g.Beside(true)
+	return dist.AllReduce(g, make([]float32, 100))
+}
+
 func mpiStop() error { return mpiSignal("-STOP") }
 func mpiKill() error { return mpiSignal("-KILL") }
 
@@ -290,13 +304,14 @@ func mpiJoin() error {
 func TestLostRank(t *testing.T) {
 	for i, library := range append(slices.Clone(disttest.Libraries), disttest.NCCL) {
 		for what, line := range map[string]string{
-			"hang":  "rank 1 of 2 ends the run: this rank has made no progress for 1s: reading batch 3 of step 5",
-			"stop":  "rank 0 of 2 ends the run: rank 1 has given no sign of life for 1s",
-			"kill":  "rank 0 of 2 ends the run: rank 1 has ended or is cut off",
-			"never": "rank 0 of 2 ends the run: AllReduceOn has begun and not ended for 1s",
-			"first": "rank 0 of 2 ends the run: NCCL has not queued SendOn for 1s: not all ranks call it",
+			"beside": "rank 1 of 2 ends the run: this rank has made no progress for 1s: reading batch 3 of step 5",
+			"hang":   "rank 1 of 2 ends the run: this rank has made no progress for 1s: reading batch 3 of step 5",
+			"stop":   "rank 0 of 2 ends the run: rank 1 has given no sign of life for 1s",
+			"kill":   "rank 0 of 2 ends the run: rank 1 has ended or is cut off",
+			"never":  "rank 0 of 2 ends the run: AllReduceOn has begun and not ended for 1s",
+			"first":  "rank 0 of 2 ends the run: NCCL has not queued SendOn for 1s: not all ranks call it",
 		} {
-			if (what == "kill" || what == "never" || what == "first") && i < 2 || !*long && i < 2 && (what == "hang") != (i == 0) { // the launcher of MPI ends the others; one of each
+			if (what == "kill" || what == "never" || what == "first") && i < 2 || !*long && (what == "hang" || i < 2 && (what == "beside") != (i == 0)) { // the launcher of MPI ends the others; one of each
 				continue
 			}
 			t.Run(library.Name+" "+what, func(t *testing.T) {

@@ -11,8 +11,8 @@ type Engine interface {
 	// arrive in the order in which they were started. A received message has exactly the length of its buffer.
 	Move(tag Tag, messages []Message) error
 
-	// Watch makes the engine end the processes of all ranks if no answer comes from a rank for the limit, or if progress reports the same count for the limit while
-	// no Move waits. A nil progress reports nothing. A limit of 0 switches both off.
+	// Watch makes the engine end the processes of all ranks if no answer comes from a rank for the limit, or if progress reports the same count for the limit. A nil
+	// progress reports nothing. A limit of 0 switches both off.
 	Watch(limit time.Duration, progress func() (count uint64, doing string))
 
 	// Close ends the connection to the other ranks. All of them call it. No Move may be running.
@@ -33,5 +33,5 @@ const (
 	tagGroup Tag = 1 + iota // collective calls
 	tagPair                 // Send and Receive
 	tagLife                 // signs of life
-	tagNews                 // failures, which all ranks wait for all the time: that is not waiting for other ranks
+	tagNews                 // failures, which all ranks wait for all the time
 )

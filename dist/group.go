@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/gomamba/mamba/cuda"
 )
 
 // Group is the processes of a run, seen from one of them. Join and New make one. A nil Group is a group of one.
@@ -23,6 +25,9 @@ type Group struct {
 	sends, takes  sync.Mutex
 	broken        error // of a call after which the ranks do not know of each other what they do; guarded by mu
 	closed        atomic.Bool
+	collective    atomic.Int32          // collective calls that have begun, at most one and those that wait for it
+	receives      atomic.Int32          // calls of Receive that have begun
+	beside        atomic.Bool           // this rank works during its collective calls
 	paired        atomic.Bool           // the ranks use Send and Receive
 	told          atomic.Bool           // those that wait in Receive know that this rank has failed
 	sent          map[int]chan struct{} // by destination, closed when the last message of Send to it is on its way; guarded by sends
@@ -182,7 +187,7 @@ func (g *Group) Size() int {
 	return g.engine.Size()
 }
 
-// LocalRank returns the number of this process among those of the group on the same machine. It is the number of the GPU to use, if each process sees all GPUs of the machine.
+// LocalRank returns the number of this process among those of the group on the same machine.
 func (g *Group) LocalRank() int {
 	if g == nil {
 		return 0
@@ -190,11 +195,38 @@ func (g *Group) LocalRank() int {
 	return g.local
 }
 
+// GPU returns the number of the GPU for this process, for cuda.Open: LocalRank, or 0 if the process sees one GPU alone, as under "srun --gpus-per-task 1".
+func (g *Group) GPU() int {
+	if n, err := cuda.Count(); err == nil && n == 1 {
+		return 0
+	}
+	return g.LocalRank()
+}
+
 // Watch begins to watch this process: if progress returns the same count for the time of WithTimeout while no call of the group waits for other ranks,
 // the processes of all ranks end. The line on standard error has what progress says it is doing. A nil progress ends the watch.
 func (g *Group) Watch(progress func() (count uint64, doing string)) {
-	if g != nil && g.engine != nil && !g.closed.Load() {
-		g.engine.Watch(g.limit, progress)
+	if g == nil || g.engine == nil || g.closed.Load() {
+		return
+	}
+	if own := progress; own != nil {
+		waited := uint64(0) // to wait for others counts as progress
+		progress = func() (uint64, string) {
+			if g.receives.Load() > 0 || g.collective.Load() > 0 && !g.beside.Load() {
+				waited++
+			}
+			count, doing := own()
+			return count + waited, doing
+		}
+	}
+	g.engine.Watch(g.limit, progress)
+}
+
+// Beside says whether this rank works during its collective calls, as it does while gradients travel during the backward pass. Then Watch ends the run if the work makes no
+// progress, also while a collective call waits for other ranks, which perhaps wait for that work.
+func (g *Group) Beside(works bool) {
+	if g != nil {
+		g.beside.Store(works)
 	}
 }
 
@@ -219,6 +251,7 @@ func (g *Group) Close() error {
 	if g.closed.Swap(true) {
 		return fmt.Errorf("dist: close: the group is closed already")
 	}
+	g.collective.Add(1)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var err error

@@ -26,7 +26,6 @@ type mesh struct {
 	stream  *cuda.Stream // of buffer
 
 	watch   atomic.Pointer[watch]
-	waits   atomic.Int64   // calls of Move that wait
 	ended   chan struct{}  // closed by Close
 	leaving sync.WaitGroup // ranks that have not left
 }
@@ -223,10 +222,6 @@ func (p *peer) ask(tag Tag, b []byte) *wanting {
 }
 
 func (m *mesh) Move(tag Tag, messages []Message) error {
-	if tag != tagNews {
-		m.waits.Add(1)
-		defer m.waits.Add(-1)
-	}
 	var wanted []*wanting
 	var large []Message
 	for _, message := range messages {
@@ -296,7 +291,7 @@ func (m *mesh) check() {
 			if now.Sub(time.Unix(0, m.peers[before].heard.Load())) > w.limit {
 				m.abort(silent(before, w.limit))
 			}
-			if why := s.check(now, w, m.waits.Load() > 0); why != "" {
+			if why := s.check(now, w); why != "" {
 				m.abort(why)
 			}
 		}

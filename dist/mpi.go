@@ -167,7 +167,7 @@ func (m *mpi) loop() {
 			last = now
 		}
 		if checked := life.checked; err == nil {
-			if err = life.check(now, len(active) > 0); err == nil && life.checked != checked {
+			if err = life.check(now); err == nil && life.checked != checked {
 				news, _, err = m.test(news)
 			}
 		}
@@ -269,8 +269,8 @@ func (l *life) sign(peer int, receive bool, what byte) (*job, error) {
 	return j, l.m.start(j)
 }
 
-// check sends and receives what is due, and ends the processes of all ranks if one is lost. waits says that a job waits for other ranks.
-func (l *life) check(now time.Time, waits bool) error {
+// check sends and receives what is due, and ends the processes of all ranks if one is lost.
+func (l *life) check(now time.Time) error {
 	if now.Sub(l.checked) < 10*time.Millisecond {
 		return nil
 	}
@@ -294,7 +294,7 @@ func (l *life) check(now time.Time, waits bool) error {
 	if l.in != nil && now.Sub(l.heard) > w.limit {
 		l.m.abort(silent(l.in.messages[0].Peer, w.limit))
 	}
-	if why := l.stall.check(now, w, waits); why != "" {
+	if why := l.stall.check(now, w); why != "" {
 		l.m.abort(why)
 	}
 	return nil
@@ -306,9 +306,9 @@ type stall struct {
 	changed time.Time
 }
 
-// check returns why the run must end, or "". waits says that the rank waits for others.
-func (s *stall) check(now time.Time, w *watch, waits bool) string {
-	if w.progress == nil || waits || s.changed.IsZero() {
+// check returns why the run must end, or "".
+func (s *stall) check(now time.Time, w *watch) string {
+	if w.progress == nil || s.changed.IsZero() {
 		s.changed = now
 		return ""
 	}
@@ -355,7 +355,7 @@ func (m *mpi) leave(l *life, unreceived bool) error {
 	for l.checked.IsZero() || l.in != nil || l.out != nil || last == nil || last.open > 0 {
 		l.checked = l.checked.Add(-time.Second) // so that check does not wait
 		l.sent = time.Now()                     // and sends nothing more
-		if err := l.check(time.Now(), true); err != nil {
+		if err := l.check(time.Now()); err != nil {
 			return err
 		}
 		var err error

@@ -49,6 +49,8 @@ func Receive[T Element](g *Group, data []T, from int) error {
 	}
 	g.takes.Lock()
 	defer g.takes.Unlock()
+	g.receives.Add(1)
+	defer g.receives.Add(-1)
 	g.paired.Store(true)
 	next := func(bool) {}
 	if f := g.observer.Load(); f != nil {

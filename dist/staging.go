@@ -14,14 +14,7 @@ var ( // variables for tests
 
 // openGPU connects the GPUs of all ranks, for large messages. It is a collective call.
 func (m *mesh) openGPU(g *Group) (err error) {
-	m.gpu, err = cuda.Open(g.LocalRank())
-	if err != nil && g.LocalRank() > 0 {
-		var other error
-		if m.gpu, other = cuda.Open(0); other == nil { // the launcher shows each process its own GPU only
-			err = nil
-		}
-	}
-	if err == nil {
+	if m.gpu, err = cuda.Open(g.GPU()); err == nil {
 		m.stream, err = m.gpu.NewStream()
 	}
 	const needs = "dist: join: without MPI each rank needs a GPU and NCCL: %w"

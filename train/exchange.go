@@ -239,6 +239,7 @@ type hostSums struct {
 func (e *exchange) begin(grads elements) *hostSums {
 	s := &hostSums{group: e.group, there: make(chan int, len(e.mine)+1), done: make(chan struct{})}
 	e.squares = 0
+	e.group.Beside(true)
 	go func() {
 		defer close(s.done)
 		there, more := 0, true
@@ -263,6 +264,7 @@ func (s *hostSums) arrived(n int) { s.there <- n }
 // end tells the other ranks of a failure before it waits: with segments their operators may wait for a message of this rank, and this rank's sum for them.
 func (s *hostSums) end(failed error) error {
 	close(s.there)
+	s.group.Beside(false)
 	failed = s.group.Fail(failed)
 	<-s.done
 	if failed != nil {

@@ -70,7 +70,7 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 	if err := set.group.Barrier(); err != nil { // nobody begins in a folder that is in use
 		return err
 	}
-	opts, device, closeDevice, err := set.device.OpenAt(set.group.LocalRank())
+	opts, device, closeDevice, err := set.device.OpenAt(set.group.GPU)
 	if err != nil {
 		return err
 	}

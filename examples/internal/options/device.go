@@ -49,10 +49,12 @@ func (d *Device) parsed() (cuda.Precision, error) {
 
 // Open opens the device. It returns the options that put a model there, the device's name, and a function that closes it. For the
 // CPU these are no options, "" and a function that does nothing.
-func (d *Device) Open() (model []nn.Option, name string, close func(), err error) { return d.OpenAt(0) }
+func (d *Device) Open() (model []nn.Option, name string, close func(), err error) {
+	return d.OpenAt(func() int { return 0 })
+}
 
-// OpenAt is Open for a machine's GPU of a number.
-func (d *Device) OpenAt(ordinal int) (model []nn.Option, name string, close func(), err error) {
+// OpenAt is Open for the GPU whose number a function returns. It is not called for the CPU.
+func (d *Device) OpenAt(ordinal func() int) (model []nn.Option, name string, close func(), err error) {
 	if !d.GPU() {
 		return nil, "", func() {}, nil
 	}
@@ -60,7 +62,7 @@ func (d *Device) OpenAt(ordinal int) (model []nn.Option, name string, close func
 	if err != nil {
 		return nil, "", nil, err
 	}
-	device, err := cuda.Open(ordinal)
+	device, err := cuda.Open(ordinal())
 	if err != nil {
 		return nil, "", nil, err
 	}
