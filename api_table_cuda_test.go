@@ -134,6 +134,12 @@ func cudaCalls(g *gpu) []call {
 			X: f(72), Weight: f(108), Bias: f(6),
 		}
 	}
+	weights := func() *cuda.Weights { // (2, 3)
+		if g.t == nil {
+			return nil
+		}
+		return must(cuda.NewWeights(s, cuda.WeightF16, 2, 3, make([]byte, 12)))
+	}
 	linear := func() *cuda.Linear {
 		return &cuda.Linear{Rows: 2, In: 3, Out: 4, X: f(6), Weight: f(12), Half: array[cuda.BFloat16](g, 12), Bias: f(4)}
 	}
@@ -360,6 +366,13 @@ func cudaCalls(g *gpu) []call {
 			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.State=*", "0.Rank=*", "0.Eps=0", "0.Precision=0"}},
 			"Forward": {args: func() []any { return []any{s, f(8), f(32), f(32)} }, fine: append(absent("0.", "ConvBias", "InBias", "OutBias"), "0.Batch=0", "0.Eps=0", "0.Precision=0")},
 		}),
+		methods("cuda.Weights", func() any { return weights() }, nil),
+		methods("cuda.WeightType", func() any { return cuda.WeightF16 }, nil),
+		methods("cuda.WeightsStep", func() any { return &cuda.WeightsStep{Step: *step(), In: weights(), X: weights(), Out: weights()} }, map[string]call{
+			"Fits":    {fine: []string{"0.*=zero", "0.*=nil", "0.*=*"}},
+			"Forward": {args: func() []any { return []any{s, cuda.StepResult{Y: f(8), Context: f(32), Scan: f(32)}, true} }, broken: true},
+			"Runs":    {args: func() []any { return []any{s} }},
+		}),
 		methods("cuda.Stream", func() any {
 			if g.t == nil {
 				return s
@@ -417,6 +430,13 @@ func cudaCalls(g *gpu) []call {
 			row("MatMulScaled", cuda.MatMulScaled[float32, float32], products(float32(1)), "1=0", "2=0", "3=0", "5=*", "8=*"),
 			row("RMSNormForward", cuda.RMSNormForward[float32], func() []any { return []any{s, 2, 3, float32(1e-5), f(6), f(3), f(6)} }, "1=0", "2=0", "3=0"),
 			row("RMSNormBackward", cuda.RMSNormBackward[float32], func() []any { return []any{s, 2, 3, float32(1e-5), f(6), f(3), f(6), f(6), f(6), f(3)} }, "1=0", "2=0", "3=0", "7=zero"),
+			row("NewWeights", func(s *cuda.Stream, t cuda.WeightType, out, in int, data []byte) error {
+				w, err := cuda.NewWeights(s, t, out, in, data)
+				w.Free()
+				return err
+			}, func() []any { return []any{s, cuda.WeightF16, 2, 3, make([]byte, 12)} }, "4[0]=*"),
+			row("Widen", cuda.Widen[float32], func() []any { return []any{s, weights(), f(6)} }),
+			row("WeightRows", cuda.WeightRows, func() []any { return []any{s, weights(), ints(2), f(6)} }, "2=zero: no rows"),
 			row("StepChain", cuda.StepChain[float32], func() []any {
 				return []any{s, []*cuda.Step[float32]{step(), step()}, []cuda.StepResult{{Y: f(8), Context: f(32), Scan: f(32)}, {Y: f(8), Context: f(32), Scan: f(32)}}}
 			}, append(absent("1[0].", "ConvBias", "InBias", "OutBias"), "1[0].Eps=0", "1[0].Precision=0")...),

@@ -312,6 +312,7 @@ func blasCalls() []call {
 	return slices.Concat(methods("blas.Weights", weights, map[string]call{
 		"Hold":     {args: with(1)},
 		"Row":      {args: func() []any { return []any{1, v(32)} }, panics: kernels},
+		"RowBytes": {args: with(1), panics: kernels},
 		"Scratch":  {args: with(1)},
 		"Prepare":  {args: func() []any { return []any{v(32), 32, 1, v(weights().(*mblas.Weights).Scratch(1))} }, panics: kernels},
 		"Fetch":    {args: func() []any { return []any{0, 2, 0} }, panics: kernels},

@@ -9,6 +9,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/checkpoint"
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/benchtest"
 	"github.com/gomamba/mamba/internal/gputest"
@@ -110,38 +111,67 @@ func BenchmarkCUDAGenerateHybrid(b *testing.B) { benchGenerate(b, hybrid) }
 func benchGenerate(b *testing.B, cfg nn.LMConfig) {
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.BF16} {
 		d := gputest.Open(b, cuda.Open)
-		lm := nn.NewLM(cfg, nn.OnDevice(d), nn.WithPrecision(p))
-		for _, m := range []struct{ batch, prompt, tokens int }{{1, 1, 200}, {8, 1, 200}, {64, 1, 200}, {256, 1, 100}, {1, 1024, 1}, {1, 16384, 1}} {
-			b.Run(fmt.Sprintf("%v/batch=%d/prompt=%d/tokens=%d", p, m.batch, m.prompt, m.tokens), func(b *testing.B) {
-				g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: m.tokens})
-				if err != nil {
+		measureOnDevice(b, nn.NewLM(cfg, nn.OnDevice(d), nn.WithPrecision(p)), p.String())
+	}
+}
+
+// measureOnDevice measures tokens/s for several batches and prompts.
+func measureOnDevice(b *testing.B, lm *nn.LM, name string) {
+	for _, m := range []struct{ batch, prompt, tokens int }{{1, 1, 200}, {8, 1, 200}, {64, 1, 200}, {256, 1, 100}, {1, 1024, 1}, {1, 16384, 1}} {
+		b.Run(fmt.Sprintf("%s/batch=%d/prompt=%d/tokens=%d", name, m.batch, m.prompt, m.tokens), func(b *testing.B) {
+			g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: m.tokens})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer g.Close()
+			prompts := make([][]int, m.batch)
+			for i := range prompts {
+				for j := range m.prompt {
+					prompts[i] = append(prompts[i], 7919*(i+j)%50277)
+				}
+			}
+			run := func() {
+				if _, err := g.Generate(b.Context(), prompts, nil); err != nil {
 					b.Fatal(err)
 				}
-				defer g.Close()
-				prompts := make([][]int, m.batch)
-				for i := range prompts {
-					for j := range m.prompt {
-						prompts[i] = append(prompts[i], 7919*(i+j)%50277)
-					}
-				}
-				run := func() {
-					if _, err := g.Generate(b.Context(), prompts, nil); err != nil {
-						b.Fatal(err)
-					}
-				}
+			}
+			run()
+			var times []time.Duration
+			benchtest.Processors(b)
+			for b.Loop() {
+				began := time.Now()
 				run()
-				var times []time.Duration
-				benchtest.Processors(b)
-				for b.Loop() {
-					began := time.Now()
-					run()
-					times = append(times, time.Since(began))
-				}
-				slices.Sort(times)
-				tokens := m.batch * (m.tokens + m.prompt - 1)
-				b.ReportMetric(float64(tokens)/times[len(times)/2].Seconds(), "tokens/s")
-			})
+				times = append(times, time.Since(began))
+			}
+			slices.Sort(times)
+			tokens := m.batch * (m.tokens + m.prompt - 1)
+			b.ReportMetric(float64(tokens)/times[len(times)/2].Seconds(), "tokens/s")
+		})
+	}
+}
+
+// BenchmarkCUDAGenerateNarrow is BenchmarkCUDAGenerate for a model loaded with narrow weights (checkpoint.Weights). MB-weights is what the model takes of the
+// device's memory when it is loaded, and MB-held what the device holds after the measurements.
+func BenchmarkCUDAGenerateNarrow(b *testing.B) {
+	d := gputest.Open(b, cuda.Open)
+	cfg := nn.LMConfig{Config: nn.Config{DModel: 768, NLayer: 24}, Vocab: 50277}
+	dir := b.TempDir()
+	if err := checkpoint.Save(dir, nn.NewLM(cfg)); err != nil {
+		b.Fatal(err)
+	}
+	for _, types := range []string{"int8", "bfloat16", "float16", "float32"} {
+		before, _ := d.Memory()
+		lm, err := checkpoint.Load(dir, checkpoint.Weights(types), nn.OnDevice(d))
+		if err != nil {
+			b.Fatal(err)
 		}
+		used, _ := d.Memory()
+		measureOnDevice(b, lm, types)
+		b.Run(types+"/memory", func(b *testing.B) {
+			_, held := d.Memory()
+			b.ReportMetric(float64(used-before)/1e6, "MB-weights")
+			b.ReportMetric(float64(held)/1e6, "MB-held")
+		})
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 
 	"github.com/gomamba/mamba/internal/half"
@@ -68,6 +69,44 @@ func QuantizeRows(t Type, outputs, inputs, some int, read func(first int) ([]flo
 		})
 	}
 	return w, nil
+}
+
+// Int8 returns weights of a quantized type in Q8_0, w itself if that is its type. The numbers of Q4_0 and Q5_0 stay as they are, and those of Q5_1, Q4_K and
+// Q6_K are rounded.
+//
+// Errors: a type that is not quantized; a number that is too large.
+func (w *Weights) Int8() (*Weights, error) {
+	switch {
+	case !w.typ.quantized():
+		return nil, fmt.Errorf("blas: weights: the type is %v, want a quantized one", w.typ)
+	case w.typ == Q8_0:
+		return w, nil
+	}
+	defer runtime.KeepAlive(w)
+	size := formats[Q8_0].bytes
+	data := make([]byte, w.outputs*w.inputs/32*size)
+	memory.HugePages(data)
+	work.ParallelRange(w.outputs, max(1, (1<<14)/w.inputs), func(from, to int) {
+		var n numbers
+		var wide [32]float32
+		for b := from * w.inputs / 32; b < to*w.inputs/32; b++ {
+			block := data[b*size:][:size]
+			w.typ.unpack(w.row(b*32/w.inputs), b%(w.inputs/32), &n)
+			for j, q := range n.q {
+				block[2+j], wide[j] = byte(q), n.scale[j/16]*float32(q)+n.m
+			}
+			if w.typ == Q4_0 || w.typ == Q5_0 {
+				putScale(block, n.scale[0])
+			} else {
+				Q8_0.pack(wide[:], block)
+			}
+		}
+	})
+	to := &Weights{typ: Q8_0, outputs: w.outputs, inputs: w.inputs, data: data}
+	if err := to.Check(); err != nil {
+		return nil, fmt.Errorf("blas: weights: numbers of %v are too large for %v: %w", w.typ, Q8_0, err)
+	}
+	return to, nil
 }
 
 // largest returns the largest number of the type. Scales are float16.

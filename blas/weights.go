@@ -184,6 +184,14 @@ func (w *Weights) Row(i int, to []float32) {
 	}
 }
 
+// RowBytes returns row i as NewWeights has got it, nil for Float32. It must not be changed, and not be used after w is unreachable.
+func (w *Weights) RowBytes(i int) []byte {
+	if w.typ == Float32 {
+		return nil
+	}
+	return w.row(i)
+}
+
 // Check returns an error if a number is NaN, if a scale of a block is not finite, or if the memory cannot be read, as that of a mapped file that has become
 // shorter. It reads all of the matrix.
 func (w *Weights) Check() error {

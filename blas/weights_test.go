@@ -2,6 +2,7 @@ package blas
 
 import (
 	"math"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strings"
@@ -410,5 +411,55 @@ func TestPrepareLevels(t *testing.T) {
 				t.Errorf("%v: bits differ from those of the lowest level", typ)
 			}
 		})
+	}
+}
+
+// TestInt8 checks that weights in Q8_0 have the numbers of the type that they were made of: the same of Q4_0 and Q5_0, and those of others within half a step.
+func TestInt8(t *testing.T) {
+	r := rand.New(rand.NewPCG(41, 41))
+	const outputs, inputs = 3, 512
+	numbers := make([]float32, outputs*inputs)
+	for i := range numbers {
+		numbers[i] = float32(r.NormFloat64())
+	}
+	clear(numbers[64:128])
+	for typ := range types {
+		w, err := Quantize(typ, outputs, inputs, numbers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := w.Int8()
+		if !typ.quantized() {
+			if err == nil || !strings.Contains(err.Error(), "want a quantized one") {
+				t.Errorf("%v: %v", typ, err)
+			}
+			continue
+		}
+		if err != nil || q.Type() != Q8_0 || typ == Q8_0 && q != w {
+			t.Fatalf("%v: %v, %v", typ, q.Type(), err)
+		}
+		exact := typ == Q4_0 || typ == Q5_0 || typ == Q8_0
+		var got, want [inputs]float32
+		for i := range outputs {
+			if row := q.RowBytes(i); len(row) != inputs/32*34 {
+				t.Fatalf("%v: a row has %d bytes", typ, len(row))
+			}
+			q.Row(i, got[:])
+			w.Row(i, want[:])
+			for j := range got {
+				most := slices.Max(want[j/32*32:][:32])
+				most = max(most, -slices.Min(want[j/32*32:][:32]))
+				if far := got[j] - want[j]; exact && far != 0 || max(far, -far) > 0.51*most/127 {
+					t.Fatalf("%v: number %d of row %d is %v, want %v", typ, j, i, got[j], want[j])
+				}
+			}
+		}
+	}
+	large, err := NewWeights(Q4_K, 1, 256, slices.Concat([]byte{0xff, 0x7b, 0, 0, 63, 63, 63, 63, 0, 0, 0, 0, 0, 0, 0, 0}, slices.Repeat([]byte{0xff}, 128)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := large.Int8(); err == nil || !strings.Contains(err.Error(), "numbers of Q4_K are too large for Q8_0") {
+		t.Errorf("large numbers: %v", err)
 	}
 }

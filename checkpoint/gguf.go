@@ -22,8 +22,8 @@ func loadGGUF(name, types string, place op.Place, opts []nn.Option) (*nn.LM, err
 		return nil, fmt.Errorf("checkpoint: %w", err)
 	}
 	lm, mapped, err := readGGUF(file, types, opts)
-	if err == nil && !place.OnHost() {
-		err = lm.Params().ToDevice(place)
+	if err == nil {
+		err = toDevice(lm, place)
 	}
 	if err == nil {
 		err = file.Whole() // up to the end of a page, the memory after the end of a file is zero

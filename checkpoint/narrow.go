@@ -9,6 +9,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/blas"
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/build"
 	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/internal/tensorfile"
@@ -17,8 +18,8 @@ import (
 	"github.com/gomamba/mamba/op"
 )
 
-// Weights is an option of Load: the type of the matrices of a model that generates text on the host. A model whose matrices are narrower than float32 is
-// smaller, and generates faster on a processor with AVX-512, VNNI and BF16 (on others far slower); it cannot be trained, saved or moved to a GPU.
+// Weights is an option of Load: the type of the matrices of a model that generates text. A model whose matrices are narrower than float32 is
+// smaller, and generates faster on a processor with AVX-512, VNNI and BF16 (on others far slower); it cannot be trained or saved.
 //
 //   - "float32": the default of a directory;
 //   - "file": the types that the file has, the default of a GGUF file;
@@ -39,8 +40,8 @@ func Weights(types string) nn.Option {
 // empty is what Weights("") sets, since "" in build.Options means that the option was not given.
 const empty = "\x00"
 
-// weightTypes returns the value of the option Weights, "" for none, and the other options. Of a GGUF file's options it returns the device apart: such a model is
-// made on the host.
+// weightTypes returns the value of the option Weights, "" for none, and the other options. Of those of a GGUF file, and of narrow weights, it returns the device
+// apart: such a model is made on the host.
 func weightTypes(opts []nn.Option, isGGUF bool) (types string, place op.Place, rest []nn.Option, err error) {
 	var o build.Options
 	for _, opt := range opts {
@@ -63,19 +64,33 @@ func weightTypes(opts []nn.Option, isGGUF bool) (types string, place op.Place, r
 	switch narrow := types != "" && types != "float32"; {
 	case isGGUF && isDouble:
 		err = fmt.Errorf("dtype is %v, want float32 for a GGUF file; for another one, load it with checkpoint.Weights(\"float32\") alone, save that with checkpoint.Save, and load the directory", o.Dtype)
-	case narrow && o.OnDevice:
-		err = fmt.Errorf("the option Weights is %q, want float32 on a device: there, nn.WithPrecision sets the precision of products", types)
 	case narrow && isDouble:
 		err = fmt.Errorf("the option Weights is %q with a dtype of %v, want one of them", types, o.Dtype)
-	case isGGUF && o.OnDevice:
-		types = "float32"
+	case types == "int4" && o.OnDevice:
+		err = fmt.Errorf("the option Weights is %q, want float32, file, bfloat16, float16 or int8 on a device", types)
+	case (narrow || isGGUF) && o.OnDevice:
 		place, err = op.On(o.Device, o.Precision)
 	}
 	return types, place, append(slices.Clone(opts), func(o *build.Options) {
-		if o.Narrow = ""; isGGUF && o.OnDevice {
+		if o.Narrow = ""; !place.OnHost() {
 			o.ToHost()
 		}
 	}), err
+}
+
+// toDevice moves a model of narrow weights to a place, unless that is the host. If a matrix is of bfloat16, so are the operands of products, where the kernels
+// of bfloat16 support the model.
+func toDevice(lm *nn.LM, place op.Place) (err error) {
+	if place.OnHost() {
+		return nil
+	}
+	params := lm.Params()
+	if place.Precision() == cuda.Strict && lm.Config().DState <= 16 && slices.ContainsFunc(params, func(p *layer.Param) bool { n := p.Narrow(); return n != nil && n.Type() == blas.BFloat16 }) {
+		if place, err = op.On(place.Device(), cuda.BF16); err != nil {
+			return err
+		}
+	}
+	return params.ToDevice(place)
 }
 
 // matrix is a tensor on file.
@@ -170,7 +185,7 @@ func fill(lm *nn.LM, types string, find func(name string) matrix) error {
 }
 
 // loadNarrow loads a model whose weights become, or are, narrow.
-func (r *Reader) loadNarrow(cfg nn.LMConfig, types string, opts []nn.Option) (*nn.LM, error) {
+func (r *Reader) loadNarrow(cfg nn.LMConfig, types string, place op.Place, opts []nn.Option) (*nn.LM, error) {
 	lm := nn.NewLM(cfg, append(slices.Clone(opts), withoutValues)...)
 	if err := lm.Err(); err != nil {
 		return nil, err
@@ -202,6 +217,9 @@ func (r *Reader) loadNarrow(cfg nn.LMConfig, types string, opts []nn.Option) (*n
 		}
 		return m
 	})
+	if err == nil {
+		err = toDevice(lm, place)
+	}
 	if err != nil {
 		return nil, r.fail(err)
 	}

@@ -1,11 +1,13 @@
 package checkpoint
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/blas"
@@ -104,7 +106,8 @@ func TestNarrowErrors(t *testing.T) {
 		"double":         {`the option Weights is "int8" with a dtype of float64`, func() error { _, err := Load(tiny, Weights("int8"), nn.WithDtype(tensor.Float64)); return err }},
 		"GGUF, double":   {"dtype is float64, want float32 for a GGUF file", loadGGUF(nn.WithDtype(tensor.Float64))},
 		"GGUF, double 2": {"dtype is float64, want float32 for a GGUF file", loadGGUF(nn.WithDtype(tensor.Float64), Weights("float32"))},
-		"GGUF, device":   {`the option Weights is "file", want float32 on a device`, loadGGUF(nn.OnDevice(nil), Weights("file"))},
+		"GGUF, device":   {"the device is missing", loadGGUF(nn.OnDevice(nil), Weights("file"))},
+		"int4, device":   {`the option Weights is "int4", want float32, file, bfloat16, float16 or int8 on a device`, loadGGUF(nn.OnDevice(nil), Weights("int4"))},
 		"GGUF, device 2": {"the device is missing", loadGGUF(nn.OnDevice(nil))},
 		"new":            {`the option Weights is "int8", want none`, func() error { return nn.NewLM(lm.Config(), Weights("int8")).Err() }},
 	} {
@@ -154,19 +157,86 @@ func TestGGUFToDirectory(t *testing.T) {
 	}
 }
 
-// On a device, the weights of a GGUF file are float32.
+// On a device, the weights of a GGUF file can be float32.
 func TestGGUFOnDevice(t *testing.T) {
 	path, ids := filepath.Join(ggufTiny, "narrow-Q4_K_M.gguf"), []int{3, 1, 4, 1, 5, 9, 2, 6}
 	wide, err := Load(path, Weights("float32"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	lm, err := Load(path, nn.OnDevice(gputest.Open(t, cuda.Open)))
+	lm, err := Load(path, nn.OnDevice(gputest.Open(t, cuda.Open)), Weights("float32"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if d, err := golden.Distance(ggufLogits(t, lm, ids), ggufLogits(t, wide, ids)); !(d <= 1e-5) || err != nil || lm.Params().Place().OnHost() {
 		t.Errorf("off by %.2g, on the host: %t (%v)", d, lm.Params().Place().OnHost(), err)
+	}
+}
+
+// On a device, a model of narrow weights has the logits and the tokens of the host, and takes the memory of its types. It is not trained there.
+func TestNarrowOnDevice(t *testing.T) {
+	d := gputest.Open(t, cuda.Open)
+	wide := newLM(t, nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 300})
+	dir := t.TempDir()
+	if err := Save(dir, wide); err != nil {
+		t.Fatal(err)
+	}
+	prompts := [][]int{{3, 1, 4, 1, 5, 9, 2, 6, 5}, {7}, {11, 13}}
+	generate := func(lm *nn.LM) [][]int {
+		g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: 8, Piece: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer g.Close()
+		tokens, err := g.Generate(t.Context(), prompts, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tokens
+	}
+	count := wide.Params().Count()
+	for types, c := range map[string]struct {
+		tolerance float64
+		bytes     float64 // a weight
+	}{"bf16": {3e-2, 2.2}, "float16": {1e-5, 2.2}, "int8": {3e-2, 1.3}} {
+		host, err := Load(dir, Weights(types))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, _ := d.Memory()
+		lm, err := Load(dir, Weights(types), nn.OnDevice(d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if used, _ := d.Memory(); float64(used-before) > c.bytes*float64(count) {
+			t.Errorf("%s: %d bytes on the device for %d weights, want at most %g each", types, used-before, count, c.bytes)
+		}
+		far, err := golden.Distance(ggufLogits(t, lm, prompts[0]), ggufLogits(t, host, prompts[0]))
+		if err != nil || !(far <= c.tolerance) {
+			t.Errorf("%s: logits are off by %.2g of the largest, want at most %g (%v)", types, far, c.tolerance, err)
+		}
+		if got, want := generate(lm), generate(host); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s: tokens %v, want %v", types, got, want)
+		}
+		if err := lm.Params().CheckWide(); err == nil || !strings.Contains(err.Error(), "want float32: a model of narrow weights generates, and is not trained") {
+			t.Errorf("%s: %v", types, err)
+		}
+		g := G.NewGraph()
+		loss, err := lm.Apply(intLeaf(g, "ids", prompts[0], 1, len(prompts[0])))
+		if err == nil {
+			loss, err = G.Sum(loss)
+		}
+		if err == nil {
+			_, err = G.Grad(loss, lm.Params()[0].Node(g))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := G.NewTapeMachine(g)
+		if err := m.RunAll(); err == nil || !strings.Contains(err.Error(), "a model of narrow weights is not trained") {
+			t.Errorf("%s: the gradient: %v", types, err)
+		}
+		m.Close()
 	}
 }
 

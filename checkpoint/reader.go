@@ -18,8 +18,7 @@ import (
 )
 
 // Load returns the language model in the directory of a checkpoint, or in a GGUF file, which has the ending .gguf. The weights are float32, or of the type that
-// nn.WithDtype sets; the option Weights keeps or makes narrower ones, which generate only. The weights of a GGUF file keep the file's types by default on the host,
-// and become float32 on a device. A GGUF file is loaded with a dtype of float32; Save makes a directory of it that has no such limit.
+// nn.WithDtype sets; the option Weights keeps or makes narrower ones, which generate only. The weights of a GGUF file keep the file's types by default. A GGUF file is loaded with a dtype of float32; Save makes a directory of it that has no such limit.
 // nn.WithName puts a name in front of their names.
 //
 // It is an error if config.json asks for anything that is not supported; if a tensor is missing, superfluous or of another shape
@@ -44,7 +43,7 @@ func Load(dir string, opts ...nn.Option) (*nn.LM, error) {
 		return nil, err
 	}
 	if types != "" && types != "float32" {
-		return r.loadNarrow(cfg, types, opts)
+		return r.loadNarrow(cfg, types, place, opts)
 	}
 	lm := nn.NewLM(cfg, append(slices.Clone(opts), layer.WithZeros())...)
 	if err := r.LoadInto(lm, ""); err != nil {

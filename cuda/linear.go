@@ -11,6 +11,8 @@ type Linear struct {
 	Weight Array[float32]  // (out, in)
 	Half   Array[BFloat16] // optional: Weight in bfloat16; BF16 reads it instead of converting Weight
 	Bias   Array[float32]  // optional: (out)
+
+	Narrow *Weights // optional: (out, in), instead of Weight and Half; there is no Backward then
 }
 
 // fewHead is the number of rows up to which Forward uses fewProduct, which reads the weight once for eight rows and is near the memory's speed.
@@ -33,8 +35,12 @@ func (l *Linear) check() error {
 	if err := firstError(atLeast(0, "linear", "Rows", l.Rows), atLeast(1, "linear", "In", l.In, "Out", l.Out)); err != nil {
 		return err
 	}
+	weight := expect("linear", "Weight", l.Weight.n, count(l.Out, l.In))
+	if l.Narrow != nil {
+		weight = l.Narrow.check("linear", l.Out, l.In)
+	}
 	return firstError(
-		expect("linear", "X", l.X.n, count(l.Rows, l.In), "Weight", l.Weight.n, count(l.Out, l.In)),
+		expect("linear", "X", l.X.n, count(l.Rows, l.In)), weight,
 		optional("linear", "Half", l.Half, count(l.Out, l.In), "Bias", l.Bias, l.Out),
 	)
 }
@@ -54,6 +60,9 @@ func (l *Linear) Forward(s *Stream, y Array[float32]) error {
 }
 
 func linearForward[T Activation](l *Linear, s *Stream, y Array[float32]) (err error) {
+	if n := l.Narrow; n != nil && l.Rows <= weightsMost && n.few(s.device, l.X) {
+		return n.product(s, false, l.Rows, l.X, l.Bias, Array[float32]{}, y)
+	}
 	var work temporaries
 	defer work.free()
 	weight := weightAs[T](l, s, &work, &err)
@@ -95,6 +104,16 @@ func linearForward[T Activation](l *Linear, s *Stream, y Array[float32]) (err er
 
 // weightAs returns the weight in the type of the products' operands.
 func weightAs[T Activation](l *Linear, s *Stream, work *temporaries, err *error) Array[T] {
+	if n := l.Narrow; n != nil {
+		if half, ok := any(n.Half()).(Array[T]); ok && !half.Absent() {
+			return half
+		}
+		wide := take[T](s, work, l.Out*l.In, err)
+		if *err == nil {
+			*err = Widen(s, n, wide)
+		}
+		return wide
+	}
 	if half, ok := any(l.Half).(Array[T]); ok && !half.Absent() {
 		return half
 	}
@@ -106,6 +125,9 @@ func weightAs[T Activation](l *Linear, s *Stream, work *temporaries, err *error)
 func (l *Linear) Backward(s *Stream, dy, dx, dweight, dbias Array[float32]) error {
 	if err := l.check(); err != nil {
 		return err
+	}
+	if l.Narrow != nil {
+		return fmt.Errorf("cuda: linear: Narrow is of %v, want Weight: narrow weights have no gradient", l.Narrow.typ)
 	}
 	if err := firstError(
 		expect("linear", "dy", dy.n, count(l.Rows, l.Out)),

@@ -105,17 +105,21 @@ func (s *Step[T]) Forward(stream *Stream, y, context, scan Array[float32]) error
 
 // check returns an error that names the first operand or result that does not fit.
 func (s *Step[T]) check(stream *Stream, r StepResult) error {
+	return firstError(s.checkOthers(stream, r), expect("step", "InProj", s.InProj.n, 2*s.Channels*s.Model, "XProj", s.XProj.n,
+		count(s.columns(), s.Channels), "OutProj", s.OutProj.n, s.Model*s.Channels))
+}
+
+// checkOthers is check without InProj, XProj and OutProj.
+func (s *Step[T]) checkOthers(stream *Stream, r StepResult) error {
 	if err := s.Fits(); err != nil {
 		return err
 	}
 	inner := count(s.Batch, s.Channels)
 	outer, taps, states := count(s.Batch, s.Model), count(inner, s.Width-1), count(inner, s.State)
 	return firstError(
-		expect("step", "X", s.X.n, outer, "Norm", s.Norm.n, s.Model, "InProj", s.InProj.n, 2*s.Channels*s.Model,
-			"Conv", s.Conv.n, s.Channels*s.Width, "XProj", s.XProj.n, count(s.columns(), s.Channels), "DtProj", s.DtProj.n, count(s.Channels, s.Rank),
-			"DtBias", s.DtBias.n, s.Channels, "ALog", s.ALog.n, count(s.Channels, s.State), "D", s.D.n, s.Channels,
-			"OutProj", s.OutProj.n, s.Model*s.Channels, "Context", s.Context.n, taps, "Scan", s.Scan.n, states,
-			"y", r.Y.n, outer, "context", r.Context.n, taps, "scan", r.Scan.n, states),
+		expect("step", "X", s.X.n, outer, "Norm", s.Norm.n, s.Model, "Conv", s.Conv.n, s.Channels*s.Width, "DtProj", s.DtProj.n,
+			count(s.Channels, s.Rank), "DtBias", s.DtBias.n, s.Channels, "ALog", s.ALog.n, count(s.Channels, s.State), "D", s.D.n, s.Channels,
+			"Context", s.Context.n, taps, "Scan", s.Scan.n, states, "y", r.Y.n, outer, "context", r.Context.n, taps, "scan", r.Scan.n, states),
 		optional("step", "InBias", s.InBias, 2*s.Channels, "ConvBias", s.ConvBias, s.Channels, "OutBias", s.OutBias, s.Model),
 		stream.usable(),
 	)

@@ -88,7 +88,7 @@ func (p *Param) SetNarrow(w *blas.Weights) error {
 	}
 	shape := p.Shape() // nil in a model that is loaded just now
 	switch {
-	case p.OnDevice() != nil || p.lora != nil:
+	case p.home != nil && !p.home.Place().OnHost() || p.lora != nil:
 		return fmt.Errorf("layer: %s: the weight is on a device or has a LoRA, want neither for a narrow weight", p.Name)
 	case shape != nil && !slices.Equal(shape, tensor.Shape{w.Outputs(), w.Inputs()}): // Shape.Eq takes (n, 1) for (n)
 		return fmt.Errorf("layer: %s: the matrix has shape (%d, %d), want %v", p.Name, w.Outputs(), w.Inputs(), shape)
@@ -118,12 +118,13 @@ func (p *Param) Shape() tensor.Shape {
 
 // ToDevice puts the weights and their LoRA on a device. Graphs that are made afterwards use them there, and solvers change them
 // there; Value then has the numbers of the last ToHost. Weights that are already on that device stay as they are. Weights on
-// another device are first copied to the host. After an error every weight is where it was.
+// another device are first copied to the host. A narrow weight keeps its type if that is BFloat16, Float16 or Q8_0, and becomes Q8_0 on the device if it is of
+// another quantized type. After an error every weight is where it was.
 func (p Params) ToDevice(at op.Place) error {
 	if at.OnHost() {
 		return fmt.Errorf("layer: the device is missing, want a place that op.On returned")
 	}
-	if err := p.CheckWide(); err != nil {
+	if err := p.check(); err != nil {
 		return err
 	}
 	all := p.withLoRA()
@@ -136,7 +137,12 @@ func (p Params) ToDevice(at op.Place) error {
 			return err
 		}
 		var err error
-		if homes[i], err = at.NewWeight(w.Value); err != nil {
+		if n, ok := w.home.(*operator.Narrow); ok {
+			homes[i], err = n.On(at)
+		} else {
+			homes[i], err = at.NewWeight(w.Value)
+		}
+		if err != nil {
 			return fmt.Errorf("layer: %s: %w", w.Name, err)
 		}
 	}
@@ -196,14 +202,14 @@ func (p Params) check() error {
 	return nil
 }
 
-// CheckWide returns an error if a weight is missing, or is narrow (see Param.SetNarrow): training, LoRA, and a GPU take float32 and float64 only.
+// CheckWide returns an error if a weight is missing, or is narrow (see Param.SetNarrow): training and LoRA take float32 and float64 only.
 func (p Params) CheckWide() error {
 	if err := p.check(); err != nil {
 		return err
 	}
 	for _, w := range p {
 		if n := w.Narrow(); n != nil {
-			return fmt.Errorf("layer: %s is of %v, want float32: a model of narrow weights generates on the host, and is not trained", w.Name, n.Type())
+			return fmt.Errorf("layer: %s is of %v, want float32: a model of narrow weights generates, and is not trained", w.Name, n.Type())
 		}
 	}
 	return nil

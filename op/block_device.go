@@ -24,16 +24,42 @@ func emptyBlock[T cuda.Activation, N kernel.Float](f *mambaBlock[N], p cuda.Prec
 
 // blockOn returns a block with its operands. Call free after its kernels are queued.
 func blockOn[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.Stream, p cuda.Precision, in []onDevice) (b *cuda.Block[T], free func(), err error) {
-	b, w := emptyBlock[T](f, p), blockWeights(in)
+	w := blockWeights(in)
 	products, free, err := as[T](s, w.InProj, w.XProj, w.DtProj, w.OutProj)
 	if err != nil {
 		return nil, nil, err
 	}
+	b = blockWithout[T](f, p, in)
 	b.InProj, b.XProj, b.DtProj, b.OutProj = products[0], products[1], products[2], products[3]
+	return b, free, nil
+}
+
+// blockWithout returns a block with its operands, but without the matrices of products.
+func blockWithout[T cuda.Activation, N kernel.Float](f *mambaBlock[N], p cuda.Precision, in []onDevice) *cuda.Block[T] {
+	b, w := emptyBlock[T](f, p), blockWeights(in)
 	b.X, b.Norm, b.Conv, b.DtBias, b.ALog, b.D = in[blockX].Array, w.Norm.Array, w.Conv.Array, w.DtBias.Array, w.ALog.Array, w.D.Array
 	b.InBias, b.ConvBias, b.OutBias = w.InBias.Array, w.ConvBias.Array, w.OutBias.Array
 	b.Context, b.Initial, b.Start = in[blockContext].Array, in[blockInitial].Array, in[blockStart].Marks
-	return b, free, nil
+	return b
+}
+
+// weightsStep returns the block as a step with narrow weights, or nil if it is none, or if there are no kernels for it.
+func weightsStep[N kernel.Float](f *mambaBlock[N], s *cuda.Stream, p cuda.Precision, in []onDevice) (*cuda.WeightsStep, error) {
+	w := blockWeights(in)
+	if w.InProj.Narrow == nil || w.XProj.Narrow == nil || w.OutProj.Narrow == nil || !f.steps(in) {
+		return nil, nil
+	}
+	step := &cuda.WeightsStep{
+		Step: *stepOf(blockWithout[float32](f, p, in)), In: w.InProj.Narrow.OnDevice(), X: w.XProj.Narrow.OnDevice(), Out: w.OutProj.Narrow.OnDevice(),
+	}
+	if !step.Runs(s) {
+		return nil, nil
+	}
+	var err error
+	if step.DtProj = w.DtProj.Array; w.DtProj.Narrow != nil {
+		step.DtProj, err = w.DtProj.Narrow.Wide(s)
+	}
+	return step, err
 }
 
 func (f *mambaBlock[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
@@ -77,8 +103,22 @@ func (f *mambaBlock[T]) ForwardChain(s *cuda.Stream, p cuda.Precision, links []o
 func blockChain[T cuda.Activation, N kernel.Float](s *cuda.Stream, p cuda.Precision, links []operator.Link) error {
 	var steps []*cuda.Step[T]
 	var results []cuda.StepResult
-	for _, l := range links {
+	for i, l := range links {
 		f := l.F.(*mambaBlock[N])
+		if n, err := weightsStep(f, s, p, l.In); n != nil || err != nil {
+			if err == nil {
+				err = cuda.StepChain(s, steps, results)
+			}
+			if err == nil {
+				context, final := blockStates(f, l.Out)
+				err = n.Forward(s, cuda.StepResult{Y: l.Out[0], Context: context, Scan: final}, i == 0)
+			}
+			if err != nil {
+				return err
+			}
+			steps, results = nil, nil
+			continue
+		}
 		b, free, err := blockOn[T](f, s, p, l.In)
 		if err != nil {
 			return err

@@ -32,7 +32,7 @@ func TiedEmbedding(weight, ids *G.Node) (x, tied *G.Node, err error) {
 	s := ids.Shape()
 	f := embedding[float32]{s[0] * s[1], w[0], w[1]}
 	results := []tensor.Shape{{s[0], s[1], w[1]}}
-	if !operator.PlaceOf(weight).OnHost() {
+	if !operator.PlaceOf(weight).OnHost() && !operator.IsNarrow(weight) {
 		results = append(results, w)
 	}
 	n, err := c.apply(f, embedding[float64](f), results...)
@@ -72,6 +72,9 @@ func (f embedding[T]) Backward(in []value[T], dout, grad [][]T) {
 func (embedding[T]) Passes() (result, operand int) { return 1, 0 }
 
 func (f embedding[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
+	if n := in[0].Narrow; n != nil {
+		return nil, cuda.WeightRows(s, n.OnDevice(), in[1].Ids, out[0])
+	}
 	return nil, cuda.EmbeddingForward(s, f.rows, f.channels, f.vocabulary, in[0].Array, in[1].Ids, out[0])
 }
 

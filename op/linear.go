@@ -73,6 +73,9 @@ func (f linear[T]) Backward(in []value[T], dout, grad [][]T) {
 
 func (f linear[T]) onDevice(p cuda.Precision, in []onDevice) (*cuda.Linear, error) {
 	l := &cuda.Linear{Rows: f.rows, In: f.in, Out: f.out, Precision: p, X: in[0].Array, Weight: in[1].Array, Bias: in[2].Array}
+	if n := in[1].Narrow; n != nil {
+		l.Narrow = n.OnDevice()
+	}
 	if p != cuda.BF16 || in[1].Weight == nil {
 		return l, nil
 	}

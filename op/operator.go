@@ -65,9 +65,10 @@ func orZeros(s *cuda.Stream, dout array, n int, f func(dout array) error) error 
 	return f(zeros)
 }
 
-// as returns operands in the type of a product: as they are, or in bfloat16, the copy of a weight or a new array. free frees the new arrays.
+// as returns operands in the type of a product: as they are; or in bfloat16, the copy of a weight or a new array; or a new array for narrow weights of
+// another type. free frees the new arrays.
 func as[T cuda.Activation](s *cuda.Stream, list ...onDevice) (all []cuda.Array[T], free func(), err error) {
-	var work []cuda.Array[cuda.BFloat16]
+	var work []interface{ Free() }
 	free = func() {
 		for _, a := range work {
 			a.Free()
@@ -75,6 +76,19 @@ func as[T cuda.Activation](s *cuda.Stream, list ...onDevice) (all []cuda.Array[T
 	}
 	all = make([]cuda.Array[T], len(list))
 	for i, o := range list {
+		if n := o.Narrow; n != nil {
+			if half, ok := any(n.OnDevice().Half()).(cuda.Array[T]); ok && !half.Absent() {
+				all[i] = half
+			} else if all[i], err = cuda.NewArray[T](s, o.Shape.TotalSize()); err == nil {
+				work = append(work, all[i])
+				err = cuda.Widen(s, n.OnDevice(), all[i])
+			}
+			if err != nil {
+				free()
+				return nil, nil, err
+			}
+			continue
+		}
 		switch a := any(&all[i]).(type) {
 		case *array:
 			*a = o.Array

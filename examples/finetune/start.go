@@ -107,7 +107,7 @@ func baseSteps(c *corpus, tokens int) int {
 
 // load reads a checkpoint and its tokenizer.
 func load(dir string, where []nn.Option) (*nn.LM, encoding, error) {
-	lm, err := checkpoint.Load(dir, where...)
+	lm, err := checkpoint.Load(dir, append(where, checkpoint.Weights("float32"))...) // a GGUF file's narrow weights are not trained
 	if err != nil {
 		return nil, encoding{}, err
 	}

@@ -143,7 +143,7 @@ func (d *Decoder) order(ids *G.Node, roots G.Nodes) error {
 		case nil:
 			if w, ok := n.Value().(*Weight); ok {
 				d.weights = append(d.weights, w)
-			} else if !slices.Contains(d.before, n) {
+			} else if !slices.Contains(d.before, n) && (!IsNarrow(n) || PlaceOf(n).OnHost()) {
 				return fmt.Errorf("the input %v is on the host, want the tokens, a weight or a state", n)
 			}
 		case *view:

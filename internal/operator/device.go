@@ -189,10 +189,16 @@ func (d *device) operands(o *Operator, values []G.Value, numbers bool) ([]Device
 		if !s.present {
 			continue
 		}
-		var err error
-		if s.kind == Numbers && !numbers {
+		n, err := o.ofNarrow(i, values[0])
+		if n != nil && n.place.context != o.place.context {
+			err = fmt.Errorf("is on %v, want %v", n.place, o.place)
+		}
+		if in[i].Narrow = n; err != nil || n != nil || s.kind == Numbers && !numbers {
 			in[i].Shape = s.shape
-		} else if in[i], err = deviceOperandOf(values[0], s, o.place); err != nil {
+		} else {
+			in[i], err = deviceOperandOf(values[0], s, o.place)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("%s %w", s.name, err)
 		}
 		values = values[1:]
@@ -314,6 +320,11 @@ func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (t *Te
 	if computes {
 		if in, err = d.operands(o, values[:n], o.reads()); err != nil {
 			return nil, err
+		}
+		for i, operand := range in {
+			if operand.Narrow != nil {
+				return nil, o.notTrained(i, operand.Narrow.weights)
+			}
 		}
 	}
 	grad, ok := values[n].(*Tensor)

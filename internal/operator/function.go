@@ -86,6 +86,7 @@ type DeviceOperand struct {
 	Shape               tensor.Shape
 	cuda.Array[float32]                   // of Numbers
 	Weight              *Weight           // the weight whose value Array is, or nil
+	Narrow              *Narrow           // of Numbers instead of Array, for a function that TakesNarrow
 	Ids                 cuda.Array[int32] // of Ints
 	Ints                []int             // of Ints: the same numbers on the host; nil if they are only on the device
 	Marks               cuda.Array[uint8] // of Marks

@@ -79,7 +79,7 @@ func (h *host[T]) gradients(o *Operator, values []G.Value, flat []T) error {
 	}
 	for i, operand := range in {
 		if operand.Narrow != nil {
-			return fmt.Errorf("%s is of %v, want float32: a model of narrow weights is not trained", o.in[i].name, operand.Narrow.Type())
+			return o.notTrained(i, operand.Narrow)
 		}
 	}
 	grad, err := numbers[T](values[n], o.to)
@@ -190,7 +190,10 @@ func operands[T Float](o *Operator, values []G.Value) ([]Operand[T], error) {
 		in[i].Shape = s.shape
 		switch s.kind {
 		case Numbers:
-			if in[i].Narrow, err = o.ofNarrow(i, v); in[i].Narrow == nil && err == nil {
+			var n *Narrow
+			if n, err = o.ofNarrow(i, v); n != nil {
+				in[i].Narrow = n.weights
+			} else if err == nil {
 				in[i].Data, err = numbers[T](v, s.shape)
 			}
 		case Ints:

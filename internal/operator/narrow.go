@@ -2,24 +2,109 @@ package operator
 
 import (
 	"fmt"
+	"runtime"
 
 	"github.com/chewxy/hm"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/blas"
+	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/work"
 )
 
-// Narrow is a matrix on the host in a type of blas.Weights: a Gorgonia value for weights of models that are not trained. Only some operators take it, as a
+// Narrow is a matrix in a type of blas.Weights: a Gorgonia value for weights of models that are not trained. Only some operators take it, as a
 // weight, and they have no gradients then. To Gorgonia it is a matrix of float32.
 type Narrow struct {
-	onPlace // the host
+	onPlace
 	weights *blas.Weights
+
+	there *cuda.Weights // on a device
+	wide  cuda.Array[float32]
 }
 
-// NewNarrow returns the value of weights.
+// NewNarrow returns the value of weights on the host.
 func NewNarrow(w *blas.Weights) *Narrow {
-	return &Narrow{onPlace{shape: tensor.Shape{w.Outputs(), w.Inputs()}}, w}
+	return &Narrow{onPlace: onPlace{shape: tensor.Shape{w.Outputs(), w.Inputs()}}, weights: w}
+}
+
+// On returns the value at a place on a device, with a copy there. Numbers of BFloat16, Float16 and Q8_0 stay as they are, and those of Q4_0 and Q5_0 become
+// Q8_0, which is exact. Other types are rounded to Q8_0.
+func (n *Narrow) On(p Place) (*Narrow, error) {
+	w := n.weights
+	if w.Type() == blas.Float32 {
+		return nil, fmt.Errorf("is of %v, want a narrower type on a device", w.Type())
+	}
+	to := &Narrow{onPlace: onPlace{p, n.shape}, weights: w}
+	err := p.Do(func(s *cuda.Stream) (err error) {
+		if to.there, err = upload(s, w); err == nil {
+			own(p.context, to, to.there.Free)
+		}
+		return err
+	})
+	return to, err
+}
+
+// upload copies weights to a device, in the order of cuda.NewWeights.
+func upload(s *cuda.Stream, w *blas.Weights) (*cuda.Weights, error) {
+	t, scale := cuda.WeightInt8, 2 // bytes of a block's scale
+	switch w.Type() {
+	case blas.BFloat16:
+		t, scale = cuda.WeightBF16, 0
+	case blas.Float16:
+		t, scale = cuda.WeightF16, 0
+	default:
+		var err error
+		if w, err = w.Int8(); err != nil {
+			return nil, err
+		}
+	}
+	size := w.Type().BlockBytes()
+	rows, blocks := w.Outputs(), w.Inputs()/w.Type().Block()
+	data := make([]byte, rows*blocks*size)
+	scales := data[rows*blocks*(size-scale):]
+	work.ParallelRange(rows, max(1, (1<<16)/w.Inputs()), func(from, to int) {
+		for i := from; i < to; i++ {
+			row := w.RowBytes(i)
+			if scale == 0 {
+				copy(data[i*len(row):], row)
+				continue
+			}
+			for b := range blocks {
+				block := row[b*size : (b+1)*size]
+				copy(scales[scale*(i*blocks+b):], block[:scale])
+				copy(data[(size-scale)*(i*blocks+b):], block[scale:])
+			}
+		}
+	})
+	runtime.KeepAlive(w) // and so its rows
+	return cuda.NewWeights(s, t, rows, w.Inputs(), data)
+}
+
+// OnDevice returns the copy on the device, nil on the host.
+func (n *Narrow) OnDevice() *cuda.Weights { return n.there }
+
+// Wide returns the numbers in float32 on the device. The first call makes this copy, so it must not be captured. Use it inside the context's Do.
+func (n *Narrow) Wide(s *cuda.Stream) (cuda.Array[float32], error) {
+	if n.wide.Absent() {
+		a, err := cuda.NewArray[float32](s, n.shape.TotalSize())
+		if err == nil {
+			err = cuda.Widen(s, n.there, a)
+		}
+		if err != nil {
+			a.Free()
+			return cuda.Array[float32]{}, err
+		}
+		n.wide = a
+		own(n.place.context, n, a.Free)
+	}
+	return n.wide, nil
+}
+
+// IsNarrow reports whether a node's value is a Narrow.
+func IsNarrow(n *G.Node) bool {
+	_, ok := n.Value().(*Narrow)
+	return ok
 }
 
 // Weights returns the matrix.
@@ -51,8 +136,8 @@ type TakesNarrow interface {
 	TakesNarrow(i int) bool
 }
 
-// ofNarrow returns the matrix of a value for operand i of the operator, nil if it is no Narrow.
-func (o *Operator) ofNarrow(i int, v any) (*blas.Weights, error) {
+// ofNarrow returns a value for operand i of the operator as a Narrow, nil if it is none.
+func (o *Operator) ofNarrow(i int, v any) (*Narrow, error) {
 	n, ok := v.(*Narrow)
 	if !ok {
 		return nil, nil
@@ -60,5 +145,10 @@ func (o *Operator) ofNarrow(i int, v any) (*blas.Weights, error) {
 	if f, ok := o.function.(TakesNarrow); !ok || !f.TakesNarrow(i) {
 		return nil, fmt.Errorf("is of %v, want float32: only products and embeddings take narrow weights", n.weights.Type())
 	}
-	return n.weights, nil
+	return n, nil
+}
+
+// notTrained returns the error of a gradient of operand i, which is narrow.
+func (o *Operator) notTrained(i int, w *blas.Weights) error {
+	return fmt.Errorf("%s is of %v, want float32: a model of narrow weights is not trained", o.in[i].name, w.Type())
 }

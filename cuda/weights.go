@@ -1,0 +1,197 @@
+package cuda
+
+import "fmt"
+
+// WeightType is the type of the numbers of Weights.
+type WeightType int
+
+const (
+	WeightInt8 WeightType = iota // integers of 8 bits, and a scale in float16 for each 32 numbers of a row
+	WeightF16                    // float16
+	WeightBF16                   // bfloat16
+)
+
+var weightTypes = []struct {
+	name         string
+	block, bytes int
+}{{"int8", 32, 34}, {"f16", 1, 2}, {"bf16", 1, 2}}
+
+func (t WeightType) String() string {
+	if t.check() != nil {
+		return fmt.Sprintf("WeightType(%d)", int(t))
+	}
+	return weightTypes[t].name
+}
+
+func (t WeightType) check() error {
+	if t < 0 || int(t) >= len(weightTypes) {
+		return fmt.Errorf("cuda: weights: the type is %d, want WeightInt8, WeightF16 or WeightBF16", int(t))
+	}
+	return nil
+}
+
+// Weights is a matrix (out, in) that is narrower than float32, for products that are not differentiated.
+type Weights struct {
+	typ     WeightType
+	out, in int
+	data    Array[uint8]
+}
+
+// NewWeights copies a matrix to the device: its numbers row by row, then, of WeightInt8, the scales of all blocks in the same order, in little endian.
+//
+// Errors: an unknown type; a size below 1; an in that is no multiple of 32 for WeightInt8; data of another length; an *OutOfMemory.
+func NewWeights(s *Stream, t WeightType, out, in int, data []byte) (*Weights, error) {
+	if err := firstError(t.check(), atLeast(1, "weights", "out", out, "in", in)); err != nil {
+		return nil, err
+	}
+	about := weightTypes[t]
+	if in%about.block != 0 {
+		return nil, fmt.Errorf("cuda: weights: in is %d, want a multiple of %d for %v", in, about.block, t)
+	}
+	if want := count(out, in/about.block, about.bytes); len(data) != want {
+		return nil, fmt.Errorf("cuda: weights: data has %d bytes, want %d", len(data), want)
+	}
+	a, err := Upload(s, data)
+	if err != nil {
+		return nil, err
+	}
+	return &Weights{t, out, in, a}, nil
+}
+
+// Free frees the memory on the device.
+func (w *Weights) Free() {
+	if w != nil {
+		w.data.Free()
+	}
+}
+
+// Type returns the type of the numbers.
+func (w *Weights) Type() WeightType { return w.typ }
+
+// Half returns the numbers of WeightBF16, and an absent array of other types.
+func (w *Weights) Half() Array[BFloat16] {
+	if w == nil || w.typ != WeightBF16 {
+		return Array[BFloat16]{}
+	}
+	return ArrayAt[BFloat16](w.data.stream, w.data.address, w.out*w.in)
+}
+
+// check returns an error unless the weights are (out, in).
+func (w *Weights) check(what string, out, in int) error {
+	switch {
+	case w == nil || w.data.Absent():
+		return fmt.Errorf("cuda: %s: the weights are missing, want those that NewWeights returned", what)
+	case w.out != out || w.in != in:
+		return fmt.Errorf("cuda: %s: the weights are (%d, %d), want (%d, %d)", what, w.out, w.in, out, in)
+	}
+	return nil
+}
+
+// Widen queues the copy of all numbers of weights to an array of float32, which is exact, or of bfloat16, which rounds them.
+func Widen[T Activation](s *Stream, w *Weights, to Array[T]) error {
+	if w == nil {
+		return w.check("widening", 0, 0)
+	}
+	if half, ok := any(to).(Array[BFloat16]); ok && w.typ == WeightBF16 {
+		if half.n < w.out*w.in {
+			return expect("widening", "to", half.n, w.out*w.in)
+		}
+		return half.Slice(0, w.out*w.in).copy(s, w.Half())
+	}
+	return widenRows(s, w, w.out, Array[int32]{}, to)
+}
+
+// WeightRows queues x (len(ids), in): for each id its row of the weights, as EmbeddingForward does it.
+func WeightRows(s *Stream, w *Weights, ids Array[int32], x Array[float32]) error {
+	return widenRows(s, w, ids.n, ids, x)
+}
+
+func widenRows[T Activation](s *Stream, w *Weights, rows int, ids Array[int32], to Array[T]) error {
+	if w == nil {
+		return w.check("widening", 0, 0)
+	}
+	if err := firstError(expect("widening", "to", to.n, count(rows, w.in)), w.check("widening", w.out, w.in), s.usable()); err != nil {
+		return err
+	}
+	together := 1
+	if w.in%8 == 0 && to.address%16 == 0 {
+		together = 8
+	}
+	if w.typ == WeightInt8 && together == 1 {
+		return fmt.Errorf("cuda: widening: the address of the result is %#x, want a multiple of 16", to.address)
+	}
+	kernel := fmt.Sprintf("widen_%v_%s_%d", w.typ, typeName[T](), together)
+	return s.run("weights", kernel, blocksOf(rows*w.in/together, 256), w.data.address, ids.address, to.address, rows, w.in, w.out)
+}
+
+// weightsMost is the number of rows up to which products with narrow weights read these. For more rows the weights are widened first.
+const weightsMost = 64
+
+// few reports whether product supports the weights and vectors x (batch, in).
+func (w *Weights) few(d *Device, x Array[float32]) bool {
+	return d.kernels >= 80 && w.typ != WeightBF16 && w.in%8 == 0 && x.address%16 == 0
+}
+
+// product queues y (batch, out) = weights · x (batch, in), plus bias and residual unless they are absent, in tensor cores (kernels/weightrows.cuh).
+func (w *Weights) product(s *Stream, early bool, batch int, x, bias, residual, y Array[float32]) error {
+	ahead, tiles := 6, 1 // as fewProduct
+	if w.out > 64*s.device.multiprocessors {
+		ahead, tiles = 3, fewTiles
+	}
+	return s.run("weightsmma", fmt.Sprintf("weight_product_%v_%d", w.typ, ahead), fewGrid(s.device, early, batch, w.out, tiles, 256), x.address,
+		w.data.address, bias.address, residual.address, y.address, int32(batch), int32(w.in), int32(w.out), int32(tiles))
+}
+
+// WeightsStep is a Step with narrow weights of one type, WeightInt8 or WeightF16. InProj, XProj and OutProj of the Step are absent.
+type WeightsStep struct {
+	Step[float32]
+	In, X, Out *Weights
+}
+
+// Runs reports whether Forward computes the step: whether it has few sequences, and the kernels support the device and the sizes.
+func (s *WeightsStep) Runs(stream *Stream) bool {
+	if s == nil || s.In == nil || s.X == nil || s.Out == nil || stream.usable() != nil {
+		return false
+	}
+	d := stream.device
+	same := s.In.typ == s.X.typ && s.X.typ == s.Out.typ
+	aligned := (s.Step.X.address|s.Norm.address)%16 == 0
+	return same && aligned && s.Batch <= weightsMost && s.fewShared() <= d.shared && s.In.few(d, s.Step.X) && s.X.few(d, s.Norm) && s.Out.few(d, s.Norm)
+}
+
+// Forward queues the step as three kernels (kernels/weightrows.cuh), as Step does for weights of bfloat16. Runs must be true. Unless it is the first of
+// a chain, its first kernel begins before the work that was queued before it has ended.
+func (s *WeightsStep) Forward(stream *Stream, r StepResult, first bool) error {
+	if !s.Runs(stream) {
+		return fmt.Errorf("cuda: step: the kernels do not support the sizes, want a step for which Runs is true")
+	}
+	if err := firstError(
+		s.In.check("step: In", 2*s.Channels, s.Model), s.X.check("step: X", s.columns(), s.Channels), s.Out.check("step: Out", s.Model, s.Channels),
+		s.checkOthers(stream, r),
+	); err != nil || s.Batch == 0 {
+		return err
+	}
+	var err error
+	var work temporaries
+	defer func() { work.free() }()
+	inner, width, d := s.Batch*s.Channels, s.fewWidth(), stream.device
+	in := fewGrid(d, !first, s.Batch, s.Channels, 1, 256)
+	u, z := take[float32](stream, &work, inner, &err), take[float32](stream, &work, inner, &err)
+	parts, gated := take[float32](stream, &work, s.Batch*int(in.x)*width, &err), take[float32](stream, &work, inner, &err)
+	if err != nil {
+		return err
+	}
+	if err := stream.run("weightsmma", fmt.Sprintf("weight_in_%v", s.In.typ), in, s.Step.X.address, s.Norm.address, s.In.data.address, s.InBias.address,
+		s.Context.address, s.Conv.address, s.ConvBias.address, s.X.data.address, u.address, z.address, parts.address, r.Context.address, int32(s.Batch),
+		int32(s.Model), int32(s.Channels), int32(s.Width), int32(s.columns()), s.Eps); err != nil {
+		return err
+	}
+	g := fewGrid(d, true, 0, 0, 1, 4*scanRow)
+	g.x, g.y, g.shared = int64((s.Channels+scanRow-1)/scanRow), int64(s.Batch), s.fewShared()
+	if err := stream.run("weightsmma", "weight_scan", g, z.address, u.address, parts.address, s.DtProj.address, s.DtBias.address, s.ALog.address,
+		s.D.address, s.Scan.address, gated.address, r.Scan.address, s.Batch, s.Channels, int32(s.Channels), int32(s.State), int32(s.Rank), int32(1),
+		int32(in.x)); err != nil {
+		return err
+	}
+	return s.Out.product(stream, true, s.Batch, gated, s.OutBias, s.Step.X, r.Y)
+}
