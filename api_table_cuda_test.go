@@ -368,8 +368,7 @@ func cudaCalls(g *gpu) []call {
 		}),
 		methods("cuda.Weights", func() any { return weights() }, nil),
 		methods("cuda.WeightType", func() any { return cuda.WeightF16 }, nil),
-		methods("cuda.WeightsStep", func() any { return &cuda.WeightsStep{Step: *step(), In: weights(), X: weights(), Out: weights()} }, map[string]call{
-			"Fits":    {fine: []string{"0.*=zero", "0.*=nil", "0.*=*"}},
+		methods("cuda.WeightsStep", func() any { return &cuda.WeightsStep{Step: step(), In: weights(), X: weights(), Out: weights()} }, map[string]call{
 			"Forward": {args: func() []any { return []any{s, cuda.StepResult{Y: f(8), Context: f(32), Scan: f(32)}, true} }, broken: true},
 			"Runs":    {args: func() []any { return []any{s} }},
 		}),

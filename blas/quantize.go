@@ -74,9 +74,11 @@ func QuantizeRows(t Type, outputs, inputs, some int, read func(first int) ([]flo
 // Int8 returns weights of a quantized type in Q8_0, w itself if that is its type. The numbers of Q4_0 and Q5_0 stay as they are, and those of Q5_1, Q4_K and
 // Q6_K are rounded.
 //
-// Errors: a type that is not quantized; a number that is too large.
+// Errors: a matrix that is missing; a type that is not quantized; a number that is too large.
 func (w *Weights) Int8() (*Weights, error) {
 	switch {
+	case w == nil || w.outputs == 0:
+		return nil, errMissing
 	case !w.typ.quantized():
 		return nil, fmt.Errorf("blas: weights: the type is %v, want a quantized one", w.typ)
 	case w.typ == Q8_0:

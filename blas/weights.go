@@ -2,6 +2,7 @@ package blas
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
@@ -192,11 +193,13 @@ func (w *Weights) RowBytes(i int) []byte {
 	return w.row(i)
 }
 
+var errMissing = errors.New("blas: weights: the matrix is missing, want one that NewWeights or Quantize returned")
+
 // Check returns an error if a number is NaN, if a scale of a block is not finite, or if the memory cannot be read, as that of a mapped file that has become
 // shorter. It reads all of the matrix.
 func (w *Weights) Check() error {
 	if w == nil || w.outputs == 0 {
-		return fmt.Errorf("blas: weights: the matrix is missing, want one that NewWeights or Quantize returned")
+		return errMissing
 	}
 	bad := make([]string, w.outputs)
 	work.ParallelRange(w.outputs, max(1, (1<<16)/w.inputs), func(from, to int) {

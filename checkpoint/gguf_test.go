@@ -79,7 +79,7 @@ func checkGGUF(t *testing.T, path string) {
 func TestGoldenGGUFOnDevice(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
 	for _, name := range []string{"narrow-F16", "narrow-BF16", "narrow-Q8_0", "narrow-Q4_0", "narrow-Q4_K_M", "wide-Q4_K_M", "wide-Q6_K"} {
-		if testing.Short() && strings.HasPrefix(name, "wide") {
+		if testing.Short() && name != "narrow-Q4_K_M" { // the stand-in is slow
 			continue
 		}
 		path := filepath.Join(ggufTiny, name+".gguf")
@@ -141,7 +141,9 @@ func checkLoaded(t *testing.T, lm *nn.LM, expected *golden.File, path, types str
 				worstLlama = max(worstLlama, math.Abs(x-got[i])/largest)
 			}
 		}
-		checkGreedy(t, lm, expected, k, exactTolerance)
+		if lm.Params().Place().OnHost() || !testing.Short() {
+			checkGreedy(t, lm, expected, k, exactTolerance)
+		}
 	}
 	if k == 0 {
 		t.Error("no ids0 in the file")

@@ -176,14 +176,14 @@ func TestGGUFOnDevice(t *testing.T) {
 // On a device, a model of narrow weights has the logits and the tokens of the host, and takes the memory of its types. It is not trained there.
 func TestNarrowOnDevice(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
-	wide := newLM(t, nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 300})
+	wide := newLM(t, nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 2}, Vocab: 45})
 	dir := t.TempDir()
 	if err := Save(dir, wide); err != nil {
 		t.Fatal(err)
 	}
-	prompts := [][]int{{3, 1, 4, 1, 5, 9, 2, 6, 5}, {7}, {11, 13}}
+	prompts := [][]int{{3, 1, 4, 1, 5, 9, 2, 6, 5}, {11, 13}}
 	generate := func(lm *nn.LM) [][]int {
-		g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: 8, Piece: 4})
+		g, err := nn.NewGenerator(lm, nn.GenerateConfig{MaxTokens: 4, Piece: 4})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,8 +197,8 @@ func TestNarrowOnDevice(t *testing.T) {
 	count := wide.Params().Count()
 	for types, c := range map[string]struct {
 		tolerance float64
-		bytes     float64 // a weight
-	}{"bf16": {3e-2, 2.2}, "float16": {1e-5, 2.2}, "int8": {3e-2, 1.3}} {
+		bytes     float64 // a weight; many of this model are not in matrices
+	}{"bf16": {3e-2, 2.8}, "float16": {1e-5, 2.8}, "int8": {3e-2, 2}} {
 		host, err := Load(dir, Weights(types))
 		if err != nil {
 			t.Fatal(err)

@@ -41,6 +41,8 @@ type Block[T Activation] struct {
 	Context  Array[float32] // optional: (batch, width-1, channels): what the convolution reads before the first step
 	Initial  Array[float32] // optional: (batch, channels, state): the state before the first step
 	Start    Array[uint8]   // optional: (batch, length): a new sequence starts where it is not 0
+
+	InNarrow, XNarrow, OutNarrow *Weights // optional: instead of InProj, XProj and OutProj; there is no Backward then
 }
 
 // BlockKept holds the values of a Block's forward pass that its backward pass needs. Free it once.
@@ -139,14 +141,26 @@ func (b *Block[T]) check() error {
 	if err := b.Fits(); err != nil {
 		return err
 	}
+	narrow := func(w *Weights, n *int, out, in int) error { // sets n to what is wanted if w is there instead
+		if w == nil {
+			return nil
+		}
+		*n = count(out, in)
+		return w.check("block", out, in)
+	}
+	in, x, out := b.InProj.n, b.XProj.n, b.OutProj.n
+	if err := firstError(narrow(b.InNarrow, &in, 2*b.Channels, b.Model), narrow(b.XNarrow, &x, b.columns(), b.Channels),
+		narrow(b.OutNarrow, &out, b.Model, b.Channels)); err != nil {
+		return err
+	}
 	for _, w := range []struct {
 		name    string
 		n, want int
 	}{
-		{"X", b.X.n, count(b.Batch, b.Length, b.Model)}, {"Norm", b.Norm.n, b.Model}, {"InProj", b.InProj.n, count(2, b.Channels, b.Model)},
-		{"Conv", b.Conv.n, count(b.Channels, b.Width)}, {"XProj", b.XProj.n, count(b.columns(), b.Channels)},
+		{"X", b.X.n, count(b.Batch, b.Length, b.Model)}, {"Norm", b.Norm.n, b.Model}, {"InProj", in, count(2, b.Channels, b.Model)},
+		{"Conv", b.Conv.n, count(b.Channels, b.Width)}, {"XProj", x, count(b.columns(), b.Channels)},
 		{"DtProj", b.DtProj.n, count(b.Channels, b.Rank)}, {"DtBias", b.DtBias.n, b.Channels}, {"ALog", b.ALog.n, count(b.Channels, b.State)},
-		{"D", b.D.n, b.Channels}, {"OutProj", b.OutProj.n, count(b.Model, b.Channels)},
+		{"D", b.D.n, b.Channels}, {"OutProj", out, count(b.Model, b.Channels)},
 	} {
 		if w.n != w.want {
 			return fmt.Errorf("cuda: block: %s has %d elements, want %d", w.name, w.n, w.want)
@@ -161,6 +175,11 @@ func (b *Block[T]) stateLen() int   { return count(b.Batch, b.Channels, b.State)
 
 // checkBackward is check for Backward's arguments.
 func (b *Block[T]) checkBackward(k *BlockKept[T], dy, dcontext, dfinal Array[float32], grad *BlockGrad) error {
+	for _, w := range []*Weights{b.InNarrow, b.XNarrow, b.OutNarrow} {
+		if w != nil {
+			return w.noGradient("block")
+		}
+	}
 	if k == nil || grad == nil {
 		return errors.New("cuda: block: the kept values or the gradients are missing, want what Forward kept, and arrays for the gradients")
 	}
@@ -272,7 +291,7 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 	if err := normForward(s, rows, b.Model, b.Eps, b.X, b.Norm, n, y); err != nil { // y is the residual, to which the last product adds
 		return err
 	}
-	if err := b.product(s, n, b.Model, b.InProj, 2*channels, k.vz); err != nil {
+	if err := blockProduct(b, s, n, b.Model, b.InProj, b.InNarrow, 2*channels, 0, k.vz); err != nil {
 		return err
 	}
 	if !b.InBias.Absent() {
@@ -283,7 +302,7 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 	if err := b.conv(k.vz).Forward(s, k.u, context); err != nil {
 		return err
 	}
-	if err := b.product(s, k.u, channels, b.XProj, b.columns(), k.rbc); err != nil {
+	if err := blockProduct(b, s, k.u, channels, b.XProj, b.XNarrow, b.columns(), 0, k.rbc); err != nil {
 		return err
 	}
 	r := Matrix[T]{Data: k.rbc, Stride: b.columns()}
@@ -293,7 +312,7 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 	if err := b.scan(k).Forward(s, k.y, final, k.checkpoints); err != nil || y.Absent() {
 		return err
 	}
-	if err := MatMul(s, b.Precision, rows, b.Model, channels, matrix(k.y, channels), transposed(b.OutProj, channels), 1, matrix(y, b.Model)); err != nil {
+	if err := blockProduct(b, s, k.y, channels, b.OutProj, b.OutNarrow, b.Model, 1, y); err != nil {
 		return err
 	}
 	if !b.OutBias.Absent() {
@@ -308,9 +327,12 @@ func transposed[T Element](a Array[T], stride int) Matrix[T] {
 	return Matrix[T]{Data: a, Stride: stride, Transposed: true}
 }
 
-// product queues to (rows, out) = x (rows, in) · weightᵀ.
-func (b *Block[T]) product(s *Stream, x Array[T], in int, weight Array[T], out int, to Array[T]) error {
-	return MatMul(s, b.Precision, b.rows(), out, in, matrix(x, in), transposed(weight, in), 0, matrix(to, out))
+// blockProduct queues to (rows, out) = x (rows, in) · weightᵀ + beta·to. If narrow is not nil, it is the weight.
+func blockProduct[T, C Activation](b *Block[T], s *Stream, x Array[T], in int, weight Array[T], narrow *Weights, out int, beta float32, to Array[C]) error {
+	if narrow != nil {
+		return multiplyNarrow(s, b.Precision, b.rows(), x, narrow, beta, to)
+	}
+	return MatMul(s, b.Precision, b.rows(), out, in, matrix(x, in), transposed(weight, in), beta, matrix(to, out))
 }
 
 // productGrad queues the gradient of a weight (out, in). dy is the gradient of the weight's product with x.

@@ -53,6 +53,11 @@ func (l *Linear) Forward(s *Stream, y Array[float32]) error {
 	if err := firstError(expect("linear", "y", y.n, count(l.Rows, l.Out)), s.usable()); err != nil {
 		return err
 	}
+	if l.Narrow != nil && l.Narrow.rounds() {
+		rounded := *l
+		rounded.Precision = BF16
+		l = &rounded
+	}
 	if l.Precision == BF16 {
 		return linearForward[BFloat16](l, s, y)
 	}
@@ -104,15 +109,8 @@ func linearForward[T Activation](l *Linear, s *Stream, y Array[float32]) (err er
 
 // weightAs returns the weight in the type of the products' operands.
 func weightAs[T Activation](l *Linear, s *Stream, work *temporaries, err *error) Array[T] {
-	if n := l.Narrow; n != nil {
-		if half, ok := any(n.Half()).(Array[T]); ok && !half.Absent() {
-			return half
-		}
-		wide := take[T](s, work, l.Out*l.In, err)
-		if *err == nil {
-			*err = Widen(s, n, wide)
-		}
-		return wide
+	if l.Narrow != nil {
+		return widened[T](s, work, l.Narrow, err)
 	}
 	if half, ok := any(l.Half).(Array[T]); ok && !half.Absent() {
 		return half
@@ -127,7 +125,7 @@ func (l *Linear) Backward(s *Stream, dy, dx, dweight, dbias Array[float32]) erro
 		return err
 	}
 	if l.Narrow != nil {
-		return fmt.Errorf("cuda: linear: Narrow is of %v, want Weight: narrow weights have no gradient", l.Narrow.typ)
+		return l.Narrow.noGradient("linear")
 	}
 	if err := firstError(
 		expect("linear", "dy", dy.n, count(l.Rows, l.Out)),

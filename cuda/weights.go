@@ -65,8 +65,13 @@ func (w *Weights) Free() {
 	}
 }
 
-// Type returns the type of the numbers.
-func (w *Weights) Type() WeightType { return w.typ }
+// Type returns the type of the numbers, -1 for nil.
+func (w *Weights) Type() WeightType {
+	if w == nil {
+		return -1
+	}
+	return w.typ
+}
 
 // Half returns the numbers of WeightBF16, and an absent array of other types.
 func (w *Weights) Half() Array[BFloat16] {
@@ -127,6 +132,43 @@ func widenRows[T Activation](s *Stream, w *Weights, rows int, ids Array[int32], 
 // weightsMost is the number of rows up to which products with narrow weights read these. For more rows the weights are widened first.
 const weightsMost = 64
 
+func (w *Weights) noGradient(what string) error {
+	return fmt.Errorf("cuda: %s: a weight is of %v, want float32 or bfloat16: narrow weights have no gradient", what, w.typ)
+}
+
+// rounds reports whether products of many rows have operands of bfloat16 in every precision.
+func (w *Weights) rounds() bool { return w.typ != WeightF16 }
+
+// multiplyNarrow queues y (rows, out) = x (rows, in) · weightsᵀ + beta·y. The operands are x and the weights in type T, or in bfloat16.
+func multiplyNarrow[T, C Activation](s *Stream, p Precision, rows int, x Array[T], w *Weights, beta float32, y Array[C]) (err error) {
+	var work temporaries
+	defer func() { work.free() }()
+	if wide, ok := any(x).(Array[float32]); ok && w.rounds() {
+		half := as[BFloat16](s, &work, wide.Slice(0, rows*w.in), &err)
+		if err != nil {
+			return err
+		}
+		return multiplyNarrow(s, BF16, rows, half, w, beta, y)
+	}
+	weight := widened[T](s, &work, w, &err)
+	if err != nil {
+		return err
+	}
+	return MatMul(s, p, rows, w.out, w.in, matrix(x, w.in), transposed(weight, w.in), beta, matrix(y, w.out))
+}
+
+// widened returns the weights in type T: as they are, or a new array.
+func widened[T Activation](s *Stream, work *temporaries, w *Weights, err *error) Array[T] {
+	if half, ok := any(w.Half()).(Array[T]); ok && !half.Absent() {
+		return half
+	}
+	a := take[T](s, work, w.out*w.in, err)
+	if *err == nil {
+		*err = Widen(s, w, a)
+	}
+	return a
+}
+
 // few reports whether product supports the weights and vectors x (batch, in).
 func (w *Weights) few(d *Device, x Array[float32]) bool {
 	return d.kernels >= 80 && w.typ != WeightBF16 && w.in%8 == 0 && x.address%16 == 0
@@ -142,32 +184,32 @@ func (w *Weights) product(s *Stream, early bool, batch int, x, bias, residual, y
 		w.data.address, bias.address, residual.address, y.address, int32(batch), int32(w.in), int32(w.out), int32(tiles))
 }
 
-// WeightsStep is a Step with narrow weights of one type, WeightInt8 or WeightF16. InProj, XProj and OutProj of the Step are absent.
+// WeightsStep is a Step with narrow weights of one type, WeightInt8 or WeightF16, instead of its InProj, XProj and OutProj.
 type WeightsStep struct {
-	Step[float32]
+	Step       *Step[float32]
 	In, X, Out *Weights
 }
 
 // Runs reports whether Forward computes the step: whether it has few sequences, and the kernels support the device and the sizes.
-func (s *WeightsStep) Runs(stream *Stream) bool {
-	if s == nil || s.In == nil || s.X == nil || s.Out == nil || stream.usable() != nil {
+func (w *WeightsStep) Runs(stream *Stream) bool {
+	if w == nil || w.Step == nil || w.In == nil || w.X == nil || w.Out == nil || stream.usable() != nil {
 		return false
 	}
-	d := stream.device
-	same := s.In.typ == s.X.typ && s.X.typ == s.Out.typ
-	aligned := (s.Step.X.address|s.Norm.address)%16 == 0
-	return same && aligned && s.Batch <= weightsMost && s.fewShared() <= d.shared && s.In.few(d, s.Step.X) && s.X.few(d, s.Norm) && s.Out.few(d, s.Norm)
+	s, d := w.Step, stream.device
+	same := w.In.typ == w.X.typ && w.X.typ == w.Out.typ
+	return same && s.Norm.address%16 == 0 && s.Batch <= weightsMost && s.fewShared() <= d.shared && w.In.few(d, s.X) && w.X.few(d, s.Norm) && w.Out.few(d, s.Norm)
 }
 
 // Forward queues the step as three kernels (kernels/weightrows.cuh), as Step does for weights of bfloat16. Runs must be true. Unless it is the first of
 // a chain, its first kernel begins before the work that was queued before it has ended.
-func (s *WeightsStep) Forward(stream *Stream, r StepResult, first bool) error {
-	if !s.Runs(stream) {
-		return fmt.Errorf("cuda: step: the kernels do not support the sizes, want a step for which Runs is true")
+func (w *WeightsStep) Forward(stream *Stream, r StepResult, first bool) error {
+	if !w.Runs(stream) {
+		return fmt.Errorf("cuda: step: the kernels do not support the sizes or the device, want a step for which Runs is true")
 	}
+	s := w.Step
 	if err := firstError(
-		s.In.check("step: In", 2*s.Channels, s.Model), s.X.check("step: X", s.columns(), s.Channels), s.Out.check("step: Out", s.Model, s.Channels),
-		s.checkOthers(stream, r),
+		s.checkOthers(stream, r), w.In.check("step: In", 2*s.Channels, s.Model), w.X.check("step: X", s.columns(), s.Channels),
+		w.Out.check("step: Out", s.Model, s.Channels),
 	); err != nil || s.Batch == 0 {
 		return err
 	}
@@ -181,8 +223,8 @@ func (s *WeightsStep) Forward(stream *Stream, r StepResult, first bool) error {
 	if err != nil {
 		return err
 	}
-	if err := stream.run("weightsmma", fmt.Sprintf("weight_in_%v", s.In.typ), in, s.Step.X.address, s.Norm.address, s.In.data.address, s.InBias.address,
-		s.Context.address, s.Conv.address, s.ConvBias.address, s.X.data.address, u.address, z.address, parts.address, r.Context.address, int32(s.Batch),
+	if err := stream.run("weightsmma", fmt.Sprintf("weight_in_%v", w.In.typ), in, s.X.address, s.Norm.address, w.In.data.address, s.InBias.address,
+		s.Context.address, s.Conv.address, s.ConvBias.address, w.X.data.address, u.address, z.address, parts.address, r.Context.address, int32(s.Batch),
 		int32(s.Model), int32(s.Channels), int32(s.Width), int32(s.columns()), s.Eps); err != nil {
 		return err
 	}
@@ -193,5 +235,5 @@ func (s *WeightsStep) Forward(stream *Stream, r StepResult, first bool) error {
 		int32(in.x)); err != nil {
 		return err
 	}
-	return s.Out.product(stream, true, s.Batch, gated, s.OutBias, s.Step.X, r.Y)
+	return w.Out.product(stream, true, s.Batch, gated, s.OutBias, s.X, r.Y)
 }

@@ -24,12 +24,21 @@ func emptyBlock[T cuda.Activation, N kernel.Float](f *mambaBlock[N], p cuda.Prec
 
 // blockOn returns a block with its operands. Call free after its kernels are queued.
 func blockOn[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.Stream, p cuda.Precision, in []onDevice) (b *cuda.Block[T], free func(), err error) {
-	w := blockWeights(in)
+	b, w := blockWithout[T](f, p, in), blockWeights(in)
+	if !f.steps(in) { // steps need arrays
+		for _, m := range []struct {
+			weight *onDevice
+			narrow **cuda.Weights
+		}{{&w.InProj, &b.InNarrow}, {&w.XProj, &b.XNarrow}, {&w.OutProj, &b.OutNarrow}} {
+			if n := m.weight.Narrow; n != nil && (p != cuda.BF16 || n.OnDevice().Half().Absent()) {
+				*m.narrow, *m.weight = n.OnDevice(), onDevice{}
+			}
+		}
+	}
 	products, free, err := as[T](s, w.InProj, w.XProj, w.DtProj, w.OutProj)
 	if err != nil {
 		return nil, nil, err
 	}
-	b = blockWithout[T](f, p, in)
 	b.InProj, b.XProj, b.DtProj, b.OutProj = products[0], products[1], products[2], products[3]
 	return b, free, nil
 }
@@ -50,14 +59,14 @@ func weightsStep[N kernel.Float](f *mambaBlock[N], s *cuda.Stream, p cuda.Precis
 		return nil, nil
 	}
 	step := &cuda.WeightsStep{
-		Step: *stepOf(blockWithout[float32](f, p, in)), In: w.InProj.Narrow.OnDevice(), X: w.XProj.Narrow.OnDevice(), Out: w.OutProj.Narrow.OnDevice(),
+		Step: stepOf(blockWithout[float32](f, p, in)), In: w.InProj.Narrow.OnDevice(), X: w.XProj.Narrow.OnDevice(), Out: w.OutProj.Narrow.OnDevice(),
 	}
 	if !step.Runs(s) {
 		return nil, nil
 	}
 	var err error
-	if step.DtProj = w.DtProj.Array; w.DtProj.Narrow != nil {
-		step.DtProj, err = w.DtProj.Narrow.Wide(s)
+	if step.Step.DtProj = w.DtProj.Array; w.DtProj.Narrow != nil {
+		step.Step.DtProj, err = w.DtProj.Narrow.Wide(s)
 	}
 	return step, err
 }

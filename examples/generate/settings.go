@@ -25,7 +25,7 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 	seed := 1
 	flags := flag.NewFlagSet("generate", flag.ContinueOnError)
 	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint, a file .gguf, or OWNER/NAME of the Hugging Face hub")
-	flags.StringVar(&set.weights, "weights", "", "type of the matrices: float32, bf16, int8, int4, or file for that on file (default float32, or file for a .gguf on the host)")
+	flags.StringVar(&set.weights, "weights", "", "type of the matrices: float32, bf16, int8, int4, or file for that on file (default float32, or file for a .gguf); int4 on the host only")
 	flags.StringVar(&set.adapter, "adapter", "", "`directory` of a LoRA adapter for the model, or OWNER/NAME")
 	flags.BoolVar(&set.merge, "merge", true, "merge the adapter into the weights; -merge=false keeps it apart")
 	flags.StringVar(&set.tokenizer, "tokenizer", "", "`directory` of the tokenizer.json, or OWNER/NAME (default the model's)")

@@ -30,7 +30,7 @@ func parse(args []string, usage io.Writer) (set settings, err error) {
 	body := 1024
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	flags.StringVar(&set.model, "model", "", "`directory` of the checkpoint, a file .gguf, or OWNER/NAME of the Hugging Face hub (default a small model of bytes that is trained first)")
-	flags.StringVar(&set.weights, "weights", "", "type of the matrices: float32, bf16, int8, int4, or file for that on file (default float32, or file for a .gguf on the host)")
+	flags.StringVar(&set.weights, "weights", "", "type of the matrices: float32, bf16, int8, int4, or file for that on file (default float32, or file for a .gguf); int4 on the host only")
 	flags.StringVar(&set.tokenizer, "tokenizer", "", "`directory` of the tokenizer.json, or OWNER/NAME (default the model's)")
 	flags.StringVar(&set.template, "chat-template", "", "`file` with the Jinja template of chats (default the model's)")
 	flags.StringVar(&set.name, "name", "", "`text` by which clients name the model (default that of its directory)")
