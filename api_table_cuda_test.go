@@ -235,9 +235,9 @@ func cudaCalls(g *gpu) []call {
 			return append(append([]any{s, cuda.Strict, 2, 3, 4}, more...), matrix(2, 4), matrix(4, 3), float32(1), matrix(2, 3))
 		}
 	}
-	blockFine := append(absent("0.", "InBias", "ConvBias", "OutBias", "Context", "Initial", "Start"), "0.Eps=0", "0.Precision=0")
+	blockFine := append(absent("0.", "InBias", "ConvBias", "OutBias", "Context", "Initial", "Start"), "0.Eps=0", "0.Precision=0", "0.InNarrow=nil", "0.XNarrow=nil", "0.OutNarrow=nil")
 	scanFine := []string{"0.*.Groups=0", "0.*.Stride=0", "0.ZStride=0", "0.Batch=0", "0.Length=0", "0.Channels=0", "0.Start=zero"}
-	linearFine := append(absent("0.", "Half", "Bias"), "0.Rows=0", "0.Precision=0")
+	linearFine := append(absent("0.", "Half", "Bias"), "0.Rows=0", "0.Precision=0", "0.Narrow=nil")
 	lstmFine := append(absent("0.", "H", "C", "Start"), "0.Batch=0", "0.Length=0", "0.Precision=0")
 	s4Fine := append(absent("0.", "Frequency", "D", "Initial", "Start"), "0.Batch=0", "0.Length=0", "0.Channels=0")
 	attentionFine := append(absent("0.", "Context", "Start"), "0.Base=0", "0.Precision=0")
@@ -270,7 +270,7 @@ func cudaCalls(g *gpu) []call {
 		methods("cuda.Error", func() any { return &cuda.Error{Call: "cuInit", Code: 1, Name: "a", Text: "b"} }, nil),
 		methods("cuda.OutOfMemory", func() any { return &cuda.OutOfMemory{Asked: 1, InUse: 2, Free: 3} }, nil),
 		methods("cuda.Block", func() any { return block() }, map[string]call{
-			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.Length=*", "0.Channels=*", "0.Model=*", "0.Rank=*", "0.Eps=0", "0.Precision=0"}},
+			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.Length=*", "0.Channels=*", "0.Model=*", "0.Rank=*", "0.Eps=0", "0.Precision=0", "0.InNarrow=nil", "0.XNarrow=nil", "0.OutNarrow=nil"}},
 			"Forward": {args: func() []any { return []any{s, f(24), f(32), f(32), true} }, fine: append(absent("", "3", "4"), blockFine...)},
 			"Keep":    {args: func() []any { return []any{s} }, fine: blockFine},
 			"Backward": {args: func() []any {
@@ -433,7 +433,7 @@ func cudaCalls(g *gpu) []call {
 				w, err := cuda.NewWeights(s, t, out, in, data)
 				w.Free()
 				return err
-			}, func() []any { return []any{s, cuda.WeightF16, 2, 3, make([]byte, 12)} }, "4[0]=*"),
+			}, func() []any { return []any{s, cuda.WeightF16, 2, 3, make([]byte, 12)} }),
 			row("Widen", cuda.Widen[float32], func() []any { return []any{s, weights(), f(6)} }),
 			row("WeightRows", cuda.WeightRows, func() []any { return []any{s, weights(), ints(2), f(6)} }, "2=zero: no rows"),
 			row("StepChain", cuda.StepChain[float32], func() []any {

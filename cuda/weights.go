@@ -192,7 +192,7 @@ type WeightsStep struct {
 
 // Runs reports whether Forward computes the step: whether it has few sequences, and the kernels support the device and the sizes.
 func (w *WeightsStep) Runs(stream *Stream) bool {
-	if w == nil || w.Step == nil || w.In == nil || w.X == nil || w.Out == nil || stream.usable() != nil {
+	if w == nil || w.Step == nil || w.In == nil || w.X == nil || w.Out == nil || w.Step.Fits() != nil || stream.usable() != nil {
 		return false
 	}
 	s, d := w.Step, stream.device
