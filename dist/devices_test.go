@@ -392,19 +392,26 @@ func TestDevices(t *testing.T) {
 // A rank that fails ends the calls that others wait for.
 func TestDevicesFail(t *testing.T) {
 	gputest.Open(t, cuda.Open)
+	want := []string{"0 rank 1: the disk is full", "1 the disk is full", "2 rank 1: the disk is full", "3 rank 1: the disk is full"}
+	sizes := []int{2}
+	if *long {
+		sizes = append(sizes, len(want))
+	}
 	for _, library := range []disttest.Library{disttest.NCCL, disttest.Libraries[0]} {
 		for what := range waits {
-			if library.File != "" && testing.Short() && what != "on the host" {
-				continue
-			}
-			t.Run(library.Name+" "+what, func(t *testing.T) {
-				t.Parallel()
-				got := disttest.Output(t, library.Start(t, 2, role, "failed", what))
-				slices.Sort(got)
-				if want := []string{"0 rank 1: the disk is full", "1 the disk is full"}; !slices.Equal(got, want) {
-					t.Errorf("the ranks print %q, want %q", got, want)
+			for _, size := range sizes {
+				if library.File != "" && testing.Short() && what != "on the host" {
+					continue
 				}
-			})
+				t.Run(fmt.Sprint(library.Name, size, " ", what), func(t *testing.T) {
+					t.Parallel()
+					got := disttest.Output(t, library.Start(t, size, role, "failed", what))
+					slices.Sort(got)
+					if !slices.Equal(got, want[:size]) {
+						t.Errorf("the ranks print %q, want %q", got, want[:size])
+					}
+				})
+			}
 		}
 	}
 }

@@ -266,7 +266,7 @@ func (g *Group) Close() error {
 		}
 	}
 	if n := g.news.Load(); n != nil {
-		g.say(header{call: callClose}, nil)
+		g.announce(header{call: callClose}, nil)
 		n.hears.Wait()
 	}
 	return errors.Join(err, g.engine.Close())

@@ -70,8 +70,8 @@ func (n *news) tell(b []byte) {
 	})
 }
 
-// say tells the ranks what this one does: it fails, or it closes the group.
-func (g *Group) say(h header, text []byte) {
+// announce tells the ranks what this one does: it fails, or it closes the group.
+func (g *Group) announce(h header, text []byte) {
 	if n := g.news.Load(); n != nil {
 		b := make([]byte, newsBytes)
 		h.write(b)
