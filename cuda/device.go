@@ -242,6 +242,12 @@ func (d *Device) Close() error {
 	d.calls.Lock()
 	defer d.calls.Unlock()
 	d.released = true
+	for r := range resources { // NCCL waits for the end of graphs before it ends a connection
+		if c, ok := r.(*Capture); ok {
+			errs = append(errs, c.release())
+			delete(resources, c)
+		}
+	}
 	for r := range resources {
 		errs = append(errs, r.release())
 	}

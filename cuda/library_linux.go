@@ -110,9 +110,9 @@ func lastError(address uintptr) string {
 	return f(0)
 }
 
-// initRank calls ncclCommInitRankConfig at an address, which takes its id by value, for a non-blocking connection.
+// initRank calls ncclCommInitRankConfig at an address, which takes its id by value.
 func initRank(address uintptr, handle *uintptr, size int, id ConnectionID, rank int) int {
 	var f func(handle *uintptr, size int32, id struct{ Bytes ConnectionID }, rank int32, config *ncclConfig) int32
 	purego.RegisterFunc(&f, address)
-	return int(f(handle, int32(size), struct{ Bytes ConnectionID }{id}, int32(rank), &nonBlocking))
+	return int(f(handle, int32(size), struct{ Bytes ConnectionID }{id}, int32(rank), &blocking))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 )
@@ -52,7 +53,7 @@ func (d *Device) NewConnectionID() (id ConnectionID, err error) {
 // Connect connects the stream with streams of other processes on other GPUs through NCCL. All size processes call it with the same id, each with another rank from 0 to
 // size-1; it waits for all of them. ReduceScatter, AllGather, AllReduce, Broadcast and Exchange then queue work on the stream. All ranks must queue the same calls in the same
 // order. Such a call returns when NCCL has queued it: at the first calls of a kind, and at the first messages between two ranks, NCCL may wait for the other ranks before.
-// Disconnect, also of another goroutine, ends that wait, and that of Connect. Close of the stream ends the connection.
+// Disconnect, also of another goroutine, ends that wait. Close of the stream ends the connection.
 //
 // Errors: NCCL is missing; two ranks on the same GPU; a rank that is not below size; a stream that is connected.
 func (s *Stream) Connect(id ConnectionID, rank, size int) error {
@@ -68,11 +69,14 @@ func (s *Stream) Connect(id ConnectionID, rank, size int) error {
 	if err := nccl.load(); err != nil {
 		return err
 	}
-	c := &connection{rank: rank, size: size}
+	c := &connection{rank: rank, size: size, freed: make(chan struct{})}
 	s.connection.Store(c)
 	err := c.do(s.device, ncclCommInitRankConfig, func() (int, error) {
 		return initRank(nccl.address[ncclCommInitRankConfig], &c.handle, size, id, rank), nil
 	})
+	if err == nil {
+		err = c.hold(s)
+	}
 	if err != nil {
 		err = explained(err)
 		_ = c.abort(s.device) // frees what there is of it
@@ -82,14 +86,16 @@ func (s *Stream) Connect(id ConnectionID, rank, size int) error {
 
 // connection is a stream's end of a connection of NCCL.
 //
-// NCCL makes it non-blocking: its calls return at once, and a thread of NCCL does what may wait for other ranks. So abort can end the connection while a call waits. (NCCL frees a
-// connection in ncclCommAbort, also one that a thread waits in.) The variable NCCL_COMM_BLOCKING=1 of a user makes it blocking, and then abort waits for a call that waits.
+// A call can wait on the host for other ranks, and ncclCommAbort of another thread ends that wait. But then it frees the connection, which the call still uses. So there is a graph with
+// a call of the connection, which is never launched: NCCL frees no connection before its graphs are destroyed, and we destroy that graph when the call has returned. (A non-blocking
+// connection, whose calls are made by threads of NCCL, would not need it. It took 100 µs a call on an H200, instead of 18. The variable NCCL_COMM_BLOCKING=0 of a user makes it one.)
 type connection struct {
 	rank, size int
-	mu         sync.Mutex // held by calls of NCCL. Lock it inside whileOpen
-	handle     uintptr    // 0 if it could not be made
-	busy       bool       // NCCL's thread is at work
-	ended      bool       // the handle is of no use any more
+	mu         sync.Mutex     // held by calls of NCCL. Lock it inside whileOpen
+	handle     uintptr        // 0 if it could not be made
+	held       atomic.Uintptr // the graph, 0 until Connect has made it
+	ended      atomic.Bool    // calls must not use the handle any more
+	freed      chan struct{}  // closed after ended, when NCCL has freed it
 }
 
 // ncclConfig is ncclConfig_t of NCCL 2.14. Later versions take it too.
@@ -99,9 +105,28 @@ type ncclConfig struct {
 	blocking       int32
 }
 
-var nonBlocking = ncclConfig{size: unsafe.Sizeof(ncclConfig{}), magic: 0xcafebeef, version: 21400, blocking: 0}
+var blocking = ncclConfig{size: unsafe.Sizeof(ncclConfig{}), magic: 0xcafebeef, version: 21400, blocking: 1}
 
 var errDisconnected = errors.New("cuda: the stream is not connected, want a call of Connect before")
+
+// hold makes the graph that keeps the connection. It has a message of this rank to itself, since that waits for no other rank.
+func (c *connection) hold(s *Stream) error {
+	a, err := NewArray[uint8](s, 2) // as long as the stream
+	if err != nil {
+		return err
+	}
+	if err := s.Synchronize(); err != nil {
+		return err
+	}
+	var graph uintptr
+	err = s.instantiate(&graph, func() error {
+		return s.collective(func(call func(int, ...uintptr) error) error {
+			return errors.Join(call(ncclSend, a.address, 1, ncclBytes, uintptr(c.rank)), call(ncclReceive, a.address+1, 1, ncclBytes, uintptr(c.rank)))
+		})
+	}, s.device.whileOpen)
+	c.held.Store(graph)
+	return err
+}
 
 // do makes calls of NCCL and waits until NCCL has done what they have begun. It does not wait for the GPU. The code is that of the last call, of function f.
 func (c *connection) do(d *Device, f int, calls func() (code int, err error)) error {
@@ -125,12 +150,11 @@ func (c *connection) call(d *Device, calls func() (code int, err error)) (code i
 	err = d.whileOpen(func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.ended {
+		if c.ended.Load() {
 			return errDisconnected
 		}
 		return d.withContext(func() (err error) {
 			code, err = calls()
-			c.busy = code == ncclInProgress
 			return err
 		})
 	})
@@ -148,38 +172,46 @@ func (c *connection) state() (int, error) {
 	return int(code), nil
 }
 
-// end returns the handle, which nobody uses any more, and whether NCCL's thread is at work. The handle is 0 if there is none or the connection has ended.
-func (c *connection) end() (handle uintptr, busy bool) {
-	if c == nil {
-		return 0, false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended {
-		return 0, false
-	}
-	c.ended = true
-	return c.handle, c.busy
-}
-
+// release ends the connection, after its work. A call must not be running.
 func (c *connection) release(d *Device) error {
-	h, busy := c.end()
-	if h == 0 {
+	if c == nil {
 		return nil
 	}
-	f := ncclCommDestroy
-	if busy { // it would be an error
-		f = ncclCommAbort
-	}
-	return explained(nccl.call(d, f, h))
+	return c.end(d, ncclCommDestroy)
 }
 
+// abort ends the connection at once, also while a call waits.
 func (c *connection) abort(d *Device) error {
-	h, _ := c.end()
-	if h == 0 {
+	if c == nil {
 		return nil
 	}
-	return explained(nccl.do(d, ncclCommAbort, h))
+	return c.end(d, ncclCommAbort)
+}
+
+// end ends the connection by function f of NCCL, and waits for that.
+func (c *connection) end(d *Device, f int) error {
+	if c.ended.Swap(true) {
+		<-c.freed
+		return nil
+	}
+	defer close(c.freed)
+	free := func() error {
+		if c.handle == 0 {
+			return nil
+		}
+		return explained(nccl.call(d, f, c.handle))
+	}
+	graph := c.held.Load()
+	if graph == 0 {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return free()
+	}
+	done := make(chan error, 1)
+	go func() { done <- free() }()
+	c.mu.Lock() // when no call waits any more
+	defer c.mu.Unlock()
+	return errors.Join(d.call(cuGraphExecDestroy, graph), <-done)
 }
 
 // Disconnect ends the connection of a stream, if it has one. Calls that wait for other processes, on the host and on the GPU, end at once, and their results are
@@ -205,7 +237,7 @@ func (s *Stream) Disconnected() error {
 			return nil
 		}
 		defer c.mu.Unlock()
-		if c.ended {
+		if c.ended.Load() {
 			return errDisconnected
 		}
 		code, err := c.state()
@@ -244,12 +276,7 @@ func (s *Stream) connected() (*connection, error) {
 		return nil, err
 	}
 	c := s.connection.Load()
-	if c == nil {
-		return nil, errDisconnected
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended {
+	if c == nil || c.ended.Load() {
 		return nil, errDisconnected
 	}
 	return c, nil

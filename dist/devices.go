@@ -69,7 +69,10 @@ func (g *Group) Devices(d *cuda.Device) (x *Devices, err error) {
 	}
 	g.listen().add(x)
 	if g.limit > 0 {
-		guard := time.AfterFunc(max(g.limit, 30*time.Second), func() { g.abort("NCCL does not connect the GPUs of the ranks") })
+		guard := time.AfterFunc(max(g.limit, 30*time.Second), func() {
+			why := errors.New("NCCL does not connect the GPUs of the ranks")
+			g.abort(x.why(why).Error())
+		})
 		defer guard.Stop()
 	}
 	if err := x.stream.Connect(cuda.ConnectionID(ids[0]), g.Rank(), g.Size()); err != nil {

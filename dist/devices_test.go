@@ -363,16 +363,16 @@ func TestDevices(t *testing.T) {
 	}
 	runs := []run{{disttest.NCCL, 2}, {disttest.Libraries[0], 2}}
 	if *long {
-		blocking := disttest.NCCL
-		blocking.Name = "blocking NCCL"
-		runs = append(runs, run{disttest.NCCL, 3}, run{disttest.NCCL, 4}, run{disttest.Libraries[1], 2}, run{blocking, 2})
+		other := disttest.NCCL
+		other.Name = "non-blocking NCCL"
+		runs = append(runs, run{disttest.NCCL, 3}, run{disttest.NCCL, 4}, run{disttest.Libraries[1], 2}, run{other, 2})
 	}
 	for _, r := range runs {
 		library, size := r.Library, r.size
 		t.Run(fmt.Sprint(library.Name, size), func(t *testing.T) {
 			disttest.NeedGPUs(t, size)
-			if library.Name == "blocking NCCL" {
-				t.Setenv("NCCL_COMM_BLOCKING", "1")
+			if library.Name == "non-blocking NCCL" {
+				t.Setenv("NCCL_COMM_BLOCKING", "0")
 			}
 			lines := disttest.Output(t, library.Start(t, size, role, "devices"))
 			slices.Sort(lines)

@@ -79,6 +79,7 @@ struct Comm {
   std::atomic<bool> aborted{false};
   std::atomic<int> wrong{0}, state{0}; // of queued work; of the last call
   std::thread job;                     // of the last call
+  std::atomic<int> inside{0};          // callers that wait
   bool used[kinds] = {};
   std::shared_ptr<int> captured = std::make_shared<int>(); // shared with calls in graphs
 
@@ -108,7 +109,11 @@ struct Comm {
 
   // begin does what may wait for other ranks.
   int begin(std::function<int()> work) {
-    if (blocking) return state = work();
+    if (blocking) {
+      inside++;
+      state = work();
+      return inside--, (int)state;
+    }
     join();
     state = inProgress;
     job = std::thread([=] { state = work(); });
@@ -290,11 +295,19 @@ int ncclGetUniqueId(Id *id) {
   return success;
 }
 
-// A real NCCL waits for the end of graphs that have calls of the communicator: ncclCommDestroy forever, since nobody else can then end them here.
+// reclaim waits for the end of graphs that have calls of the communicator. A real NCCL waits forever.
+static void reclaim(Comm *c) {
+  for (int i = 0; c->captured.use_count() > 1; i++) {
+    if (i == 100000) fprintf(stderr, "stand-in: NCCL: a communicator ends before a graph with its calls\n"), abort();
+    usleep(100);
+  }
+  if (c->inside) fprintf(stderr, "stand-in: NCCL: a communicator is freed while a call uses it\n"), abort();
+}
+
 int ncclCommDestroy(Comm *c) {
-  if (c->captured.use_count() > 1) fprintf(stderr, "stand-in: NCCL: a communicator ends before a graph with its calls\n"), abort();
   if (c->state == inProgress) return fails(invalidArgument, "ncclCommDestroy before the last call has returned ncclSuccess");
   c->join();
+  reclaim(c);
   return munmap(c->shared, c->size), destroy("communicator", c);
 }
 
@@ -336,7 +349,7 @@ int ncclCommInitRankConfig(Comm **to, int ranks, Id id, int rank, const Config *
 int ncclCommAbort(Comm *c) {
   c->aborted = true;
   c->join();
-  while (c->captured.use_count() > 1) usleep(100);
+  reclaim(c);
   count("communicator", -1);
   return success;
 }
