@@ -28,6 +28,7 @@ func (r *reader) onDevice(at op.Place, ids, logits *G.Node, state, next State) e
 type decoder interface {
 	Read(tokens []int) error
 	Commit()
+	Zero() error // of the states of all sequences
 	SetRow(row int, host []*tensor.Dense) error
 	States(host []*tensor.Dense) error
 	RowStates(row int, host []*tensor.Dense) error // of one sequence, to its part of host
@@ -90,6 +91,18 @@ func (r *reader) best(row int) (token int, ok bool, err error) {
 		return d.best[row], true, nil
 	}
 	return 0, false, d.Logits(d.logits)
+}
+
+// zero sets the states of all sequences of the batch to zeros.
+func (r *reader) zero() error {
+	if r.decoding != nil {
+		r.decoding.hostOld = true
+		return r.decoding.Zero()
+	}
+	for _, v := range r.state {
+		v.Zero()
+	}
+	return nil
 }
 
 // load sets the state of one sequence of the batch, whose tensors are in the order of r.state. nil stands for zeros.

@@ -153,7 +153,7 @@ func (g *Generator) Continue(ctx context.Context, sequences []*Sequence, each fu
 	return tokens, nil
 }
 
-// prefill reads all pending tokens of a sequence but the last, one piece at a time, and sets a row of a reader to the state after them. It
+// prefill reads all pending tokens of a sequence but the last, one piece at a time, and sets a row of a reader, which is zeros, to the state after them. It
 // computes no logits: the step that reads the last token computes the logits of the next token. On a device the state stays there, and
 // read is the number of tokens that the row has read and the sequence has not. After an error the sequence is after the last piece that was
 // read.
@@ -200,10 +200,11 @@ func (g *Generator) prefill(ctx context.Context, s *Sequence, to *reader, row in
 		r.commit()
 		last, read = r, read+n
 	}
-	if last == nil {
-		err = s.load(to, row)
-	} else {
+	switch {
+	case last != nil:
 		err = to.take(row, last, 0)
+	case s.state != nil:
+		err = s.load(to, row)
 	}
 	if err != nil {
 		return read, fmt.Errorf("nn: generate: %w", err)
@@ -255,6 +256,11 @@ func (g *Generator) run(ctx context.Context, sequences []*Sequence, active []int
 			}
 		}
 	}()
+	if slices.ContainsFunc(active, func(i int) bool { return sequences[i].state == nil }) {
+		if err := r.zero(); err != nil { // all rows at once: a fill for each state of each row would take as long as half the steps of a short call
+			return nil, fmt.Errorf("nn: generate: %w", err)
+		}
+	}
 	for row, i := range active {
 		if read[row], err = g.prefill(ctx, sequences[i], r, row); err != nil {
 			return nil, err

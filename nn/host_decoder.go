@@ -173,6 +173,13 @@ func blockState(states []*tensor.Dense, i int, contexts bool) (context, scan []f
 
 func (d *hostDecoder) blocks() int { return len(d.step.Blocks) }
 
+func (d *hostDecoder) Zero() error {
+	for row := range d.batch {
+		d.SetRow(row, nil)
+	}
+	return nil
+}
+
 func (d *hostDecoder) SetRow(row int, host []*tensor.Dense) error {
 	for i := range d.blocks() {
 		context, scan := blockState(host, i, d.context)

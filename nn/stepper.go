@@ -243,12 +243,7 @@ func (r *reader) logits(row int) []float64 {
 }
 
 // reset sets the state to zeros. If that fails, the next read tries again, and returns the error.
-func (r *reader) reset() {
-	r.wrong = nil
-	for row := range r.batch() {
-		r.wrong = errors.Join(r.wrong, r.load(row, nil))
-	}
-}
+func (r *reader) reset() { r.wrong = r.zero() }
 
 // close frees the graph, the state and the memory on a device. The reader cannot be used afterwards.
 func (r *reader) close() error {

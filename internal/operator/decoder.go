@@ -395,10 +395,15 @@ func (d *Decoder) Commit() {
 	d.at = d.after(d.at)
 }
 
+// Zero sets the states of all sequences of the batch to zeros.
+func (d *Decoder) Zero() error {
+	return d.set(func(s *cuda.Stream) error { return d.whole[d.at].array.Fill(s, 0) })
+}
+
 // SetRow sets the states of one sequence of the batch from the host, in the order of NewDecoder. nil stands for zeros.
 func (d *Decoder) SetRow(row int, host []*tensor.Dense) error {
 	if host == nil && d.ids.shape[0] == 1 {
-		return d.set(func(s *cuda.Stream) error { return d.whole[d.at].array.Fill(s, 0) })
+		return d.Zero()
 	}
 	return d.setEach(func(s *cuda.Stream, i int, a cuda.Array[float32]) error {
 		if a = d.row(a, row); host == nil {
