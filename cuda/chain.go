@@ -110,12 +110,18 @@ func StepChain[T Activation](s *Stream, steps []*Step[T], results []StepResult) 
 				continue
 			}
 		default:
-			for i, step := range steps[:n] {
-				queue := step.forward
-				if step.Batch > min(fewSequences, step.exactMost()) {
-					queue = step.many
+			if first.Batch <= min(fewSequences, first.exactMost()) {
+				for i, step := range steps[:n] {
+					err = firstError(err, step.forward(s, results[i]))
 				}
-				err = firstError(err, queue(s, results[i]))
+				break
+			}
+			y := results[n-1].Y // the products add to it, so the steps share it
+			for i, step := range steps[:n] {
+				if i > 0 {
+					step.X = y
+				}
+				err = firstError(err, step.many(s, StepResult{y, results[i].Context, results[i].Scan}, i == 0))
 			}
 		}
 		if err != nil {

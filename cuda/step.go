@@ -128,18 +128,23 @@ func (s *Step[T]) checkOthers(stream *Stream, r StepResult) error {
 }
 
 // many queues the step as Block does it, with products on tensor cores in bfloat16 and TF32, and activations of type T. It reads each weight
-// once for all sequences.
-func (s *Step[T]) many(stream *Stream, r StepResult) error {
+// once for all sequences. Unless it is the first of a chain, its first kernel can begin before the work that was queued before it has ended.
+func (s *Step[T]) many(stream *Stream, r StepResult, first bool) error {
 	var err error
 	var work temporaries
 	defer func() { work.free() }()
-	inner, columns := s.Batch*s.Channels, s.columns()
+	inner, columns, d, few := s.Batch*s.Channels, s.columns(), stream.device, s.isFew(stream.device)
 	n, vz := take[T](stream, &work, s.Batch*s.Model, &err), take[T](stream, &work, 2*inner, &err)
 	u, rbc := take[T](stream, &work, inner, &err), take[T](stream, &work, s.Batch*columns, &err)
 	if err != nil {
 		return err
 	}
-	if err := RMSNormForward(stream, s.Batch, s.Model, s.Eps, s.X, s.Norm, n); err != nil {
+	if few {
+		err = s.normRows(stream, n.address, first)
+	} else {
+		err = RMSNormForward(stream, s.Batch, s.Model, s.Eps, s.X, s.Norm, n)
+	}
+	if err != nil {
 		return err
 	}
 	if err := Multiply(stream, s.Precision, s.Batch, s.Model, 2*s.Channels, n, s.InProj, vz, 2*s.Channels); err != nil {
@@ -154,15 +159,20 @@ func (s *Step[T]) many(stream *Stream, r StepResult) error {
 	if s.Channels%4 == 0 && (s.Context.address|r.Context.address)%16 == 0 {
 		vector = 4
 	}
-	if err := stream.run("steprows", fmt.Sprintf("step_convolve_%s_%d", typeName[T](), vector), blocksOf(inner/vector, 256), vz.address, s.Context.address,
+	if err := stream.run("steprows", fmt.Sprintf("step_convolve_%s_%d", typeName[T](), vector), blocksOf(inner/vector, 256).early(d), vz.address, s.Context.address,
 		s.Conv.address, s.ConvBias.address, u.address, r.Context.address, s.Batch, s.Channels, int32(2*s.Channels), int32(s.Width)); err != nil {
 		return err
 	}
-	if err := Multiply(stream, s.Precision, s.Batch, s.Channels, columns, u, s.XProj, rbc, columns); err != nil {
+	if few {
+		err = s.columnsOf(stream, u.address, rbc.address)
+	} else {
+		err = Multiply(stream, s.Precision, s.Batch, s.Channels, columns, u, s.XProj, rbc, columns)
+	}
+	if err != nil {
 		return err
 	}
 	// y takes the place of u.
-	g, each := s.scanGrid(stream.device, grid{})
+	g, each := s.scanGrid(d, grid{}.early(d))
 	if err := stream.run("steprows", "step_scan_rows_"+typeName[T](), g, part(vz, s.Channels).address, u.address, rbc.address, s.DtProj.address, s.DtBias.address,
 		s.ALog.address, s.D.address, s.Scan.address, u.address, r.Scan.address, s.Batch, s.Channels, int32(2*s.Channels), int32(s.State), int32(s.Rank), int32(each)); err != nil {
 		return err
@@ -189,13 +199,21 @@ func fewFits(d *Device, in int, weight Array[BFloat16], x Array[float32]) bool {
 	return d.kernels >= 80 && in%8 == 0 && (weight.address|x.address)%16 == 0
 }
 
+// early returns the grid for a kernel that can begin before the kernel before it has ended, where the device can do that.
+func (g grid) early(d *Device) grid {
+	if d.overlaps && d.kernels >= 90 {
+		g.mode = overlapping
+	}
+	return g
+}
+
 // fewGrid returns the grid of a kernel of kernels/fewrows.cuh over the tiles of so many rows of a weight. If early is true, the kernel begins before
 // the kernel before it has ended.
 func fewGrid(d *Device, early bool, batch, rows, tiles, threads int) grid {
 	const tile, sequences = 16, 8
 	g := grid{x: int64((rows + tile*tiles - 1) / (tile * tiles)), y: int64((batch + sequences - 1) / sequences), threads: threads}
-	if early && d.overlaps && d.kernels >= 90 {
-		g.mode = overlapping
+	if early {
+		return g.early(d)
 	}
 	return g
 }
@@ -265,24 +283,14 @@ func (s *Step[T]) rows(stream *Stream, r StepResult, first bool) error {
 	if err != nil {
 		return err
 	}
-	over := func(rows, groups int) grid { // groups of eight sequences are in a block of threads
-		g := fewGrid(d, true, s.Batch, rows, 1, 256)
-		g.y = (g.y + int64(groups) - 1) / int64(groups)
-		return g
-	}
-	const warps = 4
-	norm := fewGrid(d, !first, 0, 0, 1, 32*warps)
-	norm.x = int64((s.Batch + warps - 1) / warps)
-	if err := stream.run("manymma", "many_norm", norm, s.X.address, s.Norm.address, n.address, int32(s.Batch), int32(s.Model), s.Eps); err != nil {
+	if err := s.normRows(stream, n.address, first); err != nil {
 		return err
 	}
-	if err := stream.run("manymma", fmt.Sprintf("many_in_%d", rowsIn), over(s.Channels, rowsIn), n.address, s.InProj.address, s.InBias.address, s.Context.address,
+	if err := stream.run("manymma", fmt.Sprintf("many_in_%d", rowsIn), s.rowsGrid(d, s.Channels, rowsIn), n.address, s.InProj.address, s.InBias.address, s.Context.address,
 		s.Conv.address, s.ConvBias.address, u.address, z.address, r.Context.address, int32(s.Batch), int32(s.Model), int32(s.Channels), int32(s.Width)); err != nil {
 		return err
 	}
-	var none uintptr
-	if err := stream.run("manymma", fmt.Sprintf("many_product_bf16_%d", rowsX), over(columns, rowsX), u.address, s.XProj.address, none, none, rbc.address,
-		int32(s.Batch), int32(s.Channels), int32(columns)); err != nil {
+	if err := s.columnsOf(stream, u.address, rbc.address); err != nil {
 		return err
 	}
 	g, each := s.scanGrid(d, fewGrid(d, true, 0, 0, 1, 0))
@@ -290,8 +298,29 @@ func (s *Step[T]) rows(stream *Stream, r StepResult, first bool) error {
 		s.Scan.address, gated.address, r.Scan.address, s.Batch, s.Channels, int32(s.Channels), int32(s.State), int32(s.Rank), int32(each)); err != nil {
 		return err
 	}
-	return stream.run("manymma", fmt.Sprintf("many_product_float_%d", rowsOut), over(s.Model, rowsOut), gated.address, s.OutProj.address, s.OutBias.address,
+	return stream.run("manymma", fmt.Sprintf("many_product_float_%d", rowsOut), s.rowsGrid(d, s.Model, rowsOut), gated.address, s.OutProj.address, s.OutBias.address,
 		s.X.address, r.Y.address, int32(s.Batch), int32(s.Channels), int32(s.Model))
+}
+
+// rowsGrid returns the grid of a product of kernels/manyrows.cuh over rows of a weight, with groups of eight sequences in a block of threads.
+func (s *Step[T]) rowsGrid(d *Device, rows, groups int) grid {
+	g := fewGrid(d, true, s.Batch, rows, 1, 256)
+	g.y = (g.y + int64(groups) - 1) / int64(groups)
+	return g
+}
+
+// normRows queues the norm of X in bfloat16. Unless it is the first of a chain, the kernel begins early. isFew must be true, here and in columnsOf.
+func (s *Step[T]) normRows(stream *Stream, n uintptr, first bool) error {
+	const warps = 4
+	g := fewGrid(stream.device, !first, 0, 0, 1, 32*warps)
+	g.x = int64((s.Batch + warps - 1) / warps)
+	return stream.run("manymma", "many_norm", g, s.X.address, s.Norm.address, n, int32(s.Batch), int32(s.Model), s.Eps)
+}
+
+// columnsOf queues r, B and C = x_proj · u in bfloat16.
+func (s *Step[T]) columnsOf(stream *Stream, u, rbc uintptr) error {
+	return stream.run("manymma", fmt.Sprintf("many_product_bf16_%d", rowsX), s.rowsGrid(stream.device, s.columns(), rowsX), u, s.XProj.address, uintptr(0), uintptr(0), rbc,
+		int32(s.Batch), int32(s.Channels), int32(s.columns()))
 }
 
 // scanGrid returns g for stepScanRows of many sequences, and how many sequences a thread computes one after the other.

@@ -216,10 +216,10 @@ func testStepChain[T Activation](t *testing.T, s *Stream) {
 				tolerance = 0.02
 			}
 			for name, queue := range map[string]func(step *Step[T], to StepResult) error{
-				"many": func(step *Step[T], to StepResult) error { return step.many(s, to) },
+				"many": func(step *Step[T], to StepResult) error { return step.many(s, to, step == chain[0]) },
 				"rows": func(step *Step[T], to StepResult) error {
 					if !step.isFew(s.device) {
-						return step.many(s, to)
+						return step.many(s, to, step == chain[0])
 					}
 					return step.rows(s, to, step == chain[0])
 				},

@@ -313,12 +313,14 @@ __device__ __forceinline__ void stepScanRows(const A *z, const A *u, const A *rb
 template <class A, int V>
 __device__ __forceinline__ void stepConvolve(const A *v, const float *context, const float *taps, const float *bias, A *u, float *contextNext,
                                              int64_t batch, int64_t channels, int stride, int width) {
+  letNextBegin();
   const int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V, b = i / channels, d = i % channels;
-  if (b >= batch) return;
   float now[V], sum[V], old[V];
-  load<V>(v + b * stride + d, now);
 #pragma unroll
   for (int k = 0; k < V; k++) sum[k] = bias ? bias[d + k] : 0.f;
+  awaitLast();
+  if (b >= batch) return;
+  load<V>(v + b * stride + d, now);
   const float *from = context + b * (width - 1) * channels + d;
   float *next = contextNext + b * (width - 1) * channels + d;
 #pragma unroll 3
