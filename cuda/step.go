@@ -172,9 +172,7 @@ func (s *Step[T]) many(stream *Stream, r StepResult, first bool) error {
 		return err
 	}
 	// y takes the place of u.
-	g, each := s.scanGrid(d, grid{}.early(d))
-	if err := stream.run("steprows", "step_scan_rows_"+typeName[T](), g, part(vz, s.Channels).address, u.address, rbc.address, s.DtProj.address, s.DtBias.address,
-		s.ALog.address, s.D.address, s.Scan.address, u.address, r.Scan.address, s.Batch, s.Channels, int32(2*s.Channels), int32(s.State), int32(s.Rank), int32(each)); err != nil {
+	if err := s.scanRows(stream, part(vz, s.Channels).address, u.address, rbc.address, u.address, r.Scan.address, 2*s.Channels); err != nil {
 		return err
 	}
 	if r.Y.address != s.X.address {
@@ -293,9 +291,7 @@ func (s *Step[T]) rows(stream *Stream, r StepResult, first bool) error {
 	if err := s.columnsOf(stream, u.address, rbc.address); err != nil {
 		return err
 	}
-	g, each := s.scanGrid(d, fewGrid(d, true, 0, 0, 1, 0))
-	if err := stream.run("manymma", "many_scan", g, z.address, u.address, rbc.address, s.DtProj.address, s.DtBias.address, s.ALog.address, s.D.address,
-		s.Scan.address, gated.address, r.Scan.address, s.Batch, s.Channels, int32(s.Channels), int32(s.State), int32(s.Rank), int32(each)); err != nil {
+	if err := s.scanRows(stream, z.address, u.address, rbc.address, gated.address, r.Scan.address, s.Channels); err != nil {
 		return err
 	}
 	return stream.run("manymma", fmt.Sprintf("many_product_float_%d", rowsOut), s.rowsGrid(d, s.Model, rowsOut), gated.address, s.OutProj.address, s.OutBias.address,
@@ -323,13 +319,18 @@ func (s *Step[T]) columnsOf(stream *Stream, u, rbc uintptr) error {
 		int32(s.Batch), int32(s.Channels), int32(s.columns()))
 }
 
-// scanGrid returns g for stepScanRows of many sequences, and how many sequences a thread computes one after the other.
-func (s *Step[T]) scanGrid(d *Device, g grid) (grid, int) {
-	across := (s.Channels + scanRow - 1) / scanRow
-	each := min(max(1, s.Batch*across/(4*d.multiprocessors)), 8)
-	each = max(1, min(each, stepRoom/s.columns()))
-	g.x, g.y, g.threads, g.shared = int64(across), int64((s.Batch+each-1)/each), 4*scanRow, 4*each*s.columns()
-	return g, each
+// scanRows queues the kernel of many sequences that computes Δ, the gated output y and the next states, with activations of type T. The rows of z are stride
+// elements apart.
+func (s *Step[T]) scanRows(stream *Stream, z, u, rbc, y, next uintptr, stride int) error {
+	d, across, most := stream.device, (s.Channels+scanRow-1)/scanRow, stepRoom/s.columns()
+	kernel, each := "step_scan_rows_", max(1, min(s.Batch*across/(4*d.multiprocessors), 8, most)) // each: sequences that a thread computes one after the other
+	if s.Rank%4 == 0 && s.State%4 == 0 && s.State <= 16 && most >= 4 && (s.DtProj.address|s.Scan.address|next)%16 == 0 {
+		blocks := 3 * d.multiprocessors // as many run at the same time
+		kernel, each = "step_scan_four_", min((s.Batch*across+4*blocks-1)/(4*blocks)*4, 16, most/4*4)
+	}
+	g := grid{x: int64(across), y: int64((s.Batch + each - 1) / each), threads: 4 * scanRow, shared: 4 * each * s.columns()}.early(d)
+	return stream.run("steprows", kernel+typeName[T](), g, z, u, rbc, s.DtProj.address, s.DtBias.address, s.ALog.address, s.D.address, s.Scan.address, y, next,
+		s.Batch, s.Channels, int32(stride), int32(s.State), int32(s.Rank), int32(each))
 }
 
 // scan queues a kernel that computes Δ, the gated output y, and the next state and context.

@@ -27,6 +27,9 @@ func testStep[T Activation](t *testing.T, s *Stream) {
 			Batch: 1 + r.IntN(10), Length: 4, Model: 1 + r.IntN(40), Channels: 1 + r.IntN(40), State: 1 + r.IntN(20),
 			Width: []int{4, 4, 1, 2, 16}[r.IntN(5)], Rank: 1 + r.IntN(6), Eps: 1e-5, Gemm: gonum.Implementation{}.Dgemm,
 		}
+		if trial == 0 && typeName[T]() == "float" { // many sequences, four at a time
+			k.Batch, k.State, k.Rank = 21, 12, 68
+		}
 		columns := k.Rank + 2*k.State
 		small := func(n, in int) []float64 { return numbers[T](r, n, 1/float64(in)+0.1) }
 		normal := func(n int) []float64 { return numbers[float32](r, n, 0.5) }
@@ -153,6 +156,8 @@ func testStepChain[T Activation](t *testing.T, s *Stream) {
 			size.Model, size.Channels = 1608, 24
 		case trial == 2 && half:
 			size.Model, size.Channels, size.Rank = 24, 1608, 98
+		case trial == 3: // many sequences, four at a time
+			size.Batch, size.State, size.Rank = 10, 16, 8
 		}
 		if _, ok := planChain(s.device, &size); ok == half {
 			t.Fatalf("trial %d: %+v: a chain is %v", trial, size, ok)

@@ -337,8 +337,10 @@ static float timed(int count, const std::function<void()> &f) {
 }
 
 #include "variants.h"
+#include "bench_step.h"
 
 int main(int argc, char **argv) {
+  if (argc > 1 && !strcmp(argv[1], "step")) return benchStep();
   int trials = argc > 1 && !strcmp(argv[1], "check") ? 2 : 6;
   addVariants();
   for (auto &v : variants) {

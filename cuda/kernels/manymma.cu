@@ -14,12 +14,6 @@ extern "C" __global__ void many_norm(const float *x, const float *norm, bf16 *n,
 MANY_IN(4)
 MANY_IN(8)
 
-extern "C" __global__ __launch_bounds__(256) void many_scan(const bf16 *z, const bf16 *u, const bf16 *rbc, const bf16 *dtProj, const float *dtBias,
-                                                            const float *alog, const float *skip, const float *h, bf16 *y, float *hNext,
-                                                            int64_t batch, int64_t channels, int stride, int states, int rank, int each) {
-  stepScanRows(z, u, rbc, dtProj, dtBias, alog, skip, h, y, hNext, batch, channels, stride, states, rank, each, 0);
-}
-
 #define MANY_PRODUCT(NAME, N, Y)                                                                                                             \
   extern "C" __global__ __launch_bounds__(256) void many_product_##NAME##_##N(const bf16 *x, const bf16 *weight, const float *bias,           \
                                                                               const Y *residual, Y *y, int batch, int in, int out) {         \

@@ -309,6 +309,92 @@ __device__ __forceinline__ void stepScanRows(const A *z, const A *u, const A *rb
   }
 }
 
+// addAcross adds four numbers of each of four lanes: lane l gets the sum of number l, in the order of two butterfly exchanges.
+__device__ __forceinline__ float addAcross(const float (&v)[4], int lane) {
+  const bool high = lane & 2, odd = lane & 1;
+  const float a = (high ? v[2] : v[0]) + __shfl_xor_sync(~0u, high ? v[0] : v[2], 2);
+  const float b = (high ? v[3] : v[1]) + __shfl_xor_sync(~0u, high ? v[1] : v[3], 2);
+  return (odd ? b : a) + __shfl_xor_sync(~0u, odd ? a : b, 1);
+}
+
+// stepScanFour computes what stepScanRows does, bit for bit, four sequences at a time: each of the four threads of a channel computes Δ and y of one of
+// them, and four states of all. So four times as many states are on their way from memory. rank is a multiple of four, states is 4, 8, 12 or 16, and
+// dt_proj, h and hNext lie at multiples of 16 bytes.
+template <class W, class A>
+__device__ __forceinline__ void stepScanFour(const A *z, const A *u, const A *rbc, const W *dtProj, const float *dtBias, const float *alog,
+                                             const float *skip, const float *h, A *y, float *hNext, int64_t batch, int64_t channels, int stride,
+                                             int states, int rank, int each) {
+  constexpr int R = 4, Q = 4;  // a thread keeps 4 R numbers of a row of dt_proj
+  letNextBegin();
+  const int lane = threadIdx.x % 4, columns = rank + 2 * states;
+  const int64_t d = (int64_t)blockIdx.x * (blockDim.x / 4) + threadIdx.x / 4;
+  const bool here = d < channels, reads = here && 4 * lane < states;
+  float4 w[R];
+  float a[4] = {0, 0, 0, 0}, skipped = 0.f, bias = 0.f;
+#pragma unroll
+  for (int j = 0; j < R; j++) w[j] = here && 4 * (lane + 4 * j) < rank ? four(dtProj + d * rank + 4 * (lane + 4 * j)) : make_float4(0, 0, 0, 0);
+  if (here) skipped = skip[d], bias = dtBias[d];
+#pragma unroll
+  for (int k = 0; k < 4; k++)
+    if (reads) a[k] = -expf(alog[d * states + 4 * lane + k]);
+  awaitLast();
+  const int64_t from = (int64_t)blockIdx.y * each, row = channels * states;
+  const int count = (int)min((int64_t)each, batch - from);
+  h += from * row + d * states + 4 * lane, hNext += from * row + d * states + 4 * lane;
+  u += from * channels + d, z += from * stride + d, y += from * channels + d;
+  float4 before[Q];
+  float x, gate;
+  auto read = [&](int s) {
+    x = gate = 0.f;
+    if (here && s + lane < count) x = value(u[(s + lane) * channels]), gate = value(z[(int64_t)(s + lane) * stride]);
+#pragma unroll
+    for (int q = 0; q < Q; q++) before[q] = reads && s + q < count ? *(const float4 *)(h + (s + q) * row) : make_float4(0, 0, 0, 0);
+  };
+  read(0);
+  extern __shared__ __align__(16) float shared[];
+  for (int i = threadIdx.x; i < count * columns; i += blockDim.x) shared[i] = value(rbc[from * columns + i]);
+  __syncthreads();
+  for (int s = 0; s < count; s += Q) {
+    float sum[Q];
+#pragma unroll
+    for (int q = 0; q < Q; q++) {
+      const float *r = shared + min(s + q, count - 1) * columns;
+      float dt = 0.f;
+      auto dot = [&](float4 p, float4 v) { dt = fmaf(p.x, v.x, fmaf(p.y, v.y, fmaf(p.z, v.z, fmaf(p.w, v.w, dt)))); };
+#pragma unroll
+      for (int j = 0; j < R; j++)
+        if (4 * (lane + 4 * j) < rank) dot(w[j], four(r + 4 * (lane + 4 * j)));
+      if (here)
+        for (int i = 4 * (lane + 4 * R); i < rank; i += 16) dot(four(dtProj + d * rank + i), four(r + i));
+      sum[q] = dt;
+    }
+    float dt = addAcross(sum, lane) + bias;
+    dt = fmaxf(dt, 0.f) + log1pf(expf(-fabsf(dt)));
+    const float dtx = dt * x;
+#pragma unroll
+    for (int q = 0; q < Q; q++) {
+      const float *B = shared + min(s + q, count - 1) * columns + rank, *C = B + states;
+      const int source = threadIdx.x % 32 - lane + q;
+      const float t = __shfl_sync(~0u, dt, source), tx = __shfl_sync(~0u, dtx, source);
+      sum[q] = 0.f;
+      if (!reads || s + q >= count) continue;
+      const float4 in = four(B + 4 * lane), out = four(C + 4 * lane);
+      auto one = [&](float decay, float old, float in, float out) {
+        const float v = fmaf(expf(t * decay), old, tx * in);
+        sum[q] = fmaf(v, out, sum[q]);
+        return v;
+      };
+      float4 next;
+      next.x = one(a[0], before[q].x, in.x, out.x), next.y = one(a[1], before[q].y, in.y, out.y);
+      next.z = one(a[2], before[q].z, in.z, out.z), next.w = one(a[3], before[q].w, in.w, out.w);
+      *(float4 *)(hNext + (s + q) * row) = next;
+    }
+    const float all = addAcross(sum, lane);
+    if (here && s + lane < count) y[(s + lane) * channels] = ::to<A>(fmaf(skipped, x, all) * (gate * sigmoid(gate)));
+    read(s + Q);
+  }
+}
+
 // stepConvolve computes u = SiLU(conv) and the next context of many sequences, V channels a thread. The rows of v are stride elements apart.
 template <class A, int V>
 __device__ __forceinline__ void stepConvolve(const A *v, const float *context, const float *taps, const float *bias, A *u, float *contextNext,
