@@ -223,10 +223,14 @@ func (g *Group) Watch(progress func() (count uint64, doing string)) {
 }
 
 // Beside says whether this rank works during its collective calls, as it does while gradients travel during the backward pass. Then Watch ends the run if the work makes no
-// progress, also while a collective call waits for other ranks, which perhaps wait for that work.
+// progress, also while a collective call waits for other ranks, which perhaps wait for that work. MPI's messages then leave the processor to the work.
 func (g *Group) Beside(works bool) {
-	if g != nil {
-		g.beside.Store(works)
+	if g == nil {
+		return
+	}
+	g.beside.Store(works)
+	if m, ok := g.engine.(*mpi); ok {
+		m.beside.Store(works)
 	}
 }
 

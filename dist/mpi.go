@@ -20,7 +20,8 @@ type mpi struct {
 	ended      chan struct{} // closed when the goroutine has ended
 	failed     error         // why; set before ended is closed
 
-	watch atomic.Pointer[watch]
+	watch  atomic.Pointer[watch]
+	beside atomic.Bool // the rank computes meanwhile, and needs the processor
 }
 
 // watch is an argument of Engine.Watch.
@@ -120,7 +121,8 @@ func (m *mpi) run(started chan<- error) {
 
 // Polling: while a message is under way, the library is asked again and again. Between the questions the thread leaves the processor to others that want it, and
 // some time after the last message that has arrived it sleeps: a rank that waits for a slower one costs little then. With a shorter time, two ranks that answer each
-// other after a sleep would make each other sleep for good: an AllReduce of 4 bytes took 0.7 ms instead of 0.1.
+// other after a sleep would make each other sleep for good: an AllReduce of 4 bytes took 0.7 ms instead of 0.1. While the rank computes beside the call, the thread always sleeps: its
+questions took a third of the step of two ranks with a core each (130 million parameters: 4.4 s, and 3.3 s with sleep).
 const (
 	eager = 2 * time.Millisecond
 	nap   = 50 * time.Microsecond
@@ -175,7 +177,7 @@ func (m *mpi) loop() {
 			m.end(append(active, news...), err)
 			return
 		}
-		if len(active) > 0 && now.Sub(last) > eager {
+		if len(active) > 0 && (now.Sub(last) > eager || m.beside.Load()) {
 			time.Sleep(nap)
 		} else if len(active) > 0 {
 			yield()

@@ -492,6 +492,8 @@ func TestMain(m *testing.M) {
 		models, dir, _ := strings.Cut(rest, " ")
 		n, err := strconv.Atoi(models)
 		rank = func() error { return errors.Join(err, rankDevices(n, dir)) }
+	case "host":
+		rank = func() error { return rankHost(rest) }
 	case "benchmark":
 		rank = func() error { return rankBenchmark(rest) }
 	}
