@@ -105,6 +105,12 @@ func cudaCalls(g *gpu) []call {
 		check(cuda.Add(s, a, a, a)) // loads the kernel
 		return must(s.Capture(func() error { return cuda.Add(s, a, a, a) }))
 	}
+	states := func() *cuda.StateSizes {
+		if g.t == nil {
+			return new(cuda.StateSizes)
+		}
+		return must(cuda.NewStateSizes(s, []int{4, 2}))
+	}
 	outbox := func() *cuda.Outbox[float32] {
 		if g.t == nil {
 			return new(cuda.Outbox[float32])
@@ -362,6 +368,9 @@ func cudaCalls(g *gpu) []call {
 				return []any{s, c, f(24), f(16), &cuda.ScanGrad[float32]{U: f(24), Delta: f(24), B: f(12), C: f(12), Z: f(24), A: f(8), D: f(4), DeltaBias: f(4), Initial: f(16)}}
 			}, fine: append(absent("", "4"), scanFine...)},
 		}),
+		methods("cuda.StateSizes", func() any { return states() }, map[string]call{
+			"Len": {args: func() []any { return []any{2} }, fine: []string{"0=*"}}, "State": {args: func() []any { return []any{f(512), 2, 1} }, fine: []string{"*"}},
+		}),
 		methods("cuda.Step", func() any { return step() }, map[string]call{
 			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.State=*", "0.Rank=*", "0.Eps=0", "0.Precision=0"}},
 			"Forward": {args: func() []any { return []any{s, f(8), f(32), f(32)} }, fine: append(absent("0.", "ConvBias", "InBias", "OutBias"), "0.Batch=0", "0.Eps=0", "0.Precision=0")},
@@ -441,6 +450,14 @@ func cudaCalls(g *gpu) []call {
 			}, append(absent("1[0].", "ConvBias", "InBias", "OutBias"), "1[0].Eps=0", "1[0].Precision=0")...),
 			row("StepProduct", cuda.StepProduct[float32], func() []any { return []any{s, 2, 3, 4, f(6), f(3), float32(1e-5), f(12), f(4), f(8), f(8)} }, "1=0", "2=0", "3=0", "5=zero", "6=0", "8=zero", "9=zero"),
 			row("ArrayAt", cuda.ArrayAt[float32], func() []any { return []any{s, uintptr(1 << 20), 4} }),
+			row("CopyStates", cuda.CopyStates, func() []any { return []any{s, states(), f(512), 2, 0, f(512), 2, 1, 1} }, "4=0", "5=zero", "7=0", "8=0"),
+			row("NewStateSizes", func(s *cuda.Stream, sizes []int) error {
+				l, err := cuda.NewStateSizes(s, sizes)
+				if err == nil {
+					l.Free()
+				}
+				return err
+			}, func() []any { return []any{s, []int{4, 2}} }, "1=nil", "1[0]=0"),
 			row("NewOutbox", func(s *cuda.Stream, n int) error {
 				o, err := cuda.NewOutbox[float32](s, n)
 				if err == nil {

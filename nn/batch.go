@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/step"
 )
 
@@ -54,6 +55,9 @@ const (
 	rowsAlike = step.MostRows
 	// A graph is made once for each number of tokens and each number of sequences. keptPrompts of the last ones are kept.
 	keptPrompts = 32
+	// mostTogether is the number of tokens of prompts that one graph on a device reads: more of them at once take no less time for each.
+	mostTogether = 4096
+	mostRows     = 64 // each has two states
 )
 
 // keptGroups returns the number of groups of earlier sizes that are kept.
@@ -121,8 +125,8 @@ func (b *Batch) Piece() int {
 }
 
 // Read reads one piece of the pending tokens of each sequence, all but the last. It returns the number of tokens that are left to read before
-// each can join. On the host, pieces of several sequences share the matrix products, so that together they take less time than apart; the results
-// are the same. After an error each sequence is as it was before the call, or after its piece. A sequence that does not fit the model is an error
+// each can join. Pieces of several sequences share the matrix products, so that together they take less time than apart: on the host any, with the same results bit for bit;
+// on a device those of sequences at their beginning whose lengths are not far apart, and those of the same length. After an error each sequence is as it was before the call, or after its piece. A sequence that does not fit the model is an error
 // before anything is computed.
 func (b *Batch) Read(sequences ...*Sequence) (left []int, err error) {
 	if err := b.enter("read"); err != nil {
@@ -138,25 +142,131 @@ func (b *Batch) Read(sequences ...*Sequence) (left []int, err error) {
 		}
 		defer s.using.Unlock()
 	}
-	together := readOnHost(b.lm, sequences, b.piece)
-	for _, s := range sequences {
-		if !together {
-			if err := b.readPiece(s); err != nil {
-				return nil, fmt.Errorf("nn: read: %w", err)
-			}
+	if !readOnHost(b.lm, sequences, b.piece) {
+		if err := b.read(sequences); err != nil {
+			return nil, fmt.Errorf("nn: read: %w", err)
 		}
+	}
+	for _, s := range sequences {
 		left = append(left, len(s.pending)-1)
 	}
 	return left, nil
 }
 
-// readPiece reads a piece of a sequence with a graph.
+// read reads a piece of each sequence with graphs.
+func (b *Batch) read(sequences []*Sequence) error {
+	if b.lm.Params().Place().OnHost() {
+		for _, s := range sequences {
+			if err := b.readPiece(s); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for len(sequences) > 0 {
+		n, length, begins := b.pieceOf(sequences[0])
+		var group, others []*Sequence
+		for _, s := range sequences {
+			if _, l, at := b.pieceOf(s); l == length && at == begins && len(group) < max(1, min(mostRows, mostTogether/max(length, 1))) {
+				group = append(group, s)
+			} else {
+				others = append(others, s)
+			}
+		}
+		if sequences = others; n == 0 {
+			continue
+		}
+		if err := b.readTogether(group, length, begins); err != nil {
+			return err
+		}
+	}
+	return b.lm.Params().Place().Do(func(s *cuda.Stream) error { return s.Synchronize() })
+}
+
+// pieceOf returns the number of tokens of a sequence's next piece and the length of the graph that reads it on a device. The graph for sequences at their beginning has room for a longer piece,
+// so that prompts of most lengths share few graphs.
+func (b *Batch) pieceOf(s *Sequence) (n, length int, begins bool) {
+	n = min(len(s.pending)-1, b.piece)
+	if n == 0 || s.state != nil || s.kept != nil {
+		return n, n, false
+	}
+	grain := max(16, 1<<bits.Len(uint(n-1))/4)
+	return n, min((n+grain-1)/grain*grain, b.piece), true
+}
+
+// readTogether reads a piece of each sequence of a group on a device, with one run of a graph of this length. If the device lacks the memory for it, it reads the halves of the group.
+func (b *Batch) readTogether(group []*Sequence, length int, begins bool) error {
+	err := b.readGroup(group, length, begins)
+	var memory *cuda.OutOfMemory
+	if half := len(group) / 2; half > 0 && errors.As(err, &memory) {
+		if err = b.readTogether(group[:half], length, begins); err == nil {
+			err = b.readTogether(group[half:], length, begins)
+		}
+	}
+	return err
+}
+
+func (b *Batch) readGroup(group []*Sequence, length int, begins bool) error {
+	rows := 1
+	for rows < len(group) {
+		rows *= 4 // few sizes, so that their graphs are made once
+	}
+	r, err := kept(&b.prompts, keptPrompts, func(r *reader) bool { return r.batch() == rows && r.length() == length && (r.starts != nil) == begins },
+		func() (*reader, error) {
+			if begins {
+				return newBeginningReader(b.lm, rows, length)
+			}
+			return newReader(b.lm, rows, length, false)
+		})
+	if err != nil {
+		return err
+	}
+	tokens := make([]int, rows*length)
+	clear(r.starts)
+	for row, s := range group {
+		n, _, _ := b.pieceOf(s)
+		at := (row+1)*length - n // a sequence at its beginning is at the end of its row; what is before it is of no sequence
+		copy(tokens[at:], s.pending[:n])
+		if begins {
+			r.starts[at] = 1
+		} else if err := s.load(r, row); err != nil {
+			return err
+		}
+	}
+	if begins {
+		if err = r.begin(); err != nil {
+			return err
+		}
+	}
+	if err = r.read(tokens); err != nil {
+		return err
+	}
+	r.commit()
+	after := make([]*keptState, len(group))
+	for row := range group {
+		if after[row], err = r.keep(row); err != nil {
+			for _, k := range after[:row] {
+				k.release()
+			}
+			return err
+		}
+	}
+	for row, s := range group {
+		n, _, _ := b.pieceOf(s)
+		s.forget()
+		s.kept = after[row]
+		s.read(n)
+	}
+	return nil
+}
+
+// readPiece reads a piece of a sequence with a graph on the host.
 func (b *Batch) readPiece(s *Sequence) error {
 	n := min(len(s.pending)-1, b.piece)
 	if n == 0 {
 		return nil
 	}
-	r, err := kept(b, &b.prompts, keptPrompts, func(r *reader) bool { return r.length() == n }, 1, n, false)
+	r, err := kept(&b.prompts, keptPrompts, func(r *reader) bool { return r.length() == n }, func() (*reader, error) { return newReader(b.lm, 1, n, false) })
 	if err == nil {
 		err = s.load(r, 0)
 	}
@@ -165,9 +275,6 @@ func (b *Batch) readPiece(s *Sequence) error {
 	}
 	if err == nil {
 		r.commit()
-		err = r.bringState()
-	}
-	if err == nil {
 		s.store(r, 0, n)
 	}
 	return err
@@ -191,15 +298,14 @@ func (b *Batch) admits(s *Sequence) error {
 	return nil
 }
 
-// kept returns a reader that fits from a list of the last ones used, or makes one of a batch and a length. The list then ends with it, if it
-// keeps any.
-func kept(b *Batch, list *[]*reader, most int, fits func(*reader) bool, batch, length int, logits bool) (*reader, error) {
+// kept returns a reader that fits from a list of the last ones used, or makes one. The list then ends with it.
+func kept(list *[]*reader, most int, fits func(*reader) bool, newOne func() (*reader, error)) (*reader, error) {
 	if i := slices.IndexFunc(*list, fits); i >= 0 {
 		r := (*list)[i]
 		*list = append(slices.Delete(*list, i, i+1), r)
 		return r, nil
 	}
-	r, err := newReader(b.lm, batch, length, logits)
+	r, err := newOne()
 	if err != nil {
 		return nil, err
 	}
@@ -287,7 +393,7 @@ func (b *Batch) resize(n int) error {
 	if old != nil && rows <= old.batch() && shrinks*rows > old.batch() {
 		return nil
 	}
-	r, err := kept(b, &b.spare, b.keptGroups(), func(r *reader) bool { return r.batch() == size }, size, 1, true)
+	r, err := kept(&b.spare, b.keptGroups(), func(r *reader) bool { return r.batch() == size }, func() (*reader, error) { return newReader(b.lm, size, 1, true) })
 	if err != nil {
 		b.groups = slices.DeleteFunc(b.groups, func(r *reader) bool { return r == nil })
 		if old != nil && rows <= old.batch() { // there is no memory to become smaller, and no need
@@ -297,10 +403,8 @@ func (b *Batch) resize(n int) error {
 	}
 	b.spare = b.spare[:len(b.spare)-1] // r, which is the last
 	if old != nil {
-		for row := range min(rows, len(b.rows)-group*b.most) {
-			if err := r.take(row, old, row); err != nil {
-				return errors.Join(err, r.close())
-			}
+		if err := r.take(0, old, 0, min(rows, len(b.rows)-group*b.most)); err != nil {
+			return errors.Join(err, r.close())
 		}
 		err = keep(&b.spare, b.keptGroups(), old)
 	}
@@ -404,7 +508,8 @@ func (b *Batch) leave(call string, s *Sequence, store bool) error {
 	}
 	m := b.rows[i]
 	if !store {
-		s.pending, s.state = nil, nil
+		s.pending = nil
+		s.forget()
 	} else if m.read > 0 {
 		r, row := b.at(i)
 		if err := r.bringRow(row); err != nil {
@@ -424,7 +529,7 @@ func (b *Batch) remove(i int) error {
 	if i != last {
 		r, row := b.at(i)
 		from, fromRow := b.at(last)
-		if err := r.take(row, from, fromRow); err != nil {
+		if err := r.take(row, from, fromRow, 1); err != nil {
 			return err
 		}
 	}
@@ -443,7 +548,8 @@ func (b *Batch) Close() error {
 	}
 	defer b.mu.Unlock()
 	for _, m := range b.rows {
-		m.pending, m.state = nil, nil
+		m.pending = nil
+		m.forget()
 		m.using.Unlock()
 	}
 	var errs []error

@@ -157,6 +157,136 @@ func TestDeviceBatch(t *testing.T) {
 	}
 }
 
+// Sequences of any lengths that a device reads together, in models of each kind, have the states that the host gives them, from their beginning and from later. So have their
+// copies, and a sequence that goes on from another one. A model on the host takes them too.
+func TestDeviceBatchReads(t *testing.T) {
+	d := gputest.Open(t, cuda.Open)
+	patterns := [][]Kind{Kinds()}
+	for _, k := range Kinds() {
+		patterns = append(patterns, []Kind{k})
+	}
+	for _, pattern := range patterns {
+		cfg := LMConfig{Config: Config{DModel: 8, DState: 4, Pattern: pattern, NHead: 2, Window: 6, DHidden: 5}, Vocab: smallVocab}
+		var batches [2]*Batch
+		for i, lm := range []*LM{NewLM(cfg), NewLM(cfg, OnDevice(d))} {
+			batches[i] = must(NewBatch(lm, BatchConfig{Piece: 20}))
+		}
+		lengths := []int{1, 2, 3, 6, 6, 17, 18, 20, 21, 30, 30, 47}
+		if testing.Short() {
+			lengths = []int{2, 6, 21, 30, 30}
+		}
+		var all [2][]*Sequence
+		for i := range all {
+			r := rand.New(rand.NewPCG(1, 2))
+			for _, n := range lengths {
+				s := NewSequence(0)
+				for range n {
+					s.Append(r.IntN(smallVocab))
+				}
+				all[i] = append(all[i], s)
+			}
+		}
+		same := func(what string) {
+			t.Helper()
+			for i, s := range all[1] {
+				if n := all[0][i].StateBytes(); n > 0 && s.StateBytes() < n {
+					t.Errorf("%v: sequence %d, %s: a state of %d bytes, want at least %d", pattern, i, what, s.StateBytes(), n)
+				}
+				c := s.Clone()
+				if err := c.bring(); err != nil {
+					t.Fatal(err)
+				}
+				if err := values(c).near(values(all[0][i]), 1e-4); err != nil || !slices.Equal(c.pending, all[0][i].pending) {
+					t.Errorf("%v: sequence %d of %d tokens, %s: %v", pattern, i, lengths[i], what, err)
+				}
+			}
+		}
+		for what := range strings.SplitSeq("a first piece,a second one,a third one", ",") {
+			left := [2][]int{must(batches[0].Read(all[0]...)), must(batches[1].Read(all[1]...))}
+			if same(what); !slices.Equal(left[0], left[1]) {
+				t.Errorf("%v: %v tokens are left, want %v", pattern, left[1], left[0])
+			}
+		}
+		last := len(lengths) - 1
+		for i, b := range batches {
+			s := NewSequence(0, 1, 2)
+			if err := s.Skip(1, all[i][last]); err != nil {
+				t.Fatal(err)
+			}
+			s.Append(3, 4)
+			all[i] = append(all[i], s)
+			must(b.Read(s))
+		}
+		lengths = append(lengths, 4)
+		same("after another one's beginning")
+		all[1][0].Append(5)
+		all[0][0].Append(5)
+		must(batches[0].Read(all[0][0]))
+		must(batches[0].Read(all[1][0]))
+		same("read on by the host")
+		for _, b := range batches {
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// What a device cannot allocate or copy while it reads is an error, and the next call reads on. Nothing of a sequence stays there that is dropped.
+func TestDeviceBatchReadFailures(t *testing.T) {
+	d := gputest.Open(t, cuda.Open)
+	lm := NewLM(LMConfig{Config: Config{DModel: 8, NLayer: 1, DState: 3}, Vocab: smallVocab}, OnDevice(d))
+	read := func(limit gputest.Limit, n int) (failed int, after []*Sequence) {
+		if err := lm.Params().Place().Do((*cuda.Stream).Trim); err != nil {
+			t.Fatal(err)
+		}
+		b := must(NewBatch(lm, BatchConfig{Piece: 4}))
+		all := []*Sequence{NewSequence(1, 1, 2, 3), NewSequence(1, 3, 4), NewSequence(1, 1, 2, 3, 4, 5, 6, 7)}
+		limit(n)
+		_, err := b.Read(all...)
+		if failed = limit(-1); failed == 0 && err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			must(b.Read(all...))
+		}
+		for _, s := range all {
+			c := s.Clone()
+			if err := c.bring(); err != nil {
+				t.Fatal(err)
+			}
+			after = append(after, c)
+			if err := errors.Join(b.Join(s, Sampling{}), b.Drop(s)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return failed, after
+	}
+	for _, limit := range []gputest.Limit{gputest.Allocations(t), gputest.Copies(t)} {
+		_, want := read(limit, 1<<30)
+		before, _ := d.Memory()
+		n := 0
+		for failed := 1; failed > 0; n++ {
+			var got []*Sequence
+			failed, got = read(limit, n)
+			for i := range want {
+				if err := values(got[i]).near(values(want[i]), 1e-5); err != nil {
+					t.Errorf("call %d failed: sequence %d: %v", n, i, err)
+				}
+			}
+			if after, _ := d.Memory(); after != before {
+				t.Fatalf("call %d failed: %d bytes are in use, %d before", n, after, before)
+			}
+		}
+		if n < 4 {
+			t.Errorf("only %d calls", n)
+		}
+	}
+}
+
 // A sequence that leaves and another one that joins do not change the size of a group on a device, whatever their number is.
 func TestDeviceBatchSize(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)

@@ -189,7 +189,7 @@ func (g *Generator) prefill(ctx context.Context, s *Sequence, to *reader, row in
 		if last == nil {
 			err = s.load(r, 0)
 		} else if last != r {
-			err = r.take(0, last, 0)
+			err = r.take(0, last, 0, 1)
 		}
 		if err == nil {
 			err = r.read(s.pending[read : read+n])
@@ -202,8 +202,8 @@ func (g *Generator) prefill(ctx context.Context, s *Sequence, to *reader, row in
 	}
 	switch {
 	case last != nil:
-		err = to.take(row, last, 0)
-	case s.state != nil:
+		err = to.take(row, last, 0, 1)
+	case s.state != nil || s.kept != nil:
 		err = s.load(to, row)
 	}
 	if err != nil {

@@ -20,7 +20,8 @@ import (
 // at the same time get an error.
 type Sequence struct {
 	pending []int                    // tokens that state has not read; a step reads the last one and gives the next token
-	state   map[string]*tensor.Dense // by the names of slots; nil at the beginning
+	state   map[string]*tensor.Dense // by the names of slots; nil at the beginning, and while kept has the state
+	kept    *keptState               // the state, on the device where a Batch has read it; nil if it is on the host
 	seen    tokenSet                 // read or pending, for the repetition penalty
 	chosen  map[int]int              // how often each token was chosen, for the presence and frequency penalties; nil for none
 	random  rand.PCG
@@ -55,7 +56,7 @@ func (s *Sequence) Pending() []int { return slices.Clone(s.pending) }
 
 // Clone returns a copy, to continue in more than one way. The copy would get the same tokens; Reseed changes that.
 func (s *Sequence) Clone() *Sequence {
-	return &Sequence{pending: slices.Clone(s.pending), state: s.cloneState(), seen: slices.Clone(s.seen), chosen: maps.Clone(s.chosen), random: s.random}
+	return &Sequence{pending: slices.Clone(s.pending), state: s.cloneState(), kept: s.kept.share(), seen: slices.Clone(s.seen), chosen: maps.Clone(s.chosen), random: s.random}
 }
 
 // Skip takes the first n pending tokens as read: the state becomes a copy of that of another sequence, which has read the same tokens before. So a
@@ -76,8 +77,28 @@ func (s *Sequence) Skip(n int, from *Sequence) error {
 		return fmt.Errorf("nn: skip: from is %w", errInUse)
 	}
 	defer from.using.Unlock()
-	s.pending, s.state = slices.Clone(s.pending[n:]), from.cloneState()
+	s.forget()
+	s.pending, s.state, s.kept = slices.Clone(s.pending[n:]), from.cloneState(), from.kept.share()
 	return nil
+}
+
+// forget goes back to a state of zeros.
+func (s *Sequence) forget() {
+	s.kept.release()
+	s.state, s.kept = nil, nil
+}
+
+// bring brings a state on a device to the host.
+func (s *Sequence) bring() error {
+	if s.kept == nil {
+		return nil
+	}
+	state, err := s.kept.toHost()
+	if err == nil {
+		s.forget()
+		s.state = state
+	}
+	return err
 }
 
 func (s *Sequence) cloneState() map[string]*tensor.Dense {
@@ -91,6 +112,9 @@ func (s *Sequence) cloneState() map[string]*tensor.Dense {
 // StateBytes returns the memory of the model's state in the sequence, in bytes. It is 0 at the beginning, and later the same for every sequence
 // of a model.
 func (s *Sequence) StateBytes() (bytes int) {
+	if s.kept != nil {
+		return s.kept.states.Bytes()
+	}
 	for _, v := range s.state {
 		bytes += int(v.MemSize())
 	}
@@ -107,6 +131,12 @@ func (s *Sequence) fits(lm *LM) error {
 	}
 	if i := outside(s.pending, lm.cfg.Vocab); i >= 0 {
 		return fmt.Errorf("has token %d at %d, want 0 to %d", s.pending[i], i, lm.cfg.Vocab-1)
+	}
+	if s.kept != nil && s.kept.lm == lm {
+		return nil
+	}
+	if err := s.bring(); err != nil {
+		return fmt.Errorf("has a state on another device: %w", err)
 	}
 	if s.state == nil {
 		return nil
@@ -139,6 +169,9 @@ func (s *MambaStack) slots() (slots []layer.Slot) {
 
 // load copies the sequence's state into a row of a reader.
 func (s *Sequence) load(r *reader, row int) error {
+	if s.kept != nil {
+		return r.loadKept(row, s.kept)
+	}
 	return r.load(row, s.tensors(r.lm))
 }
 
@@ -166,7 +199,8 @@ func (s *Sequence) take(c choice) {
 // store copies the state of a reader's row, which has read the first pending tokens, into the sequence. The row's state in r.state
 // is up to date.
 func (s *Sequence) store(r *reader, row, read int) {
-	if s.state == nil {
+	if s.kept != nil || s.state == nil {
+		s.forget()
 		s.state = map[string]*tensor.Dense{}
 	}
 	for i, w := range r.lm.stack.slots() {

@@ -32,6 +32,9 @@ func (s *Sequence) Save(path string) error {
 }
 
 func (s *Sequence) write(w io.Writer) error {
+	if err := s.bring(); err != nil {
+		return err
+	}
 	var arrays []tensorfile.Array
 	for _, name := range slices.Sorted(maps.Keys(s.state)) {
 		v := s.state[name]

@@ -134,7 +134,8 @@ func (m *LM) steps() error {
 type reader struct {
 	lm       *LM
 	ids      *tensor.Dense   // (batch, length)
-	state    []*tensor.Dense // before the next run: the values of the graph's input nodes, (batch, …) each
+	state    []*tensor.Dense // before the next run: the values of the graph's input nodes, (batch, …) each. On a device made when a caller wants them there
+	starts   []uint8         // (batch, length) of a reader of sequences at their beginning: where each begins; nil for others
 	machine  G.VM            // nil if a decoder reads
 	out      *outputs
 	decoding *decoding // nil if the machine runs the graph
@@ -157,16 +158,17 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 	r := &reader{lm: lm, ids: tensor.New(tensor.WithShape(batch, length), tensor.Of(tensor.Int)), out: new(outputs)}
 	g := G.NewGraph()
 	ids, at := G.NodeFromAny(g, r.ids, G.WithName("ids")), lm.Params().Place()
-	state, err := lm.stack.ZeroState(g, batch)
-	if err != nil {
-		return nil, err
-	}
-	for _, l := range state {
-		for i, n := range l {
-			if r.state = append(r.state, n.Value().(*tensor.Dense)); !at.OnHost() { // bringState copies the states there to r.state
-				l[i] = G.NodeFromAny(g, at.Zeros(n.Shape()), G.WithName(n.Name()+" on a device"))
-			}
+	var state State
+	if at.OnHost() {
+		var err error
+		if state, err = lm.stack.ZeroState(g, batch); err != nil {
+			return nil, err
 		}
+		for _, n := range state.Nodes() {
+			r.state = append(r.state, n.Value().(*tensor.Dense))
+		}
+	} else {
+		state = lm.stack.zerosOn(at, g, batch)
 	}
 	if length == 1 && logits && len(opts) == 0 && r.onHost() {
 		return r, nil
@@ -176,7 +178,7 @@ func newReader(lm *LM, batch, length int, logits bool, opts ...CallOption) (*rea
 		return nil, err
 	}
 	if !at.OnHost() {
-		if err := r.onDevice(at, ids, out, state, next); err != nil {
+		if err := r.onDevice(at, ids, nil, out, state, next); err != nil {
 			return nil, err
 		}
 		return r, nil

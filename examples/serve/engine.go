@@ -41,6 +41,9 @@ type engine struct {
 	rate    float64   // tokens per second, smoothed
 	wake    chan struct{}
 
+	// together is the number of tokens from which on reading more of them at once takes no less time for each. Reading few tokens takes as long as reading least.
+	together, least int
+
 	// Only run uses what follows.
 	reading []*prompt // begun, the oldest first
 	begun   int       // answers of the prompts in reading
@@ -56,8 +59,12 @@ func newEngine(lm *nn.LM, piece int, l limits, m *metrics) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &engine{batch: batch, limits: l, metrics: m, prefix: newPrefixes(batch.Piece(), l.cache),
-		wake: make(chan struct{}, 1), running: map[*nn.Sequence]*answer{}}, nil
+	e := &engine{batch: batch, limits: l, metrics: m, prefix: newPrefixes(batch.Piece(), l.cache),
+		wake: make(chan struct{}, 1), running: map[*nn.Sequence]*answer{}, together: 256, least: 1}
+	if !lm.Params().Place().OnHost() {
+		e.together, e.least = 2048, 512
+	}
+	return e, nil
 }
 
 // submit accepts all answers of a call, or none of them: errBusy if the queue has no room for them, errStopped after stop.
@@ -180,6 +187,7 @@ func (e *engine) leave() {
 			gone := p.call.ctx.Err() != nil
 			if gone {
 				*answers -= len(p.answers)
+				forget(p.sequence)
 			}
 			return gone
 		})
@@ -194,6 +202,13 @@ func (e *engine) leave() {
 		if a.call.ctx.Err() != nil {
 			e.drop(s)
 		}
+	}
+}
+
+// forget lets go of the memory that a sequence has on a device, which the garbage collector would let go of later.
+func forget(s *nn.Sequence) {
+	if s != nil {
+		s.Skip(0, nn.NewSequence(0))
 	}
 }
 
@@ -239,9 +254,6 @@ const (
 	fillShare   = 8
 )
 
-// together is the number of tokens from which on reading more of them at once takes no less time for each.
-const together = 256
-
 // read reads pieces of prompts, several at once, and others after them if these are likely to end within the time. A last small group would take nearly as
 // long as a whole one, and the answers whose prompts are read wait for it.
 func (e *engine) read() {
@@ -250,7 +262,7 @@ func (e *engine) read() {
 		share = fillShare
 	}
 	for len(e.reading) > 0 && e.broken == nil {
-		most := together
+		most := e.together
 		if left := share*e.step - time.Since(start); len(e.running) > 0 && e.token > 0 {
 			most = min(most, int(left/e.token))
 		}
@@ -319,7 +331,7 @@ func (e *engine) pieces(group []*prompt) {
 	}
 	e.metrics.prompt.Add(float64(tokens))
 	if tokens > 0 {
-		took := time.Since(start) / time.Duration(tokens)
+		took := time.Since(start) / time.Duration(max(tokens, e.least))
 		if e.token == 0 {
 			e.token = took
 		}

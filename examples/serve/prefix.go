@@ -118,6 +118,7 @@ func (p *prefixes) after(q *prompt) error {
 	for p.bytes += x.bytes; p.bytes > p.most; {
 		old := p.used.Remove(p.used.Back()).(*prefix)
 		delete(p.kept, old.hash)
+		forget(old.state)
 		p.bytes -= old.bytes
 	}
 	return x.state.Skip(0, q.sequence)

@@ -26,12 +26,14 @@ type Decoder struct {
 	before  G.Nodes
 	results []target // the states after a run
 	ids     *raised
-	there   []int // the tokens in ids, nil if unknown; after a run that computes logits, ids are the tokens of the largest
+	starts  *raised // nil if no sequence begins
+	there   []int   // the tokens in ids, nil if unknown; after a run that computes logits, ids are the tokens of the largest
 	logits  *G.Node
 	chosen  *cuda.Outbox[int32] // the tokens on their way to the host; nil without logits
 
 	states   [][]*Tensor
-	whole    []*buffer  // the memory of the states
+	whole    []*buffer // the memory of the states
+	layout   *cuda.StateSizes
 	captured []captured // runs from the states with the same index
 	at       int        // index of the states before the next run
 	result   *Tensor    // the logits of the last run
@@ -63,10 +65,10 @@ type captured struct {
 }
 
 // NewDecoder returns a decoder of a graph on a place's device. ids (batch, length) of int are an input of the graph; before are inputs on the device, and after are the
-// nodes of the states after the run, in the same order. logits is nil, or a node of shape (batch, 1, vocabulary) on the device.
+// nodes of the states after the run, in the same order. starts is nil, or an input of marks (batch, length) where sequences begin. logits is nil, or a node of shape (batch, 1, vocabulary) on the device.
 //
 // Errors: a node that an operator on the host computes; an after that is no result of its own of an operator.
-func NewDecoder(p Place, ids, logits *G.Node, before, after G.Nodes) (*Decoder, error) {
+func NewDecoder(p Place, ids, starts, logits *G.Node, before, after G.Nodes) (*Decoder, error) {
 	d := &Decoder{place: p, before: before, logits: logits}
 	for _, n := range after {
 		t := targetOf(n)
@@ -75,7 +77,7 @@ func NewDecoder(p Place, ids, logits *G.Node, before, after G.Nodes) (*Decoder, 
 		}
 		d.results = append(d.results, t)
 	}
-	if err := d.order(ids, append(slices.Clone(after), logits)); err != nil {
+	if err := d.order(ids, starts, append(slices.Clone(after), logits)); err != nil {
 		return nil, fmt.Errorf("op: decoder: %w", err)
 	}
 	sets := 2
@@ -84,12 +86,27 @@ func NewDecoder(p Place, ids, logits *G.Node, before, after G.Nodes) (*Decoder, 
 	}
 	d.states, d.whole, d.captured = make([][]*Tensor, sets), make([]*buffer, sets), make([]captured, sets)
 	err := d.place.context.Do(func(s *cuda.Stream) (err error) {
+		sizes := make([]int, len(before))
+		for i, n := range before {
+			sizes[i] = n.Shape().TotalSize() / ids.Shape()[0]
+		}
+		if d.layout, err = cuda.NewStateSizes(s, sizes); err != nil {
+			return err
+		}
+		if d.ids, err = d.place.newRaised(s, Ints, ids.Shape()); err != nil {
+			return err
+		}
+		if starts != nil {
+			if d.starts, err = d.place.newRaised(s, Marks, starts.Shape()); err != nil {
+				return err
+			}
+		}
 		for i := range d.states {
 			if err := d.newStates(s, i); err != nil {
 				return err
 			}
 		}
-		if d.ids, err = d.place.newRaised(s, Ints, ids.Shape()); err == nil && logits != nil {
+		if logits != nil {
 			d.chosen, err = cuda.NewOutbox[int32](s, ids.Shape().TotalSize())
 		}
 		return err
@@ -100,29 +117,24 @@ func NewDecoder(p Place, ids, logits *G.Node, before, after G.Nodes) (*Decoder, 
 	return d, nil
 }
 
-// newStates makes a set of states of zeros. They lie one after another in one array, so that a sequence's states are copied at once.
+// newStates makes a set of states of zeros. They lie in one array, as d.layout says.
 func (d *Decoder) newStates(s *cuda.Stream, i int) (err error) {
-	padded := func(n *G.Node) int { return (n.Shape().TotalSize() + 127) / 128 * 128 }
-	total := 0
-	for _, n := range d.before {
-		total += padded(n)
-	}
-	if d.whole[i], err = d.place.context.newBuffer(total); err != nil {
+	if d.whole[i], err = d.place.context.newBuffer(d.layout.Len(d.batch())); err != nil {
 		return err
 	}
-	rest := d.whole[i].array
-	for _, n := range d.before {
+	for j, n := range d.before {
 		t := d.place.Zeros(n.Shape())
-		t.buffer = &buffer{array: rest.Slice(0, n.Shape().TotalSize())}
+		t.buffer = &buffer{array: d.layout.State(d.whole[i].array, d.batch(), j)}
 		t.buffer.refs.Store(2) // so that it is never freed by itself
 		d.states[i] = append(d.states[i], t)
-		rest = rest.Slice(padded(n), rest.Len()-padded(n))
 	}
 	return d.whole[i].array.Fill(s, 0)
 }
 
+func (d *Decoder) batch() int { return d.ids.shape[0] }
+
 // order collects the nodes that the roots need, each after its operands.
-func (d *Decoder) order(ids *G.Node, roots G.Nodes) error {
+func (d *Decoder) order(ids, starts *G.Node, roots G.Nodes) error {
 	seen := map[*G.Node]bool{}
 	var visit func(n *G.Node) error
 	visit = func(n *G.Node) error {
@@ -130,7 +142,7 @@ func (d *Decoder) order(ids *G.Node, roots G.Nodes) error {
 			return nil
 		}
 		seen[n] = true
-		if r, ok := n.Op().(*raise); ok && node.Operands(n)[0] == ids && r.kind == Ints {
+		if r, ok := n.Op().(*raise); ok && (node.Operands(n)[0] == ids && r.kind == Ints || node.Operands(n)[0] == starts && r.kind == Marks) {
 			d.steps = append(d.steps, n)
 			return nil
 		}
@@ -235,7 +247,9 @@ func (d *Decoder) run(s *cuda.Stream, at int) (logits *Tensor, err error) {
 				values[n] = n.Value()
 			}
 		case *raise:
-			values[n] = d.ids
+			if values[n] = d.ids; o.kind == Marks {
+				values[n] = d.starts
+			}
 		case *view:
 			values[n] = in[0].(*Tensor).parts[o.index]
 		default:
@@ -341,6 +355,19 @@ func (d *Decoder) Read(tokens []int) error {
 	})
 }
 
+// Begin sets where sequences begin in the next runs, marks (batch, length), and the states of all sequences to zeros.
+func (d *Decoder) Begin(starts []uint8) error {
+	return d.set(func(s *cuda.Stream) error {
+		if d.starts == nil {
+			return errors.New("op: the decoder has no marks where sequences begin")
+		}
+		if err := d.starts.marks.CopyFrom(s, starts); err != nil {
+			return err
+		}
+		return d.whole[d.at].array.Fill(s, 0)
+	})
+}
+
 // launch runs the graph from the states with index at and returns the logits. It launches the captured run if the weights are where they were at
 // its capture.
 func (d *Decoder) launch(s *cuda.Stream, at int) (logits *Tensor, err error) {
@@ -402,34 +429,94 @@ func (d *Decoder) Zero() error {
 
 // SetRow sets the states of one sequence of the batch from the host, in the order of NewDecoder. nil stands for zeros.
 func (d *Decoder) SetRow(row int, host []*tensor.Dense) error {
-	if host == nil && d.ids.shape[0] == 1 {
-		return d.Zero()
+	if host == nil {
+		return d.setRows(row, cuda.Array[float32]{}, 0, 0, 1)
 	}
-	return d.setEach(func(s *cuda.Stream, i int, a cuda.Array[float32]) error {
-		if a = d.row(a, row); host == nil {
-			return a.Fill(s, 0)
+	return d.set(func(s *cuda.Stream) error {
+		for i, t := range d.states[d.at] {
+			a, err := t.array()
+			if err == nil {
+				err = d.row(a, row).CopyFrom(s, floats(host[i]))
+			}
+			if err != nil {
+				return err
+			}
 		}
-		return a.CopyFrom(s, floats(host[i]))
+		return nil
 	})
 }
 
-// CopyRow sets the states of one sequence of the batch to those of a sequence of another decoder of the same model and place.
-func (d *Decoder) CopyRow(row int, from *Decoder, fromRow int) error {
-	if d.ids.shape[0] == 1 && from.ids.shape[0] == 1 {
-		return d.set(func(s *cuda.Stream) error { return d.whole[d.at].array.CopyOf(s, from.whole[from.at].array) })
-	}
-	return d.setEach(func(s *cuda.Stream, i int, a cuda.Array[float32]) error {
-		b, err := from.states[from.at][i].array()
-		if err != nil {
+// CopyRows sets the states of rows sequences of the batch, from row on, to those of sequences of another decoder of the same model and place.
+func (d *Decoder) CopyRows(row int, from *Decoder, fromRow, rows int) error {
+	return d.setRows(row, from.whole[from.at].array, from.batch(), fromRow, rows)
+}
+
+// setRows sets the states of rows sequences, from row on, to those of a batch in an array.
+func (d *Decoder) setRows(row int, from cuda.Array[float32], fromBatch, fromRow, rows int) error {
+	return d.set(func(s *cuda.Stream) error {
+		return cuda.CopyStates(s, d.layout, d.whole[d.at].array, d.batch(), row, from, fromBatch, fromRow, rows)
+	})
+}
+
+// KeptStates is the states of one sequence in a device's memory. They do not change.
+type KeptStates struct {
+	place  Place
+	layout *cuda.StateSizes
+	buffer *buffer
+}
+
+// KeepRow copies the states of one sequence of the batch. Release frees the copy.
+func (d *Decoder) KeepRow(row int) (*KeptStates, error) {
+	k := &KeptStates{place: d.place, layout: d.layout}
+	return k, d.do(func(s *cuda.Stream) (err error) {
+		if k.buffer, err = d.place.context.newBuffer(d.layout.Len(1)); err != nil {
 			return err
 		}
-		return d.row(a, row).CopyOf(s, from.row(b, fromRow))
+		return cuda.CopyStates(s, d.layout, k.buffer.array, 1, 0, d.whole[d.at].array, d.batch(), row, 1)
+	})
+}
+
+// SetKept sets the states of one sequence of the batch to those that a decoder of the same model and place has kept.
+func (d *Decoder) SetKept(row int, k *KeptStates) error {
+	return d.setRows(row, k.buffer.array, 1, 0, 1)
+}
+
+// Share returns another reference to the states.
+func (k *KeptStates) Share() *KeptStates {
+	k.buffer.refs.Add(1)
+	shared := *k
+	return &shared
+}
+
+// Release gives up a reference. The last one frees the memory.
+func (k *KeptStates) Release() {
+	k.place.context.Do(func(*cuda.Stream) error { // an error says that the device is closed, with all of its memory
+		k.buffer.release()
+		k.buffer = nil
+		return nil
+	})
+}
+
+// Place returns where the states are.
+func (k *KeptStates) Place() Place { return k.place }
+
+// Bytes returns the memory of the states.
+func (k *KeptStates) Bytes() int { return 4 * k.buffer.array.Len() }
+
+// CopyTo copies the states to the host, in the order of NewDecoder.
+func (k *KeptStates) CopyTo(host []*tensor.Dense) error {
+	return k.place.context.Do(func(s *cuda.Stream) error {
+		arrays, to := make([]cuda.Array[float32], len(host)), make([][]float32, len(host))
+		for i, v := range host {
+			arrays[i], to[i] = k.layout.State(k.buffer.array, 1, i), floats(v)
+		}
+		return cuda.CopyAllTo(s, arrays, to)
 	})
 }
 
 // row returns the part of a state that belongs to one sequence of the batch.
 func (d *Decoder) row(state cuda.Array[float32], row int) cuda.Array[float32] {
-	n := state.Len() / d.ids.shape[0]
+	n := state.Len() / d.batch()
 	return state.Slice(row*n, n)
 }
 
@@ -468,22 +555,6 @@ func (d *Decoder) set(f func(s *cuda.Stream) error) error {
 			d.ahead, d.there = nil, nil
 		}
 		return f(s)
-	})
-}
-
-// setEach calls f with each state, which f writes.
-func (d *Decoder) setEach(f func(s *cuda.Stream, i int, a cuda.Array[float32]) error) error {
-	return d.set(func(s *cuda.Stream) error {
-		for i, t := range d.states[d.at] {
-			a, err := t.array()
-			if err == nil {
-				err = f(s, i, a)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
 	})
 }
 
@@ -542,9 +613,15 @@ func (d *Decoder) Close() error {
 			d.whole[i].release()
 			d.whole[i] = nil
 		}
+		if !d.closed {
+			d.layout.Free()
+		}
 		d.first.drop()
 		if d.ids != nil && !d.closed {
 			d.ids.ids.Free()
+		}
+		if d.starts != nil && !d.closed {
+			d.starts.marks.Free()
 		}
 		if d.chosen != nil {
 			err = errors.Join(err, d.chosen.Close())
