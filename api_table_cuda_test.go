@@ -369,7 +369,7 @@ func cudaCalls(g *gpu) []call {
 			}, fine: append(absent("", "4"), scanFine...)},
 		}),
 		methods("cuda.StateSizes", func() any { return states() }, map[string]call{
-			"Len": {args: func() []any { return []any{2} }, fine: []string{"0=*"}}, "State": {args: func() []any { return []any{f(512), 2, 1} }, fine: []string{"*"}},
+			"Len": {args: func() []any { return []any{2} }}, "State": {args: func() []any { return []any{f(512), 2, 1} }},
 		}),
 		methods("cuda.Step", func() any { return step() }, map[string]call{
 			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.State=*", "0.Rank=*", "0.Eps=0", "0.Precision=0"}},

@@ -56,8 +56,8 @@ func (l *StateSizes) Free() {
 // CopyStates queues copies of the states of rows sequences, in one kernel: those of a batch from row fromRow on become those of another batch from row toRow on. If from is absent,
 // they become zeros. The arrays must not overlap.
 func CopyStates(s *Stream, l *StateSizes, to Array[float32], toBatch, toRow int, from Array[float32], fromBatch, fromRow, rows int) error {
-	if l == nil {
-		return errors.New("cuda: copy states: the layout is nil, want one that NewStateSizes returned")
+	if l == nil || l.table.Absent() {
+		return errors.New("cuda: copy states: the layout is missing, want one that NewStateSizes returned")
 	}
 	if err := firstError(atLeast(0, "copy states", "toBatch", toBatch, "toRow", toRow, "fromBatch", fromBatch, "fromRow", fromRow, "rows", rows),
 		expect("copy states", "to", to.n, l.Len(toBatch), "its batch from toRow on", toBatch-toRow, rows),

@@ -126,7 +126,8 @@ func (b *Batch) Piece() int {
 
 // Read reads one piece of the pending tokens of each sequence, all but the last. It returns the number of tokens that are left to read before
 // each can join. Pieces of several sequences share the matrix products, so that together they take less time than apart: on the host any, with the same results bit for bit;
-// on a device those of sequences at their beginning whose lengths are not far apart, and those of the same length. After an error each sequence is as it was before the call, or after its piece. A sequence that does not fit the model is an error
+// on a device those of sequences at their beginning whose lengths are not far apart, and those of the same length. After an error each sequence is as it was before the call, or after its piece. On a device the state stays
+// there; its memory is free when the sequence is dropped, or some time after it is garbage. A sequence that does not fit the model is an error
 // before anything is computed.
 func (b *Batch) Read(sequences ...*Sequence) (left []int, err error) {
 	if err := b.enter("read"); err != nil {

@@ -125,7 +125,10 @@ func (e *engine) stop() {
 // run computes until stop is called and all answers are complete, or until ctx ends or the device fails, which ends those that are left with
 // errStopped.
 func (e *engine) run(ctx context.Context) error {
-	defer e.batch.Close()
+	defer func() {
+		e.batch.Close()
+		e.prefix.forget()
+	}()
 	for {
 		for ctx.Err() == nil && e.broken == nil && len(e.reading)+len(e.running) == 0 && !e.begin() {
 			e.mu.Lock()
@@ -240,6 +243,7 @@ func (e *engine) end(err error) {
 	e.reading, e.begun = nil, 0
 	for _, p := range prompts {
 		p.call.out.put(event{err: err})
+		forget(p.sequence)
 	}
 	for s, a := range e.running {
 		a.call.out.put(event{err: err})
@@ -326,6 +330,9 @@ func (e *engine) pieces(group []*prompt) {
 		}
 		if wrong != nil {
 			p.call.out.put(event{err: wrong})
+			if p.unread > 0 {
+				forget(p.sequence)
+			}
 			e.check()
 		}
 	}

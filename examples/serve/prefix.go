@@ -123,3 +123,10 @@ func (p *prefixes) after(q *prompt) error {
 	}
 	return x.state.Skip(0, q.sequence)
 }
+
+// forget lets go of all states.
+func (p *prefixes) forget() {
+	for e := p.used.Front(); e != nil; e = e.Next() {
+		forget(e.Value.(*prefix).state)
+	}
+}
