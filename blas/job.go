@@ -2,7 +2,6 @@ package blas
 
 import (
 	"math"
-	"runtime"
 	"sync"
 
 	"github.com/gomamba/mamba/internal/work"
@@ -45,13 +44,13 @@ func (p *product) inTasks(alone bool) {
 		most := max(1, p.m/blockRows)
 		j.blocks = max(parts(p.n, blockColumns), min(parts(min(wanted, 8), most), parts(p.panels(), 2)))
 		j.rowBlocks = min(most, parts(wanted, j.blocks))
-		if procs := min(runtime.GOMAXPROCS(0), p.cost()/(serialSize/2)); !alone && j.blocks*j.rowBlocks < procs {
+		if procs := min(work.Processors(), p.cost()/(serialSize/2)); !alone && j.blocks*j.rowBlocks < procs {
 			j.cutFor(procs)
 		}
 		// The last tasks are small, for the processors to finish together: those between what the caller of work.Parallel takes and what its helpers take.
 		blocks := j.blocks * j.rowBlocks
 		small := (blocks + 2) / 4
-		j.cut.from = max(0, min(blocks/runtime.GOMAXPROCS(0)-small/2, blocks-small))
+		j.cut.from = max(0, min(blocks/work.Processors()-small/2, blocks-small))
 		j.cut.to = j.cut.from + small
 		j.pieces = min(4, j.strips/j.rowBlocks)
 		tasks = blocks + small*(j.pieces-1)

@@ -31,6 +31,8 @@ type Block[T Float] struct {
 
 	Gemm     Gemm[T]
 	Products *BlockWeights[Gemm[T]] // with each weight, where some are no slices; nil for Gemm
+
+	among int // as Scan.Among
 }
 
 // BlockValues are the intermediate values of a block that its backward pass needs. The backward pass recomputes those that are nil.
@@ -73,7 +75,7 @@ func (b *Block[T]) conv(v *BlockValues[T]) *Conv[T] {
 
 func (b *Block[T]) scan(v *BlockValues[T], a []T) *Scan[T] {
 	return &Scan[T]{
-		Batch: b.Batch, Length: b.Length, Channels: b.Channels, State: b.State,
+		Batch: b.Batch, Length: b.Length, Channels: b.Channels, State: b.State, Among: b.among,
 		U: v.U, Delta: v.Delta, A: a,
 		B: Projection[T]{Data: v.RBC[b.Rank:], Groups: 1, Stride: b.columns()},
 		C: Projection[T]{Data: v.RBC[b.Rank+b.State:], Groups: 1, Stride: b.columns()},
@@ -129,6 +131,47 @@ func (b *Block[T]) compute(v *BlockValues[T], kept bool, context []T, w *spaces[
 	}
 }
 
+// groups returns the number of groups that the batch is cut into. Where the values of a sequence fit into a processor's own cache, a processor goes through
+// the whole block with one group after another. It then waits for the others once in a pass, not after each kernel. Else there is one group, and each
+// kernel is for all processors. The cut depends on the sizes alone.
+func (b *Block[T]) groups() int {
+	const mostValues, mostGroups = 1 << 18, 16
+	values := b.Length * (b.Model + 4*b.Channels + b.columns())
+	// A group reads all weights, and has its own part of their gradients. Its sequences have too few steps to be cut into chunks, and enough for its products
+	// to be the same as those of all sequences, bit for bit.
+	if weights := b.Channels * (3*b.Model + b.columns() + b.Rank); values > mostValues || weights > values || b.Length < 32 || b.Length >= 2*minChunk {
+		return 1
+	}
+	return min(b.Batch, mostGroups)
+}
+
+// group is a part of a batch: the sequences [from, to).
+type group struct{ batch, from, to int }
+
+func (b *Block[T]) group(i int) group {
+	n := b.groups()
+	return group{b.Batch, i * b.Batch / n, (i + 1) * b.Batch / n}
+}
+
+// part returns the group's part of s (batch, …), nil for nil.
+func part[E any](g group, s []E) []E {
+	size := len(s) / g.batch
+	return s[g.from*size : g.to*size]
+}
+
+// of returns the block of the group.
+func (b *Block[T]) of(g group) *Block[T] {
+	own := *b
+	own.Batch, own.among, own.X, own.Start = g.to-g.from, b.Batch, part(g, b.X), part(g, b.Start)
+	own.Context, own.Initial = part(g, b.Context), part(g, b.Initial)
+	return &own
+}
+
+// of returns the values of the group.
+func (v BlockValues[T]) of(g group) BlockValues[T] {
+	return BlockValues[T]{part(g, v.Normed), part(g, v.VZ), part(g, v.U), part(g, v.RBC), part(g, v.Delta), part(g, v.States)}
+}
+
 // xProj writes r, B and C.
 func (b *Block[T]) xProj(v *BlockValues[T]) {
 	b.linear(v.U, b.XProj, nil, b.Channels, b.columns(), b.products().XProj).Forward(v.RBC)
@@ -143,6 +186,13 @@ func (b *Block[T]) dtProj(v *BlockValues[T]) {
 // (batch, width-1, channels), the state after the last step, final (batch, channels, state), and the slices of keep, which Backward
 // reads.
 func (b *Block[T]) Forward(y, context, final []T, keep BlockValues[T]) {
+	work.Parallel(b.groups(), func(i int) {
+		g := b.group(i)
+		b.of(g).forward(part(g, y), part(g, context), part(g, final), keep.of(g))
+	})
+}
+
+func (b *Block[T]) forward(y, context, final []T, keep BlockValues[T]) {
 	var w spaces[T]
 	defer w.giveBack()
 	if keep.Normed == nil {

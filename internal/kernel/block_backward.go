@@ -1,6 +1,9 @@
 package kernel
 
-import "gonum.org/v1/gonum/blas"
+import (
+	"github.com/gomamba/mamba/internal/work"
+	"gonum.org/v1/gonum/blas"
+)
 
 // BlockGrad receives the gradients of a Block's operands, in their shapes. Those of absent operands are nil.
 type BlockGrad[T Float] struct {
@@ -13,7 +16,36 @@ type BlockGrad[T Float] struct {
 //
 // As in the forward pass, the gradients of v and z share a matrix: the convolution writes the columns of v, the scan those of z. The
 // gradients of r, B and C share another.
+//
+// Where the batch is cut into groups, each group has its own gradients of the weights. They are then added in float64, in the order of the groups.
 func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad *BlockGrad[T]) {
+	n := b.groups()
+	if n == 1 {
+		b.backward(dy, dcontext, dfinal, kept, grad)
+		return
+	}
+	size := 0
+	grad.Each(func(_ BlockWeight, w *[]T) { size += len(*w) })
+	parts := work.Borrow[T](n * size)
+	defer parts.Return()
+	work.Parallel(n, func(i int) {
+		g, weights := b.group(i), parts.Data[i*size:][:size]
+		b.of(g).backward(part(g, dy), part(g, dcontext), part(g, dfinal), kept.of(g), &BlockGrad[T]{
+			BlockWeights: MapBlock(grad.BlockWeights, func(_ BlockWeight, w []T) (own []T) {
+				if w != nil {
+					own, weights = weights[:len(w)], weights[len(w):]
+				}
+				return own
+			}),
+			X: part(g, grad.X), Context: part(g, grad.Context), Initial: part(g, grad.Initial),
+		})
+	})
+	sum := parts.Data[:size]
+	sumRows(sum, parts.Data)
+	grad.Each(func(_ BlockWeight, w *[]T) { sum = sum[copy(*w, sum):] })
+}
+
+func (b *Block[T]) backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad *BlockGrad[T]) {
 	var w spaces[T]
 	defer w.giveBack()
 	v := &kept

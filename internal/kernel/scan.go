@@ -1,10 +1,6 @@
 package kernel
 
-import (
-	"runtime"
-
-	"github.com/gomamba/mamba/internal/work"
-)
+import "github.com/gomamba/mamba/internal/work"
 
 // Scan is one selective scan (S6; Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
 // algorithm 2 with the zero-order hold of A and the simplified one of B): for each batch b, channel d and state n,
@@ -16,6 +12,10 @@ import (
 // Absent operands are nil. The caller has checked the sizes.
 type Scan[T Float] struct {
 	Batch, Length, Channels, State int
+
+	// Among is the number of sequences that are scanned at the same time, in this call and others; 0 means Batch. The more there are, the fewer parts are the
+	// channels cut into, and the order of sums over channels depends on that.
+	Among int
 
 	U, Delta []T // (batch, length, channels)
 	A        []T // (channels, state)
@@ -139,8 +139,10 @@ func (s *Scan[T]) blockWidth(most, tasks int) int {
 	if s.OneU || s.Merge { // a task goes through all directions
 		channels /= len(s.Orders)
 	}
-	return min(max(s.Batch*channels/tasks/lanes, 1)*lanes, most)
+	return min(max(s.among()*channels/tasks/lanes, 1)*lanes, most)
 }
+
+func (s *Scan[T]) among() int { return max(s.Among, s.Batch) }
 
 // forwardSteps returns the steps of a tile, for blocks of that width.
 func forwardSteps(width int) int { return max(min(tileSteps, tileSteps*256/width), backSteps) }
@@ -179,7 +181,7 @@ func (s *Scan[T]) kept(batch, i, first int) []T {
 func (s *Scan[T]) Forward(y, final []T) {
 	// No sum runs over channels, so the cut can depend on the number of processors without changing the result.
 	tasks := 1
-	if procs := runtime.GOMAXPROCS(0); procs > 1 {
+	if procs := work.Processors(); procs > 1 {
 		tasks = 2 * procs
 	}
 	width := s.blockWidth(smallBlock, tasks)

@@ -84,9 +84,9 @@ type scanParts[T Float] struct {
 // cores busy, but each has its own dB and dC.
 func (s *Scan[T]) stripes() [][]block {
 	sections := s.sections()
-	together := s.Batch * len(sections) // at the same time
+	together := s.among() * len(sections) // at the same time
 	if s.OneU {
-		together = s.Batch
+		together = s.among()
 	}
 	var stripes [][]block
 	for _, section := range sections {

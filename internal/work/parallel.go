@@ -12,9 +12,10 @@ import (
 // The tasks run in any order, on any processor. So a task must write only memory that no other task reads or writes. The caller takes the first tasks,
 // the helpers the last: where task i of one job reads what task i of the job before has written, on two processors most of it is in the processor's own
 // cache.
+//
+// A task may call Parallel. The call then takes only processors that no helper is busy on.
 func Parallel(n int, task func(i int)) {
-	processors := runtime.GOMAXPROCS(0)
-	helpers := min(n, processors) - 1
+	helpers := min(n, Processors()) - 1
 	if helpers < 1 {
 		for i := range n {
 			task(i)
@@ -31,8 +32,8 @@ func Parallel(n int, task func(i int)) {
 	j.last.Store(int64(n))
 	j.left.Store(int64(n) + 1) // the 1 is for the caller
 	j.users.Store(int64(helpers) + 1)
-	for range helpers {
-		if helping.Load() >= int64(2*processors) {
+	for most := int64(2 * runtime.GOMAXPROCS(0)); helpers > 0; helpers-- {
+		if helping.Load() >= most {
 			j.users.Add(-1)
 			continue
 		}
@@ -47,6 +48,9 @@ func Parallel(n int, task func(i int)) {
 	}
 	j.leave()
 }
+
+// Processors returns the number of processors that a call of Parallel takes now: GOMAXPROCS without those that helpers are busy on.
+func Processors() int { return max(1, runtime.GOMAXPROCS(0)-int(busy.Load())) }
 
 // job is a call of Parallel. The call waits for its tasks, not for the goroutines that help it. A helper that starts after all tasks are
 // taken finds nothing to do, and nobody waits for it.
@@ -68,6 +72,8 @@ var (
 	// helping is the number of goroutines that help a job or will do so. It limits their number: small jobs in sequence would start more
 	// and more helpers, since a small job is done before its first helper starts.
 	helping atomic.Int64
+	// busy is the number of helpers in a task.
+	busy atomic.Int64
 )
 
 func newJob() *job {
@@ -87,9 +93,15 @@ func (j *job) work(first bool) (done int64) {
 	for ; j.taken.Add(1) <= j.n; done++ {
 		if first {
 			j.task(int(j.first.Add(1) - 1))
-		} else {
-			j.task(int(j.last.Add(-1)))
+			continue
 		}
+		if done == 0 {
+			busy.Add(1)
+		}
+		j.task(int(j.last.Add(-1)))
+	}
+	if !first && done > 0 {
+		busy.Add(-1) // before the job can end, so that the next one finds the processor free
 	}
 	return done
 }
