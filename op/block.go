@@ -123,12 +123,17 @@ const (
 
 // blockWeights returns the weights among what belongs to the operands.
 func blockWeights[V any](all []V) (w BlockWeights[V]) {
+	setWeights(&w, func(i int) V { return all[i] })
+	return w
+}
+
+// setWeights sets each weight to of its index among the operands.
+func setWeights[V any](w *BlockWeights[V], of func(i int) V) {
 	i := blockX
 	w.Each(func(_ BlockWeight, v *V) {
 		i++
-		*v = all[i]
+		*v = of(i)
 	})
-	return w
 }
 
 func newBlock(in BlockInputs, cfg BlockConfig) (*mambaBlock[float32], *checker) {
@@ -189,9 +194,10 @@ func (f *mambaBlock[T]) kernel(in []value[T]) *kernel.Block[T] {
 	b := &kernel.Block[T]{
 		Batch: f.batch, Length: f.length,
 		Model: f.model, Channels: f.channels, State: f.state, Width: f.width, Rank: f.rank, Eps: f.Eps,
-		X: in[blockX].Data, BlockWeights: MapBlock(blockWeights(in), func(_ BlockWeight, v value[T]) []T { return v.Data }),
+		X:       in[blockX].Data,
 		Context: in[blockContext].Data, Initial: in[blockInitial].Data, Start: in[blockStart].Marks, Gemm: gemm[T](),
 	}
+	setWeights(&b.BlockWeights, func(i int) []T { return in[i].Data })
 	if slices.ContainsFunc(in, func(v value[T]) bool { return v.Narrow != nil }) {
 		products := MapBlock(blockWeights(in), func(_ BlockWeight, v value[T]) kernel.Gemm[T] { return gemmWith(v) })
 		b.Products = &products
@@ -224,9 +230,9 @@ func (f *mambaBlock[T]) ForwardKeeping(in []value[T], out [][]T, kept []T) {
 func (f *mambaBlock[T]) BackwardKept(in []value[T], dout, grad [][]T, kept []T) {
 	dcontext, dfinal := blockStates(f, dout)
 	values, _ := f.keptValues(kept)
-	f.kernel(in).Backward(dout[0], dcontext, dfinal, values, &kernel.BlockGrad[T]{
-		X: grad[blockX], BlockWeights: blockWeights(grad), Context: grad[blockContext], Initial: grad[blockInitial],
-	})
+	all := &kernel.BlockGrad[T]{X: grad[blockX], Context: grad[blockContext], Initial: grad[blockInitial]}
+	setWeights(&all.BlockWeights, func(i int) []T { return grad[i] })
+	f.kernel(in).Backward(dout[0], dcontext, dfinal, values, all)
 }
 
 // keptValues divides the vector of kept elements into a block's values. It also returns their number, for nil as well.

@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"sync"
+
 	"github.com/gomamba/mamba/internal/work"
 	"gonum.org/v1/gonum/blas"
 )
@@ -33,6 +35,15 @@ type Block[T Float] struct {
 	Products *BlockWeights[Gemm[T]] // with each weight, where some are no slices; nil for Gemm
 
 	among int // as Scan.Among
+
+	// What a pass uses is here, so that it allocates little: the operations, the gradients of their operands, and the workspaces.
+	normOf   RMSNorm[T]
+	linearOf Linear[T]
+	convOf   Conv[T]
+	scanOf   Scan[T]
+	convGrad ConvGrad[T]
+	scanGrad ScanGrad[T]
+	spaces   spaces[T]
 }
 
 // BlockValues are the intermediate values of a block that its backward pass needs. The backward pass recomputes those that are nil.
@@ -51,11 +62,13 @@ func (b *Block[T]) rows() int { return b.Batch * b.Length }
 func (b *Block[T]) columns() int { return b.Rank + 2*b.State }
 
 func (b *Block[T]) norm() *RMSNorm[T] {
-	return &RMSNorm[T]{Channels: b.Model, Eps: b.Eps, X: b.X, Weight: b.Norm}
+	b.normOf = RMSNorm[T]{Channels: b.Model, Eps: b.Eps, X: b.X, Weight: b.Norm}
+	return &b.normOf
 }
 
 func (b *Block[T]) linear(x, weight, bias []T, in, out int, product Gemm[T]) *Linear[T] {
-	return &Linear[T]{Rows: b.rows(), In: in, Out: out, X: x, Weight: weight, Bias: bias, Gemm: product}
+	b.linearOf = Linear[T]{Rows: b.rows(), In: in, Out: out, X: x, Weight: weight, Bias: bias, Gemm: product}
+	return &b.linearOf
 }
 
 // products returns the product with each weight.
@@ -67,14 +80,15 @@ func (b *Block[T]) products() BlockWeights[Gemm[T]] {
 }
 
 func (b *Block[T]) conv(v *BlockValues[T]) *Conv[T] {
-	return &Conv[T]{
+	b.convOf = Conv[T]{
 		Batch: b.Batch, Length: b.Length, Channels: b.Channels, Width: b.Width,
 		X: v.VZ, XStride: 2 * b.Channels, Weight: b.Conv, Bias: b.ConvBias, Context: b.Context, Start: b.Start, SiLU: true,
 	}
+	return &b.convOf
 }
 
 func (b *Block[T]) scan(v *BlockValues[T], a []T) *Scan[T] {
-	return &Scan[T]{
+	b.scanOf = Scan[T]{
 		Batch: b.Batch, Length: b.Length, Channels: b.Channels, State: b.State, Among: b.among,
 		U: v.U, Delta: v.Delta, A: a,
 		B: Projection[T]{Data: v.RBC[b.Rank:], Groups: 1, Stride: b.columns()},
@@ -82,6 +96,7 @@ func (b *Block[T]) scan(v *BlockValues[T], a []T) *Scan[T] {
 		D: b.D, Z: v.VZ[b.Channels:], ZStride: 2 * b.Channels, DeltaBias: b.DtBias,
 		Initial: b.Initial, Start: b.Start, Softplus: true, States: v.States,
 	}
+	return &b.scanOf
 }
 
 // spaces are the workspaces that a pass over a block has borrowed.
@@ -101,6 +116,7 @@ func (w *spaces[T]) giveBack() {
 	for _, s := range w.all[:w.used] {
 		s.Return()
 	}
+	w.used = 0
 }
 
 // compute fills v. It computes a nil slice in memory borrowed by w. Other slices hold their values already if kept, and are written
@@ -159,12 +175,23 @@ func part[E any](g group, s []E) []E {
 	return s[g.from*size : g.to*size]
 }
 
-// of returns the block of the group.
-func (b *Block[T]) of(g group) *Block[T] {
-	own := *b
+// groupOf is a block of a group, with the gradients of its operands. groupsOf has those that are not in use.
+type groupOf[T Float] struct {
+	Block[T]
+	grad BlockGrad[T]
+}
+
+var groupsOf [2]sync.Pool
+
+// ofGroup calls f with the block of a group.
+func (b *Block[T]) ofGroup(g group, f func(own *groupOf[T])) {
+	own := recycle[T, groupOf[T]](&groupsOf)
+	own.Block = *b
 	own.Batch, own.among, own.X, own.Start = g.to-g.from, b.Batch, part(g, b.X), part(g, b.Start)
 	own.Context, own.Initial = part(g, b.Context), part(g, b.Initial)
-	return &own
+	f(own)
+	*own = groupOf[T]{}
+	groupsOf[poolOf[T]()].Put(own)
 }
 
 // of returns the values of the group.
@@ -188,17 +215,17 @@ func (b *Block[T]) dtProj(v *BlockValues[T]) {
 func (b *Block[T]) Forward(y, context, final []T, keep BlockValues[T]) {
 	work.Parallel(b.groups(), func(i int) {
 		g := b.group(i)
-		b.of(g).forward(part(g, y), part(g, context), part(g, final), keep.of(g))
+		b.ofGroup(g, func(own *groupOf[T]) { own.forward(part(g, y), part(g, context), part(g, final), keep.of(g)) })
 	})
 }
 
 func (b *Block[T]) forward(y, context, final []T, keep BlockValues[T]) {
-	var w spaces[T]
+	w := &b.spaces
 	defer w.giveBack()
 	if keep.Normed == nil {
 		keep.Normed = y // y serves as memory until it is written, at the end
 	}
-	b.compute(&keep, false, context, &w)
+	b.compute(&keep, false, context, w)
 	a, s := w.take(len(b.ALog)), w.take(len(keep.U))
 	NegExp(a, b.ALog)
 	b.scan(&keep, a).Forward(s, final)

@@ -30,14 +30,14 @@ func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 	defer parts.Return()
 	work.Parallel(n, func(i int) {
 		g, weights := b.group(i), parts.Data[i*size:][:size]
-		b.of(g).backward(part(g, dy), part(g, dcontext), part(g, dfinal), kept.of(g), &BlockGrad[T]{
-			BlockWeights: MapBlock(grad.BlockWeights, func(_ BlockWeight, w []T) (own []T) {
-				if w != nil {
-					own, weights = weights[:len(w)], weights[len(w):]
+		b.ofGroup(g, func(own *groupOf[T]) {
+			own.grad = BlockGrad[T]{BlockWeights: grad.BlockWeights, X: part(g, grad.X), Context: part(g, grad.Context), Initial: part(g, grad.Initial)}
+			own.grad.Each(func(_ BlockWeight, w *[]T) {
+				if n := len(*w); n > 0 {
+					*w, weights = weights[:n], weights[n:]
 				}
-				return own
-			}),
-			X: part(g, grad.X), Context: part(g, grad.Context), Initial: part(g, grad.Initial),
+			})
+			own.backward(part(g, dy), part(g, dcontext), part(g, dfinal), kept.of(g), &own.grad)
 		})
 	})
 	sum := parts.Data[:size]
@@ -46,10 +46,10 @@ func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 }
 
 func (b *Block[T]) backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad *BlockGrad[T]) {
-	var w spaces[T]
+	w := &b.spaces
 	defer w.giveBack()
 	v := &kept
-	b.compute(v, true, nil, &w)
+	b.compute(v, true, nil, w)
 	a := w.take(len(b.ALog))
 	NegExp(a, b.ALog)
 
@@ -60,16 +60,18 @@ func (b *Block[T]) backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 
 	// y = x + s·OutProjᵀ + OutBias
 	b.Gemm(blas.NoTrans, blas.NoTrans, rows, b.Channels, b.Model, 1, dy, b.Model, b.OutProj, b.Channels, 0, ds, b.Channels)
-	b.scan(v, a).Backward(ds, dfinal, &ScanGrad[T]{
+	b.scanGrad = ScanGrad[T]{
 		U: du, Delta: dDelta, A: grad.ALog, B: dRBC[b.Rank:], C: dRBC[b.Rank+b.State:],
 		D: grad.D, Z: dVZ[b.Channels:], DeltaBias: grad.DtBias, Initial: grad.Initial,
 		Y: s,
-	})
+	}
+	b.scan(v, a).Backward(ds, dfinal, &b.scanGrad)
 	b.Gemm(blas.Trans, blas.NoTrans, b.Model, b.Channels, rows, 1, dy, b.Model, s, b.Channels, 0, grad.OutProj, b.Channels)
 	if grad.OutBias != nil {
 		sumRows(grad.OutBias, dy)
 	}
-	b.projectBack(b.conv(v), v, a, du, dDelta, dRBC, dcontext, &ConvGrad[T]{X: dVZ, Weight: grad.Conv, Bias: grad.ConvBias, Context: grad.Context}, grad)
+	b.convGrad = ConvGrad[T]{X: dVZ, Weight: grad.Conv, Bias: grad.ConvBias, Context: grad.Context}
+	b.projectBack(b.conv(v), v, a, du, dDelta, dRBC, dcontext, &b.convGrad, grad)
 
 	// v, z = n·InProjᵀ + InBias, n = norm(x)
 	dNormed := w.take(rows * b.Model)

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 
+	"github.com/gomamba/mamba/blas"
 	"github.com/gomamba/mamba/internal/work"
 	"gonum.org/v1/gonum/blas/gonum"
 )
@@ -48,14 +50,19 @@ func newBlockCase(seed uint64, batch, length, model, channels, state, width, ran
 }
 
 // run returns results and gradients by name. The forward pass keeps the values that are not nil in keep.
-func (c *blockCase) run(keep BlockValues[float32]) map[string][]float32 {
+func (c *blockCase) run(keep BlockValues[float32]) map[string][]float32 { return c.runBy(c.Forward, c.Backward, keep) }
+
+func (c *blockCase) runBy(
+	forward func(y, context, final []float32, keep BlockValues[float32]),
+	backward func(dy, dcontext, dfinal []float32, kept BlockValues[float32], grad *BlockGrad[float32]), keep BlockValues[float32],
+) map[string][]float32 {
 	y, context, final := like(c.X), like(c.Context), like(c.Initial)
-	c.Forward(y, context, final, keep)
+	forward(y, context, final, keep)
 	g := &BlockGrad[float32]{
 		X: like(c.X), Context: like(c.Context), Initial: like(c.Initial),
 		BlockWeights: MapBlock(c.BlockWeights, func(_ BlockWeight, w []float32) []float32 { return like(w) }),
 	}
-	c.Backward(c.dy, c.dcontext, c.dfinal, keep, g)
+	backward(c.dy, c.dcontext, c.dfinal, keep, g)
 	return map[string][]float32{
 		"y": y, "context": context, "final": final,
 		"X": g.X, "Norm": g.Norm, "InProj": g.InProj, "Conv": g.Conv, "XProj": g.XProj, "DtProj": g.DtProj, "DtBias": g.DtBias,
@@ -131,6 +138,45 @@ func TestBlockKeeping(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A batch that is cut into groups gives the results of one that is not, and its gradients bit for bit but for those of the weights, with any number of
+// processors.
+func TestBlockGroups(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for _, g := range []struct{ batch, length, model, channels, rank, want int }{
+		{3, 40, 16, 32, 2, 3}, {19, 33, 9, 17, 1, 16}, {8, 128, 64, 128, 4, 8}, // the last is bytelm's
+		{3, 31, 16, 32, 2, 1}, {3, 2 * minChunk, 16, 32, 2, 1}, {8, 512, 768, 1536, 48, 1}, {8, 40, 256, 512, 16, 1},
+	} {
+		b := &Block[float32]{Batch: g.batch, Length: g.length, Model: g.model, Channels: g.channels, State: 16, Rank: g.rank}
+		if got := b.groups(); got != g.want {
+			t.Errorf("%+v: %d groups", g, got)
+		}
+	}
+	for i, c := range []*blockCase{newBlockCase(6, 3, 40, 16, 32, 16, 4, 2), newBlockCase(7, 19, 33, 9, 17, 5, 3, 1)} {
+		c.Gemm = blas.Implementation{}.Sgemm
+		want := c.runBy(c.forward, c.backward, BlockValues[float32]{})
+		var first map[string][]float32
+		for _, processors := range []int{1, 2, 5} {
+			runtime.GOMAXPROCS(processors)
+			got := c.run(BlockValues[float32]{})
+			if first == nil {
+				first = got
+			}
+			for name, v := range got {
+				if !slices.Equal(v, first[name]) {
+					t.Errorf("case %d: %s differs with %d processors", i, name, processors)
+				}
+				tol := 1e-5
+				if slices.Contains([]string{"y", "context", "final", "X", "Context", "Initial"}, name) {
+					tol = 0
+				}
+				if err := within(v, want[name], tol); err != nil {
+					t.Errorf("case %d: %s: %v", i, name, err)
+				}
+			}
+		}
+	}
 }
 
 // A scan in chunks gives the same gradients with the states that the forward pass has kept.

@@ -41,6 +41,10 @@ type Scan[T Float] struct {
 	Orders [][]int32
 	OneU   bool // U is (batch, length, channels/directions): all directions read the same
 	Merge  bool // y is (batch, length, channels/directions): the sum over the directions
+
+	// What a pass uses is here, so that it allocates little.
+	chunks chunks[T]
+	param  paramParts[T]
 }
 
 // Projection is an operand B or C, of shape (batch, length, groups, state). Channel d reads group d/(channels/groups). With Groups 0 it is

@@ -36,7 +36,8 @@ func (s *Scan[T]) newChunks() *chunks[T] {
 	if s.OneU || s.Merge { // one direction after another
 		strips /= len(s.Orders)
 	}
-	c := &chunks[T]{count: 1, steps: s.Length}
+	c := &s.chunks
+	*c = chunks[T]{count: 1, steps: s.Length}
 	if strips >= minStrips || s.Length < 2*minChunk {
 		return c
 	}

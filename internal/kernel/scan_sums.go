@@ -51,7 +51,8 @@ type paramParts[T Float] struct {
 }
 
 func newParamParts[T Float](s *Scan[T], chunks int) *paramParts[T] {
-	p := &paramParts[T]{count: s.Batch * chunks}
+	p := &s.param
+	*p = paramParts[T]{count: s.Batch * chunks}
 	size := p.count * s.Channels
 	p.layout.Lay(func(l *work.Layout[float64]) {
 		p.a = l.Array(size * s.State)

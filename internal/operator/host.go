@@ -179,7 +179,11 @@ func (k *Keeping[T]) dense() *tensor.Dense { return k.Dense }
 
 // operands checks the values and returns them as operands, with zero operands for absent ones.
 func operands[T Float](o *Operator, values []G.Value) ([]Operand[T], error) {
-	in, ints := make([]Operand[T], len(o.in)), make([][]int, len(o.in))
+	in := make([]Operand[T], len(o.in))
+	var ints [][]int
+	if _, ok := o.function.(Checker); ok {
+		ints = make([][]int, len(o.in))
+	}
 	for i, s := range o.in {
 		if !s.present {
 			continue
@@ -198,7 +202,9 @@ func operands[T Float](o *Operator, values []G.Value) ([]Operand[T], error) {
 			}
 		case Ints:
 			in[i].Ints, err = numbers[int](v, s.shape)
-			ints[i] = in[i].Ints
+			if ints != nil {
+				ints[i] = in[i].Ints
+			}
 		case Marks:
 			in[i].Marks, err = marksOf(v, s.shape)
 		}

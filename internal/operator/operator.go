@@ -49,7 +49,15 @@ func (f *frame) types() (types []hm.Type) {
 	return types
 }
 
-func (f *frame) Arity() int                                     { return len(f.types()) }
+func (f *frame) Arity() (n int) {
+	for _, s := range f.in {
+		if s.present {
+			n++
+		}
+	}
+	return n
+}
+
 func (f *frame) Type() hm.Type                                  { return hm.NewFnType(append(f.types(), typeOf(f.dt, f.to))...) }
 func (f *frame) InferShape(...G.DimSizer) (tensor.Shape, error) { return f.to.Clone(), nil }
 func (f *frame) ReturnsPtr() bool                               { return !f.to.IsScalar() }

@@ -44,6 +44,25 @@ func TestParallel(t *testing.T) {
 	}
 }
 
+// A call of a task takes no processor that a helper is busy on.
+func TestParallelInTasks(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	var entered, asked sync.WaitGroup
+	entered.Add(2)
+	asked.Add(2)
+	var left [2]int
+	Parallel(2, func(i int) {
+		entered.Done()
+		entered.Wait()
+		left[i] = Processors()
+		asked.Done()
+		asked.Wait()
+	})
+	if left != [2]int{1, 1} || Processors() != 2 {
+		t.Errorf("%d processors in the tasks, %d after them; want 1 and 2", left, Processors())
+	}
+}
+
 func TestParallelRange(t *testing.T) {
 	for n := range 30 {
 		for size := 1; size < 12; size++ {
