@@ -50,7 +50,9 @@ func newBlockCase(seed uint64, batch, length, model, channels, state, width, ran
 }
 
 // run returns results and gradients by name. The forward pass keeps the values that are not nil in keep.
-func (c *blockCase) run(keep BlockValues[float32]) map[string][]float32 { return c.runBy(c.Forward, c.Backward, keep) }
+func (c *blockCase) run(keep BlockValues[float32]) map[string][]float32 {
+	return c.runBy(c.Forward, c.Backward, keep)
+}
 
 func (c *blockCase) runBy(
 	forward func(y, context, final []float32, keep BlockValues[float32]),
