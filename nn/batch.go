@@ -57,7 +57,8 @@ const (
 	keptPrompts = 32
 	// mostTogether is the number of tokens of prompts that one graph on a device reads: more of them at once take no less time for each.
 	mostTogether = 4096
-	mostRows     = 64 // each has two states
+	mostRows     = 64
+	keptRows     = 4 * mostRows // of the graphs for prompts that are kept
 )
 
 // keptGroups returns the number of groups of earlier sizes that are kept.
@@ -219,6 +220,16 @@ func (b *Batch) readGroup(group []*Sequence, length int, begins bool) error {
 			}
 			return newReader(b.lm, rows, length, false)
 		})
+	for total := 0; err == nil && len(b.prompts) > 1; total = 0 { // each row has the memory of two states
+		for _, r := range b.prompts {
+			total += r.batch()
+		}
+		if total <= keptRows {
+			break
+		}
+		err = b.prompts[0].close()
+		b.prompts = slices.Delete(b.prompts, 0, 1)
+	}
 	if err != nil {
 		return err
 	}

@@ -110,7 +110,7 @@ func (s *Sequence) cloneState() map[string]*tensor.Dense {
 }
 
 // StateBytes returns the memory of the model's state in the sequence, in bytes. It is 0 at the beginning, and later the same for every sequence
-// of a model.
+// of a model that is in the same place.
 func (s *Sequence) StateBytes() (bytes int) {
 	if s.kept != nil {
 		return s.kept.states.Bytes()
