@@ -69,24 +69,25 @@ func (c *Conv[T]) args() convArgs {
 // tiles returns the number of tiles that the length is cut into.
 func (c *Conv[T]) tiles(a *convArgs) int { return int((a.length + a.steps - 1) / a.steps) }
 
-// vectors reports whether the kernels that read four channels at a time fit: four taps, no starts, and every step begins at a multiple of four
+// vectors reports whether the kernels that read four channels at a time fit: four taps, and every step begins at a multiple of four
 // elements of x and of the arrays at the addresses, in bytes, which are as large as T.
 func (c *Conv[T]) vectors(strides int, addresses ...uintptr) bool {
 	together := uintptr(c.Channels | c.XStride | strides)
 	for _, address := range append(addresses, c.X.address) {
 		together |= address / uintptr(size[T]())
 	}
-	return c.Width == 4 && c.Start.Absent() && together%4 == 0 && (c.Weight.address|c.Context.address)%16 == 0
+	return c.Width == 4 && together%4 == 0 && (c.Weight.address|c.Context.address)%16 == 0
 }
 
-func (c *Conv[T]) kernel(direction string) string {
+func (c *Conv[T]) kernel(direction, kind string) string {
+	name := "conv_" + direction + "_" + typeName[T]()
 	switch {
-	case c.Width == 4 && c.Start.Absent():
-		return "conv_" + direction + "_" + typeName[T]() + "_4"
-	case c.Width == 4:
-		return "conv_" + direction + "_" + typeName[T]() + "_4_starts"
+	case c.Width != 4:
+		return name + "_any"
+	case c.Start.Absent():
+		return name + kind
 	}
-	return "conv_" + direction + "_" + typeName[T]() + "_any"
+	return name + kind + "_starts"
 }
 
 // grid returns a grid with one thread for each channel of each part of the length.
@@ -124,11 +125,11 @@ func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
 		}
 		g := c.grid(c.tiles(&a))
 		g.x, g.threads = blocksOf(c.Channels/4, 64).x, 64
-		if err := s.run("conv", "conv_forward_"+typeName[T]()+"_vectors", g, unsafe.Pointer(&a)); err != nil {
+		if err := s.run("conv", c.kernel("forward", "_vectors"), g, unsafe.Pointer(&a)); err != nil {
 			return err
 		}
 	default:
-		if err := s.run("conv", c.kernel("forward"), c.grid(c.tiles(&a)), unsafe.Pointer(&a)); err != nil {
+		if err := s.run("conv", c.kernel("forward", "_4"), c.grid(c.tiles(&a)), unsafe.Pointer(&a)); err != nil {
 			return err
 		}
 	}
@@ -159,12 +160,12 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 	}
 	a.steps = int64(max(64, (c.Length+65534)/65535))
 	a.dstep, a.dy, a.dnext, a.dx, a.dcontext = int64(dxStride), dy.address, dnext.address, dx.address, dcontext.address
-	name, g := c.kernel("backward"), c.grid(c.tiles(&a))
+	name, g := c.kernel("backward", "_4"), c.grid(c.tiles(&a))
 	if c.Context.Absent() && dnext.Absent() && c.vectors(dxStride, dy.address, dx.address) {
 		const tiles = 8                          // of a block of threads
 		a.steps = max(32, (a.steps/tiles+3)/4*4) // of a tile, a multiple of four
 		g = c.grid(c.tiles(&a))
-		name, g.x, g.threads = "conv_backward_"+typeName[T]()+"_vectors", blocksOf(c.Channels/2, 32).x, 32*tiles
+		name, g.x, g.threads = c.kernel("backward", "_vectors"), blocksOf(c.Channels/2, 32).x, 32*tiles
 		g.y = (g.y + tiles - 1) / tiles
 	}
 	count := c.Batch * int(g.y)

@@ -150,10 +150,14 @@ func benchConv[T Activation](b *testing.B, size int) {
 		Weight: zeros[float32](b, s, 4*benchInner), Bias: zeros[float32](b, s, benchInner), SiLU: true}
 	y, dx, dw, db := zeros[T](b, s, n), zeros[T](b, s, 2*n), zeros[float32](b, s, 4*benchInner), zeros[float32](b, s, benchInner)
 	none := Array[float32]{}
-	b.Run("forward", func(b *testing.B) { measure(b, s, 2*n*size, func() error { return c.Forward(s, y, none) }) })
-	b.Run("backward", func(b *testing.B) {
-		measure(b, s, 3*n*size, func() error { return c.Backward(s, y, none, dx, 2*benchInner, dw, db, none) })
-	})
+	starts := startsEvery(b, s, benchRows, 300)
+	for _, with := range []string{"", "/starts=300"} {
+		b.Run("forward"+with, func(b *testing.B) { measure(b, s, 2*n*size, func() error { return c.Forward(s, y, none) }) })
+		b.Run("backward"+with, func(b *testing.B) {
+			measure(b, s, 3*n*size, func() error { return c.Backward(s, y, none, dx, 2*benchInner, dw, db, none) })
+		})
+		c.Start = starts
+	}
 }
 
 func BenchmarkCrossEntropy(b *testing.B)         { benchCrossEntropy[float32](b, 4) }

@@ -15,21 +15,39 @@ func BenchmarkScanBackwardBFloat16(b *testing.B) { benchScanBackward[BFloat16](b
 func benchScans[T Activation](b *testing.B, f func(b *testing.B, s *Stream, scan *Scan[T], wide, narrow func() Array[T], each func(int) Array[float32])) {
 	s := open(b)
 	const state = 16
-	for _, n := range []struct{ batch, channels, length int }{
-		{8, 2048, 512}, {8, 2048, 2048}, {8, 2048, 8192}, {1, 2048, 32768}, {1, 1536, 2048}, {64, 1536, 512}, {2, 64, 128},
+	for _, n := range []struct{ batch, channels, length, each int }{ // each: steps of a sequence, or 0 if starts are absent
+		{8, 2048, 512, 0}, {8, 2048, 2048, 0}, {8, 2048, 2048, 2048}, {8, 2048, 2048, 300}, {8, 2048, 2048, 40}, {8, 2048, 8192, 0}, {1, 2048, 32768, 0},
+		{1, 1536, 2048, 0}, {1, 1536, 2048, 300}, {64, 1536, 512, 0}, {2, 64, 128, 0},
 	} {
-		b.Run(fmt.Sprintf("B%dD%dL%d", n.batch, n.channels, n.length), func(b *testing.B) {
+		name := fmt.Sprintf("B%dD%dL%d", n.batch, n.channels, n.length)
+		if n.each > 0 {
+			name += fmt.Sprintf("/starts=%d", n.each)
+		}
+		b.Run(name, func(b *testing.B) {
 			rows := n.batch * n.length
 			wide := func() Array[T] { return zeros[T](b, s, rows*n.channels) }
 			narrow := func() Array[T] { return zeros[T](b, s, rows*state) }
 			each := func(count int) Array[float32] { return zeros[float32](b, s, count*n.channels) }
+			var start Array[uint8]
+			if n.each > 0 {
+				start = startsEvery(b, s, rows, n.each)
+			}
 			f(b, s, &Scan[T]{
 				Batch: n.batch, Length: n.length, Channels: n.channels, State: state, U: wide(), Delta: wide(), A: each(state), ALog: true,
 				B: Projection[T]{Data: narrow(), Groups: 1}, C: Projection[T]{Data: narrow(), Groups: 1},
-				D: each(1), Z: wide(), DeltaBias: each(1), Softplus: true,
+				D: each(1), Z: wide(), DeltaBias: each(1), Softplus: true, Start: start,
 			}, wide, narrow, each)
 		})
 	}
+}
+
+// startsEvery returns starts of sequences of each steps.
+func startsEvery(b *testing.B, s *Stream, rows, each int) Array[uint8] {
+	marks := make([]uint8, rows)
+	for i := 0; i < rows; i += each {
+		marks[i] = 1
+	}
+	return putInts(b, s, marks)
 }
 
 // benchScan measures the scan of a Mamba block without checkpoints, and compares it with a copy of as many bytes.

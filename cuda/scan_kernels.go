@@ -63,7 +63,7 @@ func (z scanSize) states() int { return z.forward.split * z.forward.states }
 var (
 	scanSizes = []scanSize{
 		{"scan16", scanPass{4, 4, 1, 128, 4, false, 0}, scanPass{4, 4, 1, 128, 4, false, 0}, 16, true, &scanPass{4, 4, 2, 64, 4, true, 0},
-			&scanPass{4, 4, 2, 128, 2, true, 111120}},
+			&scanPass{4, 4, 2, 128, 2, true, 111152}},
 		{"scan64", scanPass{16, 4, 1, 128, 2, false, 0}, scanPass{16, 4, 1, 64, 4, false, 0}, 16, false, nil, nil},
 		{"scan256", scanPass{32, 8, 1, 128, 2, false, 0}, scanPass{32, 8, 1, 128, 2, false, 0}, 4, false, nil, nil},
 	}
@@ -119,11 +119,11 @@ func (s *Scan[T]) chunkSteps(n int) int {
 	return (s.Length + n*chunkSteps - 1) / (n * chunkSteps) * chunkSteps
 }
 
-// async reports whether the kernels for compute capability 8.0 compute the scan: with 16 states, softplus, B and C that vary with time, no
-// starts, and all rows of activations at multiples of four elements (args.vectors; B and C too). Their numbers of steps have 32 bits.
+// async reports whether the kernels for compute capability 8.0 compute the scan: with 16 states, softplus, B and C that vary with time,
+// and all rows of activations at multiples of four elements (args.vectors; B and C too). Their numbers of steps have 32 bits.
 func (s *Scan[T]) async(a *scanArgs) bool {
 	each := uintptr(size[T]())
-	return s.usual() && s.State == 16 && s.Softplus && a.vectors == 1 && s.U.stream.device.kernels >= 80 && s.Length < 1<<30 &&
+	return s.B.Groups > 0 && s.C.Groups > 0 && s.State == 16 && s.Softplus && a.vectors == 1 && s.U.stream.device.kernels >= 80 && s.Length < 1<<30 &&
 		(uintptr(s.B.stride(s.State)|s.C.stride(s.State))|a.b/each|a.c/each)%4 == 0
 }
 
@@ -212,27 +212,31 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 	}
 	if typeName[T]() == "bf16" {
 		file, mark = file+"bf16", "bf16_"
-	} else if !s.usual() {
+	} else if !s.usual() && !p.async {
 		file += "options"
 	}
-	if p.async && direction == "carries" {
-		return strings.Replace(file, "backward", "carries", 1) + "async", fmt.Sprintf("scan_carries_%sasync", mark)
+	if !p.async {
+		return file, fmt.Sprintf("scan_%s_%s%dx%d_%s", direction, mark, p.split, p.states, options)
 	}
-	if p.async && direction == "backward" {
+	starts, last := "", options[2:]
+	if !s.Start.Absent() {
+		starts = "starts"
+	}
+	switch direction {
+	case "carries":
+		return strings.Replace(file, "backward", "carries", 1) + starts + "async", fmt.Sprintf("scan_carries_%sasync_%s", mark, last)
+	case "backward":
 		which := "any"
 		if s.section()%p.channels() == 0 && s.Length%size.every == 0 && !s.Z.Absent() {
 			which = "whole"
 		}
-		return file + which + "async", fmt.Sprintf("scan_backward_%sasync_%s", mark, which)
+		return file + which + starts + "async", fmt.Sprintf("scan_backward_%sasync_%s_%s", mark, which, last)
 	}
-	if p.async {
-		gate := "n"
-		if !s.Z.Absent() && direction != "ends" {
-			gate = "z"
-		}
-		return file + "async", fmt.Sprintf("scan_%s_%sasync_%s", direction, mark, gate)
+	gate := "n"
+	if !s.Z.Absent() && direction != "ends" {
+		gate = "z"
 	}
-	return file, fmt.Sprintf("scan_%s_%s%dx%d_%s", direction, mark, p.split, p.states, options)
+	return file + starts + "async", fmt.Sprintf("scan_%s_%sasync_%s%s", direction, mark, gate, last)
 }
 
 // launch queues a pass. If the length is cut into chunks, it first queues kernels that compute the state at the beginning of each chunk: first

@@ -395,7 +395,7 @@ func async[T Activation](t *testing.T, s *Stream) {
 				t.Errorf("%v: the kernels for compute capability %d do not compute it", p, s.device.kernels)
 			}
 			_, name := rig.scan.kernel(*z.asyncBackward, "backward", z)
-			seen[name] = true
+			seen[name[:len(name)-1]] = true // without the letter for starts
 			do(t, rig.run())
 			compare[T](t, p, rig.results(t), p.onHost())
 			rig.free()
@@ -419,7 +419,10 @@ func drawAsync[T Activation](r *rand.Rand, batch, length, perGroup, groups int) 
 		p.ZStride = p.Channels + 4*r.IntN(3)
 		p.Z = numbers[T](r, rows*p.ZStride, 1)
 	}
-	p.Softplus, p.Start = true, nil
+	for i := range p.Start { // so that there are tiles without a start
+		p.Start[i] = p.Start[i] && r.IntN(8) == 0
+	}
+	p.Softplus = true
 	return p
 }
 

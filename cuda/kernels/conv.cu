@@ -120,9 +120,9 @@ template <class T, int MAX, bool FIXED, bool STARTS> __device__ __forceinline__ 
   part[width * c.channels] = dbias;
 }
 
-// Taps computes the usual convolution, four taps without starts, for V neighbouring channels: x[j] holds the inputs j + 1 steps back, zeros
-// before the first step.
-template <class T, int V> struct Taps {
+// Taps computes the usual convolution, four taps, for V neighbouring channels: x[j] holds the inputs j + 1 steps back, zeros before the
+// sequence's first step. STARTS: as in Walk.
+template <class T, int V, bool STARTS> struct Taps {
   float w[4][V], x[3][V], bias[V];
 
   __device__ __forceinline__ Taps(const Conv &c, int64_t b, int64_t from, int64_t d) {
@@ -134,47 +134,69 @@ template <class T, int V> struct Taps {
       for (int j = 0; j < 4; j++) w[j][v] = taps[3 - j];
       bias[v] = c.bias ? c.bias[d + v] : 0.f;
     }
+    bool live = true;
 #pragma unroll
     for (int j = 0; j < 3; j++) {
       const int64_t t = from - 1 - j;
 #pragma unroll
       for (int v = 0; v < V; v++) x[j][v] = 0.f;
+      if (STARTS && !live) continue;
+      live = !STARTS || !convBegins(c, b, t);
       if (t >= 0)
         load<V>((const T *)c.x + (b * c.length + t) * c.step + d, x[j]);
       else if (c.context)
         load<V>(c.context + (b * 3 + 3 + t) * c.channels + d, x[j]);
     }
   }
-  // go advances to the step with the inputs next and returns a channel's sum.
+  // begin begins a sequence.
+  __device__ __forceinline__ void begin() {
+#pragma unroll
+    for (int j = 0; j < 3; j++)
+#pragma unroll
+      for (int v = 0; v < V; v++) x[j][v] = 0.f;
+  }
+  // sum returns a channel's sum at the step with the inputs next, and advance goes to the step after it.
   __device__ __forceinline__ float sum(int v, float next) const {
     return fmaf(w[3][v], x[2][v], fmaf(w[2][v], x[1][v], fmaf(w[1][v], x[0][v], fmaf(w[0][v], next, bias[v]))));
   }
   __device__ __forceinline__ void advance(int v, float next) { x[2][v] = x[1][v], x[1][v] = x[0][v], x[0][v] = next; }
 };
 
-// convForward4 computes V channels of a tile of c.steps steps. It reads U steps at a time, while it computes the U before them.
-template <class T, int V, int U> __device__ __forceinline__ void convForward4(const Conv &c) {
-  const int64_t d = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V, b = blockIdx.z, from = blockIdx.y * c.steps;
-  if (d >= c.channels) return;
+// convStartsIn reports whether sequences start between the steps from and to. All lanes of a warp must call it.
+__device__ __forceinline__ bool convStartsIn(const Conv &c, int64_t b, int64_t from, int64_t to) {
+  bool starts = false;
+  for (int64_t t = from + threadIdx.x % 32; t < to; t += 32) starts = starts || convBegins(c, b, t);
+  return __ballot_sync(~0u, starts);
+}
+
+// convForwardTile computes V channels of steps from from on. It reads U steps at a time, while it computes the U before them.
+template <class T, int V, int U, bool STARTS>
+__device__ __forceinline__ void convForwardTile(const Conv &c, int64_t b, int64_t from, int64_t d) {
   const int steps = (int)min(c.steps, c.length - from);
   const T *x = (const T *)c.x + (b * c.length + from) * c.step + d;
   T *y = (T *)c.y + (b * c.length + from) * c.channels + d;
+  const uint8_t *start = c.start + b * c.length + from;
   Pack<T, V> ahead[U];
+  bool begins[U];
   auto read = [&](int i) {
 #pragma unroll
-    for (int u = 0; u < U; u++)
+    for (int u = 0; u < U; u++) {
       if (i + u < steps) ahead[u].read(x + (i + u) * c.step);
+      if (STARTS) begins[u] = i + u < steps && start[i + u];
+    }
   };
   read(0);
-  Taps<T, V> taps(c, b, from, d);
+  Taps<T, V, STARTS> taps(c, b, from, d);
   for (int i = 0; i < steps; i += U, y += U * c.channels) {
     Pack<T, V> now[U];
+    bool first[U];
 #pragma unroll
-    for (int u = 0; u < U; u++) now[u] = ahead[u];
+    for (int u = 0; u < U; u++) now[u] = ahead[u], first[u] = STARTS && begins[u];
     read(i + U);
 #pragma unroll
     for (int u = 0; u < U; u++) {
       if (i + u >= steps) break;
+      if (first[u]) taps.begin();
       float out[V];
 #pragma unroll
       for (int v = 0; v < V; v++) {
@@ -187,24 +209,38 @@ template <class T, int V, int U> __device__ __forceinline__ void convForward4(co
   }
 }
 
+// convForward4 computes V channels of a tile of c.steps steps. STARTS: as in Walk.
+template <class T, int V, int U, bool STARTS> __device__ __forceinline__ void convForward4(const Conv &c) {
+  const int64_t d = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V, b = blockIdx.z, from = blockIdx.y * c.steps;
+  const bool starts = STARTS && convStartsIn(c, b, from - 2, from + c.steps);
+  if (d >= c.channels) return;
+  if (STARTS && starts)
+    convForwardTile<T, V, U, true>(c, b, from, d);
+  else
+    convForwardTile<T, V, U, false>(c, b, from, d);
+}
+
 // convBackwardTile computes the gradients of the inputs of own steps from from on, and adds to dw those of taps and bias. A tile that is FULL has
 // c.steps steps, a multiple of U, and three more after them.
-template <class T, int V, int U, bool FULL>
+template <class T, int V, int U, bool FULL, bool STARTS>
 __device__ __forceinline__ void convBackwardTile(const Conv &c, int64_t b, int64_t from, int64_t d, float (&dw)[5][V]) {
   const int left = FULL ? (int)c.steps + 3 : (int)min(c.length - from, c.steps + 3), own = FULL ? (int)c.steps : min((int)c.steps, left);
   const T *x = (const T *)c.x + (b * c.length + from) * c.step + d, *dy = (const T *)c.dy + (b * c.length + from) * c.channels + d;
   T *dx = (T *)c.dx + (b * c.length + from - 3) * c.dstep + d;  // the gradient of an input is complete three steps later
   Pack<T, V> ax[U], ay[U];
+  bool begins[U];
   auto read = [&](int i) {
 #pragma unroll
     for (int u = 0; u < U; u++) {
+      if (STARTS) begins[u] = convBegins(c, b, from + i + u);
       ax[u].clear(), ay[u].clear();
       if (i + u < left) ax[u].read(x + (i + u) * c.step), ay[u].read(dy + (i + u) * c.channels);
     }
   };
   read(0);
-  Taps<T, V> taps(c, b, from, d);
-  float g[3][V];  // the gradients of the sums of the last three steps
+  Taps<T, V, STARTS> taps(c, b, from, d);
+  float g[3][V];  // the gradients of the inputs of the last three steps, to which later steps add
+  int live = 4;   // number of inputs of a step's sum, if it depends on starts; more than there are before the tile, for inputs that are not its own
 #pragma unroll
   for (int j = 0; j < 3; j++)
 #pragma unroll
@@ -212,12 +248,15 @@ __device__ __forceinline__ void convBackwardTile(const Conv &c, int64_t b, int64
   // some computes the first n of the steps from i on, whose inputs were read.
   auto some = [&](int i, int n, bool ours, bool more) {
     Pack<T, V> nx[U], ny[U];
+    bool first[U];
 #pragma unroll
-    for (int u = 0; u < U; u++) nx[u] = ax[u], ny[u] = ay[u];
+    for (int u = 0; u < U; u++) nx[u] = ax[u], ny[u] = ay[u], first[u] = STARTS && begins[u];
     if (more) read(i + U);
 #pragma unroll
     for (int u = 0; u < U; u++) {
       if (u >= n) break;
+      if (first[u]) taps.begin(), live = 0;
+      if (STARTS) live++;
       float done[V];
 #pragma unroll
       for (int v = 0; v < V; v++) {
@@ -230,9 +269,9 @@ __device__ __forceinline__ void convBackwardTile(const Conv &c, int64_t b, int64
           for (int j = 0; j < 3; j++) dw[j + 1][v] = fmaf(now, taps.x[j][v], dw[j + 1][v]);
           dw[4][v] += now;
         }
-        done[v] = fmaf(taps.w[3][v], now, fmaf(taps.w[2][v], g[0][v], fmaf(taps.w[1][v], g[1][v], taps.w[0][v] * g[2][v])));
+        auto add = [&](int j) { return !STARTS || live > j ? fmaf(taps.w[j][v], now, g[j - 1][v]) : g[j - 1][v]; };
+        done[v] = add(3), g[2][v] = add(2), g[1][v] = add(1), g[0][v] = taps.w[0][v] * now;
         taps.advance(v, next);
-        g[2][v] = g[1][v], g[1][v] = g[0][v], g[0][v] = now;
       }
       if (i + u >= 3 && (FULL || i + u < own + 3)) store<V>(dx + (i + u) * c.dstep, done);
     }
@@ -247,7 +286,7 @@ __device__ __forceinline__ void convBackwardTile(const Conv &c, int64_t b, int64
 
 // convBackward4 is the backward pass of a scan from zero whose context has no gradient. A block has TILES tiles of steps of 32·V channels, one
 // for each warp, and adds their parts of the gradients of taps and bias.
-template <class T, int V, int U, int TILES> __device__ __forceinline__ void convBackward4(const Conv &c) {
+template <class T, int V, int U, int TILES, bool STARTS> __device__ __forceinline__ void convBackward4(const Conv &c) {
   __shared__ float sums[TILES][5 * V][32];
   const int lane = threadIdx.x % 32, tile = threadIdx.x / 32;
   const int64_t d = ((int64_t)blockIdx.x * 32 + lane) * V, b = blockIdx.z, from = ((int64_t)blockIdx.y * TILES + tile) * c.steps;
@@ -256,11 +295,14 @@ template <class T, int V, int U, int TILES> __device__ __forceinline__ void conv
   for (int j = 0; j < 5; j++)
 #pragma unroll
     for (int v = 0; v < V; v++) dw[j][v] = 0.f;
+  const bool starts = STARTS && convStartsIn(c, b, from - 2, from + c.steps + 3);
   if (d < c.channels && from < c.length) {
-    if (from + c.steps + 3 <= c.length)
-      convBackwardTile<T, V, U, true>(c, b, from, d, dw);
+    if (STARTS && starts)
+      convBackwardTile<T, V, U, false, true>(c, b, from, d, dw);
+    else if (from + c.steps + 3 <= c.length)
+      convBackwardTile<T, V, U, true, false>(c, b, from, d, dw);
     else
-      convBackwardTile<T, V, U, false>(c, b, from, d, dw);
+      convBackwardTile<T, V, U, false, false>(c, b, from, d, dw);
   }
 #pragma unroll
   for (int j = 0; j < 5; j++)
@@ -293,8 +335,16 @@ template <class T, bool STARTS> __device__ __forceinline__ void convNext(const C
   extern "C" __global__ void conv_backward_##NAME##_4(const Conv c) { convBackward<T, 4, true, false>(c); }                             \
   extern "C" __global__ void conv_backward_##NAME##_any(const Conv c) { convBackward<T, 16, false, true>(c); }                          \
   extern "C" __global__ void conv_backward_##NAME##_4_starts(const Conv c) { convBackward<T, 4, true, true>(c); }                       \
-  extern "C" __global__ void conv_forward_##NAME##_vectors(const Conv c) { convForward4<T, 4, 2>(c); }                                    \
-  extern "C" __global__ __launch_bounds__(256) void conv_backward_##NAME##_vectors(const Conv c) { convBackward4<T, 2, 4, 8>(c); }      \
+  extern "C" __global__ void conv_forward_##NAME##_vectors(const Conv c) { convForward4<T, 4, 2, false>(c); }                             \
+  extern "C" __global__ __launch_bounds__(64, 16) void conv_forward_##NAME##_vectors_starts(const Conv c) {                               \
+    convForward4<T, 4, 2, true>(c);                                                                                                     \
+  }                                                                                                                                     \
+  extern "C" __global__ __launch_bounds__(256) void conv_backward_##NAME##_vectors(const Conv c) {                                      \
+    convBackward4<T, 2, 4, 8, false>(c);                                                                                                \
+  }                                                                                                                                     \
+  extern "C" __global__ __launch_bounds__(256, sizeof(T) == 4 ? 2 : 3) void conv_backward_##NAME##_vectors_starts(const Conv c) {       \
+    convBackward4<T, 2, 4, 8, true>(c);                                                                                                 \
+  }                                                                                                                                     \
   extern "C" __global__ void conv_next_##NAME(const Conv c) { convNext<T, true>(c); }
 CONV(float, float)
 CONV(bf16, bf16)

@@ -13,25 +13,25 @@
   extern "C" __global__ __launch_bounds__(TH, M) void scan_ends_##MARK##S##x##K##_##NAME(const Scan s) {         \
     scanForward<X, S, K, W, T, TH, EVERY, 0, VB, VC, STARTS, true>(s);                                              \
   }
-// The kernels of scan_forward_async.cuh: with z, without, and the first pass over chunks.
-#define FORWARD_ASYNC(X, MARK)                                                                                   \
-  extern "C" __global__ __launch_bounds__(64, 5) void scan_forward_##MARK##async_z(const Scan s) {               \
-    scanForwardAsync<X, 64, 16, true, false>(s);                                                                 \
+// The kernels of scan_forward_async.cuh: with z, without, and the first pass over chunks. KIND is n, or s with starts.
+#define FORWARD_ASYNC(X, MARK, KIND, STARTS)                                                                     \
+  extern "C" __global__ __launch_bounds__(64, 5) void scan_forward_##MARK##async_z##KIND(const Scan s) {         \
+    scanForwardAsync<X, 64, 16, true, false, STARTS>(s);                                                         \
   }                                                                                                              \
-  extern "C" __global__ __launch_bounds__(64, 5) void scan_forward_##MARK##async_n(const Scan s) {               \
-    scanForwardAsync<X, 64, 16, false, false>(s);                                                                \
+  extern "C" __global__ __launch_bounds__(64, 5) void scan_forward_##MARK##async_n##KIND(const Scan s) {         \
+    scanForwardAsync<X, 64, 16, false, false, STARTS>(s);                                                        \
   }                                                                                                              \
-  extern "C" __global__ __launch_bounds__(64, 8) void scan_ends_##MARK##async_n(const Scan s) {                  \
-    scanForwardAsync<X, 64, 16, false, true>(s);                                                                 \
+  extern "C" __global__ __launch_bounds__(64, 8) void scan_ends_##MARK##async_n##KIND(const Scan s) {            \
+    scanForwardAsync<X, 64, 16, false, true, STARTS>(s);                                                         \
   }
 // The kernel of scan_backward_async.cuh. whole: for scans of whole blocks and tiles with z; any: for all others.
-#define BACKWARD_ASYNC(X, MARK, NAME, WHOLE)                                                                     \
-  extern "C" __global__ __launch_bounds__(128, 2) void scan_backward_##MARK##async_##NAME(const Scan s) {        \
-    scanBackwardAsync<X, 64, WHOLE>(s);                                                                          \
+#define BACKWARD_ASYNC(X, MARK, NAME, WHOLE, KIND, STARTS)                                                       \
+  extern "C" __global__ __launch_bounds__(128, 2) void scan_backward_##MARK##async_##NAME##_##KIND(const Scan s) { \
+    scanBackwardAsync<X, 64, WHOLE, STARTS>(s);                                                                  \
   }
-#define CARRIES_ASYNC(X, MARK)                                                                                   \
-  extern "C" __global__ __launch_bounds__(128, 8) void scan_carries_##MARK##async(const Scan s) {                \
-    scanCarriesAsync<X>(s);                                                                                      \
+#define CARRIES_ASYNC(X, MARK, KIND, STARTS)                                                                     \
+  extern "C" __global__ __launch_bounds__(128, 8) void scan_carries_##MARK##async_##KIND(const Scan s) {         \
+    scanCarriesAsync<X, STARTS>(s);                                                                              \
   }
 #define BACKWARD(X, MARK, S, K, T, Q, TH, M, NAME, VB, VC, STARTS)                                               \
   extern "C" __global__ __launch_bounds__(TH, M) void scan_backward_##MARK##S##x##K##_##NAME(const Scan s) {     \

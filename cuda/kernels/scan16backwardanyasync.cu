@@ -1,6 +1,6 @@
-// 16 states, for compute capability 8.0: B and C variable, no starts, any number of channels and steps.
+// 16 states, for compute capability 8.0: B and C variable, any number of channels and steps.
 #include "scan_backward_async.cuh"
 
 #include "entries.cuh"
 
-BACKWARD_ASYNC(float, , any, false)
+BACKWARD_ASYNC(float, , any, false, n, false)

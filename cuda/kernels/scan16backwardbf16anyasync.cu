@@ -3,4 +3,4 @@
 
 #include "entries.cuh"
 
-BACKWARD_ASYNC(bf16, bf16_, any, false)
+BACKWARD_ASYNC(bf16, bf16_, any, false, n, false)

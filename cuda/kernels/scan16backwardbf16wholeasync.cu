@@ -3,4 +3,4 @@
 
 #include "entries.cuh"
 
-BACKWARD_ASYNC(bf16, bf16_, whole, true)
+BACKWARD_ASYNC(bf16, bf16_, whole, true, n, false)

@@ -1,6 +1,6 @@
-// 16 states, for compute capability 8.0: B and C variable, no starts, whole blocks and tiles, with z.
+// 16 states, for compute capability 8.0: B and C variable, whole blocks and tiles, with z.
 #include "scan_backward_async.cuh"
 
 #include "entries.cuh"
 
-BACKWARD_ASYNC(float, , whole, true)
+BACKWARD_ASYNC(float, , whole, true, n, false)

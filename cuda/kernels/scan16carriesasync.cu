@@ -3,4 +3,4 @@
 
 #include "entries.cuh"
 
-CARRIES_ASYNC(float, )
+CARRIES_ASYNC(float, , n, false)

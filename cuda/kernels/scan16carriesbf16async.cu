@@ -3,4 +3,4 @@
 
 #include "entries.cuh"
 
-CARRIES_ASYNC(bf16, bf16_)
+CARRIES_ASYNC(bf16, bf16_, n, false)

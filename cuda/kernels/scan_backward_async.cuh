@@ -1,11 +1,12 @@
 // The backward pass for 16 states, with the instructions of compute capability 8.0: see scan_backward.cuh for what it computes. It needs
-// softplus, B and C that vary, no starts, and rows of activations that begin at multiples of four elements (of B and C too).
+// softplus, B and C that vary, and rows of activations that begin at multiples of four elements (of B and C too).
 //
 // A thread has two neighbouring channels and four states. So it reads B and C once for two channels, and adds the gradients of two channels
 // without other threads. What threads add for each other, over the states of a channel and over the channels of a block, they write to shared
 // memory, eight steps at a time; nobody waits for a shuffle. Each of these eight steps is then finished by the threads of one row.
 //
-// No element of a tile is tested. Channels and steps beyond the last are read as zeros, with Δ = 0, and rows of them are not written.
+// No element of a tile is tested. Channels and steps beyond the last are read as zeros, with Δ = 0, and rows of them are not written. A tile in
+// which sequences start is code of its own, whose steps choose between the state before them and zero.
 #pragma once
 #include <type_traits>
 
@@ -37,12 +38,15 @@ template <class X, int CH> struct BackwardTile {
   float4 toB[HALF][TH], toC[HALF][TH];          // for each pair of channels
   float skip[CH], bias[CH];
   Sum dD[CH], dBias[CH];
+  uint8_t starts[16];                           // whether a sequence starts before each step of the tile
+  int64_t row;                                  // row of the batch, which only the starts need: registers are few
 };
 
-static_assert(sizeof(BackwardTile<float, 64>) == 111120, "as in cuda/scan_kernels.go");
+static_assert(sizeof(BackwardTile<float, 64>) == 111152, "as in cuda/scan_kernels.go");
 
 // WHOLE: there is a z, and all blocks and tiles have all channels and steps. So no address is tested, and there is no branch in a tile.
-template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackwardAsync(const Scan &s) {
+// STARTS: sequences can start at any step.
+template <class X, int CH, bool WHOLE, bool STARTS> __device__ __forceinline__ void scanBackwardAsync(const Scan &s) {
   typedef BackwardTile<X, CH> Tile;
   constexpr int T = 16, N = 16, TH = Tile::TH, FOURS = Tile::FOURS, HALF = Tile::HALF, PER = 128 / TH;
   constexpr int BYTES = 4 * sizeof(X);
@@ -132,6 +136,7 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
     m.bias[tid] = s.bias && tid < width ? s.bias[p.first + tid] : 0.f;
     m.dD[tid].clear(), m.dBias[tid].clear();
   }
+  if (tid == 0) m.row = p.b;
   float accD[4] = {}, accBias[4] = {};
 
   auto prepare = [&](auto gated) {
@@ -171,8 +176,8 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
       }
     }
   };
-  // advance computes the decays of step t and the states after it, from the states h before it.
-  auto advance = [&](int buffer, int t, const float (&h)[2][4], float (&decay)[2][4], float (&to)[2][4]) {
+  // advance computes the decays of step t and the states after it, from the states h before it, or zeros if a sequence starts between them.
+  auto advance = [&](int buffer, int t, bool starts, const float (&h)[2][4], float (&decay)[2][4], float (&to)[2][4]) {
     const float4 v = m.sv[t][svAt], b4 = *(const float4 *)&m.sB[buffer][t][n0];
     const float b[4] = {b4.x, b4.y, b4.z, b4.w};
 #pragma unroll
@@ -180,7 +185,7 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
 #pragma unroll
       for (int j = 0; j < 2; j++) {
         decay[j][k] = exp2Approx((j ? v.y : v.x) * a[j][k]);
-        to[j][k] = fmaf(h[j][k], decay[j][k], (j ? v.w : v.z) * b[k]);
+        to[j][k] = fmaf(starts ? 0.f : h[j][k], decay[j][k], (j ? v.w : v.z) * b[k]);
       }
     }
   };
@@ -189,8 +194,8 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
   auto operandsOf = [&](int buffer, int t) {
     return Operands{m.sv[t][svAt], *(const float4 *)&m.sB[buffer][t][n0], *(const float4 *)&m.sC[buffer][t][n0], m.sg[t][pair]};
   };
-  // carryBack carries the gradients back through a step, the q-th of its half.
-  auto carryBack = [&](const Operands &o, const float (&before)[2][4], const float (&decay)[2][4], const float (&after)[2][4], int q) {
+  // carryBack carries the gradients back through a step, the q-th of its half. starts: a sequence starts there.
+  auto carryBack = [&](const Operands &o, const float (&before)[2][4], const float (&decay)[2][4], const float (&after)[2][4], int q, bool starts) {
     const float b[4] = {o.b.x, o.b.y, o.b.z, o.b.w}, c[4] = {o.c.x, o.c.y, o.c.z, o.c.w};
     float y[2], gB[2], gA[2], toB[4], toC[4];
 #pragma unroll
@@ -204,7 +209,8 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
         toC[k] = j ? fmaf(out, after[j][k], toC[k]) : out * after[j][k];
         toB[k] = j ? fmaf(dtu, g, toB[k]) : dtu * g;
         carry[j][k] = decay[j][k] * g;
-        const float x = carry[j][k] * before[j][k];
+        float x = carry[j][k] * before[j][k];
+        if (starts) carry[j][k] = x = 0.f;
         gA[j] = k ? fmaf(a[j][k], x, gA[j]) : a[j][k] * x;
         tileA[j][k] = fmaf(dt, x, tileA[j][k]);
       }
@@ -281,39 +287,28 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
     }
   };
 
-  copied();
-  if (!WHOLE && left < T) {  // Δ of steps beyond the end
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-      if (e * HALF + it >= left) m.raw[e][1][tid] = neverOf<X>();
-    }
-  }
-  int buffer = 0;
-  __syncthreads();
-  for (int64_t tile = tiles - 1; tile >= 0; tile--) {
-    if (gated) prepare(std::true_type());
-    else prepare(std::false_type());
-    __syncthreads();
+  // passBack computes the states of a tile, and carries the gradients back through it, except for finish(0). Meanwhile the next tile is copied,
+  // if there are more.
+  auto passBack = [&](int buffer, int next, bool more) {
     float upper[HALF + 1][2][4], upperDecay[HALF][2][4], lower[HALF + 1][2][4], lowerDecay[HALF][2][4], none[2][4];
 #pragma unroll
     for (int j = 0; j < 2; j++) {
       const float4 h = m.before[j][tid];
       lower[0][j][0] = h.x, lower[0][j][1] = h.y, lower[0][j][2] = h.z, lower[0][j][3] = h.w;
     }
-    advance(buffer, 0, lower[0], none, upper[0]);
+    advance(buffer, 0, false, lower[0], none, upper[0]);
 #pragma unroll
-    for (int q = 1; q < HALF; q++) advance(buffer, q, upper[0], none, upper[0]);
+    for (int q = 1; q < HALF; q++) advance(buffer, q, false, upper[0], none, upper[0]);
 #pragma unroll
-    for (int q = 0; q < HALF; q++) advance(buffer, HALF + q, upper[q], upperDecay[q], upper[q + 1]);
-    const int next = Tile::WIDEN ? 0 : buffer ^ 1;
-    load(1, next, tile > 0 ? T : 0);
+    for (int q = 0; q < HALF; q++) advance(buffer, HALF + q, false, upper[q], upperDecay[q], upper[q + 1]);
+    load(1, next, more ? T : 0);
     Operands ahead = operandsOf(buffer, T - 1);
 #pragma unroll
     for (int i = 0; i < HALF; i++) {  // the lower half's states, which wait for exponentials, among the steps back
       const Operands o = ahead;
       if (i < HALF - 1) ahead = operandsOf(buffer, T - 2 - i);
-      advance(buffer, i, lower[i], lowerDecay[i], lower[i + 1]);
-      carryBack(o, upper[HALF - 1 - i], upperDecay[HALF - 1 - i], upper[HALF - i], HALF - 1 - i);
+      advance(buffer, i, false, lower[i], lowerDecay[i], lower[i + 1]);
+      carryBack(o, upper[HALF - 1 - i], upperDecay[HALF - 1 - i], upper[HALF - i], HALF - 1 - i, false);
     }
     __syncthreads();
     finish(1);
@@ -323,8 +318,55 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
     for (int i = 0; i < HALF; i++) {
       const Operands o = ahead;
       if (i < HALF - 1) ahead = operandsOf(buffer, HALF - 2 - i);
-      carryBack(o, lower[HALF - 1 - i], lowerDecay[HALF - 1 - i], lower[HALF - i], HALF - 1 - i);
+      carryBack(o, lower[HALF - 1 - i], lowerDecay[HALF - 1 - i], lower[HALF - i], HALF - 1 - i, false);
     }
+  };
+
+  // passBackStarts is passBack for a tile in which sequences start. One half is computed after the other, and the decays twice, so that it needs no more
+  // registers than passBack.
+  auto passBackStarts = [&](int buffer, int next, bool more) {
+    const float4 first[2] = {m.before[0][tid], m.before[1][tid]};
+    load(1, next, more ? T : 0);
+#pragma unroll
+    for (int half = 1; half >= 0; half--) {
+      float h[HALF + 1][2][4], decay[2][4];
+#pragma unroll
+      for (int j = 0; j < 2; j++) h[0][j][0] = first[j].x, h[0][j][1] = first[j].y, h[0][j][2] = first[j].z, h[0][j][3] = first[j].w;
+#pragma unroll
+      for (int q = 0; q < half * HALF; q++) advance(buffer, q, m.starts[q], h[0], decay, h[0]);
+#pragma unroll
+      for (int q = 0; q < HALF; q++) advance(buffer, half * HALF + q, m.starts[half * HALF + q], h[q], decay, h[q + 1]);
+#pragma unroll
+      for (int q = HALF - 1; q >= 0; q--) {
+        const Operands o = operandsOf(buffer, half * HALF + q);
+#pragma unroll
+        for (int k = 0; k < 4; k++) decay[0][k] = exp2Approx(o.v.x * a[0][k]), decay[1][k] = exp2Approx(o.v.y * a[1][k]);
+        carryBack(o, h[q], decay, h[q + 1], q, m.starts[half * HALF + q]);
+      }
+      if (half == 0) break;
+      __syncthreads();
+      finish(1);
+      __syncthreads();
+    }
+  };
+
+  copied();
+  if (!WHOLE && left < T) {  // Δ of steps beyond the end
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      if (e * HALF + it >= left) m.raw[e][1][tid] = neverOf<X>();
+    }
+  }
+  int buffer = 0;
+  __syncthreads();
+  auto iterate = [&](int tile, auto starts) {
+    if (decltype(starts)::value && tid < T) m.starts[tid] = freshAt(s, m.row, blockIdx.y * s.chunkSteps + (int64_t)tile * T + tid);
+    if (gated) prepare(std::true_type());
+    else prepare(std::false_type());
+    __syncthreads();
+    const int next = Tile::WIDEN ? 0 : buffer ^ 1;
+    if constexpr (decltype(starts)::value) passBackStarts(buffer, next, tile > 0);
+    else passBack(buffer, next, tile > 0);
     copied();
     __syncthreads();
     finish(0);
@@ -337,6 +379,14 @@ template <class X, int CH, bool WHOLE> __device__ __forceinline__ void scanBackw
 #pragma unroll
     for (int e = 0; e < PER; e++) rows[e] -= T * rowStep[e];
     if (tile % 8 == 0) addUp();
+  };
+#pragma unroll 1
+  for (int tile = (int)tiles - 1; tile >= 0;) {
+    bool fresh = false;
+    const int stop = STARTS ? freshTile<T>(s, m.row, blockIdx.y * s.chunkSteps, tile, -1, -1, fresh) : -1;
+#pragma unroll 1
+    for (; tile > stop; tile--) iterate(tile, std::false_type());
+    if (STARTS && fresh) iterate(tile--, std::true_type());
   }
 
 #pragma unroll

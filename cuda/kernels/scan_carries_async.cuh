@@ -19,7 +19,8 @@ template <class X> struct CarryTile {
   float sC[WIDEN ? 1 : 2][8][16];
 };
 
-template <class X> __device__ __forceinline__ void scanCarriesAsync(const Scan &s) {
+// STARTS: sequences can start at any step.
+template <class X, bool STARTS> __device__ __forceinline__ void scanCarriesAsync(const Scan &s) {
   typedef CarryTile<X> Tile;
   constexpr int CH = 16, T = 8, N = 16, WARPS = 4, BYTES = 4 * sizeof(X);
   __shared__ __align__(16) Tile tiles[WARPS];
@@ -75,15 +76,8 @@ template <class X> __device__ __forceinline__ void scanCarriesAsync(const Scan &
     m.sv[it][four] = make_float4(dt[0], dt[1], out[0], out[1]), m.sv[it][4 + four] = make_float4(dt[2], dt[3], out[2], out[3]);
     if constexpr (Tile::WIDEN) ((float4 *)m.sC)[lane] = widen(m.rawC[lane]);
   };
-  int buffer = 0;
-  for (int64_t tile = count - 1; tile >= 0; tile--) {
-    copied();
-    __syncwarp();
-    if (s.z) prepare(std::true_type());
-    else prepare(std::false_type());
-    __syncwarp();
-    const int next = Tile::WIDEN ? 0 : buffer ^ 1;
-    load(1, next, tile > 0 ? T : 0);
+  // back carries the gradients back through a tile. fresh has a bit for each step before which a sequence starts.
+  auto back = [&](int buffer, uint32_t fresh, auto some) {
 #pragma unroll
     for (int t = T - 1; t >= 0; t--) {
       const float4 v = m.sv[t][svAt], c4 = *(const float4 *)&m.sC[buffer][t][n0];
@@ -91,17 +85,40 @@ template <class X> __device__ __forceinline__ void scanCarriesAsync(const Scan &
 #pragma unroll
       for (int k = 0; k < 4; k++) {
 #pragma unroll
-        for (int j = 0; j < 2; j++) carry[j][k] = exp2Approx((j ? v.y : v.x) * a[j][k]) * fmaf(c[k], j ? v.w : v.z, carry[j][k]);
+        for (int j = 0; j < 2; j++) {
+          const float g = exp2Approx((j ? v.y : v.x) * a[j][k]) * fmaf(c[k], j ? v.w : v.z, carry[j][k]);
+          carry[j][k] = decltype(some)::value && fresh >> t & 1 ? 0.f : g;
+        }
       }
     }
+  };
+  bool cut = false;
+  int buffer = 0;
+  auto iterate = [&](int tile, uint32_t fresh, auto some) {
+    copied();
+    __syncwarp();
+    if (s.z) prepare(std::true_type());
+    else prepare(std::false_type());
+    __syncwarp();
+    const int next = Tile::WIDEN ? 0 : buffer ^ 1;
+    load(1, next, tile > 0 ? T : 0);
+    back(buffer, fresh, some);
     buffer = next, left = T, at -= step, zAt -= zStep, C -= cStep;
     __syncwarp();
+  };
+#pragma unroll 1
+  for (int tile = (int)count - 1; tile >= 0;) {
+    bool fresh = false;
+    const int stop = STARTS ? freshTile<T>(s, p.b, from, tile, -1, -1, fresh) : -1;
+#pragma unroll 1
+    for (; tile > stop; tile--) iterate(tile, 0, std::false_type());
+    if (STARTS && fresh) iterate(tile, (uint32_t)freshMask<T>(s, p.b, from + (int64_t)tile * T), std::true_type()), tile--, cut = true;
   }
 #pragma unroll
   for (int j = 0; j < 4; j++) {
 #pragma unroll
     for (int i = 4; i < 32; i *= 2) deltas[j] += __shfl_xor_sync(~0u, deltas[j], i);
-    if (it == 0) sums[warp][four * 4 + j] = deltas[j];
+    if (it == 0) sums[warp][four * 4 + j] = cut ? NAN : deltas[j];
   }
   static_assert(sizeof(m.sv) >= CH * N * sizeof(float), "the carries of a warp replace its operands");
 #pragma unroll

@@ -5,8 +5,10 @@
 //
 // Rows begin at multiples of four elements (Scan.vectors), B and C too, and Δ goes through softplus. Steps beyond the end are copies of the
 // last one with Δ = 0. Channels beyond the last are copies of the last four, which write the same results to the same places. So a tile
-// tests no element.
+// tests no element. A tile in which sequences start is code of its own, whose steps choose between the state and zero.
 #pragma once
+#include <type_traits>
+
 #include "mma.cuh"
 #include "scan.cuh"
 
@@ -32,9 +34,9 @@ template <class X, int TH, int T, bool ENDS> struct Tiles {
   static_assert(T % RS == 0 && (T * S % TH == 0 || TH % (T * S) == 0), "tile");
 };
 
-// GATED: there is z. ENDS: the first pass over chunks, which computes only the states at their ends and Σ Δ. AHEAD: the decays of a step are
+// GATED: there is z. STARTS: sequences can start at any step. ENDS: the first pass over chunks, which computes only the states at their ends and Σ Δ. AHEAD: the decays of a step are
 // computed so many steps before its states, and its operands read two steps before that.
-template <class X, int TH, int T, bool GATED, bool ENDS, int AHEAD = 1> __device__ __forceinline__ void scanForwardAsync(const Scan &s) {
+template <class X, int TH, int T, bool GATED, bool ENDS, bool STARTS, int AHEAD = 1> __device__ __forceinline__ void scanForwardAsync(const Scan &s) {
   typedef Tiles<X, TH, T, ENDS> L;
   typedef typename L::Four Four;
   constexpr int S = L::S, K = L::K, W = L::W, N = L::N, CH = L::CH, E = L::E, RS = L::RS, NB = L::NB;
@@ -140,7 +142,7 @@ template <class X, int TH, int T, bool GATED, bool ENDS, int AHEAD = 1> __device
     bias[j] = s.bias ? s.bias[p.first + column + j] : 0.f;
     skip[j] = s.D ? s.D[p.first + column + j] : 0.f;
   }
-  float deltas[4] = {}, fresh[4];  // Σ Δ of the tiles that were scanned, and of the one that is prepared
+  float deltas[4] = {}, latest[4];  // Σ Δ of the tiles that were scanned, and of the one that is prepared
   struct Out { float4 gate, add; };
   auto prepare = [&](int buf, Out (&out)[E]) {
 #pragma unroll
@@ -149,7 +151,7 @@ template <class X, int TH, int T, bool GATED, bool ENDS, int AHEAD = 1> __device
       if (!ENDS) m.c[buf][tid + j * TH] = widen(rawC[j]);
     }
 #pragma unroll
-    for (int j = 0; j < 4; j++) fresh[j] = 0.f;
+    for (int j = 0; j < 4; j++) latest[j] = 0.f;
 #pragma unroll
     for (int e = 0; e < E; e++) {
       const float4 u4 = widen(raw[e].u), d4 = widen(raw[e].delta), z4 = GATED && !ENDS ? widen(raw[e].z) : make_float4(0.f, 0.f, 0.f, 0.f);
@@ -159,7 +161,7 @@ template <class X, int TH, int T, bool GATED, bool ENDS, int AHEAD = 1> __device
       for (int j = 0; j < 4; j++) {
         dt[j] = softplusOf(dt[j] + bias[j]);
         gate[j] = GATED && !ENDS ? z[j] * sigmoidOf(z[j]) : 1.f, add[j] = skip[j] * u[j];
-        if (ENDS) fresh[j] += dt[j];
+        if (ENDS) latest[j] += dt[j];
       }
       out[e] = {make_float4(gate[0], gate[1], gate[2], gate[3]), make_float4(add[0], add[1], add[2], add[3])};
       float4 *to = m.steps[buf][e * RS + it];
@@ -194,15 +196,17 @@ template <class X, int TH, int T, bool GATED, bool ENDS, int AHEAD = 1> __device
   stop(0, steps);
   int buf = 0;
   struct Operands { float4 step, b, c; };
-#pragma unroll 1
-  for (int tile = 0; tile < tiles; tile++) {
+  bool cut = false;
+  // scan is the iteration of a tile. fresh has a bit for each of its steps before which a sequence starts.
+  auto scan = [&](int tile, uint32_t fresh, auto some) {
+    constexpr bool SOME = decltype(some)::value;
     groupsCopied();
     __syncthreads();
     fetch();
     if (!ENDS && tile > 0) put(tile - 1, buf ^ 1, before, T);
     load(tile, buf ^ 1);
 #pragma unroll
-    for (int j = 0; j < 4; j++) deltas[j] += fresh[j];
+    for (int j = 0; j < 4; j++) deltas[j] += latest[j];
     auto read = [&](Operands &o, int t) {
       o.step = m.steps[buf][t][steps4], o.b = m.b[buf][t * S + sub];
       if (!ENDS) o.c = m.c[buf][t * S + sub];
@@ -235,7 +239,7 @@ template <class X, int TH, int T, bool GATED, bool ENDS, int AHEAD = 1> __device
       for (int k = 0; k < K; k++) {
 #pragma unroll
         for (int w = 0; w < W; w++) {
-          h[w][k] = fmaf(h[w][k], decays[t % DECAYS][w][k], (w ? o.step.w : o.step.z) * b[k]);
+          h[w][k] = fmaf(SOME && fresh >> t & 1 ? 0.f : h[w][k], decays[t % DECAYS][w][k], (w ? o.step.w : o.step.z) * b[k]);
           if (!ENDS) sum[w] = k ? fmaf(h[w][k], cc[k], sum[w]) : h[w][k] * cc[k];
         }
       }
@@ -246,6 +250,14 @@ template <class X, int TH, int T, bool GATED, bool ENDS, int AHEAD = 1> __device
 #pragma unroll
     for (int e = 0; e < E; e++) before[e] = now[e], now[e] = next[e];
     buf ^= 1, checkpoint += DN;
+  };
+#pragma unroll 1
+  for (int tile = 0; tile < tiles;) {
+    bool fresh = false;
+    const int stop = STARTS ? freshTile<T>(s, p.b, p.from, tile, 1, tiles, fresh) : tiles;
+#pragma unroll 1
+    for (; tile < stop; tile++) scan(tile, 0, std::false_type());
+    if (STARTS && fresh) scan(tile, (uint32_t)freshMask<T>(s, p.b, p.from + (int64_t)tile * T), std::true_type()), tile++, cut = true;
   }
   groupsCopied();  // no copy may arrive after the block has ended
   __syncthreads();
@@ -267,7 +279,7 @@ template <class X, int TH, int T, bool GATED, bool ENDS, int AHEAD = 1> __device
       float sum = 0.f;
 #pragma unroll
       for (int i = 0; i < RS; i++) sum += all[i * CH + tid];
-      s.sums[(p.b * s.chunks + p.chunk) * s.channels + p.first + tid] = sum;
+      s.sums[(p.b * s.chunks + p.chunk) * s.channels + p.first + tid] = cut ? NAN : sum;
     }
   }
 }

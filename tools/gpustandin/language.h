@@ -104,6 +104,7 @@ inline unsigned __float_as_uint(float v) { return bitsOf<unsigned>(v); }
 inline float __int_as_float(int v) { return bitsOf<float>(v); }
 inline float __uint_as_float(unsigned v) { return bitsOf<float>(v); }
 
+inline int __ffs(unsigned v) { return __builtin_ffs(v); }
 inline int __clz(unsigned v) { return v ? __builtin_clz(v) : 32; }
 
 inline float __expf(float x) { return expf(x); }
