@@ -105,10 +105,13 @@ func (s *Step[T]) Forward(stream *Stream, y, context, scan Array[float32]) error
 
 // check returns an error that names the first operand or result that does not fit.
 func (s *Step[T]) check(stream *Stream, r StepResult) error {
-	if err := s.checkOthers(stream, r); err != nil {
+	if err := s.Fits(); err != nil {
 		return err
 	}
-	return expect("step", "InProj", s.InProj.n, 2*s.Channels*s.Model, "XProj", s.XProj.n, count(s.columns(), s.Channels), "OutProj", s.OutProj.n, s.Model*s.Channels)
+	return firstError(
+		expect("step", "InProj", s.InProj.n, 2*s.Channels*s.Model, "XProj", s.XProj.n, count(s.columns(), s.Channels), "OutProj", s.OutProj.n, s.Model*s.Channels),
+		s.checkOthers(stream, r),
+	)
 }
 
 // checkOthers is check without InProj, XProj and OutProj.
