@@ -20,7 +20,7 @@ import (
 	"github.com/gomamba/mamba/nn"
 )
 
-var memory = flag.Bool("memory", false, "measure the memory of ranks on the host, which takes a minute")
+var memory = flag.Bool("memory", false, "measure the memory of ranks on the host, which takes two minutes")
 
 // rankHost is a rank of the measurements of docs/distributed.md on the host: training steps of a language model, with the peak of this process's memory. sizes are the numbers of
 // layers, channels, tokens, sequences of a rank, steps of a sequence, and training steps; then "shard", "segments", "late" (gradients travel after the backward pass) or nothing.
@@ -102,7 +102,7 @@ func TestGroupMemory(t *testing.T) {
 	if !*memory {
 		t.Skip("it is a measurement: want -args -memory")
 	}
-	for _, sizes := range []string{"8 512 8192 1 64 3", "8 512 8192 1 64 3 shard", "8 256 256 1 8192 1 segments"} {
+	for _, sizes := range []string{"8 512 8192 1 64 3", "8 512 8192 1 64 3 shard", "8 256 256 1 16384 2 segments"} {
 		for _, ranks := range []int{1, 2, 4} {
 			if out := disttest.Output(t, disttest.Libraries[0].Start(t, ranks, role, "host "+sizes)); len(out) > 2 {
 				t.Logf("%-30s %s\n%s", sizes, out[0], strings.Join(out[1:3], "\n"))
