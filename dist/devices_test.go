@@ -404,6 +404,7 @@ func TestDevicesFail(t *testing.T) {
 					continue
 				}
 				t.Run(fmt.Sprint(library.Name, size, " ", what), func(t *testing.T) {
+					disttest.NeedGPUs(t, size)
 					t.Parallel()
 					got := disttest.Output(t, library.Start(t, size, role, "failed", what))
 					slices.Sort(got)

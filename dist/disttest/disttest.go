@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,15 +138,23 @@ func (l Library) Start(t *testing.T, size int, variable, value string, arguments
 	cmd.Env = append(users, variable+"="+value, "MAMBA_MPI="+l.File, "GOMAXPROCS=2", fmt.Sprint("GPUSTANDIN_GPUS=", size))
 	if l.File == "" {
 		NeedGPUs(t, size)
-		free, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer free.Close()
-		cmd.Env = append(cmd.Env, "MASTER_ADDR=127.0.0.1", fmt.Sprint("MASTER_PORT=", free.Addr().(*net.TCPAddr).Port))
+		cmd.Env = append(cmd.Env, "MASTER_ADDR=127.0.0.1", fmt.Sprint("MASTER_PORT=", freePort()))
 	}
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
+}
+
+var ports atomic.Int64 // that were tried
+
+// freePort returns a port that no process listens at, and that the system gives to none: those that it chooses are above 32767.
+func freePort() int {
+	for {
+		port := 10000 + (os.Getpid()*37+int(ports.Add(1)))%20000
+		if l, err := net.Listen("tcp", fmt.Sprint(":", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
 }
 
 // Output runs a command of Start and returns what the ranks print to standard output, line by line.
