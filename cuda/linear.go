@@ -53,7 +53,7 @@ func (l *Linear) Forward(s *Stream, y Array[float32]) error {
 	if err := firstError(expect("linear", "y", y.n, count(l.Rows, l.Out)), s.usable()); err != nil {
 		return err
 	}
-	if l.Narrow != nil && l.Narrow.rounds() {
+	if l.Narrow != nil && l.Narrow.rounds(s.device) {
 		rounded := *l
 		rounded.Precision = BF16
 		l = &rounded

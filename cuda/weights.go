@@ -136,14 +136,14 @@ func (w *Weights) noGradient(what string) error {
 	return fmt.Errorf("cuda: %s: a weight is of %v, want float32 or bfloat16: narrow weights have no gradient", what, w.typ)
 }
 
-// rounds reports whether products of many rows have operands of bfloat16 in every precision.
-func (w *Weights) rounds() bool { return w.typ != WeightF16 }
+// rounds reports whether products of many rows have operands of bfloat16 in every precision, for which cuBLAS needs compute capability 8.0.
+func (w *Weights) rounds(d *Device) bool { return w.typ != WeightF16 && d.kernels >= 80 }
 
 // multiplyNarrow queues y (rows, out) = x (rows, in) · weightsᵀ + beta·y. The operands are x and the weights in type T, or in bfloat16.
 func multiplyNarrow[T, C Activation](s *Stream, p Precision, rows int, x Array[T], w *Weights, beta float32, y Array[C]) (err error) {
 	var work temporaries
 	defer func() { work.free() }()
-	if wide, ok := any(x).(Array[float32]); ok && w.rounds() {
+	if wide, ok := any(x).(Array[float32]); ok && w.rounds(s.device) {
 		half := as[BFloat16](s, &work, wide.Slice(0, rows*w.in), &err)
 		if err != nil {
 			return err

@@ -25,14 +25,12 @@ func emptyBlock[T cuda.Activation, N kernel.Float](f *mambaBlock[N], p cuda.Prec
 // blockOn returns a block with its operands. Call free after its kernels are queued.
 func blockOn[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.Stream, p cuda.Precision, in []onDevice) (b *cuda.Block[T], free func(), err error) {
 	b, w := blockWithout[T](f, p, in), blockWeights(in)
-	if !f.steps(in) { // steps need arrays
-		for _, m := range []struct {
-			weight *onDevice
-			narrow **cuda.Weights
-		}{{&w.InProj, &b.InNarrow}, {&w.XProj, &b.XNarrow}, {&w.OutProj, &b.OutNarrow}} {
-			if n := m.weight.Narrow; n != nil && (p != cuda.BF16 || n.OnDevice().Half().Absent()) {
-				*m.narrow, *m.weight = n.OnDevice(), onDevice{}
-			}
+	for _, m := range []struct {
+		weight *onDevice
+		narrow **cuda.Weights
+	}{{&w.InProj, &b.InNarrow}, {&w.XProj, &b.XNarrow}, {&w.OutProj, &b.OutNarrow}} {
+		if n := m.weight.Narrow; n != nil && (p != cuda.BF16 || n.OnDevice().Half().Absent()) {
+			*m.narrow, *m.weight = n.OnDevice(), onDevice{}
 		}
 	}
 	products, free, err := as[T](s, w.InProj, w.XProj, w.DtProj, w.OutProj)
@@ -50,6 +48,11 @@ func blockWithout[T cuda.Activation, N kernel.Float](f *mambaBlock[N], p cuda.Pr
 	b.InBias, b.ConvBias, b.OutBias = w.InBias.Array, w.ConvBias.Array, w.OutBias.Array
 	b.Context, b.Initial, b.Start = in[blockContext].Array, in[blockInitial].Array, in[blockStart].Marks
 	return b
+}
+
+// hasNarrow reports whether blockOn has set matrices that a Step does not take.
+func hasNarrow[T cuda.Activation](b *cuda.Block[T]) bool {
+	return b.InNarrow != nil || b.XNarrow != nil || b.OutNarrow != nil
 }
 
 // weightsStep returns the block as a step with narrow weights, or nil if it is none, or if there are no kernels for it.
@@ -85,7 +88,7 @@ func blockForward[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.S
 	}
 	defer free()
 	context, final := blockStates(f, out)
-	if !keep && f.steps(in) {
+	if !keep && f.steps(in) && !hasNarrow(b) {
 		return nil, stepOf(b).Forward(s, out[0], context, final)
 	}
 	if keep && f.Recompute == RecomputeAll {
@@ -134,7 +137,7 @@ func blockChain[T cuda.Activation, N kernel.Float](s *cuda.Stream, p cuda.Precis
 		}
 		defer free()
 		context, final := blockStates(f, l.Out)
-		if !f.steps(l.In) {
+		if !f.steps(l.In) || hasNarrow(b) {
 			if err := cuda.StepChain(s, steps, results); err != nil { // in their order
 				return err
 			}

@@ -76,6 +76,9 @@ func as[T cuda.Activation](s *cuda.Stream, list ...onDevice) (all []cuda.Array[T
 	}
 	all = make([]cuda.Array[T], len(list))
 	for i, o := range list {
+		if o.Narrow == nil && o.Absent() {
+			continue
+		}
 		if n := o.Narrow; n != nil {
 			if half, ok := any(n.OnDevice().Half()).(cuda.Array[T]); ok && !half.Absent() {
 				all[i] = half

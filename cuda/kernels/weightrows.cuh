@@ -1,10 +1,37 @@
-// A step of generation for few sequences with weights of int8 or float16: the kernels of fewrows.cuh, which has what is not explained here. A run of
-// 32 numbers of a row is a block of int8 with one scale. Its numbers are exact in bfloat16, and the sum of its products is multiplied by the scale.
-// A number of float16 is the sum of two of bfloat16.
+// A step of generation for few sequences with weights of int8 or float16: the kernels of fewrows.cuh, which has what is not explained here. A product has
+// the weights as they are. The 32 numbers of a run of a vector are divided by a scale, and split into two parts of the weights' type.
 #pragma once
 #include "fewrows.cuh"
 
-__device__ __forceinline__ uint32_t exactPair(float a, float b) { return __float_as_uint(a) >> 16 | (__float_as_uint(b) & 0xffff0000u); }
+#ifdef __CUDACC__
+struct f16 {};
+__device__ __forceinline__ void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, f16) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y0), "r"(y1));
+}
+__device__ __forceinline__ void product(int (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1) {
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y0), "r"(y1));
+}
+// halves returns two numbers in float16, the first in the low bits.
+__device__ __forceinline__ uint32_t halves(float low, float high) {
+  uint32_t y;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  return y;
+}
+#endif
+
+// largestBits returns the largest bits, without signs, of a run of a sequence, of which four lanes have eight numbers each, and at least those of 2^-100.
+// The bits of a NaN are larger than those of infinity, and these larger than those of other numbers.
+__device__ __forceinline__ uint32_t largestBits(const float (&v)[8]) {
+  uint32_t largest = 0x0d800000;
+#pragma unroll
+  for (int i = 0; i < 8; i++) largest = max(largest, __float_as_uint(v[i]) & 0x7fffffffu);
+  largest = max(largest, __shfl_xor_sync(~0u, largest, 1));
+  return max(largest, __shfl_xor_sync(~0u, largest, 2));
+}
+// scaleOf returns the scale of sequence 2t + which. A lane has the scale of its own sequence.
+__device__ __forceinline__ float scaleOf(float scale, int which) { return __shfl_sync(~0u, scale, threadIdx.x % 4 * 8 + 4 * which); }
 
 // Int8 is a matrix (rows, k) of int8, k a multiple of 32, followed by a scale of float16 for each 32 numbers of a row.
 struct Int8 {
@@ -14,7 +41,11 @@ struct Int8 {
     uint2 number;
     uint32_t scale;
   };
-  struct Two { uint32_t number, scale; };
+  struct Four { uint32_t number, scale; };
+  struct Vector { // 128 high + low, times the scale of the sequence of a column of the result
+    uint32_t high[2], low[2];
+    float scale[2];
+  };
   __device__ __forceinline__ Int8(const void *weight, int64_t rows, int k) : data((const uint8_t *)weight), scales((const uint16_t *)(data + rows * k)) {}
 
   __device__ __forceinline__ Eight eight(int64_t row, int at, int k, bool there) const {
@@ -22,29 +53,42 @@ struct Int8 {
     if (there) e.number = *(const uint2 *)(data + row * k + at), e.scale = scales[row * (k / 32) + at / 32];
     return e;
   }
-  __device__ __forceinline__ Two two(int64_t row, int at, int k, bool there) const {
-    Two t = {0, 0};
-    if (there) t.number = *(const uint16_t *)(data + row * k + at), t.scale = scales[row * (k / 32) + at / 32];
-    return t;
+  __device__ __forceinline__ Four four(int64_t row, int at, int k, bool there) const {
+    Four f = {0, 0};
+    if (there) f.number = *(const uint32_t *)(data + row * k + at), f.scale = scales[row * (k / 32) + at / 32];
+    return f;
   }
-  static __device__ __forceinline__ uint32_t wide(uint32_t two) { return exactPair((float)(int8_t)two, (float)(int8_t)(two >> 8)); }
-  static __device__ __forceinline__ uint4 wide(uint2 v) { return make_uint4(wide(v.x), wide(v.x >> 16), wide(v.y), wide(v.y >> 16)); }
-  static __device__ __forceinline__ void scaled(float (&sum)[4], const float (&c)[4], uint32_t low, uint32_t high) {
-    const float a = fromHalf(low), b = fromHalf(high);
-    sum[0] = fmaf(a, c[0], sum[0]), sum[1] = fmaf(a, c[1], sum[1]), sum[2] = fmaf(b, c[2], sum[2]), sum[3] = fmaf(b, c[3], sum[3]);
+  // split rounds to 14 bits of the run's largest number and a sign.
+  static __device__ __forceinline__ Vector split(const float (&v)[8]) {
+    const float largest = __uint_as_float(largestBits(v)), inverse = 16256.f / largest, scale = largest / 16256.f;
+    uint32_t q[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) q[i] = __float_as_uint(fmaf(v[i], inverse, 0x1.8p23f)); // the integer is in the low bits
+    Vector to;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const uint32_t *p = q + 4 * i;
+      to.high[i] = (p[0] >> 7 & 0xff) | (p[1] << 1 & 0xff00) | (p[2] << 9 & 0xff0000) | (p[3] << 17 & 0xff000000);
+      to.low[i] = (p[0] & 127) | (p[1] & 127) << 8 | (p[2] & 127) << 16 | (p[3] & 127) << 24;
+    }
+    to.scale[0] = scaleOf(scale, 0), to.scale[1] = scaleOf(scale, 1);
+    return to;
   }
-  // add adds the products of a run of rows low and high of a tile.
-  static __device__ __forceinline__ void add(float (&sum)[4], const Eight &low, const Eight &high, const Split &v) {
-    float c[4] = {};
-    multiply(c, wide(low.number), wide(high.number), v);
-    scaled(sum, c, low.scale, high.scale);
+  static __device__ __forceinline__ void add(float (&sum)[4], const uint32_t (&x)[4], uint32_t low, uint32_t high, const Vector &v) {
+    int c[4] = {}, d[4] = {};
+    product(c, x, v.high[0], v.high[1]), product(d, x, v.low[0], v.low[1]);
+    const float scale[2] = {fromHalf(low), fromHalf(high)};
+#pragma unroll
+    for (int i = 0; i < 4; i++) sum[i] = fmaf(scale[i / 2] * v.scale[i % 2], (float)(128 * c[i] + d[i]), sum[i]);
   }
-  // addTwo is add for 16 numbers of a block: a has two of rows low and high at 2t, then at 2t + 8.
-  static __device__ __forceinline__ void addTwo(float (&sum)[4], const Two (&a)[4], const Split &v) {
-    float c[4] = {};
-    const uint32_t x[4] = {wide(a[0].number), wide(a[1].number), wide(a[2].number), wide(a[3].number)};
-    product(c, x, v.high[0], v.high[1], bf16()), product(c, x, v.low[0], v.low[1], bf16());
-    scaled(sum, c, a[0].scale, a[1].scale);
+  // add adds the products of a run of rows low and high of a tile. addFour does so for 16 numbers of a row.
+  static __device__ __forceinline__ void add(float (&sum)[4], const Eight &low, const Eight &high, const Vector &v) {
+    const uint32_t x[4] = {low.number.x, high.number.x, low.number.y, high.number.y};
+    add(sum, x, low.scale, high.scale, v);
+  }
+  static __device__ __forceinline__ void addFour(float (&sum)[4], const Four (&a)[2], const Vector &v) {
+    const uint32_t x[4] = {a[0].number, a[1].number, 0, 0};
+    add(sum, x, a[0].scale, a[1].scale, v);
   }
 };
 
@@ -52,29 +96,48 @@ struct Int8 {
 struct F16 {
   const uint16_t *data;
   using Eight = uint4;
-  using Two = uint32_t;
+  using Four = uint2;
+  struct Vector { // high + low / 2048, times the scale
+    uint32_t high[4], low[4];
+    float scale[2];
+  };
   __device__ __forceinline__ F16(const void *weight, int64_t, int) : data((const uint16_t *)weight) {}
 
   __device__ __forceinline__ Eight eight(int64_t row, int at, int k, bool there) const {
     return there ? *(const uint4 *)(data + row * k + at) : make_uint4(0, 0, 0, 0);
   }
-  __device__ __forceinline__ Two two(int64_t row, int at, int k, bool there) const { return there ? *(const uint32_t *)(data + row * k + at) : 0; }
-  static __device__ __forceinline__ Split parts(const uint4 &v) {
-    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-    float x[8];
+  __device__ __forceinline__ Four four(int64_t row, int at, int k, bool there) const {
+    return there ? *(const uint2 *)(data + row * k + at) : make_uint2(0, 0);
+  }
+  // split keeps 22 bits of the run's largest number. The scale is a power of two.
+  static __device__ __forceinline__ Vector split(const float (&v)[8]) {
+    const float scale = __uint_as_float(largestBits(v) & 0x7f800000u), inverse = 1.f / scale;
+    Vector to;
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = fromHalf(words[i / 2] >> 16 * (i % 2));
-    return split(x);
+    for (int i = 0; i < 4; i++) {
+      const float a = v[2 * i] * inverse, b = v[2 * i + 1] * inverse;
+      const float p = __uint_as_float(__float_as_uint(a) & 0xffffe000u), q = __uint_as_float(__float_as_uint(b) & 0xffffe000u);
+      to.high[i] = halves(p, q), to.low[i] = halves(2048.f * (a - p), 2048.f * (b - q));
+    }
+    to.scale[0] = scaleOf(scale, 0), to.scale[1] = scaleOf(scale, 1);
+    return to;
   }
-  static __device__ __forceinline__ void add(float (&sum)[4], const Eight &low, const Eight &high, const Split &v) {
-    const Split a = parts(low), b = parts(high);
-    multiply(sum, make_uint4(a.high[0], a.high[1], a.high[2], a.high[3]), make_uint4(b.high[0], b.high[1], b.high[2], b.high[3]), v);
-    multiply(sum, make_uint4(a.low[0], a.low[1], a.low[2], a.low[3]), make_uint4(b.low[0], b.low[1], b.low[2], b.low[3]), v);
+  static __device__ __forceinline__ void add(float (&sum)[4], const float (&c)[4], const float (&d)[4], const Vector &v) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) sum[i] = fmaf(v.scale[i % 2], fmaf(d[i], 1.f / 2048, c[i]), sum[i]);
   }
-  static __device__ __forceinline__ void addTwo(float (&sum)[4], const Two (&a)[4], const Split &v) {
-    const Split p = parts(make_uint4(a[0], a[1], a[2], a[3]));
-    product(sum, p.high, v.high[0], v.high[1], bf16()), product(sum, p.high, v.low[0], v.low[1], bf16());
-    product(sum, p.low, v.high[0], v.high[1], bf16()), product(sum, p.low, v.low[0], v.low[1], bf16());
+  static __device__ __forceinline__ void add(float (&sum)[4], const Eight &low, const Eight &high, const Vector &v) {
+    float c[4] = {}, d[4] = {};
+    const uint32_t x[4] = {low.x, high.x, low.y, high.y}, y[4] = {low.z, high.z, low.w, high.w};
+    product(c, x, v.high[0], v.high[1], f16()), product(c, y, v.high[2], v.high[3], f16());
+    product(d, x, v.low[0], v.low[1], f16()), product(d, y, v.low[2], v.low[3], f16());
+    add(sum, c, d, v);
+  }
+  static __device__ __forceinline__ void addFour(float (&sum)[4], const Four (&a)[2], const Vector &v) {
+    float c[4] = {}, d[4] = {};
+    const uint32_t x[4] = {a[0].x, a[1].x, a[0].y, a[1].y};
+    product(c, x, v.high[0], v.high[1], f16()), product(d, x, v.low[0], v.low[1], f16());
+    add(sum, c, d, v);
   }
 };
 
@@ -120,15 +183,15 @@ __device__ __forceinline__ void weightIn(const float *x, const float *norm, W we
     for (int i = 0; i < 4; i++)
       if (half == 0 && width - 4 + i >= 0) tap[i] = taps[d * width + width - 4 + i];
   }
-  const int k = threadIdx.x % 4 * 2, rows = (columns + TILE - 1) / TILE * TILE;
-  auto readColumns = [&](typename W::Two (&a)[4], int tile) {
+  const int k = threadIdx.x % 4, rows = (columns + TILE - 1) / TILE * TILE;
+  auto readColumns = [&](typename W::Four (&a)[2], int tile) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int column = tile * TILE + g + 8 * (i % 2), at = row + k + 8 * (i / 2);
-      a[i] = xProj.two(column, at, channels, column < columns && at < channels);
+    for (int i = 0; i < 2; i++) {
+      const int column = tile * TILE + g + 8 * i, at = row + 4 * k;
+      a[i] = xProj.four(column, at, channels, column < columns && at < channels);
     }
   };
-  typename W::Two a[4];
+  typename W::Four a[2];
   readColumns(a, warp);
   awaitLast();
 #pragma unroll
@@ -141,7 +204,7 @@ __device__ __forceinline__ void weightIn(const float *x, const float *norm, W we
   auto add = [&](float (&v)[8], const float (&n)[8], const typename W::Eight (&first)[2], const typename W::Eight (&second)[2]) {
 #pragma unroll
     for (int i = 0; i < 8; i++) square = fmaf(v[i], v[i], square), v[i] *= n[i];
-    const Split parts = split(v);
+    const typename W::Vector parts = W::split(v);
     W::add(c[0], first[0], first[1], parts), W::add(c[1], second[0], second[1], parts);
   };
   float v[AHEAD][8];
@@ -185,15 +248,15 @@ __device__ __forceinline__ void weightIn(const float *x, const float *norm, W we
     us[s][threadIdx.x % TILE] = here ? start : 0.f;
   }
   __syncthreads();
-  const float v8[8] = {us[g][k], us[g][k + 1], us[g][k + 8], us[g][k + 9], 0, 0, 0, 0};
-  const Split parts8 = split(v8);
+  const float v4[8] = {us[g][4 * k], us[g][4 * k + 1], us[g][4 * k + 2], us[g][4 * k + 3], 0, 0, 0, 0};
+  const typename W::Vector parts4 = W::split(v4);
   for (int tile = warp; tile * TILE < rows; tile += WARPS) {
     if (tile != warp) readColumns(a, tile);
     float e[4] = {};
-    W::addTwo(e, a, parts8);
+    W::addFour(e, a, parts4);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const int64_t q = from + k + i % 2;
+      const int64_t q = from + 2 * k + i % 2;
       if (q < batch) parts[(q * gridDim.x + blockIdx.x) * rows + tile * TILE + g + 8 * (i / 2)] = e[i];
     }
   }
@@ -214,13 +277,13 @@ __device__ __forceinline__ void weightProduct(const float *x, W weight, const fl
   awaitLast();
   const bool there = from + g < batch;
   x += (int64_t)(from + g) * in;
-  Split first[AHEAD];
+  typename W::Vector first[AHEAD];
   {
     float v[AHEAD][8];
 #pragma unroll
     for (int i = 0; i < AHEAD; i++) eight(v[i], x + In::begin(i), there && In::begin(i) < in);
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++) first[i] = split(v[i]);
+    for (int i = 0; i < AHEAD; i++) first[i] = W::split(v[i]);
   }
   for (int n = 0; n < each && row < out; n++, row += TILE) {
     const int o = row + threadIdx.x % TILE;
@@ -238,7 +301,7 @@ __device__ __forceinline__ void weightProduct(const float *x, W weight, const fl
       eight(v, x + j, there && j < in);
       typename W::Eight more[2];
       tile.load(more, weight, j);
-      W::add(c, more[0], more[1], split(v));
+      W::add(c, more[0], more[1], W::split(v));
     }
     if (n + 1 < each) tile.read(weight, row + TILE, out, in);
     keep(sums[n % 2][warp], c);

@@ -140,6 +140,7 @@ inline unsigned toHalf(float x) {
 
 // The instructions of mma.cuh, which describes them.
 struct bf16;
+struct f16 {};
 
 template <bool TRANSPOSED> void load4(uint32_t (&x)[4], const void *row) {
   const int lane = standin::laneOf();
@@ -157,8 +158,11 @@ template <bool TRANSPOSED> void load4(uint32_t (&x)[4], const void *row) {
 }
 
 namespace standin {
+inline float add(float c, float a, float b) { return fmaf(a, b, c); }
+inline int add(int c, int a, int b) { return c + a * b; }
+
 // multiply computes a product. A word of x or y has n numbers.
-template <class Number> void multiply(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, int n, Number number) {
+template <class C, class Number> void multiply(C (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, int n, Number number) {
   const uint32_t mine[6] = {x[0], x[1], x[2], x[3], y0, y1};
   const uint32_t *all = (const uint32_t *)exchange(~0u, mine, sizeof mine);
   const int g = laneOf() / 4, t = laneOf() % 4;
@@ -166,7 +170,7 @@ template <class Number> void multiply(float (&c)[4], const uint32_t (&x)[4], uin
     for (int part = 0; part < 2; part++)
       for (int k = 0; k < 4; k++)
         for (int w = 0; w < n; w++)
-          c[i] = fmaf(number(all[6 * (4 * g + k) + 2 * part + i / 2], w), number(all[6 * (4 * (2 * t + i % 2) + k) + 4 + part], w), c[i]);
+          c[i] = add(c[i], number(all[6 * (4 * g + k) + 2 * part + i / 2], w), number(all[6 * (4 * (2 * t + i % 2) + k) + 4 + part], w));
 }
 }  // namespace standin
 
@@ -177,6 +181,13 @@ inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t
   standin::multiply(c, x, y0, y1, 1, [](uint32_t v, int) { return __uint_as_float(v & 0xffffe000); });
 }
 
+inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, f16) {
+  standin::multiply(c, x, y0, y1, 2, [](uint32_t v, int w) { return fromHalf(v >> 16 * w); });
+}
+inline void product(int (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1) {
+  standin::multiply(c, x, y0, y1, 4, [](uint32_t v, int w) { return (int)(int8_t)(v >> 8 * w); });
+}
+
 inline uint32_t rounded(float x) { return x == x ? (__float_as_uint(x) + 0x1000) & 0xffffe000 : 0x7fffe000; }
 inline uint32_t pair(float low, float high) {
   auto half = [](float x) {
@@ -185,6 +196,7 @@ inline uint32_t pair(float low, float high) {
   };
   return half(low) | half(high) << 16;
 }
+inline uint32_t halves(float low, float high) { return toHalf(low) | toHalf(high) << 16; }
 template <int BYTES> void copyLater(void *to, const void *from, bool there) { there ? memcpy(to, from, BYTES) : memset(to, 0, BYTES); }
 inline void copied() {}
 inline void commitCopies() {}
