@@ -172,6 +172,23 @@ func TestAdapterOnDevice(t *testing.T) {
 	}
 }
 
+// With narrow weights on a device, as of a GGUF file, the text is that of the host. int4 is an error there.
+func TestWeightsOnDevice(t *testing.T) {
+	gputest.Open(t, cuda.Open)
+	dir := model(t, 464)
+	for _, flags := range [][]string{{"-model", dir, "-weights", "int8"}, {"-model", dir, "-weights", "file"}, {"-model", "../../testdata/gguf-mamba-tiny/narrow-F16.gguf"}} {
+		flags = append(flags, "-prompt", "one two", "-max", "4", "-temperature", "0")
+		_, host, _ := call(t.Context(), flags...)
+		if code, device, stderr := call(t.Context(), append(flags, "-device", "cuda")...); code != 0 || device != host || host == "" {
+			t.Errorf("%v: exit code %d, %q, on the host %q, %s", flags, code, device, host, stderr)
+		}
+	}
+	const want = `the option Weights is "int4", want float32, file, bfloat16, float16 or int8 on a device`
+	if code, _, stderr := call(t.Context(), "-model", dir, "-weights", "int4", "-prompt", "one", "-device", "cuda"); code != 1 || !strings.Contains(stderr, want) {
+		t.Errorf("int4: exit code %d, %s", code, stderr)
+	}
+}
+
 // An error is one line, and exit code 1.
 func TestErrors(t *testing.T) {
 	// There is no network: nobody listens at the hub's address.
