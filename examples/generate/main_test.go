@@ -176,7 +176,7 @@ func TestAdapterOnDevice(t *testing.T) {
 func TestWeightsOnDevice(t *testing.T) {
 	gputest.Open(t, cuda.Open)
 	dir := model(t, 464)
-	for _, flags := range [][]string{{"-model", dir, "-weights", "int8"}, {"-model", dir, "-weights", "file"}, {"-model", "../../testdata/gguf-mamba-tiny/narrow-F16.gguf"}} {
+	for _, flags := range [][]string{{"-model", dir, "-weights", "int8"}, {"-model", "../../testdata/gguf-mamba-tiny/narrow-F16.gguf"}} {
 		flags = append(flags, "-prompt", "one two", "-max", "4", "-temperature", "0")
 		_, host, _ := call(t.Context(), flags...)
 		if code, device, stderr := call(t.Context(), append(flags, "-device", "cuda")...); code != 0 || device != host || host == "" {
