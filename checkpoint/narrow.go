@@ -29,6 +29,9 @@ import (
 //
 // Where the rows of a matrix do not divide by 256, int4 takes Q5_0, and Q8_0 for the head; where they do not divide by 32, int8 and int4 take float16. Norms,
 // biases, convolutions, A and D stay float32, and so do states and sums.
+//
+// On a device (nn.OnDevice) the weights take the memory of their types too. Quantized types of a GGUF file become Q8_0 there, and int4 is an error. With matrices of
+// bfloat16, products are computed as nn.WithPrecision(cuda.BF16) does, unless another precision is given.
 func Weights(types string) nn.Option {
 	return func(o *build.Options) {
 		if o.Narrow = types; types == "" {
