@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"unsafe"
@@ -110,7 +111,7 @@ func (a AdamW) StepAmong(s *Stream, weights []AdamWeight, clip, squares float64,
 		}
 		return s.run("adamw", "adamw_step", each(t), t.table.address, t.numbers, unsafe.Pointer(&a), sum.address, clip)
 	}, piece{host: bytesOf(norm[:]), device: sum.address})
-	return norm[0], err
+	return norm[0], errors.Join(err, s.cut("the work after a step")) // the factors of a step are its own, so what follows can be replayed only apart from it
 }
 
 // adamTable is a table of weights on the device. It is uploaded again only when it changes, which is rare in training.

@@ -54,6 +54,11 @@ func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids Array[int32],
 		return err
 	}
 	defer there.Free()
+	return embeddingSums(s, rows, width, dx, there.address, chunks, there.address+uintptr(4*(rows+4*chunks)), sums, slots, dw)
+}
+
+// embeddingSums queues the addition of the rows of a plan at an address, whose sums stand at another one.
+func embeddingSums(s *Stream, rows, width int, dx Array[float32], plan uintptr, chunks int, last uintptr, sums, slots int, dw Array[float32]) error {
 	parts, err := NewArray[float32](s, slots*width)
 	if err != nil {
 		return err
@@ -61,12 +66,52 @@ func EmbeddingBackward(s *Stream, rows, width, vocabulary int, ids Array[int32],
 	defer parts.Free()
 	together, suffix := embeddingVector(width, dx, dw)
 	threads := func(n int) int { return min(256, (n+31)/32*32) }
-	at := func(i int) uintptr { return there.address + uintptr(4*i) }
-	if err := s.run("embedding", "embedding_backward"+suffix, grid{x: int64(chunks), threads: threads(width / together)}, dx.address, at(0), at(rows),
-		parts.address, dw.address, width); err != nil {
+	return firstError(
+		s.run("embedding", "embedding_backward"+suffix, grid{x: int64(chunks), threads: threads(width / together)}, dx.address, plan, plan+uintptr(4*rows), parts.address, dw.address, width),
+		s.run("embedding", "embedding_sums", grid{x: int64(sums), threads: threads(width)}, last, parts.address, dw.address, width),
+	)
+}
+
+// EmbeddingPacked returns the number of elements that EmbeddingPack writes.
+func EmbeddingPacked(rows, width int) int {
+	return count((count(rows, width+5)+rows/embeddingChunk*4+63)/64, 64)
+}
+
+// EmbeddingPack queues the writing of dx (rows, width) and of the order of the ids on the host to an array of EmbeddingPacked elements. EmbeddingAdd adds these to dw (vocabulary,
+// width), or to an array of that length on another device. An id outside the vocabulary is an error.
+func EmbeddingPack(s *Stream, rows, width, vocabulary int, host []int, dx, dw, to Array[float32]) error {
+	if err := firstError(
+		atLeast(0, "embedding pack", "rows", rows, "width", width, "vocabulary", vocabulary),
+		expect("embedding pack", "host", len(host), rows, "dx", dx.n, count(rows, width), "dw", dw.n, count(vocabulary, width), "to", to.n, EmbeddingPacked(rows, width)),
+		s.usable(),
+	); err != nil || rows == 0 || width == 0 {
 		return err
 	}
-	return s.run("embedding", "embedding_sums", grid{x: int64(sums), threads: threads(width)}, at(rows+4*chunks), parts.address, dw.address, width)
+	plan, chunks, _, _, err := embeddingPlan(s.plan, host, vocabulary)
+	if err != nil {
+		return err
+	}
+	s.plan = plan
+	all := make([]int32, to.n-dx.n)
+	copy(all, plan[:rows+4*chunks])
+	copy(all[5*rows:], plan[rows+4*chunks:])
+	return firstError(to.Slice(0, dx.n).CopyOf(s, dx), Array[int32]{s, to.address + uintptr(4*dx.n), len(all)}.CopyFrom(s, all))
+}
+
+// EmbeddingAdd queues the addition of the rows that EmbeddingPack wrote to dw (vocabulary, width), as EmbeddingBackward
+// adds those of a large vocabulary. The calls for several arrays of rows are added in their order.
+func EmbeddingAdd(s *Stream, rows, width, vocabulary int, from, dw Array[float32]) error {
+	if err := firstError(
+		atLeast(0, "embedding add", "rows", rows, "width", width, "vocabulary", vocabulary),
+		expect("embedding add", "from", from.n, EmbeddingPacked(rows, width), "dw", dw.n, count(vocabulary, width)),
+		s.usable(),
+	); err != nil || rows == 0 || width == 0 {
+		return err
+	}
+	sums := rows / embeddingChunk // and at most twice as many partial sums
+	dx := from.Slice(0, rows*width)
+	plan := dx.address + uintptr(4*dx.n)
+	return embeddingSums(s, rows, width, dx, plan, rows, plan+uintptr(20*rows), sums, 2*sums, dw)
 }
 
 // embeddingFew is EmbeddingBackward for a small vocabulary, with blocks of some warps.

@@ -200,6 +200,12 @@ func TestLengths(t *testing.T) {
 		"EmbeddingBackward": func(l *lengths) error {
 			return EmbeddingBackward(s, rows, model, 3, of[int32](l.array("ids", rows)), make([]int, l.array("host", rows).n), l.array("dx", rows*model), l.array("dw", 3*model))
 		},
+		"EmbeddingPack": func(l *lengths) error {
+			return EmbeddingPack(s, rows, model, 3, make([]int, l.array("host", rows).n), l.array("dx", rows*model), l.array("dw", 3*model), l.array("to", EmbeddingPacked(rows, model)))
+		},
+		"EmbeddingAdd": func(l *lengths) error {
+			return EmbeddingAdd(s, rows, model, 3, l.array("from", EmbeddingPacked(rows, model)), l.array("dw", 3*model))
+		},
 		"Block.Keep": func(l *lengths) error {
 			_, err := block(l).Keep(s)
 			return err

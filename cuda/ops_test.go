@@ -386,12 +386,19 @@ func TestEmbedding(t *testing.T) {
 		for i := range dw {
 			dw[i] += before[i]
 		}
-		ax, adw := blank[float32](t, s, rows*width), put[float32](t, s, before)
+		ax, adw, atwice := blank[float32](t, s, rows*width), put[float32](t, s, before), put[float32](t, s, before)
+		packed := blank[float32](t, s, EmbeddingPacked(rows, width))
 		on := putInts(t, s, ids32)
 		do(t, EmbeddingForward(s, rows, width, vocabulary, put[float32](t, s, w), on, ax),
-			EmbeddingBackward(s, rows, width, vocabulary, on, ids, put[float32](t, s, dx), adw))
+			EmbeddingBackward(s, rows, width, vocabulary, on, ids, put[float32](t, s, dx), adw),
+			EmbeddingPack(s, rows, width, vocabulary, ids, put[float32](t, s, dx), atwice, packed),
+			EmbeddingAdd(s, rows, width, vocabulary, packed, atwice), EmbeddingAdd(s, rows, width, vocabulary, packed, atwice))
 		near(t, fmt.Sprint("x ", size), get(t, s, ax), x, 0)
 		near(t, fmt.Sprint("dw ", size), get(t, s, adw), dw, 1e-6)
+		for i := range dw {
+			dw[i] += dw[i] - before[i]
+		}
+		near(t, fmt.Sprint("dw of packed rows, added twice ", size), get(t, s, atwice), dw, 1e-6)
 	}
 	ones := put[float32](t, s, slices.Repeat([]float64{1}, 12))
 	err := EmbeddingBackward(s, 2, 1, 3, putInts(t, s, []int32{0, 3}), []int{0, 3}, ones, ones)

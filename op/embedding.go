@@ -71,6 +71,9 @@ func (f embedding[T]) Backward(in []value[T], dout, grad [][]T) {
 // Passes says that the second result is the weight.
 func (embedding[T]) Passes() (result, operand int) { return 1, 0 }
 
+// RowSum says how many rows of the first result's gradient are added to that of the second one. See operator.Split.
+func (f embedding[T]) RowSum() (rows, width, table int) { return f.rows, f.channels, f.vocabulary }
+
 func (f embedding[T]) ForwardOn(s *cuda.Stream, _ cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
 	if n := in[0].Narrow; n != nil {
 		return nil, cuda.WeightRows(s, n.OnDevice(), in[1].Ids, out[0])

@@ -29,14 +29,16 @@ var deviceSubjects = []struct {
 	bound     float64 // of losses against one process
 	config    func(c *nn.LMConfig)
 	prepare   func(lm *nn.LM) error
+	rows      bool // the embedding's gradient travels as rows
 }{
-	{"bfloat16, untied", cuda.BF16, 2e-2, func(c *nn.LMConfig) { c.UntiedHead = true }, unchanged},
-	{"hybrid, tied", cuda.TF32, 1e-3, func(c *nn.LMConfig) { c.Pattern, c.NHead = []nn.Kind{nn.Mamba, nn.Attention}, 2 }, unchanged},
+	{"bfloat16, untied", cuda.BF16, 2e-2, func(c *nn.LMConfig) { c.UntiedHead = true }, unchanged, false},
+	{"few rows", cuda.TF32, 1e-3, func(c *nn.LMConfig) { c.Vocab = 60 * vocab }, unchanged, true},
+	{"hybrid, tied", cuda.TF32, 1e-3, func(c *nn.LMConfig) { c.Pattern, c.NHead = []nn.Kind{nn.Mamba, nn.Attention}, 2 }, unchanged, false},
 	{"LoRA", cuda.Strict, 1e-3, func(*nn.LMConfig) {}, func(lm *nn.LM) error {
 		_, err := lm.Params().AddLoRA(layer.LoRAConfig{Rank: 2, Seed: 4})
 		return err
-	}},
-	{"frozen", cuda.Strict, 1e-3, func(*nn.LMConfig) {}, func(lm *nn.LM) error { lm.Params()[:3].Freeze(); return nil }},
+	}, false},
+	{"frozen", cuda.Strict, 1e-3, func(*nn.LMConfig) {}, func(lm *nn.LM) error { lm.Params()[:3].Freeze(); return nil }, false},
 }
 
 func unchanged(*nn.LM) error { return nil }
@@ -88,11 +90,14 @@ func rankDevices(models int, dir string) error {
 			if err != nil {
 				return o, err
 			}
+			if w.group != nil && (tr.exchange.rows != nil) != s.rows {
+				return o, fmt.Errorf("%s: the embedding's gradient travels as rows: %v, want %v", s.name, !s.rows, s.rows)
+			}
 			if w.late {
 				tr.train.arrivals = &arrivals{order: tr.train.arrivals.order} // that nobody tells
 			}
 			if w.fails && g.Rank() == 1 {
-				tr.source = &failing{tr.source, 4, func(b *Batch) error { b.Values["targets"].Data().([]int)[3] = vocab; return nil }}
+				tr.source = &failing{tr.source, 4, func(b *Batch) error { b.Values["targets"].Data().([]int)[3] = 60 * vocab; return nil }}
 			}
 			if w.file != "" {
 				_, err = tr.Resume()
@@ -105,11 +110,15 @@ func rankDevices(models int, dir string) error {
 			err = errors.Join(err, tr.Close(), lm.Params().ToHost())
 			return outcome{*tr.Curve(), values(lm.Params())}, err
 		}
-		one, err := train(way{accumulate: 2 * g.Size()})
+		accumulate := 2
+		if s.rows {
+			accumulate = 1
+		}
+		one, err := train(way{accumulate: accumulate * g.Size()})
 		if err != nil {
 			return g.Fail(err)
 		}
-		together, err := train(way{group: g, accumulate: 2})
+		together, err := train(way{group: g, accumulate: accumulate})
 		if err != nil {
 			return err
 		}
@@ -124,7 +133,7 @@ func rankDevices(models int, dir string) error {
 			ways = append(ways, way{shard: true, file: file, stop: 1}, way{file: file, stop: 2}, way{shard: true, file: file})
 		}
 		for _, w := range ways {
-			w.group, w.accumulate = g, 2
+			w.group, w.accumulate = g, accumulate
 			got, err := train(w)
 			if err != nil {
 				return fmt.Errorf("%s: %+v: %w", s.name, w, err)

@@ -26,6 +26,7 @@ type exchange struct {
 	space   any             // memory for a bucket
 	squares float64         // the sum of the squares of this rank's parts, of the last step
 	device  *deviceExchange // of weights on a GPU, from meet on; nil for weights on the host
+	rows    *rows           // on a GPU, of the embedding
 }
 
 // list is the weights of one type.
@@ -57,17 +58,16 @@ type span struct{ from, to int }
 // unit is the number of elements of which weights and parts begin at a multiple, so that the arithmetic of a part begins at a whole cache line.
 const unit = 16
 
-// bucketBytes is the most that a bucket has: enough that the time of its messages is that of its bytes. Smaller models have about eight buckets, but of no less than a sixteenth of
-// it, so that most of their bytes travel during the backward pass. A bucket ends where the next weight does not fit. A larger weight is cut into several buckets; on a GPU it is one
-// bucket, since no bytes of it can travel earlier than the others.
+// bucketBytes is the most that a bucket on the host has: enough that the time of its messages is that of its bytes. Smaller models have about eight buckets, but of no less than a
+// sixteenth of it, so that most of their bytes travel during the backward pass. A bucket ends where the next weight does not fit. A larger weight is cut into several buckets.
 var bucketBytes = 8 << 20 // a variable for tests
 
-// newExchange returns an exchange of the gradients of params, which the backward pass finishes in the given order.
-func newExchange(group *dist.Group, params layer.Params, order []int, shard bool) *exchange {
+// newExchange returns an exchange of the gradients of params, which the backward pass finishes in the order of a.
+func newExchange(group *dist.Group, params layer.Params, a *arrivals, shard bool) *exchange {
 	e := &exchange{group: group, shard: shard, mine: make([][]span, len(params))}
 	for _, dt := range []tensor.Dtype{tensor.Float32, tensor.Float64} {
 		total := 0
-		for _, i := range order {
+		for _, i := range a.order {
 			if v := params[i].Value; v.Dtype() == dt {
 				total += v.Size()
 			}
@@ -75,12 +75,8 @@ func newExchange(group *dist.Group, params layer.Params, order []int, shard bool
 		if total == 0 {
 			continue
 		}
-		ranks, size := unit*group.Size(), int(dt.Size())
-		most, whole := bucketBytes, !params.Place().OnHost()
-		if whole {
-			most = deviceBucketBytes
-		}
-		most = max(min(most, max(most/16, total*size/8))/size/ranks, 1) * ranks
+		ranks, size, onHost := unit*group.Size(), int(dt.Size()), params.Place().OnHost()
+		up := func(n, of int) int { return (n + of - 1) / of * of }
 		l := list{dt: dt}
 		var after []int // by bucket
 		from, at, last := 0, 0, 0
@@ -88,21 +84,34 @@ func newExchange(group *dist.Group, params layer.Params, order []int, shard bool
 			from, at = to, max(at, to)
 			l.ends, after = append(l.ends, to), append(after, last)
 		}
-		for there, i := range order {
-			v := params[i].Value
-			if v.Dtype() != dt {
-				continue
+		for there, next := 0, 0; there < len(a.order); there = next {
+			next = there + 1
+			most := min(bucketBytes, max(bucketBytes/16, total*size/8))
+			if !onHost { // the weights whose gradients are there at the same time
+				next = a.next(there)
+				most = min(deviceBucketBytes, max(deviceBucketBytes/16, (total-from)*size/4*3))
 			}
-			if at > from && at+v.Size() > from+most {
-				cut((at + ranks - 1) / ranks * ranks)
+			most = up(max(most/size, 1), ranks)
+			n := 0
+			for _, i := range a.order[there:next] {
+				if v := params[i].Value; v.Dtype() == dt {
+					n += up(v.Size(), unit)
+				}
 			}
-			l.slots, last = append(l.slots, slot{i, at, at + v.Size()}), there+1
-			at = (at + v.Size() + unit - 1) / unit * unit
-			for !whole && at > from+most {
+			if at > from && at+n > from+most {
+				cut(up(at, ranks))
+			}
+			for _, i := range a.order[there:next] {
+				if v := params[i].Value; v.Dtype() == dt {
+					l.slots, last = append(l.slots, slot{i, at, at + v.Size()}), next
+					at += up(v.Size(), unit)
+				}
+			}
+			for onHost && at > from+most {
 				cut(from + most)
 			}
 		}
-		cut((at + ranks - 1) / ranks * ranks)
+		cut(up(at, ranks))
 		for _, p := range l.slots {
 			e.mine[p.param] = l.parts(p, group.Rank(), group.Size())
 		}
@@ -276,6 +285,7 @@ func (s *hostSums) end(failed error) error {
 // arrivals tells when gradients are there.
 type arrivals struct {
 	order []int       // of the weights, as the backward pass finishes their gradients
+	told  []int       // the numbers of gradients that are there when tell is called, in ascending order
 	first []int       // by number of gradients that are there: how many of the first ones of order are; nil if it is that number
 	tell  func(n int) // is called with the number of gradients that are there, in this order; nil if nobody asks
 }
@@ -287,7 +297,9 @@ func (a *arrivals) align() {
 		at[w] = i
 	}
 	a.first = make([]int, len(at)+1)
+	a.told = nil
 	for there := range a.first {
+		a.told = append(a.told, there) // any number, since those of the ranks differ
 		k := 0
 		for k < len(at) && at[len(at)-1-k] < there {
 			k++
@@ -297,6 +309,16 @@ func (a *arrivals) align() {
 	for i := range a.order {
 		a.order[i] = len(at) - 1 - i
 	}
+}
+
+// next returns the number of gradients that are there when it is told the next time that more than n are there.
+func (a *arrivals) next(n int) int {
+	for _, there := range a.told {
+		if there > n {
+			return there
+		}
+	}
+	return len(a.order)
 }
 
 // watch returns the arrivals of the gradients of a graph. The tape machine runs the nodes in the order of gorgonia.Sort, backwards, and adds each gradient to that of its weight at
@@ -316,7 +338,7 @@ func watch(grads G.Nodes) (*arrivals, error) {
 	for _, n := range sorted {
 		if o, ok := n.Op().(*operator.Gradients); ok && len(a.order) > told {
 			there := len(a.order)
-			told = there
+			told, a.told = there, append(a.told, there)
 			o.Before(func() {
 				if n := there; a.tell != nil {
 					if a.first != nil {

@@ -135,7 +135,7 @@ func TestSumsFail(t *testing.T) {
 			params = append(params, layer.NewParam(fmt.Sprint(i), tensor.New(tensor.Of(tensor.Float64), tensor.WithShape(100)), false))
 			order = append(order, weights-1-i)
 		}
-		s := newExchange(g, params, order, false).begin(func(i int) (any, error) { return params[i].Value.Data(), nil })
+		s := newExchange(g, params, &arrivals{order: order}, false).begin(func(i int) (any, error) { return params[i].Value.Data(), nil })
 		s.arrived(4)
 		if g.Rank() == 1 {
 			return s.end(errors.New("an operator fails"))

@@ -144,13 +144,19 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 	}
 	var own [][]span
 	if cfg.Group.Size() > 1 {
-		if t.train.arrivals, err = watch(t.train.grads); err != nil {
+		early := slices.Clone(t.train.grads)
+		var few *rows
+		if cfg.Accumulate == 1 && !cfg.Segments {
+			few = fewRows(early, cfg.Group.Size())
+		}
+		if t.train.arrivals, err = watch(early); err != nil {
 			return nil, errors.Join(err, t.train.vm.Close(), t.scorer.vm.Close())
 		}
 		if cfg.Segments { // the ranks have other graphs: the first one receives no states, and the last one sends none
 			t.train.arrivals.align()
 		}
-		t.exchange = newExchange(cfg.Group, t.params, t.train.arrivals.order, cfg.Shard)
+		t.exchange = newExchange(cfg.Group, t.params, t.train.arrivals, cfg.Shard)
+		t.exchange.rows = few
 		if cfg.Shard {
 			own = t.exchange.mine
 		}

@@ -22,7 +22,7 @@ __device__ __forceinline__ void embeddingForward(const float *w, const int32_t *
   store<V>(x + i, v);
 }
 
-// Chunk is the positions [from, to) of a token. Its sum is written to row slot of parts, or added to the table if slot is negative.
+// Chunk is the positions [from, to) of a token. Its sum is written to row slot of parts, or added to the table if slot is negative. A chunk without positions does nothing.
 struct Chunk {
   int32_t token, from, to, slot;
 };
@@ -31,6 +31,7 @@ struct Chunk {
 template <int V>
 __device__ __forceinline__ void embeddingBackward(const float *dx, const int32_t *positions, const Chunk *chunks, float *parts, float *dw, int64_t width) {
   const Chunk c = chunks[blockIdx.x];
+  if (c.from == c.to) return;
   for (int64_t i = threadIdx.x * V; i < width; i += blockDim.x * V) {
     float sum[V] = {};
 #pragma unroll 8
@@ -61,6 +62,7 @@ EMBEDDING(4)
 // embedding_sums adds the partial sums of tokens with several chunks. from and to of a Chunk are slots here.
 extern "C" __global__ void embedding_sums(const Chunk *sums, const float *parts, float *dw, int64_t width) {
   const Chunk c = sums[blockIdx.x];
+  if (c.from == c.to) return;
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
     float sum = 0;
 #pragma unroll 8

@@ -15,10 +15,11 @@ import (
 type device struct {
 	f      OnDevice
 	last   *Tensor
-	memory *cuda.Allocations            // of the last run; not a part of device, since the stream refers to it
-	reads  [][]int                      // see FreeAfterUse: for each result the reads of its tensor; nil if all stay
-	into   []func() cuda.Array[float32] // see Into: for each gradient the function that returns its memory, if there is one
-	again  int                          // the number of gradients that read the result after it was freed and computed again; 0 if it is not freed before; see Repeatable
+	memory *cuda.Allocations                                               // of the last run; not a part of device, since the stream refers to it
+	reads  [][]int                                                         // see FreeAfterUse: for each result the reads of its tensor; nil if all stay
+	into   []func() cuda.Array[float32]                                    // see Into: for each gradient the function that returns its memory, if there is one
+	apart  func(s *cuda.Stream, ids []int, dout cuda.Array[float32]) error // see Rows.Apart
+	again  int                                                             // the number of gradients that read the result after it was freed and computed again; 0 if it is not freed before; see Repeatable
 }
 
 func (d *device) fresh() body       { return &device{f: d.f, memory: new(cuda.Allocations)} }
@@ -282,20 +283,63 @@ func (d *device) passed(o *Operator, i int, dout []*Tensor) *Tensor {
 // Into makes the operator of a gradient on a device write it to the array that f returns each time, if that is not absent, instead of memory of its own. The array stays
 // the caller's. Into does nothing if the gradient is not that of one operator alone, such as a sum, or if an operator reads it.
 func Into(gradient *G.Node, f func() cuda.Array[float32]) {
-	i, of := 0, gradient
+	if d, i := maker(gradient); d != nil && gradient.Graph().To(gradient.ID()).Len() == 0 {
+		d.into[i] = f
+	}
+}
+
+// maker returns the device function that computes a gradient, and the gradient's number; nil if it is not that of one function on a device.
+func maker(gradient *G.Node) (d *device, i int) {
+	of := gradient
 	if v, ok := gradient.Op().(*view); ok {
 		i, of = v.index, node.Operands(gradient)[0]
 	}
-	g, ok := of.Op().(*Gradients)
-	if !ok || gradient.Graph().To(gradient.ID()).Len() > 0 {
-		return
-	}
-	if d, ok := g.body.(*device); ok {
-		if d.into == nil {
+	if g, ok := of.Op().(*Gradients); ok {
+		if d, ok = g.body.(*device); ok && d.into == nil {
 			d.into = make([]func() cuda.Array[float32], len(g.Shapes()))
 		}
-		d.into[i] = f
 	}
+	return d, i
+}
+
+// Rows is a gradient that is the sum of another one, the base, which is there earlier, and of rows, which are few.
+type Rows struct {
+	Base                 *G.Node
+	Number, Width, Table int // of the rows, of the numbers in each, and of the rows of the weight
+	rows, base           *device
+	at                   int
+}
+
+// Split returns the parts of a gradient of a RowSummer, nil if it is none, or if something else than the RowSummer reads the base.
+func Split(gradient *G.Node) *Rows {
+	g, ok := gradient.Op().(*Gradients)
+	if !ok {
+		return nil
+	}
+	f, ok := g.of.function.(RowSummer)
+	d, _ := maker(gradient)
+	if !ok || d == nil || gradient.Graph().To(gradient.ID()).Len() > 0 {
+		return nil
+	}
+	r := &Rows{rows: d}
+	r.Number, r.Width, r.Table = f.RowSum()
+	for _, n := range node.Operands(node.Operands(gradient)[g.of.Arity()]) { // of the sum of the gradients of the results
+		if s, ok := n.Op().(*scatter); ok && s.index == 1 {
+			r.Base = node.Operands(n)[0]
+		}
+	}
+	if r.Base == nil || r.Base.Graph().To(r.Base.ID()).Len() != 1 {
+		return nil
+	}
+	if r.base, r.at = maker(r.Base); r.base == nil {
+		return nil
+	}
+	return r
+}
+
+// Apart makes the operator of the base write it to the array that into returns, and calls rows instead of adding the rows to it.
+func (r *Rows) Apart(into func() cuda.Array[float32], rows func(s *cuda.Stream, ids []int, dout cuda.Array[float32]) error) {
+	r.base.into[r.at], r.rows.into[0], r.rows.apart = into, into, rows
 }
 
 // given returns a tensor with the memory that Into has for gradient i, nil if there is none.
@@ -382,7 +426,11 @@ func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (t *Te
 		arrays = arrays[1:]
 	}
 	if computes {
-		err = d.f.BackwardOn(s, o.place.precision, in, dout, into, k.Kept)
+		if d.apart != nil {
+			err = d.apart(s, in[1].Ints, dout[0])
+		} else {
+			err = d.f.BackwardOn(s, o.place.precision, in, dout, into, k.Kept)
+		}
 		if o.reads() {
 			read(values[:n])
 		}

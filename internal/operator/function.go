@@ -105,6 +105,12 @@ type Kept interface{ Free() }
 // to the gradient of this result, unless the operand is Passed.
 type Passer interface{ Passes() (result, operand int) }
 
+// RowSummer is a function of two results on a device with one gradient, that of its first operand, a table: the gradient of the second result, and the rows of the gradient of
+// the first one, which are added to the rows of the table that the Ints of its second operand name. See Split.
+type RowSummer interface {
+	RowSum() (rows, width, table int)
+}
+
 // Overwriter is a function whose BackwardOn overwrites the values that ForwardOn kept, so it can be differentiated only once on a device.
 type Overwriter interface{ OverwritesKept() }
 
