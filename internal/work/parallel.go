@@ -49,7 +49,8 @@ func Parallel(n int, task func(i int)) {
 	j.leave()
 }
 
-// Processors returns the number of processors that a call of Parallel takes now: GOMAXPROCS without those that helpers are busy on.
+// Processors returns the number of processors that a call of Parallel takes now, with the caller's: GOMAXPROCS without those that helpers are busy on. In a task
+// of a helper that counts the helper itself as busy, so it is one less than are free when the caller of the job has no more tasks.
 func Processors() int { return max(1, runtime.GOMAXPROCS(0)-int(busy.Load())) }
 
 // job is a call of Parallel. The call waits for its tasks, not for the goroutines that help it. A helper that starts after all tasks are
