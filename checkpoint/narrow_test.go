@@ -240,6 +240,27 @@ func TestNarrowOnDevice(t *testing.T) {
 	}
 }
 
+// A model that does not fit into a device's memory leaves nothing there, whatever the garbage collector does.
+func TestNarrowOutOfMemory(t *testing.T) {
+	limit := gputest.Allocations(t)
+	d := gputest.Open(t, cuda.Open)
+	before, _ := d.Memory()
+	for allowed := 0; ; allowed++ {
+		limit(allowed)
+		_, err := Load(filepath.Join(ggufTiny, "narrow-Q8_0.gguf"), nn.OnDevice(d))
+		limit(-1)
+		if err == nil {
+			if allowed < 3 {
+				t.Errorf("loaded after %d allocations, want that some weights fit and others do not", allowed)
+			}
+			return
+		}
+		if used, _ := d.Memory(); used != before {
+			t.Fatalf("after %d allocations: %d bytes in use, want %d (%v)", allowed, used, before, err)
+		}
+	}
+}
+
 // A file that is cut after it was opened is an error, wherever it is cut: neither the end of the process nor zeros.
 func TestShorterGGUF(t *testing.T) {
 	for _, types := range []string{"file", "float32", "int8"} {

@@ -120,7 +120,7 @@ func (p *Param) Shape() tensor.Shape {
 // there; Value then has the numbers of the last ToHost. Weights that are already on that device stay as they are. Weights on
 // another device are first copied to the host. A narrow weight keeps its type if that is BFloat16, Float16 or Q8_0, and becomes Q8_0 on the device if it is of
 // another quantized type. After an error every weight is where it was.
-func (p Params) ToDevice(at op.Place) error {
+func (p Params) ToDevice(at op.Place) (err error) {
 	if at.OnHost() {
 		return fmt.Errorf("layer: the device is missing, want a place that op.On returned")
 	}
@@ -129,6 +129,14 @@ func (p Params) ToDevice(at op.Place) error {
 	}
 	all := p.withLoRA()
 	homes := make([]home, len(all))
+	var made []*operator.Narrow
+	defer func() {
+		if err != nil {
+			for _, n := range made { // at once, so that a smaller type has the memory
+				n.Free()
+			}
+		}
+	}()
 	for i, w := range all {
 		if homes[i] = w.home; (Params{w}).Place() == at {
 			continue
@@ -136,9 +144,10 @@ func (p Params) ToDevice(at op.Place) error {
 		if err := (Params{w}).ToHost(); err != nil {
 			return err
 		}
-		var err error
 		if n, ok := w.home.(*operator.Narrow); ok {
-			homes[i], err = n.On(at)
+			if n, err = n.On(at); err == nil {
+				homes[i], made = n, append(made, n)
+			}
 		} else {
 			homes[i], err = at.NewWeight(w.Value)
 		}

@@ -20,6 +20,7 @@ type Narrow struct {
 	weights *blas.Weights
 
 	there *cuda.Weights // on a device
+	undo  runtime.Cleanup
 	wide  cuda.Array[float32]
 }
 
@@ -38,11 +39,20 @@ func (n *Narrow) On(p Place) (*Narrow, error) {
 	to := &Narrow{onPlace: onPlace{p, n.shape}, weights: w}
 	err := p.Do(func(s *cuda.Stream) (err error) {
 		if to.there, err = upload(s, w); err == nil {
-			own(p.context, to, to.there.Free)
+			to.undo = own(p.context, to, to.there.Free)
 		}
 		return err
 	})
 	return to, err
+}
+
+// Free frees the copy that On made, without the garbage collector. Call it if no graph has the value.
+func (n *Narrow) Free() {
+	n.place.Do(func(*cuda.Stream) error { // an error says that the device is closed, with all of its memory
+		n.undo.Stop()
+		n.there.Free()
+		return nil
+	})
 }
 
 // upload copies weights to a device, in the order of cuda.NewWeights.
