@@ -81,10 +81,11 @@ func EmbeddingPacked(rows, width int) int {
 // width), or to an array of that length on another device. An id outside the vocabulary is an error.
 func EmbeddingPack(s *Stream, rows, width, vocabulary int, host []int, dx, dw, to Array[float32]) error {
 	if err := firstError(
-		atLeast(0, "embedding pack", "rows", rows, "width", width, "vocabulary", vocabulary),
+		atLeast(0, "embedding pack", "rows", rows),
+		atLeast(1, "embedding pack", "width", width, "vocabulary", vocabulary),
 		expect("embedding pack", "host", len(host), rows, "dx", dx.n, count(rows, width), "dw", dw.n, count(vocabulary, width), "to", to.n, EmbeddingPacked(rows, width)),
 		s.usable(),
-	); err != nil || rows == 0 || width == 0 {
+	); err != nil || rows == 0 {
 		return err
 	}
 	plan, chunks, _, _, err := embeddingPlan(s.plan, host, vocabulary)
@@ -102,10 +103,11 @@ func EmbeddingPack(s *Stream, rows, width, vocabulary int, host []int, dx, dw, t
 // adds those of a large vocabulary. The calls for several arrays of rows are added in their order.
 func EmbeddingAdd(s *Stream, rows, width, vocabulary int, from, dw Array[float32]) error {
 	if err := firstError(
-		atLeast(0, "embedding add", "rows", rows, "width", width, "vocabulary", vocabulary),
+		atLeast(0, "embedding add", "rows", rows),
+		atLeast(1, "embedding add", "width", width, "vocabulary", vocabulary),
 		expect("embedding add", "from", from.n, EmbeddingPacked(rows, width), "dw", dw.n, count(vocabulary, width)),
 		s.usable(),
-	); err != nil || rows == 0 || width == 0 {
+	); err != nil || rows == 0 {
 		return err
 	}
 	sums := rows / embeddingChunk // and at most twice as many partial sums
