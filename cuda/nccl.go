@@ -125,7 +125,18 @@ func (c *connection) hold(s *Stream) error {
 		})
 	}, s.device.whileOpen)
 	c.held.Store(graph)
+	if c.ended.Load() { // meanwhile: end has not seen the graph, or destroys it
+		err = errors.Join(errDisconnected, c.letGo(s.device.do))
+	}
 	return err
+}
+
+// letGo destroys the graph, once.
+func (c *connection) letGo(do func(f call, args ...uintptr) error) error {
+	if graph := c.held.Swap(0); graph != 0 {
+		return do(cuGraphExecDestroy, graph)
+	}
+	return nil
 }
 
 // do makes calls of NCCL and waits until NCCL has done what they have begun. It does not wait for the GPU. The code is that of the last call, of function f.
@@ -201,8 +212,7 @@ func (c *connection) end(d *Device, f int) error {
 		}
 		return explained(nccl.call(d, f, c.handle))
 	}
-	graph := c.held.Load()
-	if graph == 0 {
+	if c.held.Load() == 0 {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return free()
@@ -211,7 +221,7 @@ func (c *connection) end(d *Device, f int) error {
 	go func() { done <- free() }()
 	c.mu.Lock() // when no call waits any more
 	defer c.mu.Unlock()
-	return errors.Join(d.call(cuGraphExecDestroy, graph), <-done)
+	return errors.Join(c.letGo(d.call), <-done)
 }
 
 // Disconnect ends the connection of a stream, if it has one. Calls that wait for other processes, on the host and on the GPU, end at once, and their results are
