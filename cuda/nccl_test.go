@@ -1,9 +1,11 @@
 package cuda
 
 import (
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gomamba/mamba/internal/gputest"
 )
@@ -55,6 +57,36 @@ func TestConnection(t *testing.T) {
 	do(t, s.Disconnect(), s.Disconnect())
 	wants("disconnected", AllReduce(s, a), "the stream is not connected")
 }
+
+// Disconnect of another goroutine at any moment of Connect ends the connection, and neither waits for good.
+func TestDisconnectDuringConnect(t *testing.T) {
+	gputest.Alive(t) // connecting takes a real NCCL a fifth of a second
+	d := gputest.Open(t, Open)
+	for i := range disconnects {
+		id, err := d.NewConnectionID()
+		do(t, err)
+		s, err := d.NewStream()
+		do(t, err)
+		ended := make(chan error)
+		go func() {
+			for s.connection.Load() == nil {
+				runtime.Gosched()
+			}
+			time.Sleep(time.Duration(i) * time.Microsecond)
+			ended <- s.Disconnect()
+		}()
+		if err := s.Connect(id, 0, 1); err != nil && !strings.Contains(err.Error(), "not connected") {
+			t.Errorf("Connect: %v", err)
+		}
+		do(t, <-ended)
+		if err := s.Disconnected(); err == nil {
+			t.Error("the stream is connected after Disconnect")
+		}
+		do(t, s.Close())
+	}
+}
+
+const disconnects = 100
 
 // alone makes all calls that a rank can make alone, which copy.
 func alone[T Summand](t *testing.T, s *Stream) {
