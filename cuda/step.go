@@ -246,6 +246,19 @@ func (s *Step[T]) fewShared() int { return 4 * s.fewWidth() * (max(1, 1024/s.few
 // few queues the step as three kernels with products of bfloat16 in tensor cores (kernels/fewrows.cuh). Unless it is the first of a chain, its
 // first kernel begins before the work that was queued before it has ended.
 func (s *Step[T]) few(stream *Stream, r StepResult, first bool) error {
+	return s.inThree(stream, r, first, threeKernels{"fewmma", "few_in", "few_scan", s.InProj.address, s.XProj.address}, func(gated Array[float32]) error {
+		return fewProduct(stream, true, s.Batch, s.Channels, s.Model, gated, any(s.OutProj).(Array[BFloat16]), s.OutBias, s.X, r.Y)
+	})
+}
+
+// threeKernels is what differs between the steps of kernels/fewrows.cuh and of kernels/weightrows.cuh: kernels, and addresses of weights.
+type threeKernels struct {
+	module, in, scan string
+	inProj, xProj    uintptr
+}
+
+// inThree queues the step as two kernels, and out for its last product.
+func (s *Step[T]) inThree(stream *Stream, r StepResult, first bool, k threeKernels, out func(gated Array[float32]) error) error {
 	var err error
 	var work temporaries
 	defer func() { work.free() }()
@@ -256,19 +269,18 @@ func (s *Step[T]) few(stream *Stream, r StepResult, first bool) error {
 	if err != nil {
 		return err
 	}
-	if err := stream.run("fewmma", "few_in", in, s.X.address, s.Norm.address, s.InProj.address, s.InBias.address,
-		s.Context.address, s.Conv.address, s.ConvBias.address, s.XProj.address, u.address, z.address, parts.address, r.Context.address, int32(s.Batch),
+	if err := stream.run(k.module, k.in, in, s.X.address, s.Norm.address, k.inProj, s.InBias.address,
+		s.Context.address, s.Conv.address, s.ConvBias.address, k.xProj, u.address, z.address, parts.address, r.Context.address, int32(s.Batch),
 		int32(s.Model), int32(s.Channels), int32(s.Width), int32(s.columns()), s.Eps); err != nil {
 		return err
 	}
 	g := fewGrid(d, true, 0, 0, 1, 4*scanRow)
 	g.x, g.y, g.shared = int64((s.Channels+scanRow-1)/scanRow), int64(s.Batch), s.fewShared()
-	if err := stream.run("fewmma", "few_scan", g, z.address, u.address, parts.address, s.DtProj.address, s.DtBias.address, s.ALog.address, s.D.address,
+	if err := stream.run(k.module, k.scan, g, z.address, u.address, parts.address, s.DtProj.address, s.DtBias.address, s.ALog.address, s.D.address,
 		s.Scan.address, gated.address, r.Scan.address, s.Batch, s.Channels, int32(s.Channels), int32(s.State), int32(s.Rank), int32(1), int32(in.x)); err != nil {
 		return err
 	}
-	out := any(s.OutProj).(Array[BFloat16])
-	return fewProduct(stream, true, s.Batch, s.Channels, s.Model, gated, out, s.OutBias, s.X, r.Y)
+	return out(gated)
 }
 
 // rows queues the step as five kernels with products of bfloat16 in tensor cores (kernels/manyrows.cuh), and activations of bfloat16, for many

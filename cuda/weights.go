@@ -213,27 +213,8 @@ func (w *WeightsStep) Forward(stream *Stream, r StepResult, first bool) error {
 	); err != nil || s.Batch == 0 {
 		return err
 	}
-	var err error
-	var work temporaries
-	defer func() { work.free() }()
-	inner, width, d := s.Batch*s.Channels, s.fewWidth(), stream.device
-	in := fewGrid(d, !first, s.Batch, s.Channels, 1, 256)
-	u, z := take[float32](stream, &work, inner, &err), take[float32](stream, &work, inner, &err)
-	parts, gated := take[float32](stream, &work, s.Batch*int(in.x)*width, &err), take[float32](stream, &work, inner, &err)
-	if err != nil {
-		return err
-	}
-	if err := stream.run("weightsmma", fmt.Sprintf("weight_in_%v", w.In.typ), in, s.X.address, s.Norm.address, w.In.data.address, s.InBias.address,
-		s.Context.address, s.Conv.address, s.ConvBias.address, w.X.data.address, u.address, z.address, parts.address, r.Context.address, int32(s.Batch),
-		int32(s.Model), int32(s.Channels), int32(s.Width), int32(s.columns()), s.Eps); err != nil {
-		return err
-	}
-	g := fewGrid(d, true, 0, 0, 1, 4*scanRow)
-	g.x, g.y, g.shared = int64((s.Channels+scanRow-1)/scanRow), int64(s.Batch), s.fewShared()
-	if err := stream.run("weightsmma", "weight_scan", g, z.address, u.address, parts.address, s.DtProj.address, s.DtBias.address, s.ALog.address,
-		s.D.address, s.Scan.address, gated.address, r.Scan.address, s.Batch, s.Channels, int32(s.Channels), int32(s.State), int32(s.Rank), int32(1),
-		int32(in.x)); err != nil {
-		return err
-	}
-	return w.Out.product(stream, true, s.Batch, gated, s.OutBias, s.X, r.Y)
+	kernels := threeKernels{"weightsmma", fmt.Sprintf("weight_in_%v", w.In.typ), "weight_scan", w.In.data.address, w.X.data.address}
+	return s.inThree(stream, r, first, kernels, func(gated Array[float32]) error {
+		return w.Out.product(stream, true, s.Batch, gated, s.OutBias, s.X, r.Y)
+	})
 }
