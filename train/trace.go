@@ -170,14 +170,14 @@ func (t *Trace) stop(g *dist.Group, talk bool) error {
 	return nil
 }
 
-// String returns a table after Run, with a row for each rank on rank 0 and for this one on others: milliseconds for each step, and what share of them goes to
+// String returns a table after Run, at most 80 columns wide, with a row for each rank on rank 0 and for this one on others: milliseconds for each step, and what share of them goes to
 //
 //   - data: reading batches;
 //   - compute: forward and backward passes;
-//   - gradients: waiting for the sums of gradients after the backward pass, and with Shard for the new weights;
+//   - grads: waiting for the sums of gradients after the backward pass, and with Shard for the new weights;
 //   - update: the step of the solver;
 //   - ranks: waiting for other ranks elsewhere;
-//   - evaluate, save, and report: Config.Report.
+//   - eval, save, and report: evaluation, the file, and Config.Report.
 //
 // A group has two more columns: milliseconds for each step in which the bytes of collective calls move, and what share of them was during compute, where it costs little.
 func (t *Trace) String() string {
@@ -189,26 +189,24 @@ func (t *Trace) String() string {
 	if len(t.ranks) == 0 {
 		return ""
 	}
-	var b strings.Builder
-	fmt.Fprint(&b, "rank   steps  ms/step")
-	for _, name := range phaseNames[1:] {
-		fmt.Fprintf(&b, " %9s", name)
-	}
+	units, names := fmt.Sprintf("%-13s --------------------- %% of it ---------------------", fmt.Sprint(t.ranks[0].Steps, " steps")), "rank  ms/step  data compute grads update ranks  eval  save report"
 	if len(t.ranks) > 1 {
-		fmt.Fprint(&b, "  bytes, ms    hidden")
+		units, names = units+"      ms      %", names+"  moving hidden"
 	}
+	var b strings.Builder
+	fmt.Fprint(&b, units, "\n", names)
 	for rank, r := range t.ranks {
 		var all time.Duration
 		for _, d := range r.Sums[1:] {
 			all += d
 		}
 		each := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(max(r.Steps, 1)) }
-		fmt.Fprintf(&b, "\n%4d %7d %8.1f", rank, r.Steps, each(all))
-		for _, d := range r.Sums[1:] {
-			fmt.Fprintf(&b, " %8.1f%%", percent(d, all))
+		fmt.Fprintf(&b, "\n%4d %8.1f", rank, each(all))
+		for i, width := range []int{5, 7, 5, 6, 5, 5, 5, 6} { // of the names
+			fmt.Fprintf(&b, " %*.1f", width, percent(r.Sums[1+i], all))
 		}
 		if len(t.ranks) > 1 {
-			fmt.Fprintf(&b, "  %9.1f %8.1f%%", each(r.Exchange), percent(r.Hidden, r.Exchange))
+			fmt.Fprintf(&b, " %7.1f %6.1f", each(r.Exchange), percent(r.Hidden, r.Exchange))
 		}
 	}
 	return b.String() + "\n"

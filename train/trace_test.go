@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +37,7 @@ func TestTrace(t *testing.T) {
 		t.Error("a run that is traced has other bits")
 	}
 	lines := strings.Split(strings.TrimSpace(traces[0].String()), "\n")
-	if len(lines) != 1+ranks || !strings.HasPrefix(lines[0], "rank   steps  ms/step      data   compute gradients") || !strings.HasPrefix(lines[2], "   1       4") {
+	if len(lines) != 2+ranks || !strings.HasPrefix(lines[0], "4 steps") || !strings.HasPrefix(lines[1], "rank  ms/step  data compute grads") || !strings.HasPrefix(lines[3], "   1 ") {
 		t.Errorf("the table is\n%s", &traces[0])
 	}
 	var file struct {
@@ -91,5 +93,28 @@ func TestTraceWaiting(t *testing.T) {
 	}
 	if own := trace.own; own.Sums[waiting] < 2*time.Millisecond || own.Sums[computing] < 2*time.Millisecond || own.Hidden < time.Millisecond || own.Exchange <= own.Hidden {
 		t.Errorf("waiting %v, computing %v, %v of %v hidden", own.Sums[waiting], own.Sums[computing], own.Hidden, own.Exchange)
+	}
+}
+
+// The table fits into a terminal of 80 columns, and each number stands under its name.
+func TestTraceTable(t *testing.T) {
+	long := rankTrace{Steps: 100_000, Exchange: 99_999 * 100 * time.Second, Hidden: 99_999 * 100 * time.Second} // 99,999 ms a step
+	for p := range phases {
+		long.Sums[p] = long.Exchange / time.Duration(phases)
+	}
+	short := rankTrace{Steps: 1}
+	short.Sums[saving] = time.Second // 100%
+	for _, ranks := range []int{1, 12, 1000} {
+		trace := Trace{ranks: slices.Repeat([]rankTrace{long, short}, ranks)[:ranks]}
+		lines := strings.Split(strings.TrimSuffix(trace.String(), "\n"), "\n")
+		if len(lines) != 2+ranks {
+			t.Errorf("%d ranks have %d lines", ranks, len(lines))
+		}
+		ends := regexp.MustCompile(`\S( |$)`)
+		for i, line := range lines {
+			if len(line) > 80 || len(line) != len(lines[1]) || i > 0 && !reflect.DeepEqual(ends.FindAllStringIndex(line, -1), ends.FindAllStringIndex(lines[1], -1)) {
+				t.Errorf("%d columns, want at most 80 and numbers under the names of %q: %q", len(line), lines[1], line)
+			}
+		}
 	}
 }

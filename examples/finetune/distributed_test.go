@@ -22,7 +22,7 @@ func TestDistributed(t *testing.T) {
 	two := filepath.Join(dir, "two")
 	lines := disttest.Output(t, library.Start(t, 2, asProgram, "1", arguments(two, "-distributed", "-shard", "-trace")...))
 	text := strings.Join(lines, "\n")
-	if strings.Count(text, "finetune    all weights") != 1 || !strings.Contains(text, "batch: 2 x 1 x 2, length: 32") || strings.Count(text, "trace  ") != 1 || !strings.Contains(text, "\n   1       4 ") {
+	if strings.Count(text, "finetune    all weights") != 1 || !strings.Contains(text, "batch: 2 x 1 x 2, length: 32") || strings.Count(text, "trace  ") != 1 || !strings.Contains(text, "\n4 steps ") || !strings.Contains(text, "\n   1 ") {
 		t.Errorf("two processes print\n%s", text)
 	}
 	for _, file := range []string{"config.json", "model.safetensors", "loss.png", "train.safetensors", "trace.json"} {

@@ -226,7 +226,7 @@ func TestDistributed(t *testing.T) {
 	out := t.TempDir()
 	args := append(small, "-data", writeFolder(t), "-out", out, "-steps", "2", "-model", "unet", "-distributed", "-trace")
 	text := strings.Join(disttest.Output(t, disttest.Libraries[0].Start(t, 2, asProgram, "1", args...)), "\n")
-	if strings.Count(text, "model       unet") != 1 || strings.Count(text, "label 7     Dice") != 1 || !strings.Contains(text, "\n   1       2 ") {
+	if strings.Count(text, "model       unet") != 1 || strings.Count(text, "label 7     Dice") != 1 || !strings.Contains(text, "\n2 steps ") || !strings.Contains(text, "\n   1 ") {
 		t.Errorf("two processes print\n%s", text)
 	}
 	must(t, "-out", out, "-predict", filepath.Join(args[slices.Index(args, "-data")+1], "image", "0.png"))
