@@ -8,7 +8,10 @@ import (
 	"gorgonia.org/tensor"
 	"pgregory.net/rapid"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/grad"
+	"github.com/gomamba/mamba/internal/gputest"
+	"github.com/gomamba/mamba/internal/operator"
 )
 
 func embeddingUse(weight grad.Input, batch, length int, ids []float64) use {
@@ -69,6 +72,38 @@ func TestEmbeddingOutOfVocabulary(t *testing.T) {
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("ids %v, lisp machine %t: error %v, want %q", test.ids, lisp, err, test.want)
 			}
+		}
+	}
+}
+
+// The rows of a tied embedding's gradient travel apart from the head's gradient only if an operator writes that. One that is passed on stands in the memory of another one.
+func TestEmbeddingRowsApart(t *testing.T) {
+	p, err := On(gputest.Open(t, cuda.Open), cuda.Strict)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, passed := range []bool{false, true} {
+		g := G.NewGraph()
+		node := unbound(g)
+		w, err := p.NewWeight(dense(f32, []int{9, 2}, make([]float64, 18)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		weight := G.NodeFromAny(g, w)
+		x, tied, err := TiedEmbedding(weight, node(tensor.Int, 1, 3))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if passed {
+			tied = G.Must(Add(tied, G.Must(p.Upload(node(f32, 2)))))
+		}
+		loss := G.Must(G.Sum(G.Must(Download(G.Must(Linear(x, tied, nil))))))
+		grads, err := G.Grad(loss, weight)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if split := operator.Split(grads[0]); (split != nil) == passed {
+			t.Errorf("the head's gradient is passed on: %v, and apart from the rows: %v", passed, split != nil)
 		}
 	}
 }

@@ -281,23 +281,29 @@ func (d *device) passed(o *Operator, i int, dout []*Tensor) *Tensor {
 }
 
 // Into makes the operator of a gradient on a device write it to the array that f returns each time, if that is not absent, instead of memory of its own. The array stays
-// the caller's. Into does nothing if the gradient is not that of one operator alone, such as a sum, or if an operator reads it.
+// the caller's. Into does nothing if the gradient is not that of one operator alone, such as a sum, or is the gradient of the operator's result, or if an operator reads it.
 func Into(gradient *G.Node, f func() cuda.Array[float32]) {
 	if d, i := maker(gradient); d != nil && gradient.Graph().To(gradient.ID()).Len() == 0 {
 		d.into[i] = f
 	}
 }
 
-// maker returns the device function that computes a gradient, and the gradient's number; nil if it is not that of one function on a device.
+// maker returns the device function that computes a gradient, and the gradient's number; nil if it is not that of one function on a device, or is passed on.
 func maker(gradient *G.Node) (d *device, i int) {
 	of := gradient
 	if v, ok := gradient.Op().(*view); ok {
 		i, of = v.index, node.Operands(gradient)[0]
 	}
-	if g, ok := of.Op().(*Gradients); ok {
-		if d, ok = g.body.(*device); ok && d.into == nil {
-			d.into = make([]func() cuda.Array[float32], len(g.Shapes()))
-		}
+	g, ok := of.Op().(*Gradients)
+	if !ok {
+		return nil, i
+	}
+	slots := slices.DeleteFunc(slices.Clone(g.of.in), func(s slot) bool { return !g.of.computed(s) })
+	if d, ok = g.body.(*device); !ok || slots[i].passed {
+		return nil, i
+	}
+	if d.into == nil {
+		d.into = make([]func() cuda.Array[float32], len(slots))
 	}
 	return d, i
 }
