@@ -171,7 +171,7 @@ func (g *Group) Fail(err error) error {
 	}
 	first := &rankError{g.Rank(), err.Error()}
 	errors.As(err, &first) // another rank has failed before
-	text := []byte(first.text + " ")[:min(len(first.text)+1, longestError)]
+	text := whole([]byte(first.text+" "), longestError)
 	own := header{call: callFail, root: int32(first.rank), count: int64(len(text))}
 	g.announce(own, text)
 	if g.paired.Load() && !g.told.Swap(true) { // others may wait in Receive, and a collective call of another goroutine of this rank for them

@@ -3,9 +3,11 @@ package dist
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gomamba/mamba/cuda"
@@ -31,11 +33,12 @@ type Devices struct {
 	device       *cuda.Device
 	stream       *cuda.Stream // nil for a group of one
 	queued, done *cuda.Event
-	waiting      []*cuda.Stream  // those whose arrays are in calls after the last Wait
-	captures     []*cuda.Capture // those with calls
-	messages     []cuda.Message  // those of Together while it runs, else nil
-	watch        *callWatch      // nil for a group of one
-	ending       sync.WaitGroup  // disconnect
+	waiting      []*cuda.Stream             // those whose arrays are in calls after the last Wait
+	captures     []*cuda.Capture            // those with calls
+	messages     []cuda.Message             // those of Together while it runs, else nil
+	watch        *callWatch                 // nil for a group of one
+	connecting   atomic.Pointer[time.Timer] // ends the run while this rank waits in Connect; nil before and after
+	ending       sync.WaitGroup             // disconnect
 	closed       bool
 }
 
@@ -67,15 +70,7 @@ func (g *Group) Devices(d *cuda.Device) (x *Devices, err error) {
 	if err != nil {
 		return x, err
 	}
-	g.listen().add(x)
-	if g.limit > 0 {
-		guard := time.AfterFunc(max(g.limit, 30*time.Second), func() {
-			why := errors.New("NCCL does not connect the GPUs of the ranks")
-			g.abort(x.why(why).Error())
-		})
-		defer guard.Stop()
-	}
-	if err := x.stream.Connect(cuda.ConnectionID(ids[0]), g.Rank(), g.Size()); err != nil {
+	if err := x.connect(cuda.ConnectionID(ids[0])); err != nil {
 		return x, g.Fail(fmt.Errorf("dist: devices: %w", x.why(err)))
 	}
 	if err := g.Barrier(); err != nil { // of a rank that NCCL does not connect: the first call would wait for it
@@ -88,6 +83,23 @@ func (g *Group) Devices(d *cuda.Device) (x *Devices, err error) {
 		return x, g.Barrier()
 	}
 	return x, g.Fail(x.why(err))
+}
+
+// connect connects the streams of all ranks. Nothing can end the wait of NCCL for a rank that does not come, so it ends the processes: after the time of the group, or at least 30 s, and a
+// second after a rank has failed. In that second NCCL may return an error here too.
+func (x *Devices) connect(id cuda.ConnectionID) error {
+	limit := time.Duration(math.MaxInt64)
+	if x.group.limit > 0 {
+		limit = max(x.group.limit, 30*time.Second)
+	}
+	x.connecting.Store(time.AfterFunc(limit, func() {
+		if x.connecting.Load() != nil {
+			x.group.abort(x.why(errors.New("NCCL does not connect the GPUs of the ranks")).Error())
+		}
+	}))
+	defer func() { x.connecting.Swap(nil).Stop() }()
+	x.group.listen().add(x)
+	return x.stream.Connect(id, x.group.Rank(), x.group.Size())
 }
 
 // try makes first calls, in which NCCL prepares what a capture could not, and looks at the sums: there are machines whose GPUs cannot read each other's memory, and
@@ -190,6 +202,9 @@ func (x *Devices) Close() error {
 
 // disconnect ends the connection at once.
 func (x *Devices) disconnect() {
+	if timer := x.connecting.Load(); timer != nil {
+		timer.Reset(time.Second)
+	}
 	x.ending.Go(func() { _ = x.stream.Disconnect() }) // it waits for Close of the captures
 }
 

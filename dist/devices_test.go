@@ -429,15 +429,22 @@ func TestDevicesWithout(t *testing.T) {
 	}
 }
 
-// What is wrong on one rank alone when NCCL connects the GPUs is an error on all.
+// What is wrong on one rank alone when NCCL connects the GPUs is an error on all. If the others wait in NCCL, it ends them.
 func TestDevicesWithoutOne(t *testing.T) {
 	gputest.Alive(t) // it takes the stand-in
+	const wrong = "cuda: ncclCommInitRankConfig: ncclSystemError (2): NCCL: this rank is "
 	cmd := disttest.NCCL.Start(t, 2, role, "join")
 	cmd.Env = append(cmd.Env, "GPUSTANDIN_LOST=1")
 	for _, line := range disttest.Output(t, cmd) {
-		if want := "cuda: ncclCommInitRankConfig: ncclSystemError (2): NCCL: this rank is not connected"; !strings.Contains(line, want) {
+		if want := wrong + "not connected"; !strings.Contains(line, want) {
 			t.Errorf("the error is %s, want %q", line, want)
 		}
+	}
+	cmd = disttest.NCCL.Start(t, 2, role, "patient")
+	cmd.Env = append(cmd.Env, "GPUSTANDIN_ALONE=1")
+	out, err := cmd.CombinedOutput()
+	if want := "rank 0 of 2 ends the run: rank 1: dist: devices: " + wrong + "alone"; err == nil || !strings.Contains(string(out), want) {
+		t.Errorf("%v; the ranks print\n%s\nwant a line with %q", err, out, want)
 	}
 }
 

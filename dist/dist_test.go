@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/dist"
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	f := map[string]func() error{
 		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "beside": mpiBeside, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail, "kill": mpiKill, "never": mpiNever, "first": mpiFirst, "failed": mpiFailed, "times": mpiTimes,
-		"devices": mpiDevices,
+		"devices": mpiDevices, "patient": mpiPatient,
 	}[os.Getenv(role)]
 	if f == nil {
 		os.Exit(m.Run())
@@ -300,6 +301,12 @@ func mpiJoin() error {
 	return nil
 }
 
+// mpiPatient waits for as long as it takes.
+func mpiPatient() error {
+	_, err := dist.Join(context.Background(), dist.WithTimeout(0))
+	return err
+}
+
 // A rank that hangs or is stopped ends all ranks in a bounded time, with a line that says which one and why.
 func TestLostRank(t *testing.T) {
 	for i, library := range append(slices.Clone(disttest.Libraries), disttest.NCCL) {
@@ -417,6 +424,29 @@ func TestWrongCalls(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A long error of another rank ends at a whole character, in the news and in the next call.
+func TestFailLong(t *testing.T) {
+	for begin, whole := range map[string]bool{"": true, "a": true, strings.Repeat("\x80", 1<<15): false} {
+		var news error
+		errs := disttest.Run(2, func(g *dist.Group) error {
+			g.Listen()
+			if g.Rank() == 1 {
+				return errors.New(begin + strings.Repeat("é", 1<<14))
+			}
+			for news == nil {
+				time.Sleep(time.Millisecond)
+				news = g.Lost()
+			}
+			return g.Barrier()
+		})
+		for _, err := range append(errs, news) {
+			if err == nil || whole && (!utf8.ValidString(err.Error()) || len(err.Error()) < 1000) {
+				t.Errorf("an error that begins with %.10q and has 1<<14 é arrives as %v", begin, err)
+			}
+		}
 	}
 }
 

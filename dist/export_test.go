@@ -37,3 +37,9 @@ func LauncherVariables() []string {
 
 // SetMostBytes makes the MPI engine cut messages into pieces of at most n bytes, and those through NCCL into pieces of about as many.
 func SetMostBytes(n int) { mostBytes, leastLarge, bufferBytes = n, 100, 4*n }
+
+// Listen makes the group hear news, as the first Devices do.
+func (g *Group) Listen() { g.listen() }
+
+// Lost returns the error of a rank that the news have told.
+func (g *Group) Lost() error { return g.lost() }

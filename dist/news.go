@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"sync"
+	"unicode/utf8"
 )
 
 // news is what the ranks of a group tell each other outside of their calls: that one has failed, or that they close the group. A rank that waits in a call of Devices, on the
@@ -70,12 +71,20 @@ func (n *news) tell(b []byte) {
 	})
 }
 
+// whole returns the first n bytes of a text, or all if there are fewer, without a part of a character at their end.
+func whole(text []byte, n int) []byte {
+	for 0 < n && n < len(text) && !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return text[:min(n, len(text))]
+}
+
 // announce tells the ranks what this one does: it fails, or it closes the group.
 func (g *Group) announce(h header, text []byte) {
 	if n := g.news.Load(); n != nil {
 		b := make([]byte, newsBytes)
 		h.write(b)
-		copy(b[headerBytes:], text)
+		copy(b[headerBytes:], whole(text, newsBytes-headerBytes))
 		n.tell(b)
 	}
 }

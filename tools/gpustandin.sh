@@ -12,6 +12,7 @@
 # GPUSTANDIN_IDLE=1   compute nothing: the time of a program is then that of its host code, without a real driver's
 # GPUSTANDIN_GPUS=N   the number of GPUs, 1 by default
 # GPUSTANDIN_LOST=N   the rank that NCCL does not connect with the others
+# GPUSTANDIN_ALONE=N  the same, and the others wait for it in NCCL
 #
 # It needs Linux on amd64 and g++. Without them it prints what is missing and fails; with -if-present it succeeds.
 set -euo pipefail

@@ -316,6 +316,7 @@ static int connect(Comm *c, Id id) {
     if (id.bytes[i] != byteOf(id, i)) return fails(invalidArgument, "byte " + std::to_string(i) + " of the id is not that of ncclGetUniqueId");
   std::string name = "/standin-nccl-";
   for (int i = 0; i < 16; i++) name += "0123456789abcdef"[id.bytes[i] >> 4], name += "0123456789abcdef"[id.bytes[i] & 15];
+  if (const char *alone = getenv("GPUSTANDIN_ALONE"); alone && atoi(alone) == c->rank) return fails(systemError, "this rank is alone");
   c->size = sizeof(Shared) + c->ranks * slotBytes + c->ranks * c->ranks * sizeof(Ring);
   const int file = shm_open(name.c_str(), O_CREAT | O_RDWR, 0600);
   void *p = MAP_FAILED;
