@@ -124,6 +124,14 @@ func newExchange(group *dist.Group, params layer.Params, a *arrivals, shard bool
 	return e
 }
 
+// ends returns where each bucket ends, in the order in which they travel.
+func (e *exchange) ends() (ends []int) {
+	for _, b := range e.buckets {
+		ends = append(ends, b.to)
+	}
+	return ends
+}
+
 // spans returns the elements of each bucket.
 func (l list) spans() (spans []span) {
 	from := 0

@@ -26,6 +26,7 @@ type deviceExchange struct {
 	nodes  []G.ValueGrad // of the weights
 	made   G.Nodes       // the gradients in the graph
 	params layer.Params
+	slotOf map[*layer.Param]slot
 	flat   cuda.Array[float32]
 	packed cuda.Array[float32] // the rows of all ranks
 
@@ -46,7 +47,10 @@ func (e *exchange) connect(at op.Place, params layer.Params, nodes []G.ValueGrad
 			return nil, fmt.Errorf("train: %s is on %v and %s on %v, want all weights on one GPU", p.Name, other, params[0].Name, at)
 		}
 	}
-	d = &deviceExchange{exchange: e, list: e.lists[0], place: at, params: params, nodes: nodes, made: made}
+	d = &deviceExchange{exchange: e, list: e.lists[0], place: at, params: params, nodes: nodes, made: made, slotOf: map[*layer.Param]slot{}}
+	for _, s := range d.slots {
+		d.slotOf[params[s.param]] = s
+	}
 	if d.x, err = e.group.Devices(at.Device()); err != nil {
 		return nil, err
 	}
@@ -167,15 +171,8 @@ func (d *deviceExchange) arrived(n int) {
 
 func (d *deviceExchange) end(failed error) error { return errors.Join(failed, d.err) }
 
-// grad returns the gradient of weight i.
-func (d *deviceExchange) grad(p *layer.Param) cuda.Array[float32] {
-	for _, s := range d.slots {
-		if d.params[s.param] == p {
-			return d.placeOf(s)
-		}
-	}
-	return cuda.Array[float32]{}
-}
+// grad returns the gradient of a weight.
+func (d *deviceExchange) grad(p *layer.Param) cuda.Array[float32] { return d.placeOf(d.slotOf[p]) }
 
 // ranks makes the device's stream wait for the sums of gradients, and returns this rank's parts of them for the norm.
 func (d *deviceExchange) ranks() (*cuda.AdamWRanks, error) {

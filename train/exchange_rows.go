@@ -6,6 +6,7 @@ import (
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/internal/operator"
+	"github.com/gomamba/mamba/layer"
 )
 
 // rows is the gradient of an embedding whose weight is the head's too. That of the head is there when the backward pass begins, and travels while it runs. The rest is there at its
@@ -25,6 +26,14 @@ func fewRows(grads G.Nodes, ranks int) *rows {
 		}
 	}
 	return nil
+}
+
+// name returns the name of the weight.
+func (r *rows) name(params layer.Params) string {
+	if r == nil {
+		return "none"
+	}
+	return params[r.param].Name
 }
 
 // isRows reports whether the gradient at a place is that of the rows.

@@ -75,7 +75,10 @@ func (t *Trainer) meet() error {
 	for name, value := range t.cfg.Settings {
 		own["Settings."+name] = value
 	}
+	own["a GPU has the weights"] = fmt.Sprint(!t.params.Place().OnHost())
 	own["the order of the gradients"] = fmt.Sprint(t.train.arrivals.order) // and so of the calls of the group
+	own["the buckets of the gradients"] = fmt.Sprint(t.exchange.ends())
+	own["the gradient that travels as rows"] = t.exchange.rows.name(t.params)
 	var weights []tensorfile.Array
 	for _, p := range append(t.params[:len(t.params):len(t.params)], t.all.Statistics()...) {
 		weights = append(weights, array(Moment{p.Name, p.Value})) // record has copied them to the host

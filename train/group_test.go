@@ -402,6 +402,34 @@ func TestGroupErrors(t *testing.T) {
 	}
 }
 
+// Ranks whose gradients travel in different ways end with an error that says which rank and how.
+func TestGroupWays(t *testing.T) {
+	smallBuckets(t)
+	for what, test := range map[string]struct {
+		change func(e *exchange)
+		want   string
+	}{
+		"rows":    {func(e *exchange) { e.rows = &rows{param: 1} }, `train: rank 1 differs from rank 0: the gradient that travels as rows is "b" and not "none"`},
+		"buckets": {func(e *exchange) { e.buckets = e.buckets[1:] }, "train: rank 1 differs from rank 0: the buckets of the gradients is"},
+	} {
+		for rank, err := range disttest.Run(2, func(g *dist.Group) error {
+			tr, _, err := subjects()["any loss"](groupConfig(g, 1))
+			if err != nil {
+				return err
+			}
+			defer tr.Close()
+			if g.Rank() == 1 {
+				test.change(tr.exchange)
+			}
+			return tr.Run(t.Context())
+		}) {
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s: the error of rank %d is %v, want %q", what, rank, err, test.want)
+			}
+		}
+	}
+}
+
 // lateContext ends after the first time that it is asked.
 type lateContext struct {
 	context.Context
