@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	f := map[string]func() error{
 		"": nil, "collectives": mpiCollectives, "hang": mpiHang, "beside": mpiBeside, "stop": mpiStop, "join": mpiJoin, "fail": mpiFail, "kill": mpiKill, "never": mpiNever, "first": mpiFirst, "failed": mpiFailed, "times": mpiTimes,
-		"devices": mpiDevices, "patient": mpiPatient,
+		"devices": mpiDevices, "patient": mpiPatient, "away": mpiAway,
 	}[os.Getenv(role)]
 	if f == nil {
 		os.Exit(m.Run())
@@ -305,6 +305,27 @@ func mpiJoin() error {
 func mpiPatient() error {
 	_, err := dist.Join(context.Background(), dist.WithTimeout(0))
 	return err
+}
+
+// mpiAway is a rank that ends before it joins, as with a wrong flag, or one that waits for it.
+func mpiAway() error {
+	if os.Getenv("PMI_RANK") == "1" {
+		return errors.New("a flag is wrong")
+	}
+	_, err := dist.Join(context.Background(), dist.WithTimeout(time.Second))
+	return err
+}
+
+// MPICH's mpirun goes on if a process ends before it has joined. Join does not wait for it for good.
+func TestJoinAway(t *testing.T) {
+	if !*long {
+		t.Skip("-long is not set; it takes ten seconds")
+	}
+	t.Parallel()
+	out, err := disttest.Libraries[1].Start(t, 2, role, "away").CombinedOutput()
+	if want := "dist: join: 2 ranks of mpirun or srun have not met: not within 10s"; err == nil || !strings.Contains(string(out), want) {
+		t.Errorf("%v; the ranks print\n%s\nwant a line with %q", err, out, want)
+	}
 }
 
 // A rank that hangs or is stopped ends all ranks in a bounded time, with a line that says which one and why.

@@ -97,11 +97,10 @@ func (g *Group) set(options []Option) error {
 	return nil
 }
 
-// Join returns the group that this process was started in, and waits until all its ranks have joined. It asks the variables that launchers set: Open MPI's mpirun,
+// Join returns the group that this process was started in, and waits until all its ranks have joined, for at most ten times the time of WithTimeout. It asks the variables that launchers set: Open MPI's mpirun,
 // MPICH's mpirun (PMI), srun, and RANK and WORLD_SIZE. Without them the process is a group of one. Call Close when you no longer use it.
 //
-// With MASTER_ADDR and MASTER_PORT the ranks meet there, without MPI, unless mpirun has started them. Each needs a GPU, that of its local rank, and NCCL. Join then waits for at most ten
-// times the time of WithTimeout.
+// With MASTER_ADDR and MASTER_PORT the ranks meet there, without MPI, unless mpirun has started them. Each needs a GPU, that of its local rank, and NCCL.
 //
 // MPI can be started once in a process, so a second Join of a larger group is an error, also after Close.
 //
@@ -122,6 +121,11 @@ func Join(ctx context.Context, options ...Option) (*Group, error) {
 	if err := g.set(options); err != nil {
 		return nil, err
 	}
+	if g.limit > 0 {
+		var cancel func()
+		ctx, cancel = context.WithTimeoutCause(ctx, 10*g.limit, fmt.Errorf("not within %v", 10*g.limit))
+		defer cancel()
+	}
 	switch {
 	case l.mpi:
 		g.engine, err = startMPI(ctx, l)
@@ -129,11 +133,6 @@ func Join(ctx context.Context, options ...Option) (*Group, error) {
 		err = fmt.Errorf("dist: %s has started rank %d of %d without MPI and without MASTER_ADDR and MASTER_PORT, want these, or a launcher of MPI: mpirun -n %d, srun --mpi=pmix or --mpi=pmi2",
 			l.by, l.rank, l.size, l.size)
 	default:
-		if g.limit > 0 {
-			var cancel func()
-			ctx, cancel = context.WithTimeoutCause(ctx, 10*g.limit, fmt.Errorf("not within %v", 10*g.limit))
-			defer cancel()
-		}
 		g.engine, err = meet(ctx, l)
 	}
 	if err != nil {

@@ -69,7 +69,7 @@ func startMPI(ctx context.Context, l launch) (*mpi, error) {
 	select {
 	case err = <-started:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("dist: join: %d ranks of %s have not met: %w", l.size, l.by, ctx.Err())
+		return nil, fmt.Errorf("dist: join: %d ranks of %s have not met: %w", l.size, l.by, context.Cause(ctx))
 	}
 	if err == nil && m.size != l.size {
 		err = fmt.Errorf("the launcher (%s) has started %d processes, and this library sees %d: it belongs to another launcher; name the launcher's own library in $MAMBA_MPI, "+

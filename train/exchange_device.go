@@ -44,7 +44,7 @@ var deviceBucketBytes = 128 << 20 // a variable for tests
 func (e *exchange) connect(at op.Place, params layer.Params, nodes []G.ValueGrad, made G.Nodes) (d *deviceExchange, err error) {
 	for _, p := range params {
 		if other := (layer.Params{p}).Place(); other.Device() != at.Device() {
-			return nil, fmt.Errorf("train: %s is on %v and %s on %v, want all weights on one GPU", p.Name, other, params[0].Name, at)
+			return nil, fmt.Errorf("%s is on %v and %s on %v, want all weights on one GPU", p.Name, other, params[0].Name, at)
 		}
 	}
 	d = &deviceExchange{exchange: e, list: e.lists[0], place: at, params: params, nodes: nodes, made: made, slotOf: map[*layer.Param]slot{}}

@@ -59,7 +59,7 @@ func (t *Trainer) ended(ctx context.Context) (why, err error) {
 	return why, nil
 }
 
-// meet compares what the ranks train, before their first common work.
+// meet compares what the ranks train, before their first common work. The text of an error continues one of the caller.
 func (t *Trainer) meet() error {
 	if t.exchange == nil || t.met {
 		return nil
@@ -98,13 +98,13 @@ func (t *Trainer) meet() error {
 	for rank, text := range all {
 		var other map[string]string
 		if err := json.Unmarshal(text, &other); err != nil {
-			return fmt.Errorf("train: what rank %d trains: %w", rank, err)
+			return fmt.Errorf("what rank %d trains: %w", rank, err)
 		}
 		if rank == 0 {
 			first = other
 		}
 		if names := differing(first, other); len(names) > 0 {
-			return fmt.Errorf("train: rank %d differs from rank 0: %s is %q and not %q, want the same model, configuration and data on all ranks", rank, names[0], other[names[0]], first[names[0]])
+			return fmt.Errorf("rank %d differs from rank 0: %s is %q and not %q, want the same model, configuration and data on all ranks", rank, names[0], other[names[0]], first[names[0]])
 		}
 	}
 	if at := t.params.Place(); !at.OnHost() {

@@ -289,7 +289,10 @@ func (t *Trainer) Resume() (resumed bool, err error) {
 	if t.cfg.File == "" {
 		return false, nil
 	}
-	if err = t.meet(); err == nil && t.cfg.Group.Rank() == 0 {
+	if err := t.meet(); err != nil {
+		return false, t.cfg.Group.Fail(fmt.Errorf("train: %w", err))
+	}
+	if t.cfg.Group.Rank() == 0 {
 		resumed, err = t.resumeFile()
 	}
 	if err == nil {

@@ -279,9 +279,8 @@ func (t *Trainer) measure(batches []Batch) (map[string]float64, error) {
 	if t.broken != nil {
 		return nil, fmt.Errorf("train: %w", t.broken)
 	}
-	err := t.meet()
-	if err != nil {
-		return nil, t.cfg.Group.Fail(err)
+	if err := t.meet(); err != nil {
+		return nil, t.cfg.Group.Fail(fmt.Errorf("train: %w", err))
 	}
 	means, err := t.scorer.measure(batches, t.inputs, t.cfg.Group, t.cfg.Segments)
 	return means, t.cfg.Group.Fail(err)
