@@ -30,7 +30,7 @@ type scanArgs struct {
 	dt, du       *float32 // (step, lanes)
 	b, c         *float32 // a float32 per step and state, or a vector
 	y            *float32 // (step, lanes): Σ C h
-	keep         *float32 // (step, state, two, lanes): only scanRecompute writes it
+	keep         *float32 // (step, state, two, lanes): only scanRecompute writes it, and the states after the last step
 	bStep, cStep int      // bytes from a step to the next step
 	steps        int
 	ahead        *scanAhead // or nil
@@ -44,6 +44,7 @@ type scanAhead struct {
 	jump, zJump int         // bytes from the end of a row to the next row, and the same for z
 	z           [2]*float32 // z and its gradient
 	rows        [5]*float32 // u, Δ, then y, or dy and the gradients of u and Δ
+	states      *float32    // the state that the next strip or tile of the backward pass begins from, a line for each step
 }
 
 // scanBackArgs are the arguments of scanBackward.
@@ -92,26 +93,23 @@ type scanFinishArgs struct {
 	steps, width, adds int
 }
 
-// scanUngateArgs are the arguments of scanUngate.
-type scanUngateArgs struct {
-	cells        *int32   // of each step
-	dOut         *float32 // (step, lanes)
-	dy           *float32 // the row of cell 0; rows are step bytes apart
-	z            *float32 // the row of cell 0; rows are zStep bytes apart; or nil
-	step, zStep  int
-	ahead        int // as in scanPrepareArgs
-	steps, width int
+// scanPrepareBackArgs are the arguments of scanPrepareBack.
+type scanPrepareBackArgs struct {
+	cells                     *int32   // of each step
+	rows                      *float32 // (step, lanes): dt; the other rows follow as layBack lays them
+	delta, from, dy, z        *float32 // rows of cell 0, that are step, uStep, yStep and zStep bytes apart; z may be nil
+	bias                      *float32 // or nil
+	step, uStep, yStep, zStep int
+	ahead                     int // as in scanPrepareArgs
+	steps, width, softplus    int
 }
 
 // scanFinishBackArgs are the arguments of scanFinishBack.
 type scanFinishBackArgs struct {
 	cells                        *int32   // of each step
 	rows                         *float32 // (step, lanes): dt; the other rows follow as layBack lays them
-	delta, gd                    *float32 // rows of cell 0; rows are step bytes apart
-	gu                           *float32 // the same, uStep bytes apart
-	dy, out                      *float32 // the same, yStep bytes apart; out may be nil
-	z, dz                        *float32 // the same, zStep bytes apart, or nil
-	bias, d                      *float32 // or nil
+	gd, gu, out, dz              *float32 // rows of cell 0, that are step, uStep, yStep and zStep bytes apart; out and dz may be nil
+	d                            *float32 // or nil
 	sumD, sumBias                *float32
 	step, uStep, yStep, zStep    int
 	ahead                        int // as in scanPrepareArgs
@@ -303,7 +301,7 @@ func (s *scanAsm) scan(pass scanPass, strip int, ns states, from int, seg segmen
 		args.h, args.a, args.dt, args.du = &st.h[state+l], &s.a[strip][state+l], &r.dt[at+l], &r.du[at+l]
 		args.b, args.c, args.y = s.lane(b, l), s.lane(c, l), &r.y[at+l]
 		if pass == scanRecompute {
-			args.keep = &s.back.keep[(seg.from-from)*ns.count*2*lanes+l]
+			args.keep = &s.back.keep[(seg.from-from+seg.before)*ns.count*2*lanes+l]
 		}
 		kernel(args)
 		args.ahead = nil
@@ -338,6 +336,7 @@ func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg s
 	case pass == scanForward:
 		a.rows[2] = &r.out[row]
 	case pass == scanRecompute:
+		a.states = &s.back.next[0]
 		a.rows[2], a.rows[3], a.rows[4] = &s.back.dy[row], &s.back.grad.U[row], &s.back.grad.Delta[row]
 		if r.Z != nil {
 			a.z[1] = &s.back.grad.Z[rowZ]
@@ -362,7 +361,7 @@ func (s *scanAsm) scanBack(strip int, ns states, from int, seg segment) {
 	args := &s.backArgs
 	args.bStep, args.cStep, args.dBStep, args.dCStep, args.steps = -bStep, -cStep, -dBStep, -dCStep, seg.to-seg.from
 	for l := 0; l < st.width; l += s.lanes {
-		args.rows, args.keep = &r.dt[at+l], &back.keep[(last-from)*ns.count*2*lanes+l]
+		args.rows, args.keep = &r.dt[at+l], &back.keep[(last-from+seg.before)*ns.count*2*lanes+l]
 		args.carry, args.a, args.dA = &back.carry[strip][state+l], &st.a[state+l], &sums.a[state+l]
 		args.b, args.c, args.dB, args.dC = s.lane(b, l), s.lane(c, l), s.lane(dB, l), s.lane(dC, l)
 		kernel(args)
@@ -491,18 +490,20 @@ func (s *scanAsm) finish(strip, from, to int) {
 	}
 }
 
-func (s *scanAsm) ungate(strip, from, to int) {
+func (s *scanAsm) prepareBack(strip, from, to int) {
 	r, back := s.run, s.back
 	st := &r.strips[strip]
-	row, rowZ := r.origin(r.ofY, st), r.origin(r.ofZ, st)
-	var args scanUngateArgs
-	args.cells, args.ahead, args.step, args.zStep, args.steps = &r.cells[0], s.cellsAhead(), 4*r.ofY.stride, 4*r.ofZ.stride, to-from
+	row, u, y, rowZ := r.origin(r.all, st), r.origin(r.ofU, st), r.origin(r.ofY, st), r.origin(r.ofZ, st)
+	var args scanPrepareBackArgs
+	args.cells, args.ahead, args.steps, args.softplus = &r.cells[0], s.cellsAhead(), to-from, flag(r.Softplus)
+	args.step, args.uStep, args.yStep, args.zStep = 4*r.all.stride, 4*r.ofU.stride, 4*r.ofY.stride, 4*r.ofZ.stride
 	for l := 0; l < st.width; l += s.lanes {
-		args.dOut, args.dy, args.z, args.width = &back.dOut[l], &back.dy[row+l], at(r.Z, rowZ+l), min(s.lanes, st.width-l)
+		args.rows, args.width = &r.dt[l], min(s.lanes, st.width-l)
+		args.delta, args.from, args.dy, args.z, args.bias = &r.Delta[row+l], &r.U[u+l], &back.dy[y+l], at(r.Z, rowZ+l), at(r.DeltaBias, st.first+l)
 		if level == cpu.AVX512 {
-			scanUngateAVX512(&args)
+			scanPrepareBackAVX512(&args)
 		} else {
-			scanUngateAVX2(&args)
+			scanPrepareBackAVX2(&args)
 		}
 	}
 }
@@ -516,9 +517,7 @@ func (s *scanAsm) finishBack(strip, from, to int) {
 	args.step, args.uStep, args.yStep, args.zStep = 4*r.all.stride, 4*r.ofU.stride, 4*r.ofY.stride, 4*r.ofZ.stride
 	for l := 0; l < st.width; l += s.lanes {
 		args.rows, args.sumD, args.sumBias, args.width = &r.dt[l], &sums.d[l], &sums.bias[l], min(s.lanes, st.width-l)
-		args.delta, args.dy, args.gu, args.gd = &r.Delta[row+l], &back.dy[y+l], &grad.U[u+l], &grad.Delta[row+l]
-		args.out, args.z, args.dz = at(grad.Y, y+l), at(r.Z, rowZ+l), at(grad.Z, rowZ+l)
-		args.bias, args.d = at(r.DeltaBias, st.first+l), at(r.D, st.first+l)
+		args.gu, args.gd, args.out, args.dz, args.d = &grad.U[u+l], &grad.Delta[row+l], at(grad.Y, y+l), at(grad.Z, rowZ+l), at(r.D, st.first+l)
 		if level == cpu.AVX512 {
 			scanFinishBackAVX512(&args)
 		} else {

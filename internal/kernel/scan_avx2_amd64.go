@@ -34,11 +34,12 @@ func scanForward8AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, decay * h[n]}
+//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
 //			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecompute8AVX2(args *scanArgs)
@@ -47,14 +48,14 @@ func scanRecompute8AVX2(args *scanArgs)
 //
 //	for t := steps - 1; t >= 0; t-- {
 //		for n := range 8 {
-//			decay, state := keep[t][n]
+//			decay, before := keep[t][n]
 //			g := carry[n] + c[t][n]*dOut[t]
 //			dB[t][n] += g * du[t]
-//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			dC[t][n] += dOut[t] * keep[t+1][n][1]
 //			gB[t] += g * b[t][n]
-//			dDelta[t] += a[n] * g * state
-//			dA[n] += dt[t] * g * state
 //			carry[n] = decay * g
+//			dDelta[t] += a[n] * carry[n] * before
+//			dA[n] += dt[t] * carry[n] * before
 //		}
 //	}
 //
@@ -93,11 +94,12 @@ func scanForwardVectors8AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, decay * h[n]}
+//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
 //			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecomputeVectors8AVX2(args *scanArgs)
@@ -106,14 +108,14 @@ func scanRecomputeVectors8AVX2(args *scanArgs)
 //
 //	for t := steps - 1; t >= 0; t-- {
 //		for n := range 8 {
-//			decay, state := keep[t][n]
+//			decay, before := keep[t][n]
 //			g := carry[n] + c[t][n]*dOut[t]
 //			dB[t][n] += g * du[t]
-//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			dC[t][n] += dOut[t] * keep[t+1][n][1]
 //			gB[t] += g * b[t][n]
-//			dDelta[t] += a[n] * g * state
-//			dA[n] += dt[t] * g * state
 //			carry[n] = decay * g
+//			dDelta[t] += a[n] * carry[n] * before
+//			dA[n] += dt[t] * carry[n] * before
 //		}
 //	}
 //
@@ -150,11 +152,12 @@ func scanForward4AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, decay * h[n]}
+//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
 //			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecompute4AVX2(args *scanArgs)
@@ -163,14 +166,14 @@ func scanRecompute4AVX2(args *scanArgs)
 //
 //	for t := steps - 1; t >= 0; t-- {
 //		for n := range 4 {
-//			decay, state := keep[t][n]
+//			decay, before := keep[t][n]
 //			g := carry[n] + c[t][n]*dOut[t]
 //			dB[t][n] += g * du[t]
-//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			dC[t][n] += dOut[t] * keep[t+1][n][1]
 //			gB[t] += g * b[t][n]
-//			dDelta[t] += a[n] * g * state
-//			dA[n] += dt[t] * g * state
 //			carry[n] = decay * g
+//			dDelta[t] += a[n] * carry[n] * before
+//			dA[n] += dt[t] * carry[n] * before
 //		}
 //	}
 //
@@ -209,11 +212,12 @@ func scanForwardVectors4AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, decay * h[n]}
+//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
 //			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecomputeVectors4AVX2(args *scanArgs)
@@ -222,14 +226,14 @@ func scanRecomputeVectors4AVX2(args *scanArgs)
 //
 //	for t := steps - 1; t >= 0; t-- {
 //		for n := range 4 {
-//			decay, state := keep[t][n]
+//			decay, before := keep[t][n]
 //			g := carry[n] + c[t][n]*dOut[t]
 //			dB[t][n] += g * du[t]
-//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			dC[t][n] += dOut[t] * keep[t+1][n][1]
 //			gB[t] += g * b[t][n]
-//			dDelta[t] += a[n] * g * state
-//			dA[n] += dt[t] * g * state
 //			carry[n] = decay * g
+//			dDelta[t] += a[n] * carry[n] * before
+//			dA[n] += dt[t] * carry[n] * before
 //		}
 //	}
 //
@@ -266,11 +270,12 @@ func scanForward2AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, decay * h[n]}
+//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
 //			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecompute2AVX2(args *scanArgs)
@@ -279,14 +284,14 @@ func scanRecompute2AVX2(args *scanArgs)
 //
 //	for t := steps - 1; t >= 0; t-- {
 //		for n := range 2 {
-//			decay, state := keep[t][n]
+//			decay, before := keep[t][n]
 //			g := carry[n] + c[t][n]*dOut[t]
 //			dB[t][n] += g * du[t]
-//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			dC[t][n] += dOut[t] * keep[t+1][n][1]
 //			gB[t] += g * b[t][n]
-//			dDelta[t] += a[n] * g * state
-//			dA[n] += dt[t] * g * state
 //			carry[n] = decay * g
+//			dDelta[t] += a[n] * carry[n] * before
+//			dA[n] += dt[t] * carry[n] * before
 //		}
 //	}
 //
@@ -325,11 +330,12 @@ func scanForwardVectors2AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, decay * h[n]}
+//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
 //			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecomputeVectors2AVX2(args *scanArgs)
@@ -338,14 +344,14 @@ func scanRecomputeVectors2AVX2(args *scanArgs)
 //
 //	for t := steps - 1; t >= 0; t-- {
 //		for n := range 2 {
-//			decay, state := keep[t][n]
+//			decay, before := keep[t][n]
 //			g := carry[n] + c[t][n]*dOut[t]
 //			dB[t][n] += g * du[t]
-//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			dC[t][n] += dOut[t] * keep[t+1][n][1]
 //			gB[t] += g * b[t][n]
-//			dDelta[t] += a[n] * g * state
-//			dA[n] += dt[t] * g * state
 //			carry[n] = decay * g
+//			dDelta[t] += a[n] * carry[n] * before
+//			dA[n] += dt[t] * carry[n] * before
 //		}
 //	}
 //
@@ -382,11 +388,12 @@ func scanForward1AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, decay * h[n]}
+//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
 //			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecompute1AVX2(args *scanArgs)
@@ -395,14 +402,14 @@ func scanRecompute1AVX2(args *scanArgs)
 //
 //	for t := steps - 1; t >= 0; t-- {
 //		for n := range 1 {
-//			decay, state := keep[t][n]
+//			decay, before := keep[t][n]
 //			g := carry[n] + c[t][n]*dOut[t]
 //			dB[t][n] += g * du[t]
-//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			dC[t][n] += dOut[t] * keep[t+1][n][1]
 //			gB[t] += g * b[t][n]
-//			dDelta[t] += a[n] * g * state
-//			dA[n] += dt[t] * g * state
 //			carry[n] = decay * g
+//			dDelta[t] += a[n] * carry[n] * before
+//			dA[n] += dt[t] * carry[n] * before
 //		}
 //	}
 //
@@ -441,11 +448,12 @@ func scanForwardVectors1AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, decay * h[n]}
+//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
 //			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecomputeVectors1AVX2(args *scanArgs)
@@ -454,14 +462,14 @@ func scanRecomputeVectors1AVX2(args *scanArgs)
 //
 //	for t := steps - 1; t >= 0; t-- {
 //		for n := range 1 {
-//			decay, state := keep[t][n]
+//			decay, before := keep[t][n]
 //			g := carry[n] + c[t][n]*dOut[t]
 //			dB[t][n] += g * du[t]
-//			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+//			dC[t][n] += dOut[t] * keep[t+1][n][1]
 //			gB[t] += g * b[t][n]
-//			dDelta[t] += a[n] * g * state
-//			dA[n] += dt[t] * g * state
 //			carry[n] = decay * g
+//			dDelta[t] += a[n] * carry[n] * before
+//			dA[n] += dt[t] * carry[n] * before
 //		}
 //	}
 //
@@ -542,23 +550,29 @@ func scanPrepareAVX2(args *scanPrepareArgs)
 //go:noescape
 func scanFinishAVX2(args *scanFinishArgs)
 
-// scanUngateAVX2 writes the gradient before the gate. z may be nil: then there is no gate:
+// scanPrepareBackAVX2 computes what the backward pass over the states and scanFinishBack read. bias may be nil. z may be nil: then there is no gate.
 //
 //	for t := range steps {
-//		dOut[t] = dy[cells[t]] * silu(z[cells[t]])
+//		c := cells[t]
+//		dt[t], slope[t] = delta[c] + bias // softplus of the sum, and its derivative, if softplus is 1
+//		u[t] = from[c]
+//		du[t] = dt[t] * u[t]
+//		gate[t] = silu(z[c])
+//		dOut[t] = dy[c] * gate[t]
+//		gateSlope[t] = dy[c] * siluSlope(z[c])
 //	}
 //
 //go:noescape
-func scanUngateAVX2(args *scanUngateArgs)
+func scanPrepareBackAVX2(args *scanPrepareBackArgs)
 
-// scanFinishBackAVX2 writes the gradients and the output of a tile's rows. bias, d, out, and z with dz may be nil:
+// scanFinishBackAVX2 writes the gradients and the output of a tile's rows. d, out and dz may be nil; without dz there is no gate:
 //
 //	for t := range steps {
 //		c := cells[t]
 //		gu[c] = dt[t]*gB[t] + d*dOut[t] // plus gu if adds is 1
-//		gd[c] = dDelta[t] + u[t]*gB[t] // times sigmoid(delta[c] + bias) if softplus is 1
-//		dz[c] = dy[c] * (y[t] + d*u[t]) * siluSlope(z[c])
-//		out[c] = (y[t] + d*u[t]) * silu(z[c])
+//		gd[c] = dDelta[t] + u[t]*gB[t] // times slope[t] if softplus is 1
+//		dz[c] = (y[t] + d*u[t]) * gateSlope[t]
+//		out[c] = (y[t] + d*u[t]) * gate[t]
 //		sumD += dOut[t] * u[t]
 //		sumBias += gd[c]
 //	}

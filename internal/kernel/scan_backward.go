@@ -139,15 +139,18 @@ type scanBack[T Float] struct {
 	dy, dfinal []T
 	grad       *ScanGrad[T]
 
-	checkpoints []T  // (tile, strip, state, lanes): the state that enters the tile, where it is not in States
-	keep        []T  // (step of the tile, state, two, lanes): a_t and a_t h_{t-1}
-	dOut        []T  // (tile, lanes): the gradient of Σ C h
-	gB, dDelta  []T  // (tile, lanes): Σ_n g B, and Σ_n g A a h_{t-1}
-	dB, dC      []T  // (length, state): the stripe's part, or nil if B or C is constant. In the order scanned if there is an order
-	carries     bool // only the gradient of the state is wanted
-	carry       [backBlock / lanes][]T
-	sums        [backBlock / lanes]stripSums[T]
-	totals      work.Layout[float64]
+	checkpoints []T // (tile, strip, state, lanes): the state that enters the tile, where it is not in States
+	next        []T // the checkpoint that is read after the current one
+	keep        []T // (step of the tile, state, two, lanes): a_t and h_{t-1}. After each segment there is a further step, with the state after the segment
+	dOut        []T // (tile, lanes): the gradient of Σ C h
+	gB, dDelta  []T // (tile, lanes): Σ_n g B, and Σ_n g A a h_{t-1}
+	//lint:ignore U1000 only the assembly has use for them
+	slope, gate, gateSlope []T  // (tile, lanes): the derivative of softplus; silu(z); dy times its derivative
+	dB, dC                 []T  // (length, state): the stripe's part, or nil if B or C is constant. In the order scanned if there is an order
+	carries                bool // only the gradient of the state is wanted
+	carry                  [backBlock / lanes][]T
+	sums                   [backBlock / lanes]stripSums[T]
+	totals                 work.Layout[float64]
 }
 
 // newBack returns a workspace for the backward pass over a stripe. releaseBack returns it to the pool.
@@ -177,7 +180,7 @@ func (r *scanBack[T]) releaseBack() {
 func (r *scanBack[T]) layBack(l *work.Layout[T], steps int) {
 	// The assembly expects these arrays one after another, in this order, without gaps. There are none, since a row of 16 lanes fills whole
 	// cache lines.
-	for _, row := range []*[]T{&r.dt, &r.du, &r.dOut, &r.gB, &r.dDelta, &r.u, &r.y} {
+	for _, row := range []*[]T{&r.dt, &r.du, &r.dOut, &r.gB, &r.dDelta, &r.u, &r.y, &r.slope, &r.gate, &r.gateSlope} {
 		*row = l.Array(backRows * lanes)
 	}
 	r.layStrips(l, r.backSteps())
@@ -187,11 +190,16 @@ func (r *scanBack[T]) layBack(l *work.Layout[T], steps int) {
 		tiles = 1
 	}
 	r.checkpoints = l.Array(tiles * r.width() * size)
+	r.next = r.checkpoints
 	most := 0
 	for _, n := range r.states {
 		most = max(most, n.count)
 	}
-	r.keep = l.Array(r.backSteps() * most * 2 * lanes)
+	slots := r.backSteps() + 1
+	if r.Start != nil { // a segment can have one step
+		slots = 2 * r.backSteps()
+	}
+	r.keep = l.Array(slots * most * 2 * lanes)
 	for i := range r.width() {
 		r.carry[i] = l.Array(size)
 		r.sums[i].lay(r.Scan, l)
@@ -241,6 +249,11 @@ func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 		at := from + tile*r.backSteps()
 		for i := range strips {
 			copy(r.strips[i].h, checkpoint(tile, i))
+			if r.next = checkpoint(tile, i); i+1 < strips {
+				r.next = checkpoint(tile, i+1)
+			} else if tile > 0 {
+				r.next = checkpoint(tile-1, 0)
+			}
 			r.backward(i, at, min(at+r.backSteps(), to))
 			if tile%(tileSteps/r.backSteps()) == 0 {
 				r.sums[i].flush()
@@ -261,19 +274,22 @@ func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 func (r *scanBack[T]) backward(strip, from, to int) {
 	used := (to - from) * lanes
 	r.visit(from, to, from-r.backSteps())
-	r.prepare(strip, from, to)
-	r.ungate(strip, from, to)
+	r.prepareBack(strip, from, to)
 	clear(r.y[:used])
 	clear(r.gB[:used])
 	clear(r.dDelta[:used])
 	for _, n := range r.states {
-		for i := from; i < to; {
+		segments := 0
+		for i := from; i < to; segments++ {
 			s := r.segment(i, to)
+			s.before = segments
 			r.scan(scanRecompute, strip, n, from, s, r.keep)
 			i = s.to
 		}
 		for i := to; i > from; {
+			segments--
 			s := r.segmentBefore(from, i)
+			s.before = segments
 			r.scanBack(strip, n, from, s)
 			if s.fresh { // nothing crosses a start, not even a NaN
 				clear(r.carry[strip][n.first*lanes : (n.first+n.count)*lanes])
@@ -286,12 +302,13 @@ func (r *scanBack[T]) backward(strip, from, to int) {
 	}
 }
 
-// ungate writes to dOut the gradient of the output before the gate, from the gradient dy of the output.
-func (r *scanBack[T]) ungate(strip, from, to int) {
+// prepareBack is prepare, and writes to dOut the gradient of the output before the gate, from the gradient dy of the output.
+func (r *scanBack[T]) prepareBack(strip, from, to int) {
 	if r.asm != nil {
-		r.asm.ungate(strip, from, to)
+		r.asm.prepareBack(strip, from, to)
 		return
 	}
+	r.prepare(strip, from, to)
 	st := &r.strips[strip]
 	for i := from; i < to; i++ {
 		dOut := r.dOut[(i-from)*lanes:][:st.width]
@@ -317,8 +334,8 @@ func (r *scanBack[T]) scanBack(strip int, ns states, from int, s segment) {
 		dt, du, dOut := r.dt[at:at+w], r.du[at:at+w], r.dOut[at:at+w]
 		gB, dDelta := r.gB[at:at+w], r.dDelta[at:at+w]
 		for n := ns.first; n < ns.first+ns.count; n++ {
-			kept := r.keep[((i-from)*ns.count+n-ns.first)*2*lanes:]
-			decay, state := kept[:w], kept[lanes:lanes+w]
+			kept := r.keep[((i-from+s.before)*ns.count+n-ns.first)*2*lanes:]
+			decay, state, next := kept[:w], kept[lanes:][:w], kept[(2*ns.count+1)*lanes:][:w]
 			a, carry := st.a[n*lanes:][:w], r.carry[strip][n*lanes:][:w]
 			b := r.spread(r.B, st.b, r.b, r.ordered[0], r.bGroup, i, n)[:w]
 			c := r.spread(r.C, st.c, r.c, r.ordered[1], r.cGroup, i, n)[:w]
@@ -333,18 +350,18 @@ func (r *scanBack[T]) scanBack(strip int, ns states, from int, s segment) {
 			if r.dC == nil {
 				constC := sums.c[n*lanes:][:w]
 				for l := range constC {
-					constC[l] += dOut[l] * (state[l] + du[l]*b[l])
+					constC[l] += dOut[l] * next[l]
 				}
 			}
 			for l := range carry {
 				g := c[l]*dOut[l] + carry[l]
 				sumB += g * du[l]
-				sumC += dOut[l] * (state[l] + du[l]*b[l])
-				q := g * state[l]
+				sumC += dOut[l] * next[l]
+				carry[l] = decay[l] * g
+				q := carry[l] * state[l]
 				gB[l] += g * b[l]
 				dDelta[l] += a[l] * q
 				dA[l] += dt[l] * q
-				carry[l] = decay[l] * g
 			}
 			row := r.step(i)*r.State + n
 			if r.dB != nil {

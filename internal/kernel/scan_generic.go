@@ -14,6 +14,6 @@ func (*scanAsm) advance(scanPass, int, int, int) bool     { return false }
 func (*scanAsm) prepare(strip, from, to int)              {}
 func (*scanAsm) scan(scanPass, int, states, int, segment) {}
 func (*scanAsm) finish(strip, from, to int)               {}
-func (*scanAsm) ungate(strip, from, to int)               {}
+func (*scanAsm) prepareBack(strip, from, to int)          {}
 func (*scanAsm) scanBack(int, states, int, segment)       {}
 func (*scanAsm) finishBack(strip, from, to int)           {}

@@ -61,6 +61,7 @@ type states struct{ first, count int }
 type segment struct {
 	from, to int
 	fresh    bool
+	before   int // segments before it in the tile; only the backward pass sets it
 }
 
 // scanRuns and scanBacks hold the workspaces that are not in use, of float32 and of float64.
@@ -209,7 +210,7 @@ func (s *Scan[T]) fresh(b, i int) bool {
 
 // segment returns the steps from i on, before to, of which only the first may be fresh.
 func (r *scanRun[T]) segment(i, to int) segment {
-	s := segment{i, to, r.fresh(r.batch, i)}
+	s := segment{from: i, to: to, fresh: r.fresh(r.batch, i)}
 	if r.Start != nil {
 		for s.to = i + 1; s.to < to && !r.fresh(r.batch, s.to); s.to++ {
 		}
@@ -224,7 +225,7 @@ func (r *scanRun[T]) segmentBefore(from, to int) segment {
 		for i = to - 1; i > from && !r.fresh(r.batch, i); i-- {
 		}
 	}
-	return segment{i, to, r.fresh(r.batch, i)}
+	return segment{from: i, to: to, fresh: r.fresh(r.batch, i)}
 }
 
 // ofBatch returns the batch's part of m (batch, channels, state).
@@ -397,10 +398,11 @@ type scanPass int
 const (
 	scanAdvance   scanPass = iota // nothing
 	scanForward                   // adds Σ C h to y
-	scanRecompute                 // adds Σ C h to y, and writes the decay a_t and the decayed state a_t h_{t-1} to keep
+	scanRecompute                 // adds Σ C h to y, and writes the decay a_t and the state h_{t-1} to keep
 )
 
-// scan updates some states of a strip through a segment of the tile that begins at from. keep is (step of the tile, state, two, lanes).
+// scan updates some states of a strip through a segment of the tile that begins at from. keep is (step of the tile, state, two, lanes). It also
+// gets the states after the segment, as those before the step after it.
 //
 // A step that begins from a zero state is computed like any other step: if exp(Δ A) is infinite or NaN, exp(Δ A)·0 is NaN, and so the state
 // must be NaN too.
@@ -421,13 +423,14 @@ func (r *scanRun[T]) scan(pass scanPass, strip int, ns states, from int, s segme
 			a, h := st.a[n*lanes:][:w], st.h[n*lanes:][:w]
 			b := r.spread(r.B, st.b, r.b, r.ordered[0], r.bGroup, i, n)[:w]
 			if pass == scanRecompute {
-				kept := keep[((i-from)*ns.count+n-ns.first)*2*lanes:]
-				decay, state := kept[:w], kept[lanes:lanes+w]
+				kept := keep[((i-from+s.before)*ns.count+n-ns.first)*2*lanes:]
+				decay := kept[:w]
+				copy(kept[lanes:], h)
 				for l := range h {
 					decay[l] = exp(dt[l] * a[l])
-					state[l] = decay[l] * h[l]
-					h[l] = state[l] + du[l]*b[l]
+					h[l] = decay[l]*h[l] + du[l]*b[l]
 				}
+				copy(kept[(2*ns.count+1)*lanes:], h)
 			} else {
 				for l := range h {
 					h[l] = exp(dt[l]*a[l])*h[l] + du[l]*b[l]

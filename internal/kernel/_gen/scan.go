@@ -48,7 +48,7 @@ func writeScan(isa asm.ISA) {
 	}
 	scanPrepare(f)
 	scanFinish(f)
-	scanUngate(f)
+	scanPrepareBack(f)
 	scanFinishBack(f)
 	f.Write("scan")
 }
@@ -151,10 +151,14 @@ const (
 func scanDoc(name string, n int, kind scanKind) string {
 	keep, sum := "", ""
 	if kind == scanRecompute {
-		keep = "\n\t\t\tkeep[t][n] = {decay, decay * h[n]}"
+		keep = "\n\t\t\tkeep[t][n] = {decay, h[n]}"
 	}
 	if kind != scanAdvance {
 		sum = "\n\t\t\ty[t] += c[t][n] * h[n]"
+	}
+	end := ""
+	if kind == scanRecompute {
+		end = "\n\tkeep[steps][n][1] = h[n] for all n"
 	}
 	return fmt.Sprintf(`%s scans a tile of %d state(s), one vector of lanes for each:
 
@@ -163,7 +167,7 @@ func scanDoc(name string, n int, kind scanKind) string {
 			decay := exp2(dt[t] * a[n])%s
 			h[n] = decay*h[n] + du[t]*b[t][n]%s
 		}
-	}`, name, n, keep, sum)
+	}%s`, name, n, keep, sum, end)
 }
 
 // scanStates writes a kernel that scans a tile with n states in registers.
@@ -226,9 +230,7 @@ func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 		e := d.exp(dt, asm.At(a, i*row))
 		if kind == scanRecompute {
 			f.Store(e, asm.At(keep, 2*row*i))
-			t := f.Vec()
-			f.Mul(h[i], e, t)
-			f.Store(t, asm.At(keep, 2*row*i+row))
+			f.Store(h[i], asm.At(keep, 2*row*i+row))
 		}
 		t := f.Vec() // the same operations in all kernels, so that recomputed states are the same bit for bit
 		mulB(i, t)
@@ -257,9 +259,12 @@ func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 	k.DECQ(steps)
 	k.JNE(asm.Label("loop"))
 
-	hPtr = k.Ptr("h")
+	to, size := k.Ptr("h"), row
+	if kind == scanRecompute {
+		to, size = keep, 2*row
+	}
 	for i := range h {
-		f.Store(h[i], asm.At(hPtr, i*row))
+		f.Store(h[i], asm.At(to, i*size+size-row))
 	}
 	k.Return()
 }
@@ -310,6 +315,11 @@ func (p *prefetch) step() {
 	}
 	ask("rows", rows, p.at)
 	ask("z", zRows, p.zAt)
+	if p.kind == scanRecompute {
+		k.Context.Load(p.field("states"), t)
+		k.PREFETCHT0(asm.At(t, 0))
+		k.ADDQ(k.Imm(64), k.AddrOf(p.field("states")))
+	}
 	k.ADDQ(k.Imm(64), p.at)
 	k.ADDQ(k.Imm(64), p.zAt)
 	k.DECQ(p.left)
@@ -322,13 +332,16 @@ func (p *prefetch) step() {
 
 // Offsets of the arrays of the backward pass, in the order of layBack in scan_backward.go. Each has backRows rows.
 const (
-	rowsDt     = iota * backRows * row // Δ
-	rowsDu                             // Δ·u
-	rowsDOut                           // the gradient of Σ C h
-	rowsGB                             // Σ_n g B
-	rowsDDelta                         // Σ_n g A a h_{t-1}
-	rowsU                              // u
-	rowsY                              // Σ C h
+	rowsDt        = iota * backRows * row // Δ
+	rowsDu                                // Δ·u
+	rowsDOut                              // the gradient of Σ C h
+	rowsGB                                // Σ_n g B
+	rowsDDelta                            // Σ_n g A a h_{t-1}
+	rowsU                                 // u
+	rowsY                                 // Σ C h
+	rowsSlope                             // the derivative of softplus
+	rowsGate                              // silu(z)
+	rowsGateSlope                         // the gradient of the output times the derivative of silu at z
 )
 
 // scanBackward writes a kernel that carries the gradient of n states through a tile, from the last step to the first.
@@ -341,14 +354,14 @@ func scanBackward(f *asm.File, n int, vectors bool) {
 
 	for t := steps - 1; t >= 0; t-- {
 		for n := range %[2]d {
-			decay, state := keep[t][n]
+			decay, before := keep[t][n]
 			g := carry[n] + c[t][n]*dOut[t]
 			dB[t][n] += g * du[t]
-			dC[t][n] += dOut[t] * (state + du[t]*b[t][n])
+			dC[t][n] += dOut[t] * keep[t+1][n][1]
 			gB[t] += g * b[t][n]
-			dDelta[t] += a[n] * g * state
-			dA[n] += dt[t] * g * state
 			carry[n] = decay * g
+			dDelta[t] += a[n] * carry[n] * before
+			dA[n] += dt[t] * carry[n] * before
 		}
 	}`, name, n)
 	if !vectors {
@@ -382,20 +395,17 @@ func scanBackward(f *asm.File, n int, vectors bool) {
 		next := f.Vec()
 		f.Mul(asm.At(keep, 2*row*i), g, next)
 		f.Store(next, asm.At(carryPtr, i*row))
+		q := next
+		f.Mul(asm.At(keep, 2*row*i+row), next, q)
 		// dC
-		state := f.Vec()
-		f.Load(asm.At(keep, 2*row*i+row), state)
-		q := f.Vec()
-		f.Mul(state, g, q)
-		f.MulAdd(bv, du, state)
-		if vectors {
-			v := f.Vec()
+		v := f.Vec()
+		if after := asm.At(keep, 2*row*(n+i)+row); vectors {
 			f.Load(asm.At(dC, i*row), v)
-			f.MulAdd(state, dOut, v)
+			f.MulAdd(after, dOut, v)
 			f.Store(v, asm.At(dC, i*row))
 		} else {
-			f.Mul(dOut, state, state)
-			sumC.push(state)
+			f.Mul(after, dOut, v)
+			sumC.push(v)
 		}
 		f.MulAdd(g, bv, gB)
 		// dB
@@ -409,7 +419,7 @@ func scanBackward(f *asm.File, n int, vectors bool) {
 			sumB.push(g)
 		}
 		f.MulAdd(asm.At(a, i*row), q, dDelta)
-		v := f.Vec()
+		v = f.Vec()
 		f.Load(asm.At(dA, i*row), v)
 		f.MulAdd(dt, q, v)
 		f.Store(v, asm.At(dA, i*row))

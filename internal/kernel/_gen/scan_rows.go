@@ -152,7 +152,7 @@ func scanFinish(f *asm.File) {
 			x, gate := f.Vec(), f.Vec()
 			f.LoadMasked(rows.of("z", "zStep"), mask, x)
 			m.Sigmoid(x, gate)
-			f.Mul(x, gate, gate) // rounded as in scanFinishBack
+			f.Mul(x, gate, gate) // rounded as in scanPrepareBack
 			f.Mul(gate, v, v)
 		})
 		y := rows.of("y", "yStep")
@@ -166,57 +166,79 @@ func scanFinish(f *asm.File) {
 	k.Return()
 }
 
-func scanUngate(f *asm.File) {
-	k := f.Func("scanUngate", "func(args *scanUngateArgs)",
-		`scanUngate writes the gradient before the gate. z may be nil: then there is no gate:
+func scanPrepareBack(f *asm.File) {
+	k := f.Func("scanPrepareBack", "func(args *scanPrepareBackArgs)",
+		`scanPrepareBack computes what the backward pass over the states and scanFinishBack read. bias may be nil. z may be nil: then there is no gate.
 
 	for t := range steps {
-		dOut[t] = dy[cells[t]] * silu(z[cells[t]])
+		c := cells[t]
+		dt[t], slope[t] = delta[c] + bias // softplus of the sum, and its derivative, if softplus is 1
+		u[t] = from[c]
+		du[t] = dt[t] * u[t]
+		gate[t] = silu(z[c])
+		dOut[t] = dy[c] * gate[t]
+		gateSlope[t] = dy[c] * siluSlope(z[c])
 	}`)
-	dOut, z := k.Ptr("dOut"), k.Ptr("z")
-	steps, width := k.Int("steps"), k.Int("width")
-	rows := newCellRows(k)
-	mask := f.FirstLanes(width)
+	rows, steps, t := k.Ptr("rows"), k.Int("steps"), k.GP64()
+	cells := newCellRows(k)
+	mask := f.FirstLanes(k.Int("width"))
 	m := f.Math(mathKept(f))
+	bias := f.Vec()
+	f.Zero(bias)
+	k.Load64("bias", t)
+	ifThere(k, "Bias", t, func() { f.LoadMasked(asm.At(t, 0), mask, bias) })
 	rowLoop(k, steps, func() {
-		v := f.Vec()
-		rows.next()
-		rows.prefetch("dy", "step")
-		f.LoadMasked(rows.of("dy", "step"), mask, v)
-		ifThere(k, "Z", z, func() {
-			x, gate := f.Vec(), f.Vec()
-			f.LoadMasked(rows.of("z", "zStep"), mask, x)
-			m.Sigmoid(x, gate)
-			f.Mul(x, gate, gate) // rounded as in scanFinishBack
-			f.Mul(gate, v, v)
+		x, v, slope := f.Vec(), f.Vec(), f.Vec()
+		cells.next()
+		cells.prefetch("delta", "step", "from", "uStep", "dy", "yStep")
+		f.LoadMasked(cells.of("delta", "step"), mask, x)
+		f.Add(bias, x, x)
+		f.VMOVAPS(x, v)
+		k.Load64("softplus", t)
+		ifThere(k, "Softplus", t, func() {
+			m.SoftplusBoth(x, v, slope)
+			f.Store(slope, asm.At(rows, rowsSlope))
 		})
-		f.Store(v, asm.At(dOut, 0))
-	}, dOut, row)
+		f.Store(v, asm.At(rows, rowsDt))
+		f.LoadMasked(cells.of("from", "uStep"), mask, x)
+		f.Store(x, asm.At(rows, rowsU))
+		f.Mul(x, v, v)
+		f.Store(v, asm.At(rows, rowsDu))
+		dy := f.Vec()
+		f.LoadMasked(cells.of("dy", "yStep"), mask, dy)
+		k.Load64("z", t)
+		ifThere(k, "Z", t, func() {
+			z, gate, slope := f.Vec(), f.Vec(), f.Vec()
+			f.LoadMasked(cells.of("z", "zStep"), mask, z)
+			m.SiLUBoth(z, gate, slope)
+			f.Store(gate, asm.At(rows, rowsGate))
+			f.Mul(dy, slope, slope)
+			f.Store(slope, asm.At(rows, rowsGateSlope))
+			f.Mul(gate, dy, dy)
+		})
+		f.Store(dy, asm.At(rows, rowsDOut))
+	}, rows, row)
 	k.Return()
 }
 
 func scanFinishBack(f *asm.File) {
 	k := f.Func("scanFinishBack", "func(args *scanFinishBackArgs)",
-		`scanFinishBack writes the gradients and the output of a tile's rows. bias, d, out, and z with dz may be nil:
+		`scanFinishBack writes the gradients and the output of a tile's rows. d, out and dz may be nil; without dz there is no gate:
 
 	for t := range steps {
 		c := cells[t]
 		gu[c] = dt[t]*gB[t] + d*dOut[t] // plus gu if adds is 1
-		gd[c] = dDelta[t] + u[t]*gB[t] // times sigmoid(delta[c] + bias) if softplus is 1
-		dz[c] = dy[c] * (y[t] + d*u[t]) * siluSlope(z[c])
-		out[c] = (y[t] + d*u[t]) * silu(z[c])
+		gd[c] = dDelta[t] + u[t]*gB[t] // times slope[t] if softplus is 1
+		dz[c] = (y[t] + d*u[t]) * gateSlope[t]
+		out[c] = (y[t] + d*u[t]) * gate[t]
 		sumD += dOut[t] * u[t]
 		sumBias += gd[c]
 	}`)
 	rows, steps, t := k.Ptr("rows"), k.Int("steps"), k.GP64()
 	cells := newCellRows(k)
 	mask := f.FirstLanes(k.Int("width"))
-	m := f.Math(mathKept(f))
-	bias, d, sumD, sumBias := f.Vec(), f.Vec(), f.Vec(), f.Vec()
-	f.Zero(bias)
+	d, sumD, sumBias := f.Vec(), f.Vec(), f.Vec()
 	f.Zero(d)
-	k.Load64("bias", t)
-	ifThere(k, "BiasRow", t, func() { f.LoadMasked(asm.At(t, 0), mask, bias) })
 	k.Load64("d", t)
 	ifThere(k, "DRow", t, func() { f.LoadMasked(asm.At(t, 0), mask, d) })
 	k.Load64("sumD", t)
@@ -248,24 +270,14 @@ func scanFinishBack(f *asm.File) {
 		f.Load(asm.At(rows, rowsDDelta), v)
 		f.MulAdd(u, gB, v)
 		k.Load64("softplus", t)
-		ifThere(k, "Softplus", t, func() {
-			f.LoadMasked(cells.of("delta", "step"), mask, w)
-			f.Add(bias, w, w)
-			m.SoftplusSlope(w, w)
-			f.Mul(w, v, v)
-		})
+		ifThere(k, "Softplus", t, func() { f.Mul(asm.At(rows, rowsSlope), v, v) })
 		f.Add(v, sumBias, sumBias)
 		f.StoreMasked(v, mask, cells.of("gd", "step"))
-		k.Load64("z", t)
+		k.Load64("dz", t)
 		ifThere(k, "Z", t, func() {
-			x, gate, slope := f.Vec(), f.Vec(), f.Vec()
-			f.LoadMasked(cells.of("z", "zStep"), mask, x)
-			m.SiLUBoth(x, gate, slope)
-			f.LoadMasked(cells.of("dy", "yStep"), mask, x)
-			f.Mul(y, x, x)
-			f.Mul(slope, x, x)
-			f.StoreMasked(x, mask, cells.of("dz", "zStep"))
-			f.Mul(gate, y, y)
+			f.Mul(asm.At(rows, rowsGateSlope), y, w)
+			f.StoreMasked(w, mask, cells.of("dz", "zStep"))
+			f.Mul(asm.At(rows, rowsGate), y, y)
 		})
 		k.Load64("out", t)
 		ifThere(k, "Out", t, func() { f.StoreMasked(y, mask, cells.of("out", "yStep")) })

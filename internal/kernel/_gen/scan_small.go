@@ -96,7 +96,7 @@ func scanSmall(f *asm.File, n int, kind scanKind) {
 		ifThere(k, "Z", t, func() {
 			f.LoadMasked(rows.of("z", "zStep"), mask, x)
 			m.Sigmoid(x, v)
-			f.Mul(x, v, v) // rounded as in scanFinishBack
+			f.Mul(x, v, v) // rounded as in scanPrepareBack
 			f.Mul(v, acc[0], acc[0])
 		})
 		y := rows.of("y", "yStep")

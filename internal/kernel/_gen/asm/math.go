@@ -220,13 +220,33 @@ func (m *Math) SiLUBoth(x, y, slope reg.Register) {
 //
 // The result is max(x, 0) + log(1+e), with e = e^-|x| ≤ 1. With s = e/(1+e/2) ≤ 2/3, log(1+e) = log((1+s/2)/(1-s/2)), an odd series in s,
 // which loses no digits for small e.
-func (m *Math) Softplus(x, to reg.Register) {
+func (m *Math) Softplus(x, to reg.Register) { m.softplus(x, to, to) }
+
+// SoftplusBoth computes Softplus and SoftplusSlope together, at a lower cost. The slope is e/(1+e) for negative x, else 1/(1+e). Neither y nor slope must be
+// the register of x.
+func (m *Math) SoftplusBoth(x, y, slope reg.Register) {
+	e, sum := m.Vec(), m.Vec()
+	m.softplus(x, e, y)
+	one := m.in(cOne, slope)
+	m.VADDPS(one, e, sum)
+	if m.ISA == AVX512 {
+		negative := m.K()
+		m.VPMOVD2M(x, negative)
+		m.VBLENDMPS(e, one, negative, slope)
+	} else {
+		m.VBLENDVPS(x, e, one, slope)
+	}
+	m.VDIVPS(sum, slope, slope)
+}
+
+// softplus is Softplus, which writes e^-|x| to e. e may be to.
+func (m *Math) softplus(x, e, to reg.Register) {
 	s, q := m.Vec(), m.Vec()
-	m.with(cSign, m.VORPS, m.VORPS_BCST, x, to)
-	m.exp(to, to, false)
+	m.with(cSign, m.VORPS, m.VORPS_BCST, x, e)
+	m.exp(e, e, false)
 	m.fetch(cHalf, s)
-	m.horner(cOne, to, s)
-	m.VDIVPS(s, to, s)
+	m.horner(cOne, e, s)
+	m.VDIVPS(s, e, s)
 	m.VMULPS(s, s, to)
 	m.fetch(cL9, q)
 	for _, c := range []int{cL7, cL5, cL3} {
