@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -41,5 +42,25 @@ func TestDistributed(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err == nil || strings.Count(string(out), "finetune: ") != 1 {
 		t.Errorf("without a model: %v, two processes print\n%s", err, out)
+	}
+}
+
+// The commands of docs/distributed.md and of the manifest for Kubernetes have flags of this program.
+func TestDocumentedFlags(t *testing.T) {
+	n := 0
+	for _, file := range []string{"distributed.md", "kubernetes.yaml"} {
+		text, err := os.ReadFile(filepath.Join("../../docs", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range regexp.MustCompile("finetune((,? -\\w+(,? [^-\\s…`][^\\s,`\\]]*)?)+)").FindAllStringSubmatch(string(text), -1) {
+			if _, err := parse(strings.Fields(strings.ReplaceAll(command[1], ",", " ")), io.Discard); err != nil {
+				t.Errorf("%s: finetune%s: %v", file, command[1], err)
+			}
+			n++
+		}
+	}
+	if n < 10 {
+		t.Errorf("%d commands, want more", n)
 	}
 }
