@@ -54,6 +54,8 @@ type BlockValues[T Float] struct {
 	RBC    []T // (rows, rank + 2·state)
 	Delta  []T // (rows, channels): Δ before bias and softplus
 	States []T // Scan.States, of Scan.KeptStates elements
+
+	slope []T // Conv.Slope, where the backward pass recomputes U
 }
 
 func (b *Block[T]) rows() int { return b.Batch * b.Length }
@@ -82,7 +84,7 @@ func (b *Block[T]) products() BlockWeights[Gemm[T]] {
 func (b *Block[T]) conv(v *BlockValues[T]) *Conv[T] {
 	b.convOf = Conv[T]{
 		Batch: b.Batch, Length: b.Length, Channels: b.Channels, Width: b.Width,
-		X: v.VZ, XStride: 2 * b.Channels, Weight: b.Conv, Bias: b.ConvBias, Context: b.Context, Start: b.Start, SiLU: true,
+		X: v.VZ, XStride: 2 * b.Channels, Weight: b.Conv, Bias: b.ConvBias, Context: b.Context, Start: b.Start, SiLU: true, Slope: v.slope,
 	}
 	return &b.convOf
 }
@@ -137,6 +139,9 @@ func (b *Block[T]) compute(v *BlockValues[T], kept bool, context []T, w *spaces[
 		b.linear(v.Normed, b.InProj, b.InBias, b.Model, 2*b.Channels, b.products().InProj).Forward(v.VZ)
 	}
 	if missing(&v.U, b.Channels) {
+		if kept { // in the backward pass
+			v.slope = w.take(len(v.U))
+		}
 		b.conv(v).Forward(v.U, context)
 	}
 	if missing(&v.RBC, b.columns()) {
@@ -196,7 +201,7 @@ func (b *Block[T]) ofGroup(g group, f func(own *groupOf[T])) {
 
 // of returns the values of the group.
 func (v BlockValues[T]) of(g group) BlockValues[T] {
-	return BlockValues[T]{part(g, v.Normed), part(g, v.VZ), part(g, v.U), part(g, v.RBC), part(g, v.Delta), part(g, v.States)}
+	return BlockValues[T]{part(g, v.Normed), part(g, v.VZ), part(g, v.U), part(g, v.RBC), part(g, v.Delta), part(g, v.States), nil}
 }
 
 // xProj writes r, B and C.

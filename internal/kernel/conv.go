@@ -19,6 +19,7 @@ type Conv[T Float] struct {
 	Context []T    // (batch, width-1, channels): the steps before the first, from the oldest to the newest
 	Start   []bool // (batch, length): a new sequence starts here
 	SiLU    bool
+	Slope   []T // optional: (batch, length, channels): Forward writes the derivative of silu at the sums, and Backward then need not compute the sums again
 }
 
 // ConvGrad receives the gradients of a Conv's operands. Each has the shape and the stride of its operand. Those of absent operands are nil.
@@ -176,8 +177,9 @@ func (c *Conv[T]) eachRun(batch, t, to int, do func(t, steps, taps, x int)) {
 	}
 }
 
-// filter writes to y, for the steps [t, to), f of the sums, or dy·f' of the sums if dy has data. Step t is the first row of y and of dy.
-func (c *Conv[T]) filter(y, dy rowsOf[T], taps []T, p convPart, t, to int) {
+// filter writes to y, for the steps [t, to), f of the sums, or dy·f' of the sums if dy has data. If slope has data, it gets f' of the sums. Step t is the
+// first row of y, of dy and of slope.
+func (c *Conv[T]) filter(y, dy, slope rowsOf[T], taps []T, p convPart, t, to int) {
 	var bias []T
 	if c.Bias != nil {
 		bias = c.Bias[p.first:][:p.size]
@@ -198,6 +200,9 @@ func (c *Conv[T]) filter(y, dy rowsOf[T], taps []T, p convPart, t, to int) {
 		if dy.data != nil {
 			r.dy = dy.from(t - begin)
 		}
+		if slope.data != nil {
+			r.slope = slope.from(t - begin)
+		}
 		r.run()
 	})
 }
@@ -207,7 +212,9 @@ func (c *Conv[T]) filter(y, dy rowsOf[T], taps []T, p convPart, t, to int) {
 func (c *Conv[T]) Forward(y, context []T) {
 	taps := c.taps()
 	defer taps.Return()
-	c.parts(func(p convPart) { c.filter(c.rows(y, p, p.from), rowsOf[T]{}, taps.Data, p, p.from, p.to) })
+	c.parts(func(p convPart) {
+		c.filter(c.rows(y, p, p.from), rowsOf[T]{}, c.rows(c.Slope, p, p.from), taps.Data, p, p.from, p.to)
+	})
 	if context == nil {
 		return
 	}
@@ -223,7 +230,7 @@ func (c *Conv[T]) Forward(y, context []T) {
 }
 
 // Backward writes every element of grad's slices. dy is the gradient of y. dcontext is the gradient of Forward's context, nil for zeros.
-// Backward recomputes the output before silu.
+// Without Slope, Backward recomputes the output before silu.
 func (c *Conv[T]) Backward(dy, dcontext []T, grad *ConvGrad[T]) {
 	taps := c.taps()
 	defer taps.Return()
@@ -235,9 +242,16 @@ func (c *Conv[T]) Backward(dy, dcontext []T, grad *ConvGrad[T]) {
 			to := min(p.to+c.Width-1, c.Length)
 			w := work.Borrow[T]((to - p.from) * p.size)
 			defer w.Return()
-			dy := d
+			dy, slope := d, c.rows(c.Slope, p, p.from)
 			d = rowsOf[T]{w.Data, 0, p.size}
-			c.filter(d, dy, taps.Data, p, p.from, to)
+			if c.Slope == nil {
+				c.filter(d, dy, rowsOf[T]{}, taps.Data, p, p.from, to)
+			} else {
+				clear(w.Data)
+				for i := range to - p.from {
+					addProduct(d.row(i, p.size), dy.row(i, p.size), slope.row(i, p.size))
+				}
+			}
 		}
 		c.sumWeight(sums.Data, d, p)
 		c.filterBack(grad, d, taps.Data, p)

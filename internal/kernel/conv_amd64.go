@@ -69,7 +69,7 @@ func (a *convArgs) usual() (b convArgs, ok bool) {
 	}
 	b = *a
 	b.skip(convSteps - 1)
-	b.yStep, b.xStep, b.dyStep = -a.yStep, -a.xStep, -a.dyStep
+	b.yStep, b.xStep, b.dyStep, b.slopeStep = -a.yStep, -a.xStep, -a.dyStep, -a.slopeStep
 	return b, true
 }
 
@@ -78,6 +78,7 @@ func (a *convArgs) skip(steps int) {
 	move(&a.y, steps*a.yStep)
 	move(&a.x, steps*a.xStep)
 	move(&a.dy, steps*a.dyStep)
+	move(&a.slope, steps*a.slopeStep)
 }
 
 func move(p **float32, bytes int) {

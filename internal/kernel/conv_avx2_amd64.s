@@ -8,7 +8,7 @@
 // Requires: AVX, AVX2, FMA3
 TEXT ·convRowsAVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
-	MOVQ 80(AX), CX
+	MOVQ 96(AX), CX
 	XORQ DX, DX
 
 convRowsOne:
@@ -29,12 +29,12 @@ convRowsOne:
 convRowsVectorNoBias:
 	MOVQ 8(AX), BX
 	MOVQ 16(AX), SI
-	MOVQ 88(AX), DI
+	MOVQ 104(AX), DI
 	ADDQ DX, BX
 	ADDQ DX, SI
-	MOVQ 48(AX), R8
-	MOVQ 56(AX), R9
-	MOVQ 64(AX), R10
+	MOVQ 56(AX), R8
+	MOVQ 64(AX), R9
+	MOVQ 72(AX), R10
 
 convRowsVectorTaps:
 	VMOVUPS     (SI), Y4
@@ -51,12 +51,12 @@ convRowsVectorTaps:
 	DECQ        DI
 	JNZ         convRowsVectorTaps
 	MOVQ        (AX), BX
-	MOVQ        40(AX), SI
+	MOVQ        48(AX), SI
 	MOVQ        32(AX), DI
 	ADDQ        DX, BX
 	TESTQ       DI, DI
 	JNZ         convRowsVectorBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRowsVectorSiLU
 	VMOVUPS     Y0, (BX)
 	ADDQ        SI, BX
@@ -68,6 +68,157 @@ convRowsVectorTaps:
 	JMP         convRowsVectorStored
 
 convRowsVectorSiLU:
+	MOVQ         40(AX), DI
+	MOVQ         88(AX), R8
+	TESTQ        DI, DI
+	JZ           convRowsVectorNoSlope
+	ADDQ         DX, DI
+	VXORPS       math_signAVX2<>+0(SB), Y0, Y4
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
+	VMAXPS       Y4, Y6, Y4
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y6
+	VMINPS       Y4, Y6, Y4
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y4, Y5
+	VSUBPS       math_shiftAVX2<>+0(SB), Y5, Y6
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y4
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y4
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y6
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y6
+	VPSUBD       math_biasAVX2<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y4
+	VPSUBD       Y4, Y5, Y5
+	VPSLLD       $0x17, Y4, Y4
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y6, Y6
+	VMULPS       Y4, Y6, Y4
+	VADDPS       math_oneAVX2<>+0(SB), Y4, Y4
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y6
+	VDIVPS       Y4, Y6, Y6
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y5
+	VSUBPS       Y6, Y5, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y5
+	VMULPS       Y6, Y5, Y5
+	VDIVPS       Y4, Y0, Y4
+	VMOVUPS      Y5, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y4, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y1, Y0
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y5
+	VMAXPS       Y0, Y5, Y0
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y5
+	VMINPS       Y0, Y5, Y0
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y4
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y0, Y4
+	VSUBPS       math_shiftAVX2<>+0(SB), Y4, Y5
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y5, Y0
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y5, Y0
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y5
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y5
+	VPSUBD       math_biasAVX2<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y0
+	VPSUBD       Y0, Y4, Y4
+	VPSLLD       $0x17, Y0, Y0
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VMULPS       Y0, Y5, Y0
+	VADDPS       math_oneAVX2<>+0(SB), Y0, Y0
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y5
+	VDIVPS       Y0, Y5, Y5
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y4
+	VSUBPS       Y5, Y4, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y4
+	VMULPS       Y5, Y4, Y4
+	VDIVPS       Y0, Y1, Y0
+	VMOVUPS      Y4, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y0, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y2, Y0
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y4
+	VMINPS       Y0, Y4, Y0
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y1
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y0, Y1
+	VSUBPS       math_shiftAVX2<>+0(SB), Y1, Y4
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y4, Y0
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y4, Y0
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y4
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y4
+	VPSUBD       math_biasAVX2<>+0(SB), Y1, Y1
+	VPSRAD       $0x01, Y1, Y0
+	VPSUBD       Y0, Y1, Y1
+	VPSLLD       $0x17, Y0, Y0
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y4, Y4
+	VMULPS       Y0, Y4, Y0
+	VADDPS       math_oneAVX2<>+0(SB), Y0, Y0
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y4
+	VDIVPS       Y0, Y4, Y4
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y1
+	VSUBPS       Y4, Y1, Y1
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y1
+	VMULPS       Y4, Y1, Y1
+	VDIVPS       Y0, Y2, Y0
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y0, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y3, Y0
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y2
+	VMAXPS       Y0, Y2, Y0
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y2
+	VMINPS       Y0, Y2, Y0
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y1
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y0, Y1
+	VSUBPS       math_shiftAVX2<>+0(SB), Y1, Y2
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y2, Y0
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y2, Y0
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y2
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y2
+	VPSUBD       math_biasAVX2<>+0(SB), Y1, Y1
+	VPSRAD       $0x01, Y1, Y0
+	VPSUBD       Y0, Y1, Y1
+	VPSLLD       $0x17, Y0, Y0
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y2, Y2
+	VMULPS       Y0, Y2, Y0
+	VADDPS       math_oneAVX2<>+0(SB), Y0, Y0
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y2
+	VDIVPS       Y0, Y2, Y2
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y1
+	VSUBPS       Y2, Y1, Y1
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y1
+	VMULPS       Y2, Y1, Y1
+	VDIVPS       Y0, Y3, Y0
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y0, (BX)
+	JMP          convRowsVectorStored
+
+convRowsVectorNoSlope:
 	VXORPS       math_signAVX2<>+0(SB), Y0, Y4
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
 	VMAXPS       Y4, Y6, Y4
@@ -182,7 +333,7 @@ convRowsVectorSiLU:
 	JMP          convRowsVectorStored
 
 convRowsVectorBack:
-	MOVQ         72(AX), R8
+	MOVQ         80(AX), R8
 	ADDQ         DX, DI
 	VXORPS       math_signAVX2<>+0(SB), Y0, Y5
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
@@ -354,12 +505,12 @@ convRowsRest:
 convRowsTailNoBias:
 	MOVQ 8(AX), CX
 	MOVQ 16(AX), BX
-	MOVQ 88(AX), SI
+	MOVQ 104(AX), SI
 	ADDQ DX, CX
 	ADDQ DX, BX
-	MOVQ 48(AX), DI
-	MOVQ 56(AX), R8
-	MOVQ 64(AX), R9
+	MOVQ 56(AX), DI
+	MOVQ 64(AX), R8
+	MOVQ 72(AX), R9
 
 convRowsTailTaps:
 	VMASKMOVPS  (BX), Y0, Y5
@@ -380,12 +531,12 @@ convRowsTailTaps:
 	DECQ        SI
 	JNZ         convRowsTailTaps
 	MOVQ        (AX), CX
-	MOVQ        40(AX), BX
+	MOVQ        48(AX), BX
 	MOVQ        32(AX), SI
 	ADDQ        DX, CX
 	TESTQ       SI, SI
 	JNZ         convRowsTailBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRowsTailSiLU
 	VMASKMOVPS  Y1, Y0, (CX)
 	ADDQ        BX, CX
@@ -397,6 +548,157 @@ convRowsTailTaps:
 	JMP         convRowsTailStored
 
 convRowsTailSiLU:
+	MOVQ         40(AX), SI
+	MOVQ         88(AX), AX
+	TESTQ        SI, SI
+	JZ           convRowsTailNoSlope
+	ADDQ         DX, SI
+	VXORPS       math_signAVX2<>+0(SB), Y1, Y5
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
+	VMAXPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y7
+	VMINPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y6
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y6
+	VSUBPS       math_shiftAVX2<>+0(SB), Y6, Y7
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y5
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y5
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y7
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y5
+	VPSUBD       Y5, Y6, Y6
+	VPSLLD       $0x17, Y5, Y5
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VMULPS       Y5, Y7, Y5
+	VADDPS       math_oneAVX2<>+0(SB), Y5, Y5
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y7
+	VDIVPS       Y5, Y7, Y7
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y6
+	VSUBPS       Y7, Y6, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y6
+	VMULPS       Y7, Y6, Y6
+	VDIVPS       Y5, Y1, Y5
+	VMASKMOVPS   Y6, Y0, (SI)
+	ADDQ         AX, SI
+	VMASKMOVPS   Y5, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y2, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
+	VMAXPS       Y1, Y6, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y6
+	VMINPS       Y1, Y6, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y5
+	VSUBPS       math_shiftAVX2<>+0(SB), Y5, Y6
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y6
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y6
+	VPSUBD       math_biasAVX2<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y1
+	VPSUBD       Y1, Y5, Y5
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y6, Y6
+	VMULPS       Y1, Y6, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y6
+	VDIVPS       Y1, Y6, Y6
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y5
+	VSUBPS       Y6, Y5, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y5
+	VMULPS       Y6, Y5, Y5
+	VDIVPS       Y1, Y2, Y1
+	VMASKMOVPS   Y5, Y0, (SI)
+	ADDQ         AX, SI
+	VMASKMOVPS   Y1, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y3, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y5
+	VMAXPS       Y1, Y5, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y5
+	VMINPS       Y1, Y5, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y2
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y2
+	VSUBPS       math_shiftAVX2<>+0(SB), Y2, Y5
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y5, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y5, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y5
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y5
+	VPSUBD       math_biasAVX2<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y1
+	VPSUBD       Y1, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y5, Y5
+	VMULPS       Y1, Y5, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y5
+	VDIVPS       Y1, Y5, Y5
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y2
+	VSUBPS       Y5, Y2, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y2
+	VMULPS       Y5, Y2, Y2
+	VDIVPS       Y1, Y3, Y1
+	VMASKMOVPS   Y2, Y0, (SI)
+	ADDQ         AX, SI
+	VMASKMOVPS   Y1, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y4, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y3
+	VMAXPS       Y1, Y3, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y3
+	VMINPS       Y1, Y3, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y2
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y2
+	VSUBPS       math_shiftAVX2<>+0(SB), Y2, Y3
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y3, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y3, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y3
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y3
+	VPSUBD       math_biasAVX2<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y1
+	VPSUBD       Y1, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VMULPS       Y1, Y3, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y3
+	VDIVPS       Y1, Y3, Y3
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y2
+	VSUBPS       Y3, Y2, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y2
+	VMULPS       Y3, Y2, Y2
+	VDIVPS       Y1, Y4, Y1
+	VMASKMOVPS   Y2, Y0, (SI)
+	ADDQ         AX, SI
+	VMASKMOVPS   Y1, Y0, (CX)
+	JMP          convRowsTailStored
+
+convRowsTailNoSlope:
 	VXORPS       math_signAVX2<>+0(SB), Y1, Y5
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
 	VMAXPS       Y5, Y7, Y5
@@ -511,7 +813,7 @@ convRowsTailSiLU:
 	JMP          convRowsTailStored
 
 convRowsTailBack:
-	MOVQ         72(AX), AX
+	MOVQ         80(AX), AX
 	ADDQ         DX, SI
 	VXORPS       math_signAVX2<>+0(SB), Y1, Y6
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
@@ -809,7 +1111,7 @@ GLOBL lanesAVX2<>(SB), RODATA|NOPTR, $64
 // Requires: AVX, AVX2, FMA3
 TEXT ·convRowAVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
-	MOVQ 80(AX), CX
+	MOVQ 96(AX), CX
 	XORQ DX, DX
 
 convRowOne:
@@ -824,12 +1126,12 @@ convRowOne:
 convRowVectorNoBias:
 	MOVQ 8(AX), BX
 	MOVQ 16(AX), SI
-	MOVQ 88(AX), DI
+	MOVQ 104(AX), DI
 	ADDQ DX, BX
 	ADDQ DX, SI
-	MOVQ 48(AX), R8
 	MOVQ 56(AX), R8
-	MOVQ 64(AX), R9
+	MOVQ 64(AX), R8
+	MOVQ 72(AX), R9
 
 convRowVectorTaps:
 	VMOVUPS     (SI), Y1
@@ -840,17 +1142,60 @@ convRowVectorTaps:
 	DECQ        DI
 	JNZ         convRowVectorTaps
 	MOVQ        (AX), BX
-	MOVQ        40(AX), SI
+	MOVQ        48(AX), SI
 	MOVQ        32(AX), SI
 	ADDQ        DX, BX
 	TESTQ       SI, SI
 	JNZ         convRowVectorBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRowVectorSiLU
 	VMOVUPS     Y0, (BX)
 	JMP         convRowVectorStored
 
 convRowVectorSiLU:
+	MOVQ         40(AX), SI
+	MOVQ         88(AX), DI
+	TESTQ        SI, SI
+	JZ           convRowVectorNoSlope
+	ADDQ         DX, SI
+	VXORPS       math_signAVX2<>+0(SB), Y0, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y3
+	VMAXPS       Y1, Y3, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y3
+	VMINPS       Y1, Y3, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y2
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y2
+	VSUBPS       math_shiftAVX2<>+0(SB), Y2, Y3
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y3, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y3, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y3
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y3
+	VPSUBD       math_biasAVX2<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y1
+	VPSUBD       Y1, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VMULPS       Y1, Y3, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y3
+	VDIVPS       Y1, Y3, Y3
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y2
+	VSUBPS       Y3, Y2, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y2
+	VMULPS       Y3, Y2, Y2
+	VDIVPS       Y1, Y0, Y1
+	VMOVUPS      Y2, (SI)
+	ADDQ         DI, SI
+	VMOVUPS      Y1, (BX)
+	JMP          convRowVectorStored
+
+convRowVectorNoSlope:
 	VXORPS       math_signAVX2<>+0(SB), Y0, Y1
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y3
 	VMAXPS       Y1, Y3, Y1
@@ -881,7 +1226,7 @@ convRowVectorSiLU:
 	JMP          convRowVectorStored
 
 convRowVectorBack:
-	MOVQ         72(AX), DI
+	MOVQ         80(AX), DI
 	ADDQ         DX, SI
 	VXORPS       math_signAVX2<>+0(SB), Y0, Y2
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y3
@@ -939,12 +1284,12 @@ convRowRest:
 convRowTailNoBias:
 	MOVQ 8(AX), CX
 	MOVQ 16(AX), BX
-	MOVQ 88(AX), SI
+	MOVQ 104(AX), SI
 	ADDQ DX, CX
 	ADDQ DX, BX
-	MOVQ 48(AX), DI
 	MOVQ 56(AX), DI
-	MOVQ 64(AX), R8
+	MOVQ 64(AX), DI
+	MOVQ 72(AX), R8
 
 convRowTailTaps:
 	VMASKMOVPS  (BX), Y0, Y2
@@ -956,17 +1301,60 @@ convRowTailTaps:
 	DECQ        SI
 	JNZ         convRowTailTaps
 	MOVQ        (AX), CX
-	MOVQ        40(AX), BX
+	MOVQ        48(AX), BX
 	MOVQ        32(AX), BX
 	ADDQ        DX, CX
 	TESTQ       BX, BX
 	JNZ         convRowTailBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRowTailSiLU
 	VMASKMOVPS  Y1, Y0, (CX)
 	JMP         convRowTailStored
 
 convRowTailSiLU:
+	MOVQ         40(AX), BX
+	MOVQ         88(AX), AX
+	TESTQ        BX, BX
+	JZ           convRowTailNoSlope
+	ADDQ         DX, BX
+	VXORPS       math_signAVX2<>+0(SB), Y1, Y2
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y4
+	VMAXPS       Y2, Y4, Y2
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y4
+	VMINPS       Y2, Y4, Y2
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y3
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y2, Y3
+	VSUBPS       math_shiftAVX2<>+0(SB), Y3, Y4
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y4, Y2
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y4, Y2
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y4
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y2, Y4
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y2, Y4
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y2, Y4
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y2, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y4
+	VPSUBD       math_biasAVX2<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y2
+	VPSUBD       Y2, Y3, Y3
+	VPSLLD       $0x17, Y2, Y2
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y4, Y4
+	VMULPS       Y2, Y4, Y2
+	VADDPS       math_oneAVX2<>+0(SB), Y2, Y2
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y4
+	VDIVPS       Y2, Y4, Y4
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y3
+	VSUBPS       Y4, Y3, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y3
+	VMULPS       Y4, Y3, Y3
+	VDIVPS       Y2, Y1, Y2
+	VMASKMOVPS   Y3, Y0, (BX)
+	ADDQ         AX, BX
+	VMASKMOVPS   Y2, Y0, (CX)
+	JMP          convRowTailStored
+
+convRowTailNoSlope:
 	VXORPS       math_signAVX2<>+0(SB), Y1, Y2
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y4
 	VMAXPS       Y2, Y4, Y2
@@ -997,7 +1385,7 @@ convRowTailSiLU:
 	JMP          convRowTailStored
 
 convRowTailBack:
-	MOVQ         72(AX), AX
+	MOVQ         80(AX), AX
 	ADDQ         DX, BX
 	VXORPS       math_signAVX2<>+0(SB), Y1, Y3
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y4
@@ -1044,7 +1432,7 @@ convRowDone:
 // Requires: AVX, FMA3
 TEXT ·convSumAVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
-	MOVQ 80(AX), CX
+	MOVQ 96(AX), CX
 	XORQ DX, DX
 
 convSumOne:
@@ -1052,7 +1440,7 @@ convSumOne:
 	JL      convSumRest
 	MOVQ    24(AX), BX
 	MOVQ    32(AX), SI
-	MOVQ    72(AX), DI
+	MOVQ    80(AX), DI
 	ADDQ    DX, SI
 	VMOVUPS (SI), Y0
 	ADDQ    DI, SI
@@ -1073,12 +1461,12 @@ convSumOne:
 
 convSumVectorNoBias:
 	MOVQ 16(AX), BX
-	MOVQ 64(AX), SI
+	MOVQ 72(AX), SI
 	ADDQ DX, BX
 	MOVQ 8(AX), DI
-	MOVQ 48(AX), R8
-	MOVQ 56(AX), R9
-	MOVQ 88(AX), R10
+	MOVQ 56(AX), R8
+	MOVQ 64(AX), R9
+	MOVQ 104(AX), R10
 	ADDQ DX, DI
 
 convSumVectorTaps:
@@ -1113,7 +1501,7 @@ convSumRest:
 	VMOVUPS    (BX)(CX*4), Y0
 	MOVQ       24(AX), CX
 	MOVQ       32(AX), BX
-	MOVQ       72(AX), SI
+	MOVQ       80(AX), SI
 	ADDQ       DX, BX
 	VMASKMOVPS (BX), Y0, Y1
 	ADDQ       SI, BX
@@ -1134,12 +1522,12 @@ convSumRest:
 
 convSumTailNoBias:
 	MOVQ 16(AX), CX
-	MOVQ 64(AX), BX
+	MOVQ 72(AX), BX
 	ADDQ DX, CX
 	MOVQ 8(AX), SI
-	MOVQ 48(AX), DI
-	MOVQ 56(AX), R8
-	MOVQ 88(AX), AX
+	MOVQ 56(AX), DI
+	MOVQ 64(AX), R8
+	MOVQ 104(AX), AX
 	ADDQ DX, SI
 
 convSumTailTaps:
@@ -1171,7 +1559,7 @@ convSumDone:
 // Requires: AVX, AVX2, FMA3
 TEXT ·convRows4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
-	MOVQ 80(AX), CX
+	MOVQ 96(AX), CX
 	XORQ DX, DX
 
 convRows4One:
@@ -1191,7 +1579,7 @@ convRows4One:
 
 convRows4VectorNoBias:
 	MOVQ        16(AX), BX
-	MOVQ        64(AX), SI
+	MOVQ        72(AX), SI
 	ADDQ        DX, BX
 	VMOVUPS     (BX), Y4
 	ADDQ        SI, BX
@@ -1201,7 +1589,7 @@ convRows4VectorNoBias:
 	ADDQ        SI, BX
 	VMOVUPS     (BX), Y7
 	MOVQ        8(AX), BX
-	MOVQ        48(AX), SI
+	MOVQ        56(AX), SI
 	ADDQ        DX, BX
 	VMOVUPS     (BX), Y8
 	VFMADD231PS Y8, Y4, Y0
@@ -1233,12 +1621,12 @@ convRows4VectorNoBias:
 	VMOVUPS     (BX), Y4
 	VFMADD231PS Y4, Y7, Y3
 	MOVQ        (AX), BX
-	MOVQ        40(AX), SI
+	MOVQ        48(AX), SI
 	MOVQ        32(AX), DI
 	ADDQ        DX, BX
 	TESTQ       DI, DI
 	JNZ         convRows4VectorBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRows4VectorSiLU
 	VMOVUPS     Y0, (BX)
 	ADDQ        SI, BX
@@ -1250,6 +1638,157 @@ convRows4VectorNoBias:
 	JMP         convRows4VectorStored
 
 convRows4VectorSiLU:
+	MOVQ         40(AX), DI
+	MOVQ         88(AX), R8
+	TESTQ        DI, DI
+	JZ           convRows4VectorNoSlope
+	ADDQ         DX, DI
+	VXORPS       math_signAVX2<>+0(SB), Y0, Y4
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
+	VMAXPS       Y4, Y6, Y4
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y6
+	VMINPS       Y4, Y6, Y4
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y4, Y5
+	VSUBPS       math_shiftAVX2<>+0(SB), Y5, Y6
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y4
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y4
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y6
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y6
+	VPSUBD       math_biasAVX2<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y4
+	VPSUBD       Y4, Y5, Y5
+	VPSLLD       $0x17, Y4, Y4
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y6, Y6
+	VMULPS       Y4, Y6, Y4
+	VADDPS       math_oneAVX2<>+0(SB), Y4, Y4
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y6
+	VDIVPS       Y4, Y6, Y6
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y5
+	VSUBPS       Y6, Y5, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y5
+	VMULPS       Y6, Y5, Y5
+	VDIVPS       Y4, Y0, Y4
+	VMOVUPS      Y5, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y4, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y1, Y0
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y5
+	VMAXPS       Y0, Y5, Y0
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y5
+	VMINPS       Y0, Y5, Y0
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y4
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y0, Y4
+	VSUBPS       math_shiftAVX2<>+0(SB), Y4, Y5
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y5, Y0
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y5, Y0
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y5
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y5
+	VPSUBD       math_biasAVX2<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y0
+	VPSUBD       Y0, Y4, Y4
+	VPSLLD       $0x17, Y0, Y0
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VMULPS       Y0, Y5, Y0
+	VADDPS       math_oneAVX2<>+0(SB), Y0, Y0
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y5
+	VDIVPS       Y0, Y5, Y5
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y4
+	VSUBPS       Y5, Y4, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y4
+	VMULPS       Y5, Y4, Y4
+	VDIVPS       Y0, Y1, Y0
+	VMOVUPS      Y4, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y0, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y2, Y0
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y4
+	VMINPS       Y0, Y4, Y0
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y1
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y0, Y1
+	VSUBPS       math_shiftAVX2<>+0(SB), Y1, Y4
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y4, Y0
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y4, Y0
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y4
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y4
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y4
+	VPSUBD       math_biasAVX2<>+0(SB), Y1, Y1
+	VPSRAD       $0x01, Y1, Y0
+	VPSUBD       Y0, Y1, Y1
+	VPSLLD       $0x17, Y0, Y0
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y4, Y4
+	VMULPS       Y0, Y4, Y0
+	VADDPS       math_oneAVX2<>+0(SB), Y0, Y0
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y4
+	VDIVPS       Y0, Y4, Y4
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y1
+	VSUBPS       Y4, Y1, Y1
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y1
+	VMULPS       Y4, Y1, Y1
+	VDIVPS       Y0, Y2, Y0
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y0, (BX)
+	ADDQ         SI, BX
+	VXORPS       math_signAVX2<>+0(SB), Y3, Y0
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y2
+	VMAXPS       Y0, Y2, Y0
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y2
+	VMINPS       Y0, Y2, Y0
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y1
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y0, Y1
+	VSUBPS       math_shiftAVX2<>+0(SB), Y1, Y2
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y2, Y0
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y2, Y0
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y2
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y0, Y2
+	VPSUBD       math_biasAVX2<>+0(SB), Y1, Y1
+	VPSRAD       $0x01, Y1, Y0
+	VPSUBD       Y0, Y1, Y1
+	VPSLLD       $0x17, Y0, Y0
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y2, Y2
+	VMULPS       Y0, Y2, Y0
+	VADDPS       math_oneAVX2<>+0(SB), Y0, Y0
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y2
+	VDIVPS       Y0, Y2, Y2
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y1
+	VSUBPS       Y2, Y1, Y1
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y1
+	VMULPS       Y2, Y1, Y1
+	VDIVPS       Y0, Y3, Y0
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y0, (BX)
+	JMP          convRows4VectorStored
+
+convRows4VectorNoSlope:
 	VXORPS       math_signAVX2<>+0(SB), Y0, Y4
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
 	VMAXPS       Y4, Y6, Y4
@@ -1364,7 +1903,7 @@ convRows4VectorSiLU:
 	JMP          convRows4VectorStored
 
 convRows4VectorBack:
-	MOVQ         72(AX), R8
+	MOVQ         80(AX), R8
 	ADDQ         DX, DI
 	VXORPS       math_signAVX2<>+0(SB), Y0, Y5
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
@@ -1535,7 +2074,7 @@ convRows4Rest:
 
 convRows4TailNoBias:
 	MOVQ        16(AX), CX
-	MOVQ        64(AX), BX
+	MOVQ        72(AX), BX
 	ADDQ        DX, CX
 	VMASKMOVPS  (CX), Y0, Y5
 	ADDQ        BX, CX
@@ -1545,7 +2084,7 @@ convRows4TailNoBias:
 	ADDQ        BX, CX
 	VMASKMOVPS  (CX), Y0, Y8
 	MOVQ        8(AX), CX
-	MOVQ        48(AX), BX
+	MOVQ        56(AX), BX
 	ADDQ        DX, CX
 	VMASKMOVPS  (CX), Y0, Y9
 	VFMADD231PS Y9, Y5, Y1
@@ -1577,12 +2116,12 @@ convRows4TailNoBias:
 	VMASKMOVPS  (CX), Y0, Y5
 	VFMADD231PS Y5, Y8, Y4
 	MOVQ        (AX), CX
-	MOVQ        40(AX), BX
+	MOVQ        48(AX), BX
 	MOVQ        32(AX), SI
 	ADDQ        DX, CX
 	TESTQ       SI, SI
 	JNZ         convRows4TailBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRows4TailSiLU
 	VMASKMOVPS  Y1, Y0, (CX)
 	ADDQ        BX, CX
@@ -1594,6 +2133,157 @@ convRows4TailNoBias:
 	JMP         convRows4TailStored
 
 convRows4TailSiLU:
+	MOVQ         40(AX), SI
+	MOVQ         88(AX), AX
+	TESTQ        SI, SI
+	JZ           convRows4TailNoSlope
+	ADDQ         DX, SI
+	VXORPS       math_signAVX2<>+0(SB), Y1, Y5
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
+	VMAXPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y7
+	VMINPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y6
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y6
+	VSUBPS       math_shiftAVX2<>+0(SB), Y6, Y7
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y5
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y5
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y7
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y5
+	VPSUBD       Y5, Y6, Y6
+	VPSLLD       $0x17, Y5, Y5
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VMULPS       Y5, Y7, Y5
+	VADDPS       math_oneAVX2<>+0(SB), Y5, Y5
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y7
+	VDIVPS       Y5, Y7, Y7
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y6
+	VSUBPS       Y7, Y6, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y6
+	VMULPS       Y7, Y6, Y6
+	VDIVPS       Y5, Y1, Y5
+	VMASKMOVPS   Y6, Y0, (SI)
+	ADDQ         AX, SI
+	VMASKMOVPS   Y5, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y2, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y6
+	VMAXPS       Y1, Y6, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y6
+	VMINPS       Y1, Y6, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y5
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y5
+	VSUBPS       math_shiftAVX2<>+0(SB), Y5, Y6
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y6, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y6, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y6
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y6
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y6
+	VPSUBD       math_biasAVX2<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y1
+	VPSUBD       Y1, Y5, Y5
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y5, Y6, Y6
+	VMULPS       Y1, Y6, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y6
+	VDIVPS       Y1, Y6, Y6
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y5
+	VSUBPS       Y6, Y5, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y2, Y5
+	VMULPS       Y6, Y5, Y5
+	VDIVPS       Y1, Y2, Y1
+	VMASKMOVPS   Y5, Y0, (SI)
+	ADDQ         AX, SI
+	VMASKMOVPS   Y1, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y3, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y5
+	VMAXPS       Y1, Y5, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y5
+	VMINPS       Y1, Y5, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y2
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y2
+	VSUBPS       math_shiftAVX2<>+0(SB), Y2, Y5
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y5, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y5, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y5
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y5
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y5
+	VPSUBD       math_biasAVX2<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y1
+	VPSUBD       Y1, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y5, Y5
+	VMULPS       Y1, Y5, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y5
+	VDIVPS       Y1, Y5, Y5
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y2
+	VSUBPS       Y5, Y2, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y3, Y2
+	VMULPS       Y5, Y2, Y2
+	VDIVPS       Y1, Y3, Y1
+	VMASKMOVPS   Y2, Y0, (SI)
+	ADDQ         AX, SI
+	VMASKMOVPS   Y1, Y0, (CX)
+	ADDQ         BX, CX
+	VXORPS       math_signAVX2<>+0(SB), Y4, Y1
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y3
+	VMAXPS       Y1, Y3, Y1
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y3
+	VMINPS       Y1, Y3, Y1
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y2
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y1, Y2
+	VSUBPS       math_shiftAVX2<>+0(SB), Y2, Y3
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y3, Y1
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y3, Y1
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y3
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y3
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y1, Y3
+	VPSUBD       math_biasAVX2<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y1
+	VPSUBD       Y1, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VMULPS       Y1, Y3, Y1
+	VADDPS       math_oneAVX2<>+0(SB), Y1, Y1
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y3
+	VDIVPS       Y1, Y3, Y3
+	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y2
+	VSUBPS       Y3, Y2, Y2
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y4, Y2
+	VMULPS       Y3, Y2, Y2
+	VDIVPS       Y1, Y4, Y1
+	VMASKMOVPS   Y2, Y0, (SI)
+	ADDQ         AX, SI
+	VMASKMOVPS   Y1, Y0, (CX)
+	JMP          convRows4TailStored
+
+convRows4TailNoSlope:
 	VXORPS       math_signAVX2<>+0(SB), Y1, Y5
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
 	VMAXPS       Y5, Y7, Y5
@@ -1708,7 +2398,7 @@ convRows4TailSiLU:
 	JMP          convRows4TailStored
 
 convRows4TailBack:
-	MOVQ         72(AX), AX
+	MOVQ         80(AX), AX
 	ADDQ         DX, SI
 	VXORPS       math_signAVX2<>+0(SB), Y1, Y6
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
@@ -1863,7 +2553,7 @@ convRows4Done:
 // Requires: AVX, FMA3
 TEXT ·convSum4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
-	MOVQ 80(AX), CX
+	MOVQ 96(AX), CX
 	XORQ DX, DX
 
 convSum4One:
@@ -1871,7 +2561,7 @@ convSum4One:
 	JL      convSum4Rest
 	MOVQ    24(AX), BX
 	MOVQ    32(AX), SI
-	MOVQ    72(AX), DI
+	MOVQ    80(AX), DI
 	ADDQ    DX, SI
 	VMOVUPS (SI), Y0
 	ADDQ    DI, SI
@@ -1892,7 +2582,7 @@ convSum4One:
 
 convSum4VectorNoBias:
 	MOVQ        16(AX), BX
-	MOVQ        64(AX), SI
+	MOVQ        72(AX), SI
 	ADDQ        DX, BX
 	VMOVUPS     (BX), Y4
 	ADDQ        SI, BX
@@ -1902,7 +2592,7 @@ convSum4VectorNoBias:
 	ADDQ        SI, BX
 	VMOVUPS     (BX), Y7
 	MOVQ        8(AX), DI
-	MOVQ        48(AX), R8
+	MOVQ        56(AX), R8
 	ADDQ        DX, DI
 	VMOVUPS     (DI), Y8
 	VFMADD231PS Y8, Y0, Y4
@@ -1952,7 +2642,7 @@ convSum4Rest:
 	VMOVUPS    (BX)(CX*4), Y0
 	MOVQ       24(AX), CX
 	MOVQ       32(AX), BX
-	MOVQ       72(AX), SI
+	MOVQ       80(AX), SI
 	ADDQ       DX, BX
 	VMASKMOVPS (BX), Y0, Y1
 	ADDQ       SI, BX
@@ -1973,7 +2663,7 @@ convSum4Rest:
 
 convSum4TailNoBias:
 	MOVQ        16(AX), CX
-	MOVQ        64(AX), BX
+	MOVQ        72(AX), BX
 	ADDQ        DX, CX
 	VMASKMOVPS  (CX), Y0, Y5
 	ADDQ        BX, CX
@@ -1983,7 +2673,7 @@ convSum4TailNoBias:
 	ADDQ        BX, CX
 	VMASKMOVPS  (CX), Y0, Y8
 	MOVQ        8(AX), SI
-	MOVQ        48(AX), AX
+	MOVQ        56(AX), AX
 	ADDQ        DX, SI
 	VMASKMOVPS  (SI), Y0, Y9
 	VFMADD231PS Y9, Y1, Y5

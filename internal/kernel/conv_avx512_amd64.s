@@ -8,7 +8,7 @@
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·convRowsAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ         args+0(FP), AX
-	MOVQ         80(AX), CX
+	MOVQ         96(AX), CX
 	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z0
 	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z1
 	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z2
@@ -42,12 +42,12 @@ convRowsOne:
 convRowsVectorNoBias:
 	MOVQ 8(AX), BX
 	MOVQ 16(AX), SI
-	MOVQ 88(AX), DI
+	MOVQ 104(AX), DI
 	ADDQ DX, BX
 	ADDQ DX, SI
-	MOVQ 48(AX), R8
-	MOVQ 56(AX), R9
-	MOVQ 64(AX), R10
+	MOVQ 56(AX), R8
+	MOVQ 64(AX), R9
+	MOVQ 72(AX), R10
 
 convRowsVectorTaps:
 	VMOVUPS     (SI), Z17
@@ -64,12 +64,12 @@ convRowsVectorTaps:
 	DECQ        DI
 	JNZ         convRowsVectorTaps
 	MOVQ        (AX), BX
-	MOVQ        40(AX), SI
+	MOVQ        48(AX), SI
 	MOVQ        32(AX), DI
 	ADDQ        DX, BX
 	TESTQ       DI, DI
 	JNZ         convRowsVectorBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRowsVectorSiLU
 	VMOVUPS     Z13, (BX)
 	ADDQ        SI, BX
@@ -81,6 +81,117 @@ convRowsVectorTaps:
 	JMP         convRowsVectorStored
 
 convRowsVectorSiLU:
+	MOVQ         40(AX), DI
+	MOVQ         88(AX), R8
+	TESTQ        DI, DI
+	JZ           convRowsVectorNoSlope
+	ADDQ         DX, DI
+	VXORPS       Z12, Z13, Z17
+	VMAXPS       Z17, Z1, Z17
+	VMINPS       Z17, Z2, Z17
+	VMOVAPS      Z0, Z22
+	VFMADD231PS  Z5, Z17, Z22
+	VSUBPS       Z0, Z22, Z22
+	VFNMADD231PS Z6, Z22, Z17
+	VFNMADD231PS Z7, Z22, Z17
+	VMOVAPS      Z4, Z23
+	VFMADD213PS  Z8, Z17, Z23
+	VFMADD213PS  Z9, Z17, Z23
+	VFMADD213PS  Z10, Z17, Z23
+	VFMADD213PS  Z11, Z17, Z23
+	VFMADD213PS  Z3, Z17, Z23
+	VFMADD213PS  Z3, Z17, Z23
+	VSCALEFPS    Z22, Z23, Z17
+	VADDPS       Z3, Z17, Z17
+	VDIVPS       Z17, Z3, Z23
+	VSUBPS       Z23, Z3, Z22
+	VFMADD213PS  Z3, Z13, Z22
+	VMULPS       Z23, Z22, Z22
+	VDIVPS       Z17, Z13, Z17
+	VMOVUPS      Z22, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z17, (BX)
+	ADDQ         SI, BX
+	VXORPS       Z12, Z14, Z17
+	VMAXPS       Z17, Z1, Z17
+	VMINPS       Z17, Z2, Z17
+	VMOVAPS      Z0, Z22
+	VFMADD231PS  Z5, Z17, Z22
+	VSUBPS       Z0, Z22, Z22
+	VFNMADD231PS Z6, Z22, Z17
+	VFNMADD231PS Z7, Z22, Z17
+	VMOVAPS      Z4, Z23
+	VFMADD213PS  Z8, Z17, Z23
+	VFMADD213PS  Z9, Z17, Z23
+	VFMADD213PS  Z10, Z17, Z23
+	VFMADD213PS  Z11, Z17, Z23
+	VFMADD213PS  Z3, Z17, Z23
+	VFMADD213PS  Z3, Z17, Z23
+	VSCALEFPS    Z22, Z23, Z17
+	VADDPS       Z3, Z17, Z17
+	VDIVPS       Z17, Z3, Z23
+	VSUBPS       Z23, Z3, Z22
+	VFMADD213PS  Z3, Z14, Z22
+	VMULPS       Z23, Z22, Z22
+	VDIVPS       Z17, Z14, Z17
+	VMOVUPS      Z22, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z17, (BX)
+	ADDQ         SI, BX
+	VXORPS       Z12, Z15, Z17
+	VMAXPS       Z17, Z1, Z17
+	VMINPS       Z17, Z2, Z17
+	VMOVAPS      Z0, Z22
+	VFMADD231PS  Z5, Z17, Z22
+	VSUBPS       Z0, Z22, Z22
+	VFNMADD231PS Z6, Z22, Z17
+	VFNMADD231PS Z7, Z22, Z17
+	VMOVAPS      Z4, Z23
+	VFMADD213PS  Z8, Z17, Z23
+	VFMADD213PS  Z9, Z17, Z23
+	VFMADD213PS  Z10, Z17, Z23
+	VFMADD213PS  Z11, Z17, Z23
+	VFMADD213PS  Z3, Z17, Z23
+	VFMADD213PS  Z3, Z17, Z23
+	VSCALEFPS    Z22, Z23, Z17
+	VADDPS       Z3, Z17, Z17
+	VDIVPS       Z17, Z3, Z23
+	VSUBPS       Z23, Z3, Z22
+	VFMADD213PS  Z3, Z15, Z22
+	VMULPS       Z23, Z22, Z22
+	VDIVPS       Z17, Z15, Z17
+	VMOVUPS      Z22, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z17, (BX)
+	ADDQ         SI, BX
+	VXORPS       Z12, Z16, Z17
+	VMAXPS       Z17, Z1, Z17
+	VMINPS       Z17, Z2, Z17
+	VMOVAPS      Z0, Z22
+	VFMADD231PS  Z5, Z17, Z22
+	VSUBPS       Z0, Z22, Z22
+	VFNMADD231PS Z6, Z22, Z17
+	VFNMADD231PS Z7, Z22, Z17
+	VMOVAPS      Z4, Z23
+	VFMADD213PS  Z8, Z17, Z23
+	VFMADD213PS  Z9, Z17, Z23
+	VFMADD213PS  Z10, Z17, Z23
+	VFMADD213PS  Z11, Z17, Z23
+	VFMADD213PS  Z3, Z17, Z23
+	VFMADD213PS  Z3, Z17, Z23
+	VSCALEFPS    Z22, Z23, Z17
+	VADDPS       Z3, Z17, Z17
+	VDIVPS       Z17, Z3, Z23
+	VSUBPS       Z23, Z3, Z22
+	VFMADD213PS  Z3, Z16, Z22
+	VMULPS       Z23, Z22, Z22
+	VDIVPS       Z17, Z16, Z17
+	VMOVUPS      Z22, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z17, (BX)
+	JMP          convRowsVectorStored
+
+convRowsVectorNoSlope:
 	VXORPS       Z12, Z13, Z17
 	VMAXPS       Z17, Z1, Z17
 	VMINPS       Z17, Z2, Z17
@@ -163,7 +274,7 @@ convRowsVectorSiLU:
 	JMP          convRowsVectorStored
 
 convRowsVectorBack:
-	MOVQ         72(AX), R8
+	MOVQ         80(AX), R8
 	ADDQ         DX, DI
 	VXORPS       Z12, Z13, Z22
 	VMAXPS       Z22, Z1, Z22
@@ -295,12 +406,12 @@ convRowsRest:
 convRowsTailNoBias:
 	MOVQ 8(AX), CX
 	MOVQ 16(AX), BX
-	MOVQ 88(AX), SI
+	MOVQ 104(AX), SI
 	ADDQ DX, CX
 	ADDQ DX, BX
-	MOVQ 48(AX), DI
-	MOVQ 56(AX), R8
-	MOVQ 64(AX), R9
+	MOVQ 56(AX), DI
+	MOVQ 64(AX), R8
+	MOVQ 72(AX), R9
 
 convRowsTailTaps:
 	VMOVUPS.Z   (BX), K1, Z13
@@ -321,12 +432,12 @@ convRowsTailTaps:
 	DECQ        SI
 	JNZ         convRowsTailTaps
 	MOVQ        (AX), CX
-	MOVQ        40(AX), BX
+	MOVQ        48(AX), BX
 	MOVQ        32(AX), SI
 	ADDQ        DX, CX
 	TESTQ       SI, SI
 	JNZ         convRowsTailBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRowsTailSiLU
 	VMOVUPS     Z18, K1, (CX)
 	ADDQ        BX, CX
@@ -338,6 +449,117 @@ convRowsTailTaps:
 	JMP         convRowsTailStored
 
 convRowsTailSiLU:
+	MOVQ         40(AX), SI
+	MOVQ         88(AX), AX
+	TESTQ        SI, SI
+	JZ           convRowsTailNoSlope
+	ADDQ         DX, SI
+	VXORPS       Z12, Z18, Z13
+	VMAXPS       Z13, Z1, Z13
+	VMINPS       Z13, Z2, Z13
+	VMOVAPS      Z0, Z14
+	VFMADD231PS  Z5, Z13, Z14
+	VSUBPS       Z0, Z14, Z14
+	VFNMADD231PS Z6, Z14, Z13
+	VFNMADD231PS Z7, Z14, Z13
+	VMOVAPS      Z4, Z15
+	VFMADD213PS  Z8, Z13, Z15
+	VFMADD213PS  Z9, Z13, Z15
+	VFMADD213PS  Z10, Z13, Z15
+	VFMADD213PS  Z11, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VSCALEFPS    Z14, Z15, Z13
+	VADDPS       Z3, Z13, Z13
+	VDIVPS       Z13, Z3, Z15
+	VSUBPS       Z15, Z3, Z14
+	VFMADD213PS  Z3, Z18, Z14
+	VMULPS       Z15, Z14, Z14
+	VDIVPS       Z13, Z18, Z13
+	VMOVUPS      Z14, K1, (SI)
+	ADDQ         AX, SI
+	VMOVUPS      Z13, K1, (CX)
+	ADDQ         BX, CX
+	VXORPS       Z12, Z19, Z13
+	VMAXPS       Z13, Z1, Z13
+	VMINPS       Z13, Z2, Z13
+	VMOVAPS      Z0, Z14
+	VFMADD231PS  Z5, Z13, Z14
+	VSUBPS       Z0, Z14, Z14
+	VFNMADD231PS Z6, Z14, Z13
+	VFNMADD231PS Z7, Z14, Z13
+	VMOVAPS      Z4, Z15
+	VFMADD213PS  Z8, Z13, Z15
+	VFMADD213PS  Z9, Z13, Z15
+	VFMADD213PS  Z10, Z13, Z15
+	VFMADD213PS  Z11, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VSCALEFPS    Z14, Z15, Z13
+	VADDPS       Z3, Z13, Z13
+	VDIVPS       Z13, Z3, Z15
+	VSUBPS       Z15, Z3, Z14
+	VFMADD213PS  Z3, Z19, Z14
+	VMULPS       Z15, Z14, Z14
+	VDIVPS       Z13, Z19, Z13
+	VMOVUPS      Z14, K1, (SI)
+	ADDQ         AX, SI
+	VMOVUPS      Z13, K1, (CX)
+	ADDQ         BX, CX
+	VXORPS       Z12, Z20, Z13
+	VMAXPS       Z13, Z1, Z13
+	VMINPS       Z13, Z2, Z13
+	VMOVAPS      Z0, Z14
+	VFMADD231PS  Z5, Z13, Z14
+	VSUBPS       Z0, Z14, Z14
+	VFNMADD231PS Z6, Z14, Z13
+	VFNMADD231PS Z7, Z14, Z13
+	VMOVAPS      Z4, Z15
+	VFMADD213PS  Z8, Z13, Z15
+	VFMADD213PS  Z9, Z13, Z15
+	VFMADD213PS  Z10, Z13, Z15
+	VFMADD213PS  Z11, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VSCALEFPS    Z14, Z15, Z13
+	VADDPS       Z3, Z13, Z13
+	VDIVPS       Z13, Z3, Z15
+	VSUBPS       Z15, Z3, Z14
+	VFMADD213PS  Z3, Z20, Z14
+	VMULPS       Z15, Z14, Z14
+	VDIVPS       Z13, Z20, Z13
+	VMOVUPS      Z14, K1, (SI)
+	ADDQ         AX, SI
+	VMOVUPS      Z13, K1, (CX)
+	ADDQ         BX, CX
+	VXORPS       Z12, Z21, Z12
+	VMAXPS       Z12, Z1, Z12
+	VMINPS       Z12, Z2, Z12
+	VMOVAPS      Z0, Z1
+	VFMADD231PS  Z5, Z12, Z1
+	VSUBPS       Z0, Z1, Z1
+	VFNMADD231PS Z6, Z1, Z12
+	VFNMADD231PS Z7, Z1, Z12
+	VMOVAPS      Z4, Z0
+	VFMADD213PS  Z8, Z12, Z0
+	VFMADD213PS  Z9, Z12, Z0
+	VFMADD213PS  Z10, Z12, Z0
+	VFMADD213PS  Z11, Z12, Z0
+	VFMADD213PS  Z3, Z12, Z0
+	VFMADD213PS  Z3, Z12, Z0
+	VSCALEFPS    Z1, Z0, Z12
+	VADDPS       Z3, Z12, Z12
+	VDIVPS       Z12, Z3, Z1
+	VSUBPS       Z1, Z3, Z0
+	VFMADD213PS  Z3, Z21, Z0
+	VMULPS       Z1, Z0, Z0
+	VDIVPS       Z12, Z21, Z12
+	VMOVUPS      Z0, K1, (SI)
+	ADDQ         AX, SI
+	VMOVUPS      Z12, K1, (CX)
+	JMP          convRowsTailStored
+
+convRowsTailNoSlope:
 	VXORPS       Z12, Z18, Z13
 	VMAXPS       Z13, Z1, Z13
 	VMINPS       Z13, Z2, Z13
@@ -420,7 +642,7 @@ convRowsTailSiLU:
 	JMP          convRowsTailStored
 
 convRowsTailBack:
-	MOVQ         72(AX), AX
+	MOVQ         80(AX), AX
 	ADDQ         DX, SI
 	VXORPS       Z12, Z18, Z14
 	VMAXPS       Z14, Z1, Z14
@@ -574,7 +796,7 @@ GLOBL cAVX512_80000000<>(SB), RODATA|NOPTR, $4
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·convRowAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ         args+0(FP), AX
-	MOVQ         80(AX), CX
+	MOVQ         96(AX), CX
 	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z0
 	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z1
 	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z2
@@ -602,12 +824,12 @@ convRowOne:
 convRowVectorNoBias:
 	MOVQ 8(AX), BX
 	MOVQ 16(AX), SI
-	MOVQ 88(AX), DI
+	MOVQ 104(AX), DI
 	ADDQ DX, BX
 	ADDQ DX, SI
-	MOVQ 48(AX), R8
 	MOVQ 56(AX), R8
-	MOVQ 64(AX), R9
+	MOVQ 64(AX), R8
+	MOVQ 72(AX), R9
 
 convRowVectorTaps:
 	VMOVUPS     (SI), Z14
@@ -618,17 +840,50 @@ convRowVectorTaps:
 	DECQ        DI
 	JNZ         convRowVectorTaps
 	MOVQ        (AX), BX
-	MOVQ        40(AX), SI
+	MOVQ        48(AX), SI
 	MOVQ        32(AX), SI
 	ADDQ        DX, BX
 	TESTQ       SI, SI
 	JNZ         convRowVectorBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRowVectorSiLU
 	VMOVUPS     Z13, (BX)
 	JMP         convRowVectorStored
 
 convRowVectorSiLU:
+	MOVQ         40(AX), SI
+	MOVQ         88(AX), DI
+	TESTQ        SI, SI
+	JZ           convRowVectorNoSlope
+	ADDQ         DX, SI
+	VXORPS       Z12, Z13, Z14
+	VMAXPS       Z14, Z1, Z14
+	VMINPS       Z14, Z2, Z14
+	VMOVAPS      Z0, Z16
+	VFMADD231PS  Z5, Z14, Z16
+	VSUBPS       Z0, Z16, Z16
+	VFNMADD231PS Z6, Z16, Z14
+	VFNMADD231PS Z7, Z16, Z14
+	VMOVAPS      Z4, Z17
+	VFMADD213PS  Z8, Z14, Z17
+	VFMADD213PS  Z9, Z14, Z17
+	VFMADD213PS  Z10, Z14, Z17
+	VFMADD213PS  Z11, Z14, Z17
+	VFMADD213PS  Z3, Z14, Z17
+	VFMADD213PS  Z3, Z14, Z17
+	VSCALEFPS    Z16, Z17, Z14
+	VADDPS       Z3, Z14, Z14
+	VDIVPS       Z14, Z3, Z17
+	VSUBPS       Z17, Z3, Z16
+	VFMADD213PS  Z3, Z13, Z16
+	VMULPS       Z17, Z16, Z16
+	VDIVPS       Z14, Z13, Z14
+	VMOVUPS      Z16, (SI)
+	ADDQ         DI, SI
+	VMOVUPS      Z14, (BX)
+	JMP          convRowVectorStored
+
+convRowVectorNoSlope:
 	VXORPS       Z12, Z13, Z14
 	VMAXPS       Z14, Z1, Z14
 	VMINPS       Z14, Z2, Z14
@@ -651,7 +906,7 @@ convRowVectorSiLU:
 	JMP          convRowVectorStored
 
 convRowVectorBack:
-	MOVQ         72(AX), DI
+	MOVQ         80(AX), DI
 	ADDQ         DX, SI
 	VXORPS       Z12, Z13, Z16
 	VMAXPS       Z16, Z1, Z16
@@ -699,12 +954,12 @@ convRowRest:
 convRowTailNoBias:
 	MOVQ 8(AX), CX
 	MOVQ 16(AX), BX
-	MOVQ 88(AX), SI
+	MOVQ 104(AX), SI
 	ADDQ DX, CX
 	ADDQ DX, BX
-	MOVQ 48(AX), DI
 	MOVQ 56(AX), DI
-	MOVQ 64(AX), R8
+	MOVQ 64(AX), DI
+	MOVQ 72(AX), R8
 
 convRowTailTaps:
 	VMOVUPS.Z   (BX), K1, Z13
@@ -716,17 +971,50 @@ convRowTailTaps:
 	DECQ        SI
 	JNZ         convRowTailTaps
 	MOVQ        (AX), CX
-	MOVQ        40(AX), BX
+	MOVQ        48(AX), BX
 	MOVQ        32(AX), BX
 	ADDQ        DX, CX
 	TESTQ       BX, BX
 	JNZ         convRowTailBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRowTailSiLU
 	VMOVUPS     Z15, K1, (CX)
 	JMP         convRowTailStored
 
 convRowTailSiLU:
+	MOVQ         40(AX), BX
+	MOVQ         88(AX), AX
+	TESTQ        BX, BX
+	JZ           convRowTailNoSlope
+	ADDQ         DX, BX
+	VXORPS       Z12, Z15, Z12
+	VMAXPS       Z12, Z1, Z12
+	VMINPS       Z12, Z2, Z12
+	VMOVAPS      Z0, Z1
+	VFMADD231PS  Z5, Z12, Z1
+	VSUBPS       Z0, Z1, Z1
+	VFNMADD231PS Z6, Z1, Z12
+	VFNMADD231PS Z7, Z1, Z12
+	VMOVAPS      Z4, Z0
+	VFMADD213PS  Z8, Z12, Z0
+	VFMADD213PS  Z9, Z12, Z0
+	VFMADD213PS  Z10, Z12, Z0
+	VFMADD213PS  Z11, Z12, Z0
+	VFMADD213PS  Z3, Z12, Z0
+	VFMADD213PS  Z3, Z12, Z0
+	VSCALEFPS    Z1, Z0, Z12
+	VADDPS       Z3, Z12, Z12
+	VDIVPS       Z12, Z3, Z1
+	VSUBPS       Z1, Z3, Z0
+	VFMADD213PS  Z3, Z15, Z0
+	VMULPS       Z1, Z0, Z0
+	VDIVPS       Z12, Z15, Z12
+	VMOVUPS      Z0, K1, (BX)
+	ADDQ         AX, BX
+	VMOVUPS      Z12, K1, (CX)
+	JMP          convRowTailStored
+
+convRowTailNoSlope:
 	VXORPS       Z12, Z15, Z12
 	VMAXPS       Z12, Z1, Z12
 	VMINPS       Z12, Z2, Z12
@@ -749,7 +1037,7 @@ convRowTailSiLU:
 	JMP          convRowTailStored
 
 convRowTailBack:
-	MOVQ         72(AX), AX
+	MOVQ         80(AX), AX
 	ADDQ         DX, BX
 	VXORPS       Z12, Z15, Z12
 	VMAXPS       Z12, Z1, Z12
@@ -786,7 +1074,7 @@ convRowDone:
 // Requires: AVX, AVX512F, BMI2
 TEXT ·convSumAVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
-	MOVQ 80(AX), CX
+	MOVQ 96(AX), CX
 	XORQ DX, DX
 
 convSumOne:
@@ -794,7 +1082,7 @@ convSumOne:
 	JL      convSumRest
 	MOVQ    24(AX), BX
 	MOVQ    32(AX), SI
-	MOVQ    72(AX), DI
+	MOVQ    80(AX), DI
 	ADDQ    DX, SI
 	VMOVUPS (SI), Z0
 	ADDQ    DI, SI
@@ -815,12 +1103,12 @@ convSumOne:
 
 convSumVectorNoBias:
 	MOVQ 16(AX), BX
-	MOVQ 64(AX), SI
+	MOVQ 72(AX), SI
 	ADDQ DX, BX
 	MOVQ 8(AX), DI
-	MOVQ 48(AX), R8
-	MOVQ 56(AX), R9
-	MOVQ 88(AX), R10
+	MOVQ 56(AX), R8
+	MOVQ 64(AX), R9
+	MOVQ 104(AX), R10
 	ADDQ DX, DI
 
 convSumVectorTaps:
@@ -855,7 +1143,7 @@ convSumRest:
 	KMOVW     BX, K1
 	MOVQ      24(AX), CX
 	MOVQ      32(AX), BX
-	MOVQ      72(AX), SI
+	MOVQ      80(AX), SI
 	ADDQ      DX, BX
 	VMOVUPS.Z (BX), K1, Z0
 	ADDQ      SI, BX
@@ -876,12 +1164,12 @@ convSumRest:
 
 convSumTailNoBias:
 	MOVQ 16(AX), CX
-	MOVQ 64(AX), BX
+	MOVQ 72(AX), BX
 	ADDQ DX, CX
 	MOVQ 8(AX), SI
-	MOVQ 48(AX), DI
-	MOVQ 56(AX), R8
-	MOVQ 88(AX), AX
+	MOVQ 56(AX), DI
+	MOVQ 64(AX), R8
+	MOVQ 104(AX), AX
 	ADDQ DX, SI
 
 convSumTailTaps:
@@ -913,7 +1201,7 @@ convSumDone:
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·convRows4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ         args+0(FP), AX
-	MOVQ         80(AX), CX
+	MOVQ         96(AX), CX
 	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z0
 	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z1
 	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z2
@@ -946,7 +1234,7 @@ convRows4One:
 
 convRows4VectorNoBias:
 	MOVQ        16(AX), BX
-	MOVQ        64(AX), SI
+	MOVQ        72(AX), SI
 	ADDQ        DX, BX
 	VMOVUPS     (BX), Z17
 	ADDQ        SI, BX
@@ -956,7 +1244,7 @@ convRows4VectorNoBias:
 	ADDQ        SI, BX
 	VMOVUPS     (BX), Z20
 	MOVQ        8(AX), BX
-	MOVQ        48(AX), SI
+	MOVQ        56(AX), SI
 	ADDQ        DX, BX
 	VMOVUPS     (BX), Z21
 	VFMADD231PS Z21, Z17, Z13
@@ -988,12 +1276,12 @@ convRows4VectorNoBias:
 	VMOVUPS     (BX), Z17
 	VFMADD231PS Z17, Z20, Z16
 	MOVQ        (AX), BX
-	MOVQ        40(AX), SI
+	MOVQ        48(AX), SI
 	MOVQ        32(AX), DI
 	ADDQ        DX, BX
 	TESTQ       DI, DI
 	JNZ         convRows4VectorBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRows4VectorSiLU
 	VMOVUPS     Z13, (BX)
 	ADDQ        SI, BX
@@ -1005,6 +1293,117 @@ convRows4VectorNoBias:
 	JMP         convRows4VectorStored
 
 convRows4VectorSiLU:
+	MOVQ         40(AX), DI
+	MOVQ         88(AX), R8
+	TESTQ        DI, DI
+	JZ           convRows4VectorNoSlope
+	ADDQ         DX, DI
+	VXORPS       Z12, Z13, Z17
+	VMAXPS       Z17, Z1, Z17
+	VMINPS       Z17, Z2, Z17
+	VMOVAPS      Z0, Z18
+	VFMADD231PS  Z5, Z17, Z18
+	VSUBPS       Z0, Z18, Z18
+	VFNMADD231PS Z6, Z18, Z17
+	VFNMADD231PS Z7, Z18, Z17
+	VMOVAPS      Z4, Z19
+	VFMADD213PS  Z8, Z17, Z19
+	VFMADD213PS  Z9, Z17, Z19
+	VFMADD213PS  Z10, Z17, Z19
+	VFMADD213PS  Z11, Z17, Z19
+	VFMADD213PS  Z3, Z17, Z19
+	VFMADD213PS  Z3, Z17, Z19
+	VSCALEFPS    Z18, Z19, Z17
+	VADDPS       Z3, Z17, Z17
+	VDIVPS       Z17, Z3, Z19
+	VSUBPS       Z19, Z3, Z18
+	VFMADD213PS  Z3, Z13, Z18
+	VMULPS       Z19, Z18, Z18
+	VDIVPS       Z17, Z13, Z17
+	VMOVUPS      Z18, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z17, (BX)
+	ADDQ         SI, BX
+	VXORPS       Z12, Z14, Z17
+	VMAXPS       Z17, Z1, Z17
+	VMINPS       Z17, Z2, Z17
+	VMOVAPS      Z0, Z18
+	VFMADD231PS  Z5, Z17, Z18
+	VSUBPS       Z0, Z18, Z18
+	VFNMADD231PS Z6, Z18, Z17
+	VFNMADD231PS Z7, Z18, Z17
+	VMOVAPS      Z4, Z19
+	VFMADD213PS  Z8, Z17, Z19
+	VFMADD213PS  Z9, Z17, Z19
+	VFMADD213PS  Z10, Z17, Z19
+	VFMADD213PS  Z11, Z17, Z19
+	VFMADD213PS  Z3, Z17, Z19
+	VFMADD213PS  Z3, Z17, Z19
+	VSCALEFPS    Z18, Z19, Z17
+	VADDPS       Z3, Z17, Z17
+	VDIVPS       Z17, Z3, Z19
+	VSUBPS       Z19, Z3, Z18
+	VFMADD213PS  Z3, Z14, Z18
+	VMULPS       Z19, Z18, Z18
+	VDIVPS       Z17, Z14, Z17
+	VMOVUPS      Z18, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z17, (BX)
+	ADDQ         SI, BX
+	VXORPS       Z12, Z15, Z17
+	VMAXPS       Z17, Z1, Z17
+	VMINPS       Z17, Z2, Z17
+	VMOVAPS      Z0, Z18
+	VFMADD231PS  Z5, Z17, Z18
+	VSUBPS       Z0, Z18, Z18
+	VFNMADD231PS Z6, Z18, Z17
+	VFNMADD231PS Z7, Z18, Z17
+	VMOVAPS      Z4, Z19
+	VFMADD213PS  Z8, Z17, Z19
+	VFMADD213PS  Z9, Z17, Z19
+	VFMADD213PS  Z10, Z17, Z19
+	VFMADD213PS  Z11, Z17, Z19
+	VFMADD213PS  Z3, Z17, Z19
+	VFMADD213PS  Z3, Z17, Z19
+	VSCALEFPS    Z18, Z19, Z17
+	VADDPS       Z3, Z17, Z17
+	VDIVPS       Z17, Z3, Z19
+	VSUBPS       Z19, Z3, Z18
+	VFMADD213PS  Z3, Z15, Z18
+	VMULPS       Z19, Z18, Z18
+	VDIVPS       Z17, Z15, Z17
+	VMOVUPS      Z18, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z17, (BX)
+	ADDQ         SI, BX
+	VXORPS       Z12, Z16, Z17
+	VMAXPS       Z17, Z1, Z17
+	VMINPS       Z17, Z2, Z17
+	VMOVAPS      Z0, Z18
+	VFMADD231PS  Z5, Z17, Z18
+	VSUBPS       Z0, Z18, Z18
+	VFNMADD231PS Z6, Z18, Z17
+	VFNMADD231PS Z7, Z18, Z17
+	VMOVAPS      Z4, Z19
+	VFMADD213PS  Z8, Z17, Z19
+	VFMADD213PS  Z9, Z17, Z19
+	VFMADD213PS  Z10, Z17, Z19
+	VFMADD213PS  Z11, Z17, Z19
+	VFMADD213PS  Z3, Z17, Z19
+	VFMADD213PS  Z3, Z17, Z19
+	VSCALEFPS    Z18, Z19, Z17
+	VADDPS       Z3, Z17, Z17
+	VDIVPS       Z17, Z3, Z19
+	VSUBPS       Z19, Z3, Z18
+	VFMADD213PS  Z3, Z16, Z18
+	VMULPS       Z19, Z18, Z18
+	VDIVPS       Z17, Z16, Z17
+	VMOVUPS      Z18, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z17, (BX)
+	JMP          convRows4VectorStored
+
+convRows4VectorNoSlope:
 	VXORPS       Z12, Z13, Z17
 	VMAXPS       Z17, Z1, Z17
 	VMINPS       Z17, Z2, Z17
@@ -1087,7 +1486,7 @@ convRows4VectorSiLU:
 	JMP          convRows4VectorStored
 
 convRows4VectorBack:
-	MOVQ         72(AX), R8
+	MOVQ         80(AX), R8
 	ADDQ         DX, DI
 	VXORPS       Z12, Z13, Z18
 	VMAXPS       Z18, Z1, Z18
@@ -1218,7 +1617,7 @@ convRows4Rest:
 
 convRows4TailNoBias:
 	MOVQ        16(AX), CX
-	MOVQ        64(AX), BX
+	MOVQ        72(AX), BX
 	ADDQ        DX, CX
 	VMOVUPS.Z   (CX), K1, Z13
 	ADDQ        BX, CX
@@ -1228,7 +1627,7 @@ convRows4TailNoBias:
 	ADDQ        BX, CX
 	VMOVUPS.Z   (CX), K1, Z16
 	MOVQ        8(AX), CX
-	MOVQ        48(AX), BX
+	MOVQ        56(AX), BX
 	ADDQ        DX, CX
 	VMOVUPS.Z   (CX), K1, Z17
 	VFMADD231PS Z17, Z13, Z22
@@ -1260,12 +1659,12 @@ convRows4TailNoBias:
 	VMOVUPS.Z   (CX), K1, Z13
 	VFMADD231PS Z13, Z16, Z25
 	MOVQ        (AX), CX
-	MOVQ        40(AX), BX
+	MOVQ        48(AX), BX
 	MOVQ        32(AX), SI
 	ADDQ        DX, CX
 	TESTQ       SI, SI
 	JNZ         convRows4TailBack
-	CMPQ        96(AX), $0x00
+	CMPQ        112(AX), $0x00
 	JNE         convRows4TailSiLU
 	VMOVUPS     Z22, K1, (CX)
 	ADDQ        BX, CX
@@ -1277,6 +1676,117 @@ convRows4TailNoBias:
 	JMP         convRows4TailStored
 
 convRows4TailSiLU:
+	MOVQ         40(AX), SI
+	MOVQ         88(AX), AX
+	TESTQ        SI, SI
+	JZ           convRows4TailNoSlope
+	ADDQ         DX, SI
+	VXORPS       Z12, Z22, Z13
+	VMAXPS       Z13, Z1, Z13
+	VMINPS       Z13, Z2, Z13
+	VMOVAPS      Z0, Z14
+	VFMADD231PS  Z5, Z13, Z14
+	VSUBPS       Z0, Z14, Z14
+	VFNMADD231PS Z6, Z14, Z13
+	VFNMADD231PS Z7, Z14, Z13
+	VMOVAPS      Z4, Z15
+	VFMADD213PS  Z8, Z13, Z15
+	VFMADD213PS  Z9, Z13, Z15
+	VFMADD213PS  Z10, Z13, Z15
+	VFMADD213PS  Z11, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VSCALEFPS    Z14, Z15, Z13
+	VADDPS       Z3, Z13, Z13
+	VDIVPS       Z13, Z3, Z15
+	VSUBPS       Z15, Z3, Z14
+	VFMADD213PS  Z3, Z22, Z14
+	VMULPS       Z15, Z14, Z14
+	VDIVPS       Z13, Z22, Z13
+	VMOVUPS      Z14, K1, (SI)
+	ADDQ         AX, SI
+	VMOVUPS      Z13, K1, (CX)
+	ADDQ         BX, CX
+	VXORPS       Z12, Z23, Z13
+	VMAXPS       Z13, Z1, Z13
+	VMINPS       Z13, Z2, Z13
+	VMOVAPS      Z0, Z14
+	VFMADD231PS  Z5, Z13, Z14
+	VSUBPS       Z0, Z14, Z14
+	VFNMADD231PS Z6, Z14, Z13
+	VFNMADD231PS Z7, Z14, Z13
+	VMOVAPS      Z4, Z15
+	VFMADD213PS  Z8, Z13, Z15
+	VFMADD213PS  Z9, Z13, Z15
+	VFMADD213PS  Z10, Z13, Z15
+	VFMADD213PS  Z11, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VSCALEFPS    Z14, Z15, Z13
+	VADDPS       Z3, Z13, Z13
+	VDIVPS       Z13, Z3, Z15
+	VSUBPS       Z15, Z3, Z14
+	VFMADD213PS  Z3, Z23, Z14
+	VMULPS       Z15, Z14, Z14
+	VDIVPS       Z13, Z23, Z13
+	VMOVUPS      Z14, K1, (SI)
+	ADDQ         AX, SI
+	VMOVUPS      Z13, K1, (CX)
+	ADDQ         BX, CX
+	VXORPS       Z12, Z24, Z13
+	VMAXPS       Z13, Z1, Z13
+	VMINPS       Z13, Z2, Z13
+	VMOVAPS      Z0, Z14
+	VFMADD231PS  Z5, Z13, Z14
+	VSUBPS       Z0, Z14, Z14
+	VFNMADD231PS Z6, Z14, Z13
+	VFNMADD231PS Z7, Z14, Z13
+	VMOVAPS      Z4, Z15
+	VFMADD213PS  Z8, Z13, Z15
+	VFMADD213PS  Z9, Z13, Z15
+	VFMADD213PS  Z10, Z13, Z15
+	VFMADD213PS  Z11, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VFMADD213PS  Z3, Z13, Z15
+	VSCALEFPS    Z14, Z15, Z13
+	VADDPS       Z3, Z13, Z13
+	VDIVPS       Z13, Z3, Z15
+	VSUBPS       Z15, Z3, Z14
+	VFMADD213PS  Z3, Z24, Z14
+	VMULPS       Z15, Z14, Z14
+	VDIVPS       Z13, Z24, Z13
+	VMOVUPS      Z14, K1, (SI)
+	ADDQ         AX, SI
+	VMOVUPS      Z13, K1, (CX)
+	ADDQ         BX, CX
+	VXORPS       Z12, Z25, Z12
+	VMAXPS       Z12, Z1, Z12
+	VMINPS       Z12, Z2, Z12
+	VMOVAPS      Z0, Z1
+	VFMADD231PS  Z5, Z12, Z1
+	VSUBPS       Z0, Z1, Z1
+	VFNMADD231PS Z6, Z1, Z12
+	VFNMADD231PS Z7, Z1, Z12
+	VMOVAPS      Z4, Z0
+	VFMADD213PS  Z8, Z12, Z0
+	VFMADD213PS  Z9, Z12, Z0
+	VFMADD213PS  Z10, Z12, Z0
+	VFMADD213PS  Z11, Z12, Z0
+	VFMADD213PS  Z3, Z12, Z0
+	VFMADD213PS  Z3, Z12, Z0
+	VSCALEFPS    Z1, Z0, Z12
+	VADDPS       Z3, Z12, Z12
+	VDIVPS       Z12, Z3, Z1
+	VSUBPS       Z1, Z3, Z0
+	VFMADD213PS  Z3, Z25, Z0
+	VMULPS       Z1, Z0, Z0
+	VDIVPS       Z12, Z25, Z12
+	VMOVUPS      Z0, K1, (SI)
+	ADDQ         AX, SI
+	VMOVUPS      Z12, K1, (CX)
+	JMP          convRows4TailStored
+
+convRows4TailNoSlope:
 	VXORPS       Z12, Z22, Z13
 	VMAXPS       Z13, Z1, Z13
 	VMINPS       Z13, Z2, Z13
@@ -1359,7 +1869,7 @@ convRows4TailSiLU:
 	JMP          convRows4TailStored
 
 convRows4TailBack:
-	MOVQ         72(AX), AX
+	MOVQ         80(AX), AX
 	ADDQ         DX, SI
 	VXORPS       Z12, Z22, Z14
 	VMAXPS       Z14, Z1, Z14
@@ -1474,7 +1984,7 @@ convRows4Done:
 // Requires: AVX, AVX512F, BMI2
 TEXT ·convSum4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ args+0(FP), AX
-	MOVQ 80(AX), CX
+	MOVQ 96(AX), CX
 	XORQ DX, DX
 
 convSum4One:
@@ -1482,7 +1992,7 @@ convSum4One:
 	JL      convSum4Rest
 	MOVQ    24(AX), BX
 	MOVQ    32(AX), SI
-	MOVQ    72(AX), DI
+	MOVQ    80(AX), DI
 	ADDQ    DX, SI
 	VMOVUPS (SI), Z0
 	ADDQ    DI, SI
@@ -1503,7 +2013,7 @@ convSum4One:
 
 convSum4VectorNoBias:
 	MOVQ        16(AX), BX
-	MOVQ        64(AX), SI
+	MOVQ        72(AX), SI
 	ADDQ        DX, BX
 	VMOVUPS     (BX), Z4
 	ADDQ        SI, BX
@@ -1513,7 +2023,7 @@ convSum4VectorNoBias:
 	ADDQ        SI, BX
 	VMOVUPS     (BX), Z7
 	MOVQ        8(AX), DI
-	MOVQ        48(AX), R8
+	MOVQ        56(AX), R8
 	ADDQ        DX, DI
 	VMOVUPS     (DI), Z8
 	VFMADD231PS Z8, Z0, Z4
@@ -1563,7 +2073,7 @@ convSum4Rest:
 	KMOVW     BX, K1
 	MOVQ      24(AX), CX
 	MOVQ      32(AX), BX
-	MOVQ      72(AX), SI
+	MOVQ      80(AX), SI
 	ADDQ      DX, BX
 	VMOVUPS.Z (BX), K1, Z0
 	ADDQ      SI, BX
@@ -1584,7 +2094,7 @@ convSum4Rest:
 
 convSum4TailNoBias:
 	MOVQ        16(AX), CX
-	MOVQ        64(AX), BX
+	MOVQ        72(AX), BX
 	ADDQ        DX, CX
 	VMOVUPS.Z   (CX), K1, Z4
 	ADDQ        BX, CX
@@ -1594,7 +2104,7 @@ convSum4TailNoBias:
 	ADDQ        BX, CX
 	VMOVUPS.Z   (CX), K1, Z7
 	MOVQ        8(AX), SI
-	MOVQ        48(AX), AX
+	MOVQ        56(AX), AX
 	ADDQ        DX, SI
 	VMOVUPS.Z   (SI), K1, Z8
 	VFMADD231PS Z8, Z0, Z4

@@ -15,6 +15,8 @@ type convRows[T Float] struct {
 	bias []T       // (n), or nil; it may be the same memory as y if there is one step
 	silu bool
 	dy   rowsOf[T] // by step; if it has data, the result is dy·siluSlope(sum)
+
+	slope rowsOf[T] // by step; if it has data, it gets siluSlope(sum), and the result is silu of the sum
 }
 
 // rowsOf describes equally spaced rows of data.
@@ -47,6 +49,11 @@ func (c *convRows[T]) run() {
 		switch {
 		case c.dy.data != nil:
 			siluBack(y, c.dy.row(s, c.n), y)
+		case c.slope.data != nil:
+			slope := c.slope.row(s, c.n)
+			for i, v := range y {
+				y[i], slope[i] = silu(v), siluSlope(v)
+			}
 		case c.silu:
 			siluOf(y, y)
 		}
@@ -80,16 +87,16 @@ const convSteps = 4
 
 // convArgs holds the fields of convRows for the assembly. Strides are in bytes.
 type convArgs struct {
-	y, x, taps, bias, dy                 *float32
-	yStep, xStep, xNext, tapNext, dyStep int
-	n, width, silu                       int
+	y, x, taps, bias, dy, slope                     *float32
+	yStep, xStep, xNext, tapNext, dyStep, slopeStep int
+	n, width, silu                                  int
 }
 
 // args returns the arguments of the assembly. It panics if a row does not lie within its slice.
 func (c *convRows[T]) args() convArgs {
 	a := convArgs{
-		y: first(c.y, c.steps, c.n), x: first(c.x, c.steps, c.n), taps: first(c.taps, c.width, c.n), dy: first(c.dy, c.steps, c.n),
-		yStep: 4 * c.y.step, xStep: 4 * c.x.step, xNext: 4 * c.next, tapNext: 4 * c.taps.step, dyStep: 4 * c.dy.step,
+		y: first(c.y, c.steps, c.n), x: first(c.x, c.steps, c.n), taps: first(c.taps, c.width, c.n), dy: first(c.dy, c.steps, c.n), slope: first(c.slope, c.steps, c.n),
+		yStep: 4 * c.y.step, xStep: 4 * c.x.step, xNext: 4 * c.next, tapNext: 4 * c.taps.step, dyStep: 4 * c.dy.step, slopeStep: 4 * c.slope.step,
 		n: c.n, width: c.width,
 	}
 	c.xRow(0, c.width-1)

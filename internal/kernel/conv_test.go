@@ -87,6 +87,18 @@ func runConv[T Float](c *Conv[T], dy, dcontext []T) convResult[T] {
 	r.ConvGrad = ConvGrad[T]{X: like(c.X), Weight: like(c.Weight), Bias: like(c.Bias), Context: like(c.Context)}
 	c.Forward(r.y, r.context)
 	c.Backward(dy, dcontext, &r.ConvGrad)
+	if with := *c; c.SiLU { // with the slopes that the forward pass has kept, all is the same bit for bit
+		with.Slope = like(dy)
+		s := convResult[T]{y: like(dy), context: like(dcontext)}
+		s.ConvGrad = ConvGrad[T]{X: like(c.X), Weight: like(c.Weight), Bias: like(c.Bias), Context: like(c.Context)}
+		with.Forward(s.y, s.context)
+		with.Backward(dy, dcontext, &s.ConvGrad)
+		for name, v := range s.named() {
+			if !slices.EqualFunc(v, r.named()[name], func(a, b T) bool { return a == b || a != a && b != b }) {
+				panic(name + " differs with Slope")
+			}
+		}
+	}
 	return r
 }
 
@@ -262,11 +274,15 @@ func TestConvRowsCanaries(t *testing.T) {
 			taps, tapsIntact := window(t, r, width*n, "taps")
 			bias, biasIntact := window(t, r, n, "bias")
 			dy, dyIntact := window(t, r, steps*n, "dy")
+			slope, slopeIntact := window(t, r, steps*n, "slope")
 			run := func(y []float32, first, steps int) {
 				c := convRows[float32]{steps: steps, width: width, n: n, y: rowsOf[float32]{y, 0, n}, x: rowsOf[float32]{x, first * n, n},
 					next: n, taps: rowsOf[float32]{taps, (width - 1) * n, -n}, bias: bias, silu: true}
-				if width%2 == 0 {
+				switch width % 3 {
+				case 0:
 					c.dy = rowsOf[float32]{dy, first * n, n}
+				case 1:
+					c.slope = rowsOf[float32]{slope, first * n, n}
 				}
 				c.run()
 			}
@@ -280,7 +296,7 @@ func TestConvRowsCanaries(t *testing.T) {
 			c := convRows[float32]{steps: steps, width: width, n: n, x: rowsOf[float32]{x, 0, n}, next: n,
 				taps: rowsOf[float32]{taps, 0, n}, bias: bias, dy: rowsOf[float32]{dy, 0, n}}
 			c.sum()
-			for _, intact := range []func(){yIntact, xIntact, tapsIntact, biasIntact, dyIntact} {
+			for _, intact := range []func(){yIntact, xIntact, tapsIntact, biasIntact, dyIntact, slopeIntact} {
 				intact()
 			}
 		})

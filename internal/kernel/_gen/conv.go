@@ -63,13 +63,14 @@ func convFilter(f *asm.File, name string, steps int) {
 		k.DECQ(left)
 		k.JNZ(asm.Label(label + "Taps"))
 
-		convFinish(k, m, label, at, mask, sums)
+		convFinish(k, m, label, at, mask, sums, true)
 	})
 	k.Return()
 }
 
-// convFinish writes the code that stores the sums, or silu of the sums, or dy·siluSlope of the sums.
-func convFinish(k *asm.Func, m *asm.Math, label string, at reg.Register, mask *asm.Mask, sums []reg.VecVirtual) {
+// convFinish writes the code that stores the sums, or silu of the sums, or dy·siluSlope of the sums. With slopes there is an argument
+// slope: if it is not nil, siluSlope of the sums is stored there, beside silu of the sums.
+func convFinish(k *asm.Func, m *asm.Math, label string, at reg.Register, mask *asm.Mask, sums []reg.VecVirtual, slopes bool) {
 	y, yStep, dy := k.Ptr("y"), k.Int("yStep"), k.Ptr("dy")
 	k.ADDQ(at, y)
 	store := func(of func(v reg.VecVirtual) reg.Register) {
@@ -87,6 +88,20 @@ func convFinish(k *asm.Func, m *asm.Math, label string, at reg.Register, mask *a
 	k.JNE(asm.Label(label + "SiLU"))
 	store(func(v reg.VecVirtual) reg.Register { return v })
 	k.Label(label + "SiLU")
+	if slopes {
+		slope, slopeStep := k.Ptr("slope"), k.Int("slopeStep")
+		k.TESTQ(slope, slope)
+		k.JZ(asm.Label(label + "NoSlope"))
+		k.ADDQ(at, slope)
+		store(func(v reg.VecVirtual) reg.Register {
+			to, d := k.Vec(), k.Vec()
+			m.SiLUAndSlope(v, to, d)
+			k.StoreMasked(d, mask, asm.At(slope, 0))
+			k.ADDQ(slopeStep, slope)
+			return to
+		})
+		k.Label(label + "NoSlope")
+	}
 	store(func(v reg.VecVirtual) reg.Register {
 		to := k.Vec()
 		m.SiLU(v, to)
@@ -160,7 +175,7 @@ func convUsual(f *asm.File) {
 				}
 			}
 			if !sum {
-				convFinish(k, m, label, at, mask, steps)
+				convFinish(k, m, label, at, mask, steps, true)
 				return
 			}
 			for i := range taps { // from the last to the first: tap points to the last

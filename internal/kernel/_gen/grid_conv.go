@@ -64,7 +64,7 @@ func gridFilter(f *asm.File, name string, steps int) {
 				}
 			}
 		})
-		convFinish(k, m, label, at, mask, sums)
+		convFinish(k, m, label, at, mask, sums, false)
 	})
 	k.Return()
 }

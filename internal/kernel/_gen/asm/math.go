@@ -215,6 +215,15 @@ func (m *Math) SiLUBoth(x, y, slope reg.Register) {
 	m.VMULPS(x, y, y)
 }
 
+// SiLUAndSlope writes what SiLU and SiLUSlope write, bit for bit. Neither y nor slope must be the register of x.
+func (m *Math) SiLUAndSlope(x, y, slope reg.Register) {
+	s := m.Vec()
+	m.onePlusExp(x, y)
+	m.VDIVPS(y, m.in(cOne, s), s)
+	m.slope(x, s, slope)
+	m.VDIVPS(y, x, y)
+}
+
 // Softplus computes to = log(1+e^x). The error is at most 2.6 units in the last place. to must not be the register of x. Above 20 the result
 // is x, which is the nearest float32.
 //
