@@ -55,6 +55,9 @@ func checkTargets(shape tensor.Shape, targets []int, classes, ignore int, what s
 	return nil
 }
 
+// Bounds says which targets need no check.
+func (f crossEntropy[T]) Bounds(int) (least, most int) { return 0, f.vocabulary - 1 }
+
 func (f crossEntropy[T]) kernel(in []value[T]) *kernel.CrossEntropy[T] {
 	return &kernel.CrossEntropy[T]{Vocabulary: f.vocabulary, Logits: in[0].Data, Targets: f.grid.nearest(in[1].Ints), Ignore: f.ignore}
 }

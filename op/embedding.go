@@ -52,6 +52,9 @@ func (f embedding[T]) Check(shapes []tensor.Shape, ints [][]int) error {
 	return nil
 }
 
+// Bounds says which ids need no check.
+func (f embedding[T]) Bounds(int) (least, most int) { return 0, f.vocabulary - 1 }
+
 func (embedding[T]) TakesNarrow(i int) bool { return i == 0 }
 
 func (f embedding[T]) Forward(in []value[T], out [][]T) {

@@ -40,6 +40,9 @@ func (f *headLoss[T]) Check(shapes []tensor.Shape, ints [][]int) error {
 	return checkTargets(shapes[2], ints[2], f.out, f.ignore, "the vocabulary")
 }
 
+// Bounds says which targets need no check.
+func (f *headLoss[T]) Bounds(int) (least, most int) { return 0, f.out - 1 }
+
 // Forward and Backward never run: on the host there are two operators.
 func (f *headLoss[T]) Forward(_ []value[T], _ [][]T)     {}
 func (f *headLoss[T]) Backward(_ []value[T], _, _ [][]T) {}

@@ -207,6 +207,16 @@ func (d *device) operands(o *Operator, values []G.Value, numbers bool) ([]Device
 	return in, nil
 }
 
+// within reports whether the function needs no check of operand i.
+func (o *Operator) within(r *raised, i int) bool {
+	b, ok := o.function.(Bounded)
+	if !ok || r.ints == nil {
+		return false
+	}
+	least, most := b.Bounds(i)
+	return least <= r.least && r.most <= most
+}
+
 // checkInts checks the function's operands that are Ints, once for each time that they were copied to the device.
 func (o *Operator) checkInts(values []G.Value) error {
 	ints := make([][]int, len(o.in))
@@ -216,7 +226,7 @@ func (o *Operator) checkInts(values []G.Value) error {
 			continue
 		}
 		if r, ok := values[0].(*raised); ok && r.kind == Ints {
-			if ints[i] = r.ints; !slices.Contains(r.checked, o) {
+			if ints[i] = r.ints; !o.within(r, i) && !slices.Contains(r.checked, o) {
 				unchecked = append(unchecked, r)
 			}
 		}

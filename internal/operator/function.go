@@ -105,6 +105,11 @@ type Kept interface{ Free() }
 // to the gradient of this result, unless the operand is Passed.
 type Passer interface{ Passes() (result, operand int) }
 
+// Bounded is a Checker that knows from which to which integer all of operand i's are right. A device then checks only those that have others.
+type Bounded interface {
+	Bounds(i int) (least, most int)
+}
+
 // RowSummer is a function of two results on a device with one gradient, that of its first operand, a table: the gradient of the second result, and the rows of the gradient of
 // the first one, which are added to the rows of the table that the Ints of its second operand name. See Split.
 type RowSummer interface {

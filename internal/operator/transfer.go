@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -185,12 +186,7 @@ func (o *raise) Do(values ...G.Value) (v G.Value, err error) {
 		o.last.ints, o.last.checked = ints, o.last.checked[:0]
 		if o.kind == Ints {
 			o.ids = slices.Grow(o.ids[:0], len(ints))[:len(ints)]
-			work.ParallelRange(len(ints), 1<<14, func(from, to int) {
-				ids := o.ids[from:to]
-				for i, x := range ints[from:to] {
-					ids[i] = Int32(x)
-				}
-			})
+			o.last.least, o.last.most = int32sOf(o.ids, ints)
 			return o.last.ids.CopyFrom(s, o.ids)
 		}
 		return o.last.marks.CopyFrom(s, marks)
@@ -199,6 +195,27 @@ func (o *raise) Do(values ...G.Value) (v G.Value, err error) {
 		return nil, fmt.Errorf("op: %v: %w", o, err)
 	}
 	return o.last, nil
+}
+
+// int32sOf writes the numbers of from as integers are on a device, and returns the least and the most of them.
+func int32sOf(to []int32, from []int) (least, most int) {
+	least, most = math.MaxInt, math.MinInt
+	var mu sync.Mutex
+	work.ParallelRange(len(from), 1<<14, func(begin, end int) {
+		low, high, ids := math.MaxInt, math.MinInt, to[begin:end]
+		for i, x := range from[begin:end] {
+			ids[i], low, high = int32(x), min(low, x), max(high, x)
+		}
+		if low < math.MinInt32 || high > math.MaxInt32 {
+			for i, x := range from[begin:end] {
+				ids[i] = Int32(x)
+			}
+		}
+		mu.Lock()
+		least, most = min(least, low), max(most, high)
+		mu.Unlock()
+	})
+	return least, most
 }
 
 // Int32 returns x as integers are on a device: the nearest number that an int32 holds.

@@ -240,6 +240,8 @@ type raised struct {
 	kind Kind
 	ints []int // of Ints: the numbers on the host, nil if they are only on the device
 
+	least, most int // of ints
+
 	checked []*Operator // the operators that have checked ints; guarded by the context's lock
 	ids     cuda.Array[int32]
 	marks   cuda.Array[uint8]
