@@ -443,8 +443,8 @@ func TestDevicesWithoutOne(t *testing.T) {
 	cmd = disttest.NCCL.Start(t, 2, role, "patient")
 	cmd.Env = append(cmd.Env, "GPUSTANDIN_ALONE=1")
 	out, err := cmd.CombinedOutput()
-	if want := "rank 0 of 2 ends the run: rank 1: dist: devices: " + wrong + "alone"; err == nil || !strings.Contains(string(out), want) {
-		t.Errorf("%v; the ranks print\n%s\nwant a line with %q", err, out, want)
+	if want := "rank 0 of 2 ends the run: rank 1: dist: devices: " + wrong + "alone"; err == nil || strings.Count(string(out), want) != 1 || strings.Count(string(out), "rank 0 of 2 ends the run") != 1 {
+		t.Errorf("%v; the ranks print\n%s\nwant one line of rank 0, with %q", err, out, want)
 	}
 }
 

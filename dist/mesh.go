@@ -25,9 +25,10 @@ type mesh struct {
 	buffer  cuda.Array[byte]
 	stream  *cuda.Stream // of buffer
 
-	watch   atomic.Pointer[watch]
-	ended   chan struct{}  // closed by Close
-	leaving sync.WaitGroup // ranks that have not left
+	watch    atomic.Pointer[watch]
+	ended    chan struct{}  // closed by Close
+	leaving  sync.WaitGroup // ranks that have not left
+	aborting sync.Mutex     // locked for good by the first that says why the process ends
 }
 
 // peer is the connection to another rank.
@@ -137,6 +138,7 @@ func (m *mesh) read(rank int, p *peer) {
 			m.leaving.Done()
 		case tag == tagEnd:
 			why := p.next(tagEnd)
+			m.aborting.Lock()
 			say(m, fmt.Sprintf("rank %d has ended it: %s", rank, why))
 			os.Exit(1)
 		}
@@ -314,6 +316,7 @@ func (m *mesh) Close() error {
 
 // abort writes why, and ends the processes of all ranks.
 func (m *mesh) abort(why string) {
+	m.aborting.Lock()
 	say(m, why)
 	for _, p := range m.others() {
 		_ = p.conn.SetWriteDeadline(time.Now().Add(time.Second))

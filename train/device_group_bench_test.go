@@ -17,11 +17,12 @@ import (
 )
 
 // rankBenchmark is a rank of the measurement of docs/distributed.md: steps of a language model on one GPU, and of all ranks together. sizes are the numbers of layers, channels,
-// tokens, sequences of a rank, steps of a sequence, and training steps. It is not a benchmark of package testing, since its ranks are processes.
+// tokens, sequences of a rank, steps of a sequence, and training steps; a seventh number measures one GPU and all GPUs that often, in turn. It is not a benchmark of package testing, since its ranks are processes.
 func rankBenchmark(sizes string) error {
 	var layers, channels, vocabulary, batch, length, steps int
-	if _, err := fmt.Sscan(sizes, &layers, &channels, &vocabulary, &batch, &length, &steps); err != nil {
-		return fmt.Errorf("the sizes are %q, want six numbers: %w", sizes, err)
+	repeats := 1
+	if n, err := fmt.Sscan(sizes, &layers, &channels, &vocabulary, &batch, &length, &steps, &repeats); n < 6 {
+		return fmt.Errorf("the sizes are %q, want six or seven numbers: %w", sizes, err)
 	}
 	began := time.Now()
 	g, err := dist.Join(context.Background())
@@ -101,8 +102,8 @@ func rankBenchmark(sizes string) error {
 			name               string
 			alone, shard, late bool
 		}{{name: "one GPU", alone: true}, {name: "all GPUs"}, {name: "all GPUs, no overlap", late: true}, {name: "all GPUs, Shard", shard: true}}
-		if g.Size() == 1 {
-			ways = ways[:2]
+		if g.Size() == 1 || repeats > 1 {
+			ways = slices.Repeat(ways[:2], repeats)
 		}
 		for _, m := range ways {
 			group := g
@@ -118,10 +119,13 @@ func rankBenchmark(sizes string) error {
 			if err := g.Barrier(); err != nil {
 				return err
 			}
+			if g.Size() > 1 && m.name == "all GPUs" {
+				say("%v: %.3f times the tokens/s of one GPU", precision, float64(g.Size())*results["one GPU"].Seconds()/results["all GPUs"].Seconds())
+			}
 		}
 		one, all, late := results["one GPU"].Seconds(), results["all GPUs"].Seconds(), results["all GPUs, no overlap"].Seconds()
-		if g.Size() > 1 {
-			say("%v: %.3f times the tokens/s of one GPU; %.0f%% of the exchange hidden", precision, float64(g.Size())*one/all, 100*(late-all)/(late-one))
+		if late > 0 {
+			say("%v: %.0f%% of the exchange hidden", precision, 100*(late-all)/(late-one))
 		}
 	}
 	say("%s", strings.Repeat("-", 20))
