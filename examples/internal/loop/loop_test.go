@@ -138,7 +138,7 @@ func TestExit(t *testing.T) {
 		"a failed save":  {exit(errors.Join(fmt.Errorf("train: save: %w", errSave), context.Canceled)), 1, "", "x: train: save: the disk is full"},
 		"a failed lock":  {exit(errors.Join(stop, errSave)), 1, "", "the disk is full"},
 		"a failed close": {in(&broken{}, nil), 1, "", "x: no way out"},
-		"stop, no close": {in(&broken{}, stop), 1, "", "x: train: rank 1 was told to stop: context canceled\nno way out"},
+		"stop, no close": {in(&broken{}, stop), 1, "", "x: no way out"},
 		"cannot tell":    {in(&broken{fails: 1}, errSave), 1, "", "x: the disk is full\ndist: rank 1: the network is down"},
 		"not distributed": {func(stdout, stderr io.Writer) int {
 			return Work(t.Context(), "x", false, stdout, stderr, func(*dist.Group, io.Writer) error { return errSave })

@@ -98,10 +98,11 @@ func workIn(group *dist.Group, program string, stdout, stderr io.Writer, work fu
 		}
 		err = failed
 	}
+	code := Exit(program, err, stdout, quiet) // before Close: a launcher that was told to stop kills the process soon
 	if closing := group.Close(); closing != nil {
-		err, quiet = errors.Join(err, closing), stderr
+		code = Exit(program, closing, stdout, stderr)
 	}
-	return Exit(program, err, stdout, quiet)
+	return code
 }
 
 // Lock makes the directory that -out names, and inside, and locks it for a program.
