@@ -19,6 +19,7 @@ type scanKernels struct {
 	states [3][2][]func(*scanArgs)
 	back   [2][]func(*scanBackArgs)
 	small  [2]map[int]func(*scanSmallArgs) // by pass and number of states: a whole tile in one call
+	tile   func(*scanTileArgs)             // or nil
 }
 
 // The fields of the arguments below are set one by one. The compiler would build a composite literal elsewhere and copy it in larger pieces,
@@ -55,6 +56,19 @@ type scanBackArgs struct {
 	b, c, dB, dC                 *float32 // of the last step: a float32 per step and state, or a vector
 	bStep, cStep, dBStep, dCStep int      // bytes from a step to the step before it
 	steps                        int
+}
+
+// scanTileArgs are the arguments of scanTile.
+type scanTileArgs struct {
+	rows                *float32 // (step, lanes): dt; the other rows follow as layBack lays them
+	keep                *float32 // (step, state of the group, two, lanes), and the states after the last step
+	h, scaled           *float32 // (state, lanes): the state that enters, and A·log2(e)
+	carry, a, dA        *float32 // (state, lanes)
+	b, c                *float32 // of the first step: a float32 per step and state
+	dB, dC              *float32 // the same, of the last step
+	bStep, cStep, dStep int      // bytes from a step to the next step
+	steps, groups       int
+	ahead               *scanAhead // or nil
 }
 
 // scanPrepareArgs are the arguments of scanPrepare.
@@ -140,6 +154,7 @@ var scanAVX512 = scanKernels{
 		scanAdvance: {1: scanAdvanceSmall1AVX512, 2: scanAdvanceSmall2AVX512},
 		scanForward: {1: scanForwardSmall1AVX512, 2: scanForwardSmall2AVX512},
 	},
+	tile: scanTileAVX512,
 }
 
 var scanAVX2 = scanKernels{
@@ -188,6 +203,7 @@ type scanAsm struct {
 	args     scanArgs
 	backArgs scanBackArgs
 	tileArgs scanSmallArgs
+	bothArgs scanTileArgs
 	ahead    scanAhead
 }
 
@@ -346,6 +362,27 @@ func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg s
 		a.z[0] = &r.Z[rowZ]
 	}
 	return a
+}
+
+// wholeTiles reports whether there is a kernel for both.
+func (s *scanAsm) wholeTiles() bool { return s.tile != nil && !s.vectors && s.run.State%8 == 0 }
+
+// both is scan for scanRecompute, and scanBack, for all states of a segment.
+func (s *scanAsm) both(strip, from int, seg segment) {
+	r, back := s.run, s.back
+	all := states{0, r.State}
+	st, last, args := &r.strips[strip], seg.to-1, &s.bothArgs
+	args.b, args.bStep = s.projection(r.B, nil, nil, r.ordered[0], r.bGroup, from, seg.from, 0)
+	args.c, args.cStep = s.projection(r.C, nil, nil, r.ordered[1], r.cGroup, from, seg.from, 0)
+	args.dB, args.dStep = s.gradient(r.B, nil, nil, back.dB, from, last, all)
+	args.dC, _ = s.gradient(r.C, nil, nil, back.dC, from, last, all)
+	args.rows, args.keep, args.h, args.scaled = &r.dt[(seg.from-from)*lanes], &back.keep[0], &back.enters[0], &s.a[strip][0]
+	if seg.fresh {
+		args.h = &back.zero[0]
+	}
+	args.carry, args.a, args.dA = &back.carry[strip][0], &st.a[0], &back.sums[strip].a[0]
+	args.steps, args.groups, args.ahead = seg.to-seg.from, r.State/8, s.lookAhead(scanRecompute, strip, all, from, seg)
+	s.tile(args)
 }
 
 func (s *scanAsm) scanBack(strip int, ns states, from int, seg segment) {

@@ -560,6 +560,7 @@ func scanFinishAVX2(args *scanFinishArgs)
 //		gate[t] = silu(z[c])
 //		dOut[t] = dy[c] * gate[t]
 //		gateSlope[t] = dy[c] * siluSlope(z[c])
+//		y[t], gB[t], dDelta[t] = 0, 0, 0
 //	}
 //
 //go:noescape

@@ -678,10 +678,30 @@ func scanFinishAVX512(args *scanFinishArgs)
 //		gate[t] = silu(z[c])
 //		dOut[t] = dy[c] * gate[t]
 //		gateSlope[t] = dy[c] * siluSlope(z[c])
+//		y[t], gB[t], dDelta[t] = 0, 0, 0
 //	}
 //
 //go:noescape
 func scanPrepareBackAVX512(args *scanPrepareBackArgs)
+
+// scanTileAVX512 goes forward and back through a tile, for groups of 8 states, one vector of lanes for each:
+//
+//	for each group {
+//		for t := range steps {
+//			for n := range 8 {
+//				keep[t][n] = {exp2(dt[t] * scaled[n]), h[n]}
+//				h[n] = keep[t][n][0]*h[n] + du[t]*b[t][n]
+//				y[t] += c[t][n] * h[n]
+//			}
+//		}
+//		keep[steps][n][1] = h[n] for all n
+//		as scanBackward
+//	}
+//
+// It changes args, but not h.
+//
+//go:noescape
+func scanTileAVX512(args *scanTileArgs)
 
 // scanFinishBackAVX512 writes the gradients and the output of a tile's rows. d, out and dz may be nil; without dz there is no gate:
 //

@@ -140,7 +140,9 @@ type scanBack[T Float] struct {
 	grad       *ScanGrad[T]
 
 	checkpoints []T // (tile, strip, state, lanes): the state that enters the tile, where it is not in States
-	next        []T // the checkpoint that is read after the current one
+	enters      []T // (state, lanes): the checkpoint of the current tile and strip
+	next        []T // the checkpoint that is read after it
+	zero        []T // (state, lanes): the state at the start of a sequence
 	keep        []T // (step of the tile, state, two, lanes): a_t and h_{t-1}. After each segment there is a further step, with the state after the segment
 	dOut        []T // (tile, lanes): the gradient of Σ C h
 	gB, dDelta  []T // (tile, lanes): Σ_n g B, and Σ_n g A a h_{t-1}
@@ -190,7 +192,9 @@ func (r *scanBack[T]) layBack(l *work.Layout[T], steps int) {
 		tiles = 1
 	}
 	r.checkpoints = l.Array(tiles * r.width() * size)
-	r.next = r.checkpoints
+	r.zero = l.Array(size)
+	clear(r.zero)
+	r.enters, r.next = r.zero, r.zero
 	most := 0
 	for _, n := range r.states {
 		most = max(most, n.count)
@@ -248,8 +252,8 @@ func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 	for tile := tiles - 1; tile >= 0; tile-- {
 		at := from + tile*r.backSteps()
 		for i := range strips {
-			copy(r.strips[i].h, checkpoint(tile, i))
-			if r.next = checkpoint(tile, i); i+1 < strips {
+			r.enters = checkpoint(tile, i)
+			if r.next = r.enters; i+1 < strips {
 				r.next = checkpoint(tile, i+1)
 			} else if tile > 0 {
 				r.next = checkpoint(tile-1, 0)
@@ -272,12 +276,27 @@ func (r *scanBack[T]) run(c *chunks[T], chunk int, param *paramParts[T]) {
 // backward computes the gradients of a strip for the steps [from, to), from the last to the first. For each group of states it runs forward
 // from the checkpoint, then back.
 func (r *scanBack[T]) backward(strip, from, to int) {
-	used := (to - from) * lanes
 	r.visit(from, to, from-r.backSteps())
 	r.prepareBack(strip, from, to)
-	clear(r.y[:used])
-	clear(r.gB[:used])
-	clear(r.dDelta[:used])
+	if r.asm != nil && r.asm.wholeTiles() {
+		for i := to; i > from; { // a segment that does not begin the tile begins from a zero state
+			s := r.segmentBefore(from, i)
+			if r.asm.both(strip, from, s); s.fresh {
+				clear(r.carry[strip])
+			}
+			i = s.from
+		}
+	} else {
+		r.groups(strip, from, to)
+	}
+	if !r.carries {
+		r.finishBack(strip, from, to)
+	}
+}
+
+// groups goes through the states of a tile forward and back, for one group of states after another.
+func (r *scanBack[T]) groups(strip, from, to int) {
+	copy(r.strips[strip].h, r.enters)
 	for _, n := range r.states {
 		segments := 0
 		for i := from; i < to; segments++ {
@@ -297,16 +316,17 @@ func (r *scanBack[T]) backward(strip, from, to int) {
 			i = s.from
 		}
 	}
-	if !r.carries {
-		r.finishBack(strip, from, to)
-	}
 }
 
-// prepareBack is prepare, and writes to dOut the gradient of the output before the gate, from the gradient dy of the output.
+// prepareBack is prepare, writes to dOut the gradient of the output before the gate, from the gradient dy of the output, and sets the sums over the states
+// to zero.
 func (r *scanBack[T]) prepareBack(strip, from, to int) {
 	if r.asm != nil {
 		r.asm.prepareBack(strip, from, to)
 		return
+	}
+	for _, sum := range [][]T{r.y, r.gB, r.dDelta} {
+		clear(sum[:(to-from)*lanes])
 	}
 	r.prepare(strip, from, to)
 	st := &r.strips[strip]

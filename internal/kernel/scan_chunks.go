@@ -148,10 +148,9 @@ func (s *Scan[T]) carryGradients(c *chunks[T], stripes [][]block, newBack func(s
 		from, to := c.bounds(chunk, s.Length)
 		for _, blk := range stripes[i%len(stripes)] {
 			r.begin(i%tasks/len(stripes), blk)
-			for strip := range blk.strips() {
+			for strip := range blk.strips() { // from a zero state: the carry depends only on the decays
 				r.enterBack(strip, chunk == c.count-1)
 				for at := to; at > from; at = (at - 1) / s.backSteps() * s.backSteps() {
-					clear(r.strips[strip].h) // any state will do: the carry depends only on the decays
 					r.backward(strip, (at-1)/s.backSteps()*s.backSteps(), at)
 				}
 				r.strips[strip].store(r.ofBatch(s.ofChunk(c.carry, chunk-1)), r.carry[strip], s.State)

@@ -15,5 +15,7 @@ func (*scanAsm) prepare(strip, from, to int)              {}
 func (*scanAsm) scan(scanPass, int, states, int, segment) {}
 func (*scanAsm) finish(strip, from, to int)               {}
 func (*scanAsm) prepareBack(strip, from, to int)          {}
+func (*scanAsm) wholeTiles() bool                         { return false }
+func (*scanAsm) both(strip, from int, s segment)          {}
 func (*scanAsm) scanBack(int, states, int, segment)       {}
 func (*scanAsm) finishBack(strip, from, to int)           {}

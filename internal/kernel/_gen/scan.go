@@ -49,6 +49,9 @@ func writeScan(isa asm.ISA) {
 	scanPrepare(f)
 	scanFinish(f)
 	scanPrepareBack(f)
+	if isa == asm.AVX512 {
+		scanTile(f)
+	}
 	scanFinishBack(f)
 	f.Write("scan")
 }

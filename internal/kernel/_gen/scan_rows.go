@@ -178,6 +178,7 @@ func scanPrepareBack(f *asm.File) {
 		gate[t] = silu(z[c])
 		dOut[t] = dy[c] * gate[t]
 		gateSlope[t] = dy[c] * siluSlope(z[c])
+		y[t], gB[t], dDelta[t] = 0, 0, 0
 	}`)
 	rows, steps, t := k.Ptr("rows"), k.Int("steps"), k.GP64()
 	cells := newCellRows(k)
@@ -217,6 +218,10 @@ func scanPrepareBack(f *asm.File) {
 			f.Mul(gate, dy, dy)
 		})
 		f.Store(dy, asm.At(rows, rowsDOut))
+		f.Zero(v)
+		for _, sum := range []int{rowsY, rowsGB, rowsDDelta} {
+			f.Store(v, asm.At(rows, sum))
+		}
 	}, rows, row)
 	k.Return()
 }
