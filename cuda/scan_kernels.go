@@ -70,7 +70,7 @@ var (
 	// asyncCarries is the first pass over chunks of asyncBackward. The warps of a block have the same channels.
 	asyncCarries = scanPass{8, 4, 1, 128, 8, true, 0}
 	// scanFew is for scans of few channels that are too short to be cut into chunks. It uses more threads per channel.
-	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4, false, 0}, scanPass{16, 1, 1, 128, 4, false, 0}, 16, false, nil, nil}
+	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4, false, 0}, scanPass{16, 1, 1, 128, 4, false, 0}, 16, false, scanSizes[0].asyncForward, nil}
 )
 
 // A scan of few channels leaves most of the device idle, unless its length is cut into chunks that run at the same time. Chunks cost one

@@ -433,6 +433,47 @@ func drawAsync[T Activation](r *rand.Rand, batch, length, perGroup, groups int) 
 	return p
 }
 
+// TestScanBesideOthers checks that a sequence of 16 states has the same results bit for bit alone, without a start, and at the end of a row of a batch, marked where it
+// begins, as prompts are read together.
+func TestScanBesideOthers(t *testing.T) {
+	s := open(t)
+	if s.device.kernels < 80 {
+		t.Skip("the device uses kernels of compute capability 7.0, which add a step's states in several orders")
+	}
+	both(t, func(t *testing.T) { besideOthers[float32](t, s) }, func(t *testing.T) { besideOthers[BFloat16](t, s) })
+}
+
+func besideOthers[T Activation](t *testing.T, s *Stream) {
+	r := rand.New(rand.NewPCG(43, 43))
+	const batch, length, channels, state = 3, 50, 36, 16
+	all := draw[T](r, batch, length, channels, 1, state)
+	all.B, all.C = kernel.Projection[float64]{Data: numbers[T](r, batch*length*state, 1), Groups: 1}, kernel.Projection[float64]{Data: numbers[T](r, batch*length*state, 1), Groups: 1}
+	all.Z, all.ZStride, all.D = numbers[T](r, batch*length*channels, 1), 0, numbers[float32](r, channels, 1)
+	all.Softplus, all.Reverse, all.Initial, all.Start = true, false, nil, make([]bool, batch*length)
+	run := func(p *problem) (y, final []float64) {
+		rig := onDevice[T](t, s, p)
+		defer rig.free()
+		do(t, rig.scan.Forward(s, rig.y, rig.final, Array[float32]{}))
+		return get(t, s, rig.y), get(t, s, rig.final)
+	}
+	lengths := [batch]int{50, 49, 17}
+	for b, n := range lengths {
+		all.Start[(b+1)*length-n] = true
+	}
+	y, final := run(all)
+	for b, n := range lengths {
+		from, to := (b+1)*length-n, (b+1)*length
+		one := *all
+		one.Batch, one.Length, one.Start, one.dfinal = 1, n, nil, nil
+		one.U, one.Delta, one.Z, one.dy = all.U[from*channels:to*channels], all.Delta[from*channels:to*channels], all.Z[from*channels:to*channels], all.dy[from*channels:to*channels]
+		one.B.Data, one.C.Data = all.B.Data[from*state:to*state], all.C.Data[from*state:to*state]
+		gotY, gotFinal := run(&one)
+		if !slices.Equal(gotY, y[from*channels:to*channels]) || !slices.Equal(gotFinal, final[b*channels*state:][:channels*state]) {
+			t.Errorf("a sequence of %d steps is not the same alone", n)
+		}
+	}
+}
+
 func TestScanIsDeterministic(t *testing.T) {
 	s := open(t)
 	both(t, func(t *testing.T) { sameAgain[float32](t, s, 200) }, func(t *testing.T) { sameAgain[BFloat16](t, s, times(5000, 300)) })
