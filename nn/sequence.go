@@ -31,7 +31,7 @@ type Sequence struct {
 
 // NewSequence returns a sequence that begins with a prompt. The seed is for the random choices of its tokens. Sequences with
 // equal prompts and seeds get equal tokens, alone or in a batch. On a GPU the last bits of the logits depend on the number of sequences in the
-// batch, so a choice between two tokens of almost the same probability can differ.
+// batch and on the prompts that are read together, so a choice between two tokens of almost the same probability can differ.
 func NewSequence(seed uint64, prompt ...int) *Sequence {
 	s := new(Sequence)
 	s.Reseed(seed)
