@@ -86,6 +86,8 @@ func TestPTXHasTheKernels(t *testing.T) {
 				}
 				if size.asyncForward != nil && s.usual() {
 					check("forward", *size.asyncForward)
+				}
+				if size.asyncBackward != nil && s.usual() {
 					check("ends", *size.asyncForward)
 					check("backward", *size.asyncBackward)
 					check("carries", asyncCarries)
