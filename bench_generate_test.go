@@ -81,7 +81,7 @@ func measureStream(b *testing.B, lm *nn.LM, batch int) {
 				b.Fatal(err)
 			}
 		}
-		step, reading := median(steps), median(readings)
+		step, reading := benchtest.Median(steps), benchtest.Median(readings)
 		b.ReportMetric(step, "ns/step")
 		b.ReportMetric(reading, "ns/reading")
 		b.ReportMetric(step/reading, "x-stream")

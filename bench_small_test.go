@@ -53,7 +53,7 @@ func BenchmarkSmall(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StopTimer()
-		step, rate := median(steps), 2*n*n*n/median(products)
+		step, rate := benchtest.Median(steps), 2*n*n*n/benchtest.Median(products)
 		b.ReportMetric(step, "ns/op")
 		b.ReportMetric(batch*length*1e9/step, "tokens/s")
 		b.ReportMetric(flop/step, "GFLOP/s")

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/gomamba/mamba/internal/benchtest"
 	pool "github.com/gomamba/mamba/internal/work"
@@ -68,8 +67,8 @@ func measureStep(b *testing.B, cfg nn.LMConfig, stream bool) {
 		full := lm.Config()
 		work{tokens: 1, flop: float64(full.NLayer)*productFlop(full.Config) + 2*float64(full.DModel*full.Vocab)}.report(b)
 		if stream {
-			reading := median(readings)
-			b.ReportMetric(median(steps)/reading, "x-stream")
+			reading := benchtest.Median(readings)
+			b.ReportMetric(benchtest.Median(steps)/reading, "x-stream")
 			b.ReportMetric(4*float64(lm.Params().Count())/reading, "stream-GB/s")
 		}
 	})
@@ -91,48 +90,11 @@ func saneLogits(rows [][]float64, vocab int) error {
 	return nil
 }
 
-// median returns the median in nanoseconds.
-func median(d []time.Duration) float64 {
-	slices.Sort(d)
-	return float64(d[len(d)/2].Nanoseconds())
-}
-
-// sink uses the sums, so that the compiler does not remove the reads.
-var sink uint64
-
 // readOnce returns how long it takes to read all weights from memory, on all cores.
 func readOnce(params layer.Params) time.Duration {
-	const piece = 1 << 17 // words, one megabyte
-	var pieces [][]uint64
+	var arrays [][]float32
 	for _, p := range params {
-		v := p.Value.Data().([]float32)
-		if len(v) < 2 {
-			continue
-		}
-		// Words of 64 bits need half as many loads, and sums of integers have a lower latency than sums of floats.
-		pieces = slices.AppendSeq(pieces, slices.Chunk(unsafe.Slice((*uint64)(unsafe.Pointer(&v[0])), len(v)/2), piece))
+		arrays = append(arrays, p.Value.Data().([]float32))
 	}
-	sums := make([]uint64, len(pieces))
-	start := time.Now()
-	pool.Parallel(len(pieces), func(i int) { sums[i] = sum(pieces[i]) })
-	took := time.Since(start)
-	for _, s := range sums {
-		sink += s
-	}
-	return took
-}
-
-// sum adds into four variables, so that it waits only for the memory.
-func sum(v []uint64) uint64 {
-	var a, b, c, d uint64
-	for ; len(v) >= 8; v = v[8:] {
-		a += v[0] + v[4]
-		b += v[1] + v[5]
-		c += v[2] + v[6]
-		d += v[3] + v[7]
-	}
-	for _, x := range v {
-		a += x
-	}
-	return a + b + c + d
+	return benchtest.Read(arrays, pool.Parallel)
 }

@@ -246,7 +246,7 @@ func packColumnsAVX2(k int, from *float32, ldFrom int, to *float32, width int)
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes.
+// A dot product is summed in as many parts as a vector has lanes. The rows that are ahead rows on are prefetched; at the end of w, ahead is 0.
 //
 //go:noescape
-func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
+func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)

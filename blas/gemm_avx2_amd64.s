@@ -1471,9 +1471,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
+// func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-72
+TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
 	ANDQ    $0x07, AX
@@ -1520,7 +1520,8 @@ TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-72
 	MOVQ    x+8(FP), DX
 	ADDQ    CX, DX
 	MOVQ    ldw+32(FP), R12
-	SHLQ    $0x05, R12
+	IMULQ   ahead+72(FP), R12
+	SHLQ    $0x02, R12
 	SUBQ    CX, R12
 	NEGQ    CX
 	VXORPS  Y1, Y1, Y1

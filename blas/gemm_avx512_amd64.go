@@ -436,10 +436,10 @@ func packColumnsAVX512(k int, from *float32, ldFrom int, to *float32, width int)
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes.
+// A dot product is summed in as many parts as a vector has lanes. The rows that are ahead rows on are prefetched; at the end of w, ahead is 0.
 //
 //go:noescape
-func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
+func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)
 
 // dots2AVX512 multiplies 1 to 8 rows of w by 2 row(s) of x, all of k ≥ 1 elements:
 //
@@ -449,10 +449,10 @@ func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ld
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes.
+// A dot product is summed in as many parts as a vector has lanes. The rows that are ahead rows on are prefetched; at the end of w, ahead is 0.
 //
 //go:noescape
-func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
+func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)
 
 // dots3AVX512 multiplies 1 to 8 rows of w by 3 row(s) of x, all of k ≥ 1 elements:
 //
@@ -462,7 +462,7 @@ func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ld
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes.
+// A dot product is summed in as many parts as a vector has lanes. The rows that are ahead rows on are prefetched; at the end of w, ahead is 0.
 //
 //go:noescape
-func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
+func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)

@@ -3384,9 +3384,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
+// func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, FMA3, MMX+
-TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-72
+TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
 	ANDQ    $0x0f, AX
@@ -3432,7 +3432,8 @@ TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-72
 	MOVQ    x+8(FP), DX
 	ADDQ    CX, DX
 	MOVQ    ldw+32(FP), R12
-	SHLQ    $0x05, R12
+	IMULQ   ahead+72(FP), R12
+	SHLQ    $0x02, R12
 	SUBQ    CX, R12
 	NEGQ    CX
 	VPXORD  Z0, Z0, Z0
@@ -3543,9 +3544,9 @@ store:
 	VZEROUPPER
 	RET
 
-// func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
+// func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, FMA3, MMX+
-TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-72
+TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
 	ANDQ    $0x0f, AX
@@ -3592,7 +3593,8 @@ TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-72
 	ADDQ    CX, R12
 	LEAQ    (R12)(DX*1), DX
 	MOVQ    ldw+32(FP), R13
-	SHLQ    $0x05, R13
+	IMULQ   ahead+72(FP), R13
+	SHLQ    $0x02, R13
 	SUBQ    CX, R13
 	NEGQ    CX
 	VPXORD  Z0, Z0, Z0
@@ -3780,9 +3782,9 @@ store:
 	VZEROUPPER
 	RET
 
-// func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int)
+// func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, FMA3, MMX+
-TEXT ·dots3AVX512(SB), NOSPLIT|NOFRAME, $0-72
+TEXT ·dots3AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
 	ANDQ    $0x0f, AX
@@ -3830,7 +3832,8 @@ TEXT ·dots3AVX512(SB), NOSPLIT|NOFRAME, $0-72
 	LEAQ    (R12)(DX*1), R13
 	LEAQ    (R13)(DX*1), DX
 	MOVQ    ldw+32(FP), R14
-	SHLQ    $0x05, R14
+	IMULQ   ahead+72(FP), R14
+	SHLQ    $0x02, R14
 	SUBQ    CX, R14
 	NEGQ    CX
 	VPXORD  Z0, Z0, Z0

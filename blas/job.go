@@ -82,7 +82,7 @@ func (j *job) cutFor(procs int) {
 	}
 }
 
-func (j *job) dot(i int) { j.dotColumns(i*j.columns, min((i+1)*j.columns, j.n)) }
+func (j *job) dot(i int) { j.dotColumns(i*j.columns, min((i+1)*j.columns, j.n), j.n) }
 
 func (j *job) multiplyBlock(i int) {
 	piece, pieces := 0, 1

@@ -47,7 +47,7 @@ func (p *product) run() {
 	switch {
 	case p.dotsApply():
 		if p.n*p.k < 2*streamSize {
-			p.dotColumns(0, p.n)
+			p.dotColumns(0, p.n, p.n)
 			return
 		}
 		small = false
@@ -78,15 +78,19 @@ func (p *product) direct() bool {
 // dotRows is the number of B's rows that a kernel reads at a time.
 const dotRows = 8
 
-// dotColumns computes the columns [from, to) of C. It reads the rows of B once.
-func (p *product) dotColumns(from, to int) {
+// dotColumns computes the columns [from, to) of C. It reads the rows of B once, and prefetches rows of B before end.
+func (p *product) dotColumns(from, to, end int) {
 	most := len(p.dots) - 1
 	groups := parts(p.m, most)
 	for j := from; j < to; j += dotRows {
+		ahead := dotRows
+		if j+dotRows >= end { // what follows, another processor reads
+			ahead = 0
+		}
 		for g := range groups {
 			rows := cut(p.m, groups, g)
 			i := rows.from
-			p.dots[rows.len()](p.k, &p.a[i*p.aRow], p.aRow, &p.b[j*p.ldb], p.ldb, &p.c[i*p.ldc+j], p.ldc, p.alpha, p.beta, min(dotRows, to-j))
+			p.dots[rows.len()](p.k, &p.a[i*p.aRow], p.aRow, &p.b[j*p.ldb], p.ldb, &p.c[i*p.ldc+j], p.ldc, p.alpha, p.beta, min(dotRows, to-j), ahead)
 		}
 	}
 }

@@ -328,6 +328,11 @@ func words(v []float32) []uint16 {
 // MulRange computes the outputs [from, to) of each row of activations that Prepare returned: dst[i*ldDst+j] for row i and output j. If add, it adds them to dst
 // instead. It starts no goroutine. An output has the same bits whatever the range is.
 func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, add bool) {
+	w.MulPart(dst, ldDst, x, from, to, to, add)
+}
+
+// MulPart is MulRange for a goroutine that will go on with the outputs up to end, whose weights it therefore may prefetch.
+func (w *Weights) MulPart(dst []float32, ldDst int, x Prepared, from, to, end int, add bool) {
 	if from >= to || x.rows < 1 {
 		return
 	}
@@ -342,7 +347,7 @@ func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, a
 	}
 	within("the prepared x", x.rows, x.ld, width, len(x.data))
 	if w.typ == Float32 {
-		w.mulFloat32(w.floats[from*w.inputs:to*w.inputs], dst[from:], ldDst, x, to-from, add)
+		w.mulFloat32(w.floats[from*w.inputs:], dst[from:], ldDst, x, to-from, end-from, add)
 		return
 	}
 	if k := panelKernel(w.typ); k != nil && x.rows > fewRows {
@@ -355,7 +360,7 @@ func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, a
 		for j := range to - from {
 			w.Row(from+j, s.Data[j*w.inputs:])
 		}
-		w.mulFloat32(s.Data, dst[from:], ldDst, x, to-from, add)
+		w.mulFloat32(s.Data, dst[from:], ldDst, x, to-from, to-from, add)
 		return
 	}
 	if k := narrowKernel(w.typ); k != nil && w.outputs >= fewest {
@@ -385,7 +390,7 @@ func (w *Weights) product(weights, dst []float32, ldDst int, x Prepared, outputs
 	}
 }
 
-func (w *Weights) mulFloat32(weights, dst []float32, ldDst int, x Prepared, outputs int, add bool) {
+func (w *Weights) mulFloat32(weights, dst []float32, ldDst int, x Prepared, outputs, end int, add bool) {
 	p := w.product(weights, dst, ldDst, x, outputs, add)
 	switch {
 	case p.kernels == nil:
@@ -399,7 +404,7 @@ func (w *Weights) mulFloat32(weights, dst []float32, ldDst int, x Prepared, outp
 			}
 		}
 	case p.dotsApply():
-		p.dotColumns(0, outputs)
+		p.dotColumns(0, outputs, end)
 	default:
 		p.inTasks(true)
 	}
@@ -433,40 +438,20 @@ func (w *Weights) dot(j int, x []float32, first int) (sum float32) {
 	return sum
 }
 
-// FetchBytes is the number of bytes of weights that a call of Fetch reads.
-const FetchBytes = 1 << 11
-
-// Fetch reads a part of the rows [from, to) from memory, so that a product that follows finds it in the cache: the FetchBytes bytes after
-// part·FetchBytes. It reports whether there are more.
-func (w *Weights) Fetch(from, to, part int) bool {
-	const line = 64
+// Fetch reads a part of the rows [from, to) from memory, as work.Fetch does, so that a product that follows finds it in the cache.
+func (w *Weights) Fetch(from, to, part int) {
 	if w.typ == Float32 {
-		rows := w.floats[from*w.inputs : to*w.inputs]
-		at := min(part*FetchBytes/4, len(rows))
-		end := min(at+FetchBytes/4, len(rows))
-		var sum float32
-		for ; at < end; at += line / 4 {
-			sum += rows[at]
-		}
-		fetched(sum)
-		return end < len(rows)
+		work.Fetch(w.floats[from*w.inputs:to*w.inputs], part)
+		return
 	}
 	n := len(w.data) / w.outputs
-	rows := w.data[from*n : to*n]
-	at := min(part*FetchBytes, len(rows))
-	end := min(at+FetchBytes, len(rows))
-	var sum byte
-	for ; at < end; at += line {
-		sum += rows[at]
-	}
-	fetched(float32(sum))
-	return end < len(rows)
+	work.Fetch(w.data[from*n:to*n], part)
 }
 
-// fetched is a use of what Fetch reads, which the compiler therefore does not remove.
-//
-//go:noinline
-func fetched(float32) {}
+// FetchParts returns the number of parts of rows.
+func (w *Weights) FetchParts(rows int) int {
+	return (w.Bytes()/w.outputs*rows + work.FetchBytes - 1) / work.FetchBytes
+}
 
 // Mul computes all outputs of rows of x, ldx apart, on all processors: dst (rows, outputs), ldDst apart. If add, it adds them to dst instead.
 func (w *Weights) Mul(dst []float32, ldDst int, x []float32, ldx, rows int, add bool) {

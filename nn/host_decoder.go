@@ -1,8 +1,6 @@
 package nn
 
 import (
-	"math"
-
 	"gonum.org/v1/gonum/blas/gonum"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -208,25 +206,9 @@ func (d *hostDecoder) Logits([]float32) error { return nil } // they are the ste
 
 func (d *hostDecoder) Best(tokens []int, _ bool) error {
 	for row := range tokens {
-		tokens[row] = largest(d.step.Logits()[row*d.vocab:][:d.vocab])
+		tokens[row] = d.step.Best(row)
 	}
 	return nil
-}
-
-// largest returns the index of the largest logit, the lowest of several, or -1 if it is infinite or a logit is NaN.
-func largest(logits []float32) int {
-	best := 0
-	for i, v := range logits {
-		if v > logits[best] {
-			best = i
-		} else if v != v {
-			return -1
-		}
-	}
-	if math.IsInf(float64(logits[best]), 0) {
-		return -1
-	}
-	return best
 }
 
 func (d *hostDecoder) Close() error { return nil }

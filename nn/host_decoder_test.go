@@ -54,6 +54,15 @@ func TestHostDecoder(t *testing.T) {
 				if err := one.r.bringState(); err != nil {
 					t.Fatal(err)
 				}
+				best := make([]int, c.batch)
+				if err := one.r.decoding.Best(best, false); err != nil {
+					t.Fatal(err)
+				}
+				for row, v := range got {
+					if v[best[row]] != slices.Max(v) {
+						t.Errorf("%+v, %d processors: the best token has the logit %v, want %v", c.cfg, processors, v[best[row]], slices.Max(v))
+					}
+				}
 				had, wanted := results{"logits": slices.Concat(got...)}, results{"logits": slices.Concat(want...)}
 				for j := range one.r.state {
 					name := fmt.Sprintf("state %d", j)

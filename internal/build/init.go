@@ -55,6 +55,7 @@ func (o Options) New(draw func() float64, shape ...int) *tensor.Dense {
 
 func drawn[T float32 | float64](draw func() float64, shape tensor.Shape) *tensor.Dense {
 	v := make([]T, shape.TotalSize())
+	size.HugePages(v)
 	for i := range v {
 		if draw != nil {
 			v[i] = T(draw())

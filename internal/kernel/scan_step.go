@@ -71,6 +71,12 @@ func NewScanStep(channels, state int, d, deltaBias []float32) *ScanStep {
 	return &ScanStep{Channels: channels, State: state, D: d, DeltaBias: deltaBias, a: make([]float32, StepStateSize(channels, state))}
 }
 
+// A returns the memory of A of the strips [from, to).
+func (s *ScanStep) A(from, to int) []float32 {
+	size := s.State * lanes
+	return s.a[from*size : to*size]
+}
+
 // Advance computes the strips [from, to) of a row.
 func (s *ScanStep) Advance(w *ScanStepper, r *ScanStepRow, from, to int) {
 	for ; from < to; from += stepStrips {

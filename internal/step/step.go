@@ -4,6 +4,7 @@
 package step
 
 import (
+	"math"
 	"runtime"
 
 	"github.com/gomamba/mamba/blas"
@@ -51,6 +52,7 @@ type Step struct {
 	delta  []float32 // (batch, channels)
 	s      []float32 // (batch, channels): the results of the scans
 	logits []float32 // (batch, vocabulary)
+	best   []int     // (tasks of the head, batch): the largest logit of each task, as largest returns it
 
 	blocks []block
 	at     int  // the current states
@@ -128,6 +130,37 @@ func (s *Step) Refresh() { s.stale = true }
 // Logits returns the logits (batch, vocabulary) of the last Read. The next Read overwrites them.
 func (s *Step) Logits() []float32 { return s.logits }
 
+// Best returns the token of the largest logit of a sequence after the last Read, the lowest of several, or -1 if the largest is infinite or a logit is NaN.
+func (s *Step) Best(row int) int {
+	logits := s.logits[row*s.Head.Outputs():]
+	best := s.best[row]
+	for at := row; at < len(s.best); at += s.Batch {
+		if s.best[at] < 0 {
+			return -1
+		}
+		if logits[s.best[at]] > logits[best] {
+			best = s.best[at]
+		}
+	}
+	if math.IsInf(float64(logits[best]), 0) {
+		return -1
+	}
+	return best
+}
+
+// largest returns the index of the largest number of v[from:to], the lowest of several, or -1 if one is NaN.
+func largest(v []float32, from, to int) int {
+	best := from
+	for i, x := range v[from:to] {
+		if x > v[best] {
+			best = from + i
+		} else if x != x {
+			return -1
+		}
+	}
+	return best
+}
+
 // Read reads a token for each sequence, all in the vocabulary, and computes the logits of the next ones.
 func (s *Step) Read(tokens []int) {
 	s.run++
@@ -164,29 +197,52 @@ func (s *Step) refresh(i int) {
 // granule is the unit in which outputs are cut into tasks: a cache line of results, and a strip of a scan.
 const granule = kernel.StripLanes
 
-// cutTasks sets the number of tasks of each phase. It depends on the number of processors. The results do not.
+// unit returns the unit of a phase: less than a granule where there would be few tasks.
+func unit(phase int) int {
+	switch phase % phases {
+	case xPhase:
+		return 1
+	case outPhase:
+		return granule / 2
+	}
+	return granule
+}
+
+// cutTasks sets the number of tasks of each phase. It depends on the number of processors. The results do not. A long phase has several tasks for each
+// processor, so that those that are faster take more of them: the processors of a server do not get the same share of the memory's speed.
 func (s *Step) cutTasks() {
-	product := func(w *blas.Weights, unit int) int {
-		const least = 1 << 14 // bytes of a task: a few µs
-		return max(1, min(parts(w.Outputs(), unit), w.Bytes()/least, s.procs))
+	const least, large = 1 << 14, 1 << 15 // bytes of a task: a few µs, and of one of several for a processor
+	product := func(w *blas.Weights, phase int) int {
+		each := min(16, max(1, w.Bytes()/s.procs/large))
+		return max(1, min(parts(w.Outputs(), unit(phase)), w.Bytes()/least, s.procs*each))
 	}
 	s.tasks = s.tasks[:0]
 	for _, b := range s.Blocks {
-		s.tasks = append(s.tasks, product(b.InProj, granule), product(b.XProj, 1), min(kernel.Strips(s.Channels), s.procs), product(b.OutProj, granule))
+		s.tasks = append(s.tasks, product(b.InProj, inPhase), product(b.XProj, xPhase), min(kernel.Strips(s.Channels), s.procs), product(b.OutProj, outPhase))
 	}
-	s.tasks = append(s.tasks, product(s.Head, granule))
+	s.tasks = append(s.tasks, product(s.Head, inPhase))
+	s.best = make([]int, s.tasks[len(s.tasks)-1]*s.Batch)
 }
 
 func parts(n, size int) int { return (n + size - 1) / size }
 
-// cut returns the elements of task i of a phase with n elements. x_proj has so few that they are cut singly.
-func (s *Step) cut(n, phase, i int) (from, to int) {
-	unit, tasks := granule, s.tasks[phase]
-	if phase%phases == xPhase {
-		unit = 1
-	}
-	units := parts(n, unit)
-	return units * i / tasks * unit, min(units*(i+1)/tasks*unit, n)
+// cut returns the elements of task i of a phase with n elements, and the end of the share that the task is of. x_proj has so few that they are cut singly.
+func (s *Step) cut(n, phase, i int) (from, to, end int) {
+	tasks := s.tasks[phase]
+	_, last := work.Share(tasks, work.ShareOf(tasks, i, s.procs), s.procs)
+	return s.bound(n, phase, i), s.bound(n, phase, i+1), s.bound(n, phase, last)
+}
+
+// share returns the elements of the tasks of a place's share.
+func (s *Step) share(n, phase, place int) (from, to int) {
+	first, last := work.Share(s.tasks[phase], place, s.procs)
+	return s.bound(n, phase, first), s.bound(n, phase, last)
+}
+
+// bound returns the element at which task i begins.
+func (s *Step) bound(n, phase, i int) int {
+	u := unit(phase)
+	return min(parts(n, u)*i/s.tasks[phase]*u, n)
 }
 
 // context returns the row of a ring that is k steps before the newest, or the row for the next step if k is -1.
@@ -203,8 +259,12 @@ func (s *Step) task(w *worker, phase, i int) {
 		if first {
 			w.prepared = s.normed(w, s.Head, s.Norm)
 		}
-		from, to := s.cut(s.Head.Outputs(), phase, i)
-		s.Head.MulRange(s.logits, s.Head.Outputs(), w.prepared, from, to, false)
+		from, to, end := s.cut(s.Head.Outputs(), phase, i)
+		vocabulary := s.Head.Outputs()
+		s.Head.MulPart(s.logits, vocabulary, w.prepared, from, to, end, false)
+		for row := range s.Batch { // while they are in this processor's cache
+			s.best[i*s.Batch+row] = largest(s.logits[row*vocabulary:], from, to)
+		}
 		return
 	}
 	weights, b := &s.Blocks[phase/phases], &s.blocks[phase/phases]
@@ -213,43 +273,63 @@ func (s *Step) task(w *worker, phase, i int) {
 		if first {
 			w.prepared = s.normed(w, weights.InProj, weights.Norm)
 		}
-		from, to := s.cut(2*s.Channels, phase, i)
-		s.in(w, weights, b, from, to)
+		from, to, end := s.cut(2*s.Channels, phase, i)
+		s.in(w, weights, b, from, to, end)
 	case xPhase:
 		if first {
 			w.prepared = weights.XProj.Prepare(s.u, s.Channels, s.Batch, w.scratch)
 		}
-		from, to := s.cut(s.columns(), phase, i)
-		weights.XProj.MulRange(s.rbc, s.columns(), w.prepared, from, to, false)
+		from, to, end := s.cut(s.columns(), phase, i)
+		weights.XProj.MulPart(s.rbc, s.columns(), w.prepared, from, to, end, false)
 	case scanPhase:
 		if first {
 			w.prepared = weights.DtProj.Prepare(s.rbc, s.columns(), s.Batch, w.scratch)
 		}
-		from, to := s.cut(s.Channels, phase, i)
-		weights.DtProj.MulRange(s.delta, s.Channels, w.prepared, from, to, false)
+		from, to, end := s.cut(s.Channels, phase, i)
+		weights.DtProj.MulPart(s.delta, s.Channels, w.prepared, from, to, end, false)
 		s.scan(w, b, from/granule, parts(to, granule))
 	case outPhase:
 		if first {
 			w.prepared = weights.OutProj.Prepare(s.s, s.Channels, s.Batch, w.scratch)
 		}
-		from, to := s.cut(s.Model, phase, i)
+		from, to, end := s.cut(s.Model, phase, i)
 		if weights.OutBias != nil {
 			s.addBias(s.x, weights.OutBias, s.Model, from, to)
 		}
-		weights.OutProj.MulRange(s.x, s.Model, w.prepared, from, to, true)
+		weights.OutProj.MulPart(s.x, s.Model, w.prepared, from, to, end, true)
 	}
 }
 
-// ahead fetches a part of the weights that a product's task will read into the cache, and reports whether there is more.
-func (s *Step) ahead(_ *worker, phase, i, part int) bool {
-	const most = 1 << 18 // bytes: a part of the second-level cache
-	w := s.Head
-	if phase < len(s.tasks)-1 {
-		b := &s.Blocks[phase/phases]
-		w = [phases]*blas.Weights{b.InProj, b.XProj, b.DtProj, b.OutProj}[phase%phases]
+// ahead fetches a part of what the tasks of a place's share read, and reports whether there is more to fetch.
+func (s *Step) ahead(_ *worker, phase, place, part int) bool {
+	const most = 1 << 18 / work.FetchBytes // parts: a piece of the second-level cache
+	weights := s.weights(phase)
+	from, to := s.share(weights.Outputs(), phase, place)
+	if n := weights.FetchParts(to - from); part < n {
+		weights.Fetch(from, to, part)
+		return part < most
+	} else if part -= n; phase%phases != scanPhase {
+		return false
 	}
-	from, to := s.cut(w.Outputs(), phase, i)
-	return w.Fetch(from, to, part) && part < most/blas.FetchBytes
+	b, size := &s.blocks[phase/phases], s.State*granule
+	for _, v := range [][]float32{b.scan.A(from/granule, parts(to, granule)), b.states[s.at][from/granule*size : parts(to, granule)*size]} {
+		if n := work.FetchParts(v); part < n {
+			work.Fetch(v, part)
+			return true
+		} else {
+			part -= n
+		}
+	}
+	return false
+}
+
+// weights returns the weights of a phase.
+func (s *Step) weights(phase int) *blas.Weights {
+	if phase == len(s.tasks)-1 {
+		return s.Head
+	}
+	b := &s.Blocks[phase/phases]
+	return [phases]*blas.Weights{b.InProj, b.XProj, b.DtProj, b.OutProj}[phase%phases]
 }
 
 // normed returns the norm of the residual stream, prepared for weights.
@@ -265,9 +345,9 @@ func (s *Step) addBias(y, bias []float32, width, from, to int) {
 	}
 }
 
-// in computes the outputs [from, to) of in_proj, and of the convolution where they are its inputs.
-func (s *Step) in(w *worker, weights *Block, b *block, from, to int) {
-	weights.InProj.MulRange(s.vz, 2*s.Channels, w.prepared, from, to, false)
+// in computes the outputs [from, to) of in_proj, of a share up to end, and of the convolution where they are its inputs.
+func (s *Step) in(w *worker, weights *Block, b *block, from, to, end int) {
+	weights.InProj.MulPart(s.vz, 2*s.Channels, w.prepared, from, to, end, false)
 	if weights.InBias != nil {
 		s.addBias(s.vz, weights.InBias, 2*s.Channels, from, to)
 	}

@@ -10,20 +10,28 @@ import (
 // Walk is a job in phases that several goroutines go through together, for work whose phases are as short as waking a goroutine takes.
 // Every task of a phase is done before a task of the next phase begins.
 //
-// Tasks are taken in order. A goroutine that has taken a task of a phase spins until the phases before it are done, so between two phases there
-// is neither a channel nor a scheduler. No goroutine is waited for that has not begun a task. So a run ends with any number of processors, also if
-// no helper ever starts.
+// Each goroutine has a number, its place. The tasks of a phase are cut into GOMAXPROCS shares. A goroutine takes the tasks of its own share first, and then those
+// that others have not begun. So it knows what it will read, and a run ends with any number of processors, also if no helper ever starts. A goroutine that has taken a task of a phase spins until the phases before it are done, so between two phases there is neither a channel
+// nor a scheduler.
 //
 // W is what a goroutine keeps from task to task.
 type Walk[W any] struct {
-	task  func(w *W, phase, i int)
-	ahead func(w *W, phase, i, part int) (more bool)
-	first []int64 // by phase, the number of tasks in the phases before it; then the number of all tasks
+	task   func(w *W, phase, i int)
+	ahead  func(w *W, phase, place, part int) (more bool)
+	first  []int64 // by phase, the number of tasks in the phases before it; then the number of all tasks
+	shares int     // that the tasks of a phase are cut into
+
+	// taken has the number of the run in which somebody took a task last, for each task. A phase begins with a cache line of its own, at lines[phase].
+	taken []atomic.Uint32
+	lines []int
+	run   uint32
 
 	_      [cacheLine]byte
-	next   atomic.Int64 // the first task that nobody has taken
+	places atomic.Int64 // that are taken
 	_      [cacheLine - 8]byte
 	done   atomic.Int64 // number of tasks that are done
+	_      [cacheLine - 8]byte
+	ready  atomic.Int64 // number of phases that are done. Goroutines that wait read this alone, so that they do not slow down those that count.
 	_      [cacheLine - 8]byte
 	inside atomic.Int64        // goroutines that may take a task
 	open   atomic.Bool         // a run takes helpers
@@ -34,12 +42,13 @@ type Walk[W any] struct {
 }
 
 // NewWalk returns a walk. task does task i of a phase. ahead, unless it is nil, is called while a task waits for the phases before it, with
-// part 0, 1, …, as long as it returns true: it may prefetch what the task reads, a small part at a time. A task must not depend on what it finds in its workspace w, which workspace makes.
-func NewWalk[W any](workspace func() *W, task func(w *W, phase, i int), ahead func(w *W, phase, i, part int) (more bool)) *Walk[W] {
+// part 0, 1, …, as long as it returns true: it may prefetch what the tasks of the place's share read, a small part at a time. A task must not depend on what
+// it finds in its workspace w, which workspace makes.
+func NewWalk[W any](workspace func() *W, task func(w *W, phase, i int), ahead func(w *W, phase, place, part int) (more bool)) *Walk[W] {
 	w := &Walk[W]{task: task, ahead: ahead}
 	w.workspaces.New = func() any { return workspace() }
 	w.help = func() {
-		w.join()
+		w.join(false)
 		helping.Add(-1)
 	}
 	return w
@@ -48,17 +57,23 @@ func NewWalk[W any](workspace func() *W, task func(w *W, phase, i int), ahead fu
 // Run does all tasks and returns. tasks has the number of tasks of each phase. One goroutine may call Run at a time. If a task panics, Run panics with the
 // same when nobody is in a task any more. The walk can run again.
 func (w *Walk[W]) Run(tasks []int) {
-	widest := 0
-	w.first = append(w.first[:0], 0)
+	const perLine = cacheLine / 4
+	widest, line := 0, 0
+	w.first, w.lines = append(w.first[:0], 0), w.lines[:0]
 	for i, n := range tasks {
-		w.first = append(w.first, w.first[i]+int64(n))
-		widest = max(widest, n)
+		w.first, w.lines = append(w.first, w.first[i]+int64(n)), append(w.lines, line)
+		widest, line = max(widest, n), line+(n+perLine-1)/perLine*perLine
 	}
-	w.next.Store(0)
+	if w.run++; len(w.taken) < line || w.run == 0 {
+		w.taken, w.run = make([]atomic.Uint32, line), 1
+	}
+	processors := runtime.GOMAXPROCS(0)
+	w.shares = processors
+	w.places.Store(1) // place 0 is the caller's
 	w.done.Store(0)
+	w.ready.Store(0)
 	w.failed.Store(nil)
 	w.open.Store(true)
-	processors := runtime.GOMAXPROCS(0)
 	for range min(widest, processors) - 1 {
 		if helping.Load() >= int64(2*processors) {
 			break
@@ -66,8 +81,8 @@ func (w *Walk[W]) Run(tasks []int) {
 		helping.Add(1)
 		help(w.help)
 	}
-	w.join()
-	w.await(&w.done, func(done int64) bool { return done == w.first[len(tasks)] || w.failed.Load() != nil })
+	w.join(true)
+	w.await(&w.ready, func(ready int64) bool { return ready == int64(len(tasks)) || w.failed.Load() != nil })
 	w.open.Store(false) // a helper that comes later leaves at once, or takes part in the next run
 	w.await(&w.inside, func(inside int64) bool { return inside == 0 })
 	if failed := w.failed.Load(); failed != nil {
@@ -76,7 +91,7 @@ func (w *Walk[W]) Run(tasks []int) {
 }
 
 // join takes tasks until all are taken, or one panics.
-func (w *Walk[W]) join() {
+func (w *Walk[W]) join(caller bool) {
 	w.inside.Add(1)
 	defer func() {
 		if failed := recover(); failed != nil {
@@ -87,27 +102,67 @@ func (w *Walk[W]) join() {
 	if !w.open.Load() {
 		return
 	}
+	place := 0
+	if !caller {
+		place = int(w.places.Add(1)) - 1
+	}
 	space := w.workspaces.Get().(*W)
 	defer w.workspaces.Put(space)
-	phase := 0
-	for last := len(w.first) - 1; ; {
-		i := w.next.Add(1) - 1
-		if i >= w.first[last] || w.failed.Load() != nil {
-			return
-		}
-		for i >= w.first[phase+1] {
-			phase++
-		}
-		if before := w.first[phase]; w.done.Load() < before {
-			for part := 0; w.ahead != nil && w.done.Load() < before && w.failed.Load() == nil && w.ahead(space, phase, int(i-before), part); part++ {
-			}
-			if w.await(&w.done, func(done int64) bool { return done >= before || w.failed.Load() != nil }); w.failed.Load() != nil {
-				return
+	for phase := int(w.ready.Load()); phase < len(w.lines); phase++ {
+		n := int(w.first[phase+1] - w.first[phase])
+		taken := w.taken[w.lines[phase]:][:n]
+		from, to := Share(n, place, w.shares)
+		own := int64(0)
+		for i := from; i < to; i++ {
+			if w.takes(&taken[i]) {
+				if !w.reach(space, phase, place) {
+					return
+				}
+				w.task(space, phase, i)
+				own++
 			}
 		}
-		w.task(space, phase, int(i-w.first[phase]))
-		w.done.Add(1)
+		w.count(phase, own)                                                     // together, since all goroutines write the counter
+		for i := from + n - 1; i >= to && w.ready.Load() <= int64(phase); i-- { // from the end of another share, which its goroutine gets to last
+			if w.takes(&taken[i%n]) {
+				if !w.reach(space, phase, place) {
+					return
+				}
+				w.task(space, phase, i%n)
+				w.count(phase, 1)
+			}
+		}
 	}
+}
+
+// ShareOf returns the place whose share task i of n is in.
+func ShareOf(n, i, shares int) int { return ((i+1)*shares - 1) / n }
+
+// count counts tasks that are done.
+func (w *Walk[W]) count(phase int, tasks int64) {
+	if tasks > 0 && w.done.Add(tasks) == w.first[phase+1] {
+		w.ready.Store(int64(phase) + 1)
+	}
+}
+
+// Share returns the tasks [from, to) of n tasks of a phase that are the place's own.
+func Share(n, place, shares int) (from, to int) {
+	return min(place, shares) * n / shares, min(place+1, shares) * n / shares
+}
+
+// takes reports whether the goroutine is the first that takes a task in this run.
+func (w *Walk[W]) takes(task *atomic.Uint32) bool {
+	return task.Load() != w.run && task.Swap(w.run) != w.run
+}
+
+// reach returns true when the phases before this one are done, and false when the run has failed.
+func (w *Walk[W]) reach(space *W, phase, place int) bool {
+	for part := 0; w.ahead != nil && w.ready.Load() < int64(phase) && w.failed.Load() == nil && w.ahead(space, phase, place, part); part++ {
+	}
+	if w.ready.Load() < int64(phase) {
+		w.await(&w.ready, func(ready int64) bool { return ready >= int64(phase) || w.failed.Load() != nil })
+	}
+	return w.failed.Load() == nil
 }
 
 func (w *Walk[W]) fail(with any) { w.failed.CompareAndSwap(nil, &with) } // a function of its own, so that join allocates nothing

@@ -38,7 +38,7 @@ func TestWalk(t *testing.T) {
 						}
 					}
 				}
-			}, func(own *int, phase, i, part int) bool {
+			}, func(own *int, phase, place, part int) bool {
 				*own++
 				return part < 3
 			})

@@ -14,7 +14,7 @@ import (
 func (g gemm) dots(vectors int) {
 	const rows = 8
 	name := fmt.Sprintf("dots%d", vectors)
-	f := g.Func(name, "func(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha, beta float32, rows int)",
+	f := g.Func(name, "func(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha, beta float32, rows, ahead int)",
 		fmt.Sprintf(`%s multiplies 1 to 8 rows of w by %d row(s) of x, all of k ≥ 1 elements:
 
 	for i := range %d {
@@ -23,7 +23,7 @@ func (g gemm) dots(vectors int) {
 		}
 	}
 
-A dot product is summed in as many parts as a vector has lanes.`, name, vectors, vectors))
+A dot product is summed in as many parts as a vector has lanes. The rows that are ahead rows on are prefetched; at the end of w, ahead is 0.`, name, vectors, vectors))
 	// The pointers to missing rows point to the last row. All pointers point past the last whole vector, and at counts from a negative offset
 	// up to 0.
 	rest, at := f.Int("k"), g.GP64()
@@ -50,9 +50,10 @@ A dot product is summed in as many parts as a vector has lanes.`, name, vectors,
 	}
 	w := pointers("w", "ldw", rows, f.Int("rows"))
 	x := pointers("x", "ldx", vectors, nil)
-	next := g.GP64() // offset of the same place in the next eight rows, which the next call reads
+	next := g.GP64() // offset of the same place in the rows to prefetch
 	f.Load64("ldw", next)
-	g.SHLQ(operand.U8(5), next)
+	g.IMULQ(f.Addr("ahead"), next)
+	g.SHLQ(operand.U8(2), next)
 	g.SUBQ(at, next)
 	g.NEGQ(at)
 

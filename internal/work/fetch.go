@@ -1,0 +1,27 @@
+package work
+
+import "unsafe"
+
+// FetchBytes is the number of bytes of a part that Fetch reads.
+const FetchBytes = 1 << 11
+
+// FetchParts returns the number of parts of v.
+func FetchParts[T float32 | byte](v []T) int {
+	return (len(v)*int(unsafe.Sizeof(*new(T))) + FetchBytes - 1) / FetchBytes
+}
+
+// Fetch reads a part of v from memory, so that what follows finds it in the cache.
+func Fetch[T float32 | byte](v []T, part int) {
+	n := FetchBytes / int(unsafe.Sizeof(*new(T)))
+	v = v[part*n : min((part+1)*n, len(v))]
+	var sum T
+	for i := 0; i < len(v); i += n / (FetchBytes / cacheLine) {
+		sum += v[i]
+	}
+	fetched(float32(sum))
+}
+
+// fetched is a use of what Fetch reads, which the compiler therefore does not remove.
+//
+//go:noinline
+func fetched(float32) {}
