@@ -394,7 +394,7 @@ func cudaCalls(g *gpu) []call {
 				return []any{must(g.device.NewConnectionID()), 0, 1}
 			}, fine: []string{"2=0"}},
 			"Disconnected": {broken: true}, "Exchange": {broken: true},
-			"Capture": {args: func() []any { return []any{func() error { return nil }} }}, "Record": {args: func() []any { return []any{event()} }}, "Repeat": {args: func() []any { return []any{new(cuda.Allocations)} }}, "Wait": {args: func() []any { return []any{event()} }},
+			"Capture": {args: func() []any { return []any{func() error { return nil }} }}, "Record": {args: func() []any { return []any{event()} }}, "Lasting": {}, "Repeat": {args: func() []any { return []any{new(cuda.Allocations)} }}, "Wait": {args: func() []any { return []any{event()} }},
 		}),
 		[]call{
 			row("AllGather", cuda.AllGather[float32], func() []any { return []any{connected(), f(4), f(4)} }),

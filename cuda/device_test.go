@@ -155,6 +155,54 @@ func TestMemoryIsUsedAgain(t *testing.T) {
 	}
 }
 
+// Arrays that stay do not divide the memory of repeated work, but take it if there is no other.
+func TestMemoryOfRepeatedWork(t *testing.T) {
+	s := open(t)
+	var work Allocations
+	array := func(n int) Array[uint8] {
+		a, err := NewArray[uint8](s, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	run := func() (all []uintptr) {
+		s.Repeat(&work)
+		defer s.Repeat(nil)
+		a := array(8 * large)
+		end := s.Lasting()
+		array(3 * large)
+		end()
+		b := array(8 * large)
+		a.Free()
+		b.Free()
+		return []uintptr{a.address, b.address}
+	}
+	first := run()
+	outside := array(3 * large)
+	if got := run(); !slices.Equal(got, first) {
+		t.Errorf("the second run has memory at %x, want %x as in the first", got, first)
+	}
+	if slices.ContainsFunc(s.pool.spans, func(s span) bool { return s.of.work && s.size != s.of.size }) {
+		t.Errorf("the memory of work is divided by an array at %x: %v", outside.address, s.pool.spans)
+	}
+	t.Run("no other memory", func(t *testing.T) {
+		grant := gputest.Allocations(t)
+		do(t, s.Trim())
+		s.Repeat(&work)
+		whole := array(16 * large)
+		whole.Free()
+		half := array(8 * large)
+		s.Repeat(nil)
+		grant(0)
+		defer grant(-1)
+		a := array(4 * large)
+		if of := s.pool.blocks[half.address].of; s.pool.blocks[a.address].of != of {
+			t.Errorf("the array at %x is not in the %d bytes at %x, where there is room", a.address, of.size, of.address)
+		}
+	})
+}
+
 // Large arrays never share memory. Their memory serves for arrays of other sizes, is joined when they are freed, and goes back to the device as a whole.
 func TestMemoryIsCutAndJoined(t *testing.T) {
 	s := open(t)

@@ -36,6 +36,7 @@ type pool struct {
 	stream *Stream
 	free   map[int64][]uintptr // small blocks that neither an array nor a capture uses, by size, the lowest address last
 	spans  []span              // large free memory, in order of addresses
+	work   int64               // bytes of the segments for work that is repeated
 	blocks map[uintptr]*block
 
 	repeat *Allocations // those of the work that is repeated
@@ -49,6 +50,7 @@ type pool struct {
 type segment struct {
 	address uintptr
 	size    int64
+	work    bool // of blocks for work that is repeated, and for other arrays only if there is no other memory
 }
 
 // span is a free part of a segment.
@@ -71,6 +73,8 @@ const (
 	large       = 1 << 20 // bytes of the smallest large block
 	largeStep   = 1 << 16 // large blocks are multiples of it
 	segmentStep = 2 << 20 // and their segments of this, the size of the driver's pages
+	workShare   = 4       // a segment for repeated work has at least this part of those before it,
+	mostWork    = 1 << 30 // up to so many bytes: few large segments waste less between arrays of many sizes
 )
 
 func roundUp(n, step int64) int64 { return (n + step - 1) / step * step }
@@ -89,34 +93,56 @@ func sizeOf(bytes int64) int64 {
 }
 
 func (p *pool) alloc(bytes int64) (uintptr, error) {
-	d, size := p.stream.device, sizeOf(bytes)
-	address, b := p.reuse(size)
+	size := sizeOf(bytes)
+	address, b := p.reuse(size, p.repeat != nil)
 	if b == nil {
-		s := &segment{size: size}
-		if size >= large {
-			s.size = roundUp(size, segmentStep)
-		}
-		if err := p.retry(bytes, func() error { return d.do(cuMemAlloc, uintptr(unsafe.Pointer(&s.address)), uintptr(s.size)) }); err != nil {
+		s, err := p.grow(bytes, size)
+		if err == nil {
+			if address, b = s.address, (&block{size: size, of: s}); s.size > size {
+				p.join(span{address + uintptr(size), s.size - size, s})
+			}
+			p.blocks[address] = b
+		} else if address, b = p.reuse(size, true); b == nil {
 			return 0, err
 		}
-		d.count(s.size, 0)
-		if p.blocks == nil {
-			p.free, p.blocks = map[int64][]uintptr{}, map[uintptr]*block{}
-		}
-		if address, b = s.address, (&block{size: size, of: s}); s.size > size {
-			p.join(span{address + uintptr(size), s.size - size, s})
-		}
-		p.blocks[address] = b
 	}
 	b.used = true
 	p.record(address)
 	p.remember(address)
-	d.count(0, size)
+	p.stream.device.count(0, size)
 	return address, nil
 }
 
-// reuse returns a free block of a size, or nil.
-func (p *pool) reuse(size int64) (uintptr, *block) {
+// grow returns new memory for a block of size bytes, which an array of bytes asks for.
+func (p *pool) grow(bytes, size int64) (*segment, error) {
+	d, s := p.stream.device, &segment{size: size, work: size >= large && p.repeat != nil}
+	get := func() error { return d.do(cuMemAlloc, uintptr(unsafe.Pointer(&s.address)), uintptr(s.size)) }
+	if size >= large {
+		s.size = roundUp(size, segmentStep)
+	}
+	err, exact := error(nil), s.size
+	if s.work {
+		s.size = max(exact, min(roundUp(p.work/workShare, segmentStep), mostWork))
+		err = get()
+	}
+	if !s.work || isOutOfMemory(err) {
+		s.size = exact
+		err = p.retry(bytes, get)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if d.count(s.size, 0); s.work {
+		p.work += s.size
+	}
+	if p.blocks == nil {
+		p.free, p.blocks = map[int64][]uintptr{}, map[uintptr]*block{}
+	}
+	return s, nil
+}
+
+// reuse returns a free block of a size, or nil. work: the block may be one of the memory for work that is repeated.
+func (p *pool) reuse(size int64, work bool) (uintptr, *block) {
 	for _, free := range []map[int64][]uintptr{p.inside, p.free} {
 		if list := free[size]; len(list) > 0 {
 			i := p.find(list)
@@ -125,7 +151,7 @@ func (p *pool) reuse(size int64) (uintptr, *block) {
 			return address, p.blocks[address]
 		}
 	}
-	i, address := p.findSpan(size)
+	i, address := p.findSpan(size, work)
 	if i < 0 {
 		return 0, nil
 	}
@@ -143,7 +169,7 @@ func (p *pool) reuse(size int64) (uintptr, *block) {
 
 // findSpan returns the index of the span to cut a block from, and the block's address: one that is remembered, or the first of the smallest span
 // in which it fits. The index is negative if there is none.
-func (p *pool) findSpan(size int64) (at int, address uintptr) {
+func (p *pool) findSpan(size int64, work bool) (at int, address uintptr) {
 	if size < large {
 		return -1, 0
 	}
@@ -158,7 +184,7 @@ func (p *pool) findSpan(size int64) (at int, address uintptr) {
 	}
 	at = -1
 	for i, s := range p.spans {
-		if s.size >= size && (at < 0 || s.size < p.spans[at].size) {
+		if s.size >= size && (work || !s.of.work) && (at < 0 || s.size < p.spans[at].size) {
 			at, address = i, s.address
 		}
 	}
@@ -221,6 +247,17 @@ func (s *Stream) Repeat(a *Allocations) {
 	if s != nil {
 		s.pool.repeat, s.pool.next = a, 0
 	}
+}
+
+// Lasting says that the arrays that are allocated before the returned function is called stay for long, as weights do. They are no part of the work that is
+// repeated, and do not divide its memory.
+func (s *Stream) Lasting() (end func()) {
+	if s == nil {
+		return func() {}
+	}
+	p, a, next := &s.pool, s.pool.repeat, s.pool.next
+	p.repeat = nil
+	return func() { p.repeat, p.next = a, next }
 }
 
 // find returns the index of the block to take from a list of free blocks: one that is remembered, or the one with the lowest address.
@@ -331,7 +368,9 @@ func (p *pool) trim() error {
 	p.spans = slices.DeleteFunc(p.spans, func(s span) bool {
 		whole := s.size == s.of.size
 		if whole {
-			drop(s.address, s.size)
+			if drop(s.address, s.size); s.of.work {
+				p.work -= s.size
+			}
 		}
 		return whole
 	})
@@ -356,7 +395,7 @@ func (p *pool) release() error {
 		p.stream.device.count(-s.size, 0)
 	}
 	p.stream.device.count(0, -used)
-	p.free, p.blocks, p.spans = nil, nil, nil
+	p.free, p.blocks, p.spans, p.work = nil, nil, nil, 0
 	return errors.Join(errs...)
 }
 

@@ -23,7 +23,7 @@ func emptyBlock[T cuda.Activation, N kernel.Float](f *mambaBlock[N], p cuda.Prec
 }
 
 // blockOn returns a block with its operands. Call free after its kernels are queued.
-func blockOn[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.Stream, p cuda.Precision, in []onDevice) (b *cuda.Block[T], free func(), err error) {
+func blockOn[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.Stream, p cuda.Precision, in []onDevice, training bool) (b *cuda.Block[T], free func(), err error) {
 	b, w := blockWithout[T](f, p, in), blockWeights(in)
 	for _, m := range []struct {
 		weight *onDevice
@@ -33,7 +33,7 @@ func blockOn[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.Stream
 			*m.narrow, *m.weight = n.OnDevice(), onDevice{}
 		}
 	}
-	products, free, err := as[T](s, w.InProj, w.XProj, w.DtProj, w.OutProj)
+	products, free, err := as[T](s, training, w.InProj, w.XProj, w.DtProj, w.OutProj)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -82,7 +82,7 @@ func (f *mambaBlock[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevic
 }
 
 func blockForward[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
-	b, free, err := blockOn[T](f, s, p, in)
+	b, free, err := blockOn[T](f, s, p, in, keep)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func blockChain[T cuda.Activation, N kernel.Float](s *cuda.Stream, p cuda.Precis
 			steps, results = nil, nil
 			continue
 		}
-		b, free, err := blockOn[T](f, s, p, l.In)
+		b, free, err := blockOn[T](f, s, p, l.In, false)
 		if err != nil {
 			return err
 		}
@@ -163,7 +163,7 @@ func (f *mambaBlock[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevi
 func blockBackward[T cuda.Activation, N kernel.Float](
 	f *mambaBlock[N], s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, values *cuda.BlockKept[T],
 ) error {
-	b, free, err := blockOn[T](f, s, p, in)
+	b, free, err := blockOn[T](f, s, p, in, true)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,8 @@ func ReuseResults(g *G.ExprGraph) {
 // FreeAfterUse makes the operators on a device in a graph free the memory of each result as soon as its last reader in the graph has run. Without it, a
 // result stays until its operator runs again. The gradients that Gorgonia adds where a node has several readers are freed as well. Results that no operator
 // reads, such as a loss, the nodes of keep, and what an operator of Gorgonia reads, for example gorgonia.Read, stay. Reading another value after the run is
-// an error.
+// an error. The gradient of a weight to which a machine binds it (gorgonia.BindDualValues) is read by the machine: the node's Grad has it, and its memory is
+// free after the solver's step.
 //
 // Results of norms, activations, gates and depthwise convolutions do not stay for the backward pass, which computes them again from operands that it needs
 // anyway. So a training step holds less than half of the memory of a vision model, and takes a few per cent longer.

@@ -71,7 +71,7 @@ func (f linear[T]) Backward(in []value[T], dout, grad [][]T) {
 	f.kernel(in).Backward(dout[0], grad[0], grad[1], grad[2])
 }
 
-func (f linear[T]) onDevice(p cuda.Precision, in []onDevice) (*cuda.Linear, error) {
+func (f linear[T]) onDevice(p cuda.Precision, in []onDevice, training bool) (*cuda.Linear, error) {
 	l := &cuda.Linear{Rows: f.rows, In: f.in, Out: f.out, Precision: p, X: in[0].Array, Weight: in[1].Array, Bias: in[2].Array}
 	if n := in[1].Narrow; n != nil {
 		l.Narrow = n.OnDevice()
@@ -80,12 +80,12 @@ func (f linear[T]) onDevice(p cuda.Precision, in []onDevice) (*cuda.Linear, erro
 		return l, nil
 	}
 	var err error
-	l.Half, err = in[1].Weight.Half()
+	l.Half, err = in[1].Weight.HalfFor(training)
 	return l, err
 }
 
-func (f linear[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, _ bool) (kept, error) {
-	l, err := f.onDevice(p, in)
+func (f linear[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
+	l, err := f.onDevice(p, in, keep)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func (f linear[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, ou
 }
 
 func (f linear[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice, dout, grad []array, _ kept) error {
-	l, err := f.onDevice(p, in)
+	l, err := f.onDevice(p, in, true)
 	if err != nil {
 		return err
 	}

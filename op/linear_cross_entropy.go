@@ -58,8 +58,8 @@ func (f *headLoss[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice,
 }
 
 // headOn returns a head with its operands. Call free after its kernels are queued.
-func headOn[T cuda.Activation, N kernel.Float](f *headLoss[N], s *cuda.Stream, p cuda.Precision, in []onDevice) (h *cuda.Head[T], free func(), err error) {
-	product, free, err := as[T](s, in[0], in[1])
+func headOn[T cuda.Activation, N kernel.Float](f *headLoss[N], s *cuda.Stream, p cuda.Precision, in []onDevice, training bool) (h *cuda.Head[T], free func(), err error) {
+	product, free, err := as[T](s, training, in[0], in[1])
 	if err != nil {
 		return nil, nil, err
 	}
@@ -69,7 +69,7 @@ func headOn[T cuda.Activation, N kernel.Float](f *headLoss[N], s *cuda.Stream, p
 }
 
 func headForward[T cuda.Activation, N kernel.Float](f *headLoss[N], s *cuda.Stream, p cuda.Precision, in []onDevice, out array, keep bool) (kept, error) {
-	h, free, err := headOn[T](f, s, p, in)
+	h, free, err := headOn[T](f, s, p, in, keep)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (f *headLoss[T]) BackwardOn(s *cuda.Stream, p cuda.Precision, in []onDevice
 func headBackward[T cuda.Activation, N kernel.Float](
 	f *headLoss[N], s *cuda.Stream, p cuda.Precision, in []onDevice, k *cuda.HeadKept[T], dout array, grad []array,
 ) error {
-	h, free, err := headOn[T](f, s, p, in)
+	h, free, err := headOn[T](f, s, p, in, true)
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func (f mlp[T]) BackwardKept(in []value[T], dout, grad [][]T, kept []T) {
 // On a device.
 
 func mlpOn[A cuda.Activation, T kernel.Float](f mlp[T], s *cuda.Stream, p cuda.Precision, in []onDevice) (*cuda.MLP[A], func(), error) {
-	products, free, err := as[A](s, in[1], in[2])
+	products, free, err := as[A](s, false, in[1], in[2])
 	if err != nil {
 		return nil, nil, err
 	}

@@ -67,7 +67,7 @@ func orZeros(s *cuda.Stream, dout array, n int, f func(dout array) error) error 
 
 // as returns operands in the type of a product: as they are; or in bfloat16, the copy of a weight or a new array; or a new array for narrow weights of
 // another type. free frees the new arrays.
-func as[T cuda.Activation](s *cuda.Stream, list ...onDevice) (all []cuda.Array[T], free func(), err error) {
+func as[T cuda.Activation](s *cuda.Stream, training bool, list ...onDevice) (all []cuda.Array[T], free func(), err error) {
 	var work []interface{ Free() }
 	free = func() {
 		for _, a := range work {
@@ -97,8 +97,12 @@ func as[T cuda.Activation](s *cuda.Stream, list ...onDevice) (all []cuda.Array[T
 			*a = o.Array
 		case *cuda.Array[cuda.BFloat16]:
 			if o.Weight != nil {
-				*a, err = o.Weight.Half()
-			} else if *a, err = cuda.NewArray[cuda.BFloat16](s, o.Len()); err == nil {
+				*a, err = o.Weight.HalfFor(training)
+			}
+			if err != nil || !a.Absent() {
+				break
+			}
+			if *a, err = cuda.NewArray[cuda.BFloat16](s, o.Len()); err == nil {
 				work = append(work, *a)
 				err = cuda.Convert(s, o.Array, *a)
 			}

@@ -144,7 +144,7 @@ func ss2dOn[A cuda.Activation, T kernel.Float](f ss2d[T], s *cuda.Stream, p cuda
 	if err != nil {
 		return nil, nil, err
 	}
-	products, free, err := as[A](s, in[3])
+	products, free, err := as[A](s, false, in[3])
 	if err != nil {
 		return nil, nil, err
 	}

@@ -12,7 +12,9 @@ import (
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/gputest"
+	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/nn"
+	"github.com/gomamba/mamba/op"
 )
 
 // TestDeviceOutOfMemoryAnywhere lets each allocation of generation and of a training step be the first that finds no memory. The error must say
@@ -94,6 +96,76 @@ func withMemoryFor(t *testing.T, p cuda.Precision, grant gputest.Limit, n int) (
 		results = append(results, w.Value.Data().([]float32)...)
 	}
 	return results, true
+}
+
+// With op.FreeAfterUse a step leaves no memory of gradients. With too many copies of weights in bfloat16, weights are converted for each use, to the same bits.
+func TestDeviceMemoryBetweenSteps(t *testing.T) {
+	type result struct {
+		used   int64
+		losses []float32
+	}
+	run := func(free bool, most int64) (r result) {
+		before := operator.MostHalves
+		defer func() { operator.MostHalves = before }()
+		operator.MostHalves = most
+		d := gputest.Open(t, cuda.Open)
+		lm := nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 1, DState: 4}, Vocab: 200}, nn.WithSeed(1), nn.OnDevice(d), nn.WithPrecision(cuda.BF16))
+		g := G.NewGraph()
+		x := G.NodeFromAny(g, tensor.New(tensor.WithShape(1, 4), tensor.WithBacking([]int{1, 2, 3, 4})), G.WithName("ids"))
+		loss, err := lm.Loss(x, x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		weights := lm.Params().Nodes(g)
+		gradients, err := G.Grad(loss, weights...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := 0
+		for i, w := range weights {
+			if kept == 0 && w.Shape().TotalSize() == 64 {
+				kept = i
+			}
+		}
+		if free {
+			op.FreeAfterUse(g, gradients[kept])
+		}
+		m := G.NewTapeMachine(g, G.BindDualValues(weights...))
+		defer m.Close()
+		solver, err := NewAdamW(lm.Params(), AdamWConfig{LearnRate: 0.01})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			m.Reset()
+			if err := m.RunAll(); err != nil {
+				t.Fatal(err)
+			}
+			if err := solver.Step(G.NodesToValueGrads(weights)); err != nil {
+				t.Fatal(err)
+			}
+			r.losses = append(r.losses, loss.Value().Data().(float32))
+		}
+		if _, err := gradients[kept].Value().(*op.DeviceTensor).ToHost(); err != nil {
+			t.Errorf("the gradient that is kept: %v", err)
+		}
+		r.used, _ = d.Memory()
+		return r
+	}
+	all, free, converted := run(false, 1<<28), run(true, 1<<28), run(true, 0)
+	n := int64(0)
+	for _, p := range nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 1, DState: 4}, Vocab: 200}).Params() {
+		n += int64(p.Value.Size())
+	}
+	if saved := all.used - free.used; saved < 4*n*9/10 {
+		t.Errorf("%d bytes are used between steps, and %d with FreeAfterUse, want those of the gradients of %d weights less", all.used, free.used, n)
+	}
+	if saved := free.used - converted.used; saved < n {
+		t.Errorf("%d bytes are used with copies in bfloat16 and %d without, want more than a byte for each of %d weights less", free.used, converted.used, n)
+	}
+	if !slices.Equal(all.losses, free.losses) || !slices.Equal(all.losses, converted.losses) {
+		t.Errorf("the losses are %v, with FreeAfterUse %v, and with converted weights %v", all.losses, free.losses, converted.losses)
+	}
 }
 
 // deviceStep returns a model's loss and, if the solver is not nil, makes a step with it.

@@ -62,8 +62,11 @@ func FreeAfterUse(g *G.ExprGraph, keep ...*G.Node) {
 		}
 	}
 	count := func(n *G.Node) int {
-		if stays[n] {
+		switch {
+		case stays[n]:
 			return 0
+		case reads[n] == 0: // a machine that binds gradients to weights adds it to the gradient of each
+			return len(n.DerivOf())
 		}
 		return reads[n]
 	}

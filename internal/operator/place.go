@@ -87,6 +87,7 @@ type Context struct {
 	device *cuda.Device
 	stream *cuda.Stream
 
+	halves  int64  // elements of all weights' copies in bfloat16; guarded by mu
 	changes uint64 // how often a weight got new numbers, or memory elsewhere; guarded by mu
 
 	deadMu sync.Mutex
