@@ -536,6 +536,7 @@ func placeCalls(g *gpu) []call {
 		methods("op.DeviceWeight", func() any { return weight(2, 3) }, map[string]call{
 			"Format":  {args: func() []any { return []any{state{io.Discard}, 'v'} }, panics: []string{"1=nil*: fmt calls it"}},
 			"CopyTo":  {args: with(nil), broken: true}, // for gorgonia.Read
+			"HalfFor": {args: func() []any { return []any{true} }},
 			"Average": {args: func() []any { return []any{host(2, 3), 0.9, 0.1} }, fine: []string{"2=*", "3=*"}},
 		}),
 		methods("op.DeviceTensor", value, map[string]call{

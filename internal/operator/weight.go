@@ -98,7 +98,7 @@ var MostHalves int64 = 1 << 28
 // HalfFor is Half, or returns an absent array: when training, if the weight has no copy and other weights have many. The caller then converts the weight for
 // each use, which costs a model of 2.8 billion weights 6 ms of a step and saves two bytes for each weight.
 func (w *Weight) HalfFor(training bool) (cuda.Array[cuda.BFloat16], error) {
-	if training && w.half.Absent() && w.place.context.halves+int64(w.Size()) > MostHalves {
+	if w.check() == nil && training && w.half.Absent() && w.place.context.halves+int64(w.Size()) > MostHalves {
 		return cuda.Array[cuda.BFloat16]{}, nil
 	}
 	return w.Half()
