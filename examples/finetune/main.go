@@ -168,6 +168,9 @@ var (
 	loraFiles  = []string{"adapter_config.json", "adapter_model.safetensors"}
 )
 
+// replacing is a file that says that the results beside it are those of a run that has ended, whose state a new run has removed and may not have saved its own.
+const replacing = "replacing"
+
 // prepare makes the directory of -out and locks it. It refuses to overwrite a run there that has not ended, or a model or LoRA that no
 // run has written, and removes the state of a run that has ended.
 func prepare(set settings) (*tensorfile.Lock, error) {
@@ -190,7 +193,9 @@ func prepare(set settings) (*tensorfile.Lock, error) {
 
 // clearStates removes the state of a run that has ended.
 func clearStates(set settings) error {
-	if _, err := os.Lstat(stateFile(set)); errors.Is(err, fs.ErrNotExist) {
+	mark := filepath.Join(set.out, replacing)
+	_, state := os.Lstat(stateFile(set))
+	if _, err := os.Lstat(mark); errors.Is(state, fs.ErrNotExist) && err != nil {
 		for _, name := range slices.Concat(modelFiles, loraFiles) {
 			if _, err := os.Lstat(filepath.Join(set.out, name)); err == nil {
 				return fmt.Errorf("-out is %q, which holds a %s that no run has written: should be a new directory, or that of an earlier run", set.out, name)
@@ -208,6 +213,11 @@ func clearStates(set settings) error {
 	}
 	if err != nil {
 		return err
+	}
+	if there {
+		if err := os.WriteFile(mark, nil, 0o666); err != nil {
+			return options.OutDirError(set.out, err)
+		}
 	}
 	for _, f := range []string{stateFile(set), baseFile(set)} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -275,7 +285,7 @@ func finish(set settings, lm *nn.LM, curve *train.Curve, enc encoding, out io.Wr
 	if err != nil {
 		return err
 	}
-	for _, name := range stale {
+	for _, name := range append([]string{replacing}, stale...) {
 		if err := os.Remove(filepath.Join(set.out, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return options.OutDirError(set.out, err)
 		}

@@ -225,6 +225,26 @@ func TestSameOut(t *testing.T) {
 	}
 }
 
+// A run that fails before it has saved anything, in the directory of one that has ended, leaves the results there, and the next one can replace them.
+func TestFailsInResults(t *testing.T) {
+	model, data, out := writeModel(t, 256), writeLines(t, 20), filepath.Join(t.TempDir(), "out")
+	args := append([]string{"-model", model, "-data", data, "-out", out}, tiny...)
+	for i, test := range []struct {
+		data string
+		code int
+	}{{data, 0}, {data + ".none", 1}, {data, 0}} {
+		if code, stdout, stderr := call(context.Background(), append(args, "-data", test.data)...); code != test.code {
+			t.Fatalf("run %d: exit code %d, %s\n%s", i, code, stderr, stdout)
+		}
+		if _, err := os.Stat(filepath.Join(out, "model.safetensors")); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(out, replacing)); err == nil {
+		t.Errorf("the file %q is left", replacing)
+	}
+}
+
 // Ctrl-C stops after the step, saves, and says how to go on.
 func TestInterrupted(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
