@@ -310,14 +310,16 @@ func blasCalls() []call {
 		return w.Prepare(v(32), 32, 1, v(w.Scratch(1)))
 	}
 	return slices.Concat(methods("blas.Weights", weights, map[string]call{
-		"Hold":     {args: with(1)},
-		"Row":      {args: func() []any { return []any{1, v(32)} }, panics: kernels},
-		"RowBytes": {args: with(1), panics: kernels},
-		"Scratch":  {args: with(1)},
-		"Prepare":  {args: func() []any { return []any{v(32), 32, 1, v(weights().(*mblas.Weights).Scratch(1))} }, panics: kernels},
-		"Fetch":    {args: func() []any { return []any{0, 2, 0} }, panics: kernels},
-		"MulRange": {args: func() []any { return []any{v(2), 2, prepared(), 0, 2, true} }, panics: kernels},
-		"Mul":      {args: func() []any { return []any{v(2), 2, v(32), 32, 1, true} }, panics: kernels},
+		"Hold":       {args: with(1)},
+		"Row":        {args: func() []any { return []any{1, v(32)} }, panics: kernels},
+		"RowBytes":   {args: with(1), panics: kernels},
+		"Scratch":    {args: with(1)},
+		"Prepare":    {args: func() []any { return []any{v(32), 32, 1, v(weights().(*mblas.Weights).Scratch(1))} }, panics: kernels},
+		"Fetch":      {args: func() []any { return []any{0, 2, 0} }, panics: kernels},
+		"FetchParts": {args: with(2)},
+		"MulRange":   {args: func() []any { return []any{v(2), 2, prepared(), 0, 2, true} }, panics: kernels},
+		"MulPart":    {args: func() []any { return []any{v(2), 2, prepared(), 0, 2, 2, true} }, panics: kernels},
+		"Mul":        {args: func() []any { return []any{v(2), 2, v(32), 32, 1, true} }, panics: kernels},
 	}), methods("blas.Prepared", func() any { return prepared() }, nil), methods("blas.Type", func() any { return mblas.Q8_0 }, nil), []call{
 		{name: "blas.NewWeights", f: mblas.NewWeights, args: func() []any { return []any{mblas.Float32, 1, 4, make([]byte, 16)} }},
 		{name: "blas.WeightsOf", f: mblas.WeightsOf, args: func() []any { return []any{1, 4, v(4)} }, fine: []string{"2[0]=*"}},

@@ -450,7 +450,8 @@ func (w *Weights) Fetch(from, to, part int) {
 
 // FetchParts returns the number of parts of rows.
 func (w *Weights) FetchParts(rows int) int {
-	return (w.Bytes()/w.outputs*rows + work.FetchBytes - 1) / work.FetchBytes
+	f := formats[w.typ]
+	return (w.inputs/f.block*f.bytes*rows + work.FetchBytes - 1) / work.FetchBytes
 }
 
 // Mul computes all outputs of rows of x, ldx apart, on all processors: dst (rows, outputs), ldDst apart. If add, it adds them to dst instead.

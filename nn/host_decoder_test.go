@@ -31,6 +31,7 @@ func TestHostDecoder(t *testing.T) {
 		{LMConfig{Config: Config{DModel: 6, NLayer: 3, DConv: 2, Bias: true}, Vocab: 33, UntiedHead: true}, 3},
 		{LMConfig{Config: Config{DModel: 70, NLayer: 2, DState: 8, NoConvBias: true}, Vocab: 300}, 24},
 		{LMConfig{Config: Config{DModel: 40, NLayer: 2, DState: 1, DConv: 5, DtRank: 7}, Vocab: 100}, 2},
+		{LMConfig{Config: Config{DModel: 200, NLayer: 2}, Vocab: 301}, 1}, // large enough for several processors
 	} {
 		lm := NewLM(c.cfg)
 		scramble(lm.Params(), r)

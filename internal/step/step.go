@@ -42,8 +42,10 @@ type Block struct {
 type Step struct {
 	Config
 	walk  *work.Walk[worker]
+	most  int   // processors
 	procs int   // for which tasks is made
 	tasks []int // of each phase
+	cuts  []*cut
 
 	x      []float32 // (batch, model): the residual stream
 	vz     []float32 // (batch, 2·channels)
@@ -103,6 +105,7 @@ func New(cfg Config) *Step {
 		}
 		s.blocks = append(s.blocks, of)
 	}
+	s.most = s.mostProcessors()
 	s.walk = work.NewWalk(s.newWorker, s.task, s.ahead)
 	return s
 }
@@ -164,7 +167,7 @@ func largest(v []float32, from, to int) int {
 // Read reads a token for each sequence, all in the vocabulary, and computes the logits of the next ones.
 func (s *Step) Read(tokens []int) {
 	s.run++
-	if procs := runtime.GOMAXPROCS(0); procs != s.procs {
+	if procs := min(runtime.GOMAXPROCS(0), s.most); procs != s.procs {
 		s.procs = procs
 		s.cutTasks()
 	}
@@ -175,7 +178,7 @@ func (s *Step) Read(tokens []int) {
 	for i, token := range tokens {
 		s.Embedding.Row(token, s.x[i*s.Model:(i+1)*s.Model])
 	}
-	s.walk.Run(s.tasks)
+	s.walk.Run(s.tasks, s.procs)
 }
 
 // Commit makes the states after the last Read the current ones.
@@ -208,41 +211,72 @@ func unit(phase int) int {
 	return granule
 }
 
-// cutTasks sets the number of tasks of each phase. It depends on the number of processors. The results do not. A long phase has several tasks for each
-// processor, so that those that are faster take more of them: the processors of a server do not get the same share of the memory's speed.
+// mostProcessors returns the largest number of processors for a step: few for a small model, where to wait for each other takes longer than what they gain.
+func (s *Step) mostProcessors() int {
+	const least = 1 << 17 // bytes of a block's weights for a processor, times the sequences
+	bytes := 0
+	for phase := range phases*len(s.Blocks) + 1 {
+		bytes += s.weights(phase).Bytes()
+	}
+	return max(1, bytes/(len(s.Blocks)+1)*s.Batch/least)
+}
+
+// cutTasks cuts the phases into tasks. That depends on the number of processors. The results do not. A long phase has several tasks for each processor, so that
+// those that are faster take more of them: the processors of a server do not get the same share of the memory's speed.
 func (s *Step) cutTasks() {
-	const least, large = 1 << 14, 1 << 15 // bytes of a task: a few µs, and of one of several for a processor
-	product := func(w *blas.Weights, phase int) int {
-		each := min(16, max(1, w.Bytes()/s.procs/large))
-		return max(1, min(parts(w.Outputs(), unit(phase)), w.Bytes()/least, s.procs*each))
+	s.tasks, s.cuts = s.tasks[:0], s.cuts[:0]
+	for phase := range phases*len(s.Blocks) + 1 {
+		const least, large = 1 << 14, 1 << 15 // bytes of a task: a few µs, and of one of several for a processor
+		w, unit, each := s.weights(phase), unit(phase), 1
+		n := min(parts(w.Outputs(), unit), w.Bytes()/least)
+		if phase%phases == scanPhase {
+			n = kernel.Strips(s.Channels)
+		} else if s.procs > 1 {
+			each = min(16, max(1, w.Bytes()/s.procs/large))
+		}
+		n = max(1, min(n, s.procs*each))
+		var c *cut
+		for i := phase % phases; i < phase && c == nil; i += phases { // blocks have the same cuts, unless their types differ
+			if s.tasks[i] == n && s.weights(i).Outputs() == w.Outputs() {
+				c = s.cuts[i]
+			}
+		}
+		if c == nil {
+			c = newCut(w.Outputs(), unit, n, s.procs)
+		}
+		s.tasks, s.cuts = append(s.tasks, n), append(s.cuts, c)
 	}
-	s.tasks = s.tasks[:0]
-	for _, b := range s.Blocks {
-		s.tasks = append(s.tasks, product(b.InProj, inPhase), product(b.XProj, xPhase), min(kernel.Strips(s.Channels), s.procs), product(b.OutProj, outPhase))
-	}
-	s.tasks = append(s.tasks, product(s.Head, inPhase))
 	s.best = make([]int, s.tasks[len(s.tasks)-1]*s.Batch)
 }
 
 func parts(n, size int) int { return (n + size - 1) / size }
 
-// cut returns the elements of task i of a phase with n elements, and the end of the share that the task is of. x_proj has so few that they are cut singly.
-func (s *Step) cut(n, phase, i int) (from, to, end int) {
-	tasks := s.tasks[phase]
-	_, last := work.Share(tasks, work.ShareOf(tasks, i, s.procs), s.procs)
-	return s.bound(n, phase, i), s.bound(n, phase, i+1), s.bound(n, phase, last)
+// cut is how the outputs of a phase are cut into tasks.
+type cut struct {
+	bounds []int // task i has the outputs [bounds[i], bounds[i+1])
+	ends   []int // of the share that task i is of
 }
 
-// share returns the elements of the tasks of a place's share.
-func (s *Step) share(n, phase, place int) (from, to int) {
+func newCut(outputs, unit, tasks, procs int) *cut {
+	c := &cut{make([]int, tasks+1), make([]int, tasks)}
+	for i := range c.bounds {
+		c.bounds[i] = min(parts(outputs, unit)*i/tasks*unit, outputs)
+	}
+	for place := range procs {
+		for i, to := work.Share(tasks, place, procs); i < to; i++ {
+			c.ends[i] = c.bounds[to]
+		}
+	}
+	return c
+}
+
+// task returns the outputs of task i, and the end of its share.
+func (c *cut) task(i int) (from, to, end int) { return c.bounds[i], c.bounds[i+1], c.ends[i] }
+
+// share returns the outputs of the tasks of a place's share.
+func (s *Step) share(phase, place int) (from, to int) {
 	first, last := work.Share(s.tasks[phase], place, s.procs)
-	return s.bound(n, phase, first), s.bound(n, phase, last)
-}
-
-// bound returns the element at which task i begins.
-func (s *Step) bound(n, phase, i int) int {
-	u := unit(phase)
-	return min(parts(n, u)*i/s.tasks[phase]*u, n)
+	return s.cuts[phase].bounds[first], s.cuts[phase].bounds[last]
 }
 
 // context returns the row of a ring that is k steps before the newest, or the row for the next step if k is -1.
@@ -259,7 +293,7 @@ func (s *Step) task(w *worker, phase, i int) {
 		if first {
 			w.prepared = s.normed(w, s.Head, s.Norm)
 		}
-		from, to, end := s.cut(s.Head.Outputs(), phase, i)
+		from, to, end := s.cuts[phase].task(i)
 		vocabulary := s.Head.Outputs()
 		s.Head.MulPart(s.logits, vocabulary, w.prepared, from, to, end, false)
 		for row := range s.Batch { // while they are in this processor's cache
@@ -273,26 +307,26 @@ func (s *Step) task(w *worker, phase, i int) {
 		if first {
 			w.prepared = s.normed(w, weights.InProj, weights.Norm)
 		}
-		from, to, end := s.cut(2*s.Channels, phase, i)
+		from, to, end := s.cuts[phase].task(i)
 		s.in(w, weights, b, from, to, end)
 	case xPhase:
 		if first {
 			w.prepared = weights.XProj.Prepare(s.u, s.Channels, s.Batch, w.scratch)
 		}
-		from, to, end := s.cut(s.columns(), phase, i)
+		from, to, end := s.cuts[phase].task(i)
 		weights.XProj.MulPart(s.rbc, s.columns(), w.prepared, from, to, end, false)
 	case scanPhase:
 		if first {
 			w.prepared = weights.DtProj.Prepare(s.rbc, s.columns(), s.Batch, w.scratch)
 		}
-		from, to, end := s.cut(s.Channels, phase, i)
+		from, to, end := s.cuts[phase].task(i)
 		weights.DtProj.MulPart(s.delta, s.Channels, w.prepared, from, to, end, false)
 		s.scan(w, b, from/granule, parts(to, granule))
 	case outPhase:
 		if first {
 			w.prepared = weights.OutProj.Prepare(s.s, s.Channels, s.Batch, w.scratch)
 		}
-		from, to, end := s.cut(s.Model, phase, i)
+		from, to, end := s.cuts[phase].task(i)
 		if weights.OutBias != nil {
 			s.addBias(s.x, weights.OutBias, s.Model, from, to)
 		}
@@ -304,7 +338,7 @@ func (s *Step) task(w *worker, phase, i int) {
 func (s *Step) ahead(_ *worker, phase, place, part int) bool {
 	const most = 1 << 18 / work.FetchBytes // parts: a piece of the second-level cache
 	weights := s.weights(phase)
-	from, to := s.share(weights.Outputs(), phase, place)
+	from, to := s.share(phase, place)
 	if n := weights.FetchParts(to - from); part < n {
 		weights.Fetch(from, to, part)
 		return part < most
@@ -325,7 +359,7 @@ func (s *Step) ahead(_ *worker, phase, place, part int) bool {
 
 // weights returns the weights of a phase.
 func (s *Step) weights(phase int) *blas.Weights {
-	if phase == len(s.tasks)-1 {
+	if phase == phases*len(s.Blocks) {
 		return s.Head
 	}
 	b := &s.Blocks[phase/phases]

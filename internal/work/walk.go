@@ -10,7 +10,7 @@ import (
 // Walk is a job in phases that several goroutines go through together, for work whose phases are as short as waking a goroutine takes.
 // Every task of a phase is done before a task of the next phase begins.
 //
-// Each goroutine has a number, its place. The tasks of a phase are cut into GOMAXPROCS shares. A goroutine takes the tasks of its own share first, and then those
+// Each goroutine has a number, its place. The tasks of a phase are cut into shares, as many as goroutines take part. A goroutine takes the tasks of its own share first, and then those
 // that others have not begun. So it knows what it will read, and a run ends with any number of processors, also if no helper ever starts. A goroutine that has taken a task of a phase spins until the phases before it are done, so between two phases there is neither a channel
 // nor a scheduler.
 //
@@ -54,9 +54,9 @@ func NewWalk[W any](workspace func() *W, task func(w *W, phase, i int), ahead fu
 	return w
 }
 
-// Run does all tasks and returns. tasks has the number of tasks of each phase. One goroutine may call Run at a time. If a task panics, Run panics with the
+// Run does all tasks and returns, with at most so many processors. tasks has the number of tasks of each phase, at least 1. One goroutine may call Run at a time. If a task panics, Run panics with the
 // same when nobody is in a task any more. The walk can run again.
-func (w *Walk[W]) Run(tasks []int) {
+func (w *Walk[W]) Run(tasks []int, processors int) {
 	const perLine = cacheLine / 4
 	widest, line := 0, 0
 	w.first, w.lines = append(w.first[:0], 0), w.lines[:0]
@@ -67,7 +67,6 @@ func (w *Walk[W]) Run(tasks []int) {
 	if w.run++; len(w.taken) < line || w.run == 0 {
 		w.taken, w.run = make([]atomic.Uint32, line), 1
 	}
-	processors := runtime.GOMAXPROCS(0)
 	w.shares = processors
 	w.places.Store(1) // place 0 is the caller's
 	w.done.Store(0)
@@ -75,7 +74,7 @@ func (w *Walk[W]) Run(tasks []int) {
 	w.failed.Store(nil)
 	w.open.Store(true)
 	for range min(widest, processors) - 1 {
-		if helping.Load() >= int64(2*processors) {
+		if helping.Load() >= int64(2*runtime.GOMAXPROCS(0)) {
 			break
 		}
 		helping.Add(1)
@@ -134,9 +133,6 @@ func (w *Walk[W]) join(caller bool) {
 		}
 	}
 }
-
-// ShareOf returns the place whose share task i of n is in.
-func ShareOf(n, i, shares int) int { return ((i+1)*shares - 1) / n }
 
 // count counts tasks that are done.
 func (w *Walk[W]) count(phase int, tasks int64) {

@@ -44,7 +44,7 @@ func TestWalk(t *testing.T) {
 			})
 			const runs = 30
 			for range runs {
-				w.Run(tasks)
+				w.Run(tasks, processors)
 			}
 			for phase := range ran {
 				for i, n := range ran[phase] {
@@ -84,11 +84,11 @@ func TestWalkPanic(t *testing.T) {
 						t.Errorf("Run panicked with %v, want %d", got, bad)
 					}
 				}()
-				w.Run(tasks)
+				w.Run(tasks, 4)
 			}()
 			fails.Store(false)
 			ran.Store(0)
-			if w.Run(tasks); ran.Load() != 12 {
+			if w.Run(tasks, 4); ran.Load() != 12 {
 				t.Errorf("after the panic %d tasks ran, want 12", ran.Load())
 			}
 		}
