@@ -152,9 +152,9 @@ func cudaCalls(g *gpu) []call {
 	head := func() *cuda.Head[float32] {
 		return &cuda.Head[float32]{Rows: 2, In: 3, Vocabulary: 4, Ignore: -1, X: f(6), Weight: f(12), Targets: ints(2)}
 	}
-	headKept := func() *cuda.HeadKept[float32] {
+	headGradients := func() *cuda.HeadGradients {
 		if g.t == nil {
-			return new(cuda.HeadKept[float32])
+			return new(cuda.HeadGradients)
 		}
 		return must(head().Forward(s, f(1), true))
 	}
@@ -286,10 +286,9 @@ func cudaCalls(g *gpu) []call {
 		}),
 		methods("cuda.BlockKept", func() any { return kept() }, nil),
 		methods("cuda.Head", func() any { return head() }, map[string]call{
-			"Forward":  {args: func() []any { return []any{s, f(1), true} }, fine: []string{"0.Rows=0", "0.Ignore=*", "0.Precision=0"}},
-			"Backward": {args: func() []any { return []any{s, headKept(), f(1), f(6), f(12)} }, fine: []string{"0.Rows=0", "0.Ignore=*", "0.Precision=0"}},
+			"Forward": {args: func() []any { return []any{s, f(1), true} }, fine: []string{"0.Rows=0", "0.Ignore=*", "0.Precision=0"}},
 		}),
-		methods("cuda.HeadKept", func() any { return headKept() }, nil),
+		methods("cuda.HeadGradients", func() any { return headGradients() }, map[string]call{"Scale": {args: func() []any { return []any{s, f(1), f(6), f(12)} }}}),
 		methods("cuda.Capture", func() any { return capture() }, map[string]call{"Launch": {args: func() []any { return []any{s} }}}),
 		methods("cuda.ConvShape", func() any { return grid().ConvShape }, map[string]call{"Fits": {fine: []string{"0.Batch=*"}}}),
 		methods("cuda.GridConv", func() any { return grid() }, map[string]call{

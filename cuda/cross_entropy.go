@@ -29,15 +29,24 @@ func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int,
 	if err := firstError(checkLogits(rows, vocabulary, stride, logits.n), checkMean(rows, targets, state, "dloss", dloss)); err != nil {
 		return err
 	}
-	return entropyBackward(s, 0, rows, rows, vocabulary, stride, ignore, logits, targets, state, dloss)
+	if vocabulary <= smallVocabulary {
+		return s.run("cross_entropy", "entropy_backward_small_"+typeName[T](), blocksOf(rows*vocabulary, 256), logits.address,
+			targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore)
+	}
+	name, each := "entropy_backward_"+typeName[T](), 4096 // logits of a block of 256 threads
+	if wholeRows(logits, stride) {
+		name, each = name+"_vectors", 256*4*16/int(size[T]())
+	}
+	blocks := (vocabulary + each - 1) / each // per row
+	return s.run("cross_entropy", name, grid{x: int64(rows) * int64(blocks), threads: 256}, logits.address,
+		targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore, blocks)
 }
 
 func checkMean(rows int, targets Array[int32], state Array[float32], name string, number Array[float32]) error {
 	return expect("cross-entropy", "targets", targets.n, rows, "state", state.n, CrossEntropyState(rows), name, number.n, 1)
 }
 
-// entropyForward queues the part of CrossEntropyForward that belongs to n of the rows, from row from on. logits has these rows alone. from and n are multiples of 64,
-// but for the last rows.
+// entropyForward queues the part of CrossEntropyForward that belongs to n of the rows, from row from on. logits has these rows alone.
 func entropyForward[T Activation](s *Stream, from, n, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state Array[float32]) error {
 	name, g := "entropy_forward_"+typeName[T]()+"_512", grid{x: int64(n), threads: 512}
 	switch {
@@ -48,7 +57,7 @@ func entropyForward[T Activation](s *Stream, from, n, rows, vocabulary, stride i
 	case wholeRows(logits, stride):
 		name, g.threads = "entropy_forward_"+typeName[T]()+"_vectors", 256
 	}
-	return s.run("cross_entropy", name, g, logits.address, part(targets, from).address, part(state, from).address, rows, vocabulary, stride, ignore)
+	return s.run("cross_entropy", name, g, logits.address, part(targets, from).address, part(state, from).address, part(state, rows+from).address, n, vocabulary, stride, ignore)
 }
 
 // entropyMean queues the mean of the losses of all rows.
@@ -59,21 +68,18 @@ func entropyMean(s *Stream, rows int, ignore int32, targets Array[int32], state,
 // smallVocabulary is the largest vocabulary whose kernels process several rows in a block of threads.
 const smallVocabulary = 2048
 
-// entropyBackward queues the part of CrossEntropyBackward that belongs to n of the rows, as entropyForward does. from is even.
-func entropyBackward[T Activation](s *Stream, from, n, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state, dloss Array[float32]) error {
-	targets, state = part(targets, from), part(state, from)
-	rows -= from / 2 // the kernels read state[2·rows], which stays the same element
-	if vocabulary <= smallVocabulary {
-		return s.run("cross_entropy", "entropy_backward_small_"+typeName[T](), blocksOf(n*vocabulary, 256), logits.address,
-			targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore)
+// entropyGradient is entropyForward that replaces the logits by the gradient of the sum of the losses. The rows begin at multiples of 16 bytes.
+func entropyGradient[T Activation](s *Stream, from, n, rows, vocabulary, stride int, ignore int32, logits Array[T], targets Array[int32], state Array[float32]) error {
+	name, g := "entropy_gradient_"+typeName[T](), grid{x: int64(n), threads: 512}
+	switch {
+	case vocabulary <= 32:
+		name, g = name+"_4", blocksOf(n*4, 256)
+	case vocabulary <= smallVocabulary:
+		name, g = name+"_32", blocksOf(n*32, 256)
+	default:
+		name += "_vectors"
 	}
-	name, each := "entropy_backward_"+typeName[T](), 4096 // logits of a block of 256 threads
-	if wholeRows(logits, stride) {
-		name, each = name+"_vectors", 256*4*16/int(size[T]())
-	}
-	blocks := (vocabulary + each - 1) / each // per row
-	return s.run("cross_entropy", name, grid{x: int64(n) * int64(blocks), threads: 256}, logits.address,
-		targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore, blocks)
+	return s.run("cross_entropy", name, g, logits.address, part(targets, from).address, part(state, rows+from).address, n, vocabulary, stride, ignore)
 }
 
 // wholeRows reports whether every row begins at a multiple of 16 bytes. Kernels then read 16 bytes at a time.

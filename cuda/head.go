@@ -2,8 +2,8 @@ package cuda
 
 import "errors"
 
-// Head is the mean cross-entropy of the logits X·Weightᵀ, with activations of type T. It computes the logits in chunks of rows of at most 2 GiB, so a long text does not need
-// memory for all of them. With a vocabulary of at most 2,048, all rows are one chunk.
+// Head is the mean cross-entropy of the logits X·Weightᵀ, with activations of type T. It computes the logits in chunks of rows of at most 128 MiB, so a batch does not need
+// memory for all of them.
 type Head[T Activation] struct {
 	Rows, In, Vocabulary int
 	Ignore               int32     // the target of rows that do not count
@@ -14,30 +14,28 @@ type Head[T Activation] struct {
 	Targets Array[int32] // (rows)
 }
 
-// HeadKept holds the values of a Head's forward pass that its backward pass needs. Free it once.
-type HeadKept[T Activation] struct {
-	logits Array[T] // of all rows, if they are one chunk
-	state  Array[float32]
+// HeadGradients holds the gradients of the sum of a Head's losses. Free it once.
+type HeadGradients struct {
+	rows, n, m int            // of dx and of dweight
+	both       Array[float32] // dx, then dweight
+	state      Array[float32]
 }
 
 // Free frees the arrays.
-func (k *HeadKept[T]) Free() {
-	k.logits.Free()
-	k.state.Free()
-	*k = HeadKept[T]{}
+func (g *HeadGradients) Free() {
+	g.both.Free()
+	g.state.Free()
+	*g = HeadGradients{}
 }
 
 // headBytes is the size of a chunk's logits. It is a variable for tests.
-var headBytes = 2 << 30
+var headBytes = 128 << 20
 
 // padded returns the row stride of the logits, in elements. It makes a row a multiple of 16 bytes; tensor cores read other rows slowly.
 func (h *Head[T]) padded() int { return (h.Vocabulary + 7) / 8 * 8 }
 
 // chunk returns the number of rows of a chunk: all, or a multiple of 64.
 func (h *Head[T]) chunk() int {
-	if h.Vocabulary <= smallVocabulary {
-		return h.Rows
-	}
 	return min(h.Rows, max(1, headBytes/int(size[T]())/h.padded()/64)*64)
 }
 
@@ -51,88 +49,53 @@ func (h *Head[T]) check() error {
 	)
 }
 
-// each calls f with each chunk of the rows: its first row, the number of its rows, and their part of X.
-func (h *Head[T]) each(f func(from, n int, x Array[T]) error) error {
-	for from, chunk := 0, h.chunk(); from < h.Rows; from += chunk {
-		n := min(chunk, h.Rows-from)
-		if err := f(from, n, h.X.Slice(from*h.In, n*h.In)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Forward queues loss (1), the mean over the rows that count. With keep, it returns the values that Backward needs: the logits, or if there are several chunks, which Backward then computes
-// again, sums over them.
-func (h *Head[T]) Forward(s *Stream, loss Array[float32], keep bool) (_ *HeadKept[T], err error) {
+// Forward queues loss (1), the mean over the rows that count. With keep, it also computes the gradients of a chunk while it has its logits, and returns them.
+func (h *Head[T]) Forward(s *Stream, loss Array[float32], keep bool) (g *HeadGradients, err error) {
 	if err := firstError(h.check(), expect("head", "loss", loss.n, 1), s.usable()); err != nil {
 		return nil, err
 	}
-	k := new(HeadKept[T])
-	defer func() {
-		if err != nil || !keep {
-			k.Free()
-		}
-	}()
-	if k.logits, err = NewArray[T](s, h.chunk()*h.padded()); err != nil {
-		return nil, err
+	var work, own temporaries
+	defer work.free()
+	logits, state := take[T](s, &work, h.chunk()*h.padded(), &err), take[float32](s, &own, CrossEntropyState(h.Rows), &err)
+	n, m := h.Rows*h.In, h.Vocabulary*h.In
+	var both Array[float32]
+	if keep {
+		both = take[float32](s, &own, n+m, &err)
 	}
-	if k.state, err = NewArray[float32](s, CrossEntropyState(h.Rows)); err != nil {
-		return nil, err
-	}
-	if err = h.each(func(from, n int, x Array[T]) error {
-		if err := Multiply(s, h.Precision, n, h.In, h.Vocabulary, x, h.Weight, k.logits, h.padded()); err != nil {
-			return err
+	for from := 0; from < h.Rows && err == nil; from += h.chunk() {
+		rows := min(h.chunk(), h.Rows-from)
+		x := h.X.Slice(from*h.In, rows*h.In)
+		err = Multiply(s, h.Precision, rows, h.In, h.Vocabulary, x, h.Weight, logits, h.padded())
+		switch {
+		case err != nil:
+		case !keep:
+			err = entropyForward(s, from, rows, h.Rows, h.Vocabulary, h.padded(), h.Ignore, logits, h.Targets, state)
+		default:
+			err = firstError(
+				entropyGradient(s, from, rows, h.Rows, h.Vocabulary, h.padded(), h.Ignore, logits, h.Targets, state),
+				multiplyBackward(s, h.Precision, rows, h.In, h.Vocabulary, x, h.Weight, logits, h.padded(), both.Slice(from*h.In, rows*h.In), both.Slice(n, m), float32(min(from, 1))))
 		}
-		return entropyForward(s, from, n, h.Rows, h.Vocabulary, h.padded(), h.Ignore, k.logits, h.Targets, k.state)
-	}); err == nil {
-		err = entropyMean(s, h.Rows, h.Ignore, h.Targets, k.state, loss)
+	}
+	if err == nil {
+		err = entropyMean(s, h.Rows, h.Ignore, h.Targets, state, loss)
 	}
 	if err != nil || !keep {
+		own.free()
 		return nil, err
 	}
-	if h.chunk() < h.Rows {
-		k.logits.Free()
-		k.logits = Array[T]{}
-	}
-	return k, nil
+	return &HeadGradients{h.Rows, n, m, both, state}, nil
 }
 
-// Backward queues the gradients dx (rows, in) and dweight (vocabulary, in), from the gradient dloss (1) of the loss and the values that Forward kept. It overwrites
-// them, so it can be called once.
-func (h *Head[T]) Backward(s *Stream, k *HeadKept[T], dloss, dx, dweight Array[float32]) error {
-	if k == nil {
-		return errors.New("cuda: head: the kept values are missing, want what Forward kept")
+// Scale queues the gradients dx (rows, in) and dweight (vocabulary, in) of the loss, from its gradient dloss (1).
+func (g *HeadGradients) Scale(s *Stream, dloss, dx, dweight Array[float32]) error {
+	if g == nil {
+		return errors.New("cuda: head: the gradients are missing, want what Forward returned")
 	}
-	if err := h.check(); err != nil {
+	if err := firstError(expect("head", "the gradients", g.both.n, g.n+g.m, "dloss", dloss.n, 1, "dx", dx.n, g.n, "dweight", dweight.n, g.m), s.usable()); err != nil {
 		return err
 	}
-	if err := firstError(
-		expect("head", "the kept state", k.state.n, CrossEntropyState(h.Rows), "dloss", dloss.n, 1, "dx", dx.n, count(h.Rows, h.In), "dweight", dweight.n, count(h.Vocabulary, h.In)),
-		optional("head", "the kept logits", k.logits, h.chunk()*h.padded()), s.usable(),
-	); err != nil {
-		return err
-	}
-	if h.Rows == 0 {
+	if g.rows == 0 {
 		return dweight.Fill(s, 0)
 	}
-	logits := k.logits
-	if logits.Absent() {
-		var err error
-		if logits, err = NewArray[T](s, h.chunk()*h.padded()); err != nil {
-			return err
-		}
-		defer logits.Free()
-	}
-	return h.each(func(from, n int, x Array[T]) error {
-		if k.logits.Absent() {
-			if err := Multiply(s, h.Precision, n, h.In, h.Vocabulary, x, h.Weight, logits, h.padded()); err != nil {
-				return err
-			}
-		}
-		if err := entropyBackward(s, from, n, h.Rows, h.Vocabulary, h.padded(), h.Ignore, logits, h.Targets, k.state, dloss); err != nil {
-			return err
-		}
-		return multiplyBackward(s, h.Precision, n, h.In, h.Vocabulary, x, h.Weight, logits, h.padded(), dx.Slice(from*h.In, n*h.In), dweight, float32(min(from, 1)))
-	})
+	return s.run("cross_entropy", "entropy_scale", blocksOf((g.n+g.m+3)/4, 256), g.both.address, g.state.address, dloss.address, dx.address, dweight.address, g.rows, g.n, g.m)
 }

@@ -214,9 +214,9 @@ func TestLengths(t *testing.T) {
 			_, err := head(l).Forward(s, l.array("loss", 1), true)
 			return err
 		},
-		"Head.Backward": func(l *lengths) error {
-			k := &HeadKept[float32]{state: l.array("the kept state", CrossEntropyState(rows))}
-			return head(l).Backward(s, k, l.array("dloss", 1), l.array("dx", rows*model), l.array("dweight", channels*model))
+		"HeadGradients.Scale": func(l *lengths) error {
+			g := &HeadGradients{rows: rows, n: rows * model, m: channels * model, both: l.array("the gradients", (rows+channels)*model)}
+			return g.Scale(s, l.array("dloss", 1), l.array("dx", rows*model), l.array("dweight", channels*model))
 		},
 		"CrossEntropyForward": func(l *lengths) error {
 			return CrossEntropyForward(s, rows, 10, 12, 0, l.array("logits", (rows-1)*12+10), of[int32](l.array("targets", rows)),

@@ -163,12 +163,12 @@ func TestOperatorsOutOfMemory(t *testing.T) {
 	defer func(n int) { headBytes = n }(headBytes)
 	headBytes = 1 // 64 rows
 	eachAllocationFails(t, s, limit, 2, func() error {
-		kept, err := h.Forward(s, loss, true)
+		g, err := h.Forward(s, loss, true)
 		if err != nil {
 			return err
 		}
-		defer kept.Free()
-		return h.Backward(s, kept, loss, dhidden, dhead)
+		defer g.Free()
+		return g.Scale(s, loss, dhidden, dhead)
 	})
 	order := make([]int32, 130)
 	for i := range order {

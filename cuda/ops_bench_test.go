@@ -181,6 +181,41 @@ func benchCrossEntropy[T Activation](b *testing.B, size int) {
 	})
 }
 
+// BenchmarkHead has the forward and backward pass of a language model's head, with chunks of as many MiB of logits, and then that of a small model. The floor is that of reading the
+// weight and writing its gradient.
+func BenchmarkHead(b *testing.B)         { benchHead[float32](b, TF32) }
+func BenchmarkHeadBFloat16(b *testing.B) { benchHead[BFloat16](b, BF16) }
+
+func benchHead[T Activation](b *testing.B, p Precision) {
+	s := open(b)
+	defer func(n int) { headBytes = n }(headBytes)
+	for _, c := range []struct{ rows, width, vocabulary, mib int }{
+		{benchRows, benchWidth, 50280, 2048}, {benchRows, benchWidth, 50280, 512}, {benchRows, benchWidth, 50280, 256}, {benchRows, benchWidth, 50280, 128},
+		{benchRows, benchWidth, 50280, 64}, {512, 64, 256, 128},
+	} {
+		b.Run(fmt.Sprintf("%dx%dx%d/MiB=%d", c.rows, c.width, c.vocabulary, c.mib), func(b *testing.B) {
+			headBytes = c.mib << 20
+			targets := make([]int32, c.rows)
+			for i := range targets {
+				targets[i] = int32(i * 31 % c.vocabulary)
+			}
+			n, m := c.rows*c.width, c.vocabulary*c.width
+			h := &Head[T]{Rows: c.rows, In: c.width, Vocabulary: c.vocabulary, Ignore: -1, Precision: p, Targets: putInts(b, s, targets),
+				X: blank[T](b, s, n), Weight: blank[T](b, s, m)}
+			do(b, Convert(s, normals(b, s, n), h.X), Convert(s, normals(b, s, m), h.Weight))
+			loss, dx, dweight, one := zeros[float32](b, s, 1), zeros[float32](b, s, n), zeros[float32](b, s, m), put[float32](b, s, []float64{1})
+			measure(b, s, m*(4+int(size[T]())), func() error {
+				g, err := h.Forward(s, loss, true)
+				if err != nil {
+					return err
+				}
+				defer g.Free()
+				return g.Scale(s, one, dx, dweight)
+			})
+		})
+	}
+}
+
 // BenchmarkMatMul has the products of a step of the 130M model, and small ones. error is the largest error of three rows, relative to the
 // largest number in them. The operands are normally distributed.
 func BenchmarkMatMul(b *testing.B) {

@@ -214,6 +214,8 @@ func uses(scale int) []use {
 		f, in := p.function(false)
 		all = append(all, use{fmt.Sprintf("Mamba block %+v", p.cfg), f, in})
 	}
+	all = append(all, use{"linear cross-entropy", func(in G.Nodes) (G.Nodes, error) { return one(LinearCrossEntropy(in[0], in[1], in[2], 1)) },
+		[]grad.Input{x, input("weight", 3*scale, channels), integers("targets", 3*scale, batch, length)}})
 	return append(all, gridUses(scale)...)
 }
 

@@ -39,10 +39,8 @@ template <int GROUP> __device__ __forceinline__ Sum groupSum(Sum v) {
   return v;
 }
 
-template <class T, int GROUP>
-__device__ __forceinline__ void entropyForward(const T *logits, const int32_t *targets, float *state, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
-  const int64_t own = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP, row = min(own, rows - 1);  // all groups of a warp run together
-  const T *x = logits + row * stride;
+// rowSum returns the sum of a row, to all threads of its group.
+template <class T, int GROUP> __device__ __forceinline__ Sum rowSum(const T *x, int64_t vocabulary) {
   const int lane = threadIdx.x % GROUP;
   Sum s = {-INFINITY, 0.f};
   int64_t i = lane;
@@ -61,13 +59,53 @@ __device__ __forceinline__ void entropyForward(const T *logits, const int32_t *t
     else
       s.add(a, 1.f);
   }
-  s = groupSum<GROUP>(s);
-  if (lane == 0 && own < rows) {
-    const int32_t target = targets[row];
-    const float lse = s.most + logf(s.sum);
-    state[row] = lse;
-    state[rows + row] = counts(target, vocabulary, ignore) ? lse - value(x[target]) : 0.f;
+  return groupSum<GROUP>(s);
+}
+
+template <class T>
+__device__ __forceinline__ void rowLoss(const Sum &s, const T *x, int32_t target, float *lse, float *loss, int64_t vocabulary, int32_t ignore) {
+  *lse = s.most + logf(s.sum);
+  *loss = counts(target, vocabulary, ignore) ? *lse - value(x[target]) : 0.f;
+}
+
+template <class T, int GROUP>
+__device__ __forceinline__ void entropyForward(const T *logits, const int32_t *targets, float *lse, float *losses, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
+  const int64_t own = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP, row = min(own, rows - 1);  // all groups of a warp run together
+  const T *x = logits + row * stride;
+  const Sum s = rowSum<T, GROUP>(x, vocabulary);
+  if (threadIdx.x % GROUP == 0 && own < rows) rowLoss(s, x, targets[row], lse + row, losses + row, vocabulary, ignore);
+}
+
+// RowGradient is the gradient of the loss of one row, softmax - onehot, or 0 if the row does not count. Of the threads that share the row, the one with the target's logit
+// writes the loss.
+struct RowGradient {
+  float lse;
+  int32_t target;
+  bool learned;
+  float *loss;
+  __device__ __forceinline__ RowGradient(const Sum &s, int32_t target, float *loss, bool first, int64_t vocabulary, int32_t ignore)
+      : lse(s.most + logf(s.sum)), target(target), learned(counts(target, vocabulary, ignore)), loss(loss) {
+    if (first && !learned) *loss = 0.f;
   }
+  __device__ __forceinline__ float operator()(float x, int64_t i) const {
+    if (!learned) return 0.f;
+    const float p = __expf(x - lse);
+    if (i != target) return p;
+    *loss = lse - x;
+    return p - 1.f;
+  }
+};
+
+// entropyGradient is entropyForward that replaces the logits by the gradient of the sum of the losses.
+template <class T, int GROUP>
+__device__ __forceinline__ void entropyGradient(T *logits, const int32_t *targets, float *losses, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
+  const int64_t own = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP, row = min(own, rows - 1);
+  T *x = logits + row * stride;
+  const Sum s = rowSum<T, GROUP>(x, vocabulary);
+  if (own >= rows) return;
+  const int lane = threadIdx.x % GROUP;
+  const RowGradient gradient(s, targets[row], losses + row, lane == 0, vocabulary, ignore);
+  for (int64_t i = lane; i < vocabulary; i += GROUP) x[i] = to<T>(gradient(value(x[i]), i));
 }
 
 // entropy_mean writes the mean to loss, added in double in a fixed order. It sets state[2·rows] to 1 / the number of targets that are not
@@ -114,11 +152,8 @@ __device__ __forceinline__ void entropyBackwardSmall(T *logits, const int32_t *t
   *x = to<T>(target == ignore ? 0.f : (__expf(value(*x) - state[row]) - (i == target ? 1.f : 0.f)) * dloss[0] * state[2 * rows]);
 }
 
-// entropyForwardRow is entropyForward for a block of GROUP threads, which reads V logits at a time. The rows begin at multiples of V logits.
-template <class T, int V, int U, int GROUP>
-__device__ __forceinline__ void entropyForwardRow(const T *logits, const int32_t *targets, float *state, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
-  const int64_t row = blockIdx.x;
-  const T *x = logits + row * stride;
+// rowSumVectors is rowSum for a block of GROUP threads, which reads V logits at a time. The row begins at a multiple of V logits.
+template <class T, int V, int U, int GROUP> __device__ __forceinline__ Sum rowSumVectors(const T *x, int64_t vocabulary) {
   Sum s = {-INFINITY, 0.f};
   const int whole = (int)(vocabulary / V);
   auto add = [&](const float *v, int n) {  // n logits for each rescaling of the sum
@@ -149,12 +184,51 @@ __device__ __forceinline__ void entropyForwardRow(const T *logits, const int32_t
     const float v = value(x[(int64_t)whole * V + threadIdx.x]);
     add(&v, 1);
   }
-  s = groupSum<GROUP>(s);
-  if (threadIdx.x == 0) {
-    const int32_t target = targets[row];
-    const float lse = s.most + logf(s.sum);
-    state[row] = lse;
-    state[rows + row] = counts(target, vocabulary, ignore) ? lse - value(x[target]) : 0.f;
+  return groupSum<GROUP>(s);
+}
+
+// entropyForwardRow is entropyForward for a block of GROUP threads with rowSumVectors.
+template <class T, int V, int U, int GROUP>
+__device__ __forceinline__ void entropyForwardRow(const T *logits, const int32_t *targets, float *lse, float *losses, int64_t vocabulary, int64_t stride, int32_t ignore) {
+  const T *x = logits + blockIdx.x * stride;
+  const Sum s = rowSumVectors<T, V, U, GROUP>(x, vocabulary);
+  if (threadIdx.x == 0) rowLoss(s, x, targets[blockIdx.x], lse + blockIdx.x, losses + blockIdx.x, vocabulary, ignore);
+}
+
+// entropyGradientRow is entropyGradient for a block of GROUP threads with rowSumVectors. It reads the row a second time, from the cache of all multiprocessors: their rows fit
+// there together if few blocks run on each, so GROUP is large.
+template <class T, int V, int U, int GROUP>
+__device__ __forceinline__ void entropyGradientRow(T *logits, const int32_t *targets, float *losses, int64_t vocabulary, int64_t stride, int32_t ignore) {
+  T *x = logits + blockIdx.x * stride;
+  const RowGradient gradient(rowSumVectors<T, V, U, GROUP>(x, vocabulary), targets[blockIdx.x], losses + blockIdx.x, threadIdx.x == 0, vocabulary, ignore);
+  const int whole = (int)(vocabulary / V);
+  for (int i = threadIdx.x; i < whole; i += U * GROUP) {
+    float v[U][V];
+#pragma unroll
+    for (int u = 0; u < U; u++)
+      if (i + u * GROUP < whole) load<V>(x + (int64_t)(i + u * GROUP) * V, v[u]);
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      const int at = i + u * GROUP;
+      if (at < whole) {
+#pragma unroll
+        for (int k = 0; k < V; k++) v[u][k] = gradient(v[u][k], at * (int64_t)V + k);
+        store<V>(x + (int64_t)at * V, v[u]);
+      }
+    }
+  }
+  const int64_t rest = (int64_t)whole * V + threadIdx.x;
+  if (rest < vocabulary) x[rest] = to<T>(gradient(value(x[rest]), rest));
+}
+
+// entropy_scale writes the gradients a (n) and b (m) of the mean from those of the sum, which lie one after the other in x.
+extern "C" __global__ void entropy_scale(const float *x, const float *state, const float *dloss, float *a, float *b, int64_t rows, int64_t n, int64_t m) {
+  const float scale = dloss[0] * state[2 * rows];
+  const int64_t first = (int64_t)blockIdx.x * 4 * blockDim.x + threadIdx.x;
+#pragma unroll
+  for (int k = 0; k < 4; k++) {
+    const int64_t i = first + k * blockDim.x;
+    if (i < n + m) *(i < n ? a + i : b + (i - n)) = scale * x[i];
   }
 }
 
@@ -184,34 +258,41 @@ __device__ __forceinline__ void entropyBackwardRow(T *logits, const int32_t *tar
   if (blockIdx.x % blocks == 0 && rest < vocabulary) x[rest] = to<T>(gradient(value(x[rest]), rest));
 }
 
-#define ENTROPY(NAME, T, V)                                                                                                      \
-  extern "C" __global__ void entropy_forward_##NAME##_4(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int64_t p,   \
-                                                        int32_t i) {                                                               \
-    entropyForward<T, 4>(x, t, s, r, v, p, i);                                                                                     \
-  }                                                                                                                                \
-  extern "C" __global__ void entropy_forward_##NAME##_32(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int64_t p,  \
-                                                         int32_t i) {                                                              \
-    entropyForward<T, 32>(x, t, s, r, v, p, i);                                                                                    \
-  }                                                                                                                                \
-  extern "C" __global__ void entropy_forward_##NAME##_512(const T *x, const int32_t *t, float *s, int64_t r, int64_t v, int64_t p, \
-                                                          int32_t i) {                                                             \
-    entropyForward<T, 512>(x, t, s, r, v, p, i);                                                                                   \
-  }                                                                                                                                \
-  extern "C" __global__ void entropy_backward_##NAME(T *x, const int32_t *t, const float *s, const float *d, int64_t r, int64_t v, \
-                                                     int64_t p, int32_t i, int64_t blocks) {                                       \
-    entropyBackward<T>(x, t, s, d, r, v, p, i, blocks);                                                                            \
-  }                                                                                                                                \
-  extern "C" __global__ void entropy_backward_small_##NAME(T *x, const int32_t *t, const float *s, const float *d, int64_t r,      \
-                                                           int64_t v, int64_t p, int32_t i) {                                      \
-    entropyBackwardSmall<T>(x, t, s, d, r, v, p, i);                                                                               \
-  }                                                                                                                                \
-  extern "C" __global__ __launch_bounds__(256) void entropy_forward_##NAME##_vectors(const T *x, const int32_t *t, float *s,        \
-                                                                                     int64_t r, int64_t v, int64_t p, int32_t i) { \
-    entropyForwardRow<T, V, 2, 256>(x, t, s, r, v, p, i);                                                                          \
-  }                                                                                                                                \
-  extern "C" __global__ void entropy_backward_##NAME##_vectors(T *x, const int32_t *t, const float *s, const float *d, int64_t r,  \
-                                                               int64_t v, int64_t p, int32_t i, int64_t blocks) {                  \
-    entropyBackwardRow<T, V, 4>(x, t, s, d, r, v, p, i, blocks);                                                                   \
+#define ENTROPY(NAME, T, V)                                                                                                                                  \
+  extern "C" __global__ void entropy_forward_##NAME##_4(const T *x, const int32_t *t, float *s, float *l, int64_t r, int64_t v, int64_t p, int32_t i) {      \
+    entropyForward<T, 4>(x, t, s, l, r, v, p, i);                                                                                                            \
+  }                                                                                                                                                          \
+  extern "C" __global__ void entropy_forward_##NAME##_32(const T *x, const int32_t *t, float *s, float *l, int64_t r, int64_t v, int64_t p, int32_t i) {     \
+    entropyForward<T, 32>(x, t, s, l, r, v, p, i);                                                                                                           \
+  }                                                                                                                                                          \
+  extern "C" __global__ void entropy_forward_##NAME##_512(const T *x, const int32_t *t, float *s, float *l, int64_t r, int64_t v, int64_t p, int32_t i) {    \
+    entropyForward<T, 512>(x, t, s, l, r, v, p, i);                                                                                                          \
+  }                                                                                                                                                          \
+  extern "C" __global__ __launch_bounds__(256) void entropy_forward_##NAME##_vectors(const T *x, const int32_t *t, float *s, float *l, int64_t r, int64_t v, \
+                                                                                     int64_t p, int32_t i) {                                                 \
+    entropyForwardRow<T, V, 2, 256>(x, t, s, l, v, p, i);                                                                                                    \
+  }                                                                                                                                                          \
+  extern "C" __global__ void entropy_gradient_##NAME##_4(T *x, const int32_t *t, float *l, int64_t r, int64_t v, int64_t p, int32_t i) {                     \
+    entropyGradient<T, 4>(x, t, l, r, v, p, i);                                                                                                              \
+  }                                                                                                                                                          \
+  extern "C" __global__ void entropy_gradient_##NAME##_32(T *x, const int32_t *t, float *l, int64_t r, int64_t v, int64_t p, int32_t i) {                    \
+    entropyGradient<T, 32>(x, t, l, r, v, p, i);                                                                                                             \
+  }                                                                                                                                                          \
+  extern "C" __global__ __launch_bounds__(512) void entropy_gradient_##NAME##_vectors(T *x, const int32_t *t, float *l, int64_t r, int64_t v, int64_t p,     \
+                                                                                      int32_t i) {                                                           \
+    entropyGradientRow<T, V, 2, 512>(x, t, l, v, p, i);                                                                                                      \
+  }                                                                                                                                                          \
+  extern "C" __global__ void entropy_backward_##NAME(T *x, const int32_t *t, const float *s, const float *d, int64_t r, int64_t v, int64_t p, int32_t i,     \
+                                                     int64_t blocks) {                                                                                       \
+    entropyBackward<T>(x, t, s, d, r, v, p, i, blocks);                                                                                                      \
+  }                                                                                                                                                          \
+  extern "C" __global__ void entropy_backward_small_##NAME(T *x, const int32_t *t, const float *s, const float *d, int64_t r, int64_t v, int64_t p,          \
+                                                           int32_t i) {                                                                                      \
+    entropyBackwardSmall<T>(x, t, s, d, r, v, p, i);                                                                                                         \
+  }                                                                                                                                                          \
+  extern "C" __global__ void entropy_backward_##NAME##_vectors(T *x, const int32_t *t, const float *s, const float *d, int64_t r, int64_t v, int64_t p,      \
+                                                               int32_t i, int64_t blocks) {                                                                  \
+    entropyBackwardRow<T, V, 4>(x, t, s, d, r, v, p, i, blocks);                                                                                             \
   }
 ENTROPY(float, float, 4)
 ENTROPY(bf16, bf16, 8)

@@ -38,18 +38,16 @@ func (c *CrossEntropy[T]) Forward() T {
 	space := work.Borrow[float64](len(c.Targets))
 	defer space.Return()
 	losses := space.Data
-	clear(losses)
 	c.rows(func(from, to int) {
 		for i := from; i < to; i++ {
-			target := c.Targets[i]
-			if target == c.Ignore {
-				continue
-			}
-			x := c.row(c.Logits, i)
-			top := largest(x)
-			losses[i] = math.Log(expSum(x, top)) - (float64(x[target]) - float64(top))
+			losses[i] = c.rowLoss(c.row(c.Logits, i), i)
 		}
 	})
+	return c.mean(losses)
+}
+
+// mean returns the mean of the losses of the rows that count.
+func (c *CrossEntropy[T]) mean(losses []float64) T {
 	n := c.count()
 	if n == 0 {
 		return 0
@@ -61,24 +59,42 @@ func (c *CrossEntropy[T]) Forward() T {
 	return T(sum / float64(n))
 }
 
+// rowLoss returns the loss of row i with logits x.
+func (c *CrossEntropy[T]) rowLoss(x []T, i int) float64 {
+	target := c.Targets[i]
+	if target == c.Ignore {
+		return 0
+	}
+	top := largest(x)
+	others := expSum(x[:target], top) + expSum(x[target+1:], top)
+	return math.Log(others+float64(exp(x[target]-top))) - (float64(x[target]) - float64(top))
+}
+
+// rowGradient writes the gradient of row i, times each, and returns rowLoss. dx may be x. An ignored row gets zeros.
+func (c *CrossEntropy[T]) rowGradient(dx, x []T, i int, each float64) (loss float64) {
+	target := c.Targets[i]
+	if target == c.Ignore {
+		clear(dx)
+		return 0
+	}
+	top, own := largest(x), x[target]
+	others := expSumTo(dx[:target], x[:target], top) + expSumTo(dx[target+1:], x[target+1:], top)
+	sum := others + float64(exp(own-top))
+	scaleOf(dx, dx, T(each/sum))
+	dx[target] = T(-others * (each / sum)) // unlike p - 1, it keeps its digits where p is near 1
+	return math.Log(sum) - (float64(own) - float64(top))
+}
+
+// each returns the gradient of the loss of one row that counts, where that of the mean is dloss.
+func (c *CrossEntropy[T]) each(dloss T) float64 { return float64(dloss) / float64(max(c.count(), 1)) }
+
 // Backward writes the gradient of the logits, (softmax(x) - onehot(target))·dloss/count. Ignored rows get zeros. Backward recomputes the
 // exponentials in the memory of the gradient.
 func (c *CrossEntropy[T]) Backward(dloss T, dlogits []T) {
-	each := float64(dloss) / float64(max(c.count(), 1))
+	each := c.each(dloss)
 	c.rows(func(from, to int) {
 		for i := from; i < to; i++ {
-			x, dx := c.row(c.Logits, i), c.row(dlogits, i)
-			target := c.Targets[i]
-			if target == c.Ignore {
-				clear(dx)
-				continue
-			}
-			// The target's gradient is -others/sum: unlike p - 1, it keeps its digits where p is near 1.
-			top := largest(x)
-			others := expSumTo(dx[:target], x[:target], top) + expSumTo(dx[target+1:], x[target+1:], top)
-			scale := each / (others + float64(exp(x[target]-top)))
-			scaleOf(dx, dx, T(scale))
-			dx[target] = T(-others * scale)
+			c.rowGradient(c.row(dlogits, i), c.row(c.Logits, i), i, each)
 		}
 	})
 }

@@ -22,8 +22,9 @@ type device struct {
 	again  int                                                             // the number of gradients that read the result after it was freed and computed again; 0 if it is not freed before; see Repeatable
 }
 
-func (d *device) fresh() body       { return &device{f: d.f, memory: new(cuda.Allocations)} }
-func (d *device) needsResult() bool { return true }
+func (d *device) fresh() body        { return &device{f: d.f, memory: new(cuda.Allocations)} }
+func (d *device) needsResult() bool  { return true }
+func (d *device) preallocates() bool { return false }
 
 var errLisp = fmt.Errorf("op: the lisp machine does not run on a device: use gorgonia.Grad and a tape machine")
 

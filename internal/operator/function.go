@@ -48,6 +48,14 @@ type Keeper[T Float] interface {
 	BackwardKept(in []Operand[T], dout, grad [][]T, kept []T)
 }
 
+// Eager is a function with a single result, a scalar, whose forward pass can compute the gradients. The operator of the gradients multiplies them by the gradient
+// of the result. If they are missing it calls Backward, and they are the same.
+type Eager[T Float] interface {
+	Function[T]
+	// ForwardGradients is Forward that also writes every element of every gradient that is not nil, for a gradient of the result of 1.
+	ForwardGradients(in []Operand[T], out, grad [][]T)
+}
+
 // Checker is a function that refuses some values of its integer operands, such as an index out of range. Check returns an error that names
 // the operand and the element. It reads shapes and integers only. On the host it runs before Forward and Backward. On a device it runs after
 // ForwardOn has queued its kernels, while the device works, and once for each copy of the integers. So kernels must not read or write out of range
@@ -115,9 +123,6 @@ type Bounded interface {
 type RowSummer interface {
 	RowSum() (rows, width, table int)
 }
-
-// Overwriter is a function whose BackwardOn overwrites the values that ForwardOn kept, so it can be differentiated only once on a device.
-type Overwriter interface{ OverwritesKept() }
 
 // Linear is a function whose BackwardOn reads no numbers of its operands, only shapes, integers and marks. With FreeAfterUse the operands can then be
 // freed before the backward pass. BackwardOn gets them without an array.

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	G "gorgonia.org/gorgonia"
@@ -14,10 +15,17 @@ import (
 type host[T Float] struct {
 	f    Function[T]
 	last G.Value // the result of the last run, or the gradients, if the operator reuses them
+	grad []T     // the gradients that an Eager function computed in the last run, if the operator reuses them
 }
 
-func (h *host[T]) fresh() body       { return &host[T]{f: h.f} }
-func (h *host[T]) needsResult() bool { return h.keeps() > 0 }
+func (h *host[T]) fresh() body        { return &host[T]{f: h.f} }
+func (h *host[T]) needsResult() bool  { return h.keeps() > 0 || h.eager() != nil }
+func (h *host[T]) preallocates() bool { return h.eager() == nil }
+
+func (h *host[T]) eager() Eager[T] {
+	f, _ := h.f.(Eager[T])
+	return f
+}
 
 func (h *host[T]) keeps() int {
 	if k, ok := h.f.(Keeper[T]); ok {
@@ -36,13 +44,30 @@ func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Va
 	}
 	result, flat := resultFor[T](prealloc, o.to)
 	var k *Keeping[T]
-	if o.readers.Load() > 0 && h.keeps() > 0 {
+	out, read := unpack(flat, o.out), o.readers.Load() > 0
+	switch f := h.eager(); {
+	case read && f != nil:
+		if err := trained(o, in); err != nil {
+			return nil, err
+		}
+		grad := h.grad
+		if grad == nil {
+			grad = make([]T, totalSize(o.gradientShapes()))
+		}
+		if o.reuses {
+			h.grad = grad
+		}
+		f.ForwardGradients(in, out, each(o, grad))
+		k = &Keeping[T]{Dense: denseFrom(flat, o.to)}
+		k.kept.Store(&work.Space[T]{Data: grad})
+		return k, nil
+	case read && h.keeps() > 0:
 		kept := work.Borrow[T](h.keeps())
-		h.f.(Keeper[T]).ForwardKeeping(in, unpack(flat, o.out), kept.Data)
+		h.f.(Keeper[T]).ForwardKeeping(in, out, kept.Data)
 		k = new(Keeping[T])
 		k.kept.Store(&kept)
-	} else {
-		h.f.Forward(in, unpack(flat, o.out))
+	default:
+		h.f.Forward(in, out)
 	}
 	v := result()
 	if o.reuses {
@@ -55,7 +80,23 @@ func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Va
 	return v, nil
 }
 
+// each returns the part of packed gradients for each operand, nil for an operand without one.
+func each[T Float](o *Operator, flat []T) [][]T {
+	parts, into := unpack(flat, o.gradientShapes()), make([][]T, len(o.in))
+	for i, s := range o.in {
+		if o.computed(s) {
+			into[i], parts = parts[0], parts[1:]
+		}
+	}
+	return into
+}
+
 func (h *host[T]) backward(o *Operator, prealloc G.Value, values []G.Value) (G.Value, error) {
+	if h.eager() != nil {
+		if v, err := h.scaled(o, values); v != nil || err != nil {
+			return v, err
+		}
+	}
 	if o.reuses {
 		prealloc = h.last
 	}
@@ -70,6 +111,52 @@ func (h *host[T]) backward(o *Operator, prealloc G.Value, values []G.Value) (G.V
 	return v, nil
 }
 
+// scaled returns the gradients that an Eager function has computed in its forward pass, times the gradient of the result; nil if there are none. The only reader gets
+// their memory.
+func (h *host[T]) scaled(o *Operator, values []G.Value) (G.Value, error) {
+	kept, own := taken[T](o, values)
+	if kept.Data == nil {
+		return nil, nil
+	}
+	by, err := numbers[T](values[o.Arity()], o.to)
+	if err != nil {
+		return nil, fmt.Errorf("result %w", err)
+	}
+	grad := kept.Data
+	if !own {
+		grad = slices.Clone(grad)
+	}
+	if by := by[0]; by != 1 {
+		work.ParallelRange(len(grad), 1<<14, func(from, to int) {
+			for i := from; i < to; i++ {
+				grad[i] *= by
+			}
+		})
+	}
+	return denseFrom(grad, resultShape(o.gradientShapes())), nil
+}
+
+// taken returns what the result, the last of the values of a backward pass, carries, and whether the caller is its only reader, who must return it to the workspace.
+func taken[T Float](o *Operator, values []G.Value) (kept work.Space[T], own bool) {
+	if k, ok := values[len(values)-1].(*Keeping[T]); ok {
+		if own = o.readers.Load() == 1; own {
+			return k.take(), own
+		}
+		return k.shown(), own
+	}
+	return kept, false
+}
+
+// trained returns an error if an operand is narrow.
+func trained[T Float](o *Operator, in []Operand[T]) error {
+	for i, operand := range in {
+		if operand.Narrow != nil {
+			return o.notTrained(i, operand.Narrow)
+		}
+	}
+	return nil
+}
+
 // gradients computes the gradients and packs them into flat. The values are those of backward; the result may be missing.
 func (h *host[T]) gradients(o *Operator, values []G.Value, flat []T) error {
 	n := o.Arity()
@@ -77,33 +164,18 @@ func (h *host[T]) gradients(o *Operator, values []G.Value, flat []T) error {
 	if err != nil {
 		return err
 	}
-	for i, operand := range in {
-		if operand.Narrow != nil {
-			return o.notTrained(i, operand.Narrow)
-		}
+	if err := trained(o, in); err != nil {
+		return err
 	}
 	grad, err := numbers[T](values[n], o.to)
 	if err != nil {
 		return fmt.Errorf("result %w", err)
 	}
-	var kept work.Space[T]
-	if n+1 < len(values) {
-		if k, ok := values[n+1].(*Keeping[T]); ok {
-			if o.readers.Load() == 1 {
-				kept = k.take()
-				defer kept.Return()
-			} else {
-				kept = k.shown()
-			}
-		}
+	kept, own := taken[T](o, values)
+	if own {
+		defer kept.Return()
 	}
-	each, into := unpack(flat, o.gradientShapes()), make([][]T, len(o.in))
-	for i, s := range o.in {
-		if o.computed(s) {
-			into[i], each = each[0], each[1:]
-		}
-	}
-	if dout := unpack(grad, o.out); kept.Data != nil {
+	if dout, into := unpack(grad, o.out), each(o, flat); kept.Data != nil {
 		h.f.(Keeper[T]).BackwardKept(in, dout, into, kept.Data)
 	} else {
 		h.f.Backward(in, dout, into)

@@ -106,6 +106,8 @@ type body interface {
 	accumulate(o *Operator, inputs G.Nodes, output *G.Node) error
 	// needsResult reports whether the backward pass reads the packed results, which carry the kept values.
 	needsResult() bool
+	// preallocates reports whether the backward pass writes into a given value.
+	preallocates() bool
 	// fresh returns a body for another operator of the same function.
 	fresh() body
 }
@@ -389,9 +391,6 @@ func (o *Operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
 			children = append(children, output)
 			o.readers.Add(1)
 		}
-		if _, once := o.function.(Overwriter); once && o.readers.Load() > 1 {
-			return nil, o.wrong(fmt.Errorf("the gradient is computed twice, want once: add the losses and differentiate their sum"))
-		}
 		packed, err := node.Apply(Replace(o.gradients()), children...)
 		if err != nil {
 			return nil, fmt.Errorf("op: gradient of %s: %w", o.op, err)
@@ -497,7 +496,7 @@ func (o *Gradients) UsePreallocDo(prealloc G.Value, values ...G.Value) (v G.Valu
 	return v, nil
 }
 
-func (o *Gradients) CallsExtern() bool { return o.place.OnHost() && !o.of.reuses }
+func (o *Gradients) CallsExtern() bool { return o.body.preallocates() && !o.of.reuses }
 func (o *Gradients) String() string    { return "∇" + o.of.String() }
 
 // DiffWRT returns false for all operands, since there are no second derivatives. If it returned nil, Gorgonia would refuse to

@@ -66,13 +66,18 @@ func (v *view) Do(values ...G.Value) (G.Value, error) {
 	return d, nil
 }
 
-// partOf returns a view's part of a packed value on the host. It shares the memory.
-func partOf[T Float](v *view, packed G.Value) (*tensor.Dense, error) {
+// partOf returns a view's part of a packed value on the host. It shares the memory, unless it is a scalar.
+func partOf[T Float](v *view, packed G.Value) (G.Value, error) {
 	all, err := numbers[T](packed, v.of())
 	if err != nil {
 		return nil, err
 	}
 	end := v.offset + v.to.TotalSize()
+	if v.to.IsScalar() {
+		result, to := resultFor[T](nil, v.to)
+		copy(to, all[v.offset:end])
+		return result(), nil
+	}
 	return denseFrom(all[v.offset:end:end], v.to), nil
 }
 
@@ -101,15 +106,18 @@ func (v *view) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) erro
 	return nil
 }
 
-// addPart adds the gradient that the lisp machine has stored in a view's node to a part of that of the packed value, which is a row-major vector.
+// addPart adds the gradient that the lisp machine has stored in a view's node to a part of that of the packed value, which is a row-major vector, or a scalar like its only part.
 func addPart[T Float](v *view, packed, output *G.Node) error {
-	into, err := gradientOf[T](packed, v.of())
-	if err != nil {
-		return fmt.Errorf("packed value %w", err)
-	}
 	grad, err := gradientOf[T](output, v.to)
 	if err != nil {
 		return fmt.Errorf("result %w", err)
+	}
+	if v.to.IsScalar() {
+		return addToGradient(packed, grad, v.to)
+	}
+	into, err := gradientOf[T](packed, v.of())
+	if err != nil {
+		return fmt.Errorf("packed value %w", err)
 	}
 	add(into[v.offset:][:len(grad)], grad)
 	return nil
