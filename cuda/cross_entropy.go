@@ -55,7 +55,7 @@ func entropyForward[T Activation](s *Stream, from, n, rows, vocabulary, stride i
 	case vocabulary <= smallVocabulary:
 		name, g = "entropy_forward_"+typeName[T]()+"_32", blocksOf(n*32, 256)
 	case wholeRows(logits, stride):
-		name, g.threads = "entropy_forward_"+typeName[T]()+"_vectors", 256
+		name = "entropy_forward_" + typeName[T]() + "_vectors"
 	}
 	return s.run("cross_entropy", name, g, logits.address, part(targets, from).address, part(state, from).address, part(state, rows+from).address, n, vocabulary, stride, ignore)
 }

@@ -2,8 +2,8 @@ package cuda
 
 import "errors"
 
-// Head is the mean cross-entropy of the logits X·Weightᵀ, with activations of type T. It computes the logits in chunks of rows of at most 128 MiB, so a batch does not need
-// memory for all of them.
+// Head is the mean cross-entropy of the logits X·Weightᵀ, with activations of type T. It computes the logits in chunks of rows of at most 1 GiB, and with the gradients it computes those
+// of a chunk while it has its logits.
 type Head[T Activation] struct {
 	Rows, In, Vocabulary int
 	Ignore               int32     // the target of rows that do not count
@@ -29,14 +29,16 @@ func (g *HeadGradients) Free() {
 }
 
 // headBytes is the size of a chunk's logits. It is a variable for tests.
-var headBytes = 128 << 20
+var headBytes = 1 << 30
 
 // padded returns the row stride of the logits, in elements. It makes a row a multiple of 16 bytes; tensor cores read other rows slowly.
 func (h *Head[T]) padded() int { return (h.Vocabulary + 7) / 8 * 8 }
 
-// chunk returns the number of rows of a chunk: all, or a multiple of 64.
+// chunk returns the number of rows of each chunk but the last, a multiple of 128. The chunks are about equal, since products of few rows do not use all of the device.
 func (h *Head[T]) chunk() int {
-	return min(h.Rows, max(1, headBytes/int(size[T]())/h.padded()/64)*64)
+	most := max(1, headBytes/int(size[T]())/h.padded())
+	n := max(1, (h.Rows+most-1)/most)
+	return min(h.Rows, ((h.Rows+n-1)/n+127)/128*128)
 }
 
 func (h *Head[T]) check() error {

@@ -190,8 +190,8 @@ func benchHead[T Activation](b *testing.B, p Precision) {
 	s := open(b)
 	defer func(n int) { headBytes = n }(headBytes)
 	for _, c := range []struct{ rows, width, vocabulary, mib int }{
-		{benchRows, benchWidth, 50280, 2048}, {benchRows, benchWidth, 50280, 512}, {benchRows, benchWidth, 50280, 256}, {benchRows, benchWidth, 50280, 128},
-		{benchRows, benchWidth, 50280, 64}, {512, 64, 256, 128},
+		{benchRows, benchWidth, 50280, 2048}, {benchRows, benchWidth, 50280, 1024}, {benchRows, benchWidth, 50280, 512}, {benchRows, benchWidth, 50280, 256},
+		{benchRows, benchWidth, 50280, 128}, {512, 64, 256, 128},
 	} {
 		b.Run(fmt.Sprintf("%dx%dx%d/MiB=%d", c.rows, c.width, c.vocabulary, c.mib), func(b *testing.B) {
 			headBytes = c.mib << 20

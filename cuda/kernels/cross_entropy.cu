@@ -268,9 +268,9 @@ __device__ __forceinline__ void entropyBackwardRow(T *logits, const int32_t *tar
   extern "C" __global__ void entropy_forward_##NAME##_512(const T *x, const int32_t *t, float *s, float *l, int64_t r, int64_t v, int64_t p, int32_t i) {    \
     entropyForward<T, 512>(x, t, s, l, r, v, p, i);                                                                                                          \
   }                                                                                                                                                          \
-  extern "C" __global__ __launch_bounds__(256) void entropy_forward_##NAME##_vectors(const T *x, const int32_t *t, float *s, float *l, int64_t r, int64_t v, \
+  extern "C" __global__ __launch_bounds__(512) void entropy_forward_##NAME##_vectors(const T *x, const int32_t *t, float *s, float *l, int64_t r, int64_t v, \
                                                                                      int64_t p, int32_t i) {                                                 \
-    entropyForwardRow<T, V, 2, 256>(x, t, s, l, v, p, i);                                                                                                    \
+    entropyForwardRow<T, V, 2, 512>(x, t, s, l, v, p, i);                                                                                                    \
   }                                                                                                                                                          \
   extern "C" __global__ void entropy_gradient_##NAME##_4(T *x, const int32_t *t, float *l, int64_t r, int64_t v, int64_t p, int32_t i) {                     \
     entropyGradient<T, 4>(x, t, l, r, v, p, i);                                                                                                              \

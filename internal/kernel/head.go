@@ -28,7 +28,7 @@ func (h *Head[T]) small() bool { return h.Vocabulary <= 1<<11 && h.Vocabulary*h.
 func (h *Head[T]) chunks() (n, rows int) {
 	most := 512
 	if h.small() {
-		most = min(most, max(1<<15/h.Vocabulary, 32))
+		most = min(most, max(1<<14/h.Vocabulary, 64))
 	}
 	n = max(1, (h.Rows+most-1)/most)
 	rows = ((h.Rows+n-1)/n + 15) / 16 * 16
