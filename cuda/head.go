@@ -90,7 +90,7 @@ func (h *Head[T]) Forward(s *Stream, loss Array[float32], keep bool) (g *HeadGra
 
 // Scale queues the gradients dx (rows, in) and dweight (vocabulary, in) of the loss, from its gradient dloss (1).
 func (g *HeadGradients) Scale(s *Stream, dloss, dx, dweight Array[float32]) error {
-	if g == nil {
+	if g == nil || g.state.Absent() {
 		return errors.New("cuda: head: the gradients are missing, want what Forward returned")
 	}
 	if err := firstError(expect("head", "the gradients", g.both.n, g.n+g.m, "dloss", dloss.n, 1, "dx", dx.n, g.n, "dweight", dweight.n, g.m), s.usable()); err != nil {

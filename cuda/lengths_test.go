@@ -215,7 +215,7 @@ func TestLengths(t *testing.T) {
 			return err
 		},
 		"HeadGradients.Scale": func(l *lengths) error {
-			g := &HeadGradients{rows: rows, n: rows * model, m: channels * model, both: l.array("the gradients", (rows+channels)*model)}
+			g := &HeadGradients{rows: rows, n: rows * model, m: channels * model, both: l.array("the gradients", (rows+channels)*model), state: Array[float32]{stream: s}}
 			return g.Scale(s, l.array("dloss", 1), l.array("dx", rows*model), l.array("dweight", channels*model))
 		},
 		"CrossEntropyForward": func(l *lengths) error {

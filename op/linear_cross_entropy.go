@@ -7,19 +7,25 @@ import (
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 	"github.com/gomamba/mamba/internal/operator"
+	memory "github.com/gomamba/mamba/internal/size"
 )
 
 // LinearCrossEntropy returns CrossEntropy of the logits Linear(x, weight, nil): x (batch, length, in), weight (vocabulary, in), targets (batch,
 // length) of int. It computes the logits in chunks of rows, on the host of at most 512 rows, on a device of at most 1 GiB, in the precision of the product. If the graph has gradients,
 // the forward pass computes those of a chunk while it has its logits. So the logits of all rows are never in memory, and no product is computed twice.
 //
-// Errors: those of Linear and of CrossEntropy.
+// Errors: those of Linear and of CrossEntropy, and the logits of a chunk that exceed the memory.
 func LinearCrossEntropy(x, weight, targets *G.Node, ignore int) (*G.Node, error) {
 	c := newChecker("linear cross-entropy", "x", x)
 	s := c.required("x", x, "(batch, length, in)", 0, 0, 0)
 	vocabulary := c.required("weight", weight, "(vocabulary, in)", 0, s[2])[0]
 	c.ints("targets", targets, "(batch, length)", s[0], s[1])
 	f := headLoss[float32]{product{s[0] * s[1], s[2], vocabulary}, ignore}
+	if c.err == nil && operator.PlaceOf(x).OnHost() {
+		if err := memory.Of(c.dt.Size(), min(f.rows, kernel.HeadRows), vocabulary).Fits("the logits of a chunk of rows"); err != nil {
+			c.errorf("%w", err)
+		}
+	}
 	return c.apply1(f, headLoss[float64](f), tensor.ScalarShape())
 }
 

@@ -23,10 +23,13 @@ type Head[T Float] struct {
 // small reports whether each part can have its own gradient of the weight.
 func (h *Head[T]) small() bool { return h.Vocabulary <= 1<<11 && h.Vocabulary*h.In <= 1<<16 }
 
-// chunks returns the number of chunks, and the rows of each but the last. A chunk reads the weight and adds to its gradient, so it has up to 512 rows. That of a small head has no more logits than fit
-// into a processor's second-level cache.
+// HeadRows is the largest number of rows of a chunk. A chunk reads the weight from memory, and adds to its gradient there. With 256 rows a head of 50,280 words took as long as one
+// that holds all logits; with 512 it takes a little less.
+const HeadRows = 512
+
+// chunks returns the number of chunks, and the rows of each but the last. The logits of a chunk of a small head fit into a processor's second-level cache.
 func (h *Head[T]) chunks() (n, rows int) {
-	most := 512
+	most := HeadRows
 	if h.small() {
 		most = min(most, max(1<<14/h.Vocabulary, 64))
 	}
