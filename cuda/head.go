@@ -2,7 +2,7 @@ package cuda
 
 import "errors"
 
-// Head is the mean cross-entropy of the logits X·Weightᵀ, with activations of type T. It computes the logits in chunks of rows of at most 1 GiB, and with the gradients it computes those
+// Head is the mean cross-entropy of the logits X·Weightᵀ, with activations of type T. It computes the logits in chunks of rows, of at most 2^28 logits, and with the gradients it computes those
 // of a chunk while it has its logits.
 type Head[T Activation] struct {
 	Rows, In, Vocabulary int
@@ -28,15 +28,16 @@ func (g *HeadGradients) Free() {
 	*g = HeadGradients{}
 }
 
-// headBytes is the size of a chunk's logits. It is a variable for tests.
-var headBytes = 1 << 30
+// headLogits is the number of a chunk's logits: 512 MiB of bfloat16. A step of 130M parameters with 8,192 tokens takes 0.4% longer with it than with one chunk, and 1.2% with
+// half of it. It is a variable for tests.
+var headLogits = 1 << 28
 
 // padded returns the row stride of the logits, in elements. It makes a row a multiple of 16 bytes; tensor cores read other rows slowly.
 func (h *Head[T]) padded() int { return (h.Vocabulary + 7) / 8 * 8 }
 
 // chunk returns the number of rows of each chunk but the last, a multiple of 128. The chunks are about equal, since products of few rows do not use all of the device.
 func (h *Head[T]) chunk() int {
-	most := max(1, headBytes/int(size[T]())/h.padded())
+	most := max(1, headLogits/h.padded())
 	n := max(1, (h.Rows+most-1)/most)
 	return min(h.Rows, ((h.Rows+n-1)/n+127)/128*128)
 }

@@ -60,8 +60,8 @@ func testHead[T Activation](t *testing.T) {
 			t.Errorf("result %d has other bits than the operations", i)
 		}
 	}
-	defer func(n int) { headBytes = n }(headBytes)
-	headBytes = 64 * padded * int(size[T]())
+	defer func(n int) { headLogits = n }(headLogits)
+	headLogits = 64 * padded
 	for i, got := range results(head) {
 		near(t, "in chunks", got, want[i], 1e-5)
 	}

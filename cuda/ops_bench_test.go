@@ -188,13 +188,13 @@ func BenchmarkHeadBFloat16(b *testing.B) { benchHead[BFloat16](b, BF16) }
 
 func benchHead[T Activation](b *testing.B, p Precision) {
 	s := open(b)
-	defer func(n int) { headBytes = n }(headBytes)
+	defer func(n int) { headLogits = n }(headLogits)
 	for _, c := range []struct{ rows, width, vocabulary, mib int }{
 		{benchRows, benchWidth, 50280, 2048}, {benchRows, benchWidth, 50280, 1024}, {benchRows, benchWidth, 50280, 512}, {benchRows, benchWidth, 50280, 256},
 		{benchRows, benchWidth, 50280, 128}, {512, 64, 256, 128},
 	} {
 		b.Run(fmt.Sprintf("%dx%dx%d/MiB=%d", c.rows, c.width, c.vocabulary, c.mib), func(b *testing.B) {
-			headBytes = c.mib << 20
+			headLogits = c.mib << 20 / int(size[T]())
 			targets := make([]int32, c.rows)
 			for i := range targets {
 				targets[i] = int32(i * 31 % c.vocabulary)
