@@ -160,8 +160,6 @@ func TestOperatorsOutOfMemory(t *testing.T) {
 	})
 	h := &Head[float32]{Rows: 70, In: 1, Vocabulary: smallVocabulary + 1, X: f(70), Weight: f(smallVocabulary + 1), Targets: putInts(t, s, make([]int32, 70))}
 	loss, dhidden, dhead := f(1), f(70), f(smallVocabulary+1)
-	defer func(n int) { headLogits = n }(headLogits)
-	headLogits = 1 // 70 rows, one chunk of at least 128
 	eachAllocationFails(t, s, limit, 2, func() error {
 		g, err := h.Forward(s, loss, true)
 		if err != nil {
