@@ -284,14 +284,16 @@ func (b *Block[T]) run(s *Stream, y, context, final Array[float32], keep bool) (
 
 func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, context, final Array[float32]) (err error) {
 	rows, channels := b.rows(), b.Channels
-	n := take[T](s, work, rows*b.Model, &err)
+	one := b.single(s)
+	if one != nil {
+		err = splitNorm(s, rows, 2*channels, b.Model, b.Eps, b.X, b.Norm, one.InProj, any(k.vz).(Array[float32]))
+	} else if n := take[T](s, work, rows*b.Model, &err); err == nil {
+		err = firstError(
+			normForward(s, rows, b.Model, b.Eps, b.X, b.Norm, n, y), // y is the residual, to which the last product adds
+			blockProduct(b, s, n, b.Model, b.InProj, b.InNarrow, 2*channels, 0, k.vz),
+		)
+	}
 	if err != nil {
-		return err
-	}
-	if err := normForward(s, rows, b.Model, b.Eps, b.X, b.Norm, n, y); err != nil { // y is the residual, to which the last product adds
-		return err
-	}
-	if err := blockProduct(b, s, n, b.Model, b.InProj, b.InNarrow, 2*channels, 0, k.vz); err != nil {
 		return err
 	}
 	if !b.InBias.Absent() {
@@ -312,13 +314,29 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 	if err := b.scan(k).Forward(s, k.y, final, k.checkpoints); err != nil || y.Absent() {
 		return err
 	}
-	if err := blockProduct(b, s, k.y, channels, b.OutProj, b.OutNarrow, b.Model, 1, y); err != nil {
+	if one != nil {
+		err = splitRows(s, rows, b.Model, channels, matrix(any(k.y).(Array[float32]), channels), transposed(one.OutProj, channels), matrix(y, b.Model), matrix(b.X, b.Model), 1)
+	} else {
+		err = blockProduct(b, s, k.y, channels, b.OutProj, b.OutNarrow, b.Model, 1, y)
+	}
+	if err != nil {
 		return err
 	}
 	if !b.OutBias.Absent() {
 		return AddBias(s, rows, b.Model, y, b.Model, b.OutBias)
 	}
 	return nil
+}
+
+// single returns the block if it is one of float32 for whose products, with the norm before the first and the residual of the last, there are kernels. Otherwise it returns nil.
+func (b *Block[T]) single(s *Stream) *Block[float32] {
+	f, ok := any(b).(*Block[float32])
+	if !ok || b.Precision != Strict || b.InNarrow != nil || b.OutNarrow != nil || s.device.kernels < 80 || s.device.shared < narrowShared || !splitFits(b.rows(), 2*b.Channels, b.Model) ||
+		!splitFits(b.rows(), b.Model, b.Channels) || !splitFits(b.rows(), b.Model, 2*b.Channels) || b.Model > mostSplitNorm ||
+		(b.Model|b.Channels)%4|int(b.X.address|b.Norm.address|f.InProj.address|f.OutProj.address)%16 != 0 {
+		return nil
+	}
+	return f
 }
 
 func matrix[T Element](a Array[T], stride int) Matrix[T] { return Matrix[T]{Data: a, Stride: stride} }
@@ -410,6 +428,9 @@ func (b *Block[T]) backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Arr
 	}
 	if err := b.productGrad(s, matrix(n, b.Model), b.Model, matrix(dvz, 2*channels), 2*channels, grad.InProj); err != nil {
 		return err
+	}
+	if one := b.single(s); one != nil && (dy.address|grad.X.address)%16 == 0 {
+		return splitNormBackward(s, rows, 2*channels, b.Model, b.Eps, b.X, b.Norm, one.InProj, any(dvz).(Array[float32]), dy, grad.X, grad.Norm)
 	}
 	if err := MatMul(s, b.Precision, rows, b.Model, 2*channels, matrix(dvz, 2*channels), matrix(b.InProj, b.Model), 0, matrix(dn, b.Model)); err != nil {
 		return err

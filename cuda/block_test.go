@@ -14,20 +14,25 @@ import (
 // TestBlock compares the results and gradients of a block with those of the host in float64, for random sets of options.
 func TestBlock(t *testing.T) {
 	s := open(t)
-	both(t, func(t *testing.T) { testBlock[float32](t, s, Strict, 1e-5) }, func(t *testing.T) { testBlock[BFloat16](t, s, BF16, 0.04) })
+	both(t, func(t *testing.T) { testBlock[float32](t, s, Strict, 1, 1e-5) }, func(t *testing.T) { testBlock[BFloat16](t, s, BF16, 1, 0.04) })
+	t.Run("narrow", func(t *testing.T) { // sizes for which there are products of ours
+		split(t, 17)
+		testBlock[float32](t, s, Strict, 16, 1e-5)
+	})
 	t.Run("fp16x3", func(t *testing.T) {
 		eager(t, 48, 1<<30)
-		testBlock[float32](t, s, FP16x3, 1e-5)
+		testBlock[float32](t, s, FP16x3, 1, 1e-5)
 	})
-	t.Run("tf32", func(t *testing.T) { testBlock[float32](t, s, TF32, 0.01) })
+	t.Run("tf32", func(t *testing.T) { testBlock[float32](t, s, TF32, 1, 0.01) })
 }
 
-func testBlock[T Activation](t *testing.T, s *Stream, p Precision, tol float64) {
+// testBlock draws sizes that are multiples of each.
+func testBlock[T Activation](t *testing.T, s *Stream, p Precision, each int, tol float64) {
 	r := rand.New(rand.NewPCG(12, 12))
 	coin := func() bool { return r.IntN(2) == 0 }
-	for trial := range 12 {
+	for trial := range 12 / (1 + each/8) {
 		k := kernel.Block[float64]{
-			Batch: 1 + r.IntN(3), Length: 1 + r.IntN(70), Model: 1 + r.IntN(40), Channels: 1 + r.IntN(70), State: 1 + r.IntN(16),
+			Batch: 1 + r.IntN(3), Length: 1 + r.IntN(70), Model: each * (1 + r.IntN(40/each)), Channels: each * (1 + r.IntN(70/each)), State: 1 + r.IntN(16),
 			Width: []int{4, 4, 1, 2}[r.IntN(4)], Rank: 1 + r.IntN(6), Eps: 1e-5, Gemm: gonum.Implementation{}.Dgemm,
 		}
 		rows, columns := k.Batch*k.Length, k.Rank+2*k.State

@@ -11,6 +11,7 @@ const (
 	leastNarrowRows = 2048
 	mostNarrowRows  = 64 << 10
 	narrowest       = 16
+	narrow64K       = 48 // for up to mostNarrowRows rows
 	mostNarrow      = 256
 	mostNarrowSum   = 8 << 10
 )
@@ -36,7 +37,9 @@ func narrow[A, C Activation](s *Stream, m, n, k int, alpha float32, a, b Matrix[
 		return false, nil
 	}
 	switch {
-	case !a.Transposed && m >= leastNarrowRows && min(n, k) <= narrowest && max(n, k) <= mostNarrow:
+	case !a.Transposed && splitFits(m, n, k):
+		return true, splitRows(s, m, n, k, x, y, z, z, beta)
+	case !a.Transposed && m >= leastNarrowRows && (min(n, k) <= narrowest || m <= mostNarrowRows && min(n, k) <= narrow64K) && max(n, k) <= mostNarrow:
 		return true, rowsProduct(s, m, n, k, x, y, beta, z)
 	case a.Transposed && !b.Transposed && k >= leastNarrowRows && beta == 0 && z.Stride == n &&
 		(min(m, n) <= narrowest || k <= mostNarrowRows && m*n <= mostNarrowSum):
@@ -91,4 +94,53 @@ func columnsProduct(s *Stream, m, n, k int, a, b, c Matrix[float32]) (bool, erro
 		return true, err
 	}
 	return true, s.sum(nil, []partSum{sumOf(c.Data.Slice(0, m*n), parts, blocks)}, parts)
+}
+
+// leastSplitRows is the number of rows from which on products use tensor cores (splitRows). It is a variable for tests.
+var leastSplitRows = 128 << 10
+
+// splitFits reports whether splitRows is faster than cuBLAS: for many rows, and a matrix (k, n) whose three parts fit into shared memory.
+func splitFits(m, n, k int) bool {
+	return m >= leastSplitRows && min(n, k) > narrowest && k%16 == 0 && splitShared(n, k) <= narrowShared
+}
+
+// splitShared returns the bytes of the three parts in bfloat16 of a matrix (k, n).
+func splitShared(n, k int) int { return (n + 15) / 16 * 16 * k * 3 * 2 }
+
+// splitRows queues c (m, n) = a (m, k) · b (k, n) + beta·added in tensor cores (kernels/splitmma.cu). splitFits must be true, and narrow's other conditions.
+func splitRows(s *Stream, m, n, k int, a, b, c, added Matrix[float32], beta float32) error {
+	way := "across"
+	if b.Transposed {
+		way = "along"
+	}
+	return s.run("splitmma", "split_rows_"+way, splitBlocks(s, m, n, k), a.Data.address, a.Stride, b.Data.address, b.Stride, c.Data.address, c.Stride,
+		added.Data.address, added.Stride, beta, m, n, k)
+}
+
+// splitBlocks returns the grid of splitRows, of two blocks for each multiprocessor.
+func splitBlocks(s *Stream, m, n, k int) grid {
+	const rows = 8 * 16 // of a block
+	return grid{x: int64(min((m+rows-1)/rows, 2*s.device.multiprocessors)), threads: 256, shared: splitShared(n, k)}
+}
+
+// mostSplitNorm is the largest width of splitNorm and of splitNormBackward.
+const mostSplitNorm = 64
+
+// splitNorm queues c (m, n) = norm(x) (m, k) · wᵀ, for w (n, k), where norm is the RMSNorm with the given weight.
+func splitNorm(s *Stream, m, n, k int, eps float32, x, weight, w, c Array[float32]) error {
+	return s.run("splitmma", "split_norm", splitBlocks(s, m, n, k), x.address, weight.address, eps, w.address, c.address, m, n, k)
+}
+
+// splitNormBackward queues the gradients of splitNorm's x, plus residual, and of its weight, from the gradient dc of c.
+func splitNormBackward(s *Stream, m, n, k int, eps float32, x, weight, w, dc, residual, dx, dweight Array[float32]) error {
+	g := splitBlocks(s, m, k, n)
+	parts, err := NewArray[float32](s, int(g.x)*k)
+	if err != nil {
+		return err
+	}
+	if err := s.run("splitmma", "split_norm_backward", g, dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n); err != nil {
+		parts.Free()
+		return err
+	}
+	return s.sum(nil, []partSum{sumOf(dweight.Slice(0, k), parts, int(g.x))}, parts)
 }

@@ -229,9 +229,14 @@ func TestMatMulAcross(t *testing.T) {
 // TestMatMulNarrow multiplies matrices of many rows, for some of which there are kernels of ours.
 func TestMatMulNarrow(t *testing.T) {
 	s := open(t)
+	testMatMulNarrow(t, s, leastNarrowRows+37, [][2]int{{4, 128}, {128, 4}, {16, 64}, {64, 16}, {256, 8}, {8, 256}, {68, 12}, {12, 36}, {64, 128}, {36, 128}})
+	split(t, 0)
+	testMatMulNarrow(t, s, 150, [][2]int{{64, 128}, {36, 128}, {20, 32}, {160, 80}})
+}
+
+func testMatMulNarrow(t *testing.T, s *Stream, rows int, sizes [][2]int) {
 	r := rand.New(rand.NewPCG(27, 27))
-	const rows = leastNarrowRows + 37
-	for _, size := range [][2]int{{4, 128}, {128, 4}, {16, 64}, {64, 16}, {256, 8}, {8, 256}, {68, 12}, {12, 36}, {64, 128}, {36, 128}} {
+	for _, size := range sizes {
 		n, k := size[0], size[1]
 		matrix := func(rows, width int) (Matrix[float32], func(i, j int) float64) {
 			stride := width + 4*r.IntN(2)
@@ -256,6 +261,45 @@ func TestMatMulNarrow(t *testing.T) {
 		y, atY := matrix(rows, n)
 		y.Transposed = true
 		check("columns ", n, k, rows, y, x, across(atY), atX, 0, k)
+	}
+}
+
+// split makes products of at least rows rows use tensor cores, for a test.
+func split(t *testing.T, rows int) {
+	before := leastSplitRows
+	t.Cleanup(func() { leastSplitRows = before })
+	leastSplitRows = rows
+}
+
+// TestMatMulNarrowSpecial multiplies rows with one number that is not zero: infinite, not a number, the largest and a very small one, beside numbers that cannot be divided into
+// parts of bfloat16.
+func TestMatMulNarrowSpecial(t *testing.T) {
+	s := open(t)
+	split(t, 0)
+	const rows, n, k = 300, 20, 32
+	special := []float64{math.Inf(1), math.Inf(-1), math.NaN(), math.MaxFloat32, -math.MaxFloat32, 0x1p-100, 1 + 0x1p-23}
+	x, w := make([]float64, rows*k), make([]float64, n*k)
+	for i, v := range []float64{0, 1, -1, 1 + 0x1p-23, -3, 0x1p-20, 2, 0x1.fffffep100} {
+		for l := range k {
+			w[i*k+l] = v
+		}
+	}
+	for i, v := range special {
+		x[(40*i+3)*k+(3*i)%k] = v
+	}
+	want := make([]float64, rows*n)
+	for i := range want {
+		for l := range k {
+			want[i] += x[i/n*k+l] * w[i%n*k+l]
+		}
+		want[i] = float64(float32(want[i]))
+	}
+	c := blank[float32](t, s, rows*n)
+	do(t, MatMul(s, Strict, rows, n, k, matrix(put[float32](t, s, x), k), transposed(put[float32](t, s, w), k), 0, matrix(c, n)))
+	for i, got := range get(t, s, c) {
+		if !same(got, want[i]) {
+			t.Errorf("row %d, column %d is %v, want %v", i/n, i%n, got, want[i])
+		}
 	}
 }
 
