@@ -123,10 +123,10 @@ func Largest(s *Stream, rows, width int, x Array[float32], index Array[int32]) e
 	}
 	defer parts.Free()
 	each := (width + count - 1) / count
-	if err := s.run("elementwise", "largest_parts", grid{x: int64(rows), y: int64(count), threads: 256}, x.address, parts.address, width, each); err != nil {
+	if err := s.run("elementwise", "largest_parts", grid{x: int64(rows), y: int64(count), threads: 256}.follow(s), x.address, parts.address, width, each); err != nil {
 		return err
 	}
-	return s.run("elementwise", "largest", grid{x: int64(rows), threads: 32}, parts.address, index.address, count)
+	return s.run("elementwise", "largest", grid{x: int64(rows), threads: 32}.follow(s), parts.address, index.address, count)
 }
 
 // ColumnSums queues the sums (width) of the columns of x, added in a fixed order. The rows of x are stride elements apart.

@@ -75,7 +75,7 @@ func linearForward[T Activation](l *Linear, s *Stream, y Array[float32]) (err er
 		return err
 	}
 	if half, ok := any(weight).(Array[BFloat16]); ok && l.Rows <= fewHead && fewFits(s.device, l.In, half, l.X) {
-		return fewProduct(s, false, l.Rows, l.In, l.Out, l.X, half, l.Bias, Array[float32]{}, y)
+		return fewProduct(s, s.early, l.Rows, l.In, l.Out, l.X, half, l.Bias, Array[float32]{}, y)
 	}
 	wide := (l.Out + 7) / 8 * 8
 	pads := wide > l.Out && size[T]() == 2 && l.Rows <= mostPadded && l.Out >= leastPadded

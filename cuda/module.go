@@ -28,7 +28,7 @@ var rounding = map[string]bool{
 }
 
 // overlaps has the files whose kernels are also compiled for compute capability 9.0, where they can begin before the kernel before them has ended.
-var overlaps = map[string]string{"fewmma": "few90", "manymma": "many90", "steprows": "steprows90", "weightsmma": "weights90"}
+var overlaps = map[string]string{"norm": "norm90", "elementwise": "elementwise90", "fewmma": "few90", "manymma": "many90", "steprows": "steprows90", "weightsmma": "weights90"}
 
 // module is a loaded file of kernels.
 type module struct {

@@ -21,7 +21,7 @@ func normForward[T Activation](s *Stream, rows, width int, eps float32, x, w Arr
 	if rowsOf := normRows[T](width, y.address, x.address, w.address, same.address); rowsOf != nil {
 		name, group = name+rowsOf.name, rowsOf.group
 	}
-	return s.run("norm", name, blocksOf(rows*group, 256), x.address, w.address, y.address, same.address, rows, width, eps)
+	return s.run("norm", name, blocksOf(rows*group, 256).follow(s), x.address, w.address, y.address, same.address, rows, width, eps)
 }
 
 // normKernel describes the kernels that keep a row of up to most numbers in the registers of a group of threads.

@@ -6,7 +6,7 @@ import (
 	"unsafe"
 )
 
-// Outbox is memory on the host to which a stream copies an array while other work is queued.
+// Outbox is memory on the host to which a kernel copies an array while other work is queued.
 type Outbox[T Element] struct {
 	stream *Stream
 	memory unsafe.Pointer
@@ -36,7 +36,7 @@ func NewOutbox[T Element](s *Stream, n int) (*Outbox[T], error) {
 	return o, nil
 }
 
-// Send queues a copy of the array, whose length must be that of the outbox. It returns before the numbers are there.
+// Send queues a copy of the array, whose length must be that of the outbox. It returns before the numbers are there. It can be captured. Then each launch sends.
 func (o *Outbox[T]) Send(a Array[T]) error {
 	if err := o.usable(); err != nil {
 		return err
@@ -44,13 +44,19 @@ func (o *Outbox[T]) Send(a Array[T]) error {
 	if err := expect("outbox", "a", a.n, o.n); err != nil {
 		return err
 	}
-	if err := o.stream.do(cuMemcpyDtoHAsync, uintptr(o.memory), a.address, uintptr(int64(o.n)*size[T]()), o.stream.handle); err != nil {
+	bytes := o.n * int(size[T]())
+	return o.stream.run("elementwise", "send_bytes", blocksOf(bytes, 256).follow(o.stream), a.address, uintptr(o.memory), bytes)
+}
+
+// Seal makes the next Wait wait for the work that is queued now.
+func (o *Outbox[T]) Seal() error {
+	if err := o.usable(); err != nil {
 		return err
 	}
 	return o.stream.Record(o.sent)
 }
 
-// Wait waits until the numbers of the last Send are there, and returns them. The next Send overwrites them.
+// Wait waits for the work that was queued at the last Seal, and returns the numbers of the last Send before it. The next Send overwrites them.
 func (o *Outbox[T]) Wait() ([]T, error) {
 	if err := o.usable(); err != nil {
 		return nil, err

@@ -14,16 +14,29 @@ func TestOutbox(t *testing.T) {
 	a := putInts(t, s, make([]int32, 3))
 	for n := range int32(4) {
 		want := []int32{n, -n, 7}
-		do(t, a.CopyFrom(s, want), o.Send(a), a.Fill(s, 0))
+		do(t, a.CopyFrom(s, want), o.Send(a), o.Seal(), a.Fill(s, 0))
 		got, err := o.Wait()
 		do(t, err)
 		if !slices.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
 	}
+	c, err := s.Capture(func() error { return o.Send(a) })
+	do(t, err)
+	for n := range int32(2) {
+		want := []int32{n, 5, n}
+		do(t, a.CopyFrom(s, want), c.Launch(s), o.Seal(), a.Fill(s, 0))
+		got, err := o.Wait()
+		do(t, err)
+		if !slices.Equal(got, want) {
+			t.Errorf("captured: got %v, want %v", got, want)
+		}
+	}
+	do(t, c.Close())
 	for text, err := range map[string]error{
 		"outbox: a has 2 elements, want 3": o.Send(a.Slice(0, 2)),
 		"outbox is missing":                (*Outbox[int32])(nil).Send(a),
+		"want one that NewOutbox returned": (*Outbox[int32])(nil).Seal(),
 	} {
 		if err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%v, want %s", err, text)

@@ -115,6 +115,7 @@ func (d *Device) Launches() (l Launches) {
 
 // queue queues a task, or holds it back as a part of a graph. It does not keep words.
 func (s *Stream) queue(f *function, words []uint64) error {
+	s.early = f.sizes != nil && launchMode(words[5]) == overlapping
 	if s.pool.capture != nil {
 		return s.issue(f, words)
 	}

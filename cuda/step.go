@@ -208,6 +208,15 @@ func (g grid) early(d *Device) grid {
 	return g
 }
 
+// follow returns the grid for a kernel that can begin before the kernel before it has ended, if that one began so too. Such kernels write no weights, which the next kernel reads
+// without waiting.
+func (g grid) follow(s *Stream) grid {
+	if s != nil && s.early {
+		return g.early(s.device)
+	}
+	return g
+}
+
 // fewGrid returns the grid of a kernel of kernels/fewrows.cuh over the tiles of so many rows of a weight. If early is true, the kernel begins before
 // the kernel before it has ended.
 func fewGrid(d *Device, early bool, batch, rows, tiles, threads int) grid {

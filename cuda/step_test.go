@@ -289,6 +289,45 @@ func TestStepFewAlone(t *testing.T) {
 	}
 }
 
+// TestFollow checks that what follows a step begins early, and that nothing does after other work, which may write weights.
+func TestFollow(t *testing.T) {
+	s := open(t)
+	if !s.device.overlaps {
+		t.Skip("on the device no kernel begins before the one before it has ended")
+	}
+	const model = 16
+	x, w, y := zeros[float32](t, s, model), zeros[float32](t, s, model), zeros[float32](t, s, model)
+	half, index := zeros[BFloat16](t, s, model*model), putInts(t, s, make([]int32, 1))
+	step := &Step[BFloat16]{
+		Batch: 1, Model: model, Channels: model, State: 4, Width: 1, Rank: 4, Eps: 1e-5, X: x, Norm: w, Conv: w, DtBias: w, ALog: zeros[float32](t, s, 4*model), D: w,
+		InProj: zeros[BFloat16](t, s, 2*model*model), XProj: zeros[BFloat16](t, s, 12*model), DtProj: zeros[BFloat16](t, s, 4*model), OutProj: half,
+		Context: zeros[float32](t, s, 0), Scan: zeros[float32](t, s, 4*model),
+	}
+	head := &Linear{Rows: 1, In: model, Out: model, Precision: BF16, X: x, Weight: zeros[float32](t, s, model*model), Half: half}
+	o, err := NewOutbox[int32](s, 1)
+	do(t, err)
+	defer o.Close()
+	after := []struct {
+		name  string
+		queue func() error
+	}{
+		{"the norm", func() error { return RMSNormForward(s, 1, model, 1e-5, x, w, y) }},
+		{"the head", func() error { return head.Forward(s, y) }},
+		{"the largest logit", func() error { return Largest(s, 1, model, y, index) }},
+		{"the outbox", func() error { return o.Send(index) }},
+	}
+	for _, steps := range []bool{true, false} {
+		if do(t, x.Fill(s, 0)); steps {
+			do(t, step.Forward(s, y, step.Context, step.Scan))
+		}
+		for _, f := range after {
+			if do(t, f.queue()); s.early != steps {
+				t.Errorf("%s begins early: %v, want %v", f.name, s.early, steps)
+			}
+		}
+	}
+}
+
 // TestFewProduct compares products of bfloat16 weights with few vectors with products in float64.
 func TestFewProduct(t *testing.T) {
 	s := open(t)

@@ -145,6 +145,8 @@ struct Best {
 extern "C" __global__ void largest_parts(const float *x, Best *parts, int64_t width, int64_t each) {
   __shared__ float tops[8];
   __shared__ int32_t indices[8];
+  letNextBegin();
+  awaitLast();
   Best best;
   bool bad = false;
   const int64_t from = blockIdx.y * each, to = min(from + each, width);
@@ -168,6 +170,8 @@ extern "C" __global__ void largest_parts(const float *x, Best *parts, int64_t wi
 // largest writes, for each row, the index of its largest number. Of several equal ones it takes the lowest index. The index is -1 if the
 // largest number is infinite or if any number is NaN. A warp joins the parts of a row.
 extern "C" __global__ void largest(const Best *parts, int32_t *index, int64_t count) {
+  letNextBegin();
+  awaitLast();
   Best best;
   bool bad = false;
   for (int64_t i = threadIdx.x; i < count; i += 32) {
@@ -178,6 +182,14 @@ extern "C" __global__ void largest(const Best *parts, int32_t *index, int64_t co
   best.overWarp();
   bad = __syncthreads_or(bad);
   if (threadIdx.x == 0) index[blockIdx.x] = bad || isinf(best.top) ? -1 : best.at;
+}
+
+// send_bytes copies bytes, also to memory of the host.
+extern "C" __global__ void send_bytes(const uint8_t *from, uint8_t *to, int64_t bytes) {
+  letNextBegin();
+  awaitLast();
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < bytes) to[i] = from[i];
 }
 
 #define TYPED(NAME, T)                                                                                                     \

@@ -63,9 +63,12 @@ __device__ __forceinline__ void normBackward(const float *x, const float *w, con
 template <class T, int GROUP, int N>
 __device__ __forceinline__ void normForwardRows(const float *x, const float *w, T *y, float *copy, int64_t rows, int64_t width, float eps) {
   typedef Rows<GROUP, N> R;
+  letNextBegin();
   const int64_t own = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP, row = min(own, rows - 1);
+  float v[N][4], weight[N][4];
+  R::each(width, [&](int i, int j) { load<4>(w + i, weight[j]); });
+  awaitLast();
   if (GROUP >= 32 && own >= rows) return;
-  float v[N][4];
   R::each(width, [&](int i, int j) { load<4>(x + row * width + i, v[j]); });
   double square = 0;
   R::each(width, [&](int i, int j) {
@@ -75,9 +78,8 @@ __device__ __forceinline__ void normForwardRows(const float *x, const float *w, 
   const float scale = (float)(1 / sqrt(R::sum(square) / width + eps));
   if (own < rows) R::each(width, [&](int i, int j) {
     float to[4];
-    load<4>(w + i, to);
 #pragma unroll
-    for (int k = 0; k < 4; k++) to[k] = v[j][k] * scale * to[k];
+    for (int k = 0; k < 4; k++) to[k] = v[j][k] * scale * weight[j][k];
     store<4>(y + row * width + i, to);
     if (copy) store<4>(copy + row * width + i, v[j]);
   });

@@ -3,18 +3,6 @@
 #pragma once
 #include "vector.cuh"
 
-// letNextBegin lets the next kernel begin, if it was launched so. awaitLast waits until the kernel before has ended and shows what it wrote.
-__device__ __forceinline__ void letNextBegin() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void awaitLast() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // four reads four elements of a weight.
 __device__ __forceinline__ float4 four(const float *p) { return *(const float4 *)p; }
 __device__ __forceinline__ float4 four(const bf16 *p) {

@@ -28,7 +28,7 @@ type Decoder struct {
 	starts  *raised // nil if no sequence begins
 	there   []int   // the tokens in ids, nil if unknown; after a run that computes logits, ids are the tokens of the largest
 	logits  *G.Node
-	chosen  *cuda.Outbox[int32] // the tokens on their way to the host; nil without logits
+	chosen  []*cuda.Outbox[int32] // the tokens on their way to the host, for each set of states before a run; none without logits
 
 	states   [][]*Tensor
 	whole    []*buffer // the memory of the states
@@ -105,10 +105,14 @@ func NewDecoder(p Place, ids, starts, logits *G.Node, before, after G.Nodes) (*D
 				return err
 			}
 		}
-		if logits != nil {
-			d.chosen, err = cuda.NewOutbox[int32](s, ids.Shape().TotalSize())
+		for len(d.chosen) < sets && logits != nil {
+			o, err := cuda.NewOutbox[int32](s, ids.Shape().TotalSize())
+			if err != nil {
+				return err
+			}
+			d.chosen = append(d.chosen, o)
 		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -309,7 +313,7 @@ func (d *Decoder) run(s *cuda.Stream, at int) (logits *Tensor, err error) {
 		return nil, err
 	}
 	rows := d.ids.shape[0]
-	return logits, cuda.Largest(s, rows, a.Len()/rows, a, d.ids.ids)
+	return logits, errors.Join(cuda.Largest(s, rows, a.Len()/rows, a, d.ids.ids), d.chosen[at].Send(d.ids.ids))
 }
 
 var errDecoder = errors.New("op: the decoder is missing, want one that NewDecoder returned")
@@ -439,7 +443,8 @@ func (d *Decoder) Logits(logits []float32) error {
 // it reads the same tokens, and if neither a state nor a weight has changed. If that run cannot be queued, the next Read tries it again.
 func (d *Decoder) Best(tokens []int, goOn bool) error {
 	return d.do(func(s *cuda.Stream) error {
-		if err := d.chosen.Send(d.ids.ids); err != nil {
+		chosen := d.chosen[d.at]
+		if err := chosen.Seal(); err != nil {
 			return err
 		}
 		if goOn {
@@ -450,7 +455,7 @@ func (d *Decoder) Best(tokens []int, goOn bool) error {
 			}
 			d.ahead = next
 		}
-		ids, err := d.chosen.Wait()
+		ids, err := chosen.Wait()
 		if err != nil {
 			return err
 		}
@@ -486,8 +491,8 @@ func (d *Decoder) Close() error {
 		if d.starts != nil && !d.closed {
 			d.starts.marks.Free()
 		}
-		if d.chosen != nil {
-			err = errors.Join(err, d.chosen.Close())
+		for _, o := range d.chosen {
+			err = errors.Join(err, o.Close())
 		}
 		d.closed, d.result, d.first, d.chosen = true, nil, nil, nil
 		return err
