@@ -102,10 +102,10 @@ func TestUseAfterClose(t *testing.T) {
 	}
 	stream := use{
 		"Close": nil, "Device": nil, "Capturing": nil,
-		"Synchronize":  func(m everything) error { return m.stream.Synchronize() },
-		"Record":       func(m everything) error { return m.stream.Record(m.event) },
-		"Wait":         func(m everything) error { return m.stream.Wait(m.event) },
-		"Repeat":       nil,
+		"Synchronize": func(m everything) error { return m.stream.Synchronize() },
+		"Record":      func(m everything) error { return m.stream.Record(m.event) },
+		"Wait":        func(m everything) error { return m.stream.Wait(m.event) },
+		"Repeat":      nil, "Lasting": nil,
 		"Trim":         func(m everything) error { return m.stream.Trim() },
 		"Connect":      func(m everything) error { return m.stream.Connect(ConnectionID{}, 0, 1) },
 		"Disconnect":   func(m everything) error { return m.stream.Disconnect() },
