@@ -325,6 +325,8 @@ func TestJoinAway(t *testing.T) {
 	out, err := disttest.Libraries[1].Start(t, 2, role, "away").CombinedOutput()
 	if want := "dist: join: 2 ranks of mpirun or srun have not met: not within 10s"; err == nil || !strings.Contains(string(out), want) {
 		t.Errorf("%v; the ranks print\n%s\nwant a line with %q", err, out, want)
+	} else if want := "dist: rank 0 of 2, started by mpirun or srun, waits in MPI until all have joined\n"; strings.Count(string(out), want) != 1 {
+		t.Errorf("the ranks print\n%s\nwant one line %q", out, want)
 	}
 }
 

@@ -162,8 +162,11 @@ func (m *mesh) host(ctx context.Context, l launch) (err error) {
 		}
 	}()
 	arrivals := accept(ctx, listener)
+	slow := time.After(patience)
 	for left := m.size - 1; left > 0; {
 		select {
+		case <-slow:
+			fmt.Fprintf(os.Stderr, "dist: rank 0 of %d, started by %s, waits for %d more to come to %v\n", m.size, l.by, left, listener.Addr())
 		case <-ctx.Done():
 			return fmt.Errorf("%s not come to %v: %w", m.missing(), listener.Addr(), context.Cause(ctx))
 		case a := <-arrivals:

@@ -66,6 +66,11 @@ func startMPI(ctx context.Context, l launch) (*mpi, error) {
 	m := &mpi{lib: lib, jobs: make(chan *job), ended: make(chan struct{})}
 	started := make(chan error, 1)
 	go m.run(started)
+	if l.rank == 0 {
+		defer time.AfterFunc(patience, func() {
+			fmt.Fprintf(os.Stderr, "dist: rank 0 of %d, started by %s, waits in MPI until all have joined\n", l.size, l.by)
+		}).Stop()
+	}
 	select {
 	case err = <-started:
 	case <-ctx.Done():

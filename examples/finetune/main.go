@@ -60,6 +60,9 @@ type text struct {
 
 // work does everything, in the order of the output.
 func work(ctx context.Context, set settings, out io.Writer) (err error) {
+	if err := loop.SameResume(set.group, set.resume); err != nil {
+		return err
+	}
 	if set.group.Rank() == 0 {
 		lock, err := prepare(set)
 		if err != nil {

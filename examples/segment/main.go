@@ -57,6 +57,9 @@ func work(ctx context.Context, set settings, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := loop.SameResume(set.group, set.resume); err != nil {
+		return err
+	}
 	if set.group.Rank() == 0 {
 		lock, err := loop.Lock(set.out, "", "segment")
 		if err != nil {

@@ -170,3 +170,14 @@ func TestExit(t *testing.T) {
 		}
 	}
 }
+
+// -resume on one rank alone is an error on all.
+func TestSameResume(t *testing.T) {
+	for last, want := range map[int]string{0: "-resume is false on rank 0 and true on rank 1, should be the same on all ranks", 3: ""} {
+		for rank, err := range disttest.Run(3, func(g *dist.Group) error { return SameResume(g, g.Rank() > last) }) {
+			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("rank %d: %v, want %q", rank, err, want)
+			}
+		}
+	}
+}

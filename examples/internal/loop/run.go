@@ -105,6 +105,20 @@ func workIn(group *dist.Group, program string, stdout, stderr io.Writer, work fu
 	return code
 }
 
+// SameResume returns an error unless -resume is set on all ranks or on none.
+func SameResume(group *dist.Group, resume bool) error {
+	all, err := group.GatherBytes(fmt.Append(nil, resume))
+	if err != nil {
+		return err
+	}
+	for rank, other := range all {
+		if string(other) != string(all[0]) {
+			return fmt.Errorf("-resume is %s on rank 0 and %s on rank %d, should be the same on all ranks", all[0], other, rank)
+		}
+	}
+	return nil
+}
+
 // Lock makes the directory that -out names, and inside, and locks it for a program.
 func Lock(out, inside, program string) (*tensorfile.Lock, error) {
 	if err := os.MkdirAll(filepath.Join(out, inside), 0o777); err != nil {
