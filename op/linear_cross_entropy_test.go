@@ -158,6 +158,37 @@ func TestTrapEagerGradients(t *testing.T) {
 	}
 }
 
+// The lisp machine runs the part of a graph that has no gradients of gorgonia.Grad: the forward pass has computed gradients that no operator takes.
+func TestTrapEagerLisp(t *testing.T) {
+	p := &headProblem{batch: 1, length: 9, in: 3, vocabulary: 7, ignore: -1}
+	p.fill(rand.New(rand.NewPCG(71, 3)))
+	var both [2][]float64
+	for i := range both {
+		g, loss, x, weight, err := p.build(f64, false)
+		if err == nil && i == 1 {
+			_, err = G.Grad(loss, x, weight)
+		}
+		if err == nil {
+			m := G.NewLispMachine(g.SubgraphRoots(loss))
+			defer m.Close()
+			err = m.RunAll()
+		}
+		for _, n := range []*G.Node{x, weight} {
+			var v G.Value
+			if err == nil {
+				v, err = n.Grad()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			both[i] = append(both[i], elements(v)...)
+		}
+	}
+	if !slices.Equal(both[0], both[1]) || slices.Max(both[0]) == 0 {
+		t.Errorf("the gradients are %v, and %v in a graph without others", both[1], both[0])
+	}
+}
+
 // A step with gradients allocates far less than the logits, which take 156 MiB here.
 func TestLinearCrossEntropyMemory(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2)) // each worker has a workspace of its own

@@ -51,7 +51,7 @@ func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Va
 			return nil, err
 		}
 		grad := h.grad
-		if grad == nil {
+		if grad == nil || !o.reuses {
 			grad = make([]T, totalSize(o.gradientShapes()))
 		}
 		if o.reuses {
@@ -171,15 +171,18 @@ func (h *host[T]) gradients(o *Operator, values []G.Value, flat []T) error {
 	if err != nil {
 		return fmt.Errorf("result %w", err)
 	}
-	kept, own := taken[T](o, values)
-	if own {
-		defer kept.Return()
+	dout, into := unpack(grad, o.out), each(o, flat)
+	if f, ok := h.f.(Keeper[T]); ok {
+		kept, own := taken[T](o, values)
+		if own {
+			defer kept.Return()
+		}
+		if kept.Data != nil {
+			f.BackwardKept(in, dout, into, kept.Data)
+			return nil
+		}
 	}
-	if dout, into := unpack(grad, o.out), each(o, flat); kept.Data != nil {
-		h.f.(Keeper[T]).BackwardKept(in, dout, into, kept.Data)
-	} else {
-		h.f.Backward(in, dout, into)
-	}
+	h.f.Backward(in, dout, into)
 	return nil
 }
 
