@@ -158,6 +158,7 @@ func TestScanCanaries(t *testing.T) {
 			{batch: 2, length: 17, channels: 37, state: 11, bGroups: 1, cGroups: 1, d: true, z: true, bias: true, initial: true, start: true, softplus: true},
 			{batch: 1, length: 70, channels: 18, state: 3, bGroups: 0, cGroups: 1, d: true, z: true, reverse: true},
 			{batch: 1, length: 5, channels: 50, state: 16, bGroups: 2, cGroups: 0, bias: true},
+			{batch: 1, length: 35, channels: 18, state: 24, bGroups: 1, cGroups: 2, d: true, z: true, initial: true, start: true, softplus: true}, // of scanTile
 		} {
 			for offset := range 3 {
 				s := convert[float32](c.make64(2))
