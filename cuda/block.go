@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Block is one Mamba block on the device, with activations of type T. internal/kernel.Block computes the same on the host:
@@ -284,7 +285,7 @@ func (b *Block[T]) run(s *Stream, y, context, final Array[float32], keep bool) (
 
 func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, context, final Array[float32]) (err error) {
 	rows, channels := b.rows(), b.Channels
-	one := b.single(s)
+	one := b.single(s, y)
 	if one != nil {
 		err = splitNorm(s, rows, 2*channels, b.Model, b.Eps, b.X, b.Norm, one.InProj, any(k.vz).(Array[float32]))
 	} else if n := take[T](s, work, rows*b.Model, &err); err == nil {
@@ -328,12 +329,14 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 	return nil
 }
 
-// single returns the block if it is one of float32 for whose products, with the norm before the first and the residual of the last, there are kernels. Otherwise it returns nil.
-func (b *Block[T]) single(s *Stream) *Block[float32] {
+// single returns the block if it is one of float32 for whose products, with the norm before the first and the residual of the last, there are kernels, and the other arrays, which
+// these read or write too, begin at multiples of 16 bytes. Otherwise it returns nil.
+func (b *Block[T]) single(s *Stream, others ...Array[float32]) *Block[float32] {
 	f, ok := any(b).(*Block[float32])
 	if !ok || b.Precision != Strict || b.InNarrow != nil || b.OutNarrow != nil || s.device.kernels < 80 || s.device.shared < narrowShared || !splitFits(b.rows(), 2*b.Channels, b.Model) ||
 		!splitFits(b.rows(), b.Model, b.Channels) || !splitFits(b.rows(), b.Model, 2*b.Channels) || b.Model > mostSplitNorm ||
-		(b.Model|b.Channels)%4|int(b.X.address|b.Norm.address|f.InProj.address|f.OutProj.address)%16 != 0 {
+		(b.Model|b.Channels)%4|int(b.X.address|b.Norm.address|f.InProj.address|f.OutProj.address)%16 != 0 ||
+		slices.ContainsFunc(others, func(a Array[float32]) bool { return a.address%16 != 0 }) {
 		return nil
 	}
 	return f
@@ -429,7 +432,7 @@ func (b *Block[T]) backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Arr
 	if err := b.productGrad(s, matrix(n, b.Model), b.Model, matrix(dvz, 2*channels), 2*channels, grad.InProj); err != nil {
 		return err
 	}
-	if one := b.single(s); one != nil && (dy.address|grad.X.address)%16 == 0 {
+	if one := b.single(s, dy, grad.X); one != nil {
 		return splitNormBackward(s, rows, 2*channels, b.Model, b.Eps, b.X, b.Norm, one.InProj, any(dvz).(Array[float32]), dy, grad.X, grad.Norm)
 	}
 	if err := MatMul(s, b.Precision, rows, b.Model, 2*channels, matrix(dvz, 2*channels), matrix(b.InProj, b.Model), 0, matrix(dn, b.Model)); err != nil {

@@ -17,11 +17,11 @@ func RMSNormForward[T Activation](s *Stream, rows, width int, eps float32, x, w 
 
 // normForward is RMSNormForward that also copies x to same, unless same is absent. The lengths have been checked.
 func normForward[T Activation](s *Stream, rows, width int, eps float32, x, w Array[float32], y Array[T], same Array[float32]) error {
-	name, group := "norm_forward_"+typeName[T](), 32
+	name, g := "norm_forward_"+typeName[T](), blocksOf(rows*32, 256)
 	if rowsOf := normRows[T](width, y.address, x.address, w.address, same.address); rowsOf != nil {
-		name, group = name+rowsOf.name, rowsOf.group
+		name, g = name+rowsOf.name, blocksOf(rows*rowsOf.group, 256).follow(s) // the other kernel does not wait for the one before
 	}
-	return s.run("norm", name, blocksOf(rows*group, 256).follow(s), x.address, w.address, y.address, same.address, rows, width, eps)
+	return s.run("norm", name, g, x.address, w.address, y.address, same.address, rows, width, eps)
 }
 
 // normKernel describes the kernels that keep a row of up to most numbers in the registers of a group of threads.

@@ -76,7 +76,11 @@ func (o *Outbox[T]) Close() error {
 	if o == nil || o.stream == nil {
 		return o.usable()
 	}
-	err := errors.Join(o.stream.device.close(o), o.sent.Close())
+	var err error
+	if o.usable() == nil {
+		err = o.stream.Synchronize() // a kernel that is queued may write to the memory
+	}
+	err = errors.Join(err, o.stream.device.close(o), o.sent.Close())
 	o.memory = nil
 	return err
 }

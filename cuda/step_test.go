@@ -289,7 +289,7 @@ func TestStepFewAlone(t *testing.T) {
 	}
 }
 
-// TestFollow checks that what follows a step begins early, and that nothing does after other work, which may write weights.
+// TestFollow checks that what follows a step begins early, if its kernel waits for the one before, and that nothing does after other work, which may write weights.
 func TestFollow(t *testing.T) {
 	s := open(t)
 	if !s.device.overlaps {
@@ -324,6 +324,9 @@ func TestFollow(t *testing.T) {
 			if do(t, f.queue()); s.early != steps {
 				t.Errorf("%s begins early: %v, want %v", f.name, s.early, steps)
 			}
+		}
+		if do(t, RMSNormForward(s, 1, 5, 1e-5, x.Slice(0, 5), w.Slice(0, 5), y.Slice(0, 5))); s.early {
+			t.Error("the norm of a width that is no multiple of four begins early, want after the kernel before, for which it does not wait")
 		}
 	}
 }
