@@ -36,7 +36,7 @@ func visitors(t *testing.T, lm *LM, r *rand.Rand, n, piece int) (all []*visitor)
 		}
 		v := &visitor{Sequence: NewSequence(uint64(i), prompt...), how: samplings[names[r.IntN(len(names))]]}
 		v.after = v.Clone()
-		g := newGenerator(t, lm, GenerateConfig{Sampling: v.how, MaxTokens: 1 + r.IntN(20), Piece: piece})
+		g := newGenerator(t, lm, GenerateConfig{Sampling: v.how, MaxTokens: 1 + r.IntN(4*piece), Piece: piece})
 		v.want = must(g.Continue(t.Context(), []*Sequence{v.after}, nil))[0]
 		all = append(all, v)
 	}
@@ -141,7 +141,7 @@ func TestDeviceBatch(t *testing.T) {
 		scramble(m.Params(), rand.New(rand.NewPCG(7, 8)))
 		m.Params().ValuesChanged()
 	}
-	deviceBatch(t, host, lm, 30, 1e-4)
+	deviceBatch(t, host, lm, 30, 5, 1e-4)
 }
 
 // In bfloat16 with 16 states, up to eight sequences in the batch have the tokens of a Generator alone on the device: its kernels compute a sequence without the others.
@@ -150,14 +150,14 @@ func TestDeviceBatchBFloat16(t *testing.T) {
 	lm := NewLM(LMConfig{Config: Config{DModel: 16, NLayer: 1, DState: 16}, Vocab: smallVocab}, OnDevice(d), WithPrecision(cuda.BF16))
 	scramble(lm.Params(), rand.New(rand.NewPCG(7, 8)))
 	lm.Params().ValuesChanged()
-	deviceBatch(t, lm, lm, 8, 1.0/128)
+	deviceBatch(t, lm, lm, 8, 2, 1.0/128)
 }
 
 // deviceBatch compares sequences in a batch of a model, at most most at a time, with those that a Generator of alone continues one by one.
-func deviceBatch(t *testing.T, alone, lm *LM, most int, tolerance float64) {
+func deviceBatch(t *testing.T, alone, lm *LM, most, piece int, tolerance float64) {
 	r := rand.New(rand.NewPCG(3, 1))
-	all := visitors(t, alone, r, most+most/3, 5)
-	b := must(NewBatch(lm, BatchConfig{Piece: 5}))
+	all := visitors(t, alone, r, most+most/3, piece)
+	b := must(NewBatch(lm, BatchConfig{Piece: piece}))
 	visit(t, b, r, all, most)
 	for i, v := range all {
 		if !slices.Equal(v.got, v.want) {
