@@ -12,7 +12,8 @@ import (
 
 // LinearCrossEntropy returns CrossEntropy of the logits Linear(x, weight, nil): x (batch, length, in), weight (vocabulary, in), targets (batch,
 // length) of int. It computes the logits in chunks of rows, on the host of at most 512 rows, on a device of at most 2^28 logits, in the precision of the product. If the graph has gradients,
-// the forward pass computes those of a chunk while it has its logits. So the logits of all rows are never in memory, and no product is computed twice.
+// the forward pass computes those of a chunk while it has its logits. So the logits of all rows are never in memory, and no product is computed twice, except
+// by the lisp machine, whose backward pass computes the logits again.
 //
 // Errors: those of Linear and of CrossEntropy, and the logits of a chunk that exceed the memory.
 func LinearCrossEntropy(x, weight, targets *G.Node, ignore int) (*G.Node, error) {

@@ -224,7 +224,7 @@ func (h *host[T]) accumulate(o *Operator, inputs G.Nodes, output *G.Node) error 
 // each machine has its own. An operator that overwrites a result cannot reach the kept values: only views read a Keeping, and a view shows
 // the tensor alone.
 //
-// A graph without gradients has no Keeping. On the lisp machine there is none either, since that machine does not call SymDiff. If a machine
+// A graph without gradients has no Keeping, and neither has one whose gradients only the lisp machine computes, since that machine does not call SymDiff. If a machine
 // copies the value, the copy is a plain tensor, and the backward pass recomputes the kept values.
 type Keeping[T Float] struct {
 	*tensor.Dense
