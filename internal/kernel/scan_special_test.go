@@ -16,7 +16,7 @@ func TestScanSpecialValues(t *testing.T) {
 		"initial":   {batch: 1, length: 4, channels: 17, state: 3, bGroups: 1, cGroups: 1, d: true, z: true, bias: true, initial: true, softplus: true},
 		"starts":    {batch: 2, length: 19, channels: 3, state: 5, bGroups: 1, cGroups: 1, d: true, start: true, softplus: true},
 		"reverse":   {batch: 1, length: 18, channels: 4, state: 17, bGroups: 2, cGroups: 1, z: true, start: true, softplus: true, reverse: true},
-		"tiles":     {batch: 1, length: 6, channels: 2, state: 8, bGroups: 1, cGroups: 1, z: true, start: true, softplus: true}, // of scanTile
+		"tiles":     {batch: 1, length: 19, channels: 1, state: 8, bGroups: 1, cGroups: 1, z: true, start: true, softplus: true}, // of scanTile
 		"constant":  {batch: 1, length: 6, channels: 5, state: 3, bGroups: 0, cGroups: 1, initial: true, start: true, softplus: true},
 		"constants": {batch: 1, length: 3, channels: 2, state: 1, bGroups: 0, cGroups: 0, d: true, softplus: true},
 		"chunks":    {batch: 2, length: 2050, channels: 2, state: 1, bGroups: 1, cGroups: 1, d: true, initial: true, start: true, softplus: true},
