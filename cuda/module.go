@@ -146,7 +146,7 @@ type launchMode uint64
 
 const (
 	cooperative launchMode = iota + 1 // all blocks are on the device at the same time, or the launch fails
-	overlapping                       // may begin before the kernel before it has ended: it waits for it by itself (awaitLast in kernels/step.cuh)
+	overlapping                       // may begin before the kernel before it has ended: it waits for it by itself (awaitLast in kernels/types.cuh)
 )
 
 // launchConfig has the layout of the driver's CUlaunchConfig, with one attribute (CUlaunchAttribute).
