@@ -167,7 +167,7 @@ func (s *Step[T]) many(stream *Stream, r StepResult, first bool) error {
 		return err
 	}
 	if few {
-		err = s.columnsOf(stream, u.address, rbc.address)
+		err = s.columnsOf(stream, s.manyKernels(), u.address, rbc.address)
 	} else {
 		err = Multiply(stream, s.Precision, s.Batch, s.Channels, columns, u, s.XProj, rbc, columns)
 	}
@@ -175,7 +175,7 @@ func (s *Step[T]) many(stream *Stream, r StepResult, first bool) error {
 		return err
 	}
 	// y takes the place of u.
-	if err := s.scanRows(stream, part(vz, s.Channels).address, u.address, rbc.address, u.address, r.Scan.address, 2*s.Channels); err != nil {
+	if err := s.scanRows(stream, s.manyKernels(), part(vz, s.Channels).address, u.address, rbc.address, u.address, r.Scan.address, 2*s.Channels); err != nil {
 		return err
 	}
 	if r.Y.address != s.X.address {
@@ -295,6 +295,21 @@ func (s *Step[T]) inThree(stream *Stream, r StepResult, first bool, k threeKerne
 // rows queues the step as five kernels with products of bfloat16 in tensor cores (kernels/manyrows.cuh), and activations of bfloat16, for many
 // sequences. isFew must be true.
 func (s *Step[T]) rows(stream *Stream, r StepResult, first bool) error {
+	return s.inFive(stream, r, first, s.manyKernels())
+}
+
+func (s *Step[T]) manyKernels() fiveKernels {
+	return fiveKernels{"manymma", "many_", "steprows", typeName[T](), s.InProj.address, s.XProj.address, s.OutProj.address}
+}
+
+// fiveKernels is what differs between the steps of kernels/manyrows.cuh by the type of weights: files and names of kernels, and addresses of weights.
+type fiveKernels struct {
+	products, prefix       string
+	scans, activations     string
+	inProj, xProj, outProj uintptr
+}
+
+func (s *Step[T]) inFive(stream *Stream, r StepResult, first bool, k fiveKernels) error {
 	var err error
 	var work temporaries
 	defer func() { work.free() }()
@@ -308,23 +323,23 @@ func (s *Step[T]) rows(stream *Stream, r StepResult, first bool) error {
 	if err := s.normRows(stream, n.address, first); err != nil {
 		return err
 	}
-	if err := stream.run("manymma", fmt.Sprintf("many_in_%d", rowsIn), s.rowsGrid(d, s.Channels, rowsIn), n.address, s.InProj.address, s.InBias.address, s.Context.address,
+	if err := stream.run(k.products, fmt.Sprintf("%sin_%d", k.prefix, rowsIn), rowsGrid(d, true, s.Batch, s.Channels, rowsIn), n.address, k.inProj, s.InBias.address, s.Context.address,
 		s.Conv.address, s.ConvBias.address, u.address, z.address, r.Context.address, int32(s.Batch), int32(s.Model), int32(s.Channels), int32(s.Width)); err != nil {
 		return err
 	}
-	if err := s.columnsOf(stream, u.address, rbc.address); err != nil {
+	if err := s.columnsOf(stream, k, u.address, rbc.address); err != nil {
 		return err
 	}
-	if err := s.scanRows(stream, z.address, u.address, rbc.address, gated.address, r.Scan.address, s.Channels); err != nil {
+	if err := s.scanRows(stream, k, z.address, u.address, rbc.address, gated.address, r.Scan.address, s.Channels); err != nil {
 		return err
 	}
-	return stream.run("manymma", fmt.Sprintf("many_product_float_%d", rowsOut), s.rowsGrid(d, s.Model, rowsOut), gated.address, s.OutProj.address, s.OutBias.address,
+	return stream.run(k.products, fmt.Sprintf("%sproduct_float_%d", k.prefix, rowsOut), rowsGrid(d, true, s.Batch, s.Model, rowsOut), gated.address, k.outProj, s.OutBias.address,
 		s.X.address, r.Y.address, int32(s.Batch), int32(s.Channels), int32(s.Model))
 }
 
 // rowsGrid returns the grid of a product of kernels/manyrows.cuh over rows of a weight, with groups of eight sequences in a block of threads.
-func (s *Step[T]) rowsGrid(d *Device, rows, groups int) grid {
-	g := fewGrid(d, true, s.Batch, rows, 1, 256)
+func rowsGrid(d *Device, early bool, batch, rows, groups int) grid {
+	g := fewGrid(d, early, batch, rows, 1, 256)
 	g.y = (g.y + int64(groups) - 1) / int64(groups)
 	return g
 }
@@ -338,14 +353,13 @@ func (s *Step[T]) normRows(stream *Stream, n uintptr, first bool) error {
 }
 
 // columnsOf queues r, B and C = x_proj · u in bfloat16.
-func (s *Step[T]) columnsOf(stream *Stream, u, rbc uintptr) error {
-	return stream.run("manymma", fmt.Sprintf("many_product_bf16_%d", rowsX), s.rowsGrid(stream.device, s.columns(), rowsX), u, s.XProj.address, uintptr(0), uintptr(0), rbc,
+func (s *Step[T]) columnsOf(stream *Stream, k fiveKernels, u, rbc uintptr) error {
+	return stream.run(k.products, fmt.Sprintf("%sproduct_bf16_%d", k.prefix, rowsX), rowsGrid(stream.device, true, s.Batch, s.columns(), rowsX), u, k.xProj, uintptr(0), uintptr(0), rbc,
 		int32(s.Batch), int32(s.Channels), int32(s.columns()))
 }
 
-// scanRows queues the kernel of many sequences that computes Δ, the gated output y and the next states, with activations of type T. The rows of z are stride
-// elements apart.
-func (s *Step[T]) scanRows(stream *Stream, z, u, rbc, y, next uintptr, stride int) error {
+// scanRows queues the kernel of many sequences that computes Δ, the gated output y and the next states, The rows of z are stride elements apart.
+func (s *Step[T]) scanRows(stream *Stream, k fiveKernels, z, u, rbc, y, next uintptr, stride int) error {
 	d, across, most := stream.device, (s.Channels+scanRow-1)/scanRow, stepRoom/s.columns()
 	kernel, each := "step_scan_rows_", max(1, min(s.Batch*across/(4*d.multiprocessors), 8, most)) // each: sequences that a thread computes one after the other
 	if s.Rank%4 == 0 && s.State%4 == 0 && s.State <= 16 && most >= 4 && (s.DtProj.address|s.Scan.address|next)%16 == 0 {
@@ -353,7 +367,7 @@ func (s *Step[T]) scanRows(stream *Stream, z, u, rbc, y, next uintptr, stride in
 		kernel, each = "step_scan_four_", min((s.Batch*across+4*blocks-1)/(4*blocks)*4, 16, most/4*4)
 	}
 	g := grid{x: int64(across), y: int64((s.Batch + each - 1) / each), threads: 4 * scanRow, shared: 4 * each * s.columns()}.early(d)
-	return stream.run("steprows", kernel+typeName[T](), g, z, u, rbc, s.DtProj.address, s.DtBias.address, s.ALog.address, s.D.address, s.Scan.address, y, next,
+	return stream.run(k.scans, kernel+k.activations, g, z, u, rbc, s.DtProj.address, s.DtBias.address, s.ALog.address, s.D.address, s.Scan.address, y, next,
 		s.Batch, s.Channels, int32(stride), int32(s.State), int32(s.Rank), int32(each))
 }
 

@@ -129,8 +129,9 @@ func widenRows[T Activation](s *Stream, w *Weights, rows int, ids Array[int32], 
 	return s.run("weights", kernel, blocksOf(rows*w.in/together, 256), w.data.address, ids.address, to.address, rows, w.in, w.out)
 }
 
-// weightsMost is the number of rows up to which products with narrow weights read these. For more rows the weights are widened first.
-const weightsMost = 64
+// weightsMost is the number of rows up to which products with narrow weights read these. For more rows the weights are widened first. From weightsMany rows on,
+// products with WeightInt8 widen a tile of them to bfloat16 in registers, and steps do so for any number of rows.
+const weightsMost, weightsMany = 64, 17
 
 func (w *Weights) noGradient(what string) error {
 	return fmt.Errorf("cuda: %s: a weight is of %v, want float32 or bfloat16: narrow weights have no gradient", what, w.typ)
@@ -174,8 +175,22 @@ func (w *Weights) few(d *Device, x Array[float32]) bool {
 	return d.kernels >= 80 && w.typ != WeightBF16 && w.in%8 == 0 && x.address%16 == 0
 }
 
+// many reports whether so many rows are multiplied by weights that are widened to bfloat16 in registers.
+func (w *Weights) many(rows int) bool { return w.typ == WeightInt8 && rows >= weightsMany }
+
 // product queues y (batch, out) = weights · x (batch, in), plus bias and residual unless they are absent, in tensor cores (kernels/weightrows.cuh).
-func (w *Weights) product(s *Stream, early bool, batch int, x, bias, residual, y Array[float32]) error {
+func (w *Weights) product(s *Stream, early bool, batch int, x, bias, residual, y Array[float32]) (err error) {
+	if w.many(batch) {
+		var work temporaries
+		defer work.free()
+		half := as[BFloat16](s, &work, x.Slice(0, batch*w.in), &err)
+		if err != nil {
+			return err
+		}
+		const groups = 8
+		return s.run("weightsmma", fmt.Sprintf("weight_many_product_float_%d", groups), rowsGrid(s.device, early, batch, w.out, groups), half.address,
+			w.data.address, bias.address, residual.address, y.address, int32(batch), int32(w.in), int32(w.out))
+	}
 	ahead, tiles := 6, 1 // as fewProduct
 	if w.out > 64*s.device.multiprocessors {
 		ahead, tiles = 3, fewTiles
@@ -197,10 +212,10 @@ func (w *WeightsStep) Runs(stream *Stream) bool {
 	}
 	s, d := w.Step, stream.device
 	same := w.In.typ == w.X.typ && w.X.typ == w.Out.typ
-	return same && s.Norm.address%16 == 0 && s.Batch <= weightsMost && s.fewShared() <= d.shared && w.In.few(d, s.X) && w.X.few(d, s.Norm) && w.Out.few(d, s.Norm)
+	return same && s.Norm.address%16 == 0 && (s.Batch <= weightsMost || w.In.many(s.Batch)) && s.fewShared() <= d.shared && w.In.few(d, s.X) && w.X.few(d, s.Norm) && w.Out.few(d, s.Norm)
 }
 
-// Forward queues the step as three kernels (kernels/weightrows.cuh), as Step does for weights of bfloat16. Runs must be true. Unless it is the first of
+// Forward queues the step as three kernels (kernels/weightrows.cuh) or, for many sequences, as five, as Step does for weights of bfloat16. Runs must be true. Unless it is the first of
 // a chain, its first kernel begins before the work that was queued before it has ended.
 func (w *WeightsStep) Forward(stream *Stream, r StepResult, first bool) error {
 	if !w.Runs(stream) {
@@ -212,6 +227,9 @@ func (w *WeightsStep) Forward(stream *Stream, r StepResult, first bool) error {
 		w.Out.check("step: Out", s.Model, s.Channels),
 	); err != nil || s.Batch == 0 {
 		return err
+	}
+	if w.In.many(s.Batch) {
+		return s.inFive(stream, r, first, fiveKernels{"weightsmma", "weight_many_", "weightsmma", "wide", w.In.data.address, w.X.data.address, w.Out.data.address})
 	}
 	kernels := threeKernels{"weightsmma", fmt.Sprintf("weight_in_%v", w.In.typ), "weight_scan", w.In.data.address, w.X.data.address}
 	return s.inThree(stream, r, first, kernels, func(gated Array[float32]) error {

@@ -1,7 +1,18 @@
-// A step of generation for many sequences, with weights and activations of bfloat16: the products of fewrows.cuh with more sequences in a block of
-// threads, which reads its rows of a weight once for up to 8 N of them.
+// A step of generation for many sequences, with products and activations of bfloat16: the products of fewrows.cuh with more sequences in a block of
+// threads, which reads its rows of a weight once for up to 8 N of them. W is the type of a weight: Half, or one that it widens to bfloat16.
 #pragma once
 #include "fewrows.cuh"
+
+// Half is a matrix of bfloat16. A Part of it is a Tile. wide returns the eight numbers of row low (i = 0) or high of a run, or of run number n.
+struct Half {
+  const bf16 *data;
+  __device__ __forceinline__ Half(const void *weight, int64_t, int) : data((const bf16 *)weight) {}
+  template <int WARPS, int AHEAD> struct Part : Tile<WARPS, AHEAD> {
+    __device__ __forceinline__ void read(const Half &weight, int row, int rows, int k) { Tile<WARPS, AHEAD>::read(weight.data, row, rows, k); }
+    __device__ __forceinline__ uint4 wide(int n, int i) const { return this->first[n][i]; }
+    __device__ __forceinline__ uint4 wide(const Half &, int n, int i, int k) const { return this->load(i ? this->high : this->low, this->begin(n), k); }
+  };
+};
 
 // Sums has the sums of the warps of a block for a tile and its 8 N sequences.
 template <int WARPS, int N> struct Sums {
@@ -82,17 +93,17 @@ __device__ __forceinline__ void manyNorm(const float *x, const float *norm, bf16
 
 // manyIn computes v and z = in_proj · n, u = SiLU(conv(v)) and the next context. The blocks of threads are ((channels + 15) / 16, (batch + 8 N - 1) /
 // (8 N)) of 256 threads.
-template <int N>
-__device__ __forceinline__ void manyIn(const bf16 *x, const bf16 *weight, const float *bias, const float *context, const float *taps,
+template <int N, class W>
+__device__ __forceinline__ void manyIn(const bf16 *x, W weight, const float *bias, const float *context, const float *taps,
                                        const float *convBias, bf16 *u, bf16 *z, float *contextNext, int batch, int model, int channels, int width) {
   constexpr int WARPS = 8, AHEAD = 3, EACH = N / 2;  // EACH: numbers that a thread finishes
   static_assert(N % 2 == 0, "the threads of a block finish 16 sequences at a time");
-  using In = Tile<WARPS, AHEAD>;
+  using In = typename W::template Part<WARPS, AHEAD>;
   __shared__ Sums<WARPS, N> sums;
   letNextBegin();
   const int warp = threadIdx.x / 32, row = blockIdx.x * TILE, from = blockIdx.y * 8 * N;
   In tiles[2];
-  tiles[0].read(weight, row, channels, model), tiles[1].read(weight + (int64_t)channels * model, row, channels, model);
+  tiles[0].read(weight, row, channels, model), tiles[1].read(weight, channels + row, 2 * channels, model);
   const int d = row + threadIdx.x % TILE, past = width - 1;
   float addedV = 0.f, addedZ = 0.f, start = 0.f, tap[4] = {0, 0, 0, 0};
   if (d < channels) {
@@ -118,13 +129,13 @@ __device__ __forceinline__ void manyIn(const bf16 *x, const bf16 *weight, const 
     uint4 v[N];
     vectors(v, x, from, batch, In::begin(i), model);
 #pragma unroll
-    for (int k = 0; k < 2; k++) multiplyAll(c[k], tiles[k].first[i][0], tiles[k].first[i][1], v);
+    for (int k = 0; k < 2; k++) multiplyAll(c[k], tiles[k].wide(i, 0), tiles[k].wide(i, 1), v);
   }
   for (int i = AHEAD; 32 * (warp + WARPS * i) < model; i++) {
     uint4 v[N];
     vectors(v, x, from, batch, In::begin(i), model);
 #pragma unroll
-    for (int k = 0; k < 2; k++) multiplyAll(c[k], In::load(tiles[k].low, In::begin(i), model), In::load(tiles[k].high, In::begin(i), model), v);
+    for (int k = 0; k < 2; k++) multiplyAll(c[k], tiles[k].wide(weight, i, 0, model), tiles[k].wide(weight, i, 1, model), v);
   }
   sums.put(c[0]);
   __syncthreads();
@@ -157,10 +168,10 @@ __device__ __forceinline__ void manyIn(const bf16 *x, const bf16 *weight, const 
 
 // manyProduct computes y (batch, out) = weight (out, in) · x (batch, in), plus bias and residual unless they are null. residual may be y. The blocks of
 // threads are ((out + 15) / 16, (batch + 8 N - 1) / (8 N)) of 256 threads.
-template <int N, class Y>
-__device__ __forceinline__ void manyProduct(const bf16 *x, const bf16 *weight, const float *bias, const Y *residual, Y *y, int batch, int in, int out) {
+template <int N, class W, class Y>
+__device__ __forceinline__ void manyProduct(const bf16 *x, W weight, const float *bias, const Y *residual, Y *y, int batch, int in, int out) {
   constexpr int WARPS = 8, AHEAD = 6, EACH = (N + 1) / 2;
-  using In = Tile<WARPS, AHEAD>;
+  using In = typename W::template Part<WARPS, AHEAD>;
   __shared__ Sums<WARPS, N> sums;
   letNextBegin();
   const int warp = threadIdx.x / 32, row = blockIdx.x * TILE, from = blockIdx.y * 8 * N, o = row + threadIdx.x % TILE;
@@ -178,12 +189,12 @@ __device__ __forceinline__ void manyProduct(const bf16 *x, const bf16 *weight, c
   for (int i = 0; i < AHEAD; i++) {
     uint4 v[N];
     vectors(v, x, from, batch, In::begin(i), in);
-    multiplyAll(c, tile.first[i][0], tile.first[i][1], v);
+    multiplyAll(c, tile.wide(i, 0), tile.wide(i, 1), v);
   }
   for (int i = AHEAD; 32 * (warp + WARPS * i) < in; i++) {
     uint4 v[N];
     vectors(v, x, from, batch, In::begin(i), in);
-    multiplyAll(c, In::load(tile.low, In::begin(i), in), In::load(tile.high, In::begin(i), in), v);
+    multiplyAll(c, tile.wide(weight, i, 0, in), tile.wide(weight, i, 1, in), v);
   }
   sums.put(c);
   __syncthreads();
@@ -191,3 +202,15 @@ __device__ __forceinline__ void manyProduct(const bf16 *x, const bf16 *weight, c
   for (int e = 0; e < EACH; e++)
     if (here(e)) y[at(e)] = to<Y>(sums.get(16 * e + threadIdx.x / TILE, threadIdx.x % TILE) + added + before[e]);
 }
+
+#define MANY_IN(KERNEL, W, N)                                                                                                                 \
+  extern "C" __global__ __launch_bounds__(256) void KERNEL##_##N(const bf16 *x, const void *weight, const float *bias, const float *context,   \
+                                                                 const float *taps, const float *convBias, bf16 *u, bf16 *z,                  \
+                                                                 float *contextNext, int batch, int model, int channels, int width) {         \
+    manyIn<N>(x, W(weight, 2 * (int64_t)channels, model), bias, context, taps, convBias, u, z, contextNext, batch, model, channels, width);     \
+  }
+#define MANY_PRODUCT(KERNEL, W, N, Y)                                                                                                         \
+  extern "C" __global__ __launch_bounds__(256) void KERNEL##_##N(const bf16 *x, const void *weight, const float *bias, const Y *residual,      \
+                                                                 Y *y, int batch, int in, int out) {                                          \
+    manyProduct<N>(x, W(weight, out, in), bias, residual, y, batch, in, out);                                                                 \
+  }

@@ -1,7 +1,7 @@
 // A step of generation for few sequences with weights of int8 or float16: the kernels of fewrows.cuh, which has what is not explained here. A product has
 // the weights as they are. The 32 numbers of a run of a vector are divided by a scale, and split into two parts of the weights' type.
 #pragma once
-#include "fewrows.cuh"
+#include "manyrows.cuh"
 
 #ifdef __CUDACC__
 struct f16 {};
@@ -42,6 +42,7 @@ struct Int8 {
     uint32_t scale;
   };
   struct Four { uint32_t number, scale; };
+  template <int WARPS, int AHEAD> struct Part; // of manyrows.cuh
   struct Vector { // 128 high + low, times the scale of the sequence of a column of the result
     uint32_t high[2], low[2];
     float scale[2];
@@ -154,6 +155,22 @@ template <class W, int WARPS, int AHEAD> struct Rows {
     row = from + threadIdx.x % 32 / 4, rows = to, k = columns;
 #pragma unroll
     for (int i = 0; i < AHEAD; i++) load(first[i], weight, begin(i));
+  }
+};
+
+// wideOf returns eight numbers of int8, times their scale, in bfloat16.
+__device__ __forceinline__ uint4 wideOf(const Int8::Eight &e) {
+  const float scale = fromHalf(e.scale);
+  auto two = [&](uint32_t four, int at) {
+    return pair(scale * (float)(int8_t)(four >> at), scale * (float)(int8_t)(four >> (at + 8)));
+  };
+  return make_uint4(two(e.number.x, 0), two(e.number.x, 16), two(e.number.y, 0), two(e.number.y, 16));
+}
+template <int WARPS, int AHEAD> struct Int8::Part : Rows<Int8, WARPS, AHEAD> {
+  __device__ __forceinline__ uint4 wide(int n, int i) const { return wideOf(this->first[n][i]); }
+  __device__ __forceinline__ uint4 wide(const Int8 &weight, int n, int i, int k) const {
+    const int at = this->begin(n), row = this->row + 8 * i;
+    return wideOf(weight.eight(row, at, k, row < this->rows && at < k));
   }
 };
 

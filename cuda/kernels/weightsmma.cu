@@ -1,4 +1,4 @@
-// Steps of generation for few sequences, with weights of int8 and float16.
+// Steps of generation for few sequences, with weights of int8 and float16, and for many, with weights of int8.
 #include "weightrows.cuh"
 
 #define WEIGHT_PRODUCT(NAME, W, AHEAD)                                                                                                       \
@@ -26,3 +26,17 @@ extern "C" __global__ __launch_bounds__(256, 3) void weight_scan(const float *z,
                                                                  int each, int parts) {
   stepScanRows(z, u, rbc, dtProj, dtBias, alog, skip, h, y, hNext, batch, channels, stride, states, rank, each, parts);
 }
+
+MANY_IN(weight_many_in, Int8, 8)
+MANY_PRODUCT(weight_many_product_bf16, Int8, 1, bf16)
+MANY_PRODUCT(weight_many_product_float, Int8, 4, float)
+MANY_PRODUCT(weight_many_product_float, Int8, 8, float)
+
+#define SCAN(NAME, FUNCTION, ...)                                                                                                            \
+  extern "C" __global__ __launch_bounds__(__VA_ARGS__) void NAME(                                                                             \
+      const bf16 *z, const bf16 *u, const bf16 *rbc, const float *dtProj, const float *dtBias, const float *alog, const float *skip,           \
+      const float *h, bf16 *y, float *hNext, int64_t batch, int64_t channels, int stride, int states, int rank, int each) {                    \
+    FUNCTION;                                                                                                                                \
+  }
+SCAN(step_scan_rows_wide, stepScanRows(z, u, rbc, dtProj, dtBias, alog, skip, h, y, hNext, batch, channels, stride, states, rank, each, 0), 256)
+SCAN(step_scan_four_wide, stepScanFour(z, u, rbc, dtProj, dtBias, alog, skip, h, y, hNext, batch, channels, stride, states, rank, each), 256, 3)
