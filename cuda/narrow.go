@@ -11,7 +11,6 @@ const (
 	leastNarrowRows = 2048
 	mostNarrowRows  = 64 << 10
 	narrowest       = 16
-	narrow64K       = 48 // for up to mostNarrowRows rows
 	mostNarrow      = 256
 	mostNarrowSum   = 8 << 10
 )
@@ -39,7 +38,7 @@ func narrow[A, C Activation](s *Stream, m, n, k int, alpha float32, a, b Matrix[
 	switch {
 	case !a.Transposed && splitFits(m, n, k):
 		return true, splitRows(s, m, n, k, x, y, z, z, beta)
-	case !a.Transposed && m >= leastNarrowRows && (min(n, k) <= narrowest || m <= mostNarrowRows && min(n, k) <= narrow64K) && max(n, k) <= mostNarrow:
+	case !a.Transposed && m >= leastNarrowRows && min(n, k) <= narrowest && max(n, k) <= mostNarrow:
 		return true, rowsProduct(s, m, n, k, x, y, beta, z)
 	case a.Transposed && !b.Transposed && k >= leastNarrowRows && beta == 0 && z.Stride == n &&
 		(min(m, n) <= narrowest || k <= mostNarrowRows && m*n <= mostNarrowSum):

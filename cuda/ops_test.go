@@ -279,7 +279,7 @@ func TestMatMulNarrowSpecial(t *testing.T) {
 	const rows, n, k = 300, 20, 32
 	special := []float64{math.Inf(1), math.Inf(-1), math.NaN(), math.MaxFloat32, -math.MaxFloat32, 0x1p-100, 1 + 0x1p-23}
 	x, w := make([]float64, rows*k), make([]float64, n*k)
-	for i, v := range []float64{0, 1, -1, 1 + 0x1p-23, -3, 0x1p-20, 2, 0x1.fffffep100} {
+	for i, v := range []float64{0, 1, -1, 1 + 0x1p-23, -4, 0x1p-20, 2, 0x1.fffffep100} {
 		for l := range k {
 			w[i*k+l] = v
 		}
