@@ -207,6 +207,10 @@ func MultiplyBackward[T Activation](s *Stream, p Precision, rows, in, out int, x
 	return multiplyBackward(s, p, rows, in, out, x, weight, dy, stride, dx, dweight, 0)
 }
 
+// In float32, sums over at least leastRowChunked numbers are computed for rowChunk rows at a time: cuBLAS computes 8192 × 768 × 50272 in 12.9 ms, and twice 4096 × 768 ×
+// 50272 in 11.9. With 1,024 columns both take the same.
+const leastRowChunked, rowChunk = 1 << 14, 4096
+
 // multiplyBackward is MultiplyBackward that adds dweight to beta times what it was.
 func multiplyBackward[T Activation](s *Stream, p Precision, rows, in, out int, x, weight, dy Array[T], stride int, dx, dweight Array[float32], beta float32) error {
 	if err := firstError(
@@ -231,8 +235,15 @@ func multiplyBackward[T Activation](s *Stream, p Precision, rows, in, out int, x
 		from, n := columns[0], columns[1]-columns[0]
 		d := matrix(part(dy, from), stride)
 		if !dx.Absent() {
-			if err := MatMul(s, p, rows, in, n, d, matrix(part(weight, from*in), in), float32(min(from, 1)), matrix(dx, in)); err != nil {
-				return err
+			chunk := rows
+			if p == Strict && size[T]() == 4 && n >= leastRowChunked {
+				chunk = rowChunk
+			}
+			for row := 0; row < rows; row += chunk {
+				if err := MatMul(s, p, min(chunk, rows-row), in, n, matrix(part(dy, from+row*stride), stride), matrix(part(weight, from*in), in), float32(min(from, 1)),
+					matrix(part(dx, row*in), in)); err != nil {
+					return err
+				}
 			}
 		}
 		if !dweight.Absent() {

@@ -249,7 +249,11 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 	}
 	queue := func(direction string, p, in scanPass, chunks int) error {
 		file, name := s.kernel(p, direction, z)
-		return stream.run(file, name, grid{x: blocks(in), y: int64(chunks), threads: in.threads, shared: in.shared}, unsafe.Pointer(args))
+		g := grid{x: blocks(in), y: int64(chunks), threads: in.threads, shared: in.shared}
+		if chunks > 1 && direction == "forward" && p.async { // the blocks of the second pass load their first tiles while the last of the first pass end
+			g = g.early(stream.device)
+		}
+		return stream.run(file, name, g, unsafe.Pointer(args))
 	}
 	chunks := s.chunks(z, p)
 	steps := s.chunkSteps(chunks)

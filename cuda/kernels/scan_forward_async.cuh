@@ -9,6 +9,7 @@
 #pragma once
 #include <type_traits>
 
+#include "early.cuh"
 #include "mma.cuh"
 #include "scan.cuh"
 
@@ -126,6 +127,7 @@ template <class X, int TH, int T, bool GATED, bool ENDS, bool STARTS, int AHEAD 
       h[w][k] = !ENDS && s.initial ? s.initial[p.b * DN + state] : 0.f;
     }
   }
+  if (!ENDS && chunksBefore > 0) awaitLast();
 #pragma unroll 4
   for (int64_t i = p.b * s.chunks; !ENDS && i < p.b * s.chunks + chunksBefore; i++) {
 #pragma unroll
