@@ -28,14 +28,11 @@ var rounding = map[string]bool{
 }
 
 // overlaps has the files whose kernels are also compiled for compute capability 9.0, where they can begin before the kernel before them has ended.
-<<<<<<< HEAD
-var overlaps = map[string]string{"norm": "norm90", "elementwise": "elementwise90", "fewmma": "few90", "manymma": "many90", "steprows": "steprows90", "weightsmma": "weights90"}
-=======
 var overlaps = map[string]string{
-	"fewmma": "few90", "manymma": "many90", "steprows": "steprows90", "weightsmma": "weights90", "scan16forwardasync": "scan16forward90",
-	"scan16forwardstartsasync": "scan16forwardstarts90", "scan16forwardbf16async": "scan16forwardbf1690", "scan16forwardbf16startsasync": "scan16forwardbf16starts90",
+	"norm": "norm90", "elementwise": "elementwise90", "fewmma": "few90", "manymma": "many90", "steprows": "steprows90", "weightsmma": "weights90",
+	"scan16forwardasync": "scan16forward90", "scan16forwardstartsasync": "scan16forwardstarts90", "scan16forwardbf16async": "scan16forwardbf1690",
+	"scan16forwardbf16startsasync": "scan16forwardbf16starts90",
 }
->>>>>>> 43829cd (cuda: on compute capability 9.0 the second pass of a scan over chunks begins while the first ends: (1, 1536, 2048) 53 to 57 -> 51 µs; in float32 the gradient of the head's input is computed for 4,096 rows at a time; docs: 2.8B beside its reference)
 
 // module is a loaded file of kernels.
 type module struct {

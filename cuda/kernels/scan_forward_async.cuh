@@ -9,7 +9,7 @@
 #pragma once
 #include <type_traits>
 
-#include "early.cuh"
+#include "types.cuh"
 #include "mma.cuh"
 #include "scan.cuh"
 

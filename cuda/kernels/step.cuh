@@ -1,7 +1,6 @@
 // A step of generation, one token for each sequence of a batch: matrix-vector products that read each weight once for up to G sequences. The
 // operations between the products are part of their kernels. Activations are float, weights are float or bfloat16.
 #pragma once
-#include "early.cuh"
 #include "vector.cuh"
 
 // four reads four elements of a weight.
