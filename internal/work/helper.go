@@ -1,75 +1,137 @@
 package work
 
 import (
+	"math/bits"
 	"runtime"
 	"sync/atomic"
 	"time"
 )
 
-// After a goroutine has helped with a job, it waits in a loop for the next job for a short time. In a model's step one job follows the
+// After a goroutine has helped with a job, it looks for the next one in a loop for a short time. In a model's step one job follows the
 // other. A new goroutine would have to wake a sleeping processor, which takes 100 µs or more, as long as a small job.
+//
+// All helpers read one word, so to offer a job to fifteen of them takes one write. A channel would hand the job to one after another.
 var (
-	// offers holds functions to call. For each there is a helper that will take it.
-	offers = make(chan func(), 256)
-	// idle is the number of waiting helpers, minus those for which an offer has been announced.
-	idle atomic.Int64
+	_       [cacheLine]byte
+	offered atomic.Uint64 // bit i is set while helpers may join offers[i]
+	_       [cacheLine - 8]byte
+	offers  [64]atomic.Pointer[offer]
+	helpers atomic.Int64 // number of helpers
+	idle    atomic.Int64 // number of those that look for a job
+	limit   atomic.Int64 // number of helpers that are wanted at most: GOMAXPROCS-1 of the last offer
 )
 
 // patience is how long a goroutine polls before it stops using its processor. It is longer than the parts of a small model's training step that one
 // goroutine does alone: with 100 µs, every fifth job of such a step was done before a new helper had begun.
 const patience = 400 * time.Microsecond
 
-// help has another goroutine call f. Unlike a go statement with a function value, it allocates nothing.
-func help(f func()) {
-	if !takeIdle() {
-		go helper()
-	}
-	offers <- f
+// offer is what helpers may join. A helper counts itself in inside, and joins only if the offer is open then. So when an offer has been closed and nobody is
+// inside, its owner can use it again.
+type offer struct {
+	join      func() // helps until nothing is left to take; made once, since a function value allocates
+	slot      int    // in offers
+	open      atomic.Bool
+	announced atomic.Bool // in offered
+	inside    atomic.Int64
 }
 
-// takeIdle decrements idle and returns true, unless idle is zero.
-func takeIdle() bool {
-	for n := idle.Load(); n > 0; n = idle.Load() {
-		if idle.CompareAndSwap(n, n-1) {
+// publish lets wanted helpers join, and starts those that are missing. procs is GOMAXPROCS. Where as many offers are open as there is room for, none joins.
+func (o *offer) publish(wanted, procs int) {
+	o.slot = 0
+	for !offers[o.slot].CompareAndSwap(nil, o) {
+		if o.slot++; o.slot == len(offers) {
+			return
+		}
+	}
+	o.open.Store(true)
+	o.announced.Store(true)
+	offered.Or(1 << o.slot)
+	if most := int64(procs) - 1; limit.Load() != most {
+		limit.Store(most)
+	}
+	for missing := int64(wanted) - idle.Load(); missing > 0; missing-- {
+		if helpers.Add(1) > limit.Load() {
+			helpers.Add(-1)
+			break
+		}
+		go helper()
+	}
+}
+
+// full tells helpers that nothing is left to take.
+func (o *offer) full() {
+	if o.announced.Swap(false) {
+		offered.And(^(uint64(1) << o.slot))
+	}
+}
+
+// close ends the offer: no helper joins it any more.
+func (o *offer) close() {
+	o.full()
+	if o.open.Swap(false) {
+		offers[o.slot].Store(nil)
+	}
+}
+
+// enter joins the offer if it is still open.
+func (o *offer) enter() {
+	o.inside.Add(1)
+	if o.open.Load() {
+		o.join()
+	}
+	o.inside.Add(-1)
+}
+
+// find returns an offer that a helper can join, or nil. Helpers with different numbers begin to look at different offers.
+func find(number int) *offer {
+	if set := offered.Load(); set != 0 {
+		return offers[(bits.TrailingZeros64(bits.RotateLeft64(set, -number))+number)%len(offers)].Load()
+	}
+	return nil
+}
+
+func helper() {
+	number := int(helpers.Load())
+	for !surplus() {
+		var o *offer
+		idle.Add(1)
+		found := poll(func() bool { o = find(number); return o != nil }, patience)
+		idle.Add(-1)
+		if !found {
+			// An offer that came just now has counted on this helper.
+			helpers.Add(-1)
+			if o = find(number); o == nil {
+				return
+			}
+			helpers.Add(1)
+		}
+		o.enter()
+	}
+}
+
+// surplus reports whether there are more helpers than wanted, and then counts one less.
+func surplus() bool {
+	for n := helpers.Load(); n > limit.Load(); n = helpers.Load() {
+		if helpers.CompareAndSwap(n, n-1) {
 			return true
 		}
 	}
 	return false
 }
 
-func helper() {
-	for {
-		f, ok := poll(offers)
-		if !ok {
-			if takeIdle() {
-				return
+// poll returns whether something happened within some time. It lets other goroutines run now and then, but not often: each time takes a lock that all
+// processors share.
+func poll(happened func() bool, most time.Duration) bool {
+	const spins = 256
+	for begin := time.Now(); ; runtime.Gosched() {
+		for range spins {
+			if happened() {
+				return true
 			}
-			// An offer has been announced and will come now. Another helper may take it, which is then counted in idle instead of
-			// this one. So poll again: a goroutine that waited for the offer would wait until the next job.
-			continue
+			pause()
 		}
-		f()
-		if idle.Add(1) >= int64(runtime.GOMAXPROCS(0)) && takeIdle() {
-			return
-		}
-	}
-}
-
-// poll receives from c. It returns false if nothing arrives within patience.
-func poll[T any](c <-chan T) (v T, ok bool) {
-	begin := time.Now()
-	for i := 1; ; i++ {
-		select {
-		case v = <-c:
-			return v, true
-		default:
-		}
-		pause()
-		if i%64 == 0 {
-			if time.Since(begin) > patience {
-				return v, false
-			}
-			runtime.Gosched()
+		if time.Since(begin) > most {
+			return false
 		}
 	}
 }

@@ -15,8 +15,9 @@ import (
 //
 // A task may call Parallel. The call then takes only processors that no helper is busy on.
 func Parallel(n int, task func(i int)) {
-	helpers := min(n, Processors()) - 1
-	if helpers < 1 {
+	procs := runtime.GOMAXPROCS(0)
+	wanted := min(n, free(procs)) - 1
+	if wanted < 1 {
 		for i := range n {
 			task(i)
 		}
@@ -30,68 +31,84 @@ func Parallel(n int, task func(i int)) {
 	j.taken.Store(0)
 	j.first.Store(0)
 	j.last.Store(int64(n))
-	j.left.Store(int64(n) + 1) // the 1 is for the caller
-	j.users.Store(int64(helpers) + 1)
-	for most := int64(2 * runtime.GOMAXPROCS(0)); helpers > 0; helpers-- {
-		if helping.Load() >= most {
-			j.users.Add(-1)
-			continue
-		}
-		helping.Add(1)
-		help(j.help)
-	}
-	done := j.work(true) + 1
-	if j.left.Add(-done) > 0 {
-		if _, ok := poll(j.finished); !ok {
+	j.left.Store(int64(n))
+	j.sleeps.Store(false)
+	j.publish(wanted, procs)
+	defer j.end()
+	if done := j.work(true); j.left.Add(-done) > 0 && !poll(j.done, patience) {
+		j.sleeps.Store(true)
+		for !j.done() {
 			<-j.finished
 		}
 	}
-	j.leave()
 }
 
 // Processors returns the number of processors that a call of Parallel takes now, with the caller's: GOMAXPROCS without those that helpers are busy on. In a task
 // of a helper that counts the helper itself as busy, so it is one less than are free when the caller of the job has no more tasks.
-func Processors() int { return max(1, runtime.GOMAXPROCS(0)-int(busy.Load())) }
+func Processors() int { return free(runtime.GOMAXPROCS(0)) }
 
-// job is a call of Parallel. The call waits for its tasks, not for the goroutines that help it. A helper that starts after all tasks are
-// taken finds nothing to do, and nobody waits for it.
+func free(procs int) int { return max(1, procs-int(busy.Load())) }
+
+// job is a call of Parallel. The call waits for its tasks, not for the goroutines that help it.
 type job struct {
+	offer
 	task     func(i int)
 	n        int64
+	_        [cacheLine]byte
 	taken    atomic.Int64 // number of tasks that somebody has taken or is about to take
 	first    atomic.Int64 // the first task that nobody has taken
 	last     atomic.Int64 // the task after the last that nobody has taken
-	left     atomic.Int64 // number of tasks that are not done, plus 1 until the caller has no more tasks to run
-	users    atomic.Int64 // number of goroutines that use the job: the caller and its helpers; the last one returns it to jobs
+	left     atomic.Int64 // number of tasks that are not done
+	sleeps   atomic.Bool  // the caller waits for finished
 	finished chan struct{}
-	help     func() // made once, since a function value allocates
+	done     func() bool
 }
 
 var (
 	// jobs holds jobs without users, so that a call allocates nothing.
 	jobs sync.Pool
-	// helping is the number of goroutines that help a job or will do so. It limits their number: small jobs in sequence would start more
-	// and more helpers, since a small job is done before its first helper starts.
-	helping atomic.Int64
 	// busy is the number of helpers in a task.
 	busy atomic.Int64
 )
 
 func newJob() *job {
 	j := &job{finished: make(chan struct{}, 1)}
-	j.help = func() {
-		if done := j.work(false); done > 0 && j.left.Add(-done) == 0 {
-			j.finished <- struct{}{}
+	j.join = func() {
+		if done := j.work(false); done > 0 && j.left.Add(-done) == 0 && j.sleeps.Load() {
+			select {
+			case j.finished <- struct{}{}:
+			default: // it has one already, which the caller did not wait for
+			}
 		}
-		j.leave()
-		helping.Add(-1)
 	}
+	j.done = func() bool { return j.left.Load() == 0 }
 	return j
+}
+
+// end ends the call, also if a task has panicked here. Nobody takes a task after that.
+func (j *job) end() {
+	j.taken.Store(j.n)
+	j.close()
+	for range 1 << 10 {
+		if j.inside.Load() == 0 {
+			j.task = nil
+			jobs.Put(j)
+			return
+		}
+		pause()
+	} // a helper that looks at the job has no processor now: the job is left to it
 }
 
 // work runs tasks until all are taken, the first or the last of those that are left, and returns the number of tasks that it ran.
 func (j *job) work(first bool) (done int64) {
-	for ; j.taken.Add(1) <= j.n; done++ {
+	for ; ; done++ {
+		taken := j.taken.Add(1)
+		if taken > j.n {
+			break
+		}
+		if taken == j.n {
+			j.full()
+		}
 		if first {
 			j.task(int(j.first.Add(1) - 1))
 			continue
@@ -105,13 +122,6 @@ func (j *job) work(first bool) (done int64) {
 		busy.Add(-1) // before the job can end, so that the next one finds the processor free
 	}
 	return done
-}
-
-func (j *job) leave() {
-	if j.users.Add(-1) == 0 {
-		j.task = nil
-		jobs.Put(j)
-	}
 }
 
 // ParallelWith is Parallel for tasks that need a workspace. Each goroutine makes one workspace and passes it to all its tasks. A task must

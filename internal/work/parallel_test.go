@@ -47,9 +47,6 @@ func TestParallel(t *testing.T) {
 // A call of a task takes no processor that a helper is busy on.
 func TestParallelInTasks(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
-	for helping.Load() > 0 { // those of the tests before count for the limit, and the tasks below wait for a helper
-		runtime.Gosched()
-	}
 	var entered, asked sync.WaitGroup
 	entered.Add(2)
 	asked.Add(2)
@@ -63,6 +60,61 @@ func TestParallelInTasks(t *testing.T) {
 	})
 	if left != [2]int{1, 1} || Processors() != 2 {
 		t.Errorf("%d processors in the tasks, %d after them; want 1 and 2", left, Processors())
+	}
+}
+
+// A task that panics ends the call. Helpers take none of its tasks after that, and all of the next call's.
+func TestParallelPanic(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	for helpers.Load() > 0 { // one of the tests before could take the task that panics
+		runtime.Gosched()
+	}
+	for range len(offers) + 6 { // more calls than there is room for at the same time
+		var began, ended sync.WaitGroup
+		began.Add(1)
+		ended.Add(1)
+		var later atomic.Int64
+		func() {
+			defer func() {
+				if got := recover(); got != "bad" {
+					t.Errorf("recovered %v, want bad", got)
+				}
+			}()
+			Parallel(4, func(i int) {
+				switch i {
+				case 0: // of the caller, since the helper waits in the last task
+					began.Done()
+					panic("bad")
+				case 3:
+					began.Wait()
+					ended.Wait()
+				default:
+					later.Add(1)
+				}
+			})
+		}()
+		ended.Done()
+		if n, open := later.Load(), offered.Load(); n != 0 || open != 0 {
+			t.Fatalf("%d tasks ran after the panic; open offers %b", n, open)
+		}
+	}
+}
+
+// Calls inside of each other work, also where there are more of them than helpers can be offered at a time.
+func TestParallelDeep(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
+	var ran atomic.Int64
+	var nest func(depth int)
+	nest = func(depth int) {
+		Parallel(3, func(i int) {
+			if ran.Add(1); i == 0 && depth > 1 {
+				nest(depth - 1)
+			}
+		})
+	}
+	depth := len(offers) + 6
+	if nest(depth); ran.Load() != int64(3*depth) {
+		t.Errorf("%d tasks, want %d", ran.Load(), 3*depth)
 	}
 }
 
@@ -134,12 +186,12 @@ func TestHelpersGo(t *testing.T) {
 			Parallel(4, func(int) { runtime.Gosched() })
 		}
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-			n, looking := runtime.NumGoroutine(), idle.Load()
-			if n <= before && looking == 0 && len(offers) == 0 {
+			n, looking, open := runtime.NumGoroutine(), idle.Load(), offered.Load()
+			if n <= before && looking == 0 && open == 0 {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%d goroutines more than before, %d of them idle, %d offers", n-before, looking, len(offers))
+				t.Fatalf("%d goroutines more than before, %d of them idle, offers %b", n-before, looking, open)
 			}
 		}
 	}

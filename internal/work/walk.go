@@ -33,12 +33,11 @@ type Walk[W any] struct {
 	_      [cacheLine - 8]byte
 	ready  atomic.Int64 // number of phases that are done. Goroutines that wait read this alone, so that they do not slow down those that count.
 	_      [cacheLine - 8]byte
-	inside atomic.Int64        // goroutines that may take a task
-	open   atomic.Bool         // a run takes helpers
+	offer
+	most   int                 // places
 	failed atomic.Pointer[any] // what a task, or ahead, panicked with first: nobody takes or waits for a task any more
 
 	workspaces sync.Pool
-	help       func() // made once, since a function value allocates
 }
 
 // NewWalk returns a walk. task does task i of a phase. ahead, unless it is nil, is called while a task waits for the phases before it, with
@@ -47,10 +46,7 @@ type Walk[W any] struct {
 func NewWalk[W any](workspace func() *W, task func(w *W, phase, i int), ahead func(w *W, phase, place, part int) (more bool)) *Walk[W] {
 	w := &Walk[W]{task: task, ahead: ahead}
 	w.workspaces.New = func() any { return workspace() }
-	w.help = func() {
-		w.join(false)
-		helping.Add(-1)
-	}
+	w.join = func(int) { w.help() }
 	return w
 }
 
@@ -72,39 +68,27 @@ func (w *Walk[W]) Run(tasks []int, processors int) {
 	w.done.Store(0)
 	w.ready.Store(0)
 	w.failed.Store(nil)
-	w.open.Store(true)
-	for range min(widest, processors) - 1 {
-		if helping.Load() >= int64(2*runtime.GOMAXPROCS(0)) {
-			break
-		}
-		helping.Add(1)
-		help(w.help)
+	if w.most = min(widest, processors); w.most > 1 {
+		w.publish(w.most-1, runtime.GOMAXPROCS(0))
 	}
-	w.join(true)
+	w.inside.Add(1)
+	w.walk(0)
+	w.inside.Add(-1)
 	w.await(&w.ready, func(ready int64) bool { return ready == int64(len(tasks)) || w.failed.Load() != nil })
-	w.open.Store(false) // a helper that comes later leaves at once, or takes part in the next run
+	w.close() // a helper that comes later does not take part
 	w.await(&w.inside, func(inside int64) bool { return inside == 0 })
 	if failed := w.failed.Load(); failed != nil {
 		panic(*failed)
 	}
 }
 
-// join takes tasks until all are taken, or one panics.
-func (w *Walk[W]) join(caller bool) {
-	w.inside.Add(1)
+// walk takes tasks until all are taken, or one panics.
+func (w *Walk[W]) walk(place int) {
 	defer func() {
 		if failed := recover(); failed != nil {
 			w.fail(failed)
 		}
-		w.inside.Add(-1)
 	}()
-	if !w.open.Load() {
-		return
-	}
-	place := 0
-	if !caller {
-		place = int(w.places.Add(1)) - 1
-	}
 	space := w.workspaces.Get().(*W)
 	defer w.workspaces.Put(space)
 	for phase := int(w.ready.Load()); phase < len(w.lines); phase++ {
@@ -131,6 +115,18 @@ func (w *Walk[W]) join(caller bool) {
 				w.count(phase, 1)
 			}
 		}
+	}
+	w.full()
+}
+
+// help walks if there is a place.
+func (w *Walk[W]) help() {
+	place := int(w.places.Add(1)) - 1
+	if place >= w.most-1 {
+		w.full()
+	}
+	if place < w.most {
+		w.walk(place)
 	}
 }
 
@@ -161,7 +157,7 @@ func (w *Walk[W]) reach(space *W, phase, place int) bool {
 	return w.failed.Load() == nil
 }
 
-func (w *Walk[W]) fail(with any) { w.failed.CompareAndSwap(nil, &with) } // a function of its own, so that join allocates nothing
+func (w *Walk[W]) fail(with any) { w.failed.CompareAndSwap(nil, &with); w.full() } // a function of its own, so that join allocates nothing
 
 // spins is the number of times that a goroutine looks at a counter before it lets other goroutines run: 10 to 40 µs.
 const spins = 1 << 10
