@@ -19,12 +19,16 @@ type job struct {
 	pieces            int // tasks of each block of cut, which the processors get to last; the other blocks are one task each
 	cut               span
 
-	dotTask, multiplyTask func(i int) // made once: a method's value allocates
+	depths           span      // the pieces of k that are multiplied now
+	packedA, packedB []float32 // packed for all tasks, or nil
+	packsA, packsB   int       // tasks that pack a piece of k: a strip of A each, a panel of B each
+
+	dotTask, multiplyTask, packTask, togetherTask func(i int) // made once: a method's value allocates
 }
 
 var jobs = sync.Pool{New: func() any {
 	j := new(job)
-	j.dotTask, j.multiplyTask = j.dot, j.multiplyBlock
+	j.dotTask, j.multiplyTask, j.packTask, j.togetherTask = j.dot, j.multiplyBlock, j.packPiece, j.multiplyTogether
 	return j
 }}
 
@@ -44,7 +48,14 @@ func (p *product) inTasks(alone bool) {
 		most := max(1, p.m/blockRows)
 		j.blocks = max(parts(p.n, blockColumns), min(parts(min(wanted, 8), most), parts(p.panels(), 2)))
 		j.rowBlocks = min(most, parts(wanted, j.blocks))
-		if procs := min(work.Processors(), p.cost()/(serialSize/2)); !alone && j.blocks*j.rowBlocks < procs {
+		switch procs := min(work.Processors(), p.cost()/(serialSize/2)); {
+		case alone:
+		case procs >= many && j.blocks*j.rowBlocks < 4*procs:
+			j.together(procs)
+			j.product = product{}
+			jobs.Put(j)
+			return
+		case j.blocks*j.rowBlocks < procs:
 			j.cutFor(procs)
 		}
 		// The last tasks are small, for the processors to finish together: those between what the caller of work.Parallel takes and what its helpers take.
@@ -79,6 +90,88 @@ func (j *job) cutFor(procs int) {
 				least, j.blocks, j.rowBlocks = time, columns, rows
 			}
 		}
+	}
+}
+
+// many is the number of processors from which they pack a product's operands together, where its blocks are few for so many. With blocks of their own,
+// they would pack each number several times, and the product would take as long as its slowest processor. Of two processors, each packs for itself: to read
+// what the other has written takes longer than to pack twice.
+const many = 4
+
+// together packs A and B, then cuts C into small blocks, three or more for each processor. With a large k, it does so for some of k at a time.
+func (j *job) together(procs int) {
+	const loading = 4 // products that take as long as reading a packed number from another processor's cache
+	least := math.Inf(1)
+	fewest, most := parts(j.n, blockColumns), 4*procs
+	for columns := fewest; columns <= max(fewest, min(j.panels(), most)); columns++ {
+		for rows := 1; rows <= min(j.strips, most); rows++ {
+			n := rows * columns
+			if n < 3*procs && (columns < j.panels() || rows < min(j.strips, most)) {
+				continue
+			}
+			height, width := parts(j.strips, rows)*j.rows, parts(j.panels(), columns)*j.vectors*j.lanes
+			if time := float64(parts(n, procs) * (height + loading) * (width + loading)); time < least {
+				least, j.blocks, j.rowBlocks = time, columns, rows
+			}
+		}
+	}
+	j.packsA, j.packsB = 0, 0
+	if j.panels() > 1 {
+		j.packsA = j.strips
+	}
+	if !j.direct() {
+		j.packsB = j.panels()
+	}
+	const room = 1 << 22 // float32: packed at a time, unless one piece of k has more
+	sizeA, sizeB := j.packsA*packedRows*depth, j.packsB*j.vectors*j.lanes*depth
+	pieces := parts(j.k, depth)
+	some := min(pieces, max(1, room/max(1, sizeA+sizeB)))
+	space := work.Borrow[float32](some * (sizeA + sizeB))
+	defer space.Return()
+	j.packedA, j.packedB = space.Data[:some*sizeA], space.Data[some*sizeA:]
+	for from := 0; from < pieces; from += some {
+		j.depths = span{from, min(from+some, pieces)}
+		if n := j.packsA + j.packsB; n > 0 {
+			work.Parallel(j.depths.len()*n, j.packTask)
+		}
+		work.Parallel(j.blocks*j.rowBlocks, j.togetherTask)
+	}
+	j.packedA, j.packedB = nil, nil
+}
+
+// stripsOf returns the packed strips of A of a piece of k, from strip i on, nil if A is not packed.
+func (j *job) stripsOf(piece, i int) []float32 {
+	if j.packsA == 0 {
+		return nil
+	}
+	return j.packedA[((piece-j.depths.from)*j.packsA*depth+i*cut(j.k, parts(j.k, depth), piece).len())*packedRows:]
+}
+
+// panelsOf returns the packed panels of B of a piece of k, from panel i on, nil if B is not packed.
+func (j *job) panelsOf(piece, i int) []float32 {
+	if j.packsB == 0 {
+		return nil
+	}
+	return j.packedB[((piece-j.depths.from)*j.packsB*depth*j.vectors+j.panel(i).from*cut(j.k, parts(j.k, depth), piece).len())*j.lanes:]
+}
+
+func (j *job) packPiece(i int) {
+	n := j.packsA + j.packsB
+	piece := j.depths.from + i/n
+	k := cut(j.k, parts(j.k, depth), piece)
+	if i %= n; i < j.packsB {
+		j.pack(span{i, i + 1}, k, j.panelsOf(piece, i))
+		return
+	}
+	i -= j.packsB
+	j.packStrip(span{i * j.rows, min((i+1)*j.rows, j.m)}, k, j.stripsOf(piece, i))
+}
+
+func (j *job) multiplyTogether(i int) {
+	strips := cut(j.strips, j.rowBlocks, i%j.rowBlocks)
+	x := block{rows: span{strips.from * j.rows, min(strips.to*j.rows, j.m)}, panels: cut(j.panels(), j.blocks, i/j.rowBlocks)}
+	for piece := j.depths.from; piece < j.depths.to; piece++ {
+		j.multiplyPiece(x, cut(j.k, parts(j.k, depth), piece), j.panelsOf(piece, x.panels.from), j.stripsOf(piece, strips.from), true)
 	}
 }
 

@@ -136,12 +136,12 @@ func (p *product) multiply(x block, packedB, packedA []float32) {
 		if packedB != nil {
 			p.pack(x.panels, k, packedB)
 		}
-		p.multiplyPiece(x, k, packedB, packedA)
+		p.multiplyPiece(x, k, packedB, packedA, false)
 	}
 }
 
-// multiplyPiece adds the sums over a piece of k to a block of C.
-func (p *product) multiplyPiece(x block, piece span, packedB, packedA []float32) {
+// multiplyPiece adds the sums over a piece of k to a block of C. If packed, packedA has all of the block's rows of A already.
+func (p *product) multiplyPiece(x block, piece span, packedB, packedA []float32, packed bool) {
 	k, beta := piece.len(), p.beta
 	if piece.from > 0 {
 		beta = 1
@@ -152,29 +152,40 @@ func (p *product) multiplyPiece(x block, piece span, packedB, packedA []float32)
 	}
 	for i := x.rows.from; i < x.rows.to; i += p.rows {
 		rows := min(p.rows, x.rows.to-i)
-		a := p.a[i*p.aRow+piece.from*p.aCol:]
-		if packedA != nil {
-			if p.aCol == 1 {
-				p.packRows(k, &a[0], p.aRow, &packedA[0], rows)
-			} else {
-				p.packColumns(k, &a[0], p.aCol, &packedA[0], rows)
-			}
+		var a []float32
+		switch {
+		case packedA == nil:
+			a = p.a[i*p.aRow+piece.from*p.aCol:]
+		case packed:
+			a = packedA[(i-x.rows.from)/p.rows*packedRows*k:]
+		default:
+			p.packStrip(span{i, i + rows}, piece, packedA)
 			a = packedA
 		}
-		packed := packedB
+		b := packedB
 		for q := x.panels.from; q < x.panels.to; q++ {
 			v := p.panel(q)
 			j := v.from * p.lanes
-			b, ldb := packed, v.len()*p.lanes
-			if packed != nil {
-				packed = packed[k*ldb:]
+			panel, ldb := b, v.len()*p.lanes
+			if b != nil {
+				b = b[k*ldb:]
 			} else {
 				ldb = p.ldb
-				b = p.b[piece.from*ldb+j:]
+				panel = p.b[piece.from*ldb+j:]
 			}
 			width := min(p.lanes, p.n-(v.to-1)*p.lanes)
-			p.tile[rows][v.len()](k, &a[0], aRow, aCol, &b[0], ldb, &p.c[i*p.ldc+j], p.ldc, p.alpha, beta, width)
+			p.tile[rows][v.len()](k, &a[0], aRow, aCol, &panel[0], ldb, &p.c[i*p.ldc+j], p.ldc, p.alpha, beta, width)
 		}
+	}
+}
+
+// packStrip copies a strip, a tile's rows of A, to to, in the order in which the tile reads it.
+func (p *product) packStrip(rows, k span, to []float32) {
+	a := &p.a[rows.from*p.aRow+k.from*p.aCol]
+	if p.aCol == 1 {
+		p.packRows(k.len(), a, p.aRow, &to[0], rows.len())
+	} else {
+		p.packColumns(k.len(), a, p.aCol, &to[0], rows.len())
 	}
 }
 

@@ -165,10 +165,11 @@ func TestSgemmDeterministic(t *testing.T) {
 			{tA: blas.Trans, tB: blas.NoTrans, m: 807, n: 401, k: 203},     //
 			{tA: blas.NoTrans, tB: blas.NoTrans, m: 100, n: 1600, k: 4100}, // long sums
 			{tA: blas.NoTrans, tB: blas.Trans, m: 1030, n: 1200, k: 90},    // several blocks of rows
+			{tA: blas.NoTrans, tB: blas.NoTrans, m: 517, n: 48, k: 801},    // one panel
 		} {
 			a, b := normal(x.m*x.k), normal(x.k*x.n)
 			var first []float32
-			for _, procs := range []int{1, 2, 3, 8} {
+			for _, procs := range []int{1, 2, 3, 8, 16} {
 				runtime.GOMAXPROCS(procs)
 				c := make([]float32, x.m*x.n)
 				_, lda, _ := stored(x.tA, x.m, x.k)

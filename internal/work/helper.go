@@ -16,9 +16,10 @@ var (
 	offered atomic.Uint64 // bit i is set while helpers may join offers[i]
 	_       [cacheLine - 8]byte
 	offers  [64]atomic.Pointer[offer]
-	helpers atomic.Int64 // number of helpers
-	idle    atomic.Int64 // number of those that look for a job
-	limit   atomic.Int64 // number of helpers that are wanted at most: GOMAXPROCS-1 of the last offer
+	helpers atomic.Int64     // number of helpers
+	idle    atomic.Int64     // number of those that look for a job
+	numbers [256]atomic.Bool // of helpers, from 1; more helpers share the last
+	limit   atomic.Int64     // number of helpers that are wanted at most: GOMAXPROCS-1 of the last offer
 )
 
 // patience is how long a goroutine polls before it stops using its processor. It is longer than the parts of a small model's training step that one
@@ -28,8 +29,8 @@ const patience = 400 * time.Microsecond
 // offer is what helpers may join. A helper counts itself in inside, and joins only if the offer is open then. So when an offer has been closed and nobody is
 // inside, its owner can use it again.
 type offer struct {
-	join      func() // helps until nothing is left to take; made once, since a function value allocates
-	slot      int    // in offers
+	join      func(number int) // helps until nothing is left to take; made once, since a function value allocates
+	slot      int              // in offers
 	open      atomic.Bool
 	announced atomic.Bool // in offered
 	inside    atomic.Int64
@@ -74,10 +75,10 @@ func (o *offer) close() {
 }
 
 // enter joins the offer if it is still open.
-func (o *offer) enter() {
+func (o *offer) enter(number int) {
 	o.inside.Add(1)
 	if o.open.Load() {
-		o.join()
+		o.join(number)
 	}
 	o.inside.Add(-1)
 }
@@ -91,7 +92,11 @@ func find(number int) *offer {
 }
 
 func helper() {
-	number := int(helpers.Load())
+	number := 1
+	for number < len(numbers)-1 && !numbers[number].CompareAndSwap(false, true) {
+		number++
+	}
+	defer numbers[number].Store(false)
 	for !surplus() {
 		var o *offer
 		idle.Add(1)
@@ -105,7 +110,7 @@ func helper() {
 			}
 			helpers.Add(1)
 		}
-		o.enter()
+		o.enter(number)
 	}
 }
 

@@ -9,9 +9,9 @@ import (
 // Parallel calls task(0) … task(n-1), spread over the processors, and returns when all are done. With one task or one processor it calls
 // them in order in the calling goroutine.
 //
-// The tasks run in any order, on any processor. So a task must write only memory that no other task reads or writes. The caller takes the first tasks,
-// the helpers the last: where task i of one job reads what task i of the job before has written, on two processors most of it is in the processor's own
-// cache.
+// The tasks run in any order, on any processor. So a task must write only memory that no other task reads or writes. The caller begins with the first tasks
+// and each helper with those of its own part, the last of them first; who has done his part helps others. So task i of one job and task i of the next, with as
+// many tasks, run on the same processor if they can, and find there in its own cache what they have in common.
 //
 // A task may call Parallel. The call then takes only processors that no helper is busy on.
 func Parallel(n int, task func(i int)) {
@@ -27,15 +27,20 @@ func Parallel(n int, task func(i int)) {
 	if !ok {
 		j = newJob()
 	}
-	j.task, j.n = task, int64(n)
-	j.taken.Store(0)
-	j.first.Store(0)
-	j.last.Store(int64(n))
+	j.task, j.shares = task, j.shares[:0]
+	if most := min(n, procs); cap(j.shares) < most {
+		j.shares = make([]share, most)
+	} else {
+		j.shares = j.shares[:most]
+	}
+	for i := range j.shares {
+		j.shares[i].set(i*n/len(j.shares), (i+1)*n/len(j.shares))
+	}
 	j.left.Store(int64(n))
 	j.sleeps.Store(false)
 	j.publish(wanted, procs)
 	defer j.end()
-	if done := j.work(true); j.left.Add(-done) > 0 && !poll(j.done, patience) {
+	if done := j.work(0); j.left.Add(-done) > 0 && !poll(j.done, patience) {
 		j.sleeps.Store(true)
 		for !j.done() {
 			<-j.finished
@@ -53,11 +58,7 @@ func free(procs int) int { return max(1, procs-int(busy.Load())) }
 type job struct {
 	offer
 	task     func(i int)
-	n        int64
-	_        [cacheLine]byte
-	taken    atomic.Int64 // number of tasks that somebody has taken or is about to take
-	first    atomic.Int64 // the first task that nobody has taken
-	last     atomic.Int64 // the task after the last that nobody has taken
+	shares   []share
 	left     atomic.Int64 // number of tasks that are not done
 	sleeps   atomic.Bool  // the caller waits for finished
 	finished chan struct{}
@@ -73,8 +74,8 @@ var (
 
 func newJob() *job {
 	j := &job{finished: make(chan struct{}, 1)}
-	j.join = func() {
-		if done := j.work(false); done > 0 && j.left.Add(-done) == 0 && j.sleeps.Load() {
+	j.join = func(number int) {
+		if done := j.work(number); done > 0 && j.left.Add(-done) == 0 && j.sleeps.Load() {
 			select {
 			case j.finished <- struct{}{}:
 			default: // it has one already, which the caller did not wait for
@@ -87,7 +88,9 @@ func newJob() *job {
 
 // end ends the call, also if a task has panicked here. Nobody takes a task after that.
 func (j *job) end() {
-	j.taken.Store(j.n)
+	for i := range j.shares {
+		j.shares[i].set(0, 0)
+	}
 	j.close()
 	for range 1 << 10 {
 		if j.inside.Load() == 0 {
@@ -99,29 +102,51 @@ func (j *job) end() {
 	} // a helper that looks at the job has no processor now: the job is left to it
 }
 
-// work runs tasks until all are taken, the first or the last of those that are left, and returns the number of tasks that it ran.
-func (j *job) work(first bool) (done int64) {
-	for ; ; done++ {
-		taken := j.taken.Add(1)
-		if taken > j.n {
-			break
+// work runs tasks until all are taken, and returns the number of tasks that it ran. The caller has number 0.
+func (j *job) work(number int) (done int64) {
+	for p := range j.shares {
+		for s := &j.shares[(number+p)%len(j.shares)]; ; done++ {
+			i, ok := s.take(number == 0)
+			if !ok {
+				break
+			}
+			if done == 0 && number > 0 {
+				busy.Add(1)
+			}
+			j.task(i)
 		}
-		if taken == j.n {
-			j.full()
-		}
-		if first {
-			j.task(int(j.first.Add(1) - 1))
-			continue
-		}
-		if done == 0 {
-			busy.Add(1)
-		}
-		j.task(int(j.last.Add(-1)))
 	}
-	if !first && done > 0 {
+	j.full()
+	if number > 0 && done > 0 {
 		busy.Add(-1) // before the job can end, so that the next one finds the processor free
 	}
 	return done
+}
+
+// share is the tasks [from, to) that nobody has taken, from in the upper half of the word.
+type share struct {
+	atomic.Uint64
+	_ [cacheLine - 8]byte
+}
+
+func (s *share) set(from, to int) { s.Store(uint64(from)<<32 | uint64(to)) }
+
+// take takes the first or the last task.
+func (s *share) take(first bool) (i int, ok bool) {
+	for {
+		old := s.Load()
+		from, to := old>>32, old&(1<<32-1)
+		if from >= to {
+			return 0, false
+		}
+		i, rest := to-1, old-1
+		if first {
+			i, rest = from, old+1<<32
+		}
+		if s.CompareAndSwap(old, rest) {
+			return int(i), true
+		}
+	}
 }
 
 // ParallelWith is Parallel for tasks that need a workspace. Each goroutine makes one workspace and passes it to all its tasks. A task must

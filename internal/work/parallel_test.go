@@ -3,6 +3,7 @@ package work
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -60,6 +61,19 @@ func TestParallelInTasks(t *testing.T) {
 	})
 	if left != [2]int{1, 1} || Processors() != 2 {
 		t.Errorf("%d processors in the tasks, %d after them; want 1 and 2", left, Processors())
+	}
+}
+
+// A share gives each of its tasks once, from both ends.
+func TestShare(t *testing.T) {
+	var s share
+	s.set(3, 8)
+	var got []int
+	for i, ok := s.take(true); ok; i, ok = s.take(len(got)%2 == 0) {
+		got = append(got, i)
+	}
+	if want := []int{3, 7, 4, 6, 5}; !slices.Equal(got, want) {
+		t.Errorf("tasks %v, want %v", got, want)
 	}
 }
 
