@@ -24,7 +24,7 @@
 //
 // A small product is one task. A large product is cut into blocks of C. The cut depends on the sizes, and on the
 // number of processors where these would have no work; the order of a sum does not. The last blocks are smaller, so that all processors finish at about the same time. Each task packs its own operands, in
-// memory that is kept for later products. So tasks share no memory that is written, and never wait for each other. Where four or more processors would get
+// memory that is kept for later products. So tasks share no memory that is written, and never wait for each other. Where twelve or more processors would get
 // fewer than four blocks each, they first pack A and B together, then multiply small blocks. The folder _openblas, a
 // module of its own, compares with OpenBLAS.
 package blas
