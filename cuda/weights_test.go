@@ -138,8 +138,11 @@ func TestWeightsStep(t *testing.T) {
 			Width: []int{4, 4, 1, 2, 7}[r.IntN(5)], Rank: 1 + r.IntN(40), Eps: 1e-5,
 		}
 		tolerance := 1e-4
-		if trial%4 == 2 { // many sequences, in int8
+		if trial%4 == 2 { // many sequences, in int8; rows longer than the kernels read ahead
 			step.Batch, tolerance = weightsMany+r.IntN(60), 1e-2
+			if step.Model = 800; trial > 4 {
+				step.Channels = 1568
+			}
 		}
 		up := func(n int) Array[float32] { return put[float32](t, s, numbers[float32](r, n, 0.5)) }
 		b, m, c, st := step.Batch, step.Model, step.Channels, step.State

@@ -45,8 +45,8 @@ func (o *offer) publish(wanted, procs int) {
 		}
 	}
 	o.open.Store(true)
-	o.announced.Store(true)
 	offered.Or(1 << o.slot)
+	o.announced.Store(true) // after the bit: a helper that still has this offer from before would otherwise take back a bit that is not there yet
 	if most := int64(procs) - 1; limit.Load() != most {
 		limit.Store(most)
 	}
