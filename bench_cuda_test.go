@@ -3,6 +3,7 @@ package mamba_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -158,9 +159,14 @@ func BenchmarkCUDAGenerateNarrow(b *testing.B) {
 	if err := checkpoint.Save(dir, nn.NewLM(cfg)); err != nil {
 		b.Fatal(err)
 	}
-	for _, types := range []string{"int8", "bfloat16", "float16", "float32"} {
+	for _, types := range []string{"int8", "int8+bf16", "bfloat16", "float16", "float32"} {
 		d := gputest.Open(b, cuda.Open)
-		lm, err := checkpoint.Load(dir, checkpoint.Weights(types), nn.OnDevice(d))
+		narrow, rounded := strings.CutSuffix(types, "+bf16")
+		options := []nn.Option{checkpoint.Weights(narrow), nn.OnDevice(d)}
+		if rounded {
+			options = append(options, nn.WithPrecision(cuda.BF16))
+		}
+		lm, err := checkpoint.Load(dir, options...)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -53,6 +53,9 @@ func (l *Linear) Forward(s *Stream, y Array[float32]) error {
 	if err := firstError(expect("linear", "y", y.n, count(l.Rows, l.Out)), s.usable()); err != nil {
 		return err
 	}
+	if n := l.Narrow; n != nil && l.Rows <= weightsMost && n.few(s.device, l.X) {
+		return n.product(s, l.Precision, false, l.Rows, l.X, l.Bias, Array[float32]{}, y)
+	}
 	if l.Narrow != nil && l.Narrow.rounds(s.device) {
 		rounded := *l
 		rounded.Precision = BF16
@@ -65,9 +68,6 @@ func (l *Linear) Forward(s *Stream, y Array[float32]) error {
 }
 
 func linearForward[T Activation](l *Linear, s *Stream, y Array[float32]) (err error) {
-	if n := l.Narrow; n != nil && l.Rows <= weightsMost && n.few(s.device, l.X) {
-		return n.product(s, false, l.Rows, l.X, l.Bias, Array[float32]{}, y)
-	}
 	var work temporaries
 	defer work.free()
 	weight := weightAs[T](l, s, &work, &err)

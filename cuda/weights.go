@@ -130,7 +130,7 @@ func widenRows[T Activation](s *Stream, w *Weights, rows int, ids Array[int32], 
 }
 
 // weightsMost is the number of rows up to which products with narrow weights read these. For more rows the weights are widened first. From weightsMany rows on,
-// products with WeightInt8 widen a tile of them to bfloat16 in registers, and steps do so for any number of rows.
+// products of BF16 with WeightInt8 widen a tile of them to bfloat16 in registers, and steps do so for any number of rows.
 const weightsMost, weightsMany = 64, 17
 
 func (w *Weights) noGradient(what string) error {
@@ -175,12 +175,14 @@ func (w *Weights) few(d *Device, x Array[float32]) bool {
 	return d.kernels >= 80 && w.typ != WeightBF16 && w.in%8 == 0 && x.address%16 == 0
 }
 
-// many reports whether so many rows are multiplied by weights that are widened to bfloat16 in registers.
-func (w *Weights) many(rows int) bool { return w.typ == WeightInt8 && rows >= weightsMany }
+// many reports whether so many rows are multiplied by weights that are widened to bfloat16 in registers. It rounds the rows, so other precisions do not.
+func (w *Weights) many(p Precision, rows int) bool {
+	return p == BF16 && w.typ == WeightInt8 && rows >= weightsMany
+}
 
 // product queues y (batch, out) = weights · x (batch, in), plus bias and residual unless they are absent, in tensor cores (kernels/weightrows.cuh).
-func (w *Weights) product(s *Stream, early bool, batch int, x, bias, residual, y Array[float32]) (err error) {
-	if w.many(batch) {
+func (w *Weights) product(s *Stream, p Precision, early bool, batch int, x, bias, residual, y Array[float32]) (err error) {
+	if w.many(p, batch) {
 		var work temporaries
 		defer work.free()
 		half := as[BFloat16](s, &work, x.Slice(0, batch*w.in), &err)
@@ -203,6 +205,7 @@ func (w *Weights) product(s *Stream, early bool, batch int, x, bias, residual, y
 type WeightsStep struct {
 	Step       *Step[float32]
 	In, X, Out *Weights
+	Precision  Precision // with BF16, a step of many sequences may round activations to bfloat16
 }
 
 // Runs reports whether Forward computes the step: whether it has few sequences, and the kernels support the device and the sizes.
@@ -212,7 +215,7 @@ func (w *WeightsStep) Runs(stream *Stream) bool {
 	}
 	s, d := w.Step, stream.device
 	same := w.In.typ == w.X.typ && w.X.typ == w.Out.typ
-	return same && s.Norm.address%16 == 0 && (s.Batch <= weightsMost || w.In.many(s.Batch)) && s.fewShared() <= d.shared && w.In.few(d, s.X) && w.X.few(d, s.Norm) && w.Out.few(d, s.Norm)
+	return same && s.Norm.address%16 == 0 && (s.Batch <= weightsMost || w.In.many(w.Precision, s.Batch)) && s.fewShared() <= d.shared && w.In.few(d, s.X) && w.X.few(d, s.Norm) && w.Out.few(d, s.Norm)
 }
 
 // Forward queues the step as three kernels (kernels/weightrows.cuh) or, for many sequences, as five, as Step does for weights of bfloat16. Runs must be true. Unless it is the first of
@@ -228,11 +231,11 @@ func (w *WeightsStep) Forward(stream *Stream, r StepResult, first bool) error {
 	); err != nil || s.Batch == 0 {
 		return err
 	}
-	if w.In.many(s.Batch) {
+	if w.In.many(w.Precision, s.Batch) {
 		return s.inFive(stream, r, first, fiveKernels{"weightsmma", "weight_many_", "weightsmma", "wide", w.In.data.address, w.X.data.address, w.Out.data.address})
 	}
 	kernels := threeKernels{"weightsmma", fmt.Sprintf("weight_in_%v", w.In.typ), "weight_scan", w.In.data.address, w.X.data.address}
 	return s.inThree(stream, r, first, kernels, func(gated Array[float32]) error {
-		return w.Out.product(stream, true, s.Batch, gated, s.OutBias, s.X, r.Y)
+		return w.Out.product(stream, w.Precision, true, s.Batch, gated, s.OutBias, s.X, r.Y)
 	})
 }

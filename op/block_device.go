@@ -62,7 +62,7 @@ func weightsStep[N kernel.Float](f *mambaBlock[N], s *cuda.Stream, p cuda.Precis
 		return nil, nil
 	}
 	step := &cuda.WeightsStep{
-		Step: stepOf(blockWithout[float32](f, p, in)), In: w.InProj.Narrow.OnDevice(), X: w.XProj.Narrow.OnDevice(), Out: w.OutProj.Narrow.OnDevice(),
+		Step: stepOf(blockWithout[float32](f, p, in)), In: w.InProj.Narrow.OnDevice(), X: w.XProj.Narrow.OnDevice(), Out: w.OutProj.Narrow.OnDevice(), Precision: p,
 	}
 	if !step.Runs(s) {
 		return nil, nil
