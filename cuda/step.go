@@ -358,7 +358,7 @@ func (s *Step[T]) columnsOf(stream *Stream, k fiveKernels, u, rbc uintptr) error
 		int32(s.Batch), int32(s.Channels), int32(s.columns()))
 }
 
-// scanRows queues the kernel of many sequences that computes Δ, the gated output y and the next states, The rows of z are stride elements apart.
+// scanRows queues the kernel of many sequences that computes Δ, the gated output y and the next states. The rows of z are stride elements apart.
 func (s *Step[T]) scanRows(stream *Stream, k fiveKernels, z, u, rbc, y, next uintptr, stride int) error {
 	d, across, most := stream.device, (s.Channels+scanRow-1)/scanRow, stepRoom/s.columns()
 	kernel, each := "step_scan_rows_", max(1, min(s.Batch*across/(4*d.multiprocessors), 8, most)) // each: sequences that a thread computes one after the other

@@ -80,11 +80,11 @@ func headOn[T cuda.Activation, N kernel.Float](f headLoss[N], s *cuda.Stream, p 
 	h := &cuda.Head[T]{
 		Rows: f.rows, In: f.in, Vocabulary: f.out, Ignore: operator.Int32(f.ignore), Precision: p, X: operands[0], Weight: operands[1], Targets: in[2].Ids,
 	}
-	if k, err := h.Forward(s, loss, keep); k != nil {
-		return k, err
-	} else {
+	k, err := h.Forward(s, loss, keep)
+	if k == nil {
 		return nil, err // not a kept with a nil pointer
 	}
+	return k, err
 }
 
 func (f headLoss[T]) BackwardOn(s *cuda.Stream, _ cuda.Precision, _ []onDevice, dout, grad []array, values kept) error {
