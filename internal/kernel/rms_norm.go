@@ -28,6 +28,10 @@ func (r *RMSNorm[T]) Forward(y []T) {
 
 // ForwardRows writes the rows [from, to) of y. It starts no goroutine.
 func (r *RMSNorm[T]) ForwardRows(y []T, from, to int) {
+	if y32, ok := asm32(y); ok && from < to && r.Channels > 0 {
+		r.rows32(y32, to-from, from*r.Channels)
+		return
+	}
 	for row := from; row < to; row++ {
 		x, y := r.X[row*r.Channels:(row+1)*r.Channels], y[row*r.Channels:(row+1)*r.Channels]
 		norm(y, x, r.Weight, r.scale(x))
@@ -47,6 +51,10 @@ func (r *RMSNorm[T]) Backward(dy, dx, dWeight []T) {
 	work.ParallelRange(rows, normRows, func(from, to int) {
 		sum := part.Data[from/normRows*r.Channels:][:r.Channels]
 		clear(sum)
+		if sum32, ok := asm32(sum); ok && r.Channels > 0 {
+			r.backRows32(sum32, any(dy).([]float32), any(dx).([]float32), to-from, from*r.Channels)
+			return
+		}
 		for row := from; row < to; row++ {
 			at := row * r.Channels
 			x, dy, dx := r.X[at:at+r.Channels], dy[at:at+r.Channels], dx[at:at+r.Channels]

@@ -89,6 +89,43 @@ func norm32s(y, x, w []float32, s float32) {
 	}
 }
 
+// rmsNormArgs are the arguments of the kernels of RMSNorm. They have dx, dy and dw in the backward pass, y in the forward pass.
+type rmsNormArgs struct {
+	x, w, y, dx, dy, dw *float32
+	rows, n             int
+	count, eps          float64
+}
+
+func (r *RMSNorm[T]) args(rows, at int) (a rmsNormArgs) {
+	x := any(r.X).([]float32)[at : at+rows*r.Channels]
+	a.x, a.w = &x[0], &any(r.Weight).([]float32)[:r.Channels][0]
+	a.rows, a.n, a.count, a.eps = rows, r.Channels, float64(r.Channels), r.Eps
+	return a
+}
+
+// rows32 writes rows of y from the one that begins at element at.
+func (r *RMSNorm[T]) rows32(y []float32, rows, at int) {
+	a := r.args(rows, at)
+	a.y = &y[at : at+rows*r.Channels][0]
+	if level == cpu.AVX512 {
+		rmsNormRowsAVX512(&a)
+	} else {
+		rmsNormRowsAVX2(&a)
+	}
+}
+
+// backRows32 writes rows of dx from the one that begins at element at, and adds to dw.
+func (r *RMSNorm[T]) backRows32(dw, dy, dx []float32, rows, at int) {
+	a := r.args(rows, at)
+	n := rows * r.Channels
+	a.dw, a.dy, a.dx = &dw[:r.Channels][0], &dy[at : at+n][0], &dx[at : at+n][0]
+	if level == cpu.AVX512 {
+		rmsNormBackRowsAVX512(&a)
+	} else {
+		rmsNormBackRowsAVX2(&a)
+	}
+}
+
 func normSums32s(dw, dy, x, w []float32, s float32) float64 {
 	if len(dw) == 0 {
 		return 0

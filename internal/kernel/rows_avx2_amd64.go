@@ -49,6 +49,28 @@ func rowNormSumsAVX2(dw *float32, dy *float32, x *float32, w *float32, s float32
 //go:noescape
 func rowNormBackAVX2(dx *float32, dy *float32, x *float32, w *float32, s float32, mean float32, n int)
 
+// rmsNormRowsAVX2 computes a norm:
+//
+//	for range rows {
+//		s := float32(1 / sqrt(squares(x)/count+eps))
+//		y = x·s·w // n elements
+//	}
+//
+//go:noescape
+func rmsNormRowsAVX2(args *rmsNormArgs)
+
+// rmsNormBackRowsAVX2 computes the gradients of a norm:
+//
+//	for range rows {
+//		s := float32(1 / sqrt(squares(x)/count+eps))
+//		dw += dy·x·s
+//		mean := float32(sum(dy·w·x·s)/count)
+//		dx = s·(dy·w - x·s·mean) // n elements
+//	}
+//
+//go:noescape
+func rmsNormBackRowsAVX2(args *rmsNormArgs)
+
 // rowMaxAVX2 returns the largest of n elements that is not NaN, or -Inf if there is none.
 //
 //go:noescape

@@ -630,6 +630,386 @@ normBackDone:
 	VZEROUPPER
 	RET
 
+// func rmsNormRowsAVX2(args *rmsNormArgs)
+// Requires: AVX, AVX2, FMA3
+TEXT ·rmsNormRowsAVX2(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ args+0(FP), AX
+	MOVQ 16(AX), CX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), DI
+	MOVQ 56(AX), R8
+	SHLQ $0x02, R8
+
+rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	XORQ   R9, R9
+	MOVQ   DI, R10
+
+squaresMany:
+	CMPQ        R10, $+16
+	JL          squaresOne
+	VMOVUPS     (DX)(R9*1), X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y4, Y4, Y0
+	VMOVUPS     16(DX)(R9*1), X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y4, Y4, Y1
+	VMOVUPS     32(DX)(R9*1), X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y4, Y4, Y2
+	VMOVUPS     48(DX)(R9*1), X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y4, Y4, Y3
+	ADDQ        $+64, R9
+	SUBQ        $+16, R10
+	JMP         squaresMany
+
+squaresOne:
+	CMPQ        R10, $+4
+	JL          squaresSingle
+	VMOVUPS     (DX)(R9*1), X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y4, Y4, Y0
+	ADDQ        $+16, R9
+	SUBQ        $+4, R10
+	JMP         squaresOne
+
+squaresSingle:
+	CMPQ        R10, $+1
+	JL          squaresDone
+	VMOVSS      (DX)(R9*1), X4
+	VMOVQ       X4, X5
+	VCVTPS2PD   X5, X5
+	VFMADD231PD Y5, Y5, Y0
+	ADDQ        $+4, R9
+	SUBQ        $+1, R10
+	JMP         squaresSingle
+
+squaresDone:
+	VADDPD       Y3, Y0, Y0
+	VADDPD       Y2, Y1, Y1
+	VADDPD       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPD       X1, X0, X0
+	VUNPCKHPD    X0, X0, X1
+	VADDSD       X1, X0, X0
+	VDIVSD       64(AX), X0, X0
+	VADDSD       72(AX), X0, X0
+	VSQRTSD      X0, X0, X0
+	VMOVSD       d3ff0000000000000AVX2<>+0(SB), X1
+	VDIVSD       X0, X1, X0
+	VCVTSD2SS    X0, X0, X0
+	VBROADCASTSS X0, Y0
+	XORQ         R9, R9
+	MOVQ         DI, R10
+
+normMany:
+	CMPQ    R10, $+16
+	JL      normOne
+	VMOVUPS (DX)(R9*1), Y1
+	VMOVUPS (BX)(R9*1), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, (CX)(R9*1)
+	VMOVUPS 32(DX)(R9*1), Y1
+	VMOVUPS 32(BX)(R9*1), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, 32(CX)(R9*1)
+	ADDQ    $+64, R9
+	SUBQ    $+16, R10
+	JMP     normMany
+
+normOne:
+	CMPQ    R10, $+8
+	JL      normRest
+	VMOVUPS (DX)(R9*1), Y1
+	VMOVUPS (BX)(R9*1), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, (CX)(R9*1)
+	ADDQ    $+32, R9
+	SUBQ    $+8, R10
+	JMP     normOne
+
+normRest:
+	TESTQ      R10, R10
+	JZ         normDone
+	LEAQ       lanesAVX2<>+32(SB), R11
+	NEGQ       R10
+	VMOVUPS    (R11)(R10*4), Y1
+	VMASKMOVPS (DX)(R9*1), Y1, Y2
+	VMASKMOVPS (BX)(R9*1), Y1, Y3
+	VMULPS     Y0, Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMASKMOVPS Y2, Y1, (CX)(R9*1)
+
+normDone:
+	ADDQ R8, CX
+	ADDQ R8, DX
+	DECQ SI
+	JNE  rows
+	VZEROUPPER
+	RET
+
+DATA d3ff0000000000000AVX2<>+0(SB)/4, $0x00000000
+DATA d3ff0000000000000AVX2<>+4(SB)/4, $0x3ff00000
+GLOBL d3ff0000000000000AVX2<>(SB), RODATA|NOPTR, $8
+
+// func rmsNormBackRowsAVX2(args *rmsNormArgs)
+// Requires: AVX, AVX2, FMA3
+TEXT ·rmsNormBackRowsAVX2(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ args+0(FP), AX
+	MOVQ 24(AX), CX
+	MOVQ 32(AX), DX
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	MOVQ 40(AX), DI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+	MOVQ 56(AX), R10
+	SHLQ $0x02, R10
+
+rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	XORQ   R11, R11
+	MOVQ   R9, R12
+
+squaresMany:
+	CMPQ        R12, $+16
+	JL          squaresOne
+	VMOVUPS     (BX)(R11*1), X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y4, Y4, Y0
+	VMOVUPS     16(BX)(R11*1), X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y4, Y4, Y1
+	VMOVUPS     32(BX)(R11*1), X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y4, Y4, Y2
+	VMOVUPS     48(BX)(R11*1), X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y4, Y4, Y3
+	ADDQ        $+64, R11
+	SUBQ        $+16, R12
+	JMP         squaresMany
+
+squaresOne:
+	CMPQ        R12, $+4
+	JL          squaresSingle
+	VMOVUPS     (BX)(R11*1), X4
+	VCVTPS2PD   X4, Y4
+	VFMADD231PD Y4, Y4, Y0
+	ADDQ        $+16, R11
+	SUBQ        $+4, R12
+	JMP         squaresOne
+
+squaresSingle:
+	CMPQ        R12, $+1
+	JL          squaresDone
+	VMOVSS      (BX)(R11*1), X4
+	VMOVQ       X4, X5
+	VCVTPS2PD   X5, X5
+	VFMADD231PD Y5, Y5, Y0
+	ADDQ        $+4, R11
+	SUBQ        $+1, R12
+	JMP         squaresSingle
+
+squaresDone:
+	VADDPD       Y3, Y0, Y0
+	VADDPD       Y2, Y1, Y1
+	VADDPD       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPD       X1, X0, X0
+	VUNPCKHPD    X0, X0, X1
+	VADDSD       X1, X0, X0
+	VDIVSD       64(AX), X0, X0
+	VADDSD       72(AX), X0, X0
+	VSQRTSD      X0, X0, X0
+	VMOVSD       d3ff0000000000000AVX2<>+0(SB), X1
+	VDIVSD       X0, X1, X0
+	VCVTSD2SS    X0, X0, X0
+	VBROADCASTSS X0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	XORQ         R11, R11
+	MOVQ         R9, R12
+
+normSumsMany:
+	CMPQ        R12, $+16
+	JL          normSumsOne
+	VMOVUPS     (BX)(R11*1), X5
+	VMOVUPS     (DX)(R11*1), X6
+	VMOVUPS     (DI)(R11*1), X7
+	VMULPS      X0, X5, X5
+	VFMADD231PS X5, X6, X7
+	VMOVUPS     X7, (DI)(R11*1)
+	VMOVUPS     (SI)(R11*1), X7
+	VMULPS      X7, X6, X6
+	VCVTPS2PD   X6, Y7
+	VCVTPS2PD   X5, Y8
+	VFMADD231PD Y7, Y8, Y1
+	VMOVUPS     16(BX)(R11*1), X5
+	VMOVUPS     16(DX)(R11*1), X6
+	VMOVUPS     16(DI)(R11*1), X7
+	VMULPS      X0, X5, X5
+	VFMADD231PS X5, X6, X7
+	VMOVUPS     X7, 16(DI)(R11*1)
+	VMOVUPS     16(SI)(R11*1), X7
+	VMULPS      X7, X6, X6
+	VCVTPS2PD   X6, Y7
+	VCVTPS2PD   X5, Y8
+	VFMADD231PD Y7, Y8, Y2
+	VMOVUPS     32(BX)(R11*1), X5
+	VMOVUPS     32(DX)(R11*1), X6
+	VMOVUPS     32(DI)(R11*1), X7
+	VMULPS      X0, X5, X5
+	VFMADD231PS X5, X6, X7
+	VMOVUPS     X7, 32(DI)(R11*1)
+	VMOVUPS     32(SI)(R11*1), X7
+	VMULPS      X7, X6, X6
+	VCVTPS2PD   X6, Y7
+	VCVTPS2PD   X5, Y8
+	VFMADD231PD Y7, Y8, Y3
+	VMOVUPS     48(BX)(R11*1), X5
+	VMOVUPS     48(DX)(R11*1), X6
+	VMOVUPS     48(DI)(R11*1), X7
+	VMULPS      X0, X5, X5
+	VFMADD231PS X5, X6, X7
+	VMOVUPS     X7, 48(DI)(R11*1)
+	VMOVUPS     48(SI)(R11*1), X7
+	VMULPS      X7, X6, X6
+	VCVTPS2PD   X6, Y7
+	VCVTPS2PD   X5, Y8
+	VFMADD231PD Y7, Y8, Y4
+	ADDQ        $+64, R11
+	SUBQ        $+16, R12
+	JMP         normSumsMany
+
+normSumsOne:
+	CMPQ        R12, $+4
+	JL          normSumsSingle
+	VMOVUPS     (BX)(R11*1), X5
+	VMOVUPS     (DX)(R11*1), X6
+	VMOVUPS     (DI)(R11*1), X7
+	VMULPS      X0, X5, X5
+	VFMADD231PS X5, X6, X7
+	VMOVUPS     X7, (DI)(R11*1)
+	VMOVUPS     (SI)(R11*1), X7
+	VMULPS      X7, X6, X6
+	VCVTPS2PD   X6, Y7
+	VCVTPS2PD   X5, Y8
+	VFMADD231PD Y7, Y8, Y1
+	ADDQ        $+16, R11
+	SUBQ        $+4, R12
+	JMP         normSumsOne
+
+normSumsSingle:
+	CMPQ        R12, $+1
+	JL          normSumsDone
+	VMOVSS      (BX)(R11*1), X6
+	VMOVSS      (DX)(R11*1), X5
+	VMOVSS      (DI)(R11*1), X7
+	VMULPS      X0, X6, X6
+	VFMADD231PS X6, X5, X7
+	VMOVSS      X7, (DI)(R11*1)
+	VMOVSS      (SI)(R11*1), X7
+	VMULPS      X7, X5, X5
+	VMOVQ       X5, X5
+	VCVTPS2PD   X5, X5
+	VMOVQ       X6, X6
+	VCVTPS2PD   X6, X6
+	VFMADD231PD Y5, Y6, Y1
+	ADDQ        $+4, R11
+	SUBQ        $+1, R12
+	JMP         normSumsSingle
+
+normSumsDone:
+	VADDPD       Y4, Y1, Y1
+	VADDPD       Y3, Y2, Y2
+	VADDPD       Y2, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VADDPD       X2, X1, X1
+	VUNPCKHPD    X1, X1, X2
+	VADDSD       X2, X1, X1
+	VDIVSD       64(AX), X1, X1
+	VCVTSD2SS    X1, X1, X1
+	VBROADCASTSS X1, Y1
+	XORQ         R11, R11
+	MOVQ         R9, R12
+
+normBackMany:
+	CMPQ         R12, $+16
+	JL           normBackOne
+	VMOVUPS      (BX)(R11*1), Y2
+	VMOVUPS      (DX)(R11*1), Y3
+	VMOVUPS      (SI)(R11*1), Y4
+	VMULPS       Y0, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+	VFNMADD231PS Y1, Y2, Y3
+	VMULPS       Y0, Y3, Y3
+	VMOVUPS      Y3, (CX)(R11*1)
+	VMOVUPS      32(BX)(R11*1), Y2
+	VMOVUPS      32(DX)(R11*1), Y3
+	VMOVUPS      32(SI)(R11*1), Y4
+	VMULPS       Y0, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+	VFNMADD231PS Y1, Y2, Y3
+	VMULPS       Y0, Y3, Y3
+	VMOVUPS      Y3, 32(CX)(R11*1)
+	ADDQ         $+64, R11
+	SUBQ         $+16, R12
+	JMP          normBackMany
+
+normBackOne:
+	CMPQ         R12, $+8
+	JL           normBackRest
+	VMOVUPS      (BX)(R11*1), Y2
+	VMOVUPS      (DX)(R11*1), Y3
+	VMOVUPS      (SI)(R11*1), Y4
+	VMULPS       Y0, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+	VFNMADD231PS Y1, Y2, Y3
+	VMULPS       Y0, Y3, Y3
+	VMOVUPS      Y3, (CX)(R11*1)
+	ADDQ         $+32, R11
+	SUBQ         $+8, R12
+	JMP          normBackOne
+
+normBackRest:
+	TESTQ        R12, R12
+	JZ           normBackDone
+	LEAQ         lanesAVX2<>+32(SB), R13
+	NEGQ         R12
+	VMOVUPS      (R13)(R12*4), Y2
+	VMASKMOVPS   (BX)(R11*1), Y2, Y3
+	VMASKMOVPS   (DX)(R11*1), Y2, Y4
+	VMASKMOVPS   (SI)(R11*1), Y2, Y7
+	VMULPS       Y0, Y3, Y3
+	VMULPS       Y7, Y4, Y4
+	VFNMADD231PS Y1, Y3, Y4
+	VMULPS       Y0, Y4, Y4
+	VMASKMOVPS   Y4, Y2, (CX)(R11*1)
+
+normBackDone:
+	ADDQ R10, CX
+	ADDQ R10, DX
+	ADDQ R10, BX
+	DECQ R8
+	JNE  rows
+	VZEROUPPER
+	RET
+
 // func rowMaxAVX2(x *float32, n int) float32
 // Requires: AVX, SSE
 TEXT ·rowMaxAVX2(SB), NOSPLIT|NOFRAME, $0-20

@@ -49,6 +49,28 @@ func rowNormSumsAVX512(dw *float32, dy *float32, x *float32, w *float32, s float
 //go:noescape
 func rowNormBackAVX512(dx *float32, dy *float32, x *float32, w *float32, s float32, mean float32, n int)
 
+// rmsNormRowsAVX512 computes a norm:
+//
+//	for range rows {
+//		s := float32(1 / sqrt(squares(x)/count+eps))
+//		y = x·s·w // n elements
+//	}
+//
+//go:noescape
+func rmsNormRowsAVX512(args *rmsNormArgs)
+
+// rmsNormBackRowsAVX512 computes the gradients of a norm:
+//
+//	for range rows {
+//		s := float32(1 / sqrt(squares(x)/count+eps))
+//		dw += dy·x·s
+//		mean := float32(sum(dy·w·x·s)/count)
+//		dx = s·(dy·w - x·s·mean) // n elements
+//	}
+//
+//go:noescape
+func rmsNormBackRowsAVX512(args *rmsNormArgs)
+
 // rowMaxAVX512 returns the largest of n elements that is not NaN, or -Inf if there is none.
 //
 //go:noescape

@@ -620,6 +620,392 @@ normBackDone:
 	VZEROUPPER
 	RET
 
+// func rmsNormRowsAVX512(args *rmsNormArgs)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·rmsNormRowsAVX512(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ args+0(FP), AX
+	MOVQ 16(AX), CX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), DI
+	MOVQ 56(AX), R8
+	SHLQ $0x02, R8
+
+rows:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	XORQ   R9, R9
+	MOVQ   DI, R10
+
+squaresMany:
+	CMPQ        R10, $+32
+	JL          squaresOne
+	VMOVUPS     (DX)(R9*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z4, Z4, Z0
+	VMOVUPS     32(DX)(R9*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z4, Z4, Z1
+	VMOVUPS     64(DX)(R9*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z4, Z4, Z2
+	VMOVUPS     96(DX)(R9*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z4, Z4, Z3
+	ADDQ        $+128, R9
+	SUBQ        $+32, R10
+	JMP         squaresMany
+
+squaresOne:
+	CMPQ        R10, $+8
+	JL          squaresSingle
+	VMOVUPS     (DX)(R9*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z4, Z4, Z0
+	ADDQ        $+32, R9
+	SUBQ        $+8, R10
+	JMP         squaresOne
+
+squaresSingle:
+	CMPQ        R10, $+1
+	JL          squaresDone
+	VMOVSS      (DX)(R9*1), X4
+	VMOVQ       X4, X5
+	VCVTPS2PD   X5, X5
+	VFMADD231PD Z5, Z5, Z0
+	ADDQ        $+4, R9
+	SUBQ        $+1, R10
+	JMP         squaresSingle
+
+squaresDone:
+	VADDPD        Z3, Z0, Z0
+	VADDPD        Z2, Z1, Z1
+	VADDPD        Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPD        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPD        X4, X0, X0
+	VUNPCKHPD     X0, X0, X4
+	VADDSD        X4, X0, X0
+	VDIVSD        64(AX), X0, X0
+	VADDSD        72(AX), X0, X0
+	VSQRTSD       X0, X0, X0
+	VMOVSD        d3ff0000000000000AVX512<>+0(SB), X4
+	VDIVSD        X0, X4, X0
+	VCVTSD2SS     X0, X0, X0
+	VBROADCASTSS  X0, Z4
+	XORQ          R9, R9
+	MOVQ          DI, R10
+
+normMany:
+	CMPQ    R10, $+32
+	JL      normOne
+	VMOVUPS (DX)(R9*1), Z6
+	VMOVUPS (BX)(R9*1), Z7
+	VMULPS  Z4, Z6, Z6
+	VMULPS  Z7, Z6, Z6
+	VMOVUPS Z6, (CX)(R9*1)
+	VMOVUPS 64(DX)(R9*1), Z6
+	VMOVUPS 64(BX)(R9*1), Z7
+	VMULPS  Z4, Z6, Z6
+	VMULPS  Z7, Z6, Z6
+	VMOVUPS Z6, 64(CX)(R9*1)
+	ADDQ    $+128, R9
+	SUBQ    $+32, R10
+	JMP     normMany
+
+normOne:
+	CMPQ    R10, $+16
+	JL      normRest
+	VMOVUPS (DX)(R9*1), Z6
+	VMOVUPS (BX)(R9*1), Z7
+	VMULPS  Z4, Z6, Z6
+	VMULPS  Z7, Z6, Z6
+	VMOVUPS Z6, (CX)(R9*1)
+	ADDQ    $+64, R9
+	SUBQ    $+16, R10
+	JMP     normOne
+
+normRest:
+	TESTQ     R10, R10
+	JZ        normDone
+	MOVQ      $-1, R11
+	BZHIQ     R10, R11, R11
+	KMOVW     R11, K1
+	VMOVUPS.Z (DX)(R9*1), K1, Z6
+	VMOVUPS.Z (BX)(R9*1), K1, Z7
+	VMULPS    Z4, Z6, Z6
+	VMULPS    Z7, Z6, Z6
+	VMOVUPS   Z6, K1, (CX)(R9*1)
+
+normDone:
+	ADDQ R8, CX
+	ADDQ R8, DX
+	DECQ SI
+	JNE  rows
+	VZEROUPPER
+	RET
+
+DATA d3ff0000000000000AVX512<>+0(SB)/4, $0x00000000
+DATA d3ff0000000000000AVX512<>+4(SB)/4, $0x3ff00000
+GLOBL d3ff0000000000000AVX512<>(SB), RODATA|NOPTR, $8
+
+// func rmsNormBackRowsAVX512(args *rmsNormArgs)
+// Requires: AVX, AVX512F, BMI2, FMA3
+TEXT ·rmsNormBackRowsAVX512(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ args+0(FP), AX
+	MOVQ 24(AX), CX
+	MOVQ 32(AX), DX
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	MOVQ 40(AX), DI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+	MOVQ 56(AX), R10
+	SHLQ $0x02, R10
+
+rows:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	XORQ   R11, R11
+	MOVQ   R9, R12
+
+squaresMany:
+	CMPQ        R12, $+32
+	JL          squaresOne
+	VMOVUPS     (BX)(R11*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z4, Z4, Z0
+	VMOVUPS     32(BX)(R11*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z4, Z4, Z1
+	VMOVUPS     64(BX)(R11*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z4, Z4, Z2
+	VMOVUPS     96(BX)(R11*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z4, Z4, Z3
+	ADDQ        $+128, R11
+	SUBQ        $+32, R12
+	JMP         squaresMany
+
+squaresOne:
+	CMPQ        R12, $+8
+	JL          squaresSingle
+	VMOVUPS     (BX)(R11*1), Y4
+	VCVTPS2PD   Y4, Z4
+	VFMADD231PD Z4, Z4, Z0
+	ADDQ        $+32, R11
+	SUBQ        $+8, R12
+	JMP         squaresOne
+
+squaresSingle:
+	CMPQ        R12, $+1
+	JL          squaresDone
+	VMOVSS      (BX)(R11*1), X4
+	VMOVQ       X4, X5
+	VCVTPS2PD   X5, X5
+	VFMADD231PD Z5, Z5, Z0
+	ADDQ        $+4, R11
+	SUBQ        $+1, R12
+	JMP         squaresSingle
+
+squaresDone:
+	VADDPD        Z3, Z0, Z0
+	VADDPD        Z2, Z1, Z1
+	VADDPD        Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPD        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPD        X4, X0, X0
+	VUNPCKHPD     X0, X0, X4
+	VADDSD        X4, X0, X0
+	VDIVSD        64(AX), X0, X0
+	VADDSD        72(AX), X0, X0
+	VSQRTSD       X0, X0, X0
+	VMOVSD        d3ff0000000000000AVX512<>+0(SB), X4
+	VDIVSD        X0, X4, X0
+	VCVTSD2SS     X0, X0, X0
+	VBROADCASTSS  X0, Z4
+	VPXORD        Z6, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPXORD        Z8, Z8, Z8
+	VPXORD        Z9, Z9, Z9
+	XORQ          R11, R11
+	MOVQ          R9, R12
+
+normSumsMany:
+	CMPQ        R12, $+32
+	JL          normSumsOne
+	VMOVUPS     (BX)(R11*1), Y10
+	VMOVUPS     (DX)(R11*1), Y11
+	VMOVUPS     (DI)(R11*1), Y12
+	VMULPS      Y4, Y10, Y10
+	VFMADD231PS Y10, Y11, Y12
+	VMOVUPS     Y12, (DI)(R11*1)
+	VMOVUPS     (SI)(R11*1), Y12
+	VMULPS      Y12, Y11, Y11
+	VCVTPS2PD   Y11, Z11
+	VCVTPS2PD   Y10, Z10
+	VFMADD231PD Z11, Z10, Z6
+	VMOVUPS     32(BX)(R11*1), Y10
+	VMOVUPS     32(DX)(R11*1), Y11
+	VMOVUPS     32(DI)(R11*1), Y12
+	VMULPS      Y4, Y10, Y10
+	VFMADD231PS Y10, Y11, Y12
+	VMOVUPS     Y12, 32(DI)(R11*1)
+	VMOVUPS     32(SI)(R11*1), Y12
+	VMULPS      Y12, Y11, Y11
+	VCVTPS2PD   Y11, Z11
+	VCVTPS2PD   Y10, Z10
+	VFMADD231PD Z11, Z10, Z7
+	VMOVUPS     64(BX)(R11*1), Y10
+	VMOVUPS     64(DX)(R11*1), Y11
+	VMOVUPS     64(DI)(R11*1), Y12
+	VMULPS      Y4, Y10, Y10
+	VFMADD231PS Y10, Y11, Y12
+	VMOVUPS     Y12, 64(DI)(R11*1)
+	VMOVUPS     64(SI)(R11*1), Y12
+	VMULPS      Y12, Y11, Y11
+	VCVTPS2PD   Y11, Z11
+	VCVTPS2PD   Y10, Z10
+	VFMADD231PD Z11, Z10, Z8
+	VMOVUPS     96(BX)(R11*1), Y10
+	VMOVUPS     96(DX)(R11*1), Y11
+	VMOVUPS     96(DI)(R11*1), Y12
+	VMULPS      Y4, Y10, Y10
+	VFMADD231PS Y10, Y11, Y12
+	VMOVUPS     Y12, 96(DI)(R11*1)
+	VMOVUPS     96(SI)(R11*1), Y12
+	VMULPS      Y12, Y11, Y11
+	VCVTPS2PD   Y11, Z11
+	VCVTPS2PD   Y10, Z10
+	VFMADD231PD Z11, Z10, Z9
+	ADDQ        $+128, R11
+	SUBQ        $+32, R12
+	JMP         normSumsMany
+
+normSumsOne:
+	CMPQ        R12, $+8
+	JL          normSumsSingle
+	VMOVUPS     (BX)(R11*1), Y10
+	VMOVUPS     (DX)(R11*1), Y11
+	VMOVUPS     (DI)(R11*1), Y12
+	VMULPS      Y4, Y10, Y10
+	VFMADD231PS Y10, Y11, Y12
+	VMOVUPS     Y12, (DI)(R11*1)
+	VMOVUPS     (SI)(R11*1), Y12
+	VMULPS      Y12, Y11, Y11
+	VCVTPS2PD   Y11, Z11
+	VCVTPS2PD   Y10, Z10
+	VFMADD231PD Z11, Z10, Z6
+	ADDQ        $+32, R11
+	SUBQ        $+8, R12
+	JMP         normSumsOne
+
+normSumsSingle:
+	CMPQ        R12, $+1
+	JL          normSumsDone
+	VMOVSS      (BX)(R11*1), X10
+	VMOVSS      (DX)(R11*1), X5
+	VMOVSS      (DI)(R11*1), X11
+	VMULPS      X4, X10, X10
+	VFMADD231PS X10, X5, X11
+	VMOVSS      X11, (DI)(R11*1)
+	VMOVSS      (SI)(R11*1), X11
+	VMULPS      X11, X5, X5
+	VMOVQ       X5, X5
+	VCVTPS2PD   X5, X5
+	VMOVQ       X10, X14
+	VCVTPS2PD   X14, X14
+	VFMADD231PD Z5, Z14, Z6
+	ADDQ        $+4, R11
+	SUBQ        $+1, R12
+	JMP         normSumsSingle
+
+normSumsDone:
+	VADDPD        Z9, Z6, Z6
+	VADDPD        Z8, Z7, Z7
+	VADDPD        Z7, Z6, Z6
+	VEXTRACTF64X4 $0x01, Z6, Y10
+	VADDPD        Y10, Y6, Y6
+	VEXTRACTF128  $0x01, Y6, X10
+	VADDPD        X10, X6, X6
+	VUNPCKHPD     X6, X6, X10
+	VADDSD        X10, X6, X6
+	VDIVSD        64(AX), X6, X6
+	VCVTSD2SS     X6, X6, X6
+	VBROADCASTSS  X6, Z10
+	XORQ          R11, R11
+	MOVQ          R9, R12
+
+normBackMany:
+	CMPQ         R12, $+32
+	JL           normBackOne
+	VMOVUPS      (BX)(R11*1), Z11
+	VMOVUPS      (DX)(R11*1), Z12
+	VMOVUPS      (SI)(R11*1), Z13
+	VMULPS       Z4, Z11, Z11
+	VMULPS       Z13, Z12, Z12
+	VFNMADD231PS Z10, Z11, Z12
+	VMULPS       Z4, Z12, Z12
+	VMOVUPS      Z12, (CX)(R11*1)
+	VMOVUPS      64(BX)(R11*1), Z11
+	VMOVUPS      64(DX)(R11*1), Z12
+	VMOVUPS      64(SI)(R11*1), Z13
+	VMULPS       Z4, Z11, Z11
+	VMULPS       Z13, Z12, Z12
+	VFNMADD231PS Z10, Z11, Z12
+	VMULPS       Z4, Z12, Z12
+	VMOVUPS      Z12, 64(CX)(R11*1)
+	ADDQ         $+128, R11
+	SUBQ         $+32, R12
+	JMP          normBackMany
+
+normBackOne:
+	CMPQ         R12, $+16
+	JL           normBackRest
+	VMOVUPS      (BX)(R11*1), Z11
+	VMOVUPS      (DX)(R11*1), Z12
+	VMOVUPS      (SI)(R11*1), Z13
+	VMULPS       Z4, Z11, Z11
+	VMULPS       Z13, Z12, Z12
+	VFNMADD231PS Z10, Z11, Z12
+	VMULPS       Z4, Z12, Z12
+	VMOVUPS      Z12, (CX)(R11*1)
+	ADDQ         $+64, R11
+	SUBQ         $+16, R12
+	JMP          normBackOne
+
+normBackRest:
+	TESTQ        R12, R12
+	JZ           normBackDone
+	MOVQ         $-1, R13
+	BZHIQ        R12, R13, R13
+	KMOVW        R13, K1
+	VMOVUPS.Z    (BX)(R11*1), K1, Z11
+	VMOVUPS.Z    (DX)(R11*1), K1, Z12
+	VMOVUPS.Z    (SI)(R11*1), K1, Z13
+	VMULPS       Z4, Z11, Z11
+	VMULPS       Z13, Z12, Z12
+	VFNMADD231PS Z10, Z11, Z12
+	VMULPS       Z4, Z12, Z12
+	VMOVUPS      Z12, K1, (CX)(R11*1)
+
+normBackDone:
+	ADDQ R10, CX
+	ADDQ R10, DX
+	ADDQ R10, BX
+	DECQ R8
+	JNE  rows
+	VZEROUPPER
+	RET
+
 // func rowMaxAVX512(x *float32, n int) float32
 // Requires: AVX, AVX512F, BMI2, SSE
 TEXT ·rowMaxAVX512(SB), NOSPLIT|NOFRAME, $0-20

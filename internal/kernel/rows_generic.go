@@ -16,6 +16,10 @@ func squares32s(x []float32) float64 { panic(noAssembly) }
 
 func norm32s(y, x, w []float32, s float32) { panic(noAssembly) }
 
+func (r *RMSNorm[T]) rows32(y []float32, rows, at int) { panic(noAssembly) }
+
+func (r *RMSNorm[T]) backRows32(dw, dy, dx []float32, rows, at int) { panic(noAssembly) }
+
 func normSums32s(dw, dy, x, w []float32, s float32) float64 { panic(noAssembly) }
 
 func normBack32s(dx, dy, x, w []float32, s, mean float32) { panic(noAssembly) }

@@ -249,3 +249,52 @@ func BenchmarkRMSNorm(b *testing.B) {
 	run("forward", 8, func() { n.Forward(y) })
 	run("backward", 12, func() { n.Backward(n.X, dx, dWeight) })
 }
+
+// The kernels of RMSNorm give each row what the functions for a single row give it, bit for bit.
+func TestRMSNormRows(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			channels, rows := rapid.IntRange(1, 150).Draw(t, "channels"), rapid.IntRange(1, 2*normRows+3).Draw(t, "rows")
+			r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+			var intact []func()
+			window := func(name string) []float32 {
+				v, check := window(t, r, rows*channels, name)
+				intact = append(intact, check)
+				return v
+			}
+			x, dy, y, dx := window("x"), window("dy"), window("y"), window("dx")
+			for range rapid.IntRange(0, 4).Draw(t, "extreme") {
+				odd := []float32{float32(math.NaN()), float32(math.Inf(1)), 1e30, -1e30, 1e-42, 0}
+				x[r.IntN(len(x))], dy[r.IntN(len(dy))] = odd[r.IntN(len(odd))], odd[r.IntN(len(odd))]
+			}
+			n := &RMSNorm[float32]{Channels: channels, Eps: rapid.SampledFrom([]float64{0, 1e-5}).Draw(t, "eps"), X: x, Weight: narrow(normals(r, channels))}
+			dw := make([]float32, channels)
+			n.Forward(y)
+			n.Backward(dy, dx, dw)
+			wantY, wantDx, wantDw := make([]float32, len(x)), make([]float32, len(x)), make([]float32, channels)
+			parts := make([]float32, (rows+normRows-1)/normRows*channels)
+			for row := range rows {
+				at, sum := row*channels, parts[row/normRows*channels:][:channels]
+				x, dy := x[at:at+channels], dy[at:at+channels]
+				s := n.scale(x)
+				norm(wantY[at:at+channels], x, n.Weight, s)
+				dot := normSums(sum, dy, x, n.Weight, s)
+				normBack(wantDx[at:at+channels], dy, x, n.Weight, s, float32(dot/float64(channels)))
+			}
+			sumRows(wantDw, parts)
+			same := func(name string, got, want []float32) {
+				for i := range got {
+					if math.Float32bits(got[i]) != math.Float32bits(want[i]) && !(got[i] != got[i] && want[i] != want[i]) {
+						t.Fatalf("%s[%d] of %d rows of %d is %v, want %v", name, i, rows, channels, got[i], want[i])
+					}
+				}
+			}
+			same("y", y, wantY)
+			same("dx", dx, wantDx)
+			same("dweight", dw, wantDw)
+			for _, check := range intact {
+				check()
+			}
+		})
+	})
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"math"
 
+	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
@@ -25,14 +26,7 @@ func rows(isa asm.ISA) {
 
 	k = f.Func("rowSquares", "func(x *float32, n int) float64", "rowSquares returns Σ float64(x[i])² of n elements.")
 	x, n = k.Ptr("x"), k.Int("n")
-	accs := zeros(k, 4)
-	k.EachHalf("squares", n, len(accs), func(h asm.Half, at reg.Register, offset, i int) {
-		v, w := k.Vec(), k.Vec()
-		h.Load(asm.AtIndex(x, at, 1, offset), v)
-		h.Widen(v, w)
-		h.MulAdd64(w, w, accs[i])
-	})
-	k.ReturnSum64(accs)
+	k.ReturnSum64(squares(k, x, n))
 
 	k = f.Func("rowAddProduct64", "func(sum *float64, a, b *float32, n int)", "rowAddProduct64 computes sum[i] += float64(a[i])·float64(b[i]) for n elements.")
 	sum, a, b, n := k.Ptr("sum"), k.Ptr("a"), k.Ptr("b"), k.Int("n")
@@ -50,7 +44,7 @@ func rows(isa asm.ISA) {
 
 	k = f.Func("rowSum", "func(x *float32, n int) float64", "rowSum returns Σ float64(x[i]) of n elements.")
 	x, n = k.Ptr("x"), k.Int("n")
-	accs = zeros(k, 4)
+	accs := zeros(k, 4)
 	k.EachHalf("sum", n, len(accs), func(h asm.Half, at reg.Register, offset, i int) {
 		v, w := k.Vec(), k.Vec()
 		h.Load(asm.AtIndex(x, at, 1, offset), v)
@@ -89,57 +83,24 @@ func rows(isa asm.ISA) {
 	k = f.Func("rowNorm", "func(y, x, w *float32, s float32, n int)", "rowNorm computes y[i] = x[i]·s·w[i] for n elements.")
 	y, x, w, n := k.Ptr("y"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
 	s := k.Scalar("s")
-	k.EachVector("norm", n, 2, func(at reg.Register, vectors int, mask *asm.Mask) {
-		for i := range vectors {
-			v, u := k.Vec(), k.Vec()
-			k.LoadMasked(asm.AtIndex(x, at, 1, i*k.Bytes()), mask, v)
-			k.LoadMasked(asm.AtIndex(w, at, 1, i*k.Bytes()), mask, u)
-			k.Mul(s, v, v)
-			k.Mul(u, v, v)
-			k.StoreMasked(v, mask, asm.AtIndex(y, at, 1, i*k.Bytes()))
-		}
-	})
+	normed(k, y, x, w, n, s)
 	k.Return()
 
 	k = f.Func("rowNormSums", "func(dw, dy, x, w *float32, s float32, n int) float64",
 		"rowNormSums computes dw[i] += dy[i]·x[i]·s for n elements, and returns Σ dy[i]·w[i]·x[i]·s, summed in float64.")
 	dw, dy, x, w, n := k.Ptr("dw"), k.Ptr("dy"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
 	s = k.Scalar("s")
-	accs = zeros(k, 4)
-	k.EachHalf("normSums", n, len(accs), func(h asm.Half, at reg.Register, offset, i int) {
-		hat, g, sum, wide, wideHat := k.Vec(), k.Vec(), k.Vec(), k.Vec(), k.Vec()
-		h.Load(asm.AtIndex(x, at, 1, offset), hat)
-		h.Load(asm.AtIndex(dy, at, 1, offset), g)
-		h.Load(asm.AtIndex(dw, at, 1, offset), sum)
-		k.VMULPS(h.Narrow(s), h.Narrow(hat), h.Narrow(hat))
-		k.VFMADD231PS(h.Narrow(hat), h.Narrow(g), h.Narrow(sum))
-		h.Store(sum, asm.AtIndex(dw, at, 1, offset))
-		h.Load(asm.AtIndex(w, at, 1, offset), sum)
-		k.VMULPS(h.Narrow(sum), h.Narrow(g), h.Narrow(g))
-		h.Widen(g, wide)
-		h.Widen(hat, wideHat)
-		h.MulAdd64(wide, wideHat, accs[i])
-	})
-	k.ReturnSum64(accs)
+	k.ReturnSum64(normSums(k, dw, dy, x, w, n, s))
 
 	k = f.Func("rowNormBack", "func(dx, dy, x, w *float32, s, mean float32, n int)",
 		"rowNormBack computes dx[i] = s·(dy[i]·w[i] - x[i]·s·mean) for n elements.")
 	dx, dy, x, w, n := k.Ptr("dx"), k.Ptr("dy"), k.Ptr("x"), k.Ptr("w"), k.Int("n")
 	s, mean := k.Scalar("s"), k.Scalar("mean")
-	k.EachVector("normBack", n, 2, func(at reg.Register, vectors int, mask *asm.Mask) {
-		for i := range vectors {
-			hat, g, u := k.Vec(), k.Vec(), k.Vec()
-			k.LoadMasked(asm.AtIndex(x, at, 1, i*k.Bytes()), mask, hat)
-			k.LoadMasked(asm.AtIndex(dy, at, 1, i*k.Bytes()), mask, g)
-			k.LoadMasked(asm.AtIndex(w, at, 1, i*k.Bytes()), mask, u)
-			k.Mul(s, hat, hat)
-			k.Mul(u, g, g)
-			k.VFNMADD231PS(mean, hat, g)
-			k.Mul(s, g, g)
-			k.StoreMasked(g, mask, asm.AtIndex(dx, at, 1, i*k.Bytes()))
-		}
-	})
+	normBack(k, dx, dy, x, w, n, s, mean)
 	k.Return()
+
+	rmsNorm(f)
+	rmsNormBack(f)
 
 	k = f.Func("rowMax", "func(x *float32, n int) float32",
 		"rowMax returns the largest of n elements that is not NaN, or -Inf if there is none.")
@@ -162,6 +123,129 @@ func rows(isa asm.ISA) {
 	expSum(f, "rowExpSumTo", "func(y, x *float32, top float32, n int) float64",
 		"rowExpSumTo computes y[i] = e^(x[i]-top) for n elements, and returns Σ y[i], summed in float64.", true)
 	f.Write("rows")
+}
+
+// squares writes the sum of the squares of n elements, in float64: the lanes of the vectors that it returns.
+func squares(k *asm.Func, x, n reg.Register) []reg.VecVirtual {
+	accs := zeros(k, 4)
+	k.EachHalf("squares", n, len(accs), func(h asm.Half, at reg.Register, offset, i int) {
+		v, w := k.Vec(), k.Vec()
+		h.Load(asm.AtIndex(x, at, 1, offset), v)
+		h.Widen(v, w)
+		h.MulAdd64(w, w, accs[i])
+	})
+	return accs
+}
+
+// normed writes y = x·s·w for n elements.
+func normed(k *asm.Func, y, x, w, n reg.Register, s reg.VecVirtual) {
+	k.EachVector("norm", n, 2, func(at reg.Register, vectors int, mask *asm.Mask) {
+		for i := range vectors {
+			v, u := k.Vec(), k.Vec()
+			k.LoadMasked(asm.AtIndex(x, at, 1, i*k.Bytes()), mask, v)
+			k.LoadMasked(asm.AtIndex(w, at, 1, i*k.Bytes()), mask, u)
+			k.Mul(s, v, v)
+			k.Mul(u, v, v)
+			k.StoreMasked(v, mask, asm.AtIndex(y, at, 1, i*k.Bytes()))
+		}
+	})
+}
+
+// normSums writes what rowNormSums computes. The sum is in the lanes of the vectors that it returns.
+func normSums(k *asm.Func, dw, dy, x, w, n reg.Register, s reg.VecVirtual) []reg.VecVirtual {
+	accs := zeros(k, 4)
+	k.EachHalf("normSums", n, len(accs), func(h asm.Half, at reg.Register, offset, i int) {
+		hat, g, sum, wide, wideHat := k.Vec(), k.Vec(), k.Vec(), k.Vec(), k.Vec()
+		h.Load(asm.AtIndex(x, at, 1, offset), hat)
+		h.Load(asm.AtIndex(dy, at, 1, offset), g)
+		h.Load(asm.AtIndex(dw, at, 1, offset), sum)
+		k.VMULPS(h.Narrow(s), h.Narrow(hat), h.Narrow(hat))
+		k.VFMADD231PS(h.Narrow(hat), h.Narrow(g), h.Narrow(sum))
+		h.Store(sum, asm.AtIndex(dw, at, 1, offset))
+		h.Load(asm.AtIndex(w, at, 1, offset), sum)
+		k.VMULPS(h.Narrow(sum), h.Narrow(g), h.Narrow(g))
+		h.Widen(g, wide)
+		h.Widen(hat, wideHat)
+		h.MulAdd64(wide, wideHat, accs[i])
+	})
+	return accs
+}
+
+// normBack writes what rowNormBack computes.
+func normBack(k *asm.Func, dx, dy, x, w, n reg.Register, s, mean reg.VecVirtual) {
+	k.EachVector("normBack", n, 2, func(at reg.Register, vectors int, mask *asm.Mask) {
+		for i := range vectors {
+			hat, g, u := k.Vec(), k.Vec(), k.Vec()
+			k.LoadMasked(asm.AtIndex(x, at, 1, i*k.Bytes()), mask, hat)
+			k.LoadMasked(asm.AtIndex(dy, at, 1, i*k.Bytes()), mask, g)
+			k.LoadMasked(asm.AtIndex(w, at, 1, i*k.Bytes()), mask, u)
+			k.Mul(s, hat, hat)
+			k.Mul(u, g, g)
+			k.VFNMADD231PS(mean, hat, g)
+			k.Mul(s, g, g)
+			k.StoreMasked(g, mask, asm.AtIndex(dx, at, 1, i*k.Bytes()))
+		}
+	})
+}
+
+// rmsScale writes 1/√(mean(x²) + eps), rounded to float32, into each lane of a vector. Its operations on float64 are those of Go.
+func rmsScale(k *asm.Func, x, n reg.Register) reg.VecVirtual {
+	sum, one, s := k.Sum64(squares(k, x, n)).AsX(), k.XMM(), k.Vec()
+	k.VDIVSD(k.Addr("count"), sum, sum)
+	k.VADDSD(k.Addr("eps"), sum, sum)
+	k.VSQRTSD(sum, sum, sum)
+	k.VMOVSD(k.Float64(1), one)
+	k.VDIVSD(sum, one, sum)
+	k.VCVTSD2SS(sum, sum, sum)
+	k.VBROADCASTSS(sum, s)
+	return s
+}
+
+// rmsNorm and rmsNormBack write the kernels of RMSNorm. A short row takes less time than a call, and while one row waits for its root the processor computes
+// the next one.
+func rmsNorm(f *asm.File) {
+	k := f.Func("rmsNormRows", "func(args *rmsNormArgs)", `rmsNormRows computes a norm:
+
+	for range rows {
+		s := float32(1 / sqrt(squares(x)/count+eps))
+		y = x·s·w // n elements
+	}`)
+	y, x, w, rows, n, bytes := k.Ptr("y"), k.Ptr("x"), k.Ptr("w"), k.Int("rows"), k.Int("n"), k.Int("n")
+	k.SHLQ(operand.U8(2), bytes)
+	k.Label("rows")
+	normed(k, y, x, w, n, rmsScale(k, x, n))
+	k.ADDQ(bytes, y)
+	k.ADDQ(bytes, x)
+	k.DECQ(rows)
+	k.JNE(asm.Label("rows"))
+	k.Return()
+}
+
+func rmsNormBack(f *asm.File) {
+	k := f.Func("rmsNormBackRows", "func(args *rmsNormArgs)", `rmsNormBackRows computes the gradients of a norm:
+
+	for range rows {
+		s := float32(1 / sqrt(squares(x)/count+eps))
+		dw += dy·x·s
+		mean := float32(sum(dy·w·x·s)/count)
+		dx = s·(dy·w - x·s·mean) // n elements
+	}`)
+	dx, dy, x, w, dw, rows, n := k.Ptr("dx"), k.Ptr("dy"), k.Ptr("x"), k.Ptr("w"), k.Ptr("dw"), k.Int("rows"), k.Int("n")
+	bytes := k.Int("n")
+	k.SHLQ(operand.U8(2), bytes)
+	k.Label("rows")
+	s, mean := rmsScale(k, x, n), k.Vec()
+	dot := k.Sum64(normSums(k, dw, dy, x, w, n, s)).AsX()
+	k.VDIVSD(k.Addr("count"), dot, dot)
+	k.VCVTSD2SS(dot, dot, dot)
+	k.VBROADCASTSS(dot, mean)
+	normBack(k, dx, dy, x, w, n, s, mean)
+	k.ADDQ(bytes, dx)
+	k.ADDQ(bytes, dy)
+	k.ADDQ(bytes, x)
+	k.DECQ(rows)
+	k.JNE(asm.Label("rows"))
+	k.Return()
 }
 
 func zeros(k *asm.Func, n int) []reg.VecVirtual {

@@ -220,6 +220,12 @@ func AtIndex(base, index reg.Register, scale uint8, offset int) operand.Mem {
 // Const returns the address of a float32 in read-only memory. A file has each value once.
 func (f *File) Const(v float32) operand.Mem { return f.Bits(math.Float32bits(v)) }
 
+// Float64 returns the address of a float64 in read-only memory.
+func (f *File) Float64(v float64) operand.Mem {
+	bits := math.Float64bits(v)
+	return f.TableBits(fmt.Sprintf("d%016x", bits), []uint32{uint32(bits), uint32(bits >> 32)})
+}
+
 // Bits is Const for the bits of any 32-bit value.
 func (f *File) Bits(b uint32) operand.Mem {
 	m, ok := f.consts[b]

@@ -112,22 +112,27 @@ func (f *File) WidenAdd(v, low, high reg.VecVirtual) {
 
 // ReturnSum64 ends a function that returns the sum of all lanes of vectors of float64. It overwrites v.
 func (k *Func) ReturnSum64(v []reg.VecVirtual) {
+	k.Context.Store(k.Sum64(v).AsX(), k.Context.ReturnIndex(0))
+	k.Return()
+}
+
+// Sum64 returns a register whose first lane is the sum of all lanes of vectors of float64. It overwrites v.
+func (f *File) Sum64(v []reg.VecVirtual) reg.VecVirtual {
 	for n := len(v); n > 1; n = (n + 1) / 2 {
 		for i := range n / 2 {
-			k.VADDPD(v[n-1-i], v[i], v[i])
+			f.VADDPD(v[n-1-i], v[i], v[i])
 		}
 	}
-	sum, t := v[0], k.Vec()
-	if k.ISA == AVX512 {
-		k.VEXTRACTF64X4(operand.U8(1), sum, t.AsY())
-		k.VADDPD(t.AsY(), sum.AsY(), sum.AsY())
+	sum, t := v[0], f.Vec()
+	if f.ISA == AVX512 {
+		f.VEXTRACTF64X4(operand.U8(1), sum, t.AsY())
+		f.VADDPD(t.AsY(), sum.AsY(), sum.AsY())
 	}
-	k.VEXTRACTF128(operand.U8(1), sum.AsY(), t.AsX())
-	k.VADDPD(t.AsX(), sum.AsX(), sum.AsX())
-	k.VUNPCKHPD(sum.AsX(), sum.AsX(), t.AsX())
-	k.VADDSD(t.AsX(), sum.AsX(), sum.AsX())
-	k.Context.Store(sum.AsX(), k.Context.ReturnIndex(0))
-	k.Return()
+	f.VEXTRACTF128(operand.U8(1), sum.AsY(), t.AsX())
+	f.VADDPD(t.AsX(), sum.AsX(), sum.AsX())
+	f.VUNPCKHPD(sum.AsX(), sum.AsX(), t.AsX())
+	f.VADDSD(t.AsX(), sum.AsX(), sum.AsX())
+	return sum
 }
 
 // ReturnMax ends a function that returns the largest lane of vectors of float32. It overwrites v.
