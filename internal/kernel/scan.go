@@ -1,6 +1,10 @@
 package kernel
 
-import "github.com/gomamba/mamba/internal/work"
+import (
+	"math"
+
+	"github.com/gomamba/mamba/internal/work"
+)
 
 // Scan is one selective scan (S6; Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
 // algorithm 2 with the zero-order hold of A and the simplified one of B): for each batch b, channel d and state n,
@@ -178,6 +182,15 @@ func (s *Scan[T]) keptStride() int { return (s.Channels + lanes - 1) / lanes * l
 func (s *Scan[T]) kept(batch, i, first int) []T {
 	tile := batch*((s.Length-1)/s.backSteps()) + i/s.backSteps() - 1
 	return s.States[tile*s.keptStride()+first*s.State:][:lanes*s.State]
+}
+
+// firstKept returns the first step from i on before which a pass writes the states to States, math.MaxInt if it does not.
+func (s *Scan[T]) firstKept(pass scanPass, i int) int {
+	if s.States == nil || pass != scanForward {
+		return math.MaxInt
+	}
+	tile := s.backSteps()
+	return max((i+tile-1)/tile, 1) * tile
 }
 
 // Forward writes y (batch, length, channels) and, unless it is nil, the state after the last step scanned,

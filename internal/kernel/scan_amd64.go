@@ -22,6 +22,9 @@ type scanKernels struct {
 	tile   func(*scanTileArgs)             // or nil
 }
 
+// The garbage collector reads the arguments at any time, also while a kernel runs. So where a kernel changes a pointer there, the pointer must stay inside of its
+// array: one past the end, into memory that Go has not given out, ends the program.
+//
 // The fields of the arguments below are set one by one. The compiler would build a composite literal elsewhere and copy it in larger pieces,
 // for which the processor must wait.
 
@@ -34,7 +37,11 @@ type scanArgs struct {
 	keep         *float32 // (step, state, two, lanes): only scanRecompute writes it, and the states after the last step
 	bStep, cStep int      // bytes from a step to the next step
 	steps        int
-	ahead        *scanAhead // or nil
+	// scanForward writes the states that enter the left-th step to kept, and those that enter every backSteps-th after it keptStep bytes further on. With a left of
+	// 0 it writes none. keptAt is the offset of the next ones.
+	kept                   *float32
+	left, keptAt, keptStep int
+	ahead                  *scanAhead // or nil
 }
 
 // scanAhead tells a kernel which rows of the block's next tile to prefetch into the second-level cache while it computes. Each strip of a
@@ -46,6 +53,7 @@ type scanAhead struct {
 	z           [2]*float32 // z and its gradient
 	rows        [5]*float32 // u, Δ, then y, or dy and the gradients of u and Δ
 	states      *float32    // the state that the next strip or tile of the backward pass begins from, a line for each step
+	statesAt    int         // bytes to the next line
 }
 
 // scanBackArgs are the arguments of scanBackward.
@@ -313,7 +321,12 @@ func (s *scanAsm) scan(pass scanPass, strip int, ns states, from int, seg segmen
 	kernel := s.scanKernels.states[pass][flag(s.vectors)][bits.TrailingZeros(uint(ns.count))]
 	args := &s.args
 	args.bStep, args.cStep, args.steps, args.ahead = bStep, cStep, seg.to-seg.from, s.lookAhead(pass, strip, ns, from, seg)
+	kept := r.firstKept(pass, seg.from)
+	args.keptStep = 4 * r.keptStride()
 	for l := 0; l < st.width; l += s.lanes {
+		if args.left = 0; kept < seg.to {
+			args.left, args.keptAt, args.kept = kept-seg.from+1, 0, &r.kept(r.batch, kept, st.first)[state+l]
+		}
 		args.h, args.a, args.dt, args.du = &st.h[state+l], &s.a[strip][state+l], &r.dt[at+l], &r.du[at+l]
 		args.b, args.c, args.y = s.lane(b, l), s.lane(c, l), &r.y[at+l]
 		if pass == scanRecompute {
@@ -352,7 +365,7 @@ func (s *scanAsm) lookAhead(pass scanPass, strip int, ns states, from int, seg s
 	case pass == scanForward:
 		a.rows[2] = &r.out[row]
 	case pass == scanRecompute:
-		a.states = &s.back.next[0]
+		a.states, a.statesAt = &s.back.next[0], 0
 		a.rows[2], a.rows[3], a.rows[4] = &s.back.dy[row], &s.back.grad.U[row], &s.back.grad.Delta[row]
 		if r.Z != nil {
 			a.z[1] = &s.back.grad.Z[rowZ]

@@ -19,12 +19,20 @@ func scanAdvance8AVX2(args *scanArgs)
 // scanForward8AVX2 scans a tile of 8 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward8AVX2(args *scanArgs)
@@ -34,12 +42,11 @@ func scanForward8AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecompute8AVX2(args *scanArgs)
@@ -79,12 +86,20 @@ func scanAdvanceVectors8AVX2(args *scanArgs)
 // scanForwardVectors8AVX2 scans a tile of 8 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors8AVX2(args *scanArgs)
@@ -94,12 +109,11 @@ func scanForwardVectors8AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecomputeVectors8AVX2(args *scanArgs)
@@ -137,12 +151,20 @@ func scanAdvance4AVX2(args *scanArgs)
 // scanForward4AVX2 scans a tile of 4 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward4AVX2(args *scanArgs)
@@ -152,12 +174,11 @@ func scanForward4AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecompute4AVX2(args *scanArgs)
@@ -197,12 +218,20 @@ func scanAdvanceVectors4AVX2(args *scanArgs)
 // scanForwardVectors4AVX2 scans a tile of 4 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors4AVX2(args *scanArgs)
@@ -212,12 +241,11 @@ func scanForwardVectors4AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecomputeVectors4AVX2(args *scanArgs)
@@ -255,12 +283,20 @@ func scanAdvance2AVX2(args *scanArgs)
 // scanForward2AVX2 scans a tile of 2 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward2AVX2(args *scanArgs)
@@ -270,12 +306,11 @@ func scanForward2AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecompute2AVX2(args *scanArgs)
@@ -315,12 +350,20 @@ func scanAdvanceVectors2AVX2(args *scanArgs)
 // scanForwardVectors2AVX2 scans a tile of 2 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors2AVX2(args *scanArgs)
@@ -330,12 +373,11 @@ func scanForwardVectors2AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecomputeVectors2AVX2(args *scanArgs)
@@ -373,12 +415,20 @@ func scanAdvance1AVX2(args *scanArgs)
 // scanForward1AVX2 scans a tile of 1 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward1AVX2(args *scanArgs)
@@ -388,12 +438,11 @@ func scanForward1AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecompute1AVX2(args *scanArgs)
@@ -433,12 +482,20 @@ func scanAdvanceVectors1AVX2(args *scanArgs)
 // scanForwardVectors1AVX2 scans a tile of 1 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors1AVX2(args *scanArgs)
@@ -448,12 +505,11 @@ func scanForwardVectors1AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecomputeVectors1AVX2(args *scanArgs)

@@ -22,7 +22,7 @@ TEXT ·scanAdvance8AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Y5
 	VMOVUPS 384(CX), Y6
 	VMOVUPS 448(CX), Y7
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -323,7 +323,7 @@ TEXT ·scanForward8AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Y5
 	VMOVUPS 384(CX), Y6
 	VMOVUPS 448(CX), Y7
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -334,6 +334,23 @@ alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 64(CX)
+	VMOVUPS Y2, 128(CX)
+	VMOVUPS Y3, 192(CX)
+	VMOVUPS Y4, 256(CX)
+	VMOVUPS Y5, 320(CX)
+	VMOVUPS Y6, 384(CX)
+	VMOVUPS Y7, 448(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS      (SI), Y9
 	VMOVUPS      (BX), Y12
 	VMOVUPS      (R9), Y10
@@ -569,7 +586,7 @@ TEXT ·scanRecompute8AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Y5
 	VMOVUPS 384(CX), Y6
 	VMOVUPS 448(CX), Y7
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -624,8 +641,9 @@ loop:
 	MOVQ         56(R15), CX
 	PREFETCHT0   (CX)(R13*1)
 	MOVQ         104(R15), CX
+	ADDQ         112(R15), CX
 	PREFETCHT0   (CX)
-	ADDQ         $+64, 104(R15)
+	ADDQ         $+64, 112(R15)
 	ADDQ         $+64, R12
 	ADDQ         $+64, R13
 	DECQ         R14
@@ -1034,7 +1052,7 @@ TEXT ·scanAdvanceVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Y5
 	VMOVUPS 384(CX), Y6
 	VMOVUPS 448(CX), Y7
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -1244,7 +1262,7 @@ TEXT ·scanForwardVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Y5
 	VMOVUPS 384(CX), Y6
 	VMOVUPS 448(CX), Y7
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -1255,6 +1273,23 @@ alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y8
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 64(CX)
+	VMOVUPS Y2, 128(CX)
+	VMOVUPS Y3, 192(CX)
+	VMOVUPS Y4, 256(CX)
+	VMOVUPS Y5, 320(CX)
+	VMOVUPS Y6, 384(CX)
+	VMOVUPS Y7, 448(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS     (SI), Y9
 	VMOVUPS     (BX), Y12
 	VMOVUPS     (R9), Y10
@@ -1474,7 +1509,7 @@ TEXT ·scanRecomputeVectors8AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Y5
 	VMOVUPS 384(CX), Y6
 	VMOVUPS 448(CX), Y7
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -1527,8 +1562,9 @@ loop:
 	MOVQ        56(R15), CX
 	PREFETCHT0  (CX)(R13*1)
 	MOVQ        104(R15), CX
+	ADDQ        112(R15), CX
 	PREFETCHT0  (CX)
-	ADDQ        $+64, 104(R15)
+	ADDQ        $+64, 112(R15)
 	ADDQ        $+64, R12
 	ADDQ        $+64, R13
 	DECQ        R14
@@ -1897,7 +1933,7 @@ TEXT ·scanAdvance4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Y1
 	VMOVUPS 128(CX), Y2
 	VMOVUPS 192(CX), Y3
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -2031,7 +2067,7 @@ TEXT ·scanForward4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Y1
 	VMOVUPS 128(CX), Y2
 	VMOVUPS 192(CX), Y3
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -2042,6 +2078,19 @@ alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 64(CX)
+	VMOVUPS Y2, 128(CX)
+	VMOVUPS Y3, 192(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS      (SI), Y5
 	VMOVUPS      (BX), Y8
 	VMOVUPS      (R9), Y6
@@ -2185,7 +2234,7 @@ TEXT ·scanRecompute4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Y1
 	VMOVUPS 128(CX), Y2
 	VMOVUPS 192(CX), Y3
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -2240,8 +2289,9 @@ loop:
 	MOVQ         56(R15), CX
 	PREFETCHT0   (CX)(R13*1)
 	MOVQ         104(R15), CX
+	ADDQ         112(R15), CX
 	PREFETCHT0   (CX)
-	ADDQ         $+64, 104(R15)
+	ADDQ         $+64, 112(R15)
 	ADDQ         $+64, R12
 	ADDQ         $+64, R13
 	DECQ         R14
@@ -2476,7 +2526,7 @@ TEXT ·scanAdvanceVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Y1
 	VMOVUPS 128(CX), Y2
 	VMOVUPS 192(CX), Y3
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -2606,7 +2656,7 @@ TEXT ·scanForwardVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Y1
 	VMOVUPS 128(CX), Y2
 	VMOVUPS 192(CX), Y3
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -2617,6 +2667,19 @@ alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y4
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 64(CX)
+	VMOVUPS Y2, 128(CX)
+	VMOVUPS Y3, 192(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS     (SI), Y5
 	VMOVUPS     (BX), Y8
 	VMOVUPS     (R9), Y6
@@ -2752,7 +2815,7 @@ TEXT ·scanRecomputeVectors4AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Y1
 	VMOVUPS 128(CX), Y2
 	VMOVUPS 192(CX), Y3
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -2805,8 +2868,9 @@ loop:
 	MOVQ        56(R15), CX
 	PREFETCHT0  (CX)(R13*1)
 	MOVQ        104(R15), CX
+	ADDQ        112(R15), CX
 	PREFETCHT0  (CX)
-	ADDQ        $+64, 104(R15)
+	ADDQ        $+64, 112(R15)
 	ADDQ        $+64, R12
 	ADDQ        $+64, R13
 	DECQ        R14
@@ -3017,7 +3081,7 @@ TEXT ·scanAdvance2AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R8
 	VMOVUPS (CX), Y0
 	VMOVUPS 64(CX), Y1
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -3109,7 +3173,7 @@ TEXT ·scanForward2AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R10
 	VMOVUPS (CX), Y0
 	VMOVUPS 64(CX), Y1
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -3120,6 +3184,17 @@ alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 64(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS      (SI), Y3
 	VMOVUPS      (BX), Y6
 	VMOVUPS      (R9), Y4
@@ -3217,7 +3292,7 @@ TEXT ·scanRecompute2AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R11
 	VMOVUPS (CX), Y0
 	VMOVUPS 64(CX), Y1
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -3272,8 +3347,9 @@ loop:
 	MOVQ         56(R15), CX
 	PREFETCHT0   (CX)(R13*1)
 	MOVQ         104(R15), CX
+	ADDQ         112(R15), CX
 	PREFETCHT0   (CX)
-	ADDQ         $+64, 104(R15)
+	ADDQ         $+64, 112(R15)
 	ADDQ         $+64, R12
 	ADDQ         $+64, R13
 	DECQ         R14
@@ -3426,7 +3502,7 @@ TEXT ·scanAdvanceVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R8
 	VMOVUPS (CX), Y0
 	VMOVUPS 64(CX), Y1
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -3516,7 +3592,7 @@ TEXT ·scanForwardVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R10
 	VMOVUPS (CX), Y0
 	VMOVUPS 64(CX), Y1
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -3527,6 +3603,17 @@ alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y2
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 64(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS     (SI), Y3
 	VMOVUPS     (BX), Y6
 	VMOVUPS     (R9), Y4
@@ -3620,7 +3707,7 @@ TEXT ·scanRecomputeVectors2AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R11
 	VMOVUPS (CX), Y0
 	VMOVUPS 64(CX), Y1
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -3673,8 +3760,9 @@ loop:
 	MOVQ        56(R15), CX
 	PREFETCHT0  (CX)(R13*1)
 	MOVQ        104(R15), CX
+	ADDQ        112(R15), CX
 	PREFETCHT0  (CX)
-	ADDQ        $+64, 104(R15)
+	ADDQ        $+64, 112(R15)
 	ADDQ        $+64, R12
 	ADDQ        $+64, R13
 	DECQ        R14
@@ -3806,7 +3894,7 @@ TEXT ·scanAdvance1AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    32(AX), DI
 	MOVQ    80(AX), R8
 	VMOVUPS (CX), Y0
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -3877,7 +3965,7 @@ TEXT ·scanForward1AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    48(AX), R9
 	MOVQ    80(AX), R10
 	VMOVUPS (CX), Y0
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -3888,6 +3976,16 @@ alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Y0, (CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS      (SI), Y2
 	VMOVUPS      (BX), Y4
 	VMOVUPS      (R9), Y3
@@ -3960,7 +4058,7 @@ TEXT ·scanRecompute1AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    56(AX), R10
 	MOVQ    80(AX), R11
 	VMOVUPS (CX), Y0
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -4014,8 +4112,9 @@ loop:
 	MOVQ         56(R15), CX
 	PREFETCHT0   (CX)(R13*1)
 	MOVQ         104(R15), CX
+	ADDQ         112(R15), CX
 	PREFETCHT0   (CX)
-	ADDQ         $+64, 104(R15)
+	ADDQ         $+64, 112(R15)
 	ADDQ         $+64, R12
 	ADDQ         $+64, R13
 	DECQ         R14
@@ -4126,7 +4225,7 @@ TEXT ·scanAdvanceVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    32(AX), DI
 	MOVQ    80(AX), R8
 	VMOVUPS (CX), Y0
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -4196,7 +4295,7 @@ TEXT ·scanForwardVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    48(AX), R9
 	MOVQ    80(AX), R10
 	VMOVUPS (CX), Y0
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -4207,6 +4306,16 @@ alone:
 	VBROADCASTSS cAVX2_4b40007f<>+0(SB), Y1
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Y0, (CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS     (SI), Y2
 	VMOVUPS     (BX), Y4
 	VMOVUPS     (R9), Y3
@@ -4277,7 +4386,7 @@ TEXT ·scanRecomputeVectors1AVX2(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    56(AX), R10
 	MOVQ    80(AX), R11
 	VMOVUPS (CX), Y0
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -4329,8 +4438,9 @@ loop:
 	MOVQ        56(R15), CX
 	PREFETCHT0  (CX)(R13*1)
 	MOVQ        104(R15), CX
+	ADDQ        112(R15), CX
 	PREFETCHT0  (CX)
-	ADDQ        $+64, 104(R15)
+	ADDQ        $+64, 112(R15)
 	ADDQ        $+64, R12
 	ADDQ        $+64, R13
 	DECQ        R14

@@ -19,12 +19,20 @@ func scanAdvance16AVX512(args *scanArgs)
 // scanForward16AVX512 scans a tile of 16 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 16 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward16AVX512(args *scanArgs)
@@ -34,12 +42,11 @@ func scanForward16AVX512(args *scanArgs)
 //	for t := range steps {
 //		for n := range 16 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecompute16AVX512(args *scanArgs)
@@ -79,12 +86,20 @@ func scanAdvanceVectors16AVX512(args *scanArgs)
 // scanForwardVectors16AVX512 scans a tile of 16 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 16 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors16AVX512(args *scanArgs)
@@ -94,12 +109,11 @@ func scanForwardVectors16AVX512(args *scanArgs)
 //	for t := range steps {
 //		for n := range 16 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecomputeVectors16AVX512(args *scanArgs)
@@ -137,12 +151,20 @@ func scanAdvance8AVX512(args *scanArgs)
 // scanForward8AVX512 scans a tile of 8 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward8AVX512(args *scanArgs)
@@ -152,12 +174,11 @@ func scanForward8AVX512(args *scanArgs)
 //	for t := range steps {
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecompute8AVX512(args *scanArgs)
@@ -197,12 +218,20 @@ func scanAdvanceVectors8AVX512(args *scanArgs)
 // scanForwardVectors8AVX512 scans a tile of 8 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors8AVX512(args *scanArgs)
@@ -212,12 +241,11 @@ func scanForwardVectors8AVX512(args *scanArgs)
 //	for t := range steps {
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecomputeVectors8AVX512(args *scanArgs)
@@ -255,12 +283,20 @@ func scanAdvance4AVX512(args *scanArgs)
 // scanForward4AVX512 scans a tile of 4 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward4AVX512(args *scanArgs)
@@ -270,12 +306,11 @@ func scanForward4AVX512(args *scanArgs)
 //	for t := range steps {
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecompute4AVX512(args *scanArgs)
@@ -315,12 +350,20 @@ func scanAdvanceVectors4AVX512(args *scanArgs)
 // scanForwardVectors4AVX512 scans a tile of 4 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors4AVX512(args *scanArgs)
@@ -330,12 +373,11 @@ func scanForwardVectors4AVX512(args *scanArgs)
 //	for t := range steps {
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecomputeVectors4AVX512(args *scanArgs)
@@ -373,12 +415,20 @@ func scanAdvance2AVX512(args *scanArgs)
 // scanForward2AVX512 scans a tile of 2 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward2AVX512(args *scanArgs)
@@ -388,12 +438,11 @@ func scanForward2AVX512(args *scanArgs)
 //	for t := range steps {
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecompute2AVX512(args *scanArgs)
@@ -433,12 +482,20 @@ func scanAdvanceVectors2AVX512(args *scanArgs)
 // scanForwardVectors2AVX512 scans a tile of 2 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors2AVX512(args *scanArgs)
@@ -448,12 +505,11 @@ func scanForwardVectors2AVX512(args *scanArgs)
 //	for t := range steps {
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecomputeVectors2AVX512(args *scanArgs)
@@ -491,12 +547,20 @@ func scanAdvance1AVX512(args *scanArgs)
 // scanForward1AVX512 scans a tile of 1 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward1AVX512(args *scanArgs)
@@ -506,12 +570,11 @@ func scanForward1AVX512(args *scanArgs)
 //	for t := range steps {
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecompute1AVX512(args *scanArgs)
@@ -551,12 +614,20 @@ func scanAdvanceVectors1AVX512(args *scanArgs)
 // scanForwardVectors1AVX512 scans a tile of 1 state(s), one vector of lanes for each:
 //
 //	for t := range steps {
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
+//		if left--; left == 0 {
+//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+//			keptAt, left = keptAt+keptStep, 16
+//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
 //		}
 //	}
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors1AVX512(args *scanArgs)
@@ -566,12 +637,11 @@ func scanForwardVectors1AVX512(args *scanArgs)
 //	for t := range steps {
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
-//			keep[t][n] = {decay, h[n]}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
-//			y[t] += c[t][n] * h[n]
+//			keep[t][n] = {decay, h[n]}
 //		}
 //	}
-//	keep[steps][n][1] = h[n] for all n
+//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanRecomputeVectors1AVX512(args *scanArgs)
@@ -698,7 +768,7 @@ func scanPrepareBackAVX512(args *scanPrepareBackArgs)
 //		as scanBackward
 //	}
 //
-// It changes args, but not h.
+// It changes args, but not h. The pointers of args stay inside of their arrays, since the garbage collector reads them at any time.
 //
 //go:noescape
 func scanTileAVX512(args *scanTileArgs)

@@ -30,7 +30,7 @@ TEXT ·scanAdvance16AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 832(CX), Z13
 	VMOVUPS 896(CX), Z14
 	VMOVUPS 960(CX), Z15
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -339,7 +339,7 @@ TEXT ·scanForward16AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 832(CX), Z13
 	VMOVUPS 896(CX), Z14
 	VMOVUPS 960(CX), Z15
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -355,6 +355,31 @@ alone:
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Z0, (CX)
+	VMOVUPS Z1, 64(CX)
+	VMOVUPS Z2, 128(CX)
+	VMOVUPS Z3, 192(CX)
+	VMOVUPS Z4, 256(CX)
+	VMOVUPS Z5, 320(CX)
+	VMOVUPS Z6, 384(CX)
+	VMOVUPS Z7, 448(CX)
+	VMOVUPS Z8, 512(CX)
+	VMOVUPS Z9, 576(CX)
+	VMOVUPS Z10, 640(CX)
+	VMOVUPS Z11, 704(CX)
+	VMOVUPS Z12, 768(CX)
+	VMOVUPS Z13, 832(CX)
+	VMOVUPS Z14, 896(CX)
+	VMOVUPS Z15, 960(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS          (SI), Z22
 	VMOVUPS          (BX), Z25
 	VMOVUPS          (R9), Z23
@@ -630,7 +655,7 @@ TEXT ·scanRecompute16AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 832(CX), Z13
 	VMOVUPS 896(CX), Z14
 	VMOVUPS 960(CX), Z15
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -681,8 +706,9 @@ loop:
 	MOVQ             56(R15), CX
 	PREFETCHT0       (CX)(R13*1)
 	MOVQ             104(R15), CX
+	ADDQ             112(R15), CX
 	PREFETCHT0       (CX)
-	ADDQ             $+64, 104(R15)
+	ADDQ             $+64, 112(R15)
 	ADDQ             $+64, R12
 	ADDQ             $+64, R13
 	DECQ             R14
@@ -1300,7 +1326,7 @@ TEXT ·scanAdvanceVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 832(CX), Z13
 	VMOVUPS 896(CX), Z14
 	VMOVUPS 960(CX), Z15
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -1563,7 +1589,7 @@ TEXT ·scanForwardVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 832(CX), Z13
 	VMOVUPS 896(CX), Z14
 	VMOVUPS 960(CX), Z15
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -1579,6 +1605,31 @@ alone:
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z21
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Z0, (CX)
+	VMOVUPS Z1, 64(CX)
+	VMOVUPS Z2, 128(CX)
+	VMOVUPS Z3, 192(CX)
+	VMOVUPS Z4, 256(CX)
+	VMOVUPS Z5, 320(CX)
+	VMOVUPS Z6, 384(CX)
+	VMOVUPS Z7, 448(CX)
+	VMOVUPS Z8, 512(CX)
+	VMOVUPS Z9, 576(CX)
+	VMOVUPS Z10, 640(CX)
+	VMOVUPS Z11, 704(CX)
+	VMOVUPS Z12, 768(CX)
+	VMOVUPS Z13, 832(CX)
+	VMOVUPS Z14, 896(CX)
+	VMOVUPS Z15, 960(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS       (SI), Z22
 	VMOVUPS       (BX), Z25
 	VMOVUPS       (R9), Z23
@@ -1854,7 +1905,7 @@ TEXT ·scanRecomputeVectors16AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 832(CX), Z13
 	VMOVUPS 896(CX), Z14
 	VMOVUPS 960(CX), Z15
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -1905,8 +1956,9 @@ loop:
 	MOVQ          56(R15), CX
 	PREFETCHT0    (CX)(R13*1)
 	MOVQ          104(R15), CX
+	ADDQ          112(R15), CX
 	PREFETCHT0    (CX)
-	ADDQ          $+64, 104(R15)
+	ADDQ          $+64, 112(R15)
 	ADDQ          $+64, R12
 	ADDQ          $+64, R13
 	DECQ          R14
@@ -2486,7 +2538,7 @@ TEXT ·scanAdvance8AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Z5
 	VMOVUPS 384(CX), Z6
 	VMOVUPS 448(CX), Z7
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -2645,7 +2697,7 @@ TEXT ·scanForward8AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Z5
 	VMOVUPS 384(CX), Z6
 	VMOVUPS 448(CX), Z7
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -2661,6 +2713,23 @@ alone:
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Z0, (CX)
+	VMOVUPS Z1, 64(CX)
+	VMOVUPS Z2, 128(CX)
+	VMOVUPS Z3, 192(CX)
+	VMOVUPS Z4, 256(CX)
+	VMOVUPS Z5, 320(CX)
+	VMOVUPS Z6, 384(CX)
+	VMOVUPS Z7, 448(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS          (SI), Z14
 	VMOVUPS          (BX), Z17
 	VMOVUPS          (R9), Z15
@@ -2824,7 +2893,7 @@ TEXT ·scanRecompute8AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Z5
 	VMOVUPS 384(CX), Z6
 	VMOVUPS 448(CX), Z7
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -2875,8 +2944,9 @@ loop:
 	MOVQ             56(R15), CX
 	PREFETCHT0       (CX)(R13*1)
 	MOVQ             104(R15), CX
+	ADDQ             112(R15), CX
 	PREFETCHT0       (CX)
-	ADDQ             $+64, 104(R15)
+	ADDQ             $+64, 112(R15)
 	ADDQ             $+64, R12
 	ADDQ             $+64, R13
 	DECQ             R14
@@ -3220,7 +3290,7 @@ TEXT ·scanAdvanceVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Z5
 	VMOVUPS 384(CX), Z6
 	VMOVUPS 448(CX), Z7
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -3379,7 +3449,7 @@ TEXT ·scanForwardVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Z5
 	VMOVUPS 384(CX), Z6
 	VMOVUPS 448(CX), Z7
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -3395,6 +3465,23 @@ alone:
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z13
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Z0, (CX)
+	VMOVUPS Z1, 64(CX)
+	VMOVUPS Z2, 128(CX)
+	VMOVUPS Z3, 192(CX)
+	VMOVUPS Z4, 256(CX)
+	VMOVUPS Z5, 320(CX)
+	VMOVUPS Z6, 384(CX)
+	VMOVUPS Z7, 448(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS       (SI), Z14
 	VMOVUPS       (BX), Z17
 	VMOVUPS       (R9), Z15
@@ -3558,7 +3645,7 @@ TEXT ·scanRecomputeVectors8AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 320(CX), Z5
 	VMOVUPS 384(CX), Z6
 	VMOVUPS 448(CX), Z7
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -3609,8 +3696,9 @@ loop:
 	MOVQ          56(R15), CX
 	PREFETCHT0    (CX)(R13*1)
 	MOVQ          104(R15), CX
+	ADDQ          112(R15), CX
 	PREFETCHT0    (CX)
-	ADDQ          $+64, 104(R15)
+	ADDQ          $+64, 112(R15)
 	ADDQ          $+64, R12
 	ADDQ          $+64, R13
 	DECQ          R14
@@ -3930,7 +4018,7 @@ TEXT ·scanAdvance4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Z1
 	VMOVUPS 128(CX), Z2
 	VMOVUPS 192(CX), Z3
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -4037,7 +4125,7 @@ TEXT ·scanForward4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Z1
 	VMOVUPS 128(CX), Z2
 	VMOVUPS 192(CX), Z3
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -4053,6 +4141,19 @@ alone:
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Z0, (CX)
+	VMOVUPS Z1, 64(CX)
+	VMOVUPS Z2, 128(CX)
+	VMOVUPS Z3, 192(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS          (SI), Z10
 	VMOVUPS          (BX), Z13
 	VMOVUPS          (R9), Z11
@@ -4160,7 +4261,7 @@ TEXT ·scanRecompute4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Z1
 	VMOVUPS 128(CX), Z2
 	VMOVUPS 192(CX), Z3
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -4211,8 +4312,9 @@ loop:
 	MOVQ             56(R15), CX
 	PREFETCHT0       (CX)(R13*1)
 	MOVQ             104(R15), CX
+	ADDQ             112(R15), CX
 	PREFETCHT0       (CX)
-	ADDQ             $+64, 104(R15)
+	ADDQ             $+64, 112(R15)
 	ADDQ             $+64, R12
 	ADDQ             $+64, R13
 	DECQ             R14
@@ -4422,7 +4524,7 @@ TEXT ·scanAdvanceVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Z1
 	VMOVUPS 128(CX), Z2
 	VMOVUPS 192(CX), Z3
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -4529,7 +4631,7 @@ TEXT ·scanForwardVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Z1
 	VMOVUPS 128(CX), Z2
 	VMOVUPS 192(CX), Z3
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -4545,6 +4647,19 @@ alone:
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z9
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Z0, (CX)
+	VMOVUPS Z1, 64(CX)
+	VMOVUPS Z2, 128(CX)
+	VMOVUPS Z3, 192(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS       (SI), Z10
 	VMOVUPS       (BX), Z13
 	VMOVUPS       (R9), Z11
@@ -4652,7 +4767,7 @@ TEXT ·scanRecomputeVectors4AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	VMOVUPS 64(CX), Z1
 	VMOVUPS 128(CX), Z2
 	VMOVUPS 192(CX), Z3
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -4703,8 +4818,9 @@ loop:
 	MOVQ          56(R15), CX
 	PREFETCHT0    (CX)(R13*1)
 	MOVQ          104(R15), CX
+	ADDQ          112(R15), CX
 	PREFETCHT0    (CX)
-	ADDQ          $+64, 104(R15)
+	ADDQ          $+64, 112(R15)
 	ADDQ          $+64, R12
 	ADDQ          $+64, R13
 	DECQ          R14
@@ -4894,7 +5010,7 @@ TEXT ·scanAdvance2AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R8
 	VMOVUPS (CX), Z0
 	VMOVUPS 64(CX), Z1
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -4975,7 +5091,7 @@ TEXT ·scanForward2AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R10
 	VMOVUPS (CX), Z0
 	VMOVUPS 64(CX), Z1
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -4991,6 +5107,17 @@ alone:
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Z0, (CX)
+	VMOVUPS Z1, 64(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS          (SI), Z8
 	VMOVUPS          (BX), Z11
 	VMOVUPS          (R9), Z9
@@ -5070,7 +5197,7 @@ TEXT ·scanRecompute2AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R11
 	VMOVUPS (CX), Z0
 	VMOVUPS 64(CX), Z1
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -5121,8 +5248,9 @@ loop:
 	MOVQ             56(R15), CX
 	PREFETCHT0       (CX)(R13*1)
 	MOVQ             104(R15), CX
+	ADDQ             112(R15), CX
 	PREFETCHT0       (CX)
-	ADDQ             $+64, 104(R15)
+	ADDQ             $+64, 112(R15)
 	ADDQ             $+64, R12
 	ADDQ             $+64, R13
 	DECQ             R14
@@ -5270,7 +5398,7 @@ TEXT ·scanAdvanceVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R8
 	VMOVUPS (CX), Z0
 	VMOVUPS 64(CX), Z1
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -5351,7 +5479,7 @@ TEXT ·scanForwardVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R10
 	VMOVUPS (CX), Z0
 	VMOVUPS 64(CX), Z1
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -5367,6 +5495,17 @@ alone:
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z7
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Z0, (CX)
+	VMOVUPS Z1, 64(CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS       (SI), Z8
 	VMOVUPS       (BX), Z11
 	VMOVUPS       (R9), Z9
@@ -5446,7 +5585,7 @@ TEXT ·scanRecomputeVectors2AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    80(AX), R11
 	VMOVUPS (CX), Z0
 	VMOVUPS 64(CX), Z1
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -5497,8 +5636,9 @@ loop:
 	MOVQ          56(R15), CX
 	PREFETCHT0    (CX)(R13*1)
 	MOVQ          104(R15), CX
+	ADDQ          112(R15), CX
 	PREFETCHT0    (CX)
-	ADDQ          $+64, 104(R15)
+	ADDQ          $+64, 112(R15)
 	ADDQ          $+64, R12
 	ADDQ          $+64, R13
 	DECQ          R14
@@ -5623,7 +5763,7 @@ TEXT ·scanAdvance1AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    32(AX), DI
 	MOVQ    80(AX), R8
 	VMOVUPS (CX), Z0
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -5691,7 +5831,7 @@ TEXT ·scanForward1AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    48(AX), R9
 	MOVQ    80(AX), R10
 	VMOVUPS (CX), Z0
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -5707,6 +5847,16 @@ alone:
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Z0, (CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS          (SI), Z7
 	VMOVUPS          (BX), Z9
 	VMOVUPS          (R9), Z8
@@ -5770,7 +5920,7 @@ TEXT ·scanRecompute1AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    56(AX), R10
 	MOVQ    80(AX), R11
 	VMOVUPS (CX), Z0
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -5820,8 +5970,9 @@ loop:
 	MOVQ             56(R15), CX
 	PREFETCHT0       (CX)(R13*1)
 	MOVQ             104(R15), CX
+	ADDQ             112(R15), CX
 	PREFETCHT0       (CX)
-	ADDQ             $+64, 104(R15)
+	ADDQ             $+64, 112(R15)
 	ADDQ             $+64, R12
 	ADDQ             $+64, R13
 	DECQ             R14
@@ -5937,7 +6088,7 @@ TEXT ·scanAdvanceVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    32(AX), DI
 	MOVQ    80(AX), R8
 	VMOVUPS (CX), Z0
-	MOVQ    88(AX), R12
+	MOVQ    120(AX), R12
 	TESTQ   R12, R12
 	JE      alone
 	MOVQ    (R12), R9
@@ -6005,7 +6156,7 @@ TEXT ·scanForwardVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    48(AX), R9
 	MOVQ    80(AX), R10
 	VMOVUPS (CX), Z0
-	MOVQ    88(AX), R14
+	MOVQ    120(AX), R14
 	TESTQ   R14, R14
 	JE      alone
 	MOVQ    (R14), R11
@@ -6021,6 +6172,16 @@ alone:
 	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z6
 
 loop:
+	DECQ    96(AX)
+	JNE     going
+	MOVQ    88(AX), CX
+	ADDQ    104(AX), CX
+	VMOVUPS Z0, (CX)
+	MOVQ    112(AX), CX
+	ADDQ    CX, 104(AX)
+	MOVQ    $+16, 96(AX)
+
+going:
 	VMOVUPS       (SI), Z7
 	VMOVUPS       (BX), Z9
 	VMOVUPS       (R9), Z8
@@ -6084,7 +6245,7 @@ TEXT ·scanRecomputeVectors1AVX512(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ    56(AX), R10
 	MOVQ    80(AX), R11
 	VMOVUPS (CX), Z0
-	MOVQ    88(AX), R15
+	MOVQ    120(AX), R15
 	TESTQ   R15, R15
 	JE      alone
 	MOVQ    (R15), R12
@@ -6134,8 +6295,9 @@ loop:
 	MOVQ          56(R15), CX
 	PREFETCHT0    (CX)(R13*1)
 	MOVQ          104(R15), CX
+	ADDQ          112(R15), CX
 	PREFETCHT0    (CX)
-	ADDQ          $+64, 104(R15)
+	ADDQ          $+64, 112(R15)
 	ADDQ          $+64, R12
 	ADDQ          $+64, R13
 	DECQ          R14
@@ -7394,8 +7556,9 @@ forward:
 	MOVQ             56(CX), R13
 	PREFETCHT0       (R13)(BX*1)
 	MOVQ             104(CX), R13
+	ADDQ             112(CX), R13
 	PREFETCHT0       (R13)
-	ADDQ             $+64, 104(CX)
+	ADDQ             $+64, 112(CX)
 	ADDQ             $+64, DX
 	ADDQ             $+64, BX
 	DECQ             SI
@@ -7593,6 +7756,8 @@ back:
 	VMOVUPS          Z14, 384(DI)
 	VMOVUPS          Z7, 448(CX)
 	VMOVUPS          Z15, 448(DI)
+	DECQ             120(AX)
+	JE               done
 	ADDQ             $+512, 16(AX)
 	ADDQ             $+512, 24(AX)
 	ADDQ             $+512, 40(AX)
@@ -7604,8 +7769,9 @@ back:
 	ADDQ             $+32, 80(AX)
 	XORQ             CX, CX
 	MOVQ             CX, 128(AX)
-	DECQ             120(AX)
-	JNE              group
+	JMP              group
+
+done:
 	VZEROUPPER
 	RET
 

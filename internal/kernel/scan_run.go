@@ -352,12 +352,6 @@ func (r *scanRun[T]) advance(strip, from, to int) {
 	clear(r.y[:(to-from)*lanes])
 	for i := from; i < to; {
 		s := r.segment(i, to)
-		if r.States != nil && r.out != nil {
-			if tile := r.backSteps(); i > 0 && i%tile == 0 {
-				copy(r.kept(r.batch, i, r.strips[strip].first), r.strips[strip].h)
-			}
-			s.to = min(s.to, (i/r.backSteps()+1)*r.backSteps())
-		}
 		for _, n := range r.states {
 			r.scan(pass, strip, n, from, s, nil)
 		}
@@ -397,7 +391,7 @@ type scanPass int
 
 const (
 	scanAdvance   scanPass = iota // nothing
-	scanForward                   // adds Σ C h to y
+	scanForward                   // adds Σ C h to y, and writes the states that enter the tiles of the backward pass to States
 	scanRecompute                 // adds Σ C h to y, and writes the decay a_t and the state h_{t-1} to keep
 )
 
@@ -415,8 +409,12 @@ func (r *scanRun[T]) scan(pass scanPass, strip int, ns states, from int, s segme
 		r.asm.scan(pass, strip, ns, from, s)
 		return
 	}
-	w := st.width
+	w, kept := st.width, r.firstKept(pass, s.from)
 	for i := s.from; i < s.to; i++ {
+		if i == kept {
+			copy(r.kept(r.batch, i, st.first)[ns.first*lanes:], st.h[ns.first*lanes:(ns.first+ns.count)*lanes])
+			kept += r.backSteps()
+		}
 		at := (i - from) * lanes
 		dt, du, acc := r.dt[at:at+w], r.du[at:at+w], r.y[at:at+w]
 		for n := ns.first; n < ns.first+ns.count; n++ {

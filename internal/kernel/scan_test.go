@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -401,4 +402,33 @@ func BenchmarkScan(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/per, "ns/tdn")
 		})
 	}
+}
+
+// The garbage collector can read the arguments of a scan's assembly while it runs: no pointer there leaves its array. A program that has one ends.
+func TestScanBesideCollector(t *testing.T) {
+	const length, channels, state, room = 64, 32, 16, 10_000 // no whole pages, so that what follows an array is nobody's
+	eachLevel(t, func(t *testing.T) {
+		done := make(chan bool)
+		defer func() { <-done }()
+		var stop atomic.Bool
+		defer stop.Store(true)
+		go func() {
+			defer close(done)
+			for !stop.Load() {
+				runtime.GC()
+			}
+		}()
+		atEnd := func(n int) []float32 { return make([]float32, room)[room-n:] }
+		for range 40 {
+			s := &Scan[float32]{Batch: 1, Length: length, Channels: channels, State: state, U: atEnd(length * channels), Delta: atEnd(length * channels), A: atEnd(channels * state),
+				B: Projection[float32]{Data: atEnd(length * state), Groups: 1}, C: Projection[float32]{Data: atEnd(length * state), Groups: 1}}
+			s.States = atEnd(s.KeptStates())
+			y := atEnd(length * channels)
+			g := &ScanGrad[float32]{U: atEnd(len(y)), Delta: atEnd(len(y)), A: atEnd(len(s.A)), B: atEnd(length * state), C: atEnd(length * state)}
+			for range 5 {
+				s.Forward(y, nil)
+				s.Backward(y, nil, g)
+			}
+		}
+	})
 }

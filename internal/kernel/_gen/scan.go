@@ -21,6 +21,8 @@ const (
 
 	// backRows is the number of rows of an array of a tile of the backward pass, as in internal/kernel/scan.go.
 	backRows = 80
+	// backSteps is the number of steps between two states that a forward pass keeps, as there.
+	backSteps = 16
 )
 
 // stateBlocks returns the numbers of states for which there are kernels.
@@ -152,12 +154,19 @@ const (
 
 // scanDoc returns the comment of a kernel that scans a tile. decay is e^(ΔA).
 func scanDoc(name string, n int, kind scanKind) string {
-	keep, sum := "", ""
+	keep, sum, kept := "", "", ""
 	if kind == scanRecompute {
 		keep = "\n\t\t\tkeep[t][n] = {decay, h[n]}"
 	}
 	if kind != scanAdvance {
 		sum = "\n\t\t\ty[t] += c[t][n] * h[n]"
+	}
+	if kind == scanForward {
+		kept = fmt.Sprintf(`
+		if left--; left == 0 {
+			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
+			keptAt, left = keptAt+keptStep, %d
+		}`, backSteps)
 	}
 	end := ""
 	if kind == scanRecompute {
@@ -165,12 +174,12 @@ func scanDoc(name string, n int, kind scanKind) string {
 	}
 	return fmt.Sprintf(`%s scans a tile of %d state(s), one vector of lanes for each:
 
-	for t := range steps {
+	for t := range steps {%s
 		for n := range %[2]d {
 			decay := exp2(dt[t] * a[n])%s
 			h[n] = decay*h[n] + du[t]*b[t][n]%s
 		}
-	}%s`, name, n, keep, sum, end)
+	}%s`, name, n, kept, keep, sum, end)
 }
 
 // scanStates writes a kernel that scans a tile with n states in registers.
@@ -220,6 +229,19 @@ func scanStates(f *asm.File, n int, vectors bool, kind scanKind) {
 		}
 	}
 	k.Label("loop")
+	if kind == scanForward {
+		k.DECQ(k.Addr("left"))
+		k.JNE(asm.Label("going"))
+		k.Load64("kept", move)
+		k.ADDQ(k.Addr("keptAt"), move)
+		for i := range h {
+			f.Store(h[i], asm.At(move, i*row))
+		}
+		k.Load64("keptStep", move)
+		k.ADDQ(move, k.Addr("keptAt"))
+		k.MOVQ(k.Imm(backSteps), k.Addr("left"))
+		k.Label("going")
+	}
 	dt := f.Vec()
 	f.Load(asm.At(duPtr, 0), du)
 	f.Load(asm.At(dtPtr, 0), dt)
@@ -320,8 +342,9 @@ func (p *prefetch) step() {
 	ask("z", zRows, p.zAt)
 	if p.kind == scanRecompute {
 		k.Context.Load(p.field("states"), t)
+		k.ADDQ(k.AddrOf(p.field("statesAt")), t)
 		k.PREFETCHT0(asm.At(t, 0))
-		k.ADDQ(k.Imm(64), k.AddrOf(p.field("states")))
+		k.ADDQ(k.Imm(64), k.AddrOf(p.field("statesAt")))
 	}
 	k.ADDQ(k.Imm(64), p.at)
 	k.ADDQ(k.Imm(64), p.zAt)

@@ -27,7 +27,7 @@ func scanTile(f *asm.File) {
 		as scanBackward
 	}
 
-It changes args, but not h.`, n))
+It changes args, but not h. The pointers of args stay inside of their arrays, since the garbage collector reads them at any time.`, n))
 	group := k.GP64()
 	k.Label("group")
 
@@ -114,6 +114,8 @@ It changes args, but not h.`, n))
 		f.Store(dA[i], asm.At(dAPtr, i*row))
 	}
 
+	k.DECQ(k.Addr("groups"))
+	k.JE(asm.Label("done"))
 	for _, v := range []string{"h", "scaled", "a", "carry", "dA"} {
 		k.ADDQ(k.Imm(n*row), k.Addr(v))
 	}
@@ -122,7 +124,7 @@ It changes args, but not h.`, n))
 	}
 	k.XORQ(group, group)
 	k.MOVQ(group, k.Addr("ahead"))
-	k.DECQ(k.Addr("groups"))
-	k.JNE(asm.Label("group"))
+	k.JMP(asm.Label("group"))
+	k.Label("done")
 	k.Return()
 }
