@@ -186,6 +186,9 @@ func MatMulScaled[A, C Activation](s *Stream, p Precision, m, n, k int, alpha fl
 		if done, err := narrow(s, m, n, k, alpha, a, b, beta, c); done || err != nil {
 			return err
 		}
+		if done, err := wide(s, m, n, k, alpha, a, b, beta, c); done || err != nil {
+			return err
+		}
 	}
 	compute := uintptr(computeFloat)
 	if p == TF32 && blasType[A]() == blasFloat {

@@ -22,6 +22,7 @@ type Device struct {
 	shared          int  // bytes of shared memory that a block can have
 	single          bool // all work is queued one by one
 	kernels         int  // the set of kernels that is used: 70, or 80 or 90 for those of compute capability 8.0 or 9.0 too
+	hopper          bool // it has the kernels for compute capability 9.0 alone, those of the files *90a
 	cooperates      bool // it can run all blocks of a kernel at the same time
 	overlaps        bool // a kernel can begin before the one before it has ended, in CUDA graphs too
 
@@ -171,7 +172,8 @@ func newDevice(dr *driver, handle int32) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.overlaps = d.kernels >= 90 && version >= 12030 // CUDA 12.3, whose graphs keep such launches
+	d.hopper = d.kernels == 90 && major == 9 && minor == 0 && version >= 12000 // CUDA 12.0, which has their instructions
+	d.overlaps = d.kernels >= 90 && version >= 12030                           // CUDA 12.3, whose graphs keep such launches
 	return d, nil
 }
 

@@ -1,18 +1,7 @@
 // Products of float32 with many rows and few columns in tensor cores. Each number is the sum of three numbers of bfloat16 (to 2^-134 below 2^-110), and the six
 // largest of the nine products are added up: the others are below 2^-26 of the first.
-#include "mma.cuh"
+#include "split.cuh"
 #include "vector.cuh"
-
-// split divides two numbers into pairs of bfloat16, the largest parts first. Infinite numbers, and those above the largest of bfloat16, make a NaN of every
-// sum that their parts are in.
-__device__ __forceinline__ void split(float a, float b, uint32_t (&parts)[3]) {
-#pragma unroll
-  for (int p = 0; p < 2; p++) {
-    parts[p] = pair(a, b);
-    a -= __uint_as_float(parts[p] << 16), b -= __uint_as_float(parts[p] & 0xffff0000u);
-  }
-  parts[2] = pair(a, b);
-}
 
 // Operand is A of a product: the parts of four pairs of numbers.
 struct Operand {
@@ -39,8 +28,6 @@ template <int N> __device__ __forceinline__ void multiply(float (*sum)[4], const
 #pragma unroll
     for (int q = 0; q < 4; q++) sum[n][q] += c[n][q];
 }
-
-__device__ __forceinline__ bool finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
 
 // Kind is PLAIN, or BEFORE to replace a by RMSNorm of its rows, or AFTER to replace c by the gradient of the rows x of an RMSNorm, of whose result a · b is the gradient, and to
 // write the gradient of the weight to parts (gridDim.x, n). The rows have at most 64 numbers. Sums over them are in double, as in norm.cu.

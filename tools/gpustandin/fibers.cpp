@@ -38,7 +38,7 @@ standin_switch:
 )");
 
 // What kernels declare as dynamic shared memory, by its names: 48 KiB, what a block has without asking for more, and an H100's 227 KiB.
-alignas(16) thread_local float sums[12288], shared[58112];
+alignas(1024) thread_local float sums[12288], shared[58112];
 
 namespace standin {
 thread_local Index thread, block, blockSize, gridSize;

@@ -221,3 +221,40 @@ inline void writeBox(uint64_t *box, float v, uint32_t tag) {
   __atomic_store_n(box, (uint64_t)tag << 32 | __float_as_uint(v), __ATOMIC_SEQ_CST);
 }
 inline void waitABit() { standin::yield(); }
+
+// The instructions of wgmma.cuh, which describes them. A product is done at once.
+struct SharedTile {
+  const char *at;
+  float number(int row, int k) const {
+    const uintptr_t p = (uintptr_t)at + row * 64 + k * 2;
+    return __uint_as_float((uint32_t)*(const uint16_t *)(p ^ (p >> 7 & 3) << 4) << 16);
+  }
+};
+inline SharedTile tileAt(const void *p) { return {(const char *)p}; }
+inline SharedTile farther(SharedTile t, int bytes) { return {t.at + bytes}; }
+inline void beginProducts() {}
+inline void commitProducts() {}
+template <int N> void awaitProducts() {}
+template <bool ADD, int COUNT> void product(float (&c)[COUNT], SharedTile a, SharedTile b) {
+  const int lane = standin::laneOf(), warp = standin::thread.x / 32 % 4;
+  for (int i = 0; i < COUNT; i++) {
+    if (!ADD) c[i] = 0;
+    for (int k = 0; k < 16; k++) c[i] = fmaf(a.number(warp * 16 + lane / 4 + i / 2 % 2 * 8, k), b.number(i / 4 * 8 + lane % 4 * 2 + i % 2, k), c[i]);
+  }
+}
+inline void publish() {}
+struct Barrier {
+  uint16_t count, left;
+  uint32_t completed;
+  void prepare(int n) { count = left = n, completed = 0; }
+  void arrive() {
+    if (--left == 0) left = count, completed++;
+  }
+  void await(int odd) {
+    while ((int)(completed & 1) == odd) standin::yield();
+  }
+};
+template <int BYTES> void copyLater(void *to, const void *from) { memcpy(to, from, BYTES); }
+inline void copySome(void *to, const void *from, int bytes) { memset(to, 0, 16), memcpy(to, from, bytes); }
+template <int N> void fewerRegisters() {}
+template <int N> void moreRegisters() {}

@@ -1,0 +1,2 @@
+#include "wide.cuh"
+WIDE(192, 3)
