@@ -318,7 +318,6 @@ func blasCalls() []call {
 		"Fetch":      {args: func() []any { return []any{0, 2, 0} }, panics: kernels},
 		"FetchParts": {args: with(2)},
 		"MulRange":   {args: func() []any { return []any{v(2), 2, prepared(), 0, 2, true} }, panics: kernels},
-		"MulPart":    {args: func() []any { return []any{v(2), 2, prepared(), 0, 2, 2, true} }, panics: kernels},
 		"Mul":        {args: func() []any { return []any{v(2), 2, v(32), 32, 1, true} }, panics: kernels},
 	}), methods("blas.Prepared", func() any { return prepared() }, nil), methods("blas.Type", func() any { return mblas.Q8_0 }, nil), []call{
 		{name: "blas.NewWeights", f: mblas.NewWeights, args: func() []any { return []any{mblas.Float32, 1, 4, make([]byte, 16)} }},

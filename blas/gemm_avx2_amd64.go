@@ -238,15 +238,15 @@ func packRowsAVX2(k int, from *float32, ldFrom int, to *float32, rows int)
 //go:noescape
 func packColumnsAVX2(k int, from *float32, ldFrom int, to *float32, width int)
 
-// dots1AVX2 multiplies 1 to 8 rows of w by 1 row(s) of x, all of k ≥ 1 elements:
+// dots1AVX2 multiplies 1 to 4 rows of w by 1 row(s) of x, all of k ≥ 1 elements:
 //
 //	for i := range 1 {
 //		for j := range rows {
-//			y[i*ldy+j] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j] // y is not read if beta is 0
+//			y[i*ldy+j*step] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j*step] // y is not read if beta is 0
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes. The rows that are ahead rows on are prefetched; at the end of w, ahead is 0.
+// A dot product is summed in as many parts as a vector has lanes.
 //
 //go:noescape
-func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)
+func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)

@@ -1471,8 +1471,8 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)
-// Requires: AVX, CMOV, FMA3, MMX+
+// func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
+// Requires: AVX, CMOV, FMA3
 TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
@@ -1482,7 +1482,7 @@ TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	NEGQ    AX
 	VMOVUPS 32(DX)(AX*4), Y0
 	SHLQ    $0x02, CX
-	MOVQ    rows+64(FP), AX
+	MOVQ    rows+72(FP), AX
 	MOVQ    ldw+32(FP), DX
 	SHLQ    $0x02, DX
 	MOVQ    w+24(FP), BX
@@ -1498,82 +1498,37 @@ TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ    $0x00000000, R8
 	CMPQ    AX, $0x04
 	CMOVQLT R8, DX
-	LEAQ    (DI)(DX*1), R8
-	MOVQ    $0x00000000, R9
-	CMPQ    AX, $0x05
-	CMOVQLT R9, DX
-	LEAQ    (R8)(DX*1), R9
-	MOVQ    $0x00000000, R10
-	CMPQ    AX, $0x06
-	CMOVQLT R10, DX
-	LEAQ    (R9)(DX*1), R10
-	MOVQ    $0x00000000, R11
-	CMPQ    AX, $0x07
-	CMOVQLT R11, DX
-	LEAQ    (R10)(DX*1), R11
-	MOVQ    $0x00000000, R12
-	CMPQ    AX, $0x08
-	CMOVQLT R12, DX
-	LEAQ    (R11)(DX*1), AX
+	LEAQ    (DI)(DX*1), AX
 	MOVQ    ldx+16(FP), DX
 	SHLQ    $0x02, DX
 	MOVQ    x+8(FP), DX
 	ADDQ    CX, DX
-	MOVQ    ldw+32(FP), R12
-	IMULQ   ahead+72(FP), R12
-	SHLQ    $0x02, R12
-	SUBQ    CX, R12
 	NEGQ    CX
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
 	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	VXORPS  Y6, Y6, Y6
-	VXORPS  Y7, Y7, Y7
-	VXORPS  Y8, Y8, Y8
 	JE      tail
 
 loop:
-	VMOVUPS     (DX)(CX*1), Y9
-	PREFETCHT0  (BX)(R12*1)
-	VFMADD231PS (BX)(CX*1), Y9, Y1
-	PREFETCHT0  (SI)(R12*1)
-	VFMADD231PS (SI)(CX*1), Y9, Y2
-	PREFETCHT0  (DI)(R12*1)
-	VFMADD231PS (DI)(CX*1), Y9, Y3
-	PREFETCHT0  (R8)(R12*1)
-	VFMADD231PS (R8)(CX*1), Y9, Y4
-	PREFETCHT0  (R9)(R12*1)
-	VFMADD231PS (R9)(CX*1), Y9, Y5
-	PREFETCHT0  (R10)(R12*1)
-	VFMADD231PS (R10)(CX*1), Y9, Y6
-	PREFETCHT0  (R11)(R12*1)
-	VFMADD231PS (R11)(CX*1), Y9, Y7
-	PREFETCHT0  (AX)(R12*1)
-	VFMADD231PS (AX)(CX*1), Y9, Y8
-	ADDQ        $0x20, R12
+	VMOVUPS     (DX)(CX*1), Y5
+	VFMADD231PS (BX)(CX*1), Y5, Y1
+	VFMADD231PS (SI)(CX*1), Y5, Y2
+	VFMADD231PS (DI)(CX*1), Y5, Y3
+	VFMADD231PS (AX)(CX*1), Y5, Y4
 	ADDQ        $0x20, CX
 	JNE         loop
 
 tail:
-	VMASKMOVPS   (DX), Y0, Y9
-	VMASKMOVPS   (BX), Y0, Y10
-	VFMADD231PS  Y10, Y9, Y1
-	VMASKMOVPS   (SI), Y0, Y10
-	VFMADD231PS  Y10, Y9, Y2
-	VMASKMOVPS   (DI), Y0, Y10
-	VFMADD231PS  Y10, Y9, Y3
-	VMASKMOVPS   (R8), Y0, Y10
-	VFMADD231PS  Y10, Y9, Y4
-	VMASKMOVPS   (R9), Y0, Y10
-	VFMADD231PS  Y10, Y9, Y5
-	VMASKMOVPS   (R10), Y0, Y10
-	VFMADD231PS  Y10, Y9, Y6
-	VMASKMOVPS   (R11), Y0, Y10
-	VFMADD231PS  Y10, Y9, Y7
+	VMASKMOVPS   (DX), Y0, Y5
+	VMASKMOVPS   (BX), Y0, Y6
+	VFMADD231PS  Y6, Y5, Y1
+	VMASKMOVPS   (SI), Y0, Y6
+	VFMADD231PS  Y6, Y5, Y2
+	VMASKMOVPS   (DI), Y0, Y6
+	VFMADD231PS  Y6, Y5, Y3
 	VMASKMOVPS   (AX), Y0, Y0
-	VFMADD231PS  Y0, Y9, Y8
+	VFMADD231PS  Y0, Y5, Y4
 	VUNPCKLPS    Y2, Y1, Y0
 	VUNPCKHPS    Y2, Y1, Y1
 	VADDPS       Y1, Y0, Y0
@@ -1583,36 +1538,43 @@ tail:
 	VUNPCKLPD    Y1, Y0, Y2
 	VUNPCKHPD    Y1, Y0, Y0
 	VADDPS       Y0, Y2, Y2
-	VUNPCKLPS    Y6, Y5, Y0
-	VUNPCKHPS    Y6, Y5, Y1
-	VADDPS       Y1, Y0, Y0
-	VUNPCKLPS    Y8, Y7, Y1
-	VUNPCKHPS    Y8, Y7, Y3
-	VADDPS       Y3, Y1, Y1
-	VUNPCKLPD    Y1, Y0, Y3
-	VUNPCKHPD    Y1, Y0, Y0
-	VADDPS       Y0, Y3, Y3
-	VPERM2F128   $0x20, Y3, Y2, Y0
-	VPERM2F128   $0x31, Y3, Y2, Y1
-	VADDPS       Y1, Y0, Y0
-	MOVQ         rows+64(FP), AX
-	LEAQ         masksAVX2<>+0(SB), CX
-	NEGQ         AX
-	VMOVUPS      32(CX)(AX*4), Y1
-	MOVQ         y+40(FP), AX
-	MOVQ         ldy+48(FP), CX
-	SHLQ         $0x02, CX
-	VBROADCASTSS alpha+56(FP), Y2
-	VBROADCASTSS beta+60(FP), Y3
-	VMULPS       Y2, Y0, Y0
-	MOVL         beta+60(FP), CX
-	ADDL         CX, CX
-	JE           store
-	VMASKMOVPS   (AX), Y1, Y2
-	VFMADD231PS  Y2, Y3, Y0
-	MOVQ         y+40(FP), AX
+	VEXTRACTF128 $0x01, Y2, X0
+	VADDPS       X0, X2, X0
+	VBROADCASTSS alpha+64(FP), X1
+	VBROADCASTSS beta+68(FP), X2
+	MOVL         beta+68(FP), AX
+	ADDL         AX, AX
+	MOVQ         rows+72(FP), CX
+	MOVQ         step+56(FP), DX
+	SHLQ         $0x02, DX
+	MOVQ         y+40(FP), BX
+	MOVQ         $0x00000000, SI
+	CMPQ         CX, $0x02
+	CMOVQLT      SI, DX
+	LEAQ         (BX)(DX*1), SI
+	MOVQ         $0x00000000, DI
+	CMPQ         CX, $0x03
+	CMOVQLT      DI, DX
+	LEAQ         (SI)(DX*1), DI
+	MOVQ         $0x00000000, R8
+	CMPQ         CX, $0x04
+	CMOVQLT      R8, DX
+	LEAQ         (DI)(DX*1), CX
+	MOVQ         ldy+48(FP), DX
+	SHLQ         $0x02, DX
+	VMULPS       X1, X0, X0
+	TESTL        AX, AX
+	JE           store0
+	VMOVSS       (BX), X1
+	VINSERTPS    $0x10, (SI), X1, X1
+	VINSERTPS    $0x20, (DI), X1, X1
+	VINSERTPS    $0x30, (CX), X1, X1
+	VFMADD231PS  X1, X2, X0
 
-store:
-	VMASKMOVPS Y0, Y1, (AX)
+store0:
+	VMOVSS     X0, (BX)
+	VEXTRACTPS $0x01, X0, (SI)
+	VEXTRACTPS $0x02, X0, (DI)
+	VEXTRACTPS $0x03, X0, (CX)
 	VZEROUPPER
 	RET

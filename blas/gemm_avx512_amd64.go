@@ -428,41 +428,41 @@ func packRowsAVX512(k int, from *float32, ldFrom int, to *float32, rows int)
 //go:noescape
 func packColumnsAVX512(k int, from *float32, ldFrom int, to *float32, width int)
 
-// dots1AVX512 multiplies 1 to 8 rows of w by 1 row(s) of x, all of k ≥ 1 elements:
+// dots1AVX512 multiplies 1 to 4 rows of w by 1 row(s) of x, all of k ≥ 1 elements:
 //
 //	for i := range 1 {
 //		for j := range rows {
-//			y[i*ldy+j] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j] // y is not read if beta is 0
+//			y[i*ldy+j*step] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j*step] // y is not read if beta is 0
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes. The rows that are ahead rows on are prefetched; at the end of w, ahead is 0.
+// A dot product is summed in as many parts as a vector has lanes.
 //
 //go:noescape
-func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)
+func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 
-// dots2AVX512 multiplies 1 to 8 rows of w by 2 row(s) of x, all of k ≥ 1 elements:
+// dots2AVX512 multiplies 1 to 4 rows of w by 2 row(s) of x, all of k ≥ 1 elements:
 //
 //	for i := range 2 {
 //		for j := range rows {
-//			y[i*ldy+j] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j] // y is not read if beta is 0
+//			y[i*ldy+j*step] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j*step] // y is not read if beta is 0
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes. The rows that are ahead rows on are prefetched; at the end of w, ahead is 0.
+// A dot product is summed in as many parts as a vector has lanes.
 //
 //go:noescape
-func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)
+func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 
-// dots3AVX512 multiplies 1 to 8 rows of w by 3 row(s) of x, all of k ≥ 1 elements:
+// dots3AVX512 multiplies 1 to 4 rows of w by 3 row(s) of x, all of k ≥ 1 elements:
 //
 //	for i := range 3 {
 //		for j := range rows {
-//			y[i*ldy+j] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j] // y is not read if beta is 0
+//			y[i*ldy+j*step] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j*step] // y is not read if beta is 0
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes. The rows that are ahead rows on are prefetched; at the end of w, ahead is 0.
+// A dot product is summed in as many parts as a vector has lanes.
 //
 //go:noescape
-func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha float32, beta float32, rows int, ahead int)
+func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)

@@ -28,7 +28,7 @@ type job struct {
 
 var jobs = sync.Pool{New: func() any {
 	j := new(job)
-	j.dotTask, j.multiplyTask, j.packTask, j.togetherTask = j.dot, j.multiplyBlock, j.packPiece, j.multiplyTogether
+	j.dotTask, j.multiplyTask, j.packTask, j.togetherTask = j.multiplyColumns, j.multiplyBlock, j.packPiece, j.multiplyTogether
 	return j
 }}
 
@@ -175,7 +175,7 @@ func (j *job) multiplyTogether(i int) {
 	}
 }
 
-func (j *job) dot(i int) { j.dotColumns(i*j.columns, min((i+1)*j.columns, j.n), j.n) }
+func (j *job) multiplyColumns(i int) { j.dotColumns(i*j.columns, min((i+1)*j.columns, j.n)) }
 
 func (j *job) multiplyBlock(i int) {
 	piece, pieces := 0, 1

@@ -47,7 +47,7 @@ func (p *product) run() {
 	switch {
 	case p.dotsApply():
 		if p.n*p.k < 2*streamSize {
-			p.dotColumns(0, p.n, p.n)
+			p.dotColumns(0, p.n)
 			return
 		}
 		small = false
@@ -76,22 +76,27 @@ func (p *product) direct() bool {
 }
 
 // dotRows is the number of B's rows that a kernel reads at a time.
-const dotRows = 8
+const dotRows = 4
 
-// dotColumns computes the columns [from, to) of C. It reads the rows of B once, and prefetches rows of B before end.
-func (p *product) dotColumns(from, to, end int) {
-	most := len(p.dots) - 1
-	groups := parts(p.m, most)
-	for j := from; j < to; j += dotRows {
-		ahead := dotRows
-		if j+dotRows >= end { // what follows, another processor reads
-			ahead = 0
-		}
-		for g := range groups {
-			rows := cut(p.m, groups, g)
-			i := rows.from
-			p.dots[rows.len()](p.k, &p.a[i*p.aRow], p.aRow, &p.b[j*p.ldb], p.ldb, &p.c[i*p.ldc+j], p.ldc, p.alpha, p.beta, min(dotRows, to-j), ahead)
-		}
+// dotColumns computes the columns [from, to) of C. It reads the rows of B once, in dotRows streams: each is a part of them, from its first row to its
+// last. So the processor sees long streams, and its own prefetching keeps more lines on the way than prefetch instructions did.
+func (p *product) dotColumns(from, to int) {
+	stream := (to - from) / dotRows // rows
+	for j := from; j < from+stream; j++ {
+		p.dot(j, stream, dotRows)
+	}
+	if j := from + stream*dotRows; j < to {
+		p.dot(j, 1, to-j)
+	}
+}
+
+// dot computes some columns of C, step apart, from column j on.
+func (p *product) dot(j, step, columns int) {
+	groups := parts(p.m, len(p.dots)-1)
+	for g := range groups {
+		rows := cut(p.m, groups, g)
+		i := rows.from
+		p.dots[rows.len()](p.k, &p.a[i*p.aRow], p.aRow, &p.b[j*p.ldb], step*p.ldb, &p.c[i*p.ldc+j], p.ldc, step, p.alpha, p.beta, columns)
 	}
 }
 

@@ -328,11 +328,6 @@ func words(v []float32) []uint16 {
 // MulRange computes the outputs [from, to) of each row of activations that Prepare returned: dst[i*ldDst+j] for row i and output j. If add, it adds them to dst
 // instead. It starts no goroutine. An output has the same bits whatever the range is.
 func (w *Weights) MulRange(dst []float32, ldDst int, x Prepared, from, to int, add bool) {
-	w.MulPart(dst, ldDst, x, from, to, to, add)
-}
-
-// MulPart is MulRange for a goroutine that will go on with the outputs up to end, whose weights it therefore may prefetch.
-func (w *Weights) MulPart(dst []float32, ldDst int, x Prepared, from, to, end int, add bool) {
 	if from >= to || x.rows < 1 {
 		return
 	}
@@ -347,7 +342,7 @@ func (w *Weights) MulPart(dst []float32, ldDst int, x Prepared, from, to, end in
 	}
 	within("the prepared x", x.rows, x.ld, width, len(x.data))
 	if w.typ == Float32 {
-		w.mulFloat32(w.floats[from*w.inputs:], dst[from:], ldDst, x, to-from, end-from, add)
+		w.mulFloat32(w.floats[from*w.inputs:], dst[from:], ldDst, x, to-from, add)
 		return
 	}
 	if k := panelKernel(w.typ); k != nil && x.rows > fewRows {
@@ -360,7 +355,7 @@ func (w *Weights) MulPart(dst []float32, ldDst int, x Prepared, from, to, end in
 		for j := range to - from {
 			w.Row(from+j, s.Data[j*w.inputs:])
 		}
-		w.mulFloat32(s.Data, dst[from:], ldDst, x, to-from, to-from, add)
+		w.mulFloat32(s.Data, dst[from:], ldDst, x, to-from, add)
 		return
 	}
 	if k := narrowKernel(w.typ); k != nil && w.outputs >= fewest {
@@ -390,7 +385,7 @@ func (w *Weights) product(weights, dst []float32, ldDst int, x Prepared, outputs
 	}
 }
 
-func (w *Weights) mulFloat32(weights, dst []float32, ldDst int, x Prepared, outputs, end int, add bool) {
+func (w *Weights) mulFloat32(weights, dst []float32, ldDst int, x Prepared, outputs int, add bool) {
 	p := w.product(weights, dst, ldDst, x, outputs, add)
 	switch {
 	case p.kernels == nil:
@@ -404,7 +399,7 @@ func (w *Weights) mulFloat32(weights, dst []float32, ldDst int, x Prepared, outp
 			}
 		}
 	case p.dotsApply():
-		p.dotColumns(0, outputs, end)
+		p.dotColumns(0, outputs)
 	default:
 		p.inTasks(true)
 	}

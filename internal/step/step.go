@@ -45,7 +45,7 @@ type Step struct {
 	most  int   // processors
 	procs int   // for which tasks is made
 	tasks []int // of each phase
-	cuts  []*cut
+	cuts  []cut
 
 	x      []float32 // (batch, model): the residual stream
 	vz     []float32 // (batch, 2·channels)
@@ -221,28 +221,30 @@ func (s *Step) mostProcessors() int {
 	return max(1, bytes/(len(s.Blocks)+1)*s.Batch/least)
 }
 
-// cutTasks cuts the phases into tasks. That depends on the number of processors. The results do not. A long phase has several tasks for each processor, so that
-// those that are faster take more of them: the processors of a server do not get the same share of the memory's speed.
+// cutTasks cuts the phases into tasks. That depends on the number of processors. The results do not. A processor's share of a long phase is several tasks,
+// so that those that are faster take tasks of others: the processors of a server do not get the same share of the memory's speed.
 func (s *Step) cutTasks() {
 	s.tasks, s.cuts = s.tasks[:0], s.cuts[:0]
 	for phase := range phases*len(s.Blocks) + 1 {
-		const least, large = 1 << 14, 1 << 15 // bytes of a task: a few µs, and of one of several for a processor
+		const least, last = 1 << 14, 1 << 16 // bytes of a task: a few µs, and of the last of several for a processor
 		w, unit, each := s.weights(phase), unit(phase), 1
 		n := min(parts(w.Outputs(), unit), w.Bytes()/least)
 		if phase%phases == scanPhase {
 			n = kernel.Strips(s.Channels)
 		} else if s.procs > 1 {
-			each = min(16, max(1, w.Bytes()/s.procs/large))
+			for w.Bytes()/s.procs>>each >= last && parts(w.Outputs(), unit)/s.procs>>each > 0 {
+				each++
+			}
 		}
 		n = max(1, min(n, s.procs*each))
-		var c *cut
+		var c cut
 		for i := phase % phases; i < phase && c == nil; i += phases { // blocks have the same cuts, unless their types differ
 			if s.tasks[i] == n && s.weights(i).Outputs() == w.Outputs() {
 				c = s.cuts[i]
 			}
 		}
 		if c == nil {
-			c = newCut(w.Outputs(), unit, n, s.procs)
+			c = newCut(w.Outputs(), unit, n, each)
 		}
 		s.tasks, s.cuts = append(s.tasks, n), append(s.cuts, c)
 	}
@@ -251,32 +253,30 @@ func (s *Step) cutTasks() {
 
 func parts(n, size int) int { return (n + size - 1) / size }
 
-// cut is how the outputs of a phase are cut into tasks.
-type cut struct {
-	bounds []int // task i has the outputs [bounds[i], bounds[i+1])
-	ends   []int // of the share that task i is of
-}
+// cut is how the outputs of a phase are cut into tasks: task i has the outputs [cut[i], cut[i+1]).
+type cut []int
 
-func newCut(outputs, unit, tasks, procs int) *cut {
-	c := &cut{make([]int, tasks+1), make([]int, tasks)}
-	for i := range c.bounds {
-		c.bounds[i] = min(parts(outputs, unit)*i/tasks*unit, outputs)
+// newCut cuts outputs into shares of some tasks each, if their number is a multiple of it. A task is half of what is left of its share: a product is fastest in
+// large parts, and small ones at the end make the processors end together.
+func newCut(outputs, unit, tasks, each int) cut {
+	if tasks%each != 0 {
+		each = 1
 	}
-	for place := range procs {
-		for i, to := work.Share(tasks, place, procs); i < to; i++ {
-			c.ends[i] = c.bounds[to]
-		}
+	c, units, shares := make(cut, tasks+1), parts(outputs, unit), tasks/each
+	for i := range c {
+		from, to := units*(i/each)/shares, units*(i/each+1)/shares
+		c[i] = min((to-(to-from)>>(i%each))*unit, outputs)
 	}
 	return c
 }
 
-// task returns the outputs of task i, and the end of its share.
-func (c *cut) task(i int) (from, to, end int) { return c.bounds[i], c.bounds[i+1], c.ends[i] }
+// task returns the outputs of task i.
+func (c cut) task(i int) (from, to int) { return c[i], c[i+1] }
 
 // share returns the outputs of the tasks of a place's share.
 func (s *Step) share(phase, place int) (from, to int) {
 	first, last := work.Share(s.tasks[phase], place, s.procs)
-	return s.cuts[phase].bounds[first], s.cuts[phase].bounds[last]
+	return s.cuts[phase][first], s.cuts[phase][last]
 }
 
 // context returns the row of a ring that is k steps before the newest, or the row for the next step if k is -1.
@@ -293,9 +293,9 @@ func (s *Step) task(w *worker, phase, i int) {
 		if first {
 			w.prepared = s.normed(w, s.Head, s.Norm)
 		}
-		from, to, end := s.cuts[phase].task(i)
+		from, to := s.cuts[phase].task(i)
 		vocabulary := s.Head.Outputs()
-		s.Head.MulPart(s.logits, vocabulary, w.prepared, from, to, end, false)
+		s.Head.MulRange(s.logits, vocabulary, w.prepared, from, to, false)
 		for row := range s.Batch { // while they are in this processor's cache
 			s.best[i*s.Batch+row] = largest(s.logits[row*vocabulary:], from, to)
 		}
@@ -307,30 +307,30 @@ func (s *Step) task(w *worker, phase, i int) {
 		if first {
 			w.prepared = s.normed(w, weights.InProj, weights.Norm)
 		}
-		from, to, end := s.cuts[phase].task(i)
-		s.in(w, weights, b, from, to, end)
+		from, to := s.cuts[phase].task(i)
+		s.in(w, weights, b, from, to)
 	case xPhase:
 		if first {
 			w.prepared = weights.XProj.Prepare(s.u, s.Channels, s.Batch, w.scratch)
 		}
-		from, to, end := s.cuts[phase].task(i)
-		weights.XProj.MulPart(s.rbc, s.columns(), w.prepared, from, to, end, false)
+		from, to := s.cuts[phase].task(i)
+		weights.XProj.MulRange(s.rbc, s.columns(), w.prepared, from, to, false)
 	case scanPhase:
 		if first {
 			w.prepared = weights.DtProj.Prepare(s.rbc, s.columns(), s.Batch, w.scratch)
 		}
-		from, to, end := s.cuts[phase].task(i)
-		weights.DtProj.MulPart(s.delta, s.Channels, w.prepared, from, to, end, false)
+		from, to := s.cuts[phase].task(i)
+		weights.DtProj.MulRange(s.delta, s.Channels, w.prepared, from, to, false)
 		s.scan(w, b, from/granule, parts(to, granule))
 	case outPhase:
 		if first {
 			w.prepared = weights.OutProj.Prepare(s.s, s.Channels, s.Batch, w.scratch)
 		}
-		from, to, end := s.cuts[phase].task(i)
+		from, to := s.cuts[phase].task(i)
 		if weights.OutBias != nil {
 			s.addBias(s.x, weights.OutBias, s.Model, from, to)
 		}
-		weights.OutProj.MulPart(s.x, s.Model, w.prepared, from, to, end, true)
+		weights.OutProj.MulRange(s.x, s.Model, w.prepared, from, to, true)
 	}
 }
 
@@ -379,9 +379,9 @@ func (s *Step) addBias(y, bias []float32, width, from, to int) {
 	}
 }
 
-// in computes the outputs [from, to) of in_proj, of a share up to end, and of the convolution where they are its inputs.
-func (s *Step) in(w *worker, weights *Block, b *block, from, to, end int) {
-	weights.InProj.MulPart(s.vz, 2*s.Channels, w.prepared, from, to, end, false)
+// in computes the outputs [from, to) of in_proj, and of the convolution where they are its inputs.
+func (s *Step) in(w *worker, weights *Block, b *block, from, to int) {
+	weights.InProj.MulRange(s.vz, 2*s.Channels, w.prepared, from, to, false)
 	if weights.InBias != nil {
 		s.addBias(s.vz, weights.InBias, 2*s.Channels, from, to)
 	}

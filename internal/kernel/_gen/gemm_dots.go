@@ -9,33 +9,28 @@ import (
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
 )
 
-// dots writes the kernel for products with one to three vectors. It reads eight rows of a large matrix once, from memory in order, for all
-// vectors.
+// dots writes the kernel for products with one to three vectors. It reads four rows of a large matrix once for all vectors. Rows that are far apart,
+// as dotColumns has them, are four long streams, which the processor prefetches itself: faster than eight neighbouring rows with prefetches.
 func (g gemm) dots(vectors int) {
-	const rows = 8
+	const rows = 4
 	name := fmt.Sprintf("dots%d", vectors)
-	f := g.Func(name, "func(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, alpha, beta float32, rows, ahead int)",
-		fmt.Sprintf(`%s multiplies 1 to 8 rows of w by %d row(s) of x, all of k ≥ 1 elements:
+	f := g.Func(name, "func(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy, step int, alpha, beta float32, rows int)",
+		fmt.Sprintf(`%s multiplies 1 to %d rows of w by %d row(s) of x, all of k ≥ 1 elements:
 
 	for i := range %d {
 		for j := range rows {
-			y[i*ldy+j] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j] // y is not read if beta is 0
+			y[i*ldy+j*step] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j*step] // y is not read if beta is 0
 		}
 	}
 
-A dot product is summed in as many parts as a vector has lanes. The rows that are ahead rows on are prefetched; at the end of w, ahead is 0.`, name, vectors, vectors))
-	// The pointers to missing rows point to the last row. All pointers point past the last whole vector, and at counts from a negative offset
-	// up to 0.
-	rest, at := f.Int("k"), g.GP64()
-	g.MOVQ(rest, at)
-	g.ANDQ(operand.U8(g.Lanes()-1), rest)
-	g.SUBQ(rest, at)
-	tail := g.mask(rest)
-	g.SHLQ(operand.U8(2), at)
-	pointers := func(first, distance string, n int, left reg.Register) []reg.GPVirtual {
+A dot product is summed in as many parts as a vector has lanes.`, name, rows, vectors, vectors))
+	// The pointers to missing rows, and to their results, point to the last row.
+	pointers := func(first, distance string, n int, at, left reg.Register) []reg.GPVirtual {
 		p, ld := make([]reg.GPVirtual, n), g.bytes(f, distance)
 		p[0] = f.Ptr(first)
-		g.ADDQ(at, p[0])
+		if at != nil {
+			g.ADDQ(at, p[0])
+		}
 		for j := 1; j < n; j++ {
 			if left != nil {
 				none := g.GP64()
@@ -48,13 +43,15 @@ A dot product is summed in as many parts as a vector has lanes. The rows that ar
 		}
 		return p
 	}
-	w := pointers("w", "ldw", rows, f.Int("rows"))
-	x := pointers("x", "ldx", vectors, nil)
-	next := g.GP64() // offset of the same place in the rows to prefetch
-	f.Load64("ldw", next)
-	g.IMULQ(f.Addr("ahead"), next)
-	g.SHLQ(operand.U8(2), next)
-	g.SUBQ(at, next)
+	// The pointers to w and x point past the last whole vector, and at counts from a negative offset up to 0.
+	rest, at := f.Int("k"), g.GP64()
+	g.MOVQ(rest, at)
+	g.ANDQ(operand.U8(g.Lanes()-1), rest)
+	g.SUBQ(rest, at)
+	tail := g.mask(rest)
+	g.SHLQ(operand.U8(2), at)
+	w := pointers("w", "ldw", rows, at, f.Int("rows"))
+	x := pointers("x", "ldx", vectors, at, nil)
 	g.NEGQ(at)
 
 	acc := make([][]reg.VecVirtual, vectors)
@@ -72,7 +69,6 @@ A dot product is summed in as many parts as a vector has lanes. The rows that ar
 	}
 	for j := range rows {
 		from := asm.AtIndex(w[j], at, 1, 0)
-		g.PREFETCHT0(asm.AtIndex(w[j], next, 1, 0))
 		if vectors == 1 {
 			g.MulAdd(from, xv[0], acc[0][j])
 			continue
@@ -83,7 +79,6 @@ A dot product is summed in as many parts as a vector has lanes. The rows that ar
 			g.MulAdd(wv, xv[i], acc[i][j])
 		}
 	}
-	g.ADDQ(operand.U8(g.Bytes()), next)
 	g.ADDQ(operand.U8(g.Bytes()), at)
 	g.JNE(asm.Label("loop"))
 
@@ -103,31 +98,32 @@ A dot product is summed in as many parts as a vector has lanes. The rows that ar
 	for i := range sums {
 		sums[i] = g.sums(acc[i])
 	}
-	m := g.mask(f.Int("rows"))
-	y, ldy := f.Ptr("y"), g.bytes(f, "ldy")
-	alpha, beta, bits := g.YMM(), g.YMM(), g.GP32()
+	alpha, beta, bits := g.XMM(), g.XMM(), g.GP32()
 	g.VBROADCASTSS(f.Addr("alpha"), alpha)
 	g.VBROADCASTSS(f.Addr("beta"), beta)
-	for _, s := range sums {
-		g.Mul(alpha, s, s)
-	}
 	g.MOVL(f.Addr("beta"), bits)
 	g.ADDL(bits, bits) // shifts the sign out, so that -0 counts as 0
-	g.JE(asm.Label("store"))
+	y, ldy := pointers("y", "step", rows, nil, f.Int("rows")), g.bytes(f, "ldy")
 	for i, s := range sums {
-		old := g.YMM()
-		g.loadMasked(m, asm.At(y, 0), old)
-		g.MulAdd(old, beta, s)
-		if i < vectors-1 {
-			g.ADDQ(ldy, y)
+		g.Mul(alpha, s, s)
+		store := fmt.Sprint("store", i)
+		g.TESTL(bits, bits)
+		g.JE(asm.Label(store))
+		old := g.XMM()
+		g.VMOVSS(asm.At(y[0], 0), old)
+		for j := 1; j < rows; j++ {
+			g.VINSERTPS(operand.U8(j<<4), asm.At(y[j], 0), old, old)
 		}
-	}
-	f.Load64("y", y)
-	g.Label("store")
-	for i, s := range sums {
-		g.storeMasked(m, s, asm.At(y, 0))
+		g.MulAdd(old, beta, s)
+		g.Label(store)
+		g.VMOVSS(s, asm.At(y[0], 0))
+		for j := 1; j < rows; j++ {
+			g.VEXTRACTPS(operand.U8(j), s, asm.At(y[j], 0))
+		}
 		if i < vectors-1 {
-			g.ADDQ(ldy, y)
+			for _, p := range y {
+				g.ADDQ(ldy, p)
+			}
 		}
 	}
 	f.Return()
@@ -149,8 +145,7 @@ func (g gemm) sums4(v []reg.VecVirtual) reg.VecVirtual {
 	return g.pairs(ab, cd, g.VUNPCKLPD, g.VUNPCKHPD)
 }
 
-// sums returns the sums over the lanes of eight registers, in one YMM register. It first adds the halves of each register, then combines
-// pairs of registers.
+// sums returns the sums over the lanes of four registers, in one XMM register.
 func (g gemm) sums(v []reg.VecVirtual) reg.VecVirtual {
 	half := make([]reg.VecVirtual, len(v))
 	for i, z := range v {
@@ -162,13 +157,8 @@ func (g gemm) sums(v []reg.VecVirtual) reg.VecVirtual {
 			g.Add(y, z.AsY(), half[i])
 		}
 	}
-	var four [2]reg.VecVirtual
-	for i := range four {
-		four[i] = g.sums4(half[4*i:])
-	}
-	low, high := g.YMM(), g.YMM()
-	g.VPERM2F128(operand.U8(0x20), four[1], four[0], low)
-	g.VPERM2F128(operand.U8(0x31), four[1], four[0], high)
-	g.Add(high, low, low)
-	return low
+	four, high := g.sums4(half), g.XMM()
+	g.VEXTRACTF128(operand.U8(1), four, high)
+	g.VADDPS(high, four.AsX(), high)
+	return high
 }
