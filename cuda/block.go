@@ -305,18 +305,23 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 	if err := b.conv(k.vz).Forward(s, k.u, context); err != nil {
 		return err
 	}
-	if err := blockProduct(b, s, k.u, channels, b.XProj, b.XNarrow, b.columns(), 0, k.rbc); err != nil {
-		return err
+	if one != nil && groupStepsFit(s, rows, b.columns(), channels, b.Rank, one.XProj, one.DtProj) {
+		err = groupSteps(s, rows, b.columns(), channels, any(k.u).(Array[float32]), one.XProj, any(k.rbc).(Array[float32]), one.DtProj, any(k.delta).(Array[float32]))
+	} else {
+		r := Matrix[T]{Data: k.rbc, Stride: b.columns()}
+		err = firstError(
+			blockProduct(b, s, k.u, channels, b.XProj, b.XNarrow, b.columns(), 0, k.rbc),
+			MatMul(s, b.Precision, rows, channels, b.Rank, r, transposed(b.DtProj, b.Rank), 0, matrix(k.delta, channels)),
+		)
 	}
-	r := Matrix[T]{Data: k.rbc, Stride: b.columns()}
-	if err := MatMul(s, b.Precision, rows, channels, b.Rank, r, transposed(b.DtProj, b.Rank), 0, matrix(k.delta, channels)); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := b.scan(k).Forward(s, k.y, final, k.checkpoints); err != nil || y.Absent() {
 		return err
 	}
 	if one != nil {
-		err = splitRows(s, rows, b.Model, channels, matrix(any(k.y).(Array[float32]), channels), transposed(one.OutProj, channels), matrix(y, b.Model), matrix(b.X, b.Model), 1)
+		err = tensorRows(s, rows, b.Model, channels, matrix(any(k.y).(Array[float32]), channels), transposed(one.OutProj, channels), matrix(y, b.Model), matrix(b.X, b.Model), 1)
 	} else {
 		err = blockProduct(b, s, k.y, channels, b.OutProj, b.OutNarrow, b.Model, 1, y)
 	}
@@ -333,8 +338,8 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 // these read or write too, begin at multiples of 16 bytes. Otherwise it returns nil.
 func (b *Block[T]) single(s *Stream, others ...Array[float32]) *Block[float32] {
 	f, ok := any(b).(*Block[float32])
-	if !ok || b.Precision != Strict || b.InNarrow != nil || b.OutNarrow != nil || s.device.kernels < 80 || s.device.shared < narrowShared || !splitFits(b.rows(), 2*b.Channels, b.Model) ||
-		!splitFits(b.rows(), b.Model, b.Channels) || !splitFits(b.rows(), b.Model, 2*b.Channels) || b.Model > mostSplitNorm ||
+	if !ok || b.Precision != Strict || b.InNarrow != nil || b.OutNarrow != nil || s.device.kernels < 80 || s.device.shared < narrowShared || !tensorFits(s, b.rows(), 2*b.Channels, b.Model, false) ||
+		!tensorFits(s, b.rows(), b.Model, b.Channels, true) || !tensorFits(s, b.rows(), b.Model, 2*b.Channels, true) || b.Model > mostSplitNorm ||
 		(b.Model|b.Channels)%4|int(b.X.address|b.Norm.address|f.InProj.address|f.OutProj.address)%16 != 0 ||
 		slices.ContainsFunc(others, func(a Array[float32]) bool { return a.address%16 != 0 }) {
 		return nil
@@ -384,7 +389,6 @@ func (b *Block[T]) backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Arr
 	ds := take[T](s, &work, rows*channels, &err) // gradient of the scan's result, then of the convolution's result
 	du, ddelta := take[T](s, &work, rows*channels, &err), take[T](s, &work, rows*channels, &err)
 	dvz, drbc := take[T](s, &work, rows*2*channels, &err), take[T](s, &work, rows*columns, &err)
-	n, dn := take[T](s, &work, rows*b.Model, &err), take[T](s, &work, rows*b.Model, &err)
 	if err != nil {
 		return err
 	}
@@ -405,11 +409,15 @@ func (b *Block[T]) backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Arr
 	}); err != nil {
 		return err
 	}
-	r := Matrix[T]{Data: k.rbc, Stride: columns}
-	if err := b.productGrad(s, r, b.Rank, matrix(ddelta, channels), channels, grad.DtProj); err != nil {
-		return err
+	if f, ok := any(b).(*Block[float32]); ok && b.Precision == Strict && stepGradientsFit(s, rows, channels, b.Rank, columns, f.DtProj) {
+		err = stepGradients(s, rows, channels, columns, any(ddelta).(Array[float32]), f.DtProj, any(k.rbc).(Array[float32]), any(drbc).(Array[float32]), grad.DtProj)
+	} else {
+		err = firstError(
+			b.productGrad(s, Matrix[T]{Data: k.rbc, Stride: columns}, b.Rank, matrix(ddelta, channels), channels, grad.DtProj),
+			MatMul(s, b.Precision, rows, b.Rank, channels, matrix(ddelta, channels), matrix(b.DtProj, b.Rank), 0, matrix(drbc, columns)),
+		)
 	}
-	if err := MatMul(s, b.Precision, rows, b.Rank, channels, matrix(ddelta, channels), matrix(b.DtProj, b.Rank), 0, matrix(drbc, columns)); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := b.productGrad(s, matrix(k.u, channels), channels, matrix(drbc, columns), columns, grad.XProj); err != nil {
@@ -426,14 +434,24 @@ func (b *Block[T]) backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Arr
 			return err
 		}
 	}
-	if err := RMSNormForward(s, rows, b.Model, b.Eps, b.X, b.Norm, n); err != nil {
+	one := b.single(s, dy, grad.X)
+	if one != nil && groupSumFits(s, 2*channels, b.Model, rows) {
+		err = groupNormSum(s, 2*channels, b.Model, rows, b.Eps, any(dvz).(Array[float32]), b.X, b.Norm, grad.InProj)
+	} else if n := take[T](s, &work, rows*b.Model, &err); err == nil {
+		err = firstError(
+			RMSNormForward(s, rows, b.Model, b.Eps, b.X, b.Norm, n),
+			b.productGrad(s, matrix(n, b.Model), b.Model, matrix(dvz, 2*channels), 2*channels, grad.InProj),
+		)
+	}
+	if err != nil {
 		return err
 	}
-	if err := b.productGrad(s, matrix(n, b.Model), b.Model, matrix(dvz, 2*channels), 2*channels, grad.InProj); err != nil {
-		return err
-	}
-	if one := b.single(s, dy, grad.X); one != nil {
+	if one != nil {
 		return splitNormBackward(s, rows, 2*channels, b.Model, b.Eps, b.X, b.Norm, one.InProj, any(dvz).(Array[float32]), dy, grad.X, grad.Norm)
+	}
+	dn := take[T](s, &work, rows*b.Model, &err)
+	if err != nil {
+		return err
 	}
 	if err := MatMul(s, b.Precision, rows, b.Model, 2*channels, matrix(dvz, 2*channels), matrix(b.InProj, b.Model), 0, matrix(dn, b.Model)); err != nil {
 		return err

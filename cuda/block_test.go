@@ -18,6 +18,8 @@ func TestBlock(t *testing.T) {
 	t.Run("narrow", func(t *testing.T) { // sizes for which there are products of ours
 		split(t, 17)
 		testBlock[float32](t, s, Strict, 16, 1e-5)
+		group(t, 17)
+		testBlock[float32](t, s, Strict, 16, 1e-5)
 	})
 	t.Run("fp16x3", func(t *testing.T) {
 		eager(t, 48, 1<<30)
@@ -34,6 +36,9 @@ func testBlock[T Activation](t *testing.T, s *Stream, p Precision, each int, tol
 		k := kernel.Block[float64]{
 			Batch: 1 + r.IntN(3), Length: 1 + r.IntN(70), Model: each * (1 + r.IntN(40/each)), Channels: each * (1 + r.IntN(70/each)), State: 1 + r.IntN(16),
 			Width: []int{4, 4, 1, 2}[r.IntN(4)], Rank: 1 + r.IntN(6), Eps: 1e-5, Gemm: gonum.Implementation{}.Dgemm,
+		}
+		if each > 1 && trial%2 == 0 {
+			k.Rank, k.State = 4, 8+2*(trial%5) // sizes for which step sizes are computed with x_proj
 		}
 		rows, columns := k.Batch*k.Length, k.Rank+2*k.State
 		small := func(n, in int) []float64 { return numbers[T](r, n, 1/float64(in)+0.1) }

@@ -36,8 +36,10 @@ func narrow[A, C Activation](s *Stream, m, n, k int, alpha float32, a, b Matrix[
 		return false, nil
 	}
 	switch {
-	case !a.Transposed && splitFits(m, n, k):
-		return true, splitRows(s, m, n, k, x, y, z, z, beta)
+	case !a.Transposed && tensorFits(s, m, n, k, beta != 0):
+		return true, tensorRows(s, m, n, k, x, y, z, z, beta)
+	case a.Transposed && !b.Transposed && beta == 0 && z.Stride == n && groupSumFits(s, m, n, k):
+		return true, groupSum(s, m, n, k, x, y, z)
 	case !a.Transposed && m >= leastNarrowRows && min(n, k) <= narrowest && max(n, k) <= mostNarrow:
 		return true, rowsProduct(s, m, n, k, x, y, beta, z)
 	case a.Transposed && !b.Transposed && k >= leastNarrowRows && beta == 0 && z.Stride == n &&
@@ -95,6 +97,166 @@ func columnsProduct(s *Stream, m, n, k int, a, b, c Matrix[float32]) (bool, erro
 	return true, s.sum(nil, []partSum{sumOf(c.Data.Slice(0, m*n), parts, blocks)}, parts)
 }
 
+// leastGroupRows is the number of rows from which on products use the kernels of compute capability 9.0 alone (kernels/narrow90a.cu). It is a variable for tests.
+var leastGroupRows = 8 << 10
+
+// Sizes of those kernels.
+const (
+	groupNarrow = 64        // the smaller size of a matrix is at most this
+	groupWide   = 256       // the larger size of a sum over rows is at most this
+	groups      = 3         // groups of 128 threads in a block of groupRows, with 64 rows each
+	groupStage  = 16 << 10  // bytes of 64 rows and 64 columns
+	groupShared = 226 << 10 // the most shared memory of a block
+)
+
+// groupPlan returns the shared memory of a block of groupRows, and how many blocks of 64 numbers of k it copies ahead: 0 if it has no room for the three parts of a matrix (k, n). held
+// says whether it copies what it adds, too.
+func groupPlan(n, k int, held bool) (shared, stages int) {
+	columns, blocks := (n+63)/64, (k+63)/64
+	for stages = 2; stages > 0; stages-- {
+		each := stages
+		if held {
+			each += columns
+		}
+		if shared = 3*columns*blocks*groupStage/2 + groups*each*groupStage; shared <= groupShared {
+			break
+		}
+	}
+	return shared, stages
+}
+
+// groupFits reports whether groupRows computes a product: of many rows, with a matrix (k, n) of which one size is small and whose three parts fit into shared memory.
+func groupFits(s *Stream, m, n, k int, held bool) bool {
+	_, stages := groupPlan(n, k, held)
+	return s.device.hopper && s.device.shared >= groupShared && m >= leastGroupRows && min(n, k) > narrowest && min(n, k) <= groupNarrow && stages > 0
+}
+
+// groupBlocks returns the grid of groupRows, of a block for each multiprocessor, and groupPlan's stages.
+func groupBlocks(s *Stream, m, n, k int, held bool) (grid, int) {
+	shared, stages := groupPlan(n, k, held)
+	return grid{x: int64(min((m+63)/64, s.device.multiprocessors)), threads: 128 * groups, shared: shared}, stages
+}
+
+// groupRows is splitRows with those kernels. groupFits must be true, and narrow's other conditions.
+func groupRows(s *Stream, m, n, k int, a, b, c, added Matrix[float32], beta float32) error {
+	way, size := "across", "wide"
+	if b.Transposed {
+		way = "along"
+	}
+	if k > groupNarrow {
+		size = "deep"
+	}
+	g, stages := groupBlocks(s, m, n, k, beta != 0)
+	return s.run("narrow90a", "narrow_rows_"+size+"_"+way, g, a.Data.address, a.Stride, b.Data.address, b.Stride, c.Data.address, c.Stride,
+		added.Data.address, added.Stride, beta, m, n, k, stages)
+}
+
+// groupStepsFit reports whether groupSteps computes c and the step sizes.
+func groupStepsFit(s *Stream, m, n, k, rank int, b, weight Array[float32]) bool {
+	g, _ := groupBlocks(s, m, n, k, false)
+	return rank == stepRank && n <= groupNarrow && n%4 == 0 && groupFits(s, m, n, k, false) && g.shared+groupSteps16(k) <= groupShared && (b.address|weight.address)%16 == 0
+}
+
+// groupSteps16 returns the bytes of the three parts of a matrix (16, k), to which the step sizes' weight is extended.
+func groupSteps16(k int) int { return (k + 63) / 64 * 3 * 64 * 16 * 2 }
+
+// groupSteps queues c (m, n) = a (m, k) · bᵀ, for b (n, k), and to (m, k) = the first four columns of c · weightᵀ, for weight (k, 4).
+func groupSteps(s *Stream, m, n, k int, a, b, c, weight, to Array[float32]) error {
+	g, stages := groupBlocks(s, m, n, k, false)
+	g.shared += groupSteps16(k)
+	return s.run("narrow90a", "narrow_steps", g, a.address, b.address, c.address, weight.address, to.address, m, n, k, stages)
+}
+
+// groupSumFits reports whether groupSum computes a sum over many rows.
+func groupSumFits(s *Stream, m, n, k int) bool {
+	return s.device.hopper && k >= leastGroupRows && min(m, n) > narrowest && min(m, n) <= groupNarrow && max(m, n) <= groupWide
+}
+
+// groupParts returns the grid of a sum over rows for a result whose larger size is wide, and the rows of each part. g.x is the number of parts.
+func groupParts(s *Stream, wide, rows int) (g grid, each int) {
+	const columns, step = 128, 32                                            // of a block, and rows of a step of the kernel
+	const copied, slots = 3 * 256 * (8*8 + 2*16), 2 * 2 * 3 * 8 * (256 + 16) // bytes of shared memory
+	g = grid{y: int64((wide + columns - 1) / columns), threads: 256, shared: copied + slots}
+	all := max(1, 2*s.device.multiprocessors/int(g.y))
+	each = ((rows+all-1)/all + step - 1) / step * step
+	g.x = int64((rows + each - 1) / each)
+	return g, each
+}
+
+// groupSum queues c (m, n) = aᵀ·b for a (k, m) and b (k, n) of many rows, added in a fixed order. groupSumFits must be true.
+func groupSum(s *Stream, m, n, k int, a, b, c Matrix[float32]) error {
+	g, each := groupParts(s, max(m, n), k)
+	parts, err := NewArray[float32](s, int(g.x)*m*n)
+	if err != nil {
+		return err
+	}
+	name, down, across := "narrow_columns", m, n
+	if n > groupNarrow {
+		name, a, b, down, across = "narrow_columns_turned", b, a, n, m
+	}
+	if err := s.run("narrow90a", name, g, a.Data.address, a.Stride, b.Data.address, b.Stride, parts.address, k, down, across, each); err != nil {
+		parts.Free()
+		return err
+	}
+	return s.sum(nil, []partSum{sumOf(c.Data.Slice(0, m*n), parts, int(g.x))}, parts)
+}
+
+// groupNormSum is groupSum of a (rows, m) and RMSNorm of x (rows, n) with the given weight.
+func groupNormSum(s *Stream, m, n, rows int, eps float32, a, x, weight, c Array[float32]) error {
+	g, each := groupParts(s, m, rows)
+	parts, err := NewArray[float32](s, int(g.x)*m*n)
+	if err != nil {
+		return err
+	}
+	if err := s.run("narrow90a", "narrow_columns_norm", g, a.address, x.address, weight.address, eps, parts.address, rows, m, n, each); err != nil {
+		parts.Free()
+		return err
+	}
+	return s.sum(nil, []partSum{sumOf(c.Slice(0, m*n), parts, int(g.x))}, parts)
+}
+
+// tensorFits reports whether tensorRows computes a product.
+func tensorFits(s *Stream, m, n, k int, held bool) bool {
+	return groupFits(s, m, n, k, held) || splitFits(m, n, k)
+}
+
+// tensorRows queues c (m, n) = a (m, k) · b (k, n) + beta·added in tensor cores. tensorFits must be true, and narrow's other conditions.
+func tensorRows(s *Stream, m, n, k int, a, b, c, added Matrix[float32], beta float32) error {
+	if groupFits(s, m, n, k, beta != 0) {
+		return groupRows(s, m, n, k, a, b, c, added, beta)
+	}
+	return splitRows(s, m, n, k, a, b, c, added, beta)
+}
+
+// stepRank is the only rank of step sizes, and mostStepChannels the largest number of channels, for which stepGradients has a kernel.
+const (
+	stepRank         = 4
+	mostStepChannels = 128
+)
+
+// stepGradientsFit reports whether stepGradients computes the gradients of a block's step sizes r (rows, 4) · weightᵀ, where the rows of r and of its gradient are columns elements
+// apart.
+func stepGradientsFit(s *Stream, rows, channels, rank, columns int, weight Array[float32]) bool {
+	return s.device.kernels >= 80 && rank == stepRank && rows >= leastNarrowRows && channels <= mostStepChannels && (channels|columns)%4 == 0 && weight.address%16 == 0
+}
+
+// stepGradients queues them, from the gradient d (rows, channels): that of r to dr, and that of weight (channels, 4) to dweight.
+func stepGradients(s *Stream, rows, channels, columns int, d, weight, r, dr, dweight Array[float32]) error {
+	blocks := 2 * s.device.multiprocessors
+	each := (rows + blocks - 1) / blocks
+	blocks = (rows + each - 1) / each
+	parts, err := NewArray[float32](s, blocks*channels*stepRank)
+	if err != nil {
+		return err
+	}
+	if err := s.run("narrowasync", "step_gradients", grid{x: int64(blocks), threads: 256}, d.address, weight.address, r.address, columns, dr.address, columns, parts.address, rows,
+		channels, each); err != nil {
+		parts.Free()
+		return err
+	}
+	return s.sum(nil, []partSum{sumOf(dweight.Slice(0, channels*stepRank), parts, blocks)}, parts)
+}
+
 // leastSplitRows is the number of rows from which on products use tensor cores (splitRows). It is a variable for tests.
 var leastSplitRows = 128 << 10
 
@@ -127,17 +289,29 @@ const mostSplitNorm = 64
 
 // splitNorm queues c (m, n) = norm(x) (m, k) · wᵀ, for w (n, k), where norm is the RMSNorm with the given weight.
 func splitNorm(s *Stream, m, n, k int, eps float32, x, weight, w, c Array[float32]) error {
+	if groupFits(s, m, n, k, false) {
+		g, stages := groupBlocks(s, m, n, k, false)
+		return s.run("narrow90a", "narrow_norm", g, x.address, weight.address, eps, w.address, c.address, m, n, k, stages)
+	}
 	return s.run("splitmma", "split_norm", splitBlocks(s, m, n, k), x.address, weight.address, eps, w.address, c.address, m, n, k)
 }
 
 // splitNormBackward queues the gradients of splitNorm's x, plus residual, and of its weight, from the gradient dc of c.
 func splitNormBackward(s *Stream, m, n, k int, eps float32, x, weight, w, dc, residual, dx, dweight Array[float32]) error {
-	g := splitBlocks(s, m, k, n)
+	g, group, stages := splitBlocks(s, m, k, n), groupFits(s, m, k, n, true), 0
+	if group {
+		g, stages = groupBlocks(s, m, k, n, true)
+	}
 	parts, err := NewArray[float32](s, int(g.x)*k)
 	if err != nil {
 		return err
 	}
-	if err := s.run("splitmma", "split_norm_backward", g, dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n); err != nil {
+	if group {
+		err = s.run("narrow90a", "narrow_norm_backward", g, dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n, stages)
+	} else {
+		err = s.run("splitmma", "split_norm_backward", g, dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n)
+	}
+	if err != nil {
 		parts.Free()
 		return err
 	}

@@ -232,6 +232,10 @@ func TestMatMulNarrow(t *testing.T) {
 	testMatMulNarrow(t, s, leastNarrowRows+37, [][2]int{{4, 128}, {128, 4}, {16, 64}, {64, 16}, {256, 8}, {8, 256}, {68, 12}, {12, 36}, {64, 128}, {36, 128}})
 	split(t, 0)
 	testMatMulNarrow(t, s, 150, [][2]int{{64, 128}, {36, 128}, {20, 32}, {160, 80}})
+	group(t, 100)
+	for _, rows := range []int{100, 150, 2300} {
+		testMatMulNarrow(t, s, rows, [][2]int{{64, 128}, {36, 128}, {20, 32}, {256, 64}, {44, 212}, {132, 20}})
+	}
 }
 
 func testMatMulNarrow(t *testing.T, s *Stream, rows int, sizes [][2]int) {
@@ -264,18 +268,28 @@ func testMatMulNarrow(t *testing.T, s *Stream, rows int, sizes [][2]int) {
 	}
 }
 
-// split makes products of at least rows rows use tensor cores, for a test.
-func split(t *testing.T, rows int) {
-	before := leastSplitRows
-	t.Cleanup(func() { leastSplitRows = before })
-	leastSplitRows = rows
+// split makes products of at least rows rows use tensor cores by the kernels of compute capability 8.0, for a test, and group by those of 9.0.
+func split(t *testing.T, rows int) { least(t, rows, math.MaxInt) }
+
+func group(t *testing.T, rows int) { least(t, math.MaxInt, rows) }
+
+func least(t *testing.T, split, group int) {
+	before, beforeGroup := leastSplitRows, leastGroupRows
+	t.Cleanup(func() { leastSplitRows, leastGroupRows = before, beforeGroup })
+	leastSplitRows, leastGroupRows = split, group
 }
 
 // TestMatMulNarrowSpecial multiplies rows with one number that is not zero: infinite, not a number, the largest and a very small one, beside numbers that cannot be divided into
 // parts of bfloat16.
 func TestMatMulNarrowSpecial(t *testing.T) {
 	s := open(t)
-	split(t, 0)
+	for _, by := range []func(*testing.T, int){split, group} {
+		by(t, 0)
+		testMatMulNarrowSpecial(t, s)
+	}
+}
+
+func testMatMulNarrowSpecial(t *testing.T, s *Stream) {
 	const rows, n, k = 300, 20, 32
 	special := []float64{math.Inf(1), math.Inf(-1), math.NaN(), math.MaxFloat32, -math.MaxFloat32, 0x1p-100, 1 + 0x1p-23}
 	x, w := make([]float64, rows*k), make([]float64, n*k)

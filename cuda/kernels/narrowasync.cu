@@ -158,3 +158,48 @@ __device__ __forceinline__ void columnsProduct(const float *a, int64_t aStep, co
 COLUMNS(8, 8)
 COLUMNS(4, 8)
 COLUMNS(4, 4)
+
+// step_gradients computes both gradients of step sizes r · wᵀ, for r (m, 4), a part of rows, and w (channels, 4), from their gradient d (m, channels): dr = d · w, and
+// parts (gridDim.x, channels, 4) of dᵀ · r, each of each rows. So d is read once. A warp has a row, and a lane four channels: there are at most 128.
+extern "C" __global__ __launch_bounds__(256) void step_gradients(const float *d, const float *w, const float *r, int64_t rStep, float *dr, int64_t drStep, float *parts, int64_t m,
+                                                                 int64_t channels, int64_t each) {
+  constexpr int AHEAD = 4, WARPS = 8;
+  __shared__ __align__(16) float sums[WARPS][128 * 4];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const bool mine = lane * 4 < channels;
+  float u[4][4] = {}, dw[4][4] = {};
+  if (mine)
+#pragma unroll
+    for (int i = 0; i < 4; i++) load<4>(w + (lane * 4 + i) * 4, u[i]);
+  const int64_t last = min(m, (blockIdx.x + 1) * each);
+  for (int64_t row = blockIdx.x * each + warp * AHEAD; row < last; row += WARPS * AHEAD) {
+    float x[AHEAD][4] = {}, y[AHEAD][4] = {};
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++)
+      if (mine && row + i < last) load<4>(d + (row + i) * channels + lane * 4, x[i]), load<4>(r + (row + i) * rStep, y[i]);
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) {
+      float s[4] = {};
+#pragma unroll
+      for (int q = 0; q < 4; q++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) dw[q][j] = fmaf(x[i][q], y[i][j], dw[q][j]), s[j] = fmaf(x[i][q], u[q][j], s[j]);
+      // Lanes exchange halves of the four sums, so that lane l has sum l % 4 of four lanes.
+      const bool odd = lane & 1, high = lane & 2;
+      const float even = (odd ? s[1] : s[0]) + __shfl_xor_sync(~0u, odd ? s[0] : s[1], 1), other = (odd ? s[3] : s[2]) + __shfl_xor_sync(~0u, odd ? s[2] : s[3], 1);
+      float v = (high ? other : even) + __shfl_xor_sync(~0u, high ? even : other, 2);
+#pragma unroll
+      for (int l = 4; l < 32; l *= 2) v += __shfl_xor_sync(~0u, v, l);
+      if (lane < 4 && row + i < last) dr[(row + i) * drStep + lane] = v;
+    }
+  }
+  if (mine)
+#pragma unroll
+    for (int q = 0; q < 4; q++) store<4>(sums[warp] + (lane * 4 + q) * 4, dw[q]);
+  __syncthreads();
+  for (int i = threadIdx.x; i < channels * 4; i += blockDim.x) {
+    float v = 0.f;
+    for (int l = 0; l < WARPS; l++) v += sums[l][i];
+    parts[blockIdx.x * channels * 4 + i] = v;
+  }
+}

@@ -93,4 +93,29 @@ __device__ __forceinline__ void copySome(void *to, const void *from, int bytes) 
 // registers<N> gives each thread of the group N registers. What all groups have together must fit.
 template <int N> __device__ __forceinline__ void fewerRegisters() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ __forceinline__ void moreRegisters() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+// Cores is a matrix B (64, 16) for A in registers: cores of 8 by 8 numbers, each 128 bytes without gaps. A core has numbers of k as neighbours, or with ACROSS columns. along and
+// across are the bytes from a core to the next one along k and across the columns.
+typedef uint64_t Cores;
+template <bool ACROSS> __device__ __forceinline__ Cores coresAt(const void *p, int along, int across) {
+  return ((uint32_t)__cvta_generic_to_shared(p) & 0x3ffff) >> 4 | (uint64_t)(along >> 4) << 16 | (uint64_t)(across >> 4) << 32;
+}
+
+// product adds A · Bᵀ to c, or writes it to c if add is false. A lane has of A what an instruction for 16 rows takes (mma.cuh), of the 16 rows of its warp.
+template <bool ACROSS> __device__ __forceinline__ void product(float (&c)[32], const uint32_t (&a)[4], Cores b, bool add) {
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" NAMES32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;}"
+               : LIST32(ADDED) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"((int)ACROSS) : "memory");
+}
+
+// untouched keeps the compiler from moving its use of c past this place, and unchanged keeps x in its registers until here.
+template <int N> __device__ __forceinline__ void untouched(float (&c)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i++) asm volatile("" : "+f"(c[i])::"memory");
+}
+__device__ __forceinline__ void unchanged(const uint32_t (&x)[3][4]) {
+#pragma unroll
+  for (int i = 0; i < 12; i++) asm volatile("" ::"r"(x[i / 4][i % 4]) : "memory");
+}
+
+// fetchLater brings a number into the second-level cache.
+__device__ __forceinline__ void fetchLater(const float *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 #endif

@@ -172,11 +172,12 @@ template <class C, class Number> void multiply(C (&c)[4], const uint32_t (&x)[4]
         for (int w = 0; w < n; w++)
           c[i] = add(c[i], number(all[6 * (4 * g + k) + 2 * part + i / 2], w), number(all[6 * (4 * (2 * t + i % 2) + k) + 4 + part], w));
 }
+inline void multiplyBF16(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1) {
+  multiply(c, x, y0, y1, 2, [](uint32_t v, int w) { return __uint_as_float(w ? v & 0xffff0000 : v << 16); });
+}
 }  // namespace standin
 
-inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, const bf16 &) {
-  standin::multiply(c, x, y0, y1, 2, [](uint32_t v, int w) { return __uint_as_float(w ? v & 0xffff0000 : v << 16); });
-}
+inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, const bf16 &) { standin::multiplyBF16(c, x, y0, y1); }
 inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, float) {
   standin::multiply(c, x, y0, y1, 1, [](uint32_t v, int) { return __uint_as_float(v & 0xffffe000); });
 }
@@ -258,3 +259,29 @@ template <int BYTES> void copyLater(void *to, const void *from) { memcpy(to, fro
 inline void copySome(void *to, const void *from, int bytes) { memset(to, 0, 16), memcpy(to, from, bytes); }
 template <int N> void fewerRegisters() {}
 template <int N> void moreRegisters() {}
+
+struct Cores {
+  const char *at;
+  int along, across;
+};
+template <bool ACROSS> Cores coresAt(const void *p, int along, int across) { return {(const char *)p, along, across}; }
+inline Cores farther(Cores b, int bytes) { return {b.at + bytes, b.along, b.across}; }
+template <bool ACROSS> void product(float (&c)[32], const uint32_t (&a)[4], const Cores &b, bool add) {
+  const int g = standin::laneOf() / 4, t = standin::laneOf() % 4;
+  for (int j = 0; j < 8; j++) {
+    uint32_t y[2];
+    for (int h = 0; h < 2; h++) {
+      const char *core = b.at + j * b.across + h * b.along;
+      uint16_t v[2];
+      for (int q = 0; q < 2; q++) memcpy(&v[q], core + (ACROSS ? (2 * t + q) * 16 + g * 2 : g * 16 + (2 * t + q) * 2), 2);
+      y[h] = v[0] | (uint32_t)v[1] << 16;
+    }
+    float sum[4];
+    for (int q = 0; q < 4; q++) sum[q] = add ? c[4 * j + q] : 0.f;
+    standin::multiplyBF16(sum, a, y[0], y[1]);
+    for (int q = 0; q < 4; q++) c[4 * j + q] = sum[q];
+  }
+}
+template <int N> void untouched(float (&)[N]) {}
+inline void unchanged(const uint32_t (&)[3][4]) {}
+inline void fetchLater(const float *) {}
