@@ -250,3 +250,16 @@ func packColumnsAVX2(k int, from *float32, ldFrom int, to *float32, width int)
 //
 //go:noescape
 func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
+
+// dots2AVX2 multiplies 1 to 4 rows of w by 2 row(s) of x, all of k ≥ 1 elements:
+//
+//	for i := range 2 {
+//		for j := range rows {
+//			y[i*ldy+j*step] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j*step] // y is not read if beta is 0
+//		}
+//	}
+//
+// A dot product is summed in as many parts as a vector has lanes.
+//
+//go:noescape
+func dots2AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)

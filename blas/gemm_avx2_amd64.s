@@ -1578,3 +1578,167 @@ store0:
 	VEXTRACTPS $0x03, X0, (CX)
 	VZEROUPPER
 	RET
+
+// func dots2AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·dots2AVX2(SB), NOSPLIT|NOFRAME, $0-80
+	MOVQ    k+0(FP), AX
+	MOVQ    AX, CX
+	ANDQ    $0x07, AX
+	SUBQ    AX, CX
+	LEAQ    masksAVX2<>+0(SB), DX
+	NEGQ    AX
+	VMOVUPS 32(DX)(AX*4), Y0
+	SHLQ    $0x02, CX
+	MOVQ    rows+72(FP), AX
+	MOVQ    ldw+32(FP), DX
+	SHLQ    $0x02, DX
+	MOVQ    w+24(FP), BX
+	ADDQ    CX, BX
+	MOVQ    $0x00000000, SI
+	CMPQ    AX, $0x02
+	CMOVQLT SI, DX
+	LEAQ    (BX)(DX*1), SI
+	MOVQ    $0x00000000, DI
+	CMPQ    AX, $0x03
+	CMOVQLT DI, DX
+	LEAQ    (SI)(DX*1), DI
+	MOVQ    $0x00000000, R8
+	CMPQ    AX, $0x04
+	CMOVQLT R8, DX
+	LEAQ    (DI)(DX*1), AX
+	MOVQ    ldx+16(FP), DX
+	SHLQ    $0x02, DX
+	MOVQ    x+8(FP), R8
+	ADDQ    CX, R8
+	LEAQ    (R8)(DX*1), DX
+	MOVQ    k+0(FP), R9
+	SHLQ    $0x02, R9
+	SUBQ    CX, R9
+	NEGQ    CX
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	VXORPS  Y8, Y8, Y8
+	JE      tail
+
+loop:
+	VMOVUPS     (R8)(CX*1), Y9
+	VMOVUPS     (DX)(CX*1), Y10
+	PREFETCHT1  (BX)(R9*1)
+	VMOVUPS     (BX)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y1
+	VFMADD231PS Y11, Y10, Y5
+	PREFETCHT1  (SI)(R9*1)
+	VMOVUPS     (SI)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y2
+	VFMADD231PS Y11, Y10, Y6
+	PREFETCHT1  (DI)(R9*1)
+	VMOVUPS     (DI)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y3
+	VFMADD231PS Y11, Y10, Y7
+	PREFETCHT1  (AX)(R9*1)
+	VMOVUPS     (AX)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y4
+	VFMADD231PS Y11, Y10, Y8
+	ADDQ        $0x20, R9
+	ADDQ        $0x20, CX
+	JNE         loop
+
+tail:
+	VMASKMOVPS   (R8), Y0, Y9
+	VMASKMOVPS   (DX), Y0, Y10
+	VMASKMOVPS   (BX), Y0, Y11
+	VFMADD231PS  Y11, Y9, Y1
+	VFMADD231PS  Y11, Y10, Y5
+	VMASKMOVPS   (SI), Y0, Y11
+	VFMADD231PS  Y11, Y9, Y2
+	VFMADD231PS  Y11, Y10, Y6
+	VMASKMOVPS   (DI), Y0, Y11
+	VFMADD231PS  Y11, Y9, Y3
+	VFMADD231PS  Y11, Y10, Y7
+	VMASKMOVPS   (AX), Y0, Y0
+	VFMADD231PS  Y0, Y9, Y4
+	VFMADD231PS  Y0, Y10, Y8
+	VUNPCKLPS    Y2, Y1, Y0
+	VUNPCKHPS    Y2, Y1, Y1
+	VADDPS       Y1, Y0, Y0
+	VUNPCKLPS    Y4, Y3, Y1
+	VUNPCKHPS    Y4, Y3, Y2
+	VADDPS       Y2, Y1, Y1
+	VUNPCKLPD    Y1, Y0, Y2
+	VUNPCKHPD    Y1, Y0, Y0
+	VADDPS       Y0, Y2, Y2
+	VEXTRACTF128 $0x01, Y2, X0
+	VADDPS       X0, X2, X0
+	VUNPCKLPS    Y6, Y5, Y1
+	VUNPCKHPS    Y6, Y5, Y2
+	VADDPS       Y2, Y1, Y1
+	VUNPCKLPS    Y8, Y7, Y2
+	VUNPCKHPS    Y8, Y7, Y3
+	VADDPS       Y3, Y2, Y2
+	VUNPCKLPD    Y2, Y1, Y3
+	VUNPCKHPD    Y2, Y1, Y1
+	VADDPS       Y1, Y3, Y3
+	VEXTRACTF128 $0x01, Y3, X1
+	VADDPS       X1, X3, X1
+	VBROADCASTSS alpha+64(FP), X2
+	VBROADCASTSS beta+68(FP), X3
+	MOVL         beta+68(FP), AX
+	ADDL         AX, AX
+	MOVQ         rows+72(FP), CX
+	MOVQ         step+56(FP), DX
+	SHLQ         $0x02, DX
+	MOVQ         y+40(FP), BX
+	MOVQ         $0x00000000, SI
+	CMPQ         CX, $0x02
+	CMOVQLT      SI, DX
+	LEAQ         (BX)(DX*1), SI
+	MOVQ         $0x00000000, DI
+	CMPQ         CX, $0x03
+	CMOVQLT      DI, DX
+	LEAQ         (SI)(DX*1), DI
+	MOVQ         $0x00000000, R8
+	CMPQ         CX, $0x04
+	CMOVQLT      R8, DX
+	LEAQ         (DI)(DX*1), CX
+	MOVQ         ldy+48(FP), DX
+	SHLQ         $0x02, DX
+	VMULPS       X2, X0, X0
+	TESTL        AX, AX
+	JE           store0
+	VMOVSS       (BX), X4
+	VINSERTPS    $0x10, (SI), X4, X4
+	VINSERTPS    $0x20, (DI), X4, X4
+	VINSERTPS    $0x30, (CX), X4, X4
+	VFMADD231PS  X4, X3, X0
+
+store0:
+	VMOVSS      X0, (BX)
+	VEXTRACTPS  $0x01, X0, (SI)
+	VEXTRACTPS  $0x02, X0, (DI)
+	VEXTRACTPS  $0x03, X0, (CX)
+	ADDQ        DX, BX
+	ADDQ        DX, SI
+	ADDQ        DX, DI
+	ADDQ        DX, CX
+	VMULPS      X2, X1, X1
+	TESTL       AX, AX
+	JE          store1
+	VMOVSS      (BX), X0
+	VINSERTPS   $0x10, (SI), X0, X0
+	VINSERTPS   $0x20, (DI), X0, X0
+	VINSERTPS   $0x30, (CX), X0, X0
+	VFMADD231PS X0, X3, X1
+
+store1:
+	VMOVSS     X1, (BX)
+	VEXTRACTPS $0x01, X1, (SI)
+	VEXTRACTPS $0x02, X1, (DI)
+	VEXTRACTPS $0x03, X1, (CX)
+	VZEROUPPER
+	RET

@@ -3500,7 +3500,7 @@ store0:
 	RET
 
 // func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
-// Requires: AVX, AVX512F, CMOV, FMA3
+// Requires: AVX, AVX512F, CMOV, FMA3, MMX+
 TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
@@ -3531,6 +3531,9 @@ TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ    x+8(FP), R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), DX
+	MOVQ    k+0(FP), R9
+	SHLQ    $0x02, R9
+	SUBQ    CX, R9
 	NEGQ    CX
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
@@ -3545,18 +3548,23 @@ TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-80
 loop:
 	VMOVUPS     (R8)(CX*1), Z8
 	VMOVUPS     (DX)(CX*1), Z9
+	PREFETCHT1  (BX)(R9*1)
 	VMOVUPS     (BX)(CX*1), Z10
 	VFMADD231PS Z10, Z8, Z0
 	VFMADD231PS Z10, Z9, Z4
+	PREFETCHT1  (SI)(R9*1)
 	VMOVUPS     (SI)(CX*1), Z10
 	VFMADD231PS Z10, Z8, Z1
 	VFMADD231PS Z10, Z9, Z5
+	PREFETCHT1  (DI)(R9*1)
 	VMOVUPS     (DI)(CX*1), Z10
 	VFMADD231PS Z10, Z8, Z2
 	VFMADD231PS Z10, Z9, Z6
+	PREFETCHT1  (AX)(R9*1)
 	VMOVUPS     (AX)(CX*1), Z10
 	VFMADD231PS Z10, Z8, Z3
 	VFMADD231PS Z10, Z9, Z7
+	ADDQ        $0x40, R9
 	ADDQ        $0x40, CX
 	JNE         loop
 
@@ -3671,7 +3679,7 @@ store1:
 	RET
 
 // func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
-// Requires: AVX, AVX512F, CMOV, FMA3
+// Requires: AVX, AVX512F, CMOV, FMA3, MMX+
 TEXT ·dots3AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
@@ -3703,6 +3711,9 @@ TEXT ·dots3AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 	LEAQ    (R9)(DX*1), DX
+	MOVQ    k+0(FP), R10
+	SHLQ    $0x02, R10
+	SUBQ    CX, R10
 	NEGQ    CX
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
@@ -3722,22 +3733,27 @@ loop:
 	VMOVUPS     (R8)(CX*1), Z12
 	VMOVUPS     (R9)(CX*1), Z13
 	VMOVUPS     (DX)(CX*1), Z14
+	PREFETCHT1  (BX)(R10*1)
 	VMOVUPS     (BX)(CX*1), Z15
 	VFMADD231PS Z15, Z12, Z0
 	VFMADD231PS Z15, Z13, Z4
 	VFMADD231PS Z15, Z14, Z8
+	PREFETCHT1  (SI)(R10*1)
 	VMOVUPS     (SI)(CX*1), Z15
 	VFMADD231PS Z15, Z12, Z1
 	VFMADD231PS Z15, Z13, Z5
 	VFMADD231PS Z15, Z14, Z9
+	PREFETCHT1  (DI)(R10*1)
 	VMOVUPS     (DI)(CX*1), Z15
 	VFMADD231PS Z15, Z12, Z2
 	VFMADD231PS Z15, Z13, Z6
 	VFMADD231PS Z15, Z14, Z10
+	PREFETCHT1  (AX)(R10*1)
 	VMOVUPS     (AX)(CX*1), Z15
 	VFMADD231PS Z15, Z12, Z3
 	VFMADD231PS Z15, Z13, Z7
 	VFMADD231PS Z15, Z14, Z11
+	ADDQ        $0x40, R10
 	ADDQ        $0x40, CX
 	JNE         loop
 

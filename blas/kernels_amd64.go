@@ -44,7 +44,7 @@ var avx2 = kernels{
 	},
 	copyRows:  [4]copyRowsFunc{1: copyRows1AVX2, 2: copyRows2AVX2},
 	transpose: transposeAVX2, packRows: packRowsAVX2, packColumns: packColumnsAVX2,
-	dots: []dotsFunc{1: dots1AVX2},
+	dots: []dotsFunc{1: dots1AVX2, 2: dots2AVX2},
 }
 
 // narrowKernel returns the kernels of a type at the level, nil if there are none.

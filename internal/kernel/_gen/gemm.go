@@ -29,10 +29,8 @@ func writeGemm(isa asm.ISA) {
 	g.transpose()
 	g.packRows()
 	g.packColumns()
-	g.dots(1)
-	if isa == asm.AVX512 {
-		g.dots(2)
-		g.dots(3)
+	for v := 1; v <= vectors; v++ {
+		g.dots(v)
 	}
 	g.Write("gemm")
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/gomamba/mamba/internal/kernel/_gen/asm"
 )
 
-// dots writes the kernel for products with one to three vectors. It reads four rows of a large matrix once for all vectors. Rows that are far apart,
-// as dotColumns has them, are four long streams, which the processor prefetches itself: faster than eight neighbouring rows with prefetches.
+// dots writes the kernel for products with one to three vectors. It reads four rows of a large matrix once for all vectors. Rows that are far apart, as
+// dotColumns has them, are four long streams, which the processor prefetches itself. With one vector that is faster than eight neighbouring rows with prefetches.
 func (g gemm) dots(vectors int) {
 	const rows = 4
 	name := fmt.Sprintf("dots%d", vectors)
@@ -52,6 +52,13 @@ A dot product is summed in as many parts as a vector has lanes.`, name, rows, ve
 	g.SHLQ(operand.U8(2), at)
 	w := pointers("w", "ldw", rows, at, f.Int("rows"))
 	x := pointers("x", "ldx", vectors, at, nil)
+	// With several vectors, a row is read once for each few of them, and memory would be idle meanwhile: the next row of each stream is prefetched.
+	next := g.GP64()
+	if vectors > 1 {
+		f.Load64("k", next)
+		g.SHLQ(operand.U8(2), next)
+		g.SUBQ(at, next)
+	}
 	g.NEGQ(at)
 
 	acc := make([][]reg.VecVirtual, vectors)
@@ -74,10 +81,14 @@ A dot product is summed in as many parts as a vector has lanes.`, name, rows, ve
 			continue
 		}
 		wv := g.Vec()
+		g.PREFETCHT1(asm.AtIndex(w[j], next, 1, 0))
 		g.Load(from, wv)
 		for i := range vectors {
 			g.MulAdd(wv, xv[i], acc[i][j])
 		}
+	}
+	if vectors > 1 {
+		g.ADDQ(operand.U8(g.Bytes()), next)
 	}
 	g.ADDQ(operand.U8(g.Bytes()), at)
 	g.JNE(asm.Label("loop"))
