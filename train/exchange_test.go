@@ -20,6 +20,7 @@ import (
 
 // A gradient that is said to be there does not change any more, and those of later layers are there before the backward pass of earlier ones.
 func TestArrivals(t *testing.T) {
+	collectNothing(t) // as in a group
 	for name, subject := range subjects() {
 		t.Run(name, func(t *testing.T) {
 			tr, params, err := subject(groupConfig(nil, 1))
@@ -64,6 +65,33 @@ func TestArrivals(t *testing.T) {
 			}
 			if name == "all kinds" && (times < len(params)/20 || there < len(params)*3/4) {
 				t.Errorf("%d of %d gradients were there in %d pieces before the end", there, len(params), times)
+			}
+		})
+	}
+}
+
+// collectNothing makes the machine add gradients.
+func collectNothing(t *testing.T) {
+	most := mostCollected
+	mostCollected = 0
+	t.Cleanup(func() { mostCollected = most })
+}
+
+// Gradients that our operator adds give the bits of gradients that the machine adds.
+func TestCollect(t *testing.T) {
+	for name, subject := range subjects() {
+		t.Run(name, func(t *testing.T) {
+			train := func() []outcome {
+				got, err := trainOn(1, func(g *dist.Group) (*Trainer, layer.Params, error) { return subject(groupConfig(nil, 2)) })
+				if err != nil {
+					t.Fatal(err)
+				}
+				return got
+			}
+			got := train()
+			collectNothing(t)
+			if want := train(); !reflect.DeepEqual(got, want) {
+				t.Error("the bits differ")
 			}
 		})
 	}

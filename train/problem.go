@@ -139,6 +139,7 @@ type lossGraph struct {
 	step, share *G.Node             // step is nil if the loss does not ask for it
 	results     map[string]*G.Value // pointers, so that the machine does not reference lossGraph: Go never collects a cycle with a finalizer in it
 	grads       G.Nodes             // the gradients of the weights, if the graph trains
+	values      []G.ValueGrad       // the weights with their gradients after a run
 	arrivals    *arrivals           // tells when they are there; nil for one process
 	vm          G.VM
 }
@@ -152,8 +153,8 @@ const mostReused = 64 << 20
 const theLoss = ""
 
 // newLossGraph builds a graph of the loss times share, the weight of a batch in the mean over several batches. The nodes of params have
-// gradients if the graph trains.
-func newLossGraph(p Problem, inputs []input, training bool) (l *lossGraph, weights G.Nodes, err error) {
+// gradients if the graph trains. If alone, nobody reads a gradient before all are there.
+func newLossGraph(p Problem, inputs []input, training, alone bool) (l *lossGraph, weights G.Nodes, err error) {
 	c := &Call{graph: G.NewGraph(), Training: training, inputs: map[string]*G.Node{}}
 	for _, in := range inputs {
 		c.inputs[in.name] = G.NewTensor(c.graph, in.dtype, in.shape.Dims(), G.WithShape(in.shape...), G.WithName(in.name))
@@ -194,7 +195,15 @@ func newLossGraph(p Problem, inputs []input, training bool) (l *lossGraph, weigh
 		if l.grads, err = G.Grad(loss, weights...); err != nil {
 			return nil, nil, err
 		}
-		options = append(options, G.BindDualValues(weights...))
+		if alone {
+			if l.values, err = collect(weights, l.grads); err != nil {
+				return nil, nil, err
+			}
+		}
+		if l.values == nil {
+			l.values = G.NodesToValueGrads(weights)
+			options = append(options, G.BindDualValues(weights...))
+		}
 	}
 	if err := op.CheckGraph(c.graph); err != nil {
 		return nil, nil, err

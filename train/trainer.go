@@ -135,11 +135,10 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 			return nil, fmt.Errorf("train: batch %d of HeldOut: %w", i, err)
 		}
 	}
-	var nodes G.Nodes
-	if t.train, nodes, err = newLossGraph(p, t.inputs, true); err != nil {
+	if t.train, _, err = newLossGraph(p, t.inputs, true, cfg.Group.Size() == 1); err != nil {
 		return nil, err
 	}
-	if t.scorer, _, err = newLossGraph(p, t.inputs, false); err != nil {
+	if t.scorer, _, err = newLossGraph(p, t.inputs, false, true); err != nil {
 		return nil, errors.Join(err, t.train.vm.Close())
 	}
 	var own [][]span
@@ -164,7 +163,7 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 	if t.solver, err = newAdamW(t.params, cfg.AdamW, own); err != nil {
 		return nil, errors.Join(err, t.train.vm.Close(), t.scorer.vm.Close())
 	}
-	t.nodes = G.NodesToValueGrads(nodes)
+	t.nodes = t.train.values
 	if cfg.File != "" || t.exchange != nil {
 		t.describe = describeBatches(first, p.HeldOut)
 	}

@@ -9,6 +9,15 @@ const piece = 16384
 // Add adds v to sum.
 func Add[T Float](sum, v []T) { Sum(sum, sum, v) }
 
+// AddEach adds each of v to one of sums, in one job.
+func AddEach[T Float](sums, v [][]T) {
+	lengths := make([]int, len(sums))
+	for i, s := range sums {
+		lengths[i] = len(s)
+	}
+	work.ParallelRanges(lengths, piece, func(k, from, to int) { sumOf(sums[k][from:to], sums[k][from:to], v[k][from:to]) })
+}
+
 // Sum writes a + b to sum.
 func Sum[T Float](sum, a, b []T) {
 	work.ParallelRange(len(sum), piece, func(from, to int) { sumOf(sum[from:to], a[from:to], b[from:to]) })
