@@ -10,6 +10,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/layer"
 	"github.com/gomamba/mamba/op"
 )
@@ -304,7 +305,13 @@ func plain(d *tensor.Dense) bool {
 	return !d.RequiresIterator() && d.DataOrder().IsRowMajor() && !d.DataOrder().IsTransposed()
 }
 
-func slice[T kernel.Float](d *tensor.Dense) []T { return d.Data().([]T) }
+func slice[T kernel.Float](d *tensor.Dense) []T {
+	s, ok := operator.Elements[T](d)
+	if !ok {
+		panic(fmt.Sprintf("train: a tensor of %v", d.Dtype())) // fits has checked it
+	}
+	return s
+}
 
 // step changes the weights of the host that are of type T, and sets their gradients to zero. All of them are one job: a small model has many small weights.
 func step[T kernel.Float](s *AdamW, pairs []trained, scale float64) {
@@ -315,7 +322,7 @@ func step[T kernel.Float](s *AdamW, pairs []trained, scale float64) {
 		if !ok {
 			continue
 		}
-		g, ok := d.Data().([]T)
+		g, ok := operator.Elements[T](d)
 		switch {
 		case !ok:
 		case !p.param.Trained():

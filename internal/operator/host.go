@@ -366,11 +366,8 @@ func nonZero[T int | float32 | float64](v G.Value, shape tensor.Shape) ([]bool, 
 // rowMajor returns the elements of d in row-major order: d's own memory if that is its order, else a copy.
 func rowMajor[T any](d *tensor.Dense) (s []T) {
 	if isRowMajor(d) {
-		switch data := d.Data().(type) {
-		case []T:
-			return data
-		case T:
-			return []T{data}
+		if s, ok := Elements[T](d); ok {
+			return s
 		}
 	}
 	// A lazily transposed tensor, a strided slice, or one in column order. These are rare, so the copy reads one element at a time, which
@@ -383,6 +380,25 @@ func rowMajor[T any](d *tensor.Dense) (s []T) {
 		s = append(s, v.(T))
 	})
 	return s
+}
+
+// Elements returns the elements of a tensor of T in the order in which they lie in memory, and whether it is one. Unlike Dense.Data it allocates nothing.
+func Elements[T any](d *tensor.Dense) (s []T, ok bool) {
+	switch to := any(&s).(type) {
+	case *[]float32:
+		if ok = d.Dtype() == tensor.Float32; ok {
+			*to = d.Float32s()
+		}
+	case *[]float64:
+		if ok = d.Dtype() == tensor.Float64; ok {
+			*to = d.Float64s()
+		}
+	case *[]int:
+		if ok = d.Dtype() == tensor.Int; ok {
+			*to = d.Ints()
+		}
+	}
+	return s, ok
 }
 
 func isRowMajor(d *tensor.Dense) bool {
@@ -423,7 +439,7 @@ func denseFrom[T any](v []T, shape tensor.Shape) *tensor.Dense {
 // prealloc has the given type and shape and is row-major, else new.
 func resultFor[T Float](prealloc G.Value, shape tensor.Shape) (result func() G.Value, to []T) {
 	if d, ok := prealloc.(*tensor.Dense); ok && !shape.IsScalar() && d.Shape().Eq(shape) && isRowMajor(d) {
-		if to, ok = d.Data().([]T); ok {
+		if to, ok = Elements[T](d); ok {
 			return func() G.Value { return d }, to
 		}
 	}

@@ -444,6 +444,18 @@ func ReuseResults(g *G.ExprGraph, most int) {
 	for _, o := range all {
 		o.reuses = !o.shared && o.place.OnHost() && bytes <= size.Bytes(most)
 	}
+	for _, n := range g.AllNodes() {
+		v, ok := n.Op().(*view)
+		if !ok {
+			continue
+		}
+		switch o := node.Operands(n)[0].Op().(type) {
+		case *Operator:
+			v.reuses = o.reuses
+		case *Gradients:
+			v.reuses = o.of.reuses
+		}
+	}
 }
 
 // Gradients runs a function backward. Its operands are the operator's operands, the gradient of the operator's result, and, if the function

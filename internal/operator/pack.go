@@ -15,7 +15,7 @@ func (o *Operator) views(packed *G.Node, shapes []tensor.Shape) (G.Nodes, error)
 	nodes := make(G.Nodes, len(shapes))
 	for i, s := range shapes {
 		p.index = i
-		n, err := node.Apply(&view{p.operator("view", o.place, o.dt, resultShape(shapes), s), p}, packed)
+		n, err := node.Apply(&view{unary: p.operator("view", o.place, o.dt, resultShape(shapes), s), part: p}, packed)
 		if err != nil {
 			return nil, fmt.Errorf("part %d of %v: %w", i, packed, err)
 		}
@@ -40,6 +40,8 @@ func (p part) operator(what string, place Place, dt tensor.Dtype, of, to tensor.
 type view struct {
 	unary
 	part
+	reuses       bool          // see ReuseResults
+	packed, last *tensor.Dense // of the last run, if the view reuses them: as long as the packed value is the same, so is its part
 }
 
 var (
@@ -68,6 +70,10 @@ func (v *view) Do(values ...G.Value) (G.Value, error) {
 
 // partOf returns a view's part of a packed value on the host. It shares the memory, unless it is a scalar.
 func partOf[T Float](v *view, packed G.Value) (G.Value, error) {
+	of, ok := packed.(*tensor.Dense)
+	if ok && v.reuses && of == v.packed && v.last.Shape().Eq(v.to) && isRowMajor(v.last) {
+		return v.last, nil
+	}
 	all, err := numbers[T](packed, v.of())
 	if err != nil {
 		return nil, err
@@ -78,7 +84,11 @@ func partOf[T Float](v *view, packed G.Value) (G.Value, error) {
 		copy(to, all[v.offset:end])
 		return result(), nil
 	}
-	return denseFrom(all[v.offset:end:end], v.to), nil
+	d := denseFrom(all[v.offset:end:end], v.to)
+	if ok && v.reuses {
+		v.packed, v.last = of, d
+	}
+	return d, nil
 }
 
 func (v *view) SymDiff(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
