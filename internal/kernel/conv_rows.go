@@ -90,6 +90,7 @@ type convArgs struct {
 	y, x, taps, bias, dy, slope                     *float32
 	yStep, xStep, xNext, tapNext, dyStep, slopeStep int
 	n, width, silu                                  int
+	ahead                                           int // from a row of x to the row that is prefetched: the processor does not follow rows that are part of wider ones
 }
 
 // args returns the arguments of the assembly. It panics if a row does not lie within its slice.
@@ -97,7 +98,7 @@ func (c *convRows[T]) args() convArgs {
 	a := convArgs{
 		y: first(c.y, c.steps, c.n), x: first(c.x, c.steps, c.n), taps: first(c.taps, c.width, c.n), dy: first(c.dy, c.steps, c.n), slope: first(c.slope, c.steps, c.n),
 		yStep: 4 * c.y.step, xStep: 4 * c.x.step, xNext: 4 * c.next, tapNext: 4 * c.taps.step, dyStep: 4 * c.dy.step, slopeStep: 4 * c.slope.step,
-		n: c.n, width: c.width,
+		n: c.n, width: c.width, ahead: 4 * 3 * convSteps * c.x.step,
 	}
 	c.xRow(0, c.width-1)
 	c.xRow(c.steps-1, c.width-1)

@@ -156,12 +156,15 @@ func convUsual(f *asm.File) {
 				}
 				k.LoadMasked(asm.At(tap, 0), mask, v)
 			}
-			x, next := k.Ptr("x"), k.Int("xStep")
+			x, next, ahead := k.Ptr("x"), k.Int("xStep"), k.Int("ahead")
 			k.ADDQ(at, x)
 			for row := range 2*convSteps - 1 {
 				v := k.Vec()
 				if row > 0 {
 					k.ADDQ(next, x)
+				}
+				if row < convSteps {
+					k.PREFETCHT0(asm.AtIndex(x, ahead, 1, 0))
 				}
 				k.LoadMasked(asm.At(x, 0), mask, v)
 				for s, step := range steps {
