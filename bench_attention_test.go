@@ -78,7 +78,7 @@ func BenchmarkMamba(b *testing.B) {
 	for _, pass := range passes {
 		for _, length := range attentionLengths() {
 			measureBlock(b, fmt.Sprintf("pass=%s/M=%d/L=%d/B=1", pass.name, attentionWidth, length),
-				1, length, attentionWidth, pass.runs, pass.backward)
+				1, length, attentionWidth, pass.runs, pass.backward, newProgram)
 		}
 	}
 }

@@ -21,17 +21,19 @@ func productFlop(c nn.Config) float64 {
 }
 
 // BenchmarkBlock measures one block: the block of a 130M model at batch 1, and a small block at batch 8. The gradients are those of the weights
-// and of the input, as in the middle of a model.
+// and of the input, as in the middle of a model. A row with results=reused keeps the memory of results and gradients from run to run and reads them where
+// they are, as train.Trainer does; the other rows allocate them for each run, and gorgonia.Read copies them, on one processor.
 func BenchmarkBlock(b *testing.B) {
 	for _, pass := range passes {
 		for _, c := range []struct{ width, length, batch int }{{768, 512, 1}, {64, 256, 8}} {
-			measureBlock(b, fmt.Sprintf("pass=%s/M=%d/L=%d/B=%d", pass.name, c.width, c.length, c.batch),
-				c.batch, c.length, c.width, pass.runs, pass.backward)
+			name := fmt.Sprintf("pass=%s/M=%d/L=%d/B=%d", pass.name, c.width, c.length, c.batch)
+			measureBlock(b, name, c.batch, c.length, c.width, pass.runs, pass.backward, newProgram)
+			measureBlock(b, name+"/results=reused", c.batch, c.length, c.width, pass.runs, pass.backward, newReusingProgram)
 		}
 	}
 }
 
-func measureBlock(b *testing.B, name string, batch, length, width, runs int, backward bool) {
+func measureBlock(b *testing.B, name string, batch, length, width, runs int, backward bool, programOf func(*G.Node, tensor.Shape, ...*G.Node) program) {
 	b.Helper()
 	block := nn.NewMambaBlock(nn.Config{DModel: width})
 	tokens := batch * length
@@ -44,7 +46,7 @@ func measureBlock(b *testing.B, name string, batch, length, width, runs int, bac
 		if backward {
 			by = append(block.Params().Nodes(g), x)
 		}
-		return newProgram(y, x.Shape(), by...)
+		return programOf(y, x.Shape(), by...)
 	})
 }
 

@@ -29,7 +29,7 @@ func BenchmarkPrimitives(b *testing.B) {
 				}
 				return newProgram(y, x.Shape(), by...)
 			})
-			measureBlock(b, "of=ours/"+size, 1, length, width, pass.runs, pass.backward)
+			measureBlock(b, "of=ours/"+size, 1, length, width, pass.runs, pass.backward, newProgram)
 		}
 	}
 }

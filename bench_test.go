@@ -10,6 +10,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/benchtest"
+	"github.com/gomamba/mamba/op"
 )
 
 // The benchmarks of the public packages. make bench prints a table, and docs/benchmarks.md explains its rows. All numbers are float32. A row's
@@ -99,22 +100,41 @@ var passes = []struct {
 	runs     int // work in units of a forward pass
 }{{"forward", false, 1}, {"forward+backward", true, 3}}
 
-// newProgram returns a program that computes y, of the given shape, and the gradients with respect to the nodes by, if any. The gradient of y is
-// an input of the graph, since a loss of Gorgonia's operators would take as much time as a fast layer.
+// newProgram returns a program that computes y, of the given shape, and the gradients with respect to the nodes by, if any, and copies them out of the
+// graph. The gradient of y is an input of the graph, since a loss of Gorgonia's operators would take as much time as a fast layer.
 func newProgram(y *G.Node, shape tensor.Shape, by ...*G.Node) program {
-	values := make([]G.Value, 1+len(by))
-	shapes := []tensor.Shape{shape}
-	if len(by) > 0 {
-		grads, err := G.Backpropagate(G.Nodes{y}, G.Nodes{input(y.Graph(), "gradient", shape...)}, by)
-		if err != nil {
-			return failed(err)
-		}
-		for i, n := range grads {
-			G.Read(n, &values[1+i])
-			shapes = append(shapes, by[i].Shape())
-		}
+	nodes, err := withGradients(y, shape, by)
+	if err != nil {
+		return failed(err)
 	}
-	G.Read(y, &values[0])
+	values := make([]G.Value, len(nodes))
+	for i, n := range nodes {
+		G.Read(n, &values[i])
+	}
+	return programOf(y, shape, by, func(i int) G.Value { return values[i] })
+}
+
+// newReusingProgram is newProgram with op.ReuseResults. Results and gradients stay in the graph's nodes.
+func newReusingProgram(y *G.Node, shape tensor.Shape, by ...*G.Node) program {
+	nodes, err := withGradients(y, shape, by)
+	if err != nil {
+		return failed(err)
+	}
+	op.ReuseResults(y.Graph())
+	return programOf(y, shape, by, func(i int) G.Value { return nodes[i].Value() })
+}
+
+// withGradients returns y and its gradients with respect to the nodes by.
+func withGradients(y *G.Node, shape tensor.Shape, by G.Nodes) (G.Nodes, error) {
+	if len(by) == 0 {
+		return G.Nodes{y}, nil
+	}
+	grads, err := G.Backpropagate(G.Nodes{y}, G.Nodes{input(y.Graph(), "gradient", shape...)}, by)
+	return append(G.Nodes{y}, grads...), err
+}
+
+// programOf returns a program that runs the graph of y. Result 0 is y, of the given shape; those after it are the gradients with respect to the nodes by.
+func programOf(y *G.Node, shape tensor.Shape, by G.Nodes, result func(i int) G.Value) program {
 	m := G.NewTapeMachine(y.Graph())
 	return program{
 		run: func() error {
@@ -122,8 +142,12 @@ func newProgram(y *G.Node, shape tensor.Shape, by ...*G.Node) program {
 			return m.RunAll()
 		},
 		check: func() error {
-			for i, v := range values {
-				if err := sane(v, shapes[i]); err != nil {
+			shapes := []tensor.Shape{shape}
+			for _, n := range by {
+				shapes = append(shapes, n.Shape())
+			}
+			for i, shape := range shapes {
+				if err := sane(result(i), shape); err != nil {
 					return fmt.Errorf("result %d: %w", i, err)
 				}
 			}
