@@ -16,10 +16,9 @@ var (
 	offered atomic.Uint64 // bit i is set while helpers may join offers[i]
 	_       [cacheLine - 8]byte
 	offers  [64]atomic.Pointer[offer]
-	helpers atomic.Int64     // number of helpers
-	idle    atomic.Int64     // number of those that look for a job
-	numbers [256]atomic.Bool // of helpers, from 1; more helpers share the last
-	limit   atomic.Int64     // number of helpers that are wanted at most: GOMAXPROCS-1 of the last offer
+	helpers atomic.Int64 // number of helpers
+	idle    atomic.Int64 // number of those that look for a job
+	limit   atomic.Int64 // number of helpers that are wanted at most: GOMAXPROCS-1 of the last offer
 )
 
 // patience is how long a goroutine polls before it stops using its processor. It is longer than the parts of a small model's training step that one
@@ -29,8 +28,8 @@ const patience = 400 * time.Microsecond
 // offer is what helpers may join. A helper counts itself in inside, and joins only if the offer is open then. So when an offer has been closed and nobody is
 // inside, its owner can use it again.
 type offer struct {
-	join      func(number int) // helps until nothing is left to take; made once, since a function value allocates
-	slot      int              // in offers
+	join      func() // helps until nothing is left to take; made once, since a function value allocates
+	slot      int    // in offers
 	open      atomic.Bool
 	announced atomic.Bool // in offered
 	inside    atomic.Int64
@@ -75,42 +74,38 @@ func (o *offer) close() {
 }
 
 // enter joins the offer if it is still open.
-func (o *offer) enter(number int) {
+func (o *offer) enter() {
 	o.inside.Add(1)
 	if o.open.Load() {
-		o.join(number)
+		o.join()
 	}
 	o.inside.Add(-1)
 }
 
-// find returns an offer that a helper can join, or nil. Helpers with different numbers begin to look at different offers.
-func find(number int) *offer {
+// find returns an offer that a helper can join, or nil. Different processors begin to look at different offers.
+func find() *offer {
 	if set := offered.Load(); set != 0 {
+		number := processor() % len(offers)
 		return offers[(bits.TrailingZeros64(bits.RotateLeft64(set, -number))+number)%len(offers)].Load()
 	}
 	return nil
 }
 
 func helper() {
-	number := 1
-	for number < len(numbers)-1 && !numbers[number].CompareAndSwap(false, true) {
-		number++
-	}
-	defer numbers[number].Store(false)
 	for !surplus() {
 		var o *offer
 		idle.Add(1)
-		found := poll(func() bool { o = find(number); return o != nil }, patience)
+		found := poll(func() bool { o = find(); return o != nil }, patience)
 		idle.Add(-1)
 		if !found {
 			// An offer that came just now has counted on this helper.
 			helpers.Add(-1)
-			if o = find(number); o == nil {
+			if o = find(); o == nil {
 				return
 			}
 			helpers.Add(1)
 		}
-		o.enter(number)
+		o.enter()
 	}
 }
 

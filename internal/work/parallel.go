@@ -9,9 +9,11 @@ import (
 // Parallel calls task(0) … task(n-1), spread over the processors, and returns when all are done. With one task or one processor it calls
 // them in order in the calling goroutine.
 //
-// The tasks run in any order, on any processor. So a task must write only memory that no other task reads or writes. The caller begins with the first tasks
-// and each helper with those of its own part, the last of them first; who has done his part helps others. So task i of one job and task i of the next, with as
-// many tasks, run on the same processor if they can, and find there in its own cache what they have in common.
+// The tasks run in any order, on any processor. So a task must write only memory that no other task reads or writes. Each processor begins with a part of the
+// tasks that it has by its number, and then helps others. So task i of one job and task i of the next, with as many tasks, run on the same processor if they
+// can, and find there in its own cache what they have in common. A goroutine would not do in place of the processor: it changes it when it waits.
+//
+// The first part is taken from its first task on, the others from their last. Of two processors, the last tasks are so those in the middle.
 //
 // A task may call Parallel. The call then takes only processors that no helper is busy on.
 func Parallel(n int, task func(i int)) {
@@ -35,12 +37,13 @@ func Parallel(n int, task func(i int)) {
 	}
 	for i := range j.shares {
 		j.shares[i].set(i*n/len(j.shares), (i+1)*n/len(j.shares))
+		j.shares[i].owned.Store(false)
 	}
 	j.left.Store(int64(n))
 	j.sleeps.Store(false)
 	j.publish(wanted, procs)
 	defer j.end()
-	if done := j.work(0); j.left.Add(-done) > 0 && !poll(j.done, patience) {
+	if done := j.work(false); j.left.Add(-done) > 0 && !poll(j.done, patience) {
 		j.sleeps.Store(true)
 		for !j.done() {
 			<-j.finished
@@ -74,8 +77,8 @@ var (
 
 func newJob() *job {
 	j := &job{finished: make(chan struct{}, 1)}
-	j.join = func(number int) {
-		if done := j.work(number); done > 0 && j.left.Add(-done) == 0 && j.sleeps.Load() {
+	j.join = func() {
+		if done := j.work(true); done > 0 && j.left.Add(-done) == 0 && j.sleeps.Load() {
 			select {
 			case j.finished <- struct{}{}:
 			default: // it has one already, which the caller did not wait for
@@ -102,31 +105,44 @@ func (j *job) end() {
 	} // a helper that looks at the job has no processor now: the job is left to it
 }
 
-// work runs tasks until all are taken, and returns the number of tasks that it ran. The caller has number 0.
-func (j *job) work(number int) (done int64) {
+// work runs tasks until all are taken, and returns the number of tasks that it ran.
+func (j *job) work(helps bool) (done int64) {
+	own := j.own()
 	for p := range j.shares {
-		for s := &j.shares[(number+p)%len(j.shares)]; ; done++ {
-			i, ok := s.take(number == 0)
+		for s := &j.shares[(own+p)%len(j.shares)]; ; done++ {
+			i, ok := s.take(own == 0)
 			if !ok {
 				break
 			}
-			if done == 0 && number > 0 {
+			if done == 0 && helps {
 				busy.Add(1)
 			}
 			j.task(i)
 		}
 	}
 	j.full()
-	if number > 0 && done > 0 {
+	if helps && done > 0 {
 		busy.Add(-1) // before the job can end, so that the next one finds the processor free
 	}
 	return done
 }
 
+// own returns the number of the processor's own share, or of the next that no other goroutine has.
+func (j *job) own() int {
+	wanted := processor() % len(j.shares)
+	for p := range j.shares {
+		if n := (wanted + p) % len(j.shares); !j.shares[n].owned.Load() && !j.shares[n].owned.Swap(true) {
+			return n
+		}
+	}
+	return wanted
+}
+
 // share is the tasks [from, to) that nobody has taken, from in the upper half of the word.
 type share struct {
 	atomic.Uint64
-	_ [cacheLine - 8]byte
+	owned atomic.Bool // a goroutine begins with it
+	_     [cacheLine - 12]byte
 }
 
 func (s *share) set(from, to int) { s.Store(uint64(from)<<32 | uint64(to)) }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -87,19 +88,21 @@ func TestParallelPanic(t *testing.T) {
 		var began, ended sync.WaitGroup
 		began.Add(1)
 		ended.Add(1)
+		var waits atomic.Bool
 		var later atomic.Int64
+		caller := goroutine()
 		func() {
 			defer func() {
 				if got := recover(); got != "bad" {
 					t.Errorf("recovered %v, want bad", got)
 				}
 			}()
-			Parallel(4, func(i int) {
-				switch i {
-				case 0: // of the caller, since the helper waits in the last task
+			Parallel(4, func(int) {
+				switch {
+				case goroutine() == caller:
 					began.Done()
 					panic("bad")
-				case 3:
+				case !waits.Swap(true): // the helper's first task
 					began.Wait()
 					ended.Wait()
 				default:
@@ -111,6 +114,29 @@ func TestParallelPanic(t *testing.T) {
 		if n, open := later.Load(), offered.Load(); n != 0 || open != 0 {
 			t.Fatalf("%d tasks ran after the panic; open offers %b", n, open)
 		}
+	}
+}
+
+// goroutine returns the header of the goroutine's stack trace, which has its number.
+func goroutine() string {
+	var text [64]byte
+	header, _, _ := strings.Cut(string(text[:runtime.Stack(text[:], false)]), "[")
+	return header
+}
+
+// Each goroutine of a job begins with a share of its own, that of its processor if nobody has it.
+func TestOwnShares(t *testing.T) {
+	j := job{shares: make([]share, 5)}
+	var owned [5]bool
+	for range owned {
+		n := j.own()
+		if owned[n] {
+			t.Fatalf("share %d is owned twice", n)
+		}
+		owned[n] = true
+	}
+	if n := j.own(); n < 0 || n >= len(owned) {
+		t.Errorf("share %d of %d where all are owned", n, len(owned))
 	}
 }
 

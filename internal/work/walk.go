@@ -46,7 +46,7 @@ type Walk[W any] struct {
 func NewWalk[W any](workspace func() *W, task func(w *W, phase, i int), ahead func(w *W, phase, place, part int) (more bool)) *Walk[W] {
 	w := &Walk[W]{task: task, ahead: ahead}
 	w.workspaces.New = func() any { return workspace() }
-	w.join = func(int) { w.help() }
+	w.join = w.help
 	return w
 }
 

@@ -3,3 +3,5 @@
 package work
 
 func pause() {}
+
+func processor() int { return 0 }
