@@ -216,17 +216,6 @@ func copyRows2AVX2(rows int, from *float32, ldFrom int, to *float32, ldTo int, w
 //go:noescape
 func transposeAVX2(k int, from *float32, ldFrom int, rows int, to *float32, ldTo int)
 
-// packRowsAVX2 copies 1 to 8 rows of k ≥ 1 elements into columns of eight. Missing rows become zeros:
-//
-//	for l := range k {
-//		for i := range 8 {
-//			to[8*l+i] = from[i*ldFrom+l] // 0 for i ≥ rows
-//		}
-//	}
-//
-//go:noescape
-func packRowsAVX2(k int, from *float32, ldFrom int, to *float32, rows int)
-
 // packColumnsAVX2 copies k ≥ 1 rows of 1 to 8 elements into rows of eight. Missing elements become zeros:
 //
 //	for l := range k {

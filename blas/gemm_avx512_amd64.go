@@ -406,17 +406,6 @@ func copyRows3AVX512(rows int, from *float32, ldFrom int, to *float32, ldTo int,
 //go:noescape
 func transposeAVX512(k int, from *float32, ldFrom int, rows int, to *float32, ldTo int)
 
-// packRowsAVX512 copies 1 to 8 rows of k ≥ 1 elements into columns of eight. Missing rows become zeros:
-//
-//	for l := range k {
-//		for i := range 8 {
-//			to[8*l+i] = from[i*ldFrom+l] // 0 for i ≥ rows
-//		}
-//	}
-//
-//go:noescape
-func packRowsAVX512(k int, from *float32, ldFrom int, to *float32, rows int)
-
 // packColumnsAVX512 copies k ≥ 1 rows of 1 to 8 elements into rows of eight. Missing elements become zeros:
 //
 //	for l := range k {

@@ -19,16 +19,17 @@ type job struct {
 	pieces            int // tasks of each block of cut, which the processors get to last; the other blocks are one task each
 	cut               span
 
-	depths           span      // the pieces of k that are multiplied now
-	packedA, packedB []float32 // packed for all tasks, or nil
-	packsA, packsB   int       // tasks that pack a piece of k: a strip of A each, a panel of B each
+	some    int       // pieces of k that are packed at a time
+	depths  span      // the pieces of k that are multiplied now
+	chunks  int       // tasks that pack a panel of a piece of k
+	packedB []float32 // packed for all tasks, or nil
 
 	dotTask, multiplyTask, packTask, togetherTask func(i int) // made once: a method's value allocates
 }
 
 var jobs = sync.Pool{New: func() any {
 	j := new(job)
-	j.dotTask, j.multiplyTask, j.packTask, j.togetherTask = j.multiplyColumns, j.multiplyBlock, j.packPiece, j.multiplyTogether
+	j.dotTask, j.multiplyTask, j.packTask, j.togetherTask = j.multiplyColumns, j.multiplyBlock, j.packPart, j.multiplyTogether
 	return j
 }}
 
@@ -93,85 +94,72 @@ func (j *job) cutFor(procs int) {
 	}
 }
 
-// many is the number of processors from which they pack a product's operands together, where its blocks are few for so many. With blocks of their own,
-// they would pack each number several times, and the product would take as long as its slowest processor. Of two processors, each packs for itself: to read
-// what the other has written takes longer than to pack twice.
-const many = 12 // with 4 a block took a tenth longer so, with 8 as long as without
+// many is the number of processors from which they pack B together, where its blocks are few for so many. With blocks of their own, they would pack each
+// number of B several times, and the product would take as long as its slowest processor. Of two processors, each packs for itself: to read what the other
+// has written takes longer than to pack twice.
+const many = 12
 
-// together packs A and B, then cuts C into small blocks, three or more for each processor. With a large k, it does so for some of k at a time.
+// together packs B, then cuts C into small blocks, about twelve for each processor: a processor that is slower than the others then computes fewer of them.
+// With a large k, it does so for some of k at a time. A is packed by each task, or not at all if its rows lie in the order of k: to pack it together, all
+// processors would write what others have in their caches, which takes as long as a fifth of the products.
 func (j *job) together(procs int) {
-	const loading = 4 // products that take as long as reading a packed number from another processor's cache
-	least := math.Inf(1)
-	fewest, most := parts(j.n, blockColumns), 4*procs
-	for columns := fewest; columns <= max(fewest, min(j.panels(), most)); columns++ {
-		for rows := 1; rows <= min(j.strips, most); rows++ {
-			n := rows * columns
-			if n < 3*procs && (columns < j.panels() || rows < min(j.strips, most)) {
-				continue
-			}
-			height, width := parts(j.strips, rows)*j.rows, parts(j.panels(), columns)*j.vectors*j.lanes
-			if time := float64(parts(n, procs) * (height + loading) * (width + loading)); time < least {
-				least, j.blocks, j.rowBlocks = time, columns, rows
-			}
-		}
-	}
-	j.packsA, j.packsB = 0, 0
-	if j.panels() > 1 {
-		j.packsA = j.strips
-	}
+	const (
+		wide  = 1 << 18 // numbers of B that the tasks of a block of columns read: they stay in the second-level cache
+		most  = 4       // panels of a block
+		tasks = 12      // of each processor
+		room  = 1 << 22 // numbers of B that are packed at a time, unless one piece of k has more
+	)
+	pieces, columns := parts(j.k, depth), j.width()*j.lanes
+	j.some = min(pieces, max(1, room/(columns*depth)))
+	j.blocks = parts(j.panels(), max(2, min(wide/(j.vectors*j.lanes*min(j.k, j.some*depth)), most)))
+	j.rowBlocks = min(j.strips, parts(tasks*procs, j.blocks))
 	if !j.direct() {
-		j.packsB = j.panels()
+		space := work.Borrow[float32](columns * min(j.k, j.some*depth))
+		defer space.Return()
+		j.packedB = space.Data
 	}
-	const room = 1 << 22 // float32: packed at a time, unless one piece of k has more
-	sizeA, sizeB := j.packsA*packedRows*depth, j.packsB*j.vectors*j.lanes*depth
-	pieces := parts(j.k, depth)
-	some := min(pieces, max(1, room/max(1, sizeA+sizeB)))
-	space := work.Borrow[float32](some * (sizeA + sizeB))
-	defer space.Return()
-	j.packedA, j.packedB = space.Data[:some*sizeA], space.Data[some*sizeA:]
-	for from := 0; from < pieces; from += some {
-		j.depths = span{from, min(from+some, pieces)}
-		if n := j.packsA + j.packsB; n > 0 {
-			work.Parallel(j.depths.len()*n, j.packTask)
+	for from := 0; from < pieces; from += j.some {
+		j.depths = span{from, min(from+j.some, pieces)}
+		if j.packedB != nil {
+			j.chunks = parts(2*procs, j.depths.len()*j.panels())
+			work.Parallel(j.panels()*j.depths.len()*j.chunks, j.packTask)
 		}
 		work.Parallel(j.blocks*j.rowBlocks, j.togetherTask)
 	}
-	j.packedA, j.packedB = nil, nil
-}
-
-// stripsOf returns the packed strips of A of a piece of k, from strip i on, nil if A is not packed.
-func (j *job) stripsOf(piece, i int) []float32 {
-	if j.packsA == 0 {
-		return nil
-	}
-	return j.packedA[((piece-j.depths.from)*j.packsA*depth+i*cut(j.k, parts(j.k, depth), piece).len())*packedRows:]
+	j.packedB = nil
 }
 
 // panelsOf returns the packed panels of B of a piece of k, from panel i on, nil if B is not packed.
-func (j *job) panelsOf(piece, i int) []float32 {
-	if j.packsB == 0 {
+func (j *job) panelsOf(k span, i int) []float32 {
+	if j.packedB == nil {
 		return nil
 	}
-	return j.packedB[((piece-j.depths.from)*j.packsB*depth*j.vectors+j.panel(i).from*cut(j.k, parts(j.k, depth), piece).len())*j.lanes:]
+	before := k.from - cut(j.k, parts(j.k, depth), j.depths.from).from
+	return j.packedB[(before*j.width()+k.len()*j.panel(i).from)*j.lanes:]
 }
 
-func (j *job) packPiece(i int) {
-	n := j.packsA + j.packsB
-	piece := j.depths.from + i/n
-	k := cut(j.k, parts(j.k, depth), piece)
-	if i %= n; i < j.packsB {
-		j.pack(span{i, i + 1}, k, j.panelsOf(piece, i))
-		return
+func (j *job) packPart(i int) {
+	n := j.depths.len() * j.chunks
+	panel, part := i/n, i%n
+	k := cut(j.k, parts(j.k, depth), j.depths.from+part/j.chunks)
+	some := k.cut(j.chunks, part%j.chunks)
+	if some.len() > 0 {
+		j.pack(span{panel, panel + 1}, some, j.panelsOf(k, panel)[(some.from-k.from)*j.panel(panel).len()*j.lanes:])
 	}
-	i -= j.packsB
-	j.packStrip(span{i * j.rows, min((i+1)*j.rows, j.m)}, k, j.stripsOf(piece, i))
 }
 
 func (j *job) multiplyTogether(i int) {
 	strips := cut(j.strips, j.rowBlocks, i%j.rowBlocks)
 	x := block{rows: span{strips.from * j.rows, min(strips.to*j.rows, j.m)}, panels: cut(j.panels(), j.blocks, i/j.rowBlocks)}
+	var packedA []float32
+	if j.packsA() {
+		w := work.Borrow[float32](depth * packedRows)
+		defer w.Return()
+		packedA = w.Data
+	}
 	for piece := j.depths.from; piece < j.depths.to; piece++ {
-		j.multiplyPiece(x, cut(j.k, parts(j.k, depth), piece), j.panelsOf(piece, x.panels.from), j.stripsOf(piece, strips.from), true)
+		k := cut(j.k, parts(j.k, depth), piece)
+		j.multiplyPiece(x, k, j.panelsOf(k, x.panels.from), packedA)
 	}
 }
 
@@ -194,7 +182,7 @@ func (j *job) multiplyBlock(i int) {
 	w := work.Borrow[float32](roomA + depth*blockColumns)
 	defer w.Return()
 	var packedA, packedB []float32
-	if j.panels() > 1 {
+	if j.packsA() {
 		packedA = w.Data[:roomA]
 	}
 	if !j.direct() {

@@ -28,7 +28,7 @@ var avx512 = kernels{
 		8: {1: tile8x1AVX512, 2: tile8x2AVX512, 3: tile8x3AVX512},
 	},
 	copyRows:  [4]copyRowsFunc{1: copyRows1AVX512, 2: copyRows2AVX512, 3: copyRows3AVX512},
-	transpose: transposeAVX512, packRows: packRowsAVX512, packColumns: packColumnsAVX512,
+	transpose: transposeAVX512, packColumns: packColumnsAVX512,
 	dots: []dotsFunc{1: dots1AVX512, 2: dots2AVX512, 3: dots3AVX512},
 }
 
@@ -43,7 +43,7 @@ var avx2 = kernels{
 		6: {1: tile6x1AVX2, 2: tile6x2AVX2},
 	},
 	copyRows:  [4]copyRowsFunc{1: copyRows1AVX2, 2: copyRows2AVX2},
-	transpose: transposeAVX2, packRows: packRowsAVX2, packColumns: packColumnsAVX2,
+	transpose: transposeAVX2, packColumns: packColumnsAVX2,
 	dots: []dotsFunc{1: dots1AVX2, 2: dots2AVX2},
 }
 

@@ -22,9 +22,9 @@ type kernels struct {
 	rows    int // of a full tile
 	vectors int // of columns in a full tile
 
-	tile                  [9][4]tileFunc // by rows and vectors
-	copyRows              [4]copyRowsFunc
-	transpose             transposeFunc
-	packRows, packColumns packFunc
-	dots                  []dotsFunc
+	tile        [9][4]tileFunc // by rows and vectors
+	copyRows    [4]copyRowsFunc
+	transpose   transposeFunc
+	packColumns packFunc
+	dots        []dotsFunc
 }

@@ -132,6 +132,10 @@ const packedRows = 8
 // block is a part of C.
 type block struct{ rows, panels span }
 
+// packsA reports whether A is packed, a tile's rows at a time: if it is transposed and several tiles read them. The rows of an A that is not transposed are
+// read where they lie: a tile reads eight of them side by side, and to pack them takes longer than it saves.
+func (p *product) packsA() bool { return p.aCol != 1 && p.panels() > 1 }
+
 // multiply computes a block of C. packedB is memory for a packed piece of B, or nil to read B without packing. packedA is the same for a
 // tile's rows of A.
 func (p *product) multiply(x block, packedB, packedA []float32) {
@@ -141,12 +145,12 @@ func (p *product) multiply(x block, packedB, packedA []float32) {
 		if packedB != nil {
 			p.pack(x.panels, k, packedB)
 		}
-		p.multiplyPiece(x, k, packedB, packedA, false)
+		p.multiplyPiece(x, k, packedB, packedA)
 	}
 }
 
-// multiplyPiece adds the sums over a piece of k to a block of C. If packed, packedA has all of the block's rows of A already.
-func (p *product) multiplyPiece(x block, piece span, packedB, packedA []float32, packed bool) {
+// multiplyPiece adds the sums over a piece of k to a block of C. packedB has the piece of B, or is nil. packedA is memory as for multiply.
+func (p *product) multiplyPiece(x block, piece span, packedB, packedA []float32) {
 	k, beta := piece.len(), p.beta
 	if piece.from > 0 {
 		beta = 1
@@ -157,15 +161,11 @@ func (p *product) multiplyPiece(x block, piece span, packedB, packedA []float32,
 	}
 	for i := x.rows.from; i < x.rows.to; i += p.rows {
 		rows := min(p.rows, x.rows.to-i)
-		var a []float32
-		switch {
-		case packedA == nil:
+		a := packedA
+		if a != nil {
+			p.packColumns(k, &p.a[i+piece.from*p.aCol], p.aCol, &a[0], rows)
+		} else {
 			a = p.a[i*p.aRow+piece.from*p.aCol:]
-		case packed:
-			a = packedA[(i-x.rows.from)/p.rows*packedRows*k:]
-		default:
-			p.packStrip(span{i, i + rows}, piece, packedA)
-			a = packedA
 		}
 		b := packedB
 		for q := x.panels.from; q < x.panels.to; q++ {
@@ -181,16 +181,6 @@ func (p *product) multiplyPiece(x block, piece span, packedB, packedA []float32,
 			width := min(p.lanes, p.n-(v.to-1)*p.lanes)
 			p.tile[rows][v.len()](k, &a[0], aRow, aCol, &panel[0], ldb, &p.c[i*p.ldc+j], p.ldc, p.alpha, beta, width)
 		}
-	}
-}
-
-// packStrip copies a strip, a tile's rows of A, to to, in the order in which the tile reads it.
-func (p *product) packStrip(rows, k span, to []float32) {
-	a := &p.a[rows.from*p.aRow+k.from*p.aCol]
-	if p.aCol == 1 {
-		p.packRows(k.len(), a, p.aRow, &to[0], rows.len())
-	} else {
-		p.packColumns(k.len(), a, p.aCol, &to[0], rows.len())
 	}
 }
 

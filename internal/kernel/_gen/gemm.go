@@ -27,7 +27,6 @@ func writeGemm(isa asm.ISA) {
 		g.copyRows(v)
 	}
 	g.transpose()
-	g.packRows()
 	g.packColumns()
 	for v := 1; v <= vectors; v++ {
 		g.dots(v)

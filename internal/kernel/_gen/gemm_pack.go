@@ -119,56 +119,7 @@ func (g gemm) loadRows(m gemmMask, rows reg.Register, n int, at func(i int) oper
 	return v
 }
 
-// packRows writes the kernel that packs rows of A, eight elements for each k. packColumns does the same for a transposed A.
-func (g gemm) packRows() {
-	f := g.Func("packRows", "func(k int, from *float32, ldFrom int, to *float32, rows int)",
-		`packRows copies 1 to 8 rows of k ≥ 1 elements into columns of eight. Missing rows become zeros:
-
-	for l := range k {
-		for i := range 8 {
-			to[8*l+i] = from[i*ldFrom+l] // 0 for i ≥ rows
-		}
-	}`)
-	k, from, rows, to := f.Int("k"), f.Ptr("from"), f.Int("rows"), f.Ptr("to")
-	at := g.strided(from, g.bytes(f, "ldFrom"), 8)
-	next := at // the rows of the next call
-	next.base = g.GP64()
-	g.LEAQ(asm.AtIndex(from, at.by1, 8, 0), next.base)
-	g.Label("loop")
-	for i := range 8 {
-		g.PREFETCHT1(next.at(i))
-	}
-	v := g.loadRows(g.maskUpTo(k), rows, 8, at.at)
-	g.quarters(v)
-	for i := range g.Lanes() {
-		if i > 0 {
-			g.CMPQ(k, operand.U8(i))
-			g.JE(asm.Label("done"))
-		}
-		g.storeQuarter(i/4, v[i%4], asm.At(to, 32*i))
-		g.storeQuarter(i/4, v[4+i%4], asm.At(to, 32*i+16))
-	}
-	g.ADDQ(operand.U8(g.Bytes()), from)
-	g.ADDQ(operand.U8(g.Bytes()), next.base)
-	g.ADDQ(operand.U32(8*g.Bytes()), to)
-	g.SUBQ(operand.U8(g.Lanes()), k)
-	g.JNE(asm.Label("loop"))
-	g.Label("done")
-	f.Return()
-}
-
-// storeQuarter stores the i-th 128 bits of a vector.
-func (g gemm) storeQuarter(i int, v reg.VecVirtual, to operand.Mem) {
-	switch {
-	case i == 0:
-		g.VMOVUPS(v.AsX(), to)
-	case g.ISA == asm.AVX512:
-		g.VEXTRACTF32X4(operand.U8(i), v, to)
-	default:
-		g.VEXTRACTF128(operand.U8(i), v, to)
-	}
-}
-
+// packColumns writes the kernel that packs rows of a transposed A, eight elements for each k.
 func (g gemm) packColumns() {
 	f := g.Func("packColumns", "func(k int, from *float32, ldFrom int, to *float32, width int)",
 		`packColumns copies k ≥ 1 rows of 1 to 8 elements into rows of eight. Missing elements become zeros:
