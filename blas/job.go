@@ -3,6 +3,7 @@ package blas
 import (
 	"math"
 	"sync"
+	"sync/atomic"
 
 	"github.com/gomamba/mamba/internal/work"
 )
@@ -19,17 +20,18 @@ type job struct {
 	pieces            int // tasks of each block of cut, which the processors get to last; the other blocks are one task each
 	cut               span
 
-	some    int       // pieces of k that are packed at a time
-	depths  span      // the pieces of k that are multiplied now
-	chunks  int       // tasks that pack a panel of a piece of k
-	packedB []float32 // packed for all tasks, or nil
+	workers  int        // that compute blocks
+	depths   span       // the pieces of k that are multiplied now
+	progress []progress // of the blocks
+	packedB  []float32  // room for each block's columns of B, or nil
+	room     int
 
-	dotTask, multiplyTask, packTask, togetherTask func(i int) // made once: a method's value allocates
+	dotTask, multiplyTask, apartTask func(i int) // made once: a method's value allocates
 }
 
 var jobs = sync.Pool{New: func() any {
 	j := new(job)
-	j.dotTask, j.multiplyTask, j.packTask, j.togetherTask = j.multiplyColumns, j.multiplyBlock, j.packPart, j.multiplyTogether
+	j.dotTask, j.multiplyTask, j.apartTask = j.multiplyColumns, j.multiplyBlock, j.worker
 	return j
 }}
 
@@ -52,7 +54,7 @@ func (p *product) inTasks(alone bool) {
 		switch procs := min(work.Processors(), p.cost()/(serialSize/2)); {
 		case alone:
 		case procs >= many && j.blocks*j.rowBlocks < 4*procs:
-			j.together(procs)
+			j.apart(procs)
 			j.product = product{}
 			jobs.Put(j)
 			return
@@ -94,73 +96,115 @@ func (j *job) cutFor(procs int) {
 	}
 }
 
-// many is the number of processors from which they pack B together, where its blocks are few for so many. With blocks of their own, they would pack each
-// number of B several times, and the product would take as long as its slowest processor. Of two processors, each packs for itself: to read what the other
-// has written takes longer than to pack twice.
-const many = 12
+// many is the number of processors from which each begins with a block of its own, where the cut by sizes has few blocks for so many.
+const many = 4
 
-// together packs B, then cuts C into small blocks, about twelve for each processor: a processor that is slower than the others then computes fewer of them.
-// With a large k, it does so for some of k at a time. A is packed by each task, or not at all if its rows lie in the order of k: to pack it together, all
-// processors would write what others have in their caches, which takes as long as a fifth of the products.
-func (j *job) together(procs int) {
+// progress says how far a block of a product of many processors is.
+type progress struct {
+	begun, packed atomic.Bool  // somebody packs the block's columns of B; has packed them
+	strips        atomic.Int64 // that somebody has taken
+	_             [64 - 16]byte
+}
+
+// apart computes the product with one block for each of many processors. A processor packs the columns of B of its block and then takes strips of its rows,
+// many at first and few at the end. Who has no more helps others with theirs: the processors of a server do not get the same speed, since other virtual machines use
+// the other halves of their cores.
+//
+// So no processor waits for another, and none writes what others have in their caches, but at the end. To pack B together took four times as long: all
+// had read it in the product before.
+//
+// With a large k, apart does so for some of k at a time.
+func (j *job) apart(procs int) {
 	const (
-		wide  = 1 << 18 // numbers of B that the tasks of a block of columns read: they stay in the second-level cache
-		most  = 4       // panels of a block
-		tasks = 12      // of each processor
-		room  = 1 << 22 // numbers of B that are packed at a time, unless one piece of k has more
+		packing = 12      // rows of A that a number of B is multiplied by in the time that packing it takes
+		room    = 1 << 18 // numbers of B that are packed for a block at a time: they stay in the second-level cache
 	)
-	pieces, columns := parts(j.k, depth), j.width()*j.lanes
-	j.some = min(pieces, max(1, room/(columns*depth)))
-	j.blocks = parts(j.panels(), max(2, min(wide/(j.vectors*j.lanes*min(j.k, j.some*depth)), most)))
-	j.rowBlocks = min(j.strips, parts(tasks*procs, j.blocks))
+	reading := 1 // the same for a number of A
+	if j.packsA() {
+		reading = 4
+	}
+	least := math.MaxInt
+	for columns := 1; columns <= min(procs, j.panels()); columns++ {
+		rows := min(parts(procs, columns), j.strips)
+		if time := packing*rows*j.n + reading*columns*j.m; time < least {
+			least, j.blocks, j.rowBlocks = time, columns, rows
+		}
+	}
+	n := j.blocks * j.rowBlocks
+	if cap(j.progress) < n {
+		j.progress = make([]progress, n)
+	}
+	j.progress = j.progress[:n]
+
+	pieces, columns := parts(j.k, depth), parts(j.panels(), j.blocks)*j.vectors*j.lanes
+	some := min(pieces, max(1, room/(columns*depth)))
 	if !j.direct() {
-		space := work.Borrow[float32](columns * min(j.k, j.some*depth))
+		j.room = columns * min(j.k, some*depth)
+		space := work.Borrow[float32](n * j.room)
 		defer space.Return()
 		j.packedB = space.Data
 	}
-	for from := 0; from < pieces; from += j.some {
-		j.depths = span{from, min(from+j.some, pieces)}
-		if j.packedB != nil {
-			j.chunks = parts(2*procs, j.depths.len()*j.panels())
-			work.Parallel(j.panels()*j.depths.len()*j.chunks, j.packTask)
+	j.workers = procs
+	for from := 0; from < pieces; from += some {
+		j.depths = span{from, min(from+some, pieces)}
+		for i := range j.progress {
+			p := &j.progress[i]
+			p.begun.Store(false)
+			p.packed.Store(false)
+			p.strips.Store(0)
 		}
-		work.Parallel(j.blocks*j.rowBlocks, j.togetherTask)
+		work.Parallel(procs, j.apartTask)
 	}
 	j.packedB = nil
 }
 
-// panelsOf returns the packed panels of B of a piece of k, from panel i on, nil if B is not packed.
-func (j *job) panelsOf(k span, i int) []float32 {
-	if j.packedB == nil {
-		return nil
-	}
-	before := k.from - cut(j.k, parts(j.k, depth), j.depths.from).from
-	return j.packedB[(before*j.width()+k.len()*j.panel(i).from)*j.lanes:]
-}
-
-func (j *job) packPart(i int) {
-	n := j.depths.len() * j.chunks
-	panel, part := i/n, i%n
-	k := cut(j.k, parts(j.k, depth), j.depths.from+part/j.chunks)
-	some := k.cut(j.chunks, part%j.chunks)
-	if some.len() > 0 {
-		j.pack(span{panel, panel + 1}, some, j.panelsOf(k, panel)[(some.from-k.from)*j.panel(panel).len()*j.lanes:])
-	}
-}
-
-func (j *job) multiplyTogether(i int) {
-	strips := cut(j.strips, j.rowBlocks, i%j.rowBlocks)
-	x := block{rows: span{strips.from * j.rows, min(strips.to*j.rows, j.m)}, panels: cut(j.panels(), j.blocks, i/j.rowBlocks)}
+// worker computes blocks, beginning with its own, as far as nobody else does.
+func (j *job) worker(i int) {
 	var packedA []float32
 	if j.packsA() {
 		w := work.Borrow[float32](depth * packedRows)
 		defer w.Return()
 		packedA = w.Data
 	}
-	for piece := j.depths.from; piece < j.depths.to; piece++ {
-		k := cut(j.k, parts(j.k, depth), piece)
-		j.multiplyPiece(x, k, j.panelsOf(k, x.panels.from), packedA)
+	n := len(j.progress)
+	for next := range n {
+		at := (i*n/j.workers + next) % n
+		p := &j.progress[at]
+		strips, panels := cut(j.strips, j.rowBlocks, at%j.rowBlocks), cut(j.panels(), j.blocks, at/j.rowBlocks)
+		if j.packedB != nil && !p.packed.Load() {
+			if p.begun.Swap(true) {
+				continue // who packs takes the strips
+			}
+			for piece := j.depths.from; piece < j.depths.to; piece++ {
+				k, packedB := j.packedPiece(at, panels, piece)
+				j.pack(panels, k, packedB)
+			}
+			p.packed.Store(true)
+		}
+		for taken := p.strips.Load(); taken < int64(strips.len()); taken = p.strips.Load() {
+			some := max(1, (int64(strips.len())-taken)/4)
+			if !p.strips.CompareAndSwap(taken, taken+some) {
+				continue
+			}
+			from := strips.from + int(taken)
+			x := block{rows: span{from * j.rows, min((from+int(some))*j.rows, j.m)}, panels: panels}
+			for piece := j.depths.from; piece < j.depths.to; piece++ {
+				k, packedB := j.packedPiece(at, panels, piece)
+				j.multiplyPiece(x, k, packedB, packedA)
+			}
+		}
 	}
+}
+
+// packedPiece returns a piece of k and the memory for it in the packed columns of a block, nil if B is not packed.
+func (j *job) packedPiece(at int, panels span, piece int) (k span, packedB []float32) {
+	pieces := parts(j.k, depth)
+	k = cut(j.k, pieces, piece)
+	if j.packedB != nil {
+		before, vectors := k.from-cut(j.k, pieces, j.depths.from).from, j.panel(panels.to-1).to-j.panel(panels.from).from
+		packedB = j.packedB[at*j.room+before*vectors*j.lanes:]
+	}
+	return k, packedB
 }
 
 func (j *job) multiplyColumns(i int) { j.dotColumns(i*j.columns, min((i+1)*j.columns, j.n)) }
