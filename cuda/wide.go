@@ -77,7 +77,7 @@ func wide[A, C Activation](s *Stream, m, n, k int, alpha float32, from, by Matri
 
 // wideShared returns the bytes of shared memory of a block of threads: the parts of three stages, numbers to divide, and barriers.
 func wideShared(columns int) int {
-	return (wideRows+columns)*(wideStages*3*64+128) + wideStages*16
+	return (wideRows+columns)*(wideStages*3*64+128) + 2*wideStages*8
 }
 
 // tiles returns the number of tiles of all parts.
@@ -87,14 +87,18 @@ func (p widePlan) tiles(m, n int) int {
 
 // chooseWide returns the plan that takes the shortest time, and whether cuBLAS takes longer. adds says that beta is not 0. It is a variable for tests.
 var chooseWide = func(multiprocessors, m, n, k int, adds bool) (best widePlan, ok bool) {
-	least := 2*float64(m)*float64(n)*float64(k)/blasRate + blasLaunch
+	c := float64(m) * float64(n)
+	least := blasLaunch + 2*c*float64(k)/blasRate + 4*(c+float64(m+n)*float64(k))/blasBytes
+	if adds {
+		least += 4 * c / blasBytes
+	}
 	for _, t := range wideTiles {
 		blocks := (k + wideDeep - 1) / wideDeep
 		for parts := 1; parts <= min(mostParts, blocks); parts++ {
 			each := (blocks + parts - 1) / parts
 			p := widePlan{t.columns, each * wideDeep, (blocks + each - 1) / each}
-			bytes := 4 * float64(p.parts) * float64(m) * float64(n)
-			if p.parts != parts || p.each > mostWideSum || parts > 1 && bytes > mostWideParts {
+			bytes := 4 * float64(p.parts) * c
+			if p.parts != parts || parts > 1 && bytes > mostWideParts {
 				continue
 			}
 			rounds := float64((p.tiles(m, n) + multiprocessors - 1) / multiprocessors)
@@ -115,14 +119,14 @@ var chooseWide = func(multiprocessors, m, n, k int, adds bool) (best widePlan, o
 
 // What chooseWide counts with, in ns of an H200.
 const (
-	blasRate    = 48e3 // operations of cuBLAS in a ns
-	blasLaunch  = 5e3  // its shortest product
+	blasLaunch  = 5e3
+	blasRate    = 48e3 // operations in a ns
+	blasBytes   = 2e3  // bytes of operands and result in a ns
 	wideLaunch  = 2e3
-	wideEnd     = 4e3  // of a tile, besides its products
-	wideAdds    = 20e3 // of a tile, to add to c
-	partsRate   = 2e3  // bytes of the parts in a ns, written and read
-	partsLaunch = 3e3  // of the kernel that adds them
+	wideEnd     = 4e3   // of a tile, besides its products
+	wideAdds    = 5.5e3 // of a tile, to add to c
+	partsRate   = 2e3   // bytes of the parts in a ns, written and read
+	partsLaunch = 3e3   // of the kernel that adds them
 
 	mostWideParts = 128 << 20 // bytes
-	mostWideSum   = 8192      // numbers of k: the error of a sum grows with its terms
 )

@@ -90,7 +90,10 @@ __device__ __forceinline__ void copySome(void *to, const void *from, int bytes) 
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes) : "memory");
 }
 
-// registers<N> gives each thread of the group N registers. What all groups have together must fit.
+// forget hides x from the compiler: what is computed from it is computed again, instead of staying in registers.
+__device__ __forceinline__ void forget(int &x) { asm volatile("" : "+r"(x)); }
+
+// fewerRegisters and moreRegisters give each thread of the group N registers. What all groups have together must fit.
 template <int N> __device__ __forceinline__ void fewerRegisters() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ __forceinline__ void moreRegisters() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 // Cores is a matrix B (64, 16) for A in registers: cores of 8 by 8 numbers, each 128 bytes without gaps. A core has numbers of k as neighbours, or with ACROSS columns. along and

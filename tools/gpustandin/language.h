@@ -257,6 +257,7 @@ struct Barrier {
 };
 template <int BYTES> void copyLater(void *to, const void *from) { memcpy(to, from, BYTES); }
 inline void copySome(void *to, const void *from, int bytes) { memset(to, 0, 16), memcpy(to, from, bytes); }
+inline void forget(int &) {}
 template <int N> void fewerRegisters() {}
 template <int N> void moreRegisters() {}
 
