@@ -50,6 +50,7 @@ type Block[T Activation] struct {
 type BlockKept[T Activation] struct {
 	vz, u, rbc, delta, y Array[T]
 	checkpoints          Array[float32]
+	scales               Array[float32] // (batch, length), or absent: what the norm multiplies its rows by
 }
 
 // Free frees the arrays.
@@ -58,6 +59,7 @@ func (k *BlockKept[T]) Free() {
 		a.Free()
 	}
 	k.checkpoints.Free()
+	k.scales.Free()
 	*k = BlockKept[T]{}
 }
 
@@ -195,7 +197,7 @@ func (b *Block[T]) checkBackward(k *BlockKept[T], dy, dcontext, dfinal Array[flo
 	); err != nil {
 		return err
 	}
-	if err := expect("block", "checkpoints", k.checkpoints.n, b.scan(k).CheckpointLen()); err != nil {
+	if err := firstError(expect("block", "checkpoints", k.checkpoints.n, b.scan(k).CheckpointLen()), optional("block", "scales", k.scales, rows)); err != nil {
 		return err
 	}
 	for _, p := range []struct {
@@ -269,6 +271,9 @@ func (b *Block[T]) run(s *Stream, y, context, final Array[float32], keep bool) (
 	}
 	if keep && err == nil {
 		k.checkpoints = take[float32](s, &work, b.scan(k).CheckpointLen(), &err)
+		if b.single(s, y) != nil && groupFits(s, rows, 2*channels, b.Model, false) && groupSumFits(s, 2*channels, b.Model, rows) {
+			k.scales = take[float32](s, &work, rows, &err)
+		}
 	}
 	kept := len(work)
 	if err == nil {
@@ -287,7 +292,7 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 	rows, channels := b.rows(), b.Channels
 	one := b.single(s, y)
 	if one != nil {
-		err = splitNorm(s, rows, 2*channels, b.Model, b.Eps, b.X, b.Norm, one.InProj, any(k.vz).(Array[float32]))
+		err = splitNorm(s, rows, 2*channels, b.Model, b.Eps, b.X, b.Norm, one.InProj, any(k.vz).(Array[float32]), k.scales)
 	} else if n := take[T](s, work, rows*b.Model, &err); err == nil {
 		err = firstError(
 			normForward(s, rows, b.Model, b.Eps, b.X, b.Norm, n, y), // y is the residual, to which the last product adds
@@ -339,7 +344,7 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 func (b *Block[T]) single(s *Stream, others ...Array[float32]) *Block[float32] {
 	f, ok := any(b).(*Block[float32])
 	if !ok || b.Precision != Strict || b.InNarrow != nil || b.OutNarrow != nil || s.device.kernels < 80 || s.device.shared < narrowShared || !tensorFits(s, b.rows(), 2*b.Channels, b.Model, false) ||
-		!tensorFits(s, b.rows(), b.Model, b.Channels, true) || !tensorFits(s, b.rows(), b.Model, 2*b.Channels, true) || b.Model > mostSplitNorm ||
+		!tensorFits(s, b.rows(), b.Model, b.Channels, true) || !tensorFits(s, b.rows(), b.Model, 2*b.Channels, false) || b.Model > mostSplitNorm ||
 		(b.Model|b.Channels)%4|int(b.X.address|b.Norm.address|f.InProj.address|f.OutProj.address)%16 != 0 ||
 		slices.ContainsFunc(others, func(a Array[float32]) bool { return a.address%16 != 0 }) {
 		return nil
@@ -434,9 +439,8 @@ func (b *Block[T]) backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Arr
 			return err
 		}
 	}
-	one := b.single(s, dy, grad.X)
-	if one != nil && groupSumFits(s, 2*channels, b.Model, rows) {
-		err = groupNormSum(s, 2*channels, b.Model, rows, b.Eps, any(dvz).(Array[float32]), b.X, b.Norm, grad.InProj)
+	if !k.scales.Absent() {
+		err = groupNormSum(s, 2*channels, b.Model, rows, any(dvz).(Array[float32]), b.X, k.scales, b.Norm, grad.InProj)
 	} else if n := take[T](s, &work, rows*b.Model, &err); err == nil {
 		err = firstError(
 			RMSNormForward(s, rows, b.Model, b.Eps, b.X, b.Norm, n),
@@ -446,7 +450,7 @@ func (b *Block[T]) backward(s *Stream, k *BlockKept[T], dy, dcontext, dfinal Arr
 	if err != nil {
 		return err
 	}
-	if one != nil {
+	if one := b.single(s, dy, grad.X); one != nil {
 		return splitNormBackward(s, rows, 2*channels, b.Model, b.Eps, b.X, b.Norm, one.InProj, any(dvz).(Array[float32]), dy, grad.X, grad.Norm)
 	}
 	dn := take[T](s, &work, rows*b.Model, &err)

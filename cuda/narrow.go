@@ -107,34 +107,21 @@ const (
 	groups      = 3         // groups of 128 threads in a block of groupRows, with 64 rows each
 	groupStage  = 16 << 10  // bytes of 64 rows and 64 columns
 	groupShared = 226 << 10 // the most shared memory of a block
+	groupStages = 1         // blocks of 64 numbers of k that are copied ahead: two take as long, and a kernel with 192 KiB of shared memory after one with little waits 3 to 5 µs
 )
 
-// groupPlan returns the shared memory of a block of groupRows, and how many blocks of 64 numbers of k it copies ahead: 0 if it has no room for the three parts of a matrix (k, n). held
-// says whether it copies what it adds, too.
-func groupPlan(n, k int, held bool) (shared, stages int) {
-	columns, blocks := (n+63)/64, (k+63)/64
-	for stages = 2; stages > 0; stages-- {
-		each := stages
-		if held {
-			each += columns
-		}
-		if shared = 3*columns*blocks*groupStage/2 + groups*each*groupStage; shared <= groupShared {
-			break
-		}
+// groupBlocks returns the grid of groupRows for a product with a matrix (k, n), of a block for each multiprocessor. held says whether it copies what it adds to shared memory, too.
+func groupBlocks(s *Stream, m, n, k int, held bool) grid {
+	columns, blocks, copied := (n+63)/64, (k+63)/64, groupStages
+	if held {
+		copied += columns
 	}
-	return shared, stages
+	return grid{x: int64(min((m+63)/64, s.device.multiprocessors)), threads: 128 * groups, shared: 3*columns*blocks*groupStage/2 + groups*copied*groupStage}
 }
 
 // groupFits reports whether groupRows computes a product: of many rows, with a matrix (k, n) of which one size is small and whose three parts fit into shared memory.
 func groupFits(s *Stream, m, n, k int, held bool) bool {
-	_, stages := groupPlan(n, k, held)
-	return s.device.hopper && s.device.shared >= groupShared && m >= leastGroupRows && min(n, k) > narrowest && min(n, k) <= groupNarrow && stages > 0
-}
-
-// groupBlocks returns the grid of groupRows, of a block for each multiprocessor, and groupPlan's stages.
-func groupBlocks(s *Stream, m, n, k int, held bool) (grid, int) {
-	shared, stages := groupPlan(n, k, held)
-	return grid{x: int64(min((m+63)/64, s.device.multiprocessors)), threads: 128 * groups, shared: shared}, stages
+	return s.device.hopper && s.device.shared >= groupShared && m >= leastGroupRows && min(n, k) > narrowest && min(n, k) <= groupNarrow && groupBlocks(s, m, n, k, held).shared <= groupShared
 }
 
 // groupRows is splitRows with those kernels. groupFits must be true, and narrow's other conditions.
@@ -146,25 +133,23 @@ func groupRows(s *Stream, m, n, k int, a, b, c, added Matrix[float32], beta floa
 	if k > groupNarrow {
 		size = "deep"
 	}
-	g, stages := groupBlocks(s, m, n, k, beta != 0)
-	return s.run("narrow90a", "narrow_rows_"+size+"_"+way, g, a.Data.address, a.Stride, b.Data.address, b.Stride, c.Data.address, c.Stride,
-		added.Data.address, added.Stride, beta, m, n, k, stages)
+	return s.run("narrow90a", "narrow_rows_"+size+"_"+way, groupBlocks(s, m, n, k, beta != 0), a.Data.address, a.Stride, b.Data.address, b.Stride, c.Data.address, c.Stride,
+		added.Data.address, added.Stride, beta, m, n, k, groupStages)
 }
 
 // groupStepsFit reports whether groupSteps computes c and the step sizes.
 func groupStepsFit(s *Stream, m, n, k, rank int, b, weight Array[float32]) bool {
-	g, _ := groupBlocks(s, m, n, k, false)
-	return rank == stepRank && n <= groupNarrow && n%4 == 0 && groupFits(s, m, n, k, false) && g.shared+groupSteps16(k) <= groupShared && (b.address|weight.address)%16 == 0
+	return rank == stepRank && n <= groupNarrow && n%4 == 0 && groupFits(s, m, n, k, false) && groupBlocks(s, m, n, k, false).shared+groupSteps16(k) <= groupShared && (b.address|weight.address)%16 == 0
 }
 
-// groupSteps16 returns the bytes of the three parts of a matrix (16, k), to which the step sizes' weight is extended.
-func groupSteps16(k int) int { return (k + 63) / 64 * 3 * 64 * 16 * 2 }
+// groupSteps16 returns the bytes of the three parts of a matrix (16, k), to which the step sizes' weight is extended. Two blocks of 64 columns are computed together.
+func groupSteps16(k int) int { return (k + 127) / 128 * 2 * 3 * 64 * 16 * 2 }
 
 // groupSteps queues c (m, n) = a (m, k) · bᵀ, for b (n, k), and to (m, k) = the first four columns of c · weightᵀ, for weight (k, 4).
 func groupSteps(s *Stream, m, n, k int, a, b, c, weight, to Array[float32]) error {
-	g, stages := groupBlocks(s, m, n, k, false)
+	g := groupBlocks(s, m, n, k, false)
 	g.shared += groupSteps16(k)
-	return s.run("narrow90a", "narrow_steps", g, a.address, b.address, c.address, weight.address, to.address, m, n, k, stages)
+	return s.run("narrow90a", "narrow_steps", g, a.address, b.address, c.address, weight.address, to.address, m, n, k, groupStages)
 }
 
 // groupSumFits reports whether groupSum computes a sum over many rows.
@@ -174,8 +159,8 @@ func groupSumFits(s *Stream, m, n, k int) bool {
 
 // groupParts returns the grid of a sum over rows for a result whose larger size is wide, and the rows of each part. g.x is the number of parts.
 func groupParts(s *Stream, wide, rows int) (g grid, each int) {
-	const columns, step = 128, 32                                            // of a block, and rows of a step of the kernel
-	const copied, slots = 3 * 256 * (8*8 + 2*16), 2 * 2 * 3 * 8 * (256 + 16) // bytes of shared memory
+	const columns, step = 128, 32                                                  // of a block, and rows of a step of the kernel
+	const copied, slots = 3 * 256 * (8*8 + 2*16 + 2*4), 2 * 2 * 3 * 8 * (256 + 16) // bytes of shared memory
 	g = grid{y: int64((wide + columns - 1) / columns), threads: 256, shared: copied + slots}
 	all := max(1, 2*s.device.multiprocessors/int(g.y))
 	each = ((rows+all-1)/all + step - 1) / step * step
@@ -201,14 +186,14 @@ func groupSum(s *Stream, m, n, k int, a, b, c Matrix[float32]) error {
 	return s.sum(nil, []partSum{sumOf(c.Data.Slice(0, m*n), parts, int(g.x))}, parts)
 }
 
-// groupNormSum is groupSum of a (rows, m) and RMSNorm of x (rows, n) with the given weight.
-func groupNormSum(s *Stream, m, n, rows int, eps float32, a, x, weight, c Array[float32]) error {
+// groupNormSum is groupSum of a (rows, m) and RMSNorm of x (rows, n) with the given weight. splitNorm has written scales.
+func groupNormSum(s *Stream, m, n, rows int, a, x, scales, weight, c Array[float32]) error {
 	g, each := groupParts(s, m, rows)
 	parts, err := NewArray[float32](s, int(g.x)*m*n)
 	if err != nil {
 		return err
 	}
-	if err := s.run("narrow90a", "narrow_columns_norm", g, a.address, x.address, weight.address, eps, parts.address, rows, m, n, each); err != nil {
+	if err := s.run("narrow90a", "narrow_columns_norm", g, a.address, x.address, scales.address, weight.address, parts.address, rows, m, n, each); err != nil {
 		parts.Free()
 		return err
 	}
@@ -287,27 +272,27 @@ func splitBlocks(s *Stream, m, n, k int) grid {
 // mostSplitNorm is the largest width of splitNorm and of splitNormBackward.
 const mostSplitNorm = 64
 
-// splitNorm queues c (m, n) = norm(x) (m, k) · wᵀ, for w (n, k), where norm is the RMSNorm with the given weight.
-func splitNorm(s *Stream, m, n, k int, eps float32, x, weight, w, c Array[float32]) error {
+// splitNorm queues c (m, n) = norm(x) (m, k) · wᵀ, for w (n, k), where norm is the RMSNorm with the given weight. Where groupFits, it writes to scales (m), unless that is absent, what
+// it multiplies each row by.
+func splitNorm(s *Stream, m, n, k int, eps float32, x, weight, w, c, scales Array[float32]) error {
 	if groupFits(s, m, n, k, false) {
-		g, stages := groupBlocks(s, m, n, k, false)
-		return s.run("narrow90a", "narrow_norm", g, x.address, weight.address, eps, w.address, c.address, m, n, k, stages)
+		return s.run("narrow90a", "narrow_norm", groupBlocks(s, m, n, k, false), x.address, weight.address, eps, w.address, c.address, scales.address, m, n, k, groupStages)
 	}
 	return s.run("splitmma", "split_norm", splitBlocks(s, m, n, k), x.address, weight.address, eps, w.address, c.address, m, n, k)
 }
 
 // splitNormBackward queues the gradients of splitNorm's x, plus residual, and of its weight, from the gradient dc of c.
 func splitNormBackward(s *Stream, m, n, k int, eps float32, x, weight, w, dc, residual, dx, dweight Array[float32]) error {
-	g, group, stages := splitBlocks(s, m, k, n), groupFits(s, m, k, n, true), 0
+	g, group := splitBlocks(s, m, k, n), groupFits(s, m, k, n, false)
 	if group {
-		g, stages = groupBlocks(s, m, k, n, true)
+		g = groupBlocks(s, m, k, n, false)
 	}
 	parts, err := NewArray[float32](s, int(g.x)*k)
 	if err != nil {
 		return err
 	}
 	if group {
-		err = s.run("narrow90a", "narrow_norm_backward", g, dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n, stages)
+		err = s.run("narrow90a", "narrow_norm_backward", g, dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n, groupStages)
 	} else {
 		err = s.run("splitmma", "split_norm_backward", g, dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n)
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// BenchmarkMatMulNarrow measures the products of a model of 64 channels: by cuBLAS, and by the kernels of ours in float32 (fma) and in tensor cores (split). It reports the
+// BenchmarkMatMulNarrow measures the products of a model of 64 channels: by cuBLAS, and by the kernels of ours in float32 (fma) and in tensor cores (split, and group for compute capability 9.0 alone). It reports the
 // root of the mean square error divided by that of the result, for 16,384 rows.
 func BenchmarkMatMulNarrow(b *testing.B) {
 	s := open(b)
@@ -33,8 +33,9 @@ func BenchmarkMatMulNarrow(b *testing.B) {
 				func() error { return MatMulScaled(s, Strict, rows, p.n, p.k, halved, a, weight, p.beta, c) },
 				func() error { return rowsProduct(s, rows, p.n, p.k, a, weight, p.beta, c) },
 				func() error { return splitRows(s, rows, p.n, p.k, a, weight, c, c, p.beta) },
+				func() error { return groupRows(s, rows, p.n, p.k, a, weight, c, c, p.beta) },
 			} {
-				if way == 2 && p.k%16 != 0 {
+				if way == 2 && p.k%16 != 0 || way == 3 && !groupFits(s, rows, p.n, p.k, p.beta != 0) {
 					continue
 				}
 				b.Run(fmt.Sprintf("%s/rows=%d/%s", p.name, rows, wayNames[way]), func(b *testing.B) {
@@ -73,7 +74,12 @@ func BenchmarkMatMulNarrow(b *testing.B) {
 			for way, f := range []func() error{
 				func() error { return MatMulScaled(s, Strict, p.m, p.n, rows, halved, a, o, 0, c) },
 				func() error { _, err := columnsProduct(s, p.m, p.n, rows, a, o, c); return err },
+				nil,
+				func() error { return groupSum(s, p.m, p.n, rows, a, o, c) },
 			} {
+				if f == nil || way == 3 && !groupSumFits(s, p.m, p.n, rows) {
+					continue
+				}
 				b.Run(fmt.Sprintf("%s/rows=%d/%s", p.name, rows, wayNames[way]), func(b *testing.B) {
 					do(b, f())
 					error := 0.
@@ -101,7 +107,7 @@ func BenchmarkMatMulNarrow(b *testing.B) {
 
 const halved = 0.5 // a factor for which there is no kernel of ours
 
-var wayNames = []string{"cuBLAS", "fma", "split"}
+var wayNames = []string{"cuBLAS", "fma", "split", "group"}
 
 // repeated returns an array with x several times.
 func repeated(b *testing.B, s *Stream, x []float64, times int) Array[float32] {

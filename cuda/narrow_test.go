@@ -14,7 +14,7 @@ func TestNarrowSpecial(t *testing.T) {
 		t.Skip("these kernels are for compute capability 9.0 alone")
 	}
 	group(t, 0)
-	const rows, model, wide, rank = 333, 32, 128, stepRank
+	const rows, model, wide, rank = 333, 64, 128, stepRank
 	r := rand.New(rand.NewPCG(31, 31))
 	special := []float64{math.Inf(1), math.Inf(-1), math.NaN(), 3e38, -3e38, 1e30, 1e-40, 0x1.fffffep100, 0}
 	draw := func(width int) Array[float32] {
@@ -38,8 +38,8 @@ func TestNarrowSpecial(t *testing.T) {
 	}
 	for _, eps := range []float32{1e-5, 0} {
 		x, weight, w, n := draw(model), small(model), small(wide*model), fresh(rows*model)
-		c, plain := fresh(rows*wide), fresh(rows*wide)
-		do(t, splitNorm(s, rows, wide, model, eps, x, weight, w, c), RMSNormForward(s, rows, model, eps, x, weight, n),
+		c, plain, scales := fresh(rows*wide), fresh(rows*wide), fresh(rows)
+		do(t, splitNorm(s, rows, wide, model, eps, x, weight, w, c, scales), RMSNormForward(s, rows, model, eps, x, weight, n),
 			rowsProduct(s, rows, wide, model, matrix(n, model), transposed(w, model), 0, matrix(plain, wide)))
 		check("norm and product", c, plain)
 
@@ -53,9 +53,9 @@ func TestNarrowSpecial(t *testing.T) {
 
 		x = small(rows * model)
 		sum, sumPlain := fresh(wide*model), fresh(wide*model)
-		do(t, RMSNormForward(s, rows, model, eps, x, weight, n))
+		do(t, RMSNormForward(s, rows, model, eps, x, weight, n), splitNorm(s, rows, wide, model, eps, x, weight, w, c, scales))
 		_, err := columnsProduct(s, wide, model, rows, Matrix[float32]{Data: dc, Stride: wide, Transposed: true}, matrix(n, model), matrix(sumPlain, model))
-		do(t, err, groupNormSum(s, wide, model, rows, eps, dc, x, weight, sum))
+		do(t, err, groupNormSum(s, wide, model, rows, dc, x, scales, weight, sum))
 		check("gradient of the weight after the norm", sum, sumPlain)
 	}
 

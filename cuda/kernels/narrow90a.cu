@@ -18,6 +18,7 @@ enum Kind { PLAIN, BEFORE, AFTER, STEP };
 struct Norm {
   const float *weight;
   float eps;
+  float *scales;  // (m): what BEFORE multiplies the rows by, if it is not null
   const float *x;
   float *parts;
 };
@@ -80,42 +81,45 @@ __device__ __forceinline__ void rows(const float *a, int64_t aStep, const float 
                                      int64_t m, int n, int k, Norm norm, Steps steps, int stages) {
   extern __shared__ __align__(16) float shared[];
   char *const bs = (char *)shared;
-  const int blocks = DEEP ? (k + SOME - 1) / SOME : 1, columns = DEEP ? 1 : (n + SOME - 1) / SOME, more = KIND == STEP ? (k + SOME - 1) / SOME : 0;
-  const int held = KIND == AFTER || beta != 0.f ? columns : 0;  // blocks of what is added, or of the norm's x
+  const int blocks = DEEP ? (k + SOME - 1) / SOME : 1, columns = DEEP ? 1 : (n + SOME - 1) / SOME, more = KIND == STEP ? (k + 2 * SOME - 1) / (2 * SOME) * 2 : 0;
+  const int held = KIND != AFTER && beta != 0.f ? columns : 0;  // blocks of what is added
   char *const ws = bs + columns * blocks * 4 * 3 * MATRIX, *const mine = ws + more * 3 * MATRIX + threadIdx.x / GROUP * (stages + held) * STAGE + threadIdx.x % GROUP * 16;
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, warp = threadIdx.x / 32 % 4, groups = blockDim.x / GROUP;
   const int64_t tiles = (m + 63) / 64, stride = (int64_t)gridDim.x * groups, begin = blockIdx.x + threadIdx.x / GROUP * (int64_t)gridDim.x;
   const double part = 1. / (KIND == AFTER ? n : k);
   float dw[4][4] = {};
-  // mine is (stage, 4 steps, 2 rows) and then (block of columns, 4, 2 rows), of 16 bytes in each thread.
+  // mine is (stage, 4 steps, 2 rows) and then (block of columns, 4, 2 rows) of what is added, of 16 bytes in each thread.
   auto ahead = [&](int64_t tile, int block, int stage) {
-    if (tile < tiles)
+    if (tile < tiles) {
+      const int64_t r = tile * 64 + warp * 16 + g;
+      const int left = k - block * SOME - t * 4;
+      const float *const from = a + r * aStep + block * SOME + t * 4;
+      const bool there[2] = {r < m, r + 8 < m};
 #pragma unroll
-      for (int s = 0; s < 4; s++)
+      for (int h = 0; h < 2; h++)
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-          const int at = block * SOME + s * 16 + t * 4;
-          const int64_t r = tile * 64 + warp * 16 + g + h * 8;
-          const bool there = at < k && r < m;
-          copyLater<16>(mine + stage * STAGE + (s * 2 + h) * GROUP * 16, a + r * aStep + at, there);
-        }
+        for (int s = 0; s < 4; s++) copyLater<16>(mine + stage * STAGE + (s * 2 + h) * GROUP * 16, from + h * 8 * aStep + s * 16, there[h] && s * 16 < left);
+    }
     commitCopies();
   };
-  // aheadOf copies what is added to the tile, or x of the norm after it.
+  // aheadOf copies what is added to the tile. Before the gradient of a norm, it brings that and the norm's x nearer.
   auto aheadOf = [&](int64_t tile, int block) {
-    if (block == 0 && (KIND == AFTER || beta != 0.f))
-      for (int first = 0; first < columns; first++)
+    if (block == 0 && (KIND == AFTER || beta != 0.f)) {
+      const int64_t r = tile * 64 + warp * 16 + g;
+      const float *const from = added + r * addedStep + t * 4;
+      const bool there[2] = {r < m, r + 8 < m};
+      for (int first = 0; first < columns; first++) {
+        const int left = n - first * SOME - t * 4;
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int h = 0; h < 2; h++)
 #pragma unroll
-          for (int h = 0; h < 2; h++) {
-            const int column = first * SOME + j * 16 + t * 4;
-            const int64_t r = tile * 64 + warp * 16 + g + h * 8;
-            const float *from = KIND == AFTER ? norm.x + r * n + column : added + r * addedStep + column;
-            const bool there = column < n && r < m;
-            copyLater<16>(mine + (stages + first) * STAGE + (j * 2 + h) * GROUP * 16, from, there);
-            if (KIND == AFTER && there) fetchLater(added + r * addedStep + column);
-          }
+          for (int j = 0; j < 4; j++)
+            if (KIND != AFTER)
+              copyLater<16>(mine + (stages + first) * STAGE + (j * 2 + h) * GROUP * 16, from + h * 8 * addedStep + first * SOME + j * 16, there[h] && j * 16 < left);
+            else if (there[h] && j * 16 < left)
+              fetchLater(from + h * 8 * addedStep + j * 16), fetchLater(norm.x + (r + h * 8) * n + t * 4 + j * 16);
+      }
+    }
     commitCopies();
   };
   int64_t nextTile = begin;  // the block that is copied next
@@ -151,6 +155,7 @@ __device__ __forceinline__ void rows(const float *a, int64_t aStep, const float 
 #pragma unroll
               for (int q = 0; q < 4; q++) square += (double)x[s][h][q] * x[s][h][q];
             const float scale = (float)inverseRoot(quad(square) * part + norm.eps);
+            if (norm.scales && t == 0 && row + h * 8 < m) norm.scales[row + h * 8] = scale;
 #pragma unroll
             for (int s = 0; s < 4; s++) {
               float w[4] = {};
@@ -195,10 +200,10 @@ __device__ __forceinline__ void rows(const float *a, int64_t aStep, const float 
           sum[i] = DEEP ? sum[i] + v : v;
         }
         if (DEEP && block + 1 < blocks) continue;
-        bool right = true;  // if not, the lane computes its results again without parts
+        float odd = 0.f;  // not a number if one of the sums is not finite: then the lane computes its results again without parts
 #pragma unroll
-        for (int i = 0; i < 32; i++) right = right && finite(sum[i]);
-        if (!right) {
+        for (int i = 0; i < 32; i++) odd = fmaf(sum[i], 0.f, odd);
+        if (odd != 0.f) {
           float again[32];
 #pragma unroll 1
           for (int i = 0; i < 32; i++) {
@@ -219,24 +224,28 @@ __device__ __forceinline__ void rows(const float *a, int64_t aStep, const float 
         }
         __syncwarp();
         if constexpr (KIND != AFTER) {
-          if (beta != 0.f) copiedBut<1>();
+          if (beta != 0.f) {
+            copiedBut<1>();
 #pragma unroll
-          for (int j = 0; j < 4; j++) {
-            const int column = first * SOME + j * 16 + t * 4;
-            if (column >= n) break;
+            for (int j = 0; j < 4; j++)
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-              if (row + h * 8 >= m) break;
-              float v[4], old[4];
-              if (beta != 0.f) load<4>((const float *)(mine + (stages + first) * STAGE + (j * 2 + h) * GROUP * 16), old);
+              for (int h = 0; h < 2; h++) {
+                float old[4];
+                load<4>((const float *)(mine + (stages + first) * STAGE + (j * 2 + h) * GROUP * 16), old);
 #pragma unroll
-              for (int q = 0; q < 4; q++) {
-                v[q] = sum[sumOf(h, j, q)];
-                if (beta != 0.f) v[q] = fmaf(beta, old[q], v[q]);
+                for (int q = 0; q < 4; q++) sum[sumOf(h, j, q)] = fmaf(beta, old[q], sum[sumOf(h, j, q)]);
               }
-              store<4>(c + (row + h * 8) * cStep + column, v);
-            }
           }
+          const int left = n - first * SOME - t * 4;
+          float *const to = c + row * cStep + first * SOME + t * 4;
+          const bool there[2] = {row < m, row + 8 < m};
+#pragma unroll
+          for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+              const float v[4] = {sum[sumOf(h, j, 0)], sum[sumOf(h, j, 1)], sum[sumOf(h, j, 2)], sum[sumOf(h, j, 3)]};
+              if (there[h] && j * 16 < left) store<4>(to + h * 8 * cStep + j * 16, v);
+            }
         }
       }
 #pragma unroll
@@ -251,62 +260,67 @@ __device__ __forceinline__ void rows(const float *a, int64_t aStep, const float 
 #pragma unroll
         for (int p = 0; p < 3; p++) o[p][i] = t == 0 ? v[p] : 0;
       }
-      for (int first = 0; first < more; first++) {
-        const Cores at = coresAt<false>(ws + first * 3 * MATRIX, 128, 256);
-        float acc[32];
-        untouched(acc);
+      __syncwarp();  // for what the lanes have written to c
+      for (int first = 0; first < more; first += 2) {
+        float acc[2][32];
+        untouched(acc[0]), untouched(acc[1]);
         beginProducts();
 #pragma unroll
-        for (int p = 5; p >= 0; p--) product<false>(acc, o[partOfA(p)], farther(at, partOfB(p) * MATRIX), p < 5);
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+          for (int p = 5; p >= 0; p--) product<false>(acc[i], o[partOfA(p)], farther(coresAt<false>(ws + (first + i) * 3 * MATRIX, 128, 256), partOfB(p) * MATRIX), p < 5);
         commitProducts();
         awaitProducts<0>();
-        untouched(acc);
-        bool right = true;
+        untouched(acc[0]), untouched(acc[1]);
+        float odd = 0.f;
 #pragma unroll
-        for (int i = 0; i < 32; i++) right = right && finite(acc[i]);
-        __syncwarp();  // for what the lanes have written to c
-        if (!right) {
-          float again[32];
+        for (int i = 0; i < 64; i++) odd = fmaf(acc[i / 32][i % 32], 0.f, odd);
+        if (odd != 0.f) {
+          float again[64];
 #pragma unroll 1
-          for (int i = 0; i < 32; i++) {
+          for (int i = 0; i < 64; i++) {
             const int64_t r = row + i % 4 / 2 * 8;
-            const int column = first * SOME + i / 8 * 16 + t * 4 + i / 4 % 2 * 2 + i % 2;
+            const int column = (first + i / 32) * SOME + i % 32 / 8 * 16 + t * 4 + i / 4 % 2 * 2 + i % 2;
             again[i] = 0.f;
             if (r >= m || column >= k) continue;
             for (int l = 0; l < 4; l++) again[i] = fmaf(c[r * cStep + l], steps.weight[column * 4 + l], again[i]);
           }
 #pragma unroll
-          for (int i = 0; i < 32; i++) acc[i] = again[i];
+          for (int i = 0; i < 64; i++) acc[i / 32][i % 32] = again[i];
         }
         __syncwarp();
+        const int left = k - first * SOME - t * 4;
+        float *const to = steps.to + row * k + first * SOME + t * 4;
+        const bool there[2] = {row < m, row + 8 < m};
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-          const int column = first * SOME + j * 16 + t * 4;
-          if (column >= k) break;
+        for (int h = 0; h < 2; h++)
 #pragma unroll
-          for (int h = 0; h < 2; h++) {
-            if (row + h * 8 >= m) break;
-            const float v[4] = {acc[sumOf(h, j, 0)], acc[sumOf(h, j, 1)], acc[sumOf(h, j, 2)], acc[sumOf(h, j, 3)]};
-            store<4>(steps.to + (row + h * 8) * k + column, v);
+          for (int j = 0; j < 8; j++) {
+            const float(&from)[32] = acc[j / 4];
+            const float v[4] = {from[sumOf(h, j % 4, 0)], from[sumOf(h, j % 4, 1)], from[sumOf(h, j % 4, 2)], from[sumOf(h, j % 4, 3)]};
+            if (there[h] && j * 16 < left) store<4>(to + (int64_t)h * 8 * k + j * 16, v);
           }
-        }
       }
       unchanged(o);
     }
     if constexpr (KIND == AFTER) {
-      copiedBut<1>();
+      const float *const from = norm.x + row * n + t * 4, *const residual = added + row * addedStep + t * 4;
+      const bool there[2] = {row < m, row + 8 < m};
+      float y[4][2][4] = {};
+#pragma unroll
+      for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+          if (there[h] && j * 16 + t * 4 < n) load<4>(from + h * 8 * n + j * 16, y[j][h]);
       double square[2] = {}, dot[2] = {};
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         float w[4] = {};
         if (j * 16 + t * 4 < n) load<4>(norm.weight + j * 16 + t * 4, w);
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-          float y[4];  // zeros beyond the last row and column
-          load<4>((const float *)(mine + stages * STAGE + (j * 2 + h) * GROUP * 16), y);
+        for (int h = 0; h < 2; h++)
 #pragma unroll
-          for (int q = 0; q < 4; q++) square[h] += (double)y[q] * y[q], dot[h] += (double)(sum[sumOf(h, j, q)] * w[q]) * y[q];
-        }
+          for (int q = 0; q < 4; q++) square[h] += (double)y[j][h][q] * y[j][h][q], dot[h] += (double)(sum[sumOf(h, j, q)] * w[q]) * y[j][h][q];
       }
       float scale[2], back[2];
 #pragma unroll
@@ -316,24 +330,21 @@ __device__ __forceinline__ void rows(const float *a, int64_t aStep, const float 
       }
 #pragma unroll
       for (int j = 0; j < 4; j++) {
-        const int column = j * 16 + t * 4;
-        if (column >= n) break;
+        if (j * 16 + t * 4 >= n) break;
         float w[4];
-        load<4>(norm.weight + column, w);
+        load<4>(norm.weight + j * 16 + t * 4, w);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-          const int64_t r = row + h * 8;
-          if (r >= m) break;
-          float y[4], to[4];
-          load<4>(added + r * addedStep + column, to);
-          load<4>((const float *)(mine + stages * STAGE + (j * 2 + h) * GROUP * 16), y);
+          if (!there[h]) break;
+          float to[4];
+          load<4>(residual + h * 8 * addedStep + j * 16, to);
 #pragma unroll
           for (int q = 0; q < 4; q++) {
             const float d = sum[sumOf(h, j, q)];
-            dw[j][q] += d * y[q] * scale[h];
-            to[q] += d * w[q] * scale[h] - y[q] * back[h];
+            dw[j][q] += d * y[j][h][q] * scale[h];
+            to[q] += d * w[q] * scale[h] - y[j][h][q] * back[h];
           }
-          store<4>(c + r * cStep + column, to);
+          store<4>(c + (row + h * 8) * cStep + j * 16 + t * 4, to);
         }
       }
     }
@@ -374,13 +385,13 @@ NARROW_ROWS(wide_across, false, false)
 NARROW_ROWS(deep_along, true, true)
 NARROW_ROWS(deep_across, true, false)
 
-extern "C" __global__ __launch_bounds__(3 * GROUP, 1) void narrow_norm(const float *a, const float *weight, float eps, const float *b, float *c, int64_t m, int64_t n, int64_t k,
+extern "C" __global__ __launch_bounds__(3 * GROUP, 1) void narrow_norm(const float *a, const float *weight, float eps, const float *b, float *c, float *scales, int64_t m, int64_t n, int64_t k,
                                                                        int64_t stages) {
-  rows<false, true, BEFORE, SUMS_WIDE>(a, k, b, k, c, n, nullptr, 0, 0.f, m, (int)n, (int)k, Norm{weight, eps}, Steps(), (int)stages);
+  rows<false, true, BEFORE, SUMS_WIDE>(a, k, b, k, c, n, nullptr, 0, 0.f, m, (int)n, (int)k, Norm{weight, eps, scales}, Steps(), (int)stages);
 }
 extern "C" __global__ __launch_bounds__(3 * GROUP, 1) void narrow_norm_backward(const float *a, int64_t aStep, const float *b, const float *x, const float *weight, float eps,
                                                                                 const float *residual, float *dx, float *parts, int64_t m, int64_t n, int64_t k, int64_t stages) {
-  rows<true, false, AFTER, SUMS_AFTER>(a, aStep, b, n, dx, n, residual, n, 1.f, m, (int)n, (int)k, Norm{weight, eps, x, parts}, Steps(), (int)stages);
+  rows<true, false, AFTER, SUMS_AFTER>(a, aStep, b, n, dx, n, residual, n, 1.f, m, (int)n, (int)k, Norm{weight, eps, nullptr, x, parts}, Steps(), (int)stages);
 }
 // narrow_steps computes c (m, n) = a (m, k) · bᵀ, and to (m, k) from the first four columns of c.
 extern "C" __global__ __launch_bounds__(3 * GROUP, 1) void narrow_steps(const float *a, const float *b, float *c, const float *weight, float *to, int64_t m, int64_t n, int64_t k,
@@ -389,23 +400,24 @@ extern "C" __global__ __launch_bounds__(3 * GROUP, 1) void narrow_steps(const fl
 }
 
 // columns computes sums over rows: part (m, n) of aᵀ · b, for a (rows, m) and b (rows, n), n up to 64, of each rows. blockIdx.y has 128 columns of a; the two groups of warps of a
-// block have half of them each. With TURNED the part is (n, m). NORM replaces b by RMSNorm of its rows.
+// block have half of them each. With TURNED the part is (n, m). NORM multiplies the rows of b by scales and its columns by a weight, as RMSNorm does.
 //
 // The instructions' A are columns of a: a lane has two neighbouring columns, in the two halves of the rows of an instruction. A thread copies its numbers ahead and reads them itself.
 // The parts of b go through shared memory.
 constexpr int ROWS = 32, AHEAD = 3;                                     // of a step; steps that are copied ahead
 constexpr int ACROSS = 256 + 16, PART = 8 * ACROSS, SLOT = 2 * 3 * PART;  // bytes of eight columns, with 16 against conflicts of banks; of a part of 16 rows; of a step of b
-constexpr int COPIED = 256 * (8 * 8 + 2 * 16);                            // bytes that are copied for a step
+constexpr int COPIED = 256 * (8 * 8 + 2 * 16 + 2 * 4);                    // bytes that are copied for a step
 template <bool TURNED, bool NORM>
-__device__ __forceinline__ void columns(const float *a, int64_t aStep, const float *b, int64_t bStep, float *parts, int64_t rows, int m, int n, int64_t each, Norm norm) {
+__device__ __forceinline__ void columns(const float *a, int64_t aStep, const float *b, int64_t bStep, float *parts, int64_t rows, int m, int n, int64_t each, const float *scales, const float *weight) {
   extern __shared__ __align__(16) float shared[];
-  char *const slots = (char *)shared, *const mine = slots + 2 * SLOT;  // mine is (step, 8 · 256 pairs of a and 2 · 256 fours of b)
+  char *const slots = (char *)shared, *const mine = slots + 2 * SLOT;  // mine is (step, 8 · 256 pairs of a, 2 · 256 fours of b, 2 · 256 scales)
   const int tid = threadIdx.x, lane = tid % 32, g = lane / 4, t = lane % 4, channel = blockIdx.y * 128 + tid / 32 * 16 + g * 2, row = tid / 16, column = tid % 16 * 4;
   const int64_t first = blockIdx.x * each;
   const int all = (int)max((int64_t)0, min(each, rows - first));
-  const double part = 1. / n;
-  const float *fromA = a + (first + 2 * t) * aStep + channel, *fromB = b + (first + row) * bStep + column;
+  const float *fromA = a + (first + 2 * t) * aStep + channel, *fromB = b + (first + row) * bStep + column, *fromScales = scales + first + row;
   int left = all, copying = 0;  // rows that are not copied yet; where the next step goes
+  float w[4] = {};
+  if (NORM && column < n) load<4>(weight + column, w);
   auto copy = [&] {
     char *const to = mine + copying * COPIED;
 #pragma unroll
@@ -415,26 +427,21 @@ __device__ __forceinline__ void columns(const float *a, int64_t aStep, const flo
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) copyLater<16>(to + 8 * 256 * 8 + (i * 256 + tid) * 16, fromB + i * 16 * bStep, row + i * 16 < left && column < n);
+    if (NORM)
+#pragma unroll
+      for (int i = 0; i < 2; i++) copyLater<4>(to + 256 * (8 * 8 + 2 * 16) + (i * 256 + tid) * 4, fromScales + i * 16, row + i * 16 < left);
     commitCopies();
-    fromA += ROWS * aStep, fromB += ROWS * bStep, left -= ROWS;
+    fromA += ROWS * aStep, fromB += ROWS * bStep, fromScales += NORM ? ROWS : 0, left -= ROWS;
     copying = copying == AHEAD - 1 ? 0 : copying + 1;
   };
-  // write puts the parts of a step of b to a slot. there is how many rows the step has.
-  auto write = [&](int step, int slot, int there) {
-    constexpr int UNROLL = NORM ? 1 : 2;  // for want of registers
-#pragma unroll UNROLL
+  // write puts the parts of a step of b to a slot.
+  auto write = [&](int step, int slot) {
+#pragma unroll
     for (int i = 0; i < 2; i++) {
       float y[4];
       load<4>((const float *)(mine + step * COPIED + 8 * 256 * 8 + (i * 256 + tid) * 16), y);
       if (NORM) {
-        double square = 0;
-#pragma unroll
-        for (int q = 0; q < 4; q++) square += (double)y[q] * y[q];
-#pragma unroll
-        for (int l = 1; l < 16; l *= 2) square += __shfl_xor_sync(~0u, square, l);
-        const float scale = row + i * 16 < there ? (float)inverseRoot(square * part + norm.eps) : 0.f;
-        float w[4] = {};
-        if (column < n) load<4>(norm.weight + column, w);
+        const float scale = *(const float *)(mine + step * COPIED + 256 * (8 * 8 + 2 * 16) + (i * 256 + tid) * 4);
 #pragma unroll
         for (int q = 0; q < 4; q++) y[q] = y[q] * scale * w[q];
       }
@@ -448,7 +455,7 @@ __device__ __forceinline__ void columns(const float *a, int64_t aStep, const flo
   float sum[32] = {};
   for (int i = 0; i < AHEAD; i++) copy();
   copiedBut<AHEAD - 1>();
-  write(0, 0, all);
+  write(0, 0);
   int now = 0, slot = 0;
   for (int done = 0; done < all; done += ROWS) {
     publish();
@@ -479,29 +486,26 @@ __device__ __forceinline__ void columns(const float *a, int64_t aStep, const flo
     copy();
     now = now == AHEAD - 1 ? 0 : now + 1, slot ^= 1;
     copiedBut<AHEAD - 1>();
-    write(now, slot, all - done - ROWS);
+    write(now, slot);
     awaitProducts<0>();
     untouched(acc);
     unchanged(o[0]), unchanged(o[1]);
 #pragma unroll
     for (int q = 0; q < 32; q++) sum[q] += acc[q];
   }
-  bool right = true;
+  float odd = 0.f;
 #pragma unroll
-  for (int q = 0; q < 32; q++) right = right && finite(sum[q]);
+  for (int q = 0; q < 32; q++) odd = fmaf(sum[q], 0.f, odd);
   float *const to = parts + (int64_t)blockIdx.x * m * n;
-  if (!right) {
+  if (odd != 0.f) {
     float again[32] = {};
 #pragma unroll 1
     for (int64_t r = first; r < first + all; r++) {
-      double square = 0;
-#pragma unroll 1
-      for (int l = 0; NORM && l < n; l++) square += (double)b[r * bStep + l] * b[r * bStep + l];
-      const float scale = NORM ? (float)(1 / sqrt(square / n + norm.eps)) : 1.f;
+      const float scale = NORM ? scales[r] : 1.f;
 #pragma unroll 1
       for (int i = 0; i < 32; i++) {
         const int across = i / 4 * 8 + 2 * t + i % 2, down = channel + i % 4 / 2;
-        if (across < n && down < m) again[i] = fmaf(a[r * aStep + down], NORM ? b[r * bStep + across] * scale * norm.weight[across] : b[r * bStep + across], again[i]);
+        if (across < n && down < m) again[i] = fmaf(a[r * aStep + down], NORM ? b[r * bStep + across] * scale * weight[across] : b[r * bStep + across], again[i]);
       }
     }
 #pragma unroll
@@ -523,11 +527,11 @@ __device__ __forceinline__ void columns(const float *a, int64_t aStep, const flo
 #define COLUMNS(NAME, TURNED)                                                                                                           \
   extern "C" __global__ __launch_bounds__(256, 2) void NAME(const float *a, int64_t aStep, const float *b, int64_t bStep, float *parts, int64_t rows, int64_t m, int64_t n, \
                                                             int64_t each) {                                                            \
-    columns<TURNED, false>(a, aStep, b, bStep, parts, rows, (int)m, (int)n, each, Norm());                                              \
+    columns<TURNED, false>(a, aStep, b, bStep, parts, rows, (int)m, (int)n, each, nullptr, nullptr);                                              \
   }
 COLUMNS(narrow_columns, false)
 COLUMNS(narrow_columns_turned, true)
-extern "C" __global__ __launch_bounds__(256, 2) void narrow_columns_norm(const float *a, const float *b, const float *weight, float eps, float *parts, int64_t rows, int64_t m, int64_t n,
-                                                                         int64_t each) {
-  columns<false, true>(a, m, b, n, parts, rows, (int)m, (int)n, each, Norm{weight, eps});
+extern "C" __global__ __launch_bounds__(256, 2) void narrow_columns_norm(const float *a, const float *b, const float *scales, const float *weight, float *parts, int64_t rows, int64_t m,
+                                                                         int64_t n, int64_t each) {
+  columns<false, true>(a, m, b, n, parts, rows, (int)m, (int)n, each, scales, weight);
 }
