@@ -216,6 +216,9 @@ func TestChooseWide(t *testing.T) {
 		if !ok {
 			continue
 		}
+		if m <= wideRows/2 {
+			t.Errorf("%d x %d x %d: %+v for few rows", m, n, k, p)
+		}
 		if p.each%wideDeep != 0 || p.parts*p.each < k || (p.parts-1)*p.each >= k || p.parts > mostParts || !slices.ContainsFunc(wideTiles, func(t wideTile) bool { return t.columns == p.columns }) {
 			t.Errorf("%d x %d x %d: %+v", m, n, k, p)
 		}
