@@ -8,11 +8,27 @@ import (
 // expect returns an error that names the first array that is too short. sizes holds triples of name, length and least length.
 func expect(what string, sizes ...any) error {
 	for i := 0; i < len(sizes); i += 3 {
-		if n, want := sizes[i+1].(int), sizes[i+2].(int); n < want {
-			return fmt.Errorf("cuda: %s: %s has %d elements, want %d", what, sizes[i], n, want)
+		if err := fits(what, sizes[i].(string), sizes[i+1].(int), sizes[i+2].(int)); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// fits is expect for one array. It takes less time, since it makes no interfaces.
+func fits(what, name string, n, want int) error {
+	if n < want {
+		return fmt.Errorf("cuda: %s: %s has %d elements, want %d", what, name, n, want)
+	}
+	return nil
+}
+
+// fitsIf is fits for an array that may be absent.
+func fitsIf[T Element](what, name string, a Array[T], want int) error {
+	if a.Absent() {
+		return nil
+	}
+	return fits(what, name, a.n, want)
 }
 
 // optional is expect for arrays that may be absent. sizes holds triples of name, array and least length.

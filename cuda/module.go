@@ -30,8 +30,15 @@ var rounding = map[string]bool{
 // overlaps has the files whose kernels are also compiled for compute capability 9.0, where they can begin before the kernel before them has ended.
 var overlaps = map[string]string{
 	"norm": "norm90", "elementwise": "elementwise90", "fewmma": "few90", "manymma": "many90", "steprows": "steprows90", "weightsmma": "weights90",
-	"scan16forwardasync": "scan16forward90", "scan16forwardstartsasync": "scan16forwardstarts90", "scan16forwardbf16async": "scan16forwardbf1690",
-	"scan16forwardbf16startsasync": "scan16forwardbf16starts90",
+	"scan16sums":         "scan16sums90",
+	"scan16forwardasync": "scan16forward90", "scan16forwardstartsasync": "scan16forwardstarts90",
+	"scan16forwardbf16async": "scan16forwardbf1690", "scan16forwardbf16startsasync": "scan16forwardbf16starts90",
+	"scan16backwardwholeasync": "scan16backwardwhole90", "scan16backwardwholestartsasync": "scan16backwardwholestarts90",
+	"scan16backwardbf16wholeasync": "scan16backwardbf16whole90", "scan16backwardbf16wholestartsasync": "scan16backwardbf16wholestarts90",
+	"scan16backwardanyasync": "scan16backwardany90", "scan16backwardanystartsasync": "scan16backwardanystarts90",
+	"scan16backwardbf16anyasync": "scan16backwardbf16any90", "scan16backwardbf16anystartsasync": "scan16backwardbf16anystarts90",
+	"scan16carriesasync": "scan16carries90", "scan16carriesstartsasync": "scan16carriesstarts90",
+	"scan16carriesbf16async": "scan16carriesbf1690", "scan16carriesbf16startsasync": "scan16carriesbf16starts90",
 }
 
 // module is a loaded file of kernels.

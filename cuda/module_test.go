@@ -88,7 +88,7 @@ func TestPTXHasTheKernels(t *testing.T) {
 					check("forward", *size.asyncForward)
 				}
 				if size.asyncBackward != nil && s.usual() {
-					check("ends", *size.asyncForward)
+					check("first", *size.asyncForward)
 					check("backward", *size.asyncBackward)
 					check("carries", asyncCarries)
 					s.Z = Array[float32]{stream: new(Stream)}

@@ -52,8 +52,7 @@ func (s *Scan[T]) Forward(stream *Stream, y Array[T], final, checkpoints Array[f
 	}
 	rows := s.Batch * s.Length * s.Channels
 	if err := firstError(
-		expect("scan", "y", y.n, rows),
-		optional("scan", "final", final, s.states(), "checkpoints", checkpoints, s.CheckpointLen()),
+		fits("scan", "y", y.n, rows), fitsIf("scan", "final", final, s.states()), fitsIf("scan", "checkpoints", checkpoints, s.CheckpointLen()),
 		stream.usable(),
 	); err != nil {
 		return err
@@ -65,13 +64,12 @@ func (s *Scan[T]) Forward(stream *Stream, y Array[T], final, checkpoints Array[f
 	args := s.args()
 	args.y, args.final, args.checkpoints = y.address, final.address, checkpoints.address
 	args.alsoAligned(y.address / uintptr(size[T]()))
-	pass := z.forward
-	if z.asyncForward != nil && s.async(&args) {
-		pass = *z.asyncForward
-	}
 	var work temporaries
 	defer work.free()
-	return s.launch(stream, pass, "forward", "ends", "scan_beginnings", z, &args, &work)
+	if z.asyncForward != nil && s.async(&args) {
+		return s.forwardAsync(stream, z, &args, &work)
+	}
+	return s.launch(stream, z.forward, "forward", "ends", "scan_beginnings", z, &args, &work)
 }
 
 // CheckpointLen returns the length of the checkpoints, which hold the state before every few steps.
@@ -119,10 +117,10 @@ func (s *Scan[T]) check() error {
 		return fmt.Errorf("cuda: scan: ZStride is %d, want at least the %d channels", zStride, s.Channels)
 	}
 	return firstError(
-		expect("scan", "U", s.U.n, count(rows, s.Channels), "Delta", s.Delta.n, count(rows, s.Channels), "A", s.A.n, s.Channels*s.State),
-		s.checkProjection("B", s.B), s.checkProjection("C", s.C),
-		optional("scan", "D", s.D, s.Channels, "Z", s.Z, strided(rows, zStride, s.Channels), "DeltaBias", s.DeltaBias, s.Channels,
-			"Initial", s.Initial, s.states(), "Start", s.Start, rows),
+		fits("scan", "U", s.U.n, count(rows, s.Channels)), fits("scan", "Delta", s.Delta.n, count(rows, s.Channels)),
+		fits("scan", "A", s.A.n, s.Channels*s.State), s.checkProjection("B", s.B), s.checkProjection("C", s.C),
+		fitsIf("scan", "D", s.D, s.Channels), fitsIf("scan", "Z", s.Z, strided(rows, zStride, s.Channels)),
+		fitsIf("scan", "DeltaBias", s.DeltaBias, s.Channels), fitsIf("scan", "Initial", s.Initial, s.states()), fitsIf("scan", "Start", s.Start, rows),
 	)
 }
 
@@ -131,7 +129,7 @@ func (s *Scan[T]) states() int { return count(s.Batch, s.Channels, s.State) }
 
 func (s *Scan[T]) checkProjection(name string, p Projection[T]) error {
 	if p.Groups == 0 {
-		return expect("scan", name, p.Data.n, s.Channels*s.State)
+		return fits("scan", name, p.Data.n, s.Channels*s.State)
 	}
 	if p.Groups < 0 || s.Channels%p.Groups != 0 {
 		return fmt.Errorf("cuda: scan: %s has %d groups, which does not divide %d channels", name, p.Groups, s.Channels)
@@ -143,7 +141,7 @@ func (s *Scan[T]) checkProjection(name string, p Projection[T]) error {
 	if p.stride(s.State) < row {
 		return fmt.Errorf("cuda: scan: %s has a stride of %d, want at least %d groups of %d states", name, p.Stride, p.Groups, s.State)
 	}
-	return expect("scan", name, p.Data.n, strided(count(s.Batch, s.Length), p.stride(s.State), row))
+	return fits("scan", name, p.Data.n, strided(count(s.Batch, s.Length), p.stride(s.State), row))
 }
 
 func (s *Scan[T]) zStride() int {

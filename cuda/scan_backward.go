@@ -101,24 +101,25 @@ func (s *Scan[T]) checkBackward(checkpoints Array[float32], dy Array[T], dfinal 
 		return fmt.Errorf("cuda: scan: the gradients are missing, want arrays for them")
 	}
 	if err := firstError(
-		expect("scan", "checkpoints", checkpoints.n, s.CheckpointLen(), "dy", dy.n, s.Batch*s.Length*s.Channels),
-		optional("scan", "dfinal", dfinal, s.states()),
+		fits("scan", "checkpoints", checkpoints.n, s.CheckpointLen()), fits("scan", "dy", dy.n, s.Batch*s.Length*s.Channels),
+		fitsIf("scan", "dfinal", dfinal, s.states()),
 	); err != nil {
 		return err
 	}
-	for _, p := range []struct {
-		name     string
-		of, grad sized
-	}{
-		{"U", s.U, grad.U}, {"Delta", s.Delta, grad.Delta}, {"A", s.A, grad.A}, {"B", s.B.Data, grad.B}, {"C", s.C.Data, grad.C},
-		{"D", s.D, grad.D}, {"Z", s.Z, grad.Z}, {"DeltaBias", s.DeltaBias, grad.DeltaBias}, {"Initial", s.Initial, grad.Initial},
-	} {
-		if p.of.Absent() && p.grad.Len() > 0 {
-			return fmt.Errorf("cuda: scan: there is a gradient of %s, and no %s", p.name, p.name)
-		}
-		if err := expect("scan", "the gradient of "+p.name, p.grad.Len(), p.of.Len()); err != nil {
-			return err
-		}
+	return firstError(
+		gradientFits("U", s.U, grad.U), gradientFits("Delta", s.Delta, grad.Delta), gradientFits("A", s.A, grad.A),
+		gradientFits("B", s.B.Data, grad.B), gradientFits("C", s.C.Data, grad.C), gradientFits("D", s.D, grad.D), gradientFits("Z", s.Z, grad.Z),
+		gradientFits("DeltaBias", s.DeltaBias, grad.DeltaBias), gradientFits("Initial", s.Initial, grad.Initial),
+	)
+}
+
+// gradientFits returns an error for a gradient that is shorter than its operand, or whose operand is absent.
+func gradientFits[T Element](name string, of, grad Array[T]) error {
+	switch {
+	case of.Absent() && grad.n > 0:
+		return fmt.Errorf("cuda: scan: there is a gradient of %s, and no %s", name, name)
+	case grad.n < of.n:
+		return fits("scan", "the gradient of "+name, grad.n, of.n)
 	}
 	return nil
 }

@@ -80,10 +80,6 @@ const (
 	fewChunks  = 3
 	mostChunks = 64
 	chunkSteps = 64 // the length of a chunk is also a multiple of it
-	// The first pass over the chunks of asyncForward cuts each of at least finerSteps steps into finerChunks, since its blocks need half of the
-	// registers and of the shared memory, so that more fit.
-	finerChunks = 4
-	finerSteps  = 1024
 )
 
 // size returns the kernels that the scan uses.
@@ -195,15 +191,15 @@ func (s *Scan[T]) blocks(p scanPass) int {
 
 // kernel returns the name of a pass's kernel and of its PTX file.
 func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, name string) {
-	kind := func(groups int) byte {
+	kind := func(groups int) string {
 		if groups == 0 {
-			return 'c'
+			return "c"
 		}
-		return 'v'
+		return "v"
 	}
-	options := []byte{kind(s.B.Groups), kind(s.C.Groups), 'n'}
+	last, starts := "n", ""
 	if !s.Start.Absent() {
-		options[2] = 's'
+		last, starts = "s", "starts"
 	}
 	mark := ""
 	file = size.file + "forward"
@@ -216,27 +212,23 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 		file += "options"
 	}
 	if !p.async {
-		return file, fmt.Sprintf("scan_%s_%s%dx%d_%s", direction, mark, p.split, p.states, options)
-	}
-	starts, last := "", options[2:]
-	if !s.Start.Absent() {
-		starts = "starts"
+		return file, fmt.Sprintf("scan_%s_%s%dx%d_%s", direction, mark, p.split, p.states, kind(s.B.Groups)+kind(s.C.Groups)+last)
 	}
 	switch direction {
 	case "carries":
-		return strings.Replace(file, "backward", "carries", 1) + starts + "async", fmt.Sprintf("scan_carries_%sasync_%s", mark, last)
+		return strings.Replace(file, "backward", "carries", 1) + starts + "async", "scan_carries_" + mark + "async_" + last
 	case "backward":
 		which := "any"
 		if s.section()%p.channels() == 0 && s.Length%size.every == 0 && !s.Z.Absent() {
 			which = "whole"
 		}
-		return file + which + starts + "async", fmt.Sprintf("scan_backward_%sasync_%s_%s", mark, which, last)
+		return file + which + starts + "async", "scan_backward_" + mark + "async_" + which + "_" + last
 	}
 	gate := "n"
-	if !s.Z.Absent() && direction != "ends" {
+	if !s.Z.Absent() {
 		gate = "z"
 	}
-	return file + starts + "async", fmt.Sprintf("scan_%s_%sasync_%s%s", direction, mark, gate, last)
+	return file + starts + "async", "scan_" + direction + "_" + mark + "async_" + gate + last
 }
 
 // launch queues a pass. If the length is cut into chunks, it first queues kernels that compute the state at the beginning of each chunk: first
@@ -244,30 +236,17 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 // their memory to work.
 func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine string, z scanSize, args *scanArgs,
 	work *temporaries) error {
-	blocks := func(p scanPass) int64 {
-		return int64(s.Batch) * int64(s.Channels/s.section()) * int64(s.blocks(p))
+	gridOf := func(p scanPass, chunks int) grid {
+		return grid{x: int64(s.Batch) * int64(s.Channels/s.section()) * int64(s.blocks(p)), y: int64(chunks), threads: p.threads, shared: p.shared}
 	}
 	queue := func(direction string, p, in scanPass, chunks int) error {
 		file, name := s.kernel(p, direction, z)
-		g := grid{x: blocks(in), y: int64(chunks), threads: in.threads, shared: in.shared}
-		if chunks > 1 && direction == "forward" && p.async { // the blocks of the second pass load their first tiles while the last of the first pass end
-			g = g.early(stream.device)
-		}
-		return stream.run(file, name, g, unsafe.Pointer(args))
+		return stream.run(file, name, gridOf(in, chunks), unsafe.Pointer(args))
 	}
 	chunks := s.chunks(z, p)
-	steps := s.chunkSteps(chunks)
-	args.chunks, args.chunkSteps = int64(chunks), int64(steps)
+	args.chunks, args.chunkSteps = int64(chunks), int64(s.chunkSteps(chunks))
 	if chunks > 1 {
-		before := chunks - 1
-		if p.async && direction == "forward" && steps >= finerSteps {
-			before, args.chunkSteps = before*finerChunks, int64(steps/finerChunks)
-			args.chunks = (int64(s.Length) + args.chunkSteps - 1) / args.chunkSteps
-		}
-		var err error
-		args.states = take[float32](stream, work, s.Batch*int(args.chunks)*s.Channels*s.State, &err).address
-		args.sums = take[float32](stream, work, s.Batch*int(args.chunks)*s.Channels, &err).address
-		if err != nil {
+		if err := s.takeStates(stream, args, work); err != nil {
 			return err
 		}
 		over := p
@@ -277,11 +256,12 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 		case direction == "backward": // one thread for each state
 			over = scanPass{split: p.split * p.states, states: 1, wide: 1, threads: 256}
 		}
-		if err := queue(first, p, over, before); err != nil {
+		if err := queue(first, p, over, chunks-1); err != nil {
 			return err
 		}
-		if args.chunkSteps = int64(steps); p.async {
-			return queue(direction, p, p, chunks)
+		if p.async { // it begins early, and waits for the first pass by itself
+			file, name := s.kernel(p, direction, z)
+			return stream.run(file, name, gridOf(p, chunks).early(stream.device), unsafe.Pointer(args))
 		}
 		file, _ := (&Scan[float32]{B: Projection[float32]{Groups: 1}, C: Projection[float32]{Groups: 1}}).kernel(p, direction, z)
 		if err := stream.run(file, combine, blocksOf(s.Batch*s.Channels*s.State, 128), unsafe.Pointer(args)); err != nil {
@@ -289,4 +269,48 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 		}
 	}
 	return queue(direction, p, p, chunks)
+}
+
+// cut returns into how many chunks asyncForward cuts the length, and the steps of the first. The kernels cut the others evenly, in tiles. The first pass scans the first chunk and
+// computes the ends of the others but the last, so it has as many blocks as the second pass, which scans all but the first. One chunk is the whole length.
+func (s *Scan[T]) cut(z scanSize) (chunks, steps int) {
+	const tile = 16
+	p, tiles := *z.asyncForward, (s.Length+tile-1)/tile
+	others := min(s.U.stream.multiprocessors()*p.blocks*p.channels()/max(s.Batch*s.Channels, 1), tiles*tile/chunkSteps, mostChunks)
+	if !z.chunked || others < p.fewest() {
+		return 1, tiles * tile
+	}
+	// The unit of exponentials bounds both passes: 19 for each step and channel of a scan, 17 if only the end is computed.
+	first := 17 * tiles / (19*others + 17)
+	return others + 1, first * tile
+}
+
+// forwardAsync queues asyncForward.
+func (s *Scan[T]) forwardAsync(stream *Stream, z scanSize, args *scanArgs, work *temporaries) error {
+	p := *z.asyncForward
+	g := grid{x: int64(s.Batch) * int64(s.Channels/s.section()) * int64(s.blocks(p)), threads: p.threads}
+	chunks, steps := s.cut(z)
+	args.chunks, args.chunkSteps = int64(chunks), int64(steps)
+	file, name := s.kernel(p, "forward", z)
+	if chunks == 1 {
+		return stream.run(file, name, g, unsafe.Pointer(args))
+	}
+	if err := s.takeStates(stream, args, work); err != nil {
+		return err
+	}
+	// With this much shared memory, asyncForward.blocks fit on a multiprocessor, and not one more: see kernels/scan_forward_async.cuh.
+	g.y, g.shared = int64(chunks-1), 7<<10
+	file, first := s.kernel(p, "first", z)
+	if err := stream.run(file, first, g, unsafe.Pointer(args)); err != nil {
+		return err
+	}
+	return stream.run(file, name, g.early(stream.device), unsafe.Pointer(args))
+}
+
+// takeStates allocates the memory of what the first pass over chunks computes.
+func (s *Scan[T]) takeStates(stream *Stream, args *scanArgs, work *temporaries) (err error) {
+	channels := s.Batch * int(args.chunks) * s.Channels
+	args.states = take[float32](stream, work, channels*(s.State+1), &err).address
+	args.sums = args.states + uintptr(4*channels*s.State)
+	return err
 }

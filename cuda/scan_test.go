@@ -372,9 +372,9 @@ func async[T Activation](t *testing.T, s *Stream) {
 		// A length of several chunks, or a device that some 50 channels fill, in the last case with whole blocks and tiles.
 		batch, length, perGroup, groups := 1+r.IntN(2), 192+r.IntN(times(1000, 200)), 4*(1+r.IntN(12)), 1+r.IntN(2)
 		s.device.multiprocessors = all
-		if i == 0 { // three chunks, which the first pass cuts
+		if i == 0 { // chunks of more than the 32 tiles that a warp looks at
 			s.device.multiprocessors = 1
-			batch, length, perGroup, groups = 1, 3*finerSteps+77, 40, 1
+			batch, length, perGroup, groups = 1, 3*1024+77, 40, 1
 		} else if i%2 == 1 {
 			s.device.multiprocessors = 1
 			perGroup, length = 44+4*r.IntN(times(30, 6)), []int{1 + r.IntN(70), 17, 1, 16}[i/4%4]

@@ -1,6 +1,9 @@
 package cuda
 
-import "unsafe"
+import (
+	"math"
+	"unsafe"
+)
 
 // partSum describes the sum of count parts of size elements each, which are pitch elements apart. The rows of the result, of width elements that are apart
 // elements from each other, are written step elements apart. kernels/scan16sums.cu has the same struct.
@@ -58,19 +61,25 @@ const mostSums = 12
 // sumParts queues sums, up to mostSums in each launch.
 func (s *Stream) sumParts(sums []partSum) error {
 	for len(sums) > 0 {
-		const manyParts = 16 // kernels/scan16sums.cu has the same number
-		var some [mostSums]partSum
+		const manyParts = 16 // kernels/scan16sums.cu has the same numbers
+		var some [mostSums]struct {
+			partSum
+			first int64 // the number of its first block in the launch
+		}
+		for i := range some {
+			some[i].first = math.MaxInt64
+		}
 		g := grid{threads: 256}
-		n := copy(some[:], sums)
-		for _, p := range sums[:n] {
+		n := min(len(sums), mostSums)
+		for i, p := range sums[:n] {
 			each := int64(4 * 256) // elements of a block
 			if p.count >= manyParts {
-				each = 32
+				each = 128
 			}
-			g.x = max(g.x, (p.size+each-1)/each)
+			some[i].partSum, some[i].first = p, g.x
+			g.x += (p.size + each - 1) / each
 		}
-		g.y = int64(n)
-		if err := s.run("scan16sums", "sum_parts", g, unsafe.Pointer(&some)); err != nil {
+		if err := s.run("scan16sums", "sum_parts", g.early(s.device), unsafe.Pointer(&some)); err != nil {
 			return err
 		}
 		sums = sums[n:]

@@ -147,7 +147,7 @@ template <int NP, bool VC, bool ST> __global__ void carries(Scan s) { scanCarrie
 __global__ void beginnings(Scan s) { scanBeginnings(s); }
 __global__ void carriesIn(Scan s) { scanCarriesIn(s); }
 __global__ void sumParts(float *to, const float *parts, int64_t count, int64_t size, int64_t width, int64_t step) {
-  sumPartsOf(to, parts, count, size, width, step);
+  sumPartsOf(to, parts, count, size, width, step, blockIdx.x);
 }
 template <int S, int K, int W, int T, int TH, int M, int EV, int POLY, bool VB = true, bool VC = true, bool ST = false> static void addF(std::vector<int> chunks = {1}) {
   for (int c : chunks) {

@@ -13,16 +13,19 @@
   extern "C" __global__ __launch_bounds__(TH, M) void scan_ends_##MARK##S##x##K##_##NAME(const Scan s) {         \
     scanForward<X, S, K, W, T, TH, EVERY, 0, VB, VC, STARTS, true>(s);                                              \
   }
-// The kernels of scan_forward_async.cuh: with z, without, and the first pass over chunks. KIND is n, or s with starts.
+// The kernels of scan_forward_async.cuh: with z and without, and the first pass over chunks. KIND is n, or s with starts.
 #define FORWARD_ASYNC(X, MARK, KIND, STARTS)                                                                     \
   extern "C" __global__ __launch_bounds__(64, 5) void scan_forward_##MARK##async_z##KIND(const Scan s) {         \
-    scanForwardAsync<X, 64, 16, true, false, STARTS>(s);                                                         \
+    scanForwardAsync<X, 64, 16, true, STARTS>(s);                                                                \
   }                                                                                                              \
   extern "C" __global__ __launch_bounds__(64, 5) void scan_forward_##MARK##async_n##KIND(const Scan s) {         \
-    scanForwardAsync<X, 64, 16, false, false, STARTS>(s);                                                        \
+    scanForwardAsync<X, 64, 16, false, STARTS>(s);                                                               \
   }                                                                                                              \
-  extern "C" __global__ __launch_bounds__(64, 8) void scan_ends_##MARK##async_n##KIND(const Scan s) {            \
-    scanForwardAsync<X, 64, 16, false, true, STARTS>(s);                                                         \
+  extern "C" __global__ __launch_bounds__(64, 5) void scan_first_##MARK##async_z##KIND(const Scan s) {           \
+    scanFirstAsync<X, 64, 16, true, STARTS>(s);                                                                  \
+  }                                                                                                              \
+  extern "C" __global__ __launch_bounds__(64, 5) void scan_first_##MARK##async_n##KIND(const Scan s) {           \
+    scanFirstAsync<X, 64, 16, false, STARTS>(s);                                                                 \
   }
 // The kernel of scan_backward_async.cuh. whole: for scans of whole blocks and tiles with z; any: for all others.
 #define BACKWARD_ASYNC(X, MARK, NAME, WHOLE, KIND, STARTS)                                                       \

@@ -52,6 +52,7 @@ template <class X, int CH, bool WHOLE, bool STARTS> __device__ __forceinline__ v
   constexpr int BYTES = 4 * sizeof(X);
   extern __shared__ __align__(16) float shared[];
   Tile &m = *reinterpret_cast<Tile *>(shared);
+  letNextBegin();  // the sums of the parts
   // Neighbouring lanes have a pair each of the same four channels, and then other states: a 16-byte access of a warp takes two wavefronts
   // less if the lanes i and i^1, or i and i^2, read the same address.
   const int tid = threadIdx.x, lane = tid % 32, sub = lane >> 1 & 3, n0 = sub * 4;
@@ -118,6 +119,7 @@ template <class X, int CH, bool WHOLE, bool STARTS> __device__ __forceinline__ v
       tileA[j][k] = 0.f, dA[j][k].clear();
     }
   }
+  if (s.chunks > 1) awaitLast();
   if (mine) {  // the gradient of the state after the chunk, from those that scanCarries computed for the later chunks
 #pragma unroll 4
     for (int64_t c = s.chunks - 1; c > p.chunk; c--) {

@@ -25,6 +25,7 @@ template <class X, bool STARTS> __device__ __forceinline__ void scanCarriesAsync
   constexpr int CH = 16, T = 8, N = 16, WARPS = 4, BYTES = 4 * sizeof(X);
   __shared__ __align__(16) Tile tiles[WARPS];
   __shared__ float sums[WARPS][CH];
+  letNextBegin();  // all blocks of this kernel have places, and those of the pass fit exactly
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sub = lane >> 1 & 3, n0 = sub * 4;
   const int pair = (lane & 1) | (lane >> 3) << 1, four = lane % 4, it = lane / 4;  // as in scan_backward_async.cuh
   const int svAt = (pair & 1) * 4 + (pair >> 1);

@@ -35,21 +35,20 @@ template <class X, int TH, int T, bool ENDS> struct Tiles {
   static_assert(T % RS == 0 && (T * S % TH == 0 || TH % (T * S) == 0), "tile");
 };
 
-// GATED: there is z. STARTS: sequences can start at any step. ENDS: the first pass over chunks, which computes only the states at their ends and Σ Δ. AHEAD: the decays of a step are
-// computed so many steps before its states, and its operands read two steps before that.
-template <class X, int TH, int T, bool GATED, bool ENDS, bool STARTS, int AHEAD = 1> __device__ __forceinline__ void scanForwardAsync(const Scan &s) {
+// scanPart scans the steps of a place. GATED: there is z. STARTS: sequences can start at any step. ENDS: only the state at the end and Σ Δ. If there are several chunks, the
+// first begins in the given state, and writes the state at its end for the others. The others begin, with ENDS, at zero, and otherwise in the state that they compute from
+// those at the ends of the chunks before. AHEAD: the decays of a step are computed so many steps before its states, and its operands read two steps before that.
+template <class X, int TH, int T, bool GATED, bool ENDS, bool STARTS, int AHEAD>
+__device__ __forceinline__ void scanPart(const Scan &s, typename Tiles<X, TH, T, ENDS>::Shared &m, const Place &p) {
   typedef Tiles<X, TH, T, ENDS> L;
   typedef typename L::Four Four;
   constexpr int S = L::S, K = L::K, W = L::W, N = L::N, CH = L::CH, E = L::E, RS = L::RS, NB = L::NB;
-  __shared__ typename L::Shared m;
   // Lanes that differ in bit 0 have different channels, in bits 1 and 2 different states. A read of 16 bytes takes two wavefronts if lanes i
   // and i^1, or i and i^2, read the same address, and four otherwise.
   const int tid = threadIdx.x, lane = tid % 32, sub = lane >> 1 & 3, n0 = sub * K;
   const int c = (tid / 32 * 8 + ((lane & 1) | lane >> 3 << 1)) * W;                   // the thread's channels when it scans
   const int across = tid % L::ACROSS, it = tid / L::ACROSS, steps4 = c / 4 + c % 4 / 2 * L::PAIR;  // and when it prepares
-  const Place p = placeOf(s, CH);
   const int count = (int)(p.last - p.first), steps = (int)(p.to - p.from), tiles = (steps + T - 1) / T;
-  const int64_t chunksBefore = p.chunk * ((s.chunks + gridDim.y - 1) / gridDim.y);  // a block can scan several chunks of the first pass
   const int64_t DN = s.channels * N, d = p.first + (c < count ? c : count - 4 + c % 4);
 
   const int column = min(across * 4, count - 4);
@@ -117,6 +116,12 @@ template <class X, int TH, int T, bool GATED, bool ENDS, bool STARTS, int AHEAD 
     if (!ENDS) rawC[j] = *(const Four *)at(C, row, cWide);
   }
   load(-1, 0);
+  float bias[4], skip[4];
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    bias[j] = s.bias ? s.bias[p.first + column + j] : 0.f;
+    skip[j] = s.D ? s.D[p.first + column + j] : 0.f;
+  }
   float a[W][K], h[W][K];
 #pragma unroll
   for (int w = 0; w < W; w++) {
@@ -124,12 +129,12 @@ template <class X, int TH, int T, bool GATED, bool ENDS, bool STARTS, int AHEAD 
     for (int k = 0; k < K; k++) {
       const int64_t state = (d + w) * N + n0 + k;
       a[w][k] = decayRate(s, state) * log2e;
-      h[w][k] = !ENDS && s.initial ? s.initial[p.b * DN + state] : 0.f;
+      h[w][k] = !ENDS && s.initial && p.chunk == 0 ? s.initial[p.b * DN + state] : 0.f;
     }
   }
-  if (!ENDS && chunksBefore > 0) awaitLast();
+  if (!ENDS && p.chunk > 0) awaitLast();
 #pragma unroll 4
-  for (int64_t i = p.b * s.chunks; !ENDS && i < p.b * s.chunks + chunksBefore; i++) {
+  for (int64_t i = p.b * s.chunks; !ENDS && i < p.b * s.chunks + p.chunk; i++) {
 #pragma unroll
     for (int w = 0; w < W; w++) {
       const float4 v = *(const float4 *)(s.states + i * DN + (d + w) * N + n0);
@@ -137,12 +142,6 @@ template <class X, int TH, int T, bool GATED, bool ENDS, bool STARTS, int AHEAD 
 #pragma unroll
       for (int k = 0; k < K; k++) h[w][k] = throughChunk(a[w][k], sum, h[w][k], end[k]);
     }
-  }
-  float bias[4], skip[4];
-#pragma unroll
-  for (int j = 0; j < 4; j++) {
-    bias[j] = s.bias ? s.bias[p.first + column + j] : 0.f;
-    skip[j] = s.D ? s.D[p.first + column + j] : 0.f;
   }
   float deltas[4] = {}, latest[4];  // Σ Δ of the tiles that were scanned, and of the one that is prepared
   struct Out { float4 gate, add; };
@@ -264,7 +263,8 @@ template <class X, int TH, int T, bool GATED, bool ENDS, bool STARTS, int AHEAD 
   groupsCopied();  // no copy may arrive after the block has ended
   __syncthreads();
   if (!ENDS) put(tiles - 1, buf ^ 1, before, steps - (tiles - 1) * T);
-  float *end = ENDS ? s.states + (p.b * s.chunks + p.chunk) * DN : p.to == s.length && s.final ? s.final + p.b * DN : nullptr;
+  const bool forOthers = ENDS || (p.chunk == 0 && s.chunks > 1);
+  float *end = forOthers ? s.states + (p.b * s.chunks + p.chunk) * DN : p.to == s.length && s.final ? s.final + p.b * DN : nullptr;
   if (end) {
 #pragma unroll
     for (int w = 0; w < W; w++) {
@@ -284,4 +284,36 @@ template <class X, int TH, int T, bool GATED, bool ENDS, bool STARTS, int AHEAD 
       s.sums[(p.b * s.chunks + p.chunk) * s.channels + p.first + tid] = cut ? NAN : sum;
     }
   }
+}
+
+// placeOfChunk returns the place of a block in a chunk. The first chunk has s.chunkSteps steps. The other chunks share the other tiles evenly.
+template <int T> __device__ __forceinline__ Place placeOfChunk(const Scan &s, int width, int chunk) {
+  Place p = placeOf(s, width);
+  const int first = (int)s.chunkSteps / T, others = (int)s.chunks - 1, tiles = (int)((s.length + T - 1) / T) - first;
+  const int each = tiles / others, more = tiles - each * others;  // the first of the others have one tile more
+  auto begin = [&](int i) { return (int64_t)(first + i * each + min(i, more)) * T; };
+  p.chunk = chunk, p.from = chunk ? begin(chunk - 1) : 0, p.to = min(begin(chunk), s.length);
+  return p;
+}
+
+// scanForwardAsync is a scan, or that of all chunks but the first, which scanFirstAsync has scanned.
+template <class X, int TH, int T, bool GATED, bool STARTS, int AHEAD = 1> __device__ __forceinline__ void scanForwardAsync(const Scan &s) {
+  __shared__ typename Tiles<X, TH, T, false>::Shared m;
+  scanPart<X, TH, T, GATED, false, STARTS, AHEAD>(s, m, s.chunks > 1 ? placeOfChunk<T>(s, TH / 2, blockIdx.y + 1) : placeOf(s, TH / 2));
+}
+
+// scanFirstAsync is the first pass over chunks: the scan of the first chunk, and the ends of the others but the last, which nobody needs.
+//
+// It lets scanForwardAsync begin at once: the blocks of that load their first tiles where blocks of this have ended, and then wait. They must not take more places on a
+// multiprocessor than their share, or others of them that come later find places on few multiprocessors. So cuda/scan_kernels.go gives both kernels so much shared memory that
+// four blocks fit.
+template <class X, int TH, int T, bool GATED, bool STARTS, int AHEAD = 1> __device__ __forceinline__ void scanFirstAsync(const Scan &s) {
+  __shared__ union {
+    typename Tiles<X, TH, T, false>::Shared scan;
+    typename Tiles<X, TH, T, true>::Shared ends;
+  } m;
+  letNextBegin();
+  const Place p = placeOfChunk<T>(s, TH / 2, blockIdx.y);
+  if (p.chunk > 0) scanPart<X, TH, T, false, true, STARTS, AHEAD>(s, m.ends, p);
+  else scanPart<X, TH, T, GATED, false, STARTS, AHEAD>(s, m.scan, p);
 }
