@@ -84,36 +84,57 @@ func TestConvErrors(t *testing.T) {
 // median.
 func measure(b *testing.B, s *Stream, bytes int, f func() error) {
 	b.Helper()
+	const n = 64 << 20
+	from, to := blank[float32](b, s, n), blank[float32](b, s, n)
+	floor := float64(bytes) * median(b, s, func() error { return Convert(s, from, to) }) / (8 * n)
+	var took float64
+	benchtest.Processors(b)
+	for b.Loop() {
+		took = median(b, s, f)
+	}
+	b.ReportMetric(took*1e6, "µs")
+	b.ReportMetric(floor*1e6, "floor-µs")
+	b.ReportMetric(floor/took, "of-floor")
+}
+
+// median returns the median time in seconds of what f queues, by events of the device. The device waits for the host before, so the time from f's beginning until its first
+// kernel counts.
+func median(b *testing.B, s *Stream, f func() error) float64 {
+	b.Helper()
 	begin, err := s.device.NewEvent()
 	do(b, err)
 	defer begin.Close()
 	end, err := s.device.NewEvent()
 	do(b, err)
 	defer end.Close()
-	median := func(f func() error) float64 {
-		var times []time.Duration
-		for i := range 25 {
-			do(b, s.Record(begin), f(), s.Record(end), end.Synchronize())
-			d, err := end.Since(begin)
-			do(b, err)
-			if i >= 4 {
-				times = append(times, d)
+	var times []time.Duration
+	for i := range 25 {
+		do(b, s.Record(begin), f(), s.Record(end), end.Synchronize())
+		d, err := end.Since(begin)
+		do(b, err)
+		if i >= 4 {
+			times = append(times, d)
+		}
+	}
+	sort.Slice(times, func(i, j int) bool { return times[i] < times[j] })
+	return times[len(times)/2].Seconds()
+}
+
+// measureQueued reports as queued-µs the time of f without the host: of sixteen calls in one graph, divided by sixteen.
+func measureQueued(b *testing.B, s *Stream, f func() error) {
+	b.Helper()
+	const n = 16
+	c, err := s.Capture(func() error {
+		for range n {
+			if err := f(); err != nil {
+				return err
 			}
 		}
-		sort.Slice(times, func(i, j int) bool { return times[i] < times[j] })
-		return times[len(times)/2].Seconds()
-	}
-	const n = 64 << 20
-	from, to := blank[float32](b, s, n), blank[float32](b, s, n)
-	floor := float64(bytes) * median(func() error { return Convert(s, from, to) }) / (8 * n)
-	var took float64
-	benchtest.Processors(b)
-	for b.Loop() {
-		took = median(f)
-	}
-	b.ReportMetric(took*1e6, "µs")
-	b.ReportMetric(floor*1e6, "floor-µs")
-	b.ReportMetric(floor/took, "of-floor")
+		return nil
+	})
+	do(b, err)
+	defer c.Close()
+	b.ReportMetric(median(b, s, func() error { return c.Launch(s) })*1e6/n, "queued-µs")
 }
 
 // The sizes of the model of 130M parameters with batch 8 and length 1024.

@@ -18,6 +18,7 @@ func benchScans[T Activation](b *testing.B, f func(b *testing.B, s *Stream, scan
 	for _, n := range []struct{ batch, channels, length, each int }{ // each: steps of a sequence, or 0 if starts are absent
 		{8, 2048, 512, 0}, {8, 2048, 2048, 0}, {8, 2048, 2048, 2048}, {8, 2048, 2048, 300}, {8, 2048, 2048, 40}, {8, 2048, 8192, 0}, {1, 2048, 32768, 0},
 		{1, 1536, 2048, 0}, {1, 1536, 2048, 300}, {64, 1536, 512, 0}, {2, 64, 128, 0},
+		{1, 768, 2048, 0}, {2, 1536, 2048, 0}, {1, 5120, 2048, 0},
 	} {
 		name := fmt.Sprintf("B%dD%dL%d", n.batch, n.channels, n.length)
 		if n.each > 0 {
@@ -54,9 +55,9 @@ func startsEvery(b *testing.B, s *Stream, rows, each int) Array[uint8] {
 func benchScan[T Activation](b *testing.B) {
 	benchScans(b, func(b *testing.B, s *Stream, scan *Scan[T], wide, _ func() Array[T], _ func(int) Array[float32]) {
 		y := wide()
-		measure(b, s, (4*scan.U.n+2*scan.B.Data.n)*int(size[T]()), func() error {
-			return scan.Forward(s, y, Array[float32]{}, Array[float32]{})
-		})
+		forward := func() error { return scan.Forward(s, y, Array[float32]{}, Array[float32]{}) }
+		measure(b, s, (4*scan.U.n+2*scan.B.Data.n)*int(size[T]()), forward)
+		measureQueued(b, s, forward)
 	})
 }
 
@@ -69,8 +70,8 @@ func benchScanBackward[T Activation](b *testing.B) {
 		}
 		dy, checkpoints := wide(), zeros[float32](b, s, scan.CheckpointLen())
 		do(b, scan.Forward(s, wide(), Array[float32]{}, checkpoints))
-		measure(b, s, (7*scan.U.n+4*scan.B.Data.n)*int(size[T]())+4*scan.CheckpointLen(), func() error {
-			return scan.Backward(s, checkpoints, dy, Array[float32]{}, &grad)
-		})
+		backward := func() error { return scan.Backward(s, checkpoints, dy, Array[float32]{}, &grad) }
+		measure(b, s, (7*scan.U.n+4*scan.B.Data.n)*int(size[T]())+4*scan.CheckpointLen(), backward)
+		measureQueued(b, s, backward)
 	})
 }
