@@ -1341,7 +1341,7 @@ loop:
 	RET
 
 // func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
-// Requires: AVX, CMOV, FMA3
+// Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
@@ -1372,6 +1372,9 @@ TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	SHLQ    $0x02, DX
 	MOVQ    x+8(FP), DX
 	ADDQ    CX, DX
+	MOVQ    k+0(FP), R8
+	SHLQ    $0x02, R8
+	SUBQ    CX, R8
 	NEGQ    CX
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -1381,10 +1384,15 @@ TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-80
 
 loop:
 	VMOVUPS     (DX)(CX*1), Y5
+	PREFETCHT1  (BX)(R8*1)
 	VFMADD231PS (BX)(CX*1), Y5, Y1
+	PREFETCHT1  (SI)(R8*1)
 	VFMADD231PS (SI)(CX*1), Y5, Y2
+	PREFETCHT1  (DI)(R8*1)
 	VFMADD231PS (DI)(CX*1), Y5, Y3
+	PREFETCHT1  (AX)(R8*1)
 	VFMADD231PS (AX)(CX*1), Y5, Y4
+	ADDQ        $0x20, R8
 	ADDQ        $0x20, CX
 	JNE         loop
 

@@ -3223,7 +3223,7 @@ loop:
 	RET
 
 // func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
-// Requires: AVX, AVX512F, CMOV, FMA3
+// Requires: AVX, AVX512F, CMOV, FMA3, MMX+
 TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ    k+0(FP), AX
 	MOVQ    AX, CX
@@ -3253,6 +3253,9 @@ TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	SHLQ    $0x02, DX
 	MOVQ    x+8(FP), DX
 	ADDQ    CX, DX
+	MOVQ    k+0(FP), R8
+	SHLQ    $0x02, R8
+	SUBQ    CX, R8
 	NEGQ    CX
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
@@ -3262,10 +3265,15 @@ TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-80
 
 loop:
 	VMOVUPS     (DX)(CX*1), Z4
+	PREFETCHT1  (BX)(R8*1)
 	VFMADD231PS (BX)(CX*1), Z4, Z0
+	PREFETCHT1  (SI)(R8*1)
 	VFMADD231PS (SI)(CX*1), Z4, Z1
+	PREFETCHT1  (DI)(R8*1)
 	VFMADD231PS (DI)(CX*1), Z4, Z2
+	PREFETCHT1  (AX)(R8*1)
 	VFMADD231PS (AX)(CX*1), Z4, Z3
+	ADDQ        $0x40, R8
 	ADDQ        $0x40, CX
 	JNE         loop
 

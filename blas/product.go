@@ -79,16 +79,16 @@ func (p *product) direct() bool {
 const dotRows = 4
 
 // dotColumns computes the columns [from, to) of C. It reads the rows of B once, in dotRows streams: each is a part of them, from its first row to its
-// last. So the processor sees long streams, and its own prefetching keeps more lines on the way than prefetch instructions did.
+// last. The processor prefetches long streams itself, beside the prefetches of the kernel.
 func (p *product) dotColumns(from, to int) {
-	stream := (to - from) / dotRows // rows
-	for j := from; j < from+stream; j++ {
-		p.dot(j, stream, dotRows)
-	}
-	if j := from + stream*dotRows; j < to {
-		p.dot(j, 1, to-j)
+	stream := streamRows(to - from)
+	for j := range stream {
+		p.dot(from+j, stream, parts(to-from-j, stream)) // the last streams may be shorter
 	}
 }
+
+// streamRows returns the number of rows of a stream of a product that reads some rows.
+func streamRows(rows int) int { return parts(rows, dotRows) }
 
 // dot computes some columns of C, step apart, from column j on.
 func (p *product) dot(j, step, columns int) {

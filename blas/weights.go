@@ -433,10 +433,14 @@ func (w *Weights) dot(j int, x []float32, first int) (sum float32) {
 	return sum
 }
 
-// Fetch reads a part of the rows [from, to) from memory, as work.Fetch does, so that a product that follows finds it in the cache.
+// Fetch reads a part of the rows [from, to) from memory, as work.Fetch does, so that a product of these rows that follows finds it in the cache. The first
+// parts are those that MulRange reads first.
 func (w *Weights) Fetch(from, to, part int) {
 	if w.typ == Float32 {
-		work.Fetch(w.floats[from*w.inputs:to*w.inputs], part)
+		stream := streamRows(to-from) * w.inputs
+		rows := w.floats[from*w.inputs : to*w.inputs]
+		rows = rows[min(part%dotRows*stream, len(rows)):]
+		work.Fetch(rows[:min(stream, len(rows))], part/dotRows)
 		return
 	}
 	n := len(w.data) / w.outputs
@@ -445,8 +449,11 @@ func (w *Weights) Fetch(from, to, part int) {
 
 // FetchParts returns the number of parts of rows.
 func (w *Weights) FetchParts(rows int) int {
+	if w.typ == Float32 {
+		return dotRows * parts(4*w.inputs*streamRows(rows), work.FetchBytes)
+	}
 	f := formats[w.typ]
-	return (w.inputs/f.block*f.bytes*rows + work.FetchBytes - 1) / work.FetchBytes
+	return parts(w.inputs/f.block*f.bytes*rows, work.FetchBytes)
 }
 
 // Mul computes all outputs of rows of x, ldx apart, on all processors: dst (rows, outputs), ldDst apart. If add, it adds them to dst instead.

@@ -273,10 +273,10 @@ func newCut(outputs, unit, tasks, each int) cut {
 // task returns the outputs of task i.
 func (c cut) task(i int) (from, to int) { return c[i], c[i+1] }
 
-// share returns the outputs of the tasks of a place's share.
-func (s *Step) share(phase, place int) (from, to int) {
+// first returns the outputs of the first task of a place's share.
+func (s *Step) first(phase, place int) (from, to int) {
 	first, last := work.Share(s.tasks[phase], place, s.procs)
-	return s.cuts[phase][first], s.cuts[phase][last]
+	return s.cuts[phase][first], s.cuts[phase][min(first+1, last)]
 }
 
 // context returns the row of a ring that is k steps before the newest, or the row for the next step if k is -1.
@@ -334,11 +334,11 @@ func (s *Step) task(w *worker, phase, i int) {
 	}
 }
 
-// ahead fetches a part of what the tasks of a place's share read, and reports whether there is more to fetch.
+// ahead fetches a part of what the first task of a place's share reads, and reports whether there is more to fetch.
 func (s *Step) ahead(_ *worker, phase, place, part int) bool {
 	const most = 1 << 18 / work.FetchBytes // parts: a piece of the second-level cache
 	weights := s.weights(phase)
-	from, to := s.share(phase, place)
+	from, to := s.first(phase, place)
 	if n := weights.FetchParts(to - from); part < n {
 		weights.Fetch(from, to, part)
 		return part < most

@@ -10,10 +10,10 @@ func FetchParts[T float32 | byte](v []T) int {
 	return (len(v)*int(unsafe.Sizeof(*new(T))) + FetchBytes - 1) / FetchBytes
 }
 
-// Fetch reads a part of v from memory, so that what follows finds it in the cache.
+// Fetch reads a part of v from memory, if v has it, so that what follows finds it in the cache.
 func Fetch[T float32 | byte](v []T, part int) {
 	n := FetchBytes / int(unsafe.Sizeof(*new(T)))
-	v = v[part*n : min((part+1)*n, len(v))]
+	v = v[min(part*n, len(v)):min((part+1)*n, len(v))]
 	var sum T
 	for i := 0; i < len(v); i += n / (FetchBytes / cacheLine) {
 		sum += v[i]

@@ -10,7 +10,7 @@ import (
 )
 
 // dots writes the kernel for products with one to three vectors. It reads four rows of a large matrix once for all vectors. Rows that are far apart, as
-// dotColumns has them, are four long streams, which the processor prefetches itself. With one vector that is faster than eight neighbouring rows with prefetches.
+// dotColumns has them, are four long streams, which the processor prefetches too. Prefetches into the first-level cache keep fewer lines on the way.
 func (g gemm) dots(vectors int) {
 	const rows = 4
 	name := fmt.Sprintf("dots%d", vectors)
@@ -23,7 +23,7 @@ func (g gemm) dots(vectors int) {
 		}
 	}
 
-A dot product is summed in as many parts as a vector has lanes.`, name, rows, vectors, vectors))
+A dot product is summed in as many parts as a vector has lanes. The k elements after each row are prefetched into the second-level cache.`, name, rows, vectors, vectors))
 	// The pointers to missing rows, and to their results, point to the last row.
 	pointers := func(first, distance string, n int, at, left reg.Register) []reg.GPVirtual {
 		p, ld := make([]reg.GPVirtual, n), g.bytes(f, distance)
@@ -52,13 +52,10 @@ A dot product is summed in as many parts as a vector has lanes.`, name, rows, ve
 	g.SHLQ(operand.U8(2), at)
 	w := pointers("w", "ldw", rows, at, f.Int("rows"))
 	x := pointers("x", "ldx", vectors, at, nil)
-	// With several vectors, a row is read once for each few of them, and memory would be idle meanwhile: the next row of each stream is prefetched.
-	next := g.GP64()
-	if vectors > 1 {
-		f.Load64("k", next)
-		g.SHLQ(operand.U8(2), next)
-		g.SUBQ(at, next)
-	}
+	next := g.GP64() // offset of the same place in the next row of a stream
+	f.Load64("k", next)
+	g.SHLQ(operand.U8(2), next)
+	g.SUBQ(at, next)
 	g.NEGQ(at)
 
 	acc := make([][]reg.VecVirtual, vectors)
@@ -76,20 +73,18 @@ A dot product is summed in as many parts as a vector has lanes.`, name, rows, ve
 	}
 	for j := range rows {
 		from := asm.AtIndex(w[j], at, 1, 0)
+		g.PREFETCHT1(asm.AtIndex(w[j], next, 1, 0))
 		if vectors == 1 {
 			g.MulAdd(from, xv[0], acc[0][j])
 			continue
 		}
 		wv := g.Vec()
-		g.PREFETCHT1(asm.AtIndex(w[j], next, 1, 0))
 		g.Load(from, wv)
 		for i := range vectors {
 			g.MulAdd(wv, xv[i], acc[i][j])
 		}
 	}
-	if vectors > 1 {
-		g.ADDQ(operand.U8(g.Bytes()), next)
-	}
+	g.ADDQ(operand.U8(g.Bytes()), next)
 	g.ADDQ(operand.U8(g.Bytes()), at)
 	g.JNE(asm.Label("loop"))
 
