@@ -39,7 +39,7 @@ var jobs = sync.Pool{New: func() any {
 func (p *product) inTasks(alone bool) {
 	j := jobs.Get().(*job)
 	j.product = *p
-	var tasks int
+	var tasks, apart int // apart is the number of processors that compute blocks of their own
 	task := j.multiplyTask
 	if p.dotsApply() {
 		j.columns = max(1, streamSize/p.k/dotRows) * dotRows
@@ -51,15 +51,8 @@ func (p *product) inTasks(alone bool) {
 		most := max(1, p.m/blockRows)
 		j.blocks = max(parts(p.n, blockColumns), min(parts(min(wanted, 8), most), parts(p.panels(), 2)))
 		j.rowBlocks = min(most, parts(wanted, j.blocks))
-		switch procs := min(work.Processors(), p.cost()/(serialSize/2)); {
-		case alone:
-		case procs >= many && j.blocks*j.rowBlocks < 4*procs:
-			j.apart(procs)
-			j.product = product{}
-			jobs.Put(j)
-			return
-		case j.blocks*j.rowBlocks < procs:
-			j.cutFor(procs)
+		if procs := min(work.Processors(), p.cost()/(serialSize/2)); !alone && procs > 1 && j.blocks*j.rowBlocks < 4*procs {
+			apart = procs
 		}
 		// The last tasks are small, for the processors to finish together: those between what the caller of work.Parallel takes and what its helpers take.
 		blocks := j.blocks * j.rowBlocks
@@ -69,35 +62,19 @@ func (p *product) inTasks(alone bool) {
 		j.pieces = min(4, j.strips/j.rowBlocks)
 		tasks = blocks + small*(j.pieces-1)
 	}
-	if alone {
+	switch {
+	case alone:
 		for i := range tasks {
 			task(i)
 		}
-	} else {
+	case apart > 0:
+		j.apart(apart)
+	default:
 		work.Parallel(tasks, task)
 	}
 	j.product = product{}
 	jobs.Put(j)
 }
-
-// cutFor cuts C for more processors than the cut by sizes has blocks for: into the blocks that take the least time, as many times one block as each
-// processor computes. A block's time is that of its products and of packing: its columns of B, and its rows of A.
-func (j *job) cutFor(procs int) {
-	const packing = 12 // products that take as long as packing a number
-	least := math.Inf(1)
-	fewest, most := parts(j.n, blockColumns), 2*procs // more blocks than most would only pack more
-	for columns := fewest; columns <= max(fewest, min(j.panels(), most)); columns++ {
-		for rows := 1; rows <= max(1, min(j.strips/2, most)); rows++ {
-			time := float64(parts(rows*columns, procs)) * (float64(j.m)/float64(rows) + packing) * (float64(j.n)/float64(columns) + packing)
-			if time < least {
-				least, j.blocks, j.rowBlocks = time, columns, rows
-			}
-		}
-	}
-}
-
-// many is the number of processors from which each begins with a block of its own, where the cut by sizes has few blocks for so many.
-const many = 4
 
 // progress says how far a block of a product of many processors is.
 type progress struct {
