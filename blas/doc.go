@@ -17,14 +17,13 @@
 // # How it works
 //
 // A kernel sums a tile of C in registers, over up to 384 of k. A tile is 8×48 with AVX-512 and 6×16 with AVX2. B is packed so that the
-// tiles read it sequentially. A packed part of B fits into the second-level cache and is used by many tiles of rows; their rows of A are
-// packed one tile at a time into the first-level cache. The same kernels run for all sizes and transposes: masks limit the columns, and
+// tiles read it sequentially. A packed part of B fits into the second-level cache and is used by many tiles of rows. The rows of A are read where they lie; those
+// of a transposed A are packed one tile at a time into the first-level cache. The same kernels run for all sizes and transposes: masks limit the columns, and
 // there is a kernel for each number of rows. If A has few rows and B is transposed, as in text generation, no tiles are needed: the rows
 // of B are read once, without packing, at the speed of memory.
 //
-// A small product is one task. A large product is cut into blocks of C. The cut depends on the sizes, and on the
-// number of processors where these would have no work; the order of a sum does not. The last blocks are smaller, so that all processors finish at about the same time. Each task packs its own operands, in
-// memory that is kept for later products. So tasks share no memory that is written, and never wait for each other. Where twelve or more processors would get
-// fewer than four blocks each, they first pack A and B together, then multiply small blocks. The folder _openblas, a
-// module of its own, compares with OpenBLAS.
+// A small product is one task. A large product is cut into blocks of C by its sizes. The last blocks are smaller, so that all processors finish at about the
+// same time. Each task packs its own operands, in memory that is kept for later products. So tasks share no memory that is written, and never wait for each
+// other. Where processors would get fewer than four blocks each, there is one block for each of them instead; who has finished takes rows of the blocks of others.
+// The order of a sum does not depend on the cut. The folder _openblas, a module of its own, compares with OpenBLAS.
 package blas
