@@ -25,14 +25,10 @@ func scanAdvance8AVX2(args *scanArgs)
 //		}
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
-//		if left--; left == 0 {
-//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
-//			keptAt, left = keptAt+keptStep, 16
-//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward8AVX2(args *scanArgs)
@@ -42,11 +38,12 @@ func scanForward8AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
-//			h[n] = decay*h[n] + du[t]*b[t][n]
 //			keep[t][n] = {decay, h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecompute8AVX2(args *scanArgs)
@@ -92,14 +89,10 @@ func scanAdvanceVectors8AVX2(args *scanArgs)
 //		}
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
-//		if left--; left == 0 {
-//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
-//			keptAt, left = keptAt+keptStep, 16
-//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors8AVX2(args *scanArgs)
@@ -109,11 +102,12 @@ func scanForwardVectors8AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 8 {
 //			decay := exp2(dt[t] * a[n])
-//			h[n] = decay*h[n] + du[t]*b[t][n]
 //			keep[t][n] = {decay, h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecomputeVectors8AVX2(args *scanArgs)
@@ -157,14 +151,10 @@ func scanAdvance4AVX2(args *scanArgs)
 //		}
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
-//		if left--; left == 0 {
-//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
-//			keptAt, left = keptAt+keptStep, 16
-//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward4AVX2(args *scanArgs)
@@ -174,11 +164,12 @@ func scanForward4AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
-//			h[n] = decay*h[n] + du[t]*b[t][n]
 //			keep[t][n] = {decay, h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecompute4AVX2(args *scanArgs)
@@ -224,14 +215,10 @@ func scanAdvanceVectors4AVX2(args *scanArgs)
 //		}
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
-//		if left--; left == 0 {
-//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
-//			keptAt, left = keptAt+keptStep, 16
-//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors4AVX2(args *scanArgs)
@@ -241,11 +228,12 @@ func scanForwardVectors4AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 4 {
 //			decay := exp2(dt[t] * a[n])
-//			h[n] = decay*h[n] + du[t]*b[t][n]
 //			keep[t][n] = {decay, h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecomputeVectors4AVX2(args *scanArgs)
@@ -289,14 +277,10 @@ func scanAdvance2AVX2(args *scanArgs)
 //		}
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
-//		if left--; left == 0 {
-//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
-//			keptAt, left = keptAt+keptStep, 16
-//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward2AVX2(args *scanArgs)
@@ -306,11 +290,12 @@ func scanForward2AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
-//			h[n] = decay*h[n] + du[t]*b[t][n]
 //			keep[t][n] = {decay, h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecompute2AVX2(args *scanArgs)
@@ -356,14 +341,10 @@ func scanAdvanceVectors2AVX2(args *scanArgs)
 //		}
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
-//		if left--; left == 0 {
-//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
-//			keptAt, left = keptAt+keptStep, 16
-//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors2AVX2(args *scanArgs)
@@ -373,11 +354,12 @@ func scanForwardVectors2AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 2 {
 //			decay := exp2(dt[t] * a[n])
-//			h[n] = decay*h[n] + du[t]*b[t][n]
 //			keep[t][n] = {decay, h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecomputeVectors2AVX2(args *scanArgs)
@@ -421,14 +403,10 @@ func scanAdvance1AVX2(args *scanArgs)
 //		}
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
-//		if left--; left == 0 {
-//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
-//			keptAt, left = keptAt+keptStep, 16
-//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForward1AVX2(args *scanArgs)
@@ -438,11 +416,12 @@ func scanForward1AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
-//			h[n] = decay*h[n] + du[t]*b[t][n]
 //			keep[t][n] = {decay, h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecompute1AVX2(args *scanArgs)
@@ -488,14 +467,10 @@ func scanAdvanceVectors1AVX2(args *scanArgs)
 //		}
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
-//		if left--; left == 0 {
-//			kept[keptAt][n] = h[n] for all n // keptAt and keptStep in bytes
-//			keptAt, left = keptAt+keptStep, 16
-//		}
 //			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
 //
 //go:noescape
 func scanForwardVectors1AVX2(args *scanArgs)
@@ -505,11 +480,12 @@ func scanForwardVectors1AVX2(args *scanArgs)
 //	for t := range steps {
 //		for n := range 1 {
 //			decay := exp2(dt[t] * a[n])
-//			h[n] = decay*h[n] + du[t]*b[t][n]
 //			keep[t][n] = {decay, h[n]}
+//			h[n] = decay*h[n] + du[t]*b[t][n]
+//			y[t] += c[t][n] * h[n]
 //		}
 //	}
-//			y[t] += c[t][n] * h[n]
+//	keep[steps][n][1] = h[n] for all n
 //
 //go:noescape
 func scanRecomputeVectors1AVX2(args *scanArgs)

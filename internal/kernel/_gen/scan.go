@@ -175,11 +175,11 @@ func scanDoc(name string, n int, kind scanKind) string {
 	return fmt.Sprintf(`%s scans a tile of %d state(s), one vector of lanes for each:
 
 	for t := range steps {%s
-		for n := range %[2]d {
+		for n := range %d {
 			decay := exp2(dt[t] * a[n])%s
 			h[n] = decay*h[n] + du[t]*b[t][n]%s
 		}
-	}%s`, name, n, kept, keep, sum, end)
+	}%s`, name, n, kept, n, keep, sum, end)
 }
 
 // scanStates writes a kernel that scans a tile with n states in registers.
