@@ -81,16 +81,24 @@ func collectNothing(t *testing.T) {
 func TestCollect(t *testing.T) {
 	for name, subject := range subjects() {
 		t.Run(name, func(t *testing.T) {
-			train := func() []outcome {
-				got, err := trainOn(1, func(g *dist.Group) (*Trainer, layer.Params, error) { return subject(groupConfig(nil, 2)) })
+			train := func(collected bool) []outcome {
+				got, err := trainOn(1, func(g *dist.Group) (*Trainer, layer.Params, error) {
+					tr, params, err := subject(groupConfig(nil, 2))
+					if err == nil {
+						if _, is := tr.train.values[0].(gradient); is != collected {
+							t.Errorf("gradients are collected: %v, want %v", is, collected)
+						}
+					}
+					return tr, params, err
+				})
 				if err != nil {
 					t.Fatal(err)
 				}
 				return got
 			}
-			got := train()
+			got := train(true)
 			collectNothing(t)
-			if want := train(); !reflect.DeepEqual(got, want) {
+			if want := train(false); !reflect.DeepEqual(got, want) {
 				t.Error("the bits differ")
 			}
 		})
