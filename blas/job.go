@@ -54,7 +54,7 @@ func (p *product) inTasks(alone bool) {
 		if procs := min(work.Processors(), p.cost()/(serialSize/2)); !alone && procs > 1 && j.blocks*j.rowBlocks < 4*procs {
 			apart = procs
 		}
-		// The last tasks are small, for the processors to finish together: those between what the caller of work.Parallel takes and what its helpers take.
+		// The last tasks are small, for the processors to finish together: those between what the first processor of work.Parallel takes and what the others take.
 		blocks := j.blocks * j.rowBlocks
 		small := (blocks + 2) / 4
 		j.cut.from = max(0, min(blocks/work.Processors()-small/2, blocks-small))
