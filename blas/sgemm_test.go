@@ -163,18 +163,19 @@ func TestSgemmDeterministic(t *testing.T) {
 			{tA: blas.NoTrans, tB: blas.NoTrans, m: 5, n: 2001, k: 999},    // B not packed
 			{tA: blas.NoTrans, tB: blas.NoTrans, m: 301, n: 407, k: 1203},  // packed
 			{tA: blas.Trans, tB: blas.NoTrans, m: 807, n: 401, k: 203},     //
+			{tA: blas.Trans, tB: blas.Trans, m: 107, n: 1601, k: 3001},     // packed strips of A, long sums
 			{tA: blas.NoTrans, tB: blas.NoTrans, m: 100, n: 1600, k: 4100}, // long sums
 			{tA: blas.NoTrans, tB: blas.Trans, m: 1030, n: 1200, k: 90},    // several blocks of rows
 			{tA: blas.NoTrans, tB: blas.NoTrans, m: 517, n: 48, k: 801},    // one panel
 		} {
-			a, b := normal(x.m*x.k), normal(x.k*x.n)
+			a, b, before := normal(x.m*x.k), normal(x.k*x.n), normal(x.m*x.n)
 			var first []float32
-			for _, procs := range []int{1, 2, 3, 8, 16} {
+			for _, procs := range []int{1, 2, 3, 5, 8, 16} {
 				runtime.GOMAXPROCS(procs)
-				c := make([]float32, x.m*x.n)
+				c := slices.Clone(before)
 				_, lda, _ := stored(x.tA, x.m, x.k)
 				_, ldb, _ := stored(x.tB, x.k, x.n)
-				Implementation{}.Sgemm(x.tA, x.tB, x.m, x.n, x.k, 1, a, lda, b, ldb, 0, c, x.n)
+				Implementation{}.Sgemm(x.tA, x.tB, x.m, x.n, x.k, 1, a, lda, b, ldb, 0.5, c, x.n)
 				if first == nil {
 					first = c
 				}
