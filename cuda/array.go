@@ -71,7 +71,8 @@ func (a Array[T]) Stream() *Stream { return a.stream }
 // Absent reports whether a is the zero Array, which stands for an absent operand.
 func (a Array[T]) Absent() bool { return a.stream == nil }
 
-// Free returns the memory to the array's stream, which uses it for later arrays. Free an array once. Free of a zero Array does nothing.
+// Free returns the memory to the array's stream, which uses it for later arrays. Free an array once. Free of a zero Array does nothing. If work of another stream uses the array, let
+// the array's stream wait for that work before (Stream.Wait).
 func (a Array[T]) Free() {
 	if a.stream != nil {
 		a.stream.pool.put(a.address)
