@@ -147,8 +147,9 @@ func alongK[T Activation](s *Stream, x Matrix[T], k, n int) (Matrix[T], error) {
 	return Matrix[T]{Data: y, Stride: k}, s.run("elementwise", "transpose", g, x.Data.address, y.address, k, n, x.Stride)
 }
 
-// MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c, with sums in float32, through cuBLAS or, for many rows and few columns, kernels of ours. FP16x3 and TF32 change only products of
-// float32. FP16x3 needs working memory, for operands of m rows at most 256 MB and the size of b.
+// MatMul queues c (m, n) = a (m, k) · b (k, n) + beta·c, with sums in float32, through cuBLAS or, for float32, kernels of ours: for many rows and few columns, and on compute capability 9.0 for
+// large sizes. FP16x3 and TF32 change only products of float32. FP16x3 needs working memory, for operands of m rows at most 256 MB and the size of b. Large products of float32 whose result is
+// small need at most 128 MB on compute capability 9.0.
 func MatMul[A, C Activation](s *Stream, p Precision, m, n, k int, a, b Matrix[A], beta float32, c Matrix[C]) error {
 	return MatMulScaled(s, p, m, n, k, 1, a, b, beta, c)
 }
