@@ -254,14 +254,15 @@ func cudaCalls(g *gpu) []call {
 		}, fine: []string{"0*", "2=nil: nothing is done", "2[0]=zero: it has no elements", "2[0].Half=zero", "3=*", "4=*"}},
 			"StepAmong": {args: func() []any {
 				ranks := &cuda.AdamWRanks{Own: []cuda.Array[float32]{f(4)}, Size: 1, Gather: func(all, own cuda.Array[float64]) error { return nil }}
-				return []any{s, []cuda.AdamWeight{{Weight: f(4), Grad: f(4), M: f(4), V: f(4)}}, 1.0, 0.0, ranks}
-			}, fine: []string{"0*", "2=nil: only the norm is computed", "2[0]=zero: it has no elements", "2[0].Half=zero", "3=*", "4=*", "5=nil: this device alone", "5.Own=nil: the norm is that of the given squares", "5.Own[0]=zero: it has no elements", "5.Rank=0"}}}),
+				return []any{s, []cuda.AdamWeight{{Weight: f(4), Grad: f(4), M: f(4), V: f(4)}}, 1.0, 0.0, ranks, func() {}}
+			}, fine: []string{"0*", "2=nil: only the norm is computed", "2[0]=zero: it has no elements", "2[0].Half=zero", "3=*", "4=*", "5=nil: this device alone", "5.Own=nil: the norm is that of the given squares", "5.Own[0]=zero: it has no elements", "5.Rank=0", "6=nil: nothing is called"}}}),
 		methods("cuda.Array", func() any { return f(4) }, map[string]call{
-			"CopyFrom": {args: func() []any { return []any{s, make([]float32, 4)} }, fine: []string{"2[0]=*"}},
-			"CopyTo":   {args: func() []any { return []any{s, make([]float32, 4)} }, fine: []string{"2[0]=*"}},
-			"CopyOf":   {args: func() []any { return []any{s, f(4)} }},
-			"Fill":     {args: func() []any { return []any{s, byte(1)} }, fine: []string{"0=zero: nothing is filled"}},
-			"Slice":    {args: with(1, 2), panics: []string{"*=*: like a slice of Go's"}},
+			"CopyFrom":      {args: func() []any { return []any{s, make([]float32, 4)} }, fine: []string{"2[0]=*"}},
+			"CopyPartsFrom": {args: func() []any { return []any{s, make([]float32, 2), make([]float32, 2)} }, fine: []string{"2[0][0]=*"}},
+			"CopyTo":        {args: func() []any { return []any{s, make([]float32, 4)} }, fine: []string{"2[0]=*"}},
+			"CopyOf":        {args: func() []any { return []any{s, f(4)} }},
+			"Fill":          {args: func() []any { return []any{s, byte(1)} }, fine: []string{"0=zero: nothing is filled"}},
+			"Slice":         {args: with(1, 2), panics: []string{"*=*: like a slice of Go's"}},
 		}),
 		methods("cuda.Attention", func() any { return attention() }, map[string]call{
 			"Fits":    {fine: []string{"0.*=zero", "0.Batch=*", "0.Base=0", "0.Precision=0", "0.Window=0"}},
@@ -284,7 +285,7 @@ func cudaCalls(g *gpu) []call {
 					D: f(8), OutProj: f(32), InBias: f(16), ConvBias: f(8), OutBias: f(4), Context: f(32), Initial: f(32)}}
 			}, fine: append(absent("", "4", "5"), slices.DeleteFunc(slices.Clone(blockFine), func(s string) bool { return s == "0.Initial=zero" })...)},
 		}),
-		methods("cuda.BlockKept", func() any { return kept() }, nil),
+		methods("cuda.BlockKept", func() any { return kept() }, map[string]call{"Again": {args: func() []any { return []any{s} }, fine: []string{"0=zero: it keeps nothing"}}}),
 		methods("cuda.Head", func() any { return head() }, map[string]call{
 			"Forward": {args: func() []any { return []any{s, f(1), true} }, fine: []string{"0.Rows=0", "0.Ignore=*", "0.Precision=0"}},
 		}),
@@ -393,7 +394,8 @@ func cudaCalls(g *gpu) []call {
 				return []any{must(g.device.NewConnectionID()), 0, 1}
 			}, fine: []string{"2=0"}},
 			"Disconnected": {broken: true}, "Exchange": {broken: true},
-			"Capture": {args: func() []any { return []any{func() error { return nil }} }}, "Record": {args: func() []any { return []any{event()} }}, "Lasting": {}, "Repeat": {args: func() []any { return []any{new(cuda.Allocations)} }}, "Wait": {args: func() []any { return []any{event()} }},
+			"Capture": {args: func() []any { return []any{func() error { return nil }} }}, "Record": {args: func() []any { return []any{event()} }}, "Lasting": {}, "Since": {args: func() []any { return []any{cuda.Passage{}} }},
+			"Follows": {args: func() []any { return []any{cuda.Passage{}} }}, "Skip": {args: func() []any { return []any{cuda.Passage{}} }}, "Repeat": {args: func() []any { return []any{new(cuda.Allocations)} }}, "Wait": {args: func() []any { return []any{event()} }},
 		}),
 		[]call{
 			row("AllGather", cuda.AllGather[float32], func() []any { return []any{connected(), f(4), f(4)} }),
@@ -405,6 +407,8 @@ func cudaCalls(g *gpu) []call {
 			row("ColumnSums", cuda.ColumnSums[float32], func() []any { return []any{s, 2, 3, f(6), 3, f(3)} }, "1=0", "2=0"),
 			row("Convert", cuda.Convert[float32, cuda.BFloat16], func() []any { return []any{s, f(4), array[cuda.BFloat16](g, 4)} }),
 			row("CopyAllTo", cuda.CopyAllTo[float32], func() []any { return []any{s, []cuda.Array[float32]{f(4)}, [][]float32{make([]float32, 4)}} }, "2[0][0]=*"),
+			row("IntegersOf", cuda.IntegersOf, func() []any { return []any{s, array[int](g, 4), array[int32](g, 4)} }),
+			row("MarksOf", cuda.MarksOf, func() []any { return []any{s, array[int](g, 4), bytes(4)} }),
 			row("Reverse", cuda.Reverse, func() []any { return []any{s, 2, 3, 4, f(24), f(24), bytes(6)} }, "1=0", "2=0", "3=0", "6=zero"),
 			row("GridOrders", cuda.GridOrders, func() []any { return []any{s, [][]int32{{1, 0}, {0, 1}}} }, "1=nil: no order has no memory"),
 			row("Gather", cuda.Gather, func() []any { return []any{s, 2, 4, 3, ints(4), f(24), f(24)} }, "1=0", "2=0", "3=0"),

@@ -2,9 +2,9 @@ package cuda
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"unsafe"
 )
 
@@ -33,7 +33,7 @@ type adamEntry struct {
 // squares of further gradients, which count in the norm. If the norm is above clip, and clip is above 0, the gradients are scaled by clip/norm. If
 // it is not finite, nothing changes. The sums are added in a fixed order. Step waits for the norm only: the update may still run.
 func (a AdamW) Step(s *Stream, weights []AdamWeight, clip, squares float64) (float64, error) {
-	return a.StepAmong(s, weights, clip, squares, nil)
+	return a.StepAmong(s, weights, clip, squares, nil, nil)
 }
 
 // AdamWRanks is the gradients of several devices, whose norm counts in AdamW.StepAmong.
@@ -45,8 +45,8 @@ type AdamWRanks struct {
 }
 
 // StepAmong is Step with the norm of the gradients of several devices, the same on each. A nil ranks stands for this one alone. Then the gradients are those of the
-// weights.
-func (a AdamW) StepAmong(s *Stream, weights []AdamWeight, clip, squares float64, ranks *AdamWRanks) (float64, error) {
+// weights. queued is called when the update is queued, before StepAmong waits for the norm; it can queue more work. It may be nil.
+func (a AdamW) StepAmong(s *Stream, weights []AdamWeight, clip, squares float64, ranks *AdamWRanks, queued func()) (float64, error) {
 	if err := s.usable(); err != nil {
 		return 0, err
 	}
@@ -90,7 +90,8 @@ func (a AdamW) StepAmong(s *Stream, weights []AdamWeight, clip, squares float64,
 	if err != nil {
 		return 0, err
 	}
-	defer parts.Free()
+	free := sync.OnceFunc(parts.Free)
+	defer free()
 	all, own, sum := parts.Slice(0, of.pieces*size), parts.Slice(rank*of.pieces, of.pieces), parts.Slice(of.pieces*size, 1)
 	each := func(t *adamTable) grid { return grid{x: int64(t.pieces), threads: 256} }
 	if err := s.run("adamw", "gradient_squares", each(of), of.table.address, of.numbers, own.address); err != nil {
@@ -105,13 +106,18 @@ func (a AdamW) StepAmong(s *Stream, weights []AdamWeight, clip, squares float64,
 		return 0, err
 	}
 	var norm [1]float64
-	err = s.stage.down(func() error {
-		if t.pieces == 0 {
-			return nil
+	err = s.stage.down(func() (err error) {
+		if t.pieces > 0 {
+			err = s.run("adamw", "adamw_step", each(t), t.table.address, t.numbers, unsafe.Pointer(&a), sum.address, clip)
 		}
-		return s.run("adamw", "adamw_step", each(t), t.table.address, t.numbers, unsafe.Pointer(&a), sum.address, clip)
+		// The factors of a step are its own, so what follows can be replayed only apart from it.
+		if err = firstError(err, s.cut("the work after a step")); err == nil && queued != nil {
+			free() // for the work that is queued now
+			queued()
+		}
+		return err
 	}, piece{host: bytesOf(norm[:]), device: sum.address})
-	return norm[0], errors.Join(err, s.cut("the work after a step")) // the factors of a step are its own, so what follows can be replayed only apart from it
+	return norm[0], err
 }
 
 // adamTable is a table of weights on the device. It is uploaded again only when it changes, which is rare in training.

@@ -8,7 +8,7 @@ import (
 
 // Element is a type that the elements of an Array can have.
 type Element interface {
-	~float32 | ~float64 | ~int32 | ~uint8 | BFloat16
+	~float32 | ~float64 | ~int32 | ~int | ~uint8 | BFloat16
 }
 
 // Array is an array of numbers in the device's memory. It belongs to the stream that it was made on, whose work runs in order. The zero
@@ -90,13 +90,27 @@ func (a Array[T]) Slice(from, n int) Array[T] {
 
 // CopyFrom copies host into the array. The lengths must be equal. The caller may change host as soon as CopyFrom returns.
 func (a Array[T]) CopyFrom(s *Stream, host []T) error {
-	if len(host) != a.n {
-		return fmt.Errorf("cuda: copy: the host has %d elements, want %d", len(host), a.n)
+	return a.CopyPartsFrom(s, host)
+}
+
+// CopyPartsFrom is CopyFrom for several slices of the host, which stand one after another in the array.
+func (a Array[T]) CopyPartsFrom(s *Stream, hosts ...[]T) error {
+	n := 0
+	for _, host := range hosts {
+		n += len(host)
+	}
+	if n != a.n {
+		return fmt.Errorf("cuda: copy: the host has %d elements, want %d", n, a.n)
 	}
 	if err := s.usable(); err != nil {
 		return err
 	}
-	return s.stage.up(piece{host: bytesOf(host), device: a.address})
+	pieces, at := make([]piece, len(hosts)), a.address
+	for i, host := range hosts {
+		pieces[i] = piece{host: bytesOf(host), device: at, joined: i > 0}
+		at += uintptr(len(pieces[i].host))
+	}
+	return s.stage.up(pieces...)
 }
 
 // CopyTo copies the array to host. The lengths must be equal. It returns when the numbers are in host.

@@ -55,12 +55,60 @@ type BlockKept[T Activation] struct {
 
 // Free frees the arrays.
 func (k *BlockKept[T]) Free() {
-	for _, a := range []Array[T]{k.vz, k.u, k.rbc, k.delta, k.y} {
+	each, floats := k.arrays()
+	for _, a := range each {
 		a.Free()
 	}
-	k.checkpoints.Free()
-	k.scales.Free()
+	for _, a := range floats {
+		a.Free()
+	}
 	*k = BlockKept[T]{}
+}
+
+// arrays returns the arrays in the order in which Forward allocates them.
+func (k *BlockKept[T]) arrays() (each []*Array[T], floats []*Array[float32]) {
+	return []*Array[T]{&k.vz, &k.u, &k.rbc, &k.delta, &k.y}, []*Array[float32]{&k.checkpoints, &k.scales}
+}
+
+// Memory returns the addresses of the arrays.
+func (k *BlockKept[T]) Memory() (all []uintptr) {
+	if k == nil {
+		return nil
+	}
+	each, floats := k.arrays()
+	for _, a := range each {
+		all = append(all, a.address)
+	}
+	for _, a := range floats {
+		all = append(all, a.address)
+	}
+	return all
+}
+
+// Again returns arrays of the same sizes, which it allocates in the order in which Forward does. k may have been copied and freed.
+func (k *BlockKept[T]) Again(s *Stream) (*BlockKept[T], error) {
+	if k == nil {
+		return nil, missing("kept values of a block")
+	}
+	var work temporaries
+	err := s.usable()
+	again := *k
+	each, floats := again.arrays()
+	for _, a := range each {
+		if !a.Absent() {
+			*a = take[T](s, &work, a.n, &err)
+		}
+	}
+	for _, a := range floats {
+		if !a.Absent() {
+			*a = take[float32](s, &work, a.n, &err)
+		}
+	}
+	if err != nil {
+		work.free()
+		return nil, err
+	}
+	return &again, nil
 }
 
 // BlockGrad receives the gradients of a Block's operands, in their shapes. Those of absent operands are absent.

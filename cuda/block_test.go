@@ -3,6 +3,7 @@ package cuda
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -158,5 +159,13 @@ func testBlock[T Activation](t *testing.T, s *Stream, p Precision, each int, tol
 		if !slices.Equal(get(t, s, ay), first["y"][0]) {
 			t.Errorf("trial %d: y differs without keep", trial)
 		}
+	}
+}
+
+// Memory has all arrays of a BlockKept: those that it leaves out would be free while they are used (operator.Steady).
+func TestBlockKeptMemory(t *testing.T) {
+	var k BlockKept[float32]
+	if got, want := len(k.Memory()), reflect.TypeOf(k).NumField(); got != want {
+		t.Errorf("%d arrays, want %d, one for each field", got, want)
 	}
 }

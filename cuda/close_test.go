@@ -105,7 +105,8 @@ func TestUseAfterClose(t *testing.T) {
 		"Synchronize": func(m everything) error { return m.stream.Synchronize() },
 		"Record":      func(m everything) error { return m.stream.Record(m.event) },
 		"Wait":        func(m everything) error { return m.stream.Wait(m.event) },
-		"Repeat":      nil, "Lasting": nil,
+		"Repeat":      nil, "Lasting": nil, "Here": nil, "Since": nil, "Follows": nil, "Skip": nil,
+		"Settle":       func(m everything) error { return m.stream.Settle() },
 		"Trim":         func(m everything) error { return m.stream.Trim() },
 		"Connect":      func(m everything) error { return m.stream.Connect(ConnectionID{}, 0, 1) },
 		"Disconnect":   func(m everything) error { return m.stream.Disconnect() },
@@ -122,10 +123,11 @@ func TestUseAfterClose(t *testing.T) {
 	capture := use{"Close": nil, "Launch": func(m everything) error { return m.capture.Launch(m.stream) }}
 	array := use{
 		"Len": nil, "Address": nil, "Absent": nil, "Free": nil, "Slice": nil, "Bytes": nil, "Stream": nil,
-		"CopyFrom": func(m everything) error { return m.array.CopyFrom(m.stream, host) },
-		"CopyTo":   func(m everything) error { return m.array.CopyTo(m.stream, host) },
-		"CopyOf":   func(m everything) error { return m.array.CopyOf(m.stream, m.array) },
-		"Fill":     func(m everything) error { return m.array.Fill(m.stream, 0) },
+		"CopyPartsFrom": func(m everything) error { return m.array.CopyPartsFrom(m.stream, host[:8], host[8:]) },
+		"CopyFrom":      func(m everything) error { return m.array.CopyFrom(m.stream, host) },
+		"CopyTo":        func(m everything) error { return m.array.CopyTo(m.stream, host) },
+		"CopyOf":        func(m everything) error { return m.array.CopyOf(m.stream, m.array) },
+		"Fill":          func(m everything) error { return m.array.Fill(m.stream, 0) },
 	}
 	functions := use{ // a kernel, a product, an allocation
 		"Add":      func(m everything) error { return Add(m.stream, m.array, m.array, m.array) },

@@ -39,8 +39,9 @@ type pool struct {
 	work   int64               // bytes of the segments for work that is repeated
 	blocks map[uintptr]*block
 
-	repeat *Allocations // those of the work that is repeated
-	next   int          // index in repeat of the next allocation
+	repeat  *Allocations // those of the work that is repeated
+	next    int          // index in repeat of the next allocation
+	lasting bool         // see Lasting
 
 	capture *Capture            // the capture that is being recorded, or nil
 	inside  map[int64][]uintptr // blocks that only this capture uses, and no array
@@ -65,6 +66,7 @@ type block struct {
 	size     int64
 	of       *segment
 	used     bool     // by an array
+	lasting  bool     // by an array that was allocated while Lasting
 	captures int      // open captures whose launches may write into the block
 	last     *Capture // the one of them that was recorded last
 }
@@ -106,7 +108,7 @@ func (p *pool) alloc(bytes int64) (uintptr, error) {
 			return 0, err
 		}
 	}
-	b.used = true
+	b.used, b.lasting = true, p.lasting
 	p.record(address)
 	p.remember(address)
 	p.stream.device.count(0, size)
@@ -250,14 +252,14 @@ func (s *Stream) Repeat(a *Allocations) {
 }
 
 // Lasting says that the arrays that are allocated before the returned function is called stay for long, as weights do. They are no part of the work that is
-// repeated, and do not divide its memory.
+// repeated, and do not divide its memory. Between Repeat and its end, work only reads them (ahead.go).
 func (s *Stream) Lasting() (end func()) {
 	if s == nil {
 		return func() {}
 	}
-	p, a, next := &s.pool, s.pool.repeat, s.pool.next
-	p.repeat = nil
-	return func() { p.repeat, p.next = a, next }
+	p, a, next, lasting := &s.pool, s.pool.repeat, s.pool.next, s.pool.lasting
+	p.repeat, p.lasting = nil, true
+	return func() { p.repeat, p.next, p.lasting = a, next, lasting }
 }
 
 // find returns the index of the block to take from a list of free blocks: one that is remembered, or the one with the lowest address.
@@ -346,6 +348,38 @@ func (p *pool) takeBack(c *Capture) {
 		}
 	}
 	c.blocks = nil
+}
+
+// extents returns the memory that arrays use.
+func (p *pool) extents() (all []extent) {
+	for address, b := range p.blocks {
+		if b.used {
+			all = append(all, extent{address, b.size, b.lasting})
+		}
+	}
+	return all
+}
+
+// extentOf returns the memory of the array that has an address.
+func (p *pool) extentOf(address uintptr) (extent, bool) {
+	for at, b := range p.blocks {
+		if b.used && at <= address && address < at+uintptr(b.size) {
+			return extent{at, b.size, b.lasting}, true
+		}
+	}
+	return extent{}, false
+}
+
+// idle reports whether memory belongs to the stream, and to no array or capture, or whether it belongs to a lasting array as before.
+func (p *pool) idle(e extent) bool {
+	if b := p.blocks[e.address]; b != nil {
+		return b.size == e.size && (e.lasting && b.used && b.lasting || !e.lasting && !b.used && b.captures == 0)
+	}
+	i, ok := slices.BinarySearchFunc(p.spans, e.address, func(s span, a uintptr) int { return cmp.Compare(s.address, a) })
+	if !ok {
+		i--
+	}
+	return !e.lasting && i >= 0 && int64(e.address-p.spans[i].address)+e.size <= p.spans[i].size
 }
 
 // trim frees the blocks that neither an array nor a capture uses. While a capture is recorded there is no work to wait for.

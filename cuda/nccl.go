@@ -296,7 +296,7 @@ func (s *Stream) connected() (*connection, error) {
 func (s *Stream) collective(f func(call func(f int, args ...uintptr) error) error) error {
 	c, err := s.connected()
 	if err == nil {
-		err = s.cut("a call of NCCL")
+		err = s.stop("a call of NCCL")
 	}
 	if err != nil {
 		return err

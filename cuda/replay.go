@@ -3,6 +3,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,11 @@ var (
 	products = &function{name: "products of cuBLAS"}   // those of cublasGemmStridedBatchedEx, in the same way
 	fourier  = &function{name: "a transform of cuFFT"} // plan, working memory, rows, sign
 )
+
+// early reports whether a task can begin before the one before it has ended.
+func (f *function) early(words []uint64) bool {
+	return f.sizes != nil && launchMode(words[5]) == overlapping
+}
 
 func (t task) is(f *function, words []uint64) bool {
 	return t.function == f && slices.Equal(t.words, words)
@@ -87,13 +93,15 @@ type Launches struct {
 	Replayed int64  // those that were queued as parts of recorded graphs
 	Graphs   int64  // recorded graphs
 	Apart    string // why decoding steps of several blocks were not queued as one launch, although the kernels support them; empty if none were
+	Ahead    int64  // those of Replayed that were queued before the program asked for them
+	Behind   string // why the work that follows an upload was not queued before the program asked for it, the last time; empty if there was no reason
 	Why      string // why three or more pieces that belong together were queued one by one, the last time; empty if none were
 }
 
 // launches counts what Launches returns.
 type launches struct {
-	single, replayed, graphs atomic.Int64
-	apart, why               atomic.Pointer[string]
+	single, replayed, graphs, ahead atomic.Int64
+	apart, why, behind              atomic.Pointer[string]
 }
 
 // Launches returns how the work of all streams was queued since Open. Work that comes a third time is queued as CUDA graphs of up to 64 pieces,
@@ -103,7 +111,10 @@ func (d *Device) Launches() (l Launches) {
 	if d == nil {
 		return l
 	}
-	l = Launches{Single: d.launches.single.Load(), Replayed: d.launches.replayed.Load(), Graphs: d.launches.graphs.Load()}
+	l = Launches{Single: d.launches.single.Load(), Replayed: d.launches.replayed.Load(), Graphs: d.launches.graphs.Load(), Ahead: d.launches.ahead.Load()}
+	if behind := d.launches.behind.Load(); behind != nil {
+		l.Behind = *behind
+	}
 	if why := d.launches.why.Load(); why != nil {
 		l.Why = *why
 	}
@@ -115,13 +126,16 @@ func (d *Device) Launches() (l Launches) {
 
 // queue queues a task, or holds it back as a part of a graph. It does not keep words.
 func (s *Stream) queue(f *function, words []uint64) error {
-	s.early = f.sizes != nil && launchMode(words[5]) == overlapping
+	s.early = f.early(words)
 	if s.pool.capture != nil {
 		return s.issue(f, words)
 	}
 	if s.device.single {
 		s.device.launches.single.Add(1)
 		return s.issue(f, words)
+	}
+	if queued, err := s.came(f, words); queued || err != nil {
+		return err
 	}
 	r := &s.replay
 	if r.held > 0 && !r.narrow(f, words) {
@@ -241,28 +255,49 @@ func (s *Stream) learn() error {
 		}
 		r.seen = map[uint64]bool{h: true}
 	}
-	tasks = slices.Clone(tasks)
-	whole := len(tasks) < wholeTasks
-	for n := firstTasks; len(tasks) > 0; n = min(2*n, mostTasks) {
-		if n = min(n, len(tasks)); whole || len(tasks)-n < firstTasks {
-			n = len(tasks)
-		}
-		if err := s.record(tasks[:n:n]); err != nil {
+	for some := range divided(slices.Clone(tasks)) {
+		if err := s.record(some); err != nil {
 			s.because("it could not be recorded: %v", err)
-			r.seen[h] = false
-			return nil // the tasks are queued already
+			break // the tasks are queued already
 		}
-		tasks = tasks[n:]
 	}
 	r.seen[h] = false // if the graphs cannot be launched, more of them would not help
 	return nil
 }
 
+// divided returns tasks in parts for graphs.
+func divided(tasks []task) iter.Seq[[]task] {
+	return func(yield func([]task) bool) {
+		whole := len(tasks) < wholeTasks
+		for n := firstTasks; len(tasks) > 0; n = min(2*n, mostTasks) {
+			if n = min(n, len(tasks)); whole || len(tasks)-n < firstTasks {
+				n = len(tasks)
+			}
+			if !yield(tasks[:n:n]) {
+				return
+			}
+			tasks = tasks[n:]
+		}
+	}
+}
+
 // record records tasks as a graph, and does not run them.
 func (s *Stream) record(tasks []task) error {
+	r, g := &s.replay, &graph{tasks: tasks}
+	return s.graphOf(tasks, &g.handle, func() {
+		if r.graphs == nil {
+			r.graphs = map[uint64][]*graph{}
+		}
+		first := hash(0, tasks[0].function, tasks[0].words)
+		r.graphs[first] = append(r.graphs[first], g)
+		r.recorded += len(tasks)
+	})
+}
+
+// graphOf sets handle to that of a graph of tasks, and calls keep, which keeps it for Close.
+func (s *Stream) graphOf(tasks []task, handle *uintptr, keep func()) error {
 	s.records.Lock()
 	defer s.records.Unlock()
-	r, d, g := &s.replay, s.device, &graph{tasks: tasks}
 	issue := func() error {
 		for _, t := range tasks {
 			if err := s.issue(t.function, t.words); err != nil {
@@ -271,19 +306,14 @@ func (s *Stream) record(tasks []task) error {
 		}
 		return nil
 	}
-	return s.instantiate(&g.handle, issue, func(f func() error) error {
-		return d.whileOpen(func() error {
-			if err := f(); err != nil {
-				return err
+	return s.instantiate(handle, issue, func(f func() error) error {
+		return s.device.whileOpen(func() error {
+			err := f()
+			if err == nil {
+				keep()
+				s.device.launches.graphs.Add(1)
 			}
-			if r.graphs == nil {
-				r.graphs = map[uint64][]*graph{}
-			}
-			first := hash(0, tasks[0].function, tasks[0].words)
-			r.graphs[first] = append(r.graphs[first], g)
-			r.recorded += len(tasks)
-			d.launches.graphs.Add(1)
-			return nil
+			return err
 		})
 	})
 }

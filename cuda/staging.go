@@ -17,6 +17,7 @@ type staging struct {
 	busy   [2]*Event // recorded after the device's last use of the buffer
 	at     int       // index of the buffer of the last upload
 	used   int       // bytes of that buffer that later uploads must not write
+	reads  bool      // down runs: uploads must not use the first buffer
 }
 
 // piece is memory on the host, and the address of as many bytes on the device.
@@ -58,26 +59,43 @@ func (g *staging) up(pieces ...piece) error {
 	if err := g.prepare(); err != nil {
 		return err
 	}
-	for _, p := range pieces {
-		for len(p.host) > 0 {
-			if g.used == stageBytes {
-				if err := g.busy[g.at^1].Synchronize(); err != nil {
-					return err
-				}
-				g.at, g.used = g.at^1, 0
-			}
-			n := copy(g.host(g.at, g.used), p.host)
-			if err := g.stream.do(cuMemcpyHtoDAsync, p.device, uintptr(g.buffer[g.at])+uintptr(g.used), uintptr(n), g.stream.handle); err != nil {
-				return err
-			}
-			if err := g.stream.Record(g.busy[g.at]); err != nil {
-				return err
-			}
-			g.used = min((g.used+n+63)/64*64, stageBytes)
-			p = piece{host: p.host[n:], device: p.device + uintptr(n)}
-		}
+	var to uintptr
+	if len(pieces) > 0 {
+		to = pieces[0].device
 	}
-	return nil
+	for len(pieces) > 0 {
+		if g.used == stageBytes {
+			next := g.at ^ 1
+			if g.reads {
+				next = 1
+			}
+			if err := g.busy[next].Synchronize(); err != nil {
+				return err
+			}
+			g.at, g.used = next, 0
+		}
+		from, n := pieces[0].device, 0 // n bytes are copied together
+		for len(pieces) > 0 && (n == 0 || pieces[0].joined) && g.used+n < stageBytes {
+			p := &pieces[0]
+			some := copy(g.host(g.at, g.used+n), p.host)
+			n += some
+			if p.host, p.device = p.host[some:], p.device+uintptr(some); len(p.host) > 0 {
+				break
+			}
+			pieces = pieces[1:]
+		}
+		if n == 0 {
+			continue
+		}
+		if err := g.stream.do(cuMemcpyHtoDAsync, from, uintptr(g.buffer[g.at])+uintptr(g.used), uintptr(n), g.stream.handle); err != nil {
+			return err
+		}
+		if err := g.stream.Record(g.busy[g.at]); err != nil {
+			return err
+		}
+		g.used = min((g.used+n+63)/64*64, stageBytes)
+	}
+	return g.stream.uploaded(to)
 }
 
 // down copies pieces to the host. It returns when all bytes are there. Once the first copies are queued, it calls meanwhile, which can queue work
@@ -86,9 +104,21 @@ func (g *staging) down(meanwhile func() error, pieces ...piece) error {
 	if err := g.prepare(); err != nil {
 		return err
 	}
-	g.used = stageBytes // the next upload waits for a buffer
+	if meanwhile != nil {
+		if err := g.stream.stop(symbols[cuMemcpyDtoHAsync]); err != nil {
+			return err
+		}
+	} else if done, err := g.stream.copiedAhead(pieces); done || err != nil {
+		return err
+	}
+	g.at, g.used, g.reads = 0, stageBytes, true // the next upload waits for the other buffer
+	defer func() { g.reads = false }()
+	d := g.stream.device
 	// fetch queues the copies of as many bytes as fit into a buffer, and returns where they belong.
 	fetch := func(i int) (to [][]byte, err error) {
+		if len(pieces) == 0 {
+			return nil, nil
+		}
 		if err := g.busy[i].Synchronize(); err != nil { // the buffer may still be in use by an upload
 			return nil, err
 		}
@@ -97,7 +127,7 @@ func (g *staging) down(meanwhile func() error, pieces ...piece) error {
 			if run == 0 {
 				return nil
 			}
-			return g.stream.do(cuMemcpyDtoHAsync, uintptr(g.buffer[i])+uintptr(at-run), from, uintptr(run), g.stream.handle)
+			return firstError(g.stream.cut(symbols[cuMemcpyDtoHAsync]), d.do(cuMemcpyDtoHAsync, uintptr(g.buffer[i])+uintptr(at-run), from, uintptr(run), g.stream.handle))
 		}
 		for len(pieces) > 0 && at < stageBytes {
 			p := pieces[0]
@@ -124,7 +154,7 @@ func (g *staging) down(meanwhile func() error, pieces ...piece) error {
 		if len(to) == 0 {
 			return nil, nil
 		}
-		return to, g.stream.Record(g.busy[i])
+		return to, d.do(cuEventRecord, g.busy[i].handle, g.stream.handle)
 	}
 	now, err := fetch(0)
 	if err == nil && meanwhile != nil {

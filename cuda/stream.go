@@ -29,6 +29,7 @@ type Stream struct {
 	gathered *gathered // the sums of together, while it runs
 
 	replay  replay
+	ahead   ahead
 	records sync.Mutex // held while work is recorded for a replay: Close of the device waits for it
 	words   []uint64   // of the last task; its memory is reused
 	early   bool       // the last task is a kernel that can begin before the one before it has ended
@@ -76,7 +77,7 @@ func notClosed(what string, handle uintptr) error {
 //
 //go:uintptrescapes
 func (s *Stream) do(f call, args ...uintptr) error {
-	if err := firstError(s.usable(), s.cut(symbols[f])); err != nil {
+	if err := firstError(s.usable(), s.stop(symbols[f])); err != nil {
 		return err
 	}
 	return s.device.do(f, args...)
@@ -103,13 +104,13 @@ func (s *Stream) Close() error {
 		err = nil
 	}
 	err = errors.Join(err, s.device.close(s))
-	s.handle, s.replay = 0, replay{}
+	s.handle, s.replay, s.ahead = 0, replay{}, ahead{}
 	return err
 }
 
 func (s *Stream) release() error {
 	d := s.device
-	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.replay.release(d), s.connection.Load().release(d), s.blas.release(d), s.releasePlans(), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
+	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.replay.release(d), s.ahead.release(d), s.connection.Load().release(d), s.blas.release(d), s.releasePlans(), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
 }
 
 // Event is a point in the work of a stream.
@@ -132,7 +133,7 @@ func (s *Stream) Record(e *Event) error {
 	if err := firstError(s.usable(), e.usable()); err != nil {
 		return err
 	}
-	if err := s.cut("an event"); err != nil {
+	if err := s.stop("an event"); err != nil {
 		return err
 	}
 	return e.do(cuEventRecord, e.handle, s.handle)
@@ -143,7 +144,7 @@ func (s *Stream) Wait(e *Event) error {
 	if err := firstError(s.usable(), e.usable()); err != nil {
 		return err
 	}
-	if err := s.cut("waiting for an event"); err != nil {
+	if err := s.stop("waiting for an event"); err != nil {
 		return err
 	}
 	return e.do(cuStreamWaitEvent, s.handle, e.handle, 0)

@@ -81,6 +81,25 @@ func (f *mambaBlock[T]) ForwardOn(s *cuda.Stream, p cuda.Precision, in []onDevic
 	return blockForward[float32](f, s, p, in, out, keep)
 }
 
+// Kept returns the memory of kept values, and a function that allocates it again: a block queues the same work for operands, results and kept values in the same memory.
+func (f *mambaBlock[T]) Kept(k kept) (memory []uintptr, again func(*cuda.Stream) (kept, error)) {
+	switch k := k.(type) {
+	case *cuda.BlockKept[float32]:
+		return blockKept(k)
+	case *cuda.BlockKept[cuda.BFloat16]:
+		return blockKept(k)
+	}
+	return nil, func(*cuda.Stream) (kept, error) { return nil, nil }
+}
+
+func blockKept[T cuda.Activation](k *cuda.BlockKept[T]) ([]uintptr, func(*cuda.Stream) (kept, error)) {
+	if k == nil {
+		return nil, func(*cuda.Stream) (kept, error) { return k, nil }
+	}
+	sizes := *k
+	return k.Memory(), func(s *cuda.Stream) (kept, error) { return sizes.Again(s) }
+}
+
 func blockForward[T cuda.Activation, N kernel.Float](f *mambaBlock[N], s *cuda.Stream, p cuda.Precision, in []onDevice, out []array, keep bool) (kept, error) {
 	b, free, err := blockOn[T](f, s, p, in, keep)
 	if err != nil {

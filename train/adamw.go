@@ -9,6 +9,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/kernel"
 	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/layer"
@@ -38,13 +39,14 @@ type AdamWConfig struct {
 //
 // A step gives the same bits for any number of processors.
 type AdamW struct {
-	cfg   AdamWConfig
-	all   []*moments
-	of    map[uintptr]*moments // by the address of the weight
-	steps int
-	norm  float64
-	among *deviceExchange // adds up the gradients of several GPUs; nil for one
-	err   error           // of copying moments from the device and of SetSteps, for the next Step
+	cfg    AdamWConfig
+	all    []*moments
+	of     map[uintptr]*moments // by the address of the weight
+	steps  int
+	norm   float64
+	queued func(*cuda.Stream) // called with the device's stream, whose context is locked, when a step is queued there; then the gradients are gone even if the step fails. It may be nil
+	among  *deviceExchange    // adds up the gradients of several GPUs; nil for one
+	err    error              // of copying moments from the device and of SetSteps, for the next Step
 }
 
 var _ G.Solver = (*AdamW)(nil)

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/gomamba/mamba/cuda"
+	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/op"
 )
 
@@ -108,7 +109,16 @@ func (s *AdamW) deviceStep(all []trained, squares float64) (norm float64, err er
 				return err
 			}
 		}
-		if norm, err = cuda.AdamW(factors[float32](s, s.steps+1, 1)).StepAmong(stream, list, s.cfg.Clip, squares, ranks); err != nil || !finite(norm) {
+		var queued func()
+		if s.queued != nil {
+			queued = func() {
+				for _, p := range all {
+					operator.Clear(p.grad.(*op.DeviceTensor)) // the work that is queued next can have their memory
+				}
+				s.queued(stream)
+			}
+		}
+		if norm, err = cuda.AdamW(factors[float32](s, s.steps+1, 1)).StepAmong(stream, list, s.cfg.Clip, squares, ranks, queued); err != nil || !finite(norm) {
 			return err
 		}
 		for _, p := range all {

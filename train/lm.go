@@ -84,7 +84,7 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w (Config.Data)", err)
 	}
-	p := Problem{Params: lm.Params(), Loss: LMLoss(lm, cfg.Options...), Data: packer}
+	p := Problem{Params: lm.Params(), Loss: LMLoss(lm, cfg.Options...), Data: &early{Packer: packer}}
 	if len(cfg.HeldOut) > 0 {
 		if p.HeldOut, err = Pack(cfg.HeldOut, cfg.Batch, cfg.Length); err != nil {
 			return nil, fmt.Errorf("%w (Config.HeldOut)", err)

@@ -225,3 +225,71 @@ func (p *Packer) Go(to Position) error {
 
 // Rows returns the number of sequences of the current epoch.
 func (p *Packer) Rows() int { return len(p.epochs.items) }
+
+// early is a Packer whose next batch can be made while something else runs.
+type early struct {
+	*Packer
+	from Position       // of the batch that is made, which is the position of the source until it is asked for
+	made chan nextBatch // nil if none is made
+	next *nextBatch     // it, when it is there
+}
+
+type nextBatch struct {
+	Batch
+	err error
+}
+
+// prepare begins to make the next batch.
+func (e *early) prepare() {
+	if e.made != nil || e.next != nil {
+		return
+	}
+	e.from = e.Packer.Position()
+	made := make(chan nextBatch, 1)
+	e.made = made
+	go func() {
+		b, err := e.Packer.Next()
+		made <- nextBatch{b, err}
+	}()
+}
+
+// wait returns the batch when it is made; nil if prepare was not called.
+func (e *early) wait() *nextBatch {
+	if e.made != nil {
+		b := <-e.made
+		e.made, e.next = nil, &b
+	}
+	return e.next
+}
+
+func (e *early) Next() (Batch, error) {
+	if b := e.wait(); b != nil {
+		e.next = nil
+		return b.Batch, b.err
+	}
+	return e.Packer.Next()
+}
+
+func (e *early) Position() Position {
+	if e.wait() != nil {
+		return e.from
+	}
+	return e.Packer.Position()
+}
+
+func (e *early) Go(to Position) error {
+	e.wait()
+	err := e.Packer.Go(to)
+	if err == nil {
+		e.next = nil
+	}
+	return err
+}
+
+func (e *early) Skip(batches int) error {
+	if batches > 0 && e.wait() != nil {
+		e.next = nil
+		batches--
+	}
+	return e.Packer.Skip(batches)
+}

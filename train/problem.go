@@ -141,6 +141,7 @@ type lossGraph struct {
 	grads       G.Nodes             // the gradients of the weights, if the graph trains
 	values      []G.ValueGrad       // the weights with their gradients after a run
 	arrivals    *arrivals           // tells when they are there; nil for one process
+	onDevice    operator.Inputs     // those of inputs that are copied to a device
 	vm          G.VM
 }
 
@@ -210,6 +211,7 @@ func newLossGraph(p Problem, inputs []input, training, alone bool) (l *lossGraph
 	}
 	op.FreeAfterUse(c.graph)
 	operator.ReuseResults(c.graph, mostReused)
+	l.onDevice = operator.InputsOf(c.graph)
 	l.vm = G.NewTapeMachine(c.graph, options...)
 	return l, weights, nil
 }
@@ -239,8 +241,8 @@ func differentiable(loss *G.Node) (map[*G.Node]bool, error) {
 	return reached, nil
 }
 
-// run computes the loss of a batch times its share, and the metrics. step is the value of Call.Step.
-func (l *lossGraph) run(b Batch, share float64, step int) error {
+// set gives the inputs the values of a batch.
+func (l *lossGraph) set(b Batch, share float64, step int) error {
 	for name, n := range l.inputs {
 		// A clone, since a machine writes its engine into the tensors of its graph.
 		if err := G.Let(n, b.Values[name].ShallowClone()); err != nil {
@@ -256,7 +258,12 @@ func (l *lossGraph) run(b Batch, share float64, step int) error {
 	if l.share.Dtype() == tensor.Float32 {
 		v = float32(share)
 	}
-	if err := G.Let(l.share, v); err != nil {
+	return G.Let(l.share, v)
+}
+
+// run computes the loss of a batch times its share, and the metrics. step is the value of Call.Step.
+func (l *lossGraph) run(b Batch, share float64, step int) error {
+	if err := l.set(b, share, step); err != nil {
 		return err
 	}
 	l.vm.Reset()

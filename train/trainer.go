@@ -11,6 +11,7 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
+	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/dist"
 	"github.com/gomamba/mamba/internal/tensorfile"
 	"github.com/gomamba/mamba/layer"
@@ -442,6 +443,7 @@ func (t *Trainer) step() (err error) {
 	if err := skip(t.source, (t.shares()-1)*t.cfg.Accumulate-before); err != nil {
 		return fmt.Errorf("train: step %d: the batches of other ranks: %w", t.Done()+1, err)
 	}
+	t.lookAhead()
 	t.cfg.Trace.begin(waiting)
 	sum, err := total(batches, group)
 	if err != nil {
@@ -487,6 +489,30 @@ func (t *Trainer) step() (err error) {
 		return fmt.Errorf("train: step %d is made, but for its running statistics: %w", t.Done(), err)
 	}
 	return t.meanStatistics()
+}
+
+// lookAhead makes the next batch while this step runs, and its inputs are copied to a device when the step is queued there, before its end. Then the device has the work of the
+// next step when it has done this one (cuda/ahead.go).
+func (t *Trainer) lookAhead() {
+	t.solver.queued = nil
+	source, ok := t.source.(*early)
+	if !ok || t.train.onDevice.None() || t.exchange != nil || t.cfg.Accumulate > 1 || len(t.all.Statistics()) > 0 {
+		return
+	}
+	source.prepare()
+	done := t.Done() + 1
+	if done == t.cfg.Steps || t.cfg.EvalEvery > 0 && done%t.cfg.EvalEvery == 0 || t.cfg.SaveEvery > 0 && done%t.cfg.SaveEvery == 0 {
+		return // something else uses the device before the next step
+	}
+	t.solver.queued = func(s *cuda.Stream) {
+		b := source.wait()
+		if b.err != nil || b.Weight == 0 || b.check(t.inputs) != nil { // an error of the next step
+			return
+		}
+		if t.train.set(b.Batch, 1, t.batches+1) == nil {
+			_ = t.train.onDevice.Upload(s) // the next step tries it again
+		}
+	}
 }
 
 // keepStatistics returns a function that writes the values that the running statistics have now.

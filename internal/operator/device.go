@@ -15,6 +15,7 @@ import (
 type device struct {
 	f      OnDevice
 	last   *Tensor
+	call   steady                                                          // the last one
 	memory *cuda.Allocations                                               // of the last run; not a part of device, since the stream refers to it
 	reads  [][]int                                                         // see FreeAfterUse: for each result the reads of its tensor; nil if all stay
 	into   []func() cuda.Array[float32]                                    // see Into: for each gradient the function that returns its memory, if there is one
@@ -115,7 +116,7 @@ func (d *device) run(o *Operator, s *cuda.Stream, values []G.Value, ready []*Ten
 		return nil, err
 	}
 	keep := o.readers.Load() > 0
-	k, err := d.f.ForwardOn(s, o.place.precision, l.In, l.Out, keep)
+	k, err := d.forwardOn(o, s, l, keep)
 	if err == nil {
 		if err = o.checkInts(values); err != nil && k != nil { // while the device works
 			k.Free()
@@ -213,6 +214,10 @@ func (o *Operator) within(r *raised, i int) bool {
 	b, ok := o.function.(Bounded)
 	if !ok || r.ints == nil {
 		return false
+	}
+	if !r.ranged {
+		r.least, r.most = rangeOf(r.ints)
+		r.ranged = true
 	}
 	least, most := b.Bounds(i)
 	return least <= r.least && r.most <= most
@@ -446,7 +451,7 @@ func (d *device) gradients(o *Operator, s *cuda.Stream, values []G.Value) (t *Te
 		if d.apart != nil {
 			err = d.apart(s, in[1].Ints, dout[0])
 		} else {
-			err = d.f.BackwardOn(s, o.place.precision, in, dout, into, k.Kept)
+			err = d.backwardOn(o, s, in, dout, into, k.Kept)
 		}
 		if o.reads() {
 			read(values[:n])

@@ -32,6 +32,7 @@ func FreeAfterUse(g *G.ExprGraph, keep ...*G.Node) {
 		sums[n] = is
 		return is
 	}
+	joinInputs(all)
 	for _, n := range all {
 		children := node.Operands(n) // of each operand one
 		switch o := n.Op().(type) {

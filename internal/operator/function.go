@@ -101,6 +101,13 @@ type DeviceOperand struct {
 	tensor              *Tensor           // the value, if it is a tensor
 }
 
+// Steady is a function that queues the same work whenever its operands, results, gradients and kept values are in the same memory. While a stream runs ahead (cuda/ahead.go), the function
+// is not called for work that is queued already.
+type Steady interface {
+	// Kept returns the memory of the values that ForwardOn has kept, and a function that allocates memory for them once more, in the order in which ForwardOn does.
+	Kept(k Kept) (memory []uintptr, again func(*cuda.Stream) (Kept, error))
+}
+
 // Limited is a function whose device function does not support all sizes. Fits returns an error that names the size.
 type Limited interface {
 	Fits(p cuda.Precision) error

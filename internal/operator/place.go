@@ -45,7 +45,17 @@ func (p Place) Device() *cuda.Device {
 
 // Do calls f with the stream on which the device's work is queued, in order. Meanwhile no operator of the device runs. It returns f's error, or
 // an error if the place is the host.
-func (p Place) Do(f func(*cuda.Stream) error) error { return p.context.Do(f) }
+func (p Place) Do(f func(*cuda.Stream) error) error {
+	if f == nil {
+		return p.context.Do(nil)
+	}
+	return p.context.Do(func(s *cuda.Stream) error {
+		if err := s.Settle(); err != nil {
+			return err
+		}
+		return f(s)
+	})
+}
 
 func (p Place) String() string {
 	switch {

@@ -333,6 +333,11 @@ func (t *Tensor) Zero() {
 	}
 	t.place.context.mu.Lock()
 	defer t.place.context.mu.Unlock()
+	Clear(t)
+}
+
+// Clear is Tensor.Zero inside the context's Do.
+func Clear(t *Tensor) {
 	t.drop()
 	t.parts, t.gone = nil, false
 }

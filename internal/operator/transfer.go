@@ -3,15 +3,12 @@ package operator
 import (
 	"fmt"
 	"math"
-	"slices"
-	"sync"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/cuda"
 	"github.com/gomamba/mamba/internal/node"
-	"github.com/gomamba/mamba/internal/work"
 )
 
 // Upload returns a node with the value of x on the place's device. x is a tensor of float32 on the host. The derivative of Upload is Download.
@@ -148,86 +145,5 @@ func (t *transfer) upload(v G.Value) (G.Value, error) {
 	return t.last, err
 }
 
-// raise returns a node with Ints or Marks on the device. It has no derivative.
-func (c *Context) raise(x *G.Node, kind Kind) (*G.Node, error) {
-	name := []string{"", "integers to a device", "marks to a device"}[kind]
-	u := newUnary(name, Place{context: c}, x.Dtype(), x.Shape(), tensor.Int, x.Shape())
-	return node.Apply(&raise{constant: constant{u}, kind: kind}, x)
-}
-
-type raise struct {
-	constant
-	kind Kind
-	last *raised
-	ids  []int32 // those of the last run; their memory is reused
-}
-
-func (o *raise) Do(values ...G.Value) (v G.Value, err error) {
-	var ints []int
-	var marks []uint8
-	if o.kind == Ints {
-		ints, err = numbers[int](values[0], o.to)
-	} else {
-		marks, err = MarkBytes(values[0], o.to)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("op: %v: the value %w", o, err)
-	}
-	err = o.place.context.Do(func(s *cuda.Stream) error {
-		if o.last == nil {
-			r, err := o.place.newRaised(s, o.kind, o.to)
-			if err != nil {
-				return err
-			}
-			a, b := r.ids, r.marks
-			own(o.place.context, r, func() { a.Free(); b.Free() })
-			o.last = r
-		}
-		o.last.ints, o.last.checked = ints, o.last.checked[:0]
-		if o.kind == Ints {
-			o.ids = slices.Grow(o.ids[:0], len(ints))[:len(ints)]
-			o.last.least, o.last.most = int32sOf(o.ids, ints)
-			return o.last.ids.CopyFrom(s, o.ids)
-		}
-		return o.last.marks.CopyFrom(s, marks)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("op: %v: %w", o, err)
-	}
-	return o.last, nil
-}
-
-// int32sOf writes the numbers of from as integers are on a device, and returns the least and the most of them.
-func int32sOf(to []int32, from []int) (least, most int) {
-	least, most = math.MaxInt, math.MinInt
-	var mu sync.Mutex
-	work.ParallelRange(len(from), 1<<14, func(begin, end int) {
-		low, high, ids := math.MaxInt, math.MinInt, to[begin:end]
-		for i, x := range from[begin:end] {
-			ids[i], low, high = int32(x), min(low, x), max(high, x)
-		}
-		if low < math.MinInt32 || high > math.MaxInt32 {
-			for i, x := range from[begin:end] {
-				ids[i] = Int32(x)
-			}
-		}
-		mu.Lock()
-		least, most = min(least, low), max(most, high)
-		mu.Unlock()
-	})
-	return least, most
-}
-
 // Int32 returns x as integers are on a device: the nearest number that an int32 holds.
 func Int32(x int) int32 { return int32(min(max(x, math.MinInt32), math.MaxInt32)) }
-
-// newRaised returns Ints or Marks with memory on the device. The context must be locked.
-func (p Place) newRaised(s *cuda.Stream, kind Kind, shape tensor.Shape) (r *raised, err error) {
-	r = &raised{onPlace: onPlace{p, shape.Clone()}, kind: kind}
-	if kind == Ints {
-		r.ids, err = cuda.NewArray[int32](s, shape.TotalSize())
-	} else {
-		r.marks, err = cuda.NewArray[uint8](s, shape.TotalSize())
-	}
-	return r, err
-}

@@ -263,6 +263,7 @@ type raised struct {
 	ints []int // of Ints: the numbers on the host, nil if they are only on the device
 
 	least, most int // of ints
+	ranged      bool
 
 	checked []*Operator // the operators that have checked ints; guarded by the context's lock
 	ids     cuda.Array[int32]
