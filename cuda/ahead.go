@@ -14,7 +14,8 @@ import (
 //
 // If the program asks for something else, the work that it did not ask for must have had no effect. So a stream runs ahead only with work that writes
 // memory which belongs to no array when it is queued. All else that the work uses is lasting arrays (Stream.Lasting), which repeated work (Stream.Repeat)
-// only reads. What the program did ask for is then queued again, since later work may have overwritten its results: it finds the same operands, and
+// only reads. There is one exception: it makes the copy of a weight in bfloat16 anew, from the weight alone, so that the copy has the same numbers whether that comes early, twice or
+// in vain. What the program did ask for is then queued again, since later work may have overwritten its results: it finds the same operands, and
 // writes the same results.
 
 const (
@@ -235,19 +236,18 @@ func (s *Stream) planAfter(upload uintptr) (*plan, error) {
 	p := &plan{sure: sureAfter}
 	return p, s.device.whileOpen(func() error { // Close reads the plans
 		a := &s.ahead
+		var errs []error
 		if len(a.plans) == mostPlans {
-			for _, p := range a.plans {
-				if err := p.release(s.device); err != nil {
-					return err
-				}
+			for _, old := range a.plans {
+				errs = append(errs, old.release(s.device))
 			}
-			a.plans = nil
+			a.plans = nil // also after an error: Close must not free a graph again
 		}
 		if a.plans == nil {
 			a.plans = map[uintptr]*plan{}
 		}
 		a.plans[upload] = p
-		return nil
+		return errors.Join(errs...)
 	})
 }
 

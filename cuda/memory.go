@@ -252,7 +252,7 @@ func (s *Stream) Repeat(a *Allocations) {
 }
 
 // Lasting says that the arrays that are allocated before the returned function is called stay for long, as weights do. They are no part of the work that is
-// repeated, and do not divide its memory. Between Repeat and its end, work only reads them (ahead.go).
+// repeated, and do not divide its memory. Between Repeat and its end, work must only read them: the stream may queue it before it is asked for, or again (ahead.go).
 func (s *Stream) Lasting() (end func()) {
 	if s == nil {
 		return func() {}
