@@ -58,10 +58,22 @@ func (s *Stream) together(f func() error) error {
 // mostSums is the number of sums of a launch.
 const mostSums = 12
 
+// partGroups returns the number of groups of threads of a block that share the parts of a sum. kernels/scan16sums.cu has the same numbers.
+func partGroups(count int64) int64 {
+	const manyParts, each, fewest, most = 16, 8, 8, 64
+	if count < manyParts {
+		return 1
+	}
+	groups := int64(fewest)
+	for groups < most && count >= each*groups {
+		groups *= 2
+	}
+	return groups
+}
+
 // sumParts queues sums, up to mostSums in each launch.
 func (s *Stream) sumParts(sums []partSum) error {
 	for len(sums) > 0 {
-		const manyParts = 16 // kernels/scan16sums.cu has the same numbers
 		var some [mostSums]struct {
 			partSum
 			first int64 // the number of its first block in the launch
@@ -73,9 +85,7 @@ func (s *Stream) sumParts(sums []partSum) error {
 		n := min(len(sums), mostSums)
 		for i, p := range sums[:n] {
 			each := int64(4 * 256) // elements of a block
-			if p.count >= manyParts {
-				each = 128
-			}
+			each /= partGroups(p.count)
 			some[i].partSum, some[i].first = p, g.x
 			g.x += (p.size + each - 1) / each
 		}

@@ -1,5 +1,6 @@
 // The sums of parts of gradients.
 #include "scan_backward.cuh"
+#include "vector.cuh"
 
 // Sums describes up to twelve sums of parts for one launch. partSum in cuda/sums.go has the same fields.
 struct Sums {
@@ -10,11 +11,28 @@ struct Sums {
   } of[12];
 };
 
-// From this number of parts on, eight warps share the parts of MANY elements. sumParts in cuda/sums.go has the same numbers.
+// From this number of parts on, groups of threads share the parts. partGroups in cuda/sums.go has the same numbers.
 constexpr int64_t manyParts = 16;
-constexpr int MANY = 128;
+constexpr int EACH = 8, FEWEST = 8, MOST = 64, SUMS = 4 * 256;
 
-template <class X, class S> __device__ __forceinline__ void sumOf(const S &s) {
+// addParts adds count parts of columns columns, step elements apart, in order. It reads V columns together, and EACH parts before it adds them.
+template <int V> __device__ __forceinline__ void addParts(double (&sum)[4], const float *parts, int64_t step, int count, int columns) {
+  for (int k = 0; k < count; k += EACH, parts += EACH * step) {
+#pragma unroll
+    for (int j = 0; j < 4; j += V) {
+      float v[EACH][V] = {};
+#pragma unroll
+      for (int e = 0; e < EACH; e++)
+        if (k + e < count && j < columns) load<V>(parts + e * step + j, v[e]);
+#pragma unroll
+      for (int e = 0; e < EACH; e++)
+#pragma unroll
+        for (int i = 0; i < V; i++) sum[j + i] += v[e][i];
+    }
+  }
+}
+
+template <class X, class S> __device__ __forceinline__ void sumOf(const S &s, double (&sums)[SUMS]) {
   const int64_t block = blockIdx.x - s.first;
   X *to = (X *)s.to;
   if (s.count < manyParts) {
@@ -29,36 +47,39 @@ template <class X, class S> __device__ __forceinline__ void sumOf(const S &s) {
     }
     return;
   }
-  // Like columnSum, with four columns a thread.
-  __shared__ double sums[8][MANY];
-  const int part = threadIdx.x / 32, column = threadIdx.x % 32 * 4;
-  const int64_t from = block * MANY + column, each = (s.count + 7) / 8, last = min((part + 1) * each, s.count);
-  const bool together = (s.pitch | s.size) % 4 == 0 && (uintptr_t)s.parts % 16 == 0;
+  // The number of groups, and with it the order of additions, follows from the number of parts. A thread has few parts to wait for.
+  int groups = FEWEST;
+  while (groups < MOST && s.count >= EACH * groups) groups *= 2;
+  const int columns = SUMS / groups, group = threadIdx.x * 4 / columns, column = threadIdx.x * 4 % columns;
+  const int64_t from = block * columns + column;
   double sum[4] = {};
-#pragma unroll 4
-  for (int64_t k = part * each; k < last; k++) {
-    const float4 v = from < s.size ? fourOf(s.parts + k * s.pitch + from, (int)min(s.size - from, (int64_t)4), together) : make_float4(0.f, 0.f, 0.f, 0.f);
-    sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
+  if (from < s.size) {
+    const float *parts = s.parts + group * s.pitch + from;
+    const int64_t step = groups * s.pitch, left = (s.count - group + groups - 1) / groups;
+    if ((s.pitch | s.size) % 4 == 0 && (uintptr_t)s.parts % 16 == 0)
+      addParts<4>(sum, parts, step, (int)left, 4);
+    else
+      addParts<1>(sum, parts, step, (int)left, (int)min(s.size - from, (int64_t)4));
   }
 #pragma unroll
-  for (int j = 0; j < 4; j++) sums[part][column + j] = sum[j];
-  __syncthreads();
-  const int64_t i = block * MANY + threadIdx.x;
-  if (threadIdx.x >= MANY || i >= s.size) return;
-  double all = 0;
-#pragma unroll
-  for (int k = 0; k < 8; k++) all += sums[k][threadIdx.x];
-  to[i / s.width * s.step + i % s.width * s.apart] = ::to<X>((float)all);
+  for (int j = 0; j < 4; j++) sums[4 * threadIdx.x + j] = sum[j];
+  for (int half = SUMS / 2; half >= columns; half /= 2) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < half; i += 256) sums[i] += sums[i + half];
+  }
+  const int64_t i = block * columns + threadIdx.x;
+  if (threadIdx.x < columns && i < s.size) to[i / s.width * s.step + i % s.width * s.apart] = ::to<X>((float)sums[threadIdx.x]);
 }
 
 // The blocks of a sum follow those of the sum before.
-extern "C" __global__ __launch_bounds__(256, 5) void sum_parts(const Sums sums) {
+extern "C" __global__ __launch_bounds__(256, 4) void sum_parts(const Sums sums) {
+  __shared__ __align__(16) double shared[SUMS];
   awaitLast();
   int i = 0;
   while (i + 1 < 12 && blockIdx.x >= sums.of[i + 1].first) i++;
   const auto &s = sums.of[i];
   if (s.half)
-    sumOf<bf16>(s);
+    sumOf<bf16>(s, shared);
   else
-    sumOf<float>(s);
+    sumOf<float>(s, shared);
 }
