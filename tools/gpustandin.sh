@@ -49,7 +49,7 @@ for ptx in "$kernels"/*.ptx.gz; do
 done
 cp "$root"/tools/gpustandin/*.cpp "$out"
 cd "$out"
-printf '%s\0' *.cpp | xargs -0 -n 1 -P "$(nproc)" g++ -std=c++17 -fno-extern-tls-init -O2 -mfma -ffp-contract=fast -w -fPIC -I"$root/tools/gpustandin" -I"$kernels" -c
+printf '%s\0' *.cpp | xargs -0 -n 1 -P "$(nproc)" g++ -std=c++17 -fno-extern-tls-init -O1 -mfma -ffp-contract=fast -w -fPIC -I"$root/tools/gpustandin" -I"$kernels" -c
 g++ -shared -pthread -Wl,-z,defs -o libcuda.so.1 *.o
 ln -s libcuda.so.1 libcublas.so.13
 ln -s libcuda.so.1 libcufft.so.12

@@ -93,6 +93,12 @@ func TestDeviceTraining(t *testing.T) {
 // that a thousand steps leak no memory.
 func TestDeviceRepeats(t *testing.T) {
 	d := gputest.Open(t, cuda.Open)
+	runs, steps := 20, 1000
+	if testing.Short() {
+		if steps = 50; gputest.OnStandin() {
+			runs, steps = 6, 20
+		}
+	}
 	for _, p := range []cuda.Precision{cuda.Strict, cuda.FP16x3, cuda.TF32, cuda.BF16} {
 		lm := deviceLM(d, p)
 		g := G.NewGraph()
@@ -114,7 +120,7 @@ func TestDeviceRepeats(t *testing.T) {
 		vm := G.NewTapeMachine(g)
 		defer vm.Close()
 		var first [][]float32
-		for run := range 20 {
+		for run := range runs {
 			vm.Reset()
 			if err := vm.RunAll(); err != nil {
 				t.Fatal(err)
@@ -140,10 +146,7 @@ func TestDeviceRepeats(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		steps, held := 1000, int64(0)
-		if testing.Short() {
-			steps = 50
-		}
+		held := int64(0)
 		for step := range steps {
 			vm.Reset()
 			if err := vm.RunAll(); err != nil {

@@ -44,6 +44,9 @@ func Open[D interface{ Close() error }](t testing.TB, open func(ordinal int) (D,
 	return d
 }
 
+// OnStandin reports whether what Open has opened is the stand-in. A test may do there less often what only takes long on the host.
+func OnStandin() bool { return standin() }
+
 // needStandin skips a test that needs the stand-in, or fails it where the stand-in is expected.
 func needStandin(t testing.TB) {
 	t.Helper()
