@@ -255,7 +255,17 @@ func cudaCalls(g *gpu) []call {
 			"StepAmong": {args: func() []any {
 				ranks := &cuda.AdamWRanks{Own: []cuda.Array[float32]{f(4)}, Size: 1, Gather: func(all, own cuda.Array[float64]) error { return nil }}
 				return []any{s, []cuda.AdamWeight{{Weight: f(4), Grad: f(4), M: f(4), V: f(4)}}, 1.0, 0.0, ranks, func() {}}
-			}, fine: []string{"0*", "2=nil: only the norm is computed", "2[0]=zero: it has no elements", "2[0].Half=zero", "3=*", "4=*", "5=nil: this device alone", "5.Own=nil: the norm is that of the given squares", "5.Own[0]=zero: it has no elements", "5.Rank=0", "6=nil: nothing is called"}}}),
+			}, fine: []string{"0*", "2=nil: only the norm is computed", "2[0]=zero: it has no elements", "2[0].Half=zero", "3=*", "4=*", "5=nil: this device alone", "5.Own=nil: the norm is that of the given squares", "5.Own[0]=zero: it has no elements", "5.Rank=0", "6=nil: nothing is called"}},
+			"Queue": {args: func() []any {
+				ranks := &cuda.AdamWRanks{Own: []cuda.Array[float32]{f(4)}, Size: 1, Gather: func(all, own cuda.Array[float64]) error { return nil }}
+				return []any{s, []cuda.AdamWeight{{Weight: f(4), Grad: f(4), M: f(4), V: f(4)}}, 1.0, 0.0, ranks}
+			}, fine: []string{"0*", "2=nil: only the norm is computed", "2[0]=zero: it has no elements", "2[0].Half=zero", "3=*", "4=*", "5=nil: this device alone", "5.Own=nil: the norm is that of the given squares", "5.Own[0]=zero: it has no elements", "5.Rank=0"}}}),
+		methods("cuda.Norm", func() any {
+			if g.t == nil {
+				return new(cuda.Norm)
+			}
+			return must(adam.Queue(s, nil, 0, 0, nil))
+		}, nil),
 		methods("cuda.Array", func() any { return f(4) }, map[string]call{
 			"CopyFrom":      {args: func() []any { return []any{s, make([]float32, 4)} }, fine: []string{"2[0]=*"}},
 			"CopyPartsFrom": {args: func() []any { return []any{s, make([]float32, 2), make([]float32, 2)} }, fine: []string{"2[0][0]=*"}},

@@ -127,6 +127,7 @@ func trainCalls(dir string) []call {
 		methods("train.Trace", func() any { return trace }, map[string]call{"WriteJSON": {args: func() []any { return []any{io.Discard} }, fine: []string{"0=*: nothing is recorded"}}}),
 		methods("train.AdamW", func() any { return solver(the) }, map[string]call{
 			"LearnRate": {args: with(1)}, "SetSteps": {args: with(1)}, "Step": {args: func() []any { return []any{model(the)} }, fine: []string{"1=nil: no weight changes"}},
+			"Queue": {args: func() []any { return []any{model(the)} }, fine: []string{"1=nil: no weight changes"}},
 		}),
 		[]call{
 			{name: "train.New", f: func(lm *nn.LM, c train.Config) error {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math"
-	"sync"
 	"unsafe"
 )
 
@@ -47,8 +46,20 @@ type AdamWRanks struct {
 // StepAmong is Step with the norm of the gradients of several devices, the same on each. A nil ranks stands for this one alone. Then the gradients are those of the
 // weights. queued is called when the update is queued, before StepAmong waits for the norm; it can queue more work. It may be nil.
 func (a AdamW) StepAmong(s *Stream, weights []AdamWeight, clip, squares float64, ranks *AdamWRanks, queued func()) (float64, error) {
-	if err := s.usable(); err != nil {
+	norm, err := a.Queue(s, weights, clip, squares, ranks)
+	if err != nil {
 		return 0, err
+	}
+	if queued != nil {
+		queued()
+	}
+	return norm.Wait()
+}
+
+// Queue is StepAmong, but returns before the norm is known.
+func (a AdamW) Queue(s *Stream, weights []AdamWeight, clip, squares float64, ranks *AdamWRanks) (*Norm, error) {
+	if err := firstError(s.usable(), s.recording("step")); err != nil {
+		return nil, err
 	}
 	entries := make([]adamEntry, len(weights))
 	for i, w := range weights {
@@ -58,7 +69,7 @@ func (a AdamW) StepAmong(s *Stream, weights []AdamWeight, clip, squares float64,
 			n    int
 		}{{"Grad", w.Grad.n}, {"M", w.M.n}, {"V", w.V.n}, {"Half", w.Half.n}} {
 			if a.n != n && (a.name != "Half" || !w.Half.Absent()) {
-				return 0, fmt.Errorf("cuda: AdamW: weight %d has %d elements, and its %s %d, want as many", i, n, a.name, a.n)
+				return nil, fmt.Errorf("cuda: AdamW: weight %d has %d elements, and its %s %d, want as many", i, n, a.name, a.n)
 			}
 		}
 		entries[i] = adamEntry{w.Weight.address, w.Grad.address, w.M.address, w.V.address, w.Half.address, int64(n), 0}
@@ -68,56 +79,53 @@ func (a AdamW) StepAmong(s *Stream, weights []AdamWeight, clip, squares float64,
 	}
 	t, err := s.adam.upload(s, entries)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	of, rank, size := t, 0, 1
 	if ranks != nil {
 		if rank, size = ranks.Rank, ranks.Size; rank < 0 || rank >= size || ranks.Gather == nil {
-			return 0, fmt.Errorf("cuda: AdamW: the rank is %d of %d, want 0 to one less than the size, and Gather", rank, size)
+			return nil, fmt.Errorf("cuda: AdamW: the rank is %d of %d, want 0 to one less than the size, and Gather", rank, size)
 		}
 		own := make([]adamEntry, len(ranks.Own))
 		for i, a := range ranks.Own {
 			own[i] = adamEntry{g: a.address, n: int64(a.n)}
 		}
 		if of, err = s.adamOwn.upload(s, own); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	if of.pieces == 0 {
-		return math.Sqrt(squares), nil
+		return &Norm{stream: s, value: math.Sqrt(squares)}, nil
 	}
 	parts, err := NewArray[float64](s, of.pieces*size+1)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	free := sync.OnceFunc(parts.Free)
-	defer free()
+	defer parts.Free()
 	all, own, sum := parts.Slice(0, of.pieces*size), parts.Slice(rank*of.pieces, of.pieces), parts.Slice(of.pieces*size, 1)
 	each := func(t *adamTable) grid { return grid{x: int64(t.pieces), threads: 256} }
 	if err := s.run("adamw", "gradient_squares", each(of), of.table.address, of.numbers, own.address); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if ranks != nil {
 		if err := ranks.Gather(all, own); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	if err := s.run("adamw", "gradient_norm", grid{x: 1, threads: 1024}, all.address, all.n, squares, sum.address); err != nil {
-		return 0, err
+		return nil, err
 	}
-	var norm [1]float64
-	err = s.stage.down(func() (err error) {
-		if t.pieces > 0 {
-			err = s.run("adamw", "adamw_step", each(t), t.table.address, t.numbers, unsafe.Pointer(&a), sum.address, clip)
+	norm, err := s.send(sum)
+	if err != nil {
+		return nil, err
+	}
+	// The factors of a step are its own, so what comes before and after it is replayed apart from it.
+	if t.pieces > 0 {
+		if err := s.run("adamw", "adamw_step", each(t), t.table.address, t.numbers, unsafe.Pointer(&a), sum.address, clip); err != nil {
+			return nil, err
 		}
-		// The factors of a step are its own, so what follows can be replayed only apart from it.
-		if err = firstError(err, s.cut("the work after a step")); err == nil && queued != nil {
-			free() // for the work that is queued now
-			queued()
-		}
-		return err
-	}, piece{host: bytesOf(norm[:]), device: sum.address})
-	return norm[0], err
+	}
+	return norm, s.cut("the work after a step")
 }
 
 // adamTable is a table of weights on the device. It is uploaded again only when it changes, which is rare in training.

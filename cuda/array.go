@@ -121,7 +121,7 @@ func (a Array[T]) CopyTo(s *Stream, host []T) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	return s.stage.down(nil, piece{host: bytesOf(host), device: a.address})
+	return s.stage.down(piece{host: bytesOf(host), device: a.address})
 }
 
 // CopyAllTo copies arrays to the host, each to the slice at its index, whose length must be equal. It waits once for all of them.
@@ -143,7 +143,7 @@ func CopyAllTo[T Element](s *Stream, arrays []Array[T], hosts [][]T) error {
 			pieces[i].joined = a.stream == s && arrays[i-1].stream == s && len(before.host) > 0 && a.address == before.device+uintptr(len(before.host))
 		}
 	}
-	return s.stage.down(nil, pieces...)
+	return s.stage.down(pieces...)
 }
 
 // Fill queues setting every byte of the array to value.

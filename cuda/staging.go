@@ -17,7 +17,6 @@ type staging struct {
 	busy   [2]*Event // recorded after the device's last use of the buffer
 	at     int       // index of the buffer of the last upload
 	used   int       // bytes of that buffer that later uploads must not write
-	reads  bool      // down runs: uploads must not use the first buffer
 }
 
 // piece is memory on the host, and the address of as many bytes on the device.
@@ -66,9 +65,6 @@ func (g *staging) up(pieces ...piece) error {
 	for len(pieces) > 0 {
 		if g.used == stageBytes {
 			next := g.at ^ 1
-			if g.reads {
-				next = 1
-			}
 			if err := g.busy[next].Synchronize(); err != nil {
 				return err
 			}
@@ -98,21 +94,15 @@ func (g *staging) up(pieces ...piece) error {
 	return g.stream.uploaded(to)
 }
 
-// down copies pieces to the host. It returns when all bytes are there. Once the first copies are queued, it calls meanwhile, which can queue work
-// that does not change them. meanwhile may be nil.
-func (g *staging) down(meanwhile func() error, pieces ...piece) error {
+// down copies pieces to the host. It returns when all bytes are there.
+func (g *staging) down(pieces ...piece) error {
 	if err := g.prepare(); err != nil {
 		return err
 	}
-	if meanwhile != nil {
-		if err := g.stream.stop(symbols[cuMemcpyDtoHAsync]); err != nil {
-			return err
-		}
-	} else if done, err := g.stream.copiedAhead(pieces); done || err != nil {
+	if done, err := g.stream.copiedAhead(pieces); done || err != nil {
 		return err
 	}
-	g.at, g.used, g.reads = 0, stageBytes, true // the next upload waits for the other buffer
-	defer func() { g.reads = false }()
+	g.at, g.used = 0, stageBytes // the next upload waits for the other buffer
 	d := g.stream.device
 	// fetch queues the copies of as many bytes as fit into a buffer, and returns where they belong.
 	fetch := func(i int) (to [][]byte, err error) {
@@ -157,9 +147,6 @@ func (g *staging) down(meanwhile func() error, pieces ...piece) error {
 		return to, d.do(cuEventRecord, g.busy[i].handle, g.stream.handle)
 	}
 	now, err := fetch(0)
-	if err == nil && meanwhile != nil {
-		err = meanwhile()
-	}
 	for i := 0; err == nil && len(now) > 0; i ^= 1 {
 		var next [][]byte
 		if next, err = fetch(i ^ 1); err == nil {

@@ -19,6 +19,7 @@ type Stream struct {
 
 	adam       adamTable // table of the last AdamW.Step
 	adamOwn    adamTable // table of the gradients of the last AdamW.StepAmong
+	slots      slots     // of the norms of AdamW
 	blas       blasHandle
 	connection atomic.Pointer[connection] // of NCCL; nil if there was none
 	ffts       map[fft]fftPlan
@@ -104,13 +105,13 @@ func (s *Stream) Close() error {
 		err = nil
 	}
 	err = errors.Join(err, s.device.close(s))
-	s.handle, s.replay, s.ahead = 0, replay{}, ahead{}
+	s.handle, s.replay, s.ahead, s.slots = 0, replay{}, ahead{}, slots{}
 	return err
 }
 
 func (s *Stream) release() error {
 	d := s.device
-	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.replay.release(d), s.ahead.release(d), s.connection.Load().release(d), s.blas.release(d), s.releasePlans(), s.stage.release(), s.pool.release(), d.call(cuStreamDestroy, s.handle))
+	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.replay.release(d), s.ahead.release(d), s.connection.Load().release(d), s.blas.release(d), s.releasePlans(), s.stage.release(), s.slots.release(d), s.pool.release(), d.call(cuStreamDestroy, s.handle))
 }
 
 // Event is a point in the work of a stream.

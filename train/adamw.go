@@ -46,7 +46,9 @@ type AdamW struct {
 	norm   float64
 	queued func(*cuda.Stream) // called with the device's stream, whose context is locked, when a step is queued there; then the gradients are gone even if the step fails. It may be nil
 	among  *deviceExchange    // adds up the gradients of several GPUs; nil for one
-	err    error              // of copying moments from the device and of SetSteps, for the next Step
+	err    error              // of copying moments from the device, of SetSteps and of a step of Queue, for the next Step
+
+	pending *pending // the step that Queue has queued, until its norm is known; then steps does not count it yet
 }
 
 var _ G.Solver = (*AdamW)(nil)
@@ -141,8 +143,18 @@ func (w *moments) allocate() {
 
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 
-// Steps returns the number of steps made.
-func (s *AdamW) Steps() int { return s.steps }
+// Steps returns the number of steps made. It waits for the step that Queue has queued.
+func (s *AdamW) Steps() int {
+	s.noteSettled()
+	return s.steps
+}
+
+// noteSettled is settle. It keeps the error for the next Step, Queue or Wait.
+func (s *AdamW) noteSettled() {
+	if err := s.settle(); err != nil {
+		s.err = errors.Join(s.err, err)
+	}
+}
 
 // SetSteps sets the number of steps made. Use it after you have read saved moments into the tensors of Moments.
 //
@@ -152,11 +164,15 @@ func (s *AdamW) SetSteps(n int) {
 		s.err = errors.Join(s.err, fmt.Errorf("SetSteps was called with %d, want 0 to %d", n, math.MaxInt-1))
 		return
 	}
+	s.noteSettled()
 	s.steps = n
 }
 
-// Norm returns the length of the gradient of the last step, of all weights together, before clipping.
-func (s *AdamW) Norm() float64 { return s.norm }
+// Norm returns the length of the gradient of the last step, of all weights together, before clipping. It waits for the step that Queue has queued.
+func (s *AdamW) Norm() float64 {
+	s.noteSettled()
+	return s.norm
+}
 
 // LearnRate returns the learn rate of a step, counted from 1.
 func (s *AdamW) LearnRate(step int) float64 { return s.cfg.LearnRate * s.cfg.factor(step) }
@@ -181,6 +197,7 @@ type Moment struct {
 // the error and changes nothing. What was written into the tensors is then lost, and later steps continue as if Moments had not been
 // called.
 func (s *AdamW) Moments() (all []Moment) {
+	s.noteSettled()
 	for _, w := range s.all {
 		if w.device != nil {
 			s.err = errors.Join(s.err, w.device.toHost())
@@ -206,15 +223,53 @@ func (s *AdamW) copyError() error {
 //
 // Errors: a value that is not a weight of the solver; a weight that is there twice or has no gradient; gradients that are not finite; a
 // factor of the schedule that is negative or not finite. An error leaves the weights as they were.
-func (s *AdamW) Step(model []G.ValueGrad) error { return s.step(model, nil) }
+//
+// If Queue was called before, Step first does what Wait does. If that returns an error, so does Step, and it makes no step: the gradients stay for the next call.
+func (s *AdamW) Step(model []G.ValueGrad) error { return s.step(model, nil, false) }
 
-// step is Step. If squares is not nil, it is the sum of the squares of all gradients on the host.
-func (s *AdamW) step(model []G.ValueGrad, squares *float64) error {
+// Queue is Step for a program that does not want to wait for the device: if all weights are on one, Queue returns when the step is queued there, before the length of the gradient is known. So
+// the device has work while the program begins the next step:
+//
+//	for ... {
+//		vm.Reset()
+//		if err := vm.RunAll(); err != nil { ... }
+//		if err := solver.Queue(model); err != nil { ... }
+//	}
+//	if err := solver.Wait(); err != nil { ... }
+//
+// The weights and moments get the same bits as by Step. If the gradient is not finite, the weights, the moments and the number of steps stay as they were, and the next call of Queue, Step or Wait
+// returns the error; Queue and Step then make no step. The gradients are set to zero in any case. Steps, Norm, SetSteps and Moments wait for the step; the weights can be read, saved and used at any time. At most one step
+// is queued: Queue waits for the one before. If a weight is on the host, Queue is Step.
+func (s *AdamW) Queue(model []G.ValueGrad) error { return s.step(model, nil, true) }
+
+// Wait waits for the step that Queue has queued, if there is one. It returns the error of that step, or one that is kept for the next Step.
+func (s *AdamW) Wait() error {
 	if s == nil || s.of == nil {
-		return fmt.Errorf("train: AdamW: the solver is missing, want one that NewAdamW returned")
+		return errNoSolver
 	}
+	s.noteSettled()
 	if err := s.copyError(); err != nil {
 		return fmt.Errorf("train: AdamW: %w", err)
+	}
+	return nil
+}
+
+var errNoSolver = fmt.Errorf("train: AdamW: the solver is missing, want one that NewAdamW returned")
+
+// made counts a step whose gradient has the length norm, or returns an error because it is not finite and so the step was not made.
+func (s *AdamW) made(norm float64) error {
+	if !finite(norm) {
+		return diverged{fmt.Errorf("the gradient has length %v at step %d", norm, s.steps+1)}
+	}
+	s.norm = norm
+	s.steps++
+	return nil
+}
+
+// step is Step, or Queue with later. If squares is not nil, it is the sum of the squares of all gradients on the host.
+func (s *AdamW) step(model []G.ValueGrad, squares *float64, later bool) error {
+	if err := s.Wait(); err != nil {
+		return err
 	}
 	pairs := make([]trained, 0, len(model))
 	if f := s.cfg.factor(s.steps + 1); !(f >= 0) || math.IsInf(f, 1) {
@@ -265,15 +320,16 @@ func (s *AdamW) step(model []G.ValueGrad, squares *float64) error {
 	if squares != nil {
 		sum = *squares
 	}
-	norm, err := s.deviceStep(device, sum) // before the host's weights, so that an error leaves all of them
+	norm, err := s.deviceStep(device, sum, later && len(device) == len(pairs)) // before the host's weights, so that an error leaves all of them
+	if err == nil && s.pending == nil {
+		err = s.made(norm)
+	}
 	if err != nil {
 		return fmt.Errorf("train: AdamW: %w", err)
 	}
-	if !finite(norm) {
-		return diverged{fmt.Errorf("train: AdamW: the gradient has length %v at step %d", norm, s.steps+1)}
+	if s.pending != nil {
+		return nil
 	}
-	s.norm = norm
-	s.steps++
 	scale := 1.0
 	if s.cfg.Clip > 0 && norm > s.cfg.Clip {
 		scale = s.cfg.Clip / norm

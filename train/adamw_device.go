@@ -52,9 +52,33 @@ func parts(a cuda.AdamWeight, spans []span) (all []cuda.AdamWeight) {
 	return all
 }
 
+// pending is a step on a device whose norm is not known yet.
+type pending struct {
+	place op.Place
+	norm  *cuda.Norm
+}
+
+// settle waits for the step that Queue has queued, if there is one, and counts it. The error says that it was not made.
+func (s *AdamW) settle() error {
+	p := s.pending
+	if p == nil {
+		return nil
+	}
+	s.pending = nil
+	var norm float64
+	err := p.place.Do(func(*cuda.Stream) (err error) {
+		norm, err = p.norm.Wait()
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("step %d: %w", s.steps+1, err)
+	}
+	return s.made(norm)
+}
+
 // deviceStep moves the weights, in one launch, and clears the gradients. It returns the length of all gradients: those of weights that are not frozen,
-// and others whose squares have the given sum. If the length is not finite, nothing changes.
-func (s *AdamW) deviceStep(all []trained, squares float64) (norm float64, err error) {
+// and others whose squares have the given sum. If the length is not finite, nothing changes. With later the step is s.pending instead, and the length unknown.
+func (s *AdamW) deviceStep(all []trained, squares float64, later bool) (norm float64, err error) {
 	c, err := deviceOf(all)
 	if c.OnHost() || err != nil {
 		return math.Sqrt(squares), err
@@ -89,7 +113,10 @@ func (s *AdamW) deviceStep(all []trained, squares float64) (norm float64, err er
 			}
 			w := p.value.(*op.DeviceWeight)
 			a := cuda.AdamWeight{Decay: p.param.Decay, Half: w.HalfIfAny()}
-			var errs [4]error
+			var errs [5]error
+			if later && !a.Half.Absent() {
+				_, errs[4] = w.Half() // it stays as it is now if the step is not made
+			}
 			a.Weight, errs[0] = w.Array()
 			if s.among != nil {
 				a.Grad = s.among.grad(p.param)
@@ -109,17 +136,24 @@ func (s *AdamW) deviceStep(all []trained, squares float64) (norm float64, err er
 				return err
 			}
 		}
-		var queued func()
-		if s.queued != nil {
-			queued = func() {
-				for _, p := range all {
-					operator.Clear(p.grad.(*op.DeviceTensor)) // the work that is queued next can have their memory
-				}
-				s.queued(stream)
+		length, err := cuda.AdamW(factors[float32](s, s.steps+1, 1)).Queue(stream, list, s.cfg.Clip, squares, ranks)
+		if err != nil {
+			return err
+		}
+		if later || s.queued != nil {
+			for _, p := range all {
+				operator.Clear(p.grad.(*op.DeviceTensor)) // the work that is queued next can have their memory
 			}
 		}
-		if norm, err = cuda.AdamW(factors[float32](s, s.steps+1, 1)).StepAmong(stream, list, s.cfg.Clip, squares, ranks, queued); err != nil || !finite(norm) {
-			return err
+		if later {
+			s.pending = &pending{c, length}
+		} else {
+			if s.queued != nil {
+				s.queued(stream)
+			}
+			if norm, err = length.Wait(); err != nil || !finite(norm) {
+				return err
+			}
 		}
 		for _, p := range all {
 			if !p.param.Trained() || p.device == nil {
@@ -134,7 +168,7 @@ func (s *AdamW) deviceStep(all []trained, squares float64) (norm float64, err er
 		}
 		return nil
 	})
-	if err == nil && finite(norm) {
+	if err == nil && finite(norm) && !later {
 		for _, p := range all {
 			p.grad.(*op.DeviceTensor).Zero()
 		}

@@ -156,7 +156,7 @@ func (t *Trainer) solve() error {
 	}
 	squares, err := sumOver(t.cfg.Group, t.exchange.squares)
 	if err == nil {
-		err = t.solver.step(t.nodes, &squares)
+		err = t.solver.step(t.nodes, &squares, false)
 	}
 	if err != nil || !t.cfg.Shard {
 		return err

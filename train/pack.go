@@ -24,14 +24,7 @@ type sequences struct {
 
 func newSequences(batch, length int) sequences {
 	n := batch * length
-	s := sequences{make([]int, n), make([]int, n), make([]int, n)}
-	for i := range s.targets {
-		s.targets[i] = nn.Ignore
-		if i%length == 0 {
-			s.start[i] = 1
-		}
-	}
-	return s
+	return sequences{make([]int, n), make([]int, n), make([]int, n)}
 }
 
 // piece is n tokens of a document, beginning at from. Each of them has a token after it to predict.
@@ -86,22 +79,30 @@ next:
 	return rows
 }
 
-// fill writes the pieces of r into row at.
+// fill writes row at, which has the pieces of r.
 func (s sequences) fill(at, length int, r row, docs []Document) {
-	i := at * length
+	from, to := at*length, (at+1)*length
+	ids, next, start := s.ids[from:to], s.targets[from:to], s.start[from:to]
+	clear(start)
 	for _, p := range r {
 		d := docs[p.doc]
-		s.start[i] = 1
-		for k := range p.n {
-			s.ids[i] = d.Tokens[p.from+k]
-			if next := p.from + k + 1; next >= d.Prompt {
-				s.targets[i] = d.Tokens[next]
-			}
-			i++
-		}
+		start[0] = 1
+		copy(ids, d.Tokens[p.from:p.from+p.n])
+		given := min(max(d.Prompt-p.from-1, 0), p.n)
+		ignore(next[:given])
+		copy(next[given:], d.Tokens[p.from+1+given:p.from+1+p.n])
+		ids, next, start = ids[p.n:], next[p.n:], start[p.n:]
 	}
-	if i < (at+1)*length {
-		s.start[i] = 1 // the rest of the row is a document of its own
+	if len(ids) > 0 {
+		start[0] = 1 // the rest of the row is a document of its own
+		clear(ids)
+		ignore(next)
+	}
+}
+
+func ignore(targets []int) {
+	for i := range targets {
+		targets[i] = nn.Ignore
 	}
 }
 
@@ -143,7 +144,7 @@ func Pack(docs []Document, batch, length int) ([]Batch, error) {
 	}
 	var batches []Batch
 	for rows := range slices.Chunk(pack(pieces, length), batch) {
-		b, err := packed(rows, docs, batch, length)
+		b, err := newSequences(batch, length).packed(rows, docs, batch, length)
 		if err != nil {
 			return nil, err
 		}
@@ -152,10 +153,13 @@ func Pack(docs []Document, batch, length int) ([]Batch, error) {
 	return batches, nil
 }
 
-// packed returns the batch of at most batch rows.
-func packed(rows []row, docs []Document, batch, length int) (Batch, error) {
-	s := newSequences(batch, length)
-	for i, r := range rows {
+// packed returns the batch of at most batch rows, in the memory of s.
+func (s sequences) packed(rows []row, docs []Document, batch, length int) (Batch, error) {
+	for i := range batch {
+		var r row
+		if i < len(rows) {
+			r = rows[i]
+		}
 		s.fill(i, length, r, docs)
 	}
 	return NewTokenBatch(length, s.ids, s.targets, s.start)
@@ -193,11 +197,16 @@ func (p *Packer) Next() (Batch, error) {
 	if err := p.check(); err != nil {
 		return Batch{}, err
 	}
+	return p.nextIn(newSequences(p.batch, p.length))
+}
+
+// nextIn is Next for a batch in the memory of s.
+func (p *Packer) nextIn(s sequences) (Batch, error) {
 	rows := make([]row, p.batch)
 	for i := range rows {
 		rows[i] = p.epochs.next()
 	}
-	return packed(rows, p.docs, p.batch, p.length)
+	return s.packed(rows, p.docs, p.batch, p.length)
 }
 
 // Skip passes over batches, as so many calls of Next do.
@@ -226,12 +235,14 @@ func (p *Packer) Go(to Position) error {
 // Rows returns the number of sequences of the current epoch.
 func (p *Packer) Rows() int { return len(p.epochs.items) }
 
-// early is a Packer whose next batch can be made while something else runs.
+// early is a Packer whose next batch can be made while something else runs. Such batches have their memory in turn: one is overwritten when prepare has been called twice after its own call.
 type early struct {
 	*Packer
-	from Position       // of the batch that is made, which is the position of the source until it is asked for
-	made chan nextBatch // nil if none is made
-	next *nextBatch     // it, when it is there
+	memory [2]sequences
+	turn   int
+	from   Position       // of the batch that is made, which is the position of the source until it is asked for
+	made   chan nextBatch // nil if none is made
+	next   *nextBatch     // it, when it is there
 }
 
 type nextBatch struct {
@@ -245,10 +256,13 @@ func (e *early) prepare() {
 		return
 	}
 	e.from = e.Packer.Position()
-	made := make(chan nextBatch, 1)
+	if e.turn ^= 1; e.memory[e.turn].ids == nil {
+		e.memory[e.turn] = newSequences(e.batch, e.length)
+	}
+	made, memory := make(chan nextBatch, 1), e.memory[e.turn]
 	e.made = made
 	go func() {
-		b, err := e.Packer.Next()
+		b, err := e.Packer.nextIn(memory)
 		made <- nextBatch{b, err}
 	}()
 }
