@@ -36,7 +36,6 @@ type direction[T Float] struct {
 	conv   *Conv[T]
 	scan   *Scan[T]
 	values BlockValues[T]
-	a      []T // A
 }
 
 // direction computes the values of direction d before the scan. It gets memory from take.
@@ -56,7 +55,7 @@ func (b *Bidirectional[T]) direction(d int, take func(n int) []T) *direction[T] 
 	k.xProj(&k.values)
 	k.dtProj(&k.values)
 	NegExp(k.a, k.ALog)
-	k.scan = k.Block.scan(&k.values, k.a)
+	k.scan = k.Block.scan(&k.values)
 	k.scan.Z, k.scan.ZStride = nil, 0
 	return k
 }
@@ -120,7 +119,7 @@ func (b *Bidirectional[T]) Backward(dy []T, grad *BidirectionalGrad[T]) {
 		k := b.direction(d, take)
 		du, dDelta, dRBC := take(n), take(n), take(len(k.values.RBC))
 		k.scan.Backward(ds[d], nil, &ScanGrad[T]{U: du, Delta: dDelta, A: g.ALog, B: dRBC[b.Rank:], C: dRBC[b.Rank+b.State:], D: g.D, DeltaBias: g.DtBias, Y: s[d]})
-		k.projectBack(k.conv, &k.values, k.a, du, dDelta, dRBC, nil, &ConvGrad[T]{X: dxz[d], Weight: g.Conv, Bias: g.ConvBias}, g)
+		k.projectBack(k.conv, &k.values, du, dDelta, dRBC, nil, &ConvGrad[T]{X: dxz[d], Weight: g.Conv, Bias: g.ConvBias}, g)
 	})
 	b.eachRow(func(i int, z, dsum []T) {
 		dx, dz, sum := b.row(grad.XZ, 2*i), b.row(grad.XZ, 2*i+1), b.row(s[0], i)

@@ -36,6 +36,9 @@ type Block[T Float] struct {
 
 	among int // as Scan.Among
 
+	// What depends on weights alone, which all groups read. share makes it.
+	a, strips, taps []T // A; Scan.Strips and Conv.Taps, nil for one group
+
 	// What a pass uses is here, so that it allocates little: the operations, the gradients of their operands, and the workspaces.
 	normOf   RMSNorm[T]
 	linearOf Linear[T]
@@ -84,15 +87,15 @@ func (b *Block[T]) products() BlockWeights[Gemm[T]] {
 func (b *Block[T]) conv(v *BlockValues[T]) *Conv[T] {
 	b.convOf = Conv[T]{
 		Batch: b.Batch, Length: b.Length, Channels: b.Channels, Width: b.Width,
-		X: v.VZ, XStride: 2 * b.Channels, Weight: b.Conv, Bias: b.ConvBias, Context: b.Context, Start: b.Start, SiLU: true, Slope: v.slope,
+		X: v.VZ, XStride: 2 * b.Channels, Weight: b.Conv, Bias: b.ConvBias, Context: b.Context, Start: b.Start, SiLU: true, Taps: b.taps, Slope: v.slope,
 	}
 	return &b.convOf
 }
 
-func (b *Block[T]) scan(v *BlockValues[T], a []T) *Scan[T] {
+func (b *Block[T]) scan(v *BlockValues[T]) *Scan[T] {
 	b.scanOf = Scan[T]{
 		Batch: b.Batch, Length: b.Length, Channels: b.Channels, State: b.State, Among: b.among,
-		U: v.U, Delta: v.Delta, A: a,
+		U: v.U, Delta: v.Delta, A: b.a, Strips: b.strips,
 		B: Projection[T]{Data: v.RBC[b.Rank:], Groups: 1, Stride: b.columns()},
 		C: Projection[T]{Data: v.RBC[b.Rank+b.State:], Groups: 1, Stride: b.columns()},
 		D: b.D, Z: v.VZ[b.Channels:], ZStride: 2 * b.Channels, DeltaBias: b.DtBias,
@@ -204,6 +207,23 @@ func (v BlockValues[T]) of(g group) BlockValues[T] {
 	return BlockValues[T]{part(g, v.Normed), part(g, v.VZ), part(g, v.U), part(g, v.RBC), part(g, v.Delta), part(g, v.States), nil}
 }
 
+// share computes what depends on weights alone. The caller returns the memory.
+func (b *Block[T]) share() work.Space[T] {
+	var own work.Layout[T]
+	groups := b.groups() > 1
+	own.Lay(func(l *work.Layout[T]) {
+		b.a = l.Array(len(b.ALog))
+		b.strips = l.ArrayIf(groups, (&Scan[T]{Channels: b.Channels, State: b.State}).keptStride())
+		b.taps = l.ArrayIf(groups, len(b.Conv))
+	})
+	NegExp(b.a, b.ALog)
+	if groups {
+		(&Scan[T]{Channels: b.Channels, State: b.State, A: b.a}).layStrips(b.strips)
+		(&Conv[T]{Channels: b.Channels, Width: b.Width, Weight: b.Conv}).layTaps(b.taps)
+	}
+	return own.Space()
+}
+
 // xProj writes r, B and C.
 func (b *Block[T]) xProj(v *BlockValues[T]) {
 	b.linear(v.U, b.XProj, nil, b.Channels, b.columns(), b.products().XProj).Forward(v.RBC)
@@ -218,6 +238,8 @@ func (b *Block[T]) dtProj(v *BlockValues[T]) {
 // (batch, width-1, channels), the state after the last step, final (batch, channels, state), and the slices of keep, which Backward
 // reads.
 func (b *Block[T]) Forward(y, context, final []T, keep BlockValues[T]) {
+	shared := b.share()
+	defer shared.Return()
 	work.Parallel(b.groups(), func(i int) {
 		g := b.group(i)
 		b.ofGroup(g, func(own *groupOf[T]) { own.forward(part(g, y), part(g, context), part(g, final), keep.of(g)) })
@@ -231,9 +253,8 @@ func (b *Block[T]) forward(y, context, final []T, keep BlockValues[T]) {
 		keep.Normed = y // y serves as memory until it is written, at the end
 	}
 	b.compute(&keep, false, context, w)
-	a, s := w.take(len(b.ALog)), w.take(len(keep.U))
-	NegExp(a, b.ALog)
-	b.scan(&keep, a).Forward(s, final)
+	s := w.take(len(keep.U))
+	b.scan(&keep).Forward(s, final)
 
 	work.ParallelRange(b.rows(), max(piece/b.Model, 1), func(from, to int) {
 		copy(y[from*b.Model:to*b.Model], b.X[from*b.Model:])

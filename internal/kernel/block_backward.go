@@ -19,6 +19,8 @@ type BlockGrad[T Float] struct {
 //
 // Where the batch is cut into groups, each group has its own gradients of the weights. They are then added in float64, in the order of the groups.
 func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad *BlockGrad[T]) {
+	shared := b.share()
+	defer shared.Return()
 	n := b.groups()
 	if n == 1 {
 		b.backward(dy, dcontext, dfinal, kept, grad)
@@ -50,8 +52,6 @@ func (b *Block[T]) backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 	defer w.giveBack()
 	v := &kept
 	b.compute(v, true, nil, w)
-	a := w.take(len(b.ALog))
-	NegExp(a, b.ALog)
 
 	rows, columns := b.rows(), b.columns()
 	s, ds := w.take(rows*b.Channels), w.take(rows*b.Channels)
@@ -65,13 +65,13 @@ func (b *Block[T]) backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 		D: grad.D, Z: dVZ[b.Channels:], DeltaBias: grad.DtBias, Initial: grad.Initial,
 		Y: s,
 	}
-	b.scan(v, a).Backward(ds, dfinal, &b.scanGrad)
+	b.scan(v).Backward(ds, dfinal, &b.scanGrad)
 	b.Gemm(blas.Trans, blas.NoTrans, b.Model, b.Channels, rows, 1, dy, b.Model, s, b.Channels, 0, grad.OutProj, b.Channels)
 	if grad.OutBias != nil {
 		sumRows(grad.OutBias, dy)
 	}
 	b.convGrad = ConvGrad[T]{X: dVZ, Weight: grad.Conv, Bias: grad.ConvBias, Context: grad.Context}
-	b.projectBack(b.conv(v), v, a, du, dDelta, dRBC, dcontext, &b.convGrad, grad)
+	b.projectBack(b.conv(v), v, du, dDelta, dRBC, dcontext, &b.convGrad, grad)
 
 	// v, z = n·InProjᵀ + InBias, n = norm(x)
 	dNormed := w.take(rows * b.Model)
@@ -82,11 +82,9 @@ func (b *Block[T]) backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 
 // projectBack writes the gradients of the weights and of the convolution's operands, from the scan's gradients of A (in grad.ALog), of u, of Δ, and of B
 // and C (in dRBC). It overwrites these.
-func (b *Block[T]) projectBack(conv *Conv[T], v *BlockValues[T], a, du, dDelta, dRBC, dcontext []T, convGrad *ConvGrad[T], grad *BlockGrad[T]) {
+func (b *Block[T]) projectBack(conv *Conv[T], v *BlockValues[T], du, dDelta, dRBC, dcontext []T, convGrad *ConvGrad[T], grad *BlockGrad[T]) {
 	rows, columns := b.rows(), b.columns()
-	for i, v := range a { // A = -exp(ALog) is its own derivative
-		grad.ALog[i] *= v
-	}
+	NegExpBackward(grad.ALog, grad.ALog, b.ALog)
 
 	// Δ = r·DtProjᵀ
 	b.Gemm(blas.NoTrans, blas.NoTrans, rows, b.Rank, b.Channels, 1, dDelta, b.Channels, b.DtProj, b.Rank, 0, dRBC, columns)

@@ -19,6 +19,7 @@ type Conv[T Float] struct {
 	Context []T    // (batch, width-1, channels): the steps before the first, from the oldest to the newest
 	Start   []bool // (batch, length): a new sequence starts here
 	SiLU    bool
+	Taps    []T // optional: Weight as layTaps writes it. A caller with many small convolutions by one weight makes it once
 	Slope   []T // optional: (batch, length, channels): Forward writes the derivative of silu at the sums, and Backward then need not compute the sums again
 }
 
@@ -134,10 +135,18 @@ func (c *Conv[T]) reachesEnd(batch, t int) bool {
 	return true
 }
 
-// taps returns the weight transposed to (width, channels), in borrowed memory, so that the loops run over channels.
+// taps returns Taps, or memory with what layTaps writes.
 func (c *Conv[T]) taps() work.Space[T] {
+	if c.Taps != nil {
+		return work.Space[T]{Data: c.Taps}
+	}
 	w := work.Borrow[T](len(c.Weight))
-	taps := w.Data
+	c.layTaps(w.Data)
+	return w
+}
+
+// layTaps writes the weight transposed to (width, channels), so that the loops run over channels.
+func (c *Conv[T]) layTaps(taps []T) {
 	if c.Width == 4 { // the usual width, without an inner loop
 		n := c.Channels
 		t0, t1, t2, t3 := taps[:n], taps[n:2*n], taps[2*n:3*n], taps[3*n:4*n]
@@ -145,14 +154,13 @@ func (c *Conv[T]) taps() work.Space[T] {
 			row := c.Weight[4*d : 4*d+4]
 			t0[d], t1[d], t2[d], t3[d] = row[0], row[1], row[2], row[3]
 		}
-		return w
+		return
 	}
 	for d := range c.Channels {
 		for k, v := range c.Weight[d*c.Width : (d+1)*c.Width] {
 			taps[k*c.Channels+d] = v
 		}
 	}
-	return w
 }
 
 // tapsBack returns the part's channels of the taps, or of the sums of their gradients. The first row is the tap that reads back steps
@@ -341,19 +349,16 @@ func (c *Conv[T]) sumTiles(sums []T, grad *ConvGrad[T]) {
 	work.Parallel((c.Width+1)*across, func(i int) {
 		k, first := i/across, i%across*chunk
 		size := min(chunk, c.Channels-first)
-		var sum [chunk]float64
-		for tile := range c.Batch * c.tiles() {
-			add64(sum[:size], sums[tile*c.sumsSize()+k*c.Channels+first:][:size])
-		}
+		rows, tiles := sums[k*c.Channels+first:], c.Batch*c.tiles()
 		switch {
 		case k < c.Width:
-			for d, v := range sum[:size] {
-				grad.Weight[(first+d)*c.Width+k] = T(v)
+			sum := rows[:size] // of the first tile, which nothing else reads
+			sumColumns(sum, rows, tiles, c.sumsSize())
+			for d, v := range sum {
+				grad.Weight[(first+d)*c.Width+k] = v
 			}
 		case grad.Bias != nil:
-			for d, v := range sum[:size] {
-				grad.Bias[first+d] = T(v)
-			}
+			sumColumns(grad.Bias[first:first+size], rows, tiles, c.sumsSize())
 		}
 	})
 }

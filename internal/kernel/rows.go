@@ -154,14 +154,21 @@ func expSumTo[T Float](y, x []T, top T) (sum float64) {
 
 // sumRows writes the sum of all rows, each of len(sum) elements. It adds in float64. It writes nothing if sum is nil.
 func sumRows[T Float](sum, rows []T) {
-	const chunk = 256
-	work.ParallelRange(len(sum), chunk, func(from, to int) {
-		var all [chunk]float64
-		for at := 0; at < len(rows); at += len(sum) {
-			add64(all[:to-from], rows[at+from:at+to])
+	n := len(sum)
+	work.ParallelRange(n, 1024, func(from, to int) { sumColumns(sum[from:to], rows[from:], len(rows)/n, n) })
+}
+
+// sumColumns writes the sums of the columns of count rows, which are stride elements apart. It adds in float64, in the order of the rows. sum may be the first row.
+func sumColumns[T Float](sum, rows []T, count, stride int) {
+	if sum32, ok := asm32(sum); ok && count > 0 {
+		sumColumns32(sum32, any(rows).([]float32), count, stride)
+		return
+	}
+	for i := range sum {
+		var all float64
+		for r := range count {
+			all += float64(rows[r*stride+i])
 		}
-		for i, v := range all[:to-from] {
-			sum[from+i] = T(v)
-		}
-	})
+		sum[i] = T(all)
+	}
 }

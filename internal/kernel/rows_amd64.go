@@ -22,6 +22,18 @@ func addTo64s(sum []float64, x []float32) {
 	}
 }
 
+func sumColumns32(sum, rows []float32, count, stride int) {
+	if len(sum) == 0 {
+		return
+	}
+	_, _ = rows[len(sum)-1], rows[(count-1)*stride+len(sum)-1]
+	if level == cpu.AVX512 {
+		rowSumsAVX512(&sum[0], &rows[0], count, stride, len(sum))
+	} else {
+		rowSumsAVX2(&sum[0], &rows[0], count, stride, len(sum))
+	}
+}
+
 func addProductTo64s(sum []float64, a, b []float32) {
 	if len(a) == 0 {
 		return

@@ -54,6 +54,152 @@ add64Done:
 	VZEROUPPER
 	RET
 
+// func rowSumsAVX2(sum *float32, rows *float32, count int, stride int, n int)
+// Requires: AVX
+TEXT ·rowSumsAVX2(SB), NOSPLIT|NOFRAME, $0-40
+	MOVQ sum+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ count+16(FP), DX
+	MOVQ stride+24(FP), BX
+	MOVQ n+32(FP), SI
+	SHLQ $0x02, BX
+	XORQ DI, DI
+
+sumsMany:
+	CMPQ   SI, $+32
+	JL     sumsOne
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	LEAQ   (CX)(DI*1), R8
+	MOVQ   DX, R9
+
+sumsRows1:
+	VMOVUPS      (R8), Y8
+	VCVTPS2PD    X8, Y9
+	VEXTRACTF128 $0x01, Y8, X8
+	VADDPD       Y9, Y0, Y0
+	VCVTPS2PD    X8, Y9
+	VADDPD       Y9, Y1, Y1
+	VMOVUPS      32(R8), Y8
+	VCVTPS2PD    X8, Y9
+	VEXTRACTF128 $0x01, Y8, X8
+	VADDPD       Y9, Y2, Y2
+	VCVTPS2PD    X8, Y9
+	VADDPD       Y9, Y3, Y3
+	VMOVUPS      64(R8), Y8
+	VCVTPS2PD    X8, Y9
+	VEXTRACTF128 $0x01, Y8, X8
+	VADDPD       Y9, Y4, Y4
+	VCVTPS2PD    X8, Y9
+	VADDPD       Y9, Y5, Y5
+	VMOVUPS      96(R8), Y8
+	VCVTPS2PD    X8, Y9
+	VEXTRACTF128 $0x01, Y8, X8
+	VADDPD       Y9, Y6, Y6
+	VCVTPS2PD    X8, Y9
+	VADDPD       Y9, Y7, Y7
+	ADDQ         BX, R8
+	DECQ         R9
+	JNE          sumsRows1
+	VCVTPD2PSY   Y0, X10
+	VCVTPD2PSY   Y1, X1
+	VINSERTF128  $0x01, X1, Y10, Y10
+	VMOVUPS      Y10, (AX)(DI*1)
+	VCVTPD2PSY   Y2, X11
+	VCVTPD2PSY   Y3, X3
+	VINSERTF128  $0x01, X3, Y11, Y11
+	VMOVUPS      Y11, 32(AX)(DI*1)
+	VCVTPD2PSY   Y4, X12
+	VCVTPD2PSY   Y5, X5
+	VINSERTF128  $0x01, X5, Y12, Y12
+	VMOVUPS      Y12, 64(AX)(DI*1)
+	VCVTPD2PSY   Y6, X13
+	VCVTPD2PSY   Y7, X7
+	VINSERTF128  $0x01, X7, Y13, Y13
+	VMOVUPS      Y13, 96(AX)(DI*1)
+	ADDQ         $+128, DI
+	SUBQ         $+32, SI
+	JMP          sumsMany
+
+sumsOne:
+	CMPQ   SI, $+8
+	JL     sumsRest
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	LEAQ   (CX)(DI*1), R8
+	MOVQ   DX, R9
+
+sumsRows2:
+	VMOVUPS      (R8), Y2
+	VCVTPS2PD    X2, Y3
+	VEXTRACTF128 $0x01, Y2, X2
+	VADDPD       Y3, Y0, Y0
+	VCVTPS2PD    X2, Y3
+	VADDPD       Y3, Y1, Y1
+	ADDQ         BX, R8
+	DECQ         R9
+	JNE          sumsRows2
+	VCVTPD2PSY   Y0, X14
+	VCVTPD2PSY   Y1, X1
+	VINSERTF128  $0x01, X1, Y14, Y14
+	VMOVUPS      Y14, (AX)(DI*1)
+	ADDQ         $+32, DI
+	SUBQ         $+8, SI
+	JMP          sumsOne
+
+sumsRest:
+	TESTQ   SI, SI
+	JZ      sumsDone
+	LEAQ    lanesAVX2<>+32(SB), R8
+	NEGQ    SI
+	VMOVUPS (R8)(SI*4), Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	LEAQ    (CX)(DI*1), CX
+
+sumsRows3:
+	VMASKMOVPS   (CX), Y0, Y3
+	VCVTPS2PD    X3, Y4
+	VEXTRACTF128 $0x01, Y3, X3
+	VADDPD       Y4, Y1, Y1
+	VCVTPS2PD    X3, Y4
+	VADDPD       Y4, Y2, Y2
+	ADDQ         BX, CX
+	DECQ         DX
+	JNE          sumsRows3
+	VCVTPD2PSY   Y1, X15
+	VCVTPD2PSY   Y2, X2
+	VINSERTF128  $0x01, X2, Y15, Y15
+	VMASKMOVPS   Y15, Y0, (AX)(DI*1)
+
+sumsDone:
+	VZEROUPPER
+	RET
+
+DATA lanesAVX2<>+0(SB)/4, $0xffffffff
+DATA lanesAVX2<>+4(SB)/4, $0xffffffff
+DATA lanesAVX2<>+8(SB)/4, $0xffffffff
+DATA lanesAVX2<>+12(SB)/4, $0xffffffff
+DATA lanesAVX2<>+16(SB)/4, $0xffffffff
+DATA lanesAVX2<>+20(SB)/4, $0xffffffff
+DATA lanesAVX2<>+24(SB)/4, $0xffffffff
+DATA lanesAVX2<>+28(SB)/4, $0xffffffff
+DATA lanesAVX2<>+32(SB)/4, $0x00000000
+DATA lanesAVX2<>+36(SB)/4, $0x00000000
+DATA lanesAVX2<>+40(SB)/4, $0x00000000
+DATA lanesAVX2<>+44(SB)/4, $0x00000000
+DATA lanesAVX2<>+48(SB)/4, $0x00000000
+DATA lanesAVX2<>+52(SB)/4, $0x00000000
+DATA lanesAVX2<>+56(SB)/4, $0x00000000
+DATA lanesAVX2<>+60(SB)/4, $0x00000000
+GLOBL lanesAVX2<>(SB), RODATA|NOPTR, $64
+
 // func rowSquaresAVX2(x *float32, n int) float64
 // Requires: AVX, FMA3, SSE2
 TEXT ·rowSquaresAVX2(SB), NOSPLIT|NOFRAME, $0-24
@@ -371,24 +517,6 @@ centreRest:
 centreDone:
 	VZEROUPPER
 	RET
-
-DATA lanesAVX2<>+0(SB)/4, $0xffffffff
-DATA lanesAVX2<>+4(SB)/4, $0xffffffff
-DATA lanesAVX2<>+8(SB)/4, $0xffffffff
-DATA lanesAVX2<>+12(SB)/4, $0xffffffff
-DATA lanesAVX2<>+16(SB)/4, $0xffffffff
-DATA lanesAVX2<>+20(SB)/4, $0xffffffff
-DATA lanesAVX2<>+24(SB)/4, $0xffffffff
-DATA lanesAVX2<>+28(SB)/4, $0xffffffff
-DATA lanesAVX2<>+32(SB)/4, $0x00000000
-DATA lanesAVX2<>+36(SB)/4, $0x00000000
-DATA lanesAVX2<>+40(SB)/4, $0x00000000
-DATA lanesAVX2<>+44(SB)/4, $0x00000000
-DATA lanesAVX2<>+48(SB)/4, $0x00000000
-DATA lanesAVX2<>+52(SB)/4, $0x00000000
-DATA lanesAVX2<>+56(SB)/4, $0x00000000
-DATA lanesAVX2<>+60(SB)/4, $0x00000000
-GLOBL lanesAVX2<>(SB), RODATA|NOPTR, $64
 
 // func rowNormAVX2(y *float32, x *float32, w *float32, s float32, n int)
 // Requires: AVX

@@ -9,6 +9,19 @@ package kernel
 //go:noescape
 func rowAdd64AVX512(sum *float64, x *float32, n int)
 
+// rowSumsAVX512 computes the sum of count ≥ 1 rows of n elements:
+//
+//	for i := range n {
+//		var all float64
+//		for r := range count {
+//			all += float64(rows[r*stride+i])
+//		}
+//		sum[i] = float32(all)
+//	}
+//
+//go:noescape
+func rowSumsAVX512(sum *float32, rows *float32, count int, stride int, n int)
+
 // rowSquaresAVX512 returns Σ float64(x[i])² of n elements.
 //
 //go:noescape

@@ -54,6 +54,134 @@ add64Done:
 	VZEROUPPER
 	RET
 
+// func rowSumsAVX512(sum *float32, rows *float32, count int, stride int, n int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·rowSumsAVX512(SB), NOSPLIT|NOFRAME, $0-40
+	MOVQ sum+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ count+16(FP), DX
+	MOVQ stride+24(FP), BX
+	MOVQ n+32(FP), SI
+	SHLQ $0x02, BX
+	XORQ DI, DI
+
+sumsMany:
+	CMPQ   SI, $+64
+	JL     sumsOne
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	LEAQ   (CX)(DI*1), R8
+	MOVQ   DX, R9
+
+sumsRows1:
+	VMOVUPS       (R8), Z8
+	VCVTPS2PD     Y8, Z9
+	VEXTRACTF64X4 $0x01, Z8, Y8
+	VADDPD        Z9, Z0, Z0
+	VCVTPS2PD     Y8, Z9
+	VADDPD        Z9, Z1, Z1
+	VMOVUPS       64(R8), Z8
+	VCVTPS2PD     Y8, Z9
+	VEXTRACTF64X4 $0x01, Z8, Y8
+	VADDPD        Z9, Z2, Z2
+	VCVTPS2PD     Y8, Z9
+	VADDPD        Z9, Z3, Z3
+	VMOVUPS       128(R8), Z8
+	VCVTPS2PD     Y8, Z9
+	VEXTRACTF64X4 $0x01, Z8, Y8
+	VADDPD        Z9, Z4, Z4
+	VCVTPS2PD     Y8, Z9
+	VADDPD        Z9, Z5, Z5
+	VMOVUPS       192(R8), Z8
+	VCVTPS2PD     Y8, Z9
+	VEXTRACTF64X4 $0x01, Z8, Y8
+	VADDPD        Z9, Z6, Z6
+	VCVTPS2PD     Y8, Z9
+	VADDPD        Z9, Z7, Z7
+	ADDQ          BX, R8
+	DECQ          R9
+	JNE           sumsRows1
+	VCVTPD2PS     Z0, Y10
+	VCVTPD2PS     Z1, Y1
+	VINSERTF64X4  $0x01, Y1, Z10, Z10
+	VMOVUPS       Z10, (AX)(DI*1)
+	VCVTPD2PS     Z2, Y11
+	VCVTPD2PS     Z3, Y3
+	VINSERTF64X4  $0x01, Y3, Z11, Z11
+	VMOVUPS       Z11, 64(AX)(DI*1)
+	VCVTPD2PS     Z4, Y12
+	VCVTPD2PS     Z5, Y5
+	VINSERTF64X4  $0x01, Y5, Z12, Z12
+	VMOVUPS       Z12, 128(AX)(DI*1)
+	VCVTPD2PS     Z6, Y13
+	VCVTPD2PS     Z7, Y7
+	VINSERTF64X4  $0x01, Y7, Z13, Z13
+	VMOVUPS       Z13, 192(AX)(DI*1)
+	ADDQ          $+256, DI
+	SUBQ          $+64, SI
+	JMP           sumsMany
+
+sumsOne:
+	CMPQ   SI, $+16
+	JL     sumsRest
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	LEAQ   (CX)(DI*1), R8
+	MOVQ   DX, R9
+
+sumsRows2:
+	VMOVUPS       (R8), Z0
+	VCVTPS2PD     Y0, Z1
+	VEXTRACTF64X4 $0x01, Z0, Y0
+	VADDPD        Z1, Z14, Z14
+	VCVTPS2PD     Y0, Z1
+	VADDPD        Z1, Z15, Z15
+	ADDQ          BX, R8
+	DECQ          R9
+	JNE           sumsRows2
+	VCVTPD2PS     Z14, Y16
+	VCVTPD2PS     Z15, Y15
+	VINSERTF64X4  $0x01, Y15, Z16, Z16
+	VMOVUPS       Z16, (AX)(DI*1)
+	ADDQ          $+64, DI
+	SUBQ          $+16, SI
+	JMP           sumsOne
+
+sumsRest:
+	TESTQ  SI, SI
+	JZ     sumsDone
+	MOVQ   $-1, R8
+	BZHIQ  SI, R8, R8
+	KMOVW  R8, K1
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	LEAQ   (CX)(DI*1), CX
+
+sumsRows3:
+	VMOVUPS.Z     (CX), K1, Z0
+	VCVTPS2PD     Y0, Z1
+	VEXTRACTF64X4 $0x01, Z0, Y0
+	VADDPD        Z1, Z17, Z17
+	VCVTPS2PD     Y0, Z1
+	VADDPD        Z1, Z18, Z18
+	ADDQ          BX, CX
+	DECQ          DX
+	JNE           sumsRows3
+	VCVTPD2PS     Z17, Y19
+	VCVTPD2PS     Z18, Y18
+	VINSERTF64X4  $0x01, Y18, Z19, Z19
+	VMOVUPS       Z19, K1, (AX)(DI*1)
+
+sumsDone:
+	VZEROUPPER
+	RET
+
 // func rowSquaresAVX512(x *float32, n int) float64
 // Requires: AVX, AVX512F, SSE2
 TEXT ·rowSquaresAVX512(SB), NOSPLIT|NOFRAME, $0-24

@@ -4,6 +4,8 @@ package kernel
 
 func addTo64s(sum []float64, x []float32) { panic(noAssembly) }
 
+func sumColumns32(sum, rows []float32, count, stride int) { panic(noAssembly) }
+
 func addProductTo64s(sum []float64, a, b []float32) { panic(noAssembly) }
 
 func sum32s64(x []float32) float64 { panic(noAssembly) }

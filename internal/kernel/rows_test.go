@@ -117,6 +117,54 @@ func TestRowsAnyLength(t *testing.T) {
 	})
 }
 
+// sumColumns equals its definition bit for bit, in memory of its own and in the first row, for both types.
+func TestSumColumns(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			n, count := rapid.OneOf(rapid.IntRange(0, 70), rapid.IntRange(0, 1100)).Draw(t, "n"), rapid.IntRange(0, 17).Draw(t, "count")
+			stride := n + rapid.IntRange(0, 5).Draw(t, "gap")
+			r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+			rows, intact := window(t, r, count*stride, "rows")
+			for range count {
+				extremes := []float64{math.NaN(), math.Inf(1), math.Inf(-1), 1e38, -1e38, 1e-45, 0, math.Copysign(0, -1)}
+				if len(rows) > 0 {
+					rows[r.IntN(len(rows))] = float32(extremes[r.IntN(len(extremes))])
+				}
+			}
+			before := slices.Clone(rows)
+			sum, intactSum := window(t, r, n, "sum")
+			sumColumns(sum, rows, count, stride)
+			wide, wideRows := make([]float64, n), make([]float64, len(rows))
+			for i, v := range rows {
+				wideRows[i] = float64(v)
+			}
+			sumColumns(wide, wideRows, count, stride)
+			for i := range sum {
+				var want float64
+				for row := range count {
+					want += float64(before[row*stride+i])
+				}
+				if !equalBits(sum[i], float32(want)) || math.Float64bits(wide[i]) != math.Float64bits(want) && want == want {
+					t.Fatalf("column %d of %d, %d rows: %v and %v, want %v", i, n, count, sum[i], wide[i], want)
+				}
+			}
+			if n > 0 && count > 0 {
+				sumColumns(rows[:n], rows, count, stride)
+				if !slices.EqualFunc(rows[:n], sum, equalBits) {
+					t.Fatal("the sums in the first row differ")
+				}
+			}
+			intact()
+			intactSum()
+		})
+	})
+}
+
+// equalBits reports whether two float32 have the same bits, or are NaN.
+func equalBits(a, b float32) bool {
+	return math.Float32bits(a) == math.Float32bits(b) || a != a && b != b
+}
+
 func TestLargest(t *testing.T) {
 	nan, minus := float32(math.NaN()), float32(math.Inf(-1))
 	eachLevel(t, func(t *testing.T) {

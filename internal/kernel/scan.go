@@ -25,6 +25,9 @@ type Scan[T Float] struct {
 	A        []T // (channels, state)
 	B, C     Projection[T]
 
+	// Strips, unless it is nil, is A as the strips have it, from layStrips. A caller with many small scans of one A makes it once. B and C then have one group.
+	Strips []T // (channels rounded up to strips, state), each strip as (state, lanes)
+
 	D         []T    // (channels)
 	Z         []T    // (batch, length, channels)
 	ZStride   int    // elements between two steps of Z, which can be part of a wider matrix; 0 means channels

@@ -29,7 +29,7 @@ func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 
 	// dB and dC are sums over channels, and the gradients of the parameters are sums over the batch. Every task writes its part of them to
 	// its own memory. The parts are then added in the order of the tasks.
-	part := &scanParts[T]{param: newParamParts(s, c.count)}
+	part := &scanParts[T]{param: newParamParts(s, grad, c.count)}
 	defer part.param.layout.Return()
 	var places work.Layout[T]
 	places.Lay(func(l *work.Layout[T]) {
@@ -71,7 +71,7 @@ func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
 	}
 	sumProjection(s, s.B, stripes, part.b, grad.B)
 	sumProjection(s, s.C, stripes, part.c, grad.C)
-	part.param.sum(s, grad)
+	part.param.sum()
 }
 
 // scanParts holds the tasks' parts of the gradients that are sums over channels or over the batch.

@@ -150,7 +150,11 @@ func (r *scanRun[T]) begin(batch int, blk block) {
 	for i := range blk.strips() {
 		st := &r.strips[i]
 		st.first, st.width = blk.first+i*lanes, min(lanes, blk.width-i*lanes)
-		st.load(st.a, r.A, r.State)
+		if r.Strips != nil {
+			st.a = r.Strips[st.first*r.State:][:lanes*r.State]
+		} else {
+			st.load(st.a, r.A, r.State)
+		}
 		if r.B.Groups == 0 {
 			st.load(st.b, r.B.Data, r.State)
 		}
@@ -172,6 +176,14 @@ func (st *strip[T]) load(to, from []T, state int) {
 		for n, v := range from[(st.first+l)*state : (st.first+l+1)*state] {
 			to[n*lanes+l] = v
 		}
+	}
+}
+
+// layStrips writes A as the strips have it: keptStride numbers.
+func (s *Scan[T]) layStrips(to []T) {
+	for d := 0; d < s.Channels; d += lanes {
+		st := strip[T]{first: d, width: min(lanes, s.Channels-d)}
+		st.load(to[d*s.State:][:lanes*s.State], s.A, s.State)
 	}
 }
 

@@ -42,17 +42,22 @@ func (s *stripSums[T]) flush() {
 	}
 }
 
-// paramParts holds the parts of the gradients that are sums over batch and time: one part for each row of the batch and each chunk.
+// paramParts holds the parts of the gradients that are sums over batch and time: one part for each row of the batch and each chunk. A single part is the
+// gradient itself.
 type paramParts[T Float] struct {
 	layout  work.Layout[float64]
 	count   int
+	grad    *ScanGrad[T]
 	a, b, c []float64 // (part, channels, state); b and c only if they are constant
 	d, bias []float64 // (part, channels)
 }
 
-func newParamParts[T Float](s *Scan[T], chunks int) *paramParts[T] {
+func newParamParts[T Float](s *Scan[T], grad *ScanGrad[T], chunks int) *paramParts[T] {
 	p := &s.param
-	*p = paramParts[T]{count: s.Batch * chunks}
+	*p = paramParts[T]{count: s.Batch * chunks, grad: grad}
+	if p.count == 1 {
+		return p
+	}
 	size := p.count * s.Channels
 	p.layout.Lay(func(l *work.Layout[float64]) {
 		p.a = l.Array(size * s.State)
@@ -64,44 +69,57 @@ func newParamParts[T Float](s *Scan[T], chunks int) *paramParts[T] {
 
 // take copies the sums of a strip to its place in a part.
 func (p *paramParts[T]) take(s *Scan[T], part int, st *strip[T], sums *stripSums[T]) {
+	first, state := part*s.Channels+st.first, s.State
+	if p.count == 1 {
+		takeStrip(p.grad.A, sums.aAll, st, first, state)
+		if s.B.Groups == 0 {
+			takeStrip(p.grad.B, sums.bAll, st, first, state)
+		}
+		if s.C.Groups == 0 {
+			takeStrip(p.grad.C, sums.cAll, st, first, state)
+		}
+		if s.D != nil {
+			takeStrip(p.grad.D, sums.dAll, st, first, 1)
+		}
+		if s.DeltaBias != nil {
+			takeStrip(p.grad.DeltaBias, sums.biasAll, st, first, 1)
+		}
+		return
+	}
+	takeStrip(p.a, sums.aAll, st, first, state)
+	takeStrip(p.b, sums.bAll, st, first, state)
+	takeStrip(p.c, sums.cAll, st, first, state)
+	takeStrip(p.d, sums.dAll, st, first, 1)
+	takeStrip(p.bias, sums.biasAll, st, first, 1)
+}
+
+// takeStrip transposes a strip's sums (state, lanes) to the rows of to (channels, state) from first on. It does nothing if to is nil.
+func takeStrip[F, T Float](to []F, sums []float64, st *strip[T], first, state int) {
+	if to == nil {
+		return
+	}
 	for l := range st.width {
-		row := part*s.Channels + st.first + l
-		for n := range s.State {
-			p.a[row*s.State+n] = sums.aAll[n*lanes+l]
-			if p.b != nil {
-				p.b[row*s.State+n] = sums.bAll[n*lanes+l]
-			}
-			if p.c != nil {
-				p.c[row*s.State+n] = sums.cAll[n*lanes+l]
-			}
-		}
-		if p.d != nil {
-			p.d[row] = sums.dAll[l]
-		}
-		if p.bias != nil {
-			p.bias[row] = sums.biasAll[l]
+		row := to[(first+l)*state:][:state]
+		for n := range row {
+			row[n] = F(sums[n*lanes+l])
 		}
 	}
 }
 
 // sum adds the parts in order and writes the gradients.
-func (p *paramParts[T]) sum(s *Scan[T], grad *ScanGrad[T]) {
-	sumBatches(p.count, p.a, grad.A)
-	if p.b != nil {
-		sumBatches(p.count, p.b, grad.B)
-	}
-	if p.c != nil {
-		sumBatches(p.count, p.c, grad.C)
-	}
-	if p.d != nil {
-		sumBatches(p.count, p.d, grad.D)
-	}
-	if p.bias != nil {
-		sumBatches(p.count, p.bias, grad.DeltaBias)
-	}
+func (p *paramParts[T]) sum() {
+	sumBatches(p.count, p.a, p.grad.A)
+	sumBatches(p.count, p.b, p.grad.B)
+	sumBatches(p.count, p.c, p.grad.C)
+	sumBatches(p.count, p.d, p.grad.D)
+	sumBatches(p.count, p.bias, p.grad.DeltaBias)
 }
 
+// sumBatches does nothing if there are no parts.
 func sumBatches[T Float](batch int, part []float64, grad []T) {
+	if part == nil {
+		return
+	}
 	for i := range grad {
 		var sum float64
 		for b := range batch {

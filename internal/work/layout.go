@@ -37,3 +37,6 @@ func (l *Layout[T]) ArrayIf(needed bool, n int) []T {
 
 // Return returns the space.
 func (l *Layout[T]) Return() { l.space.Return() }
+
+// Space returns the space, whose Return returns all arrays.
+func (l *Layout[T]) Space() Space[T] { return l.space }

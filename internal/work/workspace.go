@@ -3,6 +3,7 @@ package work
 import (
 	"math/bits"
 	"runtime"
+	"slices"
 	"sync"
 	"unsafe"
 )
@@ -56,6 +57,7 @@ func (s Space[T]) Return() {
 type memory struct {
 	words []uint64 // begins at a cache line
 	class int
+	user  int    // the number of the processor that returned it
 	loan  uint64 // the number of times that it was returned
 	since uint64 // the number of garbage collections before it was last returned
 }
@@ -91,9 +93,16 @@ func (p *workspaces) take(words int) *memory {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	if free := p.free[class]; len(free) > 0 {
-		m := free[len(free)-1]
-		free[len(free)-1] = nil
-		p.free[class] = free[:len(free)-1]
+		// What this processor has used last may be in its own cache, and what another one has written is in that one's.
+		at, here := len(free)-1, processor()
+		for i := at; i >= 0; i-- {
+			if free[i].user == here {
+				at = i
+				break
+			}
+		}
+		m := free[at]
+		p.free[class] = slices.Delete(free, at, at+1)
 		return m
 	}
 	if !p.watching {
@@ -113,7 +122,7 @@ func (p *workspaces) give(m *memory, loan uint64) {
 		panic("work: a workspace is returned twice")
 	}
 	m.loan++
-	m.since = p.collections
+	m.since, m.user = p.collections, processor()
 	p.free[m.class] = append(p.free[m.class], m)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/mmcloughlin/avo/operand"
@@ -22,6 +23,18 @@ func rows(isa asm.ISA) {
 		h.Add64(asm.AtIndex(sum, at, 2, 2*offset), w)
 		h.Store64(w, asm.AtIndex(sum, at, 2, 2*offset))
 	})
+	k.Return()
+
+	k = f.Func("rowSums", "func(sum, rows *float32, count, stride, n int)", `rowSums computes the sum of count ≥ 1 rows of n elements:
+
+	for i := range n {
+		var all float64
+		for r := range count {
+			all += float64(rows[r*stride+i])
+		}
+		sum[i] = float32(all)
+	}`)
+	sums(k)
 	k.Return()
 
 	k = f.Func("rowSquares", "func(x *float32, n int) float64", "rowSquares returns Σ float64(x[i])² of n elements.")
@@ -123,6 +136,34 @@ func rows(isa asm.ISA) {
 	expSum(f, "rowExpSumTo", "func(y, x *float32, top float32, n int) float64",
 		"rowExpSumTo computes y[i] = e^(x[i]-top) for n elements, and returns Σ y[i], summed in float64.", true)
 	f.Write("rows")
+}
+
+// sums writes what rowSums computes: the sums of some columns stay in registers.
+func sums(k *asm.Func) {
+	sum, rows, count, stride, n := k.Ptr("sum"), k.Ptr("rows"), k.Int("count"), k.Int("stride"), k.Int("n")
+	k.SHLQ(operand.U8(2), stride)
+	loops := 0
+	k.EachVector("sums", n, 4, func(at reg.Register, vectors int, mask *asm.Mask) {
+		from, left, accs := k.GP64(), k.GP64(), zeros(k, 2*vectors)
+		k.LEAQ(asm.AtIndex(rows, at, 1, 0), from)
+		k.MOVQ(count, left)
+		loops++
+		label := fmt.Sprintf("sumsRows%d", loops)
+		k.Label(label)
+		for i := range vectors {
+			v := k.Vec()
+			k.LoadMasked(operand.Mem{Base: from, Disp: i * k.Bytes()}, mask, v)
+			k.WidenAdd(v, accs[2*i], accs[2*i+1])
+		}
+		k.ADDQ(stride, from)
+		k.DECQ(left)
+		k.JNE(asm.Label(label))
+		for i := range vectors {
+			v := k.Vec()
+			k.Join64(accs[2*i], accs[2*i+1], v)
+			k.StoreMasked(v, mask, asm.AtIndex(sum, at, 1, i*k.Bytes()))
+		}
+	})
 }
 
 // squares writes the sum of the squares of n elements, in float64: the lanes of the vectors that it returns.

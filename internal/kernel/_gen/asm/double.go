@@ -110,6 +110,19 @@ func (f *File) WidenAdd(v, low, high reg.VecVirtual) {
 	f.VADDPD(t, high, high)
 }
 
+// Join64 rounds low and high, the halves of a vector in float64, to float32. It overwrites high.
+func (f *File) Join64(low, high, to reg.VecVirtual) {
+	if f.ISA == AVX512 {
+		f.VCVTPD2PS(low, to.AsY())
+		f.VCVTPD2PS(high, high.AsY())
+		f.VINSERTF64X4(operand.U8(1), high.AsY(), to, to)
+	} else {
+		f.VCVTPD2PSY(low, to.AsX())
+		f.VCVTPD2PSY(high, high.AsX())
+		f.VINSERTF128(operand.U8(1), high.AsX(), to, to)
+	}
+}
+
 // ReturnSum64 ends a function that returns the sum of all lanes of vectors of float64. It overwrites v.
 func (k *Func) ReturnSum64(v []reg.VecVirtual) {
 	k.Context.Store(k.Sum64(v).AsX(), k.Context.ReturnIndex(0))
