@@ -279,7 +279,7 @@ func (s *AdamW) step(model []G.ValueGrad, squares *float64, later bool) error {
 		if node, ok := n.(*G.Node); n == nil || ok && node == nil {
 			return fmt.Errorf("train: AdamW: value %d is missing, want the node of a weight", i)
 		}
-		p := trained{value: n.Value()}
+		p := trained{value: n.Value(), stays: stays(n)}
 		switch v := p.value.(type) {
 		case *tensor.Dense:
 			p.moments = s.of[v.Uintptr()]
@@ -343,6 +343,7 @@ func (s *AdamW) step(model []G.ValueGrad, squares *float64, later bool) error {
 type trained struct {
 	*moments
 	value, grad G.Value
+	stays       bool // the gradient is not cleared
 }
 
 func (p trained) fits() bool {
@@ -384,7 +385,9 @@ func step[T kernel.Float](s *AdamW, pairs []trained, scale float64) {
 		switch {
 		case !ok:
 		case !p.param.Trained():
-			clear(g)
+			if !p.stays {
+				clear(g)
+			}
 		default:
 			p.allocate()
 			keep, value, at := a.Keep, slice[T](p.param.Value), 0
@@ -394,11 +397,11 @@ func step[T kernel.Float](s *AdamW, pairs []trained, scale float64) {
 			for _, own := range p.own {
 				to := at + own.to - own.from
 				parts = append(parts, kernel.AdamWPart[T]{
-					Keep: keep, W: value[own.from:own.to], G: g[own.from:own.to], M: slice[T](p.m)[at:to], V: slice[T](p.v)[at:to],
+					Keep: keep, Stays: p.stays, W: value[own.from:own.to], G: g[own.from:own.to], M: slice[T](p.m)[at:to], V: slice[T](p.v)[at:to],
 				})
 				at = to
 			}
-			if at < len(g) {
+			if at < len(g) && !p.stays {
 				defer clear(g) // the parts of other ranks
 			}
 		}

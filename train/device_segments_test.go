@@ -175,7 +175,7 @@ func longSegment(t *testing.T, g *dist.Group, d *cuda.Device, lm *nn.LM, tokens 
 	if *recompute {
 		options = append(options, nn.WithRecompute(nn.RecomputeAll))
 	}
-	l, nodes, err := newLossGraph(Problem{Params: lm.Params(), Loss: LMLoss(lm, options...)}, inputs, true, false)
+	l, nodes, err := newLossGraph(Problem{Params: lm.Params(), Loss: LMLoss(lm, options...)}, inputs, true, 0)
 	if err != nil {
 		return err
 	}

@@ -77,31 +77,33 @@ func collectNothing(t *testing.T) {
 	t.Cleanup(func() { mostCollected = most })
 }
 
-// Gradients that our operator adds give the bits of gradients that the machine adds.
+// Gradients that our operator adds, or finds where they lie, give the bits of gradients that the machine adds.
 func TestCollect(t *testing.T) {
 	for name, subject := range subjects() {
-		t.Run(name, func(t *testing.T) {
-			train := func(collected bool) []outcome {
-				got, err := trainOn(1, func(g *dist.Group) (*Trainer, layer.Params, error) {
-					tr, params, err := subject(groupConfig(nil, 2))
-					if err == nil {
-						if _, is := tr.train.values[0].(gradient); is != collected {
-							t.Errorf("gradients are collected: %v, want %v", is, collected)
+		for _, accumulate := range []int{1, 2} {
+			t.Run(fmt.Sprintf("%s/accumulate %d", name, accumulate), func(t *testing.T) {
+				train := func(collected bool) []outcome {
+					got, err := trainOn(1, func(g *dist.Group) (*Trainer, layer.Params, error) {
+						tr, params, err := subject(groupConfig(nil, accumulate))
+						if err == nil {
+							if _, is := tr.train.values[0].(gradient); is != collected || stays(tr.train.values[0]) != (collected && accumulate == 1) {
+								t.Errorf("gradients are collected: %v, want %v", is, collected)
+							}
 						}
+						return tr, params, err
+					})
+					if err != nil {
+						t.Fatal(err)
 					}
-					return tr, params, err
-				})
-				if err != nil {
-					t.Fatal(err)
+					return got
 				}
-				return got
-			}
-			got := train(true)
-			collectNothing(t)
-			if want := train(false); !reflect.DeepEqual(got, want) {
-				t.Error("the bits differ")
-			}
-		})
+				got := train(true)
+				collectNothing(t)
+				if want := train(false); !reflect.DeepEqual(got, want) {
+					t.Error("the bits differ")
+				}
+			})
+		}
 	}
 }
 

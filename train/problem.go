@@ -154,8 +154,9 @@ const mostReused = 64 << 20
 const theLoss = ""
 
 // newLossGraph builds a graph of the loss times share, the weight of a batch in the mean over several batches. The nodes of params have
-// gradients if the graph trains. If alone, nobody reads a gradient before all are there.
-func newLossGraph(p Problem, inputs []input, training, alone bool) (l *lossGraph, weights G.Nodes, err error) {
+// gradients if the graph trains. If runs is not 0, nobody reads a gradient before
+// all are there, and a step has that many runs.
+func newLossGraph(p Problem, inputs []input, training bool, runs int) (l *lossGraph, weights G.Nodes, err error) {
 	c := &Call{graph: G.NewGraph(), Training: training, inputs: map[string]*G.Node{}}
 	for _, in := range inputs {
 		c.inputs[in.name] = G.NewTensor(c.graph, in.dtype, in.shape.Dims(), G.WithShape(in.shape...), G.WithName(in.name))
@@ -196,8 +197,8 @@ func newLossGraph(p Problem, inputs []input, training, alone bool) (l *lossGraph
 		if l.grads, err = G.Grad(loss, weights...); err != nil {
 			return nil, nil, err
 		}
-		if alone {
-			if l.values, err = collect(weights, l.grads); err != nil {
+		if runs > 0 {
+			if l.values, err = collect(weights, l.grads, runs == 1); err != nil {
 				return nil, nil, err
 			}
 		}

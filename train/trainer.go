@@ -136,10 +136,14 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 			return nil, fmt.Errorf("train: batch %d of HeldOut: %w", i, err)
 		}
 	}
-	if t.train, _, err = newLossGraph(p, t.inputs, true, cfg.Group.Size() == 1); err != nil {
+	runs := 0
+	if cfg.Group.Size() == 1 {
+		runs = cfg.Accumulate
+	}
+	if t.train, _, err = newLossGraph(p, t.inputs, true, runs); err != nil {
 		return nil, err
 	}
-	if t.scorer, _, err = newLossGraph(p, t.inputs, false, true); err != nil {
+	if t.scorer, _, err = newLossGraph(p, t.inputs, false, 0); err != nil {
 		return nil, errors.Join(err, t.train.vm.Close())
 	}
 	var own [][]span
@@ -538,6 +542,9 @@ func keepStatistics(all layer.Params) (restore func() error, err error) {
 
 func (t *Trainer) clearGradients() {
 	for _, n := range t.nodes {
+		if stays(n) {
+			continue
+		}
 		if grad, err := n.Grad(); err == nil && grad != nil { // there is no gradient before the first step
 			grad.(tensor.Tensor).Zero()
 		}

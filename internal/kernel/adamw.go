@@ -14,7 +14,7 @@ import (
 //	v = Beta2·v + Rest2·g²
 //	w = Keep·w - Rate·m / (√v·Root + Eps)
 //
-// Then it clears the gradient. The caller computes the other fields in float64: Rest1 = 1-Beta1 and Rest2 = 1-Beta2, which would
+// Then it clears the gradient, unless it is said to stay. The caller computes the other fields in float64: Rest1 = 1-Beta1 and Rest2 = 1-Beta2, which would
 // lose digits if they were computed from Beta1 and Beta2 in T; Rate = learning rate / (1-Beta1^t) and Root = 1/√(1-Beta2^t), which
 // correct for moments that start at zero; Keep = 1 - learning rate · decay.
 type AdamW[T Float] struct {
@@ -23,12 +23,15 @@ type AdamW[T Float] struct {
 
 // AdamWPart is a weight W of a step, with its gradient and its moments. All have one length.
 type AdamWPart[T Float] struct {
-	Keep       T // instead of that of the step
+	Keep       T    // instead of that of the step
+	Stays      bool // the gradient is not cleared
 	W, G, M, V []T
 }
 
 // Step updates w, m and v and clears g, in one pass over memory. All have one length.
-func (a *AdamW[T]) Step(w, g, m, v []T) { a.Steps([]AdamWPart[T]{{a.Keep, w, g, m, v}}) }
+func (a *AdamW[T]) Step(w, g, m, v []T) {
+	a.Steps([]AdamWPart[T]{{Keep: a.Keep, W: w, G: g, M: m, V: v}})
+}
 
 // Steps is Step for several weights, in one job.
 func (a *AdamW[T]) Steps(parts []AdamWPart[T]) {
@@ -40,6 +43,9 @@ func (a *AdamW[T]) Steps(parts []AdamWPart[T]) {
 		p, own := parts[k], *a
 		own.Keep = p.Keep
 		own.step(p.W[from:to], p.G[from:to], p.M[from:to], p.V[from:to])
+		if !p.Stays {
+			clear(p.G[from:to])
+		}
 	})
 }
 
@@ -52,7 +58,7 @@ func (a *AdamW[T]) step(w, g, m, v []T) {
 	a.loop(w, g, m, v)
 }
 
-// loop is the definition. The assembly rounds at the same places, so its result is the same bit for bit.
+// loop is the definition, but for clearing the gradient. The assembly rounds at the same places, so its result is the same bit for bit.
 func (a *AdamW[T]) loop(w, g, m, v []T) {
 	c := *a
 	for i := range w {
@@ -60,7 +66,7 @@ func (a *AdamW[T]) loop(w, g, m, v []T) {
 		mean := c.Beta1*m[i] + c.Rest1*d
 		square := c.Beta2*v[i] + c.Rest2*d*d
 		w[i] = c.Keep*w[i] - c.Rate*mean/(sqrt(square)*c.Root+c.Eps)
-		m[i], v[i], g[i] = mean, square, 0
+		m[i], v[i] = mean, square
 	}
 }
 

@@ -64,6 +64,7 @@ func TestAdamWCuts(t *testing.T) {
 	}
 	plain := [4][]float32{slices.Clone(w), slices.Clone(g), slices.Clone(m), slices.Clone(v)}
 	a.loop(plain[0], plain[1], plain[2], plain[3])
+	clear(plain[1])
 	eachLevel(t, func(t *testing.T) {
 		runtime.GOMAXPROCS(1)
 		want := step(0)
@@ -74,6 +75,13 @@ func TestAdamWCuts(t *testing.T) {
 		}
 		if slices.ContainsFunc(want[1], func(x float32) bool { return x != 0 }) {
 			t.Error("the gradient is not cleared")
+		}
+		stays := [4][]float32{slices.Clone(w), slices.Clone(g), slices.Clone(m), slices.Clone(v)}
+		a.Steps([]AdamWPart[float32]{{Keep: a.Keep, Stays: true, W: stays[0], G: stays[1], M: stays[2], V: stays[3]}})
+		for i := range want {
+			if i == 1 && !slices.Equal(stays[i], g) || i != 1 && !slices.Equal(stays[i], want[i]) {
+				t.Errorf("array %d differs where the gradient stays", i)
+			}
 		}
 		for _, procs := range []int{1, 2, 5} {
 			runtime.GOMAXPROCS(procs)

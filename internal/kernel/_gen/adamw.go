@@ -24,8 +24,6 @@ func adamW(isa asm.ISA) {
 		}
 		constant = func(field string) reg.VecVirtual { return held[field] }
 	}
-	zero := k.Vec()
-	k.Zero(zero)
 	k.EachVector("adamW", n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
 		grad, mean, square, weight, t := k.Vec(), k.Vec(), k.Vec(), k.Vec(), k.Vec()
 		k.LoadMasked(asm.AtIndex(g, at, 1, 0), mask, grad)
@@ -44,7 +42,6 @@ func adamW(isa asm.ISA) {
 
 		k.StoreMasked(mean, mask, asm.AtIndex(m, at, 1, 0))
 		k.StoreMasked(square, mask, asm.AtIndex(v, at, 1, 0))
-		k.StoreMasked(zero, mask, asm.AtIndex(g, at, 1, 0))
 
 		k.VSQRTPS(square, square)
 		k.Mul(square, constant("Root"), square)
