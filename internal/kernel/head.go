@@ -46,7 +46,7 @@ func (h *Head[T]) Forward(dx, dweight []T) T {
 	each, weights, parts := all.each(1), dweight, 1
 	chunks, chunk := h.chunks()
 	if h.small() {
-		parts = min(chunks, 16)
+		parts = min((chunks+1)/2, 16)
 	}
 	if parts > 1 {
 		space := work.Borrow[T](parts * len(dweight))
