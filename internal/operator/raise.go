@@ -3,7 +3,6 @@ package operator
 import (
 	"fmt"
 	"math"
-	"slices"
 	"sync"
 
 	G "gorgonia.org/gorgonia"
@@ -31,41 +30,37 @@ type raise struct {
 	last *raised
 
 	inputs *inputs
-	at     int   // where its numbers are among those of the inputs
-	copy   []int // the numbers that are on the device
-	early  bool  // they were copied before the operator ran
-	ran    bool  // it has run since a run of a machine began
+	at     int  // where its numbers begin among those of its kind of the inputs
+	early  bool // they were copied before the operator ran
+	ran    bool // it has run since a run of a machine began
 }
 
 // inputs are integers and marks of a graph that are copied to the device together, when the first of their operators runs: so a training step has one upload.
 type inputs struct {
-	all    []*raise // first the integers
-	on     *raisedMemory
-	memory cuda.Allocations
+	all         []*raise // first the integers
+	ints, marks int      // of all of them
+	on          *raisedMemory
 }
 
-// raisedMemory is the memory of inputs on the device.
+// raisedMemory is the memory of inputs: the integers as int32, and from an index of a multiple of 16 on the marks, four in an int32.
 type raisedMemory struct {
-	from  cuda.Array[int] // the numbers as they are on the host
-	ids   cuda.Array[int32]
-	marks cuda.Array[uint8]
-	there bool // ids and marks are there
+	host  []int32 // what the device has
+	on    cuda.Array[int32]
+	there bool // all of it was copied at least once
 }
 
-func (m *raisedMemory) free() {
-	m.ids.Free()
-	m.marks.Free()
-	m.ids, m.marks, m.there = cuda.Array[int32]{}, cuda.Array[uint8]{}, false
-}
+// marksAt returns the index of the marks.
+func (in *inputs) marksAt() int { return (in.ints + 15) / 16 * 16 }
 
 // join makes the operator one of inputs.
 func (o *raise) join(in *inputs) {
-	at := 0
-	for _, other := range in.all {
-		at += other.to.TotalSize()
+	o.inputs, o.early, o.ran = in, false, false
+	n := &in.ints
+	if o.kind == Marks {
+		n = &in.marks
 	}
+	o.at, *n = *n, *n+o.to.TotalSize()
 	in.all = append(in.all, o)
-	o.inputs, o.at, o.early, o.ran = in, at, false, false
 	o.last = &raised{onPlace: onPlace{o.place, o.to.Clone()}, kind: o.kind}
 }
 
@@ -78,7 +73,7 @@ func (o *raise) Do(values ...G.Value) (v G.Value, err error) {
 		switch {
 		case o.ran || o.inputs.on == nil || !o.inputs.on.there: // a run begins
 			err = o.inputs.upload(s, o, ints)
-		case o.early && slices.Equal(o.copy, ints):
+		case o.early && o.equal(ints):
 			o.last.ints = ints
 		default:
 			err = o.set(s, ints)
@@ -110,100 +105,115 @@ func (o *raise) numbers(v G.Value) (ints []int, err error) {
 // upload copies the values of all inputs at the beginning of a run: ints for the operator that runs, and for the others what their nodes have, which they
 // compare with their operands when they run. So a value that is not as it should be is an error then. runs is nil if the run begins later. The context must be locked.
 func (in *inputs) upload(s *cuda.Stream, runs *raise, ints []int) error {
-	values := make([][]int, len(in.all))
-	n, whole := 0, true
-	for i, o := range in.all {
-		if values[i] = ints; o != runs {
-			var err error
-			if values[i], err = o.numbers(o.of.Value()); err != nil {
-				values[i], whole = nil, false
-			}
-		}
-		o.early, o.ran, n = false, false, n+o.to.TotalSize()
-	}
 	if in.on == nil {
+		n := in.marksAt() + (in.marks+3)/4
 		end := s.Lasting()
-		from, err := cuda.NewArray[int](s, n)
+		on, err := cuda.NewArray[int32](s, n)
 		if end(); err != nil {
 			return err
 		}
-		in.on = &raisedMemory{from: from}
-		on := in.on
-		own(in.all[0].place.context, in, func() { on.from.Free(); on.free() })
-	}
-	in.on.free() // the work that is queued with the upload may have this memory (cuda/ahead.go)
-	if whole {
-		if err := in.on.from.CopyPartsFrom(s, values...); err != nil {
-			return err
-		}
-	}
-	if err := in.arrays(s); err != nil {
-		return err
-	}
-	for i, o := range in.all {
-		switch {
-		case whole:
-			o.has(values[i])
-		case values[i] != nil:
-			if err := o.set(s, values[i]); err != nil {
-				return err
+		in.on = &raisedMemory{host: make([]int32, n), on: on}
+		own(in.all[0].place.context, in, on.Free)
+		for _, o := range in.all {
+			if o.kind == Ints {
+				o.last.ids = on.Slice(o.at, o.to.TotalSize())
+			} else {
+				o.last.marks = cuda.ArrayAt[uint8](s, on.Address()+uintptr(4*in.marksAt()+o.at), o.to.TotalSize())
 			}
 		}
-		o.early = values[i] != nil
+	}
+	for _, o := range in.all {
+		o.ran, o.early = false, true
+		if o != runs {
+			var err error
+			if ints, err = o.numbers(o.of.Value()); err != nil {
+				o.early = false // it copies its value when it runs
+				continue
+			}
+		}
+		o.has(ints)
+	}
+	in.on.there = false
+	if err := in.on.on.CopyFrom(s, in.on.host); err != nil {
+		return err
 	}
 	in.on.there = true
 	return nil
 }
 
-// arrays allocates the arrays of the operators, and queues the conversion of the numbers.
-func (in *inputs) arrays(s *cuda.Stream) (err error) {
-	s.Repeat(&in.memory)
-	defer s.Repeat(nil)
-	ids := in.on.from.Len()
-	if i := slices.IndexFunc(in.all, func(o *raise) bool { return o.kind == Marks }); i >= 0 {
-		ids = in.all[i].at
+// has writes numbers to the memory of the host that is copied to the device.
+func (o *raise) has(ints []int) {
+	host, last := o.inputs.on.host, o.last
+	last.ints, last.checked, last.ranged = ints, last.checked[:0], o.kind == Ints
+	if o.kind == Ints {
+		last.least, last.most = narrow(host[o.at:], ints)
+		return
 	}
-	if marks := in.on.from.Len() - ids; marks > 0 {
-		if in.on.marks, err = cuda.NewArray[uint8](s, marks); err == nil {
-			err = cuda.MarksOf(s, in.on.from.Slice(ids, marks), in.on.marks)
-		}
-	}
-	if ids > 0 && err == nil {
-		if in.on.ids, err = cuda.NewArray[int32](s, ids); err == nil {
-			err = cuda.IntegersOf(s, in.on.from.Slice(0, ids), in.on.ids)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	for _, o := range in.all {
-		if n := o.to.TotalSize(); o.kind == Ints {
-			o.last.ids = in.on.ids.Slice(o.at, n)
+	at := 4*o.inputs.marksAt() + o.at
+	for i, x := range ints {
+		bit := int32(1) << (8 * ((at + i) % 4))
+		if word := &host[(at+i)/4]; x != 0 {
+			*word |= bit
 		} else {
-			o.last.marks = in.on.marks.Slice(o.at-ids, n)
+			*word &^= bit
 		}
 	}
-	return nil
 }
 
-// has notes the numbers that the device has.
-func (o *raise) has(ints []int) {
-	o.last.ints, o.last.checked, o.last.ranged = ints, o.last.checked[:0], false
-	o.copy = append(o.copy[:0], ints...)
+// equal reports whether the memory of the host has the numbers.
+func (o *raise) equal(ints []int) bool {
+	host := o.inputs.on.host
+	if o.kind == Ints {
+		return math.MinInt32 <= o.last.least && o.last.most <= math.MaxInt32 && equalNarrow(host[o.at:], ints)
+	}
+	at := 4*o.inputs.marksAt() + o.at
+	for i, x := range ints {
+		if (x != 0) != (host[(at+i)/4]>>(8*((at+i)%4))&1 != 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// narrow writes the numbers that 32 bits hold and that are nearest to ints, and returns the least and the most of ints.
+func narrow(to []int32, ints []int) (least, most int) {
+	least, most = math.MaxInt, math.MinInt
+	to = to[:len(ints)]
+	for i, x := range ints {
+		to[i] = int32(x)
+		least, most = min(least, x), max(most, x)
+	}
+	if len(ints) > 0 && (least < math.MinInt32 || most > math.MaxInt32) {
+		for i, x := range ints {
+			to[i] = Int32(x)
+		}
+	}
+	return least, most
+}
+
+// equalNarrow reports whether of begins with ints.
+func equalNarrow(of []int32, ints []int) bool {
+	of = of[:len(ints)]
+	for i, x := range ints {
+		if int(of[i]) != x {
+			return false
+		}
+	}
+	return true
 }
 
 // set copies the value of one operator.
 func (o *raise) set(s *cuda.Stream, ints []int) error {
-	from := o.inputs.on.from.Slice(o.at, len(ints))
-	o.copy = o.copy[:0] // until it is there
-	if err := from.CopyFrom(s, ints); err != nil {
-		return err
+	on, from, to := o.inputs.on, o.at, o.at+len(ints)
+	if o.kind == Marks {
+		from, to = o.inputs.marksAt(), len(on.host)
 	}
 	o.has(ints)
-	if o.kind == Marks {
-		return cuda.MarksOf(s, from, o.last.marks)
+	err := on.on.Slice(from, to-from).CopyFrom(s, on.host[from:to])
+	if err != nil {
+		on.there = false
 	}
-	return cuda.IntegersOf(s, from, o.last.ids)
+	return err
 }
 
 // Inputs are the inputs of a graph that are copied to a device: integers and marks.

@@ -1,0 +1,58 @@
+package operator
+
+import (
+	"math"
+	"slices"
+	"testing"
+)
+
+func TestNarrow(t *testing.T) {
+	for _, ints := range [][]int{nil, {0}, {3, -7, 12}, {math.MaxInt32, math.MinInt32}, {1 << 40, 5}, {5, math.MinInt, math.MaxInt}} {
+		want := make([]int32, len(ints), len(ints)+1)
+		for i, x := range ints {
+			want[i] = Int32(x)
+		}
+		got := make([]int32, len(ints)+1)
+		least, most := narrow(got, ints)
+		if l, m := rangeOf(ints); !slices.Equal(got[:len(ints)], want) || least != l || most != m {
+			t.Errorf("%d: %d, %d to %d, want %d, %d to %d", ints, got, least, most, want, l, m)
+		}
+		within := least >= math.MinInt32 && most <= math.MaxInt32
+		if equalNarrow(got, ints) != within {
+			t.Errorf("%d is equal: %v", ints, !within)
+		}
+		if len(ints) > 0 {
+			other := slices.Clone(ints)
+			other[len(ints)-1]++
+			if equalNarrow(got, other) {
+				t.Errorf("%d equals %d", other, ints)
+			}
+		}
+	}
+}
+
+func BenchmarkNarrow(b *testing.B) {
+	ints, to := make([]int, 16384), make([]int32, 16384)
+	b.Run("narrow", func(b *testing.B) {
+		for b.Loop() {
+			narrow(to, ints)
+		}
+	})
+	b.Run("equal", func(b *testing.B) {
+		for b.Loop() {
+			equalNarrow(to, ints)
+		}
+	})
+	b.Run("copy", func(b *testing.B) {
+		o := make([]int, len(ints))
+		for b.Loop() {
+			copy(o, ints)
+		}
+	})
+	b.Run("slicesEqual", func(b *testing.B) {
+		o := make([]int, len(ints))
+		for b.Loop() {
+			_ = slices.Equal(o, ints)
+		}
+	})
+}
