@@ -84,7 +84,9 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w (Config.Data)", err)
 	}
-	p := Problem{Params: lm.Params(), Loss: LMLoss(lm, cfg.Options...), Data: &early{Packer: packer}}
+	// Scans and convolutions without starts are faster. The batches of evaluations have starts.
+	data := &early{Packer: packer, single: cfg.Group.Size() == 1 && single(cfg.Data, cfg.Length)}
+	p := Problem{Params: lm.Params(), Loss: LMLoss(lm, cfg.Options...), Data: data}
 	if len(cfg.HeldOut) > 0 {
 		if p.HeldOut, err = Pack(cfg.HeldOut, cfg.Batch, cfg.Length); err != nil {
 			return nil, fmt.Errorf("%w (Config.HeldOut)", err)
@@ -95,7 +97,11 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 			return nil, err
 		}
 	}
-	t, err := NewTrainer(p, run)
+	var evaluated Source
+	if data.single {
+		evaluated = packer
+	}
+	t, err := makeTrainer(p, run, evaluated)
 	if err != nil {
 		return nil, err
 	}

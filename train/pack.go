@@ -79,6 +79,20 @@ next:
 	return rows
 }
 
+// single reports whether no two of the pieces of documents fit into one row. Then no token needs to know where documents start: the first column is a start anyway, and what
+// follows a document in its row has no targets.
+func single(docs []Document, length int) bool {
+	least, next := length, length // the smallest two
+	for _, p := range cut(docs, length) {
+		if p.n <= least {
+			least, next = p.n, least
+		} else {
+			next = min(next, p.n)
+		}
+	}
+	return least+next > length
+}
+
 // fill writes row at, which has the pieces of r.
 func (s sequences) fill(at, length int, r row, docs []Document) {
 	from, to := at*length, (at+1)*length
@@ -238,6 +252,7 @@ func (p *Packer) Rows() int { return len(p.epochs.items) }
 // early is a Packer whose next batch can be made while something else runs. Such batches have their memory in turn: one is overwritten when prepare has been called twice after its own call.
 type early struct {
 	*Packer
+	single bool // the batches have no starts
 	memory [2]sequences
 	turn   int
 	from   Position       // of the batch that is made, which is the position of the source until it is asked for
@@ -263,8 +278,16 @@ func (e *early) prepare() {
 	e.made = made
 	go func() {
 		b, err := e.Packer.nextIn(memory)
-		made <- nextBatch{b, err}
+		made <- nextBatch{e.without(b), err}
 	}()
+}
+
+// without returns a batch without its starts if it needs none.
+func (e *early) without(b Batch) Batch {
+	if e.single {
+		delete(b.Values, "start")
+	}
+	return b
 }
 
 // wait returns the batch when it is made; nil if prepare was not called.
@@ -281,7 +304,8 @@ func (e *early) Next() (Batch, error) {
 		e.next = nil
 		return b.Batch, b.err
 	}
-	return e.Packer.Next()
+	b, err := e.Packer.Next()
+	return e.without(b), err
 }
 
 func (e *early) Position() Position {

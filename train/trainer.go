@@ -83,7 +83,8 @@ type Trainer struct {
 	all      layer.Params // with the frozen weights
 	params   layer.Params // without them
 	source   Source
-	inputs   []input // of every batch
+	inputs   []input // of every batch to train on
+	scored   []input // of every batch to evaluate
 	heldOut  []Batch
 	solver   *AdamW
 	exchange *exchange                  // nil for one process
@@ -110,7 +111,10 @@ type Trainer struct {
 //
 // Errors: a field of the problem or the configuration that is missing or out of its range; the errors of the loss and the source; a
 // weight that the loss does not depend on; a batch of HeldOut unlike the first batch.
-func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
+func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) { return makeTrainer(p, cfg, nil) }
+
+// makeTrainer is NewTrainer for evaluations on batches like those of another source, or like the first one of the problem's if evaluated is nil.
+func makeTrainer(p Problem, cfg RunConfig, evaluated Source) (*Trainer, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
@@ -128,11 +132,21 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("train: the first batch: %w", err)
 	}
+	t.scored = t.inputs
+	if evaluated != nil {
+		b, err := firstBatch(evaluated)
+		if err != nil {
+			return nil, err
+		}
+		if t.scored, err = b.inputs(); err != nil {
+			return nil, fmt.Errorf("train: the first batch: %w", err)
+		}
+	}
 	if err := bytesOf(t.inputs).Times(cfg.Accumulate).Fits("the batches of a step"); err != nil {
 		return nil, fmt.Errorf("train: Accumulate is %d: %w", cfg.Accumulate, err)
 	}
 	for i, b := range p.HeldOut {
-		if err := b.check(t.inputs); err != nil {
+		if err := b.check(t.scored); err != nil {
 			return nil, fmt.Errorf("train: batch %d of HeldOut: %w", i, err)
 		}
 	}
@@ -143,7 +157,7 @@ func NewTrainer(p Problem, cfg RunConfig) (*Trainer, error) {
 	if t.train, _, err = newLossGraph(p, t.inputs, true, runs); err != nil {
 		return nil, err
 	}
-	if t.scorer, _, err = newLossGraph(p, t.inputs, false, 0); err != nil {
+	if t.scorer, _, err = newLossGraph(p, t.scored, false, 0); err != nil {
 		return nil, errors.Join(err, t.train.vm.Close())
 	}
 	var own [][]span
@@ -286,7 +300,7 @@ func (t *Trainer) measure(batches []Batch) (map[string]float64, error) {
 	if err := t.meet(); err != nil {
 		return nil, t.cfg.Group.Fail(fmt.Errorf("train: %w", err))
 	}
-	means, err := t.scorer.measure(batches, t.inputs, t.cfg.Group, t.cfg.Segments)
+	means, err := t.scorer.measure(batches, t.scored, t.cfg.Group, t.cfg.Segments)
 	return means, t.cfg.Group.Fail(err)
 }
 
