@@ -37,13 +37,8 @@ func (c *CrossEntropy[T]) count() (n int) {
 func (c *CrossEntropy[T]) Forward() T {
 	space := work.Borrow[float64](len(c.Targets))
 	defer space.Return()
-	losses := space.Data
-	c.rows(func(from, to int) {
-		for i := from; i < to; i++ {
-			losses[i] = c.rowLoss(c.row(c.Logits, i), i)
-		}
-	})
-	return c.mean(losses)
+	c.rows(func(from, to int) { c.pass(nil, from, to, space.Data, 0) })
+	return c.mean(space.Data)
 }
 
 // mean returns the mean of the losses of the rows that count.
@@ -59,30 +54,65 @@ func (c *CrossEntropy[T]) mean(losses []float64) T {
 	return T(sum / float64(n))
 }
 
-// rowLoss returns the loss of row i with logits x.
-func (c *CrossEntropy[T]) rowLoss(x []T, i int) float64 {
-	target := c.Targets[i]
-	if target == c.Ignore {
-		return 0
+// pass writes the losses of the rows [from, to) and, unless dx is nil, their gradients times each. dx may be Logits. The losses are the same bit for bit with and
+// without gradients. An ignored row has a loss and gradients of zero.
+func (c *CrossEntropy[T]) pass(dx []T, from, to int, losses []float64, each float64) {
+	x32, fast := asm32(c.Logits)
+	var dx32 []float32
+	if fast && dx != nil {
+		dx32 = any(dx).([]float32)
 	}
-	top := largest(x)
-	others := expSum(x[:target], top) + expSum(x[target+1:], top)
-	return math.Log(others+float64(exp(x[target]-top))) - (float64(x[target]) - float64(top))
+	var all [32]crossEntropyRow
+	for i := from; i < to; {
+		if c.Targets[i] == c.Ignore {
+			if losses[i] = 0; dx != nil {
+				clear(c.row(dx, i))
+			}
+			i++
+			continue
+		}
+		n := 0
+		for ; n < len(all) && i+n < to && c.Targets[i+n] != c.Ignore; n++ {
+			all[n].target = c.Targets[i+n]
+		}
+		if fast {
+			c.rows32(dx32, x32, all[:n], i, each)
+		} else {
+			c.rowsPlain(dx, all[:n], i, each)
+		}
+		for k, r := range all[:n] {
+			losses[i+k] = math.Log(r.sum) - r.gap
+		}
+		i += n
+	}
 }
 
-// rowGradient writes the gradient of row i, times each, and returns rowLoss. dx may be x. An ignored row gets zeros.
-func (c *CrossEntropy[T]) rowGradient(dx, x []T, i int, each float64) (loss float64) {
-	target := c.Targets[i]
-	if target == c.Ignore {
-		clear(dx)
-		return 0
+// crossEntropyRow is what a loss needs of a row: Σ exp(x - top), where top is the largest logit, and the target's x - top.
+type crossEntropyRow struct {
+	target   int
+	sum, gap float64
+}
+
+// rowsPlain is the definition of rows32.
+func (c *CrossEntropy[T]) rowsPlain(dx []T, all []crossEntropyRow, i int, each float64) {
+	for k := range all {
+		x, r := c.row(c.Logits, i+k), &all[k]
+		top, own := largest(x), x[r.target]
+		r.gap = float64(own) - float64(top)
+		var others float64
+		if dx == nil {
+			others = expSum(x[:r.target], top) + expSum(x[r.target+1:], top)
+		} else {
+			dx := c.row(dx, i+k)
+			others = expSumTo(dx[:r.target], x[:r.target], top) + expSumTo(dx[r.target+1:], x[r.target+1:], top)
+		}
+		r.sum = others + float64(exp(own-top))
+		if dx != nil {
+			dx := c.row(dx, i+k)
+			scaleOf(dx, dx, T(each/r.sum))
+			dx[r.target] = T(-others * (each / r.sum)) // unlike p - 1, it keeps its digits where p is near 1
+		}
 	}
-	top, own := largest(x), x[target]
-	others := expSumTo(dx[:target], x[:target], top) + expSumTo(dx[target+1:], x[target+1:], top)
-	sum := others + float64(exp(own-top))
-	scaleOf(dx, dx, T(each/sum))
-	dx[target] = T(-others * (each / sum)) // unlike p - 1, it keeps its digits where p is near 1
-	return math.Log(sum) - (float64(own) - float64(top))
 }
 
 // each returns the gradient of the loss of one row that counts, where that of the mean is dloss.
@@ -92,9 +122,7 @@ func (c *CrossEntropy[T]) each(dloss T) float64 { return float64(dloss) / float6
 // exponentials in the memory of the gradient.
 func (c *CrossEntropy[T]) Backward(dloss T, dlogits []T) {
 	each := c.each(dloss)
-	c.rows(func(from, to int) {
-		for i := from; i < to; i++ {
-			c.rowGradient(c.row(dlogits, i), c.row(c.Logits, i), i, each)
-		}
-	})
+	space := work.Borrow[float64](len(c.Targets))
+	defer space.Return()
+	c.rows(func(from, to int) { c.pass(dlogits, from, to, space.Data, each) })
 }

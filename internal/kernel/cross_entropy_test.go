@@ -95,6 +95,61 @@ func testCrossEntropyAgainstReference(t *testing.T) {
 	})
 }
 
+// The kernels for some rows compute what their definition does, for any vocabulary and target, with and without gradients, and write nothing else. Where an
+// exponential is infinite or NaN, both are.
+func TestCrossEntropyRows(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			n, rows := rapid.OneOf(rapid.IntRange(1, 70), rapid.IntRange(1, 600)).Draw(t, "vocabulary"), rapid.IntRange(1, 5).Draw(t, "rows")
+			r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+			x, intact := window(t, r, rows*n, "logits")
+			if _, ok := asm32(x); !ok {
+				return
+			}
+			size := rapid.SampledFrom([]float32{0, 1e-40, 1, 50, 1e30}).Draw(t, "size")
+			for i := range x {
+				x[i] *= size
+			}
+			if rapid.Bool().Draw(t, "extreme") {
+				extremes := []float64{math.NaN(), math.Inf(1), math.Inf(-1), 1e38, -1e38, 1e-45}
+				x[r.IntN(len(x))] = float32(extremes[r.IntN(len(extremes))])
+			}
+			targets := make([]crossEntropyRow, rows)
+			for i := range targets {
+				targets[i].target = r.IntN(n)
+			}
+			c := &CrossEntropy[float32]{Vocabulary: n, Logits: x}
+			dx, intactGradient := window(t, r, rows*n, "gradients")
+			want, all, alone, place := slices.Clone(dx), slices.Clone(targets), slices.Clone(targets), slices.Clone(targets)
+			c.rowsPlain(want, targets, 0, 0.7)
+			c.rows32(nil, x, alone, 0, 0)
+			c.rows32(dx, x, all, 0, 0.7)
+			near := func(what string, got, want, tol float64) {
+				t.Helper()
+				if !(math.Abs(got-want) <= tol) && !(got != got && want != want) && got != want {
+					t.Fatalf("%s is %v, want %v", what, got, want)
+				}
+			}
+			for i, w := range targets {
+				near("gap", all[i].gap, w.gap, 0)
+				near("sum", all[i].sum, w.sum, 1e-6*math.Abs(w.sum))
+				if math.Float64bits(alone[i].sum) != math.Float64bits(all[i].sum) && all[i].sum == all[i].sum {
+					t.Fatal("the sum differs without gradients")
+				}
+				for j := range n {
+					near("gradient", float64(dx[i*n+j]), float64(want[i*n+j]), 1e-6*math.Abs(float64(want[i*n+j]))+3e-45)
+				}
+			}
+			c.rows32(x, x, place, 0, 0.7)
+			if !slices.EqualFunc(x, dx, equalBits) {
+				t.Fatal("gradients in the place of the logits differ")
+			}
+			intact()
+			intactGradient()
+		})
+	})
+}
+
 // Logits can be of any size: the loss depends only on their differences.
 func TestCrossEntropyLargeLogits(t *testing.T) { eachLevel(t, testCrossEntropyLargeLogits) }
 

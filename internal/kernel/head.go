@@ -62,15 +62,11 @@ func (h *Head[T]) Forward(dx, dweight []T) T {
 			n, x, y := to-from, h.X[from*h.In:to*h.In], logits.Data[:(to-from)*h.Vocabulary]
 			h.Logits(blas.NoTrans, blas.Trans, n, h.Vocabulary, h.In, 1, x, h.In, h.Weight, h.In, 0, y, h.Vocabulary)
 			c := CrossEntropy[T]{h.Vocabulary, y, h.Targets[from:to], h.Ignore}
-			c.rows(func(a, b int) {
-				for row := a; row < b; row++ {
-					if dx == nil {
-						losses.Data[from+row] = c.rowLoss(c.row(y, row), row)
-					} else {
-						losses.Data[from+row] = c.rowGradient(c.row(y, row), c.row(y, row), row, each)
-					}
-				}
-			})
+			gradients := y
+			if dx == nil {
+				gradients = nil
+			}
+			c.rows(func(a, b int) { c.pass(gradients, a, b, losses.Data[from:to], each) })
 			if dx != nil {
 				h.Gemm(blas.NoTrans, blas.NoTrans, n, h.In, h.Vocabulary, 1, y, h.Vocabulary, h.Weight, h.In, 0, dx[from*h.In:to*h.In], h.In)
 				h.Gemm(blas.Trans, blas.NoTrans, h.Vocabulary, h.In, n, 1, y, h.Vocabulary, x, h.In, T(min(i-first, 1)), weights[p*len(dweight):], h.In)

@@ -131,9 +131,6 @@ func largest[T Float](x []T) T {
 
 // expSum returns Σ exp(x - top).
 func expSum[T Float](x []T, top T) (sum float64) {
-	if x32, ok := asm32(x); ok {
-		return expSum32s(x32, float32(top))
-	}
 	for _, v := range x {
 		sum += float64(exp(v - top))
 	}

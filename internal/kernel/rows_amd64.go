@@ -171,14 +171,31 @@ func largest32s(x []float32) float32 {
 	return rowMaxAVX2(&x[0], len(x))
 }
 
-func expSum32s(x []float32, top float32) float64 {
-	if len(x) == 0 {
-		return 0
+// crossEntropyArgs are the arguments of the kernels of CrossEntropy.
+type crossEntropyArgs struct {
+	x, y    *float32 // of the first row; y may be x
+	rows, n int
+	all     *crossEntropyRow
+	each    float64
+}
+
+// rows32 computes rows of CrossEntropy.pass from row i on. all has their targets.
+func (c *CrossEntropy[T]) rows32(dx, x []float32, all []crossEntropyRow, i int, each float64) {
+	from, to := i*c.Vocabulary, (i+len(all))*c.Vocabulary
+	a := crossEntropyArgs{x: &x[from:to][0], rows: len(all), n: c.Vocabulary, all: &all[0], each: each}
+	if dx != nil {
+		a.y = &dx[from:to][0]
 	}
-	if level == cpu.AVX512 {
-		return rowExpSumAVX512(&x[0], top, len(x))
+	switch {
+	case dx == nil && level == cpu.AVX512:
+		rowsLossAVX512(&a)
+	case dx == nil:
+		rowsLossAVX2(&a)
+	case level == cpu.AVX512:
+		rowsGradientAVX512(&a)
+	default:
+		rowsGradientAVX2(&a)
 	}
-	return rowExpSumAVX2(&x[0], top, len(x))
 }
 
 func expSumTo32s(y, x []float32, top float32) float64 {

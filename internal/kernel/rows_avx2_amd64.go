@@ -89,12 +89,32 @@ func rmsNormBackRowsAVX2(args *rmsNormArgs)
 //go:noescape
 func rowMaxAVX2(x *float32, n int) float32
 
-// rowExpSumAVX2 returns Σ e^(x[i]-top) of n elements, summed in float64.
-//
-//go:noescape
-func rowExpSumAVX2(x *float32, top float32, n int) float64
-
 // rowExpSumToAVX2 computes y[i] = e^(x[i]-top) for n elements, and returns Σ y[i], summed in float64.
 //
 //go:noescape
 func rowExpSumToAVX2(y *float32, x *float32, top float32, n int) float64
+
+// rowsLossAVX2 computes what a cross-entropy needs of each row of n elements:
+//
+//	for range rows {
+//		e := exp(x - max(x))
+//		others, own := sum(e) without that of the target, in float64; that of the target
+//		sum = others + own
+//		gap = x - max(x) of the target, in float64
+//	}
+//
+//go:noescape
+func rowsLossAVX2(args *crossEntropyArgs)
+
+// rowsGradientAVX2 computes what a cross-entropy needs of each row of n elements:
+//
+//	for range rows {
+//		e := exp(x - max(x))
+//		others, own := sum(e) without that of the target, in float64; that of the target
+//		sum = others + own
+//		gap = x - max(x) of the target, in float64
+//		y = e·each/sum, but -others·each/sum for the target
+//	}
+//
+//go:noescape
+func rowsGradientAVX2(args *crossEntropyArgs)

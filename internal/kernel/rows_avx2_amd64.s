@@ -1206,12 +1206,13 @@ maxDone:
 DATA cAVX2_ff800000<>+0(SB)/4, $0xff800000
 GLOBL cAVX2_ff800000<>(SB), RODATA|NOPTR, $4
 
-// func rowExpSumAVX2(x *float32, top float32, n int) float64
+// func rowExpSumToAVX2(y *float32, x *float32, top float32, n int) float64
 // Requires: AVX, AVX2, FMA3, SSE2
-TEXT ·rowExpSumAVX2(SB), NOSPLIT|NOFRAME, $0-32
-	MOVQ         x+0(FP), AX
-	MOVQ         n+16(FP), CX
-	VBROADCASTSS top+8(FP), Y0
+TEXT ·rowExpSumToAVX2(SB), NOSPLIT|NOFRAME, $0-40
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS top+16(FP), Y0
 	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y1
 	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y2
 	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y3
@@ -1219,12 +1220,12 @@ TEXT ·rowExpSumAVX2(SB), NOSPLIT|NOFRAME, $0-32
 	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y5
 	VXORPS       Y6, Y6, Y6
 	VXORPS       Y7, Y7, Y7
-	XORQ         DX, DX
+	XORQ         BX, BX
 
-rowExpSumOne:
-	CMPQ         CX, $+8
-	JL           rowExpSumRest
-	VMOVUPS      (AX)(DX*1), Y8
+expOne:
+	CMPQ         DX, $+8
+	JL           expRest
+	VMOVUPS      (CX)(BX*1), Y8
 	VSUBPS       Y0, Y8, Y8
 	VMAXPS       Y8, Y2, Y8
 	VMINPS       Y8, Y3, Y8
@@ -1247,22 +1248,23 @@ rowExpSumOne:
 	VPSLLD       $0x17, Y9, Y9
 	VMULPS       Y9, Y10, Y10
 	VMULPS       Y8, Y10, Y8
+	VMOVUPS      Y8, (AX)(BX*1)
 	VCVTPS2PD    X8, Y9
 	VEXTRACTF128 $0x01, Y8, X8
 	VADDPD       Y9, Y6, Y6
 	VCVTPS2PD    X8, Y9
 	VADDPD       Y9, Y7, Y7
-	ADDQ         $+32, DX
-	SUBQ         $+8, CX
-	JMP          rowExpSumOne
+	ADDQ         $+32, BX
+	SUBQ         $+8, DX
+	JMP          expOne
 
-rowExpSumRest:
-	TESTQ        CX, CX
-	JZ           rowExpSumDone
-	LEAQ         lanesAVX2<>+32(SB), BX
-	NEGQ         CX
-	VMOVUPS      (BX)(CX*4), Y8
-	VMASKMOVPS   (AX)(DX*1), Y8, Y9
+expRest:
+	TESTQ        DX, DX
+	JZ           expDone
+	LEAQ         lanesAVX2<>+32(SB), SI
+	NEGQ         DX
+	VMOVUPS      (SI)(DX*4), Y8
+	VMASKMOVPS   (CX)(BX*1), Y8, Y9
 	VSUBPS       Y0, Y9, Y9
 	VMAXPS       Y9, Y2, Y9
 	VMINPS       Y9, Y3, Y9
@@ -1286,19 +1288,20 @@ rowExpSumRest:
 	VMULPS       Y0, Y1, Y1
 	VMULPS       Y9, Y1, Y9
 	VANDPS       Y8, Y9, Y9
+	VMASKMOVPS   Y9, Y8, (AX)(BX*1)
 	VCVTPS2PD    X9, Y0
 	VEXTRACTF128 $0x01, Y9, X9
 	VADDPD       Y0, Y6, Y6
 	VCVTPS2PD    X9, Y0
 	VADDPD       Y0, Y7, Y7
 
-rowExpSumDone:
+expDone:
 	VADDPD       Y7, Y6, Y6
 	VEXTRACTF128 $0x01, Y6, X0
 	VADDPD       X0, X6, X6
 	VUNPCKHPD    X6, X6, X0
 	VADDSD       X0, X6, X6
-	MOVSD        X6, ret+24(FP)
+	MOVSD        X6, ret+32(FP)
 	VZEROUPPER
 	RET
 
@@ -1397,101 +1400,618 @@ DATA math_biasAVX2<>+24(SB)/4, $0x4b3fff02
 DATA math_biasAVX2<>+28(SB)/4, $0x4b3fff02
 GLOBL math_biasAVX2<>(SB), RODATA|NOPTR, $32
 
-// func rowExpSumToAVX2(y *float32, x *float32, top float32, n int) float64
-// Requires: AVX, AVX2, FMA3, SSE2
-TEXT ·rowExpSumToAVX2(SB), NOSPLIT|NOFRAME, $0-40
-	MOVQ         x+8(FP), AX
-	MOVQ         n+24(FP), CX
-	VBROADCASTSS top+16(FP), Y0
-	MOVQ         y+0(FP), DX
-	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y1
-	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y2
-	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y3
-	VBROADCASTSS cAVX2_3f800000<>+0(SB), Y4
-	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y5
-	VXORPS       Y6, Y6, Y6
-	VXORPS       Y7, Y7, Y7
-	XORQ         BX, BX
+// func rowsLossAVX2(args *crossEntropyArgs)
+// Requires: AVX, AVX2, FMA3
+TEXT ·rowsLossAVX2(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         32(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         24(AX), AX
+	SHLQ         $0x02, AX
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y0
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y1
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y2
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y3
+	XORQ         DI, DI
+	MOVQ         SI, R8
 
-rowExpSumToOne:
-	CMPQ         CX, $+8
-	JL           rowExpSumToRest
-	VMOVUPS      (AX)(BX*1), Y8
-	VSUBPS       Y0, Y8, Y8
-	VMAXPS       Y8, Y2, Y8
-	VMINPS       Y8, Y3, Y8
-	VMOVAPS      Y1, Y9
-	VFMADD231PS  math_log2eAVX2<>+0(SB), Y8, Y9
-	VSUBPS       Y1, Y9, Y10
-	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y10, Y8
-	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y10, Y8
-	VMOVAPS      Y5, Y10
-	VFMADD213PS  math_e5AVX2<>+0(SB), Y8, Y10
-	VFMADD213PS  math_e4AVX2<>+0(SB), Y8, Y10
-	VFMADD213PS  math_e3AVX2<>+0(SB), Y8, Y10
-	VFMADD213PS  math_e2AVX2<>+0(SB), Y8, Y10
-	VFMADD213PS  Y4, Y8, Y10
-	VFMADD213PS  Y4, Y8, Y10
-	VPSUBD       math_biasAVX2<>+0(SB), Y9, Y9
-	VPSRAD       $0x01, Y9, Y8
-	VPSUBD       Y8, Y9, Y9
-	VPSLLD       $0x17, Y8, Y8
-	VPSLLD       $0x17, Y9, Y9
-	VMULPS       Y9, Y10, Y10
-	VMULPS       Y8, Y10, Y8
-	VMOVUPS      Y8, (DX)(BX*1)
-	VCVTPS2PD    X8, Y9
-	VEXTRACTF128 $0x01, Y8, X8
-	VADDPD       Y9, Y6, Y6
-	VCVTPS2PD    X8, Y9
-	VADDPD       Y9, Y7, Y7
-	ADDQ         $+32, BX
-	SUBQ         $+8, CX
-	JMP          rowExpSumToOne
+firstMany:
+	CMPQ    R8, $+32
+	JL      firstOne
+	VMOVAPS Y0, Y4
+	VMOVUPS (CX)(DI*1), Y4
+	VMAXPS  Y0, Y4, Y0
+	VMOVAPS Y0, Y4
+	VMOVUPS 32(CX)(DI*1), Y4
+	VMAXPS  Y1, Y4, Y1
+	VMOVAPS Y0, Y4
+	VMOVUPS 64(CX)(DI*1), Y4
+	VMAXPS  Y2, Y4, Y2
+	VMOVAPS Y0, Y4
+	VMOVUPS 96(CX)(DI*1), Y4
+	VMAXPS  Y3, Y4, Y3
+	ADDQ    $+128, DI
+	SUBQ    $+32, R8
+	JMP     firstMany
 
-rowExpSumToRest:
-	TESTQ        CX, CX
-	JZ           rowExpSumToDone
-	LEAQ         lanesAVX2<>+32(SB), SI
-	NEGQ         CX
-	VMOVUPS      (SI)(CX*4), Y8
-	VMASKMOVPS   (AX)(BX*1), Y8, Y9
-	VSUBPS       Y0, Y9, Y9
-	VMAXPS       Y9, Y2, Y9
-	VMINPS       Y9, Y3, Y9
-	VMOVAPS      Y1, Y0
-	VFMADD231PS  math_log2eAVX2<>+0(SB), Y9, Y0
-	VSUBPS       Y1, Y0, Y1
-	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y1, Y9
-	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y1, Y9
-	VMOVAPS      Y5, Y1
-	VFMADD213PS  math_e5AVX2<>+0(SB), Y9, Y1
-	VFMADD213PS  math_e4AVX2<>+0(SB), Y9, Y1
-	VFMADD213PS  math_e3AVX2<>+0(SB), Y9, Y1
-	VFMADD213PS  math_e2AVX2<>+0(SB), Y9, Y1
-	VFMADD213PS  Y4, Y9, Y1
-	VFMADD213PS  Y4, Y9, Y1
-	VPSUBD       math_biasAVX2<>+0(SB), Y0, Y0
-	VPSRAD       $0x01, Y0, Y9
-	VPSUBD       Y9, Y0, Y0
-	VPSLLD       $0x17, Y9, Y9
-	VPSLLD       $0x17, Y0, Y0
-	VMULPS       Y0, Y1, Y1
-	VMULPS       Y9, Y1, Y9
-	VANDPS       Y8, Y9, Y9
-	VMASKMOVPS   Y9, Y8, (DX)(BX*1)
-	VCVTPS2PD    X9, Y0
-	VEXTRACTF128 $0x01, Y9, X9
-	VADDPD       Y0, Y6, Y6
-	VCVTPS2PD    X9, Y0
-	VADDPD       Y0, Y7, Y7
+firstOne:
+	CMPQ    R8, $+8
+	JL      firstRest
+	VMOVAPS Y0, Y4
+	VMOVUPS (CX)(DI*1), Y4
+	VMAXPS  Y0, Y4, Y0
+	ADDQ    $+32, DI
+	SUBQ    $+8, R8
+	JMP     firstOne
 
-rowExpSumToDone:
-	VADDPD       Y7, Y6, Y6
-	VEXTRACTF128 $0x01, Y6, X0
-	VADDPD       X0, X6, X6
-	VUNPCKHPD    X6, X6, X0
-	VADDSD       X0, X6, X6
-	MOVSD        X6, ret+32(FP)
+firstRest:
+	TESTQ      R8, R8
+	JZ         firstDone
+	LEAQ       lanesAVX2<>+32(SB), R9
+	NEGQ       R8
+	VMOVUPS    (R9)(R8*4), Y4
+	VMOVAPS    Y0, Y5
+	VMASKMOVPS (CX)(DI*1), Y4, Y6
+	VBLENDVPS  Y4, Y6, Y5, Y5
+	VMAXPS     Y0, Y5, Y0
+
+firstDone:
+	VMAXPS       Y0, Y1, Y0
+	VMAXPS       Y0, Y2, Y0
+	VMAXPS       Y0, Y3, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0x0e, X0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0x01, X0, X1
+	VMAXPS       X1, X0, X0
+	VBROADCASTSS X0, Y0
+
+rows:
+	MOVQ         (DX), DI
+	VMOVSS       (CX)(DI*4), X1
+	VCVTSS2SD    X1, X1, X1
+	VCVTSS2SD    X0, X0, X2
+	VSUBSD       X2, X1, X1
+	VMOVSD       X1, 16(DX)
+	VMOVD        DI, X1
+	VPBROADCASTD X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	XORQ         DI, DI
+	MOVQ         SI, R8
+
+expOne:
+	CMPQ         R8, $+8
+	JL           expRest
+	VMOVUPS      (CX)(DI*1), Y5
+	VSUBPS       Y0, Y5, Y5
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
+	VMAXPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y7
+	VMINPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y6
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y6
+	VSUBPS       math_shiftAVX2<>+0(SB), Y6, Y7
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y5
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y5
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y7
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y5
+	VPSUBD       Y5, Y6, Y6
+	VPSLLD       $0x17, Y5, Y5
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VMULPS       Y5, Y7, Y5
+	VPCMPEQD     numbersAVX2<>+0(SB), Y1, Y6
+	VANDNPS      Y5, Y6, Y7
+	VANDPS       Y5, Y6, Y6
+	VMOVAPS      Y7, Y5
+	VADDPS       Y6, Y4, Y4
+	VCVTPS2PD    X5, Y6
+	VEXTRACTF128 $0x01, Y5, X5
+	VADDPD       Y6, Y2, Y2
+	VCVTPS2PD    X5, Y6
+	VADDPD       Y6, Y3, Y3
+	VPSUBD       laneCountAVX2<>+0(SB), Y1, Y1
+	ADDQ         $+32, DI
+	SUBQ         $+8, R8
+	JMP          expOne
+
+expRest:
+	TESTQ        R8, R8
+	JZ           expDone
+	LEAQ         lanesAVX2<>+32(SB), R9
+	NEGQ         R8
+	VMOVUPS      (R9)(R8*4), Y5
+	VMASKMOVPS   (CX)(DI*1), Y5, Y6
+	VSUBPS       Y0, Y6, Y6
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y8
+	VMAXPS       Y6, Y8, Y6
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y8
+	VMINPS       Y6, Y8, Y6
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y7
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y6, Y7
+	VSUBPS       math_shiftAVX2<>+0(SB), Y7, Y8
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y8, Y6
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y8, Y6
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y8
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y6, Y8
+	VPSUBD       math_biasAVX2<>+0(SB), Y7, Y7
+	VPSRAD       $0x01, Y7, Y6
+	VPSUBD       Y6, Y7, Y7
+	VPSLLD       $0x17, Y6, Y6
+	VPSLLD       $0x17, Y7, Y7
+	VMULPS       Y7, Y8, Y8
+	VMULPS       Y6, Y8, Y6
+	VANDPS       Y5, Y6, Y6
+	VPCMPEQD     numbersAVX2<>+0(SB), Y1, Y5
+	VANDNPS      Y6, Y5, Y7
+	VANDPS       Y6, Y5, Y5
+	VMOVAPS      Y7, Y6
+	VADDPS       Y5, Y4, Y4
+	VCVTPS2PD    X6, Y5
+	VEXTRACTF128 $0x01, Y6, X6
+	VADDPD       Y5, Y2, Y2
+	VCVTPS2PD    X6, Y5
+	VADDPD       Y5, Y3, Y3
+	VPSUBD       laneCountAVX2<>+0(SB), Y1, Y1
+
+expDone:
+	ADDQ         AX, CX
+	CMPQ         BX, $+1
+	JE           last
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y0
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y1
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y5
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y6
+	XORQ         DI, DI
+	MOVQ         SI, R8
+
+nextMany:
+	CMPQ    R8, $+32
+	JL      nextOne
+	VMOVAPS Y0, Y7
+	VMOVUPS (CX)(DI*1), Y7
+	VMAXPS  Y0, Y7, Y0
+	VMOVAPS Y0, Y7
+	VMOVUPS 32(CX)(DI*1), Y7
+	VMAXPS  Y1, Y7, Y1
+	VMOVAPS Y0, Y7
+	VMOVUPS 64(CX)(DI*1), Y7
+	VMAXPS  Y5, Y7, Y5
+	VMOVAPS Y0, Y7
+	VMOVUPS 96(CX)(DI*1), Y7
+	VMAXPS  Y6, Y7, Y6
+	ADDQ    $+128, DI
+	SUBQ    $+32, R8
+	JMP     nextMany
+
+nextOne:
+	CMPQ    R8, $+8
+	JL      nextRest
+	VMOVAPS Y0, Y7
+	VMOVUPS (CX)(DI*1), Y7
+	VMAXPS  Y0, Y7, Y0
+	ADDQ    $+32, DI
+	SUBQ    $+8, R8
+	JMP     nextOne
+
+nextRest:
+	TESTQ      R8, R8
+	JZ         nextDone
+	LEAQ       lanesAVX2<>+32(SB), R9
+	NEGQ       R8
+	VMOVUPS    (R9)(R8*4), Y7
+	VMOVAPS    Y0, Y8
+	VMASKMOVPS (CX)(DI*1), Y7, Y9
+	VBLENDVPS  Y7, Y9, Y8, Y8
+	VMAXPS     Y0, Y8, Y0
+
+nextDone:
+	VMAXPS       Y0, Y1, Y0
+	VMAXPS       Y0, Y5, Y0
+	VMAXPS       Y0, Y6, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0x0e, X0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0x01, X0, X1
+	VMAXPS       X1, X0, X0
+	VBROADCASTSS X0, Y0
+
+last:
+	VADDPD       Y3, Y2, Y2
+	VEXTRACTF128 $0x01, Y2, X1
+	VADDPD       X1, X2, X2
+	VUNPCKHPD    X2, X2, X1
+	VADDSD       X1, X2, X2
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y3, Y3, Y3
+	VCVTPS2PD    X4, Y5
+	VEXTRACTF128 $0x01, Y4, X4
+	VADDPD       Y5, Y1, Y1
+	VCVTPS2PD    X4, Y5
+	VADDPD       Y5, Y3, Y3
+	VADDPD       Y3, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X3
+	VADDPD       X3, X1, X1
+	VUNPCKHPD    X1, X1, X3
+	VADDSD       X3, X1, X1
+	VADDSD       X2, X1, X1
+	VMOVSD       X1, 8(DX)
+	ADDQ         $0x18, DX
+	DECQ         BX
+	JNE          rows
+	VZEROUPPER
+	RET
+
+DATA math_shiftAVX2<>+0(SB)/4, $0x4b400000
+DATA math_shiftAVX2<>+4(SB)/4, $0x4b400000
+DATA math_shiftAVX2<>+8(SB)/4, $0x4b400000
+DATA math_shiftAVX2<>+12(SB)/4, $0x4b400000
+DATA math_shiftAVX2<>+16(SB)/4, $0x4b400000
+DATA math_shiftAVX2<>+20(SB)/4, $0x4b400000
+DATA math_shiftAVX2<>+24(SB)/4, $0x4b400000
+DATA math_shiftAVX2<>+28(SB)/4, $0x4b400000
+GLOBL math_shiftAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA math_oneAVX2<>+0(SB)/4, $0x3f800000
+DATA math_oneAVX2<>+4(SB)/4, $0x3f800000
+DATA math_oneAVX2<>+8(SB)/4, $0x3f800000
+DATA math_oneAVX2<>+12(SB)/4, $0x3f800000
+DATA math_oneAVX2<>+16(SB)/4, $0x3f800000
+DATA math_oneAVX2<>+20(SB)/4, $0x3f800000
+DATA math_oneAVX2<>+24(SB)/4, $0x3f800000
+DATA math_oneAVX2<>+28(SB)/4, $0x3f800000
+GLOBL math_oneAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA numbersAVX2<>+0(SB)/4, $0x00000000
+DATA numbersAVX2<>+4(SB)/4, $0x00000001
+DATA numbersAVX2<>+8(SB)/4, $0x00000002
+DATA numbersAVX2<>+12(SB)/4, $0x00000003
+DATA numbersAVX2<>+16(SB)/4, $0x00000004
+DATA numbersAVX2<>+20(SB)/4, $0x00000005
+DATA numbersAVX2<>+24(SB)/4, $0x00000006
+DATA numbersAVX2<>+28(SB)/4, $0x00000007
+GLOBL numbersAVX2<>(SB), RODATA|NOPTR, $32
+
+DATA laneCountAVX2<>+0(SB)/4, $0x00000008
+DATA laneCountAVX2<>+4(SB)/4, $0x00000008
+DATA laneCountAVX2<>+8(SB)/4, $0x00000008
+DATA laneCountAVX2<>+12(SB)/4, $0x00000008
+DATA laneCountAVX2<>+16(SB)/4, $0x00000008
+DATA laneCountAVX2<>+20(SB)/4, $0x00000008
+DATA laneCountAVX2<>+24(SB)/4, $0x00000008
+DATA laneCountAVX2<>+28(SB)/4, $0x00000008
+GLOBL laneCountAVX2<>(SB), RODATA|NOPTR, $32
+
+// func rowsGradientAVX2(args *crossEntropyArgs)
+// Requires: AVX, AVX2, FMA3
+TEXT ·rowsGradientAVX2(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         32(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         24(AX), DI
+	SHLQ         $0x02, DI
+	MOVQ         8(AX), R8
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y0
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y1
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y2
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y3
+	XORQ         R9, R9
+	MOVQ         SI, R10
+
+firstMany:
+	CMPQ    R10, $+32
+	JL      firstOne
+	VMOVAPS Y0, Y4
+	VMOVUPS (CX)(R9*1), Y4
+	VMAXPS  Y0, Y4, Y0
+	VMOVAPS Y0, Y4
+	VMOVUPS 32(CX)(R9*1), Y4
+	VMAXPS  Y1, Y4, Y1
+	VMOVAPS Y0, Y4
+	VMOVUPS 64(CX)(R9*1), Y4
+	VMAXPS  Y2, Y4, Y2
+	VMOVAPS Y0, Y4
+	VMOVUPS 96(CX)(R9*1), Y4
+	VMAXPS  Y3, Y4, Y3
+	ADDQ    $+128, R9
+	SUBQ    $+32, R10
+	JMP     firstMany
+
+firstOne:
+	CMPQ    R10, $+8
+	JL      firstRest
+	VMOVAPS Y0, Y4
+	VMOVUPS (CX)(R9*1), Y4
+	VMAXPS  Y0, Y4, Y0
+	ADDQ    $+32, R9
+	SUBQ    $+8, R10
+	JMP     firstOne
+
+firstRest:
+	TESTQ      R10, R10
+	JZ         firstDone
+	LEAQ       lanesAVX2<>+32(SB), R11
+	NEGQ       R10
+	VMOVUPS    (R11)(R10*4), Y4
+	VMOVAPS    Y0, Y5
+	VMASKMOVPS (CX)(R9*1), Y4, Y6
+	VBLENDVPS  Y4, Y6, Y5, Y5
+	VMAXPS     Y0, Y5, Y0
+
+firstDone:
+	VMAXPS       Y0, Y1, Y0
+	VMAXPS       Y0, Y2, Y0
+	VMAXPS       Y0, Y3, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0x0e, X0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0x01, X0, X1
+	VMAXPS       X1, X0, X0
+	VBROADCASTSS X0, Y0
+
+rows:
+	MOVQ         (DX), R9
+	VMOVSS       (CX)(R9*4), X1
+	VCVTSS2SD    X1, X1, X1
+	VCVTSS2SD    X0, X0, X2
+	VSUBSD       X2, X1, X1
+	VMOVSD       X1, 16(DX)
+	VMOVD        R9, X1
+	VPBROADCASTD X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	XORQ         R10, R10
+	MOVQ         SI, R11
+
+expOne:
+	CMPQ         R11, $+8
+	JL           expRest
+	VMOVUPS      (CX)(R10*1), Y5
+	VSUBPS       Y0, Y5, Y5
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y7
+	VMAXPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y7
+	VMINPS       Y5, Y7, Y5
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y6
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y5, Y6
+	VSUBPS       math_shiftAVX2<>+0(SB), Y6, Y7
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y7, Y5
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y7, Y5
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y7
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y5, Y7
+	VPSUBD       math_biasAVX2<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y5
+	VPSUBD       Y5, Y6, Y6
+	VPSLLD       $0x17, Y5, Y5
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VMULPS       Y5, Y7, Y5
+	VMOVUPS      Y5, (R8)(R10*1)
+	VPCMPEQD     numbersAVX2<>+0(SB), Y1, Y6
+	VANDNPS      Y5, Y6, Y7
+	VANDPS       Y5, Y6, Y6
+	VMOVAPS      Y7, Y5
+	VADDPS       Y6, Y4, Y4
+	VCVTPS2PD    X5, Y6
+	VEXTRACTF128 $0x01, Y5, X5
+	VADDPD       Y6, Y2, Y2
+	VCVTPS2PD    X5, Y6
+	VADDPD       Y6, Y3, Y3
+	VPSUBD       laneCountAVX2<>+0(SB), Y1, Y1
+	ADDQ         $+32, R10
+	SUBQ         $+8, R11
+	JMP          expOne
+
+expRest:
+	TESTQ        R11, R11
+	JZ           expDone
+	LEAQ         lanesAVX2<>+32(SB), R12
+	NEGQ         R11
+	VMOVUPS      (R12)(R11*4), Y5
+	VMASKMOVPS   (CX)(R10*1), Y5, Y6
+	VSUBPS       Y0, Y6, Y6
+	VBROADCASTSS cAVX2_c2d20000<>+0(SB), Y8
+	VMAXPS       Y6, Y8, Y6
+	VBROADCASTSS cAVX2_42b20000<>+0(SB), Y8
+	VMINPS       Y6, Y8, Y6
+	VBROADCASTSS cAVX2_4b400000<>+0(SB), Y7
+	VFMADD231PS  math_log2eAVX2<>+0(SB), Y6, Y7
+	VSUBPS       math_shiftAVX2<>+0(SB), Y7, Y8
+	VFNMADD231PS math_ln2hiAVX2<>+0(SB), Y8, Y6
+	VFNMADD231PS math_ln2loAVX2<>+0(SB), Y8, Y6
+	VBROADCASTSS cAVX2_3ab5121a<>+0(SB), Y8
+	VFMADD213PS  math_e5AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_e4AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_e3AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_e2AVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y6, Y8
+	VFMADD213PS  math_oneAVX2<>+0(SB), Y6, Y8
+	VPSUBD       math_biasAVX2<>+0(SB), Y7, Y7
+	VPSRAD       $0x01, Y7, Y6
+	VPSUBD       Y6, Y7, Y7
+	VPSLLD       $0x17, Y6, Y6
+	VPSLLD       $0x17, Y7, Y7
+	VMULPS       Y7, Y8, Y8
+	VMULPS       Y6, Y8, Y6
+	VANDPS       Y5, Y6, Y6
+	VMASKMOVPS   Y6, Y5, (R8)(R10*1)
+	VPCMPEQD     numbersAVX2<>+0(SB), Y1, Y5
+	VANDNPS      Y6, Y5, Y7
+	VANDPS       Y6, Y5, Y5
+	VMOVAPS      Y7, Y6
+	VADDPS       Y5, Y4, Y4
+	VCVTPS2PD    X6, Y5
+	VEXTRACTF128 $0x01, Y6, X6
+	VADDPD       Y5, Y2, Y2
+	VCVTPS2PD    X6, Y5
+	VADDPD       Y5, Y3, Y3
+	VPSUBD       laneCountAVX2<>+0(SB), Y1, Y1
+
+expDone:
+	ADDQ         DI, CX
+	CMPQ         BX, $+1
+	JE           last
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y0
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y1
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y5
+	VBROADCASTSS cAVX2_ff800000<>+0(SB), Y6
+	XORQ         R10, R10
+	MOVQ         SI, R11
+
+nextMany:
+	CMPQ    R11, $+32
+	JL      nextOne
+	VMOVAPS Y0, Y7
+	VMOVUPS (CX)(R10*1), Y7
+	VMAXPS  Y0, Y7, Y0
+	VMOVAPS Y0, Y7
+	VMOVUPS 32(CX)(R10*1), Y7
+	VMAXPS  Y1, Y7, Y1
+	VMOVAPS Y0, Y7
+	VMOVUPS 64(CX)(R10*1), Y7
+	VMAXPS  Y5, Y7, Y5
+	VMOVAPS Y0, Y7
+	VMOVUPS 96(CX)(R10*1), Y7
+	VMAXPS  Y6, Y7, Y6
+	ADDQ    $+128, R10
+	SUBQ    $+32, R11
+	JMP     nextMany
+
+nextOne:
+	CMPQ    R11, $+8
+	JL      nextRest
+	VMOVAPS Y0, Y7
+	VMOVUPS (CX)(R10*1), Y7
+	VMAXPS  Y0, Y7, Y0
+	ADDQ    $+32, R10
+	SUBQ    $+8, R11
+	JMP     nextOne
+
+nextRest:
+	TESTQ      R11, R11
+	JZ         nextDone
+	LEAQ       lanesAVX2<>+32(SB), R12
+	NEGQ       R11
+	VMOVUPS    (R12)(R11*4), Y7
+	VMOVAPS    Y0, Y8
+	VMASKMOVPS (CX)(R10*1), Y7, Y9
+	VBLENDVPS  Y7, Y9, Y8, Y8
+	VMAXPS     Y0, Y8, Y0
+
+nextDone:
+	VMAXPS       Y0, Y1, Y0
+	VMAXPS       Y0, Y5, Y0
+	VMAXPS       Y0, Y6, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0x0e, X0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0x01, X0, X1
+	VMAXPS       X1, X0, X0
+	VBROADCASTSS X0, Y0
+
+last:
+	VADDPD       Y3, Y2, Y2
+	VEXTRACTF128 $0x01, Y2, X1
+	VADDPD       X1, X2, X2
+	VUNPCKHPD    X2, X2, X1
+	VADDSD       X1, X2, X2
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y3, Y3, Y3
+	VCVTPS2PD    X4, Y5
+	VEXTRACTF128 $0x01, Y4, X4
+	VADDPD       Y5, Y1, Y1
+	VCVTPS2PD    X4, Y5
+	VADDPD       Y5, Y3, Y3
+	VADDPD       Y3, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X3
+	VADDPD       X3, X1, X1
+	VUNPCKHPD    X1, X1, X3
+	VADDSD       X3, X1, X1
+	VADDSD       X2, X1, X1
+	VMOVSD       X1, 8(DX)
+	VMOVSD       40(AX), X3
+	VDIVSD       X1, X3, X3
+	VMULSD       X3, X2, X2
+	VCVTSD2SS    X3, X3, X3
+	VBROADCASTSS X3, Y1
+	XORQ         R10, R10
+	MOVQ         SI, R11
+
+scaleMany:
+	CMPQ    R11, $+32
+	JL      scaleOne
+	VMOVUPS (R8)(R10*1), Y3
+	VMULPS  Y1, Y3, Y3
+	VMOVUPS Y3, (R8)(R10*1)
+	VMOVUPS 32(R8)(R10*1), Y3
+	VMULPS  Y1, Y3, Y3
+	VMOVUPS Y3, 32(R8)(R10*1)
+	VMOVUPS 64(R8)(R10*1), Y3
+	VMULPS  Y1, Y3, Y3
+	VMOVUPS Y3, 64(R8)(R10*1)
+	VMOVUPS 96(R8)(R10*1), Y3
+	VMULPS  Y1, Y3, Y3
+	VMOVUPS Y3, 96(R8)(R10*1)
+	ADDQ    $+128, R10
+	SUBQ    $+32, R11
+	JMP     scaleMany
+
+scaleOne:
+	CMPQ    R11, $+8
+	JL      scaleRest
+	VMOVUPS (R8)(R10*1), Y3
+	VMULPS  Y1, Y3, Y3
+	VMOVUPS Y3, (R8)(R10*1)
+	ADDQ    $+32, R10
+	SUBQ    $+8, R11
+	JMP     scaleOne
+
+scaleRest:
+	TESTQ      R11, R11
+	JZ         scaleDone
+	LEAQ       lanesAVX2<>+32(SB), R12
+	NEGQ       R11
+	VMOVUPS    (R12)(R11*4), Y3
+	VMASKMOVPS (R8)(R10*1), Y3, Y4
+	VMULPS     Y1, Y4, Y4
+	VMASKMOVPS Y4, Y3, (R8)(R10*1)
+
+scaleDone:
+	VXORPD    X3, X3, X3
+	VSUBSD    X2, X3, X2
+	VCVTSD2SS X2, X2, X2
+	VMOVSS    X2, (R8)(R9*4)
+	ADDQ      DI, R8
+	ADDQ      $0x18, DX
+	DECQ      BX
+	JNE       rows
 	VZEROUPPER
 	RET

@@ -1203,12 +1203,13 @@ maxDone:
 DATA cAVX512_ff800000<>+0(SB)/4, $0xff800000
 GLOBL cAVX512_ff800000<>(SB), RODATA|NOPTR, $4
 
-// func rowExpSumAVX512(x *float32, top float32, n int) float64
+// func rowExpSumToAVX512(y *float32, x *float32, top float32, n int) float64
 // Requires: AVX, AVX512F, BMI2, SSE2
-TEXT ·rowExpSumAVX512(SB), NOSPLIT|NOFRAME, $0-32
-	MOVQ         x+0(FP), AX
-	MOVQ         n+16(FP), CX
-	VBROADCASTSS top+8(FP), Z0
+TEXT ·rowExpSumToAVX512(SB), NOSPLIT|NOFRAME, $0-40
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS top+16(FP), Z0
 	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z1
 	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z2
 	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z3
@@ -1224,12 +1225,12 @@ TEXT ·rowExpSumAVX512(SB), NOSPLIT|NOFRAME, $0-32
 	VBROADCASTSS cAVX512_80000000<>+0(SB), Z13
 	VPXORD       Z14, Z14, Z14
 	VPXORD       Z15, Z15, Z15
-	XORQ         DX, DX
+	XORQ         BX, BX
 
-rowExpSumOne:
-	CMPQ          CX, $+16
-	JL            rowExpSumRest
-	VMOVUPS       (AX)(DX*1), Z13
+expOne:
+	CMPQ          DX, $+16
+	JL            expRest
+	VMOVUPS       (CX)(BX*1), Z13
 	VSUBPS        Z0, Z13, Z13
 	VMAXPS        Z13, Z2, Z13
 	VMINPS        Z13, Z3, Z13
@@ -1246,22 +1247,23 @@ rowExpSumOne:
 	VFMADD213PS   Z4, Z13, Z17
 	VFMADD213PS   Z4, Z13, Z17
 	VSCALEFPS     Z16, Z17, Z13
+	VMOVUPS       Z13, (AX)(BX*1)
 	VCVTPS2PD     Y13, Z16
 	VEXTRACTF64X4 $0x01, Z13, Y13
 	VADDPD        Z16, Z14, Z14
 	VCVTPS2PD     Y13, Z16
 	VADDPD        Z16, Z15, Z15
-	ADDQ          $+64, DX
-	SUBQ          $+16, CX
-	JMP           rowExpSumOne
+	ADDQ          $+64, BX
+	SUBQ          $+16, DX
+	JMP           expOne
 
-rowExpSumRest:
-	TESTQ         CX, CX
-	JZ            rowExpSumDone
-	MOVQ          $-1, BX
-	BZHIQ         CX, BX, BX
-	KMOVW         BX, K1
-	VMOVUPS.Z     (AX)(DX*1), K1, Z13
+expRest:
+	TESTQ         DX, DX
+	JZ            expDone
+	MOVQ          $-1, SI
+	BZHIQ         DX, SI, SI
+	KMOVW         SI, K1
+	VMOVUPS.Z     (CX)(BX*1), K1, Z13
 	VSUBPS        Z0, Z13, Z13
 	VMAXPS        Z13, Z2, Z13
 	VMINPS        Z13, Z3, Z13
@@ -1279,13 +1281,14 @@ rowExpSumRest:
 	VFMADD213PS   Z4, Z13, Z1
 	VSCALEFPS     Z0, Z1, Z13
 	VMOVAPS.Z     Z13, K1, Z13
+	VMOVUPS       Z13, K1, (AX)(BX*1)
 	VCVTPS2PD     Y13, Z0
 	VEXTRACTF64X4 $0x01, Z13, Y13
 	VADDPD        Z0, Z14, Z14
 	VCVTPS2PD     Y13, Z0
 	VADDPD        Z0, Z15, Z15
 
-rowExpSumDone:
+expDone:
 	VADDPD        Z15, Z14, Z14
 	VEXTRACTF64X4 $0x01, Z14, Y0
 	VADDPD        Y0, Y14, Y14
@@ -1293,7 +1296,7 @@ rowExpSumDone:
 	VADDPD        X0, X14, X14
 	VUNPCKHPD     X14, X14, X0
 	VADDSD        X0, X14, X14
-	MOVSD         X14, ret+24(FP)
+	MOVSD         X14, ret+32(FP)
 	VZEROUPPER
 	RET
 
@@ -1336,99 +1339,604 @@ GLOBL cAVX512_3efffffe<>(SB), RODATA|NOPTR, $4
 DATA cAVX512_80000000<>+0(SB)/4, $0x80000000
 GLOBL cAVX512_80000000<>(SB), RODATA|NOPTR, $4
 
-// func rowExpSumToAVX512(y *float32, x *float32, top float32, n int) float64
-// Requires: AVX, AVX512F, BMI2, SSE2
-TEXT ·rowExpSumToAVX512(SB), NOSPLIT|NOFRAME, $0-40
-	MOVQ         x+8(FP), AX
-	MOVQ         n+24(FP), CX
-	VBROADCASTSS top+16(FP), Z0
-	MOVQ         y+0(FP), DX
-	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z1
-	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z2
-	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z3
-	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z4
-	VBROADCASTSS cAVX512_3ab5121a<>+0(SB), Z5
-	VBROADCASTSS cAVX512_3fb8aa3b<>+0(SB), Z6
-	VBROADCASTSS cAVX512_3f317218<>+0(SB), Z7
-	VBROADCASTSS cAVX512_b102e308<>+0(SB), Z8
-	VBROADCASTSS cAVX512_3c091cf1<>+0(SB), Z9
-	VBROADCASTSS cAVX512_3d2aac79<>+0(SB), Z10
-	VBROADCASTSS cAVX512_3e2aaa49<>+0(SB), Z11
-	VBROADCASTSS cAVX512_3efffffe<>+0(SB), Z12
-	VBROADCASTSS cAVX512_80000000<>+0(SB), Z13
-	VPXORD       Z14, Z14, Z14
-	VPXORD       Z15, Z15, Z15
-	XORQ         BX, BX
+// func rowsLossAVX512(args *crossEntropyArgs)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·rowsLossAVX512(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         32(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         24(AX), AX
+	SHLQ         $0x02, AX
+	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z0
+	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z1
+	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z2
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z3
+	VBROADCASTSS cAVX512_3ab5121a<>+0(SB), Z4
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z5
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z6
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z7
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z13
+	XORQ         DI, DI
+	MOVQ         SI, R8
 
-rowExpSumToOne:
-	CMPQ          CX, $+16
-	JL            rowExpSumToRest
-	VMOVUPS       (AX)(BX*1), Z13
-	VSUBPS        Z0, Z13, Z13
-	VMAXPS        Z13, Z2, Z13
-	VMINPS        Z13, Z3, Z13
-	VMOVAPS       Z1, Z16
-	VFMADD231PS   Z6, Z13, Z16
-	VSUBPS        Z1, Z16, Z16
-	VFNMADD231PS  Z7, Z16, Z13
-	VFNMADD231PS  Z8, Z16, Z13
-	VMOVAPS       Z5, Z17
-	VFMADD213PS   Z9, Z13, Z17
-	VFMADD213PS   Z10, Z13, Z17
-	VFMADD213PS   Z11, Z13, Z17
-	VFMADD213PS   Z12, Z13, Z17
-	VFMADD213PS   Z4, Z13, Z17
-	VFMADD213PS   Z4, Z13, Z17
-	VSCALEFPS     Z16, Z17, Z13
-	VMOVUPS       Z13, (DX)(BX*1)
-	VCVTPS2PD     Y13, Z16
-	VEXTRACTF64X4 $0x01, Z13, Y13
-	VADDPD        Z16, Z14, Z14
-	VCVTPS2PD     Y13, Z16
-	VADDPD        Z16, Z15, Z15
-	ADDQ          $+64, BX
-	SUBQ          $+16, CX
-	JMP           rowExpSumToOne
+firstMany:
+	CMPQ    R8, $+64
+	JL      firstOne
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(DI*1), Z14
+	VMAXPS  Z5, Z14, Z5
+	VMOVAPS Z5, Z14
+	VMOVUPS 64(CX)(DI*1), Z14
+	VMAXPS  Z6, Z14, Z6
+	VMOVAPS Z5, Z14
+	VMOVUPS 128(CX)(DI*1), Z14
+	VMAXPS  Z7, Z14, Z7
+	VMOVAPS Z5, Z14
+	VMOVUPS 192(CX)(DI*1), Z14
+	VMAXPS  Z13, Z14, Z13
+	ADDQ    $+256, DI
+	SUBQ    $+64, R8
+	JMP     firstMany
 
-rowExpSumToRest:
-	TESTQ         CX, CX
-	JZ            rowExpSumToDone
-	MOVQ          $-1, SI
-	BZHIQ         CX, SI, SI
-	KMOVW         SI, K1
-	VMOVUPS.Z     (AX)(BX*1), K1, Z13
-	VSUBPS        Z0, Z13, Z13
-	VMAXPS        Z13, Z2, Z13
-	VMINPS        Z13, Z3, Z13
-	VMOVAPS       Z1, Z0
-	VFMADD231PS   Z6, Z13, Z0
-	VSUBPS        Z1, Z0, Z0
-	VFNMADD231PS  Z7, Z0, Z13
-	VFNMADD231PS  Z8, Z0, Z13
-	VMOVAPS       Z5, Z1
-	VFMADD213PS   Z9, Z13, Z1
-	VFMADD213PS   Z10, Z13, Z1
-	VFMADD213PS   Z11, Z13, Z1
-	VFMADD213PS   Z12, Z13, Z1
-	VFMADD213PS   Z4, Z13, Z1
-	VFMADD213PS   Z4, Z13, Z1
-	VSCALEFPS     Z0, Z1, Z13
-	VMOVAPS.Z     Z13, K1, Z13
-	VMOVUPS       Z13, K1, (DX)(BX*1)
-	VCVTPS2PD     Y13, Z0
-	VEXTRACTF64X4 $0x01, Z13, Y13
-	VADDPD        Z0, Z14, Z14
-	VCVTPS2PD     Y13, Z0
-	VADDPD        Z0, Z15, Z15
+firstOne:
+	CMPQ    R8, $+16
+	JL      firstRest
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(DI*1), Z14
+	VMAXPS  Z5, Z14, Z5
+	ADDQ    $+64, DI
+	SUBQ    $+16, R8
+	JMP     firstOne
 
-rowExpSumToDone:
-	VADDPD        Z15, Z14, Z14
-	VEXTRACTF64X4 $0x01, Z14, Y0
-	VADDPD        Y0, Y14, Y14
-	VEXTRACTF128  $0x01, Y14, X0
-	VADDPD        X0, X14, X14
-	VUNPCKHPD     X14, X14, X0
-	VADDSD        X0, X14, X14
-	MOVSD         X14, ret+32(FP)
+firstRest:
+	TESTQ   R8, R8
+	JZ      firstDone
+	MOVQ    $-1, R9
+	BZHIQ   R8, R9, R9
+	KMOVW   R9, K1
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(DI*1), K1, Z14
+	VMAXPS  Z5, Z14, Z5
+
+firstDone:
+	VMAXPS        Z5, Z6, Z5
+	VMAXPS        Z5, Z7, Z5
+	VMAXPS        Z5, Z13, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y6
+	VMAXPS        Y6, Y5, Y5
+	VEXTRACTF128  $0x01, Y5, X6
+	VMAXPS        X6, X5, X5
+	VPERMILPS     $0x0e, X5, X6
+	VMAXPS        X6, X5, X5
+	VPERMILPS     $0x01, X5, X6
+	VMAXPS        X6, X5, X5
+	VBROADCASTSS  X5, Z5
+
+rows:
+	MOVQ         (DX), DI
+	VMOVSS       (CX)(DI*4), X6
+	VCVTSS2SD    X6, X6, X6
+	VCVTSS2SD    X5, X5, X7
+	VSUBSD       X7, X6, X6
+	VMOVSD       X6, 16(DX)
+	VMOVD        DI, X6
+	VPBROADCASTD X6, Z6
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	XORQ         DI, DI
+	MOVQ         SI, R8
+
+expOne:
+	CMPQ              R8, $+16
+	JL                expRest
+	VMOVUPS           (CX)(DI*1), Z7
+	VSUBPS            Z5, Z7, Z7
+	VMAXPS            Z7, Z1, Z7
+	VMINPS            Z7, Z2, Z7
+	VMOVAPS           Z0, Z13
+	VFMADD231PS.BCST  cAVX512_3fb8aa3b<>+0(SB), Z7, Z13
+	VSUBPS            Z0, Z13, Z13
+	VFNMADD231PS.BCST cAVX512_3f317218<>+0(SB), Z13, Z7
+	VFNMADD231PS.BCST cAVX512_b102e308<>+0(SB), Z13, Z7
+	VMOVAPS           Z4, Z14
+	VFMADD213PS.BCST  cAVX512_3c091cf1<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3d2aac79<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3e2aaa49<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3efffffe<>+0(SB), Z7, Z14
+	VFMADD213PS       Z3, Z7, Z14
+	VFMADD213PS       Z3, Z7, Z14
+	VSCALEFPS         Z13, Z14, Z7
+	VPCMPEQD          numbersAVX512<>+0(SB), Z6, K1
+	VMOVAPS.Z         Z7, K1, Z13
+	KNOTW             K1, K1
+	VMOVAPS.Z         Z7, K1, Z7
+	VADDPS            Z13, Z10, Z10
+	VCVTPS2PD         Y7, Z13
+	VEXTRACTF64X4     $0x01, Z7, Y7
+	VADDPD            Z13, Z8, Z8
+	VCVTPS2PD         Y7, Z13
+	VADDPD            Z13, Z9, Z9
+	VPSUBD            laneCountAVX512<>+0(SB), Z6, Z6
+	ADDQ              $+64, DI
+	SUBQ              $+16, R8
+	JMP               expOne
+
+expRest:
+	TESTQ             R8, R8
+	JZ                expDone
+	MOVQ              $-1, R9
+	BZHIQ             R8, R9, R9
+	KMOVW             R9, K1
+	VMOVUPS.Z         (CX)(DI*1), K1, Z7
+	VSUBPS            Z5, Z7, Z7
+	VMAXPS            Z7, Z1, Z7
+	VMINPS            Z7, Z2, Z7
+	VMOVAPS           Z0, Z13
+	VFMADD231PS.BCST  cAVX512_3fb8aa3b<>+0(SB), Z7, Z13
+	VSUBPS            Z0, Z13, Z13
+	VFNMADD231PS.BCST cAVX512_3f317218<>+0(SB), Z13, Z7
+	VFNMADD231PS.BCST cAVX512_b102e308<>+0(SB), Z13, Z7
+	VMOVAPS           Z4, Z14
+	VFMADD213PS.BCST  cAVX512_3c091cf1<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3d2aac79<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3e2aaa49<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3efffffe<>+0(SB), Z7, Z14
+	VFMADD213PS       Z3, Z7, Z14
+	VFMADD213PS       Z3, Z7, Z14
+	VSCALEFPS         Z13, Z14, Z7
+	VMOVAPS.Z         Z7, K1, Z7
+	VPCMPEQD          numbersAVX512<>+0(SB), Z6, K1
+	VMOVAPS.Z         Z7, K1, Z13
+	KNOTW             K1, K1
+	VMOVAPS.Z         Z7, K1, Z7
+	VADDPS            Z13, Z10, Z10
+	VCVTPS2PD         Y7, Z13
+	VEXTRACTF64X4     $0x01, Z7, Y7
+	VADDPD            Z13, Z8, Z8
+	VCVTPS2PD         Y7, Z13
+	VADDPD            Z13, Z9, Z9
+	VPSUBD            laneCountAVX512<>+0(SB), Z6, Z6
+
+expDone:
+	ADDQ         AX, CX
+	CMPQ         BX, $+1
+	JE           last
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z5
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z6
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z7
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z13
+	XORQ         DI, DI
+	MOVQ         SI, R8
+
+nextMany:
+	CMPQ    R8, $+64
+	JL      nextOne
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(DI*1), Z14
+	VMAXPS  Z5, Z14, Z5
+	VMOVAPS Z5, Z14
+	VMOVUPS 64(CX)(DI*1), Z14
+	VMAXPS  Z6, Z14, Z6
+	VMOVAPS Z5, Z14
+	VMOVUPS 128(CX)(DI*1), Z14
+	VMAXPS  Z7, Z14, Z7
+	VMOVAPS Z5, Z14
+	VMOVUPS 192(CX)(DI*1), Z14
+	VMAXPS  Z13, Z14, Z13
+	ADDQ    $+256, DI
+	SUBQ    $+64, R8
+	JMP     nextMany
+
+nextOne:
+	CMPQ    R8, $+16
+	JL      nextRest
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(DI*1), Z14
+	VMAXPS  Z5, Z14, Z5
+	ADDQ    $+64, DI
+	SUBQ    $+16, R8
+	JMP     nextOne
+
+nextRest:
+	TESTQ   R8, R8
+	JZ      nextDone
+	MOVQ    $-1, R9
+	BZHIQ   R8, R9, R9
+	KMOVW   R9, K1
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(DI*1), K1, Z14
+	VMAXPS  Z5, Z14, Z5
+
+nextDone:
+	VMAXPS        Z5, Z6, Z5
+	VMAXPS        Z5, Z7, Z5
+	VMAXPS        Z5, Z13, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y6
+	VMAXPS        Y6, Y5, Y5
+	VEXTRACTF128  $0x01, Y5, X6
+	VMAXPS        X6, X5, X5
+	VPERMILPS     $0x0e, X5, X6
+	VMAXPS        X6, X5, X5
+	VPERMILPS     $0x01, X5, X6
+	VMAXPS        X6, X5, X5
+	VBROADCASTSS  X5, Z5
+
+last:
+	VADDPD        Z9, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y6
+	VADDPD        Y6, Y8, Y8
+	VEXTRACTF128  $0x01, Y8, X6
+	VADDPD        X6, X8, X8
+	VUNPCKHPD     X8, X8, X6
+	VADDSD        X6, X8, X8
+	VPXORD        Z11, Z11, Z11
+	VPXORD        Z12, Z12, Z12
+	VCVTPS2PD     Y10, Z6
+	VEXTRACTF64X4 $0x01, Z10, Y10
+	VADDPD        Z6, Z11, Z11
+	VCVTPS2PD     Y10, Z6
+	VADDPD        Z6, Z12, Z12
+	VADDPD        Z12, Z11, Z11
+	VEXTRACTF64X4 $0x01, Z11, Y6
+	VADDPD        Y6, Y11, Y11
+	VEXTRACTF128  $0x01, Y11, X6
+	VADDPD        X6, X11, X11
+	VUNPCKHPD     X11, X11, X6
+	VADDSD        X6, X11, X11
+	VADDSD        X8, X11, X11
+	VMOVSD        X11, 8(DX)
+	ADDQ          $0x18, DX
+	DECQ          BX
+	JNE           rows
+	VZEROUPPER
+	RET
+
+DATA numbersAVX512<>+0(SB)/4, $0x00000000
+DATA numbersAVX512<>+4(SB)/4, $0x00000001
+DATA numbersAVX512<>+8(SB)/4, $0x00000002
+DATA numbersAVX512<>+12(SB)/4, $0x00000003
+DATA numbersAVX512<>+16(SB)/4, $0x00000004
+DATA numbersAVX512<>+20(SB)/4, $0x00000005
+DATA numbersAVX512<>+24(SB)/4, $0x00000006
+DATA numbersAVX512<>+28(SB)/4, $0x00000007
+DATA numbersAVX512<>+32(SB)/4, $0x00000008
+DATA numbersAVX512<>+36(SB)/4, $0x00000009
+DATA numbersAVX512<>+40(SB)/4, $0x0000000a
+DATA numbersAVX512<>+44(SB)/4, $0x0000000b
+DATA numbersAVX512<>+48(SB)/4, $0x0000000c
+DATA numbersAVX512<>+52(SB)/4, $0x0000000d
+DATA numbersAVX512<>+56(SB)/4, $0x0000000e
+DATA numbersAVX512<>+60(SB)/4, $0x0000000f
+GLOBL numbersAVX512<>(SB), RODATA|NOPTR, $64
+
+DATA laneCountAVX512<>+0(SB)/4, $0x00000010
+DATA laneCountAVX512<>+4(SB)/4, $0x00000010
+DATA laneCountAVX512<>+8(SB)/4, $0x00000010
+DATA laneCountAVX512<>+12(SB)/4, $0x00000010
+DATA laneCountAVX512<>+16(SB)/4, $0x00000010
+DATA laneCountAVX512<>+20(SB)/4, $0x00000010
+DATA laneCountAVX512<>+24(SB)/4, $0x00000010
+DATA laneCountAVX512<>+28(SB)/4, $0x00000010
+DATA laneCountAVX512<>+32(SB)/4, $0x00000010
+DATA laneCountAVX512<>+36(SB)/4, $0x00000010
+DATA laneCountAVX512<>+40(SB)/4, $0x00000010
+DATA laneCountAVX512<>+44(SB)/4, $0x00000010
+DATA laneCountAVX512<>+48(SB)/4, $0x00000010
+DATA laneCountAVX512<>+52(SB)/4, $0x00000010
+DATA laneCountAVX512<>+56(SB)/4, $0x00000010
+DATA laneCountAVX512<>+60(SB)/4, $0x00000010
+GLOBL laneCountAVX512<>(SB), RODATA|NOPTR, $64
+
+// func rowsGradientAVX512(args *crossEntropyArgs)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·rowsGradientAVX512(SB), NOSPLIT|NOFRAME, $0-8
+	MOVQ         args+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         32(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         24(AX), DI
+	SHLQ         $0x02, DI
+	MOVQ         8(AX), R8
+	VBROADCASTSS cAVX512_4b400000<>+0(SB), Z0
+	VBROADCASTSS cAVX512_c2d20000<>+0(SB), Z1
+	VBROADCASTSS cAVX512_42b20000<>+0(SB), Z2
+	VBROADCASTSS cAVX512_3f800000<>+0(SB), Z3
+	VBROADCASTSS cAVX512_3ab5121a<>+0(SB), Z4
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z5
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z6
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z7
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z13
+	XORQ         R9, R9
+	MOVQ         SI, R10
+
+firstMany:
+	CMPQ    R10, $+64
+	JL      firstOne
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(R9*1), Z14
+	VMAXPS  Z5, Z14, Z5
+	VMOVAPS Z5, Z14
+	VMOVUPS 64(CX)(R9*1), Z14
+	VMAXPS  Z6, Z14, Z6
+	VMOVAPS Z5, Z14
+	VMOVUPS 128(CX)(R9*1), Z14
+	VMAXPS  Z7, Z14, Z7
+	VMOVAPS Z5, Z14
+	VMOVUPS 192(CX)(R9*1), Z14
+	VMAXPS  Z13, Z14, Z13
+	ADDQ    $+256, R9
+	SUBQ    $+64, R10
+	JMP     firstMany
+
+firstOne:
+	CMPQ    R10, $+16
+	JL      firstRest
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(R9*1), Z14
+	VMAXPS  Z5, Z14, Z5
+	ADDQ    $+64, R9
+	SUBQ    $+16, R10
+	JMP     firstOne
+
+firstRest:
+	TESTQ   R10, R10
+	JZ      firstDone
+	MOVQ    $-1, R11
+	BZHIQ   R10, R11, R11
+	KMOVW   R11, K1
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(R9*1), K1, Z14
+	VMAXPS  Z5, Z14, Z5
+
+firstDone:
+	VMAXPS        Z5, Z6, Z5
+	VMAXPS        Z5, Z7, Z5
+	VMAXPS        Z5, Z13, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y6
+	VMAXPS        Y6, Y5, Y5
+	VEXTRACTF128  $0x01, Y5, X6
+	VMAXPS        X6, X5, X5
+	VPERMILPS     $0x0e, X5, X6
+	VMAXPS        X6, X5, X5
+	VPERMILPS     $0x01, X5, X6
+	VMAXPS        X6, X5, X5
+	VBROADCASTSS  X5, Z5
+
+rows:
+	MOVQ         (DX), R9
+	VMOVSS       (CX)(R9*4), X6
+	VCVTSS2SD    X6, X6, X6
+	VCVTSS2SD    X5, X5, X7
+	VSUBSD       X7, X6, X6
+	VMOVSD       X6, 16(DX)
+	VMOVD        R9, X6
+	VPBROADCASTD X6, Z6
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	XORQ         R10, R10
+	MOVQ         SI, R11
+
+expOne:
+	CMPQ              R11, $+16
+	JL                expRest
+	VMOVUPS           (CX)(R10*1), Z7
+	VSUBPS            Z5, Z7, Z7
+	VMAXPS            Z7, Z1, Z7
+	VMINPS            Z7, Z2, Z7
+	VMOVAPS           Z0, Z13
+	VFMADD231PS.BCST  cAVX512_3fb8aa3b<>+0(SB), Z7, Z13
+	VSUBPS            Z0, Z13, Z13
+	VFNMADD231PS.BCST cAVX512_3f317218<>+0(SB), Z13, Z7
+	VFNMADD231PS.BCST cAVX512_b102e308<>+0(SB), Z13, Z7
+	VMOVAPS           Z4, Z14
+	VFMADD213PS.BCST  cAVX512_3c091cf1<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3d2aac79<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3e2aaa49<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3efffffe<>+0(SB), Z7, Z14
+	VFMADD213PS       Z3, Z7, Z14
+	VFMADD213PS       Z3, Z7, Z14
+	VSCALEFPS         Z13, Z14, Z7
+	VMOVUPS           Z7, (R8)(R10*1)
+	VPCMPEQD          numbersAVX512<>+0(SB), Z6, K1
+	VMOVAPS.Z         Z7, K1, Z13
+	KNOTW             K1, K1
+	VMOVAPS.Z         Z7, K1, Z7
+	VADDPS            Z13, Z10, Z10
+	VCVTPS2PD         Y7, Z13
+	VEXTRACTF64X4     $0x01, Z7, Y7
+	VADDPD            Z13, Z8, Z8
+	VCVTPS2PD         Y7, Z13
+	VADDPD            Z13, Z9, Z9
+	VPSUBD            laneCountAVX512<>+0(SB), Z6, Z6
+	ADDQ              $+64, R10
+	SUBQ              $+16, R11
+	JMP               expOne
+
+expRest:
+	TESTQ             R11, R11
+	JZ                expDone
+	MOVQ              $-1, R12
+	BZHIQ             R11, R12, R12
+	KMOVW             R12, K1
+	VMOVUPS.Z         (CX)(R10*1), K1, Z7
+	VSUBPS            Z5, Z7, Z7
+	VMAXPS            Z7, Z1, Z7
+	VMINPS            Z7, Z2, Z7
+	VMOVAPS           Z0, Z13
+	VFMADD231PS.BCST  cAVX512_3fb8aa3b<>+0(SB), Z7, Z13
+	VSUBPS            Z0, Z13, Z13
+	VFNMADD231PS.BCST cAVX512_3f317218<>+0(SB), Z13, Z7
+	VFNMADD231PS.BCST cAVX512_b102e308<>+0(SB), Z13, Z7
+	VMOVAPS           Z4, Z14
+	VFMADD213PS.BCST  cAVX512_3c091cf1<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3d2aac79<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3e2aaa49<>+0(SB), Z7, Z14
+	VFMADD213PS.BCST  cAVX512_3efffffe<>+0(SB), Z7, Z14
+	VFMADD213PS       Z3, Z7, Z14
+	VFMADD213PS       Z3, Z7, Z14
+	VSCALEFPS         Z13, Z14, Z7
+	VMOVAPS.Z         Z7, K1, Z7
+	VMOVUPS           Z7, K1, (R8)(R10*1)
+	VPCMPEQD          numbersAVX512<>+0(SB), Z6, K1
+	VMOVAPS.Z         Z7, K1, Z13
+	KNOTW             K1, K1
+	VMOVAPS.Z         Z7, K1, Z7
+	VADDPS            Z13, Z10, Z10
+	VCVTPS2PD         Y7, Z13
+	VEXTRACTF64X4     $0x01, Z7, Y7
+	VADDPD            Z13, Z8, Z8
+	VCVTPS2PD         Y7, Z13
+	VADDPD            Z13, Z9, Z9
+	VPSUBD            laneCountAVX512<>+0(SB), Z6, Z6
+
+expDone:
+	ADDQ         DI, CX
+	CMPQ         BX, $+1
+	JE           last
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z5
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z6
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z7
+	VBROADCASTSS cAVX512_ff800000<>+0(SB), Z13
+	XORQ         R10, R10
+	MOVQ         SI, R11
+
+nextMany:
+	CMPQ    R11, $+64
+	JL      nextOne
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(R10*1), Z14
+	VMAXPS  Z5, Z14, Z5
+	VMOVAPS Z5, Z14
+	VMOVUPS 64(CX)(R10*1), Z14
+	VMAXPS  Z6, Z14, Z6
+	VMOVAPS Z5, Z14
+	VMOVUPS 128(CX)(R10*1), Z14
+	VMAXPS  Z7, Z14, Z7
+	VMOVAPS Z5, Z14
+	VMOVUPS 192(CX)(R10*1), Z14
+	VMAXPS  Z13, Z14, Z13
+	ADDQ    $+256, R10
+	SUBQ    $+64, R11
+	JMP     nextMany
+
+nextOne:
+	CMPQ    R11, $+16
+	JL      nextRest
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(R10*1), Z14
+	VMAXPS  Z5, Z14, Z5
+	ADDQ    $+64, R10
+	SUBQ    $+16, R11
+	JMP     nextOne
+
+nextRest:
+	TESTQ   R11, R11
+	JZ      nextDone
+	MOVQ    $-1, R12
+	BZHIQ   R11, R12, R12
+	KMOVW   R12, K1
+	VMOVAPS Z5, Z14
+	VMOVUPS (CX)(R10*1), K1, Z14
+	VMAXPS  Z5, Z14, Z5
+
+nextDone:
+	VMAXPS        Z5, Z6, Z5
+	VMAXPS        Z5, Z7, Z5
+	VMAXPS        Z5, Z13, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y6
+	VMAXPS        Y6, Y5, Y5
+	VEXTRACTF128  $0x01, Y5, X6
+	VMAXPS        X6, X5, X5
+	VPERMILPS     $0x0e, X5, X6
+	VMAXPS        X6, X5, X5
+	VPERMILPS     $0x01, X5, X6
+	VMAXPS        X6, X5, X5
+	VBROADCASTSS  X5, Z5
+
+last:
+	VADDPD        Z9, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y6
+	VADDPD        Y6, Y8, Y8
+	VEXTRACTF128  $0x01, Y8, X6
+	VADDPD        X6, X8, X8
+	VUNPCKHPD     X8, X8, X6
+	VADDSD        X6, X8, X8
+	VPXORD        Z11, Z11, Z11
+	VPXORD        Z12, Z12, Z12
+	VCVTPS2PD     Y10, Z6
+	VEXTRACTF64X4 $0x01, Z10, Y10
+	VADDPD        Z6, Z11, Z11
+	VCVTPS2PD     Y10, Z6
+	VADDPD        Z6, Z12, Z12
+	VADDPD        Z12, Z11, Z11
+	VEXTRACTF64X4 $0x01, Z11, Y6
+	VADDPD        Y6, Y11, Y11
+	VEXTRACTF128  $0x01, Y11, X6
+	VADDPD        X6, X11, X11
+	VUNPCKHPD     X11, X11, X6
+	VADDSD        X6, X11, X11
+	VADDSD        X8, X11, X11
+	VMOVSD        X11, 8(DX)
+	VMOVSD        40(AX), X6
+	VDIVSD        X11, X6, X6
+	VMULSD        X6, X8, X8
+	VCVTSD2SS     X6, X6, X6
+	VBROADCASTSS  X6, Z6
+	XORQ          R10, R10
+	MOVQ          SI, R11
+
+scaleMany:
+	CMPQ    R11, $+64
+	JL      scaleOne
+	VMOVUPS (R8)(R10*1), Z7
+	VMULPS  Z6, Z7, Z7
+	VMOVUPS Z7, (R8)(R10*1)
+	VMOVUPS 64(R8)(R10*1), Z7
+	VMULPS  Z6, Z7, Z7
+	VMOVUPS Z7, 64(R8)(R10*1)
+	VMOVUPS 128(R8)(R10*1), Z7
+	VMULPS  Z6, Z7, Z7
+	VMOVUPS Z7, 128(R8)(R10*1)
+	VMOVUPS 192(R8)(R10*1), Z7
+	VMULPS  Z6, Z7, Z7
+	VMOVUPS Z7, 192(R8)(R10*1)
+	ADDQ    $+256, R10
+	SUBQ    $+64, R11
+	JMP     scaleMany
+
+scaleOne:
+	CMPQ    R11, $+16
+	JL      scaleRest
+	VMOVUPS (R8)(R10*1), Z7
+	VMULPS  Z6, Z7, Z7
+	VMOVUPS Z7, (R8)(R10*1)
+	ADDQ    $+64, R10
+	SUBQ    $+16, R11
+	JMP     scaleOne
+
+scaleRest:
+	TESTQ     R11, R11
+	JZ        scaleDone
+	MOVQ      $-1, R12
+	BZHIQ     R11, R12, R12
+	KMOVW     R12, K1
+	VMOVUPS.Z (R8)(R10*1), K1, Z7
+	VMULPS    Z6, Z7, Z7
+	VMOVUPS   Z7, K1, (R8)(R10*1)
+
+scaleDone:
+	VXORPD    X6, X6, X6
+	VSUBSD    X8, X6, X8
+	VCVTSD2SS X8, X8, X8
+	VMOVSS    X8, (R8)(R9*4)
+	ADDQ      DI, R8
+	ADDQ      $0x18, DX
+	DECQ      BX
+	JNE       rows
 	VZEROUPPER
 	RET

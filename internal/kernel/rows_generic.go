@@ -28,6 +28,8 @@ func normBack32s(dx, dy, x, w []float32, s, mean float32) { panic(noAssembly) }
 
 func largest32s(x []float32) float32 { panic(noAssembly) }
 
-func expSum32s(x []float32, top float32) float64 { panic(noAssembly) }
+func (c *CrossEntropy[T]) rows32(dx, x []float32, all []crossEntropyRow, i int, each float64) {
+	panic(noAssembly)
+}
 
 func expSumTo32s(y, x []float32, top float32) float64 { panic(noAssembly) }

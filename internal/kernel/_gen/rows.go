@@ -118,11 +118,21 @@ func rows(isa asm.ISA) {
 	k = f.Func("rowMax", "func(x *float32, n int) float32",
 		"rowMax returns the largest of n elements that is not NaN, or -Inf if there is none.")
 	x, n = k.Ptr("x"), k.Int("n")
+	k.ReturnMax(largest(k, "max", x, n))
+
+	expSum(f)
+	crossEntropy(f, false)
+	crossEntropy(f, true)
+	f.Write("rows")
+}
+
+// largest writes the largest of n elements that is not NaN, or -Inf: the largest of all lanes of the vectors that it returns.
+func largest(k *asm.Func, label string, x, n reg.Register) []reg.VecVirtual {
 	tops := k.Vecs(4)
 	for _, v := range tops {
 		k.Broadcast(k.Const(float32(math.Inf(-1))), v)
 	}
-	k.EachVector("max", n, len(tops), func(at reg.Register, vectors int, mask *asm.Mask) {
+	k.EachVector(label, n, len(tops), func(at reg.Register, vectors int, mask *asm.Mask) {
 		for i := range vectors {
 			v := k.Vec()
 			k.VMOVAPS(tops[0], v)
@@ -130,12 +140,107 @@ func rows(isa asm.ISA) {
 			k.Max(tops[i], v, tops[i]) // the first operand if the second is NaN
 		}
 	})
-	k.ReturnMax(tops)
+	return tops
+}
 
-	expSum(f, "rowExpSum", "func(x *float32, top float32, n int) float64", "rowExpSum returns Σ e^(x[i]-top) of n elements, summed in float64.", false)
-	expSum(f, "rowExpSumTo", "func(y, x *float32, top float32, n int) float64",
-		"rowExpSumTo computes y[i] = e^(x[i]-top) for n elements, and returns Σ y[i], summed in float64.", true)
-	f.Write("rows")
+// crossEntropy writes the kernels of the cross-entropy of some rows, with and without gradients. A short row takes less time than the calls that it would need.
+func crossEntropy(f *asm.File, write bool) {
+	name, gradient := "rowsLoss", ""
+	if write {
+		name, gradient = "rowsGradient", `
+		y = e·each/sum, but -others·each/sum for the target`
+	}
+	k := f.Func(name, "func(args *crossEntropyArgs)", name+` computes what a cross-entropy needs of each row of n elements:
+
+	for range rows {
+		e := exp(x - max(x))
+		others, own := sum(e) without that of the target, in float64; that of the target
+		sum = others + own
+		gap = x - max(x) of the target, in float64`+gradient+`
+	}`)
+	x, all, rows, n, bytes := k.Ptr("x"), k.Ptr("all"), k.Int("rows"), k.Int("n"), k.Int("n")
+	k.SHLQ(operand.U8(2), bytes)
+	var y reg.Register
+	if write {
+		y = k.Ptr("y")
+	}
+	keep := asm.KeepFew // some instructions reach only the first 16 registers
+	if f.ISA == asm.AVX2 {
+		keep = asm.KeepNone
+	}
+	m := k.Math(keep)
+	var numbers, each []uint32
+	for i := range f.Lanes() {
+		numbers, each = append(numbers, uint32(i)), append(each, uint32(f.Lanes()))
+	}
+	at := func(field int) operand.Mem { return operand.Mem{Base: all, Disp: 8 * field} } // of crossEntropyRow
+	const target, sum, gap = 0, 1, 2
+
+	top := k.Vec()
+	k.VBROADCASTSS(k.MaxLane(largest(k, "first", x, n)).AsX(), top)
+	k.Label("rows")
+	t, own, wide := k.GP64(), k.XMM(), k.XMM()
+	k.MOVQ(at(target), t)
+	k.VMOVSS(asm.AtIndex(x, t, 4, 0), own)
+	k.VCVTSS2SD(own, own, own)
+	k.VCVTSS2SD(top.AsX(), top.AsX(), wide)
+	k.VSUBSD(wide, own, own)
+	k.VMOVSD(own, at(gap))
+
+	left := k.Vec() // from the first element of a vector to the target
+	k.VMOVD(t.As32(), left.AsX())
+	k.VPBROADCASTD(left.AsX(), left)
+	accs, ownExp := zeros(k, 2), zeros(k, 1)[0]
+	k.EachVector("exp", n, 1, func(i reg.Register, _ int, mask *asm.Mask) {
+		v, w := k.Vec(), k.Vec()
+		k.LoadMasked(asm.AtIndex(x, i, 1, 0), mask, v)
+		k.Sub(top, v, v)
+		m.Exp(v, v)
+		k.ClearOthers(v, mask)
+		if write {
+			k.StoreMasked(v, mask, asm.AtIndex(y, i, 1, 0))
+		}
+		k.Split(v, f.TableBits("numbers", numbers), left, w)
+		k.Add(w, ownExp, ownExp)
+		k.WidenAdd(v, accs[0], accs[1])
+		k.VPSUBD(f.TableBits("laneCount", each), left, left)
+	})
+	k.ADDQ(bytes, x)
+	k.CMPQ(rows, k.Imm(1))
+	k.JE(asm.Label("last"))
+	k.VBROADCASTSS(k.MaxLane(largest(k, "next", x, n)).AsX(), top) // now, so that the processor need not wait for it when it has this row's sums
+	k.Label("last")
+	others := k.Sum64(accs).AsX()
+	halves := zeros(k, 2)
+	k.WidenAdd(ownExp, halves[0], halves[1])
+	both := k.Sum64(halves).AsX() // exactly the target's
+	k.VADDSD(others, both, both)
+	k.VMOVSD(both, at(sum))
+	if write {
+		factor, scale := k.XMM(), k.Vec()
+		k.VMOVSD(k.Addr("each"), factor)
+		k.VDIVSD(both, factor, factor)
+		k.VMULSD(factor, others, others)
+		k.VCVTSD2SS(factor, factor, factor)
+		k.VBROADCASTSS(factor, scale)
+		k.EachVector("scale", n, 4, func(i reg.Register, vectors int, mask *asm.Mask) {
+			for j := range vectors {
+				v := k.Vec()
+				k.LoadMasked(asm.AtIndex(y, i, 1, j*k.Bytes()), mask, v)
+				k.Mul(scale, v, v)
+				k.StoreMasked(v, mask, asm.AtIndex(y, i, 1, j*k.Bytes()))
+			}
+		})
+		k.VXORPD(factor, factor, factor)
+		k.VSUBSD(others, factor, others)
+		k.VCVTSD2SS(others, others, others)
+		k.VMOVSS(others, asm.AtIndex(y, t, 4, 0))
+		k.ADDQ(bytes, y)
+	}
+	k.ADDQ(operand.U8(8*3), all)
+	k.DECQ(rows)
+	k.JNE(asm.Label("rows"))
+	k.Return()
 }
 
 // sums writes what rowSums computes: the sums of some columns stay in registers.
@@ -297,24 +402,19 @@ func zeros(k *asm.Func, n int) []reg.VecVirtual {
 	return v
 }
 
-func expSum(f *asm.File, name, signature, doc string, write bool) {
-	k := f.Func(name, signature, doc)
-	x, n, top := k.Ptr("x"), k.Int("n"), k.Scalar("top")
-	var y reg.Register
-	if write {
-		y = k.Ptr("y")
-	}
+func expSum(f *asm.File) {
+	k := f.Func("rowExpSumTo", "func(y, x *float32, top float32, n int) float64",
+		"rowExpSumTo computes y[i] = e^(x[i]-top) for n elements, and returns Σ y[i], summed in float64.")
+	y, x, n, top := k.Ptr("y"), k.Ptr("x"), k.Int("n"), k.Scalar("top")
 	m := k.Math(registers(f))
 	accs := zeros(k, 2)
-	k.EachVector(name, n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
+	k.EachVector("exp", n, 1, func(at reg.Register, _ int, mask *asm.Mask) {
 		v := k.Vec()
 		k.LoadMasked(asm.AtIndex(x, at, 1, 0), mask, v)
 		k.Sub(top, v, v)
 		m.Exp(v, v)
 		k.ClearOthers(v, mask)
-		if write {
-			k.StoreMasked(v, mask, asm.AtIndex(y, at, 1, 0))
-		}
+		k.StoreMasked(v, mask, asm.AtIndex(y, at, 1, 0))
 		k.WidenAdd(v, accs[0], accs[1])
 	})
 	k.ReturnSum64(accs)

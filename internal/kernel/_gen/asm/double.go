@@ -150,6 +150,12 @@ func (f *File) Sum64(v []reg.VecVirtual) reg.VecVirtual {
 
 // ReturnMax ends a function that returns the largest lane of vectors of float32. It overwrites v.
 func (k *Func) ReturnMax(v []reg.VecVirtual) {
+	k.Context.Store(k.MaxLane(v).AsX(), k.Context.ReturnIndex(0))
+	k.Return()
+}
+
+// MaxLane returns a register whose first lane is the largest lane of vectors of float32. It overwrites v.
+func (k *File) MaxLane(v []reg.VecVirtual) reg.VecVirtual {
 	for _, w := range v[1:] {
 		k.Max(v[0], w, v[0])
 	}
@@ -164,8 +170,7 @@ func (k *Func) ReturnMax(v []reg.VecVirtual) {
 		k.VPERMILPS(operand.U8(shuffle), top.AsX(), t.AsX())
 		k.VMAXPS(t.AsX(), top.AsX(), top.AsX())
 	}
-	k.Context.Store(top.AsX(), k.Context.ReturnIndex(0))
-	k.Return()
+	return top
 }
 
 // Scalar returns a vector with a float32 argument in every lane.

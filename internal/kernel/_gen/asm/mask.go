@@ -83,6 +83,23 @@ func (f *File) ClearOthers(v reg.Register, m *Mask) {
 	}
 }
 
+// Split moves the lanes of v whose number in memory equals that in register to own, and sets them to zero in v. The other lanes of own become zero.
+func (f *File) Split(v reg.VecVirtual, memory operand.Mem, register, own reg.VecVirtual) {
+	if f.ISA == AVX512 {
+		k := f.K()
+		f.VPCMPEQD(memory, register, k)
+		f.VMOVAPS_Z(v, k, own)
+		f.KNOTW(k, k)
+		f.VMOVAPS_Z(v, k, v)
+		return
+	}
+	f.VPCMPEQD(memory, register, own)
+	t := f.Vec()
+	f.VANDNPS(v, own, t)
+	f.VANDPS(v, own, own)
+	f.VMOVAPS(t, v)
+}
+
 // EachVector writes a loop over n elements. It uses body in a loop over unroll vectors at a time, in a loop over single vectors, and once for
 // the rest, with a mask. at is a register with the offset in bytes of the vectors from the beginning of a row, to be added to a base with
 // scale 1. vectors is the number of vectors to process. EachVector does not change n.
