@@ -281,6 +281,9 @@ func addresses(f *function, words []uint64) (all []uintptr) {
 		if f.sizes != nil {
 			words = words[gridWords:]
 		}
+		if f.firsts > 0 {
+			words = words[:f.firsts]
+		}
 	}
 	for _, w := range words {
 		if w >= 1<<32 && w < 1<<57 { // others are numbers: two of float32 in a word are above, unless one is below 2^-98

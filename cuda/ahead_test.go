@@ -204,3 +204,39 @@ func TestAheadBehind(t *testing.T) {
 	run(none, 0, "an array has memory that the work after an upload wrote the last time")
 	taken.Free()
 }
+
+// Large products of float32 run ahead, although their sizes look like addresses.
+func TestAheadWide(t *testing.T) {
+	t.Setenv("MAMBA_GRAPHS", "on")
+	s := openHopper(t)
+	const m, n, k = 128, 96, 64
+	onlyWide(t, wideTiles[1].columns, k)
+	end := s.Lasting()
+	x, y := filled(t, s, m*k, 1), filled(t, s, n*k, 2)
+	end()
+	host, got := make([]float32, m*k), make([]float32, 4)
+	var memory Allocations
+	for i := range 3 * sureAfter {
+		host[0] = float32(i)
+		do(t, x.CopyFrom(s, host))
+		s.Repeat(&memory)
+		to, err := NewArray[float32](s, m*n)
+		do(t, err)
+		for range leastTasks {
+			done, err := wide(s, m, n, k, 1, matrix(x, k), transposed(y, k), 0, matrix(to, n))
+			do(t, err)
+			if !done {
+				t.Fatal("the product is not one of wide.cuh")
+			}
+		}
+		do(t, to.Slice(0, 4).CopyTo(s, got))
+		to.Free()
+		s.Repeat(nil)
+		if got[0] != 2*float32(i) {
+			t.Fatalf("turn %d: %v", i, got)
+		}
+	}
+	if l := s.device.Launches(); l.Ahead == 0 || l.Behind != "" {
+		t.Errorf("%+v, want work ahead", l)
+	}
+}

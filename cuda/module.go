@@ -41,6 +41,9 @@ var overlaps = map[string]string{
 	"scan16carriesbf16async": "scan16carriesbf1690", "scan16carriesbf16startsasync": "scan16carriesbf16starts90",
 }
 
+// firsts has the files whose kernels have addresses only in so many of the first words of their arguments. In the others two numbers of 32 bits can look like an address (ahead.go).
+var firsts = map[string]int{"wide192_90a": 3, "wide96_90a": 3}
+
 // module is a loaded file of kernels.
 type module struct {
 	handle  uintptr
@@ -83,7 +86,7 @@ func (d *Device) load(file, name string) (*function, error) {
 	}
 	k := m.kernels[name]
 	if k == nil {
-		k = &function{name: name, sizes: m.sizes[name]}
+		k = &function{name: name, sizes: m.sizes[name], firsts: firsts[file]}
 		text := append([]byte(name), 0)
 		if err := d.call(cuModuleGetFunction, uintptr(unsafe.Pointer(&k.handle)), m.handle, uintptr(unsafe.Pointer(&text[0]))); err != nil {
 			return nil, fmt.Errorf("%w (%s in %s)", err, name, file)

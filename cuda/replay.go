@@ -29,6 +29,7 @@ type function struct {
 	name   string
 	handle uintptr
 	sizes  []int // of the arguments, in bytes
+	firsts int   // the number of the first words of the arguments that can be addresses; 0 if all can
 	mu     sync.Mutex
 	shared uintptr // the most shared memory that a launch has asked for, if above the usual
 }
