@@ -1343,46 +1343,46 @@ loop:
 // func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-80
-	MOVQ    k+0(FP), AX
-	MOVQ    AX, CX
-	ANDQ    $0x07, AX
-	SUBQ    AX, CX
-	LEAQ    masksAVX2<>+0(SB), DX
-	NEGQ    AX
-	VMOVUPS 32(DX)(AX*4), Y0
-	SHLQ    $0x02, CX
-	MOVQ    rows+72(FP), AX
-	MOVQ    ldw+32(FP), DX
-	SHLQ    $0x02, DX
-	MOVQ    w+24(FP), BX
-	ADDQ    CX, BX
-	MOVQ    $0x00000000, SI
-	CMPQ    AX, $0x02
-	CMOVQLT SI, DX
-	LEAQ    (BX)(DX*1), SI
-	MOVQ    $0x00000000, DI
-	CMPQ    AX, $0x03
-	CMOVQLT DI, DX
-	LEAQ    (SI)(DX*1), DI
-	MOVQ    $0x00000000, R8
-	CMPQ    AX, $0x04
-	CMOVQLT R8, DX
-	LEAQ    (DI)(DX*1), AX
-	MOVQ    ldx+16(FP), DX
-	SHLQ    $0x02, DX
-	MOVQ    x+8(FP), DX
-	ADDQ    CX, DX
-	MOVQ    k+0(FP), R8
-	SHLQ    $0x02, R8
-	SUBQ    CX, R8
-	NEGQ    CX
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	JE      tail
-
-loop:
+	MOVQ        k+0(FP), AX
+	MOVQ        AX, CX
+	ANDQ        $0x07, AX
+	SUBQ        AX, CX
+	LEAQ        masksAVX2<>+0(SB), DX
+	NEGQ        AX
+	VMOVUPS     32(DX)(AX*4), Y0
+	SHLQ        $0x02, CX
+	MOVQ        rows+72(FP), AX
+	MOVQ        ldw+32(FP), DX
+	SHLQ        $0x02, DX
+	MOVQ        w+24(FP), BX
+	ADDQ        CX, BX
+	MOVQ        $0x00000000, SI
+	CMPQ        AX, $0x02
+	CMOVQLT     SI, DX
+	LEAQ        (BX)(DX*1), SI
+	MOVQ        $0x00000000, DI
+	CMPQ        AX, $0x03
+	CMOVQLT     DI, DX
+	LEAQ        (SI)(DX*1), DI
+	MOVQ        $0x00000000, R8
+	CMPQ        AX, $0x04
+	CMOVQLT     R8, DX
+	LEAQ        (DI)(DX*1), AX
+	MOVQ        ldx+16(FP), DX
+	SHLQ        $0x02, DX
+	MOVQ        x+8(FP), DX
+	ADDQ        CX, DX
+	MOVQ        k+0(FP), R8
+	SHLQ        $0x02, R8
+	SUBQ        CX, R8
+	NEGQ        CX
+	VXORPS      Y1, Y1, Y1
+	VXORPS      Y2, Y2, Y2
+	VXORPS      Y3, Y3, Y3
+	VXORPS      Y4, Y4, Y4
+	JE          tail
+	TESTQ       $0x00000020, CX
+	JE          loop
 	VMOVUPS     (DX)(CX*1), Y5
 	PREFETCHT1  (BX)(R8*1)
 	VFMADD231PS (BX)(CX*1), Y5, Y1
@@ -1394,6 +1394,25 @@ loop:
 	VFMADD231PS (AX)(CX*1), Y5, Y4
 	ADDQ        $0x20, R8
 	ADDQ        $0x20, CX
+	JE          tail
+
+loop:
+	VMOVUPS     (DX)(CX*1), Y5
+	PREFETCHT1  (BX)(R8*1)
+	VFMADD231PS (BX)(CX*1), Y5, Y1
+	PREFETCHT1  (SI)(R8*1)
+	VFMADD231PS (SI)(CX*1), Y5, Y2
+	PREFETCHT1  (DI)(R8*1)
+	VFMADD231PS (DI)(CX*1), Y5, Y3
+	PREFETCHT1  (AX)(R8*1)
+	VFMADD231PS (AX)(CX*1), Y5, Y4
+	VMOVUPS     32(DX)(CX*1), Y5
+	VFMADD231PS 32(BX)(CX*1), Y5, Y1
+	VFMADD231PS 32(SI)(CX*1), Y5, Y2
+	VFMADD231PS 32(DI)(CX*1), Y5, Y3
+	VFMADD231PS 32(AX)(CX*1), Y5, Y4
+	ADDQ        $+64, R8
+	ADDQ        $+64, CX
 	JNE         loop
 
 tail:
@@ -1459,51 +1478,51 @@ store0:
 // func dots2AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dots2AVX2(SB), NOSPLIT|NOFRAME, $0-80
-	MOVQ    k+0(FP), AX
-	MOVQ    AX, CX
-	ANDQ    $0x07, AX
-	SUBQ    AX, CX
-	LEAQ    masksAVX2<>+0(SB), DX
-	NEGQ    AX
-	VMOVUPS 32(DX)(AX*4), Y0
-	SHLQ    $0x02, CX
-	MOVQ    rows+72(FP), AX
-	MOVQ    ldw+32(FP), DX
-	SHLQ    $0x02, DX
-	MOVQ    w+24(FP), BX
-	ADDQ    CX, BX
-	MOVQ    $0x00000000, SI
-	CMPQ    AX, $0x02
-	CMOVQLT SI, DX
-	LEAQ    (BX)(DX*1), SI
-	MOVQ    $0x00000000, DI
-	CMPQ    AX, $0x03
-	CMOVQLT DI, DX
-	LEAQ    (SI)(DX*1), DI
-	MOVQ    $0x00000000, R8
-	CMPQ    AX, $0x04
-	CMOVQLT R8, DX
-	LEAQ    (DI)(DX*1), AX
-	MOVQ    ldx+16(FP), DX
-	SHLQ    $0x02, DX
-	MOVQ    x+8(FP), R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), DX
-	MOVQ    k+0(FP), R9
-	SHLQ    $0x02, R9
-	SUBQ    CX, R9
-	NEGQ    CX
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	VXORPS  Y6, Y6, Y6
-	VXORPS  Y7, Y7, Y7
-	VXORPS  Y8, Y8, Y8
-	JE      tail
-
-loop:
+	MOVQ        k+0(FP), AX
+	MOVQ        AX, CX
+	ANDQ        $0x07, AX
+	SUBQ        AX, CX
+	LEAQ        masksAVX2<>+0(SB), DX
+	NEGQ        AX
+	VMOVUPS     32(DX)(AX*4), Y0
+	SHLQ        $0x02, CX
+	MOVQ        rows+72(FP), AX
+	MOVQ        ldw+32(FP), DX
+	SHLQ        $0x02, DX
+	MOVQ        w+24(FP), BX
+	ADDQ        CX, BX
+	MOVQ        $0x00000000, SI
+	CMPQ        AX, $0x02
+	CMOVQLT     SI, DX
+	LEAQ        (BX)(DX*1), SI
+	MOVQ        $0x00000000, DI
+	CMPQ        AX, $0x03
+	CMOVQLT     DI, DX
+	LEAQ        (SI)(DX*1), DI
+	MOVQ        $0x00000000, R8
+	CMPQ        AX, $0x04
+	CMOVQLT     R8, DX
+	LEAQ        (DI)(DX*1), AX
+	MOVQ        ldx+16(FP), DX
+	SHLQ        $0x02, DX
+	MOVQ        x+8(FP), R8
+	ADDQ        CX, R8
+	LEAQ        (R8)(DX*1), DX
+	MOVQ        k+0(FP), R9
+	SHLQ        $0x02, R9
+	SUBQ        CX, R9
+	NEGQ        CX
+	VXORPS      Y1, Y1, Y1
+	VXORPS      Y2, Y2, Y2
+	VXORPS      Y3, Y3, Y3
+	VXORPS      Y4, Y4, Y4
+	VXORPS      Y5, Y5, Y5
+	VXORPS      Y6, Y6, Y6
+	VXORPS      Y7, Y7, Y7
+	VXORPS      Y8, Y8, Y8
+	JE          tail
+	TESTQ       $0x00000020, CX
+	JE          loop
 	VMOVUPS     (R8)(CX*1), Y9
 	VMOVUPS     (DX)(CX*1), Y10
 	PREFETCHT1  (BX)(R9*1)
@@ -1524,6 +1543,43 @@ loop:
 	VFMADD231PS Y11, Y10, Y8
 	ADDQ        $0x20, R9
 	ADDQ        $0x20, CX
+	JE          tail
+
+loop:
+	VMOVUPS     (R8)(CX*1), Y9
+	VMOVUPS     (DX)(CX*1), Y10
+	PREFETCHT1  (BX)(R9*1)
+	VMOVUPS     (BX)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y1
+	VFMADD231PS Y11, Y10, Y5
+	PREFETCHT1  (SI)(R9*1)
+	VMOVUPS     (SI)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y2
+	VFMADD231PS Y11, Y10, Y6
+	PREFETCHT1  (DI)(R9*1)
+	VMOVUPS     (DI)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y3
+	VFMADD231PS Y11, Y10, Y7
+	PREFETCHT1  (AX)(R9*1)
+	VMOVUPS     (AX)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y4
+	VFMADD231PS Y11, Y10, Y8
+	VMOVUPS     32(R8)(CX*1), Y9
+	VMOVUPS     32(DX)(CX*1), Y10
+	VMOVUPS     32(BX)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y1
+	VFMADD231PS Y11, Y10, Y5
+	VMOVUPS     32(SI)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y2
+	VFMADD231PS Y11, Y10, Y6
+	VMOVUPS     32(DI)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y3
+	VFMADD231PS Y11, Y10, Y7
+	VMOVUPS     32(AX)(CX*1), Y11
+	VFMADD231PS Y11, Y9, Y4
+	VFMADD231PS Y11, Y10, Y8
+	ADDQ        $+64, R9
+	ADDQ        $+64, CX
 	JNE         loop
 
 tail:

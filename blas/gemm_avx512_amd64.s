@@ -3225,45 +3225,45 @@ loop:
 // func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, AVX512F, CMOV, FMA3, MMX+
 TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-80
-	MOVQ    k+0(FP), AX
-	MOVQ    AX, CX
-	ANDQ    $0x0f, AX
-	SUBQ    AX, CX
-	LEAQ    masksAVX512<>+0(SB), DX
-	KMOVW   (DX)(AX*2), K1
-	SHLQ    $0x02, CX
-	MOVQ    rows+72(FP), AX
-	MOVQ    ldw+32(FP), DX
-	SHLQ    $0x02, DX
-	MOVQ    w+24(FP), BX
-	ADDQ    CX, BX
-	MOVQ    $0x00000000, SI
-	CMPQ    AX, $0x02
-	CMOVQLT SI, DX
-	LEAQ    (BX)(DX*1), SI
-	MOVQ    $0x00000000, DI
-	CMPQ    AX, $0x03
-	CMOVQLT DI, DX
-	LEAQ    (SI)(DX*1), DI
-	MOVQ    $0x00000000, R8
-	CMPQ    AX, $0x04
-	CMOVQLT R8, DX
-	LEAQ    (DI)(DX*1), AX
-	MOVQ    ldx+16(FP), DX
-	SHLQ    $0x02, DX
-	MOVQ    x+8(FP), DX
-	ADDQ    CX, DX
-	MOVQ    k+0(FP), R8
-	SHLQ    $0x02, R8
-	SUBQ    CX, R8
-	NEGQ    CX
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	JE      tail
-
-loop:
+	MOVQ        k+0(FP), AX
+	MOVQ        AX, CX
+	ANDQ        $0x0f, AX
+	SUBQ        AX, CX
+	LEAQ        masksAVX512<>+0(SB), DX
+	KMOVW       (DX)(AX*2), K1
+	SHLQ        $0x02, CX
+	MOVQ        rows+72(FP), AX
+	MOVQ        ldw+32(FP), DX
+	SHLQ        $0x02, DX
+	MOVQ        w+24(FP), BX
+	ADDQ        CX, BX
+	MOVQ        $0x00000000, SI
+	CMPQ        AX, $0x02
+	CMOVQLT     SI, DX
+	LEAQ        (BX)(DX*1), SI
+	MOVQ        $0x00000000, DI
+	CMPQ        AX, $0x03
+	CMOVQLT     DI, DX
+	LEAQ        (SI)(DX*1), DI
+	MOVQ        $0x00000000, R8
+	CMPQ        AX, $0x04
+	CMOVQLT     R8, DX
+	LEAQ        (DI)(DX*1), AX
+	MOVQ        ldx+16(FP), DX
+	SHLQ        $0x02, DX
+	MOVQ        x+8(FP), DX
+	ADDQ        CX, DX
+	MOVQ        k+0(FP), R8
+	SHLQ        $0x02, R8
+	SUBQ        CX, R8
+	NEGQ        CX
+	VPXORD      Z0, Z0, Z0
+	VPXORD      Z1, Z1, Z1
+	VPXORD      Z2, Z2, Z2
+	VPXORD      Z3, Z3, Z3
+	JE          tail
+	TESTQ       $0x00000040, CX
+	JE          loop
 	VMOVUPS     (DX)(CX*1), Z4
 	PREFETCHT1  (BX)(R8*1)
 	VFMADD231PS (BX)(CX*1), Z4, Z0
@@ -3275,6 +3275,25 @@ loop:
 	VFMADD231PS (AX)(CX*1), Z4, Z3
 	ADDQ        $0x40, R8
 	ADDQ        $0x40, CX
+	JE          tail
+
+loop:
+	VMOVUPS     (DX)(CX*1), Z4
+	PREFETCHT1  (BX)(R8*1)
+	VFMADD231PS (BX)(CX*1), Z4, Z0
+	PREFETCHT1  (SI)(R8*1)
+	VFMADD231PS (SI)(CX*1), Z4, Z1
+	PREFETCHT1  (DI)(R8*1)
+	VFMADD231PS (DI)(CX*1), Z4, Z2
+	PREFETCHT1  (AX)(R8*1)
+	VFMADD231PS (AX)(CX*1), Z4, Z3
+	VMOVUPS     64(DX)(CX*1), Z4
+	VFMADD231PS 64(BX)(CX*1), Z4, Z0
+	VFMADD231PS 64(SI)(CX*1), Z4, Z1
+	VFMADD231PS 64(DI)(CX*1), Z4, Z2
+	VFMADD231PS 64(AX)(CX*1), Z4, Z3
+	ADDQ        $+128, R8
+	ADDQ        $+128, CX
 	JNE         loop
 
 tail:
@@ -3348,50 +3367,50 @@ store0:
 // func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, AVX512F, CMOV, FMA3, MMX+
 TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-80
-	MOVQ    k+0(FP), AX
-	MOVQ    AX, CX
-	ANDQ    $0x0f, AX
-	SUBQ    AX, CX
-	LEAQ    masksAVX512<>+0(SB), DX
-	KMOVW   (DX)(AX*2), K1
-	SHLQ    $0x02, CX
-	MOVQ    rows+72(FP), AX
-	MOVQ    ldw+32(FP), DX
-	SHLQ    $0x02, DX
-	MOVQ    w+24(FP), BX
-	ADDQ    CX, BX
-	MOVQ    $0x00000000, SI
-	CMPQ    AX, $0x02
-	CMOVQLT SI, DX
-	LEAQ    (BX)(DX*1), SI
-	MOVQ    $0x00000000, DI
-	CMPQ    AX, $0x03
-	CMOVQLT DI, DX
-	LEAQ    (SI)(DX*1), DI
-	MOVQ    $0x00000000, R8
-	CMPQ    AX, $0x04
-	CMOVQLT R8, DX
-	LEAQ    (DI)(DX*1), AX
-	MOVQ    ldx+16(FP), DX
-	SHLQ    $0x02, DX
-	MOVQ    x+8(FP), R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), DX
-	MOVQ    k+0(FP), R9
-	SHLQ    $0x02, R9
-	SUBQ    CX, R9
-	NEGQ    CX
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	JE      tail
-
-loop:
+	MOVQ        k+0(FP), AX
+	MOVQ        AX, CX
+	ANDQ        $0x0f, AX
+	SUBQ        AX, CX
+	LEAQ        masksAVX512<>+0(SB), DX
+	KMOVW       (DX)(AX*2), K1
+	SHLQ        $0x02, CX
+	MOVQ        rows+72(FP), AX
+	MOVQ        ldw+32(FP), DX
+	SHLQ        $0x02, DX
+	MOVQ        w+24(FP), BX
+	ADDQ        CX, BX
+	MOVQ        $0x00000000, SI
+	CMPQ        AX, $0x02
+	CMOVQLT     SI, DX
+	LEAQ        (BX)(DX*1), SI
+	MOVQ        $0x00000000, DI
+	CMPQ        AX, $0x03
+	CMOVQLT     DI, DX
+	LEAQ        (SI)(DX*1), DI
+	MOVQ        $0x00000000, R8
+	CMPQ        AX, $0x04
+	CMOVQLT     R8, DX
+	LEAQ        (DI)(DX*1), AX
+	MOVQ        ldx+16(FP), DX
+	SHLQ        $0x02, DX
+	MOVQ        x+8(FP), R8
+	ADDQ        CX, R8
+	LEAQ        (R8)(DX*1), DX
+	MOVQ        k+0(FP), R9
+	SHLQ        $0x02, R9
+	SUBQ        CX, R9
+	NEGQ        CX
+	VPXORD      Z0, Z0, Z0
+	VPXORD      Z1, Z1, Z1
+	VPXORD      Z2, Z2, Z2
+	VPXORD      Z3, Z3, Z3
+	VPXORD      Z4, Z4, Z4
+	VPXORD      Z5, Z5, Z5
+	VPXORD      Z6, Z6, Z6
+	VPXORD      Z7, Z7, Z7
+	JE          tail
+	TESTQ       $0x00000040, CX
+	JE          loop
 	VMOVUPS     (R8)(CX*1), Z8
 	VMOVUPS     (DX)(CX*1), Z9
 	PREFETCHT1  (BX)(R9*1)
@@ -3412,6 +3431,43 @@ loop:
 	VFMADD231PS Z10, Z9, Z7
 	ADDQ        $0x40, R9
 	ADDQ        $0x40, CX
+	JE          tail
+
+loop:
+	VMOVUPS     (R8)(CX*1), Z8
+	VMOVUPS     (DX)(CX*1), Z9
+	PREFETCHT1  (BX)(R9*1)
+	VMOVUPS     (BX)(CX*1), Z10
+	VFMADD231PS Z10, Z8, Z0
+	VFMADD231PS Z10, Z9, Z4
+	PREFETCHT1  (SI)(R9*1)
+	VMOVUPS     (SI)(CX*1), Z10
+	VFMADD231PS Z10, Z8, Z1
+	VFMADD231PS Z10, Z9, Z5
+	PREFETCHT1  (DI)(R9*1)
+	VMOVUPS     (DI)(CX*1), Z10
+	VFMADD231PS Z10, Z8, Z2
+	VFMADD231PS Z10, Z9, Z6
+	PREFETCHT1  (AX)(R9*1)
+	VMOVUPS     (AX)(CX*1), Z10
+	VFMADD231PS Z10, Z8, Z3
+	VFMADD231PS Z10, Z9, Z7
+	VMOVUPS     64(R8)(CX*1), Z8
+	VMOVUPS     64(DX)(CX*1), Z9
+	VMOVUPS     64(BX)(CX*1), Z10
+	VFMADD231PS Z10, Z8, Z0
+	VFMADD231PS Z10, Z9, Z4
+	VMOVUPS     64(SI)(CX*1), Z10
+	VFMADD231PS Z10, Z8, Z1
+	VFMADD231PS Z10, Z9, Z5
+	VMOVUPS     64(DI)(CX*1), Z10
+	VFMADD231PS Z10, Z8, Z2
+	VFMADD231PS Z10, Z9, Z6
+	VMOVUPS     64(AX)(CX*1), Z10
+	VFMADD231PS Z10, Z8, Z3
+	VFMADD231PS Z10, Z9, Z7
+	ADDQ        $+128, R9
+	ADDQ        $+128, CX
 	JNE         loop
 
 tail:
@@ -3527,55 +3583,55 @@ store1:
 // func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, AVX512F, CMOV, FMA3, MMX+
 TEXT ·dots3AVX512(SB), NOSPLIT|NOFRAME, $0-80
-	MOVQ    k+0(FP), AX
-	MOVQ    AX, CX
-	ANDQ    $0x0f, AX
-	SUBQ    AX, CX
-	LEAQ    masksAVX512<>+0(SB), DX
-	KMOVW   (DX)(AX*2), K1
-	SHLQ    $0x02, CX
-	MOVQ    rows+72(FP), AX
-	MOVQ    ldw+32(FP), DX
-	SHLQ    $0x02, DX
-	MOVQ    w+24(FP), BX
-	ADDQ    CX, BX
-	MOVQ    $0x00000000, SI
-	CMPQ    AX, $0x02
-	CMOVQLT SI, DX
-	LEAQ    (BX)(DX*1), SI
-	MOVQ    $0x00000000, DI
-	CMPQ    AX, $0x03
-	CMOVQLT DI, DX
-	LEAQ    (SI)(DX*1), DI
-	MOVQ    $0x00000000, R8
-	CMPQ    AX, $0x04
-	CMOVQLT R8, DX
-	LEAQ    (DI)(DX*1), AX
-	MOVQ    ldx+16(FP), DX
-	SHLQ    $0x02, DX
-	MOVQ    x+8(FP), R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
-	LEAQ    (R9)(DX*1), DX
-	MOVQ    k+0(FP), R10
-	SHLQ    $0x02, R10
-	SUBQ    CX, R10
-	NEGQ    CX
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	JE      tail
-
-loop:
+	MOVQ        k+0(FP), AX
+	MOVQ        AX, CX
+	ANDQ        $0x0f, AX
+	SUBQ        AX, CX
+	LEAQ        masksAVX512<>+0(SB), DX
+	KMOVW       (DX)(AX*2), K1
+	SHLQ        $0x02, CX
+	MOVQ        rows+72(FP), AX
+	MOVQ        ldw+32(FP), DX
+	SHLQ        $0x02, DX
+	MOVQ        w+24(FP), BX
+	ADDQ        CX, BX
+	MOVQ        $0x00000000, SI
+	CMPQ        AX, $0x02
+	CMOVQLT     SI, DX
+	LEAQ        (BX)(DX*1), SI
+	MOVQ        $0x00000000, DI
+	CMPQ        AX, $0x03
+	CMOVQLT     DI, DX
+	LEAQ        (SI)(DX*1), DI
+	MOVQ        $0x00000000, R8
+	CMPQ        AX, $0x04
+	CMOVQLT     R8, DX
+	LEAQ        (DI)(DX*1), AX
+	MOVQ        ldx+16(FP), DX
+	SHLQ        $0x02, DX
+	MOVQ        x+8(FP), R8
+	ADDQ        CX, R8
+	LEAQ        (R8)(DX*1), R9
+	LEAQ        (R9)(DX*1), DX
+	MOVQ        k+0(FP), R10
+	SHLQ        $0x02, R10
+	SUBQ        CX, R10
+	NEGQ        CX
+	VPXORD      Z0, Z0, Z0
+	VPXORD      Z1, Z1, Z1
+	VPXORD      Z2, Z2, Z2
+	VPXORD      Z3, Z3, Z3
+	VPXORD      Z4, Z4, Z4
+	VPXORD      Z5, Z5, Z5
+	VPXORD      Z6, Z6, Z6
+	VPXORD      Z7, Z7, Z7
+	VPXORD      Z8, Z8, Z8
+	VPXORD      Z9, Z9, Z9
+	VPXORD      Z10, Z10, Z10
+	VPXORD      Z11, Z11, Z11
+	JE          tail
+	TESTQ       $0x00000040, CX
+	JE          loop
 	VMOVUPS     (R8)(CX*1), Z12
 	VMOVUPS     (R9)(CX*1), Z13
 	VMOVUPS     (DX)(CX*1), Z14
@@ -3601,6 +3657,53 @@ loop:
 	VFMADD231PS Z15, Z14, Z11
 	ADDQ        $0x40, R10
 	ADDQ        $0x40, CX
+	JE          tail
+
+loop:
+	VMOVUPS     (R8)(CX*1), Z12
+	VMOVUPS     (R9)(CX*1), Z13
+	VMOVUPS     (DX)(CX*1), Z14
+	PREFETCHT1  (BX)(R10*1)
+	VMOVUPS     (BX)(CX*1), Z15
+	VFMADD231PS Z15, Z12, Z0
+	VFMADD231PS Z15, Z13, Z4
+	VFMADD231PS Z15, Z14, Z8
+	PREFETCHT1  (SI)(R10*1)
+	VMOVUPS     (SI)(CX*1), Z15
+	VFMADD231PS Z15, Z12, Z1
+	VFMADD231PS Z15, Z13, Z5
+	VFMADD231PS Z15, Z14, Z9
+	PREFETCHT1  (DI)(R10*1)
+	VMOVUPS     (DI)(CX*1), Z15
+	VFMADD231PS Z15, Z12, Z2
+	VFMADD231PS Z15, Z13, Z6
+	VFMADD231PS Z15, Z14, Z10
+	PREFETCHT1  (AX)(R10*1)
+	VMOVUPS     (AX)(CX*1), Z15
+	VFMADD231PS Z15, Z12, Z3
+	VFMADD231PS Z15, Z13, Z7
+	VFMADD231PS Z15, Z14, Z11
+	VMOVUPS     64(R8)(CX*1), Z12
+	VMOVUPS     64(R9)(CX*1), Z13
+	VMOVUPS     64(DX)(CX*1), Z14
+	VMOVUPS     64(BX)(CX*1), Z15
+	VFMADD231PS Z15, Z12, Z0
+	VFMADD231PS Z15, Z13, Z4
+	VFMADD231PS Z15, Z14, Z8
+	VMOVUPS     64(SI)(CX*1), Z15
+	VFMADD231PS Z15, Z12, Z1
+	VFMADD231PS Z15, Z13, Z5
+	VFMADD231PS Z15, Z14, Z9
+	VMOVUPS     64(DI)(CX*1), Z15
+	VFMADD231PS Z15, Z12, Z2
+	VFMADD231PS Z15, Z13, Z6
+	VFMADD231PS Z15, Z14, Z10
+	VMOVUPS     64(AX)(CX*1), Z15
+	VFMADD231PS Z15, Z12, Z3
+	VFMADD231PS Z15, Z13, Z7
+	VFMADD231PS Z15, Z14, Z11
+	ADDQ        $+128, R10
+	ADDQ        $+128, CX
 	JNE         loop
 
 tail:

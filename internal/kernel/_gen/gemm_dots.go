@@ -10,7 +10,8 @@ import (
 )
 
 // dots writes the kernel for products with one to three vectors. It reads four rows of a large matrix once for all vectors. Rows that are far apart, as
-// dotColumns has them, are four long streams, which the processor prefetches too. Prefetches into the first-level cache keep fewer lines on the way.
+// dotColumns has them, are four long streams, which the processor prefetches too. Prefetches into the first-level cache keep fewer lines on the way. A prefetch
+// for every second vector is enough with AVX-512: the processor fetches two lines together. One for each was 3 to 8% slower.
 func (g gemm) dots(vectors int) {
 	const rows = 4
 	name := fmt.Sprintf("dots%d", vectors)
@@ -23,7 +24,7 @@ func (g gemm) dots(vectors int) {
 		}
 	}
 
-A dot product is summed in as many parts as a vector has lanes. The k elements after each row are prefetched into the second-level cache.`, name, rows, vectors, vectors))
+A dot product is summed in as many parts as a vector has lanes. Of the k elements after each row, every second vector is prefetched into the second-level cache.`, name, rows, vectors, vectors))
 	// The pointers to missing rows, and to their results, point to the last row.
 	pointers := func(first, distance string, n int, at, left reg.Register) []reg.GPVirtual {
 		p, ld := make([]reg.GPVirtual, n), g.bytes(f, distance)
@@ -65,27 +66,39 @@ A dot product is summed in as many parts as a vector has lanes. The k elements a
 			g.Zero(r)
 		}
 	}
-	g.JE(asm.Label("tail")) // tests the flags of NEGQ, which clearing vector registers does not change
-	g.Label("loop")
 	xv := g.Vecs(vectors)
-	for i := range xv {
-		g.Load(asm.AtIndex(x[i], at, 1, 0), xv[i])
-	}
-	for j := range rows {
-		from := asm.AtIndex(w[j], at, 1, 0)
-		g.PREFETCHT1(asm.AtIndex(w[j], next, 1, 0))
-		if vectors == 1 {
-			g.MulAdd(from, xv[0], acc[0][j])
-			continue
+	multiply := func(offset int, prefetch bool) { // a vector of each row
+		for i := range xv {
+			g.Load(asm.AtIndex(x[i], at, 1, offset), xv[i])
 		}
-		wv := g.Vec()
-		g.Load(from, wv)
-		for i := range vectors {
-			g.MulAdd(wv, xv[i], acc[i][j])
+		for j := range rows {
+			from := asm.AtIndex(w[j], at, 1, offset)
+			if prefetch {
+				g.PREFETCHT1(asm.AtIndex(w[j], next, 1, 0))
+			}
+			if vectors == 1 {
+				g.MulAdd(from, xv[0], acc[0][j])
+				continue
+			}
+			wv := g.Vec()
+			g.Load(from, wv)
+			for i := range vectors {
+				g.MulAdd(wv, xv[i], acc[i][j])
+			}
 		}
 	}
+	g.JE(asm.Label("tail")) // tests the flags of NEGQ, which clearing vector registers does not change
+	g.TESTQ(operand.U32(g.Bytes()), at)
+	g.JE(asm.Label("loop")) // an even number of vectors
+	multiply(0, true)
 	g.ADDQ(operand.U8(g.Bytes()), next)
 	g.ADDQ(operand.U8(g.Bytes()), at)
+	g.JE(asm.Label("tail"))
+	g.Label("loop")
+	multiply(0, true)
+	multiply(g.Bytes(), false)
+	g.ADDQ(g.Imm(2*g.Bytes()), next)
+	g.ADDQ(g.Imm(2*g.Bytes()), at)
 	g.JNE(asm.Label("loop"))
 
 	g.Label("tail")
