@@ -7,14 +7,15 @@ type ScanStep struct {
 	Channels, State int
 	D, DeltaBias    []float32 // (channels)
 
-	a []float32 // (strips, state, lanes): A, times log2 e if the level has assembly
+	a      []float32 // (strips, state, lanes): A, times log2 e if the level has assembly
+	stride int       // between strips of a and of the states
 }
 
 // ScanStepRow has the operands of one sequence: slices of all channels, and B and C (state). Y is written.
 type ScanStepRow struct {
 	U, Delta, Z, Y []float32
 	B, C           []float32
-	Before, After  []float32 // (strips, state, lanes): the state; After may be Before
+	Before, After  []float32 // (strips, state, lanes): the state; After may be Before. Strips are as far apart as those of A
 }
 
 // ScanStepper is the working memory of a goroutine that computes steps.
@@ -32,22 +33,22 @@ func Strips(channels int) int { return (channels + lanes - 1) / lanes }
 // StripLanes is the number of channels of a strip.
 const StripLanes = lanes
 
-// StepStateSize returns the number of elements of a state (strips, state, lanes).
-func StepStateSize(channels, state int) int { return Strips(channels) * state * lanes }
+// StripSize returns the number of elements of a strip of a state.
+func StripSize(state int) int { return state * lanes }
 
-// LayState transposes a state from (channels, state) to (strips, state, lanes).
-func LayState(to, from []float32, channels, state int) {
-	eachStrip(channels, state, func(st *strip[float32], at int) { st.load(to[at:][:state*lanes], from, state) })
+// LayState transposes a state from (channels, state) to strips.
+func (s *ScanStep) LayState(to, from []float32) {
+	s.eachStrip(func(st *strip[float32], at int) { st.load(to[at:][:s.State*lanes], from, s.State) })
 }
 
-// UnlayState transposes a state from (strips, state, lanes) to (channels, state).
-func UnlayState(to, from []float32, channels, state int) {
-	eachStrip(channels, state, func(st *strip[float32], at int) { st.store(to, from[at:], state) })
+// UnlayState transposes a state from strips to (channels, state).
+func (s *ScanStep) UnlayState(to, from []float32) {
+	s.eachStrip(func(st *strip[float32], at int) { st.store(to, from[at:], s.State) })
 }
 
-func eachStrip(channels, state int, do func(st *strip[float32], at int)) {
-	for i := range Strips(channels) {
-		do(&strip[float32]{first: i * lanes, width: min(lanes, channels-i*lanes)}, i*state*lanes)
+func (s *ScanStep) eachStrip(do func(st *strip[float32], at int)) {
+	for i := range Strips(s.Channels) {
+		do(&strip[float32]{first: i * lanes, width: min(lanes, s.Channels-i*lanes)}, i*s.stride)
 	}
 }
 
@@ -56,25 +57,19 @@ func (s *ScanStep) SetA(aLog []float32, from, to int) {
 	if s.a == nil {
 		panic("kernel: ScanStep.SetA before NewScanStep") // our own bug
 	}
-	size := s.State * lanes
 	for i := from; i < to; i++ {
 		st := strip[float32]{first: i * lanes, width: min(lanes, s.Channels-i*lanes)}
-		a := s.a[i*size:][:size]
+		a := s.a[i*s.stride:][:s.State*lanes]
 		st.load(a, aLog, s.State)
 		negExpOf(a, a) // lanes without a channel get -1, which nobody reads
 		scanStepScale(a)
 	}
 }
 
-// NewScanStep returns a step without its A.
-func NewScanStep(channels, state int, d, deltaBias []float32) *ScanStep {
-	return &ScanStep{Channels: channels, State: state, D: d, DeltaBias: deltaBias, a: make([]float32, StepStateSize(channels, state))}
-}
-
-// A returns the memory of A of the strips [from, to).
-func (s *ScanStep) A(from, to int) []float32 {
-	size := s.State * lanes
-	return s.a[from*size : to*size]
+// NewScanStep returns a step that has its A, which SetA sets, in a. The strips of a are stride elements apart, and so are those of the states: at least
+// StripSize(state). Between two strips of a may be those of the states, so that a step reads one piece of memory.
+func NewScanStep(channels, state int, d, deltaBias, a []float32, stride int) *ScanStep {
+	return &ScanStep{Channels: channels, State: state, D: d, DeltaBias: deltaBias, a: a, stride: stride}
 }
 
 // Advance computes the strips [from, to) of a row.
@@ -87,9 +82,10 @@ func (s *ScanStep) Advance(w *ScanStepper, r *ScanStepRow, from, to int) {
 func (s *ScanStep) advance(w *ScanStepper, r *ScanStepRow, from, to int) {
 	first := from * lanes
 	n := min(to*lanes, s.Channels) - first
-	size := s.State * lanes
-	if &r.Before[0] != &r.After[0] {
-		copy(r.After[from*size:to*size], r.Before[from*size:])
+	if size := s.State * lanes; &r.Before[0] != &r.After[0] {
+		for at := from * s.stride; at < to*s.stride; at += s.stride {
+			copy(r.After[at:at+size], r.Before[at:])
+		}
 	}
 	delta := w.dt[:n]
 	sumOf(delta, r.Delta[first:first+n], s.DeltaBias[first:first+n])
@@ -106,7 +102,7 @@ func (s *ScanStep) advance(w *ScanStepper, r *ScanStepRow, from, to int) {
 		k := min(lanes, n-at)
 		dt, du, acc := w.dt[at:at+k], w.du[at:at+k], w.y[at:at+k]
 		for j := range s.State {
-			a, h := s.a[i*size+j*lanes:][:k], r.After[i*size+j*lanes:][:k]
+			a, h := s.a[i*s.stride+j*lanes:][:k], r.After[i*s.stride+j*lanes:][:k]
 			b, c := r.B[j], r.C[j]
 			for l := range h {
 				h[l] = exp(dt[l]*a[l])*h[l] + du[l]*b

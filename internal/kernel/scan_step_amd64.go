@@ -64,14 +64,13 @@ func (s *ScanStep) advanceAsm(w *ScanStepper, r *ScanStepRow, from, to, n int) b
 	clear(w.y[:(to-from)*lanes])
 	args := &w.asm.scan
 	args.bStep, args.cStep, args.steps, args.ahead = 0, 0, 1, nil
-	size := s.State * lanes
 	for i := from; i < to; i++ {
 		at := (i - from) * lanes
 		for l := 0; l < min(lanes, n-at); l += set.lanes {
 			args.dt, args.du, args.y = &w.dt[at+l], &w.du[at+l], &w.y[at+l]
 			for j := 0; j < s.State; {
 				group := min(len(set.states[scanForward][0]), bits.Len(uint(s.State-j))) - 1
-				args.h, args.a, args.b, args.c = &r.After[i*size+j*lanes+l], &s.a[i*size+j*lanes+l], &r.B[j], &r.C[j]
+				args.h, args.a, args.b, args.c = &r.After[i*s.stride+j*lanes+l], &s.a[i*s.stride+j*lanes+l], &r.B[j], &r.C[j]
 				set.states[scanForward][0][group](args)
 				j += 1 << group
 			}

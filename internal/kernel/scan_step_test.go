@@ -34,11 +34,11 @@ func TestScanStep(t *testing.T) {
 			y, final := make([]float32, channels), make([]float32, channels*state)
 			whole.Forward(y, final)
 
-			s := NewScanStep(channels, state, d, bias)
-			strips := Strips(channels)
+			strips, stride := Strips(channels), StripSize(state)+16*(channels%3)
+			s := NewScanStep(channels, state, d, bias, make([]float32, strips*stride), stride)
 			s.SetA(aLog, 0, strips)
-			before := make([]float32, StepStateSize(channels, state))
-			LayState(before, h, channels, state)
+			before := make([]float32, strips*stride)
+			s.LayState(before, h)
 			for _, cut := range []int{1, 2, strips} {
 				for _, over := range []bool{false, true} {
 					got := make([]float32, channels)
@@ -51,7 +51,7 @@ func TestScanStep(t *testing.T) {
 						s.Advance(&w, &row, from, min(from+cut, strips))
 					}
 					after := make([]float32, channels*state)
-					UnlayState(after, row.After, channels, state)
+					s.UnlayState(after, row.After)
 					what := fmt.Sprintf("%d channels, %d states, %d strips at a time, over %t", channels, state, cut, over)
 					sameBits(t, what+": y", got, y)
 					sameBits(t, what+": state", after, final)

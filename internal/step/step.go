@@ -9,6 +9,7 @@ import (
 
 	"github.com/gomamba/mamba/blas"
 	"github.com/gomamba/mamba/internal/kernel"
+	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/internal/work"
 )
 
@@ -69,7 +70,9 @@ type block struct {
 	taps []float32 // (width, channels): tap 0 reads the step itself
 	// context is a ring of rows (width, batch, channels): the convolution's inputs of the last width-1 steps, and a row for the next step.
 	context []float32
-	states  [2][]float32 // (batch, strips, state, lanes), before and after a step, in turn
+	// states has what a scan reads and writes, in the order in which it goes through it: (strips, 1 + 2·batch, state, lanes), A and the states of each sequence
+	// before and after a step, in turn. Of many short arrays the processor would prefetch little.
+	states []float32
 }
 
 // The phases of a block.
@@ -98,11 +101,13 @@ func New(cfg Config) *Step {
 	b, c := cfg.Batch, cfg.Channels
 	s.x, s.vz, s.u, s.rbc = make([]float32, b*cfg.Model), make([]float32, 2*b*c), make([]float32, b*c), make([]float32, b*s.columns())
 	s.delta, s.s, s.logits = make([]float32, b*c), make([]float32, b*c), make([]float32, b*cfg.Head.Outputs())
+	strips, taps, context := kernel.Strips(c)*s.stride(), c*cfg.Width, cfg.Width*b*c
+	memory := make([]float32, len(cfg.Blocks)*(strips+taps+context))
+	size.HugePages(memory)
 	for _, w := range cfg.Blocks {
-		of := block{scan: kernel.NewScanStep(c, cfg.State, w.D, w.DtBias), taps: make([]float32, c*cfg.Width), context: make([]float32, cfg.Width*b*c)}
-		for i := range of.states {
-			of.states[i] = make([]float32, b*s.stateSize())
-		}
+		of := block{states: memory[:strips], taps: memory[strips:][:taps], context: memory[strips+taps:][:context]}
+		memory = memory[strips+taps+context:]
+		of.scan = kernel.NewScanStep(c, cfg.State, w.D, w.DtBias, of.states, s.stride())
 		s.blocks = append(s.blocks, of)
 	}
 	s.most = s.mostProcessors()
@@ -111,7 +116,19 @@ func New(cfg Config) *Step {
 }
 
 func (c *Config) columns() int { return c.Rank + 2*c.State }
-func (s *Step) stateSize() int { return kernel.StepStateSize(s.Channels, s.State) }
+
+// stride returns the number of elements of a strip of a block's states.
+func (c *Config) stride() int { return kernel.StripSize(c.State) * (1 + 2*c.Batch) }
+
+// strips returns what the scan of the channels [from, to) reads and writes.
+func (s *Step) strips(b *block, from, to int) []float32 {
+	return b.states[from/granule*s.stride() : parts(to, granule)*s.stride()]
+}
+
+// state returns the strips of a sequence's state before a step, or after it if after is 1.
+func (s *Step) state(b *block, row, after int) []float32 {
+	return b.states[kernel.StripSize(s.State)*(1+2*row+(s.at+after)%2):]
+}
 
 func (s *Step) newWorker() *worker {
 	scratch := s.Head.Scratch(s.Batch)
@@ -228,11 +245,14 @@ func (s *Step) cutTasks() {
 	for phase := range phases*len(s.Blocks) + 1 {
 		const least, last = 1 << 14, 1 << 16 // bytes of a task: a few µs, and of the last of several for a processor
 		w, unit, each := s.weights(phase), unit(phase), 1
-		n := min(parts(w.Outputs(), unit), w.Bytes()/least)
+		bytes := w.Bytes()
+		n := min(parts(w.Outputs(), unit), bytes/least)
 		if phase%phases == scanPhase {
 			n = kernel.Strips(s.Channels)
-		} else if s.procs > 1 {
-			for w.Bytes()/s.procs>>each >= last && parts(w.Outputs(), unit)/s.procs>>each > 0 {
+			bytes += 4 * len(s.blocks[0].states)
+		}
+		if s.procs > 1 {
+			for bytes/s.procs>>each >= last && parts(w.Outputs(), unit)/s.procs>>each > 0 {
 				each++
 			}
 		}
@@ -321,6 +341,9 @@ func (s *Step) task(w *worker, phase, i int) {
 		}
 		from, to := s.cuts[phase].task(i)
 		weights.DtProj.MulRange(s.delta, s.Channels, w.prepared, from, to, false)
+		if s.most > 1 { // else a small model, whose states are in the cache. The scan alone would wait for each strip.
+			work.FetchAll(s.strips(b, from, to))
+		}
 		s.scan(w, b, from/granule, parts(to, granule))
 	case outPhase:
 		if first {
@@ -345,16 +368,9 @@ func (s *Step) ahead(_ *worker, phase, place, part int) bool {
 	} else if part -= n; phase%phases != scanPhase {
 		return false
 	}
-	b, size := &s.blocks[phase/phases], s.State*granule
-	for _, v := range [][]float32{b.scan.A(from/granule, parts(to, granule)), b.states[s.at][from/granule*size : parts(to, granule)*size]} {
-		if n := work.FetchParts(v); part < n {
-			work.Fetch(v, part)
-			return true
-		} else {
-			part -= n
-		}
-	}
-	return false
+	v := s.strips(&s.blocks[phase/phases], from, to)
+	work.Fetch(v, part)
+	return part < min(most, work.FetchParts(v))
 }
 
 // weights returns the weights of a phase.
@@ -385,10 +401,13 @@ func (s *Step) in(w *worker, weights *Block, b *block, from, to int) {
 	if weights.InBias != nil {
 		s.addBias(s.vz, weights.InBias, 2*s.Channels, from, to)
 	}
-	to = min(to, s.Channels)
-	if from >= to {
-		return
+	if to = min(to, s.Channels); from < to {
+		s.conv(w, weights, b, from, to)
 	}
+}
+
+// conv computes the convolution of the channels [from, to).
+func (s *Step) conv(w *worker, weights *Block, b *block, from, to int) {
 	var bias []float32
 	if weights.ConvBias != nil {
 		bias = weights.ConvBias[from:to]
@@ -406,14 +425,13 @@ func (s *Step) in(w *worker, weights *Block, b *block, from, to int) {
 
 // scan computes the strips [from, to).
 func (s *Step) scan(w *worker, b *block, from, to int) {
-	size := s.stateSize()
 	const strips = 8 // whose A stays in the first-level cache for all sequences
 	for ; from < to; from += strips {
 		for row := range s.Batch {
 			at, bc := row*s.Channels, s.rbc[row*s.columns()+s.Rank:][:2*s.State]
 			r := kernel.ScanStepRow{
 				U: s.u[at : at+s.Channels], Delta: s.delta[at : at+s.Channels], Z: s.vz[2*at+s.Channels : 2*at+2*s.Channels], Y: s.s[at : at+s.Channels],
-				B: bc[:s.State], C: bc[s.State:], Before: b.states[s.at][row*size:][:size], After: b.states[1-s.at][row*size:][:size],
+				B: bc[:s.State], C: bc[s.State:], Before: s.state(b, row, 0), After: s.state(b, row, 1),
 			}
 			b.scan.Advance(&w.ScanStepper, &r, from, min(from+strips, to))
 		}
@@ -423,11 +441,13 @@ func (s *Step) scan(w *worker, b *block, from, to int) {
 // LoadState sets the state of one sequence before block i: context (width-1, channels), from the oldest to the newest, and scan (channels, state).
 // nil stands for zeros.
 func (s *Step) LoadState(row, i int, context, scan []float32) {
-	b, size := &s.blocks[i], s.stateSize()
-	if to := b.states[s.at][row*size:][:size]; scan == nil {
-		clear(to)
+	b := &s.blocks[i]
+	if to := s.state(b, row, 0); scan == nil {
+		for at := range kernel.Strips(s.Channels) {
+			clear(to[at*s.stride():][:kernel.StripSize(s.State)])
+		}
 	} else {
-		kernel.LayState(to, scan, s.Channels, s.State)
+		b.scan.LayState(to, scan)
 	}
 	for k := range s.Width - 1 {
 		if to := s.context(b, k)[row*s.Channels:][:s.Channels]; context == nil {
@@ -440,8 +460,8 @@ func (s *Step) LoadState(row, i int, context, scan []float32) {
 
 // StoreState copies the state of one sequence to context and scan, as LoadState has them.
 func (s *Step) StoreState(row, i int, context, scan []float32) {
-	b, size := &s.blocks[i], s.stateSize()
-	kernel.UnlayState(scan, b.states[s.at][row*size:][:size], s.Channels, s.State)
+	b := &s.blocks[i]
+	b.scan.UnlayState(scan, s.state(b, row, 0))
 	for k := range s.Width - 1 {
 		copy(context[(s.Width-2-k)*s.Channels:][:s.Channels], s.context(b, k)[row*s.Channels:])
 	}

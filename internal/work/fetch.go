@@ -21,6 +21,13 @@ func Fetch[T float32 | byte](v []T, part int) {
 	fetched(float32(sum))
 }
 
+// FetchAll is Fetch of all parts of v.
+func FetchAll(v []float32) {
+	for part := range FetchParts(v) {
+		Fetch(v, part)
+	}
+}
+
 // fetched is a use of what Fetch reads, which the compiler therefore does not remove.
 //
 //go:noinline
