@@ -1340,9 +1340,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int, ahead int)
+// func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-88
+TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ        k+0(FP), AX
 	MOVQ        AX, CX
 	ANDQ        $0x07, AX
@@ -1372,7 +1372,7 @@ TEXT ·dots1AVX2(SB), NOSPLIT|NOFRAME, $0-88
 	SHLQ        $0x02, DX
 	MOVQ        x+8(FP), DX
 	ADDQ        CX, DX
-	MOVQ        ahead+80(FP), R8
+	MOVQ        k+0(FP), R8
 	SHLQ        $0x02, R8
 	SUBQ        CX, R8
 	NEGQ        CX
@@ -1475,9 +1475,9 @@ store0:
 	VZEROUPPER
 	RET
 
-// func dots2AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int, ahead int)
+// func dots2AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·dots2AVX2(SB), NOSPLIT|NOFRAME, $0-88
+TEXT ·dots2AVX2(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ        k+0(FP), AX
 	MOVQ        AX, CX
 	ANDQ        $0x07, AX
@@ -1508,7 +1508,7 @@ TEXT ·dots2AVX2(SB), NOSPLIT|NOFRAME, $0-88
 	MOVQ        x+8(FP), R8
 	ADDQ        CX, R8
 	LEAQ        (R8)(DX*1), DX
-	MOVQ        ahead+80(FP), R9
+	MOVQ        k+0(FP), R9
 	SHLQ        $0x02, R9
 	SUBQ        CX, R9
 	NEGQ        CX

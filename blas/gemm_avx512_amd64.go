@@ -425,10 +425,10 @@ func packColumnsAVX512(k int, from *float32, ldFrom int, to *float32, width int)
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes. Of the elements that are some ahead of each row's, every second vector is prefetched into the second-level cache.
+// A dot product is summed in as many parts as a vector has lanes. Of the k elements after each row, every second vector is prefetched into the second-level cache.
 //
 //go:noescape
-func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int, ahead int)
+func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 
 // dots2AVX512 multiplies 1 to 4 rows of w by 2 row(s) of x, all of k ≥ 1 elements:
 //
@@ -438,10 +438,10 @@ func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ld
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes. Of the elements that are some ahead of each row's, every second vector is prefetched into the second-level cache.
+// A dot product is summed in as many parts as a vector has lanes. Of the k elements after each row, every second vector is prefetched into the second-level cache.
 //
 //go:noescape
-func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int, ahead int)
+func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 
 // dots3AVX512 multiplies 1 to 4 rows of w by 3 row(s) of x, all of k ≥ 1 elements:
 //
@@ -451,7 +451,7 @@ func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ld
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes. Of the elements that are some ahead of each row's, every second vector is prefetched into the second-level cache.
+// A dot product is summed in as many parts as a vector has lanes. Of the k elements after each row, every second vector is prefetched into the second-level cache.
 //
 //go:noescape
-func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int, ahead int)
+func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)

@@ -3222,9 +3222,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int, ahead int)
+// func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, AVX512F, CMOV, FMA3, MMX+
-TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-88
+TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ        k+0(FP), AX
 	MOVQ        AX, CX
 	ANDQ        $0x0f, AX
@@ -3253,7 +3253,7 @@ TEXT ·dots1AVX512(SB), NOSPLIT|NOFRAME, $0-88
 	SHLQ        $0x02, DX
 	MOVQ        x+8(FP), DX
 	ADDQ        CX, DX
-	MOVQ        ahead+80(FP), R8
+	MOVQ        k+0(FP), R8
 	SHLQ        $0x02, R8
 	SUBQ        CX, R8
 	NEGQ        CX
@@ -3364,9 +3364,9 @@ store0:
 	VZEROUPPER
 	RET
 
-// func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int, ahead int)
+// func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, AVX512F, CMOV, FMA3, MMX+
-TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-88
+TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ        k+0(FP), AX
 	MOVQ        AX, CX
 	ANDQ        $0x0f, AX
@@ -3396,7 +3396,7 @@ TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-88
 	MOVQ        x+8(FP), R8
 	ADDQ        CX, R8
 	LEAQ        (R8)(DX*1), DX
-	MOVQ        ahead+80(FP), R9
+	MOVQ        k+0(FP), R9
 	SHLQ        $0x02, R9
 	SUBQ        CX, R9
 	NEGQ        CX
@@ -3580,9 +3580,9 @@ store1:
 	VZEROUPPER
 	RET
 
-// func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int, ahead int)
+// func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, AVX512F, CMOV, FMA3, MMX+
-TEXT ·dots3AVX512(SB), NOSPLIT|NOFRAME, $0-88
+TEXT ·dots3AVX512(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ        k+0(FP), AX
 	MOVQ        AX, CX
 	ANDQ        $0x0f, AX
@@ -3613,7 +3613,7 @@ TEXT ·dots3AVX512(SB), NOSPLIT|NOFRAME, $0-88
 	ADDQ        CX, R8
 	LEAQ        (R8)(DX*1), R9
 	LEAQ        (R9)(DX*1), DX
-	MOVQ        ahead+80(FP), R10
+	MOVQ        k+0(FP), R10
 	SHLQ        $0x02, R10
 	SUBQ        CX, R10
 	NEGQ        CX

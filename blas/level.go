@@ -10,7 +10,7 @@ var level = cpu.Best
 // for a product that takes less time than that.
 type (
 	tileFunc      func(k int, a *float32, aRow, aCol int, b *float32, ldb int, c *float32, ldc int, alpha, beta float32, width int)
-	dotsFunc      func(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy, step int, alpha, beta float32, rows, ahead int)
+	dotsFunc      func(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy, step int, alpha, beta float32, rows int)
 	copyRowsFunc  func(rows int, from *float32, ldFrom int, to *float32, ldTo int, width int)
 	transposeFunc func(k int, from *float32, ldFrom int, rows int, to *float32, ldTo int)
 	packFunc      func(k int, from *float32, ldFrom int, to *float32, rows int)

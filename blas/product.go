@@ -82,27 +82,21 @@ const dotRows = 4
 // last. The processor prefetches long streams itself, beside the prefetches of the kernel.
 func (p *product) dotColumns(from, to int) {
 	stream := streamRows(to - from)
-	const far = 768 // elements of each stream that are prefetched
-	rows := parts(far, p.ldb)
 	for j := range stream {
-		ahead := 0 // the rows after a stream were read long ago
-		if j+rows < stream {
-			ahead = rows * p.ldb
-		}
-		p.dot(from+j, stream, parts(to-from-j, stream), ahead) // the last streams may be shorter
+		p.dot(from+j, stream, parts(to-from-j, stream)) // the last streams may be shorter
 	}
 }
 
 // streamRows returns the number of rows of a stream of a product that reads some rows.
 func streamRows(rows int) int { return parts(rows, dotRows) }
 
-// dot computes some columns of C, step apart, from column j on, and prefetches the elements of B that are some ahead.
-func (p *product) dot(j, step, columns, ahead int) {
+// dot computes some columns of C, step apart, from column j on.
+func (p *product) dot(j, step, columns int) {
 	groups := parts(p.m, len(p.dots)-1)
 	for g := range groups {
 		rows := cut(p.m, groups, g)
 		i := rows.from
-		p.dots[rows.len()](p.k, &p.a[i*p.aRow], p.aRow, &p.b[j*p.ldb], step*p.ldb, &p.c[i*p.ldc+j], p.ldc, step, p.alpha, p.beta, columns, ahead)
+		p.dots[rows.len()](p.k, &p.a[i*p.aRow], p.aRow, &p.b[j*p.ldb], step*p.ldb, &p.c[i*p.ldc+j], p.ldc, step, p.alpha, p.beta, columns)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 func (g gemm) dots(vectors int) {
 	const rows = 4
 	name := fmt.Sprintf("dots%d", vectors)
-	f := g.Func(name, "func(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy, step int, alpha, beta float32, rows, ahead int)",
+	f := g.Func(name, "func(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy, step int, alpha, beta float32, rows int)",
 		fmt.Sprintf(`%s multiplies 1 to %d rows of w by %d row(s) of x, all of k ≥ 1 elements:
 
 	for i := range %d {
@@ -24,7 +24,7 @@ func (g gemm) dots(vectors int) {
 		}
 	}
 
-A dot product is summed in as many parts as a vector has lanes. Of the elements that are some ahead of each row's, every second vector is prefetched into the second-level cache.`, name, rows, vectors, vectors))
+A dot product is summed in as many parts as a vector has lanes. Of the k elements after each row, every second vector is prefetched into the second-level cache.`, name, rows, vectors, vectors))
 	// The pointers to missing rows, and to their results, point to the last row.
 	pointers := func(first, distance string, n int, at, left reg.Register) []reg.GPVirtual {
 		p, ld := make([]reg.GPVirtual, n), g.bytes(f, distance)
@@ -53,7 +53,8 @@ A dot product is summed in as many parts as a vector has lanes. Of the elements 
 	g.SHLQ(operand.U8(2), at)
 	w := pointers("w", "ldw", rows, at, f.Int("rows"))
 	x := pointers("x", "ldx", vectors, at, nil)
-	next := f.Int("ahead") // offset of the same place, some elements ahead
+	next := g.GP64() // offset of the same place in the next row of a stream
+	f.Load64("k", next)
 	g.SHLQ(operand.U8(2), next)
 	g.SUBQ(at, next)
 	g.NEGQ(at)
