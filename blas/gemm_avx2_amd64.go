@@ -235,7 +235,7 @@ func packColumnsAVX2(k int, from *float32, ldFrom int, to *float32, width int)
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes. Of the k elements after each row, every second vector is prefetched into the second-level cache.
+// A dot product is summed in as many parts as a vector has lanes. The k elements after each row are prefetched into the second-level cache.
 //
 //go:noescape
 func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
@@ -248,7 +248,7 @@ func dots1AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy 
 //		}
 //	}
 //
-// A dot product is summed in as many parts as a vector has lanes. Of the k elements after each row, every second vector is prefetched into the second-level cache.
+// A dot product is summed in as many parts as a vector has lanes. The k elements after each row are prefetched into the second-level cache.
 //
 //go:noescape
 func dots2AVX2(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)

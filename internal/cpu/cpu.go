@@ -22,3 +22,7 @@ var Best = detect()
 
 // IntegerProducts and BFloat16 report whether a processor at level AVX512 also has AVX512-VNNI, the products of 8 bits, and AVX512-BF16.
 var IntegerProducts, BFloat16 = detectMore()
+
+// FetchesPairs reports whether a prefetch of one line of the cache is enough for two, and faster than one for each: so on AMD's Zen 4, while on Intel's
+// Sapphire Rapids it is slower.
+var FetchesPairs = detectPairs()

@@ -18,3 +18,10 @@ func detect() Level {
 	}
 	return AVX2
 }
+
+func detectPairs() bool { return maker() == 'A'|'u'<<8|'t'<<16|'h'<<24 } // AuthenticAMD
+
+// maker returns the first four letters of the name of the processor's maker.
+//
+//go:noescape
+func maker() uint32

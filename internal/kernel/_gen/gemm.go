@@ -29,7 +29,10 @@ func writeGemm(isa asm.ISA) {
 	g.transpose()
 	g.packColumns()
 	for v := 1; v <= vectors; v++ {
-		g.dots(v)
+		g.dots(v, false)
+		if isa == asm.AVX512 {
+			g.dots(v, true)
+		}
 	}
 	g.Write("gemm")
 }
