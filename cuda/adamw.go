@@ -19,8 +19,12 @@ type AdamW struct {
 	Scale, Beta1, Rest1, Beta2, Rest2, Rate, Root, Eps, Keep float32
 }
 
-// adamPiece is the number of elements that a block of threads processes. kernels/adamw.cu has the same number.
-const adamPiece = 8192
+// adamPiece is the number of elements that a block of threads processes. Of up to adamFew elements it is adamFewPiece, four for a thread, since their time is that of waiting for memory.
+const (
+	adamPiece    = 8192
+	adamFewPiece = 1024
+	adamFew      = 1 << 20
+)
 
 // adamEntry has the same fields as the kernels' struct Weight (kernels/adamw.cu).
 type adamEntry struct {
@@ -104,7 +108,7 @@ func (a AdamW) Queue(s *Stream, weights []AdamWeight, clip, squares float64, ran
 	defer parts.Free()
 	all, own, sum := parts.Slice(0, of.pieces*size), parts.Slice(rank*of.pieces, of.pieces), parts.Slice(of.pieces*size, 1)
 	each := func(t *adamTable) grid { return grid{x: int64(t.pieces), threads: 256} }
-	if err := s.run("adamw", "gradient_squares", each(of), of.table.address, of.numbers, own.address); err != nil {
+	if err := s.run("adamw", "gradient_squares", each(of).early(s.device), of.table.address, of.numbers, own.address, of.piece); err != nil {
 		return nil, err
 	}
 	if ranks != nil {
@@ -112,7 +116,7 @@ func (a AdamW) Queue(s *Stream, weights []AdamWeight, clip, squares float64, ran
 			return nil, err
 		}
 	}
-	if err := s.run("adamw", "gradient_norm", grid{x: 1, threads: 1024}, all.address, all.n, squares, sum.address); err != nil {
+	if err := s.run("adamw", "gradient_norm", grid{x: 1, threads: 1024}.early(s.device), all.address, all.n, squares, sum.address); err != nil {
 		return nil, err
 	}
 	norm, err := s.send(sum)
@@ -121,7 +125,7 @@ func (a AdamW) Queue(s *Stream, weights []AdamWeight, clip, squares float64, ran
 	}
 	// The factors of a step are its own, so what comes before and after it is replayed apart from it.
 	if t.pieces > 0 {
-		if err := s.run("adamw", "adamw_step", each(t), t.table.address, t.numbers, unsafe.Pointer(&a), sum.address, clip); err != nil {
+		if err := s.run("adamw", "adamw_step", each(t), t.table.address, t.numbers, unsafe.Pointer(&a), sum.address, clip, t.piece); err != nil {
 			return nil, err
 		}
 	}
@@ -134,6 +138,7 @@ type adamTable struct {
 	table   Array[uint8]
 	numbers uintptr // address of the list of pieces, which follows the weights
 	pieces  int
+	piece   int // elements of each but the last of a weight
 }
 
 func (t *adamTable) upload(s *Stream, entries []adamEntry) (*adamTable, error) {
@@ -142,18 +147,24 @@ func (t *adamTable) upload(s *Stream, entries []adamEntry) (*adamTable, error) {
 		return t, nil
 	}
 	var pieces []int32
+	piece, all := int64(adamFewPiece), int64(0)
+	for _, e := range entries {
+		if all += e.n; all > adamFew {
+			piece = adamPiece
+		}
+	}
 	for i, e := range entries {
-		for n := range (e.n + adamPiece - 1) / adamPiece {
+		for n := range (e.n + piece - 1) / piece {
 			pieces = append(pieces, int32(i), int32(n))
 		}
 	}
 	t.table.Free()
 	*t = adamTable{}
-	all := append(append([]byte(nil), packed...), unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(pieces))), 4*len(pieces))...)
-	table, err := Upload(s, all)
+	sent := append(append([]byte(nil), packed...), unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(pieces))), 4*len(pieces))...)
+	table, err := Upload(s, sent)
 	if err != nil {
 		return nil, err
 	}
-	*t = adamTable{all[:len(packed):len(packed)], table, table.address + uintptr(len(packed)), len(pieces) / 2}
+	*t = adamTable{sent[:len(packed):len(packed)], table, table.address + uintptr(len(packed)), len(pieces) / 2, int(piece)}
 	return t, nil
 }

@@ -177,7 +177,7 @@ func (s *Stream) Skip(p Passage) {
 		return
 	}
 	last := p.plan.tasks[p.to-1]
-	s.early = last.function.early(last.words)
+	s.last(last.function, last.words)
 	s.cameTo(p.to, p.to-p.from)
 }
 

@@ -374,7 +374,7 @@ func (b *Block[T]) forward(s *Stream, work *temporaries, k *BlockKept[T], y, con
 		return err
 	}
 	if one != nil {
-		err = tensorRows(s, rows, b.Model, channels, matrix(any(k.y).(Array[float32]), channels), transposed(one.OutProj, channels), matrix(y, b.Model), matrix(b.X, b.Model), 1)
+		err = tensorRows(s, rows, b.Model, channels, matrix(any(k.y).(Array[float32]), channels), transposed(one.OutProj, channels), matrix(y, b.Model), matrix(b.X, b.Model), 1, true)
 	} else {
 		err = blockProduct(b, s, k.y, channels, b.OutProj, b.OutNarrow, b.Model, 1, y)
 	}

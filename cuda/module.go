@@ -30,7 +30,7 @@ var rounding = map[string]bool{
 // overlaps has the files whose kernels are also compiled for compute capability 9.0, where they can begin before the kernel before them has ended.
 var overlaps = map[string]string{
 	"norm": "norm90", "elementwise": "elementwise90", "fewmma": "few90", "manymma": "many90", "steprows": "steprows90", "weightsmma": "weights90",
-	"scan16sums":         "scan16sums90",
+	"scan16sums": "scan16sums90", "narrowasync": "narrow90", "cross_entropy": "cross_entropy90", "embedding": "embedding90", "adamw": "adamw90",
 	"scan16forwardasync": "scan16forward90", "scan16forwardstartsasync": "scan16forwardstarts90",
 	"scan16forwardbf16async": "scan16forwardbf1690", "scan16forwardbf16startsasync": "scan16forwardbf16starts90",
 	"scan16backwardwholeasync": "scan16backwardwhole90", "scan16backwardwholestartsasync": "scan16backwardwholestarts90",
@@ -160,7 +160,8 @@ type launchMode uint64
 
 const (
 	cooperative launchMode = iota + 1 // all blocks are on the device at the same time, or the launch fails
-	overlapping                       // may begin before the kernel before it has ended: it waits for it by itself (awaitLast in kernels/types.cuh)
+	overlapping                       // may begin before the kernel before it has ended: it waits for it by itself (awaitLast in kernels/types.cuh), and writes nothing that the next one reads before
+	waiting                           // overlapping, but what it writes may be what the next kernel reads before it waits, such as a weight
 )
 
 // launchConfig has the layout of the driver's CUlaunchConfig, with one attribute (CUlaunchAttribute).
@@ -190,6 +191,9 @@ func (s *Stream) run(file, name string, g grid, args ...any) error {
 		return err
 	}
 	g.y, g.z = max(g.y, 1), max(g.z, 1)
+	if !s.kernel && (g.mode == overlapping || g.mode == waiting) {
+		g.mode = 0 // there is no kernel that it could overlap
+	}
 	if g.x > 1<<31-1 || g.y > 1<<16-1 || g.z > 1<<16-1 {
 		return fmt.Errorf("cuda: %d x %d x %d blocks, want at most 2^31-1 x 65535 x 65535", g.x, g.y, g.z)
 	}
@@ -265,7 +269,7 @@ func (s *Stream) launch(k *function, w []uint64) error {
 		return err
 	}
 	switch launchMode(w[5]) {
-	case overlapping:
+	case overlapping, waiting:
 		const programmaticStreamSerialization = 6 // the attribute's number
 		c := &launchConfig{x: uint32(w[0]), y: uint32(w[1]), z: uint32(w[2]), threadsX: uint32(w[3]), threadsY: 1, threadsZ: 1, shared: uint32(shared), stream: s.handle, count: 1}
 		c.attribute.id, c.attribute.value[0] = programmaticStreamSerialization, 1

@@ -37,7 +37,7 @@ func narrow[A, C Activation](s *Stream, m, n, k int, alpha float32, a, b Matrix[
 	}
 	switch {
 	case !a.Transposed && tensorFits(s, m, n, k, beta != 0):
-		return true, tensorRows(s, m, n, k, x, y, z, z, beta)
+		return true, tensorRows(s, m, n, k, x, y, z, z, beta, s.early)
 	case a.Transposed && !b.Transposed && beta == 0 && z.Stride == n && groupSumFits(s, m, n, k):
 		return true, groupSum(s, m, n, k, x, y, z)
 	case !a.Transposed && m >= leastNarrowRows && min(n, k) <= narrowest && max(n, k) <= mostNarrow:
@@ -64,7 +64,7 @@ func rowsProduct(s *Stream, m, n, k int, a, b Matrix[float32], beta float32, c M
 	}
 	g := blocksOf(m, block.rows)
 	g.y, g.threads, g.shared = int64((n+block.columns-1)/block.columns), block.threads, 4*(block.rows*(64+4)+64*block.columns)
-	return s.run("narrowasync", fmt.Sprintf("rows_product_%d_%s", block.columns, way), g, a.Data.address, a.Stride, b.Data.address, b.Stride,
+	return s.run("narrowasync", fmt.Sprintf("rows_product_%d_%s", block.columns, way), g.wait(s.device), a.Data.address, a.Stride, b.Data.address, b.Stride,
 		c.Data.address, c.Stride, m, n, k, beta)
 }
 
@@ -89,7 +89,7 @@ func columnsProduct(s *Stream, m, n, k int, a, b, c Matrix[float32]) (bool, erro
 		return true, err
 	}
 	g := grid{x: int64(blocks), threads: 256, shared: 4 * max(2*rows*(m+n), m*n)}
-	if err := s.run("narrowasync", fmt.Sprintf("columns_product_%dx%d", down, across), g, a.Data.address, a.Stride, b.Data.address, b.Stride,
+	if err := s.run("narrowasync", fmt.Sprintf("columns_product_%dx%d", down, across), g.early(s.device), a.Data.address, a.Stride, b.Data.address, b.Stride,
 		parts.address, m, n, k, each); err != nil {
 		parts.Free()
 		return true, err
@@ -102,12 +102,14 @@ var leastGroupRows = 8 << 10
 
 // Sizes of those kernels.
 const (
-	groupNarrow = 64        // the smaller size of a matrix is at most this
-	groupWide   = 256       // the larger size of a sum over rows is at most this
-	groups      = 3         // groups of 128 threads in a block of groupRows, with 64 rows each
-	groupStage  = 16 << 10  // bytes of 64 rows and 64 columns
-	groupShared = 226 << 10 // the most shared memory of a block
-	groupStages = 1         // blocks of 64 numbers of k that are copied ahead: two take as long, and a kernel with 192 KiB of shared memory after one with little waits 3 to 5 µs
+	groupNarrow    = 64        // the smaller size of a matrix is at most this
+	groupWide      = 256       // the larger size of a sum over rows is at most this
+	groups         = 3         // groups of 128 threads in a block of groupRows, with 64 rows each
+	groupStage     = 16 << 10  // bytes of 64 rows and 64 columns
+	groupShared    = 226 << 10 // the most shared memory of a block
+	leastGroupPart = 128       // rows of a part of a sum, unless there would be fewer parts than these:
+	fewGroupParts  = 64
+	groupStages    = 1 // blocks of 64 numbers of k that are copied ahead: two take as long, and a kernel with 192 KiB of shared memory after one with little waits 3 to 5 µs
 )
 
 // groupBlocks returns the grid of groupRows for a product with a matrix (k, n), of a block for each multiprocessor. held says whether it copies what it adds to shared memory, too.
@@ -119,13 +121,21 @@ func groupBlocks(s *Stream, m, n, k int, held bool) grid {
 	return grid{x: int64(min((m+63)/64, s.device.multiprocessors)), threads: 128 * groups, shared: 3*columns*blocks*groupStage/2 + groups*copied*groupStage}
 }
 
+// flag returns 1 for true, as an argument of a kernel.
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // groupFits reports whether groupRows computes a product: of many rows, with a matrix (k, n) of which one size is small and whose three parts fit into shared memory.
 func groupFits(s *Stream, m, n, k int, held bool) bool {
 	return s.device.hopper && s.device.shared >= groupShared && m >= leastGroupRows && min(n, k) > narrowest && min(n, k) <= groupNarrow && groupBlocks(s, m, n, k, held).shared <= groupShared
 }
 
-// groupRows is splitRows with those kernels. groupFits must be true, and narrow's other conditions.
-func groupRows(s *Stream, m, n, k int, a, b, c, added Matrix[float32], beta float32) error {
+// groupRows is splitRows with those kernels. groupFits must be true, and narrow's other conditions. With before, b is read before the kernel before has ended, which does not write it.
+func groupRows(s *Stream, m, n, k int, a, b, c, added Matrix[float32], beta float32, before bool) error {
 	way, size := "across", "wide"
 	if b.Transposed {
 		way = "along"
@@ -133,8 +143,8 @@ func groupRows(s *Stream, m, n, k int, a, b, c, added Matrix[float32], beta floa
 	if k > groupNarrow {
 		size = "deep"
 	}
-	return s.run("narrow90a", "narrow_rows_"+size+"_"+way, groupBlocks(s, m, n, k, beta != 0), a.Data.address, a.Stride, b.Data.address, b.Stride, c.Data.address, c.Stride,
-		added.Data.address, added.Stride, beta, m, n, k, groupStages)
+	return s.run("narrow90a", "narrow_rows_"+size+"_"+way, groupBlocks(s, m, n, k, beta != 0).wait(s.device), a.Data.address, a.Stride, b.Data.address, b.Stride, c.Data.address, c.Stride,
+		added.Data.address, added.Stride, beta, m, n, k, groupStages, flag(before))
 }
 
 // groupStepsFit reports whether groupSteps computes c and the step sizes.
@@ -145,11 +155,11 @@ func groupStepsFit(s *Stream, m, n, k, rank int, b, weight Array[float32]) bool 
 // groupSteps16 returns the bytes of the three parts of a matrix (16, k), to which the step sizes' weight is extended. Two blocks of 64 columns are computed together.
 func groupSteps16(k int) int { return (k + 127) / 128 * 2 * 3 * 64 * 16 * 2 }
 
-// groupSteps queues c (m, n) = a (m, k) · bᵀ, for b (n, k), and to (m, k) = the first four columns of c · weightᵀ, for weight (k, 4).
+// groupSteps queues, after a kernel that does not write b or weight, c (m, n) = a (m, k) · bᵀ, for b (n, k), and to (m, k) = the first four columns of c · weightᵀ, for weight (k, 4).
 func groupSteps(s *Stream, m, n, k int, a, b, c, weight, to Array[float32]) error {
 	g := groupBlocks(s, m, n, k, false)
 	g.shared += groupSteps16(k)
-	return s.run("narrow90a", "narrow_steps", g, a.address, b.address, c.address, weight.address, to.address, m, n, k, groupStages)
+	return s.run("narrow90a", "narrow_steps", g.early(s.device), a.address, b.address, c.address, weight.address, to.address, m, n, k, groupStages, flag(true))
 }
 
 // groupSumFits reports whether groupSum computes a sum over many rows.
@@ -162,7 +172,8 @@ func groupParts(s *Stream, wide, rows int) (g grid, each int) {
 	const columns, step = 128, 32                                                  // of a block, and rows of a step of the kernel
 	const copied, slots = 3 * 256 * (8*8 + 2*16 + 2*4), 2 * 2 * 3 * 8 * (256 + 16) // bytes of shared memory
 	g = grid{y: int64((wide + columns - 1) / columns), threads: 256, shared: copied + slots}
-	all := max(1, 2*s.device.multiprocessors/int(g.y))
+	// A part of few rows takes as long to write and to add as to compute.
+	all := max(1, min(2*s.device.multiprocessors/int(g.y), max(rows/leastGroupPart, fewGroupParts)))
 	each = ((rows+all-1)/all + step - 1) / step * step
 	g.x = int64((rows + each - 1) / each)
 	return g, each
@@ -179,7 +190,7 @@ func groupSum(s *Stream, m, n, k int, a, b, c Matrix[float32]) error {
 	if n > groupNarrow {
 		name, a, b, down, across = "narrow_columns_turned", b, a, n, m
 	}
-	if err := s.run("narrow90a", name, g, a.Data.address, a.Stride, b.Data.address, b.Stride, parts.address, k, down, across, each); err != nil {
+	if err := s.run("narrow90a", name, g.early(s.device), a.Data.address, a.Stride, b.Data.address, b.Stride, parts.address, k, down, across, each); err != nil {
 		parts.Free()
 		return err
 	}
@@ -193,7 +204,7 @@ func groupNormSum(s *Stream, m, n, rows int, a, x, scales, weight, c Array[float
 	if err != nil {
 		return err
 	}
-	if err := s.run("narrow90a", "narrow_columns_norm", g, a.address, x.address, scales.address, weight.address, parts.address, rows, m, n, each); err != nil {
+	if err := s.run("narrow90a", "narrow_columns_norm", g.early(s.device), a.address, x.address, scales.address, weight.address, parts.address, rows, m, n, each); err != nil {
 		parts.Free()
 		return err
 	}
@@ -205,10 +216,10 @@ func tensorFits(s *Stream, m, n, k int, held bool) bool {
 	return groupFits(s, m, n, k, held) || splitFits(m, n, k)
 }
 
-// tensorRows queues c (m, n) = a (m, k) · b (k, n) + beta·added in tensor cores. tensorFits must be true, and narrow's other conditions.
-func tensorRows(s *Stream, m, n, k int, a, b, c, added Matrix[float32], beta float32) error {
+// tensorRows queues c (m, n) = a (m, k) · b (k, n) + beta·added in tensor cores. tensorFits must be true, and narrow's other conditions. before is that of groupRows.
+func tensorRows(s *Stream, m, n, k int, a, b, c, added Matrix[float32], beta float32, before bool) error {
 	if groupFits(s, m, n, k, beta != 0) {
-		return groupRows(s, m, n, k, a, b, c, added, beta)
+		return groupRows(s, m, n, k, a, b, c, added, beta, before)
 	}
 	return splitRows(s, m, n, k, a, b, c, added, beta)
 }
@@ -234,7 +245,7 @@ func stepGradients(s *Stream, rows, channels, columns int, d, weight, r, dr, dwe
 	if err != nil {
 		return err
 	}
-	if err := s.run("narrowasync", "step_gradients", grid{x: int64(blocks), threads: 256}, d.address, weight.address, r.address, columns, dr.address, columns, parts.address, rows,
+	if err := s.run("narrowasync", "step_gradients", grid{x: int64(blocks), threads: 256}.early(s.device), d.address, weight.address, r.address, columns, dr.address, columns, parts.address, rows,
 		channels, each); err != nil {
 		parts.Free()
 		return err
@@ -276,12 +287,13 @@ const mostSplitNorm = 64
 // it multiplies each row by.
 func splitNorm(s *Stream, m, n, k int, eps float32, x, weight, w, c, scales Array[float32]) error {
 	if groupFits(s, m, n, k, false) {
-		return s.run("narrow90a", "narrow_norm", groupBlocks(s, m, n, k, false), x.address, weight.address, eps, w.address, c.address, scales.address, m, n, k, groupStages)
+		return s.run("narrow90a", "narrow_norm", groupBlocks(s, m, n, k, false).early(s.device), x.address, weight.address, eps, w.address, c.address, scales.address, m, n, k, groupStages,
+			flag(s.early))
 	}
 	return s.run("splitmma", "split_norm", splitBlocks(s, m, n, k), x.address, weight.address, eps, w.address, c.address, m, n, k)
 }
 
-// splitNormBackward queues the gradients of splitNorm's x, plus residual, and of its weight, from the gradient dc of c.
+// splitNormBackward queues, after a kernel that does not write w, the gradients of splitNorm's x, plus residual, and of its weight, from the gradient dc of c.
 func splitNormBackward(s *Stream, m, n, k int, eps float32, x, weight, w, dc, residual, dx, dweight Array[float32]) error {
 	g, group := splitBlocks(s, m, k, n), groupFits(s, m, k, n, false)
 	if group {
@@ -292,7 +304,8 @@ func splitNormBackward(s *Stream, m, n, k int, eps float32, x, weight, w, dc, re
 		return err
 	}
 	if group {
-		err = s.run("narrow90a", "narrow_norm_backward", g, dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n, groupStages)
+		err = s.run("narrow90a", "narrow_norm_backward", g.early(s.device), dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n, groupStages,
+			flag(true))
 	} else {
 		err = s.run("splitmma", "split_norm_backward", g, dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n)
 	}

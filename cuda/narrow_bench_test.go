@@ -33,7 +33,7 @@ func BenchmarkMatMulNarrow(b *testing.B) {
 				func() error { return MatMulScaled(s, Strict, rows, p.n, p.k, halved, a, weight, p.beta, c) },
 				func() error { return rowsProduct(s, rows, p.n, p.k, a, weight, p.beta, c) },
 				func() error { return splitRows(s, rows, p.n, p.k, a, weight, c, c, p.beta) },
-				func() error { return groupRows(s, rows, p.n, p.k, a, weight, c, c, p.beta) },
+				func() error { return groupRows(s, rows, p.n, p.k, a, weight, c, c, p.beta, false) },
 			} {
 				if way == 2 && p.k%16 != 0 || way == 3 && !groupFits(s, rows, p.n, p.k, p.beta != 0) {
 					continue

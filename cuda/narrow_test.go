@@ -82,3 +82,35 @@ func TestNarrowSpecial(t *testing.T) {
 	do(t, groupSum(s, model, wide, rows, Matrix[float32]{Data: y, Stride: model, Transposed: true}, matrix(u, wide), matrix(sum, wide)), err)
 	check("gradient of out_proj's weight", sum, sumPlain)
 }
+
+// TestEarly checks which kernels begin early, and after which of them the next one may read a matrix before they have ended: not after those that can write one.
+func TestEarly(t *testing.T) {
+	s := open(t)
+	if !s.device.overlaps {
+		t.Skip("kernels begin early from compute capability 9.0 on")
+	}
+	const rows, width = leastNarrowRows, 16
+	x, y, w := blank[float32](t, s, rows*width), blank[float32](t, s, rows*width), zeros[float32](t, s, width*width)
+	ids := putInts(t, s, make([]int32, rows))
+	embed := func() error { return EmbeddingForward(s, rows, width, width, w, ids, x) }
+	for _, step := range []struct {
+		name  string
+		queue func() error
+		early bool
+	}{
+		{"a fill", func() error { return y.Fill(s, 0) }, false},
+		{"an embedding after a fill", embed, false},
+		{"an embedding after a kernel", embed, true},
+		{"a product", func() error {
+			return rowsProduct(s, rows, width, width, matrix(x, width), matrix(w, width), 0, matrix(y, width))
+		}, false},
+		{"an embedding", embed, true},
+		{"a sum of parts", func() error { return s.sumParts([]partSum{sumOf(w, x, rows/width)}) }, false},
+		{"an embedding", embed, true},
+		{"a copy", func() error { return y.CopyOf(s, x) }, false},
+	} {
+		if do(t, step.queue()); s.early != step.early {
+			t.Errorf("after %s the next kernel can read a matrix early: %v, want %v", step.name, s.early, step.early)
+		}
+	}
+}

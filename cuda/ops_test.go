@@ -536,12 +536,18 @@ func testCrossEntropy[T Activation](t *testing.T, s *Stream) {
 
 func TestAdamW(t *testing.T) {
 	s := open(t)
+	for _, lengths := range [][]int{{1, 100, adamFewPiece, adamFewPiece + 1, 3*adamFewPiece - 5}, {1, adamPiece, adamPiece + 1, 3*adamPiece - 5, adamFew}} {
+		testAdamW(t, s, lengths)
+	}
+}
+
+func testAdamW(t *testing.T, s *Stream, lengths []int) {
 	r := rand.New(rand.NewPCG(10, 10))
 	a := AdamW{Scale: 1, Beta1: 0.9, Rest1: 0.1, Beta2: 0.99, Rest2: 0.01, Rate: 0.01, Root: 1.5, Eps: 1e-8, Keep: 0.98}
 	var on []AdamWeight
 	var host [][4][]float64
 	sum := 0.0
-	for i, n := range []int{1, 100, adamPiece, adamPiece + 1, 3*adamPiece - 5} {
+	for i, n := range lengths {
 		w := [4][]float64{numbers[float32](r, n, 1), numbers[float32](r, n, 1), numbers[float32](r, n, 1), numbers[float32](r, n, 1)}
 		for j := range w[3] {
 			w[3][j] *= w[3][j]

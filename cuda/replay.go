@@ -49,6 +49,11 @@ func (f *function) early(words []uint64) bool {
 	return f.sizes != nil && launchMode(words[5]) == overlapping
 }
 
+// last notes the last task.
+func (s *Stream) last(f *function, words []uint64) {
+	s.early, s.kernel = f.early(words), f != fill && f != copying
+}
+
 func (t task) is(f *function, words []uint64) bool {
 	return t.function == f && slices.Equal(t.words, words)
 }
@@ -127,7 +132,7 @@ func (d *Device) Launches() (l Launches) {
 
 // queue queues a task, or holds it back as a part of a graph. It does not keep words.
 func (s *Stream) queue(f *function, words []uint64) error {
-	s.early = f.early(words)
+	s.last(f, words)
 	if s.pool.capture != nil {
 		return s.issue(f, words)
 	}

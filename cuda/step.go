@@ -208,6 +208,14 @@ func (g grid) early(d *Device) grid {
 	return g
 }
 
+// wait returns the grid for a kernel that begins early, and may write what others read before they wait.
+func (g grid) wait(d *Device) grid {
+	if g = g.early(d); g.mode == overlapping {
+		g.mode = waiting
+	}
+	return g
+}
+
 // follow returns the grid for a kernel that can begin before the kernel before it has ended, if that one began so too. Such kernels write no weights, which the next kernel reads
 // without waiting.
 func (g grid) follow(s *Stream) grid {

@@ -34,6 +34,7 @@ type Stream struct {
 	records sync.Mutex // held while work is recorded for a replay: Close of the device waits for it
 	words   []uint64   // of the last task; its memory is reused
 	early   bool       // the last task is a kernel that can begin before the one before it has ended
+	kernel  bool       // the last task is a kernel or a product
 }
 
 // NewStream returns a new stream. The work of different streams can run at the same time.

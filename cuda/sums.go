@@ -60,12 +60,12 @@ const mostSums = 12
 
 // partGroups returns the number of groups of threads of a block that share the parts of a sum. kernels/scan16sums.cu has the same numbers.
 func partGroups(count int64) int64 {
-	const manyParts, each, fewest, most = 16, 8, 8, 64
+	const manyParts, each, fewest, most = 16, 8, 2, 64
 	if count < manyParts {
 		return 1
 	}
 	groups := int64(fewest)
-	for groups < most && count >= each*groups {
+	for groups < most && count > each*groups {
 		groups *= 2
 	}
 	return groups
@@ -89,7 +89,7 @@ func (s *Stream) sumParts(sums []partSum) error {
 			some[i].partSum, some[i].first = p, g.x
 			g.x += (p.size + each - 1) / each
 		}
-		if err := s.run("scan16sums", "sum_parts", g.early(s.device), unsafe.Pointer(&some)); err != nil {
+		if err := s.run("scan16sums", "sum_parts", g.wait(s.device), unsafe.Pointer(&some)); err != nil {
 			return err
 		}
 		sums = sums[n:]

@@ -1,4 +1,4 @@
-// AdamW's step for all weights in one launch, and the norm of all gradients. A block processes a piece of one weight.
+// AdamW's step for all weights in one launch, and the norm of all gradients. A block processes a piece of one weight, of piece elements.
 #include "vector.cuh"
 
 struct Weight {
@@ -15,10 +15,8 @@ struct AdamW {
   float scale, beta1, rest1, beta2, rest2, rate, root, eps, keep;
 };
 
-constexpr int64_t piece = 8192;  // elements; adamPiece in cuda/adamw.go is the same number
-
 // adamw_step changes nothing if the norm of the gradients is not finite. It scales a longer gradient to clip, if that is above 0.
-extern "C" __global__ void adamw_step(const Weight *weights, const Piece *pieces, const AdamW a, const double *norm, double clip) {
+extern "C" __global__ void adamw_step(const Weight *weights, const Piece *pieces, const AdamW a, const double *norm, double clip, int64_t piece) {
   const double length = *norm;
   if (!(length < INFINITY)) return;
   const float scale = clip > 0 && length > clip ? (float)(a.scale * (clip / length)) : a.scale;
@@ -53,8 +51,9 @@ extern "C" __global__ void adamw_step(const Weight *weights, const Piece *pieces
   }
 }
 
-extern "C" __global__ void gradient_squares(const Weight *weights, const Piece *pieces, double *parts) {
+extern "C" __global__ void gradient_squares(const Weight *weights, const Piece *pieces, double *parts, int64_t piece) {
   __shared__ double warps[32];
+  takeOver();
   const Piece p = pieces[blockIdx.x];
   const Weight w = weights[p.weight];
   const int64_t from = p.number * piece, to_ = min(from + piece, w.n);
@@ -72,6 +71,7 @@ extern "C" __global__ void gradient_squares(const Weight *weights, const Piece *
 
 extern "C" __global__ void gradient_norm(const double *parts, int64_t count, double squares, double *norm) {
   __shared__ double sums[1024];
+  takeOver();
   const int tid = threadIdx.x;
   double sum = 0;
   for (int64_t i = tid; i < count; i += 1024) sum += parts[i];

@@ -70,6 +70,7 @@ __device__ __forceinline__ void rowLoss(const Sum &s, const T *x, int32_t target
 
 template <class T, int GROUP>
 __device__ __forceinline__ void entropyForward(const T *logits, const int32_t *targets, float *lse, float *losses, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
+  takeOver();
   const int64_t own = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP, row = min(own, rows - 1);  // all groups of a warp run together
   const T *x = logits + row * stride;
   const Sum s = rowSum<T, GROUP>(x, vocabulary);
@@ -99,6 +100,7 @@ struct RowGradient {
 // entropyGradient is entropyForward that replaces the logits by the gradient of the sum of the losses.
 template <class T, int GROUP>
 __device__ __forceinline__ void entropyGradient(T *logits, const int32_t *targets, float *losses, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
+  takeOver();
   const int64_t own = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GROUP, row = min(own, rows - 1);
   T *x = logits + row * stride;
   const Sum s = rowSum<T, GROUP>(x, vocabulary);
@@ -113,6 +115,7 @@ __device__ __forceinline__ void entropyGradient(T *logits, const int32_t *target
 extern "C" __global__ void entropy_mean(const int32_t *targets, float *state, float *loss, int64_t rows, int32_t ignore) {
   __shared__ double sums[1024];
   __shared__ int64_t counts[1024];
+  takeOver();
   const int tid = threadIdx.x;
   double sum = 0;
   int64_t count = 0;
@@ -131,6 +134,7 @@ extern "C" __global__ void entropy_mean(const int32_t *targets, float *state, fl
 
 template <class T>
 __device__ __forceinline__ void entropyBackward(T *logits, const int32_t *targets, const float *state, const float *dloss, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore, int64_t blocks) {
+  takeOver();
   const int64_t row = blockIdx.x / blocks;
   const int32_t target = targets[row];
   const float lse = state[row], scale = dloss[0] * state[2 * rows];
@@ -144,12 +148,120 @@ __device__ __forceinline__ void entropyBackward(T *logits, const int32_t *target
 // For a small vocabulary, a thread processes one logit and a block several rows.
 template <class T>
 __device__ __forceinline__ void entropyBackwardSmall(T *logits, const int32_t *targets, const float *state, const float *dloss, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore) {
+  takeOver();
   const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= rows * vocabulary) return;
   const int64_t row = at / vocabulary, i = at % vocabulary;
   const int32_t target = targets[row];
   T *x = logits + row * stride + i;
   *x = to<T>(target == ignore ? 0.f : (__expf(value(*x) - state[row]) - (i == target ? 1.f : 0.f)) * dloss[0] * state[2 * rows]);
+}
+
+// headFew computes the losses of the logits x (rows, in) · wᵀ for a small vocabulary and few columns, and unless dx is null the gradients of their sum: dx (rows, in), and parts
+// (gridDim.x, vocabulary, in) of that of w. A block has 64 rows at a time in shared memory, and a thread 4 by 4 results of each product. in is a multiple of four.
+constexpr int FEW = 16, FEW_IN = 64, FEW_ROWS = 64;
+template <class T>
+__device__ __forceinline__ void headFew(const T *x, const T *w, const int32_t *targets, float *losses, float *dx, float *parts, int64_t rows, int vocabulary, int in, int32_t ignore) {
+  constexpr int STEP = FEW_IN + 4;  // rows begin in different banks
+  __shared__ __align__(16) float xs[FEW_ROWS][STEP], ws[FEW][STEP], gs[FEW_ROWS][FEW + 4];
+  const int tid = threadIdx.x, down = tid / 16, column = tid % 16 * 4, own = tid / 4, lane = tid % 4, some = tid / 4 % 4 * 4, tokens = down % 4 * 4, share = tid / 64 * 16;
+  takeOver();
+  float v[4] = {};
+  if (down < vocabulary && column < in) load<4>(w + down * in + column, v);
+  store<4>(&ws[down][column], v);
+  float dw[4][4] = {};
+  for (int64_t from = (int64_t)blockIdx.x * FEW_ROWS; from < rows; from += (int64_t)gridDim.x * FEW_ROWS) {
+    const int64_t row = from + own;
+    const int32_t target = row < rows ? targets[row] : ignore;
+    float v[4][4] = {};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      if (from + down + i * 16 < rows && column < in) load<4>(x + (from + down + i * 16) * in + column, v[i]);
+#pragma unroll
+    for (int i = 0; i < 4; i++) store<4>(&xs[down + i * 16][column], v[i]);
+    __syncthreads();
+    // Logits of four rows and the tokens from some on. Four lanes share the numbers of a row, and then each has one of the rows.
+    float sum[4][4] = {};
+#pragma unroll 1
+    for (int at = lane * 4; at < FEW_IN; at += 16) {
+      float a[4][4], b[4][4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) load<4>(&xs[down * 4 + i][at], a[i]), load<4>(&ws[some + i][at], b[i]);
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+          for (int k = 0; k < 4; k++) sum[i][j] = fmaf(a[i][k], b[j][k], sum[i][j]);
+    }
+#pragma unroll
+    for (int m = 2; m > 0; m /= 2)
+#pragma unroll
+      for (int i = 0; i < m; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          const bool upper = lane & m;
+          sum[i][j] = (upper ? sum[i + m][j] : sum[i][j]) + __shfl_xor_sync(~0u, upper ? sum[i][j] : sum[i + m][j], m);
+        }
+    store<4>(&gs[down * 4 + lane][some], sum[0]);
+    __syncwarp();
+    const Sum s = rowSum<float, 4>(gs[own], vocabulary);
+    float none;
+    const RowGradient gradient(s, target, row < rows ? losses + row : &none, lane == 0, vocabulary, ignore);
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const int i = lane + 4 * j;
+      gs[own][i] = i < vocabulary ? gradient(gs[own][i], i) : 0.f;
+    }
+    __syncthreads();
+    if (dx) {
+      float d[4][4] = {};
+#pragma unroll 1
+      for (int t = 0; t < FEW; t += 4) {
+        float a[4][4], b[4][4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) load<4>(&gs[down * 4 + i][t], a[i]), load<4>(&ws[t + i][column], b[i]);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+          for (int k = 0; k < 4; k++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) d[i][j] = fmaf(a[i][k], b[k][j], d[i][j]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (from + down * 4 + i < rows && column < in) store<4>(dx + (from + down * 4 + i) * in + column, d[i]);
+      float add[4][4] = {};
+#pragma unroll 4
+      for (int r = share; r < share + 16; r++) {
+        float g[4], a[4];
+        load<4>(&gs[r][tokens], g), load<4>(&xs[r][column], a);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+          for (int j = 0; j < 4; j++) add[i][j] = fmaf(g[i], a[j], add[i][j]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) dw[i][j] += add[i][j];
+    }
+    __syncthreads();
+  }
+  if (!dx) return;
+  // The quarters of the block add up in order.
+#pragma unroll
+  for (int i = 0; i < 4; i++) store<4>(&xs[share + tokens + i][column], dw[i]);
+  __syncthreads();
+  float all[4] = {};
+#pragma unroll
+  for (int q = 0; q < 4; q++) {
+    float a[4];
+    load<4>(&xs[q * 16 + down][column], a);
+#pragma unroll
+    for (int j = 0; j < 4; j++) all[j] += a[j];
+  }
+  if (down < vocabulary && column < in) store<4>(parts + ((int64_t)blockIdx.x * vocabulary + down) * in + column, all);
 }
 
 // rowSumVectors is rowSum for a block of GROUP threads, which reads V logits at a time. The row begins at a multiple of V logits.
@@ -190,6 +302,7 @@ template <class T, int V, int U, int GROUP> __device__ __forceinline__ Sum rowSu
 // entropyForwardRow is entropyForward for a block of GROUP threads with rowSumVectors.
 template <class T, int V, int U, int GROUP>
 __device__ __forceinline__ void entropyForwardRow(const T *logits, const int32_t *targets, float *lse, float *losses, int64_t vocabulary, int64_t stride, int32_t ignore) {
+  takeOver();
   const T *x = logits + blockIdx.x * stride;
   const Sum s = rowSumVectors<T, V, U, GROUP>(x, vocabulary);
   if (threadIdx.x == 0) rowLoss(s, x, targets[blockIdx.x], lse + blockIdx.x, losses + blockIdx.x, vocabulary, ignore);
@@ -199,6 +312,7 @@ __device__ __forceinline__ void entropyForwardRow(const T *logits, const int32_t
 // there together if few blocks run on each, so GROUP is large.
 template <class T, int V, int U, int GROUP>
 __device__ __forceinline__ void entropyGradientRow(T *logits, const int32_t *targets, float *losses, int64_t vocabulary, int64_t stride, int32_t ignore) {
+  takeOver();
   T *x = logits + blockIdx.x * stride;
   const RowGradient gradient(rowSumVectors<T, V, U, GROUP>(x, vocabulary), targets[blockIdx.x], losses + blockIdx.x, threadIdx.x == 0, vocabulary, ignore);
   const int whole = (int)(vocabulary / V);
@@ -223,6 +337,7 @@ __device__ __forceinline__ void entropyGradientRow(T *logits, const int32_t *tar
 
 // entropy_scale writes the gradients a (n) and b (m) of the mean from those of the sum, which lie one after the other in x.
 extern "C" __global__ void entropy_scale(const float *x, const float *state, const float *dloss, float *a, float *b, int64_t rows, int64_t n, int64_t m) {
+  takeOver();
   const float scale = dloss[0] * state[2 * rows];
   const int64_t first = (int64_t)blockIdx.x * 4 * blockDim.x + threadIdx.x;
 #pragma unroll
@@ -235,6 +350,7 @@ extern "C" __global__ void entropy_scale(const float *x, const float *state, con
 // entropyBackwardRow is entropyBackward for rows that begin at multiples of V logits. A thread processes U times V logits.
 template <class T, int V, int U>
 __device__ __forceinline__ void entropyBackwardRow(T *logits, const int32_t *targets, const float *state, const float *dloss, int64_t rows, int64_t vocabulary, int64_t stride, int32_t ignore, int64_t blocks) {
+  takeOver();
   const int64_t row = blockIdx.x / blocks;
   const int32_t target = targets[row];
   const float lse = state[row], scale = target == ignore ? 0.f : dloss[0] * state[2 * rows];
@@ -257,6 +373,14 @@ __device__ __forceinline__ void entropyBackwardRow(T *logits, const int32_t *tar
   const int64_t rest = (int64_t)whole * V + threadIdx.x;
   if (blockIdx.x % blocks == 0 && rest < vocabulary) x[rest] = to<T>(gradient(value(x[rest]), rest));
 }
+
+#define HEAD_FEW(NAME, T)                                                                                                                                   \
+  extern "C" __global__ __launch_bounds__(256) void head_few_##NAME(const T *x, const T *w, const int32_t *t, float *losses, float *dx, float *parts,       \
+                                                                    int64_t rows, int64_t vocabulary, int64_t in, int32_t ignore) {                         \
+    headFew<T>(x, w, t, losses, dx, parts, rows, (int)vocabulary, (int)in, ignore);                                                                         \
+  }
+HEAD_FEW(float, float)
+HEAD_FEW(bf16, bf16)
 
 #define ENTROPY(NAME, T, V)                                                                                                                                  \
   extern "C" __global__ void entropy_forward_##NAME##_4(const T *x, const int32_t *t, float *s, float *l, int64_t r, int64_t v, int64_t p, int32_t i) {      \

@@ -43,6 +43,7 @@ extern "C" __global__ void average(const float *x, float *average, int64_t n, fl
 }
 
 extern "C" __global__ void set(float *x, int64_t n, float v) {
+  takeOver();
   EACH(n)
   x[i] = v;
 }

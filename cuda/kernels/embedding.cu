@@ -13,6 +13,7 @@ template <int V> __device__ __forceinline__ void addTo(float *p, const float (&x
 // embeddingForward writes zeros for an id outside the vocabulary, which the host finds later, and for -1, a token that could not be chosen.
 template <int V>
 __device__ __forceinline__ void embeddingForward(const float *w, const int32_t *ids, float *x, int64_t rows, int64_t width, int64_t vocabulary) {
+  takeOver();
   const int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V;
   if (i >= rows * width) return;
   const int64_t row = rows * width <= INT32_MAX ? (int64_t)((uint32_t)i / (uint32_t)width) : i / width;
@@ -30,6 +31,7 @@ struct Chunk {
 // embeddingBackward adds a chunk. The host sorts the positions by token and cuts them into chunks. A token with several is summed in two passes.
 template <int V>
 __device__ __forceinline__ void embeddingBackward(const float *dx, const int32_t *positions, const Chunk *chunks, float *parts, float *dw, int64_t width) {
+  takeOver();
   const Chunk c = chunks[blockIdx.x];
   if (c.from == c.to) return;
   for (int64_t i = threadIdx.x * V; i < width; i += blockDim.x * V) {
@@ -61,6 +63,7 @@ EMBEDDING(4)
 
 // embedding_sums adds the partial sums of tokens with several chunks. from and to of a Chunk are slots here.
 extern "C" __global__ void embedding_sums(const Chunk *sums, const float *parts, float *dw, int64_t width) {
+  takeOver();
   const Chunk c = sums[blockIdx.x];
   if (c.from == c.to) return;
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
@@ -80,6 +83,7 @@ extern "C" __global__ void embedding_few(const float *dx, const int32_t *ids, fl
   const int64_t column = (int64_t)blockIdx.x * 32 + lane;
   float *table = shared + warp * size + lane;
   for (int i = 0; i < (int)vocabulary; i++) table[32 * i] = 0.f;
+  takeOver();
   const int64_t share = (each + warps - 1) / warps, first = blockIdx.y * each + warp * share;
   const int64_t last = min(min(first + share, (blockIdx.y + 1) * each), rows);
   if (column < width) {
@@ -107,6 +111,7 @@ extern "C" __global__ void embedding_few(const float *dx, const int32_t *ids, fl
 
 // embedding_few_sums adds the parts to the table.
 extern "C" __global__ void embedding_few_sums(const float *parts, float *dw, int64_t count, int64_t size) {
+  takeOver();
   const int64_t i = (int64_t)blockIdx.x * 32 + threadIdx.x % 32;
   const double sum = columnSum(parts, count, size, i);
   if (threadIdx.x < 32 && i < size) dw[i] += (float)sum;

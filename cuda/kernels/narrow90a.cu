@@ -75,10 +75,11 @@ __device__ __forceinline__ constexpr int sumOf(int h, int j, int q) { return (2 
 
 // rows computes c (m, n) = a (m, k) · b (k, n) + beta·added. With ALONG, b lies in memory as (n, k). With DEEP n is at most 64, else k is. A lane's four numbers of k, and of n,
 // are neighbours in memory: the instructions' order does not matter for k, and for n it is undone when c is written. All sizes and strides are multiples of four. SUMS: sums of 64
-// numbers of k that begin with zero; tensor cores cut sums off, and additions round. stages: blocks of a that are copied ahead, one or two.
+// numbers of k that begin with zero; tensor cores cut sums off, and additions round. stages: blocks of a that are copied ahead, one or two. before: b is read before the
+// kernel before has ended, which does not write it.
 template <bool DEEP, bool ALONG, Kind KIND, int SUMS>
 __device__ __forceinline__ void rows(const float *a, int64_t aStep, const float *b, int64_t bStep, float *c, int64_t cStep, const float *added, int64_t addedStep, float beta,
-                                     int64_t m, int n, int k, Norm norm, Steps steps, int stages) {
+                                     int64_t m, int n, int k, Norm norm, Steps steps, int stages, bool before) {
   extern __shared__ __align__(16) float shared[];
   char *const bs = (char *)shared;
   const int blocks = DEEP ? (k + SOME - 1) / SOME : 1, columns = DEEP ? 1 : (n + SOME - 1) / SOME, more = KIND == STEP ? (k + 2 * SOME - 1) / (2 * SOME) * 2 : 0;
@@ -128,9 +129,14 @@ __device__ __forceinline__ void rows(const float *a, int64_t aStep, const float 
     ahead(nextTile, nextBlock, stage);
     if (++nextBlock == blocks) nextBlock = 0, nextTile += stride;
   };
-  for (int i = 0; i < stages; i++) next(i);
+  auto start = [&] {
+    takeOver();
+    for (int i = 0; i < stages; i++) next(i);
+  };
+  if (!before) start();
   put<ALONG>(bs, b, bStep, n, k, columns, blocks * 4);
   if (KIND == STEP) put<true>(ws, steps.weight, 4, k, 4, more, 1);
+  if (before) start();
   publish();
   __syncthreads();
   for (int64_t tile = begin; tile < tiles; tile += stride) {
@@ -377,8 +383,8 @@ __device__ __forceinline__ void rows(const float *a, int64_t aStep, const float 
 #define NARROW_ROWS(NAME, DEEP, ALONG)                                                                                                         \
   extern "C" __global__ __launch_bounds__(3 * GROUP, 1) void narrow_rows_##NAME(                                                        \
       const float *a, int64_t aStep, const float *b, int64_t bStep, float *c, int64_t cStep, const float *added, int64_t addedStep,     \
-      float beta, int64_t m, int64_t n, int64_t k, int64_t stages) {                                                                    \
-    rows<DEEP, ALONG, PLAIN, DEEP ? SUMS_DEEP : SUMS_WIDE>(a, aStep, b, bStep, c, cStep, added, addedStep, beta, m, (int)n, (int)k, Norm(), Steps(), (int)stages); \
+      float beta, int64_t m, int64_t n, int64_t k, int64_t stages, int64_t before) {                                                                    \
+    rows<DEEP, ALONG, PLAIN, DEEP ? SUMS_DEEP : SUMS_WIDE>(a, aStep, b, bStep, c, cStep, added, addedStep, beta, m, (int)n, (int)k, Norm(), Steps(), (int)stages, before); \
   }
 NARROW_ROWS(wide_along, false, true)
 NARROW_ROWS(wide_across, false, false)
@@ -386,17 +392,17 @@ NARROW_ROWS(deep_along, true, true)
 NARROW_ROWS(deep_across, true, false)
 
 extern "C" __global__ __launch_bounds__(3 * GROUP, 1) void narrow_norm(const float *a, const float *weight, float eps, const float *b, float *c, float *scales, int64_t m, int64_t n, int64_t k,
-                                                                       int64_t stages) {
-  rows<false, true, BEFORE, SUMS_WIDE>(a, k, b, k, c, n, nullptr, 0, 0.f, m, (int)n, (int)k, Norm{weight, eps, scales}, Steps(), (int)stages);
+                                                                       int64_t stages, int64_t before) {
+  rows<false, true, BEFORE, SUMS_WIDE>(a, k, b, k, c, n, nullptr, 0, 0.f, m, (int)n, (int)k, Norm{weight, eps, scales}, Steps(), (int)stages, before);
 }
 extern "C" __global__ __launch_bounds__(3 * GROUP, 1) void narrow_norm_backward(const float *a, int64_t aStep, const float *b, const float *x, const float *weight, float eps,
-                                                                                const float *residual, float *dx, float *parts, int64_t m, int64_t n, int64_t k, int64_t stages) {
-  rows<true, false, AFTER, SUMS_AFTER>(a, aStep, b, n, dx, n, residual, n, 1.f, m, (int)n, (int)k, Norm{weight, eps, nullptr, x, parts}, Steps(), (int)stages);
+                                                                                const float *residual, float *dx, float *parts, int64_t m, int64_t n, int64_t k, int64_t stages, int64_t before) {
+  rows<true, false, AFTER, SUMS_AFTER>(a, aStep, b, n, dx, n, residual, n, 1.f, m, (int)n, (int)k, Norm{weight, eps, nullptr, x, parts}, Steps(), (int)stages, before);
 }
 // narrow_steps computes c (m, n) = a (m, k) · bᵀ, and to (m, k) from the first four columns of c.
 extern "C" __global__ __launch_bounds__(3 * GROUP, 1) void narrow_steps(const float *a, const float *b, float *c, const float *weight, float *to, int64_t m, int64_t n, int64_t k,
-                                                                        int64_t stages) {
-  rows<true, true, STEP, SUMS_DEEP>(a, k, b, k, c, n, nullptr, 0, 0.f, m, (int)n, (int)k, Norm(), Steps{weight, to}, (int)stages);
+                                                                        int64_t stages, int64_t before) {
+  rows<true, true, STEP, SUMS_DEEP>(a, k, b, k, c, n, nullptr, 0, 0.f, m, (int)n, (int)k, Norm(), Steps{weight, to}, (int)stages, before);
 }
 
 // columns computes sums over rows: part (m, n) of aᵀ · b, for a (rows, m) and b (rows, n), n up to 64, of each rows. blockIdx.y has 128 columns of a; the two groups of warps of a
@@ -409,6 +415,7 @@ constexpr int ACROSS = 256 + 16, PART = 8 * ACROSS, SLOT = 2 * 3 * PART;  // byt
 constexpr int COPIED = 256 * (8 * 8 + 2 * 16 + 2 * 4);                    // bytes that are copied for a step
 template <bool TURNED, bool NORM>
 __device__ __forceinline__ void columns(const float *a, int64_t aStep, const float *b, int64_t bStep, float *parts, int64_t rows, int m, int n, int64_t each, const float *scales, const float *weight) {
+  takeOver();
   extern __shared__ __align__(16) float shared[];
   char *const slots = (char *)shared, *const mine = slots + 2 * SLOT;  // mine is (step, 8 · 256 pairs of a, 2 · 256 fours of b, 2 · 256 scales)
   const int tid = threadIdx.x, lane = tid % 32, g = lane / 4, t = lane % 4, channel = blockIdx.y * 128 + tid / 32 * 16 + g * 2, row = tid / 16, column = tid % 16 * 4;

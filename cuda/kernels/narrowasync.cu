@@ -11,6 +11,7 @@ __device__ __forceinline__ void rowsProduct(const float *a, int64_t aStep, const
   float *as = shared, *bs = shared + BM * STEP;
   const int tid = threadIdx.x, across = tid % ACROSS, down = tid / ACROSS, column = blockIdx.y * BN;
   const int64_t row = (int64_t)blockIdx.x * BM;
+  takeOver();
   float sum[TM][TN] = {};
   for (int from = 0; from < k; from += K) {
     const int left = min(K, k - from);
@@ -102,6 +103,7 @@ __device__ __forceinline__ void columnsProduct(const float *a, int64_t aStep, co
     }
     commitCopies();
   };
+  takeOver();
   read(first, shared);
   int now = 0;
   for (int64_t from = first; from < last; from += R, now ^= 1) {
@@ -167,6 +169,7 @@ extern "C" __global__ __launch_bounds__(256) void step_gradients(const float *d,
   __shared__ __align__(16) float sums[WARPS][128 * 4];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const bool mine = lane * 4 < channels;
+  takeOver();
   float u[4][4] = {}, dw[4][4] = {};
   if (mine)
 #pragma unroll

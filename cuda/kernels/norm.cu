@@ -32,6 +32,7 @@ __device__ __forceinline__ void normBackward(const float *x, const float *w, con
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   float *dw = sums + warp * width;
   for (int64_t i = lane; i < width; i += 32) dw[i] = 0.f;
+  takeOver();
   const int64_t first = (int64_t)blockIdx.x * each, last = min(first + each, rows);
   for (int64_t row = first + warp; row < last; row += warps) {
     const float *xr = x + row * width;
@@ -91,6 +92,7 @@ __device__ __forceinline__ void normBackwardRows(const float *x, const float *w,
                                                  int64_t rows, int64_t width, float eps, int64_t each) {
   typedef Rows<GROUP, N> R;
   extern __shared__ float sums[];
+  takeOver();
   const int groups = blockDim.x / GROUP, group = threadIdx.x / GROUP;
   float dw[N][4];
 #pragma unroll

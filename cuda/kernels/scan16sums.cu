@@ -13,7 +13,7 @@ struct Sums {
 
 // From this number of parts on, groups of threads share the parts. partGroups in cuda/sums.go has the same numbers.
 constexpr int64_t manyParts = 16;
-constexpr int EACH = 8, FEWEST = 8, MOST = 64, SUMS = 4 * 256;
+constexpr int EACH = 8, FEWEST = 2, MOST = 64, SUMS = 4 * 256;
 
 // addParts adds count parts of columns columns, step elements apart, in order. It reads V columns together, and EACH parts before it adds them.
 template <int V> __device__ __forceinline__ void addParts(double (&sum)[4], const float *parts, int64_t step, int count, int columns) {
@@ -49,7 +49,7 @@ template <class X, class S> __device__ __forceinline__ void sumOf(const S &s, do
   }
   // The number of groups, and with it the order of additions, follows from the number of parts. A thread has few parts to wait for.
   int groups = FEWEST;
-  while (groups < MOST && s.count >= EACH * groups) groups *= 2;
+  while (groups < MOST && s.count > EACH * groups) groups *= 2;
   const int columns = SUMS / groups, group = threadIdx.x * 4 / columns, column = threadIdx.x * 4 % columns;
   const int64_t from = block * columns + column;
   double sum[4] = {};
@@ -67,14 +67,16 @@ template <class X, class S> __device__ __forceinline__ void sumOf(const S &s, do
     __syncthreads();
     for (int i = threadIdx.x; i < half; i += 256) sums[i] += sums[i + half];
   }
-  const int64_t i = block * columns + threadIdx.x;
-  if (threadIdx.x < columns && i < s.size) to[i / s.width * s.step + i % s.width * s.apart] = ::to<X>((float)sums[threadIdx.x]);
+  for (int j = threadIdx.x; j < columns && block * columns + j < s.size; j += 256) {
+    const int64_t i = block * columns + j;
+    to[i / s.width * s.step + i % s.width * s.apart] = ::to<X>((float)sums[j]);
+  }
 }
 
 // The blocks of a sum follow those of the sum before.
 extern "C" __global__ __launch_bounds__(256, 4) void sum_parts(const Sums sums) {
   __shared__ __align__(16) double shared[SUMS];
-  awaitLast();
+  takeOver();
   int i = 0;
   while (i + 1 < 12 && blockIdx.x >= sums.of[i + 1].first) i++;
   const auto &s = sums.of[i];
