@@ -42,6 +42,31 @@ func (h *Head[T]) chunk() int {
 	return min(h.Rows, ((h.Rows+n-1)/n+127)/128*128)
 }
 
+// isFew reports whether one kernel computes the losses and the gradients: for many rows, of few columns, and a small vocabulary.
+func (h *Head[T]) isFew() bool {
+	return h.Rows >= leastNarrowRows && h.Vocabulary <= 16 && h.In <= 64 && h.In%4 == 0 && (h.X.address|h.Weight.address)%16 == 0
+}
+
+// few queues the losses (rows) and, unless both is absent, the gradients. isFew must be true.
+func (h *Head[T]) few(s *Stream, losses, both Array[float32]) error {
+	const rows = 64 // of a block at a time
+	g := grid{x: int64(min((h.Rows+rows-1)/rows, 4*s.device.multiprocessors)), threads: 256}
+	n, m := h.Rows*h.In, h.Vocabulary*h.In
+	var parts Array[float32]
+	if !both.Absent() {
+		var err error
+		if parts, err = NewArray[float32](s, int(g.x)*m); err != nil {
+			return err
+		}
+	}
+	if err := s.run("cross_entropy", "head_few_"+typeName[T](), g.early(s.device), h.X.address, h.Weight.address, h.Targets.address, losses.address, both.address, parts.address,
+		h.Rows, h.Vocabulary, h.In, h.Ignore); err != nil || both.Absent() {
+		parts.Free()
+		return err
+	}
+	return s.sum(nil, []partSum{sumOf(both.Slice(n, m), parts, int(g.x))}, parts)
+}
+
 func (h *Head[T]) check() error {
 	if h == nil {
 		return missing("head")
@@ -59,13 +84,20 @@ func (h *Head[T]) Forward(s *Stream, loss Array[float32], keep bool) (g *HeadGra
 	}
 	var work, own temporaries
 	defer work.free()
-	logits, state := take[T](s, &work, h.chunk()*h.padded(), &err), take[float32](s, &own, CrossEntropyState(h.Rows), &err)
+	few, room := h.isFew(), h.chunk()*h.padded()
+	if few {
+		room = 0
+	}
+	logits, state := take[T](s, &work, room, &err), take[float32](s, &own, CrossEntropyState(h.Rows), &err)
 	n, m := h.Rows*h.In, h.Vocabulary*h.In
 	var both Array[float32]
 	if keep {
 		both = take[float32](s, &own, n+m, &err)
 	}
-	for from := 0; from < h.Rows && err == nil; from += h.chunk() {
+	if few && err == nil {
+		err = h.few(s, part(state, h.Rows), both)
+	}
+	for from := 0; from < h.Rows && err == nil && !few; from += h.chunk() {
 		rows := min(h.chunk(), h.Rows-from)
 		x := h.X.Slice(from*h.In, rows*h.In)
 		err = Multiply(s, h.Precision, rows, h.In, h.Vocabulary, x, h.Weight, logits, h.padded())
@@ -100,5 +132,5 @@ func (g *HeadGradients) Scale(s *Stream, dloss, dx, dweight Array[float32]) erro
 	if g.rows == 0 {
 		return dweight.Fill(s, 0)
 	}
-	return s.run("cross_entropy", "entropy_scale", blocksOf((g.n+g.m+3)/4, 256), g.both.address, g.state.address, dloss.address, dx.address, dweight.address, g.rows, g.n, g.m)
+	return s.run("cross_entropy", "entropy_scale", blocksOf((g.n+g.m+3)/4, 256).early(s.device), g.both.address, g.state.address, dloss.address, dx.address, dweight.address, g.rows, g.n, g.m)
 }
