@@ -88,7 +88,18 @@ func (b *Block[T]) projectBack(conv *Conv[T], v *BlockValues[T], du, dDelta, dRB
 
 	// Δ = r·DtProjᵀ
 	b.Gemm(blas.NoTrans, blas.NoTrans, rows, b.Rank, b.Channels, 1, dDelta, b.Channels, b.DtProj, b.Rank, 0, dRBC, columns)
-	b.Gemm(blas.Trans, blas.NoTrans, b.Channels, b.Rank, rows, 1, dDelta, b.Channels, v.RBC, columns, 0, grad.DtProj, b.Rank)
+	if b.Rank < lanes { // as columns, so few numbers would leave a large part of each vector unused
+		turned := work.Borrow[T](len(grad.DtProj))
+		defer turned.Return()
+		b.Gemm(blas.Trans, blas.NoTrans, b.Rank, b.Channels, rows, 1, v.RBC, columns, dDelta, b.Channels, 0, turned.Data, b.Channels)
+		for i := range b.Rank {
+			for d, g := range turned.Data[i*b.Channels:][:b.Channels] {
+				grad.DtProj[d*b.Rank+i] = g
+			}
+		}
+	} else {
+		b.Gemm(blas.Trans, blas.NoTrans, b.Channels, b.Rank, rows, 1, dDelta, b.Channels, v.RBC, columns, 0, grad.DtProj, b.Rank)
+	}
 
 	// r, B, C = u·XProjᵀ. du already holds the gradient from the scan.
 	b.Gemm(blas.NoTrans, blas.NoTrans, rows, b.Channels, columns, 1, dRBC, columns, b.XProj, b.Channels, 1, du, b.Channels)
