@@ -181,10 +181,17 @@ func (o *raise) equal(ints []int) bool {
 func narrow(to []int32, ints []int) (least, most int) {
 	least, most = math.MaxInt, math.MinInt
 	to = to[:len(ints)]
-	for i, x := range ints {
-		to[i] = int32(x)
-		least, most = min(least, x), max(most, x)
-	}
+	var mu sync.Mutex
+	work.ParallelRange(len(ints), 1<<15, func(i, j int) {
+		low, high, to := math.MaxInt, math.MinInt, to[i:j]
+		for k, x := range ints[i:j] {
+			to[k] = int32(x)
+			low, high = min(low, x), max(high, x)
+		}
+		mu.Lock()
+		least, most = min(least, low), max(most, high)
+		mu.Unlock()
+	})
 	if len(ints) > 0 && (least < math.MinInt32 || most > math.MaxInt32) {
 		for i, x := range ints {
 			to[i] = Int32(x)
