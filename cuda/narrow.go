@@ -102,14 +102,12 @@ var leastGroupRows = 8 << 10
 
 // Sizes of those kernels.
 const (
-	groupNarrow    = 64        // the smaller size of a matrix is at most this
-	groupWide      = 256       // the larger size of a sum over rows is at most this
-	groups         = 3         // groups of 128 threads in a block of groupRows, with 64 rows each
-	groupStage     = 16 << 10  // bytes of 64 rows and 64 columns
-	groupShared    = 226 << 10 // the most shared memory of a block
-	leastGroupPart = 128       // rows of a part of a sum, unless there would be fewer parts than these:
-	fewGroupParts  = 64
-	groupStages    = 1 // blocks of 64 numbers of k that are copied ahead: two take as long, and a kernel with 192 KiB of shared memory after one with little waits 3 to 5 µs
+	groupNarrow = 64        // the smaller size of a matrix is at most this
+	groupWide   = 256       // the larger size of a sum over rows is at most this
+	groups      = 3         // groups of 128 threads in a block of groupRows, with 64 rows each
+	groupStage  = 16 << 10  // bytes of 64 rows and 64 columns
+	groupShared = 226 << 10 // the most shared memory of a block
+	groupStages = 1         // blocks of 64 numbers of k that are copied ahead: two take as long, and a kernel with 192 KiB of shared memory after one with little waits 3 to 5 µs
 )
 
 // groupBlocks returns the grid of groupRows for a product with a matrix (k, n), of a block for each multiprocessor. held says whether it copies what it adds to shared memory, too.
@@ -172,8 +170,7 @@ func groupParts(s *Stream, wide, rows int) (g grid, each int) {
 	const columns, step = 128, 32                                                  // of a block, and rows of a step of the kernel
 	const copied, slots = 3 * 256 * (8*8 + 2*16 + 2*4), 2 * 2 * 3 * 8 * (256 + 16) // bytes of shared memory
 	g = grid{y: int64((wide + columns - 1) / columns), threads: 256, shared: copied + slots}
-	// A part of few rows takes as long to write and to add as to compute.
-	all := max(1, min(2*s.device.multiprocessors/int(g.y), max(rows/leastGroupPart, fewGroupParts)))
+	all := max(1, 2*s.device.multiprocessors/int(g.y))
 	each = ((rows+all-1)/all + step - 1) / step * step
 	g.x = int64((rows + each - 1) / each)
 	return g, each
