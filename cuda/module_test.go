@@ -89,11 +89,14 @@ func TestPTXHasTheKernels(t *testing.T) {
 				}
 				if size.asyncBackward != nil && s.usual() {
 					check("first", *size.asyncForward)
+					check("few", *size.asyncFew)
 					check("backward", *size.asyncBackward)
 					check("carries", asyncCarries)
 					s.Z = Array[float32]{stream: new(Stream)}
 					check("forward", *size.asyncForward)
+					check("few", *size.asyncFew)
 					check("backward", *size.asyncBackward)
+					check("two", *size.asyncBackward)
 				}
 			}
 		}

@@ -17,7 +17,7 @@ func benchScans[T Activation](b *testing.B, f func(b *testing.B, s *Stream, scan
 	const state = 16
 	for _, n := range []struct{ batch, channels, length, each int }{ // each: steps of a sequence, or 0 if starts are absent
 		{8, 2048, 512, 0}, {8, 2048, 2048, 0}, {8, 2048, 2048, 2048}, {8, 2048, 2048, 300}, {8, 2048, 2048, 40}, {8, 2048, 8192, 0}, {1, 2048, 32768, 0},
-		{1, 1536, 2048, 0}, {1, 1536, 2048, 300}, {64, 1536, 512, 0}, {2, 64, 128, 0},
+		{1, 1536, 2048, 0}, {1, 1536, 2048, 300}, {64, 1536, 512, 0}, {2, 64, 128, 0}, {64, 128, 256, 0}, {64, 128, 4096, 0}, {8, 1536, 1024, 0},
 		{1, 768, 2048, 0}, {2, 1536, 2048, 0}, {1, 5120, 2048, 0},
 	} {
 		name := fmt.Sprintf("B%dD%dL%d", n.batch, n.channels, n.length)

@@ -50,6 +50,7 @@ type scanSize struct {
 	chunked           bool // the length can be cut into chunks
 	// The kernels for compute capability 8.0 that take the place of forward and backward where they fit (Scan.async), if there are any.
 	asyncForward, asyncBackward *scanPass
+	asyncFew                    *scanPass // takes the place of asyncForward if there are few channels (Scan.few)
 }
 
 // MaxState is the largest State of a Scan or Block of float32.
@@ -63,14 +64,14 @@ func (z scanSize) states() int { return z.forward.split * z.forward.states }
 var (
 	scanSizes = []scanSize{
 		{"scan16", scanPass{4, 4, 1, 128, 4, false, 0}, scanPass{4, 4, 1, 128, 4, false, 0}, 16, true, &scanPass{4, 4, 2, 64, 4, true, 0},
-			&scanPass{4, 4, 2, 128, 2, true, 111152}},
-		{"scan64", scanPass{16, 4, 1, 128, 2, false, 0}, scanPass{16, 4, 1, 64, 4, false, 0}, 16, false, nil, nil},
-		{"scan256", scanPass{32, 8, 1, 128, 2, false, 0}, scanPass{32, 8, 1, 128, 2, false, 0}, 4, false, nil, nil},
+			&scanPass{4, 4, 2, 128, 2, true, 111152}, &scanPass{4, 4, 1, 128, 3, true, 0}},
+		{"scan64", scanPass{16, 4, 1, 128, 2, false, 0}, scanPass{16, 4, 1, 64, 4, false, 0}, 16, false, nil, nil, nil},
+		{"scan256", scanPass{32, 8, 1, 128, 2, false, 0}, scanPass{32, 8, 1, 128, 2, false, 0}, 4, false, nil, nil, nil},
 	}
 	// asyncCarries is the first pass over chunks of asyncBackward. The warps of a block have the same channels.
 	asyncCarries = scanPass{8, 4, 1, 128, 8, true, 0}
 	// scanFew is for scans of few channels that are too short to be cut into chunks. It uses more threads per channel.
-	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4, false, 0}, scanPass{16, 1, 1, 128, 4, false, 0}, 16, false, scanSizes[0].asyncForward, nil}
+	scanFew = scanSize{"scan16", scanPass{16, 1, 1, 128, 4, false, 0}, scanPass{16, 1, 1, 128, 4, false, 0}, 16, false, scanSizes[0].asyncForward, nil, scanSizes[0].asyncFew}
 )
 
 // A scan of few channels leaves most of the device idle, unless its length is cut into chunks that run at the same time. Chunks cost one
@@ -80,6 +81,9 @@ const (
 	fewChunks  = 3
 	mostChunks = 64
 	chunkSteps = 64 // the length of a chunk is also a multiple of it
+	// Up to this length, two chunks of asyncBackward need no first pass: the blocks of the first chunk carry the gradient of the state back through the second, which
+	// takes a third of the time of its own steps. So the first has three eighths of the steps.
+	twoSteps = 512
 )
 
 // size returns the kernels that the scan uses.
@@ -203,7 +207,10 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 	}
 	mark := ""
 	file = size.file + "forward"
-	if direction == "backward" || direction == "carries" {
+	switch direction {
+	case "few":
+		file = size.file + "few"
+	case "backward", "two", "carries":
 		file = size.file + "backward"
 	}
 	if typeName[T]() == "bf16" {
@@ -217,9 +224,11 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 	switch direction {
 	case "carries":
 		return strings.Replace(file, "backward", "carries", 1) + starts + "async", "scan_carries_" + mark + "async_" + last
-	case "backward":
+	case "backward", "two":
 		which := "any"
-		if s.section()%p.channels() == 0 && s.Length%size.every == 0 && !s.Z.Absent() {
+		if direction == "two" {
+			which = "two"
+		} else if s.whole(p, size) {
 			which = "whole"
 		}
 		return file + which + starts + "async", "scan_backward_" + mark + "async_" + which + "_" + last
@@ -229,6 +238,11 @@ func (s *Scan[T]) kernel(p scanPass, direction string, size scanSize) (file, nam
 		gate = "z"
 	}
 	return file + starts + "async", "scan_" + direction + "_" + mark + "async_" + gate + last
+}
+
+// whole reports whether a scan has a z, and blocks and tiles of asyncBackward have all their channels and steps.
+func (s *Scan[T]) whole(p scanPass, size scanSize) bool {
+	return s.section()%p.channels() == 0 && s.Length%size.every == 0 && !s.Z.Absent()
 }
 
 // launch queues a pass. If the length is cut into chunks, it first queues kernels that compute the state at the beginning of each chunk: first
@@ -245,6 +259,10 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 	}
 	chunks := s.chunks(z, p)
 	args.chunks, args.chunkSteps = int64(chunks), int64(s.chunkSteps(chunks))
+	if p.async && chunks == 2 && s.Length <= twoSteps && s.whole(p, z) {
+		args.chunkSteps = int64(s.Length / z.every * 3 / 8 * z.every)
+		return queue("two", p, p, chunks)
+	}
 	if chunks > 1 {
 		if err := s.takeStates(stream, args, work); err != nil {
 			return err
@@ -285,13 +303,26 @@ func (s *Scan[T]) cut(z scanSize) (chunks, steps int) {
 	return others + 1, first * tile
 }
 
-// forwardAsync queues asyncForward.
+// few reports whether a scan in one piece takes less time with asyncFew, whose threads have one channel instead of two. The results have the same bits. While its blocks run,
+// a tile takes three quarters of the time of one of asyncForward, of whose blocks five fit on a multiprocessor then.
+func (s *Scan[T]) few(z scanSize) bool {
+	waves := func(p scanPass, fit int) int {
+		room := fit * s.U.stream.multiprocessors()
+		return (s.Batch*(s.Channels/s.section())*s.blocks(p) + room - 1) / room
+	}
+	return 3*waves(*z.asyncFew, z.asyncFew.blocks) < 4*waves(*z.asyncForward, 5)
+}
+
+// forwardAsync queues asyncForward, or asyncFew.
 func (s *Scan[T]) forwardAsync(stream *Stream, z scanSize, args *scanArgs, work *temporaries) error {
-	p := *z.asyncForward
-	g := grid{x: int64(s.Batch) * int64(s.Channels/s.section()) * int64(s.blocks(p)), threads: p.threads}
+	p, direction := *z.asyncForward, "forward"
 	chunks, steps := s.cut(z)
+	if chunks == 1 && s.few(z) {
+		p, direction = *z.asyncFew, "few"
+	}
 	args.chunks, args.chunkSteps = int64(chunks), int64(steps)
-	file, name := s.kernel(p, "forward", z)
+	file, name := s.kernel(p, direction, z)
+	g := grid{x: int64(s.Batch) * int64(s.Channels/s.section()) * int64(s.blocks(p)), threads: p.threads}
 	if chunks == 1 {
 		return stream.run(file, name, g, unsafe.Pointer(args))
 	}

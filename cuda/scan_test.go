@@ -413,6 +413,61 @@ func async[T Activation](t *testing.T, s *Stream) {
 	}
 }
 
+// TestScanTwoChunks tests short scans whose backward pass has two chunks, and that gradients which are no sums over time have the same bits in one piece.
+func TestScanTwoChunks(t *testing.T) {
+	s := open(t)
+	both(t, func(t *testing.T) { twoChunks[float32](t, s) }, func(t *testing.T) { twoChunks[BFloat16](t, s) })
+}
+
+func twoChunks[T Activation](t *testing.T, s *Stream) {
+	pass := *scanSizes[0].asyncBackward
+	if s.device.kernels < 80 || s.device.shared < pass.shared {
+		t.Skip("the device does not run this pass")
+	}
+	defer func(n int) { s.device.multiprocessors = n }(s.device.multiprocessors)
+	r := rand.New(rand.NewPCG(47, 47))
+	for i := range times(24, 8) {
+		batch, length, perGroup, groups := 2+r.IntN(2), 16*(8+r.IntN(24)), 64*(1+r.IntN(2)), 1+r.IntN(2)
+		p := drawAsync[T](r, batch, length, perGroup, groups)
+		if p.Z == nil {
+			p.Z = numbers[T](r, batch*length*p.Channels, 1)
+		}
+		p.Start = nil
+		if i%2 == 0 {
+			p.Start = make([]bool, batch*length)
+			for j := range p.Start {
+				p.Start[j] = r.IntN(60) == 0
+			}
+		}
+		rig := onDevice[T](t, s, p)
+		defer rig.free()
+		var all [2]*results
+		for j := range all { // the least multiprocessors for two chunks, and one for one chunk
+			s.device.multiprocessors = 1
+			for j == 0 && rig.scan.chunks(scanSizes[0], pass) < 2 {
+				s.device.multiprocessors++
+			}
+			if got := rig.scan.chunks(scanSizes[0], pass); got != 2-j {
+				t.Fatalf("%v: %d chunks", p, got)
+			}
+			do(t, rig.run())
+			all[j] = rig.results(t)
+		}
+		compare[T](t, p, all[0], p.onHost())
+		same := func(name string, a, b []float64) {
+			if !slices.Equal(a, b) {
+				t.Errorf("%v: %s is not the same in two chunks as in one", p, name)
+			}
+		}
+		same("dU", all[0].u, all[1].u)
+		same("dDelta", all[0].delta, all[1].delta)
+		same("dZ", all[0].z, all[1].z)
+		same("dB", all[0].b, all[1].b)
+		same("dC", all[0].c, all[1].c)
+		same("dInitial", all[0].initial, all[1].initial)
+	}
+}
+
 // drawAsync returns a problem with random options that the kernels for compute capability 8.0 support.
 func drawAsync[T Activation](r *rand.Rand, batch, length, perGroup, groups int) *problem {
 	p := draw[T](r, batch, length, perGroup, groups, 16)

@@ -27,10 +27,23 @@
   extern "C" __global__ __launch_bounds__(64, 5) void scan_first_##MARK##async_n##KIND(const Scan s) {           \
     scanFirstAsync<X, 64, 16, false, STARTS>(s);                                                                 \
   }
+// The same with one channel a thread.
+#define FEW_ASYNC(X, MARK, KIND, STARTS)                                                                         \
+  extern "C" __global__ __launch_bounds__(128, 3) void scan_few_##MARK##async_z##KIND(const Scan s) {            \
+    scanForwardAsync<X, 128, 16, true, STARTS, 1, 1>(s);                                                         \
+  }                                                                                                              \
+  extern "C" __global__ __launch_bounds__(128, 3) void scan_few_##MARK##async_n##KIND(const Scan s) {            \
+    scanForwardAsync<X, 128, 16, false, STARTS, 1, 1>(s);                                                        \
+  }
 // The kernel of scan_backward_async.cuh. whole: for scans of whole blocks and tiles with z; any: for all others.
 #define BACKWARD_ASYNC(X, MARK, NAME, WHOLE, KIND, STARTS)                                                       \
   extern "C" __global__ __launch_bounds__(128, 2) void scan_backward_##MARK##async_##NAME##_##KIND(const Scan s) { \
     scanBackwardAsync<X, 64, WHOLE, STARTS>(s);                                                                  \
+  }
+// The same for whole blocks and tiles with z in two chunks.
+#define BACKWARD_TWO_ASYNC(X, MARK, KIND, STARTS)                                                                \
+  extern "C" __global__ __launch_bounds__(128, 2) void scan_backward_##MARK##async_two_##KIND(const Scan s) {    \
+    scanBackwardAsync<X, 64, true, STARTS, true>(s);                                                             \
   }
 #define CARRIES_ASYNC(X, MARK, KIND, STARTS)                                                                     \
   extern "C" __global__ __launch_bounds__(128, 8) void scan_carries_##MARK##async_##KIND(const Scan s) {         \

@@ -45,14 +45,14 @@ template <class X, int CH> struct BackwardTile {
 static_assert(sizeof(BackwardTile<float, 64>) == 111152, "as in cuda/scan_kernels.go");
 
 // WHOLE: there is a z, and all blocks and tiles have all channels and steps. So no address is tested, and there is no branch in a tile.
-// STARTS: sequences can start at any step.
-template <class X, int CH, bool WHOLE, bool STARTS> __device__ __forceinline__ void scanBackwardAsync(const Scan &s) {
+// STARTS: sequences can start at any step. TWO: there are two chunks, and no first pass: the blocks of the first chunk carry the gradient of the state back through
+// the second before they compute their own.
+template <class X, int CH, bool WHOLE, bool STARTS, bool TWO = false> __device__ __forceinline__ void scanBackwardAsync(const Scan &s) {
   typedef BackwardTile<X, CH> Tile;
   constexpr int T = 16, N = 16, TH = Tile::TH, FOURS = Tile::FOURS, HALF = Tile::HALF, PER = 128 / TH;
   constexpr int BYTES = 4 * sizeof(X);
   extern __shared__ __align__(16) float shared[];
   Tile &m = *reinterpret_cast<Tile *>(shared);
-  letNextBegin();  // the sums of the parts
   // Neighbouring lanes have a pair each of the same four channels, and then other states: a 16-byte access of a warp takes two wavefronts
   // less if the lanes i and i^1, or i and i^2, read the same address.
   const int tid = threadIdx.x, lane = tid % 32, sub = lane >> 1 & 3, n0 = sub * 4;
@@ -60,7 +60,8 @@ template <class X, int CH, bool WHOLE, bool STARTS> __device__ __forceinline__ v
   const int four = tid % FOURS, it = tid / FOURS;  // when it prepares and finishes steps: four channels of steps it and it + 8
   const int svAt = (pair & 1) * (FOURS + 4) + (pair >> 1), yAt = sub * (FOURS * 2 + 2) + (pair & 1) * (FOURS + 1) + (pair >> 1);
   const int aAt = sub * (FOURS * 2 + 4) + (pair & 1) * (FOURS + 2) + (pair >> 1);
-  const Place p = placeOf(s, CH);
+  Place p = placeOf(s, CH);
+  if (TWO) p.to = s.length;
   const int width = (int)(p.last - p.first);
   const bool mine = WHOLE || pair * 2 < width, here = WHOLE || four * 4 < width, gated = WHOLE || s.z;
   const int64_t d = p.first + pair * 2, part = (p.b * s.chunks + p.chunk) * s.channels, own = p.b * s.channels;
@@ -119,8 +120,8 @@ template <class X, int CH, bool WHOLE, bool STARTS> __device__ __forceinline__ v
       tileA[j][k] = 0.f, dA[j][k].clear();
     }
   }
-  if (s.chunks > 1) awaitLast();
-  if (mine) {  // the gradient of the state after the chunk, from those that scanCarries computed for the later chunks
+  if (!TWO && s.chunks > 1) awaitLast();
+  if (mine && !TWO) {  // the gradient of the state after the chunk, from those that scanCarries computed for the later chunks
 #pragma unroll 4
     for (int64_t c = s.chunks - 1; c > p.chunk; c--) {
       const int64_t other = (p.b * s.chunks + c) * s.channels + d;
@@ -352,6 +353,14 @@ template <class X, int CH, bool WHOLE, bool STARTS> __device__ __forceinline__ v
     }
   };
 
+  int buffer = 0;
+  // back goes to the tile before.
+  auto back = [&](int next) {
+    buffer = next, left = T, at -= 2 * eight, zAt -= 2 * zEight, sums -= sign * T * N, checkpoint -= checkpointStep;
+#pragma unroll
+    for (int e = 0; e < PER; e++) rows[e] -= T * rowStep[e];
+  };
+
   copied();
   if (!WHOLE && left < T) {  // Δ of steps beyond the end
 #pragma unroll
@@ -359,7 +368,6 @@ template <class X, int CH, bool WHOLE, bool STARTS> __device__ __forceinline__ v
       if (e * HALF + it >= left) m.raw[e][1][tid] = neverOf<X>();
     }
   }
-  int buffer = 0;
   __syncthreads();
   auto iterate = [&](int tile, auto starts) {
     if (decltype(starts)::value && tid < T) m.starts[tid] = freshAt(s, m.row, blockIdx.y * s.chunkSteps + (int64_t)tile * T + tid);
@@ -377,13 +385,37 @@ template <class X, int CH, bool WHOLE, bool STARTS> __device__ __forceinline__ v
 #pragma unroll
       for (int k = 0; k < 4; k++) dA[j][k].add(tileA[j][k]), tileA[j][k] = 0.f;
     }
-    buffer = next, left = T, at -= 2 * eight, zAt -= 2 * zEight, sums -= sign * T * N, checkpoint -= checkpointStep;
-#pragma unroll
-    for (int e = 0; e < PER; e++) rows[e] -= T * rowStep[e];
+    back(next);
     if (tile % 8 == 0) addUp();
   };
+  int tile = (int)tiles - 1;
 #pragma unroll 1
-  for (int tile = (int)tiles - 1; tile >= 0;) {
+  for (const int first = TWO && p.chunk == 0 ? (int)s.chunkSteps / T : tile + 1; TWO && tile >= first; tile--) {
+    if (STARTS && tid < T) m.starts[tid] = freshAt(s, m.row, (int64_t)tile * T + tid);
+    if (gated) prepare(std::true_type());
+    else prepare(std::false_type());
+    __syncthreads();
+    const int next = Tile::WIDEN ? 0 : buffer ^ 1;
+    load(1, next, T);
+#pragma unroll 8
+    for (int t = T - 1; t >= 0; t--) {
+      const Operands o = operandsOf(buffer, t);
+      const float c[4] = {o.c.x, o.c.y, o.c.z, o.c.w};
+#pragma unroll
+      for (int k = 0; k < 4; k++) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+          const float g = exp2Approx((j ? o.v.y : o.v.x) * a[j][k]) * fmaf(c[k], j ? o.out.y : o.out.x, carry[j][k]);
+          carry[j][k] = STARTS && m.starts[t] ? 0.f : g;
+        }
+      }
+    }
+    copied();
+    __syncthreads();
+    back(next);
+  }
+#pragma unroll 1
+  while (tile >= 0) {
     bool fresh = false;
     const int stop = STARTS ? freshTile<T>(s, m.row, blockIdx.y * s.chunkSteps, tile, -1, -1, fresh) : -1;
 #pragma unroll 1

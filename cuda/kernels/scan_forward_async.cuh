@@ -1,7 +1,7 @@
 // The forward pass for 16 states with the instructions of compute capability 8.0. S = 4 threads share W = 2 channels, and each holds 4 states
-// of both. For each tile of T steps, one stretch of code without branches scans the tile, prepares the next one and writes the outputs of the
-// one before, so that each fills the waiting times of the others. Activations go to shared memory by copies that do not wait, two tiles
-// ahead.
+// of both. With few channels W is 1: twice as many threads, the same bits. For each tile of T steps, one stretch of code without branches
+// scans the tile, prepares the next one and writes the outputs of the one before, so that each fills the waiting times of the others.
+// Activations go to shared memory by copies that do not wait, two tiles ahead.
 //
 // Rows begin at multiples of four elements (Scan.vectors), B and C too, and Δ goes through softplus. Steps beyond the end are copies of the
 // last one with Δ = 0. Channels beyond the last are copies of the last four, which write the same results to the same places. So a tile
@@ -17,8 +17,8 @@ __device__ __forceinline__ void streamFour(float *p, float4 v) { __stcs((float4 
 __device__ __forceinline__ void streamFour(bf16 *p, float4 v) { __stcs((uint2 *)p, make_uint2(pair(v.x, v.y), pair(v.z, v.w))); }
 
 // Tiles has the sizes, and Shared the shared memory of a block: 40 KB for float, 20 KB with ENDS.
-template <class X, int TH, int T, bool ENDS> struct Tiles {
-  static constexpr int S = 4, K = 4, W = 2, N = S * K, CH = TH / S * W;
+template <class X, int TH, int T, bool ENDS, int WIDTH> struct Tiles {
+  static constexpr int S = 4, K = 4, W = WIDTH, N = S * K, CH = TH / S * W;
   static constexpr int ACROSS = CH / 4, RS = TH / ACROSS, E = T / RS;  // a thread prepares four channels of E steps that are RS apart
   static constexpr int NB = (T * S + TH - 1) / TH;                     // and four states of NB steps of B and C
   // Pitches in elements that put the rows which a warp reads or writes together into different banks.
@@ -38,16 +38,16 @@ template <class X, int TH, int T, bool ENDS> struct Tiles {
 // scanPart scans the steps of a place. GATED: there is z. STARTS: sequences can start at any step. ENDS: only the state at the end and Σ Δ. If there are several chunks, the
 // first begins in the given state, and writes the state at its end for the others. The others begin, with ENDS, at zero, and otherwise in the state that they compute from
 // those at the ends of the chunks before. AHEAD: the decays of a step are computed so many steps before its states, and its operands read two steps before that.
-template <class X, int TH, int T, bool GATED, bool ENDS, bool STARTS, int AHEAD>
-__device__ __forceinline__ void scanPart(const Scan &s, typename Tiles<X, TH, T, ENDS>::Shared &m, const Place &p) {
-  typedef Tiles<X, TH, T, ENDS> L;
+template <class X, int TH, int T, bool GATED, bool ENDS, bool STARTS, int AHEAD, int WIDTH>
+__device__ __forceinline__ void scanPart(const Scan &s, typename Tiles<X, TH, T, ENDS, WIDTH>::Shared &m, const Place &p) {
+  typedef Tiles<X, TH, T, ENDS, WIDTH> L;
   typedef typename L::Four Four;
   constexpr int S = L::S, K = L::K, W = L::W, N = L::N, CH = L::CH, E = L::E, RS = L::RS, NB = L::NB;
   // Lanes that differ in bit 0 have different channels, in bits 1 and 2 different states. A read of 16 bytes takes two wavefronts if lanes i
   // and i^1, or i and i^2, read the same address, and four otherwise.
   const int tid = threadIdx.x, lane = tid % 32, sub = lane >> 1 & 3, n0 = sub * K;
   const int c = (tid / 32 * 8 + ((lane & 1) | lane >> 3 << 1)) * W;                   // the thread's channels when it scans
-  const int across = tid % L::ACROSS, it = tid / L::ACROSS, steps4 = c / 4 + c % 4 / 2 * L::PAIR;  // and when it prepares
+  const int across = tid % L::ACROSS, it = tid / L::ACROSS, steps4 = c / 4 + c % 4 / 2 * L::PAIR, steps2 = steps4 * 2 + c % 2;  // and when it prepares
   const int count = (int)(p.last - p.first), steps = (int)(p.to - p.from), tiles = (steps + T - 1) / T;
   const int64_t DN = s.channels * N, d = p.first + (c < count ? c : count - 4 + c % 4);
 
@@ -166,8 +166,11 @@ __device__ __forceinline__ void scanPart(const Scan &s, typename Tiles<X, TH, T,
       }
       out[e] = {make_float4(gate[0], gate[1], gate[2], gate[3]), make_float4(add[0], add[1], add[2], add[3])};
       float4 *to = m.steps[buf][e * RS + it];
-      to[across] = make_float4(dt[0], dt[1], dt[0] * u[0], dt[1] * u[1]);
-      to[L::PAIR + across] = make_float4(dt[2], dt[3], dt[2] * u[2], dt[3] * u[3]);
+      auto both = [&](int j) {  // a thread that scans reads its channels with one load
+        const float first = dt[j] * u[j], second = dt[j + 1] * u[j + 1];
+        return W == 2 ? make_float4(dt[j], dt[j + 1], first, second) : make_float4(dt[j], first, dt[j + 1], second);
+      };
+      to[across] = both(0), to[L::PAIR + across] = both(2);
     }
   };
   // stop makes the steps of a tile from left on ones that keep the state.
@@ -209,12 +212,21 @@ __device__ __forceinline__ void scanPart(const Scan &s, typename Tiles<X, TH, T,
 #pragma unroll
     for (int j = 0; j < 4; j++) deltas[j] += latest[j];
     auto read = [&](Operands &o, int t) {
-      o.step = m.steps[buf][t][steps4], o.b = m.b[buf][t * S + sub];
+      if (W == 2) {
+        o.step = m.steps[buf][t][steps4];
+      } else {
+        const float2 v = ((const float2 *)m.steps[buf][t])[steps2];
+        o.step = make_float4(v.x, v.x, v.y, v.y);
+      }
+      o.b = m.b[buf][t * S + sub];
       if (!ENDS) o.c = m.c[buf][t * S + sub];
     };
     auto decaysOf = [&](float (&v)[W][K], const Operands &o) {
 #pragma unroll
-      for (int k = 0; k < K; k++) v[0][k] = exp2Approx(o.step.x * a[0][k]), v[1][k] = exp2Approx(o.step.y * a[1][k]);
+      for (int k = 0; k < K; k++) {
+#pragma unroll
+        for (int w = 0; w < W; w++) v[w][k] = exp2Approx((w ? o.step.y : o.step.x) * a[w][k]);
+      }
     };
     // The operands of a step are read before the sums of earlier steps are written, since the compiler moves no read over a write.
     constexpr int READ = AHEAD + 2, OPS = READ + 1, DECAYS = AHEAD + 1;
@@ -244,7 +256,9 @@ __device__ __forceinline__ void scanPart(const Scan &s, typename Tiles<X, TH, T,
           if (!ENDS) sum[w] = k ? fmaf(h[w][k], cc[k], sum[w]) : h[w][k] * cc[k];
         }
       }
-      if (!ENDS) *(float2 *)&m.sums[buf][t][sub * L::PART + c] = make_float2(sum[0], sum[1]);
+      if (ENDS) continue;
+      if (W == 2) *(float2 *)&m.sums[buf][t][sub * L::PART + c] = make_float2(sum[0], sum[W - 1]);
+      else m.sums[buf][t][sub * L::PART + c] = sum[0];
     }
     prepare(buf ^ 1, next);
     stop(buf ^ 1, steps - (tile + 1) * T);
@@ -297,9 +311,9 @@ template <int T> __device__ __forceinline__ Place placeOfChunk(const Scan &s, in
 }
 
 // scanForwardAsync is a scan, or that of all chunks but the first, which scanFirstAsync has scanned.
-template <class X, int TH, int T, bool GATED, bool STARTS, int AHEAD = 1> __device__ __forceinline__ void scanForwardAsync(const Scan &s) {
-  __shared__ typename Tiles<X, TH, T, false>::Shared m;
-  scanPart<X, TH, T, GATED, false, STARTS, AHEAD>(s, m, s.chunks > 1 ? placeOfChunk<T>(s, TH / 2, blockIdx.y + 1) : placeOf(s, TH / 2));
+template <class X, int TH, int T, bool GATED, bool STARTS, int AHEAD = 1, int W = 2> __device__ __forceinline__ void scanForwardAsync(const Scan &s) {
+  __shared__ typename Tiles<X, TH, T, false, W>::Shared m;
+  scanPart<X, TH, T, GATED, false, STARTS, AHEAD, W>(s, m, s.chunks > 1 ? placeOfChunk<T>(s, TH / 4 * W, blockIdx.y + 1) : placeOf(s, TH / 4 * W));
 }
 
 // scanFirstAsync is the first pass over chunks: the scan of the first chunk, and the ends of the others but the last, which nobody needs.
@@ -309,11 +323,11 @@ template <class X, int TH, int T, bool GATED, bool STARTS, int AHEAD = 1> __devi
 // four blocks fit.
 template <class X, int TH, int T, bool GATED, bool STARTS, int AHEAD = 1> __device__ __forceinline__ void scanFirstAsync(const Scan &s) {
   __shared__ union {
-    typename Tiles<X, TH, T, false>::Shared scan;
-    typename Tiles<X, TH, T, true>::Shared ends;
+    typename Tiles<X, TH, T, false, 2>::Shared scan;
+    typename Tiles<X, TH, T, true, 2>::Shared ends;
   } m;
   letNextBegin();
   const Place p = placeOfChunk<T>(s, TH / 2, blockIdx.y);
-  if (p.chunk > 0) scanPart<X, TH, T, false, true, STARTS, AHEAD>(s, m.ends, p);
-  else scanPart<X, TH, T, GATED, false, STARTS, AHEAD>(s, m.scan, p);
+  if (p.chunk > 0) scanPart<X, TH, T, false, true, STARTS, AHEAD, 2>(s, m.ends, p);
+  else scanPart<X, TH, T, GATED, false, STARTS, AHEAD, 2>(s, m.scan, p);
 }

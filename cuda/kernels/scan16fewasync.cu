@@ -1,0 +1,6 @@
+// 16 states, few channels, for compute capability 8.0: B and C variable.
+#include "scan_forward_async.cuh"
+
+#include "entries.cuh"
+
+FEW_ASYNC(float, , n, false)
