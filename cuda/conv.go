@@ -124,7 +124,8 @@ func (c *Conv[T]) Forward(s *Stream, y Array[T], next Array[float32]) error {
 			a.steps /= 2
 		}
 		g := c.grid(c.tiles(&a))
-		g.x, g.threads = blocksOf(c.Channels/4, 64).x, 64
+		g.threads = min(64, (c.Channels/4+31)/32*32)
+		g.x = blocksOf(c.Channels/4, g.threads).x
 		if err := s.run("conv", c.kernel("forward", "_vectors"), g, unsafe.Pointer(&a)); err != nil {
 			return err
 		}
@@ -164,6 +165,10 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 	if c.Context.Absent() && dnext.Absent() && c.vectors(dxStride, dy.address, dx.address) {
 		const tiles = 8                          // of a block of threads
 		a.steps = max(32, (a.steps/tiles+3)/4*4) // of a tile, a multiple of four
+		// A tile reads three steps again. Short tiles fill the device if there are few rows.
+		if c.Batch*c.tiles(&a)*c.Channels < 128*tiles*s.device.multiprocessors {
+			a.steps = 16
+		}
 		g = c.grid(c.tiles(&a))
 		name, g.x, g.threads = c.kernel("backward", "_vectors"), blocksOf(c.Channels/2, 32).x, 32*tiles
 		g.y = (g.y + tiles - 1) / tiles

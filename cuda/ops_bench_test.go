@@ -164,19 +164,27 @@ func benchNorm[T Activation](b *testing.B, size int) {
 func BenchmarkConv(b *testing.B)         { benchConv[float32](b, 4) }
 func BenchmarkConvBFloat16(b *testing.B) { benchConv[BFloat16](b, 2) }
 
+// BenchmarkConvSmall and BenchmarkConvSmallBFloat16 have the shape of a small model.
+func BenchmarkConvSmall(b *testing.B)         { benchConvOf[float32](b, 4, 64, 256, 128) }
+func BenchmarkConvSmallBFloat16(b *testing.B) { benchConvOf[BFloat16](b, 2, 64, 256, 128) }
+
 func benchConv[T Activation](b *testing.B, size int) {
+	benchConvOf[T](b, size, 8, benchRows/8, benchInner)
+}
+
+func benchConvOf[T Activation](b *testing.B, size, batch, length, channels int) {
 	s := open(b)
-	const n = benchRows * benchInner
-	c := &Conv[T]{Batch: 8, Length: benchRows / 8, Channels: benchInner, Width: 4, XStride: 2 * benchInner, X: zeros[T](b, s, 2*n),
-		Weight: zeros[float32](b, s, 4*benchInner), Bias: zeros[float32](b, s, benchInner), SiLU: true}
-	y, dx, dw, db := zeros[T](b, s, n), zeros[T](b, s, 2*n), zeros[float32](b, s, 4*benchInner), zeros[float32](b, s, benchInner)
+	n := batch * length * channels
+	c := &Conv[T]{Batch: batch, Length: length, Channels: channels, Width: 4, XStride: 2 * channels, X: zeros[T](b, s, 2*n),
+		Weight: zeros[float32](b, s, 4*channels), Bias: zeros[float32](b, s, channels), SiLU: true}
+	y, dx, dw, db := zeros[T](b, s, n), zeros[T](b, s, 2*n), zeros[float32](b, s, 4*channels), zeros[float32](b, s, channels)
 	none := Array[float32]{}
-	starts := startsEvery(b, s, benchRows, 300)
+	starts := startsEvery(b, s, batch*length, 300)
 	for _, with := range []string{"", "/starts=300"} {
-		b.Run("forward"+with, func(b *testing.B) { measure(b, s, 2*n*size, func() error { return c.Forward(s, y, none) }) })
-		b.Run("backward"+with, func(b *testing.B) {
-			measure(b, s, 3*n*size, func() error { return c.Backward(s, y, none, dx, 2*benchInner, dw, db, none) })
-		})
+		forward := func() error { return c.Forward(s, y, none) }
+		backward := func() error { return c.Backward(s, y, none, dx, 2*channels, dw, db, none) }
+		b.Run("forward"+with, func(b *testing.B) { measure(b, s, 2*n*size, forward); measureQueued(b, s, forward) })
+		b.Run("backward"+with, func(b *testing.B) { measure(b, s, 3*n*size, backward); measureQueued(b, s, backward) })
 		c.Start = starts
 	}
 }
