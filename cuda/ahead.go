@@ -409,11 +409,13 @@ func (s *Stream) copiedAhead(pieces []piece) (done bool, err error) {
 	if err := a.copied[i].Synchronize(); err != nil {
 		return false, err
 	}
-	from := unsafe.Slice((*byte)(a.host), mostCopies*copyBytes)[i*copyBytes:]
-	for _, p := range pieces {
-		from = from[copy(p.host, from):]
-	}
-	return true, nil
+	return true, s.device.whileOpen(func() error { // Close of the device frees the memory
+		from := unsafe.Slice((*byte)(a.host), mostCopies*copyBytes)[i*copyBytes:]
+		for _, p := range pieces {
+			from = from[copy(p.host, from):]
+		}
+		return nil
+	})
 }
 
 // takeBack ends a run ahead whose next task did not come. It queues the tasks that came again, one by one. next is what came instead.

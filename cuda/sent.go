@@ -23,7 +23,10 @@ func (n *Norm) Wait() (float64, error) {
 			n.err = at.sent.Synchronize()
 		}
 		if n.err == nil {
-			n.value = *at.memory
+			n.err = n.stream.device.whileOpen(func() error { // Close of the device frees the memory
+				n.value = *at.memory
+				return nil
+			})
 		}
 		n.at, at.user = nil, nil
 	}

@@ -7,7 +7,13 @@ import (
 )
 
 func TestNarrow(t *testing.T) {
-	for _, ints := range [][]int{nil, {0}, {3, -7, 12}, {math.MaxInt32, math.MinInt32}, {1 << 40, 5}, {5, math.MinInt, math.MaxInt}} {
+	many := make([]int, 3<<15+5) // of several processors
+	for i := range many {
+		many[i] = i*7919 - 1<<16
+	}
+	far := slices.Clone(many)
+	far[1<<15+1], far[len(far)-2] = 1<<31, -1<<31-1
+	for _, ints := range [][]int{many, far, nil, {0}, {3, -7, 12}, {math.MaxInt32, math.MinInt32}, {1 << 40, 5}, {5, math.MinInt, math.MaxInt}} {
 		want := make([]int32, len(ints), len(ints)+1)
 		for i, x := range ints {
 			want[i] = Int32(x)
@@ -15,7 +21,7 @@ func TestNarrow(t *testing.T) {
 		got := make([]int32, len(ints)+1)
 		least, most := narrow(got, ints)
 		if l, m := rangeOf(ints); !slices.Equal(got[:len(ints)], want) || least != l || most != m {
-			t.Errorf("%d: %d, %d to %d, want %d, %d to %d", ints, got, least, most, want, l, m)
+			t.Errorf("%d: %d, %d to %d, want %d, %d to %d", ints[:min(len(ints), 9)], got[:min(len(got), 9)], least, most, want[:min(len(want), 9)], l, m)
 		}
 		within := least >= math.MinInt32 && most <= math.MaxInt32
 		if equalNarrow(got, ints) != within {
