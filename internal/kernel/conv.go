@@ -346,6 +346,11 @@ func (c *Conv[T]) sumWeight(sums []T, d rowsOf[T], p convPart) {
 func (c *Conv[T]) sumTiles(sums []T, grad *ConvGrad[T]) {
 	const chunk = 256
 	across := (c.Channels + chunk - 1) / chunk
+	if len(sums) == 0 {
+		clear(grad.Weight)
+		clear(grad.Bias)
+		return
+	}
 	work.Parallel((c.Width+1)*across, func(i int) {
 		k, first := i/across, i%across*chunk
 		size := min(chunk, c.Channels-first)

@@ -152,6 +152,10 @@ func expSumTo[T Float](y, x []T, top T) (sum float64) {
 // sumRows writes the sum of all rows, each of len(sum) elements. It adds in float64. It writes nothing if sum is nil.
 func sumRows[T Float](sum, rows []T) {
 	n := len(sum)
+	if len(rows) == 0 {
+		clear(sum)
+		return
+	}
 	work.ParallelRange(n, 1024, func(from, to int) { sumColumns(sum[from:to], rows[from:], len(rows)/n, n) })
 }
 

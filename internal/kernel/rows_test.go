@@ -346,3 +346,17 @@ func TestRMSNormRows(t *testing.T) {
 		})
 	})
 }
+
+// Without rows or without sequences, the sums are zero.
+func TestSumOfNothing(t *testing.T) {
+	sum := slices.Repeat([]float32{1}, 5000)
+	sumRows(sum, nil)
+	const channels, width = 5, 4
+	grad := ConvGrad[float32]{Weight: slices.Repeat([]float32{1}, channels*width), Bias: slices.Repeat([]float32{1}, channels)}
+	(&Conv[float32]{Length: 3, Channels: channels, Width: width, Weight: make([]float32, channels*width)}).Backward(nil, nil, &grad)
+	for _, v := range [][]float32{sum, grad.Weight, grad.Bias} {
+		if slices.ContainsFunc(v, func(x float32) bool { return x != 0 }) {
+			t.Errorf("%v, want zeros", v)
+		}
+	}
+}
