@@ -30,7 +30,7 @@ func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int,
 		return err
 	}
 	if vocabulary <= smallVocabulary {
-		return s.run("cross_entropy", "entropy_backward_small_"+typeName[T](), blocksOf(rows*vocabulary, 256).early(s.device), logits.address,
+		return s.run("cross_entropy", "entropy_backward_small_"+typeName[T](), blocksOf(rows*vocabulary, 256).wait(s.device), logits.address,
 			targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore)
 	}
 	name, each := "entropy_backward_"+typeName[T](), 4096 // logits of a block of 256 threads
@@ -38,7 +38,7 @@ func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int,
 		name, each = name+"_vectors", 256*4*16/int(size[T]())
 	}
 	blocks := (vocabulary + each - 1) / each // per row
-	return s.run("cross_entropy", name, grid{x: int64(rows) * int64(blocks), threads: 256}.early(s.device), logits.address,
+	return s.run("cross_entropy", name, grid{x: int64(rows) * int64(blocks), threads: 256}.wait(s.device), logits.address,
 		targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore, blocks)
 }
 

@@ -132,5 +132,5 @@ func (g *HeadGradients) Scale(s *Stream, dloss, dx, dweight Array[float32]) erro
 	if g.rows == 0 {
 		return dweight.Fill(s, 0)
 	}
-	return s.run("cross_entropy", "entropy_scale", blocksOf((g.n+g.m+3)/4, 256).early(s.device), g.both.address, g.state.address, dloss.address, dx.address, dweight.address, g.rows, g.n, g.m)
+	return s.run("cross_entropy", "entropy_scale", blocksOf((g.n+g.m+3)/4, 256).wait(s.device), g.both.address, g.state.address, dloss.address, dx.address, dweight.address, g.rows, g.n, g.m)
 }

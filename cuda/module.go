@@ -161,7 +161,7 @@ type launchMode uint64
 const (
 	cooperative launchMode = iota + 1 // all blocks are on the device at the same time, or the launch fails
 	overlapping                       // may begin before the kernel before it has ended: it waits for it by itself (awaitLast in kernels/types.cuh), and writes nothing that the next one reads before
-	waiting                           // overlapping, but what it writes may be what the next kernel reads before it waits, such as a weight
+	waiting                           // overlapping, but what it writes may be what the next kernel reads before it waits, such as a weight: so all that writes the result of an operator
 )
 
 // launchConfig has the layout of the driver's CUlaunchConfig, with one attribute (CUlaunchAttribute).

@@ -301,7 +301,7 @@ func splitNormBackward(s *Stream, m, n, k int, eps float32, x, weight, w, dc, re
 		return err
 	}
 	if group {
-		err = s.run("narrow90a", "narrow_norm_backward", g.early(s.device), dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n, groupStages,
+		err = s.run("narrow90a", "narrow_norm_backward", g.wait(s.device), dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n, groupStages,
 			flag(true))
 	} else {
 		err = s.run("splitmma", "split_norm_backward", g, dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n)

@@ -92,21 +92,27 @@ func TestEarly(t *testing.T) {
 	const rows, width = leastNarrowRows, 16
 	x, y, w := blank[float32](t, s, rows*width), blank[float32](t, s, rows*width), zeros[float32](t, s, width*width)
 	ids := putInts(t, s, make([]int32, rows))
-	embed := func() error { return EmbeddingForward(s, rows, width, width, w, ids, x) }
+	state, loss := blank[float32](t, s, CrossEntropyState(rows)), blank[float32](t, s, 1)
+	mean := func() error { return entropyMean(s, rows, -1, ids, state, loss) }
 	for _, step := range []struct {
 		name  string
 		queue func() error
 		early bool
 	}{
 		{"a fill", func() error { return y.Fill(s, 0) }, false},
-		{"an embedding after a fill", embed, false},
-		{"an embedding after a kernel", embed, true},
+		{"a loss after a fill", mean, false},
+		{"a loss after a kernel", mean, true},
 		{"a product", func() error {
 			return rowsProduct(s, rows, width, width, matrix(x, width), matrix(w, width), 0, matrix(y, width))
 		}, false},
-		{"an embedding", embed, true},
+		{"a loss", mean, true},
 		{"a sum of parts", func() error { return s.sumParts([]partSum{sumOf(w, x, rows/width)}) }, false},
-		{"an embedding", embed, true},
+		{"a loss", mean, true},
+		{"a loss", mean, true},
+		{"an embedding", func() error { return EmbeddingForward(s, rows, width, width, w, ids, x) }, false},
+		{"a loss", mean, true},
+		{"the gradient of logits", func() error { return CrossEntropyBackward(s, rows, width, width, -1, x, ids, state, loss) }, false},
+		{"a loss", mean, true},
 		{"a copy", func() error { return y.CopyOf(s, x) }, false},
 	} {
 		if do(t, step.queue()); s.early != step.early {
