@@ -10,7 +10,9 @@ func FetchParts[T float32 | byte](v []T) int {
 	return (len(v)*int(unsafe.Sizeof(*new(T))) + FetchBytes - 1) / FetchBytes
 }
 
-// Fetch reads a part of v from memory, if v has it, so that what follows finds it in the cache.
+// Fetch reads a part of v from memory, if v has it, so that what follows finds it in the cache. Others may write v meanwhile: the numbers do not matter.
+//
+//go:norace
 func Fetch[T float32 | byte](v []T, part int) {
 	n := FetchBytes / int(unsafe.Sizeof(*new(T)))
 	v = v[min(part*n, len(v)):min((part+1)*n, len(v))]
