@@ -154,8 +154,7 @@ const mostReused = 64 << 20
 const theLoss = ""
 
 // newLossGraph builds a graph of the loss times share, the weight of a batch in the mean over several batches. The nodes of params have
-// gradients if the graph trains. If runs is not 0, nobody reads a gradient before
-// all are there, and a step has that many runs.
+// gradients if the graph trains. If runs is not 0, nobody reads a gradient before all are there, and a step has that many runs.
 func newLossGraph(p Problem, inputs []input, training bool, runs int) (l *lossGraph, weights G.Nodes, err error) {
 	c := &Call{graph: G.NewGraph(), Training: training, inputs: map[string]*G.Node{}}
 	for _, in := range inputs {
