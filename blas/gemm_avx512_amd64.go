@@ -430,19 +430,6 @@ func packColumnsAVX512(k int, from *float32, ldFrom int, to *float32, width int)
 //go:noescape
 func dots1AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 
-// dots1SparseAVX512 multiplies 1 to 4 rows of w by 1 row(s) of x, all of k ≥ 1 elements:
-//
-//	for i := range 1 {
-//		for j := range rows {
-//			y[i*ldy+j*step] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j*step] // y is not read if beta is 0
-//		}
-//	}
-//
-// A dot product is summed in as many parts as a vector has lanes. Every second line of the k elements after each row is prefetched into the second-level cache.
-//
-//go:noescape
-func dots1SparseAVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
-
 // dots2AVX512 multiplies 1 to 4 rows of w by 2 row(s) of x, all of k ≥ 1 elements:
 //
 //	for i := range 2 {
@@ -455,19 +442,6 @@ func dots1SparseAVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float
 //
 //go:noescape
 func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
-
-// dots2SparseAVX512 multiplies 1 to 4 rows of w by 2 row(s) of x, all of k ≥ 1 elements:
-//
-//	for i := range 2 {
-//		for j := range rows {
-//			y[i*ldy+j*step] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j*step] // y is not read if beta is 0
-//		}
-//	}
-//
-// A dot product is summed in as many parts as a vector has lanes. Every second line of the k elements after each row is prefetched into the second-level cache.
-//
-//go:noescape
-func dots2SparseAVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 
 // dots3AVX512 multiplies 1 to 4 rows of w by 3 row(s) of x, all of k ≥ 1 elements:
 //
@@ -482,9 +456,9 @@ func dots2SparseAVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float
 //go:noescape
 func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 
-// dots3SparseAVX512 multiplies 1 to 4 rows of w by 3 row(s) of x, all of k ≥ 1 elements:
+// dots1SparseAVX512 multiplies 1 to 4 rows of w by 1 row(s) of x, all of k ≥ 1 elements:
 //
-//	for i := range 3 {
+//	for i := range 1 {
 //		for j := range rows {
 //			y[i*ldy+j*step] = alpha*dot(x[i*ldx:][:k], w[j*ldw:][:k]) + beta*y[i*ldy+j*step] // y is not read if beta is 0
 //		}
@@ -493,4 +467,4 @@ func dots3AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ld
 // A dot product is summed in as many parts as a vector has lanes. Every second line of the k elements after each row is prefetched into the second-level cache.
 //
 //go:noescape
-func dots3SparseAVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
+func dots1SparseAVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)

@@ -3368,148 +3368,6 @@ store0:
 	VZEROUPPER
 	RET
 
-// func dots1SparseAVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
-// Requires: AVX, AVX512F, CMOV, FMA3, MMX+
-TEXT ·dots1SparseAVX512(SB), NOSPLIT|NOFRAME, $0-80
-	MOVQ        k+0(FP), AX
-	MOVQ        AX, CX
-	ANDQ        $0x0f, AX
-	SUBQ        AX, CX
-	LEAQ        masksAVX512<>+0(SB), DX
-	KMOVW       (DX)(AX*2), K1
-	SHLQ        $0x02, CX
-	MOVQ        rows+72(FP), AX
-	MOVQ        ldw+32(FP), DX
-	SHLQ        $0x02, DX
-	MOVQ        w+24(FP), BX
-	ADDQ        CX, BX
-	MOVQ        $0x00000000, SI
-	CMPQ        AX, $0x02
-	CMOVQLT     SI, DX
-	LEAQ        (BX)(DX*1), SI
-	MOVQ        $0x00000000, DI
-	CMPQ        AX, $0x03
-	CMOVQLT     DI, DX
-	LEAQ        (SI)(DX*1), DI
-	MOVQ        $0x00000000, R8
-	CMPQ        AX, $0x04
-	CMOVQLT     R8, DX
-	LEAQ        (DI)(DX*1), AX
-	MOVQ        ldx+16(FP), DX
-	SHLQ        $0x02, DX
-	MOVQ        x+8(FP), DX
-	ADDQ        CX, DX
-	MOVQ        k+0(FP), R8
-	SHLQ        $0x02, R8
-	SUBQ        CX, R8
-	NEGQ        CX
-	VPXORD      Z0, Z0, Z0
-	VPXORD      Z1, Z1, Z1
-	VPXORD      Z2, Z2, Z2
-	VPXORD      Z3, Z3, Z3
-	JE          tail
-	TESTQ       $0x00000040, CX
-	JE          loop
-	VMOVUPS     (DX)(CX*1), Z4
-	PREFETCHT1  (BX)(R8*1)
-	VFMADD231PS (BX)(CX*1), Z4, Z0
-	PREFETCHT1  (SI)(R8*1)
-	VFMADD231PS (SI)(CX*1), Z4, Z1
-	PREFETCHT1  (DI)(R8*1)
-	VFMADD231PS (DI)(CX*1), Z4, Z2
-	PREFETCHT1  (AX)(R8*1)
-	VFMADD231PS (AX)(CX*1), Z4, Z3
-	ADDQ        $0x40, R8
-	ADDQ        $0x40, CX
-	JE          tail
-
-loop:
-	VMOVUPS     (DX)(CX*1), Z4
-	PREFETCHT1  (BX)(R8*1)
-	VFMADD231PS (BX)(CX*1), Z4, Z0
-	PREFETCHT1  (SI)(R8*1)
-	VFMADD231PS (SI)(CX*1), Z4, Z1
-	PREFETCHT1  (DI)(R8*1)
-	VFMADD231PS (DI)(CX*1), Z4, Z2
-	PREFETCHT1  (AX)(R8*1)
-	VFMADD231PS (AX)(CX*1), Z4, Z3
-	VMOVUPS     64(DX)(CX*1), Z4
-	VFMADD231PS 64(BX)(CX*1), Z4, Z0
-	VFMADD231PS 64(SI)(CX*1), Z4, Z1
-	VFMADD231PS 64(DI)(CX*1), Z4, Z2
-	VFMADD231PS 64(AX)(CX*1), Z4, Z3
-	ADDQ        $+128, R8
-	ADDQ        $+128, CX
-	JNE         loop
-
-tail:
-	VMOVUPS.Z     (DX), K1, Z4
-	VMOVUPS.Z     (BX), K1, Z5
-	VFMADD231PS   Z5, Z4, Z0
-	VMOVUPS.Z     (SI), K1, Z5
-	VFMADD231PS   Z5, Z4, Z1
-	VMOVUPS.Z     (DI), K1, Z5
-	VFMADD231PS   Z5, Z4, Z2
-	VMOVUPS.Z     (AX), K1, Z5
-	VFMADD231PS   Z5, Z4, Z3
-	VEXTRACTF64X4 $0x01, Z0, Y4
-	VADDPS        Y4, Y0, Y0
-	VEXTRACTF64X4 $0x01, Z1, Y4
-	VADDPS        Y4, Y1, Y1
-	VEXTRACTF64X4 $0x01, Z2, Y4
-	VADDPS        Y4, Y2, Y2
-	VEXTRACTF64X4 $0x01, Z3, Y4
-	VADDPS        Y4, Y3, Y3
-	VUNPCKLPS     Y1, Y0, Y4
-	VUNPCKHPS     Y1, Y0, Y0
-	VADDPS        Y0, Y4, Y4
-	VUNPCKLPS     Y3, Y2, Y0
-	VUNPCKHPS     Y3, Y2, Y1
-	VADDPS        Y1, Y0, Y0
-	VUNPCKLPD     Y0, Y4, Y1
-	VUNPCKHPD     Y0, Y4, Y0
-	VADDPS        Y0, Y1, Y1
-	VEXTRACTF128  $0x01, Y1, X0
-	VADDPS        X0, X1, X0
-	VBROADCASTSS  alpha+64(FP), X1
-	VBROADCASTSS  beta+68(FP), X2
-	MOVL          beta+68(FP), AX
-	ADDL          AX, AX
-	MOVQ          rows+72(FP), CX
-	MOVQ          step+56(FP), DX
-	SHLQ          $0x02, DX
-	MOVQ          y+40(FP), BX
-	MOVQ          $0x00000000, SI
-	CMPQ          CX, $0x02
-	CMOVQLT       SI, DX
-	LEAQ          (BX)(DX*1), SI
-	MOVQ          $0x00000000, DI
-	CMPQ          CX, $0x03
-	CMOVQLT       DI, DX
-	LEAQ          (SI)(DX*1), DI
-	MOVQ          $0x00000000, R8
-	CMPQ          CX, $0x04
-	CMOVQLT       R8, DX
-	LEAQ          (DI)(DX*1), CX
-	MOVQ          ldy+48(FP), DX
-	SHLQ          $0x02, DX
-	VMULPS        X1, X0, X0
-	TESTL         AX, AX
-	JE            store0
-	VMOVSS        (BX), X1
-	VINSERTPS     $0x10, (SI), X1, X1
-	VINSERTPS     $0x20, (DI), X1, X1
-	VINSERTPS     $0x30, (CX), X1, X1
-	VFMADD231PS   X1, X2, X0
-
-store0:
-	VMOVSS     X0, (BX)
-	VEXTRACTPS $0x01, X0, (SI)
-	VEXTRACTPS $0x02, X0, (DI)
-	VEXTRACTPS $0x03, X0, (CX)
-	VZEROUPPER
-	RET
-
 // func dots2AVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, AVX512F, CMOV, FMA3, MMX+
 TEXT ·dots2AVX512(SB), NOSPLIT|NOFRAME, $0-80
@@ -3613,222 +3471,6 @@ loop:
 	VFMADD231PS Z10, Z8, Z2
 	VFMADD231PS Z10, Z9, Z6
 	PREFETCHT1  64(AX)(R9*1)
-	VMOVUPS     64(AX)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z3
-	VFMADD231PS Z10, Z9, Z7
-	ADDQ        $+128, R9
-	ADDQ        $+128, CX
-	JNE         loop
-
-tail:
-	VMOVUPS.Z     (R8), K1, Z8
-	VMOVUPS.Z     (DX), K1, Z9
-	VMOVUPS.Z     (BX), K1, Z10
-	VFMADD231PS   Z10, Z8, Z0
-	VFMADD231PS   Z10, Z9, Z4
-	VMOVUPS.Z     (SI), K1, Z10
-	VFMADD231PS   Z10, Z8, Z1
-	VFMADD231PS   Z10, Z9, Z5
-	VMOVUPS.Z     (DI), K1, Z10
-	VFMADD231PS   Z10, Z8, Z2
-	VFMADD231PS   Z10, Z9, Z6
-	VMOVUPS.Z     (AX), K1, Z10
-	VFMADD231PS   Z10, Z8, Z3
-	VFMADD231PS   Z10, Z9, Z7
-	VEXTRACTF64X4 $0x01, Z0, Y8
-	VADDPS        Y8, Y0, Y0
-	VEXTRACTF64X4 $0x01, Z1, Y8
-	VADDPS        Y8, Y1, Y1
-	VEXTRACTF64X4 $0x01, Z2, Y8
-	VADDPS        Y8, Y2, Y2
-	VEXTRACTF64X4 $0x01, Z3, Y8
-	VADDPS        Y8, Y3, Y3
-	VUNPCKLPS     Y1, Y0, Y8
-	VUNPCKHPS     Y1, Y0, Y0
-	VADDPS        Y0, Y8, Y8
-	VUNPCKLPS     Y3, Y2, Y0
-	VUNPCKHPS     Y3, Y2, Y1
-	VADDPS        Y1, Y0, Y0
-	VUNPCKLPD     Y0, Y8, Y1
-	VUNPCKHPD     Y0, Y8, Y0
-	VADDPS        Y0, Y1, Y1
-	VEXTRACTF128  $0x01, Y1, X0
-	VADDPS        X0, X1, X0
-	VEXTRACTF64X4 $0x01, Z4, Y1
-	VADDPS        Y1, Y4, Y1
-	VEXTRACTF64X4 $0x01, Z5, Y2
-	VADDPS        Y2, Y5, Y2
-	VEXTRACTF64X4 $0x01, Z6, Y3
-	VADDPS        Y3, Y6, Y3
-	VEXTRACTF64X4 $0x01, Z7, Y4
-	VADDPS        Y4, Y7, Y4
-	VUNPCKLPS     Y2, Y1, Y5
-	VUNPCKHPS     Y2, Y1, Y1
-	VADDPS        Y1, Y5, Y5
-	VUNPCKLPS     Y4, Y3, Y1
-	VUNPCKHPS     Y4, Y3, Y2
-	VADDPS        Y2, Y1, Y1
-	VUNPCKLPD     Y1, Y5, Y2
-	VUNPCKHPD     Y1, Y5, Y1
-	VADDPS        Y1, Y2, Y2
-	VEXTRACTF128  $0x01, Y2, X1
-	VADDPS        X1, X2, X1
-	VBROADCASTSS  alpha+64(FP), X2
-	VBROADCASTSS  beta+68(FP), X3
-	MOVL          beta+68(FP), AX
-	ADDL          AX, AX
-	MOVQ          rows+72(FP), CX
-	MOVQ          step+56(FP), DX
-	SHLQ          $0x02, DX
-	MOVQ          y+40(FP), BX
-	MOVQ          $0x00000000, SI
-	CMPQ          CX, $0x02
-	CMOVQLT       SI, DX
-	LEAQ          (BX)(DX*1), SI
-	MOVQ          $0x00000000, DI
-	CMPQ          CX, $0x03
-	CMOVQLT       DI, DX
-	LEAQ          (SI)(DX*1), DI
-	MOVQ          $0x00000000, R8
-	CMPQ          CX, $0x04
-	CMOVQLT       R8, DX
-	LEAQ          (DI)(DX*1), CX
-	MOVQ          ldy+48(FP), DX
-	SHLQ          $0x02, DX
-	VMULPS        X2, X0, X0
-	TESTL         AX, AX
-	JE            store0
-	VMOVSS        (BX), X4
-	VINSERTPS     $0x10, (SI), X4, X4
-	VINSERTPS     $0x20, (DI), X4, X4
-	VINSERTPS     $0x30, (CX), X4, X4
-	VFMADD231PS   X4, X3, X0
-
-store0:
-	VMOVSS      X0, (BX)
-	VEXTRACTPS  $0x01, X0, (SI)
-	VEXTRACTPS  $0x02, X0, (DI)
-	VEXTRACTPS  $0x03, X0, (CX)
-	ADDQ        DX, BX
-	ADDQ        DX, SI
-	ADDQ        DX, DI
-	ADDQ        DX, CX
-	VMULPS      X2, X1, X1
-	TESTL       AX, AX
-	JE          store1
-	VMOVSS      (BX), X0
-	VINSERTPS   $0x10, (SI), X0, X0
-	VINSERTPS   $0x20, (DI), X0, X0
-	VINSERTPS   $0x30, (CX), X0, X0
-	VFMADD231PS X0, X3, X1
-
-store1:
-	VMOVSS     X1, (BX)
-	VEXTRACTPS $0x01, X1, (SI)
-	VEXTRACTPS $0x02, X1, (DI)
-	VEXTRACTPS $0x03, X1, (CX)
-	VZEROUPPER
-	RET
-
-// func dots2SparseAVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
-// Requires: AVX, AVX512F, CMOV, FMA3, MMX+
-TEXT ·dots2SparseAVX512(SB), NOSPLIT|NOFRAME, $0-80
-	MOVQ        k+0(FP), AX
-	MOVQ        AX, CX
-	ANDQ        $0x0f, AX
-	SUBQ        AX, CX
-	LEAQ        masksAVX512<>+0(SB), DX
-	KMOVW       (DX)(AX*2), K1
-	SHLQ        $0x02, CX
-	MOVQ        rows+72(FP), AX
-	MOVQ        ldw+32(FP), DX
-	SHLQ        $0x02, DX
-	MOVQ        w+24(FP), BX
-	ADDQ        CX, BX
-	MOVQ        $0x00000000, SI
-	CMPQ        AX, $0x02
-	CMOVQLT     SI, DX
-	LEAQ        (BX)(DX*1), SI
-	MOVQ        $0x00000000, DI
-	CMPQ        AX, $0x03
-	CMOVQLT     DI, DX
-	LEAQ        (SI)(DX*1), DI
-	MOVQ        $0x00000000, R8
-	CMPQ        AX, $0x04
-	CMOVQLT     R8, DX
-	LEAQ        (DI)(DX*1), AX
-	MOVQ        ldx+16(FP), DX
-	SHLQ        $0x02, DX
-	MOVQ        x+8(FP), R8
-	ADDQ        CX, R8
-	LEAQ        (R8)(DX*1), DX
-	MOVQ        k+0(FP), R9
-	SHLQ        $0x02, R9
-	SUBQ        CX, R9
-	NEGQ        CX
-	VPXORD      Z0, Z0, Z0
-	VPXORD      Z1, Z1, Z1
-	VPXORD      Z2, Z2, Z2
-	VPXORD      Z3, Z3, Z3
-	VPXORD      Z4, Z4, Z4
-	VPXORD      Z5, Z5, Z5
-	VPXORD      Z6, Z6, Z6
-	VPXORD      Z7, Z7, Z7
-	JE          tail
-	TESTQ       $0x00000040, CX
-	JE          loop
-	VMOVUPS     (R8)(CX*1), Z8
-	VMOVUPS     (DX)(CX*1), Z9
-	PREFETCHT1  (BX)(R9*1)
-	VMOVUPS     (BX)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z0
-	VFMADD231PS Z10, Z9, Z4
-	PREFETCHT1  (SI)(R9*1)
-	VMOVUPS     (SI)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z1
-	VFMADD231PS Z10, Z9, Z5
-	PREFETCHT1  (DI)(R9*1)
-	VMOVUPS     (DI)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z2
-	VFMADD231PS Z10, Z9, Z6
-	PREFETCHT1  (AX)(R9*1)
-	VMOVUPS     (AX)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z3
-	VFMADD231PS Z10, Z9, Z7
-	ADDQ        $0x40, R9
-	ADDQ        $0x40, CX
-	JE          tail
-
-loop:
-	VMOVUPS     (R8)(CX*1), Z8
-	VMOVUPS     (DX)(CX*1), Z9
-	PREFETCHT1  (BX)(R9*1)
-	VMOVUPS     (BX)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z0
-	VFMADD231PS Z10, Z9, Z4
-	PREFETCHT1  (SI)(R9*1)
-	VMOVUPS     (SI)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z1
-	VFMADD231PS Z10, Z9, Z5
-	PREFETCHT1  (DI)(R9*1)
-	VMOVUPS     (DI)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z2
-	VFMADD231PS Z10, Z9, Z6
-	PREFETCHT1  (AX)(R9*1)
-	VMOVUPS     (AX)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z3
-	VFMADD231PS Z10, Z9, Z7
-	VMOVUPS     64(R8)(CX*1), Z8
-	VMOVUPS     64(DX)(CX*1), Z9
-	VMOVUPS     64(BX)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z0
-	VFMADD231PS Z10, Z9, Z4
-	VMOVUPS     64(SI)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z1
-	VFMADD231PS Z10, Z9, Z5
-	VMOVUPS     64(DI)(CX*1), Z10
-	VFMADD231PS Z10, Z8, Z2
-	VFMADD231PS Z10, Z9, Z6
 	VMOVUPS     64(AX)(CX*1), Z10
 	VFMADD231PS Z10, Z8, Z3
 	VFMADD231PS Z10, Z9, Z7
@@ -4228,9 +3870,9 @@ store2:
 	VZEROUPPER
 	RET
 
-// func dots3SparseAVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
+// func dots1SparseAVX512(k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, step int, alpha float32, beta float32, rows int)
 // Requires: AVX, AVX512F, CMOV, FMA3, MMX+
-TEXT ·dots3SparseAVX512(SB), NOSPLIT|NOFRAME, $0-80
+TEXT ·dots1SparseAVX512(SB), NOSPLIT|NOFRAME, $0-80
 	MOVQ        k+0(FP), AX
 	MOVQ        AX, CX
 	ANDQ        $0x0f, AX
@@ -4257,182 +3899,82 @@ TEXT ·dots3SparseAVX512(SB), NOSPLIT|NOFRAME, $0-80
 	LEAQ        (DI)(DX*1), AX
 	MOVQ        ldx+16(FP), DX
 	SHLQ        $0x02, DX
-	MOVQ        x+8(FP), R8
-	ADDQ        CX, R8
-	LEAQ        (R8)(DX*1), R9
-	LEAQ        (R9)(DX*1), DX
-	MOVQ        k+0(FP), R10
-	SHLQ        $0x02, R10
-	SUBQ        CX, R10
+	MOVQ        x+8(FP), DX
+	ADDQ        CX, DX
+	MOVQ        k+0(FP), R8
+	SHLQ        $0x02, R8
+	SUBQ        CX, R8
 	NEGQ        CX
 	VPXORD      Z0, Z0, Z0
 	VPXORD      Z1, Z1, Z1
 	VPXORD      Z2, Z2, Z2
 	VPXORD      Z3, Z3, Z3
-	VPXORD      Z4, Z4, Z4
-	VPXORD      Z5, Z5, Z5
-	VPXORD      Z6, Z6, Z6
-	VPXORD      Z7, Z7, Z7
-	VPXORD      Z8, Z8, Z8
-	VPXORD      Z9, Z9, Z9
-	VPXORD      Z10, Z10, Z10
-	VPXORD      Z11, Z11, Z11
 	JE          tail
 	TESTQ       $0x00000040, CX
 	JE          loop
-	VMOVUPS     (R8)(CX*1), Z12
-	VMOVUPS     (R9)(CX*1), Z13
-	VMOVUPS     (DX)(CX*1), Z14
-	PREFETCHT1  (BX)(R10*1)
-	VMOVUPS     (BX)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z0
-	VFMADD231PS Z15, Z13, Z4
-	VFMADD231PS Z15, Z14, Z8
-	PREFETCHT1  (SI)(R10*1)
-	VMOVUPS     (SI)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z1
-	VFMADD231PS Z15, Z13, Z5
-	VFMADD231PS Z15, Z14, Z9
-	PREFETCHT1  (DI)(R10*1)
-	VMOVUPS     (DI)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z2
-	VFMADD231PS Z15, Z13, Z6
-	VFMADD231PS Z15, Z14, Z10
-	PREFETCHT1  (AX)(R10*1)
-	VMOVUPS     (AX)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z3
-	VFMADD231PS Z15, Z13, Z7
-	VFMADD231PS Z15, Z14, Z11
-	ADDQ        $0x40, R10
+	VMOVUPS     (DX)(CX*1), Z4
+	PREFETCHT1  (BX)(R8*1)
+	VFMADD231PS (BX)(CX*1), Z4, Z0
+	PREFETCHT1  (SI)(R8*1)
+	VFMADD231PS (SI)(CX*1), Z4, Z1
+	PREFETCHT1  (DI)(R8*1)
+	VFMADD231PS (DI)(CX*1), Z4, Z2
+	PREFETCHT1  (AX)(R8*1)
+	VFMADD231PS (AX)(CX*1), Z4, Z3
+	ADDQ        $0x40, R8
 	ADDQ        $0x40, CX
 	JE          tail
 
 loop:
-	VMOVUPS     (R8)(CX*1), Z12
-	VMOVUPS     (R9)(CX*1), Z13
-	VMOVUPS     (DX)(CX*1), Z14
-	PREFETCHT1  (BX)(R10*1)
-	VMOVUPS     (BX)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z0
-	VFMADD231PS Z15, Z13, Z4
-	VFMADD231PS Z15, Z14, Z8
-	PREFETCHT1  (SI)(R10*1)
-	VMOVUPS     (SI)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z1
-	VFMADD231PS Z15, Z13, Z5
-	VFMADD231PS Z15, Z14, Z9
-	PREFETCHT1  (DI)(R10*1)
-	VMOVUPS     (DI)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z2
-	VFMADD231PS Z15, Z13, Z6
-	VFMADD231PS Z15, Z14, Z10
-	PREFETCHT1  (AX)(R10*1)
-	VMOVUPS     (AX)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z3
-	VFMADD231PS Z15, Z13, Z7
-	VFMADD231PS Z15, Z14, Z11
-	VMOVUPS     64(R8)(CX*1), Z12
-	VMOVUPS     64(R9)(CX*1), Z13
-	VMOVUPS     64(DX)(CX*1), Z14
-	VMOVUPS     64(BX)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z0
-	VFMADD231PS Z15, Z13, Z4
-	VFMADD231PS Z15, Z14, Z8
-	VMOVUPS     64(SI)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z1
-	VFMADD231PS Z15, Z13, Z5
-	VFMADD231PS Z15, Z14, Z9
-	VMOVUPS     64(DI)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z2
-	VFMADD231PS Z15, Z13, Z6
-	VFMADD231PS Z15, Z14, Z10
-	VMOVUPS     64(AX)(CX*1), Z15
-	VFMADD231PS Z15, Z12, Z3
-	VFMADD231PS Z15, Z13, Z7
-	VFMADD231PS Z15, Z14, Z11
-	ADDQ        $+128, R10
+	VMOVUPS     (DX)(CX*1), Z4
+	PREFETCHT1  (BX)(R8*1)
+	VFMADD231PS (BX)(CX*1), Z4, Z0
+	PREFETCHT1  (SI)(R8*1)
+	VFMADD231PS (SI)(CX*1), Z4, Z1
+	PREFETCHT1  (DI)(R8*1)
+	VFMADD231PS (DI)(CX*1), Z4, Z2
+	PREFETCHT1  (AX)(R8*1)
+	VFMADD231PS (AX)(CX*1), Z4, Z3
+	VMOVUPS     64(DX)(CX*1), Z4
+	VFMADD231PS 64(BX)(CX*1), Z4, Z0
+	VFMADD231PS 64(SI)(CX*1), Z4, Z1
+	VFMADD231PS 64(DI)(CX*1), Z4, Z2
+	VFMADD231PS 64(AX)(CX*1), Z4, Z3
+	ADDQ        $+128, R8
 	ADDQ        $+128, CX
 	JNE         loop
 
 tail:
-	VMOVUPS.Z     (R8), K1, Z12
-	VMOVUPS.Z     (R9), K1, Z13
-	VMOVUPS.Z     (DX), K1, Z14
-	VMOVUPS.Z     (BX), K1, Z15
-	VFMADD231PS   Z15, Z12, Z0
-	VFMADD231PS   Z15, Z13, Z4
-	VFMADD231PS   Z15, Z14, Z8
-	VMOVUPS.Z     (SI), K1, Z15
-	VFMADD231PS   Z15, Z12, Z1
-	VFMADD231PS   Z15, Z13, Z5
-	VFMADD231PS   Z15, Z14, Z9
-	VMOVUPS.Z     (DI), K1, Z15
-	VFMADD231PS   Z15, Z12, Z2
-	VFMADD231PS   Z15, Z13, Z6
-	VFMADD231PS   Z15, Z14, Z10
-	VMOVUPS.Z     (AX), K1, Z15
-	VFMADD231PS   Z15, Z12, Z3
-	VFMADD231PS   Z15, Z13, Z7
-	VFMADD231PS   Z15, Z14, Z11
-	VEXTRACTF64X4 $0x01, Z0, Y12
-	VADDPS        Y12, Y0, Y0
-	VEXTRACTF64X4 $0x01, Z1, Y12
-	VADDPS        Y12, Y1, Y1
-	VEXTRACTF64X4 $0x01, Z2, Y12
-	VADDPS        Y12, Y2, Y2
-	VEXTRACTF64X4 $0x01, Z3, Y12
-	VADDPS        Y12, Y3, Y3
-	VUNPCKLPS     Y1, Y0, Y12
+	VMOVUPS.Z     (DX), K1, Z4
+	VMOVUPS.Z     (BX), K1, Z5
+	VFMADD231PS   Z5, Z4, Z0
+	VMOVUPS.Z     (SI), K1, Z5
+	VFMADD231PS   Z5, Z4, Z1
+	VMOVUPS.Z     (DI), K1, Z5
+	VFMADD231PS   Z5, Z4, Z2
+	VMOVUPS.Z     (AX), K1, Z5
+	VFMADD231PS   Z5, Z4, Z3
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VUNPCKLPS     Y1, Y0, Y4
 	VUNPCKHPS     Y1, Y0, Y0
-	VADDPS        Y0, Y12, Y12
+	VADDPS        Y0, Y4, Y4
 	VUNPCKLPS     Y3, Y2, Y0
 	VUNPCKHPS     Y3, Y2, Y1
 	VADDPS        Y1, Y0, Y0
-	VUNPCKLPD     Y0, Y12, Y1
-	VUNPCKHPD     Y0, Y12, Y0
+	VUNPCKLPD     Y0, Y4, Y1
+	VUNPCKHPD     Y0, Y4, Y0
 	VADDPS        Y0, Y1, Y1
 	VEXTRACTF128  $0x01, Y1, X0
 	VADDPS        X0, X1, X0
-	VEXTRACTF64X4 $0x01, Z4, Y1
-	VADDPS        Y1, Y4, Y1
-	VEXTRACTF64X4 $0x01, Z5, Y2
-	VADDPS        Y2, Y5, Y2
-	VEXTRACTF64X4 $0x01, Z6, Y3
-	VADDPS        Y3, Y6, Y3
-	VEXTRACTF64X4 $0x01, Z7, Y4
-	VADDPS        Y4, Y7, Y4
-	VUNPCKLPS     Y2, Y1, Y5
-	VUNPCKHPS     Y2, Y1, Y1
-	VADDPS        Y1, Y5, Y5
-	VUNPCKLPS     Y4, Y3, Y1
-	VUNPCKHPS     Y4, Y3, Y2
-	VADDPS        Y2, Y1, Y1
-	VUNPCKLPD     Y1, Y5, Y2
-	VUNPCKHPD     Y1, Y5, Y1
-	VADDPS        Y1, Y2, Y2
-	VEXTRACTF128  $0x01, Y2, X1
-	VADDPS        X1, X2, X1
-	VEXTRACTF64X4 $0x01, Z8, Y2
-	VADDPS        Y2, Y8, Y2
-	VEXTRACTF64X4 $0x01, Z9, Y3
-	VADDPS        Y3, Y9, Y3
-	VEXTRACTF64X4 $0x01, Z10, Y4
-	VADDPS        Y4, Y10, Y4
-	VEXTRACTF64X4 $0x01, Z11, Y5
-	VADDPS        Y5, Y11, Y5
-	VUNPCKLPS     Y3, Y2, Y6
-	VUNPCKHPS     Y3, Y2, Y2
-	VADDPS        Y2, Y6, Y6
-	VUNPCKLPS     Y5, Y4, Y2
-	VUNPCKHPS     Y5, Y4, Y3
-	VADDPS        Y3, Y2, Y2
-	VUNPCKLPD     Y2, Y6, Y3
-	VUNPCKHPD     Y2, Y6, Y2
-	VADDPS        Y2, Y3, Y3
-	VEXTRACTF128  $0x01, Y3, X2
-	VADDPS        X2, X3, X2
-	VBROADCASTSS  alpha+64(FP), X3
-	VBROADCASTSS  beta+68(FP), X4
+	VBROADCASTSS  alpha+64(FP), X1
+	VBROADCASTSS  beta+68(FP), X2
 	MOVL          beta+68(FP), AX
 	ADDL          AX, AX
 	MOVQ          rows+72(FP), CX
@@ -4453,55 +3995,19 @@ tail:
 	LEAQ          (DI)(DX*1), CX
 	MOVQ          ldy+48(FP), DX
 	SHLQ          $0x02, DX
-	VMULPS        X3, X0, X0
+	VMULPS        X1, X0, X0
 	TESTL         AX, AX
 	JE            store0
-	VMOVSS        (BX), X5
-	VINSERTPS     $0x10, (SI), X5, X5
-	VINSERTPS     $0x20, (DI), X5, X5
-	VINSERTPS     $0x30, (CX), X5, X5
-	VFMADD231PS   X5, X4, X0
+	VMOVSS        (BX), X1
+	VINSERTPS     $0x10, (SI), X1, X1
+	VINSERTPS     $0x20, (DI), X1, X1
+	VINSERTPS     $0x30, (CX), X1, X1
+	VFMADD231PS   X1, X2, X0
 
 store0:
-	VMOVSS      X0, (BX)
-	VEXTRACTPS  $0x01, X0, (SI)
-	VEXTRACTPS  $0x02, X0, (DI)
-	VEXTRACTPS  $0x03, X0, (CX)
-	ADDQ        DX, BX
-	ADDQ        DX, SI
-	ADDQ        DX, DI
-	ADDQ        DX, CX
-	VMULPS      X3, X1, X1
-	TESTL       AX, AX
-	JE          store1
-	VMOVSS      (BX), X0
-	VINSERTPS   $0x10, (SI), X0, X0
-	VINSERTPS   $0x20, (DI), X0, X0
-	VINSERTPS   $0x30, (CX), X0, X0
-	VFMADD231PS X0, X4, X1
-
-store1:
-	VMOVSS      X1, (BX)
-	VEXTRACTPS  $0x01, X1, (SI)
-	VEXTRACTPS  $0x02, X1, (DI)
-	VEXTRACTPS  $0x03, X1, (CX)
-	ADDQ        DX, BX
-	ADDQ        DX, SI
-	ADDQ        DX, DI
-	ADDQ        DX, CX
-	VMULPS      X3, X2, X2
-	TESTL       AX, AX
-	JE          store2
-	VMOVSS      (BX), X0
-	VINSERTPS   $0x10, (SI), X0, X0
-	VINSERTPS   $0x20, (DI), X0, X0
-	VINSERTPS   $0x30, (CX), X0, X0
-	VFMADD231PS X0, X4, X2
-
-store2:
-	VMOVSS     X2, (BX)
-	VEXTRACTPS $0x01, X2, (SI)
-	VEXTRACTPS $0x02, X2, (DI)
-	VEXTRACTPS $0x03, X2, (CX)
+	VMOVSS     X0, (BX)
+	VEXTRACTPS $0x01, X0, (SI)
+	VEXTRACTPS $0x02, X0, (DI)
+	VEXTRACTPS $0x03, X0, (CX)
 	VZEROUPPER
 	RET

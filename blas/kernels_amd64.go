@@ -29,14 +29,14 @@ var avx512 = kernels{
 	},
 	copyRows:  [4]copyRowsFunc{1: copyRows1AVX512, 2: copyRows2AVX512, 3: copyRows3AVX512},
 	transpose: transposeAVX512, packColumns: packColumnsAVX512,
-	dots: dots512(),
+	dots: []dotsFunc{1: dots1(), 2: dots2AVX512, 3: dots3AVX512},
 }
 
-func dots512() []dotsFunc {
+func dots1() dotsFunc {
 	if cpu.FetchesPairs {
-		return []dotsFunc{1: dots1SparseAVX512, 2: dots2SparseAVX512, 3: dots3SparseAVX512}
+		return dots1SparseAVX512
 	}
-	return []dotsFunc{1: dots1AVX512, 2: dots2AVX512, 3: dots3AVX512}
+	return dots1AVX512
 }
 
 var avx2 = kernels{

@@ -30,9 +30,9 @@ func writeGemm(isa asm.ISA) {
 	g.packColumns()
 	for v := 1; v <= vectors; v++ {
 		g.dots(v, false)
-		if isa == asm.AVX512 {
-			g.dots(v, true)
-		}
+	}
+	if isa == asm.AVX512 {
+		g.dots(1, true)
 	}
 	g.Write("gemm")
 }
