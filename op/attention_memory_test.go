@@ -49,7 +49,7 @@ func TestAttentionMemory(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2)) // each worker has a workspace of its own
 	lengths := []int{1024, 4096}
 	if testing.Short() {
-		lengths = []int{512, 1024}
+		lengths = []int{1024, 2048}
 		t.Logf("short: lengths %v instead of 1024 and 4096", lengths)
 	}
 	var factors []float64
