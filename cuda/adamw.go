@@ -108,7 +108,7 @@ func (a AdamW) Queue(s *Stream, weights []AdamWeight, clip, squares float64, ran
 	defer parts.Free()
 	all, own, sum := parts.Slice(0, of.pieces*size), parts.Slice(rank*of.pieces, of.pieces), parts.Slice(of.pieces*size, 1)
 	each := func(t *adamTable) grid { return grid{x: int64(t.pieces), threads: 256} }
-	if err := s.run("adamw", "gradient_squares", each(of).early(s.device), of.table.address, of.numbers, own.address, of.piece); err != nil {
+	if err := s.run("adamw", "gradient_squares", each(of).early(s), of.table.address, of.numbers, own.address, of.piece); err != nil {
 		return nil, err
 	}
 	if ranks != nil {
@@ -116,7 +116,7 @@ func (a AdamW) Queue(s *Stream, weights []AdamWeight, clip, squares float64, ran
 			return nil, err
 		}
 	}
-	if err := s.run("adamw", "gradient_norm", grid{x: 1, threads: 1024}.early(s.device), all.address, all.n, squares, sum.address); err != nil {
+	if err := s.run("adamw", "gradient_norm", grid{x: 1, threads: 1024}.early(s), all.address, all.n, squares, sum.address); err != nil {
 		return nil, err
 	}
 	norm, err := s.send(sum)

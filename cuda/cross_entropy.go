@@ -30,7 +30,7 @@ func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int,
 		return err
 	}
 	if vocabulary <= smallVocabulary {
-		return s.run("cross_entropy", "entropy_backward_small_"+typeName[T](), blocksOf(rows*vocabulary, 256).wait(s.device), logits.address,
+		return s.run("cross_entropy", "entropy_backward_small_"+typeName[T](), blocksOf(rows*vocabulary, 256).wait(s), logits.address,
 			targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore)
 	}
 	name, each := "entropy_backward_"+typeName[T](), 4096 // logits of a block of 256 threads
@@ -38,7 +38,7 @@ func CrossEntropyBackward[T Activation](s *Stream, rows, vocabulary, stride int,
 		name, each = name+"_vectors", 256*4*16/int(size[T]())
 	}
 	blocks := (vocabulary + each - 1) / each // per row
-	return s.run("cross_entropy", name, grid{x: int64(rows) * int64(blocks), threads: 256}.wait(s.device), logits.address,
+	return s.run("cross_entropy", name, grid{x: int64(rows) * int64(blocks), threads: 256}.wait(s), logits.address,
 		targets.address, state.address, dloss.address, rows, vocabulary, stride, ignore, blocks)
 }
 
@@ -57,12 +57,12 @@ func entropyForward[T Activation](s *Stream, from, n, rows, vocabulary, stride i
 	case wholeRows(logits, stride):
 		name = "entropy_forward_" + typeName[T]() + "_vectors"
 	}
-	return s.run("cross_entropy", name, g.early(s.device), logits.address, part(targets, from).address, part(state, from).address, part(state, rows+from).address, n, vocabulary, stride, ignore)
+	return s.run("cross_entropy", name, g.early(s), logits.address, part(targets, from).address, part(state, from).address, part(state, rows+from).address, n, vocabulary, stride, ignore)
 }
 
 // entropyMean queues the mean of the losses of all rows.
 func entropyMean(s *Stream, rows int, ignore int32, targets Array[int32], state, loss Array[float32]) error {
-	return s.run("cross_entropy", "entropy_mean", grid{x: 1, threads: 1024}.early(s.device), targets.address, state.address, loss.address, rows, ignore)
+	return s.run("cross_entropy", "entropy_mean", grid{x: 1, threads: 1024}.early(s), targets.address, state.address, loss.address, rows, ignore)
 }
 
 // smallVocabulary is the largest vocabulary whose kernels process several rows in a block of threads.
@@ -79,7 +79,7 @@ func entropyGradient[T Activation](s *Stream, from, n, rows, vocabulary, stride 
 	default:
 		name += "_vectors"
 	}
-	return s.run("cross_entropy", name, g.early(s.device), logits.address, part(targets, from).address, part(state, rows+from).address, n, vocabulary, stride, ignore)
+	return s.run("cross_entropy", name, g.early(s), logits.address, part(targets, from).address, part(state, rows+from).address, n, vocabulary, stride, ignore)
 }
 
 // wholeRows reports whether every row begins at a multiple of 16 bytes. Kernels then read 16 bytes at a time.

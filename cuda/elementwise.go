@@ -37,7 +37,7 @@ func Set(s *Stream, x Array[float32], v float32) error {
 	if err := present("set", "x", x); err != nil {
 		return err
 	}
-	return s.run("elementwise", "set", blocksOf(x.n, 256).wait(s.device), x.address, x.n, v)
+	return s.run("elementwise", "set", blocksOf(x.n, 256).wait(s), x.address, x.n, v)
 }
 
 // NegExp queues y = -exp(x), element by element.

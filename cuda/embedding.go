@@ -14,7 +14,7 @@ func EmbeddingForward(s *Stream, rows, width, vocabulary int, w Array[float32], 
 		return err
 	}
 	together, suffix := embeddingVector(width, w, x)
-	return s.run("embedding", "embedding_forward"+suffix, blocksOf(rows*width/together, 256).wait(s.device), w.address, ids.address, x.address, rows, width, vocabulary)
+	return s.run("embedding", "embedding_forward"+suffix, blocksOf(rows*width/together, 256).wait(s), w.address, ids.address, x.address, rows, width, vocabulary)
 }
 
 // embeddingVector returns how many numbers of a row a thread reads together, and the suffix of the kernels that do so.
@@ -67,8 +67,8 @@ func embeddingSums(s *Stream, rows, width int, dx Array[float32], plan uintptr, 
 	together, suffix := embeddingVector(width, dx, dw)
 	threads := func(n int) int { return min(256, (n+31)/32*32) }
 	return firstError(
-		s.run("embedding", "embedding_backward"+suffix, grid{x: int64(chunks), threads: threads(width / together)}.wait(s.device), dx.address, plan, plan+uintptr(4*rows), parts.address, dw.address, width),
-		s.run("embedding", "embedding_sums", grid{x: int64(sums), threads: threads(width)}.wait(s.device), last, parts.address, dw.address, width),
+		s.run("embedding", "embedding_backward"+suffix, grid{x: int64(chunks), threads: threads(width / together)}.wait(s), dx.address, plan, plan+uintptr(4*rows), parts.address, dw.address, width),
+		s.run("embedding", "embedding_sums", grid{x: int64(sums), threads: threads(width)}.wait(s), last, parts.address, dw.address, width),
 	)
 }
 
@@ -128,8 +128,8 @@ func embeddingFew(s *Stream, rows, width, vocabulary, warps int, ids Array[int32
 	}
 	defer parts.Free()
 	return firstError(
-		s.run("embedding", "embedding_few", g.early(s.device), dx.address, ids.address, parts.address, rows, width, vocabulary, each),
-		s.run("embedding", "embedding_few_sums", columnBlocks(vocabulary*width).wait(s.device), parts.address, dw.address, int(g.y), vocabulary*width),
+		s.run("embedding", "embedding_few", g.early(s), dx.address, ids.address, parts.address, rows, width, vocabulary, each),
+		s.run("embedding", "embedding_few_sums", columnBlocks(vocabulary*width).wait(s), parts.address, dw.address, int(g.y), vocabulary*width),
 	)
 }
 

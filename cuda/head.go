@@ -59,7 +59,7 @@ func (h *Head[T]) few(s *Stream, losses, both Array[float32]) error {
 			return err
 		}
 	}
-	if err := s.run("cross_entropy", "head_few_"+typeName[T](), g.early(s.device), h.X.address, h.Weight.address, h.Targets.address, losses.address, both.address, parts.address,
+	if err := s.run("cross_entropy", "head_few_"+typeName[T](), g.early(s), h.X.address, h.Weight.address, h.Targets.address, losses.address, both.address, parts.address,
 		h.Rows, h.Vocabulary, h.In, h.Ignore); err != nil || both.Absent() {
 		parts.Free()
 		return err
@@ -132,5 +132,5 @@ func (g *HeadGradients) Scale(s *Stream, dloss, dx, dweight Array[float32]) erro
 	if g.rows == 0 {
 		return dweight.Fill(s, 0)
 	}
-	return s.run("cross_entropy", "entropy_scale", blocksOf((g.n+g.m+3)/4, 256).wait(s.device), g.both.address, g.state.address, dloss.address, dx.address, dweight.address, g.rows, g.n, g.m)
+	return s.run("cross_entropy", "entropy_scale", blocksOf((g.n+g.m+3)/4, 256).wait(s), g.both.address, g.state.address, dloss.address, dx.address, dweight.address, g.rows, g.n, g.m)
 }

@@ -64,7 +64,7 @@ func rowsProduct(s *Stream, m, n, k int, a, b Matrix[float32], beta float32, c M
 	}
 	g := blocksOf(m, block.rows)
 	g.y, g.threads, g.shared = int64((n+block.columns-1)/block.columns), block.threads, 4*(block.rows*(64+4)+64*block.columns)
-	return s.run("narrowasync", fmt.Sprintf("rows_product_%d_%s", block.columns, way), g.wait(s.device), a.Data.address, a.Stride, b.Data.address, b.Stride,
+	return s.run("narrowasync", fmt.Sprintf("rows_product_%d_%s", block.columns, way), g.wait(s), a.Data.address, a.Stride, b.Data.address, b.Stride,
 		c.Data.address, c.Stride, m, n, k, beta)
 }
 
@@ -89,7 +89,7 @@ func columnsProduct(s *Stream, m, n, k int, a, b, c Matrix[float32]) (bool, erro
 		return true, err
 	}
 	g := grid{x: int64(blocks), threads: 256, shared: 4 * max(2*rows*(m+n), m*n)}
-	if err := s.run("narrowasync", fmt.Sprintf("columns_product_%dx%d", down, across), g.early(s.device), a.Data.address, a.Stride, b.Data.address, b.Stride,
+	if err := s.run("narrowasync", fmt.Sprintf("columns_product_%dx%d", down, across), g.early(s), a.Data.address, a.Stride, b.Data.address, b.Stride,
 		parts.address, m, n, k, each); err != nil {
 		parts.Free()
 		return true, err
@@ -141,7 +141,7 @@ func groupRows(s *Stream, m, n, k int, a, b, c, added Matrix[float32], beta floa
 	if k > groupNarrow {
 		size = "deep"
 	}
-	return s.run("narrow90a", "narrow_rows_"+size+"_"+way, groupBlocks(s, m, n, k, beta != 0).wait(s.device), a.Data.address, a.Stride, b.Data.address, b.Stride, c.Data.address, c.Stride,
+	return s.run("narrow90a", "narrow_rows_"+size+"_"+way, groupBlocks(s, m, n, k, beta != 0).wait(s), a.Data.address, a.Stride, b.Data.address, b.Stride, c.Data.address, c.Stride,
 		added.Data.address, added.Stride, beta, m, n, k, groupStages, flag(before))
 }
 
@@ -157,7 +157,7 @@ func groupSteps16(k int) int { return (k + 127) / 128 * 2 * 3 * 64 * 16 * 2 }
 func groupSteps(s *Stream, m, n, k int, a, b, c, weight, to Array[float32]) error {
 	g := groupBlocks(s, m, n, k, false)
 	g.shared += groupSteps16(k)
-	return s.run("narrow90a", "narrow_steps", g.early(s.device), a.address, b.address, c.address, weight.address, to.address, m, n, k, groupStages, flag(true))
+	return s.run("narrow90a", "narrow_steps", g.early(s), a.address, b.address, c.address, weight.address, to.address, m, n, k, groupStages, flag(true))
 }
 
 // groupSumFits reports whether groupSum computes a sum over many rows.
@@ -187,7 +187,7 @@ func groupSum(s *Stream, m, n, k int, a, b, c Matrix[float32]) error {
 	if n > groupNarrow {
 		name, a, b, down, across = "narrow_columns_turned", b, a, n, m
 	}
-	if err := s.run("narrow90a", name, g.early(s.device), a.Data.address, a.Stride, b.Data.address, b.Stride, parts.address, k, down, across, each); err != nil {
+	if err := s.run("narrow90a", name, g.early(s), a.Data.address, a.Stride, b.Data.address, b.Stride, parts.address, k, down, across, each); err != nil {
 		parts.Free()
 		return err
 	}
@@ -201,7 +201,7 @@ func groupNormSum(s *Stream, m, n, rows int, a, x, scales, weight, c Array[float
 	if err != nil {
 		return err
 	}
-	if err := s.run("narrow90a", "narrow_columns_norm", g.early(s.device), a.address, x.address, scales.address, weight.address, parts.address, rows, m, n, each); err != nil {
+	if err := s.run("narrow90a", "narrow_columns_norm", g.early(s), a.address, x.address, scales.address, weight.address, parts.address, rows, m, n, each); err != nil {
 		parts.Free()
 		return err
 	}
@@ -242,7 +242,7 @@ func stepGradients(s *Stream, rows, channels, columns int, d, weight, r, dr, dwe
 	if err != nil {
 		return err
 	}
-	if err := s.run("narrowasync", "step_gradients", grid{x: int64(blocks), threads: 256}.early(s.device), d.address, weight.address, r.address, columns, dr.address, columns, parts.address, rows,
+	if err := s.run("narrowasync", "step_gradients", grid{x: int64(blocks), threads: 256}.early(s), d.address, weight.address, r.address, columns, dr.address, columns, parts.address, rows,
 		channels, each); err != nil {
 		parts.Free()
 		return err
@@ -284,7 +284,7 @@ const mostSplitNorm = 64
 // it multiplies each row by.
 func splitNorm(s *Stream, m, n, k int, eps float32, x, weight, w, c, scales Array[float32]) error {
 	if groupFits(s, m, n, k, false) {
-		return s.run("narrow90a", "narrow_norm", groupBlocks(s, m, n, k, false).early(s.device), x.address, weight.address, eps, w.address, c.address, scales.address, m, n, k, groupStages,
+		return s.run("narrow90a", "narrow_norm", groupBlocks(s, m, n, k, false).early(s), x.address, weight.address, eps, w.address, c.address, scales.address, m, n, k, groupStages,
 			flag(s.early))
 	}
 	return s.run("splitmma", "split_norm", splitBlocks(s, m, n, k), x.address, weight.address, eps, w.address, c.address, m, n, k)
@@ -301,7 +301,7 @@ func splitNormBackward(s *Stream, m, n, k int, eps float32, x, weight, w, dc, re
 		return err
 	}
 	if group {
-		err = s.run("narrow90a", "narrow_norm_backward", g.wait(s.device), dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n, groupStages,
+		err = s.run("narrow90a", "narrow_norm_backward", g.wait(s), dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n, groupStages,
 			flag(true))
 	} else {
 		err = s.run("splitmma", "split_norm_backward", g, dc.address, n, w.address, x.address, weight.address, eps, residual.address, dx.address, parts.address, m, k, n)

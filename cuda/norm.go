@@ -84,7 +84,7 @@ func RMSNormBackward[T Activation](s *Stream, rows, width int, eps float32, x, w
 		return err
 	}
 	g.x = int64(blocks)
-	if err := s.run("norm", name, g.wait(s.device), x.address, w.address, dy.address, residual.address, dx.address,
+	if err := s.run("norm", name, g.wait(s), x.address, w.address, dy.address, residual.address, dx.address,
 		parts.address, rows, width, eps, each); err != nil {
 		parts.Free()
 		return err

@@ -279,7 +279,7 @@ func (s *Scan[T]) launch(stream *Stream, p scanPass, direction, first, combine s
 		}
 		if p.async { // it begins early, and waits for the first pass by itself
 			file, name := s.kernel(p, direction, z)
-			return stream.run(file, name, gridOf(p, chunks).wait(stream.device), unsafe.Pointer(args))
+			return stream.run(file, name, gridOf(p, chunks).wait(stream), unsafe.Pointer(args))
 		}
 		file, _ := (&Scan[float32]{B: Projection[float32]{Groups: 1}, C: Projection[float32]{Groups: 1}}).kernel(p, direction, z)
 		if err := stream.run(file, combine, blocksOf(s.Batch*s.Channels*s.State, 128), unsafe.Pointer(args)); err != nil {
@@ -335,7 +335,7 @@ func (s *Scan[T]) forwardAsync(stream *Stream, z scanSize, args *scanArgs, work 
 	if err := stream.run(file, first, g, unsafe.Pointer(args)); err != nil {
 		return err
 	}
-	return stream.run(file, name, g.wait(stream.device), unsafe.Pointer(args))
+	return stream.run(file, name, g.wait(stream), unsafe.Pointer(args))
 }
 
 // takeStates allocates the memory of what the first pass over chunks computes.

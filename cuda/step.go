@@ -136,7 +136,7 @@ func (s *Step[T]) many(stream *Stream, r StepResult, first bool) error {
 	var err error
 	var work temporaries
 	defer func() { work.free() }()
-	inner, columns, d, few := s.Batch*s.Channels, s.columns(), stream.device, s.isFew(stream.device)
+	inner, columns, few := s.Batch*s.Channels, s.columns(), s.isFew(stream.device)
 	n, vz := take[T](stream, &work, s.Batch*s.Model, &err), take[T](stream, &work, 2*inner, &err)
 	u, rbc := take[T](stream, &work, inner, &err), take[T](stream, &work, s.Batch*columns, &err)
 	if err != nil {
@@ -162,7 +162,7 @@ func (s *Step[T]) many(stream *Stream, r StepResult, first bool) error {
 	if s.Channels%4 == 0 && (s.Context.address|r.Context.address)%16 == 0 {
 		vector = 4
 	}
-	if err := stream.run("steprows", fmt.Sprintf("step_convolve_%s_%d", typeName[T](), vector), blocksOf(inner/vector, 256).early(d), vz.address, s.Context.address,
+	if err := stream.run("steprows", fmt.Sprintf("step_convolve_%s_%d", typeName[T](), vector), blocksOf(inner/vector, 256).early(stream), vz.address, s.Context.address,
 		s.Conv.address, s.ConvBias.address, u.address, r.Context.address, s.Batch, s.Channels, int32(2*s.Channels), int32(s.Width)); err != nil {
 		return err
 	}
@@ -201,16 +201,16 @@ func fewFits(d *Device, in int, weight Array[BFloat16], x Array[float32]) bool {
 }
 
 // early returns the grid for a kernel that can begin before the kernel before it has ended, where the device can do that.
-func (g grid) early(d *Device) grid {
-	if d.overlaps && d.kernels >= 90 {
+func (g grid) early(s *Stream) grid {
+	if s != nil && s.device != nil && s.device.overlaps && s.device.kernels >= 90 { // run says what is wrong with a stream without a device
 		g.mode = overlapping
 	}
 	return g
 }
 
 // wait returns the grid for a kernel that begins early, and may write what others read before they wait.
-func (g grid) wait(d *Device) grid {
-	if g = g.early(d); g.mode == overlapping {
+func (g grid) wait(s *Stream) grid {
+	if g = g.early(s); g.mode == overlapping {
 		g.mode = waiting
 	}
 	return g
@@ -220,18 +220,18 @@ func (g grid) wait(d *Device) grid {
 // without waiting.
 func (g grid) follow(s *Stream) grid {
 	if s != nil && s.early {
-		return g.early(s.device)
+		return g.early(s)
 	}
 	return g
 }
 
 // fewGrid returns the grid of a kernel of kernels/fewrows.cuh over the tiles of so many rows of a weight. If early is true, the kernel begins before
 // the kernel before it has ended.
-func fewGrid(d *Device, early bool, batch, rows, tiles, threads int) grid {
+func fewGrid(s *Stream, early bool, batch, rows, tiles, threads int) grid {
 	const tile, sequences = 16, 8
 	g := grid{x: int64((rows + tile*tiles - 1) / (tile * tiles)), y: int64((batch + sequences - 1) / sequences), threads: threads}
 	if early {
-		return g.early(d)
+		return g.early(s)
 	}
 	return g
 }
@@ -242,7 +242,7 @@ func fewProduct(s *Stream, early bool, batch, in, out int, x Array[float32], wei
 	if out > 64*s.device.multiprocessors {
 		ahead, tiles = 3, fewTiles
 	}
-	return s.run("fewmma", fmt.Sprintf("few_product_%d", ahead), fewGrid(s.device, early, batch, out, tiles, 256), x.address, weight.address, bias.address,
+	return s.run("fewmma", fmt.Sprintf("few_product_%d", ahead), fewGrid(s, early, batch, out, tiles, 256), x.address, weight.address, bias.address,
 		residual.address, y.address, int32(batch), int32(in), int32(out), int32(tiles))
 }
 
@@ -279,8 +279,8 @@ func (s *Step[T]) inThree(stream *Stream, r StepResult, first bool, k threeKerne
 	var err error
 	var work temporaries
 	defer func() { work.free() }()
-	inner, width, d := s.Batch*s.Channels, s.fewWidth(), stream.device
-	in := fewGrid(d, !first, s.Batch, s.Channels, 1, 256)
+	inner, width := s.Batch*s.Channels, s.fewWidth()
+	in := fewGrid(stream, !first, s.Batch, s.Channels, 1, 256)
 	u, z := take[float32](stream, &work, inner, &err), take[float32](stream, &work, inner, &err)
 	parts, gated := take[float32](stream, &work, s.Batch*int(in.x)*width, &err), take[float32](stream, &work, inner, &err)
 	if err != nil {
@@ -291,7 +291,7 @@ func (s *Step[T]) inThree(stream *Stream, r StepResult, first bool, k threeKerne
 		int32(s.Model), int32(s.Channels), int32(s.Width), int32(s.columns()), s.Eps); err != nil {
 		return err
 	}
-	g := fewGrid(d, true, 0, 0, 1, 4*scanRow)
+	g := fewGrid(stream, true, 0, 0, 1, 4*scanRow)
 	g.x, g.y, g.shared = int64((s.Channels+scanRow-1)/scanRow), int64(s.Batch), s.fewShared()
 	if err := stream.run(k.module, k.scan, g, z.address, u.address, parts.address, s.DtProj.address, s.DtBias.address, s.ALog.address, s.D.address,
 		s.Scan.address, gated.address, r.Scan.address, s.Batch, s.Channels, int32(s.Channels), int32(s.State), int32(s.Rank), int32(1), int32(in.x)); err != nil {
@@ -321,7 +321,7 @@ func (s *Step[T]) inFive(stream *Stream, r StepResult, first bool, k fiveKernels
 	var err error
 	var work temporaries
 	defer func() { work.free() }()
-	inner, columns, d := s.Batch*s.Channels, s.columns(), stream.device
+	inner, columns := s.Batch*s.Channels, s.columns()
 	n, u := take[BFloat16](stream, &work, s.Batch*s.Model, &err), take[BFloat16](stream, &work, inner, &err)
 	z, gated := take[BFloat16](stream, &work, inner, &err), take[BFloat16](stream, &work, inner, &err)
 	rbc := take[BFloat16](stream, &work, s.Batch*columns, &err)
@@ -331,7 +331,7 @@ func (s *Step[T]) inFive(stream *Stream, r StepResult, first bool, k fiveKernels
 	if err := s.normRows(stream, n.address, first); err != nil {
 		return err
 	}
-	if err := stream.run(k.products, fmt.Sprintf("%sin_%d", k.prefix, rowsIn), rowsGrid(d, true, s.Batch, s.Channels, rowsIn), n.address, k.inProj, s.InBias.address, s.Context.address,
+	if err := stream.run(k.products, fmt.Sprintf("%sin_%d", k.prefix, rowsIn), rowsGrid(stream, true, s.Batch, s.Channels, rowsIn), n.address, k.inProj, s.InBias.address, s.Context.address,
 		s.Conv.address, s.ConvBias.address, u.address, z.address, r.Context.address, int32(s.Batch), int32(s.Model), int32(s.Channels), int32(s.Width)); err != nil {
 		return err
 	}
@@ -341,13 +341,13 @@ func (s *Step[T]) inFive(stream *Stream, r StepResult, first bool, k fiveKernels
 	if err := s.scanRows(stream, k, z.address, u.address, rbc.address, gated.address, r.Scan.address, s.Channels); err != nil {
 		return err
 	}
-	return stream.run(k.products, fmt.Sprintf("%sproduct_float_%d", k.prefix, rowsOut), rowsGrid(d, true, s.Batch, s.Model, rowsOut), gated.address, k.outProj, s.OutBias.address,
+	return stream.run(k.products, fmt.Sprintf("%sproduct_float_%d", k.prefix, rowsOut), rowsGrid(stream, true, s.Batch, s.Model, rowsOut), gated.address, k.outProj, s.OutBias.address,
 		s.X.address, r.Y.address, int32(s.Batch), int32(s.Channels), int32(s.Model))
 }
 
 // rowsGrid returns the grid of a product of kernels/manyrows.cuh over rows of a weight, with groups of eight sequences in a block of threads.
-func rowsGrid(d *Device, early bool, batch, rows, groups int) grid {
-	g := fewGrid(d, early, batch, rows, 1, 256)
+func rowsGrid(s *Stream, early bool, batch, rows, groups int) grid {
+	g := fewGrid(s, early, batch, rows, 1, 256)
 	g.y = (g.y + int64(groups) - 1) / int64(groups)
 	return g
 }
@@ -355,14 +355,14 @@ func rowsGrid(d *Device, early bool, batch, rows, groups int) grid {
 // normRows queues the norm of X in bfloat16. Unless it is the first of a chain, the kernel begins early. isFew must be true, here and in columnsOf.
 func (s *Step[T]) normRows(stream *Stream, n uintptr, first bool) error {
 	const warps = 4
-	g := fewGrid(stream.device, !first, 0, 0, 1, 32*warps)
+	g := fewGrid(stream, !first, 0, 0, 1, 32*warps)
 	g.x = int64((s.Batch + warps - 1) / warps)
 	return stream.run("manymma", "many_norm", g, s.X.address, s.Norm.address, n, int32(s.Batch), int32(s.Model), s.Eps)
 }
 
 // columnsOf queues r, B and C = x_proj · u in bfloat16.
 func (s *Step[T]) columnsOf(stream *Stream, k fiveKernels, u, rbc uintptr) error {
-	return stream.run(k.products, fmt.Sprintf("%sproduct_bf16_%d", k.prefix, rowsX), rowsGrid(stream.device, true, s.Batch, s.columns(), rowsX), u, k.xProj, uintptr(0), uintptr(0), rbc,
+	return stream.run(k.products, fmt.Sprintf("%sproduct_bf16_%d", k.prefix, rowsX), rowsGrid(stream, true, s.Batch, s.columns(), rowsX), u, k.xProj, uintptr(0), uintptr(0), rbc,
 		int32(s.Batch), int32(s.Channels), int32(s.columns()))
 }
 
@@ -374,7 +374,7 @@ func (s *Step[T]) scanRows(stream *Stream, k fiveKernels, z, u, rbc, y, next uin
 		blocks := 3 * d.multiprocessors // as many run at the same time
 		kernel, each = "step_scan_four_", min((s.Batch*across+4*blocks-1)/(4*blocks)*4, 16, most/4*4)
 	}
-	g := grid{x: int64(across), y: int64((s.Batch + each - 1) / each), threads: 4 * scanRow, shared: 4 * each * s.columns()}.early(d)
+	g := grid{x: int64(across), y: int64((s.Batch + each - 1) / each), threads: 4 * scanRow, shared: 4 * each * s.columns()}.early(stream)
 	return stream.run(k.scans, kernel+k.activations, g, z, u, rbc, s.DtProj.address, s.DtBias.address, s.ALog.address, s.D.address, s.Scan.address, y, next,
 		s.Batch, s.Channels, int32(stride), int32(s.State), int32(s.Rank), int32(each))
 }

@@ -89,7 +89,7 @@ func (s *Stream) sumParts(sums []partSum) error {
 			some[i].partSum, some[i].first = p, g.x
 			g.x += (p.size + each - 1) / each
 		}
-		if err := s.run("scan16sums", "sum_parts", g.wait(s.device), unsafe.Pointer(&some)); err != nil {
+		if err := s.run("scan16sums", "sum_parts", g.wait(s), unsafe.Pointer(&some)); err != nil {
 			return err
 		}
 		sums = sums[n:]

@@ -190,14 +190,14 @@ func (w *Weights) product(s *Stream, p Precision, early bool, batch int, x, bias
 			return err
 		}
 		const groups = 8
-		return s.run("weightsmma", fmt.Sprintf("weight_many_product_float_%d", groups), rowsGrid(s.device, early, batch, w.out, groups), half.address,
+		return s.run("weightsmma", fmt.Sprintf("weight_many_product_float_%d", groups), rowsGrid(s, early, batch, w.out, groups), half.address,
 			w.data.address, bias.address, residual.address, y.address, int32(batch), int32(w.in), int32(w.out))
 	}
 	ahead, tiles := 6, 1 // as fewProduct
 	if w.out > 64*s.device.multiprocessors {
 		ahead, tiles = 3, fewTiles
 	}
-	return s.run("weightsmma", fmt.Sprintf("weight_product_%v_%d", w.typ, ahead), fewGrid(s.device, early, batch, w.out, tiles, 256), x.address,
+	return s.run("weightsmma", fmt.Sprintf("weight_product_%v_%d", w.typ, ahead), fewGrid(s, early, batch, w.out, tiles, 256), x.address,
 		w.data.address, bias.address, residual.address, y.address, int32(batch), int32(w.in), int32(w.out), int32(tiles))
 }
 

@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"testing"
+
+	"github.com/gomamba/mamba/internal/benchtest"
 )
 
 func TestNarrow(t *testing.T) {
@@ -40,23 +42,27 @@ func TestNarrow(t *testing.T) {
 func BenchmarkNarrow(b *testing.B) {
 	ints, to := make([]int, 16384), make([]int32, 16384)
 	b.Run("narrow", func(b *testing.B) {
+		benchtest.Processors(b)
 		for b.Loop() {
 			narrow(to, ints)
 		}
 	})
 	b.Run("equal", func(b *testing.B) {
+		benchtest.Processors(b)
 		for b.Loop() {
 			equalNarrow(to, ints)
 		}
 	})
 	b.Run("copy", func(b *testing.B) {
 		o := make([]int, len(ints))
+		benchtest.Processors(b)
 		for b.Loop() {
 			copy(o, ints)
 		}
 	})
 	b.Run("slicesEqual", func(b *testing.B) {
 		o := make([]int, len(ints))
+		benchtest.Processors(b)
 		for b.Loop() {
 			_ = slices.Equal(o, ints)
 		}
