@@ -141,8 +141,8 @@ template <int S, int K, int W, int T, int TH, int M, int EV, int POLY, bool VB, 
 template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool VB, bool VC, bool ST> __global__ __launch_bounds__(TH, M) void bwd(Scan s) {
   scanBackward<float, S, K, T, Q, TH, POLY, AHEAD, VB, VC, ST>(s);
 }
-template <int CH, int M, bool WHOLE> __global__ __launch_bounds__(2 * CH, M) void bwdAsync(Scan s) { scanBackwardAsync<float, CH, WHOLE>(s); }
-__global__ __launch_bounds__(128, 8) void carriesAsync(Scan s) { scanCarriesAsync<float>(s); }
+template <int CH, int M, bool WHOLE> __global__ __launch_bounds__(2 * CH, M) void bwdAsync(Scan s) { scanBackwardAsync<float, CH, WHOLE, false>(s); }
+__global__ __launch_bounds__(128, 8) void carriesAsync(Scan s) { scanCarriesAsync<float, false>(s); }
 template <int NP, bool VC, bool ST> __global__ void carries(Scan s) { scanCarries<float, NP, 256, VC, ST>(s); }
 __global__ void beginnings(Scan s) { scanBeginnings(s); }
 __global__ void carriesIn(Scan s) { scanCarriesIn(s); }

@@ -58,10 +58,10 @@ __global__ __launch_bounds__(256, 3) void few2(StepBench s) {
 __global__ __launch_bounds__(256, 2) void few3(StepBench s) { fewProduct<8, 6, true>(s.gated, s.outProj, nullptr, s.x, s.y, s.batch, s.channels, s.model, 1); }
 __global__ void many1(StepBench s) { manyNorm(s.x, s.norm, s.nHalf, s.batch, s.model, 1e-5f); }
 __global__ __launch_bounds__(256) void many2(StepBench s) {
-  manyIn<8>(s.nHalf, s.inProj, nullptr, s.context, s.taps, s.convBias, s.uHalf, s.vzHalf, s.contextNext, s.batch, s.model, s.channels, s.width);
+  manyIn<8>(s.nHalf, Half(s.inProj, 2 * s.channels, s.model), nullptr, s.context, s.taps, s.convBias, s.uHalf, s.vzHalf, s.contextNext, s.batch, s.model, s.channels, s.width);
 }
-__global__ __launch_bounds__(256) void many3(StepBench s) { manyProduct<1>(s.uHalf, s.xProj, nullptr, (const bf16 *)nullptr, s.rbcHalf, s.batch, s.channels, s.columns); }
-__global__ __launch_bounds__(256) void many5(StepBench s) { manyProduct<4>(s.gatedHalf, s.outProj, nullptr, s.x, s.y, s.batch, s.channels, s.model); }
+__global__ __launch_bounds__(256) void many3(StepBench s) { manyProduct<1>(s.uHalf, Half(s.xProj, s.columns, s.channels), nullptr, (const bf16 *)nullptr, s.rbcHalf, s.batch, s.channels, s.columns); }
+__global__ __launch_bounds__(256) void many5(StepBench s) { manyProduct<4>(s.gatedHalf, Half(s.outProj, s.model, s.channels), nullptr, s.x, s.y, s.batch, s.channels, s.model); }
 
 template <int G> static void fourKernels(const StepBench &s) {
   const int groups = (s.batch + G - 1) / G;
