@@ -417,8 +417,6 @@ func cudaCalls(g *gpu) []call {
 			row("ColumnSums", cuda.ColumnSums[float32], func() []any { return []any{s, 2, 3, f(6), 3, f(3)} }, "1=0", "2=0"),
 			row("Convert", cuda.Convert[float32, cuda.BFloat16], func() []any { return []any{s, f(4), array[cuda.BFloat16](g, 4)} }),
 			row("CopyAllTo", cuda.CopyAllTo[float32], func() []any { return []any{s, []cuda.Array[float32]{f(4)}, [][]float32{make([]float32, 4)}} }, "2[0][0]=*"),
-			row("IntegersOf", cuda.IntegersOf, func() []any { return []any{s, array[int](g, 4), array[int32](g, 4)} }),
-			row("MarksOf", cuda.MarksOf, func() []any { return []any{s, array[int](g, 4), bytes(4)} }),
 			row("Reverse", cuda.Reverse, func() []any { return []any{s, 2, 3, 4, f(24), f(24), bytes(6)} }, "1=0", "2=0", "3=0", "6=zero"),
 			row("GridOrders", cuda.GridOrders, func() []any { return []any{s, [][]int32{{1, 0}, {0, 1}}} }, "1=nil: no order has no memory"),
 			row("Gather", cuda.Gather, func() []any { return []any{s, 2, 4, 3, ints(4), f(24), f(24)} }, "1=0", "2=0", "3=0"),
