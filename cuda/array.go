@@ -27,7 +27,7 @@ func NewArray[T Element](s *Stream, n int) (Array[T], error) {
 	if int64(n) > math.MaxInt64/size[T]() {
 		return Array[T]{}, fmt.Errorf("cuda: array of %d elements of %d bytes, want less than 2^63 bytes", n, size[T]())
 	}
-	if err := s.usable(); err != nil {
+	if err := s.open(); err != nil {
 		return Array[T]{}, err
 	}
 	address, err := s.pool.alloc(int64(n) * size[T]())

@@ -52,34 +52,37 @@ func (s *Stream) cublas() (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	var h uintptr
-	if err := cublas.do(d, cublasCreate, uintptr(unsafe.Pointer(&h))); err != nil {
-		w.Free()
-		return 0, err
-	}
-	err = cublas.do(d, cublasSetStream, h, s.handle)
-	if err == nil {
-		err = cublas.do(d, cublasSetWorkspace, h, w.address, blasWorkspace)
-	}
-	if err == nil {
-		const sumsInFloat = 16 // also where cuBLAS divides k and the result has 16 bits: in float16 the sums of the parts could overflow
-		err = cublas.do(d, cublasSetMathMode, h, sumsInFloat)
-	}
+	err = d.whileOpen(func() error { // Close destroys the handle
+		var h uintptr
+		if err := cublas.call(d, cublasCreate, uintptr(unsafe.Pointer(&h))); err != nil {
+			return err
+		}
+		err := cublas.call(d, cublasSetStream, h, s.handle)
+		if err == nil {
+			err = cublas.call(d, cublasSetWorkspace, h, w.address, blasWorkspace)
+		}
+		if err == nil {
+			const sumsInFloat = 16 // also where cuBLAS divides k and the result has 16 bits: in float16 the sums of the parts could overflow
+			err = cublas.call(d, cublasSetMathMode, h, sumsInFloat)
+		}
+		if err != nil {
+			return errors.Join(err, cublas.call(d, cublasDestroy, h))
+		}
+		s.blas = blasHandle{h, w}
+		return nil
+	})
 	if err != nil {
 		w.Free()
-		return 0, errors.Join(err, cublas.do(d, cublasDestroy, h))
 	}
-	s.blas = blasHandle{h, w}
-	return h, nil
+	return s.blas.handle, err
 }
 
+// release changes nothing, as that of replay.
 func (b *blasHandle) release(d *Device) error {
 	if b.handle == 0 {
 		return nil
 	}
-	h := b.handle
-	*b = blasHandle{}
-	return cublas.call(d, cublasDestroy, h)
+	return cublas.call(d, cublasDestroy, b.handle)
 }
 
 // Matrix is a matrix in row-major order. Its rows are Stride elements apart.

@@ -50,12 +50,17 @@ func (s *Stream) planFFT(f fft) (fftPlan, error) {
 	if out := (*OutOfMemory)(nil); errors.As(err, &out) {
 		return p, err
 	}
+	p.wrong = err
+	return p, firstError(err, s.device.whileOpen(func() error { return s.keepPlan(f, p) }))
+}
+
+// keepPlan keeps a plan for Close. It must run while the device is open, since Close reads the plans.
+func (s *Stream) keepPlan(f fft, p fftPlan) error {
 	if s.ffts == nil {
 		s.ffts = map[fft]fftPlan{}
 	}
-	p.wrong = err
 	s.ffts[f] = p
-	return p, err
+	return nil
 }
 
 func (s *Stream) newPlan(f fft) (p fftPlan, err error) {
@@ -63,12 +68,20 @@ func (s *Stream) newPlan(f fft) (p fftPlan, err error) {
 	if err := cufft.load(); err != nil {
 		return p, err
 	}
-	if err := cufft.do(d, cufftCreate, uintptr(unsafe.Pointer(&p.handle))); err != nil {
+	if err := d.whileOpen(func() error {
+		if err := cufft.call(d, cufftCreate, uintptr(unsafe.Pointer(&p.handle))); err != nil {
+			return err
+		}
+		return s.keepPlan(f, p)
+	}); err != nil {
 		return p, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, cufft.do(d, cufftDestroy, uintptr(p.handle)))
+			err = errors.Join(err, d.whileOpen(func() error {
+				delete(s.ffts, f)
+				return cufft.call(d, cufftDestroy, uintptr(p.handle))
+			}))
 		}
 	}()
 	if err := cufft.do(d, cufftSetAutoAllocation, uintptr(p.handle), 0); err != nil {
@@ -94,7 +107,7 @@ func (s *Stream) transform(f fft, sign int, rows Array[float64], work Array[uint
 	return s.queue(fourier, append(s.words[:0], uint64(p.handle), uint64(work.address), uint64(rows.address), uint64(sign)))
 }
 
-// releasePlans frees the plans.
+// releasePlans frees the plans. It changes nothing, as the release of replay.
 func (s *Stream) releasePlans() error {
 	var errs []error
 	for _, p := range s.ffts {
@@ -102,6 +115,5 @@ func (s *Stream) releasePlans() error {
 			errs = append(errs, cufft.call(s.device, cufftDestroy, uintptr(p.handle)))
 		}
 	}
-	s.ffts = nil
 	return errors.Join(errs...)
 }

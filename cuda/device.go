@@ -256,6 +256,9 @@ func (d *Device) Close() error {
 	for _, m := range modules {
 		errs = append(errs, d.call(cuModuleUnload, m.handle))
 	}
+	d.mu.Lock()
+	d.memory = usage{ended: true}
+	d.mu.Unlock()
 	if !d.foreign {
 		errs = append(errs, d.driver.call(cuDevicePrimaryCtxRelease, uintptr(d.handle)))
 	}

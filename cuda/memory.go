@@ -19,7 +19,10 @@ func (e *OutOfMemory) Error() string {
 }
 
 // usage counts a device's memory, in bytes.
-type usage struct{ held, used int64 }
+type usage struct {
+	held, used int64
+	ended      bool // the device is closed, and has none
+}
 
 // Memory returns the bytes that arrays use, and the bytes that the streams hold for these, for captures and for later arrays.
 func (d *Device) Memory() (used, held int64) {
@@ -33,11 +36,12 @@ func (d *Device) Memory() (used, held int64) {
 // them again, so that the memory of one size serves for another. Work that is repeated gets the same blocks again (Repeat), so that it can
 // be replayed (replay.go).
 type pool struct {
-	stream *Stream
-	free   map[int64][]uintptr // small blocks that neither an array nor a capture uses, by size, the lowest address last
-	spans  []span              // large free memory, in order of addresses
-	work   int64               // bytes of the segments for work that is repeated
-	blocks map[uintptr]*block
+	stream   *Stream
+	segments map[*segment]bool   // all memory that the driver allocated; it changes only while the device is open, since Close of the device reads it
+	free     map[int64][]uintptr // small blocks that neither an array nor a capture uses, by size, the lowest address last
+	spans    []span              // large free memory, in order of addresses
+	work     int64               // bytes of the segments for work that is repeated
+	blocks   map[uintptr]*block
 
 	repeat  *Allocations // those of the work that is repeated
 	next    int          // index in repeat of the next allocation
@@ -118,7 +122,20 @@ func (p *pool) alloc(bytes int64) (uintptr, error) {
 // grow returns new memory for a block of size bytes, which an array of bytes asks for.
 func (p *pool) grow(bytes, size int64) (*segment, error) {
 	d, s := p.stream.device, &segment{size: size, work: size >= large && p.repeat != nil}
-	get := func() error { return d.do(cuMemAlloc, uintptr(unsafe.Pointer(&s.address)), uintptr(s.size)) }
+	get := func() error {
+		return d.whileOpen(func() error {
+			err := d.call(cuMemAlloc, uintptr(unsafe.Pointer(&s.address)), uintptr(s.size))
+			if err != nil {
+				return err
+			}
+			if p.segments == nil {
+				p.segments = map[*segment]bool{}
+			}
+			p.segments[s] = true
+			d.count(s.size, 0)
+			return nil
+		})
+	}
 	if size >= large {
 		s.size = roundUp(size, segmentStep)
 	}
@@ -134,7 +151,7 @@ func (p *pool) grow(bytes, size int64) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.count(s.size, 0); s.work {
+	if s.work {
 		p.work += s.size
 	}
 	if p.blocks == nil {
@@ -388,13 +405,17 @@ func (p *pool) trim() error {
 	if p.capture == nil {
 		errs = append(errs, p.stream.Synchronize())
 	}
-	drop := func(address uintptr, size int64) {
-		errs = append(errs, p.stream.device.do(cuMemFree, address))
-		p.stream.device.count(-size, 0)
+	d := p.stream.device
+	drop := func(s *segment) {
+		errs = append(errs, d.whileOpen(func() error {
+			delete(p.segments, s)
+			d.count(-s.size, 0)
+			return d.call(cuMemFree, s.address)
+		}))
 	}
 	for size, list := range p.free {
 		for _, address := range list {
-			drop(address, size)
+			drop(p.blocks[address].of)
 			delete(p.blocks, address)
 		}
 		delete(p.free, size)
@@ -402,7 +423,7 @@ func (p *pool) trim() error {
 	p.spans = slices.DeleteFunc(p.spans, func(s span) bool {
 		whole := s.size == s.of.size
 		if whole {
-			if drop(s.address, s.size); s.of.work {
+			if drop(s.of); s.of.work {
 				p.work -= s.size
 			}
 		}
@@ -411,33 +432,37 @@ func (p *pool) trim() error {
 	return errors.Join(errs...)
 }
 
-// release frees all memory, also that in use.
+// release frees all memory, also that in use. It changes nothing, as that of replay.
 func (p *pool) release() error {
-	all := map[*segment]bool{}
-	for _, s := range p.spans {
-		all[s.of] = true
+	var errs []error
+	for s := range p.segments {
+		errs = append(errs, p.stream.device.call(cuMemFree, s.address))
 	}
-	used := int64(0)
+	return errors.Join(errs...)
+}
+
+// forget makes the pool that of a stream without memory, after release.
+func (p *pool) forget() {
+	held, used := int64(0), int64(0)
+	for s := range p.segments {
+		held += s.size
+	}
 	for _, b := range p.blocks {
-		if all[b.of] = true; b.used {
+		if b.used {
 			used += b.size
 		}
 	}
-	var errs []error
-	for s := range all {
-		errs = append(errs, p.stream.device.call(cuMemFree, s.address))
-		p.stream.device.count(-s.size, 0)
-	}
-	p.stream.device.count(0, -used)
-	p.free, p.blocks, p.spans, p.work = nil, nil, nil, 0
-	return errors.Join(errs...)
+	p.stream.device.count(-held, -used)
+	*p = pool{stream: p.stream}
 }
 
 func (d *Device) count(held, used int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.memory.held += held
-	d.memory.used += used
+	if !d.memory.ended {
+		d.memory.held += held
+		d.memory.used += used
+	}
 }
 
 // Trim waits for the queued work and returns the stream's memory that neither an array nor a capture uses to the device.

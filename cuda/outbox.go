@@ -11,6 +11,7 @@ type Outbox[T Element] struct {
 	stream *Stream
 	memory unsafe.Pointer
 	n      int
+	came   []T // what Wait returns
 	sent   *Event
 }
 
@@ -56,12 +57,19 @@ func (o *Outbox[T]) Seal() error {
 	return o.stream.Record(o.sent)
 }
 
-// Wait waits for the work that was queued at the last Seal, and returns the numbers of the last Send before it. The next Send overwrites them.
+// Wait waits for the work that was queued at the last Seal, and returns the numbers of the last Send before it. The next Wait overwrites them.
 func (o *Outbox[T]) Wait() ([]T, error) {
 	if err := o.usable(); err != nil {
 		return nil, err
 	}
-	return unsafe.Slice((*T)(o.memory), o.n), o.sent.Synchronize()
+	if err := o.sent.Synchronize(); err != nil {
+		return nil, err
+	}
+	err := o.stream.device.whileOpen(func() error { // Close of the device frees the memory
+		o.came = append(o.came[:0], unsafe.Slice((*T)(o.memory), o.n)...)
+		return nil
+	})
+	return o.came, err
 }
 
 func (o *Outbox[T]) usable() error {

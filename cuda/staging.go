@@ -31,24 +31,30 @@ func (g *staging) prepare() error {
 	if err := g.stream.recording("copy"); err != nil {
 		return err
 	}
-	for i := range g.buffer {
-		if g.busy[i] != nil {
-			continue
-		}
-		d := g.stream.device
-		if err := d.do(cuMemAllocHost, uintptr(unsafe.Pointer(&g.buffer[i])), stageBytes); err != nil {
-			return err
-		}
-		e := &Event{device: d} // not registered with the device: release destroys it
-		const withoutTime = 2
-		if err := d.do(cuEventCreate, uintptr(unsafe.Pointer(&e.handle)), withoutTime); err != nil {
-			return errors.Join(err, d.do(cuMemFreeHost, uintptr(g.buffer[i])))
-		}
-		g.busy[i] = e
+	if g.busy[len(g.busy)-1] != nil {
+		return nil
 	}
-	return nil
+	d := g.stream.device
+	return d.whileOpen(func() error { // Close reads the buffers
+		for i := range g.buffer {
+			if g.busy[i] != nil {
+				continue
+			}
+			if err := d.call(cuMemAllocHost, uintptr(unsafe.Pointer(&g.buffer[i])), stageBytes); err != nil {
+				return err
+			}
+			e := &Event{device: d} // not registered with the device: release destroys it
+			const withoutTime = 2
+			if err := d.call(cuEventCreate, uintptr(unsafe.Pointer(&e.handle)), withoutTime); err != nil {
+				return errors.Join(err, d.call(cuMemFreeHost, uintptr(g.buffer[i])))
+			}
+			g.busy[i] = e
+		}
+		return nil
+	})
 }
 
+// host returns a buffer from a byte on. Use it only while the device is open, as Close frees the buffer.
 func (g *staging) host(i, from int) []byte {
 	return unsafe.Slice((*byte)(g.buffer[i]), stageBytes)[from:]
 }
@@ -71,14 +77,19 @@ func (g *staging) up(pieces ...piece) error {
 			g.at, g.used = next, 0
 		}
 		from, n := pieces[0].device, 0 // n bytes are copied together
-		for len(pieces) > 0 && (n == 0 || pieces[0].joined) && g.used+n < stageBytes {
-			p := &pieces[0]
-			some := copy(g.host(g.at, g.used+n), p.host)
-			n += some
-			if p.host, p.device = p.host[some:], p.device+uintptr(some); len(p.host) > 0 {
-				break
+		if err := g.stream.device.whileOpen(func() error {
+			for len(pieces) > 0 && (n == 0 || pieces[0].joined) && g.used+n < stageBytes {
+				p := &pieces[0]
+				some := copy(g.host(g.at, g.used+n), p.host)
+				n += some
+				if p.host, p.device = p.host[some:], p.device+uintptr(some); len(p.host) > 0 {
+					break
+				}
+				pieces = pieces[1:]
 			}
-			pieces = pieces[1:]
+			return nil
+		}); err != nil {
+			return err
 		}
 		if n == 0 {
 			continue
@@ -155,14 +166,18 @@ func (g *staging) down(pieces ...piece) error {
 		if err != nil {
 			return err
 		}
-		for at, to := 0, now; len(to) > 0; to = to[1:] {
-			at += copy(to[0], g.host(i, at))
-		}
+		err = d.whileOpen(func() error {
+			for at, to := 0, now; len(to) > 0; to = to[1:] {
+				at += copy(to[0], g.host(i, at))
+			}
+			return nil
+		})
 		now = next
 	}
 	return err
 }
 
+// release changes nothing, as that of replay.
 func (g *staging) release() error {
 	var errs []error
 	for i, e := range g.busy {
@@ -170,6 +185,5 @@ func (g *staging) release() error {
 			errs = append(errs, e.release(), g.stream.device.call(cuMemFreeHost, uintptr(g.buffer[i])))
 		}
 	}
-	*g = staging{stream: g.stream}
 	return errors.Join(errs...)
 }

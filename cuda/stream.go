@@ -106,10 +106,14 @@ func (s *Stream) Close() error {
 		err = nil
 	}
 	err = errors.Join(err, s.device.close(s))
-	s.handle, s.replay, s.ahead, s.slots = 0, replay{}, ahead{}, slots{}
+	if s.usable() == nil {
+		s.pool.forget()
+	}
+	s.handle, s.replay, s.ahead, s.slots, s.stage, s.blas, s.ffts = 0, replay{}, ahead{}, slots{}, staging{stream: s}, blasHandle{}, nil
 	return err
 }
 
+// release frees what the stream has on the device and for it. It changes nothing, since Close of the device can call it while a goroutine uses the stream.
 func (s *Stream) release() error {
 	d := s.device
 	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.replay.release(d), s.ahead.release(d), s.connection.Load().release(d), s.blas.release(d), s.releasePlans(), s.stage.release(), s.slots.release(d), s.pool.release(), d.call(cuStreamDestroy, s.handle))
