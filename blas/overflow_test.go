@@ -10,7 +10,7 @@ import (
 // Sizes whose product overflows must panic before a kernel reads or writes: gonum's own check passes them.
 func TestSizesThatOverflow(t *testing.T) {
 	v := func() []float32 { return make([]float32, 12) }
-	const big = 1 << 62
+	const big = math.MaxInt/2 + 1
 	gemm := func(tA, tB blas.Transpose, m, n, k, lda, ldb, ldc int) func() {
 		return func() { Implementation{}.Sgemm(tA, tB, m, n, k, 1, v(), lda, v(), ldb, 0, v(), ldc) }
 	}

@@ -1,6 +1,7 @@
 package blas
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -346,7 +347,7 @@ func TestWeightsErrors(t *testing.T) {
 		{"inputs is -32, want 1 to", func() (*Weights, error) { return NewWeights(Q8_0, 1, -32, nil) }},
 		{"inputs is 128, want a multiple of 256 for Q4_K", func() (*Weights, error) { return NewWeights(Q4_K, 1, 128, make([]byte, 72)) }},
 		{"data has 33 bytes, want 1 rows of 34", func() (*Weights, error) { return NewWeights(Q8_0, 1, 32, make([]byte, 33)) }},
-		{"data has 34 bytes, want 4611686018427387904 rows of 34", func() (*Weights, error) { return NewWeights(Q8_0, 1<<62, 32, make([]byte, 34)) }},
+		{fmt.Sprintf("data has 34 bytes, want %d rows of 34", math.MaxInt), func() (*Weights, error) { return NewWeights(Q8_0, math.MaxInt, 32, make([]byte, 34)) }},
 		{"data has 256 numbers, want 2 × 256", func() (*Weights, error) { return Quantize(Q8_0, 2, 256, make([]float32, 256)) }},
 		{"data[3] is NaN, want at most ±3.3895314e+38 for bfloat16", func() (*Weights, error) { return Quantize(BFloat16, 1, 256, nan) }},
 		{"data[9] is 100000, want at most ±65504 for Q4_K", func() (*Weights, error) { return Quantize(Q4_K, 1, 256, large) }},

@@ -181,7 +181,7 @@ func (g *GridScan[T]) check() error {
 	if g.State > MaxState {
 		return fmt.Errorf("cuda: grid scan: State is %d, want at most %d", g.State, MaxState)
 	}
-	if width := count(g.Directions, max(g.Channels, g.B.Step, g.C.Step)); width >= 1<<31 {
+	if width := count(g.Directions, max(g.Channels, g.B.Step, g.C.Step)); int64(width) >= 1<<31 {
 		return fmt.Errorf("cuda: grid scan: a cell has %d numbers, want less than 2^31", width)
 	}
 	all, rows := count(g.Directions, g.Channels), g.rows()

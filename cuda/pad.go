@@ -20,7 +20,7 @@ func (p *Pad) Apply(s *Stream, x, y Array[float32]) error {
 		return err
 	}
 	for i, n := range p.Before {
-		if n < -1<<31 || n > 1<<31 {
+		if n := int64(n); n < -1<<31 || n > 1<<31 {
 			return fmt.Errorf("cuda: pad: Before[%d] is %d, want -2^31 to 2^31", i, n)
 		}
 	}

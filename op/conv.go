@@ -2,6 +2,7 @@ package op
 
 import (
 	"fmt"
+	"math"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -165,7 +166,7 @@ func (c *checker) kernel(weight *G.Node, names string, first, second, axes int) 
 }
 
 // mostConv is the largest number of an option, so that sums of some of them do not overflow.
-const mostConv = 1 << 30
+const mostConv = min(1<<30, math.MaxInt/8)
 
 // perAxis returns an option with one number for each of three axes. The numbers of the axes that the grid does not have are the default.
 func (c *checker) perAxis(name string, list []int, axes, byDefault, least int) [3]int {
@@ -190,9 +191,9 @@ func (c *checker) perAxis(name string, list []int, axes, byDefault, least int) [
 	return threeAxes(list, byDefault)
 }
 
-// cells returns a product, or 2^50 if it is larger. No machine has memory for as many cells, and sums of such numbers do not overflow.
+// cells returns a product, or 2^50 if it is larger, or a quarter of the largest int. No machine has memory for as many cells, and sums of such numbers do not overflow.
 func cells(n, each int) int {
-	const most = 1 << 50
+	const most = min(1<<50, math.MaxInt/4)
 	if each > 0 && n > most/each {
 		return most
 	}

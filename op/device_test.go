@@ -276,7 +276,8 @@ func TestLargeIntegersOnDevice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, ignore := range []int{1 << 32, -1 << 32} {
+	for _, sign := range []int64{1, -1} {
+		ignore := int(sign << 32)
 		var results [2][]float64
 		for i, on := range []bool{false, true} {
 			g := G.NewGraph()

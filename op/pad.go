@@ -1,6 +1,7 @@
 package op
 
 import (
+	"math"
 	"slices"
 
 	G "gorgonia.org/gorgonia"
@@ -33,7 +34,8 @@ func Pad(x *G.Node, before, after []int) (*G.Node, error) {
 			return nil, c.err
 		}
 		n, at := s[1+i], 3-axes+i
-		if min(before[i], after[i]) < -most || max(before[i], after[i]) > most || n+before[i]+after[i] < 1 {
+		from, to := int64(before[i]), int64(after[i])
+		if cells := int64(n) + from + to; min(from, to) < -most || max(from, to) > most || cells < 1 || cells > math.MaxInt {
 			c.errorf("before[%d] is %d and after[%[1]d] %[3]d, want numbers from -2^31 to 2^31 that leave at least one of the %[4]d cells of axis %[1]d", i, before[i], after[i], n)
 			break
 		}

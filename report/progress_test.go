@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -33,7 +34,7 @@ func TestProgressZeroFields(t *testing.T) {
 		{Progress{Steps: 40}, `^step 40 of 40  loss 2\.000  [\d.e+]+ steps/s  0s left$`},
 		{Progress{Steps: 40, Tokens: 7}, `^step 40 of 40  loss 2\.000  \d+ tokens/s  0s left$`},
 		{Progress{Steps: -3}, `^step 40  loss 2\.000  `},
-		{Progress{Steps: 1 << 62, Tokens: 1 << 62}, ``},                   // nothing to show yet
+		{Progress{Steps: math.MaxInt, Tokens: math.MaxInt}, ``},           // nothing to show yet
 		{Progress{Steps: 10}, `^step 40 of 10  loss 2\.000  .* 0s left$`}, // more steps than it was told of
 	} {
 		var out strings.Builder

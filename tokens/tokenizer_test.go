@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -419,15 +420,15 @@ func TestArguments(t *testing.T) {
 		vocab int
 		want  string
 	}{
-		{neox, 0, "vocab is 0, should be the size of the model's vocabulary"}, {neox, -1 << 62, "should be the size of the model's vocabulary"},
+		{neox, 0, "vocab is 0, should be the size of the model's vocabulary"}, {neox, math.MinInt / 2, "should be the size of the model's vocabulary"},
 		{"", 256, "no such file"}, {filepath.Join(neox, "none"), 256, "no such file"}, {file, 256, "is a file, should be the folder of a model"},
 	} {
 		if _, err := Open(c.dir, c.vocab); err == nil || !strings.HasPrefix(err.Error(), "tokens: open: ") || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q, %d: %v, want %s", c.dir, c.vocab, err, c.want)
 		}
 	}
-	if _, err := Open(neox, 1<<62); err != nil {
-		t.Errorf("a vocabulary of 1<<62: %v", err)
+	if _, err := Open(neox, math.MaxInt); err != nil {
+		t.Errorf("a vocabulary of math.MaxInt: %v", err)
 	}
 	var none *Tokenizer
 	if _, err := none.Encode("a"); err == nil {
@@ -447,7 +448,7 @@ func TestArguments(t *testing.T) {
 		t.Error("a Stream without tokens has text")
 	}
 	neox := open(t, neox, 464)
-	for tokenizer, tokens := range map[*Tokenizer][]int{Bytes(): {-1, 256, 1 << 62, -1 << 62}, neox: {-1, 464, 1 << 62}} {
+	for tokenizer, tokens := range map[*Tokenizer][]int{Bytes(): {-1, 256, math.MaxInt, math.MinInt / 2}, neox: {-1, 464, math.MaxInt}} {
 		for _, token := range tokens {
 			s := tokenizer.NewStream()
 			if _, err := s.Decode(token); err == nil || !strings.HasPrefix(err.Error(), fmt.Sprintf("tokens: decode: a token is %d, should be 0 to ", token)) {

@@ -234,7 +234,7 @@ func TestMetricsErrors(t *testing.T) {
 		want string
 	}{
 		{second(NewConfusion(0)), "vision: confusion: classes is 0, want at least 1"},
-		{second(NewConfusion(1 << 40)), "vision: confusion: "},
+		{second(NewConfusion(math.MaxInt / 2)), "vision: confusion: "},
 		{(*Confusion)(nil).Add(one, one, -1), "vision: confusion: it is missing"},
 		{new(Confusion).Add(one, one, -1), "vision: confusion: it is missing"},
 		{c.Add(one, one[1:], -1), "vision: confusion: predicted has 4 cells, want the 3 of truth"},

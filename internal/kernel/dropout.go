@@ -35,7 +35,7 @@ func Drop[T Float](p Dropout, y, x []T) {
 			at := i / p.Each
 			if at/4 != block {
 				block = at / 4
-				words = Philox([4]uint32{uint32(block), uint32(block >> 32), p.Layer, uint32(p.Step)}, [2]uint32{uint32(p.Seed), uint32(p.Seed >> 32)})
+				words = Philox([4]uint32{uint32(block), uint32(int64(block) >> 32), p.Layer, uint32(p.Step)}, [2]uint32{uint32(p.Seed), uint32(p.Seed >> 32)})
 			}
 			if words[at%4] < least {
 				y[i] = 0 // also if x is not finite

@@ -9,13 +9,14 @@ import (
 )
 
 func TestNarrow(t *testing.T) {
+	one := 1                     // no constant: in an int of 32 bits the numbers overflow
 	many := make([]int, 3<<15+5) // of several processors
 	for i := range many {
 		many[i] = i*7919 - 1<<16
 	}
 	far := slices.Clone(many)
-	far[1<<15+1], far[len(far)-2] = 1<<31, -1<<31-1
-	for _, ints := range [][]int{many, far, nil, {0}, {3, -7, 12}, {math.MaxInt32, math.MinInt32}, {1 << 40, 5}, {5, math.MinInt, math.MaxInt}} {
+	far[1<<15+1], far[len(far)-2] = math.MaxInt32+one, math.MinInt32-one
+	for _, ints := range [][]int{many, far, nil, {0}, {3, -7, 12}, {math.MaxInt32, math.MinInt32}, {math.MaxInt / 3, 5}, {5, math.MinInt, math.MaxInt}} {
 		want := make([]int32, len(ints), len(ints)+1)
 		for i, x := range ints {
 			want[i] = Int32(x)

@@ -66,7 +66,7 @@ func (b Bytes) String() string {
 
 // Machine returns the memory of the machine, or of the container that the process runs in, whichever is smaller.
 var Machine = sync.OnceValue(func() Bytes {
-	least := Bytes(1) << 47 // the address space of a 64-bit system, if neither limit is known
+	least := Bytes(min(1<<47, math.MaxInt)) // the address space of a 64-bit system, if neither limit is known, or the longest slice of a 32-bit one
 	for _, limit := range []memlimit.Provider{memlimit.FromSystem, memlimit.FromCgroup} {
 		if n, err := limit(); err == nil && n > 0 {
 			least = min(least, Bytes(n))

@@ -106,7 +106,7 @@ func TestPipeAtTheLastMoment(t *testing.T) {
 func TestFileOfHoles(t *testing.T) {
 	const size = 1 << 40
 	path := filepath.Join(t.TempDir(), "s")
-	header := fmt.Sprintf(`{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]},"__metadata__":{"sha256":"%s"}}`, size/4, size, strings.Repeat("0", 64))
+	header := fmt.Sprintf(`{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]},"__metadata__":{"sha256":"%s"}}`, int64(size/4), int64(size), strings.Repeat("0", 64))
 	b := safetensorsFile(header, nil)
 	if err := errors.Join(os.WriteFile(path, b, 0o666), os.Truncate(path, int64(len(b))+size)); err != nil {
 		t.Skip("this file system has no file of a TiB: ", err)
