@@ -92,6 +92,13 @@ func find() *offer {
 }
 
 func helper() {
+	var in *offer
+	defer func() {
+		if in != nil { // a task has ended the goroutine
+			in.inside.Add(-1)
+			helpers.Add(-1)
+		}
+	}()
 	for !surplus() {
 		var o *offer
 		idle.Add(1)
@@ -105,7 +112,9 @@ func helper() {
 			}
 			helpers.Add(1)
 		}
+		in = o
 		o.enter()
+		in = nil
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 // The first part is taken from its first task on, the others from their last. Of two processors, the last tasks are so those in the middle.
 //
 // A task may call Parallel. The call then takes only processors that no helper is busy on.
+//
+// A task that ends its goroutine, with runtime.Goexit or t.FailNow, ends the goroutine that has called Parallel.
 func Parallel(n int, task func(i int)) {
 	procs := runtime.GOMAXPROCS(0)
 	wanted := min(n, free(procs)) - 1
@@ -49,6 +51,9 @@ func Parallel(n int, task func(i int)) {
 			<-j.finished
 		}
 	}
+	if j.lost.Load() {
+		runtime.Goexit()
+	}
 }
 
 // Processors returns the number of processors that a call of Parallel takes now, with the caller's: GOMAXPROCS without those that helpers are busy on. In a task
@@ -63,6 +68,7 @@ type job struct {
 	task     func(i int)
 	shares   []share
 	left     atomic.Int64 // number of tasks that are not done
+	lost     atomic.Bool  // a task has ended the goroutine of a helper; the job is not used again
 	sleeps   atomic.Bool  // the caller waits for finished
 	finished chan struct{}
 	done     func() bool
@@ -78,15 +84,31 @@ var (
 func newJob() *job {
 	j := &job{finished: make(chan struct{}, 1)}
 	j.join = func() {
-		if done := j.work(true); done > 0 && j.left.Add(-done) == 0 && j.sleeps.Load() {
-			select {
-			case j.finished <- struct{}{}:
-			default: // it has one already, which the caller did not wait for
+		returned := false
+		defer func() {
+			if !returned {
+				busy.Add(-1)
+				j.lost.Store(true)
+				j.wake()
 			}
+		}()
+		if done := j.work(true); done > 0 && j.left.Add(-done) == 0 {
+			j.wake()
+		}
+		returned = true
+	}
+	j.done = func() bool { return j.left.Load() == 0 || j.lost.Load() }
+	return j
+}
+
+// wake wakes the caller if it sleeps.
+func (j *job) wake() {
+	if j.sleeps.Load() {
+		select {
+		case j.finished <- struct{}{}:
+		default: // it has one already, which the caller did not wait for
 		}
 	}
-	j.done = func() bool { return j.left.Load() == 0 }
-	return j
 }
 
 // end ends the call, also if a task has panicked here. Nobody takes a task after that.
@@ -96,7 +118,7 @@ func (j *job) end() {
 	}
 	j.close()
 	for range 1 << 10 {
-		if j.inside.Load() == 0 {
+		if j.inside.Load() == 0 && !j.lost.Load() {
 			j.task = nil
 			jobs.Put(j)
 			return

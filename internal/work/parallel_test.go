@@ -263,3 +263,62 @@ func BenchmarkParallel(b *testing.B) {
 		}
 	}
 }
+
+// A task that ends its goroutine ends that of the caller, with its deferred functions, on whatever processor it runs. The next calls have all processors again.
+func TestGoexitInTask(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	walk := NewWalk(func() *int { return new(int) }, func(_ *int, phase, i int) {
+		if runtime.Gosched(); phase == 1 && i == 2 {
+			runtime.Goexit()
+		}
+	}, nil)
+	for name, f := range map[string]func(helped bool){
+		"parallel": func(helped bool) {
+			var caller, done = goroutine(), atomic.Bool{}
+			Parallel(4, func(i int) {
+				if (goroutine() != caller) == helped {
+					done.Store(true)
+					runtime.Goexit()
+				}
+				for begin := time.Now(); !done.Load() && time.Since(begin) < time.Second; { // the other goroutine is to take a task
+					runtime.Gosched()
+				}
+			})
+		},
+		"in a task": func(bool) {
+			Parallel(3, func(i int) { Parallel(3, func(k int) { runtime.Goexit() }) })
+		},
+		"walk": func(bool) { walk.Run([]int{4, 4, 4}, 4) },
+	} {
+		for i := range 100 {
+			deferred, returned, ended := false, false, make(chan bool)
+			go func() {
+				defer close(ended)
+				defer func() { deferred = true }()
+				f(i%2 == 0)
+				returned = true
+			}()
+			select {
+			case <-ended:
+			case <-time.After(time.Minute):
+				t.Fatalf("%s: the caller hangs", name)
+			}
+			if !deferred || returned {
+				t.Fatalf("%s: the caller's deferred function ran: %v, the call returned: %v", name, deferred, returned)
+			}
+		}
+	}
+	if n := busy.Load(); n != 0 {
+		t.Errorf("%d helpers are busy", n)
+	}
+	var ran atomic.Int64
+	Parallel(100, func(int) { ran.Add(1) })
+	if ran.Load() != 100 {
+		t.Errorf("%d tasks ran, want 100", ran.Load())
+	}
+	for begin := time.Now(); helpers.Load() > 0 || offered.Load() != 0; runtime.Gosched() {
+		if time.Since(begin) > time.Minute {
+			t.Fatalf("%d helpers do not end; open offers %b", helpers.Load(), offered.Load())
+		}
+	}
+}

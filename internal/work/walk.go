@@ -35,7 +35,7 @@ type Walk[W any] struct {
 	_      [cacheLine - 8]byte
 	offer
 	most   int                 // places
-	failed atomic.Pointer[any] // what a task, or ahead, panicked with first: nobody takes or waits for a task any more
+	failed atomic.Pointer[any] // what a task, or ahead, panicked with first, nil for one that ended its goroutine: nobody takes or waits for a task any more
 
 	workspaces sync.Pool
 }
@@ -51,7 +51,7 @@ func NewWalk[W any](workspace func() *W, task func(w *W, phase, i int), ahead fu
 }
 
 // Run does all tasks and returns, with at most so many processors. tasks has the number of tasks of each phase, at least 1. One goroutine may call Run at a time. If a task panics, Run panics with the
-// same when nobody is in a task any more. The walk can run again.
+// same when nobody is in a task any more. A task that ends its goroutine, with runtime.Goexit or t.FailNow, ends that of the caller then. The walk can run again.
 func (w *Walk[W]) Run(tasks []int, processors int) {
 	const perLine = cacheLine / 4
 	widest, line := 0, 0
@@ -71,24 +71,41 @@ func (w *Walk[W]) Run(tasks []int, processors int) {
 	if w.most = min(widest, processors); w.most > 1 {
 		w.publish(w.most-1, runtime.GOMAXPROCS(0))
 	}
-	w.inside.Add(1)
-	w.walk(0)
-	w.inside.Add(-1)
-	w.await(&w.ready, func(ready int64) bool { return ready == int64(len(tasks)) || w.failed.Load() != nil })
-	w.close() // a helper that comes later does not take part
-	w.await(&w.inside, func(inside int64) bool { return inside == 0 })
-	if failed := w.failed.Load(); failed != nil {
+	w.together(len(tasks))
+	switch failed := w.failed.Load(); {
+	case failed == nil:
+	case *failed == nil:
+		runtime.Goexit()
+	default:
 		panic(*failed)
 	}
 }
 
-// walk takes tasks until all are taken, or one panics.
-func (w *Walk[W]) walk(place int) {
+// together goes through the phases with the helpers. It ends when nobody is in a task any more, also if a task ends this goroutine.
+func (w *Walk[W]) together(phases int) {
+	w.inside.Add(1)
 	defer func() {
-		if failed := recover(); failed != nil {
+		w.inside.Add(-1)
+		w.close() // a helper that comes later does not take part
+		w.await(&w.inside, func(inside int64) bool { return inside == 0 })
+	}()
+	w.walk(0)
+	w.await(&w.ready, func(ready int64) bool { return ready == int64(phases) || w.failed.Load() != nil })
+}
+
+// walk takes tasks until all are taken, or one fails.
+func (w *Walk[W]) walk(place int) {
+	returned := false
+	defer func() {
+		if failed := recover(); failed != nil || !returned {
 			w.fail(failed)
 		}
 	}()
+	w.takeTasks(place)
+	returned = true
+}
+
+func (w *Walk[W]) takeTasks(place int) {
 	space := w.workspaces.Get().(*W)
 	defer w.workspaces.Put(space)
 	for phase := int(w.ready.Load()); phase < len(w.lines); phase++ {
