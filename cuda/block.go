@@ -271,8 +271,11 @@ func (b *Block[T]) conv(vz Array[T]) *Conv[T] {
 	}
 }
 
-// part returns a matrix without the first from elements. Read with the matrix's stride, it is the columns from from on.
-func part[T Element](a Array[T], from int) Array[T] { return a.Slice(from, a.Len()-from) }
+// part returns a matrix without the first from elements. Read with the matrix's stride, it is the columns from from on. A matrix may have no rows.
+func part[T Element](a Array[T], from int) Array[T] {
+	from = min(from, a.n)
+	return a.Slice(from, a.n-from)
+}
 
 func (b *Block[T]) scan(k *BlockKept[T]) *Scan[T] {
 	return &Scan[T]{

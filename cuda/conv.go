@@ -76,7 +76,7 @@ func (c *Conv[T]) vectors(strides int, addresses ...uintptr) bool {
 	for _, address := range append(addresses, c.X.address) {
 		together |= address / uintptr(size[T]())
 	}
-	return c.Width == 4 && together%4 == 0 && (c.Weight.address|c.Context.address)%16 == 0
+	return c.Width == 4 && c.Channels > 0 && together%4 == 0 && (c.Weight.address|c.Context.address)%16 == 0
 }
 
 func (c *Conv[T]) kernel(direction, kind string) string {
@@ -153,6 +153,15 @@ func (c *Conv[T]) Backward(s *Stream, dy Array[T], dnext Array[float32], dx Arra
 		optional("convolution", "dnext", dnext, c.contextLen(), "dbias", dbias, c.Channels, "dcontext", dcontext, c.contextLen()),
 	); err != nil {
 		return err
+	}
+	if c.Length == 0 && !dcontext.Absent() { // the steps before the first are those before the next
+		err := dcontext.Fill(s, 0)
+		if err == nil && !dnext.Absent() {
+			err = dcontext.CopyOf(s, dnext)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	a := c.args()
 	if c.Width > maxConvWidth && c.Batch*c.Length > 0 {

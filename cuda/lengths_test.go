@@ -14,6 +14,7 @@ type lengths struct {
 	n      map[string]int
 	short  string // the array that has one element too few
 	empty  bool   // all arrays are empty
+	make   func(name string, n int) Array[float32]
 }
 
 func (l *lengths) array(name string, n int) Array[float32] {
@@ -27,30 +28,66 @@ func (l *lengths) array(name string, n int) Array[float32] {
 	case name == l.short:
 		n--
 	}
+	if l.make != nil {
+		return l.make(name, n)
+	}
 	return Array[float32]{stream: l.stream, n: n}
 }
 
-func of[T Element](a Array[float32]) Array[T] { return Array[T]{stream: a.stream, n: a.n} }
+// given is array for one whose length is right by itself.
+func (l *lengths) given(n int) Array[float32] {
+	if l.make != nil {
+		return l.make("", n)
+	}
+	return Array[float32]{stream: l.stream, n: n}
+}
+
+func of[T Element](a Array[float32]) Array[T] {
+	return Array[T]{stream: a.stream, address: a.address, n: a.n}
+}
 
 // TestLengths calls each function of the device with each of its arrays one element too short. An error must name the array before anything
 // is computed. The test needs no device.
 func TestLengths(t *testing.T) {
 	s := &Stream{device: &Device{multiprocessors: 132}}
-	const batch, length, channels, state, width, rank, model = 2, 3, 4, 5, 4, 2, 6
-	const rows, columns = batch * length, rank + 2*state
+	for name, call := range functions(s, usual) {
+		t.Run(name, func(t *testing.T) {
+			all := &lengths{stream: s, n: map[string]int{}, empty: true}
+			if err := refused(func() error { return call(all) }); err != nil {
+				t.Errorf("with empty arrays: %v", err)
+			}
+			for _, short := range all.named {
+				l := &lengths{stream: s, n: map[string]int{}, short: short}
+				if err := refused(func() error { return call(l) }, short+" has ", fmt.Sprint(all.n[short]-1), fmt.Sprint(all.n[short])); err != nil {
+					t.Errorf("%s: %v", short, err)
+				}
+			}
+		})
+	}
+}
+
+// sizes are those of the arrays of functions.
+type sizes struct{ batch, length, channels, state, width, rank, model int }
+
+var usual = sizes{2, 3, 4, 5, 4, 2, 6}
+
+// functions returns a call of each function of the device that has arrays.
+func functions(s *Stream, z sizes) map[string]func(l *lengths) error {
+	batch, length, channels, state, width, rank, model := z.batch, z.length, z.channels, z.state, z.width, z.rank, z.model
+	rows, columns := batch*length, rank+2*state
 	scan := func(l *lengths) *Scan[float32] {
 		return &Scan[float32]{
 			Batch: batch, Length: length, Channels: channels, State: state,
 			U: l.array("U", rows*channels), Delta: l.array("Delta", rows*channels), A: l.array("A", channels*state),
-			B: Projection[float32]{Data: l.array("B", (rows-1)*12+2*state), Groups: 2, Stride: 12},
+			B: Projection[float32]{Data: l.array("B", strided(rows, 12, 2*state)), Groups: 2, Stride: 12},
 			C: Projection[float32]{Data: l.array("C", channels*state)},
-			D: l.array("D", channels), Z: l.array("Z", (rows-1)*7+channels), ZStride: 7, DeltaBias: l.array("DeltaBias", channels),
+			D: l.array("D", channels), Z: l.array("Z", strided(rows, 7, channels)), ZStride: 7, DeltaBias: l.array("DeltaBias", channels),
 			Initial: l.array("Initial", batch*channels*state), Start: of[uint8](l.array("Start", rows)),
 		}
 	}
 	conv := func(l *lengths) *Conv[float32] {
 		return &Conv[float32]{
-			Batch: batch, Length: length, Channels: channels, Width: width, X: l.array("X", (rows-1)*7+channels), XStride: 7,
+			Batch: batch, Length: length, Channels: channels, Width: width, X: l.array("X", strided(rows, 7, channels)), XStride: 7,
 			Weight: l.array("Weight", channels*width), Bias: l.array("Bias", channels),
 			Context: l.array("Context", batch*(width-1)*channels), Start: of[uint8](l.array("Start", rows)),
 		}
@@ -88,7 +125,7 @@ func TestLengths(t *testing.T) {
 		m := Matrix[float32]{Transposed: transposed}
 		rows, width = m.rowsAndWidth(rows, width)
 		m.Stride = width + 3
-		m.Data = l.array(name, (rows-1)*m.Stride+width)
+		m.Data = l.array(name, strided(rows, m.Stride, width))
 		return m
 	}
 	s4 := func(l *lengths) *S4 {
@@ -98,7 +135,7 @@ func TestLengths(t *testing.T) {
 			D: l.array("D", channels), Initial: l.array("Initial", batch*channels*2*state), Start: of[uint8](l.array("Start", rows)),
 		}
 	}
-	for name, call := range map[string]func(l *lengths) error{
+	return map[string]func(l *lengths) error{
 		"S4.Forward": func(l *lengths) error {
 			return s4(l).Forward(s, l.array("y", rows*channels), l.array("final", batch*channels*2*state))
 		},
@@ -119,9 +156,9 @@ func TestLengths(t *testing.T) {
 			return p.Backward(s, l.array("checkpoints", batch*channels*state), l.array("dy", rows*channels), l.array("dfinal", batch*channels*state),
 				&ScanGrad[float32]{
 					U: l.array("the gradient of U", rows*channels), Delta: l.array("the gradient of Delta", rows*channels),
-					A: l.array("the gradient of A", channels*state), B: l.array("the gradient of B", (rows-1)*12+2*state),
+					A: l.array("the gradient of A", channels*state), B: l.array("the gradient of B", strided(rows, 12, 2*state)),
 					C: l.array("the gradient of C", channels*state), D: l.array("the gradient of D", channels),
-					Z: l.array("the gradient of Z", (rows-1)*7+channels), DeltaBias: l.array("the gradient of DeltaBias", channels),
+					Z: l.array("the gradient of Z", strided(rows, 7, channels)), DeltaBias: l.array("the gradient of DeltaBias", channels),
 					Initial: l.array("the gradient of Initial", batch*channels*state),
 				})
 		},
@@ -131,7 +168,7 @@ func TestLengths(t *testing.T) {
 		},
 		"Conv.Backward": func(l *lengths) error {
 			c := conv(l)
-			return c.Backward(s, l.array("dy", rows*channels), l.array("dnext", batch*(width-1)*channels), l.array("dx", (rows-1)*9+channels), 9,
+			return c.Backward(s, l.array("dy", rows*channels), l.array("dnext", batch*(width-1)*channels), l.array("dx", strided(rows, 9, channels)), 9,
 				l.array("dweight", channels*width), l.array("dbias", channels), l.array("dcontext", batch*(width-1)*channels))
 		},
 		"Block.Forward": func(l *lengths) error {
@@ -215,23 +252,23 @@ func TestLengths(t *testing.T) {
 			return err
 		},
 		"HeadGradients.Scale": func(l *lengths) error {
-			g := &HeadGradients{rows: rows, n: rows * model, m: channels * model, both: l.array("the gradients", (rows+channels)*model), state: Array[float32]{stream: s}}
+			g := &HeadGradients{rows: rows, n: rows * model, m: channels * model, both: l.array("the gradients", (rows+channels)*model), state: l.given(2*rows + 1)}
 			return g.Scale(s, l.array("dloss", 1), l.array("dx", rows*model), l.array("dweight", channels*model))
 		},
 		"CrossEntropyForward": func(l *lengths) error {
-			return CrossEntropyForward(s, rows, 10, 12, 0, l.array("logits", (rows-1)*12+10), of[int32](l.array("targets", rows)),
+			return CrossEntropyForward(s, rows, 10, 12, 0, l.array("logits", strided(rows, 12, 10)), of[int32](l.array("targets", rows)),
 				l.array("state", 2*rows+1), l.array("loss", 1))
 		},
 		"CrossEntropyBackward": func(l *lengths) error {
-			return CrossEntropyBackward(s, rows, 10, 12, 0, l.array("logits", (rows-1)*12+10), of[int32](l.array("targets", rows)),
+			return CrossEntropyBackward(s, rows, 10, 12, 0, l.array("logits", strided(rows, 12, 10)), of[int32](l.array("targets", rows)),
 				l.array("state", 2*rows+1), l.array("dloss", 1))
 		},
 		"Add": func(l *lengths) error {
-			return Add(s, Array[float32]{stream: s, n: 9}, l.array("b", 9), l.array("sum", 9))
+			return Add(s, l.given(9), l.array("b", 9), l.array("sum", 9))
 		},
-		"NegExp": func(l *lengths) error { return NegExp(s, Array[float32]{stream: s, n: 9}, l.array("y", 9)) },
+		"NegExp": func(l *lengths) error { return NegExp(s, l.given(9), l.array("y", 9)) },
 		"NegExpBackward": func(l *lengths) error {
-			return NegExpBackward(s, Array[float32]{stream: s, n: 9}, l.array("dy", 9), l.array("dx", 9))
+			return NegExpBackward(s, l.given(9), l.array("dy", 9), l.array("dx", 9))
 		},
 		"Reverse": func(l *lengths) error {
 			return Reverse(s, batch, length, channels, l.array("x", rows*channels), l.array("y", rows*channels), of[uint8](l.array("start", rows)))
@@ -249,30 +286,30 @@ func TestLengths(t *testing.T) {
 			return ScatterColumns(s, rows, 9, 2, 5, l.array("y", rows*5), l.array("x", rows*9))
 		},
 		"Gate": func(l *lengths) error {
-			return Gate(s, GELU, Array[float32]{stream: s, n: 9}, l.array("x", 9), l.array("y", 9))
+			return Gate(s, GELU, l.given(9), l.array("x", 9), l.array("y", 9))
 		},
 		"GateBackward": func(l *lengths) error {
-			return GateBackward(s, SiLU, Array[float32]{stream: s, n: 9}, l.array("x", 9), l.array("dy", 9), l.array("dgate", 9), l.array("dx", 9))
+			return GateBackward(s, SiLU, l.given(9), l.array("x", 9), l.array("dy", 9), l.array("dgate", 9), l.array("dx", 9))
 		},
 		"Pad": func(l *lengths) error {
 			p := Pad{Batch: 2, Channels: 3, From: [3]int{1, 2, 4}, To: [3]int{1, 3, 2}, Before: [3]int{0, 1, -1}}
 			return p.Apply(s, l.array("x", 2*2*4*3), l.array("y", 2*3*2*3))
 		},
 		"Scale": func(l *lengths) error {
-			return Scale(s, 2, Array[float32]{stream: s, n: 9}, Array[float32]{stream: s, n: 3}, l.array("y", 9))
+			return Scale(s, 2, l.given(9), l.given(3), l.array("y", 9))
 		},
 		"ScaleBackward": func(l *lengths) error {
-			x, w := Array[float32]{stream: s, n: 9}, Array[float32]{stream: s, n: 3}
+			x, w := l.given(9), l.given(3)
 			return ScaleBackward(s, 2, x, w, l.array("dy", 9), l.array("dx", 9), l.array("dweight", 3))
 		},
 		"OuterProduct": func(l *lengths) error {
-			return OuterProduct(s, 3, Array[float32]{stream: s, n: 9}, l.array("v", 9), l.array("product", 27))
+			return OuterProduct(s, 3, l.given(9), l.array("v", 9), l.array("product", 27))
 		},
 		"VectorMatrix": func(l *lengths) error {
-			return VectorMatrix(s, 3, Array[float32]{stream: s, n: 9}, l.array("m", 27), l.array("y", 9))
+			return VectorMatrix(s, 3, l.given(9), l.array("m", 27), l.array("y", 9))
 		},
 		"MatrixVector": func(l *lengths) error {
-			return MatrixVector(s, 3, l.array("m", 27), Array[float32]{stream: s, n: 9}, l.array("y", 9))
+			return MatrixVector(s, 3, l.array("m", 27), l.given(9), l.array("y", 9))
 		},
 		"Linear.Forward": func(l *lengths) error { return linear(l).Forward(s, l.array("y", rows*channels)) },
 		"Linear.Backward": func(l *lengths) error {
@@ -287,29 +324,16 @@ func TestLengths(t *testing.T) {
 			return lstm(l).Backward(s, kept, l.array("dy", rows*width), l.array("dnextH", batch*width), l.array("dnextC", batch*width), l.array("dz", rows*4*width),
 				l.array("dr", 4*width*width), l.array("dh", batch*width), l.array("dc", batch*width))
 		},
-		"Convert": func(l *lengths) error { return Convert(s, Array[BFloat16]{stream: s, n: 9}, l.array("to", 9)) },
+		"Convert": func(l *lengths) error { return Convert(s, of[BFloat16](l.given(9)), l.array("to", 9)) },
 		"AddBias": func(l *lengths) error {
-			return AddBias(s, rows, model, l.array("x", (rows-1)*8+model), 8, l.array("bias", model))
+			return AddBias(s, rows, model, l.array("x", strided(rows, 8, model)), 8, l.array("bias", model))
 		},
 		"Largest": func(l *lengths) error {
 			return Largest(s, rows, model, l.array("x", rows*model), of[int32](l.array("index", rows)))
 		},
 		"ColumnSums": func(l *lengths) error {
-			return ColumnSums(s, rows, model, l.array("x", (rows-1)*8+model), 8, l.array("sums", model))
+			return ColumnSums(s, rows, model, l.array("x", strided(rows, 8, model)), 8, l.array("sums", model))
 		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			all := &lengths{stream: s, n: map[string]int{}, empty: true}
-			if err := refused(func() error { return call(all) }); err != nil {
-				t.Errorf("with empty arrays: %v", err)
-			}
-			for _, short := range all.named {
-				l := &lengths{stream: s, n: map[string]int{}, short: short}
-				if err := refused(func() error { return call(l) }, short+" has ", fmt.Sprint(all.n[short]-1), fmt.Sprint(all.n[short])); err != nil {
-					t.Errorf("%s: %v", short, err)
-				}
-			}
-		})
 	}
 }
 
@@ -518,6 +542,35 @@ func TestScanWithoutSteps(t *testing.T) {
 			if want := float64(i + 1); i < states && got != want || i >= states && got != 0 {
 				t.Errorf("%s: element %d is %v", name, i, got)
 			}
+		}
+	}
+}
+
+// TestSizesOfNothing calls each function with each size 0. None panics: a function computes what is left, or returns an error.
+func TestSizesOfNothing(t *testing.T) {
+	s := open(t)
+	l := &lengths{n: map[string]int{}, make: func(_ string, n int) Array[float32] {
+		a, err := NewArray[float32](s, max(n, 0))
+		do(t, err, a.Fill(s, 0))
+		return a
+	}}
+	for name, change := range map[string]func(z *sizes){
+		"batch": func(z *sizes) { z.batch = 0 }, "length": func(z *sizes) { z.length = 0 }, "channels": func(z *sizes) { z.channels = 0 },
+		"state": func(z *sizes) { z.state = 0 }, "width": func(z *sizes) { z.width = 0 }, "rank": func(z *sizes) { z.rank = 0 },
+		"model": func(z *sizes) { z.model = 0 }, "all but width": func(z *sizes) { *z = sizes{width: 4} },
+	} {
+		z := usual
+		change(&z)
+		for function, call := range functions(s, z) {
+			func() {
+				defer func() {
+					if p := recover(); p != nil {
+						t.Errorf("%s of %s 0: panic: %v", function, name, p)
+					}
+				}()
+				_ = call(l)
+				do(t, s.Synchronize())
+			}()
 		}
 	}
 }

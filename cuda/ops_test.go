@@ -427,6 +427,31 @@ func testConv[T Activation](t *testing.T, s *Stream) {
 	}
 }
 
+// A convolution of no sequences, steps or channels has gradients of nothing, and passes the context and its gradient on.
+func TestConvOfNothing(t *testing.T) {
+	s := open(t)
+	for _, n := range [][3]int{{0, 5, 4}, {2, 0, 4}, {2, 0, 3}, {2, 5, 0}, {0, 0, 0}} {
+		for _, width := range []int{1, 3, 4, 20} {
+			batch, length, channels := n[0], n[1], n[2]
+			rows, kept := batch*length, batch*(width-1)*channels
+			c := &Conv[float32]{Batch: batch, Length: length, Channels: channels, Width: width, XStride: 8, X: zeros[float32](t, s, strided(rows, 8, channels)),
+				Weight: zeros[float32](t, s, channels*width), Context: put[float32](t, s, eachIs(kept, 3))}
+			next, dw, db, dc := blank[float32](t, s, kept), blank[float32](t, s, channels*width), blank[float32](t, s, channels), blank[float32](t, s, kept)
+			none := zeros[float32](t, s, rows*channels)
+			do(t, c.Forward(s, none, next), c.Backward(s, none, put[float32](t, s, eachIs(kept, 5)), zeros[float32](t, s, strided(rows, 8, channels)), 8, dw, db, dc))
+			what := fmt.Sprintf("%v, width %d: ", n, width)
+			near(t, what+"next", get(t, s, next), eachIs(kept, 3), 0)
+			near(t, what+"dweight", get(t, s, dw), make([]float64, channels*width), 0)
+			near(t, what+"dbias", get(t, s, db), make([]float64, channels), 0)
+			near(t, what+"dcontext", get(t, s, dc), eachIs(kept, 5), 0)
+			do(t, c.Backward(s, none, Array[float32]{}, zeros[float32](t, s, strided(rows, 8, channels)), 8, dw, db, dc))
+			near(t, what+"dcontext without dnext", get(t, s, dc), make([]float64, kept), 0)
+		}
+	}
+}
+
+func eachIs(n int, v float64) []float64 { return slices.Repeat([]float64{v}, n) }
+
 func TestEmbedding(t *testing.T) {
 	s := open(t)
 	r := rand.New(rand.NewPCG(8, 8))
