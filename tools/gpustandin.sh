@@ -47,9 +47,12 @@ for ptx in "$kernels"/*.ptx.gz; do
 		echo "};"
 	} > "$out/$name.cpp"
 done
-cp "$root"/tools/gpustandin/*.cpp "$out"
 cd "$out"
-printf '%s\0' *.cpp | xargs -0 -n 1 -P "$(nproc)" g++ -std=c++17 -fno-extern-tls-init -O1 -mfma -ffp-contract=fast -w -fPIC -I"$root/tools/gpustandin" -I"$kernels" -c
+flags=(-std=c++17 -fno-extern-tls-init -mfma -ffp-contract=fast -w -fPIC -I"$root/tools/gpustandin" -I"$kernels")
+compile() { xargs -0 -n 1 -P "$(nproc)" g++ "${flags[@]}" "$@"; }
+printf '%s\0' "$root"/tools/gpustandin/*.cpp | compile -O2 -c
+g++ "${flags[@]}" -O1 -x c++-header -o language.h.gch "$root/tools/gpustandin/language.h" # what every kernel begins with, read once
+printf '%s\0' *.cpp | compile -O1 -c
 g++ -shared -pthread -Wl,-z,defs -o libcuda.so.1 *.o
 ln -s libcuda.so.1 libcublas.so.13
 ln -s libcuda.so.1 libcufft.so.12

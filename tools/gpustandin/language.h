@@ -4,11 +4,13 @@
 #include <math.h>
 #include <sched.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <algorithm>
 #include <functional>
-#include <tuple>
+#include <initializer_list>
+#include <utility>
 
 #define __global__
 #define __device__
@@ -21,18 +23,54 @@
 namespace standin {
 struct Index { unsigned x, y, z; };
 
-extern thread_local Index thread, block, blockSize, gridSize;
+constexpr int maxThreads = 1024, slot = 32; // bytes that a lane can give
+constexpr uintptr_t stackBytes = 128 << 10, regionBytes = 256 << 20;
 
-void barrier();                                          // of the block
-int barrierOr(int v);                                    // whether v was true anywhere
-constexpr int slot = 24;                                 // bytes that a lane can give
-void *exchange(unsigned mask, const void *v, int bytes); // what all lanes gave, one slot each
-int laneOf();
-void yield();                                            // lets the other threads of the block run
+struct Warp {
+  alignas(64) char given[2][32][slot]; // by turns: a lane may give again before all have read
+  int turn;
+  unsigned lanes, arrived;          // those that there are, and those that have given; a bit for each, here and below
+  unsigned ready, yielded, barrier; // those that can run, can run after the other warps, and wait for the block
+};
 
+// Block is the block that a thread of the host runs. It begins a region of memory, before the stacks of its threads: so they find it by
+// their stack pointer, which takes less time than a thread_local of a shared library.
+struct Block {
+  Index thread[maxThreads], block, blockSize, gridSize;
+  Warp warps[maxThreads / 32];
+};
+
+inline uintptr_t stackPointer() {
+  uintptr_t p;
+  __asm__("movq %%rsp, %0" : "=r"(p));
+  return p;
+}
+inline Block &here() { return *(Block *)(stackPointer() & -regionBytes); }
+inline int threadOf() { return stackPointer() % regionBytes / stackBytes - 1; }
+inline int laneOf() { return threadOf() % 32; }
+
+void barrier();       // of the block
+int barrierOr(int v); // whether v was true anywhere
+void yield();         // lets the other threads of the block run
+bool arrive();        // waits until all lanes have arrived, and returns false; but true at once to the last one, which has to release the others
+void release();
+
+// give returns what all lanes give, a slot each, before they have.
+template <class T> char (*give(unsigned mask, const T &v))[slot] {
+  static_assert(sizeof v <= slot);
+  if (mask != ~0u) abort(); // no kernel does
+  Warp &w = here().warps[threadOf() / 32];
+  char (*all)[slot] = w.given[w.turn];
+  memcpy(all[laneOf()], &v, sizeof v);
+  return all;
+}
+template <class T> char (*exchange(unsigned mask, const T &v))[slot] {
+  char (*all)[slot] = give(mask, v);
+  if (arrive()) release();
+  return all;
+}
 template <class T> T shuffle(unsigned mask, T v, int lane) {
-  const char *all = (const char *)exchange(mask, &v, sizeof v);
-  memcpy(&v, all + slot * lane, sizeof v);
+  memcpy(&v, exchange(mask, v)[lane], sizeof v);
   return v;
 }
 
@@ -41,40 +79,45 @@ inline float approximately(const char *text, float x) {
   return strstr(text, "ex2.approx.ftz.f32") ? exp2f(x) : strstr(text, "rcp.approx.ftz.f32") ? 1.f / x : NAN;
 }
 
-// A kernel by its name, called with the addresses of its arguments, as cuLaunchKernel has them.
+// A kernel by its name.
 struct Kernel {
   const char *name;
   bool flush; // denormal numbers are zero
-  std::function<std::function<void()>(void **)> bind;
+  void (*function)();
+  void (*call)(void (*function)(), void *const *arguments); // with the addresses of its arguments, as cuLaunchKernel has them
+  std::initializer_list<unsigned> sizes;                    // of its arguments
   Kernel *next;
   unsigned shared = 48 << 10; // most bytes of dynamic shared memory
   static Kernel *first;
+
   template <class... A>
-  Kernel(const char *name, bool flush, void (*f)(A...)) : name(name), flush(flush), next(first) {
-    first = this;
-    bind = [f](void **list) { return bound(f, list, std::index_sequence_for<A...>()); };
+  Kernel(const char *name, bool flush, void (*f)(A...))
+      : name(name), flush(flush), function((void (*)())f), call(caller<A...>(std::index_sequence_for<A...>())), next(first) {
+    static constexpr std::initializer_list<unsigned> all = {sizeof(A)...};
+    sizes = all, first = this;
   }
-  template <class... A, size_t... I> static std::function<void()> bound(void (*f)(A...), void **list, std::index_sequence<I...>) {
-    return [f, values = std::tuple<A...>(*(A *)list[I]...)] { std::apply(f, values); };
+  template <class... A, size_t... I> static auto caller(std::index_sequence<I...>) {
+    return [](void (*f)(), void *const *list) { ((void (*)(A...))f)(*(A *)list[I]...); };
   }
+  std::function<void()> bind(void **arguments) const; // copies them
 };
 }  // namespace standin
 
-#define threadIdx standin::thread
-#define blockIdx standin::block
-#define blockDim standin::blockSize
-#define gridDim standin::gridSize
+#define threadIdx standin::here().thread[standin::threadOf()]
+#define blockIdx standin::here().block
+#define blockDim standin::here().blockSize
+#define gridDim standin::here().gridSize
 #define asm(...) y = standin::approximately(#__VA_ARGS__, x)
 
 inline void __syncthreads() { standin::barrier(); }
 inline int __syncthreads_or(int v) { return standin::barrierOr(v); }
-inline void __syncwarp(unsigned mask = ~0u) { standin::exchange(mask, "", 0); }
+inline void __syncwarp(unsigned mask = ~0u) { standin::exchange(mask, 0); }
 template <class T> T __shfl_xor_sync(unsigned mask, T v, int other) { return standin::shuffle(mask, v, standin::laneOf() ^ other); }
 template <class T> T __shfl_sync(unsigned mask, T v, int lane) { return standin::shuffle(mask, v, lane % 32); }
 inline unsigned __ballot_sync(unsigned mask, int v) {
-  const char *all = (const char *)standin::exchange(mask, &v, sizeof v);
+  char (*all)[standin::slot] = standin::exchange(mask, v);
   unsigned bits = 0;
-  for (int i = 0; i < 32; i++) bits |= (unsigned)(*(const int *)(all + standin::slot * i) != 0) << i;
+  for (int i = 0; i < 32; i++) bits |= (unsigned)(*(const int *)all[i] != 0) << i;
   return bits;
 }
 
@@ -144,8 +187,8 @@ struct f16 {};
 
 template <bool TRANSPOSED> void load4(uint32_t (&x)[4], const void *row) {
   const int lane = standin::laneOf();
-  const char *all = (const char *)standin::exchange(~0u, &row, sizeof row);
-  auto at = [&](int i) { return *(const char *const *)(all + standin::slot * i); };
+  char (*all)[standin::slot] = standin::exchange(~0u, row);
+  auto at = [&](int i) { return *(const char **)all[i]; };
   for (int i = 0; i < 4; i++) {
     if (!TRANSPOSED) {
       memcpy(&x[i], at(8 * i + lane / 4) + 4 * (lane % 4), 4);
@@ -158,36 +201,25 @@ template <bool TRANSPOSED> void load4(uint32_t (&x)[4], const void *row) {
 }
 
 namespace standin {
-inline float add(float c, float a, float b) { return fmaf(a, b, c); }
-inline int add(int c, int a, int b) { return c + a * b; }
+// Part is what a lane gives to a product: its numbers of the operands, and where its sums are.
+template <class C> struct Part {
+  uint32_t x[4], y[2];
+  C *c;
+};
+// multiply computes a product of the parts of all lanes, in the type that its name says.
+void multiplyBF16(const Part<float> *), multiplyF16(const Part<float> *), multiplyTF32(const Part<float> *), multiplyInt8(const Part<int> *);
 
-// multiply computes a product. A word of x or y has n numbers.
-template <class C, class Number> void multiply(C (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, int n, Number number) {
-  const uint32_t mine[6] = {x[0], x[1], x[2], x[3], y0, y1};
-  const uint32_t *all = (const uint32_t *)exchange(~0u, mine, sizeof mine);
-  const int g = laneOf() / 4, t = laneOf() % 4;
-  for (int i = 0; i < 4; i++)
-    for (int part = 0; part < 2; part++)
-      for (int k = 0; k < 4; k++)
-        for (int w = 0; w < n; w++)
-          c[i] = add(c[i], number(all[6 * (4 * g + k) + 2 * part + i / 2], w), number(all[6 * (4 * (2 * t + i % 2) + k) + 4 + part], w));
-}
-inline void multiplyBF16(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1) {
-  multiply(c, x, y0, y1, 2, [](uint32_t v, int w) { return __uint_as_float(w ? v & 0xffff0000 : v << 16); });
+template <class C> void multiply(void (*f)(const Part<C> *), C (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1) {
+  static_assert(sizeof(Part<C>) == slot);
+  char (*all)[slot] = give(~0u, Part<C>{x[0], x[1], x[2], x[3], y0, y1, c});
+  if (arrive()) f((Part<C> *)all), release();
 }
 }  // namespace standin
 
-inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, const bf16 &) { standin::multiplyBF16(c, x, y0, y1); }
-inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, float) {
-  standin::multiply(c, x, y0, y1, 1, [](uint32_t v, int) { return __uint_as_float(v & 0xffffe000); });
-}
-
-inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, f16) {
-  standin::multiply(c, x, y0, y1, 2, [](uint32_t v, int w) { return fromHalf(v >> 16 * w); });
-}
-inline void product(int (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1) {
-  standin::multiply(c, x, y0, y1, 4, [](uint32_t v, int w) { return (int)(int8_t)(v >> 8 * w); });
-}
+inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, const bf16 &) { standin::multiply(standin::multiplyBF16, c, x, y0, y1); }
+inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, float) { standin::multiply(standin::multiplyTF32, c, x, y0, y1); }
+inline void product(float (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1, f16) { standin::multiply(standin::multiplyF16, c, x, y0, y1); }
+inline void product(int (&c)[4], const uint32_t (&x)[4], uint32_t y0, uint32_t y1) { standin::multiply(standin::multiplyInt8, c, x, y0, y1); }
 
 inline uint32_t rounded(float x) { return x == x ? (__float_as_uint(x) + 0x1000) & 0xffffe000 : 0x7fffe000; }
 inline uint32_t pair(float low, float high) {
@@ -226,9 +258,12 @@ inline void waitABit() { standin::yield(); }
 // The instructions of wgmma.cuh, which describes them. A product is done at once.
 struct SharedTile {
   const char *at;
-  float number(int row, int k) const {
-    const uintptr_t p = (uintptr_t)at + row * 64 + k * 2;
-    return __uint_as_float((uint32_t)*(const uint16_t *)(p ^ (p >> 7 & 3) << 4) << 16);
+  void numbers(float (&to)[16], int row) const {
+    for (int half = 0; half < 2; half++) {
+      const uintptr_t p = (uintptr_t)at + row * 64 + half * 16;
+      const uint16_t *from = (const uint16_t *)(p ^ (p >> 7 & 3) << 4); // eight lie together
+      for (int k = 0; k < 8; k++) to[8 * half + k] = __uint_as_float((uint32_t)from[k] << 16);
+    }
   }
 };
 inline SharedTile tileAt(const void *p) { return {(const char *)p}; }
@@ -237,10 +272,16 @@ inline void beginProducts() {}
 inline void commitProducts() {}
 template <int N> void awaitProducts() {}
 template <bool ADD, int COUNT> void product(float (&c)[COUNT], SharedTile a, SharedTile b) {
-  const int lane = standin::laneOf(), warp = standin::thread.x / 32 % 4;
-  for (int i = 0; i < COUNT; i++) {
-    if (!ADD) c[i] = 0;
-    for (int k = 0; k < 16; k++) c[i] = fmaf(a.number(warp * 16 + lane / 4 + i / 2 % 2 * 8, k), b.number(i / 4 * 8 + lane % 4 * 2 + i % 2, k), c[i]);
+  const int lane = standin::laneOf(), warp = threadIdx.x / 32 % 4;
+  float x[2][16], y[16];
+  for (int h = 0; h < 2; h++) a.numbers(x[h], warp * 16 + lane / 4 + h * 8);
+  for (int column = 0; column < COUNT / 2; column++) {
+    b.numbers(y, column / 2 * 8 + lane % 4 * 2 + column % 2);
+    for (int h = 0; h < 2; h++) {
+      float &sum = c[column / 2 * 4 + h * 2 + column % 2];
+      if (!ADD) sum = 0;
+      for (int k = 0; k < 16; k++) sum = fmaf(x[h][k], y[k], sum);
+    }
   }
 }
 inline void publish() {}
@@ -279,7 +320,7 @@ template <bool ACROSS> void product(float (&c)[32], const uint32_t (&a)[4], cons
     }
     float sum[4];
     for (int q = 0; q < 4; q++) sum[q] = add ? c[4 * j + q] : 0.f;
-    standin::multiplyBF16(sum, a, y[0], y[1]);
+    standin::multiply(standin::multiplyBF16, sum, a, y[0], y[1]);
     for (int q = 0; q < 4; q++) c[4 * j + q] = sum[q];
   }
 }
