@@ -155,6 +155,29 @@ func TestMemoryIsUsedAgain(t *testing.T) {
 	}
 }
 
+// An array that is freed twice is counted once, and its memory serves one array at a time.
+func TestFreeTwice(t *testing.T) {
+	s := open(t)
+	for _, n := range []int{100, large} {
+		a, err := NewArray[uint8](s, n)
+		do(t, err)
+		a.Free()
+		a.Free()
+		if used, _ := s.device.Memory(); used != 0 {
+			t.Errorf("%d bytes used", used)
+		}
+		b, err := NewArray[uint8](s, n)
+		do(t, err)
+		c, err := NewArray[uint8](s, n)
+		do(t, err)
+		if b.address == c.address {
+			t.Errorf("two arrays of %d bytes are at %x", n, b.address)
+		}
+		b.Free()
+		c.Free()
+	}
+}
+
 // Arrays that stay do not divide the memory of repeated work, but take it if there is no other.
 func TestMemoryOfRepeatedWork(t *testing.T) {
 	s := open(t)

@@ -334,11 +334,11 @@ func (p *pool) record(address uintptr) {
 	}
 }
 
-// put takes the block of an array that was freed. While a capture is recorded, the capture keeps the block, because work that is already
+// put takes the block of an array that was freed. A second time it does nothing, unless the memory is that of another array by then. While a capture is recorded, the capture keeps the block, because work that is already
 // recorded may write into it.
 func (p *pool) put(address uintptr) {
 	b := p.blocks[address]
-	if b == nil { // the stream was closed
+	if b == nil || !b.used { // the stream was closed, or the array freed before
 		return
 	}
 	p.record(address)

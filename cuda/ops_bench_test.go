@@ -265,39 +265,38 @@ func BenchmarkMatMul(b *testing.B) {
 		{"256", 256, 256, 256, false, true}, {"512", 512, 512, 512, false, true}, {"1024", 1024, 1024, 1024, false, true},
 		{"1024/odd", 1023, 1021, 1019, false, true}, {"2048", 2048, 2048, 2048, false, true}, {"4096", 4096, 4096, 4096, false, true},
 	} {
-		x := Matrix[float32]{Data: normals(b, s, c.m*c.k), Transposed: c.transposedA}
-		y := Matrix[float32]{Data: normals(b, s, c.k*c.n), Transposed: c.transposedB}
-		_, x.Stride = x.rowsAndWidth(c.m, c.k)
-		_, y.Stride = y.rowsAndWidth(c.k, c.n)
-		to := blank[float32](b, s, c.m*c.n)
-		for _, p := range []Precision{Strict, FP16x3, TF32} {
-			b.Run(c.name+"/"+p.String(), func(b *testing.B) {
-				measure(b, s, 4*(c.m*c.k+c.k*c.n+c.m*c.n), func() error { return MatMul(s, p, c.m, c.n, c.k, x, y, 0, matrix(to, c.n)) })
-				worst, most := 0.0, 0.0
-				hx, hy := get(b, s, x.Data.Slice(0, min(x.Data.n, 1<<20))), get(b, s, y.Data.Slice(0, min(y.Data.n, 1<<20)))
-				for _, i := range []int{0, c.m / 2, c.m - 1} {
-					got := get(b, s, to.Slice(i*c.n, c.n))
-					for j := range min(c.n, 2048) {
-						want := 0.0
-						for l := range c.k {
-							ix, iy := i*x.Stride+l, l*y.Stride+j
-							if x.Transposed {
-								ix = l*x.Stride + i
+		b.Run(c.name, func(b *testing.B) { // its arrays are freed at its end
+			x := Matrix[float32]{Data: normals(b, s, c.m*c.k), Transposed: c.transposedA}
+			y := Matrix[float32]{Data: normals(b, s, c.k*c.n), Transposed: c.transposedB}
+			_, x.Stride = x.rowsAndWidth(c.m, c.k)
+			_, y.Stride = y.rowsAndWidth(c.k, c.n)
+			to := blank[float32](b, s, c.m*c.n)
+			for _, p := range []Precision{Strict, FP16x3, TF32} {
+				b.Run(p.String(), func(b *testing.B) {
+					measure(b, s, 4*(c.m*c.k+c.k*c.n+c.m*c.n), func() error { return MatMul(s, p, c.m, c.n, c.k, x, y, 0, matrix(to, c.n)) })
+					worst, most := 0.0, 0.0
+					hx, hy := get(b, s, x.Data.Slice(0, min(x.Data.n, 1<<20))), get(b, s, y.Data.Slice(0, min(y.Data.n, 1<<20)))
+					for _, i := range []int{0, c.m / 2, c.m - 1} {
+						got := get(b, s, to.Slice(i*c.n, c.n))
+						for j := range min(c.n, 2048) {
+							want := 0.0
+							for l := range c.k {
+								ix, iy := i*x.Stride+l, l*y.Stride+j
+								if x.Transposed {
+									ix = l*x.Stride + i
+								}
+								if y.Transposed {
+									iy = j*y.Stride + l
+								}
+								want += hx[ix%(1<<20)] * hy[iy%(1<<20)]
 							}
-							if y.Transposed {
-								iy = j*y.Stride + l
-							}
-							want += hx[ix%(1<<20)] * hy[iy%(1<<20)]
+							worst, most = max(worst, math.Abs(got[j]-want)), max(most, math.Abs(want))
 						}
-						worst, most = max(worst, math.Abs(got[j]-want)), max(most, math.Abs(want))
 					}
-				}
-				b.ReportMetric(worst/most*1e6, "error-millionths")
-			})
-		}
-		x.Data.Free()
-		y.Data.Free()
-		to.Free()
+					b.ReportMetric(worst/most*1e6, "error-millionths")
+				})
+			}
+		})
 	}
 }
 
