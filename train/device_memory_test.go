@@ -102,9 +102,10 @@ func withMemoryFor(t *testing.T, p cuda.Precision, grant gputest.Limit, n int) (
 func TestDeviceMemoryBetweenSteps(t *testing.T) {
 	type result struct {
 		used   int64
+		rest   int64 // used after the garbage collector
 		losses []float32
 	}
-	run := func(free bool, most int64) (r result) {
+	run := func(free bool, most int64, evaluate bool) (r result) {
 		before := operator.MostHalves
 		defer func() { operator.MostHalves = before }()
 		operator.MostHalves = most
@@ -137,6 +138,11 @@ func TestDeviceMemoryBetweenSteps(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 3 {
+			if evaluate {
+				if _, err := deviceLoss(lm); err != nil {
+					t.Fatal(err)
+				}
+			}
 			m.Reset()
 			if err := m.RunAll(); err != nil {
 				t.Fatal(err)
@@ -150,9 +156,15 @@ func TestDeviceMemoryBetweenSteps(t *testing.T) {
 			t.Errorf("the gradient that is kept: %v", err)
 		}
 		r.used, _ = d.Memory()
+		if evaluate {
+			if _, err := deviceLoss(lm); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.rest = memoryWithoutValues(t, d, -1)
 		return r
 	}
-	all, free, converted := run(false, 1<<28), run(true, 1<<28), run(true, 0)
+	all, free, converted, evaluated := run(false, 1<<28, false), run(true, 1<<28, false), run(true, 0, false), run(true, 0, true)
 	n := int64(0)
 	for _, p := range nn.NewLM(nn.LMConfig{Config: nn.Config{DModel: 64, NLayer: 1, DState: 4}, Vocab: 200}).Params() {
 		n += int64(p.Value.Size())
@@ -163,9 +175,31 @@ func TestDeviceMemoryBetweenSteps(t *testing.T) {
 	if saved := free.used - converted.used; saved < n {
 		t.Errorf("%d bytes are used with copies in bfloat16 and %d without, want more than a byte for each of %d weights less", free.used, converted.used, n)
 	}
+	if evaluated.rest > converted.rest {
+		t.Errorf("%d bytes are used without copies after evaluations between steps, and %d without them", evaluated.rest, converted.rest)
+	}
+	if !slices.Equal(all.losses, evaluated.losses) {
+		t.Errorf("the losses are %v, and with evaluations %v", all.losses, evaluated.losses)
+	}
 	if !slices.Equal(all.losses, free.losses) || !slices.Equal(all.losses, converted.losses) {
 		t.Errorf("the losses are %v, with FreeAfterUse %v, and with converted weights %v", all.losses, free.losses, converted.losses)
 	}
+}
+
+// deviceLoss returns a model's loss.
+func deviceLoss(lm *nn.LM) (float32, error) {
+	g := G.NewGraph()
+	x := G.NodeFromAny(g, tensor.New(tensor.WithShape(1, 5), tensor.WithBacking([]int{1, 2, 3, 4, 5})), G.WithName("ids"))
+	loss, err := lm.Loss(x, x)
+	if err != nil {
+		return 0, err
+	}
+	m := G.NewTapeMachine(g)
+	defer m.Close()
+	if err := m.RunAll(); err != nil {
+		return 0, err
+	}
+	return loss.Value().Data().(float32), nil
 }
 
 // deviceStep returns a model's loss and, if the solver is not nil, makes a step with it.
