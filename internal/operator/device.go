@@ -215,10 +215,6 @@ func (o *Operator) within(r *raised, i int) bool {
 	if !ok || r.ints == nil {
 		return false
 	}
-	if !r.ranged {
-		r.least, r.most = rangeOf(r.ints)
-		r.ranged = true
-	}
 	least, most := b.Bounds(i)
 	return least <= r.least && r.most <= most
 }

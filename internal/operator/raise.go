@@ -146,7 +146,7 @@ func (in *inputs) upload(s *cuda.Stream, runs *raise, ints []int) error {
 // has writes numbers to the memory of the host that is copied to the device.
 func (o *raise) has(ints []int) {
 	host, last := o.inputs.on.host, o.last
-	last.ints, last.checked, last.ranged = ints, last.checked[:0], o.kind == Ints
+	last.ints, last.checked = ints, last.checked[:0]
 	if o.kind == Ints {
 		last.least, last.most = narrow(host[o.at:], ints)
 		return
@@ -266,22 +266,6 @@ func joinInputs(nodes G.Nodes) {
 			o.join(groups[o.place.context])
 		}
 	}
-}
-
-// rangeOf returns the least and the most of integers.
-func rangeOf(ints []int) (least, most int) {
-	least, most = math.MaxInt, math.MinInt
-	var mu sync.Mutex
-	work.ParallelRange(len(ints), 1<<14, func(from, to int) {
-		low, high := math.MaxInt, math.MinInt
-		for _, x := range ints[from:to] {
-			low, high = min(low, x), max(high, x)
-		}
-		mu.Lock()
-		least, most = min(least, low), max(most, high)
-		mu.Unlock()
-	})
-	return least, most
 }
 
 // newRaised returns Ints or Marks with memory on the device. The context must be locked.
