@@ -119,6 +119,9 @@ func runAndKill(t *testing.T, args []string, lines int, later time.Duration) boo
 			seen++
 		}
 	}
+	if err := scanner.Err(); err != nil {
+		t.Error(err)
+	}
 	if lines != never {
 		time.Sleep(later)
 		_ = cmd.Process.Kill() // it may be done
