@@ -3,12 +3,14 @@ package op
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/node"
+	"github.com/gomamba/mamba/internal/operator"
 )
 
 // Every run writes its results into the memory of the last run, and they are right.
@@ -78,11 +80,11 @@ func TestReuseResultsReachesAll(t *testing.T) {
 	}
 }
 
-// In a graph with gradients, each operator computes the same results and gradients with the memory of the last run as without, in every run.
+// In a graph with gradients, each operator computes the same results and gradients with the memory of the last run as without, in every run, and so it does in a program.
 func TestReuseResultsWithGradients(t *testing.T) {
 	for _, u := range uses(1) {
 		var want [][]float64
-		for _, reuse := range []bool{false, true} {
+		for mode, name := range []string{"new memory", "the memory of the last run", "a program"} {
 			g := G.NewGraph()
 			nodes, out, loss, err := u.build(g, tensor.Float32, nil)
 			if err != nil {
@@ -97,14 +99,22 @@ func TestReuseResultsWithGradients(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			values := make([]G.Value, len(out)+len(grads))
-			for i, n := range slices.Concat(out, grads) {
-				G.Read(n, &values[i])
-			}
-			if reuse {
+			if mode > 0 {
 				ReuseResults(g)
 			}
-			m := G.NewTapeMachine(g)
+			read := slices.Concat(out, grads)
+			values := make([]G.Value, len(read))
+			var m G.VM
+			if mode == 2 {
+				if m = operator.NewProgram(g); m == nil {
+					t.Fatalf("%s: there is no program for the graph", u.name)
+				}
+			} else {
+				for i, n := range read {
+					G.Read(n, &values[i])
+				}
+				m = G.NewTapeMachine(g)
+			}
 			var got [][]float64
 			for run := range 3 {
 				for _, n := range in {
@@ -117,21 +127,45 @@ func TestReuseResultsWithGradients(t *testing.T) {
 				if err := m.RunAll(); err != nil {
 					t.Fatal(err)
 				}
-				for _, v := range values {
+				for i, v := range values {
+					if mode == 2 {
+						v = read[i].Value()
+					}
 					got = append(got, slices.Clone(elements(v)))
 				}
 			}
 			if err := m.Close(); err != nil {
 				t.Error(err)
 			}
-			if !reuse {
+			if mode == 0 {
 				want = got
 			}
 			for i := range got {
 				if !slices.Equal(got[i], want[i]) {
-					t.Errorf("%s: run %d, value %d: %v, want %v", u.name, i/len(values), i%len(values), got[i], want[i])
+					t.Errorf("%s: %s: run %d, value %d: %v, want %v", u.name, name, i/len(values), i%len(values), got[i], want[i])
 				}
 			}
 		}
+	}
+}
+
+// There is no program for an operator that is not known, for gorgonia.Read, and for a device. A program names an operand without a value.
+func TestProgramErrors(t *testing.T) {
+	x := func(g *G.ExprGraph, values ...G.NodeConsOpt) *G.Node {
+		return G.NewMatrix(g, tensor.Float32, append(values, G.WithShape(2, 2), G.WithName("x"))...)
+	}
+	for name, build := range map[string]func(g *G.ExprGraph){
+		"Mul":  func(g *G.ExprGraph) { G.Must(G.Mul(x(g), x(g))) },
+		"Read": func(g *G.ExprGraph) { G.Read(G.Must(Add(x(g), x(g))), new(G.Value)) },
+	} {
+		g := G.NewGraph()
+		if build(g); operator.NewProgram(g) != nil {
+			t.Errorf("there is a program for a graph with %s", name)
+		}
+	}
+	g := G.NewGraph()
+	G.Must(Add(x(g), x(g)))
+	if err := operator.NewProgram(g).RunAll(); err == nil || !strings.Contains(err.Error(), "operand x has no value") {
+		t.Errorf("without a value the error is %v, want one that names x", err)
 	}
 }

@@ -85,7 +85,8 @@ func New(lm *nn.LM, cfg Config) (*Trainer, error) {
 		return nil, fmt.Errorf("%w (Config.Data)", err)
 	}
 	// Scans and convolutions without starts are faster. The batches of evaluations have starts.
-	data := &early{Packer: packer, single: cfg.Group.Size() == 1 && single(cfg.Data, cfg.Length)}
+	alone := cfg.Group.Size() == 1
+	data := &early{Packer: packer, single: alone && single(cfg.Data, cfg.Length), one: alone && run.Accumulate == 1}
 	p := Problem{Params: lm.Params(), Loss: LMLoss(lm, cfg.Options...), Data: data}
 	if len(cfg.HeldOut) > 0 {
 		if p.HeldOut, err = Pack(cfg.HeldOut, cfg.Batch, cfg.Length); err != nil {
@@ -159,10 +160,17 @@ func NewTokenBatch(length int, ids, targets, start []int) (Batch, error) {
 		}
 		b.Values[in.name] = tensor.New(tensor.WithShape(len(ids)/length, length), tensor.WithBacking(in.data))
 	}
+	b.Weight = weightOf(targets)
+	return b, nil
+}
+
+// weightOf returns the number of targets that are not nn.Ignore.
+func weightOf(targets []int) float64 {
+	n := 0
 	for _, target := range targets {
 		if target != nn.Ignore {
-			b.Weight++
+			n++
 		}
 	}
-	return b, nil
+	return float64(n)
 }

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"gorgonia.org/tensor"
+
 	"github.com/gomamba/mamba/internal/size"
 	"github.com/gomamba/mamba/nn"
 )
@@ -211,16 +213,16 @@ func (p *Packer) Next() (Batch, error) {
 	if err := p.check(); err != nil {
 		return Batch{}, err
 	}
-	return p.nextIn(newSequences(p.batch, p.length))
+	s := newSequences(p.batch, p.length)
+	p.fill(s)
+	return NewTokenBatch(p.length, s.ids, s.targets, s.start)
 }
 
-// nextIn is Next for a batch in the memory of s.
-func (p *Packer) nextIn(s sequences) (Batch, error) {
-	rows := make([]row, p.batch)
-	for i := range rows {
-		rows[i] = p.epochs.next()
+// fill writes the next batch.
+func (p *Packer) fill(s sequences) {
+	for i := range p.batch {
+		s.fill(i, p.length, p.epochs.next(), p.docs)
 	}
-	return s.packed(rows, p.docs, p.batch, p.length)
 }
 
 // Skip passes over batches, as so many calls of Next do.
@@ -249,11 +251,13 @@ func (p *Packer) Go(to Position) error {
 // Rows returns the number of sequences of the current epoch.
 func (p *Packer) Rows() int { return len(p.epochs.items) }
 
-// early is a Packer whose next batch can be made while something else runs. Such batches have their memory in turn: one is overwritten when prepare has been called twice after its own call.
+// early is the Packer of a trainer. The next batch can be made while something else runs, if a step has one. Then the next batch but one overwrites a batch.
 type early struct {
 	*Packer
 	single bool // the batches have no starts
+	one    bool // a step has one batch, so that batches can have their memory in turn
 	memory [2]sequences
+	values [2]map[string]*tensor.Dense // of the batch in each memory
 	turn   int
 	from   Position       // of the batch that is made, which is the position of the source until it is asked for
 	made   chan nextBatch // nil if none is made
@@ -271,15 +275,28 @@ func (e *early) prepare() {
 		return
 	}
 	e.from = e.Packer.Position()
-	if e.turn ^= 1; e.memory[e.turn].ids == nil {
-		e.memory[e.turn] = newSequences(e.batch, e.length)
-	}
-	made, memory := make(chan nextBatch, 1), e.memory[e.turn]
+	made := make(chan nextBatch, 1)
 	e.made = made
 	go func() {
-		b, err := e.Packer.nextIn(memory)
-		made <- nextBatch{e.without(b), err}
+		b, err := e.inTurn()
+		made <- nextBatch{b, err}
 	}()
+}
+
+// inTurn returns the next batch, in the memory of the last but one.
+func (e *early) inTurn() (b Batch, err error) {
+	e.turn ^= 1
+	s, values := &e.memory[e.turn], &e.values[e.turn]
+	if s.ids == nil {
+		*s = newSequences(e.batch, e.length)
+	}
+	e.Packer.fill(*s)
+	if *values == nil {
+		b, err = NewTokenBatch(e.length, s.ids, s.targets, s.start)
+		*values = e.without(b).Values
+		return b, err
+	}
+	return Batch{*values, weightOf(s.targets)}, nil
 }
 
 // without returns a batch without its starts if it needs none.
@@ -303,6 +320,9 @@ func (e *early) Next() (Batch, error) {
 	if b := e.wait(); b != nil {
 		e.next = nil
 		return b.Batch, b.err
+	}
+	if e.one {
+		return e.inTurn()
 	}
 	b, err := e.Packer.Next()
 	return e.without(b), err

@@ -136,12 +136,12 @@ func (p Problem) check(saved bool) error {
 // lossGraph computes the loss of a batch, and the metrics.
 type lossGraph struct {
 	inputs      map[string]*G.Node
-	step, share *G.Node             // step is nil if the loss does not ask for it
-	results     map[string]*G.Value // pointers, so that the machine does not reference lossGraph: Go never collects a cycle with a finalizer in it
-	grads       G.Nodes             // the gradients of the weights, if the graph trains
-	values      []G.ValueGrad       // the weights with their gradients after a run
-	arrivals    *arrivals           // tells when they are there; nil for one process
-	onDevice    operator.Inputs     // those of inputs that are copied to a device
+	step, share *G.Node // step is nil if the loss does not ask for it
+	results     map[string]func() G.Value
+	grads       G.Nodes         // the gradients of the weights, if the graph trains
+	values      []G.ValueGrad   // the weights with their gradients after a run
+	arrivals    *arrivals       // tells when they are there; nil for one process
+	onDevice    operator.Inputs // those of inputs that are copied to a device
 	vm          G.VM
 }
 
@@ -167,18 +167,10 @@ func newLossGraph(p Problem, inputs []input, training bool, runs int) (l *lossGr
 	if !isNumber(loss) || loss.Graph() != c.graph {
 		return nil, nil, fmt.Errorf("train: the loss is %s, want a scalar of float32 or float64 in Call.Graph", describe(loss))
 	}
-	l = &lossGraph{inputs: c.inputs, step: c.step, results: map[string]*G.Value{}}
+	l = &lossGraph{inputs: c.inputs, step: c.step, results: map[string]func() G.Value{}}
 	l.share = G.NewScalar(c.graph, loss.Dtype(), G.WithName("train: share"))
 	if loss, err = G.Mul(loss, l.share); err != nil {
 		return nil, nil, err
-	}
-	read := func(name string, n *G.Node) {
-		l.results[name] = new(G.Value)
-		G.Read(n, l.results[name])
-	}
-	read(theLoss, loss)
-	for _, name := range slices.Sorted(maps.Keys(c.metrics)) {
-		read(name, c.metrics[name])
 	}
 	var options []G.VMOpt
 	if training {
@@ -206,13 +198,27 @@ func newLossGraph(p Problem, inputs []input, training bool, runs int) (l *lossGr
 			options = append(options, G.BindDualValues(weights...))
 		}
 	}
+	if few := operator.ReuseResults(c.graph, mostReused); few && options == nil {
+		l.vm = operator.NewProgram(c.graph)
+	}
+	results := map[string]*G.Node{theLoss: loss}
+	maps.Copy(results, c.metrics)
+	for _, name := range slices.Sorted(maps.Keys(results)) {
+		l.results[name] = results[name].Value
+		if l.vm == nil { // a tape machine may overwrite values
+			v := new(G.Value) // not of lossGraph: Go never collects a cycle with a finalizer in it, which a machine has
+			G.Read(results[name], v)
+			l.results[name] = func() G.Value { return *v }
+		}
+	}
 	if err := op.CheckGraph(c.graph); err != nil {
 		return nil, nil, err
 	}
 	op.FreeAfterUse(c.graph)
-	operator.ReuseResults(c.graph, mostReused)
 	l.onDevice = operator.InputsOf(c.graph)
-	l.vm = G.NewTapeMachine(c.graph, options...)
+	if l.vm == nil {
+		l.vm = G.NewTapeMachine(c.graph, options...)
+	}
 	return l, weights, nil
 }
 
@@ -272,10 +278,11 @@ func (l *lossGraph) run(b Batch, share float64, step int) error {
 
 // result returns the loss or a metric of the last run.
 func (l *lossGraph) result(name string) float64 {
-	if v, ok := (*l.results[name]).Data().(float32); ok {
+	v := l.results[name]().Data()
+	if v, ok := v.(float32); ok {
 		return float64(v)
 	}
-	return (*l.results[name]).Data().(float64)
+	return v.(float64)
 }
 
 // metrics returns the names of the metrics, sorted.

@@ -42,9 +42,20 @@ func (b *Block[T]) Backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad 
 			own.backward(part(g, dy), part(g, dcontext), part(g, dfinal), kept.of(g), &own.grad)
 		})
 	})
-	sum := parts.Data[:size]
-	sumRows(sum, parts.Data)
-	grad.Each(func(_ BlockWeight, w *[]T) { sum = sum[copy(*w, sum):] })
+	var lengths [12]int
+	var weights [12][]T
+	k := 0
+	grad.Each(func(_ BlockWeight, w *[]T) {
+		lengths[k], weights[k] = len(*w), *w
+		k++
+	})
+	work.ParallelRanges(lengths[:], sumPiece, func(k, from, to int) {
+		first := from
+		for _, n := range lengths[:k] {
+			first += n
+		}
+		sumColumns(weights[k][from:to], parts.Data[first:], n, size)
+	})
 }
 
 func (b *Block[T]) backward(dy, dcontext, dfinal []T, kept BlockValues[T], grad *BlockGrad[T]) {

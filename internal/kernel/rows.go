@@ -149,6 +149,9 @@ func expSumTo[T Float](y, x []T, top T) (sum float64) {
 	return sum
 }
 
+// sumPiece is the number of columns of a task that sums rows.
+const sumPiece = 1024
+
 // sumRows writes the sum of all rows, each of len(sum) elements. It adds in float64. It writes nothing if sum is nil.
 func sumRows[T Float](sum, rows []T) {
 	n := len(sum)
@@ -156,7 +159,7 @@ func sumRows[T Float](sum, rows []T) {
 		clear(sum)
 		return
 	}
-	work.ParallelRange(n, 1024, func(from, to int) { sumColumns(sum[from:to], rows[from:], len(rows)/n, n) })
+	work.ParallelRange(n, sumPiece, func(from, to int) { sumColumns(sum[from:to], rows[from:], len(rows)/n, n) })
 }
 
 // sumColumns writes the sums of the columns of count rows, which are stride elements apart. It adds in float64, in the order of the rows. sum may be the first row.

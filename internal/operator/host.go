@@ -16,6 +16,48 @@ type host[T Float] struct {
 	f    Function[T]
 	last G.Value // the result of the last run, or the gradients, if the operator reuses them
 	grad []T     // the gradients that an Eager function computed in the last run, if the operator reuses them
+	call call[T] // of the last run, whose slices the next one takes, if the operator reuses results
+}
+
+// call has the operands and results of a function.
+type call[T Float] struct {
+	in        []Operand[T]
+	out, into [][]T // the results, or their gradients; the gradients of the operands
+	parts     [][]T
+}
+
+// begin returns a call with the operands.
+func (h *host[T]) begin(o *Operator, values []G.Value) (c *call[T], err error) {
+	if c = &h.call; !o.reuses {
+		c = new(call[T])
+	}
+	if c.in, err = operands(o, values, c.in); err != nil {
+		c.end()
+	}
+	return c, err
+}
+
+// end lets go of what the call has, which is of the values of a graph.
+func (c *call[T]) end() {
+	clear(c.in)
+	clear(c.out)
+	clear(c.into)
+	clear(c.parts)
+}
+
+// results sets out.
+func (c *call[T]) results(o *Operator, flat []T) { c.out = unpack(c.out, flat, o.out) }
+
+// gradients sets into to the part of packed gradients of each operand, nil for an operand without one.
+func (c *call[T]) gradients(o *Operator, flat []T) {
+	c.parts = unpack(c.parts, flat, o.gradientShapes())
+	c.into = slices.Grow(c.into[:0], len(o.in))
+	parts := c.parts
+	for _, s := range o.in {
+		if c.into = append(c.into, nil); o.computed(s) {
+			c.into[len(c.into)-1], parts = parts[0], parts[1:]
+		}
+	}
 }
 
 func (h *host[T]) fresh() body        { return &host[T]{f: h.f} }
@@ -35,19 +77,21 @@ func (h *host[T]) keeps() int {
 }
 
 func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Value, error) {
-	in, err := operands[T](o, values)
+	c, err := h.begin(o, values)
 	if err != nil {
 		return nil, err
 	}
+	defer c.end()
 	if o.reuses {
 		prealloc = h.last
 	}
 	result, flat := resultFor[T](prealloc, o.to)
+	c.results(o, flat)
 	var k *Keeping[T]
-	out, read := unpack(flat, o.out), o.readers.Load() > 0
+	read := o.readers.Load() > 0
 	switch f := h.eager(); {
 	case read && f != nil:
-		if err := trained(o, in); err != nil {
+		if err := trained(o, c.in); err != nil {
 			return nil, err
 		}
 		grad := h.grad
@@ -57,17 +101,18 @@ func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Va
 		if o.reuses {
 			h.grad = grad
 		}
-		f.ForwardGradients(in, out, each(o, grad))
+		c.gradients(o, grad)
+		f.ForwardGradients(c.in, c.out, c.into)
 		k = &Keeping[T]{Dense: denseFrom(flat, o.to)}
 		k.kept.Store(&work.Space[T]{Data: grad})
 		return k, nil
 	case read && h.keeps() > 0:
 		kept := work.Borrow[T](h.keeps())
-		h.f.(Keeper[T]).ForwardKeeping(in, out, kept.Data)
+		h.f.(Keeper[T]).ForwardKeeping(c.in, c.out, kept.Data)
 		k = new(Keeping[T])
 		k.kept.Store(&kept)
 	default:
-		h.f.Forward(in, out)
+		h.f.Forward(c.in, c.out)
 	}
 	v := result()
 	if o.reuses {
@@ -78,17 +123,6 @@ func (h *host[T]) forward(o *Operator, prealloc G.Value, values []G.Value) (G.Va
 		return k, nil
 	}
 	return v, nil
-}
-
-// each returns the part of packed gradients for each operand, nil for an operand without one.
-func each[T Float](o *Operator, flat []T) [][]T {
-	parts, into := unpack(flat, o.gradientShapes()), make([][]T, len(o.in))
-	for i, s := range o.in {
-		if o.computed(s) {
-			into[i], parts = parts[0], parts[1:]
-		}
-	}
-	return into
 }
 
 func (h *host[T]) backward(o *Operator, prealloc G.Value, values []G.Value) (G.Value, error) {
@@ -160,29 +194,31 @@ func trained[T Float](o *Operator, in []Operand[T]) error {
 // gradients computes the gradients and packs them into flat. The values are those of backward; the result may be missing.
 func (h *host[T]) gradients(o *Operator, values []G.Value, flat []T) error {
 	n := o.Arity()
-	in, err := operands[T](o, values[:n])
+	c, err := h.begin(o, values[:n])
 	if err != nil {
 		return err
 	}
-	if err := trained(o, in); err != nil {
+	defer c.end()
+	if err := trained(o, c.in); err != nil {
 		return err
 	}
 	grad, err := numbers[T](values[n], o.to)
 	if err != nil {
 		return fmt.Errorf("result %w", err)
 	}
-	dout, into := unpack(grad, o.out), each(o, flat)
+	c.results(o, grad)
+	c.gradients(o, flat)
 	if f, ok := h.f.(Keeper[T]); ok {
 		kept, own := taken[T](o, values)
 		if own {
 			defer kept.Return()
 		}
 		if kept.Data != nil {
-			f.BackwardKept(in, dout, into, kept.Data)
+			f.BackwardKept(c.in, c.out, c.into, kept.Data)
 			return nil
 		}
 	}
-	h.f.Backward(in, dout, into)
+	h.f.Backward(c.in, c.out, c.into)
 	return nil
 }
 
@@ -200,7 +236,7 @@ func (h *host[T]) accumulate(o *Operator, inputs G.Nodes, output *G.Node) error 
 	if err := h.gradients(o, append(values, grad, output.Value()), flat.Data); err != nil {
 		return err
 	}
-	each := unpack(flat.Data, o.gradientShapes())
+	each := unpack(nil, flat.Data, o.gradientShapes())
 	for _, s := range o.in {
 		if !s.present {
 			continue
@@ -252,9 +288,9 @@ func (k *Keeping[T]) Kept() []T { return k.shown().Data }
 
 func (k *Keeping[T]) dense() *tensor.Dense { return k.Dense }
 
-// operands checks the values and returns them as operands, with zero operands for absent ones.
-func operands[T Float](o *Operator, values []G.Value) ([]Operand[T], error) {
-	in := make([]Operand[T], len(o.in))
+// operands checks the values and returns them as operands, with zero operands for absent ones, in the memory of in if that is enough.
+func operands[T Float](o *Operator, values []G.Value, in []Operand[T]) ([]Operand[T], error) {
+	in = slices.Grow(in[:0], len(o.in))[:len(o.in)]
 	var ints [][]int
 	if _, ok := o.function.(Checker); ok {
 		ints = make([][]int, len(o.in))
@@ -419,13 +455,13 @@ func EachIndex(shape tensor.Shape, f func(at []int)) {
 	}
 }
 
-// unpack divides packed elements into parts of the given shapes. The parts share their memory. The capacity of a part is its length, so that
+// unpack divides packed elements into parts of the given shapes, and returns them in the memory of parts if that is enough. The capacity of a part is its length, so that
 // append cannot overwrite the elements after it.
-func unpack[T any](v []T, shapes []tensor.Shape) [][]T {
-	parts := make([][]T, len(shapes))
-	for i, s := range shapes {
+func unpack[T any](parts [][]T, v []T, shapes []tensor.Shape) [][]T {
+	parts = slices.Grow(parts[:0], len(shapes))
+	for _, s := range shapes {
 		n := s.TotalSize()
-		parts[i], v = v[:n:n], v[n:]
+		parts, v = append(parts, v[:n:n]), v[n:]
 	}
 	return parts
 }

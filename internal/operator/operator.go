@@ -91,8 +91,9 @@ type Operator struct {
 	body     body
 	function any          // that the body runs
 	readers  atomic.Int32 // number of gradients operators that read the kept values
-	shared   bool         // see Share
-	reuses   bool         // see ReuseResults
+	grads    []tensor.Shape
+	shared   bool // see Share
+	reuses   bool // see ReuseResults
 }
 
 // body is what differs between the places and the types of numbers.
@@ -161,6 +162,11 @@ func New(d Definition) (*Operator, G.Nodes, error) {
 			children = append(children, n)
 		}
 		o.in = append(o.in, s)
+	}
+	for _, s := range o.in {
+		if o.computed(s) {
+			o.grads = append(o.grads, s.shape)
+		}
 	}
 	o.to = resultShape(o.out)
 	return o, children, nil
@@ -370,14 +376,8 @@ func (o *Operator) computes() bool {
 	return slices.ContainsFunc(o.in, func(s slot) bool { return s.differentiable && !s.passed })
 }
 
-func (o *Operator) gradientShapes() (shapes []tensor.Shape) {
-	for _, s := range o.in {
-		if o.computed(s) {
-			shapes = append(shapes, s.shape)
-		}
-	}
-	return shapes
-}
+// gradientShapes returns the shapes of the gradients that the operator of the gradients computes.
+func (o *Operator) gradientShapes() []tensor.Shape { return o.grads }
 
 // SymDiff adds one operator that computes all gradients into one value, and a view of it for each operand with a gradient.
 func (o *Operator) SymDiff(in G.Nodes, output, grad *G.Node) (G.Nodes, error) {
@@ -428,8 +428,8 @@ func (o *Operator) DoDiff(_ G.ExecutionContext, inputs G.Nodes, output *G.Node) 
 }
 
 // ReuseResults makes the operators of a graph that run on the host write their results and their gradients into the memory of the last run, unless these
-// are more than most bytes in all.
-func ReuseResults(g *G.ExprGraph, most int) {
+// are more than most bytes in all. It reports whether they are not.
+func ReuseResults(g *G.ExprGraph, most int) (few bool) {
 	var all []*Operator
 	var bytes size.Bytes
 	for _, n := range g.AllNodes() {
@@ -456,6 +456,7 @@ func ReuseResults(g *G.ExprGraph, most int) {
 			v.reuses = o.of.reuses
 		}
 	}
+	return bytes <= size.Bytes(most)
 }
 
 // Gradients runs a function backward. Its operands are the operator's operands, the gradient of the operator's result, and, if the function
