@@ -256,14 +256,22 @@ func (b *Block[T]) forward(y, context, final []T, keep BlockValues[T]) {
 	s := w.take(len(keep.U))
 	b.scan(&keep).Forward(s, final)
 
-	work.ParallelRange(b.rows(), max(piece/b.Model, 1), func(from, to int) {
-		copy(y[from*b.Model:to*b.Model], b.X[from*b.Model:])
-		if b.OutBias != nil {
-			for row := from; row < to; row++ {
-				y := y[row*b.Model : (row+1)*b.Model]
-				sumOf(y, y, b.OutBias)
-			}
-		}
-	})
+	rows := max(piece/b.Model, 1)
+	if work.Alone(pieces(b.rows(), rows)) {
+		b.passOn(y, 0, b.rows())
+	} else {
+		work.ParallelRange(b.rows(), rows, func(from, to int) { b.passOn(y, from, to) })
+	}
 	b.products().OutProj(blas.NoTrans, blas.Trans, b.rows(), b.Model, b.Channels, 1, s, b.Channels, b.OutProj, b.Channels, 1, y, b.Model)
+}
+
+// passOn writes X + OutBias to the rows [from, to) of y.
+func (b *Block[T]) passOn(y []T, from, to int) {
+	copy(y[from*b.Model:to*b.Model], b.X[from*b.Model:])
+	if b.OutBias != nil {
+		for row := from; row < to; row++ {
+			y := y[row*b.Model : (row+1)*b.Model]
+			sumOf(y, y, b.OutBias)
+		}
+	}
 }

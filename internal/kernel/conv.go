@@ -40,21 +40,24 @@ func (c *Conv[T]) tileSteps() int { return max(64, 8*c.Width) }
 // tiles returns the number of parts that the length is cut into.
 func (c *Conv[T]) tiles() int { return (c.Length + c.tileSteps() - 1) / c.tileSteps() }
 
-// parts runs a task for each part of the problem.
-func (c *Conv[T]) parts(task func(p convPart)) {
+// cut returns the number of parts of the problem, and the number of channels of each but the last.
+func (c *Conv[T]) cut() (parts, size int) {
 	// Rows of at least 1024 channels are read at the speed of memory. Where there are few steps, a task takes longer rows, so that its work
 	// is worth the cost of starting it.
-	size := max(1024, piece/min(c.Length, c.tileSteps()))
-	across := (c.Channels + size - 1) / size
-	size = ((c.Channels+across-1)/across + 15) / 16 * 16 // tasks of equal size
-	across = (c.Channels + size - 1) / size
-	work.Parallel(c.Batch*c.tiles()*across, func(i int) {
-		p := convPart{batch: i / across / c.tiles(), tile: i / across % c.tiles(), first: i % across * size}
-		p.from = p.tile * c.tileSteps()
-		p.to = min(p.from+c.tileSteps(), c.Length)
-		p.size = min(size, c.Channels-p.first)
-		task(p)
-	})
+	size = max(1024, piece/min(c.Length, c.tileSteps()))
+	across := pieces(c.Channels, size)
+	size = (pieces(c.Channels, across) + 15) / 16 * 16 // tasks of equal size
+	return c.Batch * c.tiles() * pieces(c.Channels, size), size
+}
+
+// part returns part i of parts of that size.
+func (c *Conv[T]) part(i, size int) convPart {
+	across := pieces(c.Channels, size)
+	p := convPart{batch: i / across / c.tiles(), tile: i / across % c.tiles(), first: i % across * size}
+	p.from = p.tile * c.tileSteps()
+	p.to = min(p.from+c.tileSteps(), c.Length)
+	p.size = min(size, c.Channels-p.first)
+	return p
 }
 
 // rows returns the part's channels of x (batch, length, channels), from step t on.
@@ -220,9 +223,13 @@ func (c *Conv[T]) filter(y, dy, slope rowsOf[T], taps []T, p convPart, t, to int
 func (c *Conv[T]) Forward(y, context []T) {
 	taps := c.taps()
 	defer taps.Return()
-	c.parts(func(p convPart) {
-		c.filter(c.rows(y, p, p.from), rowsOf[T]{}, c.rows(c.Slope, p, p.from), taps.Data, p, p.from, p.to)
-	})
+	if parts, size := c.cut(); work.Alone(parts) {
+		for i := range parts {
+			c.forward(y, taps.Data, c.part(i, size))
+		}
+	} else {
+		work.Parallel(parts, func(i int) { c.forward(y, taps.Data, c.part(i, size)) })
+	}
 	if context == nil {
 		return
 	}
@@ -237,6 +244,10 @@ func (c *Conv[T]) Forward(y, context []T) {
 	}
 }
 
+func (c *Conv[T]) forward(y, taps []T, p convPart) {
+	c.filter(c.rows(y, p, p.from), rowsOf[T]{}, c.rows(c.Slope, p, p.from), taps, p, p.from, p.to)
+}
+
 // Backward writes every element of grad's slices. dy is the gradient of y. dcontext is the gradient of Forward's context, nil for zeros.
 // Without Slope, Backward recomputes the output before silu.
 func (c *Conv[T]) Backward(dy, dcontext []T, grad *ConvGrad[T]) {
@@ -244,39 +255,47 @@ func (c *Conv[T]) Backward(dy, dcontext []T, grad *ConvGrad[T]) {
 	defer taps.Return()
 	sums := work.Borrow[T](c.Batch * c.tiles() * c.sumsSize())
 	defer sums.Return()
-	c.parts(func(p convPart) {
-		d := c.rows(dy, p, p.from)
-		if c.SiLU { // d is the gradient before silu, for the part's steps and the later steps that read them
-			to := min(p.to+c.Width-1, c.Length)
-			w := work.Borrow[T]((to - p.from) * p.size)
-			defer w.Return()
-			dy, slope := d, c.rows(c.Slope, p, p.from)
-			d = rowsOf[T]{w.Data, 0, p.size}
-			if c.Slope == nil {
-				c.filter(d, dy, rowsOf[T]{}, taps.Data, p, p.from, to)
-			} else {
-				clear(w.Data)
-				for i := range to - p.from {
-					addProduct(d.row(i, p.size), dy.row(i, p.size), slope.row(i, p.size))
-				}
-			}
+	if parts, size := c.cut(); work.Alone(parts) {
+		for i := range parts {
+			c.backward(dy, dcontext, grad, taps.Data, sums.Data, c.part(i, size))
 		}
-		c.sumWeight(sums.Data, d, p)
-		c.filterBack(grad, d, taps.Data, p)
-		if dcontext == nil {
-			return
-		}
-		for i := range c.Width - 1 {
-			t := c.Length - (c.Width - 1) + i
-			if (t >= p.from || t < 0 && p.from == 0) && t < p.to && c.reachesEnd(p.batch, t) {
-				if dx := c.inputGrad(grad, p, t); dx.data != nil {
-					row := dx.row(0, p.size)
-					sumOf(row, row, c.rowsContext(dcontext, p, i-(c.Width-1)).row(0, p.size))
-				}
-			}
-		}
-	})
+	} else {
+		work.Parallel(parts, func(i int) { c.backward(dy, dcontext, grad, taps.Data, sums.Data, c.part(i, size)) })
+	}
 	c.sumTiles(sums.Data, grad)
+}
+
+func (c *Conv[T]) backward(dy, dcontext []T, grad *ConvGrad[T], taps, sums []T, p convPart) {
+	d := c.rows(dy, p, p.from)
+	if c.SiLU { // d is the gradient before silu, for the part's steps and the later steps that read them
+		to := min(p.to+c.Width-1, c.Length)
+		w := work.Borrow[T]((to - p.from) * p.size)
+		defer w.Return()
+		dy, slope := d, c.rows(c.Slope, p, p.from)
+		d = rowsOf[T]{w.Data, 0, p.size}
+		if c.Slope == nil {
+			c.filter(d, dy, rowsOf[T]{}, taps, p, p.from, to)
+		} else {
+			clear(w.Data)
+			for i := range to - p.from {
+				addProduct(d.row(i, p.size), dy.row(i, p.size), slope.row(i, p.size))
+			}
+		}
+	}
+	c.sumWeight(sums, d, p)
+	c.filterBack(grad, d, taps, p)
+	if dcontext == nil {
+		return
+	}
+	for i := range c.Width - 1 {
+		t := c.Length - (c.Width - 1) + i
+		if (t >= p.from || t < 0 && p.from == 0) && t < p.to && c.reachesEnd(p.batch, t) {
+			if dx := c.inputGrad(grad, p, t); dx.data != nil {
+				row := dx.row(0, p.size)
+				sumOf(row, row, c.rowsContext(dcontext, p, i-(c.Width-1)).row(0, p.size))
+			}
+		}
+	}
 }
 
 // inputGrad returns the rows of the gradient of the input from step t on. They have no data if the input has no gradient.
@@ -344,28 +363,38 @@ func (c *Conv[T]) sumWeight(sums []T, d rowsOf[T], p convPart) {
 
 // sumTiles adds the tiles' parts in order.
 func (c *Conv[T]) sumTiles(sums []T, grad *ConvGrad[T]) {
-	const chunk = 256
-	across := (c.Channels + chunk - 1) / chunk
 	if len(sums) == 0 {
 		clear(grad.Weight)
 		clear(grad.Bias)
 		return
 	}
-	work.Parallel((c.Width+1)*across, func(i int) {
-		k, first := i/across, i%across*chunk
-		size := min(chunk, c.Channels-first)
-		rows, tiles := sums[k*c.Channels+first:], c.Batch*c.tiles()
-		switch {
-		case k < c.Width:
-			sum := rows[:size] // of the first tile, which nothing else reads
-			sumColumns(sum, rows, tiles, c.sumsSize())
-			for d, v := range sum {
-				grad.Weight[(first+d)*c.Width+k] = v
-			}
-		case grad.Bias != nil:
-			sumColumns(grad.Bias[first:first+size], rows, tiles, c.sumsSize())
+	if n := (c.Width + 1) * pieces(c.Channels, sumChannels); work.Alone(n) {
+		for i := range n {
+			c.sumTile(sums, grad, i)
 		}
-	})
+	} else {
+		work.Parallel(n, func(i int) { c.sumTile(sums, grad, i) })
+	}
+}
+
+// sumChannels is the number of channels of a task of sumTiles.
+const sumChannels = 256
+
+func (c *Conv[T]) sumTile(sums []T, grad *ConvGrad[T], i int) {
+	across := pieces(c.Channels, sumChannels)
+	k, first := i/across, i%across*sumChannels
+	size := min(sumChannels, c.Channels-first)
+	rows, tiles := sums[k*c.Channels+first:], c.Batch*c.tiles()
+	switch {
+	case k < c.Width:
+		sum := rows[:size] // of the first tile, which nothing else reads
+		sumColumns(sum, rows, tiles, c.sumsSize())
+		for d, v := range sum {
+			grad.Weight[(first+d)*c.Width+k] = v
+		}
+	case grad.Bias != nil:
+		sumColumns(grad.Bias[first:first+size], rows, tiles, c.sumsSize())
+	}
 }
 
 // ConvStep is one step of a Conv with SiLU, for some channels: y = silu(bias + Σ_k taps_k·inputs_k), where tap 0 reads the step itself, and tap k

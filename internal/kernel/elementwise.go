@@ -6,6 +6,9 @@ import "github.com/gomamba/mamba/internal/work"
 // them.
 const piece = 16384
 
+// pieces returns the number of pieces of at most size elements that n are cut into.
+func pieces(n, size int) int { return (n + size - 1) / size }
+
 // Add adds v to sum.
 func Add[T Float](sum, v []T) { Sum(sum, sum, v) }
 
@@ -20,6 +23,10 @@ func AddEach[T Float](sums, v [][]T) {
 
 // Sum writes a + b to sum.
 func Sum[T Float](sum, a, b []T) {
+	if work.Alone(pieces(len(sum), piece)) {
+		sumOf(sum, a, b)
+		return
+	}
 	work.ParallelRange(len(sum), piece, func(from, to int) { sumOf(sum[from:to], a[from:to], b[from:to]) })
 }
 
@@ -30,6 +37,10 @@ func NegExp[T Float](y, x []T) {
 
 // NegExpBackward writes the gradient of NegExp's operand: dx = -exp(x)·dy.
 func NegExpBackward[T Float](dx, dy, x []T) {
+	if work.Alone(pieces(len(x), piece)) {
+		negExpBack(dx, dy, x)
+		return
+	}
 	work.ParallelRange(len(x), piece, func(from, to int) { negExpBack(dx[from:to], dy[from:to], x[from:to]) })
 }
 

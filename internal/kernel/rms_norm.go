@@ -23,7 +23,12 @@ func (r *RMSNorm[T]) scale(x []T) T { return T(1 / math.Sqrt(squares(x)/float64(
 
 // Forward writes y (rows, channels).
 func (r *RMSNorm[T]) Forward(y []T) {
-	work.ParallelRange(len(r.X)/r.Channels, normRows, func(from, to int) { r.ForwardRows(y, from, to) })
+	rows := len(r.X) / r.Channels
+	if work.Alone(pieces(rows, normRows)) {
+		r.ForwardRows(y, 0, rows)
+		return
+	}
+	work.ParallelRange(rows, normRows, func(from, to int) { r.ForwardRows(y, from, to) })
 }
 
 // ForwardRows writes the rows [from, to) of y. It starts no goroutine.
@@ -46,22 +51,31 @@ func (r *RMSNorm[T]) ForwardRows(y []T, from, to int) {
 // The sum is in T over the rows of a task, and in float64 over the tasks.
 func (r *RMSNorm[T]) Backward(dy, dx, dWeight []T) {
 	rows := len(r.X) / r.Channels
-	part := work.Borrow[T]((rows + normRows - 1) / normRows * r.Channels) // each task's sum over its rows
+	tasks := pieces(rows, normRows)
+	part := work.Borrow[T](tasks * r.Channels) // each task's sum over its rows
 	defer part.Return()
-	work.ParallelRange(rows, normRows, func(from, to int) {
-		sum := part.Data[from/normRows*r.Channels:][:r.Channels]
-		clear(sum)
-		if sum32, ok := asm32(sum); ok && r.Channels > 0 {
-			r.backRows32(sum32, any(dy).([]float32), any(dx).([]float32), to-from, from*r.Channels)
-			return
+	if sums := part.Data; work.Alone(tasks) {
+		for i := range tasks {
+			r.backRows(sums, dy, dx, i*normRows, min((i+1)*normRows, rows))
 		}
-		for row := from; row < to; row++ {
-			at := row * r.Channels
-			x, dy, dx := r.X[at:at+r.Channels], dy[at:at+r.Channels], dx[at:at+r.Channels]
-			s := r.scale(x)
-			dot := normSums(sum, dy, x, r.Weight, s)
-			normBack(dx, dy, x, r.Weight, s, T(dot/float64(r.Channels)))
-		}
-	})
+	} else {
+		work.ParallelRange(rows, normRows, func(from, to int) { r.backRows(sums, dy, dx, from, to) })
+	}
 	sumRows(dWeight, part.Data)
+}
+
+func (r *RMSNorm[T]) backRows(sums, dy, dx []T, from, to int) {
+	sum := sums[from/normRows*r.Channels:][:r.Channels]
+	clear(sum)
+	if sum32, ok := asm32(sum); ok && r.Channels > 0 {
+		r.backRows32(sum32, any(dy).([]float32), any(dx).([]float32), to-from, from*r.Channels)
+		return
+	}
+	for row := from; row < to; row++ {
+		at := row * r.Channels
+		x, dy, dx := r.X[at:at+r.Channels], dy[at:at+r.Channels], dx[at:at+r.Channels]
+		s := r.scale(x)
+		dot := normSums(sum, dy, x, r.Weight, s)
+		normBack(dx, dy, x, r.Weight, s, T(dot/float64(r.Channels)))
+	}
 }

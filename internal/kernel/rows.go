@@ -155,8 +155,15 @@ const sumPiece = 1024
 // sumRows writes the sum of all rows, each of len(sum) elements. It adds in float64. It writes nothing if sum is nil.
 func sumRows[T Float](sum, rows []T) {
 	n := len(sum)
+	if n == 0 {
+		return
+	}
 	if len(rows) == 0 {
 		clear(sum)
+		return
+	}
+	if work.Alone(pieces(n, sumPiece)) {
+		sumColumns(sum, rows, len(rows)/n, n)
 		return
 	}
 	work.ParallelRange(n, sumPiece, func(from, to int) { sumColumns(sum[from:to], rows[from:], len(rows)/n, n) })

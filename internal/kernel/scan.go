@@ -2,6 +2,8 @@ package kernel
 
 import (
 	"math"
+	"slices"
+	"sync"
 
 	"github.com/gomamba/mamba/internal/work"
 )
@@ -118,9 +120,19 @@ func (p Projection[T]) groupOf(d, channels int) int {
 	return d / (channels / p.Groups)
 }
 
-// sections cuts the channels where the group of B or the group of C changes.
-func (s *Scan[T]) sections() []block {
-	var cut []block
+// scanPlan says how a pass is cut into tasks. It is memory that passes use again.
+type scanPlan struct {
+	sections, blocks []block
+	stripes          [][]block
+	numbers          []int
+	tasks            [][]int
+	phases           [][][]int
+}
+
+var scanPlans = sync.Pool{New: func() any { return new(scanPlan) }}
+
+// sections cuts the channels where the group of B or the group of C changes, and appends the parts to cut.
+func (s *Scan[T]) sections(cut []block) []block {
 	for d := 0; d < s.Channels; {
 		end := s.Channels
 		for _, p := range []Projection[T]{s.B, s.C} {
@@ -135,9 +147,8 @@ func (s *Scan[T]) sections() []block {
 	return cut
 }
 
-// blocks cuts a section into blocks of at most width channels. width is a multiple of lanes.
-func (section block) blocks(width int) []block {
-	var cut []block
+// blocks cuts a section into blocks of at most width channels, and appends them to cut. width is a multiple of lanes.
+func (section block) blocks(cut []block, width int) []block {
 	for d := 0; d < section.width; d += width {
 		cut = append(cut, block{section.first + d, min(width, section.width-d)})
 	}
@@ -208,43 +219,64 @@ func (s *Scan[T]) Forward(y, final []T) {
 	if s.Length*s.Channels >= largeMatrix {
 		width = s.blockWidth(maxBlock, tasks)
 	}
-	steps := forwardSteps(width)
-	var all []block
-	for _, section := range s.sections() {
-		all = append(all, section.blocks(width)...)
+	p := scanPlans.Get().(*scanPlan)
+	defer scanPlans.Put(p)
+	p.sections, p.blocks = s.sections(p.sections[:0]), p.blocks[:0]
+	for _, section := range p.sections {
+		p.blocks = section.blocks(p.blocks, width)
 	}
-	c := s.newChunks()
+	c := s.newChunks(p.sections)
 	defer c.layout.Return()
-	s.enterStates(c, all)
-	for _, phase := range s.phases(len(all), s.Merge, c) {
-		tasks := s.Batch * len(phase)
-		work.Parallel(c.count*tasks, func(i int) {
-			chunk := i / tasks
-			run := s.newRun(steps, width, y)
-			defer run.release()
-			from, to := c.bounds(chunk, s.Length)
-			for _, blk := range phase[i%len(phase)] {
-				run.begin(i%tasks/len(phase), all[blk])
-				for strip := range run.block.strips() {
-					run.enterChunk(c, chunk, strip)
-				}
-				for at := from; at < to; at += steps {
-					for strip := range run.block.strips() {
-						run.advance(strip, at, min(at+steps, to))
-					}
-				}
-				if final != nil && chunk == c.count-1 {
-					run.leave(final)
-				}
+	s.enterStates(c, p.blocks)
+	for _, phase := range s.phases(p, len(p.blocks), s.Merge, c) {
+		if n := c.count * s.Batch * len(phase); work.Alone(n) {
+			for i := range n {
+				s.forward(y, final, p.blocks, phase, c, width, i)
 			}
-		})
+		} else {
+			work.Parallel(n, func(i int) { s.forward(y, final, p.blocks, phase, c, width, i) })
+		}
+	}
+}
+
+// forward is task i of a phase.
+func (s *Scan[T]) forward(y, final []T, blocks []block, phase [][]int, c *chunks[T], width, i int) {
+	tasks, steps := s.Batch*len(phase), forwardSteps(width)
+	chunk := i / tasks
+	run := s.newRun(steps, width, y)
+	defer run.release()
+	from, to := c.bounds(chunk, s.Length)
+	for _, blk := range phase[i%len(phase)] {
+		run.begin(i%tasks/len(phase), blocks[blk])
+		for strip := range run.block.strips() {
+			run.enterChunk(c, chunk, strip)
+		}
+		for at := from; at < to; at += steps {
+			for strip := range run.block.strips() {
+				run.advance(strip, at, min(at+steps, to))
+			}
+		}
+		if final != nil && chunk == c.count-1 {
+			run.leave(final)
+		}
 	}
 }
 
 // phases returns which of n blocks, or stripes, the tasks of a pass process. Phases run one after another, and each task goes through its blocks
 // one after another. If the directions of a scan write to one array, the sum there must have the same order in every run: a task then goes
 // through the blocks of all directions that write to the same columns, or, with chunks, each direction is a phase.
-func (s *Scan[T]) phases(n int, oneArray bool, c *chunks[T]) (phases [][][]int) {
+func (s *Scan[T]) phases(p *scanPlan, n int, oneArray bool, c *chunks[T]) (phases [][][]int) {
+	if s.Orders == nil {
+		p.numbers, p.tasks = p.numbers[:0], slices.Grow(p.tasks[:0], n)
+		for i := range n {
+			p.numbers = append(p.numbers, i)
+		}
+		for i := range n {
+			p.tasks = append(p.tasks, p.numbers[i:i+1])
+		}
+		p.phases = append(p.phases[:0], p.tasks)
+		return p.phases
+	}
 	each := n // blocks of a direction
 	if oneArray {
 		each /= len(s.Orders)

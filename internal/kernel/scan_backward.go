@@ -20,86 +20,117 @@ import (
 
 // Backward writes every element of grad's slices. dy is the gradient of y, dfinal that of the final state, nil for zeros.
 func (s *Scan[T]) Backward(dy, dfinal []T, grad *ScanGrad[T]) {
-	stripes := s.stripes()
-	tasks := s.Batch * len(stripes)
-	rows := s.Length * s.State
-	c := s.newChunks()
+	plan := scanPlans.Get().(*scanPlan)
+	defer scanPlans.Put(plan)
+	stripes := s.stripes(plan)
+	rows := s.Batch * len(stripes) * s.Length * s.State
+	c := s.newChunks(plan.sections)
 	defer c.layout.Return()
-	s.enterStates(c, slices.Concat(stripes...))
+	s.enterStates(c, plan.blocks)
 
 	// dB and dC are sums over channels, and the gradients of the parameters are sums over the batch. Every task writes its part of them to
 	// its own memory. The parts are then added in the order of the tasks.
-	part := &scanParts[T]{param: newParamParts(s, grad, c.count)}
-	defer part.param.layout.Return()
-	var places work.Layout[T]
-	places.Lay(func(l *work.Layout[T]) {
-		part.b = l.ArrayIf(s.B.Groups > 0, tasks*rows)
-		part.c = l.ArrayIf(s.C.Groups > 0, tasks*rows)
-	})
-	defer places.Return()
-	newBack := func(stripe, chunk int) *scanBack[T] {
-		r := s.newBack(c, dy, dfinal, grad)
-		from, to := c.bounds(chunk, s.Length)
-		if s.Reverse {
-			from, to = s.Length-to, s.Length-from
-		}
-		for _, p := range []struct {
-			own  *[]T
-			part []T
-		}{{&r.dB, part.b}, {&r.dC, part.c}} {
-			if p.part != nil {
-				*p.own = p.part[stripe*rows : (stripe+1)*rows]
-				clear((*p.own)[from*s.State : to*s.State])
-			}
-		}
-		return r
+	param := newParamParts(s, grad, c.count)
+	defer param.layout.Return()
+	var partB, partC work.Space[T] // (batch, stripe, length, state)
+	if s.B.Groups > 0 {
+		partB = work.Borrow[T](rows)
+		defer partB.Return()
 	}
-	s.carryGradients(c, stripes, newBack)
-	for _, phase := range s.phases(len(stripes), s.OneU, c) {
-		tasks := s.Batch * len(phase)
-		work.Parallel(c.count*tasks, func(i int) {
-			chunk, batch := i/tasks, i%tasks/len(phase)
-			for _, stripe := range phase[i%len(phase)] {
-				r := newBack(batch*len(stripes)+stripe, chunk)
-				for _, blk := range stripes[stripe] {
-					r.begin(batch, blk)
-					r.run(c, chunk, part.param)
-				}
-				r.releaseBack()
-			}
-		})
+	if s.C.Groups > 0 {
+		partC = work.Borrow[T](rows)
+		defer partC.Return()
 	}
-	sumProjection(s, s.B, stripes, part.b, grad.B)
-	sumProjection(s, s.C, stripes, part.c, grad.C)
-	part.param.sum()
+	b := backPass[T]{c, dy, dfinal, grad, partB.Data, partC.Data}
+	if c.count > 1 {
+		b := b // what a function takes along needs memory
+		s.carryGradients(c, stripes, func(stripe, chunk int) *scanBack[T] { return s.backFor(&b, stripe, chunk) })
+	}
+	for _, phase := range s.phases(plan, len(stripes), s.OneU, c) {
+		if n := c.count * s.Batch * len(phase); work.Alone(n) {
+			for i := range n {
+				s.backward(&b, stripes, phase, param, i)
+			}
+		} else {
+			b := b
+			work.Parallel(n, func(i int) { s.backward(&b, stripes, phase, param, i) })
+		}
+	}
+	sumProjection(s, s.B, stripes, b.b, grad.B)
+	sumProjection(s, s.C, stripes, b.c, grad.C)
+	param.sum()
 }
 
-// scanParts holds the tasks' parts of the gradients that are sums over channels or over the batch.
-type scanParts[T Float] struct {
-	b, c  []T // (batch, stripe, length, state)
-	param *paramParts[T]
+// backPass is what all tasks of a backward pass have in common.
+type backPass[T Float] struct {
+	chunks     *chunks[T]
+	dy, dfinal []T
+	grad       *ScanGrad[T]
+	b, c       []T // the stripes' parts of the gradients of B and C; nil for those that are constant
+}
+
+// backFor returns a workspace for a chunk of a stripe.
+func (s *Scan[T]) backFor(b *backPass[T], stripe, chunk int) *scanBack[T] {
+	r := s.newBack(b.chunks, b.dy, b.dfinal, b.grad)
+	from, to := b.chunks.bounds(chunk, s.Length)
+	if s.Reverse {
+		from, to = s.Length-to, s.Length-from
+	}
+	rows := s.Length * s.State
+	if b.b != nil {
+		r.dB = b.b[stripe*rows : (stripe+1)*rows]
+		clear(r.dB[from*s.State : to*s.State])
+	}
+	if b.c != nil {
+		r.dC = b.c[stripe*rows : (stripe+1)*rows]
+		clear(r.dC[from*s.State : to*s.State])
+	}
+	return r
+}
+
+// backward is task i of a phase.
+func (s *Scan[T]) backward(b *backPass[T], stripes [][]block, phase [][]int, param *paramParts[T], i int) {
+	tasks := s.Batch * len(phase)
+	chunk, batch := i/tasks, i%tasks/len(phase)
+	for _, stripe := range phase[i%len(phase)] {
+		r := s.backFor(b, batch*len(stripes)+stripe, chunk)
+		for _, blk := range stripes[stripe] {
+			r.begin(batch, blk)
+			r.run(b.chunks, chunk, param)
+		}
+		r.releaseBack()
+	}
 }
 
 // stripes cuts the channels into stripes, which are runs of blocks. A task of the backward pass processes one stripe. More stripes keep more
 // cores busy, but each has its own dB and dC.
-func (s *Scan[T]) stripes() [][]block {
-	sections := s.sections()
+func (s *Scan[T]) stripes(p *scanPlan) [][]block {
+	p.sections = s.sections(p.sections[:0])
+	sections := p.sections
 	together := s.among() * len(sections) // at the same time
 	if s.OneU {
 		together = s.among()
 	}
-	var stripes [][]block
+	p.blocks, p.stripes = p.blocks[:0], p.stripes[:0]
+	width := s.blockWidth(backBlock, 8)
+	most := 0 // so that the stripes' parts of blocks stay where they are
 	for _, section := range sections {
-		blocks := section.blocks(s.blockWidth(backBlock, 8))
+		most += pieces(section.width, width)
+	}
+	p.blocks = slices.Grow(p.blocks, most)
+	for _, section := range sections {
+		first := len(p.blocks)
+		p.blocks = section.blocks(p.blocks, width)
+		blocks := p.blocks[first:]
 		// 16 tasks are enough for most processors. The stripes' dB and dC, stripes·2·state elements per step, stay below half the size of U,
 		// except that up to 4 stripes are always allowed, so that cores have work.
 		n := (16 + together - 1) / together
 		n = min(n, max(section.width/(4*s.State), 4), len(blocks))
 		for i := range n {
-			stripes = append(stripes, blocks[i*len(blocks)/n:(i+1)*len(blocks)/n])
+			p.stripes = append(p.stripes, blocks[i*len(blocks)/n:(i+1)*len(blocks)/n])
 		}
 	}
-	return stripes
+	return p.stripes
 }
 
 // sumProjection adds the stripes' parts of the gradient of B or C.
@@ -107,30 +138,40 @@ func sumProjection[T Float](s *Scan[T], p Projection[T], stripes [][]block, part
 	if p.Groups == 0 {
 		return
 	}
-	const steps = 256
-	pieces := (s.Length + steps - 1) / steps
-	work.Parallel(s.Batch*pieces, func(i int) {
-		batch, from := i/pieces, i%pieces*steps
-		count := min(steps, s.Length-from)
-		space := work.Borrow[T](count * s.State)
-		defer space.Return()
-		for g := range p.Groups {
-			sum := space.Data
-			clear(sum)
-			for j, stripe := range stripes {
-				if p.groupOf(stripe[0].first, s.Channels) == g {
-					sumOf(sum, sum, part[((batch*len(stripes)+j)*s.Length+from)*s.State:][:len(sum)])
-				}
-			}
-			for t := range count {
-				at := from + t
-				if s.Orders != nil { // the parts are in the order scanned
-					at = int(s.Orders[g][at])
-				}
-				copy(grad[(batch*s.Length+at)*p.stride(s.State)+g*s.State:][:s.State], sum[t*s.State:])
+	if n := s.Batch * pieces(s.Length, projectionSteps); work.Alone(n) {
+		for i := range n {
+			sumProjectionOf(s, p, stripes, part, grad, i)
+		}
+	} else {
+		work.Parallel(n, func(i int) { sumProjectionOf(s, p, stripes, part, grad, i) })
+	}
+}
+
+// projectionSteps is the number of steps of a task of sumProjection.
+const projectionSteps = 256
+
+func sumProjectionOf[T Float](s *Scan[T], p Projection[T], stripes [][]block, part, grad []T, i int) {
+	across := pieces(s.Length, projectionSteps)
+	batch, from := i/across, i%across*projectionSteps
+	count := min(projectionSteps, s.Length-from)
+	space := work.Borrow[T](count * s.State)
+	defer space.Return()
+	for g := range p.Groups {
+		sum := space.Data
+		clear(sum)
+		for j, stripe := range stripes {
+			if p.groupOf(stripe[0].first, s.Channels) == g {
+				sumOf(sum, sum, part[((batch*len(stripes)+j)*s.Length+from)*s.State:][:len(sum)])
 			}
 		}
-	})
+		for t := range count {
+			at := from + t
+			if s.Orders != nil { // the parts are in the order scanned
+				at = int(s.Orders[g][at])
+			}
+			copy(grad[(batch*s.Length+at)*p.stride(s.State)+g*s.State:][:s.State], sum[t*s.State:])
+		}
+	}
 }
 
 // scanBack is the workspace of the backward pass over one block of channels of one row of the batch.

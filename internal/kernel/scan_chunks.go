@@ -28,9 +28,9 @@ type chunks[T Float] struct {
 	decay  []T // (chunk, batch, channels, state): exp(A ΣΔ)
 }
 
-func (s *Scan[T]) newChunks() *chunks[T] {
+func (s *Scan[T]) newChunks(sections []block) *chunks[T] {
 	strips := 0
-	for _, section := range s.sections() {
+	for _, section := range sections {
 		strips += s.Batch * section.strips()
 	}
 	if s.OneU || s.Merge { // one direction after another
@@ -136,9 +136,6 @@ func (s *Scan[T]) starts(c *chunks[T], chunk, b int) bool {
 
 // carryGradients computes the gradients of the states that leave the chunks, from the gradients of the final state and of the output.
 func (s *Scan[T]) carryGradients(c *chunks[T], stripes [][]block, newBack func(stripe, chunk int) *scanBack[T]) {
-	if c.count == 1 {
-		return
-	}
 	tasks := s.Batch * len(stripes)
 	work.Parallel((c.count-1)*tasks, func(i int) {
 		chunk := 1 + i/tasks

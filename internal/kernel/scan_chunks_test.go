@@ -35,7 +35,7 @@ func TestScanChunks(t *testing.T) {
 						s.Start[j] = j%1700 == 900
 					}
 				}
-				if got := s.newChunks().count; got != c.chunks {
+				if got := s.newChunks(s.sections(nil)).count; got != c.chunks {
 					t.Errorf("%d chunks, want %d", got, c.chunks)
 				}
 				if level == cpu.Generic {

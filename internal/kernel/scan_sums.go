@@ -98,6 +98,15 @@ func takeStrip[F, T Float](to []F, sums []float64, st *strip[T], first, state in
 	if to == nil {
 		return
 	}
+	if state == lanes && st.width == lanes { // the usual number of states, without bounds to check
+		in, out := (*[lanes * lanes]float64)(sums), (*[lanes * lanes]F)(to[first*state:])
+		for n := range lanes {
+			for l := range lanes {
+				out[l*lanes+n] = F(in[n*lanes+l])
+			}
+		}
+		return
+	}
 	for l := range st.width {
 		row := to[(first+l)*state:][:state]
 		for n := range row {

@@ -56,6 +56,10 @@ func Parallel(n int, task func(i int)) {
 	}
 }
 
+// Alone reports whether a job of n tasks runs in the calling goroutine alone. Who asks first can call the tasks itself, and need not make a function for Parallel, which
+// takes memory: a pass over a block of a small model has dozens of small jobs, each in a task of the pass.
+func Alone(n int) bool { return n <= 1 || Processors() == 1 }
+
 // Processors returns the number of processors that a call of Parallel takes now, with the caller's: GOMAXPROCS without those that helpers are busy on. In a task
 // of a helper that counts the helper itself as busy, so it is one less than are free when the caller of the job has no more tasks.
 func Processors() int { return free(runtime.GOMAXPROCS(0)) }
