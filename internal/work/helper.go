@@ -29,6 +29,7 @@ const patience = 400 * time.Microsecond
 // inside, its owner can use it again.
 type offer struct {
 	join      func() // helps until nothing is left to take; made once, since a function value allocates
+	lost      func() // if it is not nil, it is called when a task has ended the goroutine of a helper
 	slot      int    // in offers
 	open      atomic.Bool
 	announced atomic.Bool // in offered
@@ -95,6 +96,9 @@ func helper() {
 	var in *offer
 	defer func() {
 		if in != nil { // a task has ended the goroutine
+			if in.lost != nil {
+				in.lost()
+			}
 			in.inside.Add(-1)
 			helpers.Add(-1)
 		}

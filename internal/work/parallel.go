@@ -51,7 +51,7 @@ func Parallel(n int, task func(i int)) {
 			<-j.finished
 		}
 	}
-	if j.lost.Load() {
+	if j.left.Load() < 0 {
 		runtime.Goexit()
 	}
 }
@@ -71,8 +71,7 @@ type job struct {
 	offer
 	task     func(i int)
 	shares   []share
-	left     atomic.Int64 // number of tasks that are not done
-	lost     atomic.Bool  // a task has ended the goroutine of a helper; the job is not used again
+	left     atomic.Int64 // number of tasks that are not done; below 0 after a task has ended the goroutine of a helper
 	sleeps   atomic.Bool  // the caller waits for finished
 	finished chan struct{}
 	done     func() bool
@@ -88,20 +87,16 @@ var (
 func newJob() *job {
 	j := &job{finished: make(chan struct{}, 1)}
 	j.join = func() {
-		returned := false
-		defer func() {
-			if !returned {
-				busy.Add(-1)
-				j.lost.Store(true)
-				j.wake()
-			}
-		}()
 		if done := j.work(true); done > 0 && j.left.Add(-done) == 0 {
 			j.wake()
 		}
-		returned = true
 	}
-	j.done = func() bool { return j.left.Load() == 0 || j.lost.Load() }
+	j.lost = func() {
+		busy.Add(-1)
+		j.left.Add(-1 << 40) // more than all tasks, and so little that it does not overflow if each helper does so
+		j.wake()
+	}
+	j.done = func() bool { return j.left.Load() <= 0 }
 	return j
 }
 
@@ -122,7 +117,7 @@ func (j *job) end() {
 	}
 	j.close()
 	for range 1 << 10 {
-		if j.inside.Load() == 0 && !j.lost.Load() {
+		if j.inside.Load() == 0 {
 			j.task = nil
 			jobs.Put(j)
 			return
