@@ -126,7 +126,7 @@ struct Variant {
   int S, K, CH, TH, every, vb, vc, st;  // CH: channels per block
   const void *kernel;
   bool backward;
-  int chunks;          // 1, or the number of chunks of the length
+  int chunks;          // 1, or the number of chunks of the length; of the forward pass that is async without the first
   const void *first;   // the first pass over chunks
   int firstTH, firstCH;
   bool async, gated;   // a kernel for compute capability 8.0, which joins the chunks itself; with z
@@ -157,15 +157,14 @@ template <int S, int K, int W, int T, int TH, int M, int EV, int POLY, bool VB =
                         (const void *)fwd<S, K, W, T, TH, M, EV, POLY, VB, VC, ST, true>, TH, TH / S * W});
   }
 }
-template <int TH, int M, bool GATED, bool ENDS, int AHEAD> __global__ __launch_bounds__(TH, M) void fwdAsync(Scan s) {
-  scanForwardAsync<float, TH, 16, GATED, ENDS, AHEAD>(s);
-}
-template <int TH, int M, int AHEAD, int FIRST, int FIRSTM, bool GATED = true> static void addA(std::vector<int> chunks = {1}) {
+template <int TH, int M, bool GATED, int AHEAD> __global__ __launch_bounds__(TH, M) void fwdAsync(Scan s) { scanForwardAsync<float, TH, 16, GATED, false, AHEAD>(s); }
+template <int TH, int M, bool GATED, int AHEAD> __global__ __launch_bounds__(TH, M) void firstAsync(Scan s) { scanFirstAsync<float, TH, 16, GATED, false, AHEAD>(s); }
+template <int TH, int M, int AHEAD, bool GATED = true> static void addA(std::vector<int> chunks = {1}) {
   for (int c : chunks) {
     char n[96];
-    snprintf(n, 96, "F async TH%d M%d A%d first TH%d M%d C%d%s", TH, M, AHEAD, FIRST, FIRSTM, c, GATED ? "" : " no z");
-    variants.push_back({n, 4, 4, TH / 2, TH, 16, true, true, false, (const void *)fwdAsync<TH, M, GATED, false, AHEAD>, false, c,
-                        (const void *)fwdAsync<FIRST, FIRSTM, false, true, AHEAD>, FIRST, FIRST / 2, true, GATED});
+    snprintf(n, 96, "F async TH%d M%d A%d C%d%s", TH, M, AHEAD, c, GATED ? "" : " no z");
+    variants.push_back({n, 4, 4, TH / 2, TH, 16, true, true, false, (const void *)fwdAsync<TH, M, GATED, AHEAD>, false, c,
+                        (const void *)firstAsync<TH, M, GATED, AHEAD>, TH, TH / 2, true, GATED});
   }
 }
 template <int S, int K, int T, int Q, int TH, int M, int POLY, bool AHEAD, bool VB = true, bool VC = true, bool ST = false> static void addB(std::vector<int> chunks = {1}) {
@@ -221,7 +220,7 @@ struct Device {
     s.du = keep(up(0, n * 4)), s.ddelta = keep(up(0, n * 4)), s.dz = p.z ? keep(up(0, n * 4)) : 0;
     s.dinitial = p.initial ? keep(up(0, p.B * DN * 4)) : 0;
     int64_t chunks = 1;
-    for (auto &v : variants) chunks = std::max(chunks, (int64_t)v.chunks);
+    for (auto &v : variants) chunks = std::max(chunks, (int64_t)v.chunks + 1);
     s.states = keep(up(0, p.B * chunks * DN * 4)), s.sums = keep(up(0, p.B * chunks * p.D * 4));
     s.dA = keep(up(0, p.B * chunks * DN * 4)), s.dD = p.d ? keep(up(0, p.B * chunks * p.D * 4)) : 0;
     s.dbias = p.bias ? keep(up(0, p.B * chunks * p.D * 4)) : 0;
@@ -234,7 +233,11 @@ struct Device {
   int64_t perSection(const Variant &v) const { return (s.section + v.CH - 1) / v.CH; }
   // cut sets the chunks of a variant in the same way as package cuda.
   void cut(const Variant &v) {
-    const int64_t least = 64;
+    const int64_t least = 64, tiles = (p.L + 15) / 16, others = std::min((int64_t)v.chunks, tiles * 16 / least);
+    if (v.async && !v.backward) {  // chunkSteps are those of the first chunk
+      s.chunks = others > 1 ? others + 1 : 1, s.chunkSteps = others > 1 ? 17 * tiles / (19 * others + 17) * 16 : tiles * 16;
+      return;
+    }
     s.chunkSteps = std::max((p.L + v.chunks - 1) / v.chunks, least), s.chunkSteps = (s.chunkSteps + 63) / 64 * 64;
     s.chunks = (p.L + s.chunkSteps - 1) / s.chunkSteps;
   }
@@ -247,7 +250,8 @@ struct Device {
       const void *combine = v.backward ? (const void *)carriesIn : (const void *)beginnings;
       if (!v.async) CHECK(cudaLaunchKernel(combine, dim3((p.B * p.D * p.N + 127) / 128), dim3(128), args, 0, 0));
     }
-    cudaError_t e = cudaLaunchKernel(v.kernel, dim3(p.B * sections * perSection(v), s.chunks), dim3(v.TH), args, v.shared, 0);
+    const int64_t passes = v.async && !v.backward && s.chunks > 1 ? s.chunks - 1 : s.chunks;  // the first pass has scanned the first chunk
+    cudaError_t e = cudaLaunchKernel(v.kernel, dim3(p.B * sections * perSection(v), passes), dim3(v.TH), args, v.shared, 0);
     if (v.backward) {
       const int64_t parts = p.B * s.chunks;
       sum(dA, s.dA, parts, p.D * p.N, p.D * p.N, p.D * p.N);

@@ -1,6 +1,6 @@
 // The variants that bench.cu compares, in groups that can be compiled separately. The arguments of addF are S, K, W, T, TH, M, EVERY, POLY;
-// those of addB are S, K, T, Q, TH, M, POLY, AHEAD, those of addA are TH, M, AHEAD of the pass and TH, M of the first pass over chunks, and
-// those of addBAsync are CH, M and WHOLE.
+// those of addB are S, K, T, Q, TH, M, POLY, AHEAD, those of addA are TH, M, AHEAD, and those of addBAsync
+// are CH, M and WHOLE.
 #ifndef GROUP
 #define GROUP 0
 #endif
@@ -39,11 +39,11 @@ static void addVariants() {
 #endif
 #if GROUP == 0 || GROUP == 9
   addF<4, 4, 1, 16, 128, 4, 16, 0>({1, 8});
-  addA<64, 5, 1, 64, 8>({1, 8, 11});         // in use
-  addA<64, 5, 1, 64, 8, false>({1, 8});
-  addA<64, 5, 0, 64, 8>();                   // the decays of a step among its states: 2% slower, 3% with 3,072 blocks
-  addA<64, 5, 2, 64, 8>();                   // decays two steps ahead: no faster
-  addA<32, 10, 1, 32, 16>({1, 8});           // blocks of 16 channels: 3% slower, 6% with 3,072 blocks of 32
+  addA<64, 5, 1>({1, 8, 11});         // in use
+  addA<64, 5, 1, false>({1, 8});
+  addA<64, 5, 0>();                   // the decays of a step among its states: 2% slower, 3% with 3,072 blocks
+  addA<64, 5, 2>();                   // decays two steps ahead: no faster
+  addA<32, 10, 1>({1, 8});            // blocks of 16 channels: 3% slower, 6% with 3,072 blocks of 32
   addBAsync<64, 2, true>({1, 2, 8, 11});  // two chunks are faster than one piece if blocks for half of the device's room are left
   addBAsync<64, 2, false>({1, 8});        // rows and channels tested: 3% slower
   addBAsync<32, 4, true>();  // half the shared memory: with two blocks on a multiprocessor, as with 100 KB, 1.9 times as slow as 64
