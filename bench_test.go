@@ -10,6 +10,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/gomamba/mamba/internal/benchtest"
+	"github.com/gomamba/mamba/internal/operator"
 	"github.com/gomamba/mamba/op"
 )
 
@@ -111,17 +112,17 @@ func newProgram(y *G.Node, shape tensor.Shape, by ...*G.Node) program {
 	for i, n := range nodes {
 		G.Read(n, &values[i])
 	}
-	return programOf(y, shape, by, func(i int) G.Value { return values[i] })
+	return programOf(G.NewTapeMachine(y.Graph()), shape, by, func(i int) G.Value { return values[i] })
 }
 
-// newReusingProgram is newProgram with op.ReuseResults. Results and gradients stay in the graph's nodes.
+// newReusingProgram is newProgram with op.ReuseResults, on the machine of train.Trainer. Results and gradients stay in the graph's nodes.
 func newReusingProgram(y *G.Node, shape tensor.Shape, by ...*G.Node) program {
 	nodes, err := withGradients(y, shape, by)
 	if err != nil {
 		return failed(err)
 	}
 	op.ReuseResults(y.Graph())
-	return programOf(y, shape, by, func(i int) G.Value { return nodes[i].Value() })
+	return programOf(operator.NewProgram(y.Graph()), shape, by, func(i int) G.Value { return nodes[i].Value() })
 }
 
 // withGradients returns y and its gradients with respect to the nodes by.
@@ -133,9 +134,8 @@ func withGradients(y *G.Node, shape tensor.Shape, by G.Nodes) (G.Nodes, error) {
 	return append(G.Nodes{y}, grads...), err
 }
 
-// programOf returns a program that runs the graph of y. Result 0 is y, of the given shape; those after it are the gradients with respect to the nodes by.
-func programOf(y *G.Node, shape tensor.Shape, by G.Nodes, result func(i int) G.Value) program {
-	m := G.NewTapeMachine(y.Graph())
+// programOf returns a program that runs a machine. Result 0 has the given shape; those after it are the gradients with respect to the nodes by.
+func programOf(m G.VM, shape tensor.Shape, by G.Nodes, result func(i int) G.Value) program {
 	return program{
 		run: func() error {
 			defer m.Reset()
