@@ -43,7 +43,7 @@ func (l *lengths) given(n int) Array[float32] {
 }
 
 func of[T Element](a Array[float32]) Array[T] {
-	return Array[T]{stream: a.stream, address: a.address, n: a.n}
+	return Array[T](a)
 }
 
 // TestLengths calls each function of the device with each of its arrays one element too short. An error must name the array before anything
