@@ -111,19 +111,21 @@ func (s *Scan[T]) stripes(p *scanPlan) [][]block {
 	if s.OneU {
 		together = s.among()
 	}
-	p.blocks, p.stripes = slices.Grow(p.blocks[:0], pieces(s.Channels, lanes)+len(sections)), p.stripes[:0] // so that the stripes' parts of blocks stay where they are
+	p.blocks, p.stripes = p.blocks[:0], p.stripes[:0]
+	width := s.blockWidth(backBlock, 8)
+	most := 0 // so that the stripes' parts of blocks stay where they are
 	for _, section := range sections {
-		// 16 tasks are enough for most processors. The stripes' dB and dC, stripes·2·state elements per step, stay below half the size of U,
-		// except that up to 4 stripes are always allowed, so that cores have work.
-		n := min(pieces(16, together), max(section.width/(4*s.State), 4))
-		width := s.blockWidth(backBlock, 8)
-		if together*pieces(section.width, width) > 8 { // enough for stripes of equal width: with 12 of them, four of 16 processors had none
-			width = (pieces(section.width, n*pieces(pieces(section.width, n), backBlock)) + lanes - 1) / lanes * lanes
-		}
+		most += pieces(section.width, width)
+	}
+	p.blocks = slices.Grow(p.blocks, most)
+	for _, section := range sections {
 		first := len(p.blocks)
 		p.blocks = section.blocks(p.blocks, width)
 		blocks := p.blocks[first:]
-		n = min(n, len(blocks))
+		// 16 tasks are enough for most processors. The stripes' dB and dC, stripes·2·state elements per step, stay below half the size of U,
+		// except that up to 4 stripes are always allowed, so that cores have work.
+		n := (16 + together - 1) / together
+		n = min(n, max(section.width/(4*s.State), 4), len(blocks))
 		for i := range n {
 			p.stripes = append(p.stripes, blocks[i*len(blocks)/n:(i+1)*len(blocks)/n])
 		}
