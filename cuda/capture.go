@@ -50,13 +50,21 @@ func (s *Stream) Capture(f func() error) (c *Capture, err error) {
 func (s *Stream) instantiate(handle *uintptr, f func() error, create func(func() error) error) (err error) {
 	const relaxed = 2 // the mode that allows calls from other threads, since a goroutine can move between threads, and allocations
 	d := s.device
-	if err := d.do(cuStreamBeginCapture, s.handle, relaxed); err != nil {
+	err = d.whileOpen(func() error {
+		err := d.call(cuStreamBeginCapture, s.handle, relaxed)
+		s.captures = err == nil
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	recorded := false
 	defer func() { // also if f panics
 		var graph uintptr
-		err = errors.Join(err, d.do(cuStreamEndCapture, s.handle, uintptr(unsafe.Pointer(&graph))))
+		err = errors.Join(err, d.whileOpen(func() error {
+			s.captures = false
+			return d.call(cuStreamEndCapture, s.handle, uintptr(unsafe.Pointer(&graph)))
+		}))
 		if recorded && err == nil {
 			err = create(func() error { return d.call(cuGraphInstantiateWithFlags, uintptr(unsafe.Pointer(handle)), graph, 0) })
 		}

@@ -77,3 +77,26 @@ func busy(s *Stream, kind int) error {
 	}
 	return s.Trim()
 }
+
+// Close of a device while a stream is captured ends the capture. The capture then returns an error that says so.
+func TestCloseDuringCapture(t *testing.T) {
+	d := gputest.Open(t, Open)
+	s, err := d.NewStream()
+	do(t, err)
+	a, err := NewArray[float32](s, 1000)
+	do(t, err)
+	do(t, a.Fill(s, 1)) // its kernel is loaded
+	c, err := s.Capture(func() error {
+		do(t, a.Fill(s, 2))
+		if err := d.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		return a.Fill(s, 3)
+	})
+	if c != nil || !errors.Is(err, errClosed) {
+		t.Errorf("the capture is %v with the error %v, want none and an error that says that the device is closed", c, err)
+	}
+	if left := gputest.Alive(t); left != "" {
+		t.Errorf("after Close: %s", left)
+	}
+}

@@ -32,9 +32,11 @@ type Stream struct {
 	replay  replay
 	ahead   ahead
 	records sync.Mutex // held while work is recorded for a replay: Close of the device waits for it
-	words   []uint64   // of the last task; its memory is reused
-	early   bool       // the last task is a kernel that can begin before the one before it has ended
-	kernel  bool       // the last task is a kernel or a product
+	// captures says that the driver captures the stream. It changes while the device is open.
+	captures bool
+	words    []uint64 // of the last task; its memory is reused
+	early    bool     // the last task is a kernel that can begin before the one before it has ended
+	kernel   bool     // the last task is a kernel or a product
 }
 
 // NewStream returns a new stream. The work of different streams can run at the same time.
@@ -116,6 +118,12 @@ func (s *Stream) Close() error {
 // release frees what the stream has on the device and for it. It changes nothing, since Close of the device can call it while a goroutine uses the stream.
 func (s *Stream) release() error {
 	d := s.device
+	if s.captures { // by another goroutine, which gets an error at its end
+		var graph uintptr
+		if err := d.call(cuStreamEndCapture, s.handle, uintptr(unsafe.Pointer(&graph))); err == nil && graph != 0 {
+			_ = d.call(cuGraphDestroy, graph)
+		}
+	}
 	return errors.Join(d.call(cuStreamSynchronize, s.handle), s.replay.release(d), s.ahead.release(d), s.connection.Load().release(d), s.blas.release(d), s.releasePlans(), s.stage.release(), s.slots.release(d), s.pool.release(), d.call(cuStreamDestroy, s.handle))
 }
 
