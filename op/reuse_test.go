@@ -149,7 +149,7 @@ func TestReuseResultsWithGradients(t *testing.T) {
 	}
 }
 
-// There is no program for an operator that is not known, for gorgonia.Read, and for a device. A program names an operand without a value.
+// There is no program for an operator that is not known, nor for gorgonia.Read. A program names an operand without a value.
 func TestProgramErrors(t *testing.T) {
 	x := func(g *G.ExprGraph, values ...G.NodeConsOpt) *G.Node {
 		return G.NewMatrix(g, tensor.Float32, append(values, G.WithShape(2, 2), G.WithName("x"))...)
